@@ -1,0 +1,1 @@
+//! The benches are in `benches/`; run them by `cargo xtask bench [FILTER]`.

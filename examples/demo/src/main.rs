@@ -1,0 +1,69 @@
+//! A live demonstration: HTTP flows through Waxwing to three servers while the policy that chooses
+//! among them is replaced, a broken one is refused, and a server is drained; no request is lost.
+//!
+//! Invariant: whatever way it ends, it leaves no process, namespace or interface behind.
+
+mod report;
+mod stage;
+mod story;
+mod view;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use waxwing_tests::netns;
+
+use crate::report::Report;
+use crate::view::View;
+
+/// Shows traffic through Waxwing while its policy changes. Needs root, for network namespaces.
+#[derive(Parser)]
+struct Arguments {
+    /// How long the story takes.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(8..=3600))]
+    seconds: u32,
+    /// Where to write the report, as JSON.
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Lines instead of a live view, as when the output is not a terminal.
+    #[arg(long)]
+    plain: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = run(&arguments);
+    if netns::is_ending() {
+        // A signal's thread is taking things down and ends the process when that is done.
+        loop {
+            std::thread::park();
+        }
+    }
+    match outcome {
+        Ok(report) if report.passed => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<Report> {
+    netns::remove_leftovers()
+        .context("cannot list network namespaces; run as root, with iproute2 installed")?;
+    netns::remove_own_on_signal(view::restore_terminal)?;
+    let report = story::tell(arguments.seconds, View::new(arguments.plain))?;
+    if netns::is_ending() {
+        return Ok(report);
+    }
+    if let Some(path) = &arguments.report {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(path, text)
+            .with_context(|| format!("cannot write the report to {}", path.display()))?;
+    }
+    println!("{}", report.summary());
+    Ok(report)
+}

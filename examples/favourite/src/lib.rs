@@ -1,0 +1,105 @@
+//! A policy with a favourite: the first available backend gets most new sessions, the others
+//! take turns for the rest. The demo drops it in to show a distribution change.
+//!
+//! Invariant: after any number of sessions the favourite has its percentage of them, within one.
+
+use serde::Deserialize;
+use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy};
+
+/// What a service may set in its `policy_config`.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The favourite's part of the sessions, 0 to 100.
+    pub percent: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { percent: 60 }
+    }
+}
+
+/// Whose turn it is.
+pub struct Favourite {
+    percent: u32,
+    /// What the favourite is owed, in hundredths of a session.
+    owed: u32,
+    favourite: Option<usize>,
+    others: Vec<usize>,
+    turn: usize,
+}
+
+impl Policy for Favourite {
+    type Config = Config;
+
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+        if config.percent > 100 {
+            return Err(format!("percent is {}; write 0 to 100", config.percent));
+        }
+        let mut policy = Self {
+            percent: config.percent,
+            owed: 0,
+            favourite: None,
+            others: Vec::new(),
+            turn: 0,
+        };
+        policy.backends_changed(backends)?;
+        Ok(policy)
+    }
+
+    fn pick(&mut self, _: &Flow<'_>, _: &Backends<'_>) -> Pick {
+        let Some(favourite) = self.favourite else {
+            return Pick::Fallback;
+        };
+        self.owed += self.percent;
+        if self.owed >= 100 || self.others.is_empty() {
+            self.owed = self.owed.saturating_sub(100);
+            return Pick::Backend(favourite);
+        }
+        self.turn = (self.turn + 1) % self.others.len();
+        Pick::Backend(self.others[self.turn])
+    }
+
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+        let mut available = backends.available().map(|backend| backend.index());
+        self.favourite = available.next();
+        self.others = available.collect();
+        Ok(())
+    }
+}
+
+export_policy!(Favourite);
+
+#[cfg(test)]
+mod tests {
+    use waxwing_sdk::testing::{self, Driver};
+
+    use super::*;
+
+    fn shares(config: &str, weights: &[u32]) -> Result<Vec<usize>, String> {
+        let mut driver = Driver::<Favourite>::start(config, &testing::backends(weights), 1)?;
+        let picks = driver.pick_all(testing::flows(1).take(1000));
+        Ok(testing::counts(&picks, weights.len()))
+    }
+
+    #[test]
+    fn the_favourite_gets_its_part_and_the_others_share_the_rest() -> Result<(), String> {
+        assert_eq!(shares("{}", &[1, 1, 1])?, [600, 200, 200]);
+        assert_eq!(shares(r#"{ "percent": 90 }"#, &[1, 1, 1])?, [900, 50, 50]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_drained_backend_gets_none() -> Result<(), String> {
+        assert_eq!(shares("{}", &[1, 1, 0])?, [600, 400, 0]);
+        assert_eq!(shares("{}", &[0, 1, 1])?, [0, 600, 400]);
+        assert_eq!(shares("{}", &[0, 1, 0])?, [0, 1000, 0]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_percentage_over_100_is_refused() {
+        assert!(shares(r#"{ "percent": 101 }"#, &[1]).is_err());
+    }
+}

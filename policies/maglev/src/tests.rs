@@ -1,0 +1,148 @@
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use waxwing_sdk::abi::BackendRecord;
+use waxwing_sdk::testing::{self, Driver, counts, disruption, overload};
+
+use super::*;
+
+fn driver(backends: &[BackendRecord]) -> Driver<Maglev> {
+    Driver::start("{}", backends, 1).unwrap()
+}
+
+fn picks(backends: &[BackendRecord], n: usize) -> Vec<Pick> {
+    driver(backends).pick_all(testing::flows(9).take(n))
+}
+
+/// How many table entries each backend has, by a hash that falls on each entry once.
+fn entries(config: &str, backends: &[BackendRecord], size: u64) -> Vec<usize> {
+    let mut driver = Driver::<Maglev>::start(config, backends, 1).unwrap();
+    let flows = testing::flows(1).zip(0..size).map(|(mut flow, entry)| {
+        flow.record.hash = ((entry << 32).div_ceil(size)) << 32;
+        flow
+    });
+    counts(&driver.pick_all(flows), backends.len())
+}
+
+#[test]
+fn equal_backends_have_equal_shares() {
+    for n in [1_usize, 2, 3, 10, 100, 655] {
+        let weights = vec![1; n];
+        let entries = entries("{}", &testing::backends(&weights), 65_537);
+        assert_eq!(entries.iter().sum::<usize>(), 65_537);
+        let over = overload(&entries, &weights);
+        assert!(
+            over <= 0.02,
+            "{n} backends: the fullest is {over} over the mean"
+        );
+        assert!(entries.iter().max().unwrap() - entries.iter().min().unwrap() <= 1);
+    }
+}
+
+#[test]
+fn weights_are_honoured() {
+    for weights in [
+        &[1, 2, 3, 4][..],
+        &[100, 1],
+        &[7, 7, 1, 7, 3],
+        &[u32::MAX, u32::MAX / 2],
+    ] {
+        let entries = entries("{}", &testing::backends(weights), 65_537);
+        let total: f64 = weights.iter().copied().map(f64::from).sum();
+        for (got, weight) in entries.iter().zip(weights) {
+            let got = f64::from(u32::try_from(*got).unwrap()) / 65_537.0;
+            let share = f64::from(*weight) / total;
+            assert!(
+                (got / share - 1.0).abs() <= 0.02,
+                "{weights:?}: {got} for {share}"
+            );
+        }
+    }
+}
+
+#[test]
+fn flows_follow_the_table() {
+    let weights = [1; 10];
+    let over = overload(
+        &counts(&picks(&testing::backends(&weights), 200_000), 10),
+        &weights,
+    );
+    assert!(over <= 0.02, "the fullest is {over} over the mean");
+}
+
+#[test]
+fn a_backend_that_goes_moves_few_of_the_others_flows() {
+    let before = testing::backends(&[1; 100]);
+    let old = picks(&before, 100_000);
+    let mut after = before.clone();
+    after.remove(31);
+    let gone = disruption((&old, &before), (&picks(&after, 100_000), &after));
+    assert!(gone <= 0.05, "{gone} of the flows moved without need");
+
+    let mut drained = before.clone();
+    drained[31] = testing::backend(31, 0);
+    assert_eq!(
+        disruption((&old, &before), (&picks(&drained, 100_000), &drained)),
+        gone,
+        "draining is going"
+    );
+}
+
+#[test]
+fn a_backend_that_comes_takes_its_share_and_little_more() {
+    let before = testing::backends(&[1; 20]);
+    let after = testing::backends(&[1; 21]);
+    let (old, new) = (picks(&before, 100_000), picks(&after, 100_000));
+    let moved = disruption((&old, &before), (&new, &after));
+    assert!(moved <= 1.0 / 21.0 + 0.05, "{moved} moved");
+}
+
+#[test]
+fn order_ids_and_seeds_change_nothing() {
+    let before = testing::backends(&[1, 2, 3, 4, 5]);
+    let old = picks(&before, 10_000);
+    let mut after = before.clone();
+    after.reverse();
+    let mut driver = Driver::<Maglev>::start("{}", &after, 99).unwrap();
+    let new = driver.pick_all(testing::flows(9).take(10_000));
+    assert_eq!(disruption((&old, &before), (&new, &after)), 0.0);
+}
+
+#[test]
+fn a_change_of_backends_is_a_new_table() {
+    let after = testing::backends(&[1, 0, 3]);
+    let mut driver = driver(&testing::backends(&[1, 1, 1]));
+    driver.set_backends(&after).unwrap();
+    let new = driver.pick_all(testing::flows(9).take(10_000));
+    assert_eq!(new, picks(&after, 10_000));
+    assert_eq!(counts(&new, 3)[1], 0);
+    driver.set_backends(&testing::backends(&[0, 0, 0])).unwrap();
+    assert_eq!(
+        driver.pick_all(testing::flows(9).take(2)),
+        [Pick::Fallback; 2]
+    );
+}
+
+#[test]
+fn a_table_that_is_no_prime_or_too_small_is_refused() {
+    let three = testing::backends(&[1; 3]);
+    for table in ["0", "1", "4", "65536", "1048583"] {
+        let config = format!(r#"{{"table": {table}}}"#);
+        let error = Driver::<Maglev>::start(&config, &three, 1).err().unwrap();
+        assert!(error.contains("expected a prime"), "{table}: {error}");
+    }
+    let error = Driver::<Maglev>::start(r#"{"table": 2}"#, &three, 1)
+        .err()
+        .unwrap();
+    assert!(
+        error.contains("fewer entries than the 3 backends"),
+        "{error}"
+    );
+    let error = Driver::<Maglev>::start(r#"{"tabel": 251}"#, &three, 1)
+        .err()
+        .unwrap();
+    assert!(
+        error.contains("unknown field `tabel`, expected `table`"),
+        "{error}"
+    );
+    assert!(Driver::<Maglev>::start(r#"{"table": 3}"#, &three, 1).is_ok());
+}

@@ -1,0 +1,74 @@
+//! The commands that ask a running balancer.
+
+use std::future::Future;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use waxwing_control::client::Client;
+
+use crate::render;
+
+/// `waxwing status`.
+pub(crate) fn status(socket: &Path, json: bool) -> Result<()> {
+    let status = wait(async { Ok(Client::new(socket).status().await?) })?;
+    let text = if json {
+        serde_json::to_string_pretty(&status)? + "\n"
+    } else {
+        render::status(&status)
+    };
+    print(&text)
+}
+
+/// `waxwing sessions`.
+pub(crate) fn sessions(
+    socket: &Path,
+    json: bool,
+    service: Option<String>,
+    limit: Option<u64>,
+) -> Result<()> {
+    wait(async {
+        let mut sessions = Client::new(socket)
+            .sessions(service.as_deref(), limit)
+            .await?;
+        while let Some((line, session)) = sessions.next().await? {
+            if json {
+                print(&(line + "\n"))?;
+                continue;
+            }
+            print(&format!(
+                "{:<16} {} {:<44} -> {:<44} {:<12} {:>8.1} s old, {:>8.1} s idle\n",
+                session.service,
+                session.protocol,
+                session.client,
+                session.backend,
+                session.phase.unwrap_or_default(),
+                session.age_ms as f64 / 1000.0,
+                session.idle_ms as f64 / 1000.0,
+            ))?;
+        }
+        Ok(())
+    })
+}
+
+/// `waxwing reload`.
+pub(crate) fn reload(socket: &Path) -> Result<()> {
+    let said = wait(async { Ok(Client::new(socket).reload().await?) })?;
+    print(&said)
+}
+
+/// To standard output; a reader that has seen enough (`| head`) ends us quietly.
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        outcome => outcome.context("cannot write to standard output"),
+    }
+}
+
+fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?
+        .block_on(future)
+}

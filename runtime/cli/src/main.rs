@@ -1,0 +1,95 @@
+//! `waxwing`: a programmable layer-4 load balancer.
+//!
+//! This crate only wires the others together: arguments in, adapters attached to the core, texts
+//! out.
+
+mod ask;
+mod render;
+mod run;
+mod shipped;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A programmable layer-4 load balancer: AF_XDP and NAT natively, policies as Wasm modules.
+#[derive(Parser)]
+#[command(version, about, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Attaches to the config's ports and balances until SIGTERM or SIGINT; SIGHUP reloads.
+    Run {
+        /// The config file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Checks a config, and the system that it is for, and says all that is wrong.
+    Check {
+        /// The config file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Shows what the running balancer does.
+    Status {
+        #[command(flatten)]
+        running: Running,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists the sessions of the running balancer.
+    Sessions {
+        #[command(flatten)]
+        running: Running,
+        /// As JSON, one session a line.
+        #[arg(long)]
+        json: bool,
+        /// Only those of this service.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// At most this many.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+    /// Has the running balancer read its config again; a bad config leaves the running one.
+    Reload {
+        #[command(flatten)]
+        running: Running,
+    },
+}
+
+/// How to reach the running balancer.
+#[derive(Args)]
+struct Running {
+    /// Its admin socket.
+    #[arg(long, value_name = "PATH", default_value = "/run/waxwing.sock")]
+    socket: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run { config } => run::run(&config),
+        Command::Check { config } => run::check(&config),
+        Command::Status { running, json } => ask::status(&running.socket, json),
+        Command::Sessions {
+            running,
+            json,
+            service,
+            limit,
+        } => ask::sessions(&running.socket, json, service, limit),
+        Command::Reload { running } => ask::reload(&running.socket),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

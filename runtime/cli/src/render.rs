@@ -1,0 +1,293 @@
+//! A status as text, for people.
+//!
+//! Invariant: what is well takes one line; what is wrong says why.
+
+use std::fmt::{self, Display, Write};
+
+use waxwing_control::status::{
+    BackendStatus, ModuleStatus, PortStatus, ServiceStatus, Status, WorkerStatus,
+};
+
+/// The whole status.
+pub(crate) fn status(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_status(&mut text, status);
+    text
+}
+
+fn write_status(out: &mut String, status: &Status) -> fmt::Result {
+    let Status {
+        version,
+        pid,
+        uptime_s,
+        config,
+        sessions,
+        ..
+    } = status;
+    writeln!(
+        out,
+        "waxwing {version}, pid {pid}, up {}",
+        Seconds(*uptime_s)
+    )?;
+    writeln!(
+        out,
+        "config    {}, change {}",
+        config.path, config.generation
+    )?;
+    if let Some(error) = config
+        .last_reload
+        .as_ref()
+        .and_then(|reload| reload.error.as_ref())
+    {
+        writeln!(
+            out,
+            "          the last reload was refused:\n{}",
+            Indented(error)
+        )?;
+    }
+    writeln!(
+        out,
+        "sessions  {} of {}, {} ({:.0} bytes each)",
+        sessions.active,
+        sessions.max,
+        Bytes(sessions.memory_bytes as u64),
+        sessions.bytes_per_session,
+    )?;
+    for problem in &status.problems {
+        writeln!(out, "PROBLEM   {problem}")?;
+    }
+    writeln!(out)?;
+    status
+        .ports
+        .iter()
+        .try_for_each(|port| write_port(out, port))?;
+    status
+        .workers
+        .iter()
+        .try_for_each(|worker| write_worker(out, worker))?;
+    status
+        .services
+        .iter()
+        .try_for_each(|service| write_service(out, service))?;
+    if !status.retired.is_empty() {
+        writeln!(out, "\nremoved, with sessions")?;
+        status
+            .retired
+            .iter()
+            .try_for_each(|backend| write_backend(out, backend))?;
+    }
+    writeln!(out)?;
+    status
+        .modules
+        .iter()
+        .try_for_each(|module| write_module(out, module))
+}
+
+fn write_port(out: &mut String, port: &PortStatus) -> fmt::Result {
+    let link = match port.link_up {
+        Some(true) => "up",
+        Some(false) => "DOWN",
+        None => "GONE",
+    };
+    writeln!(
+        out,
+        "port      {}  {link}, {} XDP, {}, MTU {}",
+        port.interface, port.mode, port.mac, port.mtu
+    )?;
+    for queue in &port.queues {
+        let mode = if queue.zero_copy { "zero-copy" } else { "copy" };
+        let why = queue
+            .reason
+            .as_ref()
+            .map_or(String::new(), |reason| format!(" ({reason})"));
+        let lost: u64 = ["rx_dropped", "rx_ring_full"]
+            .iter()
+            .filter_map(|name| queue.statistics.get(*name))
+            .sum();
+        let lost = if lost > 0 {
+            format!(", {lost} lost before the worker")
+        } else {
+            String::new()
+        };
+        writeln!(out, "  queue {:<3} {mode}{why}{lost}", queue.queue)?;
+    }
+    Ok(())
+}
+
+fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
+    writeln!(
+        out,
+        "worker {:<2} {} packets in, {} out, {} to the kernel, {} answered; sessions: {} expired, \
+         {} evicted",
+        worker.worker,
+        worker.received.packets,
+        worker.transmitted.packets,
+        worker.to_kernel,
+        worker.answered,
+        worker.expired,
+        worker.evicted,
+    )?;
+    if worker.fallback > 0 {
+        writeln!(
+            out,
+            "  {} flows chosen for by the native fallback",
+            worker.fallback
+        )?;
+    }
+    for (reason, count) in &worker.drops {
+        writeln!(out, "  dropped {count:>12}  {reason}")?;
+    }
+    Ok(())
+}
+
+fn write_service(out: &mut String, service: &ServiceStatus) -> fmt::Result {
+    writeln!(
+        out,
+        "\nservice   {}  {} {} port {}, {}, {} sessions",
+        service.name, service.protocol, service.vip, service.port, service.policy, service.active,
+    )?;
+    service
+        .backends
+        .iter()
+        .try_for_each(|backend| write_backend(out, backend))
+}
+
+fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
+    let name = backend.name.as_deref().unwrap_or_default();
+    let refused = match backend.refused {
+        0 => String::new(),
+        n => format!(", {n} refused"),
+    };
+    write!(
+        out,
+        "  {:<40} weight {:<4} {:>8} active {:>10} in all{refused}",
+        format!("{} port {} {name}", backend.address, backend.port),
+        backend.weight,
+        backend.active,
+        backend.sessions,
+    )?;
+    let hop = &backend.next_hop;
+    if hop.resolved {
+        writeln!(out)
+    } else {
+        writeln!(out, "  NOT REACHED: {}", hop.state)
+    }
+}
+
+fn write_module(out: &mut String, module: &ModuleStatus) -> fmt::Result {
+    match &module.serving {
+        Some(serving) => writeln!(
+            out,
+            "module    {}  {} {} from {}, {} faults",
+            module.name, serving.hash, serving.version, serving.source, serving.faults,
+        )?,
+        None => writeln!(out, "module    {}  NONE SERVES", module.name)?,
+    }
+    if let Some(refused) = &module.refused {
+        let hash = refused.hash.as_deref().unwrap_or("unread");
+        writeln!(out, "  refused {hash}:\n{}", Indented(&refused.reason))?;
+    }
+    Ok(())
+}
+
+/// A time span in its two largest units.
+struct Seconds(u64);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (minutes, hours, days) = (self.0 / 60, self.0 / 3600, self.0 / 86_400);
+        match self.0 {
+            s if s < 60 => write!(f, "{s} s"),
+            s if s < 3600 => write!(f, "{minutes} min {} s", s % 60),
+            s if s < 86_400 => write!(f, "{hours} h {} min", minutes % 60),
+            _ => write!(f, "{days} d {} h", hours % 24),
+        }
+    }
+}
+
+/// A size in the largest unit that leaves a digit before the point.
+struct Bytes(u64);
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n if n < 1 << 10 => write!(f, "{n} B"),
+            n if n < 1 << 20 => write!(f, "{} KiB", n >> 10),
+            n if n < 1 << 30 => write!(f, "{} MiB", n >> 20),
+            n => write!(f, "{:.1} GiB", n as f64 / f64::from(1 << 30)),
+        }
+    }
+}
+
+struct Indented<'a>(&'a str);
+
+impl Display for Indented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, line) in self.0.trim_end().lines().enumerate() {
+            if at > 0 {
+                f.write_char('\n')?;
+            }
+            write!(f, "    {line}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_sizes_read_well() {
+        let spans = [
+            (5, "5 s"),
+            (65, "1 min 5 s"),
+            (7265, "2 h 1 min"),
+            (180_000, "2 d 2 h"),
+        ];
+        for (seconds, text) in spans {
+            assert_eq!(Seconds(seconds).to_string(), text);
+        }
+        let sizes = [
+            (17, "17 B"),
+            (2048, "2 KiB"),
+            (107 << 20, "107 MiB"),
+            (3 << 29, "1.5 GiB"),
+        ];
+        for (bytes, text) in sizes {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_unresolved_backend_and_a_refused_module_stand_out() {
+        let mut shown = Status::default();
+        let mut backend = BackendStatus {
+            address: "10.2.0.11".into(),
+            ..Default::default()
+        };
+        backend.next_hop.state = "10.2.0.11 does not answer".into();
+        shown.services.push(ServiceStatus {
+            backends: vec![backend],
+            ..Default::default()
+        });
+        let refused = waxwing_control::status::RefusedStatus {
+            reason: "not a Wasm module".into(),
+            ..Default::default()
+        };
+        shown.modules.push(ModuleStatus {
+            refused: Some(refused),
+            ..Default::default()
+        });
+        let text = status(&shown);
+        assert!(
+            text.contains("NOT REACHED: 10.2.0.11 does not answer"),
+            "{text}"
+        );
+        assert!(
+            text.contains("NONE SERVES") && text.contains("not a Wasm module"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,299 @@
+//! Ids that stay: makes each config a [`Snapshot`] in which what a session refers to keeps its id.
+//!
+//! Invariant: an id belongs to one thing until no session can refer to it. A service is known by
+//! its VIP, port and protocol, a backend by its service, address and port; names may change.
+//!
+//! A backend that left the config is *retired*: it stays in the snapshot with weight 0 and out of
+//! its service's list, and its sessions live on. It goes at a later [`Catalog::apply`] that finds
+//! it without sessions; never in the one that retires it, for until that one's snapshot is taken
+//! up a worker may still give it a session. Its id goes to the end of the queue after that apply,
+//! so for one snapshot at least the id means nothing, rather than two things to two workers. A
+//! service's id lives as long as a backend of it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use waxwing_dataplane::snapshot::Port;
+use waxwing_dataplane::{Backend, BackendId, Gauges, Service, ServiceId, Snapshot};
+use waxwing_packet::{Address, Protocol};
+
+use crate::config::{self, Config};
+
+/// What a service is known by.
+type ServiceKey = (Address, u16, Protocol);
+/// What a backend is known by.
+type BackendKey = (ServiceKey, Address, u16);
+
+/// The ids given, and the snapshots made from them. One value, owned by the control thread.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    generation: u64,
+    services: Ids<ServiceKey>,
+    backends: Ids<BackendKey>,
+    /// Backends of the last config.
+    live: HashMap<BackendKey, Backend>,
+    /// Backends of earlier configs.
+    retired: HashMap<BackendKey, Backend>,
+}
+
+/// Why a config got no snapshot: the catalog is as it was before.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// All service ids are in use.
+    #[error(
+        "no room for service \"{service}\": all {max} service ids are in use, some perhaps by \
+         services that were removed but have sessions; wait for those to end and reload, or raise \
+         `services_max` and restart"
+    )]
+    Services {
+        /// The service that has none.
+        service: Arc<str>,
+        /// The limit.
+        max: usize,
+    },
+    /// All backend ids are in use.
+    #[error(
+        "no room for backend {address} port {port} of \"{service}\": all {max} backend ids are in \
+         use, {retired} of them by backends that were removed but may have sessions; wait for those to \
+         end and reload, or raise `backends_max` and restart"
+    )]
+    Backends {
+        /// The service it is of.
+        service: Arc<str>,
+        /// Its address.
+        address: Address,
+        /// Its port.
+        port: u16,
+        /// The limit.
+        max: usize,
+        /// How many are held for removed backends.
+        retired: usize,
+    },
+}
+
+impl Catalog {
+    /// Nothing in it; gives ids below these bounds.
+    #[must_use]
+    pub fn new(services_max: usize, backends_max: usize) -> Self {
+        Self {
+            generation: 0,
+            services: Ids::new(services_max),
+            backends: Ids::new(backends_max),
+            live: HashMap::new(),
+            retired: HashMap::new(),
+        }
+    }
+
+    /// Makes the next snapshot. `gauges` have room for the `backends_max` of [`Catalog::new`].
+    ///
+    /// To be called only when every worker has taken up the last snapshot: only then does a
+    /// gauge of 0 mean that a retired backend will get no more sessions.
+    ///
+    /// # Errors
+    /// A [`CatalogError`]; the catalog is then as it was.
+    pub fn apply(
+        &mut self,
+        config: &Config,
+        ports: &[Port],
+        gauges: &Gauges,
+    ) -> Result<Snapshot, CatalogError> {
+        let mut next = self.clone();
+        let snapshot = next.advance(config, ports, gauges)?;
+        *self = next;
+        Ok(snapshot)
+    }
+
+    /// Whether a retired backend has no session left, so that applying the same config again
+    /// would free its id.
+    #[must_use]
+    pub fn has_freeable(&self, gauges: &Gauges) -> bool {
+        self.retired
+            .values()
+            .any(|backend| gauges.active(backend.id) == 0)
+    }
+
+    /// The backends that left the config and are kept for their sessions.
+    pub fn retired(&self) -> impl Iterator<Item = &Backend> {
+        self.retired.values()
+    }
+
+    /// [`Catalog::apply`] on a copy that is thrown away where it fails.
+    fn advance(
+        &mut self,
+        config: &Config,
+        ports: &[Port],
+        gauges: &Gauges,
+    ) -> Result<Snapshot, CatalogError> {
+        self.generation += 1;
+        let mut services = Vec::with_capacity(config.services.len());
+        let mut live = HashMap::new();
+        let policies = config.policies();
+        for entry in &config.services {
+            let service = self.service(entry, &policies, &mut live)?;
+            services.push(service);
+        }
+        let left = std::mem::replace(&mut self.live, live);
+        self.retire(left, &services, gauges);
+        let backends = self
+            .live
+            .values()
+            .chain(self.retired.values())
+            .cloned()
+            .collect();
+        let snapshot = Snapshot::new(self.generation, services, backends, ports.to_vec());
+        Ok(snapshot.answering_ping(config.ping))
+    }
+
+    /// A service with its ids; its backends are added to `live`.
+    fn service(
+        &mut self,
+        entry: &config::Service,
+        policies: &[Arc<str>],
+        live: &mut HashMap<BackendKey, Backend>,
+    ) -> Result<Service, CatalogError> {
+        let key = service_key(entry);
+        let name = &entry.name.value;
+        let id = self
+            .services
+            .id(key)
+            .ok_or_else(|| CatalogError::Services {
+                service: Arc::clone(name),
+                max: self.services.max,
+            })?;
+        let mut service = Service {
+            id: ServiceId(id),
+            name: Arc::clone(name),
+            vip: entry.vip.value,
+            port: entry.port.value,
+            protocol: entry.protocol.value,
+            policy: policies
+                .iter()
+                .position(|p| *p == entry.policy.value)
+                .unwrap_or_default(),
+            backends: Box::default(),
+            mid_stream: entry.mid_stream,
+            timeouts: entry.timeouts,
+        };
+        let mut ids = Vec::with_capacity(entry.backends.len());
+        for backend in &entry.backends {
+            let (address, port) = (backend.address.value, backend.port.value);
+            let backend_key = (key, address, port);
+            let id = self
+                .backends
+                .id(backend_key)
+                .ok_or_else(|| CatalogError::Backends {
+                    service: Arc::clone(name),
+                    address,
+                    port,
+                    max: self.backends.max,
+                    retired: self.retired.len(),
+                })?;
+            let id = BackendId(id);
+            ids.push(id);
+            let backend = Backend::new(id, &service, address, port, backend.weight);
+            live.insert(backend_key, backend);
+        }
+        service.backends = ids.into();
+        Ok(service)
+    }
+
+    /// Frees what was retired before and has no session, then retires what left the config.
+    fn retire(
+        &mut self,
+        left: HashMap<BackendKey, Backend>,
+        services: &[Service],
+        gauges: &Gauges,
+    ) {
+        let Self {
+            retired,
+            live,
+            backends,
+            ..
+        } = self;
+        retired.retain(|key, backend| {
+            let is_back = live.contains_key(key);
+            let is_over = !is_back && gauges.active(backend.id) == 0;
+            if is_over {
+                backends.free(key);
+            }
+            !is_back && !is_over
+        });
+        let gone = left.into_iter().filter(|(key, _)| !live.contains_key(key));
+        retired.extend(gone.map(|(key, backend)| {
+            (
+                key,
+                Backend {
+                    weight: 0,
+                    ..backend
+                },
+            )
+        }));
+        let timeouts: HashMap<_, _> = services.iter().map(|s| (s.id, s.timeouts)).collect();
+        for backend in retired.values_mut() {
+            if let Some(timeouts) = timeouts.get(&backend.service) {
+                backend.timeouts = (*timeouts).into();
+            }
+        }
+        let mut in_use: HashSet<ServiceKey> =
+            retired.keys().map(|(service, ..)| *service).collect();
+        in_use.extend(services.iter().map(|s| (s.vip, s.port, s.protocol)));
+        self.services.keep(&in_use);
+    }
+}
+
+fn service_key(service: &config::Service) -> ServiceKey {
+    (
+        service.vip.value,
+        service.port.value,
+        service.protocol.value,
+    )
+}
+
+/// Ids given to keys. A free id waits at the end of the queue, so that it is as long as can be
+/// until it means something else.
+#[derive(Clone, Debug)]
+struct Ids<K> {
+    max: usize,
+    taken: HashMap<K, u32>,
+    free: VecDeque<u32>,
+}
+
+impl<K: Eq + Hash + Copy> Ids<K> {
+    fn new(max: usize) -> Self {
+        Self {
+            max,
+            taken: HashMap::new(),
+            free: (0..).take(max).collect(),
+        }
+    }
+
+    /// The key's id, a new one where it has none, or `None` where none is left.
+    fn id(&mut self, key: K) -> Option<u32> {
+        if let Some(id) = self.taken.get(&key) {
+            return Some(*id);
+        }
+        let id = self.free.pop_front()?;
+        self.taken.insert(key, id);
+        Some(id)
+    }
+
+    fn free(&mut self, key: &K) {
+        self.free.extend(self.taken.remove(key));
+    }
+
+    /// Frees all other keys' ids.
+    fn keep(&mut self, keys: &HashSet<K>) {
+        let Self { taken, free, .. } = self;
+        taken.retain(|key, id| {
+            let keep = keys.contains(key);
+            if !keep {
+                free.push_back(*id);
+            }
+            keep
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! Whether a config fits this machine: what the text alone does not show.
+//!
+//! Invariant: it changes nothing on the system, and finds everything in one go; each problem points
+//! at the line of the config that it is about.
+
+use std::io;
+use std::path::Path;
+
+use futures_util::StreamExt;
+use waxwing_packet::Family;
+
+use crate::config::{Config, ConfigErrors, Located, Problem};
+use crate::facts::{HostFacts, forwarding_setting, forwards};
+use crate::kernel::{Kernel, NoRoute, Route};
+use crate::modules::{self, Modules, Shipped};
+
+/// Route questions to the kernel under way at once.
+const AT_ONCE: usize = 64;
+
+/// A config that fits this machine, with the host that its modules were checked on.
+pub struct Checked {
+    /// The config.
+    pub config: Config,
+    /// What its writer should know.
+    pub warnings: Vec<Problem>,
+    /// The modules, compiled.
+    pub modules: Modules,
+}
+
+/// Why a config cannot run here.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// Something is wrong with it; one or many problems, each on lines of its own.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// The Wasm engine does not work here.
+    #[error(transparent)]
+    Host(#[from] waxwing_plugin::HostError),
+    /// The kernel's tables could not be read.
+    #[error("cannot read the kernel's network tables (rtnetlink): {0}")]
+    Netlink(#[from] io::Error),
+}
+
+/// Reads a config and checks everything: its text, the network, the modules.
+///
+/// # Errors
+/// [`CheckError`].
+pub async fn load(path: &Path, shipped: Shipped) -> Result<Checked, CheckError> {
+    let mut reading = Config::read_file(path)?;
+    let kernel = Kernel::connect()?;
+    let found = network(reading.config(), &kernel).await?;
+    reading.add(found);
+    let modules = Modules::start(reading.config(), shipped)?;
+    reading.add(modules::check(&modules.host, reading.config().clone()).await);
+    let (config, warnings) = reading.finish()?;
+    Ok(Checked {
+        config,
+        warnings,
+        modules,
+    })
+}
+
+/// What is wrong between a config and the host's network.
+///
+/// # Errors
+/// The kernel's tables could not be read.
+pub(crate) async fn network(config: &Config, kernel: &Kernel) -> io::Result<Vec<Problem>> {
+    let facts = HostFacts::read(kernel).await?;
+    let mut problems = ports(config, &facts);
+    problems.extend(vips(config, &facts));
+    problems.extend(backends(config, &facts, kernel).await);
+    if let Some(folder) = &config.modules
+        && !folder.value.is_dir()
+    {
+        let text = format!(
+            "there is no folder {}; modules are taken from it once it is made",
+            folder.value.display()
+        );
+        problems.push(config.warning_at(folder.span, text));
+    }
+    Ok(problems)
+}
+
+fn ports(config: &Config, facts: &HostFacts) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for Located { value: name, span } in config.ports.iter().map(|port| &port.interface) {
+        let Some(link) = facts.link(name) else {
+            let names: Vec<&str> = facts
+                .links
+                .values()
+                .map(|link| link.name.as_str())
+                .collect();
+            let text = format!(
+                "there is no interface {name}; this host has {}",
+                names.join(", ")
+            );
+            problems.push(config.error_at(*span, text));
+            continue;
+        };
+        if link.mac.is_none() {
+            let text = format!("{name} is no Ethernet interface; write one that is");
+            problems.push(config.error_at(*span, text));
+        }
+        if !link.up {
+            let text = format!("{name} is down; `ip link set {name} up` brings it up");
+            problems.push(config.warning_at(*span, text));
+        }
+        for family in families(config) {
+            if forwards(name, family) == Some(false) {
+                let text = format!(
+                    "the kernel does not forward {} from {name}, so what is not a \
+                     service's goes no further than this host; if it is the servers' router too, \
+                     `sysctl -w {}`",
+                    match family {
+                        Family::V4 => "IPv4",
+                        Family::V6 => "IPv6",
+                    },
+                    forwarding_setting(family)
+                );
+                problems.push(config.warning_at(*span, text));
+            }
+        }
+    }
+    problems
+}
+
+/// The families that services are served in.
+fn families(config: &Config) -> Vec<Family> {
+    let serves = |family| {
+        config
+            .services
+            .iter()
+            .any(|s| s.vip.value.family() == family)
+    };
+    [Family::V4, Family::V6]
+        .into_iter()
+        .filter(|family| serves(*family))
+        .collect()
+}
+
+fn vips(config: &Config, facts: &HostFacts) -> Vec<Problem> {
+    let problem = |vip: &Located<waxwing_packet::Address>| {
+        let holder = facts.holder_of(vip.value)?;
+        Some(config.warning_at(vip.span, vip_on_link(&vip.value.to_string(), &holder)))
+    };
+    config
+        .services
+        .iter()
+        .filter_map(|service| problem(&service.vip))
+        .collect()
+}
+
+pub(crate) fn vip_on_link(vip: &str, link: &str) -> String {
+    format!(
+        "the VIP {vip} is an address of this host, on {link}: the kernel answers for it too, and \
+         resets its connections whenever waxwing is not running; take it off with `ip addr del {vip} \
+         dev {link}`"
+    )
+}
+
+async fn backends(config: &Config, facts: &HostFacts, kernel: &Kernel) -> Vec<Problem> {
+    let all = config.services.iter().flat_map(|service| &service.backends);
+    let answers = futures_util::stream::iter(all.map(|backend| backend.address))
+        .map(async |address| (address, kernel.route_to(address.value).await))
+        .buffered(AT_ONCE);
+    let problem = |(address, route): (Located<waxwing_packet::Address>, Result<Route, NoRoute>)| {
+        let why = match route {
+            Err(why) => why.to_string(),
+            Ok(route) => {
+                let link = facts.link_name(route.link);
+                if config
+                    .ports
+                    .iter()
+                    .any(|port| *port.interface.value == *link)
+                {
+                    return None;
+                }
+                format!(
+                    "its route leaves through {link}, which is not a [[port]]; add one with \
+                     `interface = \"{link}\"`, or change the route"
+                )
+            }
+        };
+        let text = format!("backend {} cannot be reached: {why}", address.value);
+        Some(config.error_at(address.span, text))
+    };
+    answers
+        .filter_map(|answer| std::future::ready(problem(answer)))
+        .collect()
+        .await
+}

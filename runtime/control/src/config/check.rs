@@ -1,0 +1,179 @@
+//! Checks across values: what is said twice, or does not fit what is said elsewhere.
+//!
+//! Invariant: it looks at the config alone. What depends on the system (does the interface
+//! exist, is there a route to the backend) is checked by whoever can see the system, through
+//! [`Config::error_at`].
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+
+use waxwing_packet::{Address, Family, Protocol};
+
+use super::problem::Span;
+use super::reader::Report;
+use super::{Config, Service};
+
+/// As many ports as a port's id can number.
+const PORTS_MAX: usize = 256;
+
+/// Where each thing was written first.
+struct First<K>(HashMap<K, Span>);
+
+impl<K: Eq + Hash> First<K> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// Notes a thing; where it is not the first of its kind, tells the first one's place.
+    fn seen(&mut self, key: K, span: Span) -> Option<Span> {
+        match self.0.entry(key) {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(none) => {
+                none.insert(span);
+                None
+            }
+        }
+    }
+}
+
+pub(super) fn check(config: &Config, report: &mut Report) {
+    ports(config, report);
+    cpus(config, report);
+    limits(config, report);
+    names_and_vips(config, report);
+    let mut vips: HashMap<Address, Span> = HashMap::new();
+    for service in &config.services {
+        vips.entry(service.vip.value).or_insert(service.vip.span);
+    }
+    for service in &config.services {
+        backends(service, &vips, report);
+    }
+}
+
+fn ports(config: &Config, report: &mut Report) {
+    let mut interfaces = First::new();
+    for (number, port) in config.ports.iter().enumerate() {
+        let interface = &port.interface;
+        if let Some(first) = interfaces.seen(&interface.value, interface.span) {
+            let (name, line) = (&interface.value, report.line(first));
+            let text = format!("\"{name}\" is a port already, in line {line}; write it once");
+            report.error(interface.span, text);
+        }
+        if number == PORTS_MAX {
+            let text = format!("more than {PORTS_MAX} ports; write {PORTS_MAX} at most");
+            report.error(interface.span, text);
+        }
+    }
+}
+
+fn cpus(config: &Config, report: &mut Report) {
+    let mut cpus = First::new();
+    for cpu in &config.workers.cpus {
+        if cpus.seen(cpu.value, cpu.span).is_some() {
+            let text = format!(
+                "two workers would share CPU {}; write each CPU once",
+                cpu.value
+            );
+            report.warn(cpu.span, text);
+        }
+    }
+}
+
+fn limits(config: &Config, report: &mut Report) {
+    if let Some(service) = config.services.get(config.services_max) {
+        let (have, max) = (config.services.len(), config.services_max);
+        let text = format!(
+            "{have} services are more than `services_max = {max}`; write a higher \
+             `services_max`, with room for services that are replaced"
+        );
+        report.error(service.span, text);
+    }
+    let backends = || config.services.iter().flat_map(|service| &service.backends);
+    if let Some(backend) = backends().nth(config.backends_max) {
+        let (have, max) = (backends().count(), config.backends_max);
+        let text = format!(
+            "{have} backends are more than `backends_max = {max}`; write a higher \
+             `backends_max`, with room for backends that are replaced"
+        );
+        report.error(backend.address.span, text);
+    }
+}
+
+fn names_and_vips(config: &Config, report: &mut Report) {
+    let mut names = First::new();
+    let mut endpoints: First<(Address, u16, Protocol)> = First::new();
+    for Service {
+        name,
+        vip,
+        port,
+        protocol,
+        ..
+    } in &config.services
+    {
+        if let Some(first) = names.seen(&name.value, name.span) {
+            let (name_text, line) = (&name.value, report.line(first));
+            let text =
+                format!("\"{name_text}\" names a service already, in line {line}; write another");
+            report.error(name.span, text);
+        }
+        let endpoint = (vip.value, port.value, protocol.value);
+        if let Some(first) = endpoints.seen(endpoint, vip.span) {
+            let (vip_text, port, protocol) = endpoint;
+            let line = report.line(first);
+            let text = format!(
+                "{vip_text} {protocol} port {port} is a service already, in line {line}; write \
+                 another `vip`, `port` or `protocol`, or put the backends there"
+            );
+            report.error(vip.span, text);
+        }
+    }
+}
+
+fn backends(service: &Service, vips: &HashMap<Address, Span>, report: &mut Report) {
+    let name = &service.name.value;
+    if service.backends.is_empty() {
+        let text = format!(
+            "service \"{name}\" has no backend, so its new sessions are dropped; write a \
+             [[service.backend]]"
+        );
+        report.warn(service.span, text);
+    } else if service.backends.iter().all(|backend| backend.weight == 0) {
+        let text = format!(
+            "every backend of \"{name}\" has weight 0, so its new sessions are dropped; write \
+             `weight = 1` for one that is to take them"
+        );
+        report.warn(service.span, text);
+    }
+    let mut endpoints = First::new();
+    for backend in &service.backends {
+        let (address, port) = (backend.address.value, backend.port.value);
+        let span = backend.address.span;
+        if address.family() != service.vip.value.family() {
+            let vip = service.vip.value;
+            let family = match vip.family() {
+                Family::V4 => "an IPv4 address, such as \"10.2.0.11\"",
+                Family::V6 => "an IPv6 address, such as \"2001:db8::11\"",
+            };
+            let text =
+                format!("{address} and the VIP {vip} are of two IP versions; write {family}");
+            report.error(span, text);
+        }
+        if let Some(vip) = vips.get(&address) {
+            let line = report.line(*vip);
+            let text = format!(
+                "{address} is a VIP, in line {line}, so packets would come back here; write a \
+                 server's own address"
+            );
+            report.error(span, text);
+        }
+        if let Some(first) = endpoints.seen((address, port), span) {
+            let line = report.line(first);
+            let text = format!(
+                "{address} port {port} is a backend of \"{name}\" already, in line {line}; write \
+                 it once, with a higher `weight` for a larger share"
+            );
+            report.error(span, text);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Every key that a config may have, with an example of its value.
+//!
+//! Invariant: a key that is not here is refused, and one that is here is read by `sections` and
+//! documented in `examples/full.toml`; tests hold all three together.
+
+/// One key of a table.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// What to write after `=`, or the header that begins the table.
+    pub(super) example: &'static str,
+    pub(super) shape: Shape,
+    pub(super) required: bool,
+}
+
+/// What stands behind a key.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Shape {
+    Value,
+    /// A table of any keys, for the policy alone.
+    Free,
+    Table(&'static Section),
+    Tables(&'static Section),
+}
+
+/// A kind of table.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Section {
+    /// Its header; `None` for the top of the file.
+    pub(super) header: Option<&'static str>,
+    pub(super) keys: &'static [&'static Key],
+}
+
+impl Section {
+    /// This section and all those in it.
+    pub(super) fn all(&'static self) -> Vec<&'static Self> {
+        let inner = self.keys.iter().filter_map(|key| match key.shape {
+            Shape::Table(section) | Shape::Tables(section) => Some(section.all()),
+            Shape::Value | Shape::Free => None,
+        });
+        std::iter::once(self).chain(inner.flatten()).collect()
+    }
+
+    /// Its name in an error.
+    pub(super) fn title(&self) -> &'static str {
+        self.header.unwrap_or("the top of the file")
+    }
+}
+
+const fn key(name: &'static str, example: &'static str, shape: Shape, required: bool) -> Key {
+    Key {
+        name,
+        example,
+        shape,
+        required,
+    }
+}
+
+const fn required(name: &'static str, example: &'static str) -> Key {
+    key(name, example, Shape::Value, true)
+}
+
+const fn optional(name: &'static str, example: &'static str) -> Key {
+    key(name, example, Shape::Value, false)
+}
+
+pub(super) static MODULES: Key = optional("modules", r#""modules""#);
+pub(super) static SESSIONS_MAX: Key = optional("sessions_max", "1_000_000");
+pub(super) static SERVICES_MAX: Key = optional("services_max", "1_024");
+pub(super) static BACKENDS_MAX: Key = optional("backends_max", "16_384");
+pub(super) static CLUSTER_KEY: Key =
+    optional("cluster_key", r#""00112233445566778899aabbccddeeff""#);
+pub(super) static ZERO_COPY: Key = optional("zero_copy", r#""auto""#);
+pub(super) static POLL: Key = optional("poll", r#""adaptive""#);
+pub(super) static RETURN_PATH: Key = optional("return_path", r#""last-hop""#);
+pub(super) static PING: Key = optional("ping", "true");
+
+pub(super) static SOCKET: Key = optional("socket", r#""/run/waxwing.sock""#);
+
+pub(super) static PIN: Key = optional("pin", "true");
+pub(super) static CPUS: Key = optional("cpus", "[0, 1]");
+
+pub(super) static SIZE: Key = optional("size", "2048");
+pub(super) static FRAMES: Key = optional("frames", "8192");
+
+pub(super) static INTERFACE: Key = required("interface", r#""eth0""#);
+
+pub(super) static NAME: Key = required("name", r#""web""#);
+pub(super) static VIP: Key = required("vip", r#""203.0.113.10""#);
+pub(super) static SERVICE_PORT: Key = required("port", "80");
+pub(super) static PROTOCOL: Key = required("protocol", r#""tcp""#);
+pub(super) static POLICY: Key = required("policy", r#""round_robin""#);
+pub(super) static POLICY_CONFIG: Key = key("policy_config", "{ }", Shape::Free, false);
+pub(super) static MID_STREAM: Key = optional("mid_stream", r#""pick""#);
+
+pub(super) static TCP_HALF_OPEN: Key = optional("tcp_half_open", r#""240s""#);
+pub(super) static TCP_ESTABLISHED: Key = optional("tcp_established", r#""2h4m""#);
+pub(super) static TCP_CLOSING: Key = optional("tcp_closing", r#""240s""#);
+pub(super) static UDP: Key = optional("udp", r#""120s""#);
+
+pub(super) static ADDRESS: Key = required("address", r#""10.2.0.11""#);
+pub(super) static BACKEND_PORT: Key = required("port", "8080");
+pub(super) static WEIGHT: Key = optional("weight", "1");
+pub(super) static BACKEND_NAME: Key = optional("name", r#""web-1""#);
+pub(super) static TAG: Key = optional("tag", "7");
+
+pub(super) static ADMIN: Key = key("admin", "[admin]", Shape::Table(&ADMIN_SECTION), false);
+pub(super) static WORKERS: Key = key(
+    "workers",
+    "[workers]",
+    Shape::Table(&WORKERS_SECTION),
+    false,
+);
+pub(super) static RINGS: Key = key("rings", "[rings]", Shape::Table(&RINGS_SECTION), false);
+pub(super) static PORT: Key = key("port", "[[port]]", Shape::Tables(&PORT_SECTION), true);
+pub(super) static SERVICE: Key = key(
+    "service",
+    "[[service]]",
+    Shape::Tables(&SERVICE_SECTION),
+    false,
+);
+pub(super) static TIMEOUTS: Key = key(
+    "timeouts",
+    "[service.timeouts]",
+    Shape::Table(&TIMEOUTS_SECTION),
+    false,
+);
+pub(super) static BACKEND: Key = key(
+    "backend",
+    "[[service.backend]]",
+    Shape::Tables(&BACKEND_SECTION),
+    false,
+);
+
+pub(super) static ROOT: Section = Section {
+    header: None,
+    keys: &[
+        &MODULES,
+        &SESSIONS_MAX,
+        &SERVICES_MAX,
+        &BACKENDS_MAX,
+        &CLUSTER_KEY,
+        &ZERO_COPY,
+        &POLL,
+        &RETURN_PATH,
+        &PING,
+        &ADMIN,
+        &WORKERS,
+        &RINGS,
+        &PORT,
+        &SERVICE,
+    ],
+};
+static ADMIN_SECTION: Section = Section {
+    header: Some("[admin]"),
+    keys: &[&SOCKET],
+};
+static WORKERS_SECTION: Section = Section {
+    header: Some("[workers]"),
+    keys: &[&PIN, &CPUS],
+};
+static RINGS_SECTION: Section = Section {
+    header: Some("[rings]"),
+    keys: &[&SIZE, &FRAMES],
+};
+static PORT_SECTION: Section = Section {
+    header: Some("[[port]]"),
+    keys: &[&INTERFACE],
+};
+static SERVICE_SECTION: Section = Section {
+    header: Some("[[service]]"),
+    keys: &[
+        &NAME,
+        &VIP,
+        &SERVICE_PORT,
+        &PROTOCOL,
+        &POLICY,
+        &POLICY_CONFIG,
+        &MID_STREAM,
+        &TIMEOUTS,
+        &BACKEND,
+    ],
+};
+static TIMEOUTS_SECTION: Section = Section {
+    header: Some("[service.timeouts]"),
+    keys: &[&TCP_HALF_OPEN, &TCP_ESTABLISHED, &TCP_CLOSING, &UDP],
+};
+static BACKEND_SECTION: Section = Section {
+    header: Some("[[service.backend]]"),
+    keys: &[&ADDRESS, &BACKEND_PORT, &WEIGHT, &BACKEND_NAME, &TAG],
+};

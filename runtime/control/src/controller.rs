@@ -1,0 +1,517 @@
+//! The one owner of change: every config, module or backend change becomes one epoch here.
+//!
+//! Invariant: a change either reaches every worker or none. All that can fail (ids, modules,
+//! the policies' own refusals) is done before the first worker is told; until then the running
+//! state stays as it is.
+//!
+//! # The order of things
+//! 1. The next hops of new backends are resolved, so that their first packets are not dropped.
+//! 2. Every worker is sent its epoch, then all are released together. A worker that takes its own
+//!    up sends the old one back, which is the acknowledgement.
+//! 3. Only when all have done so do the steering rules follow: first those of backends, so
+//!    that replies come to the workers, then those of services. A removed service keeps its rules as
+//!    long as its backends have sessions: they go with the backends, in a later change.
+//!
+//! A worker that does not acknowledge in time holds back the rules and the next change, and nothing
+//! else.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::snapshot::Port;
+use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::{BackendId, Epoch, Policy, Snapshot};
+use waxwing_packet::Address;
+use waxwing_plugin::{CompiledModule, FaultReport, Host, ModuleError, Recovery};
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::check;
+use crate::config::Config;
+use crate::kernel::Kernel;
+use crate::modules;
+use crate::neighbours::{PortLink, Resolver};
+use crate::report::{Reporter, View, seconds};
+use crate::status::ReloadStatus;
+
+/// How long a change waits for a worker. An idle one looks every 20 ms, a busy one every batch.
+const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(2);
+
+/// How often acknowledgements are looked for meanwhile.
+const ACKNOWLEDGE_POLL: Duration = Duration::from_millis(2);
+
+/// How long a change waits for the next hops of new backends. One that does not answer is
+/// published all the same, and its packets are dropped and counted until it does.
+const RESOLVE_MAX: Duration = Duration::from_secs(1);
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// No ids left.
+    #[error("{0}")]
+    Catalog(#[from] CatalogError),
+    /// A module cannot serve.
+    #[error("{0}")]
+    Module(#[from] ModuleError),
+    /// Workers have not taken up the change before.
+    #[error(
+        "worker {workers} has not taken up the last change for {} s; it may be stuck, so nothing more \
+         is changed", .waited.as_secs()
+    )]
+    Stuck {
+        /// Their numbers.
+        workers: String,
+        /// For how long.
+        waited: Duration,
+    },
+    /// A worker's thread has ended.
+    #[error("worker {0} is gone; restart waxwing")]
+    WorkerGone(usize),
+}
+
+/// A worker, as the controller reaches it.
+pub(crate) struct WorkerLink {
+    pub(crate) mailbox: Sender<Epoch>,
+    pub(crate) returned: Receiver<Epoch>,
+    /// Epochs sent whose predecessors have not come back.
+    pub(crate) unacknowledged: usize,
+}
+
+/// Everything that changes.
+pub(crate) struct Controller {
+    pub(crate) config: Arc<Config>,
+    pub(crate) loaded_at: SystemTime,
+    pub(crate) catalog: Catalog,
+    pub(crate) ports: Vec<Port>,
+    pub(crate) links: Vec<PortLink>,
+    pub(crate) shared: Shared,
+    pub(crate) kernel: Kernel,
+    pub(crate) resolver: Arc<Resolver>,
+    pub(crate) host: Arc<Host>,
+    /// Told to the policies, each of which mixes it with its worker's and service's number.
+    pub(crate) seed: u64,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) modules: Vec<Arc<CompiledModule>>,
+    pub(crate) workers: Vec<WorkerLink>,
+    pub(crate) sent_at: Instant,
+    pub(crate) steering: Box<dyn Steering>,
+    pub(crate) in_effect: Rules,
+    pub(crate) steering_problem: Option<String>,
+    pub(crate) worker_problem: Option<String>,
+    /// A change of modules that a stuck worker held back.
+    pub(crate) modules_due: bool,
+    pub(crate) last_reload: Option<ReloadStatus>,
+    pub(crate) reporter: Arc<Reporter>,
+}
+
+/// What is sent to the workers: one list of policies for each.
+pub(crate) struct Draft {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) modules: Vec<Arc<CompiledModule>>,
+    pub(crate) policies: Vec<Vec<Box<dyn Policy>>>,
+}
+
+impl Draft {
+    /// Makes the policies of a snapshot.
+    pub(crate) async fn make(
+        host: &Arc<Host>,
+        config: &Arc<Config>,
+        snapshot: Snapshot,
+        workers: usize,
+        seed: u64,
+    ) -> Result<Self, ModuleError> {
+        let snapshot = Arc::new(snapshot);
+        let count = u32::try_from(workers).unwrap_or(u32::MAX);
+        let bound =
+            modules::bind(host, Arc::clone(config), Arc::clone(&snapshot), count, seed).await?;
+        let mut policies: Vec<Vec<Box<dyn Policy>>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut modules = Vec::with_capacity(bound.len());
+        for module in bound {
+            modules.push(module.module);
+            for (of_worker, policy) in policies.iter_mut().zip(module.policies) {
+                of_worker.push(policy);
+            }
+        }
+        Ok(Self {
+            snapshot,
+            modules,
+            policies,
+        })
+    }
+
+    /// One epoch per worker, all held back by one release.
+    pub(crate) fn epochs(self, release: &Release) -> Vec<Epoch> {
+        let epoch = |policies| Epoch {
+            snapshot: Arc::clone(&self.snapshot),
+            policies,
+            release: release.clone(),
+        };
+        self.policies.into_iter().map(epoch).collect()
+    }
+}
+
+impl Controller {
+    /// Puts a config into effect.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing has changed then.
+    pub(crate) async fn publish(&mut self, config: Arc<Config>) -> Result<(), PublishError> {
+        let (catalog, draft) = self.draft(&config).await?;
+        self.put_into_effect(config, catalog, draft).await
+    }
+
+    /// Makes instances anew, if that gives another module than the ones that serve.
+    pub(crate) async fn publish_changed_modules(&mut self) -> Result<(), PublishError> {
+        let config = Arc::clone(&self.config);
+        let (catalog, draft) = self.draft(&config).await?;
+        let same = draft.modules.len() == self.modules.len()
+            && draft
+                .modules
+                .iter()
+                .zip(&self.modules)
+                .all(|(a, b)| Arc::ptr_eq(a, b));
+        if same {
+            return Ok(());
+        }
+        self.put_into_effect(config, catalog, draft).await
+    }
+
+    /// Everything that can fail.
+    async fn draft(&mut self, config: &Arc<Config>) -> Result<(Catalog, Draft), PublishError> {
+        self.acknowledged(ACKNOWLEDGE_MAX).await?;
+        let mut catalog = self.catalog.clone();
+        let snapshot = catalog.apply(config, &self.ports, &self.shared.gauges)?;
+        let draft =
+            Draft::make(&self.host, config, snapshot, self.workers.len(), self.seed).await?;
+        Ok((catalog, draft))
+    }
+
+    async fn put_into_effect(
+        &mut self,
+        config: Arc<Config>,
+        catalog: Catalog,
+        draft: Draft,
+    ) -> Result<(), PublishError> {
+        self.resolve(&draft.snapshot).await;
+        self.config = config;
+        self.catalog = catalog;
+        self.snapshot = Arc::clone(&draft.snapshot);
+        self.modules.clone_from(&draft.modules);
+        self.send(draft)?;
+        if let Err(stuck) = self.acknowledged(ACKNOWLEDGE_MAX).await {
+            tracing::error!("{stuck}");
+        }
+        self.steer();
+        self.show();
+        Ok(())
+    }
+
+    /// Has the backends' next hops found out, and waits a moment for those of new ones.
+    pub(crate) async fn resolve(&self, snapshot: &Snapshot) {
+        let backends: Vec<(BackendId, Address)> = snapshot
+            .backends()
+            .map(|backend| (backend.id, backend.address))
+            .collect();
+        let known = self.resolver.states();
+        let mut new: Vec<Address> = backends.iter().map(|(_, address)| *address).collect();
+        new.retain(|address| !known.contains_key(address));
+        self.resolver.track(backends);
+        self.resolver.settled(&new, RESOLVE_MAX).await;
+    }
+
+    /// Sends every worker its epoch, then lets all take it up.
+    fn send(&mut self, draft: Draft) -> Result<(), PublishError> {
+        let release = Release::held();
+        let epochs = draft.epochs(&release);
+        self.sent_at = Instant::now();
+        let mut gone = None;
+        for (number, (worker, epoch)) in self.workers.iter_mut().zip(epochs).enumerate() {
+            match worker.mailbox.send(epoch) {
+                Ok(()) => worker.unacknowledged += 1,
+                Err(_) => gone = Some(number),
+            }
+        }
+        // A worker that is gone forwards nothing; the others go on with what is new.
+        release.give();
+        gone.map_or(Ok(()), |number| Err(PublishError::WorkerGone(number)))
+    }
+
+    /// Waits until every worker has taken up what it was sent, and drops what it worked by before.
+    pub(crate) async fn acknowledged(&mut self, patience: Duration) -> Result<(), PublishError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut late = Vec::new();
+            for (number, worker) in self.workers.iter_mut().enumerate() {
+                loop {
+                    match worker.returned.try_recv() {
+                        Ok(old) => {
+                            drop(old);
+                            worker.unacknowledged = worker.unacknowledged.saturating_sub(1);
+                        }
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Disconnected) => {
+                            return Err(PublishError::WorkerGone(number));
+                        }
+                    }
+                }
+                if worker.unacknowledged > 0 {
+                    late.push(number.to_string());
+                }
+            }
+            if late.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let waited = self.sent_at.elapsed();
+                return Err(PublishError::Stuck {
+                    workers: late.join(", "),
+                    waited,
+                });
+            }
+            tokio::time::sleep(ACKNOWLEDGE_POLL).await;
+        }
+    }
+
+    /// Brings the steering rules up to the snapshot, once every worker has taken that up. What
+    /// fails is tried again at the next call.
+    pub(crate) fn steer(&mut self) {
+        if self.workers.iter().any(|worker| worker.unacknowledged > 0) {
+            return;
+        }
+        let locals = self.resolver.facts().borrow().locals();
+        let rules = rules(&self.snapshot, locals);
+        if rules == self.in_effect {
+            return;
+        }
+        let outcome = self.apply(rules);
+        if let Err(why) = &outcome
+            && self.steering_problem.as_ref() != Some(why)
+        {
+            tracing::error!("steering: {why}; trying again");
+        }
+        self.steering_problem = outcome.err();
+    }
+
+    fn apply(&mut self, rules: Rules) -> Result<(), String> {
+        let backends = &self.in_effect.backends | &rules.backends;
+        if backends != self.in_effect.backends {
+            let locals = rules.locals.clone();
+            let first = Rules {
+                backends,
+                locals,
+                ..self.in_effect.clone()
+            };
+            self.steering.apply(&first)?;
+            self.in_effect = first;
+        }
+        self.steering.apply(&rules)?;
+        self.in_effect = rules;
+        Ok(())
+    }
+
+    /// Now and then: takes up late acknowledgements, and does what waited for them.
+    pub(crate) async fn tick(&mut self) {
+        let problem = self
+            .acknowledged(Duration::ZERO)
+            .await
+            .err()
+            .map(|e| e.to_string());
+        if let (Some(problem), None) = (&problem, &self.worker_problem) {
+            tracing::error!("{problem}");
+        }
+        self.worker_problem = problem;
+        if std::mem::take(&mut self.modules_due) {
+            self.renew_policies().await;
+        }
+        self.steer();
+        self.show();
+    }
+
+    /// Links or addresses of the host are different now.
+    pub(crate) async fn network_changed(&mut self) {
+        let facts = self.resolver.facts().borrow().clone();
+        let mut ports = self.ports.clone();
+        for (port, link) in ports.iter_mut().zip(&self.links) {
+            if let Some(link) = facts.links.get(&link.link) {
+                port.mac = link.mac.unwrap_or(port.mac);
+                port.mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+            }
+        }
+        if ports != self.ports {
+            self.ports = ports;
+            self.renew_policies().await;
+        }
+        self.steer();
+        self.show();
+    }
+
+    /// Publishes the config in effect once more, with fresh instances.
+    async fn renew_policies(&mut self) {
+        match self.publish(Arc::clone(&self.config)).await {
+            Ok(()) => {}
+            Err(e @ PublishError::Stuck { .. }) => {
+                tracing::error!("{e}; trying again");
+                self.modules_due = true;
+            }
+            Err(e) => tracing::error!("what serves goes on serving: {e}"),
+        }
+    }
+
+    /// Frees removed backends whose last session has ended.
+    pub(crate) async fn drop_retired(&mut self) {
+        if self.catalog.has_freeable(&self.shared.gauges)
+            && let Err(e) = self.publish(Arc::clone(&self.config)).await
+        {
+            tracing::warn!("removed backends cannot be dropped yet: {e}");
+        }
+    }
+
+    /// Modules' files changed.
+    pub(crate) async fn modules_changed(&mut self, names: &BTreeSet<String>) {
+        let in_use = self.config.policies();
+        if !in_use.iter().any(|name| names.contains(&**name)) {
+            return;
+        }
+        match self.publish_changed_modules().await {
+            Ok(()) => {}
+            Err(e) => {
+                tracing::error!("what serves goes on serving: {e}");
+                self.modules_due = matches!(e, PublishError::Stuck { .. });
+            }
+        }
+    }
+
+    /// Instances failed and are disabled until they are replaced.
+    pub(crate) async fn faulted(&mut self, reports: Vec<FaultReport>) {
+        let mut replace = false;
+        for report in reports {
+            let FaultReport {
+                module,
+                worker,
+                service,
+                text,
+                ..
+            } = &report;
+            tracing::error!(%service, worker, "policy {module:?} failed: {text}");
+            let host = Arc::clone(&self.host);
+            match modules::blocking(move || host.recover(&report)).await {
+                Recovery::Rebuild | Recovery::RolledBack => replace = true,
+                Recovery::Exhausted => tracing::error!(
+                    "there is no other build to go back to: weighted rendezvous chooses until its \
+                     file changes"
+                ),
+            }
+        }
+        if replace {
+            self.renew_policies().await;
+        }
+    }
+
+    /// Reads the config file anew and puts it into effect; gives the warnings.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, for people; the running config stays.
+    pub(crate) async fn reload(&mut self) -> Result<Vec<String>, String> {
+        let outcome = self.try_reload().await;
+        match &outcome {
+            Ok(warnings) => {
+                warnings
+                    .iter()
+                    .for_each(|warning| tracing::warn!("{warning}"));
+                tracing::info!("config reloaded, generation {}", self.snapshot.generation);
+            }
+            Err(why) => tracing::error!("config not reloaded, the running one stays:\n{why}"),
+        }
+        self.last_reload = Some(ReloadStatus {
+            at: seconds(SystemTime::now()),
+            error: outcome.as_ref().err().cloned(),
+            warnings: outcome.as_ref().ok().cloned().unwrap_or_default(),
+        });
+        self.show();
+        outcome
+    }
+
+    async fn try_reload(&mut self) -> Result<Vec<String>, String> {
+        let mut reading =
+            Config::read_file(self.config.source().path()).map_err(|e| e.to_string())?;
+        let found = check::network(reading.config(), &self.kernel).await;
+        reading.add(found.map_err(|e: io::Error| format!("cannot read the network's state: {e}"))?);
+        reading.add(modules::check(&self.host, reading.config().clone()).await);
+        let (config, warnings) = reading.finish().map_err(|e| e.to_string())?;
+        let fixed = config.needs_restart(&self.config);
+        if !fixed.is_empty() {
+            return Err(format!(
+                "{}: what changed there takes effect at start only ({}); restart waxwing, or write \
+                 it as it was and reload",
+                config.source().path().display(),
+                fixed.join(", ")
+            ));
+        }
+        self.publish(Arc::new(config))
+            .await
+            .map_err(|e| e.to_string())?;
+        self.loaded_at = SystemTime::now();
+        Ok(warnings.iter().map(ToString::to_string).collect())
+    }
+
+    /// Shows the present state to who asks for it.
+    pub(crate) fn show(&self) {
+        self.reporter.set_view(View {
+            config: Arc::clone(&self.config),
+            loaded_at: self.loaded_at,
+            snapshot: Arc::clone(&self.snapshot),
+            modules: self.modules.clone(),
+            last_reload: self.last_reload.clone(),
+            problems: self.problems(),
+        });
+    }
+
+    /// What is wrong at the moment.
+    fn problems(&self) -> Vec<String> {
+        let mut problems: Vec<String> = self
+            .steering_problem
+            .iter()
+            .chain(&self.worker_problem)
+            .cloned()
+            .collect();
+        let facts = self.resolver.facts().borrow().clone();
+        for PortLink {
+            name, link: index, ..
+        } in &self.links
+        {
+            match facts.links.get(index) {
+                Some(link) if link.up && link.carrier => {}
+                Some(_) => problems.push(format!("{name} is down")),
+                None if facts.link(name).is_some() => {
+                    problems.push(format!(
+                        "{name} was made anew; restart waxwing to attach to it"
+                    ));
+                }
+                None => problems.push(format!("{name} is gone; restart waxwing once it is back")),
+            }
+        }
+        for vip in self.snapshot.vips() {
+            if let Some(holder) = facts.holder_of(*vip) {
+                problems.push(check::vip_on_link(&vip.to_string(), &holder));
+            }
+        }
+        problems
+    }
+}
+
+/// The rules of a snapshot. A removed service's endpoint stays while its backends do: the packets of
+/// their sessions must go on reaching the workers.
+fn rules(snapshot: &Snapshot, locals: BTreeSet<Address>) -> Rules {
+    let mut rules = Rules::new(snapshot, locals);
+    for backend in snapshot.backends() {
+        rules
+            .services
+            .insert((backend.vip, backend.vip_port, backend.protocol as u8));
+        rules.vips.insert(backend.vip);
+    }
+    rules
+}

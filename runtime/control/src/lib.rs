@@ -1,0 +1,22 @@
+//! The control side of the balancer: everything that is not a packet's way.
+//!
+//! It reads the config and the kernel's view of the network, decides what the workers forward by,
+//! and tells people what goes on. It never touches a frame: what it decides reaches the workers as
+//! one [`Epoch`](waxwing_dataplane::Epoch) at a time.
+//!
+//! Read [`controller`] first: it is the one owner of change.
+
+pub mod admin;
+pub mod catalog;
+pub mod check;
+pub mod client;
+pub mod config;
+pub mod controller;
+pub mod facts;
+pub mod kernel;
+pub mod modules;
+pub mod neighbours;
+pub mod next_hop;
+pub mod report;
+pub mod run;
+pub mod status;

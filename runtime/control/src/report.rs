@@ -1,0 +1,412 @@
+//! Puts together what the balancer says of itself, from what the controller published and from
+//! the counters as they are.
+//!
+//! Invariant: it reads and never waits: a status can be had while a module compiles, a reload is
+//! checked or a worker is stuck.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::watch;
+use waxwing_dataplane::counters::{Traffic, WorkerCounters};
+use waxwing_dataplane::session::{Phase, Session, SessionTable};
+use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot};
+use waxwing_packet::{Address, Family, Protocol};
+use waxwing_plugin::{CompiledModule, Host};
+
+use crate::config::Config;
+use crate::facts::HostFacts;
+use crate::neighbours::{HopStates, Resolver};
+use crate::status::{
+    BackendStatus, ConfigStatus, ModuleStatus, NextHopStatus, PortStatus, RefusedStatus,
+    ReloadStatus, ServiceStatus, ServingStatus, SessionStatus, SessionsStatus, Status,
+    TrafficStatus, WorkerStatus,
+};
+
+/// What only the I/O side knows of the ports: how they are attached, and their sockets' numbers.
+pub trait PortFacts: Send + Sync {
+    /// Every port, in the order of their ids. [`PortStatus::link_up`], `mac` and `mtu` are filled
+    /// in by the caller.
+    fn ports(&self) -> Vec<PortStatus>;
+}
+
+/// What the controller last put into effect.
+#[derive(Clone)]
+pub(crate) struct View {
+    pub(crate) config: Arc<Config>,
+    pub(crate) loaded_at: SystemTime,
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// By the place of a policy in [`Config::policies`].
+    pub(crate) modules: Vec<Arc<CompiledModule>>,
+    pub(crate) last_reload: Option<ReloadStatus>,
+    /// What is wrong, by what it is about.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Reads everything that is worth telling.
+pub(crate) struct Reporter {
+    pub(crate) started: Instant,
+    pub(crate) view: Mutex<Arc<View>>,
+    pub(crate) sessions: Arc<SessionTable>,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) counters: Vec<Arc<WorkerCounters>>,
+    pub(crate) ports: Box<dyn PortFacts>,
+    pub(crate) facts: watch::Receiver<Arc<HostFacts>>,
+    pub(crate) resolver: Arc<Resolver>,
+    pub(crate) host: Arc<Host>,
+}
+
+impl Reporter {
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_view(&self, view: View) {
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    pub(crate) fn has_service(&self, name: &str) -> bool {
+        self.view()
+            .snapshot
+            .services()
+            .any(|service| &*service.name == name)
+    }
+
+    pub(crate) fn service_names(&self) -> Vec<String> {
+        self.view()
+            .snapshot
+            .services()
+            .map(|service| service.name.to_string())
+            .collect()
+    }
+
+    /// Everything.
+    pub(crate) fn status(&self) -> Status {
+        let view = self.view();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            config: ConfigStatus {
+                path: view.config.source().path().display().to_string(),
+                generation: view.snapshot.generation,
+                loaded_at: seconds(view.loaded_at),
+                last_reload: view.last_reload.clone(),
+            },
+            problems: view.problems.clone(),
+            ports: self.ports(),
+            workers: self
+                .counters
+                .iter()
+                .enumerate()
+                .map(|(n, c)| worker(n, c))
+                .collect(),
+            sessions: self.table(),
+            services: self.services(&view),
+            retired: self.retired(&view),
+            modules: self.modules(),
+        }
+    }
+
+    fn ports(&self) -> Vec<PortStatus> {
+        let facts = self.facts.borrow().clone();
+        let mut ports = self.ports.ports();
+        for port in &mut ports {
+            let link = facts.link(&port.interface);
+            port.link_up = link.map(|link| link.up && link.carrier);
+            port.mac = link
+                .and_then(|link| link.mac)
+                .map(|m| m.to_string())
+                .unwrap_or_default();
+            port.mtu = link.map(|link| link.mtu).unwrap_or_default();
+        }
+        ports
+    }
+
+    fn table(&self) -> SessionsStatus {
+        let (max, memory_bytes) = (self.sessions.capacity(), self.sessions.memory_bytes());
+        #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+        let bytes_per_session = memory_bytes as f64 / max.max(1) as f64;
+        SessionsStatus {
+            active: self.sessions.len(),
+            max,
+            memory_bytes,
+            bytes_per_session,
+        }
+    }
+
+    fn services(&self, view: &View) -> Vec<ServiceStatus> {
+        let hops = self.resolver.states();
+        let names = backend_names(&view.config);
+        let by_endpoint = |s: &crate::config::Service| {
+            view.snapshot
+                .service_at(s.vip.value, s.port.value, s.protocol.value)
+        };
+        let policies = view.config.policies();
+        let status = |service: &Service| {
+            let backends: Vec<BackendStatus> = service
+                .backends
+                .iter()
+                .filter_map(|id| view.snapshot.backend(*id))
+                .map(|backend| self.backend(backend, &view.snapshot, &names, &hops))
+                .collect();
+            ServiceStatus {
+                name: service.name.to_string(),
+                vip: service.vip.to_string(),
+                port: service.port,
+                protocol: service.protocol.to_string(),
+                policy: policies
+                    .get(service.policy)
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                module: view
+                    .modules
+                    .get(service.policy)
+                    .map(|module| serving(module)),
+                active: backends
+                    .iter()
+                    .map(|backend| u64::from(backend.active))
+                    .sum(),
+                backends,
+            }
+        };
+        view.config
+            .services
+            .iter()
+            .filter_map(by_endpoint)
+            .map(status)
+            .collect()
+    }
+
+    /// Backends in the snapshot that no service lists.
+    fn retired(&self, view: &View) -> Vec<BackendStatus> {
+        let hops = self.resolver.states();
+        let listed: std::collections::HashSet<BackendId> = view
+            .snapshot
+            .services()
+            .flat_map(|s| s.backends.iter().copied())
+            .collect();
+        view.snapshot
+            .backends()
+            .filter(|backend| !listed.contains(&backend.id))
+            .map(|backend| self.backend(backend, &view.snapshot, &HashMap::new(), &hops))
+            .collect()
+    }
+
+    fn backend(
+        &self,
+        backend: &Backend,
+        snapshot: &Snapshot,
+        names: &HashMap<BackendKey, String>,
+        hops: &HopStates,
+    ) -> BackendStatus {
+        let mut status = BackendStatus {
+            name: names.get(&backend_key(backend)).cloned(),
+            address: backend.address.to_string(),
+            port: backend.port,
+            weight: backend.weight,
+            active: self.gauges.active(backend.id),
+            next_hop: next_hop(backend.address, snapshot, hops),
+            ..BackendStatus::default()
+        };
+        for counters in self
+            .counters
+            .iter()
+            .map(|worker| worker.backend(backend.id))
+        {
+            status.sessions += counters.sessions.get();
+            status.refused += counters.refused.get();
+            add(&mut status.forward, &counters.forward);
+            add(&mut status.reply, &counters.reply);
+        }
+        status
+    }
+
+    fn modules(&self) -> Vec<ModuleStatus> {
+        let status = |module: waxwing_plugin::ModuleStatus| ModuleStatus {
+            name: module.name,
+            serving: module.serving.map(|serving| ServingStatus {
+                source: serving.source,
+                title: serving.title,
+                version: serving.version,
+                hash: serving.hash,
+                since: serving.since,
+                faults: serving.faults,
+                unavailable_picks: serving.unavailable_picks,
+            }),
+            refused: module.refused.map(|refused| RefusedStatus {
+                hash: refused.hash,
+                reason: refused.reason,
+                at: refused.at,
+            }),
+        };
+        self.host.status().into_iter().map(status).collect()
+    }
+
+    /// Every session, or one service's, as the table is walked.
+    pub(crate) fn sessions(&self, service: Option<&str>) -> impl Iterator<Item = SessionStatus> {
+        let view = self.view();
+        let now = Now::from_start(self.started.elapsed());
+        let wanted = service.and_then(|name| {
+            view.snapshot
+                .services()
+                .find(|service| &*service.name == name)
+                .map(|s| s.id)
+        });
+        self.sessions.iter().filter_map(move |(_, session)| {
+            // One of a backend so new that this view does not know it: left out.
+            let backend = view.snapshot.backend(session.backend)?;
+            if wanted.is_some_and(|wanted| wanted != backend.service) {
+                return None;
+            }
+            Some(session_status(&session, backend, &view.snapshot, now))
+        })
+    }
+}
+
+/// What a backend is known by, in the config as in the snapshot.
+type BackendKey = (Address, u16, Protocol, Address, u16);
+
+fn backend_key(backend: &Backend) -> BackendKey {
+    (
+        backend.vip,
+        backend.vip_port,
+        backend.protocol,
+        backend.address,
+        backend.port,
+    )
+}
+
+/// The names that the config gives to backends.
+fn backend_names(config: &Config) -> HashMap<BackendKey, String> {
+    let mut names = HashMap::new();
+    for service in &config.services {
+        let (vip, port, protocol) = (
+            service.vip.value,
+            service.port.value,
+            service.protocol.value,
+        );
+        for backend in &service.backends {
+            if let Some(name) = &backend.name {
+                let key = (
+                    vip,
+                    port,
+                    protocol,
+                    backend.address.value,
+                    backend.port.value,
+                );
+                names.insert(key, name.value.to_string());
+            }
+        }
+    }
+    names
+}
+
+fn next_hop(address: Address, snapshot: &Snapshot, hops: &HopStates) -> NextHopStatus {
+    let Some(hop) = hops.get(&address) else {
+        return NextHopStatus {
+            state: "not looked up yet".into(),
+            ..NextHopStatus::default()
+        };
+    };
+    NextHopStatus {
+        resolved: hop.is_resolved(),
+        via: hop.via.map(Into::into),
+        interface: hop
+            .port
+            .and_then(|port| snapshot.port(port))
+            .map(|port| port.name.to_string()),
+        mac: hop.mac.map(|mac| mac.to_string()),
+        state: hop.condition.to_string(),
+    }
+}
+
+fn serving(module: &CompiledModule) -> ServingStatus {
+    ServingStatus {
+        source: module.source.to_string(),
+        title: module.info.name.clone(),
+        version: module.info.version.clone(),
+        hash: module.hash.to_string(),
+        since: seconds(module.since),
+        faults: module.counters.faults(),
+        unavailable_picks: module.counters.unavailable_picks(),
+    }
+}
+
+fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
+    let drops = DropReason::ALL
+        .iter()
+        .map(|reason| (reason.label().to_owned(), counters.dropped(*reason).get()))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    WorkerStatus {
+        worker: number,
+        received: traffic(&counters.received),
+        transmitted: traffic(&counters.transmitted),
+        to_kernel: counters.to_kernel.get(),
+        answered: counters.answered.get(),
+        announced: counters.announced.get(),
+        batches: counters.batches.get(),
+        expired: counters.expired.get(),
+        evicted: counters.evicted.get(),
+        fallback: counters.fallback.get(),
+        epochs: counters.epochs.get(),
+        drops,
+    }
+}
+
+fn traffic(traffic: &Traffic) -> TrafficStatus {
+    TrafficStatus {
+        packets: traffic.packets.get(),
+        bytes: traffic.bytes.get(),
+    }
+}
+
+fn add(sum: &mut TrafficStatus, traffic: &Traffic) {
+    sum.packets += traffic.packets.get();
+    sum.bytes += traffic.bytes.get();
+}
+
+fn session_status(
+    session: &Session,
+    backend: &Backend,
+    snapshot: &Snapshot,
+    now: Now,
+) -> SessionStatus {
+    let vip = endpoint(backend.vip, backend.vip_port);
+    let tick_ms = |since: u32| u64::from(since) * 100;
+    SessionStatus {
+        service: snapshot
+            .service(backend.service)
+            .map_or_else(|| vip.clone(), |service| service.name.to_string()),
+        protocol: session.protocol.to_string(),
+        client: endpoint(session.client, session.client_port),
+        vip,
+        backend: endpoint(backend.address, backend.port),
+        phase: (session.protocol == Protocol::Tcp).then(|| phase(session.tcp.phase()).to_owned()),
+        age_ms: tick_ms(now.tick().since(session.created)),
+        idle_ms: tick_ms(now.tick().since(session.seen)),
+    }
+}
+
+const fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::HalfOpen => "half-open",
+        Phase::Established => "established",
+        Phase::Closing => "closing",
+    }
+}
+
+/// An address and port as a URL writes them: an IPv6 address in brackets.
+fn endpoint(address: Address, port: u16) -> String {
+    match address.family() {
+        Family::V4 => format!("{address}:{port}"),
+        Family::V6 => format!("[{address}]:{port}"),
+    }
+}
+
+pub(crate) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

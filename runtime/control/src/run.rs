@@ -1,0 +1,323 @@
+//! The control side's loop, and how the program starts it.
+//!
+//! Invariant: changes come one after the other. Signals, the admin socket, the module folder and
+//! timers all end up in this one loop, so no two of them ever change anything at once.
+//!
+//! The program's way:
+//! 1. [`check::load`](crate::check::load) the config;
+//! 2. attach to the ports, make what all workers share;
+//! 3. [`Control::prepare`]: gives each worker its first epoch and its mailbox;
+//! 4. start the workers;
+//! 5. [`Control::run`], until a signal ends it; then stop the workers and detach.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use waxwing_dataplane::counters::WorkerCounters;
+use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::snapshot::Port;
+use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::{Epoch, PortId};
+use waxwing_plugin::{Event, FaultReport};
+
+use crate::admin::{AdminError, AdminSocket, ReloadRequest};
+use crate::catalog::{Catalog, CatalogError};
+use crate::check::Checked;
+use crate::config::Config;
+use crate::controller::{Controller, Draft, WorkerLink};
+use crate::facts::HostFacts;
+use crate::kernel::Kernel;
+use crate::neighbours::{PortLink, Resolver};
+use crate::report::{PortFacts, Reporter, View};
+
+/// How often late acknowledgements, steering rules and states are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often removed backends are looked at. Each time one is dropped every policy starts anew.
+const RETIRED_EVERY: Duration = Duration::from_secs(10);
+
+/// Reloads that wait for their turn.
+const RELOADS_WAITING: usize = 16;
+
+/// What the program hands over.
+pub struct Parts {
+    /// The checked config, its warnings logged.
+    pub checked: Checked,
+    /// What all workers share, with room for the config's `backends_max`.
+    pub shared: Shared,
+    /// The counters of each worker.
+    pub counters: Vec<Arc<WorkerCounters>>,
+    /// Sets the rules of the attached ports.
+    pub steering: Box<dyn Steering>,
+    /// How the ports are attached, for `status`.
+    pub ports: Box<dyn PortFacts>,
+    /// Zero of the workers' clock.
+    pub started: Instant,
+}
+
+/// A worker's ends: what it starts with, and how it is told of changes.
+pub struct WorkerEnds {
+    /// The first epoch, released already.
+    pub epoch: Epoch,
+    /// Later epochs come here.
+    pub mailbox: Receiver<Epoch>,
+    /// Old ones go back here.
+    pub returned: Sender<Epoch>,
+}
+
+/// Why the control side did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The admin socket.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The kernel's network tables, or signals.
+    #[error("cannot watch the kernel's network tables or signals: {0}")]
+    System(#[from] io::Error),
+    /// An interface went away since it was checked.
+    #[error("interface {0} is gone")]
+    PortGone(String),
+    /// No ids left.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A module cannot serve any more since it was checked.
+    #[error(transparent)]
+    Module(#[from] waxwing_plugin::ModuleError),
+    /// The steering rules could not be set.
+    #[error("steering: {0}")]
+    Steering(String),
+}
+
+/// The control side, ready to run.
+pub struct Control {
+    controller: Controller,
+    events: mpsc::UnboundedReceiver<Event>,
+    facts: watch::Receiver<Arc<HostFacts>>,
+    socket: AdminSocket,
+}
+
+impl Control {
+    /// Makes everything that may fail, and each worker's first epoch, in the order of
+    /// [`Parts::counters`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn prepare(parts: Parts) -> Result<(Self, Vec<WorkerEnds>), StartError> {
+        let Parts {
+            checked,
+            shared,
+            counters,
+            steering,
+            ports: port_facts,
+            started,
+        } = parts;
+        let socket = AdminSocket::bind(&checked.config.admin.socket.value).await?;
+        let config = Arc::new(checked.config);
+        let kernel = Kernel::connect()?;
+        let (ports, links) = ports(&config, &HostFacts::read(&kernel).await?)?;
+        let resolver =
+            Arc::new(Resolver::start(links.clone(), Arc::clone(&shared.next_hops)).await?);
+
+        let mut catalog = Catalog::new(config.services_max, config.backends_max);
+        let snapshot = catalog.apply(&config, &ports, &shared.gauges)?;
+        let seed = RandomState::new().build_hasher().finish();
+        let host = checked.modules.host;
+        let draft = Draft::make(&host, &config, snapshot, counters.len(), seed).await?;
+
+        let (snapshot, modules) = (Arc::clone(&draft.snapshot), draft.modules.clone());
+        let (workers, ends) = mailboxes(draft);
+        let view = View {
+            config: Arc::clone(&config),
+            loaded_at: SystemTime::now(),
+            snapshot: Arc::clone(&snapshot),
+            modules: modules.clone(),
+            last_reload: None,
+            problems: Vec::new(),
+        };
+        let facts = resolver.facts();
+        let reporter = Arc::new(Reporter {
+            started,
+            view: Mutex::new(Arc::new(view)),
+            sessions: Arc::clone(&shared.sessions),
+            gauges: Arc::clone(&shared.gauges),
+            counters,
+            ports: port_facts,
+            facts: facts.clone(),
+            resolver: Arc::clone(&resolver),
+            host: Arc::clone(&host),
+        });
+        let controller = Controller {
+            config,
+            loaded_at: SystemTime::now(),
+            catalog,
+            ports,
+            links,
+            shared,
+            kernel,
+            resolver,
+            host,
+            seed,
+            snapshot,
+            modules,
+            workers,
+            sent_at: started,
+            steering,
+            in_effect: Rules::default(),
+            steering_problem: None,
+            worker_problem: None,
+            modules_due: false,
+            last_reload: None,
+            reporter,
+        };
+        Ok((
+            Self {
+                controller,
+                events: checked.modules.events,
+                facts,
+                socket,
+            },
+            ends,
+        ))
+    }
+
+    /// Brings traffic to the workers, which have started, and then makes changes as they are asked
+    /// for: until SIGTERM or SIGINT. `ready` is called once when traffic flows.
+    ///
+    /// # Errors
+    /// The steering rules could not be set at the start; nothing that comes later ends it.
+    pub async fn run(self, ready: impl FnOnce()) -> Result<(), StartError> {
+        let Self {
+            mut controller,
+            mut events,
+            mut facts,
+            socket,
+        } = self;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (ask_reload, mut reloads) = mpsc::channel::<ReloadRequest>(RELOADS_WAITING);
+
+        let snapshot = Arc::clone(&controller.snapshot);
+        controller.resolve(&snapshot).await;
+        controller.steer();
+        if let Some(why) = controller.steering_problem.take() {
+            return Err(StartError::Steering(why));
+        }
+        controller.show();
+        let admin = tokio::spawn(socket.serve(Arc::clone(&controller.reporter), ask_reload));
+        ready();
+
+        let mut tick = interval(TICK);
+        let mut retired = interval(RETIRED_EVERY);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                // What came of it is in the log and in `status`.
+                _ = hangup.recv() => drop(controller.reload().await),
+                Some(answer) = reloads.recv() => {
+                    // Who asked may have gone away meanwhile.
+                    let _ = answer.send(controller.reload().await);
+                }
+                Some(event) = events.recv() => take_events(&mut controller, event, &mut events).await,
+                Ok(()) = facts.changed() => controller.network_changed().await,
+                _ = tick.tick() => controller.tick().await,
+                _ = retired.tick() => controller.drop_retired().await,
+            }
+        }
+        tracing::info!("ending on a signal");
+        admin.abort();
+        // Its end removes the socket.
+        let _ = admin.await;
+        Ok(())
+    }
+}
+
+/// Takes in an event and all that wait behind it, so that a burst costs one change.
+async fn take_events(
+    controller: &mut Controller,
+    first: Event,
+    events: &mut mpsc::UnboundedReceiver<Event>,
+) {
+    let mut names = BTreeSet::new();
+    let mut reports: Vec<FaultReport> = Vec::new();
+    let mut next = Some(first);
+    while let Some(event) = next {
+        match event {
+            Event::Changed { name } => {
+                names.insert(name);
+            }
+            Event::Fault(report) => reports.push(report),
+        }
+        next = events.try_recv().ok();
+    }
+    if !reports.is_empty() {
+        controller.faulted(reports).await;
+    }
+    if !names.is_empty() {
+        controller.modules_changed(&names).await;
+    }
+    controller.show();
+}
+
+/// A timer that does not catch up on what it missed.
+fn interval(every: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(every);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// The config's ports as the data plane and as the resolver know them.
+fn ports(config: &Config, facts: &HostFacts) -> Result<(Vec<Port>, Vec<PortLink>), StartError> {
+    let mut ports = Vec::new();
+    let mut links = Vec::new();
+    for (id, port) in (0_u8..).zip(&config.ports) {
+        let name = &port.interface.value;
+        let gone = || StartError::PortGone(name.to_string());
+        let link = facts.link(name).ok_or_else(gone)?;
+        ports.push(Port {
+            name: Arc::clone(name),
+            mac: link.mac.ok_or_else(gone)?,
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+        });
+        links.push(PortLink {
+            id: PortId(id),
+            name: Arc::clone(name),
+            link: link.index,
+        });
+    }
+    Ok((ports, links))
+}
+
+/// Each worker's two ends of its mail, its first epoch released.
+fn mailboxes(draft: Draft) -> (Vec<WorkerLink>, Vec<WorkerEnds>) {
+    let release = Release::held();
+    let epochs = draft.epochs(&release);
+    release.give();
+    let pair = |epoch| {
+        let (mailbox, new) = crossbeam_channel::unbounded();
+        let (old, returned) = crossbeam_channel::unbounded();
+        let link = WorkerLink {
+            mailbox,
+            returned,
+            unacknowledged: 0,
+        };
+        (
+            link,
+            WorkerEnds {
+                epoch,
+                mailbox: new,
+                returned: old,
+            },
+        )
+    };
+    epochs.into_iter().map(pair).unzip()
+}

@@ -1,0 +1,265 @@
+//! What the balancer says of itself: the types behind `GET /v1/status` and `GET /v1/sessions`.
+//!
+//! Invariant: these are plain values with names for people, read by the `waxwing status` of another
+//! process; a field may be added, and none changes its meaning. Times of day are in seconds
+//! since 1970, counts since the balancer started.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// How long it has been running, in seconds.
+    pub uptime_s: u64,
+    /// The config in effect.
+    pub config: ConfigStatus,
+    /// What is wrong at the moment, for the operator; empty when all is well.
+    pub problems: Vec<String>,
+    /// The attached interfaces.
+    pub ports: Vec<PortStatus>,
+    /// The workers.
+    pub workers: Vec<WorkerStatus>,
+    /// The session table.
+    pub sessions: SessionsStatus,
+    /// The services, in the config's order.
+    pub services: Vec<ServiceStatus>,
+    /// Removed backends that still have sessions.
+    pub retired: Vec<BackendStatus>,
+    /// The modules that were asked for.
+    pub modules: Vec<ModuleStatus>,
+}
+
+/// The config in effect.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// Its file.
+    pub path: String,
+    /// Counts up with every change that the workers took up.
+    pub generation: u64,
+    /// When it was loaded.
+    pub loaded_at: u64,
+    /// What came of the last reload, if there was one.
+    pub last_reload: Option<ReloadStatus>,
+}
+
+/// What came of a reload.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// When.
+    pub at: u64,
+    /// Why it was refused; `None` where it was not.
+    pub error: Option<String>,
+    /// Warnings.
+    pub warnings: Vec<String>,
+}
+
+/// An attached interface.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Its name.
+    pub interface: String,
+    /// How the XDP program runs: `native` or `generic`.
+    pub mode: String,
+    /// Whether it is up and has a carrier; `None` where it is gone.
+    pub link_up: Option<bool>,
+    /// Its MAC address.
+    pub mac: String,
+    /// The largest IP packet it carries, in bytes.
+    pub mtu: u32,
+    /// Its queues.
+    pub queues: Vec<QueueStatus>,
+}
+
+/// One queue of an interface.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Its number, and its worker's.
+    pub queue: u32,
+    /// Whether frames are shared with the driver (`zero-copy`) or copied (`copy`).
+    pub zero_copy: bool,
+    /// Why they are copied, if they are.
+    pub reason: Option<String>,
+    /// The socket's own statistics by their kernel names (`struct xdp_statistics`).
+    pub statistics: BTreeMap<String, u64>,
+}
+
+/// Packets and bytes, link headers included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A worker's counters.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its number.
+    pub worker: usize,
+    /// Received.
+    pub received: TrafficStatus,
+    /// Transmitted.
+    pub transmitted: TrafficStatus,
+    /// Frames handed back to the kernel.
+    pub to_kernel: u64,
+    /// ARP, NDP and ping requests answered.
+    pub answered: u64,
+    /// Announcements sent.
+    pub announced: u64,
+    /// Batches that were not empty.
+    pub batches: u64,
+    /// Sessions ended by time.
+    pub expired: u64,
+    /// Sessions ended to make room.
+    pub evicted: u64,
+    /// Flows chosen for by the native fallback because the policy failed.
+    pub fallback: u64,
+    /// Changes taken up.
+    pub epochs: u64,
+    /// Drops by reason; reasons without a drop are left out.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// The session table.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct SessionsStatus {
+    /// Sessions now.
+    pub active: usize,
+    /// The most there may be.
+    pub max: usize,
+    /// The table's memory, in bytes.
+    pub memory_bytes: usize,
+    /// The same per session it has room for.
+    pub bytes_per_session: f64,
+}
+
+/// A service.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// The address clients use.
+    pub vip: String,
+    /// The port clients use.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The name of its policy; see [`Status::modules`].
+    pub policy: String,
+    /// The module in use for it.
+    pub module: Option<ServingStatus>,
+    /// Sessions now, over all its backends in the config.
+    pub active: u64,
+    /// Its backends, in the config's order.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A backend.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Its name in the config, if it has one.
+    pub name: Option<String>,
+    /// Its address.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+    /// Its share of new sessions; 0 drains.
+    pub weight: u32,
+    /// Sessions now.
+    pub active: u32,
+    /// Sessions since the start.
+    pub sessions: u64,
+    /// Connections that it refused.
+    pub refused: u64,
+    /// From clients to it.
+    pub forward: TrafficStatus,
+    /// From it to clients.
+    pub reply: TrafficStatus,
+    /// The way to it.
+    pub next_hop: NextHopStatus,
+}
+
+/// The way to a backend.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NextHopStatus {
+    /// Whether packets can be sent.
+    pub resolved: bool,
+    /// The gateway, or the backend itself.
+    pub via: Option<IpAddr>,
+    /// The interface it is behind.
+    pub interface: Option<String>,
+    /// Its MAC.
+    pub mac: Option<String>,
+    /// What it is like, and why.
+    pub state: String,
+}
+
+/// A module.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ModuleStatus {
+    /// The name that services use.
+    pub name: String,
+    /// The build that serves.
+    pub serving: Option<ServingStatus>,
+    /// The build that was refused last, while that one serves.
+    pub refused: Option<RefusedStatus>,
+}
+
+/// A build that serves.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ServingStatus {
+    /// `shipped`, or the file's path.
+    pub source: String,
+    /// Its author's name for it.
+    pub title: String,
+    /// Its author's version.
+    pub version: String,
+    /// The first digits of its file's SHA-256.
+    pub hash: String,
+    /// When it was loaded.
+    pub since: u64,
+    /// Calls that failed.
+    pub faults: u64,
+    /// Picks of a backend that takes no new sessions.
+    pub unavailable_picks: u64,
+}
+
+/// A build that was refused.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RefusedStatus {
+    /// The first digits of its file's SHA-256, if it could be read.
+    pub hash: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: u64,
+}
+
+/// A session: one line of `GET /v1/sessions`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// Its service's name, or its VIP and port where the service was removed.
+    pub service: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The client's address and port.
+    pub client: String,
+    /// The VIP and its port.
+    pub vip: String,
+    /// The backend's address and port.
+    pub backend: String,
+    /// `half-open`, `established` or `closing`; none for UDP.
+    pub phase: Option<String>,
+    /// How long ago it was made, in milliseconds.
+    pub age_ms: u64,
+    /// How long ago its last packet was, in milliseconds.
+    pub idle_ms: u64,
+}

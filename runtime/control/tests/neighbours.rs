@@ -1,0 +1,299 @@
+//! The resolver against a real kernel.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bed;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bed::{Namespaces, SERVER_MAC, ip, parse, sysctl};
+use waxwing_control::kernel::Kernel;
+use waxwing_control::neighbours::{PortLink, Resolver};
+use waxwing_dataplane::snapshot::NextHops;
+use waxwing_dataplane::{BackendId, NextHop, PortId};
+use waxwing_packet::Mac;
+
+const BACKEND: BackendId = BackendId(3);
+const PORT: PortId = PortId(1);
+const OTHER_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x12]);
+/// Long enough for the kernel to give a neighbour up with the short timers set below.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    let tests: &[(&str, fn())] = &[
+        ("an IPv4 neighbour is resolved", || {
+            Bed::new().resolves("10.77.0.2")
+        }),
+        ("an IPv6 neighbour is resolved", || {
+            Bed::new().resolves("fd77::2")
+        }),
+        (
+            "a backend behind a gateway gets the gateway's MAC",
+            behind_gateway,
+        ),
+        (
+            "a changed MAC is noticed without a packet from the server",
+            changed_mac,
+        ),
+        ("an announced MAC is taken up at once", announced_mac),
+        (
+            "a server that is gone clears the next hop, and its return sets it",
+            gone_and_back,
+        ),
+        (
+            "flushing the neighbour table does not clear the next hop",
+            flush,
+        ),
+        ("a link that goes down clears the next hop", link_down),
+        (
+            "a backend without a route, or through no port, says so",
+            no_way,
+        ),
+        (
+            "a backend that is no longer tracked has no next hop",
+            untracked,
+        ),
+    ];
+    bed::run(libtest_mimic::Arguments::from_args(), tests, false)
+}
+
+/// The namespaces and the resolver that runs in one of them.
+struct Bed {
+    namespaces: Namespaces,
+    runtime: tokio::runtime::Runtime,
+    resolver: Resolver,
+    hops: Arc<NextHops>,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let namespaces = Namespaces::enter();
+        // Timers that let a test see the kernel give up: seconds become tenths of seconds.
+        for family in ["ipv4", "ipv6"] {
+            for setting in [
+                "base_reachable_time_ms=1000",
+                "retrans_time_ms=100",
+                "delay_first_probe_time=1",
+            ] {
+                sysctl(
+                    &namespaces.balancer,
+                    &format!("net.{family}.neigh.p1.{setting}"),
+                );
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let hops = Arc::new(NextHops::new(64));
+        let resolver = runtime.block_on(start(Arc::clone(&hops)));
+        Self {
+            namespaces,
+            runtime,
+            resolver,
+            hops,
+        }
+    }
+
+    fn track(&self, address: &str) {
+        self.resolver.track(vec![(BACKEND, parse(address))]);
+    }
+
+    fn resolves(&self, address: &str) {
+        self.track(address);
+        self.expect(address, "resolved", Some(SERVER_MAC));
+        let state = &self.resolver.states()[&parse(address)];
+        assert_eq!(state.via, Some(parse(address)));
+    }
+
+    /// Waits until the backend has this next hop, and its state a text that begins so.
+    fn expect(&self, address: &str, text: &str, mac: Option<Mac>) {
+        let hop = mac.map(|mac| NextHop { port: PORT, mac });
+        let deadline = Instant::now() + PATIENCE;
+        let is_so = || {
+            let states = self.resolver.states();
+            let said = states
+                .get(&parse(address))
+                .map(|state| state.condition.to_string());
+            let good = self.hops.get(BACKEND) == hop
+                && said.as_ref().is_some_and(|said| said.starts_with(text));
+            (good, said)
+        };
+        while !is_so().0 {
+            assert!(
+                Instant::now() < deadline,
+                "waited for {hop:?} and \"{text}\", got {:?} and {:?}",
+                self.hops.get(BACKEND),
+                is_so().1
+            );
+            self.wait(20);
+        }
+    }
+
+    /// Lets the resolver work for a while.
+    fn wait(&self, millis: u64) {
+        self.runtime
+            .block_on(async { tokio::time::sleep(Duration::from_millis(millis)).await });
+    }
+
+    fn set_server_mac(&self, mac: Mac) {
+        ip(&format!(
+            "-n {} link set s1 address {}",
+            self.namespaces.server, mac.to
+        ));
+    }
+}
+
+async fn start(hops: Arc<NextHops>) -> Resolver {
+    let links = Kernel::connect().unwrap().links().await.unwrap();
+    let link = links.iter().find(|link| link.name == "p1").unwrap();
+    let port = PortLink {
+        id: PORT,
+        name: "p1".into(),
+        link: link.index,
+    };
+    Resolver::start(vec![port], hops).await.unwrap()
+}
+
+fn behind_gateway() {
+    let bed = Bed::new();
+    ip(&format!(
+        "-n {} route add 192.0.2.0/24 via 10.77.0.2",
+        bed.namespaces.balancer
+    ));
+    bed.track("192.0.2.9");
+    bed.expect("192.0.2.9", "resolved", Some(SERVER_MAC));
+    assert_eq!(
+        bed.resolver.states()[&parse("192.0.2.9")].via,
+        Some(parse("10.77.0.2"))
+    );
+    // The route moves, and the next hop with it.
+    ip(&format!(
+        "-n {} route del 192.0.2.0/24",
+        bed.namespaces.balancer
+    ));
+    bed.expect("192.0.2.9", "no route", None);
+    // An IPv6 gateway for an IPv4 network (RFC 5549).
+    ip(&format!(
+        "-n {} route add 192.0.2.0/24 via inet6 fd77::2",
+        bed.namespaces.balancer
+    ));
+    bed.expect("192.0.2.9", "resolved", Some(SERVER_MAC));
+    assert_eq!(
+        bed.resolver.states()[&parse("192.0.2.9")].via,
+        Some(parse("fd77::2"))
+    );
+}
+
+fn changed_mac() {
+    let bed = Bed::new();
+    // Nothing announces the change: the kernel finds out when it is made to check the entry.
+    bed.resolves("10.77.0.2");
+    bed.set_server_mac(OTHER_MAC);
+    bed.expect("10.77.0.2", "resolved", Some(OTHER_MAC));
+}
+
+fn announced_mac() {
+    let bed = Bed::new();
+    sysctl(&bed.namespaces.server, "net.ipv4.conf.s1.arp_notify=1");
+    sysctl(
+        &bed.namespaces.balancer,
+        "net.ipv4.neigh.p1.base_reachable_time_ms=3600000",
+    );
+    bed.resolves("10.77.0.2");
+    bed.set_server_mac(OTHER_MAC);
+    bed.expect("10.77.0.2", "resolved", Some(OTHER_MAC));
+}
+
+fn gone_and_back() {
+    let bed = Bed::new();
+    bed.resolves("10.77.0.2");
+    ip(&format!(
+        "-n {} addr del 10.77.0.2/24 dev s1",
+        bed.namespaces.server
+    ));
+    bed.expect("10.77.0.2", "10.77.0.2 does not answer on p1", None);
+    ip(&format!(
+        "-n {} addr add 10.77.0.2/24 dev s1",
+        bed.namespaces.server
+    ));
+    bed.expect("10.77.0.2", "resolved", Some(SERVER_MAC));
+}
+
+fn flush() {
+    let bed = Bed::new();
+    bed.resolves("10.77.0.2");
+    for _ in 0..5 {
+        ip(&format!(
+            "-n {} neigh flush dev p1",
+            bed.namespaces.balancer
+        ));
+        for _ in 0..10 {
+            bed.wait(5);
+            assert!(
+                bed.hops.get(BACKEND).is_some(),
+                "the next hop was cleared for a moment"
+            );
+        }
+    }
+    bed.expect("10.77.0.2", "resolved", Some(SERVER_MAC));
+}
+
+fn link_down() {
+    let bed = Bed::new();
+    bed.resolves("10.77.0.2");
+    ip(&format!("-n {} link set s1 down", bed.namespaces.server));
+    bed.expect("10.77.0.2", "p1 is down", None);
+    ip(&format!("-n {} link set s1 up", bed.namespaces.server));
+    bed.expect("10.77.0.2", "resolved", Some(SERVER_MAC));
+}
+
+fn no_way() {
+    let bed = Bed::new();
+    bed.track("198.51.100.1");
+    bed.expect(
+        "198.51.100.1",
+        "no route: in no network that this host reaches",
+        None,
+    );
+    bed.track("10.77.0.1");
+    bed.expect("10.77.0.1", "the address is this host's own", None);
+    ip(&format!(
+        "-n {} link add p2 type veth peer name q2",
+        bed.namespaces.balancer
+    ));
+    ip(&format!(
+        "-n {} addr add 10.78.0.1/24 dev p2",
+        bed.namespaces.balancer
+    ));
+    ip(&format!("-n {} link set p2 up", bed.namespaces.balancer));
+    bed.track("10.78.0.2");
+    bed.expect(
+        "10.78.0.2",
+        "route leaves through p2, which is not a [[port]]",
+        None,
+    );
+    // Several at once, one of them good; and the host's own addresses as the rules need them.
+    let backends = [
+        (BACKEND, parse("10.77.0.2")),
+        (BackendId(4), parse("198.51.100.1")),
+    ];
+    bed.resolver.track(backends.to_vec());
+    bed.expect("10.77.0.2", "resolved", Some(SERVER_MAC));
+    assert_eq!(bed.hops.get(BackendId(4)), None);
+    let locals = bed.resolver.facts().borrow().locals();
+    assert!(locals.contains(&parse("10.78.0.1")) && locals.contains(&parse("fd77::1")));
+}
+
+fn untracked() {
+    let bed = Bed::new();
+    bed.resolves("10.77.0.2");
+    bed.resolver.track(Vec::new());
+    let settled = Instant::now() + PATIENCE;
+    while bed.hops.get(BACKEND).is_some() {
+        assert!(Instant::now() < settled, "the next hop stayed");
+        bed.wait(20);
+    }
+}

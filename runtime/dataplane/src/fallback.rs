@@ -1,0 +1,120 @@
+//! The native choice, for when a policy has none: weighted rendezvous hashing.
+//!
+//! Invariant: it depends on nothing but the flow's hash and the backends' endpoints and weights,
+//! so every worker, and every balancer of a cluster, chooses alike; and a change of one backend
+//! moves no flow between two others (Thaler and Ravishankar, 1998).
+
+use crate::{Backend, BackendId, Snapshot};
+
+/// The backend with the highest score for the flow, of those that take new sessions.
+pub(crate) fn rendezvous(
+    flow_hash: u64,
+    backends: &[BackendId],
+    snapshot: &Snapshot,
+) -> Option<BackendId> {
+    let mut best: Option<(f64, BackendId)> = None;
+    for backend in backends.iter().filter_map(|id| snapshot.backend(*id)) {
+        if backend.weight == 0 {
+            continue;
+        }
+        let score = score(flow_hash, backend);
+        if best.is_none_or(|(highest, _)| score > highest) {
+            best = Some((score, backend.id));
+        }
+    }
+    best.map(|(_, id)| id)
+}
+
+/// `weight / -ln(u)` with `u` uniform in (0, 1): the highest of these is backend `i` with
+/// probability `weight_i / sum(weights)`.
+fn score(flow_hash: u64, backend: &Backend) -> f64 {
+    let [high, low] = halves(backend.address.bits());
+    let hash = mix(flow_hash ^ mix(high ^ mix(low ^ u64::from(backend.port))));
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "53 bits are taken, all of which an f64 holds"
+    )]
+    let u = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    f64::from(backend.weight) / -u.ln()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "each half has 64 bits")]
+const fn halves(bits: u128) -> [u64; 2] {
+    [(bits >> 64) as u64, bits as u64]
+}
+
+/// The finalizer of `SplitMix64` (Steele, Lea and Flood, 2014).
+const fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use waxwing_packet::{Address, Protocol};
+
+    use super::*;
+    use crate::snapshot::{Backend, Service};
+    use crate::{ServiceId, Snapshot};
+
+    fn snapshot(weights: &[u32]) -> (Vec<BackendId>, Snapshot) {
+        let ids: Vec<BackendId> = (0..).take(weights.len()).map(BackendId).collect();
+        let service = Service {
+            id: ServiceId(0),
+            name: "web".into(),
+            vip: Address::v4([203, 0, 113, 10]),
+            port: 80,
+            protocol: Protocol::Tcp,
+            policy: 0,
+            backends: ids.clone().into(),
+            mid_stream: crate::snapshot::MidStream::Pick,
+            timeouts: crate::snapshot::Timeouts::default(),
+        };
+        let backends = (0_u32..)
+            .zip(weights)
+            .map(|(n, weight)| {
+                let port = 8000 + u16::try_from(n).expect("a few");
+                Backend::new(
+                    BackendId(n),
+                    &service,
+                    Address::v4([10, 0, 0, 1]),
+                    port,
+                    *weight,
+                )
+            })
+            .collect();
+        (ids, Snapshot::new(1, vec![service], backends, Vec::new()))
+    }
+
+    #[test]
+    fn shares_follow_weights() {
+        let (ids, snapshot) = snapshot(&[1, 2, 3, 0]);
+        let mut counts = [0_u32; 4];
+        for flow in 0..60_000 {
+            let id = rendezvous(mix(flow), &ids, &snapshot).expect("there are backends");
+            counts[id.index()] += 1;
+        }
+        for (count, share) in counts.into_iter().zip([10_000_u32, 20_000, 30_000, 0]) {
+            assert!(count.abs_diff(share) <= share / 25, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_drained_backend_moves_only_its_own_flows() {
+        let (ids, before) = snapshot(&[1, 1, 1, 1]);
+        let (_, after) = snapshot(&[1, 0, 1, 1]);
+        for flow in (0..10_000).map(mix) {
+            let old = rendezvous(flow, &ids, &before);
+            if old != Some(BackendId(1)) {
+                assert_eq!(rendezvous(flow, &ids, &after), old);
+            }
+        }
+    }
+
+    #[test]
+    fn no_backend_with_weight_is_no_choice() {
+        let (ids, snapshot) = snapshot(&[0, 0]);
+        assert_eq!(rendezvous(7, &ids, &snapshot), None);
+    }
+}

@@ -1,0 +1,410 @@
+//! A packet's way, top to bottom.
+//!
+//! A batch goes through in passes, so that the wait for one packet's memory is filled with work on
+//! the others: parse and classify each frame, look up each flow, give the new flows of a service
+//! a backend in one call of its policy, then rewrite and send.
+//!
+//! Invariant: on a hit nothing here allocates, locks, calls a policy or reads a clock. Every frame
+//! ends in exactly one way: sent, handed to the kernel, or dropped under a [`DropReason`].
+
+use std::sync::Arc;
+
+use waxwing_packet::{
+    IpPacket, Link, Packet, Rewrite, TcpFlags, Translation, Transport, VlanTags, parse,
+};
+
+use crate::citizen::{self, Answer};
+use crate::counters::WorkerCounters;
+use crate::ended::Ended;
+use crate::flow::{find, is_martian, tcp_flags, tuple_of};
+use crate::misses::{Misses, Parts};
+use crate::session::{Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache};
+use crate::snapshot::{Backend, NextHops};
+use crate::{
+    BATCH, DropReason, Epoch, FrameBuf, FrameIo, Gauges, NextHop, Now, PortId, ServiceId, Snapshot,
+    Tick,
+};
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The sessions.
+    pub sessions: Arc<SessionTable>,
+    /// Where each backend's frames go next.
+    pub next_hops: Arc<NextHops>,
+    /// Live numbers by backend.
+    pub gauges: Arc<Gauges>,
+}
+
+/// One worker's packet processing, without its I/O.
+pub struct Forwarder {
+    pub(crate) shared: Shared,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) slots: SlotCache,
+    pub(crate) ended: Ended,
+    misses: Misses,
+    fates: Vec<Fate>,
+}
+
+/// What becomes of a frame, as far as the passes so far have decided.
+#[derive(Clone, Copy)]
+pub(crate) enum Fate {
+    /// A TCP or UDP packet whose session is to be looked up.
+    Lookup(IpPacket, FlowHash),
+    /// A packet of a session.
+    Session(IpPacket, SessionRef, Session, Direction),
+    /// A packet that opens a session of this service.
+    Miss(IpPacket, FlowHash, ServiceId),
+    /// It was turned into its own answer, and goes back where it came from.
+    Answer,
+    /// It is not ours.
+    Kernel,
+    /// It ends here.
+    Drop(DropReason),
+}
+
+impl Forwarder {
+    /// For one worker; `cluster_key` keys the hash that policies see.
+    #[must_use]
+    pub fn new(shared: Shared, counters: Arc<WorkerCounters>, cluster_key: [u64; 4]) -> Self {
+        Self {
+            slots: shared.sessions.slot_cache(),
+            shared,
+            counters,
+            ended: Ended::new(),
+            misses: Misses::new(cluster_key),
+            fates: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Takes every frame of a batch to its end. `frames` is empty afterwards.
+    pub fn forward<I: FrameIo>(
+        &mut self,
+        io: &mut I,
+        epoch: &mut Epoch,
+        frames: &mut Vec<I::Frame>,
+        now: Now,
+    ) {
+        self.fates.clear();
+        self.classify(&epoch.snapshot, frames);
+        self.look_up(&epoch.snapshot, now.tick());
+        self.open_sessions(epoch, frames, now);
+        self.rewrite_and_send(io, &epoch.snapshot, frames, now.tick());
+    }
+
+    /// Pass 1: what is it? A flow's hash is known here, so its bucket is fetched here.
+    fn classify<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &mut [F]) {
+        let mut bytes = 0;
+        for frame in frames.iter_mut() {
+            bytes += frame.bytes().len() as u64;
+            let fate = match parse(frame.bytes()) {
+                Ok(Packet::Ip(packet)) => self.classify_ip(snapshot, frame, packet),
+                Ok(Packet::Arp(ethernet)) => citizen::answer_arp(snapshot, frame, &ethernet).into(),
+                Ok(Packet::Other(_)) => Fate::Kernel,
+                Err(_) => Fate::Drop(DropReason::Malformed),
+            };
+            self.fates.push(fate);
+        }
+        self.counters.received.packets.add(frames.len() as u64);
+        self.counters.received.bytes.add(bytes);
+    }
+
+    #[inline]
+    fn classify_ip<F: FrameBuf>(
+        &self,
+        snapshot: &Snapshot,
+        frame: &mut F,
+        packet: IpPacket,
+    ) -> Fate {
+        match tuple_of(&packet) {
+            Some(tuple) if packet.fragment.is_none() => {
+                let hash = self.shared.sessions.hash(&tuple);
+                self.shared.sessions.prefetch(hash);
+                Fate::Lookup(packet, hash)
+            }
+            _ => classify_rare(snapshot, frame, &packet),
+        }
+    }
+
+    /// Pass 2: whose is it? The first round waits for the buckets and fetches the lines, the
+    /// second reads them; a miss is told apart here too.
+    fn look_up(&mut self, snapshot: &Snapshot, now: Tick) {
+        for fate in &self.fates {
+            if let Fate::Lookup(_, hash) = fate {
+                self.shared.sessions.prefetch_session(*hash);
+            }
+        }
+        for fate in &mut self.fates {
+            let Fate::Lookup(packet, hash) = *fate else {
+                continue;
+            };
+            *fate = match find(&self.shared.sessions, snapshot, &packet, hash) {
+                Some((at, session, direction)) => {
+                    let flags = tcp_flags(&packet);
+                    if is_over(snapshot, &session, direction, flags, now) {
+                        self.ended.end(&self.shared, &mut self.slots, at, now);
+                        self.counters.expired.add(1);
+                        classify_miss(snapshot, packet, hash)
+                    } else {
+                        Fate::Session(packet, at, session, direction)
+                    }
+                }
+                None => classify_miss(snapshot, packet, hash),
+            };
+        }
+    }
+
+    /// Pass 3: new flows get their sessions, one policy call for each service among them.
+    fn open_sessions<F: FrameBuf>(&mut self, epoch: &mut Epoch, frames: &[F], now: Now) {
+        while let Some(service) = self.fates.iter().find_map(|fate| match fate {
+            Fate::Miss(_, _, service) => Some(*service),
+            _ => None,
+        }) {
+            let mut parts = Parts {
+                shared: &self.shared,
+                counters: &self.counters,
+                slots: &mut self.slots,
+                ended: &mut self.ended,
+            };
+            self.misses
+                .open(service, epoch, &mut parts, (frames, &mut self.fates), now);
+        }
+    }
+
+    /// Passes 4 and 5: NAT, and out.
+    fn rewrite_and_send<I: FrameIo>(
+        &mut self,
+        io: &mut I,
+        snapshot: &Snapshot,
+        frames: &mut Vec<I::Frame>,
+        now: Tick,
+    ) {
+        for (mut frame, fate) in frames.drain(..).zip(&self.fates) {
+            let len = frame.bytes().len() as u64;
+            let outcome = match fate {
+                Fate::Session(packet, at, session, direction) => self.translate(
+                    snapshot,
+                    &mut frame,
+                    packet,
+                    (*at, session, *direction),
+                    now,
+                ),
+                Fate::Answer => {
+                    self.counters.answered.add(1);
+                    Ok(frame.port())
+                }
+                Fate::Kernel => {
+                    self.counters.to_kernel.add(1);
+                    if let Err(reason) = io.pass_to_kernel(frame) {
+                        self.counters.dropped(reason).add(1);
+                    }
+                    continue;
+                }
+                Fate::Drop(reason) => Err(*reason),
+                Fate::Lookup(..) | Fate::Miss(..) => {
+                    debug_assert!(false, "passes 2 and 3 leave none of these");
+                    Err(DropReason::Unsupported)
+                }
+            };
+            match outcome.and_then(|port| io.send(port, frame)) {
+                Ok(()) => {
+                    self.counters.transmitted.packets.add(1);
+                    self.counters.transmitted.bytes.add(len);
+                }
+                Err(reason) => self.counters.dropped(reason).add(1),
+            }
+        }
+    }
+
+    /// A session's packet: state, next hop, rewrite. Says which port it leaves by.
+    #[inline]
+    fn translate<F: FrameBuf>(
+        &self,
+        snapshot: &Snapshot,
+        frame: &mut F,
+        packet: &IpPacket,
+        (at, session, direction): (SessionRef, &Session, Direction),
+        now: Tick,
+    ) -> Result<PortId, DropReason> {
+        // `find` has just matched this backend in this snapshot.
+        let backend = snapshot
+            .backend(session.backend)
+            .ok_or(DropReason::NoBackend)?;
+        self.keep_state(packet, (at, session, direction), now);
+        let (hop, tags) = match direction {
+            Direction::Forward => {
+                self.follow_client(frame, packet, at, session);
+                (self.hop_to(backend)?, VlanTags::default())
+            }
+            Direction::Reply => (session.hop, session.tags),
+        };
+        let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
+        if packet.hop_limit <= 1 {
+            return Err(DropReason::HopLimit);
+        }
+        if packet.end - packet.network > egress.mtu {
+            return Err(DropReason::TooBig);
+        }
+        let mut rewrite = nat(session, backend, direction);
+        let link = Link {
+            source: egress.mac,
+            destination: hop.mac,
+        };
+        rewrite.link = Some(link);
+        rewrite.apply(frame.bytes_mut(), packet);
+        if packet.ethernet.tags != tags {
+            citizen::retag(frame, &packet.ethernet, link, tags)?;
+        }
+        self.count(session, direction, frame.bytes().len() as u64);
+        Ok(hop.port)
+    }
+
+    /// Time and TCP state; written only where they changed, so that a line read by two workers
+    /// stays in both caches.
+    #[inline]
+    fn keep_state(
+        &self,
+        packet: &IpPacket,
+        (at, session, direction): (SessionRef, &Session, Direction),
+        now: Tick,
+    ) {
+        if session.seen != now {
+            self.shared.sessions.touch(at, now);
+        }
+        let Transport::Tcp { flags, .. } = packet.transport else {
+            return;
+        };
+        if session.tcp.on_packet(direction, flags) == session.tcp {
+            return;
+        }
+        let changed = self
+            .shared
+            .sessions
+            .update_tcp(at, |state| state.on_packet(direction, flags));
+        if direction == Direction::Reply
+            && flags.has(TcpFlags::RST)
+            && changed.is_some_and(|(before, _)| !before.is_answered())
+        {
+            self.counters.backend(session.backend).refused.add(1);
+        }
+    }
+
+    /// The way back is the way the client's packets come (last hop): a gateway that fails over to
+    /// another MAC address or port is followed with its first packet.
+    #[inline]
+    fn follow_client<F: FrameBuf>(
+        &self,
+        frame: &F,
+        packet: &IpPacket,
+        at: SessionRef,
+        session: &Session,
+    ) {
+        let hop = NextHop {
+            port: frame.port(),
+            mac: packet.ethernet.source,
+        };
+        if hop != session.hop || packet.ethernet.tags != session.tags {
+            self.shared.sessions.set_hop(at, hop, packet.ethernet.tags);
+        }
+    }
+
+    #[inline]
+    fn hop_to(&self, backend: &Backend) -> Result<NextHop, DropReason> {
+        self.shared.next_hops.get(backend.id).ok_or_else(|| {
+            self.shared.next_hops.want(backend.id);
+            DropReason::NeighborUnresolved
+        })
+    }
+
+    #[inline]
+    fn count(&self, session: &Session, direction: Direction, len: u64) {
+        let counters = self.counters.backend(session.backend);
+        let traffic = match direction {
+            Direction::Forward => &counters.forward,
+            Direction::Reply => &counters.reply,
+        };
+        traffic.packets.add(1);
+        traffic.bytes.add(len);
+    }
+}
+
+/// The session's rewrite in one direction, but for the link.
+#[inline]
+fn nat(session: &Session, backend: &Backend, direction: Direction) -> Rewrite {
+    // Only a session whose tuple clashed with another's has its client's port translated.
+    let port_translated = session.source_port != session.client_port;
+    let own = (session.client, session.client_port);
+    let seen_by_backend = (session.client, session.source_port);
+    match direction {
+        Direction::Forward => Rewrite {
+            destination: Some(backend.to_backend),
+            source: port_translated.then(|| Translation::new(own, seen_by_backend)),
+            decrement_hop_limit: true,
+            link: None,
+        },
+        Direction::Reply => Rewrite {
+            source: Some(backend.to_client),
+            destination: port_translated.then(|| Translation::new(seen_by_backend, own)),
+            decrement_hop_limit: true,
+            link: None,
+        },
+    }
+}
+
+/// Whether a packet's session has ended before it: its time is up, or a new SYN reuses the tuple of
+/// a closed connection (RFC 9293 section 3.6.1).
+#[inline]
+fn is_over(
+    snapshot: &Snapshot,
+    session: &Session,
+    direction: Direction,
+    flags: TcpFlags,
+    now: Tick,
+) -> bool {
+    let expired = snapshot
+        .backend(session.backend)
+        .is_some_and(|backend| session.is_expired(&backend.timeouts, now));
+    expired || (direction == Direction::Forward && session.tcp.may_reuse(flags))
+}
+
+/// A TCP or UDP packet of no session: a new flow to a service, or none of ours.
+fn classify_miss(snapshot: &Snapshot, packet: IpPacket, hash: FlowHash) -> Fate {
+    let Some(tuple) = tuple_of(&packet) else {
+        return Fate::Kernel;
+    };
+    match snapshot.service_at(tuple.destination, tuple.destination_port, tuple.protocol) {
+        Some(_) if is_martian(packet.source) => Fate::Drop(DropReason::Martian),
+        Some(service) => Fate::Miss(packet, hash, service.id),
+        None if snapshot.is_vip(packet.destination) => Fate::Drop(DropReason::NoService),
+        // A backend's reply on a connection that did not come through the VIP.
+        None => Fate::Kernel,
+    }
+}
+
+/// What is neither TCP nor UDP, or is not a whole packet.
+#[cold]
+fn classify_rare<F: FrameBuf>(snapshot: &Snapshot, frame: &mut F, packet: &IpPacket) -> Fate {
+    if let Transport::Icmp { .. } = packet.transport {
+        match citizen::answer_icmp(snapshot, frame, packet) {
+            Answer::NotAsked => {}
+            answer => return answer.into(),
+        }
+    }
+    if !snapshot.is_vip(packet.destination) {
+        Fate::Kernel
+    } else if packet.fragment.is_some() {
+        Fate::Drop(DropReason::Fragment)
+    } else {
+        Fate::Drop(DropReason::Unsupported)
+    }
+}
+
+impl From<Answer> for Fate {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Written => Self::Answer,
+            Answer::NotAsked => Self::Kernel,
+            Answer::Malformed => Self::Drop(DropReason::Malformed),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! New flows: from a policy's pick to a session.
+//!
+//! Invariant: a pick is trusted in nothing. It becomes a session only where it names a backend of
+//! the service that takes new sessions; else the native fallback chooses.
+
+use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
+
+use crate::counters::WorkerCounters;
+use crate::ended::Ended;
+use crate::fallback::rendezvous;
+use crate::flow::{find, is_forward, is_reply, opening_state, tcp_flags, tuple_of};
+use crate::forward::{Fate, Shared};
+use crate::policy::{PAYLOAD_MAX, PickContext};
+use crate::session::{
+    Direction, Evictable, FlowHash, Insert, Key, Phase, Session, SlotCache, Tuple,
+};
+use crate::snapshot::{Backend, MidStream, Service};
+use crate::{
+    BATCH, BackendId, DropReason, Epoch, FrameBuf, NewFlow, NextHop, Now, Pick, ServiceId,
+    Snapshot, Tick,
+};
+
+/// How many sessions of a full table are looked at for one to evict.
+const EVICTION_WINDOW: usize = 128;
+/// How many translated source ports are tried when a tuple clashes.
+const CLASH_TRIES: u16 = 16;
+/// The lowest source port that a clash is translated to (RFC 6056 section 3.2).
+const TRANSLATED_PORT_MIN: u16 = 1024;
+
+/// What a miss works on beside the batch: the worker's parts.
+pub(crate) struct Parts<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) counters: &'a WorkerCounters,
+    pub(crate) slots: &'a mut SlotCache,
+    pub(crate) ended: &'a mut Ended,
+}
+
+/// A new flow of the batch, beside its [`NewFlow`].
+#[derive(Clone, Copy)]
+struct Arrival {
+    frame: usize,
+    packet: IpPacket,
+    hash: FlowHash,
+}
+
+/// Room for one batch's new flows, and the cluster-wide hash.
+pub(crate) struct Misses {
+    cluster: Key,
+    flows: Vec<NewFlow>,
+    arrivals: Vec<Arrival>,
+    picks: Vec<Pick>,
+}
+
+impl Misses {
+    pub(crate) fn new(cluster_key: [u64; 4]) -> Self {
+        Self {
+            cluster: Key::new(cluster_key),
+            flows: Vec::with_capacity(BATCH),
+            arrivals: Vec::with_capacity(BATCH),
+            picks: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Decides every miss of one service in the batch.
+    pub(crate) fn open<F: FrameBuf>(
+        &mut self,
+        id: ServiceId,
+        epoch: &mut Epoch,
+        parts: &mut Parts<'_>,
+        (frames, fates): (&[F], &mut [Fate]),
+        now: Now,
+    ) {
+        let Epoch {
+            snapshot, policies, ..
+        } = epoch;
+        let Some(service) = snapshot.service(id) else {
+            return give_all(fates, id, DropReason::NoService);
+        };
+        if !service
+            .backends
+            .iter()
+            .any(|id| takes_sessions(snapshot, *id))
+        {
+            return give_all(fates, id, DropReason::NoBackend);
+        }
+        let policy = policies.get_mut(service.policy);
+        let payload_len = policy.as_ref().map_or(0, |policy| policy.payload_len());
+        self.gather(service, payload_len, frames, fates);
+
+        self.picks.clear();
+        self.picks.resize(self.flows.len(), Pick::Fallback);
+        let context = PickContext {
+            now,
+            backends: &service.backends,
+            gauges: &parts.shared.gauges,
+        };
+        let answered = policy.is_some_and(|policy| {
+            policy
+                .pick(id, context, &self.flows, &mut self.picks)
+                .is_ok()
+        });
+        if !answered {
+            self.picks.fill(Pick::Fallback);
+        }
+
+        for ((arrival, flow), pick) in self.arrivals.iter().zip(&self.flows).zip(&self.picks) {
+            let hop = NextHop {
+                port: frames[arrival.frame].port(),
+                mac: arrival.packet.ethernet.source,
+            };
+            fates[arrival.frame] = choose(snapshot, service, *pick, flow, parts.counters)
+                .and_then(|backend| {
+                    open_session(snapshot, backend, arrival, hop, parts, now.tick())
+                })
+                .unwrap_or_else(Fate::Drop);
+        }
+        second_frames(snapshot, parts.shared, fates, id);
+    }
+
+    /// Collects the service's new flows; a second frame of the same flow waits for the first.
+    fn gather<F: FrameBuf>(
+        &mut self,
+        service: &Service,
+        payload_len: usize,
+        frames: &[F],
+        fates: &mut [Fate],
+    ) {
+        self.flows.clear();
+        self.arrivals.clear();
+        for (at, fate) in fates.iter_mut().enumerate() {
+            let Fate::Miss(packet, hash, id) = *fate else {
+                continue;
+            };
+            let Some(tuple) = tuple_of(&packet).filter(|_| id == service.id) else {
+                continue;
+            };
+            if self
+                .arrivals
+                .iter()
+                .any(|a| a.hash == hash && tuple_of(&a.packet) == Some(tuple))
+            {
+                continue;
+            }
+            let flags = tcp_flags(&packet);
+            let mid_stream = tuple.protocol == Protocol::Tcp
+                && (!flags.has(TcpFlags::SYN) || flags.has(TcpFlags::ACK));
+            if mid_stream && (flags.has(TcpFlags::RST) || service.mid_stream == MidStream::Drop) {
+                *fate = Fate::Drop(DropReason::MidStream);
+                continue;
+            }
+            let payload = &frames[at].bytes()[payload_range(&packet)];
+            self.arrivals.push(Arrival {
+                frame: at,
+                packet,
+                hash,
+            });
+            let prefix = &payload[..payload.len().min(payload_len.min(PAYLOAD_MAX))];
+            self.flows.push(new_flow(
+                &tuple,
+                self.cluster.hash(&tuple).bits(),
+                mid_stream,
+                prefix,
+            ));
+        }
+    }
+}
+
+fn new_flow(tuple: &Tuple, hash: u64, mid_stream: bool, prefix: &[u8]) -> NewFlow {
+    let mut payload = [0; PAYLOAD_MAX];
+    payload[..prefix.len()].copy_from_slice(prefix);
+    NewFlow {
+        source: tuple.source,
+        source_port: tuple.source_port,
+        destination: tuple.destination,
+        destination_port: tuple.destination_port,
+        protocol: tuple.protocol,
+        hash,
+        mid_stream,
+        payload_len: u8::try_from(prefix.len()).unwrap_or(u8::MAX),
+        payload,
+    }
+}
+
+/// Where a packet's transport payload lies in its frame.
+fn payload_range(packet: &IpPacket) -> std::ops::Range<usize> {
+    let start = match packet.transport {
+        Transport::Tcp { payload, .. } => payload,
+        Transport::Udp { .. } => packet.transport_start + 8,
+        Transport::Icmp { .. } | Transport::Other(_) => packet.end,
+    };
+    usize::from(start.min(packet.end))..usize::from(packet.end)
+}
+
+/// From a pick to a backend that takes new sessions.
+fn choose<'a>(
+    snapshot: &'a Snapshot,
+    service: &Service,
+    pick: Pick,
+    flow: &NewFlow,
+    counters: &WorkerCounters,
+) -> Result<&'a Backend, DropReason> {
+    let picked = match pick {
+        Pick::Drop => return Err(DropReason::Policy),
+        Pick::Backend(place) => service
+            .backends
+            .get(place as usize)
+            .copied()
+            .filter(|id| takes_sessions(snapshot, *id)),
+        Pick::Fallback => None,
+    };
+    picked
+        .or_else(|| {
+            counters.fallback.add(1);
+            rendezvous(flow.hash, &service.backends, snapshot)
+        })
+        .and_then(|id| snapshot.backend(id))
+        .ok_or(DropReason::NoBackend)
+}
+
+fn takes_sessions(snapshot: &Snapshot, id: BackendId) -> bool {
+    snapshot
+        .backend(id)
+        .is_some_and(|backend| backend.weight > 0)
+}
+
+/// Makes the session, with another source port where the tuple towards the backend is taken, and
+/// in the place of a less worthy session where the table is full.
+fn open_session(
+    snapshot: &Snapshot,
+    backend: &Backend,
+    arrival: &Arrival,
+    hop: NextHop,
+    parts: &mut Parts<'_>,
+    now: Tick,
+) -> Result<Fate, DropReason> {
+    let tuple = tuple_of(&arrival.packet).ok_or(DropReason::Unsupported)?;
+    let mut session = Session {
+        client: tuple.source,
+        client_port: tuple.source_port,
+        service_port: tuple.destination_port,
+        source_port: tuple.source_port,
+        protocol: tuple.protocol,
+        backend: backend.id,
+        hop,
+        tags: arrival.packet.ethernet.tags,
+        created: now,
+        seen: now,
+        tcp: opening_state(&arrival.packet),
+    };
+    let mut made_room = false;
+    let mut clashes = 0;
+    loop {
+        match insert(snapshot, backend, arrival.hash, &tuple, &session, parts) {
+            Insert::Created(at) => {
+                parts.shared.gauges.begin(backend.id);
+                parts.counters.backend(backend.id).sessions.add(1);
+                return Ok(Fate::Session(
+                    arrival.packet,
+                    at,
+                    session,
+                    Direction::Forward,
+                ));
+            }
+            // Another worker was faster with the same flow.
+            Insert::Exists(at, found) => {
+                return Ok(Fate::Session(arrival.packet, at, found, Direction::Forward));
+            }
+            Insert::Clash if clashes < CLASH_TRIES => {
+                clashes += 1;
+                session.source_port = other_port(arrival.hash, clashes);
+            }
+            Insert::Clash => return Err(DropReason::TupleClash),
+            Insert::Full if !made_room => {
+                make_room(snapshot, parts, now)?;
+                made_room = true;
+            }
+            Insert::Full => return Err(DropReason::SessionTableFull),
+        }
+    }
+}
+
+fn insert(
+    snapshot: &Snapshot,
+    backend: &Backend,
+    forward: FlowHash,
+    tuple: &Tuple,
+    session: &Session,
+    parts: &mut Parts<'_>,
+) -> Insert {
+    let sessions = &parts.shared.sessions;
+    let reply = Tuple {
+        source: backend.address,
+        source_port: backend.port,
+        destination: session.client,
+        destination_port: session.source_port,
+        protocol: session.protocol,
+    };
+    let of = |other: &Session| snapshot.backend(other.backend);
+    sessions.insert(
+        parts.slots,
+        forward,
+        sessions.hash(&reply),
+        session,
+        |other| of(other).is_some_and(|backend| is_forward(other, backend, tuple)),
+        |other| of(other).is_some_and(|backend| is_reply(other, backend, &reply)),
+    )
+}
+
+/// The `n`-th source port to try, spread by the flow's hash.
+fn other_port(hash: FlowHash, n: u16) -> u16 {
+    let range = u64::from(u16::MAX - TRANSLATED_PORT_MIN) + 1;
+    let offset = (hash.bits() >> 16).wrapping_add(u64::from(n) * 7919) % range;
+    u16::try_from(offset).map_or(TRANSLATED_PORT_MIN, |offset| TRANSLATED_PORT_MIN + offset)
+}
+
+fn make_room(snapshot: &Snapshot, parts: &mut Parts<'_>, now: Tick) -> Result<(), DropReason> {
+    let evictable = |session: &Session| {
+        let Some(backend) = snapshot.backend(session.backend) else {
+            return Evictable::HalfOpen;
+        };
+        if session.is_expired(&backend.timeouts, now) {
+            return Evictable::HalfOpen;
+        }
+        match (session.protocol, session.tcp.phase()) {
+            (Protocol::Tcp, Phase::HalfOpen) => Evictable::HalfOpen,
+            (Protocol::Tcp, Phase::Closing) => Evictable::Closing,
+            _ => Evictable::Never,
+        }
+    };
+    let evicted = parts
+        .shared
+        .sessions
+        .evict(parts.slots, EVICTION_WINDOW, evictable, now)
+        .ok_or(DropReason::SessionTableFull)?;
+    parts.ended.record(parts.shared, &evicted, now);
+    parts.counters.evicted.add(1);
+    Ok(())
+}
+
+/// Further frames of flows that have just got their sessions.
+fn second_frames(snapshot: &Snapshot, shared: &Shared, fates: &mut [Fate], id: ServiceId) {
+    for fate in fates {
+        match *fate {
+            Fate::Miss(packet, hash, service) if service == id => {
+                *fate = match find(&shared.sessions, snapshot, &packet, hash) {
+                    Some((at, session, direction)) => Fate::Session(packet, at, session, direction),
+                    // The first frame got no session, so this one is not ahead of it either.
+                    None => Fate::Drop(DropReason::NoBackend),
+                };
+            }
+            _ => {}
+        }
+    }
+}
+
+fn give_all(fates: &mut [Fate], id: ServiceId, reason: DropReason) {
+    for fate in fates {
+        if matches!(fate, Fate::Miss(_, _, service) if *service == id) {
+            *fate = Fate::Drop(reason);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The keyed hash of a flow.
+//!
+//! Invariant: without the key, which is drawn at random at each start, nobody outside can choose
+//! flows that meet in one bucket. (It is a fast keyed hash in the manner of wyhash, and no
+//! cryptographic one: it relies on its values never being shown to anyone.)
+
+use waxwing_packet::{Address, Protocol};
+
+/// The 5-tuple as it stands in a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Tuple {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+/// A tuple's hash in one table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct FlowHash(pub(super) u64);
+
+impl FlowHash {
+    /// From 64 bits, for tests that want hashes of their own choice.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Its 64 bits.
+    #[inline]
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// The key of a hash. Same key, same hash: on every machine, and in every version of Waxwing, since
+/// a cluster's balancers agree by it.
+pub struct Key([u64; 6]);
+
+/// The fractional digits of pi: so that a poor seed still makes a usable key.
+const PI: [u64; 6] = [
+    0x243f_6a88_85a3_08d3,
+    0x1319_8a2e_0370_7344,
+    0xa409_3822_299f_31d0,
+    0x082e_fa98_ec4e_6c89,
+    0x4528_21e6_38d0_1377,
+    0xbe54_66cf_34e9_0c6c,
+];
+
+impl Key {
+    /// From a seed; any seed will do.
+    #[must_use]
+    pub fn new([a, b, c, d]: [u64; 4]) -> Self {
+        let seed = [
+            a,
+            b,
+            c,
+            d,
+            fold(a ^ PI[4], c ^ PI[1]),
+            fold(b ^ PI[5], d ^ PI[0]),
+        ];
+        Self(std::array::from_fn(|i| seed[i] ^ PI[i]))
+    }
+
+    /// The hash of a tuple.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self, tuple: &Tuple) -> FlowHash {
+        let [a, b, c, d, e, f] = self.0;
+        let [source_high, source_low] = halves(tuple.source.bits());
+        let [destination_high, destination_low] = halves(tuple.destination.bits());
+        let rest = u64::from(tuple.source_port) << 32
+            | u64::from(tuple.destination_port) << 16
+            | tuple.protocol as u64;
+        let source = fold(source_high ^ a, source_low ^ b);
+        let destination = fold(destination_high ^ c, destination_low ^ d);
+        FlowHash(fold(
+            fold(source ^ destination.rotate_left(32), rest ^ e),
+            f,
+        ))
+    }
+}
+
+/// The two halves of the 128-bit product, one on the other: every bit of either factor reaches
+/// every bit of the result.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+const fn fold(a: u64, b: u64) -> u64 {
+    let product = a as u128 * b as u128;
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// Upper and lower half.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+const fn halves(bits: u128) -> [u64; 2] {
+    [(bits >> 64) as u64, bits as u64]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flows as they come in practice differ in a few low bits. Each of the two 20-bit windows
+    /// that choose a bucket must spread them as evenly as chance would.
+    #[test]
+    fn like_flows_spread_evenly() {
+        for seed in [
+            [0; 4],
+            [1, 2, 3, 4],
+            [u64::MAX; 4],
+            [0x9e37_79b9_7f4a_7c15, 7, 0, 1 << 63],
+        ] {
+            let key = Key::new(seed);
+            let mut counts = [vec![0_u32; 1024], vec![0_u32; 1024]];
+            let flows = 256 * 1024_u32;
+            for i in 0..flows {
+                let [_, x, y, z] = (i >> 6).to_be_bytes();
+                let low = u16::try_from(i & 63).expect("six bits");
+                let tuple = Tuple {
+                    source: Address::v4([10, x, y, z]),
+                    destination: Address::v4([203, 0, 113, 10]),
+                    source_port: 40_000 + low,
+                    destination_port: 80,
+                    protocol: Protocol::Tcp,
+                };
+                let hash = key.hash(&tuple).0;
+                counts[0][usize::try_from(hash >> 54).expect("ten bits")] += 1;
+                counts[1][usize::try_from(hash >> 22 & 1023).expect("ten bits")] += 1;
+            }
+            // Chi-squared with 1023 degrees of freedom: mean 1023, deviation 45; 6 deviations.
+            let expected = f64::from(flows) / 1024.0;
+            for window in counts {
+                let chi: f64 = window
+                    .iter()
+                    .map(|&n| (f64::from(n) - expected).powi(2) / expected)
+                    .sum();
+                assert!(
+                    (750.0..1300.0).contains(&chi),
+                    "chi squared {chi} for seed {seed:x?}"
+                );
+            }
+        }
+    }
+
+    /// A flow and its mirror, and the families, are different tuples.
+    #[test]
+    fn direction_protocol_and_key_matter() {
+        let tuple = Tuple {
+            source: Address::v4([10, 0, 0, 1]),
+            destination: Address::v4([10, 0, 0, 2]),
+            source_port: 1,
+            destination_port: 2,
+            protocol: Protocol::Tcp,
+        };
+        let mirror = Tuple {
+            source: tuple.destination,
+            destination: tuple.source,
+            source_port: 2,
+            destination_port: 1,
+            ..tuple
+        };
+        let udp = Tuple {
+            protocol: Protocol::Udp,
+            ..tuple
+        };
+        let key = Key::new([1, 2, 3, 4]);
+        assert_ne!(key.hash(&tuple), key.hash(&mirror));
+        assert_ne!(key.hash(&tuple), key.hash(&udp));
+        assert_ne!(key.hash(&tuple), Key::new([1, 2, 3, 5]).hash(&tuple));
+        assert_eq!(key.hash(&tuple), key.hash(&tuple));
+    }
+}

@@ -1,0 +1,116 @@
+//! Sessions: which backend a flow is pinned to, shared by all workers.
+//!
+//! A reply may arrive at another worker than the request, so there is one table. A session is one
+//! 64-byte line; two index words point to it, one found by the client's packets and one by the
+//! backend's. Looking one up takes no lock and writes nothing; making and removing one lock a
+//! stripe of the table.
+//!
+//! # Invariants
+//! A line is *free* or *live*, by the lowest bit of the version in its state word. A slot (the
+//! line's number) belongs to the pool, to one [`SlotCache`], to the one thread that is inserting
+//! it or removing it, or it is live.
+//!
+//! 1. **One moment of birth.** An insert first links both index words, then fills the line, then
+//!    sets the version live (release). Before that store every reader that follows a word finds a
+//!    free line and passes on; after it both directions find the whole session. So no reader sees
+//!    half a session, or one direction without the other.
+//! 2. **One moment of death.** A remove turns the version free by one compare-and-swap, which one
+//!    caller wins. Then it clears the index words, and only then gives the slot back. So a free
+//!    slot is linked nowhere, and the index never holds more than two words per slot.
+//! 3. **No torn reads.** A reader takes the version before and after the fields and believes them
+//!    only if both are the same and live. The next owner of the slot writes its fields behind a
+//!    release fence after the version turned free; whoever has seen one of its writes sees the
+//!    changed version too. Versions only count up: mistaking a reused line for the old one takes
+//!    2^31 reuses of a slot within one look-up.
+//! 4. **No miss.** A word does not move while its session lives, and a look-up reads every word
+//!    that can hold its flow (two buckets). So a session that was live before a look-up began, and
+//!    is still live when it ends, is found. A look-up that meets a remove and a new insert of its
+//!    flow may miss both: there was a moment without one. That is why an insert looks again.
+//! 5. **One session per tuple.** An insert holds the lock stripes of both of its hashes while it
+//!    looks for either tuple and makes the session. A remove needs no stripe: it can turn
+//!    "present" into "absent" only, and clears its words (release) after the version, so that
+//!    whoever sees the newer session (acquire) cannot see the older as live afterwards.
+//! 6. **Stale references are harmless.** A [`SessionRef`] carries the version. Removing and TCP
+//!    updates are compare-and-swaps on the word that holds the version; the route is written under
+//!    the lock of the slot, which a remove takes too; a stale [`SessionTable::touch`] that slips
+//!    through can only move a newer session's last-seen forward to a time that has been.
+//! 7. **Bounds.** A look-up reads 16 words at most, whatever keys an attacker chooses; where both
+//!    buckets of a hash are full, an insert says [`Insert::Full`].
+
+mod hash;
+mod index;
+mod line;
+mod pool;
+mod sync;
+mod table;
+mod tcp;
+mod upkeep;
+
+use waxwing_packet::{Address, Protocol, VlanTags};
+
+pub use hash::{FlowHash, Key, Tuple};
+pub use pool::SlotCache;
+pub use table::{Insert, SESSIONS_MAX, SessionTable, TableError};
+pub use tcp::{Direction, Phase, TcpState};
+pub use upkeep::Evictable;
+
+use crate::snapshot::TimeoutTicks;
+use crate::{BackendId, NextHop, Tick};
+
+/// One session, as plain values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Session {
+    /// The client's address.
+    pub client: Address,
+    /// The client's port.
+    pub client_port: u16,
+    /// The port that the client used on the VIP.
+    pub service_port: u16,
+    /// The client's port as the backend sees it: the client's own unless translated.
+    pub source_port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The backend that it is pinned to.
+    pub backend: BackendId,
+    /// The way back to the client: the next hop its last packet came from.
+    pub hop: NextHop,
+    /// The way back to the client: its VLAN tags. Up to two, with TPID 0x8100 or 0x88a8 (any other
+    /// TPID is kept as 0x8100).
+    pub tags: VlanTags,
+    /// When it was made.
+    pub created: Tick,
+    /// When its last packet was seen, of either direction.
+    pub seen: Tick,
+    /// What was seen of the TCP connection; all clear for UDP.
+    pub tcp: TcpState,
+}
+
+impl Session {
+    /// How long the session may be idle, in ticks.
+    #[inline]
+    #[must_use]
+    pub const fn timeout_ticks(&self, timeouts: &TimeoutTicks) -> u32 {
+        match (self.protocol, self.tcp.phase()) {
+            (Protocol::Udp, _) => timeouts.udp,
+            (Protocol::Tcp, Phase::HalfOpen) => timeouts.tcp_half_open,
+            (Protocol::Tcp, Phase::Established) => timeouts.tcp_established,
+            (Protocol::Tcp, Phase::Closing) => timeouts.tcp_closing,
+        }
+    }
+
+    /// Whether it has been idle for longer than it may. Ticks cut time off, so a difference of one
+    /// tick more than the timeout is what proves that the whole timeout has passed.
+    #[inline]
+    #[must_use]
+    pub const fn is_expired(&self, timeouts: &TimeoutTicks, now: Tick) -> bool {
+        now.since(self.seen) > self.timeout_ticks(timeouts)
+    }
+}
+
+/// Where a session was found. It may have ended since: every operation checks that it is still
+/// the same session, and does nothing where it is not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct SessionRef {
+    slot: u32,
+    version: u32,
+}

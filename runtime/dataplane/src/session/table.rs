@@ -1,0 +1,320 @@
+//! The session table: look up, insert, change, remove.
+//!
+//! Invariant: see those of [`super`]; this file keeps the order of steps that they rest on.
+
+use std::collections::TryReserveError;
+
+use waxwing_packet::VlanTags;
+
+use super::hash::Key;
+use super::index::Index;
+use super::line::{Line, high, low};
+use super::pool::{Pool, SlotCache};
+use super::sync::{Arc, AtomicU32, AtomicUsize, Ordering, Stripes};
+use super::{FlowHash, Session, SessionRef, TcpState, Tuple};
+use crate::{NextHop, Tick};
+
+/// The most sessions that a table can be made for.
+pub const SESSIONS_MAX: u32 = 1 << 28;
+
+/// Why a table could not be made.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TableError {
+    /// A number of sessions that no table can have.
+    #[error("sessions_max = {0} is out of range: write a number from 1 to {SESSIONS_MAX}")]
+    OutOfRange(u32),
+    /// The memory for it could not be had.
+    #[error(
+        "no memory for a table of {0} sessions (about 100 bytes each): lower sessions_max, \
+         or give the process more memory"
+    )]
+    OutOfMemory(u32),
+}
+
+/// What came of [`SessionTable::insert`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Insert {
+    /// The session was made.
+    Created(SessionRef),
+    /// Another thread was faster: the flow has this session.
+    Exists(SessionRef, Session),
+    /// Another session owns the reply tuple: the backend could not tell the two apart.
+    Clash,
+    /// There is no room; [`SessionTable::evict`] may make some.
+    Full,
+}
+
+/// All sessions, shared by all workers.
+pub struct SessionTable {
+    key: Key,
+    index: Index,
+    pub(super) lines: Box<[Line]>,
+    /// Held by an insert, by the hashes of its two tuples.
+    tuple_locks: Stripes,
+    /// Held while a route is written or a session's life ends, by slot.
+    slot_locks: Stripes,
+    pool: Arc<Pool>,
+    shared: Shared,
+}
+
+/// What workers write in turn, apart from what they only read.
+#[repr(align(64))]
+#[derive(Default)]
+pub(super) struct Shared {
+    live: AtomicU32,
+    /// Where the next [`SessionTable::sweep`] starts, and the next [`SessionTable::evict`].
+    pub(super) sweep: AtomicUsize,
+    pub(super) evict: AtomicUsize,
+}
+
+impl SessionTable {
+    /// A table for `sessions_max` sessions. Allocates and touches all of its memory now.
+    ///
+    /// `seed` keys the hash: draw it at random at each start.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn new(sessions_max: u32, seed: [u64; 4]) -> Result<Self, TableError> {
+        if sessions_max == 0 || sessions_max > SESSIONS_MAX {
+            return Err(TableError::OutOfRange(sessions_max));
+        }
+        let no_memory = |_| TableError::OutOfMemory(sessions_max);
+        let mut slots = Vec::new();
+        slots
+            .try_reserve_exact(sessions_max as usize)
+            .map_err(no_memory)?;
+        slots.extend((0..sessions_max).rev());
+        Ok(Self {
+            key: Key::new(seed),
+            index: Index::new(sessions_max).map_err(no_memory)?,
+            lines: allocate(sessions_max as usize).map_err(no_memory)?,
+            tuple_locks: Stripes::new(),
+            slot_locks: Stripes::new(),
+            pool: Arc::new(Pool::new(slots)),
+            shared: Shared::default(),
+        })
+    }
+
+    /// A worker's cache of free slots.
+    #[must_use]
+    pub fn slot_cache(&self) -> SlotCache {
+        SlotCache::new(self.pool.clone(), self.slots())
+    }
+
+    /// The hash of a tuple in this table.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self, tuple: &Tuple) -> FlowHash {
+        self.key.hash(tuple)
+    }
+
+    /// Has the index words of a hash fetched into the cache: call it for a whole batch before the
+    /// first [`SessionTable::find`].
+    #[inline]
+    pub fn prefetch(&self, hash: FlowHash) {
+        self.index.prefetch(hash);
+    }
+
+    /// Has the session's line fetched into the cache. A second pass over the batch, after
+    /// [`SessionTable::prefetch`]: it waits for the index words, and hides the wait for the line.
+    #[inline]
+    pub fn prefetch_session(&self, hash: FlowHash) {
+        let slot = self.index.find_map(hash, Some);
+        if let Some(line) = slot.and_then(|slot| self.lines.get(slot as usize)) {
+            prefetch(line);
+        }
+    }
+
+    /// The session under a hash for which `matches` holds: the caller compares the whole tuple.
+    #[inline]
+    #[must_use]
+    pub fn find(
+        &self,
+        hash: FlowHash,
+        matches: impl Fn(&Session) -> bool,
+    ) -> Option<(SessionRef, Session)> {
+        self.index.find_map(hash, |slot| {
+            let (version, session) = self.lines.get(slot as usize)?.read()?;
+            matches(&session).then_some((SessionRef { slot, version }, session))
+        })
+    }
+
+    /// Makes a session, found from now on under both hashes, unless one of its two tuples is
+    /// taken: `same_forward` and `same_reply` compare them. They are called under a lock: keep
+    /// them short, and call nothing of this table in them.
+    pub fn insert(
+        &self,
+        pool: &mut SlotCache,
+        forward: FlowHash,
+        reply: FlowHash,
+        session: &Session,
+        same_forward: impl Fn(&Session) -> bool,
+        same_reply: impl Fn(&Session) -> bool,
+    ) -> Insert {
+        debug_assert!(pool.is_of(&self.pool), "the cache is of another table");
+        let _locks = self.tuple_locks.lock_both(stripe(forward), stripe(reply));
+        if let Some((at, session)) = self.find(forward, same_forward) {
+            return Insert::Exists(at, session);
+        }
+        if self.find(reply, same_reply).is_some() {
+            return Insert::Clash;
+        }
+        let Some(slot) = pool.take() else {
+            return Insert::Full;
+        };
+        let Some(positions) = self.link(forward, reply, slot) else {
+            pool.give(slot);
+            return Insert::Full;
+        };
+        // Counted before it can be removed, so that the count never falls below zero.
+        self.shared.live.fetch_add(1, Ordering::Relaxed);
+        let version = self.lines[slot as usize].publish(session, positions);
+        Insert::Created(SessionRef { slot, version })
+    }
+
+    /// Removes a session. Of several callers one gets it, and so counts its end.
+    pub fn remove(&self, pool: &mut SlotCache, at: SessionRef) -> Option<Session> {
+        self.remove_if(pool, at, None)
+    }
+
+    /// Removes a session that still has this TCP state, where one is given.
+    pub(super) fn remove_if(
+        &self,
+        pool: &mut SlotCache,
+        at: SessionRef,
+        tcp: Option<TcpState>,
+    ) -> Option<Session> {
+        debug_assert!(pool.is_of(&self.pool), "the cache is of another table");
+        let line = self.lines.get(at.slot as usize)?;
+        let (session, positions) = {
+            let _lock = self.slot_locks.lock(at.slot as usize);
+            line.claim(at.version, tcp)?
+        };
+        for position in positions {
+            self.index.unlink(position);
+        }
+        self.shared.live.fetch_sub(1, Ordering::Relaxed);
+        pool.give(at.slot);
+        Some(session)
+    }
+
+    /// Notes a packet of the session: once per tick is enough, so call it only where
+    /// [`Session::seen`] is older.
+    #[inline]
+    pub fn touch(&self, at: SessionRef, now: Tick) {
+        if let Some(line) = self.line(at) {
+            line.touch(now);
+        }
+    }
+
+    /// Replaces the way back to the client. Takes a lock: call it only where the way has changed.
+    pub fn set_hop(&self, at: SessionRef, hop: NextHop, tags: VlanTags) {
+        let _lock = self.slot_locks.lock(at.slot as usize);
+        if let Some(line) = self.line(at) {
+            line.set_hop(hop, &tags);
+        }
+    }
+
+    /// Changes the TCP state to what `f` makes of it, and gives it before and after; `None` where
+    /// the session has ended. Writes only where `f` changes something; calls `f` again where
+    /// another worker changed the state meanwhile.
+    #[inline]
+    pub fn update_tcp(
+        &self,
+        at: SessionRef,
+        f: impl Fn(TcpState) -> TcpState,
+    ) -> Option<(TcpState, TcpState)> {
+        self.lines.get(at.slot as usize)?.update_tcp(at.version, f)
+    }
+
+    /// The session as it is now, or `None` where it has ended.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, at: SessionRef) -> Option<Session> {
+        let (version, session) = self.lines.get(at.slot as usize)?.read()?;
+        (version == at.version).then_some(session)
+    }
+
+    /// The sessions now.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.live.load(Ordering::Relaxed) as usize
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most sessions it holds.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// The memory it takes, in bytes; all of it is resident from the start.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>()
+            + size_of_val(&*self.lines)
+            + self.index.memory_bytes()
+            + self.capacity() * size_of::<u32>()
+            + 2 * Stripes::memory_bytes()
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn slots(&self) -> u32 {
+        u32::try_from(self.lines.len()).unwrap_or(SESSIONS_MAX)
+    }
+
+    /// The line of a session that has not ended.
+    #[inline]
+    fn line(&self, at: SessionRef) -> Option<&Line> {
+        self.lines.get(at.slot as usize).filter(|line| line.is(at))
+    }
+
+    /// Links a slot under both hashes, or under none.
+    fn link(&self, forward: FlowHash, reply: FlowHash, slot: u32) -> Option<[u32; 2]> {
+        let first = self.index.link(forward, slot)?;
+        let Some(second) = self.index.link(reply, slot) else {
+            self.index.unlink(first);
+            return None;
+        };
+        Some([first, second])
+    }
+}
+
+/// The lock stripe of a hash. Any bits will do: equal tuples have equal hashes.
+const fn stripe(FlowHash(hash): FlowHash) -> usize {
+    (high(hash) ^ low(hash)) as usize
+}
+
+/// A slice of defaults, or an error where there is no memory for it.
+pub(super) fn allocate<T: Default>(len: usize) -> Result<Box<[T]>, TryReserveError> {
+    let mut items = Vec::new();
+    items.try_reserve_exact(len)?;
+    items.resize_with(len, T::default);
+    Ok(items.into_boxed_slice())
+}
+
+/// Asks the processor to fetch a value into its caches. A hint: it has no other effect.
+#[inline]
+#[cfg_attr(
+    all(target_arch = "x86_64", not(loom)),
+    expect(unsafe_code, reason = "the standard library has no safe prefetch")
+)]
+pub(super) fn prefetch<T>(value: &T) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    // SAFETY: the instruction reads nothing that the program can see and faults on no address
+    // (Intel SDM volume 2, PREFETCHh); the address is that of a live reference besides.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
+    }
+    #[cfg(any(not(target_arch = "x86_64"), loom))]
+    let _ = value;
+}

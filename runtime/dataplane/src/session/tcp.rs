@@ -1,0 +1,144 @@
+//! What a middlebox may conclude about a TCP connection from the flags that pass by.
+//!
+//! Invariant: no single packet ends a session, and none makes it count as established by itself:
+//! that takes a word from both ends. A forged RST only shortens the timer until either end speaks.
+//!
+//! Sequence numbers are not tracked, so a packet's flags are believed as far as RFC 6146 section
+//! 3.5.2 does, with the timers of RFC 5382 REQ-5 and the care for RST of RFC 7857 section 2.
+
+use waxwing_packet::TcpFlags;
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Direction {
+    /// From the client to the backend.
+    Forward,
+    /// From the backend to the client.
+    Reply,
+}
+
+/// How far a connection is, which decides its timeout and whether it may be evicted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Phase {
+    /// Before the client's ACK of the server's SYN.
+    HalfOpen,
+    /// Open, or closed by one side only.
+    Established,
+    /// Closed by both sides, or reset.
+    Closing,
+}
+
+/// What was seen of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct TcpState(u8);
+
+/// The server has sent its SYN, with or without ACK.
+const SERVER_SYN: u8 = 1;
+/// The first packet seen was no opening SYN: the connection is older than the session.
+const MID_STREAM: u8 = 1 << 1;
+/// Both ends have shown that they know of the connection.
+const ESTABLISHED: u8 = 1 << 2;
+/// The client has sent its FIN.
+const CLIENT_FIN: u8 = 1 << 3;
+/// The server has sent its FIN.
+const SERVER_FIN: u8 = 1 << 4;
+/// The last packet of either end was an RST.
+const RESET: u8 = 1 << 5;
+
+impl TcpState {
+    /// The state after the packet that a session is made for, which came from the client.
+    ///
+    /// A connection picked up in its middle counts as half-open until the server answers with
+    /// anything but RST. So a flood of bare ACKs holds no session that a flood of SYNs could not.
+    #[inline]
+    #[must_use]
+    pub const fn first(flags: TcpFlags) -> Self {
+        let start = if is_opening(flags) { 0 } else { MID_STREAM };
+        Self(start).on_packet(Direction::Forward, flags)
+    }
+
+    /// The state after one more packet.
+    #[inline]
+    #[must_use]
+    pub const fn on_packet(self, direction: Direction, flags: TcpFlags) -> Self {
+        if flags.has(TcpFlags::RST) {
+            return Self(self.0 | RESET);
+        }
+        // Any other packet revives a connection that a (forged, or stale) RST seemed to end.
+        let mut seen = self.0 & !RESET;
+        match direction {
+            Direction::Forward => {
+                if seen & SERVER_SYN != 0 && flags.has(TcpFlags::ACK) {
+                    seen |= ESTABLISHED;
+                }
+                if flags.has(TcpFlags::FIN) {
+                    seen |= CLIENT_FIN;
+                }
+            }
+            Direction::Reply => {
+                if flags.has(TcpFlags::SYN) {
+                    seen |= SERVER_SYN;
+                }
+                if seen & MID_STREAM != 0 {
+                    seen |= ESTABLISHED;
+                }
+                if flags.has(TcpFlags::FIN) {
+                    seen |= SERVER_FIN;
+                }
+            }
+        }
+        Self(seen)
+    }
+
+    /// How far the connection is.
+    #[inline]
+    #[must_use]
+    pub const fn phase(self) -> Phase {
+        const BOTH: u8 = CLIENT_FIN | SERVER_FIN;
+        if self.0 & RESET != 0 || self.0 & BOTH == BOTH {
+            Phase::Closing
+        } else if self.0 & ESTABLISHED != 0 {
+            Phase::Established
+        } else {
+            Phase::HalfOpen
+        }
+    }
+
+    /// Whether the server has answered the client's SYN with its own. An RST from the server
+    /// before that is a refusal.
+    #[inline]
+    #[must_use]
+    pub const fn is_answered(self) -> bool {
+        self.0 & (SERVER_SYN | ESTABLISHED) != 0
+    }
+
+    /// Whether a client's packet with these flags opens a new connection in place of this one,
+    /// which is over (RFC 9293 section 3.6.1: a SYN may reuse a connection in TIME-WAIT).
+    #[inline]
+    #[must_use]
+    pub const fn may_reuse(self, flags: TcpFlags) -> bool {
+        is_opening(flags) && matches!(self.phase(), Phase::Closing)
+    }
+
+    #[inline]
+    pub(super) const fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
+    #[inline]
+    pub(super) const fn bits(self) -> u8 {
+        self.0
+    }
+}
+
+impl std::fmt::Debug for TcpState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}({:06b})", self.phase(), self.0)
+    }
+}
+
+/// A SYN that opens a connection.
+#[inline]
+const fn is_opening(flags: TcpFlags) -> bool {
+    flags.0 & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST | TcpFlags::FIN) == TcpFlags::SYN
+}

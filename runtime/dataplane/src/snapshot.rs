@@ -1,0 +1,406 @@
+//! Services, backends and ports as one immutable value.
+//!
+//! Invariant: ids are stable. A service or backend keeps its id over every reload, and an id is
+//! given to another only when no session refers to it any more; so a session's ids mean the same
+//! in each snapshot that it lives through. A removed backend stays in the snapshot, with weight
+//! 0 and out of its service's list, until its last session has ended.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use waxwing_packet::{Address, Mac, Protocol, Translation};
+
+use crate::time::TICK;
+
+/// An attached interface, by its place in [`Snapshot::ports`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct PortId(pub u8);
+
+/// A service's stable id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ServiceId(pub u32);
+
+/// A backend's stable id: one per service and endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct BackendId(pub u32);
+
+impl PortId {
+    /// As an index.
+    #[inline]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl ServiceId {
+    /// As an index.
+    #[inline]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl BackendId {
+    /// As an index.
+    #[inline]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// How long a session lives without a packet (RFC 5382 REQ-5, RFC 4787 REQ-5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// TCP, from the first SYN to the client's ACK of the SYN-ACK.
+    pub tcp_half_open: Duration,
+    /// TCP, established, or closed by one side only.
+    pub tcp_established: Duration,
+    /// TCP, closed by both sides or reset.
+    pub tcp_closing: Duration,
+    /// UDP.
+    pub udp: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_half_open: Duration::from_secs(240),
+            tcp_established: Duration::from_secs(7440),
+            tcp_closing: Duration::from_secs(240),
+            udp: Duration::from_secs(120),
+        }
+    }
+}
+
+/// [`Timeouts`] in ticks, as the packet's way reads them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TimeoutTicks {
+    /// See [`Timeouts::tcp_half_open`].
+    pub tcp_half_open: u32,
+    /// See [`Timeouts::tcp_established`].
+    pub tcp_established: u32,
+    /// See [`Timeouts::tcp_closing`].
+    pub tcp_closing: u32,
+    /// See [`Timeouts::udp`].
+    pub udp: u32,
+}
+
+impl From<Timeouts> for TimeoutTicks {
+    fn from(timeouts: Timeouts) -> Self {
+        let ticks =
+            |d: Duration| u32::try_from(d.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX);
+        Self {
+            tcp_half_open: ticks(timeouts.tcp_half_open),
+            tcp_established: ticks(timeouts.tcp_established),
+            tcp_closing: ticks(timeouts.tcp_closing),
+            udp: ticks(timeouts.udp),
+        }
+    }
+}
+
+/// What happens to a TCP packet that belongs to no session and opens none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MidStream {
+    /// The policy picks a backend, as for a new flow: connections survive a restart where the
+    /// policy is consistent.
+    #[default]
+    Pick,
+    /// It is dropped and counted.
+    Drop,
+}
+
+/// A VIP's address, port and protocol, with the backends behind it.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its stable id.
+    pub id: ServiceId,
+    /// Its name in the config.
+    pub name: Arc<str>,
+    /// The address clients use.
+    pub vip: Address,
+    /// The port clients use.
+    pub port: u16,
+    /// The protocol clients use.
+    pub protocol: Protocol,
+    /// Index into [`crate::Epoch::policies`].
+    pub policy: usize,
+    /// The backends that picks index, in config order, weight 0 included.
+    pub backends: Box<[BackendId]>,
+    /// What happens to packets in the middle of an unknown connection.
+    pub mid_stream: MidStream,
+    /// Session timeouts.
+    pub timeouts: Timeouts,
+}
+
+/// A server behind a service: all that a packet of one of its sessions needs, in one place.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Its stable id.
+    pub id: BackendId,
+    /// The one service that it serves. (A server behind two services is two backends.)
+    pub service: ServiceId,
+    /// The server's address.
+    pub address: Address,
+    /// The server's port.
+    pub port: u16,
+    /// The service's VIP.
+    pub vip: Address,
+    /// The service's port.
+    pub vip_port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Share of new sessions; 0 takes none.
+    pub weight: u32,
+    /// Its place in its service's backend list; `None` once it was removed from the config.
+    pub place: Option<u32>,
+    /// A request's destination: VIP becomes backend.
+    pub to_backend: Translation,
+    /// A reply's source: backend becomes VIP.
+    pub to_client: Translation,
+    /// Session timeouts, of its service.
+    pub timeouts: TimeoutTicks,
+}
+
+impl Backend {
+    /// A backend of a service.
+    #[must_use]
+    pub fn new(id: BackendId, service: &Service, address: Address, port: u16, weight: u32) -> Self {
+        Self {
+            id,
+            service: service.id,
+            address,
+            port,
+            vip: service.vip,
+            vip_port: service.port,
+            protocol: service.protocol,
+            weight,
+            place: None,
+            to_backend: Translation::new((service.vip, service.port), (address, port)),
+            to_client: Translation::new((address, port), (service.vip, service.port)),
+            timeouts: service.timeouts.into(),
+        }
+    }
+}
+
+/// An attached interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// Its name, for people.
+    pub name: Arc<str>,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// The largest IP packet it carries, in bytes.
+    pub mtu: u16,
+}
+
+/// Services, backends and ports: what a worker forwards by.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts up with every change.
+    pub generation: u64,
+    services: Box<[Option<Service>]>,
+    backends: Box<[Option<Backend>]>,
+    ports: Box<[Port]>,
+    by_endpoint: HashMap<(Address, u16, Protocol), ServiceId>,
+    vips: Box<[Address]>,
+    ping: bool,
+}
+
+impl Snapshot {
+    /// Puts one together. `services` and `backends` come in any order, each with its own id; of
+    /// two services on one VIP, port and protocol (which the config refuses) the last one wins.
+    #[must_use]
+    pub fn new(
+        generation: u64,
+        services: Vec<Service>,
+        mut backends: Vec<Backend>,
+        ports: Vec<Port>,
+    ) -> Self {
+        let places: HashMap<BackendId, u32> = services
+            .iter()
+            .flat_map(|s| s.backends.iter().copied().zip(0..))
+            .collect();
+        for backend in &mut backends {
+            backend.place = places.get(&backend.id).copied();
+        }
+        let by_endpoint = services
+            .iter()
+            .map(|s| ((s.vip, s.port, s.protocol), s.id))
+            .collect();
+        let mut vips: Vec<Address> = services.iter().map(|s| s.vip).collect();
+        vips.sort_unstable();
+        vips.dedup();
+        Self {
+            generation,
+            services: by_index(services, |s| s.id.index()),
+            backends: by_index(backends, |b| b.id.index()),
+            ports: ports.into(),
+            by_endpoint,
+            vips: vips.into(),
+            ping: true,
+        }
+    }
+
+    /// The same, but with VIPs that answer ping, or do not.
+    #[must_use]
+    pub fn answering_ping(mut self, ping: bool) -> Self {
+        self.ping = ping;
+        self
+    }
+
+    /// Whether VIPs answer ping.
+    #[inline]
+    #[must_use]
+    pub fn answers_ping(&self) -> bool {
+        self.ping
+    }
+
+    /// The service on this VIP, port and protocol.
+    #[inline]
+    #[must_use]
+    pub fn service_at(&self, vip: Address, port: u16, protocol: Protocol) -> Option<&Service> {
+        self.by_endpoint
+            .get(&(vip, port, protocol))
+            .and_then(|id| self.service(*id))
+    }
+
+    /// A service by its id.
+    #[inline]
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// A backend by its id.
+    #[inline]
+    #[must_use]
+    pub fn backend(&self, id: BackendId) -> Option<&Backend> {
+        self.backends.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// A port by its id.
+    #[inline]
+    #[must_use]
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.index())
+    }
+
+    /// Every port, in the order of their ids.
+    #[must_use]
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// Every service.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().flatten()
+    }
+
+    /// Every backend, the removed ones that still have sessions included.
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().flatten()
+    }
+
+    /// Every VIP once, sorted.
+    #[must_use]
+    pub fn vips(&self) -> &[Address] {
+        &self.vips
+    }
+
+    /// Whether an address is a VIP.
+    #[inline]
+    #[must_use]
+    pub fn is_vip(&self, address: Address) -> bool {
+        self.vips.binary_search(&address).is_ok()
+    }
+}
+
+fn by_index<T>(items: Vec<T>, index: impl Fn(&T) -> usize) -> Box<[Option<T>]> {
+    let len = items.iter().map(|item| index(item) + 1).max().unwrap_or(0);
+    let mut slots: Vec<Option<T>> = (0..len).map(|_| None).collect();
+    for item in items {
+        let at = index(&item);
+        slots[at] = Some(item);
+    }
+    slots.into()
+}
+
+/// Where a frame goes next: a MAC address behind a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NextHop {
+    /// The egress port.
+    pub port: PortId,
+    /// The destination MAC.
+    pub mac: Mac,
+}
+
+/// The next hop of every backend, written when the kernel's neighbour table changes and read per
+/// packet; a word each, so that a reader sees one or the other.
+#[derive(Debug)]
+pub struct NextHops {
+    words: Box<[AtomicU64]>,
+    /// Bit set by a worker that wanted an unresolved hop; the control thread takes it up.
+    wanted: Box<[AtomicU64]>,
+}
+
+/// Marks a word that holds a next hop.
+const RESOLVED: u64 = 1 << 63;
+
+impl NextHops {
+    /// All unresolved, for backends with an id below `backends_max`.
+    #[must_use]
+    pub fn new(backends_max: usize) -> Self {
+        let zeros = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            words: zeros(backends_max),
+            wanted: zeros(backends_max.div_ceil(64)),
+        }
+    }
+
+    /// The backend's next hop, or `None` while it is unresolved.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, backend: BackendId) -> Option<NextHop> {
+        let word = self.words[backend.index()].load(Ordering::Relaxed);
+        (word & RESOLVED != 0).then(|| {
+            let [_, port, mac @ ..] = word.to_be_bytes();
+            NextHop {
+                port: PortId(port),
+                mac: Mac(mac),
+            }
+        })
+    }
+
+    /// Sets or clears it.
+    pub fn set(&self, backend: BackendId, hop: Option<NextHop>) {
+        let word = hop.map_or(0, |hop| {
+            let [a, b, c, d, e, f] = hop.mac.0;
+            RESOLVED | u64::from_be_bytes([0, hop.port.0, a, b, c, d, e, f])
+        });
+        self.words[backend.index()].store(word, Ordering::Relaxed);
+    }
+
+    /// A worker asks for it to be resolved.
+    pub fn want(&self, backend: BackendId) {
+        self.wanted[backend.index() / 64].fetch_or(1 << (backend.index() % 64), Ordering::Relaxed);
+    }
+
+    /// The backends asked for since the last call.
+    #[must_use]
+    pub fn take_wanted(&self) -> Vec<BackendId> {
+        let mut wanted = Vec::new();
+        for (at, word) in (0_u32..).zip(&self.wanted) {
+            let mut bits = word.swap(0, Ordering::Relaxed);
+            while bits != 0 {
+                wanted.push(BackendId(at * 64 + bits.trailing_zeros()));
+                bits &= bits - 1;
+            }
+        }
+        wanted
+    }
+}

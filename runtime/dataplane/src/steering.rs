@@ -1,0 +1,50 @@
+//! Which frames the workers want: the rules that an adapter puts into effect before the sockets.
+
+use std::collections::BTreeSet;
+
+use waxwing_packet::{Address, Protocol};
+
+use crate::Snapshot;
+
+/// The frames that go to the workers; all others stay with the kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rules {
+    /// Destination endpoints of services.
+    pub services: BTreeSet<(Address, u16, u8)>,
+    /// VIPs: their ICMP, fragments, ARP and NDP.
+    pub vips: BTreeSet<Address>,
+    /// Source endpoints of replies.
+    pub backends: BTreeSet<(Address, u16, u8)>,
+    /// The host's own addresses: a reply to one of them is the kernel's.
+    pub locals: BTreeSet<Address>,
+}
+
+impl Rules {
+    /// The rules of a snapshot on a host with these addresses.
+    #[must_use]
+    pub fn new(snapshot: &Snapshot, locals: impl IntoIterator<Item = Address>) -> Self {
+        let key = |address: Address, port: u16, protocol: Protocol| (address, port, protocol as u8);
+        Self {
+            services: snapshot
+                .services()
+                .map(|s| key(s.vip, s.port, s.protocol))
+                .collect(),
+            vips: snapshot.vips().iter().copied().collect(),
+            backends: snapshot
+                .backends()
+                .map(|b| key(b.address, b.port, b.protocol))
+                .collect(),
+            locals: locals.into_iter().collect(),
+        }
+    }
+}
+
+/// Puts [`Rules`] into effect, without a moment in which a frame of a rule that stays is missed.
+pub trait Steering: Send {
+    /// Brings the rules in effect to `rules`.
+    ///
+    /// # Errors
+    /// A text for the operator: what failed, and what to do about it. Rules that were in effect
+    /// and are in `rules` stay in effect.
+    fn apply(&mut self, rules: &Rules) -> Result<(), String>;
+}

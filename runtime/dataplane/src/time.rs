@@ -1,0 +1,60 @@
+//! Time as the core sees it: an argument, read once per batch by whoever drives the worker.
+
+use std::time::Duration;
+
+/// How long one [`Tick`] is.
+pub const TICK: Duration = Duration::from_millis(TICK_MS);
+/// The same in milliseconds.
+pub const TICK_MS: u64 = 100;
+
+/// A coarse point in time: 100 ms units since the balancer started. Sessions keep time in ticks,
+/// so that a busy session's line is written ten times a second and not once a packet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+pub struct Tick(pub u32);
+
+impl Tick {
+    /// The ticks gone by since `earlier`, 0 where that lies ahead (workers' clocks are read apart).
+    #[inline]
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u32 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The time of a batch: monotonic, since the balancer started.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Now {
+    nanos: u64,
+}
+
+impl Now {
+    /// From the time since the balancer started.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "u64 nanoseconds last 584 years"
+    )]
+    pub const fn from_start(elapsed: Duration) -> Self {
+        Self {
+            nanos: elapsed.as_nanos() as u64,
+        }
+    }
+
+    /// In milliseconds since the balancer started.
+    #[inline]
+    #[must_use]
+    pub const fn millis(self) -> u64 {
+        self.nanos / 1_000_000
+    }
+
+    /// The tick this lies in.
+    #[inline]
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "u32 ticks of 100 ms last 13 years"
+    )]
+    pub const fn tick(self) -> Tick {
+        Tick((self.nanos / TICK.as_nanos() as u64) as u32)
+    }
+}

@@ -1,0 +1,170 @@
+//! A worker: one thread that runs each batch to completion.
+//!
+//! Invariant: an epoch changes only between two batches, and only once every worker has been sent
+//! its own (see [`crate::epoch::Release`]). Background work is bounded per turn, so that no
+//! batch waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::announce::Announcements;
+use crate::counters::WorkerCounters;
+use crate::forward::{Forwarder, Shared};
+use crate::{BATCH, Epoch, FrameIo, Now};
+
+/// How long an idle worker sleeps at most; also how late it may see a new epoch.
+const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How long one round over the whole session table takes, in milliseconds: an ended session
+/// keeps its slot for that much longer at most. (Its packets see its end exactly.)
+const SWEEP_ROUND_MS: u64 = 4000;
+/// The most slots that are looked at between two batches.
+const SWEEP_MAX: u64 = 4096;
+
+/// What a worker is built from.
+pub struct WorkerSetup {
+    /// Its number: the queue index that it serves on every port.
+    pub number: usize,
+    /// How many workers there are; they share the sweeping of the session table.
+    pub workers: usize,
+    /// What all of them share.
+    pub shared: Shared,
+    /// Its counters, read by others.
+    pub counters: Arc<WorkerCounters>,
+    /// Keys the hash that policies see; equal on all balancers of a cluster.
+    pub cluster_key: [u64; 4],
+    /// New epochs come here.
+    pub mailbox: Receiver<Epoch>,
+    /// Old ones go back here, to be dropped off the packet's way.
+    pub returned: Sender<Epoch>,
+}
+
+/// One worker, with its I/O and the epoch that it works by.
+pub struct Worker<I: FrameIo> {
+    io: I,
+    setup: WorkerSetup,
+    forwarder: Forwarder,
+    epoch: Epoch,
+    next_epoch: Option<Epoch>,
+    announcements: Announcements,
+    frames: Vec<I::Frame>,
+    swept_at: Now,
+}
+
+impl<I: FrameIo> Worker<I> {
+    /// Starts with this epoch.
+    pub fn new(io: I, setup: WorkerSetup, epoch: Epoch) -> Self {
+        let mut announcements = Announcements::default();
+        if setup.number == 0 {
+            announcements.schedule();
+        }
+        Self {
+            forwarder: Forwarder::new(
+                setup.shared.clone(),
+                Arc::clone(&setup.counters),
+                setup.cluster_key,
+            ),
+            io,
+            setup,
+            epoch,
+            next_epoch: None,
+            announcements,
+            frames: Vec::with_capacity(BATCH),
+            swept_at: Now::default(),
+        }
+    }
+
+    /// Works until `stop` is set. The clock is read once per turn.
+    pub fn run(&mut self, clock: impl Fn() -> Now, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            if !self.turn(clock()) {
+                self.io.wait(IDLE_WAIT);
+            }
+        }
+    }
+
+    /// One turn: take up a new epoch, handle one batch, do a bounded piece of background work.
+    /// Says whether there was a frame.
+    pub fn turn(&mut self, now: Now) -> bool {
+        self.take_epoch();
+        self.io.receive(&mut self.frames);
+        let busy = !self.frames.is_empty();
+        if busy {
+            self.setup.counters.batches.add(1);
+            self.forwarder
+                .forward(&mut self.io, &mut self.epoch, &mut self.frames, now);
+        }
+        self.sweep(now);
+        self.forwarder.ended.deliver(&mut self.epoch);
+        self.announcements.send(
+            &mut self.io,
+            &self.epoch.snapshot,
+            &self.setup.counters,
+            now,
+        );
+        self.io.flush();
+        busy
+    }
+
+    /// The I/O, for who drives the worker in memory.
+    pub fn io(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// Ends the worker and gives back its I/O, for a last look at its frames.
+    pub fn into_io(self) -> I {
+        self.io
+    }
+
+    fn take_epoch(&mut self) {
+        if self.next_epoch.is_none() {
+            self.next_epoch = self.setup.mailbox.try_recv().ok();
+        }
+        if let Some(next) = self.next_epoch.take_if(|next| next.release.is_given()) {
+            if self.setup.number == 0 && next.snapshot.vips() != self.epoch.snapshot.vips() {
+                self.announcements.schedule();
+            }
+            let old = std::mem::replace(&mut self.epoch, next);
+            self.setup.counters.epochs.add(1);
+            // The receiver is gone only at shutdown; then the epoch is dropped here.
+            let _ = self.setup.returned.send(old);
+        }
+    }
+
+    /// Removes sessions whose time is up: this worker's share of the table's slots for the time
+    /// that has passed.
+    fn sweep(&mut self, now: Now) {
+        let elapsed = now.millis().saturating_sub(self.swept_at.millis());
+        if elapsed == 0 {
+            return;
+        }
+        self.swept_at = now;
+        let Forwarder {
+            shared,
+            slots,
+            ended,
+            ..
+        } = &mut self.forwarder;
+        let share = shared.sessions.capacity() as u64 / self.setup.workers.max(1) as u64;
+        let quota = (share * elapsed / SWEEP_ROUND_MS).clamp(16, SWEEP_MAX);
+        let snapshot = &self.epoch.snapshot;
+        let tick = now.tick();
+        let counters = &self.setup.counters;
+        shared.sessions.sweep(
+            slots,
+            usize::try_from(quota).unwrap_or(usize::MAX),
+            |session| {
+                // A backend that this epoch does not know yet is one of the next epoch's.
+                snapshot
+                    .backend(session.backend)
+                    .is_some_and(|backend| session.is_expired(&backend.timeouts, tick))
+            },
+            |session| {
+                ended.record(shared, &session, tick);
+                counters.expired.add(1);
+            },
+        );
+    }
+}

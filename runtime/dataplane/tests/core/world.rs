@@ -1,0 +1,346 @@
+//! A balancer in memory: one client side, one server side, and a clock that the test turns.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use waxwing_dataplane::counters::WorkerCounters;
+use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::memory::MemoryIo;
+use waxwing_dataplane::policy::{Closed, PickContext};
+use waxwing_dataplane::session::{Session, SessionTable};
+use waxwing_dataplane::snapshot::{Backend, MidStream, NextHops, Port, Service, Timeouts};
+use waxwing_dataplane::worker::{Worker, WorkerSetup};
+use waxwing_dataplane::{
+    BackendId, DropReason, Epoch, Gauges, NewFlow, NextHop, Now, Pick, Policy, PolicyFault, PortId,
+    ServiceId, Snapshot,
+};
+use waxwing_packet::{Address, Mac, Protocol};
+
+/// The port that clients are behind.
+pub(crate) const FRONT: PortId = PortId(0);
+/// The port that backends are behind.
+pub(crate) const BACK: PortId = PortId(1);
+/// The balancer's MAC addresses by port.
+pub(crate) const PORT_MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+/// The client's, or its gateway's.
+pub(crate) const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 0]);
+/// The TCP port of every service here.
+pub(crate) const SERVICE_PORT: u16 = 80;
+/// The port of every backend here.
+pub(crate) const BACKEND_PORT: u16 = 8080;
+
+/// The addresses of one family.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) vip: Address,
+    pub(crate) client: Address,
+    backend: Address,
+}
+
+pub(crate) const V4: Plan = Plan {
+    vip: Address::v4([203, 0, 113, 10]),
+    client: Address::v4([198, 51, 100, 7]),
+    backend: Address::v4([10, 2, 0, 10]),
+};
+pub(crate) const V6: Plan = Plan {
+    vip: Address::v6([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]),
+    client: Address::v6([0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]),
+    backend: Address::v6([0xfd, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]),
+};
+
+impl Plan {
+    /// The n-th backend's address.
+    pub(crate) fn backend(&self, n: u32) -> Address {
+        Address::from_bits(self.backend.bits() + u128::from(n))
+    }
+}
+
+/// The n-th backend's MAC address.
+pub(crate) fn backend_mac(n: u32) -> Mac {
+    Mac([2, 0, 0, 0, 2, n as u8])
+}
+
+/// Picks what the test told it to, in turn; remembers what it was asked and told.
+#[derive(Default)]
+pub(crate) struct Script {
+    pub(crate) picks: Vec<Pick>,
+    pub(crate) asked: Vec<NewFlow>,
+    pub(crate) calls: usize,
+    pub(crate) closed: Vec<Closed>,
+    pub(crate) fault: Option<PolicyFault>,
+    pub(crate) payload_len: usize,
+}
+
+/// A [`Policy`] that shares its script with the test.
+pub(crate) struct Scripted(pub(crate) Arc<std::sync::Mutex<Script>>);
+
+impl Policy for Scripted {
+    fn payload_len(&self) -> usize {
+        self.0
+            .lock()
+            .expect("the script is not poisoned")
+            .payload_len
+    }
+
+    fn pick(
+        &mut self,
+        _service: ServiceId,
+        _context: PickContext<'_>,
+        flows: &[NewFlow],
+        picks: &mut [Pick],
+    ) -> Result<(), PolicyFault> {
+        let mut script = self.0.lock().expect("the script is not poisoned");
+        script.calls += 1;
+        for (flow, pick) in flows.iter().zip(picks) {
+            let turn = script.asked.len();
+            *pick = match script.picks.len() {
+                0 => Pick::Backend(0),
+                n => script.picks[turn % n],
+            };
+            script.asked.push(*flow);
+        }
+        script.fault.map_or(Ok(()), Err)
+    }
+
+    fn closed(&mut self, _service: ServiceId, events: &[Closed]) {
+        self.0
+            .lock()
+            .expect("the script is not poisoned")
+            .closed
+            .extend_from_slice(events);
+    }
+}
+
+/// What a world is made of.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) plan: Plan,
+    pub(crate) protocol: Protocol,
+    pub(crate) weights: Vec<u32>,
+    pub(crate) sessions_max: u32,
+    pub(crate) workers: usize,
+    pub(crate) mid_stream: MidStream,
+    pub(crate) timeouts: Timeouts,
+    /// A second service on port 81 in front of the same servers.
+    pub(crate) second_service: bool,
+    pub(crate) mtu: u16,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            plan: V4,
+            protocol: Protocol::Tcp,
+            weights: vec![1, 1, 1],
+            sessions_max: 1024,
+            workers: 1,
+            mid_stream: MidStream::Pick,
+            timeouts: Timeouts::default(),
+            second_service: false,
+            mtu: 1500,
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn snapshot(&self, generation: u64) -> Snapshot {
+        let mut services = Vec::new();
+        let mut backends = Vec::new();
+        let count = self.weights.len() as u32;
+        for n in 0..=u32::from(self.second_service) {
+            let service = Service {
+                id: ServiceId(n),
+                name: format!("service-{n}").into(),
+                vip: self.plan.vip,
+                port: SERVICE_PORT + n as u16,
+                protocol: self.protocol,
+                policy: 0,
+                backends: (n * count..(n + 1) * count).map(BackendId).collect(),
+                mid_stream: self.mid_stream,
+                timeouts: self.timeouts,
+            };
+            backends.extend((0..count).zip(&self.weights).map(|(b, weight)| {
+                let id = BackendId(n * count + b);
+                Backend::new(id, &service, self.plan.backend(b), BACKEND_PORT, *weight)
+            }));
+            services.push(service);
+        }
+        let ports = PORT_MACS
+            .iter()
+            .zip(["front", "back"])
+            .map(|(mac, name)| Port {
+                name: name.into(),
+                mac: *mac,
+                mtu: self.mtu,
+            })
+            .collect();
+        Snapshot::new(generation, services, backends, ports)
+    }
+}
+
+/// The balancer with its workers, which the test drives turn by turn.
+pub(crate) struct World {
+    pub(crate) settings: Settings,
+    pub(crate) shared: Shared,
+    pub(crate) script: Arc<std::sync::Mutex<Script>>,
+    pub(crate) counters: Vec<Arc<WorkerCounters>>,
+    pub(crate) mailboxes: Vec<Sender<Epoch>>,
+    pub(crate) returned: Receiver<Epoch>,
+    workers: Vec<Worker<MemoryIo>>,
+    now: Duration,
+}
+
+impl World {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let backends_max = 64;
+        let shared = Shared {
+            sessions: Arc::new(
+                SessionTable::new(settings.sessions_max, [1, 2, 3, 4]).expect("it is small"),
+            ),
+            next_hops: Arc::new(NextHops::new(backends_max)),
+            gauges: Arc::new(Gauges::new(backends_max)),
+        };
+        let count = settings.weights.len() as u32;
+        for id in 0..count * (1 + u32::from(settings.second_service)) {
+            let hop = NextHop {
+                port: BACK,
+                mac: backend_mac(id % count),
+            };
+            shared.next_hops.set(BackendId(id), Some(hop));
+        }
+        let script = Arc::default();
+        let (give_back, returned) = unbounded();
+        let mut world = Self {
+            shared,
+            script,
+            counters: Vec::new(),
+            mailboxes: Vec::new(),
+            returned,
+            workers: Vec::new(),
+            now: Duration::from_secs(10),
+            settings,
+        };
+        for number in 0..world.settings.workers {
+            let (mailbox, inbox) = unbounded();
+            let counters = Arc::new(WorkerCounters::new(backends_max));
+            let setup = WorkerSetup {
+                number,
+                workers: world.settings.workers,
+                shared: world.shared.clone(),
+                counters: Arc::clone(&counters),
+                cluster_key: [5, 6, 7, 8],
+                mailbox: inbox,
+                returned: give_back.clone(),
+            };
+            let epoch = world.epoch(world.settings.snapshot(1), Release::held());
+            let mut worker = Worker::new(MemoryIo::new(2, 256), setup, epoch);
+            // The announcements at start are a scenario of their own.
+            for seconds in [0, 3, 6] {
+                worker.turn(Now::from_start(Duration::from_secs(seconds)));
+            }
+            worker.io().sent();
+            world.mailboxes.push(mailbox);
+            world.counters.push(counters);
+            world.workers.push(worker);
+        }
+        world
+    }
+
+    /// An epoch whose policy is this world's script.
+    pub(crate) fn epoch(&self, snapshot: Snapshot, release: Release) -> Epoch {
+        Epoch {
+            snapshot: Arc::new(snapshot),
+            policies: vec![Box::new(Scripted(Arc::clone(&self.script)))],
+            release,
+        }
+    }
+
+    pub(crate) fn script(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.script.lock().expect("the script is not poisoned")
+    }
+
+    pub(crate) fn advance(&mut self, by: Duration) {
+        self.now += by;
+    }
+
+    pub(crate) fn io(&mut self, worker: usize) -> &mut MemoryIo {
+        self.workers[worker].io()
+    }
+
+    /// Lets a worker take turns until nothing arrives any more.
+    pub(crate) fn run(&mut self, worker: usize) {
+        let now = Now::from_start(self.now);
+        while self.workers[worker].turn(now) {}
+    }
+
+    /// A frame arrives at worker 0; what is sent because of it.
+    pub(crate) fn frame(&mut self, port: PortId, frame: &[u8]) -> Vec<(PortId, Vec<u8>)> {
+        self.frame_at(0, port, frame)
+    }
+
+    /// A frame arrives at a worker; what is sent because of it.
+    pub(crate) fn frame_at(
+        &mut self,
+        worker: usize,
+        port: PortId,
+        frame: &[u8],
+    ) -> Vec<(PortId, Vec<u8>)> {
+        assert!(self.io(worker).inject(port, frame), "the pool has a frame");
+        self.run(worker);
+        self.io(worker).sent()
+    }
+
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+        self.counters.iter().map(|c| c.dropped(reason).get()).sum()
+    }
+
+    /// All drops, for scenarios in which only some reasons may count.
+    pub(crate) fn drops(&self) -> Vec<(DropReason, u64)> {
+        DropReason::ALL
+            .iter()
+            .map(|r| (*r, self.dropped(*r)))
+            .filter(|(_, n)| *n > 0)
+            .collect()
+    }
+
+    pub(crate) fn sessions(&self) -> Vec<Session> {
+        self.shared
+            .sessions
+            .iter()
+            .map(|(_, session)| session)
+            .collect()
+    }
+
+    /// The one session there is.
+    pub(crate) fn session(&self) -> Session {
+        let sessions = self.sessions();
+        assert_eq!(sessions.len(), 1, "{sessions:?}");
+        sessions[0]
+    }
+
+    pub(crate) fn active(&self) -> Vec<u32> {
+        (0..self.settings.weights.len() as u32)
+            .map(|id| self.shared.gauges.active(BackendId(id)))
+            .collect()
+    }
+}
+
+impl Drop for World {
+    /// Every test ends with every frame back in its pool.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for worker in &mut self.workers {
+            worker.io().sent();
+            worker.io().passed_to_kernel();
+            assert_eq!(
+                worker.io().in_flight(),
+                0,
+                "frames are missing from the pool"
+            );
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The session table under every interleaving that loom finds within a bound of preemptions.
+//!
+//!     RUSTFLAGS="--cfg loom" cargo test -p waxwing-dataplane --test session_loom --release
+//!
+//! Each model states what a thread may see while others work, in the words of the invariants in
+//! `waxwing_dataplane::session`. The table is the real one with buckets of two words.
+
+#![cfg(loom)]
+
+use loom::sync::Arc;
+use loom::thread;
+use waxwing_dataplane::session::{
+    Direction, FlowHash, Insert, Phase, Session, SessionRef, SessionTable, SlotCache, TcpState,
+};
+use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
+use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
+
+/// Runs a model with at most `preemptions` forced switches per execution.
+fn model(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 10_000;
+    builder.check(f);
+}
+
+fn table(sessions: u32) -> Arc<SessionTable> {
+    Arc::new(SessionTable::new(sessions, [1, 2, 3, 4]).expect("memory"))
+}
+
+/// A session whose every field follows from `n`, so that a torn one shows.
+fn session(n: u8) -> Session {
+    Session {
+        client: Address::v6([n; 16]),
+        client_port: n.into(),
+        service_port: u16::from(n) + 1,
+        source_port: u16::from(n) + 2,
+        protocol: if n.is_multiple_of(2) {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        },
+        backend: BackendId(n.into()),
+        hop: hop(n),
+        tags: tags(n),
+        created: Tick(n.into()),
+        seen: Tick(n.into()),
+        tcp: TcpState::first(TcpFlags(TcpFlags::SYN)),
+    }
+}
+
+fn hop(n: u8) -> NextHop {
+    NextHop {
+        port: PortId(n),
+        mac: Mac([n; 6]),
+    }
+}
+
+fn tags(n: u8) -> VlanTags {
+    let tag = VlanTag {
+        tpid: 0x8100,
+        tci: n.into(),
+    };
+    VlanTags {
+        count: 1,
+        tags: [tag, VlanTag::default()],
+    }
+}
+
+const FORWARD: FlowHash = FlowHash::from_bits(0x1111_2222_3333_4444);
+const REPLY: FlowHash = FlowHash::from_bits(0x8888_2222_3333_5555);
+
+fn insert(table: &SessionTable, cache: &mut SlotCache, session: &Session) -> Insert {
+    let (forward, reply) = (is(session), is(session));
+    table.insert(cache, FORWARD, REPLY, session, forward, reply)
+}
+
+/// Whether it is the session of the same flow.
+fn is(wanted: &Session) -> impl Fn(&Session) -> bool + use<> {
+    let key = (wanted.client, wanted.client_port);
+    move |session| (session.client, session.client_port) == key
+}
+
+fn created(insert: Insert) -> SessionRef {
+    match insert {
+        Insert::Created(at) => at,
+        other => panic!("not created: {other:?}"),
+    }
+}
+
+/// Two workers make one flow's session: one does, the other gets that one.
+#[test]
+fn one_of_two_inserts_wins() {
+    model(3, || {
+        let table = table(2);
+        let worker = || {
+            let table = table.clone();
+            move || {
+                let mut cache = table.slot_cache();
+                insert(&table, &mut cache, &session(1))
+            }
+        };
+        let other = thread::spawn(worker());
+        let mine = worker()();
+        let theirs = other.join().expect("no panic");
+        match (mine, theirs) {
+            (Insert::Created(a), Insert::Exists(b, found))
+            | (Insert::Exists(b, found), Insert::Created(a)) => {
+                assert_eq!((a, found), (b, session(1)));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!((table.len(), table.iter().count()), (1, 1));
+    });
+}
+
+/// Two flows that would be one tuple at the backend: one gets it.
+#[test]
+fn one_of_two_clashing_inserts_wins() {
+    model(3, || {
+        let table = table(2);
+        let worker = |n: u8, forward: u64| {
+            let table = table.clone();
+            move || {
+                let mut cache = table.slot_cache();
+                let forward = FlowHash::from_bits(forward);
+                table.insert(
+                    &mut cache,
+                    forward,
+                    REPLY,
+                    &session(n),
+                    is(&session(n)),
+                    |_| true,
+                )
+            }
+        };
+        let other = thread::spawn(worker(1, 1 << 40));
+        let mine = worker(3, 5 << 60)();
+        let theirs = other.join().expect("no panic");
+        assert!(matches!(
+            (mine, theirs),
+            (Insert::Created(_), Insert::Clash) | (Insert::Clash, Insert::Created(_))
+        ));
+        assert_eq!(table.len(), 1);
+    });
+}
+
+/// A reader sees no session or the whole one; once one direction finds it, the other does.
+#[test]
+fn birth_is_one_moment() {
+    model(3, || {
+        let table = table(1);
+        let reader = {
+            let table = table.clone();
+            thread::spawn(move || {
+                let wanted = session(1);
+                let first = table.find(FORWARD, is(&wanted));
+                let second = table.find(REPLY, is(&wanted));
+                if let Some((at, found)) = first {
+                    assert_eq!((found, second), (wanted, Some((at, wanted))));
+                }
+            })
+        };
+        let mut cache = table.slot_cache();
+        created(insert(&table, &mut cache, &session(1)));
+        reader.join().expect("no panic");
+    });
+}
+
+/// A slot goes from one session to another while a reader looks for either: it sees each whole
+/// or not at all, and never the older after the newer.
+#[test]
+fn reuse_of_a_slot_tears_nothing() {
+    model(2, || {
+        let table = table(1);
+        let mut cache = table.slot_cache();
+        let at = created(insert(&table, &mut cache, &session(1)));
+        let reader = {
+            let table = table.clone();
+            thread::spawn(move || {
+                let newer = table.find(FORWARD, is(&session(2)));
+                let older = table.find(FORWARD, is(&session(1)));
+                assert!(newer.is_none_or(|(_, found)| found == session(2)));
+                assert!(older.is_none_or(|(seen_at, found)| (seen_at, found) == (at, session(1))));
+                assert!(newer.is_none() || older.is_none());
+            })
+        };
+        assert_eq!(table.remove(&mut cache, at), Some(session(1)));
+        created(insert(&table, &mut cache, &session(2)));
+        reader.join().expect("no panic");
+    });
+}
+
+/// A session that stays is found at every moment, whatever its bucket's neighbours do, be their
+/// tags other than its own or the same.
+#[test]
+fn a_staying_session_is_never_missed() {
+    // A bit in the middle of a half leaves the buckets alone and changes the tag.
+    const OTHER_TAG: u64 = 1 << 8;
+    for (preemptions, difference) in [(3, OTHER_TAG), (1, 0)] {
+        model(preemptions, move || {
+            let table = table(2);
+            let mut cache = table.slot_cache();
+            let mut neighbour = |n: u8| {
+                let [forward, reply] =
+                    [FORWARD, REPLY].map(|hash| FlowHash::from_bits(hash.bits() ^ difference));
+                let (session, is) = (session(n), is(&session(n)));
+                created(table.insert(&mut cache, forward, reply, &session, &is, &is))
+            };
+            let leaving = neighbour(1);
+            let mut cache = table.slot_cache();
+            let staying = created(insert(&table, &mut cache, &session(2)));
+            let reader = {
+                let table = table.clone();
+                thread::spawn(move || {
+                    let found = table.find(FORWARD, is(&session(2)));
+                    assert_eq!(found, Some((staying, session(2))));
+                })
+            };
+            table.remove(&mut cache, leaving);
+            neighbour(3);
+            reader.join().expect("no panic");
+        });
+    }
+}
+
+/// Of two removers one gets the session; its slot is free once.
+#[test]
+fn one_of_two_removes_wins() {
+    model(3, || {
+        let table = table(1);
+        let mut cache = table.slot_cache();
+        let at = created(insert(&table, &mut cache, &session(1)));
+        let other = {
+            let table = table.clone();
+            thread::spawn(move || table.remove(&mut table.slot_cache(), at).is_some())
+        };
+        let mine = table.remove(&mut cache, at).is_some();
+        let theirs = other.join().expect("no panic");
+        assert!(mine != theirs, "{mine} {theirs}");
+        assert_eq!(table.len(), 0);
+        created(insert(&table, &mut cache, &session(2)));
+        assert_eq!(insert(&table, &mut cache, &session(3)), Insert::Full);
+    });
+}
+
+/// A flow that ends and begins anew while another worker inserts it too: one session in the end.
+#[test]
+fn remove_and_two_inserts() {
+    model(2, || {
+        let table = table(2);
+        let mut cache = table.slot_cache();
+        let at = created(insert(&table, &mut cache, &session(1)));
+        let other = {
+            let table = table.clone();
+            thread::spawn(move || {
+                let mut cache = table.slot_cache();
+                matches!(insert(&table, &mut cache, &session(1)), Insert::Created(_))
+            })
+        };
+        table.remove(&mut cache, at).expect("the only remover");
+        let mine = matches!(insert(&table, &mut cache, &session(1)), Insert::Created(_));
+        let theirs = other.join().expect("no panic");
+        assert!(!(mine && theirs), "two sessions of one flow");
+        assert!(mine || theirs || table.is_empty());
+        assert_eq!(table.iter().count(), table.len());
+    });
+}
+
+/// A route is read as a whole, also by a reader whom two changes overtake.
+#[test]
+fn routes_do_not_tear() {
+    model(3, || {
+        let table = table(1);
+        let mut cache = table.slot_cache();
+        let at = created(insert(&table, &mut cache, &session(1)));
+        let reader = {
+            let table = table.clone();
+            thread::spawn(move || {
+                let found = table.get(at).expect("it stays");
+                let n = found.hop.port.0;
+                assert_eq!((found.hop, found.tags), (hop(n), tags(n)));
+            })
+        };
+        table.set_hop(at, hop(2), tags(2));
+        table.set_hop(at, hop(3), tags(3));
+        reader.join().expect("no panic");
+        assert_eq!(table.get(at).expect("it stays").hop, hop(3));
+    });
+}
+
+/// What a worker does with a reference to a session that ends meanwhile leaves the next session
+/// in that slot alone. (The last-seen tick apart: loom lets a store come between the two halves
+/// of a `fetch_max` and so lose it, which no memory model of a processor or of C++ does.)
+#[test]
+fn stale_references_change_nothing() {
+    model(3, || {
+        let table = table(1);
+        let mut cache = table.slot_cache();
+        let at = created(insert(&table, &mut cache, &session(1)));
+        let stale = {
+            let table = table.clone();
+            thread::spawn(move || {
+                table.set_hop(at, hop(9), tags(9));
+                table.update_tcp(at, |tcp| {
+                    tcp.on_packet(Direction::Forward, TcpFlags(TcpFlags::RST))
+                });
+                table.touch(at, Tick(1));
+            })
+        };
+        table.remove(&mut cache, at).expect("the only remover");
+        created(insert(&table, &mut cache, &session(2)));
+        stale.join().expect("no panic");
+        let (_, found) = table.find(FORWARD, is(&session(2))).expect("it stays");
+        assert_eq!(
+            Session {
+                seen: Tick(2),
+                ..found
+            },
+            session(2)
+        );
+    });
+}
+
+/// Two workers see two packets of one connection at once: both count.
+#[test]
+fn no_tcp_update_is_lost() {
+    model(3, || {
+        let table = table(1);
+        let mut cache = table.slot_cache();
+        let at = created(insert(&table, &mut cache, &session(1)));
+        let fin = TcpFlags(TcpFlags::FIN | TcpFlags::ACK);
+        let other = {
+            let table = table.clone();
+            thread::spawn(move || table.update_tcp(at, |s| s.on_packet(Direction::Reply, fin)))
+        };
+        table.update_tcp(at, |s| s.on_packet(Direction::Forward, fin));
+        other.join().expect("no panic");
+        assert_eq!(table.get(at).expect("it stays").tcp.phase(), Phase::Closing);
+    });
+}
+
+/// An eviction that judged a session half-open does not end it once it is established.
+#[test]
+fn eviction_spares_what_got_established() {
+    use waxwing_dataplane::session::Evictable;
+    model(3, || {
+        let table = table(1);
+        let mut cache = table.slot_cache();
+        let at = created(insert(&table, &mut cache, &session(1)));
+        let syn_ack = TcpFlags(TcpFlags::SYN | TcpFlags::ACK);
+        let ack = TcpFlags(TcpFlags::ACK);
+        table.update_tcp(at, |s| s.on_packet(Direction::Reply, syn_ack));
+        let evictor = {
+            let table = table.clone();
+            thread::spawn(move || {
+                let classify = |s: &Session| match s.tcp.phase() {
+                    Phase::HalfOpen => Evictable::HalfOpen,
+                    Phase::Closing => Evictable::Closing,
+                    Phase::Established => Evictable::Never,
+                };
+                table.evict(&mut table.slot_cache(), 1, classify, Tick(5))
+            })
+        };
+        let updated = table.update_tcp(at, |s| s.on_packet(Direction::Forward, ack));
+        let evicted = evictor.join().expect("no panic");
+        assert!(
+            updated.is_some() != evicted.is_some(),
+            "{updated:?} {evicted:?}"
+        );
+    });
+}

@@ -1,0 +1,441 @@
+//! The session table against a plain map: any sequence of operations, in tables small enough to
+//! be full, with hashes poor enough to collide, gives what the map gives.
+
+#![cfg(not(loom))]
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use waxwing_dataplane::session::{
+    Evictable, FlowHash, Insert, Phase, SESSIONS_MAX, Session, SessionRef, SessionTable, SlotCache,
+    TableError, TcpState, Tuple,
+};
+use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
+use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
+
+/// A flow of the model's small world. Two services; backend `b` serves service `b % 2` at server
+/// `b / 2`, so that both services share their servers and reply tuples can clash.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Flow {
+    client: u8,
+    service: u8,
+    server: u8,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Insert(Flow, u8),
+    Remove(u8, u8),
+    Touch(u8, u8),
+    SetHop(u8, u8, u8),
+    Tcp(u8, u8, u8),
+    Advance(u8),
+    Sweep(u8),
+    Evict(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let client = || 0..24_u8;
+    let service = || 0..2_u8;
+    prop_oneof![
+        12 => (client(), service(), 0..2_u8, any::<u8>())
+            .prop_map(|(client, service, server, n)| Step::Insert(Flow { client, service, server }, n)),
+        4 => (client(), service()).prop_map(|(c, s)| Step::Remove(c, s)),
+        2 => (client(), service()).prop_map(|(c, s)| Step::Touch(c, s)),
+        2 => (client(), service(), any::<u8>()).prop_map(|(c, s, n)| Step::SetHop(c, s, n)),
+        4 => (client(), service(), 0..3_u8).prop_map(|(c, s, n)| Step::Tcp(c, s, n)),
+        2 => (1..40_u8).prop_map(Step::Advance),
+        1 => (1..40_u8).prop_map(Step::Sweep),
+        2 => (1..40_u8).prop_map(Step::Evict),
+    ]
+}
+
+fn address(client: u8) -> Address {
+    if client.is_multiple_of(2) {
+        Address::v4([10, 0, 0, client])
+    } else {
+        Address::v6([client; 16])
+    }
+}
+
+fn session(flow: Flow, n: u8, now: Tick) -> Session {
+    Session {
+        client: address(flow.client),
+        client_port: 1_000 + u16::from(flow.client),
+        service_port: 80 + u16::from(flow.service),
+        source_port: 1_000 + u16::from(flow.client),
+        protocol: if flow.client.is_multiple_of(3) {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        },
+        backend: BackendId(u32::from(flow.server * 2 + flow.service)),
+        hop: hop(n),
+        tags: tags(n),
+        created: now,
+        seen: now,
+        tcp: phase(n % 3),
+    }
+}
+
+fn hop(n: u8) -> NextHop {
+    NextHop {
+        port: PortId(n),
+        mac: Mac([n, 1, 2, 3, 4, n]),
+    }
+}
+
+fn tags(n: u8) -> VlanTags {
+    let tag = |on: bool, tpid: bool| match (on, tpid) {
+        (false, _) => VlanTag::default(),
+        (_, false) => VlanTag {
+            tpid: 0x8100,
+            tci: u16::from(n) << 8 | 1,
+        },
+        (_, true) => VlanTag {
+            tpid: 0x88a8,
+            tci: u16::from(n) << 4 | 2,
+        },
+    };
+    let count = n % 3;
+    VlanTags {
+        count,
+        tags: [tag(count > 0, n & 4 != 0), tag(count > 1, n & 8 != 0)],
+    }
+}
+
+/// Half-open, established, closing.
+fn phase(n: u8) -> TcpState {
+    use waxwing_dataplane::session::Direction::{Forward, Reply};
+    let first = TcpState::first(TcpFlags(TcpFlags::SYN));
+    let open = first
+        .on_packet(Reply, TcpFlags(TcpFlags::SYN | TcpFlags::ACK))
+        .on_packet(Forward, TcpFlags(TcpFlags::ACK));
+    [first, open, open.on_packet(Reply, TcpFlags(TcpFlags::RST))][usize::from(n)]
+}
+
+fn classify(session: &Session) -> Evictable {
+    match session.tcp.phase() {
+        Phase::HalfOpen => Evictable::HalfOpen,
+        Phase::Closing => Evictable::Closing,
+        Phase::Established => Evictable::Never,
+    }
+}
+
+fn expired(session: &Session, now: Tick) -> bool {
+    now.since(session.seen) > 30
+}
+
+/// The table beside the map, and how hashes are spoilt.
+struct World {
+    table: SessionTable,
+    cache: SlotCache,
+    map: HashMap<(u8, u8), (Session, Flow, SessionRef)>,
+    now: Tick,
+    mask: u64,
+}
+
+impl World {
+    fn new(sessions_max: u32, mask: u64) -> Self {
+        let table = SessionTable::new(sessions_max, [4, 3, 2, 1]).expect("memory");
+        let cache = table.slot_cache();
+        Self {
+            table,
+            cache,
+            map: HashMap::new(),
+            now: Tick(100),
+            mask,
+        }
+    }
+
+    /// The hashes of both directions, with only the bits of the mask left of them.
+    fn hashes(&self, flow: Flow) -> [FlowHash; 2] {
+        let client = (address(flow.client), 1_000 + u16::from(flow.client));
+        let vip = (Address::v4([203, 0, 113, flow.service]), 80);
+        let server = (Address::v4([10, 2, 0, flow.server]), 8080);
+        [(client, vip), (server, client)].map(|(source, destination)| {
+            let tuple = Tuple {
+                source: source.0,
+                destination: destination.0,
+                source_port: source.1,
+                destination_port: destination.1,
+                protocol: Protocol::Tcp,
+            };
+            FlowHash::from_bits(self.table.hash(&tuple).bits() & self.mask)
+        })
+    }
+
+    fn same_forward(flow: Flow) -> impl Fn(&Session) -> bool {
+        move |s| s.client == address(flow.client) && s.backend.0 % 2 == u32::from(flow.service)
+    }
+
+    fn same_reply(flow: Flow) -> impl Fn(&Session) -> bool {
+        move |s| s.client == address(flow.client) && s.backend.0 / 2 == u32::from(flow.server)
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Insert(flow, n) => self.insert(flow, n),
+            Step::Remove(client, service) => {
+                let Some((session, _, at)) = self.map.remove(&(client, service)) else {
+                    return;
+                };
+                assert_eq!(self.table.remove(&mut self.cache, at), Some(session));
+                assert_eq!(
+                    self.table.remove(&mut self.cache, at),
+                    None,
+                    "removed twice"
+                );
+                assert_eq!(self.table.get(at), None);
+                assert_eq!(self.table.update_tcp(at, |_| phase(2)), None);
+            }
+            Step::Touch(client, service) => {
+                let Some((session, _, at)) = self.map.get_mut(&(client, service)) else {
+                    return;
+                };
+                self.table.touch(*at, self.now);
+                self.table.touch(*at, Tick(self.now.0 - 1));
+                session.seen = self.now;
+            }
+            Step::SetHop(client, service, n) => {
+                let Some((session, _, at)) = self.map.get_mut(&(client, service)) else {
+                    return;
+                };
+                self.table.set_hop(*at, hop(n), tags(n));
+                (session.hop, session.tags) = (hop(n), tags(n));
+            }
+            Step::Tcp(client, service, n) => {
+                let Some((session, _, at)) = self.map.get_mut(&(client, service)) else {
+                    return;
+                };
+                let change = self.table.update_tcp(*at, |_| phase(n));
+                assert_eq!(change, Some((session.tcp, phase(n))));
+                session.tcp = phase(n);
+            }
+            Step::Advance(ticks) => self.now.0 += u32::from(ticks),
+            Step::Sweep(slots) => self.sweep(slots.into()),
+            Step::Evict(window) => self.evict(window.into()),
+        }
+    }
+
+    fn insert(&mut self, flow: Flow, n: u8) {
+        let new = session(flow, n, self.now);
+        let [forward, reply] = self.hashes(flow);
+        let key = (flow.client, flow.service);
+        let result = self.table.insert(
+            &mut self.cache,
+            forward,
+            reply,
+            &new,
+            Self::same_forward(flow),
+            Self::same_reply(flow),
+        );
+        let known = self.map.get(&key).map(|(session, _, at)| (*at, *session));
+        let other = self.map.get(&(flow.client, 1 - flow.service));
+        let clash = other.is_some_and(|(_, taken, _)| taken.server == flow.server);
+        match result {
+            Insert::Exists(at, found) => assert_eq!(Some((at, found)), known),
+            Insert::Clash => assert!(known.is_none() && clash, "no clash"),
+            Insert::Full => {
+                assert!(known.is_none() && !clash);
+                let full = self.map.len() == self.table.capacity();
+                // Both buckets of a hash are full: 16 words, and a session has two.
+                assert!(
+                    full || self.mask != u64::MAX && self.map.len() >= 8,
+                    "not full"
+                );
+            }
+            Insert::Created(at) => {
+                assert!(known.is_none() && !clash && self.map.len() < self.table.capacity());
+                self.map.insert(key, (new, flow, at));
+            }
+        }
+    }
+
+    /// A sweep of part of the table takes expired sessions only; one of the whole takes them all.
+    fn sweep(&mut self, slots: usize) {
+        let now = self.now;
+        let map = &mut self.map;
+        let gone = |s: Session| {
+            let key = map
+                .iter()
+                .find(|(_, (known, ..))| *known == s)
+                .map(|(key, _)| *key);
+            assert!(expired(&s, now), "swept too early: {s:?}");
+            map.remove(&key.expect("a session of ours"));
+        };
+        self.table
+            .sweep(&mut self.cache, slots, |s| expired(s, now), gone);
+        if slots >= self.table.capacity() {
+            assert!(
+                !self.map.values().any(|(s, ..)| expired(s, now)),
+                "left behind"
+            );
+        }
+    }
+
+    fn evict(&mut self, window: usize) {
+        let evicted = self
+            .table
+            .evict(&mut self.cache, window, classify, self.now);
+        let rank = |s: &Session| match classify(s) {
+            Evictable::HalfOpen => Some((1, self.now.since(s.created))),
+            Evictable::Closing => Some((0, self.now.since(s.seen))),
+            Evictable::Never => None,
+        };
+        let best = self.map.values().filter_map(|(s, ..)| rank(s)).max();
+        if window >= self.table.capacity() {
+            assert_eq!(evicted.as_ref().and_then(rank), best);
+        }
+        if let Some(session) = evicted {
+            assert_ne!(classify(&session), Evictable::Never);
+            let key = self
+                .map
+                .iter()
+                .find(|(_, (s, ..))| *s == session)
+                .map(|(key, _)| *key);
+            self.map.remove(&key.expect("a session of ours"));
+        }
+    }
+
+    /// The table holds what the map holds: by count, by listing, and by both hashes of each.
+    fn check(&self) {
+        assert_eq!(self.table.len(), self.map.len());
+        let listed: HashMap<SessionRef, Session> = self.table.iter().collect();
+        assert_eq!(listed.len(), self.map.len());
+        for client in 0..24 {
+            for service in 0..2 {
+                let known = self.map.get(&(client, service));
+                for server in 0..2 {
+                    let flow = Flow {
+                        client,
+                        service,
+                        server,
+                    };
+                    let [forward, reply] = self.hashes(flow);
+                    let expected = known.map(|(session, _, at)| (*at, *session));
+                    let found = self.table.find(forward, Self::same_forward(flow));
+                    assert_eq!(found, expected);
+                    if let Some((session, pinned, at)) = known
+                        && pinned.server == server
+                    {
+                        assert_eq!(listed.get(at), Some(session));
+                        assert_eq!(self.table.get(*at), Some(*session));
+                        let found = self.table.find(reply, Self::same_reply(flow));
+                        assert_eq!(found, Some((*at, *session)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn table_equals_map(
+        sessions_max in 1..40_u32,
+        // All bits; a few hashes in all; one bucket's worth; none.
+        mask in prop_oneof![3 => Just(u64::MAX), 1 => Just(3 << 62), 1 => Just(0xff), 1 => Just(0)],
+        steps in prop::collection::vec(step(), 1..250),
+    ) {
+        let mut world = World::new(sessions_max, mask);
+        for (at, step) in steps.iter().enumerate() {
+            world.step(step);
+            if at % 16 == 0 {
+                world.check();
+            }
+        }
+        world.check();
+    }
+}
+
+/// Every table takes exactly what it promises, and gives every slot back.
+#[test]
+fn fills_to_its_capacity_and_empties() {
+    for sessions_max in [1, 2, 3, 7, 8, 9, 64, 255, 256, 300, 1_000, 70_000] {
+        let table = SessionTable::new(sessions_max, [7, 7, 7, 7]).expect("memory");
+        let mut cache = table.slot_cache();
+        for round in 0..3 {
+            for n in 0..=sessions_max {
+                let tuple = |direction: u8| Tuple {
+                    source: Address::v4((n * 3 + round).to_be_bytes()),
+                    destination: Address::v4([1, 1, 1, direction]),
+                    source_port: 1,
+                    destination_port: 2,
+                    protocol: Protocol::Udp,
+                };
+                let [forward, reply] = [0, 1].map(|direction| table.hash(&tuple(direction)));
+                let flow = Flow {
+                    client: 2,
+                    service: 0,
+                    server: 0,
+                };
+                let new = session(flow, 0, Tick(n));
+                let made = table.insert(&mut cache, forward, reply, &new, |_| false, |_| false);
+                assert_eq!(
+                    matches!(made, Insert::Created(_)),
+                    n < sessions_max,
+                    "{made:?}"
+                );
+            }
+            assert_eq!(
+                (table.len(), table.iter().count()),
+                (table.capacity(), table.capacity())
+            );
+            let mut ended = 0;
+            table.sweep(&mut cache, usize::MAX, |_| true, |_| ended += 1);
+            assert_eq!((ended, table.len()), (table.capacity(), 0));
+        }
+    }
+}
+
+/// Slots that a cache held are there for others once it is dropped.
+#[test]
+fn a_dropped_cache_gives_its_slots_back() {
+    let table = SessionTable::new(1_000, [1; 4]).expect("memory");
+    let insert = |cache: &mut SlotCache, n: u32| {
+        let [a, b] = [u64::from(n) << 32, u64::from(n) << 33 | 1]
+            .map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let new = session(
+            Flow {
+                client: 0,
+                service: 0,
+                server: 0,
+            },
+            0,
+            Tick(n),
+        );
+        let hashes = [FlowHash::from_bits(a), FlowHash::from_bits(b)];
+        table.insert(cache, hashes[0], hashes[1], &new, |_| false, |_| false)
+    };
+    let mut one = table.slot_cache();
+    let mut other = table.slot_cache();
+    assert!(matches!(insert(&mut one, 0), Insert::Created(_)));
+    let mut made = 1;
+    while matches!(insert(&mut other, made), Insert::Created(_)) {
+        made += 1;
+    }
+    // One magazine is 1/256 of the table: 3 slots, of which one is in use.
+    assert_eq!(made, 1_000 - 2);
+    drop(one);
+    assert!(matches!(insert(&mut other, made), Insert::Created(_)));
+}
+
+#[test]
+fn sizes_and_limits() {
+    for refused in [0, SESSIONS_MAX + 1, u32::MAX] {
+        assert_eq!(
+            SessionTable::new(refused, [0; 4]).err(),
+            Some(TableError::OutOfRange(refused))
+        );
+    }
+    let table = SessionTable::new(100_000, [0; 4]).expect("memory");
+    assert!(table.is_empty());
+    let per_session = table.memory_bytes() / table.capacity();
+    assert!(
+        per_session <= 128,
+        "{per_session} bytes a session: 8 M must fit in 1 GiB"
+    );
+}

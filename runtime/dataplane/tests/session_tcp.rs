@@ -1,0 +1,395 @@
+//! TCP session states: every handshake and close as a row of packets and the phase after each.
+
+#![cfg(not(loom))]
+
+use waxwing_dataplane::session::{Direction, Phase, Session, TcpState};
+use waxwing_dataplane::snapshot::{TimeoutTicks, Timeouts};
+use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
+use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTags};
+
+use Phase::{Closing, Established, HalfOpen};
+
+/// A packet as it is written in the rows: `>` from the client, `<` from the server, then flags.
+fn packet(text: &str) -> (Direction, TcpFlags) {
+    let (direction, flags) = text.split_at(1);
+    let direction = if direction == ">" {
+        Direction::Forward
+    } else {
+        Direction::Reply
+    };
+    let bits = flags.chars().map(|flag| match flag {
+        'S' => TcpFlags::SYN,
+        'A' => TcpFlags::ACK,
+        'F' => TcpFlags::FIN,
+        'R' => TcpFlags::RST,
+        'P' => TcpFlags::PSH,
+        other => panic!("no such flag: {other}"),
+    });
+    (direction, TcpFlags(bits.fold(0, |all, bit| all | bit)))
+}
+
+/// Feeds a row to a new session and gives the last state.
+fn play(row: &str, packets: &[(&str, Phase)]) -> TcpState {
+    let mut state: Option<TcpState> = None;
+    for (step, (text, phase)) in packets.iter().enumerate() {
+        let (direction, flags) = packet(text);
+        let next = match state {
+            None => TcpState::first(flags),
+            Some(state) => state.on_packet(direction, flags),
+        };
+        assert_eq!(next.phase(), *phase, "{row}: step {step}, {text}: {next:?}");
+        state = Some(next);
+    }
+    state.expect("a row has packets")
+}
+
+#[test]
+fn every_valid_open_and_close() {
+    let rows: &[(&str, &[(&str, Phase)])] = &[
+        (
+            "three-way handshake (RFC 9293 figure 6)",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                (">PA", Established),
+            ],
+        ),
+        (
+            "every packet of it twice",
+            &[
+                (">S", HalfOpen),
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                (">A", Established),
+            ],
+        ),
+        (
+            "the client's ACK carries data",
+            &[(">S", HalfOpen), ("<SA", HalfOpen), (">PA", Established)],
+        ),
+        (
+            "the client's ACK is lost and its FIN comes first",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">FA", Established),
+                ("<FA", Closing),
+            ],
+        ),
+        (
+            "simultaneous open (RFC 9293 figure 7, RFC 5382 REQ-2)",
+            &[
+                (">S", HalfOpen),
+                ("<S", HalfOpen),
+                (">SA", Established),
+                ("<SA", Established),
+                (">PA", Established),
+                ("<PA", Established),
+            ],
+        ),
+        (
+            "an ACK alone proves nothing before the server has spoken",
+            &[
+                (">S", HalfOpen),
+                (">A", HalfOpen),
+                (">PA", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+            ],
+        ),
+        (
+            "the server's ACK without SYN (challenge) opens nothing",
+            &[(">S", HalfOpen), ("<A", HalfOpen), (">A", HalfOpen)],
+        ),
+        (
+            "close by the client (RFC 9293 figure 12)",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                (">FA", Established),
+                ("<A", Established),
+                ("<FA", Closing),
+                (">A", Closing),
+            ],
+        ),
+        (
+            "close by the server",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                ("<FA", Established),
+                (">FA", Closing),
+                ("<A", Closing),
+            ],
+        ),
+        (
+            "simultaneous close (RFC 9293 figure 13)",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                (">FA", Established),
+                ("<FA", Closing),
+                (">A", Closing),
+                ("<A", Closing),
+            ],
+        ),
+        (
+            "half-closed: one FIN, and data the other way for long",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                (">FA", Established),
+                ("<PA", Established),
+                (">A", Established),
+                (">FA", Established),
+                ("<PA", Established),
+            ],
+        ),
+        (
+            "the server closes before the client's ACK has come (SYN-RECEIVED to FIN-WAIT-1)",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                ("<FA", HalfOpen),
+                (">A", Established),
+                (">FA", Closing),
+            ],
+        ),
+        ("refused", &[(">S", HalfOpen), ("<RA", Closing)]),
+        (
+            "refused, tried again and accepted",
+            &[
+                (">S", HalfOpen),
+                ("<RA", Closing),
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+            ],
+        ),
+        (
+            "the client gives up",
+            &[(">S", HalfOpen), ("<SA", HalfOpen), (">R", Closing)],
+        ),
+        (
+            "abort of an open connection",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                (">RA", Closing),
+                ("<R", Closing),
+            ],
+        ),
+        (
+            "a forged RST: the client speaks on (RFC 7857 section 2.2)",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                ("<R", Closing),
+                (">PA", Established),
+            ],
+        ),
+        (
+            "a forged RST: the server's challenge ACK revives (RFC 5961 section 3.2)",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                (">R", Closing),
+                ("<A", Established),
+            ],
+        ),
+        (
+            "a forged SYN changes nothing (RFC 5961 section 4.2)",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                (">S", Established),
+                ("<A", Established),
+            ],
+        ),
+        (
+            "an RST revived keeps what FINs were seen",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                (">FA", Established),
+                ("<R", Closing),
+                (">A", Established),
+                ("<FA", Closing),
+                (">A", Closing),
+            ],
+        ),
+        (
+            "an RST while half-open, revived, is half-open still",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                ("<R", Closing),
+                ("<SA", HalfOpen),
+                (">A", Established),
+            ],
+        ),
+        (
+            "RST counts before the flags beside it",
+            &[
+                (">S", HalfOpen),
+                ("<SA", HalfOpen),
+                (">A", Established),
+                (">FR", Closing),
+                ("<FA", Established),
+            ],
+        ),
+        (
+            "picked up in the middle: established when the server answers",
+            &[
+                (">PA", HalfOpen),
+                (">PA", HalfOpen),
+                ("<A", Established),
+                (">FA", Established),
+                ("<FA", Closing),
+            ],
+        ),
+        (
+            "picked up in the middle: the server does not know it",
+            &[(">A", HalfOpen), ("<R", Closing)],
+        ),
+        ("picked up at its RST", &[(">R", Closing)]),
+        (
+            "picked up at its FIN",
+            &[(">FA", HalfOpen), ("<A", Established), ("<FA", Closing)],
+        ),
+        (
+            "picked up at the client's SYN-ACK",
+            &[(">SA", HalfOpen), ("<A", Established)],
+        ),
+    ];
+    for (row, packets) in rows {
+        play(row, packets);
+    }
+}
+
+#[test]
+fn a_new_syn_reuses_what_is_over_and_nothing_else() {
+    let syn = packet(">S").1;
+    let half_open = play("half-open", &[(">S", HalfOpen)]);
+    let open = play(
+        "open",
+        &[(">S", HalfOpen), ("<SA", HalfOpen), (">A", Established)],
+    );
+    let half_closed = open.on_packet(Direction::Forward, packet(">FA").1);
+    let closed = half_closed.on_packet(Direction::Reply, packet("<FA").1);
+    let reset = open.on_packet(Direction::Reply, packet("<R").1);
+    for (state, reused) in [
+        (half_open, false),
+        (open, false),
+        (half_closed, false),
+        (closed, true),
+        (reset, true),
+    ] {
+        assert_eq!(state.may_reuse(syn), reused, "{state:?}");
+        for other in [">A", ">SA", ">FA", ">R", ">SR", ">SF", ">PA"] {
+            assert!(!state.may_reuse(packet(other).1), "{state:?} {other}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_tells_a_refusal_from_an_abort() {
+    assert!(!play("refused", &[(">S", HalfOpen), ("<RA", Closing)]).is_answered());
+    let aborted = [(">S", HalfOpen), ("<SA", HalfOpen), ("<R", Closing)];
+    assert!(play("aborted", &aborted).is_answered());
+}
+
+/// Whatever packets pass: without a word from the server nothing is established, and any packet
+/// but RST after an RST takes it back.
+#[test]
+fn no_flags_break_the_invariants() {
+    let all = || (0..=u8::MAX).map(TcpFlags);
+    for first in all() {
+        let state = TcpState::first(first);
+        assert_ne!(state.phase(), Established, "{first:?}");
+        for second in all() {
+            let client_only = state.on_packet(Direction::Forward, second);
+            assert_ne!(client_only.phase(), Established, "{first:?} {second:?}");
+        }
+    }
+    let open = play(
+        "open",
+        &[(">S", HalfOpen), ("<SA", HalfOpen), (">A", Established)],
+    );
+    for direction in [Direction::Forward, Direction::Reply] {
+        for flags in all() {
+            let reset = open.on_packet(direction, packet(">R").1);
+            let expected = if flags.has(TcpFlags::RST) {
+                Closing
+            } else {
+                Established
+            };
+            assert_eq!(
+                reset.on_packet(direction, flags).phase(),
+                expected,
+                "{flags:?}"
+            );
+        }
+    }
+}
+
+/// Each phase has its timeout; a session lives for all of it and no tick longer than it must.
+#[test]
+fn timeouts_by_protocol_and_phase() {
+    let timeouts = TimeoutTicks::from(Timeouts::default());
+    let session = |protocol, tcp| Session {
+        client: Address::v4([192, 0, 2, 1]),
+        client_port: 40_000,
+        service_port: 80,
+        source_port: 40_000,
+        protocol,
+        backend: BackendId(1),
+        hop: NextHop {
+            port: PortId(0),
+            mac: Mac::default(),
+        },
+        tags: VlanTags::default(),
+        created: Tick(50),
+        seen: Tick(100),
+        tcp,
+    };
+    let half_open = play("half-open", &[(">S", HalfOpen)]);
+    let open = play(
+        "open",
+        &[(">S", HalfOpen), ("<SA", HalfOpen), (">A", Established)],
+    );
+    let reset = open.on_packet(Direction::Reply, packet("<R").1);
+    for (session, seconds) in [
+        (session(Protocol::Tcp, half_open), 240),
+        (session(Protocol::Tcp, open), 7440),
+        (session(Protocol::Tcp, reset), 240),
+        (session(Protocol::Udp, TcpState::default()), 120),
+    ] {
+        let ticks = seconds * 10;
+        assert_eq!(session.timeout_ticks(&timeouts), ticks);
+        assert!(
+            !session.is_expired(&timeouts, Tick(100 + ticks)),
+            "{session:?}"
+        );
+        assert!(
+            session.is_expired(&timeouts, Tick(100 + ticks + 1)),
+            "{session:?}"
+        );
+        assert!(
+            !session.is_expired(&timeouts, Tick(99)),
+            "a clock read earlier: {session:?}"
+        );
+    }
+}

@@ -1,0 +1,330 @@
+//! The session table under real threads: what loom proves for a few steps, over millions.
+
+#![cfg(not(loom))]
+
+use std::collections::HashMap;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use waxwing_dataplane::session::{
+    Direction, FlowHash, Insert, Session, SessionRef, SessionTable, SlotCache, TcpState,
+};
+use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
+use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
+
+const THREADS: u8 = 4;
+
+/// SplitMix64: a seeded source of bits that anyone can replay.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    }
+
+    fn below(&mut self, n: u32) -> u32 {
+        u32::try_from(self.next() % u64::from(n)).expect("below a u32")
+    }
+}
+
+/// The session of flow `key`, the `nonce`-th one: each field follows from the two.
+fn session(key: u32, nonce: u32) -> Session {
+    let bits = mix(key, nonce);
+    let [a, b, c, d, ..] = bits.to_be_bytes();
+    Session {
+        client: Address::from_bits(u128::from(key) << 96 | u128::from(bits)),
+        client_port: u16::from_be_bytes([a, b]),
+        service_port: u16::from_be_bytes([b, c]),
+        source_port: u16::from_be_bytes([c, d]),
+        protocol: if a % 2 == 0 {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        },
+        backend: BackendId(nonce),
+        hop: hop(d),
+        tags: tags(d),
+        created: Tick(nonce ^ key),
+        seen: Tick(0),
+        tcp: TcpState::default(),
+    }
+}
+
+fn mix(key: u32, nonce: u32) -> u64 {
+    Random(u64::from(key) << 32 | u64::from(nonce)).next()
+}
+
+fn hop(n: u8) -> NextHop {
+    NextHop {
+        port: PortId(n),
+        mac: Mac([n; 6]),
+    }
+}
+
+fn tags(n: u8) -> VlanTags {
+    let tag = |tpid| VlanTag {
+        tpid,
+        tci: u16::from(n),
+    };
+    VlanTags {
+        count: 2,
+        tags: [tag(0x88a8), tag(0x8100)],
+    }
+}
+
+fn key_of(session: &Session) -> u32 {
+    u32::try_from(session.client.bits() >> 96).expect("the upper 32 bits")
+}
+
+/// A session read at any time is whole: what does not change follows from key and nonce, and the
+/// route that others change belongs together.
+fn assert_whole(found: &Session) {
+    let whole = session(key_of(found), found.backend.0);
+    let n = found.hop.port.0;
+    assert_eq!((found.hop, found.tags), (hop(n), tags(n)), "a torn route");
+    let Session {
+        hop,
+        tags,
+        seen,
+        tcp,
+        ..
+    } = *found;
+    assert_eq!(
+        *found,
+        Session {
+            hop,
+            tags,
+            seen,
+            tcp,
+            ..whole
+        },
+        "a torn session"
+    );
+}
+
+/// Few hashes, so that many keys share buckets and tags.
+fn hashes(key: u32) -> [FlowHash; 2] {
+    let class = u64::from(key % 5);
+    [
+        FlowHash::from_bits(class << 61),
+        FlowHash::from_bits(class << 61 | class << 29),
+    ]
+}
+
+fn find(table: &SessionTable, direction: usize, key: u32) -> Option<(SessionRef, Session)> {
+    let found = table.find(hashes(key)[direction], |s| key_of(s) == key);
+    if let Some((_, session)) = &found {
+        assert_whole(session);
+    }
+    found
+}
+
+fn insert(table: &SessionTable, cache: &mut SlotCache, key: u32, nonce: u32) -> Insert {
+    let same = |s: &Session| key_of(s) == key;
+    let [forward, reply] = hashes(key);
+    table.insert(cache, forward, reply, &session(key, nonce), same, same)
+}
+
+/// Every operation from every thread on few flows, in a table too small for all of them.
+#[test]
+fn sessions_are_whole_and_single() {
+    const KEYS: u32 = 40;
+    let table = SessionTable::new(24, [9; 4]).expect("memory");
+    let barrier = Barrier::new(THREADS.into());
+    let (created, removed) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for n in 0..THREADS {
+            let (table, barrier, created, removed) = (&table, &barrier, &created, &removed);
+            scope.spawn(move || {
+                let mut random = Random(u64::from(n) + 1);
+                let mut cache = table.slot_cache();
+                let mut known: HashMap<u32, SessionRef> = HashMap::new();
+                for _round in 0..200 {
+                    for _ in 0..500 {
+                        let key = random.below(KEYS);
+                        act(
+                            table,
+                            &mut cache,
+                            &mut random,
+                            &mut known,
+                            key,
+                            created,
+                            removed,
+                        );
+                    }
+                    barrier.wait();
+                    if n == 0 {
+                        let live = created.load(Ordering::SeqCst) - removed.load(Ordering::SeqCst);
+                        assert_settled(table, live);
+                    }
+                    barrier.wait();
+                }
+            });
+        }
+    });
+    assert!(
+        removed.load(Ordering::SeqCst) > 1_000,
+        "the test tests little"
+    );
+}
+
+/// One step of one thread; references are kept for long, so that most are stale.
+fn act(
+    table: &SessionTable,
+    cache: &mut SlotCache,
+    random: &mut Random,
+    known: &mut HashMap<u32, SessionRef>,
+    key: u32,
+    created: &AtomicU64,
+    removed: &AtomicU64,
+) {
+    match random.below(16) {
+        0..5 => match insert(table, cache, key, random.below(u32::MAX)) {
+            Insert::Created(at) => {
+                created.fetch_add(1, Ordering::SeqCst);
+                known.insert(key, at);
+            }
+            Insert::Exists(at, session) => {
+                assert_whole(&session);
+                assert_eq!(key_of(&session), key);
+                known.insert(key, at);
+            }
+            Insert::Clash | Insert::Full => {}
+        },
+        5..8 => {
+            if let Some((at, _)) = find(table, random.below(2) as usize, key) {
+                known.insert(key, at);
+            }
+        }
+        8 => {
+            table.sweep(
+                cache,
+                4,
+                |session| session.created.0.is_multiple_of(7),
+                |session| {
+                    assert_whole(&session);
+                    removed.fetch_add(1, Ordering::SeqCst);
+                },
+            );
+        }
+        operation => {
+            let Some(at) = known.get(&key).copied() else {
+                return;
+            };
+            let n = random.next().to_be_bytes()[0];
+            match operation {
+                9..12 => {
+                    if let Some(session) = table.remove(cache, at) {
+                        assert_whole(&session);
+                        assert_eq!(key_of(&session), key);
+                        removed.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+                12 => table.set_hop(at, hop(n), tags(n)),
+                13 => table.touch(at, Tick(n.into())),
+                14 => {
+                    let flags = TcpFlags(n);
+                    table.update_tcp(at, |tcp| tcp.on_packet(Direction::Forward, flags));
+                }
+                _ => {
+                    if let Some(session) = table.get(at) {
+                        assert_whole(&session);
+                        assert_eq!(key_of(&session), key, "a reference to another session");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// While nobody works: one session per flow, each found both ways, and the counts are right.
+fn assert_settled(table: &SessionTable, live: u64) {
+    let mut listed = HashMap::new();
+    for (at, session) in table.iter() {
+        assert_whole(&session);
+        assert_eq!(
+            listed.insert(key_of(&session), at),
+            None,
+            "two sessions of one flow"
+        );
+        for direction in [0, 1] {
+            let found = find(table, direction, key_of(&session));
+            assert_eq!(found, Some((at, session)));
+        }
+    }
+    assert_eq!((table.len() as u64, listed.len() as u64), (live, live));
+}
+
+/// Two threads at the same flow at the same time: one creates it, one removes it.
+#[test]
+fn exactly_one_wins() {
+    let table = SessionTable::new(1_000, [9; 4]).expect("memory");
+    let barrier = Barrier::new(2);
+    let race = || {
+        let mut cache = table.slot_cache();
+        (0..20_000)
+            .map(|round| {
+                barrier.wait();
+                let made = insert(&table, &mut cache, round % 7, round);
+                barrier.wait();
+                let (at, session) = find(&table, 0, round % 7).expect("one of the two made it");
+                if let Insert::Created(mine) | Insert::Exists(mine, _) = made {
+                    assert_eq!(mine, at);
+                }
+                barrier.wait();
+                let ended = table.remove(&mut cache, at);
+                assert!(ended.is_none_or(|ended| ended == session));
+                (matches!(made, Insert::Created(_)), ended.is_some())
+            })
+            .collect::<Vec<_>>()
+    };
+    let (one, other) = thread::scope(|scope| {
+        let other = scope.spawn(race);
+        (race(), other.join().expect("no panic"))
+    });
+    for (one, other) in one.iter().zip(&other) {
+        assert!(one.0 != other.0 && one.1 != other.1, "{one:?} {other:?}");
+    }
+    assert!(table.is_empty());
+}
+
+/// Sessions that stay are found every time, while others come and go in their very buckets.
+#[test]
+fn staying_sessions_are_never_missed() {
+    const STAYING: u32 = 10;
+    let table = SessionTable::new(24, [9; 4]).expect("memory");
+    let mut cache = table.slot_cache();
+    for key in 0..STAYING {
+        assert!(matches!(
+            insert(&table, &mut cache, key, 1),
+            Insert::Created(_)
+        ));
+    }
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for n in 0..2 {
+            let (table, done) = (&table, &done);
+            scope.spawn(move || {
+                let mut random = Random(n);
+                let mut cache = table.slot_cache();
+                while !done.load(Ordering::Relaxed) {
+                    let key = STAYING + random.below(20);
+                    if let Insert::Created(at) = insert(table, &mut cache, key, 2) {
+                        assert!(table.remove(&mut cache, at).is_some());
+                    }
+                }
+            });
+        }
+        let mut random = Random(7);
+        for _ in 0..1_000_000 {
+            let key = random.below(STAYING);
+            let found = find(&table, random.below(2) as usize, key);
+            assert!(found.is_some(), "session {key} was missed");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}

@@ -1,0 +1,200 @@
+//! Ethernet II with up to two VLAN tags (IEEE 802.3, 802.1Q, 802.1ad).
+//!
+//! Invariant: of an [`Ethernet`] that was parsed or made by [`Ethernet::new`], `payload` is the
+//! length of its header.
+
+use crate::{Mac, ParseError, wire};
+
+/// Length of the header without tags.
+pub const HEADER_LEN: usize = 14;
+/// Length of one VLAN tag.
+pub const TAG_LEN: usize = 4;
+/// Tag protocol identifier of a customer tag (IEEE 802.1Q).
+pub const TPID_CUSTOMER: u16 = 0x8100;
+/// Tag protocol identifier of a service tag (IEEE 802.1ad).
+pub const TPID_SERVICE: u16 = 0x88a8;
+
+pub(crate) mod field {
+    use std::ops::Range;
+
+    pub(crate) const DESTINATION: Range<usize> = 0..6;
+    pub(crate) const SOURCE: Range<usize> = 6..12;
+    pub(crate) const ETHERTYPE: Range<usize> = 12..14;
+    /// Behind the `EtherType` that says so: the tag's control information, then the next one.
+    pub(crate) const TAG_CONTROL: Range<usize> = 0..2;
+    pub(crate) const TAG_ETHERTYPE: Range<usize> = 2..4;
+}
+
+/// The Ethernet header with up to two VLAN tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet {
+    /// Destination MAC.
+    pub destination: Mac,
+    /// Source MAC.
+    pub source: Mac,
+    /// The tags, outermost first.
+    pub tags: VlanTags,
+    /// The payload's `EtherType`.
+    pub ethertype: u16,
+    /// Where the payload starts.
+    pub payload: u16,
+}
+
+/// One VLAN tag (IEEE 802.1Q).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct VlanTag {
+    /// Tag protocol identifier: 0x8100 or 0x88a8.
+    pub tpid: u16,
+    /// Tag control information: priority, drop eligibility, VLAN id.
+    pub tci: u16,
+}
+
+/// Zero to two VLAN tags, outermost first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct VlanTags {
+    /// How many of `tags` are in use.
+    pub count: u8,
+    /// The tags.
+    pub tags: [VlanTag; 2],
+}
+
+/// The MAC addresses a frame leaves with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Link {
+    /// The egress port's own address.
+    pub source: Mac,
+    /// The next hop's address.
+    pub destination: Mac,
+}
+
+impl VlanTags {
+    /// No tag.
+    pub const NONE: Self = Self {
+        count: 0,
+        tags: [VlanTag { tpid: 0, tci: 0 }; 2],
+    };
+
+    /// One tag.
+    #[must_use]
+    pub const fn one(tag: VlanTag) -> Self {
+        Self {
+            count: 1,
+            tags: [tag, VlanTag { tpid: 0, tci: 0 }],
+        }
+    }
+
+    /// Two tags.
+    #[must_use]
+    pub const fn two(outer: VlanTag, inner: VlanTag) -> Self {
+        Self {
+            count: 2,
+            tags: [outer, inner],
+        }
+    }
+
+    /// The tags in use.
+    #[inline]
+    #[must_use]
+    pub fn as_slice(&self) -> &[VlanTag] {
+        self.tags
+            .get(..usize::from(self.count))
+            .unwrap_or(&self.tags)
+    }
+}
+
+impl Ethernet {
+    /// A header to write.
+    #[must_use]
+    pub fn new(link: Link, tags: VlanTags, ethertype: u16) -> Self {
+        Self {
+            destination: link.destination,
+            source: link.source,
+            tags,
+            ethertype,
+            payload: wire::offset(HEADER_LEN + tags.as_slice().len() * TAG_LEN),
+        }
+    }
+
+    /// Parses the header of a frame without tags; of one with tags, the part before them.
+    #[inline(always)]
+    pub(crate) fn parse_untagged(frame: &[u8]) -> Result<Self, ParseError> {
+        let header = frame
+            .first_chunk::<HEADER_LEN>()
+            .ok_or(ParseError::Truncated)?;
+        Ok(Self {
+            destination: Mac(wire::bytes(header, field::DESTINATION)),
+            source: Mac(wire::bytes(header, field::SOURCE)),
+            tags: VlanTags::NONE,
+            ethertype: wire::word(header, field::ETHERTYPE),
+            payload: const { wire::offset(HEADER_LEN) },
+        })
+    }
+
+    /// Whether a tag follows.
+    #[inline(always)]
+    pub(crate) const fn is_tagged(&self) -> bool {
+        is_tag(self.ethertype)
+    }
+
+    /// Parses the tags behind [`Ethernet::parse_untagged`], two at most: a third is left as the
+    /// `EtherType` of the payload.
+    pub(crate) fn parse_tags(&mut self, frame: &[u8]) -> Result<(), ParseError> {
+        let mut rest = frame.get(HEADER_LEN..).ok_or(ParseError::Truncated)?;
+        for tag in &mut self.tags.tags {
+            if !is_tag(self.ethertype) {
+                break;
+            }
+            let (bytes, behind) = rest
+                .split_first_chunk::<TAG_LEN>()
+                .ok_or(ParseError::Truncated)?;
+            tag.tpid = self.ethertype;
+            tag.tci = wire::word(bytes, field::TAG_CONTROL);
+            self.ethertype = wire::word(bytes, field::TAG_ETHERTYPE);
+            self.tags.count += 1;
+            self.payload += const { wire::offset(TAG_LEN) };
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Length of the header, tags included.
+    #[inline]
+    #[must_use]
+    pub fn header_len(&self) -> usize {
+        usize::from(self.payload)
+    }
+
+    /// The header of an answer on the same VLAN, from `mac` to `destination`.
+    #[must_use]
+    pub const fn answer(&self, mac: Mac, destination: Mac) -> Self {
+        Self {
+            source: mac,
+            destination,
+            ..*self
+        }
+    }
+
+    /// Writes the header and gives what lies behind it; `None`, and nothing written, where the
+    /// frame is shorter than the header.
+    pub fn write<'a>(&self, frame: &'a mut [u8]) -> Option<&'a mut [u8]> {
+        let tags = self.tags.as_slice();
+        let (header, payload) = frame.split_at_mut_checked(HEADER_LEN + tags.len() * TAG_LEN)?;
+        wire::set(header, field::DESTINATION, self.destination.0);
+        wire::set(header, field::SOURCE, self.source.0);
+        let mut at = field::ETHERTYPE.start;
+        let words = tags
+            .iter()
+            .flat_map(|tag| [tag.tpid, tag.tci])
+            .chain([self.ethertype]);
+        for word in words {
+            wire::set_word(header, at..at + size_of::<u16>(), word);
+            at += size_of::<u16>();
+        }
+        Some(payload)
+    }
+}
+
+#[inline(always)]
+const fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, TPID_CUSTOMER | TPID_SERVICE)
+}

@@ -1,0 +1,281 @@
+//! `ICMPv4` (RFC 792) and `ICMPv6` (RFC 4443): the echo messages, the part that a VIP answers.
+//!
+//! Invariant: an answer is its request with two addresses swapped and one type changed, so every
+//! checksum follows by its increment, and a request that was damaged stays so.
+
+use crate::{Delta, Family, IpPacket, Transport, ethernet, ipv4, ipv6, wire};
+
+/// The IP protocol number of `ICMPv4`.
+pub const PROTOCOL_V4: u8 = 1;
+/// The next-header number of `ICMPv6`.
+pub const PROTOCOL_V6: u8 = 58;
+/// Length of the header of an echo message, and the least length of any message.
+pub const HEADER_LEN: usize = 8;
+
+/// `ICMPv4` echo reply.
+pub const ECHO_REPLY_V4: u8 = 0;
+/// `ICMPv4` echo request.
+pub const ECHO_REQUEST_V4: u8 = 8;
+/// `ICMPv6` echo request.
+pub const ECHO_REQUEST_V6: u8 = 128;
+/// `ICMPv6` echo reply.
+pub const ECHO_REPLY_V6: u8 = 129;
+
+/// Hop limit of an answer (RFC 1700, "IP time to live").
+const HOP_LIMIT: u8 = 64;
+
+pub(crate) mod field {
+    use std::ops::Range;
+
+    pub(crate) const TYPE: usize = 0;
+    pub(crate) const CODE: usize = 1;
+    pub(crate) const CHECKSUM: Range<usize> = 2..4;
+    pub(crate) const IDENTIFIER: Range<usize> = 4..6;
+    pub(crate) const SEQUENCE: Range<usize> = 6..8;
+}
+
+/// A view of the header of an echo message; of any message, its type, code and checksum.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<'a>(&'a [u8; HEADER_LEN]);
+
+impl<'a> Header<'a> {
+    /// The header that `bytes` start with, or `None` where they are too few.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_prefix(bytes: &'a [u8]) -> Option<Self> {
+        bytes.first_chunk().map(Self)
+    }
+
+    /// Type.
+    #[inline(always)]
+    #[must_use]
+    pub const fn kind(self) -> u8 {
+        self.0[field::TYPE]
+    }
+
+    /// Code.
+    #[inline(always)]
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self.0[field::CODE]
+    }
+
+    /// Checksum.
+    #[must_use]
+    pub fn checksum(self) -> u16 {
+        wire::word(self.0, field::CHECKSUM)
+    }
+
+    /// The echo's identifier.
+    #[must_use]
+    pub fn identifier(self) -> u16 {
+        wire::word(self.0, field::IDENTIFIER)
+    }
+
+    /// The echo's sequence number.
+    #[must_use]
+    pub fn sequence(self) -> u16 {
+        wire::word(self.0, field::SEQUENCE)
+    }
+}
+
+/// Whether a packet is a whole echo request that [`answer_echo`] answers.
+#[must_use]
+pub fn is_echo_request(packet: &IpPacket) -> bool {
+    let request = match packet.family {
+        Family::V4 => ECHO_REQUEST_V4,
+        Family::V6 => ECHO_REQUEST_V6,
+    };
+    packet.fragment.is_none()
+        && packet.transport
+            == (Transport::Icmp {
+                kind: request,
+                code: 0,
+            })
+}
+
+/// Turns an echo request into its reply in place, back to where the frame came from.
+///
+/// `false`, and nothing changed, where it is no such request, is a fragment, carries IP options or
+/// extension headers, or came from an address that nothing can be sent to.
+#[must_use]
+pub fn answer_echo(frame: &mut [u8], packet: &IpPacket) -> bool {
+    let answerable = is_echo_request(packet)
+        && packet.source.is_unicast()
+        && packet.destination.is_unicast()
+        && !packet.ethernet.source.is_group()
+        && !packet.ethernet.destination.is_group();
+    answerable && turn_around(frame, packet).is_some()
+}
+
+/// Swaps the addresses and changes the type, once all parts were found to lie in the frame.
+fn turn_around(frame: &mut [u8], packet: &IpPacket) -> Option<()> {
+    let (head, message) = frame.split_at_mut_checked(packet.transport_start.into())?;
+    let (link, network) = head.split_at_mut_checked(packet.network.into())?;
+    let link = link.first_chunk_mut::<{ ethernet::HEADER_LEN }>()?;
+    let message = message.first_chunk_mut::<HEADER_LEN>()?;
+    match packet.family {
+        Family::V4 => {
+            turn_v4(network.try_into().ok()?);
+            set_kind(message, ECHO_REPLY_V4);
+        }
+        Family::V6 => {
+            let header: &mut [u8; ipv6::HEADER_LEN] = network.try_into().ok()?;
+            wire::swap::<16>(header, ipv6::field::SOURCE, ipv6::field::DESTINATION);
+            header[ipv6::field::HOP_LIMIT] = HOP_LIMIT;
+            set_kind(message, ECHO_REPLY_V6);
+        }
+    }
+    wire::swap::<6>(link, ethernet::field::SOURCE, ethernet::field::DESTINATION);
+    Some(())
+}
+
+fn turn_v4(header: &mut [u8; ipv4::HEADER_LEN]) {
+    use ipv4::field::{CHECKSUM, DESTINATION, SOURCE, TTL};
+
+    let (old, new) = (u16::from(header[TTL]) << 8, u16::from(HOP_LIMIT) << 8);
+    let checksum = Delta::between(&[old], &[new]).apply(wire::word(header, CHECKSUM));
+    header[TTL] = HOP_LIMIT;
+    wire::set_word(header, CHECKSUM, checksum);
+    wire::swap::<4>(header, SOURCE, DESTINATION);
+}
+
+/// Changes the type of a message whose code is 0.
+fn set_kind(message: &mut [u8; HEADER_LEN], kind: u8) {
+    let (old, new) = (u16::from(message[field::TYPE]) << 8, u16::from(kind) << 8);
+    let checksum = Delta::between(&[old], &[new]).apply(wire::word(message, field::CHECKSUM));
+    message[field::TYPE] = kind;
+    wire::set_word(message, field::CHECKSUM, checksum);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Address, Link, Mac, Packet, VlanTag, VlanTags, build, parse};
+
+    const CLIENT: Address = Address::v4([192, 0, 2, 1]);
+    const VIP: Address = Address::v4([203, 0, 113, 10]);
+    const CLIENT_V6: Address = Address::from_bits(0x2001_0db8 << 96 | 1);
+    const VIP_V6: Address = Address::from_bits(0x2001_0db8 << 96 | 2);
+    const CLIENT_LINK: Link = Link {
+        source: Mac([2, 0, 0, 0, 0, 1]),
+        destination: Mac([2, 0, 0, 0, 0, 9]),
+    };
+    const VIP_LINK: Link = Link {
+        source: CLIENT_LINK.destination,
+        destination: CLIENT_LINK.source,
+    };
+
+    fn request(source: Address, destination: Address) -> build::Echo<'static> {
+        build::Echo {
+            link: CLIENT_LINK,
+            tags: VlanTags::one(VlanTag {
+                tpid: 0x8100,
+                tci: 7,
+            }),
+            source,
+            destination,
+            hop_limit: 3,
+            identifier: 0x1234,
+            sequence: 5,
+            payload: b"how are you?!",
+            ..Default::default()
+        }
+    }
+
+    fn answer(frame: &mut [u8]) -> bool {
+        match parse(frame) {
+            Ok(Packet::Ip(packet)) => answer_echo(frame, &packet),
+            other => panic!("not IP: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_becomes_its_reply() {
+        for (source, destination) in [(CLIENT, VIP), (CLIENT_V6, VIP_V6)] {
+            let request = request(source, destination);
+            let mut frame = request.frame();
+            assert!(answer(&mut frame));
+            let reply = build::Echo {
+                link: VIP_LINK,
+                source: destination,
+                destination: source,
+                hop_limit: HOP_LIMIT,
+                reply: true,
+                ..request
+            };
+            assert_eq!(frame, reply.frame());
+        }
+    }
+
+    #[test]
+    fn what_nobody_can_be_answered_for_stays_as_it_is() {
+        let v4 = || request(CLIENT, VIP);
+        let group = Mac([1, 0, 0, 0, 0, 1]);
+        let fragment = |mut frame: Vec<u8>| {
+            frame[ethernet::HEADER_LEN + ethernet::TAG_LEN + ipv4::field::FLAGS_OFFSET.start] =
+                0x20;
+            frame
+        };
+        let rows = [
+            (
+                "a reply",
+                build::Echo {
+                    reply: true,
+                    ..v4()
+                }
+                .frame(),
+            ),
+            ("a fragment", fragment(v4().frame())),
+            ("from 0.0.0.0", request(Address::v4([0; 4]), VIP).frame()),
+            (
+                "from broadcast",
+                request(Address::v4([255; 4]), VIP).frame(),
+            ),
+            (
+                "from a multicast group",
+                request(Address::v4([224, 0, 0, 1]), VIP).frame(),
+            ),
+            ("from ::", request(Address::from_bits(0), VIP_V6).frame()),
+            (
+                "to ff02::1",
+                request(CLIENT_V6, crate::ndp::ALL_NODES).frame(),
+            ),
+            (
+                "to a group MAC",
+                build::Echo {
+                    link: Link {
+                        destination: group,
+                        ..CLIENT_LINK
+                    },
+                    ..v4()
+                }
+                .frame(),
+            ),
+            (
+                "from a group MAC",
+                build::Echo {
+                    link: Link {
+                        source: group,
+                        ..CLIENT_LINK
+                    },
+                    ..v4()
+                }
+                .frame(),
+            ),
+        ];
+        for (what, mut frame) in rows {
+            let before = frame.clone();
+            assert!(!answer(&mut frame), "{what}");
+            assert_eq!(frame, before, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_request_gets_a_damaged_reply() {
+        let mut frame = request(CLIENT, VIP).frame();
+        *frame.last_mut().expect("a payload") ^= 1;
+        assert!(answer(&mut frame));
+        assert!(build::verify_checksums(&frame).is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! IPv6 and its extension headers (RFC 8200).
+//!
+//! Invariant: a [`Header`] is the fixed 40 bytes, so its getters cannot fail; what they give is as
+//! the sender wrote it, and only [`crate::parse`] has held it against the frame.
+
+use crate::{Address, Fragment, wire};
+
+/// The `EtherType`.
+pub const ETHERTYPE: u16 = 0x86dd;
+/// The version field's value.
+pub const VERSION: u8 = 6;
+/// Length of the fixed header.
+pub const HEADER_LEN: usize = 40;
+/// Length of the shortest extension header, and of every fragment header.
+pub const EXTENSION_LEN_MIN: usize = 8;
+
+/// Next header: hop-by-hop options.
+pub const HOP_BY_HOP: u8 = 0;
+/// Next header: routing.
+pub const ROUTING: u8 = 43;
+/// Next header: fragment.
+pub const FRAGMENT: u8 = 44;
+/// Next header: destination options.
+pub const DESTINATION_OPTIONS: u8 = 60;
+
+pub(crate) mod field {
+    use std::ops::Range;
+
+    pub(crate) const VERSION_CLASS: usize = 0;
+    pub(crate) const PAYLOAD_LEN: Range<usize> = 4..6;
+    pub(crate) const NEXT_HEADER: usize = 6;
+    pub(crate) const HOP_LIMIT: usize = 7;
+    pub(crate) const SOURCE: Range<usize> = 8..24;
+    pub(crate) const DESTINATION: Range<usize> = 24..40;
+}
+
+mod extension_field {
+    use std::ops::Range;
+
+    pub(super) const NEXT_HEADER: usize = 0;
+    /// In units of eight bytes, the first eight not counted.
+    pub(super) const LEN: usize = 1;
+    /// Routing header only.
+    pub(super) const SEGMENTS_LEFT: usize = 3;
+    /// Fragment header only: 13 bits of offset, 2 reserved, 1 for "more".
+    pub(super) const FRAGMENT_OFFSET: Range<usize> = 2..4;
+    /// Fragment header only.
+    pub(super) const IDENTIFICATION: Range<usize> = 4..8;
+}
+
+/// A view of the fixed header.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<'a>(&'a [u8; HEADER_LEN]);
+
+impl<'a> Header<'a> {
+    /// The header that `bytes` start with, or `None` where they are too few.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_prefix(bytes: &'a [u8]) -> Option<Self> {
+        bytes.first_chunk().map(Self)
+    }
+
+    /// IP version.
+    #[inline(always)]
+    #[must_use]
+    pub const fn version(self) -> u8 {
+        self.0[field::VERSION_CLASS] >> 4
+    }
+
+    /// Length of what follows this header, extension headers included, in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn payload_len(self) -> u16 {
+        wire::word(self.0, field::PAYLOAD_LEN)
+    }
+
+    /// What follows: an extension header or a protocol.
+    #[inline(always)]
+    #[must_use]
+    pub const fn next_header(self) -> u8 {
+        self.0[field::NEXT_HEADER]
+    }
+
+    /// Hop limit.
+    #[inline(always)]
+    #[must_use]
+    pub const fn hop_limit(self) -> u8 {
+        self.0[field::HOP_LIMIT]
+    }
+
+    /// Source address.
+    #[inline(always)]
+    #[must_use]
+    pub fn source(self) -> Address {
+        Address::v6(wire::bytes(self.0, field::SOURCE))
+    }
+
+    /// Destination address.
+    #[inline(always)]
+    #[must_use]
+    pub fn destination(self) -> Address {
+        Address::v6(wire::bytes(self.0, field::DESTINATION))
+    }
+}
+
+/// A view of an extension header's first eight bytes, the least that any has.
+#[derive(Clone, Copy, Debug)]
+pub struct Extension<'a>(&'a [u8; EXTENSION_LEN_MIN]);
+
+impl<'a> Extension<'a> {
+    /// The header that `bytes` start with, or `None` where they are too few.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_prefix(bytes: &'a [u8]) -> Option<Self> {
+        bytes.first_chunk().map(Self)
+    }
+
+    /// What follows it.
+    #[must_use]
+    pub const fn next_header(self) -> u8 {
+        self.0[extension_field::NEXT_HEADER]
+    }
+
+    /// Its length in bytes. (A fragment header has no such field: it is 8 bytes long.)
+    #[must_use]
+    pub const fn total_len(self) -> u16 {
+        (self.0[extension_field::LEN] as u16 + 1) * 8
+    }
+
+    /// Routing header: how many nodes are still to be visited.
+    #[must_use]
+    pub const fn segments_left(self) -> u8 {
+        self.0[extension_field::SEGMENTS_LEFT]
+    }
+
+    /// Fragment header: the fragment's place, or `None` where it is the whole packet, which is
+    /// handled as one (RFC 6946).
+    #[must_use]
+    pub fn fragment(self) -> Option<Fragment> {
+        let word = wire::word(self.0, extension_field::FRAGMENT_OFFSET);
+        let (offset, more) = (word & !0b111, word & 1 != 0);
+        let identification = wire::long(self.0, extension_field::IDENTIFICATION);
+        (offset > 0 || more).then_some(Fragment {
+            identification,
+            offset,
+            more,
+        })
+    }
+}
+
+/// A fixed header to be written, traffic class and flow label zero.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewHeader {
+    pub(crate) payload_len: u16,
+    pub(crate) next_header: u8,
+    pub(crate) hop_limit: u8,
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+}
+
+impl NewHeader {
+    pub(crate) fn write(&self, header: &mut [u8; HEADER_LEN]) {
+        header.fill(0);
+        header[field::VERSION_CLASS] = VERSION << 4;
+        wire::set_word(header, field::PAYLOAD_LEN, self.payload_len);
+        header[field::NEXT_HEADER] = self.next_header;
+        header[field::HOP_LIMIT] = self.hop_limit;
+        wire::set(header, field::SOURCE, self.source.octets());
+        wire::set(header, field::DESTINATION, self.destination.octets());
+    }
+}

@@ -1,0 +1,36 @@
+//! Wire formats, checksums and the rewriting of packets. Pure, without `unsafe`, and knowing
+//! nothing of the rest of Waxwing.
+//!
+//! [`parse`] reads a frame once and gives a [`Packet`] of offsets and deciding fields;
+//! [`Rewrite::apply`] changes the frame by it. What the balancer answers or announces itself is a
+//! value that is parsed from one frame and written to another: [`arp::Arp`],
+//! [`ndp::Solicitation`], [`ndp::Advertisement`]; echo requests are answered in place by
+//! [`icmp::answer_echo`]. [`build`] makes whole frames for tests, simulators and load.
+//!
+//! Each protocol has a file of its own in one idiom: named byte ranges, and a view of the fixed
+//! header whose getters cannot fail.
+
+#![forbid(unsafe_code)]
+
+mod address;
+pub mod arp;
+pub mod build;
+pub mod checksum;
+pub mod ethernet;
+pub mod icmp;
+mod ip;
+pub mod ipv4;
+pub mod ipv6;
+pub mod ndp;
+mod parse;
+mod rewrite;
+pub mod tcp;
+pub mod udp;
+mod wire;
+
+pub use address::{Address, Family, Mac, Protocol};
+pub use checksum::Delta;
+pub use ethernet::{Ethernet, Link, VlanTag, VlanTags};
+pub use parse::{Fragment, IpPacket, Packet, ParseError, Transport, parse};
+pub use rewrite::{Rewrite, Translation};
+pub use tcp::TcpFlags;

@@ -1,0 +1,357 @@
+//! One pass over a frame: offsets and the fields that the forwarding path decides by.
+//!
+//! Invariant: every offset in a returned [`Packet`] lies inside the frame it was parsed from, so
+//! that whoever holds both may access without a further check of lengths.
+//!
+//! Checksums are not verified here: an incremental update carries an error on to the receiver,
+//! who finds it (RFC 1624 section 1).
+
+use std::fmt;
+
+use crate::{Address, Ethernet, Family, TcpFlags, arp, icmp, ipv4, ipv6, tcp, udp, wire};
+
+/// The most extension headers that an IPv6 packet may have: RFC 8200 section 4.1 has each of the
+/// four walked here at most once, and destination options twice.
+const EXTENSIONS_MAX: usize = 5;
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packet {
+    /// An IPv4 or IPv6 packet.
+    Ip(IpPacket),
+    /// ARP; read and answer it with [`crate::arp`].
+    Arp(Ethernet),
+    /// Any other `EtherType`.
+    Other(Ethernet),
+}
+
+/// An IP packet's offsets and the fields that decide its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpPacket {
+    /// The link header before it.
+    pub ethernet: Ethernet,
+    /// Family.
+    pub family: Family,
+    /// Where the IP header starts.
+    pub network: u16,
+    /// Where the transport header starts (behind options and extension headers).
+    pub transport_start: u16,
+    /// Where the IP packet ends; what follows is Ethernet padding.
+    pub end: u16,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Set where this is a fragment and not a whole packet.
+    pub fragment: Option<Fragment>,
+    /// The transport header. In a fragment that is not the first: [`Transport::Other`].
+    pub transport: Transport,
+}
+
+/// A fragment's place (RFC 791, RFC 8200 section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// The identification that its packet's fragments share.
+    pub identification: u32,
+    /// Offset in bytes.
+    pub offset: u16,
+    /// Whether more follow.
+    pub more: bool,
+}
+
+/// The transport header's deciding fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+        /// Flags.
+        flags: TcpFlags,
+        /// Where its payload starts.
+        payload: u16,
+    },
+    /// UDP; its payload starts 8 bytes behind `transport_start`.
+    Udp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
+    /// `ICMPv4` (only in IPv4) or `ICMPv6` (only in IPv6), by the packet's family.
+    Icmp {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+    },
+    /// Any other protocol number. A routing header that still names nodes to visit is left as
+    /// one (43), because the packet's destination is not the one it will end at; so is an
+    /// authentication header (51), which covers the addresses and rules out rewriting them.
+    Other(u8),
+}
+
+/// Why a frame is malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParseError {
+    /// The frame ends inside a header.
+    Truncated,
+    /// A version, length or offset field contradicts the frame.
+    BadLength,
+    /// IPv6 extension headers beyond the bound.
+    TooManyExtensions,
+    /// A field holds what its protocol forbids on a wire: an IPv4-mapped address in IPv6, a
+    /// neighbour solicitation that a router has forwarded.
+    Forbidden,
+    /// The checksum of a message that is answered, and not passed on, is wrong.
+    BadChecksum,
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Truncated => "the frame ends inside a header",
+            Self::BadLength => "a version, length or offset field contradicts the frame",
+            Self::TooManyExtensions => "more IPv6 extension headers than are followed",
+            Self::Forbidden => "a field holds what its protocol forbids on a wire",
+            Self::BadChecksum => "the checksum is wrong",
+        })
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+/// Parses a frame.
+///
+/// # Errors
+/// A [`ParseError`] where a header does not fit the frame.
+#[inline]
+pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
+    let ethernet = Ethernet::parse_untagged(frame)?;
+    if ethernet.is_tagged() {
+        parse_tagged(frame)
+    } else {
+        parse_payload(frame, ethernet)
+    }
+}
+
+/// Apart from the rest, so that the compiler knows every offset of an untagged frame.
+#[cold]
+#[inline(never)]
+fn parse_tagged(frame: &[u8]) -> Result<Packet, ParseError> {
+    let mut ethernet = Ethernet::parse_untagged(frame)?;
+    ethernet.parse_tags(frame)?;
+    parse_payload(frame, ethernet)
+}
+
+#[inline(always)]
+fn parse_payload(frame: &[u8], ethernet: Ethernet) -> Result<Packet, ParseError> {
+    match ethernet.ethertype {
+        ipv4::ETHERTYPE => parse_v4(frame, ethernet).map(Packet::Ip),
+        ipv6::ETHERTYPE => parse_v6(frame, ethernet).map(Packet::Ip),
+        arp::ETHERTYPE => Ok(Packet::Arp(ethernet)),
+        _ => Ok(Packet::Other(ethernet)),
+    }
+}
+
+#[inline(always)]
+fn parse_v4(frame: &[u8], ethernet: Ethernet) -> Result<IpPacket, ParseError> {
+    let network = ethernet.payload;
+    let bytes = frame
+        .get(usize::from(network)..)
+        .ok_or(ParseError::Truncated)?;
+    let header = ipv4::Header::from_prefix(bytes).ok_or(ParseError::Truncated)?;
+    let start = network + header.header_len().ok_or(ParseError::BadLength)?;
+    let end = end_of(frame, network, header.total_len())?;
+    if start > end {
+        return Err(ParseError::BadLength);
+    }
+    let upper = Upper {
+        start,
+        end,
+        fragment: None,
+        protocol: header.protocol(),
+    };
+    let (upper, transport) = if header.is_fragment() {
+        parse_fragment_v4(frame, header, upper)?
+    } else {
+        (upper, parse_transport(frame, &upper, icmp::PROTOCOL_V4)?)
+    };
+    Ok(IpPacket {
+        ethernet,
+        family: Family::V4,
+        network,
+        transport_start: start,
+        end,
+        source: header.source(),
+        destination: header.destination(),
+        hop_limit: header.ttl(),
+        fragment: upper.fragment,
+        transport,
+    })
+}
+
+#[inline(always)]
+fn parse_v6(frame: &[u8], ethernet: Ethernet) -> Result<IpPacket, ParseError> {
+    let network = ethernet.payload;
+    let bytes = frame
+        .get(usize::from(network)..)
+        .ok_or(ParseError::Truncated)?;
+    let header = ipv6::Header::from_prefix(bytes).ok_or(ParseError::Truncated)?;
+    if header.version() != ipv6::VERSION {
+        return Err(ParseError::BadLength);
+    }
+    let (source, destination) = (header.source(), header.destination());
+    if source.family() == Family::V4 || destination.family() == Family::V4 {
+        return Err(ParseError::Forbidden);
+    }
+    let start = network + const { wire::offset(ipv6::HEADER_LEN) };
+    let end = end_of(frame, start, header.payload_len())?;
+    let upper = Upper {
+        start,
+        end,
+        fragment: None,
+        protocol: header.next_header(),
+    };
+    let (upper, transport) = if is_extension(upper.protocol) {
+        parse_extensions(frame, upper)?
+    } else {
+        (upper, parse_transport(frame, &upper, icmp::PROTOCOL_V6)?)
+    };
+    Ok(IpPacket {
+        ethernet,
+        family: Family::V6,
+        network,
+        transport_start: upper.start,
+        end,
+        source,
+        destination,
+        hop_limit: header.hop_limit(),
+        fragment: upper.fragment,
+        transport,
+    })
+}
+
+/// Where `len` bytes from `start` end, if that lies in the frame.
+#[inline(always)]
+fn end_of(frame: &[u8], start: u16, len: u16) -> Result<u16, ParseError> {
+    let end = start.checked_add(len).ok_or(ParseError::BadLength)?;
+    if usize::from(end) > frame.len() {
+        return Err(ParseError::BadLength);
+    }
+    Ok(end)
+}
+
+/// What lies behind the IP headers: `start <= end`, and both in the frame.
+#[derive(Clone, Copy)]
+struct Upper {
+    start: u16,
+    end: u16,
+    fragment: Option<Fragment>,
+    protocol: u8,
+}
+
+#[cold]
+fn parse_fragment_v4(
+    frame: &[u8],
+    header: ipv4::Header<'_>,
+    mut upper: Upper,
+) -> Result<(Upper, Transport), ParseError> {
+    upper.fragment = Some(Fragment {
+        identification: header.identification().into(),
+        offset: header.fragment_offset(),
+        more: header.more_fragments(),
+    });
+    Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V4)?))
+}
+
+/// Walks the extension headers up to the transport header, or to where the walk must end: a
+/// fragment without its packet's start, or a routing header with nodes to visit.
+#[cold]
+fn parse_extensions(frame: &[u8], mut upper: Upper) -> Result<(Upper, Transport), ParseError> {
+    for _ in 0..=EXTENSIONS_MAX {
+        let later = upper.fragment.is_some_and(|fragment| fragment.offset > 0);
+        if later || !is_extension(upper.protocol) {
+            return Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V6)?));
+        }
+        let bytes = upper.bytes(frame)?;
+        let header = ipv6::Extension::from_prefix(bytes).ok_or(ParseError::Truncated)?;
+        let len = match upper.protocol {
+            ipv6::ROUTING if header.segments_left() > 0 => {
+                return Ok((upper, Transport::Other(ipv6::ROUTING)));
+            }
+            ipv6::FRAGMENT => {
+                upper.fragment = header.fragment();
+                const { wire::offset(ipv6::EXTENSION_LEN_MIN) }
+            }
+            _ => header.total_len(),
+        };
+        if usize::from(len) > bytes.len() {
+            return Err(ParseError::Truncated);
+        }
+        upper.start += len;
+        upper.protocol = header.next_header();
+    }
+    Err(ParseError::TooManyExtensions)
+}
+
+#[inline(always)]
+const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::FRAGMENT | ipv6::DESTINATION_OPTIONS
+    )
+}
+
+impl Upper {
+    #[inline(always)]
+    fn bytes(self, frame: &[u8]) -> Result<&[u8], ParseError> {
+        frame
+            .get(usize::from(self.start)..usize::from(self.end))
+            .ok_or(ParseError::Truncated)
+    }
+}
+
+#[inline(always)]
+fn parse_transport(frame: &[u8], upper: &Upper, icmp: u8) -> Result<Transport, ParseError> {
+    if upper.fragment.is_some_and(|fragment| fragment.offset > 0) {
+        return Ok(Transport::Other(upper.protocol));
+    }
+    let segment = upper.bytes(frame)?;
+    if upper.protocol == tcp::PROTOCOL {
+        let header = tcp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
+        let header_len = header.header_len();
+        if usize::from(header_len) < tcp::HEADER_LEN || usize::from(header_len) > segment.len() {
+            return Err(ParseError::BadLength);
+        }
+        Ok(Transport::Tcp {
+            source: header.source(),
+            destination: header.destination(),
+            flags: header.flags(),
+            payload: upper.start + header_len,
+        })
+    } else if upper.protocol == udp::PROTOCOL {
+        let header = udp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
+        let len = usize::from(header.total_len());
+        // What a datagram's IP packet has beyond it is allowed (RFC 9868).
+        if len < udp::HEADER_LEN || (len > segment.len() && upper.fragment.is_none()) {
+            return Err(ParseError::BadLength);
+        }
+        Ok(Transport::Udp {
+            source: header.source(),
+            destination: header.destination(),
+        })
+    } else if upper.protocol == icmp {
+        let header = icmp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
+        Ok(Transport::Icmp {
+            kind: header.kind(),
+            code: header.code(),
+        })
+    } else {
+        Ok(Transport::Other(upper.protocol))
+    }
+}

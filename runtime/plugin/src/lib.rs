@@ -1,0 +1,40 @@
+//! Policies as sandboxed Wasm modules: loaded, vetted, run, watched and swapped.
+//!
+//! The control side holds a [`Host`]. It turns a module's name and the services that use it into
+//! one instance per worker ([`Host::bind`]), each of which the core drives as a
+//! [`Policy`](waxwing_dataplane::Policy). What a module may do is bounded four times over:
+//!
+//! - `validate` reads its bytes before anything is compiled: no imports, the ABI's exports, sizes;
+//! - `engine` gives it a memory limit, a small stack and a time budget for each call;
+//! - `bind` and `regions` check every address it names, once;
+//! - `instance` checks every answer it gives, always.
+//!
+//! A module that fails costs its batch the native fallback. It never costs a packet, and a bad new
+//! build never replaces a good one (`library`, `vetting`).
+//!
+//! What is deliberately absent: guest imports of any kind, and any unsafe code of our own.
+
+mod bind;
+mod engine;
+mod error;
+mod guest;
+mod host;
+mod instance;
+mod library;
+mod module;
+mod regions;
+#[cfg(test)]
+mod trace;
+mod validate;
+mod vetting;
+mod watch;
+
+pub use bind::{BackendInfo, ServiceBinding};
+pub use engine::prepare_thread;
+pub use error::{HostError, ModuleError, Refusal};
+pub use host::{Bound, Event, Host, ModuleStatus, Options, RefusedStatus, Serving};
+pub use instance::FaultReport;
+pub use library::{FaultLimit, Recovery};
+pub use module::{CompiledModule, Hash, ModuleCounters, Source};
+pub use validate::{Limits, validate};
+pub use waxwing_sdk::abi::ModuleInfo;

@@ -1,0 +1,152 @@
+//! A module that passed: compiled once, shared by all its instances.
+//!
+//! Invariant: it is immutable but for its counters; a changed file is another module with
+//! another hash.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+use waxwing_sdk::abi::ModuleInfo;
+
+use crate::engine::Engine;
+use crate::error::{ModuleError, Refusal};
+use crate::validate::{Limits, validate};
+
+/// The SHA-256 of a module's bytes: tells builds apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Hash {
+    /// The first 12 hexadecimal digits, as `sha256sum` prints them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a module's bytes came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// It came with the program.
+    Shipped,
+    /// From the watched folder.
+    File(PathBuf),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shipped => f.write_str("shipped"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// What all instances of a module count together. Rarely written: only when something is wrong.
+#[derive(Default, Debug)]
+pub struct ModuleCounters {
+    /// Calls that trapped, ran too long or gave no valid answer.
+    pub(crate) faults: AtomicU64,
+    /// Picks of a backend that takes no new sessions, answered by the native fallback instead.
+    pub(crate) unavailable_picks: AtomicU64,
+}
+
+impl ModuleCounters {
+    /// See the field.
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
+    }
+
+    /// See the field.
+    pub fn unavailable_picks(&self) -> u64 {
+        self.unavailable_picks.load(Ordering::Relaxed)
+    }
+}
+
+/// A validated and compiled policy module.
+pub struct CompiledModule {
+    /// The name that services use: the file's stem.
+    pub name: String,
+    /// What the module says of itself: its author's name and version, its SDK, its payload.
+    pub info: ModuleInfo,
+    /// Tells builds apart.
+    pub hash: Hash,
+    /// Where it came from.
+    pub source: Source,
+    /// The size of its file, in bytes.
+    pub bytes: usize,
+    /// When it was loaded.
+    pub since: SystemTime,
+    /// What went wrong in its instances.
+    pub counters: ModuleCounters,
+    /// Whether it answered test flows well (see `vetting.rs`).
+    pub(crate) vetted: AtomicBool,
+    pub(crate) code: wasmtime::Module,
+}
+
+impl CompiledModule {
+    /// Validates and compiles.
+    pub(crate) fn new(
+        engine: &Engine,
+        limits: &Limits,
+        name: &str,
+        source: Source,
+        bytes: &[u8],
+    ) -> Result<Self, ModuleError> {
+        let label = label(name, &source);
+        let info = validate(bytes, limits).map_err(|refusal| refusal.of(&label))?;
+        let code = wasmtime::Module::from_binary(engine.wasmtime(), bytes)
+            .map_err(|error| Refusal::Compile(format!("{error:#}")).of(&label))?;
+        Ok(Self {
+            name: name.into(),
+            info,
+            hash: Hash::of(bytes),
+            source,
+            bytes: bytes.len(),
+            since: SystemTime::now(),
+            counters: ModuleCounters::default(),
+            vetted: AtomicBool::new(false),
+            code,
+        })
+    }
+
+    /// Bytes of payload it wants of each flow.
+    #[must_use]
+    pub fn payload_len(&self) -> usize {
+        self.info.payload
+    }
+
+    /// Name and source, for messages.
+    pub(crate) fn label(&self) -> String {
+        label(&self.name, &self.source)
+    }
+}
+
+impl fmt::Debug for CompiledModule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.label(), self.hash)
+    }
+}
+
+/// A module's name and where it came from, for messages.
+pub(crate) fn label(name: &str, source: &Source) -> String {
+    format!("{name} ({source})")
+}

@@ -1,0 +1,275 @@
+//! The pass over a module's bytes before anything is compiled.
+//!
+//! Invariant: it never panics and takes time linear in the file's size, whatever the bytes are;
+//! what passes has no imports, the ABI's exports with their exact types, and sizes that the
+//! compiler and the memory limit can take.
+
+use wasmparser::{
+    Encoding, ExternalKind, Parser, Payload, ValType, Validator, WasmFeatures,
+    types::{EntityType, Types},
+};
+use waxwing_sdk::abi::{ModuleInfo, SECTION_NAME, exports};
+
+use crate::error::Refusal;
+
+/// Sizes that a module must keep to. Ample for a policy, tight for an attack on the compiler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// The file, in bytes.
+    pub file_bytes_max: usize,
+    /// One function's body, in bytes.
+    pub body_bytes_max: u64,
+    /// Functions.
+    pub functions_max: u64,
+    /// Local variables of one function.
+    pub locals_max: u64,
+    /// Entries of a table.
+    pub table_entries_max: u64,
+    /// Types, globals, exports, data or element segments, of each.
+    pub items_max: u64,
+    /// A memory's size at the start, in bytes.
+    pub memory_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            file_bytes_max: 4 << 20,
+            body_bytes_max: 128 << 10,
+            functions_max: 10_000,
+            locals_max: 2_000,
+            table_entries_max: 10_000,
+            items_max: 10_000,
+            memory_bytes_max: 4 << 20,
+        }
+    }
+}
+
+/// What LLVM emits for wasm32-unknown-unknown, and no more.
+const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
+    .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
+    .union(WasmFeatures::SIGN_EXTENSION)
+    .union(WasmFeatures::REFERENCE_TYPES)
+    .union(WasmFeatures::MULTI_VALUE)
+    .union(WasmFeatures::BULK_MEMORY)
+    .union(WasmFeatures::FLOATS);
+
+/// A function of the ABI: its name, parameters, results, and whether it may be missing.
+struct Function {
+    name: &'static str,
+    parameters: &'static [ValType],
+    results: &'static [ValType],
+    optional: bool,
+}
+
+const FUNCTIONS: &[Function] = {
+    use ValType::{I32, I64};
+    const fn function(
+        name: &'static str,
+        parameters: &'static [ValType],
+        results: &'static [ValType],
+        optional: bool,
+    ) -> Function {
+        Function {
+            name,
+            parameters,
+            results,
+            optional,
+        }
+    }
+    &[
+        function(exports::RESERVE, &[I32], &[I32], false),
+        function(exports::INIT, &[I32, I32], &[I32], false),
+        function(exports::PICK, &[I32, I32], &[I32], false),
+        function(exports::BACKENDS_CHANGED, &[I32], &[I32], true),
+        function(exports::CLOSED, &[I32, I32], &[], true),
+        function(exports::TICK, &[I32], &[], true),
+        function(exports::ERROR, &[], &[I64], true),
+    ]
+};
+
+/// Checks a whole file and reads what it says of itself.
+///
+/// # Errors
+/// The first [`Refusal`] met; the cheap checks come first.
+pub fn validate(bytes: &[u8], limits: &Limits) -> Result<ModuleInfo, Refusal> {
+    at_most("bytes", bytes.len() as u64, limits.file_bytes_max as u64).map_err(|_| {
+        Refusal::TooLarge {
+            bytes: bytes.len() as u64,
+            max: limits.file_bytes_max as u64,
+        }
+    })?;
+    if !bytes.starts_with(b"\0asm") {
+        return Err(Refusal::NotWasm);
+    }
+    let info = walk(bytes, limits)?;
+    let types = Validator::new_with_features(FEATURES)
+        .validate_all(bytes)
+        .map_err(malformed)?;
+    check_exports(bytes, &types)?;
+    Ok(info)
+}
+
+/// The sections: sizes, imports, and the module's own word.
+fn walk(bytes: &[u8], limits: &Limits) -> Result<ModuleInfo, Refusal> {
+    let mut info = None;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(malformed)? {
+            Payload::Version {
+                encoding: Encoding::Component,
+                ..
+            } => return Err(Refusal::NotWasm),
+            Payload::ImportSection(section) => check_imports(section)?,
+            Payload::TypeSection(s) => at_most("types", s.count().into(), limits.items_max)?,
+            Payload::GlobalSection(s) => at_most("globals", s.count().into(), limits.items_max)?,
+            Payload::ExportSection(s) => at_most("exports", s.count().into(), limits.items_max)?,
+            Payload::DataSection(s) => {
+                at_most("data segments", s.count().into(), limits.items_max)?;
+            }
+            Payload::ElementSection(s) => {
+                at_most("element segments", s.count().into(), limits.items_max)?;
+            }
+            Payload::FunctionSection(s) => {
+                at_most("functions", s.count().into(), limits.functions_max)?;
+            }
+            Payload::MemorySection(section) => {
+                at_most("memories", section.count().into(), 1)?;
+                for memory in section {
+                    let bytes = memory.map_err(malformed)?.initial.saturating_mul(64 << 10);
+                    at_most("bytes of memory", bytes, limits.memory_bytes_max)?;
+                }
+            }
+            Payload::TableSection(section) => {
+                at_most("tables", section.count().into(), 1)?;
+                for table in section {
+                    let entries = table.map_err(malformed)?.ty.initial;
+                    at_most("table entries", entries, limits.table_entries_max)?;
+                }
+            }
+            Payload::CodeSectionEntry(body) => check_body(&body, limits)?,
+            Payload::CustomSection(section) if section.name() == SECTION_NAME => {
+                if info.replace(ModuleInfo::parse(section.data())?).is_some() {
+                    return Err(Refusal::SectionTwice);
+                }
+            }
+            _ => {}
+        }
+    }
+    info.ok_or(Refusal::SectionMissing)
+}
+
+fn check_imports(section: wasmparser::ImportSectionReader<'_>) -> Result<(), Refusal> {
+    let count = section.count();
+    let Some(first) = section.into_imports().next() else {
+        return Ok(());
+    };
+    let first = first.map_err(malformed)?;
+    // Names are the file's own bytes: no control characters, no screenful in the log.
+    let first: String = format!("{}.{}", first.module, first.name)
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(80)
+        .collect();
+    Err(Refusal::Imports { first, count })
+}
+
+fn check_body(body: &wasmparser::FunctionBody<'_>, limits: &Limits) -> Result<(), Refusal> {
+    let bytes = body.range().len() as u64;
+    at_most("bytes in one function", bytes, limits.body_bytes_max)?;
+    let mut locals = 0_u64;
+    for group in body.get_locals_reader().map_err(malformed)? {
+        locals += u64::from(group.map_err(malformed)?.0);
+        at_most("local variables in one function", locals, limits.locals_max)?;
+    }
+    Ok(())
+}
+
+/// The exports that the ABI names; a module may have others.
+fn check_exports(bytes: &[u8], types: &Types) -> Result<(), Refusal> {
+    let mut found: [Option<(bool, String)>; FUNCTIONS.len()] = Default::default();
+    let mut memory = false;
+    for payload in Parser::new(0).parse_all(bytes) {
+        let Payload::ExportSection(section) = payload.map_err(malformed)? else {
+            continue;
+        };
+        for export in section {
+            let export = export.map_err(malformed)?;
+            memory |= export.name == exports::MEMORY && export.kind == ExternalKind::Memory;
+            if let Some(at) = FUNCTIONS.iter().position(|f| f.name == export.name) {
+                found[at] = Some(describe(&FUNCTIONS[at], types, &export));
+            }
+        }
+    }
+    if !memory {
+        return Err(Refusal::ExportMissing {
+            name: exports::MEMORY,
+            expected: "(memory)".into(),
+        });
+    }
+    for (function, found) in FUNCTIONS.iter().zip(found) {
+        let expected = || signature(function.parameters, function.results);
+        match found {
+            Some((true, _)) => {}
+            Some((false, found)) => {
+                let expected = expected();
+                return Err(Refusal::ExportType {
+                    name: function.name,
+                    found,
+                    expected,
+                });
+            }
+            None if function.optional => {}
+            None => {
+                let expected = expected();
+                return Err(Refusal::ExportMissing {
+                    name: function.name,
+                    expected,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether an export is the function that the ABI says, and what it is.
+fn describe(function: &Function, types: &Types, export: &wasmparser::Export<'_>) -> (bool, String) {
+    let types = types.as_ref();
+    match types.entity_type_from_export(export) {
+        Some(EntityType::Func(id)) => {
+            let ty = types[id].unwrap_func();
+            let same = ty.params() == function.parameters && ty.results() == function.results;
+            (same, signature(ty.params(), ty.results()))
+        }
+        _ => (false, "not a function".into()),
+    }
+}
+
+fn signature(parameters: &[ValType], results: &[ValType]) -> String {
+    let list = |types: &[ValType]| {
+        types
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    format!("({}) -> ({})", list(parameters), list(results))
+}
+
+fn at_most(what: &'static str, count: u64, max: u64) -> Result<(), Refusal> {
+    if count > max {
+        Err(Refusal::TooMuch { what, count, max })
+    } else {
+        Ok(())
+    }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is what map_err hands over"
+)]
+fn malformed(error: wasmparser::BinaryReaderError) -> Refusal {
+    Refusal::Malformed {
+        offset: error.offset(),
+        why: error.message().to_string(),
+    }
+}

@@ -1,0 +1,101 @@
+//! A new module answers test flows before any real one.
+//!
+//! Invariant: it runs on an instance of its own, which is dropped after, on the control thread;
+//! a module that loops, traps or picks nonsense here never reaches a worker.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use waxwing_dataplane::policy::{PAYLOAD_MAX, PickContext};
+use waxwing_dataplane::{BATCH, BackendId, Gauges, NewFlow, Now, Pick, Policy};
+use waxwing_packet::Protocol;
+
+use crate::bind::{Owner, ServiceBinding, bind};
+use crate::engine::Engine;
+use crate::error::{ModuleError, Refusal};
+use crate::instance::FaultReport;
+use crate::module::CompiledModule;
+
+/// The batch sizes tried: the smallest, the fullest, and some between.
+const BATCHES: [usize; 6] = [1, 2, 3, 31, 32, BATCH];
+
+/// At most so many services are tried; the code is the same for all.
+const SERVICES_MAX: usize = 64;
+
+/// Tries a module on its services.
+pub(crate) fn vet(
+    engine: &Engine,
+    module: &Arc<CompiledModule>,
+    services: &[ServiceBinding],
+) -> Result<(), ModuleError> {
+    let services = &services[..services.len().min(SERVICES_MAX)];
+    let reports = Arc::new(Mutex::new(Vec::<FaultReport>::new()));
+    let sink = Arc::clone(&reports);
+    let faults = Arc::new(move |report| {
+        sink.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(report);
+    });
+    let owner = Owner {
+        worker: 0,
+        seed: 0,
+        generation: 0,
+        faults,
+    };
+    let mut policy = bind(engine, module, owner, services)?;
+    for service in services {
+        if let Err(fault) = try_service(&mut policy, service) {
+            let said = reports.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let why = said.map_or_else(|| format!("{fault:?}"), |report| report.text);
+            let service = service.name.to_string();
+            return Err(Refusal::Vetting { service, why }.of(module.label()));
+        }
+    }
+    Ok(())
+}
+
+fn try_service(
+    policy: &mut impl Policy,
+    service: &ServiceBinding,
+) -> Result<(), waxwing_dataplane::PolicyFault> {
+    let backends: Vec<BackendId> = service.backends.iter().map(|b| b.id).collect();
+    let ids = backends.iter().map(|id| id.index() + 1).max().unwrap_or(0);
+    let gauges = Gauges::new(ids);
+    let context = PickContext {
+        now: Now::default(),
+        backends: &backends,
+        gauges: &gauges,
+    };
+    for count in BATCHES {
+        let flows: Vec<NewFlow> = (0..).take(count).map(test_flow).collect();
+        let mut picks = vec![Pick::Fallback; count];
+        policy.pick(service.service, context, &flows, &mut picks)?;
+    }
+    Ok(())
+}
+
+/// A flow unlike its neighbours: both families and protocols, with and without SYN, payloads of
+/// every length.
+fn test_flow(at: u8) -> NewFlow {
+    let address = |host: u8| -> IpAddr {
+        match at % 3 {
+            0 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(host)).into(),
+            _ => Ipv4Addr::new(192, 0, 2, host).into(),
+        }
+    };
+    NewFlow {
+        source: address(at).into(),
+        source_port: 1024 + u16::from(at),
+        destination: address(254).into(),
+        destination_port: 443,
+        protocol: if at % 2 == 0 {
+            Protocol::Tcp
+        } else {
+            Protocol::Udp
+        },
+        hash: u64::from(at).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        mid_stream: at % 8 == 4,
+        payload_len: at.saturating_mul(2),
+        payload: [at; PAYLOAD_MAX],
+    }
+}

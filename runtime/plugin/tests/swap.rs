@@ -1,0 +1,194 @@
+//! A file in the watched folder takes over from the shipped module, and a bad one never does.
+
+mod common;
+
+use std::fs;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use common::{Wat, host, pick, service};
+use waxwing_dataplane::Pick;
+use waxwing_plugin::{Bound, Event, Host, Source};
+
+const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
+const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";
+
+fn bind(host: &Host) -> Bound {
+    host.bind("test", 1, 1, &[service(&[1, 1])])
+        .expect("something serves")
+}
+
+fn chosen(bound: &mut Bound) -> Pick {
+    pick(&mut *bound.policies[0], 2, &[0]).expect("a pick")[0]
+}
+
+fn changed(events: &Receiver<Event>) -> Duration {
+    let start = Instant::now();
+    match events
+        .recv_timeout(Duration::from_secs(5))
+        .expect("an event")
+    {
+        Event::Changed { name } => assert_eq!(name, "test"),
+        Event::Fault(report) => panic!("{report:?}"),
+    }
+    start.elapsed()
+}
+
+#[test]
+fn a_folder_over_its_life() {
+    let root = tempfile::tempdir().expect("a folder");
+    let folder = root.path().join("modules");
+    let file = folder.join("test.wasm");
+    let (host, events) = host(
+        &[("test", Wat::picking(FIRST).shipped())],
+        Some(folder.clone()),
+    );
+
+    let mut bound = bind(&host);
+    assert_eq!(
+        (chosen(&mut bound), &bound.module.source),
+        (Pick::Backend(0), &Source::Shipped)
+    );
+
+    // The folder is made only now; other files in it are nobody's business.
+    fs::create_dir(&folder).expect("made");
+    fs::write(folder.join("notes.txt"), "x").expect("written");
+    fs::create_dir(folder.join("sub.wasm")).expect("made");
+    std::os::unix::fs::symlink(folder.join("loop.wasm"), folder.join("loop.wasm")).expect("linked");
+    fs::write(&file, Wat::picking(SECOND).bytes()).expect("written");
+    changed(&events);
+    let mut bound = bind(&host);
+    assert_eq!(
+        (chosen(&mut bound), &bound.module.source),
+        (Pick::Backend(1), &Source::File(file.clone()))
+    );
+
+    // Bytes that are no module, then a module that fails on test flows: the good one stays.
+    for (bad, why) in [
+        (b"broken".to_vec(), "not a WebAssembly module"),
+        (Wat::picking("unreachable").bytes(), "fails on test flows"),
+    ] {
+        fs::write(&file, bad).expect("written");
+        let took = changed(&events);
+        assert!(took < Duration::from_secs(1), "told after {took:?}");
+        assert_eq!(chosen(&mut bind(&host)), Pick::Backend(1));
+        let status = &host.status()[0];
+        let refused = status.refused.as_ref().expect("a refusal");
+        assert!(refused.reason.contains(why), "{refused:?}");
+        assert_ne!(
+            refused.hash,
+            status.serving.as_ref().map(|s| s.hash.clone())
+        );
+    }
+
+    // Mended, it serves and the refusal is forgotten.
+    fs::write(&file, Wat::picking(FIRST).bytes()).expect("written");
+    changed(&events);
+    let mut bound = bind(&host);
+    assert_eq!(
+        (chosen(&mut bound), &bound.module.source),
+        (Pick::Backend(0), &Source::File(file))
+    );
+    assert_eq!(host.status()[0].refused, None);
+
+    // The whole folder goes: the shipped module is back.
+    fs::remove_dir_all(&folder).expect("removed");
+    changed(&events);
+    assert_eq!(bind(&host).module.source, Source::Shipped);
+    assert!(events.try_recv().is_err(), "one event a change");
+}
+
+#[test]
+fn a_copy_in_progress_is_waited_for() {
+    let root = tempfile::tempdir().expect("a folder");
+    let file = root.path().join("test.wasm");
+    let (host, events) = host(&[], Some(root.path().into()));
+    let bytes = Wat::default().bytes();
+    let mut written = Vec::new();
+    for part in bytes.chunks(bytes.len().div_ceil(6)) {
+        written.extend_from_slice(part);
+        fs::write(&file, &written).expect("written");
+        std::thread::sleep(Duration::from_millis(60));
+        assert!(events.try_recv().is_err(), "told too early");
+    }
+    changed(&events);
+    assert_eq!(chosen(&mut bind(&host)), Pick::Backend(0));
+}
+
+#[test]
+fn a_module_without_a_file_goes_on_serving() {
+    let root = tempfile::tempdir().expect("a folder");
+    let file = root.path().join("test.wasm");
+    fs::write(&file, Wat::default().bytes()).expect("written");
+    let (host, events) = host(&[], Some(root.path().into()));
+    bind(&host);
+    fs::remove_file(&file).expect("removed");
+    changed(&events);
+    assert_eq!(bind(&host).module.source, Source::File(file));
+}
+
+#[test]
+fn a_faulty_build_is_rolled_back_and_stays_away() {
+    let root = tempfile::tempdir().expect("a folder");
+    let file = root.path().join("test.wasm");
+    let (host, _events) = host(
+        &[("test", Wat::picking(FIRST).shipped())],
+        Some(root.path().into()),
+    );
+    bind(&host);
+    fs::write(&file, Wat::picking(SECOND).bytes()).expect("written");
+    let bound = bind(&host);
+    let report = waxwing_plugin::FaultReport {
+        module: bound.module,
+        worker: 0,
+        service: "web".into(),
+        fault: waxwing_dataplane::PolicyFault::Trap,
+        text: "trapped".into(),
+    };
+    let recoveries: Vec<_> = (0..3).map(|_| host.recover(&report)).collect();
+    use waxwing_plugin::Recovery::{Rebuild, RolledBack};
+    assert_eq!(recoveries, [Rebuild, Rebuild, RolledBack]);
+    assert_eq!(
+        bind(&host).module.source,
+        Source::Shipped,
+        "the file is still there, and quarantined"
+    );
+    fs::write(&file, Wat::default().bytes()).expect("written");
+    assert_eq!(
+        bind(&host).module.source,
+        Source::File(file),
+        "a new build gets its chance"
+    );
+}
+
+#[test]
+fn names_that_are_no_modules_are_refused() {
+    let (host, _events) = host(&[("maglev", Wat::default().shipped())], None);
+    for (name, expected) in [
+        ("../etc/passwd", "not a module name"),
+        ("", "not a module name"),
+        (
+            "maglef",
+            "module \"maglef\": there is no such module; write one of maglev",
+        ),
+    ] {
+        let error = host.policy(name).expect_err("no module").to_string();
+        assert!(error.contains(expected), "{error:?}");
+    }
+}
+
+#[test]
+fn a_file_can_be_checked_without_serving() {
+    let root = tempfile::tempdir().expect("a folder");
+    let file = root.path().join("test.wasm");
+    let (host, _events) = host(&[], None);
+    assert!(host.check(&file).is_err(), "no file");
+    assert!(
+        host.check(root.path())
+            .expect_err("a folder")
+            .to_string()
+            .contains("regular file")
+    );
+    fs::write(&file, Wat::default().bytes()).expect("written");
+    assert_eq!(host.check(&file).expect("good").name, "test");
+}

@@ -1,0 +1,340 @@
+//! Ports attached: the program on each, a socket on every queue, the parts of every worker.
+//!
+//! Invariant: what was attached is undone when the values made here are dropped, workers first,
+//! or when the process ends, in any way it ends (busy polling's two device settings excepted:
+//! those only an orderly end restores).
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use waxwing_dataplane::PortId;
+use waxwing_dataplane::steering::{Rules, Steering};
+use xsk_rs::umem::Umem;
+
+use crate::frame::Owned;
+use crate::io::WorkerParts;
+use crate::program::{AttachMode, Class, Program};
+use crate::socket::{self, Counts, QueueSocket};
+use crate::sys::{self, Statistics};
+use crate::tap::{self, TapQueue};
+use crate::{Interface, Options, PollMode, PortOptions, XdpError};
+
+/// Busy polling wants the device's interrupts deferred for so long between two polls.
+const DEVICE_SETTINGS: [(&str, &str); 2] = [
+    ("napi_defer_hard_irqs", "2"),
+    ("gro_flush_timeout", "200000"),
+];
+
+/// Ethernet header and two VLAN tags, in bytes.
+const LINK_LEN_MAX: u32 = 22;
+
+/// The attached ports, kept by the control thread for as long as the workers run.
+///
+/// Drop it after the workers have ended and dropped their [`crate::XdpIo`]s: it detaches the
+/// program from every port.
+pub struct Attached {
+    program: Program,
+    reports: Vec<PortReport>,
+    counts: Vec<(PortId, u32, Counts)>,
+    /// Restored when this is dropped.
+    _device_settings: Vec<DeviceSetting>,
+}
+
+/// How a port was attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortReport {
+    /// The interface, as it was at start.
+    pub interface: Interface,
+    /// Native or generic.
+    pub attach_mode: AttachMode,
+    /// Why not native, where it is not.
+    pub attach_why: Option<String>,
+    /// Whether its interrupts are deferred, as preferred busy polling wants them.
+    pub interrupts_deferred: bool,
+    /// Its queues, in order.
+    pub queues: Vec<QueueReport>,
+}
+
+/// How a queue was bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueReport {
+    /// Its index, which is its worker's too.
+    pub queue: u32,
+    /// Whether zero-copy is in effect, as the kernel says.
+    pub zero_copy: bool,
+    /// Why not, where it was tried and is not.
+    pub why: Option<String>,
+}
+
+/// A queue's counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueStatistics {
+    /// The port.
+    pub port: PortId,
+    /// The queue.
+    pub queue: u32,
+    /// What the kernel counted; `None` once the worker has closed the socket.
+    pub counts: Option<Statistics>,
+}
+
+/// Attaches the ports: the one entry to this crate.
+///
+/// There is one [`WorkerParts`] per queue index, in order; worker `q` has queue `q` of every port
+/// that has one. No frame is taken from the kernel before [`Steering::apply`] says which.
+///
+/// # Errors
+/// What failed, on which interface and queue, and what to do. Nothing stays attached.
+pub fn attach(
+    ports: &[PortOptions],
+    options: &Options,
+) -> Result<(Attached, Vec<WorkerParts>), XdpError> {
+    options.check()?;
+    let interfaces = find_interfaces(ports, options)?;
+    let sockets_count = interfaces.iter().map(|interface| interface.queues).sum();
+    let ports_count = u32::try_from(interfaces.len()).unwrap_or(u32::MAX);
+    let mut program = Program::load(options, ports_count, sockets_count)?;
+
+    // The program first: it finds an interface that is in use before anything there changes.
+    let mut modes = Vec::with_capacity(interfaces.len());
+    for interface in &interfaces {
+        modes.push(program.attach(interface)?);
+    }
+    let sockets = socket::bind_all(&interfaces, options)?;
+    let mut reports = report(&interfaces, modes, &sockets.bound, sockets.why.as_deref());
+    let counts = steer(&mut program, &interfaces, &sockets.bound)?;
+    let workers = interfaces
+        .iter()
+        .map(|interface| interface.queues)
+        .max()
+        .unwrap_or(0);
+    let taps = match &options.kernel_path {
+        Some(name) => tap::create(name, workers as usize, &interfaces[0].name)?,
+        None => Vec::new(),
+    };
+    let settings = defer_interrupts_of(&mut reports, &sockets.bound, options);
+    let frames = sockets.frames.into_iter().map(|desc| {
+        // SAFETY: each descriptor of the UMEM just made comes here once, and none was lent yet.
+        unsafe { Owned::adopt(desc) }
+    });
+    let parts = share_out(&sockets.umem, sockets.bound, frames, taps, options);
+    Ok((
+        Attached {
+            program,
+            reports,
+            counts,
+            _device_settings: settings,
+        },
+        parts,
+    ))
+}
+
+fn find_interfaces(ports: &[PortOptions], options: &Options) -> Result<Vec<Interface>, XdpError> {
+    if ports.is_empty() || ports.len() > usize::from(u8::MAX) {
+        let count = ports.len();
+        return Err(XdpError::Options(format!(
+            "{count} ports: there must be from 1 to 255"
+        )));
+    }
+    let mut found: Vec<Interface> = Vec::with_capacity(ports.len());
+    for port in ports {
+        let interface = Interface::find(&port.interface)?;
+        if found.iter().any(|other| other.index == interface.index) {
+            return Err(XdpError::InterfaceTwice(interface.name));
+        }
+        let frame_len_max = options.frame_len_max();
+        if interface.mtu.saturating_add(LINK_LEN_MAX) > frame_len_max {
+            let Interface {
+                name: interface,
+                mtu,
+                ..
+            } = interface;
+            return Err(XdpError::MtuTooLarge {
+                interface,
+                mtu,
+                frame_len_max,
+            });
+        }
+        found.push(interface);
+    }
+    Ok(found)
+}
+
+fn report(
+    interfaces: &[Interface],
+    modes: Vec<(AttachMode, Option<String>)>,
+    bound: &[Vec<QueueSocket>],
+    why: Option<&str>,
+) -> Vec<PortReport> {
+    let of_queue = |(queue, socket): (u32, &QueueSocket)| QueueReport {
+        queue,
+        zero_copy: socket.zero_copy,
+        why: why.map(str::to_owned),
+    };
+    let ports = interfaces.iter().zip(modes).zip(bound);
+    ports
+        .map(
+            |((interface, (attach_mode, attach_why)), sockets)| PortReport {
+                interface: interface.clone(),
+                attach_mode,
+                attach_why,
+                interrupts_deferred: false,
+                queues: (0..).zip(sockets).map(of_queue).collect(),
+            },
+        )
+        .collect()
+}
+
+/// Tells the program where every queue's socket is.
+fn steer(
+    program: &mut Program,
+    interfaces: &[Interface],
+    bound: &[Vec<QueueSocket>],
+) -> Result<Vec<(PortId, u32, Counts)>, XdpError> {
+    let mut counts = Vec::new();
+    let mut first = 0;
+    for (port, (interface, sockets)) in (0..).map(PortId).zip(interfaces.iter().zip(bound)) {
+        for (queue, socket) in (0..).zip(sockets) {
+            program.set_socket(first + queue, socket.rings.socket())?;
+            counts.push((port, queue, socket.counts.0.clone()));
+        }
+        program.set_port(interface.index, interface.mac, first, interface.queues)?;
+        first += interface.queues;
+    }
+    Ok(counts)
+}
+
+/// Gives each worker its queue of every port, its frames and its way to the kernel. The sockets
+/// have frames to receive into from here on, so that no frame is lost to a worker that starts late.
+fn share_out(
+    umem: &Umem,
+    bound: Vec<Vec<QueueSocket>>,
+    mut frames: impl Iterator<Item = Owned>,
+    taps: Vec<TapQueue>,
+    options: &Options,
+) -> Vec<WorkerParts> {
+    let workers = bound.iter().map(Vec::len).max().unwrap_or(0);
+    let mut by_port: Vec<_> = bound.into_iter().map(Vec::into_iter).collect();
+    let mut taps = taps.into_iter();
+    let mut of_worker = |queue| {
+        let mut sockets: Vec<_> = by_port.iter_mut().map(Iterator::next).collect();
+        let total = sockets.iter().flatten().count() * options.frames_per_queue as usize;
+        let mut free: Vec<Owned> = frames.by_ref().take(total).collect();
+        for socket in sockets.iter_mut().flatten() {
+            socket.rings.fill_up(&mut free);
+        }
+        let (umem, tap, poll) = (umem.clone(), taps.next(), options.poll);
+        WorkerParts {
+            queue,
+            umem,
+            free,
+            total,
+            sockets,
+            tap,
+            poll,
+        }
+    };
+    (0..).take(workers).map(&mut of_worker).collect()
+}
+
+impl Attached {
+    /// How every port was attached, by port id.
+    #[must_use]
+    pub fn reports(&self) -> &[PortReport] {
+        &self.reports
+    }
+
+    /// The kernel's counts of every queue.
+    #[must_use]
+    pub fn statistics(&self) -> Vec<QueueStatistics> {
+        let read = |&(port, queue, ref counts): &(PortId, u32, Counts)| QueueStatistics {
+            port,
+            queue,
+            counts: counts.read(),
+        };
+        self.counts.iter().map(read).collect()
+    }
+
+    /// How many frames the program put in each class, over all ports.
+    #[must_use]
+    pub fn classes(&self) -> [(Class, u64); 8] {
+        self.program.classes()
+    }
+}
+
+impl Steering for Attached {
+    fn apply(&mut self, rules: &Rules) -> Result<(), String> {
+        self.program.apply(rules)
+    }
+}
+
+/// A device's setting as it was; restored on drop.
+struct DeviceSetting {
+    path: PathBuf,
+    before: String,
+}
+
+/// For busy polling: defers the interrupts of each port that the kernel can busy poll. Where it
+/// cannot (it does not know a copy mode socket's receive loop before the first frame, and of veth
+/// never), frames would wait for the timer, and the port keeps its interrupts.
+fn defer_interrupts_of(
+    reports: &mut [PortReport],
+    bound: &[Vec<QueueSocket>],
+    options: &Options,
+) -> Vec<DeviceSetting> {
+    let mut settings = Vec::new();
+    for (report, sockets) in reports.iter_mut().zip(bound) {
+        let known = |socket: &QueueSocket| sys::can_busy_poll(socket.rings.socket());
+        if options.poll != PollMode::Busy || !sockets.iter().all(known) {
+            continue;
+        }
+        for (name, value) in DEVICE_SETTINGS {
+            let path = format!("/sys/class/net/{}/{name}", report.interface.name);
+            match DeviceSetting::change(path.into(), value) {
+                Ok(setting) => settings.push(setting),
+                Err(error) => tracing::warn!(
+                    "interface {}: {name}: {error}; busy polling goes on with its interrupts",
+                    report.interface.name
+                ),
+            }
+        }
+        report.interrupts_deferred = true;
+    }
+    settings
+}
+
+impl DeviceSetting {
+    fn change(path: PathBuf, value: &str) -> io::Result<Self> {
+        let before = fs::read_to_string(&path)?;
+        fs::write(&path, value)?;
+        Ok(Self { path, before })
+    }
+}
+
+impl Drop for DeviceSetting {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.path, &self.before) {
+            tracing::warn!(
+                "{}: {error}; it was {}",
+                self.path.display(),
+                self.before.trim()
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_setting_is_restored() {
+        let path = std::env::temp_dir().join(format!("wwx-setting-{}", std::process::id()));
+        fs::write(&path, "0\n").expect("a file");
+        let setting = DeviceSetting::change(path.clone(), "200000").expect("changed");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "200000");
+        drop(setting);
+        assert_eq!(fs::read_to_string(&path).expect("read"), "0\n");
+        fs::remove_file(&path).expect("removed");
+    }
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT OR Apache-2.0
+/*
+ * Which frames the workers get; every other frame stays with the kernel.
+ *
+ * Invariant: a frame that no rule names passes untouched, and so does every frame when its queue
+ * has no socket. The program never writes to a frame.
+ *
+ * A frame addressed to the port's own MAC goes to the queue's socket when it is
+ *   - TCP or UDP to a service,
+ *   - ICMP, ICMPv6, a fragment or anything else to a VIP: the worker drops and counts what it
+ *     does not serve; the kernel, which has no such address, would send it back to the router,
+ *   - TCP or UDP from a backend's endpoint to an address that is not the host's own,
+ * and, also by broadcast or multicast, when it is
+ *   - an ARP request or a neighbour solicitation for a VIP.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* An 802.1ad service tag and an 802.1Q customer tag. */
+#define VLAN_TAGS_MAX 2
+/* IPv6 extension headers read before a packet is left to the kernel; RFC 8200 lists six kinds. */
+#define EXTENSIONS_MAX 6
+
+#define IPV4_MORE_FRAGMENTS 0x2000
+#define IPV4_FRAGMENT_OFFSET 0x1fff
+#define NEIGHBOR_SOLICITATION 135
+#define ARP_REQUEST 1
+#define HARDWARE_ETHERNET 1
+
+/* What the program made of a frame: the index of its counter. `Class` in program.rs mirrors it. */
+enum class {
+	CLASS_PASS,
+	CLASS_SERVICE,
+	CLASS_REPLY,
+	CLASS_ICMP,
+	CLASS_FRAGMENT,
+	CLASS_ARP,
+	CLASS_NDP,
+	CLASS_OTHER,
+	CLASS_COUNT,
+};
+
+/* Network order; IPv4 in its mapped form, ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2). */
+struct address {
+	__u32 word[4];
+};
+
+struct endpoint {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+
+struct port {
+	__u32 first_socket;
+	__u32 queues;
+	__u8 mac[ETH_ALEN];
+	__u8 zero[2];
+};
+
+struct vlan_tag {
+	__be16 control;
+	__be16 protocol;
+};
+
+/* RFC 826 for IPv4 over Ethernet. */
+struct arp_packet {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_len;
+	__u8 protocol_len;
+	__be16 operation;
+	__u8 sender_mac[ETH_ALEN];
+	__u8 sender_address[4];
+	__u8 target_mac[ETH_ALEN];
+	__u8 target_address[4];
+} __attribute__((packed));
+
+/* RFC 4861 section 4.3. */
+struct solicitation {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__u32 reserved;
+	struct address target;
+};
+
+struct transport_ports {
+	__be16 source;
+	__be16 destination;
+};
+
+/* The sizes here are placeholders: the loader sets them from its options. */
+#define ENDPOINTS(name)                                                                            \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
+		__uint(max_entries, 1);                                                            \
+		__type(key, struct endpoint);                                                      \
+		__type(value, __u8);                                                               \
+	} name SEC(".maps")
+
+#define ADDRESSES(name)                                                                            \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
+		__uint(max_entries, 1);                                                            \
+		__type(key, struct address);                                                       \
+		__type(value, __u8);                                                               \
+	} name SEC(".maps")
+
+ENDPOINTS(services);
+ENDPOINTS(backends);
+ADDRESSES(vips);
+ADDRESSES(locals);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32); /* interface index */
+	__type(value, struct port);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, CLASS_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} classes SEC(".maps");
+
+/* A packet's addresses and what its transport header begins with. */
+struct packet {
+	struct address source;
+	struct address destination;
+	void *transport;
+	void *end;
+	__u8 protocol;
+	bool fragment;
+};
+
+static __always_inline void map_ipv4(struct address *to, __be32 from)
+{
+	to->word[0] = 0;
+	to->word[1] = 0;
+	to->word[2] = bpf_htonl(0xffff);
+	to->word[3] = from;
+}
+
+static __always_inline bool is_vip(const struct address *address)
+{
+	return bpf_map_lookup_elem(&vips, address) != NULL;
+}
+
+/* Both are aligned to two bytes. Spelled out, because the target has no memcmp to call. */
+static __always_inline bool is_same_mac(const void *a, const void *b)
+{
+	const __u16 *x = a, *y = b;
+
+	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
+}
+
+static __always_inline enum class classify_arp(void *at, void *end)
+{
+	struct arp_packet *arp = at;
+	struct address target;
+	__be32 address;
+
+	if ((void *)(arp + 1) > end)
+		return CLASS_PASS;
+	if (arp->hardware != bpf_htons(HARDWARE_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
+	    arp->hardware_len != ETH_ALEN || arp->protocol_len != 4 ||
+	    arp->operation != bpf_htons(ARP_REQUEST))
+		return CLASS_PASS;
+	__builtin_memcpy(&address, arp->target_address, sizeof(address));
+	map_ipv4(&target, address);
+	return is_vip(&target) ? CLASS_ARP : CLASS_PASS;
+}
+
+/* Fills `packet` from an IPv4 header; false where it is cut short. */
+static __always_inline bool parse_ipv4(struct packet *packet, void *at)
+{
+	struct iphdr *ip = at;
+
+	if ((void *)(ip + 1) > packet->end || ip->version != 4 || ip->ihl < 5)
+		return false;
+	map_ipv4(&packet->source, ip->saddr);
+	map_ipv4(&packet->destination, ip->daddr);
+	packet->protocol = ip->protocol;
+	packet->fragment =
+		(ip->frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)) != 0;
+	packet->transport = at + ip->ihl * 4;
+	return true;
+}
+
+/* Fills `packet` from an IPv6 header and its extensions; false where they are cut short. */
+static __always_inline bool parse_ipv6(struct packet *packet, void *at)
+{
+	struct ipv6hdr *ip = at;
+	__u8 next;
+
+	if ((void *)(ip + 1) > packet->end || ip->version != 6)
+		return false;
+	__builtin_memcpy(&packet->source, &ip->saddr, sizeof(packet->source));
+	__builtin_memcpy(&packet->destination, &ip->daddr, sizeof(packet->destination));
+	packet->fragment = false;
+	next = ip->nexthdr;
+	at = ip + 1;
+	for (int i = 0; i < EXTENSIONS_MAX; i++) {
+		__u8 *extension = at;
+
+		if (next == IPPROTO_FRAGMENT) {
+			packet->fragment = true;
+			break;
+		}
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+			break;
+		if ((void *)(extension + 2) > packet->end)
+			return false;
+		next = extension[0];
+		at += (extension[1] + 1) * 8;
+	}
+	packet->protocol = next;
+	packet->transport = at;
+	return true;
+}
+
+static __always_inline enum class classify_solicitation(const struct packet *packet)
+{
+	struct solicitation *solicitation = packet->transport;
+	struct address target;
+
+	if ((void *)(solicitation + 1) > packet->end ||
+	    solicitation->type != NEIGHBOR_SOLICITATION)
+		return CLASS_PASS;
+	__builtin_memcpy(&target, &solicitation->target, sizeof(target));
+	return is_vip(&target) ? CLASS_NDP : CLASS_PASS;
+}
+
+static __always_inline enum class classify_transport(const struct packet *packet)
+{
+	struct transport_ports *transport = packet->transport;
+	struct endpoint endpoint = {};
+
+	if ((void *)(transport + 1) > packet->end)
+		return CLASS_PASS;
+	endpoint.address = packet->destination;
+	endpoint.port = transport->destination;
+	endpoint.protocol = packet->protocol;
+	if (bpf_map_lookup_elem(&services, &endpoint))
+		return CLASS_SERVICE;
+	endpoint.address = packet->source;
+	endpoint.port = transport->source;
+	if (bpf_map_lookup_elem(&backends, &endpoint) &&
+	    !bpf_map_lookup_elem(&locals, &packet->destination))
+		return CLASS_REPLY;
+	return is_vip(&packet->destination) ? CLASS_OTHER : CLASS_PASS;
+}
+
+static __always_inline enum class classify_ip(const struct packet *packet, bool group)
+{
+	bool icmp = packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6;
+
+	if (packet->protocol == IPPROTO_ICMPV6 && !packet->fragment) {
+		enum class class = classify_solicitation(packet);
+
+		if (class != CLASS_PASS)
+			return class;
+	}
+	/* A unicast packet in a group frame is not for us (RFC 1122 section 3.3.6). */
+	if (group)
+		return CLASS_PASS;
+	if (packet->fragment)
+		return is_vip(&packet->destination) ? CLASS_FRAGMENT : CLASS_PASS;
+	if (icmp)
+		return is_vip(&packet->destination) ? CLASS_ICMP : CLASS_PASS;
+	if (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP)
+		return classify_transport(packet);
+	return is_vip(&packet->destination) ? CLASS_OTHER : CLASS_PASS;
+}
+
+static __always_inline enum class classify(void *data, void *end, const struct port *port)
+{
+	struct ethhdr *ethernet = data;
+	struct packet packet = { .end = end };
+	void *at = ethernet + 1;
+	__be16 protocol;
+	bool group;
+
+	if (at > end)
+		return CLASS_PASS;
+	group = ethernet->h_dest[0] & 1;
+	if (!group && !is_same_mac(ethernet->h_dest, port->mac))
+		return CLASS_PASS;
+	protocol = ethernet->h_proto;
+	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
+		struct vlan_tag *tag = at;
+
+		if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD))
+			break;
+		if ((void *)(tag + 1) > end)
+			return CLASS_PASS;
+		protocol = tag->protocol;
+		at = tag + 1;
+	}
+	if (protocol == bpf_htons(ETH_P_ARP))
+		return classify_arp(at, end);
+	if (protocol == bpf_htons(ETH_P_IP))
+		return parse_ipv4(&packet, at) ? classify_ip(&packet, group) : CLASS_PASS;
+	if (protocol == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(&packet, at) ? classify_ip(&packet, group) : CLASS_PASS;
+	return CLASS_PASS;
+}
+
+SEC("xdp")
+int waxwing(struct xdp_md *context)
+{
+	__u32 interface = context->ingress_ifindex;
+	struct port *port = bpf_map_lookup_elem(&ports, &interface);
+	__u32 class;
+	__u64 *count;
+
+	if (!port || context->rx_queue_index >= port->queues)
+		return XDP_PASS;
+	class = classify((void *)(long)context->data, (void *)(long)context->data_end, port);
+	count = bpf_map_lookup_elem(&classes, &class);
+	if (count)
+		*count += 1;
+	if (class == CLASS_PASS)
+		return XDP_PASS;
+	return bpf_redirect_map(&sockets, port->first_socket + context->rx_queue_index, XDP_PASS);
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

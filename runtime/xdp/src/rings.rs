@@ -1,0 +1,235 @@
+//! One socket's four rings, spoken to in owned frames only.
+//!
+//! Invariant: a frame goes into a ring by giving up its [`Owned`] and comes out as a new one; the
+//! two [`Loan`]s keep every ring from overflowing, so what is put in is always taken.
+
+use std::mem;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+use waxwing_dataplane::{BATCH, PortId};
+use xsk_rs::socket::{RxQueue, TxQueue};
+use xsk_rs::umem::frame::FrameDesc;
+use xsk_rs::umem::{CompQueue, FillQueue};
+
+use crate::frame::{Owned, Pool, XdpFrame};
+use crate::loan::Loan;
+use crate::sys;
+
+/// Frames that the kernel sends per call in copy mode (`TX_BATCH_SIZE`, net/xdp/xsk.c).
+const COPY_MODE_BATCH: usize = 32;
+
+/// Fewest frames worth a refill, unless the driver ran dry.
+const REFILL_MIN: usize = BATCH / 2;
+
+/// Refilled and reaped per round, at most: bounds a round's work.
+const RING_BATCH: usize = 4 * BATCH;
+
+/// The rings of one bound socket.
+pub(crate) struct Rings {
+    tx: TxQueue,
+    rx: RxQueue,
+    fill: FillQueue,
+    completion: CompQueue,
+    receive_side: Loan,
+    transmit_side: Loan,
+    ring_size: u32,
+    zero_copy: bool,
+    /// Whether the kernel says when it needs a wake-up; it always does where it does not say.
+    says_when: bool,
+    /// Given up by the worker, not yet in the transmit ring. Room for them is kept there.
+    pending: Vec<FrameDesc>,
+    scratch: Box<[FrameDesc]>,
+}
+
+/// How many of a socket's frames are where, now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RingAccount {
+    pub(crate) fill: usize,
+    pub(crate) rx: usize,
+    pub(crate) tx: usize,
+    pub(crate) completion: usize,
+}
+
+impl Rings {
+    /// Of a socket just bound with rings of `ring_size`, to which no frame has been lent.
+    pub(crate) fn new(
+        (tx, rx, fill, completion): (TxQueue, RxQueue, FillQueue, CompQueue),
+        ring_size: u32,
+        zero_copy: bool,
+        says_when: bool,
+    ) -> Self {
+        Self {
+            tx,
+            rx,
+            fill,
+            completion,
+            receive_side: Loan::new(ring_size),
+            transmit_side: Loan::new(ring_size),
+            ring_size,
+            zero_copy,
+            says_when,
+            pending: Vec::with_capacity(ring_size as usize),
+            scratch: vec![FrameDesc::default(); RING_BATCH].into(),
+        }
+    }
+
+    /// The socket.
+    pub(crate) fn socket(&self) -> &impl AsRawFd {
+        self.rx.fd()
+    }
+
+    /// Frames that were sent go back to the pool.
+    pub(crate) fn reap(&mut self, pool: &Pool) {
+        if self.transmit_side.lent() == 0 {
+            return;
+        }
+        // SAFETY: the descriptors only receive values; this ring is of the pool's UMEM.
+        let count = unsafe { self.completion.consume(&mut self.scratch) };
+        self.transmit_side.give_back(count);
+        for &desc in &self.scratch[..count] {
+            // SAFETY: the kernel gave it back just now, each once; `transmit` gave up its `Owned`.
+            pool.put(unsafe { Owned::adopt(desc) });
+        }
+    }
+
+    /// Lends the kernel frames to receive into, where it has room for some.
+    pub(crate) fn refill(&mut self, pool: &Pool) {
+        let room = self.receive_side.room();
+        if room >= REFILL_MIN {
+            pool.take(room.min(RING_BATCH), |frames| self.lend(frames));
+        }
+    }
+
+    /// Before the first frame: lends the kernel as many as it has room for, or as there are.
+    pub(crate) fn fill_up(&mut self, frames: &mut Vec<Owned>) {
+        while self.receive_side.room() > 0 && !frames.is_empty() {
+            let count = frames.len().min(self.receive_side.room()).min(RING_BATCH);
+            self.lend(frames.drain(frames.len() - count..));
+        }
+    }
+
+    /// Lends frames, at most what there is room for and [`RING_BATCH`].
+    fn lend(&mut self, frames: impl Iterator<Item = Owned>) {
+        let mut count = 0;
+        for (slot, frame) in self.scratch.iter_mut().zip(frames) {
+            *slot = frame.release();
+            count += 1;
+        }
+        // SAFETY: each descriptor was an `Owned`'s of this UMEM, given up just now.
+        let taken = unsafe { self.fill.produce(&self.scratch[..count]) };
+        assert_eq!(taken, count, "the loan keeps room in the fill ring");
+        self.receive_side.lend(count);
+    }
+
+    /// Appends received frames, at most `max` and a batch; says how many.
+    pub(crate) fn receive(
+        &mut self,
+        pool: &Rc<Pool>,
+        port: PortId,
+        max: usize,
+        into: &mut Vec<XdpFrame>,
+    ) -> usize {
+        let max = max.min(BATCH);
+        // SAFETY: the descriptors only receive values; this ring is of the pool's UMEM.
+        let count = unsafe { self.rx.consume(&mut self.scratch[..max]) };
+        self.receive_side.give_back(count);
+        for &desc in &self.scratch[..count] {
+            // SAFETY: the kernel gave it back just now, each once; `refill` gave up its `Owned`.
+            let frame = unsafe { Owned::adopt(desc) };
+            into.push(pool.hold(frame, port));
+        }
+        count
+    }
+
+    /// Whether a frame can be queued.
+    pub(crate) fn has_room(&self) -> bool {
+        self.pending.len() < self.transmit_side.room()
+    }
+
+    /// Queues a frame, for which there is room.
+    pub(crate) fn queue(&mut self, frame: XdpFrame) {
+        if let Some(frame) = frame.into_owned() {
+            self.pending.push(frame.release());
+        }
+    }
+
+    /// Submits what was queued and wakes the kernel where it asks for that.
+    pub(crate) fn flush(&mut self) {
+        let count = self.pending.len();
+        if count == 0 {
+            return;
+        }
+        // SAFETY: each descriptor was an `Owned`'s of this UMEM, given up when it was queued.
+        let taken = unsafe { self.tx.produce(&self.pending) };
+        assert_eq!(taken, count, "the loan keeps room in the transmit ring");
+        self.pending.clear();
+        self.transmit_side.lend(count);
+        if !self.says_when || self.tx.needs_wakeup() {
+            self.kick_transmit();
+        }
+    }
+
+    /// Lets the kernel send. In copy mode a call sends a bounded number, so several may be needed.
+    fn kick_transmit(&mut self) {
+        let calls = if self.zero_copy {
+            1
+        } else {
+            1 + self.unsent() / COPY_MODE_BATCH
+        };
+        for _ in 0..calls {
+            // An error is of the device (it went down or away): the frames stay in the ring, and
+            // are sent when it is back or returned when the socket is closed.
+            let gone = self.tx.wakeup().is_err();
+            if gone || self.unsent() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Frames in the transmit ring that the kernel has not taken out yet.
+    fn unsent(&mut self) -> usize {
+        (self.ring_size - self.tx.nb_free_exact()) as usize
+    }
+
+    /// Before the worker sleeps: whether frames are still on their way out, after a kick. Some
+    /// drivers in zero-copy mode send, or report what was sent, only after a wake-up, also when
+    /// they say that none is needed.
+    pub(crate) fn kick_outstanding(&mut self) -> bool {
+        if self.transmit_side.lent() == 0 {
+            return false;
+        }
+        if self.zero_copy || self.unsent() > 0 {
+            self.kick_transmit();
+        }
+        true
+    }
+
+    /// Lets the kernel receive, where it waits to be told that there are frames to receive into.
+    pub(crate) fn kick_starved(&self) {
+        if self.fill.needs_wakeup() {
+            sys::kick_receive(self.rx.fd());
+        }
+    }
+
+    /// Counts the frames in the kernel's hands, and those queued, as `tx`.
+    pub(crate) fn account(&mut self) -> RingAccount {
+        let rx = self.rx.nb_avail_exact() as usize;
+        let completion = self.completion.nb_avail_exact() as usize;
+        RingAccount {
+            fill: self.receive_side.lent() - rx,
+            rx,
+            tx: self.transmit_side.lent() - completion + self.pending.len(),
+            completion,
+        }
+    }
+}
+
+impl Drop for Rings {
+    fn drop(&mut self) {
+        // What was queued was promised to be sent; the last chance is now.
+        if !mem::take(&mut self.pending).is_empty() {
+            tracing::debug!("frames queued and not flushed were dropped with their socket");
+        }
+    }
+}

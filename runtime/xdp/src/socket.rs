@@ -1,0 +1,266 @@
+//! AF_XDP sockets: one for every queue of every port, over one UMEM.
+//!
+//! Invariant: the sockets of one UMEM are all in zero-copy mode or all in copy mode, because the
+//! kernel gives a socket that shares a UMEM the mode of the first (`xsk_bind`, net/xdp/xsk.c). So
+//! the mode is tried for all, and where one queue refuses, all are bound again.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use xsk_rs::config::{
+    BindFlags, FrameSize, Interface as InterfaceName, LibxdpFlags, QueueSize, SocketConfig,
+    UmemConfig,
+};
+use xsk_rs::socket::Socket;
+use xsk_rs::umem::Umem;
+use xsk_rs::umem::frame::FrameDesc;
+
+use crate::error::system_cause;
+use crate::rings::Rings;
+use crate::sys::{self, Statistics};
+use crate::{Interface, Options, PollMode, XdpError, ZeroCopy};
+
+/// How long a queue that was just closed may stay taken before that is an error.
+const REBIND_WAIT: Duration = Duration::from_secs(1);
+const REBIND_PAUSE: Duration = Duration::from_millis(20);
+
+/// Busy polling: microseconds per poll, frames per poll.
+const BUSY_POLL_US: i32 = 20;
+const BUSY_POLL_BUDGET: i32 = 64;
+
+/// Every socket, and the frames they share.
+pub(crate) struct Sockets {
+    pub(crate) umem: Umem,
+    pub(crate) frames: Vec<FrameDesc>,
+    /// By port, then queue.
+    pub(crate) bound: Vec<Vec<QueueSocket>>,
+    /// Why they are not in zero-copy mode, where that was tried.
+    pub(crate) why: Option<String>,
+}
+
+/// One bound socket.
+pub(crate) struct QueueSocket {
+    pub(crate) rings: Rings,
+    pub(crate) zero_copy: bool,
+    pub(crate) counts: CountsOwner,
+}
+
+/// A queue could not be bound.
+struct Refused {
+    interface: String,
+    queue: u32,
+    source: io::Error,
+}
+
+/// Binds every queue of `interfaces` in the mode that `options` ask for.
+///
+/// # Errors
+/// The queue that could not be bound, and why. None is bound then.
+pub(crate) fn bind_all(interfaces: &[Interface], options: &Options) -> Result<Sockets, XdpError> {
+    let mut why = None;
+    if options.zero_copy != ZeroCopy::Off {
+        match bind_as(interfaces, options, BindFlags::XDP_ZEROCOPY)? {
+            Ok(sockets) => return Ok(sockets),
+            Err(Refused {
+                interface,
+                queue,
+                source,
+            }) => {
+                if options.zero_copy == ZeroCopy::Require {
+                    return Err(XdpError::NoZeroCopy {
+                        interface,
+                        queue,
+                        source,
+                    });
+                }
+                why = Some(format!(
+                    "{interface} queue {queue}: no zero-copy ({source})"
+                ));
+            }
+        }
+    }
+    match bind_as(interfaces, options, BindFlags::XDP_COPY)? {
+        Ok(sockets) => Ok(Sockets { why, ..sockets }),
+        Err(Refused {
+            interface,
+            queue,
+            source,
+        }) => Err(XdpError::system(
+            format!("interface {interface} queue {queue}: binding an AF_XDP socket"),
+            source,
+        )),
+    }
+}
+
+fn bind_as(
+    interfaces: &[Interface],
+    options: &Options,
+    mode: BindFlags,
+) -> Result<Result<Sockets, Refused>, XdpError> {
+    let queues: u32 = interfaces.iter().map(|interface| interface.queues).sum();
+    let (umem, frames) = make_umem(options, queues)?;
+    let mut bound = Vec::with_capacity(interfaces.len());
+    for interface in interfaces {
+        let mut sockets = Vec::with_capacity(interface.queues as usize);
+        for queue in 0..interface.queues {
+            match bind_patiently(&umem, &interface.name, queue, options, mode) {
+                Ok(socket) => sockets.push(socket),
+                Err(source) => {
+                    let interface = interface.name.clone();
+                    return Ok(Err(Refused {
+                        interface,
+                        queue,
+                        source,
+                    }));
+                }
+            }
+        }
+        bound.push(sockets);
+    }
+    Ok(Ok(Sockets {
+        umem,
+        frames,
+        bound,
+        why: None,
+    }))
+}
+
+/// The UMEM: in huge pages where they are wanted and there are enough.
+fn make_umem(options: &Options, queues: u32) -> Result<(Umem, Vec<FrameDesc>), XdpError> {
+    // Huge pages are unmapped whole, so the frames fill the last one.
+    let per_huge_page = (2 << 20) / options.frame_size;
+    let count = (queues * options.frames_per_queue).next_multiple_of(per_huge_page);
+    let what = || format!("{count} frames of {} bytes", options.frame_size);
+    let bug = |error: &(dyn std::error::Error + 'static)| XdpError::Options(error.to_string());
+
+    let ring = QueueSize::new(options.ring_size).map_err(|error| bug(&error))?;
+    let frame = FrameSize::new(options.frame_size).map_err(|error| bug(&error))?;
+    let mut builder = UmemConfig::builder();
+    // No headroom of our own: XDP keeps 256 bytes before the data as it is.
+    builder
+        .frame_size(frame)
+        .frame_headroom(0)
+        .fill_queue_size(ring)
+        .comp_queue_size(ring);
+    let config = builder.build().map_err(|error| bug(&error))?;
+    let frames = NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+    if options.huge_pages
+        && let Ok(made) = Umem::new(config, frames, true)
+    {
+        return Ok(made);
+    }
+    Umem::new(config, frames, false).map_err(|error| {
+        let source = system_cause(&error).unwrap_or_else(|| io::Error::other(error.to_string()));
+        XdpError::system(what(), source)
+    })
+}
+
+/// Binds a queue; waits a while where it is still taken, as just after its last owner's end.
+fn bind_patiently(
+    umem: &Umem,
+    interface: &str,
+    queue: u32,
+    options: &Options,
+    mode: BindFlags,
+) -> io::Result<QueueSocket> {
+    let deadline = Instant::now() + REBIND_WAIT;
+    loop {
+        match bind(umem, interface, queue, options, mode) {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
+            {
+                thread::sleep(REBIND_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn bind(
+    umem: &Umem,
+    interface: &str,
+    queue: u32,
+    options: &Options,
+    mode: BindFlags,
+) -> io::Result<QueueSocket> {
+    let ring = QueueSize::new(options.ring_size).map_err(io::Error::other)?;
+    let wakeup = if options.need_wakeup {
+        BindFlags::XDP_USE_NEED_WAKEUP
+    } else {
+        BindFlags::empty()
+    };
+    let mut config = SocketConfig::builder();
+    config
+        .rx_queue_size(ring)
+        .tx_queue_size(ring)
+        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+        .bind_flags(mode | wakeup);
+    let name: InterfaceName = interface.parse().map_err(io::Error::other)?;
+    // SAFETY: the flag that this contract asks for is set above.
+    let socket = unsafe { Socket::new(config.build(), umem, &name, queue) };
+    let (tx, rx, shared) = socket.map_err(|error| {
+        system_cause(&error).unwrap_or_else(|| io::Error::other(error.to_string()))
+    })?;
+    // A queue's rings come with its first socket; each queue is bound once.
+    let Some((fill, completion)) = shared else {
+        return Err(io::Error::other("bound twice by this process"));
+    };
+    let fd = rx.fd();
+    let zero_copy = sys::is_zero_copy(fd)?;
+    if options.poll == PollMode::Busy {
+        busy_poll(fd)?;
+    }
+    let counts = CountsOwner(Counts(Arc::new(Mutex::new(Some(sys::duplicate(fd)?)))));
+    // In copy mode each frame sent becomes a kernel buffer, counted against the socket; the
+    // default bound holds about a hundred. Without CAP_NET_ADMIN the default stays.
+    let send_buffer = i32::try_from(options.ring_size * 4096).unwrap_or(i32::MAX);
+    let _ = sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer);
+    let queues = (tx, rx, fill, completion);
+    let rings = Rings::new(queues, options.ring_size, zero_copy, options.need_wakeup);
+    Ok(QueueSocket {
+        rings,
+        zero_copy,
+        counts,
+    })
+}
+
+/// The kernel's preferred busy polling (`busy_poll` in Documentation/networking/napi.rst).
+fn busy_poll(fd: &impl std::os::fd::AsRawFd) -> io::Result<()> {
+    sys::set_option(fd, libc::SOL_SOCKET, sys::SO_PREFER_BUSY_POLL, 1)?;
+    sys::set_option(fd, libc::SOL_SOCKET, sys::SO_BUSY_POLL, BUSY_POLL_US)?;
+    sys::set_option(
+        fd,
+        libc::SOL_SOCKET,
+        sys::SO_BUSY_POLL_BUDGET,
+        BUSY_POLL_BUDGET,
+    )
+}
+
+/// A way to a socket's counts from any thread, for as long as the socket is open.
+#[derive(Clone)]
+pub(crate) struct Counts(Arc<Mutex<Option<OwnedFd>>>);
+
+impl Counts {
+    /// The counts; `None` once the worker has closed the socket.
+    pub(crate) fn read(&self) -> Option<Statistics> {
+        let fd = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        fd.as_ref().and_then(|fd| sys::statistics(fd).ok())
+    }
+}
+
+/// Closes that way with the socket: a descriptor left open would keep it bound.
+pub(crate) struct CountsOwner(pub(crate) Counts);
+
+impl Drop for CountsOwner {
+    fn drop(&mut self) {
+        self.0
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+}

@@ -1,0 +1,75 @@
+//! Real compiles of this workspace's crates.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::fs;
+use std::path::Path;
+
+use waxwing_module_build::{Error, Module, build, embed};
+
+const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
+
+/// Of all tests, so that the dependencies are compiled once.
+fn out_dir() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+fn compile(package: &str) -> Result<Vec<Module>, Error> {
+    build(
+        Path::new(MANIFEST),
+        &[package],
+        Path::new(env!("CARGO_TARGET_TMPDIR")),
+    )
+}
+
+#[test]
+fn a_policy_becomes_a_module_that_names_no_path_of_this_machine() {
+    let modules = compile("first-policy").unwrap();
+    assert_eq!(modules.len(), 1);
+    assert_eq!(modules[0].name, "first_policy");
+    let wasm = fs::read(&modules[0].path).unwrap();
+    assert!(wasm.starts_with(b"\0asm\x01\0\0\0"));
+    assert!(wasm.len() < 256 * 1024, "{} bytes", wasm.len());
+
+    let contains = |text: &str| {
+        wasm.windows(text.len())
+            .any(|window| window == text.as_bytes())
+    };
+    assert!(contains("kind=policy\nabi=1.0\nname=first-policy\n"));
+    for export in [
+        "memory",
+        "waxwing_reserve",
+        "waxwing_init",
+        "waxwing_pick",
+        "waxwing_error",
+    ] {
+        assert!(contains(export), "no export {export}");
+    }
+    let workspace = Path::new(MANIFEST).canonicalize().unwrap();
+    assert!(!contains(workspace.parent().unwrap().to_str().unwrap()));
+    assert!(!contains("/.cargo/registry"));
+}
+
+#[test]
+fn embedding_lists_the_modules_in_rust() {
+    let modules = embed(Path::new(MANIFEST), &["first-policy"], out_dir()).unwrap();
+    let source = fs::read_to_string(out_dir().join("modules.rs")).unwrap();
+    let path = modules[0].path.to_str().unwrap();
+    assert!(
+        source.contains(&format!(r#"("first_policy", include_bytes!("{path}"))"#)),
+        "{source}"
+    );
+}
+
+#[test]
+fn a_crate_that_is_no_module_is_refused_with_what_to_write() {
+    let error = compile("waxwing-sdk").unwrap_err().to_string();
+    assert!(error.contains("crate-type"), "{error}");
+}
+
+#[test]
+fn a_failed_compile_shows_what_cargo_said() {
+    let error = compile("no-such-crate").unwrap_err();
+    assert!(matches!(error, Error::Compile { .. }));
+    assert!(error.to_string().contains("no-such-crate"), "{error}");
+}

@@ -1,0 +1,566 @@
+//! Policy ABI v1: the records that the host and a module share, byte by byte.
+//!
+//! Invariant: every record is plain integers, little-endian, without padding, at the offsets
+//! written beside its fields; the compiler checks size and offsets. So the host moves records in
+//! and out of guest memory as bytes, on any machine, without `unsafe`. `ABI.md` is the
+//! specification of which this file is the code.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+/// The ABI's major version: a module of another major version is refused.
+pub const ABI_MAJOR: u16 = 1;
+/// The ABI's minor version: a host takes modules of its own minor version and of lower ones.
+pub const ABI_MINOR: u16 = 0;
+/// Both, as the section has them.
+pub const ABI_VERSION: &str = "1.0";
+
+/// The most flows that one `waxwing_pick` is asked about; every module must have room for these.
+pub const BATCH_MAX: usize = 64;
+/// The most bytes of a flow's first payload that a module may ask for.
+pub const PAYLOAD_MAX: usize = 128;
+/// The most backends of one service.
+pub const BACKENDS_MAX: usize = 4096;
+/// The longest config text, in bytes.
+pub const CONFIG_MAX: usize = 64 * 1024;
+/// The most bytes of error text that the host reads.
+pub const ERROR_MAX: usize = 4096;
+/// Every record's address is a multiple of this; the payload region's too.
+pub const ALIGNMENT: u32 = 8;
+
+/// A pick that drops the packet; no session is made.
+pub const PICK_DROP: u32 = u32::MAX;
+/// A pick that leaves the choice to the host's own fallback. Any other value is an index into
+/// the service's backends.
+pub const PICK_FALLBACK: u32 = u32::MAX - 1;
+
+/// [`BackendRecord::flags`]: health checks pass, or there are none.
+pub const BACKEND_HEALTHY: u32 = 1;
+/// [`BackendRecord::flags`]: taking no new sessions, by the operator's word (weight 0).
+pub const BACKEND_DRAINING: u32 = 1 << 1;
+
+/// [`FlowRecord::flags`]: TCP, and the packet does not open a connection (no SYN).
+pub const FLOW_MID_STREAM: u16 = 1;
+
+/// [`FlowRecord::protocol`] for TCP, the IANA number.
+pub const PROTOCOL_TCP: u8 = 6;
+/// [`FlowRecord::protocol`] for UDP, the IANA number.
+pub const PROTOCOL_UDP: u8 = 17;
+
+/// The names of what a module exports. All integers are `i32` unless noted, read as unsigned.
+pub mod exports {
+    /// The module's one memory.
+    pub const MEMORY: &str = "memory";
+    /// `(len) -> address` of a buffer of at least `len` bytes for a config, or 0.
+    pub const RESERVE: &str = "waxwing_reserve";
+    /// `(config_len, backends_max) -> address` of a new service's [`super::Header`], or 0.
+    pub const INIT: &str = "waxwing_init";
+    /// `(header, n) -> n`: fills `picks[0..n]` for `flows[0..n]`.
+    pub const PICK: &str = "waxwing_pick";
+    /// Optional, `(header) -> 1`, or 0 to refuse: the backend records are written (after init,
+    /// always before the first pick) or written anew.
+    pub const BACKENDS_CHANGED: &str = "waxwing_backends_changed";
+    /// Optional, `(header, n)`: `closed[0..n]` are sessions that ended.
+    pub const CLOSED: &str = "waxwing_closed";
+    /// Optional, `(header)`: now and then, between batches.
+    pub const TICK: &str = "waxwing_tick";
+    /// Optional, `() -> i64`, `address << 32 | len` of UTF-8 text: why the module refused or
+    /// panicked; 0 when there is nothing to say.
+    pub const ERROR: &str = "waxwing_error";
+}
+
+/// An integer, an array of them or a record, as the bytes of guest memory.
+trait Bytes: Sized {
+    fn put(&self, bytes: &mut [u8]);
+    fn take(bytes: &[u8]) -> Self;
+}
+
+macro_rules! integers {
+    ($($integer:ty),*) => {$(
+        impl Bytes for $integer {
+            #[inline]
+            fn put(&self, bytes: &mut [u8]) {
+                bytes.copy_from_slice(&self.to_le_bytes());
+            }
+            #[inline]
+            fn take(bytes: &[u8]) -> Self {
+                let mut value = [0; size_of::<Self>()];
+                value.copy_from_slice(bytes);
+                Self::from_le_bytes(value)
+            }
+        }
+    )*};
+}
+
+integers!(u8, u16, u32, u64);
+
+impl<T: Bytes + Copy + Default, const N: usize> Bytes for [T; N] {
+    #[inline]
+    fn put(&self, bytes: &mut [u8]) {
+        for (value, chunk) in self.iter().zip(bytes.chunks_exact_mut(size_of::<T>())) {
+            value.put(chunk);
+        }
+    }
+    #[inline]
+    fn take(bytes: &[u8]) -> Self {
+        let mut values = [T::default(); N];
+        for (value, chunk) in values.iter_mut().zip(bytes.chunks_exact(size_of::<T>())) {
+            *value = T::take(chunk);
+        }
+        values
+    }
+}
+
+/// Declares a record: `offset => field: type`, checked by the compiler, with its byte forms.
+macro_rules! record {
+    (
+        $(#[$doc:meta])*
+        $name:ident, $size:literal bytes {
+            $($(#[$field_doc:meta])* $offset:literal => $field:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        #[repr(C)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl $name {
+            /// The record's size in guest memory, in bytes.
+            pub const SIZE: usize = $size;
+
+            /// The record as guest memory holds it.
+            #[inline]
+            #[must_use]
+            pub fn to_le_bytes(&self) -> [u8; $size] {
+                let mut bytes = [0; $size];
+                $(self.$field.put(&mut bytes[$offset..$offset + size_of::<$type>()]);)*
+                bytes
+            }
+
+            /// The record from guest memory.
+            #[inline]
+            #[must_use]
+            pub fn from_le_bytes(bytes: &[u8; $size]) -> Self {
+                Self::take(bytes)
+            }
+        }
+
+        impl Bytes for $name {
+            #[inline]
+            fn put(&self, bytes: &mut [u8]) {
+                bytes.copy_from_slice(&self.to_le_bytes());
+            }
+            #[inline]
+            fn take(bytes: &[u8]) -> Self {
+                Self { $($field: Bytes::take(&bytes[$offset..$offset + size_of::<$type>()]),)* }
+            }
+        }
+
+        const _: () = {
+            assert!(size_of::<$name>() == $size, "the record has its size");
+            assert!(0 $(+ size_of::<$type>())* == $size, "the record has no padding");
+            $(assert!(core::mem::offset_of!($name, $field) == $offset, "the field has its offset");)*
+        };
+    };
+}
+
+record! {
+    /// What the host writes into a service's header, in one piece, before each call.
+    HostFields, 32 bytes {
+        /// Counts up with every change of the services or backends.
+        0 => generation: u64,
+        /// Monotonic time in milliseconds, from an arbitrary start.
+        8 => now_ms: u64,
+        /// Random, different for each worker and service, constant over a service's life.
+        16 => seed: u64,
+        /// How many backend records are set, at most [`Header::backends_capacity`].
+        24 => backends_count: u32,
+        /// 0.
+        28 => reserved: u32,
+    }
+}
+
+record! {
+    /// One service within a module: `waxwing_init` returns its address, which is the service's
+    /// handle from then on. The module writes all but [`Header::host`]; the host reads that
+    /// once, after init, and never again.
+    Header, 96 bytes {
+        /// [`ABI_MAJOR`] of the module.
+        0 => abi_major: u16,
+        /// [`ABI_MINOR`] of the module.
+        2 => abi_minor: u16,
+        /// [`Header::SIZE`] of the module's ABI version.
+        4 => size: u32,
+        /// Written by the host.
+        8 => host: HostFields,
+        /// Address of [`BackendRecord`]s.
+        40 => backends_address: u32,
+        /// How many of them have room: at least the `backends_max` given to init.
+        44 => backends_capacity: u32,
+        /// Address of [`FlowRecord`]s.
+        48 => flows_address: u32,
+        /// How many of them have room, and how many picks: at least [`BATCH_MAX`].
+        52 => flows_capacity: u32,
+        /// Address of the picks, a `u32` each.
+        56 => picks_address: u32,
+        /// Address of the payload prefixes, `payload_stride` bytes for each flow; 0 if the
+        /// stride is 0.
+        60 => payload_address: u32,
+        /// Bytes of payload wanted of each flow, at most [`PAYLOAD_MAX`]; the `payload` of the
+        /// module's section.
+        64 => payload_stride: u32,
+        /// Address of [`ClosedRecord`]s; 0 if the capacity is 0.
+        68 => closed_address: u32,
+        /// How many of them have room: at least [`BATCH_MAX`], or 0 and `waxwing_closed` is
+        /// never called.
+        72 => closed_capacity: u32,
+        /// 0.
+        76 => reserved: [u32; 5],
+    }
+}
+
+record! {
+    /// A backend of the service, as the host knows it. Picks are indices into these records.
+    BackendRecord, 64 bytes {
+        /// A hash of the backend's address and port under the cluster's key: the same for the
+        /// same endpoint on every worker, every balancer, and after a restart.
+        0 => key: u64,
+        /// The backend's number on this balancer: kept over every change of the config, but not
+        /// over a restart. (A place in the list is not kept: use this to carry state over.)
+        8 => id: u32,
+        /// [`BACKEND_HEALTHY`], [`BACKEND_DRAINING`].
+        12 => flags: u32,
+        /// Share of new sessions; 0 takes none.
+        16 => weight: u32,
+        /// Sessions on this backend now, over all workers of this balancer.
+        20 => active: u32,
+        /// Moving average of the latency in microseconds; 0 if not measured.
+        24 => latency_us: u32,
+        /// Errors per million sessions; 0 if not measured.
+        28 => errors_ppm: u32,
+        /// The operator's tag: a zone, a version, a class of machine. 0 if none.
+        32 => tag: u32,
+        /// Free numbers, set by health checks or from outside.
+        36 => signals: [u32; 4],
+        /// 0.
+        52 => reserved: [u32; 3],
+    }
+}
+
+record! {
+    /// A new flow that wants a backend.
+    FlowRecord, 64 bytes {
+        /// The client's address in network order; IPv4 in its mapped form, `::ffff:a.b.c.d`.
+        0 => source: [u8; 16],
+        /// The VIP, in the same form.
+        16 => destination: [u8; 16],
+        /// A hash of addresses, ports and protocol under the cluster's key: the same on every
+        /// balancer.
+        32 => hash: u64,
+        /// The client's port.
+        40 => source_port: u16,
+        /// The service's port.
+        42 => destination_port: u16,
+        /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
+        44 => protocol: u8,
+        /// 4 or 6.
+        45 => family: u8,
+        /// [`FLOW_MID_STREAM`].
+        46 => flags: u16,
+        /// How many bytes of the flow's payload prefix are set.
+        48 => payload_len: u32,
+        /// 0.
+        52 => reserved: [u32; 3],
+    }
+}
+
+record! {
+    /// A session that ended.
+    ClosedRecord, 16 bytes {
+        /// How long it lived, in milliseconds.
+        0 => duration_ms: u64,
+        /// Index into the backend records.
+        8 => backend: u32,
+        /// 0.
+        12 => reserved: u32,
+    }
+}
+
+/// Where [`HostFields`] lie in a [`Header`].
+pub const HOST_FIELDS_OFFSET: usize = 8;
+
+/// The name of the custom section that says what a module is.
+pub const SECTION_NAME: &str = "waxwing.module";
+/// The longest section that the host reads, in bytes.
+pub const SECTION_MAX: usize = 4096;
+
+/// What a module is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// It chooses backends.
+    Policy,
+}
+
+/// The content of the custom section [`SECTION_NAME`]: lines of `key=value` in UTF-8, each ended
+/// by a line feed. Keys that the host does not know are ignored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ModuleInfo {
+    /// `kind`.
+    pub kind: Kind,
+    /// `abi`, before the point.
+    pub abi_major: u16,
+    /// `abi`, after the point.
+    pub abi_minor: u16,
+    /// `name`: what the author calls it, for people. (A service names a module by its file.)
+    pub name: String,
+    /// `version`: the author's version, for people; may be empty.
+    pub version: String,
+    /// `sdk`: the SDK and its version; empty if made without one.
+    pub sdk: String,
+    /// `payload`: bytes of each flow's payload wanted, at most [`PAYLOAD_MAX`].
+    pub payload: usize,
+}
+
+/// Why a custom section is not one that this host can serve.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SectionError(String);
+
+impl fmt::Display for SectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "custom section {SECTION_NAME}: {}", self.0)
+    }
+}
+
+impl core::error::Error for SectionError {}
+
+impl ModuleInfo {
+    /// Reads a section, and checks that this ABI version serves the module.
+    ///
+    /// # Errors
+    /// A [`SectionError`] that says which key is missing or wrong, and what is expected.
+    pub fn parse(section: &[u8]) -> Result<Self, SectionError> {
+        if section.len() > SECTION_MAX {
+            return Err(SectionError(format!(
+                "{} bytes long; at most {SECTION_MAX} are read",
+                section.len()
+            )));
+        }
+        let text = core::str::from_utf8(section)
+            .map_err(|error| SectionError(format!("not UTF-8 text: {error}")))?;
+        let find = |key: &str| {
+            text.lines()
+                .find_map(|line| line.split_once('=').filter(|(k, _)| *k == key))
+        };
+        let value = |key: &str| find(key).map(|(_, value)| value);
+        let required = |key: &str, expected: &str| {
+            value(key)
+                .ok_or_else(|| SectionError(format!("no line `{key}=…`; expected {expected}")))
+        };
+        let kind = match required("kind", "`kind=policy`")? {
+            "policy" => Kind::Policy,
+            other => {
+                return Err(SectionError(format!(
+                    "kind={other} is not known; expected `policy`"
+                )));
+            }
+        };
+        let (abi_major, abi_minor) = parse_abi(required("abi", "`abi=1.0`")?)?;
+        Ok(Self {
+            kind,
+            abi_major,
+            abi_minor,
+            name: required("name", "the module's name")?.to_string(),
+            version: value("version").unwrap_or_default().to_string(),
+            sdk: value("sdk").unwrap_or_default().to_string(),
+            payload: parse_payload(value("payload").unwrap_or("0"))?,
+        })
+    }
+
+    /// The section's text.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let Self {
+            kind: Kind::Policy,
+            abi_major,
+            abi_minor,
+            name,
+            version,
+            sdk,
+            payload,
+        } = self;
+        format!(
+            "kind=policy\nabi={abi_major}.{abi_minor}\nname={name}\nversion={version}\n\
+             sdk={sdk}\npayload={payload}\n"
+        )
+    }
+}
+
+fn parse_abi(value: &str) -> Result<(u16, u16), SectionError> {
+    let (major, minor) = value
+        .split_once('.')
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+        .ok_or_else(|| SectionError(format!("abi={value} is not a version; expected `abi=1.0`")))?;
+    if major != ABI_MAJOR || minor > ABI_MINOR {
+        return Err(SectionError(format!(
+            "made for ABI {major}.{minor}, but this host serves {ABI_MAJOR}.0 to \
+             {ABI_MAJOR}.{ABI_MINOR}; build the module with a matching SDK"
+        )));
+    }
+    Ok((major, minor))
+}
+
+fn parse_payload(value: &str) -> Result<usize, SectionError> {
+    value
+        .parse()
+        .ok()
+        .filter(|wanted| *wanted <= PAYLOAD_MAX)
+        .ok_or_else(|| {
+            SectionError(format!(
+                "payload={value}; expected bytes from 0 to {PAYLOAD_MAX}"
+            ))
+        })
+}
+
+/// The parts of a section one after the other, the payload's three digits and a line feed: how
+/// `export_policy!` writes a section in a constant. `N` is [`section_len`] of the parts.
+#[doc(hidden)]
+#[must_use]
+pub const fn section_bytes<const N: usize>(parts: &[&str], payload: usize) -> [u8; N] {
+    assert!(
+        payload <= PAYLOAD_MAX,
+        "Policy::PAYLOAD is at most 128 bytes"
+    );
+    assert!(
+        N <= SECTION_MAX,
+        "the crate's name and version are too long"
+    );
+    let mut bytes = [b'\n'; N];
+    let mut end = 0;
+    let mut part = 0;
+    while part < parts.len() {
+        let text = parts[part].as_bytes();
+        let mut at = 0;
+        while at < text.len() {
+            bytes[end] = text[at];
+            end += 1;
+            at += 1;
+        }
+        part += 1;
+    }
+    let digits = [payload / 100, payload / 10 % 10, payload % 10];
+    let mut digit = 0;
+    while digit < 3 {
+        bytes[end + digit] = b"0123456789"[digits[digit]];
+        digit += 1;
+    }
+    bytes
+}
+
+/// How long [`section_bytes`] of these parts is.
+#[doc(hidden)]
+#[must_use]
+pub const fn section_len(parts: &[&str]) -> usize {
+    let mut len = 4;
+    let mut part = 0;
+    while part < parts.len() {
+        len += parts[part].len();
+        part += 1;
+    }
+    len
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use super::*;
+
+    fn info() -> ModuleInfo {
+        ModuleInfo {
+            kind: Kind::Policy,
+            abi_major: 1,
+            abi_minor: 0,
+            name: "by-token".to_string(),
+            version: "0.2.0".to_string(),
+            sdk: "waxwing-sdk 0.1.0".to_string(),
+            payload: 24,
+        }
+    }
+
+    #[test]
+    fn a_record_survives_its_bytes() {
+        let host = HostFields {
+            generation: 1,
+            now_ms: u64::MAX,
+            seed: 3,
+            ..Default::default()
+        };
+        let header = Header {
+            size: 96,
+            host,
+            closed_capacity: 7,
+            ..Default::default()
+        };
+        let bytes = header.to_le_bytes();
+        assert_eq!(Header::from_le_bytes(&bytes), header);
+        assert_eq!(
+            bytes[HOST_FIELDS_OFFSET..HOST_FIELDS_OFFSET + 32],
+            host.to_le_bytes()
+        );
+        let backend = BackendRecord {
+            key: 5,
+            signals: [1, 2, 3, 4],
+            ..Default::default()
+        };
+        assert_eq!(
+            BackendRecord::from_le_bytes(&backend.to_le_bytes()),
+            backend
+        );
+        assert_eq!(backend.to_le_bytes()[36..40], [1, 0, 0, 0]);
+        let flow = FlowRecord {
+            source: [9; 16],
+            source_port: 0x1234,
+            ..Default::default()
+        };
+        assert_eq!(FlowRecord::from_le_bytes(&flow.to_le_bytes()), flow);
+        assert_eq!(flow.to_le_bytes()[40..42], [0x34, 0x12]);
+    }
+
+    #[test]
+    fn a_section_survives_its_text() {
+        assert_eq!(ModuleInfo::parse(info().encode().as_bytes()), Ok(info()));
+        const PARTS: &[&str] = &[
+            "kind=policy\nabi=",
+            ABI_VERSION,
+            "\nname=",
+            "x",
+            "\npayload=",
+        ];
+        const SECTION: [u8; section_len(PARTS)] = section_bytes(PARTS, 128);
+        let info = ModuleInfo::parse(&SECTION).unwrap();
+        assert_eq!((info.abi_major, info.abi_minor), (ABI_MAJOR, ABI_MINOR));
+        assert_eq!((info.name.as_str(), info.payload), ("x", 128));
+    }
+
+    #[test]
+    fn a_wrong_section_is_refused_with_what_is_expected() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"", "no line `kind="),
+            (b"kind=cheese\n", "expected `policy`"),
+            (b"kind=policy\nabi=one\n", "not a version"),
+            (b"kind=policy\nabi=2.0\n", "made for ABI 2.0"),
+            (
+                b"kind=policy\nabi=1.0\nname=x\npayload=129\n",
+                "from 0 to 128",
+            ),
+            (b"\xff\xfe", "not UTF-8"),
+        ];
+        for (section, expected) in cases {
+            let error = ModuleInfo::parse(section).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+        }
+    }
+}

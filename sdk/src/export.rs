@@ -1,0 +1,208 @@
+//! What [`crate::export_policy!`] expands to: the module's exports.
+//!
+//! Invariant: all `unsafe` of the SDK is here, and none of it is compiled but for Wasm. It rests
+//! on two facts: a module has one thread (there are no imports to start another, and the host
+//! makes one call at a time), and the handles that the host passes are those that
+//! `waxwing_init` returned, of services which live as long as the module.
+
+/// Exports a [`crate::Policy`] as a Wasm module: the functions that the host calls, and the
+/// custom section that says what the module is. Once in a crate; native builds get nothing.
+#[macro_export]
+macro_rules! export_policy {
+    ($policy:ty) => {
+        const _: () = {
+            const PARTS: &[&str] = &[
+                "kind=policy\nabi=",
+                $crate::abi::ABI_VERSION,
+                "\nname=",
+                env!("CARGO_PKG_NAME"),
+                "\nversion=",
+                env!("CARGO_PKG_VERSION"),
+                "\nsdk=",
+                $crate::export::SDK,
+                "\npayload=",
+            ];
+            // Evaluated on every target, so that a PAYLOAD too large is found by a native build.
+            const SECTION: [u8; $crate::abi::section_len(PARTS)] =
+                $crate::abi::section_bytes(PARTS, <$policy as $crate::Policy>::PAYLOAD);
+            const _: usize = SECTION.len();
+
+            #[cfg(target_arch = "wasm32")]
+            const _: () = {
+                #[used]
+                #[unsafe(link_section = "waxwing.module")]
+                static IN_MODULE: [u8; SECTION.len()] = SECTION;
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_reserve(len: u32) -> u32 {
+                    $crate::export::reserve(len)
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_init(config_len: u32, backends_max: u32) -> u32 {
+                    $crate::export::init::<$policy>(config_len, backends_max)
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_backends_changed(header: u32) -> u32 {
+                    $crate::export::backends_changed::<$policy>(header)
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_pick(header: u32, n: u32) -> u32 {
+                    $crate::export::pick::<$policy>(header, n)
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_closed(header: u32, n: u32) {
+                    $crate::export::closed::<$policy>(header, n);
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_tick(header: u32) {
+                    $crate::export::tick::<$policy>(header);
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_error() -> u64 {
+                    $crate::export::error()
+                }
+            };
+        };
+    };
+}
+
+/// The SDK and its version, as the section names it.
+#[doc(hidden)]
+pub const SDK: &str = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+
+#[cfg(target_arch = "wasm32")]
+pub use wasm::*;
+
+#[cfg(target_arch = "wasm32")]
+#[expect(
+    unsafe_code,
+    reason = "handles become references, and statics need no lock"
+)]
+mod wasm {
+    use alloc::boxed::Box;
+    use alloc::string::String;
+    use alloc::vec::Vec;
+    use core::cell::RefCell;
+    use core::fmt;
+
+    use crate::Policy;
+    use crate::abi::{CONFIG_MAX, ERROR_MAX};
+    use crate::service::{Batch, Service, as_u32};
+
+    /// A static of a module.
+    struct Single<T>(RefCell<T>);
+
+    // SAFETY: a module has one thread, so that no two can share the cell.
+    unsafe impl<T> Sync for Single<T> {}
+
+    static CONFIG: Single<Vec<u8>> = Single(RefCell::new(Vec::new()));
+    static BATCH: Single<Option<Batch>> = Single(RefCell::new(None));
+    static ERROR: Single<String> = Single(RefCell::new(String::new()));
+
+    /// `waxwing_reserve`.
+    #[must_use]
+    pub fn reserve(len: u32) -> u32 {
+        hook_panics();
+        let len = len as usize;
+        if len > CONFIG_MAX {
+            refuse(format_args!(
+                "a config of {len} bytes; at most {CONFIG_MAX} are taken"
+            ));
+            return 0;
+        }
+        let mut config = CONFIG.0.borrow_mut();
+        config.resize(len.max(1), 0);
+        as_u32(config.as_ptr().addr())
+    }
+
+    /// `waxwing_init`.
+    #[must_use]
+    pub fn init<P: Policy>(config_len: u32, backends_max: u32) -> u32 {
+        hook_panics();
+        let config = CONFIG.0.borrow();
+        let config = &config[..config.len().min(config_len as usize)];
+        let mut batch = BATCH.0.borrow_mut();
+        let batch = batch.get_or_insert_with(Batch::new::<P>);
+        match Service::<P>::new(config, backends_max as usize, batch) {
+            Ok(service) => as_u32(Box::into_raw(Box::new(service)).expose_provenance()),
+            Err(why) => {
+                refuse(why);
+                0
+            }
+        }
+    }
+
+    /// `waxwing_backends_changed`.
+    #[must_use]
+    pub fn backends_changed<P: Policy>(header: u32) -> u32 {
+        match service::<P>(header).backends_changed() {
+            Ok(()) => 1,
+            Err(why) => {
+                refuse(why);
+                0
+            }
+        }
+    }
+
+    /// `waxwing_pick`.
+    #[must_use]
+    pub fn pick<P: Policy>(header: u32, n: u32) -> u32 {
+        match &mut *BATCH.0.borrow_mut() {
+            Some(batch) => as_u32(service::<P>(header).pick(batch, n as usize)),
+            None => 0,
+        }
+    }
+
+    /// `waxwing_closed`.
+    pub fn closed<P: Policy>(header: u32, n: u32) {
+        if let Some(batch) = &*BATCH.0.borrow() {
+            service::<P>(header).closed(batch, n as usize);
+        }
+    }
+
+    /// `waxwing_tick`.
+    pub fn tick<P: Policy>(header: u32) {
+        service::<P>(header).tick();
+    }
+
+    /// `waxwing_error`.
+    #[must_use]
+    pub fn error() -> u64 {
+        match ERROR.0.try_borrow() {
+            Ok(text) if !text.is_empty() => (text.as_ptr().addr() as u64) << 32 | text.len() as u64,
+            _ => 0,
+        }
+    }
+
+    /// Keeps a text for `waxwing_error`: why the module refuses, or what its panic said.
+    pub fn refuse(why: impl fmt::Display) {
+        if let Ok(mut text) = ERROR.0.try_borrow_mut() {
+            text.clear();
+            let _ = fmt::write(&mut *text, format_args!("{why}"));
+            let cut = (0..=ERROR_MAX.min(text.len()))
+                .rev()
+                .find(|at| text.is_char_boundary(*at));
+            text.truncate(cut.unwrap_or(0));
+        }
+    }
+
+    /// A panic becomes a trap; its text stays behind for the host to read.
+    fn hook_panics() {
+        #[cfg(feature = "std")]
+        std::panic::set_hook(Box::new(|info| refuse(info)));
+    }
+
+    /// The service that the host means.
+    fn service<P: Policy>(header: u32) -> &'static mut Service<P> {
+        let service = core::ptr::with_exposed_provenance_mut::<Service<P>>(header as usize);
+        // SAFETY: the host passes what `init` of this module, and so of this `P`, returned: a
+        // leaked box, exposed, never freed. One thread and one call at a time make it unique.
+        unsafe { &mut *service }
+    }
+}

@@ -1,0 +1,55 @@
+//! Write a balancing policy in Rust, test it natively, run it in Waxwing as a Wasm module.
+//!
+//! A policy says which backend a new session goes to. It is a type with [`Policy`], a line
+//! `export_policy!`, in a crate of `crate-type = ["cdylib", "rlib"]`:
+//!
+//! ```
+//! use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
+//!
+//! /// The backend with the fewest sessions.
+//! struct Fewest;
+//!
+//! impl Policy for Fewest {
+//!     type Config = NoConfig;
+//!
+//!     fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, String> {
+//!         Ok(Self)
+//!     }
+//!
+//!     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
+//!         backends.available().min_by_key(|backend| backend.active()).into()
+//!     }
+//! }
+//!
+//! export_policy!(Fewest);
+//!
+//! // The same type runs natively, through the same records, in a test:
+//! use waxwing_sdk::testing::{self, Driver};
+//! let mut driver = Driver::<Fewest>::start("{}", &testing::backends(&[1, 1, 1]), 7)?;
+//! let picks = driver.pick_all(testing::flows(7).take(300));
+//! assert_eq!(testing::counts(&picks, 3), [100, 100, 100]);
+//! # Ok::<(), String>(())
+//! ```
+//!
+//! Invariant: a policy sees checked views and never an address; the few lines of `unsafe` that
+//! the exports need are in [`export`], and only for Wasm.
+//!
+//! `ABI.md` beside this crate specifies what the host and a module say to one another, for
+//! modules in any language.
+
+#![no_std]
+
+extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
+
+pub mod abi;
+pub mod export;
+pub mod hash;
+mod policy;
+mod service;
+pub mod testing;
+mod view;
+
+pub use policy::{NoConfig, Pick, Policy};
+pub use view::{Backend, Backends, Closed, Flow, Protocol};

@@ -1,0 +1,88 @@
+//! What a policy is: the trait that its author writes.
+
+use alloc::string::String;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Backend, Backends, Closed, Flow};
+
+/// Chooses the backend of each new session of one service. Each worker has a value of its own
+/// for each service, so no state is shared and none needs a lock.
+pub trait Policy: Sized + 'static {
+    /// The service's `policy_config`, read from JSON. Derive `serde::Deserialize`, with
+    /// `#[serde(default, deny_unknown_fields)]` so that a misspelt key is an error that names
+    /// it. [`NoConfig`] takes no keys.
+    type Config: DeserializeOwned + 'static;
+
+    /// How many bytes of a flow's first payload [`Flow::payload`] should hold, at most
+    /// [`crate::abi::PAYLOAD_MAX`]. (The first packet of a TCP connection has none.)
+    const PAYLOAD: usize = 0;
+
+    /// Whether [`Policy::closed`] is to be called.
+    const CLOSED: bool = false;
+
+    /// Makes the policy for a service. Called off the packet's way: take the time you need (up
+    /// to a second) to build tables.
+    ///
+    /// # Errors
+    /// A text for the operator: which value is wrong and what is expected. The host shows it and
+    /// keeps what ran before.
+    fn new(config: Self::Config, backends: &Backends<'_>) -> Result<Self, String>;
+
+    /// The backend of one new flow. Called for up to 64 flows in a row with about 100
+    /// microseconds for them all, so keep it to a look-up, or a scan of a bounded number of
+    /// backends. [`Backend::active`] already counts the picks made earlier in the batch.
+    fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick;
+
+    /// Backends came, went, or changed in weight or health, off the packet's way: build tables
+    /// anew. Between two such calls only the live numbers change (sessions, latency, errors,
+    /// signals).
+    ///
+    /// # Errors
+    /// As [`Policy::new`].
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+        let _ = backends;
+        Ok(())
+    }
+
+    /// A session ended. Only with [`Policy::CLOSED`].
+    fn closed(&mut self, closed: &Closed<'_>, backends: &Backends<'_>) {
+        let _ = (closed, backends);
+    }
+
+    /// Now and then, between batches: a time to let averages decay.
+    fn tick(&mut self, backends: &Backends<'_>) {
+        let _ = backends;
+    }
+}
+
+/// What a policy says of one new flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pick {
+    /// The session goes to the backend at this index of [`Backends`].
+    Backend(usize),
+    /// The packet is dropped; no session is made.
+    Drop,
+    /// The host chooses, by weighted rendezvous; where no backend is available it counts the
+    /// flow as such.
+    Fallback,
+}
+
+impl From<Backend<'_>> for Pick {
+    fn from(backend: Backend<'_>) -> Self {
+        Self::Backend(backend.index())
+    }
+}
+
+/// `None` is [`Pick::Fallback`], so that a search among the available backends is a pick.
+impl From<Option<Backend<'_>>> for Pick {
+    fn from(backend: Option<Backend<'_>>) -> Self {
+        backend.map_or(Self::Fallback, Self::from)
+    }
+}
+
+/// The config of a policy that has none: `{ }`, and any key is an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoConfig {}

@@ -1,0 +1,260 @@
+//! Who plays in the namespaces: servers of ours, nginx, iperf3, and the load.
+//!
+//! Invariant: a server's function returns only when it accepts connections.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+use crate::load::{Load, Sample, Tally};
+use crate::netns::Namespace;
+use crate::process::Process;
+use crate::topology::Topology;
+
+/// How long a server may take to listen.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a load may take above its own duration and timeout.
+const LOAD_GRACE: Duration = Duration::from_secs(10);
+
+/// A program built from this workspace: the path in `<NAME>_BIN` (`WAXWING_BIN`), else the one
+/// beside the running program.
+///
+/// # Errors
+/// It has not been built.
+pub fn built_program(name: &str) -> Result<PathBuf> {
+    let variable = format!("{}_BIN", name.replace('-', "_").to_uppercase());
+    if let Some(path) = std::env::var_os(&variable) {
+        return Ok(path.into());
+    }
+    let current = std::env::current_exe().context("the running program has no path")?;
+    let beside = current
+        .ancestors()
+        // Tests run from `deps/`, one below the programs.
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file());
+    beside.with_context(|| {
+        format!(
+            "no program `{name}` beside {}; build it (`cargo build --bin {name}`) or set {variable}",
+            current.display()
+        )
+    })
+}
+
+/// Starts our HTTP server on every server of a topology, named `1`, `2`, .., on both families.
+///
+/// # Errors
+/// One cannot be started.
+pub fn http_servers(topology: &Topology, port: u16) -> Result<Vec<Process>> {
+    (1..)
+        .zip(&topology.servers)
+        .map(|(number, server)| http_server(server, port, &format!("{number}")))
+        .collect()
+}
+
+/// Starts our HTTP server in a namespace, on both families.
+///
+/// # Errors
+/// It cannot be started.
+pub fn http_server(namespace: &Namespace, port: u16, name: &str) -> Result<Process> {
+    let listen = format!("[::]:{port}");
+    let program = built_program("waxwing-testbed")?;
+    let mut server = namespace.spawn(
+        program,
+        &["http-server", "--listen", &listen, "--name", name],
+    )?;
+    wait_for("the HTTP server to listen", &mut server, |server| {
+        Ok(server.stdout().contains("ready"))
+    })?;
+    Ok(server)
+}
+
+/// Starts nginx on a server of a topology (from 1): `/` says the server's name as our own servers
+/// do, `/data` is `data_bytes` bytes.
+///
+/// # Errors
+/// It is not installed or does not start.
+pub fn nginx(topology: &Topology, number: u8, port: u16, data_bytes: usize) -> Result<Process> {
+    let directory = topology.scratch.path().join(format!("nginx{number}"));
+    std::fs::create_dir_all(directory.join("www"))?;
+    // Bytes that differ from place to place, so that a misplaced segment would show.
+    let data: Vec<u8> = (0..data_bytes)
+        .map(|at| (at ^ (at >> 8) ^ (at >> 16)).to_le_bytes()[0])
+        .collect();
+    std::fs::write(directory.join("www/data"), data)?;
+    let root = directory.display();
+    let config = format!(
+        "daemon off; worker_processes 1; user root; pid {root}/pid; error_log {root}/error.log;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{\n\
+           access_log off; keepalive_requests 1000000; default_type text/plain;\n\
+           client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;\n\
+           uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;\n\
+           server {{\n\
+             listen {port} backlog=4096; listen [::]:{port} backlog=4096;\n\
+             location = / {{ return 200 \"server={number}\\n\"; }}\n\
+             location / {{ root {root}/www; }}\n\
+           }}\n\
+         }}\n"
+    );
+    let config = topology
+        .scratch
+        .write(&format!("nginx{number}/nginx.conf"), config)?;
+    let config = config
+        .to_str()
+        .context("the scratch directory's path is text")?;
+    let namespace = &topology.servers[usize::from(number) - 1];
+    let mut server = namespace.spawn("nginx", &["-c", config])?;
+    wait_listening(namespace, &mut server, port)?;
+    Ok(server)
+}
+
+/// Starts iperf3's server in a namespace.
+///
+/// # Errors
+/// It is not installed or does not start.
+pub fn iperf3_server(namespace: &Namespace, port: u16) -> Result<Process> {
+    let mut server = namespace.spawn("iperf3", &["-s", "-p", &port.to_string()])?;
+    wait_listening(namespace, &mut server, port)?;
+    Ok(server)
+}
+
+fn wait_listening(namespace: &Namespace, server: &mut Process, port: u16) -> Result<()> {
+    wait_for("the server to listen", server, |_| {
+        let filter = format!("sport = :{port}");
+        Ok(!namespace.run("ss", &["-Hltn", &filter])?.is_empty())
+    })
+}
+
+/// Waits until `is_done`, with a bound, and for no longer than `process` lives.
+fn wait_for(
+    what: &str,
+    process: &mut Process,
+    is_done: impl Fn(&Process) -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    while !is_done(process)? {
+        if let Some(status) = process.try_wait()? {
+            bail!(
+                "waited for {what}, but it ended ({status}):\n{}",
+                process.stderr()
+            );
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "waited for {what} for {START_TIMEOUT:?} in vain"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// A load that is being put on from inside a namespace.
+#[derive(Debug)]
+pub struct RunningLoad {
+    process: Process,
+    load: Load,
+}
+
+impl RunningLoad {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The load generator has not been built.
+    pub fn start(client: &Namespace, load: Load) -> Result<Self> {
+        let ms = |duration: Duration| duration.as_millis().to_string();
+        let mut command = client.command(built_program("waxwing-testbed")?);
+        command.arg("load");
+        command.args(["--target", &load.target.to_string()]);
+        command.args(["--clients", &load.clients.to_string()]);
+        command.args(["--rate", &load.rate.to_string()]);
+        command.args(["--duration-ms", &ms(load.duration)]);
+        command.args(["--interval-ms", &ms(load.interval)]);
+        command.args(["--timeout-ms", &ms(load.timeout)]);
+        if load.keep_alive {
+            command.arg("--keep-alive");
+        }
+        Ok(Self {
+            process: Process::spawn("load generator", &command)?,
+            load,
+        })
+    }
+
+    /// The samples that came since the last call.
+    ///
+    /// # Errors
+    /// The load generator wrote something else.
+    pub fn take_samples(&mut self) -> Result<Vec<Sample>> {
+        self.process
+            .take_lines()
+            .iter()
+            .map(|line| sample(line))
+            .collect()
+    }
+
+    /// Ends it early: no more requests are begun.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)
+    }
+
+    /// Whether it is over.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.process.try_wait()?.is_some())
+    }
+
+    /// Waits for its end and returns the sum of all of its samples, taken before or not.
+    ///
+    /// # Errors
+    /// It did not end well, or in time.
+    pub fn finish(self) -> Result<Tally> {
+        let limit = self.load.duration + 2 * self.load.timeout + LOAD_GRACE;
+        let finished = self.process.finish(limit)?;
+        ensure!(
+            finished.status.success(),
+            "the load generator failed: {}",
+            finished.stderr
+        );
+        let mut tally = Tally::default();
+        for line in finished.stdout.lines() {
+            tally.add(&sample(line)?);
+        }
+        Ok(tally)
+    }
+}
+
+/// Puts a load on from a namespace and waits for its end.
+///
+/// # Errors
+/// As [`RunningLoad::finish`].
+pub fn load(client: &Namespace, load: Load) -> Result<Tally> {
+    RunningLoad::start(client, load)?.finish()
+}
+
+/// A moderate load of new connections, for `duration`.
+#[must_use]
+pub fn connections(address: IpAddr, port: u16, duration: Duration) -> Load {
+    Load {
+        target: SocketAddr::new(address, port),
+        clients: 16,
+        keep_alive: false,
+        rate: 0,
+        duration,
+        interval: Duration::from_millis(100),
+        timeout: Duration::from_secs(5),
+    }
+}
+
+fn sample(line: &str) -> Result<Sample> {
+    serde_json::from_str(line).with_context(|| format!("not a sample of load: {line}"))
+}

@@ -1,0 +1,130 @@
+//! What the test bed runs inside its namespaces: servers, load, garbage.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use waxwing_tests::inject::{self, Garbage};
+use waxwing_tests::load::{self, Load};
+use waxwing_tests::{http_server, topology};
+
+#[derive(Parser)]
+#[command(about, version)]
+enum Command {
+    /// Serves HTTP; every answer has the server's name.
+    HttpServer {
+        /// Address and port to listen on; may be given several times.
+        #[arg(long, required = true)]
+        listen: Vec<SocketAddr>,
+        /// The name in the answers.
+        #[arg(long)]
+        name: String,
+    },
+    /// Puts HTTP load on an address and prints a line of JSON per interval;
+    /// `SIGTERM` ends it early, with every request begun answered or failed.
+    Load {
+        /// Address and port.
+        #[arg(long)]
+        target: SocketAddr,
+        /// Clients at once.
+        #[arg(long, default_value_t = 32)]
+        clients: u32,
+        /// Keep connections, else one per request.
+        #[arg(long)]
+        keep_alive: bool,
+        /// Requests per second of all clients; 0 is as many as they can.
+        #[arg(long, default_value_t = 0)]
+        rate: u32,
+        /// How long.
+        #[arg(long, default_value_t = 10_000)]
+        duration_ms: u64,
+        /// Between two lines.
+        #[arg(long, default_value_t = 100)]
+        interval_ms: u64,
+        /// Longest a connect or a request may take.
+        #[arg(long, default_value_t = 5_000)]
+        timeout_ms: u64,
+    },
+    /// Sends broken frames to the VIPs of the standard topology.
+    Inject {
+        /// Interface to send on.
+        #[arg(long)]
+        interface: String,
+        /// MAC address to send to, six octets of two hex digits with colons.
+        #[arg(long)]
+        destination: String,
+        /// Service port in the frames that have one.
+        #[arg(long)]
+        port: u16,
+        /// Frames.
+        #[arg(long)]
+        count: u32,
+        /// The same seed gives the same frames.
+        #[arg(long)]
+        seed: u64,
+    },
+}
+
+// One thread: the bed's processes share the machine with the balancer that they put to work.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    match Command::parse() {
+        Command::HttpServer { listen, name } => http_server::serve(&listen, &name).await,
+        Command::Load {
+            target,
+            clients,
+            keep_alive,
+            rate,
+            duration_ms,
+            interval_ms,
+            timeout_ms,
+        } => {
+            let load = Load {
+                target,
+                clients,
+                keep_alive,
+                rate,
+                duration: Duration::from_millis(duration_ms),
+                interval: Duration::from_millis(interval_ms.max(1)),
+                timeout: Duration::from_millis(timeout_ms),
+            };
+            let mut terminate = signal(SignalKind::terminate())?;
+            let stop = async move {
+                let _ = terminate.recv().await;
+            };
+            load::generate(load, stop, |sample| {
+                let mut line = serde_json::to_vec(&sample)?;
+                line.push(b'\n');
+                io::stdout()
+                    .write_all(&line)
+                    .context("nobody reads the samples")
+            })
+            .await
+        }
+        Command::Inject {
+            interface,
+            destination,
+            port,
+            count,
+            seed,
+        } => {
+            let sources = [topology::CLIENT4, topology::CLIENT6];
+            let vips = [topology::VIP4, topology::VIP6];
+            let garbage = Garbage::new(mac(&destination)?, sources, vips, port, seed);
+            inject::send(&interface, count, garbage)
+        }
+    }
+}
+
+fn mac(text: &str) -> Result<[u8; 6]> {
+    let octets: Option<Vec<u8>> = text
+        .split(':')
+        .map(|octet| u8::from_str_radix(octet, 16).ok())
+        .collect();
+    octets
+        .and_then(|octets| octets.try_into().ok())
+        .with_context(|| format!("`{text}` is not a MAC address, such as 02:00:00:00:00:01"))
+}

@@ -1,0 +1,171 @@
+//! The balancer's config as a value, to vary and write out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::topology::{self, Topology, VIP4, VIP6};
+
+/// A config file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// The watched folder.
+    pub modules: PathBuf,
+    /// Size of the session table.
+    pub sessions_max: u64,
+    admin: Admin,
+    /// Interfaces to attach to.
+    #[serde(rename = "port")]
+    pub ports: Vec<Port>,
+    /// Services.
+    #[serde(rename = "service")]
+    pub services: Vec<Service>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Admin {
+    socket: PathBuf,
+}
+
+/// An interface to attach to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Port {
+    /// Its name.
+    pub interface: String,
+}
+
+/// A service.
+#[derive(Clone, Debug, Serialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub vip: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// Its policy's name.
+    pub policy: String,
+    /// What the policy gets.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub policy_config: BTreeMap<String, toml::Value>,
+    /// Its servers.
+    #[serde(rename = "backend")]
+    pub backends: Vec<Backend>,
+}
+
+/// A server of a service.
+#[derive(Clone, Debug, Serialize)]
+pub struct Backend {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Its weight; 0 drains.
+    pub weight: u32,
+}
+
+impl Config {
+    /// The ports of a topology and no service yet.
+    #[must_use]
+    pub fn new(topology: &Topology) -> Self {
+        let directory = topology.scratch.path();
+        let ports = topology.ports().iter().map(|name| Port {
+            interface: (*name).to_owned(),
+        });
+        Self {
+            modules: directory.join("modules"),
+            sessions_max: 100_000,
+            admin: Admin {
+                socket: directory.join("waxwing.sock"),
+            },
+            ports: ports.collect(),
+            services: Vec::new(),
+        }
+    }
+
+    /// With one more service.
+    #[must_use]
+    pub fn with(mut self, service: Service) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    /// The admin socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.admin.socket
+    }
+
+    /// The service of a name, to change it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn service_mut(&mut self, name: &str) -> Result<&mut Service> {
+        self.services
+            .iter_mut()
+            .find(|service| service.name == name)
+            .ok_or_else(|| anyhow::anyhow!("the config has no service {name}"))
+    }
+
+    /// As the text of a file.
+    ///
+    /// # Errors
+    /// A value has no form in TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+}
+
+impl Service {
+    /// A service on [`VIP4`], in turns over servers 1 to `servers`.
+    #[must_use]
+    pub fn v4(name: &str, protocol: &'static str, ports: (u16, u16), servers: u8) -> Self {
+        Self::new(
+            name,
+            VIP4,
+            protocol,
+            ports,
+            (1..=servers).map(topology::server4),
+        )
+    }
+
+    /// A service on [`VIP6`], in turns over servers 1 to `servers`.
+    #[must_use]
+    pub fn v6(name: &str, protocol: &'static str, ports: (u16, u16), servers: u8) -> Self {
+        Self::new(
+            name,
+            VIP6,
+            protocol,
+            ports,
+            (1..=servers).map(topology::server6),
+        )
+    }
+
+    fn new(
+        name: &str,
+        vip: IpAddr,
+        protocol: &'static str,
+        (port, backend_port): (u16, u16),
+        servers: impl Iterator<Item = IpAddr>,
+    ) -> Self {
+        let backends = servers.map(|address| Backend {
+            address,
+            port: backend_port,
+            weight: 1,
+        });
+        Self {
+            name: name.to_owned(),
+            vip,
+            port,
+            protocol,
+            policy: "round_robin".to_owned(),
+            policy_config: BTreeMap::new(),
+            backends: backends.collect(),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A small HTTP server that says its name: the backend of tests and demo.
+//!
+//! Invariant: every answer but `/counters` is `server=NAME` and a line end, so that a client knows who served it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result};
+use axum::serve::ListenerExt as _;
+use axum::{Json, Router, routing};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+/// What a server has seen since its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Requests answered, those for `/counters` not among them.
+    pub requests: u64,
+}
+
+#[derive(Default)]
+struct Live {
+    connections: AtomicU64,
+    requests: AtomicU64,
+}
+
+/// Serves until the process ends: connections are kept alive, several at once.
+///
+/// # Errors
+/// An address cannot be listened on.
+pub async fn serve(addresses: &[SocketAddr], name: &str) -> Result<()> {
+    let live = Arc::new(Live::default());
+    let mut servers = tokio::task::JoinSet::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
+        let (counted, router) = (Arc::clone(&live), router(Arc::clone(&live), name));
+        let listener = listener.tap_io(move |connection| {
+            counted.connections.fetch_add(1, Ordering::Relaxed);
+            // Only a matter of latency; where it fails, answers come a little later.
+            drop(connection.set_nodelay(true));
+        });
+        servers.spawn(async move { axum::serve(listener, router).await });
+    }
+    // It tells whoever started it that connections are accepted from here on.
+    println!("ready");
+    while let Some(ended) = servers.join_next().await {
+        ended
+            .context("a server task panicked")?
+            .context("a server ended")?;
+    }
+    Ok(())
+}
+
+fn router(live: Arc<Live>, name: &str) -> Router {
+    let answer = format!("server={name}\n");
+    let counters = Arc::clone(&live);
+    Router::new()
+        .route(
+            "/counters",
+            routing::get(async move || {
+                Json(Counters {
+                    connections: counters.connections.load(Ordering::Relaxed),
+                    requests: counters.requests.load(Ordering::Relaxed),
+                })
+            }),
+        )
+        .fallback(async move || {
+            live.requests.fetch_add(1, Ordering::Relaxed);
+            answer
+        })
+}

@@ -1,0 +1,28 @@
+//! The test bed: a small network of namespaces with real servers and clients, and the balancer in
+//! the middle of it. The end-to-end tests and the demo both run on it.
+//!
+//! Invariant: whatever a run makes carries the run's process id in its name, so that nothing
+//! outlives it: an owner that is dropped removes its own, a signal removes all of this run's, and
+//! the next run removes what a killed one left behind.
+
+pub mod actors;
+pub mod config;
+pub mod http_server;
+pub mod inject;
+pub mod load;
+pub mod modules;
+pub mod netns;
+pub mod process;
+pub mod scratch;
+pub mod status;
+pub mod topology;
+pub mod waxwing;
+
+pub use config::{Backend, Config, Service};
+pub use load::{Load, Tally};
+pub use netns::Namespace;
+pub use process::Process;
+pub use scratch::Scratch;
+pub use status::Status;
+pub use topology::{Layout, Topology};
+pub use waxwing::Waxwing;

@@ -1,0 +1,286 @@
+//! Network namespaces and the veth pairs between them.
+//!
+//! Invariant: a namespace's name is `wwt-<process id>-<serial>-<role>`. All that runs in one is
+//! killed and the namespace deleted when its value is dropped, when the run gets a signal, or,
+//! where the run was killed, at the start of the next one.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::process::{self, Process};
+
+/// What the names of all namespaces and directories of test runs begin with.
+pub const PREFIX: &str = "wwt-";
+
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
+
+/// A network namespace of this run.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+/// How a veth pair is made.
+#[derive(Clone, Copy, Debug)]
+pub struct VethOptions {
+    /// Receive and transmit queues of both ends.
+    pub queues: u32,
+    /// MTU of both ends, in bytes.
+    pub mtu: u32,
+}
+
+impl Default for VethOptions {
+    fn default() -> Self {
+        Self {
+            queues: 1,
+            mtu: 1500,
+        }
+    }
+}
+
+impl Namespace {
+    /// Makes one with its loopback up.
+    ///
+    /// # Errors
+    /// `ip` is missing, or this process may not make namespaces.
+    pub fn new(role: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}-{serial}-{role}", std::process::id());
+        ip(&["netns", "add", &name])?;
+        let namespace = Self { name };
+        namespace.ip("link set lo up\n")?;
+        Ok(namespace)
+    }
+
+    /// Its name, as `ip netns` lists it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A command that runs in it.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.name])
+            .arg(program.as_ref());
+        command
+    }
+
+    /// Runs a program in it to its end and returns its standard output.
+    ///
+    /// # Errors
+    /// As [`process::run`].
+    pub fn run(&self, program: impl AsRef<Path>, args: &[&str]) -> Result<String> {
+        process::run(self.command(program).args(args))
+    }
+
+    /// Starts a program in it.
+    ///
+    /// # Errors
+    /// As [`Process::spawn`].
+    pub fn spawn(&self, program: impl AsRef<Path>, args: &[&str]) -> Result<Process> {
+        let name = program
+            .as_ref()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        Process::spawn(&name, self.command(program).args(args))
+    }
+
+    /// Runs lines of `ip` commands in it, each without the leading `ip`.
+    ///
+    /// # Errors
+    /// A line fails; those before it have been done.
+    pub fn ip(&self, lines: &str) -> Result<()> {
+        process::run_with_input(
+            Command::new("ip").args(["-n", &self.name, "-batch", "-"]),
+            lines,
+        )
+        .map(drop)
+    }
+
+    /// Sets kernel parameters (`net.ipv4.ip_forward=1`).
+    ///
+    /// # Errors
+    /// One does not exist.
+    pub fn sysctl(&self, settings: &[&str]) -> Result<()> {
+        let mut command = self.command("sysctl");
+        process::run(command.arg("-qw").args(settings)).map(drop)
+    }
+
+    /// The link layer address of an interface, as six octets.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
+        let json = self.run("ip", &["-json", "link", "show", interface])?;
+        let links: serde_json::Value = serde_json::from_str(&json)?;
+        let mac = links[0]["address"]
+            .as_str()
+            .context("an interface has an address")?;
+        let octets: Vec<u8> = mac
+            .split(':')
+            .map(|octet| u8::from_str_radix(octet, 16))
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("`{mac}` is not a MAC address"))?;
+        octets
+            .try_into()
+            .ok()
+            .with_context(|| format!("`{mac}` is not a MAC address"))
+    }
+
+    /// Whether an interface carries an XDP program, native or generic.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn has_xdp(&self, interface: &str) -> Result<bool> {
+        let json = self.run("ip", &["-json", "-details", "link", "show", interface])?;
+        let links: serde_json::Value = serde_json::from_str(&json)?;
+        Ok(links[0].get("xdp").is_some())
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        remove(&self.name);
+    }
+}
+
+/// Joins two namespaces by a veth pair: `a` and `b` name the ends. Both are up, and offloads are
+/// off: a frame on the wire then is what a NIC would put there, with whole checksums and within
+/// the MTU, which AF_XDP needs (it reads frames before the kernel would complete them).
+///
+/// # Errors
+/// A name is taken, or `ip` or `ethtool` is missing.
+pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str), options: VethOptions) -> Result<()> {
+    let VethOptions { queues, mtu } = options;
+    let shape = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
+    a.0.ip(&format!(
+        "link add {} {shape} type veth peer name {} netns {} {shape}\n",
+        a.1,
+        b.1,
+        b.0.name()
+    ))?;
+    for (namespace, interface) in [a, b] {
+        namespace.run(
+            "ethtool",
+            &[
+                "-K", interface, "rx", "off", "tx", "off", "tso", "off", "gso", "off", "gro", "off",
+            ],
+        )?;
+        namespace.ip(&format!("link set {interface} up\n"))?;
+    }
+    Ok(())
+}
+
+/// Removes what runs that are no more have left behind: namespaces, processes in them,
+/// directories.
+///
+/// # Errors
+/// The namespaces cannot be listed.
+pub fn remove_leftovers() -> Result<()> {
+    let gone = |name: &str| {
+        owner(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+    };
+    remove_where(gone)
+}
+
+/// Removes everything of this run, at once: for a signal's handler, before the process exits.
+pub fn remove_own() {
+    // The process ends next; the next run removes what this could not.
+    drop(remove_where(|name| owner(name) == Some(std::process::id())));
+}
+
+/// Has a signal that ends this process (`SIGINT`, `SIGTERM`, `SIGHUP`) first run `before_exit`,
+/// then remove everything of this run. The exit code is then 130.
+///
+/// # Errors
+/// The handlers cannot be set.
+pub fn remove_own_on_signal(before_exit: impl FnOnce() + Send + 'static) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let guard = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    drop(guard);
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        });
+        IS_ENDING.store(true, Ordering::SeqCst);
+        before_exit();
+        remove_own();
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+/// Whether a signal is ending this run: what fails from then on fails for that, and needs no words.
+#[must_use]
+pub fn is_ending() -> bool {
+    IS_ENDING.load(Ordering::SeqCst)
+}
+
+/// The process id in a name of ours.
+fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
+}
+
+fn remove_where(unwanted: impl Fn(&str) -> bool) -> Result<()> {
+    let listed = ip(&["netns", "list"])?;
+    for name in listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+    {
+        if unwanted(name) {
+            remove(name);
+        }
+    }
+    for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
+        if entry.file_name().to_str().is_some_and(&unwanted) {
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
+    Ok(())
+}
+
+/// Kills what runs in a namespace and deletes it. Deleting alone would only take its name away:
+/// the namespace lives as long as a process in it.
+fn remove(name: &str) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while let Ok(pids) = ip(&["netns", "pids", name]) {
+        let pids: Vec<i32> = pids.lines().filter_map(|pid| pid.parse().ok()).collect();
+        if pids.is_empty() || Instant::now() >= deadline {
+            break;
+        }
+        for pid in pids {
+            // It may be gone by now, which is what is wanted.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    drop(ip(&["netns", "del", name]));
+}
+
+fn ip(args: &[&str]) -> Result<String> {
+    process::run(Command::new("ip").args(args))
+}

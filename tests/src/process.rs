@@ -1,0 +1,283 @@
+//! Child processes with a bound on everything: their life, their output, the wait for them.
+//!
+//! Invariant: a child never outlives its [`Process`]: dropping one kills and reaps it. Should this
+//! process die first, the kernel kills the child (`PR_SET_PDEATHSIG`, set through `setpriv`; it
+//! is tied to the thread that spawned the child, so spawn from a thread that stays).
+
+use std::io::{Read, Write as _};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+
+/// How often a wait looks again.
+const POLL: Duration = Duration::from_millis(5);
+
+/// How long [`run`] lets a set-up command take: they are all instant, but the machine may be busy.
+const RUN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Output of a child, filled by a thread of its own while the child lives.
+type Pipe = Arc<Mutex<Vec<u8>>>;
+
+/// A running child whose output is collected as it comes.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stdout: Pipe,
+    stderr: Pipe,
+    readers: Vec<JoinHandle<()>>,
+    lines_taken: usize,
+}
+
+/// How a child ended, and what it wrote (invalid UTF-8 replaced).
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// All of its standard output.
+    pub stdout: String,
+    /// All of its standard error.
+    pub stderr: String,
+}
+
+/// Runs a command to its end and returns its standard output.
+///
+/// # Errors
+/// It could not be started, failed, or took longer than 20 s; the text has its standard error.
+pub fn run(command: &Command) -> Result<String> {
+    let line = command_line(command);
+    let finished = Process::spawn(&line, command)?.finish(RUN_TIMEOUT)?;
+    if !finished.status.success() {
+        bail!(
+            "`{line}` failed ({}): {}",
+            finished.status,
+            finished.stderr.trim()
+        );
+    }
+    Ok(finished.stdout)
+}
+
+/// Runs a command to its end with `input` on its standard input.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_input(command: &Command, input: &str) -> Result<String> {
+    let line = command_line(command);
+    let mut process = Process::spawn_with_stdin(&line, command, Stdio::piped())?;
+    let mut stdin = process
+        .child
+        .stdin
+        .take()
+        .context("standard input is piped")?;
+    // A child that fails early closes its end; its own error says more than ours would.
+    let written = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let finished = process.finish(RUN_TIMEOUT)?;
+    if !finished.status.success() {
+        bail!(
+            "`{line}` failed ({}) on:\n{input}{}",
+            finished.status,
+            finished.stderr.trim()
+        );
+    }
+    written.with_context(|| format!("`{line}` did not read its input"))?;
+    Ok(finished.stdout)
+}
+
+impl Process {
+    /// Starts a command in a process group of its own (Ctrl-C then reaches the owner, who
+    /// takes things down in order) and tied to this thread's life. `name` is for errors.
+    ///
+    /// # Errors
+    /// The program is missing or could not be started.
+    pub fn spawn(name: &str, command: &Command) -> Result<Self> {
+        Self::spawn_with_stdin(name, command, Stdio::null())
+    }
+
+    fn spawn_with_stdin(name: &str, command: &Command, stdin: Stdio) -> Result<Self> {
+        let mut child = bind_to_thread(command)
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start `{name}` ({})", command_line(command)))?;
+        let (stdout, stderr) = (Pipe::default(), Pipe::default());
+        let mut readers = Vec::new();
+        readers.extend(
+            child
+                .stdout
+                .take()
+                .map(|pipe| collect(pipe, Arc::clone(&stdout))),
+        );
+        readers.extend(
+            child
+                .stderr
+                .take()
+                .map(|pipe| collect(pipe, Arc::clone(&stderr))),
+        );
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            stdout,
+            stderr,
+            readers,
+            lines_taken: 0,
+        })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        if let Some(status) = self.try_wait()? {
+            bail!(
+                "`{}` has ended ({status}) and cannot be sent {signal}",
+                self.name
+            );
+        }
+        let pid = Pid::from_raw(i32::try_from(self.id()).context("a process id is positive")?);
+        signal::kill(pid, signal).with_context(|| format!("cannot send {signal} to {}", self.name))
+    }
+
+    /// Its status, where it has ended.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.child
+            .try_wait()
+            .with_context(|| format!("cannot wait for `{}`", self.name))
+    }
+
+    /// Waits for its end; one that takes longer than `timeout` is killed, which is an error.
+    ///
+    /// # Errors
+    /// It took too long; the text has what it wrote.
+    pub fn finish(mut self, timeout: Duration) -> Result<Finished> {
+        let deadline = Instant::now() + timeout;
+        let status = loop {
+            if let Some(status) = self.try_wait()? {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                self.kill();
+                bail!(
+                    "`{}` did not end within {timeout:?}; it wrote:\n{}{}",
+                    self.name,
+                    self.stdout(),
+                    self.stderr()
+                );
+            }
+            thread::sleep(POLL);
+        };
+        for reader in self.readers.drain(..) {
+            // A reader ends with its pipe. A grandchild may hold that open; so no endless join.
+            let patience = Instant::now() + Duration::from_secs(1);
+            while !reader.is_finished() && Instant::now() < patience {
+                thread::sleep(POLL);
+            }
+        }
+        Ok(Finished {
+            status,
+            stdout: self.stdout(),
+            stderr: self.stderr(),
+        })
+    }
+
+    /// Kills it at once (`SIGKILL`) and reaps it.
+    pub fn kill(&mut self) {
+        // Both fail only where it has already been reaped.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    /// Its standard output so far.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        text(&self.stdout)
+    }
+
+    /// Its standard error so far.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        text(&self.stderr)
+    }
+
+    /// The complete lines of its standard output that came since the last call.
+    pub fn take_lines(&mut self) -> Vec<String> {
+        let bytes = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = &bytes[self.lines_taken..];
+        let Some(end) = fresh.iter().rposition(|byte| *byte == b'\n') else {
+            return Vec::new();
+        };
+        self.lines_taken += end + 1;
+        String::from_utf8_lossy(&fresh[..end])
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Wraps a command so that its process dies with the spawning thread. `setpriv` replaces itself
+/// by the program, so the child's id is the program's.
+fn bind_to_thread(command: &Command) -> Command {
+    let mut bound = Command::new("setpriv");
+    bound
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => bound.env(key, value),
+            None => bound.env_remove(key),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        bound.current_dir(directory);
+    }
+    bound.process_group(0);
+    bound
+}
+
+fn collect(mut pipe: impl Read + Send + 'static, into: Pipe) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut chunk = [0; 8192];
+        while let Ok(len @ 1..) = pipe.read(&mut chunk) {
+            into.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend_from_slice(&chunk[..len]);
+        }
+    })
+}
+
+fn text(pipe: &Pipe) -> String {
+    String::from_utf8_lossy(&pipe.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+}
+
+fn command_line(command: &Command) -> String {
+    let mut line = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        line.push(' ');
+        line.push_str(&argument.to_string_lossy());
+    }
+    line
+}

@@ -1,0 +1,114 @@
+//! What `waxwing status --json` says, by name: the only place of the bed that knows its form.
+//!
+//! Invariant: what is not there reads as zero or as nothing, and a scenario then fails with the whole
+//! status in its text; no accessor panics.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// A status.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Status(pub Value);
+
+impl Status {
+    /// Sessions in the table.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        self.0["sessions"]["active"].as_u64().unwrap_or(0)
+    }
+
+    /// Memory of the table for each session that it has room for, in bytes.
+    #[must_use]
+    pub fn bytes_per_session(&self) -> f64 {
+        self.0["sessions"]["bytes_per_session"]
+            .as_f64()
+            .unwrap_or(f64::INFINITY)
+    }
+
+    /// Frames received by each worker.
+    #[must_use]
+    pub fn received_by_worker(&self) -> Vec<u64> {
+        let received = |worker: &Value| worker["received"]["packets"].as_u64().unwrap_or(0);
+        list(&self.0["workers"]).iter().map(received).collect()
+    }
+
+    /// Frames dropped for a reason, by its label.
+    #[must_use]
+    pub fn dropped(&self, reason: &str) -> u64 {
+        self.drops().get(reason).copied().unwrap_or(0)
+    }
+
+    /// Frames dropped by all workers, by reason.
+    #[must_use]
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        let mut drops = BTreeMap::new();
+        for worker in list(&self.0["workers"]) {
+            for (reason, count) in worker["drops"].as_object().into_iter().flatten() {
+                *drops.entry(reason.clone()).or_default() += count.as_u64().unwrap_or(0);
+            }
+        }
+        drops
+    }
+
+    /// The hash of the module that the workers use for a policy's name.
+    #[must_use]
+    pub fn module_hash(&self, policy: &str) -> Option<&str> {
+        let services = list(&self.0["services"]);
+        services
+            .iter()
+            .find(|service| service["policy"] == policy)?["module"]["hash"]
+            .as_str()
+    }
+
+    /// Why the module of a name that came last was refused, with its hash; nothing where it was not.
+    #[must_use]
+    pub fn module_refused(&self, policy: &str) -> Option<String> {
+        let modules = list(&self.0["modules"]);
+        let refused = &modules.iter().find(|module| module["name"] == policy)?["refused"];
+        let hash = refused["hash"].as_str().unwrap_or("unreadable");
+        refused["reason"]
+            .as_str()
+            .map(|reason| format!("{hash}: {reason}"))
+    }
+
+    /// Sessions of a service's backend now.
+    ///
+    /// # Errors
+    /// The status has no such backend.
+    pub fn backend_sessions(&self, service: &str, address: IpAddr) -> Result<u64> {
+        self.backend(service, address)
+            .and_then(|backend| backend["active"].as_u64())
+            .with_context(|| format!("no backend {address} of {service} in {self}"))
+    }
+
+    /// Whether a service has a backend of this address.
+    #[must_use]
+    pub fn has_backend(&self, service: &str, address: IpAddr) -> bool {
+        self.backend(service, address).is_some()
+    }
+
+    fn backend(&self, service: &str, address: IpAddr) -> Option<&Value> {
+        let address = address.to_string();
+        let services = list(&self.0["services"]);
+        let service = services
+            .iter()
+            .find(|candidate| candidate["name"] == service)?;
+        list(&service["backends"])
+            .iter()
+            .find(|backend| backend["address"] == address.as_str())
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}

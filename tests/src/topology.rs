@@ -1,0 +1,235 @@
+//! The standard network: a client, the balancer, and servers behind it.
+//!
+//! ```text
+//!   client ──── front [balancer] back ──── switch ──┬── server 1
+//!   10.1.0.2    10.1.0.1         10.2.0.1           ├── server 2   10.2.0.11 ..
+//!   fd00:1::2   fd00:1::1        fd00:2::1          └── server 3   fd00:2::11 ..
+//! ```
+//!
+//! With one arm, the client sits at the switch too and the balancer has only `front`, with both
+//! networks on it. Servers have the balancer as their default gateway. The VIPs are on no
+//! interface at all.
+//!
+//! Invariant: without a balancer running, client and servers reach one another through the
+//! kernel of the balancer's namespace, and nobody answers for a VIP.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::Result;
+
+use crate::Scratch;
+use crate::netns::{Namespace, VethOptions, veth};
+
+/// The service address, IPv4 (RFC 5737's documentation range).
+pub const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
+/// The service address, IPv6 (RFC 3849's documentation range).
+pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10));
+/// The balancer's own address on the client's network.
+pub const FRONT4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
+/// The balancer's own address on the client's network, IPv6.
+pub const FRONT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1));
+/// The client's address.
+pub const CLIENT4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
+/// The client's address, IPv6.
+pub const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2));
+
+/// How the balancer is wired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arms {
+    /// `front` towards the client, `back` towards the servers.
+    Two,
+    /// `front` only: client and servers on one switch.
+    One,
+}
+
+/// How the client reaches the VIPs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VipRoute {
+    /// As neighbours: it asks for their MAC address by ARP and NDP.
+    OnLink,
+    /// By way of the balancer's own address.
+    Gateway,
+}
+
+/// What to build.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Servers.
+    pub servers: u8,
+    /// Queues of each of the balancer's ports.
+    pub queues: u32,
+    /// How the balancer is wired.
+    pub arms: Arms,
+    /// How the client reaches the VIPs.
+    pub vips: VipRoute,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            servers: 3,
+            queues: 1,
+            arms: Arms::Two,
+            vips: VipRoute::OnLink,
+        }
+    }
+}
+
+/// The network, standing. Dropping it removes it and all that runs in it.
+#[derive(Debug)]
+pub struct Topology {
+    /// Where clients run; its interface is `eth0`.
+    pub client: Namespace,
+    /// Where the balancer runs; see [`Topology::ports`].
+    pub balancer: Namespace,
+    /// Where the servers run, server 1 first; the interface of each is `eth0`.
+    pub servers: Vec<Namespace>,
+    /// The switch between balancer and servers.
+    pub switch: Namespace,
+    /// Files of what runs in it.
+    pub scratch: Scratch,
+    layout: Layout,
+}
+
+/// The address of server `number` (from 1).
+#[must_use]
+pub fn server4(number: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 2, 0, 10 + number))
+}
+
+/// The IPv6 address of server `number` (from 1, at most 9).
+#[must_use]
+pub fn server6(number: u8) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(
+        0xfd00,
+        2,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0x10 + u16::from(number),
+    ))
+}
+
+impl Topology {
+    /// Builds it.
+    ///
+    /// # Errors
+    /// A tool is missing, or this process may not do it.
+    pub fn new(layout: Layout) -> Result<Self> {
+        let topology = Self {
+            client: Namespace::new("client")?,
+            balancer: Namespace::new("balancer")?,
+            switch: Namespace::new("switch")?,
+            servers: (1..=layout.servers)
+                .map(|number| Namespace::new(&format!("server{number}")))
+                .collect::<Result<_>>()?,
+            scratch: Scratch::new()?,
+            layout,
+        };
+        topology
+            .switch
+            .ip("link add bridge type bridge mcast_snooping 0\nlink set bridge up\n")?;
+        topology.wire()?;
+        topology.address()?;
+        Ok(topology)
+    }
+
+    /// The balancer's interfaces.
+    #[must_use]
+    pub fn ports(&self) -> &'static [&'static str] {
+        match self.layout.arms {
+            Arms::Two => &["front", "back"],
+            Arms::One => &["front"],
+        }
+    }
+
+    /// What it was built from.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn wire(&self) -> Result<()> {
+        let wide = VethOptions {
+            queues: self.layout.queues,
+            ..VethOptions::default()
+        };
+        match self.layout.arms {
+            Arms::Two => {
+                veth((&self.client, "eth0"), (&self.balancer, "front"), wide)?;
+                self.plug((&self.balancer, "back"), wide)?;
+            }
+            Arms::One => {
+                self.plug((&self.client, "eth0"), VethOptions::default())?;
+                self.plug((&self.balancer, "front"), wide)?;
+            }
+        }
+        self.servers
+            .iter()
+            .try_for_each(|server| self.plug((server, "eth0"), VethOptions::default()))
+    }
+
+    /// Joins an interface to the switch.
+    fn plug(&self, end: (&Namespace, &str), options: VethOptions) -> Result<()> {
+        // A role is the last part of a name, and unique in a topology.
+        let role = end.0.name().rsplit('-').next().unwrap_or("port");
+        veth(end, (&self.switch, role), options)?;
+        self.switch.ip(&format!("link set {role} master bridge\n"))
+    }
+
+    fn address(&self) -> Result<()> {
+        let back = match self.layout.arms {
+            Arms::Two => "back",
+            Arms::One => "front",
+        };
+        self.balancer.sysctl(&[
+            "net.ipv4.ip_forward=1",
+            "net.ipv6.conf.all.forwarding=1",
+            "net.ipv4.conf.all.send_redirects=0",
+            "net.ipv4.conf.default.send_redirects=0",
+            &format!("net.ipv4.conf.{back}.send_redirects=0"),
+        ])?;
+        self.balancer.ip(&format!(
+            "addr add 10.1.0.1/24 dev front\n\
+             addr add fd00:1::1/64 dev front nodad\n\
+             addr add 10.2.0.1/24 dev {back}\n\
+             addr add fd00:2::1/64 dev {back} nodad\n"
+        ))?;
+        let (to4, to6) = match self.layout.vips {
+            VipRoute::OnLink => ("dev eth0".to_owned(), "dev eth0".to_owned()),
+            VipRoute::Gateway => (format!("via {FRONT4}"), format!("via {FRONT6}")),
+        };
+        self.client.ip(&format!(
+            "addr add {CLIENT4}/24 dev eth0\n\
+             addr add {CLIENT6}/64 dev eth0 nodad\n\
+             route add default via {FRONT4}\n\
+             route add ::/0 via {FRONT6}\n\
+             route add {VIP4}/32 {to4}\n\
+             route add {VIP6}/128 {to6}\n"
+        ))?;
+        if self.layout.arms == Arms::One {
+            // The kernel would tell neighbours on one wire to do without the balancer.
+            for host in self.servers.iter().chain([&self.client]) {
+                host.sysctl(&["net.ipv6.conf.eth0.accept_redirects=0"])?;
+            }
+        }
+        // A load of short connections must not run out of ports, nor wait a minute for each.
+        self.client.sysctl(&[
+            "net.ipv4.ip_local_port_range=1024 65535",
+            "net.ipv4.tcp_tw_reuse=1",
+        ])?;
+        for (number, server) in (1..).zip(&self.servers) {
+            server.ip(&format!(
+                "addr add {}/24 dev eth0\n\
+                 addr add {}/64 dev eth0 nodad\n\
+                 route add default via 10.2.0.1\n\
+                 route add ::/0 via fd00:2::1\n",
+                server4(number),
+                server6(number)
+            ))?;
+        }
+        Ok(())
+    }
+}

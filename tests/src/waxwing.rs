@@ -1,0 +1,287 @@
+//! The balancer's own program, run in its namespace as an operator would run it.
+//!
+//! Invariant: a run that is neither stopped nor killed on purpose has failed, and its log is
+//! printed when its handle is dropped.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+use crate::actors::built_program;
+use crate::config::Config;
+use crate::netns;
+use crate::process::{Finished, Process};
+use crate::status::Status;
+use crate::topology::Topology;
+
+/// How long the balancer may take to serve, or to end: with a debug build on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How a file gets into the watched folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Copy {
+    /// Written beside and renamed, as `install` and `rsync` do.
+    Atomic,
+    /// Written in place, piece by piece, as `scp` over a slow line does.
+    Slow,
+}
+
+/// A running balancer.
+#[derive(Debug)]
+pub struct Waxwing<'a> {
+    topology: &'a Topology,
+    process: Option<Process>,
+    config: PathBuf,
+    socket: PathBuf,
+    modules: PathBuf,
+}
+
+impl<'a> Waxwing<'a> {
+    /// Starts it and waits until it serves.
+    ///
+    /// # Errors
+    /// It ended, or did not answer in time; the text has its log.
+    pub fn start(topology: &'a Topology, config: &Config) -> Result<Self> {
+        fs::create_dir_all(&config.modules)?;
+        let path = topology.scratch.write("waxwing.toml", config.to_toml()?)?;
+        let mut waxwing = Self {
+            topology,
+            process: None,
+            config: path,
+            socket: config.socket().to_owned(),
+            modules: config.modules.clone(),
+        };
+        waxwing.run()?;
+        waxwing.wait_ready()?;
+        Ok(waxwing)
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let mut command = self.topology.balancer.command(built_program("waxwing")?);
+        command.args(["run", "--config"]).arg(&self.config);
+        self.process = Some(Process::spawn("waxwing", &command)?);
+        Ok(())
+    }
+
+    /// Starts it again after [`Waxwing::kill`], and returns the time it took to serve.
+    ///
+    /// # Errors
+    /// As [`Waxwing::start`].
+    pub fn restart(&mut self) -> Result<Duration> {
+        let begun = Instant::now();
+        self.run()?;
+        self.wait_ready()?;
+        Ok(begun.elapsed())
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let error = match self.status() {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            let process = self.process.as_mut().context("it was started")?;
+            if let Some(status) = process.try_wait()? {
+                bail!("the balancer ended at its start ({status})");
+            }
+            if Instant::now() >= deadline {
+                bail!("the balancer is not ready after {TIMEOUT:?}: {error:#}");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Runs one of its commands that talk to the running balancer (`status`, `reload`, ..).
+    ///
+    /// # Errors
+    /// The program has not been built or does not end.
+    pub fn ask(&self, args: &[&str]) -> Result<Finished> {
+        let mut command = self.topology.balancer.command(built_program("waxwing")?);
+        command.args(args).arg("--socket").arg(&self.socket);
+        Process::spawn("waxwing", &command)?.finish(TIMEOUT)
+    }
+
+    /// What `waxwing status --json` says.
+    ///
+    /// # Errors
+    /// The balancer does not answer.
+    pub fn status(&self) -> Result<Status> {
+        let finished = self.ask(&["status", "--json"])?;
+        ensure!(
+            finished.status.success(),
+            "`waxwing status` failed: {}",
+            finished.stderr.trim()
+        );
+        serde_json::from_str(&finished.stdout)
+            .map(Status)
+            .with_context(|| format!("`waxwing status --json` wrote no JSON: {}", finished.stdout))
+    }
+
+    /// Waits until the status is as wanted, for at most 20 s, and returns it.
+    ///
+    /// # Errors
+    /// It never was; the text has the last one.
+    pub fn wait_status(&self, what: &str, is: impl Fn(&Status) -> bool) -> Result<Status> {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let status = self.status()?;
+            if is(&status) {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "waited {TIMEOUT:?} for {what}; status: {status}"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Replaces the config file, by renaming, without a reload.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_config(&self, text: &str) -> Result<()> {
+        let next = self.topology.scratch.write("waxwing.toml.next", text)?;
+        fs::rename(next, &self.config).context("cannot replace the config")
+    }
+
+    /// Replaces the config and has it taken up by `waxwing reload`.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        self.write_config(&config.to_toml()?)?;
+        let finished = self.ask(&["reload"])?;
+        ensure!(
+            finished.status.success(),
+            "`waxwing reload` failed: {}",
+            finished.stderr.trim()
+        );
+        Ok(())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process
+            .as_mut()
+            .context("the balancer is not running")?
+            .signal(signal)
+    }
+
+    /// Puts a file in the watched folder.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn drop_in(&self, file: &str, bytes: &[u8], copy: Copy) -> Result<()> {
+        let target = self.modules.join(file);
+        match copy {
+            Copy::Atomic => {
+                let beside = self.modules.join(format!(".{file}.part"));
+                fs::write(&beside, bytes)?;
+                fs::rename(beside, target)?;
+            }
+            Copy::Slow => {
+                let mut file = fs::File::create(target)?;
+                for piece in bytes.chunks(bytes.len().div_ceil(10).max(1)) {
+                    file.write_all(piece)?;
+                    thread::sleep(Duration::from_millis(30));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All that it wrote so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process
+            .as_ref()
+            .map_or_else(String::new, |p| p.stdout() + &p.stderr())
+    }
+
+    /// Waits until its log has a text, for at most 20 s.
+    ///
+    /// # Errors
+    /// It never had.
+    pub fn wait_log(&self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + TIMEOUT;
+        while !self.log().contains(text) {
+            ensure!(
+                Instant::now() < deadline,
+                "waited {TIMEOUT:?} for `{text}` in the log"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Kills it (`SIGKILL`), as the kernel would for want of memory.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Stops it (`SIGTERM`) and asserts a clean end: exit code 0, every frame accounted for, and no
+    /// XDP program left on any port. Returns its log.
+    ///
+    /// # Errors
+    /// One of these does not hold.
+    pub fn stop(mut self) -> Result<String> {
+        self.signal(Signal::SIGTERM)?;
+        let process = self.process.take().context("the balancer is running")?;
+        let finished = process.finish(TIMEOUT)?;
+        let log = finished.stdout + &finished.stderr;
+        let verdict = self.assert_clean_end(finished.status.success(), &log);
+        if verdict.is_err() {
+            eprintln!("--- log of the balancer:\n{log}---");
+        }
+        verdict.map(|()| log)
+    }
+
+    fn assert_clean_end(&self, success: bool, log: &str) -> Result<()> {
+        ensure!(success, "the balancer did not end well");
+        assert_frames_accounted(log, self.topology.layout().queues)?;
+        for port in self.topology.ports() {
+            ensure!(
+                !self.topology.balancer.has_xdp(port)?,
+                "{port} still has an XDP program"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Waxwing<'_> {
+    fn drop(&mut self) {
+        if self.process.is_some() && !netns::is_ending() {
+            eprintln!(
+                "--- log of the balancer, which was not stopped:\n{}---",
+                self.log()
+            );
+        }
+    }
+}
+
+/// At its end each worker counts its frames: in the pool, in the rings, with the kernel.
+fn assert_frames_accounted(log: &str, workers: u32) -> Result<()> {
+    let accounts = log.lines().filter(|line| line.contains("ends, frames:"));
+    let good = accounts
+        .clone()
+        .filter(|line| line.contains("frames: all there"));
+    let (accounts, good) = (accounts.count(), good.count());
+    ensure!(
+        accounts == good && accounts == workers as usize,
+        "of {workers} workers {accounts} counted their frames, and {good} had them all"
+    );
+    Ok(())
+}

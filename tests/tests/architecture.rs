@@ -1,0 +1,157 @@
+//! The crates' dependencies point one way: the core knows no adapter, the SDK knows nothing of
+//! the runtime, and nothing depends on tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Each crate, and the crates of this workspace that it may use (build scripts included, test
+/// code not). A crate that is not here, or an arrow that is not here, fails the test.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("waxwing-packet", &[]),
+    ("waxwing-dataplane", &["waxwing-packet"]),
+    ("waxwing-xdp", &["waxwing-dataplane", "waxwing-packet"]),
+    (
+        "waxwing-plugin",
+        &[
+            "waxwing-dataplane",
+            "waxwing-module-build",
+            "waxwing-packet",
+            "waxwing-sdk",
+        ],
+    ),
+    (
+        "waxwing-control",
+        &["waxwing-dataplane", "waxwing-packet", "waxwing-plugin"],
+    ),
+    (
+        "waxwing",
+        &[
+            "waxwing-control",
+            "waxwing-dataplane",
+            "waxwing-module-build",
+            "waxwing-packet",
+            "waxwing-plugin",
+            "waxwing-xdp",
+        ],
+    ),
+    ("waxwing-sdk", &[]),
+    ("waxwing-module-build", &[]),
+    ("xtask", &[]),
+    // Tests, demo and benches may use anything, and nothing may use them.
+    ("waxwing-tests", ANY),
+    ("waxwing-demo", ANY),
+    ("waxwing-benches", ANY),
+];
+
+const ANY: &[&str] = &["*"];
+/// Policies: the SDK and nothing else of ours.
+const POLICY: &[&str] = &["waxwing-sdk"];
+
+#[test]
+fn dependencies_point_as_the_architecture_says() {
+    let crates = workspace();
+    let may_use = |from: &str| {
+        let row = ARROWS
+            .iter()
+            .find(|(name, _)| *name == from)
+            .map(|(_, to)| *to);
+        let directory = &crates[from].0;
+        row.or_else(|| (is_policy(directory)).then_some(POLICY))
+    };
+    for (from, (directory, arrows)) in &crates {
+        let allowed = may_use(from);
+        let allowed = allowed.unwrap_or_else(|| panic!("{from} ({directory}) is not in the table"));
+        for to in arrows {
+            let test_only = ["waxwing-demo", "waxwing-benches"].contains(&to.as_str());
+            assert!(!test_only, "{from} uses {to}, which is nobody's library");
+            assert!(
+                allowed == ANY || allowed.contains(&to.as_str()),
+                "{from} uses {to}; it may use {allowed:?}. Turn the arrow around (a trait in the \
+                 core that the adapter implements), or say in ARROWS why it must be"
+            );
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_lives_behind_its_fences() {
+    // `unsafe_code = "deny"` holds for all; these may lift it, block by block.
+    const FENCES: &[&str] = &["runtime/xdp", "runtime/plugin", "runtime/dataplane", "sdk"];
+    for (name, (directory, _)) in workspace() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .join(&directory);
+        let lifted = sources(&root.join("src")).into_iter().find(|path| {
+            let text = std::fs::read_to_string(path).expect("a source file is text");
+            text.contains("expect(unsafe_code") || text.contains("allow(unsafe_code")
+        });
+        let fenced = FENCES.contains(&directory.as_str());
+        assert!(
+            fenced || lifted.is_none(),
+            "{name} has unsafe code in {lifted:?}"
+        );
+    }
+}
+
+fn is_policy(directory: &str) -> bool {
+    directory.starts_with("policies/") || directory.starts_with("examples/")
+}
+
+/// Every crate of the workspace by name: its directory, and the crates of ours that it uses.
+fn workspace() -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--format-version=1", "--offline"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
+    let root = text(&metadata["workspace_root"]);
+    let packages = metadata["packages"].as_array().expect("there are packages");
+    let is_ours = |name: &str| packages.iter().any(|package| package["name"] == name);
+    packages
+        .iter()
+        .map(|package| {
+            let manifest = text(&package["manifest_path"]);
+            let directory = manifest
+                .strip_prefix(&format!("{root}/"))
+                .and_then(|path| path.strip_suffix("/Cargo.toml"))
+                .expect("a crate lies in the workspace");
+            let arrows = package["dependencies"]
+                .as_array()
+                .expect("there is a list of dependencies")
+                .iter()
+                .filter(|dependency| dependency["kind"] != "dev")
+                .map(|dependency| text(&dependency["name"]))
+                .filter(|name| is_ours(name))
+                .collect();
+            (text(&package["name"]), (directory.to_owned(), arrows))
+        })
+        .collect()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a text").to_owned()
+}
+
+fn sources(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .flat_map(|entry| {
+            let path = entry.path();
+            if path.is_dir() {
+                sources(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}

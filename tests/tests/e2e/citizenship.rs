@@ -1,0 +1,179 @@
+//! A good neighbour: VIPs answer as hosts do, and what is not ours stays the kernel's.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::topology::{self, CLIENT4, CLIENT6, FRONT4, FRONT6, VIP4, VIP6};
+use waxwing_tests::{Layout, Topology, Waxwing, actors};
+
+use crate::traffic::{assert_served, curl, host, web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(vips_answer_ping_arp_and_ndp, "ping"),
+    scenario!(vips_are_announced),
+    scenario!(the_balancers_own_address_stays_its_own, "curl"),
+    scenario!(servers_reach_the_world_by_the_kernel, "curl"),
+    scenario!(a_direct_connection_to_a_backend_works, "nginx", "curl"),
+    scenario!(the_balancer_itself_reaches_a_backend, "curl"),
+];
+
+fn vips_answer_ping_arp_and_ndp() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let config = web(&topology);
+    let waxwing = Waxwing::start(&topology, &config)?;
+    topology.client.ip("neigh flush dev eth0\n")?;
+    let mac = topology.balancer.mac("front")?;
+    for vip in [VIP4, VIP6] {
+        // ping's own exit code is 0 already with one answer of five.
+        let vip = vip.to_string();
+        let report = topology
+            .client
+            .run("ping", &["-n", "-c", "5", "-i", "0.2", "-W", "2", &vip])?;
+        ensure!(
+            report.contains("5 received"),
+            "{vip} did not answer every ping:\n{report}"
+        );
+        // A size that is far from the default, with its contents checked by ping.
+        let report = topology
+            .client
+            .run("ping", &["-n", "-c", "2", "-i", "0.2", "-s", "1400", &vip])?;
+        ensure!(
+            report.contains("2 received"),
+            "{vip} did not answer a large ping:\n{report}"
+        );
+        ensure!(
+            neighbour(&topology, &vip)? == Some(mac),
+            "{vip} is not at the balancer's MAC"
+        );
+    }
+    waxwing.stop().map(drop)
+}
+
+fn vips_are_announced() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    // The client believes that the VIPs are elsewhere, as after a fail-over of balancers.
+    let elsewhere = "02:00:00:00:00:99";
+    topology.client.ip(&format!(
+        "neigh replace {VIP4} lladdr {elsewhere} dev eth0 nud reachable\n\
+         neigh replace {VIP6} lladdr {elsewhere} dev eth0 nud reachable\n"
+    ))?;
+    // Linux takes a gratuitous ARP for an entry that is older than a second (`locktime`).
+    std::thread::sleep(Duration::from_millis(1200));
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let mac = topology.balancer.mac("front")?;
+    for vip in [VIP4, VIP6] {
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while neighbour(&topology, &vip.to_string())? != Some(mac) {
+            ensure!(
+                std::time::Instant::now() < deadline,
+                "{vip} was not announced"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    waxwing.stop().map(drop)
+}
+
+/// The MAC address that the client has for an address.
+fn neighbour(topology: &Topology, address: &str) -> Result<Option<[u8; 6]>> {
+    let line = topology.client.run("ip", &["neigh", "show", address])?;
+    let mac = line
+        .split_whitespace()
+        .skip_while(|word| *word != "lladdr")
+        .nth(1);
+    let Some(mac) = mac else { return Ok(None) };
+    let octets: Vec<u8> = mac
+        .split(':')
+        .map(|octet| u8::from_str_radix(octet, 16))
+        .collect::<Result<_, _>>()?;
+    Ok(Some(
+        octets
+            .try_into()
+            .ok()
+            .with_context(|| format!("a MAC address: {mac}"))?,
+    ))
+}
+
+/// ssh on the balancer's own address, on the very port and interface of a service: here, HTTP.
+fn the_balancers_own_address_stays_its_own() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let _own = actors::http_server(&topology.balancer, 80, "balancer")?;
+    for (own, vip) in [(FRONT4, VIP4), (FRONT6, VIP6)] {
+        for _ in 0..5 {
+            let answer = curl(&topology.client, &format!("http://{}/", host(own)))?;
+            ensure!(answer == "server=balancer\n", "{own} answered: {answer}");
+        }
+        assert_served(&topology, vip)?;
+    }
+    waxwing.stop().map(drop)
+}
+
+fn servers_reach_the_world_by_the_kernel() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let _world = actors::http_server(&topology.client, 9000, "world")?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    for world in [CLIENT4, CLIENT6] {
+        for server in &topology.servers {
+            let answer = curl(server, &format!("http://{}:9000/", host(world)))?;
+            ensure!(answer == "server=world\n", "{world} answered: {answer}");
+        }
+    }
+    waxwing.stop().map(drop)
+}
+
+/// Replies of a direct connection come from a backend's endpoint, as those of sessions do; they
+/// are found to be of no session and handed back to the kernel, which routes them.
+fn a_direct_connection_to_a_backend_works() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = (1..=3)
+        .map(|number| actors::nginx(&topology, number, 8080, 1 << 20))
+        .collect::<Result<Vec<_>>>()?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    for (number, address) in
+        (1..=3).flat_map(|n| [(n, topology::server4(n)), (n, topology::server6(n))])
+    {
+        let root = format!("http://{}:8080", host(address));
+        let answer = curl(&topology.client, &format!("{root}/"))?;
+        ensure!(
+            answer == format!("server={number}\n"),
+            "{address} answered: {answer}"
+        );
+        let copy = topology.scratch.path().join("copy");
+        let to = copy.to_str().context("the path is text")?;
+        let url = format!("{root}/data");
+        topology.client.run(
+            "curl",
+            &["-sS", "--globoff", "--max-time", "20", "-o", to, &url],
+        )?;
+        let data = topology
+            .scratch
+            .path()
+            .join(format!("nginx{number}/www/data"));
+        ensure!(
+            std::fs::read(data)? == std::fs::read(copy)?,
+            "{address}: the data changed"
+        );
+    }
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
+    waxwing.stop().map(drop)
+}
+
+fn the_balancer_itself_reaches_a_backend() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    for address in [topology::server4(1), topology::server6(1)] {
+        let answer = curl(
+            &topology.balancer,
+            &format!("http://{}:8080/", host(address)),
+        )?;
+        ensure!(answer == "server=1\n", "{address} answered: {answer}");
+    }
+    waxwing.stop().map(drop)
+}

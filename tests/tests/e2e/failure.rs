@@ -1,0 +1,138 @@
+//! The balancer dies, stops, or gets garbage: the rest of the network does not notice.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::actors::{RunningLoad, built_program, connections};
+use waxwing_tests::topology::{FRONT4, VIP4, VIP6, server4, server6};
+use waxwing_tests::{Layout, Load, Topology, Waxwing, actors};
+
+use crate::traffic::{assert_served, curl, host, web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(killed_it_leaves_the_kernel_its_traffic, "curl"),
+    scenario!(stopped_it_leaves_nothing_behind),
+    scenario!(garbage_is_counted_and_disturbs_nothing),
+];
+
+fn killed_it_leaves_the_kernel_its_traffic() -> Result<()> {
+    let topology = Topology::new(Layout {
+        queues: 2,
+        ..Layout::default()
+    })?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let _own = actors::http_server(&topology.balancer, 22, "balancer")?;
+    let mut waxwing = Waxwing::start(&topology, &web(&topology))?;
+    for _ in 0..3 {
+        assert_served(&topology, VIP4)?;
+        waxwing.kill();
+        // Routed traffic and the balancer's own address, each by a new connection, at once.
+        let killed = Instant::now();
+        curl(&topology.client, &format!("http://{}:22/", host(FRONT4)))?;
+        curl(
+            &topology.client,
+            &format!("http://{}:8080/", host(server4(1))),
+        )?;
+        curl(
+            &topology.client,
+            &format!("http://{}:8080/", host(server6(2))),
+        )?;
+        let took = killed.elapsed();
+        ensure!(
+            took < Duration::from_secs(1),
+            "the kernel's traffic came back after {took:?}"
+        );
+        for port in topology.ports() {
+            ensure!(
+                !topology.balancer.has_xdp(port)?,
+                "{port} still has an XDP program"
+            );
+        }
+        let took = waxwing.restart()?;
+        ensure!(took < Duration::from_secs(2), "the restart took {took:?}");
+        for vip in [VIP4, VIP6] {
+            assert_served(&topology, vip)?;
+        }
+    }
+    waxwing.stop().map(drop)
+}
+
+fn stopped_it_leaves_nothing_behind() -> Result<()> {
+    let topology = Topology::new(Layout {
+        queues: 2,
+        ..Layout::default()
+    })?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    // Addresses, interfaces and their flags; without the counters and lifetimes.
+    let state = || topology.balancer.run("ip", &["-brief", "address"]);
+    let before = state()?;
+    for _ in 0..3 {
+        let waxwing = Waxwing::start(&topology, &web(&topology))?;
+        assert_served(&topology, VIP4)?;
+        let socket = web(&topology).socket().to_owned();
+        waxwing.stop()?;
+        ensure!(!socket.exists(), "the admin socket is still there");
+        let after = state()?;
+        ensure!(
+            before == after,
+            "interfaces changed from\n{before}to\n{after}"
+        );
+    }
+    Ok(())
+}
+
+fn garbage_is_counted_and_disturbs_nothing() -> Result<()> {
+    const FRAMES: u32 = 20_000;
+    let topology = Topology::new(Layout {
+        queues: 2,
+        ..Layout::default()
+    })?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let load = Load {
+        rate: 500,
+        ..connections(VIP4, 80, Duration::from_secs(6))
+    };
+    let running = RunningLoad::start(&topology.client, load)?;
+    for seed in 1..=2_u8 {
+        inject(&topology, seed, FRAMES)?;
+    }
+    let tally = running.finish()?;
+    ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+    let status = waxwing.status()?;
+    for reason in ["malformed", "no_service", "fragment"] {
+        ensure!(
+            status.dropped(reason) > 0,
+            "no drop counted as {reason}: {:?}",
+            status.drops()
+        );
+    }
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
+    waxwing.stop().map(drop)
+}
+
+/// Sends broken frames from the client's end of the wire to the balancer.
+fn inject(topology: &Topology, seed: u8, count: u32) -> Result<()> {
+    let program = built_program("waxwing-testbed")?;
+    let program = program.to_str().context("the path is text")?;
+    let mac = topology
+        .balancer
+        .mac("front")?
+        .map(|octet| format!("{octet:02x}"))
+        .join(":");
+    let (count, seed) = (count.to_string(), seed.to_string());
+    let args = [
+        "inject",
+        "--interface",
+        "eth0",
+        "--port",
+        "80",
+        "--destination",
+        &mac,
+    ];
+    let args = [&args[..], &["--count", &count, "--seed", &seed]].concat();
+    topology.client.run(program, &args).map(drop)
+}

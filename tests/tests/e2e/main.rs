@@ -1,0 +1,131 @@
+//! The balancer in a network, end to end: real programs talk through it, over real interfaces.
+//!
+//! Invariant: a scenario builds a network of its own and takes it down; they run one after
+//! another, each within a bound of time. One that cannot run here shows as ignored, and why.
+
+mod citizenship;
+mod failure;
+mod modules;
+mod refused;
+mod reload;
+mod traffic;
+
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use waxwing_tests::netns;
+
+/// The longest that a scenario may take.
+const SCENARIO_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What every scenario needs.
+const TOOLS: &[&str] = &["ip", "ethtool", "sysctl", "setpriv", "ss"];
+
+/// A scenario, and the programs that it needs beside [`TOOLS`].
+pub(crate) struct Scenario {
+    name: &'static str,
+    tools: &'static [&'static str],
+    run: fn() -> Result<()>,
+}
+
+/// Names a function's scenario after the function.
+macro_rules! scenario {
+    ($run:ident $(, $tool:literal)*) => {
+        $crate::Scenario {
+            name: concat!(module_path!(), "::", stringify!($run)),
+            tools: &[$($tool),*],
+            run: $run,
+        }
+    };
+}
+pub(crate) use scenario;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // The machine's processors are the network's: two networks at once would starve each other.
+    // And children are tied to the thread that starts them; with one, that is the main thread.
+    arguments.test_threads = Some(1);
+    if !arguments.list
+        && let Err(error) = prepare()
+    {
+        eprintln!("cannot prepare: {error:#}");
+    }
+    let trials = [
+        traffic::SCENARIOS,
+        citizenship::SCENARIOS,
+        modules::SCENARIOS,
+        reload::SCENARIOS,
+        failure::SCENARIOS,
+        refused::SCENARIOS,
+    ];
+    let trials = trials.into_iter().flatten().map(trial).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn prepare() -> Result<()> {
+    if is_root() {
+        netns::remove_leftovers()?;
+    }
+    netns::remove_own_on_signal(|| {})
+}
+
+fn trial(scenario: &'static Scenario) -> Trial {
+    let name = scenario.name.strip_prefix("e2e::").unwrap_or(scenario.name);
+    Trial::ignorable_test(name, move || {
+        if let Some(reason) = missing(scenario) {
+            eprintln!("ignored: {name}: {reason}");
+            return Ok(Completion::ignored_with(reason));
+        }
+        let _watchdog = Watchdog::new(name);
+        (scenario.run)().map_err(|error| Failed::from(format!("{error:#}")))?;
+        Ok(Completion::Completed)
+    })
+}
+
+/// Why a scenario cannot run here.
+fn missing(scenario: &Scenario) -> Option<String> {
+    if !is_root() {
+        return Some("it needs root, to make network namespaces".to_owned());
+    }
+    let tools = TOOLS.iter().chain(scenario.tools);
+    let missing: Vec<&str> = tools.copied().filter(|tool| !is_installed(tool)).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "not installed: {}; `cargo xtask setup` does it",
+            missing.join(", ")
+        )
+    })
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn is_installed(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|directory| Path::new(&directory).join(tool).is_file())
+}
+
+/// Ends the whole run where a scenario hangs: after it nothing could be trusted.
+struct Watchdog(#[expect(dead_code, reason = "dropping it is the message")] mpsc::Sender<()>);
+
+impl Watchdog {
+    fn new(name: &str) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        let name = name.to_owned();
+        thread::spawn(move || {
+            if receiver.recv_timeout(SCENARIO_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("{name} did not end within {SCENARIO_TIMEOUT:?}; giving up");
+                netns::remove_own();
+                std::process::exit(1);
+            }
+        });
+        Self(sender)
+    }
+}

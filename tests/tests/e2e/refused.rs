@@ -1,0 +1,150 @@
+//! Starts that must not succeed: each ends with a clear error, and changes nothing.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use waxwing_tests::actors::{self, built_program};
+use waxwing_tests::process::Finished;
+use waxwing_tests::topology::VIP4;
+use waxwing_tests::{Config, Layout, Process, Topology, Waxwing};
+
+use crate::traffic::{assert_served, web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(bad_configs_are_refused_with_their_place),
+    scenario!(a_missing_interface_is_named),
+    scenario!(without_privilege_it_says_what_it_needs),
+    scenario!(a_port_with_another_program_is_left_alone),
+];
+
+/// Runs the balancer, which must end by itself with an error. `wrapper` goes before it.
+fn run_in_vain(topology: &Topology, config: &str, wrapper: &[&str]) -> Result<Finished> {
+    let path = topology.scratch.write("refused.toml", config)?;
+    let waxwing = built_program("waxwing")?;
+    let mut command = match wrapper {
+        [] => topology.balancer.command(&waxwing),
+        [program, args @ ..] => {
+            let mut command = topology.balancer.command(program);
+            command.args(args).arg(&waxwing);
+            command
+        }
+    };
+    command.args(["run", "--config"]).arg(path);
+    let finished = Process::spawn("waxwing", &command)?.finish(Duration::from_secs(10))?;
+    ensure!(
+        !finished.status.success(),
+        "it ran and ended well:\n{}",
+        finished.stderr
+    );
+    for port in topology.ports() {
+        ensure!(
+            !topology.balancer.has_xdp(port)?,
+            "{port} has an XDP program"
+        );
+    }
+    Ok(finished)
+}
+
+fn assert_says(finished: &Finished, words: &[&str]) -> Result<()> {
+    let said = format!("{}{}", finished.stdout, finished.stderr);
+    for word in words {
+        ensure!(said.contains(word), "it does not say `{word}`:\n{said}");
+    }
+    ensure!(!said.contains("panicked"), "it panicked:\n{said}");
+    Ok(())
+}
+
+fn bad_configs_are_refused_with_their_place() -> Result<()> {
+    let topology = Topology::new(Layout {
+        servers: 1,
+        ..Layout::default()
+    })?;
+    let good = web(&topology);
+    let with = |change: fn(&mut Config)| {
+        let mut config = good.clone();
+        change(&mut config);
+        config.to_toml()
+    };
+    for (text, words) in [
+        (
+            good.to_toml()? + "\ncolour = \"red\"\n",
+            &["refused.toml:", "colour"][..],
+        ),
+        (
+            with(|config| config.services[1] = config.services[0].clone())?,
+            &["web", "203.0.113.10"],
+        ),
+        (
+            with(|config| config.services[0].policy = "nonesuch".into())?,
+            &["nonesuch", "round_robin"],
+        ),
+        (
+            with(|config| config.services[0].backends[0].address = [192, 0, 2, 1].into())?,
+            &["192.0.2.1"],
+        ),
+    ] {
+        assert_says(&run_in_vain(&topology, &text, &[])?, words)?;
+    }
+    // Every error of a file at once, and `check` says the same as `run`.
+    let mut broken = good.clone();
+    broken.services[0].protocol = "sctp";
+    broken.services[1].port = 0;
+    let path = topology.scratch.write("refused.toml", broken.to_toml()?)?;
+    let mut check = topology.balancer.command(built_program("waxwing")?);
+    check.args(["check", "--config"]).arg(path);
+    let finished = Process::spawn("waxwing", &check)?.finish(Duration::from_secs(10))?;
+    ensure!(!finished.status.success(), "`waxwing check` took it");
+    assert_says(&finished, &["refused.toml:", "sctp", "port"])
+}
+
+fn a_missing_interface_is_named() -> Result<()> {
+    let topology = Topology::new(Layout {
+        servers: 1,
+        ..Layout::default()
+    })?;
+    let mut config = web(&topology);
+    config.ports[1].interface = "nonesuch0".into();
+    assert_says(
+        &run_in_vain(&topology, &config.to_toml()?, &[])?,
+        &["nonesuch0"],
+    )
+}
+
+fn without_privilege_it_says_what_it_needs() -> Result<()> {
+    let topology = Topology::new(Layout {
+        servers: 1,
+        ..Layout::default()
+    })?;
+    // Somewhere nobody may read, so that only the privilege is missing.
+    let nobody = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--bounding-set=-all",
+    ];
+    let finished = run_in_vain(&topology, &web(&topology).to_toml()?, &nobody)?;
+    assert_says(&finished, &["CAP_"])
+}
+
+/// The other program is another balancer's, on a socket of its own.
+fn a_port_with_another_program_is_left_alone() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let text = web(&topology)
+        .to_toml()?
+        .replace("waxwing.sock", "second.sock");
+    let path = topology.scratch.write("second.toml", text)?;
+    let mut second = topology.balancer.command(built_program("waxwing")?);
+    second.args(["run", "--config"]).arg(path);
+    let finished = Process::spawn("waxwing", &second)?.finish(Duration::from_secs(10))?;
+    ensure!(
+        !finished.status.success(),
+        "a second balancer ran on the same ports"
+    );
+    assert_says(&finished, &["front", "XDP program"])?;
+    assert_served(&topology, VIP4)?;
+    waxwing.stop().map(drop)
+}

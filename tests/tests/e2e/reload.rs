@@ -1,0 +1,185 @@
+//! A config that changes while traffic flows: nothing is lost, nothing moves.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use waxwing_tests::actors::{RunningLoad, connections};
+use waxwing_tests::topology::{VIP4, server4};
+use waxwing_tests::{Backend, Config, Layout, Load, Tally, Topology, Waxwing, actors};
+
+use crate::traffic::{assert_served, web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(backends_come_and_go_under_load),
+    scenario!(a_drained_backend_keeps_its_sessions),
+    scenario!(sighup_reloads),
+    scenario!(a_bad_config_leaves_the_running_one),
+];
+
+/// The web service over the first `servers` servers.
+fn over(topology: &Topology, servers: usize) -> Result<Config> {
+    let mut config = web(topology);
+    config.service_mut("web")?.backends.truncate(servers);
+    Ok(config)
+}
+
+fn backends_come_and_go_under_load() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &over(&topology, 1)?)?;
+    let load = Load {
+        rate: 1000,
+        ..connections(VIP4, 80, Duration::from_secs(60))
+    };
+    let mut running = RunningLoad::start(&topology.client, load)?;
+    for servers in [2, 3, 1, 3, 2, 1] {
+        thread::sleep(Duration::from_millis(500));
+        waxwing.reload(&over(&topology, servers)?)?;
+        // What was asked before the reload has its answer; what is asked now goes by the new config.
+        thread::sleep(Duration::from_millis(250));
+        running.take_samples()?;
+        let mut seen = Tally::default();
+        while seen.answers() < 50 {
+            ensure!(
+                !running.has_ended()?,
+                "the load ended before the last reload"
+            );
+            thread::sleep(Duration::from_millis(100));
+            running
+                .take_samples()?
+                .iter()
+                .for_each(|sample| seen.add(sample));
+        }
+        ensure!(
+            seen.servers.len() == servers,
+            "{servers} servers in the config, answers from {:?}",
+            seen.servers
+        );
+    }
+    running.stop()?;
+    let tally = running.finish()?;
+    ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+    waxwing.stop().map(drop)
+}
+
+fn a_drained_backend_keeps_its_sessions() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let mut config = web(&topology);
+    let waxwing = Waxwing::start(&topology, &config)?;
+    // Nine connections, kept: three for each server.
+    let kept = Load {
+        clients: 9,
+        keep_alive: true,
+        rate: 90,
+        ..connections(VIP4, 80, Duration::from_secs(5))
+    };
+    let kept = RunningLoad::start(&topology.client, kept)?;
+    waxwing.wait_status("nine sessions", |status| status.sessions() == 9)?;
+
+    config.service_mut("web")?.backends[0].weight = 0;
+    waxwing.reload(&config)?;
+    let fresh = Load {
+        rate: 300,
+        ..connections(VIP4, 80, Duration::from_secs(2))
+    };
+    let fresh = actors::load(&topology.client, fresh)?;
+    ensure!(
+        fresh.failed() == 0,
+        "new connections failed: {:?}",
+        fresh.failures
+    );
+    ensure!(
+        !fresh.servers.contains_key("1"),
+        "new connections to the drained server: {fresh:?}"
+    );
+    ensure!(
+        waxwing.status()?.backend_sessions("web", server4(1))? >= 3,
+        "its sessions are gone"
+    );
+
+    // The removed one keeps them too.
+    config.service_mut("web")?.backends.remove(0);
+    waxwing.reload(&config)?;
+    let tally = kept.finish()?;
+    ensure!(
+        tally.failed() == 0,
+        "kept connections failed: {:?}",
+        tally.failures
+    );
+    // 90 requests a second for five seconds, a third of them on the sessions of server 1.
+    let shares: Vec<f64> = ["1", "2", "3"]
+        .iter()
+        .map(|server| tally.share(server))
+        .collect();
+    ensure!(
+        shares.iter().all(|share| (share - 1.0 / 3.0).abs() < 0.02),
+        "sessions moved: {shares:?}"
+    );
+    waxwing.stop().map(drop)
+}
+
+fn sighup_reloads() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let mut waxwing = Waxwing::start(&topology, &over(&topology, 1)?)?;
+    waxwing.write_config(&web(&topology).to_toml()?)?;
+    waxwing.signal(Signal::SIGHUP)?;
+    waxwing.wait_status("server 3 to come", |status| {
+        status.has_backend("web", server4(3))
+    })?;
+    assert_served(&topology, VIP4)?;
+    waxwing.stop().map(drop)
+}
+
+fn a_bad_config_leaves_the_running_one() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let good = web(&topology);
+    let mut waxwing = Waxwing::start(&topology, &good)?;
+    let load = Load {
+        rate: 500,
+        ..connections(VIP4, 80, Duration::from_secs(4))
+    };
+    let running = RunningLoad::start(&topology.client, load)?;
+
+    let mut twice = good.clone();
+    twice.services[1].vip = VIP4;
+    twice.services[1].backends = vec![Backend {
+        address: server4(1),
+        port: 8080,
+        weight: 1,
+    }];
+    for (what, text, expected) in [
+        (
+            "an unknown key",
+            good.to_toml()? + "\ncolour = \"red\"\n",
+            "colour",
+        ),
+        ("a VIP twice", twice.to_toml()?, "web"),
+        ("not TOML", "[[service\n".to_owned(), "waxwing.toml:1:"),
+        ("nothing at all", String::new(), "port"),
+    ] {
+        waxwing.write_config(&text)?;
+        let refused = waxwing.ask(&["reload"])?;
+        ensure!(!refused.status.success(), "{what} was taken");
+        let said = refused.stdout + &refused.stderr;
+        ensure!(
+            said.contains(expected) && said.contains("waxwing.toml:"),
+            "{what}: {said}"
+        );
+        // By signal there is nobody to tell but the log.
+        waxwing.signal(Signal::SIGHUP)?;
+    }
+    let tally = running.finish()?;
+    ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+    ensure!(
+        tally.servers.len() == 3,
+        "not all servers answered: {:?}",
+        tally.servers
+    );
+    waxwing.stop().map(drop)
+}

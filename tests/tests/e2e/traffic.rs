@@ -1,0 +1,356 @@
+//! Real clients and servers through a VIP.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use waxwing_tests::topology::{Arms, VIP4, VIP6, VipRoute};
+use waxwing_tests::{Config, Layout, Load, Namespace, Process, Service, Topology, Waxwing, actors};
+
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(curl_reaches_nginx_on_both_families, "nginx", "curl"),
+    scenario!(wrk_loses_no_request, "nginx", "wrk"),
+    scenario!(iperf3_streams_tcp_and_udp, "iperf3"),
+    scenario!(two_queues_have_two_workers),
+    scenario!(one_arm_serves_both_sides),
+    scenario!(a_gateway_route_leads_to_the_vip),
+    scenario!(status_and_sessions_tell_what_happens),
+    scenario!(a_million_sessions_start_at_once),
+];
+
+/// The web service on both families, from port 80 to our servers' or nginx's 8080.
+pub(crate) fn web(topology: &Topology) -> Config {
+    let servers = topology.layout().servers;
+    Config::new(topology)
+        .with(Service::v4("web", "tcp", (80, 8080), servers))
+        .with(Service::v6("web6", "tcp", (80, 8080), servers))
+}
+
+/// A URL's host: IPv6 addresses in brackets.
+pub(crate) fn host(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+/// Fetches a URL, within 10 s.
+pub(crate) fn curl(from: &Namespace, url: &str) -> Result<String> {
+    from.run(
+        "curl",
+        &["-sS", "--fail", "--globoff", "--max-time", "10", url],
+    )
+}
+
+/// Runs wrk and asserts that every request was answered well. Returns how many there were.
+pub(crate) fn wrk(
+    from: &Namespace,
+    address: IpAddr,
+    seconds: u32,
+    headers: &[&str],
+) -> Result<u64> {
+    wrk_result(start_wrk(from, address, seconds, headers)?, seconds)
+}
+
+/// Starts wrk: 32 connections from one thread.
+pub(crate) fn start_wrk(
+    from: &Namespace,
+    address: IpAddr,
+    seconds: u32,
+    headers: &[&str],
+) -> Result<Process> {
+    let (url, duration) = (format!("http://{}/", host(address)), format!("{seconds}s"));
+    let mut args = vec!["-t1", "-c32", "-d", &duration, "--timeout", "5s", &url];
+    args.extend(headers.iter().flat_map(|header| ["-H", header]));
+    from.spawn("wrk", &args)
+}
+
+/// Waits for wrk's end and asserts that every request was answered well.
+pub(crate) fn wrk_result(wrk: Process, seconds: u32) -> Result<u64> {
+    let finished = wrk.finish(Duration::from_secs(u64::from(seconds) + 15))?;
+    let report = &finished.stdout;
+    ensure!(
+        finished.status.success(),
+        "wrk failed: {}{report}",
+        finished.stderr
+    );
+    ensure!(
+        !report.contains("Socket errors"),
+        "requests were lost:\n{report}"
+    );
+    ensure!(
+        !report.contains("Non-2xx"),
+        "requests were answered badly:\n{report}"
+    );
+    let requests = report
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "))
+        .and_then(|(count, _)| count.parse().ok())
+        .with_context(|| format!("wrk gave no count:\n{report}"))?;
+    ensure!(requests > 0, "wrk got no answer at all:\n{report}");
+    Ok(requests)
+}
+
+/// Puts connections on an address for a second and asserts that all were answered, by all servers.
+pub(crate) fn assert_served(topology: &Topology, address: IpAddr) -> Result<()> {
+    let load = Load {
+        rate: 300,
+        ..actors::connections(address, 80, Duration::from_secs(1))
+    };
+    let tally = actors::load(&topology.client, load)?;
+    ensure!(
+        tally.failed() == 0,
+        "{address}: requests failed: {:?}",
+        tally.failures
+    );
+    ensure!(
+        tally.servers.len() == topology.servers.len(),
+        "{address}: not all servers answered: {:?}",
+        tally.servers
+    );
+    Ok(())
+}
+
+fn curl_reaches_nginx_on_both_families() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = (1..=3)
+        .map(|number| actors::nginx(&topology, number, 8080, 8 << 20))
+        .collect::<Result<Vec<_>>>()?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let data = topology.scratch.path().join("nginx1/www/data");
+    for vip in [VIP4, VIP6] {
+        let root = format!("http://{}", host(vip));
+        let mut answers = (0..9)
+            .map(|_| curl(&topology.client, &format!("{root}/")))
+            .collect::<Result<Vec<_>>>()?;
+        answers.sort();
+        answers.dedup();
+        ensure!(
+            answers == ["server=1\n", "server=2\n", "server=3\n"],
+            "{vip}: {answers:?}"
+        );
+
+        // Eight megabytes come through as they were sent, in many segments of full size.
+        let copy = topology.scratch.path().join("copy");
+        let copy = copy.to_str().context("the path is text")?;
+        let url = format!("{root}/data");
+        topology.client.run(
+            "curl",
+            &["-sS", "--globoff", "--max-time", "30", "-o", copy, &url],
+        )?;
+        ensure!(
+            std::fs::read(&data)? == std::fs::read(copy)?,
+            "{vip}: the data changed on its way"
+        );
+    }
+    waxwing.stop().map(drop)
+}
+
+fn wrk_loses_no_request() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = (1..=3)
+        .map(|number| actors::nginx(&topology, number, 8080, 0))
+        .collect::<Result<Vec<_>>>()?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    for vip in [VIP4, VIP6] {
+        wrk(&topology.client, vip, 2, &[])?;
+        wrk(&topology.client, vip, 2, &["Connection: close"])?;
+    }
+    waxwing.stop().map(drop)
+}
+
+fn iperf3_streams_tcp_and_udp() -> Result<()> {
+    let topology = Topology::new(Layout {
+        servers: 1,
+        ..Layout::default()
+    })?;
+    let _server = actors::iperf3_server(&topology.servers[0], 5201)?;
+    let config = Config::new(&topology)
+        .with(Service::v4("tcp4", "tcp", (5201, 5201), 1))
+        .with(Service::v6("tcp6", "tcp", (5201, 5201), 1))
+        .with(Service::v4("udp4", "udp", (5201, 5201), 1))
+        .with(Service::v6("udp6", "udp", (5201, 5201), 1));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    for vip in [VIP4, VIP6] {
+        // Both ways: upload, then download.
+        for direction in [&[][..], &["--reverse"]] {
+            let tcp = iperf3(&topology, vip, direction)?;
+            let received = tcp["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0);
+            ensure!(
+                received > 1 << 20,
+                "{vip} {direction:?}: TCP moved only {received} bytes"
+            );
+
+            // 1200 bytes a datagram, so that neither family fragments.
+            let udp = ["--udp", "--bitrate", "20M", "--length", "1200"];
+            let udp = iperf3(&topology, vip, &[&udp, direction].concat())?;
+            let sum = &udp["end"]["sum"];
+            let (sent, lost) = (
+                sum["packets"].as_u64().unwrap_or(0),
+                sum["lost_packets"].as_u64(),
+            );
+            // The first datagram goes by a session that it makes; none may be lost for it.
+            ensure!(
+                sent > 1000 && lost == Some(0),
+                "{vip} {direction:?}: UDP {sent} {lost:?}: {sum}"
+            );
+        }
+    }
+    waxwing.stop().map(drop)
+}
+
+fn iperf3(topology: &Topology, address: IpAddr, more: &[&str]) -> Result<Value> {
+    let address = address.to_string();
+    let mut args = vec![
+        "-c",
+        &address,
+        "-p",
+        "5201",
+        "-t",
+        "2",
+        "-J",
+        "--connect-timeout",
+        "5000",
+    ];
+    args.extend(more);
+    let finished = topology
+        .client
+        .spawn("iperf3", &args)?
+        .finish(Duration::from_secs(20))?;
+    let report: Value = serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("iperf3 {more:?} wrote no JSON: {}", finished.stdout))?;
+    ensure!(
+        report.get("error").is_none(),
+        "iperf3 {more:?} to {address}: {}",
+        report["error"]
+    );
+    Ok(report)
+}
+
+fn two_queues_have_two_workers() -> Result<()> {
+    let topology = Topology::new(Layout {
+        queues: 2,
+        ..Layout::default()
+    })?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
+    let received = waxwing.status()?.received_by_worker();
+    ensure!(
+        received.len() == 2 && received.iter().all(|packets| *packets > 0),
+        "not every worker had frames: {received:?}"
+    );
+    waxwing.stop().map(drop)
+}
+
+fn one_arm_serves_both_sides() -> Result<()> {
+    let topology = Topology::new(Layout {
+        arms: Arms::One,
+        ..Layout::default()
+    })?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
+    waxwing.stop().map(drop)
+}
+
+fn a_gateway_route_leads_to_the_vip() -> Result<()> {
+    let topology = Topology::new(Layout {
+        vips: VipRoute::Gateway,
+        ..Layout::default()
+    })?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
+    waxwing.stop().map(drop)
+}
+
+fn status_and_sessions_tell_what_happens() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    // Eight connections, kept while we look.
+    let load = Load {
+        clients: 8,
+        keep_alive: true,
+        rate: 80,
+        ..actors::connections(VIP4, 80, Duration::from_secs(3))
+    };
+    let running = actors::RunningLoad::start(&topology.client, load)?;
+    let status = waxwing.wait_status("eight sessions", |status| status.sessions() == 8)?;
+    let by_backend: Vec<u64> = (1..=3)
+        .map(|number| status.backend_sessions("web", waxwing_tests::topology::server4(number)))
+        .collect::<Result<_>>()?;
+    ensure!(
+        by_backend.iter().sum::<u64>() == 8,
+        "sessions by backend: {by_backend:?}"
+    );
+    ensure!(
+        by_backend.iter().all(|n| (2..=3).contains(n)),
+        "not in turns: {by_backend:?}"
+    );
+
+    let sessions = waxwing.ask(&["sessions", "--json", "--service", "web"])?;
+    ensure!(
+        sessions.status.success(),
+        "`waxwing sessions` failed: {}",
+        sessions.stderr
+    );
+    let lines: Vec<Value> = sessions
+        .stdout
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    ensure!(
+        lines.len() == 8,
+        "`waxwing sessions --json`: {}",
+        sessions.stdout
+    );
+    let other = waxwing.ask(&["sessions", "--json", "--service", "web6"])?;
+    ensure!(
+        other.stdout.trim().is_empty(),
+        "web6 has no session, but: {}",
+        other.stdout
+    );
+    // What people read, beside what programs read.
+    for command in ["status", "sessions"] {
+        let text = waxwing.ask(&[command])?;
+        ensure!(
+            text.status.success() && text.stdout.contains("web"),
+            "{command}: {}",
+            text.stdout
+        );
+    }
+    let tally = running.finish()?;
+    ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+    waxwing.stop().map(drop)
+}
+
+fn a_million_sessions_start_at_once() -> Result<()> {
+    let topology = Topology::new(Layout {
+        queues: 2,
+        ..Layout::default()
+    })?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let config = Config {
+        sessions_max: 1_000_000,
+        ..web(&topology)
+    };
+    let begun = Instant::now();
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_secs(2), "the start took {took:?}");
+    let bytes = waxwing.status()?.bytes_per_session();
+    ensure!(bytes <= 160.0, "a session takes {bytes} bytes");
+    assert_served(&topology, VIP4)?;
+    waxwing.stop().map(drop)
+}

@@ -1,0 +1,52 @@
+//! What CI runs, in the order in which it is cheap to fail.
+
+use std::process::Command;
+
+use crate::{run, tests};
+
+/// The version of cargo-deny that CI installs where there is none.
+const DENY_VERSION: &str = "0.20.2";
+
+/// Formatting, lints, tests, docs, licences.
+pub(crate) fn all() -> Result<(), String> {
+    run::step("formatting");
+    run::cargo(&["fmt", "--all", "--check"])?;
+    run::step("lints");
+    run::cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ])?;
+    tests::all(&[])?;
+    run::step("docs");
+    run::command(
+        Command::new(run::cargo_path())
+            .args([
+                "doc",
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+            ])
+            .current_dir(run::root())
+            .env("RUSTDOCFLAGS", "--deny warnings"),
+    )?;
+    run::step("licences, sources and duplicates of dependencies");
+    deny()
+}
+
+/// Installs cargo-deny where it is missing, and checks all that needs no network.
+fn deny() -> Result<(), String> {
+    if run::output("cargo-deny", &["--version"]).is_none() {
+        run::command(Command::new(run::cargo_path()).args([
+            "install",
+            "cargo-deny",
+            "--locked",
+            "--version",
+            DENY_VERSION,
+        ]))?;
+    }
+    run::cargo(&["deny", "check", "bans", "licenses", "sources"])
+}

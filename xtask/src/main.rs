@@ -1,0 +1,72 @@
+//! `cargo xtask`: everything one does with the project, in one command each.
+//!
+//! Invariant: it builds with the Rust toolchain alone, so that it can install what the rest needs
+//! before the rest is built.
+
+mod ci;
+mod packages;
+mod run;
+mod setup;
+mod tests;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  setup                 install what building and testing need (Debian, Ubuntu), and say what
+  demo [OPTIONS]        three servers, one VIP, live: modules swapped under traffic
+      --seconds N         how long the story takes in all (30)
+      --report FILE.json  write what was measured
+      --plain             lines instead of the live view
+  test [FILTER]         every test: unit, property, model, and end to end in network namespaces
+  ci                    what CI runs: formatting, lints, tests, docs, licences
+  bench [FILTER]        the criterion benches
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", [].as_slice()),
+    };
+    let outcome = match command {
+        "setup" => setup::everything(),
+        "demo" => setup::everything().and_then(|()| demo(rest)),
+        "test" => setup::everything().and_then(|()| tests::all(rest)),
+        "ci" => setup::everything().and_then(|()| ci::all()),
+        "bench" => setup::everything().and_then(|()| bench(rest)),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(format!("no command `{other}`\n\n{USAGE}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(arguments: &[String]) -> Result<(), String> {
+    run::step("building the balancer and the demo");
+    run::cargo(&[
+        "build",
+        "--package",
+        "waxwing",
+        "--package",
+        "waxwing-tests",
+        "--package",
+        "waxwing-demo",
+    ])?;
+    run::as_root(&run::built("waxwing-demo")?, arguments)
+}
+
+fn bench(filter: &[String]) -> Result<(), String> {
+    let mut arguments = vec!["bench", "--package", "waxwing-benches"];
+    arguments.extend(filter.iter().map(String::as_str));
+    run::cargo(&arguments)
+}

@@ -1,0 +1,34 @@
+//! The Debian and Ubuntu packages that building, testing and the demo need, each with its use.
+
+/// To build: the XDP program, and the C libraries below the sockets.
+pub(crate) const BUILD: &[&str] = &[
+    "build-essential", // the C libraries below the AF_XDP sockets
+    "clang",           // compiles the XDP program
+    "libbpf-dev",      // the XDP program's headers
+    "libclang-dev",    // the bindings of those libraries
+    "libelf-dev",
+    "zlib1g-dev",
+    "m4",
+    "pkg-config",
+];
+
+/// To test and to show: real peers.
+pub(crate) const PEERS: &[&str] = &[
+    "iproute2", // network namespaces
+    "ethtool",  // their interfaces' offloads
+    "iputils-ping",
+    "nginx-light",
+    "curl",
+    "wrk",
+    "iperf3",
+    "netcat-openbsd",
+];
+
+/// Debian's own compiler for Wasm, where rustup cannot fetch its target.
+pub(crate) const WASM: &[&str] = &[
+    "rustc-web",
+    "cargo-web",
+    "libstd-rust-web-dev",
+    "rust-web-src",
+    "lld",
+];

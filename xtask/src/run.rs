@@ -1,0 +1,105 @@
+//! Running other programs: shown before they run, and their failure told in full.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Says what comes now.
+pub(crate) fn step(what: &str) {
+    println!("\n=> {what}");
+}
+
+/// Runs a command to its end.
+pub(crate) fn command(command: &mut Command) -> Result<(), String> {
+    let shown = show(command);
+    println!("   {shown}");
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("`{shown}` ended with {status}")),
+        Err(error) => Err(format!("`{shown}` did not start: {error}")),
+    }
+}
+
+/// Runs the cargo that runs us, in the workspace's root.
+pub(crate) fn cargo(arguments: &[&str]) -> Result<(), String> {
+    command(
+        Command::new(cargo_path())
+            .args(arguments)
+            .current_dir(root()),
+    )
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo_path() -> PathBuf {
+    std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+/// The workspace's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or_else(|| Path::new("."))
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// A program that the dev profile has built.
+pub(crate) fn built(name: &str) -> Result<PathBuf, String> {
+    let path = target().join("debug").join(name);
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!(
+            "{} is not there although its build succeeded",
+            path.display()
+        ))
+    }
+}
+
+/// Runs a program with the rights that namespaces and AF_XDP need.
+pub(crate) fn as_root<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> Result<(), String> {
+    let mut call = if is_root() {
+        Command::new(program)
+    } else if sudo_works() {
+        let mut sudo = Command::new("sudo");
+        sudo.arg("--preserve-env").arg(program);
+        sudo
+    } else {
+        let program = program.display();
+        return Err(format!(
+            "network namespaces and AF_XDP need root, and sudo asks for a password or is missing; \
+             run this as root, or: sudo {program}"
+        ));
+    };
+    command(call.args(arguments).current_dir(root()))
+}
+
+/// Whether this process is root's.
+pub(crate) fn is_root() -> bool {
+    output("id", &["-u"]).is_some_and(|id| id.trim() == "0")
+}
+
+/// Whether sudo runs commands without asking.
+pub(crate) fn sudo_works() -> bool {
+    output("sudo", &["-n", "true"]).is_some()
+}
+
+/// What a program that succeeds prints.
+pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn show(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(OsStr::to_string_lossy)
+        .collect::<Vec<_>>()
+        .join(" ")
+}

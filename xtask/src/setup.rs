@@ -1,0 +1,86 @@
+//! Set-up: what is missing is installed and named; where that needs rights that we do not have,
+//! the exact command is printed.
+
+use std::process::Command;
+
+use crate::{packages, run};
+
+/// Everything that `demo`, `test`, `ci` and `bench` need.
+pub(crate) fn everything() -> Result<(), String> {
+    debian(&[packages::BUILD, packages::PEERS].concat())?;
+    wasm_target()
+}
+
+/// Installs the packages that are missing.
+fn debian(wanted: &[&str]) -> Result<(), String> {
+    if run::output("dpkg-query", &["--version"]).is_none() {
+        println!(
+            "   this is not a Debian or Ubuntu system; what Waxwing needs is there called: {}",
+            wanted.join(" ")
+        );
+        return Ok(());
+    }
+    let missing: Vec<&str> = wanted
+        .iter()
+        .copied()
+        .filter(|name| !is_installed(name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    run::step(&format!("installing with apt: {}", missing.join(" ")));
+    apt(&["update"])?;
+    apt(&[
+        &["install", "--yes", "--no-install-recommends"],
+        missing.as_slice(),
+    ]
+    .concat())
+}
+
+fn is_installed(package: &str) -> bool {
+    run::output(
+        "dpkg-query",
+        &["--show", "--showformat=${db:Status-Status}", package],
+    )
+    .is_some_and(|status| status == "installed")
+}
+
+fn apt(arguments: &[&str]) -> Result<(), String> {
+    let mut call = if run::is_root() {
+        Command::new("apt-get")
+    } else if run::sudo_works() {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        sudo
+    } else {
+        return Err(format!(
+            "packages are missing, and installing them needs root; run this, then try again:\n\n    \
+             sudo apt-get {}\n",
+            arguments.join(" ")
+        ));
+    };
+    run::command(
+        call.args(arguments)
+            .args(["--quiet"])
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+/// A compiler for Wasm: rustup's target, else Debian's.
+fn wasm_target() -> Result<(), String> {
+    if waxwing_module_build::find_toolchain().is_ok() {
+        return Ok(());
+    }
+    run::step("adding the Wasm target, which the policy modules are compiled for");
+    let rustup = Command::new("rustup")
+        .args(["target", "add", waxwing_module_build::TARGET])
+        .status()
+        .is_ok_and(|status| status.success());
+    if !rustup {
+        println!("   rustup did not add it; Debian's compiler does as well");
+        debian(packages::WASM)?;
+    }
+    waxwing_module_build::find_toolchain()
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
