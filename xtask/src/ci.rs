@@ -48,5 +48,11 @@ fn deny() -> Result<(), String> {
             DENY_VERSION,
         ]))?;
     }
-    run::cargo(&["deny", "check", "bans", "licenses", "sources"])
+    run::cargo(&["deny", "check", "bans", "licenses", "sources"])?;
+    // The database of advisories is fetched anew each time.
+    if run::cargo(&["deny", "fetch"]).is_err() {
+        println!("   skipped: security advisories, whose database cannot be fetched here");
+        return Ok(());
+    }
+    run::cargo(&["deny", "check", "advisories"])
 }

@@ -53,20 +53,18 @@ fn main() -> ExitCode {
 
 fn demo(arguments: &[String]) -> Result<(), String> {
     run::step("building the balancer and the demo");
-    run::cargo(&[
-        "build",
-        "--package",
-        "waxwing",
-        "--package",
-        "waxwing-tests",
-        "--package",
-        "waxwing-demo",
-    ])?;
+    run::build()?;
     run::as_root(&run::built("waxwing-demo")?, arguments)
 }
 
 fn bench(filter: &[String]) -> Result<(), String> {
-    let mut arguments = vec!["bench", "--package", "waxwing-benches"];
+    let mut arguments = vec![
+        "bench",
+        "--package",
+        "waxwing-benches",
+        "--bench",
+        "forward",
+    ];
     arguments.extend(filter.iter().map(String::as_str));
     run::cargo(&arguments)
 }

@@ -29,6 +29,12 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<(), String> {
     )
 }
 
+/// Builds the whole workspace. Always all of it: with other selections of packages cargo unifies
+/// their dependencies' features otherwise, and builds the Wasm compiler once more.
+pub(crate) fn build() -> Result<(), String> {
+    cargo(&["build", "--workspace"])
+}
+
 /// The cargo that runs us.
 pub(crate) fn cargo_path() -> PathBuf {
     std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)

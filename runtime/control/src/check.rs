@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use futures_util::StreamExt;
-use waxwing_packet::Family;
+use waxwing_packet::{Address, Family};
 
 use crate::config::{Config, ConfigErrors, Located, Problem};
 use crate::facts::{HostFacts, forwarding_setting, forwards};
@@ -139,7 +139,7 @@ fn families(config: &Config) -> Vec<Family> {
 }
 
 fn vips(config: &Config, facts: &HostFacts) -> Vec<Problem> {
-    let problem = |vip: &Located<waxwing_packet::Address>| {
+    let problem = |vip: &Located<Address>| {
         let holder = facts.holder_of(vip.value)?;
         Some(config.warning_at(vip.span, vip_on_link(&vip.value.to_string(), &holder)))
     };
@@ -160,32 +160,44 @@ pub(crate) fn vip_on_link(vip: &str, link: &str) -> String {
 
 async fn backends(config: &Config, facts: &HostFacts, kernel: &Kernel) -> Vec<Problem> {
     let all = config.services.iter().flat_map(|service| &service.backends);
-    let answers = futures_util::stream::iter(all.map(|backend| backend.address))
-        .map(async |address| (address, kernel.route_to(address.value).await))
-        .buffered(AT_ONCE);
-    let problem = |(address, route): (Located<waxwing_packet::Address>, Result<Route, NoRoute>)| {
-        let why = match route {
-            Err(why) => why.to_string(),
-            Ok(route) => {
-                let link = facts.link_name(route.link);
-                if config
-                    .ports
-                    .iter()
-                    .any(|port| *port.interface.value == *link)
-                {
-                    return None;
-                }
-                format!(
-                    "its route leaves through {link}, which is not a [[port]]; add one with \
-                     `interface = \"{link}\"`, or change the route"
-                )
-            }
-        };
-        let text = format!("backend {} cannot be reached: {why}", address.value);
-        Some(config.error_at(address.span, text))
-    };
-    answers
-        .filter_map(|answer| std::future::ready(problem(answer)))
+    let addresses: Vec<Located<Address>> = all.map(|backend| backend.address).collect();
+    let answers: Vec<Result<Route, NoRoute>> = futures_util::stream::iter(
+        addresses
+            .iter()
+            .map(|address| address.value)
+            .collect::<Vec<_>>(),
+    )
+    .map(async |address| kernel.route_to(address).await)
+    .buffered(AT_ONCE)
+    .collect()
+    .await;
+    let judged = addresses.iter().zip(answers);
+    judged
+        .filter_map(|(address, route)| backend(config, facts, *address, route))
         .collect()
-        .await
+}
+
+fn backend(
+    config: &Config,
+    facts: &HostFacts,
+    address: Located<Address>,
+    route: Result<Route, NoRoute>,
+) -> Option<Problem> {
+    let why = match route.map(|route| facts.link_name(route.link)) {
+        Err(why) => why.to_string(),
+        Ok(link)
+            if config
+                .ports
+                .iter()
+                .any(|port| *port.interface.value == *link) =>
+        {
+            return None;
+        }
+        Ok(link) => format!(
+            "its route leaves through {link}, which is not a [[port]]; add one with \
+             `interface = \"{link}\"`, or change the route"
+        ),
+    };
+    let text = format!("backend {} cannot be reached: {why}", address.value);
+    Some(config.error_at(address.span, text))
 }

@@ -211,7 +211,7 @@ impl Controller {
     }
 
     /// Has the backends' next hops found out, and waits a moment for those of new ones.
-    pub(crate) async fn resolve(&self, snapshot: &Snapshot) {
+    pub(crate) async fn resolve(&mut self, snapshot: &Snapshot) {
         let backends: Vec<(BackendId, Address)> = snapshot
             .backends()
             .map(|backend| (backend.id, backend.address))

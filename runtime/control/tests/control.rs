@@ -235,7 +235,10 @@ impl Bed {
         };
         let threads = seen.iter().zip(ends).map(spawn).collect();
         let (tell, ready) = tokio::sync::oneshot::channel();
-        let control = runtime.spawn(control.run(move || drop(tell.send(()))));
+        let control = runtime.spawn(control.run(move || {
+            // Waited for below.
+            let _ = tell.send(());
+        }));
         runtime.block_on(ready).unwrap();
         let control = Some(control);
         Self {

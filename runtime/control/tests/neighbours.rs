@@ -24,10 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn main() -> ExitCode {
     let tests: &[(&str, fn())] = &[
         ("an IPv4 neighbour is resolved", || {
-            Bed::new().resolves("10.77.0.2")
+            Bed::new().resolves("10.77.0.2");
         }),
         ("an IPv6 neighbour is resolved", || {
-            Bed::new().resolves("fd77::2")
+            Bed::new().resolves("fd77::2");
         }),
         (
             "a backend behind a gateway gets the gateway's MAC",
@@ -141,7 +141,7 @@ impl Bed {
     fn set_server_mac(&self, mac: Mac) {
         ip(&format!(
             "-n {} link set s1 address {}",
-            self.namespaces.server, mac.to
+            self.namespaces.server, mac
         ));
     }
 }

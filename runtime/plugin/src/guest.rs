@@ -186,10 +186,14 @@ fn describe(error: &wasmtime::Error) -> Failure {
             fault: PolicyFault::Overrun,
             text: "ran past its time budget (an endless loop, or too much work in one call)".into(),
         },
-        Some(trap) => Failure {
-            fault: PolicyFault::Trap,
-            text: format!("trapped: {trap}"),
-        },
+        Some(trap) => {
+            let text = trap.to_string();
+            let what = text.strip_prefix("wasm trap: ").unwrap_or(&text);
+            Failure {
+                fault: PolicyFault::Trap,
+                text: format!("trapped: {what}"),
+            }
+        }
         None => Failure {
             fault: PolicyFault::Trap,
             text: format!("{error:#}"),

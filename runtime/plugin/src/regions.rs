@@ -96,6 +96,11 @@ impl Regions {
 }
 
 fn read_header(memory: &[u8], address: u32) -> Result<Header, String> {
+    if address % ALIGNMENT != 0 {
+        return Err(format!(
+            "the header at {address:#x} is not a multiple of {ALIGNMENT}"
+        ));
+    }
     let bytes = memory
         .get(place(address)..)
         .and_then(|rest| rest.first_chunk::<{ Header::SIZE }>())

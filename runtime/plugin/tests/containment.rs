@@ -70,7 +70,7 @@ fn a_module_that_fails_at_work_is_disabled_and_reported() {
         (
             good_until_the_eighth_call!("unreachable"),
             PolicyFault::Trap,
-            "unreachable: on purpose",
+            "instruction executed: on purpose",
         ),
         (
             good_until_the_eighth_call!("(i32.store (i32.const 0x4000) (i32.const 9))"),
@@ -87,7 +87,7 @@ fn a_module_that_fails_at_work_is_disabled_and_reported() {
         let wat = Wat {
             pick: body,
             more: "(data (i32.const 0x6000) \"on\\npurpose\")
-                   (func (export \"waxwing_error\") (result i64) (i64.const 0x600000000a))",
+                   (func (export \"waxwing_error\") (result i64) (i64.const 0x60000000000a))",
             ..Wat::default()
         };
         let (host, events) = host(&[("test", wat.shipped())], None);

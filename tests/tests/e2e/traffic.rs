@@ -341,10 +341,8 @@ fn a_million_sessions_start_at_once() -> Result<()> {
         ..Layout::default()
     })?;
     let _servers = actors::http_servers(&topology, 8080)?;
-    let config = Config {
-        sessions_max: 1_000_000,
-        ..web(&topology)
-    };
+    let mut config = web(&topology);
+    config.sessions_max = 1_000_000;
     let begun = Instant::now();
     let waxwing = Waxwing::start(&topology, &config)?;
     let took = begun.elapsed();
