@@ -24,13 +24,11 @@ pub(crate) fn status(socket: &Path, json: bool) -> Result<()> {
 pub(crate) fn sessions(
     socket: &Path,
     json: bool,
-    service: Option<String>,
+    service: Option<&str>,
     limit: Option<u64>,
 ) -> Result<()> {
     wait(async {
-        let mut sessions = Client::new(socket)
-            .sessions(service.as_deref(), limit)
-            .await?;
+        let mut sessions = Client::new(socket).sessions(service, limit).await?;
         while let Some((line, session)) = sessions.next().await? {
             if json {
                 print(&(line + "\n"))?;

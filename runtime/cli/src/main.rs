@@ -82,7 +82,7 @@ fn main() -> ExitCode {
             json,
             service,
             limit,
-        } => ask::sessions(&running.socket, json, service, limit),
+        } => ask::sessions(&running.socket, json, service.as_deref(), limit),
         Command::Reload { running } => ask::reload(&running.socket),
     };
     match outcome {

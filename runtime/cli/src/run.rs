@@ -14,11 +14,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use waxwing_control::check;
 use waxwing_control::config::{Config, Poll, ZeroCopy};
 use waxwing_control::report::PortFacts;
 use waxwing_control::run::{Control, Parts, WorkerEnds};
 use waxwing_control::status::{PortStatus, QueueStatus};
+use waxwing_control::{check, modules};
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::session::SessionTable;
@@ -199,15 +199,10 @@ impl Launch {
             (true, false) => chosen,
             (true, true) => (0..thread::available_parallelism().map_or(1, usize::from)).collect(),
         };
-        #[expect(clippy::cast_possible_truncation, reason = "each half has 64 bits")]
-        let [high, low] = [
-            (config.cluster_key.0 >> 64) as u64,
-            config.cluster_key.0 as u64,
-        ];
         Self {
             shared: shared.clone(),
             counters: counters.to_vec(),
-            cluster_key: [high, low, !high, !low],
+            cluster_key: modules::cluster_seed(config.cluster_key),
             cpus,
             started,
         }

@@ -44,9 +44,10 @@ const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(2);
 /// How often acknowledgements are looked for meanwhile.
 const ACKNOWLEDGE_POLL: Duration = Duration::from_millis(2);
 
-/// How long a change waits for the next hops of new backends. One that does not answer is
-/// published all the same, and its packets are dropped and counted until it does.
-const RESOLVE_MAX: Duration = Duration::from_secs(1);
+/// How long a change waits for the next hops of new backends: long enough for the kernel to ask a
+/// second time, which it does after a second. One that does not answer is published all the same, and
+/// its packets are dropped and counted until it does.
+const RESOLVE_MAX: Duration = Duration::from_millis(1500);
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -197,6 +198,8 @@ impl Controller {
         draft: Draft,
     ) -> Result<(), PublishError> {
         self.resolve(&draft.snapshot).await;
+        self.reporter
+            .note_new_backends(&self.snapshot, &draft.snapshot);
         self.config = config;
         self.catalog = catalog;
         self.snapshot = Arc::clone(&draft.snapshot);
@@ -511,7 +514,6 @@ fn rules(snapshot: &Snapshot, locals: BTreeSet<Address>) -> Rules {
         rules
             .services
             .insert((backend.vip, backend.vip_port, backend.protocol as u8));
-        rules.vips.insert(backend.vip);
     }
     rules
 }

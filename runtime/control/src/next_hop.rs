@@ -1,7 +1,7 @@
 //! The resolver's knowledge: the kernel's routes and neighbours as far as backends need them.
 //!
 //! Invariant: it changes only by what the kernel said and what it was asked, with the time as an
-//! argument; [`Table::publish`] writes each backend's next hop from nothing but that.
+//! argument; publishing writes each backend's next hop from nothing but that.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;

@@ -55,9 +55,44 @@ pub(crate) struct Reporter {
     pub(crate) facts: watch::Receiver<Arc<HostFacts>>,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) host: Arc<Host>,
+    /// What had been counted under an id when its present backend got it.
+    pub(crate) earlier: Mutex<HashMap<BackendId, Totals>>,
+}
+
+/// What all workers counted of a backend.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Totals {
+    sessions: u64,
+    refused: u64,
+    forward: TrafficStatus,
+    reply: TrafficStatus,
 }
 
 impl Reporter {
+    /// Takes note of the backends that `new` gives an id to: an id may have been another's before,
+    /// and the workers' counters only ever count up. To be called before the workers are sent
+    /// `new`.
+    pub(crate) fn note_new_backends(&self, old: &Snapshot, new: &Snapshot) {
+        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in new.backends().map(|backend| backend.id) {
+            if old.backend(id).is_none() {
+                earlier.insert(id, self.totals(id));
+            }
+        }
+    }
+
+    /// Everything counted under an id since the start.
+    fn totals(&self, id: BackendId) -> Totals {
+        let mut totals = Totals::default();
+        for counters in self.counters.iter().map(|worker| worker.backend(id)) {
+            totals.sessions += counters.sessions.get();
+            totals.refused += counters.refused.get();
+            add(&mut totals.forward, &counters.forward);
+            add(&mut totals.reply, &counters.reply);
+        }
+        totals
+    }
+
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -201,26 +236,21 @@ impl Reporter {
         names: &HashMap<BackendKey, String>,
         hops: &HopStates,
     ) -> BackendStatus {
-        let mut status = BackendStatus {
+        let now = self.totals(backend.id);
+        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = earlier.get(&backend.id).copied().unwrap_or_default();
+        BackendStatus {
             name: names.get(&backend_key(backend)).cloned(),
             address: backend.address.to_string(),
             port: backend.port,
             weight: backend.weight,
             active: self.gauges.active(backend.id),
+            sessions: now.sessions - before.sessions,
+            refused: now.refused - before.refused,
+            forward: since(now.forward, before.forward),
+            reply: since(now.reply, before.reply),
             next_hop: next_hop(backend.address, snapshot, hops),
-            ..BackendStatus::default()
-        };
-        for counters in self
-            .counters
-            .iter()
-            .map(|worker| worker.backend(backend.id))
-        {
-            status.sessions += counters.sessions.get();
-            status.refused += counters.refused.get();
-            add(&mut status.forward, &counters.forward);
-            add(&mut status.reply, &counters.reply);
         }
-        status
     }
 
     fn modules(&self) -> Vec<ModuleStatus> {
@@ -366,6 +396,13 @@ fn traffic(traffic: &Traffic) -> TrafficStatus {
 fn add(sum: &mut TrafficStatus, traffic: &Traffic) {
     sum.packets += traffic.packets.get();
     sum.bytes += traffic.bytes.get();
+}
+
+fn since(now: TrafficStatus, before: TrafficStatus) -> TrafficStatus {
+    TrafficStatus {
+        packets: now.packets - before.packets,
+        bytes: now.bytes - before.bytes,
+    }
 }
 
 fn session_status(

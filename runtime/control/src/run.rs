@@ -153,6 +153,7 @@ impl Control {
             facts: facts.clone(),
             resolver: Arc::clone(&resolver),
             host: Arc::clone(&host),
+            earlier: Mutex::default(),
         });
         let controller = Controller {
             config,

@@ -232,7 +232,9 @@ impl Snapshot {
             .iter()
             .map(|s| ((s.vip, s.port, s.protocol), s.id))
             .collect();
-        let mut vips: Vec<Address> = services.iter().map(|s| s.vip).collect();
+        // A removed service's VIP is ours as long as its sessions live on.
+        let of_backends = backends.iter().map(|b| b.vip);
+        let mut vips: Vec<Address> = services.iter().map(|s| s.vip).chain(of_backends).collect();
         vips.sort_unstable();
         vips.dedup();
         Self {

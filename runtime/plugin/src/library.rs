@@ -88,6 +88,12 @@ pub enum Recovery {
     Exhausted,
 }
 
+/// A module's bytes, and where they are from.
+struct Found {
+    source: Source,
+    bytes: Cow<'static, [u8]>,
+}
+
 /// The modules by name.
 pub(crate) struct Library {
     shipped: Vec<(&'static str, &'static [u8])>,
@@ -127,10 +133,7 @@ impl Library {
         check_name(name)?;
         let error = match self.load_newest(engine, name) {
             Ok(module) => return Ok(module),
-            Err((hash, error)) => {
-                self.refuse(name, hash, &error);
-                error
-            }
+            Err(error) => error,
         };
         if let Some(current) = self.current(name) {
             return Ok(current);
@@ -141,28 +144,25 @@ impl Library {
         }
     }
 
-    fn load_newest(
-        &self,
-        engine: &Engine,
-        name: &str,
-    ) -> Result<Arc<CompiledModule>, (Option<Hash>, ModuleError)> {
-        let (source, bytes) = match self.find(name).map_err(|error| (None, error))? {
-            Some(found) => found,
-            None => return self.keep(name).map_err(|error| (None, error)),
+    fn load_newest(&self, engine: &Engine, name: &str) -> Result<Arc<CompiledModule>, ModuleError> {
+        let refused = |hash, error| {
+            self.refuse(name, hash, &error);
+            error
+        };
+        let Some(Found { source, bytes }) = self.find(name).map_err(|e| refused(None, e))? else {
+            return self.keep(name);
         };
         let hash = Hash::of(&bytes);
         let quarantined = lock(&self.shelf).quarantined.get(&hash).cloned();
         if let Some(why) = quarantined {
-            return Err((
-                Some(hash),
-                Refusal::Quarantined(why).of(label(name, &source)),
-            ));
+            let error = Refusal::Quarantined(why).of(label(name, &source));
+            return Err(refused(Some(hash), error));
         }
         if let Some(known) = self.known(name, hash, &source) {
             return Ok(known);
         }
         self.compile(engine, name, source, &bytes)
-            .map_err(|error| (Some(hash), error))
+            .map_err(|error| refused(Some(hash), error))
     }
 
     /// There are no bytes for the name any more: what serves goes on serving.
@@ -205,19 +205,23 @@ impl Library {
         Ok(module)
     }
 
-    fn find(&self, name: &str) -> Result<Option<(Source, Cow<'static, [u8]>)>, ModuleError> {
+    fn find(&self, name: &str) -> Result<Option<Found>, ModuleError> {
         if let Some(path) = self.file(name) {
             let bytes = read_capped(&path, self.limits.file_bytes_max);
             let source = Source::File(path);
             match bytes {
-                Ok(bytes) => return Ok(Some((source, bytes.into()))),
+                Ok(bytes) => {
+                    let bytes = bytes.into();
+                    return Ok(Some(Found { source, bytes }));
+                }
                 Err(Refusal::Read(error)) if error.kind() == ErrorKind::NotFound => {}
                 Err(refusal) => return Err(refusal.of(label(name, &source))),
             }
         }
-        Ok(self
-            .shipped(name)
-            .map(|bytes| (Source::Shipped, bytes.into())))
+        Ok(self.shipped(name).map(|bytes| Found {
+            source: Source::Shipped,
+            bytes: bytes.into(),
+        }))
     }
 
     /// A module passed on its services: it serves from now on.

@@ -96,7 +96,7 @@ impl Regions {
 }
 
 fn read_header(memory: &[u8], address: u32) -> Result<Header, String> {
-    if address % ALIGNMENT != 0 {
+    if !address.is_multiple_of(ALIGNMENT) {
         return Err(format!(
             "the header at {address:#x} is not a multiple of {ALIGNMENT}"
         ));
@@ -174,7 +174,7 @@ impl Region {
         let Self { name, start, end } = self;
         if start == end {
             Ok(())
-        } else if start % u64::from(ALIGNMENT) != 0 {
+        } else if !start.is_multiple_of(u64::from(ALIGNMENT)) {
             Err(format!(
                 "{name} at {start:#x} is not a multiple of {ALIGNMENT}"
             ))
@@ -201,7 +201,6 @@ mod tests {
     const WANTED: Wanted = Wanted {
         backends: 2,
         payload: 16,
-        closed: true,
     };
 
     fn good() -> Header {
@@ -285,7 +284,11 @@ mod tests {
             if let Some(place) = memory.get_mut(address as usize..address as usize + Header::SIZE) {
                 place.copy_from_slice(&bytes);
             }
-            let _ = Regions::read(&memory, address, WANTED);
+            if let Ok(regions) = Regions::read(&memory, address, WANTED) {
+                prop_assert!(regions.flows + BATCH_MAX * FlowRecord::SIZE <= memory.len());
+                prop_assert!(regions.picks + BATCH_MAX * 4 <= memory.len());
+                prop_assert!(regions.payload + BATCH_MAX * regions.payload_stride <= memory.len());
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use waxwing_dataplane::policy::{PAYLOAD_MAX, PickContext};
-use waxwing_dataplane::{BATCH, BackendId, Gauges, NewFlow, Now, Pick, Policy, ServiceId};
+use waxwing_dataplane::{BATCH, BackendId, Gauges, NewFlow, Now, Pick, ServiceId};
 use waxwing_packet::{Address, Protocol};
 use waxwing_sdk::abi::{BackendRecord, FlowRecord};
 use waxwing_sdk::testing::{self, Driver, TestFlow};

@@ -148,9 +148,8 @@ fn walk(bytes: &[u8], limits: &Limits) -> Result<ModuleInfo, Refusal> {
             }
             Payload::CodeSectionEntry(body) => check_body(&body, limits)?,
             Payload::CustomSection(section) if section.name() == SECTION_NAME => {
-                if info.replace(ModuleInfo::parse(section.data())?).is_some() {
-                    return Err(Refusal::SectionTwice);
-                }
+                let before = info.replace(ModuleInfo::parse(section.data())?);
+                before.map_or(Ok(()), |_| Err(Refusal::SectionTwice))?;
             }
             _ => {}
         }

@@ -88,7 +88,7 @@ fn test_flow(at: u8) -> NewFlow {
         source_port: 1024 + u16::from(at),
         destination: address(254).into(),
         destination_port: 443,
-        protocol: if at % 2 == 0 {
+        protocol: if at.is_multiple_of(2) {
             Protocol::Tcp
         } else {
             Protocol::Udp

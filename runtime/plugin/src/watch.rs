@@ -249,7 +249,7 @@ impl Hints {
         });
         let watcher = watcher
             .inspect_err(|error| {
-                warn!("no change events for modules ({error}); looking each second")
+                warn!("no change events for modules ({error}); looking each second");
             })
             .ok();
         Self {

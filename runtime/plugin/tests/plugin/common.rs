@@ -1,7 +1,5 @@
 //! Modules in text form and a host to run them: what the tests share.
 
-#![expect(dead_code, reason = "each test binary uses its own part")]
-
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};

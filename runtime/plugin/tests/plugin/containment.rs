@@ -1,10 +1,8 @@
 //! What a module does wrong costs its batch the fallback, and tells the operator what it was.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{PICK_NINE, SERVICE, Wat, host, pick, service};
+use crate::common::{PICK_NINE, SERVICE, Wat, host, pick, service};
 use waxwing_dataplane::policy::Closed;
 use waxwing_dataplane::{Pick, PolicyFault};
 use waxwing_plugin::{Event, Recovery};

@@ -1,8 +1,6 @@
 //! What a module's bytes must be, and what the operator reads when they are not.
 
-mod common;
-
-use common::{PICK_NINE, SECTION, Wat};
+use crate::common::{PICK_NINE, SECTION, Wat};
 use proptest::prelude::*;
 use waxwing_plugin::{Limits, validate};
 

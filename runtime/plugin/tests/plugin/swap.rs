@@ -1,12 +1,10 @@
 //! A file in the watched folder takes over from the shipped module, and a bad one never does.
 
-mod common;
-
 use std::fs;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use common::{Wat, host, pick, service};
+use crate::common::{Wat, host, pick, service};
 use waxwing_dataplane::Pick;
 use waxwing_plugin::{Bound, Event, Host, Source};
 

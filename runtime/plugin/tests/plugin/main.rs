@@ -1,0 +1,6 @@
+//! The plugin host from outside: modules in text form, real files, real time limits.
+
+mod common;
+mod containment;
+mod swap;
+mod validation;
