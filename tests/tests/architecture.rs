@@ -38,7 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("waxwing-sdk", &[]),
     ("waxwing-module-build", &[]),
-    ("xtask", &[]),
+    ("xtask", &["waxwing-module-build"]),
     // Tests, demo and benches may use anything, and nothing may use them.
     ("waxwing-tests", ANY),
     ("waxwing-demo", ANY),

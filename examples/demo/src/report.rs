@@ -138,6 +138,9 @@ impl Phase {
     }
 }
 
+/// Far below one request's share, far above what arithmetic on shares is off by.
+const ROUNDING: f64 = 1e-9;
+
 fn problems(
     servers: &BTreeMap<&'static str, Server>,
     tally: &Tally,
@@ -161,7 +164,7 @@ fn problems(
         } else {
             tolerance
         };
-        if (server.share - server.expected).abs() > allowed {
+        if (server.share - server.expected).abs() > allowed + ROUNDING {
             problems.push(format!(
                 "server {name} has {:.2} % of the requests; its policy promises {:.2} %, give or take {:.2}",
                 server.share * 100.0,

@@ -170,7 +170,11 @@ fn a_removed_service_is_no_endpoint_but_its_sessions_live() {
     world.gauges.begin(id);
     let vip = Address::v4([203, 0, 113, 2]);
     let next = world.apply(&[("a", 1, "p", &[1])]).unwrap();
-    assert!(next.service_at(vip, 80, Protocol::Tcp).is_none() && !next.is_vip(vip));
+    assert!(next.service_at(vip, 80, Protocol::Tcp).is_none());
+    assert!(
+        next.is_vip(vip),
+        "its VIP is answered for while its sessions live"
+    );
     assert_eq!(
         next.backend(id).map(|b| (b.service, b.vip)),
         Some((service, vip))
