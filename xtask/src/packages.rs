@@ -21,7 +21,8 @@ pub(crate) const PEERS: &[&str] = &[
     "curl",
     "wrk",
     "iperf3",
-    "netcat-openbsd",
+    "procps",     // sysctl
+    "util-linux", // setpriv
 ];
 
 /// Debian's own compiler for Wasm, where rustup cannot fetch its target.

@@ -6,11 +6,14 @@
 //!
 //! # The order of things
 //! 1. The next hops of new backends are resolved, so that their first packets are not dropped.
-//! 2. Every worker is sent its epoch, then all are released together. A worker that takes its own
+//! 2. The steering rules of new backends are added, so that their first replies come to the workers:
+//!    a reply that the kernel routed would reach the client as the backend wrote it, and the client
+//!    would reset the connection. (A reply that is no session's goes back to the kernel.)
+//! 3. Every worker is sent its epoch, then all are released together. A worker that takes its own
 //!    up sends the old one back, which is the acknowledgement.
-//! 3. Only when all have done so do the steering rules follow: first those of backends, so
-//!    that replies come to the workers, then those of services. A removed service keeps its rules as
-//!    long as its backends have sessions: they go with the backends, in a later change.
+//! 4. Only when all have done so do the other steering rules follow: those of services, and what
+//!    goes. A removed service keeps its rules as long as its backends have sessions: they go with
+//!    the backends, in a later change.
 //!
 //! A worker that does not acknowledge in time holds back the rules and the next change, and nothing
 //! else.
@@ -58,6 +61,9 @@ pub enum PublishError {
     /// A module cannot serve.
     #[error("{0}")]
     Module(#[from] ModuleError),
+    /// The rules for new backends' replies could not be set.
+    #[error("steering: {0}")]
+    Steering(String),
     /// Workers have not taken up the change before.
     #[error(
         "worker {workers} has not taken up the last change for {} s; it may be stuck, so nothing more \
@@ -198,6 +204,8 @@ impl Controller {
         draft: Draft,
     ) -> Result<(), PublishError> {
         self.resolve(&draft.snapshot).await;
+        self.steer_replies(&draft.snapshot)
+            .map_err(PublishError::Steering)?;
         self.reporter
             .note_new_backends(&self.snapshot, &draft.snapshot);
         self.config = config;
@@ -290,29 +298,28 @@ impl Controller {
         if rules == self.in_effect {
             return;
         }
-        let outcome = self.apply(rules);
-        if let Err(why) = &outcome
-            && self.steering_problem.as_ref() != Some(why)
-        {
-            tracing::error!("steering: {why}; trying again");
+        let outcome = self.steering.apply(&rules);
+        match &outcome {
+            Ok(()) => self.in_effect = rules,
+            Err(why) if self.steering_problem.as_ref() == Some(why) => {}
+            Err(why) => tracing::error!("steering: {why}; trying again"),
         }
         self.steering_problem = outcome.err();
     }
 
-    fn apply(&mut self, rules: Rules) -> Result<(), String> {
-        let backends = &self.in_effect.backends | &rules.backends;
-        if backends != self.in_effect.backends {
-            let locals = rules.locals.clone();
-            let first = Rules {
-                backends,
-                locals,
-                ..self.in_effect.clone()
-            };
-            self.steering.apply(&first)?;
-            self.in_effect = first;
+    /// Adds the rules of a snapshot's backends to those in effect.
+    pub(crate) fn steer_replies(&mut self, snapshot: &Snapshot) -> Result<(), String> {
+        let locals = self.resolver.facts().borrow().locals();
+        let wanted = rules(snapshot, locals);
+        let added = Rules {
+            backends: &self.in_effect.backends | &wanted.backends,
+            locals: wanted.locals,
+            ..self.in_effect.clone()
+        };
+        if added != self.in_effect {
+            self.steering.apply(&added)?;
+            self.in_effect = added;
         }
-        self.steering.apply(&rules)?;
-        self.in_effect = rules;
         Ok(())
     }
 

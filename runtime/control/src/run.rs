@@ -208,6 +208,9 @@ impl Control {
 
         let snapshot = Arc::clone(&controller.snapshot);
         controller.resolve(&snapshot).await;
+        controller
+            .steer_replies(&snapshot)
+            .map_err(StartError::Steering)?;
         controller.steer();
         if let Some(why) = controller.steering_problem.take() {
             return Err(StartError::Steering(why));

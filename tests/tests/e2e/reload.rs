@@ -44,13 +44,6 @@ fn backends_come_and_go_under_load() -> Result<()> {
     }
     running.stop()?;
     let tally = running.finish()?;
-    eprintln!(
-        "p50 {:?} p99.9 {:?} max {:?} drops {:?}",
-        tally.latency(0.5),
-        tally.latency(0.999),
-        tally.latency(1.0),
-        waxwing.status()?.drops()
-    );
     ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
     // TCP would hide a lost first packet behind its retransmission, a second later.
     let longest = tally.latency(1.0);
