@@ -86,6 +86,8 @@ pub(crate) fn run(path: &Path) -> Result<()> {
             () = workers.any_ended() => bail!("a worker has ended; its panic is above"),
         }
     });
+    // A module that is being compiled is not waited for.
+    runtime.shutdown_background();
     workers.join().and(outcome)
 }
 
@@ -197,7 +199,7 @@ impl Launch {
         let cpus = match (config.workers.pin, chosen.is_empty()) {
             (false, _) => Vec::new(),
             (true, false) => chosen,
-            (true, true) => (0..thread::available_parallelism().map_or(1, usize::from)).collect(),
+            (true, true) => waxwing_xdp::allowed_cpus().unwrap_or_default(),
         };
         Self {
             shared: shared.clone(),

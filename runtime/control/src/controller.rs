@@ -212,6 +212,9 @@ impl Controller {
         self.catalog = catalog;
         self.snapshot = Arc::clone(&draft.snapshot);
         self.modules.clone_from(&draft.modules);
+        self.modules
+            .iter()
+            .for_each(|module| self.host.promote(module));
         self.send(draft)?;
         if let Err(stuck) = self.acknowledged(ACKNOWLEDGE_MAX).await {
             tracing::error!("{stuck}");

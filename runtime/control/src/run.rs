@@ -11,13 +11,14 @@
 //! 5. [`Control::run`], until a signal ends it; then stop the workers and detach.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use waxwing_dataplane::counters::WorkerCounters;
@@ -131,6 +132,7 @@ impl Control {
         let seed = RandomState::new().build_hasher().finish();
         let host = checked.modules.host;
         let draft = Draft::make(&host, &config, snapshot, counters.len(), seed).await?;
+        draft.modules.iter().for_each(|module| host.promote(module));
 
         let (snapshot, modules) = (Arc::clone(&draft.snapshot), draft.modules.clone());
         let (workers, ends) = mailboxes(draft);
@@ -197,14 +199,14 @@ impl Control {
     pub async fn run(self, ready: impl FnOnce()) -> Result<(), StartError> {
         let Self {
             mut controller,
-            mut events,
-            mut facts,
+            events,
+            facts,
             socket,
         } = self;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let (ask_reload, mut reloads) = mpsc::channel::<ReloadRequest>(RELOADS_WAITING);
+        let hangup = signal(SignalKind::hangup())?;
+        let (ask_reload, reloads) = mpsc::channel::<ReloadRequest>(RELOADS_WAITING);
 
         let snapshot = Arc::clone(&controller.snapshot);
         controller.resolve(&snapshot).await;
@@ -219,29 +221,57 @@ impl Control {
         let admin = tokio::spawn(socket.serve(Arc::clone(&controller.reporter), ask_reload));
         ready();
 
-        let mut tick = interval(TICK);
-        let mut retired = interval(RETIRED_EVERY);
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                // What came of it is in the log and in `status`.
-                _ = hangup.recv() => drop(controller.reload().await),
-                Some(answer) = reloads.recv() => {
-                    // Who asked may have gone away meanwhile.
-                    let _ = answer.send(controller.reload().await);
-                }
-                Some(event) = events.recv() => take_events(&mut controller, event, &mut events).await,
-                Ok(()) = facts.changed() => controller.network_changed().await,
-                _ = tick.tick() => controller.tick().await,
-                _ = retired.tick() => controller.drop_retired().await,
-            }
+        let asked = Asked {
+            events,
+            facts,
+            reloads,
+            hangup,
+        };
+        // A change that is being made when a signal comes is given up between two of its steps.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = make_changes(&mut controller, asked) => {}
         }
         tracing::info!("ending on a signal");
         admin.abort();
         // Its end removes the socket.
         let _ = admin.await;
         Ok(())
+    }
+}
+
+/// What asks for changes.
+struct Asked {
+    events: mpsc::UnboundedReceiver<Event>,
+    facts: watch::Receiver<Arc<HostFacts>>,
+    reloads: mpsc::Receiver<ReloadRequest>,
+    hangup: Signal,
+}
+
+/// Makes changes, one after the other, for ever.
+async fn make_changes(controller: &mut Controller, asked: Asked) -> Infallible {
+    let Asked {
+        mut events,
+        mut facts,
+        mut reloads,
+        mut hangup,
+    } = asked;
+    let mut tick = interval(TICK);
+    let mut retired = interval(RETIRED_EVERY);
+    loop {
+        tokio::select! {
+            // What came of it is in the log and in `status`.
+            _ = hangup.recv() => drop(controller.reload().await),
+            Some(answer) = reloads.recv() => {
+                // Who asked may have gone away meanwhile.
+                let _ = answer.send(controller.reload().await);
+            }
+            Some(event) = events.recv() => take_events(controller, event, &mut events).await,
+            Ok(()) = facts.changed() => controller.network_changed().await,
+            _ = tick.tick() => controller.tick().await,
+            _ = retired.tick() => controller.drop_retired().await,
+        }
     }
 }
 

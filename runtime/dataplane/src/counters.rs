@@ -31,7 +31,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// Not a well-formed frame: a length or offset lies outside of it.
     Malformed = "malformed",
-    /// A header or protocol that a VIP does not serve (a fragment, an unknown ICMP message).
+    /// A header or protocol that a VIP does not serve (another protocol, an ICMP message that is not answered).
     Unsupported = "unsupported",
     /// A source address that no packet may have (RFC 1812 section 5.3.7).
     Martian = "martian",

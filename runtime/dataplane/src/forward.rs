@@ -260,7 +260,8 @@ impl Forwarder {
     }
 
     /// Time and TCP state; written only where they changed, so that a line read by two workers
-    /// stays in both caches.
+    /// stays in both caches. The state is read anew: an earlier packet of the batch, or another
+    /// worker's, may have changed it since the look-up.
     #[inline]
     fn keep_state(
         &self,
@@ -274,9 +275,6 @@ impl Forwarder {
         let Transport::Tcp { flags, .. } = packet.transport else {
             return;
         };
-        if session.tcp.on_packet(direction, flags) == session.tcp {
-            return;
-        }
         let changed = self
             .shared
             .sessions

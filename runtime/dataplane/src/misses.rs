@@ -315,8 +315,9 @@ fn other_port(hash: FlowHash, n: u16) -> u16 {
 
 fn make_room(snapshot: &Snapshot, parts: &mut Parts<'_>, now: Tick) -> Result<(), DropReason> {
     let evictable = |session: &Session| {
+        // A backend that this epoch does not know yet is one of the next epoch's.
         let Some(backend) = snapshot.backend(session.backend) else {
-            return Evictable::HalfOpen;
+            return Evictable::Never;
         };
         if session.is_expired(&backend.timeouts, now) {
             return Evictable::HalfOpen;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use waxwing_packet::{Address, Protocol};
+use waxwing_packet::{Address, Mac, Protocol};
 
 use crate::Snapshot;
 
@@ -17,6 +17,8 @@ pub struct Rules {
     pub backends: BTreeSet<(Address, u16, u8)>,
     /// The host's own addresses: a reply to one of them is the kernel's.
     pub locals: BTreeSet<Address>,
+    /// Each port's own MAC, by its id: what is addressed to another is another host's.
+    pub macs: Vec<Mac>,
 }
 
 impl Rules {
@@ -35,6 +37,7 @@ impl Rules {
                 .map(|b| key(b.address, b.port, b.protocol))
                 .collect(),
             locals: locals.into_iter().collect(),
+            macs: snapshot.ports().iter().map(|port| port.mac).collect(),
         }
     }
 }

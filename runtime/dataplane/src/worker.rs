@@ -1,8 +1,8 @@
 //! A worker: one thread that runs each batch to completion.
 //!
 //! Invariant: an epoch changes only between two batches, and only once every worker has been sent
-//! its own (see [`crate::epoch::Release`]). Background work is bounded per turn, so that no
-//! batch waits for it.
+//! its own (see [`crate::epoch::Release`]). A batch is sent before any background work is done, and
+//! that is bounded per turn, so that the next batch does not wait long for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,8 @@ use crate::{BATCH, Epoch, FrameIo, Now};
 /// How long an idle worker sleeps at most; also how late it may see a new epoch.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
 /// How long one round over the whole session table takes, in milliseconds: an ended session
-/// keeps its slot for that much longer at most. (Its packets see its end exactly.)
+/// keeps its slot for about that much longer (more where an idle worker sleeps and the table is
+/// large: [`SWEEP_MAX`] bounds each turn). Its packets see its end exactly.
 const SWEEP_ROUND_MS: u64 = 4000;
 /// The most slots that are looked at between two batches.
 const SWEEP_MAX: u64 = 4096;
@@ -88,13 +89,15 @@ impl<I: FrameIo> Worker<I> {
     /// One turn: take up a new epoch, handle one batch, do a bounded piece of background work.
     /// Says whether there was a frame.
     pub fn turn(&mut self, now: Now) -> bool {
-        self.take_epoch();
+        // In this order: what was received before the epoch is looked at needs no later epoch.
         self.io.receive(&mut self.frames);
+        self.take_epoch();
         let busy = !self.frames.is_empty();
         if busy {
             self.setup.counters.batches.add(1);
             self.forwarder
                 .forward(&mut self.io, &mut self.epoch, &mut self.frames, now);
+            self.io.flush();
         }
         self.sweep(now);
         self.forwarder.ended.deliver(&mut self.epoch);
@@ -123,7 +126,9 @@ impl<I: FrameIo> Worker<I> {
             self.next_epoch = self.setup.mailbox.try_recv().ok();
         }
         if let Some(next) = self.next_epoch.take_if(|next| next.release.is_given()) {
-            if self.setup.number == 0 && next.snapshot.vips() != self.epoch.snapshot.vips() {
+            let (new, old) = (&next.snapshot, &self.epoch.snapshot);
+            let differ = new.vips() != old.vips() || new.ports() != old.ports();
+            if self.setup.number == 0 && differ {
                 self.announcements.schedule();
             }
             let old = std::mem::replace(&mut self.epoch, next);

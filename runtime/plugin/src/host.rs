@@ -173,8 +173,13 @@ impl Host {
             faults: Arc::clone(&self.faults),
         };
         let policy = bind(&self.engine, module, owner, services)?;
-        self.library.promote(module);
         Ok(Box::new(policy))
+    }
+
+    /// A module's instances were put to work: it serves from now on, and the one before is what a
+    /// roll-back goes to. (Instances that were made to check a config change nothing.)
+    pub fn promote(&self, module: &Arc<CompiledModule>) {
+        self.library.promote(module);
     }
 
     /// The whole way from a name to an instance for each of `workers` workers. If the newest

@@ -155,6 +155,16 @@ fn find_interfaces(ports: &[PortOptions], options: &Options) -> Result<Vec<Inter
                 frame_len_max,
             });
         }
+        if let Some(first) = found.first()
+            && first.queues != interface.queues
+        {
+            return Err(XdpError::QueuesDiffer {
+                first: first.name.clone(),
+                first_queues: first.queues,
+                other: interface.name,
+                other_queues: interface.queues,
+            });
+        }
         found.push(interface);
     }
     Ok(found)
@@ -264,6 +274,17 @@ impl Attached {
 
 impl Steering for Attached {
     fn apply(&mut self, rules: &Rules) -> Result<(), String> {
+        let mut first = 0;
+        for (report, mac) in self.reports.iter_mut().zip(&rules.macs) {
+            let Interface { index, queues, .. } = report.interface;
+            if report.interface.mac != *mac {
+                self.program
+                    .set_port(index, *mac, first, queues)
+                    .map_err(|error| error.to_string())?;
+                report.interface.mac = *mac;
+            }
+            first += queues;
+        }
         self.program.apply(rules)
     }
 }

@@ -52,6 +52,22 @@ pub enum XdpError {
         transmit: u32,
     },
 
+    /// Two ports have different numbers of queues.
+    #[error(
+        "{first} has {first_queues} queues and {other} has {other_queues}; a worker serves one queue \
+         of every port, so give all ports as many (`ethtool -L {other} combined {first_queues}`)"
+    )]
+    QueuesDiffer {
+        /// One interface.
+        first: String,
+        /// Its queues.
+        first_queues: u32,
+        /// Another.
+        other: String,
+        /// Its queues.
+        other_queues: u32,
+    },
+
     /// Another XDP program is attached; it was left alone.
     #[error(
         "interface {0}: another XDP program is attached and was left in place; if it is not \

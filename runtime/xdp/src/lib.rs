@@ -69,4 +69,4 @@ pub use interface::Interface;
 pub use io::{FrameAccount, WorkerParts, XdpIo};
 pub use options::{Options, PollMode, PortOptions, ZeroCopy};
 pub use program::{AttachMode, Class, Program};
-pub use sys::{Statistics, pin_current_thread};
+pub use sys::{Statistics, allowed_cpus, pin_current_thread};

@@ -52,6 +52,24 @@ pub fn pin_current_thread(cpu: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// The CPUs that the calling thread may run on, in order.
+///
+/// # Errors
+/// The system has more CPUs than a set holds (`EINVAL`).
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    // SAFETY: an array of integers, for which all-zero bytes are a value (the empty set).
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: the pointer is to a live set of the size given; 0 names the calling thread.
+    check(unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) })?;
+    let is_in = |cpu: &usize| {
+        // SAFETY: the index is below the set's size in bits.
+        unsafe { libc::CPU_ISSET(*cpu, &set) }
+    };
+    Ok((0..8 * size_of::<libc::cpu_set_t>())
+        .filter(is_in)
+        .collect())
+}
+
 /// A second descriptor of the socket that `fd` names.
 ///
 /// # Errors
@@ -228,7 +246,7 @@ impl InterfaceRequest {
         self.call(libc::SIOCGIFHWADDR)?;
         // SAFETY: SIOCGIFHWADDR succeeded, so this member was written.
         let data = unsafe { self.request.ifr_ifru.ifru_hwaddr.sa_data };
-        Ok(std::array::from_fn(|i| data[i].cast_unsigned()))
+        Ok(std::array::from_fn(|i| data[i].to_ne_bytes()[0]))
     }
 
     /// Its MTU in bytes.
@@ -313,7 +331,7 @@ fn named(interface: &str) -> io::Result<libc::ifreq> {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([*from]);
     }
     Ok(request)
 }

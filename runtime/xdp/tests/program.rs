@@ -42,6 +42,7 @@ fn rules() -> Rules {
         vips: [ip(VIP).into(), ip(VIP6).into()].into(),
         backends: [at(BACKEND, 8080, TCP), at(BACKEND6, 8080, TCP)].into(),
         locals: [ip(LOCAL).into(), ip(LOCAL6).into()].into(),
+        macs: Vec::new(),
     }
 }
 

@@ -207,6 +207,18 @@ fn an_rst_ends_nothing_and_traffic_revives() {
 }
 
 #[test]
+fn traffic_behind_an_rst_in_the_same_batch_revives_too() {
+    let mut world = World::new(Settings::default());
+    establish(&mut world, 4000, 0);
+    for flags in [RST, ACK] {
+        assert!(world.io(0).inject(FRONT, &request(V4, 4000, flags)));
+    }
+    world.run(0);
+    world.io(0).sent();
+    assert_eq!(world.session().tcp.phase(), Phase::Established);
+}
+
+#[test]
 fn each_phase_has_its_timeout_and_a_sweep_frees_the_slot() {
     let timeouts = Timeouts::default();
     for (phase, timeout) in [

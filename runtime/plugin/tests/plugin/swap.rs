@@ -12,8 +12,26 @@ const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)"
 const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";
 
 fn bind(host: &Host) -> Bound {
-    host.bind("test", 1, 1, &[service(&[1, 1])])
-        .expect("something serves")
+    let bound = host
+        .bind("test", 1, 1, &[service(&[1, 1])])
+        .expect("something serves");
+    host.promote(&bound.module);
+    bound
+}
+
+#[test]
+fn a_build_that_was_only_tried_does_not_serve() {
+    let first = Wat {
+        pick: FIRST,
+        ..Wat::default()
+    };
+    let (host, _events) = host(&[("test", first.shipped())], None);
+    let tried = host
+        .bind("test", 1, 1, &[service(&[1, 1])])
+        .expect("it is good");
+    assert_eq!(host.status()[0].serving, None);
+    host.promote(&tried.module);
+    assert!(host.status()[0].serving.is_some());
 }
 
 fn chosen(bound: &mut Bound) -> Pick {
