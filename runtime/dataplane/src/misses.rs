@@ -43,6 +43,12 @@ struct Arrival {
     hash: FlowHash,
 }
 
+impl Arrival {
+    fn is_of(&self, packet: &IpPacket, hash: FlowHash) -> bool {
+        self.hash == hash && tuple_of(&self.packet) == tuple_of(packet)
+    }
+}
+
 /// Room for one batch's new flows, and the cluster-wide hash.
 pub(crate) struct Misses {
     cluster: Key,
@@ -114,7 +120,7 @@ impl Misses {
                 })
                 .unwrap_or_else(Fate::Drop);
         }
-        second_frames(snapshot, parts.shared, fates, id);
+        second_frames(snapshot, parts.shared, &self.arrivals, fates);
     }
 
     /// Collects the service's new flows; a second frame of the same flow waits for the first.
@@ -134,11 +140,7 @@ impl Misses {
             let Some(tuple) = tuple_of(&packet).filter(|_| id == service.id) else {
                 continue;
             };
-            if self
-                .arrivals
-                .iter()
-                .any(|a| a.hash == hash && tuple_of(&a.packet) == Some(tuple))
-            {
+            if self.arrivals.iter().any(|first| first.is_of(&packet, hash)) {
                 continue;
             }
             let flags = tcp_flags(&packet);
@@ -338,19 +340,22 @@ fn make_room(snapshot: &Snapshot, parts: &mut Parts<'_>, now: Tick) -> Result<()
     Ok(())
 }
 
-/// Further frames of flows that have just got their sessions.
-fn second_frames(snapshot: &Snapshot, shared: &Shared, fates: &mut [Fate], id: ServiceId) {
-    for fate in fates {
-        match *fate {
-            Fate::Miss(packet, hash, service) if service == id => {
-                *fate = match find(&shared.sessions, snapshot, &packet, hash) {
-                    Some((at, session, direction)) => Fate::Session(packet, at, session, direction),
-                    // The first frame got no session, so this one is not ahead of it either.
-                    None => Fate::Drop(DropReason::NoBackend),
-                };
-            }
-            _ => {}
-        }
+/// Further frames of flows whose first frame has just been decided: they share its fate.
+fn second_frames(snapshot: &Snapshot, shared: &Shared, firsts: &[Arrival], fates: &mut [Fate]) {
+    for at in 0..fates.len() {
+        let Fate::Miss(packet, hash, _) = fates[at] else {
+            continue;
+        };
+        let first = firsts.iter().find(|first| first.is_of(&packet, hash));
+        let Some(first) = first.map(|first| fates[first.frame]) else {
+            continue;
+        };
+        fates[at] = match (first, find(&shared.sessions, snapshot, &packet, hash)) {
+            (Fate::Drop(reason), _) => Fate::Drop(reason),
+            (_, Some((at, session, direction))) => Fate::Session(packet, at, session, direction),
+            // The first one's session has ended already, at another worker's hand.
+            (_, None) => Fate::Drop(DropReason::SessionTableFull),
+        };
     }
 }
 

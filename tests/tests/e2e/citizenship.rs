@@ -16,6 +16,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(servers_reach_the_world_by_the_kernel, "curl"),
     scenario!(a_direct_connection_to_a_backend_works, "nginx", "curl"),
     scenario!(the_balancer_itself_reaches_a_backend, "curl"),
+    scenario!(a_port_with_a_new_mac_serves_on),
+    scenario!(a_link_that_flaps_serves_on),
 ];
 
 fn vips_answer_ping_arp_and_ndp() -> Result<()> {
@@ -176,4 +178,43 @@ fn the_balancer_itself_reaches_a_backend() -> Result<()> {
         ensure!(answer == "server=1\n", "{address} answered: {answer}");
     }
     waxwing.stop().map(drop)
+}
+
+/// As after the fail-over of a bond, or by an operator's hand.
+fn a_port_with_a_new_mac_serves_on() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    assert_served(&topology, VIP4)?;
+    for port in topology.ports() {
+        topology.balancer.ip(&format!(
+            "link set {port} address 02:00:00:00:77:{:02x}\n",
+            port.len()
+        ))?;
+    }
+    serves_again(&topology)?;
+    waxwing.stop().map(drop)
+}
+
+fn a_link_that_flaps_serves_on() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    topology.client.ip(&format!(
+        "link set eth0 down\nlink set eth0 up\nroute replace {VIP4} dev eth0\n"
+    ))?;
+    serves_again(&topology)?;
+    waxwing.stop().map(drop)
+}
+
+/// Waits until a VIP is served without a failure.
+fn serves_again(topology: &Topology) -> Result<()> {
+    let deadline = std::time::Instant::now() + Duration::from_secs(15);
+    loop {
+        match assert_served(topology, VIP4) {
+            Err(error) if std::time::Instant::now() >= deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            Ok(()) => return Ok(()),
+        }
+    }
 }

@@ -334,6 +334,18 @@ fn two_frames_of_one_new_flow_in_a_batch_get_one_session() {
 }
 
 #[test]
+fn frames_behind_a_refused_first_one_share_its_reason() {
+    let mut world = World::new(Settings::default());
+    world.script().picks = vec![Pick::Drop];
+    for _ in 0..3 {
+        assert!(world.io(0).inject(FRONT, &request(V4, 4000, SYN)));
+    }
+    world.run(0);
+    assert_eq!(world.drops(), [(DropReason::Policy, 3)]);
+    assert_eq!(world.script().asked.len(), 1);
+}
+
+#[test]
 fn a_reply_that_arrives_at_another_worker_finds_its_session() {
     let mut world = World::new(Settings {
         workers: 2,
