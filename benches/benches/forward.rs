@@ -187,19 +187,23 @@ fn hits(criterion: &mut Criterion) {
 fn misses(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("miss");
     group.throughput(Throughput::Elements(1));
-    let mut bench = Bench::new(V4, 1_000_000);
-    let mut client = 0;
+    const CLIENTS: u32 = 1 << 16;
+    let frames: Vec<Vec<u8>> = (0..CLIENTS)
+        .map(|n| request(V4, n, TcpFlags::SYN))
+        .collect();
+    let mut bench = Bench::new(V4, 2 * CLIENTS);
+    let mut batches = frames.chunks(BATCH);
     group.bench_function("v4/rendezvous", |b| {
         b.iter_custom(|packets| {
             let mut time = Duration::ZERO;
             for _ in 0..packets.div_ceil(BATCH as u64) {
-                let frames: Vec<_> = (0..BATCH)
-                    .map(|_| {
-                        client = (client + 1) % (1 << 22);
-                        request(V4, client, TcpFlags::SYN)
-                    })
-                    .collect();
-                time += bench.turn(frames.iter());
+                let batch = batches.next().unwrap_or_else(|| {
+                    // Every client has its session: a new table, for new sessions.
+                    bench = Bench::new(V4, 2 * CLIENTS);
+                    batches = frames.chunks(BATCH);
+                    batches.next().expect("there are clients")
+                });
+                time += bench.turn(batch.iter());
             }
             time
         });

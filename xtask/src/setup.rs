@@ -1,6 +1,7 @@
 //! Set-up: what is missing is installed and named; where that needs rights that we do not have,
 //! the exact command is printed.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::{packages, run};
@@ -83,4 +84,15 @@ fn wasm_target() -> Result<(), String> {
     waxwing_module_build::find_toolchain()
         .map(drop)
         .map_err(|error| error.to_string())
+}
+
+/// Whether the standard library's source is there, or can be had.
+pub(crate) fn has_library_source() -> bool {
+    let is_there = || {
+        run::output("rustc", &["--print", "sysroot"]).is_some_and(|sysroot| {
+            let library = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/std");
+            library.is_dir()
+        })
+    };
+    is_there() || (run::output("rustup", &["component", "add", "rust-src"]).is_some() && is_there())
 }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::run;
+use crate::{run, setup};
 
 /// All tests, or those whose name contains the filter.
 pub(crate) fn all(filter: &[String]) -> Result<(), String> {
@@ -12,7 +12,9 @@ pub(crate) fn all(filter: &[String]) -> Result<(), String> {
     run::step("unit, property, scenario and end-to-end tests");
     in_the_workspace(&filter)?;
     run::step("the session table under every interleaving (loom)");
-    loom(&filter)
+    loom(&filter)?;
+    run::step("the session table under ThreadSanitizer");
+    thread_sanitizer(&filter)
 }
 
 /// As root, because namespaces and AF_XDP need it; what cannot run says why and counts as ignored.
@@ -48,5 +50,32 @@ fn loom(filter: &[&str]) -> Result<(), String> {
             .current_dir(run::root())
             .env("CARGO_TARGET_DIR", run::target().join("loom"))
             .env("RUSTFLAGS", "--cfg loom"),
+    )
+}
+
+/// The sanitizer wants the standard library compiled with it, and so its source.
+fn thread_sanitizer(filter: &[&str]) -> Result<(), String> {
+    if !setup::has_library_source() {
+        println!(
+            "   skipped: the standard library's source (rustup's `rust-src`) cannot be had here"
+        );
+        return Ok(());
+    }
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    run::command(
+        Command::new(run::cargo_path())
+            .args(["test", "--release", "--package", "waxwing-dataplane"])
+            .args([
+                "--test",
+                "session_threads",
+                "-Zbuild-std",
+                "--target",
+                &target,
+            ])
+            .args(filter)
+            .current_dir(run::root())
+            .env("CARGO_TARGET_DIR", run::target().join("sanitizer"))
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTFLAGS", "-Zsanitizer=thread"),
     )
 }
