@@ -98,10 +98,9 @@ pub(crate) fn is_martian(address: Address) -> bool {
     }
 }
 
-/// The TCP state that a session's first packet puts it in; UDP has none.
+/// The state that a session's first packet puts it in. UDP, which has no flags, counts as a connection
+/// picked up in its middle: half-open until the backend answers, and so the first to make room
+/// in a full table.
 pub(crate) fn opening_state(packet: &IpPacket) -> TcpState {
-    match packet.transport {
-        Transport::Tcp { flags, .. } => TcpState::first(flags),
-        _ => TcpState::default(),
-    }
+    TcpState::first(tcp_flags(packet))
 }

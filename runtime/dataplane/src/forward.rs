@@ -259,7 +259,7 @@ impl Forwarder {
         Ok(hop.port)
     }
 
-    /// Time and TCP state; written only where they changed, so that a line read by two workers
+    /// Time and state; written only where they changed, so that a line read by two workers
     /// stays in both caches. The state is read anew: an earlier packet of the batch, or another
     /// worker's, may have changed it since the look-up.
     #[inline]
@@ -272,9 +272,7 @@ impl Forwarder {
         if session.seen != now {
             self.shared.sessions.touch(at, now);
         }
-        let Transport::Tcp { flags, .. } = packet.transport else {
-            return;
-        };
+        let flags = tcp_flags(packet);
         let changed = self
             .shared
             .sessions

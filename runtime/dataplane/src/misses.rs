@@ -324,10 +324,10 @@ fn make_room(snapshot: &Snapshot, parts: &mut Parts<'_>, now: Tick) -> Result<()
         if session.is_expired(&backend.timeouts, now) {
             return Evictable::HalfOpen;
         }
-        match (session.protocol, session.tcp.phase()) {
-            (Protocol::Tcp, Phase::HalfOpen) => Evictable::HalfOpen,
-            (Protocol::Tcp, Phase::Closing) => Evictable::Closing,
-            _ => Evictable::Never,
+        match session.tcp.phase() {
+            Phase::HalfOpen => Evictable::HalfOpen,
+            Phase::Closing => Evictable::Closing,
+            Phase::Established => Evictable::Never,
         }
     };
     let evicted = parts

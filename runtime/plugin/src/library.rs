@@ -1,7 +1,8 @@
 //! Which module a name stands for: a file in the watched folder, else the one that shipped.
 //!
 //! Invariant: a module that serves is replaced only by one that passed; the last good one stays
-//! whenever a new file is bad, and a hash that was quarantined never comes back by itself.
+//! whenever a new file is bad. A hash that was quarantined comes back only where nothing else can
+//! serve the name, and a change asks for it: that gives it another try, watched as before.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -81,7 +81,8 @@ pub struct Session {
     pub created: Tick,
     /// When its last packet was seen, of either direction.
     pub seen: Tick,
-    /// What was seen of the TCP connection; all clear for UDP.
+    /// What was seen of the connection. Of UDP, which is without flags: whether the backend has
+    /// answered.
     pub tcp: TcpState,
 }
 

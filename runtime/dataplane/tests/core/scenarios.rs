@@ -296,6 +296,50 @@ fn a_full_table_gives_up_half_open_sessions_and_never_an_established_one() {
 }
 
 #[test]
+fn a_flood_of_udp_gives_way_to_what_is_answered() {
+    let settings = Settings {
+        protocol: Protocol::Udp,
+        sessions_max: 64,
+        ..Settings::default()
+    };
+    let mut world = World::new(settings);
+    let datagram = |link, source, destination| {
+        build::Udp {
+            link,
+            source,
+            destination,
+            ..build::Udp::default()
+        }
+        .frame()
+    };
+    let front = Link {
+        source: CLIENT_MAC,
+        destination: PORT_MACS[0],
+    };
+    let back = Link {
+        source: backend_mac(0),
+        destination: PORT_MACS[1],
+    };
+    for port in 4000..4032 {
+        let (client, vip) = ((V4.client, port), (V4.vip, SERVICE_PORT));
+        one(&world.frame(FRONT, &datagram(front, client, vip)));
+        one(&world.frame(BACK, &datagram(back, (V4.backend(0), BACKEND_PORT), client)));
+    }
+    for port in 10_000..10_500 {
+        world.frame(
+            FRONT,
+            &datagram(front, (V4.client, port), (V4.vip, SERVICE_PORT)),
+        );
+    }
+    let answered = world
+        .sessions()
+        .iter()
+        .filter(|s| s.client_port < 10_000)
+        .count();
+    assert_eq!((answered, world.drops()), (32, Vec::new()));
+}
+
+#[test]
 fn a_table_full_of_established_sessions_refuses_and_counts() {
     let mut world = World::new(Settings {
         sessions_max: 32,
