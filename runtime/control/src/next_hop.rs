@@ -222,6 +222,8 @@ impl Table {
                 self.facts_changed |= self.facts.addresses.remove(&address);
             }
         }
+        // A link that came, went down or has another name changes states even where routes stay.
+        self.changed |= self.facts_changed;
         self.routes_changed = true;
     }
 
@@ -315,8 +317,6 @@ impl Table {
         }
         drop(answers);
         self.look_up_not_before = Some(Instant::now() + now.elapsed() * 10);
-        // A link that went down or came up changes states even where the routes stay.
-        self.changed |= self.facts_changed;
         self.forget_unused();
     }
 
