@@ -1,7 +1,7 @@
 //! Whole frames with right checksums, for tests, simulators and load generators, and the check
 //! that a frame's checksums are right.
 //!
-//! Invariant: a frame built here parses, and what [`crate::parse`] reads from it is what it was
+//! Invariant: a frame built here parses, and what [`crate::parse()`] reads from it is what it was
 //! built from. None of this is on a packet's way: it allocates.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! IPv4 (RFC 791).
 //!
 //! Invariant: a [`Header`] is the fixed 20 bytes, so its getters cannot fail; what they give is as
-//! the sender wrote it, and only [`crate::parse`] has held it against the frame.
+//! the sender wrote it, and only [`crate::parse()`] has held it against the frame.
 
 use crate::{Address, checksum, wire};
 

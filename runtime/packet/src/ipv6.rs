@@ -1,7 +1,7 @@
 //! IPv6 and its extension headers (RFC 8200).
 //!
 //! Invariant: a [`Header`] is the fixed 40 bytes, so its getters cannot fail; what they give is as
-//! the sender wrote it, and only [`crate::parse`] has held it against the frame.
+//! the sender wrote it, and only [`crate::parse()`] has held it against the frame.
 
 use crate::{Address, Fragment, wire};
 

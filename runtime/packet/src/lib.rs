@@ -1,7 +1,7 @@
 //! Wire formats, checksums and the rewriting of packets. Pure, without `unsafe`, and knowing
 //! nothing of the rest of Waxwing.
 //!
-//! [`parse`] reads a frame once and gives a [`Packet`] of offsets and deciding fields;
+//! [`parse()`] reads a frame once and gives a [`Packet`] of offsets and deciding fields;
 //! [`Rewrite::apply`] changes the frame by it. What the balancer answers or announces itself is a
 //! value that is parsed from one frame and written to another: [`arp::Arp`],
 //! [`ndp::Solicitation`], [`ndp::Advertisement`]; echo requests are answered in place by
