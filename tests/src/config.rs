@@ -16,6 +16,8 @@ pub struct Config {
     pub modules: PathBuf,
     /// Size of the session table.
     pub sessions_max: u64,
+    /// What a worker does while nothing arrives.
+    pub poll: &'static str,
     admin: Admin,
     /// Interfaces to attach to.
     #[serde(rename = "port")]
@@ -80,6 +82,7 @@ impl Config {
         Self {
             modules: directory.join("modules"),
             sessions_max: 100_000,
+            poll: "adaptive",
             admin: Admin {
                 socket: directory.join("waxwing.sock"),
             },

@@ -14,6 +14,7 @@ use crate::{Scenario, scenario};
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(bad_configs_are_refused_with_their_place),
     scenario!(a_missing_interface_is_named),
+    scenario!(zero_copy_is_refused_where_the_driver_has_none),
     scenario!(ports_with_different_numbers_of_queues_are_refused),
     scenario!(without_privilege_it_says_what_it_needs),
     scenario!(a_port_with_another_program_is_left_alone),
@@ -115,6 +116,18 @@ fn ports_with_different_numbers_of_queues_are_refused() -> Result<()> {
     assert_says(
         &run_in_vain(&topology, &config.to_toml()?, &[])?,
         &["wide has 2", "ethtool -L"],
+    )
+}
+
+fn zero_copy_is_refused_where_the_driver_has_none() -> Result<()> {
+    let topology = Topology::new(Layout {
+        servers: 1,
+        ..Layout::default()
+    })?;
+    let config = format!("zero_copy = \"require\"\n{}", web(&topology).to_toml()?);
+    assert_says(
+        &run_in_vain(&topology, &config, &[])?,
+        &["zero-copy", "queue 0"],
     )
 }
 

@@ -15,6 +15,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(wrk_loses_no_request, "nginx", "wrk"),
     scenario!(iperf3_streams_tcp_and_udp, "iperf3"),
     scenario!(two_queues_have_two_workers),
+    scenario!(busy_polling_serves),
     scenario!(one_arm_serves_both_sides),
     scenario!(a_gateway_route_leads_to_the_vip),
     scenario!(status_and_sessions_tell_what_happens),
@@ -350,5 +351,17 @@ fn a_million_sessions_start_at_once() -> Result<()> {
     let bytes = waxwing.status()?.bytes_per_session();
     ensure!(bytes <= 160.0, "a session takes {bytes} bytes");
     assert_served(&topology, VIP4)?;
+    waxwing.stop().map(drop)
+}
+
+fn busy_polling_serves() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let mut config = web(&topology);
+    config.poll = "busy";
+    let waxwing = Waxwing::start(&topology, &config)?;
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
     waxwing.stop().map(drop)
 }
