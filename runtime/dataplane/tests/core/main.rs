@@ -1,10 +1,16 @@
 //! The core in memory: no socket, no clock, no Wasm.
+//!
+//! What a user relies on, told frame by frame under a clock that the test turns.
 
 #![expect(
     clippy::cast_possible_truncation,
     reason = "the tests' numbers are small"
 )]
 
+mod citizenship;
+mod ends;
+mod frames;
+mod new_flows;
 mod no_allocation;
-mod scenarios;
+mod sessions;
 mod world;

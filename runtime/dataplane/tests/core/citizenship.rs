@@ -1,0 +1,139 @@
+//! A good neighbour: what a VIP answers and announces, and the way back to a client.
+
+use std::time::Duration;
+
+use crate::frames::{ACK, SYN, SYN_ACK, establish, ip, one, ports, reply, request};
+use crate::world::{
+    BACK, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
+};
+use waxwing_dataplane::epoch::Release;
+use waxwing_packet::{Link, Mac, Packet, TcpFlags, VlanTag, VlanTags, build, parse};
+
+#[test]
+fn replies_follow_the_client_to_another_gateway() {
+    let mut world = World::new(Settings::default());
+    establish(&mut world, 4000, 0);
+    let other_gateway = Mac([2, 0, 0, 0, 9, 9]);
+    let mut moved = request(V4, 4000, ACK);
+    moved[6..12].copy_from_slice(&other_gateway.0);
+    one(&world.frame(FRONT, &moved));
+    let (_, packet) = one(&world.frame(BACK, &reply(V4, 0, 4000, ACK)));
+    assert_eq!(packet.ethernet.destination, other_gateway);
+}
+
+#[test]
+fn a_client_on_a_vlan_gets_its_tags_back() {
+    let tag = |tpid, tci| VlanTag { tpid, tci };
+    for tags in [
+        VlanTags::one(tag(0x8100, 100)),
+        VlanTags::two(tag(0x88a8, 7), tag(0x8100, 100)),
+    ] {
+        let mut world = World::new(Settings::default());
+        let tagged = build::Tcp {
+            link: Link {
+                source: CLIENT_MAC,
+                destination: PORT_MACS[0],
+            },
+            tags,
+            source: (V4.client, 4000),
+            destination: (V4.vip, SERVICE_PORT),
+            flags: TcpFlags(SYN),
+            ..build::Tcp::default()
+        };
+        let (_, packet) = one(&world.frame(FRONT, &tagged.frame()));
+        assert_eq!(packet.ethernet.tags, VlanTags::NONE);
+        assert_eq!(packet.ethernet.destination, backend_mac(0));
+        let (_, packet) = one(&world.frame(BACK, &reply(V4, 0, 4000, SYN_ACK)));
+        assert_eq!(packet.ethernet.tags, tags);
+        assert_eq!(packet.ethernet.destination, CLIENT_MAC);
+        assert_eq!(
+            (packet.source, ports(&packet)),
+            (V4.vip, (SERVICE_PORT, 4000))
+        );
+    }
+}
+
+#[test]
+fn a_vip_answers_ping_arp_and_neighbour_solicitations() {
+    for plan in [V4, V6] {
+        let mut world = World::new(Settings {
+            plan,
+            ..Settings::default()
+        });
+        let ping = build::Echo {
+            link: Link {
+                source: CLIENT_MAC,
+                destination: PORT_MACS[0],
+            },
+            source: plan.client,
+            destination: plan.vip,
+            payload: b"are you there?",
+            ..build::Echo::default()
+        };
+        let (port, packet) = one(&world.frame(FRONT, &ping.frame()));
+        assert_eq!(
+            (port, packet.source, packet.destination),
+            (FRONT, plan.vip, plan.client)
+        );
+        assert_eq!(packet.ethernet.destination, CLIENT_MAC);
+    }
+
+    let mut world = World::new(Settings::default());
+    let who_has = |target| build::ArpRequest {
+        mac: CLIENT_MAC,
+        sender: V4.client,
+        target,
+        ..build::ArpRequest::default()
+    };
+    let sent = world.frame(FRONT, &who_has(V4.vip).frame());
+    let Ok(Packet::Arp(ethernet)) = parse(&sent[0].1) else {
+        panic!("{sent:?}")
+    };
+    let answer = waxwing_packet::arp::Arp::parse(&sent[0].1, &ethernet).expect("it is ARP");
+    assert_eq!((answer.sender, answer.sender_mac), (V4.vip, PORT_MACS[0]));
+    assert_eq!(answer.target_mac, CLIENT_MAC);
+    assert!(
+        world
+            .frame(FRONT, &who_has(V4.backend(0)).frame())
+            .is_empty(),
+        "not ours"
+    );
+
+    let mut world = World::new(Settings {
+        plan: V6,
+        ..Settings::default()
+    });
+    let solicitation = build::NeighborSolicitation {
+        mac: CLIENT_MAC,
+        source: V6.client,
+        target: V6.vip,
+        ..build::NeighborSolicitation::default()
+    };
+    let sent = world.frame(FRONT, &solicitation.frame());
+    let (_, packet) = one(&sent);
+    let answer = waxwing_packet::ndp::Advertisement::parse(&sent[0].1, &packet).expect("an answer");
+    assert_eq!((answer.target, packet.destination), (V6.vip, V6.client));
+    assert_eq!(world.counters[0].answered.get(), 1);
+}
+
+#[test]
+fn vips_are_announced_on_every_port_twice_and_again_when_they_change() {
+    let mut world = World::new(Settings::default());
+    let announced = world.counters[0].announced.get();
+    assert_eq!(announced, 4, "one VIP, two ports, two rounds");
+
+    let more = Settings {
+        plan: V6,
+        ..world.settings.clone()
+    };
+    let release = Release::held();
+    let epoch = world.epoch(more.snapshot(2), release.clone());
+    world.mailboxes[0].send(epoch).expect("the worker is there");
+    release.give();
+    world.run(0);
+    world.advance(Duration::from_secs(3));
+    world.run(0);
+    assert_eq!(world.counters[0].announced.get() - announced, 4);
+    let frames = world.io(0).sent();
+    assert!(frames.iter().all(|(_, frame)| ip(frame).source == V6.vip));
+}

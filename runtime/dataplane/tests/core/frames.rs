@@ -1,0 +1,86 @@
+//! The frames that scenarios are told in: from a client, from a backend, and what was sent.
+
+use crate::world::{
+    BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, World, backend_mac,
+};
+use waxwing_dataplane::PortId;
+use waxwing_packet::{IpPacket, Link, Packet, TcpFlags, Transport, build, parse};
+
+pub(crate) const SYN: u8 = TcpFlags::SYN;
+pub(crate) const ACK: u8 = TcpFlags::ACK;
+pub(crate) const SYN_ACK: u8 = SYN | ACK;
+pub(crate) const FIN_ACK: u8 = TcpFlags::FIN | ACK;
+pub(crate) const RST: u8 = TcpFlags::RST;
+
+/// From the client to the VIP.
+pub(crate) fn request(plan: Plan, client_port: u16, flags: u8) -> Vec<u8> {
+    request_to(plan, client_port, SERVICE_PORT, flags)
+}
+
+pub(crate) fn request_to(plan: Plan, client_port: u16, port: u16, flags: u8) -> Vec<u8> {
+    build::Tcp {
+        link: Link {
+            source: CLIENT_MAC,
+            destination: PORT_MACS[0],
+        },
+        source: (plan.client, client_port),
+        destination: (plan.vip, port),
+        flags: TcpFlags(flags),
+        payload: b"GET",
+        ..build::Tcp::default()
+    }
+    .frame()
+}
+
+/// From a backend to the client.
+pub(crate) fn reply(plan: Plan, backend: u32, client_port: u16, flags: u8) -> Vec<u8> {
+    build::Tcp {
+        link: Link {
+            source: backend_mac(backend),
+            destination: PORT_MACS[1],
+        },
+        source: (plan.backend(backend), BACKEND_PORT),
+        destination: (plan.client, client_port),
+        flags: TcpFlags(flags),
+        payload: b"200",
+        ..build::Tcp::default()
+    }
+    .frame()
+}
+
+pub(crate) fn ip(frame: &[u8]) -> IpPacket {
+    build::verify_checksums(frame).expect("its checksums are right");
+    match parse(frame) {
+        Ok(Packet::Ip(packet)) => packet,
+        other => panic!("not an IP packet: {other:?}"),
+    }
+}
+
+pub(crate) fn ports(packet: &IpPacket) -> (u16, u16) {
+    match packet.transport {
+        Transport::Tcp {
+            source,
+            destination,
+            ..
+        }
+        | Transport::Udp {
+            source,
+            destination,
+        } => (source, destination),
+        other => panic!("no ports: {other:?}"),
+    }
+}
+
+/// The one frame that was sent, and where.
+pub(crate) fn one(sent: &[(PortId, Vec<u8>)]) -> (PortId, IpPacket) {
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    (sent[0].0, ip(&sent[0].1))
+}
+
+/// Opens a connection up to the client's ACK.
+pub(crate) fn establish(world: &mut World, client_port: u16, backend: u32) {
+    let plan = world.settings.plan;
+    one(&world.frame(FRONT, &request(plan, client_port, SYN)));
+    one(&world.frame(BACK, &reply(plan, backend, client_port, SYN_ACK)));
+    one(&world.frame(FRONT, &request(plan, client_port, ACK)));
+}

@@ -1,0 +1,175 @@
+//! New flows: what a policy sees, and what becomes of its picks.
+
+use crate::frames::{ACK, FIN_ACK, RST, SYN, SYN_ACK, establish, ip, one, request};
+use crate::world::{FRONT, SERVICE_PORT, Settings, V4, V6, World};
+use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::snapshot::MidStream;
+use waxwing_dataplane::{DropReason, Pick, PolicyFault};
+use waxwing_packet::Address;
+
+#[test]
+fn two_frames_of_one_new_flow_in_a_batch_get_one_session() {
+    let mut world = World::new(Settings::default());
+    world.script().picks = vec![Pick::Backend(0), Pick::Backend(1), Pick::Backend(2)];
+    for client_port in [4000, 4001, 4000] {
+        assert!(world.io(0).inject(FRONT, &request(V4, client_port, SYN)));
+    }
+    world.run(0);
+    let sent = world.io(0).sent();
+    let to: Vec<Address> = sent
+        .iter()
+        .map(|(_, frame)| ip(frame).destination)
+        .collect();
+    assert_eq!(
+        to,
+        [V4.backend(0), V4.backend(1), V4.backend(0)],
+        "in the order of arrival"
+    );
+    assert_eq!(world.script().calls, 1, "one call for the batch");
+    assert_eq!(world.script().asked.len(), 2);
+    assert_eq!(world.sessions().len(), 2);
+}
+
+#[test]
+fn frames_behind_a_refused_first_one_share_its_reason() {
+    let mut world = World::new(Settings::default());
+    world.script().picks = vec![Pick::Drop];
+    for _ in 0..3 {
+        assert!(world.io(0).inject(FRONT, &request(V4, 4000, SYN)));
+    }
+    world.run(0);
+    assert_eq!(world.drops(), [(DropReason::Policy, 3)]);
+    assert_eq!(world.script().asked.len(), 1);
+}
+
+#[test]
+fn a_pick_is_trusted_in_nothing() {
+    let weights = vec![1, 0, 1];
+    let mut world = World::new(Settings {
+        weights,
+        ..Settings::default()
+    });
+    world.script().picks = vec![
+        Pick::Backend(1),
+        Pick::Backend(99),
+        Pick::Backend(u32::MAX),
+        Pick::Fallback,
+    ];
+    for client_port in 0..40 {
+        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000 + client_port, SYN)));
+        assert_ne!(
+            packet.destination,
+            V4.backend(1),
+            "a drained backend takes no session"
+        );
+    }
+    assert_eq!(world.counters[0].fallback.get(), 40);
+    assert!(
+        world.active()[0] > 0 && world.active()[2] > 0,
+        "{:?}",
+        world.active()
+    );
+
+    world.script().picks = vec![Pick::Drop];
+    assert!(world.frame(FRONT, &request(V4, 5000, SYN)).is_empty());
+    assert_eq!(world.drops(), [(DropReason::Policy, 1)]);
+}
+
+#[test]
+fn a_policy_that_fails_costs_no_packet() {
+    let mut world = World::new(Settings::default());
+    world.script().fault = Some(PolicyFault::Trap);
+    for client_port in 0..30 {
+        one(&world.frame(FRONT, &request(V4, 4000 + client_port, SYN)));
+    }
+    assert_eq!(world.counters[0].fallback.get(), 30);
+    assert!(
+        world.active().iter().all(|n| *n > 0),
+        "{:?}",
+        world.active()
+    );
+}
+
+#[test]
+fn a_policy_sees_the_flow_and_as_much_payload_as_it_asked_for() {
+    let mut world = World::new(Settings {
+        plan: V6,
+        ..Settings::default()
+    });
+    world.script().payload_len = 2;
+    one(&world.frame(FRONT, &request(V6, 4000, SYN)));
+    one(&world.frame(FRONT, &request(V6, 4001, ACK)));
+    let asked = world.script().asked.clone();
+    assert_eq!((asked[0].source, asked[0].source_port), (V6.client, 4000));
+    assert_eq!(
+        (asked[0].destination, asked[0].destination_port),
+        (V6.vip, SERVICE_PORT)
+    );
+    assert_eq!(
+        &asked[0].payload[..usize::from(asked[0].payload_len)],
+        b"GE"
+    );
+    assert_eq!((asked[0].mid_stream, asked[1].mid_stream), (false, true));
+    assert_ne!(asked[0].hash, asked[1].hash);
+}
+
+#[test]
+fn packets_in_the_middle_of_an_unknown_connection() {
+    for (mid_stream, flags, goes_on) in [
+        (MidStream::Pick, ACK, true),
+        (MidStream::Pick, FIN_ACK, true),
+        (MidStream::Pick, RST, false),
+        (MidStream::Drop, ACK, false),
+        (MidStream::Drop, SYN_ACK, false),
+        (MidStream::Drop, SYN, true),
+    ] {
+        let mut world = World::new(Settings {
+            mid_stream,
+            ..Settings::default()
+        });
+        let sent = world.frame(FRONT, &request(V4, 4000, flags));
+        assert_eq!(
+            sent.len(),
+            usize::from(goes_on),
+            "{mid_stream:?} {flags:#x}"
+        );
+        assert_eq!(world.dropped(DropReason::MidStream), u64::from(!goes_on));
+        assert_eq!(world.sessions().len(), usize::from(goes_on));
+    }
+}
+
+#[test]
+fn a_change_moves_no_session_and_waits_for_its_release() {
+    let mut world = World::new(Settings::default());
+    world.script().picks = vec![Pick::Backend(0)];
+    establish(&mut world, 4000, 0);
+
+    let drained = Settings {
+        weights: vec![0, 1, 1],
+        ..world.settings.clone()
+    };
+    let release = Release::held();
+    let epoch = world.epoch(drained.snapshot(2), release.clone());
+    world.mailboxes[0].send(epoch).expect("the worker is there");
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4001, SYN)));
+    assert_eq!(
+        packet.destination,
+        V4.backend(0),
+        "held back: the old epoch serves"
+    );
+
+    release.give();
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4002, SYN)));
+    assert_ne!(
+        packet.destination,
+        V4.backend(0),
+        "the drained backend takes no new session"
+    );
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, ACK)));
+    assert_eq!(packet.destination, V4.backend(0), "its old session stays");
+    assert_eq!(
+        world.returned.try_iter().count(),
+        1,
+        "the old epoch came back"
+    );
+}

@@ -1,0 +1,321 @@
+//! A session's life: handshake to reuse, timeouts, resets, a full table.
+
+use std::time::Duration;
+
+use crate::frames::{
+    ACK, FIN_ACK, RST, SYN, SYN_ACK, establish, one, ports, reply, request, request_to,
+};
+use crate::world::{
+    BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World,
+    backend_mac,
+};
+use waxwing_dataplane::session::Phase;
+use waxwing_dataplane::snapshot::{MidStream, Timeouts};
+use waxwing_dataplane::{DropReason, Pick};
+use waxwing_packet::{Link, Protocol, build};
+
+#[test]
+fn a_connection_is_translated_both_ways_from_handshake_to_reuse() {
+    for plan in [V4, V6] {
+        let mut world = World::new(Settings {
+            plan,
+            ..Settings::default()
+        });
+        world.script().picks = vec![Pick::Backend(1), Pick::Backend(2)];
+
+        let (port, packet) = one(&world.frame(FRONT, &request(plan, 4000, SYN)));
+        assert_eq!(port, BACK);
+        assert_eq!(
+            (packet.source, packet.destination),
+            (plan.client, plan.backend(1))
+        );
+        assert_eq!(ports(&packet), (4000, BACKEND_PORT));
+        assert_eq!(packet.ethernet.source, PORT_MACS[1]);
+        assert_eq!(packet.ethernet.destination, backend_mac(1));
+        assert_eq!(packet.hop_limit, 63);
+        assert_eq!(world.session().tcp.phase(), Phase::HalfOpen);
+
+        let (port, packet) = one(&world.frame(BACK, &reply(plan, 1, 4000, SYN_ACK)));
+        assert_eq!(port, FRONT);
+        assert_eq!((packet.source, packet.destination), (plan.vip, plan.client));
+        assert_eq!(ports(&packet), (SERVICE_PORT, 4000));
+        assert_eq!(packet.ethernet.source, PORT_MACS[0]);
+        assert_eq!(packet.ethernet.destination, CLIENT_MAC);
+        assert_eq!(packet.hop_limit, 63);
+        assert_eq!(world.session().tcp.phase(), Phase::HalfOpen);
+
+        one(&world.frame(FRONT, &request(plan, 4000, ACK)));
+        assert_eq!(world.session().tcp.phase(), Phase::Established);
+        assert_eq!(world.active(), [0, 1, 0]);
+
+        one(&world.frame(FRONT, &request(plan, 4000, FIN_ACK)));
+        assert_eq!(
+            world.session().tcp.phase(),
+            Phase::Established,
+            "half closed is open"
+        );
+        one(&world.frame(BACK, &reply(plan, 1, 4000, FIN_ACK)));
+        one(&world.frame(FRONT, &request(plan, 4000, ACK)));
+        assert_eq!(world.session().tcp.phase(), Phase::Closing);
+
+        let (_, packet) = one(&world.frame(FRONT, &request(plan, 4000, SYN)));
+        assert_eq!(
+            packet.destination,
+            plan.backend(2),
+            "a new connection is picked anew"
+        );
+        assert_eq!(world.active(), [0, 0, 1]);
+        assert_eq!(world.script().calls, 2, "hits ask no policy");
+        assert_eq!(world.drops(), []);
+    }
+}
+
+#[test]
+fn udp_is_translated_both_ways_and_a_missing_checksum_stays_missing() {
+    let mut world = World::new(Settings {
+        protocol: Protocol::Udp,
+        ..Settings::default()
+    });
+    let mut frame = build::Udp {
+        link: Link {
+            source: CLIENT_MAC,
+            destination: PORT_MACS[0],
+        },
+        source: (V4.client, 5000),
+        destination: (V4.vip, SERVICE_PORT),
+        payload: b"ping",
+        ..build::Udp::default()
+    }
+    .frame();
+    frame[40..42].fill(0);
+    let sent = world.frame(FRONT, &frame);
+    let (port, packet) = one(&sent);
+    assert_eq!((port, packet.destination), (BACK, V4.backend(0)));
+    assert_eq!(sent[0].1[40..42], [0, 0], "RFC 768: no checksum");
+
+    let answer = build::Udp {
+        link: Link {
+            source: backend_mac(0),
+            destination: PORT_MACS[1],
+        },
+        source: (V4.backend(0), BACKEND_PORT),
+        destination: (V4.client, 5000),
+        payload: b"pong",
+        ..build::Udp::default()
+    };
+    let (port, packet) = one(&world.frame(BACK, &answer.frame()));
+    assert_eq!(
+        (port, packet.source, ports(&packet)),
+        (FRONT, V4.vip, (SERVICE_PORT, 5000))
+    );
+}
+
+#[test]
+fn an_rst_ends_nothing_and_traffic_revives() {
+    let mut world = World::new(Settings::default());
+    establish(&mut world, 4000, 0);
+    one(&world.frame(FRONT, &request(V4, 4000, RST)));
+    assert_eq!(world.session().tcp.phase(), Phase::Closing);
+    one(&world.frame(BACK, &reply(V4, 0, 4000, ACK)));
+    assert_eq!(world.session().tcp.phase(), Phase::Established);
+
+    // Without traffic the shortened timer runs out.
+    one(&world.frame(FRONT, &request(V4, 4000, RST)));
+    world.advance(Timeouts::default().tcp_closing + Duration::from_secs(1));
+    one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+    assert_eq!(world.script().asked.len(), 2, "the tuple was free again");
+}
+
+#[test]
+fn traffic_behind_an_rst_in_the_same_batch_revives_too() {
+    let mut world = World::new(Settings::default());
+    establish(&mut world, 4000, 0);
+    for flags in [RST, ACK] {
+        assert!(world.io(0).inject(FRONT, &request(V4, 4000, flags)));
+    }
+    world.run(0);
+    world.io(0).sent();
+    assert_eq!(world.session().tcp.phase(), Phase::Established);
+}
+
+#[test]
+fn each_phase_has_its_timeout_and_a_sweep_frees_the_slot() {
+    let timeouts = Timeouts::default();
+    for (phase, timeout) in [
+        (Phase::HalfOpen, timeouts.tcp_half_open),
+        (Phase::Established, timeouts.tcp_established),
+    ] {
+        let mut world = World::new(Settings::default());
+        match phase {
+            Phase::HalfOpen => drop(world.frame(FRONT, &request(V4, 4000, SYN))),
+            _ => establish(&mut world, 4000, 0),
+        }
+        world.advance(timeout - Duration::from_secs(1));
+        sweep_round(&mut world, Duration::ZERO);
+        assert_eq!(
+            world.sessions().len(),
+            1,
+            "{phase:?} lives up to its timeout"
+        );
+        sweep_round(&mut world, Duration::from_secs(2));
+        assert_eq!(world.sessions().len(), 0, "{phase:?} ends after it");
+        assert_eq!(world.active(), [0, 0, 0]);
+        assert_eq!(world.script().closed.len(), 1, "the policy hears of it");
+        assert_eq!(world.script().closed[0].backend, 0);
+    }
+}
+
+/// Lets time pass, and the worker with it, until every slot was looked at.
+fn sweep_round(world: &mut World, wait: Duration) {
+    world.advance(wait);
+    for _ in 0..100 {
+        world.advance(Duration::from_millis(5));
+        world.run(0);
+    }
+}
+
+#[test]
+fn a_session_whose_time_is_up_serves_no_further_packet() {
+    let mut world = World::new(Settings {
+        mid_stream: MidStream::Drop,
+        ..Settings::default()
+    });
+    establish(&mut world, 4000, 0);
+    world.advance(Timeouts::default().tcp_established + Duration::from_secs(1));
+    assert!(world.frame(FRONT, &request(V4, 4000, ACK)).is_empty());
+    assert_eq!(world.drops(), [(DropReason::MidStream, 1)]);
+}
+
+#[test]
+fn a_full_table_gives_up_half_open_sessions_and_never_an_established_one() {
+    let mut world = World::new(Settings {
+        sessions_max: 64,
+        ..Settings::default()
+    });
+    for client_port in 0..32 {
+        establish(&mut world, 4000 + client_port, 0);
+    }
+    // A flood of SYNs that nobody answers, each newer than the last.
+    for client_port in 0..500 {
+        world.advance(Duration::from_millis(100));
+        world.frame(FRONT, &request(V4, 10_000 + client_port, SYN));
+    }
+    let established = world
+        .sessions()
+        .iter()
+        .filter(|s| s.client_port < 10_000)
+        .count();
+    assert_eq!(established, 32, "no established session was evicted");
+    assert_eq!(world.drops(), [], "every SYN found room");
+    let evicted = world.counters[0].evicted.get();
+    assert!(evicted >= 500 - 32, "{evicted}");
+    assert_eq!(world.active()[0] as usize, world.sessions().len());
+    for client_port in 0..32 {
+        one(&world.frame(BACK, &reply(V4, 0, 4000 + client_port, ACK)));
+    }
+}
+
+#[test]
+fn a_flood_of_udp_gives_way_to_what_is_answered() {
+    let settings = Settings {
+        protocol: Protocol::Udp,
+        sessions_max: 64,
+        ..Settings::default()
+    };
+    let mut world = World::new(settings);
+    let datagram = |link, source, destination| {
+        build::Udp {
+            link,
+            source,
+            destination,
+            ..build::Udp::default()
+        }
+        .frame()
+    };
+    let front = Link {
+        source: CLIENT_MAC,
+        destination: PORT_MACS[0],
+    };
+    let back = Link {
+        source: backend_mac(0),
+        destination: PORT_MACS[1],
+    };
+    for port in 4000..4032 {
+        let (client, vip) = ((V4.client, port), (V4.vip, SERVICE_PORT));
+        one(&world.frame(FRONT, &datagram(front, client, vip)));
+        one(&world.frame(BACK, &datagram(back, (V4.backend(0), BACKEND_PORT), client)));
+    }
+    for port in 10_000..10_500 {
+        world.frame(
+            FRONT,
+            &datagram(front, (V4.client, port), (V4.vip, SERVICE_PORT)),
+        );
+    }
+    let answered = world
+        .sessions()
+        .iter()
+        .filter(|s| s.client_port < 10_000)
+        .count();
+    assert_eq!((answered, world.drops()), (32, Vec::new()));
+}
+
+#[test]
+fn a_table_full_of_established_sessions_refuses_and_counts() {
+    let mut world = World::new(Settings {
+        sessions_max: 32,
+        ..Settings::default()
+    });
+    let room = world.shared.sessions.capacity() as u16;
+    for client_port in 0..room {
+        establish(&mut world, 4000 + client_port, 0);
+    }
+    assert!(world.frame(FRONT, &request(V4, 60_000, SYN)).is_empty());
+    assert_eq!(world.drops(), [(DropReason::SessionTableFull, 1)]);
+    assert_eq!(world.sessions().len(), usize::from(room));
+}
+
+#[test]
+fn a_reply_that_arrives_at_another_worker_finds_its_session() {
+    let mut world = World::new(Settings {
+        workers: 2,
+        ..Settings::default()
+    });
+    one(&world.frame_at(0, FRONT, &request(V4, 4000, SYN)));
+    let (port, packet) = one(&world.frame_at(1, BACK, &reply(V4, 0, 4000, SYN_ACK)));
+    assert_eq!((port, packet.source), (FRONT, V4.vip));
+    let (_, packet) = one(&world.frame_at(1, FRONT, &request(V4, 4000, ACK)));
+    assert_eq!(
+        packet.destination,
+        V4.backend(0),
+        "and so does the client's next packet"
+    );
+    assert_eq!(world.session().tcp.phase(), Phase::Established);
+    assert_eq!(world.script().asked.len(), 1);
+}
+
+#[test]
+fn two_services_in_front_of_one_server_share_a_client_port() {
+    let mut world = World::new(Settings {
+        second_service: true,
+        ..Settings::default()
+    });
+    one(&world.frame(FRONT, &request_to(V4, 4000, SERVICE_PORT, SYN)));
+    let (_, packet) = one(&world.frame(FRONT, &request_to(V4, 4000, SERVICE_PORT + 1, SYN)));
+    let (translated, _) = ports(&packet);
+    assert_ne!(
+        translated, 4000,
+        "the second connection has a tuple of its own at the server"
+    );
+    assert_eq!(world.sessions().len(), 2);
+
+    let (_, packet) = one(&world.frame(BACK, &reply(V4, 0, 4000, SYN_ACK)));
+    assert_eq!(ports(&packet), (SERVICE_PORT, 4000));
+    let (_, packet) = one(&world.frame(BACK, &reply(V4, 0, translated, SYN_ACK)));
+    assert_eq!(
+        ports(&packet),
+        (SERVICE_PORT + 1, 4000),
+        "the client sees its own port"
+    );
+    let (_, packet) = one(&world.frame(FRONT, &request_to(V4, 4000, SERVICE_PORT + 1, ACK)));
+    assert_eq!(ports(&packet), (translated, BACKEND_PORT));
+}
