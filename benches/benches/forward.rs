@@ -75,7 +75,7 @@ impl Bench {
         let shared = Shared {
             sessions: Arc::new(SessionTable::new(sessions_max, [1, 2, 3, 4]).expect("memory")),
             next_hops: Arc::new(NextHops::new(64)),
-            gauges: Arc::new(Gauges::new(64)),
+            gauges: Arc::new(Gauges::new(64, 1)),
         };
         let service = Service {
             id: ServiceId(0),

@@ -7,6 +7,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 
 /// The ABI's major version: a module of another major version is refused.
@@ -20,6 +21,14 @@ pub const ABI_VERSION: &str = "1.0";
 pub const BATCH_MAX: usize = 64;
 /// The most bytes of a flow's first payload that a module may ask for.
 pub const PAYLOAD_MAX: usize = 128;
+/// The most counters of its own that a module may have.
+pub const COUNTERS_MAX: usize = 16;
+/// The longest name of such a counter, in bytes.
+pub const COUNTER_NAME_MAX: usize = 32;
+/// The shortest time between two ticks that a module may ask for, in milliseconds.
+pub const TICK_MS_MIN: u32 = 10;
+/// The longest, in milliseconds.
+pub const TICK_MS_MAX: u32 = 60_000;
 /// The most backends of one service.
 pub const BACKENDS_MAX: usize = 4096;
 /// The longest config text, in bytes.
@@ -39,6 +48,19 @@ pub const PICK_FALLBACK: u32 = u32::MAX - 1;
 pub const BACKEND_HEALTHY: u32 = 1;
 /// [`BackendRecord::flags`]: taking no new sessions, by the operator's word (weight 0).
 pub const BACKEND_DRAINING: u32 = 1 << 1;
+
+/// [`ClosedRecord::end`]: both ends closed the connection (FIN).
+pub const END_CLOSED: u32 = 1;
+/// [`ClosedRecord::end`]: one end reset the connection (RST).
+pub const END_RESET: u32 = 2;
+/// [`ClosedRecord::end`]: nothing came for as long as the service's timeout.
+pub const END_IDLE: u32 = 3;
+/// [`ClosedRecord::end`]: the backend never answered.
+pub const END_UNANSWERED: u32 = 4;
+/// [`ClosedRecord::end`]: the backend answered the connection's SYN with RST.
+pub const END_REFUSED: u32 = 5;
+/// [`ClosedRecord::end`]: it made room for another in a full session table.
+pub const END_EVICTED: u32 = 6;
 
 /// [`FlowRecord::flags`]: TCP, and the packet does not open a connection (no SYN).
 pub const FLOW_MID_STREAM: u16 = 1;
@@ -63,7 +85,7 @@ pub mod exports {
     pub const BACKENDS_CHANGED: &str = "waxwing_backends_changed";
     /// Optional, `(header, n)`: `closed[0..n]` are sessions that ended.
     pub const CLOSED: &str = "waxwing_closed";
-    /// Optional, `(header)`: now and then, between batches.
+    /// Optional, `(header)`: every so often, as the section's `tick` says, between batches.
     pub const TICK: &str = "waxwing_tick";
     /// Optional, `() -> i64`, `address << 32 | len` of UTF-8 text: why the module refused or
     /// panicked; 0 when there is nothing to say.
@@ -217,8 +239,12 @@ record! {
         /// How many of them have room: at least [`BATCH_MAX`], or 0 and `waxwing_closed` is
         /// never called.
         72 => closed_capacity: u32,
+        /// Address of the module's own counters, a `u64` each; 0 if it has none.
+        76 => counters_address: u32,
+        /// How many there are: as many as the section's `counters` names.
+        80 => counters_count: u32,
         /// 0.
-        76 => reserved: [u32; 5],
+        84 => reserved: [u32; 3],
     }
 }
 
@@ -233,20 +259,28 @@ record! {
         8 => id: u32,
         /// [`BACKEND_HEALTHY`], [`BACKEND_DRAINING`].
         12 => flags: u32,
-        /// Share of new sessions; 0 takes none.
+        /// Share of new sessions, by the config and by its health; 0 takes none.
         16 => weight: u32,
         /// Sessions on this backend now, over all workers of this balancer.
         20 => active: u32,
-        /// Moving average of the latency in microseconds; 0 if not measured.
-        24 => latency_us: u32,
-        /// Errors per million sessions; 0 if not measured.
-        28 => errors_ppm: u32,
+        /// Those of them that this worker made.
+        24 => active_here: u32,
+        /// New sessions a second, over all workers: moving average over some seconds.
+        28 => sessions_per_s: u32,
+        /// Time from SYN to SYN-ACK as seen by the balancer, in microseconds: moving average; 0 if
+        /// not measured.
+        32 => latency_us: u32,
+        /// Of a million new sessions, how many it refused or left unanswered: moving average over
+        /// some seconds.
+        36 => failures_ppm: u32,
         /// The operator's tag: a zone, a version, a class of machine. 0 if none.
-        32 => tag: u32,
-        /// Free numbers, set by health checks or from outside.
-        36 => signals: [u32; 4],
+        40 => tag: u32,
+        /// Free numbers, set by health checks or from outside; 0 until then.
+        44 => signals: [u32; 4],
+        /// What its health check makes of its weight, in percent; 100 where it says nothing.
+        60 => health_weight: u16,
         /// 0.
-        52 => reserved: [u32; 3],
+        62 => reserved: u16,
     }
 }
 
@@ -279,13 +313,17 @@ record! {
 
 record! {
     /// A session that ended.
-    ClosedRecord, 16 bytes {
+    ClosedRecord, 32 bytes {
         /// How long it lived, in milliseconds.
         0 => duration_ms: u64,
+        /// Bytes of its frames, both ways.
+        8 => bytes: u64,
         /// Index into the backend records.
-        8 => backend: u32,
+        16 => backend: u32,
+        /// How it ended: [`END_CLOSED`] and its kin.
+        20 => end: u32,
         /// 0.
-        12 => reserved: u32,
+        24 => reserved: u64,
     }
 }
 
@@ -322,6 +360,10 @@ pub struct ModuleInfo {
     pub sdk: String,
     /// `payload`: bytes of each flow's payload wanted, at most [`PAYLOAD_MAX`].
     pub payload: usize,
+    /// `tick`: milliseconds between two calls of `waxwing_tick`; 0 for none.
+    pub tick_ms: u32,
+    /// `counters`: the names of the module's own counters.
+    pub counters: Vec<String>,
 }
 
 /// Why a custom section is not one that this host can serve.
@@ -376,6 +418,8 @@ impl ModuleInfo {
             version: value("version").unwrap_or_default().to_string(),
             sdk: value("sdk").unwrap_or_default().to_string(),
             payload: parse_payload(value("payload").unwrap_or("0"))?,
+            tick_ms: parse_tick(value("tick").unwrap_or("0"))?,
+            counters: parse_counters(value("counters").unwrap_or_default())?,
         })
     }
 
@@ -390,10 +434,13 @@ impl ModuleInfo {
             version,
             sdk,
             payload,
+            tick_ms,
+            counters,
         } = self;
+        let counters = counters.join(",");
         format!(
             "kind=policy\nabi={abi_major}.{abi_minor}\nname={name}\nversion={version}\n\
-             sdk={sdk}\npayload={payload}\n"
+             sdk={sdk}\npayload={payload}\ntick={tick_ms}\ncounters={counters}\n"
         )
     }
 }
@@ -424,57 +471,55 @@ fn parse_payload(value: &str) -> Result<usize, SectionError> {
         })
 }
 
-/// The parts of a section one after the other, the payload's three digits and a line feed: how
-/// `export_policy!` writes a section in a constant. `N` is [`section_len`] of the parts.
-#[doc(hidden)]
-#[must_use]
-pub const fn section_bytes<const N: usize>(parts: &[&str], payload: usize) -> [u8; N] {
-    assert!(
-        payload <= PAYLOAD_MAX,
-        "Policy::PAYLOAD is at most 128 bytes"
-    );
-    assert!(
-        N <= SECTION_MAX,
-        "the crate's name and version are too long"
-    );
-    let mut bytes = [b'\n'; N];
-    let mut end = 0;
-    let mut part = 0;
-    while part < parts.len() {
-        let text = parts[part].as_bytes();
-        let mut at = 0;
-        while at < text.len() {
-            bytes[end] = text[at];
-            end += 1;
-            at += 1;
-        }
-        part += 1;
-    }
-    let digits = [payload / 100, payload / 10 % 10, payload % 10];
-    let mut digit = 0;
-    while digit < 3 {
-        bytes[end + digit] = b"0123456789"[digits[digit]];
-        digit += 1;
-    }
-    bytes
+fn parse_tick(value: &str) -> Result<u32, SectionError> {
+    value
+        .parse()
+        .ok()
+        .filter(|ms| *ms == 0 || (TICK_MS_MIN..=TICK_MS_MAX).contains(ms))
+        .ok_or_else(|| {
+            SectionError(format!(
+                "tick={value}; expected milliseconds from {TICK_MS_MIN} to {TICK_MS_MAX}, or 0 for \
+                 none"
+            ))
+        })
 }
 
-/// How long [`section_bytes`] of these parts is.
-#[doc(hidden)]
-#[must_use]
-pub const fn section_len(parts: &[&str]) -> usize {
-    let mut len = 4;
-    let mut part = 0;
-    while part < parts.len() {
-        len += parts[part].len();
-        part += 1;
+fn parse_counters(value: &str) -> Result<Vec<String>, SectionError> {
+    let names: Vec<String> = value
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(ToString::to_string)
+        .collect();
+    let all_differ = (1..names.len()).all(|at| !names[..at].contains(&names[at]));
+    if names.len() <= COUNTERS_MAX && all_differ && names.iter().all(|name| is_counter_name(name)) {
+        Ok(names)
+    } else {
+        Err(SectionError(format!(
+            "counters={value}; expected at most {COUNTERS_MAX} different names of at most \
+             {COUNTER_NAME_MAX} of a-z, 0-9 and `_`, with commas between"
+        )))
     }
-    len
+}
+
+/// Whether a counter may have this name.
+#[must_use]
+pub const fn is_counter_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if !(bytes[at].is_ascii_lowercase() || bytes[at].is_ascii_digit() || bytes[at] == b'_') {
+            return false;
+        }
+        at += 1;
+    }
+    at > 0 && at <= COUNTER_NAME_MAX
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use alloc::vec;
 
     use super::*;
 
@@ -487,6 +532,8 @@ mod tests {
             version: "0.2.0".to_string(),
             sdk: "waxwing-sdk 0.1.0".to_string(),
             payload: 24,
+            tick_ms: 250,
+            counters: vec!["spilled".to_string(), "kept_2".to_string()],
         }
     }
 
@@ -519,7 +566,7 @@ mod tests {
             BackendRecord::from_le_bytes(&backend.to_le_bytes()),
             backend
         );
-        assert_eq!(backend.to_le_bytes()[36..40], [1, 0, 0, 0]);
+        assert_eq!(backend.to_le_bytes()[44..48], [1, 0, 0, 0]);
         let flow = FlowRecord {
             source: [9; 16],
             source_port: 0x1234,
@@ -532,22 +579,11 @@ mod tests {
     #[test]
     fn a_section_survives_its_text() {
         assert_eq!(ModuleInfo::parse(info().encode().as_bytes()), Ok(info()));
-        const PARTS: &[&str] = &[
-            "kind=policy\nabi=",
-            ABI_VERSION,
-            "\nname=",
-            "x",
-            "\npayload=",
-        ];
-        const SECTION: [u8; section_len(PARTS)] = section_bytes(PARTS, 128);
-        let info = ModuleInfo::parse(&SECTION).unwrap();
-        assert_eq!((info.abi_major, info.abi_minor), (ABI_MAJOR, ABI_MINOR));
-        assert_eq!((info.name.as_str(), info.payload), ("x", 128));
     }
 
     #[test]
     fn a_wrong_section_is_refused_with_what_is_expected() {
-        let cases: [(&[u8], &str); 6] = [
+        let cases: [(&[u8], &str); 9] = [
             (b"", "no line `kind="),
             (b"kind=cheese\n", "expected `policy`"),
             (b"kind=policy\nabi=one\n", "not a version"),
@@ -556,6 +592,15 @@ mod tests {
                 b"kind=policy\nabi=1.0\nname=x\npayload=129\n",
                 "from 0 to 128",
             ),
+            (
+                b"kind=policy\nabi=1.0\nname=x\ntick=9\n",
+                "from 10 to 60000, or 0",
+            ),
+            (
+                b"kind=policy\nabi=1.0\nname=x\ncounters=a,a\n",
+                "different names",
+            ),
+            (b"kind=policy\nabi=1.0\nname=x\ncounters=A\n", "of a-z"),
             (b"\xff\xfe", "not UTF-8"),
         ];
         for (section, expected) in cases {

@@ -11,27 +11,22 @@
 macro_rules! export_policy {
     ($policy:ty) => {
         const _: () = {
-            const PARTS: &[&str] = &[
-                "kind=policy\nabi=",
-                $crate::abi::ABI_VERSION,
-                "\nname=",
-                env!("CARGO_PKG_NAME"),
-                "\nversion=",
-                env!("CARGO_PKG_VERSION"),
-                "\nsdk=",
-                $crate::export::SDK,
-                "\npayload=",
-            ];
-            // Evaluated on every target, so that a PAYLOAD too large is found by a native build.
-            const SECTION: [u8; $crate::abi::section_len(PARTS)] =
-                $crate::abi::section_bytes(PARTS, <$policy as $crate::Policy>::PAYLOAD);
-            const _: usize = SECTION.len();
+            const SECTION: $crate::export::Section = $crate::export::Section {
+                name: env!("CARGO_PKG_NAME"),
+                version: env!("CARGO_PKG_VERSION"),
+                payload: <$policy as $crate::Policy>::PAYLOAD,
+                tick_ms: <$policy as $crate::Policy>::TICK_MS,
+                counters: <$policy as $crate::Policy>::COUNTERS,
+            };
+            // Evaluated on every target, so that a native build finds what is out of bounds.
+            const TEXT: [u8; SECTION.len()] = SECTION.text();
+            const _: usize = TEXT.len();
 
             #[cfg(target_arch = "wasm32")]
             const _: () = {
                 #[used]
                 #[unsafe(link_section = "waxwing.module")]
-                static IN_MODULE: [u8; SECTION.len()] = SECTION;
+                static IN_MODULE: [u8; TEXT.len()] = TEXT;
 
                 #[unsafe(no_mangle)]
                 extern "C" fn waxwing_reserve(len: u32) -> u32 {
@@ -72,9 +67,8 @@ macro_rules! export_policy {
     };
 }
 
-/// The SDK and its version, as the section names it.
 #[doc(hidden)]
-pub const SDK: &str = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+pub use crate::section::Section;
 
 #[cfg(target_arch = "wasm32")]
 pub use wasm::*;

@@ -47,9 +47,10 @@ pub mod abi;
 pub mod export;
 pub mod hash;
 mod policy;
+mod section;
 mod service;
 pub mod testing;
 mod view;
 
 pub use policy::{NoConfig, Pick, Policy};
-pub use view::{Backend, Backends, Closed, Flow, Protocol};
+pub use view::{Backend, Backends, Closed, End, Flow, Protocol};

@@ -19,8 +19,16 @@ pub trait Policy: Sized + 'static {
     /// [`crate::abi::PAYLOAD_MAX`]. (The first packet of a TCP connection has none.)
     const PAYLOAD: usize = 0;
 
-    /// Whether [`Policy::closed`] is to be called.
+    /// Whether [`Policy::closed`] is to be called. The balancer then counts each session's bytes,
+    /// which it does not do otherwise.
     const CLOSED: bool = false;
+
+    /// Milliseconds between two calls of [`Policy::tick`], from 10 to 60000; 0 for none.
+    const TICK_MS: u32 = 0;
+
+    /// Names of counters that `waxwing status` shows for each service: at most 16, each of at most
+    /// 32 of a-z, 0-9 and `_`. [`Policy::counters`] gives their values.
+    const COUNTERS: &'static [&'static str] = &[];
 
     /// Makes the policy for a service. Called off the packet's way: take the time you need (up
     /// to a second) to build tables.
@@ -36,7 +44,7 @@ pub trait Policy: Sized + 'static {
     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick;
 
     /// Backends came, went, or changed in weight or health, off the packet's way: build tables
-    /// anew. Between two such calls only the live numbers change (sessions, latency, errors,
+    /// anew. Between two such calls only the live numbers change (sessions, latency, failures,
     /// signals).
     ///
     /// # Errors
@@ -51,7 +59,14 @@ pub trait Policy: Sized + 'static {
         let _ = (closed, backends);
     }
 
-    /// Now and then, between batches: a time to let averages decay.
+    /// Writes the values of [`Policy::COUNTERS`], in their order. They count up from 0, which they
+    /// are when the policy is made. Called after each batch: copy numbers, do not work them out.
+    fn counters(&self, values: &mut [u64]) {
+        let _ = values;
+    }
+
+    /// Every [`Policy::TICK_MS`], between batches and also when there are none: a time to let
+    /// averages decay and to forget what is old. About 100 microseconds, as for a batch.
     fn tick(&mut self, backends: &Backends<'_>) {
         let _ = backends;
     }

@@ -40,6 +40,8 @@ impl Batch {
 pub(crate) struct Service<P: Policy> {
     pub(crate) header: Header,
     pub(crate) backends: Box<[BackendRecord]>,
+    /// The module's own counters, for the host to read.
+    pub(crate) counters: Box<[u64]>,
     state: State<P>,
 }
 
@@ -60,6 +62,7 @@ impl<P: Policy> Service<P> {
         }
         let config = read_config(config)?;
         let backends: Box<[_]> = vec![BackendRecord::default(); backends_max].into();
+        let counters: Box<[_]> = vec![0; P::COUNTERS.len()].into();
         let header = Header {
             abi_major: ABI_MAJOR,
             abi_minor: ABI_MINOR,
@@ -73,11 +76,14 @@ impl<P: Policy> Service<P> {
             payload_stride: as_u32(P::PAYLOAD),
             closed_address: address(&batch.closed),
             closed_capacity: as_u32(batch.closed.len()),
+            counters_address: address(&counters),
+            counters_count: as_u32(counters.len()),
             ..Header::default()
         };
         Ok(Self {
             header,
             backends,
+            counters,
             state: State::Configured(config),
         })
     }
@@ -116,6 +122,7 @@ impl<P: Policy> Service<P> {
                 Pick::Fallback => PICK_FALLBACK,
             };
         }
+        policy.counters(&mut self.counters);
         n
     }
 
@@ -126,6 +133,7 @@ impl<P: Policy> Service<P> {
             for record in batch.closed.iter().take(n) {
                 policy.closed(&Closed::new(record), &backends);
             }
+            policy.counters(&mut self.counters);
         }
     }
 
@@ -133,6 +141,7 @@ impl<P: Policy> Service<P> {
     pub(crate) fn tick(&mut self) {
         if let State::Running(policy) = &mut self.state {
             policy.tick(&view(&self.header, &self.backends));
+            policy.counters(&mut self.counters);
         }
     }
 }
@@ -145,6 +154,7 @@ fn take(records: &mut [BackendRecord], count: usize, index: usize) -> u32 {
     );
     let record = &mut records[index];
     record.active = record.active.saturating_add(1);
+    record.active_here = record.active_here.saturating_add(1);
     as_u32(index)
 }
 

@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 
 use crate::abi::{
-    BACKEND_DRAINING, BACKEND_HEALTHY, BATCH_MAX, BackendRecord, ClosedRecord, FlowRecord,
-    HostFields, PICK_DROP, PICK_FALLBACK, PROTOCOL_TCP,
+    BACKEND_DRAINING, BACKEND_HEALTHY, BATCH_MAX, BackendRecord, ClosedRecord, END_CLOSED,
+    FlowRecord, HostFields, PICK_DROP, PICK_FALLBACK, PROTOCOL_TCP,
 };
 use crate::service::{Batch, Service};
 use crate::{Pick, Policy, hash};
@@ -78,6 +78,7 @@ pub fn backend(id: u32, weight: u32) -> BackendRecord {
         id,
         flags: BACKEND_HEALTHY | draining,
         weight,
+        health_weight: 100,
         ..BackendRecord::default()
     }
 }
@@ -170,20 +171,35 @@ impl<P: Policy> Driver<P> {
             .collect()
     }
 
-    /// Ends a session that lived so long: the backend has one less, and the policy is told if it
-    /// wants to be.
+    /// Ends a session that lived so long and was closed by both ends: the backend has one less, and
+    /// the policy is told if it wants to be.
     pub fn close(&mut self, backend: usize, duration_ms: u64) {
-        let record = &mut self.service.backends[backend];
+        self.end(ClosedRecord {
+            duration_ms,
+            backend: u32::try_from(backend).unwrap_or(u32::MAX),
+            end: END_CLOSED,
+            ..ClosedRecord::default()
+        });
+    }
+
+    /// Ends a session in any way, as [`Driver::close`] does in one.
+    ///
+    /// # Panics
+    /// If there is no such backend, or the policy panics.
+    pub fn end(&mut self, closed: ClosedRecord) {
+        let record = &mut self.service.backends[closed.backend as usize];
         record.active = record.active.saturating_sub(1);
-        if let Some(closed) = self.batch.closed.first_mut() {
-            let backend = u32::try_from(backend).unwrap_or(u32::MAX);
-            *closed = ClosedRecord {
-                duration_ms,
-                backend,
-                reserved: 0,
-            };
+        record.active_here = record.active_here.saturating_sub(1);
+        if let Some(first) = self.batch.closed.first_mut() {
+            *first = closed;
             self.service.closed(&self.batch, 1);
         }
+    }
+
+    /// The policy's own counters, in the order of [`Policy::COUNTERS`].
+    #[must_use]
+    pub const fn counters(&self) -> &[u64] {
+        &self.service.counters
     }
 
     /// Lets time pass, and the policy tidy up.

@@ -5,8 +5,9 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::abi::{
-    BACKEND_DRAINING, BACKEND_HEALTHY, BackendRecord, ClosedRecord, FLOW_MID_STREAM, FlowRecord,
-    HostFields, PROTOCOL_TCP,
+    BACKEND_DRAINING, BACKEND_HEALTHY, BackendRecord, ClosedRecord, END_CLOSED, END_EVICTED,
+    END_IDLE, END_REFUSED, END_RESET, END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields,
+    PROTOCOL_TCP,
 };
 use crate::hash;
 
@@ -129,6 +130,11 @@ impl<'a> Backends<'a> {
             .map(|(index, record)| Backend { record, index })
     }
 
+    /// The backends whose health checks pass, or that have none, by index; draining ones too.
+    pub fn healthy(&self) -> impl Iterator<Item = Backend<'a>> + use<'a> {
+        self.iter().filter(Backend::is_healthy)
+    }
+
     /// The backends that take new sessions, by index.
     pub fn available(&self) -> impl Iterator<Item = Backend<'a>> + use<'a> {
         self.iter().filter(Backend::is_available)
@@ -191,7 +197,8 @@ impl Backend<'_> {
         self.record.id
     }
 
-    /// Its share of new sessions, relative to the others'; 0 takes none.
+    /// Its share of new sessions, relative to the others', by the config and by its health; 0 takes
+    /// none.
     #[must_use]
     pub const fn weight(&self) -> u32 {
         self.record.weight
@@ -216,7 +223,20 @@ impl Backend<'_> {
         self.record.active
     }
 
-    /// Moving average of its latency in microseconds; `None` if not measured.
+    /// Those of its sessions that this worker made; each worker has a policy of its own.
+    #[must_use]
+    pub const fn active_here(&self) -> u32 {
+        self.record.active_here
+    }
+
+    /// New sessions a second, over all workers: a moving average over some seconds.
+    #[must_use]
+    pub const fn sessions_per_s(&self) -> u32 {
+        self.record.sessions_per_s
+    }
+
+    /// Moving average of the time from a client's SYN to the backend's SYN-ACK, as the balancer
+    /// sees them pass, in microseconds; `None` if not measured (yet, or UDP).
     #[must_use]
     pub const fn latency_us(&self) -> Option<u32> {
         match self.record.latency_us {
@@ -225,10 +245,17 @@ impl Backend<'_> {
         }
     }
 
-    /// Errors per million sessions.
+    /// Of a million new sessions, how many it refused or left unanswered: a moving average over
+    /// some seconds.
     #[must_use]
-    pub const fn errors_ppm(&self) -> u32 {
-        self.record.errors_ppm
+    pub const fn failures_ppm(&self) -> u32 {
+        self.record.failures_ppm
+    }
+
+    /// What its health check makes of its weight, in percent; [`Backend::weight`] has it in it.
+    #[must_use]
+    pub const fn health_weight(&self) -> u16 {
+        self.record.health_weight
     }
 
     /// The operator's tag (a zone, a version); 0 if none.
@@ -237,7 +264,7 @@ impl Backend<'_> {
         self.record.tag
     }
 
-    /// Four free numbers, set by health checks or from outside.
+    /// Four free numbers, set by health checks or from outside; 0 until then.
     #[must_use]
     pub const fn signals(&self) -> [u32; 4] {
         self.record.signals
@@ -266,4 +293,41 @@ impl<'a> Closed<'a> {
     pub const fn duration_ms(&self) -> u64 {
         self.record.duration_ms
     }
+
+    /// Bytes of its frames, both ways.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.record.bytes
+    }
+
+    /// How it ended; `None` for an end that this version of the SDK does not know.
+    #[must_use]
+    pub const fn end(&self) -> Option<End> {
+        Some(match self.record.end {
+            END_CLOSED => End::Closed,
+            END_RESET => End::Reset,
+            END_IDLE => End::Idle,
+            END_UNANSWERED => End::Unanswered,
+            END_REFUSED => End::Refused,
+            END_EVICTED => End::Evicted,
+            _ => return None,
+        })
+    }
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum End {
+    /// Both ends closed the connection (FIN).
+    Closed,
+    /// One end reset the connection (RST).
+    Reset,
+    /// Nothing came for as long as the service's timeout.
+    Idle,
+    /// The backend never answered.
+    Unanswered,
+    /// The backend answered the connection's SYN with RST.
+    Refused,
+    /// It made room for another in a full session table.
+    Evicted,
 }

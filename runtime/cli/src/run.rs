@@ -63,7 +63,7 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     attached.reports().iter().for_each(log_port);
     let attached = Arc::new(Mutex::new(attached));
 
-    let shared = shared(config)?;
+    let shared = shared(config, worker_parts.len())?;
     let counters: Vec<_> = worker_parts
         .iter()
         .map(|_| Arc::new(WorkerCounters::new(config.backends_max)))
@@ -141,7 +141,7 @@ fn options(config: &Config) -> Options {
     }
 }
 
-fn shared(config: &Config) -> Result<Shared> {
+fn shared(config: &Config, workers: usize) -> Result<Shared> {
     let sessions_max = u32::try_from(config.sessions_max).unwrap_or(u32::MAX);
     // Each RandomState has keys of its own, drawn by the operating system.
     let seed = std::array::from_fn(|word| RandomState::new().hash_one(word));
@@ -149,7 +149,7 @@ fn shared(config: &Config) -> Result<Shared> {
     Ok(Shared {
         sessions: Arc::new(sessions),
         next_hops: Arc::new(NextHops::new(config.backends_max)),
-        gauges: Arc::new(Gauges::new(config.backends_max)),
+        gauges: Arc::new(Gauges::new(config.backends_max, workers)),
     })
 }
 

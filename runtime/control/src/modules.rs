@@ -99,7 +99,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 fn problems(host: &Host, config: &Config) -> Vec<Problem> {
-    let gauges = Gauges::new(config.backends_max);
+    let gauges = Gauges::new(config.backends_max, 1);
     // What has no room is reported where the real catalog applies the config.
     let mut catalog = Catalog::new(config.services_max, config.backends_max);
     let Ok(snapshot) = catalog.apply(config, &[], &gauges) else {

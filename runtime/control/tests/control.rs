@@ -220,7 +220,7 @@ impl Bed {
         let shared = Shared {
             sessions: Arc::new(SessionTable::new(1000, [1; 4]).unwrap()),
             next_hops: Arc::new(NextHops::new(64)),
-            gauges: Arc::new(Gauges::new(64)),
+            gauges: Arc::new(Gauges::new(64, 1)),
         };
         let client = Client::new(&folder.path().join("admin.sock"));
         let (control, ends) = runtime
@@ -447,13 +447,13 @@ fn reload() {
 fn retired() {
     let bed = Bed::new(&format!("{WEB}{DNS}"));
     // One session of the service that goes away. Ids follow the order of the file.
-    bed.shared.gauges.begin(BackendId(1));
+    bed.shared.gauges.begin(0, BackendId(1));
     bed.write(WEB);
     bed.reload().unwrap();
     let status = bed.status();
     assert_eq!((status.services.len(), status.retired.len()), (1, 1));
     assert_eq!(bed.rules().last().unwrap().0.services.len(), 2);
-    bed.shared.gauges.end(BackendId(1));
+    bed.shared.gauges.end(0, BackendId(1));
     bed.until("the backend to be dropped", |status| {
         status.retired.is_empty()
     });

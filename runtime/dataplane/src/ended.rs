@@ -4,7 +4,7 @@
 //! here. Policies hear of ended sessions in batches, between two batches of frames.
 
 use crate::forward::Shared;
-use crate::policy::Closed;
+use crate::policy::{Closed, End};
 use crate::session::{Session, SessionRef, SlotCache};
 use crate::time::TICK_MS;
 use crate::{BATCH, BackendId, Epoch, ServiceId, Tick};
@@ -44,7 +44,7 @@ impl Ended {
 
     /// Takes note of a session that has just been removed from the table.
     pub(crate) fn record(&mut self, shared: &Shared, session: &Session, now: Tick) {
-        shared.gauges.end(session.backend);
+        shared.gauges.end(0, session.backend);
         if self.waiting.len() < WAITING_MAX {
             let duration = u64::from(now.since(session.created)) * TICK_MS;
             self.waiting.push((session.backend, duration));
@@ -67,6 +67,8 @@ impl Ended {
                 Closed {
                     backend: place,
                     duration_ms,
+                    bytes: 0,
+                    end: End::Idle,
                 },
             ));
         }

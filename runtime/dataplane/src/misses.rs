@@ -254,7 +254,7 @@ fn open_session(
     loop {
         match insert(snapshot, backend, arrival.hash, &tuple, &session, parts) {
             Insert::Created(at) => {
-                parts.shared.gauges.begin(backend.id);
+                parts.shared.gauges.begin(0, backend.id);
                 parts.counters.backend(backend.id).sessions.add(1);
                 return Ok(Fate::Session(
                     arrival.packet,

@@ -2,7 +2,7 @@
 
 use waxwing_packet::{Address, Protocol};
 
-use crate::{BackendId, Gauges, Now, ServiceId};
+use crate::{BackendId, Gauges, Now, ServiceId, Snapshot};
 
 /// The most bytes of a flow's first payload that a policy may ask for.
 pub const PAYLOAD_MAX: usize = 128;
@@ -75,6 +75,38 @@ pub struct Closed {
     pub backend: u32,
     /// How long it lived, in milliseconds, to the precision of a tick.
     pub duration_ms: u64,
+    /// Bytes of its frames, both ways.
+    pub bytes: u64,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum End {
+    /// Both ends closed the connection (FIN).
+    Closed,
+    /// One end reset the connection (RST).
+    Reset,
+    /// Nothing came for as long as the service's timeout.
+    Idle,
+    /// The backend never answered.
+    Unanswered,
+    /// The backend answered the connection's SYN with RST.
+    Refused,
+    /// It made room for another in a full session table.
+    Evicted,
+}
+
+/// What a policy may look at between two batches.
+#[derive(Clone, Copy)]
+pub struct TickContext<'a> {
+    /// The time.
+    pub now: Now,
+    /// Services and backends.
+    pub snapshot: &'a Snapshot,
+    /// Live numbers by backend.
+    pub gauges: &'a Gauges,
 }
 
 /// Chooses backends for the new flows of the services that it serves. One value per worker and
@@ -96,6 +128,19 @@ pub trait Policy: Send {
         picks: &mut [Pick],
     ) -> Result<(), PolicyFault>;
 
-    /// Sessions of `service` that ended since the last call.
-    fn closed(&mut self, service: ServiceId, events: &[Closed]);
+    /// Whether [`Policy::closed`] is to be called, and the bytes of sessions counted for it.
+    fn wants_closed(&self) -> bool {
+        false
+    }
+
+    /// Sessions of `service` that ended since the last call, at most [`crate::BATCH`].
+    fn closed(&mut self, service: ServiceId, events: &[Closed]) {
+        let _ = (service, events);
+    }
+
+    /// Called between batches, and when there are none, at least every 20 ms: a bounded piece of
+    /// the policy's own upkeep.
+    fn tick(&mut self, context: TickContext<'_>) {
+        let _ = context;
+    }
 }

@@ -16,6 +16,7 @@ use crate::error::{ModuleError, Refusal};
 use crate::guest::{Failure, Functions, Guest};
 use crate::instance::{FaultSink, Hosted, WasmPolicy, write_host};
 use crate::module::CompiledModule;
+use crate::records::{Published, Records};
 use crate::regions::{Regions, Wanted};
 
 /// A backend as a policy gets to know it.
@@ -53,6 +54,7 @@ pub(crate) struct Owner {
     pub(crate) seed: u64,
     pub(crate) generation: u64,
     pub(crate) faults: FaultSink,
+    pub(crate) records: Arc<Records>,
 }
 
 /// Makes an instance that serves all of `services`.
@@ -78,6 +80,9 @@ pub(crate) fn bind(
         hosted: hosted.into(),
         disabled: false,
         faults: owner.faults,
+        records: owner.records,
+        next_upkeep: 0,
+        upkeep_ms: 0,
     })
 }
 
@@ -107,11 +112,13 @@ fn host_service(
     let wanted = Wanted {
         backends: service.backends.len(),
         payload: module.payload_len(),
+        counters: module.info.counters.len(),
     };
     let regions = Regions::read(guest.memory(), header.cast_unsigned(), wanted)
         .map_err(|why| set_up.breaks_abi(why))?;
 
     let hosted = Hosted {
+        service: service.service,
         name: Arc::clone(&service.name),
         regions,
         available: service
@@ -123,6 +130,7 @@ fn host_service(
         seed: service_seed(owner.seed, service.service, owner.worker),
         refreshed_ms: u64::MAX,
         ticked_ms: 0,
+        counters: Published::new(&owner.records, &service.name, &module.info.counters),
     };
     write_host(guest.memory(), &hosted, 0);
     write_backends(guest.memory(), &hosted, &service.backends);
@@ -218,6 +226,7 @@ fn write_backends(memory: &mut [u8], hosted: &Hosted, backends: &[BackendInfo]) 
             flags: healthy | draining,
             weight: backend.weight,
             tag: backend.tag,
+            health_weight: 100,
             ..BackendRecord::default()
         }
         .to_le_bytes();

@@ -3,9 +3,10 @@
 //! Invariant: everything here happens on the control side; a worker meets only finished
 //! instances.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
@@ -16,8 +17,9 @@ use crate::bind::{Owner, ServiceBinding, bind};
 use crate::engine::Engine;
 use crate::error::{HostError, ModuleError};
 use crate::instance::{FaultReport, FaultSink};
-use crate::library::{FaultLimit, Library, Recovery, Refused, read_capped};
+use crate::library::{FaultLimit, Library, Recovery, Refused, lock, read_capped};
 use crate::module::{CompiledModule, Source, label};
+use crate::records::Records;
 use crate::validate::Limits;
 use crate::vetting::vet;
 use crate::watch::Watcher;
@@ -105,6 +107,8 @@ pub struct Host {
     limits: Limits,
     faults: FaultSink,
     generation: AtomicU64,
+    /// By module name.
+    records: Mutex<HashMap<String, Arc<Records>>>,
     /// Dropped with the host, which ends its thread.
     _watcher: Option<Watcher>,
 }
@@ -135,6 +139,7 @@ impl Host {
             limits: options.limits,
             faults: Arc::new(move |report| events(Event::Fault(report))),
             generation: AtomicU64::new(0),
+            records: Mutex::default(),
             _watcher: watcher,
         })
     }
@@ -162,7 +167,7 @@ impl Host {
         services: &[ServiceBinding],
     ) -> Result<Box<dyn Policy>, ModuleError> {
         if !module.vetted.load(Ordering::Acquire) {
-            vet(&self.engine, module, services)?;
+            vet(&self.engine, module, services, &self.records(&module.name))?;
             module.vetted.store(true, Ordering::Release);
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
@@ -171,6 +176,7 @@ impl Host {
             seed,
             generation,
             faults: Arc::clone(&self.faults),
+            records: self.records(&module.name),
         };
         let policy = bind(&self.engine, module, owner, services)?;
         Ok(Box::new(policy))
@@ -240,6 +246,21 @@ impl Host {
             .map_err(|refusal| refusal.of(label(&name, &source)))?;
         let module = CompiledModule::new(&self.engine, &self.limits, &name, source, &bytes)?;
         Ok(module.info)
+    }
+
+    /// What the modules' own counters say, by module and service: counted up over all workers and
+    /// builds since the start.
+    #[must_use]
+    pub fn counters(&self, module: &str) -> HashMap<Arc<str>, BTreeMap<String, u64>> {
+        let records = lock(&self.records).get(module).cloned();
+        records.map_or_else(HashMap::new, |records| records.counters())
+    }
+
+    fn records(&self, module: &str) -> Arc<Records> {
+        let mut records = lock(&self.records);
+        let records = records.entry(module.into()).or_default();
+        records.make_room();
+        Arc::clone(records)
     }
 
     /// Every module that was asked for, by name.

@@ -9,27 +9,32 @@
 //! backend that takes no new sessions (weight 0, or down) is an answer that a simple policy gives
 //! who never looked at weights: that flow alone goes to the fallback, and is counted.
 
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use waxwing_dataplane::policy::{Closed, PickContext};
+use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
 use waxwing_dataplane::{NewFlow, Pick, Policy, PolicyFault, ServiceId};
 use waxwing_packet::{Address, Family};
 use waxwing_sdk::abi::{
-    BackendRecord, ClosedRecord, FLOW_MID_STREAM, FlowRecord, HostFields, PICK_DROP, PICK_FALLBACK,
+    BackendRecord, ClosedRecord, END_CLOSED, END_EVICTED, END_IDLE, END_REFUSED, END_RESET,
+    END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields, PICK_DROP, PICK_FALLBACK,
 };
 
 use crate::engine::Budget;
 use crate::guest::{Failure, Functions, Guest};
 use crate::module::CompiledModule;
+use crate::records::{Published, Records};
 use crate::regions::Regions;
 
 /// Up to so many backends the live numbers are written before every call, else once a
 /// millisecond.
 const REFRESH_ALWAYS_MAX: usize = 64;
 
-/// How often `waxwing_tick` is called, at most.
-const TICK_MS: u64 = 100;
+/// The most services that are looked at for upkeep between two batches, and the most that get
+/// their tick; the others' turn comes next.
+const UPKEEP_MAX: usize = 1024;
+const TICKS_MAX: usize = 32;
 
 /// A failed call, for whoever owns the instances.
 #[derive(Clone, Debug)]
@@ -51,6 +56,7 @@ pub(crate) type FaultSink = Arc<dyn Fn(FaultReport) + Send + Sync>;
 
 /// A service within an instance.
 pub(crate) struct Hosted {
+    pub(crate) service: ServiceId,
     pub(crate) name: Arc<str>,
     pub(crate) regions: Regions,
     /// Which backends take new sessions.
@@ -59,6 +65,7 @@ pub(crate) struct Hosted {
     pub(crate) seed: u64,
     pub(crate) refreshed_ms: u64,
     pub(crate) ticked_ms: u64,
+    pub(crate) counters: Published,
 }
 
 /// A worker's instance of a module. Implements the core's [`Policy`].
@@ -72,6 +79,10 @@ pub(crate) struct WasmPolicy {
     pub(crate) by_service: Box<[u32]>,
     pub(crate) disabled: bool,
     pub(crate) faults: FaultSink,
+    pub(crate) records: Arc<Records>,
+    /// The service whose upkeep is next, and when upkeep was last done.
+    pub(crate) next_upkeep: usize,
+    pub(crate) upkeep_ms: u64,
 }
 
 impl Policy for WasmPolicy {
@@ -93,12 +104,59 @@ impl Policy for WasmPolicy {
             .map_err(|failure| self.fail(at, failure))
     }
 
+    fn wants_closed(&self) -> bool {
+        !self.disabled
+            && self
+                .hosted
+                .iter()
+                .any(|hosted| hosted.regions.closed_capacity > 0)
+    }
+
     fn closed(&mut self, service: ServiceId, events: &[Closed]) {
         let Some(at) = self.place(service) else {
             return;
         };
         if let Err(failure) = self.try_closed(at, events) {
             self.fail(at, failure);
+        }
+    }
+
+    fn tick(&mut self, context: TickContext<'_>) {
+        let now_ms = context.now.millis();
+        if self.disabled || now_ms == self.upkeep_ms {
+            return;
+        }
+        self.upkeep_ms = now_ms;
+        let mut ticks = 0;
+        for _ in 0..self.hosted.len().min(UPKEEP_MAX) {
+            let at = self.next_upkeep;
+            let due = self.is_tick_due(at, now_ms);
+            if due && ticks == TICKS_MAX {
+                return;
+            }
+            self.next_upkeep = (at + 1) % self.hosted.len();
+            if due {
+                ticks += 1;
+                if let Err(failure) = self.try_tick(at, context) {
+                    self.fail(at, failure);
+                    return;
+                }
+            }
+            let hosted = &mut self.hosted[at];
+            hosted
+                .counters
+                .publish_if_due(self.guest.memory(), &hosted.regions, now_ms);
+        }
+    }
+}
+
+impl Drop for WasmPolicy {
+    /// The last counts are published; this happens off the packet's way.
+    fn drop(&mut self) {
+        for hosted in &mut self.hosted {
+            hosted
+                .counters
+                .publish(self.guest.memory(), &hosted.regions);
         }
     }
 }
@@ -129,10 +187,10 @@ impl WasmPolicy {
         write_host(memory, hosted, now_ms);
         if hosted.available.len() <= REFRESH_ALWAYS_MAX || hosted.refreshed_ms != now_ms {
             hosted.refreshed_ms = now_ms;
-            write_live(memory, hosted, context);
+            write_live(memory, hosted, self.worker as usize, context);
         }
         write_flows(memory, &regions, flows).ok_or_else(|| bad("a batch over its size"))?;
-        self.tick(at, now_ms)?;
+        hosted.counters.dirty = true;
         let answered =
             self.guest
                 .call(&self.functions.pick, (regions.header, count), Budget::BATCH)?;
@@ -141,7 +199,9 @@ impl WasmPolicy {
                 "waxwing_pick answered {answered} for {count} flows"
             )));
         }
-        self.read_picks(at, picks)
+        self.read_picks(at, picks)?;
+        self.records.note(self.hosted[at].service, flows, now_ms);
+        Ok(())
     }
 
     fn read_picks(&mut self, at: usize, picks: &mut [Pick]) -> Result<(), Failure> {
@@ -175,17 +235,37 @@ impl WasmPolicy {
         Ok(())
     }
 
-    /// Calls `waxwing_tick` when it is due.
     #[inline]
-    fn tick(&mut self, at: usize, now_ms: u64) -> Result<(), Failure> {
-        let Some(tick) = &self.functions.tick else {
+    fn is_tick_due(&self, at: usize, now_ms: u64) -> bool {
+        let every = u64::from(self.module.info.tick_ms);
+        every > 0
+            && self.functions.tick.is_some()
+            && now_ms >= self.hosted[at].ticked_ms.saturating_add(every)
+    }
+
+    fn try_tick(&mut self, at: usize, context: TickContext<'_>) -> Result<(), Failure> {
+        let TickContext {
+            now,
+            snapshot,
+            gauges,
+        } = context;
+        let (Some(tick), hosted) = (&self.functions.tick, &mut self.hosted[at]) else {
             return Ok(());
         };
-        let hosted = &mut self.hosted[at];
-        if now_ms < hosted.ticked_ms.saturating_add(TICK_MS) {
+        // The policy was handed over with this snapshot, so the service is in it.
+        let Some(service) = snapshot.service(hosted.service) else {
             return Ok(());
-        }
-        hosted.ticked_ms = now_ms;
+        };
+        hosted.ticked_ms = now.millis();
+        let context = PickContext {
+            now,
+            backends: &service.backends,
+            gauges,
+        };
+        let memory = self.guest.memory();
+        write_host(memory, hosted, now.millis());
+        write_live(memory, hosted, self.worker as usize, context);
+        hosted.counters.dirty = true;
         self.guest.call(tick, hosted.regions.header, Budget::BATCH)
     }
 
@@ -207,16 +287,7 @@ impl WasmPolicy {
                 .as_chunks_mut::<{ ClosedRecord::SIZE }>()
                 .0;
             for (record, event) in records.iter_mut().zip(events) {
-                let Closed {
-                    backend,
-                    duration_ms,
-                } = *event;
-                *record = ClosedRecord {
-                    duration_ms,
-                    backend,
-                    reserved: 0,
-                }
-                .to_le_bytes();
+                *record = closed_record(event).to_le_bytes();
             }
             self.guest
                 .call(closed, (regions.header, count), Budget::BATCH)?;
@@ -272,20 +343,37 @@ pub(crate) fn write_host(memory: &mut [u8], hosted: &Hosted, now_ms: u64) {
     }
 }
 
-/// Writes the live numbers into the backend records.
-fn write_live(memory: &mut [u8], hosted: &Hosted, context: PickContext<'_>) {
-    const ACTIVE: usize = std::mem::offset_of!(BackendRecord, active);
+/// Writes the live numbers into the backend records: what lies between weight and tag, and the
+/// signals.
+fn write_live(memory: &mut [u8], hosted: &Hosted, worker: usize, context: PickContext<'_>) {
+    const START: usize = offset_of!(BackendRecord, active);
+    const SIGNALS: usize = offset_of!(BackendRecord, signals);
     let Some(records) = memory.get_mut(hosted.regions.backends..) else {
         return;
     };
     let records = records.as_chunks_mut::<{ BackendRecord::SIZE }>().0;
+    let gauges = context.gauges;
     for ((record, backend), _) in records
         .iter_mut()
         .zip(context.backends)
         .zip(&hosted.available)
     {
-        let active = context.gauges.active(*backend);
-        record[ACTIVE..ACTIVE + 4].copy_from_slice(&active.to_le_bytes());
+        let numbers = [
+            gauges.active(*backend),
+            gauges.active_here(worker, *backend),
+            gauges.sessions_per_s(*backend),
+            gauges.latency_us(*backend),
+            gauges.failures_ppm(*backend),
+        ];
+        write_words(&mut record[START..], numbers);
+        write_words(&mut record[SIGNALS..], gauges.signals(*backend));
+    }
+}
+
+#[inline]
+fn write_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
+    for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
     }
 }
 
@@ -326,6 +414,23 @@ fn flow_record(flow: &NewFlow, stride: usize) -> FlowRecord {
         flags: if flow.mid_stream { FLOW_MID_STREAM } else { 0 },
         payload_len: u32::from(flow.payload_len).min(u32::try_from(stride).unwrap_or(0)),
         reserved: [0; 3],
+    }
+}
+
+fn closed_record(closed: &Closed) -> ClosedRecord {
+    ClosedRecord {
+        duration_ms: closed.duration_ms,
+        bytes: closed.bytes,
+        backend: closed.backend,
+        end: match closed.end {
+            End::Closed => END_CLOSED,
+            End::Reset => END_RESET,
+            End::Idle => END_IDLE,
+            End::Unanswered => END_UNANSWERED,
+            End::Refused => END_REFUSED,
+            End::Evicted => END_EVICTED,
+        },
+        reserved: 0,
     }
 }
 

@@ -22,6 +22,7 @@ mod host;
 mod instance;
 mod library;
 mod module;
+mod records;
 mod regions;
 #[cfg(test)]
 mod trace;

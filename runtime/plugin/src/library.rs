@@ -398,7 +398,7 @@ impl Shelf {
 }
 
 /// A panic while it was held leaves whole entries behind, so the lock may be taken anyway.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

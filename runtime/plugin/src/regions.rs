@@ -9,6 +9,9 @@ use waxwing_sdk::abi::{
     Header, PAYLOAD_MAX,
 };
 
+/// A counter of the module's own, a `u64`.
+pub(crate) const COUNTER_SIZE: usize = 8;
+
 /// Addresses in guest memory, checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Regions {
@@ -30,6 +33,8 @@ pub(crate) struct Regions {
     pub(crate) closed: usize,
     /// How many ended sessions have room; 0 if the service does not want to know of them.
     pub(crate) closed_capacity: usize,
+    /// The module's own counters.
+    pub(crate) counters: usize,
 }
 
 /// What the header must have room for.
@@ -39,6 +44,8 @@ pub(crate) struct Wanted {
     pub(crate) backends: usize,
     /// Payload bytes that the module's section asks for.
     pub(crate) payload: usize,
+    /// Counters that the section names.
+    pub(crate) counters: usize,
 }
 
 impl Regions {
@@ -74,6 +81,12 @@ impl Regions {
                 ClosedRecord::SIZE,
                 header.closed_capacity,
             ),
+            Region::new(
+                "counters",
+                header.counters_address,
+                COUNTER_SIZE,
+                header.counters_count,
+            ),
         ];
         for (at, region) in regions.iter().enumerate() {
             region.check(memory.len() as u64)?;
@@ -91,6 +104,7 @@ impl Regions {
             payload_stride: place(header.payload_stride),
             closed: place(header.closed_address),
             closed_capacity: place(header.closed_capacity),
+            counters: place(header.counters_address),
         })
     }
 }
@@ -136,6 +150,12 @@ fn check_counts(header: &Header, wanted: Wanted) -> Result<(), String> {
     }
     if header.closed_capacity > 0 {
         at_least("closed_capacity", header.closed_capacity, BATCH_MAX)?;
+    }
+    if place(header.counters_count) != wanted.counters {
+        return Err(format!(
+            "counters_count is {}, but the module's section names {}",
+            header.counters_count, wanted.counters
+        ));
     }
     Ok(())
 }
@@ -201,6 +221,7 @@ mod tests {
     const WANTED: Wanted = Wanted {
         backends: 2,
         payload: 16,
+        counters: 2,
     };
 
     fn good() -> Header {
@@ -216,6 +237,8 @@ mod tests {
             payload_stride: 16,
             closed_address: 0x5000,
             closed_capacity: 64,
+            counters_address: 0x6000,
+            counters_count: 2,
             ..Header::default()
         }
     }
@@ -245,6 +268,8 @@ mod tests {
             (|h| h.flows_capacity = 63, "flows_capacity"),
             (|h| h.payload_stride = 8, "payload_stride"),
             (|h| h.closed_capacity = 63, "closed_capacity"),
+            (|h| h.counters_count = 3, "counters_count"),
+            (|h| h.counters_address = 0xfff8, "counters at 0xfff8"),
             (
                 |h| h.flows_address = 0x2004,
                 "flows at 0x2004 is not a multiple",

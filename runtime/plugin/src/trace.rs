@@ -77,7 +77,7 @@ fn compare<P: waxwing_sdk::Policy>(host: &Host, name: &str) {
     let mut native = Driver::<P>::start("{}", &records, seed).expect("it takes the config");
 
     let ids: Vec<BackendId> = records.iter().map(|record| BackendId(record.id)).collect();
-    let gauges = Gauges::new(ids.len());
+    let gauges = Gauges::new(ids.len(), WORKER as usize + 1);
     let context = PickContext {
         now: Now::default(),
         backends: &ids,
@@ -109,7 +109,7 @@ fn compare<P: waxwing_sdk::Policy>(host: &Host, name: &str) {
             if let Pick::Backend(at) = pick
                 && round % 3 != 0
             {
-                gauges.begin(ids[*at as usize]);
+                gauges.begin(WORKER as usize, ids[*at as usize]);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A new module answers test flows before any real one.
+//! A new module answers test flows, and flows that its services had lately, before any new one.
 //!
 //! Invariant: it runs on an instance of its own, which is dropped after, on the control thread;
 //! a module that loops, traps or picks nonsense here never reaches a worker.
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use waxwing_dataplane::policy::{PAYLOAD_MAX, PickContext};
-use waxwing_dataplane::{BATCH, BackendId, Gauges, NewFlow, Now, Pick, Policy};
+use waxwing_dataplane::{BATCH, BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault};
 use waxwing_packet::Protocol;
 
 use crate::bind::{Owner, ServiceBinding, bind};
@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::error::{ModuleError, Refusal};
 use crate::instance::FaultReport;
 use crate::module::CompiledModule;
+use crate::records::Records;
 
 /// The batch sizes tried: the smallest, the fullest, and some between.
 const BATCHES: [usize; 6] = [1, 2, 3, 31, 32, BATCH];
@@ -27,6 +28,7 @@ pub(crate) fn vet(
     engine: &Engine,
     module: &Arc<CompiledModule>,
     services: &[ServiceBinding],
+    records: &Records,
 ) -> Result<(), ModuleError> {
     let services = &services[..services.len().min(SERVICES_MAX)];
     let reports = Arc::new(Mutex::new(Vec::<FaultReport>::new()));
@@ -41,10 +43,11 @@ pub(crate) fn vet(
         seed: 0,
         generation: 0,
         faults,
+        records: Arc::default(),
     };
     let mut policy = bind(engine, module, owner, services)?;
     for service in services {
-        if let Err(fault) = try_service(&mut policy, service) {
+        if let Err(fault) = try_service(&mut policy, service, &records.recent(service.service)) {
             let said = reports.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let why = said.map_or_else(|| format!("{fault:?}"), |report| report.text);
             let service = service.name.to_string();
@@ -57,19 +60,21 @@ pub(crate) fn vet(
 fn try_service(
     policy: &mut impl Policy,
     service: &ServiceBinding,
-) -> Result<(), waxwing_dataplane::PolicyFault> {
+    recent: &[NewFlow],
+) -> Result<(), PolicyFault> {
     let backends: Vec<BackendId> = service.backends.iter().map(|b| b.id).collect();
     let ids = backends.iter().map(|id| id.index() + 1).max().unwrap_or(0);
-    let gauges = Gauges::new(ids);
+    let gauges = Gauges::new(ids, 1);
     let context = PickContext {
         now: Now::default(),
         backends: &backends,
         gauges: &gauges,
     };
-    for count in BATCHES {
-        let flows: Vec<NewFlow> = (0..).take(count).map(test_flow).collect();
-        let mut picks = vec![Pick::Fallback; count];
-        policy.pick(service.service, context, &flows, &mut picks)?;
+    let made = BATCHES.map(|count| (0..).take(count).map(test_flow).collect::<Vec<_>>());
+    let batches = made.iter().map(Vec::as_slice).chain(recent.chunks(BATCH));
+    for flows in batches {
+        let mut picks = vec![Pick::Fallback; flows.len()];
+        policy.pick(service.service, context, flows, &mut picks)?;
     }
     Ok(())
 }

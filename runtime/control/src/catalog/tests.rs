@@ -46,7 +46,7 @@ impl World {
         let catalog = Catalog::new(services_max, backends_max);
         Self {
             catalog,
-            gauges: Gauges::new(backends_max),
+            gauges: Gauges::new(backends_max, 1),
         }
     }
 
@@ -128,7 +128,7 @@ fn a_removed_backend_stays_for_its_sessions() {
     let mut world = World::new(1, 3);
     let first = world.apply(&[("a", 1, "p", &[1, 2])]).unwrap();
     let id = backend(&first, 2).unwrap();
-    world.gauges.begin(id);
+    world.gauges.begin(0, id);
     for _ in 0..3 {
         let next = world.apply(&[("a", 1, "p", &[1])]).unwrap();
         assert_eq!(backend(&next, 2), Some(id));
@@ -137,7 +137,7 @@ fn a_removed_backend_stays_for_its_sessions() {
         assert!(!next.services().next().unwrap().backends.contains(&id));
         assert!(!world.catalog.has_freeable(&world.gauges));
     }
-    world.gauges.end(id);
+    world.gauges.end(0, id);
     assert!(world.catalog.has_freeable(&world.gauges));
     assert_eq!(
         backend(&world.apply(&[("a", 1, "p", &[1])]).unwrap(), 2),
@@ -151,7 +151,7 @@ fn a_backend_that_comes_back_has_its_old_id() {
     let mut world = World::new(1, 3);
     let first = world.apply(&[("a", 1, "p", &[1, 2])]).unwrap();
     let id = backend(&first, 2).unwrap();
-    world.gauges.begin(id);
+    world.gauges.begin(0, id);
     world.apply(&[("a", 1, "p", &[1])]).unwrap();
     let back = world.apply(&[("a", 1, "p", &[2, 1])]).unwrap();
     assert_eq!(backend(&back, 2), Some(id));
@@ -167,7 +167,7 @@ fn a_removed_service_is_no_endpoint_but_its_sessions_live() {
         .unwrap();
     let id = backend(&first, 2).unwrap();
     let service = first.backend(id).unwrap().service;
-    world.gauges.begin(id);
+    world.gauges.begin(0, id);
     let vip = Address::v4([203, 0, 113, 2]);
     let next = world.apply(&[("a", 1, "p", &[1])]).unwrap();
     assert!(next.service_at(vip, 80, Protocol::Tcp).is_none());
@@ -297,13 +297,13 @@ proptest! {
             let live: Vec<_> = snapshot.backends().filter(|b| b.weight > 0).collect();
             for index in begin.iter().filter(|_| !live.is_empty()) {
                 let b = index.get(&live);
-                world.gauges.begin(b.id);
+                world.gauges.begin(0, b.id);
                 sessions.push((b.id, b.service, b.vip, b.address));
             }
             for index in end.iter() {
                 if !sessions.is_empty() {
                     let (id, ..) = sessions.swap_remove(index.index(sessions.len()));
-                    world.gauges.end(id);
+                    world.gauges.end(0, id);
                 }
             }
             last = snapshot;

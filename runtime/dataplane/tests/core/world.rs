@@ -200,7 +200,7 @@ impl World {
                 SessionTable::new(settings.sessions_max, [1, 2, 3, 4]).expect("it is small"),
             ),
             next_hops: Arc::new(NextHops::new(backends_max)),
-            gauges: Arc::new(Gauges::new(backends_max)),
+            gauges: Arc::new(Gauges::new(backends_max, 1)),
         };
         let count = settings.weights.len() as u32;
         for id in 0..count * (1 + u32::from(settings.second_service)) {

@@ -183,7 +183,7 @@ pub(crate) fn pick(
     hashes: &[u64],
 ) -> Result<Vec<Pick>, PolicyFault> {
     let ids: Vec<BackendId> = (0..backends).map(BackendId).collect();
-    let gauges = Gauges::new(ids.len());
+    let gauges = Gauges::new(ids.len(), 1);
     let context = PickContext {
         now: Now::default(),
         backends: &ids,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{PICK_NINE, SERVICE, Wat, host, pick, service};
-use waxwing_dataplane::policy::Closed;
+use waxwing_dataplane::policy::{Closed, End};
 use waxwing_dataplane::{Pick, PolicyFault};
 use waxwing_plugin::{Event, Recovery};
 
@@ -42,6 +42,8 @@ fn a_good_module_picks() {
         &[Closed {
             backend: 0,
             duration_ms: 1,
+            bytes: 100,
+            end: End::Closed,
         }; 100],
     );
     assert_eq!(host.status()[0].serving.as_ref().map(|s| s.faults), Some(0));
@@ -213,7 +215,7 @@ const CLOSED: Wat = Wat {
     more: "(func (export \"waxwing_closed\") (param i32 i32)
              (i32.store (i32.const 32) (i32.add (i32.load (i32.const 32)) (local.get 1)))
              (i32.store (i32.const 36)
-               (i32.add (i32.load (i32.const 36)) (i32.load (i32.const 0x4808)))))",
+               (i32.add (i32.load (i32.const 36)) (i32.load (i32.const 0x4810)))))",
     ..Wat::GOOD
 };
 
@@ -232,6 +234,8 @@ fn ended_sessions_are_told_in_batches() {
         &[Closed {
             backend: 1,
             duration_ms: 1,
+            bytes: 100,
+            end: End::Closed,
         }; 100],
     );
     assert_eq!(pick(policy, 2, &[0]), Ok(vec![Pick::Backend(1)]));

@@ -1,0 +1,177 @@
+//! The custom section of a policy, put together by the compiler: what `export_policy!` embeds.
+//!
+//! Invariant: [`ModuleInfo::parse`](crate::abi::ModuleInfo::parse) takes every section that this
+//! makes; what it would not take does not compile.
+
+use crate::abi::{
+    ABI_VERSION, COUNTERS_MAX, PAYLOAD_MAX, SECTION_MAX, TICK_MS_MAX, TICK_MS_MIN, is_counter_name,
+};
+
+/// What a section says, beside the ABI's and the SDK's version.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// The crate's name.
+    pub name: &'static str,
+    /// The crate's version.
+    pub version: &'static str,
+    /// [`Policy::PAYLOAD`](crate::Policy::PAYLOAD).
+    pub payload: usize,
+    /// [`Policy::TICK_MS`](crate::Policy::TICK_MS).
+    pub tick_ms: u32,
+    /// [`Policy::COUNTERS`](crate::Policy::COUNTERS).
+    pub counters: &'static [&'static str],
+}
+
+impl Section {
+    /// How long its text is, in bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.write(Text::<0>::new()).end
+    }
+
+    /// Never: a section has keys.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Its text; `N` is [`Section::len`].
+    #[must_use]
+    pub const fn text<const N: usize>(&self) -> [u8; N] {
+        self.check();
+        self.write(Text::new()).bytes
+    }
+
+    const fn check(&self) {
+        assert!(
+            self.payload <= PAYLOAD_MAX,
+            "Policy::PAYLOAD is at most 128 bytes"
+        );
+        assert!(
+            self.tick_ms == 0 || (TICK_MS_MIN <= self.tick_ms && self.tick_ms <= TICK_MS_MAX),
+            "Policy::TICK_MS is 0, or from 10 to 60000"
+        );
+        assert!(
+            self.counters.len() <= COUNTERS_MAX,
+            "Policy::COUNTERS has at most 16 names"
+        );
+        let mut at = 0;
+        while at < self.counters.len() {
+            assert!(
+                is_counter_name(self.counters[at]),
+                "a name in Policy::COUNTERS has 1 to 32 of a-z, 0-9 and _"
+            );
+            at += 1;
+        }
+        assert!(
+            self.len() <= SECTION_MAX,
+            "the crate's name and version are too long"
+        );
+    }
+
+    const fn write<const N: usize>(&self, text: Text<N>) -> Text<N> {
+        let text = text
+            .put("kind=policy\nabi=")
+            .put(ABI_VERSION)
+            .put("\nname=")
+            .put(self.name)
+            .put("\nversion=")
+            .put(self.version)
+            .put("\nsdk=")
+            .put(env!("CARGO_PKG_NAME"))
+            .put(" ")
+            .put(env!("CARGO_PKG_VERSION"))
+            .put("\npayload=")
+            .number(self.payload as u64)
+            .put("\ntick=")
+            .number(self.tick_ms as u64)
+            .put("\ncounters=");
+        let mut text = text;
+        let mut at = 0;
+        while at < self.counters.len() {
+            if at > 0 {
+                text = text.put(",");
+            }
+            text = text.put(self.counters[at]);
+            at += 1;
+        }
+        text.put("\n")
+    }
+}
+
+/// A text that grows; past `N` bytes it only counts.
+#[derive(Clone, Copy)]
+struct Text<const N: usize> {
+    bytes: [u8; N],
+    end: usize,
+}
+
+impl<const N: usize> Text<N> {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; N],
+            end: 0,
+        }
+    }
+
+    const fn put(self, text: &str) -> Self {
+        self.put_bytes(text.as_bytes())
+    }
+
+    const fn put_bytes(mut self, more: &[u8]) -> Self {
+        let mut at = 0;
+        while at < more.len() {
+            if self.end < N {
+                self.bytes[self.end] = more[at];
+            }
+            self.end += 1;
+            at += 1;
+        }
+        self
+    }
+
+    /// In decimal, without leading zeros.
+    const fn number(self, value: u64) -> Self {
+        let text = if value >= 10 {
+            self.number(value / 10)
+        } else {
+            self
+        };
+        text.put_bytes(&[b"0123456789"[(value % 10) as usize]])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::abi::ModuleInfo;
+
+    const SECTION: Section = Section {
+        name: "by-token",
+        version: "0.2.0",
+        payload: 128,
+        tick_ms: 60_000,
+        counters: &["spilled", "kept_2"],
+    };
+
+    #[test]
+    fn the_host_reads_what_the_compiler_made() {
+        const TEXT: [u8; SECTION.len()] = SECTION.text();
+        let info = ModuleInfo::parse(&TEXT).map_err(|error| error.to_string());
+        let info = info.as_ref();
+        assert_eq!(info.map(|info| &*info.name), Ok("by-token"));
+        assert_eq!(info.map(|info| &*info.version), Ok("0.2.0"));
+        assert_eq!(info.map(|info| info.payload), Ok(128));
+        assert_eq!(info.map(|info| info.tick_ms), Ok(60_000));
+        let names = info.map(|info| info.counters.iter().map(|n| &**n).collect::<Vec<_>>());
+        assert_eq!(names, Ok(SECTION.counters.to_vec()));
+        let again = info.map(ModuleInfo::encode);
+        assert_eq!(
+            again.as_deref(),
+            Ok(core::str::from_utf8(&TEXT).unwrap_or_default())
+        );
+    }
+}
