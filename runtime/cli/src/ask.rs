@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use waxwing_control::client::Client;
+use waxwing_control::signals::SetSignals;
 
 use crate::render;
 
@@ -53,6 +54,38 @@ pub(crate) fn sessions(
 pub(crate) fn reload(socket: &Path) -> Result<()> {
     let said = wait(async { Ok(Client::new(socket).reload().await?) })?;
     print(&said)
+}
+
+/// `waxwing backend signal`.
+pub(crate) fn signal(
+    socket: &Path,
+    service: String,
+    backend: String,
+    values: &[String],
+) -> Result<()> {
+    let values = values
+        .iter()
+        .map(|text| pair(text))
+        .collect::<Result<_>>()?;
+    let request = SetSignals {
+        service,
+        backend,
+        values,
+    };
+    wait(async { Ok(Client::new(socket).set_signals(&request).await?) })
+}
+
+fn pair(text: &str) -> Result<(String, u32)> {
+    let (name, value) = text
+        .split_once('=')
+        .with_context(|| format!("\"{text}\" is no signal; write NAME=VALUE"))?;
+    let value = value.parse().with_context(|| {
+        format!(
+            "\"{value}\" is no value of a signal; write a whole number from 0 to {}",
+            u32::MAX
+        )
+    })?;
+    Ok((name.to_owned(), value))
 }
 
 /// To standard output; a reader that has seen enough (`| head`) ends us quietly.

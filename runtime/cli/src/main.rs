@@ -57,10 +57,34 @@ enum Command {
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
     },
+    /// Tells the running balancer something about a backend.
+    Backend {
+        #[command(subcommand)]
+        command: BackendCommand,
+    },
     /// Has the running balancer read its config again; a bad config leaves the running one.
     Reload {
         #[command(flatten)]
         running: Running,
+    },
+    /// Compiles a module from standard input; what `run` calls itself with, within limits.
+    #[command(name = run::COMPILE, hide = true)]
+    CompileModule { cpu_s: u64, memory_bytes: u64 },
+}
+
+#[derive(Subcommand)]
+enum BackendCommand {
+    /// Sets signals of a backend: numbers that policies balance on, such as a queue's length.
+    Signal {
+        #[command(flatten)]
+        running: Running,
+        /// The service's name.
+        service: String,
+        /// The backend's name, or its address and port.
+        backend: String,
+        /// Signals by the names that the service's `signals` gives them, or 0 to 3.
+        #[arg(required = true, value_name = "NAME=VALUE")]
+        values: Vec<String>,
     },
 }
 
@@ -83,6 +107,19 @@ fn main() -> ExitCode {
             service,
             limit,
         } => ask::sessions(&running.socket, json, service.as_deref(), limit),
+        Command::Backend {
+            command:
+                BackendCommand::Signal {
+                    running,
+                    service,
+                    backend,
+                    values,
+                },
+        } => ask::signal(&running.socket, service, backend, &values),
+        Command::CompileModule {
+            cpu_s,
+            memory_bytes,
+        } => waxwing_plugin::compile_child(cpu_s, memory_bytes).map_err(anyhow::Error::msg),
         Command::Reload { running } => ask::reload(&running.socket),
     };
     match outcome {

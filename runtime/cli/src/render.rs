@@ -3,9 +3,11 @@
 //! Invariant: what is well takes one line; what is wrong says why.
 
 use std::fmt::{self, Display, Write};
+use std::time::SystemTime;
 
 use waxwing_control::status::{
-    BackendStatus, ModuleStatus, PortStatus, ServiceStatus, Status, WorkerStatus,
+    BackendStatus, CanaryStatus, ModuleStatus, PortStatus, Quarantined, ServiceStatus, Status,
+    StepStatus, WorkerStatus,
 };
 
 /// The whole status.
@@ -147,6 +149,9 @@ fn write_service(out: &mut String, service: &ServiceStatus) -> fmt::Result {
         "\nservice   {}  {} {} port {}, {}, {} sessions",
         service.name, service.protocol, service.vip, service.port, service.policy, service.active,
     )?;
+    for (name, count) in &service.counters {
+        writeln!(out, "  counted {count:>12}  {name}")?;
+    }
     service
         .backends
         .iter()
@@ -155,10 +160,11 @@ fn write_service(out: &mut String, service: &ServiceStatus) -> fmt::Result {
 
 fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
     let name = backend.name.as_deref().unwrap_or_default();
-    let refused = match backend.refused {
+    let count = |n: u64, what: &str| match n {
         0 => String::new(),
-        n => format!(", {n} refused"),
+        n => format!(", {n} {what}"),
     };
+    let refused = count(backend.refused, "refused") + &count(backend.unanswered, "unanswered");
     write!(
         out,
         "  {:<40} weight {:<4} {:>8} active {:>10} in all{refused}",
@@ -167,6 +173,12 @@ fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
         backend.active,
         backend.sessions,
     )?;
+    if backend.latency_us > 0 {
+        write!(out, ", connects in {} us", backend.latency_us)?;
+    }
+    for (name, value) in &backend.signals {
+        write!(out, ", {name}={value}")?;
+    }
     let hop = &backend.next_hop;
     if hop.resolved {
         writeln!(out)
@@ -184,11 +196,35 @@ fn write_module(out: &mut String, module: &ModuleStatus) -> fmt::Result {
         )?,
         None => writeln!(out, "module    {}  NONE SERVES", module.name)?,
     }
+    if let Some(CanaryStatus { build, left_ms }) = &module.canary {
+        writeln!(
+            out,
+            "  canary  {} {} on worker 0 for {left_ms} ms more",
+            build.hash, build.version
+        )?;
+    }
+    for Quarantined { hash, reason, .. } in &module.quarantined {
+        let digits = hash.get(..12).unwrap_or(hash);
+        writeln!(out, "  quarantined {digits}: {reason}")?;
+    }
+    let first = module.steps.len().saturating_sub(STEPS_SHOWN);
+    for StepStatus { at, hash, text } in &module.steps[first..] {
+        writeln!(out, "  {} ago  {hash} {text}", Seconds(age(*at)))?;
+    }
     if let Some(refused) = &module.refused {
         let hash = refused.hash.as_deref().unwrap_or("unread");
         writeln!(out, "  refused {hash}:\n{}", Indented(&refused.reason))?;
     }
     Ok(())
+}
+
+/// How many of a module's last steps are shown; `--json` has more.
+const STEPS_SHOWN: usize = 5;
+
+/// How long ago a time of day was, in seconds.
+fn age(at: u64) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs().saturating_sub(at))
 }
 
 /// A time span in its two largest units.

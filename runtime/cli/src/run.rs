@@ -26,6 +26,7 @@ use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{Gauges, Now};
+use waxwing_plugin::{CompileLimits, Compiler};
 use waxwing_xdp::{Attached, Options, PollMode, PortOptions, PortReport, Statistics, WorkerParts};
 
 use crate::shipped::MODULES;
@@ -34,9 +35,21 @@ use crate::shipped::MODULES;
 /// records, which that library warns of, for every interface each time.
 const LOG_FILTER: &str = "info,netlink_packet_route=error";
 
+/// The command that the program calls itself with to compile a module.
+pub(crate) const COMPILE: &str = "compile-module";
+
+/// Has modules of the folder compiled by this same program, also once its file was replaced.
+fn compiler() -> Compiler {
+    Compiler::Child {
+        program: "/proc/self/exe".into(),
+        arguments: vec![COMPILE.to_owned()],
+        limits: CompileLimits::default(),
+    }
+}
+
 /// `waxwing check`.
 pub(crate) fn check(path: &Path) -> Result<()> {
-    let checked = runtime()?.block_on(check::load(path, MODULES))?;
+    let checked = runtime()?.block_on(check::load(path, MODULES, compiler()))?;
     for warning in &checked.warnings {
         println!("{warning}");
     }
@@ -53,7 +66,7 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     start_log();
     let started = Instant::now();
     let runtime = runtime()?;
-    let checked = runtime.block_on(check::load(path, MODULES))?;
+    let checked = runtime.block_on(check::load(path, MODULES, compiler()))?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }

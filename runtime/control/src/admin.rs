@@ -4,27 +4,29 @@
 //! |---|---|
 //! | `GET /v1/status` | a [`Status`](crate::status::Status) |
 //! | `GET /v1/sessions?service=NAME&limit=N` | a [`SessionStatus`](crate::status::SessionStatus) per line |
+//! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with what is wrong |
 //! | `POST /v1/reload` | 200 with the warnings, or 409 with everything that is wrong with the config |
 //!
 //! Invariant: an answer is made from what the controller published and from counters; no request
-//! makes a worker wait, and none but a reload changes anything.
+//! makes a worker wait, and none but a reload and a signal changes anything.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::report::Reporter;
+use crate::signals::{self, SetSignals};
 
 /// A chunk of a session list is sent when it has grown to this many bytes.
 const CHUNK: usize = 32 << 10;
@@ -119,6 +121,7 @@ impl AdminSocket {
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/sessions", get(sessions))
+            .route("/v1/signals", post(set_signals))
             .route("/v1/reload", post(reload))
             .with_state(App { reporter, reloads });
         if let Some(listener) = self.listener.take()
@@ -194,7 +197,7 @@ struct SessionsQuery {
 }
 
 async fn status(State(app): State<App>) -> Response {
-    axum::Json(app.reporter.status()).into_response()
+    Json(app.reporter.status()).into_response()
 }
 
 async fn sessions(State(app): State<App>, Query(query): Query<SessionsQuery>) -> Response {
@@ -239,6 +242,14 @@ fn write_sessions(reporter: &Reporter, query: &SessionsQuery, chunks: &mpsc::Sen
         }
     }
     let _ = chunks.blocking_send(chunk);
+}
+
+async fn set_signals(State(app): State<App>, Json(request): Json<SetSignals>) -> Response {
+    let view = app.reporter.view();
+    match signals::set(&view, &app.reporter.gauges, &request) {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(why) => (StatusCode::CONFLICT, why).into_response(),
+    }
 }
 
 async fn reload(State(app): State<App>) -> Response {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use futures_util::StreamExt;
 use waxwing_packet::{Address, Family};
+use waxwing_plugin::Compiler;
 
 use crate::config::{Config, ConfigErrors, Located, Problem};
 use crate::facts::{HostFacts, forwarding_setting, forwards};
@@ -41,16 +42,21 @@ pub enum CheckError {
     Netlink(#[from] io::Error),
 }
 
-/// Reads a config and checks everything: its text, the network, the modules.
+/// Reads a config and checks everything: its text, the network, the modules. `compiler` is who
+/// compiles modules of the config's folder, now and later.
 ///
 /// # Errors
 /// [`CheckError`].
-pub async fn load(path: &Path, shipped: Shipped) -> Result<Checked, CheckError> {
+pub async fn load(
+    path: &Path,
+    shipped: Shipped,
+    compiler: Compiler,
+) -> Result<Checked, CheckError> {
     let mut reading = Config::read_file(path)?;
     let kernel = Kernel::connect()?;
     let found = network(reading.config(), &kernel).await?;
     reading.add(found);
-    let modules = Modules::start(reading.config(), shipped)?;
+    let modules = Modules::start(reading.config(), shipped, compiler)?;
     reading.add(modules::check(&modules.host, reading.config().clone()).await);
     let (config, warnings) = reading.finish()?;
     Ok(Checked {

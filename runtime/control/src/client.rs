@@ -6,13 +6,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
+use crate::signals::SetSignals;
 use crate::status::{SessionStatus, Status};
 
 /// The longest line of a session list that is taken.
@@ -78,7 +79,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn status(&self) -> Result<Status, ClientError> {
-        let body = self.whole(Method::GET, "/v1/status").await?;
+        let body = self.whole(Method::GET, "/v1/status", None).await?;
         serde_json::from_slice(&body).map_err(|e| {
             self.talk(format!(
                 "the status is not as this version knows it ({e}); are both waxwing \
@@ -92,8 +93,18 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with everything that is wrong with the config, and the others.
     pub async fn reload(&self) -> Result<String, ClientError> {
-        let body = self.whole(Method::POST, "/v1/reload").await?;
+        let body = self.whole(Method::POST, "/v1/reload", None).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Sets signals of a backend.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with what is wrong with the request, and the others.
+    pub async fn set_signals(&self, request: &SetSignals) -> Result<(), ClientError> {
+        let text = serde_json::to_vec(request).map_err(|e| self.talk(e.to_string()))?;
+        self.whole(Method::POST, "/v1/signals", Some(text)).await?;
+        Ok(())
     }
 
     /// Its sessions: all of them or one service's, `limit` at most.
@@ -110,7 +121,7 @@ impl Client {
         query.extend(service.map(|name| format!("service={name}")));
         query.extend(limit.map(|limit| format!("limit={limit}")));
         let target = format!("/v1/sessions?{}", query.join("&"));
-        let (response, connection) = self.ask(Method::GET, &target).await?;
+        let (response, connection) = self.ask(Method::GET, &target, None).await?;
         Ok(Sessions {
             path: self.path.clone(),
             response,
@@ -120,8 +131,13 @@ impl Client {
         })
     }
 
-    async fn whole(&self, method: Method, target: &str) -> Result<Bytes, ClientError> {
-        let (response, connection) = self.ask(method, target).await?;
+    async fn whole(
+        &self,
+        method: Method,
+        target: &str,
+        json: Option<Vec<u8>>,
+    ) -> Result<Bytes, ClientError> {
+        let (response, connection) = self.ask(method, target, json).await?;
         let body = response
             .into_body()
             .collect()
@@ -136,6 +152,7 @@ impl Client {
         &self,
         method: Method,
         target: &str,
+        json: Option<Vec<u8>>,
     ) -> Result<(Response<Incoming>, AbortHandle), ClientError> {
         let stream = UnixStream::connect(&self.path)
             .await
@@ -148,7 +165,8 @@ impl Client {
             .method(method)
             .uri(target)
             .header("host", "waxwing")
-            .body(Empty::<Bytes>::new())
+            .header("content-type", "application/json")
+            .body(Full::<Bytes>::from(json.unwrap_or_default()))
             .map_err(|e| self.talk(format!("this cannot be asked for: {e}")))?;
         let response = sender
             .send_request(request)

@@ -102,7 +102,7 @@ pub(crate) struct Controller {
     /// Told to the policies, each of which mixes it with its worker's and service's number.
     pub(crate) seed: u64,
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) modules: Vec<Arc<CompiledModule>>,
+    pub(crate) modules: Vec<InUse>,
     pub(crate) workers: Vec<WorkerLink>,
     pub(crate) sent_at: Instant,
     pub(crate) steering: Box<dyn Steering>,
@@ -115,10 +115,34 @@ pub(crate) struct Controller {
     pub(crate) reporter: Arc<Reporter>,
 }
 
+/// The build of a policy's module that serves, or that serves on the first worker while the others
+/// have another.
+#[derive(Clone)]
+pub(crate) struct InUse {
+    pub(crate) module: Arc<CompiledModule>,
+    pub(crate) others: Option<Arc<CompiledModule>>,
+}
+
+impl InUse {
+    /// The build that most workers have.
+    pub(crate) fn mostly(&self) -> &CompiledModule {
+        self.others.as_ref().unwrap_or(&self.module)
+    }
+
+    /// Tells the host that the build was put to work.
+    pub(crate) fn tell(&self, host: &Host) {
+        host.put_to_work(&self.module, self.others.is_some());
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.module, &other.module) && self.others.is_some() == other.others.is_some()
+    }
+}
+
 /// What is sent to the workers: one list of policies for each.
 pub(crate) struct Draft {
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) modules: Vec<Arc<CompiledModule>>,
+    pub(crate) modules: Vec<InUse>,
     pub(crate) policies: Vec<Vec<Box<dyn Policy>>>,
 }
 
@@ -138,7 +162,10 @@ impl Draft {
         let mut policies: Vec<Vec<Box<dyn Policy>>> = (0..workers).map(|_| Vec::new()).collect();
         let mut modules = Vec::with_capacity(bound.len());
         for module in bound {
-            modules.push(module.module);
+            modules.push(InUse {
+                module: module.module,
+                others: module.others,
+            });
             for (of_worker, policy) in policies.iter_mut().zip(module.policies) {
                 of_worker.push(policy);
             }
@@ -180,7 +207,7 @@ impl Controller {
                 .modules
                 .iter()
                 .zip(&self.modules)
-                .all(|(a, b)| Arc::ptr_eq(a, b));
+                .all(|(a, b)| a.is(b));
         if same {
             return Ok(());
         }
@@ -214,7 +241,7 @@ impl Controller {
         self.modules.clone_from(&draft.modules);
         self.modules
             .iter()
-            .for_each(|module| self.host.promote(module));
+            .for_each(|module| module.tell(&self.host));
         self.send(draft)?;
         if let Err(stuck) = self.acknowledged(ACKNOWLEDGE_MAX).await {
             tracing::error!("{stuck}");
@@ -396,6 +423,23 @@ impl Controller {
                 self.modules_due = matches!(e, PublishError::Stuck { .. });
             }
         }
+    }
+
+    /// The canary of a new build is over.
+    pub(crate) async fn canary_ended(&mut self) {
+        match self.publish_changed_modules().await {
+            Ok(()) => self.show(),
+            Err(e) => {
+                tracing::error!("what serves goes on serving: {e}");
+                // Not at once again: the tick comes back to it.
+                self.modules_due = true;
+            }
+        }
+    }
+
+    /// When the next canary is over. While a change waits for a worker, the tick looks after it.
+    pub(crate) fn canary_ends(&self) -> Option<Instant> {
+        self.host.canary_ends().filter(|_| !self.modules_due)
     }
 
     /// Instances failed and are disabled until they are replaced.

@@ -17,6 +17,8 @@ pub mod kernel;
 pub mod modules;
 pub mod neighbours;
 pub mod next_hop;
+mod rates;
 pub mod report;
 pub mod run;
+pub mod signals;
 pub mod status;

@@ -10,7 +10,8 @@ use waxwing_dataplane::session::{Key, Tuple};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Snapshot};
 use waxwing_packet::Address;
 use waxwing_plugin::{
-    BackendInfo, Bound, Event, Host, HostError, ModuleError, Options, Refusal, ServiceBinding,
+    BackendInfo, Bound, Compiler, Event, Host, HostError, ModuleError, Options, Refusal,
+    ServiceBinding,
 };
 
 use crate::catalog::Catalog;
@@ -30,10 +31,15 @@ impl Modules {
     ///
     /// # Errors
     /// The Wasm engine does not work on this machine.
-    pub fn start(config: &Config, shipped: Shipped) -> Result<Self, HostError> {
+    pub fn start(config: &Config, shipped: Shipped, compiler: Compiler) -> Result<Self, HostError> {
         let (tell, events) = mpsc::unbounded_channel();
         let folder = config.modules.as_ref().map(|folder| folder.value.clone());
-        let host = Host::new(Options::default(), shipped, folder, move |event| {
+        let options = Options {
+            compiler,
+            canary: config.canary,
+            ..Options::default()
+        };
+        let host = Host::new(options, shipped, folder, move |event| {
             // Nobody listens any more only at the very end.
             let _ = tell.send(event);
         })?;

@@ -13,15 +13,16 @@ use waxwing_dataplane::counters::{Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot};
 use waxwing_packet::{Address, Family, Protocol};
-use waxwing_plugin::{CompiledModule, Host};
+use waxwing_plugin::Host;
 
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::controller::InUse;
 use crate::facts::HostFacts;
 use crate::neighbours::{HopStates, Resolver};
+use crate::signals;
 use crate::status::{
-    BackendStatus, ConfigStatus, ModuleStatus, NextHopStatus, PortStatus, RefusedStatus,
-    ReloadStatus, ServiceStatus, ServingStatus, SessionStatus, SessionsStatus, Status,
-    TrafficStatus, WorkerStatus,
+    BackendStatus, ConfigStatus, NextHopStatus, PortStatus, ReloadStatus, ServiceStatus, Serving,
+    SessionStatus, SessionsStatus, Status, TrafficStatus, WorkerStatus,
 };
 
 /// What only the I/O side knows of the ports: how they are attached, and their sockets' numbers.
@@ -38,7 +39,7 @@ pub(crate) struct View {
     pub(crate) loaded_at: SystemTime,
     pub(crate) snapshot: Arc<Snapshot>,
     /// By the place of a policy in [`Config::policies`].
-    pub(crate) modules: Vec<Arc<CompiledModule>>,
+    pub(crate) modules: Vec<InUse>,
     pub(crate) last_reload: Option<ReloadStatus>,
     /// What is wrong, by what it is about.
     pub(crate) problems: Vec<String>,
@@ -64,6 +65,7 @@ pub(crate) struct Reporter {
 pub(crate) struct Totals {
     sessions: u64,
     refused: u64,
+    unanswered: u64,
     forward: TrafficStatus,
     reply: TrafficStatus,
 }
@@ -76,9 +78,16 @@ impl Reporter {
         let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
         for id in new.backends().map(|backend| backend.id) {
             if old.backend(id).is_none() {
+                self.gauges.forget(id);
                 earlier.insert(id, self.totals(id));
             }
         }
+    }
+
+    /// Sessions that were made on a backend, and those that it refused or never answered.
+    pub(crate) fn sessions_and_failures(&self, id: BackendId) -> (u64, u64) {
+        let totals = self.totals(id);
+        (totals.sessions, totals.refused + totals.unanswered)
     }
 
     /// Everything counted under an id since the start.
@@ -87,6 +96,7 @@ impl Reporter {
         for counters in self.counters.iter().map(|worker| worker.backend(id)) {
             totals.sessions += counters.sessions.get();
             totals.refused += counters.refused.get();
+            totals.unanswered += counters.unanswered.get();
             add(&mut totals.forward, &counters.forward);
             add(&mut totals.reply, &counters.reply);
         }
@@ -140,7 +150,7 @@ impl Reporter {
             sessions: self.table(),
             services: self.services(&view),
             retired: self.retired(&view),
-            modules: self.modules(),
+            modules: self.host.status(),
         }
     }
 
@@ -174,17 +184,18 @@ impl Reporter {
     fn services(&self, view: &View) -> Vec<ServiceStatus> {
         let hops = self.resolver.states();
         let names = backend_names(&view.config);
-        let by_endpoint = |s: &crate::config::Service| {
-            view.snapshot
-                .service_at(s.vip.value, s.port.value, s.protocol.value)
-        };
+        let by_endpoint = |entry| Some((entry, service_of(entry, &view.snapshot)?));
         let policies = view.config.policies();
-        let status = |service: &Service| {
+        let mut counters: HashMap<&str, _> = HashMap::new();
+        for policy in &policies {
+            counters.insert(policy, self.host.counters(policy));
+        }
+        let status = |(entry, service): (&config::Service, &Service)| {
             let backends: Vec<BackendStatus> = service
                 .backends
                 .iter()
                 .filter_map(|id| view.snapshot.backend(*id))
-                .map(|backend| self.backend(backend, &view.snapshot, &names, &hops))
+                .map(|backend| self.backend(backend, &view.snapshot, &names, &entry.signals, &hops))
                 .collect();
             ServiceStatus {
                 name: service.name.to_string(),
@@ -198,11 +209,16 @@ impl Reporter {
                 module: view
                     .modules
                     .get(service.policy)
-                    .map(|module| serving(module)),
+                    .map(|module| Serving::from(module.mostly())),
                 active: backends
                     .iter()
                     .map(|backend| u64::from(backend.active))
                     .sum(),
+                counters: counters
+                    .get(&*entry.policy.value)
+                    .and_then(|of_module| of_module.get(&service.name))
+                    .cloned()
+                    .unwrap_or_default(),
                 backends,
             }
         };
@@ -225,7 +241,7 @@ impl Reporter {
         view.snapshot
             .backends()
             .filter(|backend| !listed.contains(&backend.id))
-            .map(|backend| self.backend(backend, &view.snapshot, &HashMap::new(), &hops))
+            .map(|backend| self.backend(backend, &view.snapshot, &HashMap::new(), &[], &hops))
             .collect()
     }
 
@@ -234,6 +250,7 @@ impl Reporter {
         backend: &Backend,
         snapshot: &Snapshot,
         names: &HashMap<BackendKey, String>,
+        signal_names: &[Arc<str>],
         hops: &HopStates,
     ) -> BackendStatus {
         let now = self.totals(backend.id);
@@ -247,31 +264,15 @@ impl Reporter {
             active: self.gauges.active(backend.id),
             sessions: now.sessions - before.sessions,
             refused: now.refused - before.refused,
+            unanswered: now.unanswered - before.unanswered,
+            sessions_per_s: self.gauges.sessions_per_s(backend.id),
+            failures_ppm: self.gauges.failures_ppm(backend.id),
+            latency_us: self.gauges.latency_us(backend.id),
+            signals: signals::named(signal_names, self.gauges.signals(backend.id)),
             forward: since(now.forward, before.forward),
             reply: since(now.reply, before.reply),
             next_hop: next_hop(backend.address, snapshot, hops),
         }
-    }
-
-    fn modules(&self) -> Vec<ModuleStatus> {
-        let status = |module: waxwing_plugin::ModuleStatus| ModuleStatus {
-            name: module.name,
-            serving: module.serving.map(|serving| ServingStatus {
-                source: serving.source,
-                title: serving.title,
-                version: serving.version,
-                hash: serving.hash,
-                since: serving.since,
-                faults: serving.faults,
-                unavailable_picks: serving.unavailable_picks,
-            }),
-            refused: module.refused.map(|refused| RefusedStatus {
-                hash: refused.hash,
-                reason: refused.reason,
-                at: refused.at,
-            }),
-        };
-        self.host.status().into_iter().map(status).collect()
     }
 
     /// Every session, or one service's, as the table is walked.
@@ -293,6 +294,14 @@ impl Reporter {
             Some(session_status(&session, backend, &view.snapshot, now))
         })
     }
+}
+
+/// A config's service in the snapshot that was made of it.
+pub(crate) fn service_of<'a>(
+    entry: &config::Service,
+    snapshot: &'a Snapshot,
+) -> Option<&'a Service> {
+    snapshot.service_at(entry.vip.value, entry.port.value, entry.protocol.value)
 }
 
 /// What a backend is known by, in the config as in the snapshot.
@@ -349,18 +358,6 @@ fn next_hop(address: Address, snapshot: &Snapshot, hops: &HopStates) -> NextHopS
             .map(|port| port.name.to_string()),
         mac: hop.mac.map(|mac| mac.to_string()),
         state: hop.condition.to_string(),
-    }
-}
-
-fn serving(module: &CompiledModule) -> ServingStatus {
-    ServingStatus {
-        source: module.source.to_string(),
-        title: module.info.name.clone(),
-        version: module.info.version.clone(),
-        hash: module.hash.to_string(),
-        since: seconds(module.since),
-        faults: module.counters.faults(),
-        unavailable_picks: module.counters.unavailable_picks(),
     }
 }
 

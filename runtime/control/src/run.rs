@@ -37,6 +37,7 @@ use crate::controller::{Controller, Draft, WorkerLink};
 use crate::facts::HostFacts;
 use crate::kernel::Kernel;
 use crate::neighbours::{PortLink, Resolver};
+use crate::rates;
 use crate::report::{PortFacts, Reporter, View};
 
 /// How often late acknowledgements, steering rules and states are looked at.
@@ -132,7 +133,7 @@ impl Control {
         let seed = RandomState::new().build_hasher().finish();
         let host = checked.modules.host;
         let draft = Draft::make(&host, &config, snapshot, counters.len(), seed).await?;
-        draft.modules.iter().for_each(|module| host.promote(module));
+        draft.modules.iter().for_each(|module| module.tell(&host));
 
         let (snapshot, modules) = (Arc::clone(&draft.snapshot), draft.modules.clone());
         let (workers, ends) = mailboxes(draft);
@@ -227,11 +228,13 @@ impl Control {
             reloads,
             hangup,
         };
+        let rates = rates::keep(Arc::clone(&controller.reporter));
         // A change that is being made when a signal comes is given up between two of its steps.
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = make_changes(&mut controller, asked) => {}
+            _ = rates => {}
         }
         tracing::info!("ending on a signal");
         admin.abort();
@@ -268,6 +271,7 @@ async fn make_changes(controller: &mut Controller, asked: Asked) -> Infallible {
                 let _ = answer.send(controller.reload().await);
             }
             Some(event) = events.recv() => take_events(controller, event, &mut events).await,
+            () = sleep_until(controller.canary_ends()) => controller.canary_ended().await,
             Ok(()) = facts.changed() => controller.network_changed().await,
             _ = tick.tick() => controller.tick().await,
             _ = retired.tick() => controller.drop_retired().await,
@@ -300,6 +304,14 @@ async fn take_events(
         controller.modules_changed(&names).await;
     }
     controller.show();
+}
+
+/// Until then, or for ever.
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A timer that does not catch up on what it missed.

@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+pub use waxwing_plugin::{
+    CanaryStatus, ModuleStatus, Quarantined, RefusedStatus, Serving, StepStatus,
+};
 
 /// Everything.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -155,9 +158,11 @@ pub struct ServiceStatus {
     /// The name of its policy; see [`Status::modules`].
     pub policy: String,
     /// The module in use for it.
-    pub module: Option<ServingStatus>,
+    pub module: Option<Serving>,
     /// Sessions now, over all its backends in the config.
     pub active: u64,
+    /// What its module counts, by the names that the module gives; over all workers and builds.
+    pub counters: BTreeMap<String, u64>,
     /// Its backends, in the config's order.
     pub backends: Vec<BackendStatus>,
 }
@@ -179,6 +184,16 @@ pub struct BackendStatus {
     pub sessions: u64,
     /// Connections that it refused.
     pub refused: u64,
+    /// Sessions that it never answered.
+    pub unanswered: u64,
+    /// New sessions a second: a moving average over some seconds.
+    pub sessions_per_s: u32,
+    /// Of a million new sessions, how many were refused or not answered: likewise.
+    pub failures_ppm: u32,
+    /// From SYN to SYN-ACK, in microseconds: a moving average; 0 if not measured.
+    pub latency_us: u32,
+    /// Its signals by name; those without a name have their number.
+    pub signals: BTreeMap<String, u32>,
     /// From clients to it.
     pub forward: TrafficStatus,
     /// From it to clients.
@@ -200,47 +215,6 @@ pub struct NextHopStatus {
     pub mac: Option<String>,
     /// What it is like, and why.
     pub state: String,
-}
-
-/// A module.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ModuleStatus {
-    /// The name that services use.
-    pub name: String,
-    /// The build that serves.
-    pub serving: Option<ServingStatus>,
-    /// The build that was refused last, while that one serves.
-    pub refused: Option<RefusedStatus>,
-}
-
-/// A build that serves.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ServingStatus {
-    /// `shipped`, or the file's path.
-    pub source: String,
-    /// Its author's name for it.
-    pub title: String,
-    /// Its author's version.
-    pub version: String,
-    /// The first digits of its file's SHA-256.
-    pub hash: String,
-    /// When it was loaded.
-    pub since: u64,
-    /// Calls that failed.
-    pub faults: u64,
-    /// Picks of a backend that takes no new sessions.
-    pub unavailable_picks: u64,
-}
-
-/// A build that was refused.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct RefusedStatus {
-    /// The first digits of its file's SHA-256, if it could be read.
-    pub hash: Option<String>,
-    /// Why.
-    pub reason: String,
-    /// When.
-    pub at: u64,
 }
 
 /// A session: one line of `GET /v1/sessions`.

@@ -28,6 +28,7 @@ use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{BackendId, Gauges, NextHop, PortId, Tick};
 use waxwing_packet::{Mac, Protocol, VlanTags};
+use waxwing_plugin::Compiler;
 
 const WORKERS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -316,7 +317,7 @@ fn write_config(folder: &Path, services: &str) {
 }
 
 async fn load(folder: &Path) -> Result<Checked, String> {
-    check::load(&folder.join("lb.toml"), shipped())
+    check::load(&folder.join("lb.toml"), shipped(), Compiler::Here)
         .await
         .map_err(|e| e.to_string())
 }

@@ -108,6 +108,8 @@ pub struct BackendCounters {
     pub sessions: Counter,
     /// SYNs answered with RST before any SYN-ACK.
     pub refused: Counter,
+    /// Sessions that ended without any answer of the backend.
+    pub unanswered: Counter,
 }
 
 /// What one worker counts.

@@ -98,6 +98,11 @@ impl Engine {
         })
     }
 
+    /// An engine without a clock, to compile with.
+    pub(crate) fn compile_only() -> wasmtime::Result<wasmtime::Engine> {
+        wasmtime::Engine::new(&config())
+    }
+
     /// The wasmtime engine.
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.inner

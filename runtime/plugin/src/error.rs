@@ -121,9 +121,17 @@ pub enum Refusal {
         /// The limit.
         max: u64,
     },
+    /// It is being written to.
+    #[error("changed while it was read; it is read again once it stays the same")]
+    Changing,
     /// The compiler gave up on it.
     #[error("cannot be compiled: {0}")]
     Compile(String),
+    /// The process that compiles could not be run.
+    #[error(
+        "the compiler's process failed: {0}; see the limits of processes, memory and open files"
+    )]
+    Compiler(String),
     /// It faulted too often while serving.
     #[error("quarantined: {0}; copy a mended build over it")]
     Quarantined(String),

@@ -4,33 +4,42 @@
 //! instances.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use waxwing_dataplane::Policy;
 use waxwing_sdk::abi::ModuleInfo;
 
 use crate::bind::{Owner, ServiceBinding, bind};
+use crate::compile::Compiler;
 use crate::engine::Engine;
 use crate::error::{HostError, ModuleError};
 use crate::instance::{FaultReport, FaultSink};
-use crate::library::{FaultLimit, Library, Recovery, Refused, lock, read_capped};
+use crate::library::{Library, Placement, Recovery, lock};
 use crate::module::{CompiledModule, Source, label};
+use crate::read::read_capped;
 use crate::records::Records;
+use crate::shelf::FaultLimit;
+use crate::status::{self, ModuleStatus};
 use crate::validate::Limits;
 use crate::vetting::vet;
 use crate::watch::Watcher;
 
 /// What may be set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Options {
     /// Sizes that modules must keep to.
     pub limits: Limits,
     /// How often a module may fault before it is rolled back.
     pub fault_limit: FaultLimit,
+    /// Who compiles the folder's modules.
+    pub compiler: Compiler,
+    /// How long a new build serves on the first worker only, in the place of one that serves; 0
+    /// gives it to all at once.
+    pub canary: Duration,
 }
 
 /// What the host tells the control side of, on threads of its own and of the workers: the
@@ -51,53 +60,10 @@ pub enum Event {
 pub struct Bound {
     /// The module: the newest that passed.
     pub module: Arc<CompiledModule>,
+    /// The module that all workers but the first have, where [`Bound::module`] is a canary.
+    pub others: Option<Arc<CompiledModule>>,
     /// Instances by worker.
     pub policies: Vec<Box<dyn Policy>>,
-}
-
-/// What is known of a module, for people.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct ModuleStatus {
-    /// The name that services use.
-    pub name: String,
-    /// The module that serves.
-    pub serving: Option<Serving>,
-    /// The build that was refused last, while that one serves.
-    pub refused: Option<RefusedStatus>,
-}
-
-/// A module that serves.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Serving {
-    /// `shipped`, or the file's path.
-    pub source: String,
-    /// The author's name for it.
-    pub title: String,
-    /// The author's version; may be empty.
-    pub version: String,
-    /// The SDK it was made with; may be empty.
-    pub sdk: String,
-    /// The first 12 digits of the file's SHA-256.
-    pub hash: String,
-    /// Its file's size, in bytes.
-    pub bytes: usize,
-    /// When it was loaded, in seconds since 1970.
-    pub since: u64,
-    /// Calls that failed.
-    pub faults: u64,
-    /// Picks of a backend that takes no new sessions.
-    pub unavailable_picks: u64,
-}
-
-/// A build that was refused.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct RefusedStatus {
-    /// The first 12 digits of the file's SHA-256, if it could be read.
-    pub hash: Option<String>,
-    /// Why, as it was logged.
-    pub reason: String,
-    /// When, in seconds since 1970.
-    pub at: u64,
 }
 
 /// Loads, vets, runs and watches modules.
@@ -135,8 +101,8 @@ impl Host {
             .transpose()?;
         Ok(Self {
             engine: Engine::new()?,
-            library: Library::new(shipped, folder, options.limits, options.fault_limit),
             limits: options.limits,
+            library: Library::new(shipped, folder, options),
             faults: Arc::new(move |report| events(Event::Fault(report))),
             generation: AtomicU64::new(0),
             records: Mutex::default(),
@@ -167,8 +133,11 @@ impl Host {
         services: &[ServiceBinding],
     ) -> Result<Box<dyn Policy>, ModuleError> {
         if !module.vetted.load(Ordering::Acquire) {
-            vet(&self.engine, module, services, &self.records(&module.name))?;
+            let flows = vet(&self.engine, module, services, &self.records(&module.name))?;
             module.vetted.store(true, Ordering::Release);
+            let services = services.len();
+            let text = format!("answered {flows} test flows for {services} services");
+            self.library.step(module, text);
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let owner = Owner {
@@ -182,13 +151,25 @@ impl Host {
         Ok(Box::new(policy))
     }
 
-    /// A module's instances were put to work: it serves from now on, and the one before is what a
-    /// roll-back goes to. (Instances that were made to check a config change nothing.)
-    pub fn promote(&self, module: &Arc<CompiledModule>) {
-        self.library.promote(module);
+    /// Instances were put to work: the module serves from now on, on all workers or as a canary, and
+    /// the one before is what a roll-back goes to. (Instances that were made to check a config
+    /// change nothing.)
+    pub fn put_to_work(&self, module: &Arc<CompiledModule>, is_canary: bool) {
+        if is_canary {
+            self.library.start_canary(module);
+        } else {
+            self.library.promote(module);
+        }
     }
 
-    /// The whole way from a name to an instance for each of `workers` workers. If the newest
+    /// When the first canary is over: [`Host::bind`] then gives the build to all workers.
+    #[must_use]
+    pub fn canary_ends(&self) -> Option<Instant> {
+        self.library.canary_ends()
+    }
+
+    /// The whole way from a name to an instance for each of `workers` workers. A build that is to
+    /// replace another is given to the first worker only, as its canary, for a while. If the newest
     /// module does not pass on these services, the one that serves is taken, and the refusal
     /// logged and kept for [`Host::status`].
     ///
@@ -202,28 +183,46 @@ impl Host {
         services: &[ServiceBinding],
     ) -> Result<Bound, ModuleError> {
         let newest = self.policy(name)?;
-        let error = match self.bind_module(&newest, workers, seed, services) {
+        let others = match self.library.placement(&newest, Instant::now()) {
+            Placement::Canary(current) if workers > 1 => Some(current),
+            Placement::Canary(_) | Placement::Everywhere => None,
+        };
+        let error = match self.bind_builds(&newest, others, workers, seed, services) {
             Ok(bound) => return Ok(bound),
             Err(error) => error,
         };
-        match self.library.demote(&newest, &error) {
-            Some(serving) => self.bind_module(&serving, workers, seed, services),
+        match self.library.demote(&self.engine, &newest, &error) {
+            Some(serving) => self.bind_builds(&serving, None, workers, seed, services),
             None => Err(error),
         }
     }
 
-    fn bind_module(
+    fn bind_builds(
         &self,
         module: &Arc<CompiledModule>,
+        others: Option<Arc<CompiledModule>>,
         workers: u32,
         seed: u64,
         services: &[ServiceBinding],
     ) -> Result<Bound, ModuleError> {
-        let policies = (0..workers)
-            .map(|worker| self.instantiate(module, worker, seed, services))
-            .collect::<Result<_, _>>()?;
+        let instances = |module: &Arc<CompiledModule>, of: Range<u32>| {
+            of.map(|worker| self.instantiate(module, worker, seed, services))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let mut policies = instances(module, 0..workers.min(1))?;
+        // Where the config has changed so that only the new build takes it, there is no going back.
+        let rest = others.and_then(|others| {
+            let rest = instances(&others, 1..workers).ok()?;
+            Some((others, rest))
+        });
+        let (others, rest) = match rest {
+            Some((others, rest)) => (Some(others), rest),
+            None => (None, instances(module, workers.min(1)..workers)?),
+        };
+        policies.extend(rest);
         Ok(Bound {
             module: Arc::clone(module),
+            others,
             policies,
         })
     }
@@ -244,7 +243,9 @@ impl Host {
         let source = Source::File(path.into());
         let bytes = read_capped(path, self.limits.file_bytes_max)
             .map_err(|refusal| refusal.of(label(&name, &source)))?;
-        let module = CompiledModule::new(&self.engine, &self.limits, &name, source, &bytes)?;
+        let compiler = &Compiler::Here;
+        let module =
+            CompiledModule::new(&self.engine, compiler, &self.limits, &name, source, &bytes)?;
         Ok(module.info)
     }
 
@@ -266,46 +267,8 @@ impl Host {
     /// Every module that was asked for, by name.
     #[must_use]
     pub fn status(&self) -> Vec<ModuleStatus> {
-        self.library
-            .list()
-            .into_iter()
-            .map(|(name, current, refused)| ModuleStatus {
-                name,
-                serving: current.as_deref().map(Serving::from),
-                refused: refused.map(RefusedStatus::from),
-            })
-            .collect()
+        let period = self.library.canary();
+        let status = |(name, entry, quarantined)| status::of(name, entry, quarantined, period);
+        self.library.list().into_iter().map(status).collect()
     }
-}
-
-impl From<&CompiledModule> for Serving {
-    fn from(module: &CompiledModule) -> Self {
-        Self {
-            source: module.source.to_string(),
-            title: module.info.name.clone(),
-            version: module.info.version.clone(),
-            sdk: module.info.sdk.clone(),
-            hash: module.hash.to_string(),
-            bytes: module.bytes,
-            since: seconds(module.since),
-            faults: module.counters.faults(),
-            unavailable_picks: module.counters.unavailable_picks(),
-        }
-    }
-}
-
-impl From<Refused> for RefusedStatus {
-    fn from(refused: Refused) -> Self {
-        let Refused { hash, reason, at } = refused;
-        Self {
-            hash: hash.map(|hash| hash.to_string()),
-            reason,
-            at: seconds(at),
-        }
-    }
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

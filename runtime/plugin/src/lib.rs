@@ -2,19 +2,23 @@
 //!
 //! The control side holds a [`Host`]. It turns a module's name and the services that use it into
 //! one instance per worker ([`Host::bind`]), each of which the core drives as a
-//! [`Policy`](waxwing_dataplane::Policy). What a module may do is bounded four times over:
+//! [`Policy`](waxwing_dataplane::Policy). What a module may do is bounded five times over:
 //!
 //! - `validate` reads its bytes before anything is compiled: no imports, the ABI's exports, sizes;
+//! - `compile` has them compiled by a child process with limits of its own;
 //! - `engine` gives it a memory limit, a small stack and a time budget for each call;
 //! - `bind` and `regions` check every address it names, once;
 //! - `instance` checks every answer it gives, always.
 //!
 //! A module that fails costs its batch the native fallback. It never costs a packet, and a bad new
-//! build never replaces a good one (`library`, `vetting`).
+//! build never replaces a good one (`library`, `shelf`, `vetting`), nor does it after a restart
+//! (`store`).
 //!
-//! What is deliberately absent: guest imports of any kind, and any unsafe code of our own.
+//! What is deliberately absent: guest imports of any kind, and unsafe code of our own, but for the
+//! one call that takes the child's machine code (`compile`).
 
 mod bind;
+mod compile;
 mod engine;
 mod error;
 mod guest;
@@ -22,8 +26,12 @@ mod host;
 mod instance;
 mod library;
 mod module;
+mod read;
 mod records;
 mod regions;
+mod shelf;
+mod status;
+mod store;
 #[cfg(test)]
 mod trace;
 mod validate;
@@ -31,11 +39,16 @@ mod vetting;
 mod watch;
 
 pub use bind::{BackendInfo, ServiceBinding};
+pub use compile::{CompileLimits, Compiler, compile_child};
 pub use engine::prepare_thread;
 pub use error::{HostError, ModuleError, Refusal};
-pub use host::{Bound, Event, Host, ModuleStatus, Options, RefusedStatus, Serving};
+pub use host::{Bound, Event, Host, Options};
 pub use instance::FaultReport;
-pub use library::{FaultLimit, Recovery};
+pub use library::Recovery;
 pub use module::{CompiledModule, Hash, ModuleCounters, Source};
+pub use read::is_module_name;
+pub use shelf::FaultLimit;
+pub use status::{CanaryStatus, ModuleStatus, RefusedStatus, Serving, StepStatus};
+pub use store::Quarantined;
 pub use validate::{Limits, validate};
 pub use waxwing_sdk::abi::ModuleInfo;

@@ -1,81 +1,29 @@
-//! Which module a name stands for: a file in the watched folder, else the one that shipped.
+//! Which module a name stands for: a file in the watched folder, else the last good build of it,
+//! else the one that shipped.
 //!
 //! Invariant: a module that serves is replaced only by one that passed; the last good one stays
-//! whenever a new file is bad. A hash that was quarantined comes back only where nothing else can
-//! serve the name, and a change asks for it: that gives it another try, watched as before.
+//! whenever a new file is bad. A build that was quarantined comes back only where nothing else can
+//! serve the name, and a start or a change asks for it: that gives it another try, watched as before.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use crate::compile::Compiler;
 use crate::engine::Engine;
 use crate::error::{ModuleError, Refusal};
+use crate::host::Options;
 use crate::module::{CompiledModule, Hash, Source, label};
-use crate::validate::Limits;
+use crate::read::{check_name, read_capped};
+use crate::shelf::{Entry, Judgement, Known, Refused, Shelf};
+use crate::store::{Quarantined, Store};
 
 /// The extension of module files.
 pub(crate) const EXTENSION: &str = "wasm";
-
-/// The longest module name.
-const NAME_MAX: usize = 64;
-
-/// Why a build is not served, kept for `status`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refused {
-    /// The build, where its bytes could be read.
-    pub hash: Option<Hash>,
-    /// The whole message.
-    pub reason: String,
-    /// When.
-    pub at: SystemTime,
-}
-
-/// What is known of one name.
-#[derive(Default)]
-struct Entry {
-    /// The one that serves.
-    current: Option<Arc<CompiledModule>>,
-    /// Compiled, but not yet tried on services, or refused by them.
-    candidate: Option<Arc<CompiledModule>>,
-    /// The one that served before, to roll back to.
-    previous: Option<Arc<CompiledModule>>,
-    refused: Option<Refused>,
-    /// When instances of the current module faulted.
-    faults: Vec<Instant>,
-}
-
-/// What is known of all names.
-#[derive(Default)]
-struct Shelf {
-    entries: HashMap<String, Entry>,
-    /// Builds that faulted too often, and what they did.
-    quarantined: HashMap<Hash, String>,
-}
-
-/// How often a module may fault before it is rolled back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FaultLimit {
-    /// This many faults, over all workers ...
-    pub faults: usize,
-    /// ... within this time.
-    pub window: Duration,
-}
-
-impl Default for FaultLimit {
-    fn default() -> Self {
-        Self {
-            faults: 3,
-            window: Duration::from_secs(60),
-        }
-    }
-}
 
 /// What is to be done after a fault.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,6 +37,14 @@ pub enum Recovery {
     Exhausted,
 }
 
+/// On which workers a build is to serve.
+pub(crate) enum Placement {
+    /// On all.
+    Everywhere,
+    /// On the first; the others have this one.
+    Canary(Arc<CompiledModule>),
+}
+
 /// A module's bytes, and where they are from.
 struct Found {
     source: Source,
@@ -99,8 +55,8 @@ struct Found {
 pub(crate) struct Library {
     shipped: Vec<(&'static str, &'static [u8])>,
     folder: Option<PathBuf>,
-    limits: Limits,
-    fault_limit: FaultLimit,
+    options: Options,
+    store: Store,
     shelf: Mutex<Shelf>,
     /// Held while one module is loaded, so that `shelf` is free for `status` meanwhile.
     loading: Mutex<()>,
@@ -110,21 +66,21 @@ impl Library {
     pub(crate) fn new(
         shipped: &[(&'static str, &'static [u8])],
         folder: Option<PathBuf>,
-        limits: Limits,
-        fault_limit: FaultLimit,
+        options: Options,
     ) -> Self {
+        let store = Store::new(folder.as_deref());
         Self {
             shipped: shipped.to_vec(),
             folder,
-            limits,
-            fault_limit,
-            shelf: Mutex::default(),
+            options,
+            shelf: Mutex::new(Shelf::new(store.quarantined())),
+            store,
             loading: Mutex::default(),
         }
     }
 
     /// The newest module that a name stands for: the file's, else the shipped one; where that is
-    /// bad, the one that serves. It serves once it is promoted.
+    /// bad, the one that serves, or the last good one. It serves once it is put to work.
     pub(crate) fn load(
         &self,
         engine: &Engine,
@@ -139,10 +95,17 @@ impl Library {
         if let Some(current) = self.current(name) {
             return Ok(current);
         }
-        match self.shipped(name).filter(|_| self.file(name).is_some()) {
-            Some(bytes) => self.compile(engine, name, Source::Shipped, bytes),
-            None => Err(error),
+        if let Some(module) = self.load_last_good(engine, name) {
+            return Ok(module);
         }
+        if let Some(bytes) = self.shipped(name).filter(|_| self.file(name).is_some()) {
+            return self.compile(engine, name, Source::Shipped, bytes);
+        }
+        if let (Refusal::Quarantined(_), Ok(Some(found))) = (&error.refusal, self.find(name)) {
+            warn!("{error}; nothing else can serve, so it gets another try");
+            return self.compile(engine, name, found.source, &found.bytes);
+        }
+        Err(error)
     }
 
     fn load_newest(&self, engine: &Engine, name: &str) -> Result<Arc<CompiledModule>, ModuleError> {
@@ -151,10 +114,10 @@ impl Library {
             error
         };
         let Some(Found { source, bytes }) = self.find(name).map_err(|e| refused(None, e))? else {
-            return self.keep(name);
+            return self.keep(engine, name);
         };
         let hash = Hash::of(&bytes);
-        let quarantined = lock(&self.shelf).quarantined.get(&hash).cloned();
+        let quarantined = lock(&self.shelf).quarantined(hash);
         if let Some(why) = quarantined {
             let error = Refusal::Quarantined(why).of(label(name, &source));
             return Err(refused(Some(hash), error));
@@ -167,25 +130,55 @@ impl Library {
     }
 
     /// There are no bytes for the name any more: what serves goes on serving.
-    fn keep(&self, name: &str) -> Result<Arc<CompiledModule>, ModuleError> {
-        let current = self.current(name).ok_or_else(|| self.unknown(name))?;
+    fn keep(&self, engine: &Engine, name: &str) -> Result<Arc<CompiledModule>, ModuleError> {
+        let kept = self.current(name);
+        let kept = kept.or_else(|| self.load_last_good(engine, name));
+        let kept = kept.ok_or_else(|| self.unknown(name))?;
         warn!(
-            "module {}: its file is gone; it goes on serving",
-            current.label()
+            "module {}: its file is gone; this build goes on serving",
+            kept.label()
         );
-        Ok(current)
+        Ok(kept)
+    }
+
+    /// The build that served last before the program was started.
+    fn load_last_good(&self, engine: &Engine, name: &str) -> Option<Arc<CompiledModule>> {
+        let path = self.store.last_good(name)?;
+        let bytes = read_capped(&path, self.options.limits.file_bytes_max).ok()?;
+        let hash = Hash::of(&bytes);
+        if lock(&self.shelf).quarantined(hash).is_some() {
+            return None;
+        }
+        let source = Source::LastGood(path);
+        if let Some(known) = self.known(name, hash, &source) {
+            return Some(known);
+        }
+        match self.compile(engine, name, source, &bytes) {
+            Ok(module) => {
+                warn!("module {}: {hash} is taken instead", module.label());
+                Some(module)
+            }
+            Err(error) => {
+                warn!("{error}");
+                None
+            }
+        }
     }
 
     /// The module, if it is compiled already.
     fn known(&self, name: &str, hash: Hash, source: &Source) -> Option<Arc<CompiledModule>> {
         let mut shelf = lock(&self.shelf);
         let entry = shelf.entry(name);
-        let same = |module: &&Arc<CompiledModule>| module.hash == hash && module.source == *source;
-        if let Some(current) = entry.current.as_ref().filter(same) {
-            entry.refused = None;
-            return Some(Arc::clone(current));
+        match entry.known(|module| module.hash == hash && module.source == *source)? {
+            Known::Current(current) => {
+                entry.refused = None;
+                Some(current)
+            }
+            Known::Other(other) => {
+                entry.candidate = Some(Arc::clone(&other));
+                Some(other)
+            }
         }
-        entry.candidate.as_ref().filter(same).cloned()
     }
 
     fn compile(
@@ -195,20 +188,24 @@ impl Library {
         source: Source,
         bytes: &[u8],
     ) -> Result<Arc<CompiledModule>, ModuleError> {
-        let module = Arc::new(CompiledModule::new(
-            engine,
-            &self.limits,
-            name,
-            source,
-            bytes,
-        )?);
+        // What ships with the program is trusted as the program is.
+        let compiler = match source {
+            Source::Shipped => &Compiler::Here,
+            Source::File(_) | Source::LastGood(_) => &self.options.compiler,
+        };
+        let start = Instant::now();
+        let limits = &self.options.limits;
+        let module = CompiledModule::new(engine, compiler, limits, name, source, bytes)?;
+        let module = Arc::new(module);
+        let took = start.elapsed().as_millis();
+        self.step(&module, format!("validated and compiled in {took} ms"));
         lock(&self.shelf).entry(name).candidate = Some(Arc::clone(&module));
         Ok(module)
     }
 
     fn find(&self, name: &str) -> Result<Option<Found>, ModuleError> {
         if let Some(path) = self.file(name) {
-            let bytes = read_capped(&path, self.limits.file_bytes_max);
+            let bytes = read_capped(&path, self.options.limits.file_bytes_max);
             let source = Source::File(path);
             match bytes {
                 Ok(bytes) => {
@@ -225,26 +222,69 @@ impl Library {
         }))
     }
 
-    /// A module passed on its services: it serves from now on.
+    /// Where a build that passed on its services is to serve.
+    pub(crate) fn placement(&self, module: &Arc<CompiledModule>, now: Instant) -> Placement {
+        let shelf = lock(&self.shelf);
+        let Some(entry) = shelf.get(&module.name) else {
+            return Placement::Everywhere;
+        };
+        let served = entry.canary.as_ref().and_then(|canary| {
+            Arc::ptr_eq(&canary.module, module).then(|| now.duration_since(canary.since))
+        });
+        let done = served.unwrap_or(Duration::ZERO) >= self.options.canary;
+        match &entry.current {
+            Some(current) if !done && !Arc::ptr_eq(current, module) => {
+                Placement::Canary(Arc::clone(current))
+            }
+            _ => Placement::Everywhere,
+        }
+    }
+
+    /// A build serves on the first worker from now on.
+    pub(crate) fn start_canary(&self, module: &Arc<CompiledModule>) {
+        let new = lock(&self.shelf).entry(&module.name).start_canary(module);
+        if new {
+            let seconds = self.options.canary.as_secs_f32();
+            self.step(module, format!("serves on worker 0, for {seconds} s"));
+        }
+    }
+
+    /// When the first canary is over.
+    pub(crate) fn canary_ends(&self) -> Option<Instant> {
+        let shelf = lock(&self.shelf);
+        let ends = shelf.entries().filter_map(|(_, entry)| {
+            let canary = entry.canary.as_ref()?;
+            Some(canary.since + self.options.canary)
+        });
+        ends.min()
+    }
+
+    /// A module passed on its services: it serves on all workers from now on.
     pub(crate) fn promote(&self, module: &Arc<CompiledModule>) {
-        let mut shelf = lock(&self.shelf);
-        let entry = shelf.entry(&module.name);
-        if entry
-            .candidate
-            .as_ref()
-            .is_none_or(|candidate| !Arc::ptr_eq(candidate, module))
-        {
+        let replaced = {
+            let mut shelf = lock(&self.shelf);
+            let entry = shelf.entry(&module.name);
+            let new = entry.promote(module);
+            if new && !self.is_stand_in(module) {
+                entry.refused = None;
+            }
+            new
+        };
+        if !replaced {
             return;
         }
-        entry.candidate = None;
-        entry.faults.clear();
-        let shipped_instead = module.source == Source::Shipped
-            && self.file(&module.name).is_some_and(|path| path.exists());
-        if !shipped_instead {
-            entry.refused = None;
+        self.step(module, "serves on all workers".into());
+        match module.source {
+            Source::File(_) => self.store.keep(&module.name, &module.image),
+            Source::Shipped if !self.is_stand_in(module) => self.store.forget(&module.name),
+            Source::Shipped | Source::LastGood(_) => {}
         }
-        entry.previous = entry.current.replace(Arc::clone(module));
-        info!("module {} {} serves", module.label(), module.hash);
+    }
+
+    /// Whether a build serves in the place of a file that cannot.
+    fn is_stand_in(&self, module: &CompiledModule) -> bool {
+        let has_file = || self.file(&module.name).is_some_and(|path| path.exists());
+        !matches!(module.source, Source::File(_)) && has_file()
     }
 
     fn refuse(&self, name: &str, hash: Option<Hash>, error: &ModuleError) {
@@ -255,62 +295,35 @@ impl Library {
             .refused
             .as_ref()
             .is_some_and(|r| r.hash == hash && r.reason == reason);
-        if !known {
-            match &entry.current {
-                Some(current) => warn!("{reason}; {} {} stays", current.label(), current.hash),
-                None => warn!("{reason}"),
-            }
-            entry.refused = Some(Refused {
-                hash,
-                reason,
-                at: SystemTime::now(),
-            });
+        if known || matches!(error.refusal, Refusal::Changing) {
+            return;
         }
+        match &entry.current {
+            Some(current) => warn!("{reason}; {} {} stays", current.label(), current.hash),
+            None => warn!("{reason}"),
+        }
+        if let Some(hash) = hash {
+            entry.step(hash, format!("refused: {}", error.refusal));
+        }
+        entry.refused = Some(Refused {
+            hash,
+            reason,
+            at: SystemTime::now(),
+        });
     }
 
     /// A module could not be set up for its services: gives the one that serves, if that is
     /// another. The next load tries the newest once more, for a config change may mend it.
     pub(crate) fn demote(
         &self,
+        engine: &Engine,
         module: &Arc<CompiledModule>,
         error: &ModuleError,
     ) -> Option<Arc<CompiledModule>> {
         self.refuse(&module.name, Some(module.hash), error);
         self.current(&module.name)
-            .filter(|current| !Arc::ptr_eq(current, module))
-    }
-
-    /// Puts the module before, else the shipped one, in a module's place.
-    fn roll_back(
-        &self,
-        engine: &Engine,
-        module: &Arc<CompiledModule>,
-    ) -> Option<Arc<CompiledModule>> {
-        let name = &module.name;
-        let good = |shelf: &Shelf, hash| !shelf.quarantined.contains_key(&hash);
-        let previous = {
-            let mut shelf = lock(&self.shelf);
-            let entry = shelf.entry(name);
-            entry.faults.clear();
-            let previous = entry.previous.take();
-            previous.filter(|previous| good(&shelf, previous.hash))
-        };
-        let shipped = || {
-            let bytes = self.shipped(name)?;
-            good(&lock(&self.shelf), Hash::of(bytes)).then_some(bytes)
-        };
-        let back = match previous {
-            Some(previous) => previous,
-            None => self
-                .compile(engine, name, Source::Shipped, shipped()?)
-                .ok()?,
-        };
-        warn!("module {}: {} serves again", back.label(), back.hash);
-        let mut shelf = lock(&self.shelf);
-        let entry = shelf.entry(name);
-        entry.candidate = None;
-        entry.current = Some(Arc::clone(&back));
-        Some(back)
+            .or_else(|| self.load_last_good(engine, &module.name))
+            .filter(|other| other.hash != module.hash)
     }
 
     /// Counts a fault and says what is to be done.
@@ -321,52 +334,84 @@ impl Library {
         why: &str,
         now: Instant,
     ) -> Recovery {
-        let too_often = {
-            let mut shelf = lock(&self.shelf);
-            let entry = shelf.entry(&module.name);
-            if entry
-                .current
-                .as_ref()
-                .is_some_and(|current| current.hash != module.hash)
-            {
-                return Recovery::Rebuild;
+        let limit = self.options.fault_limit;
+        let judgement = lock(&self.shelf)
+            .entry(&module.name)
+            .faulted(module, why, now, limit);
+        match judgement {
+            Judgement::Stale | Judgement::Tolerated => Recovery::Rebuild,
+            Judgement::Quarantined { reason, is_canary } => {
+                self.quarantine(module, &reason);
+                if is_canary || self.roll_back(engine, module) {
+                    Recovery::RolledBack
+                } else {
+                    Recovery::Exhausted
+                }
             }
-            let window = self.fault_limit.window;
-            entry.faults.retain(|at| now.duration_since(*at) < window);
-            entry.faults.push(now);
-            let count = entry.faults.len();
-            let too_often = count >= self.fault_limit.faults;
-            if too_often {
-                let text = format!("{count} faults in {} s, the last: {why}", window.as_secs());
-                shelf.quarantined.insert(module.hash, text);
-            }
-            too_often
-        };
-        if !too_often {
-            return Recovery::Rebuild;
-        }
-        let error = Refusal::Quarantined(why.into()).of(module.label());
-        self.refuse(&module.name, Some(module.hash), &error);
-        match self.roll_back(engine, module) {
-            Some(_) => Recovery::RolledBack,
-            None => Recovery::Exhausted,
         }
     }
 
-    /// The names that were asked for, with what serves them and what was refused.
-    pub(crate) fn list(&self) -> Vec<(String, Option<Arc<CompiledModule>>, Option<Refused>)> {
+    fn quarantine(&self, module: &Arc<CompiledModule>, reason: &str) {
+        let all = lock(&self.shelf).quarantine(module, reason);
+        self.store.set_quarantined(&all);
+        let error = Refusal::Quarantined(reason.into()).of(module.label());
+        self.refuse(&module.name, Some(module.hash), &error);
+    }
+
+    /// Puts the module before, else the shipped one, in a module's place; says whether there was
+    /// one.
+    fn roll_back(&self, engine: &Engine, module: &Arc<CompiledModule>) -> bool {
+        let name = &module.name;
+        let previous = lock(&self.shelf).entry(name).previous.take();
+        let good = |hash| lock(&self.shelf).quarantined(hash).is_none();
+        let shipped = || {
+            let bytes = self.shipped(name).filter(|bytes| good(Hash::of(bytes)))?;
+            self.compile(engine, name, Source::Shipped, bytes)
+                .inspect_err(|error| error!("{error}"))
+                .ok()
+        };
+        let back = previous
+            .filter(|previous| good(previous.hash))
+            .or_else(shipped);
+        let Some(back) = back else {
+            self.store.forget(name);
+            return false;
+        };
+        lock(&self.shelf).entry(name).roll_back_to(&back);
+        match back.source {
+            Source::Shipped => self.store.forget(name),
+            Source::File(_) | Source::LastGood(_) => self.store.keep(name, &back.image),
+        }
+        self.step(&back, "serves again on all workers".into());
+        true
+    }
+
+    /// Takes note of what happened to a build.
+    pub(crate) fn step(&self, module: &CompiledModule, text: String) {
+        info!("module {} {}: {text}", module.label(), module.hash);
+        lock(&self.shelf)
+            .entry(&module.name)
+            .step(module.hash, text);
+    }
+
+    /// The names that were asked for, with all that is known of them.
+    pub(crate) fn list(&self) -> Vec<(String, Entry, Vec<Quarantined>)> {
         let shelf = lock(&self.shelf);
         let mut list: Vec<_> = shelf
-            .entries
-            .iter()
-            .map(|(name, entry)| (name.clone(), entry.current.clone(), entry.refused.clone()))
+            .entries()
+            .map(|(name, entry)| (name.clone(), entry.clone(), shelf.quarantined_of(name)))
             .collect();
         list.sort_by(|a, b| a.0.cmp(&b.0));
         list
     }
 
+    /// How long a new build serves on one worker only.
+    pub(crate) const fn canary(&self) -> Duration {
+        self.options.canary
+    }
+
     fn current(&self, name: &str) -> Option<Arc<CompiledModule>> {
-        lock(&self.shelf).entries.get(name)?.current.clone()
+        lock(&self.shelf).get(name)?.current.clone()
     }
 
     fn shipped(&self, name: &str) -> Option<&'static [u8]> {
@@ -391,53 +436,7 @@ impl Library {
     }
 }
 
-impl Shelf {
-    fn entry(&mut self, name: &str) -> &mut Entry {
-        self.entries.entry(name.into()).or_default()
-    }
-}
-
 /// A panic while it was held leaves whole entries behind, so the lock may be taken anyway.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether a name can be a module's: a file's stem with no way out of the folder.
-pub(crate) fn is_name(name: &str) -> bool {
-    (1..=NAME_MAX).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-}
-
-fn check_name(name: &str) -> Result<(), ModuleError> {
-    if is_name(name) {
-        Ok(())
-    } else {
-        Err(Refusal::Name.of(format!(
-            "{:?}",
-            name.chars().take(NAME_MAX).collect::<String>()
-        )))
-    }
-}
-
-/// Reads a regular file once, no further than the limit.
-pub(crate) fn read_capped(path: &Path, max: usize) -> Result<Vec<u8>, Refusal> {
-    // Without O_NONBLOCK, opening a named pipe would wait for its writer.
-    let file: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(Refusal::NotAFile);
-    }
-    let max = max as u64;
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(max)).unwrap_or(0));
-    file.take(max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > max {
-        let bytes = metadata.len().max(bytes.len() as u64);
-        return Err(Refusal::TooLarge { bytes, max });
-    }
-    Ok(bytes)
 }

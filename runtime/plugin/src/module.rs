@@ -5,14 +5,16 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 use waxwing_sdk::abi::ModuleInfo;
 
+use crate::compile::Compiler;
 use crate::engine::Engine;
-use crate::error::{ModuleError, Refusal};
+use crate::error::ModuleError;
 use crate::validate::{Limits, validate};
 
 /// The SHA-256 of a module's bytes: tells builds apart.
@@ -24,6 +26,11 @@ impl Hash {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// All 64 hexadecimal digits, as `sha256sum` prints them.
+    pub(crate) fn digits(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -49,13 +56,15 @@ pub enum Source {
     Shipped,
     /// From the watched folder.
     File(PathBuf),
+    /// What was kept of the build that served before the start.
+    LastGood(PathBuf),
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shipped => f.write_str("shipped"),
-            Self::File(path) => path.display().fmt(f),
+            Self::File(path) | Self::LastGood(path) => path.display().fmt(f),
         }
     }
 }
@@ -91,8 +100,8 @@ pub struct CompiledModule {
     pub hash: Hash,
     /// Where it came from.
     pub source: Source,
-    /// The size of its file, in bytes.
-    pub bytes: usize,
+    /// Its file's bytes.
+    pub image: Arc<[u8]>,
     /// When it was loaded.
     pub since: SystemTime,
     /// What went wrong in its instances.
@@ -106,6 +115,7 @@ impl CompiledModule {
     /// Validates and compiles.
     pub(crate) fn new(
         engine: &Engine,
+        compiler: &Compiler,
         limits: &Limits,
         name: &str,
         source: Source,
@@ -113,14 +123,15 @@ impl CompiledModule {
     ) -> Result<Self, ModuleError> {
         let label = label(name, &source);
         let info = validate(bytes, limits).map_err(|refusal| refusal.of(&label))?;
-        let code = wasmtime::Module::from_binary(engine.wasmtime(), bytes)
-            .map_err(|error| Refusal::Compile(format!("{error:#}")).of(&label))?;
+        let code = compiler
+            .compile(engine, bytes)
+            .map_err(|refusal| refusal.of(&label))?;
         Ok(Self {
             name: name.into(),
             info,
             hash: Hash::of(bytes),
             source,
-            bytes: bytes.len(),
+            image: bytes.into(),
             since: SystemTime::now(),
             counters: ModuleCounters::default(),
             vetted: AtomicBool::new(false),

@@ -23,13 +23,13 @@ const BATCHES: [usize; 6] = [1, 2, 3, 31, 32, BATCH];
 /// At most so many services are tried; the code is the same for all.
 const SERVICES_MAX: usize = 64;
 
-/// Tries a module on its services.
+/// Tries a module on its services; says how many flows it answered.
 pub(crate) fn vet(
     engine: &Engine,
     module: &Arc<CompiledModule>,
     services: &[ServiceBinding],
     records: &Records,
-) -> Result<(), ModuleError> {
+) -> Result<usize, ModuleError> {
     let services = &services[..services.len().min(SERVICES_MAX)];
     let reports = Arc::new(Mutex::new(Vec::<FaultReport>::new()));
     let sink = Arc::clone(&reports);
@@ -46,15 +46,18 @@ pub(crate) fn vet(
         records: Arc::default(),
     };
     let mut policy = bind(engine, module, owner, services)?;
+    let mut flows = 0;
     for service in services {
-        if let Err(fault) = try_service(&mut policy, service, &records.recent(service.service)) {
+        let recent = records.recent(service.service);
+        flows += recent.len() + BATCHES.iter().sum::<usize>();
+        if let Err(fault) = try_service(&mut policy, service, &recent) {
             let said = reports.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let why = said.map_or_else(|| format!("{fault:?}"), |report| report.text);
             let service = service.name.to_string();
             return Err(Refusal::Vetting { service, why }.of(module.label()));
         }
     }
-    Ok(())
+    Ok(flows)
 }
 
 fn try_service(

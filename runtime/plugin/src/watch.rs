@@ -17,7 +17,8 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tracing::{debug, warn};
 
 use crate::error::HostError;
-use crate::library::{EXTENSION, is_name};
+use crate::library::EXTENSION;
+use crate::read::is_module_name;
 
 /// How often the folder is looked at without a hint.
 const RESCAN: Duration = Duration::from_secs(1);
@@ -144,7 +145,7 @@ fn list(folder: &Path) -> HashMap<String, Stamp> {
             let file = entry.file_name();
             let name = file.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.')?;
             let metadata = fs::metadata(entry.path()).ok()?;
-            (is_name(name) && metadata.is_file()).then(|| (name.to_owned(), metadata.into()))
+            (is_module_name(name) && metadata.is_file()).then(|| (name.to_owned(), metadata.into()))
         })
         .take(FILES_MAX)
         .collect()

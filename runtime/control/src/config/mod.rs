@@ -28,6 +28,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use waxwing_dataplane::snapshot::{MidStream, Timeouts};
 use waxwing_packet::{Address, Protocol};
@@ -42,6 +43,8 @@ const FILE_MAX: u64 = 64 << 20;
 pub struct Config {
     /// The watched folder of modules, or `None` where only the built-in policies serve.
     pub modules: Option<Located<PathBuf>>,
+    /// How long a new build of a module serves on one worker only; 0 gives it to all at once.
+    pub canary: Duration,
     /// The most sessions at once.
     pub sessions_max: usize,
     /// The most services, those included that are gone from the config but still have sessions.
@@ -182,6 +185,8 @@ pub struct Service {
     pub policy_config: Located<Arc<str>>,
     /// What becomes of TCP packets in the middle of an unknown connection.
     pub mid_stream: MidStream,
+    /// Names of its backends' signals, by their place.
+    pub signals: Vec<Arc<str>>,
     /// How long sessions live without a packet.
     pub timeouts: Timeouts,
     /// Its backends, in the order of the file.
@@ -313,6 +318,7 @@ impl Config {
         let modules = |config: &Self| config.modules.as_ref().map(|m| m.value.clone());
         let changed = [
             ("modules", modules(self) != modules(running)),
+            ("canary", self.canary != running.canary),
             ("sessions_max", self.sessions_max != running.sessions_max),
             ("services_max", self.services_max != running.services_max),
             ("backends_max", self.backends_max != running.backends_max),

@@ -199,6 +199,33 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
+    /// A list of texts, each as `parse` takes it.
+    pub(super) fn texts<T>(
+        &self,
+        key: &'static Key,
+        report: &mut Report,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<Located<T>>> {
+        let (DeValue::Array(items), _) = self.get(key)? else {
+            let (other, span) = self.get(key)?;
+            return wrong_type(key, "a list of texts", other, span, report);
+        };
+        let read = |item: &toml::Spanned<DeValue<'_>>| {
+            let span = Span::from(item.span());
+            let DeValue::String(text) = item.get_ref() else {
+                return wrong_type(key, "a list of texts", item.get_ref(), span, report);
+            };
+            match parse(text) {
+                Ok(value) => Some(Located::new(value, span)),
+                Err(why) => {
+                    report.error(span, why);
+                    None
+                }
+            }
+        };
+        Some(items.iter().filter_map(read).collect())
+    }
+
     /// A duration: text with units, or whole seconds.
     pub(super) fn duration(
         &self,

@@ -65,6 +65,7 @@ const fn optional(name: &'static str, example: &'static str) -> Key {
 }
 
 pub(super) static MODULES: Key = optional("modules", r#""modules""#);
+pub(super) static CANARY: Key = optional("canary", r#""1s""#);
 pub(super) static SESSIONS_MAX: Key = optional("sessions_max", "1_000_000");
 pub(super) static SERVICES_MAX: Key = optional("services_max", "1_024");
 pub(super) static BACKENDS_MAX: Key = optional("backends_max", "16_384");
@@ -92,6 +93,8 @@ pub(super) static PROTOCOL: Key = required("protocol", r#""tcp""#);
 pub(super) static POLICY: Key = required("policy", r#""round_robin""#);
 pub(super) static POLICY_CONFIG: Key = key("policy_config", "{ }", Shape::Free, false);
 pub(super) static MID_STREAM: Key = optional("mid_stream", r#""pick""#);
+
+pub(super) static SIGNALS: Key = optional("signals", r#"["queue"]"#);
 
 pub(super) static TCP_HALF_OPEN: Key = optional("tcp_half_open", r#""240s""#);
 pub(super) static TCP_ESTABLISHED: Key = optional("tcp_established", r#""2h4m""#);
@@ -136,6 +139,7 @@ pub(super) static ROOT: Section = Section {
     header: None,
     keys: &[
         &MODULES,
+        &CANARY,
         &SESSIONS_MAX,
         &SERVICES_MAX,
         &BACKENDS_MAX,
@@ -177,6 +181,7 @@ static SERVICE_SECTION: Section = Section {
         &POLICY,
         &POLICY_CONFIG,
         &MID_STREAM,
+        &SIGNALS,
         &TIMEOUTS,
         &BACKEND,
     ],

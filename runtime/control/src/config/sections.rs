@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
+use waxwing_dataplane::counters::SIGNALS;
 use waxwing_dataplane::snapshot::{MidStream, Timeouts};
 use waxwing_dataplane::time::TICK;
 use waxwing_packet::Protocol;
+
+use crate::signals::is_signal_name;
 
 use super::problem::{Located, Source, Span};
 use super::reader::{Report, Table};
@@ -22,6 +25,8 @@ use super::{
 
 /// Linux's `sockaddr_un` holds a path of 107 bytes and its end.
 const SOCKET_PATH_MAX: usize = 107;
+/// The longest a new build may serve on one worker only.
+const CANARY_MAX: Duration = Duration::from_secs(86_400);
 /// The longest a session may live without a packet.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 86_400);
 const ZERO_COPY: [(&str, ZeroCopy); 3] = [
@@ -83,6 +88,7 @@ fn config(entries: &DeTable<'_>, report: &mut Report) -> Config {
                 path(text, "the folder's path")
             })
             .map(|path| path.map(|path| folder.join(path))),
+        canary: canary(root, report),
         sessions_max: or(
             root.integer(&schema::SESSIONS_MAX, 1..=1 << 27, report),
             1_000_000,
@@ -115,6 +121,19 @@ fn config(entries: &DeTable<'_>, report: &mut Report) -> Config {
         services: services(root, report),
         source: Arc::clone(&source),
     }
+}
+
+/// How long a new build is seen at work on one worker.
+fn canary(root: &Table<'_, '_>, report: &mut Report) -> Duration {
+    const DEFAULT: Duration = Duration::from_secs(1);
+    let Some(Located { value, span }) = root.duration(&schema::CANARY, report) else {
+        return DEFAULT;
+    };
+    if value > CANARY_MAX {
+        report.error(span, "`canary` is out of range; write \"0s\" to \"1d\"");
+        return DEFAULT;
+    }
+    value
 }
 
 /// The value, or a default.
@@ -245,6 +264,7 @@ fn service(table: &Table<'_, '_>, report: &mut Report) -> Option<Service> {
         );
     }
     let timeouts = timeouts(table, protocol.map(|p| p.value), report);
+    let signals = signals(table, report);
     let backends = table.tables(&schema::BACKEND, report);
     let backends = backends
         .iter()
@@ -261,10 +281,37 @@ fn service(table: &Table<'_, '_>, report: &mut Report) -> Option<Service> {
             .map_or_else(no_config, |json| json.map(|json| json.to_string()))
             .map(Arc::from),
         mid_stream: or(mid_stream, MidStream::default()),
+        signals,
         timeouts,
         backends,
         span: table.span,
     })
+}
+
+/// The names of a service's signals: at most as many as there are, and no two alike.
+fn signals(table: &Table<'_, '_>, report: &mut Report) -> Vec<Arc<str>> {
+    let names = table.texts(&schema::SIGNALS, report, |text| {
+        if is_signal_name(text) {
+            Ok(Arc::from(text))
+        } else {
+            Err(format!(
+                "\"{text}\" cannot name a signal; write 1 to 32 of a-z, 0-9 and `_`, a letter first"
+            ))
+        }
+    });
+    let names: Vec<Located<Arc<str>>> = names.unwrap_or_default();
+    for (at, name) in names.iter().enumerate() {
+        if at == SIGNALS {
+            let text = format!("a backend has {SIGNALS} signals; take the others out");
+            report.error(name.span, text);
+            break;
+        }
+        if names[..at].iter().any(|other| other.value == name.value) {
+            let text = format!("two signals are named \"{}\"; rename one", name.value);
+            report.error(name.span, text);
+        }
+    }
+    names.into_iter().map(|name| name.value).collect()
 }
 
 fn backend(table: &Table<'_, '_>, report: &mut Report) -> Option<Backend> {

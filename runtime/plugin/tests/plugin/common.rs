@@ -131,9 +131,18 @@ pub(crate) fn host(
     shipped: &[(&'static str, &'static [u8])],
     folder: Option<PathBuf>,
 ) -> (Host, Receiver<Event>) {
+    host_with(Options::default(), shipped, folder)
+}
+
+/// The same with other options.
+pub(crate) fn host_with(
+    options: Options,
+    shipped: &[(&'static str, &'static [u8])],
+    folder: Option<PathBuf>,
+) -> (Host, Receiver<Event>) {
     let (sender, events) = channel();
     let sender = std::sync::Mutex::new(sender);
-    let host = Host::new(Options::default(), shipped, folder, move |event| {
+    let host = Host::new(options, shipped, folder, move |event| {
         let _ = sender.lock().expect("no test panics with it").send(event);
     });
     (host.expect("a host"), events)

@@ -33,7 +33,7 @@ fn a_good_module_picks() {
     let mut bound = host
         .bind("test", 2, 1, &[service(&[1, 1, 1])])
         .expect("it is good");
-    host.promote(&bound.module);
+    host.put_to_work(&bound.module, false);
     assert_eq!(bound.policies.len(), 2);
     let picks = pick(&mut *bound.policies[1], 3, &[0, 1, 2, 3]).expect("picks");
     assert_eq!(picks, [0, 1, 2, 0].map(Pick::Backend));
@@ -95,7 +95,7 @@ fn a_module_that_fails_at_work_is_disabled_and_reported() {
         let mut bound = host
             .bind("test", 1, 1, &[service(&[1, 1])])
             .expect("it passes vetting");
-        host.promote(&bound.module);
+        host.put_to_work(&bound.module, false);
         let policy = &mut *bound.policies[0];
         let start = Instant::now();
         let found = (0..10).find_map(|_| pick(policy, 2, &[1]).err());

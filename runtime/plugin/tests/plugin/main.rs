@@ -2,5 +2,6 @@
 
 mod common;
 mod containment;
+mod pipeline;
 mod swap;
 mod validation;

@@ -15,7 +15,7 @@ fn bind(host: &Host) -> Bound {
     let bound = host
         .bind("test", 1, 1, &[service(&[1, 1])])
         .expect("something serves");
-    host.promote(&bound.module);
+    host.put_to_work(&bound.module, false);
     bound
 }
 
@@ -30,7 +30,7 @@ fn a_build_that_was_only_tried_does_not_serve() {
         .bind("test", 1, 1, &[service(&[1, 1])])
         .expect("it is good");
     assert_eq!(host.status()[0].serving, None);
-    host.promote(&tried.module);
+    host.put_to_work(&tried.module, false);
     assert!(host.status()[0].serving.is_some());
 }
 

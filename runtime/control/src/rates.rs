@@ -1,0 +1,121 @@
+//! Rates: what the workers' counters say of the last seconds, for policies and people to look at.
+//!
+//! Invariant: it reads counters and writes gauges, once a second, and nobody waits for it.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+use waxwing_dataplane::BackendId;
+
+use crate::report::Reporter;
+
+/// How often the counters are read.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// After this many seconds a change has come into the average by two thirds.
+const MEMORY_S: f64 = 5.0;
+
+/// Of one backend: what was counted when it was last read, and the averages.
+#[derive(Clone, Copy, Default)]
+struct Rate {
+    sessions: u64,
+    failures: u64,
+    sessions_per_s: f64,
+    failures_per_s: f64,
+}
+
+impl Rate {
+    /// Takes in what was counted in the last `seconds`.
+    fn update(&mut self, sessions: u64, failures: u64, seconds: f64) {
+        let gain = seconds / (MEMORY_S + seconds);
+        let blend = |average: &mut f64, count: u64, before: u64| {
+            #[expect(clippy::cast_precision_loss, reason = "counts of a second are small")]
+            let rate = count.saturating_sub(before) as f64 / seconds;
+            *average += gain * (rate - *average);
+        };
+        blend(&mut self.sessions_per_s, sessions, self.sessions);
+        blend(&mut self.failures_per_s, failures, self.failures);
+        self.sessions = sessions;
+        self.failures = failures;
+    }
+
+    fn failures_ppm(&self) -> u32 {
+        // Far below one a minute, a ratio says nothing.
+        if self.sessions_per_s < 0.001 {
+            return 0;
+        }
+        whole((self.failures_per_s / self.sessions_per_s * 1e6).min(1e6))
+    }
+}
+
+/// Keeps the rates of all backends up to date, for ever.
+pub(crate) async fn keep(reporter: Arc<Reporter>) -> Infallible {
+    let mut rates: HashMap<BackendId, Rate> = HashMap::new();
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = every.tick().await.into_std();
+    loop {
+        let now: Instant = every.tick().await.into_std();
+        let seconds = now.duration_since(last).as_secs_f64();
+        last = now;
+        let view = reporter.view();
+        rates.retain(|id, _| view.snapshot.backend(*id).is_some());
+        for backend in view.snapshot.backends() {
+            let (sessions, failures) = reporter.sessions_and_failures(backend.id);
+            let rate = rates.entry(backend.id).or_insert(Rate {
+                sessions,
+                failures,
+                ..Rate::default()
+            });
+            rate.update(sessions, failures, seconds);
+            let sessions_per_s = whole(rate.sessions_per_s);
+            reporter
+                .gauges
+                .set_rates(backend.id, sessions_per_s, rate.failures_ppm());
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is not negative, and stops at the end of the range"
+)]
+fn whole(value: f64) -> u32 {
+    value.round() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_rate_is_found_and_forgotten() {
+        let mut rate = Rate::default();
+        for second in 1..=60 {
+            rate.update(second * 200, second * 20, 1.0);
+        }
+        assert_eq!(whole(rate.sessions_per_s), 200);
+        assert_eq!(rate.failures_ppm(), 100_000);
+        for _ in 0..10 {
+            rate.update(12_000, 1_200, 1.0);
+        }
+        assert!((10..60).contains(&whole(rate.sessions_per_s)));
+        for _ in 0..120 {
+            rate.update(12_000, 1_200, 1.0);
+        }
+        assert_eq!((whole(rate.sessions_per_s), rate.failures_ppm()), (0, 0));
+    }
+
+    #[test]
+    fn a_count_that_starts_again_is_no_rate() {
+        let mut rate = Rate::default();
+        rate.update(1000, 10, 1.0);
+        let before = rate.sessions_per_s;
+        rate.update(5, 0, 1.0);
+        assert!(rate.sessions_per_s < before);
+    }
+}

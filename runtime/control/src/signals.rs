@@ -1,0 +1,129 @@
+//! Signals: free numbers of a backend, set from outside and read by policies, without a reload.
+//!
+//! Invariant: setting one changes that number and nothing else; no worker is told, and none waits.
+//! A signal stays until it is set again, or its backend leaves the config.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use waxwing_dataplane::counters::SIGNALS;
+use waxwing_dataplane::{BackendId, Gauges};
+
+use crate::config::{Backend, Service};
+use crate::report::{View, service_of};
+
+/// `POST /v1/signals`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetSignals {
+    /// The service's name.
+    pub service: String,
+    /// The backend's name, or its address and port: `10.2.0.11:8080`, `[2001:db8::11]:8080`.
+    pub backend: String,
+    /// New values, by the names that the service's `signals` gives, or by number: `0` to `3`.
+    pub values: BTreeMap<String, u32>,
+}
+
+/// Sets a backend's signals: all that are asked for or, where one of them is wrong, none.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(crate) fn set(view: &View, gauges: &Gauges, request: &SetSignals) -> Result<(), String> {
+    let (service, backend) = find(view, &request.service, &request.backend)?;
+    let values = request
+        .values
+        .iter()
+        .map(|(name, value)| Ok((place(service, name)?, *value)))
+        .collect::<Result<Vec<_>, String>>()?;
+    for (place, value) in values {
+        gauges.set_signal(backend, place, value);
+    }
+    Ok(())
+}
+
+/// A service and one of its backends, by what people call them.
+fn find<'a>(
+    view: &'a View,
+    service: &str,
+    backend: &str,
+) -> Result<(&'a Service, BackendId), String> {
+    let services = &view.config.services;
+    let entry = services.iter().find(|entry| &*entry.name.value == service);
+    let entry = entry.ok_or_else(|| {
+        let names: Vec<&str> = services.iter().map(|entry| &*entry.name.value).collect();
+        format!(
+            "there is no service \"{service}\"; the services are: {}",
+            names.join(", ")
+        )
+    })?;
+    let at = entry.backends.iter().position(|b| is(b, backend));
+    // The snapshot was made from this config, in the same order.
+    let id = at.and_then(|at| service_of(entry, &view.snapshot)?.backends.get(at).copied());
+    let id = id.ok_or_else(|| {
+        let names: Vec<String> = entry.backends.iter().map(title).collect();
+        format!(
+            "service \"{service}\" has no backend \"{backend}\"; its backends are: {}",
+            names.join(", ")
+        )
+    })?;
+    Ok((entry, id))
+}
+
+fn is(backend: &Backend, text: &str) -> bool {
+    let named = backend
+        .name
+        .as_ref()
+        .is_some_and(|name| &*name.value == text);
+    let endpoint = || text.parse().ok() == Some(endpoint(backend));
+    named || endpoint()
+}
+
+fn endpoint(backend: &Backend) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(backend.address.value), backend.port.value)
+}
+
+fn title(backend: &Backend) -> String {
+    match &backend.name {
+        Some(name) => format!("{} ({})", name.value, endpoint(backend)),
+        None => endpoint(backend).to_string(),
+    }
+}
+
+/// Which of the signals a name means.
+fn place(service: &Service, name: &str) -> Result<usize, String> {
+    let by_name = service.signals.iter().position(|signal| &**signal == name);
+    let by_number = || name.parse().ok().filter(|number| *number < SIGNALS);
+    by_name.or_else(by_number).ok_or_else(|| {
+        let names: Vec<&str> = service.signals.iter().map(|name| &**name).collect();
+        let known = if names.is_empty() {
+            "give them names with `signals = [\"queue\"]` in the [[service]]".to_owned()
+        } else {
+            format!("their names are: {}", names.join(", "))
+        };
+        format!(
+            "service \"{}\" has no signal \"{name}\"; write a number from 0 to {}; {known}",
+            service.name.value,
+            SIGNALS - 1
+        )
+    })
+}
+
+/// A backend's signals with their names; those without a name are left out while they are 0.
+pub(crate) fn named(names: &[Arc<str>], values: [u32; SIGNALS]) -> BTreeMap<String, u32> {
+    let name = |(at, value): (usize, u32)| match names.get(at) {
+        Some(name) => Some((name.to_string(), value)),
+        None if value == 0 => None,
+        None => Some((at.to_string(), value)),
+    };
+    values.into_iter().enumerate().filter_map(name).collect()
+}
+
+/// Whether a text can name a signal: not a number, which would be taken for its place.
+pub(crate) fn is_signal_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    (1..=32).contains(&text.len())
+        && text.bytes().all(plain)
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+}

@@ -1,0 +1,270 @@
+//! A new build's way: compiled by a child process, seen on one worker, kept for a restart.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::common::{Wat, host_with, pick, service};
+use waxwing_dataplane::{Pick, PolicyFault};
+use waxwing_plugin::{
+    Bound, CompileLimits, Compiler, FaultReport, Host, ModuleStatus, Options, Recovery, Source,
+};
+
+const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
+const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";
+
+/// A canary so long that no test sees its end, where the test does not wait for it.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A folder with one module's file.
+struct Folder {
+    root: tempfile::TempDir,
+}
+
+impl Folder {
+    fn new() -> Self {
+        Self {
+            root: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.root.path().to_owned()
+    }
+
+    fn file(&self) -> PathBuf {
+        self.root.path().join("test.wasm")
+    }
+
+    fn put(&self, pick: &'static str) {
+        fs::write(self.file(), Wat::picking(pick).bytes()).expect("written");
+    }
+
+    fn last_good(&self) -> PathBuf {
+        self.root.path().join(".waxwing/last-good/test.wasm")
+    }
+
+    fn host(&self, shipped: &[(&'static str, &'static [u8])], canary: Duration) -> Host {
+        let options = Options {
+            canary,
+            ..Options::default()
+        };
+        host_with(options, shipped, Some(self.path())).0
+    }
+}
+
+/// Binds for two workers and puts that to work.
+fn work(host: &Host) -> Bound {
+    let bound = host
+        .bind("test", 2, 1, &[service(&[1, 1])])
+        .expect("something serves");
+    host.put_to_work(&bound.module, bound.others.is_some());
+    bound
+}
+
+fn chosen(bound: &mut Bound) -> Vec<Pick> {
+    let policies = bound.policies.iter_mut();
+    policies
+        .map(|policy| pick(&mut **policy, 2, &[0]).expect("a pick")[0])
+        .collect()
+}
+
+fn status(host: &Host) -> ModuleStatus {
+    host.status().into_iter().next().expect("it was asked for")
+}
+
+fn fault(bound: &Bound) -> FaultReport {
+    FaultReport {
+        module: bound.module.clone(),
+        worker: 0,
+        service: "web".into(),
+        fault: PolicyFault::Trap,
+        text: "trapped".into(),
+    }
+}
+
+#[test]
+fn a_new_build_serves_on_one_worker_first() {
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let host = folder.host(&[], Duration::from_millis(150));
+    let both_first = [Pick::Backend(0); 2];
+    assert_eq!(
+        chosen(&mut work(&host)),
+        both_first,
+        "the first of all has no other to be compared with"
+    );
+
+    folder.put(SECOND);
+    let mut bound = work(&host);
+    assert_eq!(chosen(&mut bound), [Pick::Backend(1), Pick::Backend(0)]);
+    let shown = status(&host);
+    let canary = shown.canary.expect("it is a canary");
+    assert_eq!(canary.build.hash, bound.module.hash.to_string());
+    assert_ne!(Some(canary.build.hash), shown.serving.map(|s| s.hash));
+
+    // A change meanwhile changes nothing about that; its end does.
+    assert!(work(&host).others.is_some());
+    let ends = host.canary_ends().expect("a canary");
+    std::thread::sleep(ends.saturating_duration_since(std::time::Instant::now()));
+    assert_eq!(chosen(&mut work(&host)), [Pick::Backend(1); 2]);
+    let shown = status(&host);
+    assert_eq!((shown.canary, host.canary_ends()), (None, None));
+    let steps: Vec<&str> = shown.steps.iter().map(|step| &*step.text).collect();
+    let last = &steps[steps.len() - 4..];
+    assert!(
+        last[0].starts_with("validated and compiled in "),
+        "{last:?}"
+    );
+    assert!(last[1].starts_with("answered "), "{last:?}");
+    assert_eq!(
+        last[2..],
+        ["serves on worker 0, for 0.15 s", "serves on all workers"]
+    );
+}
+
+#[test]
+fn a_canary_that_fails_once_is_quarantined() {
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let host = folder.host(&[], LONG);
+    work(&host);
+    folder.put(SECOND);
+    let bound = work(&host);
+    assert_eq!(host.recover(&fault(&bound)), Recovery::RolledBack);
+    let mut back = work(&host);
+    assert_eq!(chosen(&mut back), [Pick::Backend(0); 2]);
+    let shown = status(&host);
+    assert_eq!(shown.canary, None);
+    let quarantined = &shown.quarantined[0];
+    assert!(quarantined.hash.starts_with(&bound.module.hash.to_string()));
+    assert_eq!(quarantined.reason, "failed on its first worker: trapped");
+}
+
+#[test]
+fn the_file_put_back_ends_the_canary() {
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let host = folder.host(&[], LONG);
+    work(&host);
+    folder.put(SECOND);
+    assert!(work(&host).others.is_some());
+    folder.put(FIRST);
+    assert_eq!(chosen(&mut work(&host)), [Pick::Backend(0); 2]);
+    assert_eq!(status(&host).canary, None);
+}
+
+#[test]
+fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
+    let folder = Folder::new();
+    folder.put(SECOND);
+    let shipped = Wat::picking(FIRST).shipped();
+    work(&folder.host(&[("test", shipped)], Duration::ZERO));
+    fs::write(folder.file(), "half a fi").expect("written");
+
+    let host = folder.host(&[("test", shipped)], Duration::ZERO);
+    let mut bound = work(&host);
+    assert_eq!(bound.module.source, Source::LastGood(folder.last_good()));
+    assert_eq!(chosen(&mut bound), [Pick::Backend(1); 2]);
+    let refused = status(&host).refused.expect("the file");
+    assert!(refused.reason.contains("not a WebAssembly"), "{refused:?}");
+
+    // Mended, the file serves; deleted, the shipped one does, and that is kept too.
+    folder.put(SECOND);
+    assert_eq!(work(&host).module.source, Source::File(folder.file()));
+    assert_eq!(status(&host).refused, None);
+    fs::remove_file(folder.file()).expect("removed");
+    assert_eq!(work(&host).module.source, Source::Shipped);
+    assert!(!folder.last_good().exists());
+}
+
+#[test]
+fn after_a_restart_a_quarantined_build_stays_away() {
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let host = folder.host(&[], Duration::ZERO);
+    work(&host);
+    folder.put(SECOND);
+    let bound = work(&host);
+    for expected in [Recovery::Rebuild, Recovery::Rebuild, Recovery::RolledBack] {
+        assert_eq!(host.recover(&fault(&bound)), expected);
+    }
+    drop(host);
+
+    let host = folder.host(&[], Duration::ZERO);
+    let mut bound = work(&host);
+    assert_eq!(bound.module.source, Source::LastGood(folder.last_good()));
+    assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
+    let refused = status(&host).refused.expect("the file");
+    assert!(
+        refused.reason.contains("quarantined: 3 faults in 60 s"),
+        "{refused:?}"
+    );
+
+    // With nothing else to serve, it gets another try rather than the service none at all.
+    fs::remove_file(folder.last_good()).expect("removed");
+    let host = folder.host(&[], Duration::ZERO);
+    assert_eq!(work(&host).module.source, Source::File(folder.file()));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_costs_only_the_memory_of_a_restart() {
+    let folder = Folder::new();
+    fs::write(folder.path().join(".waxwing"), "in the way").expect("written");
+    folder.put(FIRST);
+    let host = folder.host(&[], Duration::ZERO);
+    assert_eq!(chosen(&mut work(&host)), [Pick::Backend(0); 2]);
+}
+
+fn compiled_by(program: &Path, arguments: &[&str], limits: CompileLimits) -> Result<(), String> {
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let compiler = Compiler::Child {
+        program: program.to_owned(),
+        arguments: arguments.iter().map(ToString::to_string).collect(),
+        limits,
+    };
+    let options = Options {
+        compiler,
+        ..Options::default()
+    };
+    let (host, _events) = host_with(options, &[], Some(folder.path()));
+    let module = host.policy("test").map_err(|error| error.to_string())?;
+    let mut policy = host
+        .instantiate(&module, 0, 1, &[service(&[1, 1])])
+        .map_err(|error| error.to_string())?;
+    assert_eq!(pick(&mut *policy, 2, &[0]), Ok(vec![Pick::Backend(0)]));
+    Ok(())
+}
+
+#[test]
+fn a_child_compiles_within_its_limits() {
+    let compile = Path::new(env!("CARGO_BIN_EXE_waxwing-compile"));
+    let limits = CompileLimits::default();
+    assert_eq!(compiled_by(compile, &[], limits), Ok(()));
+
+    let no_memory = CompileLimits {
+        memory_bytes: 1 << 20,
+        ..limits
+    };
+    let slow = CompileLimits {
+        wall: Duration::from_millis(200),
+        ..limits
+    };
+    let cases: [(&Path, &[&str], _, &str); 5] = [
+        (compile, &[], no_memory, "10 s of processor time and 1 MiB"),
+        (Path::new("/bin/sleep"), &["60"], slow, "longer than 0.2 s"),
+        (Path::new("/bin/false"), &[], limits, "cannot be compiled"),
+        (Path::new("/bin/true"), &[], limits, "cannot be compiled"),
+        (
+            Path::new("/no/such"),
+            &[],
+            limits,
+            "process failed: No such",
+        ),
+    ];
+    for (program, arguments, limits, expected) in cases {
+        let error = compiled_by(program, arguments, limits).expect_err(expected);
+        assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+    }
+}
