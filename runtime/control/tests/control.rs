@@ -20,6 +20,7 @@ use waxwing_control::check::{self, Checked};
 use waxwing_control::client::{Client, ClientError};
 use waxwing_control::report::PortFacts;
 use waxwing_control::run::{Control, Parts, StartError, WorkerEnds};
+use waxwing_control::signals::SetSignals;
 use waxwing_control::status::{PortStatus, Status};
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::forward::Shared;
@@ -51,6 +52,11 @@ fn main() -> ExitCode {
         (
             "a module in the folder takes over; a bad one is refused",
             modules,
+        ),
+        ("a new module serves on one worker first", canary),
+        (
+            "signals are set by name, all of a request or none",
+            backend_signals,
         ),
         (
             "a worker that does not take a change up holds back the next",
@@ -489,6 +495,81 @@ fn modules() {
     assert!(of_web(&status).source.ends_with("first.wasm"));
     assert!(status.config.generation > refused.config.generation);
     assert_eq!(status.modules[0].refused, None);
+}
+
+fn canary() {
+    let bed = Bed::new(WEB);
+    let folder = bed.folder.path().join("modules");
+    let mut new = module(0);
+    new.extend([0, 2, 1, b'x']);
+    put(&folder, "first.wasm", &new);
+    let status = bed.until("the canary", |status| status.modules[0].canary.is_some());
+    let serving = status.modules[0].serving.clone().unwrap();
+    assert_eq!(serving.source, "shipped");
+    assert_eq!(status.services[0].module, Some(serving));
+    let hash = status.modules[0].canary.clone().unwrap().build.hash;
+    let of_service = |status: &Status| status.services[0].module.clone().unwrap().hash;
+    let status = bed.until("its end", |status| of_service(status) == hash);
+    assert_eq!(status.modules[0].canary, None);
+    assert_eq!(status.modules[0].serving.clone().unwrap().hash, hash);
+    let steps = status.modules[0].steps.iter();
+    let texts: Vec<&str> = steps.map(|step| &*step.text).collect();
+    assert_eq!(
+        texts[texts.len() - 2..],
+        ["serves on worker 0, for 1 s", "serves on all workers"]
+    );
+}
+
+fn backend_signals() {
+    let web = WEB.replace(
+        "policy = \"first\"",
+        "policy = \"first\"\nsignals = [\"queue\", \"load\"]",
+    ) + "name = \"web-1\"\n";
+    let bed = Bed::new(&web);
+    let set = |backend: &str, values: &[(&str, u32)]| {
+        let request = SetSignals {
+            service: "web".into(),
+            backend: backend.into(),
+            values: values.iter().map(|(k, v)| ((*k).into(), *v)).collect(),
+        };
+        bed.wait(bed.client.set_signals(&request))
+            .map_err(|error| error.to_string())
+    };
+    let shown = || {
+        let signals = bed.status().services[0].backends[0].signals.clone();
+        signals.into_iter().collect::<Vec<_>>()
+    };
+    let named = |queue, load| vec![("load".to_owned(), load), ("queue".to_owned(), queue)];
+    assert_eq!(shown(), named(0, 0));
+    assert_eq!(set("web-1", &[("queue", 7), ("1", 9)]), Ok(()));
+    assert_eq!(set("10.77.0.2:8080", &[("3", 5)]), Ok(()));
+    let mut expected = named(7, 9);
+    expected.insert(0, ("3".to_owned(), 5));
+    assert_eq!(shown(), expected);
+
+    let cases: [(&str, &[(&str, u32)], &str); 3] = [
+        (
+            "web-2",
+            &[],
+            "has no backend \"web-2\"; its backends are: web-1 (10.77.0.2:8080)",
+        ),
+        (
+            "web-1",
+            &[("queue", 1), ("lod", 1)],
+            "no signal \"lod\"; write a number from 0 to 3; their names are: queue, load",
+        ),
+        ("web-1", &[("4", 1)], "no signal \"4\""),
+    ];
+    for (backend, values, expected) in cases {
+        let error = set(backend, values).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    bed.reload().unwrap();
+    assert_eq!(
+        shown(),
+        expected,
+        "a reload keeps them, a bad request changes none"
+    );
 }
 
 fn put(folder: &Path, name: &str, bytes: &[u8]) {
