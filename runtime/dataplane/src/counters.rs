@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::BackendId;
+use crate::session::WORKER_UNCOUNTED;
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
@@ -106,8 +107,10 @@ pub struct BackendCounters {
     pub reply: Traffic,
     /// Sessions made.
     pub sessions: Counter,
-    /// SYNs answered with RST before any SYN-ACK.
+    /// Sessions whose SYN the backend answered with RST, before any SYN-ACK.
     pub refused: Counter,
+    /// Sessions whose time was up before anything came from the backend.
+    pub unanswered: Counter,
 }
 
 /// What one worker counts.
@@ -184,7 +187,8 @@ pub const SIGNALS: usize = 4;
 #[derive(Debug)]
 pub struct Gauges {
     backends: Box<[BackendGauges]>,
-    /// Sessions by the worker that made them: a row of all backends for each.
+    /// Sessions by the worker that made them: a row of all backends for each, as far as sessions
+    /// tell workers apart.
     here: Box<[AtomicU32]>,
 }
 
@@ -206,11 +210,12 @@ impl Gauges {
     /// Gauges for backends with an id below `backends_max`, and this many workers.
     #[must_use]
     pub fn new(backends_max: usize, workers: usize) -> Self {
+        let rows = workers.min(WORKER_UNCOUNTED.into());
         Self {
             backends: (0..backends_max)
                 .map(|_| BackendGauges::default())
                 .collect(),
-            here: (0..backends_max * workers)
+            here: (0..backends_max * rows)
                 .map(|_| AtomicU32::new(0))
                 .collect(),
         }
@@ -223,7 +228,7 @@ impl Gauges {
         self.of(backend).active.load(Ordering::Relaxed)
     }
 
-    /// Those of the backend's sessions that this worker made.
+    /// Those of the backend's sessions that this worker made; 0 from worker [`WORKER_UNCOUNTED`] on.
     #[inline]
     #[must_use]
     pub fn active_here(&self, worker: usize, backend: BackendId) -> u32 {

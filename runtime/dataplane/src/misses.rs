@@ -6,7 +6,7 @@
 use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
 
 use crate::counters::WorkerCounters;
-use crate::ended::Ended;
+use crate::ended::{Cause, Ended};
 use crate::fallback::rendezvous;
 use crate::flow::{find, is_forward, is_reply, opening_state, tcp_flags, tuple_of};
 use crate::forward::{Fate, Shared};
@@ -31,6 +31,8 @@ const TRANSLATED_PORT_MIN: u16 = 1024;
 pub(crate) struct Parts<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) counters: &'a WorkerCounters,
+    /// Its number, as sessions keep it.
+    pub(crate) worker: u8,
     pub(crate) slots: &'a mut SlotCache,
     pub(crate) ended: &'a mut Ended,
 }
@@ -242,6 +244,7 @@ fn open_session(
         service_port: tuple.destination_port,
         source_port: tuple.source_port,
         protocol: tuple.protocol,
+        worker: parts.worker,
         backend: backend.id,
         hop,
         tags: arrival.packet.ethernet.tags,
@@ -254,7 +257,8 @@ fn open_session(
     loop {
         match insert(snapshot, backend, arrival.hash, &tuple, &session, parts) {
             Insert::Created(at) => {
-                parts.shared.gauges.begin(0, backend.id);
+                let gauges = &parts.shared.gauges;
+                gauges.begin(session.worker.into(), backend.id);
                 parts.counters.backend(backend.id).sessions.add(1);
                 return Ok(Fate::Session(
                     arrival.packet,
@@ -335,7 +339,7 @@ fn make_room(snapshot: &Snapshot, parts: &mut Parts<'_>, now: Tick) -> Result<()
         .sessions
         .evict(parts.slots, EVICTION_WINDOW, evictable, now)
         .ok_or(DropReason::SessionTableFull)?;
-    parts.ended.record(parts.shared, &evicted, now);
+    parts.ended.record(snapshot, &evicted, Cause::Room, now);
     parts.counters.evicted.add(1);
     Ok(())
 }

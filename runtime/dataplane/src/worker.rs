@@ -12,7 +12,9 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::announce::Announcements;
 use crate::counters::WorkerCounters;
+use crate::ended::Cause;
 use crate::forward::{Forwarder, Shared};
+use crate::policy::TickContext;
 use crate::{BATCH, Epoch, FrameIo, Now};
 
 /// How long an idle worker sleeps at most; also how late it may see a new epoch.
@@ -65,7 +67,9 @@ impl<I: FrameIo> Worker<I> {
             forwarder: Forwarder::new(
                 setup.shared.clone(),
                 Arc::clone(&setup.counters),
+                setup.number,
                 setup.cluster_key,
+                &epoch,
             ),
             io,
             setup,
@@ -100,7 +104,7 @@ impl<I: FrameIo> Worker<I> {
             self.io.flush();
         }
         self.sweep(now);
-        self.forwarder.ended.deliver(&mut self.epoch);
+        self.attend_to_policies(now);
         self.announcements.send(
             &mut self.io,
             &self.epoch.snapshot,
@@ -132,6 +136,7 @@ impl<I: FrameIo> Worker<I> {
                 self.announcements.schedule();
             }
             let old = std::mem::replace(&mut self.epoch, next);
+            self.forwarder.ended.listen_for(&self.epoch);
             self.setup.counters.epochs.add(1);
             // The receiver is gone only at shutdown; then the epoch is dropped here.
             let _ = self.setup.returned.send(old);
@@ -166,10 +171,23 @@ impl<I: FrameIo> Worker<I> {
                     .backend(session.backend)
                     .is_some_and(|backend| session.is_expired(&backend.timeouts, tick))
             },
-            |session| {
-                ended.record(shared, &session, tick);
+            |removed| {
+                ended.record(snapshot, &removed, Cause::Over, tick);
                 counters.expired.add(1);
             },
         );
+    }
+
+    /// What policies do between two batches: hear of the sessions that ended, and their upkeep.
+    fn attend_to_policies(&mut self, now: Now) {
+        self.forwarder.ended.deliver(&mut self.epoch);
+        let context = TickContext {
+            now,
+            snapshot: &self.epoch.snapshot,
+            gauges: &self.setup.shared.gauges,
+        };
+        for policy in &mut self.epoch.policies {
+            policy.tick(context);
+        }
     }
 }
