@@ -1,7 +1,8 @@
 //! Counters and gauges: what happened, per worker, service and backend.
 //!
 //! Invariant: a worker's counters are written by that worker alone (plain load and store, no bus
-//! lock) and read by anyone. Gauges are shared and written only when a session begins or ends.
+//! lock) and read by anyone. Gauges are shared and written only when a session begins, is answered
+//! or ends.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

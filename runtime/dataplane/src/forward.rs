@@ -13,6 +13,7 @@ use waxwing_packet::{
     IpPacket, Link, Packet, Rewrite, TcpFlags, Translation, Transport, VlanTags, parse,
 };
 
+use crate::answers;
 use crate::citizen::{self, Answer};
 use crate::counters::WorkerCounters;
 use crate::ended::{Cause, Ended};
@@ -101,7 +102,7 @@ impl Forwarder {
         self.classify(&epoch.snapshot, frames);
         self.look_up(&epoch.snapshot, now.tick());
         self.open_sessions(epoch, frames, now);
-        self.rewrite_and_send(io, &epoch.snapshot, frames, now.tick());
+        self.rewrite_and_send(io, &epoch.snapshot, frames, now);
     }
 
     /// Pass 1: what is it? A flow's hash is known here, so its bucket is fetched here.
@@ -192,7 +193,7 @@ impl Forwarder {
         io: &mut I,
         snapshot: &Snapshot,
         frames: &mut Vec<I::Frame>,
-        now: Tick,
+        now: Now,
     ) {
         for (mut frame, fate) in frames.drain(..).zip(&self.fates) {
             let len = frame.bytes().len() as u64;
@@ -239,7 +240,7 @@ impl Forwarder {
         frame: &mut F,
         packet: &IpPacket,
         (at, session, direction): (SessionRef, &Session, Direction),
-        now: Tick,
+        now: Now,
     ) -> Result<PortId, DropReason> {
         // `find` has just matched this backend in this snapshot.
         let backend = snapshot
@@ -286,18 +287,28 @@ impl Forwarder {
         &self,
         packet: &IpPacket,
         (at, session, direction): (SessionRef, &Session, Direction),
-        now: Tick,
+        now: Now,
     ) {
-        if session.seen != now {
-            self.shared.sessions.touch(at, now);
+        if session.seen != now.tick() {
+            self.shared.sessions.touch(at, now.tick());
         }
         let flags = tcp_flags(packet);
         let changed = self
             .shared
             .sessions
             .update_tcp(at, |state| state.on_packet(direction, flags));
-        if changed.is_some_and(|(before, after)| after.is_refused() && !before.is_refused()) {
-            self.counters.backend(session.backend).refused.add(1);
+        if (flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST))
+            && let Some((before, after)) = changed
+        {
+            answers::watch(
+                &self.shared,
+                &self.counters,
+                at,
+                session.backend,
+                (direction, flags),
+                (before, after),
+                now,
+            );
         }
     }
 

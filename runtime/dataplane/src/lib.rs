@@ -7,6 +7,7 @@
 //! Read [`forward`] first: it is a packet's way, top to bottom.
 
 mod announce;
+mod answers;
 mod citizen;
 pub mod counters;
 mod ended;

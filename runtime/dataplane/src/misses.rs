@@ -117,9 +117,7 @@ impl Misses {
                 mac: arrival.packet.ethernet.source,
             };
             fates[arrival.frame] = choose(snapshot, service, *pick, flow, parts.counters)
-                .and_then(|backend| {
-                    open_session(snapshot, backend, arrival, hop, parts, now.tick())
-                })
+                .and_then(|backend| open_session(snapshot, backend, arrival, hop, parts, now))
                 .unwrap_or_else(Fate::Drop);
         }
         second_frames(snapshot, parts.shared, &self.arrivals, fates);
@@ -235,7 +233,7 @@ fn open_session(
     arrival: &Arrival,
     hop: NextHop,
     parts: &mut Parts<'_>,
-    now: Tick,
+    now: Now,
 ) -> Result<Fate, DropReason> {
     let tuple = tuple_of(&arrival.packet).ok_or(DropReason::Unsupported)?;
     let mut session = Session {
@@ -248,8 +246,8 @@ fn open_session(
         backend: backend.id,
         hop,
         tags: arrival.packet.ethernet.tags,
-        created: now,
-        seen: now,
+        created: now.tick(),
+        seen: now.tick(),
         tcp: opening_state(&arrival.packet),
     };
     let mut made_room = false;
@@ -257,9 +255,14 @@ fn open_session(
     loop {
         match insert(snapshot, backend, arrival.hash, &tuple, &session, parts) {
             Insert::Created(at) => {
-                let gauges = &parts.shared.gauges;
+                let Shared {
+                    sessions, gauges, ..
+                } = parts.shared;
                 gauges.begin(session.worker.into(), backend.id);
                 parts.counters.backend(backend.id).sessions.add(1);
+                if session.tcp.is_opening() {
+                    sessions.begin_connect(at, now);
+                }
                 return Ok(Fate::Session(
                     arrival.packet,
                     at,
@@ -277,7 +280,7 @@ fn open_session(
             }
             Insert::Clash => return Err(DropReason::TupleClash),
             Insert::Full if !made_room => {
-                make_room(snapshot, parts, now)?;
+                make_room(snapshot, parts, now.tick())?;
                 made_room = true;
             }
             Insert::Full => return Err(DropReason::SessionTableFull),

@@ -34,11 +34,13 @@
 //!    updates are compare-and-swaps on the word that holds the version; the route is written under
 //!    the lock of the slot, which a remove takes too; a stale [`SessionTable::touch`] that slips
 //!    through can only move a newer session's last-seen forward to a time that has been.
-//! 7. **What is measured orders nothing.** A session's bytes are kept beside the lines, by
-//!    slot, and are written without a lock. At a session's end some may be lost; no session is.
+//! 7. **What is measured orders nothing.** A session's bytes and the time of its SYN are kept beside
+//!    the lines, by slot, and are written without a lock. At a session's end, or where two meet at
+//!    one place, a measurement may be lost; no session is.
 //! 8. **Bounds.** A look-up reads 16 words at most, whatever keys an attacker chooses; where both
 //!    buckets of a hash are full, an insert says [`Insert::Full`].
 
+mod connects;
 mod hash;
 mod index;
 mod line;

@@ -7,13 +7,14 @@ use std::sync::atomic::AtomicU64;
 
 use waxwing_packet::VlanTags;
 
+use super::connects::Connects;
 use super::hash::Key;
 use super::index::Index;
 use super::line::{Line, high, low};
 use super::pool::{Pool, SlotCache};
 use super::sync::{Arc, AtomicU32, AtomicUsize, Ordering, Stripes};
 use super::{FlowHash, Removed, Session, SessionRef, TcpState, Tuple};
-use crate::{NextHop, Tick};
+use crate::{NextHop, Now, Tick};
 
 /// The most sessions that a table can be made for.
 pub const SESSIONS_MAX: u32 = 1 << 28;
@@ -53,6 +54,7 @@ pub struct SessionTable {
     /// Each session's bytes, by slot, where they are counted. Apart from the lines, which packets
     /// only read; and plain atomics in the model too, since they order nothing.
     bytes: Box<[AtomicU64]>,
+    connects: Connects,
     /// Held by an insert, by the hashes of its two tuples.
     tuple_locks: Stripes,
     /// Held while a route is written or a session's life ends, by slot.
@@ -93,6 +95,7 @@ impl SessionTable {
             index: Index::new(sessions_max).map_err(no_memory)?,
             lines: allocate(sessions_max as usize).map_err(no_memory)?,
             bytes: allocate(sessions_max as usize).map_err(no_memory)?,
+            connects: Connects::new(sessions_max).map_err(no_memory)?,
             tuple_locks: Stripes::new(),
             slot_locks: Stripes::new(),
             pool: Arc::new(Pool::new(slots)),
@@ -224,6 +227,25 @@ impl SessionTable {
         }
     }
 
+    /// The client's SYN was seen for the first time: the time to the answer is measured from now.
+    pub fn begin_connect(&self, at: SessionRef, now: Now) {
+        self.connects.begin(at, now);
+    }
+
+    /// The client's SYN was seen again. Which of the two an answer is to cannot be told, so it is
+    /// not measured (Karn's algorithm, RFC 6298 section 3). A SYN of the first one's batch has the
+    /// first one's time, and changes nothing.
+    pub fn repeat_connect(&self, at: SessionRef, now: Now) {
+        self.connects.repeat(at, now);
+    }
+
+    /// The server's SYN-ACK was seen: the microseconds since the client's SYN, where they can be
+    /// told. The measurement may have been lost to that of another session.
+    #[must_use]
+    pub fn connect_us(&self, at: SessionRef, now: Now) -> Option<u32> {
+        self.connects.elapsed_us(at, now)
+    }
+
     /// Replaces the way back to the client. Takes a lock: call it only where the way has changed.
     pub fn set_hop(&self, at: SessionRef, hop: NextHop, tags: VlanTags) {
         let _lock = self.slot_locks.lock(at.slot as usize);
@@ -276,6 +298,7 @@ impl SessionTable {
         size_of::<Self>()
             + size_of_val(&*self.lines)
             + size_of_val(&*self.bytes)
+            + self.connects.memory_bytes()
             + self.index.memory_bytes()
             + self.capacity() * size_of::<u32>()
             + 2 * Stripes::memory_bytes()

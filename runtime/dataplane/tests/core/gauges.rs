@@ -1,14 +1,18 @@
-//! Live numbers: who made a backend's sessions.
+//! Live numbers: who made a backend's sessions, and how fast it answers.
 
 use std::time::Duration;
 
-use crate::frames::{ACK, RST, SYN, one, reply, request};
+use crate::frames::{ACK, FIN_ACK, RST, SYN, SYN_ACK, one, reply, request};
 use crate::world::{BACK, FRONT, Settings, V4, World};
 use waxwing_dataplane::session::WORKER_UNCOUNTED;
 use waxwing_dataplane::snapshot::Timeouts;
 use waxwing_dataplane::{BackendId, Gauges};
 
 const BACKEND: BackendId = BackendId(0);
+
+const fn micros(us: u64) -> Duration {
+    Duration::from_micros(us)
+}
 
 #[test]
 fn a_session_is_counted_at_the_worker_that_made_it_whoever_ends_it() {
@@ -45,4 +49,83 @@ fn workers_beyond_what_a_session_can_tell_are_counted_in_all_only() {
     assert_eq!(gauges.active(BACKEND), 4);
     gauges.end(usize::from(WORKER_UNCOUNTED), BACKEND);
     assert_eq!(gauges.active(BACKEND), 3);
+}
+
+/// Opens a connection whose backend answers after this time.
+fn connect(world: &mut World, client_port: u16, answer: Duration) {
+    one(&world.frame(FRONT, &request(V4, client_port, SYN)));
+    world.advance(answer);
+    one(&world.frame(BACK, &reply(V4, 0, client_port, SYN_ACK)));
+}
+
+#[test]
+fn the_time_from_syn_to_syn_ack_is_averaged() {
+    let mut world = World::new(Settings {
+        workers: 2,
+        ..Settings::default()
+    });
+    let latency = |world: &World| world.shared.gauges.latency_us(BACKEND);
+    assert_eq!(latency(&world), 0, "not measured yet");
+    connect(&mut world, 4000, micros(800));
+    assert_eq!(latency(&world), 800, "the first one stands for itself");
+    connect(&mut world, 4001, micros(1600));
+    assert_eq!(latency(&world), 900, "each further one counts an eighth");
+
+    // The answer comes back by way of another worker; it is sent again, which changes nothing.
+    one(&world.frame_at(0, FRONT, &request(V4, 4002, SYN)));
+    world.advance(micros(1704));
+    for _ in 0..2 {
+        one(&world.frame_at(1, BACK, &reply(V4, 0, 4002, SYN_ACK)));
+        assert_eq!(latency(&world), 1001);
+        world.advance(micros(5000));
+    }
+}
+
+#[test]
+fn what_cannot_be_told_for_sure_is_not_measured() {
+    // What passes, a millisecond apart.
+    let rows: [(&str, &[(bool, u8)]); 5] = [
+        (
+            "a SYN sent again",
+            &[(true, SYN), (true, SYN), (false, SYN_ACK)],
+        ),
+        ("a refusal", &[(true, SYN), (false, RST | ACK)]),
+        (
+            "a simultaneous open",
+            &[(true, SYN), (false, SYN), (true, SYN_ACK)],
+        ),
+        ("an ACK of another connection", &[(true, SYN), (false, ACK)]),
+        (
+            "a connection picked up in its middle",
+            &[(true, ACK), (false, SYN_ACK)],
+        ),
+    ];
+    for (what, packets) in rows {
+        let mut world = World::new(Settings::default());
+        for (from_client, flags) in packets {
+            let (port, frame) = if *from_client {
+                (FRONT, request(V4, 4000, *flags))
+            } else {
+                (BACK, reply(V4, 0, 4000, *flags))
+            };
+            one(&world.frame(port, &frame));
+            world.advance(micros(1000));
+        }
+        assert_eq!(world.shared.gauges.latency_us(BACKEND), 0, "{what}");
+    }
+}
+
+#[test]
+fn a_connection_that_reuses_a_slot_is_measured_from_its_own_syn() {
+    let mut world = World::new(Settings {
+        sessions_max: 1,
+        ..Settings::default()
+    });
+    connect(&mut world, 4000, micros(300));
+    one(&world.frame(FRONT, &request(V4, 4000, FIN_ACK)));
+    one(&world.frame(BACK, &reply(V4, 0, 4000, FIN_ACK)));
+    world.advance(Duration::from_secs(1));
+    connect(&mut world, 4000, micros(300));
+    assert_eq!(world.sessions().len(), 1);
+    assert_eq!(world.shared.gauges.latency_us(BACKEND), 300);
 }
