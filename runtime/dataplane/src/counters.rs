@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::BackendId;
+use crate::histogram::{Distribution, Histogram};
 use crate::session::WORKER_UNCOUNTED;
 
 macro_rules! drop_reasons {
@@ -137,6 +138,7 @@ pub struct WorkerCounters {
     pub fallback: Counter,
     /// Epochs taken up.
     pub epochs: Counter,
+    batch_times: Histogram,
     drops: Box<[Counter]>,
     backends: Box<[BackendCounters]>,
 }
@@ -156,6 +158,7 @@ impl WorkerCounters {
             evicted: Counter::default(),
             fallback: Counter::default(),
             epochs: Counter::default(),
+            batch_times: Histogram::default(),
             drops: DropReason::ALL.iter().map(|_| Counter::default()).collect(),
             backends: (0..backends_max)
                 .map(|_| BackendCounters::default())
@@ -168,6 +171,17 @@ impl WorkerCounters {
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> &Counter {
         &self.drops[reason as usize]
+    }
+
+    /// How long the batches took that were not empty: all of the turn, with its background work.
+    #[must_use]
+    pub fn batch_times(&self) -> Distribution {
+        self.batch_times.read()
+    }
+
+    /// Counts a batch that took this many microseconds, from the one thread that writes here.
+    pub(crate) fn count_batch_time(&self, us: u64) {
+        self.batch_times.count(us);
     }
 
     /// The counters of a backend.

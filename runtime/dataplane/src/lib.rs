@@ -15,6 +15,7 @@ pub mod epoch;
 mod fallback;
 mod flow;
 pub mod forward;
+pub mod histogram;
 pub mod io;
 pub mod memory;
 mod misses;

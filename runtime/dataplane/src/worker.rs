@@ -54,6 +54,8 @@ pub struct Worker<I: FrameIo> {
     announcements: Announcements,
     frames: Vec<I::Frame>,
     swept_at: Now,
+    /// When the turn before this one began, if it had a batch.
+    batch_began: Option<Now>,
 }
 
 impl<I: FrameIo> Worker<I> {
@@ -78,6 +80,7 @@ impl<I: FrameIo> Worker<I> {
             announcements,
             frames: Vec::with_capacity(BATCH),
             swept_at: Now::default(),
+            batch_began: None,
         }
     }
 
@@ -91,13 +94,19 @@ impl<I: FrameIo> Worker<I> {
     }
 
     /// One turn: take up a new epoch, handle one batch, do a bounded piece of background work.
-    /// Says whether there was a frame.
+    /// Says whether there was a frame. If so, the next turn is to follow at once: its start is taken
+    /// for the end of this one.
     pub fn turn(&mut self, now: Now) -> bool {
+        if let Some(began) = self.batch_began.take() {
+            let took = now.micros().saturating_sub(began.micros());
+            self.setup.counters.count_batch_time(took);
+        }
         // In this order: what was received before the epoch is looked at needs no later epoch.
         self.io.receive(&mut self.frames);
         self.take_epoch();
         let busy = !self.frames.is_empty();
         if busy {
+            self.batch_began = Some(now);
             self.setup.counters.batches.add(1);
             self.forwarder
                 .forward(&mut self.io, &mut self.epoch, &mut self.frames, now);

@@ -1,4 +1,4 @@
-//! Live numbers: who made a backend's sessions, and how fast it answers.
+//! Live numbers: who made a backend's sessions, how fast it answers, how long batches take.
 
 use std::time::Duration;
 
@@ -128,4 +128,32 @@ fn a_connection_that_reuses_a_slot_is_measured_from_its_own_syn() {
     connect(&mut world, 4000, micros(300));
     assert_eq!(world.sessions().len(), 1);
     assert_eq!(world.shared.gauges.latency_us(BACKEND), 300);
+}
+
+/// The clock is read once a turn: a batch took as long as it is to the next turn, unless the worker
+/// has slept between the two.
+#[test]
+fn a_batch_is_timed_up_to_the_turn_that_follows_at_once() {
+    let mut world = World::new(Settings::default());
+    let mut turn_after = |wait: Duration, frames: u16| {
+        world.advance(wait);
+        for client_port in 0..frames {
+            let frame = request(V4, 4000 + client_port, SYN);
+            assert!(world.io(0).inject(FRONT, &frame));
+        }
+        assert_eq!(world.turn(0), frames > 0);
+        world.io(0).sent();
+        world.counters[0].batch_times()
+    };
+    let times = turn_after(Duration::ZERO, 10);
+    assert_eq!(times.count(), 0, "how long it took is not known yet");
+    let times = turn_after(micros(6), 10);
+    assert_eq!((times.count(), times.quantile_us(0.5)), (1, Some(6)));
+    let times = turn_after(micros(2), 0);
+    assert_eq!((times.count(), times.quantile_us(0.5)), (2, Some(2)));
+    // An idle turn, and then a sleep.
+    let times = turn_after(Duration::from_millis(20), 1);
+    assert_eq!(times.count(), 2);
+    let times = turn_after(micros(3), 0);
+    assert_eq!((times.count(), times.quantile_us(1.0)), (3, Some(6)));
 }
