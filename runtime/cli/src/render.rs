@@ -130,6 +130,14 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
         worker.expired,
         worker.evicted,
     )?;
+    let times = &worker.batch_times;
+    if !times.buckets.is_empty() {
+        writeln!(
+            out,
+            "  batches took {} us (p50), {} us (p99), {} us (p99.9)",
+            times.p50_us, times.p99_us, times.p999_us
+        )?;
+    }
     if worker.fallback > 0 {
         writeln!(
             out,

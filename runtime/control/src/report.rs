@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
-use waxwing_dataplane::counters::{Traffic, WorkerCounters};
+use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot};
 use waxwing_packet::{Address, Family, Protocol};
@@ -21,8 +21,8 @@ use crate::facts::HostFacts;
 use crate::neighbours::{HopStates, Resolver};
 use crate::signals;
 use crate::status::{
-    BackendStatus, ConfigStatus, NextHopStatus, PortStatus, ReloadStatus, ServiceStatus, Serving,
-    SessionStatus, SessionsStatus, Status, TrafficStatus, WorkerStatus,
+    BackendStatus, BatchTimes, ConfigStatus, NextHopStatus, PortStatus, ReloadStatus,
+    ServiceStatus, Serving, SessionStatus, SessionsStatus, Status, TrafficStatus, WorkerStatus,
 };
 
 /// What only the I/O side knows of the ports: how they are attached, and their sockets' numbers.
@@ -375,11 +375,22 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         answered: counters.answered.get(),
         announced: counters.announced.get(),
         batches: counters.batches.get(),
+        batch_times: batch_times(&counters.batch_times()),
         expired: counters.expired.get(),
         evicted: counters.evicted.get(),
         fallback: counters.fallback.get(),
         epochs: counters.epochs.get(),
         drops,
+    }
+}
+
+fn batch_times(times: &Distribution) -> BatchTimes {
+    let quantile = |q| times.quantile_us(q).unwrap_or_default();
+    BatchTimes {
+        p50_us: quantile(0.5),
+        p99_us: quantile(0.99),
+        p999_us: quantile(0.999),
+        buckets: times.buckets().collect(),
     }
 }
 

@@ -119,6 +119,8 @@ pub struct WorkerStatus {
     pub announced: u64,
     /// Batches that were not empty.
     pub batches: u64,
+    /// How long batches took.
+    pub batch_times: BatchTimes,
     /// Sessions ended by time.
     pub expired: u64,
     /// Sessions ended to make room.
@@ -129,6 +131,20 @@ pub struct WorkerStatus {
     pub epochs: u64,
     /// Drops by reason; reasons without a drop are left out.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// How long batches took, in microseconds and up to a quarter too high: from the start of a turn
+/// that had frames to the start of the next.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BatchTimes {
+    /// Half of them took no longer.
+    pub p50_us: u64,
+    /// All but 1 in 100.
+    pub p99_us: u64,
+    /// All but 1 in 1000.
+    pub p999_us: u64,
+    /// How many took up to so long and longer than the one before, where there are any.
+    pub buckets: BTreeMap<u64, u64>,
 }
 
 /// The session table.

@@ -616,6 +616,7 @@ fn sessions() {
             } else {
                 Protocol::Tcp
             },
+            worker: 0,
             backend: BackendId(u32::from(n % 3 == 0)),
             hop: NextHop {
                 port: PortId(0),

@@ -1,11 +1,15 @@
 //! Counters and gauges: what happened, per worker, service and backend.
 //!
 //! Invariant: a worker's counters are written by that worker alone (plain load and store, no bus
-//! lock) and read by anyone. Gauges are shared and written only when a session begins or ends.
+//! lock) and read by anyone. Gauges are shared and written only when a session begins, is answered
+//! or ends.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::BackendId;
+pub use crate::histogram::Distribution;
+use crate::histogram::Histogram;
+use crate::session::WORKER_UNCOUNTED;
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
@@ -106,9 +110,9 @@ pub struct BackendCounters {
     pub reply: Traffic,
     /// Sessions made.
     pub sessions: Counter,
-    /// SYNs answered with RST before any SYN-ACK.
+    /// Sessions whose SYN the backend answered with RST, before any SYN-ACK.
     pub refused: Counter,
-    /// Sessions that ended without any answer of the backend.
+    /// Sessions whose time was up before anything came from the backend.
     pub unanswered: Counter,
 }
 
@@ -135,6 +139,7 @@ pub struct WorkerCounters {
     pub fallback: Counter,
     /// Epochs taken up.
     pub epochs: Counter,
+    batch_times: Histogram,
     drops: Box<[Counter]>,
     backends: Box<[BackendCounters]>,
 }
@@ -154,6 +159,7 @@ impl WorkerCounters {
             evicted: Counter::default(),
             fallback: Counter::default(),
             epochs: Counter::default(),
+            batch_times: Histogram::default(),
             drops: DropReason::ALL.iter().map(|_| Counter::default()).collect(),
             backends: (0..backends_max)
                 .map(|_| BackendCounters::default())
@@ -166,6 +172,17 @@ impl WorkerCounters {
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> &Counter {
         &self.drops[reason as usize]
+    }
+
+    /// How long the batches took that were not empty: all of the turn, with its background work.
+    #[must_use]
+    pub fn batch_times(&self) -> Distribution {
+        self.batch_times.read()
+    }
+
+    /// Counts a batch that took this many microseconds, from the one thread that writes here.
+    pub(crate) fn count_batch_time(&self, us: u64) {
+        self.batch_times.count(us);
     }
 
     /// The counters of a backend.
@@ -186,7 +203,8 @@ pub const SIGNALS: usize = 4;
 #[derive(Debug)]
 pub struct Gauges {
     backends: Box<[BackendGauges]>,
-    /// Sessions by the worker that made them: a row of all backends for each.
+    /// Sessions by the worker that made them: a row of all backends for each, as far as sessions
+    /// tell workers apart.
     here: Box<[AtomicU32]>,
 }
 
@@ -208,11 +226,12 @@ impl Gauges {
     /// Gauges for backends with an id below `backends_max`, and this many workers.
     #[must_use]
     pub fn new(backends_max: usize, workers: usize) -> Self {
+        let rows = workers.min(WORKER_UNCOUNTED.into());
         Self {
             backends: (0..backends_max)
                 .map(|_| BackendGauges::default())
                 .collect(),
-            here: (0..backends_max * workers)
+            here: (0..backends_max * rows)
                 .map(|_| AtomicU32::new(0))
                 .collect(),
         }
@@ -225,7 +244,7 @@ impl Gauges {
         self.of(backend).active.load(Ordering::Relaxed)
     }
 
-    /// Those of the backend's sessions that this worker made.
+    /// Those of the backend's sessions that this worker made; 0 from worker [`WORKER_UNCOUNTED`] on.
     #[inline]
     #[must_use]
     pub fn active_here(&self, worker: usize, backend: BackendId) -> u32 {

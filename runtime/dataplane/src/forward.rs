@@ -13,12 +13,15 @@ use waxwing_packet::{
     IpPacket, Link, Packet, Rewrite, TcpFlags, Translation, Transport, VlanTags, parse,
 };
 
+use crate::answers;
 use crate::citizen::{self, Answer};
 use crate::counters::WorkerCounters;
-use crate::ended::Ended;
+use crate::ended::{Cause, Ended};
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
 use crate::misses::{Misses, Parts};
-use crate::session::{Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache};
+use crate::session::{
+    Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache, WORKER_UNCOUNTED,
+};
 use crate::snapshot::{Backend, NextHops};
 use crate::{
     BATCH, DropReason, Epoch, FrameBuf, FrameIo, Gauges, NextHop, Now, PortId, ServiceId, Snapshot,
@@ -42,6 +45,8 @@ pub struct Forwarder {
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) slots: SlotCache,
     pub(crate) ended: Ended,
+    /// Its number, as sessions keep it.
+    worker: u8,
     misses: Misses,
     fates: Vec<Fate>,
 }
@@ -64,14 +69,22 @@ pub(crate) enum Fate {
 }
 
 impl Forwarder {
-    /// For one worker; `cluster_key` keys the hash that policies see.
+    /// For the worker of this number, which starts with this epoch; `cluster_key` keys the hash
+    /// that policies see.
     #[must_use]
-    pub fn new(shared: Shared, counters: Arc<WorkerCounters>, cluster_key: [u64; 4]) -> Self {
+    pub fn new(
+        shared: Shared,
+        counters: Arc<WorkerCounters>,
+        number: usize,
+        cluster_key: [u64; 4],
+        epoch: &Epoch,
+    ) -> Self {
         Self {
             slots: shared.sessions.slot_cache(),
+            ended: Ended::new(shared.clone(), Arc::clone(&counters), epoch),
+            worker: u8::try_from(number).map_or(WORKER_UNCOUNTED, |n| n.min(WORKER_UNCOUNTED)),
             shared,
             counters,
-            ended: Ended::new(),
             misses: Misses::new(cluster_key),
             fates: Vec::with_capacity(BATCH),
         }
@@ -89,7 +102,7 @@ impl Forwarder {
         self.classify(&epoch.snapshot, frames);
         self.look_up(&epoch.snapshot, now.tick());
         self.open_sessions(epoch, frames, now);
-        self.rewrite_and_send(io, &epoch.snapshot, frames, now.tick());
+        self.rewrite_and_send(io, &epoch.snapshot, frames, now);
     }
 
     /// Pass 1: what is it? A flow's hash is known here, so its bucket is fetched here.
@@ -142,8 +155,10 @@ impl Forwarder {
                 Some((at, session, direction)) => {
                     let flags = tcp_flags(&packet);
                     if is_over(snapshot, &session, direction, flags, now) {
-                        self.ended.end(&self.shared, &mut self.slots, at, now);
-                        self.counters.expired.add(1);
+                        if let Some(removed) = self.shared.sessions.remove(&mut self.slots, at) {
+                            self.ended.record(snapshot, &removed, Cause::Over, now);
+                            self.counters.expired.add(1);
+                        }
                         classify_miss(snapshot, packet, hash)
                     } else {
                         Fate::Session(packet, at, session, direction)
@@ -163,6 +178,7 @@ impl Forwarder {
             let mut parts = Parts {
                 shared: &self.shared,
                 counters: &self.counters,
+                worker: self.worker,
                 slots: &mut self.slots,
                 ended: &mut self.ended,
             };
@@ -177,7 +193,7 @@ impl Forwarder {
         io: &mut I,
         snapshot: &Snapshot,
         frames: &mut Vec<I::Frame>,
-        now: Tick,
+        now: Now,
     ) {
         for (mut frame, fate) in frames.drain(..).zip(&self.fates) {
             let len = frame.bytes().len() as u64;
@@ -224,7 +240,7 @@ impl Forwarder {
         frame: &mut F,
         packet: &IpPacket,
         (at, session, direction): (SessionRef, &Session, Direction),
-        now: Tick,
+        now: Now,
     ) -> Result<PortId, DropReason> {
         // `find` has just matched this backend in this snapshot.
         let backend = snapshot
@@ -255,7 +271,11 @@ impl Forwarder {
         if packet.ethernet.tags != tags {
             citizen::retag(frame, &packet.ethernet, link, tags)?;
         }
-        self.count(session, direction, frame.bytes().len() as u64);
+        let len = frame.bytes().len() as u64;
+        self.count(session, direction, len);
+        if self.ended.is_told_of(backend) {
+            self.shared.sessions.add_bytes(at, len);
+        }
         Ok(hop.port)
     }
 
@@ -267,21 +287,28 @@ impl Forwarder {
         &self,
         packet: &IpPacket,
         (at, session, direction): (SessionRef, &Session, Direction),
-        now: Tick,
+        now: Now,
     ) {
-        if session.seen != now {
-            self.shared.sessions.touch(at, now);
+        if session.seen != now.tick() {
+            self.shared.sessions.touch(at, now.tick());
         }
         let flags = tcp_flags(packet);
         let changed = self
             .shared
             .sessions
             .update_tcp(at, |state| state.on_packet(direction, flags));
-        if direction == Direction::Reply
-            && flags.has(TcpFlags::RST)
-            && changed.is_some_and(|(before, _)| !before.is_answered())
+        if (flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST))
+            && let Some((before, after)) = changed
         {
-            self.counters.backend(session.backend).refused.add(1);
+            answers::watch(
+                &self.shared,
+                &self.counters,
+                at,
+                session.backend,
+                (direction, flags),
+                (before, after),
+                now,
+            );
         }
     }
 

@@ -7,6 +7,7 @@
 //! Read [`forward`] first: it is a packet's way, top to bottom.
 
 mod announce;
+mod answers;
 mod citizen;
 pub mod counters;
 mod ended;
@@ -14,6 +15,7 @@ pub mod epoch;
 mod fallback;
 mod flow;
 pub mod forward;
+mod histogram;
 pub mod io;
 pub mod memory;
 mod misses;

@@ -6,7 +6,7 @@
 use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
 
 use crate::counters::WorkerCounters;
-use crate::ended::Ended;
+use crate::ended::{Cause, Ended};
 use crate::fallback::rendezvous;
 use crate::flow::{find, is_forward, is_reply, opening_state, tcp_flags, tuple_of};
 use crate::forward::{Fate, Shared};
@@ -31,6 +31,8 @@ const TRANSLATED_PORT_MIN: u16 = 1024;
 pub(crate) struct Parts<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) counters: &'a WorkerCounters,
+    /// Its number, as sessions keep it.
+    pub(crate) worker: u8,
     pub(crate) slots: &'a mut SlotCache,
     pub(crate) ended: &'a mut Ended,
 }
@@ -115,9 +117,7 @@ impl Misses {
                 mac: arrival.packet.ethernet.source,
             };
             fates[arrival.frame] = choose(snapshot, service, *pick, flow, parts.counters)
-                .and_then(|backend| {
-                    open_session(snapshot, backend, arrival, hop, parts, now.tick())
-                })
+                .and_then(|backend| open_session(snapshot, backend, arrival, hop, parts, now))
                 .unwrap_or_else(Fate::Drop);
         }
         second_frames(snapshot, parts.shared, &self.arrivals, fates);
@@ -233,7 +233,7 @@ fn open_session(
     arrival: &Arrival,
     hop: NextHop,
     parts: &mut Parts<'_>,
-    now: Tick,
+    now: Now,
 ) -> Result<Fate, DropReason> {
     let tuple = tuple_of(&arrival.packet).ok_or(DropReason::Unsupported)?;
     let mut session = Session {
@@ -242,11 +242,12 @@ fn open_session(
         service_port: tuple.destination_port,
         source_port: tuple.source_port,
         protocol: tuple.protocol,
+        worker: parts.worker,
         backend: backend.id,
         hop,
         tags: arrival.packet.ethernet.tags,
-        created: now,
-        seen: now,
+        created: now.tick(),
+        seen: now.tick(),
         tcp: opening_state(&arrival.packet),
     };
     let mut made_room = false;
@@ -254,8 +255,14 @@ fn open_session(
     loop {
         match insert(snapshot, backend, arrival.hash, &tuple, &session, parts) {
             Insert::Created(at) => {
-                parts.shared.gauges.begin(0, backend.id);
+                let Shared {
+                    sessions, gauges, ..
+                } = parts.shared;
+                gauges.begin(session.worker.into(), backend.id);
                 parts.counters.backend(backend.id).sessions.add(1);
+                if session.tcp.is_opening() {
+                    sessions.begin_connect(at, now);
+                }
                 return Ok(Fate::Session(
                     arrival.packet,
                     at,
@@ -273,7 +280,7 @@ fn open_session(
             }
             Insert::Clash => return Err(DropReason::TupleClash),
             Insert::Full if !made_room => {
-                make_room(snapshot, parts, now)?;
+                make_room(snapshot, parts, now.tick())?;
                 made_room = true;
             }
             Insert::Full => return Err(DropReason::SessionTableFull),
@@ -335,7 +342,7 @@ fn make_room(snapshot: &Snapshot, parts: &mut Parts<'_>, now: Tick) -> Result<()
         .sessions
         .evict(parts.slots, EVICTION_WINDOW, evictable, now)
         .ok_or(DropReason::SessionTableFull)?;
-    parts.ended.record(parts.shared, &evicted, now);
+    parts.ended.record(snapshot, &evicted, Cause::Room, now);
     parts.counters.evicted.add(1);
     Ok(())
 }

@@ -75,7 +75,7 @@ pub struct Closed {
     pub backend: u32,
     /// How long it lived, in milliseconds, to the precision of a tick.
     pub duration_ms: u64,
-    /// Bytes of its frames, both ways.
+    /// Bytes of its frames, both ways, for as long as its service's policies wanted to hear of them.
     pub bytes: u64,
     /// How it ended.
     pub end: End,
@@ -128,7 +128,8 @@ pub trait Policy: Send {
         picks: &mut [Pick],
     ) -> Result<(), PolicyFault>;
 
-    /// Whether [`Policy::closed`] is to be called, and the bytes of sessions counted for it.
+    /// Whether [`Policy::closed`] is to be called, and the bytes of sessions counted for it. Asked
+    /// once, when the epoch is taken up.
     fn wants_closed(&self) -> bool {
         false
     }

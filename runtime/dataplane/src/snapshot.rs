@@ -158,6 +158,8 @@ pub struct Backend {
     pub weight: u32,
     /// Its place in its service's backend list; `None` once it was removed from the config.
     pub place: Option<u32>,
+    /// Its service's [`Service::policy`]; `None` once it was removed from the config.
+    pub policy: Option<usize>,
     /// A request's destination: VIP becomes backend.
     pub to_backend: Translation,
     /// A reply's source: backend becomes VIP.
@@ -180,6 +182,7 @@ impl Backend {
             protocol: service.protocol,
             weight,
             place: None,
+            policy: None,
             to_backend: Translation::new((service.vip, service.port), (address, port)),
             to_client: Translation::new((address, port), (service.vip, service.port)),
             timeouts: service.timeouts.into(),
@@ -221,12 +224,12 @@ impl Snapshot {
         mut backends: Vec<Backend>,
         ports: Vec<Port>,
     ) -> Self {
-        let places: HashMap<BackendId, u32> = services
+        let places: HashMap<BackendId, (u32, usize)> = services
             .iter()
-            .flat_map(|s| s.backends.iter().copied().zip(0..))
+            .flat_map(|s| (0..).zip(&s.backends).map(|(at, id)| (*id, (at, s.policy))))
             .collect();
         for backend in &mut backends {
-            backend.place = places.get(&backend.id).copied();
+            (backend.place, backend.policy) = places.get(&backend.id).copied().unzip();
         }
         let by_endpoint = services
             .iter()

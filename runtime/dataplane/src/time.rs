@@ -47,6 +47,13 @@ impl Now {
         self.nanos / 1_000_000
     }
 
+    /// In microseconds since the balancer started.
+    #[inline]
+    #[must_use]
+    pub const fn micros(self) -> u64 {
+        self.nanos / 1_000
+    }
+
     /// The tick this lies in.
     #[inline]
     #[must_use]

@@ -12,7 +12,9 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::announce::Announcements;
 use crate::counters::WorkerCounters;
+use crate::ended::Cause;
 use crate::forward::{Forwarder, Shared};
+use crate::policy::TickContext;
 use crate::{BATCH, Epoch, FrameIo, Now};
 
 /// How long an idle worker sleeps at most; also how late it may see a new epoch.
@@ -52,6 +54,8 @@ pub struct Worker<I: FrameIo> {
     announcements: Announcements,
     frames: Vec<I::Frame>,
     swept_at: Now,
+    /// When the turn before this one began, if it had a batch.
+    batch_began: Option<Now>,
 }
 
 impl<I: FrameIo> Worker<I> {
@@ -65,7 +69,9 @@ impl<I: FrameIo> Worker<I> {
             forwarder: Forwarder::new(
                 setup.shared.clone(),
                 Arc::clone(&setup.counters),
+                setup.number,
                 setup.cluster_key,
+                &epoch,
             ),
             io,
             setup,
@@ -74,6 +80,7 @@ impl<I: FrameIo> Worker<I> {
             announcements,
             frames: Vec::with_capacity(BATCH),
             swept_at: Now::default(),
+            batch_began: None,
         }
     }
 
@@ -87,20 +94,26 @@ impl<I: FrameIo> Worker<I> {
     }
 
     /// One turn: take up a new epoch, handle one batch, do a bounded piece of background work.
-    /// Says whether there was a frame.
+    /// Says whether there was a frame. If so, the next turn is to follow at once: its start is taken
+    /// for the end of this one.
     pub fn turn(&mut self, now: Now) -> bool {
+        if let Some(began) = self.batch_began.take() {
+            let took = now.micros().saturating_sub(began.micros());
+            self.setup.counters.count_batch_time(took);
+        }
         // In this order: what was received before the epoch is looked at needs no later epoch.
         self.io.receive(&mut self.frames);
         self.take_epoch();
         let busy = !self.frames.is_empty();
         if busy {
+            self.batch_began = Some(now);
             self.setup.counters.batches.add(1);
             self.forwarder
                 .forward(&mut self.io, &mut self.epoch, &mut self.frames, now);
             self.io.flush();
         }
         self.sweep(now);
-        self.forwarder.ended.deliver(&mut self.epoch);
+        self.attend_to_policies(now);
         self.announcements.send(
             &mut self.io,
             &self.epoch.snapshot,
@@ -132,6 +145,7 @@ impl<I: FrameIo> Worker<I> {
                 self.announcements.schedule();
             }
             let old = std::mem::replace(&mut self.epoch, next);
+            self.forwarder.ended.listen_for(&self.epoch);
             self.setup.counters.epochs.add(1);
             // The receiver is gone only at shutdown; then the epoch is dropped here.
             let _ = self.setup.returned.send(old);
@@ -166,10 +180,23 @@ impl<I: FrameIo> Worker<I> {
                     .backend(session.backend)
                     .is_some_and(|backend| session.is_expired(&backend.timeouts, tick))
             },
-            |session| {
-                ended.record(shared, &session, tick);
+            |removed| {
+                ended.record(snapshot, &removed, Cause::Over, tick);
                 counters.expired.add(1);
             },
         );
+    }
+
+    /// What policies do between two batches: hear of the sessions that ended, and their upkeep.
+    fn attend_to_policies(&mut self, now: Now) {
+        self.forwarder.ended.deliver(&mut self.epoch);
+        let context = TickContext {
+            now,
+            snapshot: &self.epoch.snapshot,
+            gauges: &self.setup.shared.gauges,
+        };
+        for policy in &mut self.epoch.policies {
+            policy.tick(context);
+        }
     }
 }

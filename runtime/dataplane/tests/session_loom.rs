@@ -39,6 +39,7 @@ fn session(n: u8) -> Session {
         } else {
             Protocol::Tcp
         },
+        worker: n,
         backend: BackendId(n.into()),
         hop: hop(n),
         tags: tags(n),
@@ -184,7 +185,8 @@ fn reuse_of_a_slot_tears_nothing() {
                 assert!(newer.is_none() || older.is_none());
             })
         };
-        assert_eq!(table.remove(&mut cache, at), Some(session(1)));
+        let removed = table.remove(&mut cache, at).map(|it| it.session);
+        assert_eq!(removed, Some(session(1)));
         created(insert(&table, &mut cache, &session(2)));
         reader.join().expect("no panic");
     });

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 use waxwing_dataplane::session::{
-    Evictable, FlowHash, Insert, Phase, SESSIONS_MAX, Session, SessionRef, SessionTable, SlotCache,
-    TableError, TcpState, Tuple,
+    Evictable, FlowHash, Insert, Phase, Removed, SESSIONS_MAX, Session, SessionRef, SessionTable,
+    SlotCache, TableError, TcpState, Tuple, WORKER_UNCOUNTED,
 };
 use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
@@ -29,6 +29,7 @@ enum Step {
     Touch(u8, u8),
     SetHop(u8, u8, u8),
     Tcp(u8, u8, u8),
+    Bytes(u8, u8, u8),
     Advance(u8),
     Sweep(u8),
     Evict(u8),
@@ -44,6 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (client(), service()).prop_map(|(c, s)| Step::Touch(c, s)),
         2 => (client(), service(), any::<u8>()).prop_map(|(c, s, n)| Step::SetHop(c, s, n)),
         4 => (client(), service(), 0..3_u8).prop_map(|(c, s, n)| Step::Tcp(c, s, n)),
+        2 => (client(), service(), any::<u8>()).prop_map(|(c, s, n)| Step::Bytes(c, s, n)),
         2 => (1..40_u8).prop_map(Step::Advance),
         1 => (1..40_u8).prop_map(Step::Sweep),
         2 => (1..40_u8).prop_map(Step::Evict),
@@ -69,6 +71,7 @@ fn session(flow: Flow, n: u8, now: Tick) -> Session {
         } else {
             Protocol::Tcp
         },
+        worker: n & WORKER_UNCOUNTED,
         backend: BackendId(u32::from(flow.server * 2 + flow.service)),
         hop: hop(n),
         tags: tags(n),
@@ -126,11 +129,27 @@ fn expired(session: &Session, now: Tick) -> bool {
     now.since(session.seen) > 30
 }
 
+type Known = HashMap<(u8, u8), (Session, Flow, SessionRef)>;
+
+/// Takes what the table has removed out of the map: one of ours, with all of its bytes.
+fn forget(map: &mut Known, bytes: &mut HashMap<SessionRef, u64>, removed: &Removed) {
+    let mut of_map = map.iter();
+    let (key, at) = of_map
+        .find_map(|(key, (known, _, at))| (*known == removed.session).then_some((*key, *at)))
+        .expect("a session of ours");
+    assert_eq!(bytes.remove(&at).unwrap_or(0), removed.bytes);
+    map.remove(&key);
+}
+
 /// The table beside the map, and how hashes are spoilt.
 struct World {
     table: SessionTable,
     cache: SlotCache,
-    map: HashMap<(u8, u8), (Session, Flow, SessionRef)>,
+    map: Known,
+    /// What was added to each session's bytes.
+    bytes: HashMap<SessionRef, u64>,
+    /// One that was removed; its slot may have another session by now.
+    stale: Option<SessionRef>,
     now: Tick,
     mask: u64,
 }
@@ -143,6 +162,8 @@ impl World {
             table,
             cache,
             map: HashMap::new(),
+            bytes: HashMap::new(),
+            stale: None,
             now: Tick(100),
             mask,
         }
@@ -180,7 +201,10 @@ impl World {
                 let Some((session, _, at)) = self.map.remove(&(client, service)) else {
                     return;
                 };
-                assert_eq!(self.table.remove(&mut self.cache, at), Some(session));
+                let bytes = self.bytes.remove(&at).unwrap_or(0);
+                let removed = self.table.remove(&mut self.cache, at);
+                assert_eq!(removed, Some(Removed { session, bytes }));
+                self.stale = Some(at);
                 assert_eq!(
                     self.table.remove(&mut self.cache, at),
                     None,
@@ -211,6 +235,16 @@ impl World {
                 let change = self.table.update_tcp(*at, |_| phase(n));
                 assert_eq!(change, Some((session.tcp, phase(n))));
                 session.tcp = phase(n);
+            }
+            Step::Bytes(client, service, n) => {
+                let Some((_, _, at)) = self.map.get(&(client, service)) else {
+                    return;
+                };
+                self.table.add_bytes(*at, n.into());
+                if let Some(stale) = self.stale {
+                    self.table.add_bytes(stale, 1_000);
+                }
+                *self.bytes.entry(*at).or_default() += u64::from(n);
             }
             Step::Advance(ticks) => self.now.0 += u32::from(ticks),
             Step::Sweep(slots) => self.sweep(slots.into()),
@@ -255,14 +289,11 @@ impl World {
     /// A sweep of part of the table takes expired sessions only; one of the whole takes them all.
     fn sweep(&mut self, slots: usize) {
         let now = self.now;
-        let map = &mut self.map;
-        let gone = |s: Session| {
-            let key = map
-                .iter()
-                .find(|(_, (known, ..))| *known == s)
-                .map(|(key, _)| *key);
-            assert!(expired(&s, now), "swept too early: {s:?}");
-            map.remove(&key.expect("a session of ours"));
+        let (map, bytes) = (&mut self.map, &mut self.bytes);
+        let gone = |removed: Removed| {
+            let s = &removed.session;
+            assert!(expired(s, now), "swept too early: {s:?}");
+            forget(map, bytes, &removed);
         };
         self.table
             .sweep(&mut self.cache, slots, |s| expired(s, now), gone);
@@ -283,18 +314,14 @@ impl World {
             Evictable::Closing => Some((0, self.now.since(s.seen))),
             Evictable::Never => None,
         };
+        let evicted_rank = evicted.as_ref().and_then(|it| rank(&it.session));
         let best = self.map.values().filter_map(|(s, ..)| rank(s)).max();
         if window >= self.table.capacity() {
-            assert_eq!(evicted.as_ref().and_then(rank), best);
+            assert_eq!(evicted_rank, best);
         }
-        if let Some(session) = evicted {
-            assert_ne!(classify(&session), Evictable::Never);
-            let key = self
-                .map
-                .iter()
-                .find(|(_, (s, ..))| *s == session)
-                .map(|(key, _)| *key);
-            self.map.remove(&key.expect("a session of ours"));
+        if let Some(removed) = evicted {
+            assert_ne!(classify(&removed.session), Evictable::Never);
+            forget(&mut self.map, &mut self.bytes, &removed);
         }
     }
 
@@ -423,6 +450,38 @@ fn a_dropped_cache_gives_its_slots_back() {
     assert!(matches!(insert(&mut other, made), Insert::Created(_)));
 }
 
+/// A session has seven bits for its worker's number.
+#[test]
+fn a_worker_that_has_no_number_is_told_as_such() {
+    let table = SessionTable::new(10, [1; 4]).expect("memory");
+    let mut cache = table.slot_cache();
+    let flow = Flow {
+        client: 0,
+        service: 0,
+        server: 0,
+    };
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for worker in [0, 1, 126, 127, 128, 255] {
+            let new = Session {
+                worker,
+                protocol,
+                ..session(flow, 0, Tick(1))
+            };
+            let hash = FlowHash::from_bits(1);
+            let made = table.insert(&mut cache, hash, hash, &new, |_| false, |_| false);
+            let Insert::Created(at) = made else {
+                panic!("not created: {made:?}")
+            };
+            let known = Session {
+                worker: worker.min(WORKER_UNCOUNTED),
+                ..new
+            };
+            assert_eq!(table.get(at), Some(known));
+            table.remove(&mut cache, at);
+        }
+    }
+}
+
 #[test]
 fn sizes_and_limits() {
     for refused in [0, SESSIONS_MAX + 1, u32::MAX] {
@@ -433,9 +492,7 @@ fn sizes_and_limits() {
     }
     let table = SessionTable::new(100_000, [0; 4]).expect("memory");
     assert!(table.is_empty());
+    let table = SessionTable::new(1_000_000, [0; 4]).expect("memory");
     let per_session = table.memory_bytes() / table.capacity();
-    assert!(
-        per_session <= 128,
-        "{per_session} bytes a session: 8 M must fit in 1 GiB"
-    );
+    assert_eq!(per_session, 108, "of 128, with which 8 M fit in 1 GiB");
 }

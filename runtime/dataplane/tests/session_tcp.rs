@@ -306,9 +306,15 @@ fn a_new_syn_reuses_what_is_over_and_nothing_else() {
 
 #[test]
 fn an_answer_tells_a_refusal_from_an_abort() {
-    assert!(!play("refused", &[(">S", HalfOpen), ("<RA", Closing)]).is_answered());
+    let refused = play("refused", &[(">S", HalfOpen), ("<RA", Closing)]);
+    assert!(refused.is_refused() && !refused.is_answered());
     let aborted = [(">S", HalfOpen), ("<SA", HalfOpen), ("<R", Closing)];
-    assert!(play("aborted", &aborted).is_answered());
+    let aborted = play("aborted", &aborted);
+    assert!(!aborted.is_refused() && aborted.is_answered());
+    let given_up = play("given up", &[(">S", HalfOpen), (">R", Closing)]);
+    assert!(!given_up.is_refused() && given_up.is_unanswered());
+    let unknown = play("unknown", &[(">A", HalfOpen), ("<R", Closing)]);
+    assert!(!unknown.is_refused() && !unknown.is_unanswered());
 }
 
 /// Whatever packets pass: without a word from the server nothing is established, and any packet
@@ -322,6 +328,9 @@ fn no_flags_break_the_invariants() {
         for second in all() {
             let client_only = state.on_packet(Direction::Forward, second);
             assert_ne!(client_only.phase(), Established, "{first:?} {second:?}");
+            assert!(client_only.is_unanswered() && !client_only.is_refused());
+            let answered = client_only.on_packet(Direction::Reply, second);
+            assert!(!answered.is_unanswered(), "{first:?} {second:?}");
         }
     }
     let open = play(
@@ -355,6 +364,7 @@ fn timeouts_by_protocol_and_phase() {
         service_port: 80,
         source_port: 40_000,
         protocol,
+        worker: 0,
         backend: BackendId(1),
         hop: NextHop {
             port: PortId(0),

@@ -45,6 +45,7 @@ fn session(key: u32, nonce: u32) -> Session {
         } else {
             Protocol::Tcp
         },
+        worker: a >> 1,
         backend: BackendId(nonce),
         hop: hop(d),
         tags: tags(d),
@@ -205,8 +206,8 @@ fn act(
                 cache,
                 4,
                 |session| session.created.0.is_multiple_of(7),
-                |session| {
-                    assert_whole(&session);
+                |ended| {
+                    assert_whole(&ended.session);
                     removed.fetch_add(1, Ordering::SeqCst);
                 },
             );
@@ -218,9 +219,9 @@ fn act(
             let n = random.next().to_be_bytes()[0];
             match operation {
                 9..12 => {
-                    if let Some(session) = table.remove(cache, at) {
-                        assert_whole(&session);
-                        assert_eq!(key_of(&session), key);
+                    if let Some(ended) = table.remove(cache, at) {
+                        assert_whole(&ended.session);
+                        assert_eq!(key_of(&ended.session), key);
                         removed.fetch_add(1, Ordering::SeqCst);
                     }
                 }
@@ -277,7 +278,7 @@ fn exactly_one_wins() {
                 }
                 barrier.wait();
                 let ended = table.remove(&mut cache, at);
-                assert!(ended.is_none_or(|ended| ended == session));
+                assert!(ended.is_none_or(|ended| ended.session == session));
                 (matches!(made, Insert::Created(_)), ended.is_some())
             })
             .collect::<Vec<_>>()

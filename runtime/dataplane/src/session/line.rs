@@ -6,7 +6,7 @@
 use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
 
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
-use super::{Session, SessionRef, TcpState};
+use super::{Session, SessionRef, TcpState, WORKER_UNCOUNTED};
 use crate::{BackendId, NextHop, PortId, Tick};
 
 /// The line. Fields that are written together share a word.
@@ -17,7 +17,7 @@ pub(super) struct Line {
     client: [AtomicU64; 2],
     /// Backend (32 bits), client port (16), source port (16).
     endpoints: AtomicU64,
-    /// Version (32 bits; odd is live), service port (16), protocol (8), TCP state (8).
+    /// Version (32 bits; odd is live), service port (16), UDP or not (1), worker (7), TCP state (8).
     state: AtomicU64,
     /// The route's sequence number, tag count and TPIDs (8 bits, see [`RouteBits`]), port (8),
     /// MAC (48).
@@ -66,7 +66,7 @@ impl Line {
         let endpoints = word(&self.endpoints);
         let [client_port, source_port] = ports(low(endpoints));
         let [service_port, kind] = ports(low(state));
-        let [protocol, tcp] = kind.to_be_bytes();
+        let [origin, tcp] = kind.to_be_bytes();
         let [route, port, mac @ ..] = hop.to_be_bytes();
         let tags = self.tags[RouteBits(route).half()].load(Ordering::Relaxed);
         Session {
@@ -76,11 +76,12 @@ impl Line {
             client_port,
             service_port,
             source_port,
-            protocol: if protocol == Protocol::Udp as u8 {
+            protocol: if origin & UDP == UDP {
                 Protocol::Udp
             } else {
                 Protocol::Tcp
             },
+            worker: origin & !UDP,
             backend: BackendId(high(endpoints)),
             hop: NextHop {
                 port: PortId(port),
@@ -116,7 +117,7 @@ impl Line {
         self.seen.store(session.seen.0, Ordering::Relaxed);
         self.positions[0].store(positions[0], Ordering::Relaxed);
         self.positions[1].store(positions[1], Ordering::Relaxed);
-        let kind = u16::from_be_bytes([session.protocol as u8, session.tcp.bits()]);
+        let kind = u16::from_be_bytes([origin(session), session.tcp.bits()]);
         let state = pack(version, pack16(session.service_port, kind));
         self.state.store(state, Ordering::Release);
         version
@@ -251,6 +252,23 @@ impl RouteBits {
             count,
             tags: [tag(0, outer), tag(1, inner)],
         }
+    }
+}
+
+/// Marks the origin of a UDP session; the bits below it are the worker's number.
+const UDP: u8 = 1 << 7;
+const _: () = assert!(WORKER_UNCOUNTED == UDP - 1);
+
+/// A session's protocol and worker.
+const fn origin(session: &Session) -> u8 {
+    let worker = if session.worker < WORKER_UNCOUNTED {
+        session.worker
+    } else {
+        WORKER_UNCOUNTED
+    };
+    match session.protocol {
+        Protocol::Udp => UDP | worker,
+        Protocol::Tcp => worker,
     }
 }
 

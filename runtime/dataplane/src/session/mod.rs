@@ -34,9 +34,13 @@
 //!    updates are compare-and-swaps on the word that holds the version; the route is written under
 //!    the lock of the slot, which a remove takes too; a stale [`SessionTable::touch`] that slips
 //!    through can only move a newer session's last-seen forward to a time that has been.
-//! 7. **Bounds.** A look-up reads 16 words at most, whatever keys an attacker chooses; where both
+//! 7. **What is measured orders nothing.** A session's bytes and the time of its SYN are kept beside
+//!    the lines, by slot, and are written without a lock. At a session's end, or where two meet at
+//!    one place, a measurement may be lost; no session is.
+//! 8. **Bounds.** A look-up reads 16 words at most, whatever keys an attacker chooses; where both
 //!    buckets of a hash are full, an insert says [`Insert::Full`].
 
+mod connects;
 mod hash;
 mod index;
 mod line;
@@ -57,6 +61,10 @@ pub use upkeep::Evictable;
 use crate::snapshot::TimeoutTicks;
 use crate::{BackendId, NextHop, Tick};
 
+/// The number that stands for every worker from this one on in [`Session::worker`]: such workers'
+/// sessions are counted in all, but not by worker.
+pub const WORKER_UNCOUNTED: u8 = 127;
+
 /// One session, as plain values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Session {
@@ -70,6 +78,8 @@ pub struct Session {
     pub source_port: u16,
     /// TCP or UDP.
     pub protocol: Protocol,
+    /// The number of the worker that made it, at most [`WORKER_UNCOUNTED`].
+    pub worker: u8,
     /// The backend that it is pinned to.
     pub backend: BackendId,
     /// The way back to the client: the next hop its last packet came from.
@@ -106,6 +116,15 @@ impl Session {
     pub const fn is_expired(&self, timeouts: &TimeoutTicks, now: Tick) -> bool {
         now.since(self.seen) > self.timeout_ticks(timeouts)
     }
+}
+
+/// A session that was removed from the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Removed {
+    /// As it was at its end.
+    pub session: Session,
+    /// What [`SessionTable::add_bytes`] added up.
+    pub bytes: u64,
 }
 
 /// Where a session was found. It may have ended since: every operation checks that it is still

@@ -3,16 +3,18 @@
 //! Invariant: see those of [`super`]; this file keeps the order of steps that they rest on.
 
 use std::collections::TryReserveError;
+use std::sync::atomic::AtomicU64;
 
 use waxwing_packet::VlanTags;
 
+use super::connects::Connects;
 use super::hash::Key;
 use super::index::Index;
 use super::line::{Line, high, low};
 use super::pool::{Pool, SlotCache};
 use super::sync::{Arc, AtomicU32, AtomicUsize, Ordering, Stripes};
-use super::{FlowHash, Session, SessionRef, TcpState, Tuple};
-use crate::{NextHop, Tick};
+use super::{FlowHash, Removed, Session, SessionRef, TcpState, Tuple};
+use crate::{NextHop, Now, Tick};
 
 /// The most sessions that a table can be made for.
 pub const SESSIONS_MAX: u32 = 1 << 28;
@@ -25,7 +27,7 @@ pub enum TableError {
     OutOfRange(u32),
     /// The memory for it could not be had.
     #[error(
-        "no memory for a table of {0} sessions (about 100 bytes each): lower sessions_max, \
+        "no memory for a table of {0} sessions (108 bytes each): lower sessions_max, \
          or give the process more memory"
     )]
     OutOfMemory(u32),
@@ -49,6 +51,10 @@ pub struct SessionTable {
     key: Key,
     index: Index,
     pub(super) lines: Box<[Line]>,
+    /// Each session's bytes, by slot, where they are counted. Apart from the lines, which packets
+    /// only read; and plain atomics in the model too, since they order nothing.
+    bytes: Box<[AtomicU64]>,
+    connects: Connects,
     /// Held by an insert, by the hashes of its two tuples.
     tuple_locks: Stripes,
     /// Held while a route is written or a session's life ends, by slot.
@@ -88,6 +94,8 @@ impl SessionTable {
             key: Key::new(seed),
             index: Index::new(sessions_max).map_err(no_memory)?,
             lines: allocate(sessions_max as usize).map_err(no_memory)?,
+            bytes: allocate(sessions_max as usize).map_err(no_memory)?,
+            connects: Connects::new(sessions_max).map_err(no_memory)?,
             tuple_locks: Stripes::new(),
             slot_locks: Stripes::new(),
             pool: Arc::new(Pool::new(slots)),
@@ -168,12 +176,13 @@ impl SessionTable {
         };
         // Counted before it can be removed, so that the count never falls below zero.
         self.shared.live.fetch_add(1, Ordering::Relaxed);
+        self.bytes[slot as usize].store(0, Ordering::Relaxed);
         let version = self.lines[slot as usize].publish(session, positions);
         Insert::Created(SessionRef { slot, version })
     }
 
     /// Removes a session. Of several callers one gets it, and so counts its end.
-    pub fn remove(&self, pool: &mut SlotCache, at: SessionRef) -> Option<Session> {
+    pub fn remove(&self, pool: &mut SlotCache, at: SessionRef) -> Option<Removed> {
         self.remove_if(pool, at, None)
     }
 
@@ -183,7 +192,7 @@ impl SessionTable {
         pool: &mut SlotCache,
         at: SessionRef,
         tcp: Option<TcpState>,
-    ) -> Option<Session> {
+    ) -> Option<Removed> {
         debug_assert!(pool.is_of(&self.pool), "the cache is of another table");
         let line = self.lines.get(at.slot as usize)?;
         let (session, positions) = {
@@ -194,8 +203,9 @@ impl SessionTable {
             self.index.unlink(position);
         }
         self.shared.live.fetch_sub(1, Ordering::Relaxed);
+        let bytes = self.bytes[at.slot as usize].load(Ordering::Relaxed);
         pool.give(at.slot);
-        Some(session)
+        Some(Removed { session, bytes })
     }
 
     /// Notes a packet of the session: once per tick is enough, so call it only where
@@ -205,6 +215,35 @@ impl SessionTable {
         if let Some(line) = self.line(at) {
             line.touch(now);
         }
+    }
+
+    /// Counts bytes of the session. It costs a write per packet to a line that workers share: call
+    /// it only where somebody wants to know. What is added in the very moment in which the session
+    /// ends may be lost, or be counted to the slot's next one.
+    #[inline]
+    pub fn add_bytes(&self, at: SessionRef, n: u64) {
+        if self.line(at).is_some() {
+            self.bytes[at.slot as usize].fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// The client's SYN was seen for the first time: the time to the answer is measured from now.
+    pub fn begin_connect(&self, at: SessionRef, now: Now) {
+        self.connects.begin(at, now);
+    }
+
+    /// The client's SYN was seen again. Which of the two an answer is to cannot be told, so it is
+    /// not measured (Karn's algorithm, RFC 6298 section 3). A SYN of the first one's batch has the
+    /// first one's time, and changes nothing.
+    pub fn repeat_connect(&self, at: SessionRef, now: Now) {
+        self.connects.repeat(at, now);
+    }
+
+    /// The server's SYN-ACK was seen: the microseconds since the client's SYN, where they can be
+    /// told. The measurement may have been lost to that of another session.
+    #[must_use]
+    pub fn connect_us(&self, at: SessionRef, now: Now) -> Option<u32> {
+        self.connects.elapsed_us(at, now)
     }
 
     /// Replaces the way back to the client. Takes a lock: call it only where the way has changed.
@@ -258,6 +297,8 @@ impl SessionTable {
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
             + size_of_val(&*self.lines)
+            + size_of_val(&*self.bytes)
+            + self.connects.memory_bytes()
             + self.index.memory_bytes()
             + self.capacity() * size_of::<u32>()
             + 2 * Stripes::memory_bytes()

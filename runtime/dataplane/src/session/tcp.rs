@@ -44,6 +44,10 @@ const CLIENT_FIN: u8 = 1 << 3;
 const SERVER_FIN: u8 = 1 << 4;
 /// The last packet of either end was an RST.
 const RESET: u8 = 1 << 5;
+/// The server has sent something, be it an RST.
+const SERVER_SPOKE: u8 = 1 << 6;
+/// The server has sent an RST.
+const SERVER_RST: u8 = 1 << 7;
 
 impl TcpState {
     /// The state after the packet that a session is made for, which came from the client.
@@ -62,7 +66,10 @@ impl TcpState {
     #[must_use]
     pub const fn on_packet(self, direction: Direction, flags: TcpFlags) -> Self {
         if flags.has(TcpFlags::RST) {
-            return Self(self.0 | RESET);
+            return match direction {
+                Direction::Forward => Self(self.0 | RESET),
+                Direction::Reply => Self(self.0 | RESET | SERVER_RST | SERVER_SPOKE),
+            };
         }
         // Any other packet revives a connection that a (forged, or stale) RST seemed to end.
         let mut seen = self.0 & !RESET;
@@ -76,6 +83,7 @@ impl TcpState {
                 }
             }
             Direction::Reply => {
+                seen |= SERVER_SPOKE;
                 if flags.has(TcpFlags::SYN) {
                     seen |= SERVER_SYN;
                 }
@@ -94,8 +102,7 @@ impl TcpState {
     #[inline]
     #[must_use]
     pub const fn phase(self) -> Phase {
-        const BOTH: u8 = CLIENT_FIN | SERVER_FIN;
-        if self.0 & RESET != 0 || self.0 & BOTH == BOTH {
+        if self.is_reset() || self.is_closed() {
             Phase::Closing
         } else if self.0 & ESTABLISHED != 0 {
             Phase::Established
@@ -104,12 +111,48 @@ impl TcpState {
         }
     }
 
+    /// Whether the session began with the client's SYN, and not in a connection's middle.
+    #[inline]
+    #[must_use]
+    pub const fn is_opening(self) -> bool {
+        self.0 & MID_STREAM == 0
+    }
+
     /// Whether the server has answered the client's SYN with its own. An RST from the server
     /// before that is a refusal.
     #[inline]
     #[must_use]
     pub const fn is_answered(self) -> bool {
         self.0 & (SERVER_SYN | ESTABLISHED) != 0
+    }
+
+    /// Whether the server has answered the client's SYN with RST, and not with its own since.
+    #[inline]
+    #[must_use]
+    pub const fn is_refused(self) -> bool {
+        self.0 & SERVER_RST != 0 && self.is_opening() && !self.is_answered()
+    }
+
+    /// Whether nothing at all has come from the server.
+    #[inline]
+    #[must_use]
+    pub const fn is_unanswered(self) -> bool {
+        self.0 & SERVER_SPOKE == 0
+    }
+
+    /// Whether both ends have sent their FIN.
+    #[inline]
+    #[must_use]
+    pub const fn is_closed(self) -> bool {
+        const BOTH: u8 = CLIENT_FIN | SERVER_FIN;
+        self.0 & BOTH == BOTH
+    }
+
+    /// Whether the last packet was an RST.
+    #[inline]
+    #[must_use]
+    pub const fn is_reset(self) -> bool {
+        self.0 & RESET != 0
     }
 
     /// Whether a client's packet with these flags opens a new connection in place of this one,
@@ -133,7 +176,7 @@ impl TcpState {
 
 impl std::fmt::Debug for TcpState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}({:06b})", self.phase(), self.0)
+        write!(f, "{:?}({:08b})", self.phase(), self.0)
     }
 }
 

@@ -4,7 +4,7 @@
 //! only in the TCP state in which it was judged: one that got established meanwhile stays.
 
 use super::sync::{AtomicUsize, Ordering};
-use super::{Session, SessionRef, SessionTable, SlotCache};
+use super::{Removed, Session, SessionRef, SessionTable, SlotCache};
 use crate::Tick;
 
 /// Whether a session may be ended to make room for another.
@@ -35,13 +35,13 @@ impl SessionTable {
         pool: &mut SlotCache,
         slots: usize,
         mut expired: impl FnMut(&Session) -> bool,
-        mut ended: impl FnMut(Session),
+        mut ended: impl FnMut(Removed),
     ) {
         for (at, session) in self.window(&self.shared().sweep, slots) {
             if expired(&session)
-                && let Some(session) = self.remove_if(pool, at, Some(session.tcp))
+                && let Some(removed) = self.remove_if(pool, at, Some(session.tcp))
             {
-                ended(session);
+                ended(removed);
             }
         }
     }
@@ -55,7 +55,7 @@ impl SessionTable {
         window: usize,
         classify: impl Fn(&Session) -> Evictable,
         now: Tick,
-    ) -> Option<Session> {
+    ) -> Option<Removed> {
         let (_, at, session) = self
             .window(&self.shared().evict, window)
             .filter_map(|(at, session)| {

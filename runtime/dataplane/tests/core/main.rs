@@ -10,7 +10,9 @@
 mod citizenship;
 mod ends;
 mod frames;
+mod gauges;
 mod new_flows;
 mod no_allocation;
+mod policies;
 mod sessions;
 mod world;

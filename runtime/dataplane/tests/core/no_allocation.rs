@@ -5,9 +5,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use crate::world::{CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World};
-use waxwing_packet::build;
-use waxwing_packet::{Link, TcpFlags};
+use crate::frames::{ACK, SYN, SYN_ACK, reply, request};
+use crate::world::{BACK, FRONT, Settings, V4, V6, World};
 
 struct Counting;
 
@@ -36,41 +35,31 @@ static ALLOCATOR: Counting = Counting;
 /// memory): everything has its room from the start.
 #[test]
 fn neither_hits_nor_misses_allocate() {
-    for plan in [V4, V6] {
+    for (plan, wants_closed) in [(V4, false), (V6, true)] {
         let mut world = World::new(Settings {
             plan,
+            wants_closed,
             ..Settings::default()
         });
         world.io(0).recycle_sent();
-        let frame = |client_port: u16, flags: u8| {
-            build::Tcp {
-                link: Link {
-                    source: CLIENT_MAC,
-                    destination: PORT_MACS[0],
-                },
-                source: (plan.client, client_port),
-                destination: (plan.vip, SERVICE_PORT),
-                flags: TcpFlags(flags),
-                ..build::Tcp::default()
-            }
-            .frame()
-        };
-        let batch = |from: u16, flags| {
+        let batch = |from: u16, flags| -> Vec<_> {
             (from..from + 50)
-                .map(|p| frame(p, flags))
-                .collect::<Vec<_>>()
+                .map(|port| (FRONT, request(plan, port, flags)))
+                .collect()
         };
-        world.script().asked.reserve(1000);
+        let answers = (4000..4050).map(|port| (BACK, reply(plan, 0, port, SYN_ACK)));
         let arrivals = [
-            batch(4000, TcpFlags::SYN),
-            batch(4000, TcpFlags::ACK),
-            batch(5000, TcpFlags::SYN),
+            batch(4000, SYN),
+            answers.collect(),
+            batch(4000, ACK),
+            batch(5000, SYN),
         ];
+        world.script().asked.reserve(1000);
 
         let before = ALLOCATIONS.get();
         for frames in &arrivals {
-            for frame in frames {
-                assert!(world.io(0).inject(FRONT, frame));
+            for (port, frame) in frames {
+                assert!(world.io(0).inject(*port, frame));
             }
             world.run(0);
         }

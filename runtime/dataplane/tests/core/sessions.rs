@@ -151,26 +151,17 @@ fn each_phase_has_its_timeout_and_a_sweep_frees_the_slot() {
             _ => establish(&mut world, 4000, 0),
         }
         world.advance(timeout - Duration::from_secs(1));
-        sweep_round(&mut world, Duration::ZERO);
+        world.sweep_round(0, Duration::ZERO);
         assert_eq!(
             world.sessions().len(),
             1,
             "{phase:?} lives up to its timeout"
         );
-        sweep_round(&mut world, Duration::from_secs(2));
+        world.sweep_round(0, Duration::from_secs(2));
         assert_eq!(world.sessions().len(), 0, "{phase:?} ends after it");
         assert_eq!(world.active(), [0, 0, 0]);
         assert_eq!(world.script().closed.len(), 1, "the policy hears of it");
         assert_eq!(world.script().closed[0].backend, 0);
-    }
-}
-
-/// Lets time pass, and the worker with it, until every slot was looked at.
-fn sweep_round(world: &mut World, wait: Duration) {
-    world.advance(wait);
-    for _ in 0..100 {
-        world.advance(Duration::from_millis(5));
-        world.run(0);
     }
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use waxwing_dataplane::counters::WorkerCounters;
+use waxwing_dataplane::counters::{BackendCounters, Counter, WorkerCounters};
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::memory::MemoryIo;
-use waxwing_dataplane::policy::{Closed, PickContext};
+use waxwing_dataplane::policy::{Closed, PickContext, TickContext};
 use waxwing_dataplane::session::{Session, SessionTable};
 use waxwing_dataplane::snapshot::{Backend, MidStream, NextHops, Port, Service, Timeouts};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
@@ -69,19 +69,26 @@ pub(crate) struct Script {
     pub(crate) asked: Vec<NewFlow>,
     pub(crate) calls: usize,
     pub(crate) closed: Vec<Closed>,
+    pub(crate) ticks: usize,
     pub(crate) fault: Option<PolicyFault>,
     pub(crate) payload_len: usize,
 }
 
 /// A [`Policy`] that shares its script with the test.
-pub(crate) struct Scripted(pub(crate) Arc<std::sync::Mutex<Script>>);
+struct Scripted {
+    script: Arc<std::sync::Mutex<Script>>,
+    wants_closed: bool,
+}
+
+impl Scripted {
+    fn script(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.script.lock().expect("the script is not poisoned")
+    }
+}
 
 impl Policy for Scripted {
     fn payload_len(&self) -> usize {
-        self.0
-            .lock()
-            .expect("the script is not poisoned")
-            .payload_len
+        self.script().payload_len
     }
 
     fn pick(
@@ -91,7 +98,7 @@ impl Policy for Scripted {
         flows: &[NewFlow],
         picks: &mut [Pick],
     ) -> Result<(), PolicyFault> {
-        let mut script = self.0.lock().expect("the script is not poisoned");
+        let mut script = self.script();
         script.calls += 1;
         for (flow, pick) in flows.iter().zip(picks) {
             let turn = script.asked.len();
@@ -104,12 +111,16 @@ impl Policy for Scripted {
         script.fault.map_or(Ok(()), Err)
     }
 
+    fn wants_closed(&self) -> bool {
+        self.wants_closed
+    }
+
     fn closed(&mut self, _service: ServiceId, events: &[Closed]) {
-        self.0
-            .lock()
-            .expect("the script is not poisoned")
-            .closed
-            .extend_from_slice(events);
+        self.script().closed.extend_from_slice(events);
+    }
+
+    fn tick(&mut self, _context: TickContext<'_>) {
+        self.script().ticks += 1;
     }
 }
 
@@ -125,6 +136,8 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     /// A second service on port 81 in front of the same servers.
     pub(crate) second_service: bool,
+    /// Whether the policy wants to hear of ended sessions.
+    pub(crate) wants_closed: bool,
     pub(crate) mtu: u16,
 }
 
@@ -139,6 +152,7 @@ impl Default for Settings {
             mid_stream: MidStream::Pick,
             timeouts: Timeouts::default(),
             second_service: false,
+            wants_closed: true,
             mtu: 1500,
         }
     }
@@ -200,7 +214,7 @@ impl World {
                 SessionTable::new(settings.sessions_max, [1, 2, 3, 4]).expect("it is small"),
             ),
             next_hops: Arc::new(NextHops::new(backends_max)),
-            gauges: Arc::new(Gauges::new(backends_max, 1)),
+            gauges: Arc::new(Gauges::new(backends_max, settings.workers)),
         };
         let count = settings.weights.len() as u32;
         for id in 0..count * (1 + u32::from(settings.second_service)) {
@@ -252,7 +266,10 @@ impl World {
     pub(crate) fn epoch(&self, snapshot: Snapshot, release: Release) -> Epoch {
         Epoch {
             snapshot: Arc::new(snapshot),
-            policies: vec![Box::new(Scripted(Arc::clone(&self.script)))],
+            policies: vec![Box::new(Scripted {
+                script: Arc::clone(&self.script),
+                wants_closed: self.settings.wants_closed,
+            })],
             release,
         }
     }
@@ -269,10 +286,23 @@ impl World {
         self.workers[worker].io()
     }
 
+    /// One turn of a worker; whether there was a frame.
+    pub(crate) fn turn(&mut self, worker: usize) -> bool {
+        self.workers[worker].turn(Now::from_start(self.now))
+    }
+
+    /// Lets time pass, and a worker with it, until every slot of a small table was looked at.
+    pub(crate) fn sweep_round(&mut self, worker: usize, wait: Duration) {
+        self.advance(wait);
+        for _ in 0..100 {
+            self.advance(Duration::from_millis(5));
+            self.run(worker);
+        }
+    }
+
     /// Lets a worker take turns until nothing arrives any more.
     pub(crate) fn run(&mut self, worker: usize) {
-        let now = Now::from_start(self.now);
-        while self.workers[worker].turn(now) {}
+        while self.turn(worker) {}
     }
 
     /// A frame arrives at worker 0; what is sent because of it.
@@ -318,6 +348,12 @@ impl World {
         let sessions = self.sessions();
         assert_eq!(sessions.len(), 1, "{sessions:?}");
         sessions[0]
+    }
+
+    /// What all workers together counted of a backend.
+    pub(crate) fn counted(&self, id: u32, counter: fn(&BackendCounters) -> &Counter) -> u64 {
+        let of_backend = |c: &Arc<WorkerCounters>| counter(c.backend(BackendId(id))).get();
+        self.counters.iter().map(of_backend).sum()
     }
 
     pub(crate) fn active(&self) -> Vec<u32> {

@@ -1,0 +1,159 @@
+//! Live numbers: who made a backend's sessions, how fast it answers, how long batches take.
+
+use std::time::Duration;
+
+use crate::frames::{ACK, FIN_ACK, RST, SYN, SYN_ACK, one, reply, request};
+use crate::world::{BACK, FRONT, Settings, V4, World};
+use waxwing_dataplane::session::WORKER_UNCOUNTED;
+use waxwing_dataplane::snapshot::Timeouts;
+use waxwing_dataplane::{BackendId, Gauges};
+
+const BACKEND: BackendId = BackendId(0);
+
+const fn micros(us: u64) -> Duration {
+    Duration::from_micros(us)
+}
+
+#[test]
+fn a_session_is_counted_at_the_worker_that_made_it_whoever_ends_it() {
+    let mut world = World::new(Settings {
+        workers: 2,
+        ..Settings::default()
+    });
+    let here = |world: &World| [0, 1].map(|n| world.shared.gauges.active_here(n, BACKEND));
+    for (worker, client_port) in [(0, 4000), (1, 4001), (0, 4002)] {
+        one(&world.frame_at(worker, FRONT, &request(V4, client_port, SYN)));
+    }
+    assert_eq!((here(&world), world.active()[0]), ([2, 1], 3));
+
+    // Refused, and opened anew by way of the other worker.
+    one(&world.frame_at(0, BACK, &reply(V4, 0, 4000, RST | ACK)));
+    one(&world.frame_at(1, FRONT, &request(V4, 4000, SYN)));
+    assert_eq!((here(&world), world.active()[0]), ([1, 2], 3));
+
+    let wait = Timeouts::default().tcp_half_open + Duration::from_secs(1);
+    world.sweep_round(1, wait);
+    assert_eq!((here(&world), world.active()[0]), ([0, 0], 0));
+}
+
+#[test]
+fn workers_beyond_what_a_session_can_tell_are_counted_in_all_only() {
+    let gauges = Gauges::new(4, 200);
+    for worker in [0, 126, 127, 199] {
+        // As a session keeps it.
+        let worker = worker.min(usize::from(WORKER_UNCOUNTED));
+        gauges.begin(worker, BACKEND);
+        let here = gauges.active_here(worker, BACKEND);
+        assert_eq!(here, u32::from(worker < 127), "{worker}");
+    }
+    assert_eq!(gauges.active(BACKEND), 4);
+    gauges.end(usize::from(WORKER_UNCOUNTED), BACKEND);
+    assert_eq!(gauges.active(BACKEND), 3);
+}
+
+/// Opens a connection whose backend answers after this time.
+fn connect(world: &mut World, client_port: u16, answer: Duration) {
+    one(&world.frame(FRONT, &request(V4, client_port, SYN)));
+    world.advance(answer);
+    one(&world.frame(BACK, &reply(V4, 0, client_port, SYN_ACK)));
+}
+
+#[test]
+fn the_time_from_syn_to_syn_ack_is_averaged() {
+    let mut world = World::new(Settings {
+        workers: 2,
+        ..Settings::default()
+    });
+    let latency = |world: &World| world.shared.gauges.latency_us(BACKEND);
+    assert_eq!(latency(&world), 0, "not measured yet");
+    connect(&mut world, 4000, micros(800));
+    assert_eq!(latency(&world), 800, "the first one stands for itself");
+    connect(&mut world, 4001, micros(1600));
+    assert_eq!(latency(&world), 900, "each further one counts an eighth");
+
+    // The answer comes back by way of another worker; it is sent again, which changes nothing.
+    one(&world.frame_at(0, FRONT, &request(V4, 4002, SYN)));
+    world.advance(micros(1704));
+    for _ in 0..2 {
+        one(&world.frame_at(1, BACK, &reply(V4, 0, 4002, SYN_ACK)));
+        assert_eq!(latency(&world), 1001);
+        world.advance(micros(5000));
+    }
+}
+
+#[test]
+fn what_cannot_be_told_for_sure_is_not_measured() {
+    // What passes, a millisecond apart.
+    let rows: [(&str, &[(bool, u8)]); 5] = [
+        (
+            "a SYN sent again",
+            &[(true, SYN), (true, SYN), (false, SYN_ACK)],
+        ),
+        ("a refusal", &[(true, SYN), (false, RST | ACK)]),
+        (
+            "a simultaneous open",
+            &[(true, SYN), (false, SYN), (true, SYN_ACK)],
+        ),
+        ("an ACK of another connection", &[(true, SYN), (false, ACK)]),
+        (
+            "a connection picked up in its middle",
+            &[(true, ACK), (false, SYN_ACK)],
+        ),
+    ];
+    for (what, packets) in rows {
+        let mut world = World::new(Settings::default());
+        for (from_client, flags) in packets {
+            let (port, frame) = if *from_client {
+                (FRONT, request(V4, 4000, *flags))
+            } else {
+                (BACK, reply(V4, 0, 4000, *flags))
+            };
+            one(&world.frame(port, &frame));
+            world.advance(micros(1000));
+        }
+        assert_eq!(world.shared.gauges.latency_us(BACKEND), 0, "{what}");
+    }
+}
+
+#[test]
+fn a_connection_that_reuses_a_slot_is_measured_from_its_own_syn() {
+    let mut world = World::new(Settings {
+        sessions_max: 1,
+        ..Settings::default()
+    });
+    connect(&mut world, 4000, micros(300));
+    one(&world.frame(FRONT, &request(V4, 4000, FIN_ACK)));
+    one(&world.frame(BACK, &reply(V4, 0, 4000, FIN_ACK)));
+    world.advance(Duration::from_secs(1));
+    connect(&mut world, 4000, micros(300));
+    assert_eq!(world.sessions().len(), 1);
+    assert_eq!(world.shared.gauges.latency_us(BACKEND), 300);
+}
+
+/// The clock is read once a turn: a batch took as long as it is to the next turn, unless the worker
+/// has slept between the two.
+#[test]
+fn a_batch_is_timed_up_to_the_turn_that_follows_at_once() {
+    let mut world = World::new(Settings::default());
+    let mut turn_after = |wait: Duration, frames: u16| {
+        world.advance(wait);
+        for client_port in 0..frames {
+            let frame = request(V4, 4000 + client_port, SYN);
+            assert!(world.io(0).inject(FRONT, &frame));
+        }
+        assert_eq!(world.turn(0), frames > 0);
+        world.io(0).sent();
+        world.counters[0].batch_times()
+    };
+    let times = turn_after(Duration::ZERO, 10);
+    assert_eq!(times.count(), 0, "how long it took is not known yet");
+    let times = turn_after(micros(6), 10);
+    assert_eq!((times.count(), times.quantile_us(0.5)), (1, Some(6)));
+    let times = turn_after(micros(2), 0);
+    assert_eq!((times.count(), times.quantile_us(0.5)), (2, Some(2)));
+    // An idle turn, and then a sleep.
+    let times = turn_after(Duration::from_millis(20), 1);
+    assert_eq!(times.count(), 2);
+    let times = turn_after(micros(3), 0);
+    assert_eq!((times.count(), times.quantile_us(1.0)), (3, Some(6)));
+}
