@@ -14,6 +14,9 @@ use crate::topology::{self, Topology, VIP4, VIP6};
 pub struct Config {
     /// The watched folder.
     pub modules: PathBuf,
+    /// How long a new build serves on one worker only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<&'static str>,
     /// Size of the session table.
     pub sessions_max: u64,
     /// What a worker does while nothing arrives.
@@ -52,6 +55,9 @@ pub struct Service {
     pub protocol: &'static str,
     /// Its policy's name.
     pub policy: String,
+    /// Names of its backends' signals.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<&'static str>,
     /// What the policy gets.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub policy_config: BTreeMap<String, toml::Value>,
@@ -81,6 +87,7 @@ impl Config {
         });
         Self {
             modules: directory.join("modules"),
+            canary: None,
             sessions_max: 100_000,
             poll: "adaptive",
             admin: Admin {
@@ -167,6 +174,7 @@ impl Service {
             port,
             protocol,
             policy: "round_robin".to_owned(),
+            signals: Vec::new(),
             policy_config: BTreeMap::new(),
             backends: backends.collect(),
         }

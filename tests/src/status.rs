@@ -75,6 +75,37 @@ impl Status {
             .map(|reason| format!("{hash}: {reason}"))
     }
 
+    /// How long all workers' batches took, as p50, p99 and p99.9 in microseconds.
+    #[must_use]
+    pub fn batch_times(&self) -> BatchTimes {
+        self.batch_times_since(&Self(Value::Null))
+    }
+
+    /// The same of the batches since an earlier status.
+    #[must_use]
+    pub fn batch_times_since(&self, earlier: &Self) -> BatchTimes {
+        let buckets = self.buckets();
+        let before = earlier.buckets();
+        let since = |(time, count): (u64, u64)| {
+            let earlier = before.get(&time).copied().unwrap_or(0);
+            (time, count.saturating_sub(earlier))
+        };
+        BatchTimes(buckets.into_iter().map(since).collect())
+    }
+
+    /// Batches by the time they took, over all workers.
+    fn buckets(&self) -> BTreeMap<u64, u64> {
+        let mut buckets = BTreeMap::new();
+        for worker in list(&self.0["workers"]) {
+            let of_worker = worker["batch_times"]["buckets"].as_object();
+            for (time, count) in of_worker.into_iter().flatten() {
+                let time = time.parse().unwrap_or(u64::MAX);
+                *buckets.entry(time).or_default() += count.as_u64().unwrap_or(0);
+            }
+        }
+        buckets
+    }
+
     /// Sessions of a service's backend now.
     ///
     /// # Errors
@@ -100,6 +131,35 @@ impl Status {
         list(&service["backends"])
             .iter()
             .find(|backend| backend["address"] == address.as_str())
+    }
+}
+
+/// How long batches took: how many, by microseconds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BatchTimes(BTreeMap<u64, u64>);
+
+impl BatchTimes {
+    /// What this many of a thousand did not exceed, in microseconds; 0 where there are none.
+    #[must_use]
+    pub fn per_mille(&self, rank: u64) -> u64 {
+        let wanted = self.0.values().sum::<u64>() * rank / 1000;
+        let mut below = 0;
+        let reached = self.0.iter().find(|(_, count)| {
+            below += **count;
+            below > wanted.saturating_sub(1)
+        });
+        reached.map_or(0, |(time, _)| *time)
+    }
+}
+
+impl fmt::Display for BatchTimes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p99, p999] = [500, 990, 999].map(|rank| self.per_mille(rank));
+        let count: u64 = self.0.values().sum();
+        write!(
+            f,
+            "{count}, of {p50} us (p50), {p99} us (p99), {p999} us (p99.9)"
+        )
     }
 }
 

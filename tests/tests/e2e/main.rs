@@ -8,6 +8,7 @@ mod failure;
 mod modules;
 mod refused;
 mod reload;
+mod swaps;
 mod traffic;
 
 use std::path::Path;
@@ -59,6 +60,7 @@ fn main() {
         citizenship::SCENARIOS,
         modules::SCENARIOS,
         reload::SCENARIOS,
+        swaps::SCENARIOS,
         failure::SCENARIOS,
         refused::SCENARIOS,
     ];
