@@ -193,12 +193,22 @@ impl Library {
             Source::Shipped => &Compiler::Here,
             Source::File(_) | Source::LastGood(_) => &self.options.compiler,
         };
-        let start = Instant::now();
-        let limits = &self.options.limits;
-        let module = CompiledModule::new(engine, compiler, limits, name, source, bytes)?;
+        let same = lock(&self.shelf).of_hash(Hash::of(bytes));
+        let (module, text) = match same {
+            Some(same) => {
+                let text = format!("is the same build as that of {}", same.label());
+                (same.renamed(name, source), text)
+            }
+            None => {
+                let start = Instant::now();
+                let limits = &self.options.limits;
+                let module = CompiledModule::new(engine, compiler, limits, name, source, bytes)?;
+                let took = start.elapsed().as_millis();
+                (module, format!("validated and compiled in {took} ms"))
+            }
+        };
         let module = Arc::new(module);
-        let took = start.elapsed().as_millis();
-        self.step(&module, format!("validated and compiled in {took} ms"));
+        self.step(&module, text);
         lock(&self.shelf).entry(name).candidate = Some(Arc::clone(&module));
         Ok(module)
     }

@@ -139,6 +139,21 @@ impl CompiledModule {
         })
     }
 
+    /// The same build under another name, or from another place.
+    pub(crate) fn renamed(&self, name: &str, source: Source) -> Self {
+        Self {
+            name: name.into(),
+            info: self.info.clone(),
+            hash: self.hash,
+            source,
+            image: Arc::clone(&self.image),
+            since: SystemTime::now(),
+            counters: ModuleCounters::default(),
+            vetted: AtomicBool::new(false),
+            code: self.code.clone(),
+        }
+    }
+
     /// Bytes of payload it wants of each flow.
     #[must_use]
     pub fn payload_len(&self) -> usize {

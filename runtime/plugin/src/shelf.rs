@@ -88,15 +88,22 @@ pub(crate) enum Judgement {
 }
 
 impl Entry {
+    /// All that are compiled, the one that serves first.
+    fn builds(&self) -> impl Iterator<Item = &Arc<CompiledModule>> {
+        [&self.current, &self.candidate, &self.previous]
+            .into_iter()
+            .flatten()
+    }
+
     /// A build of these bytes, if it is compiled already.
     pub(crate) fn known(&self, same: impl Fn(&CompiledModule) -> bool) -> Option<Known> {
-        let found = |module: &Option<Arc<CompiledModule>>| module.clone().filter(|m| same(m));
-        if let Some(current) = found(&self.current) {
-            return Some(Known::Current(current));
-        }
-        found(&self.candidate)
-            .or_else(|| found(&self.previous))
-            .map(Known::Other)
+        let found = Arc::clone(self.builds().find(|module| same(module))?);
+        let serves = |current: &Arc<CompiledModule>| Arc::ptr_eq(current, &found);
+        Some(if self.current.as_ref().is_some_and(serves) {
+            Known::Current(found)
+        } else {
+            Known::Other(found)
+        })
     }
 
     /// A build serves on one worker from now on.
@@ -215,6 +222,13 @@ impl Shelf {
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&String, &Entry)> {
         self.entries.iter()
+    }
+
+    /// A build of this hash, under any name.
+    pub(crate) fn of_hash(&self, hash: Hash) -> Option<Arc<CompiledModule>> {
+        let is = |module: &&Arc<CompiledModule>| module.hash == hash;
+        let mut entries = self.entries.values();
+        entries.find_map(|entry| entry.builds().find(is).cloned())
     }
 
     /// Why a build is not to be tried again.

@@ -45,6 +45,7 @@ fn start_load(topology: &Topology, seconds: u64) -> Result<[RunningLoad; 2]> {
     let staying = Load {
         keep_alive: true,
         clients: 64,
+        rate: 1000,
         ..connections(VIP4, 81, duration)
     };
     Ok([
