@@ -45,6 +45,7 @@ extern crate std;
 
 pub mod abi;
 pub mod export;
+pub mod group;
 pub mod hash;
 mod policy;
 mod section;
