@@ -147,13 +147,13 @@ impl Group {
 
     /// How many backends there are.
     #[must_use]
-    pub const fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.levels[2].len()
     }
 
     /// Whether there are none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.levels[2].is_empty()
     }
 
