@@ -28,6 +28,13 @@ pub fn bytes(bytes: &[u8]) -> u64 {
         })
 }
 
+/// A number below `limit`, evenly over all hashes or random numbers; 0 if `limit` is 0.
+#[inline]
+#[must_use]
+pub const fn below(hash: u64, limit: u64) -> u64 {
+    ((hash as u128 * limit as u128) >> 64) as u64
+}
+
 /// A backend's score for a key in weighted rendezvous hashing, the highest of which wins:
 /// `weight / -ln(u)` with `u` uniform in (0, 1) (Schindelhauer, Schomaker 2005). The key is of the
 /// backend and of what wants one, such as one's key xor the other's hash.
@@ -36,9 +43,11 @@ pub fn score(key: u64, weight: f64) -> f64 {
     weight / minus_ln(mix(key))
 }
 
-/// `-ln((hash + 1) / 2^64)`, to about 1e-6, by arithmetic that is exact everywhere (a library's
-/// `ln` may differ in its last bit from one machine to another).
-fn minus_ln(hash: u64) -> f64 {
+/// `-ln(hash / 2^64)`, to about 1e-6, by arithmetic that is exact everywhere (a library's `ln` may
+/// differ in its last bit from one machine to another). Of random numbers it makes exponentially
+/// distributed ones with mean 1; never 0.
+#[must_use]
+pub fn minus_ln(hash: u64) -> f64 {
     // The hash as a mantissa in [1, 2) and an exponent.
     let hash = hash.max(1);
     let shift = hash.leading_zeros();
@@ -78,6 +87,19 @@ mod tests {
             );
         }
         assert!(minus_ln(u64::MAX) > 0.0 && minus_ln(0).is_finite());
+    }
+
+    #[test]
+    fn below_a_limit_every_number_comes_as_often() {
+        let mut counts = [0; 6];
+        for n in 0..60_000 {
+            counts[usize::try_from(below(mix(n), 6)).unwrap_or(usize::MAX)] += 1;
+        }
+        assert!(
+            counts.iter().all(|n| (9_700..10_300).contains(n)),
+            "{counts:?}"
+        );
+        assert_eq!((below(u64::MAX, u64::MAX), below(7, 0)), (u64::MAX - 1, 0));
     }
 
     #[test]

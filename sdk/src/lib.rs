@@ -31,6 +31,10 @@
 //! # Ok::<(), String>(())
 //! ```
 //!
+//! What policies are often made of is here, ready to use: random numbers ([`random`]), choices by
+//! weight and by load ([`choice`]), turns ([`turns`]), consistent hashing ([`maglev`],
+//! [`Backends::by_hash`]). The shipped policies are little more than these.
+//!
 //! Invariant: a policy sees checked views and never an address; the few lines of `unsafe` that
 //! the exports need are in [`export`], and only for Wasm.
 //!
@@ -44,13 +48,17 @@ extern crate alloc;
 extern crate std;
 
 pub mod abi;
+pub mod choice;
 pub mod export;
 pub mod group;
 pub mod hash;
+pub mod maglev;
 mod policy;
+pub mod random;
 mod section;
 mod service;
 pub mod testing;
+pub mod turns;
 mod view;
 
 pub use policy::{NoConfig, Pick, Policy};

@@ -54,6 +54,12 @@ impl<'a> Flow<'a> {
         &self.record.source
     }
 
+    /// The VIP in network order, in the form of [`Flow::source_octets`].
+    #[must_use]
+    pub const fn destination_octets(&self) -> &'a [u8; 16] {
+        &self.record.destination
+    }
+
     /// TCP or UDP.
     #[must_use]
     pub const fn protocol(&self) -> Protocol {
@@ -152,6 +158,21 @@ impl<'a> Backends<'a> {
             })
             .max_by(|(a, _), (b, _)| a.total_cmp(b))
             .map(|(_, backend)| backend)
+    }
+
+    /// The available backend that a random number falls on, each in proportion to its weight. Looks
+    /// at every backend; [`choice::Weighted`](crate::choice::Weighted) is quicker where there are
+    /// many.
+    #[must_use]
+    pub fn weighted(&self, random: u64) -> Option<Backend<'a>> {
+        let total = self.available().map(|b| u64::from(b.weight())).sum();
+        let mut point = hash::below(random, total);
+        self.available().find(|backend| {
+            let weight = u64::from(backend.weight());
+            let found = point < weight;
+            point = point.saturating_sub(weight);
+            found
+        })
     }
 
     /// Monotonic time in milliseconds, from an arbitrary start, read once a batch.

@@ -1,61 +1,38 @@
-//! Weighted least connections: the backend that would have the fewest sessions for its weight
-//! once it got this one.
+//! Weighted least connections: the backend with the fewest sessions for its weight, the least
+//! `active / weight` (IPVS's `wlc`, `net/netfilter/ipvs/ip_vs_wlc.c`).
 //!
-//! Invariant: a pick looks at no more than [`SCAN_MAX`] backends, so a batch has a bounded cost
-//! however many there are. Of more than that it looks at a window that moves on with every pick:
-//! the least of a few chosen evenly is nearly as good as the least of all (Mitzenmacher 2001).
+//! Use it when sessions differ in length, or a slow server should get fewer. Backends that are
+//! equally loaded, such as idle ones, take turns whatever their weights; where a heavy one should
+//! then come first, use `shortest_expected_delay`.
+//!
+//! Invariant: a pick looks at no more than [`Scan::MAX`] backends, so a batch has a bounded cost
+//! however many there are.
 
-use std::cmp::Ordering;
-
-use waxwing_sdk::{Backend, Backends, Flow, NoConfig, Pick, Policy, export_policy};
-
-/// The most backends that one pick looks at.
-pub const SCAN_MAX: usize = 128;
+use waxwing_sdk::choice::{Load, Scan};
+use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
 
 /// Where the next scan begins.
 pub struct LeastConnections {
-    next: usize,
+    scan: Scan,
 }
 
 impl Policy for LeastConnections {
     type Config = NoConfig;
 
     fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
-        // Workers that all started at the same backend would send it their first sessions.
-        let random = usize::try_from(backends.seed() >> 40).unwrap_or(0);
         Ok(Self {
-            next: random % backends.len().max(1),
+            scan: Scan::new(backends),
         })
     }
 
     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-        // The first of equals wins and the next scan begins behind it, so ties take turns.
-        let from_next = backends
-            .iter()
-            .skip(self.next)
-            .chain(backends.iter().take(self.next));
-        let least = from_next
-            .filter(Backend::is_available)
-            .take(SCAN_MAX)
-            .min_by(by_load);
-        if let Some(least) = least {
-            self.next = (least.index() + 1) % backends.len();
-        }
-        least.into()
+        self.scan.least(backends, Load::of).into()
     }
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.next %= backends.len().max(1);
+        self.scan = Scan::new(backends);
         Ok(())
     }
-}
-
-/// Compares `(active + 1) / weight`, multiplied out.
-fn by_load(a: &Backend<'_>, b: &Backend<'_>) -> Ordering {
-    let load = |of: &Backend<'_>, other: &Backend<'_>| {
-        (u64::from(of.active()) + 1).saturating_mul(u64::from(other.weight()))
-    };
-    load(a, b).cmp(&load(b, a))
 }
 
 export_policy!(LeastConnections);
@@ -93,9 +70,21 @@ mod tests {
     }
 
     #[test]
+    fn a_session_weighs_by_what_is_there_not_by_what_would_be() {
+        // 1 of weight 2 is less than 2 of weight 3; with one more each, 2/2 would equal 3/3.
+        let mut driver = driver(&[2, 3], 1);
+        for (backend, active) in driver.backends_mut().iter_mut().zip([1, 2]) {
+            backend.active = active;
+        }
+        let picks = driver.pick_all(testing::flows(1).take(1));
+        assert_eq!(picks, [Pick::Backend(0)]);
+    }
+
+    #[test]
     fn backends_of_equal_load_take_turns() {
         // Every session ends at once, so that all are always equal.
-        let mut driver = driver(&[1; 4], 3);
+        // Their weights do not matter then.
+        let mut driver = driver(&[1, 2, 3, 4], 3);
         let mut counts = [0; 4];
         for flow in testing::flows(1).take(400) {
             let [Pick::Backend(index)] = driver.pick(&[flow])[..] else {
@@ -109,11 +98,12 @@ mod tests {
 
     #[test]
     fn backends_without_weight_or_health_take_none() {
-        let mut driver = driver(&[1, 0, 1], 1);
-        driver.backends_mut()[0].flags = 0;
+        let mut backends = testing::backends(&[1, 0, 1]);
+        backends[0].flags = 0;
+        let mut driver = Driver::<LeastConnections>::start("{}", &backends, 1).unwrap();
         let picks = driver.pick_all(testing::flows(1).take(100));
         assert_eq!(testing::counts(&picks, 3), [0, 0, 100]);
-        driver.backends_mut()[2].weight = 0;
+        driver.set_backends(&testing::backends(&[0, 0])).unwrap();
         assert_eq!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);
         driver.set_backends(&[]).unwrap();
         assert_eq!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);

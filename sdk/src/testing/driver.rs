@@ -1,0 +1,139 @@
+//! One policy for one service, batch by batch.
+//!
+//! Invariant: records and picks pass through the code that they pass through in a module.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::TestFlow;
+use crate::abi::{
+    BATCH_MAX, BackendRecord, ClosedRecord, END_CLOSED, FlowRecord, HostFields, PICK_DROP,
+    PICK_FALLBACK,
+};
+use crate::service::{Batch, Service};
+use crate::{Pick, Policy};
+
+/// A policy at work for one service, as one worker has it.
+pub struct Driver<P: Policy> {
+    service: Service<P>,
+    batch: Batch,
+}
+
+impl<P: Policy> Driver<P> {
+    /// Makes the policy as the host does: reads the config, writes the backends.
+    ///
+    /// # Errors
+    /// What the policy, or the reading of its config, says to the operator.
+    pub fn start(config: &str, backends: &[BackendRecord], seed: u64) -> Result<Self, String> {
+        let batch = Batch::new::<P>();
+        let mut service = Service::new(config.as_bytes(), crate::abi::BACKENDS_MAX, &batch)?;
+        service.header.host.seed = seed;
+        let mut driver = Self { service, batch };
+        driver.set_backends(backends)?;
+        Ok(driver)
+    }
+
+    /// Writes the backends anew and tells the policy.
+    ///
+    /// # Errors
+    /// What the policy says to the operator.
+    ///
+    /// # Panics
+    /// If there are more than [`crate::abi::BACKENDS_MAX`].
+    pub fn set_backends(&mut self, backends: &[BackendRecord]) -> Result<(), String> {
+        self.service.backends[..backends.len()].copy_from_slice(backends);
+        let host = &mut self.service.header.host;
+        host.generation += 1;
+        host.backends_count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        self.service.backends_changed()
+    }
+
+    /// The backend records, for a test to read, or to set what the host measures.
+    pub fn backends_mut(&mut self) -> &mut [BackendRecord] {
+        let count = self.host().backends_count as usize;
+        &mut self.service.backends[..count]
+    }
+
+    /// The host's fields of the header: the time, the seed.
+    pub const fn host(&mut self) -> &mut HostFields {
+        &mut self.service.header.host
+    }
+
+    /// Asks the policy about one batch of flows.
+    ///
+    /// # Panics
+    /// If there are more flows than [`BATCH_MAX`], or the policy panics.
+    pub fn pick(&mut self, flows: &[TestFlow]) -> Vec<Pick> {
+        for (at, flow) in flows.iter().enumerate() {
+            let prefix = &flow.payload[..flow.payload.len().min(P::PAYLOAD)];
+            self.batch.payload[at * P::PAYLOAD..][..prefix.len()].copy_from_slice(prefix);
+            let payload_len = u32::try_from(prefix.len()).unwrap_or(u32::MAX);
+            self.batch.flows[at] = FlowRecord {
+                payload_len,
+                ..flow.record
+            };
+        }
+        let n = self.service.pick(&mut self.batch, flows.len());
+        self.batch.picks[..n]
+            .iter()
+            .map(|pick| read_pick(*pick))
+            .collect()
+    }
+
+    /// Asks the policy about flows without end, in full batches.
+    ///
+    /// # Panics
+    /// If the policy panics.
+    pub fn pick_all(&mut self, flows: impl IntoIterator<Item = TestFlow>) -> Vec<Pick> {
+        let flows: Vec<_> = flows.into_iter().collect();
+        flows
+            .chunks(BATCH_MAX)
+            .flat_map(|batch| self.pick(batch))
+            .collect()
+    }
+
+    /// Ends a session that lived so long and was closed by both ends: the backend has one less, and
+    /// the policy is told if it wants to be.
+    pub fn close(&mut self, backend: usize, duration_ms: u64) {
+        self.end(ClosedRecord {
+            duration_ms,
+            backend: u32::try_from(backend).unwrap_or(u32::MAX),
+            end: END_CLOSED,
+            ..ClosedRecord::default()
+        });
+    }
+
+    /// Ends a session in any way, as [`Driver::close`] does in one.
+    ///
+    /// # Panics
+    /// If there is no such backend, or the policy panics.
+    pub fn end(&mut self, closed: ClosedRecord) {
+        let record = &mut self.service.backends[closed.backend as usize];
+        record.active = record.active.saturating_sub(1);
+        record.active_here = record.active_here.saturating_sub(1);
+        if let Some(first) = self.batch.closed.first_mut() {
+            *first = closed;
+            self.service.closed(&self.batch, 1);
+        }
+    }
+
+    /// The policy's own counters, in the order of [`Policy::COUNTERS`].
+    #[must_use]
+    pub const fn counters(&self) -> &[u64] {
+        &self.service.counters
+    }
+
+    /// Lets time pass, and the policy tidy up.
+    pub fn tick(&mut self, elapsed_ms: u64) {
+        self.host().now_ms += elapsed_ms;
+        self.service.tick();
+    }
+}
+
+fn read_pick(pick: u32) -> Pick {
+    match pick {
+        PICK_DROP => Pick::Drop,
+        PICK_FALLBACK => Pick::Fallback,
+        index => Pick::Backend(index as usize),
+    }
+}
