@@ -7,6 +7,8 @@
 //! them all.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::Deserialize;
@@ -69,6 +71,38 @@ impl Groups {
     #[must_use]
     pub const fn all(&self) -> &Group {
         &self.all
+    }
+}
+
+/// The tags of groups that serve one after another: those listed, or every tag there is, the lowest
+/// first, if none is.
+///
+/// # Errors
+/// If a tag is listed twice, or a backend's is not listed: a text for the operator, for whom the list
+/// is `policy_config.order`.
+pub fn order(listed: &[u32], backends: &Backends<'_>) -> Result<Vec<u32>, String> {
+    if listed.is_empty() {
+        let mut tags: Vec<_> = backends.iter().map(|backend| backend.tag()).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        return Ok(tags);
+    }
+    for (at, tag) in listed.iter().enumerate() {
+        if listed[..at].contains(tag) {
+            return Err(format!(
+                "policy_config.order has tag {tag} twice; write each once, the first to serve in \
+                 front"
+            ));
+        }
+    }
+    let of_none = |backend: &Backend<'_>| !listed.contains(&backend.tag());
+    match backends.iter().find(of_none) {
+        Some(backend) => Err(format!(
+            "a backend has tag {0}, which is not in policy_config.order = {listed:?}: it would never \
+             serve. Add {0} to the order, or give the backend another tag",
+            backend.tag()
+        )),
+        None => Ok(listed.to_vec()),
     }
 }
 
@@ -189,7 +223,6 @@ fn best(nodes: &[Node], hash: u64) -> Option<&Node> {
 
 #[cfg(test)]
 mod tests {
-    use alloc::string::String;
     use alloc::vec;
 
     use super::*;

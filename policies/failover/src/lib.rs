@@ -5,12 +5,13 @@
 //! Take it for a second site, or for spare machines that must stay idle. Where the spare group
 //! should help out under load, take `overflow`.
 //!
-//! Invariant: between two changes of backends one group serves, and a pick depends on nothing but
-//! its available backends and the flow; so workers and balancers agree.
+//! Invariant: between two changes of backends one group serves. Unless its backends take turns, a pick
+//! depends on nothing but those available and the flow; so workers and balancers agree.
 
 use serde::Deserialize;
-use waxwing_sdk::group::{By, Group};
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::group::{self, Group};
+use waxwing_sdk::turns::Turns;
+use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
 
 /// `policy_config = { order = [1, 2], min_available = 1, min_available_percent = 0, by = "flow" }`.
 #[derive(Deserialize)]
@@ -27,6 +28,18 @@ pub struct Config {
     by: By,
 }
 
+/// What the choice inside a group hangs on.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// Addresses, ports and protocol.
+    Flow,
+    /// The client's address.
+    Source,
+    /// Nothing: the backends take turns.
+    Turns,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -41,10 +54,15 @@ impl Default for Config {
 /// The group that serves now.
 pub struct Failover {
     config: Config,
-    serving: Group,
+    serving: Serving,
     is_first: bool,
     first: u64,
     failed_over: u64,
+}
+
+enum Serving {
+    Hash(Group, group::By),
+    Turns(Turns),
 }
 
 impl Policy for Failover {
@@ -55,7 +73,7 @@ impl Policy for Failover {
         check(&config)?;
         let mut failover = Self {
             config,
-            serving: Group::default(),
+            serving: Serving::Hash(Group::default(), group::By::Flow),
             is_first: true,
             first: 0,
             failed_over: 0,
@@ -65,30 +83,35 @@ impl Policy for Failover {
     }
 
     fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
-        let pick = self.serving.pick(self.config.by.hash(flow));
-        if pick != Pick::Fallback {
-            let counter = if self.is_first {
-                &mut self.first
-            } else {
-                &mut self.failed_over
-            };
-            *counter += 1;
-        }
-        pick
+        let index = match &mut self.serving {
+            Serving::Hash(group, by) => group.by_hash(by.hash(flow)),
+            Serving::Turns(turns) => turns.next(),
+        };
+        let Some(index) = index else {
+            return Pick::Fallback;
+        };
+        let counter = if self.is_first {
+            &mut self.first
+        } else {
+            &mut self.failed_over
+        };
+        *counter += 1;
+        Pick::Backend(index)
     }
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        let order = self.config.order(backends)?;
+        let order = group::order(&self.config.order, backends)?;
         let enough = |tag: &&u32| self.config.is_enough(**tag, backends);
         let any = |tag: &&u32| backends.available().any(|backend| backend.tag() == **tag);
         // Where no group has enough, a group with too few is better than none.
         let serving = order.iter().find(enough).or(order.iter().find(any));
         self.is_first = serving == order.first();
-        self.serving = Group::new(
-            backends
-                .iter()
-                .filter(|backend| Some(&backend.tag()) == serving),
-        );
+        let group = || backends.available().filter(|b| Some(&b.tag()) == serving);
+        self.serving = match self.config.by {
+            By::Flow => Serving::Hash(Group::new(group()), group::By::Flow),
+            By::Source => Serving::Hash(Group::new(group()), group::By::Source),
+            By::Turns => Serving::Turns(Turns::new(group(), backends.seed())),
+        };
         Ok(())
     }
 
@@ -98,14 +121,6 @@ impl Policy for Failover {
 }
 
 fn check(config: &Config) -> Result<(), String> {
-    for (at, tag) in config.order.iter().enumerate() {
-        if config.order[..at].contains(tag) {
-            return Err(format!(
-                "policy_config.order has tag {tag} twice; write each once, the first to serve in \
-                 front"
-            ));
-        }
-    }
     if config.min_available == 0 {
         return Err("policy_config.min_available = 0: expected 1 or more".to_string());
     }
@@ -119,28 +134,10 @@ fn check(config: &Config) -> Result<(), String> {
 }
 
 impl Config {
-    /// The groups' tags, the first to serve in front.
-    fn order(&self, backends: &Backends<'_>) -> Result<Vec<u32>, String> {
-        let mut tags: Vec<_> = backends.iter().map(|backend| backend.tag()).collect();
-        tags.sort_unstable();
-        tags.dedup();
-        if self.order.is_empty() {
-            return Ok(tags);
-        }
-        match tags.iter().find(|tag| !self.order.contains(tag)) {
-            Some(tag) => Err(format!(
-                "a backend has tag {tag}, which policy_config.order = {:?} has not: it would never \
-                 serve. Add {tag} to the order, or give the backend another tag",
-                self.order
-            )),
-            None => Ok(self.order.clone()),
-        }
-    }
-
     fn is_enough(&self, tag: u32, backends: &Backends<'_>) -> bool {
         let group = || backends.iter().filter(|backend| backend.tag() == tag);
         let all = group().count();
-        let available = group().filter(|backend| backend.is_available()).count();
+        let available = group().filter(Backend::is_available).count();
         available >= self.min_available && available * 100 >= all * self.min_available_percent
     }
 }
@@ -226,6 +223,9 @@ mod tests {
             .take(50);
         let picks = driver.pick_all(one_client);
         assert!(picks.iter().all(|pick| *pick == picks[0]));
+        let mut driver = Driver::<Failover>::start(r#"{"by": "turns"}"#, &backends, 1).unwrap();
+        let picks = driver.pick_all(testing::flows(1).take(400));
+        assert_eq!(counts(&picks, 3), [100, 300, 0]);
     }
 
     #[test]
@@ -235,7 +235,10 @@ mod tests {
             (r#"{"order": [1]}"#, "Add 2 to the order"),
             (r#"{"min_available": 0}"#, "expected 1 or more"),
             (r#"{"min_available_percent": 101}"#, "expected 0 to 100"),
-            (r#"{"by": "sauce"}"#, "expected `flow` or `source`"),
+            (
+                r#"{"by": "sauce"}"#,
+                "expected one of `flow`, `source`, `turns`",
+            ),
             (r#"{"ordr": [1]}"#, "unknown field `ordr`"),
         ] {
             let error = Driver::<Failover>::start(config, &backends(&[1, 2], &[]), 1)
