@@ -36,10 +36,11 @@ pub const fn below(hash: u64, limit: u64) -> u64 {
 }
 
 /// A backend's score for a key in weighted rendezvous hashing, the highest of which wins:
-/// `weight / -ln(u)` with `u` uniform in (0, 1) (Schindelhauer, Schomaker 2005).
+/// `weight / -ln(u)` with `u` uniform in (0, 1) (Schindelhauer, Schomaker 2005). The key is of the
+/// backend and of what wants one, such as one's key xor the other's hash.
 #[must_use]
-pub(crate) fn score(key: u64, weight: u32) -> f64 {
-    f64::from(weight) / minus_ln(mix(key))
+pub fn score(key: u64, weight: f64) -> f64 {
+    weight / minus_ln(mix(key))
 }
 
 /// `-ln(hash / 2^64)`, to about 1e-6, by arithmetic that is exact everywhere (a library's `ln` may

@@ -50,6 +50,7 @@ extern crate std;
 pub mod abi;
 pub mod choice;
 pub mod export;
+pub mod group;
 pub mod hash;
 pub mod maglev;
 mod policy;

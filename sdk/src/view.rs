@@ -152,7 +152,10 @@ impl<'a> Backends<'a> {
     #[must_use]
     pub fn by_hash(&self, hash: u64) -> Option<Backend<'a>> {
         self.available()
-            .map(|backend| (hash::score(backend.key() ^ hash, backend.weight()), backend))
+            .map(|backend| {
+                let weight = f64::from(backend.weight());
+                (hash::score(backend.key() ^ hash, weight), backend)
+            })
             .max_by(|(a, _), (b, _)| a.total_cmp(b))
             .map(|(_, backend)| backend)
     }

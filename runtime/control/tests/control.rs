@@ -547,7 +547,8 @@ fn backend_signals() {
     expected.insert(0, ("3".to_owned(), 5));
     assert_eq!(shown(), expected);
 
-    let cases: [(&str, &[(&str, u32)], &str); 3] = [
+    type Case = (&'static str, &'static [(&'static str, u32)], &'static str);
+    let cases: [Case; 3] = [
         (
             "web-2",
             &[],

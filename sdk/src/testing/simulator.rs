@@ -141,7 +141,8 @@ impl<P: Policy> Simulator<P> {
             driver: Driver::start(config, backends, seed)?,
             config: config.into(),
             seed,
-            random: Random::new(seed),
+            // Not the numbers that the policy draws: they would go together.
+            random: Random::new(!seed),
             now_ms: 0,
             due: 0,
             flows: 0,

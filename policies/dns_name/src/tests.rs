@@ -1,0 +1,187 @@
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use waxwing_sdk::abi::PROTOCOL_UDP;
+use waxwing_sdk::testing::{self, Driver, TestFlow};
+
+use super::*;
+
+/// A driver with two backends for each of the tags 0, 1 and 2.
+fn driver(config: &str) -> Result<Driver<DnsName>, String> {
+    let mut backends = testing::backends(&[1; 6]);
+    for (backend, tag) in backends.iter_mut().zip([0, 0, 1, 1, 2, 2]) {
+        backend.tag = tag;
+    }
+    Driver::start(config, &backends, 1)
+}
+
+/// A header with one question.
+const QUERY: [u8; 12] = [0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+
+/// A query for the A record of a name.
+fn query(name: &str) -> Vec<u8> {
+    let mut payload = QUERY.to_vec();
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        payload.push(u8::try_from(label.len()).unwrap());
+        payload.extend(label.as_bytes());
+    }
+    payload.extend([0, 0, 1, 0, 1]);
+    payload
+}
+
+/// The nth flow over UDP, with that payload.
+fn flow(n: usize, payload: &[u8]) -> TestFlow {
+    let mut flow = testing::flows(1).nth(n).unwrap().with_payload(payload);
+    flow.record.protocol = PROTOCOL_UDP;
+    flow
+}
+
+/// Where twenty flows with this payload go, if all go alike.
+fn pick(driver: &mut Driver<DnsName>, payload: &[u8]) -> Option<Pick> {
+    let flows: Vec<_> = (0..20).map(|n| flow(n, payload)).collect();
+    let picks = driver.pick(&flows);
+    picks
+        .iter()
+        .all(|pick| *pick == picks[0])
+        .then_some(picks[0])
+}
+
+fn tag(driver: &mut Driver<DnsName>, name: &str) -> usize {
+    match pick(driver, &query(name)) {
+        Some(Pick::Backend(index)) => index / 2,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+const CONFIG: &str = r#"{"suffixes": {"example.com": 1, "Internal.example.com.": 2, "org": 2},
+    "default": 0}"#;
+
+#[test]
+fn the_longest_suffix_in_whole_labels_wins() {
+    let mut driver = driver(CONFIG).unwrap();
+    for (name, expected) in [
+        ("example.com", 1),
+        ("www.example.com", 1),
+        ("WWW.eXample.COM", 1),
+        ("a.b.c.d.e.f.g.h.i.j.k.example.com", 1),
+        ("internal.example.com", 2),
+        ("db.internal.example.com", 2),
+        ("notexample.com", 0),
+        ("example.com.net", 0),
+        ("com", 0),
+        ("org", 2),
+        ("", 0),
+    ] {
+        assert_eq!(tag(&mut driver, name), expected, "{name:?}");
+    }
+    assert_eq!(driver.counters(), [140, 80, 0]);
+}
+
+#[test]
+fn a_name_has_one_backend_in_any_spelling_and_names_spread() {
+    let mut driver = driver("{}").unwrap();
+    let mut picks = Vec::new();
+    for n in 0..600 {
+        let name = format!("host-{n}.example.net");
+        let lower = pick(&mut driver, &query(&name));
+        // Resolvers mix the case of a query as a nonce.
+        assert_eq!(lower, pick(&mut driver, &query(&name.to_uppercase())));
+        picks.push(lower.unwrap());
+    }
+    let over = testing::overload(&testing::counts(&picks, 6), &[1; 6]);
+    assert!(over < 0.35, "the fullest is {over} over the mean");
+}
+
+#[test]
+fn a_tag_without_backends_leaves_its_names_to_all() {
+    let mut driver = driver(r#"{"suffixes": {"com": 7}}"#).unwrap();
+    assert!(pick(&mut driver, &query("example.com")).is_some());
+    driver.set_backends(&testing::backends(&[0])).unwrap();
+    assert_eq!(
+        pick(&mut driver, &query("example.com")),
+        Some(Pick::Fallback)
+    );
+}
+
+#[test]
+fn what_is_no_query_is_dropped_or_picked_for() {
+    let mut response = query("example.com");
+    response[2] |= 0x80;
+    let mut two_questions = query("example.com");
+    two_questions[5] = 2;
+    let malformed = [
+        &[][..],
+        &QUERY[..11],
+        &QUERY,
+        &response,
+        &two_questions,
+        // A pointer to itself, one behind a label, a reserved label type.
+        &[&QUERY[..], &[0xc0, 12]].concat(),
+        &[&QUERY[..], &[1, b'a', 0xc0, 12]].concat(),
+        &[&QUERY[..], &[0x40, 0]].concat(),
+        // A label that ends before its length, and a name without a root.
+        &[&QUERY[..], &[5, b'a']].concat(),
+        &[&QUERY[..], &[1, b'a']].concat(),
+    ];
+    let mut drops = driver(r#"{"malformed": "drop"}"#).unwrap();
+    let mut picks = driver("{}").unwrap();
+    for payload in malformed {
+        assert_eq!(pick(&mut drops, payload), Some(Pick::Drop), "{payload:x?}");
+        assert_eq!(pick(&mut picks, payload), None, "{payload:x?}: by the flow");
+    }
+    assert_eq!(drops.counters(), [0, 0, 20 * malformed.len() as u64]);
+}
+
+#[test]
+fn a_name_that_was_cut_off_is_hashed_by_its_start_and_matches_no_suffix() {
+    let mut driver = driver(CONFIG).unwrap();
+    for label in [1, 2, 50, 63] {
+        let long = format!(
+            "{}.example.com",
+            vec!["x".repeat(label); 200 / (label + 1)].join(".")
+        );
+        let payload = query(&long);
+        assert!(payload.len() > 128);
+        assert_eq!(tag(&mut driver, &long), 0, "labels of {label}");
+        // Cut at every place, and garbage from every place on: no panic, and a pick.
+        for at in 12..128 {
+            driver.pick(&[flow(0, &payload[..at])]);
+            let garbage: Vec<u8> = (0..128)
+                .map(|n| if n < at { payload[n] } else { 0x3f })
+                .collect();
+            driver.pick(&[flow(0, &garbage)]);
+        }
+    }
+    assert!(pick(&mut driver, &[&QUERY[..], &[1; 116]].concat()).is_some());
+}
+
+#[test]
+fn connections_go_by_their_flow() {
+    let mut driver = driver(r#"{"default": 2, "malformed": "drop"}"#).unwrap();
+    let picks = driver.pick_all(testing::flows(1).take(400));
+    assert!(testing::counts(&picks, 6)[4..].iter().all(|n| *n > 150));
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_write() {
+    let long = format!(r#"{{"suffixes": {{"{}.com": 1}}}}"#, "x".repeat(64));
+    for (config, expected) in [
+        (r#"{"suffixes": {"*.example.com": 1}}"#, "write no *"),
+        (r#"{"suffixes": {".example.com": 1}}"#, "like example.com"),
+        (r#"{"suffixes": {"": 1}}"#, "like example.com"),
+        (r#"{"suffixes": {"münchen.de": 1}}"#, "xn--"),
+        (
+            r#"{"suffixes": {"a.b.c.d.e.f.g.h.i": 1}}"#,
+            "9 labels; at most 8",
+        ),
+        (
+            r#"{"suffixes": {"a.com": 1, "A.com.": 1}}"#,
+            "two spellings",
+        ),
+        (&long, "1 to 63 bytes"),
+        (r#"{"malformed": "ignore"}"#, "expected `pick` or `drop`"),
+        (r#"{"suffix": {}}"#, "unknown field `suffix`"),
+    ] {
+        let error = driver(config).err().unwrap();
+        assert!(error.contains(expected), "{config}: {error}");
+    }
+}

@@ -1,0 +1,250 @@
+//! Failover: all sessions go to the first group of backends, by priority, that has enough available;
+//! a backup group gets none until then, and gives back the new sessions as soon as the group before
+//! it is well again.
+//!
+//! Take it for a second site, or for spare machines that must stay idle. Where the spare group
+//! should help out under load, take `overflow`.
+//!
+//! Invariant: between two changes of backends one group serves. Unless its backends take turns, a pick
+//! depends on nothing but those available and the flow; so workers and balancers agree.
+
+use serde::Deserialize;
+use waxwing_sdk::group::{self, Group};
+use waxwing_sdk::turns::Turns;
+use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
+
+/// `policy_config = { order = [1, 2], min_available = 1, min_available_percent = 0, by = "flow" }`.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The groups' tags, the one to serve first in front. Empty: every tag, the lowest first.
+    order: Vec<u32>,
+    /// A group serves with at least so many available backends.
+    min_available: usize,
+    /// And with at least this part of its backends available, 0 to 100. Drained ones are its
+    /// backends too: what is drained is not there to carry load.
+    min_available_percent: usize,
+    /// What the choice inside the group hangs on.
+    by: By,
+}
+
+/// What the choice inside a group hangs on.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// Addresses, ports and protocol.
+    Flow,
+    /// The client's address.
+    Source,
+    /// Nothing: the backends take turns.
+    Turns,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            order: Vec::new(),
+            min_available: 1,
+            min_available_percent: 0,
+            by: By::Flow,
+        }
+    }
+}
+
+/// The group that serves now.
+pub struct Failover {
+    config: Config,
+    serving: Serving,
+    is_first: bool,
+    first: u64,
+    failed_over: u64,
+}
+
+enum Serving {
+    Hash(Group, group::By),
+    Turns(Turns),
+}
+
+impl Policy for Failover {
+    type Config = Config;
+    const COUNTERS: &'static [&'static str] = &["first", "failed_over"];
+
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+        check(&config)?;
+        let mut failover = Self {
+            config,
+            serving: Serving::Hash(Group::default(), group::By::Flow),
+            is_first: true,
+            first: 0,
+            failed_over: 0,
+        };
+        failover.backends_changed(backends)?;
+        Ok(failover)
+    }
+
+    fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
+        let index = match &mut self.serving {
+            Serving::Hash(group, by) => group.by_hash(by.hash(flow)),
+            Serving::Turns(turns) => turns.next(),
+        };
+        let Some(index) = index else {
+            return Pick::Fallback;
+        };
+        let counter = if self.is_first {
+            &mut self.first
+        } else {
+            &mut self.failed_over
+        };
+        *counter += 1;
+        Pick::Backend(index)
+    }
+
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+        let order = group::order(&self.config.order, backends)?;
+        let enough = |tag: &&u32| self.config.is_enough(**tag, backends);
+        let any = |tag: &&u32| backends.available().any(|backend| backend.tag() == **tag);
+        // Where no group has enough, a group with too few is better than none.
+        let serving = order.iter().find(enough).or(order.iter().find(any));
+        self.is_first = serving == order.first();
+        let group = || backends.available().filter(|b| Some(&b.tag()) == serving);
+        self.serving = match self.config.by {
+            By::Flow => Serving::Hash(Group::new(group()), group::By::Flow),
+            By::Source => Serving::Hash(Group::new(group()), group::By::Source),
+            By::Turns => Serving::Turns(Turns::new(group(), backends.seed())),
+        };
+        Ok(())
+    }
+
+    fn counters(&self, values: &mut [u64]) {
+        values.copy_from_slice(&[self.first, self.failed_over]);
+    }
+}
+
+fn check(config: &Config) -> Result<(), String> {
+    if config.min_available == 0 {
+        return Err("policy_config.min_available = 0: expected 1 or more".to_string());
+    }
+    if config.min_available_percent > 100 {
+        return Err(format!(
+            "policy_config.min_available_percent = {}: expected 0 to 100",
+            config.min_available_percent
+        ));
+    }
+    Ok(())
+}
+
+impl Config {
+    fn is_enough(&self, tag: u32, backends: &Backends<'_>) -> bool {
+        let group = || backends.iter().filter(|backend| backend.tag() == tag);
+        let all = group().count();
+        let available = group().filter(Backend::is_available).count();
+        available >= self.min_available && available * 100 >= all * self.min_available_percent
+    }
+}
+
+export_policy!(Failover);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use waxwing_sdk::abi::BackendRecord;
+    use waxwing_sdk::testing::{self, Driver, counts};
+
+    use super::*;
+
+    /// Backends of weight 1 with these tags, of which those are down.
+    fn backends(tags: &[u32], down: &[usize]) -> Vec<BackendRecord> {
+        let mut backends = testing::backends(&vec![1; tags.len()]);
+        for (at, (backend, tag)) in backends.iter_mut().zip(tags).enumerate() {
+            backend.tag = *tag;
+            backend.flags = u32::from(!down.contains(&at));
+        }
+        backends
+    }
+
+    /// Which backends got sessions.
+    fn serving(config: &str, backends: &[BackendRecord]) -> Vec<usize> {
+        let mut driver = Driver::<Failover>::start(config, backends, 1).unwrap();
+        let counts = counts(
+            &driver.pick_all(testing::flows(1).take(1000)),
+            backends.len(),
+        );
+        (0..counts.len()).filter(|at| counts[*at] > 0).collect()
+    }
+
+    #[test]
+    fn the_first_group_with_enough_available_serves_alone() {
+        let tags = [2, 1, 1, 1, 2, 3];
+        for (config, down, expected) in [
+            ("{}", &[][..], &[1, 2, 3][..]),
+            ("{}", &[1, 2], &[3]),
+            ("{}", &[1, 2, 3], &[0, 4]),
+            ("{}", &[0, 1, 2, 3, 4], &[5]),
+            (r#"{"min_available": 2}"#, &[1], &[2, 3]),
+            (r#"{"min_available": 2}"#, &[1, 2], &[0, 4]),
+            (r#"{"min_available_percent": 67}"#, &[1], &[0, 4]),
+            (r#"{"min_available_percent": 66}"#, &[1], &[2, 3]),
+            (r#"{"order": [3, 2, 1]}"#, &[], &[5]),
+            (r#"{"order": [3, 2, 1]}"#, &[5], &[0, 4]),
+            // No group has enough: the first that has any.
+            (r#"{"min_available": 3}"#, &[1, 0], &[2, 3]),
+        ] {
+            let got = serving(config, &backends(&tags, down));
+            assert_eq!(got, expected, "{config} without {down:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_that_is_well_again_takes_over_and_counters_tell() {
+        let tags = [1, 1, 2];
+        let mut driver = Driver::<Failover>::start("{}", &backends(&tags, &[0, 1]), 1).unwrap();
+        driver.pick_all(testing::flows(1).take(10));
+        assert_eq!(driver.counters(), [0, 10]);
+        driver.set_backends(&backends(&tags, &[1])).unwrap();
+        let picks = driver.pick_all(testing::flows(1).take(5));
+        assert_eq!(picks, [Pick::Backend(0); 5]);
+        assert_eq!(driver.counters(), [5, 10]);
+        driver.set_backends(&backends(&tags, &[0, 1, 2])).unwrap();
+        let picks = driver.pick_all(testing::flows(1).take(5));
+        assert_eq!(picks, [Pick::Fallback; 5]);
+        assert_eq!(driver.counters(), [5, 10]);
+    }
+
+    #[test]
+    fn sessions_in_a_group_follow_weights_and_clients_if_asked() {
+        let mut backends = backends(&[0, 0, 1], &[]);
+        backends[1].weight = 3;
+        let mut driver = Driver::<Failover>::start(r#"{"by": "source"}"#, &backends, 1).unwrap();
+        let picks = driver.pick_all(testing::flows(1).take(20_000));
+        assert!(testing::overload(&counts(&picks, 2), &[1, 3]) < 0.05);
+        let one_client = testing::flows(1)
+            .map(|flow| flow.from_address("192.0.2.1".parse().unwrap()))
+            .take(50);
+        let picks = driver.pick_all(one_client);
+        assert!(picks.iter().all(|pick| *pick == picks[0]));
+        let mut driver = Driver::<Failover>::start(r#"{"by": "turns"}"#, &backends, 1).unwrap();
+        let picks = driver.pick_all(testing::flows(1).take(400));
+        assert_eq!(counts(&picks, 3), [100, 300, 0]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_to_write() {
+        for (config, expected) in [
+            (r#"{"order": [1, 2, 1]}"#, "has tag 1 twice"),
+            (r#"{"order": [1]}"#, "Add 2 to the order"),
+            (r#"{"min_available": 0}"#, "expected 1 or more"),
+            (r#"{"min_available_percent": 101}"#, "expected 0 to 100"),
+            (
+                r#"{"by": "sauce"}"#,
+                "expected one of `flow`, `source`, `turns`",
+            ),
+            (r#"{"ordr": [1]}"#, "unknown field `ordr`"),
+        ] {
+            let error = Driver::<Failover>::start(config, &backends(&[1, 2], &[]), 1)
+                .err()
+                .unwrap();
+            assert!(error.contains(expected), "{config}: {error}");
+        }
+    }
+}

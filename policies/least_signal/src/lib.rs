@@ -1,0 +1,280 @@
+//! Least signal: of two backends drawn by weight, the one that reports less: the requests in its queue,
+//! its load, the share of its memory that is taken. A health check, or something outside, sets a
+//! backend's four signals.
+//!
+//! Take it where sessions cost very different amounts and the servers know what they have to do better
+//! than a balancer that counts sessions: inference servers above all, whose queue and cache decide.
+//!
+//! A signal is as old as its report. A policy that believed it would send a whole batch, and all that
+//! comes until the next report, to the one backend that was least (Mitzenmacher, "How Useful Is Old
+//! Information?", 2000). So each of this worker's picks counts as `per_session` more until the signal
+//! changes, and where it does not change, by half a second later.
+//!
+//! Invariant: a pick looks at no more than [`PAIRS`] pairs. One over `max` gets a session only if all
+//! that it looked at are.
+
+use serde::Deserialize;
+use waxwing_sdk::choice::{Load, Weighted};
+use waxwing_sdk::random::Random;
+use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
+
+/// How many pairs a pick draws while all that it has seen are full.
+pub const PAIRS: usize = 4;
+
+/// `policy_config = { signal = 0, per_session = 1, per_weight = false, max = 200 }`.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Which of the four signals, 0 to 3.
+    signal: usize,
+    /// What a session adds to the signal, as a guess until the backend reports.
+    per_session: u32,
+    /// Whether a backend of twice the weight may report twice as much. Set it for what counts work,
+    /// such as a queue; not for what is a share already, such as percent.
+    per_weight: bool,
+    /// A backend that reports so much or more is avoided.
+    max: Option<u32>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            signal: 0,
+            per_session: 1,
+            per_weight: false,
+            max: None,
+        }
+    }
+}
+
+/// What was picked since the backends' reports.
+pub struct LeastSignal {
+    config: Config,
+    backends: Weighted,
+    since: Vec<Since>,
+    random: Random,
+    full: u64,
+}
+
+/// This worker's picks of a backend since its signal changed.
+#[derive(Clone, Copy, Default)]
+struct Since {
+    signal: u32,
+    picks: u32,
+}
+
+/// Full ones last, then by signal.
+type Rank = (bool, Load);
+
+impl Policy for LeastSignal {
+    type Config = Config;
+    const TICK_MS: u32 = 500;
+    const COUNTERS: &'static [&'static str] = &["full"];
+
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+        if config.signal > 3 {
+            return Err(format!(
+                "policy_config.signal = {}: expected 0 to 3",
+                config.signal
+            ));
+        }
+        if config.max == Some(0) {
+            return Err(
+                "policy_config.max = 0: every backend would be avoided; leave it out, or write the \
+                 signal at which one has enough"
+                    .to_string(),
+            );
+        }
+        let mut least = Self {
+            config,
+            backends: Weighted::default(),
+            since: Vec::new(),
+            random: Random::new(backends.seed()),
+            full: 0,
+        };
+        least.backends_changed(backends)?;
+        Ok(least)
+    }
+
+    fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
+        let mut least: Option<(Rank, Backend<'_>)> = None;
+        for _ in 0..PAIRS {
+            let random = (self.random.next(), self.random.next());
+            let Some((a, b)) = self.backends.pick_two(random) else {
+                return Pick::Fallback;
+            };
+            for backend in [a, b].into_iter().filter_map(|index| backends.get(index)) {
+                let rank = self.rank(&backend);
+                if least.as_ref().is_none_or(|(least, _)| rank < *least) {
+                    least = Some((rank, backend));
+                }
+            }
+            if least.as_ref().is_some_and(|((is_full, _), _)| !is_full) {
+                break;
+            }
+        }
+        let Some(((is_full, _), backend)) = least else {
+            return Pick::Fallback;
+        };
+        self.full += u64::from(is_full);
+        let since = &mut self.since[backend.index()];
+        since.picks = since.picks.saturating_add(1);
+        backend.into()
+    }
+
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+        self.backends = Weighted::new(backends.available());
+        self.since = vec![Since::default(); backends.len()];
+        Ok(())
+    }
+
+    fn tick(&mut self, _: &Backends<'_>) {
+        // A report that says the same again looks like none: what it knew of is not added for ever.
+        for since in &mut self.since {
+            since.picks /= 2;
+        }
+    }
+
+    fn counters(&self, values: &mut [u64]) {
+        values[0] = self.full;
+    }
+}
+
+impl LeastSignal {
+    fn rank(&mut self, backend: &Backend<'_>) -> Rank {
+        let signal = backend.signals()[self.config.signal];
+        let since = &mut self.since[backend.index()];
+        if since.signal != signal {
+            *since = Since { signal, picks: 0 };
+        }
+        let picked = u64::from(since.picks) * u64::from(self.config.per_session);
+        let now = u64::from(signal).saturating_add(picked);
+        let is_full = self.config.max.is_some_and(|max| now >= u64::from(max));
+        let weight = if self.config.per_weight {
+            backend.weight()
+        } else {
+            1
+        };
+        (is_full, Load::new(now, weight))
+    }
+}
+
+export_policy!(LeastSignal);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use waxwing_sdk::testing::{self, Driver, counts};
+
+    use super::*;
+
+    /// A driver whose backends have these weights and report these signals.
+    fn driver(config: &str, weights: &[u32], signals: &[u32]) -> Driver<LeastSignal> {
+        let mut driver = Driver::start(config, &testing::backends(weights), 1).unwrap();
+        report(&mut driver, 0, signals);
+        driver
+    }
+
+    fn report(driver: &mut Driver<LeastSignal>, which: usize, signals: &[u32]) {
+        for (backend, signal) in driver.backends_mut().iter_mut().zip(signals) {
+            backend.signals[which] = *signal;
+        }
+    }
+
+    fn picks(driver: &mut Driver<LeastSignal>, n: usize) -> Vec<usize> {
+        let backends = driver.backends_mut().len();
+        counts(&driver.pick_all(testing::flows(1).take(n)), backends)
+    }
+
+    #[test]
+    fn a_batch_fills_the_valleys_and_does_not_pile_on_one() {
+        let mut driver = driver("{}", &[1, 1], &[10, 50]);
+        assert_eq!(picks(&mut driver, 20), [20, 0]);
+        // Ten reported and fifty picked are sixty; then both take turns.
+        assert_eq!(picks(&mut driver, 60), [40, 20]);
+    }
+
+    #[test]
+    fn a_report_takes_the_place_of_the_guess() {
+        let mut driver = driver("{}", &[1, 1], &[10, 20]);
+        assert_eq!(picks(&mut driver, 10), [10, 0]);
+        report(&mut driver, 0, &[12, 20]);
+        assert_eq!(picks(&mut driver, 8), [8, 0]);
+    }
+
+    #[test]
+    fn a_signal_that_stays_is_believed_again_in_time() {
+        let mut driver = driver("{}", &[1, 1], &[10, 50]);
+        assert_eq!(picks(&mut driver, 40), [40, 0]);
+        driver.tick(500);
+        assert_eq!(picks(&mut driver, 20), [20, 0]);
+        for _ in 0..10 {
+            driver.tick(500);
+        }
+        assert_eq!(picks(&mut driver, 40), [40, 0]);
+    }
+
+    #[test]
+    fn full_backends_are_avoided_while_others_are_seen() {
+        let mut driver = driver(r#"{"max": 100}"#, &[1; 3], &[100, 200, 95]);
+        assert_eq!(picks(&mut driver, 5), [0, 0, 5]);
+        assert_eq!(driver.counters(), [0]);
+        // Now all are, and the least of those it sees gets the next.
+        let all_full = picks(&mut driver, 30);
+        assert_eq!(all_full[1], 0, "{all_full:?}");
+        assert_eq!(driver.counters(), [30]);
+    }
+
+    #[test]
+    fn of_many_two_are_compared() {
+        let mut signals = vec![50; 1000];
+        signals[3] = 1_000_000;
+        let mut driver = driver(r#"{"per_session": 50}"#, &[1; 1000], &signals);
+        let picks = picks(&mut driver, 10_000);
+        assert_eq!(picks[3], 0);
+        let most = picks.iter().max().unwrap();
+        assert!(*most <= 15, "one got {most} where ten are its part");
+    }
+
+    #[test]
+    fn weights_count_twice_where_a_signal_counts_work() {
+        let mut plain = driver("{}", &[1, 3], &[0, 0]);
+        assert_eq!(picks(&mut plain, 400), [200, 200]);
+        let mut per_weight = driver(r#"{"per_weight": true}"#, &[1, 3], &[0, 0]);
+        assert_eq!(picks(&mut per_weight, 400), [100, 300]);
+    }
+
+    #[test]
+    fn each_of_the_four_signals_may_be_the_one() {
+        for which in 0..4 {
+            let config = format!(r#"{{"signal": {which}}}"#);
+            let mut driver = driver(&config, &[1, 1], &[0, 0]);
+            report(&mut driver, which, &[70, 5]);
+            assert_eq!(picks(&mut driver, 50), [0, 50]);
+        }
+    }
+
+    #[test]
+    fn backends_without_weight_or_health_take_none() {
+        let mut backends = testing::backends(&[1, 0, 1]);
+        backends[0].flags = 0;
+        let mut driver = Driver::<LeastSignal>::start("{}", &backends, 1).unwrap();
+        assert_eq!(picks(&mut driver, 100), [0, 0, 100]);
+        driver.set_backends(&[]).unwrap();
+        assert_eq!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_to_write() {
+        for (config, expected) in [
+            (r#"{"signal": 4}"#, "expected 0 to 3"),
+            (r#"{"max": 0}"#, "leave it out"),
+            (r#"{"per_weight": 1}"#, "policy_config.per_weight"),
+            (r#"{"signals": 0}"#, "unknown field `signals`"),
+        ] {
+            let error = Driver::<LeastSignal>::start(config, &[], 1).err().unwrap();
+            assert!(error.contains(expected), "{config}: {error}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Overflow: the first group of backends takes all sessions until it is full, then the next one takes
+//! what is above that. For the cheap or near servers first, with rented or distant ones for the peak
+//! (IPVS's `ovf` does it server by server: `net/netfilter/ipvs/ip_vs_ovf.c`).
+//!
+//! Inside a group the less loaded of two backends, drawn by weight, gets the session. When every group
+//! is full, the one least full for its weight does.
+//!
+//! Invariant: a pick looks at two backends and at each group's sum. Sums are counted anew every
+//! [`TICK_MS`] milliseconds and count this worker's own picks in between, so that no group is
+//! overfilled by more than the other workers' sessions of that time.
+
+use std::cmp::Ordering;
+
+use serde::Deserialize;
+use waxwing_sdk::choice::{Load, Weighted};
+use waxwing_sdk::random::Random;
+use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy, group};
+
+/// How old a group's sum may be, in milliseconds.
+const TICK_MS: u32 = 10;
+
+/// `policy_config = { sessions_per_weight = 100, order = [1, 2] }`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// A group is full with so many sessions for each unit of its available backends' weights.
+    sessions_per_weight: u32,
+    /// The groups' tags, the first to fill in front. Empty: every tag, the lowest first.
+    #[serde(default)]
+    order: Vec<u32>,
+}
+
+/// The groups in order.
+pub struct Overflow {
+    config: Config,
+    groups: Vec<Tier>,
+    random: Random,
+    first: u64,
+    overflowed: u64,
+    beyond: u64,
+}
+
+/// A group that has available backends.
+struct Tier {
+    backends: Weighted,
+    indices: Vec<usize>,
+    weight: u64,
+    /// Sessions on them now, as far as this worker knows.
+    active: u64,
+    is_first: bool,
+}
+
+impl Policy for Overflow {
+    type Config = Config;
+    const TICK_MS: u32 = TICK_MS;
+    const COUNTERS: &'static [&'static str] = &["first", "overflowed", "beyond"];
+
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+        if config.sessions_per_weight == 0 {
+            return Err(
+                "policy_config.sessions_per_weight = 0: expected how many sessions a backend of \
+                 weight 1 should have before the next group helps, like 100"
+                    .to_string(),
+            );
+        }
+        let mut overflow = Self {
+            config,
+            groups: Vec::new(),
+            random: Random::new(backends.seed()),
+            first: 0,
+            overflowed: 0,
+            beyond: 0,
+        };
+        overflow.backends_changed(backends)?;
+        Ok(overflow)
+    }
+
+    fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
+        let per_weight = u64::from(self.config.sessions_per_weight);
+        let has_room = |tier: &&mut Tier| tier.active < tier.weight * per_weight;
+        let (tier, counter) = if let Some(tier) = self.groups.iter_mut().find(has_room) {
+            let counter = if tier.is_first {
+                &mut self.first
+            } else {
+                &mut self.overflowed
+            };
+            (tier, counter)
+        } else if let Some(tier) = self.groups.iter_mut().min_by(|a, b| by_load(a, b)) {
+            (tier, &mut self.beyond)
+        } else {
+            return Pick::Fallback;
+        };
+        *counter += 1;
+        tier.active += 1;
+        let two = (self.random.next(), self.random.next());
+        tier.less_loaded(two, backends).into()
+    }
+
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+        let order = group::order(&self.config.order, backends)?;
+        let tier = |(at, tag): (usize, &u32)| Tier::new(at == 0, *tag, backends);
+        self.groups = order.iter().enumerate().filter_map(tier).collect();
+        self.tick(backends);
+        Ok(())
+    }
+
+    fn tick(&mut self, backends: &Backends<'_>) {
+        for tier in &mut self.groups {
+            let of_group = tier.indices.iter().filter_map(|index| backends.get(*index));
+            tier.active = of_group.map(|backend| u64::from(backend.active())).sum();
+        }
+    }
+
+    fn counters(&self, values: &mut [u64]) {
+        values.copy_from_slice(&[self.first, self.overflowed, self.beyond]);
+    }
+}
+
+impl Tier {
+    fn new(is_first: bool, tag: u32, backends: &Backends<'_>) -> Option<Self> {
+        let of_group = || backends.available().filter(|backend| backend.tag() == tag);
+        let weight = of_group().map(|backend| u64::from(backend.weight())).sum();
+        (weight > 0).then(|| Self {
+            backends: Weighted::new(of_group()),
+            indices: of_group().map(|backend| backend.index()).collect(),
+            weight,
+            active: 0,
+            is_first,
+        })
+    }
+
+    /// Of two drawn by weight.
+    fn less_loaded<'a>(&self, random: (u64, u64), backends: &Backends<'a>) -> Option<Backend<'a>> {
+        let (a, b) = self.backends.pick_two(random)?;
+        let (a, b) = (backends.get(a)?, backends.get(b)?);
+        Some(if Load::of(&b) < Load::of(&a) { b } else { a })
+    }
+}
+
+/// Compares `active / weight`, multiplied out.
+fn by_load(a: &Tier, b: &Tier) -> Ordering {
+    let load = |of: &Tier, other: &Tier| u128::from(of.active) * u128::from(other.weight);
+    load(a, b).cmp(&load(b, a))
+}
+
+export_policy!(Overflow);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use waxwing_sdk::abi::BackendRecord;
+    use waxwing_sdk::testing::{self, Driver, Durations, Simulator};
+
+    use super::*;
+
+    /// Backends with these tags and weights.
+    fn backends(of: &[(u32, u32)]) -> Vec<BackendRecord> {
+        let weights: Vec<_> = of.iter().map(|(_, weight)| *weight).collect();
+        let mut backends = testing::backends(&weights);
+        for (backend, (tag, _)) in backends.iter_mut().zip(of) {
+            backend.tag = *tag;
+        }
+        backends
+    }
+
+    fn active(driver: &mut Driver<Overflow>) -> Vec<u32> {
+        driver.backends_mut().iter().map(|b| b.active).collect()
+    }
+
+    const TEN: &str = r#"{"sessions_per_weight": 10}"#;
+
+    #[test]
+    fn each_group_fills_before_the_next_and_the_rest_is_shared_by_weight() {
+        let backends = backends(&[(2, 1), (1, 3), (3, 4)]);
+        let mut driver = Driver::<Overflow>::start(TEN, &backends, 1).unwrap();
+        for (more, expected) in [
+            (29, [0, 29, 0]),
+            (1, [0, 30, 0]),
+            (9, [9, 30, 0]),
+            (2, [10, 30, 1]),
+            (39, [10, 30, 40]),
+            (80, [20, 60, 80]),
+        ] {
+            driver.pick_all(testing::flows(1).take(more));
+            assert_eq!(active(&mut driver), expected);
+            driver.tick(10);
+        }
+        assert_eq!(driver.counters(), [30, 50, 80]);
+    }
+
+    #[test]
+    fn an_order_is_followed_and_a_group_that_is_down_is_passed_over() {
+        let config = r#"{"sessions_per_weight": 10, "order": [7, 1, 4]}"#;
+        let mut backends = backends(&[(1, 1), (4, 1), (7, 1)]);
+        let mut driver = Driver::<Overflow>::start(config, &backends, 1).unwrap();
+        driver.pick_all(testing::flows(1).take(15));
+        assert_eq!(active(&mut driver), [5, 0, 10]);
+        backends[2].flags = 0;
+        let mut driver = Driver::<Overflow>::start(config, &backends, 1).unwrap();
+        driver.pick_all(testing::flows(1).take(15));
+        assert_eq!(active(&mut driver), [10, 5, 0]);
+        // The group in front is down: what the next ones take has overflowed.
+        assert_eq!(driver.counters(), [0, 15, 0]);
+        backends.truncate(0);
+        driver.set_backends(&backends).unwrap();
+        assert_eq!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);
+    }
+
+    #[test]
+    fn sessions_come_back_to_the_first_group_as_its_own_end() {
+        let backends = backends(&[(1, 10), (1, 10), (2, 10)]);
+        let mut simulator = Simulator::<Overflow>::start(TEN, &backends, 1).unwrap();
+        simulator.durations = Durations::Fixed(1000);
+        // 150 sessions at a time fit into the first group, 300 do not.
+        simulator.sessions_per_s = 150;
+        simulator.run(10_000);
+        assert_eq!(simulator.tally(2).sessions, 0);
+        simulator.sessions_per_s = 300;
+        simulator.run(10_000);
+        let spilled = simulator.tally(2);
+        assert!((800..1_200).contains(&spilled.sessions), "{spilled:?}");
+        simulator.sessions_per_s = 150;
+        simulator.run(2_000);
+        simulator.reset();
+        simulator.run(5_000);
+        assert_eq!(simulator.tally(2).sessions, 0);
+    }
+
+    #[test]
+    fn backends_of_a_group_fill_evenly() {
+        let mut backends = backends(&[(1, 1); 50]);
+        backends[7].weight = 5;
+        let mut driver = Driver::<Overflow>::start(TEN, &backends, 3).unwrap();
+        driver.pick_all(testing::flows(1).take(540));
+        for (backend, active) in backends.iter().zip(active(&mut driver)) {
+            let expected = backend.weight * 10;
+            assert!(active.abs_diff(expected) <= 4, "{active} of {expected}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_to_write() {
+        for (config, expected) in [
+            ("{}", "missing field `sessions_per_weight`"),
+            (r#"{"sessions_per_weight": 0}"#, "like 100"),
+            (
+                r#"{"sessions_per_weight": 1, "order": [1, 1]}"#,
+                "has tag 1 twice",
+            ),
+            (
+                r#"{"sessions_per_weight": 1, "order": [1]}"#,
+                "Add 2 to the order",
+            ),
+            (
+                r#"{"sessions_per_weight": 1, "tags": []}"#,
+                "unknown field `tags`",
+            ),
+        ] {
+            let backends = backends(&[(1, 1), (2, 1)]);
+            let error = Driver::<Overflow>::start(config, &backends, 1)
+                .err()
+                .unwrap();
+            assert!(error.contains(expected), "{config}: {error}");
+        }
+    }
+}

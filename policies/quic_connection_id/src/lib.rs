@@ -1,0 +1,195 @@
+//! QUIC connection id: a connection that changes its client's address goes on with its server, since
+//! the server's id is in the connection ids that the server gives out.
+//!
+//! A client chooses the destination connection id of its first packets at random; every later one is
+//! the server's. So only the server can put into it what finds it again: its servers must be set to do
+//! so, as QUIC-LB describes in plain text (draft-ietf-quic-load-balancers): a first byte, the server
+//! id, a nonce. A hash of connection ids finds nothing: each hashes to another server, the client's
+//! first one too. That is why this policy has no such mode.
+//!
+//! Invariant: a packet whose id is the server's own goes to that server, whatever its addresses. All
+//! others (new connections, ids that no backend has, what is no QUIC) go by the flow's hash, so that no
+//! client can choose its server for a new connection.
+
+mod header;
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use waxwing_sdk::group::Group;
+use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy};
+
+use crate::header::CONNECTION_ID_MAX;
+
+/// `policy_config = { server_id_offset = 1, server_id_length = 4 }`.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where in a connection id the server id begins, in bytes. In front of it, in the first byte, are
+    /// three bits of which all set say that there is none.
+    server_id_offset: usize,
+    /// How many bytes it has, 1 to 15.
+    server_id_length: usize,
+    /// From server id, in hexadecimal digits, to the backend's tag. Empty: a server's id is its tag,
+    /// in network byte order.
+    server_ids: BTreeMap<String, u32>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server_id_offset: 1,
+            server_id_length: 4,
+            server_ids: BTreeMap::new(),
+        }
+    }
+}
+
+/// The longest server id (section 3.1 of the draft leaves room for a nonce).
+const SERVER_ID_MAX: usize = 15;
+
+/// The servers by id.
+pub struct QuicConnectionId {
+    offset: usize,
+    length: usize,
+    /// Server id and tag, as configured.
+    listed: Vec<(u128, u32)>,
+    /// Server id and backend, by id. Draining ones too: their connections are not new, even if their
+    /// addresses are.
+    servers: Vec<(u128, usize)>,
+    /// For all packets without a server's id.
+    backends: Group,
+    by_id: u64,
+    by_flow: u64,
+    unknown_id: u64,
+}
+
+impl Policy for QuicConnectionId {
+    type Config = Config;
+    const PAYLOAD: usize = header::LEN_MAX;
+    const COUNTERS: &'static [&'static str] = &["by_id", "by_flow", "unknown_id"];
+
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+        let (offset, length) = (config.server_id_offset, config.server_id_length);
+        if !(1..=SERVER_ID_MAX).contains(&length) {
+            return Err(format!(
+                "policy_config.server_id_length = {length}: expected 1 to {SERVER_ID_MAX} bytes"
+            ));
+        }
+        if offset > CONNECTION_ID_MAX - length {
+            return Err(format!(
+                "policy_config.server_id_offset = {offset}: a connection id has at most \
+                 {CONNECTION_ID_MAX} bytes; expected up to {}",
+                CONNECTION_ID_MAX - length
+            ));
+        }
+        let listed = config.server_ids.iter().map(|(text, tag)| {
+            let id = from_hex(text, length);
+            id.map(|id| (id, *tag)).ok_or_else(|| {
+                format!(
+                    "policy_config.server_ids has {text:?}; expected {} hexadecimal digits, since \
+                     server_id_length = {length}",
+                    length * 2
+                )
+            })
+        });
+        let mut quic = Self {
+            offset,
+            length,
+            listed: listed.collect::<Result<_, _>>()?,
+            servers: Vec::new(),
+            backends: Group::default(),
+            by_id: 0,
+            by_flow: 0,
+            unknown_id: 0,
+        };
+        quic.backends_changed(backends)?;
+        Ok(quic)
+    }
+
+    fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
+        let id = header::server_chosen_id(flow.payload()).and_then(|id| self.server_id(id));
+        let server = id.map(|id| self.servers.binary_search_by_key(&id, |(id, _)| *id));
+        match server {
+            Some(Ok(at)) => {
+                self.by_id += 1;
+                return Pick::Backend(self.servers[at].1);
+            }
+            Some(Err(_)) => self.unknown_id += 1,
+            None => self.by_flow += 1,
+        }
+        self.backends.pick(flow.hash())
+    }
+
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+        check_tags(backends, self.length, self.listed.is_empty())?;
+        self.servers = if self.listed.is_empty() {
+            let with_id = backends.healthy().filter(|backend| backend.tag() != 0);
+            with_id.map(|b| (b.tag().into(), b.index())).collect()
+        } else {
+            let of_tag = |tag| backends.healthy().find(|backend| backend.tag() == tag);
+            let listed = self.listed.iter();
+            listed
+                .filter_map(|(id, tag)| Some((*id, of_tag(*tag)?.index())))
+                .collect()
+        };
+        self.servers.sort_unstable();
+        self.backends = Group::new(backends.iter());
+        Ok(())
+    }
+
+    fn counters(&self, values: &mut [u64]) {
+        values.copy_from_slice(&[self.by_id, self.by_flow, self.unknown_id]);
+    }
+}
+
+impl QuicConnectionId {
+    /// The server id in a connection id; `None` if it is too short, or says that it has none.
+    fn server_id(&self, connection_id: &[u8]) -> Option<u128> {
+        let has_none = self.offset > 0 && *connection_id.first()? >> 5 == 0b111;
+        let id = connection_id.get(self.offset..self.offset + self.length)?;
+        (!has_none).then(|| number(id))
+    }
+}
+
+/// Server ids are bytes without meaning; as numbers they compare quickly.
+fn number(id: &[u8]) -> u128 {
+    id.iter()
+        .fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+fn from_hex(text: &str, length: usize) -> Option<u128> {
+    let is_hex = text.len() == length * 2 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u128::from_str_radix(text, 16).ok().filter(|_| is_hex)
+}
+
+/// Each server has a tag of its own, which fits into a server id where it is one. Tag 0 is none.
+fn check_tags(backends: &Backends<'_>, length: usize, is_id: bool) -> Result<(), String> {
+    let mut tags: Vec<_> = backends.iter().map(|backend| backend.tag()).collect();
+    tags.sort_unstable();
+    if let Some(twice) = tags
+        .windows(2)
+        .find(|pair| pair[0] == pair[1] && pair[0] != 0)
+    {
+        return Err(format!(
+            "two backends have tag {}; each needs one of its own, by which its server id finds it",
+            twice[0]
+        ));
+    }
+    let bits = u32::try_from(length * 8).unwrap_or(u32::MAX);
+    let max = u32::MAX
+        .checked_shr(u32::BITS.saturating_sub(bits))
+        .unwrap_or(0);
+    match tags.last().filter(|tag| is_id && **tag > max) {
+        Some(tag) => Err(format!(
+            "a backend has tag {tag}, which does not fit into a server id of {length} bytes; \
+             expected tags up to {max}, or a larger policy_config.server_id_length"
+        )),
+        None => Ok(()),
+    }
+}
+
+export_policy!(QuicConnectionId);
+
+#[cfg(test)]
+mod tests;

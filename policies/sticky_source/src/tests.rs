@@ -1,0 +1,145 @@
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use waxwing_sdk::testing::{self, Driver, TestFlow, disruption};
+
+use super::*;
+
+fn driver(config: &str, weights: &[u32]) -> Driver<StickySource> {
+    Driver::start(config, &testing::backends(weights), 1).unwrap()
+}
+
+fn flow(source: &str) -> TestFlow {
+    let flow = testing::flows(1).next().unwrap();
+    flow.from_address(source.parse().unwrap())
+}
+
+fn clients(n: usize) -> Vec<TestFlow> {
+    testing::flows(8).take(n).collect()
+}
+
+/// The policy's counters by name.
+fn counter(driver: &Driver<StickySource>, name: &str) -> u64 {
+    let names = StickySource::COUNTERS.iter();
+    names
+        .zip(driver.counters())
+        .find(|(n, _)| **n == name)
+        .map_or(0, |(_, value)| *value)
+}
+
+#[test]
+fn clients_stay_when_backends_come_and_only_those_of_one_that_goes_move() {
+    let mut driver = driver("{}", &[1, 1, 1]);
+    let before = driver.pick_all(clients(1000));
+    let mut five = testing::backends(&[3, 1, 1, 1, 1]);
+    five.reverse();
+    driver.set_backends(&five).unwrap();
+    let after = driver.pick_all(clients(1000));
+    let three = testing::backends(&[1, 1, 1]);
+    assert_eq!(disruption((&before, &three), (&after, &five)), 0.0);
+    assert_eq!(counter(&driver, "hits"), 1000);
+
+    let mut drained = five.clone();
+    drained[3] = testing::backend(1, 0);
+    driver.set_backends(&drained).unwrap();
+    let last = driver.pick_all(clients(1000));
+    assert_eq!(disruption((&after, &five), (&last, &drained)), 0.0);
+    let had = testing::counts(&after, 5)[3] as u64;
+    assert_eq!(testing::counts(&last, 5)[3], 0);
+    assert_eq!(counter(&driver, "released"), had);
+    assert_eq!(counter(&driver, "new"), 1000 + had);
+}
+
+#[test]
+fn a_table_that_is_lost_moves_no_client_if_the_backends_are_the_same() {
+    let before = driver("{}", &[1, 2, 3]).pick_all(clients(1000));
+    let other = Driver::<StickySource>::start("{}", &testing::backends(&[1, 2, 3]), 99);
+    assert_eq!(other.unwrap().pick_all(clients(1000)), before);
+}
+
+#[test]
+fn the_timeout_runs_from_the_last_session_and_not_from_the_first() {
+    let mut driver = driver(r#"{"timeout_s": 10}"#, &[1, 1]);
+    for (wait_ms, hits) in [(0, 0), (9_999, 1), (9_999, 2), (10_000, 2), (1, 3)] {
+        driver.host().now_ms += wait_ms;
+        driver.pick(&[flow("192.0.2.1")]);
+        assert_eq!(counter(&driver, "hits"), hits, "after {wait_ms} ms more");
+    }
+    assert_eq!(counter(&driver, "expired"), 1);
+}
+
+#[test]
+fn ticks_free_what_expired_in_bounded_steps() {
+    let mut driver = driver(r#"{"timeout_s": 5, "clients_max": 65536}"#, &[1, 1]);
+    driver.pick_all(clients(20_000));
+    let new = counter(&driver, "new") - counter(&driver, "evicted");
+    driver.tick(4_000);
+    assert_eq!(counter(&driver, "expired"), 0);
+    driver.tick(1_000);
+    let first = counter(&driver, "expired");
+    assert!(first > 0 && first <= SWEEP as u64, "{first}");
+    for _ in 0..8 {
+        driver.tick(1_000);
+    }
+    assert_eq!(counter(&driver, "expired"), new);
+}
+
+#[test]
+fn a_full_table_gives_up_the_longest_idle() {
+    let mut driver = driver(r#"{"clients_max": 1}"#, &[1, 1]);
+    let clients = clients(9);
+    for (now_ms, client) in (0..).zip(&clients[..8]) {
+        driver.host().now_ms = now_ms;
+        driver.pick(&[client.clone()]);
+    }
+    // The first comes again, so the second is the longest idle when the ninth comes.
+    driver.host().now_ms = 10;
+    driver.pick(&[clients[0].clone(), clients[8].clone()]);
+    assert_eq!(counter(&driver, "evicted"), 1);
+    driver.pick(&[clients[0].clone(), clients[2].clone(), clients[8].clone()]);
+    assert_eq!((counter(&driver, "hits"), counter(&driver, "new")), (4, 9));
+    driver.pick(&[clients[1].clone()]);
+    assert_eq!((counter(&driver, "hits"), counter(&driver, "new")), (4, 10));
+}
+
+#[test]
+fn prefixes_make_a_network_one_client() {
+    let config = r#"{"ipv4_prefix": 24, "ipv6_prefix": 64}"#;
+    for (source, hits) in [
+        ("192.0.2.1", 1),
+        ("192.0.2.254", 1),
+        ("192.0.3.1", 0),
+        ("2001:db8::1", 1),
+        ("2001:db8::ffff:0:0:1", 1),
+        ("2001:db8:0:1::1", 0),
+    ] {
+        let mut driver = driver(config, &[1; 9]);
+        driver.pick(&[flow("192.0.2.7"), flow("2001:db8::2")]);
+        driver.pick(&[flow(source)]);
+        assert_eq!(counter(&driver, "hits"), hits, "{source}");
+    }
+}
+
+#[test]
+fn without_backends_nobody_is_remembered() {
+    let mut driver = driver("{}", &[0, 0]);
+    assert_eq!(driver.pick_all(clients(2)), [Pick::Fallback; 2]);
+    assert_eq!(driver.counters(), [0; 5]);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_write() {
+    for (config, expected) in [
+        (r#"{"timeout_s": 0}"#, "expected 1 or more"),
+        (r#"{"clients_max": 0}"#, "expected 1 to 65536"),
+        (r#"{"clients_max": 65537}"#, "expected 1 to 65536"),
+        (r#"{"ipv4_prefix": 33}"#, "expected 1 to 32"),
+        (r#"{"ipv6_prefix": 0}"#, "expected 1 to 128"),
+        (r#"{"timeout": 5}"#, "unknown field `timeout`"),
+    ] {
+        let backends = testing::backends(&[1]);
+        let error = Driver::<StickySource>::start(config, &backends, 1)
+            .err()
+            .unwrap();
+        assert!(error.contains(expected), "{config}: {error}");
+    }
+}
