@@ -6,9 +6,26 @@ use std::process::exit;
 
 /// The policies that a config may name without a folder of modules.
 const SHIPPED: &[&str] = &[
-    "waxwing-policy-round-robin",
+    "waxwing-policy-destination-hash",
+    "waxwing-policy-dns-name",
+    "waxwing-policy-failover",
     "waxwing-policy-least-connections",
+    "waxwing-policy-least-latency",
+    "waxwing-policy-least-signal",
     "waxwing-policy-maglev",
+    "waxwing-policy-never-queue",
+    "waxwing-policy-overflow",
+    "waxwing-policy-percent-split",
+    "waxwing-policy-power-of-two",
+    "waxwing-policy-quic-connection-id",
+    "waxwing-policy-random",
+    "waxwing-policy-rendezvous",
+    "waxwing-policy-ring-hash",
+    "waxwing-policy-round-robin",
+    "waxwing-policy-shortest-expected-delay",
+    "waxwing-policy-source-hash",
+    "waxwing-policy-sticky-source",
+    "waxwing-policy-subnet",
 ];
 
 fn main() {

@@ -41,8 +41,11 @@ pub const ALIGNMENT: u32 = 8;
 /// A pick that drops the packet; no session is made.
 pub const PICK_DROP: u32 = u32::MAX;
 /// A pick that leaves the choice to the host's own fallback. Any other value is an index into
-/// the service's backends.
+/// the service's backends, perhaps with [`PICK_KEEP`].
 pub const PICK_FALLBACK: u32 = u32::MAX - 1;
+/// Added to an index: the flow belongs to a connection that the backend has already, so it goes
+/// there even if the backend is draining.
+pub const PICK_KEEP: u32 = 1 << 31;
 
 /// [`BackendRecord::flags`]: health checks pass, or there are none.
 pub const BACKEND_HEALTHY: u32 = 1;

@@ -77,6 +77,10 @@ pub trait Policy: Sized + 'static {
 pub enum Pick {
     /// The session goes to the backend at this index of [`Backends`].
     Backend(usize),
+    /// The session goes to the backend at this index of [`Backends`] even if that is draining: the
+    /// flow belongs to a connection that the backend has already, as of a QUIC client that has
+    /// changed its address.
+    Keep(usize),
     /// The packet is dropped; no session is made.
     Drop,
     /// The host chooses, by weighted rendezvous; where no backend is available it counts the

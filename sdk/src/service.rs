@@ -11,7 +11,7 @@ use alloc::vec;
 
 use crate::abi::{
     ABI_MAJOR, ABI_MINOR, BACKENDS_MAX, BATCH_MAX, BackendRecord, ClosedRecord, FlowRecord, Header,
-    PICK_DROP, PICK_FALLBACK,
+    PICK_DROP, PICK_FALLBACK, PICK_KEEP,
 };
 use crate::{Backends, Closed, Flow, Pick, Policy};
 
@@ -117,6 +117,9 @@ impl<P: Policy> Service<P> {
             *pick = match policy.pick(&flow, &backends) {
                 Pick::Backend(index) => {
                     take(&mut self.backends, backends_count(&self.header), index)
+                }
+                Pick::Keep(index) => {
+                    take(&mut self.backends, backends_count(&self.header), index) | PICK_KEEP
                 }
                 Pick::Drop => PICK_DROP,
                 Pick::Fallback => PICK_FALLBACK,

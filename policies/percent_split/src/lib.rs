@@ -203,7 +203,7 @@ mod tests {
     fn groups(percents: [u32; 3], down: &[u32]) -> Vec<usize> {
         let picks = driver(percents, down).pick_all(testing::flows(4).take(20_000));
         let group = |pick| match pick {
-            Pick::Backend(index) => index / 2 + 1,
+            Pick::Backend(index) | Pick::Keep(index) => index / 2 + 1,
             Pick::Drop | Pick::Fallback => 0,
         };
         picks.into_iter().map(group).collect()

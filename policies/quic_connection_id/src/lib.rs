@@ -113,7 +113,7 @@ impl Policy for QuicConnectionId {
         match server {
             Some(Ok(at)) => {
                 self.by_id += 1;
-                return Pick::Backend(self.servers[at].1);
+                return Pick::Keep(self.servers[at].1);
             }
             Some(Err(_)) => self.unknown_id += 1,
             None => self.by_flow += 1,

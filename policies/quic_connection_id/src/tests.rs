@@ -59,10 +59,10 @@ fn a_connection_survives_its_clients_change_of_address() {
     for (at, tag) in TAGS.iter().enumerate().take(3) {
         // The handshake: the client's Initial, by its flow, and what follows with the server's id.
         let handshake = long(2, VERSION_1, &connection_id(&tag.to_be_bytes(), 1));
-        assert_eq!(driver.pick(&clients(&handshake)), [Pick::Backend(at); 50]);
+        assert_eq!(driver.pick(&clients(&handshake)), [Pick::Keep(at); 50]);
         // Later, from fifty other addresses, under another connection id of the same server.
         let migrated = short(&connection_id(&tag.to_be_bytes(), 2));
-        assert_eq!(driver.pick(&clients(&migrated)), [Pick::Backend(at); 50]);
+        assert_eq!(driver.pick(&clients(&migrated)), [Pick::Keep(at); 50]);
     }
     assert_eq!(driver.counters(), [300, 0, 0]);
 }
@@ -103,7 +103,7 @@ fn a_new_connection_goes_by_its_flow_and_cannot_choose_its_server() {
         assert_eq!(driver.counters()[2], unknown, "{what}");
     }
     let handshake = long(3, VERSION_2, &of_server_7);
-    assert_eq!(driver.pick(&clients(&handshake)), [Pick::Backend(1); 50]);
+    assert_eq!(driver.pick(&clients(&handshake)), [Pick::Keep(1); 50]);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_drained_server_keeps_its_connections_and_gets_no_new_ones() {
     };
     let mut driver = Driver::<QuicConnectionId>::start("{}", &backends, 1).unwrap();
     let packet = short(&connection_id(&7_u32.to_be_bytes(), 1));
-    assert_eq!(driver.pick(&clients(&packet)), [Pick::Backend(1); 50]);
+    assert_eq!(driver.pick(&clients(&packet)), [Pick::Keep(1); 50]);
     assert_eq!(testing::counts(&driver.pick(&clients(&[])), 4)[1], 0);
     backends[1].flags = 0;
     driver.set_backends(&backends).unwrap();
@@ -140,13 +140,13 @@ fn server_ids_may_lie_elsewhere_and_be_listed() {
     let mut driver = driver(config, &[9, 7]);
     for (id, at) in [([0, 0xaf], 1), ([0xbe, 0xef], 1), ([0, 1], 0)] {
         let packet = short(&[&[1, 2, 3], &id[..], &[4; 8]].concat());
-        assert_eq!(driver.pick(&clients(&packet)), [Pick::Backend(at); 50]);
+        assert_eq!(driver.pick(&clients(&packet)), [Pick::Keep(at); 50]);
     }
     // No first byte: every bit is the server id's.
     let config = r#"{"server_id_offset": 0, "server_id_length": 1}"#;
     let mut driver = self::driver(config, &[255, 1]);
     let picks = driver.pick(&clients(&short(&[255, 1])));
-    assert_eq!(picks, [Pick::Backend(0); 50]);
+    assert_eq!(picks, [Pick::Keep(0); 50]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! New flows: from a policy's pick to a session.
 //!
 //! Invariant: a pick is trusted in nothing. It becomes a session only where it names a backend of
-//! the service that takes new sessions; else the native fallback chooses.
+//! the service that takes new sessions, or one that is to keep a connection; else the native
+//! fallback chooses.
 
 use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
 
@@ -84,11 +85,7 @@ impl Misses {
         let Some(service) = snapshot.service(id) else {
             return give_all(fates, id, DropReason::NoService);
         };
-        if !service
-            .backends
-            .iter()
-            .any(|id| takes_sessions(snapshot, *id))
-        {
+        if service.backends.is_empty() {
             return give_all(fates, id, DropReason::NoBackend);
         }
         let policy = policies.get_mut(service.policy);
@@ -208,6 +205,7 @@ fn choose<'a>(
             .get(place as usize)
             .copied()
             .filter(|id| takes_sessions(snapshot, *id)),
+        Pick::Keep(place) => service.backends.get(place as usize).copied(),
         Pick::Fallback => None,
     };
     picked

@@ -37,6 +37,9 @@ pub enum Pick {
     /// The session goes to this backend: an index into the service's backend list
     /// ([`crate::Service::backends`]), not a [`BackendId`].
     Backend(u32),
+    /// The session goes to this backend even if it is draining: the flow belongs to a connection
+    /// that it has already.
+    Keep(u32),
     /// The packet is dropped; no session is made.
     Drop,
     /// The policy has no opinion: the native fallback (weighted rendezvous) chooses.

@@ -18,7 +18,7 @@ use waxwing_dataplane::{NewFlow, Pick, Policy, PolicyFault, ServiceId};
 use waxwing_packet::{Address, Family};
 use waxwing_sdk::abi::{
     BackendRecord, ClosedRecord, END_CLOSED, END_EVICTED, END_IDLE, END_REFUSED, END_RESET,
-    END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields, PICK_DROP, PICK_FALLBACK,
+    END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields, PICK_DROP, PICK_FALLBACK, PICK_KEEP,
 };
 
 use crate::engine::Budget;
@@ -216,6 +216,12 @@ impl WasmPolicy {
             *pick = match u32::from_le_bytes(*bytes) {
                 PICK_DROP => Pick::Drop,
                 PICK_FALLBACK => Pick::Fallback,
+                index if index & PICK_KEEP != 0 => {
+                    let index = index & !PICK_KEEP;
+                    let known = (index as usize) < hosted.available.len();
+                    let keep = known.then_some(Pick::Keep(index));
+                    keep.ok_or_else(|| out_of_range(index, hosted.available.len()))?
+                }
                 index => match hosted.available.get(index as usize) {
                     Some(true) => Pick::Backend(index),
                     Some(false) => {

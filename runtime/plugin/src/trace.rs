@@ -1,125 +1,71 @@
 //! The shipped policies answer the same as Wasm and natively, flow by flow.
+//!
+//! One seeded trace for each: 100,000 flows in batches of every size, with live numbers that
+//! change, sessions that begin and end, time that passes, and backends that come, go, drain and
+//! change in weight.
 
 use std::path::Path;
 
-use waxwing_dataplane::policy::{PAYLOAD_MAX, PickContext};
-use waxwing_dataplane::{BATCH, BackendId, Gauges, NewFlow, Now, Pick, ServiceId};
+use waxwing_dataplane::policy::{Closed, End, PAYLOAD_MAX, PickContext, TickContext};
+use waxwing_dataplane::snapshot::{MidStream, Timeouts};
+use waxwing_dataplane::{
+    BATCH, Backend, BackendId, Gauges, NewFlow, Now, Pick, Policy, Service, ServiceId, Snapshot,
+};
 use waxwing_packet::{Address, Protocol};
-use waxwing_sdk::abi::{BackendRecord, FlowRecord};
+use waxwing_sdk::abi::{BackendRecord, ClosedRecord, END_CLOSED, FlowRecord, PROTOCOL_UDP};
+use waxwing_sdk::random::Random;
 use waxwing_sdk::testing::{self, Driver, TestFlow};
 
 use crate::bind::service_seed;
 use crate::{BackendInfo, Host, Options, ServiceBinding};
 
-const POLICIES: [&str; 3] = [
-    "waxwing-policy-round-robin",
-    "waxwing-policy-least-connections",
-    "waxwing-policy-maglev",
-];
 const SERVICE: ServiceId = ServiceId(5);
 const WORKER: u32 = 1;
 const SEED: u64 = 42;
-const WEIGHTS: [u32; 5] = [3, 1, 0, 2, 7];
+const FLOWS: usize = 100_000;
+/// The backends change after so many flows.
+const FLOWS_PER_CHANGE: usize = 10_000;
+const BACKENDS: u32 = 12;
 
-fn new_flow(flow: &TestFlow) -> NewFlow {
-    let FlowRecord {
-        source,
-        destination,
-        hash,
-        source_port,
-        destination_port,
-        ..
-    } = flow.record;
-    NewFlow {
-        source: Address::v6(source),
-        source_port,
-        destination: Address::v6(destination),
-        destination_port,
-        protocol: Protocol::Tcp,
-        hash,
-        mid_stream: false,
-        payload_len: 0,
-        payload: [0; PAYLOAD_MAX],
-    }
-}
+/// A policy's name, its package, and a config in which it does the most.
+macro_rules! policies {
+    ($($name:ident :: $policy:ident, $package:literal, $config:literal;)*) => {
+        const PACKAGES: &[&str] = &[$($package),*];
 
-fn binding(records: &[BackendRecord]) -> ServiceBinding {
-    let backends = records
-        .iter()
-        .map(|record| BackendInfo {
-            id: BackendId(record.id),
-            key: record.key,
-            weight: record.weight,
-            healthy: true,
-            tag: record.tag,
-        })
-        .collect();
-    ServiceBinding {
-        service: SERVICE,
-        name: "web".into(),
-        config_json: "{}".into(),
-        backends,
-    }
-}
-
-/// Drives both through batches of every size, with sessions that begin and, of some batches, end.
-fn compare<P: waxwing_sdk::Policy>(host: &Host, name: &str) {
-    let records = testing::backends(&WEIGHTS);
-    let bound = host
-        .bind(name, WORKER + 1, SEED, &[binding(&records)])
-        .expect("it is shipped");
-    let mut wasm = bound
-        .policies
-        .into_iter()
-        .nth(WORKER as usize)
-        .expect("the worker's");
-    let seed = service_seed(SEED, SERVICE, WORKER);
-    let mut native = Driver::<P>::start("{}", &records, seed).expect("it takes the config");
-
-    let ids: Vec<BackendId> = records.iter().map(|record| BackendId(record.id)).collect();
-    let gauges = Gauges::new(ids.len(), WORKER as usize + 1);
-    let context = PickContext {
-        now: Now::default(),
-        backends: &ids,
-        gauges: &gauges,
+        fn compare_all(host: &Host) {
+            $(Trace::new(host, stringify!($name), $config).run::<$name::$policy>();)*
+        }
     };
-    let mut flows = testing::flows(SEED);
-    for round in 0..500 {
-        let flows: Vec<TestFlow> = flows.by_ref().take(round % BATCH + 1).collect();
-        for (record, id) in native.backends_mut().iter_mut().zip(&ids) {
-            record.active = gauges.active(*id);
-        }
-        let expected: Vec<Pick> = native
-            .pick(&flows)
-            .into_iter()
-            .map(|pick| match pick {
-                waxwing_sdk::Pick::Backend(at) => {
-                    Pick::Backend(u32::try_from(at).expect("a backend"))
-                }
-                waxwing_sdk::Pick::Drop => Pick::Drop,
-                waxwing_sdk::Pick::Fallback => Pick::Fallback,
-            })
-            .collect();
-        let flows: Vec<NewFlow> = flows.iter().map(new_flow).collect();
-        let mut picks = vec![Pick::Drop; flows.len()];
-        wasm.pick(SERVICE, context, &flows, &mut picks)
-            .expect("picks");
-        assert_eq!(picks, expected, "{name}, round {round}");
-        for pick in &picks {
-            if let Pick::Backend(at) = pick
-                && round % 3 != 0
-            {
-                gauges.begin(WORKER as usize, ids[*at as usize]);
-            }
-        }
-    }
+}
+
+policies! {
+    destination_hash::DestinationHash, "waxwing-policy-destination-hash", "{}";
+    dns_name::DnsName, "waxwing-policy-dns-name", "{\"suffixes\":{\"internal.test\":1},\"default\":2}";
+    failover::Failover, "waxwing-policy-failover", "{\"order\":[2,1,3],\"min_available\":2,\"by\":\"source\"}";
+    least_connections::LeastConnections, "waxwing-policy-least-connections", "{}";
+    least_latency::LeastLatency, "waxwing-policy-least-latency", "{}";
+    least_signal::LeastSignal, "waxwing-policy-least-signal", "{\"signal\":2,\"per_weight\":true,\"max\":250}";
+    maglev::Maglev, "waxwing-policy-maglev", "{}";
+    never_queue::NeverQueue, "waxwing-policy-never-queue", "{}";
+    overflow::Overflow, "waxwing-policy-overflow", "{\"sessions_per_weight\":40}";
+    percent_split::PercentSplit, "waxwing-policy-percent-split", "{\"groups\":[{\"tag\":1,\"percent\":60},{\"tag\":2,\"percent\":30},{\"tag\":3,\"percent\":10}]}";
+    power_of_two::PowerOfTwo, "waxwing-policy-power-of-two", "{}";
+    quic_connection_id::QuicConnectionId, "waxwing-policy-quic-connection-id", "{}";
+    random::Random, "waxwing-policy-random", "{}";
+    rendezvous::Rendezvous, "waxwing-policy-rendezvous", "{}";
+    ring_hash::RingHash, "waxwing-policy-ring-hash", "{\"bound\":1.1}";
+    round_robin::RoundRobin, "waxwing-policy-round-robin", "{}";
+    shortest_expected_delay::ShortestExpectedDelay, "waxwing-policy-shortest-expected-delay", "{}";
+    source_hash::SourceHash, "waxwing-policy-source-hash", "{}";
+    sticky_source::StickySource, "waxwing-policy-sticky-source", "{\"clients_max\":512,\"timeout_s\":5}";
+    subnet::Subnet, "waxwing-policy-subnet", "{\"routes\":{\"10.0.0.0/9\":1,\"10.128.0.0/10\":2},\"default\":3,\"spill\":true}";
 }
 
 #[test]
 fn wasm_and_native_agree() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
     let target = std::env::temp_dir().join(format!("waxwing-trace-{}", std::process::id()));
-    let modules = waxwing_module_build::build(&manifest, &POLICIES, &target).expect("modules");
+    let modules = waxwing_module_build::build(&manifest, PACKAGES, &target).expect("modules");
     let shipped: Vec<(&'static str, &'static [u8])> = modules
         .iter()
         .map(|module| {
@@ -131,8 +77,342 @@ fn wasm_and_native_agree() {
     let host = Host::new(Options::default(), &shipped, None, |event| {
         panic!("{event:?}")
     });
-    let host = host.expect("a host");
-    compare::<round_robin::RoundRobin>(&host, "round_robin");
-    compare::<least_connections::LeastConnections>(&host, "least_connections");
-    compare::<maglev::Maglev>(&host, "maglev");
+    compare_all(&host.expect("a host"));
+}
+
+/// One policy's trace: what both sides are shown.
+struct Trace<'a> {
+    host: &'a Host,
+    name: &'static str,
+    config: &'static str,
+    random: Random,
+    gauges: Gauges,
+    records: Vec<BackendRecord>,
+    now_ms: u64,
+    ticked_ms: u64,
+    /// Living sessions, by the backend's place.
+    sessions: Vec<u32>,
+}
+
+impl<'a> Trace<'a> {
+    fn new(host: &'a Host, name: &'static str, config: &'static str) -> Self {
+        Self {
+            host,
+            name,
+            config,
+            random: Random::new(SEED),
+            gauges: Gauges::new(BACKENDS as usize, WORKER as usize + 1),
+            records: Vec::new(),
+            now_ms: 0,
+            ticked_ms: 0,
+            sessions: Vec::new(),
+        }
+    }
+
+    fn run<P: waxwing_sdk::Policy>(mut self) {
+        let mut flows = testing::flows(SEED);
+        for change in 0..FLOWS / FLOWS_PER_CHANGE {
+            self.change_backends();
+            let mut wasm = self.wasm();
+            let mut native = self.native::<P>();
+            self.ticked_ms = 0;
+            let mut left = FLOWS_PER_CHANGE;
+            while left > 0 {
+                let size = self.below(BATCH as u64 + 1).clamp(1, left);
+                left -= size;
+                let batch: Vec<TestFlow> = flows
+                    .by_ref()
+                    .take(size)
+                    .map(|flow| self.flow(flow))
+                    .collect();
+                self.change_live_numbers();
+                self.write_live(&mut native);
+                let expected = native
+                    .pick(&batch)
+                    .into_iter()
+                    .map(pick)
+                    .collect::<Vec<_>>();
+                let picks = self.pick(&mut *wasm, &batch);
+                let at = change * FLOWS_PER_CHANGE + FLOWS_PER_CHANGE - left;
+                assert_eq!(picks, expected, "{}, before flow {at}", self.name);
+                self.begin_sessions(&picks);
+                self.end_sessions(&mut *wasm, &mut native);
+                self.pass_time(&mut *wasm, &mut native);
+            }
+        }
+    }
+
+    /// Another list of backends: other weights, other tags, some drained, one gone at times.
+    fn change_backends(&mut self) {
+        for place in std::mem::take(&mut self.sessions) {
+            self.gauges.end(WORKER as usize, self.id(place));
+        }
+        // A server id is one backend's; the groups of the others are three.
+        let tags = if self.name == "quic_connection_id" {
+            BACKENDS
+        } else {
+            3
+        };
+        let gone = self.below(2 * u64::from(BACKENDS));
+        let weights = (0..BACKENDS).map(|id| (id, [3, 1, 0, 2, 7][self.below(5)]));
+        self.records = weights
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter(|(id, _)| *id as usize != gone)
+            .map(|(id, weight)| BackendRecord {
+                tag: 1 + id % tags,
+                ..testing::backend(id, weight)
+            })
+            .collect();
+    }
+
+    fn wasm(&self) -> Box<dyn Policy> {
+        let bound = self
+            .host
+            .bind(self.name, WORKER + 1, SEED, &[self.binding()]);
+        let bound = bound.expect("it is shipped");
+        self.host.put_to_work(&bound.module, bound.others.is_some());
+        let mut policies = bound.policies.into_iter();
+        policies.nth(WORKER as usize).expect("the worker's")
+    }
+
+    fn native<P: waxwing_sdk::Policy>(&self) -> Driver<P> {
+        let seed = service_seed(SEED, SERVICE, WORKER);
+        Driver::start(self.config, &self.records, seed).expect("it takes the config")
+    }
+
+    fn binding(&self) -> ServiceBinding {
+        let backend = |record: &BackendRecord| BackendInfo {
+            id: BackendId(record.id),
+            key: record.key,
+            weight: record.weight,
+            healthy: true,
+            tag: record.tag,
+        };
+        ServiceBinding {
+            service: SERVICE,
+            name: "web".into(),
+            config_json: self.config.into(),
+            backends: self.records.iter().map(backend).collect(),
+        }
+    }
+
+    /// A flow from one of some thousand clients, with a payload that some policy may read.
+    fn flow(&mut self, mut flow: TestFlow) -> TestFlow {
+        flow.record.source[13..16].copy_from_slice(&[0, self.byte() % 16, self.byte()]);
+        if self.below(2) == 0 {
+            flow.record.protocol = PROTOCOL_UDP;
+        }
+        match self.below(4) {
+            0 => flow,
+            1 => flow.with_payload(&query(self.below(50))),
+            2 => {
+                let short = [
+                    &[0x40, 0][..],
+                    &u32::to_be_bytes(1 + u32::from(self.byte() % 4)),
+                ];
+                flow.with_payload(&[&short.concat()[..], &[7; 40]].concat())
+            }
+            _ => {
+                let bytes: Vec<u8> = (0..self.below(200)).map(|_| self.byte()).collect();
+                flow.with_payload(&bytes)
+            }
+        }
+    }
+
+    fn change_live_numbers(&mut self) {
+        let place = self.below(self.records.len() as u64);
+        let id = BackendId(self.records[place].id);
+        let [latency, rate, failures, signal] =
+            [5000, 1000, 100_000, 300].map(|limit| self.number(limit));
+        self.gauges.measure_latency(id, latency);
+        self.gauges.set_rates(id, rate, failures);
+        let which = self.below(4);
+        self.gauges.set_signal(id, which, signal);
+    }
+
+    /// What the host writes for the module, for the native side.
+    fn write_live<P: waxwing_sdk::Policy>(&self, native: &mut Driver<P>) {
+        native.host().now_ms = self.now_ms;
+        for record in native.backends_mut() {
+            let id = BackendId(record.id);
+            record.active = self.gauges.active(id);
+            record.active_here = self.gauges.active_here(WORKER as usize, id);
+            record.sessions_per_s = self.gauges.sessions_per_s(id);
+            record.latency_us = self.gauges.latency_us(id);
+            record.failures_ppm = self.gauges.failures_ppm(id);
+            record.signals = self.gauges.signals(id);
+        }
+    }
+
+    fn pick(&self, wasm: &mut dyn Policy, batch: &[TestFlow]) -> Vec<Pick> {
+        let ids: Vec<BackendId> = self.records.iter().map(|r| BackendId(r.id)).collect();
+        let context = PickContext {
+            now: self.now(),
+            backends: &ids,
+            gauges: &self.gauges,
+        };
+        let flows: Vec<NewFlow> = batch.iter().map(new_flow).collect();
+        let mut picks = vec![Pick::Drop; flows.len()];
+        wasm.pick(SERVICE, context, &flows, &mut picks)
+            .expect("picks");
+        picks
+    }
+
+    fn begin_sessions(&mut self, picks: &[Pick]) {
+        for pick in picks {
+            if let Pick::Backend(place) | Pick::Keep(place) = pick {
+                self.gauges.begin(WORKER as usize, self.id(*place));
+                self.sessions.push(*place);
+            }
+        }
+    }
+
+    /// Ends about as many as begin, some thousand living ones left alone.
+    fn end_sessions<P: waxwing_sdk::Policy>(
+        &mut self,
+        wasm: &mut dyn Policy,
+        native: &mut Driver<P>,
+    ) {
+        while self.sessions.len() > 2000 {
+            let at = self.below(self.sessions.len() as u64);
+            let place = self.sessions.swap_remove(at);
+            let (duration_ms, bytes) = (self.random.next(), self.random.next());
+            self.gauges.end(WORKER as usize, self.id(place));
+            let end = End::Closed;
+            wasm.closed(
+                SERVICE,
+                &[Closed {
+                    backend: place,
+                    duration_ms,
+                    bytes,
+                    end,
+                }],
+            );
+            native.end(ClosedRecord {
+                duration_ms,
+                bytes,
+                backend: place,
+                end: END_CLOSED,
+                reserved: 0,
+            });
+        }
+    }
+
+    fn pass_time<P: waxwing_sdk::Policy>(&mut self, wasm: &mut dyn Policy, native: &mut Driver<P>) {
+        self.now_ms += self.random.next() % 20;
+        let every = u64::from(P::TICK_MS);
+        if every > 0 && self.now_ms >= self.ticked_ms + every {
+            self.ticked_ms = self.now_ms;
+            self.write_live(native);
+            native.tick(0);
+        }
+        let snapshot = self.snapshot();
+        wasm.tick(TickContext {
+            now: self.now(),
+            snapshot: &snapshot,
+            gauges: &self.gauges,
+        });
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let service = Service {
+            id: SERVICE,
+            name: "web".into(),
+            vip: Address::v4([203, 0, 113, 10]),
+            port: 80,
+            protocol: Protocol::Tcp,
+            policy: 0,
+            backends: self.records.iter().map(|r| BackendId(r.id)).collect(),
+            mid_stream: MidStream::Pick,
+            timeouts: Timeouts::default(),
+        };
+        let backend = |r: &BackendRecord| {
+            Backend::new(
+                BackendId(r.id),
+                &service,
+                Address::v4([10, 0, 0, 1]),
+                80,
+                r.weight,
+            )
+        };
+        let backends = self.records.iter().map(backend).collect();
+        Snapshot::new(1, vec![service.clone()], backends, Vec::new())
+    }
+
+    const fn now(&self) -> Now {
+        Now::from_start(std::time::Duration::from_millis(self.now_ms))
+    }
+
+    fn id(&self, place: u32) -> BackendId {
+        BackendId(self.records[place as usize].id)
+    }
+
+    fn below(&mut self, limit: u64) -> usize {
+        usize::try_from(self.random.next() % limit).expect("it is small")
+    }
+
+    fn number(&mut self, limit: u64) -> u32 {
+        u32::try_from(self.random.next() % limit).expect("it is small")
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.random.next().to_le_bytes()[7]
+    }
+}
+
+/// A DNS query for one of some names.
+fn query(name: usize) -> Vec<u8> {
+    let label = format!("host{name}");
+    let zone = if name.is_multiple_of(3) {
+        "internal"
+    } else {
+        "example"
+    };
+    let mut query = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in [&*label, zone, "test"] {
+        query.push(u8::try_from(label.len()).expect("it is short"));
+        query.extend(label.bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    query
+}
+
+fn pick(pick: waxwing_sdk::Pick) -> Pick {
+    match pick {
+        waxwing_sdk::Pick::Backend(at) => Pick::Backend(u32::try_from(at).expect("a backend")),
+        waxwing_sdk::Pick::Keep(at) => Pick::Keep(u32::try_from(at).expect("a backend")),
+        waxwing_sdk::Pick::Drop => Pick::Drop,
+        waxwing_sdk::Pick::Fallback => Pick::Fallback,
+    }
+}
+
+fn new_flow(flow: &TestFlow) -> NewFlow {
+    let FlowRecord {
+        source,
+        destination,
+        hash,
+        source_port,
+        destination_port,
+        protocol,
+        ..
+    } = flow.record;
+    let prefix = &flow.payload[..flow.payload.len().min(PAYLOAD_MAX)];
+    let mut payload = [0; PAYLOAD_MAX];
+    payload[..prefix.len()].copy_from_slice(prefix);
+    NewFlow {
+        source: Address::v6(source),
+        source_port,
+        destination: Address::v6(destination),
+        destination_port,
+        protocol: if protocol == PROTOCOL_UDP {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        },
+        hash,
+        mid_stream: false,
+        payload_len: u8::try_from(prefix.len()).expect("at most 128"),
+        payload,
+    }
 }

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use super::TestFlow;
 use crate::abi::{
     BATCH_MAX, BackendRecord, ClosedRecord, END_CLOSED, FlowRecord, HostFields, PICK_DROP,
-    PICK_FALLBACK,
+    PICK_FALLBACK, PICK_KEEP,
 };
 use crate::service::{Batch, Service};
 use crate::{Pick, Policy};
@@ -134,6 +134,7 @@ fn read_pick(pick: u32) -> Pick {
     match pick {
         PICK_DROP => Pick::Drop,
         PICK_FALLBACK => Pick::Fallback,
+        index if index & PICK_KEEP != 0 => Pick::Keep((index & !PICK_KEEP) as usize),
         index => Pick::Backend(index as usize),
     }
 }

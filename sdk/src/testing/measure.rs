@@ -13,7 +13,7 @@ use crate::abi::BackendRecord;
 pub fn counts(picks: &[Pick], n: usize) -> Vec<usize> {
     let mut counts = vec![0; n];
     for pick in picks {
-        if let Pick::Backend(index) = pick {
+        if let Pick::Backend(index) | Pick::Keep(index) = pick {
             counts[*index] += 1;
         }
     }
@@ -74,7 +74,7 @@ pub fn fairness(counts: &[usize], weights: &[u32]) -> f64 {
 pub fn disruption(before: (&[Pick], &[BackendRecord]), after: (&[Pick], &[BackendRecord])) -> f64 {
     assert_eq!(before.0.len(), after.0.len(), "picks for the same flows");
     let id = |pick: &Pick, backends: &[BackendRecord]| match pick {
-        Pick::Backend(index) => Some(backends[*index].id),
+        Pick::Backend(index) | Pick::Keep(index) => Some(backends[*index].id),
         Pick::Drop | Pick::Fallback => None,
     };
     let stays = |old: u32| {

@@ -201,7 +201,7 @@ impl<P: Policy> Simulator<P> {
             let flows: Vec<_> = batch.iter().map(|n| flow(self.seed, *n)).collect();
             for (number, pick) in batch.iter().zip(self.driver.pick(&flows)) {
                 match pick {
-                    Pick::Backend(at) => self.begin(*number, at),
+                    Pick::Backend(at) | Pick::Keep(at) => self.begin(*number, at),
                     Pick::Drop | Pick::Fallback => self.unserved += 1,
                 }
             }

@@ -7,10 +7,10 @@ use crate::world::{
     BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, World,
     backend_mac,
 };
-use waxwing_dataplane::Snapshot;
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::policy::End;
 use waxwing_dataplane::snapshot::Timeouts;
+use waxwing_dataplane::{BackendId, Pick, Snapshot};
 use waxwing_packet::{Link, Protocol, build};
 
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -339,4 +339,22 @@ fn policies_have_their_tick_each_turn_with_frames_or_without() {
         world.turn(0);
         assert_eq!(world.script().ticks, before + turn);
     }
+}
+
+#[test]
+fn a_connection_is_kept_by_a_backend_that_drains() {
+    let world = |picks: &[Pick]| {
+        let mut world = World::new(Settings {
+            weights: vec![1, 0],
+            ..Settings::default()
+        });
+        world.script().picks = picks.to_vec();
+        one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+        (0..2)
+            .map(|n| world.counters[0].backend(BackendId(n)).sessions.get())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(world(&[Pick::Keep(1)]), [0, 1]);
+    assert_eq!(world(&[Pick::Backend(1)]), [1, 0], "a new one is not");
+    assert_eq!(world(&[Pick::Keep(7)]), [1, 0], "there is no such backend");
 }
