@@ -89,7 +89,7 @@ fn a_full_table_gives_up_the_longest_idle() {
     let clients = clients(9);
     for (now_ms, client) in (0..).zip(&clients[..8]) {
         driver.host().now_ms = now_ms;
-        driver.pick(&[client.clone()]);
+        driver.pick(std::slice::from_ref(client));
     }
     // The first comes again, so the second is the longest idle when the ninth comes.
     driver.host().now_ms = 10;
@@ -97,7 +97,7 @@ fn a_full_table_gives_up_the_longest_idle() {
     assert_eq!(counter(&driver, "evicted"), 1);
     driver.pick(&[clients[0].clone(), clients[2].clone(), clients[8].clone()]);
     assert_eq!((counter(&driver, "hits"), counter(&driver, "new")), (4, 9));
-    driver.pick(&[clients[1].clone()]);
+    driver.pick(&clients[1..2]);
     assert_eq!((counter(&driver, "hits"), counter(&driver, "new")), (4, 10));
 }
 
