@@ -151,7 +151,7 @@ fn fill(mut backends: Vec<Backend<'_>>, size: u32) -> Vec<u16> {
     }
     // From the middle of the first stride on, so that shares are rounded, not cut.
     let turn = |(at, claims): (usize, &Claims)| Turn::new(at, claims.weight, 1 << 63);
-    let turns: Turns = claims.iter().enumerate().filter_map(turn).collect();
+    let turns = Turns::of(claims.iter().enumerate().filter_map(turn));
     let mut entries = vec![FREE; size as usize];
     for turn in turns.take(size as usize) {
         claims[turn].claim(&mut entries, size);

@@ -57,15 +57,12 @@ impl Turns {
             let phase = hash::mix(seed ^ backend.key());
             Turn::new(backend.index(), backend.weight(), phase)
         };
-        backends.into_iter().filter_map(first_turn).collect()
+        Self::of(backends.into_iter().filter_map(first_turn))
     }
-}
 
-impl FromIterator<Turn> for Turns {
-    fn from_iter<I: IntoIterator<Item = Turn>>(turns: I) -> Self {
-        Self {
-            turns: turns.into_iter().map(Reverse).collect(),
-        }
+    pub(crate) fn of(turns: impl Iterator<Item = Turn>) -> Self {
+        let turns = turns.map(Reverse).collect();
+        Self { turns }
     }
 }
 

@@ -140,6 +140,9 @@ fn module(name: &str) -> Vec<u8> {
             "waxwing-policy-round-robin",
             "waxwing-policy-least-connections",
             "waxwing-policy-maglev",
+            "waxwing-policy-power-of-two",
+            "waxwing-policy-rendezvous",
+            "waxwing-policy-ring-hash",
         ];
         let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules");
         waxwing_module_build::build(manifest, &packages, &target_dir)
@@ -196,6 +199,24 @@ fn least_connections_picks_as_natively() {
 #[test]
 fn maglev_picks_as_natively() {
     same_as_native::<maglev::Maglev>("maglev", r#"{"table": 5003}"#);
+}
+
+/// Random numbers, and products of 128 bits.
+#[test]
+fn power_of_two_picks_as_natively() {
+    same_as_native::<power_of_two::PowerOfTwo>("power_of_two", "{}");
+}
+
+/// Logarithms and sums of floats.
+#[test]
+fn rendezvous_picks_as_natively() {
+    same_as_native::<rendezvous::Rendezvous>("rendezvous", r#"{"table": 5000}"#);
+}
+
+/// Products and quotients of floats.
+#[test]
+fn ring_hash_picks_as_natively() {
+    same_as_native::<ring_hash::RingHash>("ring_hash", r#"{"bound": 1.1}"#);
 }
 
 #[test]

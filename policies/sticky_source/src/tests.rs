@@ -103,7 +103,7 @@ fn a_full_table_gives_up_the_longest_idle() {
 
 #[test]
 fn prefixes_make_a_network_one_client() {
-    let config = r#"{"ipv4_prefix": 24, "ipv6_prefix": 64}"#;
+    let config = r#"{"prefix_v4": 24, "prefix_v6": 64}"#;
     for (source, hits) in [
         ("192.0.2.1", 1),
         ("192.0.2.254", 1),
@@ -132,8 +132,8 @@ fn what_is_wrong_is_said_with_what_to_write() {
         (r#"{"timeout_s": 0}"#, "expected 1 or more"),
         (r#"{"clients_max": 0}"#, "expected 1 to 65536"),
         (r#"{"clients_max": 65537}"#, "expected 1 to 65536"),
-        (r#"{"ipv4_prefix": 33}"#, "expected 1 to 32"),
-        (r#"{"ipv6_prefix": 0}"#, "expected 1 to 128"),
+        (r#"{"prefix_v4": 33}"#, "expected 1 to 32"),
+        (r#"{"prefix_v6": 0}"#, "expected 1 to 128"),
         (r#"{"timeout": 5}"#, "unknown field `timeout`"),
     ] {
         let backends = testing::backends(&[1]);

@@ -100,6 +100,12 @@ fn a_scan_finds_the_least_and_ties_take_turns() {
     let mut two = [(); 2].map(|()| scan.least(&view(&records), Load::of).unwrap().index());
     two.sort_unstable();
     assert_eq!(two, [1, 3]);
+    // Wherever a window begins, it goes around to the others.
+    records[1].active = 0;
+    for _ in 0..5 {
+        let least = scan.least(&view(&records), Load::of);
+        assert_eq!(least.unwrap().index(), 1);
+    }
 }
 
 #[test]

@@ -1,0 +1,156 @@
+//! Destination hash: all sessions to one VIP and port go to one backend (IPVS's `dh`, which takes the
+//! address alone).
+//!
+//! A service has one VIP and port, so **all its sessions have one backend**, and the others stand by.
+//! Use it when many services share the same servers and each should have a home: caches that would
+//! otherwise all hold everything, or shards that move only when their server goes. Weights then
+//! share out services.
+//!
+//! By a Maglev table: small by default, since a service only ever looks at one entry of it.
+//!
+//! Invariant: a pick depends on nothing but the available backends' keys and weights, the table's
+//! size, and the destination; so balancers agree, and a service moves with its server or hardly ever.
+
+use serde::Deserialize;
+use waxwing_sdk::maglev::Table;
+use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+
+/// `policy_config = { table = 5003 }`.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Entries in the table, two bytes each: a prime, and no less than the backends are. More make
+    /// the shares of services more even.
+    table: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { table: 5003 }
+    }
+}
+
+/// Backends by the hash of a destination.
+pub struct DestinationHash {
+    config: Config,
+    table: Table,
+}
+
+impl Policy for DestinationHash {
+    type Config = Config;
+
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+        let table = table(&config, backends)?;
+        Ok(Self { config, table })
+    }
+
+    fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
+        let address = hash::bytes(flow.destination_octets());
+        let port = u64::from(flow.destination().port());
+        let index = self.table.get(hash::mix(address ^ port));
+        index.map_or(Pick::Fallback, Pick::Backend)
+    }
+
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+        self.table = table(&self.config, backends)?;
+        Ok(())
+    }
+}
+
+fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, String> {
+    Table::new(backends.available(), config.table)
+        .map_err(|why| format!("policy_config.table = {why}"))
+}
+
+export_policy!(DestinationHash);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use waxwing_sdk::abi::BackendRecord;
+    use waxwing_sdk::testing::{self, Driver, TestFlow, counts, disruption, overload};
+
+    use super::*;
+
+    fn driver(backends: &[BackendRecord]) -> Driver<DestinationHash> {
+        Driver::start("{}", backends, 1).unwrap()
+    }
+
+    /// Ten thousand services' flows: a hundred VIPs with a hundred ports.
+    fn services() -> impl Iterator<Item = TestFlow> {
+        let destinations = (0..100).flat_map(|vip| {
+            let address = Ipv4Addr::new(203, 0, 113, vip);
+            (1..101).map(move |port| SocketAddr::from((address, port)))
+        });
+        let flows = testing::flows(1).zip(destinations);
+        flows.map(|(flow, destination)| flow.to_destination(destination))
+    }
+
+    #[test]
+    fn a_service_has_one_backend_and_services_have_all_by_weight() {
+        let weights = [1, 2, 3, 4];
+        let mut driver = driver(&testing::backends(&weights));
+        for service in services().take(20) {
+            let record = service.record;
+            let destination =
+                SocketAddr::from((Ipv4Addr::new(203, 0, 113, 0), record.destination_port));
+            let clients = testing::flows(7).map(|flow| flow.to_destination(destination));
+            let picks = driver.pick_all(clients.take(100));
+            assert_eq!(picks, [driver.pick(&[service])[0]; 100]);
+        }
+        let over = overload(&counts(&driver.pick_all(services()), 4), &weights);
+        assert!(over < 0.1, "{over}");
+    }
+
+    #[test]
+    fn families_and_ports_are_destinations_of_their_own() {
+        let mut driver = driver(&testing::backends(&[1; 100]));
+        let flow = testing::flows(1).next().unwrap();
+        let to = |destination: &str| flow.clone().to_destination(destination.parse().unwrap());
+        let picks = driver.pick(&[
+            to("203.0.113.1:80"),
+            to("203.0.113.1:443"),
+            to("[2001:db8::1]:80"),
+        ]);
+        assert!(picks[0] != picks[1] && picks[0] != picks[2], "{picks:?}");
+    }
+
+    #[test]
+    fn a_backend_that_goes_moves_few_other_services() {
+        let before = testing::backends(&[1; 20]);
+        let mut after = before.clone();
+        after.remove(7);
+        let (old, new) = (
+            driver(&before).pick_all(services()),
+            driver(&after).pick_all(services()),
+        );
+        let moved = disruption((&old, &before), (&new, &after));
+        assert!(moved <= 0.05, "{moved}");
+        assert_eq!(counts(&new, 19).iter().sum::<usize>(), 10_000);
+    }
+
+    #[test]
+    fn a_change_of_backends_is_a_new_table() {
+        let mut driver = driver(&testing::backends(&[1, 1, 1]));
+        driver.set_backends(&testing::backends(&[0, 1, 0])).unwrap();
+        let picks = driver.pick_all(testing::flows(1).take(10));
+        assert_eq!(picks, [Pick::Backend(1); 10]);
+        driver.set_backends(&[]).unwrap();
+        assert_eq!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);
+    }
+
+    #[test]
+    fn the_default_table_holds_as_many_backends_as_a_service_may_have() {
+        let mut driver = driver(&testing::backends(&[1; 4096]));
+        assert_ne!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);
+        let started = Driver::<DestinationHash>::start(r#"{"table": 5000}"#, &[], 1);
+        let error = started.err().unwrap();
+        assert!(
+            error.contains("policy_config.table = 5000 entries; expected a prime"),
+            "{error}"
+        );
+    }
+}

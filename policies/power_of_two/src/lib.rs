@@ -1,0 +1,122 @@
+//! The power of two choices: two backends at random by weight, and of these the one with fewer
+//! sessions for its weight (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing",
+//! IEEE TPDS 2001; nginx's `random two least_conn`, Envoy's least request).
+//!
+//! Use it in place of `least_connections` when there are very many backends, or several balancers
+//! in front of the same ones: those that all looked for the least loaded backend would find the same
+//! one and rush at it. Two choices come close to the least of all, at a cost that does not grow.
+//!
+//! Invariant: a pick looks at two backends, different ones where there are two.
+
+use waxwing_sdk::choice::{Load, Weighted};
+use waxwing_sdk::random::Random;
+use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
+
+/// The available backends, and the dice.
+pub struct PowerOfTwo {
+    backends: Weighted,
+    random: Random,
+}
+
+impl Policy for PowerOfTwo {
+    type Config = NoConfig;
+
+    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+        Ok(Self {
+            backends: Weighted::new(backends.available()),
+            random: Random::new(backends.seed()),
+        })
+    }
+
+    fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
+        let random = (self.random.next(), self.random.next());
+        let Some((first, second)) = self.backends.pick_two(random) else {
+            return Pick::Fallback;
+        };
+        let load = |index| backends.get(index).map(|backend| Load::of(&backend));
+        // The first where they are equal, so that idle backends share by weight.
+        let second_is_less = load(second) < load(first);
+        Pick::Backend(if second_is_less { second } else { first })
+    }
+
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+        self.backends = Weighted::new(backends.available());
+        Ok(())
+    }
+}
+
+export_policy!(PowerOfTwo);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use waxwing_sdk::testing::{self, Driver, Durations, Simulator};
+
+    use super::*;
+
+    fn driver(weights: &[u32]) -> Driver<PowerOfTwo> {
+        Driver::start("{}", &testing::backends(weights), 1).unwrap()
+    }
+
+    #[test]
+    fn the_fullest_of_a_thousand_is_a_few_sessions_over_the_mean() {
+        // One random choice would put about 20 + 3.5 * sqrt(20) on it, two put log log n more.
+        let mut driver = driver(&[1; 1000]);
+        let picks = driver.pick_all(testing::flows(1).take(20_000));
+        let most = testing::counts(&picks, 1000).into_iter().max().unwrap();
+        assert!(most <= 20 + 4, "{most} sessions where the mean is 20");
+    }
+
+    #[test]
+    fn under_load_the_time_served_follows_weights() {
+        let weights = testing::backends(&[1, 2, 3, 10]);
+        let mut simulator = Simulator::<PowerOfTwo>::start("{}", &weights, 1).unwrap();
+        simulator.sessions_per_s = 2000;
+        simulator.durations = Durations::Mixed {
+            short_ms: 50,
+            long_ms: 5000,
+            long_percent: 5,
+        };
+        simulator.run(20_000);
+        let fairness = simulator.fairness_over_time();
+        assert!(fairness > 0.99, "{fairness}");
+    }
+
+    #[test]
+    fn idle_backends_share_by_weight() {
+        // Every session ends at once.
+        let weights = [1, 3];
+        let mut driver = driver(&weights);
+        let mut counts = [0; 2];
+        for flow in testing::flows(1).take(10_000) {
+            let [Pick::Backend(index)] = driver.pick(&[flow])[..] else {
+                panic!("no backend")
+            };
+            counts[index] += 1;
+            driver.close(index, 1);
+        }
+        let over = testing::overload(&counts, &weights);
+        assert!(over < 0.08, "{counts:?}");
+    }
+
+    #[test]
+    fn of_two_backends_the_less_loaded_gets_everything() {
+        let mut driver = driver(&[1, 1]);
+        driver.backends_mut()[0].active = 100;
+        let picks = driver.pick_all(testing::flows(1).take(100));
+        assert_eq!(picks, [Pick::Backend(1); 100]);
+    }
+
+    #[test]
+    fn backends_without_weight_or_health_take_none() {
+        let mut backends = testing::backends(&[1, 0, 1]);
+        backends[0].flags = 0;
+        let mut driver = driver(&[1]);
+        driver.set_backends(&backends).unwrap();
+        let picks = driver.pick_all(testing::flows(1).take(100));
+        assert_eq!(testing::counts(&picks, 3), [0, 0, 100]);
+        driver.set_backends(&[]).unwrap();
+        assert_eq!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);
+    }
+}

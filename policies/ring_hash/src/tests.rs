@@ -1,0 +1,171 @@
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use waxwing_sdk::abi::BackendRecord;
+use waxwing_sdk::testing::{self, Driver, Durations, Simulator, counts, disruption, overload};
+
+use super::*;
+
+/// Without a bound to speak of, for what the ring alone does.
+const RING_ALONE: &str = r#"{"bound": 1e9}"#;
+
+fn driver(config: &str, backends: &[BackendRecord]) -> Driver<RingHash> {
+    Driver::start(config, backends, 1).unwrap()
+}
+
+/// First choices.
+fn picks(backends: &[BackendRecord]) -> Vec<Pick> {
+    driver(RING_ALONE, backends).pick_all(testing::flows(9).take(50_000))
+}
+
+#[test]
+fn first_choices_are_shared_by_weight_as_the_points_are() {
+    for weights in [&[1, 1][..], &[1, 2, 3, 4], &[1; 10]] {
+        let over = overload(
+            &counts(&picks(&testing::backends(weights)), weights.len()),
+            weights,
+        );
+        // The fullest of ten is about 1.5 standard deviations over, of a tenth each.
+        assert!(over < 0.25, "{weights:?}: {over} over its share");
+    }
+    let over = overload(
+        &counts(&picks(&testing::backends(&[100; 10])), 10),
+        &[100; 10],
+    );
+    assert!(
+        over < 0.03,
+        "ten thousand points each: {over} over its share"
+    );
+}
+
+#[test]
+fn no_backend_gets_more_than_the_bound() {
+    for (bound, weights) in [
+        (1.25, &[1; 50][..]),
+        (1.05, &[1; 50]),
+        (1.5, &[1, 2, 3, 40]),
+        (1.25, &[1; 4096]),
+    ] {
+        let config = format!(r#"{{"bound": {bound}}}"#);
+        let mut driver = driver(&config, &testing::backends(weights));
+        let n = weights.len() * 20;
+        let counts = counts(&driver.pick_all(testing::flows(1).take(n)), weights.len());
+        let total: u32 = weights.iter().sum();
+        for (count, weight) in counts.iter().zip(weights) {
+            let share = n as f64 * f64::from(*weight) / f64::from(total);
+            assert!(
+                *count as f64 <= (bound * share).ceil(),
+                "{bound} {weights:?}: {counts:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn flows_that_find_no_room_go_on_to_one_and_the_same_backend() {
+    let mut driver = driver("{}", &testing::backends(&[1; 10]));
+    for flow in testing::flows(1).take(50) {
+        driver.host().now_ms += 1;
+        driver
+            .backends_mut()
+            .iter_mut()
+            .for_each(|b| b.active = 100);
+        let [Pick::Backend(first)] = driver.pick(std::slice::from_ref(&flow))[..] else {
+            panic!("no backend")
+        };
+        // Of 1900 sessions it may have 237.
+        driver.host().now_ms += 1;
+        driver.backends_mut()[first].active = 1000;
+        let next = driver.pick(&vec![flow; 64]);
+        assert_ne!(next[0], Pick::Backend(first));
+        assert_eq!(next, [next[0]; 64]);
+    }
+}
+
+#[test]
+fn live_sessions_stay_bounded_while_they_come_and_go() {
+    let backends = testing::backends(&[1, 1, 1, 1, 2, 2, 2, 2]);
+    let mut simulator = Simulator::<RingHash>::start("{}", &backends, 1).unwrap();
+    simulator.sessions_per_s = 2000;
+    simulator.durations = Durations::Mixed {
+        short_ms: 100,
+        long_ms: 5000,
+        long_percent: 10,
+    };
+    for _ in 0..40 {
+        simulator.run(250);
+        let active: Vec<_> = simulator
+            .backends_mut()
+            .iter()
+            .map(|b| b.active as usize)
+            .collect();
+        let over = overload(&active, &[1, 1, 1, 1, 2, 2, 2, 2]);
+        // Those that end at one backend lower the share of the others.
+        assert!(over < 0.35, "{over}: {active:?}");
+    }
+    let moved = simulator.disruption().unwrap();
+    assert!(
+        moved < 0.25,
+        "{moved} of the sessions are not where another balancer looks"
+    );
+}
+
+#[test]
+fn a_backend_that_goes_moves_only_its_own_flows() {
+    let before = testing::backends(&[1, 2, 3, 4, 5]);
+    let old = picks(&before);
+    let mut after = before.clone();
+    after.remove(2);
+    after.reverse();
+    assert_eq!(disruption((&old, &before), (&picks(&after), &after)), 0.0);
+}
+
+#[test]
+fn a_ring_that_would_be_too_large_keeps_its_shares() {
+    let mut weights = vec![1_000_000; 10];
+    weights.extend([1; 100]);
+    let counts = counts(&picks(&testing::backends(&weights)), weights.len());
+    let over = overload(&counts[..10], &weights[..10]);
+    assert!(over < 0.03, "{over} over: {counts:?}");
+    // A point each is the least, of some 200,000.
+    assert!(counts[10..].iter().sum::<usize>() < 100, "{counts:?}");
+}
+
+#[test]
+fn backends_without_weight_or_health_take_none() {
+    let mut backends = testing::backends(&[1, 0, 1]);
+    backends[0].flags = 0;
+    backends[0].active = 1000;
+    let mut driver = driver("{}", &testing::backends(&[1]));
+    driver.set_backends(&backends).unwrap();
+    let picks = driver.pick_all(testing::flows(1).take(100));
+    assert_eq!(picks, [Pick::Backend(2); 100]);
+    driver.set_backends(&[]).unwrap();
+    assert_eq!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);
+}
+
+#[test]
+fn a_wrong_config_says_what_to_write() {
+    let cases = [
+        (
+            r#"{"points": 0}"#,
+            "policy_config.points = 0: expected 1 to 1000",
+        ),
+        (r#"{"points": 1001}"#, "expected 1 to 1000"),
+        (
+            r#"{"bound": 1}"#,
+            "policy_config.bound = 1: expected more than 1, like 1.25",
+        ),
+        (
+            r#"{"bound": "x"}"#,
+            "policy_config.bound: invalid type: string",
+        ),
+        (
+            r#"{"bounds": 2}"#,
+            "unknown field `bounds`, expected `points` or `bound`",
+        ),
+    ];
+    for (config, expected) in cases {
+        let error = Driver::<RingHash>::start(config, &[], 1).err().unwrap();
+        assert!(error.contains(expected), "{config}: {error:?}");
+    }
+}

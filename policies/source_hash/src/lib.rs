@@ -1,0 +1,189 @@
+//! Source hash: all of a client's sessions go to one backend, by its address alone (what IPVS's `sh`
+//! and nginx's `ip_hash` are for).
+//!
+//! Use it when a server keeps something of a client between connections: a login, a cache, FTP's
+//! two connections. Clients behind one NAT count as one. Nothing is remembered, so a restarted or
+//! second balancer finds the same backends. Who has many addresses can choose some that fall on one
+//! backend; a shorter `prefix_v6`, such as 64, leaves a client fewer of them.
+//!
+//! By a Maglev table, not by a scan for the highest random weight: a look-up costs the same however
+//! many backends there are, and shares of addresses are even within a percent or two.
+//!
+//! Invariant: a pick depends on nothing but the available backends' keys and weights, the config
+//! and the client's address.
+
+use serde::Deserialize;
+use waxwing_sdk::maglev::Table;
+use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+
+/// `policy_config = { prefix_v4 = 32, prefix_v6 = 128, table = 65537 }`.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How many bits of an IPv4 address count, 1 to 32: 24 keeps a network of 256 together.
+    prefix_v4: u32,
+    /// How many bits of an IPv6 address count, 1 to 128: 64 keeps a host together that changes its
+    /// address (RFC 8981).
+    prefix_v6: u32,
+    /// Entries in the table, two bytes each: a prime, at least a hundred times the number of
+    /// backends.
+    table: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            prefix_v4: 32,
+            prefix_v6: 128,
+            table: 65_537,
+        }
+    }
+}
+
+/// Backends by the hash of a client's prefix.
+pub struct SourceHash {
+    size: u32,
+    table: Table,
+    mask_v4: u128,
+    mask_v6: u128,
+}
+
+impl Policy for SourceHash {
+    type Config = Config;
+
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+        Ok(Self {
+            size: config.table,
+            table: table(config.table, backends)?,
+            mask_v4: mask("prefix_v4", config.prefix_v4, 32)?,
+            mask_v6: mask("prefix_v6", config.prefix_v6, 128)?,
+        })
+    }
+
+    fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
+        let mask = if flow.source().is_ipv4() {
+            self.mask_v4
+        } else {
+            self.mask_v6
+        };
+        let prefix = u128::from_be_bytes(*flow.source_octets()) & mask;
+        let index = self.table.get(hash::bytes(&prefix.to_be_bytes()));
+        index.map_or(Pick::Fallback, Pick::Backend)
+    }
+
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+        self.table = table(self.size, backends)?;
+        Ok(())
+    }
+}
+
+/// The bits that count, of addresses of which the last `bits` vary.
+fn mask(key: &str, prefix: u32, bits: u32) -> Result<u128, String> {
+    if !(1..=bits).contains(&prefix) {
+        return Err(format!(
+            "policy_config.{key} = {prefix}: expected 1 to {bits}"
+        ));
+    }
+    Ok(u128::MAX << (bits - prefix))
+}
+
+fn table(size: u32, backends: &Backends<'_>) -> Result<Table, String> {
+    Table::new(backends.available(), size).map_err(|why| format!("policy_config.table = {why}"))
+}
+
+export_policy!(SourceHash);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use waxwing_sdk::testing::{self, Driver, TestFlow, counts, disruption, overload};
+
+    use super::*;
+
+    fn driver(config: &str, weights: &[u32]) -> Driver<SourceHash> {
+        Driver::start(config, &testing::backends(weights), 1).unwrap()
+    }
+
+    fn from(address: &str) -> impl Iterator<Item = TestFlow> {
+        let address = address.parse().unwrap();
+        testing::flows(1).map(move |flow| flow.from_address(address))
+    }
+
+    #[test]
+    fn a_clients_sessions_go_to_one_backend_and_clients_to_all() {
+        let mut driver = driver("{}", &[1; 10]);
+        for address in ["192.0.2.7", "2001:db8::7"] {
+            let picks = driver.pick_all(from(address).take(200));
+            assert!(picks.iter().all(|pick| *pick == picks[0]), "{address}");
+        }
+        let picks = driver.pick_all(testing::flows(1).take(200_000));
+        let over = overload(&counts(&picks, 10), &[1; 10]);
+        assert!(over < 0.03, "{over}");
+    }
+
+    #[test]
+    fn addresses_of_one_prefix_go_together() {
+        let config = r#"{"prefix_v4": 24, "prefix_v6": 64}"#;
+        let mut driver = driver(config, &[1; 50]);
+        let cases = [
+            ("192.0.2.1", "192.0.2.254", true),
+            ("192.0.2.1", "192.0.3.1", false),
+            ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+        ];
+        for (one, other, together) in cases {
+            let picks = driver.pick_all(from(one).take(1).chain(from(other).take(1)));
+            assert_eq!(picks[0] == picks[1], together, "{one} and {other}");
+        }
+    }
+
+    #[test]
+    fn a_backend_that_goes_moves_few_other_clients() {
+        let before = testing::backends(&[1; 100]);
+        let mut after = before.clone();
+        after.remove(31);
+        let picks = |backends: &[_]| {
+            let mut driver = Driver::<SourceHash>::start("{}", backends, 1).unwrap();
+            driver.pick_all(testing::flows(1).take(100_000))
+        };
+        let moved = disruption((&picks(&before), &before), (&picks(&after), &after));
+        assert!(moved <= 0.02, "{moved}");
+    }
+
+    #[test]
+    fn a_change_of_backends_is_a_new_table() {
+        let mut driver = driver("{}", &[1, 1, 1]);
+        driver.set_backends(&testing::backends(&[0, 1, 0])).unwrap();
+        let picks = driver.pick_all(testing::flows(1).take(100));
+        assert_eq!(picks, [Pick::Backend(1); 100]);
+        driver.set_backends(&[]).unwrap();
+        assert_eq!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);
+    }
+
+    #[test]
+    fn a_wrong_config_says_what_to_write() {
+        let cases = [
+            (
+                r#"{"prefix_v4": 33}"#,
+                "policy_config.prefix_v4 = 33: expected 1 to 32",
+            ),
+            (
+                r#"{"prefix_v6": 0}"#,
+                "policy_config.prefix_v6 = 0: expected 1 to 128",
+            ),
+            (
+                r#"{"table": 65536}"#,
+                "policy_config.table = 65536 entries; expected a prime",
+            ),
+            (
+                r#"{"prefix": 24}"#,
+                "unknown field `prefix`, expected one of `prefix_v4`",
+            ),
+        ];
+        for (config, expected) in cases {
+            let error = Driver::<SourceHash>::start(config, &[], 1).err().unwrap();
+            assert!(error.contains(expected), "{config}: {error:?}");
+        }
+    }
+}
