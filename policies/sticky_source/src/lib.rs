@@ -6,7 +6,7 @@
 //! what is left to remember is who would have moved since. Where that is not worth a table, take
 //! `source_hash`.
 //!
-//! Invariant: the table has a fixed number of entries, in sets of [`WAYS`]; a pick looks at one set,
+//! Invariant: the table has a fixed number of entries, in sets of eight; a pick looks at one set,
 //! whose place hangs on the worker's seed so that clients cannot choose it. A full set gives up its
 //! longest idle client. Clients remembered are `new - expired - released - evicted`.
 
