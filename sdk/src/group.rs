@@ -110,7 +110,7 @@ pub fn order(listed: &[u32], backends: &Backends<'_>) -> Result<Vec<u32>, String
 const WAY_BITS: u32 = 4;
 
 /// Some backends, of which each hash belongs to one, in proportion to their weights: weighted
-/// rendezvous hashing in a tree (Wang, Ravishankar 1998), so that few of many are looked at.
+/// rendezvous hashing in a tree (Wang, Ravishankar 2009), so that few of many are looked at.
 ///
 /// A backend that goes moves the hashes that it had, and of others' hashes at most twice as many:
 /// the parts of the tree above it weigh less then.

@@ -33,7 +33,8 @@
 //!
 //! What policies are often made of is here, ready to use: random numbers ([`random`]), choices by
 //! weight and by load ([`choice`]), turns ([`turns`]), consistent hashing ([`maglev`],
-//! [`Backends::by_hash`]). The shipped policies are little more than these.
+//! [`Backends::by_hash`]), also among the backends of a tag ([`group`]). The shipped policies are
+//! little more than these.
 //!
 //! Invariant: a policy sees checked views and never an address; the few lines of `unsafe` that
 //! the exports need are in [`export`], and only for Wasm.

@@ -143,6 +143,10 @@ fn module(name: &str) -> Vec<u8> {
             "waxwing-policy-power-of-two",
             "waxwing-policy-rendezvous",
             "waxwing-policy-ring-hash",
+            "waxwing-policy-failover",
+            "waxwing-policy-least-latency",
+            "waxwing-policy-percent-split",
+            "waxwing-policy-sticky-source",
         ];
         let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules");
         waxwing_module_build::build(manifest, &packages, &target_dir)
@@ -217,6 +221,31 @@ fn rendezvous_picks_as_natively() {
 #[test]
 fn ring_hash_picks_as_natively() {
     same_as_native::<ring_hash::RingHash>("ring_hash", r#"{"bound": 1.1}"#);
+}
+
+/// Sums and scores in a tree.
+#[test]
+fn failover_picks_as_natively() {
+    same_as_native::<failover::Failover>("failover", "{}");
+}
+
+/// Products and quotients of floats.
+#[test]
+fn least_latency_picks_as_natively() {
+    same_as_native::<least_latency::LeastLatency>("least_latency", "{}");
+}
+
+/// Scores of groups.
+#[test]
+fn percent_split_picks_as_natively() {
+    let config = r#"{"groups": [{"tag": 0, "percent": 70}, {"tag": 1, "percent": 30}]}"#;
+    same_as_native::<percent_split::PercentSplit>("percent_split", config);
+}
+
+/// Addresses of 128 bits, and a table that fills up.
+#[test]
+fn sticky_source_picks_as_natively() {
+    same_as_native::<sticky_source::StickySource>("sticky_source", r#"{"clients_max": 100}"#);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use waxwing_sdk::group::{Group, Groups};
 use waxwing_sdk::{Backends, Flow, Pick, Policy, Protocol, export_policy, hash};
 
-use crate::name::{Name, Question};
+use crate::name::Name;
 
 /// The most labels of a suffix: `a.b.example.com` has four.
 pub const LABELS_MAX: usize = 8;
@@ -97,25 +97,21 @@ impl Policy for DnsName {
             // A connection opens without a query.
             return self.group(self.default).pick(flow.hash());
         }
-        match name::question(flow.payload(), Self::PAYLOAD) {
-            Question::Name(name) => {
-                let tag = self.tag_of(&name);
-                let counter = match tag {
-                    Some(_) => &mut self.counts.matched,
-                    None => &mut self.counts.unmatched,
-                };
-                *counter += 1;
-                let group = self.group(tag.or(self.default));
-                group.pick(hash::bytes(name.wire()))
-            }
-            Question::Malformed => {
-                self.counts.malformed += 1;
-                match self.malformed {
-                    Malformed::Pick => self.groups.all().pick(flow.hash()),
-                    Malformed::Drop => Pick::Drop,
-                }
-            }
-        }
+        let Some(name) = name::question(flow.payload(), Self::PAYLOAD) else {
+            self.counts.malformed += 1;
+            return match self.malformed {
+                Malformed::Pick => self.groups.all().pick(flow.hash()),
+                Malformed::Drop => Pick::Drop,
+            };
+        };
+        let tag = self.tag_of(&name);
+        let counter = match tag {
+            Some(_) => &mut self.counts.matched,
+            None => &mut self.counts.unmatched,
+        };
+        *counter += 1;
+        let group = self.group(tag.or(self.default));
+        group.pick(hash::bytes(name.wire()))
     }
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {

@@ -13,12 +13,6 @@ const NAME_MAX: usize = 255;
 /// As many labels as fit into the payload's start.
 const STARTS_MAX: usize = 64;
 
-/// What a payload asks.
-pub(crate) enum Question {
-    Name(Name),
-    Malformed,
-}
-
 /// A name in wire form, lower case, without the root's empty label.
 pub(crate) struct Name {
     wire: [u8; 128],
@@ -30,19 +24,17 @@ pub(crate) struct Name {
     is_whole: bool,
 }
 
-/// Reads a query; `payload_max` is where a longer one was cut off.
-pub(crate) fn question(payload: &[u8], payload_max: usize) -> Question {
-    let Some((header, rest)) = payload.split_first_chunk::<HEADER>() else {
-        return Question::Malformed;
-    };
+/// The name that a query asks for; `None` if it is none. `payload_max` is where a longer one was cut
+/// off.
+pub(crate) fn question(payload: &[u8], payload_max: usize) -> Option<Name> {
+    let (header, rest) = payload.split_first_chunk::<HEADER>()?;
     let is_query = header[2] & 0x80 == 0;
     let questions = u16::from_be_bytes([header[4], header[5]]);
     // RFC 9619: a query has one question.
     if !is_query || questions != 1 {
-        return Question::Malformed;
+        return None;
     }
-    let is_cut = payload.len() >= payload_max;
-    read(rest, is_cut).map_or(Question::Malformed, Question::Name)
+    read(rest, payload.len() >= payload_max)
 }
 
 fn read(mut bytes: &[u8], is_cut: bool) -> Option<Name> {

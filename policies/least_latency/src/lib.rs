@@ -6,8 +6,8 @@
 //! believed at once when it rises and by and by when it falls, so one that stumbles is spared before
 //! its queue is long. UDP has no handshake: there this is the less loaded of two.
 //!
-//! Invariant: a pick looks at two backends, and a backend of a weight is drawn however bad it is, so
-//! that what is known of it does not grow old for good: it is picked over one that is worse or busier.
+//! Invariant: a pick looks at two backends, drawn by weight alone. So a bad one is drawn as often as
+//! a good one, gets a session whenever the other is busier than it is bad, and is measured by that.
 
 use serde::Deserialize;
 use waxwing_sdk::choice::Weighted;
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_halves_in_its_time_however_often_it_is_looked_at() {
+    fn a_peak_falls_to_a_third_in_its_time_however_often_it_is_looked_at() {
         for steps in [20, 100, 1_000, 10_000] {
             let mut peak = Peak::default();
             peak.look(1_001_000.0, 0, 10_000.0);

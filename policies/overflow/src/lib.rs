@@ -5,9 +5,9 @@
 //! Inside a group the less loaded of two backends, drawn by weight, gets the session. When every group
 //! is full, the one least full for its weight does.
 //!
-//! Invariant: a pick looks at two backends and at each group's sum. Sums are counted anew every
-//! [`TICK_MS`] milliseconds and count this worker's own picks in between, so that no group is
-//! overfilled by more than the other workers' sessions of that time.
+//! Invariant: a pick looks at two backends and at the sums of no more than [`GROUPS_MAX`] groups. Sums
+//! are counted anew every ten milliseconds and count this worker's own picks in between, so that no
+//! group is overfilled by more than the other workers' sessions of that time.
 
 use std::cmp::Ordering;
 
@@ -18,6 +18,9 @@ use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy, group};
 
 /// How old a group's sum may be, in milliseconds.
 const TICK_MS: u32 = 10;
+
+/// The most groups.
+pub const GROUPS_MAX: usize = 64;
 
 /// `policy_config = { sessions_per_weight = 100, order = [1, 2] }`.
 #[derive(Deserialize)]
@@ -98,6 +101,13 @@ impl Policy for Overflow {
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
         let order = group::order(&self.config.order, backends)?;
+        if order.len() > GROUPS_MAX {
+            return Err(format!(
+                "the backends have {} different tags; expected at most {GROUPS_MAX}, one for each \
+                 group that fills before the next",
+                order.len()
+            ));
+        }
         let tier = |(at, tag): (usize, &u32)| Tier::new(at == 0, *tag, backends);
         self.groups = order.iter().enumerate().filter_map(tier).collect();
         self.tick(backends);
@@ -263,5 +273,8 @@ mod tests {
                 .unwrap();
             assert!(error.contains(expected), "{config}: {error}");
         }
+        let each_its_own: Vec<_> = (0..65).map(|tag| (tag, 1)).collect();
+        let error = Driver::<Overflow>::start(TEN, &backends(&each_its_own), 1).err();
+        assert!(error.unwrap().contains("65 different tags"));
     }
 }

@@ -45,7 +45,7 @@ impl Default for Config {
     }
 }
 
-/// The longest server id (section 3.1 of the draft leaves room for a nonce).
+/// The longest server id: a first byte, this and a nonce of four bytes fill a connection id.
 const SERVER_ID_MAX: usize = 15;
 
 /// The servers by id.

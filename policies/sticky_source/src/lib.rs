@@ -6,7 +6,7 @@
 //! what is left to remember is who would have moved since. Where that is not worth a table, take
 //! `source_hash`.
 //!
-//! Invariant: the table has a fixed number of entries, in sets of [`WAYS`]; a pick looks at one set,
+//! Invariant: the table has a fixed number of entries, in sets of eight; a pick looks at one set,
 //! whose place hangs on the worker's seed so that clients cannot choose it. A full set gives up its
 //! longest idle client. Clients remembered are `new - expired - released - evicted`.
 
@@ -18,7 +18,7 @@ use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
 
 use crate::table::{Found, Table, WAYS};
 
-/// `policy_config = { timeout_s = 300, clients_max = 16384, ipv4_prefix = 32, ipv6_prefix = 128 }`.
+/// `policy_config = { timeout_s = 300, clients_max = 16384, prefix_v4 = 32, prefix_v6 = 128 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -27,10 +27,10 @@ pub struct Config {
     /// How many clients are remembered, 32 bytes each; rounded up to a multiple of eight.
     clients_max: usize,
     /// How many bits of an IPv4 address are one client, 1 to 32.
-    ipv4_prefix: u32,
+    prefix_v4: u32,
     /// How many bits of an IPv6 address are one client, 1 to 128: 64 for those that change their
     /// address within their network (RFC 8981).
-    ipv6_prefix: u32,
+    prefix_v6: u32,
 }
 
 impl Default for Config {
@@ -38,8 +38,8 @@ impl Default for Config {
         Self {
             timeout_s: 300,
             clients_max: 16_384,
-            ipv4_prefix: 32,
-            ipv6_prefix: 128,
+            prefix_v4: 32,
+            prefix_v6: 128,
         }
     }
 }
@@ -52,8 +52,8 @@ const SWEEP: usize = 8_192;
 /// Who is where.
 pub struct StickySource {
     table: Table,
-    ipv4_mask: u128,
-    ipv6_mask: u128,
+    mask_v4: u128,
+    mask_v6: u128,
     seed: u64,
     /// Where clients begin.
     backends: Group,
@@ -81,8 +81,8 @@ impl Policy for StickySource {
         let mut sticky = Self {
             table: Table::new(config.clients_max, u64::from(config.timeout_s) * 1000),
             // In the mapped form an IPv4 address has 96 bits in front.
-            ipv4_mask: mask(96 + config.ipv4_prefix),
-            ipv6_mask: mask(config.ipv6_prefix),
+            mask_v4: mask(96 + config.prefix_v4),
+            mask_v6: mask(config.prefix_v6),
             seed: backends.seed(),
             backends: Group::default(),
             ids: Vec::new(),
@@ -151,9 +151,9 @@ impl StickySource {
     /// The bits of the address that tell clients apart.
     fn client(&self, flow: &Flow<'_>) -> u128 {
         let mask = if flow.source().is_ipv4() {
-            self.ipv4_mask
+            self.mask_v4
         } else {
-            self.ipv6_mask
+            self.mask_v6
         };
         u128::from_be_bytes(*flow.source_octets()) & mask
     }
@@ -167,8 +167,8 @@ fn check(config: &Config) -> Result<(), String> {
     let Config {
         timeout_s,
         clients_max,
-        ipv4_prefix,
-        ipv6_prefix,
+        prefix_v4,
+        prefix_v6,
     } = *config;
     if timeout_s == 0 {
         return Err("policy_config.timeout_s = 0: expected 1 or more seconds, like 300".into());
@@ -178,14 +178,14 @@ fn check(config: &Config) -> Result<(), String> {
             "policy_config.clients_max = {clients_max}: expected 1 to {CLIENTS_MAX}"
         ));
     }
-    if !(1..=32).contains(&ipv4_prefix) {
+    if !(1..=32).contains(&prefix_v4) {
         return Err(format!(
-            "policy_config.ipv4_prefix = {ipv4_prefix}: expected 1 to 32 bits"
+            "policy_config.prefix_v4 = {prefix_v4}: expected 1 to 32 bits"
         ));
     }
-    if !(1..=128).contains(&ipv6_prefix) {
+    if !(1..=128).contains(&prefix_v6) {
         return Err(format!(
-            "policy_config.ipv6_prefix = {ipv6_prefix}: expected 1 to 128 bits"
+            "policy_config.prefix_v6 = {prefix_v6}: expected 1 to 128 bits"
         ));
     }
     Ok(())

@@ -89,7 +89,7 @@ fn a_full_table_gives_up_the_longest_idle() {
     let clients = clients(9);
     for (now_ms, client) in (0..).zip(&clients[..8]) {
         driver.host().now_ms = now_ms;
-        driver.pick(&[client.clone()]);
+        driver.pick(std::slice::from_ref(client));
     }
     // The first comes again, so the second is the longest idle when the ninth comes.
     driver.host().now_ms = 10;
@@ -97,13 +97,13 @@ fn a_full_table_gives_up_the_longest_idle() {
     assert_eq!(counter(&driver, "evicted"), 1);
     driver.pick(&[clients[0].clone(), clients[2].clone(), clients[8].clone()]);
     assert_eq!((counter(&driver, "hits"), counter(&driver, "new")), (4, 9));
-    driver.pick(&[clients[1].clone()]);
+    driver.pick(&clients[1..2]);
     assert_eq!((counter(&driver, "hits"), counter(&driver, "new")), (4, 10));
 }
 
 #[test]
 fn prefixes_make_a_network_one_client() {
-    let config = r#"{"ipv4_prefix": 24, "ipv6_prefix": 64}"#;
+    let config = r#"{"prefix_v4": 24, "prefix_v6": 64}"#;
     for (source, hits) in [
         ("192.0.2.1", 1),
         ("192.0.2.254", 1),
@@ -132,8 +132,8 @@ fn what_is_wrong_is_said_with_what_to_write() {
         (r#"{"timeout_s": 0}"#, "expected 1 or more"),
         (r#"{"clients_max": 0}"#, "expected 1 to 65536"),
         (r#"{"clients_max": 65537}"#, "expected 1 to 65536"),
-        (r#"{"ipv4_prefix": 33}"#, "expected 1 to 32"),
-        (r#"{"ipv6_prefix": 0}"#, "expected 1 to 128"),
+        (r#"{"prefix_v4": 33}"#, "expected 1 to 32"),
+        (r#"{"prefix_v6": 0}"#, "expected 1 to 128"),
         (r#"{"timeout": 5}"#, "unknown field `timeout`"),
     ] {
         let backends = testing::backends(&[1]);
