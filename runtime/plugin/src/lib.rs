@@ -29,6 +29,7 @@ mod trace;
 mod validate;
 mod vetting;
 mod watch;
+pub mod workbench;
 
 pub use bind::{BackendInfo, ServiceBinding};
 pub use engine::prepare_thread;

@@ -410,7 +410,7 @@ pub(crate) fn is_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-fn check_name(name: &str) -> Result<(), ModuleError> {
+pub(crate) fn check_name(name: &str) -> Result<(), ModuleError> {
     if is_name(name) {
         Ok(())
     } else {
