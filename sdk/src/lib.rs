@@ -1,7 +1,7 @@
 //! Write a balancing policy in Rust, test it natively, run it in Waxwing as a Wasm module.
 //!
 //! A policy says which backend a new session goes to. It is a type with [`Policy`], a line
-//! `export_policy!`, in a crate of `crate-type = ["cdylib", "rlib"]`:
+//! `export_policy!`, in a crate of `crate-type = ["cdylib", "rlib"]` (`waxwing module new` makes one):
 //!
 //! ```
 //! use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
@@ -46,11 +46,15 @@ extern crate std;
 pub mod abi;
 pub mod export;
 pub mod hash;
+#[cfg(all(feature = "std", not(target_arch = "wasm32")))]
+mod host_bench;
 mod policy;
 mod section;
 mod service;
 pub mod testing;
 mod view;
 
+#[cfg(all(feature = "std", not(target_arch = "wasm32")))]
+pub use host_bench::HostBench;
 pub use policy::{NoConfig, Pick, Policy};
 pub use view::{Backend, Backends, Closed, End, Flow, Protocol};
