@@ -56,7 +56,7 @@ pub(crate) fn reload(socket: &Path) -> Result<()> {
 }
 
 /// To standard output; a reader that has seen enough (`| head`) ends us quietly.
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         outcome => outcome.context("cannot write to standard output"),

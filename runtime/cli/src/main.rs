@@ -4,6 +4,7 @@
 //! out.
 
 mod ask;
+mod module;
 mod render;
 mod run;
 mod shipped;
@@ -62,6 +63,11 @@ enum Command {
         #[command(flatten)]
         running: Running,
     },
+    /// For authors of policies: makes, builds, checks, simulates and times a module.
+    Module {
+        #[command(subcommand)]
+        command: module::Command,
+    },
 }
 
 /// How to reach the running balancer.
@@ -84,6 +90,7 @@ fn main() -> ExitCode {
             limit,
         } => ask::sessions(&running.socket, json, service.as_deref(), limit),
         Command::Reload { running } => ask::reload(&running.socket),
+        Command::Module { command } => module::run(&command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
