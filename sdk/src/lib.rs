@@ -1,7 +1,7 @@
 //! Write a balancing policy in Rust, test it natively, run it in Waxwing as a Wasm module.
 //!
 //! A policy says which backend a new session goes to. It is a type with [`Policy`], a line
-//! `export_policy!`, in a crate of `crate-type = ["cdylib", "rlib"]`:
+//! `export_policy!`, in a crate of `crate-type = ["cdylib", "rlib"]` (`waxwing module new` makes one):
 //!
 //! ```
 //! use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
@@ -53,6 +53,8 @@ pub mod choice;
 pub mod export;
 pub mod group;
 pub mod hash;
+#[cfg(all(feature = "std", not(target_arch = "wasm32")))]
+mod host_bench;
 pub mod maglev;
 mod policy;
 pub mod random;
@@ -62,5 +64,7 @@ pub mod testing;
 pub mod turns;
 mod view;
 
+#[cfg(all(feature = "std", not(target_arch = "wasm32")))]
+pub use host_bench::HostBench;
 pub use policy::{NoConfig, Pick, Policy};
 pub use view::{Backend, Backends, Closed, End, Flow, Protocol};

@@ -4,7 +4,7 @@
 //! Use it when a server keeps something of a client between connections: a login, a cache, FTP's
 //! two connections. Clients behind one NAT count as one. Nothing is remembered, so a restarted or
 //! second balancer finds the same backends. Who has many addresses can choose some that fall on one
-//! backend; a shorter `ipv6_prefix`, such as 64, leaves a client fewer of them.
+//! backend; a shorter `prefix_v6`, such as 64, leaves a client fewer of them.
 //!
 //! By a Maglev table, not by a scan for the highest random weight: a look-up costs the same however
 //! many backends there are, and shares of addresses are even within a percent or two.
@@ -16,15 +16,15 @@ use serde::Deserialize;
 use waxwing_sdk::maglev::Table;
 use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
 
-/// `policy_config = { ipv4_prefix = 32, ipv6_prefix = 128, table = 65537 }`.
+/// `policy_config = { prefix_v4 = 32, prefix_v6 = 128, table = 65537 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// How many bits of an IPv4 address count, 1 to 32: 24 keeps a network of 256 together.
-    ipv4_prefix: u32,
+    prefix_v4: u32,
     /// How many bits of an IPv6 address count, 1 to 128: 64 keeps a host together that changes its
     /// address (RFC 8981).
-    ipv6_prefix: u32,
+    prefix_v6: u32,
     /// Entries in the table, two bytes each: a prime, at least a hundred times the number of
     /// backends.
     table: u32,
@@ -33,8 +33,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            ipv4_prefix: 32,
-            ipv6_prefix: 128,
+            prefix_v4: 32,
+            prefix_v6: 128,
             table: 65_537,
         }
     }
@@ -55,8 +55,8 @@ impl Policy for SourceHash {
         Ok(Self {
             size: config.table,
             table: table(config.table, backends)?,
-            mask_v4: mask("ipv4_prefix", config.ipv4_prefix, 32)?,
-            mask_v6: mask("ipv6_prefix", config.ipv6_prefix, 128)?,
+            mask_v4: mask("prefix_v4", config.prefix_v4, 32)?,
+            mask_v6: mask("prefix_v6", config.prefix_v6, 128)?,
         })
     }
 
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn addresses_of_one_prefix_go_together() {
-        let config = r#"{"ipv4_prefix": 24, "ipv6_prefix": 64}"#;
+        let config = r#"{"prefix_v4": 24, "prefix_v6": 64}"#;
         let mut driver = driver(config, &[1; 50]);
         let cases = [
             ("192.0.2.1", "192.0.2.254", true),
@@ -165,12 +165,12 @@ mod tests {
     fn a_wrong_config_says_what_to_write() {
         let cases = [
             (
-                r#"{"ipv4_prefix": 33}"#,
-                "policy_config.ipv4_prefix = 33: expected 1 to 32",
+                r#"{"prefix_v4": 33}"#,
+                "policy_config.prefix_v4 = 33: expected 1 to 32",
             ),
             (
-                r#"{"ipv6_prefix": 0}"#,
-                "policy_config.ipv6_prefix = 0: expected 1 to 128",
+                r#"{"prefix_v6": 0}"#,
+                "policy_config.prefix_v6 = 0: expected 1 to 128",
             ),
             (
                 r#"{"table": 65536}"#,
@@ -178,7 +178,7 @@ mod tests {
             ),
             (
                 r#"{"prefix": 24}"#,
-                "unknown field `prefix`, expected one of `ipv4_prefix`",
+                "unknown field `prefix`, expected one of `prefix_v4`",
             ),
         ];
         for (config, expected) in cases {

@@ -89,7 +89,7 @@ fn pair(text: &str) -> Result<(String, u32)> {
 }
 
 /// To standard output; a reader that has seen enough (`| head`) ends us quietly.
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         outcome => outcome.context("cannot write to standard output"),

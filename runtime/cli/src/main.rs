@@ -4,6 +4,7 @@
 //! out.
 
 mod ask;
+mod module;
 mod render;
 mod run;
 mod shipped;
@@ -67,6 +68,11 @@ enum Command {
         #[command(flatten)]
         running: Running,
     },
+    /// For authors of policies: makes, builds, checks, simulates and times a module.
+    Module {
+        #[command(subcommand)]
+        command: module::Command,
+    },
     /// Compiles a module from standard input; what `run` calls itself with, within limits.
     #[command(name = run::COMPILE, hide = true)]
     CompileModule { cpu_s: u64, memory_bytes: u64 },
@@ -121,6 +127,7 @@ fn main() -> ExitCode {
             memory_bytes,
         } => waxwing_plugin::compile_child(cpu_s, memory_bytes).map_err(anyhow::Error::msg),
         Command::Reload { running } => ask::reload(&running.socket),
+        Command::Module { command } => module::run(&command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,6 +28,10 @@ const STACK_BYTES: usize = 128 * 1024;
 /// checks (measured: a third faster). Only touched pages take memory.
 const RESERVATION_BYTES: u64 = 1 << 32;
 
+/// What an instance may execute where that is counted: ample for any measurement, and an end to an
+/// endless loop within a minute or so.
+const FUEL_MAX: u64 = 1 << 36;
+
 /// How many clock ticks one call into a module may run for.
 ///
 /// Ticks are counted only while the module itself is running: if the kernel takes the CPU away
@@ -74,6 +78,8 @@ pub(crate) struct Engine {
     pulse: Pulse,
     stop: Arc<AtomicBool>,
     ticker: Option<JoinHandle<()>>,
+    /// What an instance may use up in its life, where that is counted instead of time.
+    fuel: Option<u64>,
 }
 
 impl Engine {
@@ -95,12 +101,34 @@ impl Engine {
             pulse,
             stop,
             ticker: Some(ticker),
+            fuel: None,
         })
     }
 
     /// An engine without a clock, to compile with.
     pub(crate) fn compile_only() -> wasmtime::Result<wasmtime::Engine> {
         wasmtime::Engine::new(&config())
+    }
+
+    /// An engine that counts what modules execute: each instruction is a unit of fuel, or none.
+    /// It has no clock; an instance that has used up its fuel traps.
+    pub(crate) fn counting() -> Result<Self, HostError> {
+        let mut config = config();
+        config.epoch_interruption(false).consume_fuel(true);
+        let inner =
+            wasmtime::Engine::new(&config).map_err(|e| HostError::Engine(format!("{e:#}")))?;
+        Ok(Self {
+            inner,
+            pulse: Pulse::default(),
+            stop: Arc::default(),
+            ticker: None,
+            fuel: Some(FUEL_MAX),
+        })
+    }
+
+    /// The fuel that each instance gets, if this engine counts it.
+    pub(crate) fn fuel(&self) -> Option<u64> {
+        self.fuel
     }
 
     /// The wasmtime engine.

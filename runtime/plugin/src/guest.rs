@@ -66,6 +66,11 @@ impl Guest {
     ) -> Result<(Self, Functions), ModuleError> {
         let refuse = |why: String| Refusal::Instantiate(why).of(module.label());
         let mut store = store(engine, services);
+        if let Some(fuel) = engine.fuel() {
+            store
+                .set_fuel(fuel)
+                .map_err(|error| refuse(format!("{error:#}")))?;
+        }
         arm(&mut store, &engine.pulse(), Budget::CONTROL);
         let instance = Instance::new(&mut store, &module.code, &[])
             .map_err(|error| refuse(describe(&error).text))?;
@@ -89,6 +94,11 @@ impl Guest {
     #[inline]
     pub(crate) fn memory(&mut self) -> &mut [u8] {
         self.memory.data_mut(&mut self.store)
+    }
+
+    /// What is left of the instance's fuel, where the engine counts it.
+    pub(crate) fn fuel_left(&self) -> Option<u64> {
+        self.store.get_fuel().ok()
     }
 
     /// Calls a function of this instance.

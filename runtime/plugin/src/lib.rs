@@ -37,6 +37,7 @@ mod trace;
 mod validate;
 mod vetting;
 mod watch;
+pub mod workbench;
 
 pub use bind::{BackendInfo, ServiceBinding};
 pub use compile::{CompileLimits, Compiler, compile_child};

@@ -46,7 +46,9 @@ impl Toolchain {
         }
     }
 
-    pub(crate) fn cargo(&self) -> &Path {
+    /// Its program `cargo`.
+    #[must_use]
+    pub fn cargo(&self) -> &Path {
         match self {
             Self::Installed { cargo, .. } | Self::Debian { cargo, .. } => cargo,
         }

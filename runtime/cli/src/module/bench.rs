@@ -1,0 +1,134 @@
+//! `waxwing module bench`.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, BufRead as _};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use waxwing_plugin::workbench::{Bench, BenchReport, Row, Spread, Workbench};
+
+use super::{Config, backends_count};
+use crate::ask::print;
+
+/// What `--serve` says first: its name and its version.
+const GREETING: &str = "waxwing module bench 1";
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The module.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    config: Config,
+    /// How many backends the service has, of equal weight.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = backends_count)]
+    backends: usize,
+    /// As JSON.
+    #[arg(long, conflicts_with = "serve")]
+    json: bool,
+    /// Times what standard input asks for, line by line (--help has the protocol).
+    #[arg(long)]
+    serve: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let workbench = Workbench::open(&arguments.file)?;
+    if cfg!(debug_assertions) {
+        eprintln!(
+            "This waxwing is a development build, whose checks cost more than a pick does. For \
+             figures that\nmean something: cargo build --release --package waxwing"
+        );
+    }
+    let mut bench = workbench.bench(&arguments.config.policy_config, arguments.backends)?;
+    if arguments.serve {
+        return serve(&mut bench);
+    }
+    let report = bench.compare()?;
+    if arguments.json {
+        return print(&(serde_json::to_string_pretty(&report)? + "\n"));
+    }
+    print(&text(&report))
+}
+
+fn serve(bench: &mut Bench<'_>) -> Result<()> {
+    print(&format!("{GREETING}\n"))?;
+    for line in io::stdin().lock().lines() {
+        let line = line.context("cannot read standard input")?;
+        let time = match asked(&line) {
+            Some((batch, calls)) => bench.run(batch, calls)?.as_nanos().to_string(),
+            None => format!("{line:?} is not `BATCH CALLS`, a batch of 1 to 64"),
+        };
+        print(&(time + "\n"))?;
+    }
+    Ok(())
+}
+
+fn asked(line: &str) -> Option<(usize, u64)> {
+    let (batch, calls) = line.trim().split_once(' ')?;
+    let batch = batch
+        .parse()
+        .ok()
+        .filter(|batch| (1..=64).contains(batch))?;
+    Some((batch, calls.parse().ok()?))
+}
+
+fn text(report: &BenchReport) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_report(&mut text, report);
+    text
+}
+
+fn write_report(out: &mut String, report: &BenchReport) -> fmt::Result {
+    writeln!(
+        out,
+        "nanoseconds a pick: the median, and from a tenth of the rounds to nine; backends: {}\n",
+        report.backends
+    )?;
+    writeln!(
+        out,
+        "{:>5}  {:^24}  {:^24}  {:^24}",
+        "batch", "module", "empty module", "above it"
+    )?;
+    for row in &report.rows {
+        let Row {
+            batch,
+            module,
+            empty,
+            above,
+        } = row;
+        let [module, empty, above] = [module, empty, above].map(|spread| cell(*spread));
+        writeln!(out, "{batch:>5}  {module}  {empty}  {above}")?;
+    }
+    writeln!(
+        out,
+        "\nThe empty module's pick returns at once: what is left is the call, the flows written and \
+         the\npicks read. Above it is the policy."
+    )
+}
+
+fn cell(spread: Spread) -> String {
+    let Spread {
+        median_ns,
+        low_ns,
+        high_ns,
+    } = spread;
+    format!(
+        "{median_ns:>8.1} {:<15}",
+        format!("({low_ns:.1} to {high_ns:.1})")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_a_batch_and_a_number_of_calls() {
+        assert_eq!(asked("32 1000"), Some((32, 1000)));
+        for bad in ["", "32", "0 5", "65 5", "a b", "8 -1"] {
+            assert_eq!(asked(bad), None, "{bad}");
+        }
+    }
+}

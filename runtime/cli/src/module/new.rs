@@ -1,0 +1,246 @@
+//! `waxwing module new`.
+//!
+//! Invariant: nothing that is there is written over, and a crate is made whole or not at all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use waxwing_plugin::is_module_name;
+
+use crate::ask::print;
+
+/// The SDK of the tree that this program was built from.
+const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk");
+
+/// What the templates call the crate and its SDK.
+const CRATE: &str = "my-policy";
+const LIBRARY: &str = "my_policy";
+const SDK_PATH: &str = "SDK_PATH";
+
+/// The crate's files.
+const FILES: [(&str, &str); 4] = [
+    ("Cargo.toml", include_str!("template/manifest.toml")),
+    ("src/lib.rs", include_str!("template/lib.rs")),
+    ("benches/pick.rs", include_str!("template/pick.rs")),
+    ("README.md", include_str!("template/README.md")),
+];
+
+/// Names that a library cannot have: Rust's keywords, what cargo makes itself, and the crates that a
+/// policy uses.
+const TAKEN: &[&str] = &[
+    "abstract",
+    "alloc",
+    "as",
+    "async",
+    "await",
+    "become",
+    "bench",
+    "box",
+    "break",
+    "build",
+    "const",
+    "continue",
+    "core",
+    "crate",
+    "criterion",
+    "deps",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "examples",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "incremental",
+    "let",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "priv",
+    "proc_macro",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "serde",
+    "static",
+    "std",
+    "struct",
+    "super",
+    "test",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "unsafe",
+    "unsized",
+    "use",
+    "virtual",
+    "waxwing_sdk",
+    "where",
+    "while",
+    "yield",
+];
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The crate's name. Services name the module so, with `_` for `-`.
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// What the module is to be.
+    #[arg(long, value_enum, default_value = "policy")]
+    kind: Kind,
+    /// The folder `sdk` of Waxwing's source; by default of the tree that this program was built from.
+    #[arg(long, value_name = "PATH")]
+    sdk: Option<PathBuf>,
+    /// Where the crate's folder is made.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    path: PathBuf,
+}
+
+/// The kinds of modules.
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    /// Chooses the backend of each new session.
+    Policy,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let Arguments {
+        name,
+        kind: Kind::Policy,
+        sdk,
+        path,
+    } = arguments;
+    check_name(name)?;
+    let sdk = find_sdk(sdk.as_deref())?;
+    let folder = match path.to_str() {
+        Some(".") => PathBuf::from(name),
+        _ => path.join(name),
+    };
+    if folder.symlink_metadata().is_ok() {
+        let folder = folder.display();
+        bail!("{folder} is there already; choose another name, or another folder by --path");
+    }
+    write(&folder, name, &sdk)?;
+    print(&format!(
+        "{0}: a policy that keeps a client with its server\n\n  cd {0}\n  cargo test\n  waxwing \
+         module build\n\nREADME.md there has the rest.\n",
+        folder.display()
+    ))
+}
+
+/// A crate that cargo takes, whose module a service can name.
+fn check_name(name: &str) -> Result<()> {
+    let starts_well = name.starts_with(|first: char| first.is_ascii_alphabetic());
+    if !starts_well || !is_module_name(name) {
+        bail!(
+            "{name:?} is no name for a module: write 1 to 64 of a-z, A-Z, 0-9, `_` and `-`, a letter first"
+        );
+    }
+    if TAKEN.contains(&name.replace('-', "_").as_str()) {
+        bail!("{name:?} means something to Rust or cargo; write another name, like {name}-policy");
+    }
+    Ok(())
+}
+
+fn find_sdk(given: Option<&Path>) -> Result<PathBuf> {
+    let folder = given.unwrap_or(Path::new(SDK));
+    let is_sdk = || -> Option<PathBuf> {
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).ok()?;
+        let ours = manifest
+            .lines()
+            .any(|line| line.trim() == "name = \"waxwing-sdk\"");
+        folder.canonicalize().ok().filter(|_| ours)
+    };
+    is_sdk().with_context(|| {
+        let why = if given.is_some() {
+            format!("{} is not Waxwing's SDK", folder.display())
+        } else {
+            "the source that this program was built from is not there any more".to_owned()
+        };
+        format!("{why}; name the SDK's folder in a checkout of Waxwing: --sdk /path/to/waxwing/sdk")
+    })
+}
+
+/// Makes the crate beside its place, then moves it there.
+fn write(folder: &Path, name: &str, sdk: &Path) -> Result<()> {
+    let sdk = sdk.to_str().context("the SDK's path is not UTF-8")?;
+    // JSON and TOML write a string alike, as far as paths go.
+    let quoted = serde_json::Value::from(sdk).to_string();
+    let aside = folder.with_file_name(format!(".{name}.{}", std::process::id()));
+    let library = name.replace('-', "_");
+    let make = || -> std::io::Result<()> {
+        for (path, text) in FILES {
+            let text = text
+                .replace(&format!("\"{SDK_PATH}\""), &quoted)
+                .replace(CRATE, name)
+                .replace(LIBRARY, &library);
+            let path = aside.join(path);
+            fs::create_dir_all(path.parent().unwrap_or(&aside))?;
+            fs::write(path, text)?;
+        }
+        fs::rename(&aside, folder)
+    };
+    make().map_err(|error| {
+        // What was made so far is nobody's; where it cannot be removed, that changes nothing.
+        let _ = fs::remove_dir_all(&aside);
+        anyhow::Error::new(error).context(format!("cannot make {}", folder.display()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_crates_and_a_modules() {
+        for good in ["a", "by-token", "By_Client2", "policy"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        let long = "a".repeat(65);
+        for bad in [
+            "",
+            "2nd",
+            "-a",
+            "_a",
+            "a.b",
+            "../a",
+            "a/b",
+            "é",
+            "fn",
+            "proc-macro",
+            "serde",
+            &long,
+        ] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_no_sdk_is_refused_with_what_to_write() {
+        let error = find_sdk(Some(Path::new("/")))
+            .map(|_| ())
+            .expect_err("no SDK");
+        assert!(error.to_string().contains("--sdk"), "{error}");
+    }
+
+    #[test]
+    fn the_names_that_are_taken_are_in_order() {
+        assert!(TAKEN.is_sorted());
+    }
+}

@@ -1,0 +1,230 @@
+//! `waxwing module simulate`.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use waxwing_plugin::workbench::{
+    BACKENDS_MAX, BackendSpec, Plan, Removal, Share, Simulation, Workbench,
+};
+
+use super::{Config, backends_count};
+use crate::ask::print;
+
+/// The width of a terminal that is none, and the least that bars are drawn for.
+const WIDTH: usize = 80;
+const WIDTH_MIN: usize = 60;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The module.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The backends: how many (`5`), or their weights (`3,1,1`), with tags where wanted (`3@7,1@8`).
+    #[arg(long, value_name = "SPEC", value_parser = specs)]
+    backends: Specs,
+    /// How many flows, of random clients.
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = clap::value_parser!(u32).range(1..))]
+    flows: u32,
+    #[command(flatten)]
+    config: Config,
+    /// Takes this backend away (its number, from 0) and counts the others' flows that move.
+    #[arg(long, value_name = "ID")]
+    remove: Option<u32>,
+    /// Other flows, and other random choices of the module.
+    #[arg(long, value_name = "N", default_value = "1")]
+    seed: u64,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Backends, as an argument gives them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Specs(Vec<BackendSpec>);
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let plan = Plan {
+        backends: arguments.backends.0.clone(),
+        flows: arguments.flows as usize,
+        seed: arguments.seed,
+        config: arguments.config.policy_config.clone(),
+        remove: arguments.remove,
+    };
+    let simulation = Workbench::open(&arguments.file)?.simulate(&plan)?;
+    if arguments.json {
+        return print(&(serde_json::to_string_pretty(&simulation)? + "\n"));
+    }
+    print(&text(&simulation, width()))
+}
+
+fn specs(text: &str) -> Result<Specs> {
+    let count = (!text.contains([',', '@'])).then(|| backends_count(text));
+    if let Some(count) = count {
+        return Ok(Specs(vec![BackendSpec { weight: 1, tag: 0 }; count?]));
+    }
+    let specs: Vec<_> = text.split(',').map(spec).collect::<Result<_>>()?;
+    if specs.len() > BACKENDS_MAX {
+        bail!(
+            "{} backends; a service has at most {BACKENDS_MAX}",
+            specs.len()
+        );
+    }
+    Ok(Specs(specs))
+}
+
+fn spec(text: &str) -> Result<BackendSpec> {
+    let (weight, tag) = text.split_once('@').unwrap_or((text, "0"));
+    match (weight.trim().parse(), tag.trim().parse()) {
+        (Ok(weight), Ok(tag)) => Ok(BackendSpec { weight, tag }),
+        _ => bail!("{text:?} is no backend; write WEIGHT or WEIGHT@TAG, whole numbers"),
+    }
+}
+
+fn width() -> usize {
+    if !io::stdout().is_terminal() {
+        return WIDTH;
+    }
+    crossterm::terminal::size().map_or(WIDTH, |(columns, _)| usize::from(columns))
+}
+
+fn text(simulation: &Simulation, width: usize) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_simulation(&mut text, simulation, width.max(WIDTH_MIN));
+    text
+}
+
+fn write_simulation(out: &mut String, simulation: &Simulation, width: usize) -> fmt::Result {
+    let Simulation {
+        flows,
+        shares,
+        fallback,
+        unavailable,
+        dropped,
+        fullest_over_share,
+        counters,
+        removal,
+    } = simulation;
+    writeln!(out, "flows       {flows}\nbackends    {}\n", shares.len())?;
+    write_shares(out, shares, width)?;
+    writeln!(
+        out,
+        "\nevenness    the fullest is {:.2} % over its share by weight",
+        fullest_over_share * 100.0
+    )?;
+    if *fallback > 0 {
+        writeln!(
+            out,
+            "fallback    {fallback} flows were left to the host's own choice"
+        )?;
+    }
+    if *unavailable > 0 {
+        let why = "of these were for a backend that takes no sessions";
+        writeln!(out, "            {unavailable} {why}")?;
+    }
+    if *dropped > 0 {
+        writeln!(out, "dropped     {dropped} flows")?;
+    }
+    for (name, value) in counters {
+        writeln!(out, "counter     {name} = {value}")?;
+    }
+    removal.map_or(Ok(()), |removal| write_removal(out, removal))
+}
+
+fn write_shares(out: &mut String, shares: &[Share], width: usize) -> fmt::Result {
+    let head = format!(
+        "{:>7}  {:>6}  {:>10}  {:>9}  {:>9}  {:>9}  ",
+        "backend", "weight", "tag", "flows", "share", "by weight"
+    );
+    writeln!(out, "{}", head.trim_end())?;
+    let largest = shares.iter().map(|share| share.share).fold(0.0, f64::max);
+    for share in shares {
+        let Share {
+            id,
+            weight,
+            tag,
+            flows,
+            share,
+            share_by_weight,
+        } = share;
+        let line = format!(
+            "{id:>7}  {weight:>6}  {tag:>10}  {flows:>9}  {:>7.2} %  {:>7.2} %  {}",
+            share * 100.0,
+            share_by_weight * 100.0,
+            bar(share / largest.max(f64::MIN_POSITIVE), width - head.len())
+        );
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn write_removal(out: &mut String, removal: Removal) -> fmt::Result {
+    let Removal {
+        id,
+        flows,
+        staying,
+        moved,
+        disruption,
+    } = removal;
+    writeln!(
+        out,
+        "disruption  {:.2} %: without backend {id} and its {flows} flows, {moved} of the others' \
+         {staying} moved",
+        disruption * 100.0
+    )
+}
+
+/// A part of the width, to an eighth of a character.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a part of a terminal's width"
+)]
+fn bar(part: f64, width: usize) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let eighths = (part.clamp(0.0, 1.0) * (width * 8) as f64).round() as usize;
+    "█".repeat(eighths / 8) + EIGHTHS[eighths % 8]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_are_a_count_or_weights_with_tags() {
+        let backend = |weight, tag| BackendSpec { weight, tag };
+        let cases = [
+            ("3", vec![backend(1, 0); 3]),
+            ("3,1", vec![backend(3, 0), backend(1, 0)]),
+            ("5@2", vec![backend(5, 2)]),
+            (
+                "3@7, 0@8,1",
+                vec![backend(3, 7), backend(0, 8), backend(1, 0)],
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(specs(text).ok(), Some(Specs(expected)), "{text}");
+        }
+        for bad in ["", "0", "4097", "1,,2", "1@", "a", "-1,2", "1.5,1"] {
+            assert!(specs(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bar_is_its_part_of_the_width() {
+        let cases = [
+            (0.0, ""),
+            (1.0, "████"),
+            (0.5, "██"),
+            (0.53, "██▏"),
+            (2.0, "████"),
+        ];
+        for (part, expected) in cases {
+            assert_eq!(bar(part, 4), expected, "{part}");
+        }
+    }
+}

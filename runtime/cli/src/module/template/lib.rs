@@ -1,0 +1,132 @@
+//! A policy: a client stays with one server, whatever port it comes from, until that server is full.
+//!
+//! Which server is the client's hangs on its address and the servers' keys alone, so every worker,
+//! every balancer and every restart agrees. A server that has `sessions_max` gets no new client's
+//! session while others have room: it spills over, evenly, by the hash of the whole flow.
+//!
+//! `by_hash` looks at every server, which is well for a hundred. For thousands make a table in `new` and
+//! `backends_changed`, as the shipped `maglev` does; `waxwing module check` shows what a pick costs.
+
+use serde::Deserialize;
+use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+
+/// What a service may set: `policy_config = { sessions_max = 10000 }`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Sessions that a server may have before its clients' new ones go elsewhere; 0 for no bound.
+    pub sessions_max: u32,
+}
+
+/// The policy at work for one service. Each worker has a value of its own.
+pub struct ClientHash {
+    sessions_max: u32,
+    /// Sessions that went to another server than their client's.
+    spilled: u64,
+}
+
+impl Policy for ClientHash {
+    type Config = Config;
+
+    /// Shown by `waxwing status` for each service.
+    const COUNTERS: &'static [&'static str] = &["spilled"];
+
+    /// Off the packet's way: check the config, build tables. An error is shown to the operator, and
+    /// what ran before goes on.
+    fn new(config: Config, _: &Backends<'_>) -> Result<Self, String> {
+        if config.sessions_max > 10_000_000 {
+            return Err(format!(
+                "policy_config.sessions_max = {}: expected 0 (no bound) to 10000000",
+                config.sessions_max
+            ));
+        }
+        Ok(Self {
+            sessions_max: config.sessions_max,
+            spilled: 0,
+        })
+    }
+
+    /// On the packet's way, up to 64 times in 100 microseconds. `None` becomes `Pick::Fallback`: the
+    /// host chooses.
+    fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick {
+        let own = backends.by_hash(hash::bytes(flow.source_octets()));
+        if own.is_none_or(|server| !self.is_full(server.active())) {
+            return own.into();
+        }
+        let other = backends.by_hash(flow.hash());
+        if other.is_some_and(|server| !self.is_full(server.active())) {
+            self.spilled += 1;
+            return other.into();
+        }
+        own.into()
+    }
+
+    fn counters(&self, values: &mut [u64]) {
+        values[0] = self.spilled;
+    }
+}
+
+impl ClientHash {
+    fn is_full(&self, sessions: u32) -> bool {
+        self.sessions_max > 0 && sessions >= self.sessions_max
+    }
+}
+
+export_policy!(ClientHash);
+
+// The tests drive the policy natively, through the records that the host writes for the module.
+#[cfg(test)]
+mod tests {
+    use waxwing_sdk::testing::{self, Driver, TestFlow};
+
+    use super::*;
+
+    fn policy(config: &str, weights: &[u32]) -> Result<Driver<ClientHash>, String> {
+        Driver::start(config, &testing::backends(weights), 1)
+    }
+
+    fn one_client() -> impl Iterator<Item = TestFlow> {
+        testing::flows(1).map(|flow| flow.from_address([192, 0, 2, 7].into()))
+    }
+
+    #[test]
+    fn a_client_stays_with_its_server() -> Result<(), String> {
+        let picks = policy("{}", &[1, 1, 1])?.pick_all(one_client().take(300));
+        assert!(picks.iter().all(|pick| *pick == picks[0]));
+        Ok(())
+    }
+
+    #[test]
+    fn clients_spread_by_weight() -> Result<(), String> {
+        let weights = [1, 1, 2];
+        let picks = policy("{}", &weights)?.pick_all(testing::flows(2).take(10_000));
+        assert!(testing::overload(&testing::counts(&picks, 3), &weights) < 0.05);
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_server_spills_over() -> Result<(), String> {
+        let mut policy = policy(r#"{ "sessions_max": 10 }"#, &[1, 1, 1])?;
+        let counts = testing::counts(&policy.pick_all(one_client().take(20)), 3);
+        assert_eq!(counts.iter().filter(|count| **count >= 10).count(), 1);
+        assert!(policy.counters()[0] > 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_drained_server_gets_none_and_none_at_all_is_the_hosts_choice() -> Result<(), String> {
+        let picks = policy("{}", &[0, 1])?.pick_all(testing::flows(3).take(100));
+        assert_eq!(testing::counts(&picks, 2), [0, 100]);
+        let picks = policy("{}", &[0, 0])?.pick_all(testing::flows(3).take(100));
+        assert!(picks.iter().all(|pick| *pick == Pick::Fallback));
+        Ok(())
+    }
+
+    #[test]
+    fn a_misspelt_key_is_an_error_that_names_it() {
+        let error = policy(r#"{ "session_max": 10 }"#, &[1])
+            .err()
+            .unwrap_or_default();
+        assert!(error.contains("session_max"), "{error}");
+    }
+}

@@ -1,0 +1,56 @@
+//! `waxwing module bench`: the table, and the protocol that benches of other crates use.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::common::{WAXWING, module, shipped};
+
+#[test]
+fn every_batch_size_is_timed_above_the_floor() {
+    let folder = TempDir::new().unwrap();
+    let policy = shipped(&folder, "least_connections");
+    let said = module(&["bench", &policy, "--backends", "64", "--json"]).json();
+    assert_eq!(said["backends"], 64);
+    let rows = said["rows"].as_array().unwrap();
+    let batches = rows.iter().map(|row| row["batch"].as_u64().unwrap());
+    assert_eq!(batches.collect::<Vec<_>>(), [1, 8, 32, 64]);
+    for row in rows {
+        let median = |side: &str| row[side]["median_ns"].as_f64().unwrap();
+        assert!(
+            median("empty") > 0.0 && median("module") > median("empty"),
+            "{row}"
+        );
+    }
+}
+
+#[test]
+fn a_serving_bench_answers_line_by_line() {
+    let folder = TempDir::new().unwrap();
+    let mut child = Command::new(WAXWING)
+        .args([
+            "module",
+            "bench",
+            "--serve",
+            &shipped(&folder, "round_robin"),
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut requests = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(answers.next().unwrap().unwrap(), "waxwing module bench 1");
+    let mut ask = |line: &str| {
+        writeln!(requests, "{line}").unwrap();
+        answers.next().unwrap().unwrap()
+    };
+    let few: u64 = ask("32 100").parse().unwrap();
+    let many: u64 = ask("32 10000").parse().unwrap();
+    assert!(many > few, "{few} ns, {many} ns");
+    assert!(ask("65 1").contains("a batch of 1 to 64"));
+    assert!(ask("1 1").parse::<u64>().is_ok());
+    drop(requests);
+    assert!(child.wait().unwrap().success());
+}

@@ -1,0 +1,122 @@
+//! `waxwing module new` and `build`: a crate of one's own, outside of this repository.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::common::{WAXWING, end, module};
+
+#[test]
+fn a_crate_is_made_once() {
+    let folder = TempDir::new().unwrap();
+    let new = [
+        "new",
+        "by-client",
+        "--path",
+        folder.path().to_str().unwrap(),
+    ];
+    module(&new).says(&["waxwing module build"]);
+    let made = folder.path().join("by-client");
+    let read = |file: &str| fs::read_to_string(made.join(file)).unwrap();
+    for (file, expected) in [
+        ("Cargo.toml", "name = \"by-client\""),
+        ("benches/pick.rs", "use by_client::ClientHash;"),
+        ("README.md", "policy = \"by_client\""),
+        ("src/lib.rs", "export_policy!(ClientHash);"),
+    ] {
+        assert!(read(file).contains(expected), "{file}");
+    }
+
+    fs::write(made.join("src/lib.rs"), "mine").unwrap();
+    module(&new).complains("is there already");
+    assert_eq!(read("src/lib.rs"), "mine");
+}
+
+#[test]
+fn a_crate_needs_a_good_name_and_an_sdk() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().to_str().unwrap();
+    for (name, more, expected) in [
+        ("fn", &[][..], "means something to Rust"),
+        ("a/b", &[], "no name for a module"),
+        ("other", &["--sdk", path], "not Waxwing's SDK"),
+        ("other", &["--kind", "cheese"], "policy"),
+    ] {
+        module(&[&["new", name, "--path", path], more].concat()).complains(expected);
+    }
+    assert_eq!(
+        fs::read_dir(path).unwrap().count(),
+        0,
+        "nothing is left over"
+    );
+    module(&["build", path]).complains("waxwing module new");
+}
+
+/// The way that the made crate's README goes, with the real cargo.
+#[test]
+fn a_made_crate_tests_builds_and_benches_by_itself() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().to_str().unwrap();
+    module(&["new", "by-client", "--path", path]).says(&[]);
+    let made = folder.path().join("by-client");
+    // The versions that are here already, so that no network is needed.
+    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
+    fs::copy(lock, made.join("Cargo.lock")).unwrap();
+    let inside = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&made);
+        command.env("CARGO_TARGET_DIR", folder.path().join("target"));
+        command
+            .env("CARGO_NET_OFFLINE", "true")
+            .env("WAXWING", WAXWING);
+        command
+    };
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+
+    end(&mut inside(&cargo, &["test"])).says(&["a_full_server_spills_over ... ok"]);
+
+    let modules = folder.path().join("modules");
+    let build = [
+        "module",
+        "build",
+        "--json",
+        "--out",
+        modules.to_str().unwrap(),
+    ];
+    let misspelt = [&build[..], &["--config", r#"{"sessions":1}"#]].concat();
+    end(&mut inside(WAXWING, &misspelt)).complains("policy_config.sessions");
+    assert!(!modules.exists(), "what does not pass is put nowhere");
+    let built = end(&mut inside(WAXWING, &build)).json();
+    let module_file = built["path"].as_str().map(PathBuf::from);
+    assert_eq!(module_file, Some(modules.join("by_client.wasm")));
+    assert_eq!(built["module"]["counters"][0], "spilled");
+    assert_eq!(fs::read_dir(&modules).unwrap().count(), 1);
+
+    let quick = [
+        "--quick",
+        "--warm-up-time",
+        "0.1",
+        "--measurement-time",
+        "0.2",
+    ];
+    // The tests' profile, in which the dependencies are built by now.
+    let bench = [&["bench", "--profile", "dev", "--"], &quick[..]].concat();
+    let both = [
+        "pick/native/1",
+        "pick/native/64",
+        "pick/wasm/1",
+        "pick/wasm/64",
+    ];
+    end(&mut inside(&cargo, &bench)).says(&both);
+    let alone = end(inside(&cargo, &bench).env("WAXWING", "/nowhere/waxwing"));
+    alone.says(&["pick/native/64"]);
+    assert!(!alone.stdout.contains("pick/wasm"), "{}", alone.stdout);
+    assert!(alone.stderr.contains("natively only"), "{}", alone.stderr);
+    assert!(
+        alone.stderr.contains("name it by WAXWING="),
+        "{}",
+        alone.stderr
+    );
+}

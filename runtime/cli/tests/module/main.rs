@@ -1,0 +1,9 @@
+//! The commands for authors of policies (`waxwing module`), by the real program.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+mod bench;
+mod check;
+mod common;
+mod made;
+mod simulate;

@@ -1,0 +1,168 @@
+//! Whether the balancer would take a module, and what it would get.
+//!
+//! Invariant: what passes here the balancer takes, for the same config; it tries each module again on
+//! its real services all the same.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::cost::{Cost, measure};
+use super::trial::{backends, service};
+use super::{Workbench, WorkbenchError};
+use crate::engine::Engine;
+use crate::error::{ModuleError, Refusal};
+use crate::guest::Guest;
+use crate::module::CompiledModule;
+use crate::records::Records;
+use crate::vetting::vet;
+
+/// The services tried, by their number of backends: the least, a few, a balancer's usual most, and
+/// the most that there can be.
+const SIZES: [usize; 4] = [1, 3, 64, super::BACKENDS_MAX];
+
+/// Up to so many backends every policy has to be fast enough.
+const USUAL_MAX: usize = 64;
+
+/// What is known of a module that passed.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct CheckReport {
+    /// The name that services use: the file's, without `.wasm`.
+    pub name: String,
+    /// The author's name for it.
+    pub title: String,
+    /// The author's version; may be empty.
+    pub version: String,
+    /// The SDK it was made with; may be empty.
+    pub sdk: String,
+    /// The ABI's version that it was made for.
+    pub abi: String,
+    /// The file's size, in bytes.
+    pub bytes: usize,
+    /// The first 12 digits of the file's SHA-256.
+    pub hash: String,
+    /// What it imports: nothing, or it would not have passed.
+    pub imports: Vec<String>,
+    /// What it exports.
+    pub exports: Vec<String>,
+    /// Bytes of payload wanted of each flow.
+    pub payload: usize,
+    /// Milliseconds between two ticks; 0 for none.
+    pub tick_ms: u32,
+    /// Its own counters.
+    pub counters: Vec<String>,
+    /// An instance's memory before any service is set up, in bytes.
+    pub memory_start_bytes: usize,
+    /// How long compiling took here, in milliseconds.
+    pub compile_ms: f64,
+    /// How it did by the number of backends.
+    pub sizes: Vec<AtSize>,
+}
+
+/// How a module did for a service of so many backends.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct AtSize {
+    /// The service's backends, of equal weight.
+    pub backends: usize,
+    /// How it did.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// How a module did for a service.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Well, at this cost.
+    Good(Cost),
+    /// It refused the service, in words that an operator can act upon: its right.
+    Refused {
+        /// Why.
+        why: String,
+    },
+    /// It ran past its time: no policy for so many backends.
+    TooSlow {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Workbench {
+    /// Tries the module on services of one to 4096 backends with this config (JSON, an object),
+    /// as the balancer tries a new module, and measures what it costs.
+    ///
+    /// # Errors
+    /// Why the balancer would refuse it. A service of more than 64 backends may be too much for a
+    /// policy, and any that it refuses itself is no error, as long as it takes one.
+    pub fn check(&self, config: &str) -> Result<CheckReport, WorkbenchError> {
+        let counting = Engine::counting()?;
+        let counted = self.compile(&counting, &self.module.image)?;
+        let (mut guest, _) = Guest::new(&self.engine, &self.module, 1)?;
+        let mut sizes = Vec::with_capacity(SIZES.len());
+        let mut refusal = None;
+        for count in SIZES {
+            let tried = self.try_size((&counting, &counted), config, count);
+            let verdict = match tried {
+                Ok(verdict) => verdict,
+                Err(error) if matches!(error.refusal, Refusal::Refused { .. }) => {
+                    let why = error.refusal.to_string();
+                    refusal.get_or_insert(error);
+                    Verdict::Refused { why }
+                }
+                Err(error) => return Err(error.into()),
+            };
+            sizes.push(AtSize {
+                backends: count,
+                verdict,
+            });
+        }
+        let takes_none = |size: &AtSize| matches!(size.verdict, Verdict::Refused { .. });
+        match refusal {
+            Some(refusal) if sizes.iter().all(takes_none) => Err(refusal.into()),
+            _ => Ok(self.report(guest.memory().len(), sizes)),
+        }
+    }
+
+    fn try_size(
+        &self,
+        counting: (&Engine, &Arc<CompiledModule>),
+        config: &str,
+        count: usize,
+    ) -> Result<Verdict, ModuleError> {
+        let usual = count <= USUAL_MAX;
+        if usual {
+            let backends = backends(std::iter::repeat_n((1, 0), count));
+            let service = service(0, config, backends);
+            vet(&self.engine, &self.module, &[service], &Records::default())?;
+        }
+        match measure(self, counting, config, count) {
+            Ok(cost) => Ok(Verdict::Good(cost)),
+            Err(fault) if fault.overrun && !usual => Ok(Verdict::TooSlow {
+                why: fault.error.refusal.to_string(),
+            }),
+            Err(fault) => Err(fault.error),
+        }
+    }
+
+    fn report(&self, memory_start_bytes: usize, sizes: Vec<AtSize>) -> CheckReport {
+        let (module, info) = (&self.module, &self.module.info);
+        let names = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect();
+        CheckReport {
+            name: module.name.clone(),
+            title: info.name.clone(),
+            version: info.version.clone(),
+            sdk: info.sdk.clone(),
+            abi: format!("{}.{}", info.abi_major, info.abi_minor),
+            bytes: module.image.len(),
+            hash: module.hash.to_string(),
+            imports: names(&mut module.code.imports().map(|import| import.name())),
+            exports: names(&mut module.code.exports().map(|export| export.name())),
+            payload: info.payload,
+            tick_ms: info.tick_ms,
+            counters: info.counters.clone(),
+            memory_start_bytes,
+            compile_ms: self.compile_time.as_secs_f64() * 1e3,
+            sizes,
+        }
+    }
+}

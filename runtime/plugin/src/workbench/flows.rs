@@ -1,0 +1,62 @@
+//! Flows that a service might get: random clients, both families and protocols, payloads of every
+//! length.
+//!
+//! Invariant: the same seed gives the same flows, so that two runs can be compared flow by flow.
+
+use waxwing_dataplane::NewFlow;
+use waxwing_dataplane::policy::PAYLOAD_MAX;
+use waxwing_packet::{Address, Protocol};
+use waxwing_sdk::hash;
+
+/// The VIP in both families (RFC 5737, RFC 3849).
+const VIP_V4: Address = Address::v4([203, 0, 113, 10]);
+const VIP_V6: Address = Address::v6([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]);
+
+/// Flows without end.
+pub(crate) fn flows(seed: u64) -> impl Iterator<Item = NewFlow> {
+    (0_u64..).map(move |at| flow(hash::mix(seed ^ hash::mix(at))))
+}
+
+/// One in four is IPv6, one in four UDP, which alone has a payload; one TCP flow in sixteen was
+/// met in its middle.
+fn flow(random: u64) -> NewFlow {
+    let [a, b, c, low, high, kind, fill, len] = random.to_le_bytes();
+    let udp = kind % 4 == 1;
+    let (source, destination) = if kind / 4 % 4 == 1 {
+        let client = [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, a, b, c, kind];
+        (Address::v6(client), VIP_V6)
+    } else {
+        (Address::v4([10, a, b, c]), VIP_V4)
+    };
+    NewFlow {
+        source,
+        source_port: u16::from_le_bytes([low, high]) | 1024,
+        destination,
+        destination_port: 443,
+        protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+        hash: hash::mix(!random),
+        mid_stream: !udp && kind / 16 == 1,
+        payload_len: if udp { len % 129 } else { 0 },
+        payload: [fill; PAYLOAD_MAX],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_are_of_every_kind_and_the_same_for_the_same_seed() {
+        let made: Vec<NewFlow> = flows(7).take(1000).collect();
+        let count = |is: fn(&NewFlow) -> bool| made.iter().filter(|flow| is(flow)).count();
+        let udp = count(|flow| flow.protocol == Protocol::Udp);
+        let v6 = count(|flow| flow.destination == VIP_V6);
+        let middle = count(|flow| flow.mid_stream);
+        assert!((150..350).contains(&udp), "{udp} UDP");
+        assert!((150..350).contains(&v6), "{v6} IPv6");
+        assert!((20..120).contains(&middle), "{middle} in their middle");
+        let hashes = |seed| flows(seed).take(1000).map(|flow| flow.hash);
+        assert!(hashes(7).eq(made.iter().map(|flow| flow.hash)));
+        assert!(!hashes(8).eq(hashes(7)));
+    }
+}
