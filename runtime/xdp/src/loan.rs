@@ -5,7 +5,7 @@
 //!
 //! Invariant: `lent <= size`, where `size` is that of both rings. So neither ring can overflow:
 //! a slot for every frame in the kernel's hands is free in the ring it will come back by, and
-//! what [`Loan::room`] allows always fits the ring it goes in by.
+//! what [`Loan::room`] allows fits the ring it goes in by, as soon as the kernel has freed the slots.
 
 /// The frames lent to the kernel by one ring pair.
 #[derive(Debug)]

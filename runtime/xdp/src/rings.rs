@@ -1,7 +1,9 @@
 //! One socket's four rings, spoken to in owned frames only.
 //!
-//! Invariant: a frame goes into a ring by giving up its [`Owned`] and comes out as a new one; the
-//! two [`Loan`]s keep every ring from overflowing, so what is put in is always taken.
+//! Invariant: a frame goes into a ring by giving up its [`Owned`] and comes out as a new one, and so
+//! does one that the ring did not take. The two [`Loan`]s keep every ring from overflowing; but the
+//! kernel may be late in freeing the slots of what it has given back, so a ring with room by its
+//! loan may take nothing for a moment, which is tried again.
 
 use std::mem;
 use std::os::fd::AsRawFd;
@@ -96,8 +98,14 @@ impl Rings {
     /// Lends the kernel frames to receive into, where it has room for some.
     pub(crate) fn refill(&mut self, pool: &Pool) {
         let room = self.receive_side.room();
-        if room >= REFILL_MIN {
-            pool.take(room.min(RING_BATCH), |frames| self.lend(frames));
+        if room < REFILL_MIN {
+            return;
+        }
+        let count = pool.take(room.min(RING_BATCH), |frames| self.stage(frames));
+        let taken = self.lend(count);
+        for &desc in &self.scratch[taken..count] {
+            // SAFETY: it was an `Owned`'s of the pool until `stage`, and the ring did not take it.
+            pool.put(unsafe { Owned::adopt(desc) });
         }
     }
 
@@ -105,21 +113,35 @@ impl Rings {
     pub(crate) fn fill_up(&mut self, frames: &mut Vec<Owned>) {
         while self.receive_side.room() > 0 && !frames.is_empty() {
             let count = frames.len().min(self.receive_side.room()).min(RING_BATCH);
-            self.lend(frames.drain(frames.len() - count..));
+            let count = self.stage(frames.drain(frames.len() - count..));
+            let taken = self.lend(count);
+            let rest = self.scratch[taken..count].iter();
+            // SAFETY: each was an `Owned`'s until `stage`, and the ring did not take it.
+            frames.extend(rest.map(|&desc| unsafe { Owned::adopt(desc) }));
+            if taken == 0 {
+                return;
+            }
         }
     }
 
-    /// Lends frames, at most what there is room for and [`RING_BATCH`].
-    fn lend(&mut self, frames: impl Iterator<Item = Owned>) {
+    /// Gives up frames, at most [`RING_BATCH`], into `scratch`; says how many.
+    fn stage(&mut self, frames: impl Iterator<Item = Owned>) -> usize {
         let mut count = 0;
         for (slot, frame) in self.scratch.iter_mut().zip(frames) {
             *slot = frame.release();
             count += 1;
         }
-        // SAFETY: each descriptor was an `Owned`'s of this UMEM, given up just now.
+        count
+    }
+
+    /// Lends the first `count` frames in `scratch`, for which the loan has room; says how many the
+    /// ring took. In copy mode the kernel hands received frames over a moment before it frees their
+    /// slots in the fill ring (`xsk_flush`, net/xdp/xsk.c): seen in between, the ring is full.
+    fn lend(&mut self, count: usize) -> usize {
+        // SAFETY: each descriptor was an `Owned`'s of this UMEM, given up by `stage`.
         let taken = unsafe { self.fill.produce(&self.scratch[..count]) };
-        assert_eq!(taken, count, "the loan keeps room in the fill ring");
-        self.receive_side.lend(count);
+        self.receive_side.lend(taken);
+        taken
     }
 
     /// Appends received frames, at most `max` and a batch; says how many.
@@ -156,15 +178,14 @@ impl Rings {
 
     /// Submits what was queued and wakes the kernel where it asks for that.
     pub(crate) fn flush(&mut self) {
-        let count = self.pending.len();
-        if count == 0 {
+        if self.pending.is_empty() {
             return;
         }
         // SAFETY: each descriptor was an `Owned`'s of this UMEM, given up when it was queued.
         let taken = unsafe { self.tx.produce(&self.pending) };
-        assert_eq!(taken, count, "the loan keeps room in the transmit ring");
-        self.pending.clear();
-        self.transmit_side.lend(count);
+        // What the ring has no room for yet waits for the next flush.
+        self.pending.drain(..taken);
+        self.transmit_side.lend(taken);
         if !self.says_when || self.tx.needs_wakeup() {
             self.kick_transmit();
         }
@@ -231,5 +252,58 @@ impl Drop for Rings {
         if !mem::take(&mut self.pending).is_empty() {
             tracing::debug!("frames queued and not flushed were dropped with their socket");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waxwing_packet::Mac;
+
+    use super::*;
+    use crate::socket::bind_all;
+    use crate::{Interface, Options, ZeroCopy};
+
+    /// The kernel has given frames back whose slots in the fill ring it has not freed yet.
+    #[test]
+    fn frames_that_the_fill_ring_has_no_room_for_yet_stay_in_the_pool() {
+        const RING: u32 = 64;
+        let options = Options {
+            zero_copy: ZeroCopy::Off,
+            ring_size: RING,
+            frames_per_queue: 4 * RING,
+            huge_pages: false,
+            ..Options::default()
+        };
+        let loopback = Interface {
+            name: "lo".into(),
+            index: 1,
+            mac: Mac::default(),
+            mtu: 1500,
+            queues: 1,
+        };
+        let sockets = match bind_all(&[loopback], &options) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                eprintln!("skipped: AF_XDP sockets need root: {error}");
+                return;
+            }
+        };
+        let mut frames: Vec<Owned> = sockets
+            .frames
+            .into_iter()
+            // SAFETY: they are fresh, and each is adopted once.
+            .map(|desc| unsafe { Owned::adopt(desc) })
+            .collect();
+        let total = frames.len();
+        let socket = sockets.bound.into_iter().flatten().next();
+        let mut rings = socket.expect("one socket").rings;
+        rings.fill_up(&mut frames);
+        let pool = Pool::new(sockets.umem, frames, total);
+        assert_eq!(pool.free(), total - RING as usize);
+
+        rings.receive_side.give_back(BATCH / 2);
+        rings.refill(&pool);
+        assert_eq!(pool.free(), total - RING as usize, "none is lost");
+        assert_eq!(rings.receive_side.lent(), RING as usize - BATCH / 2);
     }
 }
