@@ -4,6 +4,7 @@
 //! before the rest is built.
 
 mod ci;
+mod figures;
 mod packages;
 mod run;
 mod setup;
@@ -21,7 +22,7 @@ cargo xtask COMMAND
       --plain             lines instead of the live view
   test [FILTER]         every test: unit, property, model, and end to end in network namespaces
   ci                    what CI runs: formatting, lints, tests, docs, licences
-  bench [FILTER]        the criterion benches
+  bench [FILTER]        the criterion benches, and the table of what each policy's pick costs
 ";
 
 fn main() -> ExitCode {
@@ -60,11 +61,17 @@ fn demo(arguments: &[String]) -> Result<(), String> {
 fn bench(filter: &[String]) -> Result<(), String> {
     let mut arguments = vec![
         "bench",
-        "--package",
-        "waxwing-benches",
+        "--workspace",
         "--bench",
         "forward",
+        "--bench",
+        "policies",
     ];
-    arguments.extend(filter.iter().map(String::as_str));
-    run::cargo(&arguments)
+    if !filter.is_empty() {
+        arguments.push("--");
+        arguments.extend(filter.iter().map(String::as_str));
+    }
+    run::cargo(&arguments)?;
+    println!("{}", figures::table(&run::target().join("criterion")));
+    Ok(())
 }

@@ -27,39 +27,17 @@ const FLOWS: usize = 100_000;
 const FLOWS_PER_CHANGE: usize = 10_000;
 const BACKENDS: u32 = 12;
 
-/// A policy's name, its package, and a config in which it does the most.
-macro_rules! policies {
+macro_rules! compare {
     ($($name:ident :: $policy:ident, $package:literal, $config:literal;)*) => {
         const PACKAGES: &[&str] = &[$($package),*];
 
         fn compare_all(host: &Host) {
-            $(Trace::new(host, stringify!($name), $config).run::<$name::$policy>();)*
+            $(Trace::new(host, stringify!($name), $config).run::<waxwing_policies::$name::$policy>();)*
         }
     };
 }
 
-policies! {
-    destination_hash::DestinationHash, "waxwing-policy-destination-hash", "{}";
-    dns_name::DnsName, "waxwing-policy-dns-name", "{\"suffixes\":{\"internal.test\":1},\"default\":2}";
-    failover::Failover, "waxwing-policy-failover", "{\"order\":[2,1,3],\"min_available\":2,\"by\":\"source\"}";
-    least_connections::LeastConnections, "waxwing-policy-least-connections", "{}";
-    least_latency::LeastLatency, "waxwing-policy-least-latency", "{}";
-    least_signal::LeastSignal, "waxwing-policy-least-signal", "{\"signal\":2,\"per_weight\":true,\"max\":250}";
-    maglev::Maglev, "waxwing-policy-maglev", "{}";
-    never_queue::NeverQueue, "waxwing-policy-never-queue", "{}";
-    overflow::Overflow, "waxwing-policy-overflow", "{\"sessions_per_weight\":40}";
-    percent_split::PercentSplit, "waxwing-policy-percent-split", "{\"groups\":[{\"tag\":1,\"percent\":60},{\"tag\":2,\"percent\":30},{\"tag\":3,\"percent\":10}]}";
-    power_of_two::PowerOfTwo, "waxwing-policy-power-of-two", "{}";
-    quic_connection_id::QuicConnectionId, "waxwing-policy-quic-connection-id", "{}";
-    random::Random, "waxwing-policy-random", "{}";
-    rendezvous::Rendezvous, "waxwing-policy-rendezvous", "{}";
-    ring_hash::RingHash, "waxwing-policy-ring-hash", "{\"bound\":1.1}";
-    round_robin::RoundRobin, "waxwing-policy-round-robin", "{}";
-    shortest_expected_delay::ShortestExpectedDelay, "waxwing-policy-shortest-expected-delay", "{}";
-    source_hash::SourceHash, "waxwing-policy-source-hash", "{}";
-    sticky_source::StickySource, "waxwing-policy-sticky-source", "{\"clients_max\":512,\"timeout_s\":5}";
-    subnet::Subnet, "waxwing-policy-subnet", "{\"routes\":{\"10.0.0.0/9\":1,\"10.128.0.0/10\":2},\"default\":3,\"spill\":true}";
-}
+waxwing_policies::for_each_policy!(compare);
 
 #[test]
 fn wasm_and_native_agree() {

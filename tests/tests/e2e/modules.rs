@@ -1,12 +1,12 @@
 //! Modules dropped into the watched folder of a balancer under load.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{self, RunningLoad, connections};
-use waxwing_tests::topology::VIP4;
+use waxwing_tests::topology::{VIP4, server4};
 use waxwing_tests::waxwing::Copy;
-use waxwing_tests::{Layout, Load, Topology, Waxwing, modules};
+use waxwing_tests::{Layout, Load, Status, Topology, Waxwing, modules};
 
 use crate::traffic::{start_wrk, web, wrk_result};
 use crate::{Scenario, scenario};
@@ -15,6 +15,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_module_swap_loses_no_request, "nginx", "wrk"),
     scenario!(a_module_swap_changes_the_distribution),
     scenario!(a_broken_module_is_refused_and_the_last_good_one_serves),
+    scenario!(a_signal_steers_without_a_reload),
+    scenario!(a_policy_sees_what_passes),
 ];
 
 /// The hash of the module in use for round robin.
@@ -93,8 +95,13 @@ fn a_module_swap_changes_the_distribution() -> Result<()> {
     };
     assert_shares([1.0 / 3.0; 3])?;
     let before = hash(&waxwing)?;
+    let copied = Instant::now();
     waxwing.drop_in("round_robin.wasm", &favourite, Copy::Atomic)?;
     wait_swap(&waxwing, &before)?;
+    eprintln!(
+        "a new build answers on all workers {:?} after its copy",
+        copied.elapsed()
+    );
     assert_shares([0.6, 0.2, 0.2])?;
     waxwing.stop().map(drop)
 }
@@ -135,5 +142,119 @@ fn a_broken_module_is_refused_and_the_last_good_one_serves() -> Result<()> {
         (share - 0.6).abs() < 0.02,
         "the favourite has {share} of the sessions, not 0.6"
     );
+    waxwing.stop().map(drop)
+}
+
+/// The servers' shares of a second's requests.
+fn shares(topology: &Topology) -> Result<[f64; 3]> {
+    let load = Load {
+        rate: 600,
+        ..connections(VIP4, 80, Duration::from_secs(1))
+    };
+    let tally = actors::load(&topology.client, load)?;
+    ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+    Ok(["1", "2", "3"].map(|server| tally.share(server)))
+}
+
+fn a_signal_steers_without_a_reload() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let mut config = web(&topology);
+    let service = config.service_mut("web")?;
+    service.policy = "least_signal".to_owned();
+    service.signals = vec!["queue"];
+    // Requests are over at once here, so they add nothing to a queue.
+    let keys = [("max", 100), ("per_session", 0)];
+    service.policy_config = keys
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .into();
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let set = |server: u8, value: u32| {
+        let (backend, signal) = (
+            format!("{}:8080", server4(server)),
+            format!("queue={value}"),
+        );
+        let finished = waxwing.ask(&["backend", "signal", "web", &backend, &signal])?;
+        ensure!(finished.status.success(), "refused: {}", finished.stderr);
+        Ok(())
+    };
+    let generation = |status: &Status| status.0["config"]["generation"].as_u64();
+    let before = generation(&waxwing.status()?);
+    let even = shares(&topology)?;
+    ensure!(even.iter().all(|share| *share > 0.2), "uneven: {even:?}");
+
+    // Server 2 reports a queue over the bound, then the other two do.
+    set(2, 100)?;
+    let without_2 = shares(&topology)?;
+    ensure!(
+        without_2[1] == 0.0 && without_2[0] > 0.3 && without_2[2] > 0.3,
+        "{without_2:?}"
+    );
+    set(2, 0)?;
+    set(1, 100)?;
+    set(3, 100)?;
+    let only_2 = shares(&topology)?;
+    // A pick looks at a few pairs, and now and then server 2 is in none of them.
+    ensure!(only_2[1] > 0.9, "{only_2:?}");
+    ensure!(
+        generation(&waxwing.status()?) == before,
+        "there was no reload"
+    );
+    let refused = waxwing.ask(&["backend", "signal", "web", "10.9.9.9:1", "queue=1"])?;
+    ensure!(
+        refused.stderr.contains("has no backend \"10.9.9.9:1\""),
+        "{}",
+        refused.stderr
+    );
+    waxwing.stop().map(drop)
+}
+
+/// Live numbers come from the packets: latency, rates, failures; and a module's counters show.
+fn a_policy_sees_what_passes() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let servers = actors::http_servers(&topology, 8080)?;
+    let mut config = web(&topology);
+    config.service_mut("web")?.policy = "sticky_source".to_owned();
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let tally = actors::load(
+        &topology.client,
+        Load {
+            rate: 300,
+            ..connections(VIP4, 80, Duration::from_secs(3))
+        },
+    )?;
+    ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+    // All requests are of one client, so one server has them all.
+    let status = waxwing.wait_status("the counters", |status| {
+        status.0["services"][0]["counters"]["new"] == 1
+    })?;
+    let service = &status.0["services"][0];
+    let hits = service["counters"]["hits"].as_u64().unwrap_or(0);
+    ensure!(hits + 1 == tally.answers(), "{hits} hits: {status}");
+    let busy = (0..3).map(|at| &service["backends"][at]);
+    let busy = busy.max_by_key(|backend| backend["sessions"].as_u64());
+    let busy = busy.context("a backend")?;
+    for number in ["latency_us", "sessions_per_s"] {
+        ensure!(busy[number].as_u64() > Some(0), "no {number}: {status}");
+    }
+
+    // Its servers gone, connections are refused: counted, and rated.
+    drop(servers);
+    let load = Load {
+        rate: 50,
+        ..connections(VIP4, 80, Duration::from_secs(3))
+    };
+    let tally = actors::load(&topology.client, load)?;
+    ensure!(tally.answers() == 0, "nobody can have answered");
+    let status = waxwing.status()?;
+    let backends = (0..3).map(|at| &status.0["services"][0]["backends"][at]);
+    let sum = |key: &str| {
+        backends
+            .clone()
+            .filter_map(|b| b[key].as_u64())
+            .sum::<u64>()
+    };
+    ensure!(sum("refused") > 50, "{status}");
+    ensure!(sum("failures_ppm") > 0, "{status}");
     waxwing.stop().map(drop)
 }

@@ -1,0 +1,298 @@
+//! What a policy's pick costs, natively and as a module, and what becomes of modules: instances
+//! made, swapped, and rebuilt after a trap.
+//!
+//! `pick/POLICY/{native,wasm}/BATCH` is a batch over ten backends, per flow; `pick/empty/wasm` is a
+//! module that only answers, the floor of any. `backends/POLICY/COUNT` is a batch of 64 as a module,
+//! over more backends. Both sides write the flows into the policy's records first, as the balancer
+//! does.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use criterion::measurement::WallTime;
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
+use waxwing_dataplane::policy::{PAYLOAD_MAX, PickContext};
+use waxwing_dataplane::{BackendId, Gauges, NewFlow, Now, Pick, Policy, ServiceId};
+use waxwing_packet::{Address, Protocol};
+use waxwing_plugin::{BackendInfo, Event, Host, Options, ServiceBinding};
+use waxwing_sdk::abi::BackendRecord;
+use waxwing_sdk::testing::{self, Driver, TestFlow};
+
+const BATCHES: [usize; 4] = [1, 8, 32, 64];
+const BACKENDS: u32 = 10;
+const MORE_BACKENDS: [u32; 3] = [3, 100, 4096];
+const SEED: u64 = 42;
+const SERVICE: ServiceId = ServiceId(0);
+/// Flows that each measurement goes through again and again.
+const FLOWS: usize = 4096;
+
+const EMPTY: &str = include_str!("../../runtime/plugin/src/workbench/empty.wat");
+
+macro_rules! bench_each {
+    ($($name:ident :: $policy:ident, $package:literal, $config:literal;)*) => {
+        const PACKAGES: &[&str] = &[$($package),*];
+
+        fn picks(criterion: &mut Criterion, host: &Host) {
+            $(
+                let mut group = short(criterion, concat!("pick/", stringify!($name)));
+                native::<waxwing_policies::$name::$policy>(&mut group, stringify!($name), $config);
+                wasm(&mut group, host, stringify!($name), $config);
+                group.finish();
+            )*
+        }
+
+        fn more_backends(criterion: &mut Criterion, host: &Host) {
+            $(
+                let mut group = short(criterion, concat!("backends/", stringify!($name)));
+                group.throughput(Throughput::Elements(64));
+                for count in MORE_BACKENDS {
+                    let records = records(stringify!($name), count);
+                    // Not every policy takes every number of backends.
+                    let Some(mut side) = Wasm::new(host, stringify!($name), $config, &records) else {
+                        continue;
+                    };
+                    group.bench_function(BenchmarkId::from_parameter(count), |bench| {
+                        bench.iter(|| side.pick(64));
+                    });
+                }
+                group.finish();
+            )*
+        }
+    };
+}
+
+waxwing_policies::for_each_policy!(bench_each);
+
+fn short<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = criterion.benchmark_group(name);
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(400));
+    group
+}
+
+/// Backends of different weights, with the tags that the policy's config is made for.
+fn records(name: &str, count: u32) -> Vec<BackendRecord> {
+    let tags = if name == "quic_connection_id" {
+        count
+    } else {
+        3
+    };
+    let record = |id: u32| BackendRecord {
+        tag: 1 + id % tags,
+        ..testing::backend(id, 1 + id % 3)
+    };
+    (0..count).map(record).collect()
+}
+
+fn flows() -> Vec<TestFlow> {
+    let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x03www\x08internal\x04test\0\0\x01\0\x01";
+    let short_header = |at: usize| {
+        let id = u32::try_from(at % 10 + 1).unwrap_or(1).to_be_bytes();
+        [&[0x40, 0][..], &id, &[7; 40]].concat()
+    };
+    let payload = |(at, flow): (usize, TestFlow)| match at % 2 {
+        0 => flow.with_payload(query),
+        _ => flow.with_payload(&short_header(at)),
+    };
+    testing::flows(SEED)
+        .take(FLOWS)
+        .enumerate()
+        .map(payload)
+        .collect()
+}
+
+fn new_flow(flow: &TestFlow) -> NewFlow {
+    let mut payload = [0; PAYLOAD_MAX];
+    payload[..flow.payload.len()].copy_from_slice(&flow.payload);
+    NewFlow {
+        source: Address::v6(flow.record.source),
+        source_port: flow.record.source_port,
+        destination: Address::v6(flow.record.destination),
+        destination_port: flow.record.destination_port,
+        protocol: Protocol::Tcp,
+        hash: flow.record.hash,
+        mid_stream: false,
+        payload_len: u8::try_from(flow.payload.len()).unwrap_or(u8::MAX),
+        payload,
+    }
+}
+
+fn native<P: waxwing_sdk::Policy>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    config: &str,
+) {
+    let records = records(name, BACKENDS);
+    let flows = flows();
+    for batch in BATCHES {
+        let mut driver = Driver::<P>::start(config, &records, SEED).expect("it takes the config");
+        let mut batches = flows.chunks_exact(batch).cycle();
+        group.throughput(Throughput::Elements(batch as u64));
+        group.bench_function(BenchmarkId::new("native", batch), |bench| {
+            bench.iter(|| {
+                // As the host does before each call, lest sessions pile up without end.
+                for record in driver.backends_mut() {
+                    record.active = 10;
+                }
+                let flows = batches.next().expect("it goes round");
+                black_box(driver.pick(flows));
+            });
+        });
+    }
+}
+
+fn wasm(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, name: &str, config: &str) {
+    let mut side =
+        Wasm::new(host, name, config, &records(name, BACKENDS)).expect("it takes the config");
+    for batch in BATCHES {
+        group.throughput(Throughput::Elements(batch as u64));
+        group.bench_function(BenchmarkId::new("wasm", batch), |bench| {
+            bench.iter(|| side.pick(batch));
+        });
+    }
+}
+
+/// A module's instance at work.
+struct Wasm {
+    policy: Box<dyn Policy>,
+    ids: Vec<BackendId>,
+    gauges: Gauges,
+    flows: Vec<NewFlow>,
+    at: usize,
+    nanos: u64,
+    picks: [Pick; 64],
+}
+
+impl Wasm {
+    fn new(host: &Host, name: &str, config: &str, records: &[BackendRecord]) -> Option<Self> {
+        let policy = host
+            .bind(name, 1, SEED, &[binding(config, records)])
+            .ok()?
+            .policies
+            .pop()?;
+        Some(Self {
+            policy,
+            ids: records.iter().map(|r| BackendId(r.id)).collect(),
+            gauges: Gauges::new(records.len(), 1),
+            flows: flows().iter().map(new_flow).collect(),
+            at: 0,
+            nanos: 0,
+            picks: [Pick::Fallback; 64],
+        })
+    }
+
+    fn pick(&mut self, batch: usize) {
+        self.at = if self.at + 2 * batch > FLOWS {
+            0
+        } else {
+            self.at + batch
+        };
+        // A new millisecond now and then, as on a wire.
+        self.nanos += 20_000;
+        let context = PickContext {
+            now: Now::from_start(Duration::from_nanos(self.nanos)),
+            backends: &self.ids,
+            gauges: &self.gauges,
+        };
+        let flows = &self.flows[self.at..self.at + batch];
+        self.policy
+            .pick(SERVICE, context, flows, &mut self.picks[..batch])
+            .expect("it picks");
+        black_box(&self.picks);
+    }
+}
+
+fn binding(config: &str, records: &[BackendRecord]) -> ServiceBinding {
+    let backend = |record: &BackendRecord| BackendInfo {
+        id: BackendId(record.id),
+        key: record.key,
+        weight: record.weight,
+        healthy: true,
+        tag: record.tag,
+    };
+    ServiceBinding {
+        service: SERVICE,
+        name: "web".into(),
+        config_json: config.into(),
+        backends: records.iter().map(backend).collect(),
+    }
+}
+
+/// What becomes of modules: an instance made; one made and put to work in the place of another; one
+/// that traps and is made anew.
+fn life(criterion: &mut Criterion, host: &Host) {
+    let mut group = short(criterion, "module");
+    let services = [binding("{}", &records("round_robin", BACKENDS))];
+    let module = host.policy("round_robin").expect("it is shipped");
+    group.bench_function("instantiate", |bench| {
+        bench.iter(|| host.instantiate(&module, 0, SEED, &services).expect("made"));
+    });
+    group.bench_function("swap", |bench| {
+        let mut serving = host.instantiate(&module, 0, SEED, &services).expect("made");
+        bench.iter(|| {
+            let next = host.instantiate(&module, 0, SEED, &services).expect("made");
+            host.put_to_work(&module, false);
+            serving = next;
+        });
+        black_box(serving.payload_len());
+    });
+    group.bench_function("trap_and_recover", |bench| {
+        bench.iter(|| {
+            let mut side = Wasm::new(host, "trap", "{}", &records("trap", BACKENDS)).expect("made");
+            let context = PickContext {
+                now: Now::default(),
+                backends: &side.ids,
+                gauges: &side.gauges,
+            };
+            let picks = &mut side.picks[..1];
+            let trapped = side.policy.pick(SERVICE, context, &side.flows[..1], picks);
+            assert!(trapped.is_err(), "it traps");
+        });
+    });
+    group.finish();
+}
+
+/// The empty module, but that it traps on flows from ports that its vetting does not have.
+fn trap() -> String {
+    let pick = "(local.get $n)))";
+    let checked = "(if (i32.gt_u (i32.load16_u offset=2088 (i32.const 0)) (i32.const 2000))
+                     (then unreachable))
+                   (local.get $n)))";
+    EMPTY.replace(pick, checked)
+}
+
+fn policies(criterion: &mut Criterion) {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let target = std::env::temp_dir().join(format!("waxwing-bench-{}", std::process::id()));
+    let modules = waxwing_module_build::build(&manifest, PACKAGES, &target).expect("modules");
+    let mut shipped: Vec<(&'static str, &'static [u8])> = modules
+        .iter()
+        .map(|module| {
+            let bytes = std::fs::read(&module.path).expect("a module");
+            (&*module.name.clone().leak(), &*bytes.leak())
+        })
+        .collect();
+    std::fs::remove_dir_all(&target).expect("removed");
+    shipped.push(("trap", wat::parse_str(trap()).expect("it is valid").leak()));
+    shipped.push(("empty", wat::parse_str(EMPTY).expect("it is valid").leak()));
+    let (faults, _kept) = channel::<Event>();
+    let host = Host::new(Options::default(), &shipped, None, move |event| {
+        let _ = faults.send(event);
+    });
+    let host = host.expect("a host");
+    let mut group = short(criterion, "pick/empty");
+    wasm(&mut group, &host, "empty", "{}");
+    group.finish();
+    picks(criterion, &host);
+    more_backends(criterion, &host);
+    life(criterion, &host);
+}
+
+criterion_group!(benches, policies);
+criterion_main!(benches);

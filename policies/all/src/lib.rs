@@ -1,0 +1,56 @@
+//! All policies that ship with the balancer, natively: for tests and benches that go through them.
+//!
+//! Invariant: a policy that ships is in [`for_each_policy!`], so it is compared with its Wasm
+//! module and measured.
+
+pub use destination_hash;
+pub use dns_name;
+pub use failover;
+pub use least_connections;
+pub use least_latency;
+pub use least_signal;
+pub use maglev;
+pub use never_queue;
+pub use overflow;
+pub use percent_split;
+pub use power_of_two;
+pub use quic_connection_id;
+pub use random;
+pub use rendezvous;
+pub use ring_hash;
+pub use round_robin;
+pub use shortest_expected_delay;
+pub use source_hash;
+pub use sticky_source;
+pub use subnet;
+
+/// Calls a macro with a row for each policy: `name :: Type, package, config;`, where the config is
+/// one in which the policy does the most. It is made for backends with the tags 1, 2 and 3, but for
+/// `quic_connection_id`, whose backends want a tag each.
+#[macro_export]
+macro_rules! for_each_policy {
+    ($visit:ident) => {
+        $visit! {
+            destination_hash::DestinationHash, "waxwing-policy-destination-hash", "{}";
+            dns_name::DnsName, "waxwing-policy-dns-name", "{\"suffixes\":{\"internal.test\":1},\"default\":2}";
+            failover::Failover, "waxwing-policy-failover", "{\"order\":[2,1,3],\"min_available\":2,\"by\":\"source\"}";
+            least_connections::LeastConnections, "waxwing-policy-least-connections", "{}";
+            least_latency::LeastLatency, "waxwing-policy-least-latency", "{}";
+            least_signal::LeastSignal, "waxwing-policy-least-signal", "{\"signal\":2,\"per_weight\":true,\"max\":250}";
+            maglev::Maglev, "waxwing-policy-maglev", "{}";
+            never_queue::NeverQueue, "waxwing-policy-never-queue", "{}";
+            overflow::Overflow, "waxwing-policy-overflow", "{\"sessions_per_weight\":40}";
+            percent_split::PercentSplit, "waxwing-policy-percent-split", "{\"groups\":[{\"tag\":1,\"percent\":60},{\"tag\":2,\"percent\":30},{\"tag\":3,\"percent\":10}]}";
+            power_of_two::PowerOfTwo, "waxwing-policy-power-of-two", "{}";
+            quic_connection_id::QuicConnectionId, "waxwing-policy-quic-connection-id", "{}";
+            random::Random, "waxwing-policy-random", "{}";
+            rendezvous::Rendezvous, "waxwing-policy-rendezvous", "{}";
+            ring_hash::RingHash, "waxwing-policy-ring-hash", "{\"bound\":1.1}";
+            round_robin::RoundRobin, "waxwing-policy-round-robin", "{}";
+            shortest_expected_delay::ShortestExpectedDelay, "waxwing-policy-shortest-expected-delay", "{}";
+            source_hash::SourceHash, "waxwing-policy-source-hash", "{}";
+            sticky_source::StickySource, "waxwing-policy-sticky-source", "{\"clients_max\":512,\"timeout_s\":5}";
+            subnet::Subnet, "waxwing-policy-subnet", "{\"routes\":{\"10.0.0.0/9\":1,\"10.128.0.0/10\":2},\"default\":3,\"spill\":true}";
+        }
+    };
+}
