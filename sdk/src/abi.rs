@@ -346,7 +346,7 @@ pub enum Kind {
 }
 
 /// The content of the custom section [`SECTION_NAME`]: lines of `key=value` in UTF-8, each ended
-/// by a line feed. Keys that the host does not know are ignored.
+/// by a line feed, without other control characters. Keys that the host does not know are ignored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ModuleInfo {
     /// `kind`.
@@ -395,6 +395,12 @@ impl ModuleInfo {
         }
         let text = core::str::from_utf8(section)
             .map_err(|error| SectionError(format!("not UTF-8 text: {error}")))?;
+        // It is shown to people, in terminals and logs.
+        if let Some(control) = text.chars().find(|c| c.is_control() && *c != '\n') {
+            return Err(SectionError(format!(
+                "the control character {control:?} is in it; expected lines of text"
+            )));
+        }
         let find = |key: &str| {
             text.lines()
                 .find_map(|line| line.split_once('=').filter(|(k, _)| *k == key))
@@ -586,8 +592,10 @@ mod tests {
 
     #[test]
     fn a_wrong_section_is_refused_with_what_is_expected() {
-        let cases: [(&[u8], &str); 9] = [
+        let cases: [(&[u8], &str); 11] = [
             (b"", "no line `kind="),
+            (b"kind=\x1b[2J\n", "control character '\\u{1b}'"),
+            (b"kind=policy\r\n", "control character '\\r'"),
             (b"kind=cheese\n", "expected `policy`"),
             (b"kind=policy\nabi=one\n", "not a version"),
             (b"kind=policy\nabi=2.0\n", "made for ABI 2.0"),

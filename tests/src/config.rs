@@ -61,6 +61,9 @@ pub struct Service {
     /// What the policy gets.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub policy_config: BTreeMap<String, toml::Value>,
+    /// How long its sessions live, by the config's keys.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub timeouts: BTreeMap<&'static str, &'static str>,
     /// Its servers.
     #[serde(rename = "backend")]
     pub backends: Vec<Backend>,
@@ -176,6 +179,7 @@ impl Service {
             policy: "round_robin".to_owned(),
             signals: Vec::new(),
             policy_config: BTreeMap::new(),
+            timeouts: BTreeMap::new(),
             backends: backends.collect(),
         }
     }

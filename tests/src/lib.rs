@@ -7,6 +7,7 @@
 
 pub mod actors;
 pub mod config;
+pub mod hostile;
 pub mod http_server;
 pub mod inject;
 pub mod load;
@@ -16,6 +17,7 @@ pub mod process;
 pub mod scratch;
 pub mod status;
 pub mod topology;
+pub mod wat;
 pub mod waxwing;
 
 pub use config::{Backend, Config, Service};

@@ -67,8 +67,7 @@ impl Status {
     /// Why the module of a name that came last was refused, with its hash; nothing where it was not.
     #[must_use]
     pub fn module_refused(&self, policy: &str) -> Option<String> {
-        let modules = list(&self.0["modules"]);
-        let refused = &modules.iter().find(|module| module["name"] == policy)?["refused"];
+        let refused = &self.module(policy)?["refused"];
         let hash = refused["hash"].as_str().unwrap_or("unreadable");
         refused["reason"]
             .as_str()
@@ -104,6 +103,42 @@ impl Status {
             }
         }
         buckets
+    }
+
+    /// Where the module that serves a name is from.
+    #[must_use]
+    pub fn module_source(&self, policy: &str) -> Option<&str> {
+        self.module(policy)?["serving"]["source"].as_str()
+    }
+
+    /// Whether a new build of a module serves on the first worker only.
+    #[must_use]
+    pub fn has_canary(&self, policy: &str) -> bool {
+        self.module(policy)
+            .is_some_and(|module| !module["canary"].is_null())
+    }
+
+    /// Why builds of a module are quarantined.
+    #[must_use]
+    pub fn module_quarantined(&self, policy: &str) -> Vec<&str> {
+        let builds = self.module(policy).map(|module| &module["quarantined"]);
+        let builds = builds.map_or(&[][..], list).iter();
+        builds
+            .filter_map(|build| build["reason"].as_str())
+            .collect()
+    }
+
+    /// What happened to a module's builds lately, the oldest first.
+    #[must_use]
+    pub fn module_steps(&self, policy: &str) -> Vec<&str> {
+        let steps = self.module(policy).map(|module| &module["steps"]);
+        let steps = steps.map_or(&[][..], list).iter();
+        steps.filter_map(|step| step["text"].as_str()).collect()
+    }
+
+    fn module(&self, policy: &str) -> Option<&Value> {
+        let modules = list(&self.0["modules"]);
+        modules.iter().find(|module| module["name"] == policy)
     }
 
     /// Sessions of a service's backend now.

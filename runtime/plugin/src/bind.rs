@@ -64,10 +64,15 @@ pub(crate) fn bind(
     owner: Owner,
     services: &[ServiceBinding],
 ) -> Result<WasmPolicy, ModuleError> {
-    let (mut guest, functions) = Guest::new(engine, module, services.len())?;
+    let budget = Budget::set_up(services.len());
+    let (mut guest, functions) = Guest::new(engine, module, services.len(), budget)?;
     let mut hosted = Vec::with_capacity(services.len());
     for service in services {
-        let one = host_service(&mut guest, &functions, module, &owner, service)
+        let set_up = SetUp {
+            service: &service.name,
+            budget,
+        };
+        let one = host_service(&mut guest, &functions, module, &owner, (service, set_up))
             .map_err(|refusal| refusal.of(module.label()))?;
         hosted.push(one);
     }
@@ -91,20 +96,18 @@ fn host_service(
     functions: &Functions,
     module: &CompiledModule,
     owner: &Owner,
-    service: &ServiceBinding,
+    (service, set_up): (&ServiceBinding, SetUp<'_>),
 ) -> Result<Hosted, Refusal> {
-    let set_up = SetUp {
-        service: &service.name,
-    };
+    let budget = set_up.budget;
     let config_len = set_up.size("config", service.config_json.len(), CONFIG_MAX)?;
     let backends_max = set_up.size("backends", service.backends.len(), BACKENDS_MAX)?;
 
     let buffer = guest
-        .call(&functions.reserve, config_len.max(1), Budget::CONTROL)
+        .call(&functions.reserve, config_len.max(1), budget)
         .map_err(|failure| set_up.failed("waxwing_reserve", &failure))?;
     set_up.write_config(guest, buffer, &service.config_json)?;
     let header = guest
-        .call(&functions.init, (config_len, backends_max), Budget::CONTROL)
+        .call(&functions.init, (config_len, backends_max), budget)
         .map_err(|failure| set_up.failed("waxwing_init", &failure))?;
     if header == 0 {
         return Err(set_up.refused(guest));
@@ -136,7 +139,7 @@ fn host_service(
     write_backends(guest.memory(), &hosted, &service.backends);
     if let Some(changed) = &functions.backends_changed {
         let taken = guest
-            .call(changed, header, Budget::CONTROL)
+            .call(changed, header, budget)
             .map_err(|failure| set_up.failed("waxwing_backends_changed", &failure))?;
         if taken == 0 {
             return Err(set_up.refused(guest));
@@ -145,9 +148,10 @@ fn host_service(
     Ok(hosted)
 }
 
-/// The errors of one service's set-up.
+/// One service's set-up: its time, and its errors.
 struct SetUp<'a> {
     service: &'a str,
+    budget: Budget,
 }
 
 impl SetUp<'_> {

@@ -34,7 +34,7 @@ pub(crate) struct Failure {
 /// What the store carries: limits, and what is left of the call's budget.
 struct State {
     limits: StoreLimits,
-    ticks_left: u32,
+    budget: Budget,
 }
 
 /// The module's functions, looked up once.
@@ -58,11 +58,12 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Instantiates a module with memory for so many services.
+    /// Instantiates a module with memory for so many services, within a budget.
     pub(crate) fn new(
         engine: &Engine,
         module: &CompiledModule,
         services: usize,
+        budget: Budget,
     ) -> Result<(Self, Functions), ModuleError> {
         let refuse = |why: String| Refusal::Instantiate(why).of(module.label());
         let mut store = store(engine, services);
@@ -71,7 +72,7 @@ impl Guest {
                 .set_fuel(fuel)
                 .map_err(|error| refuse(format!("{error:#}")))?;
         }
-        arm(&mut store, &engine.pulse(), Budget::CONTROL);
+        arm(&mut store, &engine.pulse(), budget);
         let instance = Instance::new(&mut store, &module.code, &[])
             .map_err(|error| refuse(describe(&error).text))?;
         let memory = instance
@@ -166,18 +167,15 @@ fn store(engine: &Engine, services: usize) -> Store<State> {
         engine.wasmtime(),
         State {
             limits,
-            ticks_left: 0,
+            budget: Budget::Ticks(0),
         },
     );
     store.limiter(|state| &mut state.limits);
     store.epoch_deadline_callback(|mut context| {
-        let state = context.data_mut();
-        Ok(match state.ticks_left.checked_sub(1) {
-            Some(left) => {
-                state.ticks_left = left;
-                UpdateDeadline::Continue(1)
-            }
-            None => UpdateDeadline::Interrupt,
+        Ok(if context.data_mut().budget.take_tick() {
+            UpdateDeadline::Continue(1)
+        } else {
+            UpdateDeadline::Interrupt
         })
     });
     store
@@ -186,7 +184,7 @@ fn store(engine: &Engine, services: usize) -> Store<State> {
 #[inline]
 fn arm(store: &mut Store<State>, pulse: &Pulse, budget: Budget) {
     pulse.mark();
-    store.data_mut().ticks_left = budget.0;
+    store.data_mut().budget = budget;
     store.set_epoch_deadline(DEADLINE_TICKS);
 }
 

@@ -125,8 +125,17 @@ impl Library {
         if let Some(known) = self.known(name, hash, &source) {
             return Ok(known);
         }
-        self.compile(engine, name, source, &bytes)
-            .map_err(|error| refused(Some(hash), error))
+        let uncompiled = lock(&self.shelf).entry(name).uncompiled(hash);
+        if let Some(why) = uncompiled {
+            let error = Refusal::Compile(why).of(label(name, &source));
+            return Err(refused(Some(hash), error));
+        }
+        self.compile(engine, name, source, &bytes).map_err(|error| {
+            if let Refusal::Compile(why) = &error.refusal {
+                lock(&self.shelf).entry(name).note_uncompiled(hash, why);
+            }
+            refused(Some(hash), error)
+        })
     }
 
     /// There are no bytes for the name any more: what serves goes on serving.

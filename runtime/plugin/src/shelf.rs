@@ -42,6 +42,18 @@ pub(crate) struct Canary {
     pub(crate) since: Instant,
 }
 
+/// How long a build that the compiler gave up is not compiled again. Compiling takes its limits' whole
+/// time then, and every change of anything would wait for it.
+const UNCOMPILED_FOR: Duration = Duration::from_secs(60);
+
+/// A build that the compiler gave up.
+#[derive(Clone, Debug)]
+struct Uncompiled {
+    hash: Hash,
+    why: String,
+    at: Instant,
+}
+
 /// What is known of one name.
 #[derive(Clone, Default)]
 pub(crate) struct Entry {
@@ -53,6 +65,8 @@ pub(crate) struct Entry {
     /// The one that served before, to roll back to.
     pub(crate) previous: Option<Arc<CompiledModule>>,
     pub(crate) refused: Option<Refused>,
+    /// The build that was last given up by the compiler.
+    uncompiled: Option<Uncompiled>,
     /// When instances of the current module faulted.
     faults: Vec<Instant>,
     pub(crate) steps: VecDeque<Step>,
@@ -104,6 +118,23 @@ impl Entry {
         } else {
             Known::Other(found)
         })
+    }
+
+    /// The compiler gave a build up.
+    pub(crate) fn note_uncompiled(&mut self, hash: Hash, why: &str) {
+        self.uncompiled = Some(Uncompiled {
+            hash,
+            why: why.into(),
+            at: Instant::now(),
+        });
+    }
+
+    /// Why the compiler gave a build up, if that was lately.
+    pub(crate) fn uncompiled(&self, hash: Hash) -> Option<String> {
+        let lately =
+            |build: &&Uncompiled| build.hash == hash && build.at.elapsed() < UNCOMPILED_FOR;
+        let build = self.uncompiled.as_ref().filter(lately);
+        build.map(|build| build.why.clone())
     }
 
     /// A build serves on one worker from now on.

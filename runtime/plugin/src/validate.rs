@@ -163,13 +163,16 @@ fn check_imports(section: wasmparser::ImportSectionReader<'_>) -> Result<(), Ref
         return Ok(());
     };
     let first = first.map_err(malformed)?;
-    // Names are the file's own bytes: no control characters, no screenful in the log.
-    let first: String = format!("{}.{}", first.module, first.name)
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(80)
-        .collect();
+    let first = printable(&format!("{}.{}", first.module, first.name), 80);
     Err(Refusal::Imports { first, count })
+}
+
+/// Names are the file's own bytes: no control characters, no screenful in the log.
+fn printable(text: &str, chars_max: usize) -> String {
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(chars_max)
+        .collect()
 }
 
 fn check_body(body: &wasmparser::FunctionBody<'_>, limits: &Limits) -> Result<(), Refusal> {
@@ -269,6 +272,7 @@ fn at_most(what: &'static str, count: u64, max: u64) -> Result<(), Refusal> {
 fn malformed(error: wasmparser::BinaryReaderError) -> Refusal {
     Refusal::Malformed {
         offset: error.offset(),
-        why: error.message().to_string(),
+        // It may quote a name.
+        why: printable(error.message(), 200),
     }
 }

@@ -26,8 +26,8 @@ const RESCAN: Duration = Duration::from_secs(1);
 const RESCAN_PENDING: Duration = Duration::from_millis(50);
 /// How long a file must stay the same: a copy in progress changes it all the time.
 const SETTLE: Duration = Duration::from_millis(200);
-/// The most module files looked at.
-const FILES_MAX: usize = 1_000;
+/// The most module files looked at: some 10 ms of each second.
+const FILES_MAX: usize = 10_000;
 
 /// What tells two states of a file apart without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +62,8 @@ struct Seen {
 struct Scanner {
     folder: PathBuf,
     seen: HashMap<String, Seen>,
+    /// Whether there are more files than are looked at.
+    full: bool,
 }
 
 impl Scanner {
@@ -81,13 +83,25 @@ impl Scanner {
                 )
             })
             .collect();
-        Self { folder, seen }
+        Self {
+            folder,
+            seen,
+            full: false,
+        }
     }
 
     /// Looks at the folder: gives the names that changed and settled, and whether others are
     /// still changing.
     fn scan(&mut self, now: Instant) -> (Vec<String>, bool) {
         let mut listed = list(&self.folder);
+        let full = listed.len() == FILES_MAX;
+        if full && !self.full {
+            warn!(
+                "{}: of {FILES_MAX} modules and more only so many are watched; remove some",
+                self.folder.display()
+            );
+        }
+        self.full = full;
         for (name, seen) in &mut self.seen {
             seen.update(listed.remove(name), now);
         }

@@ -5,6 +5,7 @@
 
 mod citizenship;
 mod failure;
+mod hostile;
 mod modules;
 mod refused;
 mod reload;
@@ -59,6 +60,7 @@ fn main() {
         traffic::SCENARIOS,
         citizenship::SCENARIOS,
         modules::SCENARIOS,
+        hostile::SCENARIOS,
         reload::SCENARIOS,
         swaps::SCENARIOS,
         failure::SCENARIOS,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::cost::{Cost, measure};
 use super::trial::{backends, service};
 use super::{Workbench, WorkbenchError};
-use crate::engine::Engine;
+use crate::engine::{Budget, Engine};
 use crate::error::{ModuleError, Refusal};
 use crate::guest::Guest;
 use crate::module::CompiledModule;
@@ -97,7 +97,7 @@ impl Workbench {
     pub fn check(&self, config: &str) -> Result<CheckReport, WorkbenchError> {
         let counting = Engine::counting()?;
         let counted = self.compile(&counting, &self.module.image)?;
-        let (mut guest, _) = Guest::new(&self.engine, &self.module, 1)?;
+        let (mut guest, _) = Guest::new(&self.engine, &self.module, 1, Budget::set_up(1))?;
         let mut sizes = Vec::with_capacity(SIZES.len());
         let mut refusal = None;
         for count in SIZES {

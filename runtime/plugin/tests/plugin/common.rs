@@ -3,128 +3,15 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
-use waxwing_dataplane::policy::{PAYLOAD_MAX, PickContext};
-use waxwing_dataplane::{BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, ServiceId};
-use waxwing_packet::Protocol;
+use waxwing_dataplane::policy::{Closed, End, PAYLOAD_MAX, PickContext, TickContext};
+use waxwing_dataplane::snapshot::{MidStream, Timeouts};
+use waxwing_dataplane::{
+    BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Service, ServiceId, Snapshot,
+};
+use waxwing_packet::{Address, Protocol};
 use waxwing_plugin::{BackendInfo, Event, Host, Options, ServiceBinding};
-
-/// A policy in parts, each of which a test may replace.
-pub(crate) struct Wat {
-    pub(crate) section: &'static str,
-    pub(crate) memory: &'static str,
-    pub(crate) header: [(u32, u32); 10],
-    pub(crate) reserve: &'static str,
-    pub(crate) init: &'static str,
-    pub(crate) pick: &'static str,
-    pub(crate) more: &'static str,
-}
-
-pub(crate) const SECTION: &str =
-    "kind=policy\\0aabi=1.0\\0aname=test\\0aversion=7\\0apayload=0\\0a";
-
-/// `picks[i] = hash of flow i % backends_count`.
-pub(crate) const PICK_HASH: &str = "
-  (local $i i32)
-  (block $done (loop $next
-    (br_if $done (i32.ge_u (local.get $i) (local.get 1)))
-    (i32.store
-      (i32.add (i32.const 0x4000) (i32.shl (local.get $i) (i32.const 2)))
-      (i32.rem_u
-        (i32.load offset=0x3020 (i32.shl (local.get $i) (i32.const 6)))
-        (i32.load offset=0x1020 (i32.const 0))))
-    (local.set $i (i32.add (local.get $i) (i32.const 1)))
-    (br $next)))
-  (local.get 1)";
-
-/// Stores `value` as every pick.
-pub(crate) const PICK_NINE: &str = "(i32.store (i32.const 0x4000) (i32.const 9)) (local.get 1)";
-
-impl Default for Wat {
-    fn default() -> Self {
-        Self::GOOD
-    }
-}
-
-impl Wat {
-    /// A policy that picks by the flow's hash.
-    pub(crate) const GOOD: Self = Self {
-        section: SECTION,
-        memory: "(memory (export \"memory\") 1 1)",
-        // abi version and size, then backends, flows, picks.
-        header: [
-            (0, 1),
-            (4, 96),
-            (40, 0x2000),
-            (44, 64),
-            (48, 0x3000),
-            (52, 64),
-            (56, 0x4000),
-            (64, 0),
-            (68, 0x4800),
-            (72, 0),
-        ],
-        reserve: "(i32.const 0x5000)",
-        init: "(i32.const 0x1000)",
-        pick: PICK_HASH,
-        more: "",
-    };
-
-    /// A good policy with this body of `waxwing_pick`.
-    pub(crate) fn picking(pick: &'static str) -> Self {
-        Self {
-            pick,
-            ..Self::default()
-        }
-    }
-
-    /// The header field at this offset set to another value.
-    pub(crate) fn field(offset: u32, value: u32) -> Self {
-        let mut wat = Self::GOOD;
-        wat.set(offset, value);
-        wat
-    }
-
-    pub(crate) fn set(&mut self, offset: u32, value: u32) {
-        for field in self.header.iter_mut().filter(|field| field.0 == offset) {
-            field.1 = value;
-        }
-    }
-
-    /// The module.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        let Self {
-            section,
-            memory,
-            header,
-            reserve,
-            init,
-            pick,
-            more,
-        } = self;
-        let stores: String = header
-            .iter()
-            .map(|(offset, value)| {
-                format!("(i32.store offset={offset} (i32.const 0x1000) (i32.const {value}))")
-            })
-            .collect();
-        let text = format!(
-            "(module
-               (@custom \"waxwing.module\" \"{section}\")
-               {memory}
-               (func (export \"waxwing_reserve\") (param i32) (result i32) {reserve})
-               (func (export \"waxwing_init\") (param i32 i32) (result i32) {stores} {init})
-               (func (export \"waxwing_pick\") (param i32 i32) (result i32) {pick})
-               {more})"
-        );
-        wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
-    }
-
-    /// The module, for as long as the program runs, as a shipped one.
-    pub(crate) fn shipped(&self) -> &'static [u8] {
-        self.bytes().leak()
-    }
-}
 
 /// A host with these shipped modules, and its events.
 pub(crate) fn host(
@@ -202,4 +89,33 @@ pub(crate) fn pick(
     let mut picks = vec![Pick::Drop; flows.len()];
     policy.pick(SERVICE, context, &flows, &mut picks)?;
     Ok(picks)
+}
+
+/// All that a worker calls, once, for the service with two backends: at a time of its own in each
+/// round. What fails is in the host's events.
+pub(crate) fn all_calls(policy: &mut dyn Policy, round: u64) {
+    let _ = pick(policy, 2, &[round, u64::MAX - round, 1]);
+    let ended = [0, 1, u32::MAX].map(|backend| Closed {
+        backend,
+        duration_ms: u64::MAX,
+        bytes: 0,
+        end: End::Reset,
+    });
+    policy.closed(SERVICE, &ended);
+    let service = Service {
+        id: SERVICE,
+        name: "web".into(),
+        vip: Address::default(),
+        port: 80,
+        protocol: Protocol::Tcp,
+        policy: 0,
+        backends: [0, 1].map(BackendId).into(),
+        mid_stream: MidStream::Pick,
+        timeouts: Timeouts::default(),
+    };
+    policy.tick(TickContext {
+        now: Now::from_start(Duration::from_millis(10 * (round + 1))),
+        snapshot: &Snapshot::new(1, vec![service], Vec::new(), Vec::new()),
+        gauges: &Gauges::new(2, 1),
+    });
 }

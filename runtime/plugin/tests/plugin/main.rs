@@ -2,6 +2,10 @@
 
 mod common;
 mod containment;
+mod files;
+mod fuzz;
+mod hostile;
+mod loader;
 mod pipeline;
 mod swap;
 mod validation;

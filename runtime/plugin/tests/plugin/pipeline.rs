@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::{Wat, host_with, pick, service};
+use crate::common::{host_with, pick, service};
 use waxwing_dataplane::{Pick, PolicyFault};
 use waxwing_plugin::{
     Bound, CompileLimits, Compiler, FaultReport, Host, ModuleStatus, Options, Recovery, Source,
 };
+use waxwing_tests::wat::Wat;
 
 const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
 const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";
@@ -267,4 +268,28 @@ fn a_child_compiles_within_its_limits() {
         let error = compiled_by(program, arguments, limits).expect_err(expected);
         assert!(error.contains(expected), "{error:?} lacks {expected:?}");
     }
+}
+
+#[test]
+fn what_the_compiler_gave_up_is_not_tried_again_at_once() {
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let runs = folder.path().join("runs");
+    let script = format!("echo >> {}; exit 1", runs.display());
+    let compiler = Compiler::Child {
+        program: "/bin/sh".into(),
+        arguments: ["-c".into(), script, "sh".into()].into(),
+        limits: CompileLimits::default(),
+    };
+    let options = Options {
+        compiler,
+        ..Options::default()
+    };
+    let count = || fs::read(&runs).expect("it ran").len();
+    let (host, _events) = host_with(options, &[], Some(folder.path()));
+    let [first, second] = [0; 2].map(|_| host.policy("test").expect_err("no compiler").to_string());
+    assert_eq!((first, count()), (second, 1));
+    folder.put(SECOND);
+    assert!(host.policy("test").is_err());
+    assert_eq!(count(), 2, "another build is tried");
 }

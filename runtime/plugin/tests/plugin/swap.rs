@@ -4,9 +4,10 @@ use std::fs;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use crate::common::{Wat, host, pick, service};
+use crate::common::{host, pick, service};
 use waxwing_dataplane::Pick;
 use waxwing_plugin::{Bound, Event, Host, Source};
+use waxwing_tests::wat::Wat;
 
 const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
 const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";

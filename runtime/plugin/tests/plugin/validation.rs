@@ -1,14 +1,9 @@
-//! What a module's bytes must be, and what the operator reads when they are not.
+//! What a module's bytes must be. What the operator reads when they are not is in the table of hostile
+//! modules (`waxwing_tests::hostile`).
 
-use crate::common::{PICK_NINE, SECTION, Wat};
 use proptest::prelude::*;
 use waxwing_plugin::{Limits, validate};
-
-fn refusal(bytes: &[u8]) -> String {
-    validate(bytes, &Limits::default())
-        .expect_err("a refusal")
-        .to_string()
-}
+use waxwing_tests::wat::{PICK_NINE, Wat};
 
 #[test]
 fn a_good_module_says_what_it_is() {
@@ -17,93 +12,6 @@ fn a_good_module_says_what_it_is() {
         (info.name.as_str(), info.version.as_str(), info.payload),
         ("test", "7", 0)
     );
-}
-
-#[test]
-fn every_fault_has_a_text_of_its_own() {
-    let with = |more| {
-        Wat {
-            more,
-            ..Wat::default()
-        }
-        .bytes()
-    };
-    let memory = |memory| {
-        Wat {
-            memory,
-            ..Wat::default()
-        }
-        .bytes()
-    };
-    let text = |text: &str| wat::parse_str(text).expect("good text");
-    let good = Wat::default().bytes();
-    let cases: &[(Vec<u8>, &str)] = &[
-        (b"not wasm".to_vec(), "not a WebAssembly module"),
-        (text("(component)"), "not a WebAssembly module"),
-        (good[..good.len() - 3].to_vec(), "cut short"),
-        (text("(module)"), "no custom section `waxwing.module`"),
-        (
-            with("(@custom \"waxwing.module\" \"kind=policy\\0aabi=1.0\\0aname=x\\0a\")"),
-            "more than one",
-        ),
-        (
-            Wat {
-                section: "kind=cheese",
-                ..Wat::default()
-            }
-            .bytes(),
-            "expected `policy`",
-        ),
-        (
-            Wat {
-                section: "kind=policy\\0aabi=2.0",
-                ..Wat::default()
-            }
-            .bytes(),
-            "made for ABI 2.0",
-        ),
-        (
-            text(&format!(
-                "(module (@custom \"waxwing.module\" \"{SECTION}\")
-                   (import \"env\" \"rand\" (func)) (import \"env\" \"clock\" (func)))"
-            )),
-            "imports `env.rand` and 1 more",
-        ),
-        (
-            text(&format!(
-                "(module (@custom \"waxwing.module\" \"{SECTION}\") (memory (export \"memory\") 1))"
-            )),
-            "exports no `waxwing_reserve` (i32) -> (i32)",
-        ),
-        (memory("(memory 1)"), "exports no `memory`"),
-        (
-            memory("(memory (export \"memory\") 65)"),
-            "4259840 bytes of memory",
-        ),
-        (
-            memory("(memory (export \"memory\") 1) (memory 1)"),
-            "2 memories",
-        ),
-        (
-            with("(func (export \"waxwing_tick\") (result i32) i32.const 0)"),
-            "must be (i32) -> ()",
-        ),
-        (
-            with("(global (export \"waxwing_error\") i32 i32.const 0)"),
-            "is not a function",
-        ),
-        (with("(table 10001 funcref)"), "10001 table entries"),
-        (with("(table 1 funcref) (table 1 funcref)"), "2 tables"),
-        (with("(func (drop (v128.const i64x2 1 1)))"), "not valid"),
-        (
-            with("(func (param i32) (local.set 0 (i64.const 1)))"),
-            "not valid",
-        ),
-    ];
-    for (bytes, expected) in cases {
-        let found = refusal(bytes);
-        assert!(found.contains(expected), "{found:?} lacks {expected:?}");
-    }
 }
 
 #[test]

@@ -1,0 +1,21 @@
+//! Any bytes as a module's file.
+
+#![no_main]
+
+#[path = "../../tests/plugin/common.rs"]
+mod common;
+#[path = "../../tests/plugin/loader.rs"]
+mod loader;
+
+use std::cell::LazyCell;
+
+use libfuzzer_sys::fuzz_target;
+use loader::Loader;
+
+thread_local! {
+    static LOADER: LazyCell<Loader> = LazyCell::new(Loader::new);
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    LOADER.with(|loader| loader.take(bytes));
+});

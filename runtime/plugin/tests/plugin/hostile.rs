@@ -1,0 +1,231 @@
+//! Every module of the table of hostile ones gets its verdict, and the good one serves on.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use crate::common::{all_calls, host, host_with, pick, service};
+use waxwing_dataplane::{Pick, Policy, PolicyFault};
+use waxwing_plugin::{
+    Bound, CompileLimits, Compiler, Event, FaultReport, Host, Options, Recovery, Source,
+};
+use waxwing_tests::hostile::{self, Fault, Hostile, Verdict};
+use waxwing_tests::wat::Wat;
+
+/// The longest reason that an operator is to read: the longest words of a module, and some of ours.
+const REASON_MAX: usize = 4096 + 512;
+
+/// Rounds of calls that an instance is driven through, each 10 ms after the one before.
+const ROUNDS: u64 = 60;
+
+/// A host whose good module is shipped, and a folder to put others in its place.
+struct Bench {
+    folder: tempfile::TempDir,
+    host: Host,
+    events: Receiver<Event>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let compiler = Compiler::Child {
+            program: Path::new(env!("CARGO_BIN_EXE_waxwing-compile")).into(),
+            arguments: Vec::new(),
+            limits: CompileLimits::default(),
+        };
+        let options = Options {
+            compiler,
+            ..Options::default()
+        };
+        let good = ("test", Wat::default().shipped());
+        let (host, events) = host_with(options, &[good], Some(folder.path().into()));
+        let bench = Self {
+            folder,
+            host,
+            events,
+        };
+        bench.assert_the_good_one_serves();
+        bench
+    }
+
+    fn bind(&self) -> Bound {
+        self.host
+            .bind("test", 1, 1, &[service(&[1, 1])])
+            .expect("something serves")
+    }
+
+    fn assert_the_good_one_serves(&self) {
+        let mut bound = self.bind();
+        self.host.put_to_work(&bound.module, false);
+        assert_eq!(bound.module.source, Source::Shipped);
+        let picks = pick(&mut *bound.policies[0], 2, &[0, 1]).expect("picks");
+        assert_eq!(picks, [0, 1].map(Pick::Backend));
+    }
+
+    fn reason(&self) -> String {
+        let status = self.host.status().remove(0);
+        status.refused.map_or_else(String::new, |r| r.reason)
+    }
+
+    fn fault(&self) -> Option<FaultReport> {
+        self.events.try_iter().find_map(|event| match event {
+            Event::Fault(report) => Some(report),
+            Event::Changed { .. } => None,
+        })
+    }
+
+    /// Calls all that a worker calls, until it fails or for all rounds.
+    fn drive(&self, policy: &mut dyn Policy) -> Option<FaultReport> {
+        (0..ROUNDS).find_map(|round| {
+            all_calls(policy, round);
+            self.fault()
+        })
+    }
+
+    fn judge(&self, module: &Hostile) {
+        let file = self.folder.path().join("test.wasm");
+        fs::write(&file, &module.bytes).expect("written");
+        let start = Instant::now();
+        let mut bound = self.bind();
+        match module.verdict {
+            Verdict::Refused(stage, why) => self.assert_refused(stage, why),
+            Verdict::Cut(fault, why) => self.assert_cut(&mut bound, fault, why),
+            Verdict::Serves => {
+                assert_eq!(
+                    bound.module.source,
+                    Source::File(file.clone()),
+                    "{}",
+                    self.reason()
+                );
+                let fault = self.drive(&mut *bound.policies[0]);
+                assert!(fault.is_none(), "{:?}", fault.map(|report| report.text));
+            }
+        }
+        let took = start.elapsed().as_millis();
+        println!("{took:>6} ms  {}: {}", module.what, self.reason());
+        fs::remove_file(&file).expect("removed");
+        self.assert_the_good_one_serves();
+    }
+
+    fn assert_refused(&self, stage: &str, why: &str) {
+        let reason = self.reason();
+        assert!(
+            reason.contains(stage) && reason.contains(why),
+            "{reason:?} lacks {stage:?} or {why:?}"
+        );
+        assert_fit_for_a_terminal(&reason);
+        self.assert_the_good_one_serves();
+    }
+
+    fn assert_cut(&self, bound: &mut Bound, fault: Fault, why: &str) {
+        assert_ne!(bound.module.source, Source::Shipped, "{}", self.reason());
+        self.host.put_to_work(&bound.module, false);
+        let policy = &mut *bound.policies[0];
+        let report = self.drive(policy).expect("a fault");
+        assert_eq!(pick(policy, 2, &[1]), Err(PolicyFault::Disabled));
+        assert_eq!(format!("{:?}", report.fault), format!("{fault:?}"));
+        assert!(report.text.contains(why), "{:?} lacks {why:?}", report.text);
+        assert_fit_for_a_terminal(&report.text);
+        let recoveries = [0; 3].map(|_| self.host.recover(&report));
+        use Recovery::{Rebuild, RolledBack};
+        assert_eq!(recoveries, [Rebuild, Rebuild, RolledBack]);
+        assert!(self.reason().contains("quarantined"), "{}", self.reason());
+        self.assert_the_good_one_serves();
+    }
+}
+
+fn assert_fit_for_a_terminal(text: &str) {
+    let control = text.chars().find(|c| c.is_control());
+    assert_eq!(control, None, "{text:?}");
+    assert!(text.len() <= REASON_MAX, "{} bytes: {text:?}", text.len());
+}
+
+/// Judges all, and names every one that did not get its verdict.
+fn judge_all(modules: Vec<Hostile>) {
+    let mut bench = Bench::new();
+    let mut wrong = Vec::new();
+    for module in modules {
+        let judge = AssertUnwindSafe(|| bench.judge(&module));
+        if catch_unwind(judge).is_err() {
+            wrong.push(format!("{}: not {:?}", module.what, module.verdict));
+            bench = Bench::new();
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn bad_files_are_refused() {
+    judge_all(hostile::at_the_file());
+}
+
+#[test]
+fn bad_set_ups_are_refused() {
+    judge_all(hostile::at_set_up());
+}
+
+#[test]
+fn what_fails_at_once_fails_on_test_flows() {
+    judge_all(hostile::on_test_flows());
+}
+
+#[test]
+fn what_fails_at_work_is_cut_and_quarantined() {
+    judge_all(hostile::at_work());
+}
+
+/// A policy that does this once it is to work.
+fn at_work(pick: &'static str, memory: &'static str) -> Host {
+    let wat = Wat {
+        memory,
+        ..Wat::picking(pick)
+    };
+    host(&[("test", wat.shipped())], None).0
+}
+
+/// The median of `count` failing calls, each of a new instance, and the longest.
+fn times(host: &Host, count: usize) -> (Duration, Duration) {
+    let module = host.policy("test").expect("it compiles");
+    let mut times: Vec<Duration> = (0..count)
+        .map(|_| {
+            let mut policy = host
+                .instantiate(&module, 0, 1, &[service(&[1, 1])])
+                .expect("it passes vetting");
+            let start = Instant::now();
+            assert_eq!(pick(&mut *policy, 2, &[1]), Err(PolicyFault::Overrun));
+            start.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    (times[count / 2], times[count - 1])
+}
+
+#[test]
+fn a_loop_is_cut_by_its_budget() {
+    let host = at_work(
+        "(if (i64.ne (i64.load (i32.const 0x1008)) (i64.const 0)) (then (loop $l (br $l))))
+         (local.get 1)",
+        Wat::GOOD.memory,
+    );
+    let (median, longest) = times(&host, 50);
+    println!("an endless loop is cut after {median:?}, at most {longest:?} of 50");
+}
+
+#[test]
+fn instructions_that_take_long_are_cut_between_two_of_them() {
+    let host = at_work(
+        "(local $bytes i32)
+         (if (i64.ne (i64.load (i32.const 0x1008)) (i64.const 0)) (then
+           (loop $more (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
+           (local.set $bytes (i32.sub (i32.shl (memory.size) (i32.const 16)) (i32.const 0x10000)))
+           (loop $l
+             (memory.fill (i32.const 0x10000) (i32.const 7) (local.get $bytes))
+             (br $l))))
+         (local.get 1)",
+        "(memory (export \"memory\") 1)",
+    );
+    let (median, longest) = times(&host, 20);
+    println!("fills of all memory (8 MiB) are cut after {median:?}, at most {longest:?} of 20");
+}

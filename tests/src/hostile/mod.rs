@@ -1,0 +1,126 @@
+//! Modules that mean harm, or come from someone very unlucky: each with the verdict that it must get.
+//!
+//! The plugin host's tests judge each of them alone; the end-to-end test drops all of them into the
+//! folder of a balancer under load.
+//!
+//! Invariant: no two are the same file, so that a verdict is about the file that just came.
+
+mod crimes;
+mod file;
+mod set_up;
+mod size;
+mod work;
+
+use crate::wat::Wat;
+
+/// A file, and what must become of it.
+#[derive(Clone, Debug)]
+pub struct Hostile {
+    /// What it does, for people.
+    pub what: String,
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// What must become of it.
+    pub verdict: Verdict,
+}
+
+/// What must become of a module.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It is refused before it serves: the stage that does, and a part of the reason.
+    Refused(&'static str, &'static str),
+    /// It passes for a good one, and is cut off at work: how it fails, and a part of the reason.
+    Cut(Fault, &'static str),
+    /// It harms nobody but itself, and serves.
+    Serves,
+}
+
+/// How a call failed, by the name of the core's `PolicyFault`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// It trapped.
+    Trap,
+    /// It ran past its time.
+    Overrun,
+    /// Its answer is none.
+    BadAnswer,
+}
+
+/// All of them.
+///
+/// # Panics
+/// One is not WebAssembly text.
+#[must_use]
+pub fn all() -> Vec<Hostile> {
+    [at_the_file(), at_set_up(), on_test_flows(), at_work()].concat()
+}
+
+/// Those that are refused for what is in the file.
+#[must_use]
+pub fn at_the_file() -> Vec<Hostile> {
+    [file::all(), size::all()].concat()
+}
+
+/// Those that are refused while they are set up for a service.
+#[must_use]
+pub fn at_set_up() -> Vec<Hostile> {
+    set_up::all()
+}
+
+/// Those that fail at the first call.
+#[must_use]
+pub fn on_test_flows() -> Vec<Hostile> {
+    work::on_test_flows()
+}
+
+/// Those that behave while they are tried and fail at work, and those that only look dangerous.
+#[must_use]
+pub fn at_work() -> Vec<Hostile> {
+    work::at_work()
+}
+
+impl Hostile {
+    fn new(what: impl Into<String>, bytes: Vec<u8>, verdict: Verdict) -> Self {
+        Self {
+            what: what.into(),
+            bytes,
+            verdict,
+        }
+    }
+
+    fn of(what: &str, wat: &Wat, verdict: Verdict) -> Self {
+        Self::new(what, wat.bytes(), verdict)
+    }
+}
+
+/// Text that is made once and lives as long as the tests, as a [`Wat`] wants it.
+fn made(text: String) -> &'static str {
+    text.leak()
+}
+
+/// Functions `$bomb0` to `$bomb40`, each of which calls the one before twice: 2^40 calls.
+fn call_bomb() -> &'static str {
+    let next = |at: u32| {
+        let before = at - 1;
+        format!("(func $bomb{at} (call $bomb{before}) (call $bomb{before}))\n")
+    };
+    let functions: String = (1..=40).map(next).collect();
+    made(format!("(func $bomb0)\n{functions}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::all;
+
+    #[test]
+    fn no_two_are_the_same_file() {
+        let mut seen = HashMap::new();
+        for module in all() {
+            if let Some(other) = seen.insert(module.bytes, module.what.clone()) {
+                panic!("{:?} and {other:?} are one file", module.what);
+            }
+        }
+    }
+}

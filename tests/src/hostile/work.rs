@@ -1,0 +1,201 @@
+//! Modules that do in a call what they should not: at the first, where the test flows tell, and
+//! only once they are at work.
+
+use super::Fault::{Overrun, Trap};
+use super::Verdict::{Cut, Refused, Serves};
+use super::crimes::{Crime, crimes};
+use super::{Hostile, call_bomb, made};
+use crate::wat::Wat;
+
+const TIME: &str = "ran past its time budget";
+
+/// Whether the instance is to work: the trial's has generation 0 in its header. No module can be
+/// kept from seeing a difference between a trial and the real thing, so here it is plain.
+const AT_WORK: &str = "(i64.ne (i64.load (i32.const 0x1008)) (i64.const 0))";
+
+/// A memory that grows.
+const GROWING: &str = "(memory (export \"memory\") 1)";
+
+impl Crime {
+    /// A policy that does it in `waxwing_pick`, where `when` holds, and else takes the first backend.
+    fn picking(self, when: &str) -> Wat {
+        let body = self.body;
+        Wat {
+            pick: made(format!("(if {when} (then {body})) (local.get 1)")),
+            memory: self.memory,
+            more: self.more,
+            ..Wat::GOOD
+        }
+    }
+}
+
+pub(super) fn on_test_flows() -> Vec<Hostile> {
+    let at_once = |crime: Crime| {
+        let what = format!("{} in its first call", crime.what);
+        let verdict = Refused("fails on test flows", crime.why);
+        Hostile::of(&what, &crime.picking("(i32.const 1)"), verdict)
+    };
+    crimes().into_iter().map(at_once).collect()
+}
+
+pub(super) fn at_work() -> Vec<Hostile> {
+    let later = |crime: Crime| {
+        let what = format!("{} at work", crime.what);
+        let verdict = Cut(crime.fault, crime.why);
+        Hostile::of(&what, &crime.picking(AT_WORK), verdict)
+    };
+    let crimes = crimes().into_iter().map(later);
+    crimes
+        .chain(triggered())
+        .chain(in_other_calls())
+        .chain(in_words())
+        .chain(harmless())
+        .collect()
+}
+
+/// What starts it: a count of calls, or what a client sends.
+fn triggered() -> Vec<Hostile> {
+    let counted = "(i32.store (i32.const 16) (i32.add (i32.load (i32.const 16)) (i32.const 1)))
+                   (if (i32.ge_u (i32.load (i32.const 16)) (i32.const 40)) (then unreachable))
+                   (local.get 1)";
+    let port = "(if (i32.ge_u (i32.load16_u (i32.const 0x3028)) (i32.const 4000))
+                  (then (loop $l (br $l))))
+                (local.get 1)";
+    [
+        ("traps in its 40th call", counted, (Trap, "`unreachable`")),
+        ("loops for clients from port 4000 on", port, (Overrun, TIME)),
+    ]
+    .map(|(what, pick, (fault, why))| Hostile::of(what, &Wat::picking(pick), Cut(fault, why)))
+    .into()
+}
+
+fn in_other_calls() -> Vec<Hostile> {
+    const TICKING: &str = "kind=policy\\0aabi=1.0\\0aname=test\\0atick=10\\0a";
+    let tick = |body: &str, more: &str| Wat {
+        section: TICKING,
+        more: made(format!(
+            "(func (export \"waxwing_tick\") (param i32) {body}) {more}"
+        )),
+        ..Wat::GOOD
+    };
+    let closed = |body: &str, more: &str| {
+        let mut wat = Wat {
+            more: made(format!(
+                "(func (export \"waxwing_closed\") (param i32 i32) {body}) {more}"
+            )),
+            ..Wat::GOOD
+        };
+        wat.set(72, 64);
+        wat
+    };
+    let bomb = ("(call $bomb40)", call_bomb());
+    [
+        (
+            "loops in tick",
+            tick("(loop $l (br $l))", ""),
+            (Overrun, TIME),
+        ),
+        (
+            "calls 2^40 functions in tick",
+            tick(bomb.0, bomb.1),
+            (Overrun, TIME),
+        ),
+        (
+            "traps in tick",
+            tick("unreachable", ""),
+            (Trap, "`unreachable`"),
+        ),
+        (
+            "loops in closed",
+            closed("(loop $l (br $l))", ""),
+            (Overrun, TIME),
+        ),
+        (
+            "calls 2^40 functions in closed",
+            closed(bomb.0, bomb.1),
+            (Overrun, TIME),
+        ),
+        (
+            "traps in closed",
+            closed("unreachable", ""),
+            (Trap, "`unreachable`"),
+        ),
+    ]
+    .map(|(what, wat, (fault, why))| Hostile::of(what, &wat, Cut(fault, why)))
+    .into()
+}
+
+/// What it says after a trap.
+fn in_words() -> Vec<Hostile> {
+    let saying = |words: &str| Wat {
+        pick: made(format!("(if {AT_WORK} (then unreachable)) (local.get 1)")),
+        more: made(format!(
+            "(data (i32.const 0x6000) \"on\\npurpose\\1b[2J\")
+             (func (export \"waxwing_error\") (result i64) {words})"
+        )),
+        ..Wat::GOOD
+    };
+    [
+        (
+            "traps in words",
+            saying("(i64.const 0x60000000000a)"),
+            "executed: on purpose",
+        ),
+        (
+            "traps for its words on a trap",
+            saying("unreachable"),
+            "executed",
+        ),
+        (
+            "loops for its words on a trap",
+            saying("(loop $l (br $l)) (i64.const 0)"),
+            "executed",
+        ),
+        (
+            "says 4 GiB on a trap",
+            saying("(i64.const 0x6000ffffffff)"),
+            "executed: on purpose",
+        ),
+    ]
+    .map(|(what, wat, why)| Hostile::of(what, &wat, Cut(Trap, why)))
+    .into()
+}
+
+/// What looks bad and harms nobody else.
+fn harmless() -> Vec<Hostile> {
+    let picking = |body: &str| Wat {
+        pick: made(format!("{body} (local.get 1)")),
+        ..Wat::GOOD
+    };
+    let zeros = "(memory.fill (i32.const 0) (i32.const 0) (i32.const 0x10000))";
+    let header = "(memory.fill (i32.const 0x1000) (i32.const 0xff) (i32.const 96))";
+    let records = "(memory.fill (i32.const 0x2000) (i32.const 0xff) (i32.const 0x2000))
+                   (memory.fill (i32.const 0x4800) (i32.const 0xff) (i32.const 0x800))";
+    let grows = Wat {
+        memory: GROWING,
+        ..picking("(drop (memory.grow (i32.const 1)))")
+    };
+    let counters = Wat {
+        section: "kind=policy\\0aabi=1.0\\0aname=test\\0acounters=one,two\\0a",
+        init: "(i32.store offset=76 (i32.const 0x1000) (i32.const 0x5800))
+               (i32.store offset=80 (i32.const 0x1000) (i32.const 2))
+               (i32.const 0x1000)",
+        ..picking(
+            "(i64.store (i32.const 0x5800) (i64.load (i32.const 0x3020)))
+             (i64.store (i32.const 0x5808) (i64.xor (i64.const -1) (i64.load (i32.const 0x5808))))",
+        )
+    };
+    let jumps = "(local i32)
+                 (if (i32.const 0) (then (loop $l (br $l))))
+                 (block $b (br_table $b $b $b (i32.load (i32.const 0x3020))))";
+    [
+        ("fills itself with zeros", picking(zeros)),
+        ("fills its header", picking(header)),
+        ("fills its records", picking(records)),
+        ("grows with every call", grows),
+        ("counts at random", counters),
+        ("jumps by the flow's hash", picking(jumps)),
+    ]
+    .map(|(what, wat)| Hostile::of(what, &wat, Serves))
+    .into()
+}

@@ -1,0 +1,232 @@
+//! Whatever is dropped into the folder of a balancer under load: it gets its verdict, and no request
+//! fails.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::actors::{self, RunningLoad, connections};
+use waxwing_tests::hostile::{self, Hostile, Verdict};
+use waxwing_tests::topology::VIP4;
+use waxwing_tests::wat::Wat;
+use waxwing_tests::waxwing::Copy;
+use waxwing_tests::{Config, Layout, Load, Service, Status, Topology, Waxwing};
+
+use crate::traffic::assert_served;
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(no_file_in_the_folder_costs_a_request),
+    scenario!(
+        after_a_kill_the_last_good_build_serves_for_a_bad_file,
+        "curl"
+    ),
+];
+
+/// As many services with a module each as files are dropped at once.
+const SERVICES: u16 = 8;
+
+/// Always the first backend.
+const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
+
+fn policy(number: u16) -> String {
+    format!("policy-{number}")
+}
+
+fn file(policy: &str) -> String {
+    format!("{policy}.wasm")
+}
+
+/// Services on ports 80 and up, each with a policy of its own, which is in the folder.
+fn services(topology: &Topology, count: u16) -> Result<Config> {
+    let mut config = Config::new(topology);
+    config.canary = Some("300ms");
+    fs::create_dir_all(&config.modules)?;
+    for number in 0..count {
+        let policy = policy(number);
+        fs::write(config.modules.join(file(&policy)), Wat::GOOD.bytes())?;
+        let name = format!("web{number}");
+        let mut service = Service::v4(&name, "tcp", (80 + number, 8080), 3);
+        service.policy = policy;
+        // A policy is told of an end when the session's slot is free.
+        service.timeouts.insert("tcp_closing", "1s");
+        config = config.with(service);
+    }
+    Ok(config)
+}
+
+/// A hostile module in a policy's place, and what served before.
+struct Dropped<'a> {
+    policy: String,
+    module: &'a Hostile,
+    serving: Option<String>,
+    refused: Option<String>,
+}
+
+impl<'a> Dropped<'a> {
+    fn new(
+        waxwing: &Waxwing<'_>,
+        policy: String,
+        module: &'a Hostile,
+        was: &Status,
+    ) -> Result<Self> {
+        waxwing.drop_in(&file(&policy), &module.bytes, Copy::Atomic)?;
+        Ok(Self {
+            serving: was.module_hash(&policy).map(str::to_owned),
+            refused: was.module_refused(&policy),
+            policy,
+            module,
+        })
+    }
+
+    /// Whether the status shows the verdict.
+    fn is_judged(&self, status: &Status) -> bool {
+        let (stage, why) = match self.module.verdict {
+            Verdict::Refused(stage, why) => (stage, why),
+            // What recent flows bring out is refused by its trial.
+            Verdict::Cut(_, why) => ("", why),
+            Verdict::Serves => {
+                let serving = status.module_hash(&self.policy);
+                return serving != self.serving.as_deref() && !status.has_canary(&self.policy);
+            }
+        };
+        let refused = status.module_refused(&self.policy);
+        let said = refused
+            .as_ref()
+            .is_some_and(|r| r.contains(stage) && r.contains(why));
+        said && refused != self.refused && !status.has_canary(&self.policy)
+    }
+
+    /// A module that is refused or cut leaves the one before at work.
+    fn assert_left_alone(&self, status: &Status) -> Result<()> {
+        let serving = status.module_hash(&self.policy);
+        ensure!(
+            self.module.verdict == Verdict::Serves || serving == self.serving.as_deref(),
+            "a module that {} serves: {status}",
+            self.module.what
+        );
+        Ok(())
+    }
+}
+
+/// Puts modules in the policies' places, and waits for all verdicts.
+fn judge(waxwing: &Waxwing<'_>, modules: &[Hostile]) -> Result<()> {
+    let was = waxwing.status()?;
+    let dropped = (0..)
+        .zip(modules)
+        .map(|(number, module)| Dropped::new(waxwing, policy(number), module, &was))
+        .collect::<Result<Vec<_>>>()?;
+    for one in &dropped {
+        let what = format!("the verdict on a module that {}", one.module.what);
+        let status = waxwing
+            .wait_status(&what, |status| one.is_judged(status))
+            .with_context(|| format!("{:?}", one.module.verdict))?;
+        one.assert_left_alone(&status)?;
+    }
+    Ok(())
+}
+
+/// Files that nobody asked for, and no files at all.
+fn litter(config: &Config) -> Result<()> {
+    for number in 0..1000 {
+        fs::write(config.modules.join(format!("litter-{number}.wasm")), b"x")?;
+    }
+    let place = |name: &str| config.modules.join(name);
+    fs::create_dir(place("folder.wasm"))?;
+    symlink("circle.wasm", place("circle.wasm"))?;
+    symlink("/dev/zero", place("device.wasm"))?;
+    fs::File::create(place("sparse.wasm"))?.set_len(100_000_000)?;
+    nix::unistd::mkfifo(&place("pipe.wasm"), nix::sys::stat::Mode::S_IRWXU)?;
+    fs::write(place("\u{1b}[2J.wasm"), b"x")?;
+    // And in a policy's own place.
+    fs::remove_file(place(&file(&policy(0))))?;
+    fs::create_dir(place(&file(&policy(0))))?;
+    Ok(())
+}
+
+fn no_file_in_the_folder_costs_a_request() -> Result<()> {
+    let topology = Topology::new(Layout {
+        queues: 2,
+        ..Layout::default()
+    })?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let config = services(&topology, SERVICES)?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let load = |number| Load {
+        clients: 4,
+        rate: 60,
+        ..connections(VIP4, 80 + number, Duration::from_secs(110))
+    };
+    let mut loads = (0..SERVICES)
+        .map(|number| RunningLoad::start(&topology.client, load(number)))
+        .collect::<Result<Vec<_>>>()?;
+
+    let modules = hostile::all();
+    for modules in modules.chunks(usize::from(SERVICES)) {
+        judge(&waxwing, modules)?;
+    }
+    let status = waxwing.status()?;
+    let quarantined: usize = (0..SERVICES)
+        .map(|number| status.module_quarantined(&policy(number)).len())
+        .sum();
+    let is_cut = |module: &&Hostile| matches!(module.verdict, Verdict::Cut(..));
+    let cut = modules.iter().filter(is_cut).count();
+    // One goes by what clients send: if its trial has seen such a client, it was refused there.
+    ensure!(
+        quarantined == cut || quarantined == cut - 1,
+        "{quarantined} builds are quarantined, and {cut} failed at work: {status}"
+    );
+
+    litter(&config)?;
+    waxwing.wait_status("the folder in a policy's place to be refused", |status| {
+        let refused = status.module_refused(&policy(0));
+        refused.is_some_and(|refused| refused.contains("not a regular file"))
+    })?;
+    fs::remove_dir(config.modules.join(file(&policy(0))))?;
+    for number in 0..SERVICES {
+        let policy = policy(number);
+        let before = waxwing.status()?.module_hash(&policy).map(str::to_owned);
+        waxwing.drop_in(&file(&policy), &Wat::picking(FIRST).bytes(), Copy::Atomic)?;
+        let status = waxwing.wait_status("the mended build", |status| {
+            status.module_hash(&policy) != before.as_deref() && !status.has_canary(&policy)
+        })?;
+        ensure!(status.module_refused(&policy).is_none(), "{status}");
+        let steps = status.module_steps(&policy);
+        ensure!(steps.last() == Some(&"serves on all workers"), "{steps:?}");
+    }
+
+    for load in &mut loads {
+        ensure!(!load.has_ended()?, "the load ended before the last module");
+        load.stop()?;
+    }
+    for load in loads {
+        let tally = load.finish()?;
+        ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+        ensure!(tally.answers() > 100, "{} answers", tally.answers());
+    }
+    waxwing.stop().map(drop)
+}
+
+fn after_a_kill_the_last_good_build_serves_for_a_bad_file() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let config = services(&topology, 1)?;
+    let policy = policy(0);
+    let mut waxwing = Waxwing::start(&topology, &config)?;
+    let good = waxwing.status()?.module_hash(&policy).map(str::to_owned);
+    waxwing.drop_in(&file(&policy), b"half a fi", Copy::Atomic)?;
+    waxwing.wait_status("the bad file to be refused", |status| {
+        status.module_refused(&policy).is_some()
+    })?;
+
+    waxwing.kill();
+    waxwing.restart()?;
+    let status = waxwing.status()?;
+    ensure!(status.module_hash(&policy) == good.as_deref(), "{status}");
+    let source = status.module_source(&policy).unwrap_or_default();
+    ensure!(source.contains("/.waxwing/last-good/"), "{status}");
+    ensure!(status.module_refused(&policy).is_some(), "{status}");
+    assert_served(&topology, VIP4)?;
+    waxwing.stop().map(drop)
+}
