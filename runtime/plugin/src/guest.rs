@@ -18,8 +18,9 @@ use crate::module::CompiledModule;
 /// largest Maglev table and the room to build it. Only pages that are touched take memory.
 const MEMORY_BASE: usize = 4 << 20;
 const MEMORY_PER_SERVICE: usize = 4 << 20;
-/// The most that all services of an instance get together.
-const MEMORY_MAX: usize = 1 << 30;
+/// The most that all services of an instance get together: one bulk instruction cannot be
+/// interrupted, and filling this takes some ten milliseconds.
+const MEMORY_MAX: usize = 128 << 20;
 
 /// The most entries of a module's table.
 const TABLE_ENTRIES_MAX: usize = 10_000;

@@ -5,13 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use waxwing_dataplane::Policy;
-use waxwing_sdk::abi::ModuleInfo;
 
 use crate::bind::{Owner, ServiceBinding, bind};
 use crate::compile::Compiler;
@@ -19,8 +18,7 @@ use crate::engine::Engine;
 use crate::error::{HostError, ModuleError};
 use crate::instance::{FaultReport, FaultSink};
 use crate::library::{Library, Placement, Recovery, lock};
-use crate::module::{CompiledModule, Source, label};
-use crate::read::read_capped;
+use crate::module::CompiledModule;
 use crate::records::Records;
 use crate::shelf::FaultLimit;
 use crate::status::{self, ModuleStatus};
@@ -70,7 +68,6 @@ pub struct Bound {
 pub struct Host {
     engine: Engine,
     library: Library,
-    limits: Limits,
     faults: FaultSink,
     generation: AtomicU64,
     /// By module name.
@@ -101,7 +98,6 @@ impl Host {
             .transpose()?;
         Ok(Self {
             engine: Engine::new()?,
-            limits: options.limits,
             library: Library::new(shipped, folder, options),
             faults: Arc::new(move |report| events(Event::Fault(report))),
             generation: AtomicU64::new(0),
@@ -232,21 +228,6 @@ impl Host {
     pub fn recover(&self, report: &FaultReport) -> Recovery {
         self.library
             .faulted(&self.engine, &report.module, &report.text, Instant::now())
-    }
-
-    /// Reads, validates and compiles a file, and does no more with it.
-    ///
-    /// # Errors
-    /// Why it would be refused.
-    pub fn check(&self, path: &Path) -> Result<ModuleInfo, ModuleError> {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let source = Source::File(path.into());
-        let bytes = read_capped(path, self.limits.file_bytes_max)
-            .map_err(|refusal| refusal.of(label(&name, &source)))?;
-        let compiler = &Compiler::Here;
-        let module =
-            CompiledModule::new(&self.engine, compiler, &self.limits, &name, source, &bytes)?;
-        Ok(module.info)
     }
 
     /// What the modules' own counters say, by module and service: counted up over all workers and

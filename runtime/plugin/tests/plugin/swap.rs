@@ -193,19 +193,3 @@ fn names_that_are_no_modules_are_refused() {
         assert!(error.contains(expected), "{error:?}");
     }
 }
-
-#[test]
-fn a_file_can_be_checked_without_serving() {
-    let root = tempfile::tempdir().expect("a folder");
-    let file = root.path().join("test.wasm");
-    let (host, _events) = host(&[], None);
-    assert!(host.check(&file).is_err(), "no file");
-    assert!(
-        host.check(root.path())
-            .expect_err("a folder")
-            .to_string()
-            .contains("regular file")
-    );
-    fs::write(&file, Wat::default().bytes()).expect("written");
-    assert_eq!(host.check(&file).expect("good").name, "test");
-}
