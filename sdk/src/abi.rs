@@ -367,6 +367,8 @@ pub struct ModuleInfo {
     pub tick_ms: u32,
     /// `counters`: the names of the module's own counters.
     pub counters: Vec<String>,
+    /// `keep`: the instance that serves is told of changed backends, and goes on.
+    pub keep: bool,
 }
 
 /// Why a custom section is not one that this host can serve.
@@ -429,6 +431,7 @@ impl ModuleInfo {
             payload: parse_payload(value("payload").unwrap_or("0"))?,
             tick_ms: parse_tick(value("tick").unwrap_or("0"))?,
             counters: parse_counters(value("counters").unwrap_or_default())?,
+            keep: parse_keep(value("keep").unwrap_or("0"))?,
         })
     }
 
@@ -445,11 +448,13 @@ impl ModuleInfo {
             payload,
             tick_ms,
             counters,
+            keep,
         } = self;
-        let counters = counters.join(",");
+        let (counters, keep) = (counters.join(","), u8::from(*keep));
         format!(
             "kind=policy\nabi={abi_major}.{abi_minor}\nname={name}\nversion={version}\n\
-             sdk={sdk}\npayload={payload}\ntick={tick_ms}\ncounters={counters}\n"
+             sdk={sdk}\npayload={payload}\ntick={tick_ms}\ncounters={counters}\n\
+             keep={keep}\n"
         )
     }
 }
@@ -510,6 +515,14 @@ fn parse_counters(value: &str) -> Result<Vec<String>, SectionError> {
     }
 }
 
+fn parse_keep(value: &str) -> Result<bool, SectionError> {
+    match value {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(SectionError(format!("keep={value}; expected 0 or 1"))),
+    }
+}
+
 /// Whether a counter may have this name.
 #[must_use]
 pub const fn is_counter_name(name: &str) -> bool {
@@ -543,6 +556,7 @@ mod tests {
             payload: 24,
             tick_ms: 250,
             counters: vec!["spilled".to_string(), "kept_2".to_string()],
+            keep: true,
         }
     }
 
@@ -592,7 +606,7 @@ mod tests {
 
     #[test]
     fn a_wrong_section_is_refused_with_what_is_expected() {
-        let cases: [(&[u8], &str); 11] = [
+        let cases: [(&[u8], &str); 12] = [
             (b"", "no line `kind="),
             (b"kind=\x1b[2J\n", "control character '\\u{1b}'"),
             (b"kind=policy\r\n", "control character '\\r'"),
@@ -612,6 +626,7 @@ mod tests {
                 "different names",
             ),
             (b"kind=policy\nabi=1.0\nname=x\ncounters=A\n", "of a-z"),
+            (b"kind=policy\nabi=1.0\nname=x\nkeep=2\n", "expected 0 or 1"),
             (b"\xff\xfe", "not UTF-8"),
         ];
         for (section, expected) in cases {

@@ -17,6 +17,7 @@ macro_rules! export_policy {
                 payload: <$policy as $crate::Policy>::PAYLOAD,
                 tick_ms: <$policy as $crate::Policy>::TICK_MS,
                 counters: <$policy as $crate::Policy>::COUNTERS,
+                keep: <$policy as $crate::Policy>::KEEP,
             };
             // Evaluated on every target, so that a native build finds what is out of bounds.
             const TEXT: [u8; SECTION.len()] = SECTION.text();

@@ -30,6 +30,12 @@ pub trait Policy: Sized + 'static {
     /// 32 of a-z, 0-9 and `_`. [`Policy::counters`] gives their values.
     const COUNTERS: &'static [&'static str] = &[];
 
+    /// Whether this value goes on serving where backends came, went or changed, and is told so by
+    /// [`Policy::backends_changed`]: for what it remembers. That call then has a batch's time, about
+    /// 100 microseconds, and what does not manage in it starts anew. Otherwise each change makes a
+    /// new value, off the packet's way, which has time to build tables.
+    const KEEP: bool = false;
+
     /// Makes the policy for a service. Called off the packet's way: take the time you need (up
     /// to a second) to build tables.
     ///
@@ -43,8 +49,8 @@ pub trait Policy: Sized + 'static {
     /// backends. [`Backend::active`] already counts the picks made earlier in the batch.
     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick;
 
-    /// Backends came, went, or changed in weight or health, off the packet's way: build tables
-    /// anew. Between two such calls only the live numbers change (sessions, latency, failures,
+    /// Backends came, went, or changed in weight or health: build tables anew. Called with
+    /// [`Policy::KEEP`], between two batches of packets. Between two such calls only the live numbers change (sessions, latency, failures,
     /// signals).
     ///
     /// # Errors

@@ -20,6 +20,8 @@ pub struct Section {
     pub tick_ms: u32,
     /// [`Policy::COUNTERS`](crate::Policy::COUNTERS).
     pub counters: &'static [&'static str],
+    /// [`Policy::KEEP`](crate::Policy::KEEP).
+    pub keep: bool,
 }
 
 impl Section {
@@ -95,7 +97,7 @@ impl Section {
             text = text.put(self.counters[at]);
             at += 1;
         }
-        text.put("\n")
+        text.put("\nkeep=").number(self.keep as u64).put("\n")
     }
 }
 
@@ -155,6 +157,7 @@ mod tests {
         payload: 128,
         tick_ms: 60_000,
         counters: &["spilled", "kept_2"],
+        keep: true,
     };
 
     #[test]

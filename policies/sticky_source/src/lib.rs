@@ -74,6 +74,7 @@ struct Counts {
 impl Policy for StickySource {
     type Config = Config;
     const TICK_MS: u32 = 1_000;
+    const KEEP: bool = true;
     const COUNTERS: &'static [&'static str] = &["hits", "new", "expired", "released", "evicted"];
 
     fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {

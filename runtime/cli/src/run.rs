@@ -132,7 +132,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// can wait for a batch, and a batch not for them.
 fn give_way() {
     // What the system does not allow costs latency only.
-    let _ = rustix::process::nice(NICE);
+    let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 fn ports(config: &Config) -> Vec<PortOptions> {

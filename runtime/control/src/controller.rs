@@ -239,16 +239,26 @@ impl Controller {
         self.catalog = catalog;
         self.snapshot = Arc::clone(&draft.snapshot);
         self.modules.clone_from(&draft.modules);
-        self.modules
-            .iter()
-            .for_each(|module| module.tell(&self.host));
-        self.send(draft)?;
+        let sent = self.send(draft);
         if let Err(stuck) = self.acknowledged(ACKNOWLEDGE_MAX).await {
             tracing::error!("{stuck}");
         }
+        self.tell_host().await;
+        sent?;
         self.steer();
         self.show();
         Ok(())
+    }
+
+    /// Tells the host what was put to work; it writes files then.
+    async fn tell_host(&self) {
+        let (host, modules) = (Arc::clone(&self.host), self.modules.clone());
+        let names = self.config.policies();
+        modules::blocking(move || {
+            modules.iter().for_each(|module| module.tell(&host));
+            host.retain(&names);
+        })
+        .await;
     }
 
     /// Has the backends' next hops found out, and waits a moment for those of new ones.
@@ -420,7 +430,7 @@ impl Controller {
             Ok(()) => {}
             Err(e) => {
                 tracing::error!("what serves goes on serving: {e}");
-                self.modules_due = matches!(e, PublishError::Stuck { .. });
+                self.modules_due = true;
             }
         }
     }
@@ -456,6 +466,7 @@ impl Controller {
             tracing::error!(%service, worker, "policy {module:?} failed: {text}");
             let host = Arc::clone(&self.host);
             match modules::blocking(move || host.recover(&report)).await {
+                Recovery::Nothing => {}
                 Recovery::Rebuild | Recovery::RolledBack => replace = true,
                 Recovery::Exhausted => tracing::error!(
                     "there is no other build to go back to: weighted rendezvous chooses until its \

@@ -76,7 +76,7 @@ pub(crate) async fn bind(
     blocking(move || {
         let keys = Key::new(cluster_seed(config.cluster_key));
         let bind = |name: &Arc<str>| {
-            host.bind(
+            host.bind_again(
                 name,
                 workers,
                 seed,

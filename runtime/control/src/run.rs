@@ -264,13 +264,15 @@ async fn make_changes(controller: &mut Controller, asked: Asked) -> Infallible {
     let mut retired = interval(RETIRED_EVERY);
     loop {
         tokio::select! {
+            // In this order: a canary that has failed is not promoted because its time is up as well.
+            biased;
+            Some(event) = events.recv() => take_events(controller, event, &mut events).await,
             // What came of it is in the log and in `status`.
             _ = hangup.recv() => drop(controller.reload().await),
             Some(answer) = reloads.recv() => {
                 // Who asked may have gone away meanwhile.
                 let _ = answer.send(controller.reload().await);
             }
-            Some(event) = events.recv() => take_events(controller, event, &mut events).await,
             () = sleep_until(controller.canary_ends()) => controller.canary_ended().await,
             Ok(()) = facts.changed() => controller.network_changed().await,
             _ = tick.tick() => controller.tick().await,

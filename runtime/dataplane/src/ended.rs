@@ -17,6 +17,9 @@ use crate::{BATCH, Backend, Epoch, ServiceId, Snapshot, Tick};
 /// between two deliveries is not told.
 const WAITING_MAX: usize = 4096;
 
+/// The most calls between two batches: each may take a batch's time.
+const CALLS_MAX: usize = 8;
+
 /// Why a session was removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -103,23 +106,30 @@ impl Ended {
         }
     }
 
-    /// Tells the policies.
+    /// Tells the policies, in at most [`CALLS_MAX`] calls: what is left waits for the next turn.
     pub(crate) fn deliver(&mut self, epoch: &mut Epoch) {
         self.waiting.sort_unstable_by_key(|(service, _)| *service);
-        for of_one_service in self.waiting.chunk_by(|(a, _), (b, _)| a == b) {
-            let service = of_one_service[0].0;
+        let mut told = 0;
+        for _ in 0..CALLS_MAX {
+            let Some(&(service, _)) = self.waiting.get(told) else {
+                break;
+            };
+            let rest = self.waiting[told..].iter().take(BATCH);
+            self.events.clear();
+            self.events.extend(
+                rest.take_while(|(of, _)| *of == service)
+                    .map(|(_, closed)| *closed),
+            );
+            told += self.events.len();
             let policy = epoch
                 .snapshot
                 .service(service)
                 .and_then(|service| epoch.policies.get_mut(service.policy));
-            let Some(policy) = policy else { continue };
-            for events in of_one_service.chunks(BATCH) {
-                self.events.clear();
-                self.events.extend(events.iter().map(|(_, closed)| *closed));
+            if let Some(policy) = policy {
                 policy.closed(service, &self.events);
             }
         }
-        self.waiting.clear();
+        self.waiting.drain(..told);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the core asks of the thing that chooses backends.
 
+use std::any::Any;
+
 use waxwing_packet::{Address, Protocol};
 
 use crate::{BackendId, Gauges, Now, ServiceId, Snapshot};
@@ -140,6 +142,17 @@ pub trait Policy: Send {
     /// Sessions of `service` that ended since the last call, at most [`crate::BATCH`].
     fn closed(&mut self, service: ServiceId, events: &[Closed]) {
         let _ = (service, events);
+    }
+
+    /// This policy takes the place of one of the last epoch's, between two batches: it may take over
+    /// what that one remembers, in a bounded time.
+    fn inherit(&mut self, old: &mut dyn Policy) {
+        let _ = old;
+    }
+
+    /// Itself, for another policy of its kind that is to [`Policy::inherit`] from it.
+    fn as_any(&mut self) -> Option<&mut dyn Any> {
+        None
     }
 
     /// Called between batches, and when there are none, at least every 20 ms: a bounded piece of

@@ -144,7 +144,12 @@ impl<I: FrameIo> Worker<I> {
             if self.setup.number == 0 && differ {
                 self.announcements.schedule();
             }
-            let old = std::mem::replace(&mut self.epoch, next);
+            let mut old = std::mem::replace(&mut self.epoch, next);
+            for policy in &mut self.epoch.policies {
+                for before in &mut old.policies {
+                    policy.inherit(&mut **before);
+                }
+            }
             self.forwarder.ended.listen_for(&self.epoch);
             self.setup.counters.epochs.add(1);
             // The receiver is gone only at shutdown; then the epoch is dropped here.

@@ -91,6 +91,12 @@ pub(crate) fn bind(
     })
 }
 
+/// Room for more backends than there are, for an instance that is to go on when some come.
+fn room_to_grow(backends: usize) -> usize {
+    let room = backends.saturating_mul(2).next_power_of_two().max(64);
+    room.min(BACKENDS_MAX).max(backends)
+}
+
 fn host_service(
     guest: &mut Guest,
     functions: &Functions,
@@ -100,7 +106,12 @@ fn host_service(
 ) -> Result<Hosted, Refusal> {
     let budget = set_up.budget;
     let config_len = set_up.size("config", service.config_json.len(), CONFIG_MAX)?;
-    let backends_max = set_up.size("backends", service.backends.len(), BACKENDS_MAX)?;
+    let room = if module.info.keep {
+        room_to_grow(service.backends.len())
+    } else {
+        service.backends.len()
+    };
+    let backends_max = set_up.size("backends", room, BACKENDS_MAX)?;
 
     let buffer = guest
         .call(&functions.reserve, config_len.max(1), budget)
@@ -123,19 +134,21 @@ fn host_service(
     let hosted = Hosted {
         service: service.service,
         name: Arc::clone(&service.name),
+        config_json: service.config_json.as_str().into(),
         regions,
         available: service
             .backends
             .iter()
             .map(|b| b.weight > 0 && b.healthy)
             .collect(),
+        healthy: service.backends.iter().map(|b| b.healthy).collect(),
         generation: owner.generation,
         seed: service_seed(owner.seed, service.service, owner.worker),
         refreshed_ms: u64::MAX,
         ticked_ms: 0,
         counters: Published::new(&owner.records, &service.name, &module.info.counters),
     };
-    write_host(guest.memory(), &hosted, 0);
+    write_host(guest.memory(), &hosted.regions, &hosted, 0);
     write_backends(guest.memory(), &hosted, &service.backends);
     if let Some(changed) = &functions.backends_changed {
         let taken = guest

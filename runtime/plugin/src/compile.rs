@@ -24,6 +24,9 @@ use crate::error::Refusal;
 /// The largest machine code taken from the compiler, in bytes.
 const CODE_MAX: u64 = 256 << 20;
 
+/// How far the child stands back behind all others.
+const NICE: i32 = 15;
+
 /// The longest text of a failure that is read, in bytes.
 const TEXT_MAX: u64 = 4096;
 
@@ -230,6 +233,6 @@ fn confine(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
     limit(Resource::Nofile, 16)?;
     // It ends with its parent, and works only on processor time that nobody else wants.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::process::nice(10)?;
+    rustix::process::setpriority_process(None, NICE)?;
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::error::HostError;
 const TICK: Duration = Duration::from_micros(100);
 
 /// One tick while no module has run for [`IDLE_AFTER`] ticks: an idle balancer sleeps.
-const TICK_IDLE: Duration = Duration::from_millis(1);
+const TICK_IDLE: Duration = Duration::from_micros(250);
 
 /// How many ticks without a call make the clock slow down.
 const IDLE_AFTER: u32 = 1_000;
@@ -37,6 +37,15 @@ const FUEL_MAX: u64 = 1 << 36;
 const SET_UP: Duration = Duration::from_secs(1);
 const SET_UP_PER_SERVICE: Duration = Duration::from_millis(100);
 
+/// How many times longer than that it may take in real time.
+const SET_UP_WALL_FACTOR: u32 = 10;
+
+/// The processor time that this thread has used.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 /// How long a call into a module may run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Budget {
@@ -46,8 +55,9 @@ pub(crate) enum Budget {
     /// from the worker for a while, that costs the call one tick and not its whole budget. So a busy
     /// machine does not make good modules look like endless loops.
     Ticks(u32),
-    /// Until then, whatever the clock does: on a busy machine thousands of ticks are most of a minute.
-    Until(Instant),
+    /// Until the calling thread has used this much of processor time in its life, and in any case until
+    /// then: on a busy machine ticks come late, and a thread that stands back waits long.
+    SetUp { cpu: Duration, wall: Instant },
 }
 
 impl Budget {
@@ -58,7 +68,10 @@ impl Budget {
     pub(crate) fn set_up(services: usize) -> Self {
         let services = u32::try_from(services).unwrap_or(u32::MAX);
         let time = SET_UP.saturating_add(SET_UP_PER_SERVICE.saturating_mul(services));
-        Self::Until(Instant::now() + time)
+        Self::SetUp {
+            cpu: thread_time() + time,
+            wall: Instant::now() + SET_UP_WALL_FACTOR * time,
+        }
     }
 
     /// Takes a tick, and says whether there was one left.
@@ -69,7 +82,7 @@ impl Budget {
                 *left = less.unwrap_or(0);
                 less.is_some()
             }
-            Self::Until(end) => Instant::now() < *end,
+            Self::SetUp { cpu, wall } => thread_time() < *cpu && Instant::now() < *wall,
         }
     }
 }

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use waxwing_dataplane::Policy;
+use tracing::{error, warn};
+use waxwing_dataplane::policy::PickContext;
+use waxwing_dataplane::{NewFlow, Pick, Policy, PolicyFault, ServiceId};
 
 use crate::bind::{Owner, ServiceBinding, bind};
 use crate::compile::Compiler;
@@ -187,10 +189,49 @@ impl Host {
             Ok(bound) => return Ok(bound),
             Err(error) => error,
         };
-        match self.library.demote(&self.engine, &newest, &error) {
-            Some(serving) => self.bind_builds(&serving, None, workers, seed, services),
-            None => Err(error),
+        self.library.refuse(name, Some(newest.hash), &error);
+        let mut tried = vec![newest.hash];
+        while let Some(other) = self.library.stand_in(&self.engine, name, &tried) {
+            match self.bind_builds(&other, None, workers, seed, services) {
+                Ok(bound) => return Ok(bound),
+                Err(error) => warn!("{error}"),
+            }
+            tried.push(other.hash);
         }
+        Err(error)
+    }
+
+    /// [`Host::bind`] for services that are served already: where no build can serve them any more,
+    /// the native fallback does, for one bad module must hold back no change of the others.
+    ///
+    /// # Errors
+    /// If no module of the name can serve these services, and none has before.
+    pub fn bind_again(
+        &self,
+        name: &str,
+        workers: u32,
+        seed: u64,
+        services: &[ServiceBinding],
+    ) -> Result<Bound, ModuleError> {
+        let error = match self.bind(name, workers, seed, services) {
+            Ok(bound) => return Ok(bound),
+            Err(error) => error,
+        };
+        let Some(module) = self.library.current(name) else {
+            return Err(error);
+        };
+        error!("{error}; weighted rendezvous chooses until it is mended");
+        Ok(Bound {
+            module,
+            others: None,
+            policies: (0..workers).map(|_| Box::new(NoPolicy) as _).collect(),
+        })
+    }
+
+    /// Only these modules are in use: forgets the others.
+    pub fn retain(&self, names: &[Arc<str>]) {
+        self.library.retain(names);
+        lock(&self.records).retain(|name, _| names.iter().any(|used| **used == **name));
     }
 
     fn bind_builds(
@@ -235,7 +276,10 @@ impl Host {
     #[must_use]
     pub fn counters(&self, module: &str) -> HashMap<Arc<str>, BTreeMap<String, u64>> {
         let records = lock(&self.records).get(module).cloned();
-        records.map_or_else(HashMap::new, |records| records.counters())
+        let (Some(records), Some(current)) = (records, self.library.current(module)) else {
+            return HashMap::new();
+        };
+        records.counters(&current.info.counters)
     }
 
     fn records(&self, module: &str) -> Arc<Records> {
@@ -251,5 +295,24 @@ impl Host {
         let period = self.library.canary();
         let status = |(name, entry, quarantined)| status::of(name, entry, quarantined, period);
         self.library.list().into_iter().map(status).collect()
+    }
+}
+
+/// In the place of a module that cannot serve: leaves every choice to the native fallback.
+struct NoPolicy;
+
+impl Policy for NoPolicy {
+    fn payload_len(&self) -> usize {
+        0
+    }
+
+    fn pick(
+        &mut self,
+        _: ServiceId,
+        _: PickContext<'_>,
+        _: &[NewFlow],
+        _: &mut [Pick],
+    ) -> Result<(), PolicyFault> {
+        Err(PolicyFault::Disabled)
     }
 }

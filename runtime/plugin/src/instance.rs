@@ -9,6 +9,7 @@
 //! backend that takes no new sessions (weight 0, or down) is an answer that a simple policy gives
 //! who never looked at weights: that flow alone goes to the fallback, and is counted.
 
+use std::any::Any;
 use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,7 +35,7 @@ const REFRESH_ALWAYS_MAX: usize = 64;
 /// The most services that are looked at for upkeep between two batches, and the most that get
 /// their tick; the others' turn comes next.
 const UPKEEP_MAX: usize = 1024;
-const TICKS_MAX: usize = 32;
+const TICKS_MAX: usize = 4;
 
 /// A failed call, for whoever owns the instances.
 #[derive(Clone, Debug)]
@@ -58,9 +59,11 @@ pub(crate) type FaultSink = Arc<dyn Fn(FaultReport) + Send + Sync>;
 pub(crate) struct Hosted {
     pub(crate) service: ServiceId,
     pub(crate) name: Arc<str>,
+    pub(crate) config_json: Arc<str>,
     pub(crate) regions: Regions,
-    /// Which backends take new sessions.
+    /// Which backends take new sessions, and which are healthy: those may keep what they have.
     pub(crate) available: Box<[bool]>,
+    pub(crate) healthy: Box<[bool]>,
     pub(crate) generation: u64,
     pub(crate) seed: u64,
     pub(crate) refreshed_ms: u64,
@@ -106,6 +109,7 @@ impl Policy for WasmPolicy {
 
     fn wants_closed(&self) -> bool {
         !self.disabled
+            && self.functions.closed.is_some()
             && self
                 .hosted
                 .iter()
@@ -119,6 +123,18 @@ impl Policy for WasmPolicy {
         if let Err(failure) = self.try_closed(at, events) {
             self.fail(at, failure);
         }
+    }
+
+    fn inherit(&mut self, old: &mut dyn Policy) {
+        if self.module.info.keep
+            && let Some(old) = old.as_any().and_then(|old| old.downcast_mut())
+        {
+            self.take_over(old);
+        }
+    }
+
+    fn as_any(&mut self) -> Option<&mut dyn Any> {
+        Some(self)
     }
 
     fn tick(&mut self, context: TickContext<'_>) {
@@ -164,7 +180,7 @@ impl Drop for WasmPolicy {
 impl WasmPolicy {
     /// The service's place, unless the instance is disabled or the service is not its own.
     #[inline]
-    fn place(&self, service: ServiceId) -> Option<usize> {
+    pub(crate) fn place(&self, service: ServiceId) -> Option<usize> {
         let at = self
             .by_service
             .get(service.index())
@@ -184,7 +200,7 @@ impl WasmPolicy {
         let now_ms = context.now.millis();
         let count = i32::try_from(flows.len()).unwrap_or(i32::MAX);
         let memory = self.guest.memory();
-        write_host(memory, hosted, now_ms);
+        write_host(memory, &hosted.regions, hosted, now_ms);
         if hosted.available.len() <= REFRESH_ALWAYS_MAX || hosted.refreshed_ms != now_ms {
             hosted.refreshed_ms = now_ms;
             write_live(memory, hosted, self.worker as usize, context);
@@ -216,20 +232,22 @@ impl WasmPolicy {
             *pick = match u32::from_le_bytes(*bytes) {
                 PICK_DROP => Pick::Drop,
                 PICK_FALLBACK => Pick::Fallback,
-                index if index & PICK_KEEP != 0 => {
-                    let index = index & !PICK_KEEP;
-                    let known = (index as usize) < hosted.available.len();
-                    let keep = known.then_some(Pick::Keep(index));
-                    keep.ok_or_else(|| out_of_range(index, hosted.available.len()))?
-                }
-                index => match hosted.available.get(index as usize) {
-                    Some(true) => Pick::Backend(index),
-                    Some(false) => {
-                        unavailable += 1;
-                        Pick::Fallback
+                answer => {
+                    let index = answer & !PICK_KEEP;
+                    let (allowed, pick) = if answer == index {
+                        (&hosted.available, Pick::Backend(index))
+                    } else {
+                        (&hosted.healthy, Pick::Keep(index))
+                    };
+                    match allowed.get(index as usize) {
+                        Some(true) => pick,
+                        Some(false) => {
+                            unavailable += 1;
+                            Pick::Fallback
+                        }
+                        None => return Err(out_of_range(index, allowed.len())),
                     }
-                    None => return Err(out_of_range(index, hosted.available.len())),
-                },
+                }
             };
         }
         if unavailable > 0 {
@@ -269,7 +287,7 @@ impl WasmPolicy {
             gauges,
         };
         let memory = self.guest.memory();
-        write_host(memory, hosted, now.millis());
+        write_host(memory, &hosted.regions, hosted, now.millis());
         write_live(memory, hosted, self.worker as usize, context);
         hosted.counters.dirty = true;
         self.guest.call(tick, hosted.regions.header, Budget::BATCH)
@@ -333,7 +351,7 @@ fn out_of_range(index: u32, count: usize) -> Failure {
 /// Writes the host's part of the header. Regions lie in memory, and memory never shrinks; should
 /// that ever be wrong, nothing is written.
 #[inline]
-pub(crate) fn write_host(memory: &mut [u8], hosted: &Hosted, now_ms: u64) {
+pub(crate) fn write_host(memory: &mut [u8], regions: &Regions, hosted: &Hosted, now_ms: u64) {
     let fields = HostFields {
         generation: hosted.generation,
         now_ms,
@@ -342,7 +360,7 @@ pub(crate) fn write_host(memory: &mut [u8], hosted: &Hosted, now_ms: u64) {
         reserved: 0,
     };
     let host = memory
-        .get_mut(hosted.regions.host..)
+        .get_mut(regions.host..)
         .and_then(<[u8]>::first_chunk_mut);
     if let Some(host) = host {
         *host = fields.to_le_bytes();

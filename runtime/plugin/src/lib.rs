@@ -22,6 +22,7 @@ mod compile;
 mod engine;
 mod error;
 mod guest;
+mod heir;
 mod host;
 mod instance;
 mod library;

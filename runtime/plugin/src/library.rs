@@ -28,6 +28,8 @@ pub(crate) const EXTENSION: &str = "wasm";
 /// What is to be done after a fault.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Recovery {
+    /// The instance is not in use any more.
+    Nothing,
     /// Make new instances of the same module.
     Rebuild,
     /// The module is quarantined; make instances of the one that the name stands for now.
@@ -306,7 +308,7 @@ impl Library {
         !matches!(module.source, Source::File(_)) && has_file()
     }
 
-    fn refuse(&self, name: &str, hash: Option<Hash>, error: &ModuleError) {
+    pub(crate) fn refuse(&self, name: &str, hash: Option<Hash>, error: &ModuleError) {
         let reason = error.to_string();
         let mut shelf = lock(&self.shelf);
         let entry = shelf.entry(name);
@@ -331,18 +333,34 @@ impl Library {
         });
     }
 
-    /// A module could not be set up for its services: gives the one that serves, if that is
-    /// another. The next load tries the newest once more, for a config change may mend it.
-    pub(crate) fn demote(
+    /// What may serve in the place of a build that could not be set up for its services, and of those
+    /// tried after it: the one that serves, the last good one, the shipped one. Of the one that
+    /// serves itself nothing takes the place: then it is the config that is wrong.
+    pub(crate) fn stand_in(
         &self,
         engine: &Engine,
-        module: &Arc<CompiledModule>,
-        error: &ModuleError,
+        name: &str,
+        tried: &[Hash],
     ) -> Option<Arc<CompiledModule>> {
-        self.refuse(&module.name, Some(module.hash), error);
-        self.current(&module.name)
-            .or_else(|| self.load_last_good(engine, &module.name))
-            .filter(|other| other.hash != module.hash)
+        let untried = |module: &Arc<CompiledModule>| !tried.contains(&module.hash);
+        if let Some(current) = self.current(name) {
+            return Some(current).filter(untried);
+        }
+        let shipped = || {
+            let bytes = self.shipped(name)?;
+            if tried.contains(&Hash::of(bytes)) {
+                return None;
+            }
+            self.compile(engine, name, Source::Shipped, bytes).ok()
+        };
+        self.load_last_good(engine, name)
+            .filter(untried)
+            .or_else(shipped)
+    }
+
+    /// Forgets all that no service names.
+    pub(crate) fn retain(&self, names: &[Arc<str>]) {
+        lock(&self.shelf).retain(|name| names.iter().any(|used| **used == *name));
     }
 
     /// Counts a fault and says what is to be done.
@@ -353,12 +371,16 @@ impl Library {
         why: &str,
         now: Instant,
     ) -> Recovery {
+        if lock(&self.shelf).is_exhausted(module) {
+            return Recovery::Exhausted;
+        }
         let limit = self.options.fault_limit;
         let judgement = lock(&self.shelf)
             .entry(&module.name)
             .faulted(module, why, now, limit);
         match judgement {
-            Judgement::Stale | Judgement::Tolerated => Recovery::Rebuild,
+            Judgement::Stale => Recovery::Nothing,
+            Judgement::Tolerated => Recovery::Rebuild,
             Judgement::Quarantined { reason, is_canary } => {
                 self.quarantine(module, &reason);
                 if is_canary || self.roll_back(engine, module) {
@@ -429,7 +451,7 @@ impl Library {
         self.options.canary
     }
 
-    fn current(&self, name: &str) -> Option<Arc<CompiledModule>> {
+    pub(crate) fn current(&self, name: &str) -> Option<Arc<CompiledModule>> {
         lock(&self.shelf).get(name)?.current.clone()
     }
 

@@ -26,59 +26,56 @@ type Cells = BTreeMap<String, Arc<AtomicU64>>;
 pub(crate) struct Records {
     /// By service, then by the counter's name.
     counters: Mutex<HashMap<Arc<str>, Cells>>,
-    recent: Mutex<Recent>,
-}
-
-#[derive(Default)]
-struct Recent {
-    flows: VecDeque<(ServiceId, NewFlow)>,
-    noted_ms: u64,
+    recent: Mutex<VecDeque<(ServiceId, NewFlow)>>,
+    /// When flows were last kept; read by all workers, written once a millisecond.
+    noted_ms: AtomicU64,
 }
 
 impl Records {
     /// Keeps some of the flows that were just decided: one batch a millisecond.
     #[inline]
     pub(crate) fn note(&self, service: ServiceId, flows: &[NewFlow], now_ms: u64) {
+        if self.noted_ms.load(Ordering::Relaxed) == now_ms {
+            return;
+        }
         let Ok(mut recent) = self.recent.try_lock() else {
             return;
         };
-        if recent.noted_ms == now_ms {
-            return;
-        }
-        recent.noted_ms = now_ms;
-        if recent.flows.capacity() == 0 {
+        self.noted_ms.store(now_ms, Ordering::Relaxed);
+        if recent.capacity() == 0 {
             return;
         }
         for flow in flows {
-            if recent.flows.len() == FLOWS_MAX {
-                recent.flows.pop_front();
+            if recent.len() == FLOWS_MAX {
+                recent.pop_front();
             }
-            recent.flows.push_back((service, *flow));
+            recent.push_back((service, *flow));
         }
     }
 
     /// Makes the room that [`Records::note`] fills.
     pub(crate) fn make_room(&self) {
         let mut recent = lock(&self.recent);
-        if recent.flows.capacity() == 0 {
-            recent.flows.reserve_exact(FLOWS_MAX);
+        if recent.capacity() == 0 {
+            recent.reserve_exact(FLOWS_MAX);
         }
     }
 
     /// The flows of a service that were kept, the oldest first.
     pub(crate) fn recent(&self, service: ServiceId) -> Vec<NewFlow> {
         let recent = lock(&self.recent);
-        let of_service = recent.flows.iter().filter(|(of, _)| *of == service);
+        let of_service = recent.iter().filter(|(of, _)| *of == service);
         of_service.map(|(_, flow)| *flow).collect()
     }
 
-    /// Every service's counters by name.
-    pub(crate) fn counters(&self) -> HashMap<Arc<str>, BTreeMap<String, u64>> {
+    /// Every service's counters of these names.
+    pub(crate) fn counters(&self, names: &[String]) -> HashMap<Arc<str>, BTreeMap<String, u64>> {
         let values = |cells: &Cells| {
+            let cells = cells.iter().filter(|(name, _)| names.contains(name));
             let value = |(name, cell): (&String, &Arc<AtomicU64>)| {
                 (name.clone(), cell.load(Ordering::Relaxed))
             };
-            cells.iter().map(value).collect()
+            cells.map(value).collect()
         };
         let counters = lock(&self.counters);
         counters
@@ -87,15 +84,14 @@ impl Records {
             .collect()
     }
 
-    /// A service's counters of these names, and no others from now on.
+    /// A service's counters of these names. Another build's stay: it may serve beside this one, or
+    /// again.
     fn cells(&self, service: &Arc<str>, names: &[String]) -> Box<[Arc<AtomicU64>]> {
-        let mut counters = lock(&self.counters);
         if names.is_empty() {
-            counters.remove(service);
             return Box::default();
         }
+        let mut counters = lock(&self.counters);
         let cells = counters.entry(Arc::clone(service)).or_default();
-        cells.retain(|name, _| names.contains(name));
         names
             .iter()
             .map(|name| Arc::clone(cells.entry(name.clone()).or_default()))

@@ -19,8 +19,9 @@ pub(crate) struct Regions {
     pub(crate) header: i32,
     /// The host's fields in the header.
     pub(crate) host: usize,
-    /// The backend records.
+    /// The backend records, and how many have room.
     pub(crate) backends: usize,
+    pub(crate) backends_capacity: usize,
     /// The flow records.
     pub(crate) flows: usize,
     /// The picks.
@@ -98,6 +99,7 @@ impl Regions {
             header: address.cast_signed(),
             host: place(address) + HOST_FIELDS_OFFSET,
             backends: place(header.backends_address),
+            backends_capacity: place(header.backends_capacity),
             flows: place(header.flows_address),
             picks: place(header.picks_address),
             payload: place(header.payload_address),

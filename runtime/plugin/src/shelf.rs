@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::module::{CompiledModule, Hash};
-use crate::store::{Quarantined, seconds};
+use crate::store::{QUARANTINED_MAX, Quarantined, seconds};
 
 /// The steps of a module that are kept for `status`.
 const STEPS_MAX: usize = 16;
@@ -255,6 +255,18 @@ impl Shelf {
         self.entries.iter()
     }
 
+    pub(crate) fn retain(&mut self, used: impl Fn(&str) -> bool) {
+        self.entries.retain(|name, _| used(name));
+    }
+
+    /// Whether a build is quarantined and serves all the same, for want of another.
+    pub(crate) fn is_exhausted(&self, module: &CompiledModule) -> bool {
+        let entry = self.entries.get(&module.name);
+        let current = entry.and_then(|entry| entry.current.as_ref());
+        current.is_some_and(|current| current.hash == module.hash)
+            && self.quarantined(module.hash).is_some()
+    }
+
     /// A build of this hash, under any name.
     pub(crate) fn of_hash(&self, hash: Hash) -> Option<Arc<CompiledModule>> {
         let is = |module: &&Arc<CompiledModule>| module.hash == hash;
@@ -283,6 +295,9 @@ impl Shelf {
     /// Quarantines a build; gives all that are.
     pub(crate) fn quarantine(&mut self, module: &CompiledModule, reason: &str) -> Vec<Quarantined> {
         if self.quarantined(module.hash).is_none() {
+            if self.quarantined.len() == QUARANTINED_MAX {
+                self.quarantined.remove(0);
+            }
             self.quarantined.push(Quarantined {
                 hash: module.hash.digits(),
                 module: module.name.clone(),

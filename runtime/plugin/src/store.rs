@@ -23,7 +23,7 @@ const LAST_GOOD: &str = "last-good";
 const QUARANTINE: &str = "quarantine.json";
 
 /// The most builds that are remembered as quarantined; the oldest are forgotten.
-const QUARANTINED_MAX: usize = 1000;
+pub(crate) const QUARANTINED_MAX: usize = 1000;
 
 /// A build that is not to be tried again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -97,10 +97,12 @@ impl Store {
                 return Vec::new();
             }
         };
-        serde_json::from_slice(&text).unwrap_or_else(|error| {
+        let mut builds: Vec<Quarantined> = serde_json::from_slice(&text).unwrap_or_else(|error| {
             warn!("{}: {error}; no build is quarantined", path.display());
             Vec::new()
-        })
+        });
+        builds.drain(..builds.len().saturating_sub(QUARANTINED_MAX));
+        builds
     }
 
     /// Writes the builds that are quarantined now.
@@ -108,8 +110,7 @@ impl Store {
         let Some(path) = self.file(QUARANTINE) else {
             return;
         };
-        let newest = &builds[builds.len().saturating_sub(QUARANTINED_MAX)..];
-        let written = serde_json::to_vec_pretty(newest)
+        let written = serde_json::to_vec_pretty(builds)
             .map_err(io::Error::from)
             .and_then(|text| write(&path, &text));
         if let Err(error) = written {

@@ -210,6 +210,7 @@ fn bind(
         return Err(io::Error::other("bound twice by this process"));
     };
     let fd = rx.fd();
+    sys::close_on_exec(fd)?;
     let zero_copy = sys::is_zero_copy(fd)?;
     if options.poll == PollMode::Busy {
         busy_poll(fd)?;

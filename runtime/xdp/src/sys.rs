@@ -81,6 +81,15 @@ pub(crate) fn duplicate(fd: &impl AsRawFd) -> io::Result<std::os::fd::OwnedFd> {
     borrowed.try_clone_to_owned()
 }
 
+/// Closes a descriptor in programs that this process starts: they inherit no socket, and so no frame.
+///
+/// # Errors
+/// `EBADF` where `fd` names nothing.
+pub(crate) fn close_on_exec(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: it touches no memory; where the number is of no open descriptor the answer is EBADF.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+}
+
 /// Sets an integer socket option.
 pub(crate) fn set_option(fd: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the pointer is to a live integer of the size given.

@@ -189,9 +189,11 @@ impl<'a> Trial<'a> {
             service,
             ..
         } = self;
+        let names = policy.module.info.counters.clone();
         // The last counts are published as the instance goes.
         drop(policy);
-        records.counters().remove(&service.name).unwrap_or_default()
+        let mut counters = records.counters(&names);
+        counters.remove(&service.name).unwrap_or_default()
     }
 
     fn no_fault(&self) -> Result<(), Fault> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::common::{host_with, pick, service};
-use waxwing_dataplane::{Pick, PolicyFault};
+use waxwing_dataplane::{Pick, Policy, PolicyFault};
 use waxwing_plugin::{
     Bound, CompileLimits, Compiler, FaultReport, Host, ModuleStatus, Options, Recovery, Source,
 };
@@ -215,6 +215,119 @@ fn a_folder_that_cannot_be_written_costs_only_the_memory_of_a_restart() {
     folder.put(FIRST);
     let host = folder.host(&[], Duration::ZERO);
     assert_eq!(chosen(&mut work(&host)), [Pick::Backend(0); 2]);
+}
+
+#[test]
+fn at_a_start_the_shipped_build_stands_in_for_one_that_cannot_be_set_up() {
+    let folder = Folder::new();
+    let bad = Wat {
+        init: "(loop $l (br $l)) (i32.const 0)",
+        ..Wat::default()
+    };
+    fs::write(folder.file(), bad.bytes()).expect("written");
+    let shipped = Wat::picking(FIRST).shipped();
+    let host = folder.host(&[("test", shipped)], Duration::ZERO);
+    let mut bound = work(&host);
+    assert_eq!(bound.module.source, Source::Shipped);
+    assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
+    let refused = status(&host).refused.expect("the file");
+    assert!(refused.reason.contains("waxwing_init"), "{refused:?}");
+}
+
+#[test]
+fn a_build_without_another_to_go_back_to_is_left_alone_once_it_is_quarantined() {
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let host = folder.host(&[], Duration::ZERO);
+    let bound = work(&host);
+    let recoveries: Vec<_> = (0..5).map(|_| host.recover(&fault(&bound))).collect();
+    assert_eq!(
+        recoveries,
+        [
+            Recovery::Rebuild,
+            Recovery::Rebuild,
+            Recovery::Exhausted,
+            Recovery::Exhausted,
+            Recovery::Exhausted
+        ],
+        "as from the other workers, whose instances fail a moment later"
+    );
+}
+
+#[test]
+fn a_module_that_no_service_names_is_forgotten_with_its_canary() {
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let host = folder.host(&[], LONG);
+    work(&host);
+    folder.put(SECOND);
+    work(&host);
+    assert!(host.canary_ends().is_some());
+    host.retain(&["other".into()]);
+    assert_eq!((host.canary_ends(), host.status()), (None, Vec::new()));
+}
+
+#[test]
+fn services_that_no_build_can_serve_any_more_have_the_fallback() {
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let host = folder.host(&[], Duration::ZERO);
+    work(&host);
+    // More than a policy may have: whatever the build, it cannot be set up for that.
+    let weights = vec![1; 5000];
+    assert!(host.bind("test", 1, 1, &[service(&weights)]).is_err());
+    let mut bound = host
+        .bind_again("test", 1, 1, &[service(&weights)])
+        .expect("it has served");
+    assert_eq!(
+        pick(&mut *bound.policies[0], 2, &[0]),
+        Err(PolicyFault::Disabled)
+    );
+    assert!(host.bind_again("never", 1, 1, &[service(&[1])]).is_err());
+}
+
+/// Picks the backend of the number of picks so far; told of backends, it starts at 1.
+const REMEMBERS: Wat = Wat {
+    section: "kind=policy\\0aabi=1.0\\0aname=test\\0akeep=1\\0a",
+    pick: "(i32.store (i32.const 0x4000) (i32.load (i32.const 32)))
+           (i32.store (i32.const 32) (i32.add (i32.load (i32.const 32)) (i32.const 1)))
+           (local.get 1)",
+    more: "(func (export \"waxwing_backends_changed\") (param i32) (result i32) (i32.const 1))",
+    ..Wat::GOOD
+};
+
+#[test]
+fn what_a_module_remembers_outlives_a_change_of_backends() {
+    let (host, _events) = host_with(Options::default(), &[("test", REMEMBERS.shipped())], None);
+    let bind = |weights: &[u32], config: &str| {
+        let mut service = service(weights);
+        service.config_json = config.into();
+        let bound = host.bind("test", 1, 1, &[service]).expect("it is good");
+        bound.policies.into_iter().next().expect("one")
+    };
+    let next = |policy: &mut Box<dyn Policy>, backends| {
+        pick(&mut **policy, backends, &[0]).expect("a pick")[0]
+    };
+    let mut first = bind(&[1; 9], "{}");
+    assert_eq!(next(&mut first, 9), Pick::Backend(0));
+    assert_eq!(next(&mut first, 9), Pick::Backend(1));
+
+    // Two more backends, and another instance in its place.
+    let mut second = bind(&[1; 11], "{}");
+    second.inherit(&mut *first);
+    assert_eq!(next(&mut second, 11), Pick::Backend(2), "it goes on");
+    assert_eq!(
+        pick(&mut *first, 9, &[0]),
+        Err(PolicyFault::Disabled),
+        "the old one has nothing left"
+    );
+    drop(first);
+
+    // Another config is another matter.
+    let mut third = bind(&[1; 11], r#"{"a":1}"#);
+    third.inherit(&mut *second);
+    assert_eq!(next(&mut third, 11), Pick::Backend(0));
+    assert_eq!(next(&mut second, 11), Pick::Backend(3));
 }
 
 fn compiled_by(program: &Path, arguments: &[&str], limits: CompileLimits) -> Result<(), String> {
