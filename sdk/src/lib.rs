@@ -49,6 +49,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod abi;
+mod aligned;
 pub mod choice;
 pub mod export;
 pub mod group;

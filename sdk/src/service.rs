@@ -13,14 +13,15 @@ use crate::abi::{
     ABI_MAJOR, ABI_MINOR, BACKENDS_MAX, BATCH_MAX, BackendRecord, ClosedRecord, FlowRecord, Header,
     PICK_DROP, PICK_FALLBACK, PICK_KEEP,
 };
+use crate::aligned::Aligned;
 use crate::{Backends, Closed, Flow, Pick, Policy};
 
 /// The regions of a batch. One serves all services of a module, since the host calls about one
 /// service at a time.
 pub(crate) struct Batch {
     pub(crate) flows: Box<[FlowRecord]>,
-    pub(crate) picks: Box<[u32]>,
-    pub(crate) payload: Box<[u8]>,
+    pub(crate) picks: Aligned<u32>,
+    pub(crate) payload: Aligned<u8>,
     pub(crate) closed: Box<[ClosedRecord]>,
 }
 
@@ -28,8 +29,8 @@ impl Batch {
     pub(crate) fn new<P: Policy>() -> Self {
         Self {
             flows: vec![FlowRecord::default(); BATCH_MAX].into(),
-            picks: vec![PICK_FALLBACK; BATCH_MAX].into(),
-            payload: vec![0; BATCH_MAX * P::PAYLOAD].into(),
+            picks: Aligned::new(PICK_FALLBACK, BATCH_MAX),
+            payload: Aligned::new(0, BATCH_MAX * P::PAYLOAD),
             closed: vec![ClosedRecord::default(); if P::CLOSED { BATCH_MAX } else { 0 }].into(),
         }
     }
@@ -109,10 +110,11 @@ impl<P: Policy> Service<P> {
             batch.picks[..n].fill(PICK_FALLBACK);
             return n;
         };
-        for (at, (record, pick)) in batch.flows.iter().zip(&mut batch.picks).take(n).enumerate() {
+        let (picks, payload) = (&mut *batch.picks, &*batch.payload);
+        for (at, (record, pick)) in batch.flows.iter().zip(picks).take(n).enumerate() {
             let start = at * P::PAYLOAD;
             let len = P::PAYLOAD.min(record.payload_len as usize);
-            let flow = Flow::new(record, &batch.payload[start..start + len]);
+            let flow = Flow::new(record, &payload[start..start + len]);
             let backends = view(&self.header, &self.backends);
             *pick = match policy.pick(&flow, &backends) {
                 Pick::Backend(index) => {

@@ -8,7 +8,7 @@
 //! A signal is as old as its report. A policy that believed it would send a whole batch, and all that
 //! comes until the next report, to the one backend that was least (Mitzenmacher, "How Useful Is Old
 //! Information?", 2000). So each of this worker's picks counts as `per_session` more until the signal
-//! changes, and where it does not change, by half a second later.
+//! changes; where it does not change, half of them are forgotten every half second.
 //!
 //! Invariant: a pick looks at no more than [`PAIRS`] pairs. One over `max` gets a session only if all
 //! that it looked at are.

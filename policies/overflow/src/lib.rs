@@ -80,7 +80,7 @@ impl Policy for Overflow {
 
     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
         let per_weight = u64::from(self.config.sessions_per_weight);
-        let has_room = |tier: &&mut Tier| tier.active < tier.weight * per_weight;
+        let has_room = |tier: &&mut Tier| tier.active < tier.weight.saturating_mul(per_weight);
         let (tier, counter) = if let Some(tier) = self.groups.iter_mut().find(has_room) {
             let counter = if tier.is_first {
                 &mut self.first

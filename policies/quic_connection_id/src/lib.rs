@@ -83,20 +83,10 @@ impl Policy for QuicConnectionId {
                 CONNECTION_ID_MAX - length
             ));
         }
-        let listed = config.server_ids.iter().map(|(text, tag)| {
-            let id = from_hex(text, length);
-            id.map(|id| (id, *tag)).ok_or_else(|| {
-                format!(
-                    "policy_config.server_ids has {text:?}; expected {} hexadecimal digits, since \
-                     server_id_length = {length}",
-                    length * 2
-                )
-            })
-        });
         let mut quic = Self {
             offset,
             length,
-            listed: listed.collect::<Result<_, _>>()?,
+            listed: listed(&config.server_ids, length)?,
             servers: Vec::new(),
             backends: Group::default(),
             by_id: 0,
@@ -156,6 +146,26 @@ impl QuicConnectionId {
 fn number(id: &[u8]) -> u128 {
     id.iter()
         .fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+/// The config's server ids, each once, with their tags.
+fn listed(server_ids: &BTreeMap<String, u32>, length: usize) -> Result<Vec<(u128, u32)>, String> {
+    let mut listed = BTreeMap::new();
+    for (text, tag) in server_ids {
+        let id = from_hex(text, length).ok_or_else(|| {
+            format!(
+                "policy_config.server_ids has {text:?}; expected {} hexadecimal digits, since \
+                 server_id_length = {length}",
+                length * 2
+            )
+        })?;
+        if listed.insert(id, *tag).is_some() {
+            return Err(format!(
+                "policy_config.server_ids has one id in two spellings: {text:?}; write each once"
+            ));
+        }
+    }
+    Ok(listed.into_iter().collect())
 }
 
 fn from_hex(text: &str, length: usize) -> Option<u128> {

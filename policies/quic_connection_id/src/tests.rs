@@ -166,6 +166,11 @@ fn what_is_wrong_is_said_with_what_to_write() {
             "expected 8 hexadecimal digits",
         ),
         (
+            r#"{"server_id_length": 1, "server_ids": {"0a": 1, "0A": 2}}"#,
+            &[1, 2],
+            "one id in two spellings: \"0a\"",
+        ),
+        (
             r#"{"server_id_length": 1}"#,
             &[256],
             "expected tags up to 255",

@@ -27,6 +27,7 @@ mod host;
 mod instance;
 mod library;
 mod module;
+mod payloads;
 mod read;
 mod records;
 mod regions;

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use waxwing_dataplane::policy::{Closed, End, PAYLOAD_MAX, PickContext, TickContext};
+use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
 use waxwing_dataplane::snapshot::{MidStream, Timeouts};
 use waxwing_dataplane::{
     BATCH, Backend, BackendId, Gauges, NewFlow, Now, Pick, Policy, Service, ServiceId, Snapshot,
@@ -17,6 +17,7 @@ use waxwing_sdk::random::Random;
 use waxwing_sdk::testing::{self, Driver, TestFlow};
 
 use crate::bind::service_seed;
+use crate::payloads::{dns_query, prefix, quic_packet};
 use crate::{BackendInfo, Host, Options, ServiceBinding};
 
 const SERVICE: ServiceId = ServiceId(5);
@@ -185,11 +186,8 @@ impl<'a> Trace<'a> {
             0 => flow,
             1 => flow.with_payload(&query(self.below(50))),
             2 => {
-                let short = [
-                    &[0x40, 0][..],
-                    &u32::to_be_bytes(1 + u32::from(self.byte() % 4)),
-                ];
-                flow.with_payload(&[&short.concat()[..], &[7; 40]].concat())
+                let server_id = 1 + self.byte() % 4;
+                flow.with_payload(&quic_packet(&[0, 0, 0, 0, server_id]))
             }
             _ => {
                 let bytes: Vec<u8> = (0..self.below(200)).map(|_| self.byte()).collect();
@@ -347,13 +345,7 @@ fn query(name: usize) -> Vec<u8> {
     } else {
         "example"
     };
-    let mut query = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in [&*label, zone, "test"] {
-        query.push(u8::try_from(label.len()).expect("it is short"));
-        query.extend(label.bytes());
-    }
-    query.extend([0, 0, 1, 0, 1]);
-    query
+    dns_query([&*label, zone, "test"])
 }
 
 fn pick(pick: waxwing_sdk::Pick) -> Pick {
@@ -375,9 +367,7 @@ fn new_flow(flow: &TestFlow) -> NewFlow {
         protocol,
         ..
     } = flow.record;
-    let prefix = &flow.payload[..flow.payload.len().min(PAYLOAD_MAX)];
-    let mut payload = [0; PAYLOAD_MAX];
-    payload[..prefix.len()].copy_from_slice(prefix);
+    let (payload, payload_len) = prefix(&flow.payload);
     NewFlow {
         source: Address::v6(source),
         source_port,
@@ -390,7 +380,7 @@ fn new_flow(flow: &TestFlow) -> NewFlow {
         },
         hash,
         mid_stream: false,
-        payload_len: u8::try_from(prefix.len()).expect("at most 128"),
+        payload_len,
         payload,
     }
 }

@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::error::{ModuleError, Refusal};
 use crate::instance::FaultReport;
 use crate::module::CompiledModule;
+use crate::payloads::{dns_query, prefix, quic_packet};
 use crate::records::Records;
 
 /// The batch sizes tried: the smallest, the fullest, and some between.
@@ -83,13 +84,18 @@ fn try_service(
 }
 
 /// A flow unlike its neighbours: both families and protocols, with and without SYN, payloads of
-/// every length.
+/// every length, and of UDP's every second one a DNS query of many labels or a QUIC packet.
 fn test_flow(at: u8) -> NewFlow {
     let address = |host: u8| -> IpAddr {
         match at % 3 {
             0 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(host)).into(),
             _ => Ipv4Addr::new(192, 0, 2, host).into(),
         }
+    };
+    let (payload, payload_len) = match at % 8 {
+        1 => prefix(&dns_query((0..at).map(|label| [b'a' + label % 26]))),
+        3 => prefix(&quic_packet(&[0, 0, 0, 0, at / 8])),
+        _ => ([at; PAYLOAD_MAX], at.saturating_mul(2)),
     };
     NewFlow {
         source: address(at).into(),
@@ -103,7 +109,7 @@ fn test_flow(at: u8) -> NewFlow {
         },
         hash: u64::from(at).wrapping_mul(0x9e37_79b9_7f4a_7c15),
         mid_stream: at % 8 == 4,
-        payload_len: at.saturating_mul(2),
-        payload: [at; PAYLOAD_MAX],
+        payload_len,
+        payload,
     }
 }

@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use waxwing_plugin::workbench::{Bench, BenchReport, Row, Spread, Workbench};
 
-use super::{Config, backends_count};
+use super::Config;
+use super::backends::{Specs, specs};
 use crate::ask::print;
 
 /// What `--serve` says first: its name and its version.
@@ -21,9 +22,9 @@ pub(crate) struct Arguments {
     file: PathBuf,
     #[command(flatten)]
     config: Config,
-    /// How many backends the service has, of equal weight.
-    #[arg(long, value_name = "N", default_value = "8", value_parser = backends_count)]
-    backends: usize,
+    /// The backends: how many (`5`), or their weights (`3,1,1`), with tags where wanted (`3@7,1@8`).
+    #[arg(long, value_name = "SPEC", default_value = "8", value_parser = specs)]
+    backends: Specs,
     /// As JSON.
     #[arg(long, conflicts_with = "serve")]
     json: bool,
@@ -40,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
              figures that\nmean something: cargo build --release --package waxwing"
         );
     }
-    let mut bench = workbench.bench(&arguments.config.policy_config, arguments.backends)?;
+    let mut bench = workbench.bench(&arguments.config.policy_config, &arguments.backends.0)?;
     if arguments.serve {
         return serve(&mut bench);
     }

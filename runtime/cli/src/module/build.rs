@@ -11,9 +11,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::Value;
 use waxwing_module_build::{Toolchain, find_toolchain};
-use waxwing_plugin::workbench::Workbench;
 
-use super::{Config, check};
+use super::check;
 use crate::ask::print;
 
 #[derive(Args)]
@@ -26,7 +25,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    config: Config,
+    services: check::Services,
     /// As JSON: `passed`, `path`, and `module` or `error`.
     #[arg(long)]
     json: bool,
@@ -37,8 +36,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let package = Package::at(&toolchain, &arguments.path)?;
     eprintln!("building {} with {}", package.name, toolchain.name());
     let built = package.build(&toolchain)?;
-    let outcome =
-        Workbench::open(&built).and_then(|bench| bench.check(&arguments.config.policy_config));
+    let outcome = arguments.services.check(&built);
     let path = match (&outcome, &arguments.out) {
         (Ok(_), Some(folder)) => put(&built, folder)?,
         _ => built,

@@ -1,13 +1,14 @@
 //! `waxwing module check`.
 
 use std::fmt::{self, Display, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use waxwing_plugin::workbench::{AtSize, CheckReport, Verdict, Workbench, WorkbenchError};
 
+use super::backends::{Specs, specs};
 use super::{Bytes, Config};
 use crate::ask::print;
 
@@ -17,15 +18,36 @@ pub(crate) struct Arguments {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
-    config: Config,
+    services: Services,
     /// As JSON: `passed`, and `module` or `error`.
     #[arg(long)]
     json: bool,
 }
 
+/// The services that a module is tried on.
+#[derive(Args)]
+pub(super) struct Services {
+    #[command(flatten)]
+    config: Config,
+    /// What their backends are like: weights (`3,1,1`), with tags where wanted (`3@7,1@8`), over and
+    /// over as far as a service's number of backends goes.
+    #[arg(long, value_name = "SPEC", default_value = "1", value_parser = specs)]
+    backends: Specs,
+}
+
+impl Services {
+    pub(super) fn check(&self, module: &Path) -> Result<CheckReport, WorkbenchError> {
+        Workbench::open(module)?.check(&self.config.policy_config, &self.backends.0)
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments { file, config, json } = arguments;
-    let outcome = Workbench::open(file).and_then(|bench| bench.check(&config.policy_config));
+    let Arguments {
+        file,
+        services,
+        json,
+    } = arguments;
+    let outcome = services.check(file);
     if *json {
         print(&(serde_json::to_string_pretty(&verdict(&outcome))? + "\n"))?;
     } else if let Ok(report) = &outcome {

@@ -3,6 +3,7 @@
 //! Invariant: what a module does is asked of the host that serves it
 //! ([`waxwing_plugin::workbench`]); here are arguments and texts only.
 
+mod backends;
 mod bench;
 mod build;
 mod check;
@@ -13,7 +14,6 @@ use std::fmt::{self, Display};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use waxwing_plugin::workbench::BACKENDS_MAX;
 
 /// The commands.
 #[derive(Subcommand)]
@@ -63,14 +63,6 @@ fn object(text: &str) -> Result<String> {
         bail!("not an object; write '{{ \"key\": value }}'");
     }
     Ok(text.to_owned())
-}
-
-/// A number of backends that a service can have.
-fn backends_count(text: &str) -> Result<usize> {
-    match text.parse() {
-        Ok(count) if (1..=BACKENDS_MAX).contains(&count) => Ok(count),
-        _ => bail!("write 1 to {BACKENDS_MAX}"),
-    }
 }
 
 /// A size in bytes, for people.

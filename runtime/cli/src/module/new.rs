@@ -14,12 +14,7 @@ use crate::ask::print;
 /// The SDK of the tree that this program was built from.
 const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk");
 
-/// What the templates call the crate and its SDK.
-const CRATE: &str = "my-policy";
-const LIBRARY: &str = "my_policy";
-const SDK_PATH: &str = "SDK_PATH";
-
-/// The crate's files.
+/// The crate's files. `{{crate}}`, `{{library}}` and `{{sdk}}` stand for what differs.
 const FILES: [(&str, &str); 4] = [
     ("Cargo.toml", include_str!("template/manifest.toml")),
     ("src/lib.rs", include_str!("template/lib.rs")),
@@ -180,19 +175,12 @@ fn find_sdk(given: Option<&Path>) -> Result<PathBuf> {
 /// Makes the crate beside its place, then moves it there.
 fn write(folder: &Path, name: &str, sdk: &Path) -> Result<()> {
     let sdk = sdk.to_str().context("the SDK's path is not UTF-8")?;
-    // JSON and TOML write a string alike, as far as paths go.
-    let quoted = serde_json::Value::from(sdk).to_string();
     let aside = folder.with_file_name(format!(".{name}.{}", std::process::id()));
-    let library = name.replace('-', "_");
     let make = || -> std::io::Result<()> {
-        for (path, text) in FILES {
-            let text = text
-                .replace(&format!("\"{SDK_PATH}\""), &quoted)
-                .replace(CRATE, name)
-                .replace(LIBRARY, &library);
+        for (path, template) in FILES {
             let path = aside.join(path);
             fs::create_dir_all(path.parent().unwrap_or(&aside))?;
-            fs::write(path, text)?;
+            fs::write(path, fill(template, name, sdk))?;
         }
         fs::rename(&aside, folder)
     };
@@ -203,9 +191,50 @@ fn write(folder: &Path, name: &str, sdk: &Path) -> Result<()> {
     })
 }
 
+/// A template with the crate's own names, in one pass: what is put in is not looked at again.
+fn fill(template: &str, name: &str, sdk: &str) -> String {
+    let library = name.replace('-', "_");
+    // JSON and TOML write a string alike, as far as paths go.
+    let sdk = serde_json::Value::from(sdk).to_string();
+    let mut pieces = template.split("{{");
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (token, after) = piece.split_once("}}").unwrap_or((piece, ""));
+        text += match token {
+            "crate" => name,
+            "library" => &library,
+            "sdk" => &sdk,
+            // The templates have no other, which a test sees to.
+            other => other,
+        };
+        text += after;
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_is_filled_once_whatever_the_names_are() {
+        let template = "{{crate}} {{library}} at {{sdk}}.";
+        assert_eq!(
+            fill(template, "my-my_policy2", "/my-policy/{{crate}}/sdk"),
+            r#"my-my_policy2 my_my_policy2 at "/my-policy/{{crate}}/sdk"."#
+        );
+    }
+
+    #[test]
+    fn the_templates_have_known_tokens_only() {
+        for (path, template) in FILES {
+            for piece in template.split("{{").skip(1) {
+                let token = piece.split_once("}}").map(|(token, _)| token);
+                let known = [Some("crate"), Some("library"), Some("sdk")];
+                assert!(known.contains(&token), "{path}: {token:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_name_is_a_crates_and_a_modules() {

@@ -4,13 +4,12 @@ use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
-use waxwing_plugin::workbench::{
-    BACKENDS_MAX, BackendSpec, Plan, Removal, Share, Simulation, Workbench,
-};
+use waxwing_plugin::workbench::{Plan, Removal, Share, Simulation, Workbench};
 
-use super::{Config, backends_count};
+use super::Config;
+use super::backends::{Specs, specs};
 use crate::ask::print;
 
 /// The width of a terminal that is none, and the least that bars are drawn for.
@@ -41,10 +40,6 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// Backends, as an argument gives them.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Specs(Vec<BackendSpec>);
-
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let plan = Plan {
         backends: arguments.backends.0.clone(),
@@ -58,29 +53,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         return print(&(serde_json::to_string_pretty(&simulation)? + "\n"));
     }
     print(&text(&simulation, width()))
-}
-
-fn specs(text: &str) -> Result<Specs> {
-    let count = (!text.contains([',', '@'])).then(|| backends_count(text));
-    if let Some(count) = count {
-        return Ok(Specs(vec![BackendSpec { weight: 1, tag: 0 }; count?]));
-    }
-    let specs: Vec<_> = text.split(',').map(spec).collect::<Result<_>>()?;
-    if specs.len() > BACKENDS_MAX {
-        bail!(
-            "{} backends; a service has at most {BACKENDS_MAX}",
-            specs.len()
-        );
-    }
-    Ok(Specs(specs))
-}
-
-fn spec(text: &str) -> Result<BackendSpec> {
-    let (weight, tag) = text.split_once('@').unwrap_or((text, "0"));
-    match (weight.trim().parse(), tag.trim().parse()) {
-        (Ok(weight), Ok(tag)) => Ok(BackendSpec { weight, tag }),
-        _ => bail!("{text:?} is no backend; write WEIGHT or WEIGHT@TAG, whole numbers"),
-    }
 }
 
 fn width() -> usize {
@@ -193,26 +165,6 @@ fn bar(part: f64, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn backends_are_a_count_or_weights_with_tags() {
-        let backend = |weight, tag| BackendSpec { weight, tag };
-        let cases = [
-            ("3", vec![backend(1, 0); 3]),
-            ("3,1", vec![backend(3, 0), backend(1, 0)]),
-            ("5@2", vec![backend(5, 2)]),
-            (
-                "3@7, 0@8,1",
-                vec![backend(3, 7), backend(0, 8), backend(1, 0)],
-            ),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(specs(text).ok(), Some(Specs(expected)), "{text}");
-        }
-        for bad in ["", "0", "4097", "1,,2", "1@", "a", "-1,2", "1.5,1"] {
-            assert!(specs(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_bar_is_its_part_of_the_width() {

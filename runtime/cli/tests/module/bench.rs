@@ -26,6 +26,16 @@ fn every_batch_size_is_timed_above_the_floor() {
 }
 
 #[test]
+fn the_backends_have_the_weights_and_tags_that_are_given() {
+    let folder = TempDir::new().unwrap();
+    let failover = shipped(&folder, "failover");
+    let bench = ["bench", &failover, "--config", r#"{"order": [2, 1]}"#];
+    let said = module(&[&bench[..], &["--json", "--backends", "1@1,3@2"]].concat()).json();
+    assert_eq!(said["backends"], 2);
+    module(&bench).complains("a backend has tag 0");
+}
+
+#[test]
 fn a_serving_bench_answers_line_by_line() {
     let folder = TempDir::new().unwrap();
     let mut child = Command::new(WAXWING)

@@ -52,6 +52,36 @@ fn a_policy_may_refuse_a_size_but_not_all() {
     misspelt.complains("of 1 backend:");
 }
 
+/// Groups are by tag, so their policies pass with the tags that their configs name.
+#[test]
+fn backends_are_like_the_given_ones_over_and_over() {
+    let folder = TempDir::new().unwrap();
+    let split = shipped(&folder, "percent_split");
+    let config = r#"{"groups": [{"tag": 1, "percent": 95}, {"tag": 2, "percent": 5}]}"#;
+    let check = ["check", &split, "--json", "--config", config];
+    let said = module(&[&check[..], &["--backends", "1@1,1@2"]].concat()).json();
+    assert_eq!(said["passed"], true, "{said}");
+    let sizes = said["module"]["sizes"].as_array().unwrap();
+    assert_eq!(sizes.len(), 4, "{said}");
+    for size in sizes {
+        assert_eq!(size["verdict"], "good", "{size}");
+    }
+
+    let without = module(&check).json();
+    assert_eq!(without["passed"], false, "{without}");
+    let why = without["error"].to_string();
+    assert!(why.contains("a backend has tag 0"), "{why}");
+
+    // A tag that is to be one backend's: refused where the given ones come again.
+    let quic = shipped(&folder, "quic_connection_id");
+    let said = module(&["check", &quic, "--json", "--backends", "1@1,1@2,1@3"]).json();
+    let verdicts = ["good", "good", "refused", "refused"];
+    for (size, expected) in verdicts.into_iter().enumerate() {
+        assert_eq!(said["module"]["sizes"][size]["verdict"], expected, "{said}");
+    }
+    module(&["check", &quic, "--backends", "1@"]).complains("WEIGHT@TAG");
+}
+
 #[test]
 fn a_bad_module_fails_and_is_told_why() {
     let folder = TempDir::new().unwrap();

@@ -34,6 +34,27 @@ fn a_crate_is_made_once() {
     assert_eq!(read("src/lib.rs"), "mine");
 }
 
+/// Names that are in one another, or in what a template says.
+#[test]
+fn a_crate_goes_by_its_own_name_everywhere() {
+    let folder = TempDir::new().unwrap();
+    for name in ["my_policy2", "my-policy", "my-my_policy", "sdk", "library"] {
+        module(&["new", name, "--path", folder.path().to_str().unwrap()]).says(&[name]);
+        let made = folder.path().join(name);
+        let library = name.replace('-', "_");
+        for (file, expected) in [
+            ("Cargo.toml", format!("name = \"{name}\"\n")),
+            ("Cargo.toml", format!("is the module, {library}.wasm;")),
+            ("benches/pick.rs", format!("use {library}::ClientHash;")),
+            ("README.md", format!("# {name}\n")),
+            ("README.md", format!("policy = \"{library}\"\n")),
+        ] {
+            let text = fs::read_to_string(made.join(file)).unwrap();
+            assert!(text.contains(&expected), "{name}, {file}: {text}");
+        }
+    }
+}
+
 #[test]
 fn a_crate_needs_a_good_name_and_an_sdk() {
     let folder = TempDir::new().unwrap();
@@ -59,8 +80,8 @@ fn a_crate_needs_a_good_name_and_an_sdk() {
 fn a_made_crate_tests_builds_and_benches_by_itself() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().to_str().unwrap();
-    module(&["new", "by-client", "--path", path]).says(&[]);
-    let made = folder.path().join("by-client");
+    module(&["new", "my_policy2", "--path", path]).says(&[]);
+    let made = folder.path().join("my_policy2");
     // The versions that are here already, so that no network is needed.
     let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
     fs::copy(lock, made.join("Cargo.lock")).unwrap();
@@ -90,7 +111,7 @@ fn a_made_crate_tests_builds_and_benches_by_itself() {
     assert!(!modules.exists(), "what does not pass is put nowhere");
     let built = end(&mut inside(WAXWING, &build)).json();
     let module_file = built["path"].as_str().map(PathBuf::from);
-    assert_eq!(module_file, Some(modules.join("by_client.wasm")));
+    assert_eq!(module_file, Some(modules.join("my_policy2.wasm")));
     assert_eq!(built["module"]["counters"][0], "spilled");
     assert_eq!(fs::read_dir(&modules).unwrap().count(), 1);
 

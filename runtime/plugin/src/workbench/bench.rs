@@ -10,7 +10,7 @@ use serde::Serialize;
 use waxwing_dataplane::{BATCH, NewFlow, Pick};
 
 use super::flows::flows;
-use super::trial::{Trial, backends, service};
+use super::trial::{BackendSpec, Trial, backends, service};
 use super::{Workbench, WorkbenchError};
 use crate::error::ModuleError;
 use crate::module::CompiledModule;
@@ -38,7 +38,7 @@ const SEED: u64 = 7;
 /// A module's times by batch size.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct BenchReport {
-    /// The service's backends, of equal weight.
+    /// How many backends the service has.
     pub backends: usize,
     /// By batch size, in rising order.
     pub rows: Vec<Row>,
@@ -77,15 +77,14 @@ pub struct Bench<'a> {
 }
 
 impl Workbench {
-    /// Sets the module up for a service of so many backends with this config (JSON, an object).
+    /// Sets the module up for a service of these backends with this config (JSON, an object).
     ///
     /// # Errors
     /// If the module refuses the service or fails at it.
-    pub fn bench(&self, config: &str, count: usize) -> Result<Bench<'_>, WorkbenchError> {
+    pub fn bench(&self, config: &str, specs: &[BackendSpec]) -> Result<Bench<'_>, WorkbenchError> {
         let empty = self.compile(&self.engine, EMPTY)?;
         let side = |module: &Arc<CompiledModule>, config: &str| -> Result<Side<'_>, ModuleError> {
-            let backends = backends(std::iter::repeat_n((1, 0), count));
-            let service = service(0, config, backends);
+            let service = service(0, config, backends(specs.iter().copied()));
             Ok(Side {
                 trial: Trial::start(&self.engine, module, service, SEED)?,
                 next: 0,
@@ -95,7 +94,7 @@ impl Workbench {
             module: side(&self.module, config)?,
             empty: side(&empty, "{}")?,
             flows: flows(SEED).take(FLOWS).collect(),
-            backends: count,
+            backends: specs.len(),
         })
     }
 }

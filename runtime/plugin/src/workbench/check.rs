@@ -8,8 +8,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::cost::{Cost, measure};
-use super::trial::{backends, service};
+use super::trial::{BackendSpec, backends, service};
 use super::{Workbench, WorkbenchError};
+use crate::bind::ServiceBinding;
 use crate::engine::{Budget, Engine};
 use crate::error::{ModuleError, Refusal};
 use crate::guest::Guest;
@@ -62,7 +63,7 @@ pub struct CheckReport {
 /// How a module did for a service of so many backends.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct AtSize {
-    /// The service's backends, of equal weight.
+    /// How many backends the service has.
     pub backends: usize,
     /// How it did.
     #[serde(flatten)]
@@ -89,20 +90,26 @@ pub enum Verdict {
 
 impl Workbench {
     /// Tries the module on services of one to 4096 backends with this config (JSON, an object),
-    /// as the balancer tries a new module, and measures what it costs.
+    /// as the balancer tries a new module, and measures what it costs. The backends are like
+    /// `specs`, over and over, as far as a service's number of them goes.
     ///
     /// # Errors
     /// Why the balancer would refuse it. A service of more than 64 backends may be too much for a
     /// policy, and any that it refuses itself is no error, as long as it takes one.
-    pub fn check(&self, config: &str) -> Result<CheckReport, WorkbenchError> {
+    pub fn check(
+        &self,
+        config: &str,
+        specs: &[BackendSpec],
+    ) -> Result<CheckReport, WorkbenchError> {
         let counting = Engine::counting()?;
         let counted = self.compile(&counting, &self.module.image)?;
         let (mut guest, _) = Guest::new(&self.engine, &self.module, 1, Budget::set_up(1))?;
         let mut sizes = Vec::with_capacity(SIZES.len());
         let mut refusal = None;
         for count in SIZES {
-            let tried = self.try_size((&counting, &counted), config, count);
-            let verdict = match tried {
+            let backends = backends(specs.iter().copied().cycle().take(count));
+            let service = service(0, config, backends);
+            let verdict = match self.try_service((&counting, &counted), &service) {
                 Ok(verdict) => verdict,
                 Err(error) if matches!(error.refusal, Refusal::Refused { .. }) => {
                     let why = error.refusal.to_string();
@@ -123,19 +130,17 @@ impl Workbench {
         }
     }
 
-    fn try_size(
+    fn try_service(
         &self,
         counting: (&Engine, &Arc<CompiledModule>),
-        config: &str,
-        count: usize,
+        service: &ServiceBinding,
     ) -> Result<Verdict, ModuleError> {
-        let usual = count <= USUAL_MAX;
+        let usual = service.backends.len() <= USUAL_MAX;
         if usual {
-            let backends = backends(std::iter::repeat_n((1, 0), count));
-            let service = service(0, config, backends);
-            vet(&self.engine, &self.module, &[service], &Records::default())?;
+            let services = std::slice::from_ref(service);
+            vet(&self.engine, &self.module, services, &Records::default())?;
         }
-        match measure(self, counting, config, count) {
+        match measure(self, counting, service) {
             Ok(cost) => Ok(Verdict::Good(cost)),
             Err(fault) if fault.overrun && !usual => Ok(Verdict::TooSlow {
                 why: fault.error.refusal.to_string(),

@@ -11,7 +11,8 @@ use waxwing_dataplane::{BATCH, NewFlow, Pick};
 
 use super::Workbench;
 use super::flows::flows;
-use super::trial::{Fault, Trial, backends, service};
+use super::trial::{Fault, Trial};
+use crate::bind::ServiceBinding;
 use crate::engine::Engine;
 use crate::module::CompiledModule;
 
@@ -40,16 +41,14 @@ pub struct Cost {
     pub memory_bytes: usize,
 }
 
-/// Measures a service of so many backends of equal weight. `counting` is the module compiled for
-/// an engine that counts.
+/// Measures a service. `counting` is the module compiled for an engine that counts.
 pub(crate) fn measure(
     bench: &Workbench,
     counting: (&Engine, &Arc<CompiledModule>),
-    config: &str,
-    count: usize,
+    service: &ServiceBinding,
 ) -> Result<Cost, Fault> {
-    let (worst_batch, memory_bytes) = time(&bench.engine, &bench.module, config, count)?;
-    let (fuel_average, fuel_worst) = fuel(counting.0, counting.1, config, count)?;
+    let (worst_batch, memory_bytes) = time(&bench.engine, &bench.module, service)?;
+    let (fuel_average, fuel_worst) = fuel(counting.0, counting.1, service)?;
     Ok(Cost {
         fuel_average,
         fuel_worst,
@@ -62,16 +61,9 @@ pub(crate) fn measure(
 fn start<'a>(
     engine: &'a Engine,
     module: &Arc<CompiledModule>,
-    config: &str,
-    count: usize,
+    service: &ServiceBinding,
 ) -> Result<Trial<'a>, Fault> {
-    let backends = backends(std::iter::repeat_n((1, 0), count));
-    Ok(Trial::start(
-        engine,
-        module,
-        service(0, config, backends),
-        SEED,
-    )?)
+    Ok(Trial::start(engine, module, service.clone(), SEED)?)
 }
 
 /// The routine; `call` makes one call, for a flow alone or a full batch.
@@ -97,13 +89,12 @@ fn routine(
 fn time(
     engine: &Engine,
     module: &Arc<CompiledModule>,
-    config: &str,
-    count: usize,
+    service: &ServiceBinding,
 ) -> Result<(Duration, usize), Fault> {
     let mut best = [Duration::MAX; STEPS];
     let mut memory = 0;
     for _ in 0..ROUNDS {
-        let mut trial = start(engine, module, config, count)?;
+        let mut trial = start(engine, module, service)?;
         let mut batches = best.iter_mut();
         routine(&mut trial, |trial, flows, picks| {
             let start = Instant::now();
@@ -126,10 +117,9 @@ fn time(
 fn fuel(
     engine: &Engine,
     module: &Arc<CompiledModule>,
-    config: &str,
-    count: usize,
+    service: &ServiceBinding,
 ) -> Result<(f64, u64), Fault> {
-    let mut trial = start(engine, module, config, count)?;
+    let mut trial = start(engine, module, service)?;
     let (mut in_batches, mut worst) = (0, 0);
     routine(&mut trial, |trial, flows, picks| {
         let before = trial.fuel_left();

@@ -1,5 +1,5 @@
 //! Flows that a service might get: random clients, both families and protocols, payloads of every
-//! length.
+//! length, DNS queries and QUIC packets among them.
 //!
 //! Invariant: the same seed gives the same flows, so that two runs can be compared flow by flow.
 
@@ -7,6 +7,8 @@ use waxwing_dataplane::NewFlow;
 use waxwing_dataplane::policy::PAYLOAD_MAX;
 use waxwing_packet::{Address, Protocol};
 use waxwing_sdk::hash;
+
+use crate::payloads::{dns_query, prefix, quic_packet};
 
 /// The VIP in both families (RFC 5737, RFC 3849).
 const VIP_V4: Address = Address::v4([203, 0, 113, 10]);
@@ -18,7 +20,8 @@ pub(crate) fn flows(seed: u64) -> impl Iterator<Item = NewFlow> {
 }
 
 /// One in four is IPv6, one in four UDP, which alone has a payload; one TCP flow in sixteen was
-/// met in its middle.
+/// met in its middle. Of UDP's payloads a quarter are DNS queries of up to 64 labels, and a quarter
+/// QUIC packets whose connection ids have a server's id from 1 to 4.
 fn flow(random: u64) -> NewFlow {
     let [a, b, c, low, high, kind, fill, len] = random.to_le_bytes();
     let udp = kind % 4 == 1;
@@ -28,6 +31,15 @@ fn flow(random: u64) -> NewFlow {
     } else {
         (Address::v4([10, a, b, c]), VIP_V4)
     };
+    let (payload, payload_len) = match kind / 16 % 4 {
+        _ if !udp => ([fill; PAYLOAD_MAX], 0),
+        0 => {
+            let letter = |at: u8| b'a' + fill.wrapping_add(at.wrapping_mul(c)) % 26;
+            prefix(&dns_query((0..=len % 64).map(|at| [letter(at)])))
+        }
+        1 => prefix(&quic_packet(&[0, 0, 0, 0, 1 + c % 4, a, b, fill])),
+        _ => ([fill; PAYLOAD_MAX], len % 129),
+    };
     NewFlow {
         source,
         source_port: u16::from_le_bytes([low, high]) | 1024,
@@ -36,8 +48,8 @@ fn flow(random: u64) -> NewFlow {
         protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
         hash: hash::mix(!random),
         mid_stream: !udp && kind / 16 == 1,
-        payload_len: if udp { len % 129 } else { 0 },
-        payload: [fill; PAYLOAD_MAX],
+        payload_len,
+        payload,
     }
 }
 
@@ -55,6 +67,12 @@ mod tests {
         assert!((150..350).contains(&udp), "{udp} UDP");
         assert!((150..350).contains(&v6), "{v6} IPv6");
         assert!((20..120).contains(&middle), "{middle} in their middle");
+        let queries =
+            count(|flow| flow.payload_len > 12 && flow.payload[..6] == [0, 1, 1, 0, 0, 1]);
+        let packets =
+            count(|flow| flow.payload_len == 49 && flow.payload[..5] == [0x40, 0, 0, 0, 0]);
+        assert!((20..120).contains(&queries), "{queries} DNS queries");
+        assert!((20..120).contains(&packets), "{packets} QUIC packets");
         let hashes = |seed| flows(seed).take(1000).map(|flow| flow.hash);
         assert!(hashes(7).eq(made.iter().map(|flow| flow.hash)));
         assert!(!hashes(8).eq(hashes(7)));

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 pub use bench::{BATCHES, Bench, BenchReport, Row, Spread};
 pub use check::{AtSize, CheckReport, Verdict};
 pub use cost::Cost;
-pub use simulate::{BackendSpec, Plan, Removal, Share, Simulation};
+pub use simulate::{Plan, Removal, Share, Simulation};
+pub use trial::BackendSpec;
 pub use waxwing_sdk::abi::BACKENDS_MAX;
 
 use crate::compile::Compiler;

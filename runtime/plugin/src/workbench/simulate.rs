@@ -9,19 +9,10 @@ use serde::Serialize;
 use waxwing_dataplane::{BATCH, BackendId, NewFlow, Pick};
 
 use super::flows::flows;
-use super::trial::{Trial, backends, service};
+use super::trial::{BackendSpec, Trial, backends, service};
 use super::{Workbench, WorkbenchError};
 use crate::bind::BackendInfo;
 use crate::error::ModuleError;
-
-/// A backend to simulate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BackendSpec {
-    /// Its share; 0 drains.
-    pub weight: u32,
-    /// The operator's tag; 0 if none.
-    pub tag: u32,
-}
 
 /// What is to be simulated.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,8 +88,7 @@ impl Workbench {
     /// # Errors
     /// If the plan asks for what is not there, or the module refuses the backends or fails.
     pub fn simulate(&self, plan: &Plan) -> Result<Simulation, WorkbenchError> {
-        let pairs = plan.backends.iter().map(|spec| (spec.weight, spec.tag));
-        let all = backends(pairs);
+        let all = backends(plan.backends.iter().copied());
         if let Some(id) = plan.remove
             && all.iter().all(|backend| backend.id.0 != id)
         {

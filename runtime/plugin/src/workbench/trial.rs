@@ -48,16 +48,25 @@ pub(crate) fn service(id: u32, config: &str, backends: Vec<BackendInfo>) -> Serv
     }
 }
 
-/// Healthy backends with these weights and tags, ids from 0 on.
-pub(crate) fn backends(weights_and_tags: impl IntoIterator<Item = (u32, u32)>) -> Vec<BackendInfo> {
-    let backend = |(id, (weight, tag)): (u32, (u32, u32))| BackendInfo {
+/// A made-up backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BackendSpec {
+    /// Its share; 0 drains.
+    pub weight: u32,
+    /// The operator's tag; 0 if none.
+    pub tag: u32,
+}
+
+/// Healthy backends like these, ids from 0 on.
+pub(crate) fn backends(specs: impl IntoIterator<Item = BackendSpec>) -> Vec<BackendInfo> {
+    let backend = |(id, BackendSpec { weight, tag }): (u32, BackendSpec)| BackendInfo {
         id: BackendId(id),
         key: hash::mix(u64::from(id)),
         weight,
         healthy: true,
         tag,
     };
-    (0..).zip(weights_and_tags).map(backend).collect()
+    (0..).zip(specs).map(backend).collect()
 }
 
 /// An instance with its service. The engine, whose clock bounds each call, lives as long.

@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use waxwing_sdk::HostBench;
 use waxwing_sdk::testing::{self, Driver, TestFlow};
 
-use my_policy::ClientHash;
+use {{library}}::ClientHash;
 
 const BATCHES: [usize; 4] = [1, 8, 32, 64];
 const CONFIG: &str = "{}";
