@@ -124,8 +124,9 @@ impl Turn {
     /// By virtual time, which wraps around.
     #[inline]
     const fn is_before(&self, other: &Self) -> bool {
-        let earlier = self.due.wrapping_sub(other.due).cast_signed();
-        earlier < 0 || (earlier == 0 && self.index < other.index)
+        let ahead = self.due.wrapping_sub(other.due);
+        // What lies behind is ahead by more than half the way around.
+        ahead > u64::MAX / 2 || (ahead == 0 && self.index < other.index)
     }
 }
 

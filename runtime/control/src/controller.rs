@@ -243,22 +243,18 @@ impl Controller {
         if let Err(stuck) = self.acknowledged(ACKNOWLEDGE_MAX).await {
             tracing::error!("{stuck}");
         }
-        self.tell_host().await;
-        sent?;
-        self.steer();
-        self.show();
-        Ok(())
-    }
-
-    /// Tells the host what was put to work; it writes files then.
-    async fn tell_host(&self) {
         let (host, modules) = (Arc::clone(&self.host), self.modules.clone());
         let names = self.config.policies();
+        // The host writes files then.
         modules::blocking(move || {
             modules.iter().for_each(|module| module.tell(&host));
             host.retain(&names);
         })
         .await;
+        sent?;
+        self.steer();
+        self.show();
+        Ok(())
     }
 
     /// Has the backends' next hops found out, and waits a moment for those of new ones.
