@@ -35,8 +35,8 @@ use crate::shipped::MODULES;
 /// records, which that library warns of, for every interface each time.
 const LOG_FILTER: &str = "info,netlink_packet_route=error";
 
-/// How much a control thread stands back: its share beside a worker is a fifth.
-const NICE: i32 = 7;
+/// How much a control thread stands back: its share beside a worker is a quarter.
+const NICE: i32 = 5;
 
 /// The command that the program calls itself with to compile a module.
 pub(crate) const COMPILE: &str = "compile-module";

@@ -25,7 +25,7 @@ use crate::error::Refusal;
 const CODE_MAX: u64 = 256 << 20;
 
 /// How far the child stands back behind all others.
-const NICE: i32 = 15;
+const NICE: i32 = 5;
 
 /// The longest text of a failure that is read, in bytes.
 const TEXT_MAX: u64 = 4096;

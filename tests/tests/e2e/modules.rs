@@ -36,7 +36,8 @@ fn wait_swap(waxwing: &Waxwing<'_>, from: &str) -> Result<String> {
 }
 
 fn a_module_swap_loses_no_request() -> Result<()> {
-    const SECONDS: u32 = 12;
+    // Six swaps, each with a canary of a second, while both processors are busy with the load.
+    const SECONDS: u32 = 20;
     let [one, other] = [
         modules::compile("favourite")?,
         modules::compile("waxwing-policy-maglev")?,
