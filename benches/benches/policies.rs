@@ -19,7 +19,7 @@ use waxwing_dataplane::policy::{PAYLOAD_MAX, PickContext};
 use waxwing_dataplane::{BackendId, Gauges, NewFlow, Now, Pick, Policy, ServiceId};
 use waxwing_packet::{Address, Protocol};
 use waxwing_plugin::{BackendInfo, Event, Host, Options, ServiceBinding};
-use waxwing_sdk::abi::BackendRecord;
+use waxwing_sdk::abi::{BackendRecord, PROTOCOL_UDP};
 use waxwing_sdk::testing::{self, Driver, TestFlow};
 
 const BATCHES: [usize; 4] = [1, 8, 32, 64];
@@ -27,8 +27,9 @@ const BACKENDS: u32 = 10;
 const MORE_BACKENDS: [u32; 3] = [3, 100, 4096];
 const SEED: u64 = 42;
 const SERVICE: ServiceId = ServiceId(0);
-/// Flows that each measurement goes through again and again.
-const FLOWS: usize = 4096;
+/// Flows that each measurement goes through again and again: few enough to stay in the caches, as
+/// those of a batch are, which the balancer has just gathered.
+const FLOWS: usize = 256;
 
 const EMPTY: &str = include_str!("../../runtime/plugin/src/workbench/empty.wat");
 
@@ -90,15 +91,22 @@ fn records(name: &str, count: u32) -> Vec<BackendRecord> {
     (0..count).map(record).collect()
 }
 
-fn flows() -> Vec<TestFlow> {
+/// Those of DNS and QUIC are UDP's.
+fn flows(name: &str) -> Vec<TestFlow> {
+    let udp = ["dns_name", "quic_connection_id"].contains(&name);
     let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x03www\x08internal\x04test\0\0\x01\0\x01";
     let short_header = |at: usize| {
         let id = u32::try_from(at % 10 + 1).unwrap_or(1).to_be_bytes();
         [&[0x40, 0][..], &id, &[7; 40]].concat()
     };
-    let payload = |(at, flow): (usize, TestFlow)| match at % 2 {
-        0 => flow.with_payload(query),
-        _ => flow.with_payload(&short_header(at)),
+    let payload = |(at, mut flow): (usize, TestFlow)| {
+        if udp {
+            flow.record.protocol = PROTOCOL_UDP;
+        }
+        match name {
+            "dns_name" => flow.with_payload(query),
+            _ => flow.with_payload(&short_header(at)),
+        }
     };
     testing::flows(SEED)
         .take(FLOWS)
@@ -115,7 +123,11 @@ fn new_flow(flow: &TestFlow) -> NewFlow {
         source_port: flow.record.source_port,
         destination: Address::v6(flow.record.destination),
         destination_port: flow.record.destination_port,
-        protocol: Protocol::Tcp,
+        protocol: if flow.record.protocol == PROTOCOL_UDP {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        },
         hash: flow.record.hash,
         mid_stream: false,
         payload_len: u8::try_from(flow.payload.len()).unwrap_or(u8::MAX),
@@ -129,10 +141,12 @@ fn native<P: waxwing_sdk::Policy>(
     config: &str,
 ) {
     let records = records(name, BACKENDS);
-    let flows = flows();
+    let flows = flows(name);
     for batch in BATCHES {
         let mut driver = Driver::<P>::start(config, &records, SEED).expect("it takes the config");
         let mut batches = flows.chunks_exact(batch).cycle();
+        let mut picks = Vec::with_capacity(batch);
+        let mut nanos = 0_u64;
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(BenchmarkId::new("native", batch), |bench| {
             bench.iter(|| {
@@ -140,8 +154,11 @@ fn native<P: waxwing_sdk::Policy>(
                 for record in driver.backends_mut() {
                     record.active = 10;
                 }
+                nanos += 20_000;
+                driver.host().now_ms = nanos / 1_000_000;
                 let flows = batches.next().expect("it goes round");
-                black_box(driver.pick(flows));
+                driver.pick_into(flows, &mut picks);
+                black_box(&picks);
             });
         });
     }
@@ -180,7 +197,7 @@ impl Wasm {
             policy,
             ids: records.iter().map(|r| BackendId(r.id)).collect(),
             gauges: Gauges::new(records.len(), 1),
-            flows: flows().iter().map(new_flow).collect(),
+            flows: flows(name).iter().map(new_flow).collect(),
             at: 0,
             nanos: 0,
             picks: [Pick::Fallback; 64],
@@ -224,8 +241,8 @@ fn binding(config: &str, records: &[BackendRecord]) -> ServiceBinding {
     }
 }
 
-/// What becomes of modules: an instance made; one made and put to work in the place of another; one
-/// that traps and is made anew.
+/// What becomes of modules: an instance made; one that takes the place of another, which is dropped;
+/// one that is made, traps, and tells why.
 fn life(criterion: &mut Criterion, host: &Host) {
     let mut group = short(criterion, "module");
     let services = [binding("{}", &records("round_robin", BACKENDS))];
@@ -243,8 +260,10 @@ fn life(criterion: &mut Criterion, host: &Host) {
         black_box(serving.payload_len());
     });
     group.bench_function("trap_and_recover", |bench| {
+        let module = host.policy("trap").expect("it is shipped");
+        let mut side = Wasm::new(host, "trap", "{}", &records("trap", BACKENDS)).expect("made");
         bench.iter(|| {
-            let mut side = Wasm::new(host, "trap", "{}", &records("trap", BACKENDS)).expect("made");
+            side.policy = host.instantiate(&module, 0, SEED, &services).expect("made");
             let context = PickContext {
                 now: Now::default(),
                 backends: &side.ids,

@@ -1,7 +1,9 @@
 //! Smooth weighted round robin: each backend takes its turns evenly spread, in proportion to its
 //! weight. Like nginx's, but a turn costs log n: stride scheduling (Waldspurger, Weihl 1995).
 //!
-//! A backend of weight `w` is due every `STRIDE / w` of virtual time, and the one due first goes.
+//! A backend of weight `w` is due every `STRIDE / w` of virtual time, and the one due first goes. That
+//! repeats after as many turns as the weights sum up to, over their common divisor; where these are
+//! few they are worked out beforehand, and a turn costs one look-up.
 //!
 //! Invariant: between two turns of a backend every other takes as many as the ratio of their
 //! weights says, within one.
@@ -15,8 +17,11 @@ use crate::{Backend, hash};
 /// backends are ever further apart than this, so what is due first is told all the same.
 const STRIDE: u64 = 1 << 60;
 
+/// The longest order that is worked out beforehand.
+const ORDER_MAX: u64 = 4096;
+
 /// Whose turn it is, without end. Build it anew when the backends change; it takes 24 bytes a
-/// backend.
+/// backend, or 8 kB at most for an order worked out beforehand.
 ///
 /// ```
 /// use waxwing_sdk::turns::Turns;
@@ -43,6 +48,9 @@ const STRIDE: u64 = 1 << 60;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Turns {
+    /// The turns of one round, which repeat; empty where a round is long.
+    order: Vec<u16>,
+    at: usize,
     /// A heap: what is at `n` is due before what is at `2n + 1` and `2n + 2`.
     heap: Vec<Turn>,
 }
@@ -57,14 +65,24 @@ impl Turns {
             let phase = hash::mix(seed ^ backend.key());
             Turn::new(backend.index(), backend.weight(), phase)
         };
-        Self::of(backends.into_iter().filter_map(first_turn))
+        let mut weights = Vec::new();
+        let backends = backends.into_iter().inspect(|b| weights.push(b.weight()));
+        let mut turns = Self::of(backends.filter_map(first_turn));
+        let round = round_of(&weights);
+        if (1..=ORDER_MAX).contains(&round) {
+            let order: Option<Vec<u16>> =
+                (0..round).map(|_| turns.next()?.try_into().ok()).collect();
+            turns.order = order.unwrap_or_default();
+        }
+        turns
     }
 
     pub(crate) fn of(turns: impl Iterator<Item = Turn>) -> Self {
         let mut heap: Vec<Turn> = turns.collect();
         // Sorted, it is a heap. Nothing has wrapped around yet.
         heap.sort_unstable_by_key(|turn| (turn.due, turn.index));
-        Self { heap }
+        let (order, at) = (Vec::new(), 0);
+        Self { order, at, heap }
     }
 
     /// Moves the first one down to its place.
@@ -97,12 +115,34 @@ impl Iterator for Turns {
     /// The index of the backend whose turn it is; `None` only if there are no backends.
     #[inline]
     fn next(&mut self) -> Option<usize> {
+        if let Some(index) = self.order.get(self.at) {
+            self.at += 1;
+            if self.at == self.order.len() {
+                self.at = 0;
+            }
+            return Some(usize::from(*index));
+        }
         let first = self.heap.first_mut()?;
         let index = first.index;
         first.due = first.due.wrapping_add(first.stride);
         self.sift_down();
         Some(index as usize)
     }
+}
+
+/// After how many turns they repeat: the weights' sum over their greatest common divisor.
+fn round_of(weights: &[u32]) -> u64 {
+    let divisor = weights.iter().fold(0, |a, b| common_divisor(a, *b));
+    let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+    sum.checked_div(divisor.into()).unwrap_or(0)
+}
+
+/// The greatest common divisor; 0 of nothing but zeros.
+const fn common_divisor(mut a: u32, mut b: u32) -> u32 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 /// When a backend is due; its index breaks ties.
@@ -175,6 +215,29 @@ mod tests {
     fn the_largest_weights_keep_their_ratio() {
         let order = order(&[u32::MAX, u32::MAX / 3], 1, 4000);
         assert_eq!(order.iter().filter(|i| **i == 1).count(), 1000);
+    }
+
+    #[test]
+    fn a_round_worked_out_beforehand_is_the_one_that_comes_by_itself() {
+        let weights = [3, 6, 12, 3, 0, 27];
+        let (records, host) = (testing::backends(&weights), HostFields::default());
+        let backends = Backends::new(&records, &host);
+        let turns = Turns::new(backends.iter(), 7);
+        assert_eq!(turns.order.len(), 17);
+        let first = |b: Backend<'_>| Turn::new(b.index(), b.weight(), hash::mix(7 ^ b.key()));
+        let heap = Turns::of(backends.iter().filter_map(first));
+        assert!(heap.order.is_empty());
+        let round: Vec<usize> = heap.take(17).collect();
+        assert!(turns.take(170).eq(round.into_iter().cycle().take(170)));
+    }
+
+    #[test]
+    fn a_long_round_is_not_worked_out() {
+        let (records, host) = (testing::backends(&[65_535, 1]), HostFields::default());
+        let backends = Backends::new(&records, &host);
+        let turns = Turns::new(backends.iter(), 7);
+        assert!(turns.order.is_empty());
+        assert_eq!(turns.take(65_536).filter(|index| *index == 1).count(), 1);
     }
 
     #[test]

@@ -199,8 +199,13 @@ fn write_module(out: &mut String, module: &ModuleStatus) -> fmt::Result {
     match &module.serving {
         Some(serving) => writeln!(
             out,
-            "module    {}  {} {} from {}, {} faults",
-            module.name, serving.hash, serving.version, serving.source, serving.faults,
+            "module    {}  {} {} from {}, for {}, {} faults",
+            module.name,
+            serving.hash,
+            serving.version,
+            serving.source,
+            Seconds(age(serving.since)),
+            serving.faults,
         )?,
         None => writeln!(out, "module    {}  NONE SERVES", module.name)?,
     }

@@ -64,6 +64,16 @@ impl<P: Policy> Driver<P> {
     /// # Panics
     /// If there are more flows than [`BATCH_MAX`], or the policy panics.
     pub fn pick(&mut self, flows: &[TestFlow]) -> Vec<Pick> {
+        let mut picks = Vec::new();
+        self.pick_into(flows, &mut picks);
+        picks
+    }
+
+    /// The same into a list that is used again, for benches.
+    ///
+    /// # Panics
+    /// As [`Driver::pick`].
+    pub fn pick_into(&mut self, flows: &[TestFlow], picks: &mut Vec<Pick>) {
         for (at, flow) in flows.iter().enumerate() {
             let prefix = &flow.payload[..flow.payload.len().min(P::PAYLOAD)];
             self.batch.payload[at * P::PAYLOAD..][..prefix.len()].copy_from_slice(prefix);
@@ -74,10 +84,8 @@ impl<P: Policy> Driver<P> {
             };
         }
         let n = self.service.pick(&mut self.batch, flows.len());
-        self.batch.picks[..n]
-            .iter()
-            .map(|pick| read_pick(*pick))
-            .collect()
+        picks.clear();
+        picks.extend(self.batch.picks[..n].iter().map(|pick| read_pick(*pick)));
     }
 
     /// Asks the policy about flows without end, in full batches.
