@@ -108,6 +108,7 @@ impl Bench {
         let epoch = Epoch {
             snapshot: Arc::new(Snapshot::new(1, vec![service], backends, ports)),
             policies: Vec::new(),
+            kept: Vec::new(),
             release: Release::held(),
         };
         let mut io = MemoryIo::new(2, 2 * BATCH);

@@ -28,15 +28,15 @@ use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::snapshot::Port;
 use waxwing_dataplane::steering::{Rules, Steering};
-use waxwing_dataplane::{BackendId, Epoch, Policy, Snapshot};
+use waxwing_dataplane::{BackendId, Epoch, Snapshot};
 use waxwing_packet::Address;
-use waxwing_plugin::{CompiledModule, FaultReport, Host, ModuleError, Recovery};
+use waxwing_plugin::{Bound, FaultReport, Host, InUse, ModuleError, Recovery};
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::check;
 use crate::config::Config;
 use crate::kernel::Kernel;
-use crate::modules;
+use crate::modules::{self, Wanted};
 use crate::neighbours::{PortLink, Resolver};
 use crate::report::{Reporter, View, seconds};
 use crate::status::ReloadStatus;
@@ -103,6 +103,8 @@ pub(crate) struct Controller {
     pub(crate) seed: u64,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) modules: Vec<InUse>,
+    /// Names of modules of which an instance is disabled: the next change makes them anew.
+    pub(crate) faulted: BTreeSet<String>,
     pub(crate) workers: Vec<WorkerLink>,
     pub(crate) sent_at: Instant,
     pub(crate) steering: Box<dyn Steering>,
@@ -115,76 +117,57 @@ pub(crate) struct Controller {
     pub(crate) reporter: Arc<Reporter>,
 }
 
-/// The build of a policy's module that serves, or that serves on the first worker while the others
-/// have another.
-#[derive(Clone)]
-pub(crate) struct InUse {
-    pub(crate) module: Arc<CompiledModule>,
-    pub(crate) others: Option<Arc<CompiledModule>>,
-}
-
-impl InUse {
-    /// The build that most workers have.
-    pub(crate) fn mostly(&self) -> &CompiledModule {
-        self.others.as_ref().unwrap_or(&self.module)
-    }
-
-    /// Tells the host that the build was put to work.
-    pub(crate) fn tell(&self, host: &Host) {
-        host.put_to_work(&self.module, self.others.is_some());
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.module, &other.module) && self.others.is_some() == other.others.is_some()
-    }
-}
-
-/// What is sent to the workers: one list of policies for each.
+/// What is sent to the workers.
 pub(crate) struct Draft {
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) modules: Vec<InUse>,
-    pub(crate) policies: Vec<Vec<Box<dyn Policy>>>,
+    /// By their place in the config's policies.
+    modules: Vec<Bound>,
 }
 
 impl Draft {
-    /// Makes the policies of a snapshot.
+    /// Binds the policies of a snapshot; [`Wanted::before`] gives what goes on.
     pub(crate) async fn make(
         host: &Arc<Host>,
         config: &Arc<Config>,
         snapshot: Snapshot,
-        workers: usize,
-        seed: u64,
+        wanted: Wanted,
     ) -> Result<Self, ModuleError> {
         let snapshot = Arc::new(snapshot);
-        let count = u32::try_from(workers).unwrap_or(u32::MAX);
-        let bound =
-            modules::bind(host, Arc::clone(config), Arc::clone(&snapshot), count, seed).await?;
-        let mut policies: Vec<Vec<Box<dyn Policy>>> = (0..workers).map(|_| Vec::new()).collect();
-        let mut modules = Vec::with_capacity(bound.len());
-        for module in bound {
-            modules.push(InUse {
-                module: module.module,
-                others: module.others,
-            });
-            for (of_worker, policy) in policies.iter_mut().zip(module.policies) {
-                of_worker.push(policy);
-            }
-        }
-        Ok(Self {
-            snapshot,
-            modules,
-            policies,
-        })
+        let modules =
+            modules::bind(host, Arc::clone(config), Arc::clone(&snapshot), wanted).await?;
+        Ok(Self { snapshot, modules })
     }
 
-    /// One epoch per worker, all held back by one release.
-    pub(crate) fn epochs(self, release: &Release) -> Vec<Epoch> {
-        let epoch = |policies| Epoch {
-            snapshot: Arc::clone(&self.snapshot),
-            policies,
-            release: release.clone(),
-        };
-        self.policies.into_iter().map(epoch).collect()
+    /// What the instances are made of.
+    pub(crate) fn in_use(&self) -> Vec<InUse> {
+        let in_use = self.modules.iter().map(|module| module.in_use.clone());
+        in_use.collect()
+    }
+
+    /// One epoch for each of `workers` workers, all held back by one release. `before` is what they
+    /// work with, whose instances go on where the draft keeps them.
+    pub(crate) fn epochs(self, workers: usize, before: &[InUse], release: &Release) -> Vec<Epoch> {
+        let mut epochs: Vec<Epoch> = (0..workers)
+            .map(|_| Epoch {
+                snapshot: Arc::clone(&self.snapshot),
+                policies: Vec::with_capacity(self.modules.len()),
+                kept: Vec::new(),
+                release: release.clone(),
+            })
+            .collect();
+        for (here, module) in self.modules.into_iter().enumerate() {
+            let name = &module.in_use.module.name;
+            let there = before.iter().position(|old| old.module.name == *name);
+            for (worker, (epoch, policy)) in epochs.iter_mut().zip(module.policies).enumerate() {
+                epoch.policies.push(policy);
+                if let Some(there) = there
+                    && module.kept.contains(&worker)
+                {
+                    epoch.kept.push((here, there));
+                }
+            }
+        }
+        epochs
     }
 }
 
@@ -202,13 +185,7 @@ impl Controller {
     pub(crate) async fn publish_changed_modules(&mut self) -> Result<(), PublishError> {
         let config = Arc::clone(&self.config);
         let (catalog, draft) = self.draft(&config).await?;
-        let same = draft.modules.len() == self.modules.len()
-            && draft
-                .modules
-                .iter()
-                .zip(&self.modules)
-                .all(|(a, b)| a.is(b));
-        if same {
+        if draft.modules.iter().all(Bound::is_kept) {
             return Ok(());
         }
         self.put_into_effect(config, catalog, draft).await
@@ -219,9 +196,20 @@ impl Controller {
         self.acknowledged(ACKNOWLEDGE_MAX).await?;
         let mut catalog = self.catalog.clone();
         let snapshot = catalog.apply(config, &self.ports, &self.shared.gauges)?;
-        let draft =
-            Draft::make(&self.host, config, snapshot, self.workers.len(), self.seed).await?;
+        let wanted = Wanted {
+            workers: self.workers.len(),
+            seed: self.seed,
+            before: self.going_on(),
+        };
+        let draft = Draft::make(&self.host, config, snapshot, wanted).await?;
         Ok((catalog, draft))
+    }
+
+    /// What serves and may go on: all but what has failed.
+    fn going_on(&self) -> Vec<InUse> {
+        let modules = self.modules.iter();
+        let sound = modules.filter(|in_use| !self.faulted.contains(&in_use.module.name));
+        sound.cloned().collect()
     }
 
     async fn put_into_effect(
@@ -238,8 +226,9 @@ impl Controller {
         self.config = config;
         self.catalog = catalog;
         self.snapshot = Arc::clone(&draft.snapshot);
-        self.modules.clone_from(&draft.modules);
-        let sent = self.send(draft);
+        let before = std::mem::replace(&mut self.modules, draft.in_use());
+        let sent = self.send(draft, &before);
+        self.faulted.clear();
         if let Err(stuck) = self.acknowledged(ACKNOWLEDGE_MAX).await {
             tracing::error!("{stuck}");
         }
@@ -247,7 +236,7 @@ impl Controller {
         let names = self.config.policies();
         // The host writes files then.
         modules::blocking(move || {
-            modules.iter().for_each(|module| module.tell(&host));
+            modules::tell(&host, &modules);
             host.retain(&names);
         })
         .await;
@@ -271,9 +260,9 @@ impl Controller {
     }
 
     /// Sends every worker its epoch, then lets all take it up.
-    fn send(&mut self, draft: Draft) -> Result<(), PublishError> {
+    fn send(&mut self, draft: Draft, before: &[InUse]) -> Result<(), PublishError> {
         let release = Release::held();
-        let epochs = draft.epochs(&release);
+        let epochs = draft.epochs(self.workers.len(), before, &release);
         self.sent_at = Instant::now();
         let mut gone = None;
         for (number, (worker, epoch)) in self.workers.iter_mut().zip(epochs).enumerate() {
@@ -395,7 +384,7 @@ impl Controller {
         self.show();
     }
 
-    /// Publishes the config in effect once more, with fresh instances.
+    /// Publishes the config in effect once more, with instances of what has changed or failed.
     async fn renew_policies(&mut self) {
         match self.publish(Arc::clone(&self.config)).await {
             Ok(()) => {}
@@ -460,6 +449,7 @@ impl Controller {
                 ..
             } = &report;
             tracing::error!(%service, worker, "policy {module:?} failed: {text}");
+            self.faulted.insert(module.name.clone());
             let host = Arc::clone(&self.host);
             match modules::blocking(move || host.recover(&report)).await {
                 Recovery::Nothing => {}

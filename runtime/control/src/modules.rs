@@ -10,7 +10,7 @@ use waxwing_dataplane::session::{Key, Tuple};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Snapshot};
 use waxwing_packet::Address;
 use waxwing_plugin::{
-    BackendInfo, Bound, Compiler, Event, Host, HostError, ModuleError, Options, Refusal,
+    BackendInfo, Bound, Compiler, Event, Host, HostError, InUse, ModuleError, Options, Refusal,
     ServiceBinding,
 };
 
@@ -60,6 +60,22 @@ pub const fn cluster_seed(ClusterKey(key): ClusterKey) -> [u64; 4] {
     [(key >> 64) as u64, key as u64, 0, 0]
 }
 
+/// For whom policies are bound.
+pub(crate) struct Wanted {
+    pub(crate) workers: usize,
+    /// Told to the policies.
+    pub(crate) seed: u64,
+    /// What serves: its instances go on where they would be made the same.
+    pub(crate) before: Vec<InUse>,
+}
+
+/// Tells the host what was put to work.
+pub(crate) fn tell(host: &Host, modules: &[InUse]) {
+    for InUse { module, others, .. } in modules {
+        host.put_to_work(module, others.is_some());
+    }
+}
+
 /// Binds every policy of a config, in the order of [`Config::policies`], with an instance per
 /// worker.
 ///
@@ -69,19 +85,16 @@ pub(crate) async fn bind(
     host: &Arc<Host>,
     config: Arc<Config>,
     snapshot: Arc<Snapshot>,
-    workers: u32,
-    seed: u64,
+    wanted: Wanted,
 ) -> Result<Vec<Bound>, ModuleError> {
     let host = Arc::clone(host);
     blocking(move || {
         let keys = Key::new(cluster_seed(config.cluster_key));
+        let workers = u32::try_from(wanted.workers).unwrap_or(u32::MAX);
         let bind = |name: &Arc<str>| {
-            host.bind_again(
-                name,
-                workers,
-                seed,
-                &bindings(&config, &snapshot, &keys, name),
-            )
+            let before = wanted.before.iter().find(|old| old.module.name == **name);
+            let services = bindings(&config, &snapshot, &keys, name);
+            host.bind_again(name, workers, wanted.seed, &services, before)
         };
         config.policies().iter().map(bind).collect()
     })

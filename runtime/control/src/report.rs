@@ -13,10 +13,9 @@ use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot};
 use waxwing_packet::{Address, Family, Protocol};
-use waxwing_plugin::Host;
+use waxwing_plugin::{Host, InUse};
 
 use crate::config::{self, Config};
-use crate::controller::InUse;
 use crate::facts::HostFacts;
 use crate::neighbours::{HopStates, Resolver};
 use crate::signals;
@@ -209,7 +208,7 @@ impl Reporter {
                 module: view
                     .modules
                     .get(service.policy)
-                    .map(|module| Serving::from(module.mostly())),
+                    .map(|module| Serving::from(&**module.mostly())),
                 active: backends
                     .iter()
                     .map(|backend| u64::from(backend.active))

@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::controller::{Controller, Draft, WorkerLink};
 use crate::facts::HostFacts;
 use crate::kernel::Kernel;
+use crate::modules::{self, Wanted};
 use crate::neighbours::{PortLink, Resolver};
 use crate::rates;
 use crate::report::{PortFacts, Reporter, View};
@@ -43,7 +44,7 @@ use crate::report::{PortFacts, Reporter, View};
 /// How often late acknowledgements, steering rules and states are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often removed backends are looked at. Each time one is dropped every policy starts anew.
+/// How often removed backends are looked at.
 const RETIRED_EVERY: Duration = Duration::from_secs(10);
 
 /// Reloads that wait for their turn.
@@ -132,11 +133,15 @@ impl Control {
         let snapshot = catalog.apply(&config, &ports, &shared.gauges)?;
         let seed = RandomState::new().build_hasher().finish();
         let host = checked.modules.host;
-        let draft = Draft::make(&host, &config, snapshot, counters.len(), seed).await?;
-        draft.modules.iter().for_each(|module| module.tell(&host));
-
-        let (snapshot, modules) = (Arc::clone(&draft.snapshot), draft.modules.clone());
-        let (workers, ends) = mailboxes(draft);
+        let wanted = Wanted {
+            workers: counters.len(),
+            seed,
+            before: Vec::new(),
+        };
+        let draft = Draft::make(&host, &config, snapshot, wanted).await?;
+        let (snapshot, modules) = (Arc::clone(&draft.snapshot), draft.in_use());
+        modules::tell(&host, &modules);
+        let (workers, ends) = mailboxes(draft, counters.len());
         let view = View {
             config: Arc::clone(&config),
             loaded_at: SystemTime::now(),
@@ -171,6 +176,7 @@ impl Control {
             seed,
             snapshot,
             modules,
+            faulted: BTreeSet::new(),
             workers,
             sent_at: started,
             steering,
@@ -346,9 +352,9 @@ fn ports(config: &Config, facts: &HostFacts) -> Result<(Vec<Port>, Vec<PortLink>
 }
 
 /// Each worker's two ends of its mail, its first epoch released.
-fn mailboxes(draft: Draft) -> (Vec<WorkerLink>, Vec<WorkerEnds>) {
+fn mailboxes(draft: Draft, workers: usize) -> (Vec<WorkerLink>, Vec<WorkerEnds>) {
     let release = Release::held();
-    let epochs = draft.epochs(&release);
+    let epochs = draft.epochs(workers, &[], &release);
     release.give();
     let pair = |epoch| {
         let (mailbox, new) = crossbeam_channel::unbounded();

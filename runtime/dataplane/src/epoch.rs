@@ -14,8 +14,25 @@ pub struct Epoch {
     pub snapshot: Arc<Snapshot>,
     /// One per module; [`crate::Service::policy`] indexes it.
     pub policies: Vec<Box<dyn Policy>>,
+    /// Places in `policies` that are [`crate::policy::Vacant`], for what changes is not theirs: each
+    /// with the place in the epoch before whose policy goes on there, with all it remembers.
+    pub kept: Vec<(usize, usize)>,
     /// Set once every worker has its copy in its mailbox (see [`Release`]).
     pub release: Release,
+}
+
+impl Epoch {
+    /// Takes the places' policies that go on from the epoch before.
+    pub(crate) fn take_kept(&mut self, before: &mut Self) {
+        for (here, there) in self.kept.drain(..) {
+            if let (Some(new), Some(old)) = (
+                self.policies.get_mut(here),
+                before.policies.get_mut(there),
+            ) {
+                std::mem::swap(new, old);
+            }
+        }
+    }
 }
 
 /// Holds an epoch back until all workers have been sent theirs: else one worker could make a

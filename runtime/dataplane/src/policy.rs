@@ -114,6 +114,26 @@ pub struct TickContext<'a> {
     pub gauges: &'a Gauges,
 }
 
+/// Where no module serves: leaves every choice to the native fallback.
+#[derive(Clone, Copy, Debug)]
+pub struct Vacant;
+
+impl Policy for Vacant {
+    fn payload_len(&self) -> usize {
+        0
+    }
+
+    fn pick(
+        &mut self,
+        _: ServiceId,
+        _: PickContext<'_>,
+        _: &[NewFlow],
+        _: &mut [Pick],
+    ) -> Result<(), PolicyFault> {
+        Err(PolicyFault::Disabled)
+    }
+}
+
 /// Chooses backends for the new flows of the services that it serves. One value per worker and
 /// module, owned by the worker's thread; it is bound to the snapshot it was handed over with.
 pub trait Policy: Send {

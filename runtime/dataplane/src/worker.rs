@@ -145,6 +145,7 @@ impl<I: FrameIo> Worker<I> {
                 self.announcements.schedule();
             }
             let mut old = std::mem::replace(&mut self.epoch, next);
+            self.epoch.take_kept(&mut old);
             for policy in &mut self.epoch.policies {
                 for before in &mut old.policies {
                     policy.inherit(&mut **before);

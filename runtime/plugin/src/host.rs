@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
-use waxwing_dataplane::policy::PickContext;
-use waxwing_dataplane::{NewFlow, Pick, Policy, PolicyFault, ServiceId};
+use waxwing_dataplane::Policy;
+use waxwing_dataplane::policy::Vacant;
 
 use crate::bind::{Owner, ServiceBinding, bind};
 use crate::compile::Compiler;
@@ -56,14 +56,56 @@ pub enum Event {
     Fault(FaultReport),
 }
 
-/// One module with an instance for each worker.
-pub struct Bound {
+/// Which builds of a module serve which services: what its workers' instances were made of.
+#[derive(Clone, Debug)]
+pub struct InUse {
     /// The module: the newest that passed.
     pub module: Arc<CompiledModule>,
-    /// The module that all workers but the first have, where [`Bound::module`] is a canary.
+    /// The module that all workers but the first have, where [`InUse::module`] is a canary.
     pub others: Option<Arc<CompiledModule>>,
-    /// Instances by worker.
+    /// What they serve; `None` where no build can, and the native fallback does.
+    pub services: Option<Arc<[ServiceBinding]>>,
+}
+
+impl InUse {
+    /// The build that most workers have.
+    #[must_use]
+    pub fn mostly(&self) -> &Arc<CompiledModule> {
+        self.others.as_ref().unwrap_or(&self.module)
+    }
+
+    /// The build of a worker's instance, if it was made for these services.
+    fn instance_for(&self, worker: u32, services: &[ServiceBinding]) -> Option<&CompiledModule> {
+        let same = self.services.as_deref() == Some(services);
+        let build = if worker == 0 { &self.module } else { self.mostly() };
+        same.then_some(build)
+    }
+}
+
+/// One module with an instance for each worker.
+pub struct Bound {
+    /// What the instances are made of.
+    pub in_use: InUse,
+    /// Instances by worker; [`Vacant`] for those in [`Bound::kept`].
     pub policies: Vec<Box<dyn Policy>>,
+    /// The workers whose instance of before goes on, for it is the same module's for the same services.
+    pub kept: Vec<usize>,
+}
+
+impl Bound {
+    /// Whether nothing is new.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept.len() == self.policies.len()
+    }
+}
+
+/// What a module is bound for.
+struct Wanted<'a> {
+    workers: u32,
+    seed: u64,
+    services: Arc<[ServiceBinding]>,
+    before: Option<&'a InUse>,
 }
 
 /// Loads, vets, runs and watches modules.
@@ -180,19 +222,29 @@ impl Host {
         seed: u64,
         services: &[ServiceBinding],
     ) -> Result<Bound, ModuleError> {
+        let wanted = Wanted {
+            workers,
+            seed,
+            services: services.into(),
+            before: None,
+        };
+        self.bind_wanted(name, &wanted)
+    }
+
+    fn bind_wanted(&self, name: &str, wanted: &Wanted<'_>) -> Result<Bound, ModuleError> {
         let newest = self.policy(name)?;
         let others = match self.library.placement(&newest, Instant::now()) {
-            Placement::Canary(current) if workers > 1 => Some(current),
+            Placement::Canary(current) if wanted.workers > 1 => Some(current),
             Placement::Canary(_) | Placement::Everywhere => None,
         };
-        let error = match self.bind_builds(&newest, others, workers, seed, services) {
+        let error = match self.bind_builds(&newest, others, wanted) {
             Ok(bound) => return Ok(bound),
             Err(error) => error,
         };
         self.library.refuse(name, Some(newest.hash), &error);
         let mut tried = vec![newest.hash];
         while let Some(other) = self.library.stand_in(&self.engine, name, &tried) {
-            match self.bind_builds(&other, None, workers, seed, services) {
+            match self.bind_builds(&other, None, wanted) {
                 Ok(bound) => return Ok(bound),
                 Err(error) => warn!("{error}"),
             }
@@ -201,8 +253,10 @@ impl Host {
         Err(error)
     }
 
-    /// [`Host::bind`] for services that are served already: where no build can serve them any more,
-    /// the native fallback does, for one bad module must hold back no change of the others.
+    /// [`Host::bind`] for services that are served already, by what was bound `before`. Instances
+    /// that would be made of the same module for the same services go on, with all they remember.
+    /// Where no build can serve the services any more, the native fallback does, for one bad module
+    /// must hold back no change of the others.
     ///
     /// # Errors
     /// If no module of the name can serve these services, and none has before.
@@ -212,8 +266,15 @@ impl Host {
         workers: u32,
         seed: u64,
         services: &[ServiceBinding],
+        before: Option<&InUse>,
     ) -> Result<Bound, ModuleError> {
-        let error = match self.bind(name, workers, seed, services) {
+        let wanted = Wanted {
+            workers,
+            seed,
+            services: services.into(),
+            before,
+        };
+        let error = match self.bind_wanted(name, &wanted) {
             Ok(bound) => return Ok(bound),
             Err(error) => error,
         };
@@ -222,9 +283,13 @@ impl Host {
         };
         error!("{error}; weighted rendezvous chooses until it is mended");
         Ok(Bound {
-            module,
-            others: None,
-            policies: (0..workers).map(|_| Box::new(NoPolicy) as _).collect(),
+            in_use: InUse {
+                module,
+                others: None,
+                services: None,
+            },
+            policies: (0..workers).map(|_| Box::new(Vacant) as _).collect(),
+            kept: Vec::new(),
         })
     }
 
@@ -238,30 +303,56 @@ impl Host {
         &self,
         module: &Arc<CompiledModule>,
         others: Option<Arc<CompiledModule>>,
-        workers: u32,
-        seed: u64,
-        services: &[ServiceBinding],
+        wanted: &Wanted<'_>,
     ) -> Result<Bound, ModuleError> {
         let instances = |module: &Arc<CompiledModule>, of: Range<u32>| {
-            of.map(|worker| self.instantiate(module, worker, seed, services))
+            of.map(|worker| self.instance(module, worker, wanted))
                 .collect::<Result<Vec<_>, _>>()
         };
-        let mut policies = instances(module, 0..workers.min(1))?;
+        let first = wanted.workers.min(1);
+        let mut instances_made = instances(module, 0..first)?;
         // Where the config has changed so that only the new build takes it, there is no going back.
         let rest = others.and_then(|others| {
-            let rest = instances(&others, 1..workers).ok()?;
+            let rest = instances(&others, first..wanted.workers).ok()?;
             Some((others, rest))
         });
         let (others, rest) = match rest {
             Some((others, rest)) => (Some(others), rest),
-            None => (None, instances(module, workers.min(1)..workers)?),
+            None => (None, instances(module, first..wanted.workers)?),
         };
-        policies.extend(rest);
+        instances_made.extend(rest);
+        let kept = (0..).zip(&instances_made);
         Ok(Bound {
-            module: Arc::clone(module),
-            others,
-            policies,
+            in_use: InUse {
+                module: Arc::clone(module),
+                others,
+                services: Some(Arc::clone(&wanted.services)),
+            },
+            kept: kept
+                .filter_map(|(worker, made)| made.is_none().then_some(worker))
+                .collect(),
+            policies: instances_made
+                .into_iter()
+                .map(|made| made.unwrap_or_else(|| Box::new(Vacant)))
+                .collect(),
         })
+    }
+
+    /// A worker's new instance; `None` where the one it has is of the same.
+    fn instance(
+        &self,
+        module: &Arc<CompiledModule>,
+        worker: u32,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Box<dyn Policy>>, ModuleError> {
+        let before = wanted
+            .before
+            .and_then(|before| before.instance_for(worker, &wanted.services));
+        if before.is_some_and(|before| std::ptr::eq(before, &**module)) {
+            return Ok(None);
+        }
+        self.instantiate(module, worker, wanted.seed, &wanted.services)
+            .map(Some)
     }
 
     /// Counts a fault and says what to do about it. Too many of them within the limit quarantine
@@ -295,24 +386,5 @@ impl Host {
         let period = self.library.canary();
         let status = |(name, entry, quarantined)| status::of(name, entry, quarantined, period);
         self.library.list().into_iter().map(status).collect()
-    }
-}
-
-/// In the place of a module that cannot serve: leaves every choice to the native fallback.
-struct NoPolicy;
-
-impl Policy for NoPolicy {
-    fn payload_len(&self) -> usize {
-        0
-    }
-
-    fn pick(
-        &mut self,
-        _: ServiceId,
-        _: PickContext<'_>,
-        _: &[NewFlow],
-        _: &mut [Pick],
-    ) -> Result<(), PolicyFault> {
-        Err(PolicyFault::Disabled)
     }
 }

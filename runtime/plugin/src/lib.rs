@@ -45,7 +45,7 @@ pub use bind::{BackendInfo, ServiceBinding};
 pub use compile::{CompileLimits, Compiler, compile_child};
 pub use engine::prepare_thread;
 pub use error::{HostError, ModuleError, Refusal};
-pub use host::{Bound, Event, Host, Options};
+pub use host::{Bound, Event, Host, InUse, Options};
 pub use instance::FaultReport;
 pub use library::Recovery;
 pub use module::{CompiledModule, Hash, ModuleCounters, Source};

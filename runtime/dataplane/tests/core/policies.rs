@@ -8,7 +8,7 @@ use crate::world::{
     backend_mac,
 };
 use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::policy::End;
+use waxwing_dataplane::policy::{End, Vacant};
 use waxwing_dataplane::snapshot::Timeouts;
 use waxwing_dataplane::{BackendId, Pick, Snapshot};
 use waxwing_packet::{Link, Protocol, build};
@@ -357,4 +357,20 @@ fn a_connection_is_kept_by_a_backend_that_drains() {
     assert_eq!(world(&[Pick::Keep(1)]), [0, 1]);
     assert_eq!(world(&[Pick::Backend(1)]), [1, 0], "a new one is not");
     assert_eq!(world(&[Pick::Keep(7)]), [1, 0], "there is no such backend");
+}
+
+#[test]
+fn a_kept_policy_goes_on_in_the_next_epoch() {
+    let mut world = World::new(Settings::default());
+    let release = Release::held();
+    release.give();
+    let mut next = world.epoch(world.settings.snapshot(2), release);
+    next.policies = vec![Box::new(Vacant)];
+    next.kept = vec![(0, 0)];
+    world.mailboxes[0].send(next).expect("it listens");
+    world.turn(0);
+    one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+    assert_eq!(world.script().calls, 1, "the first epoch's policy was asked");
+    let old = world.returned.try_recv().expect("it gives the old one back");
+    assert!(!old.policies[0].wants_closed(), "nothing of it is left");
 }

@@ -270,6 +270,7 @@ impl World {
                 script: Arc::clone(&self.script),
                 wants_closed: self.settings.wants_closed,
             })],
+            kept: Vec::new(),
             release,
         }
     }

@@ -12,7 +12,7 @@ fn a_good_module_picks() {
     let mut bound = host
         .bind("test", 2, 1, &[service(&[1, 1, 1])])
         .expect("it is good");
-    host.put_to_work(&bound.module, false);
+    host.put_to_work(&bound.in_use.module, false);
     assert_eq!(bound.policies.len(), 2);
     let picks = pick(&mut *bound.policies[1], 3, &[0, 1, 2, 3]).expect("picks");
     assert_eq!(picks, [0, 1, 2, 0].map(Pick::Backend));
@@ -38,7 +38,7 @@ fn a_backend_that_takes_no_sessions_is_never_picked() {
         let mut bound = host.bind("test", 1, 1, &[service]).expect("it is good");
         let picks = pick(&mut *bound.policies[0], 2, &[0, 1]).expect("picks");
         assert_eq!(picks, [Pick::Backend(0), Pick::Fallback]);
-        assert!(bound.module.counters.unavailable_picks() > 0);
+        assert!(bound.in_use.module.counters.unavailable_picks() > 0);
     }
 }
 
@@ -51,7 +51,7 @@ fn a_module_that_fails_with_no_other_to_go_back_to_is_left_to_the_fallback() {
     let mut bound = host
         .bind("test", 1, 1, &[service(&[1, 1])])
         .expect("it passes vetting");
-    host.put_to_work(&bound.module, false);
+    host.put_to_work(&bound.in_use.module, false);
     let found = (0..10).find_map(|_| pick(&mut *bound.policies[0], 2, &[1]).err());
     assert_eq!(found, Some(PolicyFault::Trap));
     let Ok(Event::Fault(report)) = events.try_recv() else {

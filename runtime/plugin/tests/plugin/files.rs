@@ -59,7 +59,7 @@ impl Watched {
             .host
             .bind("test", 1, 1, &[service(&[1, 1])])
             .expect("the good one serves");
-        self.host.put_to_work(&bound.module, false);
+        self.host.put_to_work(&bound.in_use.module, false);
         bound
     }
 
@@ -91,7 +91,7 @@ impl Watched {
         self.put(SECOND);
         while {
             self.wait_changed();
-            self.bind().module.source != Source::File(self.file()) || self.reason().is_some()
+            self.bind().in_use.module.source != Source::File(self.file()) || self.reason().is_some()
         } {}
         self.assert_serves(1);
     }

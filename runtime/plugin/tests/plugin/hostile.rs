@@ -58,8 +58,8 @@ impl Bench {
 
     fn assert_the_good_one_serves(&self) {
         let mut bound = self.bind();
-        self.host.put_to_work(&bound.module, false);
-        assert_eq!(bound.module.source, Source::Shipped);
+        self.host.put_to_work(&bound.in_use.module, false);
+        assert_eq!(bound.in_use.module.source, Source::Shipped);
         let picks = pick(&mut *bound.policies[0], 2, &[0, 1]).expect("picks");
         assert_eq!(picks, [0, 1].map(Pick::Backend));
     }
@@ -94,7 +94,7 @@ impl Bench {
             Verdict::Cut(fault, why) => self.assert_cut(&mut bound, fault, why),
             Verdict::Serves => {
                 assert_eq!(
-                    bound.module.source,
+                    bound.in_use.module.source,
                     Source::File(file.clone()),
                     "{}",
                     self.reason()
@@ -120,8 +120,8 @@ impl Bench {
     }
 
     fn assert_cut(&self, bound: &mut Bound, fault: Fault, why: &str) {
-        assert_ne!(bound.module.source, Source::Shipped, "{}", self.reason());
-        self.host.put_to_work(&bound.module, false);
+        assert_ne!(bound.in_use.module.source, Source::Shipped, "{}", self.reason());
+        self.host.put_to_work(&bound.in_use.module, false);
         let policy = &mut *bound.policies[0];
         let report = self.drive(policy).expect("a fault");
         assert_eq!(pick(policy, 2, &[1]), Err(PolicyFault::Disabled));

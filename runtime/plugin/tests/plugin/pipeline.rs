@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::common::{host_with, pick, service};
 use waxwing_dataplane::{Pick, Policy, PolicyFault};
 use waxwing_plugin::{
-    Bound, CompileLimits, Compiler, FaultReport, Host, ModuleStatus, Options, Recovery, Source,
+    Bound, CompileLimits, Compiler, FaultReport, Host, ModuleStatus, Options, Recovery,
+    ServiceBinding, Source,
 };
 use waxwing_tests::wat::Wat;
 
@@ -59,7 +60,7 @@ fn work(host: &Host) -> Bound {
     let bound = host
         .bind("test", 2, 1, &[service(&[1, 1])])
         .expect("something serves");
-    host.put_to_work(&bound.module, bound.others.is_some());
+    host.put_to_work(&bound.in_use.module, bound.in_use.others.is_some());
     bound
 }
 
@@ -76,7 +77,7 @@ fn status(host: &Host) -> ModuleStatus {
 
 fn fault(bound: &Bound) -> FaultReport {
     FaultReport {
-        module: bound.module.clone(),
+        module: bound.in_use.module.clone(),
         worker: 0,
         service: "web".into(),
         fault: PolicyFault::Trap,
@@ -101,11 +102,11 @@ fn a_new_build_serves_on_one_worker_first() {
     assert_eq!(chosen(&mut bound), [Pick::Backend(1), Pick::Backend(0)]);
     let shown = status(&host);
     let canary = shown.canary.expect("it is a canary");
-    assert_eq!(canary.build.hash, bound.module.hash.to_string());
+    assert_eq!(canary.build.hash, bound.in_use.module.hash.to_string());
     assert_ne!(Some(canary.build.hash), shown.serving.map(|s| s.hash));
 
     // A change meanwhile changes nothing about that; its end does.
-    assert!(work(&host).others.is_some());
+    assert!(work(&host).in_use.others.is_some());
     let ends = host.canary_ends().expect("a canary");
     std::thread::sleep(ends.saturating_duration_since(std::time::Instant::now()));
     assert_eq!(chosen(&mut work(&host)), [Pick::Backend(1); 2]);
@@ -138,7 +139,7 @@ fn a_canary_that_fails_once_is_quarantined() {
     let shown = status(&host);
     assert_eq!(shown.canary, None);
     let quarantined = &shown.quarantined[0];
-    assert!(quarantined.hash.starts_with(&bound.module.hash.to_string()));
+    assert!(quarantined.hash.starts_with(&bound.in_use.module.hash.to_string()));
     assert_eq!(quarantined.reason, "failed on its first worker: trapped");
 }
 
@@ -149,7 +150,7 @@ fn the_file_put_back_ends_the_canary() {
     let host = folder.host(&[], LONG);
     work(&host);
     folder.put(SECOND);
-    assert!(work(&host).others.is_some());
+    assert!(work(&host).in_use.others.is_some());
     folder.put(FIRST);
     assert_eq!(chosen(&mut work(&host)), [Pick::Backend(0); 2]);
     assert_eq!(status(&host).canary, None);
@@ -165,17 +166,17 @@ fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
 
     let host = folder.host(&[("test", shipped)], Duration::ZERO);
     let mut bound = work(&host);
-    assert_eq!(bound.module.source, Source::LastGood(folder.last_good()));
+    assert_eq!(bound.in_use.module.source, Source::LastGood(folder.last_good()));
     assert_eq!(chosen(&mut bound), [Pick::Backend(1); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(refused.reason.contains("not a WebAssembly"), "{refused:?}");
 
     // Mended, the file serves; deleted, the shipped one does, and that is kept too.
     folder.put(SECOND);
-    assert_eq!(work(&host).module.source, Source::File(folder.file()));
+    assert_eq!(work(&host).in_use.module.source, Source::File(folder.file()));
     assert_eq!(status(&host).refused, None);
     fs::remove_file(folder.file()).expect("removed");
-    assert_eq!(work(&host).module.source, Source::Shipped);
+    assert_eq!(work(&host).in_use.module.source, Source::Shipped);
     assert!(!folder.last_good().exists());
 }
 
@@ -194,7 +195,7 @@ fn after_a_restart_a_quarantined_build_stays_away() {
 
     let host = folder.host(&[], Duration::ZERO);
     let mut bound = work(&host);
-    assert_eq!(bound.module.source, Source::LastGood(folder.last_good()));
+    assert_eq!(bound.in_use.module.source, Source::LastGood(folder.last_good()));
     assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(
@@ -205,7 +206,7 @@ fn after_a_restart_a_quarantined_build_stays_away() {
     // With nothing else to serve, it gets another try rather than the service none at all.
     fs::remove_file(folder.last_good()).expect("removed");
     let host = folder.host(&[], Duration::ZERO);
-    assert_eq!(work(&host).module.source, Source::File(folder.file()));
+    assert_eq!(work(&host).in_use.module.source, Source::File(folder.file()));
 }
 
 #[test]
@@ -228,7 +229,7 @@ fn at_a_start_the_shipped_build_stands_in_for_one_that_cannot_be_set_up() {
     let shipped = Wat::picking(FIRST).shipped();
     let host = folder.host(&[("test", shipped)], Duration::ZERO);
     let mut bound = work(&host);
-    assert_eq!(bound.module.source, Source::Shipped);
+    assert_eq!(bound.in_use.module.source, Source::Shipped);
     assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(refused.reason.contains("waxwing_init"), "{refused:?}");
@@ -277,13 +278,13 @@ fn services_that_no_build_can_serve_any_more_have_the_fallback() {
     let weights = vec![1; 5000];
     assert!(host.bind("test", 1, 1, &[service(&weights)]).is_err());
     let mut bound = host
-        .bind_again("test", 1, 1, &[service(&weights)])
+        .bind_again("test", 1, 1, &[service(&weights)], None)
         .expect("it has served");
     assert_eq!(
         pick(&mut *bound.policies[0], 2, &[0]),
         Err(PolicyFault::Disabled)
     );
-    assert!(host.bind_again("never", 1, 1, &[service(&[1])]).is_err());
+    assert!(host.bind_again("never", 1, 1, &[service(&[1])], None).is_err());
 }
 
 /// Picks the backend of the number of picks so far; told of backends, it starts at 1.
@@ -328,6 +329,33 @@ fn what_a_module_remembers_outlives_a_change_of_backends() {
     third.inherit(&mut *second);
     assert_eq!(next(&mut third, 11), Pick::Backend(0));
     assert_eq!(next(&mut second, 11), Pick::Backend(3));
+}
+
+#[test]
+fn an_instance_goes_on_until_it_would_be_another() {
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let (host, _events) = host_with(Options::default(), &[], Some(folder.path()));
+    let one = service(&[1, 1]);
+    let first = host
+        .bind("test", 2, 1, std::slice::from_ref(&one))
+        .expect("it is good");
+    host.put_to_work(&first.in_use.module, false);
+    assert!(first.kept.is_empty());
+    let again = |services: &[ServiceBinding], before| {
+        let bound = host.bind_again("test", 2, 1, services, before);
+        bound.expect("it has served")
+    };
+
+    let same = again(std::slice::from_ref(&one), Some(&first.in_use));
+    assert_eq!(same.kept, [0, 1], "nothing has changed");
+    let other = again(&[service(&[1, 2])], Some(&same.in_use));
+    assert!(other.kept.is_empty(), "a weight has");
+    let failed = again(std::slice::from_ref(&one), None);
+    assert!(failed.kept.is_empty(), "there is nothing to go on");
+    folder.put(SECOND);
+    let build = again(std::slice::from_ref(&one), Some(&same.in_use));
+    assert!(build.kept.is_empty(), "the build has");
 }
 
 fn compiled_by(program: &Path, arguments: &[&str], limits: CompileLimits) -> Result<(), String> {

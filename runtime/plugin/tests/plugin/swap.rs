@@ -16,7 +16,7 @@ fn bind(host: &Host) -> Bound {
     let bound = host
         .bind("test", 1, 1, &[service(&[1, 1])])
         .expect("something serves");
-    host.put_to_work(&bound.module, false);
+    host.put_to_work(&bound.in_use.module, false);
     bound
 }
 
@@ -31,7 +31,7 @@ fn a_build_that_was_only_tried_does_not_serve() {
         .bind("test", 1, 1, &[service(&[1, 1])])
         .expect("it is good");
     assert_eq!(host.status()[0].serving, None);
-    host.put_to_work(&tried.module, false);
+    host.put_to_work(&tried.in_use.module, false);
     assert!(host.status()[0].serving.is_some());
 }
 
@@ -63,7 +63,7 @@ fn a_folder_over_its_life() {
 
     let mut bound = bind(&host);
     assert_eq!(
-        (chosen(&mut bound), &bound.module.source),
+        (chosen(&mut bound), &bound.in_use.module.source),
         (Pick::Backend(0), &Source::Shipped)
     );
 
@@ -76,7 +76,7 @@ fn a_folder_over_its_life() {
     changed(&events);
     let mut bound = bind(&host);
     assert_eq!(
-        (chosen(&mut bound), &bound.module.source),
+        (chosen(&mut bound), &bound.in_use.module.source),
         (Pick::Backend(1), &Source::File(file.clone()))
     );
 
@@ -103,7 +103,7 @@ fn a_folder_over_its_life() {
     changed(&events);
     let mut bound = bind(&host);
     assert_eq!(
-        (chosen(&mut bound), &bound.module.source),
+        (chosen(&mut bound), &bound.in_use.module.source),
         (Pick::Backend(0), &Source::File(file))
     );
     assert_eq!(host.status()[0].refused, None);
@@ -111,7 +111,7 @@ fn a_folder_over_its_life() {
     // The whole folder goes: the shipped module is back.
     fs::remove_dir_all(&folder).expect("removed");
     changed(&events);
-    assert_eq!(bind(&host).module.source, Source::Shipped);
+    assert_eq!(bind(&host).in_use.module.source, Source::Shipped);
     assert!(events.try_recv().is_err(), "one event a change");
 }
 
@@ -141,7 +141,7 @@ fn a_module_without_a_file_goes_on_serving() {
     bind(&host);
     fs::remove_file(&file).expect("removed");
     changed(&events);
-    assert_eq!(bind(&host).module.source, Source::File(file));
+    assert_eq!(bind(&host).in_use.module.source, Source::File(file));
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_faulty_build_is_rolled_back_and_stays_away() {
     fs::write(&file, Wat::picking(SECOND).bytes()).expect("written");
     let bound = bind(&host);
     let report = waxwing_plugin::FaultReport {
-        module: bound.module,
+        module: bound.in_use.module,
         worker: 0,
         service: "web".into(),
         fault: waxwing_dataplane::PolicyFault::Trap,
@@ -166,13 +166,13 @@ fn a_faulty_build_is_rolled_back_and_stays_away() {
     use waxwing_plugin::Recovery::{Rebuild, RolledBack};
     assert_eq!(recoveries, [Rebuild, Rebuild, RolledBack]);
     assert_eq!(
-        bind(&host).module.source,
+        bind(&host).in_use.module.source,
         Source::Shipped,
         "the file is still there, and quarantined"
     );
     fs::write(&file, Wat::default().bytes()).expect("written");
     assert_eq!(
-        bind(&host).module.source,
+        bind(&host).in_use.module.source,
         Source::File(file),
         "a new build gets its chance"
     );
