@@ -32,7 +32,7 @@ pub trait Policy: Sized + 'static {
 
     /// Whether this value goes on serving where backends came, went or changed, and is told so by
     /// [`Policy::backends_changed`]: for what it remembers. That call then has a batch's time, about
-    /// 100 microseconds, and what does not manage in it starts anew. Otherwise each change makes a
+    /// 100 microseconds, and what does not manage in it starts anew. Otherwise each such change makes a
     /// new value, off the packet's way, which has time to build tables.
     const KEEP: bool = false;
 

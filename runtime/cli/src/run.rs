@@ -35,8 +35,13 @@ use crate::shipped::MODULES;
 /// records, which that library warns of, for every interface each time.
 const LOG_FILTER: &str = "info,netlink_packet_route=error";
 
-/// How much a control thread stands back: its share beside a worker is a quarter.
-const NICE: i32 = 5;
+/// A worker goes first: what shares its processor gets about a tenth of it. (Over a thousand module
+/// swaps on two busy processors the 99.9th percentile of batch times was 4 times that of a quiet run
+/// without, and is 1.4 times with it.)
+const WORKER_NICE: i32 = -10;
+
+/// How much a control thread stands back.
+const CONTROL_NICE: i32 = 5;
 
 /// The command that the program calls itself with to compile a module.
 pub(crate) const COMPILE: &str = "compile-module";
@@ -132,7 +137,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// can wait for a batch, and a batch not for them.
 fn give_way() {
     // What the system does not allow costs latency only.
-    let _ = rustix::process::setpriority_process(None, NICE);
+    let _ = rustix::process::setpriority_process(None, CONTROL_NICE);
 }
 
 fn ports(config: &Config) -> Vec<PortOptions> {
@@ -263,6 +268,9 @@ impl Launch {
                     && let Err(error) = waxwing_xdp::pin_current_thread(cpu)
                 {
                     tracing::warn!("worker {number} cannot be pinned to CPU {cpu}: {error}");
+                }
+                if let Err(error) = rustix::process::setpriority_process(None, WORKER_NICE) {
+                    tracing::warn!("worker {number} has no priority over others: {error}");
                 }
                 waxwing_plugin::prepare_thread();
                 let mut worker = Worker::new(parts.into_io(), setup, epoch);

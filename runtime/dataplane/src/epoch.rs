@@ -25,10 +25,9 @@ impl Epoch {
     /// Takes the places' policies that go on from the epoch before.
     pub(crate) fn take_kept(&mut self, before: &mut Self) {
         for (here, there) in self.kept.drain(..) {
-            if let (Some(new), Some(old)) = (
-                self.policies.get_mut(here),
-                before.policies.get_mut(there),
-            ) {
+            if let (Some(new), Some(old)) =
+                (self.policies.get_mut(here), before.policies.get_mut(there))
+            {
                 std::mem::swap(new, old);
             }
         }

@@ -77,7 +77,11 @@ impl InUse {
     /// The build of a worker's instance, if it was made for these services.
     fn instance_for(&self, worker: u32, services: &[ServiceBinding]) -> Option<&CompiledModule> {
         let same = self.services.as_deref() == Some(services);
-        let build = if worker == 0 { &self.module } else { self.mostly() };
+        let build = if worker == 0 {
+            &self.module
+        } else {
+            self.mostly()
+        };
         same.then_some(build)
     }
 }

@@ -150,7 +150,8 @@ impl<'a> Trace<'a> {
             .host
             .bind(self.name, WORKER + 1, SEED, &[self.binding()]);
         let bound = bound.expect("it is shipped");
-        self.host.put_to_work(&bound.in_use.module, bound.in_use.others.is_some());
+        self.host
+            .put_to_work(&bound.in_use.module, bound.in_use.others.is_some());
         let mut policies = bound.policies.into_iter();
         policies.nth(WORKER as usize).expect("the worker's")
     }

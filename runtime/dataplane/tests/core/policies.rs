@@ -370,7 +370,14 @@ fn a_kept_policy_goes_on_in_the_next_epoch() {
     world.mailboxes[0].send(next).expect("it listens");
     world.turn(0);
     one(&world.frame(FRONT, &request(V4, 4000, SYN)));
-    assert_eq!(world.script().calls, 1, "the first epoch's policy was asked");
-    let old = world.returned.try_recv().expect("it gives the old one back");
+    assert_eq!(
+        world.script().calls,
+        1,
+        "the first epoch's policy was asked"
+    );
+    let old = world
+        .returned
+        .try_recv()
+        .expect("it gives the old one back");
     assert!(!old.policies[0].wants_closed(), "nothing of it is left");
 }

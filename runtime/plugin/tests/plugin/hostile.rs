@@ -120,7 +120,12 @@ impl Bench {
     }
 
     fn assert_cut(&self, bound: &mut Bound, fault: Fault, why: &str) {
-        assert_ne!(bound.in_use.module.source, Source::Shipped, "{}", self.reason());
+        assert_ne!(
+            bound.in_use.module.source,
+            Source::Shipped,
+            "{}",
+            self.reason()
+        );
         self.host.put_to_work(&bound.in_use.module, false);
         let policy = &mut *bound.policies[0];
         let report = self.drive(policy).expect("a fault");

@@ -139,7 +139,11 @@ fn a_canary_that_fails_once_is_quarantined() {
     let shown = status(&host);
     assert_eq!(shown.canary, None);
     let quarantined = &shown.quarantined[0];
-    assert!(quarantined.hash.starts_with(&bound.in_use.module.hash.to_string()));
+    assert!(
+        quarantined
+            .hash
+            .starts_with(&bound.in_use.module.hash.to_string())
+    );
     assert_eq!(quarantined.reason, "failed on its first worker: trapped");
 }
 
@@ -166,14 +170,20 @@ fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
 
     let host = folder.host(&[("test", shipped)], Duration::ZERO);
     let mut bound = work(&host);
-    assert_eq!(bound.in_use.module.source, Source::LastGood(folder.last_good()));
+    assert_eq!(
+        bound.in_use.module.source,
+        Source::LastGood(folder.last_good())
+    );
     assert_eq!(chosen(&mut bound), [Pick::Backend(1); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(refused.reason.contains("not a WebAssembly"), "{refused:?}");
 
     // Mended, the file serves; deleted, the shipped one does, and that is kept too.
     folder.put(SECOND);
-    assert_eq!(work(&host).in_use.module.source, Source::File(folder.file()));
+    assert_eq!(
+        work(&host).in_use.module.source,
+        Source::File(folder.file())
+    );
     assert_eq!(status(&host).refused, None);
     fs::remove_file(folder.file()).expect("removed");
     assert_eq!(work(&host).in_use.module.source, Source::Shipped);
@@ -195,7 +205,10 @@ fn after_a_restart_a_quarantined_build_stays_away() {
 
     let host = folder.host(&[], Duration::ZERO);
     let mut bound = work(&host);
-    assert_eq!(bound.in_use.module.source, Source::LastGood(folder.last_good()));
+    assert_eq!(
+        bound.in_use.module.source,
+        Source::LastGood(folder.last_good())
+    );
     assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(
@@ -206,7 +219,10 @@ fn after_a_restart_a_quarantined_build_stays_away() {
     // With nothing else to serve, it gets another try rather than the service none at all.
     fs::remove_file(folder.last_good()).expect("removed");
     let host = folder.host(&[], Duration::ZERO);
-    assert_eq!(work(&host).in_use.module.source, Source::File(folder.file()));
+    assert_eq!(
+        work(&host).in_use.module.source,
+        Source::File(folder.file())
+    );
 }
 
 #[test]
@@ -284,7 +300,10 @@ fn services_that_no_build_can_serve_any_more_have_the_fallback() {
         pick(&mut *bound.policies[0], 2, &[0]),
         Err(PolicyFault::Disabled)
     );
-    assert!(host.bind_again("never", 1, 1, &[service(&[1])], None).is_err());
+    assert!(
+        host.bind_again("never", 1, 1, &[service(&[1])], None)
+            .is_err()
+    );
 }
 
 /// Picks the backend of the number of picks so far; told of backends, it starts at 1.
