@@ -1,4 +1,4 @@
-//! Policy ABI v1: the records that the host and a module share, byte by byte.
+//! The ABI, version 1: the records that the host and a module share, byte by byte.
 //!
 //! Invariant: every record is plain integers, little-endian, without padding, at the offsets
 //! written beside its fields; the compiler checks size and offsets. So the host moves records in
@@ -73,7 +73,7 @@ pub const PROTOCOL_TCP: u8 = 6;
 /// [`FlowRecord::protocol`] for UDP, the IANA number.
 pub const PROTOCOL_UDP: u8 = 17;
 
-/// The names of what a module exports. All integers are `i32` unless noted, read as unsigned.
+/// The names of what a policy exports. All integers are `i32` unless noted, read as unsigned.
 pub mod exports {
     /// The module's one memory.
     pub const MEMORY: &str = "memory";
@@ -191,6 +191,8 @@ macro_rules! record {
         };
     };
 }
+
+pub mod health;
 
 record! {
     /// What the host writes into a service's header, in one piece, before each call.
@@ -343,6 +345,28 @@ pub const SECTION_MAX: usize = 4096;
 pub enum Kind {
     /// It chooses backends.
     Policy,
+    /// It says whether a backend is well.
+    Health,
+}
+
+impl Kind {
+    /// Its word in the section.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Health => "health",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Policy => "a policy",
+            Self::Health => "a health check",
+        })
+    }
 }
 
 /// The content of the custom section [`SECTION_NAME`]: lines of `key=value` in UTF-8, each ended
@@ -412,11 +436,12 @@ impl ModuleInfo {
             value(key)
                 .ok_or_else(|| SectionError(format!("no line `{key}=…`; expected {expected}")))
         };
-        let kind = match required("kind", "`kind=policy`")? {
+        let kind = match required("kind", "`kind=policy` or `kind=health`")? {
             "policy" => Kind::Policy,
+            "health" => Kind::Health,
             other => {
                 return Err(SectionError(format!(
-                    "kind={other} is not known; expected `policy`"
+                    "kind={other} is not known; expected `policy` or `health`"
                 )));
             }
         };
@@ -439,7 +464,7 @@ impl ModuleInfo {
     #[must_use]
     pub fn encode(&self) -> String {
         let Self {
-            kind: Kind::Policy,
+            kind,
             abi_major,
             abi_minor,
             name,
@@ -450,9 +475,9 @@ impl ModuleInfo {
             counters,
             keep,
         } = self;
-        let (counters, keep) = (counters.join(","), u8::from(*keep));
+        let (kind, counters, keep) = (kind.word(), counters.join(","), u8::from(*keep));
         format!(
-            "kind=policy\nabi={abi_major}.{abi_minor}\nname={name}\nversion={version}\n\
+            "kind={kind}\nabi={abi_major}.{abi_minor}\nname={name}\nversion={version}\n\
              sdk={sdk}\npayload={payload}\ntick={tick_ms}\ncounters={counters}\n\
              keep={keep}\n"
         )
