@@ -20,7 +20,7 @@ use crate::status::Status;
 use crate::topology::Topology;
 
 /// How long the balancer may take to serve, or to end: with a debug build on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How a file gets into the watched folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

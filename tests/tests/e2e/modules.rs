@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use waxwing_tests::actors::{self, RunningLoad, connections};
 use waxwing_tests::topology::{VIP4, server4};
 use waxwing_tests::waxwing::Copy;
@@ -36,8 +37,9 @@ fn wait_swap(waxwing: &Waxwing<'_>, from: &str) -> Result<String> {
 }
 
 fn a_module_swap_loses_no_request() -> Result<()> {
-    // Six swaps, each with a canary of a second, while both processors are busy with the load.
-    const SECONDS: u32 = 20;
+    // Six swaps, each with a canary of a second, while both processors are busy with the load: long
+    // enough for the slowest machine, for it is stopped with the last swap.
+    const SECONDS: u32 = 90;
     let [one, other] = [
         modules::compile("favourite")?,
         modules::compile("waxwing-policy-maglev")?,
@@ -66,6 +68,7 @@ fn a_module_swap_loses_no_request() -> Result<()> {
     }
     for wrk in &mut wrks {
         ensure!(wrk.try_wait()?.is_none(), "wrk ended before the last swap");
+        wrk.signal(Signal::SIGINT)?;
     }
     for wrk in wrks {
         wrk_result(wrk, SECONDS)?;

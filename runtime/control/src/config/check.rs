@@ -12,7 +12,7 @@ use waxwing_packet::{Address, Family, Protocol};
 
 use super::problem::Span;
 use super::reader::Report;
-use super::{Config, Service};
+use super::{Config, Override, Service};
 
 /// As many ports as a port's id can number.
 const PORTS_MAX: usize = 256;
@@ -142,6 +142,23 @@ fn backends(service: &Service, vips: &HashMap<Address, Span>, report: &mut Repor
         let text = format!(
             "every backend of \"{name}\" has weight 0, so its new sessions are dropped; write \
              `weight = 1` for one that is to take them"
+        );
+        report.warn(service.span, text);
+    }
+    if service.health.checks.is_empty() {
+        let overrides = service.backends.iter();
+        for backend in overrides.filter(|backend| backend.health != Override::default()) {
+            let text = format!(
+                "\"{name}\" has no health check that this backend could have otherwise; write a \
+                 [[service.health]]"
+            );
+            report.warn(backend.address.span, text);
+        }
+    }
+    if !service.backends.is_empty() && service.backends.iter().all(|backend| backend.backup) {
+        let text = format!(
+            "every backend of \"{name}\" is a backup, for none; take `backup` out where it should \
+             serve first"
         );
         report.warn(service.span, text);
     }

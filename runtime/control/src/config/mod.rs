@@ -14,6 +14,7 @@
 //! ```
 
 mod check;
+mod health;
 mod problem;
 mod reader;
 mod schema;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use waxwing_dataplane::snapshot::{MidStream, Timeouts};
 use waxwing_packet::{Address, Protocol};
 
+pub use health::{AllDown, Check, Ejection, Health, OnDown, Override, Pace, Tls};
 pub use problem::{ConfigErrors, Located, Position, Problem, Severity, Source, Span, judge};
 
 /// The largest config file that is read, in bytes: some 100,000 services.
@@ -189,6 +191,8 @@ pub struct Service {
     pub signals: Vec<Arc<str>>,
     /// How long sessions live without a packet.
     pub timeouts: Timeouts,
+    /// What its backends' health is judged by, and what follows.
+    pub health: Health,
     /// Its backends, in the order of the file.
     pub backends: Vec<Backend>,
     /// The table's header.
@@ -208,6 +212,10 @@ pub struct Backend {
     pub name: Option<Located<Arc<str>>>,
     /// A number that means something to the policy alone.
     pub tag: u32,
+    /// Whether it takes new sessions only while no other backend does.
+    pub backup: bool,
+    /// What it has otherwise than its service's checks.
+    pub health: Override,
 }
 
 impl Config {

@@ -107,6 +107,60 @@ pub(super) static WEIGHT: Key = optional("weight", "1");
 pub(super) static BACKEND_NAME: Key = optional("name", r#""web-1""#);
 pub(super) static TAG: Key = optional("tag", "7");
 
+pub(super) static BACKUP: Key = optional("backup", "true");
+
+pub(super) static ON_DOWN: Key = optional("on_down", r#""reset""#);
+pub(super) static SLOW_START: Key = optional("slow_start", r#""30s""#);
+pub(super) static DRAIN_TIMEOUT: Key = optional("drain_timeout", r#""10m""#);
+pub(super) static ALL_DOWN: Key = optional("all_down", r#""reject""#);
+pub(super) static PANIC_THRESHOLD: Key = optional("panic_threshold", "30");
+
+pub(super) static CHECK: Key = required("check", r#""http""#);
+pub(super) static CHECK_CONFIG: Key = key("config", "{ }", Shape::Free, false);
+pub(super) static INTERVAL: Key = optional("interval", r#""2s""#);
+pub(super) static FAST_INTERVAL: Key = optional("fast_interval", r#""500ms""#);
+pub(super) static TIMEOUT: Key = optional("timeout", r#""1s""#);
+pub(super) static RISE: Key = optional("rise", "2");
+pub(super) static FALL: Key = optional("fall", "3");
+pub(super) static JITTER: Key = optional("jitter", "10");
+pub(super) static CHECK_PORT: Key = optional("port", "9100");
+pub(super) static ENABLED: Key = optional("enabled", "false");
+
+pub(super) static ROOTS: Key = optional("roots", r#""ca.pem""#);
+pub(super) static SERVER_NAME: Key = optional("server_name", r#""api.example.com""#);
+pub(super) static VERIFY: Key = optional("verify", "true");
+
+pub(super) static FAILURES: Key = optional("failures", "5");
+pub(super) static WINDOW: Key = optional("window", r#""10s""#);
+pub(super) static TIME: Key = optional("time", r#""10s""#);
+pub(super) static TIME_MAX: Key = optional("time_max", r#""5m""#);
+pub(super) static MIN_HEALTHY: Key = optional("min_healthy", "50");
+
+pub(super) static HEALTH: Key = key(
+    "health",
+    "[[service.health]]",
+    Shape::Tables(&HEALTH_SECTION),
+    false,
+);
+pub(super) static TLS: Key = key(
+    "tls",
+    "[service.health.tls]",
+    Shape::Table(&TLS_SECTION),
+    false,
+);
+pub(super) static EJECTION: Key = key(
+    "ejection",
+    "[service.ejection]",
+    Shape::Table(&EJECTION_SECTION),
+    false,
+);
+pub(super) static BACKEND_HEALTH: Key = key(
+    "health",
+    "[service.backend.health]",
+    Shape::Table(&BACKEND_HEALTH_SECTION),
+    false,
+);
+
 pub(super) static ADMIN: Key = key("admin", "[admin]", Shape::Table(&ADMIN_SECTION), false);
 pub(super) static WORKERS: Key = key(
     "workers",
@@ -182,9 +236,39 @@ static SERVICE_SECTION: Section = Section {
         &POLICY_CONFIG,
         &MID_STREAM,
         &SIGNALS,
+        &ON_DOWN,
+        &SLOW_START,
+        &DRAIN_TIMEOUT,
+        &ALL_DOWN,
+        &PANIC_THRESHOLD,
         &TIMEOUTS,
+        &HEALTH,
+        &EJECTION,
         &BACKEND,
     ],
+};
+static HEALTH_SECTION: Section = Section {
+    header: Some("[[service.health]]"),
+    keys: &[
+        &CHECK,
+        &CHECK_CONFIG,
+        &INTERVAL,
+        &FAST_INTERVAL,
+        &TIMEOUT,
+        &RISE,
+        &FALL,
+        &JITTER,
+        &CHECK_PORT,
+        &TLS,
+    ],
+};
+static TLS_SECTION: Section = Section {
+    header: Some("[service.health.tls]"),
+    keys: &[&ROOTS, &SERVER_NAME, &VERIFY],
+};
+static EJECTION_SECTION: Section = Section {
+    header: Some("[service.ejection]"),
+    keys: &[&FAILURES, &WINDOW, &TIME, &TIME_MAX, &MIN_HEALTHY],
 };
 static TIMEOUTS_SECTION: Section = Section {
     header: Some("[service.timeouts]"),
@@ -192,5 +276,25 @@ static TIMEOUTS_SECTION: Section = Section {
 };
 static BACKEND_SECTION: Section = Section {
     header: Some("[[service.backend]]"),
-    keys: &[&ADDRESS, &BACKEND_PORT, &WEIGHT, &BACKEND_NAME, &TAG],
+    keys: &[
+        &ADDRESS,
+        &BACKEND_PORT,
+        &WEIGHT,
+        &BACKEND_NAME,
+        &TAG,
+        &BACKUP,
+        &BACKEND_HEALTH,
+    ],
+};
+static BACKEND_HEALTH_SECTION: Section = Section {
+    header: Some("[service.backend.health]"),
+    keys: &[
+        &ENABLED,
+        &CHECK_PORT,
+        &INTERVAL,
+        &FAST_INTERVAL,
+        &TIMEOUT,
+        &RISE,
+        &FALL,
+    ],
 };

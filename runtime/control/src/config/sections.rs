@@ -20,7 +20,7 @@ use super::reader::{Report, Table};
 use super::schema::{self, Key};
 use super::{
     Admin, Backend, ClusterKey, Config, Poll, Port, Reading, ReturnPath, Rings, Service, Workers,
-    ZeroCopy, check, values,
+    ZeroCopy, check, health, values,
 };
 
 /// Linux's `sockaddr_un` holds a path of 107 bytes and its end.
@@ -141,7 +141,7 @@ fn or<T>(read: Option<Located<T>>, default: T) -> T {
     read.map_or(default, |located| located.value)
 }
 
-fn path(text: &str, what: &str) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str, what: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err(format!("this is no path; write {what}"));
     }
@@ -265,6 +265,7 @@ fn service(table: &Table<'_, '_>, report: &mut Report) -> Option<Service> {
     }
     let timeouts = timeouts(table, protocol.map(|p| p.value), report);
     let signals = signals(table, report);
+    let health = health::read(table, report);
     let backends = table.tables(&schema::BACKEND, report);
     let backends = backends
         .iter()
@@ -283,6 +284,7 @@ fn service(table: &Table<'_, '_>, report: &mut Report) -> Option<Service> {
         mid_stream: or(mid_stream, MidStream::default()),
         signals,
         timeouts,
+        health,
         backends,
         span: table.span,
     })
@@ -320,12 +322,16 @@ fn backend(table: &Table<'_, '_>, report: &mut Report) -> Option<Backend> {
     let weight = table.integer(&schema::WEIGHT, 0..=65_535, report);
     let name = table.parsed(&schema::BACKEND_NAME, report, values::name);
     let tag = table.integer(&schema::TAG, 0..=u32::MAX, report);
+    let backup = table.boolean(&schema::BACKUP, report);
+    let health = health::read_override(table, report);
     Some(Backend {
         address: address?,
         port: port?,
         weight: or(weight, 1),
         name: name.map(|name| name.map(Arc::from)),
         tag: or(tag, 0),
+        backup: or(backup, false),
+        health,
     })
 }
 
