@@ -12,7 +12,9 @@ use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::snapshot::{Backend, MidStream, NextHops, Port, Service, Timeouts};
+use waxwing_dataplane::snapshot::{
+    Backend, MidStream, NextHops, NoBackend, Port, Service, Timeouts,
+};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BATCH, BackendId, Epoch, Gauges, NextHop, Now, PortId, ServiceId, Snapshot,
@@ -86,6 +88,7 @@ impl Bench {
             policy: 0,
             backends: (0..BACKENDS).map(BackendId).collect(),
             mid_stream: MidStream::Pick,
+            no_backend: NoBackend::Drop,
             timeouts: Timeouts::default(),
         };
         let backends = (0..BACKENDS)

@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use waxwing_dataplane::snapshot::Port;
+use waxwing_dataplane::snapshot::{NoBackend, Port};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Service, ServiceId, Snapshot};
 use waxwing_packet::{Address, Protocol};
 
@@ -173,6 +173,7 @@ impl Catalog {
                 .unwrap_or_default(),
             backends: Box::default(),
             mid_stream: entry.mid_stream,
+            no_backend: NoBackend::Drop,
             timeouts: entry.timeouts,
         };
         let mut ids = Vec::with_capacity(entry.backends.len());

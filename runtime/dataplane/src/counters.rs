@@ -10,6 +10,8 @@ use crate::BackendId;
 pub use crate::histogram::Distribution;
 use crate::histogram::Histogram;
 use crate::session::WORKER_UNCOUNTED;
+#[cfg(doc)]
+use crate::snapshot::{NoBackend, SessionsFate};
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
@@ -47,6 +49,10 @@ drop_reasons! {
     MidStream = "mid_stream",
     /// The service has no backend that takes new sessions.
     NoBackend = "no_backend",
+    /// A packet of a session whose backend is down, and which nothing may be answered to.
+    BackendDown = "backend_down",
+    /// What it was to be answered with, RST or an ICMP error, is limited in its rate.
+    AnswerLimit = "answer_limit",
     /// The policy said to drop it.
     Policy = "policy",
     /// The session table is full and nothing in it may be evicted.
@@ -112,7 +118,9 @@ pub struct BackendCounters {
     pub sessions: Counter,
     /// Sessions whose SYN the backend answered with RST, before any SYN-ACK.
     pub refused: Counter,
-    /// Sessions whose time was up before anything came from the backend.
+    /// Sessions whose client sent its SYN again before anything came from the backend, each once.
+    pub syn_repeated: Counter,
+    /// Sessions whose time was up, or whose backend was found down, before anything came from it.
     pub unanswered: Counter,
 }
 
@@ -135,6 +143,13 @@ pub struct WorkerCounters {
     pub expired: Counter,
     /// Sessions ended to make room.
     pub evicted: Counter,
+    /// Sessions reset because their backend was down ([`SessionsFate::Reset`]).
+    pub reset: Counter,
+    /// Sessions ended because their backend was down, for another to take the flow over.
+    pub repicked: Counter,
+    /// Packets of new flows that no backend took, answered with RST or port unreachable
+    /// ([`NoBackend::Reject`]).
+    pub rejected: Counter,
     /// Flows that the native fallback chose for because the policy failed.
     pub fallback: Counter,
     /// Epochs taken up.
@@ -157,6 +172,9 @@ impl WorkerCounters {
             batches: Counter::default(),
             expired: Counter::default(),
             evicted: Counter::default(),
+            reset: Counter::default(),
+            repicked: Counter::default(),
+            rejected: Counter::default(),
             fallback: Counter::default(),
             epochs: Counter::default(),
             batch_times: Histogram::default(),

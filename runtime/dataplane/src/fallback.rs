@@ -14,7 +14,7 @@ pub(crate) fn rendezvous(
 ) -> Option<BackendId> {
     let mut best: Option<(f64, BackendId)> = None;
     for backend in backends.iter().filter_map(|id| snapshot.backend(*id)) {
-        if backend.weight == 0 {
+        if !backend.takes_new() {
             continue;
         }
         let score = score(flow_hash, backend);
@@ -69,6 +69,7 @@ mod tests {
             policy: 0,
             backends: ids.clone().into(),
             mid_stream: crate::snapshot::MidStream::Pick,
+            no_backend: crate::snapshot::NoBackend::Drop,
             timeouts: crate::snapshot::Timeouts::default(),
         };
         let backends = (0_u32..)

@@ -17,8 +17,7 @@ use crate::session::{
 };
 use crate::snapshot::{Backend, MidStream, Service};
 use crate::{
-    BATCH, BackendId, DropReason, Epoch, FrameBuf, NewFlow, NextHop, Now, Pick, ServiceId,
-    Snapshot, Tick,
+    BATCH, DropReason, Epoch, FrameBuf, NewFlow, NextHop, Now, Pick, ServiceId, Snapshot, Tick,
 };
 
 /// How many sessions of a full table are looked at for one to evict.
@@ -198,14 +197,19 @@ fn choose<'a>(
     flow: &NewFlow,
     counters: &WorkerCounters,
 ) -> Result<&'a Backend, DropReason> {
+    let is = |id, what: fn(&Backend) -> bool| snapshot.backend(id).is_some_and(what);
     let picked = match pick {
         Pick::Drop => return Err(DropReason::Policy),
         Pick::Backend(place) => service
             .backends
             .get(place as usize)
             .copied()
-            .filter(|id| takes_sessions(snapshot, *id)),
-        Pick::Keep(place) => service.backends.get(place as usize).copied(),
+            .filter(|id| is(*id, Backend::takes_new)),
+        Pick::Keep(place) => service
+            .backends
+            .get(place as usize)
+            .copied()
+            .filter(|id| is(*id, Backend::keeps_sessions)),
         Pick::Fallback => None,
     };
     picked
@@ -215,12 +219,6 @@ fn choose<'a>(
         })
         .and_then(|id| snapshot.backend(id))
         .ok_or(DropReason::NoBackend)
-}
-
-fn takes_sessions(snapshot: &Snapshot, id: BackendId) -> bool {
-    snapshot
-        .backend(id)
-        .is_some_and(|backend| backend.weight > 0)
 }
 
 /// Makes the session, with another source port where the tuple towards the backend is taken, and

@@ -114,6 +114,30 @@ pub enum MidStream {
     Drop,
 }
 
+/// What happens to a new flow of a service that has no backend for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum NoBackend {
+    /// It is dropped and counted.
+    #[default]
+    Drop,
+    /// Its client is told: RST (TCP), or port unreachable (UDP).
+    Reject,
+}
+
+/// What happens to a backend's sessions, each at its client's next packet. What the backend itself
+/// still says is forwarded as long as a session stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SessionsFate {
+    /// They go on: the backend is well, drains, or may come back.
+    #[default]
+    Keep,
+    /// They end, and their clients are told: RST (TCP), or port unreachable (UDP).
+    Reset,
+    /// They end, and the packet is one of a new flow: UDP that keeps no state goes on at another
+    /// backend.
+    Repick,
+}
+
 /// A VIP's address, port and protocol, with the backends behind it.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -133,6 +157,8 @@ pub struct Service {
     pub backends: Box<[BackendId]>,
     /// What happens to packets in the middle of an unknown connection.
     pub mid_stream: MidStream,
+    /// What happens to new flows while no backend takes them.
+    pub no_backend: NoBackend,
     /// Session timeouts.
     pub timeouts: Timeouts,
 }
@@ -156,6 +182,10 @@ pub struct Backend {
     pub protocol: Protocol,
     /// Share of new sessions; 0 takes none.
     pub weight: u32,
+    /// Whether it is up: one that is down takes no new sessions, whatever its weight.
+    pub healthy: bool,
+    /// What happens to the sessions that it has. One that takes new ones keeps those it has.
+    pub sessions: SessionsFate,
     /// Its place in its service's backend list; `None` once it was removed from the config.
     pub place: Option<u32>,
     /// Its service's [`Service::policy`]; `None` once it was removed from the config.
@@ -181,12 +211,29 @@ impl Backend {
             vip_port: service.port,
             protocol: service.protocol,
             weight,
+            healthy: true,
+            sessions: SessionsFate::Keep,
             place: None,
             policy: None,
             to_backend: Translation::new((service.vip, service.port), (address, port)),
             to_client: Translation::new((address, port), (service.vip, service.port)),
             timeouts: service.timeouts.into(),
         }
+    }
+
+    /// Whether it takes new sessions.
+    #[inline]
+    #[must_use]
+    pub const fn takes_new(&self) -> bool {
+        self.weight > 0 && self.healthy
+    }
+
+    /// Whether it may have what a connection brings that it already has, new flows of it included:
+    /// also while it drains.
+    #[inline]
+    #[must_use]
+    pub const fn keeps_sessions(&self) -> bool {
+        self.healthy && matches!(self.sessions, SessionsFate::Keep)
     }
 }
 

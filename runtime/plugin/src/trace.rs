@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
-use waxwing_dataplane::snapshot::{MidStream, Timeouts};
+use waxwing_dataplane::snapshot::{MidStream, NoBackend, Timeouts};
 use waxwing_dataplane::{
     BATCH, Backend, BackendId, Gauges, NewFlow, Now, Pick, Policy, Service, ServiceId, Snapshot,
 };
@@ -302,6 +302,7 @@ impl<'a> Trace<'a> {
             policy: 0,
             backends: self.records.iter().map(|r| BackendId(r.id)).collect(),
             mid_stream: MidStream::Pick,
+            no_backend: NoBackend::Drop,
             timeouts: Timeouts::default(),
         };
         let backend = |r: &BackendRecord| {

@@ -10,7 +10,9 @@ use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::policy::{Closed, PickContext, TickContext};
 use waxwing_dataplane::session::{Session, SessionTable};
-use waxwing_dataplane::snapshot::{Backend, MidStream, NextHops, Port, Service, Timeouts};
+use waxwing_dataplane::snapshot::{
+    Backend, MidStream, NextHops, NoBackend, Port, Service, SessionsFate, Timeouts,
+};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BackendId, DropReason, Epoch, Gauges, NewFlow, NextHop, Now, Pick, Policy, PolicyFault, PortId,
@@ -130,9 +132,12 @@ pub(crate) struct Settings {
     pub(crate) plan: Plan,
     pub(crate) protocol: Protocol,
     pub(crate) weights: Vec<u32>,
+    /// Of the first backends, what is known of their health; the others are well.
+    pub(crate) health: Vec<(bool, SessionsFate)>,
     pub(crate) sessions_max: u32,
     pub(crate) workers: usize,
     pub(crate) mid_stream: MidStream,
+    pub(crate) no_backend: NoBackend,
     pub(crate) timeouts: Timeouts,
     /// A second service on port 81 in front of the same servers.
     pub(crate) second_service: bool,
@@ -147,9 +152,11 @@ impl Default for Settings {
             plan: V4,
             protocol: Protocol::Tcp,
             weights: vec![1, 1, 1],
+            health: Vec::new(),
             sessions_max: 1024,
             workers: 1,
             mid_stream: MidStream::Pick,
+            no_backend: NoBackend::Drop,
             timeouts: Timeouts::default(),
             second_service: false,
             wants_closed: true,
@@ -173,11 +180,17 @@ impl Settings {
                 policy: 0,
                 backends: (n * count..(n + 1) * count).map(BackendId).collect(),
                 mid_stream: self.mid_stream,
+                no_backend: self.no_backend,
                 timeouts: self.timeouts,
             };
             backends.extend((0..count).zip(&self.weights).map(|(b, weight)| {
                 let id = BackendId(n * count + b);
-                Backend::new(id, &service, self.plan.backend(b), BACKEND_PORT, *weight)
+                let address = self.plan.backend(b);
+                let mut backend = Backend::new(id, &service, address, BACKEND_PORT, *weight);
+                if let Some(health) = self.health.get(b as usize) {
+                    (backend.healthy, backend.sessions) = *health;
+                }
+                backend
             }));
             services.push(service);
         }

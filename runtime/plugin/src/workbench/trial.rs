@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
-use waxwing_dataplane::snapshot::{Backend, MidStream, Service, Timeouts};
+use waxwing_dataplane::snapshot::{Backend, MidStream, NoBackend, Service, Timeouts};
 use waxwing_dataplane::{
     BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, ServiceId, Snapshot,
 };
@@ -256,6 +256,7 @@ fn snapshot(binding: &ServiceBinding) -> Snapshot {
         policy: 0,
         backends: binding.backends.iter().map(|b| b.id).collect(),
         mid_stream: MidStream::Pick,
+        no_backend: NoBackend::Drop,
         timeouts: Timeouts::default(),
     };
     let first = Ipv4Addr::new(10, 64, 0, 0).to_bits();

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use waxwing_dataplane::policy::{Closed, End, PAYLOAD_MAX, PickContext, TickContext};
-use waxwing_dataplane::snapshot::{MidStream, Timeouts};
+use waxwing_dataplane::snapshot::{MidStream, NoBackend, Timeouts};
 use waxwing_dataplane::{
     BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Service, ServiceId, Snapshot,
 };
@@ -111,6 +111,7 @@ pub(crate) fn all_calls(policy: &mut dyn Policy, round: u64) {
         policy: 0,
         backends: [0, 1].map(BackendId).into(),
         mid_stream: MidStream::Pick,
+        no_backend: NoBackend::Drop,
         timeouts: Timeouts::default(),
     };
     policy.tick(TickContext {
