@@ -231,6 +231,7 @@ fn binding(config: &str, records: &[BackendRecord]) -> ServiceBinding {
         key: record.key,
         weight: record.weight,
         healthy: true,
+        health_weight: 100,
         tag: record.tag,
     };
     ServiceBinding {

@@ -3,12 +3,15 @@
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use waxwing_control::client::Client;
-use waxwing_control::signals::SetSignals;
+use waxwing_control::health::Admin;
+use waxwing_control::signals::{SetBackend, SetSignals};
+use waxwing_control::status::{BackendStatus, ServiceStatus, Status};
 
-use crate::render;
+use crate::{OneBackend, render};
 
 /// `waxwing status`.
 pub(crate) fn status(socket: &Path, json: bool) -> Result<()> {
@@ -57,12 +60,12 @@ pub(crate) fn reload(socket: &Path) -> Result<()> {
 }
 
 /// `waxwing backend signal`.
-pub(crate) fn signal(
-    socket: &Path,
-    service: String,
-    backend: String,
-    values: &[String],
-) -> Result<()> {
+pub(crate) fn signal(which: OneBackend, values: &[String]) -> Result<()> {
+    let OneBackend {
+        running,
+        service,
+        backend,
+    } = which;
     let values = values
         .iter()
         .map(|text| pair(text))
@@ -72,7 +75,70 @@ pub(crate) fn signal(
         backend,
         values,
     };
-    wait(async { Ok(Client::new(socket).set_signals(&request).await?) })
+    let client = Client::new(&running.socket);
+    wait(async { Ok(client.set_signals(&request).await?) })
+}
+
+/// `waxwing backend drain`, `disable` and `enable`.
+pub(crate) fn set_backend(which: OneBackend, state: Admin) -> Result<()> {
+    let OneBackend {
+        running,
+        service,
+        backend,
+    } = which;
+    let request = SetBackend {
+        service,
+        backend,
+        state,
+    };
+    let client = Client::new(&running.socket);
+    wait(async { Ok(client.set_backend(&request).await?) })
+}
+
+/// `waxwing health`.
+pub(crate) fn health(socket: &Path, service: Option<&str>) -> ExitCode {
+    let verdict = wait(async { Ok(Client::new(socket).status().await?) })
+        .and_then(|status| judge(&status, service));
+    match verdict {
+        Ok((text, well)) => {
+            let printed = print(&text).is_ok();
+            if well && printed {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What to say of all services, or of one, and whether each can be served.
+fn judge(status: &Status, service: Option<&str>) -> Result<(String, bool)> {
+    let wanted = |it: &&ServiceStatus| service.is_none_or(|name| it.name == name);
+    let services: Vec<&ServiceStatus> = status.services.iter().filter(wanted).collect();
+    if let (Some(name), true) = (service, services.is_empty()) {
+        let names: Vec<&str> = status.services.iter().map(|it| it.name.as_str()).collect();
+        let names = names.join(", ");
+        bail!("there is no service \"{name}\"; the services are: {names}");
+    }
+    let mut text = String::new();
+    let mut well = true;
+    for service in services {
+        let takes_new = |backend: &&BackendStatus| backend.healthy && backend.weight > 0;
+        let (of, up) = (
+            service.backends.len(),
+            service.backends.iter().filter(takes_new).count(),
+        );
+        well &= up > 0;
+        text += &format!(
+            "{}: {up} of {of} backends take new sessions\n",
+            service.name
+        );
+    }
+    Ok((text, well))
 }
 
 fn pair(text: &str) -> Result<(String, u32)> {

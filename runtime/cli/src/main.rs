@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use waxwing_control::health::Admin;
 
 /// A programmable layer-4 load balancer: AF_XDP and NAT natively, policies as Wasm modules.
 #[derive(Parser)]
@@ -58,6 +59,15 @@ enum Command {
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
     },
+    /// Says whether services can be served: ends with 0 where each has a backend that takes new
+    /// sessions, else with 1. For routing daemons that announce a VIP while it is served.
+    Health {
+        #[command(flatten)]
+        running: Running,
+        /// Only this service.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+    },
     /// Tells the running balancer something about a backend.
     Backend {
         #[command(subcommand)]
@@ -78,16 +88,30 @@ enum Command {
     CompileModule { cpu_s: u64, memory_bytes: u64 },
 }
 
+/// A backend of the running balancer.
+#[derive(Args)]
+struct OneBackend {
+    #[command(flatten)]
+    running: Running,
+    /// The service's name.
+    service: String,
+    /// The backend's name, or its address and port.
+    backend: String,
+}
+
 #[derive(Subcommand)]
 enum BackendCommand {
+    /// Gives a backend no new sessions; it keeps those that it has, for the service's
+    /// `drain_timeout` if there is one.
+    Drain(#[command(flatten)] OneBackend),
+    /// Takes a backend out as if it were down: what becomes of its sessions, the service's `on_down` says.
+    Disable(#[command(flatten)] OneBackend),
+    /// Ends both: its health decides again.
+    Enable(#[command(flatten)] OneBackend),
     /// Sets signals of a backend: numbers that policies balance on, such as a queue's length.
     Signal {
         #[command(flatten)]
-        running: Running,
-        /// The service's name.
-        service: String,
-        /// The backend's name, or its address and port.
-        backend: String,
+        which: OneBackend,
         /// Signals by the names that the service's `signals` gives them, or 0 to 3.
         #[arg(required = true, value_name = "NAME=VALUE")]
         values: Vec<String>,
@@ -113,15 +137,15 @@ fn main() -> ExitCode {
             service,
             limit,
         } => ask::sessions(&running.socket, json, service.as_deref(), limit),
-        Command::Backend {
-            command:
-                BackendCommand::Signal {
-                    running,
-                    service,
-                    backend,
-                    values,
-                },
-        } => ask::signal(&running.socket, service, backend, &values),
+        Command::Health { running, service } => {
+            return ask::health(&running.socket, service.as_deref());
+        }
+        Command::Backend { command } => match command {
+            BackendCommand::Signal { which, values } => ask::signal(which, &values),
+            BackendCommand::Drain(which) => ask::set_backend(which, Admin::Draining),
+            BackendCommand::Disable(which) => ask::set_backend(which, Admin::Disabled),
+            BackendCommand::Enable(which) => ask::set_backend(which, Admin::Enabled),
+        },
         Command::CompileModule {
             cpu_s,
             memory_bytes,

@@ -5,9 +5,10 @@
 use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
+use waxwing_control::health::State;
 use waxwing_control::status::{
-    BackendStatus, CanaryStatus, ModuleStatus, PortStatus, Quarantined, ServiceStatus, Status,
-    StepStatus, WorkerStatus,
+    BackendHealthStatus, BackendStatus, CanaryStatus, CheckStatus, ModuleStatus, PortStatus,
+    Quarantined, ServiceStatus, Status, StepStatus, WorkerStatus,
 };
 
 /// The whole status.
@@ -80,10 +81,19 @@ fn write_status(out: &mut String, status: &Status) -> fmt::Result {
             .try_for_each(|backend| write_backend(out, backend))?;
     }
     writeln!(out)?;
-    status
-        .modules
-        .iter()
-        .try_for_each(|module| write_module(out, module))
+    let modules = status.modules.iter().chain(&status.checks);
+    modules
+        .into_iter()
+        .try_for_each(|module| write_module(out, module))?;
+    let checks = &status.health_checks;
+    if checks.runs > 0 {
+        writeln!(
+            out,
+            "checks    {} done, {} running, late by {} ms (p99), {} ms (max)",
+            checks.runs, checks.running, checks.late_p99_ms, checks.late_max_ms
+        )?;
+    }
+    Ok(())
 }
 
 fn write_port(out: &mut String, port: &PortStatus) -> fmt::Result {
@@ -189,10 +199,45 @@ fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
     }
     let hop = &backend.next_hop;
     if hop.resolved {
-        writeln!(out)
+        writeln!(out)?;
     } else {
-        writeln!(out, "  NOT REACHED: {}", hop.state)
+        writeln!(out, "  NOT REACHED: {}", hop.state)?;
     }
+    let health = backend.health.as_ref();
+    health.map_or(Ok(()), |health| write_health(out, health))
+}
+
+/// Nothing where it is up and nobody checks it.
+fn write_health(out: &mut String, health: &BackendHealthStatus) -> fmt::Result {
+    if health.checks.is_empty() && health.state == State::Up {
+        return Ok(());
+    }
+    let state = match health.state {
+        State::Down | State::Ejected => health.state.word().to_uppercase(),
+        state => state.word().to_owned(),
+    };
+    let weight = match health.weight_percent {
+        100 => String::new(),
+        percent => format!(", {percent} % of its weight"),
+    };
+    writeln!(
+        out,
+        "    {state} for {}{weight}: {}",
+        Seconds(age(health.since)),
+        health.reason
+    )?;
+    for check in &health.checks {
+        let CheckStatus {
+            check,
+            state,
+            reason,
+            latency_us,
+            ..
+        } = check;
+        let took = *latency_us as f64 / 1000.0;
+        writeln!(out, "    {check} {state}: {reason} ({took:.1} ms)")?;
+    }
+    Ok(())
 }
 
 fn write_module(out: &mut String, module: &ModuleStatus) -> fmt::Result {

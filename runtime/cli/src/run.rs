@@ -29,7 +29,7 @@ use waxwing_dataplane::{Gauges, Now};
 use waxwing_plugin::{CompileLimits, Compiler};
 use waxwing_xdp::{Attached, Options, PollMode, PortOptions, PortReport, Statistics, WorkerParts};
 
-use crate::shipped::MODULES;
+use crate::shipped;
 
 /// What is logged unless `RUST_LOG` says otherwise. A kernel newer than the netlink library has longer
 /// records, which that library warns of, for every interface each time.
@@ -46,6 +46,12 @@ const CONTROL_NICE: i32 = 5;
 /// The command that the program calls itself with to compile a module.
 pub(crate) const COMPILE: &str = "compile-module";
 
+/// What comes with the program.
+const SHIPPED: modules::Shipped = modules::Shipped {
+    policies: shipped::MODULES,
+    checks: &[],
+};
+
 /// Has modules of the folder compiled by this same program, also once its file was replaced.
 fn compiler() -> Compiler {
     Compiler::Child {
@@ -57,7 +63,7 @@ fn compiler() -> Compiler {
 
 /// `waxwing check`.
 pub(crate) fn check(path: &Path) -> Result<()> {
-    let checked = runtime()?.block_on(check::load(path, MODULES, compiler()))?;
+    let checked = runtime()?.block_on(check::load(path, SHIPPED, compiler()))?;
     for warning in &checked.warnings {
         println!("{warning}");
     }
@@ -74,7 +80,7 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     start_log();
     let started = Instant::now();
     let runtime = runtime()?;
-    let checked = runtime.block_on(check::load(path, MODULES, compiler()))?;
+    let checked = runtime.block_on(check::load(path, SHIPPED, compiler()))?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }

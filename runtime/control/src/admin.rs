@@ -5,10 +5,11 @@
 //! | `GET /v1/status` | a [`Status`](crate::status::Status) |
 //! | `GET /v1/sessions?service=NAME&limit=N` | a [`SessionStatus`](crate::status::SessionStatus) per line |
 //! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with what is wrong |
+//! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with what is wrong |
 //! | `POST /v1/reload` | 200 with the warnings, or 409 with everything that is wrong with the config |
 //!
 //! Invariant: an answer is made from what the controller published and from counters; no request
-//! makes a worker wait, and none but a reload and a signal changes anything.
+//! makes a worker wait, and none but a `POST` changes anything.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -26,7 +27,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::report::Reporter;
-use crate::signals::{self, SetSignals};
+use crate::signals::{self, SetBackend, SetSignals};
 
 /// A chunk of a session list is sent when it has grown to this many bytes.
 const CHUNK: usize = 32 << 10;
@@ -65,8 +66,13 @@ pub enum AdminError {
     },
 }
 
-/// A request to the controller: what came of the reload goes back.
-pub(crate) type ReloadRequest = oneshot::Sender<Result<Vec<String>, String>>;
+/// A request to the controller: what came of it goes back.
+pub(crate) enum Request {
+    /// Reads the config anew; gives the warnings.
+    Reload(oneshot::Sender<Result<Vec<String>, String>>),
+    /// Sets whether a backend takes new sessions.
+    SetBackend(SetBackend, oneshot::Sender<Result<(), String>>),
+}
 
 /// The socket, removed when this is dropped.
 pub struct AdminSocket {
@@ -113,17 +119,14 @@ impl AdminSocket {
     }
 
     /// Serves until the future is dropped.
-    pub(crate) async fn serve(
-        mut self,
-        reporter: Arc<Reporter>,
-        reloads: mpsc::Sender<ReloadRequest>,
-    ) {
+    pub(crate) async fn serve(mut self, reporter: Arc<Reporter>, requests: mpsc::Sender<Request>) {
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/sessions", get(sessions))
             .route("/v1/signals", post(set_signals))
+            .route("/v1/backends", post(set_backend))
             .route("/v1/reload", post(reload))
-            .with_state(App { reporter, reloads });
+            .with_state(App { reporter, requests });
         if let Some(listener) = self.listener.take()
             && let Err(e) = axum::serve(listener, router).await
         {
@@ -186,7 +189,7 @@ fn place(private: &Path, path: &Path) -> io::Result<(UnixListener, u64)> {
 #[derive(Clone)]
 struct App {
     reporter: Arc<Reporter>,
-    reloads: mpsc::Sender<ReloadRequest>,
+    requests: mpsc::Sender<Request>,
 }
 
 #[derive(Deserialize)]
@@ -252,15 +255,31 @@ async fn set_signals(State(app): State<App>, Json(request): Json<SetSignals>) ->
     }
 }
 
-async fn reload(State(app): State<App>) -> Response {
-    let (answer, answered) = oneshot::channel();
-    let gone = || (StatusCode::SERVICE_UNAVAILABLE, "waxwing is ending").into_response();
-    if app.reloads.send(answer).await.is_err() {
-        return gone();
+async fn set_backend(State(app): State<App>, Json(request): Json<SetBackend>) -> Response {
+    match app.ask(|answer| Request::SetBackend(request, answer)).await {
+        Some(Ok(())) => StatusCode::OK.into_response(),
+        Some(Err(why)) => (StatusCode::CONFLICT, why).into_response(),
+        None => ending(),
     }
-    match answered.await {
-        Ok(Ok(warnings)) => warnings.join("\n\n").into_response(),
-        Ok(Err(text)) => (StatusCode::CONFLICT, text).into_response(),
-        Err(_) => gone(),
+}
+
+async fn reload(State(app): State<App>) -> Response {
+    match app.ask(Request::Reload).await {
+        Some(Ok(warnings)) => warnings.join("\n\n").into_response(),
+        Some(Err(text)) => (StatusCode::CONFLICT, text).into_response(),
+        None => ending(),
+    }
+}
+
+fn ending() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "waxwing is ending").into_response()
+}
+
+impl App {
+    /// Asks the controller and waits for its answer; `None` where it has ended.
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(request(answer)).await.ok()?;
+        answered.await.ok()
     }
 }

@@ -18,12 +18,13 @@ use waxwing_dataplane::snapshot::{NoBackend, Port};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Service, ServiceId, Snapshot};
 use waxwing_packet::{Address, Protocol};
 
-use crate::config::{self, Config};
+use crate::config::{self, AllDown, Config};
+use crate::health::Effects;
 
 /// What a service is known by.
-type ServiceKey = (Address, u16, Protocol);
+pub type ServiceKey = (Address, u16, Protocol);
 /// What a backend is known by.
-type BackendKey = (ServiceKey, Address, u16);
+pub type BackendKey = (ServiceKey, Address, u16);
 
 /// The ids given, and the snapshots made from them. One value, owned by the control thread.
 #[derive(Clone, Debug)]
@@ -85,7 +86,8 @@ impl Catalog {
         }
     }
 
-    /// Makes the next snapshot. `gauges` have room for the `backends_max` of [`Catalog::new`].
+    /// Makes the next snapshot. `gauges` have room for the `backends_max` of [`Catalog::new`];
+    /// `effects` are of the backends' health, where that says anything.
     ///
     /// To be called only when every worker has taken up the last snapshot: only then does a
     /// gauge of 0 mean that a retired backend will get no more sessions.
@@ -97,9 +99,10 @@ impl Catalog {
         config: &Config,
         ports: &[Port],
         gauges: &Gauges,
+        effects: &Effects,
     ) -> Result<Snapshot, CatalogError> {
         let mut next = self.clone();
-        let snapshot = next.advance(config, ports, gauges)?;
+        let snapshot = next.advance(config, ports, gauges, effects)?;
         *self = next;
         Ok(snapshot)
     }
@@ -124,13 +127,14 @@ impl Catalog {
         config: &Config,
         ports: &[Port],
         gauges: &Gauges,
+        effects: &Effects,
     ) -> Result<Snapshot, CatalogError> {
         self.generation += 1;
         let mut services = Vec::with_capacity(config.services.len());
         let mut live = HashMap::new();
         let policies = config.policies();
         for entry in &config.services {
-            let service = self.service(entry, &policies, &mut live)?;
+            let service = self.service(entry, &policies, effects, &mut live)?;
             services.push(service);
         }
         let left = std::mem::replace(&mut self.live, live);
@@ -150,6 +154,7 @@ impl Catalog {
         &mut self,
         entry: &config::Service,
         policies: &[Arc<str>],
+        effects: &Effects,
         live: &mut HashMap<BackendKey, Backend>,
     ) -> Result<Service, CatalogError> {
         let key = service_key(entry);
@@ -173,13 +178,18 @@ impl Catalog {
                 .unwrap_or_default(),
             backends: Box::default(),
             mid_stream: entry.mid_stream,
-            no_backend: NoBackend::Drop,
+            no_backend: match entry.health.all_down {
+                AllDown::Reject => NoBackend::Reject,
+                AllDown::Drop => NoBackend::Drop,
+            },
             timeouts: entry.timeouts,
         };
         let mut ids = Vec::with_capacity(entry.backends.len());
-        for backend in &entry.backends {
+        let weights = weights(entry, effects);
+        for (backend, weight) in entry.backends.iter().zip(weights) {
             let (address, port) = (backend.address.value, backend.port.value);
             let backend_key = (key, address, port);
+            let effect = effects.get(&backend_key).copied().unwrap_or_default();
             let id = self
                 .backends
                 .id(backend_key)
@@ -192,7 +202,11 @@ impl Catalog {
                 })?;
             let id = BackendId(id);
             ids.push(id);
-            let backend = Backend::new(id, &service, address, port, backend.weight);
+            let backend = Backend {
+                healthy: effect.healthy,
+                sessions: effect.sessions,
+                ..Backend::new(id, &service, address, port, weight)
+            };
             live.insert(backend_key, backend);
         }
         service.backends = ids.into();
@@ -243,7 +257,53 @@ impl Catalog {
     }
 }
 
-fn service_key(service: &config::Service) -> ServiceKey {
+/// The largest weight of a snapshot's backend, as of a config's.
+const WEIGHT_MAX: u64 = 65_535;
+
+/// A service's weights, as its backends' health changes them. Where it does, all are larger by one
+/// factor, so that a part of a small weight is still a weight.
+fn weights(service: &config::Service, effects: &Effects) -> Vec<u32> {
+    let percent = |backend: &config::Backend| {
+        let effect = effects.get(&backend_key(service, backend));
+        effect.copied().unwrap_or_default().percent
+    };
+    let changed = |backend: &config::Backend| !matches!(percent(backend), 0 | 100);
+    let scale = if service.backends.iter().any(changed) {
+        1
+    } else {
+        100
+    };
+    let parts = service
+        .backends
+        .iter()
+        .map(|backend| u64::from(backend.weight) * u64::from(percent(backend)) / scale);
+    let parts: Vec<u64> = parts.collect();
+    let largest = parts.iter().copied().max().unwrap_or(0).max(WEIGHT_MAX);
+    let fitted = |part: u64| match part {
+        0 => 0,
+        part => (part * WEIGHT_MAX / largest).max(1),
+    };
+    parts
+        .into_iter()
+        .map(|part| u32::try_from(fitted(part)).unwrap_or(u32::MAX))
+        .collect()
+}
+
+pub(crate) fn backend_key(service: &config::Service, backend: &config::Backend) -> BackendKey {
+    (
+        service_key(service),
+        backend.address.value,
+        backend.port.value,
+    )
+}
+
+/// What a snapshot's backend is known by.
+pub(crate) fn key_of(backend: &Backend) -> BackendKey {
+    let service = (backend.vip, backend.vip_port, backend.protocol);
+    (service, backend.address, backend.port)
+}
+
+pub(crate) fn service_key(service: &config::Service) -> ServiceKey {
     (
         service.vip.value,
         service.port.value,

@@ -57,7 +57,8 @@ pub async fn load(
     let found = network(reading.config(), &kernel).await?;
     reading.add(found);
     let modules = Modules::start(reading.config(), shipped, compiler)?;
-    reading.add(modules::check(&modules.host, reading.config().clone()).await);
+    let config = reading.config().clone();
+    reading.add(modules::check(&modules.host, &modules.checks, config).await);
     let (config, warnings) = reading.finish()?;
     Ok(Checked {
         config,

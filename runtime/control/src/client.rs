@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
-use crate::signals::SetSignals;
+use crate::signals::{SetBackend, SetSignals};
 use crate::status::{SessionStatus, Status};
 
 /// The longest line of a session list that is taken.
@@ -104,6 +104,16 @@ impl Client {
     pub async fn set_signals(&self, request: &SetSignals) -> Result<(), ClientError> {
         let text = serde_json::to_vec(request).map_err(|e| self.talk(e.to_string()))?;
         self.whole(Method::POST, "/v1/signals", Some(text)).await?;
+        Ok(())
+    }
+
+    /// Sets whether a backend takes new sessions.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with what is wrong with the request, and the others.
+    pub async fn set_backend(&self, request: &SetBackend) -> Result<(), ClientError> {
+        let text = serde_json::to_vec(request).map_err(|e| self.talk(e.to_string()))?;
+        self.whole(Method::POST, "/v1/backends", Some(text)).await?;
         Ok(())
     }
 

@@ -24,21 +24,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use tokio::sync::{mpsc, watch};
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::snapshot::Port;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{BackendId, Epoch, Snapshot};
 use waxwing_packet::Address;
-use waxwing_plugin::{Bound, FaultReport, Host, InUse, ModuleError, Recovery};
+use waxwing_plugin::{Bound, CheckHost, FaultReport, Host, InUse, ModuleError, Recovery};
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{BackendKey, Catalog, CatalogError, backend_key};
 use crate::check;
 use crate::config::Config;
+use crate::health::{self, BoundChecks, Effects, Fault, Health, Job, Runner};
 use crate::kernel::Kernel;
-use crate::modules::{self, Wanted};
+use crate::modules::{self, Subject, Wanted};
 use crate::neighbours::{PortLink, Resolver};
 use crate::report::{Reporter, View, seconds};
+use crate::run::StartError;
+use crate::signals::SetBackend;
 use crate::status::ReloadStatus;
 
 /// How long a change waits for a worker. An idle one looks every 20 ms, a busy one every batch.
@@ -103,6 +107,13 @@ pub(crate) struct Controller {
     pub(crate) seed: u64,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) modules: Vec<InUse>,
+    pub(crate) check_host: Arc<CheckHost>,
+    pub(crate) checks: BoundChecks,
+    /// To the thread that runs the checks.
+    pub(crate) jobs: watch::Sender<Vec<Arc<Job>>>,
+    pub(crate) health: Arc<Health>,
+    /// What of the backends' health is in the snapshot.
+    pub(crate) effects: Effects,
     /// Names of modules of which an instance is disabled: the next change makes them anew.
     pub(crate) faulted: BTreeSet<String>,
     pub(crate) workers: Vec<WorkerLink>,
@@ -120,6 +131,7 @@ pub(crate) struct Controller {
 /// What is sent to the workers.
 pub(crate) struct Draft {
     pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) effects: Effects,
     /// By their place in the config's policies.
     modules: Vec<Bound>,
 }
@@ -129,13 +141,21 @@ impl Draft {
     pub(crate) async fn make(
         host: &Arc<Host>,
         config: &Arc<Config>,
-        snapshot: Snapshot,
+        (snapshot, effects): (Snapshot, Effects),
         wanted: Wanted,
     ) -> Result<Self, ModuleError> {
         let snapshot = Arc::new(snapshot);
-        let modules =
-            modules::bind(host, Arc::clone(config), Arc::clone(&snapshot), wanted).await?;
-        Ok(Self { snapshot, modules })
+        let subject = Subject {
+            config: Arc::clone(config),
+            snapshot: Arc::clone(&snapshot),
+            effects: effects.clone(),
+        };
+        let modules = modules::bind(host, subject, wanted).await?;
+        Ok(Self {
+            snapshot,
+            effects,
+            modules,
+        })
     }
 
     /// What the instances are made of.
@@ -177,8 +197,112 @@ impl Controller {
     /// # Errors
     /// [`PublishError`]; nothing has changed then.
     pub(crate) async fn publish(&mut self, config: Arc<Config>) -> Result<(), PublishError> {
+        let checks = self.bind_checks(&config).await?;
+        let (catalog, draft) = self.draft(&config).await?;
+        let outcome = self.put_into_effect(config, catalog, draft).await;
+        self.health.adopt(&self.config);
+        self.run_checks(checks).await;
+        outcome
+    }
+
+    /// Puts what the backends' health means into effect, if that is something new.
+    pub(crate) async fn publish_health(&mut self) -> Result<(), PublishError> {
+        let config = Arc::clone(&self.config);
+        if self.health.effects(&config) == self.effects {
+            self.show();
+            return Ok(());
+        }
         let (catalog, draft) = self.draft(&config).await?;
         self.put_into_effect(config, catalog, draft).await
+    }
+
+    /// The modules of a config's checks.
+    fn bind_checks(
+        &self,
+        config: &Arc<Config>,
+    ) -> impl Future<Output = Result<BoundChecks, ModuleError>> + use<> {
+        let (host, config) = (Arc::clone(&self.check_host), Arc::clone(config));
+        let before = self.checks.clone();
+        modules::blocking(move || health::bind(&host, &config, &before))
+    }
+
+    /// Starts the thread that runs the checks; gives what it tells of modules that fail.
+    ///
+    /// # Errors
+    /// There is no thread to be had, or a check's module cannot serve any more.
+    pub(crate) async fn start_checks(
+        &mut self,
+    ) -> Result<mpsc::UnboundedReceiver<Fault>, StartError> {
+        let checks = self.bind_checks(&self.config).await?;
+        self.health.adopt(&self.config);
+        let (tell, faults) = mpsc::unbounded_channel();
+        let runner = Runner {
+            host: Arc::clone(&self.check_host),
+            health: Arc::clone(&self.health),
+            reporter: Arc::clone(&self.reporter),
+            jobs: self.jobs.subscribe(),
+            faults: tell,
+        };
+        runner.start()?;
+        self.run_checks(checks).await;
+        Ok(faults)
+    }
+
+    /// Has the checks of the config in effect run by these modules.
+    async fn run_checks(&mut self, checks: BoundChecks) {
+        self.checks = checks;
+        let jobs = health::jobs(&self.config, &self.snapshot, &self.checks);
+        self.jobs.send_replace(jobs);
+        let (host, checks) = (Arc::clone(&self.check_host), self.checks.clone());
+        // The host writes files then.
+        modules::blocking(move || checks.put_to_work(&host)).await;
+    }
+
+    /// Binds the modules of the checks anew.
+    async fn renew_checks(&mut self) {
+        match self.bind_checks(&self.config).await {
+            Ok(checks) => self.run_checks(checks).await,
+            Err(e) => tracing::error!("what checks goes on checking: {e}"),
+        }
+        self.show();
+    }
+
+    /// A check's module failed.
+    pub(crate) async fn check_faulted(&mut self, fault: Fault) {
+        let Fault { check, why } = fault;
+        let host = Arc::clone(&self.check_host);
+        match modules::blocking(move || host.recover(&check, &why)).await {
+            Recovery::RolledBack => self.renew_checks().await,
+            // Every run has an instance of its own: there is nothing to make anew.
+            Recovery::Nothing | Recovery::Rebuild | Recovery::Exhausted => {}
+        }
+    }
+
+    /// The health of backends may be another now.
+    pub(crate) async fn health_changed(&mut self) {
+        match self.publish_health().await {
+            Ok(()) => {}
+            Err(e @ PublishError::Stuck { .. }) => {
+                tracing::error!("{e}; trying again");
+                self.modules_due = true;
+            }
+            Err(e) => tracing::error!("what serves goes on serving: {e}"),
+        }
+    }
+
+    /// The operator's word on a backend: in effect when this returns.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub(crate) async fn set_backend(&mut self, request: &SetBackend) -> Result<(), String> {
+        let key = self.backend_called(&request.service, &request.backend)?;
+        self.health.set_admin(key, request.state);
+        self.publish_health().await.map_err(|e| e.to_string())
+    }
+
+    fn backend_called(&self, service: &str, backend: &str) -> Result<BackendKey, String> {
+        let (service, backend) = self.config.find_backend(service, backend)?;
+        Ok(backend_key(service, &service.backends[backend]))
     }
 
     /// Makes instances anew, if that gives another module than the ones that serve.
@@ -195,13 +319,14 @@ impl Controller {
     async fn draft(&mut self, config: &Arc<Config>) -> Result<(Catalog, Draft), PublishError> {
         self.acknowledged(ACKNOWLEDGE_MAX).await?;
         let mut catalog = self.catalog.clone();
-        let snapshot = catalog.apply(config, &self.ports, &self.shared.gauges)?;
+        let effects = self.health.effects(config);
+        let snapshot = catalog.apply(config, &self.ports, &self.shared.gauges, &effects)?;
         let wanted = Wanted {
             workers: self.workers.len(),
             seed: self.seed,
             before: self.going_on(),
         };
-        let draft = Draft::make(&self.host, config, snapshot, wanted).await?;
+        let draft = Draft::make(&self.host, config, (snapshot, effects), wanted).await?;
         Ok((catalog, draft))
     }
 
@@ -226,6 +351,7 @@ impl Controller {
         self.config = config;
         self.catalog = catalog;
         self.snapshot = Arc::clone(&draft.snapshot);
+        self.effects.clone_from(&draft.effects);
         let before = std::mem::replace(&mut self.modules, draft.in_use());
         let sent = self.send(draft, &before);
         self.faulted.clear();
@@ -407,6 +533,9 @@ impl Controller {
 
     /// Modules' files changed.
     pub(crate) async fn modules_changed(&mut self, names: &BTreeSet<String>) {
+        if names.iter().any(|name| self.checks.has(name)) {
+            self.renew_checks().await;
+        }
         let in_use = self.config.policies();
         if !in_use.iter().any(|name| names.contains(&**name)) {
             return;
@@ -494,7 +623,8 @@ impl Controller {
             Config::read_file(self.config.source().path()).map_err(|e| e.to_string())?;
         let found = check::network(reading.config(), &self.kernel).await;
         reading.add(found.map_err(|e: io::Error| format!("cannot read the network's state: {e}"))?);
-        reading.add(modules::check(&self.host, reading.config().clone()).await);
+        let config = reading.config().clone();
+        reading.add(modules::check(&self.host, &self.check_host, config).await);
         let (config, warnings) = reading.finish().map_err(|e| e.to_string())?;
         let fixed = config.needs_restart(&self.config);
         if !fixed.is_empty() {

@@ -13,6 +13,7 @@ pub mod client;
 pub mod config;
 pub mod controller;
 pub mod facts;
+pub mod health;
 pub mod kernel;
 pub mod modules;
 pub mod neighbours;

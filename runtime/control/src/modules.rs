@@ -10,41 +10,55 @@ use waxwing_dataplane::session::{Key, Tuple};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Snapshot};
 use waxwing_packet::Address;
 use waxwing_plugin::{
-    BackendInfo, Bound, Compiler, Event, Host, HostError, InUse, ModuleError, Options, Refusal,
-    ServiceBinding,
+    BackendInfo, Bound, CheckHost, CheckOptions, Compiler, Event, Host, HostError, InUse,
+    ModuleError, Options, Refusal, ServiceBinding,
 };
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, key_of};
 use crate::config::{ClusterKey, Config, Located, Problem, Service};
+use crate::health::{self, Effects};
 
-/// The modules that come with the program: name and bytes.
-pub type Shipped = &'static [(&'static str, &'static [u8])];
+/// The modules that come with the program: name and bytes of each.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shipped {
+    /// Those that choose backends.
+    pub policies: &'static [(&'static str, &'static [u8])],
+    /// Those that check backends' health.
+    pub checks: &'static [(&'static str, &'static [u8])],
+}
 
-/// The plugin host, with what it tells of.
+/// The plugin hosts, with what they tell of.
 pub struct Modules {
     pub(crate) host: Arc<Host>,
+    pub(crate) checks: Arc<CheckHost>,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
 }
 
 impl Modules {
-    /// Starts the host, and its watch over the config's folder.
+    /// Starts the hosts, and the watch over the config's folder.
     ///
     /// # Errors
     /// The Wasm engine does not work on this machine.
     pub fn start(config: &Config, shipped: Shipped, compiler: Compiler) -> Result<Self, HostError> {
         let (tell, events) = mpsc::unbounded_channel();
         let folder = config.modules.as_ref().map(|folder| folder.value.clone());
+        let options = CheckOptions {
+            compiler: compiler.clone(),
+            ..CheckOptions::default()
+        };
+        let checks = CheckHost::new(options, shipped.checks, folder.clone())?;
         let options = Options {
             compiler,
             canary: config.canary,
             ..Options::default()
         };
-        let host = Host::new(options, shipped, folder, move |event| {
+        let host = Host::new(options, shipped.policies, folder, move |event| {
             // Nobody listens any more only at the very end.
             let _ = tell.send(event);
         })?;
         Ok(Self {
             host: Arc::new(host),
+            checks: Arc::new(checks),
             events,
         })
     }
@@ -76,6 +90,13 @@ pub(crate) fn tell(host: &Host, modules: &[InUse]) {
     }
 }
 
+/// What policies are bound to.
+pub(crate) struct Subject {
+    pub(crate) config: Arc<Config>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) effects: Effects,
+}
+
 /// Binds every policy of a config, in the order of [`Config::policies`], with an instance per
 /// worker.
 ///
@@ -83,17 +104,17 @@ pub(crate) fn tell(host: &Host, modules: &[InUse]) {
 /// The first policy that cannot serve.
 pub(crate) async fn bind(
     host: &Arc<Host>,
-    config: Arc<Config>,
-    snapshot: Arc<Snapshot>,
+    subject: Subject,
     wanted: Wanted,
 ) -> Result<Vec<Bound>, ModuleError> {
     let host = Arc::clone(host);
     blocking(move || {
+        let config = &subject.config;
         let keys = Key::new(cluster_seed(config.cluster_key));
         let workers = u32::try_from(wanted.workers).unwrap_or(u32::MAX);
         let bind = |name: &Arc<str>| {
             let before = wanted.before.iter().find(|old| old.module.name == **name);
-            let services = bindings(&config, &snapshot, &keys, name);
+            let services = bindings(&subject, &keys, name);
             host.bind_again(name, workers, wanted.seed, &services, before)
         };
         config.policies().iter().map(bind).collect()
@@ -103,9 +124,18 @@ pub(crate) async fn bind(
 
 /// Every module that is missing or refuses its services, each as a problem at a service that
 /// names it.
-pub(crate) async fn check(host: &Arc<Host>, config: Config) -> Vec<Problem> {
-    let host = Arc::clone(host);
-    blocking(move || problems(&host, &config)).await
+pub(crate) async fn check(
+    host: &Arc<Host>,
+    checks: &Arc<CheckHost>,
+    config: Config,
+) -> Vec<Problem> {
+    let (host, checks) = (Arc::clone(host), Arc::clone(checks));
+    blocking(move || {
+        let mut problems = problems(&host, config.clone());
+        problems.extend(health::problems(&checks, &config));
+        problems
+    })
+    .await
 }
 
 /// Runs what compiles, which takes milliseconds to seconds, off the executor's threads.
@@ -117,16 +147,23 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
-fn problems(host: &Host, config: &Config) -> Vec<Problem> {
+fn problems(host: &Host, config: Config) -> Vec<Problem> {
     let gauges = Gauges::new(config.backends_max, 1);
     // What has no room is reported where the real catalog applies the config.
     let mut catalog = Catalog::new(config.services_max, config.backends_max);
-    let Ok(snapshot) = catalog.apply(config, &[], &gauges) else {
+    let effects = Effects::new();
+    let Ok(snapshot) = catalog.apply(&config, &[], &gauges, &effects) else {
         return Vec::new();
     };
+    let subject = Subject {
+        config: Arc::new(config),
+        snapshot: Arc::new(snapshot),
+        effects,
+    };
+    let config = &subject.config;
     let keys = Key::new(cluster_seed(config.cluster_key));
     let check = |name: &Arc<str>| {
-        let bound = host.bind(name, 1, 0, &bindings(config, &snapshot, &keys, name));
+        let bound = host.bind(name, 1, 0, &bindings(&subject, &keys, name));
         bound.err().and_then(|error| problem(config, name, &error))
     };
     config.policies().iter().filter_map(check).collect()
@@ -158,19 +195,23 @@ fn problem(config: &Config, policy: &str, error: &ModuleError) -> Option<Problem
         .map(|span| config.error_at(span, error.to_string()))
 }
 
-fn bindings(config: &Config, snapshot: &Snapshot, keys: &Key, policy: &str) -> Vec<ServiceBinding> {
-    let services = config
+fn bindings(subject: &Subject, keys: &Key, policy: &str) -> Vec<ServiceBinding> {
+    let services = subject
+        .config
         .services
         .iter()
         .filter(|service| &*service.policy.value == policy);
     services
-        .filter_map(|service| binding(service, snapshot, keys))
+        .filter_map(|service| binding(service, subject, keys))
         .collect()
 }
 
 /// The binding of a service; `None` for one that is not in the snapshot, which was made from the
 /// same config.
-fn binding(entry: &Service, snapshot: &Snapshot, keys: &Key) -> Option<ServiceBinding> {
+fn binding(entry: &Service, subject: &Subject, keys: &Key) -> Option<ServiceBinding> {
+    let Subject {
+        snapshot, effects, ..
+    } = subject;
     let Located { value: vip, .. } = entry.vip;
     let service = snapshot.service_at(vip, entry.port.value, entry.protocol.value)?;
     let info = |(id, entry): (&BackendId, &crate::config::Backend)| {
@@ -179,7 +220,10 @@ fn binding(entry: &Service, snapshot: &Snapshot, keys: &Key) -> Option<ServiceBi
             id: *id,
             key: key(keys, backend),
             weight: backend.weight,
-            healthy: true,
+            healthy: backend.healthy,
+            health_weight: effects.get(&key_of(backend)).map_or(100, |effect| {
+                u16::try_from(effect.percent).unwrap_or(u16::MAX)
+            }),
             tag: entry.tag,
         })
     };

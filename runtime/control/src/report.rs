@@ -13,10 +13,12 @@ use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot};
 use waxwing_packet::{Address, Family, Protocol};
-use waxwing_plugin::{Host, InUse};
+use waxwing_plugin::{CheckHost, Host, InUse};
 
+use crate::catalog::{BackendKey, backend_key, key_of};
 use crate::config::{self, Config};
 use crate::facts::HostFacts;
+use crate::health::Health;
 use crate::neighbours::{HopStates, Resolver};
 use crate::signals;
 use crate::status::{
@@ -55,6 +57,8 @@ pub(crate) struct Reporter {
     pub(crate) facts: watch::Receiver<Arc<HostFacts>>,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) host: Arc<Host>,
+    pub(crate) check_host: Arc<CheckHost>,
+    pub(crate) health: Arc<Health>,
     /// What had been counted under an id when its present backend got it.
     pub(crate) earlier: Mutex<HashMap<BackendId, Totals>>,
 }
@@ -65,6 +69,7 @@ pub(crate) struct Totals {
     sessions: u64,
     refused: u64,
     unanswered: u64,
+    repeated: u64,
     forward: TrafficStatus,
     reply: TrafficStatus,
 }
@@ -89,6 +94,12 @@ impl Reporter {
         (totals.sessions, totals.refused + totals.unanswered)
     }
 
+    /// Clients' connections that a backend refused, or whose first SYN it did not answer.
+    pub(crate) fn failed_connections(&self, id: BackendId) -> u64 {
+        let totals = self.totals(id);
+        totals.refused + totals.repeated
+    }
+
     /// Everything counted under an id since the start.
     fn totals(&self, id: BackendId) -> Totals {
         let mut totals = Totals::default();
@@ -96,6 +107,7 @@ impl Reporter {
             totals.sessions += counters.sessions.get();
             totals.refused += counters.refused.get();
             totals.unanswered += counters.unanswered.get();
+            totals.repeated += counters.syn_repeated.get();
             add(&mut totals.forward, &counters.forward);
             add(&mut totals.reply, &counters.reply);
         }
@@ -150,6 +162,8 @@ impl Reporter {
             services: self.services(&view),
             retired: self.retired(&view),
             modules: self.host.status(),
+            checks: self.check_host.status(),
+            health_checks: self.health.checks_status(),
         }
     }
 
@@ -194,7 +208,13 @@ impl Reporter {
                 .backends
                 .iter()
                 .filter_map(|id| view.snapshot.backend(*id))
-                .map(|backend| self.backend(backend, &view.snapshot, &names, &entry.signals, &hops))
+                .map(|backend| {
+                    let known = self.health.status(key_of(backend), &entry.health);
+                    BackendStatus {
+                        health: Some(known),
+                        ..self.backend(backend, &view.snapshot, &names, &entry.signals, &hops)
+                    }
+                })
                 .collect();
             ServiceStatus {
                 name: service.name.to_string(),
@@ -256,14 +276,17 @@ impl Reporter {
         let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
         let before = earlier.get(&backend.id).copied().unwrap_or_default();
         BackendStatus {
-            name: names.get(&backend_key(backend)).cloned(),
+            name: names.get(&key_of(backend)).cloned(),
             address: backend.address.to_string(),
             port: backend.port,
             weight: backend.weight,
+            healthy: backend.healthy,
+            health: None,
             active: self.gauges.active(backend.id),
             sessions: now.sessions - before.sessions,
             refused: now.refused - before.refused,
             unanswered: now.unanswered - before.unanswered,
+            repeated: now.repeated - before.repeated,
             sessions_per_s: self.gauges.sessions_per_s(backend.id),
             failures_ppm: self.gauges.failures_ppm(backend.id),
             latency_us: self.gauges.latency_us(backend.id),
@@ -303,42 +326,16 @@ pub(crate) fn service_of<'a>(
     snapshot.service_at(entry.vip.value, entry.port.value, entry.protocol.value)
 }
 
-/// What a backend is known by, in the config as in the snapshot.
-type BackendKey = (Address, u16, Protocol, Address, u16);
-
-fn backend_key(backend: &Backend) -> BackendKey {
-    (
-        backend.vip,
-        backend.vip_port,
-        backend.protocol,
-        backend.address,
-        backend.port,
-    )
-}
-
 /// The names that the config gives to backends.
 fn backend_names(config: &Config) -> HashMap<BackendKey, String> {
-    let mut names = HashMap::new();
-    for service in &config.services {
-        let (vip, port, protocol) = (
-            service.vip.value,
-            service.port.value,
-            service.protocol.value,
-        );
-        for backend in &service.backends {
-            if let Some(name) = &backend.name {
-                let key = (
-                    vip,
-                    port,
-                    protocol,
-                    backend.address.value,
-                    backend.port.value,
-                );
-                names.insert(key, name.value.to_string());
-            }
-        }
-    }
-    names
+    let named = |service: &config::Service| -> Vec<(BackendKey, String)> {
+        let names = service.backends.iter().filter_map(|backend| {
+            let name = backend.name.as_ref()?.value.to_string();
+            Some((backend_key(service, backend), name))
+        });
+        names.collect()
+    };
+    config.services.iter().flat_map(named).collect()
 }
 
 fn next_hop(address: Address, snapshot: &Snapshot, hops: &HopStates) -> NextHopStatus {

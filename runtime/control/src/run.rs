@@ -29,12 +29,13 @@ use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{Epoch, PortId};
 use waxwing_plugin::{Event, FaultReport};
 
-use crate::admin::{AdminError, AdminSocket, ReloadRequest};
+use crate::admin::{AdminError, AdminSocket, Request};
 use crate::catalog::{Catalog, CatalogError};
 use crate::check::Checked;
 use crate::config::Config;
 use crate::controller::{Controller, Draft, WorkerLink};
 use crate::facts::HostFacts;
+use crate::health::{BoundChecks, Fault, Health};
 use crate::kernel::Kernel;
 use crate::modules::{self, Wanted};
 use crate::neighbours::{PortLink, Resolver};
@@ -47,8 +48,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often removed backends are looked at.
 const RETIRED_EVERY: Duration = Duration::from_secs(10);
 
-/// Reloads that wait for their turn.
-const RELOADS_WAITING: usize = 16;
+/// Requests that wait for their turn.
+const REQUESTS_WAITING: usize = 16;
+
+/// How long results of checks are gathered before they make a change: one that comes with others
+/// costs no more than alone.
+const HEALTH_GATHERED: Duration = Duration::from_millis(10);
 
 /// What the program hands over.
 pub struct Parts {
@@ -130,17 +135,21 @@ impl Control {
             Arc::new(Resolver::start(links.clone(), Arc::clone(&shared.next_hops)).await?);
 
         let mut catalog = Catalog::new(config.services_max, config.backends_max);
-        let snapshot = catalog.apply(&config, &ports, &shared.gauges)?;
+        let health = Arc::new(Health::new());
+        let effects = health.effects(&config);
+        let snapshot = catalog.apply(&config, &ports, &shared.gauges, &effects)?;
         let seed = RandomState::new().build_hasher().finish();
         let host = checked.modules.host;
+        let check_host = checked.modules.checks;
         let wanted = Wanted {
             workers: counters.len(),
             seed,
             before: Vec::new(),
         };
-        let draft = Draft::make(&host, &config, snapshot, wanted).await?;
+        let draft = Draft::make(&host, &config, (snapshot, effects), wanted).await?;
         let (snapshot, modules) = (Arc::clone(&draft.snapshot), draft.in_use());
         modules::tell(&host, &modules);
+        let effects = draft.effects.clone();
         let (workers, ends) = mailboxes(draft, counters.len());
         let view = View {
             config: Arc::clone(&config),
@@ -161,6 +170,8 @@ impl Control {
             facts: facts.clone(),
             resolver: Arc::clone(&resolver),
             host: Arc::clone(&host),
+            check_host: Arc::clone(&check_host),
+            health: Arc::clone(&health),
             earlier: Mutex::default(),
         });
         let controller = Controller {
@@ -176,6 +187,11 @@ impl Control {
             seed,
             snapshot,
             modules,
+            check_host,
+            checks: BoundChecks::default(),
+            jobs: watch::Sender::default(),
+            health,
+            effects,
             faulted: BTreeSet::new(),
             workers,
             sent_at: started,
@@ -213,7 +229,7 @@ impl Control {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
-        let (ask_reload, reloads) = mpsc::channel::<ReloadRequest>(RELOADS_WAITING);
+        let (ask, requests) = mpsc::channel::<Request>(REQUESTS_WAITING);
 
         let snapshot = Arc::clone(&controller.snapshot);
         controller.resolve(&snapshot).await;
@@ -225,14 +241,17 @@ impl Control {
             return Err(StartError::Steering(why));
         }
         controller.show();
-        let admin = tokio::spawn(socket.serve(Arc::clone(&controller.reporter), ask_reload));
+        let admin = tokio::spawn(socket.serve(Arc::clone(&controller.reporter), ask));
+        let faults = controller.start_checks().await?;
         ready();
 
         let asked = Asked {
             events,
             facts,
-            reloads,
+            requests,
             hangup,
+            faults,
+            health: controller.health.watch(),
         };
         let rates = rates::keep(Arc::clone(&controller.reporter));
         // A change that is being made when a signal comes is given up between two of its steps.
@@ -254,8 +273,10 @@ impl Control {
 struct Asked {
     events: mpsc::UnboundedReceiver<Event>,
     facts: watch::Receiver<Arc<HostFacts>>,
-    reloads: mpsc::Receiver<ReloadRequest>,
+    requests: mpsc::Receiver<Request>,
     hangup: Signal,
+    faults: mpsc::UnboundedReceiver<Fault>,
+    health: watch::Receiver<()>,
 }
 
 /// Makes changes, one after the other, for ever.
@@ -263,8 +284,10 @@ async fn make_changes(controller: &mut Controller, asked: Asked) -> Infallible {
     let Asked {
         mut events,
         mut facts,
-        mut reloads,
+        mut requests,
         mut hangup,
+        mut faults,
+        mut health,
     } = asked;
     let mut tick = interval(TICK);
     let mut retired = interval(RETIRED_EVERY);
@@ -275,14 +298,29 @@ async fn make_changes(controller: &mut Controller, asked: Asked) -> Infallible {
             Some(event) = events.recv() => take_events(controller, event, &mut events).await,
             // What came of it is in the log and in `status`.
             _ = hangup.recv() => drop(controller.reload().await),
-            Some(answer) = reloads.recv() => {
-                // Who asked may have gone away meanwhile.
-                let _ = answer.send(controller.reload().await);
+            Some(request) = requests.recv() => answer(controller, request).await,
+            Some(fault) = faults.recv() => controller.check_faulted(fault).await,
+            Ok(()) = health.changed() => {
+                tokio::time::sleep(HEALTH_GATHERED).await;
+                health.mark_unchanged();
+                controller.health_changed().await;
             }
             () = sleep_until(controller.canary_ends()) => controller.canary_ended().await,
             Ok(()) = facts.changed() => controller.network_changed().await,
             _ = tick.tick() => controller.tick().await,
             _ = retired.tick() => controller.drop_retired().await,
+        }
+    }
+}
+
+/// Does what was asked for at the admin socket. Who asked may have gone away meanwhile.
+async fn answer(controller: &mut Controller, request: Request) {
+    match request {
+        Request::Reload(answer) => {
+            let _ = answer.send(controller.reload().await);
+        }
+        Request::SetBackend(request, answer) => {
+            let _ = answer.send(controller.set_backend(&request).await);
         }
     }
 }

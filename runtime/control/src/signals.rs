@@ -1,17 +1,18 @@
-//! Signals: free numbers of a backend, set from outside and read by policies, without a reload.
+//! What is set from outside without a reload: signals, free numbers of a backend that policies read;
+//! and whether a backend takes new sessions.
 //!
 //! Invariant: setting one changes that number and nothing else; no worker is told, and none waits.
 //! A signal stays until it is set again, or its backend leaves the config.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use waxwing_dataplane::Gauges;
 use waxwing_dataplane::counters::SIGNALS;
-use waxwing_dataplane::{BackendId, Gauges};
 
-use crate::config::{Backend, Service};
+use crate::config::Service;
+use crate::health::Admin;
 use crate::report::{View, service_of};
 
 /// `POST /v1/signals`.
@@ -26,12 +27,31 @@ pub struct SetSignals {
     pub values: BTreeMap<String, u32>,
 }
 
+/// `POST /v1/backends`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetBackend {
+    /// The service's name.
+    pub service: String,
+    /// The backend's name, or its address and port.
+    pub backend: String,
+    /// What is to become of it: in effect until it is set again, or the backend leaves the config.
+    pub state: Admin,
+}
+
 /// Sets a backend's signals: all that are asked for or, where one of them is wrong, none.
 ///
 /// # Errors
 /// What is wrong, for people.
 pub(crate) fn set(view: &View, gauges: &Gauges, request: &SetSignals) -> Result<(), String> {
-    let (service, backend) = find(view, &request.service, &request.backend)?;
+    let (service, at) = view
+        .config
+        .find_backend(&request.service, &request.backend)?;
+    // The snapshot was made from this config, in the same order.
+    let id = service_of(service, &view.snapshot).and_then(|it| it.backends.get(at).copied());
+    let Some(backend) = id else {
+        return Err("that service is not served yet; try again".into());
+    };
     let values = request
         .values
         .iter()
@@ -41,54 +61,6 @@ pub(crate) fn set(view: &View, gauges: &Gauges, request: &SetSignals) -> Result<
         gauges.set_signal(backend, place, value);
     }
     Ok(())
-}
-
-/// A service and one of its backends, by what people call them.
-fn find<'a>(
-    view: &'a View,
-    service: &str,
-    backend: &str,
-) -> Result<(&'a Service, BackendId), String> {
-    let services = &view.config.services;
-    let entry = services.iter().find(|entry| &*entry.name.value == service);
-    let entry = entry.ok_or_else(|| {
-        let names: Vec<&str> = services.iter().map(|entry| &*entry.name.value).collect();
-        format!(
-            "there is no service \"{service}\"; the services are: {}",
-            names.join(", ")
-        )
-    })?;
-    let at = entry.backends.iter().position(|b| is(b, backend));
-    // The snapshot was made from this config, in the same order.
-    let id = at.and_then(|at| service_of(entry, &view.snapshot)?.backends.get(at).copied());
-    let id = id.ok_or_else(|| {
-        let names: Vec<String> = entry.backends.iter().map(title).collect();
-        format!(
-            "service \"{service}\" has no backend \"{backend}\"; its backends are: {}",
-            names.join(", ")
-        )
-    })?;
-    Ok((entry, id))
-}
-
-fn is(backend: &Backend, text: &str) -> bool {
-    let named = backend
-        .name
-        .as_ref()
-        .is_some_and(|name| &*name.value == text);
-    let endpoint = || text.parse().ok() == Some(endpoint(backend));
-    named || endpoint()
-}
-
-fn endpoint(backend: &Backend) -> SocketAddr {
-    SocketAddr::new(IpAddr::from(backend.address.value), backend.port.value)
-}
-
-fn title(backend: &Backend) -> String {
-    match &backend.name {
-        Some(name) => format!("{} ({})", name.value, endpoint(backend)),
-        None => endpoint(backend).to_string(),
-    }
 }
 
 /// Which of the signals a name means.

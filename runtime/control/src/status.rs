@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::health::{Admin, State};
 use serde::{Deserialize, Serialize};
 pub use waxwing_plugin::{
     CanaryStatus, ModuleStatus, Quarantined, RefusedStatus, Serving, StepStatus,
@@ -35,8 +36,12 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// Removed backends that still have sessions.
     pub retired: Vec<BackendStatus>,
-    /// The modules that were asked for.
+    /// The modules that policies name.
     pub modules: Vec<ModuleStatus>,
+    /// The modules that health checks name.
+    pub checks: Vec<ModuleStatus>,
+    /// How the health checks are getting on.
+    pub health_checks: ChecksStatus,
 }
 
 /// The config in effect.
@@ -183,6 +188,69 @@ pub struct ServiceStatus {
     pub backends: Vec<BackendStatus>,
 }
 
+/// How the health checks are getting on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChecksStatus {
+    /// Checks that have ended, since the start.
+    pub runs: u64,
+    /// Checks that run now.
+    pub running: u64,
+    /// Of the last few thousand, all but 1 in 100 started no later than this after their time, in
+    /// milliseconds.
+    pub late_p99_ms: u64,
+    /// The latest of them, in milliseconds.
+    pub late_max_ms: u64,
+    /// Processor time of all of them, in milliseconds.
+    pub cpu_ms: u64,
+}
+
+/// A backend's health. Times are in seconds since 1970.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BackendHealthStatus {
+    /// What becomes of new sessions.
+    pub state: State,
+    /// The operator's word.
+    pub admin: Admin,
+    /// Since when.
+    pub since: u64,
+    /// Why.
+    pub reason: String,
+    /// What its health makes of its weight, in percent.
+    pub weight_percent: u32,
+    /// Its checks, in the config's order.
+    pub checks: Vec<CheckStatus>,
+    /// Its last changes of state, the oldest first.
+    pub history: Vec<ChangeStatus>,
+}
+
+/// A health check of a backend.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// Its module's name.
+    pub check: String,
+    /// `undecided` before the first result, `passing` or `failing`.
+    pub state: String,
+    /// Results in a row that say something else.
+    pub contrary: u32,
+    /// What the last one found.
+    pub reason: String,
+    /// How long it took, in microseconds.
+    pub latency_us: u64,
+    /// When it ended.
+    pub last_at: Option<u64>,
+}
+
+/// A change of a backend's state.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChangeStatus {
+    /// When.
+    pub at: u64,
+    /// To what.
+    pub state: State,
+    /// Why.
+    pub reason: String,
+}
+
 /// A backend.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct BackendStatus {
@@ -192,8 +260,12 @@ pub struct BackendStatus {
     pub address: String,
     /// Its port.
     pub port: u16,
-    /// Its share of new sessions; 0 drains.
+    /// Its share of new sessions, as its health has it; 0 takes none.
     pub weight: u32,
+    /// Whether it may take new sessions: it is up, or nothing better is.
+    pub healthy: bool,
+    /// Its health; `None` once it was removed from the config.
+    pub health: Option<BackendHealthStatus>,
     /// Sessions now.
     pub active: u32,
     /// Sessions since the start.
@@ -202,6 +274,8 @@ pub struct BackendStatus {
     pub refused: u64,
     /// Sessions that it never answered.
     pub unanswered: u64,
+    /// Sessions whose client had to repeat its SYN for want of any answer.
+    pub repeated: u64,
     /// New sessions a second: a moving average over some seconds.
     pub sessions_per_s: u32,
     /// Of a million new sessions, how many were refused or not answered: likewise.

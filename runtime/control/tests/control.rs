@@ -18,6 +18,7 @@ use bed::{Namespaces, ip, parse};
 use nix::sys::signal::{Signal, raise};
 use waxwing_control::check::{self, Checked};
 use waxwing_control::client::{Client, ClientError};
+use waxwing_control::modules::Shipped;
 use waxwing_control::report::PortFacts;
 use waxwing_control::run::{Control, Parts, StartError, WorkerEnds};
 use waxwing_control::signals::SetSignals;
@@ -110,9 +111,12 @@ fn module(pick: u32) -> Vec<u8> {
     .unwrap()
 }
 
-fn shipped() -> &'static [(&'static str, &'static [u8])] {
+fn shipped() -> Shipped {
     let first: &'static [u8] = module(0).leak();
-    vec![("first", first)].leak()
+    Shipped {
+        policies: vec![("first", first)].leak(),
+        checks: &[],
+    }
 }
 
 const WEB: &str = r#"

@@ -29,8 +29,10 @@ pub struct BackendInfo {
     pub key: u64,
     /// Share of new sessions; 0 takes none.
     pub weight: u32,
-    /// Whether its health checks pass.
+    /// Whether its health lets it take new sessions.
     pub healthy: bool,
+    /// What its health makes of its weight, in percent.
+    pub health_weight: u16,
     /// The operator's tag; 0 if none.
     pub tag: u32,
 }
@@ -243,7 +245,7 @@ fn write_backends(memory: &mut [u8], hosted: &Hosted, backends: &[BackendInfo]) 
             flags: healthy | draining,
             weight: backend.weight,
             tag: backend.tag,
-            health_weight: 100,
+            health_weight: backend.health_weight,
             ..BackendRecord::default()
         }
         .to_le_bytes();

@@ -167,6 +167,7 @@ impl<'a> Trace<'a> {
             key: record.key,
             weight: record.weight,
             healthy: true,
+            health_weight: 100,
             tag: record.tag,
         };
         ServiceBinding {

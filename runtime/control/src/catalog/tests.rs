@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use waxwing_dataplane::snapshot::MidStream;
 
 use super::*;
+use crate::health::Effect;
 
 /// A service for a config: name, last octet of the VIP, policy, last octets of backends.
 type Row<'a> = (&'a str, u8, &'a str, &'a [u8]);
@@ -51,7 +52,8 @@ impl World {
     }
 
     fn apply(&mut self, rows: &[Row<'_>]) -> Result<Snapshot, CatalogError> {
-        self.catalog.apply(&config(rows), &[], &self.gauges)
+        self.catalog
+            .apply(&config(rows), &[], &self.gauges, &Effects::new())
     }
 }
 
@@ -309,4 +311,27 @@ proptest! {
             last = snapshot;
         }
     }
+}
+
+#[test]
+fn weights_follow_health_and_small_ones_have_parts() {
+    let mut config = config(&[("a", 1, "maglev", &[1, 2, 3])]);
+    config.services[0].backends[2].weight = 4;
+    let keys: Vec<BackendKey> = config.services[0]
+        .backends
+        .iter()
+        .map(|backend| backend_key(&config.services[0], backend))
+        .collect();
+    let weights = |percents: [u32; 3]| {
+        let effect = |percent| Effect {
+            percent,
+            ..Effect::default()
+        };
+        let effects = keys.iter().copied().zip(percents.map(effect)).collect();
+        weights(&config.services[0], &effects)
+    };
+    assert_eq!(weights([100, 100, 100]), [1, 1, 4], "as they were written");
+    assert_eq!(weights([100, 0, 100]), [1, 0, 4]);
+    assert_eq!(weights([10, 100, 50]), [10, 100, 200]);
+    assert_eq!(weights([1, 1000, 1000]), [1, 1000, 4000]);
 }

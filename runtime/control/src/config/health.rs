@@ -226,7 +226,10 @@ fn bounded(
         return Some(value);
     }
     let (least, most) = (values::duration_text(least), values::duration_text(most));
-    let text = format!("`{}` is out of range; write \"{least}\" to \"{most}\"", key.name);
+    let text = format!(
+        "`{}` is out of range; write \"{least}\" to \"{most}\"",
+        key.name
+    );
     report.error(span, text);
     None
 }

@@ -27,6 +27,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,6 +219,30 @@ pub struct Backend {
     pub health: Override,
 }
 
+impl Backend {
+    /// Its address and port.
+    #[must_use]
+    pub fn endpoint(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::from(self.address.value), self.port.value)
+    }
+
+    /// What people call it: its name, if it has one, and its endpoint.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{} ({})", name.value, self.endpoint()),
+            None => self.endpoint().to_string(),
+        }
+    }
+
+    /// Whether a text means it: its name, or its endpoint.
+    #[must_use]
+    pub fn is_called(&self, text: &str) -> bool {
+        let named = self.name.as_ref().is_some_and(|name| &*name.value == text);
+        named || text.parse().ok() == Some(self.endpoint())
+    }
+}
+
 impl Config {
     /// Reads and checks a file; gives warnings beside the config.
     ///
@@ -300,6 +325,30 @@ impl Config {
         let mut seen = HashSet::new();
         let names = self.services.iter().map(|service| &service.policy.value);
         names.filter(|name| seen.insert(*name)).cloned().collect()
+    }
+
+    /// A service and the place of one of its backends, by what people call them.
+    ///
+    /// # Errors
+    /// There is none; the text names those that there are.
+    pub fn find_backend(&self, service: &str, backend: &str) -> Result<(&Service, usize), String> {
+        let entry = self.services.iter().find(|it| &*it.name.value == service);
+        let entry = entry.ok_or_else(|| {
+            let names: Vec<&str> = self.services.iter().map(|it| &*it.name.value).collect();
+            format!(
+                "there is no service \"{service}\"; the services are: {}",
+                names.join(", ")
+            )
+        })?;
+        let place = entry.backends.iter().position(|it| it.is_called(backend));
+        let place = place.ok_or_else(|| {
+            let names: Vec<String> = entry.backends.iter().map(Backend::title).collect();
+            format!(
+                "service \"{service}\" has no backend \"{backend}\"; its backends are: {}",
+                names.join(", ")
+            )
+        })?;
+        Ok((entry, place))
     }
 
     /// The services by their endpoint, to find the one that a [`waxwing_dataplane::Service`] was

@@ -120,11 +120,12 @@ fn every_key_of_the_schema_is_read() {
     for section in ROOT.all() {
         for key in section.keys {
             let header = section.header.unwrap_or_default();
-            let parent = if header.contains("service.") {
-                "[[service]]\n"
-            } else {
-                ""
-            };
+            // The tables that it stands in, the outermost first.
+            let parents = ["[[service]]", "[[service.health]]", "[[service.backend]]"];
+            let is_in =
+                |parent: &&str| header.contains(&format!("{}.", parent.trim_matches(['[', ']'])));
+            let parent: Vec<&str> = parents.into_iter().filter(is_in).collect();
+            let parent = parent.join("\n") + "\n";
             let text = format!("{parent}{header}\n{} = 1979-05-27\n", key.name);
             let expected = format!("`{}` must be ", key.name);
             let found = problems(&text);

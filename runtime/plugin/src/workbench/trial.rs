@@ -64,6 +64,7 @@ pub(crate) fn backends(specs: impl IntoIterator<Item = BackendSpec>) -> Vec<Back
         key: hash::mix(u64::from(id)),
         weight,
         healthy: true,
+        health_weight: 100,
         tag,
     };
     (0..).zip(specs).map(backend).collect()

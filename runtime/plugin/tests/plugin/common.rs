@@ -46,6 +46,7 @@ pub(crate) fn service(weights: &[u32]) -> ServiceBinding {
             key: u64::from(id) * 77,
             weight: *weight,
             healthy: true,
+            health_weight: 100,
             tag: 0,
         })
         .collect();
