@@ -85,7 +85,11 @@ enum Command {
     },
     /// Compiles a module from standard input; what `run` calls itself with, within limits.
     #[command(name = run::COMPILE, hide = true)]
-    CompileModule { cpu_s: u64, memory_bytes: u64 },
+    CompileModule {
+        cpu_s: u64,
+        memory_bytes: u64,
+        kind: String,
+    },
 }
 
 /// A backend of the running balancer.
@@ -149,7 +153,8 @@ fn main() -> ExitCode {
         Command::CompileModule {
             cpu_s,
             memory_bytes,
-        } => waxwing_plugin::compile_child(cpu_s, memory_bytes).map_err(anyhow::Error::msg),
+            kind,
+        } => waxwing_plugin::compile_child(cpu_s, memory_bytes, &kind).map_err(anyhow::Error::msg),
         Command::Reload { running } => ask::reload(&running.socket),
         Command::Module { command } => module::run(&command),
     };

@@ -216,6 +216,7 @@ impl SetUp<'_> {
         Refusal::Refused {
             service: self.service.into(),
             why,
+            setting: "policy_config",
         }
     }
 

@@ -17,6 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Signal};
+use waxwing_sdk::abi::Kind;
 
 use crate::engine::Engine;
 use crate::error::Refusal;
@@ -40,7 +41,7 @@ pub enum Compiler {
     Child {
         /// The program, which ends up in [`compile_child`].
         program: PathBuf,
-        /// What it is called with, before the two limits.
+        /// What it is called with, before the two limits and the kind's word.
         arguments: Vec<String>,
         /// What it may take.
         limits: CompileLimits,
@@ -98,6 +99,7 @@ impl Compiler {
         command
             .args(arguments)
             .args([limits.cpu_s.to_string(), limits.memory_bytes.to_string()])
+            .arg(engine.kind().word())
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -195,18 +197,22 @@ fn judge(
     })
 }
 
-/// The child's side: compiles the module on standard input and writes the machine code to standard
-/// output. To be called first thing in a process of its own, which may do nothing else.
+/// The child's side: compiles the module on standard input, of the kind with this word (`policy` or
+/// `health`), and writes the machine code to standard output. To be called first thing in a process of its own, which may do nothing else.
 ///
 /// # Errors
 /// A text for standard error; the process is to end without success.
-pub fn compile_child(cpu_s: u64, memory_bytes: u64) -> Result<(), String> {
+pub fn compile_child(cpu_s: u64, memory_bytes: u64, kind: &str) -> Result<(), String> {
+    let kind = [Kind::Policy, Kind::Health]
+        .into_iter()
+        .find(|known| known.word() == kind)
+        .ok_or_else(|| format!("{kind}: no such kind of module; expected `policy` or `health`"))?;
     confine(cpu_s, memory_bytes).map_err(|error| format!("cannot set limits: {error}"))?;
     let mut bytes = Vec::new();
     io::stdin()
         .read_to_end(&mut bytes)
         .map_err(|error| error.to_string())?;
-    let code = Engine::compile_only()
+    let code = Engine::compile_only(kind)
         .map_err(|error| error.to_string())?
         .precompile_module(&bytes)
         .map_err(|error| format!("{error:#}"))?;

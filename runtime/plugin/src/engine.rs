@@ -1,32 +1,70 @@
-//! The engine that compiles and runs policy modules, and the clock that cuts them off.
+//! The engines that compile and run modules, one for each kind, and the clocks that cut them off.
 //!
-//! Invariant: guest code runs only with an epoch deadline set and a [`Budget`] of time, so
-//! every call into a module ends, whatever the module does.
+//! Invariant: guest code runs only with an epoch deadline set and a budget of time (a policy's
+//! [`Budget`], a health check's `checks::meter`), so every call into a module ends, whatever the
+//! module does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use wasmtime::{Config, OptLevel, Strategy};
+use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
+use waxwing_sdk::abi::Kind;
 
 use crate::error::HostError;
 
-/// One tick of the epoch clock while modules run. The kernel's timer slack adds about 50 us.
-const TICK: Duration = Duration::from_micros(100);
+/// How an epoch clock goes. The kernel's timer slack adds about 50 us to a tick.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// One tick while modules run.
+    busy: Duration,
+    /// One tick while no module has run for [`Pace::idle_after`] ticks: an idle balancer sleeps.
+    idle: Duration,
+    /// How many ticks without a call make the clock slow down.
+    idle_after: u32,
+}
 
-/// One tick while no module has run for [`IDLE_AFTER`] ticks: an idle balancer sleeps.
-const TICK_IDLE: Duration = Duration::from_micros(250);
+impl Pace {
+    /// A policy's call is a matter of microseconds.
+    const POLICIES: Self = Self {
+        busy: Duration::from_micros(100),
+        idle: Duration::from_micros(250),
+        idle_after: 1_000,
+    };
+    /// A health check's tick is how long it may keep a thread of the executor to itself: fifty that
+    /// loop make an honest one wait for 50 ms.
+    const CHECKS: Self = Self {
+        busy: Duration::from_millis(1),
+        idle: Duration::from_millis(10),
+        idle_after: 1_000,
+    };
+}
 
-/// How many ticks without a call make the clock slow down.
-const IDLE_AFTER: u32 = 1_000;
-
-/// The stack of a module, in bytes. Policies are shallow; recursion ends here with a trap.
+/// The stack of a module, in bytes. Modules are shallow; recursion ends here with a trap.
 const STACK_BYTES: usize = 128 * 1024;
 
-/// Address space of a memory: all that 32 bits can address, so that guard pages replace bounds
-/// checks (measured: a third faster). Only touched pages take memory.
+/// The stack that a health check and what it calls in the host share: a TLS handshake is the
+/// deepest. Only touched pages take memory.
+const ASYNC_STACK_BYTES: usize = 512 * 1024;
+
+/// Address space of a policy's memory: all that 32 bits can address, so that guard pages replace
+/// bounds checks (measured: a third faster). Only touched pages take memory.
 const RESERVATION_BYTES: u64 = 1 << 32;
+
+/// The same of a health check: there are many at once, and they wait rather than compute. It may not
+/// grow further.
+pub(crate) const CHECK_MEMORY_BYTES: usize = 16 << 20;
+
+/// Behind it, instead of the 32 MiB that are usual: more costs address space, less nothing.
+const CHECK_GUARD_BYTES: u64 = 64 << 10;
+
+/// How much of a finished check's memory and stack is cleared by writing zeros, for the next one. The
+/// rest is given back to the kernel, which interrupts all processors.
+const KEPT_BYTES: usize = 256 << 10;
+
+/// The most entries of a module's table.
+pub(crate) const TABLE_ENTRIES_MAX: usize = 10_000;
 
 /// What an instance may execute where that is counted: ample for any measurement, and an end to an
 /// endless loop within a minute or so.
@@ -41,7 +79,7 @@ const SET_UP_PER_SERVICE: Duration = Duration::from_millis(100);
 const SET_UP_WALL_FACTOR: u32 = 10;
 
 /// The processor time that this thread has used.
-fn thread_time() -> Duration {
+pub(crate) fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
@@ -115,6 +153,7 @@ impl Pulse {
 /// A wasmtime engine with its clock thread, which ends when the engine is dropped.
 pub(crate) struct Engine {
     inner: wasmtime::Engine,
+    kind: Kind,
     pulse: Pulse,
     stop: Arc<AtomicBool>,
     ticker: Option<JoinHandle<()>>,
@@ -123,21 +162,33 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Starts it.
+    /// Starts one for policies.
     pub(crate) fn new() -> Result<Self, HostError> {
+        Self::start(Kind::Policy, &config(Kind::Policy), Pace::POLICIES)
+    }
+
+    /// Starts one for health checks: room for so many instances is set aside.
+    pub(crate) fn for_checks(instances: u32) -> Result<Self, HostError> {
+        let mut config = config(Kind::Health);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances)));
+        Self::start(Kind::Health, &config, Pace::CHECKS)
+    }
+
+    fn start(kind: Kind, config: &Config, pace: Pace) -> Result<Self, HostError> {
         let inner =
-            wasmtime::Engine::new(&config()).map_err(|e| HostError::Engine(format!("{e:#}")))?;
+            wasmtime::Engine::new(config).map_err(|e| HostError::Engine(format!("{e:#}")))?;
         let pulse = Pulse::default();
         let stop = Arc::new(AtomicBool::new(false));
         let ticker = std::thread::Builder::new()
             .name("waxwing-epoch".into())
             .spawn({
                 let (engine, pulse, stop) = (inner.clone(), pulse.clone(), Arc::clone(&stop));
-                move || tick(&engine, &pulse, &stop)
+                move || tick(&engine, pace, &pulse, &stop)
             })
             .map_err(HostError::Thread)?;
         Ok(Self {
             inner,
+            kind,
             pulse,
             stop,
             ticker: Some(ticker),
@@ -146,24 +197,30 @@ impl Engine {
     }
 
     /// An engine without a clock, to compile with.
-    pub(crate) fn compile_only() -> wasmtime::Result<wasmtime::Engine> {
-        wasmtime::Engine::new(&config())
+    pub(crate) fn compile_only(kind: Kind) -> wasmtime::Result<wasmtime::Engine> {
+        wasmtime::Engine::new(&config(kind))
     }
 
-    /// An engine that counts what modules execute: each instruction is a unit of fuel, or none.
+    /// An engine that counts what policies execute: each instruction is a unit of fuel, or none.
     /// It has no clock; an instance that has used up its fuel traps.
     pub(crate) fn counting() -> Result<Self, HostError> {
-        let mut config = config();
+        let mut config = config(Kind::Policy);
         config.epoch_interruption(false).consume_fuel(true);
         let inner =
             wasmtime::Engine::new(&config).map_err(|e| HostError::Engine(format!("{e:#}")))?;
         Ok(Self {
             inner,
+            kind: Kind::Policy,
             pulse: Pulse::default(),
             stop: Arc::default(),
             ticker: None,
             fuel: Some(FUEL_MAX),
         })
+    }
+
+    /// The kind of module that it runs.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The fuel that each instance gets, if this engine counts it.
@@ -192,13 +249,17 @@ impl Drop for Engine {
     }
 }
 
-fn tick(engine: &wasmtime::Engine, pulse: &Pulse, stop: &AtomicBool) {
+fn tick(engine: &wasmtime::Engine, pace: Pace, pulse: &Pulse, stop: &AtomicBool) {
     // It is needed most when a module loops on every processor. A user without the right to it has
     // a clock that is late then.
     let _ = rustix::process::nice(-20);
     let mut quiet = 0_u32;
     while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(if quiet < IDLE_AFTER { TICK } else { TICK_IDLE });
+        std::thread::sleep(if quiet < pace.idle_after {
+            pace.busy
+        } else {
+            pace.idle
+        });
         engine.increment_epoch();
         quiet = if pulse.take() {
             0
@@ -209,7 +270,7 @@ fn tick(engine: &wasmtime::Engine, pulse: &Pulse, stop: &AtomicBool) {
 }
 
 /// What modules may use is fixed here and, with a better message, in `validate.rs`.
-fn config() -> Config {
+fn config(kind: Kind) -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
@@ -219,8 +280,14 @@ fn config() -> Config {
         .generate_address_map(false)
         .max_wasm_stack(STACK_BYTES)
         .memory_may_move(false)
-        .memory_reservation(RESERVATION_BYTES)
         .memory_reservation_for_growth(0);
+    match kind {
+        Kind::Policy => config.memory_reservation(RESERVATION_BYTES),
+        Kind::Health => config
+            .memory_reservation(CHECK_MEMORY_BYTES as u64)
+            .memory_guard_size(CHECK_GUARD_BYTES)
+            .async_stack_size(ASYNC_STACK_BYTES),
+    };
     config
         .wasm_simd(false)
         .wasm_relaxed_simd(false)
@@ -231,6 +298,22 @@ fn config() -> Config {
         .wasm_custom_page_sizes(false)
         .wasm_wide_arithmetic(false);
     config
+}
+
+/// Where the instances of health checks are: each lives for one run only, and the next one has its
+/// place. (Memory that is mapped and unmapped for each would interrupt all workers each time.)
+fn pool(instances: u32) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(instances)
+        .total_memories(instances)
+        .total_tables(instances)
+        .total_stacks(instances)
+        .max_memory_size(CHECK_MEMORY_BYTES)
+        .table_elements(TABLE_ENTRIES_MAX)
+        .linear_memory_keep_resident(KEPT_BYTES)
+        .table_keep_resident(KEPT_BYTES)
+        .async_stack_keep_resident(KEPT_BYTES);
+    pool
 }
 
 /// Prepares the calling thread for running modules, which else happens in its first call.

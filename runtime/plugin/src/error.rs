@@ -5,7 +5,9 @@
 
 use std::path::PathBuf;
 
-use waxwing_sdk::abi::SectionError;
+use waxwing_sdk::abi::{Kind, SectionError};
+
+use crate::functions::importable_names;
 
 /// The plugin host could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +64,7 @@ pub enum Refusal {
          and text files are not taken)"
     )]
     NotWasm,
-    /// Truncated, not valid, or with a WebAssembly feature that policies do not have.
+    /// Truncated, not valid, or with a WebAssembly feature that modules may not have.
     #[error("not valid at byte {offset}: {why}; the file may be cut short, or need rebuilding")]
     Malformed {
         /// Where in the file.
@@ -72,17 +74,23 @@ pub enum Refusal {
     },
     /// No `waxwing.module` section.
     #[error(
-        "no custom section `waxwing.module`; write `waxwing_sdk::export_policy!(YourPolicy)` \
-         (stripping must keep that section)"
+        "no custom section `waxwing.module`; write `waxwing_sdk::export_policy!(YourPolicy)`, or \
+         `export_health_check!(YourCheck)` (stripping must keep that section)"
     )]
     SectionMissing,
     /// More than one `waxwing.module` section.
-    #[error("more than one custom section `waxwing.module`; a module exports one policy")]
+    #[error("more than one custom section `waxwing.module`; a module exports one policy or check")]
     SectionTwice,
     /// The section is not one that this host serves.
     #[error("{0}")]
     Section(#[from] SectionError),
-    /// It imports something.
+    /// It is a module of another kind than the place where it is named.
+    #[error("is {found}, not {}; {}", other(*found), place(*found))]
+    Kind {
+        /// What it is.
+        found: Kind,
+    },
+    /// A policy imports something.
     #[error(
         "imports `{first}`{}; a policy has no imports: build for wasm32-unknown-unknown, without \
          crates that want an operating system", and_more(*count)
@@ -93,9 +101,31 @@ pub enum Refusal {
         /// How many in all.
         count: u32,
     },
+    /// A health check imports something else than it may.
+    #[error(
+        "imports `{name}`; a health check may import only functions of `waxwing` ({}): build \
+         for wasm32-unknown-unknown, without crates that want an operating system",
+        importable_names()
+    )]
+    Import {
+        /// The import, `module.name`.
+        name: String,
+    },
+    /// An import has another type than the ABI says.
+    #[error("import `{name}` is {found}; it must be {expected}")]
+    ImportType {
+        /// The import.
+        name: &'static str,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        expected: String,
+    },
     /// A required export is missing.
-    #[error("exports no `{name}` {expected}; `export_policy!` makes it")]
+    #[error("exports no `{name}` {expected}; the SDK's `export_{}!` makes it", macro_of(*kind))]
     ExportMissing {
+        /// What it is to be.
+        kind: Kind,
         /// The export.
         name: &'static str,
         /// Its type.
@@ -139,12 +169,14 @@ pub enum Refusal {
     #[error("cannot be instantiated: {0}")]
     Instantiate(String),
     /// It refused a service's config.
-    #[error("refuses service {service}: {why}; see its `policy_config`")]
+    #[error("refuses service {service}: {why}; see its `{setting}`")]
     Refused {
         /// The service.
         service: String,
         /// The module's own words.
         why: String,
+        /// What it refuses.
+        setting: &'static str,
     },
     /// It trapped or ran too long while a service was set up.
     #[error("failed while service {service} was set up: {why}")]
@@ -154,8 +186,8 @@ pub enum Refusal {
         /// Which call, and how it ended.
         why: String,
     },
-    /// A service's header breaks the ABI.
-    #[error("breaks the policy ABI for service {service}: {why}; see sdk/ABI.md")]
+    /// A service's header, or what an address points to, breaks the ABI.
+    #[error("breaks the ABI for service {service}: {why}; see sdk/ABI.md")]
     Abi {
         /// The service.
         service: String,
@@ -177,6 +209,28 @@ fn in_folder(folder: Option<&PathBuf>) -> String {
         || ", or name a folder of modules (`modules = \"…\"`)".into(),
         |folder| format!(", or copy a module of that name into {}", folder.display()),
     )
+}
+
+fn other(kind: Kind) -> Kind {
+    match kind {
+        Kind::Policy => Kind::Health,
+        Kind::Health => Kind::Policy,
+    }
+}
+
+/// Where the config names modules of a kind.
+fn place(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Policy => "name it as a service's `policy`",
+        Kind::Health => "name it under [[service.health]]",
+    }
+}
+
+fn macro_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Policy => "policy",
+        Kind::Health => "health_check",
+    }
 }
 
 fn and_more(count: u32) -> String {

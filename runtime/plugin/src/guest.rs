@@ -10,9 +10,10 @@ use wasmtime::{
 use waxwing_dataplane::PolicyFault;
 use waxwing_sdk::abi::{ERROR_MAX, exports};
 
-use crate::engine::{Budget, DEADLINE_TICKS, Engine, Pulse};
+use crate::engine::{Budget, DEADLINE_TICKS, Engine, Pulse, TABLE_ENTRIES_MAX};
 use crate::error::{ModuleError, Refusal};
 use crate::module::CompiledModule;
+use crate::words::{fit_for_people, unpack};
 
 /// Memory that every instance may grow to, in bytes, and what each service adds to it: the
 /// largest Maglev table and the room to build it. Only pages that are touched take memory.
@@ -21,9 +22,6 @@ const MEMORY_PER_SERVICE: usize = 4 << 20;
 /// The most that all services of an instance get together: one bulk instruction cannot be
 /// interrupted, and filling this takes some ten milliseconds.
 const MEMORY_MAX: usize = 128 << 20;
-
-/// The most entries of a module's table.
-const TABLE_ENTRIES_MAX: usize = 10_000;
 
 /// How a call failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -118,20 +116,13 @@ impl Guest {
         }
     }
 
-    /// The module's own words on its last refusal or panic, if it has any. They are shown to the
-    /// operator, so control characters are taken out.
+    /// The module's own words on its last refusal or panic, if it has any.
     pub(crate) fn words(&mut self) -> Option<String> {
         let function = self.error.clone()?;
         arm(&mut self.store, &self.pulse, Budget::BATCH);
-        let packed = function.call(&mut self.store, ()).ok()?.cast_unsigned();
-        let (address, len) = (index(packed >> 32), index(packed & u64::from(u32::MAX)));
-        let end = address.checked_add(len.min(ERROR_MAX))?;
-        let text = String::from_utf8_lossy(self.memory().get(address..end)?);
-        let text: String = text
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        Some(text.trim().to_string()).filter(|text| !text.is_empty())
+        let packed = function.call(&mut self.store, ()).ok()?;
+        let words = fit_for_people(self.memory().get(unpack(packed, ERROR_MAX))?);
+        Some(words).filter(|words| !words.is_empty())
     }
 
     #[cold]
@@ -144,13 +135,6 @@ impl Guest {
         }
         failure
     }
-}
-
-/// An unsigned 32-bit number of the guest as an index.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the value is of 32 bits")]
-fn index(value: u64) -> usize {
-    value as usize
 }
 
 fn store(engine: &Engine, services: usize) -> Store<State> {
@@ -189,7 +173,7 @@ fn arm(store: &mut Store<State>, pulse: &Pulse, budget: Budget) {
     store.set_epoch_deadline(DEADLINE_TICKS);
 }
 
-fn describe(error: &wasmtime::Error) -> Failure {
+pub(crate) fn describe(error: &wasmtime::Error) -> Failure {
     match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => Failure {
             fault: PolicyFault::Overrun,

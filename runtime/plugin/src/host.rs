@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tracing::{error, warn};
+use tracing::error;
 use waxwing_dataplane::Policy;
 use waxwing_dataplane::policy::Vacant;
+use waxwing_sdk::abi::Kind;
 
 use crate::bind::{Owner, ServiceBinding, bind};
 use crate::compile::Compiler;
@@ -146,7 +147,7 @@ impl Host {
             .transpose()?;
         Ok(Self {
             engine: Engine::new()?,
-            library: Library::new(shipped, folder, options),
+            library: Library::new(shipped, folder, options, Kind::Policy),
             faults: Arc::new(move |report| events(Event::Fault(report))),
             generation: AtomicU64::new(0),
             records: Mutex::default(),
@@ -236,25 +237,13 @@ impl Host {
     }
 
     fn bind_wanted(&self, name: &str, wanted: &Wanted<'_>) -> Result<Bound, ModuleError> {
-        let newest = self.policy(name)?;
-        let others = match self.library.placement(&newest, Instant::now()) {
-            Placement::Canary(current) if wanted.workers > 1 => Some(current),
-            Placement::Canary(_) | Placement::Everywhere => None,
-        };
-        let error = match self.bind_builds(&newest, others, wanted) {
-            Ok(bound) => return Ok(bound),
-            Err(error) => error,
-        };
-        self.library.refuse(name, Some(newest.hash), &error);
-        let mut tried = vec![newest.hash];
-        while let Some(other) = self.library.stand_in(&self.engine, name, &tried) {
-            match self.bind_builds(&other, None, wanted) {
-                Ok(bound) => return Ok(bound),
-                Err(error) => warn!("{error}"),
-            }
-            tried.push(other.hash);
-        }
-        Err(error)
+        self.library.newest_that(&self.engine, name, |build| {
+            let others = match self.library.placement(build, Instant::now()) {
+                Placement::Canary(current) if wanted.workers > 1 => Some(current),
+                Placement::Canary(_) | Placement::Everywhere => None,
+            };
+            self.bind_builds(build, others, wanted)
+        })
     }
 
     /// [`Host::bind`] for services that are served already, by what was bound `before`. Instances

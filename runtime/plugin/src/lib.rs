@@ -1,10 +1,10 @@
-//! Policies as sandboxed Wasm modules: loaded, vetted, run, watched and swapped.
+//! Policies and health checks as sandboxed Wasm modules: loaded, vetted, run, watched and swapped.
 //!
-//! The control side holds a [`Host`]. It turns a module's name and the services that use it into
+//! For policies the control side holds a [`Host`]. It turns a module's name and the services that use it into
 //! one instance per worker ([`Host::bind`]), each of which the core drives as a
 //! [`Policy`](waxwing_dataplane::Policy). What a module may do is bounded five times over:
 //!
-//! - `validate` reads its bytes before anything is compiled: no imports, the ABI's exports, sizes;
+//! - `validate` reads its bytes before anything is compiled: imports, the ABI's exports, sizes;
 //! - `compile` has them compiled by a child process with limits of its own;
 //! - `engine` gives it a memory limit, a small stack and a time budget for each call;
 //! - `bind` and `regions` check every address it names, once;
@@ -14,13 +14,18 @@
 //! build never replaces a good one (`library`, `shelf`, `vetting`), nor does it after a restart
 //! (`store`).
 //!
-//! What is deliberately absent: guest imports of any kind, and unsafe code of our own, but for the
+//! For health checks it holds a [`CheckHost`](checks::CheckHost): the same way from a file to an
+//! instance, on an engine of its own, whose instances live for one run each (`checks`).
+//!
+//! What is deliberately absent: imports of a policy, of any kind, and unsafe code of our own, but for the
 //! one call that takes the child's machine code (`compile`).
 
 mod bind;
+pub mod checks;
 mod compile;
 mod engine;
 mod error;
+mod functions;
 mod guest;
 mod heir;
 mod host;
@@ -39,6 +44,7 @@ mod trace;
 mod validate;
 mod vetting;
 mod watch;
+mod words;
 pub mod workbench;
 
 pub use bind::{BackendInfo, ServiceBinding};
@@ -54,4 +60,4 @@ pub use shelf::FaultLimit;
 pub use status::{CanaryStatus, ModuleStatus, RefusedStatus, Serving, StepStatus};
 pub use store::Quarantined;
 pub use validate::{Limits, validate};
-pub use waxwing_sdk::abi::ModuleInfo;
+pub use waxwing_sdk::abi::{Kind, ModuleInfo};

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{error, info, warn};
+use waxwing_sdk::abi::Kind;
 
 use crate::compile::Compiler;
 use crate::engine::Engine;
@@ -53,7 +54,7 @@ struct Found {
     bytes: Cow<'static, [u8]>,
 }
 
-/// The modules by name.
+/// The modules of one kind, by name.
 pub(crate) struct Library {
     shipped: Vec<(&'static str, &'static [u8])>,
     folder: Option<PathBuf>,
@@ -69,8 +70,9 @@ impl Library {
         shipped: &[(&'static str, &'static [u8])],
         folder: Option<PathBuf>,
         options: Options,
+        kind: Kind,
     ) -> Self {
-        let store = Store::new(folder.as_deref());
+        let store = Store::new(folder.as_deref(), kind);
         Self {
             shipped: shipped.to_vec(),
             folder,
@@ -79,6 +81,31 @@ impl Library {
             store,
             loading: Mutex::default(),
         }
+    }
+
+    /// Makes something of the newest build that a name stands for and that is good for it. Where that
+    /// is not the newest of all, its refusal is logged and kept.
+    pub(crate) fn newest_that<T>(
+        &self,
+        engine: &Engine,
+        name: &str,
+        make: impl Fn(&Arc<CompiledModule>) -> Result<T, ModuleError>,
+    ) -> Result<T, ModuleError> {
+        let newest = self.load(engine, name)?;
+        let error = match make(&newest) {
+            Ok(made) => return Ok(made),
+            Err(error) => error,
+        };
+        self.refuse(name, Some(newest.hash), &error);
+        let mut tried = vec![newest.hash];
+        while let Some(other) = self.stand_in(engine, name, &tried) {
+            match make(&other) {
+                Ok(made) => return Ok(made),
+                Err(error) => warn!("{error}"),
+            }
+            tried.push(other.hash);
+        }
+        Err(error)
     }
 
     /// The newest module that a name stands for: the file's, else the shipped one; where that is

@@ -90,7 +90,7 @@ impl ModuleCounters {
     }
 }
 
-/// A validated and compiled policy module.
+/// A validated and compiled module.
 pub struct CompiledModule {
     /// The name that services use: the file's stem.
     pub name: String,
@@ -122,7 +122,7 @@ impl CompiledModule {
         bytes: &[u8],
     ) -> Result<Self, ModuleError> {
         let label = label(name, &source);
-        let info = validate(bytes, limits).map_err(|refusal| refusal.of(&label))?;
+        let info = validate(bytes, engine.kind(), limits).map_err(|refusal| refusal.of(&label))?;
         let code = compiler
             .compile(engine, bytes)
             .map_err(|refusal| refusal.of(&label))?;

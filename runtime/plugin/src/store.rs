@@ -2,7 +2,8 @@
 //! be tried again.
 //!
 //! It lies in the folder `.waxwing` within the watched one: `last-good/NAME.wasm`, and
-//! `quarantine.json`, which an operator may read, edit or delete while the balancer is stopped.
+//! `quarantine.json`, which an operator may read, edit or delete while the balancer is stopped. What
+//! is kept of health checks lies in the folder `health` within that, so that no file has two writers.
 //!
 //! Invariant: a file here is whole or absent (written beside and renamed). What cannot be written
 //! or read is warned of and costs nothing but that it is forgotten at a restart.
@@ -14,11 +15,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+use waxwing_sdk::abi::Kind;
 
 use crate::library::EXTENSION;
 
 /// The folder's name, which no module can have.
 const FOLDER: &str = ".waxwing";
+const HEALTH: &str = "health";
 const LAST_GOOD: &str = "last-good";
 const QUARANTINE: &str = "quarantine.json";
 
@@ -45,9 +48,13 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(modules: Option<&Path>) -> Self {
+    pub(crate) fn new(modules: Option<&Path>, kind: Kind) -> Self {
+        let folder = |modules: &Path| match kind {
+            Kind::Policy => modules.join(FOLDER),
+            Kind::Health => modules.join(FOLDER).join(HEALTH),
+        };
         Self {
-            folder: modules.map(|modules| modules.join(FOLDER)),
+            folder: modules.map(folder),
         }
     }
 

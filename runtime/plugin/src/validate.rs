@@ -1,18 +1,20 @@
 //! The pass over a module's bytes before anything is compiled.
 //!
 //! Invariant: it never panics and takes time linear in the file's size, whatever the bytes are;
-//! what passes has no imports, the ABI's exports with their exact types, and sizes that the
+//! what passes has no imports but those of its kind, the ABI's exports with their exact types, and
+//! sizes that the
 //! compiler and the memory limit can take.
 
 use wasmparser::{
     Encoding, ExternalKind, Parser, Payload, ValType, Validator, WasmFeatures,
     types::{EntityType, Types},
 };
-use waxwing_sdk::abi::{ModuleInfo, SECTION_NAME, exports};
+use waxwing_sdk::abi::{Kind, ModuleInfo, SECTION_NAME, exports};
 
 use crate::error::Refusal;
+use crate::functions::{Function, exported, importable};
 
-/// Sizes that a module must keep to. Ample for a policy, tight for an attack on the compiler.
+/// Sizes that a module must keep to. Ample for honest work, tight for an attack on the compiler.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// The file, in bytes.
@@ -54,45 +56,11 @@ const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::BULK_MEMORY)
     .union(WasmFeatures::FLOATS);
 
-/// A function of the ABI: its name, parameters, results, and whether it may be missing.
-struct Function {
-    name: &'static str,
-    parameters: &'static [ValType],
-    results: &'static [ValType],
-    optional: bool,
-}
-
-const FUNCTIONS: &[Function] = {
-    use ValType::{I32, I64};
-    const fn function(
-        name: &'static str,
-        parameters: &'static [ValType],
-        results: &'static [ValType],
-        optional: bool,
-    ) -> Function {
-        Function {
-            name,
-            parameters,
-            results,
-            optional,
-        }
-    }
-    &[
-        function(exports::RESERVE, &[I32], &[I32], false),
-        function(exports::INIT, &[I32, I32], &[I32], false),
-        function(exports::PICK, &[I32, I32], &[I32], false),
-        function(exports::BACKENDS_CHANGED, &[I32], &[I32], true),
-        function(exports::CLOSED, &[I32, I32], &[], true),
-        function(exports::TICK, &[I32], &[], true),
-        function(exports::ERROR, &[], &[I64], true),
-    ]
-};
-
-/// Checks a whole file and reads what it says of itself.
+/// Checks a whole file that is to be a module of this kind, and reads what it says of itself.
 ///
 /// # Errors
 /// The first [`Refusal`] met; the cheap checks come first.
-pub fn validate(bytes: &[u8], limits: &Limits) -> Result<ModuleInfo, Refusal> {
+pub fn validate(bytes: &[u8], kind: Kind, limits: &Limits) -> Result<ModuleInfo, Refusal> {
     at_most("bytes", bytes.len() as u64, limits.file_bytes_max as u64).map_err(|_| {
         Refusal::TooLarge {
             bytes: bytes.len() as u64,
@@ -102,24 +70,29 @@ pub fn validate(bytes: &[u8], limits: &Limits) -> Result<ModuleInfo, Refusal> {
     if !bytes.starts_with(b"\0asm") {
         return Err(Refusal::NotWasm);
     }
-    let info = walk(bytes, limits)?;
+    let info = walk(bytes, kind, limits)?;
     let types = Validator::new_with_features(FEATURES)
         .validate_all(bytes)
         .map_err(malformed)?;
-    check_exports(bytes, &types)?;
+    check_import_types(bytes, &types)?;
+    check_exports(bytes, kind, &types)?;
     Ok(info)
 }
 
 /// The sections: sizes, imports, and the module's own word.
-fn walk(bytes: &[u8], limits: &Limits) -> Result<ModuleInfo, Refusal> {
+fn walk(bytes: &[u8], kind: Kind, limits: &Limits) -> Result<ModuleInfo, Refusal> {
     let mut info = None;
+    let mut imports = Ok(());
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(malformed)? {
             Payload::Version {
                 encoding: Encoding::Component,
                 ..
             } => return Err(Refusal::NotWasm),
-            Payload::ImportSection(section) => check_imports(section)?,
+            Payload::ImportSection(section) => {
+                at_most("imports", section.count().into(), limits.items_max)?;
+                imports = check_imports(section, kind);
+            }
             Payload::TypeSection(s) => at_most("types", s.count().into(), limits.items_max)?,
             Payload::GlobalSection(s) => at_most("globals", s.count().into(), limits.items_max)?,
             Payload::ExportSection(s) => at_most("exports", s.count().into(), limits.items_max)?,
@@ -154,17 +127,58 @@ fn walk(bytes: &[u8], limits: &Limits) -> Result<ModuleInfo, Refusal> {
             _ => {}
         }
     }
+    // A module of another kind has other imports, which say nothing to the operator.
+    if let Some(ModuleInfo { kind: found, .. }) = info
+        && found != kind
+    {
+        return Err(Refusal::Kind { found });
+    }
+    imports?;
     info.ok_or(Refusal::SectionMissing)
 }
 
-fn check_imports(section: wasmparser::ImportSectionReader<'_>) -> Result<(), Refusal> {
+/// By name: a policy has no imports, a health check those of the ABI.
+fn check_imports(section: wasmparser::ImportSectionReader<'_>, kind: Kind) -> Result<(), Refusal> {
     let count = section.count();
-    let Some(first) = section.into_imports().next() else {
-        return Ok(());
-    };
-    let first = first.map_err(malformed)?;
-    let first = printable(&format!("{}.{}", first.module, first.name), 80);
-    Err(Refusal::Imports { first, count })
+    for import in section.into_imports() {
+        let import = import.map_err(malformed)?;
+        let name = || printable(&format!("{}.{}", import.module, import.name), 80);
+        match kind {
+            Kind::Policy => {
+                let first = name();
+                return Err(Refusal::Imports { first, count });
+            }
+            Kind::Health if importable(import.module, import.name).is_none() => {
+                return Err(Refusal::Import { name: name() });
+            }
+            Kind::Health => {}
+        }
+    }
+    Ok(())
+}
+
+/// By type, once all have their names.
+fn check_import_types(bytes: &[u8], types: &Types) -> Result<(), Refusal> {
+    for payload in Parser::new(0).parse_all(bytes) {
+        let Payload::ImportSection(section) = payload.map_err(malformed)? else {
+            continue;
+        };
+        for import in section.into_imports() {
+            let import = import.map_err(malformed)?;
+            let Some(function) = importable(import.module, import.name) else {
+                continue;
+            };
+            let ty = types.as_ref().entity_type_from_import(&import);
+            if let (false, found) = describe(function, types, ty) {
+                return Err(Refusal::ImportType {
+                    name: function.name,
+                    found,
+                    expected: signature(function.parameters, function.results),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Names are the file's own bytes: no control characters, no screenful in the log.
@@ -187,8 +201,9 @@ fn check_body(body: &wasmparser::FunctionBody<'_>, limits: &Limits) -> Result<()
 }
 
 /// The exports that the ABI names; a module may have others.
-fn check_exports(bytes: &[u8], types: &Types) -> Result<(), Refusal> {
-    let mut found: [Option<(bool, String)>; FUNCTIONS.len()] = Default::default();
+fn check_exports(bytes: &[u8], kind: Kind, types: &Types) -> Result<(), Refusal> {
+    let functions = exported(kind);
+    let mut found: Vec<Option<(bool, String)>> = vec![None; functions.len()];
     let mut memory = false;
     for payload in Parser::new(0).parse_all(bytes) {
         let Payload::ExportSection(section) = payload.map_err(malformed)? else {
@@ -197,18 +212,20 @@ fn check_exports(bytes: &[u8], types: &Types) -> Result<(), Refusal> {
         for export in section {
             let export = export.map_err(malformed)?;
             memory |= export.name == exports::MEMORY && export.kind == ExternalKind::Memory;
-            if let Some(at) = FUNCTIONS.iter().position(|f| f.name == export.name) {
-                found[at] = Some(describe(&FUNCTIONS[at], types, &export));
+            if let Some(at) = functions.iter().position(|f| f.name == export.name) {
+                let ty = types.as_ref().entity_type_from_export(&export);
+                found[at] = Some(describe(&functions[at], types, ty));
             }
         }
     }
     if !memory {
         return Err(Refusal::ExportMissing {
+            kind,
             name: exports::MEMORY,
             expected: "(memory)".into(),
         });
     }
-    for (function, found) in FUNCTIONS.iter().zip(found) {
+    for (function, found) in functions.iter().zip(found) {
         let expected = || signature(function.parameters, function.results);
         match found {
             Some((true, _)) => {}
@@ -224,6 +241,7 @@ fn check_exports(bytes: &[u8], types: &Types) -> Result<(), Refusal> {
             None => {
                 let expected = expected();
                 return Err(Refusal::ExportMissing {
+                    kind,
                     name: function.name,
                     expected,
                 });
@@ -233,10 +251,10 @@ fn check_exports(bytes: &[u8], types: &Types) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether an export is the function that the ABI says, and what it is.
-fn describe(function: &Function, types: &Types, export: &wasmparser::Export<'_>) -> (bool, String) {
+/// Whether an import or export is the function that the ABI says, and what it is.
+fn describe(function: &Function, types: &Types, ty: Option<EntityType>) -> (bool, String) {
     let types = types.as_ref();
-    match types.entity_type_from_export(export) {
+    match ty {
         Some(EntityType::Func(id)) => {
             let ty = types[id].unwrap_func();
             let same = ty.params() == function.parameters && ty.results() == function.results;

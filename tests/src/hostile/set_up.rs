@@ -6,7 +6,7 @@ use crate::wat::Wat;
 
 const FAILED: &str = "failed while service";
 const REFUSES: &str = "refuses service";
-const BREAKS: &str = "breaks the policy ABI";
+const BREAKS: &str = "breaks the ABI";
 const START: &str = "cannot be instantiated";
 
 const LOOP: &str = "(loop $l (br $l))";

@@ -4,19 +4,23 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let numbers: Vec<u64> = std::env::args()
-        .skip(1)
-        .filter_map(|argument| argument.parse().ok())
-        .collect();
-    let [cpu_s, memory_bytes] = numbers[..] else {
-        eprintln!("usage: waxwing-compile CPU_SECONDS MEMORY_BYTES < module.wasm > code");
-        return ExitCode::FAILURE;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [cpu_s, memory_bytes, kind] = &arguments[..] else {
+        return usage();
     };
-    match waxwing_plugin::compile_child(cpu_s, memory_bytes) {
+    let (Ok(cpu_s), Ok(memory_bytes)) = (cpu_s.parse(), memory_bytes.parse()) else {
+        return usage();
+    };
+    match waxwing_plugin::compile_child(cpu_s, memory_bytes, kind) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("{why}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: waxwing-compile CPU_SECONDS MEMORY_BYTES KIND < module.wasm > code");
+    ExitCode::FAILURE
 }

@@ -1,5 +1,6 @@
 //! The plugin host from outside: modules in text form, real files, real time limits.
 
+mod checks;
 mod common;
 mod containment;
 mod files;

@@ -2,12 +2,13 @@
 //! modules (`waxwing_tests::hostile`).
 
 use proptest::prelude::*;
-use waxwing_plugin::{Limits, validate};
+use waxwing_plugin::{Kind, Limits, validate};
 use waxwing_tests::wat::{PICK_NINE, Wat};
 
 #[test]
 fn a_good_module_says_what_it_is() {
-    let info = validate(&Wat::default().bytes(), &Limits::default()).expect("it is good");
+    let info =
+        validate(&Wat::default().bytes(), Kind::Policy, &Limits::default()).expect("it is good");
     assert_eq!(
         (info.name.as_str(), info.version.as_str(), info.payload),
         ("test", "7", 0)
@@ -20,7 +21,7 @@ fn sizes_have_limits() {
     let tight = |change: fn(&mut Limits)| {
         let mut limits = Limits::default();
         change(&mut limits);
-        validate(&good, &limits)
+        validate(&good, Kind::Policy, &limits)
             .expect_err("over the limit")
             .to_string()
     };
@@ -37,7 +38,7 @@ fn every_truncation_is_refused() {
     let good = Wat::picking(PICK_NINE).bytes();
     for len in 0..good.len() {
         assert!(
-            validate(&good[..len], &Limits::default()).is_err(),
+            validate(&good[..len], Kind::Policy, &Limits::default()).is_err(),
             "cut at {len}"
         );
     }
@@ -46,8 +47,8 @@ fn every_truncation_is_refused() {
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
-        let _ = validate(&bytes, &Limits::default());
-        let _ = validate(&[b"\0asm\x01\0\0\0", bytes.as_slice()].concat(), &Limits::default());
+        let _ = validate(&bytes, Kind::Policy, &Limits::default());
+        let _ = validate(&[b"\0asm\x01\0\0\0", bytes.as_slice()].concat(), Kind::Policy, &Limits::default());
     }
 
     #[test]
@@ -59,6 +60,6 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        let _ = validate(&bytes, &Limits::default());
+        let _ = validate(&bytes, Kind::Policy, &Limits::default());
     }
 }

@@ -1,0 +1,248 @@
+//! Health checks: modules that connect to one backend and say whether it is well.
+//!
+//! A [`CheckHost`] finds, vets and compiles them as [`Host`](crate::Host) does policies, and runs
+//! each check as a future of the control side's executor, in an instance that is made for this run
+//! and freed after it. What a run may do is bounded: `meter` by processor time, `state` by memory,
+//! connections and bytes, the target's timeout by real time; and `imports` reach one address only.
+//!
+//! Invariant: a run always ends in a [`CheckOutcome`], whatever the module or the backend does; one
+//! that is dropped before frees all that it held.
+
+mod connection;
+mod guest;
+mod imports;
+mod meter;
+mod options;
+mod state;
+mod target;
+mod tls;
+mod verdict;
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use wasmtime::{InstancePre, Linker};
+use waxwing_sdk::abi::{CONFIG_MAX, Kind};
+
+use crate::engine::Engine;
+use crate::error::{HostError, ModuleError, Refusal};
+use crate::host;
+use crate::library::{Library, Recovery, lock};
+use crate::module::CompiledModule;
+use crate::status::{self, ModuleStatus};
+
+use guest::{Failure, Guest, at_once};
+use meter::{Doing, Meter};
+use state::{Scene, State};
+use verdict::Findings;
+
+pub use options::{CheckOptions, RunLimits};
+pub use target::{CheckConfig, CheckOutcome, CheckTarget, CheckVerdict};
+pub use tls::CheckTls;
+
+/// A build of a health check that took the configs of its services.
+pub struct Check {
+    module: Arc<CompiledModule>,
+    code: InstancePre<State>,
+}
+
+impl Check {
+    /// The build.
+    #[must_use]
+    pub fn module(&self) -> &Arc<CompiledModule> {
+        &self.module
+    }
+}
+
+impl std::fmt::Debug for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(&self.module, f)
+    }
+}
+
+/// Loads, vets and runs health checks.
+pub struct CheckHost {
+    library: Library,
+    linker: Linker<State>,
+    engine: Engine,
+    limits: RunLimits,
+    /// A place for each run, as the engine has set them aside.
+    places: Semaphore,
+    /// Held by who tries a config: the engine has one more place, for that.
+    trying: Mutex<()>,
+    /// What modules see as the start of time.
+    start: Instant,
+}
+
+impl CheckHost {
+    /// Starts the engine. `shipped` are the health checks that come with the program, by name; those
+    /// in `folder` go before them.
+    ///
+    /// # Errors
+    /// If the engine does not work on this machine, or no thread can be had.
+    pub fn new(
+        options: CheckOptions,
+        shipped: &[(&'static str, &'static [u8])],
+        folder: Option<PathBuf>,
+    ) -> Result<Self, HostError> {
+        let CheckOptions {
+            limits,
+            fault_limit,
+            compiler,
+            at_once,
+            run,
+        } = options;
+        let engine = Engine::for_checks(at_once.saturating_add(1))?;
+        let linker =
+            imports::link(engine.wasmtime()).map_err(|e| HostError::Engine(format!("{e:#}")))?;
+        let options = host::Options {
+            limits,
+            fault_limit,
+            compiler,
+            canary: Duration::ZERO,
+        };
+        Ok(Self {
+            library: Library::new(shipped, folder, options, Kind::Health),
+            linker,
+            engine,
+            limits: run,
+            places: Semaphore::new(at_once as usize),
+            trying: Mutex::default(),
+            start: Instant::now(),
+        })
+    }
+
+    /// The newest build of a name that takes all these configs: the folder's file, else the shipped
+    /// one; where the newest does not, the one that serves, or the last good one (the refusal is
+    /// logged and kept for [`CheckHost::status`]). Compiling takes some 10 ms to seconds: not for an
+    /// async executor's thread.
+    ///
+    /// # Errors
+    /// If no build of the name takes them.
+    pub fn bind(&self, name: &str, configs: &[CheckConfig]) -> Result<Arc<Check>, ModuleError> {
+        self.library.newest_that(&self.engine, name, |build| {
+            let check = self
+                .prepare(build)
+                .map_err(|refusal| refusal.of(build.label()))?;
+            for config in configs {
+                self.try_config(&check, config)
+                    .map_err(|refusal| refusal.of(build.label()))?;
+            }
+            Ok(Arc::new(check))
+        })
+    }
+
+    fn prepare(&self, build: &Arc<CompiledModule>) -> Result<Check, Refusal> {
+        let code = self.linker.instantiate_pre(&build.code);
+        Ok(Check {
+            module: Arc::clone(build),
+            code: code.map_err(|error| Refusal::Instantiate(format!("{error:#}")))?,
+        })
+    }
+
+    /// Has an instance take a config, as each run's does.
+    fn try_config(&self, check: &Check, config: &CheckConfig) -> Result<(), Refusal> {
+        let CheckConfig { service, json } = config;
+        if json.len() > CONFIG_MAX {
+            return Err(Refusal::Abi {
+                service: service.to_string(),
+                why: format!(
+                    "its config has {} bytes; at most {CONFIG_MAX} fit",
+                    json.len()
+                ),
+            });
+        }
+        let meter = Arc::new(Meter::new(self.limits.cpu));
+        let scene = Scene {
+            module: Arc::from(check.module.name.as_str()),
+            target: CheckTarget::of_config(config),
+        };
+        let _one_at_a_time = lock(&self.trying);
+        let configured = at_once(meter.watch(self.engine.pulse(), async {
+            let mut guest = self.guest(check, scene, &meter).await?;
+            guest.configure(json).await
+        }));
+        configured.map_err(|failure| failure.refusal(service))
+    }
+
+    async fn guest(
+        &self,
+        check: &Check,
+        scene: Scene,
+        meter: &Arc<Meter>,
+    ) -> Result<Guest, Failure> {
+        let state = State::new(scene, self.limits, self.start, Arc::clone(meter));
+        Guest::new(self.engine.wasmtime(), &check.code, state).await
+    }
+
+    /// A build was put to work: it is what a roll-back leaves, and the one before is what it goes to.
+    pub fn put_to_work(&self, check: &Arc<Check>) {
+        self.library.promote(&check.module);
+    }
+
+    /// Checks a backend once. It waits for a place first, where very many checks run; `took` and the
+    /// timeout count from then on.
+    pub async fn run(&self, check: &Check, target: &CheckTarget) -> CheckOutcome {
+        let _place = self.places.acquire().await;
+        let start = Instant::now();
+        let meter = Arc::new(Meter::new(self.limits.cpu));
+        let run = meter.watch(self.engine.pulse(), self.run_once(check, target, &meter));
+        let (findings, fault) = match timeout(target.timeout, run).await {
+            Ok(Ok(findings)) => (findings, false),
+            Ok(Err(failure)) => (Findings::unhealthy(failure.to_string()), true),
+            Err(_) => timed_out(&meter, target.timeout),
+        };
+        findings.outcome(start.elapsed(), fault)
+    }
+
+    async fn run_once(
+        &self,
+        check: &Check,
+        target: &CheckTarget,
+        meter: &Arc<Meter>,
+    ) -> Result<Findings, Failure> {
+        let scene = Scene {
+            module: Arc::from(check.module.name.as_str()),
+            target: target.clone(),
+        };
+        let mut guest = self.guest(check, scene, meter).await?;
+        guest.configure(&target.config_json).await?;
+        guest.check(&target.json()).await
+    }
+
+    /// Counts a fault and says what to do about it: a build with too many of them within the limit is
+    /// quarantined, and the one before comes back.
+    pub fn recover(&self, check: &Check, why: &str) -> Recovery {
+        check.module.counters.faults.fetch_add(1, Ordering::Relaxed);
+        self.library
+            .faulted(&self.engine, &check.module, why, Instant::now())
+    }
+
+    /// Only these modules are in use: forgets the others.
+    pub fn retain(&self, names: &[Arc<str>]) {
+        self.library.retain(names);
+    }
+
+    /// Every health check that was asked for, by name.
+    #[must_use]
+    pub fn status(&self) -> Vec<ModuleStatus> {
+        let status = |(name, entry, quarantined)| {
+            status::of(name, entry, quarantined, self.library.canary())
+        };
+        self.library.list().into_iter().map(status).collect()
+    }
+}
+
+/// What is said of a backend whose check did not end. It is the module's own fault only if that
+/// computed most of the time, which a busy machine does not make it look like.
+fn timed_out(meter: &Meter, timeout: Duration) -> (Findings, bool) {
+    let doing = meter.doing();
+    let seconds = timeout.as_secs_f32();
+    let fault = doing == Doing::Computing && meter.used() >= timeout / 2;
+    let reason = format!("no answer within {seconds} s (while {doing})");
+    (Findings::unhealthy(reason), fault)
+}

@@ -1,0 +1,107 @@
+//! The verdict that a module gives, checked.
+//!
+//! Invariant: nothing of a [`VerdictRecord`] is taken that the ABI does not allow; its text is cut and
+//! made fit for people.
+
+use std::time::Duration;
+
+use waxwing_sdk::abi::ALIGNMENT;
+use waxwing_sdk::abi::health::{
+    DRAINING, HEALTHY, REASON_MAX, SET_SIGNAL, SET_WEIGHT, UNHEALTHY, VerdictRecord, WEIGHT_MAX,
+};
+
+use super::target::{CheckOutcome, CheckVerdict};
+use crate::words::fit_for_people;
+
+/// What a run found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Findings {
+    verdict: CheckVerdict,
+    reason: String,
+    weight: Option<u16>,
+    signals: [Option<u32>; 4],
+}
+
+impl Findings {
+    /// The host's own word.
+    pub(super) fn unhealthy(reason: String) -> Self {
+        Self {
+            verdict: CheckVerdict::Unhealthy,
+            reason,
+            weight: None,
+            signals: [None; 4],
+        }
+    }
+
+    /// Reads the record at this address of a module's memory, or says what is wrong with it.
+    pub(super) fn read(memory: &[u8], address: u32) -> Result<Self, String> {
+        if !address.is_multiple_of(ALIGNMENT) {
+            return Err(format!(
+                "the verdict's address {address:#x} is not a multiple of {ALIGNMENT}"
+            ));
+        }
+        let start = address as usize;
+        let record = memory
+            .get(start..)
+            .and_then(|rest| rest.first_chunk::<{ VerdictRecord::SIZE }>())
+            .ok_or_else(|| format!("the verdict at {address:#x} is outside of memory"))?;
+        let record = VerdictRecord::from_le_bytes(record);
+        let verdict = match record.status {
+            HEALTHY => CheckVerdict::Healthy,
+            UNHEALTHY => CheckVerdict::Unhealthy,
+            DRAINING => CheckVerdict::Draining,
+            other => return Err(format!("the verdict's status is {other}, which is none")),
+        };
+        Ok(Self {
+            verdict,
+            reason: reason(memory, &record)?,
+            weight: weight(&record)?,
+            signals: std::array::from_fn(|at| {
+                (record.set & SET_SIGNAL << at != 0).then_some(record.signals[at])
+            }),
+        })
+    }
+
+    /// With what the host knows.
+    pub(super) fn outcome(self, took: Duration, fault: bool) -> CheckOutcome {
+        let Self {
+            verdict,
+            reason,
+            weight,
+            signals,
+        } = self;
+        CheckOutcome {
+            verdict,
+            reason,
+            weight,
+            signals,
+            took,
+            fault,
+        }
+    }
+}
+
+fn weight(record: &VerdictRecord) -> Result<Option<u16>, String> {
+    if record.set & SET_WEIGHT == 0 {
+        return Ok(None);
+    }
+    u16::try_from(record.weight)
+        .ok()
+        .filter(|_| record.weight <= WEIGHT_MAX)
+        .map(Some)
+        .ok_or_else(|| {
+            format!(
+                "the verdict's weight is {} percent, over {WEIGHT_MAX}",
+                record.weight
+            )
+        })
+}
+
+fn reason(memory: &[u8], record: &VerdictRecord) -> Result<String, String> {
+    let (start, len) = (record.reason_address as usize, record.reason_len as usize);
+    let text = memory
+        .get(start..)
+        .and_then(|rest| rest.get(..len))
+        .ok_or_else(|| format!("the verdict's reason at {start:#x} is outside of memory"))?;
+    Ok(fit_for_people(&text[..len.min(REASON_MAX)]))
+}

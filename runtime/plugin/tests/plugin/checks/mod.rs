@@ -1,0 +1,10 @@
+//! Health checks from outside: modules in text form against real servers, in real time.
+
+mod bench;
+mod common;
+mod ends;
+mod files;
+mod hostile;
+mod imports;
+mod tls;
+mod validation;
