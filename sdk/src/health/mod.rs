@@ -42,6 +42,8 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
+//! Lines and HTTP from a server that may send anything are in [`lines`] and [`http`].
+//!
 //! Invariant: a check reaches the target that it was given and nothing else: the types here take no
 //! address. What it does natively it does through `std::net`, as a module through the host, by the
 //! same code above that.
@@ -49,6 +51,8 @@
 mod conn;
 #[cfg(target_arch = "wasm32")]
 mod guest;
+pub mod http;
+pub mod lines;
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
 pub(crate) mod run;
