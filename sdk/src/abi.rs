@@ -370,7 +370,8 @@ impl fmt::Display for Kind {
 }
 
 /// The content of the custom section [`SECTION_NAME`]: lines of `key=value` in UTF-8, each ended
-/// by a line feed, without other control characters. Keys that the host does not know are ignored.
+/// by a line feed, without other control characters. Keys that the host does not know are ignored;
+/// so are those from `payload` on where the module is not a policy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ModuleInfo {
     /// `kind`.
@@ -446,6 +447,7 @@ impl ModuleInfo {
             }
         };
         let (abi_major, abi_minor) = parse_abi(required("abi", "`abi=1.0`")?)?;
+        let of_policy = |key: &str| value(key).filter(|_| kind == Kind::Policy);
         Ok(Self {
             kind,
             abi_major,
@@ -453,10 +455,10 @@ impl ModuleInfo {
             name: required("name", "the module's name")?.to_string(),
             version: value("version").unwrap_or_default().to_string(),
             sdk: value("sdk").unwrap_or_default().to_string(),
-            payload: parse_payload(value("payload").unwrap_or("0"))?,
-            tick_ms: parse_tick(value("tick").unwrap_or("0"))?,
-            counters: parse_counters(value("counters").unwrap_or_default())?,
-            keep: parse_keep(value("keep").unwrap_or("0"))?,
+            payload: parse_payload(of_policy("payload").unwrap_or("0"))?,
+            tick_ms: parse_tick(of_policy("tick").unwrap_or("0"))?,
+            counters: parse_counters(of_policy("counters").unwrap_or_default())?,
+            keep: parse_keep(of_policy("keep").unwrap_or("0"))?,
         })
     }
 
@@ -475,12 +477,17 @@ impl ModuleInfo {
             counters,
             keep,
         } = self;
-        let (kind, counters, keep) = (kind.word(), counters.join(","), u8::from(*keep));
-        format!(
-            "kind={kind}\nabi={abi_major}.{abi_minor}\nname={name}\nversion={version}\n\
-             sdk={sdk}\npayload={payload}\ntick={tick_ms}\ncounters={counters}\n\
-             keep={keep}\n"
-        )
+        let common = format!(
+            "kind={}\nabi={abi_major}.{abi_minor}\nname={name}\nversion={version}\nsdk={sdk}\n",
+            kind.word()
+        );
+        let (counters, keep) = (counters.join(","), u8::from(*keep));
+        match kind {
+            Kind::Policy => format!(
+                "{common}payload={payload}\ntick={tick_ms}\ncounters={counters}\nkeep={keep}\n"
+            ),
+            Kind::Health => common,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! What [`crate::export_policy!`] expands to: the module's exports.
+//! What [`crate::export_policy!`] and [`crate::export_health_check!`] expand to: the module's exports.
 //!
-//! Invariant: all `unsafe` of the SDK is here, and none of it is compiled but for Wasm. It rests
+//! Invariant: all `unsafe` that exports need is here, and none of it is compiled but for Wasm. It rests
 //! on two facts: a module has one thread (there are no imports to start another, and the host
 //! makes one call at a time), and the handles that the host passes are those that
 //! `waxwing_init` returned, of services which live as long as the module.
@@ -12,6 +12,7 @@ macro_rules! export_policy {
     ($policy:ty) => {
         const _: () = {
             const SECTION: $crate::export::Section = $crate::export::Section {
+                kind: $crate::abi::Kind::Policy,
                 name: env!("CARGO_PKG_NAME"),
                 version: env!("CARGO_PKG_VERSION"),
                 payload: <$policy as $crate::Policy>::PAYLOAD,
@@ -68,6 +69,50 @@ macro_rules! export_policy {
     };
 }
 
+/// Exports a [`crate::HealthCheck`] as a Wasm module, as [`crate::export_policy!`] does a policy.
+#[cfg(feature = "std")]
+#[macro_export]
+macro_rules! export_health_check {
+    ($check:ty) => {
+        const _: () = {
+            const SECTION: $crate::export::Section =
+                $crate::export::Section::health(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+            const TEXT: [u8; SECTION.len()] = SECTION.text();
+            const _: usize = TEXT.len();
+            // A native build finds what is no health check.
+            const fn is_health_check<H: $crate::HealthCheck>() {}
+            const _: () = is_health_check::<$check>();
+
+            #[cfg(target_arch = "wasm32")]
+            const _: () = {
+                #[used]
+                #[unsafe(link_section = "waxwing.module")]
+                static IN_MODULE: [u8; TEXT.len()] = TEXT;
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_reserve(len: u32) -> u32 {
+                    $crate::export::reserve(len)
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_configure(len: u32) -> u32 {
+                    $crate::export::configure::<$check>(len)
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_check(len: u32) -> u32 {
+                    $crate::export::check(len)
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_error() -> u64 {
+                    $crate::export::error()
+                }
+            };
+        };
+    };
+}
+
 #[doc(hidden)]
 pub use crate::section::Section;
 
@@ -87,7 +132,11 @@ mod wasm {
     use core::fmt;
 
     use crate::Policy;
+    #[cfg(feature = "std")]
+    use crate::abi::health::VerdictRecord;
     use crate::abi::{CONFIG_MAX, ERROR_MAX};
+    #[cfg(feature = "std")]
+    use crate::health::{HealthCheck, run};
     use crate::service::{Batch, Service, as_u32};
 
     /// A static of a module.
@@ -164,6 +213,66 @@ mod wasm {
     /// `waxwing_tick`.
     pub fn tick<P: Policy>(header: u32) {
         service::<P>(header).tick();
+    }
+
+    /// A check that is made, of whichever type; it is called with the target.
+    #[cfg(feature = "std")]
+    type Check = Box<dyn FnMut(&[u8]) -> Result<(VerdictRecord, String), String>>;
+
+    #[cfg(feature = "std")]
+    static CHECK: Single<Option<Check>> = Single(RefCell::new(None));
+    #[cfg(feature = "std")]
+    static FOUND: Single<Option<Found>> = Single(RefCell::new(None));
+
+    /// What a check found, where the host reads it.
+    #[cfg(feature = "std")]
+    #[repr(C, align(8))]
+    struct Found {
+        record: VerdictRecord,
+        reason: String,
+    }
+
+    /// `waxwing_configure`.
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn configure<H: HealthCheck>(len: u32) -> u32 {
+        hook_panics();
+        let config = CONFIG.0.borrow();
+        let config = &config[..config.len().min(len as usize)];
+        match run::configure::<H>(config) {
+            Ok(mut check) => {
+                *CHECK.0.borrow_mut() =
+                    Some(Box::new(move |target| run::check(&mut check, target)));
+                1
+            }
+            Err(why) => {
+                refuse(why);
+                0
+            }
+        }
+    }
+
+    /// `waxwing_check`.
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn check(len: u32) -> u32 {
+        let target = CONFIG.0.borrow();
+        let target = &target[..target.len().min(len as usize)];
+        let found = match &mut *CHECK.0.borrow_mut() {
+            Some(check) => check(target),
+            None => Err("it is asked to check before it has a config".into()),
+        };
+        match found {
+            Ok((mut record, reason)) => {
+                record.reason_address = as_u32(reason.as_ptr().addr());
+                let mut kept = FOUND.0.borrow_mut();
+                as_u32(core::ptr::from_ref(kept.insert(Found { record, reason })).addr())
+            }
+            Err(why) => {
+                refuse(why);
+                0
+            }
+        }
     }
 
     /// `waxwing_error`.

@@ -1,4 +1,5 @@
-//! Write a balancing policy in Rust, test it natively, run it in Waxwing as a Wasm module.
+//! Write a balancing policy or a health check in Rust, test it natively, run it in Waxwing as a Wasm
+//! module.
 //!
 //! A policy says which backend a new session goes to. It is a type with [`Policy`], a line
 //! `export_policy!`, in a crate of `crate-type = ["cdylib", "rlib"]` (`waxwing module new` makes one):
@@ -36,8 +37,11 @@
 //! [`Backends::by_hash`]), also among the backends of a tag ([`group`]). The shipped policies are
 //! little more than these.
 //!
-//! Invariant: a policy sees checked views and never an address; the few lines of `unsafe` that
-//! the exports need are in [`export`], and only for Wasm.
+//! A health check says whether a backend is well: see [`health`].
+//!
+//! Invariant: a policy sees checked views and never an address; a health check reaches its target alone.
+//! The few lines of `unsafe` that the exports and imports need are in [`export`] and in `health::guest`,
+//! and only for Wasm.
 //!
 //! `ABI.md` beside this crate specifies what the host and a module say to one another, for
 //! modules in any language.
@@ -51,9 +55,12 @@ extern crate std;
 pub mod abi;
 mod aligned;
 pub mod choice;
+mod config;
 pub mod export;
 pub mod group;
 pub mod hash;
+#[cfg(feature = "std")]
+pub mod health;
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
 mod host_bench;
 pub mod maglev;
@@ -65,6 +72,8 @@ pub mod testing;
 pub mod turns;
 mod view;
 
+#[cfg(feature = "std")]
+pub use health::{Conn, Datagrams, HealthCheck, Target, Unhealthy, Verdict};
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
 pub use host_bench::HostBench;
 pub use policy::{NoConfig, Pick, Policy};

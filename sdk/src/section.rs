@@ -1,15 +1,19 @@
-//! The custom section of a policy, put together by the compiler: what `export_policy!` embeds.
+//! The custom section of a module, put together by the compiler: what `export_policy!` and
+//! `export_health_check!` embed.
 //!
 //! Invariant: [`ModuleInfo::parse`](crate::abi::ModuleInfo::parse) takes every section that this
 //! makes; what it would not take does not compile.
 
 use crate::abi::{
-    ABI_VERSION, COUNTERS_MAX, PAYLOAD_MAX, SECTION_MAX, TICK_MS_MAX, TICK_MS_MIN, is_counter_name,
+    ABI_VERSION, COUNTERS_MAX, Kind, PAYLOAD_MAX, SECTION_MAX, TICK_MS_MAX, TICK_MS_MIN,
+    is_counter_name,
 };
 
 /// What a section says, beside the ABI's and the SDK's version.
 #[derive(Clone, Copy, Debug)]
 pub struct Section {
+    /// What the module is for. A health check leaves what is a policy's at its zero.
+    pub kind: Kind,
     /// The crate's name.
     pub name: &'static str,
     /// The crate's version.
@@ -25,6 +29,20 @@ pub struct Section {
 }
 
 impl Section {
+    /// The section of a health check.
+    #[must_use]
+    pub const fn health(name: &'static str, version: &'static str) -> Self {
+        Self {
+            kind: Kind::Health,
+            name,
+            version,
+            payload: 0,
+            tick_ms: 0,
+            counters: &[],
+            keep: false,
+        }
+    }
+
     /// How long its text is, in bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -73,7 +91,9 @@ impl Section {
 
     const fn write<const N: usize>(&self, text: Text<N>) -> Text<N> {
         let text = text
-            .put("kind=policy\nabi=")
+            .put("kind=")
+            .put(self.kind.word())
+            .put("\nabi=")
             .put(ABI_VERSION)
             .put("\nname=")
             .put(self.name)
@@ -83,7 +103,16 @@ impl Section {
             .put(env!("CARGO_PKG_NAME"))
             .put(" ")
             .put(env!("CARGO_PKG_VERSION"))
-            .put("\npayload=")
+            .put("\n");
+        match self.kind {
+            Kind::Policy => self.write_policy(text),
+            Kind::Health => text,
+        }
+    }
+
+    const fn write_policy<const N: usize>(&self, text: Text<N>) -> Text<N> {
+        let text = text
+            .put("payload=")
             .number(self.payload as u64)
             .put("\ntick=")
             .number(self.tick_ms as u64)
@@ -152,6 +181,7 @@ mod tests {
     use crate::abi::ModuleInfo;
 
     const SECTION: Section = Section {
+        kind: Kind::Policy,
         name: "by-token",
         version: "0.2.0",
         payload: 128,
@@ -176,5 +206,20 @@ mod tests {
             again.as_deref(),
             Ok(core::str::from_utf8(&TEXT).unwrap_or_default())
         );
+    }
+
+    #[test]
+    fn a_health_check_says_nothing_that_is_a_policys() {
+        const SECTION: Section = Section::health("ping", "1.2.3");
+        const TEXT: [u8; SECTION.len()] = SECTION.text();
+        let text = core::str::from_utf8(&TEXT).unwrap_or_default();
+        let sdk = env!("CARGO_PKG_VERSION");
+        let expected = alloc::format!(
+            "kind=health\nabi=1.0\nname=ping\nversion=1.2.3\nsdk=waxwing-sdk {sdk}\n"
+        );
+        assert_eq!(text, expected);
+        let info = ModuleInfo::parse(&TEXT).map_err(|error| error.to_string());
+        assert_eq!(info.as_ref().map(|info| info.kind), Ok(Kind::Health));
+        assert_eq!(info.as_ref().map(ModuleInfo::encode).as_deref(), Ok(text));
     }
 }

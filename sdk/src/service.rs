@@ -14,6 +14,7 @@ use crate::abi::{
     PICK_DROP, PICK_FALLBACK, PICK_KEEP,
 };
 use crate::aligned::Aligned;
+use crate::config;
 use crate::{Backends, Closed, Flow, Pick, Policy};
 
 /// The regions of a batch. One serves all services of a module, since the host calls about one
@@ -61,7 +62,7 @@ impl<P: Policy> Service<P> {
                 "{backends_max} backends; a service has at most {BACKENDS_MAX}"
             ));
         }
-        let config = read_config(config)?;
+        let config = config::read("policy_config", config)?;
         let backends: Box<[_]> = vec![BackendRecord::default(); backends_max].into();
         let counters: Box<[_]> = vec![0; P::COUNTERS.len()].into();
         let header = Header {
@@ -170,22 +171,6 @@ fn view<'a>(header: &'a Header, records: &'a [BackendRecord]) -> Backends<'a> {
 
 const fn backends_count(header: &Header) -> usize {
     header.host.backends_count as usize
-}
-
-/// An empty text is an empty object.
-fn read_config<C: serde::de::DeserializeOwned>(text: &[u8]) -> Result<C, String> {
-    let text = if text.is_empty() { b"{}" } else { text };
-    let mut json = serde_json::Deserializer::from_slice(text);
-    let config = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        // "?" stands for where a text that ends early would have gone on.
-        match error.path().to_string().trim_end_matches(['.', '?']) {
-            "" => format!("policy_config: {}", error.inner()),
-            path => format!("policy_config.{path}: {}", error.inner()),
-        }
-    })?;
-    json.end()
-        .map_err(|error| format!("policy_config: {error}"))?;
-    Ok(config)
 }
 
 /// Where the host finds a region; 0 for an empty one, and where there is no host.

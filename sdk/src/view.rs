@@ -4,6 +4,8 @@
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::abi::{
     BACKEND_DRAINING, BACKEND_HEALTHY, BackendRecord, ClosedRecord, END_CLOSED, END_EVICTED,
     END_IDLE, END_REFUSED, END_RESET, END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields,
@@ -12,7 +14,8 @@ use crate::abi::{
 use crate::hash;
 
 /// A transport protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
     Tcp,

@@ -1,0 +1,96 @@
+//! A check's way to its target natively, in tests: `std::net`.
+//!
+//! Invariant: nothing waits longer than the target's timeout. (The host holds the whole run to it;
+//! here it is each call.)
+
+use std::eprintln;
+use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use super::{Target, words};
+
+/// A TCP connection.
+pub(super) struct Stream(TcpStream);
+
+impl Stream {
+    pub(super) fn connect(target: &Target) -> Result<Self> {
+        let connect = || {
+            let stream = TcpStream::connect_timeout(&address(target), target.timeout())?;
+            stream.set_read_timeout(Some(target.timeout()))?;
+            stream.set_write_timeout(Some(target.timeout()))?;
+            stream.set_nodelay(true)?;
+            Ok(Self(stream))
+        };
+        connect().map_err(worded)
+    }
+
+    pub(super) fn tls(self, _: &[&str]) -> Result<Self> {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "TLS is the host's: a check that runs natively has none, so test this one in Waxwing",
+        ))
+    }
+
+    pub(super) fn recv(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        self.0.read(buffer).map_err(worded)
+    }
+
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.0.write(bytes).map_err(worded)
+    }
+}
+
+/// A UDP socket that takes datagrams from the target alone.
+pub(super) struct Socket(UdpSocket);
+
+impl Socket {
+    pub(super) fn connect(target: &Target) -> Result<Self> {
+        let connect = || {
+            let any: SocketAddr = if target.address().is_ipv4() {
+                (Ipv4Addr::UNSPECIFIED, 0).into()
+            } else {
+                (Ipv6Addr::UNSPECIFIED, 0).into()
+            };
+            let socket = UdpSocket::bind(any)?;
+            socket.connect(address(target))?;
+            socket.set_read_timeout(Some(target.timeout()))?;
+            Ok(Self(socket))
+        };
+        connect().map_err(worded)
+    }
+
+    pub(super) fn recv(&self, buffer: &mut [u8]) -> Result<usize> {
+        self.0.recv(buffer).map_err(worded)
+    }
+
+    pub(super) fn send(&self, bytes: &[u8]) -> Result<usize> {
+        self.0.send(bytes).map_err(worded)
+    }
+}
+
+pub(super) fn now() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
+pub(super) fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}
+
+pub(super) fn log(line: &str) {
+    eprintln!("{line}");
+}
+
+fn address(target: &Target) -> SocketAddr {
+    SocketAddr::new(target.address(), target.port())
+}
+
+/// The same words as from the host.
+fn worded(error: Error) -> Error {
+    match words::of(error.kind()) {
+        Some(words) => Error::new(error.kind(), words),
+        None => error,
+    }
+}

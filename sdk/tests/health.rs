@@ -1,0 +1,203 @@
+//! Health checks, natively, against servers that answer, refuse, hang and break off.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use serde::Deserialize;
+use waxwing_sdk::testing::{TestTarget, check};
+use waxwing_sdk::{HealthCheck, NoConfig, Target, Unhealthy, Verdict, export_health_check};
+
+/// Sends a line and wants five bytes back.
+struct Five {
+    greeting: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    greeting: String,
+}
+
+impl HealthCheck for Five {
+    type Config = Config;
+
+    fn new(config: Config) -> Result<Self, String> {
+        if config.greeting.is_empty() {
+            return Err(
+                "config.greeting is empty; write what the server wants to hear".to_string(),
+            );
+        }
+        Ok(Self {
+            greeting: config.greeting,
+        })
+    }
+
+    fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
+        let mut conn = target.connect()?;
+        conn.write_all(self.greeting.as_bytes())?;
+        let mut answer = [0; 5];
+        conn.read_exact(&mut answer)?;
+        Ok(Verdict::healthy(String::from_utf8_lossy(&answer)).weight(50))
+    }
+}
+
+export_health_check!(Five);
+
+/// A server that does this with its one client, who has been heard.
+fn server(serve: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut heard = [0; 2];
+        client.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"hi");
+        serve(client);
+    });
+    address
+}
+
+fn five(target: impl Into<TestTarget>) -> Result<Verdict, Unhealthy> {
+    check::<Five>(r#"{"greeting": "hi"}"#, target)
+}
+
+#[test]
+fn an_answer_in_pieces_is_a_verdict() {
+    let address = server(|mut client| {
+        for piece in ["a", "bc", "de", "f"] {
+            client.write_all(piece.as_bytes()).unwrap();
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    assert_eq!(five(address), Ok(Verdict::healthy("abcde").weight(50)));
+}
+
+#[test]
+fn what_is_wrong_with_a_connection_has_words() {
+    let closes = server(drop);
+    let breaks_off = server(|mut client| client.write_all(b"abc").unwrap());
+    let hangs = server(|_client| thread::park());
+    let refuses = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for (address, expected) in [
+        (closes, "closed by the server without an answer"),
+        (breaks_off, "closed by the server after 3 bytes"),
+        (hangs, "no answer in time"),
+        (refuses, "connection refused"),
+    ] {
+        let target = TestTarget::new(address).timeout(Duration::from_millis(200));
+        assert_eq!(five(target), Err(expected.into()));
+    }
+}
+
+#[test]
+fn a_config_is_refused_with_its_place_and_what_is_expected() {
+    let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    for (config, expected) in [
+        ("", "config: missing field `greeting`"),
+        (
+            r#"{"greeting": 1}"#,
+            "config.greeting: invalid type: integer `1`, expected a string",
+        ),
+        (
+            r#"{"greeting": "", "x": 1}"#,
+            "config.x: unknown field `x`, expected `greeting`",
+        ),
+        (r#"{"greeting": ""}"#, "write what the server wants to hear"),
+    ] {
+        let error = check::<Five>(config, nobody).unwrap_err();
+        assert!(error.reason().contains(expected), "{config}: {error}");
+    }
+}
+
+/// Asks over UDP until it hears the right thing, and says what it knows of its target.
+struct Echo;
+
+impl HealthCheck for Echo {
+    type Config = NoConfig;
+
+    fn new(_: NoConfig) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
+        let datagrams = target.connect_udp()?;
+        let start = target.now();
+        datagrams.send(b"echo")?;
+        let mut answer = [0; 100];
+        let len = datagrams.recv(&mut answer)?;
+        target.sleep(Duration::from_millis(20));
+        assert!(target.now() >= start + Duration::from_millis(20));
+        target.log(format_args!("{} answers {len} bytes", target.backend()));
+        let place = target.signal("len").ok_or("no signal named `len`")?;
+        let len = u32::try_from(len).unwrap();
+        Ok(Verdict::draining(target.server_name()).signal(place, len))
+    }
+}
+
+#[test]
+fn datagrams_go_to_the_target_and_back() {
+    for address in [
+        "127.0.0.1:0".parse().unwrap(),
+        SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
+    ] {
+        let socket = UdpSocket::bind(address).unwrap();
+        let target = TestTarget::new(socket.local_addr().unwrap())
+            .signals(&["load", "len"])
+            .server_name("echo.test");
+        let server = thread::spawn(move || {
+            let mut question = [0; 100];
+            let (len, from) = socket.recv_from(&mut question).unwrap();
+            assert_eq!(&question[..len], b"echo");
+            socket.send_to(b"echo echo", from).unwrap();
+        });
+        let expected = Verdict::draining("echo.test").signal(1, 9);
+        assert_eq!(check::<Echo>("", target), Ok(expected));
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn a_closed_port_refuses_datagrams_and_a_deaf_one_leaves_them() {
+    let deaf = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let closed = UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for (address, expected) in [
+        (deaf.local_addr().unwrap(), "no answer in time"),
+        (closed, "connection refused"),
+    ] {
+        let target = TestTarget::new(address).timeout(Duration::from_millis(200));
+        assert_eq!(check::<Echo>("", target), Err(expected.into()));
+    }
+}
+
+/// Wants what only the host has.
+struct Secure;
+
+impl HealthCheck for Secure {
+    type Config = NoConfig;
+
+    fn new(_: NoConfig) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
+        target.connect()?.tls(&["h2"])?;
+        Ok(Verdict::healthy("secure"))
+    }
+}
+
+#[test]
+fn tls_is_the_hosts() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = check::<Secure>("", listener.local_addr().unwrap()).unwrap_err();
+    assert!(error.reason().starts_with("TLS is the host's"), "{error}");
+}

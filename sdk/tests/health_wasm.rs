@@ -1,0 +1,253 @@
+//! Health checks as modules, run for real against real servers.
+//!
+//! The host here is the smallest that keeps to ABI.md, on an interpreter and without limits; the real
+//! one is `runtime/plugin`.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::io::{Error, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wasmi::{Caller, Engine, Extern, Instance, Linker, Memory, Module, Store, WasmParams};
+use waxwing_sdk::abi::health::exports::{CHECK, CONFIGURE};
+use waxwing_sdk::abi::health::{HEALTHY, UNHEALTHY, VerdictRecord, errors, imports};
+use waxwing_sdk::abi::{ALIGNMENT, PROTOCOL_TCP, exports};
+
+/// What a run has of the world.
+struct World {
+    target: SocketAddr,
+    start: Instant,
+    connections: Vec<Option<TcpStream>>,
+    error: String,
+    log: Vec<String>,
+}
+
+impl World {
+    /// A result for the guest.
+    fn answer(&mut self, result: std::io::Result<usize>) -> i32 {
+        result.map_or_else(
+            |error| {
+                self.error = error.to_string();
+                match error.kind() {
+                    ErrorKind::ConnectionRefused => errors::REFUSED,
+                    ErrorKind::ConnectionReset => errors::RESET,
+                    ErrorKind::InvalidInput => errors::INVALID,
+                    _ => errors::OTHER,
+                }
+            },
+            |count| i32::try_from(count).unwrap(),
+        )
+    }
+
+    fn connect(&mut self, protocol: u32) -> std::io::Result<usize> {
+        if protocol != u32::from(PROTOCOL_TCP) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        self.connections
+            .push(Some(TcpStream::connect(self.target)?));
+        Ok(self.connections.len() - 1)
+    }
+
+    fn connection(&mut self, number: u32) -> std::io::Result<&mut TcpStream> {
+        let connection = self.connections.get_mut(number as usize);
+        connection
+            .and_then(Option::as_mut)
+            .ok_or_else(|| ErrorKind::InvalidInput.into())
+    }
+}
+
+fn memory(caller: &Caller<'_, World>) -> Memory {
+    let memory = caller
+        .get_export(exports::MEMORY)
+        .and_then(Extern::into_memory);
+    memory.unwrap()
+}
+
+/// A piece of the guest's memory, and the world.
+fn piece<'a>(
+    caller: &'a mut Caller<'_, World>,
+    address: u32,
+    len: u32,
+) -> (&'a mut [u8], &'a mut World) {
+    let (data, world) = memory(caller).data_and_store_mut(caller);
+    (&mut data[address as usize..][..len as usize], world)
+}
+
+fn linker(engine: &Engine) -> Linker<World> {
+    type Guest<'a> = Caller<'a, World>;
+    let mut linker = Linker::new(engine);
+    let from = imports::MODULE;
+    let connect = |mut guest: Guest<'_>, protocol: u32| {
+        let connected = guest.data_mut().connect(protocol);
+        guest.data_mut().answer(connected)
+    };
+    let tls = |mut guest: Guest<'_>, _: u32, _: u32, _: u32| {
+        let error = Error::other("this host has no TLS");
+        guest.data_mut().answer(Err(error))
+    };
+    let send = |mut guest: Guest<'_>, number: u32, address: u32, len: u32| {
+        let (bytes, world) = piece(&mut guest, address, len);
+        let sent = world
+            .connection(number)
+            .and_then(|stream| stream.write(bytes));
+        world.answer(sent)
+    };
+    let recv = |mut guest: Guest<'_>, number: u32, address: u32, len: u32| {
+        let (bytes, world) = piece(&mut guest, address, len);
+        let received = world
+            .connection(number)
+            .and_then(|stream| stream.read(bytes));
+        world.answer(received)
+    };
+    let close = |mut guest: Guest<'_>, number: u32| {
+        guest.data_mut().connections[number as usize] = None;
+    };
+    let now_ms =
+        |guest: Guest<'_>| i64::try_from(guest.data().start.elapsed().as_millis()).unwrap();
+    let sleep_ms = |milliseconds: u32| thread::sleep(Duration::from_millis(milliseconds.into()));
+    let log = |mut guest: Guest<'_>, address: u32, len: u32| {
+        let (bytes, world) = piece(&mut guest, address, len);
+        world.log.push(String::from_utf8(bytes.to_vec()).unwrap());
+    };
+    let error_text = |mut guest: Guest<'_>, address: u32, len: u32| {
+        let (bytes, world) = piece(&mut guest, address, len);
+        let count = world.error.len().min(bytes.len());
+        bytes[..count].copy_from_slice(&world.error.as_bytes()[..count]);
+        u32::try_from(count).unwrap()
+    };
+    linker.func_wrap(from, imports::CONNECT, connect).unwrap();
+    linker.func_wrap(from, imports::TLS, tls).unwrap();
+    linker.func_wrap(from, imports::SEND, send).unwrap();
+    linker.func_wrap(from, imports::RECV, recv).unwrap();
+    linker.func_wrap(from, imports::CLOSE, close).unwrap();
+    linker.func_wrap(from, imports::NOW_MS, now_ms).unwrap();
+    linker.func_wrap(from, imports::SLEEP_MS, sleep_ms).unwrap();
+    linker.func_wrap(from, imports::LOG, log).unwrap();
+    linker
+        .func_wrap(from, imports::ERROR_TEXT, error_text)
+        .unwrap();
+    linker
+}
+
+/// One run of a module.
+struct Run {
+    store: Store<World>,
+    instance: Instance,
+    memory: Memory,
+}
+
+impl Run {
+    fn new(wasm: &[u8], target: SocketAddr) -> Self {
+        let engine = Engine::default();
+        let module = Module::new(&engine, wasm).unwrap();
+        let world = World {
+            target,
+            start: Instant::now(),
+            connections: Vec::new(),
+            error: String::new(),
+            log: Vec::new(),
+        };
+        let mut store = Store::new(&engine, world);
+        let instance = linker(&engine)
+            .instantiate_and_start(&mut store, &module)
+            .unwrap();
+        let memory = instance.get_memory(&store, exports::MEMORY).unwrap();
+        Self {
+            store,
+            instance,
+            memory,
+        }
+    }
+
+    fn call<P: WasmParams>(&mut self, name: &str, parameters: P) -> Result<u32, wasmi::Error> {
+        let function = self
+            .instance
+            .get_typed_func::<P, u32>(&self.store, name)
+            .unwrap();
+        function.call(&mut self.store, parameters)
+    }
+
+    /// Writes a text where the module wants it, and calls what reads it.
+    fn tell(&mut self, name: &str, text: &str) -> Result<u32, wasmi::Error> {
+        let len = u32::try_from(text.len()).unwrap();
+        let at = self.call(exports::RESERVE, len.max(1)).unwrap();
+        self.memory
+            .write(&mut self.store, at as usize, text.as_bytes())
+            .unwrap();
+        self.call(name, len)
+    }
+
+    fn text(&self, address: u32, len: u32) -> String {
+        let bytes = &self.memory.data(&self.store)[address as usize..][..len as usize];
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    /// The verdict's record and its reason.
+    fn check(&mut self) -> Result<(VerdictRecord, String), wasmi::Error> {
+        let target = self.store.data().target;
+        let target = format!(
+            r#"{{"service":"web","backend":"s1","address":"{}","port":{},"protocol":"tcp",
+            "timeout_ms":1000,"server_name":"web.test","signals":[]}}"#,
+            target.ip(),
+            target.port()
+        );
+        let at = self.tell(CHECK, &target)?;
+        assert!(at != 0 && at % ALIGNMENT == 0, "{at}");
+        let mut record = [0; VerdictRecord::SIZE];
+        self.memory
+            .read(&self.store, at as usize, &mut record)
+            .unwrap();
+        let record = VerdictRecord::from_le_bytes(&record);
+        let reason = self.text(record.reason_address, record.reason_len);
+        Ok((record, reason))
+    }
+}
+
+/// Configures a module and runs it: its status and reason.
+fn run(wasm: &[u8], config: &str, target: SocketAddr) -> (u32, String) {
+    let mut run = Run::new(wasm, target);
+    assert_eq!(run.tell(CONFIGURE, config).unwrap(), 1, "{config}");
+    let (record, reason) = run.check().unwrap();
+    (record.status, reason)
+}
+
+/// A server that answers its one client so, once that has said something.
+fn server(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        assert_ne!(client.read(&mut [0; 1000]).unwrap(), 0);
+        for piece in answer.as_bytes().chunks(3) {
+            client.write_all(piece).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    address
+}
+
+fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[test]
+fn the_health_check_in_abi_md_works() {
+    let text = include_str!("../ABI.md");
+    let wat = text.split("```wat").nth(2).unwrap();
+    let wasm = wat::parse_str(wat.split("```").next().unwrap()).unwrap();
+    for (target, status, reason) in [
+        (server("+PONG\r\n"), HEALTHY, "answers +PONG"),
+        (server("-LOADING\r\n"), UNHEALTHY, "answers PING otherwise"),
+        (
+            server("+P"),
+            UNHEALTHY,
+            "closed by the server before its answer",
+        ),
+        (nobody(), UNHEALTHY, "Connection refused (os error 111)"),
+    ] {
+        assert_eq!(run(&wasm, "{}", target), (status, reason.to_string()));
+    }
+}
