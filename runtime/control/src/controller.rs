@@ -31,7 +31,8 @@ use waxwing_dataplane::snapshot::Port;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{BackendId, Epoch, Snapshot};
 use waxwing_packet::Address;
-use waxwing_plugin::{Bound, CheckHost, FaultReport, Host, InUse, ModuleError, Recovery};
+use waxwing_plugin::checks::CheckHost;
+use waxwing_plugin::{Bound, FaultReport, Host, InUse, ModuleError, Recovery};
 
 use crate::catalog::{BackendKey, Catalog, CatalogError, backend_key};
 use crate::check;

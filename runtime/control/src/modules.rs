@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 use waxwing_dataplane::session::{Key, Tuple};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Snapshot};
 use waxwing_packet::Address;
+use waxwing_plugin::checks::{CheckHost, CheckOptions};
 use waxwing_plugin::{
-    BackendInfo, Bound, CheckHost, CheckOptions, Compiler, Event, Host, HostError, InUse,
-    ModuleError, Options, Refusal, ServiceBinding,
+    BackendInfo, Bound, Compiler, Event, Host, HostError, InUse, ModuleError, Options, Refusal,
+    ServiceBinding,
 };
 
 use crate::catalog::{Catalog, key_of};

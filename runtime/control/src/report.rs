@@ -13,7 +13,8 @@ use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot};
 use waxwing_packet::{Address, Family, Protocol};
-use waxwing_plugin::{CheckHost, Host, InUse};
+use waxwing_plugin::checks::CheckHost;
+use waxwing_plugin::{Host, InUse};
 
 use crate::catalog::{BackendKey, backend_key, key_of};
 use crate::config::{self, Config};

@@ -1,6 +1,6 @@
 //! Health: whether a backend may take new sessions, and what becomes of those it has.
 //!
-//! Three things decide: the health checks, which are modules ([`waxwing_plugin::CheckHost`]); what
+//! Three things decide: the health checks, which are modules ([`waxwing_plugin::checks::CheckHost`]); what
 //! clients' own connections meet at a backend; and the operator's word. `backend` is what is known
 //! of one backend, `roster` of all of them and what it means, and `schedule` when each check is
 //! due, all three without a clock or I/O; `runner` is the thread that runs the checks.

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use waxwing_dataplane::{BackendId, Snapshot};
-use waxwing_plugin::{Check, CheckConfig, CheckHost, CheckTarget, CheckTls, ModuleError, Refusal};
+use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckTarget, CheckTls};
+use waxwing_plugin::{ModuleError, Refusal};
 
 use crate::catalog::{BackendKey, backend_key};
 use crate::config::{self, Config, Pace, Problem, Service, Tls};

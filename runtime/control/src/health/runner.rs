@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use waxwing_dataplane::BackendId;
-use waxwing_plugin::{Check, CheckHost, CheckOutcome, CheckVerdict};
+use waxwing_plugin::checks::{Check, CheckHost, CheckOutcome, CheckVerdict};
 
 use super::Health;
 use super::backend::Outcome;
