@@ -1,11 +1,11 @@
-//! Compiles the shipped policies to Wasm and embeds them.
+//! Compiles the shipped policies and health checks to Wasm and embeds them.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
 /// The policies that a config may name without a folder of modules.
-const SHIPPED: &[&str] = &[
+const POLICIES: &[&str] = &[
     "waxwing-policy-destination-hash",
     "waxwing-policy-dns-name",
     "waxwing-policy-failover",
@@ -28,14 +28,17 @@ const SHIPPED: &[&str] = &[
     "waxwing-policy-subnet",
 ];
 
+/// The health checks that it may name so.
+const HEALTH_CHECKS: &[&str] = &["waxwing-health-http", "waxwing-health-tcp"];
+
 fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let workspace = here.ancestors().nth(2).unwrap_or(Path::new("."));
-    if let Err(error) =
-        waxwing_module_build::embed(&workspace.join("Cargo.toml"), SHIPPED, &out_dir)
-    {
-        eprintln!("the shipped policies could not be compiled to Wasm: {error}");
+    let manifest = workspace.join("Cargo.toml");
+    let lists = [("MODULES", POLICIES), ("HEALTH_CHECKS", HEALTH_CHECKS)];
+    if let Err(error) = waxwing_module_build::embed(&manifest, &lists, &out_dir) {
+        eprintln!("the shipped modules could not be compiled to Wasm: {error}");
         exit(1);
     }
 }

@@ -7,13 +7,16 @@
 
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use wasmi::{Caller, Engine, Extern, Instance, Linker, Memory, Module, Store, WasmParams};
+use wasmparser::{Parser, Payload};
 use waxwing_sdk::abi::health::exports::{CHECK, CONFIGURE};
 use waxwing_sdk::abi::health::{HEALTHY, UNHEALTHY, VerdictRecord, errors, imports};
-use waxwing_sdk::abi::{ALIGNMENT, PROTOCOL_TCP, exports};
+use waxwing_sdk::abi::{ALIGNMENT, Kind, ModuleInfo, PROTOCOL_TCP, SECTION_NAME, exports};
 
 /// What a run has of the world.
 struct World {
@@ -184,6 +187,16 @@ impl Run {
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
+    fn error(&mut self) -> String {
+        let error = self
+            .instance
+            .get_typed_func::<(), u64>(&self.store, exports::ERROR)
+            .unwrap();
+        let text = error.call(&mut self.store, ()).unwrap();
+        let (address, len) = (text >> 32, text & u64::from(u32::MAX));
+        self.text(u32::try_from(address).unwrap(), u32::try_from(len).unwrap())
+    }
+
     /// The verdict's record and its reason.
     fn check(&mut self) -> Result<(VerdictRecord, String), wasmi::Error> {
         let target = self.store.data().target;
@@ -249,5 +262,152 @@ fn the_health_check_in_abi_md_works() {
         (nobody(), UNHEALTHY, "Connection refused (os error 111)"),
     ] {
         assert_eq!(run(&wasm, "{}", target), (status, reason.to_string()));
+    }
+}
+
+/// The shipped checks, compiled once for all tests.
+fn module(name: &str) -> Vec<u8> {
+    static MODULES: OnceLock<Vec<waxwing_module_build::Module>> = OnceLock::new();
+    let modules = MODULES.get_or_init(|| {
+        let manifest = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
+        let packages = ["waxwing-health-http", "waxwing-health-tcp"];
+        let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("checks");
+        waxwing_module_build::build(manifest, &packages, &target_dir)
+            .unwrap_or_else(|error| panic!("{error}"))
+    });
+    let module = modules.iter().find(|module| module.name == name);
+    std::fs::read(&module.unwrap().path).unwrap()
+}
+
+#[test]
+fn a_module_finds_what_is_found_natively_and_says_it_in_the_same_words() {
+    let (http, tcp) = (module("http"), module("tcp"));
+    let ping = r#"{"send": "PING\r\n", "expect": "+PONG"}"#;
+    let page = r#"{"path": "/x", "body": "ready"}"#;
+    let chunks =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nre\r\n3\r\nady\r\n0\r\n\r\n";
+    for (wasm, config, target, status, reason) in [
+        (
+            &tcp,
+            ping,
+            server("+PONG\r\n"),
+            HEALTHY,
+            "answered as expected in ",
+        ),
+        (
+            &tcp,
+            ping,
+            server("+P"),
+            UNHEALTHY,
+            "closed by the server after 2 bytes",
+        ),
+        (
+            &tcp,
+            ping,
+            server("-ER"),
+            UNHEALTHY,
+            "it answers \"-ER\", expected \"+PONG\"",
+        ),
+        (
+            &tcp,
+            r#"{"tls": true}"#,
+            server(""),
+            UNHEALTHY,
+            "this host has no TLS",
+        ),
+        (&http, page, server(chunks), HEALTHY, "200 OK in "),
+        (
+            &http,
+            page,
+            server("HTTP/1.1 500 No\r\n\r\n"),
+            UNHEALTHY,
+            "status 500, expected 200-399",
+        ),
+        (
+            &http,
+            page,
+            server("HTTP/1.1 200 OK\r\n\r\n"),
+            UNHEALTHY,
+            "the body lacks \"ready\"",
+        ),
+        (
+            &http,
+            page,
+            server("SSH-2.0\r\n"),
+            UNHEALTHY,
+            "no HTTP/1.1 status line but \"SSH-2.0\"",
+        ),
+        // The host's words, which are the system's here.
+        (
+            &http,
+            page,
+            nobody(),
+            UNHEALTHY,
+            "Connection refused (os error 111)",
+        ),
+    ] {
+        let found = run(wasm, config, target);
+        assert_eq!(found.0, status, "{found:?}");
+        assert!(found.1.starts_with(reason), "{found:?}");
+    }
+}
+
+#[test]
+fn a_module_says_why_it_refuses() {
+    let mut run = Run::new(&module("http"), nobody());
+    assert_eq!(run.tell(CHECK, "{}").unwrap(), 0);
+    assert!(run.error().contains("before it has a config"));
+    assert_eq!(run.tell(CONFIGURE, r#"{"status": "ok"}"#).unwrap(), 0);
+    assert!(
+        run.error().starts_with("config.status: "),
+        "{}",
+        run.error()
+    );
+    assert_eq!(run.tell(CONFIGURE, "").unwrap(), 1);
+    assert_eq!(run.tell(CHECK, r#"{"port": 1}"#).unwrap(), 0);
+    assert!(
+        run.error().starts_with("the target that the host wrote: "),
+        "{}",
+        run.error()
+    );
+    assert!(run.store.data().connections.is_empty());
+}
+
+#[test]
+fn what_a_check_has_opened_is_closed_when_it_is_done() {
+    let mut run = Run::new(&module("tcp"), server(""));
+    assert_eq!(run.tell(CONFIGURE, "{}").unwrap(), 1);
+    assert_eq!(run.check().unwrap().0.status, HEALTHY);
+    assert!(matches!(run.store.data().connections[..], [None]));
+}
+
+#[test]
+fn a_module_imports_what_it_uses_and_its_section_says_what_it_is() {
+    for (name, expected) in [
+        ("http", "close connect error_text now_ms recv send tls"),
+        ("tcp", "close connect error_text now_ms recv send tls"),
+    ] {
+        let wasm = module(name);
+        let (mut names, mut info) = (Vec::new(), None);
+        for payload in Parser::new(0).parse_all(&wasm) {
+            match payload.unwrap() {
+                Payload::ImportSection(section) => {
+                    for import in section.into_imports() {
+                        let import = import.unwrap();
+                        assert_eq!(import.module, imports::MODULE, "{name}: {}", import.name);
+                        names.push(import.name);
+                    }
+                }
+                Payload::CustomSection(section) if section.name() == SECTION_NAME => {
+                    info = Some(ModuleInfo::parse(section.data()).unwrap());
+                }
+                _ => {}
+            }
+        }
+        names.sort_unstable();
+        assert_eq!(names.join(" "), expected, "{name}");
+        let info = info.unwrap();
+        assert_eq!(info.kind, Kind::Health);
+        assert_eq!(info.name, format!("waxwing-health-{name}"));
     }
 }

@@ -1,11 +1,13 @@
-//! All policies that ship with the balancer, natively: for tests and benches that go through them.
+//! All policies and health checks that ship with the balancer, natively: for tests and benches that go
+//! through them.
 //!
 //! Invariant: a policy that ships is in [`for_each_policy!`], so it is compared with its Wasm
-//! module and measured.
+//! module and measured; a health check is in [`for_each_health_check!`].
 
 pub use destination_hash;
 pub use dns_name;
 pub use failover;
+pub use http;
 pub use least_connections;
 pub use least_latency;
 pub use least_signal;
@@ -23,6 +25,7 @@ pub use shortest_expected_delay;
 pub use source_hash;
 pub use sticky_source;
 pub use subnet;
+pub use tcp;
 
 /// Calls a macro with a row for each policy: `name :: Type, package, config;`, where the config is
 /// one in which the policy does the most. It is made for backends with the tags 1, 2 and 3, but for
@@ -51,6 +54,19 @@ macro_rules! for_each_policy {
             source_hash::SourceHash, "waxwing-policy-source-hash", "{}";
             sticky_source::StickySource, "waxwing-policy-sticky-source", "{\"clients_max\":512,\"timeout_s\":5}";
             subnet::Subnet, "waxwing-policy-subnet", "{\"routes\":{\"10.0.0.0/9\":1,\"10.128.0.0/10\":2},\"default\":3,\"spill\":true}";
+        }
+    };
+}
+
+/// Calls a macro with a row for each health check, as [`for_each_policy!`] does for policies:
+/// `name :: Type, package, config;`, where the config is one in which the check does the most without
+/// TLS.
+#[macro_export]
+macro_rules! for_each_health_check {
+    ($visit:ident) => {
+        $visit! {
+            http::Http, "waxwing-health-http", "{\"path\":\"/healthz\",\"status\":[200,\"202-299\"],\"body\":\"ready\",\"headers\":{\"x-probe\":\"1\"}}";
+            tcp::Tcp, "waxwing-health-tcp", "{\"send\":\"PING\\r\\n\",\"expect\":\"+PONG\"}";
         }
     };
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Module, TOOLCHAIN_VARIABLE, build};
 
-/// For a build script: compiles `packages` of the workspace at `manifest` and writes
-/// `out_dir/modules.rs` with
+/// For a build script: compiles packages of the workspace at `manifest` and writes
+/// `out_dir/modules.rs` with a list for each of `lists`, which are names of statics and the packages in
+/// them, such as
 ///
 /// ```
-/// /// The modules that ship with this program, by name.
-/// pub static MODULES: &[(&str, &[u8])] = &[/* ("maglev", include_bytes!("…")), … */];
+/// /// Modules that ship with this program, by name.
+/// pub static POLICIES: &[(&str, &[u8])] = &[/* ("maglev", include_bytes!("…")), … */];
 /// ```
 ///
 /// Tells cargo to run the script again when a source of the modules changes. Returns the
@@ -20,10 +21,20 @@ use crate::{Error, Module, TOOLCHAIN_VARIABLE, build};
 ///
 /// # Errors
 /// As [`build`], and when `out_dir` cannot be written.
-pub fn embed(manifest: &Path, packages: &[&str], out_dir: &Path) -> Result<Vec<Module>, Error> {
-    let modules = build(manifest, packages, &out_dir.join("modules"))?;
+pub fn embed(
+    manifest: &Path,
+    lists: &[(&str, &[&str])],
+    out_dir: &Path,
+) -> Result<Vec<Module>, Error> {
+    let mut text = String::new();
+    let mut modules = Vec::new();
+    for (list, packages) in lists {
+        let of_list = build(manifest, packages, &out_dir.join("modules"))?;
+        text += &source(list, &of_list);
+        modules.extend(of_list);
+    }
     let path = out_dir.join("modules.rs");
-    fs::write(&path, source(&modules)).map_err(|source| Error::Io { path, source })?;
+    fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
 
     println!("cargo::rerun-if-env-changed={TOOLCHAIN_VARIABLE}");
     for path in inputs(manifest, &modules)? {
@@ -32,10 +43,10 @@ pub fn embed(manifest: &Path, packages: &[&str], out_dir: &Path) -> Result<Vec<M
     Ok(modules)
 }
 
-fn source(modules: &[Module]) -> String {
-    let mut text = String::from(
-        "/// The modules that ship with this program, by name.\n\
-         pub static MODULES: &[(&str, &[u8])] = &[\n",
+fn source(list: &str, modules: &[Module]) -> String {
+    let mut text = format!(
+        "/// Modules that ship with this program, by name.\n\
+         pub static {list}: &[(&str, &[u8])] = &[\n",
     );
     for Module { name, path } in modules {
         // Writing to a string cannot fail.
@@ -81,7 +92,8 @@ mod tests {
             name: "a".to_string(),
             path: "/o/\"a\".wasm".into(),
         }];
-        let text = source(&modules);
+        let text = source("LIST", &modules);
+        assert!(text.contains("pub static LIST: &[("), "{text}");
         assert!(
             text.contains(r#"("a", include_bytes!("/o/\"a\".wasm")),"#),
             "{text}"

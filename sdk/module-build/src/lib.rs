@@ -1,4 +1,4 @@
-//! Compiles policy crates of a cargo workspace to Wasm modules, with whichever compiler for Wasm
+//! Compiles crates of policies and health checks of a cargo workspace to Wasm modules, with whichever compiler for Wasm
 //! this machine has.
 //!
 //! Invariant: the outcome hangs on the sources and the compiler alone. What an outer cargo, a
@@ -12,7 +12,8 @@
 //! # use std::path::Path;
 //! let out_dir = std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
 //! let policies = ["waxwing-policy-round-robin", "waxwing-policy-maglev"];
-//! waxwing_module_build::embed(Path::new("../../Cargo.toml"), &policies, Path::new(&out_dir))?;
+//! let lists = [("POLICIES", &policies[..])];
+//! waxwing_module_build::embed(Path::new("../../Cargo.toml"), &lists, Path::new(&out_dir))?;
 //! // Then, in the crate: include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 //! # Ok::<(), waxwing_module_build::Error>(())
 //! ```

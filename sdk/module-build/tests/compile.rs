@@ -52,11 +52,22 @@ fn a_policy_becomes_a_module_that_names_no_path_of_this_machine() {
 
 #[test]
 fn embedding_lists_the_modules_in_rust() {
-    let modules = embed(Path::new(MANIFEST), &["first-policy"], out_dir()).unwrap();
+    let lists: [(&str, &[&str]); 2] = [
+        ("POLICIES", &["first-policy"]),
+        ("CHECKS", &["waxwing-health-tcp"]),
+    ];
+    let modules = embed(Path::new(MANIFEST), &lists, out_dir()).unwrap();
     let source = fs::read_to_string(out_dir().join("modules.rs")).unwrap();
-    let path = modules[0].path.to_str().unwrap();
+    let (policies, checks) = source.split_once("pub static CHECKS").unwrap();
+    let [policy, check] = &modules[..] else {
+        panic!("{modules:?}");
+    };
+    let line = |module: &Module| {
+        let path = module.path.to_str().unwrap();
+        format!(r#"({:?}, include_bytes!("{path}"))"#, module.name)
+    };
     assert!(
-        source.contains(&format!(r#"("first_policy", include_bytes!("{path}"))"#)),
+        policies.contains(&line(policy)) && checks.contains(&line(check)),
         "{source}"
     );
 }

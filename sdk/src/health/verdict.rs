@@ -202,6 +202,8 @@ fn cut(mut reason: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
     use alloc::string::String;
 
     use super::*;

@@ -51,7 +51,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     outcome.map(|_| ()).map_err(Into::into)
 }
 
-/// A policy's crate, by what cargo says of it.
+/// A module's crate, by what cargo says of it.
 struct Package {
     name: String,
     manifest: PathBuf,

@@ -1,4 +1,4 @@
-//! `waxwing module`: for those who write policies. None of it needs a running balancer, or rights.
+//! `waxwing module`: for those who write modules. None of it needs a running balancer, or rights.
 //!
 //! Invariant: what a module does is asked of the host that serves it
 //! ([`waxwing_plugin::workbench`]); here are arguments and texts only.
@@ -18,9 +18,9 @@ use clap::{Args, Subcommand};
 /// The commands.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Makes a crate with a small policy, its tests and its bench, ready to build.
+    /// Makes a crate with a small policy or health check and its tests, ready to build.
     New(new::Arguments),
-    /// Builds a policy's crate to a Wasm module, and checks that.
+    /// Builds a crate to a Wasm module, and checks that.
     Build(build::Arguments),
     /// Tries a module as the balancer does, and says what is wrong, or what a pick costs.
     Check(check::Arguments),

@@ -14,16 +14,27 @@ use crate::ask::print;
 /// The SDK of the tree that this program was built from.
 const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk");
 
-/// The crate's files. `{{crate}}`, `{{library}}` and `{{sdk}}` stand for what differs.
-const FILES: [(&str, &str); 4] = [
-    ("Cargo.toml", include_str!("template/manifest.toml")),
-    ("src/lib.rs", include_str!("template/lib.rs")),
-    ("benches/pick.rs", include_str!("template/pick.rs")),
-    ("README.md", include_str!("template/README.md")),
+/// A crate's files: their paths and texts, in which `{{crate}}`, `{{library}}` and `{{sdk}}` stand for what
+/// differs.
+type Files = &'static [(&'static str, &'static str)];
+
+/// Those of a policy.
+const POLICY: Files = &[
+    ("Cargo.toml", include_str!("template/policy/manifest.toml")),
+    ("src/lib.rs", include_str!("template/policy/lib.rs")),
+    ("benches/pick.rs", include_str!("template/policy/pick.rs")),
+    ("README.md", include_str!("template/policy/README.md")),
+];
+
+/// Those of a health check.
+const HEALTH: Files = &[
+    ("Cargo.toml", include_str!("template/health/manifest.toml")),
+    ("src/lib.rs", include_str!("template/health/lib.rs")),
+    ("README.md", include_str!("template/health/README.md")),
 ];
 
 /// Names that a library cannot have: Rust's keywords, what cargo makes itself, and the crates that a
-/// policy uses.
+/// module uses.
 const TAKEN: &[&str] = &[
     "abstract",
     "alloc",
@@ -93,7 +104,7 @@ const TAKEN: &[&str] = &[
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The crate's name. Services name the module so, with `_` for `-`.
+    /// The crate's name. A config names the module so, with `_` for `-`.
     #[arg(value_name = "NAME")]
     name: String,
     /// What the module is to be.
@@ -112,12 +123,31 @@ pub(crate) struct Arguments {
 enum Kind {
     /// Chooses the backend of each new session.
     Policy,
+    /// Says whether a backend is well.
+    Health,
+}
+
+impl Kind {
+    const fn files(self) -> Files {
+        match self {
+            Self::Policy => POLICY,
+            Self::Health => HEALTH,
+        }
+    }
+
+    /// What the crate is before its author changes it.
+    const fn summary(self) -> &'static str {
+        match self {
+            Self::Policy => "a policy that keeps a client with its server",
+            Self::Health => "a health check that says a line and looks at the answer",
+        }
+    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let Arguments {
         name,
-        kind: Kind::Policy,
+        kind,
         sdk,
         path,
     } = arguments;
@@ -131,11 +161,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         let folder = folder.display();
         bail!("{folder} is there already; choose another name, or another folder by --path");
     }
-    write(&folder, name, &sdk)?;
+    write(&folder, kind.files(), name, &sdk)?;
     print(&format!(
-        "{0}: a policy that keeps a client with its server\n\n  cd {0}\n  cargo test\n  waxwing \
-         module build\n\nREADME.md there has the rest.\n",
-        folder.display()
+        "{0}: {1}\n\n  cd {0}\n  cargo test\n  waxwing module build\n\nREADME.md there has the rest.\n",
+        folder.display(),
+        kind.summary()
     ))
 }
 
@@ -148,7 +178,7 @@ fn check_name(name: &str) -> Result<()> {
         );
     }
     if TAKEN.contains(&name.replace('-', "_").as_str()) {
-        bail!("{name:?} means something to Rust or cargo; write another name, like {name}-policy");
+        bail!("{name:?} means something to Rust or cargo; write another name, like my-{name}");
     }
     Ok(())
 }
@@ -173,11 +203,11 @@ fn find_sdk(given: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// Makes the crate beside its place, then moves it there.
-fn write(folder: &Path, name: &str, sdk: &Path) -> Result<()> {
+fn write(folder: &Path, files: Files, name: &str, sdk: &Path) -> Result<()> {
     let sdk = sdk.to_str().context("the SDK's path is not UTF-8")?;
     let aside = folder.with_file_name(format!(".{name}.{}", std::process::id()));
     let make = || -> std::io::Result<()> {
-        for (path, template) in FILES {
+        for (path, template) in files {
             let path = aside.join(path);
             fs::create_dir_all(path.parent().unwrap_or(&aside))?;
             fs::write(path, fill(template, name, sdk))?;
@@ -227,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_templates_have_known_tokens_only() {
-        for (path, template) in FILES {
+        for (path, template) in POLICY.iter().chain(HEALTH) {
             for piece in template.split("{{").skip(1) {
                 let token = piece.split_once("}}").map(|(token, _)| token);
                 let known = [Some("crate"), Some("library"), Some("sdk")];

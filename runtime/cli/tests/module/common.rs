@@ -69,7 +69,8 @@ pub(crate) fn module(arguments: &[&str]) -> Ended {
 
 /// A module that ships with the program, in a file.
 pub(crate) fn shipped(folder: &TempDir, name: &str) -> String {
-    let found = embedded::MODULES.iter().find(|module| module.0 == name);
+    let mut all = embedded::MODULES.iter().chain(embedded::HEALTH_CHECKS);
+    let found = all.find(|module| module.0 == name);
     file(folder, &format!("{name}.wasm"), found.unwrap().1)
 }
 

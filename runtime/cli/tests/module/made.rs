@@ -63,7 +63,7 @@ fn a_crate_needs_a_good_name_and_an_sdk() {
         ("fn", &[][..], "means something to Rust"),
         ("a/b", &[], "no name for a module"),
         ("other", &["--sdk", path], "not Waxwing's SDK"),
-        ("other", &["--kind", "cheese"], "policy"),
+        ("other", &["--kind", "cheese"], "policy, health"),
     ] {
         module(&[&["new", name, "--path", path], more].concat()).complains(expected);
     }
@@ -73,6 +73,42 @@ fn a_crate_needs_a_good_name_and_an_sdk() {
         "nothing is left over"
     );
     module(&["build", path]).complains("waxwing module new");
+}
+
+/// As the README of a made health check goes, with the real cargo.
+#[test]
+fn a_made_health_check_tests_and_builds_by_itself() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let new = ["new", "my-check", "--kind", "health", "--path", path];
+    module(&new).says(&["a health check", "waxwing module build"]);
+    let made = folder.path().join("my-check");
+    let read = |file: &str| fs::read_to_string(made.join(file)).unwrap();
+    for (file, expected) in [
+        ("Cargo.toml", "name = \"my-check\"\n"),
+        ("Cargo.toml", "is the module, my_check.wasm;"),
+        ("README.md", "check = \"my_check\"\n"),
+        ("src/lib.rs", "export_health_check!(AskLine);"),
+    ] {
+        assert!(read(file).contains(expected), "{file}");
+    }
+    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
+    fs::copy(lock, made.join("Cargo.lock")).unwrap();
+
+    let target = folder.path().join("target");
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut test = Command::new(cargo);
+    test.arg("test").current_dir(&made);
+    test.env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_NET_OFFLINE", "true");
+    end(&mut test).says(&["a_server_is_what_it_says ... ok"]);
+
+    let built = waxwing_module_build::build(&made.join("Cargo.toml"), &["my-check"], &target);
+    let built = built.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(built[0].name, "my_check");
+    let wasm = fs::read(&built[0].path).unwrap();
+    let section = b"kind=health\nabi=1.0\nname=my-check\n";
+    assert!(wasm.windows(section.len()).any(|window| window == section));
 }
 
 /// The way that the made crate's README goes, with the real cargo.

@@ -1,0 +1,171 @@
+//! HTTP: asks for a page, over HTTP/1.1 or HTTPS, and looks at the status; at the body too, where the
+//! config says what it must contain.
+//!
+//! Take it for whatever serves HTTP. A page that the application makes for this, and that looks at
+//! what it needs itself, says more than a file.
+//!
+//! Invariant: of a body no more is read than it takes to find the text, at most [`BODY_BYTES_MAX`];
+//! of a head no more than [`HEAD_BYTES_MAX`](waxwing_sdk::health::http::HEAD_BYTES_MAX).
+
+mod status;
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead};
+
+use serde::Deserialize;
+use waxwing_sdk::health::http::{Request, host};
+use waxwing_sdk::health::lines::quote;
+use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+
+use crate::status::Statuses;
+
+/// As much of a body as is searched.
+pub const BODY_BYTES_MAX: usize = 256 * 1024;
+/// The longest text to search for, in bytes.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
+/// `config = { path = "/healthz", status = "200-399", body = "ok", headers = { x-probe = "1" } }`.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How it is asked for: `GET`, `HEAD` or whatever the server takes.
+    method: String,
+    /// What is asked for, with its query.
+    path: String,
+    /// Whom it is asked of, where several have one address; the target's name by default.
+    host: Option<String>,
+    /// Which status codes are good.
+    status: Statuses,
+    /// What the body must contain.
+    body: Option<String>,
+    /// More headers to send.
+    headers: BTreeMap<String, String>,
+    /// Whether it is HTTPS.
+    tls: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            method: "GET".to_string(),
+            path: "/".to_string(),
+            host: None,
+            status: Statuses::default(),
+            body: None,
+            headers: BTreeMap::new(),
+            tls: false,
+        }
+    }
+}
+
+/// A check of one config.
+pub struct Http {
+    request: Request,
+    status: Statuses,
+    body: Option<String>,
+    tls: bool,
+}
+
+impl HealthCheck for Http {
+    type Config = Config;
+
+    fn new(config: Config) -> Result<Self, String> {
+        check_body(&config)?;
+        let request = request(&config).map_err(|why| format!("config: {why}"))?;
+        Ok(Self {
+            request,
+            status: config.status,
+            body: config.body,
+            tls: config.tls,
+        })
+    }
+
+    fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
+        let start = target.now();
+        let mut conn = target.connect()?;
+        let mut port_default = 80;
+        if self.tls {
+            conn = conn.tls(&["http/1.1"])?;
+            port_default = 443;
+        }
+        let host = host(target.server_name(), target.port(), port_default);
+        let mut response = self.request.send(conn, &host)?;
+        let took = target.now().saturating_sub(start).as_millis();
+        let status = response.status();
+        if !self.status.contains(status) {
+            return Err(format!("status {status}, expected {}", self.status).into());
+        }
+        if let Some(text) = &self.body {
+            search(&mut response, text.as_bytes())?;
+        }
+        let words = match response.reason() {
+            "" => String::new(),
+            words => format!(" {words}"),
+        };
+        Ok(Verdict::healthy(format!("{status}{words} in {took} ms")))
+    }
+}
+
+fn request(config: &Config) -> Result<Request, String> {
+    let mut request = Request::new(&config.method, &config.path)?;
+    if let Some(host) = &config.host {
+        if config
+            .headers
+            .keys()
+            .any(|name| name.eq_ignore_ascii_case("host"))
+        {
+            return Err("the host is said twice; leave it out of the headers".to_string());
+        }
+        request = request.header("host", host)?;
+    }
+    for (name, value) in &config.headers {
+        request = request.header(name, value)?;
+    }
+    Ok(request)
+}
+
+fn check_body(config: &Config) -> Result<(), String> {
+    match &config.body {
+        Some(text) if text.is_empty() => Err(
+            "config.body is empty; leave it out, or write what the body must contain".to_string(),
+        ),
+        Some(text) if text.len() > TEXT_BYTES_MAX => Err(format!(
+            "config.body has {} bytes; at most {TEXT_BYTES_MAX} are searched for",
+            text.len()
+        )),
+        Some(_) if config.method == "HEAD" => {
+            Err("config.body: an answer to HEAD has no body; write method = \"GET\"".to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads a body until the text has come.
+fn search(body: &mut impl BufRead, text: &[u8]) -> Result<(), Unhealthy> {
+    let mut read = 0;
+    // What may be the text's start, and the piece behind it.
+    let mut last: Vec<u8> = Vec::new();
+    while read < BODY_BYTES_MAX {
+        let piece = match body.fill_buf() {
+            Ok([]) => return Err(format!("the body lacks {}", quote(text)).into()),
+            Ok(piece) => piece,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let count = piece.len();
+        last.extend(piece);
+        body.consume(count);
+        if last.windows(text.len()).any(|window| window == text) {
+            return Ok(());
+        }
+        read += count;
+        last.drain(..last.len().saturating_sub(text.len() - 1));
+    }
+    let searched = BODY_BYTES_MAX / 1024;
+    Err(format!("the first {searched} KiB of the body lack {}", quote(text)).into())
+}
+
+export_health_check!(Http);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! TCP: connects to the backend, over TLS if so configured; may say something and look at how the
+//! answer begins.
+//!
+//! Take it where a server has no page to ask for. A connection alone shows that somebody listens: the
+//! kernel answers for a process that hangs. What the server itself says, such as the greeting of a mail
+//! server, shows more.
+//!
+//! Invariant: an answer is read no further than to where it differs, and a buffer beyond.
+
+use std::io::{self, Read, Write};
+
+use serde::Deserialize;
+use waxwing_sdk::health::lines::quote;
+use waxwing_sdk::{Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+
+/// As much as one read takes; what is behind the expected start shows in the reason.
+const READ_MAX: usize = 512;
+
+/// `config = { tls = false, send = "PING\r\n", expect = "+PONG" }`.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Whether the server speaks TLS from the start.
+    tls: bool,
+    /// What it is told.
+    send: Option<String>,
+    /// How its answer, or its greeting, begins.
+    expect: Option<String>,
+}
+
+/// A check of one config.
+pub struct Tcp {
+    config: Config,
+}
+
+impl HealthCheck for Tcp {
+    type Config = Config;
+
+    fn new(config: Config) -> Result<Self, String> {
+        for (key, text) in [("send", &config.send), ("expect", &config.expect)] {
+            if text.as_ref().is_some_and(String::is_empty) {
+                return Err(format!(
+                    "config.{key} is empty; leave it out, or write a text"
+                ));
+            }
+        }
+        Ok(Self { config })
+    }
+
+    fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
+        let start = target.now();
+        let mut conn = target.connect()?;
+        if self.config.tls {
+            conn = conn.tls(&[])?;
+        }
+        if let Some(text) = &self.config.send {
+            conn.write_all(text.as_bytes())?;
+        }
+        let what = match &self.config.expect {
+            Some(text) => {
+                expect(&mut conn, text.as_bytes())?;
+                "answered as expected"
+            }
+            None => "connected",
+        };
+        let took = target.now().saturating_sub(start).as_millis();
+        Ok(Verdict::healthy(format!("{what} in {took} ms")))
+    }
+}
+
+/// Reads as much as it takes to know whether the answer begins so.
+fn expect(conn: &mut Conn, expected: &[u8]) -> Result<(), Unhealthy> {
+    let mut answer = Vec::new();
+    while answer.len() < expected.len() {
+        let mut piece = [0; READ_MAX];
+        match conn.read(&mut piece) {
+            Ok(0) => return Err(conn.closed_early().into()),
+            Ok(count) => answer.extend(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+        let compared = answer.len().min(expected.len());
+        if answer[..compared] != expected[..compared] {
+            let (answer, expected) = (quote(&answer), quote(expected));
+            return Err(format!("it answers {answer}, expected {expected}").into());
+        }
+    }
+    Ok(())
+}
+
+export_health_check!(Tcp);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use std::net::{SocketAddr, TcpListener};
+    use std::time::Duration;
+
+    use waxwing_sdk::testing::{TestServer, TestTarget, check};
+
+    use super::*;
+
+    /// The reason, of a healthy one without the time.
+    fn reason(found: Result<Verdict, Unhealthy>) -> String {
+        match found {
+            Ok(verdict) => verdict.reason().split(" in ").next().unwrap().to_string(),
+            Err(unhealthy) => unhealthy.reason().to_string(),
+        }
+    }
+
+    /// The reason, and what the server was told.
+    fn ask(config: &str, server: TestServer) -> (String, String) {
+        let target = TestTarget::from(&server).timeout(Duration::from_millis(300));
+        let reason = reason(check::<Tcp>(config, target));
+        (
+            reason,
+            String::from_utf8(server.received().unwrap()).unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_server_that_listens_is_well() {
+        let server = TestServer::hangs_after("").unwrap();
+        assert_eq!(ask("{}", server), ("connected".into(), String::new()));
+        let server = TestServer::hangs_after("").unwrap();
+        let (reason, told) = ask(r#"{"send": "QUIT\r\n"}"#, server);
+        assert_eq!((&*reason, &*told), ("connected", "QUIT\r\n"));
+    }
+
+    #[test]
+    fn an_answer_is_compared_as_it_comes() {
+        let config = r#"{"send": "PING\r\n", "expect": "+PONG"}"#;
+        let says = |answer: &str| TestServer::hangs_after(answer).unwrap();
+        let ends = |answer: &str| TestServer::answers(answer).unwrap();
+        for (server, expected) in [
+            (says("+PONG\r\n"), "answered as expected"),
+            (ends("+PONG"), "answered as expected"),
+            // The server sends it in pieces, the first of which will do.
+            (says("-LOADING\r\n"), "it answers \"-LO"),
+            (ends(""), "closed by the server without an answer"),
+            (ends("+PO"), "closed by the server after 3 bytes"),
+            (says("+PON"), "no answer in time"),
+        ] {
+            let (reason, told) = ask(config, server);
+            assert!(reason.starts_with(expected), "{reason}");
+            assert_eq!(told, "PING\r\n");
+        }
+    }
+
+    #[test]
+    fn a_server_that_does_not_listen_is_not_well() {
+        let nobody: SocketAddr = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        assert_eq!(reason(check::<Tcp>("{}", nobody)), "connection refused");
+    }
+
+    #[test]
+    fn tls_is_asked_for_before_anything_is_said() {
+        let (reason, told) = ask(
+            r#"{"tls": true, "send": "secret"}"#,
+            TestServer::hangs_after("").unwrap(),
+        );
+        assert!(reason.starts_with("TLS is the host's"), "{reason}");
+        assert_eq!(told, "");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_to_write() {
+        for (config, expected) in [
+            (r#"{"expect": ""}"#, "config.expect is empty; leave it out"),
+            (r#"{"send": 1}"#, "config.send: invalid type: integer `1`"),
+            (
+                r#"{"recv": ""}"#,
+                "unknown field `recv`, expected one of `tls`, `send`, `expect`",
+            ),
+        ] {
+            let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
+            let said = reason(check::<Tcp>(config, nobody));
+            assert!(said.contains(expected), "{config}: {said}");
+        }
+    }
+}
