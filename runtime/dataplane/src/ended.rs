@@ -1,4 +1,5 @@
-//! The end of sessions: by time, to make room, or because a new connection reuses the tuple.
+//! The end of sessions: by time, to make room, because a new connection reuses the tuple, or
+//! because their backend is down.
 //!
 //! Invariant: a session that began was counted in [`crate::Gauges`] once, and is uncounted once,
 //! here. The policies that want to hear of ended sessions hear of them in batches, between two
@@ -27,6 +28,8 @@ pub(crate) enum Cause {
     Over,
     /// The table was full.
     Room,
+    /// Its backend was down.
+    Down,
 }
 
 /// Ended sessions that their policies have not heard of yet.
@@ -147,6 +150,8 @@ fn end_of(session: &Session, backend: &Backend, cause: Cause, now: Tick) -> End 
         End::Evicted
     } else if tcp.is_unanswered() {
         End::Unanswered
+    } else if cause == Cause::Down {
+        End::Reset
     } else {
         End::Idle
     }

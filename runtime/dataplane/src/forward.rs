@@ -16,16 +16,18 @@ use waxwing_packet::{
 use crate::answers;
 use crate::citizen::{self, Answer};
 use crate::counters::WorkerCounters;
-use crate::ended::{Cause, Ended};
+use crate::ended::Ended;
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
-use crate::misses::{Misses, Parts};
+use crate::misses::Misses;
+use crate::parts::Parts;
+use crate::refusals::{self, Refusals};
 use crate::session::{
     Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache, WORKER_UNCOUNTED,
 };
 use crate::snapshot::{Backend, NextHops};
+use crate::standing;
 use crate::{
     BATCH, DropReason, Epoch, FrameBuf, FrameIo, Gauges, NextHop, Now, PortId, ServiceId, Snapshot,
-    Tick,
 };
 
 /// What all workers share.
@@ -48,6 +50,7 @@ pub struct Forwarder {
     /// Its number, as sessions keep it.
     worker: u8,
     misses: Misses,
+    refusals: Refusals,
     fates: Vec<Fate>,
 }
 
@@ -62,6 +65,8 @@ pub(crate) enum Fate {
     Miss(IpPacket, FlowHash, ServiceId),
     /// It was turned into its own answer, and goes back where it came from.
     Answer,
+    /// It is refused: to be turned into its own answer, too.
+    Refuse(IpPacket),
     /// It is not ours.
     Kernel,
     /// It ends here.
@@ -86,6 +91,7 @@ impl Forwarder {
             shared,
             counters,
             misses: Misses::new(cluster_key),
+            refusals: Refusals::new(),
             fates: Vec::with_capacity(BATCH),
         }
     }
@@ -100,7 +106,7 @@ impl Forwarder {
     ) {
         self.fates.clear();
         self.classify(&epoch.snapshot, frames);
-        self.look_up(&epoch.snapshot, now.tick());
+        self.look_up(&epoch.snapshot, frames, now);
         self.open_sessions(epoch, frames, now);
         self.rewrite_and_send(io, &epoch.snapshot, frames, now);
     }
@@ -140,51 +146,56 @@ impl Forwarder {
     }
 
     /// Pass 2: whose is it? The first round waits for the buckets and fetches the lines, the
-    /// second reads them; a miss is told apart here too.
-    fn look_up(&mut self, snapshot: &Snapshot, now: Tick) {
+    /// second reads them; a miss is told apart here too, and a session that does not stand ends.
+    fn look_up<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &[F], now: Now) {
         for fate in &self.fates {
             if let Fate::Lookup(_, hash) = fate {
                 self.shared.sessions.prefetch_session(*hash);
             }
         }
-        for fate in &mut self.fates {
+        let (fates, _, mut parts) = self.split();
+        for (fate, frame) in fates.iter_mut().zip(frames) {
             let Fate::Lookup(packet, hash) = *fate else {
                 continue;
             };
-            *fate = match find(&self.shared.sessions, snapshot, &packet, hash) {
-                Some((at, session, direction)) => {
-                    let flags = tcp_flags(&packet);
-                    if is_over(snapshot, &session, direction, flags, now) {
-                        if let Some(removed) = self.shared.sessions.remove(&mut self.slots, at) {
-                            self.ended.record(snapshot, &removed, Cause::Over, now);
-                            self.counters.expired.add(1);
-                        }
-                        classify_miss(snapshot, packet, hash)
-                    } else {
-                        Fate::Session(packet, at, session, direction)
-                    }
+            let found = find(&parts.shared.sessions, snapshot, &packet, hash);
+            let Some((at, session, direction)) = found else {
+                *fate = classify_miss(snapshot, packet, hash);
+                continue;
+            };
+            let flags = tcp_flags(&packet);
+            *fate = match standing::ending(snapshot, &session, direction, flags, now) {
+                None => Fate::Session(packet, at, session, direction),
+                Some(ending) => {
+                    let arrived = (frame.bytes(), packet, hash);
+                    standing::end(ending, snapshot, &mut parts, arrived, (at, session), now)
                 }
-                None => classify_miss(snapshot, packet, hash),
             };
         }
     }
 
     /// Pass 3: new flows get their sessions, one policy call for each service among them.
     fn open_sessions<F: FrameBuf>(&mut self, epoch: &mut Epoch, frames: &[F], now: Now) {
-        while let Some(service) = self.fates.iter().find_map(|fate| match fate {
+        let (fates, misses, mut parts) = self.split();
+        while let Some(service) = fates.iter().find_map(|fate| match fate {
             Fate::Miss(_, _, service) => Some(*service),
             _ => None,
         }) {
-            let mut parts = Parts {
-                shared: &self.shared,
-                counters: &self.counters,
-                worker: self.worker,
-                slots: &mut self.slots,
-                ended: &mut self.ended,
-            };
-            self.misses
-                .open(service, epoch, &mut parts, (frames, &mut self.fates), now);
+            misses.open(service, epoch, &mut parts, (frames, &mut *fates), now);
         }
+    }
+
+    /// The batch's fates, the room for new flows, and what both work on.
+    fn split(&mut self) -> (&mut [Fate], &mut Misses, Parts<'_>) {
+        let parts = Parts {
+            shared: &self.shared,
+            counters: &self.counters,
+            worker: self.worker,
+            slots: &mut self.slots,
+            ended: &mut self.ended,
+            refusals: &mut self.refusals,
+        };
+        (&mut self.fates, &mut self.misses, parts)
     }
 
     /// Passes 4 and 5: NAT, and out.
@@ -196,7 +207,6 @@ impl Forwarder {
         now: Now,
     ) {
         for (mut frame, fate) in frames.drain(..).zip(&self.fates) {
-            let len = frame.bytes().len() as u64;
             let outcome = match fate {
                 Fate::Session(packet, at, session, direction) => self.translate(
                     snapshot,
@@ -209,6 +219,7 @@ impl Forwarder {
                     self.counters.answered.add(1);
                     Ok(frame.port())
                 }
+                Fate::Refuse(packet) => refusals::write(&mut frame, packet).map(|()| frame.port()),
                 Fate::Kernel => {
                     self.counters.to_kernel.add(1);
                     if let Err(reason) = io.pass_to_kernel(frame) {
@@ -222,6 +233,7 @@ impl Forwarder {
                     Err(DropReason::Unsupported)
                 }
             };
+            let len = frame.bytes().len() as u64;
             match outcome.and_then(|port| io.send(port, frame)) {
                 Ok(()) => {
                     self.counters.transmitted.packets.add(1);
@@ -289,9 +301,11 @@ impl Forwarder {
         (at, session, direction): (SessionRef, &Session, Direction),
         now: Now,
     ) {
-        if session.seen != now.tick() {
-            self.shared.sessions.touch(at, now.tick());
-        }
+        let seen_before = if session.seen == now.tick() {
+            Some(session.seen)
+        } else {
+            self.shared.sessions.touch(at, now.tick())
+        };
         let flags = tcp_flags(packet);
         let changed = self
             .shared
@@ -303,8 +317,7 @@ impl Forwarder {
             answers::watch(
                 &self.shared,
                 &self.counters,
-                at,
-                session.backend,
+                (at, session, seen_before),
                 (direction, flags),
                 (before, after),
                 now,
@@ -374,24 +387,8 @@ fn nat(session: &Session, backend: &Backend, direction: Direction) -> Rewrite {
     }
 }
 
-/// Whether a packet's session has ended before it: its time is up, or a new SYN reuses the tuple of
-/// a closed connection (RFC 9293 section 3.6.1).
-#[inline]
-fn is_over(
-    snapshot: &Snapshot,
-    session: &Session,
-    direction: Direction,
-    flags: TcpFlags,
-    now: Tick,
-) -> bool {
-    let expired = snapshot
-        .backend(session.backend)
-        .is_some_and(|backend| session.is_expired(&backend.timeouts, now));
-    expired || (direction == Direction::Forward && session.tcp.may_reuse(flags))
-}
-
 /// A TCP or UDP packet of no session: a new flow to a service, or none of ours.
-fn classify_miss(snapshot: &Snapshot, packet: IpPacket, hash: FlowHash) -> Fate {
+pub(crate) fn classify_miss(snapshot: &Snapshot, packet: IpPacket, hash: FlowHash) -> Fate {
     let Some(tuple) = tuple_of(&packet) else {
         return Fate::Kernel;
     };

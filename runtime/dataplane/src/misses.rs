@@ -7,15 +7,14 @@
 use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
 
 use crate::counters::WorkerCounters;
-use crate::ended::{Cause, Ended};
+use crate::ended::Cause;
 use crate::fallback::rendezvous;
 use crate::flow::{find, is_forward, is_reply, opening_state, tcp_flags, tuple_of};
 use crate::forward::{Fate, Shared};
+use crate::parts::Parts;
 use crate::policy::{PAYLOAD_MAX, PickContext};
-use crate::session::{
-    Direction, Evictable, FlowHash, Insert, Key, Phase, Session, SlotCache, Tuple,
-};
-use crate::snapshot::{Backend, MidStream, Service};
+use crate::session::{Direction, Evictable, FlowHash, Insert, Key, Phase, Session, Tuple};
+use crate::snapshot::{Backend, MidStream, NoBackend, Service};
 use crate::{
     BATCH, DropReason, Epoch, FrameBuf, NewFlow, NextHop, Now, Pick, ServiceId, Snapshot, Tick,
 };
@@ -26,16 +25,6 @@ const EVICTION_WINDOW: usize = 128;
 const CLASH_TRIES: u16 = 16;
 /// The lowest source port that a clash is translated to (RFC 6056 section 3.2).
 const TRANSLATED_PORT_MIN: u16 = 1024;
-
-/// What a miss works on beside the batch: the worker's parts.
-pub(crate) struct Parts<'a> {
-    pub(crate) shared: &'a Shared,
-    pub(crate) counters: &'a WorkerCounters,
-    /// Its number, as sessions keep it.
-    pub(crate) worker: u8,
-    pub(crate) slots: &'a mut SlotCache,
-    pub(crate) ended: &'a mut Ended,
-}
 
 /// A new flow of the batch, beside its [`NewFlow`].
 #[derive(Clone, Copy)]
@@ -84,10 +73,9 @@ impl Misses {
         let Some(service) = snapshot.service(id) else {
             return give_all(fates, id, DropReason::NoService);
         };
-        if service.backends.is_empty() {
-            return give_all(fates, id, DropReason::NoBackend);
-        }
-        let policy = policies.get_mut(service.policy);
+        let policy = policies
+            .get_mut(service.policy)
+            .filter(|_| !service.backends.is_empty());
         let payload_len = policy.as_ref().map_or(0, |policy| policy.payload_len());
         self.gather(service, payload_len, frames, fates);
 
@@ -115,8 +103,14 @@ impl Misses {
             fates[arrival.frame] = choose(snapshot, service, *pick, flow, parts.counters)
                 .and_then(|backend| open_session(snapshot, backend, arrival, hop, parts, now))
                 .unwrap_or_else(Fate::Drop);
+            if let Fate::Drop(DropReason::NoBackend) = fates[arrival.frame]
+                && service.no_backend == NoBackend::Reject
+            {
+                let bytes = frames[arrival.frame].bytes();
+                fates[arrival.frame] = reject(bytes, &arrival.packet, parts, now);
+            }
         }
-        second_frames(snapshot, parts.shared, &self.arrivals, fates);
+        second_frames(snapshot, parts, &self.arrivals, (frames, fates), now);
     }
 
     /// Collects the service's new flows; a second frame of the same flow waits for the first.
@@ -214,11 +208,24 @@ fn choose<'a>(
     };
     picked
         .or_else(|| {
+            let chosen = rendezvous(flow.hash, &service.backends, snapshot)?;
             counters.fallback.add(1);
-            rendezvous(flow.hash, &service.backends, snapshot)
+            Some(chosen)
         })
         .and_then(|id| snapshot.backend(id))
         .ok_or(DropReason::NoBackend)
+}
+
+/// Tells the client of a new flow that there is no backend for it.
+#[cold]
+fn reject(frame: &[u8], packet: &IpPacket, parts: &mut Parts<'_>, now: Now) -> Fate {
+    let fate = parts
+        .refusals
+        .refuse(frame, packet, DropReason::NoBackend, now);
+    if let Fate::Refuse(_) = fate {
+        parts.counters.rejected.add(1);
+    }
+    fate
 }
 
 /// Makes the session, with another source port where the tuple towards the backend is taken, and
@@ -344,7 +351,13 @@ fn make_room(snapshot: &Snapshot, parts: &mut Parts<'_>, now: Tick) -> Result<()
 }
 
 /// Further frames of flows whose first frame has just been decided: they share its fate.
-fn second_frames(snapshot: &Snapshot, shared: &Shared, firsts: &[Arrival], fates: &mut [Fate]) {
+fn second_frames<F: FrameBuf>(
+    snapshot: &Snapshot,
+    parts: &mut Parts<'_>,
+    firsts: &[Arrival],
+    (frames, fates): (&[F], &mut [Fate]),
+    now: Now,
+) {
     for at in 0..fates.len() {
         let Fate::Miss(packet, hash, _) = fates[at] else {
             continue;
@@ -353,7 +366,12 @@ fn second_frames(snapshot: &Snapshot, shared: &Shared, firsts: &[Arrival], fates
         let Some(first) = first.map(|first| fates[first.frame]) else {
             continue;
         };
-        fates[at] = match (first, find(&shared.sessions, snapshot, &packet, hash)) {
+        let found = find(&parts.shared.sessions, snapshot, &packet, hash);
+        fates[at] = match (first, found) {
+            // That the first one was damaged says nothing of this one.
+            (Fate::Refuse(_) | Fate::Drop(DropReason::Malformed), _) => {
+                reject(frames[at].bytes(), &packet, parts, now)
+            }
             (Fate::Drop(reason), _) => Fate::Drop(reason),
             (_, Some((at, session, direction))) => Fate::Session(packet, at, session, direction),
             // The first one's session has ended already, at another worker's hand.

@@ -91,7 +91,7 @@ pub struct Closed {
 pub enum End {
     /// Both ends closed the connection (FIN).
     Closed,
-    /// One end reset the connection (RST).
+    /// One end reset the connection (RST), or it ended because its backend was down.
     Reset,
     /// Nothing came for as long as the service's timeout.
     Idle,

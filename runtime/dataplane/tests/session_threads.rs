@@ -226,7 +226,7 @@ fn act(
                     }
                 }
                 12 => table.set_hop(at, hop(n), tags(n)),
-                13 => table.touch(at, Tick(n.into())),
+                13 => drop(table.touch(at, Tick(n.into()))),
                 14 => {
                     let flags = TcpFlags(n);
                     table.update_tcp(at, |tcp| tcp.on_packet(Direction::Forward, flags));

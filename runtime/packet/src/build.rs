@@ -8,15 +8,12 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::arp::Arp;
-use crate::ip::Envelope;
+use crate::ip::{Envelope, HOP_LIMIT};
 use crate::ndp::Solicitation;
 use crate::{
     Address, Family, IpPacket, Link, Mac, Packet, ParseError, TcpFlags, VlanTags, checksum, icmp,
     ipv4, parse, tcp, udp, wire,
 };
-
-/// The hop limit that a frame has unless told otherwise.
-const HOP_LIMIT: u8 = 64;
 
 /// A TCP segment without options.
 #[derive(Clone, Copy, Debug)]
@@ -172,18 +169,18 @@ impl Tcp<'_> {
             tcp::HEADER_LEN,
             self.payload,
             tcp::field::CHECKSUM,
-            |header, _| {
-                wire::set_word(header, tcp::field::SOURCE, self.source.1);
-                wire::set_word(header, tcp::field::DESTINATION, self.destination.1);
-                wire::set(header, tcp::field::SEQUENCE, self.sequence.to_be_bytes());
-                wire::set(
-                    header,
-                    tcp::field::ACKNOWLEDGMENT,
-                    self.acknowledgment.to_be_bytes(),
-                );
-                header[tcp::field::DATA_OFFSET] = tcp::DATA_OFFSET_MIN << 4;
-                header[tcp::field::FLAGS] = self.flags.0;
-                wire::set_word(header, tcp::field::WINDOW, u16::MAX);
+            |segment, _| {
+                let header = tcp::NewHeader {
+                    source: self.source.1,
+                    destination: self.destination.1,
+                    sequence: self.sequence,
+                    acknowledgment: self.acknowledgment,
+                    flags: self.flags,
+                    window: u16::MAX,
+                };
+                if let Some(place) = segment.first_chunk_mut() {
+                    header.write(place);
+                }
             },
         )
     }

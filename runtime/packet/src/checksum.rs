@@ -6,7 +6,7 @@
 
 use std::ops::{Add, AddAssign};
 
-use crate::{Address, udp};
+use crate::{Address, Family, IpPacket, Transport, icmp, tcp, udp};
 
 /// The modulus of ones' complement arithmetic on 16 bits.
 const MODULUS: u32 = 0xffff;
@@ -181,6 +181,41 @@ pub fn transport(source: Address, destination: Address, protocol: u8, segment: &
     } else {
         sum
     }
+}
+
+/// Whether a packet's checksums are right, as who answers it has to know: of its IPv4 header, and
+/// of its segment unless that is a part, or of a protocol that has none here. A UDP datagram over
+/// IPv4 may do without.
+#[must_use]
+pub fn are_right(frame: &[u8], packet: &IpPacket) -> bool {
+    let (network, start) = (packet.network.into(), packet.transport_start.into());
+    let (Some(header), Some(segment)) = (
+        frame.get(network..start),
+        frame.get(start..packet.end.into()),
+    ) else {
+        return false;
+    };
+    let header_right = packet.family == Family::V6 || of(header) == 0;
+    let sum = |protocol, segment| transport(packet.source, packet.destination, protocol, segment);
+    header_right
+        && match packet.transport {
+            _ if packet.fragment.is_some() => true,
+            Transport::Tcp { .. } => sum(tcp::PROTOCOL, segment) == 0,
+            Transport::Udp { .. } => {
+                let Some(udp) = udp::Header::from_prefix(segment) else {
+                    return false;
+                };
+                let len = usize::from(udp.total_len()).min(segment.len());
+                if udp.checksum() == udp::NO_CHECKSUM {
+                    packet.family == Family::V4
+                } else {
+                    sum(udp::PROTOCOL, &segment[..len]) == udp::on_wire(0)
+                }
+            }
+            Transport::Icmp { .. } if packet.family == Family::V4 => of(segment) == 0,
+            Transport::Icmp { .. } => sum(icmp::PROTOCOL_V6, segment) == 0,
+            Transport::Other(_) => true,
+        }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Invariant: an answer is its request with two addresses swapped and one type changed, so every
 //! checksum follows by its increment, and a request that was damaged stays so.
 
+use crate::ip::HOP_LIMIT;
 use crate::{Delta, Family, IpPacket, Transport, ethernet, ipv4, ipv6, wire};
 
 /// The IP protocol number of `ICMPv4`.
@@ -21,9 +22,6 @@ pub const ECHO_REQUEST_V6: u8 = 128;
 /// `ICMPv6` echo reply.
 pub const ECHO_REPLY_V6: u8 = 129;
 
-/// Hop limit of an answer (RFC 1700, "IP time to live").
-const HOP_LIMIT: u8 = 64;
-
 pub(crate) mod field {
     use std::ops::Range;
 
@@ -32,6 +30,8 @@ pub(crate) mod field {
     pub(crate) const CHECKSUM: Range<usize> = 2..4;
     pub(crate) const IDENTIFIER: Range<usize> = 4..6;
     pub(crate) const SEQUENCE: Range<usize> = 6..8;
+    /// Of an error, in the place of the two.
+    pub(crate) const PARAMETER: Range<usize> = 4..8;
 }
 
 /// A view of the header of an echo message; of any message, its type, code and checksum.
@@ -94,18 +94,26 @@ pub fn is_echo_request(packet: &IpPacket) -> bool {
             })
 }
 
+/// Whether an `ICMPv4` type is a question or its answer, and no error: echo, router discovery,
+/// timestamp, information, address mask (RFC 792, RFC 950, RFC 1256).
+pub(crate) const fn is_query_v4(kind: u8) -> bool {
+    matches!(kind, ECHO_REPLY_V4 | ECHO_REQUEST_V4 | 9 | 10 | 13..=18)
+}
+
+/// Whether an `ICMPv6` type is no error, and no redirect, which none is sent about either (RFC 4443
+/// sections 2.1 and 2.4 e).
+pub(crate) const fn is_information_v6(kind: u8) -> bool {
+    const REDIRECT: u8 = 137;
+    kind >= ECHO_REQUEST_V6 && kind != REDIRECT
+}
+
 /// Turns an echo request into its reply in place, back to where the frame came from.
 ///
 /// `false`, and nothing changed, where it is no such request, is a fragment, carries IP options or
 /// extension headers, or came from an address that nothing can be sent to.
 #[must_use]
 pub fn answer_echo(frame: &mut [u8], packet: &IpPacket) -> bool {
-    let answerable = is_echo_request(packet)
-        && packet.source.is_unicast()
-        && packet.destination.is_unicast()
-        && !packet.ethernet.source.is_group()
-        && !packet.ethernet.destination.is_group();
-    answerable && turn_around(frame, packet).is_some()
+    is_echo_request(packet) && packet.is_unicast() && turn_around(frame, packet).is_some()
 }
 
 /// Swaps the addresses and changes the type, once all parts were found to lie in the frame.

@@ -4,6 +4,9 @@
 
 use crate::{Address, Ethernet, Family, Link, VlanTags, ipv4, ipv6};
 
+/// The hop limit of what the balancer itself sends (RFC 1700, "IP time to live").
+pub(crate) const HOP_LIMIT: u8 = 64;
+
 /// Everything in front of the segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Envelope {
@@ -53,6 +56,17 @@ impl Envelope {
         frame: &'a mut [u8],
         segment_len: usize,
     ) -> Option<&'a mut [u8]> {
+        let segment = self.write_headers(frame, segment_len)?;
+        segment.fill(0);
+        Some(segment)
+    }
+
+    /// The same, but the segment's place is as the frame had it.
+    pub(crate) fn write_headers<'a>(
+        &self,
+        frame: &'a mut [u8],
+        segment_len: usize,
+    ) -> Option<&'a mut [u8]> {
         let (source, destination) = (self.source, self.destination);
         let frame = frame.get_mut(..self.frame_len(segment_len))?;
         let segment = match destination.family() {
@@ -85,7 +99,6 @@ impl Envelope {
                 segment
             }
         };
-        segment.fill(0);
         Some(segment)
     }
 }

@@ -20,6 +20,8 @@ pub const HOP_BY_HOP: u8 = 0;
 pub const ROUTING: u8 = 43;
 /// Next header: fragment.
 pub const FRAGMENT: u8 = 44;
+/// Next header: authentication (RFC 4302), in IPv4 too.
+pub const AUTHENTICATION: u8 = 51;
 /// Next header: destination options.
 pub const DESTINATION_OPTIONS: u8 = 60;
 

@@ -5,7 +5,7 @@
 //! [`Rewrite::apply`] changes the frame by it. What the balancer answers or announces itself is a
 //! value that is parsed from one frame and written to another: [`arp::Arp`],
 //! [`ndp::Solicitation`], [`ndp::Advertisement`]; echo requests are answered in place by
-//! [`icmp::answer_echo`]. [`build`] makes whole frames for tests, simulators and load.
+//! [`icmp::answer_echo`], and so are packets that go no further, by [`refusal`]. [`build`] makes whole frames for tests, simulators and load.
 //!
 //! Each protocol has a file of its own in one idiom: named byte ranges, and a view of the fixed
 //! header whose getters cannot fail.
@@ -23,6 +23,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod ndp;
 mod parse;
+pub mod refusal;
 mod rewrite;
 pub mod tcp;
 pub mod udp;

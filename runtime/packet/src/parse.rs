@@ -50,6 +50,17 @@ pub struct IpPacket {
     pub transport: Transport,
 }
 
+impl IpPacket {
+    /// Whether it came from one host to another, on the link and above it: nothing else is answered.
+    #[must_use]
+    pub const fn is_unicast(&self) -> bool {
+        self.source.is_unicast()
+            && self.destination.is_unicast()
+            && !self.ethernet.source.is_group()
+            && !self.ethernet.destination.is_group()
+    }
+}
+
 /// A fragment's place (RFC 791, RFC 8200 section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {

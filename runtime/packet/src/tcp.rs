@@ -9,7 +9,7 @@ pub const PROTOCOL: u8 = 6;
 /// Length of the header without options.
 pub const HEADER_LEN: usize = DATA_OFFSET_MIN as usize * 4;
 /// The same in units of four bytes, as the header says it.
-pub(crate) const DATA_OFFSET_MIN: u8 = 5;
+const DATA_OFFSET_MIN: u8 = 5;
 
 pub(crate) mod field {
     use std::ops::Range;
@@ -107,5 +107,33 @@ impl<'a> Header<'a> {
     #[must_use]
     pub fn checksum(self) -> u16 {
         wire::word(self.0, field::CHECKSUM)
+    }
+}
+
+/// A header without options, to be written; its checksum is left zero.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewHeader {
+    pub(crate) source: u16,
+    pub(crate) destination: u16,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgment: u32,
+    pub(crate) flags: TcpFlags,
+    pub(crate) window: u16,
+}
+
+impl NewHeader {
+    pub(crate) fn write(&self, header: &mut [u8; HEADER_LEN]) {
+        header.fill(0);
+        wire::set_word(header, field::SOURCE, self.source);
+        wire::set_word(header, field::DESTINATION, self.destination);
+        wire::set(header, field::SEQUENCE, self.sequence.to_be_bytes());
+        wire::set(
+            header,
+            field::ACKNOWLEDGMENT,
+            self.acknowledgment.to_be_bytes(),
+        );
+        header[field::DATA_OFFSET] = DATA_OFFSET_MIN << 4;
+        header[field::FLAGS] = self.flags.0;
+        wire::set_word(header, field::WINDOW, self.window);
     }
 }

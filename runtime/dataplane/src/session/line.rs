@@ -157,10 +157,10 @@ impl Line {
     }
 
     /// Moves the last-seen tick forward. Never back: workers read their clocks apart, and a stale
-    /// caller must not age a newer session.
+    /// caller must not age a newer session. Where it was before.
     #[inline]
-    pub(super) fn touch(&self, now: Tick) {
-        self.seen.fetch_max(now.0, Ordering::Relaxed);
+    pub(super) fn touch(&self, now: Tick) -> Tick {
+        Tick(self.seen.fetch_max(now.0, Ordering::Relaxed))
     }
 
     /// Replaces the route. The caller holds the slot's lock and knows that the line is live.

@@ -55,6 +55,7 @@ use waxwing_packet::{Address, Protocol, VlanTags};
 pub use hash::{FlowHash, Key, Tuple};
 pub use pool::SlotCache;
 pub use table::{Insert, SESSIONS_MAX, SessionTable, TableError};
+pub(crate) use tcp::is_opening;
 pub use tcp::{Direction, Phase, TcpState};
 pub use upkeep::Evictable;
 

@@ -209,12 +209,10 @@ impl SessionTable {
     }
 
     /// Notes a packet of the session: once per tick is enough, so call it only where
-    /// [`Session::seen`] is older.
+    /// [`Session::seen`] is older. When one was seen last before; `None` where the session has ended.
     #[inline]
-    pub fn touch(&self, at: SessionRef, now: Tick) {
-        if let Some(line) = self.line(at) {
-            line.touch(now);
-        }
+    pub fn touch(&self, at: SessionRef, now: Tick) -> Option<Tick> {
+        self.line(at).map(|line| line.touch(now))
     }
 
     /// Counts bytes of the session. It costs a write per packet to a line that workers share: call

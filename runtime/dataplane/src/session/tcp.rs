@@ -182,6 +182,6 @@ impl std::fmt::Debug for TcpState {
 
 /// A SYN that opens a connection.
 #[inline]
-const fn is_opening(flags: TcpFlags) -> bool {
+pub(crate) const fn is_opening(flags: TcpFlags) -> bool {
     flags.0 & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST | TcpFlags::FIN) == TcpFlags::SYN
 }

@@ -12,6 +12,12 @@ pub(crate) const SYN_ACK: u8 = SYN | ACK;
 pub(crate) const FIN_ACK: u8 = TcpFlags::FIN | ACK;
 pub(crate) const RST: u8 = TcpFlags::RST;
 
+/// The link that the client's frames come by.
+pub(crate) const FROM_CLIENT: Link = Link {
+    source: CLIENT_MAC,
+    destination: PORT_MACS[0],
+};
+
 /// From the client to the VIP.
 pub(crate) fn request(plan: Plan, client_port: u16, flags: u8) -> Vec<u8> {
     request_to(plan, client_port, SERVICE_PORT, flags)
@@ -19,15 +25,47 @@ pub(crate) fn request(plan: Plan, client_port: u16, flags: u8) -> Vec<u8> {
 
 pub(crate) fn request_to(plan: Plan, client_port: u16, port: u16, flags: u8) -> Vec<u8> {
     build::Tcp {
-        link: Link {
-            source: CLIENT_MAC,
-            destination: PORT_MACS[0],
-        },
-        source: (plan.client, client_port),
         destination: (plan.vip, port),
+        ..segment(plan, client_port, flags)
+    }
+    .frame()
+}
+
+/// What a client's frame is made from, for tests to change.
+pub(crate) fn segment(plan: Plan, client_port: u16, flags: u8) -> build::Tcp<'static> {
+    build::Tcp {
+        link: FROM_CLIENT,
+        source: (plan.client, client_port),
+        destination: (plan.vip, SERVICE_PORT),
         flags: TcpFlags(flags),
         payload: b"GET",
         ..build::Tcp::default()
+    }
+}
+
+/// A datagram from the client to the VIP.
+pub(crate) fn datagram(plan: Plan, client_port: u16, payload: &[u8]) -> Vec<u8> {
+    build::Udp {
+        link: FROM_CLIENT,
+        source: (plan.client, client_port),
+        destination: (plan.vip, SERVICE_PORT),
+        payload,
+        ..build::Udp::default()
+    }
+    .frame()
+}
+
+/// A datagram from a backend to the client.
+pub(crate) fn datagram_back(plan: Plan, backend: u32, client_port: u16) -> Vec<u8> {
+    build::Udp {
+        link: Link {
+            source: backend_mac(backend),
+            destination: PORT_MACS[1],
+        },
+        source: (plan.backend(backend), BACKEND_PORT),
+        destination: (plan.client, client_port),
+        payload: b"200",
+        ..build::Udp::default()
     }
     .frame()
 }

@@ -157,3 +157,64 @@ fn a_batch_is_timed_up_to_the_turn_that_follows_at_once() {
     let times = turn_after(micros(3), 0);
     assert_eq!((times.count(), times.quantile_us(1.0)), (3, Some(6)));
 }
+
+#[test]
+fn a_client_that_repeats_its_syn_for_want_of_an_answer_is_counted_once() {
+    // What passes, a second apart (from the client, flags); and whether it counts.
+    type Row = (&'static str, &'static [(bool, u8)], u64);
+    let rows: &[Row] = &[
+        ("answered", &[(true, SYN), (false, SYN_ACK), (true, ACK)], 0),
+        ("repeated", &[(true, SYN), (true, SYN)], 1),
+        (
+            "repeated often",
+            &[(true, SYN), (true, SYN), (true, SYN), (true, SYN)],
+            1,
+        ),
+        (
+            "answered late",
+            &[(true, SYN), (true, SYN), (false, SYN_ACK), (true, SYN)],
+            1,
+        ),
+        (
+            "its answer was lost",
+            &[(true, SYN), (false, SYN_ACK), (true, SYN)],
+            0,
+        ),
+        (
+            "refused",
+            &[(true, SYN), (false, RST | ACK), (true, SYN)],
+            0,
+        ),
+        ("begun in its middle", &[(true, ACK), (true, SYN)], 0),
+    ];
+    for workers in [1, 2] {
+        for (what, packets, counted) in rows {
+            let mut world = World::new(Settings {
+                workers,
+                ..Settings::default()
+            });
+            for (n, (from_client, flags)) in packets.iter().enumerate() {
+                let (port, frame) = if *from_client {
+                    (FRONT, request(V4, 4000, *flags))
+                } else {
+                    (BACK, reply(V4, 0, 4000, *flags))
+                };
+                one(&world.frame_at(n % workers, port, &frame));
+                world.advance(Duration::from_secs(1));
+            }
+            let found = world.counted(0, |backend| &backend.syn_repeated);
+            assert_eq!(found, *counted, "{what}, {workers} workers");
+        }
+    }
+    // Copies of one frame, be it the first or the repeated one, are no further repetitions.
+    let mut world = World::new(Settings::default());
+    for _ in 0..2 {
+        for _ in 0..3 {
+            assert!(world.io(0).inject(FRONT, &request(V4, 4000, SYN)));
+        }
+        world.run(0);
+        assert_eq!(world.io(0).sent().len(), 3);
+        world.advance(Duration::from_secs(1));
+    }
+    assert_eq!(world.counted(0, |backend| &backend.syn_repeated), 1);
+}

@@ -1,9 +1,9 @@
 //! New flows: what a policy sees, and what becomes of its picks.
 
-use crate::frames::{ACK, FIN_ACK, RST, SYN, SYN_ACK, establish, ip, one, request};
-use crate::world::{FRONT, SERVICE_PORT, Settings, V4, V6, World};
+use crate::frames::{ACK, FIN_ACK, RST, SYN, SYN_ACK, establish, ip, one, ports, request};
+use crate::world::{BACKEND_PORT, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::snapshot::MidStream;
+use waxwing_dataplane::snapshot::{MidStream, SessionsFate};
 use waxwing_dataplane::{DropReason, Pick, PolicyFault};
 use waxwing_packet::Address;
 
@@ -172,4 +172,45 @@ fn a_change_moves_no_session_and_waits_for_its_release() {
         1,
         "the old epoch came back"
     );
+}
+
+#[test]
+fn picks_of_what_is_down_go_to_the_fallback() {
+    let up = (true, SessionsFate::Keep);
+    let cases = [
+        ("up", up, Pick::Backend(0), 1, true),
+        ("drains", up, Pick::Backend(0), 0, false),
+        ("drains", up, Pick::Keep(0), 0, true),
+        (
+            "down",
+            (false, SessionsFate::Keep),
+            Pick::Backend(0),
+            1,
+            false,
+        ),
+        ("down", (false, SessionsFate::Keep), Pick::Keep(0), 1, false),
+        (
+            "at its end",
+            (true, SessionsFate::Reset),
+            Pick::Keep(0),
+            0,
+            false,
+        ),
+    ];
+    for (what, health, pick, weight, taken) in cases {
+        let mut world = World::new(Settings {
+            weights: vec![weight, 1, 0],
+            health: vec![health],
+            ..Settings::default()
+        });
+        world.script().picks = vec![pick];
+        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+        let to = V4.backend(u32::from(!taken));
+        assert_eq!(
+            (packet.destination, ports(&packet).1),
+            (to, BACKEND_PORT),
+            "{what}, {pick:?}"
+        );
+        assert_eq!(world.counters[0].fallback.get(), u64::from(!taken));
+    }
 }

@@ -5,8 +5,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use crate::frames::{ACK, SYN, SYN_ACK, reply, request};
+use crate::frames::{ACK, SYN, SYN_ACK, datagram, reply, request};
 use crate::world::{BACK, FRONT, Settings, V4, V6, World};
+use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
+use waxwing_packet::Protocol;
 
 struct Counting;
 
@@ -69,5 +71,47 @@ fn neither_hits_nor_misses_allocate() {
             "allocations on the packet's way"
         );
         assert_eq!(world.sessions().len(), 100);
+    }
+}
+
+/// Sessions that end because their backends are down, and flows that no backend takes: each client
+/// is told in its own frame.
+#[test]
+fn refusals_allocate_nothing() {
+    for (plan, protocol) in [(V4, Protocol::Tcp), (V6, Protocol::Udp)] {
+        let mut world = World::new(Settings {
+            plan,
+            protocol,
+            wants_closed: false,
+            no_backend: NoBackend::Reject,
+            ..Settings::default()
+        });
+        world.io(0).recycle_sent();
+        let batch = || -> Vec<_> {
+            let ports = 4000..4050;
+            match protocol {
+                Protocol::Tcp => ports.map(|port| request(plan, port, ACK)).collect(),
+                Protocol::Udp => ports.map(|port| datagram(plan, port, b"?")).collect(),
+            }
+        };
+        let take = |world: &mut World, frames: &[Vec<u8>]| {
+            for frame in frames {
+                assert!(world.io(0).inject(FRONT, frame));
+            }
+            world.run(0);
+        };
+        let batches = [batch(), batch(), batch()];
+        world.script().asked.reserve(1000);
+        take(&mut world, &batches[0]);
+        world.change(|settings| settings.health = vec![(false, SessionsFate::Reset); 3]);
+        world.run(0);
+
+        let before = ALLOCATIONS.get();
+        take(&mut world, &batches[1]);
+        take(&mut world, &batches[2]);
+        assert_eq!(ALLOCATIONS.get() - before, 0, "{protocol}");
+        let counters = &world.counters[0];
+        assert_eq!((counters.reset.get(), counters.rejected.get()), (50, 50));
+        assert_eq!(world.drops(), []);
     }
 }

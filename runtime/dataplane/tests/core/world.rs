@@ -288,6 +288,25 @@ impl World {
         }
     }
 
+    /// All workers go over to other settings, from their next turn on.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        for worker in 0..self.settings.workers {
+            self.change_at(worker, |_| {});
+        }
+    }
+
+    /// One worker goes over to other settings, before the others.
+    pub(crate) fn change_at(&mut self, worker: usize, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        let release = Release::held();
+        release.give();
+        let epoch = self.epoch(self.settings.snapshot(2), release);
+        self.mailboxes[worker]
+            .send(epoch)
+            .expect("the worker is there");
+    }
+
     pub(crate) fn script(&self) -> std::sync::MutexGuard<'_, Script> {
         self.script.lock().expect("the script is not poisoned")
     }

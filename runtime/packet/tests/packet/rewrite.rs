@@ -219,7 +219,7 @@ fn a_packet_of_another_frame_leaves_the_frame_as_it_is() {
 }
 
 /// Every checksum of a whole packet, recomputed by etherparse.
-fn verified_by_etherparse(frame: &[u8]) {
+pub(crate) fn verified_by_etherparse(frame: &[u8]) {
     let sliced = SlicedPacket::from_ethernet(frame).expect("a valid frame");
     let transport = sliced.transport.as_ref().expect("a whole packet");
     match sliced.net.as_ref().expect("IP") {

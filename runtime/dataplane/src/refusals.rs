@@ -1,0 +1,162 @@
+//! Refusing a client: RST to a segment, port unreachable to a datagram, and how many of each.
+//!
+//! Invariant: a packet is refused once at most, with one packet that goes to its own source, over
+//! the port and the VLAN that it came by. Who sends under a false address can have no more of them
+//! sent to it than the limits let through.
+
+use waxwing_packet::refusal::{self, IcmpError};
+use waxwing_packet::{IpPacket, Transport, checksum};
+
+use crate::forward::Fate;
+use crate::{DropReason, FrameBuf, Now};
+
+/// RSTs a second, of one worker. Generous, since a client that is not told waits for long: it lets
+/// the connections of a server that went down be reset within seconds.
+const RESETS_PER_S: u64 = 10_000;
+/// RSTs at once.
+const RESETS_BURST: u64 = 1000;
+/// ICMP errors a second, of one worker (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f): as many
+/// as Linux sends in all.
+const ERRORS_PER_S: u64 = 1000;
+/// ICMP errors at once.
+const ERRORS_BURST: u64 = 100;
+
+/// What one worker may still say.
+pub(crate) struct Refusals {
+    resets: Limit,
+    errors: Limit,
+}
+
+impl Refusals {
+    pub(crate) const fn new() -> Self {
+        Self {
+            resets: Limit::new(RESETS_PER_S, RESETS_BURST),
+            errors: Limit::new(ERRORS_PER_S, ERRORS_BURST),
+        }
+    }
+
+    /// Refuses a packet to a VIP, or drops it: under `mute` where its sender is not to be answered.
+    /// The packet goes no further, so that it is here that its checksums are looked at, as its
+    /// receiver would (RFC 1122 sections 3.2.1.2, 4.1.3.4 and 4.2.2.7).
+    pub(crate) fn refuse(
+        &mut self,
+        frame: &[u8],
+        packet: &IpPacket,
+        mute: DropReason,
+        now: Now,
+    ) -> Fate {
+        let (may, limit) = match packet.transport {
+            Transport::Tcp { .. } => (refusal::may_reset(packet), &mut self.resets),
+            _ => (IcmpError::may_be_about(packet), &mut self.errors),
+        };
+        if !may {
+            Fate::Drop(mute)
+        } else if !limit.take(now) {
+            Fate::Drop(DropReason::AnswerLimit)
+        } else if checksum::are_right(frame, packet) {
+            Fate::Refuse(*packet)
+        } else {
+            Fate::Drop(DropReason::Malformed)
+        }
+    }
+}
+
+/// Turns a frame into the answer that refuses it.
+#[cold]
+pub(crate) fn write<F: FrameBuf>(frame: &mut F, packet: &IpPacket) -> Result<(), DropReason> {
+    if let Transport::Tcp { .. } = packet.transport {
+        let written = refusal::reset(frame.bytes_mut(), packet);
+        return match written {
+            Some(len) if frame.set_len(len) => Ok(()),
+            _ => Err(DropReason::Malformed),
+        };
+    }
+    let room = IcmpError::headers_len(packet.family).cast_signed();
+    if !(frame.set_len(IcmpError::quote_end(packet)) && frame.move_start(-room)) {
+        return Err(DropReason::NoHeadroom);
+    }
+    let error = IcmpError::port_unreachable(packet.family);
+    if error.write(frame.bytes_mut(), packet, packet.destination) {
+        Ok(())
+    } else {
+        Err(DropReason::Malformed)
+    }
+}
+
+/// A rate with a burst: a token bucket, kept as the time from which on it is full (the generic cell
+/// rate algorithm, ITU-T I.371).
+struct Limit {
+    interval_us: u64,
+    /// How far ahead of the clock `full_at_us` may lie for one more.
+    ahead_us_max: u64,
+    full_at_us: u64,
+}
+
+impl Limit {
+    const fn new(per_s: u64, burst: u64) -> Self {
+        let interval_us = 1_000_000 / per_s;
+        Self {
+            interval_us,
+            ahead_us_max: (burst - 1) * interval_us,
+            full_at_us: 0,
+        }
+    }
+
+    /// Whether there may be one more.
+    const fn take(&mut self, now: Now) -> bool {
+        let now_us = now.micros();
+        let ahead_us = self.full_at_us.saturating_sub(now_us);
+        let may = ahead_us <= self.ahead_us_max;
+        if may {
+            self.full_at_us = now_us + ahead_us + self.interval_us;
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// How many are let through at once, at this many microseconds.
+    fn at_once(limit: &mut Limit, us: u64) -> u64 {
+        let now = Now::from_start(Duration::from_micros(us));
+        (0..10_000).take_while(|_| limit.take(now)).count() as u64
+    }
+
+    #[test]
+    fn a_burst_is_let_through_and_then_the_rate() {
+        let mut limit = Limit::new(1000, 100);
+        for (us, let_through) in [
+            (0, 100),
+            (999, 0),
+            (1000, 1),
+            (1001, 0),
+            (11_000, 10),
+            (111_000, 100),
+            (10_000_000, 100),
+            // A clock that stands still, or is behind, lets nothing more through.
+            (10_000_000, 0),
+            (9_000_000, 0),
+            (10_001_500, 1),
+            (10_002_000, 1),
+        ] {
+            assert_eq!(at_once(&mut limit, us), let_through, "at {us} us");
+        }
+    }
+
+    #[test]
+    fn over_a_second_no_more_pass_than_rate_and_burst() {
+        for (per_s, burst) in [(ERRORS_PER_S, ERRORS_BURST), (RESETS_PER_S, RESETS_BURST)] {
+            let mut limit = Limit::new(per_s, burst);
+            let passed: u64 = (0..1_000_000)
+                .step_by(37)
+                .map(|us| at_once(&mut limit, us))
+                .sum();
+            let most = per_s + burst;
+            assert!((most - 2..=most).contains(&passed), "{passed} of {most}");
+        }
+    }
+}

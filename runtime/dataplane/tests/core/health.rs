@@ -1,0 +1,311 @@
+//! What a backend's health means to its clients: kept, reset, or given to another backend.
+
+use crate::frames::{
+    ACK, FIN_ACK, FROM_CLIENT, RST, SYN, datagram, datagram_back, establish, ip, one, ports, reply,
+    request, segment,
+};
+use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World};
+use waxwing_dataplane::policy::End;
+use waxwing_dataplane::session::Phase;
+use waxwing_dataplane::snapshot::{MidStream, SessionsFate};
+use waxwing_dataplane::{DropReason, Pick};
+use waxwing_packet::{Protocol, Transport, VlanTag, VlanTags, build};
+
+const DOWN: bool = false;
+
+fn tcp(mid_stream: MidStream) -> Settings {
+    Settings {
+        mid_stream,
+        ..Settings::default()
+    }
+}
+
+fn udp() -> Settings {
+    Settings {
+        protocol: Protocol::Udp,
+        ..Settings::default()
+    }
+}
+
+/// The first backend changes its health, and from now on policies pick the second.
+fn first_backend_is(world: &mut World, healthy: bool, sessions: SessionsFate) {
+    world.change(|settings| settings.health = vec![(healthy, sessions)]);
+    world.script().picks = vec![Pick::Backend(1)];
+}
+
+fn tag(tpid: u16, tci: u16) -> VlanTag {
+    VlanTag { tpid, tci }
+}
+
+#[test]
+fn a_connection_to_a_backend_that_is_down_is_reset_at_the_clients_next_packet() {
+    let tags = [
+        VlanTags::NONE,
+        VlanTags::one(tag(0x8100, 100)),
+        VlanTags::two(tag(0x88a8, 7), tag(0x8100, 100)),
+    ];
+    for (plan, tags) in [V4, V6].into_iter().flat_map(|p| tags.map(|t| (p, t))) {
+        let mut world = World::new(Settings {
+            plan,
+            ..Settings::default()
+        });
+        establish(&mut world, 4000, 0);
+        first_backend_is(&mut world, DOWN, SessionsFate::Reset);
+        let (port, packet) = one(&world.frame(BACK, &reply(plan, 0, 4000, ACK)));
+        assert_eq!((port, packet.source), (FRONT, plan.vip), "it still speaks");
+
+        let asked = build::Tcp {
+            tags,
+            sequence: 77,
+            acknowledgment: 0xffff_fffe,
+            ..segment(plan, 4000, ACK)
+        };
+        let sent = world.frame(FRONT, &asked.frame());
+        let (port, packet) = one(&sent);
+        assert_eq!(port, FRONT, "back to where it came from");
+        assert_eq!(packet.ethernet.destination, CLIENT_MAC);
+        assert_eq!(packet.ethernet.source, PORT_MACS[0]);
+        assert_eq!(packet.ethernet.tags, tags);
+        assert_eq!((packet.source, packet.destination), (plan.vip, plan.client));
+        assert_eq!(ports(&packet), (SERVICE_PORT, 4000));
+        let at = usize::from(packet.transport_start);
+        assert_eq!(sent[0].1[at + 4..at + 8], [0xff, 0xff, 0xff, 0xfe]);
+        assert!(matches!(packet.transport, Transport::Tcp { flags, .. } if flags.0 == RST));
+
+        assert_eq!(world.sessions(), []);
+        assert_eq!(world.active(), [0, 0, 0]);
+        assert_eq!(world.script().closed[0].end, End::Reset);
+        assert_eq!(world.counters[0].reset.get(), 1);
+        assert_eq!(world.drops(), []);
+        let (_, packet) = one(&world.frame(FRONT, &request(plan, 4000, SYN)));
+        assert_eq!(packet.destination, plan.backend(1), "the client's next try");
+    }
+}
+
+#[test]
+fn a_datagram_to_a_backend_that_is_down_is_unreachable_and_the_next_one_finds_another() {
+    for plan in [V4, V6] {
+        for tags in [VlanTags::NONE, VlanTags::one(tag(0x8100, 100))] {
+            let mut world = World::new(Settings { plan, ..udp() });
+            one(&world.frame(FRONT, &datagram(plan, 5000, b"one")));
+            one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
+            first_backend_is(&mut world, DOWN, SessionsFate::Reset);
+            one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
+
+            let asked = build::Udp {
+                link: FROM_CLIENT,
+                tags,
+                source: (plan.client, 5000),
+                destination: (plan.vip, SERVICE_PORT),
+                hop_limit: 9,
+                payload: b"two",
+            }
+            .frame();
+            let sent = world.frame(FRONT, &asked);
+            let (port, packet) = one(&sent);
+            let unreachable = if plan.vip == V4.vip { (3, 3) } else { (1, 4) };
+            assert_eq!(
+                packet.transport,
+                Transport::Icmp {
+                    kind: unreachable.0,
+                    code: unreachable.1
+                }
+            );
+            assert_eq!((port, packet.ethernet.destination), (FRONT, CLIENT_MAC));
+            assert_eq!(packet.ethernet.tags, tags);
+            assert_eq!((packet.source, packet.destination), (plan.vip, plan.client));
+            let quote = usize::from(packet.transport_start) + 8;
+            let as_sent = usize::from(ip(&asked).network);
+            assert_eq!(
+                sent[0].1[quote..],
+                asked[as_sent..],
+                "as the client sent it"
+            );
+            assert_eq!(
+                (world.sessions().len(), world.counters[0].reset.get()),
+                (0, 1)
+            );
+            let (_, packet) = one(&world.frame(FRONT, &datagram(plan, 5000, b"three")));
+            assert_eq!(packet.destination, plan.backend(1));
+        }
+    }
+}
+
+#[test]
+fn a_flow_of_a_backend_that_is_down_goes_on_at_another_where_that_is_wanted() {
+    for plan in [V4, V6] {
+        let mut world = World::new(Settings { plan, ..udp() });
+        one(&world.frame(FRONT, &datagram(plan, 5000, b"one")));
+        one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
+        first_backend_is(&mut world, DOWN, SessionsFate::Repick);
+        one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
+        let (_, packet) = one(&world.frame(FRONT, &datagram(plan, 5000, b"two")));
+        assert_eq!(packet.destination, plan.backend(1), "no datagram is lost");
+        assert_eq!((world.active(), world.drops()), (vec![0, 1, 0], vec![]));
+        assert_eq!(world.counters[0].repicked.get(), 1);
+        assert_eq!(world.script().closed[0].end, End::Reset);
+    }
+}
+
+#[test]
+fn a_connection_that_is_to_go_on_at_another_is_one_in_its_middle() {
+    for (mid_stream, goes_on) in [(MidStream::Pick, true), (MidStream::Drop, false)] {
+        let mut world = World::new(tcp(mid_stream));
+        establish(&mut world, 4000, 0);
+        first_backend_is(&mut world, DOWN, SessionsFate::Repick);
+        let sent = world.frame(FRONT, &request(V4, 4000, ACK));
+        assert_eq!(sent.len(), usize::from(goes_on));
+        assert_eq!(world.dropped(DropReason::MidStream), u64::from(!goes_on));
+        assert_eq!(world.active(), [0, u32::from(goes_on), 0]);
+        let asked = world.script().asked.clone();
+        assert!(asked[1..].iter().all(|flow| flow.mid_stream));
+    }
+}
+
+#[test]
+fn a_session_that_is_kept_outlives_its_backends_bad_time() {
+    for plan in [V4, V6] {
+        let mut world = World::new(Settings {
+            plan,
+            ..Settings::default()
+        });
+        establish(&mut world, 4000, 0);
+        first_backend_is(&mut world, DOWN, SessionsFate::Keep);
+        let to = |world: &mut World, port, flags| {
+            one(&world.frame(FRONT, &request(plan, port, flags)))
+                .1
+                .destination
+        };
+        assert_eq!(to(&mut world, 4000, ACK), plan.backend(0));
+        assert_eq!(
+            to(&mut world, 4000, SYN),
+            plan.backend(0),
+            "RFC 5961 has it answered there"
+        );
+        assert_eq!(to(&mut world, 4001, SYN), plan.backend(1));
+        first_backend_is(&mut world, true, SessionsFate::Keep);
+        world.script().picks = vec![Pick::Backend(0)];
+        one(&world.frame(BACK, &reply(plan, 0, 4000, ACK)));
+        assert_eq!(to(&mut world, 4000, ACK), plan.backend(0));
+        assert_eq!(to(&mut world, 4001, ACK), plan.backend(1));
+        assert_eq!(to(&mut world, 4002, SYN), plan.backend(0));
+        assert_eq!((world.active(), world.drops()), (vec![2, 1, 0], vec![]));
+    }
+}
+
+#[test]
+fn a_syn_never_waits_for_a_backend_that_is_down() {
+    for fate in [
+        SessionsFate::Keep,
+        SessionsFate::Reset,
+        SessionsFate::Repick,
+    ] {
+        let mut world = World::new(Settings::default());
+        one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+        first_backend_is(&mut world, DOWN, fate);
+        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+        assert_eq!(packet.destination, V4.backend(1), "{fate:?}");
+        assert_eq!(world.counters[0].repicked.get(), 1);
+        assert_eq!(world.script().closed[0].end, End::Unanswered);
+        assert_eq!(world.active(), [0, 1, 0]);
+    }
+}
+
+#[test]
+fn what_the_client_itself_resets_is_told_to_the_backend_and_ends() {
+    let mut world = World::new(Settings::default());
+    establish(&mut world, 4000, 0);
+    first_backend_is(&mut world, true, SessionsFate::Reset);
+    let (port, packet) = one(&world.frame(FRONT, &request(V4, 4000, RST)));
+    assert_eq!((port, packet.destination), (BACK, V4.backend(0)));
+    assert_eq!(
+        (world.sessions().len(), world.counters[0].reset.get()),
+        (0, 1)
+    );
+    assert!(world.frame(FRONT, &request(V4, 4000, RST)).is_empty());
+    assert_eq!(world.drops(), [(DropReason::MidStream, 1)]);
+}
+
+#[test]
+fn a_connection_that_both_ends_have_closed_is_left_alone() {
+    for fate in [SessionsFate::Reset, SessionsFate::Repick] {
+        let mut world = World::new(Settings::default());
+        establish(&mut world, 4000, 0);
+        one(&world.frame(BACK, &reply(V4, 0, 4000, FIN_ACK)));
+        one(&world.frame(FRONT, &request(V4, 4000, FIN_ACK)));
+        first_backend_is(&mut world, DOWN, fate);
+        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, ACK)));
+        assert_eq!(packet.destination, V4.backend(0), "{fate:?}");
+        assert_eq!(world.session().tcp.phase(), Phase::Closing);
+        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+        assert_eq!(packet.destination, V4.backend(1), "and makes way");
+        assert_eq!(world.counters[0].expired.get(), 1);
+        assert_eq!(world.counters[0].repicked.get(), 0);
+    }
+}
+
+/// The first frame ends the session, and where the batch ends makes no difference to the next.
+#[test]
+fn behind_the_frame_that_ends_a_session_comes_a_new_flow() {
+    for at_once in [true, false] {
+        let mut world = World::new(tcp(MidStream::Drop));
+        establish(&mut world, 4000, 0);
+        first_backend_is(&mut world, DOWN, SessionsFate::Reset);
+        let mut sent = Vec::new();
+        for flags in [ACK, ACK, SYN, ACK] {
+            assert!(world.io(0).inject(FRONT, &request(V4, 4000, flags)));
+            if !at_once {
+                world.run(0);
+                sent.extend(world.io(0).sent());
+            }
+        }
+        world.run(0);
+        sent.extend(world.io(0).sent());
+        let to: Vec<_> = sent
+            .iter()
+            .map(|(_, frame)| ip(frame).destination)
+            .collect();
+        assert_eq!(to, [V4.client, V4.backend(1), V4.backend(1)], "{at_once}");
+        assert_eq!(world.drops(), [(DropReason::MidStream, 1)]);
+        assert_eq!(world.counters[0].reset.get(), 1);
+    }
+}
+
+#[test]
+fn a_session_is_reset_once_whichever_worker_its_client_comes_to() {
+    let mut world = World::new(Settings {
+        workers: 2,
+        ..tcp(MidStream::Drop)
+    });
+    establish(&mut world, 4000, 0);
+    first_backend_is(&mut world, DOWN, SessionsFate::Reset);
+    one(&world.frame_at(1, FRONT, &request(V4, 4000, ACK)));
+    assert!(world.frame_at(0, FRONT, &request(V4, 4000, ACK)).is_empty());
+    let reset = [0, 1].map(|worker| world.counters[worker].reset.get());
+    assert_eq!((reset, world.active()[0]), ([0, 1], 0));
+    assert_eq!(world.drops(), [(DropReason::MidStream, 1)]);
+}
+
+#[test]
+fn a_worker_that_has_not_heard_yet_goes_on() {
+    let mut world = World::new(Settings {
+        workers: 2,
+        ..Settings::default()
+    });
+    one(&world.frame_at(0, FRONT, &request(V4, 4000, SYN)));
+    world.change_at(1, |settings| {
+        settings.health = vec![(DOWN, SessionsFate::Repick)];
+    });
+    world.script().picks = vec![Pick::Backend(1)];
+    let (_, packet) = one(&world.frame_at(0, FRONT, &request(V4, 4000, ACK)));
+    assert_eq!(packet.destination, V4.backend(0));
+    let (_, packet) = one(&world.frame_at(1, FRONT, &request(V4, 4000, ACK)));
+    assert_eq!(packet.destination, V4.backend(1));
+    let (_, packet) = one(&world.frame_at(0, FRONT, &request(V4, 4000, ACK)));
+    assert_eq!(
+        packet.destination,
+        V4.backend(1),
+        "there is one session of a flow"
+    );
+    assert_eq!(world.active(), [0, 1, 0]);
+}

@@ -1,0 +1,307 @@
+//! Clients that nobody serves: told by RST or port unreachable, within limits, or not at all.
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::frames::{
+    ACK, FIN_ACK, RST, SYN, SYN_ACK, datagram, establish, ip, one, ports, reply, request, segment,
+};
+use crate::world::{BACK, CLIENT_MAC, FRONT, SERVICE_PORT, Settings, V4, V6, World};
+use waxwing_dataplane::snapshot::{MidStream, NoBackend, SessionsFate};
+use waxwing_dataplane::{DropReason, Pick};
+use waxwing_packet::{Link, Mac, Protocol, Transport, VlanTag, VlanTags, build};
+
+/// A service whose backends are all down, and which tells its clients.
+fn rejecting(protocol: Protocol) -> Settings {
+    Settings {
+        protocol,
+        health: vec![(false, SessionsFate::Keep); 3],
+        no_backend: NoBackend::Reject,
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn a_new_connection_that_no_backend_takes_is_refused() {
+    let tag = |tpid, tci| VlanTag { tpid, tci };
+    let all_tags = [
+        VlanTags::NONE,
+        VlanTags::one(tag(0x8100, 100)),
+        VlanTags::two(tag(0x88a8, 7), tag(0x8100, 100)),
+    ];
+    let none_up: [fn(&mut Settings); 3] = [
+        |_| {},
+        |settings| (settings.weights, settings.health) = (vec![0, 0], Vec::new()),
+        |settings| settings.weights = Vec::new(),
+    ];
+    for (plan, tags) in [V4, V6].into_iter().flat_map(|p| all_tags.map(|t| (p, t))) {
+        for (n, change) in none_up.into_iter().enumerate() {
+            let mut settings = rejecting(Protocol::Tcp);
+            settings.plan = plan;
+            change(&mut settings);
+            let mut world = World::new(settings);
+            // Flags; flags of the RST, its sequence and its acknowledgment.
+            for (flags, back, sequence, acknowledgment) in [
+                (SYN, RST | ACK, 0, 1000 + 1 + 3),
+                (ACK, RST, 2000, 0),
+                (FIN_ACK, RST, 2000, 0),
+                (SYN_ACK, RST, 2000, 0),
+                (0, RST | ACK, 0, 1000 + 3),
+            ] {
+                let asked = build::Tcp {
+                    tags,
+                    sequence: 1000,
+                    acknowledgment: 2000,
+                    ..segment(plan, 4000, flags)
+                };
+                let sent = world.frame(FRONT, &asked.frame());
+                let (port, packet) = one(&sent);
+                assert_eq!((port, packet.ethernet.destination), (FRONT, CLIENT_MAC));
+                assert_eq!(packet.ethernet.tags, tags);
+                assert_eq!((packet.source, packet.destination), (plan.vip, plan.client));
+                assert_eq!(ports(&packet), (SERVICE_PORT, 4000));
+                let at = usize::from(packet.transport_start);
+                let word = |at: usize| {
+                    u32::from_be_bytes(sent[0].1[at..at + 4].try_into().expect("4 bytes"))
+                };
+                assert!(
+                    matches!(packet.transport, Transport::Tcp { flags, .. } if flags.0 == back),
+                    "{n} {flags:#x}"
+                );
+                assert_eq!((word(at + 4), word(at + 8)), (sequence, acknowledgment));
+            }
+            assert_eq!(world.counters[0].rejected.get(), 5);
+            assert_eq!(world.counters[0].fallback.get(), 0, "nothing was chosen");
+            assert!(world.frame(FRONT, &request(plan, 4000, RST)).is_empty());
+            assert_eq!(world.drops(), [(DropReason::MidStream, 1)]);
+            assert_eq!(world.sessions(), []);
+        }
+    }
+}
+
+#[test]
+fn a_datagram_that_no_backend_takes_is_unreachable() {
+    for (plan, unreachable) in [(V4, (3, 3)), (V6, (1, 4))] {
+        let mut settings = rejecting(Protocol::Udp);
+        settings.plan = plan;
+        let mut world = World::new(settings);
+        for len in [0, 1, 500, 1400] {
+            let asked = datagram(plan, 5000, &vec![7; len]);
+            let sent = world.frame(FRONT, &asked);
+            let (port, packet) = one(&sent);
+            let (kind, code) = unreachable;
+            assert_eq!(
+                (port, packet.transport),
+                (FRONT, Transport::Icmp { kind, code })
+            );
+            let quote = &sent[0].1[usize::from(packet.transport_start) + 8..];
+            assert!(asked[14..].starts_with(quote) && !quote.is_empty());
+        }
+        assert_eq!(world.counters[0].rejected.get(), 4);
+        assert_eq!(world.sessions(), []);
+    }
+}
+
+#[test]
+fn what_is_not_to_be_answered_is_dropped() {
+    let group = Mac([1, 0, 0, 0, 0, 1]);
+    let mut from_group = segment(V4, 4000, SYN);
+    from_group.link = Link {
+        source: group,
+        ..from_group.link
+    };
+    let mut damaged = request(V4, 4000, SYN);
+    *damaged.last_mut().expect("a payload") ^= 1;
+    let middle = Settings {
+        mid_stream: MidStream::Drop,
+        ..rejecting(Protocol::Tcp)
+    };
+    let silent = Settings {
+        no_backend: NoBackend::Drop,
+        ..rejecting(Protocol::Tcp)
+    };
+    for (settings, frame, reason) in [
+        (
+            rejecting(Protocol::Tcp),
+            from_group.frame(),
+            DropReason::NoBackend,
+        ),
+        (rejecting(Protocol::Tcp), damaged, DropReason::Malformed),
+        (middle, request(V4, 4000, ACK), DropReason::MidStream),
+        (silent, request(V4, 4000, SYN), DropReason::NoBackend),
+    ] {
+        let mut world = World::new(settings);
+        assert!(world.frame(FRONT, &frame).is_empty(), "{reason:?}");
+        assert_eq!(world.drops(), [(reason, 1)]);
+        assert_eq!(world.counters[0].rejected.get(), 0);
+    }
+}
+
+#[test]
+fn frames_of_one_flow_in_a_batch_are_each_answered_for_themselves() {
+    let mut world = World::new(rejecting(Protocol::Tcp));
+    let mut damaged = request(V4, 4000, SYN);
+    *damaged.last_mut().expect("a payload") ^= 1;
+    let whole = request(V4, 4000, SYN);
+    for frame in [&damaged, &whole, &damaged, &whole] {
+        assert!(world.io(0).inject(FRONT, frame));
+    }
+    world.run(0);
+    assert_eq!(world.io(0).sent().len(), 2);
+    assert_eq!(world.drops(), [(DropReason::Malformed, 2)]);
+    assert_eq!(world.counters[0].rejected.get(), 2);
+}
+
+/// How many of so many refusals, all at one moment, are sent.
+fn refused_at_once(world: &mut World, protocol: Protocol, count: u16) -> usize {
+    let frames = (0..count).map(|n| match protocol {
+        Protocol::Tcp => request(V4, 1024 + n, SYN),
+        Protocol::Udp => datagram(V4, 1024 + n, b"?"),
+    });
+    frames.map(|frame| world.frame(FRONT, &frame).len()).sum()
+}
+
+#[test]
+fn refusals_have_a_limit_of_their_own_kind_and_what_is_over_it_is_counted() {
+    for (protocol, burst, in_a_tenth) in [(Protocol::Tcp, 1000, 1000), (Protocol::Udp, 100, 100)] {
+        let mut world = World::new(rejecting(protocol));
+        assert_eq!(refused_at_once(&mut world, protocol, 1200), burst);
+        assert_eq!(world.dropped(DropReason::AnswerLimit), 1200 - burst as u64);
+        world.advance(Duration::from_millis(100));
+        assert_eq!(refused_at_once(&mut world, protocol, 1200), in_a_tenth);
+        world.advance(Duration::from_millis(10));
+        assert_eq!(refused_at_once(&mut world, protocol, 1200), in_a_tenth / 10);
+        assert_eq!(
+            world.counters[0].answered.get(),
+            0,
+            "those are pings and the like"
+        );
+    }
+}
+
+#[test]
+fn a_connection_over_the_limit_waits_for_its_turn_and_a_datagrams_session_does_not() {
+    let down = |settings: &mut Settings| {
+        settings.health = vec![(false, SessionsFate::Reset); 3];
+        settings.no_backend = NoBackend::Reject;
+    };
+    let mut world = World::new(Settings::default());
+    establish(&mut world, 4000, 0);
+    world.change(down);
+    refused_at_once(&mut world, Protocol::Tcp, 1000);
+    assert!(world.frame(FRONT, &request(V4, 4000, ACK)).is_empty());
+    assert_eq!(
+        (world.sessions().len(), world.counters[0].reset.get()),
+        (1, 0)
+    );
+    world.advance(Duration::from_millis(1));
+    one(&world.frame(FRONT, &request(V4, 4000, ACK)));
+    assert_eq!(
+        (world.sessions().len(), world.counters[0].reset.get()),
+        (0, 1)
+    );
+
+    let mut world = World::new(Settings {
+        protocol: Protocol::Udp,
+        ..Settings::default()
+    });
+    one(&world.frame(FRONT, &datagram(V4, 500, b"?")));
+    world.change(down);
+    refused_at_once(&mut world, Protocol::Udp, 100);
+    assert!(world.frame(FRONT, &datagram(V4, 500, b"?")).is_empty());
+    assert_eq!(
+        (world.sessions().len(), world.counters[0].reset.get()),
+        (0, 1)
+    );
+    assert_eq!(world.drops(), [(DropReason::AnswerLimit, 1)]);
+}
+
+/// What may happen, in any order.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A packet of this client, or to it, by way of this worker.
+    Client(usize, u16, u8),
+    Server(usize, u32, u16, u8),
+    /// A worker works off what has arrived.
+    Turn(usize),
+    /// Backends change.
+    Health(Vec<(bool, SessionsFate)>, NoBackend),
+    Wait(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let flags = prop::sample::select(vec![SYN, ACK, SYN_ACK, FIN_ACK, RST, RST | ACK, 0]);
+    let fate = prop::sample::select(vec![
+        SessionsFate::Keep,
+        SessionsFate::Reset,
+        SessionsFate::Repick,
+    ]);
+    let no_backend = prop::sample::select(vec![NoBackend::Drop, NoBackend::Reject]);
+    let client = 4000..4004_u16;
+    let step = prop_oneof![
+        8 => (0..2_usize, client.clone(), flags.clone()).prop_map(|(w, c, f)| Step::Client(w, c, f)),
+        4 => (0..2_usize, 0..3_u32, client, flags).prop_map(|(w, b, c, f)| Step::Server(w, b, c, f)),
+        4 => (0..2_usize).prop_map(Step::Turn),
+        2 => (vec((any::<bool>(), fate), 3), no_backend).prop_map(|(health, n)| Step::Health(health, n)),
+        1 => prop::sample::select(vec![1, 100, 60_000, 300_000]).prop_map(Step::Wait),
+    ];
+    vec(step, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens: every frame has one end, what is sent is whole, and sessions are counted.
+    #[test]
+    fn every_frame_ends_in_one_way_whatever_happens_to_backends(steps in steps(), udp in any::<bool>(), drop in any::<bool>()) {
+        let mut world = World::new(Settings {
+            protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+            mid_stream: if drop { MidStream::Drop } else { MidStream::Pick },
+            workers: 2,
+            ..Settings::default()
+        });
+        world.script().picks = vec![Pick::Backend(0), Pick::Keep(1), Pick::Fallback, Pick::Backend(2)];
+        let mut received = 0;
+        for step in steps {
+            match step {
+                Step::Client(worker, client, flags) => {
+                    received += 1;
+                    let frame = if udp { datagram(V4, client, &[flags]) } else { request(V4, client, flags) };
+                    prop_assert!(world.io(worker).inject(FRONT, &frame));
+                }
+                Step::Server(worker, backend, client, flags) => {
+                    received += 1;
+                    let frame = if udp { crate::frames::datagram_back(V4, backend, client) } else { reply(V4, backend, client, flags) };
+                    prop_assert!(world.io(worker).inject(BACK, &frame));
+                }
+                Step::Turn(worker) => world.run(worker),
+                Step::Health(health, no_backend) => {
+                    world.change(|settings| (settings.health, settings.no_backend) = (health, no_backend));
+                }
+                Step::Wait(ms) => world.advance(Duration::from_millis(ms)),
+            }
+        }
+        let mut sent = 0;
+        for worker in [0, 1] {
+            world.run(worker);
+            let frames = world.io(worker).sent();
+            sent += frames.len() as u64;
+            for (_, frame) in &frames {
+                ip(frame);
+            }
+        }
+        let to_kernel: u64 = world.counters.iter().map(|c| c.to_kernel.get()).sum();
+        let dropped: u64 = world.drops().iter().map(|(_, n)| n).sum();
+        prop_assert_eq!(sent + to_kernel + dropped, received);
+        let active: u32 = world.active().iter().sum();
+        prop_assert_eq!(active as usize, world.sessions().len());
+        let count = |counter: fn(&waxwing_dataplane::counters::WorkerCounters) -> u64| {
+            world.counters.iter().map(|c| counter(c)).sum::<u64>()
+        };
+        let begun: u64 = (0..3).map(|id| world.counted(id, |b| &b.sessions)).sum();
+        let ended = count(|c| c.reset.get()) + count(|c| c.repicked.get()) + count(|c| c.expired.get());
+        prop_assert_eq!(begun - ended, active.into(), "every end has its counter");
+    }
+}

@@ -1,0 +1,414 @@
+//! What a sender is told of a packet that goes no further, held against etherparse.
+
+use etherparse::{
+    Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TcpHeader, TransportSlice, icmpv4, icmpv6,
+};
+use proptest::prelude::*;
+
+use crate::rewrite::verified_by_etherparse;
+use crate::samples::{Segment, ip, samples, whole_packets};
+use waxwing_packet::refusal::{self, IcmpError};
+use waxwing_packet::{
+    Address, Family, IpPacket, Link, Mac, TcpFlags, Transport, VlanTag, VlanTags, build, checksum,
+};
+
+const SYN: u8 = TcpFlags::SYN;
+const ACK: u8 = TcpFlags::ACK;
+const FIN: u8 = TcpFlags::FIN;
+const RST: u8 = TcpFlags::RST;
+
+const CLIENT: [Address; 2] = [
+    Address::v4([192, 0, 2, 1]),
+    Address::from_bits(0x2001_0db8 << 96 | 1),
+];
+const VIP: [Address; 2] = [
+    Address::v4([203, 0, 113, 10]),
+    Address::from_bits(0x2001_0db8 << 96 | 2),
+];
+const LINK: Link = Link {
+    source: Mac([2, 0, 0, 0, 0, 1]),
+    destination: Mac([2, 0, 0, 0, 0, 9]),
+};
+const LINK_BACK: Link = Link {
+    source: LINK.destination,
+    destination: LINK.source,
+};
+
+fn tags(count: u8) -> VlanTags {
+    let tag = |tpid, tci| VlanTag { tpid, tci };
+    match count {
+        0 => VlanTags::NONE,
+        1 => VlanTags::one(tag(0x8100, 0x6007)),
+        _ => VlanTags::two(tag(0x88a8, 7), tag(0x8100, 100)),
+    }
+}
+
+/// The RST, cut to its length.
+fn reset(frame: &[u8]) -> Option<Vec<u8>> {
+    let mut frame = frame.to_vec();
+    let packet = ip(&frame);
+    let len = refusal::reset(&mut frame, &packet)?;
+    frame.truncate(len);
+    Some(frame)
+}
+
+/// The error, in a frame that was cut and grown as its writer wants it; the room in front of the
+/// packet holds rubbish.
+fn complain(error: IcmpError, frame: &[u8], source: Address) -> Option<Vec<u8>> {
+    let packet = ip(frame);
+    let mut grown = vec![0xee; IcmpError::headers_len(packet.family)];
+    grown.extend_from_slice(&frame[..IcmpError::quote_end(&packet)]);
+    let before = grown.clone();
+    let written = error.write(&mut grown, &packet, source);
+    assert!(written || grown == before, "nothing changed");
+    written.then_some(grown)
+}
+
+#[test]
+fn an_rst_answers_what_the_segment_acknowledges_or_else_all_that_it_has() {
+    const NEAR_END: u32 = u32::MAX - 1;
+    // Flags, sequence and acknowledgment, payload; flags, sequence and acknowledgment back.
+    type Row = (u8, u32, u32, &'static [u8], u8, u32, u32);
+    const ROWS: [Row; 8] = [
+        (SYN, 1000, 0, b"", RST | ACK, 0, 1001),
+        (SYN, 1000, 0, b"early data", RST | ACK, 0, 1011),
+        (SYN, NEAR_END, 0, b"odd", RST | ACK, 0, 2),
+        (SYN | ACK, 1000, 77, b"", RST, 77, 0),
+        (ACK, 1000, 2000, b"GET", RST, 2000, 0),
+        (FIN | ACK, 1000, NEAR_END, b"", RST, NEAR_END, 0),
+        (FIN, 1000, 9, b"x", RST | ACK, 0, 1002),
+        (0, 1000, 9, b"", RST | ACK, 0, 1000),
+    ];
+    for family in [0, 1] {
+        for count in 0..=2 {
+            for (flags, sequence, acknowledgment, payload, back, sequence_back, next) in ROWS {
+                let segment = build::Tcp {
+                    link: LINK,
+                    tags: tags(count),
+                    source: (CLIENT[family], 4000),
+                    destination: (VIP[family], 80),
+                    hop_limit: 1,
+                    flags: TcpFlags(flags),
+                    sequence,
+                    acknowledgment,
+                    payload,
+                };
+                let mut expected = build::Tcp {
+                    link: LINK_BACK,
+                    source: segment.destination,
+                    destination: segment.source,
+                    hop_limit: 64,
+                    flags: TcpFlags(back),
+                    sequence: sequence_back,
+                    acknowledgment: next,
+                    payload: b"",
+                    ..segment
+                }
+                .frame();
+                close_window(&mut expected);
+                let answer = reset(&segment.frame()).expect("it is answered");
+                assert_eq!(answer, expected, "{segment:?}");
+                verified_by_etherparse(&answer);
+            }
+        }
+    }
+}
+
+/// A built frame's window is open, that of an RST is not.
+fn close_window(frame: &mut [u8]) {
+    let at = usize::from(ip(frame).transport_start);
+    frame[at + 14..at + 16].fill(0);
+    let sum = checksum::Delta::between(&[0xffff], &[0]);
+    let checksum = u16::from_be_bytes([frame[at + 16], frame[at + 17]]);
+    frame[at + 16..at + 18].copy_from_slice(&sum.apply(checksum).to_be_bytes());
+}
+
+#[test]
+fn an_error_quotes_the_packet_as_far_as_it_fits_whatever_its_length() {
+    for (family, headers, len_max) in [(0, 28, 576), (1, 48, 1280)] {
+        for count in 0..=2 {
+            for len in (0..80)
+                .chain(500..560)
+                .chain(1180..1240)
+                .chain([1472, 9000])
+            {
+                let payload: Vec<u8> = (0..=255).cycle().take(len).collect();
+                let datagram = build::Udp {
+                    link: LINK,
+                    tags: tags(count),
+                    source: (CLIENT[family], 5000),
+                    destination: (VIP[family], 53),
+                    payload: &payload,
+                    ..build::Udp::default()
+                };
+                let mut frame = datagram.frame();
+                let packet = ip(&frame);
+                let (start, end) = (usize::from(packet.network), usize::from(packet.end));
+                frame.extend([0xa5; 3]);
+                let error = IcmpError::port_unreachable(packet.family);
+                let answer = complain(error, &frame, packet.destination).expect("it is answered");
+                let back = ip(&answer);
+                assert_eq!(build::verify_checksums(&answer), Ok(()), "{len}");
+                verified_by_etherparse(&answer);
+                assert_eq!(answer.len() - start, len_max.min(headers + end - start));
+                assert!(frame[start..].starts_with(&answer[start + headers..]));
+                assert_eq!(
+                    back.ethernet,
+                    packet
+                        .ethernet
+                        .answer(LINK_BACK.source, LINK_BACK.destination)
+                );
+                assert_eq!(
+                    (back.source, back.destination),
+                    (VIP[family], CLIENT[family])
+                );
+                assert_eq!((back.hop_limit, back.fragment), (64, None));
+            }
+        }
+    }
+}
+
+/// What etherparse reads of each.
+#[test]
+fn an_error_says_what_it_was_made_to_say() {
+    let udp = |family| {
+        build::Udp {
+            source: (CLIENT[family], 5000),
+            destination: (VIP[family], 53),
+            ..build::Udp::default()
+        }
+        .frame()
+    };
+    let error = |kind, code, parameter| IcmpError {
+        kind,
+        code,
+        parameter,
+    };
+    let router = [
+        Address::v4([10, 0, 0, 1]),
+        Address::from_bits(0xfd << 120 | 1),
+    ];
+    let v4 = |error| {
+        let frame = complain(error, &udp(0), router[0]).expect("it is answered");
+        let sliced = SlicedPacket::from_ethernet(&frame).expect("a valid frame");
+        let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else {
+            panic!("{sliced:?}")
+        };
+        assert_eq!(ip(&frame).source, router[0]);
+        icmp.icmp_type()
+    };
+    let v6 = |error| {
+        let frame = complain(error, &udp(1), router[1]).expect("it is answered");
+        let sliced = SlicedPacket::from_ethernet(&frame).expect("a valid frame");
+        let Some(TransportSlice::Icmpv6(icmp)) = sliced.transport else {
+            panic!("{sliced:?}")
+        };
+        assert_eq!(ip(&frame).source, router[1]);
+        icmp.icmp_type()
+    };
+    assert_eq!(
+        v4(IcmpError::port_unreachable(Family::V4)),
+        Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port)
+    );
+    assert_eq!(
+        v4(error(3, 4, 1400)),
+        Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded {
+            next_hop_mtu: 1400
+        })
+    );
+    assert_eq!(
+        v4(error(11, 0, 0)),
+        Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit)
+    );
+    assert_eq!(
+        v6(IcmpError::port_unreachable(Family::V6)),
+        Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port)
+    );
+    assert_eq!(
+        v6(error(2, 0, 1280)),
+        Icmpv6Type::PacketTooBig { mtu: 1280 }
+    );
+    assert_eq!(
+        v6(error(3, 0, 0)),
+        Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded)
+    );
+}
+
+#[test]
+fn nothing_is_said_of_errors_of_resets_or_to_more_than_one_host() {
+    let tcp = |flags| build::Tcp {
+        link: LINK,
+        source: (CLIENT[0], 4000),
+        destination: (VIP[0], 80),
+        flags: TcpFlags(flags),
+        ..build::Tcp::default()
+    };
+    let group = Mac([1, 0, 0, 0, 0, 1]);
+    let link = |source, destination| build::Tcp {
+        link: Link {
+            source,
+            destination,
+        },
+        ..tcp(SYN)
+    };
+    let from = |source| build::Tcp {
+        source: (source, 4000),
+        ..tcp(SYN)
+    };
+    let to = |destination| build::Tcp {
+        destination: (destination, 80),
+        ..tcp(SYN)
+    };
+    // Whether an RST answers it, and an error.
+    let rows = [
+        ("a SYN", tcp(SYN), true, true),
+        ("an RST", tcp(RST), false, true),
+        ("an RST with ACK", tcp(RST | ACK), false, true),
+        ("to a group", link(LINK.source, group), false, false),
+        ("to all", link(LINK.source, Mac::BROADCAST), false, false),
+        ("from a group", link(group, LINK.destination), false, false),
+        ("from 0.0.0.0", from(Address::v4([0; 4])), false, false),
+        ("from broadcast", from(Address::v4([255; 4])), false, false),
+        (
+            "from multicast",
+            from(Address::v4([224, 0, 0, 1])),
+            false,
+            false,
+        ),
+        (
+            "to multicast",
+            to(Address::v4([239, 1, 1, 1])),
+            false,
+            false,
+        ),
+        ("to broadcast", to(Address::v4([255; 4])), false, false),
+    ];
+    for (what, segment, resets, complains) in rows {
+        let frame = segment.frame();
+        let error = IcmpError::port_unreachable(Family::V4);
+        assert_eq!(reset(&frame).is_some(), resets, "{what}");
+        assert_eq!(
+            complain(error, &frame, VIP[0]).is_some(),
+            complains,
+            "{what}"
+        );
+    }
+    let question_v4 = |kind| matches!(kind, 0 | 8 | 9 | 10 | 13..=18);
+    let information_v6 = |kind| kind >= 128 && kind != 137;
+    for kind in 0..=255 {
+        for (family, allowed) in [(0, question_v4(kind)), (1, information_v6(kind))] {
+            let mut frame = build::Echo {
+                source: CLIENT[family],
+                destination: VIP[family],
+                ..build::Echo::default()
+            }
+            .frame();
+            let at = usize::from(ip(&frame).transport_start);
+            frame[at] = kind;
+            let error = IcmpError::port_unreachable(ip(&frame).family);
+            let said = complain(error, &frame, VIP[family]).is_some();
+            assert_eq!(said, allowed, "ICMP type {kind}, family {family}");
+            assert_eq!(reset(&frame), None);
+        }
+    }
+}
+
+#[test]
+fn an_error_is_only_written_into_a_frame_of_its_length() {
+    let frame = build::Udp {
+        source: (CLIENT[0], 5000),
+        destination: (VIP[0], 53),
+        ..build::Udp::default()
+    }
+    .frame();
+    let packet = ip(&frame);
+    let error = IcmpError::port_unreachable(Family::V4);
+    let right = IcmpError::headers_len(Family::V4) + IcmpError::quote_end(&packet);
+    for len in 0..right + 10 {
+        let mut place = vec![0xee; len];
+        assert_eq!(error.write(&mut place, &packet, VIP[0]), len == right);
+    }
+}
+
+/// As etherparse and the standard library see it.
+fn is_between_hosts(packet: &IpPacket) -> bool {
+    let host = |address: Address| match address.into() {
+        std::net::IpAddr::V4(v4) => {
+            !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast()
+        }
+        std::net::IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast(),
+    };
+    host(packet.source) && host(packet.destination)
+}
+
+fn tcp_of(frame: &[u8]) -> (TcpHeader, usize) {
+    let sliced = SlicedPacket::from_ethernet(frame).expect("a valid frame");
+    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else {
+        panic!("{sliced:?}")
+    };
+    (tcp.to_header(), tcp.payload().len())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Whatever options, extension headers, tags and padding the segment came with.
+    #[test]
+    fn an_rst_is_made_of_any_segment(sample in whole_packets()) {
+        let packet = ip(&sample.frame);
+        let is_reset = matches!(sample.segment, Segment::Tcp { flags, .. } if flags & RST != 0);
+        let is_tcp = matches!(sample.segment, Segment::Tcp { .. });
+        let answer = reset(&sample.frame);
+        prop_assert_eq!(answer.is_some(), is_tcp && !is_reset && is_between_hosts(&packet));
+        let Some(answer) = answer else { return Ok(()); };
+        verified_by_etherparse(&answer);
+        let ((asked, len), (said, rest)) = (tcp_of(&sample.frame), tcp_of(&answer));
+        prop_assert!(said.rst && !said.syn && !said.fin && rest == 0);
+        prop_assert_eq!(said.ack, !asked.ack);
+        let controls = u32::from(asked.syn) + u32::from(asked.fin);
+        let arrived = asked.sequence_number.wrapping_add(u32::try_from(len).expect("a short segment") + controls);
+        let expected = if asked.ack { (asked.acknowledgment_number, 0) } else { (0, arrived) };
+        prop_assert_eq!((said.sequence_number, said.acknowledgment_number), expected);
+        prop_assert_eq!((said.source_port, said.destination_port), (asked.destination_port, asked.source_port));
+        let back = ip(&answer);
+        prop_assert_eq!((back.source, back.destination), (packet.destination, packet.source));
+        prop_assert_eq!(back.ethernet.tags, packet.ethernet.tags);
+    }
+
+    /// Fragments too: of the first, whose ports it quotes, and of no other.
+    #[test]
+    fn an_error_is_made_of_any_packet(sample in samples(), parameter in any::<u32>()) {
+        let packet = ip(&sample.frame);
+        // No known type, so that etherparse leaves all of its header as it is.
+        let error = IcmpError { kind: 100, code: 1, parameter };
+        let starts = sample.fragment.is_none_or(|fragment| fragment.offset == 0);
+        let answer = complain(error, &sample.frame, packet.destination);
+        prop_assert_eq!(answer.is_some(), starts && is_between_hosts(&packet));
+        let Some(answer) = answer else { return Ok(()); };
+        verified_by_etherparse(&answer);
+        let back = ip(&answer);
+        prop_assert_eq!(back.transport, Transport::Icmp { kind: 100, code: 1 });
+        let message = usize::from(back.transport_start);
+        prop_assert_eq!(&answer[message + 4..message + 8], &parameter.to_be_bytes());
+        let quoted = &sample.frame[packet.network.into()..packet.end.into()];
+        prop_assert_eq!(&answer[message + 8..], quoted);
+        let sliced = SlicedPacket::from_ethernet(&answer).expect("a valid frame");
+        let whole = match sliced.net.as_ref().expect("IP") {
+            NetSlice::Ipv4(v4) => usize::from(v4.header().total_len()),
+            NetSlice::Ipv6(v6) => 40 + usize::from(v6.header().payload_length()),
+            NetSlice::Arp(_) => 0,
+        };
+        prop_assert_eq!(whole, answer.len() - usize::from(back.network));
+    }
+
+    /// A damaged byte of an IPv4 header, or of a segment with a checksum, is always found.
+    #[test]
+    fn right_checksums_are_told_from_wrong_ones(sample in whole_packets(), at in any::<prop::sample::Index>(), flip in 1..=u8::MAX) {
+        let mut frame = sample.frame;
+        let packet = ip(&frame);
+        prop_assert!(checksum::are_right(&frame, &packet));
+        let (start, end) = (usize::from(packet.transport_start), usize::from(packet.end));
+        frame[start + at.index(end - start)] ^= flip;
+        prop_assert_eq!(checksum::are_right(&frame, &packet), build::verify_checksums(&frame).is_ok());
+    }
+}
