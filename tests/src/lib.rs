@@ -7,24 +7,30 @@
 
 pub mod actors;
 pub mod config;
+pub mod faults;
 pub mod hostile;
 pub mod http_server;
 pub mod inject;
 pub mod load;
 pub mod modules;
+pub mod moody_server;
 pub mod netns;
 pub mod process;
+pub mod query;
 pub mod scratch;
+pub mod servers;
 pub mod status;
 pub mod topology;
 pub mod wat;
 pub mod waxwing;
 
-pub use config::{Backend, Config, Service};
+pub use config::{Backend, Config, HealthCheck, Service};
+pub use faults::Fault;
 pub use load::{Load, Tally};
 pub use netns::Namespace;
 pub use process::Process;
 pub use scratch::Scratch;
+pub use servers::{Kind, Server};
 pub use status::Status;
 pub use topology::{Layout, Topology};
 pub use waxwing::Waxwing;

@@ -9,6 +9,7 @@ mod hostile;
 mod modules;
 mod refused;
 mod reload;
+mod servers;
 mod swaps;
 mod traffic;
 
@@ -65,6 +66,7 @@ fn main() {
         swaps::SCENARIOS,
         failure::SCENARIOS,
         refused::SCENARIOS,
+        servers::SCENARIOS,
     ];
     let trials = trials.into_iter().flatten().map(trial).collect();
     libtest_mimic::run(&arguments, trials).exit();
