@@ -4,7 +4,9 @@
 //! another, each within a bound of time. One that cannot run here shows as ignored, and why.
 
 mod citizenship;
+mod consequences;
 mod failure;
+mod health;
 mod hostile;
 mod modules;
 mod refused;
@@ -67,6 +69,8 @@ fn main() {
         failure::SCENARIOS,
         refused::SCENARIOS,
         servers::SCENARIOS,
+        health::SCENARIOS,
+        consequences::SCENARIOS,
     ];
     let trials = trials.into_iter().flatten().map(trial).collect();
     libtest_mimic::run(&arguments, trials).exit();
