@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
+pub use crate::config::health::{Ejection, HealthCheck, Tls};
 use crate::topology::{self, Topology, VIP4, VIP6};
+
+mod health;
 
 /// A config file.
 #[derive(Clone, Debug, Serialize)]
@@ -58,12 +61,33 @@ pub struct Service {
     /// Names of its backends' signals.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub signals: Vec<&'static str>,
+    /// What becomes of the sessions of a backend that went down: `keep`, `reset` or `repick`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_down: Option<&'static str>,
+    /// How long the weight of a backend that recovers ramps up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<&'static str>,
+    /// How long the sessions of a backend that drains live on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<&'static str>,
+    /// What new sessions get while no backend is up: `drop` or `reject`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all_down: Option<&'static str>,
+    /// Below this percentage of backends that are up, all are used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub panic_threshold: Option<u8>,
+    /// When failures of sessions take a backend out for a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejection: Option<Ejection>,
     /// What the policy gets.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub policy_config: BTreeMap<String, toml::Value>,
     /// How long its sessions live, by the config's keys.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub timeouts: BTreeMap<&'static str, &'static str>,
+    /// Checks, all of which a backend must pass.
+    #[serde(rename = "health", skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<HealthCheck>,
     /// Its servers.
     #[serde(rename = "backend")]
     pub backends: Vec<Backend>,
@@ -78,6 +102,30 @@ pub struct Backend {
     pub port: u16,
     /// Its weight; 0 drains.
     pub weight: u32,
+    /// What it is called; else by address and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether it serves only while no other backend is up.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub backup: bool,
+    /// What is otherwise with its health checks, by the config's keys.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub health: toml::Table,
+}
+
+impl Backend {
+    /// A server of weight 1.
+    #[must_use]
+    pub fn new(address: IpAddr, port: u16) -> Self {
+        Self {
+            address,
+            port,
+            weight: 1,
+            name: None,
+            backup: false,
+            health: toml::Table::new(),
+        }
+    }
 }
 
 impl Config {
@@ -159,6 +207,13 @@ impl Service {
         )
     }
 
+    /// The same with one more check.
+    #[must_use]
+    pub fn checked(mut self, check: HealthCheck) -> Self {
+        self.health.push(check);
+        self
+    }
+
     fn new(
         name: &str,
         vip: IpAddr,
@@ -166,11 +221,6 @@ impl Service {
         (port, backend_port): (u16, u16),
         servers: impl Iterator<Item = IpAddr>,
     ) -> Self {
-        let backends = servers.map(|address| Backend {
-            address,
-            port: backend_port,
-            weight: 1,
-        });
         Self {
             name: name.to_owned(),
             vip,
@@ -178,9 +228,18 @@ impl Service {
             protocol,
             policy: "round_robin".to_owned(),
             signals: Vec::new(),
+            on_down: None,
+            slow_start: None,
+            drain_timeout: None,
+            all_down: None,
+            panic_threshold: None,
+            ejection: None,
             policy_config: BTreeMap::new(),
             timeouts: BTreeMap::new(),
-            backends: backends.collect(),
+            health: Vec::new(),
+            backends: servers
+                .map(|address| Backend::new(address, backend_port))
+                .collect(),
         }
     }
 }

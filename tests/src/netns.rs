@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
@@ -101,6 +102,22 @@ impl Namespace {
             .to_string_lossy()
             .into_owned();
         Process::spawn(&name, self.command(program).args(args))
+    }
+
+    /// Runs a function in it, on a thread of its own. Sockets that it opens stay in the namespace,
+    /// wherever they are used from then on.
+    ///
+    /// # Errors
+    /// This process may not enter it.
+    pub fn enter<T: Send>(&self, run: impl FnOnce() -> T + Send) -> Result<T> {
+        let path = Path::new("/run/netns").join(&self.name);
+        let file = fs::File::open(&path).with_context(|| format!("no {}", path.display()))?;
+        let entered = thread::scope(|scope| {
+            let thread = scope.spawn(|| setns(&file, CloneFlags::CLONE_NEWNET).map(|()| run()));
+            thread.join()
+        });
+        let entered = entered.map_err(|_| anyhow::anyhow!("what ran in {} panicked", self.name))?;
+        entered.with_context(|| format!("cannot enter {}", self.name))
     }
 
     /// Runs lines of `ip` commands in it, each without the leading `ip`.

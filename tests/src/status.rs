@@ -10,6 +10,10 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+pub use health::{Change, CheckHealth, Health, Punctuality, Which};
+
+mod health;
+
 /// A status.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Status(pub Value);
@@ -136,6 +140,11 @@ impl Status {
         steps.filter_map(|step| step["text"].as_str()).collect()
     }
 
+    fn service(&self, name: &str) -> Option<&Value> {
+        let services = list(&self.0["services"]);
+        services.iter().find(|service| service["name"] == name)
+    }
+
     fn module(&self, policy: &str) -> Option<&Value> {
         let modules = list(&self.0["modules"]);
         modules.iter().find(|module| module["name"] == policy)
@@ -159,11 +168,7 @@ impl Status {
 
     fn backend(&self, service: &str, address: IpAddr) -> Option<&Value> {
         let address = address.to_string();
-        let services = list(&self.0["services"]);
-        let service = services
-            .iter()
-            .find(|candidate| candidate["name"] == service)?;
-        list(&service["backends"])
+        list(&self.service(service)?["backends"])
             .iter()
             .find(|backend| backend["address"] == address.as_str())
     }

@@ -7,6 +7,7 @@ mod ci;
 mod figures;
 mod packages;
 mod run;
+mod services;
 mod setup;
 mod tests;
 

@@ -21,8 +21,21 @@ pub(crate) const PEERS: &[&str] = &[
     "curl",
     "wrk",
     "iperf3",
-    "procps",     // sysctl
-    "util-linux", // setpriv
+    "redis-server",
+    "dnsmasq-base", // the program without the service
+    "postgresql",
+    "mariadb-server-core", // likewise
+    "nftables",            // what firewalled servers are behind
+    "procps",              // sysctl
+    "util-linux",          // setpriv, taskset
+];
+
+/// The packages among them that bring a service, and what systemd calls it: none of them may run
+/// beside what the tests start themselves.
+pub(crate) const SERVICES: &[(&str, &str)] = &[
+    ("nginx-light", "nginx"),
+    ("redis-server", "redis-server"),
+    ("postgresql", "postgresql"),
 ];
 
 /// Debian's own compiler for Wasm, where rustup cannot fetch its target.

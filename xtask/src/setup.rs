@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{packages, run};
+use crate::{packages, run, services};
 
 /// Everything that `demo`, `test`, `ci` and `bench` need.
 pub(crate) fn everything() -> Result<(), String> {
@@ -31,11 +31,13 @@ fn debian(wanted: &[&str]) -> Result<(), String> {
     }
     run::step(&format!("installing with apt: {}", missing.join(" ")));
     apt(&["update"])?;
-    apt(&[
-        &["install", "--yes", "--no-install-recommends"],
-        missing.as_slice(),
-    ]
-    .concat())
+    services::kept_down(&missing, || {
+        apt(&[
+            &["install", "--yes", "--no-install-recommends"],
+            missing.as_slice(),
+        ]
+        .concat())
+    })
 }
 
 fn is_installed(package: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,7 +10,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use waxwing_tests::inject::{self, Garbage};
 use waxwing_tests::load::{self, Load};
-use waxwing_tests::{http_server, topology};
+use waxwing_tests::{http_server, moody_server, topology};
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -22,6 +23,21 @@ enum Command {
         /// The name in the answers.
         #[arg(long)]
         name: String,
+    },
+    /// Serves TCP and UDP as the mood in a file says.
+    MoodyServer {
+        /// Address and first port to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// How many ports, from the first on.
+        #[arg(long, default_value_t = 1)]
+        ports: u16,
+        /// The name in the answers.
+        #[arg(long)]
+        name: String,
+        /// The file, as JSON; without it, all is well.
+        #[arg(long)]
+        mood: PathBuf,
     },
     /// Puts HTTP load on an address and prints a line of JSON per interval;
     /// `SIGTERM` ends it early, with every request begun answered or failed.
@@ -73,6 +89,12 @@ enum Command {
 async fn main() -> Result<()> {
     match Command::parse() {
         Command::HttpServer { listen, name } => http_server::serve(&listen, &name).await,
+        Command::MoodyServer {
+            listen,
+            ports,
+            name,
+            mood,
+        } => moody_server::serve(listen, ports, &name, &mood).await,
         Command::Load {
             target,
             clients,

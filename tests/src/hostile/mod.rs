@@ -5,6 +5,7 @@
 //!
 //! Invariant: no two are the same file, so that a verdict is about the file that just came.
 
+pub mod checks;
 mod crimes;
 mod file;
 mod set_up;

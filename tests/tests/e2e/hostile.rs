@@ -3,16 +3,19 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{self, RunningLoad, connections};
-use waxwing_tests::hostile::{self, Hostile, Verdict};
+use waxwing_tests::hostile::{self, Hostile, Verdict, checks};
+use waxwing_tests::moody_server::Mood;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::wat::Wat;
 use waxwing_tests::waxwing::Copy;
-use waxwing_tests::{Config, Layout, Load, Service, Status, Topology, Waxwing};
+use waxwing_tests::{Config, Layout, Load, Server, Service, Status, Topology, Waxwing};
 
+use crate::health::{quick, three, wait_web};
 use crate::traffic::assert_served;
 use crate::{Scenario, scenario};
 
@@ -22,6 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         after_a_kill_the_last_good_build_serves_for_a_bad_file,
         "curl"
     ),
+    scenario!(hostile_checks_make_no_other_check_late),
 ];
 
 /// As many services with a module each as files are dropped at once.
@@ -218,5 +222,67 @@ fn after_a_kill_the_last_good_build_serves_for_a_bad_file() -> Result<()> {
     ensure!(source.contains("/.waxwing/last-good/"), "{status}");
     ensure!(status.module_refused(&policy).is_some(), "{status}");
     assert_served(&topology, VIP4)?;
+    waxwing.stop().map(drop)
+}
+
+/// Every hostile check at once, each on a service of its own, beside a service whose check is due every
+/// 300 ms: that one's servers stay up, by checks that are begun and answered in time.
+fn hostile_checks_make_no_other_check_late() -> Result<()> {
+    const SECONDS: u64 = 6;
+    let topology = Topology::new(Layout::default())?;
+    let (servers, mut config) = three(&topology)?;
+    let flood = Server::moody(&topology, 1, 9100..=9100)?;
+    flood.set_mood(&Mood::Flooding)?;
+    fs::create_dir_all(&config.modules)?;
+    let hostile = checks::at_work();
+    for (number, check) in (0..).zip(&hostile) {
+        fs::write(config.modules.join(file(check.name)), &check.bytes)?;
+        let service = Service::v4(check.name, "tcp", (1000 + number, 9100), 1);
+        config = config.with(service.checked(quick(check.name)));
+    }
+    fs::write(config.modules.join(file("elsewhere")), checks::content())?;
+    let service = Service::v4("elsewhere", "tcp", (2000, 9100), 1);
+    config = config.with(service.checked(quick("elsewhere")));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    for check in &hostile {
+        let what = format!("what {} to be found out", check.name);
+        let status =
+            waxwing.wait_status(&what, |status| status.health(check.name, 0).state == "down")?;
+        let reason = status.health(check.name, 0).reason;
+        eprintln!("{}: {reason}", check.name);
+        ensure!(!reason.is_empty(), "{} has no reason", check.name);
+    }
+    let before = wait_web(&waxwing, ["up"; 3])?;
+    thread::sleep(Duration::from_secs(SECONDS));
+    let after = waxwing.status()?;
+    for number in 1..=servers.len() {
+        let server = format!("server-{number}");
+        let [was, is] = [&before, &after].map(|status| status.health("web", server.as_str()));
+        ensure!(
+            is.state == "up" && is.history == was.history,
+            "{server} was not up all the time: {is:#?}"
+        );
+    }
+    let times = after.punctuality();
+    eprintln!("beside hostile checks, checks are late by {times:?}");
+    ensure!(
+        times.late_p99_ms <= 30,
+        "checks are late by more than a tenth of 300 ms: {times:?}"
+    );
+
+    // A module that asks for more than a check may have is not taken; the one before serves.
+    waxwing.drop_in(
+        &file("elsewhere"),
+        &checks::connecting_elsewhere(),
+        Copy::Atomic,
+    )?;
+    waxwing.wait_status("the refusal of a check that connects elsewhere", |status| {
+        let refused = status.module_refused("elsewhere");
+        refused.is_some_and(|refused| refused.contains("connect_to"))
+    })?;
+    ensure!(
+        waxwing.status()?.health("elsewhere", 0).state == "up",
+        "the check before it is gone"
+    );
     waxwing.stop().map(drop)
 }

@@ -4,11 +4,14 @@
 //! another, each within a bound of time. One that cannot run here shows as ignored, and why.
 
 mod citizenship;
+mod consequences;
 mod failure;
+mod health;
 mod hostile;
 mod modules;
 mod refused;
 mod reload;
+mod servers;
 mod swaps;
 mod traffic;
 
@@ -65,6 +68,9 @@ fn main() {
         swaps::SCENARIOS,
         failure::SCENARIOS,
         refused::SCENARIOS,
+        servers::SCENARIOS,
+        health::SCENARIOS,
+        consequences::SCENARIOS,
     ];
     let trials = trials.into_iter().flatten().map(trial).collect();
     libtest_mimic::run(&arguments, trials).exit();

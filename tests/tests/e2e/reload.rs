@@ -177,11 +177,7 @@ fn a_bad_config_leaves_the_running_one() -> Result<()> {
 
     let mut twice = good.clone();
     twice.services[1].vip = VIP4;
-    twice.services[1].backends = vec![Backend {
-        address: server4(1),
-        port: 8080,
-        weight: 1,
-    }];
+    twice.services[1].backends = vec![Backend::new(server4(1), 8080)];
     for (what, text, expected) in [
         (
             "an unknown key",

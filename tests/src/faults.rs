@@ -1,0 +1,159 @@
+//! What happens to servers, done on purpose and undone.
+//!
+//! Invariant: a fault that has returned is in force, and one that is undone has left nothing: the
+//! server runs, and has answered a query in its own namespace.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::moody_server::Mood;
+use crate::servers::{Kind, Server};
+
+/// A way to fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Ended in order: its port is closed.
+    Stopped,
+    /// Ended by `SIGKILL`, with all of its processes.
+    Killed,
+    /// `SIGSTOP`, to all of its processes: the kernel still accepts for it.
+    Paused,
+    /// A firewall drops what comes for its port.
+    Dropped,
+    /// A firewall rejects it: TCP by a reset, UDP by port unreachable.
+    Rejected,
+    /// It answers with status 500.
+    Failing,
+    /// It answers, but [`crate::moody_server::LATE`].
+    Late,
+    /// It accepts and says nothing.
+    Hanging,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Stopped,
+        Self::Killed,
+        Self::Paused,
+        Self::Dropped,
+        Self::Rejected,
+        Self::Failing,
+        Self::Late,
+        Self::Hanging,
+    ];
+
+    /// Whether a kind of server can be made to.
+    #[must_use]
+    pub fn befalls(self, kind: Kind) -> bool {
+        match self {
+            Self::Failing | Self::Late => matches!(kind, Kind::Nginx | Kind::Moody),
+            Self::Hanging => kind == Kind::Moody,
+            _ => true,
+        }
+    }
+}
+
+impl Server<'_> {
+    /// Makes it fail.
+    ///
+    /// # Errors
+    /// It cannot be made to, or does not run.
+    pub fn suffer(&mut self, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::Stopped => self.stop(),
+            Fault::Killed => {
+                self.signal_all(Signal::SIGKILL)?;
+                // Reaps the first of its processes; the others are the kernel's.
+                self.process = None;
+                Ok(())
+            }
+            Fault::Paused => self.signal_all(Signal::SIGSTOP),
+            Fault::Dropped => self.firewall("drop", "drop"),
+            Fault::Rejected => self.firewall(
+                "reject with tcp reset",
+                "reject with icmpx type port-unreachable",
+            ),
+            Fault::Failing => self.set_mood(&Mood::Failing),
+            Fault::Late => self.set_mood(&Mood::Late),
+            Fault::Hanging => self.set_mood(&Mood::Hanging),
+        }
+    }
+
+    /// Undoes a fault.
+    ///
+    /// # Errors
+    /// It was not in force, or the server does not come back.
+    pub fn recover(&mut self, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::Stopped | Fault::Killed => self.run(),
+            Fault::Paused => self.signal_all(Signal::SIGCONT),
+            Fault::Dropped | Fault::Rejected => {
+                let table = self.table();
+                let done = self
+                    .namespace
+                    .run("nft", &["delete", "table", "inet", &table]);
+                done.map(drop)
+            }
+            Fault::Failing | Fault::Late | Fault::Hanging => self.set_mood(&Mood::Well),
+        }
+    }
+
+    fn signal_all(&self, signal: Signal) -> Result<()> {
+        let process = self.process.as_ref().context("the server does not run")?;
+        signal_tree(process.id(), signal)
+    }
+
+    /// Has the kernel treat what comes for its port so, whether a connection stands or not.
+    fn firewall(&self, tcp: &str, udp: &str) -> Result<()> {
+        let (table, port) = (self.table(), self.address().port());
+        let rules = format!(
+            "add table inet {table}\n\
+             add chain inet {table} input {{ type filter hook input priority filter; }}\n\
+             add rule inet {table} input tcp dport {port} {tcp}\n\
+             add rule inet {table} input udp dport {port} {udp}\n"
+        );
+        self.namespace.run("nft", &[&rules]).map(drop)
+    }
+
+    fn table(&self) -> String {
+        format!("fault{}", self.address().port())
+    }
+}
+
+/// Sends a signal to a process and all below it, from the top: one that is stopped makes no more.
+pub(crate) fn signal_tree(root: u32, signal: Signal) -> Result<()> {
+    let mut pending = vec![i32::try_from(root).context("a process id is positive")?];
+    while let Some(process) = pending.pop() {
+        // Once it is gone, nobody knows whose its children were.
+        let listed = children(process)?;
+        match kill(Pid::from_raw(process), signal) {
+            Ok(()) => pending.extend(children(process)?.into_iter().chain(listed)),
+            // It ended meanwhile, as one that is below a killed one may.
+            Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error).context(format!("cannot send {signal} to {process}")),
+        }
+        pending.sort_unstable();
+        pending.dedup();
+    }
+    Ok(())
+}
+
+/// The processes whose parent this is (proc(5): the fourth field of `stat`, after the name).
+fn children(parent: i32) -> Result<Vec<i32>> {
+    let parent_of = |process: i32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(')')?;
+        fields.split_whitespace().nth(1)?.parse::<i32>().ok()
+    };
+    let processes = fs::read_dir("/proc").context("cannot list processes")?;
+    Ok(processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|process| parent_of(*process) == Some(parent))
+        .collect())
+}

@@ -1,0 +1,118 @@
+//! Health checks that mean harm: each fails for itself, and no other check is late for it.
+//!
+//! Invariant: each is a check that would be served but for what it does in `waxwing_check`.
+
+/// A check, as a module's file.
+#[derive(Clone, Debug)]
+pub struct HostileCheck {
+    /// What it is called, in the folder and in a config.
+    pub name: &'static str,
+    /// The file.
+    pub bytes: Vec<u8>,
+}
+
+/// All that a check may import.
+const IMPORTS: &str = r#"
+  (import "waxwing" "connect" (func $connect (param i32) (result i32)))
+  (import "waxwing" "recv" (func $recv (param i32 i32 i32) (result i32)))
+  (import "waxwing" "sleep_ms" (func $sleep_ms (param i32)))
+  (import "waxwing" "log" (func $log (param i32 i32)))"#;
+
+/// For a check that names an address of its own: there is no such function.
+const ELSEWHERE: &str = r#"
+  (import "waxwing" "connect_to" (func $connect_to (param i32 i32 i32) (result i32)))"#;
+
+/// What is in `waxwing_check`, by name.
+const BODIES: &[(&str, &str)] = &[
+    ("computes_for_ever", "(loop $on (br $on)) (unreachable)"),
+    ("traps", "(unreachable)"),
+    (
+        "connects_for_ever",
+        "(loop $on (drop (call $connect (i32.const 6))) (br $on)) (unreachable)",
+    ),
+    (
+        "reads_for_ever",
+        "(local $connection i32)
+         (local.set $connection (call $connect (i32.const 6)))
+         (loop $on
+           (drop (call $recv (local.get $connection) (i32.const 0) (i32.const 65536)))
+           (br $on))
+         (unreachable)",
+    ),
+    (
+        "logs_for_ever",
+        "(loop $on (call $log (i32.const 0) (i32.const 65536)) (br $on)) (unreachable)",
+    ),
+    (
+        "sleeps_for_ever",
+        "(loop $on (call $sleep_ms (i32.const 0x7fffffff)) (br $on)) (unreachable)",
+    ),
+    (
+        "grows_for_ever",
+        "(loop $on (drop (memory.grow (i32.const 1))) (br $on)) (unreachable)",
+    ),
+    ("has_a_verdict_nowhere", "(i32.const 0x7ffffff8)"),
+];
+
+/// All that are taken, and fail at work.
+///
+/// # Panics
+/// One is not WebAssembly text.
+#[must_use]
+pub fn at_work() -> Vec<HostileCheck> {
+    let module = |(name, body): &(&'static str, &str)| HostileCheck {
+        name,
+        bytes: module(IMPORTS, body),
+    };
+    BODIES.iter().map(module).collect()
+}
+
+/// One that would connect elsewhere: it asks for what no host has, and is refused.
+///
+/// # Panics
+/// It is not WebAssembly text.
+#[must_use]
+pub fn connecting_elsewhere() -> Vec<u8> {
+    module(ELSEWHERE, "(i32.const 0)")
+}
+
+/// A check that always finds its target well.
+///
+/// # Panics
+/// It is not WebAssembly text.
+#[must_use]
+pub fn content() -> Vec<u8> {
+    // A verdict of status 1; a reason of no bytes.
+    module(
+        IMPORTS,
+        "(i32.store (i32.const 64) (i32.const 1)) (i32.const 64)",
+    )
+}
+
+fn module(imports: &str, check: &str) -> Vec<u8> {
+    let text = format!(
+        "(module
+           (@custom \"waxwing.module\" \"kind=health\\0aabi=1.0\\0aname=test\\0aversion=1\\0a\")
+           {imports}
+           (memory (export \"memory\") 2)
+           (func (export \"waxwing_reserve\") (param i32) (result i32) (i32.const 4096))
+           (func (export \"waxwing_configure\") (param i32) (result i32) (i32.const 1))
+           (func (export \"waxwing_check\") (param i32) (result i32) {check}))"
+    );
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_modules_and_no_two_the_same() {
+        let mut files: Vec<Vec<u8>> = at_work().into_iter().map(|check| check.bytes).collect();
+        files.extend([connecting_elsewhere(), content()]);
+        let count = files.len();
+        files.sort();
+        files.dedup();
+        assert_eq!(files.len(), count);
+    }
+}

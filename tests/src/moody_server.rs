@@ -1,0 +1,196 @@
+//! A small server that does as it is told: answers well, badly, late, or not at all.
+//!
+//! Invariant: how a connection or a datagram is treated follows from the mood in the file at the
+//! moment that it comes; a mood that changes ends nothing that is under way.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::sleep;
+
+/// How late a late answer is.
+pub const LATE: Duration = Duration::from_secs(1);
+/// A request's head is a line and a few headers.
+const HEAD_BYTES_MAX: usize = 4096;
+
+/// How a server treats its clients.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mood {
+    /// Every HTTP request gets status 200 and the server's name, every datagram the name.
+    Well,
+    /// Status 500.
+    Failing,
+    /// As well as ever, but [`LATE`].
+    Late,
+    /// It accepts, reads, and never says a word.
+    Hanging,
+    /// It sends without end, whatever is asked.
+    Flooding,
+    /// It resets each connection that it has accepted.
+    Resetting,
+    /// This text at once, whatever is asked, and the end.
+    Saying(String),
+}
+
+impl Mood {
+    /// Puts the server whose file this is in this mood. The file is replaced whole.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn put(&self, file: &Path) -> Result<()> {
+        let beside = file.with_extension("next");
+        fs::write(&beside, serde_json::to_vec(self)?)?;
+        fs::rename(&beside, file).with_context(|| format!("cannot replace {}", file.display()))
+    }
+
+    /// Without a file, or with one that makes no sense, a server is well.
+    fn of(file: &Path) -> Self {
+        let text = fs::read(file).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or(Self::Well)
+    }
+}
+
+/// What the tasks of a server share.
+#[derive(Debug)]
+struct Server {
+    name: String,
+    mood: Box<Path>,
+}
+
+/// Serves TCP and UDP until the process ends, on an address and as many ports from its own on.
+///
+/// # Errors
+/// A port cannot be listened on.
+pub async fn serve(listen: SocketAddr, ports: u16, name: &str, mood: &Path) -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot have more files")?;
+    let server = Arc::new(Server {
+        name: name.to_owned(),
+        mood: mood.into(),
+    });
+    let mut tasks = tokio::task::JoinSet::new();
+    for port in (listen.port()..).take(ports.into()) {
+        let address = SocketAddr::new(listen.ip(), port);
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
+        tasks.spawn(accept(listener, Arc::clone(&server)));
+        let socket = UdpSocket::bind(address).await;
+        let socket = socket.with_context(|| format!("cannot bind to {address}"))?;
+        tasks.spawn(echo(socket, Arc::clone(&server)));
+    }
+    // It tells whoever started it that connections are accepted from here on.
+    println!("ready");
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a server task panicked")??;
+    }
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, server: Arc<Server>) -> Result<()> {
+    loop {
+        let (connection, _) = listener.accept().await?;
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            // What fails here fails for the client that went away.
+            drop(server.treat(connection).await);
+        });
+    }
+}
+
+async fn echo(socket: UdpSocket, server: Arc<Server>) -> Result<()> {
+    let socket = Arc::new(socket);
+    let mut datagram = [0; HEAD_BYTES_MAX];
+    loop {
+        // A client that is gone makes the socket say so; that is no reason to end.
+        let Ok((_, from)) = socket.recv_from(&mut datagram).await else {
+            continue;
+        };
+        let (socket, server) = (Arc::clone(&socket), Arc::clone(&server));
+        tokio::spawn(async move {
+            if let Some(answer) = server.answer_in_time(&Mood::of(&server.mood)).await {
+                drop(socket.send_to(answer.as_bytes(), from).await);
+            }
+        });
+    }
+}
+
+impl Server {
+    async fn treat(&self, mut connection: TcpStream) -> Result<()> {
+        // Only a matter of latency.
+        drop(connection.set_nodelay(true));
+        match Mood::of(&self.mood) {
+            Mood::Resetting => connection.set_zero_linger()?,
+            Mood::Hanging => drain(&mut connection).await?,
+            Mood::Flooding => loop {
+                connection.write_all(&[b'x'; HEAD_BYTES_MAX]).await?;
+            },
+            Mood::Saying(text) => {
+                connection.write_all(text.as_bytes()).await?;
+                connection.shutdown().await?;
+                drain(&mut connection).await?;
+            }
+            Mood::Well | Mood::Failing | Mood::Late => self.speak_http(&mut connection).await?,
+        }
+        Ok(())
+    }
+
+    /// Answers requests as the mood is at each.
+    async fn speak_http(&self, connection: &mut TcpStream) -> Result<()> {
+        while let Some(head) = read_head(connection).await? {
+            let mood = Mood::of(&self.mood);
+            let Some(body) = self.answer_in_time(&mood).await else {
+                return drain(connection).await;
+            };
+            let status = match mood {
+                Mood::Failing => "500 Internal Server Error",
+                _ => "200 OK",
+            };
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
+            connection.write_all(answer.as_bytes()).await?;
+            if head.to_ascii_lowercase().contains("connection: close") {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer in a mood, after the time that the mood takes; nothing where there is none.
+    async fn answer_in_time(&self, mood: &Mood) -> Option<String> {
+        match mood {
+            Mood::Hanging | Mood::Flooding | Mood::Resetting => return None,
+            Mood::Saying(text) => return Some(text.clone()),
+            Mood::Late => sleep(LATE).await,
+            Mood::Well | Mood::Failing => {}
+        }
+        Some(format!("server={}\n", self.name))
+    }
+}
+
+/// The head of the next request; `None` at the end of the stream.
+async fn read_head(connection: &mut TcpStream) -> Result<Option<String>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_BYTES_MAX {
+        let Ok(byte) = connection.read_u8().await else {
+            return Ok(None);
+        };
+        head.push(byte);
+    }
+    Ok(Some(String::from_utf8_lossy(&head).into_owned()))
+}
+
+/// Reads until the client has had enough.
+async fn drain(connection: &mut TcpStream) -> Result<()> {
+    let mut bytes = [0; HEAD_BYTES_MAX];
+    while connection.read(&mut bytes).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! One query to each kind of server in its own protocol, by the standard library alone: a second
+//! opinion on what a health check finds.
+//!
+//! Invariant: a query ends within [`PATIENCE`] a step, and succeeds only where the server has said what
+//! a server that is well says.
+
+use std::io::{self, Read, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::servers::Kind;
+
+/// The longest that connecting, and each read, may take.
+pub const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The name that our dnsmasq knows.
+pub const DNS_NAME: &str = "up.test";
+
+/// Asks a server; returns what it said, for people.
+///
+/// # Errors
+/// It is not reached, or says something else.
+pub fn ask(kind: Kind, server: SocketAddr) -> io::Result<String> {
+    match kind {
+        Kind::Nginx | Kind::Moody => http(server, "/healthz"),
+        Kind::Redis => redis(server),
+        Kind::Dnsmasq => dns(server),
+        Kind::Postgres => postgres(server),
+        Kind::Mariadb => mysql(server),
+    }
+}
+
+/// A connection with [`PATIENCE`].
+///
+/// # Errors
+/// As the system says.
+pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {
+    let connection = TcpStream::connect_timeout(&server, PATIENCE)?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    Ok(connection)
+}
+
+/// A datagram socket to one server, with [`PATIENCE`].
+///
+/// # Errors
+/// As the system says.
+pub fn connect_udp(server: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match server {
+        SocketAddr::V4(_) => "0.0.0.0:0",
+        SocketAddr::V6(_) => "[::]:0",
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(server)?;
+    Ok(socket)
+}
+
+/// Asks for a page on a connection that stays, and returns the body of an answer of status 200.
+///
+/// # Errors
+/// As the system says; another status.
+pub fn get(connection: &mut TcpStream, path: &str) -> io::Result<String> {
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: waxwing\r\n\r\n")?;
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        let [byte] = read(connection)?;
+        head.push(char::from(byte));
+    }
+    let length = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    connection.read_exact(&mut body)?;
+    expect(head.starts_with("HTTP/1.1 200"), &head)?;
+    Ok(String::from_utf8_lossy(&body).trim().to_owned())
+}
+
+fn http(server: SocketAddr, path: &str) -> io::Result<String> {
+    get(&mut connect(server)?, path)
+}
+
+fn redis(server: SocketAddr) -> io::Result<String> {
+    let mut connection = connect(server)?;
+    connection.write_all(b"PING\r\n")?;
+    let answer: [u8; 7] = read(&mut connection)?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    expect(answer == "+PONG\r\n", &answer)?;
+    Ok(answer)
+}
+
+/// A query of type A (RFC 1035, section 4.1).
+fn dns(server: SocketAddr) -> io::Result<String> {
+    let socket = connect_udp(server)?;
+    let mut query = vec![0x57, 0x57, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in DNS_NAME.split('.') {
+        query.push(u8::try_from(label.len()).unwrap_or(0));
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    socket.send(&query)?;
+    let mut answer = [0; 512];
+    let len = socket.recv(&mut answer)?;
+    let (code, answers) = (answer[3] & 15, answer[7]);
+    let said = format!("{len} bytes, code {code}, {answers} answers");
+    expect(len > 12 && answer[..2] == query[..2], &said)?;
+    expect(code == 0 && answers > 0, &said)?;
+    Ok(said)
+}
+
+/// A start-up message of protocol 3.0; a server at work answers that this user needs no password.
+fn postgres(server: SocketAddr) -> io::Result<String> {
+    let mut connection = connect(server)?;
+    let body = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0";
+    let length = u32::try_from(body.len() + 4).unwrap_or(0);
+    connection.write_all(&[&length.to_be_bytes()[..], body].concat())?;
+    let answer: [u8; 9] = read(&mut connection)?;
+    expect(answer == *b"R\0\0\0\x08\0\0\0\0", &format!("{answer:?}"))?;
+    Ok("authentication ok".to_owned())
+}
+
+/// The greeting that the server begins with: a header of four bytes, version 10, its own version.
+fn mysql(server: SocketAddr) -> io::Result<String> {
+    let mut connection = connect(server)?;
+    let [_, _, _, _, version]: [u8; 5] = read(&mut connection)?;
+    let mut name = String::new();
+    loop {
+        let [byte] = read(&mut connection)?;
+        if byte == 0 {
+            break;
+        }
+        name.push(char::from(byte));
+    }
+    expect(version == 10, &name)?;
+    Ok(name)
+}
+
+fn read<const N: usize>(connection: &mut TcpStream) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    connection.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn expect(is_well: bool, said: &str) -> io::Result<()> {
+    let error = || io::Error::other(format!("it said {said:?}"));
+    if is_well { Ok(()) } else { Err(error()) }
+}

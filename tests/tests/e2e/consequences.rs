@@ -1,0 +1,379 @@
+//! What follows from health: for new sessions, for old ones, and where nobody is left.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::actors::{self, connections};
+use waxwing_tests::config::Ejection;
+use waxwing_tests::query::{self, PATIENCE};
+use waxwing_tests::topology::VIP4;
+use waxwing_tests::{Fault, Kind, Layout, Load, Server, Service, Tally, Topology, Waxwing};
+
+use crate::health::{check_of, quick, three, wait_web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(a_drained_backend_lives_on_and_a_disabled_one_does_not_return_by_itself),
+    scenario!(a_drained_backends_sessions_end_at_the_deadline),
+    scenario!(the_health_command_speaks_by_its_exit_code),
+    scenario!(sessions_of_a_backend_that_went_down_are_kept_or_reset),
+    scenario!(datagrams_to_a_backend_that_went_down_find_another),
+    scenario!(with_all_down_clients_are_refused_or_ignored, "nft"),
+    scenario!(a_backup_serves_while_nobody_else_does),
+    scenario!(a_recovered_backend_starts_slowly),
+    scenario!(failures_of_sessions_eject_a_backend_for_a_time, "nft"),
+    scenario!(a_broken_check_empties_no_pool, "nginx"),
+];
+
+const WEB: SocketAddr = SocketAddr::new(VIP4, 80);
+
+/// A second of new connections, none of which may fail.
+fn served(topology: &Topology) -> Result<Tally> {
+    let load = Load {
+        rate: 300,
+        ..connections(VIP4, 80, Duration::from_secs(1))
+    };
+    let tally = actors::load(&topology.client, load)?;
+    ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+    Ok(tally)
+}
+
+/// Asserts that new connections are answered by these servers and no others.
+fn assert_served_by(topology: &Topology, servers: &[&str]) -> Result<()> {
+    let tally = served(topology)?;
+    let by: Vec<&str> = tally.servers.keys().map(String::as_str).collect();
+    ensure!(by == servers, "answers are from {by:?}, not {servers:?}");
+    Ok(())
+}
+
+/// Runs a command of the balancer's that must succeed.
+fn ask(waxwing: &Waxwing<'_>, args: &[&str]) -> Result<()> {
+    let finished = waxwing.ask(args)?;
+    ensure!(
+        finished.status.success(),
+        "{args:?}: {}{}",
+        finished.stdout,
+        finished.stderr
+    );
+    Ok(())
+}
+
+/// A client's connection that stays, and the place of the server that it is with.
+fn stay(topology: &Topology) -> Result<(TcpStream, usize)> {
+    let mut connection = topology.client.enter(|| query::connect(WEB))??;
+    let number = server_of(&query::get(&mut connection, "/")?)?;
+    Ok((connection, number - 1))
+}
+
+/// The number in `server=1`.
+fn server_of(answer: &str) -> Result<usize> {
+    let number = answer.trim().strip_prefix("server=");
+    let number = number.and_then(|number| number.parse().ok());
+    number.with_context(|| format!("no server's name: {answer}"))
+}
+
+/// A state for one backend, and `up` for the others.
+fn but(place: usize, state: &str) -> [&str; 3] {
+    let mut states = ["up"; 3];
+    states[place] = state;
+    states
+}
+
+fn a_drained_backend_lives_on_and_a_disabled_one_does_not_return_by_itself() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, config) = three(&topology)?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    let mut stays = [stay(&topology)?, stay(&topology)?, stay(&topology)?];
+
+    ask(&waxwing, &["backend", "drain", "web", "server-1"])?;
+    wait_web(&waxwing, but(0, "draining"))?;
+    assert_served_by(&topology, &["2", "3"])?;
+    for (connection, place) in &mut stays {
+        let answer = query::get(connection, "/")?;
+        ensure!(server_of(&answer)? == *place + 1, "it moved: {answer}");
+    }
+    // An operator's word holds over a reload.
+    waxwing.reload(&config)?;
+    assert_served_by(&topology, &["2", "3"])?;
+    wait_web(&waxwing, but(0, "draining"))?;
+
+    ask(&waxwing, &["backend", "enable", "web", "server-1"])?;
+    wait_web(&waxwing, ["up"; 3])?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    ask(&waxwing, &["backend", "disable", "web", "10.2.0.13:9000"])?;
+    wait_web(&waxwing, but(2, "disabled"))?;
+    assert_served_by(&topology, &["1", "2"])?;
+    ask(&waxwing, &["backend", "enable", "web", "10.2.0.13:9000"])?;
+    wait_web(&waxwing, ["up"; 3])?;
+
+    let refused = waxwing.ask(&["backend", "drain", "web", "nonesuch"])?;
+    ensure!(!refused.status.success(), "a backend that is not there");
+    ensure!(refused.stderr.contains("nonesuch"), "{}", refused.stderr);
+    waxwing.stop().map(drop)
+}
+
+fn a_drained_backends_sessions_end_at_the_deadline() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, mut config) = three(&topology)?;
+    config.service_mut("web")?.drain_timeout = Some("1s");
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    let (mut connection, place) = stay(&topology)?;
+    let name = format!("server-{}", place + 1);
+    ask(&waxwing, &["backend", "drain", "web", &name])?;
+    let drained = Instant::now();
+    query::get(&mut connection, "/").context("it drains, and has time")?;
+    thread::sleep(Duration::from_millis(1500).saturating_sub(drained.elapsed()));
+    assert_reset(&mut connection)?;
+    waxwing.stop().map(drop)
+}
+
+/// Asserts that the next that a client sends is answered by a reset, at once.
+fn assert_reset(connection: &mut TcpStream) -> Result<()> {
+    let sent = Instant::now();
+    let error = query::get(connection, "/").err().context("it was served")?;
+    let kinds = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+    ensure!(kinds.contains(&error.kind()), "it was not reset: {error}");
+    ensure!(sent.elapsed() < PATIENCE, "after {:?}", sent.elapsed());
+    Ok(())
+}
+
+fn the_health_command_speaks_by_its_exit_code() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, config) = three(&topology)?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    let code = |service| -> Result<Option<i32>> {
+        let finished = waxwing.ask(&["health", "--service", service])?;
+        Ok(finished.status.code())
+    };
+    ensure!(code("web")? == Some(0), "all are up");
+    servers[0].suffer(Fault::Paused)?;
+    wait_web(&waxwing, but(0, "down"))?;
+    ensure!(code("web")? == Some(0), "two are up");
+    servers[1].suffer(Fault::Paused)?;
+    servers[2].suffer(Fault::Paused)?;
+    wait_web(&waxwing, ["down"; 3])?;
+    ensure!(code("web")? == Some(1), "all are down");
+    ensure!(code("nonesuch")? != Some(0), "there is no such service");
+    servers[2].recover(Fault::Paused)?;
+    wait_web(&waxwing, ["down", "down", "up"])?;
+    ensure!(code("web")? == Some(0), "one is up");
+    waxwing.stop().map(drop)
+}
+
+/// The server is paused, so that it is the balancer that answers for it, or nobody.
+fn sessions_of_a_backend_that_went_down_are_kept_or_reset() -> Result<()> {
+    for on_down in ["keep", "reset"] {
+        let topology = Topology::new(Layout::default())?;
+        let (mut servers, mut config) = three(&topology)?;
+        config.service_mut("web")?.on_down = Some(on_down);
+        let waxwing = Waxwing::start(&topology, &config)?;
+        wait_web(&waxwing, ["up"; 3])?;
+        let (mut connection, place) = stay(&topology)?;
+        servers[place].suffer(Fault::Paused)?;
+        wait_web(&waxwing, but(place, "down"))?;
+        if on_down == "reset" {
+            assert_reset(&mut connection).context("on_down = \"reset\"")?;
+        }
+        servers[place].recover(Fault::Paused)?;
+        wait_web(&waxwing, ["up"; 3])?;
+        if on_down == "keep" {
+            query::get(&mut connection, "/").context("on_down = \"keep\"")?;
+        }
+        waxwing.stop()?;
+    }
+    Ok(())
+}
+
+fn datagrams_to_a_backend_that_went_down_find_another() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, mut config) = three(&topology)?;
+    let web = config.service_mut("web")?;
+    web.protocol = "udp";
+    web.on_down = Some("repick");
+    web.health = vec![quick("udp").with("send = '?'\nexpect = 'server='")];
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    let socket = topology.client.enter(|| query::connect_udp(WEB))??;
+    let exchange = || -> Result<usize> {
+        socket.send(b"?")?;
+        let mut answer = [0; 64];
+        let len = socket.recv(&mut answer)?;
+        server_of(&String::from_utf8_lossy(&answer[..len]))
+    };
+    let first = exchange()?;
+    ensure!(
+        exchange()? == first,
+        "one socket's datagrams are one session"
+    );
+    servers[first - 1].suffer(Fault::Paused)?;
+    wait_web(&waxwing, but(first - 1, "down"))?;
+    let second = exchange().context("on_down = \"repick\"")?;
+    ensure!(second != first, "the paused server cannot have answered");
+    // It stays there when the first is back.
+    servers[first - 1].recover(Fault::Paused)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    ensure!(exchange()? == second, "it moved back");
+    waxwing.stop().map(drop)
+}
+
+fn with_all_down_clients_are_refused_or_ignored() -> Result<()> {
+    for (all_down, expected) in [
+        ("reject", ErrorKind::ConnectionRefused),
+        ("drop", ErrorKind::TimedOut),
+    ] {
+        let topology = Topology::new(Layout::default())?;
+        let (mut servers, mut config) = three(&topology)?;
+        config.service_mut("web")?.all_down = Some(all_down);
+        let mut datagrams = config.services[0].clone();
+        datagrams.name = "datagrams".to_owned();
+        datagrams.protocol = "udp";
+        let waxwing = Waxwing::start(&topology, &config.with(datagrams))?;
+        wait_web(&waxwing, ["up"; 3])?;
+        for server in &mut servers {
+            server.suffer(Fault::Dropped)?;
+        }
+        wait_web(&waxwing, ["down"; 3])?;
+        waxwing.wait_status("the same of UDP", |status| {
+            status.states("datagrams") == ["down"; 3]
+        })?;
+        let begun = Instant::now();
+        let connected = topology.client.enter(|| query::connect(WEB))?;
+        let error = connected.err().context("nobody can have answered")?;
+        ensure!(error.kind() == expected, "{all_down}: {error}");
+        if all_down == "reject" {
+            let took = begun.elapsed();
+            ensure!(took < Duration::from_millis(100), "refused after {took:?}");
+            let socket = topology.client.enter(|| query::connect_udp(WEB))??;
+            socket.send(b"?")?;
+            let error = socket.recv(&mut [0; 64]).err().context("an answer")?;
+            ensure!(error.kind() == expected, "UDP, {all_down}: {error}");
+        }
+        for server in &mut servers {
+            server.recover(Fault::Dropped)?;
+        }
+        wait_web(&waxwing, ["up"; 3])?;
+        assert_served_by(&topology, &["1", "2", "3"])?;
+        waxwing.stop()?;
+    }
+    Ok(())
+}
+
+fn a_backup_serves_while_nobody_else_does() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, mut config) = three(&topology)?;
+    config.service_mut("web")?.backends[2].backup = true;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    assert_served_by(&topology, &["1", "2"])?;
+    servers[0].suffer(Fault::Stopped)?;
+    wait_web(&waxwing, but(0, "down"))?;
+    assert_served_by(&topology, &["2"])?;
+    servers[1].suffer(Fault::Stopped)?;
+    wait_web(&waxwing, ["down", "down", "up"])?;
+    assert_served_by(&topology, &["3"])?;
+    servers[1].recover(Fault::Stopped)?;
+    wait_web(&waxwing, but(0, "down"))?;
+    assert_served_by(&topology, &["2"])?;
+    waxwing.stop().map(drop)
+}
+
+fn a_recovered_backend_starts_slowly() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, mut config) = three(&topology)?;
+    config.service_mut("web")?.slow_start = Some("6s");
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    servers[0].suffer(Fault::Stopped)?;
+    wait_web(&waxwing, but(0, "down"))?;
+    servers[0].recover(Fault::Stopped)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    let mut shares = Vec::new();
+    let mut weights = Vec::new();
+    for _ in 0..8 {
+        shares.push(served(&topology)?.share("1"));
+        weights.push(waxwing.status()?.health("web", "server-1").weight_percent);
+    }
+    eprintln!("its shares, second by second: {shares:.2?}; its weights: {weights:?} %");
+    ensure!(weights.is_sorted(), "its weight fell: {weights:?}");
+    ensure!(shares[0] < 0.15, "it starts with {shares:.2?}");
+    ensure!(weights.last() == Some(&100), "it ends with {weights:?}");
+    let last = shares.last().context("eight shares")?;
+    ensure!((last - 1.0 / 3.0).abs() < 0.03, "it ends with {shares:.2?}");
+    waxwing.stop().map(drop)
+}
+
+/// No checks at all: what is known of the server is what became of its sessions.
+fn failures_of_sessions_eject_a_backend_for_a_time() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, mut config) = three(&topology)?;
+    let web = config.service_mut("web")?;
+    web.health.clear();
+    web.ejection = Some(Ejection {
+        failures: 5,
+        window: "10s",
+        time: "3s",
+        time_max: "60s",
+        min_healthy: 50,
+    });
+    let waxwing = Waxwing::start(&topology, &config)?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    servers[0].suffer(Fault::Rejected)?;
+    let load = Load {
+        rate: 100,
+        ..connections(VIP4, 80, Duration::from_secs(1))
+    };
+    let tally = actors::load(&topology.client, load)?;
+    eprintln!("failed until it was ejected: {:?}", tally.failures);
+    ensure!(tally.failed() >= 5, "it was ejected for fewer than 5");
+    wait_web(&waxwing, but(0, "ejected"))?;
+    assert_served_by(&topology, &["2", "3"])?;
+    servers[0].recover(Fault::Rejected)?;
+    waxwing.wait_status("its return", |status| {
+        status.health("web", "server-1").state == "up"
+    })?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+
+    // With one out already, another would leave fewer than half.
+    for server in &mut servers[..2] {
+        server.suffer(Fault::Rejected)?;
+    }
+    actors::load(&topology.client, load)?;
+    let status = waxwing.wait_status("one of two to be ejected", |status| {
+        status.states("web").contains(&"ejected")
+    })?;
+    let states = status.states("web");
+    let ejected = states.iter().filter(|state| **state == "ejected").count();
+    ensure!(ejected == 1, "half of three is two: {states:?}");
+    waxwing.stop().map(drop)
+}
+
+/// nginx fails on `/healthz` alone and serves as before: the check is wrong, not the servers.
+fn a_broken_check_empties_no_pool() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let mut servers = (1..=3)
+        .map(|number| Server::start(&topology, number, Kind::Nginx))
+        .collect::<Result<Vec<_>>>()?;
+    let mut service = Service::v4("web", "tcp", (80, Kind::Nginx.port()), 3);
+    service.panic_threshold = Some(50);
+    let config = waxwing_tests::Config::new(&topology);
+    let config = config.with(service.checked(check_of(Kind::Nginx)));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    servers[0].suffer(Fault::Failing)?;
+    wait_web(&waxwing, but(0, "down"))?;
+    assert_served_by(&topology, &["2", "3"])?;
+    servers[1].suffer(Fault::Failing)?;
+    wait_web(&waxwing, ["down", "down", "up"])?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    servers[2].suffer(Fault::Failing)?;
+    wait_web(&waxwing, ["down"; 3])?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    waxwing.stop().map(drop)
+}

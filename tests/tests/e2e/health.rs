@@ -1,0 +1,365 @@
+//! Health checks against real servers that fail on purpose: what is found, and how soon.
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::actors::{RunningLoad, connections};
+use waxwing_tests::moody_server::Mood;
+use waxwing_tests::query::DNS_NAME;
+use waxwing_tests::topology::{VIP4, server4};
+use waxwing_tests::waxwing::Copy;
+use waxwing_tests::{
+    Backend, Config, Fault, HealthCheck, Kind, Layout, Load, Server, Service, Status, Topology,
+    Waxwing, modules, process,
+};
+
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(
+        every_fault_is_found_in_time_and_for_its_reason,
+        "nginx",
+        "redis-server",
+        "dnsmasq",
+        "pg_ctlcluster",
+        "mariadbd",
+        "nft"
+    ),
+    scenario!(a_killed_server_fails_only_what_was_open_to_it),
+    scenario!(an_agents_word_sets_the_weight),
+    scenario!(a_number_on_a_page_becomes_a_signal),
+    scenario!(a_check_of_ones_own_finds_a_long_queue),
+    scenario!(two_thousand_backends_are_checked_on_time, "taskset"),
+];
+
+/// Short enough that a scenario takes seconds; a check is over before the next is due.
+const INTERVAL: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = Duration::from_millis(200);
+const FALL: u32 = 3;
+const RISE: u32 = 2;
+
+/// What is above the schedule: asking for the status takes a process, on a machine that runs
+/// seven servers and a balancer without optimisation; and those that fail at once, one after another,
+/// are looked at when the last has failed.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// A check with the times above.
+pub(crate) fn quick(check: &str) -> HealthCheck {
+    HealthCheck {
+        interval: Some("300ms"),
+        fast_interval: Some("300ms"),
+        timeout: Some("200ms"),
+        rise: Some(RISE),
+        fall: Some(FALL),
+        jitter: Some(0),
+        ..HealthCheck::new(check)
+    }
+}
+
+/// The check of a kind of server, by the shipped modules.
+pub(crate) fn check_of(kind: Kind) -> HealthCheck {
+    match kind {
+        Kind::Nginx | Kind::Moody => quick("http").with("path = '/healthz'"),
+        Kind::Redis => quick("redis"),
+        Kind::Dnsmasq => quick("dns").with(&format!("name = '{DNS_NAME}'")),
+        Kind::Postgres => quick("postgres"),
+        Kind::Mariadb => quick("mysql"),
+    }
+}
+
+/// The longest from a fault until it is found.
+pub(crate) const FOUND: Duration = INTERVAL.saturating_mul(FALL).saturating_add(TIMEOUT);
+/// The longest from a recovery until it is found.
+pub(crate) const RECOVERED: Duration = INTERVAL.saturating_mul(RISE).saturating_add(TIMEOUT);
+
+/// Waits until the first backend of each service is in a state, each within a bound from its moment.
+fn wait_states(
+    waxwing: &Waxwing<'_>,
+    state: &str,
+    bound: Duration,
+    moments: &[(&'static str, Instant)],
+) -> Result<Status> {
+    let mut waiting = moments.to_vec();
+    loop {
+        let status = waxwing.status()?;
+        let now = Instant::now();
+        waiting.retain(|(service, _)| status.health(service, 0).state != state);
+        if waiting.is_empty() {
+            return Ok(status);
+        }
+        for (service, moment) in &waiting {
+            let (took, health) = (now - *moment, status.health(service, 0));
+            ensure!(
+                took < bound + SLACK,
+                "{service} is not {state} {took:?} after, with a bound of {bound:?}: {health:#?}"
+            );
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What a check says of a fault.
+fn word(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Stopped | Fault::Killed | Fault::Rejected => "refused",
+        Fault::Failing => "500",
+        Fault::Paused | Fault::Dropped | Fault::Late | Fault::Hanging => "no answer",
+    }
+}
+
+/// A server of each kind behind a service of its own; each fault befalls all at once.
+fn every_fault_is_found_in_time_and_for_its_reason() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let mut config = Config::new(&topology);
+    let mut servers = Vec::new();
+    for (number, kind) in (1..=3).cycle().zip(Kind::ALL) {
+        servers.push(Server::start(&topology, number, kind)?);
+        let ports = (kind.port(), kind.port());
+        let mut service = Service::v4(kind.name(), kind.protocol(), ports, 1);
+        service.backends = vec![Backend::new(server4(number), kind.port())];
+        config = config.with(service.checked(check_of(kind)));
+    }
+    let started = Instant::now();
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let all = Kind::ALL.map(|kind| (kind.name(), started));
+    wait_states(&waxwing, "up", Duration::from_secs(20), &all)?;
+
+    for fault in Fault::ALL {
+        let mut moments = Vec::new();
+        for server in servers.iter_mut().filter(|s| fault.befalls(s.kind())) {
+            server.suffer(fault)?;
+            moments.push((server.kind().name(), Instant::now()));
+        }
+        let begun = Instant::now();
+        let status = wait_states(&waxwing, "down", FOUND, &moments)?;
+        let found = begun.elapsed();
+        for (service, _) in &moments {
+            let health = status.health(service, 0);
+            let said = health.reason.contains(word(fault));
+            ensure!(said, "{service} is {fault:?}: {health:#?}");
+        }
+        // All others are as well as before.
+        for kind in Kind::ALL.into_iter().filter(|kind| !fault.befalls(*kind)) {
+            let health = status.health(kind.name(), 0);
+            ensure!(health.state == "up", "{kind:?} at {fault:?}: {health:#?}");
+        }
+
+        moments.clear();
+        for server in servers.iter_mut().filter(|s| fault.befalls(s.kind())) {
+            server.recover(fault)?;
+            moments.push((server.kind().name(), Instant::now()));
+        }
+        let begun = Instant::now();
+        wait_states(&waxwing, "up", RECOVERED, &moments)?;
+        let recovered = begun.elapsed();
+        eprintln!("{fault:?}: all found after {found:?}, all well after {recovered:?}");
+    }
+    let history = waxwing.status()?.health("redis", 0).history;
+    ensure!(
+        history.iter().any(|change| change.state == "down"),
+        "no change is remembered: {history:#?}"
+    );
+    waxwing.stop().map(drop)
+}
+
+/// Three servers of ours, checked, behind the service `web`.
+pub(crate) fn three<'a>(topology: &'a Topology) -> Result<(Vec<Server<'a>>, Config)> {
+    let servers = (1..=3).map(|number| Server::start(topology, number, Kind::Moody));
+    let servers = servers.collect::<Result<_>>()?;
+    let mut service = Service::v4("web", "tcp", (80, Kind::Moody.port()), 3);
+    for (number, backend) in (1..).zip(&mut service.backends) {
+        backend.name = Some(format!("server-{number}"));
+    }
+    let config = Config::new(topology).with(service.checked(check_of(Kind::Moody)));
+    Ok((servers, config))
+}
+
+/// Waits until the backends of `web` are in these states.
+pub(crate) fn wait_web(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<Status> {
+    let what = format!("`web` to be {states:?}");
+    waxwing.wait_status(&what, |status| status.states("web") == states)
+}
+
+fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
+    const RATE: u32 = 200;
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, config) = three(&topology)?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    let load = Load {
+        rate: RATE,
+        timeout: Duration::from_secs(1),
+        ..connections(VIP4, 80, Duration::from_secs(30))
+    };
+    let mut running = RunningLoad::start(&topology.client, load)?;
+    thread::sleep(Duration::from_secs(2));
+    let failed = |running: &mut RunningLoad| -> Result<u64> {
+        let samples = running.take_samples()?;
+        Ok(samples.iter().flat_map(|s| s.failures.values()).sum())
+    };
+    ensure!(failed(&mut running)? == 0, "requests failed before");
+
+    servers[0].suffer(Fault::Killed)?;
+    let killed = Instant::now();
+    wait_web(&waxwing, ["down", "up", "up"])?;
+    let found = killed.elapsed();
+    ensure!(found < FOUND + SLACK, "found after {found:?} only");
+    // What was under way at that moment ends, and its sample is written.
+    thread::sleep(load.interval * 2);
+    let before = failed(&mut running)?;
+    thread::sleep(Duration::from_secs(3));
+    let after = failed(&mut running)?;
+    let opened = found.as_secs_f64() * f64::from(RATE);
+    eprintln!("found after {found:?}: {before} of {opened:.0} requests failed, then {after}");
+    ensure!(after == 0, "{after} requests failed after it was found");
+    // Its third of what was opened until then, and no more: a few for the turns' ends.
+    ensure!(
+        before as f64 <= opened / 3.0 + 5.0,
+        "{before} of {opened:.0} requests failed until it was found"
+    );
+    running.stop()?;
+    let tally = running.finish()?;
+    ensure!(tally.failed() == before, "{:?}", tally.failures);
+
+    servers[0].recover(Fault::Killed)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    waxwing.stop().map(drop)
+}
+
+fn an_agents_word_sets_the_weight() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (servers, mut config) = three(&topology)?;
+    config.service_mut("web")?.health = vec![quick("agent")];
+    let say = |word: &str| servers[0].set_mood(&Mood::Saying(format!("{word}\n")));
+    for server in &servers {
+        server.set_mood(&Mood::Saying("up\n".to_owned()))?;
+    }
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    say("up 25%")?;
+    waxwing.wait_status("a quarter of its weight", |status| {
+        status.health("web", "server-1").weight_percent == 25
+    })?;
+    say("drain")?;
+    wait_web(&waxwing, ["draining", "up", "up"])?;
+    say("down")?;
+    wait_web(&waxwing, ["down", "up", "up"])?;
+    say("up 100%")?;
+    wait_web(&waxwing, ["up"; 3])?;
+    waxwing.stop().map(drop)
+}
+
+fn a_number_on_a_page_becomes_a_signal() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (servers, mut config) = three(&topology)?;
+    let web = config.service_mut("web")?;
+    web.signals = vec!["queue"];
+    web.health = vec![quick("metrics").with("metric = 'queue_length'\nsignal = 'queue'")];
+    let show = |server: &Server<'_>, length: u32| {
+        let page = format!("# TYPE queue_length gauge\nqueue_length {length}\n");
+        let bytes = page.len();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length:";
+        server.set_mood(&Mood::Saying(format!("{head} {bytes}\r\n\r\n{page}")))
+    };
+    servers.iter().try_for_each(|server| show(server, 3))?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    let wait_queues = |queues: [u32; 3]| {
+        let what = format!("the queues to be {queues:?}");
+        waxwing.wait_status(&what, |status| {
+            let backends = &status.0["services"][0]["backends"];
+            let queue = |place: usize| &backends[place]["signals"]["queue"];
+            (0..3).all(|place| *queue(place) == queues[place])
+        })
+    };
+    wait_queues([3; 3])?;
+    show(&servers[1], 1000)?;
+    wait_queues([3, 1000, 3])?;
+    waxwing.stop().map(drop)
+}
+
+/// The tutorial's module, dropped into the folder; a server that says how long its queue is.
+fn a_check_of_ones_own_finds_a_long_queue() -> Result<()> {
+    let module = modules::compile("queue-check")?;
+    let topology = Topology::new(Layout::default())?;
+    let (servers, mut config) = three(&topology)?;
+    let check = quick("queue_check").with("most = 100");
+    config.service_mut("web")?.health = vec![check];
+    let say = |server: &Server<'_>, length: u32| {
+        server.set_mood(&Mood::Saying(format!("QUEUE {length}\n")))
+    };
+    servers.iter().try_for_each(|server| say(server, 3))?;
+    fs::create_dir_all(&config.modules)?;
+    fs::write(config.modules.join("queue_check.wasm"), &module)?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    say(&servers[1], 1000)?;
+    let status = wait_web(&waxwing, ["up", "down", "up"])?;
+    let health = status.health("web", "server-2");
+    ensure!(health.reason.contains("1000"), "{health:#?}");
+    say(&servers[1], 3)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    // The same build once more, under the eyes of the folder's watcher: nobody goes down for it.
+    waxwing.drop_in("queue_check.wasm", &module, Copy::Slow)?;
+    thread::sleep(INTERVAL * 4);
+    wait_web(&waxwing, ["up"; 3])?;
+    waxwing.stop().map(drop)
+}
+
+/// Time on processors that a process has used (proc(5): `utime` and `stime`, in hundredths).
+fn cpu_time(pid: u64) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("a name")?;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// Nothing is asserted of times: the build is not optimised, and the machine is busy.
+fn two_thousand_backends_are_checked_on_time() -> Result<()> {
+    const PORTS: RangeInclusive<u16> = 10_000..=10_499;
+    const SECONDS: u64 = 10;
+    let topology = Topology::new(Layout {
+        servers: 4,
+        ..Layout::default()
+    })?;
+    let mut servers = Vec::new();
+    let mut service = Service::v4("web", "tcp", (80, 0), 0);
+    for number in 1..=4 {
+        servers.push(Server::moody(&topology, number, PORTS)?);
+        let backends = PORTS.map(|port| Backend::new(server4(number), port));
+        service.backends.extend(backends);
+    }
+    let check = HealthCheck {
+        interval: Some("2s"),
+        timeout: Some("1s"),
+        ..HealthCheck::new("http").with("path = '/healthz'")
+    };
+    let config = Config::new(&topology).with(service.checked(check));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let is_up = |status: &Status| status.states("web").iter().all(|state| *state == "up");
+    let before = waxwing.wait_status("all to be up", is_up)?;
+    let pid = before.0["pid"].as_u64().context("no pid in the status")?;
+    let mut pin = Command::new("taskset");
+    process::run(pin.args(["-a", "-c", "-p", "0", &pid.to_string()]))?;
+    let (before, used) = (waxwing.status()?, cpu_time(pid)?);
+    thread::sleep(Duration::from_secs(SECONDS));
+    let (after, used) = (waxwing.status()?, cpu_time(pid)?.saturating_sub(used));
+    ensure!(is_up(&after), "not all are up any more");
+    let (before, after) = (before.punctuality(), after.punctuality());
+    let checks = after.runs.saturating_sub(before.runs);
+    let expected = 2000 * SECONDS / 2;
+    eprintln!(
+        "{checks} checks in {SECONDS} s, {expected} due: late by {} ms (p99), {} ms (most); \
+         {:.0} % of one processor",
+        after.late_p99_ms,
+        after.late_max_ms,
+        used.as_secs_f64() / SECONDS as f64 * 100.0
+    );
+    ensure!(checks > 0, "no check was counted");
+    waxwing.stop().map(drop)
+}

@@ -1,0 +1,118 @@
+//! The bed's own servers, without a balancer: each answers, each fault shows, each is undone.
+
+use std::io::{self, ErrorKind};
+use std::ops::RangeInclusive;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use waxwing_tests::query::{self, ask};
+use waxwing_tests::{Fault, Kind, Layout, Server, Topology, process};
+
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(
+        every_fault_shows_and_is_undone,
+        "nginx",
+        "redis-server",
+        "dnsmasq",
+        "pg_ctlcluster",
+        "mariadbd",
+        "nft"
+    ),
+    scenario!(one_server_has_many_ports),
+];
+
+/// What a query from the balancer's side meets: the kind of its error, or part of the words.
+fn shows(fault: Fault, kind: Kind) -> (&'static [ErrorKind], &'static str) {
+    const SILENT: &[ErrorKind] = &[ErrorKind::WouldBlock, ErrorKind::TimedOut];
+    match (fault, kind.protocol()) {
+        (Fault::Stopped | Fault::Killed | Fault::Rejected, _) => {
+            (&[ErrorKind::ConnectionRefused], "refused")
+        }
+        (Fault::Failing, _) => (&[ErrorKind::Other], "500"),
+        _ => (SILENT, ""),
+    }
+}
+
+fn every_fault_shows_and_is_undone() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    for (number, kind) in (1..=3).cycle().zip(Kind::ALL) {
+        let begun = Instant::now();
+        let mut server = Server::start(&topology, number, kind)?;
+        let took = begun.elapsed();
+        let address = server.address();
+        let query = || topology.balancer.enter(|| ask(kind, address));
+        eprintln!("{server:?} answers after {took:?}: {:?}", query()??.trim());
+        for fault in Fault::ALL.into_iter().filter(|fault| fault.befalls(kind)) {
+            let begun = Instant::now();
+            server.suffer(fault)?;
+            let suffered = begun.elapsed();
+            let (errors, words) = shows(fault, kind);
+            match query()? {
+                Ok(said) => bail!("{kind:?} is {fault:?} and says {said}"),
+                Err(error) => ensure!(
+                    errors.contains(&error.kind()) && error.to_string().contains(words),
+                    "{kind:?} is {fault:?}: {error:?}"
+                ),
+            }
+            let begun = Instant::now();
+            server.recover(fault)?;
+            answers_again(fault, query)?;
+            let recovered = begun.elapsed();
+            eprintln!("  {fault:?} after {suffered:?}, undone after {recovered:?}");
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(1);
+    for server in &topology.servers {
+        let mut command = Command::new("ip");
+        let list = command.args(["netns", "pids", server.name()]);
+        // Killed ones are gone soon, and not at once.
+        while !process::run(list)?.is_empty() {
+            ensure!(Instant::now() < deadline, "{} has processes", server.name());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    Ok(())
+}
+
+/// What was under way while the server was stopped, or dropped, may need one more try.
+fn answers_again(fault: Fault, query: impl Fn() -> Result<io::Result<String>>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while let Err(error) = query()? {
+        ensure!(
+            Instant::now() < deadline,
+            "{fault:?} is undone, but {error}"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn one_server_has_many_ports() -> Result<()> {
+    const PORTS: RangeInclusive<u16> = 10_000..=10_999;
+    let topology = Topology::new(Layout {
+        servers: 1,
+        ..Layout::default()
+    })?;
+    let begun = Instant::now();
+    let server = Server::moody(&topology, 1, PORTS)?;
+    eprintln!("{} ports after {:?}", PORTS.len(), begun.elapsed());
+    for port in [*PORTS.start(), 10_001, *PORTS.end()] {
+        let mut address = server.address();
+        address.set_port(port);
+        let answer = topology.balancer.enter(|| ask(Kind::Moody, address))??;
+        ensure!(answer == "server=1", "port {port}: {answer}");
+        let datagram = topology.balancer.enter(|| {
+            let socket = query::connect_udp(address)?;
+            socket.send(b"?")?;
+            let mut answer = [0; 64];
+            let len = socket.recv(&mut answer)?;
+            io::Result::Ok(String::from_utf8_lossy(&answer[..len]).into_owned())
+        })??;
+        ensure!(datagram == "server=1\n", "UDP port {port}: {datagram}");
+    }
+    Ok(())
+}
