@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Resource, Rlimit};
 use waxwing_control::config::{Config, Poll, ZeroCopy};
 use waxwing_control::report::PortFacts;
 use waxwing_control::run::{Control, Parts, WorkerEnds};
@@ -49,7 +50,7 @@ pub(crate) const COMPILE: &str = "compile-module";
 /// What comes with the program.
 const SHIPPED: modules::Shipped = modules::Shipped {
     policies: shipped::MODULES,
-    checks: &[],
+    checks: shipped::HEALTH_CHECKS,
 };
 
 /// Has modules of the folder compiled by this same program, also once its file was replaced.
@@ -78,6 +79,7 @@ pub(crate) fn check(path: &Path) -> Result<()> {
 /// `waxwing run`.
 pub(crate) fn run(path: &Path) -> Result<()> {
     start_log();
+    raise_open_files();
     let started = Instant::now();
     let runtime = runtime()?;
     let checked = runtime.block_on(check::load(path, SHIPPED, compiler()))?;
@@ -127,6 +129,18 @@ fn start_log() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+}
+
+/// Each health check that runs has a connection, so as many files may be open as the system allows.
+fn raise_open_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
