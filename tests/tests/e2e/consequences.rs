@@ -158,7 +158,9 @@ fn the_health_command_speaks_by_its_exit_code() -> Result<()> {
     ensure!(code("web")? == Some(0), "two are up");
     servers[1].suffer(Fault::Paused)?;
     servers[2].suffer(Fault::Paused)?;
-    wait_web(&waxwing, ["down"; 3])?;
+    waxwing.wait_status("all to take no new sessions", |status| {
+        status.takes_new("web") == 0
+    })?;
     ensure!(code("web")? == Some(1), "all are down");
     ensure!(code("nonesuch")? != Some(0), "there is no such service");
     servers[2].recover(Fault::Paused)?;

@@ -43,6 +43,8 @@ pub(crate) struct Roster {
     backends: HashMap<BackendKey, BackendHealth>,
     /// The services' rules.
     services: HashMap<ServiceKey, Rules>,
+    /// When time was last let pass.
+    settled: Duration,
 }
 
 /// What a service says of its backends.
@@ -187,6 +189,7 @@ impl Roster {
 
     /// Lets time pass.
     pub(crate) fn settle(&mut self, now: Duration) -> Vec<Told> {
+        self.settled = now;
         let mut changes = Vec::new();
         for rules in self.services.values() {
             for (key, member) in &rules.members {
@@ -198,8 +201,9 @@ impl Roster {
         changes
     }
 
-    /// When something changes by time alone.
-    pub(crate) fn next_change(&self, now: Duration) -> Option<Duration> {
+    /// When something changes by time alone, since [`Roster::settle`]: perhaps a moment ago.
+    pub(crate) fn next_change(&self) -> Option<Duration> {
+        let now = self.settled;
         let of_service = |rules: &Rules| {
             let Health {
                 slow_start,

@@ -94,7 +94,7 @@ impl Health {
 
     /// When something changes by time alone.
     pub(crate) fn next_change(&self) -> Option<Duration> {
-        self.roster().next_change(self.now())
+        self.roster().next_change()
     }
 
     pub(crate) fn is_undecided(&self, (backend, check): CheckKey) -> bool {

@@ -89,6 +89,12 @@ impl World {
         [0, 1, 2].map(|backend| effects[&self.key(backend)])
     }
 
+    /// When something changes by time alone after this moment.
+    fn next_change(&mut self, now: Duration) -> Option<Duration> {
+        self.roster.settle(now);
+        self.roster.next_change()
+    }
+
     fn takes_new(&self, now: Duration) -> [bool; 3] {
         self.effects(now)
             .map(|effect| effect.healthy && effect.percent > 0)
@@ -239,11 +245,16 @@ fn a_backend_that_comes_back_gets_its_weight_in_steps() {
         world.result(0, &passed("open"), at(second));
     }
     assert_eq!(percent(&world, at(5)), 10);
-    assert_eq!(world.roster.next_change(at(5)), Some(at(6)));
+    assert_eq!(world.next_change(at(5)), Some(at(6)));
+    assert_eq!(
+        world.roster.next_change(),
+        Some(at(6)),
+        "however late one asks"
+    );
     assert_eq!(percent(&world, at(6)), 20);
     assert_eq!(percent(&world, at(10)), 60);
     assert_eq!(percent(&world, at(14)), 100);
-    assert_eq!(world.roster.next_change(at(14)), None);
+    assert_eq!(world.next_change(at(14)), None);
 }
 
 #[test]
@@ -272,7 +283,7 @@ fn a_draining_backend_keeps_its_sessions_for_as_long_as_it_may() {
         (effect.healthy, effect.percent, effect.sessions)
     };
     assert_eq!(effect(&world, at(10)), (true, 0, SessionsFate::Keep));
-    assert_eq!(world.roster.next_change(at(10)), Some(at(70)));
+    assert_eq!(world.next_change(at(10)), Some(at(70)));
     assert_eq!(effect(&world, at(69)), (true, 0, SessionsFate::Keep));
     assert_eq!(effect(&world, at(70)), (true, 0, SessionsFate::Reset));
     world.roster.set_admin(world.key(0), Admin::Enabled, at(80));
@@ -318,7 +329,7 @@ fn failures_of_connections_eject_and_the_time_out_doubles() {
     assert_eq!(world.state(0), State::Ejected);
     assert_eq!(world.takes_new(at(14)), [false, true, true]);
     assert_eq!(world.effects(at(14))[0].sessions, SessionsFate::Keep);
-    assert_eq!(world.roster.next_change(at(14)), Some(at(24)));
+    assert_eq!(world.next_change(at(14)), Some(at(24)));
     count(&mut world, [109, 0, 0], at(24));
     assert_eq!(world.state(0), State::Up);
     // Again, and again: 20 seconds, then 30, which is the most.
