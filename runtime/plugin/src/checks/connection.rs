@@ -21,19 +21,34 @@ pub(super) struct Failed {
     pub(super) words: String,
 }
 
-impl Failed {
-    pub(super) fn new(code: i32, words: impl Into<String>) -> Self {
-        let words = words.into();
-        Self { code, words }
-    }
-}
-
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
         if let Some(error) = inner {
             return Self::new(errors::TLS, tls::describe(error));
         }
+        let (code, words) = match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => (
+                errors::OTHER,
+                "the balancer has too many open files; raise their limit (ulimit -n)",
+            ),
+            Some(libc::EADDRNOTAVAIL) => (
+                errors::OTHER,
+                "the balancer has no port left to connect from",
+            ),
+            _ => return Self::of_kind(&error),
+        };
+        Self::new(code, words)
+    }
+}
+
+impl Failed {
+    pub(super) fn new(code: i32, words: impl Into<String>) -> Self {
+        let words = words.into();
+        Self { code, words }
+    }
+
+    fn of_kind(error: &io::Error) -> Self {
         let (code, words) = match error.kind() {
             ErrorKind::ConnectionRefused => (errors::REFUSED, "connection refused"),
             ErrorKind::HostUnreachable => (errors::UNREACHABLE, "host unreachable"),

@@ -127,7 +127,10 @@ pub(super) fn describe(error: &Error) -> String {
         return format!("TLS: {error}");
     };
     let why = match why {
-        CertificateError::UnknownIssuer => "is signed by nobody trusted; see `roots`".into(),
+        // A bad signature is that of another authority of the same name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "is signed by nobody trusted; see `roots`".into()
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "is for another name; see `server_name`".into()
         }

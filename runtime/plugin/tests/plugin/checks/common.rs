@@ -41,6 +41,17 @@ pub(crate) fn target(address: SocketAddr) -> CheckTarget {
     }
 }
 
+/// A body without an end.
+pub(crate) const LOOP: &str = "(loop $l (br $l)) (i32.const 0)";
+
+/// A check that adds this to the good one.
+pub(crate) fn with(more: &str) -> CheckWat {
+    CheckWat {
+        more: format!("{}{more}", CheckWat::GOOD.more).leak(),
+        ..CheckWat::GOOD
+    }
+}
+
 /// Nobody's address.
 pub(crate) fn nowhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 1).into()

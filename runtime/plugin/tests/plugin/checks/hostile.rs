@@ -1,1 +1,309 @@
-//! x
+//! What a check does that means harm, or is broken: it is cut or gets an error. (See `floods`.)
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use waxwing_plugin::checks::{CheckHost, CheckTarget, CheckTls, CheckVerdict};
+use waxwing_sdk::abi::health::errors;
+use waxwing_tests::check_wat::CheckWat;
+
+use super::common::{LOOP, bind, host, nowhere, run, silent, target, with};
+
+/// `waxwing_error` gives these words.
+const WORDS: &str = "(func (export \"waxwing_error\") (result i64) (i64.const 0x200000000f))
+                     (data (i32.const 32) \"\\1b[2Jindex is 9\\0a\")";
+
+/// A check whose `waxwing_error` has words.
+fn with_words(check: &'static str) -> CheckWat {
+    CheckWat {
+        more: format!("{}{WORDS}", CheckWat::GOOD.more).leak(),
+        ..CheckWat::checking(check)
+    }
+}
+
+#[test]
+fn a_module_that_fails_with_its_config_is_not_taken() {
+    let used_up = "used up the 50 ms of processor time that a check has";
+    let cases = [
+        (
+            with("(func $start (loop $l (br $l))) (start $start)"),
+            used_up,
+        ),
+        (
+            with("(func $start unreachable) (start $start)"),
+            "its start trapped",
+        ),
+        (
+            with("(func $start (drop (call $connect (i32.const 6)))) (start $start)"),
+            "called `connect` outside of waxwing_check",
+        ),
+        (CheckWat::configuring(LOOP), used_up),
+        (
+            CheckWat::configuring("(call $sleep_ms (i32.const -1)) (i32.const 1)"),
+            "`sleep_ms`",
+        ),
+        (
+            CheckWat::configuring("(call $close (i32.const 0)) (i32.const 1)"),
+            "`close`",
+        ),
+        (
+            CheckWat::configuring("(i32.wrap_i64 (call $now_ms))"),
+            "`now_ms`",
+        ),
+        (
+            CheckWat {
+                reserve: "(i32.const 0)",
+                ..CheckWat::GOOD
+            },
+            "have no room",
+        ),
+        (
+            CheckWat {
+                reserve: "(i32.const 0xffff)",
+                ..CheckWat::GOOD
+            },
+            "waxwing_reserve gave 0xffff",
+        ),
+        (
+            CheckWat {
+                reserve: "(i32.const -1)",
+                ..CheckWat::GOOD
+            },
+            "waxwing_reserve gave 0xffffffff",
+        ),
+        (
+            CheckWat {
+                memory: "(memory (export \"memory\") 257)",
+                ..CheckWat::GOOD
+            },
+            "bytes of memory",
+        ),
+    ];
+    for (wat, why) in cases {
+        let start = Instant::now();
+        let error = bind(&host(&wat, None)).expect_err(why).to_string();
+        assert!(error.contains(why), "{error:?} lacks {why:?}");
+        assert!(!error.contains(char::is_control), "{error:?}");
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_check_that_breaks_is_a_fault_with_a_reason() {
+    let recursion = "(func $deep (param i32) (result i32)
+        (i32.add (i32.const 1) (call $deep (i32.add (local.get 0) (i32.const 1)))))";
+    let verdict = |fields: &[(u32, u32)]| -> CheckWat {
+        let stores = fields.iter().fold(String::new(), |mut text, (at, value)| {
+            let _ = write!(text, "(i32.store (i32.const {at}) (i32.const {value}))");
+            text
+        });
+        CheckWat::checking(format!("{stores} (i32.const 0x1000)").leak())
+    };
+    let cases = [
+        (
+            CheckWat::checking(LOOP),
+            "waxwing_check used up the 50 ms of processor time",
+        ),
+        (
+            CheckWat::checking("unreachable"),
+            "the check failed: waxwing_check trapped: ",
+        ),
+        (with_words("unreachable"), "executed: [2Jindex is 9"),
+        (
+            with_words("(i32.const 0)"),
+            "the check failed: [2Jindex is 9",
+        ),
+        (CheckWat::checking("(i32.const 0)"), "it gave no verdict"),
+        (
+            CheckWat {
+                check: "(call $deep (i32.const 0))",
+                ..with(recursion)
+            },
+            "call stack exhausted",
+        ),
+        (
+            CheckWat::checking("(i32.load (i32.const -4))"),
+            "out of bounds memory access",
+        ),
+        (
+            CheckWat::checking("(i32.const 0x1004)"),
+            "0x1004 is not a multiple of 8",
+        ),
+        (
+            CheckWat::checking("(i32.const 0xffe0)"),
+            "the verdict at 0xffe0 is outside of memory",
+        ),
+        (
+            CheckWat::checking("(i32.const -8)"),
+            "the verdict at 0xfffffff8 is outside of memory",
+        ),
+        (verdict(&[]), "the verdict's status is 0, which is none"),
+        (
+            verdict(&[(0x1000, 4)]),
+            "the verdict's status is 4, which is none",
+        ),
+        (
+            verdict(&[(0x1000, 1), (0x1004, 1), (0x1008, 1001)]),
+            "the verdict's weight is 1001 percent, over 1000",
+        ),
+        (
+            verdict(&[(0x1000, 1), (0x1004, 1), (0x1008, 65_536)]),
+            "the verdict's weight is 65536 percent, over 1000",
+        ),
+        (
+            verdict(&[(0x1000, 1), (0x1020, 0xfff0), (0x1024, 17)]),
+            "the verdict's reason at 0xfff0 is outside of memory",
+        ),
+        (
+            verdict(&[(0x1000, 1), (0x1020, u32::MAX), (0x1024, u32::MAX)]),
+            "the verdict's reason at 0xffffffff is outside of memory",
+        ),
+        (
+            // Its words are nowhere, or there is no end of them.
+            CheckWat {
+                check: "unreachable",
+                ..with("(func (export \"waxwing_error\") (result i64) (i64.const -1))")
+            },
+            "trapped: ",
+        ),
+        (
+            CheckWat {
+                check: "unreachable",
+                ..with(
+                    "(func (export \"waxwing_error\") (result i64) (loop $l (br $l)) (i64.const 0))",
+                )
+            },
+            "trapped: ",
+        ),
+        (
+            CheckWat {
+                check: "unreachable",
+                ..with(
+                    "(func (export \"waxwing_error\") (result i64)
+                          (call $sleep_ms (i32.const -1)) (i64.const 0))",
+                )
+            },
+            "trapped: ",
+        ),
+    ];
+    for (wat, why) in cases {
+        let outcome = run(&wat, &target(nowhere())).await;
+        assert!(outcome.reason.contains(why), "{outcome:?} lacks {why:?}");
+        assert!(outcome.fault, "{outcome:?}");
+        assert_eq!(outcome.verdict, CheckVerdict::Unhealthy, "{outcome:?}");
+        assert_eq!((outcome.weight, outcome.signals), (None, [None; 4]));
+        assert!(!outcome.reason.contains(char::is_control), "{outcome:?}");
+        assert!(outcome.took < Duration::from_secs(2), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reason_is_cut() {
+    let check = "(memory.fill (i32.const 0x2000) (i32.const 0x61) (i32.const 0xe000))
+                 (i32.store (i32.const 0x1000) (i32.const 2))
+                 (i32.store (i32.const 0x1020) (i32.const 0x2000))
+                 (i32.store (i32.const 0x1024) (i32.const 0xe000))
+                 (i32.const 0x1000)";
+    let outcome = run(&CheckWat::checking(check), &target(nowhere())).await;
+    assert_eq!(outcome.reason, "a".repeat(512));
+    assert!(!outcome.fault);
+}
+
+#[tokio::test]
+async fn numbers_that_make_no_sense_are_invalid() {
+    let silent = silent().await;
+    let tls = CheckTls::new(None, None, false).expect("it is good");
+    let target = CheckTarget {
+        tls: Some(Arc::new(tls)),
+        ..target(silent)
+    };
+    let mut checks = Vec::new();
+    for protocol in [0, 1, 5, 7, 256 + 6, -1, i32::MIN, i32::MAX] {
+        checks.push(format!("(call $connect (i32.const {protocol}))"));
+    }
+    for connection in [-1, 1, 99, i32::MIN, i32::MAX] {
+        for import in ["tls", "send", "recv"] {
+            checks.push(format!(
+                "(call $close (i32.const {connection}))
+                 (drop (call $connect (i32.const 6)))
+                 (call ${import} (i32.const {connection}) (i32.const 0) (i32.const 1))"
+            ));
+        }
+    }
+    let places = [
+        (0x10000, 1),
+        (0xffff, 2),
+        (-1, 1),
+        (-1, -1),
+        (0, 0x10001),
+        (0, -1),
+        (i32::MIN, i32::MIN),
+        (16, i32::MAX),
+    ];
+    for (address, len) in places {
+        for import in ["tls", "send", "recv"] {
+            checks.push(format!(
+                "(call ${import} (call $connect (i32.const 6)) (i32.const {address}) (i32.const {len}))"
+            ));
+        }
+        checks.push(format!(
+            "(call $error_text (i32.const {address}) (i32.const {len}))"
+        ));
+        checks.push(format!(
+            "(call $log (i32.const {address}) (i32.const {len})) (i32.const {})",
+            errors::INVALID
+        ));
+    }
+    // TLS where it cannot be.
+    checks.push("(call $tls (call $connect (i32.const 17)) (i32.const 0) (i32.const 0))".into());
+    for check in checks {
+        let wat = CheckWat::checking(format!("(call $say (block (result i32) {check}))").leak());
+        let outcome = run(&wat, &target).await;
+        let number = outcome.signals[0].map(u32::cast_signed);
+        assert_eq!(number, Some(errors::INVALID), "{check}: {outcome:?}");
+        assert!(!outcome.fault);
+    }
+}
+
+#[tokio::test]
+async fn memory_and_tables_end_at_their_limits() {
+    let grow = "(local $pages i32)
+        (loop $more (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
+        (call $say (memory.size))";
+    let wat = CheckWat {
+        memory: "(memory (export \"memory\") 1)",
+        ..CheckWat::checking(grow)
+    };
+    let outcome = run(&wat, &target(nowhere())).await;
+    assert_eq!(outcome.signals[0], Some(256), "16 MiB: {outcome:?}");
+
+    let wat = CheckWat {
+        check: "(call $say (table.grow (ref.null func) (i32.const 20000)))",
+        ..with("(table 1 funcref)")
+    };
+    let outcome = run(&wat, &target(nowhere())).await;
+    assert_eq!(outcome.signals[0], Some(u32::MAX), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn an_import_is_no_export() {
+    // Its check is the host's own `connect`, which makes of the target's length a protocol.
+    let text = format!(
+        "(module (@custom \"waxwing.module\" \"{}\") {} (memory (export \"memory\") 1)
+           (func (export \"waxwing_reserve\") (param i32) (result i32) (i32.const 64))
+           (func (export \"waxwing_configure\") (param i32) (result i32) (i32.const 1))
+           (export \"waxwing_check\" (func $connect)))",
+        CheckWat::GOOD.section,
+        CheckWat::GOOD.imports
+    );
+    let module = wat::parse_str(text).expect("it is WebAssembly text").leak();
+    let host = CheckHost::new(Default::default(), &[("test", module)], None).expect("a host");
+    let check = bind(&host).expect("it takes its config");
+    let outcome = host.run(&check, &target(nowhere())).await;
+    assert!(outcome.fault, "{outcome:?}");
+}

@@ -9,7 +9,7 @@ use waxwing_plugin::checks::{CheckOutcome, CheckVerdict};
 use waxwing_sdk::abi::health::errors;
 use waxwing_tests::check_wat::CheckWat;
 
-use super::common::{nowhere, run, server, silent, target};
+use super::common::{nowhere, run, server, silent, target, with};
 
 /// The number that the check gave as its first signal.
 fn number(outcome: &CheckOutcome) -> i32 {
@@ -79,16 +79,11 @@ async fn it_sends_and_receives_over_tcp() {
         (i32.store (i32.const 0x1024) (local.get $n))
         (i32.const 0x1000)";
     let wat = CheckWat {
-        more: const_say_and("(data (i32.const 0x3000) \"ping\")"),
-        ..CheckWat::checking(check)
+        check,
+        ..with("(data (i32.const 0x3000) \"ping\")")
     };
     let outcome = run(&wat, &target(address)).await;
     assert_eq!((number(&outcome), outcome.reason.as_str()), (50, "pong!"));
-}
-
-/// `$say`, and this.
-fn const_say_and(more: &str) -> &'static str {
-    format!("{}\n{more}", CheckWat::GOOD.more).leak()
 }
 
 #[tokio::test]
@@ -110,10 +105,8 @@ async fn it_sends_and_receives_datagrams() {
         (i32.store (i32.const 0x1024) (i32.const 10))
         (i32.const 0x1000)";
     let wat = CheckWat {
-        more: const_say_and(
-            "(data (i32.const 0x3000) \"ping\") (data (i32.const 0x2000) \"..........\")",
-        ),
-        ..CheckWat::checking(check)
+        check,
+        ..with("(data (i32.const 0x3000) \"ping\") (data (i32.const 0x2000) \"..........\")")
     };
     let outcome = run(&wat, &target(address)).await;
     assert_eq!(

@@ -4,6 +4,7 @@ mod bench;
 mod common;
 mod ends;
 mod files;
+mod floods;
 mod hostile;
 mod imports;
 mod tls;

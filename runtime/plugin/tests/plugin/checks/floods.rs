@@ -1,0 +1,216 @@
+//! Checks that take all they can get: they end at their limits, and cost the others nothing.
+
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+use waxwing_plugin::checks::{CheckOutcome, CheckVerdict};
+use waxwing_sdk::abi::health::errors;
+use waxwing_tests::check_wat::CheckWat;
+
+use super::common::{LOOP, bind, host, nowhere, run, server, target, with};
+
+/// Counts connections, and keeps them.
+async fn counting() -> (SocketAddr, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&count);
+    let address = server(move |stream| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async move {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            drop(stream);
+        }
+    })
+    .await;
+    (address, count)
+}
+
+#[tokio::test]
+async fn a_flood_of_connects_ends_at_the_limit() {
+    let check = "(loop $more
+          (call $close (call $connect (i32.const 6)))
+          (br $more))
+        (i32.const 0)";
+    let (address, count) = counting().await;
+    let outcome = run(&CheckWat::checking(check), &target(address)).await;
+    assert!(
+        outcome.fault,
+        "it goes on until its time is used up: {outcome:?}"
+    );
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(count.load(Ordering::Relaxed) <= 16, "{count:?}");
+}
+
+#[tokio::test]
+async fn streams_without_end_are_ended() {
+    let pours = server(async |mut stream| {
+        let water = vec![7; 1 << 20];
+        while stream.write_all(&water).await.is_ok() {}
+    })
+    .await;
+    let drinks = server(async |mut stream| {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
+    // They go on until there is an error, and say which.
+    let reads = "(local $c i32) (local $n i32)
+        (local.set $c (call $connect (i32.const 6)))
+        (loop $more
+          (local.set $n (call $recv (local.get $c) (i32.const 0x4000) (i32.const 0xc000)))
+          (br_if $more (i32.gt_s (local.get $n) (i32.const 0))))
+        (call $say (local.get $n))";
+    let writes = "(local $c i32) (local $n i32)
+        (local.set $c (call $connect (i32.const 6)))
+        (loop $more
+          (local.set $n (call $send (local.get $c) (i32.const 0) (i32.const 0x10000)))
+          (br_if $more (i32.gt_s (local.get $n) (i32.const 0))))
+        (call $say (local.get $n))";
+    for (address, check) in [(pours, reads), (drinks, writes)] {
+        let outcome = run(&CheckWat::checking(check), &target(address)).await;
+        let number = outcome.signals[0].map(u32::cast_signed);
+        assert_eq!(number, Some(errors::LIMIT), "{outcome:?}");
+        assert!(outcome.took < Duration::from_secs(2), "{outcome:?}");
+    }
+}
+
+/// What is logged at debug level and says whose it is.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Logged {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("waxwing_plugin::checks")
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        struct Fields(String);
+        impl Visit for Fields {
+            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+                let _ = write!(self.0, "{}={value:?} ", field.name());
+            }
+        }
+        let mut fields = Fields(String::new());
+        event.record(&mut fields);
+        self.0
+            .lock()
+            .expect("no test panics with it")
+            .push(fields.0);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_is_cut() {
+    let check = "(local $n i32)
+        (loop $more
+          (call $log (i32.const 0x3000) (i32.const 0x4000))
+          (local.set $n (i32.add (local.get $n) (i32.const 1)))
+          (br_if $more (i32.lt_u (local.get $n) (i32.const 1000))))
+        (call $say (local.get $n))";
+    let wat = CheckWat {
+        check,
+        ..with("(data (i32.const 0x3000) \"one\\1b[2Jtwo\")")
+    };
+    let logged = Logged::default();
+    let _here = tracing::subscriber::set_default(logged.clone());
+    let outcome = run(&wat, &target(nowhere())).await;
+    assert_eq!(outcome.signals[0], Some(1000));
+    let lines = logged.0.lock().expect("no test panics with it");
+    assert_eq!(lines.len(), 16, "{lines:?}");
+    for line in &*lines {
+        assert!(line.contains("message=one [2Jtwo "), "{line:?}");
+        assert!(
+            line.contains("module=test service=web backend=s1"),
+            "{line:?}"
+        );
+        assert!(
+            line.len() < 600 && !line.contains(char::is_control),
+            "{line:?}"
+        );
+    }
+}
+
+/// A server in a thread of its own, that answers each connection after it was asked.
+fn answering() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let _ = stream.read(&mut [0; 16]);
+            let _ = stream.write_all(b"well");
+        }
+    });
+    address
+}
+
+/// Connects, asks and reads until the end: five times of waiting.
+const HONEST: &str = "(local $c i32) (local $n i32)
+    (local.set $c (call $connect (i32.const 6)))
+    (drop (call $send (local.get $c) (i32.const 0) (i32.const 4)))
+    (loop $more
+      (local.set $n (call $recv (local.get $c) (i32.const 0x4000) (i32.const 0xc)))
+      (br_if $more (i32.gt_s (local.get $n) (i32.const 0))))
+    (call $say (local.get $n))";
+
+#[tokio::test(flavor = "current_thread")]
+async fn fifty_that_loop_do_not_hold_up_an_honest_one() {
+    const HOSTILE: usize = 50;
+    const CHECKS: usize = 10;
+    let loops = Arc::new(host(&CheckWat::checking(LOOP), None));
+    let check = bind(&loops).expect("it takes its config");
+    let hostile: Vec<_> = (0..HOSTILE)
+        .map(|_| {
+            let (host, check) = (Arc::clone(&loops), Arc::clone(&check));
+            tokio::spawn(async move {
+                loop {
+                    let outcome = host.run(&check, &target(nowhere())).await;
+                    assert!(outcome.fault, "{outcome:?}");
+                }
+            })
+        })
+        .collect();
+    let honest = host(&CheckWat::checking(HONEST), None);
+    let check = bind(&honest).expect("it takes its config");
+    let target = target(answering());
+    let mut took = Vec::new();
+    for _ in 0..CHECKS {
+        let CheckOutcome {
+            verdict,
+            took: time,
+            reason,
+            ..
+        } = honest.run(&check, &target).await;
+        assert_eq!(verdict, CheckVerdict::Healthy, "{reason}");
+        took.push(time);
+    }
+    took.sort_unstable();
+    println!(
+        "an honest check takes {:?}, at most {:?}",
+        took[CHECKS / 2],
+        took[CHECKS - 1]
+    );
+    assert!(took[CHECKS - 1] < target.timeout / 2, "{took:?}");
+    assert!(
+        hostile.iter().all(|task| !task.is_finished()),
+        "they went on"
+    );
+}
