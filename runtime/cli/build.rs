@@ -29,7 +29,17 @@ const POLICIES: &[&str] = &[
 ];
 
 /// The health checks that it may name so.
-const HEALTH_CHECKS: &[&str] = &["waxwing-health-http", "waxwing-health-tcp"];
+const HEALTH_CHECKS: &[&str] = &[
+    "waxwing-health-agent",
+    "waxwing-health-dns",
+    "waxwing-health-http",
+    "waxwing-health-metrics",
+    "waxwing-health-mysql",
+    "waxwing-health-postgres",
+    "waxwing-health-redis",
+    "waxwing-health-tcp",
+    "waxwing-health-udp",
+];
 
 fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());

@@ -270,7 +270,17 @@ fn module(name: &str) -> Vec<u8> {
     static MODULES: OnceLock<Vec<waxwing_module_build::Module>> = OnceLock::new();
     let modules = MODULES.get_or_init(|| {
         let manifest = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
-        let packages = ["waxwing-health-http", "waxwing-health-tcp"];
+        let packages = [
+            "waxwing-health-agent",
+            "waxwing-health-dns",
+            "waxwing-health-http",
+            "waxwing-health-metrics",
+            "waxwing-health-mysql",
+            "waxwing-health-postgres",
+            "waxwing-health-redis",
+            "waxwing-health-tcp",
+            "waxwing-health-udp",
+        ];
         let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("checks");
         waxwing_module_build::build(manifest, &packages, &target_dir)
             .unwrap_or_else(|error| panic!("{error}"))
@@ -282,6 +292,8 @@ fn module(name: &str) -> Vec<u8> {
 #[test]
 fn a_module_finds_what_is_found_natively_and_says_it_in_the_same_words() {
     let (http, tcp) = (module("http"), module("tcp"));
+    let (redis, postgres, metrics) = (module("redis"), module("postgres"), module("metrics"));
+    let queue = r#"{"metric": "queue{of=\"a\"}", "signal": 2}"#;
     let ping = r#"{"send": "PING\r\n", "expect": "+PONG"}"#;
     let page = r#"{"path": "/x", "body": "ready"}"#;
     let chunks =
@@ -337,6 +349,28 @@ fn a_module_finds_what_is_found_natively_and_says_it_in_the_same_words() {
             UNHEALTHY,
             "no HTTP/1.1 status line but \"SSH-2.0\"",
         ),
+        (
+            &redis,
+            "{}",
+            server("-LOADING It is loading\r\n"),
+            UNHEALTHY,
+            "it answers: LOADING It is loading",
+        ),
+        (&redis, "{}", server("+PONG\r\n"), HEALTHY, "PONG"),
+        (
+            &postgres,
+            "{}",
+            server("R\0\0\0\x08\0\0\0\x03"),
+            HEALTHY,
+            "it asks who is there",
+        ),
+        (
+            &metrics,
+            queue,
+            server("HTTP/1.1 200 OK\r\n\r\nqueue 1\nqueue{of=\"a\"} 7.2\n"),
+            HEALTHY,
+            "queue{of=\"a\"} is 7.2",
+        ),
         // The host's words, which are the system's here.
         (
             &http,
@@ -384,8 +418,15 @@ fn what_a_check_has_opened_is_closed_when_it_is_done() {
 #[test]
 fn a_module_imports_what_it_uses_and_its_section_says_what_it_is() {
     for (name, expected) in [
+        ("agent", "close connect error_text recv send"),
+        ("dns", "close connect error_text now_ms recv send"),
         ("http", "close connect error_text now_ms recv send tls"),
+        ("metrics", "close connect error_text recv send tls"),
+        ("mysql", "close connect error_text recv send"),
+        ("postgres", "close connect error_text recv send tls"),
+        ("redis", "close connect error_text recv send tls"),
         ("tcp", "close connect error_text now_ms recv send tls"),
+        ("udp", "close connect error_text recv send sleep_ms"),
     ] {
         let wasm = module(name);
         let (mut names, mut info) = (Vec::new(), None);

@@ -4,7 +4,9 @@
 //! Invariant: a policy that ships is in [`for_each_policy!`], so it is compared with its Wasm
 //! module and measured; a health check is in [`for_each_health_check!`].
 
+pub use agent;
 pub use destination_hash;
+pub use dns;
 pub use dns_name;
 pub use failover;
 pub use http;
@@ -12,12 +14,16 @@ pub use least_connections;
 pub use least_latency;
 pub use least_signal;
 pub use maglev;
+pub use metrics;
+pub use mysql;
 pub use never_queue;
 pub use overflow;
 pub use percent_split;
+pub use postgres;
 pub use power_of_two;
 pub use quic_connection_id;
 pub use random;
+pub use redis;
 pub use rendezvous;
 pub use ring_hash;
 pub use round_robin;
@@ -26,6 +32,7 @@ pub use source_hash;
 pub use sticky_source;
 pub use subnet;
 pub use tcp;
+pub use udp;
 
 /// Calls a macro with a row for each policy: `name :: Type, package, config;`, where the config is
 /// one in which the policy does the most. It is made for backends with the tags 1, 2 and 3, but for
@@ -65,8 +72,15 @@ macro_rules! for_each_policy {
 macro_rules! for_each_health_check {
     ($visit:ident) => {
         $visit! {
+            agent::Agent, "waxwing-health-agent", "{\"send\":\"web\\n\"}";
+            dns::Dns, "waxwing-health-dns", "{\"name\":\"www.example.com\",\"type\":\"AAAA\",\"answers\":2}";
             http::Http, "waxwing-health-http", "{\"path\":\"/healthz\",\"status\":[200,\"202-299\"],\"body\":\"ready\",\"headers\":{\"x-probe\":\"1\"}}";
+            metrics::Metrics, "waxwing-health-metrics", "{\"metric\":\"queue{of=\\\"a\\\"}\",\"signal\":2,\"scale\":0.5,\"several\":\"max\"}";
+            mysql::Mysql, "waxwing-health-mysql", "{\"user\":\"probe\"}";
+            postgres::Postgres, "waxwing-health-postgres", "{\"user\":\"probe\",\"database\":\"web\"}";
+            redis::Redis, "waxwing-health-redis", "{\"username\":\"probe\",\"password\":\"secret\",\"role\":\"master\"}";
             tcp::Tcp, "waxwing-health-tcp", "{\"send\":\"PING\\r\\n\",\"expect\":\"+PONG\"}";
+            udp::Udp, "waxwing-health-udp", "{\"send_hex\":\"00ff\",\"expect\":\"ok\",\"at\":\"start\"}";
         }
     };
 }

@@ -69,13 +69,13 @@ impl From<&TestServer> for TestTarget {
 fn serve(mut client: TcpStream, answer: &[u8], is_closing: bool) -> io::Result<Vec<u8>> {
     client.set_nodelay(true)?;
     client.set_read_timeout(Some(PATIENCE))?;
-    // A client that has read enough closes in between.
+    // A client that has read enough may be gone at any time.
     let is_sent = answer
         .chunks(1000)
         .flat_map(|large| [&large[..large.len().min(3)], &large[large.len().min(3)..]])
         .all(|piece| client.write_all(piece).is_ok());
     if is_closing && is_sent {
-        client.shutdown(Shutdown::Write)?;
+        let _ = client.shutdown(Shutdown::Write);
     }
     let mut received = Vec::new();
     client.read_to_end(&mut received).or_else(|error| {

@@ -108,13 +108,17 @@ fn read_head_line(
     left: &mut usize,
     line: &mut Vec<u8>,
 ) -> io::Result<bool> {
-    let is_there = read_line(reader, *left, line)?;
-    // An empty line counts too, or a server could send them for ever.
-    *left = left.checked_sub(line.len() + 2).ok_or_else(|| {
+    let too_long = || {
         invalid(format!(
             "the head of the answer has more than {HEAD_BYTES_MAX} bytes"
         ))
+    };
+    let is_there = read_line(reader, *left, line).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => too_long(),
+        _ => error,
     })?;
+    // An empty line counts too, or a server could send them for ever.
+    *left = left.checked_sub(line.len() + 2).ok_or_else(too_long)?;
     Ok(is_there)
 }
 

@@ -1,0 +1,209 @@
+//! Metrics: a number from the server's page of Prometheus metrics becomes a signal of the backend,
+//! such as the requests that wait in an inference server's queue; policies balance on it.
+//!
+//! Invariant: the page is read line by line and none of it is kept, so its length costs no memory; a
+//! number that is none never becomes a signal.
+
+mod sample;
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+
+use serde::Deserialize;
+use waxwing_sdk::health::http::{self, Request};
+use waxwing_sdk::health::lines::{quote, read_line};
+use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+
+use crate::sample::Selector;
+
+/// The longest line, in bytes.
+const LINE_BYTES_MAX: usize = 16 * 1024;
+/// How many signals a backend has.
+const SIGNALS: usize = 4;
+
+/// `config = { metric = 'vllm:num_requests_waiting{model_name="m"}', signal = "queue" }`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The metric's name, and in braces the labels that a sample must have.
+    metric: String,
+    /// The signal to set: a name of the service's `signals`, or 0 to 3.
+    #[serde(default)]
+    signal: Signal,
+    /// Where the page is.
+    #[serde(default = "default_path")]
+    path: String,
+    /// Headers of the request, such as `authorization`.
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    /// Whether to speak TLS.
+    #[serde(default)]
+    tls: bool,
+    /// What the number is multiplied by.
+    #[serde(default = "default_scale")]
+    scale: f64,
+    /// What is made of several samples.
+    #[serde(default)]
+    several: Several,
+    /// What a server without the metric is.
+    #[serde(default)]
+    missing: Missing,
+}
+
+fn default_path() -> String {
+    "/metrics".to_string()
+}
+
+fn default_scale() -> f64 {
+    1.0
+}
+
+/// A signal as the operator writes it.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(untagged, expecting = "expected a signal's name, or 0 to 3")]
+pub enum Signal {
+    /// Its place.
+    Place(usize),
+    /// Its name among the service's.
+    Name(String),
+}
+
+impl Default for Signal {
+    fn default() -> Self {
+        Self::Place(0)
+    }
+}
+
+/// What is made of several samples that fit.
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Several {
+    /// Their sum.
+    #[default]
+    Sum,
+    /// The largest.
+    Max,
+}
+
+/// What a server is whose page does not have the metric.
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// Not well.
+    #[default]
+    Unhealthy,
+    /// Well; the signal stays what it is.
+    Ignore,
+}
+
+/// What to ask for and what to make of it.
+pub struct Metrics {
+    request: Request,
+    selector: Selector,
+    config: Config,
+}
+
+impl HealthCheck for Metrics {
+    type Config = Config;
+
+    fn new(config: Config) -> Result<Self, String> {
+        let selector =
+            Selector::parse(&config.metric).map_err(|why| format!("config.metric: {why}"))?;
+        let mut request = Request::new("GET", &config.path)
+            .map_err(|why| format!("config.path: {why}"))?
+            .header("accept", "text/plain; version=0.0.4")?;
+        for (name, value) in &config.headers {
+            request = request
+                .header(name, value)
+                .map_err(|why| format!("config.headers: {why}"))?;
+        }
+        if matches!(config.signal, Signal::Place(place) if place >= SIGNALS) {
+            return Err("config.signal: a backend has the signals 0 to 3".to_string());
+        }
+        if !config.scale.is_finite() {
+            return Err("config.scale: expected a number such as 0.001".to_string());
+        }
+        Ok(Self {
+            request,
+            selector,
+            config,
+        })
+    }
+
+    fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
+        let place = self.place(target)?;
+        let connection = target.connect()?;
+        let (connection, port_default) = if self.config.tls {
+            (connection.tls(&["http/1.1"])?, 443)
+        } else {
+            (connection, 80)
+        };
+        let host = http::host(target.server_name(), target.port(), port_default);
+        let mut page = self.request.send(connection, &host)?;
+        if page.status() != 200 {
+            let (status, path) = (page.status(), &self.config.path);
+            return Err(format!("{path} gives status {status}, expected 200").into());
+        }
+        let metric = &self.config.metric;
+        match (self.read(&mut page)?, self.config.missing) {
+            (Some(number), _) => {
+                let value = signal_value(number * self.config.scale).ok_or_else(|| {
+                    format!("{metric} is {number}, which is no number to balance on")
+                })?;
+                Ok(Verdict::healthy(format!("{metric} is {number}")).signal(place, value))
+            }
+            (None, Missing::Unhealthy) => Err(format!("the page has no {metric}").into()),
+            (None, Missing::Ignore) => Ok(Verdict::healthy(format!("the page has no {metric}"))),
+        }
+    }
+}
+
+impl Metrics {
+    fn place(&self, target: &Target) -> Result<usize, Unhealthy> {
+        match &self.config.signal {
+            Signal::Place(place) => Ok(*place),
+            Signal::Name(name) => target.signal(name).ok_or_else(|| {
+                format!(
+                    "config.signal is {name:?}; the service's signals are {:?}",
+                    target.signals()
+                )
+                .into()
+            }),
+        }
+    }
+
+    /// What the page's samples of the metric come to, if it has any.
+    fn read(&self, page: &mut impl BufRead) -> Result<Option<f64>, Unhealthy> {
+        let mut line = Vec::new();
+        let mut total: Option<f64> = None;
+        while read_line(page, LINE_BYTES_MAX, &mut line)? {
+            let Some(value) = self.selector.value(&line) else {
+                continue;
+            };
+            let number =
+                value.ok_or_else(|| format!("the page has no number in {}", quote(&line)))?;
+            total = Some(match (total, self.config.several) {
+                (None, _) => number,
+                (Some(total), Several::Sum) => total + number,
+                // Not `f64::max`, which would take the other where one is no number.
+                (Some(total), Several::Max) if total >= number || total.is_nan() => total,
+                (Some(_), Several::Max) => number,
+            });
+        }
+        Ok(total)
+    }
+}
+
+/// The nearest number that a signal can be, or none for what is no number.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "`as` takes what is out of bounds to the nearer bound"
+)]
+fn signal_value(number: f64) -> Option<u32> {
+    (!number.is_nan()).then(|| number.round() as u32)
+}
+
+export_health_check!(Metrics);
+
+#[cfg(test)]
+mod tests;

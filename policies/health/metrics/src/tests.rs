@@ -1,0 +1,182 @@
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::time::Duration;
+
+use waxwing_sdk::testing::{self, TestServer, TestTarget};
+
+use super::*;
+
+const PAGE: &str = "# HELP queue Requests that wait.\n# TYPE queue gauge\n\
+    queue{model=\"a\"} 3.4\nqueue{model=\"b\"} 5.1\nqueue_max 9\nbusy 0.42\nnone NaN\nbad x\n\
+    much +Inf\nless -7\n";
+
+fn answer(page: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{page}",
+        page.len()
+    )
+}
+
+fn ask(config: &str, answer: &[u8]) -> Result<Verdict, Unhealthy> {
+    let server = TestServer::answers(answer).unwrap();
+    testing::check::<Metrics>(
+        config,
+        TestTarget::from(&server).signals(&["queue", "load"]),
+    )
+}
+
+/// The signals that a config makes of the page.
+fn signals(config: &str) -> [Option<u32>; 4] {
+    ask(config, answer(PAGE).as_bytes()).unwrap().signals()
+}
+
+#[test]
+fn a_metric_becomes_the_signal_that_is_named() {
+    for (config, expected) in [
+        (r#"{"metric": "queue_max"}"#, [Some(9), None, None, None]),
+        (
+            r#"{"metric": "queue_max", "signal": 3}"#,
+            [None, None, None, Some(9)],
+        ),
+        (
+            r#"{"metric": "queue_max", "signal": "load"}"#,
+            [None, Some(9), None, None],
+        ),
+        (
+            r#"{"metric": "queue{model=\"b\"}"}"#,
+            [Some(5), None, None, None],
+        ),
+        (r#"{"metric": "queue"}"#, [Some(9), None, None, None]),
+        (
+            r#"{"metric": "queue", "several": "max"}"#,
+            [Some(5), None, None, None],
+        ),
+        (
+            r#"{"metric": "busy", "scale": 100}"#,
+            [Some(42), None, None, None],
+        ),
+        (r#"{"metric": "much"}"#, [Some(u32::MAX), None, None, None]),
+        (r#"{"metric": "less"}"#, [Some(0), None, None, None]),
+        (r#"{"metric": "absent", "missing": "ignore"}"#, [None; 4]),
+    ] {
+        assert_eq!(signals(config), expected, "{config}");
+    }
+}
+
+#[test]
+fn the_request_is_for_the_page() {
+    let server = TestServer::answers(answer(PAGE)).unwrap();
+    let config =
+        r#"{"metric": "busy", "path": "/m?x=1", "headers": {"authorization": "Bearer k"}}"#;
+    let target = TestTarget::from(&server).server_name("s1.example");
+    testing::check::<Metrics>(config, target).unwrap();
+    let request = String::from_utf8(server.received().unwrap()).unwrap();
+    assert!(
+        request.starts_with("GET /m?x=1 HTTP/1.1\r\nhost: s1.example:"),
+        "{request}"
+    );
+    assert!(
+        request.contains("\r\nauthorization: Bearer k\r\n"),
+        "{request}"
+    );
+}
+
+#[test]
+fn a_page_without_a_number_is_not_healthy() {
+    let page = answer(PAGE);
+    let cut = &page[..page.len() - 60];
+    let queue = r#"{"metric": "queue"}"#;
+    for (config, answer, expected) in [
+        (
+            r#"{"metric": "absent"}"#,
+            page.as_str(),
+            "the page has no absent",
+        ),
+        (
+            r#"{"metric": "none"}"#,
+            &page,
+            "none is NaN, which is no number",
+        ),
+        (r#"{"metric": "bad"}"#, &page, "no number in \"bad x\""),
+        (
+            r#"{"metric": "busy", "signal": "q"}"#,
+            &page,
+            r#"the service's signals are ["queue", "load"]"#,
+        ),
+        (
+            r#"{"metric": "much", "scale": 0}"#,
+            &page,
+            "which is no number",
+        ),
+        (
+            queue,
+            "HTTP/1.1 503 No\r\n\r\n",
+            "/metrics gives status 503, expected 200",
+        ),
+        (queue, cut, "before the end of the body"),
+        (queue, "", "closed by the server without an answer"),
+        (queue, "+PONG\r\n", "no HTTP/1.1 status line"),
+    ] {
+        let unhealthy = ask(config, answer.as_bytes()).unwrap_err();
+        assert!(unhealthy.reason().contains(expected), "{unhealthy}");
+    }
+    let server = TestServer::hangs_after(cut).unwrap();
+    let target = TestTarget::from(&server).timeout(Duration::from_millis(100));
+    let unhealthy = testing::check::<Metrics>(queue, target).unwrap_err();
+    assert_eq!(unhealthy.reason(), "no answer in time");
+}
+
+#[test]
+fn a_page_may_be_long_and_a_line_may_not() {
+    let many: String = (0..20_000)
+        .map(|n| format!("other{{n=\"{n}\"}} {n}\n"))
+        .collect();
+    let chunked = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{many}\r\n6\r\nqueue \r\n2\r\n7\n\r\n0\r\n\r\n",
+        many.len()
+    );
+    let found = ask(r#"{"metric": "queue"}"#, chunked.as_bytes()).unwrap();
+    assert_eq!(found.signals()[0], Some(7));
+    let long = answer(&"x".repeat(20_000));
+    let unhealthy = ask(r#"{"metric": "queue"}"#, long.as_bytes()).unwrap_err();
+    assert!(
+        unhealthy.reason().contains("more than 16384 bytes"),
+        "{unhealthy}"
+    );
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_write() {
+    for (config, expected) in [
+        ("{}", "missing field `metric`"),
+        (
+            r#"{"metric": "a b"}"#,
+            "config.metric: expected a metric's name",
+        ),
+        (r#"{"metric": "a", "signal": 4}"#, "the signals 0 to 3"),
+        (
+            r#"{"metric": "a", "signal": -1}"#,
+            "a signal's name, or 0 to 3",
+        ),
+        (
+            r#"{"metric": "a", "path": "m"}"#,
+            "config.path: \"m\" is no path",
+        ),
+        (
+            r#"{"metric": "a", "headers": {"a b": "c"}}"#,
+            "config.headers: ",
+        ),
+        (
+            r#"{"metric": "a", "several": "mean"}"#,
+            "expected `sum` or `max`",
+        ),
+        (
+            r#"{"metric": "a", "missing": "ok"}"#,
+            "expected `unhealthy` or `ignore`",
+        ),
+        (r#"{"metric": "a", "sginal": 1}"#, "unknown field `sginal`"),
+    ] {
+        let error = ask(config, b"").unwrap_err();
+        assert!(error.reason().contains(expected), "{error}");
+    }
+}

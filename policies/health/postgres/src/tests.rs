@@ -1,0 +1,166 @@
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::time::Duration;
+
+use waxwing_sdk::testing::{self, TestServer, TestTarget};
+
+use super::*;
+
+/// What comes of a server's answer, and what the server got.
+fn check(config: &str, answer: &[u8]) -> (Result<Verdict, Unhealthy>, Vec<u8>) {
+    let server = TestServer::answers(answer).unwrap();
+    let found = testing::check::<Postgres>(config, &server);
+    (found, server.received().unwrap())
+}
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    [&[kind], &with_length(body)[..]].concat()
+}
+
+/// An error as a server sends it.
+fn error(code: &str, text: &str) -> Vec<u8> {
+    let fields = format!("SFATAL\0VFATAL\0C{code}\0M{text}\0Fpostmaster.c\0L2341\0\0");
+    message(b'E', fields.as_bytes())
+}
+
+#[test]
+fn a_startup_message_names_the_user_and_the_database() {
+    let (_, sent) = check("{}", b"");
+    let expected = b"\0\0\0\x2f\0\x03\0\0user\0waxwing\0application_name\0waxwing\0\0";
+    assert_eq!(
+        sent.escape_ascii().to_string(),
+        expected.escape_ascii().to_string()
+    );
+    let (_, sent) = check(r#"{"user": "u", "database": "d"}"#, b"");
+    assert!(
+        sent.windows(19)
+            .any(|part| part == b"user\0u\0database\0d\0a"),
+        "{}",
+        sent.escape_ascii()
+    );
+}
+
+#[test]
+fn a_server_that_asks_who_is_there_is_alive() {
+    let sasl = [&10_u32.to_be_bytes(), &b"SCRAM-SHA-256\0\0"[..]].concat();
+    for request in [&sasl[..], &[0, 0, 0, 5, 1, 2, 3, 4], &[0, 0, 0, 3]] {
+        let (found, sent) = check("{}", &message(b'R', request));
+        assert_eq!(found, Ok(Verdict::healthy("it asks who is there")));
+        assert_ne!(
+            sent.last_chunk(),
+            Some(&TERMINATE),
+            "the server waits for a password"
+        );
+    }
+}
+
+#[test]
+fn a_server_that_lets_the_user_in_is_alive_and_told_good_bye() {
+    let welcome = message(b'R', &[0; 4]);
+    let (found, sent) = check("{}", &[&welcome, &b"S\0\0\0\x09a\0b\0"[..]].concat());
+    assert_eq!(found, Ok(Verdict::healthy("it asks for no password")));
+    assert_eq!(sent.last_chunk(), Some(&TERMINATE));
+}
+
+#[test]
+fn a_server_that_refuses_the_user_is_alive_and_others_say_why_not() {
+    for (code, text, is_alive) in [
+        ("28000", "role \"waxwing\" does not exist", true),
+        (
+            "28P01",
+            "password authentication failed for user \"waxwing\"",
+            true,
+        ),
+        ("28000", "no pg_hba.conf entry for host \"10.0.0.1\"", true),
+        ("3D000", "database \"waxwing\" does not exist", true),
+        ("57P03", "the database system is starting up", false),
+        ("57P03", "the database system is shutting down", false),
+        (
+            "57P01",
+            "terminating connection due to administrator command",
+            false,
+        ),
+        ("53300", "sorry, too many clients already", false),
+        ("08P01", "unsupported startup parameter", false),
+    ] {
+        let found = check("{}", &error(code, text)).0;
+        let expected = format!("it answers: {text} ({code})");
+        match found {
+            Ok(verdict) => assert!(is_alive && verdict.reason() == expected, "{verdict:?}"),
+            Err(unhealthy) => assert!(!is_alive && unhealthy.reason() == expected, "{unhealthy}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_no_answer_of_postgresql_is_not_alive() {
+    let long = message(b'R', &[0; 9000]);
+    let cases: [(&[u8], &str); 9] = [
+        (b"", "closed by the server without an answer"),
+        (b"R\0\0", "closed by the server after 3 bytes"),
+        (b"R\0\0\0\x08\0", "closed by the server after 6 bytes"),
+        (b"R\0\0\0\x03", "no answer of PostgreSQL but"),
+        (b"R\0\0\0\x04", "no answer of PostgreSQL but"),
+        (&long, "no answer of PostgreSQL but"),
+        (b"HTTP/1.1 400", "no answer of PostgreSQL but \"H\""),
+        (b"E\0\0\0\x04", "it answers: "),
+        (
+            b"Ecould not fork new process for connection: busy\n\0",
+            "it answers: could not fork new process for connection: busy",
+        ),
+    ];
+    for (answer, expected) in cases {
+        let unhealthy = check("{}", answer).0.unwrap_err();
+        assert!(unhealthy.reason().contains(expected), "{unhealthy}");
+    }
+    let silent = TestServer::hangs_after("R").unwrap();
+    let target = TestTarget::from(&silent).timeout(Duration::from_millis(100));
+    let unhealthy = testing::check::<Postgres>("{}", target).unwrap_err();
+    assert_eq!(unhealthy.reason(), "no answer in time");
+}
+
+#[test]
+fn tls_is_asked_for_before_anything_else() {
+    let tls = r#"{"tls": true}"#;
+    let (found, sent) = check(tls, b"N");
+    assert!(found.unwrap_err().reason().starts_with("it offers no TLS"));
+    assert_eq!(sent, [0, 0, 0, 8, 4, 210, 22, 47]);
+    let (found, _) = check(tls, b"Eoops");
+    assert_eq!(
+        found.unwrap_err().reason(),
+        "no answer of PostgreSQL but \"E\""
+    );
+    // As far as a check without the host gets.
+    let (found, _) = check(tls, b"S");
+    assert!(found.unwrap_err().reason().starts_with("TLS is the host's"));
+}
+
+#[test]
+fn damaged_answers_are_answers_or_errors() {
+    let welcome = message(b'R', &[0; 4]);
+    let refusal = error("57P03", "the database system is starting up");
+    for answer in testing::damaged(&welcome, 1)
+        .take(200)
+        .chain(testing::damaged(&refusal, 2).take(200))
+    {
+        let _ = check("{}", &answer);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_write() {
+    let long = format!(r#"{{"user": "{}"}}"#, "x".repeat(256));
+    for (config, expected) in [
+        (r#"{"user": ""}"#, "config.user: expected a name"),
+        (
+            r#"{"database": "a\u0000b"}"#,
+            "config.database: expected at most 255",
+        ),
+        (&long, "config.user: expected at most 255"),
+        (r#"{"password": "x"}"#, "unknown field `password`"),
+    ] {
+        let target = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let error = testing::check::<Postgres>(config, target).unwrap_err();
+        assert!(error.reason().contains(expected), "{error}");
+    }
+}

@@ -1,0 +1,36 @@
+//! Bytes in a config: as text, or in hexadecimal digits.
+//!
+//! Invariant: what is written in both ways, or in digits that are none, is an error and not a
+//! guess.
+
+/// The bytes of `key` or of `key_hex`, whichever is there.
+pub(crate) fn one_of(
+    key: &str,
+    text: Option<String>,
+    digits: Option<String>,
+) -> Result<Option<Vec<u8>>, String> {
+    match (text, digits) {
+        (Some(_), Some(_)) => Err(format!("write config.{key} or config.{key}_hex, not both")),
+        (Some(text), None) => Ok(Some(text.into_bytes())),
+        (None, Some(digits)) => hexadecimal(&digits).map(Some).ok_or(format!(
+            "config.{key}_hex: expected pairs of hexadecimal digits, such as \"00 ff\", got \
+             {digits:?}"
+        )),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Pairs of digits; spaces may be between them.
+fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<_>> = text
+        .chars()
+        .filter(|character| *character != ' ')
+        .map(|character| u8::try_from(character.to_digit(16)?).ok())
+        .collect();
+    let digits = digits?;
+    let pairs = digits.chunks_exact(2);
+    pairs
+        .remainder()
+        .is_empty()
+        .then(|| pairs.map(|pair| pair[0] << 4 | pair[1]).collect())
+}

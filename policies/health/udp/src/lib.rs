@@ -1,0 +1,137 @@
+//! UDP: a datagram goes to the server, and one comes back, as it should. For services that answer
+//! nobody there is `silence = "healthy"`: then only a closed port is a fault.
+//!
+//! Invariant: one datagram decides; it is never held beyond the largest that UDP has.
+
+mod bytes;
+
+use serde::Deserialize;
+use waxwing_sdk::health::lines::quote;
+use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+
+use crate::bytes::one_of;
+
+/// The longest datagram over IPv4, in bytes.
+const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// `config = { send = "status\n", expect = "ok" }`.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What to send, as text. This or `send_hex` is required.
+    send: Option<String>,
+    /// What to send, in hexadecimal digits.
+    send_hex: Option<String>,
+    /// What the answer must have in it, as text; without it, and without `expect_hex`, any answer
+    /// will do.
+    expect: Option<String>,
+    /// What the answer must have in it, in hexadecimal digits.
+    expect_hex: Option<String>,
+    /// Where the answer must have it.
+    at: At,
+    /// What it is if no answer comes.
+    silence: Silence,
+}
+
+/// Where an answer must have what is expected.
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum At {
+    /// Anywhere.
+    #[default]
+    Anywhere,
+    /// At its start.
+    Start,
+    /// It is all of the answer.
+    Whole,
+}
+
+/// What a server that does not answer is.
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Silence {
+    /// Not well.
+    #[default]
+    Unhealthy,
+    /// Well, unless its port is closed. No answer is waited for.
+    Healthy,
+}
+
+/// What to send and what to expect.
+pub struct Udp {
+    send: Vec<u8>,
+    expect: Option<Vec<u8>>,
+    at: At,
+    silence: Silence,
+}
+
+impl HealthCheck for Udp {
+    type Config = Config;
+
+    fn new(config: Config) -> Result<Self, String> {
+        let send = one_of("send", config.send, config.send_hex)?
+            .ok_or("write what to send: config.send = \"status\", or config.send_hex = \"00ff\"")?;
+        if send.len() > DATAGRAM_BYTES_MAX {
+            return Err(format!(
+                "config.send has {} bytes; a datagram has at most {DATAGRAM_BYTES_MAX}",
+                send.len()
+            ));
+        }
+        let expect = one_of("expect", config.expect, config.expect_hex)?;
+        if expect.is_some() && config.silence == Silence::Healthy {
+            return Err(
+                "config.expect wants an answer, and config.silence = \"healthy\" waits for none; \
+                 leave out one of them"
+                    .to_string(),
+            );
+        }
+        Ok(Self {
+            send,
+            expect,
+            at: config.at,
+            silence: config.silence,
+        })
+    }
+
+    fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
+        let server = target.connect_udp()?;
+        server.send(&self.send)?;
+        if self.silence == Silence::Healthy {
+            // That the port is closed comes back as an ICMP error, which the next call reports.
+            target.sleep(target.timeout() / 2);
+            server.send(&self.send)?;
+            return Ok(Verdict::healthy("its port is not closed"));
+        }
+        let mut answer = vec![0; DATAGRAM_BYTES_MAX];
+        let count = server.recv(&mut answer)?;
+        self.compare(&answer[..count])
+    }
+}
+
+impl Udp {
+    fn compare(&self, answer: &[u8]) -> Result<Verdict, Unhealthy> {
+        let Some(expect) = &self.expect else {
+            return Ok(Verdict::healthy(format!("{} bytes came", answer.len())));
+        };
+        let is_there = match self.at {
+            At::Anywhere => contains(answer, expect),
+            At::Start => answer.starts_with(expect),
+            At::Whole => answer == expect,
+        };
+        if is_there {
+            Ok(Verdict::healthy(format!("it answers {}", quote(answer))))
+        } else {
+            let (answer, expect) = (quote(answer), quote(expect));
+            Err(format!("it answers {answer}, expected {expect}").into())
+        }
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
+}
+
+export_health_check!(Udp);
+
+#[cfg(test)]
+mod tests;

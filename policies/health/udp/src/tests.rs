@@ -1,0 +1,125 @@
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::net::{SocketAddr, UdpSocket};
+
+use waxwing_sdk::testing::{self, serve_datagrams};
+
+use super::*;
+
+fn check(config: &str, address: SocketAddr) -> Result<Verdict, Unhealthy> {
+    testing::check::<Udp>(config, address)
+}
+
+/// A port that was free a moment ago.
+fn closed_port() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap()
+}
+
+/// A server that sends back what it gets, between brackets.
+fn echo() -> SocketAddr {
+    serve_datagrams(|query| vec![[b"<", query, b">"].concat()]).unwrap()
+}
+
+#[test]
+fn an_answer_with_what_is_expected_is_healthy() {
+    for config in [
+        r#"{"send": "ok"}"#,
+        r#"{"send": ""}"#,
+        r#"{"send": "ok", "expect": "ok"}"#,
+        r#"{"send": "ok", "expect": ""}"#,
+        r#"{"send": "ok", "expect": "<o", "at": "start"}"#,
+        r#"{"send": "ok", "expect": "<ok>", "at": "whole"}"#,
+        r#"{"send_hex": "00 fF 0d0a", "expect_hex": "3c00ff0d0a3e", "at": "whole"}"#,
+    ] {
+        check(config, echo()).unwrap();
+    }
+    let found = check(r#"{"send": "ok", "expect": "k"}"#, echo()).unwrap();
+    assert_eq!(found.reason(), r#"it answers "<ok>""#);
+}
+
+#[test]
+fn an_answer_without_it_is_not() {
+    for (config, expected) in [
+        (
+            r#"{"send": "no", "expect": "ok"}"#,
+            r#"it answers "<no>", expected "ok""#,
+        ),
+        (
+            r#"{"send": "ok", "expect": "ok", "at": "start"}"#,
+            "expected \"ok\"",
+        ),
+        (
+            r#"{"send": "ok", "expect": "<ok", "at": "whole"}"#,
+            "expected \"<ok\"",
+        ),
+        (
+            r#"{"send": "ok", "expect": "<ok> and much more"}"#,
+            "expected",
+        ),
+        (
+            r#"{"send": "ok", "expect_hex": "ff"}"#,
+            r#"expected "\xff""#,
+        ),
+    ] {
+        let unhealthy = check(config, echo()).unwrap_err();
+        assert!(unhealthy.reason().contains(expected), "{unhealthy}");
+    }
+}
+
+#[test]
+fn silence_is_what_the_config_says_and_a_closed_port_never_healthy() {
+    let silent = || serve_datagrams(|_| Vec::new()).unwrap();
+    let unhealthy = check(r#"{"send": "x"}"#, silent()).unwrap_err();
+    assert_eq!(unhealthy.reason(), "no answer in time");
+    let healthy = r#"{"send": "x", "silence": "healthy"}"#;
+    assert_eq!(
+        check(healthy, silent()),
+        Ok(Verdict::healthy("its port is not closed"))
+    );
+    for config in [r#"{"send": "x"}"#, healthy] {
+        let unhealthy = check(config, closed_port()).unwrap_err();
+        assert_eq!(unhealthy.reason(), "connection refused", "{config}");
+    }
+}
+
+#[test]
+fn the_largest_datagram_fits() {
+    let large = serve_datagrams(|query| {
+        let padding = vec![b'z'; DATAGRAM_BYTES_MAX - query.len()];
+        vec![[&padding, query].concat()]
+    });
+    check(r#"{"send": "end", "expect": "zend"}"#, large.unwrap()).unwrap();
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_write() {
+    let long = format!(r#"{{"send": "{}"}}"#, "x".repeat(65_508));
+    for (config, expected) in [
+        ("{}", "config.send = \"status\""),
+        (r#"{"send": "a", "send_hex": "00"}"#, "not both"),
+        (r#"{"send_hex": "0"}"#, "config.send_hex: expected pairs"),
+        (r#"{"send_hex": "0x00"}"#, "expected pairs"),
+        (
+            r#"{"send": "a", "expect_hex": "zz"}"#,
+            "config.expect_hex: expected pairs",
+        ),
+        (
+            r#"{"send": "a", "expect": "b", "silence": "healthy"}"#,
+            "leave out one",
+        ),
+        (
+            r#"{"send": "a", "at": "end"}"#,
+            "expected one of `anywhere`, `start`, `whole`",
+        ),
+        (
+            r#"{"send": "a", "silence": "ok"}"#,
+            "expected `unhealthy` or `healthy`",
+        ),
+        (r#"{"sent": "a"}"#, "unknown field `sent`"),
+        (&long, "65508 bytes; a datagram has at most 65507"),
+    ] {
+        let error = check(config, closed_port()).unwrap_err();
+        assert!(error.reason().contains(expected), "{error}");
+    }
+}
