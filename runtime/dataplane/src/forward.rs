@@ -158,18 +158,18 @@ impl Forwarder {
             let Fate::Lookup(packet, hash) = *fate else {
                 continue;
             };
-            let found = find(&parts.shared.sessions, snapshot, &packet, hash);
-            let Some((at, session, direction)) = found else {
-                *fate = classify_miss(snapshot, packet, hash);
-                continue;
-            };
-            let flags = tcp_flags(&packet);
-            *fate = match standing::ending(snapshot, &session, direction, flags, now) {
-                None => Fate::Session(packet, at, session, direction),
-                Some(ending) => {
-                    let arrived = (frame.bytes(), packet, hash);
-                    standing::end(ending, snapshot, &mut parts, arrived, (at, session), now)
+            *fate = match find(&parts.shared.sessions, snapshot, &packet, hash) {
+                Some((at, session, direction)) => {
+                    let flags = tcp_flags(&packet);
+                    match standing::ending(snapshot, &session, direction, flags, now) {
+                        None => Fate::Session(packet, at, session, direction),
+                        Some(ending) => {
+                            let arrived = (frame.bytes(), packet, hash);
+                            standing::end(ending, snapshot, &mut parts, arrived, (at, session), now)
+                        }
+                    }
                 }
+                None => classify_miss(snapshot, packet, hash),
             };
         }
     }

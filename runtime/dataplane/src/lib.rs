@@ -19,6 +19,7 @@ mod histogram;
 pub mod io;
 pub mod memory;
 mod misses;
+mod next_hops;
 mod parts;
 pub mod policy;
 mod refusals;
