@@ -206,6 +206,12 @@ fn a_client_that_repeats_its_syn_for_want_of_an_answer_is_counted_once() {
             assert_eq!(found, *counted, "{what}, {workers} workers");
         }
     }
+    // An answer that comes at once is one.
+    let mut world = World::new(Settings::default());
+    connect(&mut world, 4000, micros(100));
+    world.advance(Duration::from_secs(1));
+    one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+    assert_eq!(world.counted(0, |backend| &backend.syn_repeated), 0);
     // Copies of one frame, be it the first or the repeated one, are no further repetitions.
     let mut world = World::new(Settings::default());
     for _ in 0..2 {

@@ -209,6 +209,15 @@ fn a_syn_never_waits_for_a_backend_that_is_down() {
         assert_eq!(world.script().closed[0].end, End::Unanswered);
         assert_eq!(world.active(), [0, 1, 0]);
     }
+    // Nor is one refused that comes in a connection which would be reset or given up.
+    for fate in [SessionsFate::Reset, SessionsFate::Repick] {
+        let mut world = World::new(Settings::default());
+        establish(&mut world, 4000, 0);
+        first_backend_is(&mut world, DOWN, fate);
+        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+        assert_eq!(packet.destination, V4.backend(1), "{fate:?}");
+        assert_eq!(world.counters[0].repicked.get(), 1);
+    }
 }
 
 #[test]

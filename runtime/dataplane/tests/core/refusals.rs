@@ -74,6 +74,8 @@ fn a_new_connection_that_no_backend_takes_is_refused() {
             }
             assert_eq!(world.counters[0].rejected.get(), 5);
             assert_eq!(world.counters[0].fallback.get(), 0, "nothing was chosen");
+            let calls = world.script().calls;
+            assert_eq!(calls == 0, world.settings.weights.is_empty());
             assert!(world.frame(FRONT, &request(plan, 4000, RST)).is_empty());
             assert_eq!(world.drops(), [(DropReason::MidStream, 1)]);
             assert_eq!(world.sessions(), []);
@@ -87,6 +89,7 @@ fn a_datagram_that_no_backend_takes_is_unreachable() {
         let mut settings = rejecting(Protocol::Udp);
         settings.plan = plan;
         let mut world = World::new(settings);
+        let mut bytes = 0;
         for len in [0, 1, 500, 1400] {
             let asked = datagram(plan, 5000, &vec![7; len]);
             let sent = world.frame(FRONT, &asked);
@@ -98,7 +101,13 @@ fn a_datagram_that_no_backend_takes_is_unreachable() {
             );
             let quote = &sent[0].1[usize::from(packet.transport_start) + 8..];
             assert!(asked[14..].starts_with(quote) && !quote.is_empty());
+            bytes += sent[0].1.len() as u64;
         }
+        let transmitted = &world.counters[0].transmitted;
+        assert_eq!(
+            (transmitted.packets.get(), transmitted.bytes.get()),
+            (4, bytes)
+        );
         assert_eq!(world.counters[0].rejected.get(), 4);
         assert_eq!(world.sessions(), []);
     }

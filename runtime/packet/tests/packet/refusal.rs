@@ -314,6 +314,78 @@ fn nothing_is_said_of_errors_of_resets_or_to_more_than_one_host() {
 }
 
 #[test]
+fn nothing_is_said_of_what_cannot_be_seen() {
+    let mut first = build::Tcp {
+        source: (CLIENT[0], 4000),
+        destination: (VIP[0], 80),
+        flags: TcpFlags(SYN),
+        ..build::Tcp::default()
+    }
+    .frame();
+    first[MORE_FRAGMENTS] |= 0x20;
+    assert_eq!(reset(&first), None, "a part of a segment");
+
+    let mut authenticated = datagram(0);
+    authenticated[PROTOCOL_V4] = 51;
+    let mut routed = datagram(1);
+    routed[NEXT_HEADER_V6] = 43;
+    routed[PAYLOAD_LEN_V6] += 8;
+    // UDP behind it, 8 bytes long, of an unknown type, with one node still to visit.
+    routed.splice(HEADERS_V6..HEADERS_V6, [17, 0, 0, 1, 0, 0, 0, 0]);
+    for (frame, protocol) in [(authenticated, 51), (routed, 43)] {
+        let packet = ip(&frame);
+        assert_eq!(packet.transport, Transport::Other(protocol));
+        assert!(!IcmpError::may_be_about(&packet), "it may carry an error");
+    }
+}
+
+/// Offsets in an untagged frame.
+const MORE_FRAGMENTS: usize = 14 + 6;
+const PROTOCOL_V4: usize = 14 + 9;
+const PAYLOAD_LEN_V6: usize = 14 + 5;
+const NEXT_HEADER_V6: usize = 14 + 6;
+const HEADERS_V6: usize = 14 + 40;
+
+fn datagram(family: usize) -> Vec<u8> {
+    build::Udp {
+        source: (CLIENT[family], 5000),
+        destination: (VIP[family], 53),
+        payload: b"query",
+        ..build::Udp::default()
+    }
+    .frame()
+}
+
+#[test]
+fn a_checksum_covers_the_datagram_alone_and_may_be_missing_in_ipv4() {
+    for family in [0, 1] {
+        let frame = datagram(family);
+        let at = usize::from(ip(&frame).transport_start) + 6;
+        let mut without = frame.clone();
+        without[at..at + 2].fill(0);
+        assert_eq!(checksum::are_right(&without, &ip(&without)), family == 0);
+    }
+    // What an IP packet has beyond its datagram (RFC 9868).
+    let mut longer = datagram(1);
+    longer[PAYLOAD_LEN_V6] += 3;
+    longer.extend(*b"...");
+    assert!(checksum::are_right(&longer, &ip(&longer)));
+    // A fragment's segment has the checksum of the whole.
+    let mut part = datagram(0);
+    part[MORE_FRAGMENTS] |= 0x20;
+    part[24..26].fill(0);
+    let header = checksum::of(&part[14..34]);
+    part[24..26].copy_from_slice(&header.to_be_bytes());
+    part[34 + 6] ^= 1;
+    assert!(checksum::are_right(&part, &ip(&part)));
+    part[24] ^= 1;
+    assert!(
+        !checksum::are_right(&part, &ip(&part)),
+        "its header has its own"
+    );
+}
+
+#[test]
 fn an_error_is_only_written_into_a_frame_of_its_length() {
     let frame = build::Udp {
         source: (CLIENT[0], 5000),
