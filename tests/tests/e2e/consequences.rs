@@ -25,7 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_backup_serves_while_nobody_else_does),
     scenario!(a_recovered_backend_starts_slowly),
     scenario!(failures_of_sessions_eject_a_backend_for_a_time, "nft"),
-    scenario!(a_broken_check_empties_no_pool, "nginx"),
+    scenario!(a_broken_check_empties_no_pool, "nginx", "openssl"),
 ];
 
 const WEB: SocketAddr = SocketAddr::new(VIP4, 80);
