@@ -241,7 +241,10 @@ fn hostile_checks_make_no_other_check_late() -> Result<()> {
         let service = Service::v4(check.name, "tcp", (1000 + number, 9100), 1);
         config = config.with(service.checked(quick(check.name)));
     }
-    fs::write(config.modules.join(file("elsewhere")), CheckWat::GOOD.bytes())?;
+    fs::write(
+        config.modules.join(file("elsewhere")),
+        CheckWat::GOOD.bytes(),
+    )?;
     let service = Service::v4("elsewhere", "tcp", (2000, 9100), 1);
     config = config.with(service.checked(quick("elsewhere")));
     let waxwing = Waxwing::start(&topology, &config)?;
