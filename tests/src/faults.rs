@@ -4,14 +4,19 @@
 //! server runs, and has answered a query in its own namespace.
 
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::moody_server::Mood;
 use crate::servers::{Kind, Server};
+
+/// How long the kernel may take until a signal has worked.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A way to fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +73,7 @@ impl Server<'_> {
             Fault::Stopped => self.stop(),
             Fault::Killed => {
                 self.signal_all(Signal::SIGKILL)?;
-                // Reaps the first of its processes; the others are the kernel's.
+                // Reaps the first of its processes; the others are for the system to reap.
                 self.process = None;
                 Ok(())
             }
@@ -126,34 +131,62 @@ impl Server<'_> {
 }
 
 /// Sends a signal to a process and all below it, from the top: one that is stopped makes no more.
+/// Returns when it has worked on each.
 pub(crate) fn signal_tree(root: u32, signal: Signal) -> Result<()> {
     let mut pending = vec![i32::try_from(root).context("a process id is positive")?];
+    let mut done = Vec::new();
     while let Some(process) = pending.pop() {
         // Once it is gone, nobody knows whose its children were.
-        let listed = children(process)?;
+        pending.extend(children(process)?);
         match kill(Pid::from_raw(process), signal) {
-            Ok(()) => pending.extend(children(process)?.into_iter().chain(listed)),
+            Ok(()) => pending.extend(children(process)?),
             // It ended meanwhile, as one that is below a killed one may.
             Err(Errno::ESRCH) => {}
             Err(error) => return Err(error).context(format!("cannot send {signal} to {process}")),
         }
-        pending.sort_unstable();
-        pending.dedup();
+        done.push(process);
+        pending.retain(|process| !done.contains(process));
+    }
+    let deadline = Instant::now() + TIMEOUT;
+    for process in done {
+        while !has_worked(process, signal) {
+            ensure!(
+                Instant::now() < deadline,
+                "{process} does not heed {signal} within {TIMEOUT:?}"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
     }
     Ok(())
 }
 
-/// The processes whose parent this is (proc(5): the fourth field of `stat`, after the name).
-fn children(parent: i32) -> Result<Vec<i32>> {
-    let parent_of = |process: i32| {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        let (_, fields) = stat.rsplit_once(')')?;
-        fields.split_whitespace().nth(1)?.parse::<i32>().ok()
+/// Whether a process is as a signal makes it: ended (and perhaps not reaped yet), stopped, or not.
+fn has_worked(process: i32, signal: Signal) -> bool {
+    let Some((state, _)) = stat(process) else {
+        return true;
     };
+    match signal {
+        Signal::SIGKILL => matches!(state, 'Z' | 'X'),
+        Signal::SIGSTOP => matches!(state, 'T' | 'Z' | 'X'),
+        Signal::SIGCONT => state != 'T',
+        _ => true,
+    }
+}
+
+/// A process's state and its parent (proc(5): the fields of `stat` after the name).
+fn stat(process: i32) -> Option<(char, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.next()?.parse().ok()?))
+}
+
+fn children(parent: i32) -> Result<Vec<i32>> {
     let processes = fs::read_dir("/proc").context("cannot list processes")?;
     Ok(processes
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|process| parent_of(*process) == Some(parent))
+        .filter(|process| stat(*process).is_some_and(|(_, its)| its == parent))
         .collect())
 }

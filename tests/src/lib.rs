@@ -6,6 +6,7 @@
 //! the next run removes what a killed one left behind.
 
 pub mod actors;
+pub mod certificate;
 pub mod check_wat;
 pub mod config;
 pub mod faults;

@@ -176,14 +176,13 @@ impl Server {
     }
 }
 
-/// The head of the next request; `None` at the end of the stream.
+/// The head of the next request, which has no body; `None` at the end of the stream.
 async fn read_head(connection: &mut TcpStream) -> Result<Option<String>> {
-    let mut head = Vec::new();
+    let mut head = Vec::with_capacity(HEAD_BYTES_MAX);
     while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_BYTES_MAX {
-        let Ok(byte) = connection.read_u8().await else {
+        if connection.read_buf(&mut head).await? == 0 {
             return Ok(None);
-        };
-        head.push(byte);
+        }
     }
     Ok(Some(String::from_utf8_lossy(&head).into_owned()))
 }

@@ -24,10 +24,15 @@ use crate::moody_server::{LATE, Mood};
 use crate::netns::Namespace;
 use crate::process::{self, Process};
 use crate::topology::{Topology, server4};
-use crate::{faults, query};
+use crate::{certificate, faults, query};
 
 /// How long a server may take until it answers, and to end.
 const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where nginx speaks TLS.
+pub const TLS_PORT: u16 = 8443;
+/// The name in nginx's certificate.
+pub const TLS_NAME: &str = "api.test";
 
 /// A kind of server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -166,6 +171,12 @@ impl<'a> Server<'a> {
         self.address
     }
 
+    /// The certificate by which nginx is known at [`TLS_PORT`].
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.directory.join(format!("{TLS_NAME}.pem"))
+    }
+
     /// Starts it again after its end, and waits until it answers.
     ///
     /// # Errors
@@ -256,12 +267,21 @@ fn command(
     };
     match kind {
         Kind::Nginx => {
+            certificate::make(directory, TLS_NAME)?;
             fs::write(directory.join("nginx.conf"), nginx(directory, number))?;
             words("nginx", &format!("-c {at}/nginx.conf"))
         }
         Kind::Redis => {
             let mut command = namespace.command("redis-server");
-            command.args(["--bind", "*", "--protected-mode", "no", "--save", ""]);
+            command.args([
+                "--bind",
+                "*",
+                "-::*",
+                "--protected-mode",
+                "no",
+                "--save",
+                "",
+            ]);
             command.args(["--port", &port.to_string()]);
             command.arg("--dir").arg(directory);
             Ok(command)
@@ -308,7 +328,8 @@ fn nginx(directory: &Path, number: u8) -> String {
            client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;\n\
            uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;\n\
            server {{\n\
-             listen {port}; listen [::]:{port};\n\
+             listen {port}; listen [::]:{port}; listen {TLS_PORT} ssl; listen [::]:{TLS_PORT} ssl;\n\
+             ssl_certificate {root}/{TLS_NAME}.pem; ssl_certificate_key {root}/{TLS_NAME}.key;\n\
              location / {{ return 200 \"server={number}\\n\"; }}\n\
              location = /healthz {{\n\
                error_page 418 = @late;\n\

@@ -18,6 +18,7 @@ pub(crate) const PEERS: &[&str] = &[
     "ethtool",  // their interfaces' offloads
     "iputils-ping",
     "nginx-light",
+    "openssl", // nginx's certificate
     "curl",
     "wrk",
     "iperf3",

@@ -2,6 +2,8 @@
 //!
 //! Invariant: each is a check that would be served but for what it does in `waxwing_check`.
 
+use crate::check_wat::CheckWat;
+
 /// A check, as a module's file.
 #[derive(Clone, Debug)]
 pub struct HostileCheck {
@@ -10,13 +12,6 @@ pub struct HostileCheck {
     /// The file.
     pub bytes: Vec<u8>,
 }
-
-/// All that a check may import.
-const IMPORTS: &str = r#"
-  (import "waxwing" "connect" (func $connect (param i32) (result i32)))
-  (import "waxwing" "recv" (func $recv (param i32 i32 i32) (result i32)))
-  (import "waxwing" "sleep_ms" (func $sleep_ms (param i32)))
-  (import "waxwing" "log" (func $log (param i32 i32)))"#;
 
 /// For a check that names an address of its own: there is no such function.
 const ELSEWHERE: &str = r#"
@@ -60,9 +55,9 @@ const BODIES: &[(&str, &str)] = &[
 /// One is not WebAssembly text.
 #[must_use]
 pub fn at_work() -> Vec<HostileCheck> {
-    let module = |(name, body): &(&'static str, &str)| HostileCheck {
+    let module = |(name, check): &(&'static str, &'static str)| HostileCheck {
         name,
-        bytes: module(IMPORTS, body),
+        bytes: CheckWat::checking(check).bytes(),
     };
     BODIES.iter().map(module).collect()
 }
@@ -73,33 +68,13 @@ pub fn at_work() -> Vec<HostileCheck> {
 /// It is not WebAssembly text.
 #[must_use]
 pub fn connecting_elsewhere() -> Vec<u8> {
-    module(ELSEWHERE, "(i32.const 0)")
-}
-
-/// A check that always finds its target well.
-///
-/// # Panics
-/// It is not WebAssembly text.
-#[must_use]
-pub fn content() -> Vec<u8> {
-    // A verdict of status 1; a reason of no bytes.
-    module(
-        IMPORTS,
-        "(i32.store (i32.const 64) (i32.const 1)) (i32.const 64)",
-    )
-}
-
-fn module(imports: &str, check: &str) -> Vec<u8> {
-    let text = format!(
-        "(module
-           (@custom \"waxwing.module\" \"kind=health\\0aabi=1.0\\0aname=test\\0aversion=1\\0a\")
-           {imports}
-           (memory (export \"memory\") 2)
-           (func (export \"waxwing_reserve\") (param i32) (result i32) (i32.const 4096))
-           (func (export \"waxwing_configure\") (param i32) (result i32) (i32.const 1))
-           (func (export \"waxwing_check\") (param i32) (result i32) {check}))"
-    );
-    wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    CheckWat {
+        imports: ELSEWHERE,
+        check: "(i32.const 0)",
+        more: "",
+        ..CheckWat::GOOD
+    }
+    .bytes()
 }
 
 #[cfg(test)]
@@ -109,7 +84,7 @@ mod tests {
     #[test]
     fn all_are_modules_and_no_two_the_same() {
         let mut files: Vec<Vec<u8>> = at_work().into_iter().map(|check| check.bytes).collect();
-        files.extend([connecting_elsewhere(), content()]);
+        files.extend([connecting_elsewhere(), CheckWat::GOOD.bytes()]);
         let count = files.len();
         files.sort();
         files.dedup();

@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{RunningLoad, connections};
-use waxwing_tests::moody_server::Mood;
 use waxwing_tests::query::DNS_NAME;
-use waxwing_tests::topology::{VIP4, server4};
-use waxwing_tests::waxwing::Copy;
+use waxwing_tests::topology::{VIP4, server4, server6};
 use waxwing_tests::{
     Backend, Config, Fault, HealthCheck, Kind, Layout, Load, Server, Service, Status, Topology,
-    Waxwing, modules, process,
+    Waxwing, process,
 };
 
 use crate::{Scenario, scenario};
@@ -23,6 +21,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(
         every_fault_is_found_in_time_and_for_its_reason,
         "nginx",
+        "openssl",
         "redis-server",
         "dnsmasq",
         "pg_ctlcluster",
@@ -30,9 +29,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "nft"
     ),
     scenario!(a_killed_server_fails_only_what_was_open_to_it),
-    scenario!(an_agents_word_sets_the_weight),
-    scenario!(a_number_on_a_page_becomes_a_signal),
-    scenario!(a_check_of_ones_own_finds_a_long_queue),
     scenario!(two_thousand_backends_are_checked_on_time, "taskset"),
 ];
 
@@ -76,14 +72,23 @@ pub(crate) const FOUND: Duration = INTERVAL.saturating_mul(FALL).saturating_add(
 /// The longest from a recovery until it is found.
 pub(crate) const RECOVERED: Duration = INTERVAL.saturating_mul(RISE).saturating_add(TIMEOUT);
 
-/// Waits until the first backend of each service is in a state, each within a bound from its moment.
+/// A kind of server that something happened to, and when.
+type Moment = (Kind, Instant);
+
+/// The services of a kind of server, on both families.
+fn services_of(kind: Kind) -> [String; 2] {
+    [kind.name().to_owned(), format!("{}6", kind.name())]
+}
+
+/// Waits until the services of these kinds are in a state, each within a bound from its moment.
 fn wait_states(
     waxwing: &Waxwing<'_>,
     state: &str,
     bound: Duration,
-    moments: &[(&'static str, Instant)],
+    moments: &[Moment],
 ) -> Result<Status> {
-    let mut waiting = moments.to_vec();
+    let waiting = |(kind, moment): &Moment| services_of(*kind).map(|service| (service, *moment));
+    let mut waiting: Vec<_> = moments.iter().flat_map(waiting).collect();
     loop {
         let status = waxwing.status()?;
         let now = Instant::now();
@@ -111,48 +116,65 @@ fn word(fault: Fault) -> &'static str {
     }
 }
 
-/// A server of each kind behind a service of its own; each fault befalls all at once.
-fn every_fault_is_found_in_time_and_for_its_reason() -> Result<()> {
-    let topology = Topology::new(Layout::default())?;
-    let mut config = Config::new(&topology);
+/// A server of each kind on the three servers, behind services of its own.
+fn one_of_each(topology: &Topology) -> Result<(Vec<Server<'_>>, Config)> {
+    let mut config = Config::new(topology);
     let mut servers = Vec::new();
     for (number, kind) in (1..=3).cycle().zip(Kind::ALL) {
-        servers.push(Server::start(&topology, number, kind)?);
+        servers.push(Server::start(topology, number, kind)?);
+        let [name, name6] = services_of(kind);
         let ports = (kind.port(), kind.port());
-        let mut service = Service::v4(kind.name(), kind.protocol(), ports, 1);
-        service.backends = vec![Backend::new(server4(number), kind.port())];
-        config = config.with(service.checked(check_of(kind)));
-    }
-    let started = Instant::now();
-    let waxwing = Waxwing::start(&topology, &config)?;
-    let all = Kind::ALL.map(|kind| (kind.name(), started));
-    wait_states(&waxwing, "up", Duration::from_secs(20), &all)?;
-
-    for fault in Fault::ALL {
-        let mut moments = Vec::new();
-        for server in servers.iter_mut().filter(|s| fault.befalls(s.kind())) {
-            server.suffer(fault)?;
-            moments.push((server.kind().name(), Instant::now()));
+        let mut service = Service::v4(&name, kind.protocol(), ports, 1);
+        service.backends[0].address = server4(number);
+        let mut service6 = Service::v6(&name6, kind.protocol(), ports, 1);
+        service6.backends[0].address = server6(number);
+        for service in [service, service6] {
+            config = config.with(service.checked(check_of(kind)));
         }
+    }
+    Ok((servers, config))
+}
+
+/// Does something to each server that the fault befalls, and notes when it was done.
+fn to_each(
+    servers: &mut [Server<'_>],
+    fault: Fault,
+    act: impl Fn(&mut Server<'_>) -> Result<()>,
+) -> Result<Vec<Moment>> {
+    let befallen = servers.iter_mut().filter(|s| fault.befalls(s.kind()));
+    befallen
+        .map(|server| {
+            act(server)?;
+            Ok((server.kind(), Instant::now()))
+        })
+        .collect()
+}
+
+/// Each fault befalls all servers at once, on both families.
+fn every_fault_is_found_in_time_and_for_its_reason() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, config) = one_of_each(&topology)?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let started = Kind::ALL.map(|kind| (kind, Instant::now()));
+    wait_states(&waxwing, "up", Duration::from_secs(5), &started)?;
+    for fault in Fault::ALL {
+        let moments = to_each(&mut servers, fault, |server| server.suffer(fault))?;
         let begun = Instant::now();
         let status = wait_states(&waxwing, "down", FOUND, &moments)?;
         let found = begun.elapsed();
-        for (service, _) in &moments {
-            let health = status.health(service, 0);
-            let said = health.reason.contains(word(fault));
-            ensure!(said, "{service} is {fault:?}: {health:#?}");
+        for kind in Kind::ALL {
+            for service in services_of(kind) {
+                let health = status.health(&service, 0);
+                // Those that it does not befall are as well as before.
+                let (state, word) = match fault.befalls(kind) {
+                    true => ("down", word(fault)),
+                    false => ("up", ""),
+                };
+                let is_so = health.state == state && health.reason.contains(word);
+                ensure!(is_so, "{service}, {fault:?}: {health:#?}");
+            }
         }
-        // All others are as well as before.
-        for kind in Kind::ALL.into_iter().filter(|kind| !fault.befalls(*kind)) {
-            let health = status.health(kind.name(), 0);
-            ensure!(health.state == "up", "{kind:?} at {fault:?}: {health:#?}");
-        }
-
-        moments.clear();
-        for server in servers.iter_mut().filter(|s| fault.befalls(s.kind())) {
-            server.recover(fault)?;
-            moments.push((server.kind().name(), Instant::now()));
-        }
+        let moments = to_each(&mut servers, fault, |server| server.recover(fault))?;
         let begun = Instant::now();
         wait_states(&waxwing, "up", RECOVERED, &moments)?;
         let recovered = begun.elapsed();
@@ -226,86 +248,6 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
     ensure!(tally.failed() == before, "{:?}", tally.failures);
 
     servers[0].recover(Fault::Killed)?;
-    wait_web(&waxwing, ["up"; 3])?;
-    waxwing.stop().map(drop)
-}
-
-fn an_agents_word_sets_the_weight() -> Result<()> {
-    let topology = Topology::new(Layout::default())?;
-    let (servers, mut config) = three(&topology)?;
-    config.service_mut("web")?.health = vec![quick("agent")];
-    let say = |word: &str| servers[0].set_mood(&Mood::Saying(format!("{word}\n")));
-    for server in &servers {
-        server.set_mood(&Mood::Saying("up\n".to_owned()))?;
-    }
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
-    say("up 25%")?;
-    waxwing.wait_status("a quarter of its weight", |status| {
-        status.health("web", "server-1").weight_percent == 25
-    })?;
-    say("drain")?;
-    wait_web(&waxwing, ["draining", "up", "up"])?;
-    say("down")?;
-    wait_web(&waxwing, ["down", "up", "up"])?;
-    say("up 100%")?;
-    wait_web(&waxwing, ["up"; 3])?;
-    waxwing.stop().map(drop)
-}
-
-fn a_number_on_a_page_becomes_a_signal() -> Result<()> {
-    let topology = Topology::new(Layout::default())?;
-    let (servers, mut config) = three(&topology)?;
-    let web = config.service_mut("web")?;
-    web.signals = vec!["queue"];
-    web.health = vec![quick("metrics").with("metric = 'queue_length'\nsignal = 'queue'")];
-    let show = |server: &Server<'_>, length: u32| {
-        let page = format!("# TYPE queue_length gauge\nqueue_length {length}\n");
-        let bytes = page.len();
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length:";
-        server.set_mood(&Mood::Saying(format!("{head} {bytes}\r\n\r\n{page}")))
-    };
-    servers.iter().try_for_each(|server| show(server, 3))?;
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
-    let wait_queues = |queues: [u32; 3]| {
-        let what = format!("the queues to be {queues:?}");
-        waxwing.wait_status(&what, |status| {
-            let backends = &status.0["services"][0]["backends"];
-            let queue = |place: usize| &backends[place]["signals"]["queue"];
-            (0..3).all(|place| *queue(place) == queues[place])
-        })
-    };
-    wait_queues([3; 3])?;
-    show(&servers[1], 1000)?;
-    wait_queues([3, 1000, 3])?;
-    waxwing.stop().map(drop)
-}
-
-/// The tutorial's module, dropped into the folder; a server that says how long its queue is.
-fn a_check_of_ones_own_finds_a_long_queue() -> Result<()> {
-    let module = modules::compile("queue-check")?;
-    let topology = Topology::new(Layout::default())?;
-    let (servers, mut config) = three(&topology)?;
-    let check = quick("queue_check").with("most = 100");
-    config.service_mut("web")?.health = vec![check];
-    let say = |server: &Server<'_>, length: u32| {
-        server.set_mood(&Mood::Saying(format!("QUEUE {length}\n")))
-    };
-    servers.iter().try_for_each(|server| say(server, 3))?;
-    fs::create_dir_all(&config.modules)?;
-    fs::write(config.modules.join("queue_check.wasm"), &module)?;
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
-    say(&servers[1], 1000)?;
-    let status = wait_web(&waxwing, ["up", "down", "up"])?;
-    let health = status.health("web", "server-2");
-    ensure!(health.reason.contains("1000"), "{health:#?}");
-    say(&servers[1], 3)?;
-    wait_web(&waxwing, ["up"; 3])?;
-    // The same build once more, under the eyes of the folder's watcher: nobody goes down for it.
-    waxwing.drop_in("queue_check.wasm", &module, Copy::Slow)?;
-    thread::sleep(INTERVAL * 4);
     wait_web(&waxwing, ["up"; 3])?;
     waxwing.stop().map(drop)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{self, RunningLoad, connections};
+use waxwing_tests::check_wat::CheckWat;
 use waxwing_tests::hostile::{self, Hostile, Verdict, checks};
 use waxwing_tests::moody_server::Mood;
 use waxwing_tests::topology::VIP4;
@@ -240,7 +241,10 @@ fn hostile_checks_make_no_other_check_late() -> Result<()> {
         let service = Service::v4(check.name, "tcp", (1000 + number, 9100), 1);
         config = config.with(service.checked(quick(check.name)));
     }
-    fs::write(config.modules.join(file("elsewhere")), checks::content())?;
+    fs::write(
+        config.modules.join(file("elsewhere")),
+        CheckWat::GOOD.bytes(),
+    )?;
     let service = Service::v4("elsewhere", "tcp", (2000, 9100), 1);
     config = config.with(service.checked(quick("elsewhere")));
     let waxwing = Waxwing::start(&topology, &config)?;

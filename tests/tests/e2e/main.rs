@@ -3,6 +3,7 @@
 //! Invariant: a scenario builds a network of its own and takes it down; they run one after
 //! another, each within a bound of time. One that cannot run here shows as ignored, and why.
 
+mod checks;
 mod citizenship;
 mod consequences;
 mod failure;
@@ -70,6 +71,7 @@ fn main() {
         refused::SCENARIOS,
         servers::SCENARIOS,
         health::SCENARIOS,
+        checks::SCENARIOS,
         consequences::SCENARIOS,
     ];
     let trials = trials.into_iter().flatten().map(trial).collect();

@@ -1,6 +1,7 @@
 //! The bed's own servers, without a balancer: each answers, each fault shows, each is undone.
 
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::process::Command;
 use std::thread;
@@ -8,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use waxwing_tests::query::{self, ask};
-use waxwing_tests::{Fault, Kind, Layout, Server, Topology, process};
+use waxwing_tests::servers::{TLS_NAME, TLS_PORT};
+use waxwing_tests::topology::server6;
+use waxwing_tests::{Fault, Kind, Layout, Server, Topology, certificate, process};
 
 use crate::{Scenario, scenario};
 
@@ -16,11 +19,18 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(
         every_fault_shows_and_is_undone,
         "nginx",
+        "openssl",
         "redis-server",
         "dnsmasq",
         "pg_ctlcluster",
         "mariadbd",
         "nft"
+    ),
+    scenario!(
+        nginx_is_known_by_its_certificate,
+        "nginx",
+        "openssl",
+        "curl"
     ),
     scenario!(one_server_has_many_ports),
 ];
@@ -45,6 +55,8 @@ fn every_fault_shows_and_is_undone() -> Result<()> {
         let took = begun.elapsed();
         let address = server.address();
         let query = || topology.balancer.enter(|| ask(kind, address));
+        let address6 = SocketAddr::new(server6(number), kind.port());
+        topology.balancer.enter(|| ask(kind, address6))??;
         eprintln!("{server:?} answers after {took:?}: {:?}", query()??.trim());
         for fault in Fault::ALL.into_iter().filter(|fault| fault.befalls(kind)) {
             let begun = Instant::now();
@@ -87,6 +99,24 @@ fn answers_again(fault: Fault, query: impl Fn() -> Result<io::Result<String>>) -
             "{fault:?} is undone, but {error}"
         );
         thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn nginx_is_known_by_its_certificate() -> Result<()> {
+    let topology = Topology::new(Layout {
+        servers: 1,
+        ..Layout::default()
+    })?;
+    let server = Server::start(&topology, 1, Kind::Nginx)?;
+    let strange = certificate::make(topology.scratch.path(), TLS_NAME)?;
+    let url = format!("https://{TLS_NAME}:{TLS_PORT}/healthz");
+    let address = format!("{TLS_NAME}:{TLS_PORT}:{}", server.address().ip());
+    for (roots, is_trusted) in [(server.certificate(), true), (strange, false)] {
+        let mut curl = topology.balancer.command("curl");
+        curl.args(["-sS", "--max-time", "5", "--resolve", &address, &url]);
+        let fetched = process::run(curl.arg("--cacert").arg(&roots));
+        ensure!(fetched.is_ok() == is_trusted, "{roots:?}: {fetched:?}");
     }
     Ok(())
 }

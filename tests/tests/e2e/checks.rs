@@ -1,0 +1,150 @@
+//! What single checks tell beside up and down, and a check of one's own.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use waxwing_tests::config::Tls;
+use waxwing_tests::moody_server::Mood;
+use waxwing_tests::servers::{TLS_NAME, TLS_PORT};
+use waxwing_tests::waxwing::Copy;
+use waxwing_tests::{
+    Config, HealthCheck, Kind, Layout, Server, Service, Topology, Waxwing, certificate, modules,
+};
+
+use crate::health::{quick, three, wait_web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(an_https_check_goes_by_roots_and_name, "nginx", "openssl"),
+    scenario!(an_agents_word_sets_the_weight),
+    scenario!(a_number_on_a_page_becomes_a_signal),
+    scenario!(a_check_of_ones_own_finds_a_long_queue),
+];
+
+/// One server that speaks TLS; who is asked for, and who is trusted, differs from check to check.
+fn an_https_check_goes_by_roots_and_name() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let server = Server::start(&topology, 1, Kind::Nginx)?;
+    let strange = certificate::make(topology.scratch.path(), TLS_NAME)?;
+    let tls = |roots: &Path, name, verify| Tls {
+        roots: Some(roots.to_owned()),
+        server_name: Some(name),
+        verify,
+    };
+    let mut config = Config::new(&topology);
+    let cases = [
+        ("good", tls(&server.certificate(), TLS_NAME, None), "up"),
+        (
+            "another",
+            tls(&server.certificate(), "b.test", None),
+            "down",
+        ),
+        ("strange", tls(&strange, TLS_NAME, None), "down"),
+        ("trusting", tls(&strange, "b.test", Some(false)), "up"),
+    ];
+    for (port, (name, tls, _)) in (443..).zip(cases.clone()) {
+        let check = HealthCheck {
+            tls: Some(tls),
+            timeout: Some("1s"),
+            ..quick("http").with("path = '/healthz'\ntls = true")
+        };
+        let service = Service::v4(name, "tcp", (port, TLS_PORT), 1);
+        config = config.with(service.checked(check));
+    }
+    let waxwing = Waxwing::start(&topology, &config)?;
+    for (name, _, state) in cases {
+        let status = waxwing.wait_status(&format!("{name} to be {state}"), |status| {
+            status.health(name, 0).state == state
+        })?;
+        let reason = status.health(name, 0).reason;
+        eprintln!("{name}: {state}: {reason}");
+        ensure!(
+            state == "up" || reason.contains("certificate"),
+            "{name} is down, but: {reason}"
+        );
+    }
+    waxwing.stop().map(drop)
+}
+
+fn an_agents_word_sets_the_weight() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (servers, mut config) = three(&topology)?;
+    config.service_mut("web")?.health = vec![quick("agent")];
+    let say = |word: &str| servers[0].set_mood(&Mood::Saying(format!("{word}\n")));
+    for server in &servers {
+        server.set_mood(&Mood::Saying("up\n".to_owned()))?;
+    }
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    say("up 25%")?;
+    waxwing.wait_status("a quarter of its weight", |status| {
+        status.health("web", "server-1").weight_percent == 25
+    })?;
+    say("drain")?;
+    wait_web(&waxwing, ["draining", "up", "up"])?;
+    say("down")?;
+    wait_web(&waxwing, ["down", "up", "up"])?;
+    say("up 100%")?;
+    wait_web(&waxwing, ["up"; 3])?;
+    waxwing.stop().map(drop)
+}
+
+fn a_number_on_a_page_becomes_a_signal() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (servers, mut config) = three(&topology)?;
+    let web = config.service_mut("web")?;
+    web.signals = vec!["queue"];
+    web.health = vec![quick("metrics").with("metric = 'queue_length'\nsignal = 'queue'")];
+    let show = |server: &Server<'_>, length: u32| {
+        let page = format!("# TYPE queue_length gauge\nqueue_length {length}\n");
+        let bytes = page.len();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length:";
+        server.set_mood(&Mood::Saying(format!("{head} {bytes}\r\n\r\n{page}")))
+    };
+    servers.iter().try_for_each(|server| show(server, 3))?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    let wait_queues = |queues: [u32; 3]| {
+        let what = format!("the queues to be {queues:?}");
+        waxwing.wait_status(&what, |status| {
+            let backends = &status.0["services"][0]["backends"];
+            let queue = |place: usize| &backends[place]["signals"]["queue"];
+            (0..3).all(|place| *queue(place) == queues[place])
+        })
+    };
+    wait_queues([3; 3])?;
+    show(&servers[1], 1000)?;
+    wait_queues([3, 1000, 3])?;
+    waxwing.stop().map(drop)
+}
+
+/// The tutorial's module, dropped into the folder; a server that says how long its queue is.
+fn a_check_of_ones_own_finds_a_long_queue() -> Result<()> {
+    let module = modules::compile("queue-check")?;
+    let topology = Topology::new(Layout::default())?;
+    let (servers, mut config) = three(&topology)?;
+    let check = quick("queue_check").with("most = 100");
+    config.service_mut("web")?.health = vec![check];
+    let say = |server: &Server<'_>, length: u32| {
+        server.set_mood(&Mood::Saying(format!("QUEUE {length}\n")))
+    };
+    servers.iter().try_for_each(|server| say(server, 3))?;
+    fs::create_dir_all(&config.modules)?;
+    fs::write(config.modules.join("queue_check.wasm"), &module)?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    say(&servers[1], 1000)?;
+    let status = wait_web(&waxwing, ["up", "down", "up"])?;
+    let health = status.health("web", "server-2");
+    ensure!(health.reason.contains("1000"), "{health:#?}");
+    say(&servers[1], 3)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    // The same build once more, under the eyes of the folder's watcher: nobody goes down for it.
+    waxwing.drop_in("queue_check.wasm", &module, Copy::Slow)?;
+    thread::sleep(Duration::from_secs(2));
+    wait_web(&waxwing, ["up"; 3])?;
+    waxwing.stop().map(drop)
+}
