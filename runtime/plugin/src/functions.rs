@@ -2,7 +2,7 @@
 //!
 //! Invariant: names are the ABI's, and types are those that it documents.
 
-use wasmparser::ValType;
+use wasmparser::ValType::{self, I32, I64};
 use waxwing_sdk::abi::{Kind, exports, health};
 
 /// A function of the ABI: its name, parameters, results, and whether it may be missing.
@@ -26,30 +26,32 @@ const fn function(
     }
 }
 
-const fn optional(function: Function) -> Function {
+const fn optional(
+    name: &'static str,
+    parameters: &'static [ValType],
+    results: &'static [ValType],
+) -> Function {
     Function {
         optional: true,
-        ..function
+        ..function(name, parameters, results)
     }
 }
-
-use ValType::{I32, I64};
 
 const POLICY: &[Function] = &[
     function(exports::RESERVE, &[I32], &[I32]),
     function(exports::INIT, &[I32, I32], &[I32]),
     function(exports::PICK, &[I32, I32], &[I32]),
-    optional(function(exports::BACKENDS_CHANGED, &[I32], &[I32])),
-    optional(function(exports::CLOSED, &[I32, I32], &[])),
-    optional(function(exports::TICK, &[I32], &[])),
-    optional(function(exports::ERROR, &[], &[I64])),
+    optional(exports::BACKENDS_CHANGED, &[I32], &[I32]),
+    optional(exports::CLOSED, &[I32, I32], &[]),
+    optional(exports::TICK, &[I32], &[]),
+    optional(exports::ERROR, &[], &[I64]),
 ];
 
 const HEALTH: &[Function] = &[
     function(exports::RESERVE, &[I32], &[I32]),
     function(health::exports::CONFIGURE, &[I32], &[I32]),
     function(health::exports::CHECK, &[I32], &[I32]),
-    optional(function(exports::ERROR, &[], &[I64])),
+    optional(exports::ERROR, &[], &[I64]),
 ];
 
 const HEALTH_IMPORTS: &[Function] = {

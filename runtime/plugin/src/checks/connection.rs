@@ -8,7 +8,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls;
 use waxwing_packet::Protocol;
 use waxwing_sdk::abi::health::errors;
 
@@ -135,7 +134,7 @@ impl Connection {
             Self::Tls(stream) => match stream.read(buffer).await {
                 // Many servers close without the TLS word for it. What a check reads says where it
                 // ends.
-                Err(error) if is_bare_end(&error) => Ok(0),
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
                 received => received,
             },
             Self::Udp(socket) => socket.recv(buffer).await,
@@ -146,10 +145,4 @@ impl Connection {
     pub(super) fn is_udp(&self) -> bool {
         matches!(self, Self::Udp(_))
     }
-}
-
-fn is_bare_end(error: &io::Error) -> bool {
-    let inner = error.get_ref();
-    error.kind() == ErrorKind::UnexpectedEof
-        && !inner.is_some_and(|inner| inner.is::<rustls::Error>())
 }

@@ -28,7 +28,7 @@ pub(super) enum Failure {
     Instantiate(String),
     /// A call ended in a trap, or gave nothing.
     Call(String),
-    /// It refused its config.
+    /// It refused what it was given.
     Refused(String),
     /// It gave what the ABI does not allow.
     Abi(String),
@@ -39,7 +39,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Instantiate(why) => write!(f, "the check cannot be instantiated: {why}"),
             Self::Call(why) => write!(f, "the check failed: {why}"),
-            Self::Refused(why) => write!(f, "the check refuses its config: {why}"),
+            Self::Refused(why) => write!(f, "the check refuses: {why}"),
             Self::Abi(why) => write!(f, "the check breaks the ABI: {why}"),
         }
     }
@@ -104,12 +104,8 @@ impl Guest {
     pub(super) async fn configure(&mut self, json: &str) -> Result<(), Failure> {
         let len = self.hand_over(json).await?;
         match self.call(CONFIGURE, len).await? {
-            0 => {
-                let words = self.words().await;
-                let words = words.unwrap_or_else(|| "it does not say why".into());
-                Err(Failure::Refused(words))
-            }
-            _ => Ok(()),
+            1 => Ok(()),
+            _ => Err(self.refused().await),
         }
     }
 
@@ -134,17 +130,17 @@ impl Guest {
     async fn hand_over(&mut self, text: &str) -> Result<i32, Failure> {
         let len = i32::try_from(text.len())
             .map_err(|_| Failure::Abi(format!("{} bytes are too long a text", text.len())))?;
-        let buffer: i32 = self.call(exports::RESERVE, len).await?;
+        let buffer: i32 = self.call(exports::RESERVE, len.max(1)).await?;
+        if buffer == 0 {
+            return Err(self.refused().await);
+        }
         let start = buffer.cast_unsigned() as usize;
         let memory = self.memory.data_mut(&mut self.store);
         memory
             .get_mut(start..start.saturating_add(text.len()))
-            .filter(|_| start != 0)
             .ok_or_else(|| {
                 let reserve = exports::RESERVE;
-                Failure::Abi(format!(
-                    "{reserve} gave {start:#x}, where {len} bytes have no room"
-                ))
+                Failure::Abi(format!("{reserve} gave {start:#x}, outside of memory"))
             })?
             .copy_from_slice(text.as_bytes());
         Ok(len)
@@ -178,6 +174,12 @@ impl Guest {
         name: &str,
     ) -> wasmtime::Result<TypedFunc<P, R>> {
         self.instance.get_typed_func(&mut self.store, name)
+    }
+
+    /// It has said no, and may say why.
+    async fn refused(&mut self) -> Failure {
+        let words = self.words().await;
+        Failure::Refused(words.unwrap_or_else(|| "it does not say why".into()))
     }
 
     /// The module's own words on its last refusal or panic, if it has any.

@@ -1,7 +1,7 @@
 //! What a health check may call: its one way out of the sandbox.
 //!
-//! Invariant: every address and number that a module gives is checked before it is used, and a wrong
-//! one costs it an error; guest memory is never held while something is waited for.
+//! Invariant: a place in memory is checked before anything is done with it, and a wrong one is a trap;
+//! a wrong number costs the module an error. Guest memory is never held while something is waited for.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -37,61 +37,50 @@ type Called<'a> = Caller<'a, State>;
 /// All imports.
 pub(super) fn link(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
+    link_target(&mut linker)?;
+    link_host(&mut linker)?;
+    Ok(linker)
+}
+
+/// What is done with the target.
+fn link_target(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap_async(MODULE, CONNECT, |mut caller: Called<'_>, (protocol,)| {
         Box::new(async move {
-            begin(&mut caller, CONNECT, Doing::Connecting)?;
+            begin(&caller, CONNECT, Doing::Connecting)?;
             let done = connect(&mut caller, protocol).await;
             Ok(end(&mut caller, done))
         })
     })?;
-    linker.func_wrap_async(
-        MODULE,
-        TLS,
-        |mut caller: Called<'_>, (number, address, len)| {
-            Box::new(async move {
-                begin(&mut caller, TLS, Doing::Tls)?;
-                let done = secure(&mut caller, number, (address, len)).await;
-                Ok(end(&mut caller, done))
-            })
-        },
-    )?;
-    linker.func_wrap_async(
-        MODULE,
-        SEND,
-        |mut caller: Called<'_>, (number, address, len)| {
-            Box::new(async move {
-                begin(&mut caller, SEND, Doing::Sending)?;
-                let done = send(&mut caller, number, (address, len)).await;
-                Ok(end(&mut caller, done))
-            })
-        },
-    )?;
-    linker.func_wrap_async(
-        MODULE,
-        RECV,
-        |mut caller: Called<'_>, (number, address, len)| {
-            Box::new(async move {
-                begin(&mut caller, RECV, Doing::Receiving)?;
-                let done = receive(&mut caller, number, (address, len)).await;
-                Ok(end(&mut caller, done))
-            })
-        },
-    )?;
-    linker.func_wrap_async(MODULE, SLEEP_MS, |mut caller: Called<'_>, (ms,): (i32,)| {
+    let exchanges = [
+        (TLS, Doing::Tls),
+        (SEND, Doing::Sending),
+        (RECV, Doing::Receiving),
+    ];
+    for (name, doing) in exchanges {
+        linker.func_wrap_async(MODULE, name, move |caller: Called<'_>, given| {
+            Box::new(exchange(caller, name, doing, given))
+        })?;
+    }
+    linker.func_wrap(MODULE, CLOSE, |mut caller: Called<'_>, number: i32| {
+        begin(&caller, CLOSE, Doing::Computing)?;
+        caller.data_mut().close(number);
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// What is asked of the host alone.
+fn link_host(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(MODULE, SLEEP_MS, |caller: Called<'_>, (ms,): (i32,)| {
         Box::new(async move {
-            begin(&mut caller, SLEEP_MS, Doing::Sleeping)?;
+            begin(&caller, SLEEP_MS, Doing::Sleeping)?;
             tokio::time::sleep(Duration::from_millis(ms.cast_unsigned().into())).await;
             caller.data().meter.set_doing(Doing::Computing);
             Ok(())
         })
     })?;
-    linker.func_wrap(MODULE, CLOSE, |mut caller: Called<'_>, number: i32| {
-        begin(&mut caller, CLOSE, Doing::Computing)?;
-        caller.data_mut().close(number);
-        Ok(())
-    })?;
-    linker.func_wrap(MODULE, NOW_MS, |mut caller: Called<'_>| {
-        begin(&mut caller, NOW_MS, Doing::Computing)?;
+    linker.func_wrap(MODULE, NOW_MS, |caller: Called<'_>| {
+        begin(&caller, NOW_MS, Doing::Computing)?;
         let now = Instant::now().duration_since(caller.data().start);
         Ok(i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
     })?;
@@ -99,23 +88,42 @@ pub(super) fn link(engine: &Engine) -> wasmtime::Result<Linker<State>> {
         MODULE,
         ERROR_TEXT,
         |mut caller: Called<'_>, address: i32, len: i32| {
-            begin(&mut caller, ERROR_TEXT, Doing::Computing)?;
-            Ok(error_text(&mut caller, (address, len)).unwrap_or_else(|failed| failed.code))
+            begin(&caller, ERROR_TEXT, Doing::Computing)?;
+            let place = place(&mut caller, ERROR_TEXT, (address, len))?;
+            Ok(error_text(&mut caller, place))
         },
     )?;
     linker.func_wrap(
         MODULE,
         LOG,
         |mut caller: Called<'_>, address: i32, len: i32| {
-            // A line that is nowhere is no line.
-            let _ = log(&mut caller, (address, len));
+            let place = place(&mut caller, LOG, (address, len))?;
+            log(&mut caller, place);
+            Ok(())
         },
     )?;
-    Ok(linker)
+    Ok(())
+}
+
+/// What is done with a connection and a place in memory.
+async fn exchange(
+    mut caller: Called<'_>,
+    name: &'static str,
+    doing: Doing,
+    (number, address, len): (i32, i32, i32),
+) -> wasmtime::Result<i32> {
+    begin(&caller, name, doing)?;
+    let place = place(&mut caller, name, (address, len))?;
+    let done = match doing {
+        Doing::Tls => secure(&mut caller, number, place).await,
+        Doing::Sending => send(&mut caller, number, place).await,
+        _ => receive(&mut caller, number, place).await,
+    };
+    Ok(end(&mut caller, done))
 }
 
 /// Only the check itself may call the target, or wait.
-fn begin(caller: &mut Called<'_>, name: &str, doing: Doing) -> wasmtime::Result<()> {
+fn begin(caller: &Called<'_>, name: &str, doing: Doing) -> wasmtime::Result<()> {
     let state = caller.data();
     if !state.may_connect {
         bail!("called `{name}` outside of waxwing_check, where only `{LOG}` may be called");
@@ -134,6 +142,31 @@ fn end(caller: &mut Called<'_>, done: Result<i32, Failed>) -> i32 {
     })
 }
 
+/// Bytes that the module has: they are there for as long as its instance is, for memory never shrinks.
+fn place(
+    caller: &mut Called<'_>,
+    name: &str,
+    (address, len): (i32, i32),
+) -> wasmtime::Result<Range<usize>> {
+    let (start, len) = (
+        address.cast_unsigned() as usize,
+        len.cast_unsigned() as usize,
+    );
+    let place = start..start.saturating_add(len);
+    if split(caller).0.get(place.clone()).is_none() {
+        bail!("gave `{name}` {len} bytes at {start:#x}, which are outside of memory");
+    }
+    Ok(place)
+}
+
+/// The module's memory, and what the run carries.
+fn split<'a>(caller: &'a mut Called<'_>) -> (&'a mut [u8], &'a mut State) {
+    match caller.get_export(exports::MEMORY) {
+        Some(Extern::Memory(memory)) => memory.data_and_store_mut(caller),
+        _ => (&mut [], caller.data_mut()),
+    }
+}
+
 async fn connect(caller: &mut Called<'_>, protocol: i32) -> Result<i32, Failed> {
     let protocol = match u8::try_from(protocol) {
         Ok(PROTOCOL_TCP) => Protocol::Tcp,
@@ -149,47 +182,45 @@ async fn connect(caller: &mut Called<'_>, protocol: i32) -> Result<i32, Failed> 
     state.keep(connection)
 }
 
-async fn secure(caller: &mut Called<'_>, number: i32, alpn: (i32, i32)) -> Result<i32, Failed> {
-    let alpn = memory(caller, alpn)?.1;
+async fn secure(caller: &mut Called<'_>, number: i32, alpn: Range<usize>) -> Result<i32, Failed> {
+    let (memory, state) = split(caller);
     if alpn.len() > ALPN_MAX {
         let words = format!("the list of protocols is longer than {ALPN_MAX} bytes");
         return Err(Failed::new(LIMIT, words));
     }
-    let alpn = alpn.to_vec();
-    let state = caller.data_mut();
-    let tls = state.scene.target.tls.clone().ok_or_else(|| {
-        Failed::new(
-            TLS_FAILED,
-            "TLS is not set up; write `tls = {}` for this check",
-        )
-    })?;
-    let address = state.scene.target.address;
-    let place = state.place(number)?;
+    let alpn = memory[alpn].to_vec();
+    let target = &state.scene.target;
+    let (address, tls) = (target.address, target.tls.clone());
+    let kept = state.kept(number)?;
     // After a handshake that failed, there is no more to be had of the connection.
-    let Some(connection) = place.take() else {
+    let Some(connection) = kept.take() else {
         return Err(Failed::new(INVALID, "it is closed"));
     };
-    *place = Some(connection.secure(&tls, address, &alpn).await?);
+    let tls = tls.ok_or_else(|| {
+        let words = "TLS is not set up; write `tls = {}` for this check";
+        Failed::new(TLS_FAILED, words)
+    })?;
+    *kept = Some(connection.secure(&tls, address, &alpn).await?);
     Ok(0)
 }
 
-async fn send(caller: &mut Called<'_>, number: i32, at: (i32, i32)) -> Result<i32, Failed> {
-    let (_, bytes, state) = memory_and_state(caller, at)?;
+async fn send(caller: &mut Called<'_>, number: i32, bytes: Range<usize>) -> Result<i32, Failed> {
+    let (memory, state) = split(caller);
     let (len, room, max) = (bytes.len(), state.left.sent, state.limits.sent);
     let is_datagram = state.connection(number)?.is_udp();
     if len > 0 && room == 0 || is_datagram && len > room {
         let words = format!("{max} bytes are the most that one check sends");
         return Err(Failed::new(LIMIT, words));
     }
-    let bytes = bytes[..len.min(room)].to_vec();
+    let bytes = memory[bytes][..len.min(room)].to_vec();
     state.left.sent -= bytes.len();
     let sent = state.connection(number)?.send(&bytes).await?;
     Ok(count(sent))
 }
 
-async fn receive(caller: &mut Called<'_>, number: i32, at: (i32, i32)) -> Result<i32, Failed> {
-    let (range, bytes, state) = memory_and_state(caller, at)?;
-    let (len, room, max) = (bytes.len(), state.left.received, state.limits.received);
+async fn receive(caller: &mut Called<'_>, number: i32, place: Range<usize>) -> Result<i32, Failed> {
+    let state = caller.data_mut();
+    let (len, room, max) = (place.len(), state.left.received, state.limits.received);
     let connection = state.connection(number)?;
     if len > 0 && room == 0 {
         let words = format!("{max} bytes are the most that one check receives");
@@ -206,64 +237,29 @@ async fn receive(caller: &mut Called<'_>, number: i32, at: (i32, i32)) -> Result
     }
     let received = connection.receive(&mut buffer).await?;
     state.left.received -= received;
-    let (bytes, _) = split(caller)?;
-    bytes[range][..received].copy_from_slice(&buffer[..received]);
+    let (memory, _) = split(caller);
+    memory[place][..received].copy_from_slice(&buffer[..received]);
     Ok(count(received))
 }
 
-fn error_text(caller: &mut Called<'_>, at: (i32, i32)) -> Result<i32, Failed> {
-    let (range, ..) = memory_and_state(caller, at)?;
-    let (bytes, state) = split(caller)?;
-    let words = state.words.as_bytes();
-    let len = range.len().min(words.len());
-    bytes[range][..len].copy_from_slice(&words[..len]);
-    Ok(count(len))
+fn error_text(caller: &mut Called<'_>, place: Range<usize>) -> i32 {
+    let (memory, state) = split(caller);
+    let len = state.words.floor_char_boundary(place.len());
+    memory[place][..len].copy_from_slice(&state.words.as_bytes()[..len]);
+    count(len)
 }
 
-fn log(caller: &mut Called<'_>, at: (i32, i32)) -> Result<(), Failed> {
-    let (_, bytes, state) = memory_and_state(caller, at)?;
+fn log(caller: &mut Called<'_>, line: Range<usize>) {
+    let (memory, state) = split(caller);
     let Some(left) = state.left.log_lines.checked_sub(1) else {
-        return Ok(());
+        return;
     };
     state.left.log_lines = left;
-    let line = fit_for_people(&bytes[..bytes.len().min(LINE_MAX)]);
-    let (module, target) = (&state.scene.module, &state.scene.target);
+    let line = &memory[line];
+    let line = fit_for_people(&line[..line.len().min(LINE_MAX)]);
+    let (module, target) = (&state.scene.module.name, &state.scene.target);
     let (service, backend) = (&target.service, &target.backend);
     debug!(%module, %service, %backend, "{line}");
-    Ok(())
-}
-
-/// The module's memory, and what the run carries.
-fn split<'a>(caller: &'a mut Called<'_>) -> Result<(&'a mut [u8], &'a mut State), Failed> {
-    match caller.get_export(exports::MEMORY) {
-        Some(Extern::Memory(memory)) => Ok(memory.data_and_store_mut(caller)),
-        _ => Err(Failed::new(INVALID, "there is no memory")),
-    }
-}
-
-/// The bytes at an address, where they are, and what the run carries.
-fn memory_and_state<'a>(
-    caller: &'a mut Called<'_>,
-    (address, len): (i32, i32),
-) -> Result<(Range<usize>, &'a [u8], &'a mut State), Failed> {
-    let (start, len) = (
-        address.cast_unsigned() as usize,
-        len.cast_unsigned() as usize,
-    );
-    let range = start..start.saturating_add(len);
-    let (memory, state) = split(caller)?;
-    let bytes = memory.get(range.clone()).ok_or_else(|| {
-        let words = format!("{len} bytes at {start:#x} are outside of memory");
-        Failed::new(INVALID, words)
-    })?;
-    Ok((range, bytes, state))
-}
-
-fn memory<'a>(
-    caller: &'a mut Called<'_>,
-    at: (i32, i32),
-) -> Result<(Range<usize>, &'a [u8]), Failed> {
-    memory_and_state(caller, at).map(|(range, bytes, _)| (range, bytes))
 }
 
 /// A count of bytes, for the module: all are below 2^31, for they were counted in its memory.

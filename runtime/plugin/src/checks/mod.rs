@@ -158,7 +158,7 @@ impl CheckHost {
         }
         let meter = Arc::new(Meter::new(self.limits.cpu));
         let scene = Scene {
-            module: Arc::from(check.module.name.as_str()),
+            module: Arc::clone(&check.module),
             target: CheckTarget::of_config(config),
         };
         let _one_at_a_time = lock(&self.trying);
@@ -185,7 +185,7 @@ impl CheckHost {
     }
 
     /// Checks a backend once. It waits for a place first, where very many checks run; `took` and the
-    /// timeout count from then on.
+    /// timeout count from then on. To be polled by a tokio runtime that has I/O and time.
     pub async fn run(&self, check: &Check, target: &CheckTarget) -> CheckOutcome {
         let _place = self.places.acquire().await;
         let start = Instant::now();
@@ -206,7 +206,7 @@ impl CheckHost {
         meter: &Arc<Meter>,
     ) -> Result<Findings, Failure> {
         let scene = Scene {
-            module: Arc::from(check.module.name.as_str()),
+            module: Arc::clone(&check.module),
             target: target.clone(),
         };
         let mut guest = self.guest(check, scene, meter).await?;

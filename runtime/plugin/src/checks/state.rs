@@ -13,10 +13,11 @@ use super::meter::Meter;
 use super::options::RunLimits;
 use super::target::CheckTarget;
 use crate::engine::{CHECK_MEMORY_BYTES, TABLE_ENTRIES_MAX};
+use crate::module::CompiledModule;
 
-/// Whom a run is of.
+/// Whose run it is.
 pub(super) struct Scene {
-    pub(super) module: Arc<str>,
+    pub(super) module: Arc<CompiledModule>,
     pub(super) target: CheckTarget,
 }
 
@@ -86,17 +87,17 @@ impl State {
 
     /// Closes a connection, if it is open.
     pub(super) fn close(&mut self, number: i32) {
-        if let Ok(place) = self.place(number) {
-            *place = None;
+        if let Ok(kept) = self.kept(number) {
+            *kept = None;
         }
     }
 
     /// Where an open connection is kept.
-    pub(super) fn place(&mut self, number: i32) -> Result<&mut Option<Connection>, Failed> {
+    pub(super) fn kept(&mut self, number: i32) -> Result<&mut Option<Connection>, Failed> {
         usize::try_from(number)
             .ok()
             .and_then(|number| self.connections.get_mut(number))
-            .filter(|place| place.is_some())
+            .filter(|kept| kept.is_some())
             .ok_or_else(|| {
                 let words = format!("there is no open connection {number}");
                 Failed::new(errors::INVALID, words)
@@ -105,9 +106,8 @@ impl State {
 
     /// An open connection.
     pub(super) fn connection(&mut self, number: i32) -> Result<&mut Connection, Failed> {
-        let place = self.place(number)?;
-        place
-            .as_mut()
+        let kept = self.kept(number)?;
+        kept.as_mut()
             .ok_or_else(|| Failed::new(errors::INVALID, "it is closed"))
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// The host's own word.
+    /// It is not well, and no more is said.
     pub(super) fn unhealthy(reason: String) -> Self {
         Self {
             verdict: CheckVerdict::Unhealthy,
@@ -48,7 +48,7 @@ impl Findings {
         let record = VerdictRecord::from_le_bytes(record);
         let verdict = match record.status {
             HEALTHY => CheckVerdict::Healthy,
-            UNHEALTHY => CheckVerdict::Unhealthy,
+            UNHEALTHY => return reason(memory, &record).map(Self::unhealthy),
             DRAINING => CheckVerdict::Draining,
             other => return Err(format!("the verdict's status is {other}, which is none")),
         };

@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use waxwing_plugin::{Kind, Limits, validate};
+use waxwing_tests::check_wat::CheckWat;
 use waxwing_tests::wat::{PICK_NINE, Wat};
 
 #[test]
@@ -44,22 +45,30 @@ fn every_truncation_is_refused() {
     }
 }
 
+/// Validates bytes as a module of either kind.
+fn validate_all(bytes: &[u8]) {
+    for kind in [Kind::Policy, Kind::Health] {
+        let _ = validate(bytes, kind, &Limits::default());
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
-        let _ = validate(&bytes, Kind::Policy, &Limits::default());
-        let _ = validate(&[b"\0asm\x01\0\0\0", bytes.as_slice()].concat(), Kind::Policy, &Limits::default());
+        validate_all(&bytes);
+        validate_all(&[b"\0asm\x01\0\0\0", bytes.as_slice()].concat());
     }
 
     #[test]
     fn no_change_of_a_good_module_makes_it_panic(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
-        let mut bytes = Wat::default().bytes();
-        for (at, byte) in changes {
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
+        for mut bytes in [Wat::default().bytes(), CheckWat::default().bytes()] {
+            for (at, byte) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            validate_all(&bytes);
         }
-        let _ = validate(&bytes, Kind::Policy, &Limits::default());
     }
 }

@@ -56,7 +56,7 @@ fn a_module_that_fails_with_its_config_is_not_taken() {
                 reserve: "(i32.const 0)",
                 ..CheckWat::GOOD
             },
-            "have no room",
+            "refuses service web: it does not say why",
         ),
         (
             CheckWat {
@@ -215,7 +215,20 @@ async fn a_reason_is_cut() {
 }
 
 #[tokio::test]
-async fn numbers_that_make_no_sense_are_invalid() {
+async fn of_a_backend_that_is_not_well_only_the_reason_is_read() {
+    let check = "(drop (call $say (i32.const 7)))
+                 (i32.store (i32.const 0x1000) (i32.const 2))
+                 (i32.store (i32.const 0x1004) (i32.const -1))
+                 (i32.store (i32.const 0x1008) (i32.const -1))
+                 (i32.const 0x1000)";
+    let outcome = run(&CheckWat::checking(check), &target(nowhere())).await;
+    assert_eq!(outcome.verdict, CheckVerdict::Unhealthy);
+    assert_eq!((outcome.weight, outcome.signals), (None, [None; 4]));
+    assert!(!outcome.fault, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn numbers_that_make_no_sense_are_errors() {
     let silent = silent().await;
     let tls = CheckTls::new(None, None, false).expect("it is good");
     let target = CheckTarget {
@@ -234,30 +247,6 @@ async fn numbers_that_make_no_sense_are_invalid() {
                  (call ${import} (i32.const {connection}) (i32.const 0) (i32.const 1))"
             ));
         }
-    }
-    let places = [
-        (0x10000, 1),
-        (0xffff, 2),
-        (-1, 1),
-        (-1, -1),
-        (0, 0x10001),
-        (0, -1),
-        (i32::MIN, i32::MIN),
-        (16, i32::MAX),
-    ];
-    for (address, len) in places {
-        for import in ["tls", "send", "recv"] {
-            checks.push(format!(
-                "(call ${import} (call $connect (i32.const 6)) (i32.const {address}) (i32.const {len}))"
-            ));
-        }
-        checks.push(format!(
-            "(call $error_text (i32.const {address}) (i32.const {len}))"
-        ));
-        checks.push(format!(
-            "(call $log (i32.const {address}) (i32.const {len})) (i32.const {})",
-            errors::INVALID
-        ));
     }
     // TLS where it cannot be.
     checks.push("(call $tls (call $connect (i32.const 17)) (i32.const 0) (i32.const 0))".into());
@@ -306,4 +295,43 @@ async fn an_import_is_no_export() {
     let check = bind(&host).expect("it takes its config");
     let outcome = host.run(&check, &target(nowhere())).await;
     assert!(outcome.fault, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn places_outside_of_memory_are_faults() {
+    let silent = silent().await;
+    let places = [
+        (0x10000, 1),
+        (0xffff, 2),
+        (-1, 1),
+        (-1, -1),
+        (0, 0x10001),
+        (0, -1),
+        (i32::MIN, i32::MIN),
+        (16, i32::MAX),
+    ];
+    let mut calls = Vec::new();
+    for (address, len) in places {
+        let place = format!("(i32.const {address}) (i32.const {len})");
+        for import in ["tls", "send", "recv"] {
+            let connection = "(call $connect (i32.const 6))";
+            calls.push((
+                import,
+                format!("(drop (call ${import} {connection} {place}))"),
+            ));
+        }
+        calls.push(("error_text", format!("(drop (call $error_text {place}))")));
+        calls.push(("log", format!("(call $log {place})")));
+    }
+    for (import, call) in calls {
+        let check = format!("{call} (call $say (i32.const 1))").leak();
+        let outcome = run(&CheckWat::checking(check), &target(silent)).await;
+        let why = format!("gave `{import}` ");
+        assert!(outcome.reason.contains(&why), "{call}: {outcome:?}");
+        assert!(
+            outcome.reason.ends_with("which are outside of memory"),
+            "{outcome:?}"
+        );
+        assert!(outcome.fault);
+    }
 }
