@@ -125,17 +125,6 @@ impl Status {
             .collect()
     }
 
-    /// How many of a service's backends take new sessions.
-    #[must_use]
-    pub fn takes_new(&self, service: &str) -> usize {
-        let backends = self.service(service).map(|found| &found["backends"]);
-        let takes_new = |backend: &&Value| {
-            backend["healthy"].as_bool() == Some(true) && backend["weight"].as_u64() > Some(0)
-        };
-        let backends = backends.map_or(&[][..], list).iter();
-        backends.filter(takes_new).count()
-    }
-
     /// How punctual checks are.
     #[must_use]
     pub fn punctuality(&self) -> Punctuality {
