@@ -162,7 +162,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
-fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -148,12 +148,20 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
             times.p50_us, times.p99_us, times.p999_us
         )?;
     }
-    if worker.fallback > 0 {
-        writeln!(
-            out,
-            "  {} flows chosen for by the native fallback",
-            worker.fallback
-        )?;
+    let rare = [
+        (worker.fallback, "flows chosen for by the native fallback"),
+        (
+            worker.rejected,
+            "new sessions rejected, for no backend takes them",
+        ),
+        (worker.reset, "sessions reset, for their backend is down"),
+        (
+            worker.repicked,
+            "sessions given to another backend, for theirs is down",
+        ),
+    ];
+    for (count, what) in rare.iter().filter(|(count, _)| *count > 0) {
+        writeln!(out, "  {count} {what}")?;
     }
     for (reason, count) in &worker.drops {
         writeln!(out, "  dropped {count:>12}  {reason}")?;
@@ -182,7 +190,9 @@ fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
         0 => String::new(),
         n => format!(", {n} {what}"),
     };
-    let refused = count(backend.refused, "refused") + &count(backend.unanswered, "unanswered");
+    let refused = count(backend.refused, "refused")
+        + &count(backend.repeated, "not answered at once")
+        + &count(backend.unanswered, "unanswered");
     write!(
         out,
         "  {:<40} weight {:<4} {:>8} active {:>10} in all{refused}",

@@ -130,6 +130,12 @@ pub struct WorkerStatus {
     pub expired: u64,
     /// Sessions ended to make room.
     pub evicted: u64,
+    /// New sessions that no backend takes, whose clients were told.
+    pub rejected: u64,
+    /// Sessions of backends that went down, whose clients were told.
+    pub reset: u64,
+    /// Sessions of backends that went down, whose next packet went to another.
+    pub repicked: u64,
     /// Flows chosen for by the native fallback because the policy failed.
     pub fallback: u64,
     /// Changes taken up.

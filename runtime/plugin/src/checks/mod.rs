@@ -68,7 +68,7 @@ impl std::fmt::Debug for Check {
 pub struct CheckHost {
     library: Library,
     linker: Linker<State>,
-    engine: Engine,
+    pub(crate) engine: Engine,
     limits: RunLimits,
     /// A place for each run, as the engine has set them aside.
     places: Semaphore,
@@ -136,7 +136,7 @@ impl CheckHost {
         })
     }
 
-    fn prepare(&self, build: &Arc<CompiledModule>) -> Result<Check, Refusal> {
+    pub(crate) fn prepare(&self, build: &Arc<CompiledModule>) -> Result<Check, Refusal> {
         let code = self.linker.instantiate_pre(&build.code);
         Ok(Check {
             module: Arc::clone(build),
@@ -145,7 +145,7 @@ impl CheckHost {
     }
 
     /// Has an instance take a config, as each run's does.
-    fn try_config(&self, check: &Check, config: &CheckConfig) -> Result<(), Refusal> {
+    pub(crate) fn try_config(&self, check: &Check, config: &CheckConfig) -> Result<(), Refusal> {
         let CheckConfig { service, json } = config;
         if json.len() > CONFIG_MAX {
             return Err(Refusal::Abi {
