@@ -145,9 +145,11 @@ impl Status {
         services.iter().find(|service| service["name"] == name)
     }
 
-    fn module(&self, policy: &str) -> Option<&Value> {
-        let modules = list(&self.0["modules"]);
-        modules.iter().find(|module| module["name"] == policy)
+    /// A module of either kind: a policy, else a health check.
+    fn module(&self, name: &str) -> Option<&Value> {
+        let modules = [&self.0["modules"], &self.0["checks"]];
+        let mut modules = modules.into_iter().flat_map(list);
+        modules.find(|module| module["name"] == name)
     }
 
     /// Sessions of a service's backend now.
