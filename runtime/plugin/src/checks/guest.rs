@@ -202,7 +202,7 @@ fn said(store: &Store<State>, call: &str, error: &wasmtime::Error) -> String {
 }
 
 /// Runs a future that waits for nothing, and only gives way.
-pub(super) fn at_once<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn run_through<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
     loop {

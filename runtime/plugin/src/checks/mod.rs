@@ -35,7 +35,7 @@ use crate::library::{Library, Recovery, lock};
 use crate::module::CompiledModule;
 use crate::status::{self, ModuleStatus};
 
-use guest::{Failure, Guest, at_once};
+use guest::{Failure, Guest, run_through};
 use meter::{Doing, Meter};
 use state::{Scene, State};
 use verdict::Findings;
@@ -96,6 +96,7 @@ impl CheckHost {
             at_once,
             run,
         } = options;
+        let at_once = at_once.max(1);
         let engine = Engine::for_checks(at_once.saturating_add(1))?;
         let linker =
             imports::link(engine.wasmtime()).map_err(|e| HostError::Engine(format!("{e:#}")))?;
@@ -162,7 +163,7 @@ impl CheckHost {
             target: CheckTarget::of_config(config),
         };
         let _one_at_a_time = lock(&self.trying);
-        let configured = at_once(meter.watch(self.engine.pulse(), async {
+        let configured = run_through(meter.watch(self.engine.pulse(), async {
             let mut guest = self.guest(check, scene, &meter).await?;
             guest.configure(json).await
         }));

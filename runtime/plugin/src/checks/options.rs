@@ -18,7 +18,7 @@ pub struct CheckOptions {
     pub fault_limit: FaultLimit,
     /// Who compiles the folder's modules.
     pub compiler: Compiler,
-    /// The most checks that run at once; others wait for a place. Address space for so many instances
+    /// The most checks that run at once, at least 1; others wait for a place. Address space for so many instances
     /// is set aside, some 16 MiB each, and a run takes one open file at least.
     pub at_once: u32,
     /// What one run may take.

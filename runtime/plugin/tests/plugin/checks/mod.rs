@@ -5,6 +5,7 @@ mod common;
 mod ends;
 mod files;
 mod floods;
+mod fuzz;
 mod hostile;
 mod imports;
 mod tls;
