@@ -53,6 +53,8 @@ drop_reasons! {
     BackendDown = "backend_down",
     /// What it was to be answered with, RST or an ICMP error, is limited in its rate.
     AnswerLimit = "answer_limit",
+    /// A backend's RST to a SYN, kept from the client: its next SYN goes to another backend.
+    RefusedRetried = "refused_retried",
     /// The policy said to drop it.
     Policy = "policy",
     /// The session table is full and nothing in it may be evicted.

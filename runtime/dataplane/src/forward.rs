@@ -258,7 +258,10 @@ impl Forwarder {
         let backend = snapshot
             .backend(session.backend)
             .ok_or(DropReason::NoBackend)?;
-        self.keep_state(packet, (at, session, direction), now);
+        let refused = self.keep_state(packet, (at, session, direction), now);
+        if refused && answers::is_retried(snapshot, backend) {
+            return Err(DropReason::RefusedRetried);
+        }
         let (hop, tags) = match direction {
             Direction::Forward => {
                 self.follow_client(frame, packet, at, session);
@@ -293,14 +296,15 @@ impl Forwarder {
 
     /// Time and state; written only where they changed, so that a line read by two workers
     /// stays in both caches. The state is read anew: an earlier packet of the batch, or another
-    /// worker's, may have changed it since the look-up.
+    /// worker's, may have changed it since the look-up. Says whether the backend has just refused the
+    /// connection.
     #[inline]
     fn keep_state(
         &self,
         packet: &IpPacket,
         (at, session, direction): (SessionRef, &Session, Direction),
         now: Now,
-    ) {
+    ) -> bool {
         let seen_before = if session.seen == now.tick() {
             Some(session.seen)
         } else {
@@ -314,7 +318,7 @@ impl Forwarder {
         if (flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST))
             && let Some((before, after)) = changed
         {
-            answers::watch(
+            return answers::watch(
                 &self.shared,
                 &self.counters,
                 (at, session, seen_before),
@@ -323,6 +327,7 @@ impl Forwarder {
                 now,
             );
         }
+        false
     }
 
     /// The way back is the way the client's packets come (last hop): a gateway that fails over to

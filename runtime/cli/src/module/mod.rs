@@ -48,7 +48,7 @@ pub(crate) enum Command {
 struct Config {
     /// What the config hands to the module, as JSON: a service's `policy_config`, a health check's
     /// `config`.
-    #[arg(long = "config", value_name = "JSON", default_value = "{}", value_parser = object)]
+    #[arg(id = "config_json", long = "config", value_name = "JSON", default_value = "{}", value_parser = object)]
     json: String,
 }
 

@@ -144,6 +144,8 @@ pub(crate) struct Settings {
     /// Whether the policy wants to hear of ended sessions.
     pub(crate) wants_closed: bool,
     pub(crate) mtu: u16,
+    /// Whether a connection that a backend refuses is to try another.
+    pub(crate) retries_refused: bool,
 }
 
 impl Default for Settings {
@@ -161,6 +163,7 @@ impl Default for Settings {
             second_service: false,
             wants_closed: true,
             mtu: 1500,
+            retries_refused: false,
         }
     }
 }
@@ -187,6 +190,7 @@ impl Settings {
                 let id = BackendId(n * count + b);
                 let address = self.plan.backend(b);
                 let mut backend = Backend::new(id, &service, address, BACKEND_PORT, *weight);
+                backend.retries_refused = self.retries_refused;
                 if let Some(health) = self.health.get(b as usize) {
                     (backend.healthy, backend.sessions) = *health;
                 }
