@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use waxwing_plugin::workbench::{
-    AtSize, CheckReport, HealthBench, HealthReport, Verdict, Workbench, WorkbenchError,
+    AtSize, CheckReport, Facts, HealthBench, Verdict, Workbench, WorkbenchError,
 };
 
 use super::backends::{Specs, specs};
@@ -43,7 +43,7 @@ pub(super) struct Services {
 #[serde(untagged)]
 pub(super) enum Report {
     Policy(Box<CheckReport>),
-    Health(HealthReport),
+    Health(Facts),
 }
 
 impl Services {
@@ -55,8 +55,8 @@ impl Services {
                 Ok(Report::Policy(report.into()))
             }
             Err(error) if error.is_health_check() => {
-                let report = HealthBench::open(module, config)?.report();
-                Ok(Report::Health(report))
+                let facts = HealthBench::open(module, config)?.facts();
+                Ok(Report::Health(facts))
             }
             Err(error) => Err(error),
         }
@@ -91,13 +91,16 @@ pub(super) fn text(report: &Report) -> String {
     // Writing to a string cannot fail.
     let _ = match report {
         Report::Policy(report) => write_report(&mut text, report),
-        Report::Health(report) => write_health_report(&mut text, report),
+        Report::Health(facts) => write_facts(&mut text, facts).and_then(|()| {
+            let hint = "\nTry it on a server: waxwing module probe FILE ADDRESS:PORT";
+            writeln!(text, "{hint}")
+        }),
     };
     text
 }
 
-fn write_health_report(out: &mut String, report: &HealthReport) -> fmt::Result {
-    let HealthReport {
+fn write_facts(out: &mut String, facts: &Facts) -> fmt::Result {
+    let Facts {
         name,
         title,
         version,
@@ -108,43 +111,20 @@ fn write_health_report(out: &mut String, report: &HealthReport) -> fmt::Result {
         imports,
         exports,
         compile_ms,
-    } = report;
-    let made_with = if sdk.is_empty() { "no SDK" } else { sdk };
-    writeln!(out, "{name} passes\n")?;
-    writeln!(out, "health    {title} {version}, {made_with}, ABI {abi}")?;
-    writeln!(out, "file      {}, sha256 {hash}…", Bytes(*bytes))?;
-    writeln!(out, "imports   {}", List(imports))?;
-    writeln!(out, "exports   {}", List(exports))?;
-    writeln!(out, "compiled  in {compile_ms:.0} ms\n")?;
-    writeln!(
-        out,
-        "Try it on a server: waxwing module probe FILE ADDRESS:PORT"
-    )
-}
-
-fn write_report(out: &mut String, report: &CheckReport) -> fmt::Result {
-    let CheckReport {
-        name,
-        title,
-        version,
-        sdk,
-        abi,
-        bytes,
-        hash,
-        imports,
-        exports,
-        compile_ms,
-        ..
-    } = report;
+    } = facts;
     let made_with = if sdk.is_empty() { "no SDK" } else { sdk };
     writeln!(out, "{name} passes\n")?;
     writeln!(out, "module    {title} {version}, {made_with}, ABI {abi}")?;
     writeln!(out, "file      {}, sha256 {hash}…", Bytes(*bytes))?;
     writeln!(out, "imports   {}", List(imports))?;
     writeln!(out, "exports   {}", List(exports))?;
+    writeln!(out, "compiled  in {compile_ms:.0} ms")
+}
+
+fn write_report(out: &mut String, report: &CheckReport) -> fmt::Result {
+    write_facts(out, &report.facts)?;
     writeln!(out, "wants     {}", Wants(report))?;
     writeln!(out, "memory    {}", Memory(report))?;
-    writeln!(out, "compiled  in {compile_ms:.0} ms")?;
     writeln!(
         out,
         "\n{:>8}  {:>11}  {:>13}  slowest batch of 64",

@@ -110,7 +110,7 @@ fn a_made_health_check_tests_and_builds_by_itself() {
     build.args(["module", "build", "--out"]).arg(&out);
     build.current_dir(&made).env("CARGO_NET_OFFLINE", "true");
     build.env("CARGO_TARGET_DIR", &target);
-    end(&mut build).says(&["my_check passes", "health    my-check", "connect"]);
+    end(&mut build).says(&["my_check passes", "module    my-check", "connect"]);
 
     let file = out.join("my_check.wasm");
     let server = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -2,11 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
-use super::WorkbenchError;
+use super::{Facts, WorkbenchError};
 use crate::checks::{Check, CheckConfig, CheckHost, CheckOptions, CheckOutcome, CheckTarget};
 use crate::compile::Compiler;
 use crate::module::{CompiledModule, Source, label};
@@ -16,32 +14,7 @@ use crate::read::{check_name, read_capped};
 pub struct HealthBench {
     host: CheckHost,
     check: Check,
-    compile_ms: f64,
-}
-
-/// What is known of a health check that passed.
-#[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct HealthReport {
-    /// The name that services use: the file's, without `.wasm`.
-    pub name: String,
-    /// The author's name for it.
-    pub title: String,
-    /// The author's version; may be empty.
-    pub version: String,
-    /// The SDK it was made with; may be empty.
-    pub sdk: String,
-    /// The ABI's version that it was made for.
-    pub abi: String,
-    /// The file's size, in bytes.
-    pub bytes: usize,
-    /// The first 12 digits of the file's SHA-256.
-    pub hash: String,
-    /// What it imports, and so what it can do.
-    pub imports: Vec<String>,
-    /// What it exports.
-    pub exports: Vec<String>,
-    /// How long compiling took here, in milliseconds.
-    pub compile_ms: f64,
+    compile_time: Duration,
 }
 
 impl HealthBench {
@@ -65,7 +38,7 @@ impl HealthBench {
         let start = Instant::now();
         let compiler = &Compiler::Here;
         let module = CompiledModule::new(&host.engine, compiler, &limits, &name, source, &bytes)?;
-        let compile_ms = start.elapsed().as_secs_f64() * 1e3;
+        let compile_time = start.elapsed();
         let check = host
             .prepare(&Arc::new(module))
             .map_err(|why| why.of(&label))?;
@@ -78,28 +51,14 @@ impl HealthBench {
         Ok(Self {
             host,
             check,
-            compile_ms,
+            compile_time,
         })
     }
 
     /// What is known of it.
     #[must_use]
-    pub fn report(&self) -> HealthReport {
-        let module = self.check.module();
-        let info = &module.info;
-        let names = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect();
-        HealthReport {
-            name: module.name.clone(),
-            title: info.name.clone(),
-            version: info.version.clone(),
-            sdk: info.sdk.clone(),
-            abi: format!("{}.{}", info.abi_major, info.abi_minor),
-            bytes: module.image.len(),
-            hash: module.hash.to_string(),
-            imports: names(&mut module.code.imports().map(|import| import.name())),
-            exports: names(&mut module.code.exports().map(|export| export.name())),
-            compile_ms: self.compile_ms,
-        }
+    pub fn facts(&self) -> Facts {
+        Facts::of(self.check.module(), self.compile_time)
     }
 
     /// Checks a server once.

@@ -10,6 +10,7 @@
 mod bench;
 mod check;
 mod cost;
+mod facts;
 mod flows;
 mod health;
 mod simulate;
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant};
 pub use bench::{BATCHES, Bench, BenchReport, Row, Spread};
 pub use check::{AtSize, CheckReport, Verdict};
 pub use cost::Cost;
-pub use health::{HealthBench, HealthReport};
+pub use facts::Facts;
+pub use health::HealthBench;
 pub use simulate::{Plan, Removal, Share, Simulation};
 pub use trial::BackendSpec;
 pub use waxwing_sdk::abi::BACKENDS_MAX;
