@@ -5,7 +5,7 @@
 use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
-use waxwing_control::health::State;
+use waxwing_control::health::{Admin, State};
 use waxwing_control::status::{
     BackendHealthStatus, BackendStatus, CanaryStatus, CheckStatus, ModuleStatus, PortStatus,
     Quarantined, ServiceStatus, Status, StepStatus, WorkerStatus,
@@ -222,6 +222,11 @@ fn write_health(out: &mut String, health: &BackendHealthStatus) -> fmt::Result {
     if health.checks.is_empty() && health.state == State::Up {
         return Ok(());
     }
+    let asked = match health.admin {
+        Admin::Enabled => "",
+        Admin::Draining => " (the operator drains it)",
+        Admin::Disabled => " (the operator disabled it)",
+    };
     let state = match health.state {
         State::Down | State::Ejected => health.state.word().to_uppercase(),
         state => state.word().to_owned(),
@@ -232,7 +237,7 @@ fn write_health(out: &mut String, health: &BackendHealthStatus) -> fmt::Result {
     };
     writeln!(
         out,
-        "    {state} for {}{weight}: {}",
+        "    {state}{asked} for {}{weight}: {}",
         Seconds(age(health.since)),
         health.reason
     )?;

@@ -10,6 +10,10 @@ use crate::forward::Shared;
 use crate::session::{Direction, Session, SessionRef, TcpState};
 use crate::{Backend, Now, Snapshot, Tick};
 
+/// A client waits longer than this for an answer to its SYN: what comes sooner is a duplicate. (A second
+/// at first, by RFC 6298 section 2.1.)
+const AGAIN_TICKS: u32 = 3;
+
 /// A SYN or an RST of a session, which changed its state from `before` to `after` or left it; and
 /// when a packet of the session was seen last before. Says whether the backend has just refused the
 /// connection.
@@ -25,7 +29,8 @@ pub(crate) fn watch(
         shared.sessions.repeat_connect(at, now);
         // The first again, since what was seen last is what the session was made for. Of two workers
         // one alone finds that.
-        let first_again = seen_before == Some(session.created) && now.tick() > session.created;
+        let first_again = seen_before == Some(session.created)
+            && now.tick().since(session.created) >= AGAIN_TICKS;
         if first_again && before.is_opening() && before.is_unanswered() {
             counters.backend(session.backend).syn_repeated.add(1);
         }

@@ -8,6 +8,8 @@ use waxwing_dataplane::{BackendId, Snapshot};
 use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckTarget, CheckTls};
 use waxwing_plugin::{ModuleError, Refusal};
 
+use super::roster::Identity;
+use super::schedule::Timed;
 use crate::catalog::{BackendKey, backend_key};
 use crate::config::{self, Config, Pace, Problem, Service, Tls};
 use crate::report::service_of;
@@ -18,12 +20,28 @@ pub(crate) type CheckKey = (BackendKey, usize);
 /// One check of one backend.
 pub(crate) struct Job {
     pub(crate) key: CheckKey,
+    /// What makes it this check: its results count for no other.
+    pub(crate) identity: Identity,
     pub(crate) backend: BackendId,
     pub(crate) pace: Pace,
     /// In percent of the interval.
     pub(crate) jitter: u32,
     pub(crate) check: Arc<Check>,
     pub(crate) target: CheckTarget,
+}
+
+impl Timed for Job {
+    fn key(&self) -> CheckKey {
+        self.key
+    }
+
+    fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    fn jitter(&self) -> u32 {
+        self.jitter
+    }
 }
 
 /// The modules of a config's checks, and how they speak TLS.
@@ -192,6 +210,7 @@ pub(crate) fn jobs(config: &Config, snapshot: &Snapshot, bound: &BoundChecks) ->
                 let endpoint = backend.endpoint();
                 jobs.push(Arc::new(Job {
                     key: (backend_key(entry, backend), at),
+                    identity: Identity::of(check, backend),
                     backend: *id,
                     pace,
                     jitter: check.jitter,
