@@ -19,12 +19,13 @@ use waxwing_plugin::{Host, InUse};
 use crate::catalog::{BackendKey, backend_key, key_of};
 use crate::config::{self, Config};
 use crate::facts::HostFacts;
-use crate::health::Health;
+use crate::health::{Health, State};
 use crate::neighbours::{HopStates, Resolver};
 use crate::signals;
 use crate::status::{
     BackendStatus, BatchTimes, ConfigStatus, NextHopStatus, PortStatus, ReloadStatus,
-    ServiceStatus, Serving, SessionStatus, SessionsStatus, Status, TrafficStatus, WorkerStatus,
+    ServiceHealthStatus, ServiceStatus, Serving, SessionStatus, SessionsStatus, Status,
+    TrafficStatus, WorkerStatus,
 };
 
 /// What only the I/O side knows of the ports: how they are attached, and their sockets' numbers.
@@ -136,6 +137,23 @@ impl Reporter {
             .services()
             .map(|service| service.name.to_string())
             .collect()
+    }
+
+    /// Whether each service can be served.
+    pub(crate) fn health(&self) -> Vec<ServiceHealthStatus> {
+        let view = self.view();
+        let is_up = |id: &&BackendId| {
+            let backend = view.snapshot.backend(**id);
+            backend.is_some_and(|backend| {
+                backend.takes_new() && self.health.state(key_of(backend)) != State::Checking
+            })
+        };
+        let status = |service: &Service| ServiceHealthStatus {
+            service: service.name.to_string(),
+            backends: service.backends.len(),
+            up: service.backends.iter().filter(is_up).count(),
+        };
+        view.snapshot.services().map(status).collect()
     }
 
     /// Everything.

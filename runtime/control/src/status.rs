@@ -210,6 +210,17 @@ pub struct ChecksStatus {
     pub cpu_ms: u64,
 }
 
+/// Whether a service can be served: an entry of `GET /v1/health`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ServiceHealthStatus {
+    /// Its name.
+    pub service: String,
+    /// Its backends.
+    pub backends: usize,
+    /// Those of them that take new sessions, and have been seen to be well if they are checked.
+    pub up: usize,
+}
+
 /// A backend's health. Times are in seconds since 1970.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct BackendHealthStatus {

@@ -149,6 +149,13 @@ impl Health {
         }
     }
 
+    /// What becomes of new sessions of a backend.
+    pub(crate) fn state(&self, key: BackendKey) -> State {
+        self.roster()
+            .get(key)
+            .map_or(State::Up, |health| health.state)
+    }
+
     /// A backend's health, for people.
     pub(crate) fn status(&self, key: BackendKey, rules: &config::Health) -> BackendHealthStatus {
         let now = self.now();
