@@ -132,6 +132,15 @@ impl Status {
             .collect()
     }
 
+    /// How often the build of a module that serves has failed.
+    #[must_use]
+    pub fn module_faults(&self, policy: &str) -> u64 {
+        let faults = self
+            .module(policy)
+            .map(|module| &module["serving"]["faults"]);
+        faults.and_then(Value::as_u64).unwrap_or(0)
+    }
+
     /// What happened to a module's builds lately, the oldest first.
     #[must_use]
     pub fn module_steps(&self, policy: &str) -> Vec<&str> {
