@@ -29,7 +29,7 @@ fn crowd(name: &str, backends: u16, check: HealthCheck) -> Service {
 /// check of each is never long ago. The status tells times to the second, rounded down.
 fn assert_on_time(waxwing: &Waxwing<'_>) -> Result<()> {
     const LOOKED: Duration = Duration::from_secs(5);
-    const AGO_MAX: Duration = Duration::from_secs(2);
+    const AGO_MAX: Duration = Duration::from_secs(3);
     let begun = Instant::now();
     let before = wait_web(waxwing, ["up"; 3])?;
     ensure!(
@@ -80,6 +80,8 @@ fn a_hundred_checks_that_loop_make_no_other_late() -> Result<()> {
     fs::create_dir_all(&config.modules)?;
     fs::write(config.modules.join(format!("{NAME}.wasm")), module.bytes())?;
     config.services.insert(0, crowd(NAME, 100, quick(NAME)));
+    // Each that loops has a millisecond of the processor in turn, and an honest one needs a few turns.
+    config.service_mut("web")?.health[0].timeout = Some("1s");
     let waxwing = Waxwing::start(&topology, &config)?;
     assert_on_time(&waxwing)?;
     let status = waxwing.wait_status("its quarantine", |status| {

@@ -11,6 +11,9 @@ use std::time::Duration;
 use super::plan::CheckKey;
 use crate::config::Pace;
 
+#[cfg(test)]
+mod tests;
+
 /// How far apart the first checks of new backends are, at most: many at once would all be due
 /// together ever after.
 const SPREAD: Duration = Duration::from_millis(1);
