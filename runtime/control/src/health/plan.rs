@@ -130,8 +130,13 @@ pub(crate) fn bind(
     }
     for (_, check) in checks(config) {
         if bound.tls(&check.tls).is_none() {
-            match check_tls(&check.tls) {
-                Ok(tls) => bound.tls.push((check.tls.clone(), Arc::new(tls))),
+            let made = check_tls(&check.tls).map(Arc::new).or_else(|why| {
+                let before = before.tls(&check.tls).ok_or(why.clone())?;
+                tracing::warn!("TLS of health checks goes on as it was read before: {why}");
+                Ok::<_, String>(before)
+            });
+            match made {
+                Ok(tls) => bound.tls.push((check.tls.clone(), tls)),
                 // A check that wants TLS all the same says so in its result.
                 Err(why) => tracing::debug!("no TLS for health checks: {why}"),
             }
@@ -163,10 +168,13 @@ pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
         }
     }
     for (_, check) in checks(config) {
-        if let Some(roots) = &check.tls.roots
+        let roots = check.tls.roots.as_ref().map(|roots| roots.span);
+        let name = check.tls.server_name.as_ref().map(|name| name.span);
+        // Without either, TLS may not be wanted at all.
+        if let Some(span) = roots.or(name)
             && let Err(why) = check_tls(&check.tls)
         {
-            problems.push(config.error_at(roots.span, why));
+            problems.push(config.error_at(span, why));
         }
     }
     problems

@@ -1,8 +1,8 @@
 //! The thread that runs the checks.
 //!
 //! Invariant: it waits for nothing but its own checks. A check that hangs, loops or floods ends by
-//! its own limits, and the others' go on meanwhile: no service has more than half of the places. The
-//! control loop is on another thread.
+//! its own limits, and the others' go on meanwhile: a service has as many places as are free at most,
+//! so that there is one for the next. The control loop is on another thread.
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -26,9 +26,6 @@ use crate::report::Reporter;
 
 /// Checks that run at once; what is due beyond that waits.
 const RUNNING_MAX: usize = 1024;
-
-/// The most of them that are one service's.
-const OF_SERVICE_MAX: usize = RUNNING_MAX / 2;
 
 /// When a check is looked at again whose service has no place left.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -66,9 +63,8 @@ impl Running {
 
     fn has_place_for(&self, job: &Job) -> bool {
         let (service, ..) = job.key.0;
-        self.by_service
-            .get(&service)
-            .is_none_or(|count| *count < OF_SERVICE_MAX)
+        let own = self.by_service.get(&service).copied().unwrap_or(0);
+        own < RUNNING_MAX - self.tasks.len()
     }
 
     fn start(

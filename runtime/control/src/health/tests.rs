@@ -6,11 +6,9 @@ use std::time::Duration;
 use waxwing_dataplane::snapshot::SessionsFate;
 
 use super::backend::{Admin, Outcome, State};
-use super::plan::CheckKey;
 use super::roster::{Effect, Effects, Identity, Roster};
-use super::schedule::{Schedule, Timed};
 use crate::catalog::{BackendKey, backend_key};
-use crate::config::{Config, Pace};
+use crate::config::Config;
 
 const START: Duration = Duration::from_secs(1000);
 
@@ -512,99 +510,4 @@ fn a_check_that_is_new_must_fail_as_often_as_any() {
     assert_eq!(world.takes_new(at(3)), [true; 3], "nor does one get all");
     world.result_of(0, 1, &failed("status 404"), at(4));
     assert_eq!(world.takes_new(at(4)), [false, true, true]);
-}
-
-/// Something that is done now and then.
-struct Chore(CheckKey, Duration);
-
-impl Timed for Chore {
-    fn key(&self) -> CheckKey {
-        self.0
-    }
-
-    fn pace(&self) -> Pace {
-        Pace {
-            interval: self.1,
-            fast_interval: self.1 / 4,
-            timeout: self.1,
-            rise: 1,
-            fall: 1,
-        }
-    }
-
-    fn jitter(&self) -> u32 {
-        10
-    }
-}
-
-fn chores(count: usize, interval: u64) -> Vec<Arc<Chore>> {
-    let key = World::new("", "").key(0);
-    let chore = |at| Arc::new(Chore((key, at), Duration::from_secs(interval)));
-    (0..count).map(chore).collect()
-}
-
-#[test]
-fn each_check_is_due_once_an_interval_and_never_all_at_once() {
-    let mut schedule = Schedule::new(7);
-    schedule.adopt(&chores(1000, 2), START);
-    let mut runs = [0; 1000];
-    let mut now = START;
-    let mut most = 0;
-    while now < at(100) {
-        let mut at_once = 0;
-        while let Some(due) = schedule.take_due(now) {
-            assert!(now - due.at < Duration::from_millis(10));
-            runs[due.job.key().1] += 1;
-            at_once += 1;
-            schedule.done(due.id, false, now);
-        }
-        most = most.max(at_once);
-        now += Duration::from_millis(10);
-    }
-    // 50 intervals of which each is a tenth longer or shorter at most.
-    assert!(runs.iter().all(|runs| (45..=56).contains(runs)), "{runs:?}");
-    assert!(most < 40, "{most} of 1000 at once; 5 would be even");
-}
-
-#[test]
-fn a_check_that_takes_longer_than_its_interval_is_followed_at_once_by_the_next() {
-    let mut schedule = Schedule::new(7);
-    schedule.adopt(&chores(1, 2), START);
-    let due = schedule.take_due(START).unwrap();
-    assert!(schedule.next_due().is_none(), "it runs");
-    schedule.done(due.id, false, at(10));
-    assert_eq!(schedule.next_due(), Some(at(10)));
-    // And sooner where its result matters more.
-    let due = schedule.take_due(at(10)).unwrap();
-    schedule.done(due.id, true, at(10));
-    let next = schedule.next_due().unwrap() - at(10);
-    assert!(next > Duration::from_millis(440) && next < Duration::from_millis(560));
-}
-
-#[test]
-fn a_reload_keeps_times_and_shortens_those_that_are_too_far() {
-    let mut schedule = Schedule::new(7);
-    schedule.adopt(&chores(2, 3600), START);
-    for _ in 0..2 {
-        let due = schedule.take_due(at(1)).unwrap();
-        schedule.done(due.id, false, at(1));
-    }
-    let due = schedule.next_due().unwrap();
-    schedule.adopt(&chores(2, 3600), at(2));
-    assert_eq!(schedule.next_due(), Some(due), "the same interval");
-    schedule.adopt(&chores(2, 2), at(2));
-    assert_eq!(schedule.next_due(), Some(at(2)));
-    schedule.adopt(&chores(1, 2), at(2));
-    assert!(schedule.take_due(at(5)).is_some());
-    assert!(schedule.take_due(at(5)).is_none(), "the other is gone");
-}
-
-#[test]
-fn one_that_has_to_wait_is_late_since_it_was_due() {
-    let mut schedule = Schedule::new(7);
-    schedule.adopt(&chores(1, 2), START);
-    let due = schedule.take_due(START).unwrap();
-    schedule.postpone(due.id, at(3));
-    assert!(schedule.take_due(at(2)).is_none());
-    assert_eq!(schedule.take_due(at(3)).unwrap().at, START);
 }
