@@ -6,6 +6,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(super) struct Meter {
     /// The thread's time when this poll began, in nanoseconds.
     since: AtomicU64,
     doing: AtomicU8,
+    /// What the balancer itself was short of first.
+    hindrance: OnceLock<String>,
 }
 
 impl Meter {
@@ -64,6 +67,7 @@ impl Meter {
             used: AtomicU64::new(0),
             since: AtomicU64::new(0),
             doing: AtomicU8::new(Doing::Computing as u8),
+            hindrance: OnceLock::new(),
         }
     }
 
@@ -74,6 +78,16 @@ impl Meter {
     pub(super) fn doing(&self) -> Doing {
         let doing = self.doing.load(Ordering::Relaxed);
         Doing::ALL[usize::from(doing)]
+    }
+
+    /// The balancer itself was short of something.
+    pub(super) fn hinder(&self, words: &str) {
+        self.hindrance.get_or_init(|| words.to_owned());
+    }
+
+    /// What the balancer itself was short of, if anything.
+    pub(super) fn hindrance(&self) -> Option<&str> {
+        self.hindrance.get().map(String::as_str)
     }
 
     /// The processor time of all polls that ended.

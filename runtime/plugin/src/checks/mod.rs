@@ -197,6 +197,10 @@ impl CheckHost {
             Ok(Err(failure)) => (Findings::unhealthy(failure.to_string()), true),
             Err(_) => timed_out(&meter, target.timeout),
         };
+        let findings = match meter.hindrance() {
+            Some(words) => findings.hindered(words, fault),
+            None => findings,
+        };
         findings.outcome(start.elapsed(), fault)
     }
 

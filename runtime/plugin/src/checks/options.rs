@@ -47,9 +47,9 @@ pub struct RunLimits {
     pub open: usize,
     /// Connections in all.
     pub connections: usize,
-    /// Bytes received, over all connections.
+    /// Bytes received, over all connections; a datagram counts 28 more.
     pub received: usize,
-    /// Bytes sent, over all connections.
+    /// Bytes sent, over all connections; a datagram counts 28 more.
     pub sent: usize,
     /// Lines of the log; more are not written.
     pub log_lines: usize,
