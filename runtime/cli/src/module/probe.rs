@@ -102,6 +102,7 @@ impl Arguments {
             signals,
             took,
             fault,
+            inconclusive,
         } = outcome;
         let verdict = match verdict {
             CheckVerdict::Healthy => "healthy",
@@ -112,13 +113,17 @@ impl Arguments {
         if self.json {
             let said = json!({
                 "verdict": verdict, "reason": reason, "weight": weight, "signals": signals,
-                "took_ms": took_ms, "fault": fault,
+                "took_ms": took_ms, "fault": fault, "inconclusive": inconclusive,
             });
             return format!("{said:#}\n");
         }
         let mut text = format!("{verdict}: {reason} ({took_ms:.1} ms)\n");
         if *fault {
             text += "The module failed, and not the server.\n";
+        }
+        if *inconclusive {
+            text +=
+                "Nothing was found out about the server: this machine was short of something.\n";
         }
         if let Some(weight) = weight {
             text += &format!("weight    {weight} %\n");

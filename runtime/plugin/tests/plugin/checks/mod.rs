@@ -8,5 +8,6 @@ mod floods;
 mod fuzz;
 mod hostile;
 mod imports;
+mod shortage;
 mod tls;
 mod validation;
