@@ -247,6 +247,7 @@ impl Controller {
             reporter: Arc::clone(&self.reporter),
             jobs: self.jobs.subscribe(),
             faults: tell,
+            complained: None,
         };
         runner.start()?;
         self.run_checks(checks).await;

@@ -33,6 +33,9 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// How often failures of clients' connections are counted.
 const FAILURES_EVERY: Duration = Duration::from_millis(250);
 
+/// How often it is said that the balancer itself cannot check.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
 /// A module failed, and not the backend.
 pub(crate) struct Fault {
     pub(crate) check: Arc<Check>,
@@ -46,6 +49,8 @@ pub(crate) struct Runner {
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) jobs: watch::Receiver<Vec<Arc<Job>>>,
     pub(crate) faults: mpsc::Sender<Fault>,
+    /// When it last said that the balancer itself cannot check.
+    pub(crate) complained: Option<Duration>,
 }
 
 /// The checks that run.
@@ -163,7 +168,7 @@ impl Runner {
         self.health.running.store(count, Ordering::Relaxed);
     }
 
-    fn take(&self, job: &Job, outcome: Result<CheckOutcome, JoinError>) {
+    fn take(&mut self, job: &Job, outcome: Result<CheckOutcome, JoinError>) {
         self.health.runs.fetch_add(1, Ordering::Relaxed);
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -172,6 +177,10 @@ impl Runner {
                 return;
             }
         };
+        if outcome.inconclusive {
+            self.complain(&outcome.reason);
+            return;
+        }
         if outcome.fault {
             let fault = Fault {
                 check: Arc::clone(&job.check),
@@ -188,6 +197,15 @@ impl Runner {
             for (place, value) in set.filter_map(|(place, value)| Some((place, value?))) {
                 gauges.set_signal(job.backend, place, value);
             }
+        }
+    }
+
+    /// The balancer itself could not check, which says nothing of the backend.
+    fn complain(&mut self, why: &str) {
+        let now = self.health.now();
+        if self.complained.is_none_or(|at| now - at >= COMPLAIN_EVERY) {
+            self.complained = Some(now);
+            tracing::warn!("health checks cannot be made, backends stay as they are: {why}");
         }
     }
 
