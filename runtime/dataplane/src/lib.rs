@@ -12,6 +12,7 @@ mod citizen;
 pub mod counters;
 mod ended;
 pub mod epoch;
+mod errors;
 mod fallback;
 mod flow;
 pub mod forward;

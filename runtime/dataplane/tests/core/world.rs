@@ -144,6 +144,8 @@ pub(crate) struct Settings {
     /// Whether the policy wants to hear of ended sessions.
     pub(crate) wants_closed: bool,
     pub(crate) mtu: u16,
+    /// Whether VIPs answer ping.
+    pub(crate) ping: bool,
 }
 
 impl Default for Settings {
@@ -161,6 +163,7 @@ impl Default for Settings {
             second_service: false,
             wants_closed: true,
             mtu: 1500,
+            ping: true,
         }
     }
 }
@@ -203,7 +206,7 @@ impl Settings {
                 mtu: self.mtu,
             })
             .collect();
-        Snapshot::new(generation, services, backends, ports)
+        Snapshot::new(generation, services, backends, ports).answering_ping(self.ping)
     }
 }
 
