@@ -66,10 +66,12 @@ drop_reasons! {
     /// TTL or hop limit ran out here, and nobody may be told.
     HopLimit = "hop_limit",
     /// The packet is larger than the egress port's MTU, and nobody may be told; or it is one of IPv4
-    /// that leaves it to routers to cut it to pieces, which is not done here.
+    /// that may be cut to pieces, but has options, or would make too many.
     TooBig = "too_big",
     /// No headroom for a longer link header.
     NoHeadroom = "no_headroom",
+    /// The pool has no frame for a piece of a packet that was too big.
+    NoFrame = "no_frame",
     /// The egress port's transmit ring is full.
     TransmitRingFull = "transmit_ring_full",
     /// The egress port has no queue on this worker.
@@ -145,6 +147,10 @@ pub struct WorkerCounters {
     pub time_exceeded: Counter,
     /// Likewise: too big for the egress port's MTU.
     pub told_too_big: Counter,
+    /// Packets too big for the egress port's MTU that were sent in pieces, each packet once.
+    pub cut: Counter,
+    /// Those pieces, and such of packets whose rest was dropped; all of them count as transmitted.
+    pub pieces: Counter,
     /// Announcements (gratuitous ARP, unsolicited neighbour advertisement) sent.
     pub announced: Counter,
     /// Batches that were not empty.
@@ -181,6 +187,8 @@ impl WorkerCounters {
             errors_passed: Counter::default(),
             time_exceeded: Counter::default(),
             told_too_big: Counter::default(),
+            cut: Counter::default(),
+            pieces: Counter::default(),
             announced: Counter::default(),
             batches: Counter::default(),
             expired: Counter::default(),

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use waxwing_packet::{
-    IpPacket, Link, Packet, Rewrite, TcpFlags, Translation, Transport, VlanTags, icmp, parse,
+    Cut, IpPacket, Link, Packet, Rewrite, TcpFlags, Translation, Transport, VlanTags, icmp, parse,
 };
 
 use crate::answers;
@@ -21,7 +21,8 @@ use crate::errors;
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
 use crate::misses::Misses;
 use crate::parts::Parts;
-use crate::refusals::{self, Refusals, Stop};
+use crate::pieces;
+use crate::refusals::{self, Refusals};
 use crate::session::{
     Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache, WORKER_UNCOUNTED,
 };
@@ -74,6 +75,26 @@ pub(crate) enum Fate {
     Kernel,
     /// It ends here.
     Drop(DropReason),
+}
+
+/// Why a session's packet does not simply leave by a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// It ends here, and its sender is not told.
+    Drop(DropReason),
+    /// It was to be forwarded, and its hop limit is used up.
+    HopLimit,
+    /// It is larger than this egress MTU, in bytes.
+    TooBig(u16),
+    /// Likewise, but its sender leaves it to routers to cut it to pieces. It was rewritten and leaves by
+    /// this port.
+    Cut(PortId, u16),
+}
+
+impl From<DropReason> for Stop {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
 }
 
 impl Forwarder {
@@ -244,10 +265,16 @@ impl Forwarder {
             let outcome = match fate {
                 Fate::Session(packet, at, session, direction) => {
                     let found = (*at, session, *direction);
+                    let counters = &*self.counters;
                     match self.translate(snapshot, &mut frame, packet, found, now) {
                         Ok(port) => Ok(port),
+                        Err(Stop::Cut(port, mtu)) => {
+                            match pieces::send(io, counters, &frame, (port, mtu)) {
+                                Ok(()) => continue,
+                                Err(reason) => Err(reason),
+                            }
+                        }
                         Err(stop) => {
-                            let counters = &self.counters;
                             let vip = snapshot.backend(session.backend).map(|b| b.vip);
                             self.refusals
                                 .tell(stop, vip, counters, (&mut frame, packet), now)
@@ -314,7 +341,8 @@ impl Forwarder {
         if packet.hop_limit <= 1 {
             return Err(Stop::HopLimit);
         }
-        if packet.end - packet.network > egress.mtu {
+        let too_big = packet.end - packet.network > egress.mtu;
+        if too_big && !Cut::may_be_made(frame.bytes(), packet) {
             return Err(Stop::TooBig(egress.mtu));
         }
         let mut rewrite = nat(session, backend, direction);
@@ -331,6 +359,9 @@ impl Forwarder {
         self.count(session, direction, len);
         if self.ended.is_told_of(backend) {
             self.shared.sessions.add_bytes(at, len);
+        }
+        if too_big {
+            return Err(Stop::Cut(hop.port, egress.mtu));
         }
         Ok(hop.port)
     }

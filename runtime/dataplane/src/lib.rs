@@ -22,6 +22,7 @@ pub mod memory;
 mod misses;
 mod next_hops;
 mod parts;
+mod pieces;
 pub mod policy;
 mod refusals;
 pub mod session;

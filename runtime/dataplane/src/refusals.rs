@@ -13,7 +13,7 @@ use waxwing_packet::refusal::{self, IcmpError};
 use waxwing_packet::{Address, IpPacket, Transport, checksum};
 
 use crate::counters::WorkerCounters;
-use crate::forward::Fate;
+use crate::forward::{Fate, Stop};
 use crate::{DropReason, FrameBuf, Now, PortId};
 
 /// RSTs a second, of one worker. Generous, since a client that is not told waits for long: it lets
@@ -30,23 +30,6 @@ const ERRORS_BURST: u64 = 100;
 const ECHOES_PER_S: u64 = 10_000;
 /// Pings answered at once.
 const ECHOES_BURST: u64 = 1000;
-
-/// Why a session's packet goes no further.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Stop {
-    /// For a reason that is not told.
-    Drop(DropReason),
-    /// It was to be forwarded, and its hop limit is used up.
-    HopLimit,
-    /// It is larger than this egress MTU, in bytes.
-    TooBig(u16),
-}
-
-impl From<DropReason> for Stop {
-    fn from(reason: DropReason) -> Self {
-        Self::Drop(reason)
-    }
-}
 
 /// What one worker may still say.
 pub(crate) struct Refusals {
@@ -110,6 +93,7 @@ impl Refusals {
     ) -> Result<PortId, DropReason> {
         let (mute, error, told) = match stop {
             Stop::Drop(reason) => return Err(reason),
+            Stop::Cut(..) => return Err(DropReason::TooBig),
             Stop::HopLimit => (
                 DropReason::HopLimit,
                 Some(IcmpError::time_exceeded(packet.family)),

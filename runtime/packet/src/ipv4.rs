@@ -18,7 +18,7 @@ const IHL_MAX: u8 = 15;
 const VERSION_IHL_MIN: u8 = VERSION << 4 | IHL_MIN;
 const VERSION_IHL_MAX: u8 = VERSION << 4 | IHL_MAX;
 /// More fragments follow.
-const MORE_FRAGMENTS: u16 = 0x2000;
+pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
 /// The fragment's offset in units of eight bytes.
 const OFFSET_MASK: u16 = 0x1fff;
 /// No router may cut the packet to pieces.

@@ -28,11 +28,13 @@ fn every_drop_has_its_reason() {
     };
     let mut loopback = V4;
     loopback.client = Address::v4([127, 0, 0, 1]);
-    // Nothing is said to a group, nor of what routers may cut to pieces.
+    // Nothing is said to a group, nor of what routers may cut to pieces, were they not too many.
     let mut last_hop = segment(V4, 4000, SYN);
     last_hop.hop_limit = 1;
     last_hop.link.source = Mac([1, 0, 0, 0, 0, 1]);
-    let mut large = request(V4, 4000, SYN);
+    let mut large = segment(V4, 4000, SYN);
+    large.payload = &[7; 400];
+    let mut large = large.frame();
     large[20] = 0;
     let mut truncated = request(V4, 4000, SYN);
     truncated.truncate(40);

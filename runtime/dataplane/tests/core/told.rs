@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::frames::{
-    FROM_CLIENT, FROM_SERVERS, SYN, SYN_ACK, datagram, datagram_back, one, port_unreachable, reply,
-    request, segment,
+    FROM_CLIENT, FROM_SERVERS, SYN, SYN_ACK, datagram, datagram_back, ip, one, port_unreachable,
+    reply, request, segment,
 };
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Plan, Settings, V4, V6, World};
 use waxwing_dataplane::{DropReason, PortId};
 use waxwing_packet::{
-    Address, Link, Mac, Packet, Protocol, Quote, Transport, VlanTag, VlanTags, build, parse,
+    Address, Delta, Link, Mac, Packet, Protocol, Quote, Transport, VlanTag, VlanTags, build, parse,
 };
 
 /// The least hop limit that is not passed on.
@@ -165,12 +165,84 @@ fn who_sent_a_packet_too_big_for_the_way_ahead_is_told_its_mtu() {
     }
 }
 
+/// A TCP packet of the session with so much payload, whose sender leaves its length to the routers
+/// (built frames say "don't fragment").
+fn may_be_cut(plan: Plan, from: PortId, tags: VlanTags, len: usize) -> Vec<u8> {
+    let payload: Vec<u8> = (0..=255).cycle().take(len).collect();
+    let mut frame = packet(plan, Protocol::Tcp, from, tags, 64, &payload);
+    let at = usize::from(ip(&frame).network);
+    let sum = u16::from_be_bytes([frame[at + 10], frame[at + 11]]);
+    let sum = Delta::between(&[0x4000], &[0]).apply(sum);
+    frame[at + 6] = 0;
+    frame[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_packet_that_may_be_cut_leaves_in_pieces_that_make_what_would_have_left_whole() {
+    let mtu = 1280;
+    for (from, tags) in [(FRONT, VlanTags::NONE), (FRONT, tagged()), (BACK, tagged())] {
+        for (len, count) in [(1240, 1), (1241, 2), (1400, 2), (3600, 3)] {
+            let asked = may_be_cut(V4, from, tags, len);
+            let whole = opened(V4, Protocol::Tcp, 9000).frame(from, &asked);
+            let mut world = opened(V4, Protocol::Tcp, mtu);
+            let before = world.counters[0].transmitted.packets.get();
+            let sent = world.frame(from, &asked);
+            assert_eq!(sent.len(), count, "{len} bytes");
+            let expected = ip(&whole[0].1);
+            let mut together = Vec::new();
+            for (port, piece) in &sent {
+                let packet = ip(piece);
+                assert_eq!(*port, whole[0].0);
+                assert!(packet.end - packet.network <= mtu);
+                assert_eq!(packet.ethernet, expected.ethernet);
+                assert_eq!(
+                    (packet.source, packet.destination, packet.hop_limit),
+                    (expected.source, expected.destination, 63)
+                );
+                let offset = packet.fragment.map_or(0, |part| usize::from(part.offset));
+                assert_eq!(offset, together.len());
+                let start = usize::from(packet.transport_start);
+                together.extend_from_slice(&piece[start..packet.end.into()]);
+            }
+            let segment = usize::from(expected.transport_start)..usize::from(expected.end);
+            assert_eq!(together, whole[0].1[segment]);
+            let counters = &world.counters[0];
+            let cut = u64::from(count > 1);
+            assert_eq!(counters.cut.get(), cut);
+            assert_eq!(counters.pieces.get(), cut * count as u64);
+            assert_eq!(counters.transmitted.packets.get() - before, count as u64);
+            assert_eq!(world.drops(), []);
+        }
+    }
+}
+
+#[test]
+fn pieces_that_have_no_room_are_dropped_with_the_rest_of_their_packet() {
+    let asked = may_be_cut(V4, FRONT, VlanTags::NONE, 3600);
+    let mut world = opened(V4, Protocol::Tcp, 1280);
+    world.io(0).limit_transmit(1);
+    assert_eq!(world.frame(FRONT, &asked).len(), 1);
+    assert_eq!(world.drops(), [(DropReason::TransmitRingFull, 1)]);
+    assert_eq!(world.counters[0].cut.get(), 0);
+    assert_eq!(world.counters[0].pieces.get(), 1);
+
+    let mut world = opened(V4, Protocol::Tcp, 1280);
+    // All frames but two are on their way elsewhere: the packet's own, and one for its first piece.
+    for _ in 0..254 {
+        let direct = reply(V4, 0, 9, SYN_ACK);
+        assert!(world.io(0).inject(BACK, &direct));
+    }
+    world.run(0);
+    assert_eq!(world.frame(FRONT, &asked).len(), 1);
+    assert_eq!(world.drops(), [(DropReason::NoFrame, 1)]);
+}
+
 #[test]
 fn nobody_is_told_who_may_not_be_or_did_not_ask() {
-    let mut world = opened(V4, Protocol::Tcp, 1280);
-    // Built frames say "don't fragment". Cut to pieces this one would pass, which is not done here.
-    let mut may_be_cut = packet(V4, Protocol::Tcp, FRONT, VlanTags::NONE, 64, &[7; 1400]);
-    may_be_cut[20] = 0;
+    let mut world = opened(V4, Protocol::Tcp, 400);
+    // It would be cut, but to too many pieces.
+    let may_be_cut = may_be_cut(V4, FRONT, VlanTags::NONE, 3700);
     let last_hop = segment(V4, 4000, crate::frames::ACK);
     let from_group = build::Tcp {
         hop_limit: LAST_HOP,
