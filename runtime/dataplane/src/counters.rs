@@ -144,7 +144,7 @@ pub struct WorkerCounters {
     pub errors_passed: Counter,
     /// Packets of sessions that went no further here, and whose senders were told by an ICMP error:
     /// the hop limit ran out.
-    pub time_exceeded: Counter,
+    pub told_hop_limit: Counter,
     /// Likewise: too big for the egress port's MTU.
     pub told_too_big: Counter,
     /// Packets too big for the egress port's MTU that were sent in pieces, each packet once.
@@ -185,7 +185,7 @@ impl WorkerCounters {
             to_kernel: Counter::default(),
             answered: Counter::default(),
             errors_passed: Counter::default(),
-            time_exceeded: Counter::default(),
+            told_hop_limit: Counter::default(),
             told_too_big: Counter::default(),
             cut: Counter::default(),
             pieces: Counter::default(),

@@ -97,7 +97,7 @@ impl Refusals {
             Stop::HopLimit => (
                 DropReason::HopLimit,
                 Some(IcmpError::time_exceeded(packet.family)),
-                &counters.time_exceeded,
+                &counters.told_hop_limit,
             ),
             Stop::TooBig(mtu) => (
                 DropReason::TooBig,

@@ -158,6 +158,6 @@ fn icmp_errors_allocate_nothing() {
         assert_eq!(ALLOCATIONS.get() - before, 0, "{protocol}");
         let counters = &world.counters[0];
         assert_eq!(counters.errors_passed.get(), 2);
-        assert_eq!(counters.time_exceeded.get(), 1);
+        assert_eq!(counters.told_hop_limit.get(), 1);
     }
 }

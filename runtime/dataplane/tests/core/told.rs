@@ -136,7 +136,7 @@ fn who_sent_a_packet_with_no_hop_left_is_told_so_by_the_vip() {
                 let asked = packet(plan, protocol, from, tags, LAST_HOP + 1, b"");
                 assert_eq!(one(&world.frame(from, &asked)).1.hop_limit, 1);
             }
-            assert_eq!(world.counters[0].time_exceeded.get(), count);
+            assert_eq!(world.counters[0].told_hop_limit.get(), count);
             assert_eq!(world.drops(), []);
         }
     }
@@ -275,7 +275,7 @@ fn nobody_is_told_who_may_not_be_or_did_not_ask() {
     }
     assert!(world.frame(BACK, &error.frame()).is_empty(), "an error");
     world.io(0).passed_to_kernel();
-    assert_eq!(world.counters[0].time_exceeded.get(), 0);
+    assert_eq!(world.counters[0].told_hop_limit.get(), 0);
     assert_eq!(world.counters[0].told_too_big.get(), 0);
 }
 
