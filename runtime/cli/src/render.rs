@@ -150,6 +150,10 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
     }
     let rare = [
         (worker.fallback, "flows chosen for by the native fallback"),
+        (worker.errors_passed, "ICMP errors passed on"),
+        (worker.told_hop_limit, "senders told of a hop limit used up"),
+        (worker.told_too_big, "senders told of a packet too big"),
+        (worker.cut, "packets cut to pieces"),
         (
             worker.rejected,
             "new sessions rejected, for no backend takes them",

@@ -136,6 +136,14 @@ pub struct WorkerStatus {
     pub reset: u64,
     /// Sessions of backends that went down, whose next packet went to another.
     pub repicked: u64,
+    /// ICMP errors about packets of sessions, passed on to whom they are for.
+    pub errors_passed: u64,
+    /// Senders told that a packet's hop limit was used up.
+    pub told_hop_limit: u64,
+    /// Senders told that a packet was too big for the way ahead.
+    pub told_too_big: u64,
+    /// IPv4 packets that were too big and could be cut to pieces.
+    pub cut: u64,
     /// Flows chosen for by the native fallback because the policy failed.
     pub fallback: u64,
     /// Changes taken up.

@@ -9,6 +9,8 @@
 
 mod citizenship;
 mod ends;
+mod errors;
+mod errors_hostile;
 mod frames;
 mod gauges;
 mod health;
@@ -17,4 +19,5 @@ mod no_allocation;
 mod policies;
 mod refusals;
 mod sessions;
+mod told;
 mod world;

@@ -146,6 +146,8 @@ pub(crate) struct Settings {
     pub(crate) mtu: u16,
     /// Whether a connection that a backend refuses is to try another.
     pub(crate) retries_refused: bool,
+    /// Whether VIPs answer ping.
+    pub(crate) ping: bool,
 }
 
 impl Default for Settings {
@@ -164,6 +166,7 @@ impl Default for Settings {
             wants_closed: true,
             mtu: 1500,
             retries_refused: false,
+            ping: true,
         }
     }
 }
@@ -207,7 +210,7 @@ impl Settings {
                 mtu: self.mtu,
             })
             .collect();
-        Snapshot::new(generation, services, backends, ports)
+        Snapshot::new(generation, services, backends, ports).answering_ping(self.ping)
     }
 }
 

@@ -10,6 +10,7 @@
  *   - ICMP, ICMPv6, a fragment or anything else to a VIP: the worker drops and counts what it
  *     does not serve; the kernel, which has no such address, would send it back to the router,
  *   - TCP or UDP from a backend's endpoint to an address that is not the host's own,
+ *   - an ICMP or ICMPv6 error to such an address, about a packet to a backend's endpoint,
  * and, also by broadcast or multicast, when it is
  *   - an ARP request or a neighbour solicitation for a VIP.
  */
@@ -30,6 +31,8 @@
 
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
+#define IPV6_FRAGMENT_OFFSET 0xfff8
+#define ICMP_HEADER_LEN 8
 #define NEIGHBOR_SOLICITATION 135
 #define ARP_REQUEST 1
 #define HARDWARE_ETHERNET 1
@@ -44,6 +47,7 @@ enum class {
 	CLASS_ARP,
 	CLASS_NDP,
 	CLASS_OTHER,
+	CLASS_ERROR,
 	CLASS_COUNT,
 };
 
@@ -91,6 +95,14 @@ struct solicitation {
 	__be16 checksum;
 	__u32 reserved;
 	struct address target;
+};
+
+/* RFC 8200 section 4.5. */
+struct fragment_header {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset;
+	__be32 identification;
 };
 
 struct transport_ports {
@@ -269,6 +281,65 @@ static __always_inline enum class classify_transport(const struct packet *packet
 	return is_vip(&packet->destination) ? CLASS_OTHER : CLASS_PASS;
 }
 
+static __always_inline bool is_error(const struct packet *packet)
+{
+	__u8 *type = packet->transport;
+
+	if ((void *)(type + ICMP_HEADER_LEN) > packet->end)
+		return false;
+	/* Unreachable, time exceeded, parameter problem. */
+	if (packet->protocol == IPPROTO_ICMP)
+		return *type == 3 || *type == 11 || *type == 12;
+	/* The same, and packet too big. */
+	return *type >= 1 && *type <= 4;
+}
+
+/* Fills `quoted` from what an error quotes; false where that is no beginning of a TCP or UDP packet. */
+static __always_inline bool parse_quoted(struct packet *quoted, const struct packet *error)
+{
+	void *at = error->transport + ICMP_HEADER_LEN;
+	struct fragment_header *part;
+
+	if (error->protocol == IPPROTO_ICMP) {
+		struct iphdr *ip = at;
+
+		return parse_ipv4(quoted, at) &&
+		       (ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET)) == 0;
+	}
+	if (!parse_ipv6(quoted, at))
+		return false;
+	if (!quoted->fragment)
+		return true;
+	part = quoted->transport;
+	if ((void *)(part + 1) > quoted->end || part->offset & bpf_htons(IPV6_FRAGMENT_OFFSET))
+		return false;
+	quoted->protocol = part->next;
+	quoted->transport = part + 1;
+	return true;
+}
+
+/* An error from the servers' side about a packet that was forwarded to a backend: it is addressed
+ * to the client that the packet seemed to come from. */
+static __always_inline enum class classify_error(const struct packet *packet)
+{
+	struct packet quoted = { .end = packet->end };
+	struct transport_ports *transport;
+	struct endpoint endpoint = {};
+
+	if (!is_error(packet) || !parse_quoted(&quoted, packet))
+		return CLASS_PASS;
+	transport = quoted.transport;
+	if ((void *)(transport + 1) > packet->end)
+		return CLASS_PASS;
+	endpoint.address = quoted.destination;
+	endpoint.port = transport->destination;
+	endpoint.protocol = quoted.protocol;
+	if (bpf_map_lookup_elem(&backends, &endpoint) &&
+	    !bpf_map_lookup_elem(&locals, &packet->destination))
+		return CLASS_ERROR;
+	return CLASS_PASS;
+}
+
 static __always_inline enum class classify_ip(const struct packet *packet, bool group)
 {
 	bool icmp = packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6;
@@ -285,7 +356,7 @@ static __always_inline enum class classify_ip(const struct packet *packet, bool 
 	if (packet->fragment)
 		return is_vip(&packet->destination) ? CLASS_FRAGMENT : CLASS_PASS;
 	if (icmp)
-		return is_vip(&packet->destination) ? CLASS_ICMP : CLASS_PASS;
+		return is_vip(&packet->destination) ? CLASS_ICMP : classify_error(packet);
 	if (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP)
 		return classify_transport(packet);
 	return is_vip(&packet->destination) ? CLASS_OTHER : CLASS_PASS;
