@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use waxwing_dataplane::{BackendId, Snapshot};
-use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckTarget, CheckTls};
+use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckRoots, CheckTarget, CheckTls};
 use waxwing_plugin::{ModuleError, Refusal};
 
 use crate::catalog::{BackendKey, backend_key};
@@ -110,9 +111,10 @@ pub(crate) fn bind(
         };
         bound.modules.insert(name, check);
     }
+    let mut trust = Trust::default();
     for (_, check) in checks(config) {
         if bound.tls(&check.tls).is_none() {
-            match check_tls(&check.tls) {
+            match trust.tls(&check.tls) {
                 Ok(tls) => bound.tls.push((check.tls.clone(), Arc::new(tls))),
                 // A check that wants TLS all the same says so in its result.
                 Err(why) => tracing::debug!("no TLS for health checks: {why}"),
@@ -122,10 +124,27 @@ pub(crate) fn bind(
     Ok(bound)
 }
 
-fn check_tls(tls: &Tls) -> Result<CheckTls, String> {
-    let roots = tls.roots.as_ref().map(|roots| roots.value.as_path());
-    let name = tls.server_name.as_ref().map(|name| &*name.value);
-    CheckTls::new(roots, name, tls.verify)
+/// Whom a config's checks trust: each file is read once, whatever the number of names.
+#[derive(Default)]
+struct Trust {
+    roots: HashMap<Option<PathBuf>, Result<CheckRoots, String>>,
+}
+
+impl Trust {
+    fn roots(&mut self, tls: &Tls) -> Result<CheckRoots, String> {
+        if !tls.verify {
+            return CheckRoots::anyone();
+        }
+        let path = tls.roots.as_ref().map(|roots| roots.value.clone());
+        let read = |path: &Option<PathBuf>| CheckRoots::read(path.as_deref());
+        let entry = self.roots.entry(path).or_insert_with_key(read);
+        entry.clone()
+    }
+
+    fn tls(&mut self, tls: &Tls) -> Result<CheckTls, String> {
+        let name = tls.server_name.as_ref().map(|name| &*name.value);
+        CheckTls::new(&self.roots(tls)?, name)
+    }
 }
 
 /// Wherever the two are written.
@@ -144,11 +163,17 @@ pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
             problems.extend(problem(config, &name, &error));
         }
     }
+    let mut trust = Trust::default();
     for (_, check) in checks(config) {
         if let Some(roots) = &check.tls.roots
-            && let Err(why) = check_tls(&check.tls)
+            && let Err(why) = trust.roots(&check.tls)
         {
             problems.push(config.error_at(roots.span, why));
+        }
+        if let Some(name) = &check.tls.server_name
+            && let Some(why) = CheckTls::name_error(&name.value)
+        {
+            problems.push(config.error_at(name.span, why));
         }
     }
     problems
