@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use serde_json::json;
 use waxwing_packet::Protocol;
-use waxwing_plugin::checks::{CheckOutcome, CheckTarget, CheckTls, CheckVerdict};
+use waxwing_plugin::checks::{CheckOutcome, CheckRoots, CheckTarget, CheckTls, CheckVerdict};
 use waxwing_plugin::workbench::HealthBench;
 
 use super::Config;
@@ -63,12 +63,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 impl Arguments {
     fn target(&self) -> Result<CheckTarget> {
         let asked = self.roots.is_some() || self.server_name.is_some() || self.insecure;
-        let tls = CheckTls::new(
-            self.roots.as_deref(),
-            self.server_name.as_deref(),
-            !self.insecure,
-        );
-        let tls = match tls {
+        let tls = match self.tls() {
             Ok(tls) => Some(Arc::new(tls)),
             Err(why) if asked => return Err(anyhow!(why)),
             // A check that wants it says so.
@@ -92,6 +87,15 @@ impl Arguments {
                 .map(|name| name.as_str().into())
                 .collect(),
         })
+    }
+
+    fn tls(&self) -> Result<CheckTls, String> {
+        let roots = if self.insecure {
+            CheckRoots::anyone()?
+        } else {
+            CheckRoots::read(self.roots.as_deref())?
+        };
+        CheckTls::new(&roots, self.server_name.as_deref())
     }
 
     fn text(&self, outcome: &CheckOutcome) -> String {

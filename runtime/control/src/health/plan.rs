@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use waxwing_dataplane::{BackendId, Snapshot};
-use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckTarget, CheckTls};
+use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckRoots, CheckTarget, CheckTls};
 use waxwing_plugin::{ModuleError, Refusal};
 
 use super::roster::Identity;
@@ -128,9 +129,10 @@ pub(crate) fn bind(
         };
         bound.modules.insert(name, check);
     }
+    let mut trust = Trust::default();
     for (_, check) in checks(config) {
         if bound.tls(&check.tls).is_none() {
-            let made = check_tls(&check.tls).map(Arc::new).or_else(|why| {
+            let made = trust.tls(&check.tls).map(Arc::new).or_else(|why| {
                 let before = before.tls(&check.tls).ok_or(why.clone())?;
                 tracing::warn!("TLS of health checks goes on as it was read before: {why}");
                 Ok::<_, String>(before)
@@ -145,10 +147,27 @@ pub(crate) fn bind(
     Ok(bound)
 }
 
-fn check_tls(tls: &Tls) -> Result<CheckTls, String> {
-    let roots = tls.roots.as_ref().map(|roots| roots.value.as_path());
-    let name = tls.server_name.as_ref().map(|name| &*name.value);
-    CheckTls::new(roots, name, tls.verify)
+/// Whom a config's checks trust: each file is read once, whatever the number of names.
+#[derive(Default)]
+struct Trust {
+    roots: HashMap<Option<PathBuf>, Result<CheckRoots, String>>,
+}
+
+impl Trust {
+    fn roots(&mut self, tls: &Tls) -> Result<CheckRoots, String> {
+        if !tls.verify {
+            return CheckRoots::anyone();
+        }
+        let path = tls.roots.as_ref().map(|roots| roots.value.clone());
+        let read = |path: &Option<PathBuf>| CheckRoots::read(path.as_deref());
+        let entry = self.roots.entry(path).or_insert_with_key(read);
+        entry.clone()
+    }
+
+    fn tls(&mut self, tls: &Tls) -> Result<CheckTls, String> {
+        let name = tls.server_name.as_ref().map(|name| &*name.value);
+        CheckTls::new(&self.roots(tls)?, name)
+    }
 }
 
 /// Wherever the two are written.
@@ -167,14 +186,18 @@ pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
             problems.extend(problem(config, &name, &error));
         }
     }
+    let mut trust = Trust::default();
     for (_, check) in checks(config) {
-        let roots = check.tls.roots.as_ref().map(|roots| roots.span);
-        let name = check.tls.server_name.as_ref().map(|name| name.span);
-        // Without either, TLS may not be wanted at all.
-        if let Some(span) = roots.or(name)
-            && let Err(why) = check_tls(&check.tls)
+        // Without them, TLS may not be wanted at all.
+        if let Some(roots) = &check.tls.roots
+            && let Err(why) = trust.roots(&check.tls)
         {
-            problems.push(config.error_at(span, why));
+            problems.push(config.error_at(roots.span, why));
+        }
+        if let Some(name) = &check.tls.server_name
+            && let Some(why) = CheckTls::name_error(&name.value)
+        {
+            problems.push(config.error_at(name.span, why));
         }
     }
     problems

@@ -48,7 +48,7 @@ pub use options::{CheckOptions, RunLimits};
 pub(crate) use rest::Rest;
 pub(crate) use share::Share;
 pub use target::{CheckConfig, CheckOutcome, CheckTarget, CheckVerdict};
-pub use tls::CheckTls;
+pub use tls::{CheckRoots, CheckTls};
 
 /// A build of a health check that took the configs of its services.
 pub struct Check {
@@ -295,4 +295,22 @@ fn timed_out(meter: &Meter, timeout: Duration) -> (Findings, bool) {
     let fault = doing == Doing::Computing && meter.used() >= timeout / 2;
     let reason = format!("no answer within {seconds} s (while {doing})");
     (Findings::unhealthy(reason), fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_check_that_computes_through_its_timeout_is_at_fault() {
+        let meter = Meter::new(RunLimits::default(), None);
+        let timeout = Duration::from_millis(2);
+        assert!(!timed_out(&meter, timeout).1, "it had no time to compute");
+        let before = crate::engine::thread_time();
+        let computes = async { while crate::engine::thread_time() - before < timeout {} };
+        meter.watch(crate::engine::Pulse::default(), computes).await;
+        assert!(timed_out(&meter, timeout).1);
+        meter.set_doing(Doing::Receiving);
+        assert!(!timed_out(&meter, timeout).1, "it waits for the server");
+    }
 }

@@ -8,12 +8,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
-use waxwing_plugin::checks::{
-    CheckHost, CheckOptions, CheckTarget, CheckTls, CheckVerdict, RunLimits,
-};
+use waxwing_plugin::checks::{CheckHost, CheckOptions, CheckTarget, CheckVerdict, RunLimits};
 use waxwing_tests::check_wat::CheckWat;
 
-use super::common::{bind, host, nowhere, server, silent, target};
+use super::common::{anyone, bind, host, nowhere, server, silent, target};
 
 const HANGS: &str =
     "(call $say (call $recv (call $connect (i32.const 6)) (i32.const 0) (i32.const 9)))";
@@ -72,9 +70,7 @@ async fn a_timeout_says_what_the_check_was_doing() {
         let host = CheckHost::new(options(), &[("test", wat.shipped())], None).expect("a host");
         let check = bind(&host).expect("it takes its config");
         let target = CheckTarget {
-            tls: Some(Arc::new(
-                CheckTls::new(None, None, false).expect("it is good"),
-            )),
+            tls: Some(anyone()),
             timeout: Duration::from_millis(300),
             ..target(address)
         };

@@ -2,14 +2,13 @@
 //! has an outcome in time.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
-use waxwing_plugin::checks::{CheckTarget, CheckTls};
+use waxwing_plugin::checks::CheckTarget;
 use waxwing_tests::check_wat::CheckWat;
 
-use super::common::{bind, host, server, target};
+use super::common::{anyone, bind, host, server, target};
 use crate::fuzz::{Random, first_seed};
 
 /// How long the test runs.
@@ -100,9 +99,8 @@ async fn any_check_has_an_outcome_in_time() {
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     })
     .await;
-    let tls = CheckTls::new(None, None, false).expect("it is good");
     let target = CheckTarget {
-        tls: Some(Arc::new(tls)),
+        tls: Some(anyone()),
         timeout: Duration::from_millis(50),
         ..target(address)
     };
