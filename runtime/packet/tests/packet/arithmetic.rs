@@ -16,8 +16,9 @@
 //!
 //! So the sum that a checksum complements is always in the class of the right one. A class has one
 //! representative, but for zero: 0 and 0xffff. A recomputation gives 0 for nothing but zeros, and
-//! the update for nothing but zeros that stay; neither occurs in IP, whose headers and pseudo-headers
-//! have a version or a protocol. That exception is a test of its own.
+//! the update for nothing but zeros that stay. Headers and pseudo-headers of IP have a version or a
+//! protocol and are never all zero; an `ICMPv4` echo reply may be, and `icmp::answer_echo` knows of
+//! that. The exception is a test of its own.
 
 use waxwing_packet::{Address, Delta, Rewrite, Translation, build, checksum};
 
