@@ -433,7 +433,8 @@ impl Oracle {
             None if pin.is_protected() && !is_excused(turn, came) => {
                 return Err(format!("an answer of a session was dropped: {pin:?}"));
             }
-            None if expired => return Ok(()),
+            // It was looked up before this turn made the session, or found the session's end.
+            None if expired || pin.at.is_none() => return Ok(()),
             None => {}
         }
         pin.shadow.from_server(came.flags);
