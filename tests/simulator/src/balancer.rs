@@ -33,6 +33,8 @@ pub(crate) struct Balancer {
     next: Arc<Snapshot>,
     release: Release,
     unacknowledged: usize,
+    /// Epochs that were not sent yet.
+    drafts: Vec<Option<Epoch>>,
     workers: Vec<Worker<Wire>>,
     mailboxes: Vec<Sender<Epoch>>,
     returned: Receiver<Epoch>,
@@ -58,6 +60,7 @@ impl Balancer {
             next: snapshot,
             release: Release::held(),
             unacknowledged: 0,
+            drafts: Vec::new(),
             workers: Vec::new(),
             mailboxes: Vec::new(),
             returned,
@@ -119,17 +122,25 @@ impl Balancer {
         self.unacknowledged == 0
     }
 
-    /// Sends every worker the config as it is now; none takes it up before it is released.
-    pub(crate) fn publish(&mut self, random: &mut Random) {
+    /// Makes every worker an epoch of the config as it is now.
+    pub(crate) fn draft(&mut self, random: &mut Random) {
         let (snapshot, new) = self.config.snapshot(&self.shared.gauges);
         self.next = Arc::new(snapshot);
         self.release = Release::held();
         self.resolve(&new);
-        for mailbox in &self.mailboxes {
-            mailbox
-                .send(self.epoch(random))
-                .expect("the worker is there");
-            self.unacknowledged += 1;
+        self.drafts = self
+            .mailboxes
+            .iter()
+            .map(|_| Some(self.epoch(random)))
+            .collect();
+        self.unacknowledged = self.mailboxes.len();
+    }
+
+    /// Sends a worker its epoch, which it does not take up before the release.
+    pub(crate) fn send(&mut self, worker: usize) {
+        if let Some(epoch) = self.drafts[worker].take() {
+            let sent = self.mailboxes[worker].send(epoch);
+            assert!(sent.is_ok(), "the worker is there");
         }
     }
 

@@ -42,6 +42,7 @@ enum Event {
     Ask,
     Attack,
     Change,
+    Send(usize),
     Release,
     Jump,
 }
@@ -242,8 +243,7 @@ impl World {
         while !mended || self.hosts.unfinished() > 0 {
             if !mended && self.balancer.is_settled() {
                 self.balancer.config.mend(&mut self.random);
-                self.balancer.publish(&mut self.random);
-                self.balancer.release();
+                self.publish();
                 mended = true;
             }
             if self.now_us > end_us {
@@ -281,6 +281,7 @@ impl World {
                     self.schedule_wake(side);
                 }
             }
+            Event::Send(worker) => self.balancer.send(worker),
             Event::Release => self.balancer.release(),
             _ if self.resting => {}
             Event::Connect => {
@@ -465,10 +466,19 @@ impl World {
         }
         let what = self.balancer.config.change(&mut self.random);
         self.note(|| what.into());
-        self.balancer.publish(&mut self.random);
+        self.publish();
         self.changes += 1;
-        let at_us = self.now_us + self.random.between(1, 5_000);
-        self.at(at_us, Event::Release);
+    }
+
+    /// Each worker is sent its epoch, one after the other; then all may take theirs up.
+    fn publish(&mut self) {
+        self.balancer.draft(&mut self.random);
+        let mut at_us = self.now_us;
+        for worker in 0..self.plan.workers {
+            at_us += self.random.between(1, 2_000);
+            self.at(at_us, Event::Send(worker));
+        }
+        self.at(at_us + 1, Event::Release);
     }
 
     /// Nothing happens for a long time, or the process stood still.
