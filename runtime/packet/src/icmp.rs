@@ -167,11 +167,17 @@ fn turn_around(frame: &mut [u8], packet: &IpPacket) -> Option<()> {
     let (head, message) = frame.split_at_mut_checked(packet.transport_start.into())?;
     let (link, network) = head.split_at_mut_checked(packet.network.into())?;
     let link = link.first_chunk_mut::<{ ethernet::HEADER_LEN }>()?;
-    let message = message.first_chunk_mut::<HEADER_LEN>()?;
+    let len = packet.end.checked_sub(packet.transport_start)?;
+    let (message, payload) = message.get_mut(..len.into())?.split_first_chunk_mut()?;
     match packet.family {
         Family::V4 => {
             turn_v4(network.try_into().ok()?);
             set_kind(message, ECHO_REPLY_V4);
+            if *message == [0; HEADER_LEN] && payload.iter().all(|byte| *byte == 0) {
+                // Of nothing but zeros the sum is zero, of all others its other form: the one case
+                // in which an update differs from a recomputation (RFC 1624 section 3).
+                wire::set_word(message, field::CHECKSUM, 0xffff);
+            }
         }
         Family::V6 => {
             let header: &mut [u8; ipv6::HEADER_LEN] = network.try_into().ok()?;
@@ -322,6 +328,25 @@ mod tests {
             let before = frame.clone();
             assert!(!answer(&mut frame), "{what}");
             assert_eq!(frame, before, "{what}");
+        }
+    }
+
+    /// Its checksum is the one that an update cannot tell from its right one: there is no other word
+    /// in an `ICMPv4` echo's sum that is never zero.
+    #[test]
+    fn a_reply_of_nothing_but_zeros_is_believed() {
+        for payload in [&[][..], &[0; 56]] {
+            let echo = build::Echo {
+                identifier: 0,
+                sequence: 0,
+                payload,
+                ..request(CLIENT, VIP)
+            };
+            let mut frame = echo.frame();
+            assert!(answer(&mut frame));
+            assert_eq!(build::verify_checksums(&frame), Ok(()));
+            *frame.last_mut().expect("a message") ^= 1;
+            assert!(build::verify_checksums(&frame).is_err());
         }
     }
 

@@ -1,5 +1,6 @@
 //! The crate from outside: scenario tables, and properties held against etherparse.
 
+mod arithmetic;
 mod parse;
 mod pieces;
 mod quote;
