@@ -18,13 +18,16 @@
 //! A worker that does not acknowledge in time holds back the rules and the next change, and nothing
 //! else.
 
+mod checks;
+mod draft;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::snapshot::Port;
@@ -34,16 +37,16 @@ use waxwing_packet::Address;
 use waxwing_plugin::checks::CheckHost;
 use waxwing_plugin::{Bound, FaultReport, Host, InUse, ModuleError, Recovery};
 
-use crate::catalog::{BackendKey, Catalog, CatalogError, backend_key};
+pub(crate) use draft::Draft;
+
+use crate::catalog::{Catalog, CatalogError};
 use crate::check;
 use crate::config::Config;
-use crate::health::{self, BoundChecks, Effects, Fault, Health, Job, Runner};
+use crate::health::{self, BoundChecks, Effects, Health, Job};
 use crate::kernel::Kernel;
-use crate::modules::{self, Builds, Subject, Wanted};
+use crate::modules::{self, Builds, Wanted};
 use crate::neighbours::{PortLink, Resolver};
 use crate::report::{Reporter, View, seconds};
-use crate::run::StartError;
-use crate::signals::SetBackend;
 use crate::status::ReloadStatus;
 
 /// How long a change waits for a worker. An idle one looks every 20 ms, a busy one every batch.
@@ -56,9 +59,6 @@ const ACKNOWLEDGE_POLL: Duration = Duration::from_millis(2);
 /// second time, which it does after a second. One that does not answer is published all the same, and
 /// its packets are dropped and counted until it does.
 const RESOLVE_MAX: Duration = Duration::from_millis(1500);
-
-/// Failures of checks' modules that wait to be looked at.
-const FAULTS_WAITING: usize = 64;
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -132,69 +132,6 @@ pub(crate) struct Controller {
     pub(crate) reporter: Arc<Reporter>,
 }
 
-/// What is sent to the workers.
-pub(crate) struct Draft {
-    pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) effects: Effects,
-    /// By their place in the config's policies.
-    modules: Vec<Bound>,
-}
-
-impl Draft {
-    /// Binds the policies of a snapshot; [`Wanted::before`] gives what goes on.
-    pub(crate) async fn make(
-        host: &Arc<Host>,
-        config: &Arc<Config>,
-        (snapshot, effects): (Snapshot, Effects),
-        wanted: Wanted,
-    ) -> Result<Self, ModuleError> {
-        let snapshot = Arc::new(snapshot);
-        let subject = Subject {
-            config: Arc::clone(config),
-            snapshot: Arc::clone(&snapshot),
-            effects: effects.clone(),
-        };
-        let modules = modules::bind(host, subject, wanted).await?;
-        Ok(Self {
-            snapshot,
-            effects,
-            modules,
-        })
-    }
-
-    /// What the instances are made of.
-    pub(crate) fn in_use(&self) -> Vec<InUse> {
-        let in_use = self.modules.iter().map(|module| module.in_use.clone());
-        in_use.collect()
-    }
-
-    /// One epoch for each of `workers` workers, all held back by one release. `before` is what they
-    /// work with, whose instances go on where the draft keeps them.
-    pub(crate) fn epochs(self, workers: usize, before: &[InUse], release: &Release) -> Vec<Epoch> {
-        let mut epochs: Vec<Epoch> = (0..workers)
-            .map(|_| Epoch {
-                snapshot: Arc::clone(&self.snapshot),
-                policies: Vec::with_capacity(self.modules.len()),
-                kept: Vec::new(),
-                release: release.clone(),
-            })
-            .collect();
-        for (here, module) in self.modules.into_iter().enumerate() {
-            let name = &module.in_use.module.name;
-            let there = before.iter().position(|old| old.module.name == *name);
-            for (worker, (epoch, policy)) in epochs.iter_mut().zip(module.policies).enumerate() {
-                epoch.policies.push(policy);
-                if let Some(there) = there
-                    && module.kept.contains(&worker)
-                {
-                    epoch.kept.push((here, there));
-                }
-            }
-        }
-        epochs
-    }
-}
-
 impl Controller {
     /// Puts a config into effect.
     ///
@@ -211,106 +148,6 @@ impl Controller {
             self.run_checks(checks).await;
         }
         outcome
-    }
-
-    /// Puts what the backends' health means into effect, if that is something new.
-    pub(crate) async fn publish_health(&mut self) -> Result<(), PublishError> {
-        let config = Arc::clone(&self.config);
-        if self.health.effects(&config) == self.effects {
-            self.show();
-            return Ok(());
-        }
-        let (catalog, draft) = self.draft(&config, Builds::Serving).await?;
-        self.put_into_effect(config, catalog, draft).await
-    }
-
-    /// The modules of a config's checks.
-    fn bind_checks(
-        &self,
-        config: &Arc<Config>,
-    ) -> impl Future<Output = Result<BoundChecks, ModuleError>> + use<> {
-        let (host, config) = (Arc::clone(&self.check_host), Arc::clone(config));
-        let before = self.checks.clone();
-        modules::blocking(move || health::bind(&host, &config, &before))
-    }
-
-    /// Starts the thread that runs the checks; gives what it tells of modules that fail.
-    ///
-    /// # Errors
-    /// There is no thread to be had, or a check's module cannot serve any more.
-    pub(crate) async fn start_checks(&mut self) -> Result<mpsc::Receiver<Fault>, StartError> {
-        let checks = self.bind_checks(&self.config).await?;
-        let (tell, faults) = mpsc::channel(FAULTS_WAITING);
-        let runner = Runner {
-            host: Arc::clone(&self.check_host),
-            health: Arc::clone(&self.health),
-            reporter: Arc::clone(&self.reporter),
-            jobs: self.jobs.subscribe(),
-            faults: tell,
-            complained: None,
-        };
-        runner.start()?;
-        self.run_checks(checks).await;
-        Ok(faults)
-    }
-
-    /// Has the checks of the config in effect run by these modules.
-    async fn run_checks(&mut self, checks: BoundChecks) {
-        self.checks = checks;
-        let jobs = health::jobs(&self.config, &self.snapshot, &self.checks);
-        self.jobs.send_replace(jobs);
-        let (host, checks) = (Arc::clone(&self.check_host), self.checks.clone());
-        // The host writes files then.
-        modules::blocking(move || checks.put_to_work(&host)).await;
-    }
-
-    /// Binds the modules of the checks anew.
-    async fn renew_checks(&mut self) {
-        match self.bind_checks(&self.config).await {
-            Ok(checks) => self.run_checks(checks).await,
-            Err(e) => tracing::error!("what checks goes on checking: {e}"),
-        }
-        self.show();
-    }
-
-    /// Checks' modules failed.
-    pub(crate) async fn checks_faulted(&mut self, faults: Vec<Fault>) {
-        let host = Arc::clone(&self.check_host);
-        let recoveries = modules::blocking(move || {
-            let recover = |Fault { check, why }| host.recover(&check, &why);
-            faults.into_iter().map(recover).collect::<Vec<_>>()
-        })
-        .await;
-        // Else every run has an instance of its own: there is nothing to make anew.
-        if recoveries.contains(&Recovery::RolledBack) {
-            self.renew_checks().await;
-        }
-    }
-
-    /// The health of backends may be another now.
-    pub(crate) async fn health_changed(&mut self) {
-        match self.publish_health().await {
-            Ok(()) => {}
-            Err(e) => {
-                tracing::error!("the health of backends is not in effect: {e}; trying again");
-                self.modules_due = true;
-            }
-        }
-    }
-
-    /// The operator's word on a backend: in effect when this returns.
-    ///
-    /// # Errors
-    /// What is wrong, for people.
-    pub(crate) async fn set_backend(&mut self, request: &SetBackend) -> Result<(), String> {
-        let key = self.backend_called(&request.service, &request.backend)?;
-        self.health.set_admin(key, request.state);
-        self.publish_health().await.map_err(|e| e.to_string())
-    }
-
-    fn backend_called(&self, service: &str, backend: &str) -> Result<BackendKey, String> {
-        let (service, backend) = self.config.find_backend(service, backend)?;
-        Ok(backend_key(service, &service.backends[backend]))
     }
 
     /// Makes instances anew, if that gives another module than the ones that serve.
