@@ -18,9 +18,7 @@ use waxwing_dataplane::snapshot::{
     Backend, MidStream, NextHop, NextHops, NoBackend, Port, Service, SessionsFate, Timeouts,
 };
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
-use waxwing_dataplane::{
-    BackendId, DropReason, Epoch, Gauges, Now, PortId, ServiceId, Snapshot,
-};
+use waxwing_dataplane::{BackendId, DropReason, Epoch, Gauges, Now, PortId, ServiceId, Snapshot};
 use waxwing_packet::{
     Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, build, checksum, parse,
 };
@@ -56,7 +54,11 @@ pub(crate) struct Balancer {
 
 fn snapshot() -> Snapshot {
     let (mut services, mut backends) = (Vec::new(), Vec::new());
-    let endpoints = [(80, Protocol::Tcp), (81, Protocol::Tcp), (53, Protocol::Udp)];
+    let endpoints = [
+        (80, Protocol::Tcp),
+        (81, Protocol::Tcp),
+        (53, Protocol::Udp),
+    ];
     for (n, (port, protocol)) in endpoints.into_iter().enumerate() {
         for (family, vip) in VIPS.into_iter().enumerate() {
             let id = u32::try_from(services.len()).expect("a few");
@@ -72,9 +74,8 @@ fn snapshot() -> Snapshot {
                 no_backend: NoBackend::Reject,
                 timeouts: Timeouts::default(),
             };
-            let backend = |of: u32| {
-                Backend::new(BackendId(2 * id + of), &service, BACKENDS[family], 8080, 1)
-            };
+            let backend =
+                |of: u32| Backend::new(BackendId(2 * id + of), &service, BACKENDS[family], 8080, 1);
             // The second TCP service has none that is well.
             let down = Backend {
                 healthy: false,
@@ -150,7 +151,9 @@ impl Balancer {
 
     fn dropped(&self) -> u64 {
         let reasons = DropReason::ALL.iter();
-        reasons.map(|reason| self.counters.dropped(*reason).get()).sum()
+        reasons
+            .map(|reason| self.counters.dropped(*reason).get())
+            .sum()
     }
 
     /// A frame arrives, and what is sent because of it.
@@ -169,7 +172,10 @@ impl Balancer {
             assert_eq!(bytes, frame, "the kernel got another frame than came");
         }
         for (_, bytes) in &sent {
-            assert!(!is_right(frame) || is_right(bytes), "{frame:02x?} to {bytes:02x?}");
+            assert!(
+                !is_right(frame) || is_right(bytes),
+                "{frame:02x?} to {bytes:02x?}"
+            );
         }
         let gauges = (0..).map(BackendId).take(BACKENDS_MAX);
         let counted: u32 = gauges.map(|id| self.shared.gauges.active(id)).sum();
