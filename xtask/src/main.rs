@@ -26,7 +26,8 @@ cargo xtask COMMAND
   ci                    what CI runs: formatting, lints, tests, docs, licences
   simulate [OPTIONS]    the core in one simulated world after the other, until interrupted
       --seed N            begin with this world
-      --packets N         end after so many packets
+      --packets N         end after so many packets in all
+      --world N           packets of each world (100000)
   bench [FILTER]        the criterion benches, and the table of what each policy's pick costs
 ";
 

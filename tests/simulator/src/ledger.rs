@@ -2,10 +2,9 @@
 //!
 //! Invariant: received = transmitted + dropped + to the kernel, frame by frame and byte by byte.
 
-use waxwing_dataplane::PortId;
 use waxwing_dataplane::counters::WorkerCounters;
 
-use crate::wire::{Fate, Handled};
+use crate::wire::{Fate, Handled, Own};
 
 #[derive(Default)]
 pub(crate) struct Ledger {
@@ -26,7 +25,7 @@ impl Ledger {
         counters: &WorkerCounters,
         drops: u64,
         (allocated, refused): (u64, u64),
-        (handled, own): (&[Handled], &[(PortId, Vec<u8>)]),
+        (handled, own): (&[Handled], &[Own]),
     ) -> Result<(), String> {
         for frame in handled {
             self.received += 1;

@@ -14,15 +14,18 @@
 )]
 
 mod attacker;
+mod audit;
 mod balancer;
 mod config;
 mod hosts;
 mod ledger;
+mod network;
 mod oracle;
 mod pin;
 mod plan;
 mod policy;
 mod random;
+mod tally;
 mod tcp;
 mod translation;
 mod view;
@@ -32,7 +35,7 @@ mod world;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use world::Tally;
+pub use tally::Tally;
 use world::World;
 
 /// An invariant that does not hold.

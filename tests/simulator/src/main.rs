@@ -10,7 +10,7 @@ use waxwing_simulator::{Tally, simulate};
 const USAGE: &str = "\
 --seed N      begin with this world; a failure names its own (by the clock)
 --packets N   end after so many packets in all (never)
---world N     packets of each world (20000)
+--world N     packets of each world, before it comes to rest (100000)
 ";
 
 /// How often it says where it is.
@@ -27,7 +27,7 @@ fn options() -> Result<Options, String> {
     let mut options = Options {
         seed: since.as_secs(),
         packets: u64::MAX,
-        world: 20_000,
+        world: 100_000,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {

@@ -41,12 +41,12 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    fn snapshot(&self) -> &Snapshot {
+    pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.balancer.current[self.worker]
     }
 
     /// The session that the core has of a client's flow now.
-    fn session(&self, tuple: &Tuple) -> Option<(SessionRef, Session)> {
+    pub(crate) fn session(&self, tuple: &Tuple) -> Option<(SessionRef, Session)> {
         let sessions = &self.balancer.shared.sessions;
         sessions.find(sessions.hash(tuple), |session| {
             let vip = self.snapshot().backend(session.backend).map(|b| b.vip);
@@ -55,7 +55,10 @@ impl Turn<'_> {
     }
 }
 
-fn tuple_of_session(session: &Session, vip: Option<waxwing_packet::Address>) -> Option<Tuple> {
+pub(crate) fn tuple_of_session(
+    session: &Session,
+    vip: Option<waxwing_packet::Address>,
+) -> Option<Tuple> {
     Some(Tuple {
         source: session.client,
         destination: vip?,
@@ -69,13 +72,13 @@ pub(crate) struct Oracle {
     pub(crate) pins: Map<Tuple, Pin>,
     /// From what a backend answers to the client's flow.
     pub(crate) replies: Map<Tuple, Tuple>,
-    timeouts: TimeoutTicks,
+    pub(crate) timeouts: TimeoutTicks,
     turn: u64,
     /// The latest reading of any worker's clock: they differ by a little.
-    latest: Tick,
-    touched: Vec<Tuple>,
+    pub(crate) latest: Tick,
+    pub(crate) touched: Vec<Tuple>,
     turns_since_audit: usize,
-    told: Told,
+    pub(crate) told: Told,
 }
 
 impl Oracle {
@@ -302,7 +305,7 @@ impl Oracle {
             return Err(format!("a session outlived its time: {pin:?} at {now:?}"));
         }
         pin.blurred |= pin.unsure && is_opening(came.flags);
-        pin.shadow.from_client(came.flags);
+        pin.shadow.client_says(came.flags);
         pin.seen = pin.seen.max(now);
         pin.routes.push(route_of(frame));
         Ok(())
@@ -353,7 +356,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn forget_reply(&mut self, snapshot: &Snapshot, tuple: &Tuple, pin: &Pin) {
+    pub(crate) fn forget_reply(&mut self, snapshot: &Snapshot, tuple: &Tuple, pin: &Pin) {
         if let Some(backend) = snapshot.backend(pin.backend) {
             let reply = reply_of(backend, tuple, pin.source_port);
             if self.replies.get(&reply) == Some(tuple) {
@@ -380,7 +383,7 @@ impl Oracle {
             if pin.may_end {
                 pin.blurred = true;
             } else {
-                pin.shadow.from_client(came.flags);
+                pin.shadow.client_says(came.flags);
                 pin.seen = pin.seen.max(turn.now.tick());
             }
             return Ok(());
@@ -437,129 +440,8 @@ impl Oracle {
             None if expired || pin.at.is_none() => return Ok(()),
             None => {}
         }
-        pin.shadow.from_server(came.flags);
+        pin.shadow.server_says(came.flags);
         pin.seen = pin.seen.max(now);
-        Ok(())
-    }
-
-    /// The sessions of this turn's frames are in the core what their frames say.
-    fn compare_touched(&mut self, turn: &Turn<'_>) -> Result<(), String> {
-        let evicted = evictions(turn.balancer);
-        for tuple in std::mem::take(&mut self.touched) {
-            let Some(pin) = self.pins.get_mut(&tuple) else {
-                continue;
-            };
-            let Some((at, session)) = turn.session(&tuple) else {
-                let had_to_stay = pin.was_strong || evicted == pin.evictions;
-                if had_to_stay && !pin.may_end && !pin.blurred {
-                    return Err(format!("the session of {tuple:?} is gone: {pin:?}"));
-                }
-                let pin = pin.clone();
-                self.pins.remove(&tuple);
-                self.forget_reply(turn.snapshot(), &tuple, &pin);
-                self.told.ended.push(tuple);
-                continue;
-            };
-            if pin.at.is_some_and(|known| known != at) {
-                if !pin.may_end {
-                    return Err(format!("the session of {tuple:?} is another: {pin:?}"));
-                }
-                pin.blurred = true;
-                self.told.ended.push(tuple);
-            }
-            let known = (pin.backend, pin.source_port);
-            if known != (session.backend, session.source_port) && !pin.blurred {
-                return Err(format!("{session:?} is not {pin:?}"));
-            }
-            if session.tcp.phase() != pin.shadow.phase() && !pin.blurred {
-                return Err(format!(
-                    "{:?} is not the state of {tuple:?}: {pin:?}",
-                    session.tcp
-                ));
-            }
-            // The last that came leads the way, even where it came by another worker or was dropped
-            // behind the look-up. Of several in one batch it may be any.
-            let route = (session.hop, session.tags);
-            let stayed = pin.routes.is_empty() || pin.blurred;
-            if !(pin.routes.contains(&route) || (stayed && route == pin.route)) {
-                return Err(format!("{route:?} is not the way to the client: {pin:?}"));
-            }
-            pin.route = route;
-            pin.routes.clear();
-            (pin.at, pin.evictions) = (Some(at), evicted);
-            (pin.may_end, pin.unsure) = (false, false);
-            if pin.is_strong() && !pin.blurred {
-                self.told.held.push(tuple);
-            }
-        }
-        Ok(())
-    }
-
-    /// All sessions: their number, the gauges, and that each was seen to begin, and to end.
-    fn audit(&mut self, turn: &Turn<'_>) -> Result<(), String> {
-        let balancer = turn.balancer;
-        let shared = &balancer.shared;
-        let workers = balancer.current.len();
-        let mut active = vec![vec![0_u32; workers]; crate::config::BACKENDS_MAX];
-        let mut known = 0;
-        let mut count = 0;
-        for (at, session) in shared.sessions.iter() {
-            count += 1;
-            active[session.backend.index()][usize::from(session.worker)] += 1;
-            let mut vips = balancer.current.iter();
-            let vip = vips.find_map(|snapshot| Some(snapshot.backend(session.backend)?.vip));
-            let tuple = tuple_of_session(&session, vip);
-            let tuple = tuple.ok_or_else(|| format!("nobody knows the backend of {session:?}"))?;
-            let pin = self.pins.get(&tuple).filter(|pin| pin.at == Some(at));
-            let pin = pin.ok_or_else(|| format!("nobody has seen {session:?} begin"))?;
-            known += usize::from(pin.backend == session.backend || pin.blurred);
-        }
-        let (len, capacity) = (shared.sessions.len(), shared.sessions.capacity());
-        if count != len || len > capacity || known != count {
-            return Err(format!(
-                "{count} sessions, counted as {len} of {capacity}, {known} known"
-            ));
-        }
-        for (id, here) in (0..).map(waxwing_dataplane::BackendId).zip(&active) {
-            let counted: Vec<u32> = (0..workers)
-                .map(|worker| shared.gauges.active_here(worker, id))
-                .collect();
-            let sum: u32 = here.iter().sum();
-            if counted != *here || shared.gauges.active(id) != sum {
-                return Err(format!(
-                    "{id:?} has {here:?} sessions, and the gauges say {counted:?}"
-                ));
-            }
-        }
-        self.audit_ends(turn)
-    }
-
-    /// Those that are gone had a reason.
-    fn audit_ends(&mut self, turn: &Turn<'_>) -> Result<(), String> {
-        let evicted = evictions(turn.balancer);
-        let now = self.latest;
-        let sessions = &turn.balancer.shared.sessions;
-        let mut gone = Vec::new();
-        for (tuple, pin) in &mut self.pins {
-            if pin.at.is_some_and(|at| sessions.get(at).is_some()) {
-                pin.evictions = evicted;
-                continue;
-            }
-            let expired = pin.is_expired(&self.timeouts, tuple.protocol, now);
-            let by_force = evicted > pin.evictions && !pin.is_strong();
-            if !(expired || by_force || pin.blurred) {
-                return Err(format!(
-                    "the session of {tuple:?} is gone: {pin:?} at {now:?}"
-                ));
-            }
-            gone.push(*tuple);
-        }
-        for tuple in gone {
-            if let Some(pin) = self.pins.remove(&tuple) {
-                self.forget_reply(turn.snapshot(), &tuple, &pin);
-            }
-            self.told.ended.push(tuple);
-        }
         Ok(())
     }
 }
@@ -593,7 +475,7 @@ fn is_excused(turn: &Turn<'_>, came: &View) -> bool {
 }
 
 /// Sessions that all workers have evicted.
-fn evictions(balancer: &Balancer) -> u64 {
+pub(crate) fn evictions(balancer: &Balancer) -> u64 {
     balancer.counters.iter().map(|c| c.evicted.get()).sum()
 }
 

@@ -40,11 +40,11 @@ impl Shadow {
             fins: [false; 2],
             reset: false,
         };
-        shadow.from_client(flags);
+        shadow.client_says(flags);
         shadow
     }
 
-    pub(crate) fn from_client(&mut self, flags: u8) {
+    pub(crate) fn client_says(&mut self, flags: u8) {
         self.reset = flags & RST != 0;
         if !self.reset {
             self.agreed |= self.server_syn && flags & ACK != 0;
@@ -52,7 +52,7 @@ impl Shadow {
         }
     }
 
-    pub(crate) fn from_server(&mut self, flags: u8) {
+    pub(crate) fn server_says(&mut self, flags: u8) {
         self.server_spoke = true;
         self.reset = flags & RST != 0;
         if !self.reset {

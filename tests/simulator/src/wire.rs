@@ -25,6 +25,9 @@ pub(crate) struct Handled {
     pub(crate) fates: Vec<Fate>,
 }
 
+/// A frame that the worker made itself, and the port it left by.
+pub(crate) type Own = (PortId, Vec<u8>);
+
 /// A frame that knows which one it is; what the balancer makes itself has no number.
 pub(crate) struct Tagged {
     frame: MemoryFrame,
@@ -105,7 +108,7 @@ impl Wire {
     ///
     /// # Errors
     /// Where a frame is not where it is to be.
-    pub(crate) fn take(&mut self) -> Result<(Vec<Handled>, Vec<(PortId, Vec<u8>)>), String> {
+    pub(crate) fn take(&mut self) -> Result<(Vec<Handled>, Vec<Own>), String> {
         let mut own = Vec::new();
         let mut handled = std::mem::take(&mut self.handled);
         for (number, (port, bytes)) in self.sent.drain(..).zip(self.memory.sent()) {

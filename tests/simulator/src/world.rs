@@ -14,10 +14,12 @@ use crate::balancer::Balancer;
 use crate::config::BACKENDS_MAX;
 use crate::hosts::{Departure, Hosts, Side};
 use crate::ledger::Ledger;
+use crate::network::{brief, damage};
 use crate::oracle::{Oracle, Turn};
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::view::{View, view};
+use crate::tally::Tally;
+use crate::view::view;
 use crate::wire::{Fate, Handled};
 
 /// Frames of which an attacker may have copies.
@@ -70,41 +72,6 @@ impl PartialOrd for Scheduled {
 impl Ord for Scheduled {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at_us, self.number).cmp(&(other.at_us, other.number))
-    }
-}
-
-/// What a world has come to.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// Frames that the workers took.
-    pub packets: u64,
-    /// Sessions that were made.
-    pub sessions: u64,
-    /// Sessions evicted, and sessions whose time was up.
-    pub evicted: u64,
-    /// See [`Tally::evicted`].
-    pub expired: u64,
-    /// Connections and exchanges of datagrams that came to their good end.
-    pub completed: u64,
-    /// Changes of the config that all workers took up.
-    pub changes: u64,
-    /// Dropped frames, in the order of [`DropReason::ALL`].
-    pub drops: Vec<u64>,
-}
-
-impl Tally {
-    /// Adds another world's.
-    pub fn add(&mut self, other: &Self) {
-        self.packets += other.packets;
-        self.sessions += other.sessions;
-        self.evicted += other.evicted;
-        self.expired += other.expired;
-        self.completed += other.completed;
-        self.changes += other.changes;
-        self.drops.resize(other.drops.len(), 0);
-        for (sum, n) in self.drops.iter_mut().zip(&other.drops) {
-            *sum += n;
-        }
     }
 }
 
@@ -266,8 +233,8 @@ impl World {
         self.step += 1;
         let mut out = Vec::new();
         match next.event {
-            Event::ToBalancer(port, frame) => self.to_balancer(port, frame),
-            Event::ToHosts(port, frame) => self.to_hosts(port, &frame, &mut out)?,
+            Event::ToBalancer(port, frame) => self.reach_balancer(port, frame),
+            Event::ToHosts(port, frame) => self.reach_hosts(port, &frame, &mut out)?,
             Event::Turn(worker) if self.turns_us[worker] == next.at_us => self.turn(worker)?,
             Event::Turn(_) => {}
             Event::Wake(side) => {
@@ -320,7 +287,7 @@ impl World {
             }
         }
         for (port, frame) in out {
-            self.travel(port, frame, true);
+            self.travel(port, &frame, true);
         }
         Ok(true)
     }
@@ -332,7 +299,7 @@ impl World {
     }
 
     /// A frame goes its way through the network: towards the balancer, or away from it.
-    fn travel(&mut self, port: PortId, frame: Vec<u8>, inwards: bool) {
+    fn travel(&mut self, port: PortId, frame: &[u8], inwards: bool) {
         let network = self.plan.network;
         let well = self.resting;
         if !well && self.random.chance(network.lost) {
@@ -344,7 +311,7 @@ impl World {
             1
         };
         for _ in 0..copies {
-            let mut copy = frame.clone();
+            let mut copy = frame.to_vec();
             if inwards && !well && self.random.chance(network.damaged) {
                 damage(&mut copy, &mut self.random);
             }
@@ -358,7 +325,7 @@ impl World {
         }
     }
 
-    fn to_balancer(&mut self, port: PortId, frame: Vec<u8>) {
+    fn reach_balancer(&mut self, port: PortId, frame: Vec<u8>) {
         let worker = self.worker_for(&frame);
         if self.seen.len() < SEEN_MAX {
             self.seen.push((port, frame.clone()));
@@ -389,7 +356,7 @@ impl World {
         hash as usize % self.plan.workers
     }
 
-    fn to_hosts(
+    fn reach_hosts(
         &mut self,
         port: PortId,
         frame: &[u8],
@@ -443,7 +410,7 @@ impl World {
         for Handled { fates, .. } in handled {
             for fate in fates {
                 if let Fate::Sent(port, frame) = fate {
-                    self.travel(port, frame, false);
+                    self.travel(port, &frame, false);
                 }
             }
         }
@@ -509,37 +476,4 @@ impl World {
             drops: DropReason::ALL.iter().map(dropped).collect(),
         }
     }
-}
-
-/// Changes one byte of an IP packet, so that its checksums tell. What no checksum covers stays:
-/// the length and next header of IPv6, and a datagram without one.
-fn damage(frame: &mut [u8], random: &mut Random) {
-    let Some(view) = view(frame) else { return };
-    if view.has_no_checksum(frame) {
-        return;
-    }
-    let at = view.network + random.index(view.end - view.network);
-    let uncovered = view.v6 && at < view.network + 8;
-    if !uncovered {
-        frame[at] ^= 1 << random.below(8);
-    }
-}
-
-fn brief(frame: &[u8]) -> String {
-    let Some(view) = view(frame) else {
-        return format!("{} bytes", frame.len());
-    };
-    let View {
-        source,
-        source_port,
-        destination,
-        destination_port,
-        ..
-    } = view;
-    let len = view.end - view.payload;
-    format!(
-        "{source} {source_port} -> {destination} {destination_port}, protocol {}, flags {:#04x}, \
-         sequence {}, {len} bytes",
-        view.protocol, view.flags, view.sequence
-    )
 }
