@@ -262,7 +262,7 @@ impl Oracle {
         let newer = before.is_some_and(|pin| {
             let expired = pin.is_expired(&self.timeouts, tuple.protocol, turn.now.tick());
             // Of a session that the same batch ended again, there is no more than its frame.
-            let found = found.map_or(expired, |(at, session)| {
+            let found = found.map_or(expired && !pin.blurred, |(at, session)| {
                 let here = (session.backend, session.source_port);
                 pin.at != Some(at) && here == (backend.id, went.source_port)
             });
@@ -272,18 +272,19 @@ impl Oracle {
             .is_none_or(|pin| pin.backend != backend.id || pin.source_port != went.source_port);
         let renewed = newer || other;
         if renewed {
-            if let Some(pin) = self.pins.remove(&tuple) {
+            let old = self.pins.remove(&tuple);
+            if let Some(pin) = &old {
                 if !pin.may_end {
                     return Err(format!("a session moved: {pin:?} to {:?}", backend.id));
                 }
-                self.forget_reply(snapshot, &tuple, &pin);
+                self.forget_reply(snapshot, &tuple, pin);
                 self.told.ended.push(tuple);
             }
             let service = snapshot.service(backend.service);
             let listed = service.is_some_and(|s| s.backends.contains(&backend.id));
             if !listed || !(backend.takes_new() || backend.keeps_sessions()) {
                 return Err(format!(
-                    "a new session on {:?}, which takes none",
+                    "a new session on {:?}, which takes none, after {old:?}",
                     backend.id
                 ));
             }
@@ -336,7 +337,7 @@ impl Oracle {
     }
 
     /// A backend's answer to a flow means one flow only.
-    fn note_reply(
+    pub(crate) fn note_reply(
         &mut self,
         turn: &Turn<'_>,
         backend: &Backend,
