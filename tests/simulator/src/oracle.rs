@@ -145,7 +145,7 @@ impl Oracle {
         let service = snapshot.service_at(tuple.destination, tuple.destination_port, protocol);
         if self.pins.contains_key(&tuple) || service.is_some() {
             self.request(turn, frame, &came, tuple)
-        } else if let Some(client) = self.replies.get(&tuple).copied() {
+        } else if let Some(client) = self.answered_by(snapshot, &tuple) {
             self.reply(turn, frame, &came, client)
         } else {
             match fate {
@@ -156,6 +156,14 @@ impl Oracle {
                 _ => Ok(()),
             }
         }
+    }
+
+    /// The client's flow that a backend answers by this tuple now, and not only before.
+    fn answered_by(&self, snapshot: &Snapshot, reply: &Tuple) -> Option<Tuple> {
+        let client = *self.replies.get(reply)?;
+        let pin = self.pins.get(&client)?;
+        let backend = snapshot.backend(pin.backend)?;
+        (reply_of(backend, &client, pin.source_port) == *reply).then_some(client)
     }
 
     /// A frame that the view makes nothing of (it has IP options, say), and the core perhaps does:
