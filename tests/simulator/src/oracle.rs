@@ -72,6 +72,8 @@ pub(crate) struct Oracle {
     pub(crate) pins: Map<Tuple, Pin>,
     /// From what a backend answers to the client's flow.
     pub(crate) replies: Map<Tuple, Tuple>,
+    /// Answers that mean another flow from this turn on: those of its batch were looked up before.
+    displaced: Vec<Tuple>,
     pub(crate) timeouts: TimeoutTicks,
     turn: u64,
     /// The latest reading of any worker's clock: they differ by a little.
@@ -86,6 +88,7 @@ impl Oracle {
         Self {
             pins: Map::default(),
             replies: Map::default(),
+            displaced: Vec::new(),
             timeouts,
             turn: 0,
             latest: Tick::default(),
@@ -101,6 +104,7 @@ impl Oracle {
     /// The invariant that does not hold.
     pub(crate) fn check(&mut self, turn: &Turn<'_>, handled: &[Handled]) -> Result<Told, String> {
         self.turn += 1;
+        self.displaced.clear();
         self.latest = self.latest.max(turn.now.tick());
         for frame in handled {
             self.frame(turn, frame)
@@ -145,6 +149,8 @@ impl Oracle {
         let service = snapshot.service_at(tuple.destination, tuple.destination_port, protocol);
         if self.pins.contains_key(&tuple) || service.is_some() {
             self.request(turn, frame, &came, tuple)
+        } else if self.displaced.contains(&tuple) {
+            Ok(())
         } else if let Some(client) = self.answered_by(snapshot, &tuple) {
             self.reply(turn, frame, &came, client)
         } else {
@@ -353,7 +359,11 @@ impl Oracle {
         source_port: u16,
     ) -> Result<(), String> {
         let reply = reply_of(backend, tuple, source_port);
-        if let Some(other) = self.replies.insert(reply, *tuple)
+        let before = self.replies.insert(reply, *tuple);
+        if before.is_some_and(|before| before != *tuple) {
+            self.displaced.push(reply);
+        }
+        if let Some(other) = before
             && other != *tuple
             && let Some((_, session)) = turn.session(&other)
             && session.source_port == source_port
