@@ -59,6 +59,13 @@ impl Oracle {
             if pin.is_strong() && !pin.blurred {
                 self.told.held.push(tuple);
             }
+            if known != (session.backend, session.source_port) {
+                // Another session of the flow, that began unseen.
+                (pin.backend, pin.source_port) = (session.backend, session.source_port);
+                let backend = turn.snapshot().backend(session.backend);
+                let backend = backend.ok_or("a session of an unknown backend")?;
+                self.note_reply(turn, backend, &tuple, session.source_port)?;
+            }
         }
         Ok(())
     }

@@ -72,6 +72,8 @@ pub(crate) struct Oracle {
     pub(crate) pins: Map<Tuple, Pin>,
     /// From what a backend answers to the client's flow.
     pub(crate) replies: Map<Tuple, Tuple>,
+    /// Answers that mean another flow from this turn on: those of its batch were looked up before.
+    displaced: Vec<Tuple>,
     pub(crate) timeouts: TimeoutTicks,
     turn: u64,
     /// The latest reading of any worker's clock: they differ by a little.
@@ -86,6 +88,7 @@ impl Oracle {
         Self {
             pins: Map::default(),
             replies: Map::default(),
+            displaced: Vec::new(),
             timeouts,
             turn: 0,
             latest: Tick::default(),
@@ -101,6 +104,7 @@ impl Oracle {
     /// The invariant that does not hold.
     pub(crate) fn check(&mut self, turn: &Turn<'_>, handled: &[Handled]) -> Result<Told, String> {
         self.turn += 1;
+        self.displaced.clear();
         self.latest = self.latest.max(turn.now.tick());
         for frame in handled {
             self.frame(turn, frame)
@@ -145,7 +149,9 @@ impl Oracle {
         let service = snapshot.service_at(tuple.destination, tuple.destination_port, protocol);
         if self.pins.contains_key(&tuple) || service.is_some() {
             self.request(turn, frame, &came, tuple)
-        } else if let Some(client) = self.replies.get(&tuple).copied() {
+        } else if self.displaced.contains(&tuple) {
+            Ok(())
+        } else if let Some(client) = self.answered_by(snapshot, &tuple) {
             self.reply(turn, frame, &came, client)
         } else {
             match fate {
@@ -156,6 +162,14 @@ impl Oracle {
                 _ => Ok(()),
             }
         }
+    }
+
+    /// The client's flow that a backend answers by this tuple now, and not only before.
+    fn answered_by(&self, snapshot: &Snapshot, reply: &Tuple) -> Option<Tuple> {
+        let client = *self.replies.get(reply)?;
+        let pin = self.pins.get(&client)?;
+        let backend = snapshot.backend(pin.backend)?;
+        (reply_of(backend, &client, pin.source_port) == *reply).then_some(client)
     }
 
     /// A frame that the view makes nothing of (it has IP options, say), and the core perhaps does:
@@ -262,7 +276,7 @@ impl Oracle {
         let newer = before.is_some_and(|pin| {
             let expired = pin.is_expired(&self.timeouts, tuple.protocol, turn.now.tick());
             // Of a session that the same batch ended again, there is no more than its frame.
-            let found = found.map_or(expired, |(at, session)| {
+            let found = found.map_or(expired && !pin.blurred, |(at, session)| {
                 let here = (session.backend, session.source_port);
                 pin.at != Some(at) && here == (backend.id, went.source_port)
             });
@@ -272,18 +286,19 @@ impl Oracle {
             .is_none_or(|pin| pin.backend != backend.id || pin.source_port != went.source_port);
         let renewed = newer || other;
         if renewed {
-            if let Some(pin) = self.pins.remove(&tuple) {
+            let old = self.pins.remove(&tuple);
+            if let Some(pin) = &old {
                 if !pin.may_end {
                     return Err(format!("a session moved: {pin:?} to {:?}", backend.id));
                 }
-                self.forget_reply(snapshot, &tuple, &pin);
+                self.forget_reply(snapshot, &tuple, pin);
                 self.told.ended.push(tuple);
             }
             let service = snapshot.service(backend.service);
             let listed = service.is_some_and(|s| s.backends.contains(&backend.id));
             if !listed || !(backend.takes_new() || backend.keeps_sessions()) {
                 return Err(format!(
-                    "a new session on {:?}, which takes none",
+                    "a new session on {:?}, which takes none, after {old:?}",
                     backend.id
                 ));
             }
@@ -336,7 +351,7 @@ impl Oracle {
     }
 
     /// A backend's answer to a flow means one flow only.
-    fn note_reply(
+    pub(crate) fn note_reply(
         &mut self,
         turn: &Turn<'_>,
         backend: &Backend,
@@ -344,7 +359,11 @@ impl Oracle {
         source_port: u16,
     ) -> Result<(), String> {
         let reply = reply_of(backend, tuple, source_port);
-        if let Some(other) = self.replies.insert(reply, *tuple)
+        let before = self.replies.insert(reply, *tuple);
+        if before.is_some_and(|before| before != *tuple) {
+            self.displaced.push(reply);
+        }
+        if let Some(other) = before
             && other != *tuple
             && let Some((_, session)) = turn.session(&other)
             && session.source_port == source_port
