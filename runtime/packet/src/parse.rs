@@ -68,6 +68,8 @@ pub struct Fragment {
     pub identification: u32,
     /// Offset in bytes.
     pub offset: u16,
+    /// Length of the data that it carries of its packet, in bytes.
+    pub len: u16,
     /// Whether more follow.
     pub more: bool,
 }
@@ -113,7 +115,10 @@ pub enum ParseError {
     Truncated,
     /// A version, length or offset field contradicts the frame.
     BadLength,
-    /// IPv6 extension headers beyond the bound.
+    /// A first fragment ends inside the headers that it has to hold: the transport header, and all
+    /// extension headers before it (RFC 1858 section 2.1, RFC 7112 section 5).
+    TinyFragment,
+    /// IPv6 extension headers beyond the bound, or a second fragment header.
     TooManyExtensions,
     /// A field holds what its protocol forbids on a wire: an IPv4-mapped address in IPv6, a
     /// neighbour solicitation that a router has forwarded.
@@ -127,6 +132,7 @@ impl fmt::Display for ParseError {
         f.write_str(match self {
             Self::Truncated => "the frame ends inside a header",
             Self::BadLength => "a version, length or offset field contradicts the frame",
+            Self::TinyFragment => "a first fragment ends inside the headers that it has to hold",
             Self::TooManyExtensions => "more IPv6 extension headers than are followed",
             Self::Forbidden => "a field holds what its protocol forbids on a wire",
             Self::BadChecksum => "the checksum is wrong",
@@ -275,6 +281,7 @@ fn parse_fragment_v4(
     upper.fragment = Some(Fragment {
         identification: header.identification().into(),
         offset: header.fragment_offset(),
+        len: upper.end - upper.start,
         more: header.more_fragments(),
     });
     Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V4)?))
@@ -284,25 +291,31 @@ fn parse_fragment_v4(
 /// fragment without its packet's start, or a routing header with nodes to visit.
 #[cold]
 fn parse_extensions(frame: &[u8], mut upper: Upper) -> Result<(Upper, Transport), ParseError> {
+    // A second fragment header could make a fragment look whole.
+    let mut divided = false;
     for _ in 0..=EXTENSIONS_MAX {
         let later = upper.fragment.is_some_and(|fragment| fragment.offset > 0);
         if later || !is_extension(upper.protocol) {
             return Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V6)?));
         }
         let bytes = upper.bytes(frame)?;
-        let header = ipv6::Extension::from_prefix(bytes).ok_or(ParseError::Truncated)?;
+        let header = ipv6::Extension::from_prefix(bytes).ok_or_else(|| upper.cut_short())?;
         let len = match upper.protocol {
             ipv6::ROUTING if header.segments_left() > 0 => {
                 return Ok((upper, Transport::Other(ipv6::ROUTING)));
             }
+            ipv6::FRAGMENT if std::mem::replace(&mut divided, true) => {
+                return Err(ParseError::TooManyExtensions);
+            }
             ipv6::FRAGMENT => {
-                upper.fragment = header.fragment();
-                const { wire::offset(ipv6::EXTENSION_LEN_MIN) }
+                let len = const { wire::offset(ipv6::EXTENSION_LEN_MIN) };
+                upper.fragment = header.fragment(upper.end - upper.start - len);
+                len
             }
             _ => header.total_len(),
         };
         if usize::from(len) > bytes.len() {
-            return Err(ParseError::Truncated);
+            return Err(upper.cut_short());
         }
         upper.start += len;
         upper.protocol = header.next_header();
@@ -325,6 +338,24 @@ impl Upper {
             .get(usize::from(self.start)..usize::from(self.end))
             .ok_or(ParseError::Truncated)
     }
+
+    /// What it is called where these bytes end inside a header.
+    #[cold]
+    const fn cut_short(&self) -> ParseError {
+        match self.fragment {
+            Some(_) => ParseError::TinyFragment,
+            None => ParseError::Truncated,
+        }
+    }
+
+    /// What it is called where a TCP header is too short, or longer than these bytes.
+    #[cold]
+    const fn bad_data_offset(&self, header_len: u16) -> ParseError {
+        match self.fragment {
+            Some(_) if header_len as usize >= tcp::HEADER_LEN => ParseError::TinyFragment,
+            _ => ParseError::BadLength,
+        }
+    }
 }
 
 #[inline(always)]
@@ -334,10 +365,10 @@ fn parse_transport(frame: &[u8], upper: &Upper, icmp: u8) -> Result<Transport, P
     }
     let segment = upper.bytes(frame)?;
     if upper.protocol == tcp::PROTOCOL {
-        let header = tcp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
+        let header = tcp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
         let header_len = header.header_len();
         if usize::from(header_len) < tcp::HEADER_LEN || usize::from(header_len) > segment.len() {
-            return Err(ParseError::BadLength);
+            return Err(upper.bad_data_offset(header_len));
         }
         Ok(Transport::Tcp {
             source: header.source(),
@@ -346,7 +377,7 @@ fn parse_transport(frame: &[u8], upper: &Upper, icmp: u8) -> Result<Transport, P
             payload: upper.start + header_len,
         })
     } else if upper.protocol == udp::PROTOCOL {
-        let header = udp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
+        let header = udp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
         let len = usize::from(header.total_len());
         // What a datagram's IP packet has beyond it is allowed (RFC 9868).
         if len < udp::HEADER_LEN || (len > segment.len() && upper.fragment.is_none()) {
@@ -357,7 +388,7 @@ fn parse_transport(frame: &[u8], upper: &Upper, icmp: u8) -> Result<Transport, P
             destination: header.destination(),
         })
     } else if upper.protocol == icmp {
-        let header = icmp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
+        let header = icmp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
         Ok(Transport::Icmp {
             kind: header.kind(),
             code: header.code(),
