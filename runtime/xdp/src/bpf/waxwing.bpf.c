@@ -10,6 +10,8 @@
  *   - ICMP, ICMPv6, a fragment or anything else to a VIP: the worker drops and counts what it
  *     does not serve; the kernel, which has no such address, would send it back to the router,
  *   - TCP or UDP from a backend's endpoint to an address that is not the host's own,
+ *   - a fragment of TCP or UDP from a backend's address to such an address: only the first has
+ *     ports, and the worker knows by it whether the others are a reply,
  * and, also by broadcast or multicast, when it is
  *   - an ARP request or a neighbour solicitation for a VIP.
  */
@@ -30,6 +32,8 @@
 
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
+/* Of the place: the offset, and whether more follow; all zero in a packet that is whole (RFC 6946). */
+#define IPV6_FRAGMENT 0xfff9
 #define NEIGHBOR_SOLICITATION 135
 #define ARP_REQUEST 1
 #define HARDWARE_ETHERNET 1
@@ -93,6 +97,14 @@ struct solicitation {
 	struct address target;
 };
 
+/* RFC 8200 section 4.5. */
+struct fragment_header {
+	__u8 next;
+	__u8 reserved;
+	__be16 place;
+	__be32 identification;
+};
+
 struct transport_ports {
 	__be16 source;
 	__be16 destination;
@@ -117,6 +129,7 @@ struct transport_ports {
 
 ENDPOINTS(services);
 ENDPOINTS(backends);
+ADDRESSES(servers);
 ADDRESSES(vips);
 ADDRESSES(locals);
 
@@ -157,6 +170,12 @@ static __always_inline void map_ipv4(struct address *to, __be32 from)
 	to->word[1] = 0;
 	to->word[2] = bpf_htonl(0xffff);
 	to->word[3] = from;
+}
+
+static __always_inline bool is_extension(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING ||
+	       protocol == IPPROTO_DSTOPTS;
 }
 
 static __always_inline bool is_vip(const struct address *address)
@@ -222,10 +241,18 @@ static __always_inline bool parse_ipv6(struct packet *packet, void *at)
 		__u8 *extension = at;
 
 		if (next == IPPROTO_FRAGMENT) {
-			packet->fragment = true;
-			break;
+			struct fragment_header *fragment = at;
+
+			if ((void *)(fragment + 1) > packet->end)
+				return false;
+			next = fragment->next;
+			at = fragment + 1;
+			packet->fragment = (fragment->place & bpf_htons(IPV6_FRAGMENT)) != 0;
+			if (packet->fragment)
+				break;
+			continue;
 		}
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+		if (!is_extension(next))
 			break;
 		if ((void *)(extension + 2) > packet->end)
 			return false;
@@ -269,6 +296,23 @@ static __always_inline enum class classify_transport(const struct packet *packet
 	return is_vip(&packet->destination) ? CLASS_OTHER : CLASS_PASS;
 }
 
+/*
+ * What a fragment says of its transport protocol is true of its whole packet: over IPv4 always, over
+ * IPv6 wherever senders are sane, but for extension headers that the first one begins with.
+ */
+static __always_inline enum class classify_fragment(const struct packet *packet)
+{
+	if (is_vip(&packet->destination))
+		return CLASS_FRAGMENT;
+	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP &&
+	    !is_extension(packet->protocol))
+		return CLASS_PASS;
+	if (bpf_map_lookup_elem(&servers, &packet->source) &&
+	    !bpf_map_lookup_elem(&locals, &packet->destination))
+		return CLASS_FRAGMENT;
+	return CLASS_PASS;
+}
+
 static __always_inline enum class classify_ip(const struct packet *packet, bool group)
 {
 	bool icmp = packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6;
@@ -283,7 +327,7 @@ static __always_inline enum class classify_ip(const struct packet *packet, bool 
 	if (group)
 		return CLASS_PASS;
 	if (packet->fragment)
-		return is_vip(&packet->destination) ? CLASS_FRAGMENT : CLASS_PASS;
+		return classify_fragment(packet);
 	if (icmp)
 		return is_vip(&packet->destination) ? CLASS_ICMP : CLASS_PASS;
 	if (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP)
