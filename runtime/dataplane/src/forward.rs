@@ -4,13 +4,17 @@
 //! the others: parse and classify each frame, look up each flow, give the new flows of a service
 //! a backend in one call of its policy, then rewrite and send.
 //!
+//! Fragments part from the way in pass 1 and come back to it before pass 4 (see `fragments`).
+//!
 //! Invariant: on a hit nothing here allocates, locks, calls a policy or reads a clock. Every frame
-//! ends in exactly one way: sent, handed to the kernel, or dropped under a [`DropReason`].
+//! ends in exactly one way: sent, handed to the kernel, or dropped under a [`DropReason`]; but for
+//! a fragment, which may be held before that.
 
 use std::sync::Arc;
 
 use waxwing_packet::{
-    IpPacket, Link, Packet, Rewrite, TcpFlags, Translation, Transport, VlanTags, parse,
+    Fragment, IpPacket, Link, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport,
+    VlanTags, parse,
 };
 
 use crate::answers;
@@ -18,6 +22,7 @@ use crate::citizen::{self, Answer};
 use crate::counters::WorkerCounters;
 use crate::ended::Ended;
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
+use crate::fragments::{FragmentPass, FragmentTable};
 use crate::misses::Misses;
 use crate::parts::Parts;
 use crate::refusals::{self, Refusals};
@@ -39,6 +44,8 @@ pub struct Shared {
     pub next_hops: Arc<NextHops>,
     /// Live numbers by backend.
     pub gauges: Arc<Gauges>,
+    /// Datagrams that come in fragments.
+    pub fragments: Arc<FragmentTable>,
 }
 
 /// One worker's packet processing, without its I/O.
@@ -51,7 +58,8 @@ pub struct Forwarder {
     worker: u8,
     misses: Misses,
     refusals: Refusals,
-    fates: Vec<Fate>,
+    pub(crate) fragments: FragmentPass,
+    pub(crate) fates: Vec<Fate>,
 }
 
 /// What becomes of a frame, as far as the passes so far have decided.
@@ -63,6 +71,10 @@ pub(crate) enum Fate {
     Session(IpPacket, SessionRef, Session, Direction),
     /// A packet that opens a session of this service.
     Miss(IpPacket, FlowHash, ServiceId),
+    /// A fragment that is not its datagram's first.
+    Later(IpPacket, Fragment),
+    /// A fragment that was copied to wait for the first.
+    Held,
     /// It was turned into its own answer, and goes back where it came from.
     Answer,
     /// It is refused: to be turned into its own answer, too.
@@ -92,6 +104,7 @@ impl Forwarder {
             counters,
             misses: Misses::new(cluster_key),
             refusals: Refusals::new(),
+            fragments: FragmentPass::new(),
             fates: Vec::with_capacity(BATCH),
         }
     }
@@ -105,21 +118,26 @@ impl Forwarder {
         now: Now,
     ) {
         self.fates.clear();
-        self.classify(&epoch.snapshot, frames);
+        self.classify(&epoch.snapshot, frames, now);
         self.look_up(&epoch.snapshot, frames, now);
         self.open_sessions(epoch, frames, now);
+        if self.fragments.is_due() {
+            self.settle_fragments(frames, now);
+        }
         self.rewrite_and_send(io, &epoch.snapshot, frames, now);
+        self.release_fragments(io, &epoch.snapshot, now);
     }
 
     /// Pass 1: what is it? A flow's hash is known here, so its bucket is fetched here.
-    fn classify<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &mut [F]) {
+    fn classify<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &mut [F], now: Now) {
         let mut bytes = 0;
         for frame in frames.iter_mut() {
             bytes += frame.bytes().len() as u64;
             let fate = match parse(frame.bytes()) {
-                Ok(Packet::Ip(packet)) => self.classify_ip(snapshot, frame, packet),
+                Ok(Packet::Ip(packet)) => self.classify_ip(snapshot, frame, packet, now),
                 Ok(Packet::Arp(ethernet)) => citizen::answer_arp(snapshot, frame, &ethernet).into(),
                 Ok(Packet::Other(_)) => Fate::Kernel,
+                Err(ParseError::TinyFragment) => Fate::Drop(DropReason::TinyFragment),
                 Err(_) => Fate::Drop(DropReason::Malformed),
             };
             self.fates.push(fate);
@@ -130,18 +148,20 @@ impl Forwarder {
 
     #[inline]
     fn classify_ip<F: FrameBuf>(
-        &self,
+        &mut self,
         snapshot: &Snapshot,
         frame: &mut F,
         packet: IpPacket,
+        now: Now,
     ) -> Fate {
-        match tuple_of(&packet) {
-            Some(tuple) if packet.fragment.is_none() => {
+        match (tuple_of(&packet), packet.fragment) {
+            (Some(tuple), None) => {
                 let hash = self.shared.sessions.hash(&tuple);
                 self.shared.sessions.prefetch(hash);
                 Fate::Lookup(packet, hash)
             }
-            _ => classify_rare(snapshot, frame, &packet),
+            (None, None) => classify_rare(snapshot, frame, &packet),
+            (_, Some(fragment)) => self.classify_fragment(snapshot, (packet, fragment), now),
         }
     }
 
@@ -206,41 +226,55 @@ impl Forwarder {
         frames: &mut Vec<I::Frame>,
         now: Now,
     ) {
-        for (mut frame, fate) in frames.drain(..).zip(&self.fates) {
-            let outcome = match fate {
-                Fate::Session(packet, at, session, direction) => self.translate(
-                    snapshot,
-                    &mut frame,
-                    packet,
-                    (*at, session, *direction),
-                    now,
-                ),
-                Fate::Answer => {
-                    self.counters.answered.add(1);
-                    Ok(frame.port())
-                }
-                Fate::Refuse(packet) => refusals::write(&mut frame, packet).map(|()| frame.port()),
-                Fate::Kernel => {
-                    self.counters.to_kernel.add(1);
-                    if let Err(reason) = io.pass_to_kernel(frame) {
-                        self.counters.dropped(reason).add(1);
-                    }
-                    continue;
-                }
-                Fate::Drop(reason) => Err(*reason),
-                Fate::Lookup(..) | Fate::Miss(..) => {
-                    debug_assert!(false, "passes 2 and 3 leave none of these");
-                    Err(DropReason::Unsupported)
-                }
-            };
-            let len = frame.bytes().len() as u64;
-            match outcome.and_then(|port| io.send(port, frame)) {
-                Ok(()) => {
-                    self.counters.transmitted.packets.add(1);
-                    self.counters.transmitted.bytes.add(len);
-                }
-                Err(reason) => self.counters.dropped(reason).add(1),
+        for (frame, fate) in frames.drain(..).zip(&self.fates) {
+            self.finish(io, snapshot, frame, fate, now);
+        }
+    }
+
+    /// One frame's end.
+    #[inline]
+    pub(crate) fn finish<I: FrameIo>(
+        &self,
+        io: &mut I,
+        snapshot: &Snapshot,
+        mut frame: I::Frame,
+        fate: &Fate,
+        now: Now,
+    ) {
+        let outcome = match fate {
+            Fate::Session(packet, at, session, direction) => self.translate(
+                snapshot,
+                &mut frame,
+                packet,
+                (*at, session, *direction),
+                now,
+            ),
+            Fate::Answer => {
+                self.counters.answered.add(1);
+                Ok(frame.port())
             }
+            Fate::Refuse(packet) => refusals::write(&mut frame, packet).map(|()| frame.port()),
+            Fate::Kernel => {
+                self.counters.to_kernel.add(1);
+                if let Err(reason) = io.pass_to_kernel(frame) {
+                    self.counters.dropped(reason).add(1);
+                }
+                return;
+            }
+            Fate::Held => return,
+            Fate::Drop(reason) => Err(*reason),
+            Fate::Lookup(..) | Fate::Miss(..) | Fate::Later(..) => {
+                debug_assert!(false, "the passes before leave none of these");
+                Err(DropReason::Unsupported)
+            }
+        };
+        let len = frame.bytes().len() as u64;
+        match outcome.and_then(|port| io.send(port, frame)) {
+            Ok(()) => {
+                self.counters.transmitted.packets.add(1);
+                self.counters.transmitted.bytes.add(len);
+            }
+            Err(reason) => self.counters.dropped(reason).add(1),
         }
     }
 
@@ -401,7 +435,7 @@ pub(crate) fn classify_miss(snapshot: &Snapshot, packet: IpPacket, hash: FlowHas
     }
 }
 
-/// What is neither TCP nor UDP, or is not a whole packet.
+/// What is neither TCP nor UDP.
 #[cold]
 fn classify_rare<F: FrameBuf>(snapshot: &Snapshot, frame: &mut F, packet: &IpPacket) -> Fate {
     if let Transport::Icmp { .. } = packet.transport {
@@ -412,8 +446,6 @@ fn classify_rare<F: FrameBuf>(snapshot: &Snapshot, frame: &mut F, packet: &IpPac
     }
     if !snapshot.is_vip(packet.destination) {
         Fate::Kernel
-    } else if packet.fragment.is_some() {
-        Fate::Drop(DropReason::Fragment)
     } else {
         Fate::Drop(DropReason::Unsupported)
     }

@@ -15,6 +15,7 @@ pub mod epoch;
 mod fallback;
 mod flow;
 pub mod forward;
+mod fragments;
 mod histogram;
 pub mod io;
 pub mod memory;
@@ -32,6 +33,7 @@ pub mod worker;
 
 pub use counters::{DropReason, Gauges};
 pub use epoch::Epoch;
+pub use fragments::{FragmentLimits, FragmentTable};
 pub use io::{FrameBuf, FrameIo};
 pub use policy::{NewFlow, Pick, Policy, PolicyFault};
 pub use snapshot::{Backend, BackendId, NextHop, PortId, Service, ServiceId, Snapshot};

@@ -9,11 +9,15 @@
 
 mod citizenship;
 mod ends;
+mod fragment_bounds;
+mod fragment_ends;
+mod fragments;
 mod frames;
 mod gauges;
 mod health;
 mod new_flows;
 mod no_allocation;
+mod pieces;
 mod policies;
 mod refusals;
 mod sessions;
