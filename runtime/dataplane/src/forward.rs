@@ -226,15 +226,17 @@ impl Forwarder {
         frames: &mut Vec<I::Frame>,
         now: Now,
     ) {
-        for (frame, fate) in frames.drain(..).zip(&self.fates) {
+        let fates = std::mem::take(&mut self.fates);
+        for (frame, fate) in frames.drain(..).zip(&fates) {
             self.finish(io, snapshot, frame, fate, now);
         }
+        self.fates = fates;
     }
 
     /// One frame's end.
     #[inline]
     pub(crate) fn finish<I: FrameIo>(
-        &self,
+        &mut self,
         io: &mut I,
         snapshot: &Snapshot,
         mut frame: I::Frame,

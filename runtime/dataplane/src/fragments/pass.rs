@@ -171,7 +171,7 @@ impl Forwarder {
     }
 
     fn release<I: FrameIo>(
-        &self,
+        &mut self,
         io: &mut I,
         snapshot: &Snapshot,
         ticket: Ticket,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::cutting::cut;
 use crate::fragments::{assert_forgotten, back, bytes, opened, there};
 use crate::frames::{one, request};
-use crate::pieces::cut;
 use crate::world::{BACK, FRONT, Settings, V4, V6, World};
 use waxwing_dataplane::{DropReason, FragmentLimits};
 use waxwing_packet::{Protocol, TcpFlags};

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use crate::cutting::{IP, cut, ip_of, orders, piece, place};
 use crate::fragments::{ID, Way, assert_forgotten, back, bytes, opened, there};
 use crate::frames::request;
-use crate::pieces::{IP, cut, ip_of, orders, piece, place};
 use crate::world::{BACK, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::snapshot::NoBackend;
 use waxwing_dataplane::{BackendId, DropReason, FragmentLimits};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use crate::cutting::{IP, cut, ip_of, join, orders, place};
 use crate::frames::{FROM_CLIENT, SYN, ip, one, ports, reply, request, request_to, segment};
-use crate::pieces::{IP, cut, ip_of, join, orders, place};
 use crate::world::{
     BACK, BACKEND_PORT, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
 };

@@ -8,6 +8,7 @@
 )]
 
 mod citizenship;
+mod cutting;
 mod ends;
 mod fragment_bounds;
 mod fragment_ends;
@@ -17,7 +18,6 @@ mod gauges;
 mod health;
 mod new_flows;
 mod no_allocation;
-mod pieces;
 mod policies;
 mod refusals;
 mod sessions;

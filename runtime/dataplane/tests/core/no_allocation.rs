@@ -5,9 +5,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use crate::cutting::cut;
 use crate::fragments::{back, bytes, opened, there};
 use crate::frames::{ACK, SYN, SYN_ACK, datagram, reply, request};
-use crate::pieces::cut;
 use crate::world::{BACK, FRONT, Settings, V4, V6, World};
 use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
 use waxwing_packet::Protocol;
