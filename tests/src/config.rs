@@ -64,6 +64,9 @@ pub struct Service {
     /// What becomes of the sessions of a backend that went down: `keep`, `reset` or `repick`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_down: Option<&'static str>,
+    /// What becomes of a connection that a backend refuses: `pass` or `retry`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_refused: Option<&'static str>,
     /// How long the weight of a backend that recovers ramps up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<&'static str>,
@@ -229,6 +232,7 @@ impl Service {
             policy: "round_robin".to_owned(),
             signals: Vec::new(),
             on_down: None,
+            on_refused: None,
             slow_start: None,
             drain_timeout: None,
             all_down: None,

@@ -316,8 +316,9 @@ fn command(
     }
 }
 
-/// `/` says the server's name as our own servers do; `/healthz` goes by files in the directory. To
-/// be late it asks somebody who never answers, and answers itself once that took too long.
+/// `/` says the server's name as our own servers do; `/healthz` goes by files in the directory; there
+/// is no other page. To be late it asks somebody who never answers, and answers itself once that took
+/// too long.
 fn nginx(directory: &Path, number: u8) -> String {
     let (root, port, late) = (directory.display(), Kind::Nginx.port(), LATE.as_millis());
     format!(
@@ -330,7 +331,8 @@ fn nginx(directory: &Path, number: u8) -> String {
            server {{\n\
              listen {port}; listen [::]:{port}; listen {TLS_PORT} ssl; listen [::]:{TLS_PORT} ssl;\n\
              ssl_certificate {root}/{TLS_NAME}.pem; ssl_certificate_key {root}/{TLS_NAME}.key;\n\
-             location / {{ return 200 \"server={number}\\n\"; }}\n\
+             location = / {{ return 200 \"server={number}\\n\"; }}\n\
+             location / {{ return 404; }}\n\
              location = /healthz {{\n\
                error_page 418 = @late;\n\
                if (-f {root}/late) {{ return 418; }}\n\

@@ -132,6 +132,15 @@ impl Status {
             .collect()
     }
 
+    /// How often the build of a module that serves has failed.
+    #[must_use]
+    pub fn module_faults(&self, policy: &str) -> u64 {
+        let faults = self
+            .module(policy)
+            .map(|module| &module["serving"]["faults"]);
+        faults.and_then(Value::as_u64).unwrap_or(0)
+    }
+
     /// What happened to a module's builds lately, the oldest first.
     #[must_use]
     pub fn module_steps(&self, policy: &str) -> Vec<&str> {
@@ -145,9 +154,11 @@ impl Status {
         services.iter().find(|service| service["name"] == name)
     }
 
-    fn module(&self, policy: &str) -> Option<&Value> {
-        let modules = list(&self.0["modules"]);
-        modules.iter().find(|module| module["name"] == policy)
+    /// A module of either kind: a policy, else a health check.
+    fn module(&self, name: &str) -> Option<&Value> {
+        let modules = [&self.0["modules"], &self.0["checks"]];
+        let mut modules = modules.into_iter().flat_map(list);
+        modules.find(|module| module["name"] == name)
     }
 
     /// Sessions of a service's backend now.

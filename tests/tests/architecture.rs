@@ -38,6 +38,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("waxwing-sdk", &[]),
     ("waxwing-module-build", &[]),
+    (
+        "waxwing-simulator",
+        &["waxwing-dataplane", "waxwing-packet"],
+    ),
     ("xtask", &["waxwing-module-build"]),
     // Tests, demo and benches may use anything, and nothing may use them.
     ("waxwing-policies", ANY),

@@ -9,6 +9,7 @@ mod packages;
 mod run;
 mod services;
 mod setup;
+mod simulate;
 mod tests;
 
 use std::process::ExitCode;
@@ -23,6 +24,9 @@ cargo xtask COMMAND
       --plain             lines instead of the live view
   test [FILTER]         every test: unit, property, model, and end to end in network namespaces
   ci                    what CI runs: formatting, lints, tests, docs, licences
+  simulate [OPTIONS]    the core in one simulated world after the other, until interrupted
+      --seed N            begin with this world
+      --packets N         end after so many packets
   bench [FILTER]        the criterion benches, and the table of what each policy's pick costs
 ";
 
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         "demo" => setup::everything().and_then(|()| demo(rest)),
         "test" => setup::everything().and_then(|()| tests::all(rest)),
         "ci" => setup::everything().and_then(|()| ci::all()),
+        "simulate" => simulate::forever(rest),
         "bench" => setup::everything().and_then(|()| bench(rest)),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

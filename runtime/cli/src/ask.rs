@@ -3,13 +3,13 @@
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use waxwing_control::client::Client;
 use waxwing_control::health::Admin;
 use waxwing_control::signals::{SetBackend, SetSignals};
-use waxwing_control::status::{BackendStatus, ServiceStatus, Status};
+use waxwing_control::status::ServiceHealthStatus;
 
 use crate::{OneBackend, render};
 
@@ -95,50 +95,33 @@ pub(crate) fn set_backend(which: OneBackend, state: Admin) -> Result<()> {
     wait(async { Ok(client.set_backend(&request).await?) })
 }
 
-/// `waxwing health`.
-pub(crate) fn health(socket: &Path, service: Option<&str>) -> ExitCode {
-    let verdict = wait(async { Ok(Client::new(socket).status().await?) })
-        .and_then(|status| judge(&status, service));
-    match verdict {
-        Ok((text, well)) => {
-            let printed = print(&text).is_ok();
-            if well && printed {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
+/// How long a balancer may take to say whether it is well.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What to say of all services, or of one, and whether each can be served.
-fn judge(status: &Status, service: Option<&str>) -> Result<(String, bool)> {
-    let wanted = |it: &&ServiceStatus| service.is_none_or(|name| it.name == name);
-    let services: Vec<&ServiceStatus> = status.services.iter().filter(wanted).collect();
-    if let (Some(name), true) = (service, services.is_empty()) {
-        let names: Vec<&str> = status.services.iter().map(|it| it.name.as_str()).collect();
+/// `waxwing health`.
+pub(crate) fn health(socket: &Path, service: Option<&str>) -> Result<()> {
+    let services = wait(async {
+        let answer = tokio::time::timeout(HEALTH_TIMEOUT, Client::new(socket).health()).await;
+        let late = format!("no answer within {} s", HEALTH_TIMEOUT.as_secs());
+        Ok(answer.context(late)??)
+    })?;
+    let wanted = |it: &&ServiceHealthStatus| service.is_none_or(|name| it.service == name);
+    let chosen: Vec<&ServiceHealthStatus> = services.iter().filter(wanted).collect();
+    if let (Some(name), true) = (service, chosen.is_empty()) {
+        let names: Vec<&str> = services.iter().map(|it| it.service.as_str()).collect();
         let names = names.join(", ");
         bail!("there is no service \"{name}\"; the services are: {names}");
     }
-    let mut text = String::new();
-    let mut well = true;
-    for service in services {
-        let takes_new = |backend: &&BackendStatus| backend.healthy && backend.weight > 0;
-        let (of, up) = (
-            service.backends.len(),
-            service.backends.iter().filter(takes_new).count(),
-        );
-        well &= up > 0;
-        text += &format!(
-            "{}: {up} of {of} backends take new sessions\n",
-            service.name
-        );
+    for it in &chosen {
+        let ServiceHealthStatus {
+            service,
+            backends,
+            up,
+        } = it;
+        print(&format!("{service}: {up} of {backends} backends are up\n"))?;
     }
-    Ok((text, well))
+    let dead = chosen.iter().find(|it| it.up == 0);
+    dead.map_or(Ok(()), |it| bail!("{} cannot be served", it.service))
 }
 
 fn pair(text: &str) -> Result<(String, u32)> {
@@ -162,7 +145,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
-fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

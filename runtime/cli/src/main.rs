@@ -141,9 +141,7 @@ fn main() -> ExitCode {
             service,
             limit,
         } => ask::sessions(&running.socket, json, service.as_deref(), limit),
-        Command::Health { running, service } => {
-            return ask::health(&running.socket, service.as_deref());
-        }
+        Command::Health { running, service } => ask::health(&running.socket, service.as_deref()),
         Command::Backend { command } => match command {
             BackendCommand::Signal { which, values } => ask::signal(which, &values),
             BackendCommand::Drain(which) => ask::set_backend(which, Admin::Draining),

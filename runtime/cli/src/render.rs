@@ -5,7 +5,7 @@
 use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
-use waxwing_control::health::State;
+use waxwing_control::health::{Admin, State};
 use waxwing_control::status::{
     BackendHealthStatus, BackendStatus, CanaryStatus, CheckStatus, ModuleStatus, PortStatus,
     Quarantined, ServiceStatus, Status, StepStatus, WorkerStatus,
@@ -148,12 +148,25 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
             times.p50_us, times.p99_us, times.p999_us
         )?;
     }
-    if worker.fallback > 0 {
-        writeln!(
-            out,
-            "  {} flows chosen for by the native fallback",
-            worker.fallback
-        )?;
+    let rare = [
+        (worker.fallback, "flows chosen for by the native fallback"),
+        (worker.errors_passed, "ICMP errors passed on"),
+        (worker.told_hop_limit, "senders told of a hop limit used up"),
+        (worker.told_too_big, "senders told of a packet too big"),
+        (worker.cut, "packets cut to pieces"),
+        (worker.held, "fragments held"),
+        (
+            worker.rejected,
+            "new sessions rejected, for no backend takes them",
+        ),
+        (worker.reset, "sessions reset, for their backend is down"),
+        (
+            worker.repicked,
+            "sessions given to another backend, for theirs is down",
+        ),
+    ];
+    for (count, what) in rare.iter().filter(|(count, _)| *count > 0) {
+        writeln!(out, "  {count} {what}")?;
     }
     for (reason, count) in &worker.drops {
         writeln!(out, "  dropped {count:>12}  {reason}")?;
@@ -182,7 +195,9 @@ fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
         0 => String::new(),
         n => format!(", {n} {what}"),
     };
-    let refused = count(backend.refused, "refused") + &count(backend.unanswered, "unanswered");
+    let refused = count(backend.refused, "refused")
+        + &count(backend.repeated, "not answered at once")
+        + &count(backend.unanswered, "unanswered");
     write!(
         out,
         "  {:<40} weight {:<4} {:>8} active {:>10} in all{refused}",
@@ -212,6 +227,11 @@ fn write_health(out: &mut String, health: &BackendHealthStatus) -> fmt::Result {
     if health.checks.is_empty() && health.state == State::Up {
         return Ok(());
     }
+    let asked = match health.admin {
+        Admin::Enabled => "",
+        Admin::Draining => " (the operator drains it)",
+        Admin::Disabled => " (the operator disabled it)",
+    };
     let state = match health.state {
         State::Down | State::Ejected => health.state.word().to_uppercase(),
         state => state.word().to_owned(),
@@ -222,7 +242,7 @@ fn write_health(out: &mut String, health: &BackendHealthStatus) -> fmt::Result {
     };
     writeln!(
         out,
-        "    {state} for {}{weight}: {}",
+        "    {state}{asked} for {}{weight}: {}",
         Seconds(age(health.since)),
         health.reason
     )?;

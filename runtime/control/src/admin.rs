@@ -3,6 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | a [`Status`](crate::status::Status) |
+//! | `GET /v1/health` | a list of [`ServiceHealthStatus`](crate::status::ServiceHealthStatus) |
 //! | `GET /v1/sessions?service=NAME&limit=N` | a [`SessionStatus`](crate::status::SessionStatus) per line |
 //! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with what is wrong |
 //! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with what is wrong |
@@ -122,6 +123,7 @@ impl AdminSocket {
     pub(crate) async fn serve(mut self, reporter: Arc<Reporter>, requests: mpsc::Sender<Request>) {
         let router = Router::new()
             .route("/v1/status", get(status))
+            .route("/v1/health", get(health))
             .route("/v1/sessions", get(sessions))
             .route("/v1/signals", post(set_signals))
             .route("/v1/backends", post(set_backend))
@@ -201,6 +203,10 @@ struct SessionsQuery {
 
 async fn status(State(app): State<App>) -> Response {
     Json(app.reporter.status()).into_response()
+}
+
+async fn health(State(app): State<App>) -> Response {
+    Json(app.reporter.health()).into_response()
 }
 
 async fn sessions(State(app): State<App>, Query(query): Query<SessionsQuery>) -> Response {

@@ -18,7 +18,7 @@ use waxwing_dataplane::snapshot::{NoBackend, Port};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Service, ServiceId, Snapshot};
 use waxwing_packet::{Address, Protocol};
 
-use crate::config::{self, AllDown, Config};
+use crate::config::{self, AllDown, Config, OnRefused};
 use crate::health::Effects;
 
 /// What a service is known by.
@@ -205,6 +205,7 @@ impl Catalog {
             let backend = Backend {
                 healthy: effect.healthy,
                 sessions: effect.sessions,
+                retries_refused: entry.health.on_refused == OnRefused::Retry,
                 ..Backend::new(id, &service, address, port, weight)
             };
             live.insert(backend_key, backend);

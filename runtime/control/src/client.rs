@@ -10,11 +10,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
 use crate::signals::{SetBackend, SetSignals};
-use crate::status::{SessionStatus, Status};
+use crate::status::{ServiceHealthStatus, SessionStatus, Status};
 
 /// The longest line of a session list that is taken.
 const LINE_MAX: usize = 64 << 10;
@@ -79,11 +80,23 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn status(&self) -> Result<Status, ClientError> {
-        let body = self.whole(Method::GET, "/v1/status", None).await?;
+        self.read("/v1/status").await
+    }
+
+    /// Whether each service can be served.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn health(&self) -> Result<Vec<ServiceHealthStatus>, ClientError> {
+        self.read("/v1/health").await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+        let body = self.whole(Method::GET, target, None).await?;
         serde_json::from_slice(&body).map_err(|e| {
             self.talk(format!(
-                "the status is not as this version knows it ({e}); are both waxwing \
-                               programs of one version?"
+                "the answer is not as this version knows it ({e}); are both waxwing programs of one \
+                 version?"
             ))
         })
     }

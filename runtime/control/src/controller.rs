@@ -39,7 +39,7 @@ use crate::check;
 use crate::config::Config;
 use crate::health::{self, BoundChecks, Effects, Fault, Health, Job, Runner};
 use crate::kernel::Kernel;
-use crate::modules::{self, Subject, Wanted};
+use crate::modules::{self, Builds, Subject, Wanted};
 use crate::neighbours::{PortLink, Resolver};
 use crate::report::{Reporter, View, seconds};
 use crate::run::StartError;
@@ -56,6 +56,9 @@ const ACKNOWLEDGE_POLL: Duration = Duration::from_millis(2);
 /// second time, which it does after a second. One that does not answer is published all the same, and
 /// its packets are dropped and counted until it does.
 const RESOLVE_MAX: Duration = Duration::from_millis(1500);
+
+/// Failures of checks' modules that wait to be looked at.
+const FAULTS_WAITING: usize = 64;
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -199,10 +202,14 @@ impl Controller {
     /// [`PublishError`]; nothing has changed then.
     pub(crate) async fn publish(&mut self, config: Arc<Config>) -> Result<(), PublishError> {
         let checks = self.bind_checks(&config).await?;
-        let (catalog, draft) = self.draft(&config).await?;
-        let outcome = self.put_into_effect(config, catalog, draft).await;
-        self.health.adopt(&self.config);
-        self.run_checks(checks).await;
+        let (catalog, draft) = self.draft(&config, Builds::Newest).await?;
+        let outcome = self
+            .put_into_effect(Arc::clone(&config), catalog, draft)
+            .await;
+        if Arc::ptr_eq(&self.config, &config) {
+            self.health.adopt(&config);
+            self.run_checks(checks).await;
+        }
         outcome
     }
 
@@ -213,7 +220,7 @@ impl Controller {
             self.show();
             return Ok(());
         }
-        let (catalog, draft) = self.draft(&config).await?;
+        let (catalog, draft) = self.draft(&config, Builds::Serving).await?;
         self.put_into_effect(config, catalog, draft).await
     }
 
@@ -231,18 +238,16 @@ impl Controller {
     ///
     /// # Errors
     /// There is no thread to be had, or a check's module cannot serve any more.
-    pub(crate) async fn start_checks(
-        &mut self,
-    ) -> Result<mpsc::UnboundedReceiver<Fault>, StartError> {
+    pub(crate) async fn start_checks(&mut self) -> Result<mpsc::Receiver<Fault>, StartError> {
         let checks = self.bind_checks(&self.config).await?;
-        self.health.adopt(&self.config);
-        let (tell, faults) = mpsc::unbounded_channel();
+        let (tell, faults) = mpsc::channel(FAULTS_WAITING);
         let runner = Runner {
             host: Arc::clone(&self.check_host),
             health: Arc::clone(&self.health),
             reporter: Arc::clone(&self.reporter),
             jobs: self.jobs.subscribe(),
             faults: tell,
+            complained: None,
         };
         runner.start()?;
         self.run_checks(checks).await;
@@ -268,14 +273,17 @@ impl Controller {
         self.show();
     }
 
-    /// A check's module failed.
-    pub(crate) async fn check_faulted(&mut self, fault: Fault) {
-        let Fault { check, why } = fault;
+    /// Checks' modules failed.
+    pub(crate) async fn checks_faulted(&mut self, faults: Vec<Fault>) {
         let host = Arc::clone(&self.check_host);
-        match modules::blocking(move || host.recover(&check, &why)).await {
-            Recovery::RolledBack => self.renew_checks().await,
-            // Every run has an instance of its own: there is nothing to make anew.
-            Recovery::Nothing | Recovery::Rebuild | Recovery::Exhausted => {}
+        let recoveries = modules::blocking(move || {
+            let recover = |Fault { check, why }| host.recover(&check, &why);
+            faults.into_iter().map(recover).collect::<Vec<_>>()
+        })
+        .await;
+        // Else every run has an instance of its own: there is nothing to make anew.
+        if recoveries.contains(&Recovery::RolledBack) {
+            self.renew_checks().await;
         }
     }
 
@@ -283,11 +291,10 @@ impl Controller {
     pub(crate) async fn health_changed(&mut self) {
         match self.publish_health().await {
             Ok(()) => {}
-            Err(e @ PublishError::Stuck { .. }) => {
-                tracing::error!("{e}; trying again");
+            Err(e) => {
+                tracing::error!("the health of backends is not in effect: {e}; trying again");
                 self.modules_due = true;
             }
-            Err(e) => tracing::error!("what serves goes on serving: {e}"),
         }
     }
 
@@ -309,7 +316,7 @@ impl Controller {
     /// Makes instances anew, if that gives another module than the ones that serve.
     pub(crate) async fn publish_changed_modules(&mut self) -> Result<(), PublishError> {
         let config = Arc::clone(&self.config);
-        let (catalog, draft) = self.draft(&config).await?;
+        let (catalog, draft) = self.draft(&config, Builds::Newest).await?;
         if draft.modules.iter().all(Bound::is_kept) {
             return Ok(());
         }
@@ -317,7 +324,11 @@ impl Controller {
     }
 
     /// Everything that can fail.
-    async fn draft(&mut self, config: &Arc<Config>) -> Result<(Catalog, Draft), PublishError> {
+    async fn draft(
+        &mut self,
+        config: &Arc<Config>,
+        builds: Builds,
+    ) -> Result<(Catalog, Draft), PublishError> {
         self.acknowledged(ACKNOWLEDGE_MAX).await?;
         let mut catalog = self.catalog.clone();
         let effects = self.health.effects(config);
@@ -326,6 +337,7 @@ impl Controller {
             workers: self.workers.len(),
             seed: self.seed,
             before: self.going_on(),
+            builds,
         };
         let draft = Draft::make(&self.host, config, (snapshot, effects), wanted).await?;
         Ok((catalog, draft))
@@ -532,7 +544,28 @@ impl Controller {
         }
     }
 
-    /// Modules' files changed.
+    /// Compiles modules whose files changed, which may take seconds: apart from the loop, so that
+    /// changes of backends' health do not wait for it. What comes of it is kept by the hosts.
+    pub(crate) fn compile(
+        &self,
+        names: BTreeSet<String>,
+    ) -> impl FnOnce() -> BTreeSet<String> + Send + use<> {
+        let policies = self.config.policies();
+        let (host, config) = (Arc::clone(&self.host), Arc::clone(&self.config));
+        let (check_host, checks) = (Arc::clone(&self.check_host), self.checks.clone());
+        move || {
+            for name in policies.iter().filter(|name| names.contains(&***name)) {
+                // A refusal is logged, kept for `status`, and met again where it is to be bound.
+                let _ = host.policy(name);
+            }
+            if names.iter().any(|name| checks.has(name)) {
+                let _ = health::bind(&check_host, &config, &checks);
+            }
+            names
+        }
+    }
+
+    /// Modules' files changed, and they are compiled.
     pub(crate) async fn modules_changed(&mut self, names: &BTreeSet<String>) {
         if names.iter().any(|name| self.checks.has(name)) {
             self.renew_checks().await;

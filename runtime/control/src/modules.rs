@@ -82,6 +82,16 @@ pub(crate) struct Wanted {
     pub(crate) seed: u64,
     /// What serves: its instances go on where they would be made the same.
     pub(crate) before: Vec<InUse>,
+    pub(crate) builds: Builds,
+}
+
+/// Which builds are bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Builds {
+    /// The newest that pass: one that is new is compiled first.
+    Newest,
+    /// Those that serve, where they can.
+    Serving,
 }
 
 /// Tells the host what was put to work.
@@ -116,7 +126,12 @@ pub(crate) async fn bind(
         let bind = |name: &Arc<str>| {
             let before = wanted.before.iter().find(|old| old.module.name == **name);
             let services = bindings(&subject, &keys, name);
-            host.bind_again(name, workers, wanted.seed, &services, before)
+            match (before, wanted.builds) {
+                (Some(before), Builds::Serving) => {
+                    host.rebind(before, workers, wanted.seed, &services)
+                }
+                _ => host.bind_again(name, workers, wanted.seed, &services, before),
+            }
         };
         config.policies().iter().map(bind).collect()
     })

@@ -19,12 +19,13 @@ use waxwing_plugin::{Host, InUse};
 use crate::catalog::{BackendKey, backend_key, key_of};
 use crate::config::{self, Config};
 use crate::facts::HostFacts;
-use crate::health::Health;
+use crate::health::{Health, State};
 use crate::neighbours::{HopStates, Resolver};
 use crate::signals;
 use crate::status::{
     BackendStatus, BatchTimes, ConfigStatus, NextHopStatus, PortStatus, ReloadStatus,
-    ServiceStatus, Serving, SessionStatus, SessionsStatus, Status, TrafficStatus, WorkerStatus,
+    ServiceHealthStatus, ServiceStatus, Serving, SessionStatus, SessionsStatus, Status,
+    TrafficStatus, WorkerStatus,
 };
 
 /// What only the I/O side knows of the ports: how they are attached, and their sockets' numbers.
@@ -136,6 +137,23 @@ impl Reporter {
             .services()
             .map(|service| service.name.to_string())
             .collect()
+    }
+
+    /// Whether each service can be served.
+    pub(crate) fn health(&self) -> Vec<ServiceHealthStatus> {
+        let view = self.view();
+        let is_up = |id: &&BackendId| {
+            let backend = view.snapshot.backend(**id);
+            backend.is_some_and(|backend| {
+                backend.takes_new() && self.health.state(key_of(backend)) != State::Checking
+            })
+        };
+        let status = |service: &Service| ServiceHealthStatus {
+            service: service.name.to_string(),
+            backends: service.backends.len(),
+            up: service.backends.iter().filter(is_up).count(),
+        };
+        view.snapshot.services().map(status).collect()
     }
 
     /// Everything.
@@ -369,12 +387,21 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         received: traffic(&counters.received),
         transmitted: traffic(&counters.transmitted),
         to_kernel: counters.to_kernel.get(),
+        held: counters.held.get(),
+        released: counters.released.get(),
         answered: counters.answered.get(),
         announced: counters.announced.get(),
         batches: counters.batches.get(),
         batch_times: batch_times(&counters.batch_times()),
         expired: counters.expired.get(),
         evicted: counters.evicted.get(),
+        rejected: counters.rejected.get(),
+        reset: counters.reset.get(),
+        repicked: counters.repicked.get(),
+        errors_passed: counters.errors_passed.get(),
+        told_hop_limit: counters.told_hop_limit.get(),
+        told_too_big: counters.told_too_big.get(),
+        cut: counters.cut.get(),
         fallback: counters.fallback.get(),
         epochs: counters.epochs.get(),
         drops,

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::epoch::Release;
@@ -37,7 +38,7 @@ use crate::controller::{Controller, Draft, WorkerLink};
 use crate::facts::HostFacts;
 use crate::health::{BoundChecks, Fault, Health};
 use crate::kernel::Kernel;
-use crate::modules::{self, Wanted};
+use crate::modules::{self, Builds, Wanted};
 use crate::neighbours::{PortLink, Resolver};
 use crate::rates;
 use crate::report::{PortFacts, Reporter, View};
@@ -54,6 +55,9 @@ const REQUESTS_WAITING: usize = 16;
 /// How long results of checks are gathered before they make a change: one that comes with others
 /// costs no more than alone.
 const HEALTH_GATHERED: Duration = Duration::from_millis(10);
+
+/// The least time from one such change to the next.
+const HEALTH_APART: Duration = Duration::from_millis(50);
 
 /// What the program hands over.
 pub struct Parts {
@@ -136,6 +140,7 @@ impl Control {
 
         let mut catalog = Catalog::new(config.services_max, config.backends_max);
         let health = Arc::new(Health::new());
+        health.adopt(&config);
         let effects = health.effects(&config);
         let snapshot = catalog.apply(&config, &ports, &shared.gauges, &effects)?;
         let seed = RandomState::new().build_hasher().finish();
@@ -145,6 +150,7 @@ impl Control {
             workers: counters.len(),
             seed,
             before: Vec::new(),
+            builds: Builds::Newest,
         };
         let draft = Draft::make(&host, &config, (snapshot, effects), wanted).await?;
         let (snapshot, modules) = (Arc::clone(&draft.snapshot), draft.in_use());
@@ -242,6 +248,8 @@ impl Control {
         }
         controller.show();
         let admin = tokio::spawn(socket.serve(Arc::clone(&controller.reporter), ask));
+        // From here on: the first results may come before anybody waits for them.
+        let health = controller.health.watch();
         let faults = controller.start_checks().await?;
         ready();
 
@@ -251,7 +259,7 @@ impl Control {
             requests,
             hangup,
             faults,
-            health: controller.health.watch(),
+            health,
         };
         let rates = rates::keep(Arc::clone(&controller.reporter));
         // A change that is being made when a signal comes is given up between two of its steps.
@@ -275,7 +283,7 @@ struct Asked {
     facts: watch::Receiver<Arc<HostFacts>>,
     requests: mpsc::Receiver<Request>,
     hangup: Signal,
-    faults: mpsc::UnboundedReceiver<Fault>,
+    faults: mpsc::Receiver<Fault>,
     health: watch::Receiver<()>,
 }
 
@@ -291,24 +299,51 @@ async fn make_changes(controller: &mut Controller, asked: Asked) -> Infallible {
     } = asked;
     let mut tick = interval(TICK);
     let mut retired = interval(RETIRED_EVERY);
+    let mut compiling: JoinSet<BTreeSet<String>> = JoinSet::new();
+    let mut health_due = None;
+    let mut not_before = Instant::now();
+    let mut checks_run = true;
     loop {
         tokio::select! {
             // In this order: a canary that has failed is not promoted because its time is up as well.
+            // What may be asked for all the time comes last.
             biased;
-            Some(event) = events.recv() => take_events(controller, event, &mut events).await,
+            Some(event) = events.recv() => {
+                let names = take_events(controller, event, &mut events).await;
+                if !names.is_empty() {
+                    compiling.spawn_blocking(controller.compile(names));
+                }
+            }
             // What came of it is in the log and in `status`.
             _ = hangup.recv() => drop(controller.reload().await),
             Some(request) = requests.recv() => answer(controller, request).await,
-            Some(fault) = faults.recv() => controller.check_faulted(fault).await,
-            Ok(()) = health.changed() => {
-                tokio::time::sleep(HEALTH_GATHERED).await;
-                health.mark_unchanged();
-                controller.health_changed().await;
-            }
             () = sleep_until(controller.canary_ends()) => controller.canary_ended().await,
             Ok(()) = facts.changed() => controller.network_changed().await,
             _ = tick.tick() => controller.tick().await,
             _ = retired.tick() => controller.drop_retired().await,
+            Some(Ok(names)) = compiling.join_next() => {
+                controller.modules_changed(&names).await;
+                controller.show();
+            }
+            () = sleep_until(health_due) => {
+                controller.health_changed().await;
+                health_due = None;
+                not_before = Instant::now() + HEALTH_APART;
+            }
+            Ok(()) = health.changed(), if health_due.is_none() => {
+                health_due = Some(not_before.max(Instant::now() + HEALTH_GATHERED));
+            }
+            fault = faults.recv(), if checks_run => match fault {
+                Some(fault) => {
+                    let mut all = vec![fault];
+                    all.extend(std::iter::from_fn(|| faults.try_recv().ok()));
+                    controller.checks_faulted(all).await;
+                }
+                None => {
+                    tracing::error!("health checks have ended, a bug in waxwing: restart it");
+                    checks_run = false;
+                }
+            },
         }
     }
 }
@@ -325,12 +360,13 @@ async fn answer(controller: &mut Controller, request: Request) {
     }
 }
 
-/// Takes in an event and all that wait behind it, so that a burst costs one change.
+/// Takes in an event and all that wait behind it, so that a burst costs one change. Gives the names of
+/// modules whose files changed.
 async fn take_events(
     controller: &mut Controller,
     first: Event,
     events: &mut mpsc::UnboundedReceiver<Event>,
-) {
+) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut reports: Vec<FaultReport> = Vec::new();
     let mut next = Some(first);
@@ -345,11 +381,9 @@ async fn take_events(
     }
     if !reports.is_empty() {
         controller.faulted(reports).await;
+        controller.show();
     }
-    if !names.is_empty() {
-        controller.modules_changed(&names).await;
-    }
-    controller.show();
+    names
 }
 
 /// Until then, or for ever.

@@ -118,6 +118,10 @@ pub struct WorkerStatus {
     pub transmitted: TrafficStatus,
     /// Frames handed back to the kernel.
     pub to_kernel: u64,
+    /// Fragments that came before their datagram's first one, and were copied to wait for it.
+    pub held: u64,
+    /// Those of them that wait no more: each was then sent, handed to the kernel or dropped.
+    pub released: u64,
     /// ARP, NDP and ping requests answered.
     pub answered: u64,
     /// Announcements sent.
@@ -130,6 +134,20 @@ pub struct WorkerStatus {
     pub expired: u64,
     /// Sessions ended to make room.
     pub evicted: u64,
+    /// New sessions that no backend takes, whose clients were told.
+    pub rejected: u64,
+    /// Sessions of backends that went down, whose clients were told.
+    pub reset: u64,
+    /// Sessions of backends that went down, whose next packet went to another.
+    pub repicked: u64,
+    /// ICMP errors about packets of sessions, passed on to whom they are for.
+    pub errors_passed: u64,
+    /// Senders told that a packet's hop limit was used up.
+    pub told_hop_limit: u64,
+    /// Senders told that a packet was too big for the way ahead.
+    pub told_too_big: u64,
+    /// IPv4 packets that were too big and could be cut to pieces.
+    pub cut: u64,
     /// Flows chosen for by the native fallback because the policy failed.
     pub fallback: u64,
     /// Changes taken up.
@@ -202,6 +220,17 @@ pub struct ChecksStatus {
     pub late_max_ms: u64,
     /// Processor time of all of them, in milliseconds.
     pub cpu_ms: u64,
+}
+
+/// Whether a service can be served: an entry of `GET /v1/health`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ServiceHealthStatus {
+    /// Its name.
+    pub service: String,
+    /// Its backends.
+    pub backends: usize,
+    /// Those of them that take new sessions, and have been seen to be well if they are checked.
+    pub up: usize,
 }
 
 /// A backend's health. Times are in seconds since 1970.

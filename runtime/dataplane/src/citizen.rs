@@ -18,6 +18,8 @@ pub(crate) enum Answer {
     NotAsked,
     /// It is not well-formed.
     Malformed,
+    /// It would be one answer too many.
+    Limited,
 }
 
 /// Answers who has a VIP (RFC 826). A probe (RFC 5227 section 2.1.1) is answered too: that is how
@@ -41,17 +43,21 @@ pub(crate) fn answer_arp<F: FrameBuf>(
 }
 
 /// Answers a neighbour solicitation (RFC 4861 section 7.2.4) or a ping (RFC 1122 section 3.2.2.6,
-/// RFC 4443 section 4.2) for a VIP.
+/// RFC 4443 section 4.2) for a VIP; `may_echo` limits the second.
 pub(crate) fn answer_icmp<F: FrameBuf>(
     snapshot: &Snapshot,
     frame: &mut F,
     packet: &IpPacket,
+    may_echo: impl FnOnce() -> bool,
 ) -> Answer {
-    if snapshot.answers_ping()
-        && snapshot.is_vip(packet.destination)
-        && icmp::answer_echo(frame.bytes_mut(), packet)
-    {
-        return Answer::Written;
+    let is_ping = icmp::is_echo_request(packet) && snapshot.is_vip(packet.destination);
+    if is_ping && snapshot.answers_ping() {
+        if !may_echo() {
+            return Answer::Limited;
+        }
+        if icmp::answer_echo(frame.bytes_mut(), packet) {
+            return Answer::Written;
+        }
     }
     if !Solicitation::is_in(packet) {
         return Answer::NotAsked;

@@ -56,6 +56,8 @@ drop_reasons! {
     /// A fragment that there was no room for: too many datagrams, too many that wait, or too many of
     /// one datagram.
     FragmentLimit = "fragment_limit",
+    /// An ICMP error to a VIP about a packet of no session.
+    IcmpNoSession = "icmp_no_session",
     /// A packet to a VIP, but to no service of it.
     NoService = "no_service",
     /// A TCP packet of no session and without SYN, where the service says to drop those.
@@ -64,8 +66,10 @@ drop_reasons! {
     NoBackend = "no_backend",
     /// A packet of a session whose backend is down, and which nothing may be answered to.
     BackendDown = "backend_down",
-    /// What it was to be answered with, RST or an ICMP error, is limited in its rate.
+    /// What it was to be answered with, RST, an ICMP error or an echo, is limited in its rate.
     AnswerLimit = "answer_limit",
+    /// A backend's RST to a SYN, kept from the client: its next SYN goes to another backend.
+    RefusedRetried = "refused_retried",
     /// The policy said to drop it.
     Policy = "policy",
     /// The session table is full and nothing in it may be evicted.
@@ -74,12 +78,15 @@ drop_reasons! {
     TupleClash = "tuple_clash",
     /// The next hop towards the backend has no known MAC address (resolution was triggered).
     NeighborUnresolved = "neighbor_unresolved",
-    /// TTL or hop limit ran out here.
+    /// TTL or hop limit ran out here, and nobody may be told.
     HopLimit = "hop_limit",
-    /// The frame is larger than the egress port's MTU.
+    /// The packet is larger than the egress port's MTU, and nobody may be told; or it is one of IPv4
+    /// that may be cut to pieces, but has options, or would make too many.
     TooBig = "too_big",
     /// No headroom for a longer link header.
     NoHeadroom = "no_headroom",
+    /// The pool has no frame for a piece of a packet that was too big.
+    NoFrame = "no_frame",
     /// The egress port's transmit ring is full.
     TransmitRingFull = "transmit_ring_full",
     /// The egress port has no queue on this worker.
@@ -152,6 +159,17 @@ pub struct WorkerCounters {
     pub released: Counter,
     /// ARP, NDP and ping requests answered.
     pub answered: Counter,
+    /// ICMP errors about a session's packets, passed on.
+    pub errors_passed: Counter,
+    /// Packets of sessions that went no further here, and whose senders were told by an ICMP error:
+    /// the hop limit ran out.
+    pub told_hop_limit: Counter,
+    /// Likewise: too big for the egress port's MTU.
+    pub told_too_big: Counter,
+    /// Packets too big for the egress port's MTU that were sent in pieces, each packet once.
+    pub cut: Counter,
+    /// Those pieces, and such of packets whose rest was dropped; all of them count as transmitted.
+    pub pieces: Counter,
     /// Announcements (gratuitous ARP, unsolicited neighbour advertisement) sent.
     pub announced: Counter,
     /// Batches that were not empty.
@@ -187,6 +205,11 @@ impl WorkerCounters {
             held: Counter::default(),
             released: Counter::default(),
             answered: Counter::default(),
+            errors_passed: Counter::default(),
+            told_hop_limit: Counter::default(),
+            told_too_big: Counter::default(),
+            cut: Counter::default(),
+            pieces: Counter::default(),
             announced: Counter::default(),
             batches: Counter::default(),
             expired: Counter::default(),

@@ -10,24 +10,23 @@ use waxwing_packet::{Address, Family, IpPacket, Protocol, TcpFlags, Transport};
 use crate::session::{Direction, FlowHash, Session, SessionRef, SessionTable, TcpState, Tuple};
 use crate::{Backend, Snapshot};
 
-/// The session that a packet belongs to, and which way the packet goes.
+/// The session that a packet of this tuple belongs to, and which way the packet goes.
 #[inline]
 pub(crate) fn find(
     sessions: &SessionTable,
     snapshot: &Snapshot,
-    packet: &IpPacket,
+    tuple: &Tuple,
     hash: FlowHash,
 ) -> Option<(SessionRef, Session, Direction)> {
-    let tuple = tuple_of(packet)?;
     let direction = Cell::new(Direction::Forward);
     let (at, session) = sessions.find(hash, |session| {
         let Some(backend) = snapshot.backend(session.backend) else {
             return false;
         };
         direction.set(Direction::Forward);
-        is_forward(session, backend, &tuple) || {
+        is_forward(session, backend, tuple) || {
             direction.set(Direction::Reply);
-            is_reply(session, backend, &tuple)
+            is_reply(session, backend, tuple)
         }
     })?;
     Some((at, session, direction.get()))

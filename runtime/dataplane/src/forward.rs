@@ -13,18 +13,20 @@
 use std::sync::Arc;
 
 use waxwing_packet::{
-    Fragment, IpPacket, Link, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport,
-    VlanTags, parse,
+    Cut, Fragment, IpPacket, Link, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport,
+    VlanTags, icmp, parse,
 };
 
 use crate::answers;
 use crate::citizen::{self, Answer};
 use crate::counters::WorkerCounters;
 use crate::ended::Ended;
+use crate::errors;
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
 use crate::fragments::{FragmentPass, FragmentTable};
 use crate::misses::Misses;
 use crate::parts::Parts;
+use crate::pieces;
 use crate::refusals::{self, Refusals};
 use crate::session::{
     Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache, WORKER_UNCOUNTED,
@@ -77,12 +79,34 @@ pub(crate) enum Fate {
     Held,
     /// It was turned into its own answer, and goes back where it came from.
     Answer,
+    /// An ICMP error about a session's packet, rewritten: it leaves by this port.
+    Error(PortId),
     /// It is refused: to be turned into its own answer, too.
     Refuse(IpPacket),
     /// It is not ours.
     Kernel,
     /// It ends here.
     Drop(DropReason),
+}
+
+/// Why a session's packet does not simply leave by a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// It ends here, and its sender is not told.
+    Drop(DropReason),
+    /// It was to be forwarded, and its hop limit is used up.
+    HopLimit,
+    /// It is larger than this egress MTU, in bytes.
+    TooBig(u16),
+    /// Likewise, but its sender leaves it to routers to cut it to pieces. It was rewritten and leaves by
+    /// this port.
+    Cut(PortId, u16),
+}
+
+impl From<DropReason> for Stop {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
 }
 
 impl Forwarder {
@@ -160,8 +184,34 @@ impl Forwarder {
                 self.shared.sessions.prefetch(hash);
                 Fate::Lookup(packet, hash)
             }
-            (None, None) => classify_rare(snapshot, frame, &packet),
             (_, Some(fragment)) => self.classify_fragment(snapshot, (packet, fragment), now),
+            (None, None) => self.classify_rare(snapshot, frame, &packet, now),
+        }
+    }
+
+    /// What is neither TCP nor UDP.
+    #[cold]
+    fn classify_rare<F: FrameBuf>(
+        &mut self,
+        snapshot: &Snapshot,
+        frame: &mut F,
+        packet: &IpPacket,
+        now: Now,
+    ) -> Fate {
+        if icmp::is_error(packet) {
+            return errors::classify(&self.shared, snapshot, frame, packet, now);
+        }
+        if let Transport::Icmp { .. } = packet.transport {
+            let may_echo = || self.refusals.may_echo(now);
+            match citizen::answer_icmp(snapshot, frame, packet, may_echo) {
+                Answer::NotAsked => {}
+                answer => return answer.into(),
+            }
+        }
+        if snapshot.is_vip(packet.destination) {
+            Fate::Drop(DropReason::Unsupported)
+        } else {
+            Fate::Kernel
         }
     }
 
@@ -178,7 +228,9 @@ impl Forwarder {
             let Fate::Lookup(packet, hash) = *fate else {
                 continue;
             };
-            *fate = match find(&parts.shared.sessions, snapshot, &packet, hash) {
+            let found = tuple_of(&packet)
+                .and_then(|tuple| find(&parts.shared.sessions, snapshot, &tuple, hash));
+            *fate = match found {
                 Some((at, session, direction)) => {
                     let flags = tcp_flags(&packet);
                     match standing::ending(snapshot, &session, direction, flags, now) {
@@ -244,16 +296,31 @@ impl Forwarder {
         now: Now,
     ) {
         let outcome = match fate {
-            Fate::Session(packet, at, session, direction) => self.translate(
-                snapshot,
-                &mut frame,
-                packet,
-                (*at, session, *direction),
-                now,
-            ),
+            Fate::Session(packet, at, session, direction) => {
+                let found = (*at, session, *direction);
+                let counters = &*self.counters;
+                match self.translate(snapshot, &mut frame, packet, found, now) {
+                    Ok(port) => Ok(port),
+                    Err(Stop::Cut(port, mtu)) => {
+                        match pieces::send(io, counters, &frame, (port, mtu)) {
+                            Ok(()) => return,
+                            Err(reason) => Err(reason),
+                        }
+                    }
+                    Err(stop) => {
+                        let vip = snapshot.backend(session.backend).map(|b| b.vip);
+                        self.refusals
+                            .tell(stop, vip, counters, (&mut frame, packet), now)
+                    }
+                }
+            }
             Fate::Answer => {
                 self.counters.answered.add(1);
                 Ok(frame.port())
+            }
+            Fate::Error(port) => {
+                self.counters.errors_passed.add(1);
+                Ok(*port)
             }
             Fate::Refuse(packet) => refusals::write(&mut frame, packet).map(|()| frame.port()),
             Fate::Kernel => {
@@ -289,25 +356,30 @@ impl Forwarder {
         packet: &IpPacket,
         (at, session, direction): (SessionRef, &Session, Direction),
         now: Now,
-    ) -> Result<PortId, DropReason> {
+    ) -> Result<PortId, Stop> {
         // `find` has just matched this backend in this snapshot.
         let backend = snapshot
             .backend(session.backend)
             .ok_or(DropReason::NoBackend)?;
-        self.keep_state(packet, (at, session, direction), now);
+        let refused = self.keep_state(packet, (at, session, direction), now);
+        if refused && answers::is_retried(snapshot, backend) {
+            return Err(DropReason::RefusedRetried.into());
+        }
         let (hop, tags) = match direction {
             Direction::Forward => {
                 self.follow_client(frame, packet, at, session);
-                (self.hop_to(backend)?, VlanTags::default())
+                let hop = self.shared.next_hops.get_or_want(backend.id)?;
+                (hop, VlanTags::default())
             }
             Direction::Reply => (session.hop, session.tags),
         };
         let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
         if packet.hop_limit <= 1 {
-            return Err(DropReason::HopLimit);
+            return Err(Stop::HopLimit);
         }
-        if packet.end - packet.network > egress.mtu {
-            return Err(DropReason::TooBig);
+        let too_big = packet.end - packet.network > egress.mtu;
+        if too_big && !Cut::may_be_made(frame.bytes(), packet) {
+            return Err(Stop::TooBig(egress.mtu));
         }
         let mut rewrite = nat(session, backend, direction);
         let link = Link {
@@ -324,19 +396,23 @@ impl Forwarder {
         if self.ended.is_told_of(backend) {
             self.shared.sessions.add_bytes(at, len);
         }
+        if too_big {
+            return Err(Stop::Cut(hop.port, egress.mtu));
+        }
         Ok(hop.port)
     }
 
     /// Time and state; written only where they changed, so that a line read by two workers
     /// stays in both caches. The state is read anew: an earlier packet of the batch, or another
-    /// worker's, may have changed it since the look-up.
+    /// worker's, may have changed it since the look-up. Says whether the backend has just refused the
+    /// connection.
     #[inline]
     fn keep_state(
         &self,
         packet: &IpPacket,
         (at, session, direction): (SessionRef, &Session, Direction),
         now: Now,
-    ) {
+    ) -> bool {
         let seen_before = if session.seen == now.tick() {
             Some(session.seen)
         } else {
@@ -350,7 +426,7 @@ impl Forwarder {
         if (flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST))
             && let Some((before, after)) = changed
         {
-            answers::watch(
+            return answers::watch(
                 &self.shared,
                 &self.counters,
                 (at, session, seen_before),
@@ -359,6 +435,7 @@ impl Forwarder {
                 now,
             );
         }
+        false
     }
 
     /// The way back is the way the client's packets come (last hop): a gateway that fails over to
@@ -381,14 +458,6 @@ impl Forwarder {
     }
 
     #[inline]
-    fn hop_to(&self, backend: &Backend) -> Result<NextHop, DropReason> {
-        self.shared.next_hops.get(backend.id).ok_or_else(|| {
-            self.shared.next_hops.want(backend.id);
-            DropReason::NeighborUnresolved
-        })
-    }
-
-    #[inline]
     fn count(&self, session: &Session, direction: Direction, len: u64) {
         let counters = self.counters.backend(session.backend);
         let traffic = match direction {
@@ -402,7 +471,7 @@ impl Forwarder {
 
 /// The session's rewrite in one direction, but for the link.
 #[inline]
-fn nat(session: &Session, backend: &Backend, direction: Direction) -> Rewrite {
+pub(crate) fn nat(session: &Session, backend: &Backend, direction: Direction) -> Rewrite {
     // Only a session whose tuple clashed with another's has its client's port translated.
     let port_translated = session.source_port != session.client_port;
     let own = (session.client, session.client_port);
@@ -437,27 +506,12 @@ pub(crate) fn classify_miss(snapshot: &Snapshot, packet: IpPacket, hash: FlowHas
     }
 }
 
-/// What is neither TCP nor UDP.
-#[cold]
-fn classify_rare<F: FrameBuf>(snapshot: &Snapshot, frame: &mut F, packet: &IpPacket) -> Fate {
-    if let Transport::Icmp { .. } = packet.transport {
-        match citizen::answer_icmp(snapshot, frame, packet) {
-            Answer::NotAsked => {}
-            answer => return answer.into(),
-        }
-    }
-    if !snapshot.is_vip(packet.destination) {
-        Fate::Kernel
-    } else {
-        Fate::Drop(DropReason::Unsupported)
-    }
-}
-
 impl From<Answer> for Fate {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Written => Self::Answer,
             Answer::NotAsked => Self::Kernel,
+            Answer::Limited => Self::Drop(DropReason::AnswerLimit),
             Answer::Malformed => Self::Drop(DropReason::Malformed),
         }
     }

@@ -366,7 +366,8 @@ fn second_frames<F: FrameBuf>(
         let Some(first) = first.map(|first| fates[first.frame]) else {
             continue;
         };
-        let found = find(&parts.shared.sessions, snapshot, &packet, hash);
+        let found = tuple_of(&packet)
+            .and_then(|tuple| find(&parts.shared.sessions, snapshot, &tuple, hash));
         fates[at] = match (first, found) {
             // That the first one was damaged says nothing of this one.
             (Fate::Refuse(_) | Fate::Drop(DropReason::Malformed), _) => {

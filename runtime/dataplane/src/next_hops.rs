@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use waxwing_packet::Mac;
 
-use crate::{BackendId, PortId};
+use crate::{BackendId, DropReason, PortId};
 
 /// Where a frame goes next: a MAC address behind a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +52,18 @@ impl NextHops {
                 port: PortId(port),
                 mac: Mac(mac),
             }
+        })
+    }
+
+    /// The same, for a packet that is to go there: where it is unresolved it is asked for.
+    ///
+    /// # Errors
+    /// [`DropReason::NeighborUnresolved`].
+    #[inline]
+    pub fn get_or_want(&self, backend: BackendId) -> Result<NextHop, DropReason> {
+        self.get(backend).ok_or_else(|| {
+            self.want(backend);
+            DropReason::NeighborUnresolved
         })
     }
 

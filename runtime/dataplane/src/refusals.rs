@@ -1,14 +1,20 @@
-//! Refusing a client: RST to a segment, port unreachable to a datagram, and how many of each.
+//! What a sender is told of its packet that goes no further, and how often: RST to a segment and port
+//! unreachable to a datagram that nobody takes, time exceeded and packet too big to a session's packet
+//! that cannot be forwarded. And how often a ping is answered.
 //!
-//! Invariant: a packet is refused once at most, with one packet that goes to its own source, over
+//! Invariant: a packet is answered once at most, with one packet that goes to its own source, over
 //! the port and the VLAN that it came by. Who sends under a false address can have no more of them
 //! sent to it than the limits let through.
+//!
+//! All of it comes from the VIP, the one address that the balancer has on either side: a client knows
+//! it, and a server routes to it as to its clients.
 
 use waxwing_packet::refusal::{self, IcmpError};
-use waxwing_packet::{IpPacket, Transport, checksum};
+use waxwing_packet::{Address, IpPacket, Transport, checksum};
 
-use crate::forward::Fate;
-use crate::{DropReason, FrameBuf, Now};
+use crate::counters::WorkerCounters;
+use crate::forward::{Fate, Stop};
+use crate::{DropReason, FrameBuf, Now, PortId};
 
 /// RSTs a second, of one worker. Generous, since a client that is not told waits for long: it lets
 /// the connections of a server that went down be reset within seconds.
@@ -20,11 +26,16 @@ const RESETS_BURST: u64 = 1000;
 const ERRORS_PER_S: u64 = 1000;
 /// ICMP errors at once.
 const ERRORS_BURST: u64 = 100;
+/// Pings answered a second, of one worker: many monitors' worth, and a flood's no more.
+const ECHOES_PER_S: u64 = 10_000;
+/// Pings answered at once.
+const ECHOES_BURST: u64 = 1000;
 
 /// What one worker may still say.
 pub(crate) struct Refusals {
     resets: Limit,
     errors: Limit,
+    echoes: Limit,
 }
 
 impl Refusals {
@@ -32,7 +43,13 @@ impl Refusals {
         Self {
             resets: Limit::new(RESETS_PER_S, RESETS_BURST),
             errors: Limit::new(ERRORS_PER_S, ERRORS_BURST),
+            echoes: Limit::new(ECHOES_PER_S, ECHOES_BURST),
         }
+    }
+
+    /// Whether one more ping may be answered now.
+    pub(crate) const fn may_echo(&mut self, now: Now) -> bool {
+        self.echoes.take(now)
     }
 
     /// Refuses a packet to a VIP, or drops it: under `mute` where its sender is not to be answered.
@@ -61,6 +78,48 @@ impl Refusals {
     }
 }
 
+impl Refusals {
+    /// Tells the sender of a session's packet why it goes no further, from the VIP, and says which
+    /// port that leaves by: the one that the packet came by (RFC 1812 sections 5.3.1 and 4.3.3.1, RFC
+    /// 1191 section 4, RFC 4443 sections 3.2 and 3.3).
+    #[cold]
+    pub(crate) fn tell<F: FrameBuf>(
+        &mut self,
+        stop: Stop,
+        vip: Option<Address>,
+        counters: &WorkerCounters,
+        (frame, packet): (&mut F, &IpPacket),
+        now: Now,
+    ) -> Result<PortId, DropReason> {
+        let (mute, error, told) = match stop {
+            Stop::Drop(reason) => return Err(reason),
+            Stop::Cut(..) => return Err(DropReason::TooBig),
+            Stop::HopLimit => (
+                DropReason::HopLimit,
+                Some(IcmpError::time_exceeded(packet.family)),
+                &counters.told_hop_limit,
+            ),
+            Stop::TooBig(mtu) => (
+                DropReason::TooBig,
+                IcmpError::too_big(frame.bytes(), packet, mtu),
+                &counters.told_too_big,
+            ),
+        };
+        let (Some(error), Some(vip), true) = (error, vip, IcmpError::may_be_about(packet)) else {
+            return Err(mute);
+        };
+        if !self.errors.take(now) {
+            return Err(DropReason::AnswerLimit);
+        }
+        if !checksum::are_right(frame.bytes(), packet) {
+            return Err(DropReason::Malformed);
+        }
+        write_error(frame, packet, error, vip)?;
+        told.add(1);
+        Ok(frame.port())
+    }
+}
+
 /// Turns a frame into the answer that refuses it.
 #[cold]
 pub(crate) fn write<F: FrameBuf>(frame: &mut F, packet: &IpPacket) -> Result<(), DropReason> {
@@ -71,12 +130,22 @@ pub(crate) fn write<F: FrameBuf>(frame: &mut F, packet: &IpPacket) -> Result<(),
             _ => Err(DropReason::Malformed),
         };
     }
+    let error = IcmpError::port_unreachable(packet.family);
+    write_error(frame, packet, error, packet.destination)
+}
+
+/// Turns a frame into an error about it, from this address.
+fn write_error<F: FrameBuf>(
+    frame: &mut F,
+    packet: &IpPacket,
+    error: IcmpError,
+    source: Address,
+) -> Result<(), DropReason> {
     let room = IcmpError::headers_len(packet.family).cast_signed();
     if !(frame.set_len(IcmpError::quote_end(packet)) && frame.move_start(-room)) {
         return Err(DropReason::NoHeadroom);
     }
-    let error = IcmpError::port_unreachable(packet.family);
-    if error.write(frame.bytes_mut(), packet, packet.destination) {
+    if error.write(frame.bytes_mut(), packet, source) {
         Ok(())
     } else {
         Err(DropReason::Malformed)
@@ -149,7 +218,11 @@ mod tests {
 
     #[test]
     fn over_a_second_no_more_pass_than_rate_and_burst() {
-        for (per_s, burst) in [(ERRORS_PER_S, ERRORS_BURST), (RESETS_PER_S, RESETS_BURST)] {
+        for (per_s, burst) in [
+            (ERRORS_PER_S, ERRORS_BURST),
+            (RESETS_PER_S, RESETS_BURST),
+            (ECHOES_PER_S, ECHOES_BURST),
+        ] {
             let mut limit = Limit::new(per_s, burst);
             let passed: u64 = (0..1_000_000)
                 .step_by(37)

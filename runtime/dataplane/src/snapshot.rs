@@ -184,6 +184,9 @@ pub struct Backend {
     pub healthy: bool,
     /// What happens to the sessions that it has. One that takes new ones keeps those it has.
     pub sessions: SessionsFate,
+    /// Whether the client of a connection that it refuses is to try another: its RST is kept from the
+    /// client, whose SYN comes again.
+    pub retries_refused: bool,
     /// Its place in its service's backend list; `None` once it was removed from the config.
     pub place: Option<u32>,
     /// Its service's [`Service::policy`]; `None` once it was removed from the config.
@@ -211,6 +214,7 @@ impl Backend {
             weight,
             healthy: true,
             sessions: SessionsFate::Keep,
+            retries_refused: false,
             place: None,
             policy: None,
             to_backend: Translation::new((service.vip, service.port), (address, port)),

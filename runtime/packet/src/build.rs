@@ -10,6 +10,7 @@ use std::ops::Range;
 use crate::arp::Arp;
 use crate::ip::{Envelope, HOP_LIMIT};
 use crate::ndp::Solicitation;
+use crate::refusal::IcmpError;
 use crate::{
     Address, Family, IpPacket, Link, Mac, Packet, ParseError, TcpFlags, VlanTags, checksum, icmp,
     ipv4, parse, tcp, udp, wire,
@@ -76,6 +77,25 @@ pub struct Echo<'a> {
     pub sequence: u16,
     /// Payload.
     pub payload: &'a [u8],
+}
+
+/// An ICMP or `ICMPv6` error, by the addresses' family.
+#[derive(Clone, Copy, Debug)]
+pub struct Error<'a> {
+    /// MAC addresses.
+    pub link: Link,
+    /// VLAN tags.
+    pub tags: VlanTags,
+    /// Who says it.
+    pub source: Address,
+    /// To whom, of the source's family.
+    pub destination: Address,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Type, code and the second word of the header.
+    pub error: IcmpError,
+    /// The IP packet that it is about, or the part of it that is quoted.
+    pub quote: &'a [u8],
 }
 
 /// An ARP request, broadcast.
@@ -245,6 +265,34 @@ impl Echo<'_> {
                 header[icmp::field::TYPE] = if self.reply { reply } else { request };
                 wire::set_word(header, icmp::field::IDENTIFIER, self.identifier);
                 wire::set_word(header, icmp::field::SEQUENCE, self.sequence);
+            },
+        )
+    }
+}
+
+impl Error<'_> {
+    /// The frame.
+    ///
+    /// # Panics
+    /// Where the quote does not fit an IP packet of 65,535 bytes.
+    #[must_use]
+    pub fn frame(&self) -> Vec<u8> {
+        let protocol = match self.destination.family() {
+            Family::V4 => icmp::PROTOCOL_V4,
+            Family::V6 => icmp::PROTOCOL_V6,
+        };
+        let addresses = (self.source, self.destination);
+        let envelope = Envelope::new(self.link, self.tags, addresses, self.hop_limit, protocol);
+        frame(
+            &envelope,
+            icmp::HEADER_LEN,
+            self.quote,
+            icmp::field::CHECKSUM,
+            |header, _| {
+                header[icmp::field::TYPE] = self.error.kind;
+                header[icmp::field::CODE] = self.error.code;
+                let parameter = self.error.parameter.to_be_bytes();
+                wire::set(header, icmp::field::PARAMETER, parameter);
             },
         )
     }

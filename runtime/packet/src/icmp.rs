@@ -1,10 +1,11 @@
-//! `ICMPv4` (RFC 792) and `ICMPv6` (RFC 4443): the echo messages, the part that a VIP answers.
+//! `ICMPv4` (RFC 792) and `ICMPv6` (RFC 4443): which message is what, and the echo messages, which a
+//! VIP answers. (What errors quote is in [`crate::quote`], how they are made in [`crate::refusal`].)
 //!
 //! Invariant: an answer is its request with two addresses swapped and one type changed, so every
 //! checksum follows by its increment, and a request that was damaged stays so.
 
 use crate::ip::HOP_LIMIT;
-use crate::{Delta, Family, IpPacket, Transport, ethernet, ipv4, ipv6, wire};
+use crate::{Address, Delta, Family, IpPacket, Transport, checksum, ethernet, ipv4, ipv6, wire};
 
 /// The IP protocol number of `ICMPv4`.
 pub const PROTOCOL_V4: u8 = 1;
@@ -12,6 +13,21 @@ pub const PROTOCOL_V4: u8 = 1;
 pub const PROTOCOL_V6: u8 = 58;
 /// Length of the header of an echo message, and the least length of any message.
 pub const HEADER_LEN: usize = 8;
+
+/// `ICMPv4` destination unreachable.
+pub const UNREACHABLE_V4: u8 = 3;
+/// `ICMPv4` time exceeded.
+pub const TIME_EXCEEDED_V4: u8 = 11;
+/// `ICMPv4` parameter problem.
+pub const PARAMETER_PROBLEM_V4: u8 = 12;
+/// `ICMPv6` destination unreachable.
+pub const UNREACHABLE_V6: u8 = 1;
+/// `ICMPv6` packet too big.
+pub const TOO_BIG_V6: u8 = 2;
+/// `ICMPv6` time exceeded.
+pub const TIME_EXCEEDED_V6: u8 = 3;
+/// `ICMPv6` parameter problem.
+pub const PARAMETER_PROBLEM_V6: u8 = 4;
 
 /// `ICMPv4` echo reply.
 pub const ECHO_REPLY_V4: u8 = 0;
@@ -94,6 +110,36 @@ pub fn is_echo_request(packet: &IpPacket) -> bool {
             })
 }
 
+/// Whether a packet is a whole error that says what became of another packet. Source quench is none
+/// any more (RFC 6633), and a redirect is the next router's word to its neighbour alone.
+#[must_use]
+pub const fn is_error(packet: &IpPacket) -> bool {
+    let Transport::Icmp { kind, .. } = packet.transport else {
+        return false;
+    };
+    let known = match packet.family {
+        Family::V4 => matches!(
+            kind,
+            UNREACHABLE_V4 | TIME_EXCEEDED_V4 | PARAMETER_PROBLEM_V4
+        ),
+        Family::V6 => matches!(
+            kind,
+            UNREACHABLE_V6 | TOO_BIG_V6 | TIME_EXCEEDED_V6 | PARAMETER_PROBLEM_V6
+        ),
+    };
+    known && packet.fragment.is_none()
+}
+
+/// Writes a message's checksum; of these addresses only that of `ICMPv6` knows.
+pub(crate) fn write_checksum(message: &mut [u8], source: Address, destination: Address) {
+    wire::set_word(message, field::CHECKSUM, 0);
+    let checksum = match destination.family() {
+        Family::V4 => checksum::of(message),
+        Family::V6 => checksum::transport(source, destination, PROTOCOL_V6, message),
+    };
+    wire::set_word(message, field::CHECKSUM, checksum);
+}
+
 /// Whether an `ICMPv4` type is a question or its answer, and no error: echo, router discovery,
 /// timestamp, information, address mask (RFC 792, RFC 950, RFC 1256).
 pub(crate) const fn is_query_v4(kind: u8) -> bool {
@@ -121,11 +167,17 @@ fn turn_around(frame: &mut [u8], packet: &IpPacket) -> Option<()> {
     let (head, message) = frame.split_at_mut_checked(packet.transport_start.into())?;
     let (link, network) = head.split_at_mut_checked(packet.network.into())?;
     let link = link.first_chunk_mut::<{ ethernet::HEADER_LEN }>()?;
-    let message = message.first_chunk_mut::<HEADER_LEN>()?;
+    let len = packet.end.checked_sub(packet.transport_start)?;
+    let (message, payload) = message.get_mut(..len.into())?.split_first_chunk_mut()?;
     match packet.family {
         Family::V4 => {
             turn_v4(network.try_into().ok()?);
             set_kind(message, ECHO_REPLY_V4);
+            if *message == [0; HEADER_LEN] && payload.iter().all(|byte| *byte == 0) {
+                // Of nothing but zeros the sum is zero, of all others its other form: the one case
+                // in which an update differs from a recomputation (RFC 1624 section 3).
+                wire::set_word(message, field::CHECKSUM, 0xffff);
+            }
         }
         Family::V6 => {
             let header: &mut [u8; ipv6::HEADER_LEN] = network.try_into().ok()?;
@@ -276,6 +328,25 @@ mod tests {
             let before = frame.clone();
             assert!(!answer(&mut frame), "{what}");
             assert_eq!(frame, before, "{what}");
+        }
+    }
+
+    /// Its checksum is the one that an update cannot tell from its right one: there is no other word
+    /// in an `ICMPv4` echo's sum that is never zero.
+    #[test]
+    fn a_reply_of_nothing_but_zeros_is_believed() {
+        for payload in [&[][..], &[0; 56]] {
+            let echo = build::Echo {
+                identifier: 0,
+                sequence: 0,
+                payload,
+                ..request(CLIENT, VIP)
+            };
+            let mut frame = echo.frame();
+            assert!(answer(&mut frame));
+            assert_eq!(build::verify_checksums(&frame), Ok(()));
+            *frame.last_mut().expect("a message") ^= 1;
+            assert!(build::verify_checksums(&frame).is_err());
         }
     }
 

@@ -7,18 +7,24 @@ use crate::{Address, Ethernet, Family, Link, VlanTags, ipv4, ipv6};
 /// The hop limit of what the balancer itself sends (RFC 1700, "IP time to live").
 pub(crate) const HOP_LIMIT: u8 = 64;
 
+/// DSCP CS6, which is precedence 6, "internetwork control" (RFC 2474 section 4.2.2), as the type of
+/// service and the traffic class have it.
+pub(crate) const INTERNETWORK_CONTROL: u8 = 0xc0;
+
 /// Everything in front of the segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Envelope {
     pub(crate) ethernet: Ethernet,
     pub(crate) source: Address,
     pub(crate) destination: Address,
+    /// Type of service or traffic class.
+    pub(crate) class: u8,
     pub(crate) hop_limit: u8,
     pub(crate) protocol: u8,
 }
 
 impl Envelope {
-    /// From one address to another of the same family.
+    /// From one address to another of the same family, in the default class.
     pub(crate) fn new(
         link: Link,
         tags: VlanTags,
@@ -35,6 +41,7 @@ impl Envelope {
             ethernet,
             source,
             destination,
+            class: 0,
             hop_limit,
             protocol,
         }
@@ -75,6 +82,7 @@ impl Envelope {
                 let (header, segment) = self.ethernet.write(frame)?.split_first_chunk_mut()?;
                 let (ttl, protocol) = (self.hop_limit, self.protocol);
                 ipv4::NewHeader {
+                    type_of_service: self.class,
                     total_len,
                     ttl,
                     protocol,
@@ -89,6 +97,7 @@ impl Envelope {
                 let (header, segment) = self.ethernet.write(frame)?.split_first_chunk_mut()?;
                 let (hop_limit, next_header) = (self.hop_limit, self.protocol);
                 ipv6::NewHeader {
+                    traffic_class: self.class,
                     payload_len,
                     next_header,
                     hop_limit,

@@ -3,7 +3,7 @@
 //! Invariant: a [`Header`] is the fixed 20 bytes, so its getters cannot fail; what they give is as
 //! the sender wrote it, and only [`crate::parse()`] has held it against the frame.
 
-use crate::{Address, checksum, wire};
+use crate::{Address, Fragment, checksum, wire};
 
 /// The `EtherType`.
 pub const ETHERTYPE: u16 = 0x0800;
@@ -18,14 +18,17 @@ const IHL_MAX: u8 = 15;
 const VERSION_IHL_MIN: u8 = VERSION << 4 | IHL_MIN;
 const VERSION_IHL_MAX: u8 = VERSION << 4 | IHL_MAX;
 /// More fragments follow.
-const MORE_FRAGMENTS: u16 = 0x2000;
+pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
 /// The fragment's offset in units of eight bytes.
 const OFFSET_MASK: u16 = 0x1fff;
+/// No router may cut the packet to pieces.
+const DONT_FRAGMENT: u16 = 0x4000;
 
 pub(crate) mod field {
     use std::ops::Range;
 
     pub(crate) const VERSION_IHL: usize = 0;
+    pub(crate) const TYPE_OF_SERVICE: usize = 1;
     pub(crate) const TOTAL_LEN: Range<usize> = 2..4;
     pub(crate) const IDENTIFICATION: Range<usize> = 4..6;
     pub(crate) const FLAGS_OFFSET: Range<usize> = 6..8;
@@ -87,11 +90,29 @@ impl<'a> Header<'a> {
         wire::word(self.0, field::FLAGS_OFFSET) & MORE_FRAGMENTS != 0
     }
 
+    /// Whether a packet that does not fit is to be given up, and its sender told.
+    #[inline(always)]
+    #[must_use]
+    pub fn dont_fragment(self) -> bool {
+        wire::word(self.0, field::FLAGS_OFFSET) & DONT_FRAGMENT != 0
+    }
+
     /// The fragment's place in its packet, in bytes.
     #[inline(always)]
     #[must_use]
     pub fn fragment_offset(self) -> u16 {
         (wire::word(self.0, field::FLAGS_OFFSET) & OFFSET_MASK) * 8
+    }
+
+    /// The place of a fragment with `len` bytes of data, or `None` where it is the whole packet.
+    #[must_use]
+    pub fn fragment(self, len: u16) -> Option<Fragment> {
+        self.is_fragment().then(|| Fragment {
+            identification: self.identification().into(),
+            offset: self.fragment_offset(),
+            len,
+            more: self.more_fragments(),
+        })
     }
 
     /// Time to live.
@@ -133,6 +154,7 @@ impl<'a> Header<'a> {
 /// A header without options, to be written: "don't fragment" set, not a fragment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewHeader {
+    pub(crate) type_of_service: u8,
     pub(crate) total_len: u16,
     pub(crate) ttl: u8,
     pub(crate) protocol: u8,
@@ -142,9 +164,9 @@ pub(crate) struct NewHeader {
 
 impl NewHeader {
     pub(crate) fn write(&self, header: &mut [u8; HEADER_LEN]) {
-        const DONT_FRAGMENT: u16 = 0x4000;
         header.fill(0);
         header[field::VERSION_IHL] = VERSION_IHL_MIN;
+        header[field::TYPE_OF_SERVICE] = self.type_of_service;
         wire::set_word(header, field::TOTAL_LEN, self.total_len);
         wire::set_word(header, field::FLAGS_OFFSET, DONT_FRAGMENT);
         header[field::TTL] = self.ttl;

@@ -28,7 +28,8 @@ pub const DESTINATION_OPTIONS: u8 = 60;
 pub(crate) mod field {
     use std::ops::Range;
 
-    pub(crate) const VERSION_CLASS: usize = 0;
+    /// Four bits of version, eight of traffic class, twenty of flow label.
+    pub(crate) const VERSION_CLASS: Range<usize> = 0..2;
     pub(crate) const PAYLOAD_LEN: Range<usize> = 4..6;
     pub(crate) const NEXT_HEADER: usize = 6;
     pub(crate) const HOP_LIMIT: usize = 7;
@@ -66,7 +67,7 @@ impl<'a> Header<'a> {
     #[inline(always)]
     #[must_use]
     pub const fn version(self) -> u8 {
-        self.0[field::VERSION_CLASS] >> 4
+        self.0[field::VERSION_CLASS.start] >> 4
     }
 
     /// Length of what follows this header, extension headers included, in bytes.
@@ -151,9 +152,10 @@ impl<'a> Extension<'a> {
     }
 }
 
-/// A fixed header to be written, traffic class and flow label zero.
+/// A fixed header to be written, flow label zero.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewHeader {
+    pub(crate) traffic_class: u8,
     pub(crate) payload_len: u16,
     pub(crate) next_header: u8,
     pub(crate) hop_limit: u8,
@@ -164,7 +166,8 @@ pub(crate) struct NewHeader {
 impl NewHeader {
     pub(crate) fn write(&self, header: &mut [u8; HEADER_LEN]) {
         header.fill(0);
-        header[field::VERSION_CLASS] = VERSION << 4;
+        let version_class = u16::from(VERSION) << 12 | u16::from(self.traffic_class) << 4;
+        wire::set_word(header, field::VERSION_CLASS, version_class);
         wire::set_word(header, field::PAYLOAD_LEN, self.payload_len);
         header[field::NEXT_HEADER] = self.next_header;
         header[field::HOP_LIMIT] = self.hop_limit;

@@ -5,7 +5,10 @@
 //! [`Rewrite::apply`] changes the frame by it. What the balancer answers or announces itself is a
 //! value that is parsed from one frame and written to another: [`arp::Arp`],
 //! [`ndp::Solicitation`], [`ndp::Advertisement`]; echo requests are answered in place by
-//! [`icmp::answer_echo`], and so are packets that go no further, by [`refusal`]. [`build`] makes whole frames for tests, simulators and load.
+//! [`icmp::answer_echo`], and so are packets that go no further, by [`refusal`]. What an ICMP error
+//! says of another packet is read and rewritten by [`quote`]; a packet too big for its way is cut by
+//! [`Cut`]. [`build`] makes whole frames for tests,
+//! simulators and load.
 //!
 //! Each protocol has a file of its own in one idiom: named byte ranges, and a view of the fixed
 //! header whose getters cannot fail.
@@ -23,6 +26,8 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod ndp;
 mod parse;
+mod pieces;
+pub mod quote;
 pub mod refusal;
 mod rewrite;
 pub mod tcp;
@@ -33,5 +38,7 @@ pub use address::{Address, Family, Mac, Protocol};
 pub use checksum::Delta;
 pub use ethernet::{Ethernet, Link, VlanTag, VlanTags};
 pub use parse::{Fragment, IpPacket, Packet, ParseError, Transport, parse};
+pub use pieces::Cut;
+pub use quote::Quote;
 pub use rewrite::{Rewrite, Translation};
 pub use tcp::TcpFlags;

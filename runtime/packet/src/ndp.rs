@@ -327,6 +327,7 @@ fn envelope(ethernet: Ethernet, source: Address, destination: Address) -> Envelo
         ethernet,
         source,
         destination,
+        class: 0,
         hop_limit: HOP_LIMIT,
         protocol: icmp::PROTOCOL_V6,
     }

@@ -265,11 +265,11 @@ fn end_of(frame: &[u8], start: u16, len: u16) -> Result<u16, ParseError> {
 
 /// What lies behind the IP headers: `start <= end`, and both in the frame.
 #[derive(Clone, Copy)]
-struct Upper {
-    start: u16,
-    end: u16,
-    fragment: Option<Fragment>,
-    protocol: u8,
+pub(crate) struct Upper {
+    pub(crate) start: u16,
+    pub(crate) end: u16,
+    pub(crate) fragment: Option<Fragment>,
+    pub(crate) protocol: u8,
 }
 
 #[cold]
@@ -278,32 +278,30 @@ fn parse_fragment_v4(
     header: ipv4::Header<'_>,
     mut upper: Upper,
 ) -> Result<(Upper, Transport), ParseError> {
-    upper.fragment = Some(Fragment {
-        identification: header.identification().into(),
-        offset: header.fragment_offset(),
-        len: upper.end - upper.start,
-        more: header.more_fragments(),
-    });
+    upper.fragment = header.fragment(upper.end - upper.start);
     Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V4)?))
+}
+
+#[cold]
+fn parse_extensions(frame: &[u8], upper: Upper) -> Result<(Upper, Transport), ParseError> {
+    let upper = walk_extensions(frame, upper)?;
+    Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V6)?))
 }
 
 /// Walks the extension headers up to the transport header, or to where the walk must end: a
 /// fragment without its packet's start, or a routing header with nodes to visit.
-#[cold]
-fn parse_extensions(frame: &[u8], mut upper: Upper) -> Result<(Upper, Transport), ParseError> {
+pub(crate) fn walk_extensions(frame: &[u8], mut upper: Upper) -> Result<Upper, ParseError> {
     // A second fragment header could make a fragment look whole.
     let mut divided = false;
     for _ in 0..=EXTENSIONS_MAX {
         let later = upper.fragment.is_some_and(|fragment| fragment.offset > 0);
         if later || !is_extension(upper.protocol) {
-            return Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V6)?));
+            return Ok(upper);
         }
         let bytes = upper.bytes(frame)?;
         let header = ipv6::Extension::from_prefix(bytes).ok_or_else(|| upper.cut_short())?;
         let len = match upper.protocol {
-            ipv6::ROUTING if header.segments_left() > 0 => {
-                return Ok((upper, Transport::Other(ipv6::ROUTING)));
-            }
+            ipv6::ROUTING if header.segments_left() > 0 => return Ok(upper),
             ipv6::FRAGMENT if std::mem::replace(&mut divided, true) => {
                 return Err(ParseError::TooManyExtensions);
             }
@@ -333,7 +331,7 @@ const fn is_extension(next_header: u8) -> bool {
 
 impl Upper {
     #[inline(always)]
-    fn bytes(self, frame: &[u8]) -> Result<&[u8], ParseError> {
+    pub(crate) fn bytes(self, frame: &[u8]) -> Result<&[u8], ParseError> {
         frame
             .get(usize::from(self.start)..usize::from(self.end))
             .ok_or(ParseError::Truncated)

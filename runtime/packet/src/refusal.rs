@@ -16,6 +16,8 @@ use crate::{
 const LEN_MAX_V4: usize = 576;
 /// The longest IPv6 packet that an error makes: the least MTU there is (RFC 4443 section 2.4 c).
 const LEN_MAX_V6: usize = 1280;
+/// The code of an `ICMPv4` unreachable that says the next hop's MTU.
+const FRAGMENTATION_NEEDED: u8 = 4;
 
 /// Whether a packet is a whole segment that an RST may answer.
 #[must_use]
@@ -91,14 +93,48 @@ impl IcmpError {
     #[must_use]
     pub const fn port_unreachable(family: Family) -> Self {
         let (kind, code) = match family {
-            Family::V4 => (3, 3),
-            Family::V6 => (1, 4),
+            Family::V4 => (icmp::UNREACHABLE_V4, 3),
+            Family::V6 => (icmp::UNREACHABLE_V6, 4),
         };
         Self {
             kind,
             code,
             parameter: 0,
         }
+    }
+
+    /// The packet was to be forwarded, and its hop limit was used up (RFC 792, RFC 4443 section 3.3).
+    #[must_use]
+    pub const fn time_exceeded(family: Family) -> Self {
+        let kind = match family {
+            Family::V4 => icmp::TIME_EXCEEDED_V4,
+            Family::V6 => icmp::TIME_EXCEEDED_V6,
+        };
+        Self {
+            kind,
+            code: 0,
+            parameter: 0,
+        }
+    }
+
+    /// The packet is longer than the way ahead takes, in bytes (RFC 1191 section 4, RFC 4443 section
+    /// 3.2). `None` where its sender leaves it to the routers to cut it to pieces.
+    #[must_use]
+    pub fn too_big(frame: &[u8], packet: &IpPacket, mtu: u16) -> Option<Self> {
+        let (kind, code) = match packet.family {
+            Family::V4 => {
+                let header = ipv4::Header::from_prefix(frame.get(packet.network.into()..)?)?;
+                header
+                    .dont_fragment()
+                    .then_some((icmp::UNREACHABLE_V4, FRAGMENTATION_NEEDED))?
+            }
+            Family::V6 => (icmp::TOO_BIG_V6, 0),
+        };
+        Some(Self {
+            kind,
+            code,
+            parameter: mtu.into(),
+        })
     }
 
     /// Whether a packet is one that errors are sent about (RFC 1122 section 3.2.2, RFC 1812
@@ -153,7 +189,11 @@ impl IcmpError {
             Family::V4 => icmp::PROTOCOL_V4,
             Family::V6 => icmp::PROTOCOL_V6,
         };
-        let envelope = envelope_back(packet, source, protocol);
+        // Before other traffic where a network tells them apart (RFC 1812 section 4.3.2.5).
+        let envelope = Envelope {
+            class: ip::INTERNETWORK_CONTROL,
+            ..envelope_back(packet, source, protocol)
+        };
         let message = len
             .checked_sub(envelope.frame_len(0))
             .and_then(|message_len| envelope.write_headers(frame, message_len));
@@ -167,12 +207,7 @@ impl IcmpError {
             icmp::field::PARAMETER,
             self.parameter.to_be_bytes(),
         );
-        wire::set_word(message, icmp::field::CHECKSUM, 0);
-        let checksum = match packet.family {
-            Family::V4 => checksum::of(message),
-            Family::V6 => checksum::transport(source, packet.source, protocol, message),
-        };
-        wire::set_word(message, icmp::field::CHECKSUM, checksum);
+        icmp::write_checksum(message, source, packet.source);
         true
     }
 }

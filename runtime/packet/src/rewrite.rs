@@ -128,7 +128,7 @@ impl Rewrite {
     }
 
     #[inline(always)]
-    fn apply_v4(&self, header: &mut [u8; ipv4::HEADER_LEN]) {
+    pub(crate) fn apply_v4(&self, header: &mut [u8; ipv4::HEADER_LEN]) {
         use ipv4::field::{CHECKSUM, DESTINATION, SOURCE, TTL};
 
         let mut delta = Delta::default();
@@ -148,7 +148,7 @@ impl Rewrite {
     }
 
     #[inline(always)]
-    fn apply_v6(&self, header: &mut [u8; ipv6::HEADER_LEN]) {
+    pub(crate) fn apply_v6(&self, header: &mut [u8; ipv6::HEADER_LEN]) {
         use ipv6::field::{DESTINATION, HOP_LIMIT, SOURCE};
 
         if let Some(to) = &self.source {
@@ -180,7 +180,7 @@ impl Rewrite {
 
     /// Writes the ports; gives what they and the addresses add to the checksum.
     #[inline(always)]
-    fn apply_ports(
+    pub(crate) fn apply_ports(
         &self,
         header: &mut [u8],
         source: Range<usize>,

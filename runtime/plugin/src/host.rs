@@ -286,6 +286,30 @@ impl Host {
         })
     }
 
+    /// [`Host::bind_again`], by the builds that serve: nothing is read or compiled. Where they cannot
+    /// serve these services it looks for one that can.
+    ///
+    /// # Errors
+    /// As [`Host::bind_again`].
+    pub fn rebind(
+        &self,
+        before: &InUse,
+        workers: u32,
+        seed: u64,
+        services: &[ServiceBinding],
+    ) -> Result<Bound, ModuleError> {
+        let wanted = Wanted {
+            workers,
+            seed,
+            services: services.into(),
+            before: Some(before),
+        };
+        match self.bind_builds(&before.module, before.others.clone(), &wanted) {
+            Ok(bound) => Ok(bound),
+            Err(_) => self.bind_again(&before.module.name, workers, seed, services, Some(before)),
+        }
+    }
+
     /// Only these modules are in use: forgets the others.
     pub fn retain(&self, names: &[Arc<str>]) {
         self.library.retain(names);

@@ -426,6 +426,18 @@ impl Library {
         self.refuse(&module.name, Some(module.hash), &error);
     }
 
+    /// Why a build is quarantined, if it is.
+    pub(crate) fn quarantined(&self, module: &CompiledModule) -> Option<String> {
+        lock(&self.shelf).quarantined(module.hash)
+    }
+
+    /// A quarantined build that serves for want of another works again: it is watched as before. No file is
+    /// written, for this is on no thread that may wait: after a restart it has to earn that again.
+    pub(crate) fn release(&self, module: &CompiledModule) {
+        lock(&self.shelf).release(module);
+        self.step(module, "works again, and is quarantined no more".into());
+    }
+
     /// Puts the module before, else the shipped one, in a module's place; says whether there was
     /// one.
     fn roll_back(&self, engine: &Engine, module: &Arc<CompiledModule>) -> bool {

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 use waxwing_sdk::abi::ModuleInfo;
 
+use crate::checks::{Rest, Share};
 use crate::compile::Compiler;
 use crate::engine::Engine;
 use crate::error::ModuleError;
@@ -108,6 +109,10 @@ pub struct CompiledModule {
     pub counters: ModuleCounters,
     /// Whether it answered test flows well (see `vetting.rs`).
     pub(crate) vetted: AtomicBool,
+    /// What a health check's runs have of the processor together.
+    pub(crate) share: Arc<Share>,
+    /// Whether a health check is left alone, for it is quarantined.
+    pub(crate) rest: Rest,
     pub(crate) code: wasmtime::Module,
 }
 
@@ -135,6 +140,8 @@ impl CompiledModule {
             since: SystemTime::now(),
             counters: ModuleCounters::default(),
             vetted: AtomicBool::new(false),
+            share: Arc::default(),
+            rest: Rest::default(),
             code,
         })
     }
@@ -150,6 +157,8 @@ impl CompiledModule {
             since: SystemTime::now(),
             counters: ModuleCounters::default(),
             vetted: AtomicBool::new(false),
+            share: Arc::default(),
+            rest: Rest::default(),
             code: self.code.clone(),
         }
     }

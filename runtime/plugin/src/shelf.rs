@@ -283,6 +283,16 @@ impl Shelf {
             .map(|build| build.reason.clone())
     }
 
+    /// A build is quarantined no more.
+    pub(crate) fn release(&mut self, module: &CompiledModule) {
+        let digits = module.hash.digits();
+        self.quarantined.retain(|build| build.hash != digits);
+        if let Some(entry) = self.entries.get_mut(&module.name) {
+            let of_it = |refused: &mut Refused| refused.hash == Some(module.hash);
+            entry.refused.take_if(of_it);
+        }
+    }
+
     /// The quarantined builds of a module.
     pub(crate) fn quarantined_of(&self, name: &str) -> Vec<Quarantined> {
         let builds = self.quarantined.iter();

@@ -267,7 +267,7 @@ impl Attached {
 
     /// How many frames the program put in each class, over all ports.
     #[must_use]
-    pub fn classes(&self) -> [(Class, u64); 8] {
+    pub fn classes(&self) -> [(Class, u64); Class::ALL.len()] {
         self.program.classes()
     }
 }

@@ -53,11 +53,13 @@ pub enum Class {
     Ndp,
     /// Anything else to a VIP.
     Other,
+    /// An ICMP or ICMPv6 error about a packet to a backend.
+    Error,
 }
 
 impl Class {
     /// Every class, in the order of the program's counters.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pass,
         Self::Service,
         Self::Reply,
@@ -66,6 +68,7 @@ impl Class {
         Self::Arp,
         Self::Ndp,
         Self::Other,
+        Self::Error,
     ];
 
     /// The name in `status` and metrics.
@@ -80,6 +83,7 @@ impl Class {
             Self::Arp => "arp",
             Self::Ndp => "ndp",
             Self::Other => "other",
+            Self::Error => "error",
         }
     }
 }
@@ -241,7 +245,7 @@ impl Program {
 
     /// How many frames each class has had, over all ports.
     #[must_use]
-    pub fn classes(&self) -> [(Class, u64); 8] {
+    pub fn classes(&self) -> [(Class, u64); Class::ALL.len()] {
         Class::ALL.map(|class| {
             let counts = self.classes.get(&(class as u32), 0);
             (class, counts.map_or(0, |counts| counts.iter().sum()))

@@ -125,6 +125,18 @@ impl Status {
             .collect()
     }
 
+    /// Whether new sessions go to each backend of a service, by what the workers have: in the config's
+    /// order.
+    #[must_use]
+    pub fn takes_new(&self, service: &str) -> Vec<bool> {
+        let backends = self.service(service).map(|found| &found["backends"]);
+        let takes = |backend: &Value| {
+            let healthy = backend["healthy"].as_bool().unwrap_or(false);
+            healthy && backend["weight"].as_u64().unwrap_or(0) > 0
+        };
+        backends.map_or(&[][..], list).iter().map(takes).collect()
+    }
+
     /// How punctual checks are.
     #[must_use]
     pub fn punctuality(&self) -> Punctuality {
@@ -145,8 +157,11 @@ mod tests {
             "history": [{ "at": 17.5, "state": "down", "reason": "connection refused" }],
         });
         let backends = json!([
-            { "name": "one", "address": "10.2.0.11", "port": 80, "health": { "state": "up" } },
-            { "name": null, "address": "10.2.0.12", "port": 80, "health": health },
+            {
+                "name": "one", "address": "10.2.0.11", "port": 80, "weight": 1, "healthy": true,
+                "health": { "state": "up" },
+            },
+            { "name": null, "address": "10.2.0.12", "port": 80, "weight": 1, "health": health },
         ]);
         Status(json!({ "services": [{ "name": "web", "backends": backends }] }))
     }
@@ -173,6 +188,7 @@ mod tests {
         assert_eq!(health.history[0].state, "down");
         assert_eq!(status().health("mail", 0), Health::default());
         assert_eq!(status().states("web"), ["up", "down"]);
+        assert_eq!(status().takes_new("web"), [true, false]);
         assert_eq!(status().punctuality(), Punctuality::default());
     }
 }

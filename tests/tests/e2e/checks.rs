@@ -126,21 +126,27 @@ fn a_check_of_ones_own_finds_a_long_queue() -> Result<()> {
     let module = modules::compile("queue-check")?;
     let topology = Topology::new(Layout::default())?;
     let (servers, mut config) = three(&topology)?;
-    let check = quick("queue_check").with("most = 100");
+    let check = quick("queue_check").with("depth_max = 100");
     config.service_mut("web")?.health = vec![check];
-    let say = |server: &Server<'_>, length: u32| {
-        server.set_mood(&Mood::Saying(format!("QUEUE {length}\n")))
+    let say = |server: &Server<'_>, depth: u32, state: &str| {
+        server.set_mood(&Mood::Saying(format!("PONG depth={depth} state={state}\n")))
     };
-    servers.iter().try_for_each(|server| say(server, 3))?;
+    servers
+        .iter()
+        .try_for_each(|server| say(server, 3, "ready"))?;
     fs::create_dir_all(&config.modules)?;
     fs::write(config.modules.join("queue_check.wasm"), &module)?;
     let waxwing = Waxwing::start(&topology, &config)?;
     wait_web(&waxwing, ["up"; 3])?;
-    say(&servers[1], 1000)?;
+    say(&servers[0], 5, "leaving")?;
+    wait_web(&waxwing, ["draining", "up", "up"])?;
+    say(&servers[0], 5, "ready")?;
+    wait_web(&waxwing, ["up"; 3])?;
+    say(&servers[1], 1000, "ready")?;
     let status = wait_web(&waxwing, ["up", "down", "up"])?;
     let health = status.health("web", "server-2");
     ensure!(health.reason.contains("1000"), "{health:#?}");
-    say(&servers[1], 3)?;
+    say(&servers[1], 3, "ready")?;
     wait_web(&waxwing, ["up"; 3])?;
     // The same build once more, under the eyes of the folder's watcher: nobody goes down for it.
     waxwing.drop_in("queue_check.wasm", &module, Copy::Slow)?;

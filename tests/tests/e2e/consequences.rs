@@ -28,10 +28,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_broken_check_empties_no_pool, "nginx", "openssl"),
 ];
 
-const WEB: SocketAddr = SocketAddr::new(VIP4, 80);
+pub(crate) const WEB: SocketAddr = SocketAddr::new(VIP4, 80);
 
 /// A second of new connections, none of which may fail.
-fn served(topology: &Topology) -> Result<Tally> {
+pub(crate) fn served(topology: &Topology) -> Result<Tally> {
     let load = Load {
         rate: 300,
         ..connections(VIP4, 80, Duration::from_secs(1))
@@ -42,7 +42,7 @@ fn served(topology: &Topology) -> Result<Tally> {
 }
 
 /// Asserts that new connections are answered by these servers and no others.
-fn assert_served_by(topology: &Topology, servers: &[&str]) -> Result<()> {
+pub(crate) fn assert_served_by(topology: &Topology, servers: &[&str]) -> Result<()> {
     let tally = served(topology)?;
     let by: Vec<&str> = tally.servers.keys().map(String::as_str).collect();
     ensure!(by == servers, "answers are from {by:?}, not {servers:?}");
@@ -50,7 +50,7 @@ fn assert_served_by(topology: &Topology, servers: &[&str]) -> Result<()> {
 }
 
 /// Runs a command of the balancer's that must succeed.
-fn ask(waxwing: &Waxwing<'_>, args: &[&str]) -> Result<()> {
+pub(crate) fn ask(waxwing: &Waxwing<'_>, args: &[&str]) -> Result<()> {
     let finished = waxwing.ask(args)?;
     ensure!(
         finished.status.success(),
@@ -62,7 +62,7 @@ fn ask(waxwing: &Waxwing<'_>, args: &[&str]) -> Result<()> {
 }
 
 /// A client's connection that stays, and the place of the server that it is with.
-fn stay(topology: &Topology) -> Result<(TcpStream, usize)> {
+pub(crate) fn stay(topology: &Topology) -> Result<(TcpStream, usize)> {
     let mut connection = topology.client.enter(|| query::connect(WEB))??;
     let number = server_of(&query::get(&mut connection, "/")?)?;
     Ok((connection, number - 1))
@@ -76,7 +76,7 @@ fn server_of(answer: &str) -> Result<usize> {
 }
 
 /// A state for one backend, and `up` for the others.
-fn but(place: usize, state: &str) -> [&str; 3] {
+pub(crate) fn but(place: usize, state: &str) -> [&str; 3] {
     let mut states = ["up"; 3];
     states[place] = state;
     states
@@ -134,7 +134,7 @@ fn a_drained_backends_sessions_end_at_the_deadline() -> Result<()> {
 }
 
 /// Asserts that the next that a client sends is answered by a reset, at once.
-fn assert_reset(connection: &mut TcpStream) -> Result<()> {
+pub(crate) fn assert_reset(connection: &mut TcpStream) -> Result<()> {
     let sent = Instant::now();
     let error = query::get(connection, "/").err().context("it was served")?;
     let kinds = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];

@@ -6,10 +6,12 @@
 mod checks;
 mod citizenship;
 mod consequences;
+mod crowd;
 mod failure;
 mod health;
 mod hostile;
 mod modules;
+mod pool;
 mod refused;
 mod reload;
 mod servers;
@@ -73,6 +75,8 @@ fn main() {
         health::SCENARIOS,
         checks::SCENARIOS,
         consequences::SCENARIOS,
+        pool::SCENARIOS,
+        crowd::SCENARIOS,
     ];
     let trials = trials.into_iter().flatten().map(trial).collect();
     libtest_mimic::run(&arguments, trials).exit();

@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
              figures that\nmean something: cargo build --release --package waxwing"
         );
     }
-    let mut bench = workbench.bench(&arguments.config.policy_config, &arguments.backends.0)?;
+    let mut bench = workbench.bench(&arguments.config.json, &arguments.backends.0)?;
     if arguments.serve {
         return serve(&mut bench);
     }

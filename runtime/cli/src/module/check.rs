@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
-use waxwing_plugin::workbench::{AtSize, CheckReport, Verdict, Workbench, WorkbenchError};
+use waxwing_plugin::workbench::{
+    AtSize, CheckReport, Facts, HealthBench, Verdict, Workbench, WorkbenchError,
+};
 
 use super::backends::{Specs, specs};
 use super::{Bytes, Config};
@@ -35,9 +38,28 @@ pub(super) struct Services {
     backends: Specs,
 }
 
+/// What is known of a module that passed.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Report {
+    Policy(Box<CheckReport>),
+    Health(Facts),
+}
+
 impl Services {
-    pub(super) fn check(&self, module: &Path) -> Result<CheckReport, WorkbenchError> {
-        Workbench::open(module)?.check(&self.config.policy_config, &self.backends.0)
+    pub(super) fn check(&self, module: &Path) -> Result<Report, WorkbenchError> {
+        let config = &self.config.json;
+        match Workbench::open(module) {
+            Ok(policy) => {
+                let report = policy.check(config, &self.backends.0)?;
+                Ok(Report::Policy(report.into()))
+            }
+            Err(error) if error.is_health_check() => {
+                let facts = HealthBench::open(module, config)?.facts();
+                Ok(Report::Health(facts))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -56,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     outcome.map(|_| ()).map_err(Into::into)
 }
 
-pub(super) fn verdict(outcome: &Result<CheckReport, WorkbenchError>) -> serde_json::Value {
+pub(super) fn verdict(outcome: &Result<Report, WorkbenchError>) -> serde_json::Value {
     match outcome {
         Ok(report) => json!({ "passed": true, "module": report }),
         Err(error) => json!({ "passed": false, "error": error.to_string() }),
@@ -64,15 +86,21 @@ pub(super) fn verdict(outcome: &Result<CheckReport, WorkbenchError>) -> serde_js
 }
 
 /// The report, for people.
-pub(super) fn text(report: &CheckReport) -> String {
+pub(super) fn text(report: &Report) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = write_report(&mut text, report);
+    let _ = match report {
+        Report::Policy(report) => write_report(&mut text, report),
+        Report::Health(facts) => write_facts(&mut text, facts).and_then(|()| {
+            let hint = "\nTry it on a server: waxwing module probe FILE ADDRESS:PORT";
+            writeln!(text, "{hint}")
+        }),
+    };
     text
 }
 
-fn write_report(out: &mut String, report: &CheckReport) -> fmt::Result {
-    let CheckReport {
+fn write_facts(out: &mut String, facts: &Facts) -> fmt::Result {
+    let Facts {
         name,
         title,
         version,
@@ -83,17 +111,20 @@ fn write_report(out: &mut String, report: &CheckReport) -> fmt::Result {
         imports,
         exports,
         compile_ms,
-        ..
-    } = report;
+    } = facts;
     let made_with = if sdk.is_empty() { "no SDK" } else { sdk };
     writeln!(out, "{name} passes\n")?;
     writeln!(out, "module    {title} {version}, {made_with}, ABI {abi}")?;
     writeln!(out, "file      {}, sha256 {hash}…", Bytes(*bytes))?;
     writeln!(out, "imports   {}", List(imports))?;
     writeln!(out, "exports   {}", List(exports))?;
+    writeln!(out, "compiled  in {compile_ms:.0} ms")
+}
+
+fn write_report(out: &mut String, report: &CheckReport) -> fmt::Result {
+    write_facts(out, &report.facts)?;
     writeln!(out, "wants     {}", Wants(report))?;
     writeln!(out, "memory    {}", Memory(report))?;
-    writeln!(out, "compiled  in {compile_ms:.0} ms")?;
     writeln!(
         out,
         "\n{:>8}  {:>11}  {:>13}  slowest batch of 64",

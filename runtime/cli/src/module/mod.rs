@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod check;
 mod new;
+mod probe;
 mod simulate;
 
 use std::fmt::{self, Display};
@@ -24,7 +25,11 @@ pub(crate) enum Command {
     Build(build::Arguments),
     /// Tries a module as the balancer does, and says what is wrong, or what a pick costs.
     Check(check::Arguments),
-    /// Runs flows through a module: how they spread, and how many move when a backend goes.
+    /// Runs a health check against a server, once, as the balancer would.
+    ///
+    /// Ends with 0 where the server is well, else with 1.
+    Probe(probe::Arguments),
+    /// Runs flows through a policy: how they spread, and how many move when a backend goes.
     Simulate(simulate::Arguments),
     /// Times a module, in nanoseconds a pick, beside one that does nothing.
     ///
@@ -41,9 +46,10 @@ pub(crate) enum Command {
 /// The config that a module is given.
 #[derive(Args)]
 struct Config {
-    /// The service's `policy_config`, as JSON.
-    #[arg(long = "config", value_name = "JSON", default_value = "{}", value_parser = object)]
-    policy_config: String,
+    /// What the config hands to the module, as JSON: a service's `policy_config`, a health check's
+    /// `config`.
+    #[arg(id = "config_json", long = "config", value_name = "JSON", default_value = "{}", value_parser = object)]
+    json: String,
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
@@ -51,6 +57,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::New(arguments) => new::run(arguments),
         Command::Build(arguments) => build::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Probe(arguments) => probe::run(arguments),
         Command::Simulate(arguments) => simulate::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
     }

@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         backends: arguments.backends.0.clone(),
         flows: arguments.flows as usize,
         seed: arguments.seed,
-        config: arguments.config.policy_config.clone(),
+        config: arguments.config.json.clone(),
         remove: arguments.remove,
     };
     let simulation = Workbench::open(&arguments.file)?.simulate(&plan)?;

@@ -1,6 +1,8 @@
 //! `waxwing module new` and `build`: a crate of one's own, outside of this repository.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -103,12 +105,27 @@ fn a_made_health_check_tests_and_builds_by_itself() {
         .env("CARGO_NET_OFFLINE", "true");
     end(&mut test).says(&["a_server_is_what_it_says ... ok"]);
 
-    let built = waxwing_module_build::build(&made.join("Cargo.toml"), &["my-check"], &target);
-    let built = built.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(built[0].name, "my_check");
-    let wasm = fs::read(&built[0].path).unwrap();
-    let section = b"kind=health\nabi=1.0\nname=my-check\n";
-    assert!(wasm.windows(section.len()).any(|window| window == section));
+    let out = folder.path().join("modules");
+    let mut build = Command::new(WAXWING);
+    build.args(["module", "build", "--out"]).arg(&out);
+    build.current_dir(&made).env("CARGO_NET_OFFLINE", "true");
+    build.env("CARGO_TARGET_DIR", &target);
+    end(&mut build).says(&["my_check passes", "module    my-check", "connect"]);
+
+    let file = out.join("my_check.wasm");
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let answers = std::thread::spawn(move || {
+        let (mut client, _) = server.accept().unwrap();
+        let mut question = [0; 64];
+        let _ = client.read(&mut question).unwrap();
+        client.write_all(b"OK\n").unwrap();
+    });
+    let file = file.to_str().unwrap();
+    module(&["probe", file, &address]).says(&["healthy: "]);
+    answers.join().unwrap();
+    module(&["probe", file, &address]).complains("is not well");
+    module(&["check", file, "--config", r#"{ "cheese": 1 }"#]).complains("cheese");
 }
 
 /// The way that the made crate's README goes, with the real cargo.

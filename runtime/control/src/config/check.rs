@@ -12,7 +12,7 @@ use waxwing_packet::{Address, Family, Protocol};
 
 use super::problem::Span;
 use super::reader::Report;
-use super::{Config, Override, Service};
+use super::{Config, OnRefused, Override, Service};
 
 /// As many ports as a port's id can number.
 const PORTS_MAX: usize = 256;
@@ -153,6 +153,26 @@ fn backends(service: &Service, vips: &HashMap<Address, Span>, report: &mut Repor
                  [[service.health]]"
             );
             report.warn(backend.address.span, text);
+        }
+    }
+    for check in &service.health.checks {
+        if check.pace.timeout > check.pace.interval {
+            let text = "a check that times out takes longer than `interval`, so it is found late; write a \
+                        `timeout` no longer than that";
+            report.warn(check.span, text);
+        }
+    }
+    if service.protocol.value == Protocol::Udp {
+        let tcp_only = [
+            (service.health.ejection.is_some(), "[service.ejection]"),
+            (
+                service.health.on_refused == OnRefused::Retry,
+                "`on_refused`",
+            ),
+        ];
+        for (_, what) in tcp_only.iter().filter(|(is_set, _)| *is_set) {
+            let text = format!("{what} has no effect: nothing says of UDP that it was refused");
+            report.warn(service.span, text);
         }
     }
     if !service.backends.is_empty() && service.backends.iter().all(|backend| backend.backup) {

@@ -25,6 +25,8 @@ pub struct Health {
     pub ejection: Option<Ejection>,
     /// What becomes of the sessions of a backend that goes down.
     pub on_down: OnDown,
+    /// What becomes of a connection that a backend refuses.
+    pub on_refused: OnRefused,
     /// How long a backend that comes back takes to its full weight; 0 gives it at once.
     pub slow_start: Duration,
     /// How long the sessions of a draining backend live on; without it, until they end.
@@ -41,6 +43,7 @@ impl Default for Health {
             checks: Vec::new(),
             ejection: None,
             on_down: OnDown::default(),
+            on_refused: OnRefused::default(),
             slow_start: Duration::ZERO,
             drain_timeout: None,
             all_down: AllDown::default(),
@@ -131,6 +134,16 @@ pub enum OnDown {
     Repick,
 }
 
+/// What becomes of a connection that a backend refuses, with an RST to its SYN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnRefused {
+    /// The client hears of it.
+    #[default]
+    Pass,
+    /// The client does not, and its next SYN goes to another backend, if there is one.
+    Retry,
+}
+
 /// What becomes of new sessions while no backend is up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum AllDown {
@@ -196,6 +209,7 @@ pub(super) fn read(service: &Table<'_, '_>, report: &mut Report) -> Health {
         ("reset", OnDown::Reset),
         ("repick", OnDown::Repick),
     ];
+    let on_refuseds = [("pass", OnRefused::Pass), ("retry", OnRefused::Retry)];
     let all_downs = [("reject", AllDown::Reject), ("drop", AllDown::Drop)];
     let checks = service.tables(&schema::HEALTH, report);
     let spans = (Duration::ZERO, INTERVAL_MAX);
@@ -203,6 +217,7 @@ pub(super) fn read(service: &Table<'_, '_>, report: &mut Report) -> Health {
         checks: checks.iter().filter_map(|it| check(it, report)).collect(),
         ejection: ejection(service, report),
         on_down: located(service.choice(&schema::ON_DOWN, &on_downs, report)),
+        on_refused: located(service.choice(&schema::ON_REFUSED, &on_refuseds, report)),
         slow_start: bounded(service, &schema::SLOW_START, spans, report).unwrap_or_default(),
         drain_timeout: bounded(service, &schema::DRAIN_TIMEOUT, spans, report),
         all_down: located(service.choice(&schema::ALL_DOWN, &all_downs, report)),

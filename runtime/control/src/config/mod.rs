@@ -35,7 +35,7 @@ use std::time::Duration;
 use waxwing_dataplane::snapshot::{MidStream, Timeouts};
 use waxwing_packet::{Address, Protocol};
 
-pub use health::{AllDown, Check, Ejection, Health, OnDown, Override, Pace, Tls};
+pub use health::{AllDown, Check, Ejection, Health, OnDown, OnRefused, Override, Pace, Tls};
 pub use problem::{ConfigErrors, Located, Position, Problem, Severity, Source, Span, judge};
 
 /// The largest config file that is read, in bytes: some 100,000 services.

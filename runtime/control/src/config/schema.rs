@@ -110,6 +110,7 @@ pub(super) static TAG: Key = optional("tag", "7");
 pub(super) static BACKUP: Key = optional("backup", "true");
 
 pub(super) static ON_DOWN: Key = optional("on_down", r#""reset""#);
+pub(super) static ON_REFUSED: Key = optional("on_refused", r#""retry""#);
 pub(super) static SLOW_START: Key = optional("slow_start", r#""30s""#);
 pub(super) static DRAIN_TIMEOUT: Key = optional("drain_timeout", r#""10m""#);
 pub(super) static ALL_DOWN: Key = optional("all_down", r#""reject""#);
@@ -237,6 +238,7 @@ static SERVICE_SECTION: Section = Section {
         &MID_STREAM,
         &SIGNALS,
         &ON_DOWN,
+        &ON_REFUSED,
         &SLOW_START,
         &DRAIN_TIMEOUT,
         &ALL_DOWN,

@@ -15,6 +15,8 @@ use crate::config::{Ejection, Pace};
 const HISTORY_MAX: usize = 16;
 /// A slow start's steps to the full weight.
 const RAMP_STEPS: u32 = 10;
+/// When steps are taken: at multiples of this.
+const RAMP_GRID: Duration = Duration::from_millis(100);
 
 /// What becomes of new sessions that would go to a backend, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -96,6 +98,15 @@ pub(crate) struct CheckState {
 }
 
 impl CheckState {
+    /// Of a check that is new to a backend that served without it: it takes as many failures as if it
+    /// had passed before.
+    pub(crate) fn passing() -> Self {
+        Self {
+            known: Known::Passing,
+            ..Self::default()
+        }
+    }
+
     /// Takes in a result. The first one decides at once; later ones by `rise` and `fall`.
     fn take(&mut self, outcome: &Outcome, pace: Pace, now: Duration) {
         let (agrees, enough) = match self.known {
@@ -163,14 +174,20 @@ pub(crate) struct BackendHealth {
     pub(crate) state: State,
     pub(crate) since: Duration,
     pub(crate) reason: String,
+    /// Whether it takes new sessions by the config's weight.
+    weighs: bool,
+    /// Since when somebody wants it to drain: the operator, the config or a check.
+    drains_since: Option<Duration>,
+    /// Whether it was out since it last took new sessions.
+    is_cold: bool,
     /// When it came back: its weight grows from then on.
     ramp_from: Option<Duration>,
     pub(crate) history: VecDeque<Change>,
 }
 
 impl BackendHealth {
-    /// One with so many checks, none of which has had a result.
-    pub(crate) fn new(checks: usize, now: Duration) -> Self {
+    /// One with so many checks, none of which has had a result; `weighs` as of the config.
+    pub(crate) fn new(checks: usize, weighs: bool, now: Duration) -> Self {
         let mut health = Self {
             admin: Admin::Enabled,
             checks: vec![CheckState::default(); checks],
@@ -178,11 +195,27 @@ impl BackendHealth {
             state: State::Up,
             since: now,
             reason: String::new(),
+            weighs,
+            drains_since: None,
+            is_cold: false,
             ramp_from: None,
             history: VecDeque::new(),
         };
         (health.state, health.reason) = health.judge(now);
+        health.drains_since = (health.state == State::Draining).then_some(now);
         health
+    }
+
+    /// The config has these checks now, and a weight.
+    pub(crate) fn adopt(
+        &mut self,
+        checks: Vec<CheckState>,
+        weighs: bool,
+        now: Duration,
+    ) -> Option<Change> {
+        self.checks = checks;
+        self.weighs = weighs;
+        self.settle(now)
     }
 
     /// Takes in a check's result; gives the change that it made.
@@ -209,7 +242,8 @@ impl BackendHealth {
         let passive = &mut self.passive;
         let new = counted.saturating_sub(passive.counted.unwrap_or(counted));
         passive.counted = Some(counted);
-        if new > 0 {
+        // While it is out they are of sessions from before.
+        if new > 0 && passive.until.is_none() {
             passive.recent.push_back((now, new));
         }
         passive
@@ -247,14 +281,20 @@ impl BackendHealth {
             self.passive.until = None;
             self.passive.back = now;
         }
+        self.drains_since = match self.wants_to_drain() {
+            Some(_) => self.drains_since.or(Some(now)),
+            None => None,
+        };
         let (state, reason) = self.judge(now);
         let before = std::mem::replace(&mut self.state, state);
         if state == before {
             self.reason = reason;
             return None;
         }
-        let was_out = matches!(before, State::Down | State::Ejected | State::Disabled);
-        self.ramp_from = (state == State::Up && was_out).then_some(now);
+        self.is_cold |= matches!(before, State::Down | State::Ejected | State::Disabled);
+        if state == State::Up && std::mem::take(&mut self.is_cold) {
+            self.ramp_from = Some(now);
+        }
         self.since = now;
         self.reason.clone_from(&reason);
         let change = Change {
@@ -280,11 +320,8 @@ impl BackendHealth {
         if self.passive.until.is_some_and(|until| now < until) {
             return (State::Ejected, self.passive.reason.clone());
         }
-        if self.admin == Admin::Draining {
-            return (State::Draining, "by the operator".into());
-        }
-        if let Some(check) = self.checks.iter().find(|check| check.draining) {
-            return (State::Draining, check.reason().into());
+        if let Some(reason) = self.wants_to_drain() {
+            return (State::Draining, reason.into());
         }
         if self
             .checks
@@ -300,14 +337,32 @@ impl BackendHealth {
         (State::Up, reason.into())
     }
 
+    /// Who wants it to take no new sessions, and keep those it has.
+    fn wants_to_drain(&self) -> Option<&str> {
+        let asks = |check: &&CheckState| check.draining || check.weight == Some(0);
+        if self.admin == Admin::Draining {
+            Some("by the operator")
+        } else if !self.weighs {
+            Some("weight 0 in the config")
+        } else {
+            self.checks.iter().find(asks).map(CheckState::reason)
+        }
+    }
+
+    /// What its checks make of its weight, in percent.
+    pub(crate) fn asked(&self) -> u64 {
+        let weights = self.checks.iter().filter_map(|check| check.weight);
+        let product = weights.fold(100, |product, weight| product * u64::from(weight) / 100);
+        // A part of a part is still a part.
+        let none = self.checks.iter().any(|check| check.weight == Some(0));
+        product.max(u64::from(!none))
+    }
+
     /// What its health makes of its weight, in percent.
     pub(crate) fn percent(&self, slow_start: Duration, now: Duration) -> u32 {
-        let of_checks = self.checks.iter().filter_map(|check| check.weight);
-        let product = of_checks.fold(100, |product, weight| product * u64::from(weight) / 100);
-        let percent = product * u64::from(self.ramp(slow_start, now)) / 100;
-        let asked_for_none = product == 0;
-        let least = u64::from(!asked_for_none);
-        u32::try_from(percent.max(least)).unwrap_or(u32::MAX)
+        let asked = self.asked();
+        let percent = asked * u64::from(self.ramp(slow_start, now)) / 100;
+        u32::try_from(percent.max(asked.min(1))).unwrap_or(u32::MAX)
     }
 
     fn ramp(&self, slow_start: Duration, now: Duration) -> u32 {
@@ -328,27 +383,34 @@ impl BackendHealth {
         drain_timeout: Option<Duration>,
         now: Duration,
     ) -> Option<Duration> {
-        let ramp = self.ramp_from.and_then(|from| {
-            let step = (slow_start / RAMP_STEPS).max(Duration::from_millis(1));
-            (1..RAMP_STEPS)
-                .map(|n| from + step * n)
-                .find(|at| *at > now)
+        let ramp = self.ramp_from.filter(|_| slow_start > Duration::ZERO);
+        let step = ramp.and_then(|from| {
+            let steps = (1..RAMP_STEPS).map(|n| from + slow_start / RAMP_STEPS * n);
+            // Steps of many backends fall together.
+            steps.map(|at| round_up(at, RAMP_GRID)).find(|at| *at > now)
         });
         let drained = self.drained_at(drain_timeout).filter(|at| *at > now);
-        [ramp, drained, self.passive.until]
+        [step, drained, self.passive.until]
             .into_iter()
             .flatten()
             .min()
     }
 
     fn drained_at(&self, drain_timeout: Option<Duration>) -> Option<Duration> {
-        (self.state == State::Draining).then(|| Some(self.since + drain_timeout?))?
+        let is_draining = self.state == State::Draining;
+        Some(self.drains_since.filter(|_| is_draining)? + drain_timeout?)
     }
 
     /// Whether its sessions have had their time to end.
     pub(crate) fn is_drained(&self, drain_timeout: Option<Duration>, now: Duration) -> bool {
         self.drained_at(drain_timeout).is_some_and(|at| at <= now)
     }
+}
+
+/// The next multiple of a span.
+fn round_up(at: Duration, span: Duration) -> Duration {
+    let spans = at.as_nanos().div_ceil(span.as_nanos());
+    span * u32::try_from(spans).unwrap_or(u32::MAX)
 }
 
 /// How long the `n`-th ejection in a row lasts.

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use waxwing_dataplane::{BackendId, Snapshot};
-use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckTarget, CheckTls};
+use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckRoots, CheckTarget, CheckTls};
 use waxwing_plugin::{ModuleError, Refusal};
 
+use super::roster::Identity;
+use super::schedule::Timed;
 use crate::catalog::{BackendKey, backend_key};
 use crate::config::{self, Config, Pace, Problem, Service, Tls};
 use crate::report::service_of;
@@ -18,12 +21,28 @@ pub(crate) type CheckKey = (BackendKey, usize);
 /// One check of one backend.
 pub(crate) struct Job {
     pub(crate) key: CheckKey,
+    /// What makes it this check: its results count for no other.
+    pub(crate) identity: Identity,
     pub(crate) backend: BackendId,
     pub(crate) pace: Pace,
     /// In percent of the interval.
     pub(crate) jitter: u32,
     pub(crate) check: Arc<Check>,
     pub(crate) target: CheckTarget,
+}
+
+impl Timed for Job {
+    fn key(&self) -> CheckKey {
+        self.key
+    }
+
+    fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    fn jitter(&self) -> u32 {
+        self.jitter
+    }
 }
 
 /// The modules of a config's checks, and how they speak TLS.
@@ -110,10 +129,16 @@ pub(crate) fn bind(
         };
         bound.modules.insert(name, check);
     }
+    let mut trust = Trust::default();
     for (_, check) in checks(config) {
         if bound.tls(&check.tls).is_none() {
-            match check_tls(&check.tls) {
-                Ok(tls) => bound.tls.push((check.tls.clone(), Arc::new(tls))),
+            let made = trust.tls(&check.tls).map(Arc::new).or_else(|why| {
+                let before = before.tls(&check.tls).ok_or(why.clone())?;
+                tracing::warn!("TLS of health checks goes on as it was read before: {why}");
+                Ok::<_, String>(before)
+            });
+            match made {
+                Ok(tls) => bound.tls.push((check.tls.clone(), tls)),
                 // A check that wants TLS all the same says so in its result.
                 Err(why) => tracing::debug!("no TLS for health checks: {why}"),
             }
@@ -122,10 +147,27 @@ pub(crate) fn bind(
     Ok(bound)
 }
 
-fn check_tls(tls: &Tls) -> Result<CheckTls, String> {
-    let roots = tls.roots.as_ref().map(|roots| roots.value.as_path());
-    let name = tls.server_name.as_ref().map(|name| &*name.value);
-    CheckTls::new(roots, name, tls.verify)
+/// Whom a config's checks trust: each file is read once, whatever the number of names.
+#[derive(Default)]
+struct Trust {
+    roots: HashMap<Option<PathBuf>, Result<CheckRoots, String>>,
+}
+
+impl Trust {
+    fn roots(&mut self, tls: &Tls) -> Result<CheckRoots, String> {
+        if !tls.verify {
+            return CheckRoots::anyone();
+        }
+        let path = tls.roots.as_ref().map(|roots| roots.value.clone());
+        let read = |path: &Option<PathBuf>| CheckRoots::read(path.as_deref());
+        let entry = self.roots.entry(path).or_insert_with_key(read);
+        entry.clone()
+    }
+
+    fn tls(&mut self, tls: &Tls) -> Result<CheckTls, String> {
+        let name = tls.server_name.as_ref().map(|name| &*name.value);
+        CheckTls::new(&self.roots(tls)?, name)
+    }
 }
 
 /// Wherever the two are written.
@@ -144,11 +186,18 @@ pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
             problems.extend(problem(config, &name, &error));
         }
     }
+    let mut trust = Trust::default();
     for (_, check) in checks(config) {
+        // Without them, TLS may not be wanted at all.
         if let Some(roots) = &check.tls.roots
-            && let Err(why) = check_tls(&check.tls)
+            && let Err(why) = trust.roots(&check.tls)
         {
             problems.push(config.error_at(roots.span, why));
+        }
+        if let Some(name) = &check.tls.server_name
+            && let Some(why) = CheckTls::name_error(&name.value)
+        {
+            problems.push(config.error_at(name.span, why));
         }
     }
     problems
@@ -192,6 +241,7 @@ pub(crate) fn jobs(config: &Config, snapshot: &Snapshot, bound: &BoundChecks) ->
                 let endpoint = backend.endpoint();
                 jobs.push(Arc::new(Job {
                     key: (backend_key(entry, backend), at),
+                    identity: Identity::of(check, backend),
                     backend: *id,
                     pace,
                     jitter: check.jitter,

@@ -8,22 +8,37 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::plan::{CheckKey, Job};
+use super::plan::CheckKey;
+use crate::config::Pace;
+
+#[cfg(test)]
+mod tests;
 
 /// How far apart the first checks of new backends are, at most: many at once would all be due
 /// together ever after.
 const SPREAD: Duration = Duration::from_millis(1);
 
+/// What is done now and then.
+pub(crate) trait Timed {
+    /// What it is known by.
+    fn key(&self) -> CheckKey;
+    /// How often.
+    fn pace(&self) -> Pace;
+    /// How much an interval varies, in percent of it.
+    fn jitter(&self) -> u32;
+}
+
 /// A check that is to run.
-pub(crate) struct Due {
+pub(crate) struct Due<T> {
     pub(crate) id: u64,
-    pub(crate) job: Arc<Job>,
+    pub(crate) job: Arc<T>,
+    /// Since when.
     pub(crate) at: Duration,
 }
 
 /// All checks, and when each is due.
-pub(crate) struct Schedule {
-    entries: HashMap<u64, Entry>,
+pub(crate) struct Schedule<T> {
+    entries: HashMap<u64, Entry<T>>,
     ids: HashMap<CheckKey, u64>,
     /// May hold what is not due any more; `Entry::due` says what is.
     heap: BinaryHeap<Reverse<(Duration, u64)>>,
@@ -31,15 +46,15 @@ pub(crate) struct Schedule {
     random: u64,
 }
 
-struct Entry {
-    job: Arc<Job>,
+struct Entry<T> {
+    job: Arc<T>,
     /// `None` while it runs.
     due: Option<Duration>,
     /// When it was due last.
     was_due: Duration,
 }
 
-impl Schedule {
+impl<T: Timed> Schedule<T> {
     /// Nothing is due; `seed` is for jitter.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
@@ -51,53 +66,58 @@ impl Schedule {
         }
     }
 
-    /// Takes up other jobs. What was there before keeps its time, and new ones follow one another at
-    /// a small distance, within an interval of theirs.
-    pub(crate) fn adopt(&mut self, jobs: &[Arc<Job>], now: Duration) {
+    /// Takes up other jobs. What was there before keeps its time, if that is within its interval; new
+    /// ones follow one another at a small distance, within an interval of theirs.
+    pub(crate) fn adopt(&mut self, jobs: &[Arc<T>], now: Duration) {
         let mut ids = HashMap::with_capacity(jobs.len());
-        let is_new = |job: &&Arc<Job>| !self.ids.contains_key(&job.key);
-        let new = jobs.iter().filter(is_new).count();
-        let mut nth = 0;
-        for job in jobs {
-            let id = match self.ids.remove(&job.key) {
-                Some(id) => id,
-                None => self.next_id + 1,
+        let fresh: Vec<&Arc<T>> = jobs.iter().filter(|job| !self.keep(job, now)).collect();
+        let count = u32::try_from(fresh.len()).unwrap_or(u32::MAX).max(1);
+        for (nth, job) in (0..count).zip(fresh) {
+            let room = (SPREAD * count).min(job.pace().interval);
+            let at = now + room.mul_f64(f64::from(nth) / f64::from(count));
+            let id = self.ids.get(&job.key()).copied().unwrap_or_else(|| {
+                self.next_id += 1;
+                self.next_id
+            });
+            self.ids.insert(job.key(), id);
+            let entry = Entry {
+                job: Arc::clone(job),
+                due: None,
+                was_due: at,
             };
-            ids.insert(job.key, id);
-            if let Some(entry) = self.entries.get_mut(&id) {
-                entry.job = Arc::clone(job);
-                continue;
-            }
-            self.next_id = id;
-            let room = SPREAD * u32::try_from(new).unwrap_or(u32::MAX);
-            let room = room.min(job.pace.interval);
-            let at = now
-                + room.mul_f64(f64::from(nth) / f64::from(u32::try_from(new).unwrap_or(1).max(1)));
-            nth += 1;
-            self.entries.insert(
-                id,
-                Entry {
-                    job: Arc::clone(job),
-                    due: None,
-                    was_due: at,
-                },
-            );
+            self.entries.insert(id, entry);
             self.set(id, at);
+        }
+        for job in jobs {
+            ids.extend(self.ids.remove_entry(&job.key()));
         }
         for (_, gone) in std::mem::replace(&mut self.ids, ids) {
             self.entries.remove(&gone);
         }
     }
 
+    /// Gives a job its earlier one's place and time; whether there was one whose time suits it.
+    fn keep(&mut self, job: &Arc<T>, now: Duration) -> bool {
+        let entry = self
+            .ids
+            .get(&job.key())
+            .and_then(|id| self.entries.get_mut(id));
+        let Some(entry) = entry else {
+            return false;
+        };
+        entry.job = Arc::clone(job);
+        let longest = job
+            .pace()
+            .interval
+            .mul_f64(1.0 + f64::from(job.jitter()) / 100.0);
+        entry.due.is_none_or(|due| due <= now + longest)
+    }
+
     /// When the next one is due.
     pub(crate) fn next_due(&mut self) -> Option<Duration> {
         loop {
             let Reverse((at, id)) = *self.heap.peek()?;
-            if self
-                .entries
-                .get(&id)
-                .is_some_and(|entry| entry.due == Some(at))
-            {
+            if self.entries.get(&id).is_some_and(|it| it.due == Some(at)) {
                 return Some(at);
             }
             self.heap.pop();
@@ -105,14 +125,18 @@ impl Schedule {
     }
 
     /// The next one, if it is due; it runs from now on.
-    pub(crate) fn take_due(&mut self, now: Duration) -> Option<Due> {
-        let at = self.next_due().filter(|at| *at <= now)?;
+    pub(crate) fn take_due(&mut self, now: Duration) -> Option<Due<T>> {
+        self.next_due().filter(|at| *at <= now)?;
         let Reverse((_, id)) = self.heap.pop()?;
         let entry = self.entries.get_mut(&id)?;
         entry.due = None;
-        entry.was_due = at;
-        let job = Arc::clone(&entry.job);
+        let (job, at) = (Arc::clone(&entry.job), entry.was_due);
         Some(Due { id, job, at })
+    }
+
+    /// One that is due cannot run now: it is due again then.
+    pub(crate) fn postpone(&mut self, id: u64, until: Duration) {
+        self.set(id, until);
     }
 
     /// A check has ended; `soon` where the next result matters more than usual.
@@ -120,15 +144,18 @@ impl Schedule {
         let Some(entry) = self.entries.get(&id) else {
             return;
         };
-        let pace = entry.job.pace;
+        let (pace, jitter) = (entry.job.pace(), entry.job.jitter());
         let interval = if soon {
             pace.fast_interval
         } else {
             pace.interval
         };
-        let (was_due, jitter) = (entry.was_due, entry.job.jitter);
-        let at = was_due + interval.mul_f64(1.0 + self.deviation(jitter));
-        self.set(id, at.max(now));
+        let at = entry.was_due + interval.mul_f64(1.0 + self.deviation(jitter));
+        let at = at.max(now);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.was_due = at;
+        }
+        self.set(id, at);
     }
 
     /// Of an interval, between minus and plus so many percent.

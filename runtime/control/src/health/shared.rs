@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
 use super::backend::{Admin, CheckState, Known, Outcome, State};
 use super::plan::CheckKey;
-use super::roster::{Effects, Roster, Told};
+use super::roster::{Effects, Identity, Outcomes, Roster, Told};
 use crate::catalog::BackendKey;
 use crate::config::{self, Config};
 use crate::report::seconds;
@@ -59,37 +59,36 @@ impl Health {
         self.changed.subscribe()
     }
 
-    pub(crate) fn adopt(&self, config: &Config) {
-        self.roster().adopt(config, self.now());
+    pub(crate) fn adopt(&self, config: &Arc<Config>) {
+        let outcomes = self.roster().adopt(config, self.now());
+        self.tell(outcomes);
     }
 
-    pub(crate) fn effects(&self, config: &Config) -> Effects {
+    pub(crate) fn effects(&self, config: &Arc<Config>) -> Effects {
         self.roster().effects(config, self.now())
     }
 
-    /// Takes in a check's result.
-    pub(crate) fn result(&self, (backend, check): CheckKey, outcome: &Outcome) {
-        let told = self.roster().result(backend, check, outcome, self.now());
-        // A weight may change without a change of state.
-        let weight = outcome.weight.is_some();
-        self.tell(told, weight);
+    /// Takes in a check's result; whether the check is still one of the config's.
+    pub(crate) fn result(&self, key: CheckKey, identity: &Identity, outcome: &Outcome) -> bool {
+        let outcomes = self.roster().result(key, identity, outcome, self.now());
+        outcomes.map(|outcomes| self.tell(outcomes)).is_some()
     }
 
     /// Takes in how many of clients' connections have failed.
     pub(crate) fn failures(&self, counted: impl FnMut(BackendKey) -> Option<u64>) {
-        let told = self.roster().failures(self.now(), counted);
-        self.tell(told, false);
+        let outcomes = self.roster().failures(self.now(), counted);
+        self.tell(outcomes);
     }
 
     pub(crate) fn set_admin(&self, backend: BackendKey, admin: Admin) {
-        let told = self.roster().set_admin(backend, admin, self.now());
-        self.tell(told, true);
+        let outcomes = self.roster().set_admin(backend, admin, self.now());
+        self.tell(outcomes.unwrap_or_default());
     }
 
     /// Lets time pass.
     pub(crate) fn settle(&self) {
-        let told = self.roster().settle(self.now());
-        self.tell(told, true);
+        let outcomes = self.roster().settle(self.now());
+        self.tell(outcomes);
     }
 
     /// When something changes by time alone.
@@ -97,19 +96,17 @@ impl Health {
         self.roster().next_change()
     }
 
-    pub(crate) fn is_undecided(&self, (backend, check): CheckKey) -> bool {
-        self.roster().is_undecided(backend, check)
+    pub(crate) fn is_undecided(&self, key: CheckKey) -> bool {
+        self.roster().is_undecided(key)
     }
 
-    fn tell(&self, changes: impl IntoIterator<Item = Told>, more: bool) {
-        let mut any = more;
+    fn tell(&self, outcomes: Outcomes) {
         for Told {
             service,
             backend,
             change,
-        } in changes
+        } in outcomes.told
         {
-            any = true;
             let (state, reason) = (change.state.word(), change.reason);
             match change.state {
                 State::Down | State::Ejected => {
@@ -118,7 +115,7 @@ impl Health {
                 _ => tracing::info!("{service}: backend {backend} is {state}: {reason}"),
             }
         }
-        if any {
+        if outcomes.effects {
             self.changed.send_replace(());
         }
     }
@@ -150,6 +147,13 @@ impl Health {
             late_max_ms: ms(late.last()),
             cpu_ms: self.cpu_ms.load(Ordering::Relaxed),
         }
+    }
+
+    /// What becomes of new sessions of a backend.
+    pub(crate) fn state(&self, key: BackendKey) -> State {
+        self.roster()
+            .get(key)
+            .map_or(State::Up, |health| health.state)
     }
 
     /// A backend's health, for people.

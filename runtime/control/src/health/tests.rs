@@ -1,11 +1,12 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use waxwing_dataplane::snapshot::SessionsFate;
 
 use super::backend::{Admin, Outcome, State};
-use super::roster::{Effect, Effects, Roster};
+use super::roster::{Effect, Effects, Identity, Roster};
 use crate::catalog::{BackendKey, backend_key};
 use crate::config::Config;
 
@@ -35,7 +36,7 @@ fn failed(reason: &str) -> Outcome {
 /// A service with three backends, the last of which is a backup where `more` says so, and a roster
 /// that has just taken it up.
 struct World {
-    config: Config,
+    config: Arc<Config>,
     roster: Roster,
 }
 
@@ -65,7 +66,7 @@ impl World {
             {last}
             "#
         );
-        let config = Config::parse(&text, "lb.toml".as_ref()).unwrap().0;
+        let config = Arc::new(Config::parse(&text, "lb.toml".as_ref()).unwrap().0);
         let mut roster = Roster::default();
         roster.adopt(&config, START);
         Self { config, roster }
@@ -77,7 +78,28 @@ impl World {
     }
 
     fn result(&mut self, backend: usize, outcome: &Outcome, now: Duration) {
-        self.roster.result(self.key(backend), 0, outcome, now);
+        self.result_of(backend, 0, outcome, now);
+    }
+
+    /// A check's result; whether effects may be others for it.
+    fn result_of(
+        &mut self,
+        backend: usize,
+        check: usize,
+        outcome: &Outcome,
+        now: Duration,
+    ) -> bool {
+        let service = &self.config.services[0];
+        let identity = Identity::of(&service.health.checks[check], &service.backends[backend]);
+        let key = (self.key(backend), check);
+        let outcomes = self.roster.result(key, &identity, outcome, now);
+        outcomes.unwrap().effects
+    }
+
+    /// Another config is taken up.
+    fn reload(&mut self, config: &Arc<Config>, now: Duration) {
+        self.config = Arc::clone(config);
+        self.roster.adopt(config, now);
     }
 
     fn state(&self, backend: usize) -> State {
@@ -151,29 +173,34 @@ fn unknown_backends_serve_until_one_is_known_to_be_up() {
     assert_eq!(world.takes_new(at(1)), [false, true, false]);
     world.result(2, &passed("open"), at(1));
     assert_eq!(world.takes_new(at(1)), [false, true, true]);
+
+    // The first to answer does not get all that the others had.
+    let mut world = World::new(CHECKED, "");
+    world.result(0, &passed("open"), at(1));
+    assert_eq!(world.takes_new(at(1)), [true; 3], "most are unknown");
+    world.result(1, &passed("open"), at(1));
+    assert_eq!(world.takes_new(at(1)), [true, true, false]);
 }
 
 #[test]
 fn a_backend_is_up_while_all_its_checks_pass() {
     let two = format!("{CHECKED}\n[[service.health]]\ncheck = \"http\"\nfall = 1");
     let mut world = World::new(&two, "health = { fall = 5 }");
-    let key = world.key(0);
-    world.roster.result(key, 0, &passed("open"), at(1));
+    world.result_of(0, 0, &passed("open"), at(1));
     assert_eq!(world.state(0), State::Checking);
-    world.roster.result(key, 1, &passed("200"), at(1));
+    world.result_of(0, 1, &passed("200"), at(1));
     assert_eq!(world.state(0), State::Up);
-    world.roster.result(key, 1, &failed("status 500"), at(2));
-    let known = world.roster.get(key).unwrap();
+    world.result_of(0, 1, &failed("status 500"), at(2));
+    let known = world.roster.get(world.key(0)).unwrap();
     assert_eq!(
         (known.state, known.reason.as_str()),
         (State::Down, "status 500")
     );
     // The last backend has a `fall` of its own.
-    let key = world.key(2);
-    world.roster.result(key, 0, &passed("open"), at(1));
-    world.roster.result(key, 1, &passed("200"), at(1));
+    world.result_of(2, 0, &passed("open"), at(1));
+    world.result_of(2, 1, &passed("200"), at(1));
     for _ in 0..4 {
-        world.roster.result(key, 1, &failed("status 500"), at(2));
+        world.result_of(2, 1, &failed("status 500"), at(2));
     }
     assert_eq!(world.state(2), State::Up);
 }
@@ -255,20 +282,67 @@ fn a_backend_that_comes_back_gets_its_weight_in_steps() {
     assert_eq!(percent(&world, at(10)), 60);
     assert_eq!(percent(&world, at(14)), 100);
     assert_eq!(world.next_change(at(14)), None);
+
+    // It is taken out for maintenance, and is back before the operator says so.
+    world
+        .roster
+        .set_admin(world.key(0), Admin::Draining, at(20));
+    for second in 21..24 {
+        world.result(0, &failed("refused"), at(second));
+    }
+    for second in 24..26 {
+        world.result(0, &passed("open"), at(second));
+    }
+    world
+        .roster
+        .set_admin(world.key(0), Admin::Enabled, at(100));
+    assert_eq!(percent(&world, at(100)), 10);
+
+    let mut world = World::new(CHECKED, "");
+    for (second, outcome) in (0..).zip([failed("refused"), passed("open"), passed("open")]) {
+        world.result(0, &outcome, at(second));
+    }
+    assert_eq!(
+        world.next_change(at(3)),
+        None,
+        "without a slow start nothing is due"
+    );
 }
 
 #[test]
 fn a_weight_that_a_check_gives_is_the_backends_share() {
     let mut world = World::new(CHECKED, "");
-    let rows = [(Some(75), 75), (None, 75), (Some(0), 0), (Some(300), 300)];
-    for (weight, percent) in rows {
+    let rows = [
+        (Some(75), 75, true),
+        (None, 75, false),
+        (Some(75), 75, false),
+        (Some(0), 0, true),
+        (Some(300), 300, true),
+    ];
+    for (weight, percent, is_new) in rows {
         let outcome = Outcome {
             weight,
             ..passed("up")
         };
-        world.result(0, &outcome, at(1));
+        assert_eq!(world.result_of(0, 0, &outcome, at(1)), is_new);
         assert_eq!(world.effects(at(1))[0].percent, percent);
     }
+}
+
+#[test]
+fn a_backend_without_weight_drains_whoever_says_so() {
+    let mut world = World::new(&format!("drain_timeout = \"60s\"\n{CHECKED}"), "weight = 0");
+    assert_eq!(world.state(2), State::Draining, "the config does");
+    assert_eq!(world.next_change(at(0)), Some(at(60)));
+    assert_eq!(world.effects(at(60))[2].sessions, SessionsFate::Reset);
+    let none = Outcome {
+        weight: Some(0),
+        ..passed("up 0%")
+    };
+    world.result(0, &none, at(1));
+    assert_eq!(world.state(0), State::Draining, "an agent does");
+    world.result(1, &passed("open"), at(1));
+    assert_eq!(world.takes_new(at(1)), [false, true, false]);
 }
 
 #[test]
@@ -342,6 +416,13 @@ fn failures_of_connections_eject_and_the_time_out_doubles() {
         count(&mut world, [so_far, 0, 0], at(back));
         assert_eq!(world.state(0), State::Up);
     }
+    // What comes while it is out is of sessions from before.
+    count(&mut world, [1300, 0, 0], at(120));
+    assert_eq!(world.state(0), State::Ejected);
+    count(&mut world, [1400, 0, 0], at(125));
+    count(&mut world, [1400, 0, 0], at(150));
+    count(&mut world, [1400, 0, 0], at(151));
+    assert_eq!(world.state(0), State::Up);
     // In for longer than it was out: forgiven.
     count(&mut world, [2000, 0, 0], at(200));
     count(&mut world, [2000, 0, 0], at(210));
@@ -363,12 +444,70 @@ fn what_is_known_outlives_a_reload() {
     world.result(0, &failed("refused"), at(1));
     world.roster.set_admin(world.key(1), Admin::Draining, at(1));
     let config = World::new(&format!("on_down = \"reset\"\n{CHECKED}"), "weight = 5").config;
-    world.roster.adopt(&config, at(2));
+    world.reload(&config, at(2));
     assert_eq!(
         [0, 1, 2].map(|b| world.state(b)),
         [State::Down, State::Draining, State::Checking]
     );
     let without = World::new("", "").config;
-    world.roster.adopt(&without, at(3));
+    world.reload(&without, at(3));
     assert_eq!(world.state(0), State::Up, "nothing checks it any more");
+}
+
+#[test]
+fn a_backup_that_is_well_goes_before_panic() {
+    let mut world = World::new(
+        &format!("panic_threshold = 100\n{CHECKED}"),
+        "backup = true",
+    );
+    for backend in 0..2 {
+        world.result(backend, &failed("refused"), at(1));
+    }
+    assert_eq!(world.takes_new(at(1)), [false, false, true]);
+    world.result(2, &failed("refused"), at(1));
+    assert_eq!(world.takes_new(at(1)), [true, true, false], "nobody is up");
+}
+
+#[test]
+fn a_check_is_known_by_what_it_is_and_not_by_its_place() {
+    let agent = "[[service.health]]\ncheck = \"agent\"\nport = 9100";
+    let mut world = World::new(&format!("{agent}\n{CHECKED}"), "");
+    let weight = Outcome {
+        weight: Some(25),
+        ..passed("25%")
+    };
+    world.result_of(0, 0, &weight, at(1));
+    world.result_of(0, 1, &passed("open"), at(1));
+    assert_eq!(world.effects(at(1))[0].percent, 25);
+    let old = Arc::clone(&world.config);
+
+    let without = World::new(CHECKED, "").config;
+    world.reload(&without, at(2));
+    assert_eq!(
+        world.effects(at(2))[0].percent,
+        100,
+        "its weight went with it"
+    );
+    let service = &old.services[0];
+    let gone = Identity::of(&service.health.checks[0], &service.backends[0]);
+    let late = world
+        .roster
+        .result((world.key(0), 0), &gone, &failed("late"), at(3));
+    assert!(late.is_none(), "it is not what stands there now");
+}
+
+#[test]
+fn a_check_that_is_new_must_fail_as_often_as_any() {
+    let mut world = World::new(CHECKED, "");
+    for backend in 0..3 {
+        world.result(backend, &passed("open"), at(1));
+    }
+    let more = format!("{CHECKED}\n[[service.health]]\ncheck = \"http\"\nfall = 2");
+    let more = World::new(&more, "").config;
+    world.reload(&more, at(2));
+    assert_eq!(world.takes_new(at(2)), [true; 3]);
+    world.result_of(0, 1, &failed("status 404"), at(3));
+    assert_eq!(world.takes_new(at(3)), [true; 3], "nor does one get all");
+    world.result_of(0, 1, &failed("status 404"), at(4));
+    assert_eq!(world.takes_new(at(4)), [false, true, true]);
 }

@@ -128,7 +128,7 @@ fn set(frame: &mut [u8], at: usize, value: u16) {
     frame[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-fn right_checksum(frame: &mut [u8]) {
+pub(crate) fn right_checksum(frame: &mut [u8]) {
     set(frame, IP + 10, 0);
     let sum = checksum::of(&frame[IP..IP + V4_LEN]);
     set(frame, IP + 10, sum);

@@ -1,9 +1,9 @@
 //! Every frame's end: sent, handed to the kernel, or dropped under its reason.
 
-use crate::frames::{ACK, RST, SYN, SYN_ACK, establish, one, reply, request, request_to};
+use crate::frames::{ACK, RST, SYN, SYN_ACK, establish, one, reply, request, request_to, segment};
 use crate::world::{BACK, FRONT, Settings, V4, World, backend_mac};
 use waxwing_dataplane::{BackendId, DropReason};
-use waxwing_packet::Address;
+use waxwing_packet::{Address, Mac};
 
 #[test]
 fn what_is_not_ours_goes_to_the_kernel_unchanged() {
@@ -28,8 +28,14 @@ fn every_drop_has_its_reason() {
     };
     let mut loopback = V4;
     loopback.client = Address::v4([127, 0, 0, 1]);
-    let mut last_hop = request(V4, 4000, SYN);
-    last_hop[22] = 1;
+    // Nothing is said to a group, nor of what routers may cut to pieces, were they not too many.
+    let mut last_hop = segment(V4, 4000, SYN);
+    last_hop.hop_limit = 1;
+    last_hop.link.source = Mac([1, 0, 0, 0, 0, 1]);
+    let mut large = segment(V4, 4000, SYN);
+    large.payload = &[7; 400];
+    let mut large = large.frame();
+    large[20] = 0;
     let mut truncated = request(V4, 4000, SYN);
     truncated.truncate(40);
     let mut fragment = request(V4, 4000, SYN);
@@ -39,7 +45,7 @@ fn every_drop_has_its_reason() {
     other_protocol[23] = 132;
     for (settings, frame, reason) in [
         (drained, request(V4, 4000, SYN), DropReason::NoBackend),
-        (small, request(V4, 4000, SYN), DropReason::TooBig),
+        (small, large, DropReason::TooBig),
         (
             Settings::default(),
             request_to(V4, 4000, 99, SYN),
@@ -50,7 +56,7 @@ fn every_drop_has_its_reason() {
             request(loopback, 4000, SYN),
             DropReason::Martian,
         ),
-        (Settings::default(), last_hop, DropReason::HopLimit),
+        (Settings::default(), last_hop.frame(), DropReason::HopLimit),
         (Settings::default(), truncated, DropReason::Malformed),
         (Settings::default(), fragment, DropReason::Fragment),
         (Settings::default(), other_protocol, DropReason::Unsupported),

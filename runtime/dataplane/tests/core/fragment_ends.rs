@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::cutting::{IP, cut, ip_of, orders, piece, place};
+use crate::cutting::{IP, cut, ip_of, join, orders, piece, place, right_checksum};
 use crate::fragments::{ID, Way, assert_forgotten, back, bytes, opened, there};
 use crate::frames::request;
 use crate::world::{BACK, FRONT, SERVICE_PORT, Settings, V4, V6, World};
@@ -357,11 +357,25 @@ fn each_fragment_meets_the_egress_by_itself() {
     assert_eq!(world.drops(), [(DropReason::NeighborUnresolved, 3)]);
     assert_eq!(world.shared.next_hops.take_wanted(), [BackendId(0)]);
 
+    // The second is too big. Where it may be, it is cut once more.
     let mut world = opened(Settings { mtu: 60, ..udp(V4) });
-    assert_eq!(
-        all_frames(&mut world, way, &cut(&datagram(way), &[40], ID)),
-        1
-    );
+    let mut pieces = cut(&datagram(way), &[40], ID);
+    let sent: Vec<_> = pieces
+        .iter()
+        .flat_map(|piece| world.frame(FRONT, piece))
+        .map(|(_, frame)| frame)
+        .collect();
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|frame| frame.len() <= IP + 60));
+    assert!(join(&sent).ends_with(&bytes(88)));
+    assert_eq!(world.counters[0].cut.get(), 1);
+    assert_forgotten(&world);
+
+    // Nobody is told of one that may not be cut: it does not say whose it is.
+    let mut world = opened(Settings { mtu: 60, ..udp(V4) });
+    pieces[1][IP + 6] |= 0x40;
+    right_checksum(&mut pieces[1]);
+    assert_eq!(all_frames(&mut world, way, &pieces), 1);
     assert_eq!(world.drops(), [(DropReason::TooBig, 1)]);
     assert_forgotten(&world);
 }

@@ -4,7 +4,10 @@ use crate::world::{
     BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, World, backend_mac,
 };
 use waxwing_dataplane::PortId;
-use waxwing_packet::{IpPacket, Link, Packet, TcpFlags, Transport, build, parse};
+use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::{
+    Address, IpPacket, Link, Mac, Packet, TcpFlags, Transport, VlanTags, build, parse,
+};
 
 pub(crate) const SYN: u8 = TcpFlags::SYN;
 pub(crate) const ACK: u8 = TcpFlags::ACK;
@@ -84,6 +87,45 @@ pub(crate) fn reply(plan: Plan, backend: u32, client_port: u16, flags: u8) -> Ve
         ..build::Tcp::default()
     }
     .frame()
+}
+
+/// The link that frames from the servers' side come by.
+pub(crate) const FROM_SERVERS: Link = Link {
+    source: Mac([2, 0, 0, 0, 2, 0xfe]),
+    destination: PORT_MACS[1],
+};
+
+/// "Unreachable, this port", to the client, about a packet that was forwarded to a backend.
+pub(crate) fn error_back(plan: Plan, source: Address, quote: &[u8]) -> Vec<u8> {
+    build::Error {
+        link: FROM_SERVERS,
+        source,
+        destination: plan.client,
+        ..port_unreachable(plan, quote)
+    }
+    .frame()
+}
+
+/// The same, to the VIP, about a packet that was sent to the client.
+pub(crate) fn error_to(plan: Plan, source: Address, quote: &[u8]) -> Vec<u8> {
+    build::Error {
+        source,
+        ..port_unreachable(plan, quote)
+    }
+    .frame()
+}
+
+/// What an error from the clients' side is made from, for tests to change.
+pub(crate) fn port_unreachable(plan: Plan, quote: &[u8]) -> build::Error<'_> {
+    build::Error {
+        link: FROM_CLIENT,
+        tags: VlanTags::NONE,
+        source: plan.client,
+        destination: plan.vip,
+        hop_limit: 50,
+        error: IcmpError::port_unreachable(plan.vip.family()),
+        quote,
+    }
 }
 
 pub(crate) fn ip(frame: &[u8]) -> IpPacket {

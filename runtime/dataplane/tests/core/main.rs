@@ -10,6 +10,8 @@
 mod citizenship;
 mod cutting;
 mod ends;
+mod errors;
+mod errors_hostile;
 mod fragment_bounds;
 mod fragment_ends;
 mod fragments;
@@ -21,4 +23,5 @@ mod no_allocation;
 mod policies;
 mod refusals;
 mod sessions;
+mod told;
 mod world;

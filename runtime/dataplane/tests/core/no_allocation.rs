@@ -7,10 +7,12 @@ use std::cell::Cell;
 
 use crate::cutting::cut;
 use crate::fragments::{back, bytes, opened, there};
-use crate::frames::{ACK, SYN, SYN_ACK, datagram, reply, request};
+use crate::frames::{
+    ACK, SYN, SYN_ACK, datagram, datagram_back, error_back, error_to, reply, request,
+};
 use crate::world::{BACK, FRONT, Settings, V4, V6, World};
 use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
-use waxwing_packet::Protocol;
+use waxwing_packet::{Family, Protocol, checksum};
 
 struct Counting;
 
@@ -146,5 +148,49 @@ fn fragments_allocate_nothing() {
         let counters = &world.counters[0];
         assert_eq!(counters.transmitted.packets.get(), 1 + 600);
         assert!(counters.held.get() > 100);
+    }
+}
+
+/// Errors about sessions' packets, both ways, and packets whose senders are told of their end.
+#[test]
+fn icmp_errors_allocate_nothing() {
+    for (plan, protocol) in [(V4, Protocol::Tcp), (V6, Protocol::Udp)] {
+        let mut world = World::new(Settings {
+            plan,
+            protocol,
+            ..Settings::default()
+        });
+        let (to, back) = match protocol {
+            Protocol::Tcp => (request(plan, 4000, SYN), reply(plan, 0, 4000, SYN_ACK)),
+            Protocol::Udp => (datagram(plan, 4000, b"?"), datagram_back(plan, 0, 4000)),
+        };
+        let forwarded = world.frame(FRONT, &to).remove(0).1;
+        let returned = world.frame(BACK, &back).remove(0).1;
+        let mut last_hop = to.clone();
+        let at = usize::from(crate::frames::ip(&to).network);
+        match plan.vip.family() {
+            Family::V4 => {
+                last_hop[at + 8] = 1;
+                last_hop[at + 10..at + 12].fill(0);
+                let sum = checksum::of(&last_hop[at..at + 20]);
+                last_hop[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
+            }
+            Family::V6 => last_hop[at + 7] = 1,
+        }
+        let frames = [
+            (BACK, error_back(plan, plan.backend(0), &forwarded[14..])),
+            (FRONT, error_to(plan, plan.client, &returned[14..])),
+            (FRONT, last_hop),
+        ];
+        world.io(0).recycle_sent();
+        let before = ALLOCATIONS.get();
+        for (port, frame) in &frames {
+            assert!(world.io(0).inject(*port, frame));
+        }
+        world.run(0);
+        assert_eq!(ALLOCATIONS.get() - before, 0, "{protocol}");
+        let counters = &world.counters[0];
+        assert_eq!(counters.errors_passed.get(), 2);
+        assert_eq!(counters.told_hop_limit.get(), 1);
     }
 }

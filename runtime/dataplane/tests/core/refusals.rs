@@ -10,7 +10,7 @@ use crate::frames::{
 };
 use crate::world::{BACK, CLIENT_MAC, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::snapshot::{MidStream, NoBackend, SessionsFate};
-use waxwing_dataplane::{DropReason, Pick};
+use waxwing_dataplane::{BackendId, DropReason, Pick};
 use waxwing_packet::{Link, Mac, Protocol, Transport, VlanTag, VlanTags, build};
 
 /// A service whose backends are all down, and which tells its clients.
@@ -312,5 +312,31 @@ proptest! {
         let begun: u64 = (0..3).map(|id| world.counted(id, |b| &b.sessions)).sum();
         let ended = count(|c| c.reset.get()) + count(|c| c.repicked.get()) + count(|c| c.expired.get());
         prop_assert_eq!(begun - ended, active.into(), "every end has its counter");
+    }
+}
+
+#[test]
+fn a_refused_connection_tries_another_backend_if_there_is_one() {
+    for (weights, expected) in [(vec![1, 1], true), (vec![1, 0], false)] {
+        let mut world = World::new(Settings {
+            weights,
+            retries_refused: true,
+            ..Settings::default()
+        });
+        world.script().picks = vec![Pick::Backend(0), Pick::Backend(1)];
+        one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+        let answer = world.frame(BACK, &reply(V4, 0, 4000, RST | ACK));
+        assert_eq!(
+            answer.is_empty(),
+            expected,
+            "the client hears of it, or not"
+        );
+        let kept = world.counters[0].dropped(DropReason::RefusedRetried).get();
+        assert_eq!(kept, u64::from(expected));
+        assert_eq!(world.counters[0].backend(BackendId(0)).refused.get(), 1);
+        if expected {
+            let again = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+            assert_eq!(again.1.destination, V4.backend(1), "the SYN comes again");
+        }
     }
 }

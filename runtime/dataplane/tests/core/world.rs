@@ -144,6 +144,10 @@ pub(crate) struct Settings {
     /// Whether the policy wants to hear of ended sessions.
     pub(crate) wants_closed: bool,
     pub(crate) mtu: u16,
+    /// Whether a connection that a backend refuses is to try another.
+    pub(crate) retries_refused: bool,
+    /// Whether VIPs answer ping.
+    pub(crate) ping: bool,
     pub(crate) fragments: FragmentLimits,
 }
 
@@ -162,6 +166,8 @@ impl Default for Settings {
             second_service: false,
             wants_closed: true,
             mtu: 1500,
+            retries_refused: false,
+            ping: true,
             fragments: FragmentLimits::default(),
         }
     }
@@ -189,6 +195,7 @@ impl Settings {
                 let id = BackendId(n * count + b);
                 let address = self.plan.backend(b);
                 let mut backend = Backend::new(id, &service, address, BACKEND_PORT, *weight);
+                backend.retries_refused = self.retries_refused;
                 if let Some(health) = self.health.get(b as usize) {
                     (backend.healthy, backend.sessions) = *health;
                 }
@@ -205,7 +212,7 @@ impl Settings {
                 mtu: self.mtu,
             })
             .collect();
-        Snapshot::new(generation, services, backends, ports)
+        Snapshot::new(generation, services, backends, ports).answering_ping(self.ping)
     }
 }
 
@@ -422,8 +429,12 @@ impl Drop for World {
         };
         let dropped: u64 = self.drops().into_iter().map(|(_, n)| n).sum();
         assert_eq!(
-            sum(|c| &c.received.packets) + sum(|c| &c.released),
-            sum(|c| &c.transmitted.packets) + sum(|c| &c.to_kernel) + sum(|c| &c.held) + dropped,
+            sum(|c| &c.received.packets) + sum(|c| &c.released) + sum(|c| &c.pieces),
+            sum(|c| &c.transmitted.packets)
+                + sum(|c| &c.to_kernel)
+                + sum(|c| &c.held)
+                + sum(|c| &c.cut)
+                + dropped,
             "every frame ends in one way"
         );
     }

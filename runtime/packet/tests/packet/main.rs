@@ -1,6 +1,9 @@
 //! The crate from outside: scenario tables, and properties held against etherparse.
 
+mod arithmetic;
 mod parse;
+mod pieces;
+mod quote;
 mod refusal;
 mod rewrite;
 mod samples;

@@ -179,11 +179,7 @@ fn an_error_says_what_it_was_made_to_say() {
         }
         .frame()
     };
-    let error = |kind, code, parameter| IcmpError {
-        kind,
-        code,
-        parameter,
-    };
+    let too_big = |frame: &[u8], mtu| IcmpError::too_big(frame, &ip(frame), mtu);
     let router = [
         Address::v4([10, 0, 0, 1]),
         Address::from_bits(0xfd << 120 | 1),
@@ -211,13 +207,13 @@ fn an_error_says_what_it_was_made_to_say() {
         Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port)
     );
     assert_eq!(
-        v4(error(3, 4, 1400)),
+        v4(too_big(&udp(0), 1400).expect("it may not be cut")),
         Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded {
             next_hop_mtu: 1400
         })
     );
     assert_eq!(
-        v4(error(11, 0, 0)),
+        v4(IcmpError::time_exceeded(Family::V4)),
         Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit)
     );
     assert_eq!(
@@ -225,13 +221,32 @@ fn an_error_says_what_it_was_made_to_say() {
         Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port)
     );
     assert_eq!(
-        v6(error(2, 0, 1280)),
+        v6(too_big(&udp(1), 1280).expect("it may not be cut")),
         Icmpv6Type::PacketTooBig { mtu: 1280 }
     );
     assert_eq!(
-        v6(error(3, 0, 0)),
+        v6(IcmpError::time_exceeded(Family::V6)),
         Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded)
     );
+    let mut may_be_cut = udp(0);
+    may_be_cut[FLAGS_V4] = 0;
+    assert_eq!(too_big(&may_be_cut, 1400), None);
+}
+
+/// Precedence 6, in the byte that etherparse takes apart into DSCP and ECN.
+#[test]
+fn an_error_goes_before_other_traffic() {
+    for family in [0, 1] {
+        let error = IcmpError::time_exceeded(ip(&datagram(family)).family);
+        let frame = complain(error, &datagram(family), VIP[family]).expect("it is answered");
+        let sliced = SlicedPacket::from_ethernet(&frame).expect("a valid frame");
+        let dscp = match sliced.net.expect("IP") {
+            NetSlice::Ipv4(v4) => v4.header().dcp().value(),
+            NetSlice::Ipv6(v6) => v6.header().traffic_class() >> 2,
+            NetSlice::Arp(_) => panic!("not IP"),
+        };
+        assert_eq!(dscp, 48, "CS6");
+    }
 }
 
 #[test]
@@ -322,7 +337,7 @@ fn nothing_is_said_of_what_cannot_be_seen() {
         ..build::Tcp::default()
     }
     .frame();
-    first[MORE_FRAGMENTS] |= 0x20;
+    first[FLAGS_V4] |= 0x20;
     assert_eq!(reset(&first), None, "a part of a segment");
 
     let mut authenticated = datagram(0);
@@ -340,7 +355,7 @@ fn nothing_is_said_of_what_cannot_be_seen() {
 }
 
 /// Offsets in an untagged frame.
-const MORE_FRAGMENTS: usize = 14 + 6;
+const FLAGS_V4: usize = 14 + 6;
 const PROTOCOL_V4: usize = 14 + 9;
 const PAYLOAD_LEN_V6: usize = 14 + 5;
 const NEXT_HEADER_V6: usize = 14 + 6;
@@ -372,7 +387,7 @@ fn a_checksum_covers_the_datagram_alone_and_may_be_missing_in_ipv4() {
     assert!(checksum::are_right(&longer, &ip(&longer)));
     // A fragment's segment has the checksum of the whole.
     let mut part = datagram(0);
-    part[MORE_FRAGMENTS] |= 0x20;
+    part[FLAGS_V4] |= 0x20;
     part[24..26].fill(0);
     let header = checksum::of(&part[14..34]);
     part[24..26].copy_from_slice(&header.to_be_bytes());

@@ -13,11 +13,16 @@ use waxwing_sdk::abi::health::errors;
 
 use super::tls::{self, CheckTls};
 
+/// A datagram's headers, of IPv4 and UDP: so that an empty one is not free.
+const DATAGRAM_HEADERS: usize = 28;
+
 /// Why something could not be done: what the module gets, and the words to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Failed {
     pub(super) code: i32,
     pub(super) words: String,
+    /// Whether the balancer itself was short of something, so that it says nothing of the backend.
+    pub(super) is_local: bool,
 }
 
 impl From<io::Error> for Failed {
@@ -26,25 +31,24 @@ impl From<io::Error> for Failed {
         if let Some(error) = inner {
             return Self::new(errors::TLS, tls::describe(error));
         }
-        let (code, words) = match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => (
-                errors::OTHER,
-                "the balancer has too many open files; raise their limit (ulimit -n)",
-            ),
-            Some(libc::EADDRNOTAVAIL) => (
-                errors::OTHER,
-                "the balancer has no port left to connect from",
-            ),
-            _ => return Self::of_kind(&error),
-        };
-        Self::new(code, words)
+        match error.raw_os_error().and_then(shortage) {
+            Some(words) => Self {
+                is_local: true,
+                ..Self::new(errors::OTHER, words)
+            },
+            None => Self::of_kind(&error),
+        }
     }
 }
 
 impl Failed {
     pub(super) fn new(code: i32, words: impl Into<String>) -> Self {
         let words = words.into();
-        Self { code, words }
+        Self {
+            code,
+            words,
+            is_local: false,
+        }
     }
 
     fn of_kind(error: &io::Error) -> Self {
@@ -61,6 +65,20 @@ impl Failed {
         };
         Self::new(code, words)
     }
+}
+
+/// What the balancer is short of, by the system's error: nothing that a server does makes one of these.
+fn shortage(errno: i32) -> Option<&'static str> {
+    Some(match errno {
+        libc::EMFILE => "no open file left for the check; raise the balancer's limit (ulimit -n)",
+        libc::ENFILE => "no open file left on this machine for the check (sysctl fs.file-max)",
+        // The last two are what `bind` and `connect` say where all ports are taken.
+        libc::EADDRNOTAVAIL | libc::EADDRINUSE | libc::EAGAIN => {
+            "no address or port left to connect from (sysctl net.ipv4.ip_local_port_range)"
+        }
+        libc::ENOBUFS | libc::ENOMEM => "no memory left in the kernel for the check's connection",
+        _ => return None,
+    })
 }
 
 /// An open one.
@@ -144,5 +162,38 @@ impl Connection {
 
     pub(super) fn is_udp(&self) -> bool {
         matches!(self, Self::Udp(_))
+    }
+
+    /// What each message costs beside its bytes.
+    pub(super) fn overhead(&self) -> usize {
+        if self.is_udp() { DATAGRAM_HEADERS } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_balancers_own_shortages_are_local() {
+        let cases = [
+            (libc::EMFILE, true),
+            (libc::ENFILE, true),
+            (libc::EADDRNOTAVAIL, true),
+            (libc::EADDRINUSE, true),
+            (libc::EAGAIN, true),
+            (libc::ENOBUFS, true),
+            (libc::ENOMEM, true),
+            (libc::ECONNREFUSED, false),
+            (libc::ECONNRESET, false),
+            (libc::EHOSTUNREACH, false),
+            (libc::ENETUNREACH, false),
+            (libc::ETIMEDOUT, false),
+            (libc::EPERM, false),
+        ];
+        for (errno, local) in cases {
+            let failed = Failed::from(io::Error::from_raw_os_error(errno));
+            assert_eq!(failed.is_local, local, "{failed:?}");
+        }
     }
 }

@@ -5,9 +5,9 @@
 
 use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use tokio::task::yield_now;
 use wasmtime::{
     Engine, Instance, InstancePre, Memory, Store, Trap, TypedFunc, UpdateDeadline, WasmParams,
     WasmResults,
@@ -80,11 +80,11 @@ impl Guest {
         store.limiter(|state| &mut state.memory);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|context| {
-            Ok(if context.data().meter.is_over() {
+            let meter = &context.data().meter;
+            Ok(if meter.is_over() {
                 UpdateDeadline::Interrupt
             } else {
-                // Unlike a plain yield, it lets the executor look for other runs' answers first.
-                UpdateDeadline::YieldCustom(1, Box::pin(yield_now()))
+                UpdateDeadline::YieldCustom(1, Box::pin(Arc::clone(meter).give_way()))
             })
         });
         let instantiated = code.instantiate_async(&mut store).await;
@@ -202,7 +202,7 @@ fn said(store: &Store<State>, call: &str, error: &wasmtime::Error) -> String {
 }
 
 /// Runs a future that waits for nothing, and only gives way.
-pub(super) fn at_once<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn run_through<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
     loop {

@@ -137,6 +137,9 @@ fn end(caller: &mut Called<'_>, done: Result<i32, Failed>) -> i32 {
     let state = caller.data_mut();
     state.meter.set_doing(Doing::Computing);
     done.unwrap_or_else(|failed| {
+        if failed.is_local {
+            state.meter.hinder(&failed.words);
+        }
         state.words = failed.words;
         failed.code
     })
@@ -207,13 +210,14 @@ async fn secure(caller: &mut Called<'_>, number: i32, alpn: Range<usize>) -> Res
 async fn send(caller: &mut Called<'_>, number: i32, bytes: Range<usize>) -> Result<i32, Failed> {
     let (memory, state) = split(caller);
     let (len, room, max) = (bytes.len(), state.left.sent, state.limits.sent);
-    let is_datagram = state.connection(number)?.is_udp();
-    if len > 0 && room == 0 || is_datagram && len > room {
+    let connection = state.connection(number)?;
+    let (overhead, is_datagram) = (connection.overhead(), connection.is_udp());
+    if len > 0 && room == 0 || is_datagram && len + overhead > room {
         let words = format!("{max} bytes are the most that one check sends");
         return Err(Failed::new(LIMIT, words));
     }
     let bytes = memory[bytes][..len.min(room)].to_vec();
-    state.left.sent -= bytes.len();
+    state.left.sent -= bytes.len() + overhead;
     let sent = state.connection(number)?.send(&bytes).await?;
     Ok(count(sent))
 }
@@ -236,7 +240,8 @@ async fn receive(caller: &mut Called<'_>, number: i32, place: Range<usize>) -> R
         return Ok(0);
     }
     let received = connection.receive(&mut buffer).await?;
-    state.left.received -= received;
+    let cost = received + connection.overhead();
+    state.left.received = room.saturating_sub(cost);
     let (memory, _) = split(caller);
     memory[place][..received].copy_from_slice(&buffer[..received]);
     Ok(count(received))

@@ -3,7 +3,8 @@
 //! A [`CheckHost`] finds, vets and compiles them as [`Host`](crate::Host) does policies, and runs
 //! each check as a future of the control side's executor, in an instance that is made for this run
 //! and freed after it. What a run may do is bounded: `meter` by processor time, `state` by memory,
-//! connections and bytes, the target's timeout by real time; and `imports` reach one address only.
+//! connections and bytes, the target's timeout by real time; and `imports` reach one address only. What
+//! all runs of one build do is bounded too: `share` by processor time, and `rest` once it is quarantined.
 //!
 //! Invariant: a run always ends in a [`CheckOutcome`], whatever the module or the backend does; one
 //! that is dropped before frees all that it held.
@@ -13,6 +14,8 @@ mod guest;
 mod imports;
 mod meter;
 mod options;
+mod rest;
+mod share;
 mod state;
 mod target;
 mod tls;
@@ -24,7 +27,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tracing::error;
 use wasmtime::{InstancePre, Linker};
 use waxwing_sdk::abi::{CONFIG_MAX, Kind};
 
@@ -35,14 +38,17 @@ use crate::library::{Library, Recovery, lock};
 use crate::module::CompiledModule;
 use crate::status::{self, ModuleStatus};
 
-use guest::{Failure, Guest, at_once};
+use guest::{Failure, Guest, run_through};
 use meter::{Doing, Meter};
+use rest::Leave;
 use state::{Scene, State};
 use verdict::Findings;
 
 pub use options::{CheckOptions, RunLimits};
+pub(crate) use rest::Rest;
+pub(crate) use share::Share;
 pub use target::{CheckConfig, CheckOutcome, CheckTarget, CheckVerdict};
-pub use tls::CheckTls;
+pub use tls::{CheckRoots, CheckTls};
 
 /// A build of a health check that took the configs of its services.
 pub struct Check {
@@ -68,8 +74,9 @@ impl std::fmt::Debug for Check {
 pub struct CheckHost {
     library: Library,
     linker: Linker<State>,
-    engine: Engine,
+    pub(crate) engine: Engine,
     limits: RunLimits,
+    trial_every: Duration,
     /// A place for each run, as the engine has set them aside.
     places: Semaphore,
     /// Held by who tries a config: the engine has one more place, for that.
@@ -95,7 +102,9 @@ impl CheckHost {
             compiler,
             at_once,
             run,
+            trial_every,
         } = options;
+        let at_once = at_once.max(1);
         let engine = Engine::for_checks(at_once.saturating_add(1))?;
         let linker =
             imports::link(engine.wasmtime()).map_err(|e| HostError::Engine(format!("{e:#}")))?;
@@ -110,6 +119,7 @@ impl CheckHost {
             linker,
             engine,
             limits: run,
+            trial_every,
             places: Semaphore::new(at_once as usize),
             trying: Mutex::default(),
             start: Instant::now(),
@@ -136,7 +146,7 @@ impl CheckHost {
         })
     }
 
-    fn prepare(&self, build: &Arc<CompiledModule>) -> Result<Check, Refusal> {
+    pub(crate) fn prepare(&self, build: &Arc<CompiledModule>) -> Result<Check, Refusal> {
         let code = self.linker.instantiate_pre(&build.code);
         Ok(Check {
             module: Arc::clone(build),
@@ -145,7 +155,7 @@ impl CheckHost {
     }
 
     /// Has an instance take a config, as each run's does.
-    fn try_config(&self, check: &Check, config: &CheckConfig) -> Result<(), Refusal> {
+    pub(crate) fn try_config(&self, check: &Check, config: &CheckConfig) -> Result<(), Refusal> {
         let CheckConfig { service, json } = config;
         if json.len() > CONFIG_MAX {
             return Err(Refusal::Abi {
@@ -156,13 +166,13 @@ impl CheckHost {
                 ),
             });
         }
-        let meter = Arc::new(Meter::new(self.limits.cpu));
+        let meter = Arc::new(Meter::new(self.limits, None));
         let scene = Scene {
             module: Arc::clone(&check.module),
             target: CheckTarget::of_config(config),
         };
         let _one_at_a_time = lock(&self.trying);
-        let configured = at_once(meter.watch(self.engine.pulse(), async {
+        let configured = run_through(meter.watch(self.engine.pulse(), async {
             let mut guest = self.guest(check, scene, &meter).await?;
             guest.configure(json).await
         }));
@@ -184,19 +194,45 @@ impl CheckHost {
         self.library.promote(&check.module);
     }
 
-    /// Checks a backend once. It waits for a place first, where very many checks run; `took` and the
-    /// timeout count from then on. To be polled by a tokio runtime that has I/O and time.
+    /// Checks a backend once. It waits first, for a place where very many checks run, and for processor
+    /// time where the build has used up its share; `took` and the timeout do not count that. A build that
+    /// is quarantined and has no other to take its place is not run, but for a trial now and then. To be
+    /// polled by a tokio runtime that has I/O and time.
     pub async fn run(&self, check: &Check, target: &CheckTarget) -> CheckOutcome {
+        let build = &check.module;
+        if build.share.wait(Instant::now(), &self.limits).is_some() {
+            drop(build.share.turn(&self.limits).await);
+        }
         let _place = self.places.acquire().await;
+        let leave = build.rest.ask(Instant::now(), self.trial_every);
+        if let Leave::Rest(why) = leave {
+            let reason = format!("quarantined: {why}");
+            return Findings::unhealthy(reason).outcome(Duration::ZERO, false);
+        }
+        let outcome = self.run_now(check, target).await;
+        if leave == Leave::Trial && !outcome.fault && !outcome.inconclusive {
+            self.library.release(build);
+            build.rest.end();
+        }
+        outcome
+    }
+
+    async fn run_now(&self, check: &Check, target: &CheckTarget) -> CheckOutcome {
         let start = Instant::now();
-        let meter = Arc::new(Meter::new(self.limits.cpu));
+        let share = Arc::clone(&check.module.share);
+        let meter = Arc::new(Meter::new(self.limits, Some(share)));
         let run = meter.watch(self.engine.pulse(), self.run_once(check, target, &meter));
-        let (findings, fault) = match timeout(target.timeout, run).await {
-            Ok(Ok(findings)) => (findings, false),
-            Ok(Err(failure)) => (Findings::unhealthy(failure.to_string()), true),
-            Err(_) => timed_out(&meter, target.timeout),
+        let (findings, fault) = match meter.within(target.timeout, run).await {
+            Some(Ok(findings)) => (findings, false),
+            Some(Err(failure)) => (Findings::unhealthy(failure.to_string()), true),
+            None => timed_out(&meter, target.timeout),
         };
-        findings.outcome(start.elapsed(), fault)
+        let findings = match meter.hindrance() {
+            Some(words) => findings.hindered(words, fault),
+            None => findings,
+        };
+        let took = start.elapsed().saturating_sub(meter.held());
+        findings.outcome(took, fault)
     }
 
     async fn run_once(
@@ -215,11 +251,25 @@ impl CheckHost {
     }
 
     /// Counts a fault and says what to do about it: a build with too many of them within the limit is
-    /// quarantined, and the one before comes back.
+    /// quarantined, and the one before comes back. Where there is none, the build's runs are answered
+    /// at once and unhealthy, until a trial ends without fault or another build is put to work.
     pub fn recover(&self, check: &Check, why: &str) -> Recovery {
-        check.module.counters.faults.fetch_add(1, Ordering::Relaxed);
-        self.library
-            .faulted(&self.engine, &check.module, why, Instant::now())
+        let (build, now) = (&check.module, Instant::now());
+        build.counters.faults.fetch_add(1, Ordering::Relaxed);
+        let recovery = self.library.faulted(&self.engine, build, why, now);
+        if recovery == Recovery::Exhausted {
+            let why = self.library.quarantined(build);
+            let why = why.unwrap_or_default();
+            if build.rest.begin(why.clone(), now + self.trial_every) {
+                let (label, seconds) = (build.label(), self.trial_every.as_secs_f32());
+                error!(
+                    "module {label}: {why}; there is no other build to go back to, so it is tried once \
+                     in {seconds} s and its backends are unhealthy meanwhile; put a mended file in its \
+                     place"
+                );
+            }
+        }
+        recovery
     }
 
     /// Only these modules are in use: forgets the others.
@@ -245,4 +295,22 @@ fn timed_out(meter: &Meter, timeout: Duration) -> (Findings, bool) {
     let fault = doing == Doing::Computing && meter.used() >= timeout / 2;
     let reason = format!("no answer within {seconds} s (while {doing})");
     (Findings::unhealthy(reason), fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_check_that_computes_through_its_timeout_is_at_fault() {
+        let meter = Meter::new(RunLimits::default(), None);
+        let timeout = Duration::from_millis(2);
+        assert!(!timed_out(&meter, timeout).1, "it had no time to compute");
+        let before = crate::engine::thread_time();
+        let computes = async { while crate::engine::thread_time() - before < timeout {} };
+        meter.watch(crate::engine::Pulse::default(), computes).await;
+        assert!(timed_out(&meter, timeout).1);
+        meter.set_doing(Doing::Receiving);
+        assert!(!timed_out(&meter, timeout).1, "it waits for the server");
+    }
 }

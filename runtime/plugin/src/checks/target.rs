@@ -118,4 +118,8 @@ pub struct CheckOutcome {
     /// Whether the module failed, and not the backend:
     /// [`CheckHost::recover`](super::CheckHost::recover) is to be told.
     pub fault: bool,
+    /// Whether nothing was found out about the backend, for the balancer itself was short of files, ports
+    /// or memory: the verdict is [`CheckVerdict::Unhealthy`] then and should not count, and the reason
+    /// says what is missing.
+    pub inconclusive: bool,
 }

@@ -27,6 +27,44 @@ const BUNDLES: [&str; 3] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// Whom checks trust. Clones share all of it, so that any number of names costs one bundle.
+#[derive(Clone, Debug)]
+pub struct CheckRoots(Arc<ClientConfig>);
+
+impl CheckRoots {
+    /// The certificates of a PEM file, else those of the system. Reads files.
+    ///
+    /// # Errors
+    /// A text for the operator.
+    pub fn read(path: Option<&Path>) -> Result<Self, String> {
+        Self::new(Some(read_roots(path)?))
+    }
+
+    /// Whoever answers: `verify = false`.
+    ///
+    /// # Errors
+    /// A text for the operator.
+    pub fn anyone() -> Result<Self, String> {
+        Self::new(None)
+    }
+
+    fn new(roots: Option<RootCertStore>) -> Result<Self, String> {
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        let config = match roots {
+            Some(roots) => config.with_root_certificates(roots),
+            None => config
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Anyone(provider))),
+        };
+        let mut config = config.with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        Ok(Self(Arc::new(config)))
+    }
+}
+
 /// How a check has TLS.
 #[derive(Debug)]
 pub struct CheckTls {
@@ -35,40 +73,22 @@ pub struct CheckTls {
 }
 
 impl CheckTls {
-    /// Trusts the certificates of a PEM file, else those of the system; asks for this host name, else
-    /// for the target's address. Where `verify` is false, any certificate is taken. Reads files.
+    /// Asks for this host name, else for the target's address.
     ///
     /// # Errors
-    /// A text for the operator.
-    pub fn new(
-        roots: Option<&Path>,
-        server_name: Option<&str>,
-        verify: bool,
-    ) -> Result<Self, String> {
-        let name = server_name.map(|name| {
-            let parsed = ServerName::try_from(name.to_owned());
-            let parsed = parsed.map_err(|_| {
-                format!("server_name: \"{name}\" is no host name; write one like \"api.example\"")
-            })?;
-            Ok::<_, String>((name.to_owned(), parsed))
-        });
-        let provider = Arc::new(ring::default_provider());
-        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
-        let config = if verify {
-            config.with_root_certificates(read_roots(roots)?)
-        } else {
-            config
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-        };
-        let mut config = config.with_no_client_auth();
-        config.resumption = Resumption::disabled();
+    /// See [`CheckTls::name_error`].
+    pub fn new(roots: &CheckRoots, server_name: Option<&str>) -> Result<Self, String> {
+        let name = server_name.map(|name| Ok::<_, String>((name.to_owned(), parse_name(name)?)));
         Ok(Self {
-            config: Arc::new(config),
+            config: Arc::clone(&roots.0),
             name: name.transpose()?,
         })
+    }
+
+    /// What is wrong with a host name to ask for, for the operator.
+    #[must_use]
+    pub fn name_error(server_name: &str) -> Option<String> {
+        parse_name(server_name).err()
     }
 
     /// The host name to ask for, where one is set.
@@ -95,6 +115,12 @@ impl CheckTls {
         config.alpn_protocols = offered.into_iter().map(<[u8]>::to_vec).collect();
         Arc::new(config).into()
     }
+}
+
+fn parse_name(name: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(name.to_owned()).map_err(|_| {
+        format!("server_name: \"{name}\" is no host name; write one like \"api.example\"")
+    })
 }
 
 fn read_roots(path: Option<&Path>) -> Result<RootCertStore, String> {

@@ -20,6 +20,7 @@ pub(super) struct Findings {
     reason: String,
     weight: Option<u16>,
     signals: [Option<u32>; 4],
+    inconclusive: bool,
 }
 
 impl Findings {
@@ -30,6 +31,23 @@ impl Findings {
             reason,
             weight: None,
             signals: [None; 4],
+            inconclusive: false,
+        }
+    }
+
+    /// Where it did not come out well: it says nothing of the backend, for the balancer was short of
+    /// something. Words that blame the module stay.
+    pub(super) fn hindered(self, words: &str, fault: bool) -> Self {
+        if self.verdict != CheckVerdict::Unhealthy {
+            return self;
+        }
+        Self {
+            inconclusive: true,
+            ..if fault {
+                self
+            } else {
+                Self::unhealthy(words.to_owned())
+            }
         }
     }
 
@@ -59,6 +77,7 @@ impl Findings {
             signals: std::array::from_fn(|at| {
                 (record.set & SET_SIGNAL << at != 0).then_some(record.signals[at])
             }),
+            inconclusive: false,
         })
     }
 
@@ -69,6 +88,7 @@ impl Findings {
             reason,
             weight,
             signals,
+            inconclusive,
         } = self;
         CheckOutcome {
             verdict,
@@ -77,6 +97,7 @@ impl Findings {
             signals,
             took,
             fault,
+            inconclusive,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::cost::{Cost, measure};
+use super::facts::Facts;
 use super::trial::{BackendSpec, backends, service};
 use super::{Workbench, WorkbenchError};
 use crate::bind::ServiceBinding;
@@ -28,24 +29,9 @@ const USUAL_MAX: usize = 64;
 /// What is known of a module that passed.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct CheckReport {
-    /// The name that services use: the file's, without `.wasm`.
-    pub name: String,
-    /// The author's name for it.
-    pub title: String,
-    /// The author's version; may be empty.
-    pub version: String,
-    /// The SDK it was made with; may be empty.
-    pub sdk: String,
-    /// The ABI's version that it was made for.
-    pub abi: String,
-    /// The file's size, in bytes.
-    pub bytes: usize,
-    /// The first 12 digits of the file's SHA-256.
-    pub hash: String,
-    /// What it imports: nothing, or it would not have passed.
-    pub imports: Vec<String>,
-    /// What it exports.
-    pub exports: Vec<String>,
+    /// What it says of itself, and what its file is.
+    #[serde(flatten)]
+    pub facts: Facts,
     /// Bytes of payload wanted of each flow.
     pub payload: usize,
     /// Milliseconds between two ticks; 0 for none.
@@ -54,8 +40,6 @@ pub struct CheckReport {
     pub counters: Vec<String>,
     /// An instance's memory before any service is set up, in bytes.
     pub memory_start_bytes: usize,
-    /// How long compiling took here, in milliseconds.
-    pub compile_ms: f64,
     /// How it did by the number of backends.
     pub sizes: Vec<AtSize>,
 }
@@ -150,23 +134,13 @@ impl Workbench {
     }
 
     fn report(&self, memory_start_bytes: usize, sizes: Vec<AtSize>) -> CheckReport {
-        let (module, info) = (&self.module, &self.module.info);
-        let names = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect();
+        let info = &self.module.info;
         CheckReport {
-            name: module.name.clone(),
-            title: info.name.clone(),
-            version: info.version.clone(),
-            sdk: info.sdk.clone(),
-            abi: format!("{}.{}", info.abi_major, info.abi_minor),
-            bytes: module.image.len(),
-            hash: module.hash.to_string(),
-            imports: names(&mut module.code.imports().map(|import| import.name())),
-            exports: names(&mut module.code.exports().map(|export| export.name())),
+            facts: Facts::of(&self.module, self.compile_time),
             payload: info.payload,
             tick_ms: info.tick_ms,
             counters: info.counters.clone(),
             memory_start_bytes,
-            compile_ms: self.compile_time.as_secs_f64() * 1e3,
             sizes,
         }
     }

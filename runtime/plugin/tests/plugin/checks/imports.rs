@@ -207,13 +207,33 @@ async fn a_limit_is_an_error_and_no_fault() {
         (drop (call $send (local.get $c) (i32.const 0) (i32.const 0xffff)))
         (drop (call $send (local.get $c) (i32.const 0) (i32.const 0xffff)))
         (call $say (call $send (local.get $c) (i32.const 0) (i32.const 1)))";
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a port");
+    let deaf = socket.local_addr().expect("an address");
+    // Empty ones, until there is an error.
+    let datagrams = "(local $c i32) (local $n i32)
+        (local.set $c (call $connect (i32.const 17)))
+        (loop $more
+          (local.set $n (call $send (local.get $c) (i32.const 0) (i32.const 0)))
+          (br_if $more (i32.ge_s (local.get $n) (i32.const 0))))
+        (call $say (local.get $n))";
     let cases = [
-        (open, "8 connections are open"),
-        (all, "16 connections were made"),
-        (sent, "65536 bytes are the most that one check sends"),
+        (silent, open, "8 connections are open"),
+        (silent, all, "16 connections were made"),
+        (
+            silent,
+            sent,
+            "65536 bytes are the most that one check sends",
+        ),
+        (
+            deaf,
+            datagrams,
+            "65536 bytes are the most that one check sends",
+        ),
     ];
-    for (check, words) in cases {
-        let outcome = run(&CheckWat::checking(check), &target(silent)).await;
+    for (address, check, words) in cases {
+        let outcome = run(&CheckWat::checking(check), &target(address)).await;
         assert_eq!(number(&outcome), errors::LIMIT, "{outcome:?}");
         assert!(outcome.reason.contains(words), "{outcome:?}");
         assert!(!outcome.fault);

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
-use waxwing_plugin::checks::{CheckOutcome, CheckTarget, CheckTls};
+use waxwing_plugin::checks::{CheckOutcome, CheckRoots, CheckTarget, CheckTls};
 use waxwing_sdk::abi::health::errors;
 use waxwing_tests::check_wat::CheckWat;
 
@@ -82,7 +82,8 @@ impl Roots {
     }
 
     fn tls(&self, name: Option<&str>) -> Option<CheckTls> {
-        Some(CheckTls::new(Some(&self.path()), name, true).expect("it is good"))
+        let roots = CheckRoots::read(Some(&self.path())).expect("they are good");
+        Some(CheckTls::new(&roots, name).expect("it is good"))
     }
 }
 
@@ -158,7 +159,8 @@ async fn a_handshake_that_fails_says_why() {
 #[tokio::test]
 async fn any_certificate_will_do_where_the_operator_says_so() {
     let address = tls_server(&certificate(&["api.example"])).await;
-    let tls = CheckTls::new(None, None, false).expect("it is good");
+    let anyone = CheckRoots::anyone().expect("it is good");
+    let tls = CheckTls::new(&anyone, None).expect("it is good");
     let outcome = check(address, Some(tls), "h2,h2").await;
     assert_eq!(outcome.reason, "hello");
 }
@@ -167,21 +169,41 @@ async fn any_certificate_will_do_where_the_operator_says_so() {
 fn roots_that_are_none_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ca.pem");
-    let refused = || CheckTls::new(Some(&path), None, true).expect_err("no roots");
+    let refused = || CheckRoots::read(Some(&path)).expect_err("no roots");
     assert!(refused().contains("No such file"), "{}", refused());
     std::fs::write(&path, "no certificate").expect("written");
     assert!(refused().contains("holds no certificate"), "{}", refused());
     let broken = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
     std::fs::write(&path, broken).expect("written");
     assert!(refused().contains("ca.pem: "), "{}", refused());
-    let name = CheckTls::new(None, Some("no name"), false).expect_err("a space");
-    assert!(name.contains("no host name"), "{name}");
+}
+
+#[test]
+fn a_name_that_is_none_is_refused() {
+    let anyone = CheckRoots::anyone().expect("it is good");
+    let why = CheckTls::new(&anyone, Some("no name")).expect_err("a space");
+    assert!(why.contains("no host name"), "{why}");
+    assert_eq!(CheckTls::name_error("no name"), Some(why));
+    assert_eq!(CheckTls::name_error("api.example"), None);
+}
+
+#[tokio::test]
+async fn any_number_of_names_costs_one_bundle() {
+    let own = certificate(&["api.example", "www.example"]);
+    let (address, files) = (tls_server(&own).await, Roots::of(&own));
+    let roots = CheckRoots::read(Some(&files.path())).expect("they are good");
+    std::fs::remove_file(files.path()).expect("removed");
+    for name in ["api.example", "www.example"] {
+        let tls = CheckTls::new(&roots, Some(name)).expect("nothing is read");
+        let outcome = check(address, Some(tls), "h2,h2").await;
+        assert_eq!(outcome.reason, "hello", "{name}");
+    }
 }
 
 #[test]
 fn the_systems_certificates_are_read() {
     let bundle = std::path::Path::new("/etc/ssl/certs/ca-certificates.crt");
     if bundle.exists() {
-        assert!(CheckTls::new(None, Some("api.example"), true).is_ok());
+        assert!(CheckRoots::read(None).is_ok());
     }
 }

@@ -1,0 +1,144 @@
+//! `waxwing module probe`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use clap::Args;
+use serde_json::json;
+use waxwing_packet::Protocol;
+use waxwing_plugin::checks::{CheckOutcome, CheckRoots, CheckTarget, CheckTls, CheckVerdict};
+use waxwing_plugin::workbench::HealthBench;
+
+use super::Config;
+use crate::ask::{print, wait};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The module.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The server: `10.2.0.11:8080`, `[2001:db8::11]:8080`.
+    #[arg(value_name = "ADDRESS:PORT")]
+    server: SocketAddr,
+    #[command(flatten)]
+    config: Config,
+    /// As for a service over UDP.
+    #[arg(long)]
+    udp: bool,
+    /// How long it may take, in milliseconds.
+    #[arg(long, value_name = "MS", default_value = "1000")]
+    timeout: u64,
+    /// For TLS: a file of trusted roots (PEM); the system's without it.
+    #[arg(long, value_name = "FILE")]
+    roots: Option<PathBuf>,
+    /// For TLS: the name to ask for; the address without it.
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// For TLS: trusts whoever answers.
+    #[arg(long)]
+    insecure: bool,
+    /// Names of the service's signals, by their place.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    signals: Vec<String>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let bench = HealthBench::open(&arguments.file, &arguments.config.json)?;
+    let target = arguments.target()?;
+    let outcome = wait(async { Ok(bench.probe(&target).await) })?;
+    print(&arguments.text(&outcome))?;
+    match outcome.verdict {
+        CheckVerdict::Healthy | CheckVerdict::Draining => Ok(()),
+        CheckVerdict::Unhealthy if arguments.json => std::process::exit(1),
+        CheckVerdict::Unhealthy => bail!("{} is not well", arguments.server),
+    }
+}
+
+impl Arguments {
+    fn target(&self) -> Result<CheckTarget> {
+        let asked = self.roots.is_some() || self.server_name.is_some() || self.insecure;
+        let tls = match self.tls() {
+            Ok(tls) => Some(Arc::new(tls)),
+            Err(why) if asked => return Err(anyhow!(why)),
+            // A check that wants it says so.
+            Err(_) => None,
+        };
+        Ok(CheckTarget {
+            service: "probe".into(),
+            backend: self.server.to_string().into(),
+            address: self.server,
+            protocol: if self.udp {
+                Protocol::Udp
+            } else {
+                Protocol::Tcp
+            },
+            config_json: self.config.json.as_str().into(),
+            tls,
+            timeout: Duration::from_millis(self.timeout),
+            signals: self
+                .signals
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
+        })
+    }
+
+    fn tls(&self) -> Result<CheckTls, String> {
+        let roots = if self.insecure {
+            CheckRoots::anyone()?
+        } else {
+            CheckRoots::read(self.roots.as_deref())?
+        };
+        CheckTls::new(&roots, self.server_name.as_deref())
+    }
+
+    fn text(&self, outcome: &CheckOutcome) -> String {
+        let CheckOutcome {
+            verdict,
+            reason,
+            weight,
+            signals,
+            took,
+            fault,
+            inconclusive,
+        } = outcome;
+        let verdict = match verdict {
+            CheckVerdict::Healthy => "healthy",
+            CheckVerdict::Draining => "draining",
+            CheckVerdict::Unhealthy => "unhealthy",
+        };
+        let took_ms = took.as_secs_f64() * 1e3;
+        if self.json {
+            let said = json!({
+                "verdict": verdict, "reason": reason, "weight": weight, "signals": signals,
+                "took_ms": took_ms, "fault": fault, "inconclusive": inconclusive,
+            });
+            return format!("{said:#}\n");
+        }
+        let mut text = format!("{verdict}: {reason} ({took_ms:.1} ms)\n");
+        if *fault {
+            text += "The module failed, and not the server.\n";
+        }
+        if *inconclusive {
+            text +=
+                "Nothing was found out about the server: this machine was short of something.\n";
+        }
+        if let Some(weight) = weight {
+            text += &format!("weight    {weight} %\n");
+        }
+        for (place, value) in signals.iter().enumerate() {
+            if let Some(value) = value {
+                let name = self.signals.get(place).cloned();
+                let name = name.unwrap_or_else(|| place.to_string());
+                text += &format!("signal    {name}={value}\n");
+            }
+        }
+        text
+    }
+}

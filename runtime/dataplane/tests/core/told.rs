@@ -1,0 +1,345 @@
+//! Whose packet goes no further is told, within limits: hop limit, path MTU, and ping's limit.
+
+use std::time::Duration;
+
+use crate::frames::{
+    FROM_CLIENT, FROM_SERVERS, SYN, SYN_ACK, datagram, datagram_back, ip, one, port_unreachable,
+    reply, request, segment,
+};
+use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Plan, Settings, V4, V6, World};
+use waxwing_dataplane::{DropReason, PortId};
+use waxwing_packet::{
+    Address, Delta, Link, Mac, Packet, Protocol, Quote, Transport, VlanTag, VlanTags, build, parse,
+};
+
+/// The least hop limit that is not passed on.
+const LAST_HOP: u8 = 1;
+
+/// A world with one session, and a frame of each direction made from it.
+fn opened(plan: Plan, protocol: Protocol, mtu: u16) -> World {
+    let mut world = World::new(Settings {
+        plan,
+        protocol,
+        mtu,
+        ..Settings::default()
+    });
+    match protocol {
+        Protocol::Tcp => {
+            one(&world.frame(FRONT, &request(plan, 4000, SYN)));
+            one(&world.frame(BACK, &reply(plan, 0, 4000, SYN_ACK)));
+        }
+        Protocol::Udp => {
+            one(&world.frame(FRONT, &datagram(plan, 4000, b"?")));
+            one(&world.frame(BACK, &datagram_back(plan, 0, 4000)));
+        }
+    }
+    world
+}
+
+/// A packet of the session from one side, with this hop limit and so much payload.
+fn packet(
+    plan: Plan,
+    protocol: Protocol,
+    from: PortId,
+    tags: VlanTags,
+    hop_limit: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    let (link, source, destination) = if from == FRONT {
+        (FROM_CLIENT, (plan.client, 4000), (plan.vip, 80))
+    } else {
+        (FROM_SERVERS, (plan.backend(0), 8080), (plan.client, 4000))
+    };
+    match protocol {
+        Protocol::Tcp => build::Tcp {
+            link,
+            tags,
+            source,
+            destination,
+            hop_limit,
+            payload,
+            ..segment(plan, 4000, crate::frames::ACK)
+        }
+        .frame(),
+        Protocol::Udp => build::Udp {
+            link,
+            tags,
+            source,
+            destination,
+            hop_limit,
+            payload,
+        }
+        .frame(),
+    }
+}
+
+/// Type of service or traffic class.
+fn class(frame: &[u8], network: usize) -> u8 {
+    let word = u16::from_be_bytes([frame[network], frame[network + 1]]);
+    match word >> 12 {
+        4 => word as u8,
+        _ => (word >> 4) as u8,
+    }
+}
+
+/// The error goes back where the packet came from, from the VIP, and quotes it as its sender sent it.
+fn assert_told(
+    plan: Plan,
+    (from, asked): (PortId, &[u8]),
+    sent: &[(PortId, Vec<u8>)],
+    (kind, code, parameter): (u8, u8, u32),
+) {
+    let (port, error) = one(sent);
+    let frame = &sent[0].1;
+    let Ok(Packet::Ip(packet)) = parse(asked) else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(port, from);
+    assert_eq!((error.source, error.destination), (plan.vip, packet.source));
+    assert_eq!(error.transport, Transport::Icmp { kind, code });
+    let (ethernet, before) = (error.ethernet, packet.ethernet);
+    assert_eq!(
+        (ethernet.destination, ethernet.source, ethernet.tags),
+        (before.source, before.destination, before.tags)
+    );
+    let message = usize::from(error.transport_start);
+    assert_eq!(frame[message + 4..message + 8], parameter.to_be_bytes());
+    assert!(asked[packet.network.into()..].starts_with(&frame[message + 8..]));
+    let quote = Quote::parse(frame, &error).expect("it is well-formed");
+    assert_eq!(quote.expect("of a session").source, packet.source);
+    assert_eq!(class(frame, error.network.into()), 0xc0, "CS6");
+}
+
+fn tagged() -> VlanTags {
+    VlanTags::one(VlanTag {
+        tpid: 0x8100,
+        tci: 100,
+    })
+}
+
+#[test]
+fn who_sent_a_packet_with_no_hop_left_is_told_so_by_the_vip() {
+    for (plan, kind) in [(V4, 11), (V6, 3)] {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let mut world = opened(plan, protocol, 1500);
+            let mut count = 0;
+            for (from, tags) in [FRONT, BACK]
+                .into_iter()
+                .flat_map(|from| [(from, VlanTags::NONE), (from, tagged())])
+            {
+                for (hop_limit, len) in [(0, 0), (LAST_HOP, 10), (LAST_HOP, 1400)] {
+                    let asked = packet(plan, protocol, from, tags, hop_limit, &vec![7; len]);
+                    let sent = world.frame(from, &asked);
+                    assert_told(plan, (from, &asked), &sent, (kind, 0, 0));
+                    count += 1;
+                }
+                let asked = packet(plan, protocol, from, tags, LAST_HOP + 1, b"");
+                assert_eq!(one(&world.frame(from, &asked)).1.hop_limit, 1);
+            }
+            assert_eq!(world.counters[0].told_hop_limit.get(), count);
+            assert_eq!(world.drops(), []);
+        }
+    }
+}
+
+#[test]
+fn who_sent_a_packet_too_big_for_the_way_ahead_is_told_its_mtu() {
+    for (plan, kind, code) in [(V4, 3, 4), (V6, 2, 0)] {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let mtu = 1280;
+            let mut world = opened(plan, protocol, mtu);
+            let headers = packet(plan, protocol, FRONT, VlanTags::NONE, 64, b"").len() - 14;
+            let room = usize::from(mtu) - headers;
+            for from in [FRONT, BACK] {
+                let asked = |len: usize| packet(plan, protocol, from, tagged(), 64, &vec![7; len]);
+                one(&world.frame(from, &asked(room)));
+                for len in [room + 1, room + 200] {
+                    let asked = asked(len);
+                    let sent = world.frame(from, &asked);
+                    assert_told(plan, (from, &asked), &sent, (kind, code, mtu.into()));
+                }
+            }
+            assert_eq!(world.counters[0].told_too_big.get(), 4);
+            assert_eq!(world.drops(), []);
+        }
+    }
+}
+
+/// A TCP packet of the session with so much payload, whose sender leaves its length to the routers
+/// (built frames say "don't fragment").
+fn may_be_cut(plan: Plan, from: PortId, tags: VlanTags, len: usize) -> Vec<u8> {
+    let payload: Vec<u8> = (0..=255).cycle().take(len).collect();
+    let mut frame = packet(plan, Protocol::Tcp, from, tags, 64, &payload);
+    let at = usize::from(ip(&frame).network);
+    let sum = u16::from_be_bytes([frame[at + 10], frame[at + 11]]);
+    let sum = Delta::between(&[0x4000], &[0]).apply(sum);
+    frame[at + 6] = 0;
+    frame[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_packet_that_may_be_cut_leaves_in_pieces_that_make_what_would_have_left_whole() {
+    let mtu = 1280;
+    for (from, tags) in [(FRONT, VlanTags::NONE), (FRONT, tagged()), (BACK, tagged())] {
+        for (len, count) in [(1240, 1), (1241, 2), (1400, 2), (3600, 3)] {
+            let asked = may_be_cut(V4, from, tags, len);
+            let whole = opened(V4, Protocol::Tcp, 9000).frame(from, &asked);
+            let mut world = opened(V4, Protocol::Tcp, mtu);
+            let before = world.counters[0].transmitted.packets.get();
+            let sent = world.frame(from, &asked);
+            assert_eq!(sent.len(), count, "{len} bytes");
+            let expected = ip(&whole[0].1);
+            let mut together = Vec::new();
+            for (port, piece) in &sent {
+                let packet = ip(piece);
+                assert_eq!(*port, whole[0].0);
+                assert!(packet.end - packet.network <= mtu);
+                assert_eq!(packet.ethernet, expected.ethernet);
+                assert_eq!(
+                    (packet.source, packet.destination, packet.hop_limit),
+                    (expected.source, expected.destination, 63)
+                );
+                let offset = packet.fragment.map_or(0, |part| usize::from(part.offset));
+                assert_eq!(offset, together.len());
+                let start = usize::from(packet.transport_start);
+                together.extend_from_slice(&piece[start..packet.end.into()]);
+            }
+            let segment = usize::from(expected.transport_start)..usize::from(expected.end);
+            assert_eq!(together, whole[0].1[segment]);
+            let counters = &world.counters[0];
+            let cut = u64::from(count > 1);
+            assert_eq!(counters.cut.get(), cut);
+            assert_eq!(counters.pieces.get(), cut * count as u64);
+            assert_eq!(counters.transmitted.packets.get() - before, count as u64);
+            assert_eq!(world.drops(), []);
+        }
+    }
+}
+
+#[test]
+fn pieces_that_have_no_room_are_dropped_with_the_rest_of_their_packet() {
+    let asked = may_be_cut(V4, FRONT, VlanTags::NONE, 3600);
+    let mut world = opened(V4, Protocol::Tcp, 1280);
+    world.io(0).limit_transmit(1);
+    assert_eq!(world.frame(FRONT, &asked).len(), 1);
+    assert_eq!(world.drops(), [(DropReason::TransmitRingFull, 1)]);
+    assert_eq!(world.counters[0].cut.get(), 0);
+    assert_eq!(world.counters[0].pieces.get(), 1);
+
+    let mut world = opened(V4, Protocol::Tcp, 1280);
+    // All frames but two are on their way elsewhere: the packet's own, and one for its first piece.
+    for _ in 0..254 {
+        let direct = reply(V4, 0, 9, SYN_ACK);
+        assert!(world.io(0).inject(BACK, &direct));
+    }
+    world.run(0);
+    assert_eq!(world.frame(FRONT, &asked).len(), 1);
+    assert_eq!(world.drops(), [(DropReason::NoFrame, 1)]);
+}
+
+#[test]
+fn nobody_is_told_who_may_not_be_or_did_not_ask() {
+    let mut world = opened(V4, Protocol::Tcp, 400);
+    // It would be cut, but to too many pieces.
+    let may_be_cut = may_be_cut(V4, FRONT, VlanTags::NONE, 3700);
+    let last_hop = segment(V4, 4000, crate::frames::ACK);
+    let from_group = build::Tcp {
+        hop_limit: LAST_HOP,
+        link: Link {
+            source: Mac([1, 0, 0, 0, 0, 1]),
+            ..FROM_CLIENT
+        },
+        ..last_hop
+    };
+    let mut damaged = build::Tcp {
+        hop_limit: LAST_HOP,
+        ..last_hop
+    }
+    .frame();
+    *damaged.last_mut().expect("a payload") ^= 1;
+    let quoted = packet(V4, Protocol::Tcp, FRONT, VlanTags::NONE, 64, b"");
+    let error = build::Error {
+        hop_limit: LAST_HOP,
+        destination: V4.client,
+        source: V4.vip,
+        ..port_unreachable(V4, &quoted[14..])
+    };
+    for (frame, reason) in [
+        (may_be_cut, DropReason::TooBig),
+        (from_group.frame(), DropReason::HopLimit),
+        (damaged, DropReason::Malformed),
+    ] {
+        assert!(world.frame(FRONT, &frame).is_empty(), "{reason:?}");
+        assert_eq!(world.dropped(reason), 1, "{reason:?}");
+    }
+    assert!(world.frame(BACK, &error.frame()).is_empty(), "an error");
+    world.io(0).passed_to_kernel();
+    assert_eq!(world.counters[0].told_hop_limit.get(), 0);
+    assert_eq!(world.counters[0].told_too_big.get(), 0);
+}
+
+#[test]
+fn errors_made_here_have_a_limit_for_both_directions_together() {
+    let mut world = opened(V6, Protocol::Udp, 1280);
+    let told_of_200 = |world: &mut World| -> usize {
+        let told = |n: usize| {
+            let from = [FRONT, BACK][n % 2];
+            let payload = vec![7; 1300 * (n / 2 % 2)];
+            let asked = packet(V6, Protocol::Udp, from, VlanTags::NONE, LAST_HOP, &payload);
+            world.frame(from, &asked).len()
+        };
+        (0..200).map(told).sum()
+    };
+    assert_eq!(told_of_200(&mut world), 100);
+    assert_eq!(world.drops(), [(DropReason::AnswerLimit, 100)]);
+    world.advance(Duration::from_millis(10));
+    assert_eq!(told_of_200(&mut world), 10);
+}
+
+fn ping(plan: Plan, destination: Address) -> Vec<u8> {
+    build::Echo {
+        link: FROM_CLIENT,
+        source: plan.client,
+        destination,
+        payload: b"are you there?",
+        ..build::Echo::default()
+    }
+    .frame()
+}
+
+#[test]
+fn pings_beyond_their_limit_are_not_answered_and_take_nothing_from_errors() {
+    for plan in [V4, V6] {
+        let mut world = opened(plan, Protocol::Tcp, 1500);
+        let answered = |world: &mut World| -> usize {
+            (0..1500)
+                .map(|_| world.frame(FRONT, &ping(plan, plan.vip)).len())
+                .sum()
+        };
+        assert_eq!(answered(&mut world), 1000);
+        assert_eq!(world.drops(), [(DropReason::AnswerLimit, 500)]);
+        assert_eq!(world.counters[0].answered.get(), 1000);
+        world.advance(Duration::from_millis(10));
+        assert_eq!(answered(&mut world), 100);
+        let last_hop = packet(plan, Protocol::Tcp, FRONT, VlanTags::NONE, LAST_HOP, b"");
+        let (port, told) = one(&world.frame(FRONT, &last_hop));
+        assert_eq!((port, told.ethernet.destination), (FRONT, CLIENT_MAC));
+        assert_eq!(told.ethernet.source, PORT_MACS[0]);
+    }
+}
+
+#[test]
+fn a_vip_that_is_not_to_answer_ping_drops_it() {
+    for plan in [V4, V6] {
+        let mut world = World::new(Settings {
+            plan,
+            ping: false,
+            ..Settings::default()
+        });
+        assert!(world.frame(FRONT, &ping(plan, plan.vip)).is_empty());
+        assert_eq!(world.drops(), [(DropReason::Unsupported, 1)]);
+        world.change(|settings| settings.ping = true);
+        one(&world.frame(FRONT, &ping(plan, plan.vip)));
+    }
+}

@@ -1,0 +1,363 @@
+//! Any frames, from the wire to their end: what the fuzzer and the ordinary test do with each input.
+//!
+//! Invariant: nothing panics; each frame ends in exactly one way and is counted so, a fragment that
+//! was held once it is released; what the kernel gets is what came; what came with right checksums
+//! leaves with right ones; no session is lost count of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::unbounded;
+use waxwing_dataplane::counters::WorkerCounters;
+use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::memory::MemoryIo;
+use waxwing_dataplane::policy::Vacant;
+use waxwing_dataplane::session::SessionTable;
+use waxwing_dataplane::snapshot::{
+    Backend, MidStream, NextHop, NextHops, NoBackend, Port, Service, SessionsFate, Timeouts,
+};
+use waxwing_dataplane::worker::{Worker, WorkerSetup};
+use waxwing_dataplane::{
+    BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, Now, PortId, ServiceId,
+    Snapshot,
+};
+use waxwing_packet::{
+    Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, build, checksum, parse,
+};
+
+const VIPS: [Address; 2] = [
+    Address::v4([203, 0, 113, 10]),
+    Address::from_bits(0x2001_0db8 << 96 | 0x10),
+];
+const CLIENTS: [Address; 2] = [
+    Address::v4([198, 51, 100, 7]),
+    Address::from_bits(0x2001_0db8_0002 << 80 | 7),
+];
+const BACKENDS: [Address; 2] = [
+    Address::v4([10, 2, 0, 10]),
+    Address::from_bits(0xfd00_0002 << 96 | 0x10),
+];
+const MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+const PEER: Mac = Mac([2, 0, 0, 0, 1, 0]);
+/// So few that floods fill it.
+const SESSIONS_MAX: u32 = 8;
+/// Services, one backend each that is well; and behind the second one each that is down.
+const BACKENDS_MAX: usize = 12;
+/// The frames of one input, at most.
+const FRAMES_MAX: usize = 256;
+
+/// One worker, with services of both protocols and families.
+pub(crate) struct Balancer {
+    worker: Worker<MemoryIo>,
+    shared: Shared,
+    counters: Arc<WorkerCounters>,
+    /// The fragments that wait, or did so since none was waiting.
+    held: Vec<Vec<u8>>,
+    now: Duration,
+}
+
+fn snapshot() -> Snapshot {
+    let (mut services, mut backends) = (Vec::new(), Vec::new());
+    let endpoints = [
+        (80, Protocol::Tcp),
+        (81, Protocol::Tcp),
+        (53, Protocol::Udp),
+    ];
+    for (n, (port, protocol)) in endpoints.into_iter().enumerate() {
+        for (family, vip) in VIPS.into_iter().enumerate() {
+            let id = u32::try_from(services.len()).expect("a few");
+            let service = Service {
+                id: ServiceId(id),
+                name: "fuzzed".into(),
+                vip,
+                port,
+                protocol,
+                policy: 0,
+                backends: [BackendId(2 * id), BackendId(2 * id + 1)].into(),
+                mid_stream: [MidStream::Pick, MidStream::Drop][n % 2],
+                no_backend: NoBackend::Reject,
+                timeouts: Timeouts::default(),
+            };
+            let backend =
+                |of: u32| Backend::new(BackendId(2 * id + of), &service, BACKENDS[family], 8080, 1);
+            // The second TCP service has none that is well.
+            let down = Backend {
+                healthy: false,
+                sessions: SessionsFate::Reset,
+                ..backend(1)
+            };
+            backends.extend([
+                Backend {
+                    healthy: n != 1,
+                    ..backend(0)
+                },
+                down,
+            ]);
+            services.push(service);
+        }
+    }
+    let ports = MACS.iter().map(|mac| Port {
+        name: "port".into(),
+        mac: *mac,
+        mtu: 1500,
+    });
+    Snapshot::new(1, services, backends, ports.collect())
+}
+
+impl Balancer {
+    pub(crate) fn new() -> Self {
+        let shared = Shared {
+            sessions: Arc::new(SessionTable::new(SESSIONS_MAX, [1, 2, 3, 4]).expect("memory")),
+            next_hops: Arc::new(NextHops::new(BACKENDS_MAX)),
+            gauges: Arc::new(Gauges::new(BACKENDS_MAX, 1)),
+            fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [9; 4])),
+        };
+        let hop = NextHop {
+            port: PortId(1),
+            mac: PEER,
+        };
+        for id in (0..).take(BACKENDS_MAX) {
+            shared.next_hops.set(BackendId(id), Some(hop));
+        }
+        let counters = Arc::new(WorkerCounters::new(BACKENDS_MAX));
+        let epoch = Epoch {
+            snapshot: Arc::new(snapshot()),
+            policies: vec![Box::new(Vacant)],
+            kept: Vec::new(),
+            release: Release::held(),
+        };
+        let setup = WorkerSetup {
+            number: 0,
+            workers: 1,
+            shared: shared.clone(),
+            counters: Arc::clone(&counters),
+            cluster_key: [5, 6, 7, 8],
+            mailbox: unbounded().1,
+            returned: unbounded().0,
+        };
+        let mut balancer = Self {
+            worker: Worker::new(MemoryIo::new(2, 32), setup, epoch),
+            shared,
+            counters,
+            held: Vec::new(),
+            now: Duration::from_secs(10),
+        };
+        // Past its announcements.
+        for _ in 0..4 {
+            balancer.turn();
+            balancer.now += Duration::from_secs(3);
+        }
+        balancer.worker.io().sent();
+        balancer
+    }
+
+    fn turn(&mut self) {
+        self.worker.turn(Now::from_start(self.now));
+    }
+
+    fn dropped(&self) -> u64 {
+        let reasons = DropReason::ALL.iter();
+        reasons
+            .map(|reason| self.counters.dropped(*reason).get())
+            .sum()
+    }
+
+    /// A frame arrives, and what is sent because of it.
+    pub(crate) fn take(&mut self, port: PortId, frame: &[u8]) -> Vec<Vec<u8>> {
+        let counters = Arc::clone(&self.counters);
+        let before = (self.dropped(), counters.held.get(), counters.released.get());
+        if !self.worker.io().inject(port, frame) {
+            return Vec::new();
+        }
+        self.turn();
+        let sent = self.worker.io().sent();
+        let kernel = self.worker.io().passed_to_kernel();
+        let dropped = self.dropped() - before.0;
+        let held = counters.held.get() - before.1;
+        let released = counters.released.get() - before.2;
+        let ended = sent.len() as u64 + kernel.len() as u64 + dropped;
+        assert_eq!(ended + held, 1 + released);
+        assert_eq!(self.worker.io().in_flight(), 0);
+        if held > 0 {
+            self.held.push(frame.to_vec());
+        }
+        for (_, bytes) in &kernel {
+            let came = bytes == frame || self.held.contains(bytes);
+            assert!(came, "the kernel got another frame than came");
+        }
+        let right = is_right(frame) && self.held.iter().all(|held| is_right(held));
+        for (_, bytes) in &sent {
+            assert!(!right || is_right(bytes), "{frame:02x?} to {bytes:02x?}");
+        }
+        if self.shared.fragments.held() == 0 {
+            self.held.clear();
+        }
+        let gauges = (0..).map(BackendId).take(BACKENDS_MAX);
+        let counted: u32 = gauges.map(|id| self.shared.gauges.active(id)).sum();
+        assert_eq!(counted as usize, self.shared.sessions.len());
+        assert!(self.shared.sessions.len() <= self.shared.sessions.capacity());
+        sent.into_iter().map(|(_, bytes)| bytes).collect()
+    }
+}
+
+/// Whether its checksums are; of what has none, always.
+fn is_right(frame: &[u8]) -> bool {
+    match parse(frame) {
+        Ok(Packet::Ip(packet)) => checksum::are_right(frame, &packet),
+        _ => true,
+    }
+}
+
+/// Any bytes as one frame, by either port.
+pub(crate) fn any_bytes(bytes: &[u8]) {
+    let mut balancer = Balancer::new();
+    for port in [PortId(0), PortId(1)] {
+        balancer.take(port, bytes);
+    }
+}
+
+/// A valid conversation, one of whose frames was changed: three bytes say at which place and to what.
+pub(crate) fn mutated(bytes: &[u8]) {
+    let Some((which, changes)) = bytes.split_first() else {
+        return;
+    };
+    let mut balancer = Balancer::new();
+    let step = |kind, flags| Step {
+        kind,
+        family: which >> 7,
+        client: 0,
+        flags,
+        wait: 0,
+    };
+    let conversation = [
+        step(0, TcpFlags::SYN),
+        step(3, TcpFlags::SYN | TcpFlags::ACK),
+        step(0, TcpFlags::ACK),
+        step(2, 0),
+        step(4, 0),
+        step(5, 0),
+        step(6, 0),
+    ];
+    let at = usize::from(which & 0x7f) % conversation.len();
+    for (n, step) in conversation.iter().enumerate() {
+        let (port, mut frame) = step.frame();
+        balancer.take(port, &frame);
+        if n == at {
+            for change in changes.chunks_exact(3).take(FRAMES_MAX) {
+                let place = usize::from(u16::from_be_bytes([change[0], change[1]]));
+                match frame.len() {
+                    0 => break,
+                    // The upper places cut the frame, which random offsets would seldom do.
+                    len if place >= 0xff00 => frame.truncate(usize::from(change[2]).min(len)),
+                    len => frame[place % len] = change[2],
+                }
+                balancer.take(port, &frame);
+            }
+        }
+    }
+}
+
+/// A sequence of frames: five bytes say what each is.
+pub(crate) fn sequence(bytes: &[u8]) {
+    let mut balancer = Balancer::new();
+    for step in bytes.chunks_exact(5).take(FRAMES_MAX) {
+        let step = Step {
+            kind: step[0],
+            family: step[1],
+            client: step[2],
+            flags: step[3],
+            wait: step[4],
+        };
+        balancer.now += step.waits();
+        let (port, frame) = step.frame();
+        balancer.take(port, &frame);
+    }
+}
+
+/// One frame, and the time before it.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    kind: u8,
+    family: u8,
+    client: u8,
+    flags: u8,
+    wait: u8,
+}
+
+impl Step {
+    /// From nothing at all to hours.
+    fn waits(self) -> Duration {
+        Duration::from_millis((1 << (self.wait % 26)) - 1)
+    }
+
+    fn frame(self) -> (PortId, Vec<u8>) {
+        let family = usize::from(self.family % 2);
+        let client = (CLIENTS[family], 4000 + u16::from(self.client % 16));
+        let server = (BACKENDS[family], 8080);
+        let vip = |port| (VIPS[family], port);
+        let flags = TcpFlags(self.flags);
+        let link = |port: usize| Link {
+            source: PEER,
+            destination: MACS[port],
+        };
+        let tcp = |port, source, destination| {
+            let segment = build::Tcp {
+                link: link(port),
+                source,
+                destination,
+                flags,
+                payload: b"fuzz",
+                ..build::Tcp::default()
+            };
+            segment.frame()
+        };
+        let udp = |port, source, destination| {
+            let datagram = build::Udp {
+                link: link(port),
+                source,
+                destination,
+                payload: b"fuzz",
+                ..build::Udp::default()
+            };
+            datagram.frame()
+        };
+        let (front, back) = (PortId(0), PortId(1));
+        match self.kind % 7 {
+            0 => (front, tcp(0, client, vip(80))),
+            1 => (front, tcp(0, client, vip(81))),
+            2 => (front, udp(0, client, vip(53))),
+            3 => (back, tcp(1, server, client)),
+            4 => (back, udp(1, server, client)),
+            5 => {
+                let echo = build::Echo {
+                    link: link(0),
+                    source: client.0,
+                    destination: VIPS[family],
+                    ..build::Echo::default()
+                };
+                (front, echo.frame())
+            }
+            _ => (front, self.who_has(client.0, VIPS[family])),
+        }
+    }
+
+    fn who_has(self, sender: Address, target: Address) -> Vec<u8> {
+        if self.family.is_multiple_of(2) {
+            let request = build::ArpRequest {
+                mac: PEER,
+                tags: VlanTags::NONE,
+                sender,
+                target,
+            };
+            return request.frame();
+        }
+        let solicitation = build::NeighborSolicitation {
+            mac: PEER,
+            tags: VlanTags::NONE,
+            source: sender,
+            target,
+        };
+        solicitation.frame()
+    }
+}

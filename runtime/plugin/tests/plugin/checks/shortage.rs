@@ -1,0 +1,84 @@
+//! The balancer itself is short of something: that is not held against a backend.
+
+use std::env;
+use std::fs::File;
+use std::process::Command;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use waxwing_plugin::checks::CheckVerdict;
+use waxwing_tests::check_wat::CheckWat;
+
+use super::common::{bind, host, nowhere, run, silent, target};
+
+/// Set in the process whose files run out, so that other tests keep theirs.
+const ALONE: &str = "WAXWING_TEST_ALONE";
+
+/// The open files that there are then.
+const FILES: u64 = 64;
+
+/// Well if it connects; else not, with a reason of its own.
+const CONNECTS: &str = "(drop (call $say (i32.const 1)))
+    (if (i32.lt_s (call $connect (i32.const 6)) (i32.const 0))
+      (then (i32.store (i32.const 0x1000) (i32.const 2))))
+    (i32.const 0x1000)";
+
+/// Well, whether it connects or not.
+const SHRUGS: &str = "(call $say (call $connect (i32.const 6)))";
+
+/// Fails where it cannot connect.
+const PANICS: &str =
+    "(if (i32.lt_s (call $connect (i32.const 6)) (i32.const 0)) (then unreachable))
+    (call $say (i32.const 1))";
+
+#[tokio::test]
+async fn want_of_open_files_is_not_held_against_a_backend() {
+    if env::var_os(ALONE).is_none() {
+        let name = "checks::shortage::want_of_open_files_is_not_held_against_a_backend";
+        let program = env::current_exe().expect("a program");
+        let ran = Command::new(program)
+            .args([name, "--exact"])
+            .env(ALONE, "1")
+            .output()
+            .expect("it starts");
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let few = Rlimit {
+        current: Some(FILES),
+        ..getrlimit(Resource::Nofile)
+    };
+    setrlimit(Resource::Nofile, few).expect("fewer may always be had");
+    let target = target(silent().await);
+    // What it does, how that ends, and how it ends once there are files again.
+    let cases = [
+        (CONNECTS, (CheckVerdict::Unhealthy, true, false)),
+        (PANICS, (CheckVerdict::Unhealthy, true, true)),
+        (SHRUGS, (CheckVerdict::Healthy, false, false)),
+    ];
+    for (check, expected) in cases {
+        let host = host(&CheckWat::checking(check), None);
+        let check = bind(&host).expect("it takes its config");
+        let mut files = Vec::new();
+        while let Ok(file) = File::open("/dev/null") {
+            files.push(file);
+        }
+        let short = host.run(&check, &target).await;
+        drop(files);
+        let found = (short.verdict, short.inconclusive, short.fault);
+        assert_eq!(found, expected, "{short:?}");
+        if short.inconclusive && !short.fault {
+            assert!(short.reason.starts_with("no open file left"), "{short:?}");
+        }
+        let after = host.run(&check, &target).await;
+        assert_eq!(after.verdict, CheckVerdict::Healthy, "{after:?}");
+        assert!(!after.inconclusive, "{after:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_conclusive() {
+    let outcome = run(&CheckWat::checking(CONNECTS), &target(nowhere())).await;
+    assert_eq!(outcome.verdict, CheckVerdict::Unhealthy);
+    assert!(!outcome.inconclusive, "{outcome:?}");
+}

@@ -1,0 +1,294 @@
+//! Who means ill: floods, forged segments and errors, garbage, and spoofed answers.
+//!
+//! Invariant: an attacker is blind. It knows addresses and ports, and no sequence number: what it
+//! forges lies far outside of every window.
+
+use waxwing_dataplane::session::Tuple;
+use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags, build};
+
+use crate::config::{BACK, FRONT, PORT_MACS, endpoints, server_mac};
+use crate::hosts::{Departure, FORGED, Hosts};
+use crate::plan::Plan;
+use crate::random::Random;
+use crate::view::view;
+
+const ACK: u8 = TcpFlags::ACK;
+
+/// One attack; what it is, in words.
+pub(crate) fn attack(
+    plan: &Plan,
+    hosts: &Hosts,
+    seen: &[Departure],
+    random: &mut Random,
+    out: &mut Vec<Departure>,
+) -> &'static str {
+    let count = random.between(1, plan.flood);
+    match random.below(11) {
+        0 | 1 => {
+            (0..count).for_each(|_| out.push(stranger(hosts, TcpFlags::SYN, random)));
+            "a flood of SYNs"
+        }
+        2 => {
+            (0..count).for_each(|_| out.push(stranger(hosts, ACK, random)));
+            "a flood of ACKs"
+        }
+        3 => {
+            (0..count).for_each(|_| out.push(strange_datagram(hosts, random)));
+            "a flood of datagrams"
+        }
+        4 | 5 => {
+            forge(hosts, random, out);
+            "forged segments of a connection"
+        }
+        6 => {
+            out.push(spoofed_answer(plan, random));
+            "a spoofed answer"
+        }
+        7 => {
+            let len = random.index(120);
+            out.push((random.one(&[FRONT, BACK]), random.bytes(len)));
+            "noise"
+        }
+        8 | 9 => {
+            out.extend(mutated(seen, random));
+            "a damaged copy"
+        }
+        _ => {
+            out.push(question(hosts, random));
+            "a question to a VIP"
+        }
+    }
+}
+
+fn any_service(random: &mut Random, protocol: Protocol) -> (Address, u16) {
+    loop {
+        let (vip, port, its, _) = random.one(&endpoints());
+        if its == protocol {
+            return (vip, port);
+        }
+    }
+}
+
+/// An address that nobody has.
+fn nobody(vip: Address, random: &mut Random) -> Address {
+    let n = random.below(1 << 16) as u8;
+    match vip.family() {
+        Family::V4 => Address::v4([172, 16, random.next() as u8, n]),
+        Family::V6 => Address::from_bits(0x2001_0db8_0666 << 80 | u128::from(random.next())),
+    }
+}
+
+fn stranger(hosts: &Hosts, flags: u8, random: &mut Random) -> Departure {
+    let destination = any_service(random, Protocol::Tcp);
+    let source = nobody(destination.0, random);
+    let (link, tags) = hosts.link_from(source);
+    let segment = build::Tcp {
+        link,
+        tags,
+        source: (source, random.next() as u16),
+        destination,
+        hop_limit: random.one(&[1, 2, 64, 255]),
+        flags: TcpFlags(flags),
+        sequence: random.next() as u32,
+        acknowledgment: random.next() as u32,
+        payload: b"",
+    };
+    (FRONT, segment.frame())
+}
+
+fn strange_datagram(hosts: &Hosts, random: &mut Random) -> Departure {
+    let destination = any_service(random, Protocol::Udp);
+    let source = nobody(destination.0, random);
+    let (link, tags) = hosts.link_from(source);
+    let datagram = build::Udp {
+        link,
+        tags,
+        source: (source, random.next() as u16),
+        destination,
+        hop_limit: random.one(&[1, 64]),
+        payload: FORGED,
+    };
+    (FRONT, datagram.frame())
+}
+
+/// Segments with a connection's addresses and ports, from somebody who cannot see it.
+fn forge(hosts: &Hosts, random: &mut Random, out: &mut Vec<Departure>) {
+    let Some(victim) = hosts.any_victim(random) else {
+        return;
+    };
+    let Tuple {
+        source,
+        destination,
+        source_port,
+        destination_port,
+        ..
+    } = victim.tuple;
+    let (link, tags) = hosts.link_from(source);
+    let kinds = [
+        TcpFlags::RST,
+        TcpFlags::RST | ACK,
+        TcpFlags::FIN | ACK,
+        TcpFlags::SYN,
+        TcpFlags::PSH | ACK,
+        0xff,
+        0,
+    ];
+    for _ in 0..random.between(1, 4) {
+        let segment = build::Tcp {
+            link,
+            tags,
+            source: (source, source_port),
+            destination: (destination, destination_port),
+            flags: TcpFlags(random.one(&kinds)),
+            sequence: victim.client.sends().wrapping_add(1 << 31),
+            acknowledgment: victim.client.accepts().wrapping_add(1 << 31),
+            payload: FORGED,
+            ..Default::default()
+        };
+        out.push((FRONT, segment.frame()));
+    }
+}
+
+/// From a backend's address, in a connection that there may be.
+fn spoofed_answer(plan: &Plan, random: &mut Random) -> Departure {
+    let protocol = random.one(&[Protocol::Tcp, Protocol::Udp]);
+    let flow = Hosts::any_flow(plan, protocol, random);
+    let server_port = endpoints()
+        .into_iter()
+        .find(|e| (e.0, e.1, e.2) == (flow.destination, flow.destination_port, protocol))
+        .map_or(0, |e| e.3);
+    let server = match flow.destination.family() {
+        Family::V4 => Address::v4([10, 2, 0, 10 + random.below(5) as u8]),
+        Family::V6 => Address::from_bits((0xfd00_0002 << 96) + 0x10 + u128::from(random.below(5))),
+    };
+    let link = Link {
+        source: server_mac(server),
+        destination: PORT_MACS[BACK.index()],
+    };
+    let source = (server, server_port);
+    let destination = (flow.source, flow.source_port);
+    let frame = match protocol {
+        // Far from any window of a connection that nobody knows: a SYN of the server's.
+        Protocol::Tcp => build::Tcp {
+            link,
+            source,
+            destination,
+            flags: TcpFlags(TcpFlags::RST),
+            hop_limit: 1,
+            ..Default::default()
+        }
+        .frame(),
+        Protocol::Udp => build::Udp {
+            link,
+            source,
+            destination,
+            payload: FORGED,
+            ..Default::default()
+        }
+        .frame(),
+    };
+    (BACK, frame)
+}
+
+/// A copy of what passed, with some bytes changed; never one that its receiver would believe.
+fn mutated(seen: &[Departure], random: &mut Random) -> Option<Departure> {
+    if seen.is_empty() {
+        return None;
+    }
+    let (port, mut frame) = seen[random.index(seen.len())].clone();
+    if frame.is_empty() {
+        return None;
+    }
+    for _ in 0..random.between(1, 6) {
+        let at = random.index(frame.len());
+        match random.below(8) {
+            0 => frame.truncate(at.max(1)),
+            1 => frame.insert(at, random.next() as u8),
+            2 => frame[at] = random.one(&[0, 1, 0x7f, 0x80, 0xff]),
+            3 => frame[at] ^= 1 << random.below(8),
+            _ if frame.len() > 54 => frame[random.index(54)] = random.next() as u8,
+            _ => frame[at] = random.next() as u8,
+        }
+    }
+    let believed =
+        view(&frame).is_some_and(|view| view.is_right(&frame) || view.has_no_checksum(&frame));
+    (!believed).then_some((port, frame))
+}
+
+/// Ping, ARP, a solicitation, or an error about a connection.
+fn question(hosts: &Hosts, random: &mut Random) -> Departure {
+    let (vip, port) = any_service(random, Protocol::Tcp);
+    let source = nobody(vip, random);
+    let (link, tags) = hosts.link_from(source);
+    let frame = match (random.below(3), vip.family()) {
+        (0, Family::V4) => build::ArpRequest {
+            mac: link.source,
+            tags: VlanTags::NONE,
+            sender: source,
+            target: vip,
+        }
+        .frame(),
+        (0, Family::V6) => build::NeighborSolicitation {
+            mac: link.source,
+            tags,
+            source,
+            target: vip,
+        }
+        .frame(),
+        (1, _) => build::Echo {
+            link,
+            tags,
+            source,
+            destination: vip,
+            payload: b"are you there",
+            ..Default::default()
+        }
+        .frame(),
+        _ => return (FRONT, error(hosts, (vip, port), random)),
+    };
+    (FRONT, frame)
+}
+
+/// An ICMP error about a connection: destination unreachable, too big, time exceeded.
+fn error(hosts: &Hosts, (vip, port): (Address, u16), random: &mut Random) -> Vec<u8> {
+    let client = hosts.any_victim(random).map(|victim| victim.tuple);
+    let client = client.filter(|tuple| tuple.destination == vip);
+    let (source, source_port) = client.map_or((nobody(vip, random), 4000), |tuple| {
+        (tuple.source, tuple.source_port)
+    });
+    let (link, tags) = hosts.link_from(source);
+    // What the VIP would have sent.
+    let quoted = build::Tcp {
+        source: (vip, port),
+        destination: (source, source_port),
+        ..Default::default()
+    }
+    .frame();
+    let echo = build::Echo {
+        link,
+        tags,
+        source: nobody(vip, random),
+        destination: vip,
+        payload: &quoted[14..],
+        ..Default::default()
+    };
+    let mut frame = echo.frame();
+    let Some(view) = view(&frame) else {
+        return frame;
+    };
+    let kinds: &[(u8, u8)] = if view.v6 {
+        &[(1, 0), (1, 4), (2, 0), (3, 0)]
+    } else {
+        &[(3, 1), (3, 3), (3, 4), (11, 0)]
+    };
+    let (kind, code) = random.one(kinds);
+    let checksum = view.checksum_at();
+    (frame[view.segment], frame[view.segment + 1]) = (kind, code);
+    frame[checksum..checksum + 2].fill(0);
+    frame[checksum + 2..checksum + 6].copy_from_slice(&1280_u32.to_be_bytes());
+    // The checksum is wrong by just what is missing.
+    let (_, error) = view.errors(&frame);
+    let right = (0xffff - error) as u16;
+    frame[checksum..checksum + 2].copy_from_slice(&right.to_be_bytes());
+    frame
+}

@@ -1,0 +1,288 @@
+//! The config as an operator changes it, and the ids that its things keep: what
+//! `runtime/control/src/catalog.rs` does, in small.
+//!
+//! Invariant: the id of a backend that was removed is free once its last session has ended and
+//! every worker has taken up the snapshot without it; and no sooner.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use waxwing_dataplane::snapshot::{
+    MidStream, NoBackend, Port, SessionsFate, TimeoutTicks, Timeouts,
+};
+use waxwing_dataplane::{Backend, BackendId, Gauges, PortId, Service, ServiceId, Snapshot};
+use waxwing_packet::{Address, Mac, Protocol};
+
+use crate::plan::Plan;
+use crate::policy::{KINDS, Kind};
+use crate::random::Random;
+
+pub(crate) const FRONT: PortId = PortId(0);
+pub(crate) const BACK: PortId = PortId(1);
+pub(crate) const PORT_MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+/// Few more than there can be backends, so that ids are given again soon.
+pub(crate) const BACKENDS_MAX: usize = 40;
+/// The backends that a service may have.
+const PLACES: usize = 5;
+const MTU: u16 = 1500;
+
+/// The services that there may be: VIP, port, protocol, and the port of their servers. Several
+/// stand before the same servers, so that one client's ports clash there.
+pub(crate) fn endpoints() -> [(Address, u16, Protocol, u16); 7] {
+    let v4 = Address::v4([203, 0, 113, 10]);
+    let other = Address::v4([203, 0, 113, 11]);
+    let v6 = Address::from_bits(0x2001_0db8 << 96 | 0x10);
+    [
+        (v4, 80, Protocol::Tcp, 8080),
+        (v4, 81, Protocol::Tcp, 8080),
+        (other, 80, Protocol::Tcp, 8080),
+        (v6, 80, Protocol::Tcp, 8080),
+        (v6, 443, Protocol::Tcp, 443),
+        (v4, 53, Protocol::Udp, 53),
+        (v6, 53, Protocol::Udp, 5353),
+    ]
+}
+
+/// The address of a server.
+fn server(vip: Address, place: usize) -> Address {
+    let base = match vip.family() {
+        waxwing_packet::Family::V4 => Address::v4([10, 2, 0, 10]).bits(),
+        waxwing_packet::Family::V6 => 0xfd00_0002 << 96 | 0x10,
+    };
+    Address::from_bits(base + place as u128)
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    weight: u32,
+    healthy: bool,
+    sessions: SessionsFate,
+}
+
+/// One service of the config.
+#[derive(Clone, Debug)]
+struct Wanted {
+    backends: [Option<Entry>; PLACES],
+    mid_stream: MidStream,
+    no_backend: NoBackend,
+}
+
+/// A backend, by its service's place and its own.
+type BackendKey = (usize, usize);
+
+/// What is wanted, and the ids given.
+pub(crate) struct Config {
+    services: [Option<Wanted>; 7],
+    pub(crate) policy: Kind,
+    ping: bool,
+    timeouts: Timeouts,
+    ids: BTreeMap<BackendKey, BackendId>,
+    free: VecDeque<BackendId>,
+    retired: BTreeMap<BackendKey, Backend>,
+    last: BTreeMap<BackendKey, Backend>,
+    generation: u64,
+}
+
+impl Config {
+    pub(crate) fn new(plan: &Plan, random: &mut Random) -> Self {
+        let [half_open, established, closing, udp] = plan.timeouts_s.map(Duration::from_secs);
+        Self {
+            services: std::array::from_fn(|_| Some(Self::service(random))),
+            policy: random.one(&KINDS),
+            ping: true,
+            timeouts: Timeouts {
+                tcp_half_open: half_open,
+                tcp_established: established,
+                tcp_closing: closing,
+                udp,
+            },
+            ids: BTreeMap::new(),
+            free: (0..BACKENDS_MAX as u32).map(BackendId).collect(),
+            retired: BTreeMap::new(),
+            last: BTreeMap::new(),
+            generation: 0,
+        }
+    }
+
+    pub(crate) fn timeouts(&self) -> TimeoutTicks {
+        self.timeouts.into()
+    }
+
+    const WELL: Entry = Entry {
+        weight: 1,
+        healthy: true,
+        sessions: SessionsFate::Keep,
+    };
+
+    fn service(random: &mut Random) -> Wanted {
+        Wanted {
+            backends: std::array::from_fn(|at| {
+                (at < 2 || random.chance(500)).then_some(Self::WELL)
+            }),
+            mid_stream: random.one(&[MidStream::Pick, MidStream::Drop]),
+            no_backend: random.one(&[NoBackend::Reject, NoBackend::Drop]),
+        }
+    }
+
+    /// Somebody changes something; what, in words.
+    pub(crate) fn change(&mut self, random: &mut Random) -> &'static str {
+        let at = random.index(self.services.len());
+        let place = random.index(PLACES);
+        let Some(service) = &mut self.services[at] else {
+            self.services[at] = Some(Self::service(random));
+            return "a service is added";
+        };
+        let fates = [
+            SessionsFate::Keep,
+            SessionsFate::Reset,
+            SessionsFate::Repick,
+        ];
+        match random.below(12) {
+            0 => {
+                self.services[at] = None;
+                "a service is removed"
+            }
+            1 => {
+                service.backends[place] = None;
+                "a backend is removed"
+            }
+            2 | 3 => {
+                service.backends[place] = Some(Self::WELL);
+                "a backend is added, or well again"
+            }
+            4 => {
+                let fate = random.one(&fates);
+                for backend in service.backends.iter_mut().flatten() {
+                    (backend.healthy, backend.sessions) = (false, fate);
+                }
+                "all backends are down"
+            }
+            5 | 6 => {
+                for backend in &mut service.backends {
+                    *backend = Some(Self::WELL);
+                }
+                "all backends are well"
+            }
+            7 => {
+                self.policy = random.one(&KINDS);
+                "another policy"
+            }
+            8 => {
+                self.ping = !self.ping;
+                service.mid_stream = random.one(&[MidStream::Pick, MidStream::Drop]);
+                service.no_backend = random.one(&[NoBackend::Reject, NoBackend::Drop]);
+                "other manners"
+            }
+            9 => {
+                if let Some(backend) = &mut service.backends[place] {
+                    (backend.healthy, backend.sessions) = (false, random.one(&fates));
+                }
+                "a backend is down"
+            }
+            _ => {
+                if let Some(backend) = &mut service.backends[place] {
+                    backend.weight = random.below(3) as u32;
+                }
+                "another weight"
+            }
+        }
+    }
+
+    /// All is well from now on.
+    pub(crate) fn mend(&mut self, random: &mut Random) {
+        for service in &mut self.services {
+            let service = service.get_or_insert_with(|| Self::service(random));
+            service.backends = [Some(Self::WELL); PLACES];
+        }
+        self.policy = Kind::Steady;
+    }
+
+    /// The next snapshot, and the ids that it gives anew. Every worker has taken up the last one.
+    pub(crate) fn snapshot(&mut self, gauges: &Gauges) -> (Snapshot, Vec<BackendId>) {
+        self.generation += 1;
+        let (mut services, mut live, mut new) = (Vec::new(), BTreeMap::new(), Vec::new());
+        for (at, wanted) in self.services.iter().enumerate() {
+            let Some(wanted) = wanted else { continue };
+            let (vip, port, protocol, server_port) = endpoints()[at];
+            let mut service = Service {
+                id: ServiceId(at as u32),
+                name: format!("service-{at}").into(),
+                vip,
+                port,
+                protocol,
+                policy: 0,
+                backends: Box::default(),
+                mid_stream: wanted.mid_stream,
+                no_backend: wanted.no_backend,
+                timeouts: self.timeouts,
+            };
+            let mut ids = Vec::new();
+            for (place, entry) in wanted.backends.iter().enumerate() {
+                let Some(entry) = entry else { continue };
+                let key = (at, place);
+                let id = *self.ids.entry(key).or_insert_with(|| {
+                    let id = self
+                        .free
+                        .pop_front()
+                        .expect("there are more ids than places");
+                    new.push(id);
+                    id
+                });
+                let address = server(vip, place);
+                let backend = Backend {
+                    healthy: entry.healthy,
+                    sessions: entry.sessions,
+                    ..Backend::new(id, &service, address, server_port, entry.weight)
+                };
+                ids.push(id);
+                live.insert(key, backend);
+            }
+            service.backends = ids.into();
+            services.push(service);
+        }
+        self.retire(&live, gauges);
+        let backends = live.values().chain(self.retired.values()).cloned();
+        let ports = PORT_MACS.iter().map(|mac| Port {
+            name: "port".into(),
+            mac: *mac,
+            mtu: MTU,
+        });
+        let snapshot = Snapshot::new(
+            self.generation,
+            services,
+            backends.collect(),
+            ports.collect(),
+        );
+        self.last = live;
+        (snapshot.answering_ping(self.ping), new)
+    }
+
+    fn retire(&mut self, live: &BTreeMap<BackendKey, Backend>, gauges: &Gauges) {
+        let Self {
+            retired, ids, free, ..
+        } = self;
+        retired.retain(|key, backend| {
+            let is_back = live.contains_key(key);
+            let is_over = !is_back && gauges.active(backend.id) == 0;
+            if is_over {
+                free.extend(ids.remove(key));
+            }
+            !is_back && !is_over
+        });
+        for (key, backend) in &self.last {
+            if !live.contains_key(key) {
+                let backend = Backend {
+                    weight: 0,
+                    ..backend.clone()
+                };
+                retired.insert(*key, backend);
+            }
+        }
+    }
+}
+
+/// The MAC address of a server.
+pub(crate) fn server_mac(address: Address) -> Mac {
+    let [.., last] = address.octets();
+    Mac([2, 0, 0, 0, 2, last])
+}

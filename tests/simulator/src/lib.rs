@@ -1,0 +1,97 @@
+//! The whole core in a world of its own: clients, servers and attackers, a network that loses,
+//! doubles, delays and damages, workers in any order, changes of the config, and time that passes as
+//! the world wants it.
+//!
+//! Invariant: a world follows from its seed alone. What is checked at each turn of a worker is in
+//! `oracle`, `translation` and `ledger`, and at each byte that reaches its peer in `tcp` and `hosts`.
+//!
+//! The worlds differ: see `plan`. Each ends in rest: all is well again, and every connection that was
+//! established and that nobody harmed has to come to its good end.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers are drawn from ranges that fit, or are cut to draw them"
+)]
+
+mod attacker;
+mod balancer;
+mod config;
+mod hosts;
+mod ledger;
+mod oracle;
+mod pin;
+mod plan;
+mod policy;
+mod random;
+mod tcp;
+mod translation;
+mod view;
+mod wire;
+mod world;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use world::Tally;
+use world::World;
+
+/// An invariant that does not hold.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The world that it happened in.
+    pub seed: u64,
+    /// The events up to it.
+    pub step: u64,
+    /// Which it is.
+    pub what: String,
+    /// What the world is like, and what came before.
+    pub trace: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.trace {
+            writeln!(f, "  {line}")?;
+        }
+        write!(f, "seed {}, step {}: {}", self.seed, self.step, self.what)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Lives through a world until its workers took so many packets, and then to its rest.
+///
+/// # Errors
+/// The first [`Failure`], told with its trace.
+pub fn simulate(seed: u64, packets: u64) -> Result<Tally, Box<Failure>> {
+    // A failure is lived through once more to be told: to keep a trace takes most of the time.
+    attempt(seed, packets, false).map_err(|failure| match attempt(seed, packets, true) {
+        Err(told) => told,
+        Ok(_) => failure,
+    })
+}
+
+fn attempt(seed: u64, packets: u64, tracing: bool) -> Result<Tally, Box<Failure>> {
+    let mut world = World::new(seed, tracing);
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        world.run(packets)?;
+        world.rest()
+    }));
+    let what = match lived {
+        Ok(Ok(())) => return Ok(world.tally()),
+        Ok(Err(what)) => what,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            format!("the core panicked: {}", text.unwrap_or_default())
+        }
+    };
+    let mut trace = vec![format!("{:?}", world.plan())];
+    trace.extend(world.trace());
+    Err(Box::new(Failure {
+        seed,
+        step: world.step,
+        what,
+        trace,
+    }))
+}

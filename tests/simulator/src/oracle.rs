@@ -1,0 +1,660 @@
+//! The invariants, checked at each turn of a worker: each frame that went in is compared with what
+//! became of it, and the sessions of these frames with what their packets say they have to be.
+//!
+//! Invariant: the oracle believes the frames. It asks the core for what cannot be seen from outside
+//! (which of two sessions of one flow is the present one), and then only to hold it against the core.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
+
+use waxwing_dataplane::session::{Session, SessionRef, Tuple};
+use waxwing_dataplane::snapshot::{SessionsFate, TimeoutTicks};
+use waxwing_dataplane::{Backend, NextHop, Now, PortId, Snapshot, Tick};
+use waxwing_packet::{Packet, Protocol, Transport, VlanTags, parse};
+
+use crate::balancer::Balancer;
+use crate::config::{BACK, PORT_MACS, server_mac};
+use crate::pin::{Pin, Route, Shadow, is_opening};
+use crate::translation;
+use crate::view::{TCP, UDP, View, macs, view};
+use crate::wire::{Fate, Handled};
+
+/// A map that is the same in every run.
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
+
+/// What an oracle tells of a turn, beside that all was well.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// Flows whose session ended, or gave way to another.
+    pub(crate) ended: Vec<Tuple>,
+    /// Flows whose session is established.
+    pub(crate) held: Vec<Tuple>,
+}
+
+/// A turn that is being looked at.
+pub(crate) struct Turn<'a> {
+    pub(crate) balancer: &'a Balancer,
+    pub(crate) worker: usize,
+    pub(crate) now: Now,
+    /// The transmit rings were short of room.
+    pub(crate) limited: bool,
+}
+
+impl Turn<'_> {
+    fn snapshot(&self) -> &Snapshot {
+        &self.balancer.current[self.worker]
+    }
+
+    /// The session that the core has of a client's flow now.
+    fn session(&self, tuple: &Tuple) -> Option<(SessionRef, Session)> {
+        let sessions = &self.balancer.shared.sessions;
+        sessions.find(sessions.hash(tuple), |session| {
+            let vip = self.snapshot().backend(session.backend).map(|b| b.vip);
+            tuple_of_session(session, vip) == Some(*tuple)
+        })
+    }
+}
+
+fn tuple_of_session(session: &Session, vip: Option<waxwing_packet::Address>) -> Option<Tuple> {
+    Some(Tuple {
+        source: session.client,
+        destination: vip?,
+        source_port: session.client_port,
+        destination_port: session.service_port,
+        protocol: session.protocol,
+    })
+}
+
+pub(crate) struct Oracle {
+    pub(crate) pins: Map<Tuple, Pin>,
+    /// From what a backend answers to the client's flow.
+    pub(crate) replies: Map<Tuple, Tuple>,
+    timeouts: TimeoutTicks,
+    turn: u64,
+    /// The latest reading of any worker's clock: they differ by a little.
+    latest: Tick,
+    touched: Vec<Tuple>,
+    turns_since_audit: usize,
+    told: Told,
+}
+
+impl Oracle {
+    pub(crate) fn new(timeouts: TimeoutTicks) -> Self {
+        Self {
+            pins: Map::default(),
+            replies: Map::default(),
+            timeouts,
+            turn: 0,
+            latest: Tick::default(),
+            touched: Vec::new(),
+            turns_since_audit: 0,
+            told: Told::default(),
+        }
+    }
+
+    /// Looks at a turn.
+    ///
+    /// # Errors
+    /// The invariant that does not hold.
+    pub(crate) fn check(&mut self, turn: &Turn<'_>, handled: &[Handled]) -> Result<Told, String> {
+        self.turn += 1;
+        self.latest = self.latest.max(turn.now.tick());
+        for frame in handled {
+            self.frame(turn, frame)
+                .map_err(|why| format!("{why}\n    {frame:02x?}\n    {:?}", view(&frame.bytes)))?;
+        }
+        self.compare_touched(turn)?;
+        self.turns_since_audit += 1;
+        let sessions = turn.balancer.shared.sessions.len();
+        if self.turns_since_audit * 16 > sessions {
+            self.turns_since_audit = 0;
+            self.audit(turn)?;
+        }
+        Ok(std::mem::take(&mut self.told))
+    }
+
+    fn frame(&mut self, turn: &Turn<'_>, frame: &Handled) -> Result<(), String> {
+        if frame.fates.len() > 1 {
+            return Err("a frame ended twice".into());
+        }
+        let fate = frame.fates.first();
+        if let Some(Fate::Kernel(bytes)) = fate
+            && *bytes != frame.bytes
+        {
+            return Err("the kernel got another frame than came".into());
+        }
+        let Some(came) = view(&frame.bytes) else {
+            return self.unread(turn, frame);
+        };
+        let protocol = match came.protocol {
+            TCP => Protocol::Tcp,
+            UDP => Protocol::Udp,
+            _ => return translation::of_icmp(frame, &came),
+        };
+        let tuple = Tuple {
+            source: came.source,
+            destination: came.destination,
+            source_port: came.source_port,
+            destination_port: came.destination_port,
+            protocol,
+        };
+        let snapshot = turn.snapshot();
+        let service = snapshot.service_at(tuple.destination, tuple.destination_port, protocol);
+        if self.pins.contains_key(&tuple) || service.is_some() {
+            self.request(turn, frame, &came, tuple)
+        } else if let Some(client) = self.replies.get(&tuple).copied() {
+            self.reply(turn, frame, &came, client)
+        } else {
+            match fate {
+                Some(Fate::Sent(..)) => Err("a frame of no session was sent on".into()),
+                Some(Fate::Kernel(_)) if snapshot.is_vip(came.destination) => {
+                    Err("a frame to a VIP went to the kernel".into())
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+
+    /// A frame that the view makes nothing of (it has IP options, say), and the core perhaps does:
+    /// its session is known to be there from now on, and no more.
+    fn unread(&mut self, turn: &Turn<'_>, frame: &Handled) -> Result<(), String> {
+        let Ok(Packet::Ip(packet)) = parse(&frame.bytes) else {
+            return Ok(());
+        };
+        let (source_port, destination_port, protocol) = match packet.transport {
+            Transport::Tcp {
+                source,
+                destination,
+                ..
+            } => (source, destination, Protocol::Tcp),
+            Transport::Udp {
+                source,
+                destination,
+            } => (source, destination, Protocol::Udp),
+            Transport::Icmp { .. } | Transport::Other(_) => return Ok(()),
+        };
+        let tuple = Tuple {
+            source: packet.source,
+            destination: packet.destination,
+            source_port,
+            destination_port,
+            protocol,
+        };
+        let client = self.replies.get(&tuple).copied().unwrap_or(tuple);
+        let now = turn.now.tick();
+        if let Some(pin) = self.pins.get_mut(&client) {
+            touch(pin, self.turn, client, &mut self.touched);
+            pin.blurred = true;
+            pin.seen = pin.seen.max(now);
+            pin.routes.push(route_of(frame));
+            return Ok(());
+        }
+        self.adopt(turn, tuple, (0, route_of(frame)))
+    }
+
+    /// A session that a frame may have made without being sent on.
+    fn adopt(
+        &mut self,
+        turn: &Turn<'_>,
+        tuple: Tuple,
+        (flags, route): (u8, Route),
+    ) -> Result<(), String> {
+        let Some((_, session)) = turn.session(&tuple) else {
+            return Ok(());
+        };
+        let backend = turn.snapshot().backend(session.backend);
+        let backend = backend.ok_or("a session of an unknown backend")?;
+        let source_port = session.source_port;
+        let mut pin = self.new_pin(turn, backend, (flags, source_port), route);
+        // Or a later one of the batch has made it.
+        pin.blurred = true;
+        self.pins.insert(tuple, pin);
+        self.touched.push(tuple);
+        self.note_reply(turn, backend, &tuple, source_port)
+    }
+
+    /// A frame of a client's flow.
+    fn request(
+        &mut self,
+        turn: &Turn<'_>,
+        frame: &Handled,
+        came: &View,
+        tuple: Tuple,
+    ) -> Result<(), String> {
+        if let Some(pin) = self.pins.get_mut(&tuple) {
+            touch(pin, self.turn, tuple, &mut self.touched);
+            pin.may_end |= pin.is_expired(&self.timeouts, tuple.protocol, self.latest)
+                || may_end(turn, pin, came, tuple.protocol);
+        }
+        let pin = self.pins.get(&tuple);
+        match frame.fates.first() {
+            Some(Fate::Kernel(_)) => Err("a client's frame went to the kernel".into()),
+            Some(Fate::Sent(port, out)) => {
+                let went = view(out).ok_or("what was sent is no whole packet")?;
+                if is_told(came, &went) {
+                    let from = tuple.destination;
+                    translation::of_refusal(frame, came, (*port, out), (from, &went))?;
+                    return self.request_dropped(turn, frame, came, tuple);
+                }
+                if went.destination == came.source {
+                    if pin.is_some_and(Pin::is_protected) {
+                        return Err("a session that stands was refused".into());
+                    }
+                    let from = tuple.destination;
+                    return translation::of_refusal(frame, came, (*port, out), (from, &went));
+                }
+                translation::of_request(frame, came, (*port, out), &went)?;
+                self.forwarded(turn, frame, came, (tuple, &went))
+            }
+            None => self.request_dropped(turn, frame, came, tuple),
+        }
+    }
+
+    fn forwarded(
+        &mut self,
+        turn: &Turn<'_>,
+        frame: &Handled,
+        came: &View,
+        (tuple, went): (Tuple, &View),
+    ) -> Result<(), String> {
+        let snapshot = turn.snapshot();
+        let backend = backend_of(snapshot, &tuple, went)
+            .ok_or("a client's frame was sent to no backend of its service")?;
+        let found = turn.session(&tuple);
+        let before = self.pins.get(&tuple);
+        let newer = before.is_some_and(|pin| {
+            let expired = pin.is_expired(&self.timeouts, tuple.protocol, turn.now.tick());
+            // Of a session that the same batch ended again, there is no more than its frame.
+            let found = found.map_or(expired, |(at, session)| {
+                let here = (session.backend, session.source_port);
+                pin.at != Some(at) && here == (backend.id, went.source_port)
+            });
+            pin.may_end && pin.at.is_some() && found
+        });
+        let other = before
+            .is_none_or(|pin| pin.backend != backend.id || pin.source_port != went.source_port);
+        let renewed = newer || other;
+        if renewed {
+            if let Some(pin) = self.pins.remove(&tuple) {
+                if !pin.may_end {
+                    return Err(format!("a session moved: {pin:?} to {:?}", backend.id));
+                }
+                self.forget_reply(snapshot, &tuple, &pin);
+                self.told.ended.push(tuple);
+            }
+            let service = snapshot.service(backend.service);
+            let listed = service.is_some_and(|s| s.backends.contains(&backend.id));
+            if !listed || !(backend.takes_new() || backend.keeps_sessions()) {
+                return Err(format!(
+                    "a new session on {:?}, which takes none",
+                    backend.id
+                ));
+            }
+            let route = route_of(frame);
+            let mut pin = self.new_pin(turn, backend, (came.flags, went.source_port), route);
+            pin.unsure = newer && !is_opening(came.flags);
+            self.pins.insert(tuple, pin);
+            self.touched.push(tuple);
+            // One that a full table had no room for up to the end of its batch has no answers.
+            if found.is_some() {
+                self.note_reply(turn, backend, &tuple, went.source_port)?;
+            }
+        }
+        let (now, timeouts) = (turn.now.tick(), &self.timeouts);
+        let Some(pin) = self.pins.get_mut(&tuple) else {
+            return Ok(());
+        };
+        if pin.is_expired(timeouts, tuple.protocol, now) && !pin.blurred {
+            return Err(format!("a session outlived its time: {pin:?} at {now:?}"));
+        }
+        pin.blurred |= pin.unsure && is_opening(came.flags);
+        pin.shadow.from_client(came.flags);
+        pin.seen = pin.seen.max(now);
+        pin.routes.push(route_of(frame));
+        Ok(())
+    }
+
+    fn new_pin(
+        &self,
+        turn: &Turn<'_>,
+        backend: &Backend,
+        (flags, source_port): (u8, u16),
+        route: Route,
+    ) -> Pin {
+        Pin {
+            backend: backend.id,
+            source_port,
+            shadow: Shadow::first(flags),
+            seen: turn.now.tick(),
+            at: None,
+            route,
+            routes: Vec::new(),
+            turn: self.turn,
+            was_strong: false,
+            evictions: 0,
+            may_end: false,
+            blurred: false,
+            unsure: false,
+        }
+    }
+
+    /// A backend's answer to a flow means one flow only.
+    fn note_reply(
+        &mut self,
+        turn: &Turn<'_>,
+        backend: &Backend,
+        tuple: &Tuple,
+        source_port: u16,
+    ) -> Result<(), String> {
+        let reply = reply_of(backend, tuple, source_port);
+        if let Some(other) = self.replies.insert(reply, *tuple)
+            && other != *tuple
+            && let Some((_, session)) = turn.session(&other)
+            && session.source_port == source_port
+            && let Some(its) = turn.snapshot().backend(session.backend)
+            && (its.address, its.port) == (backend.address, backend.port)
+        {
+            return Err(format!("{tuple:?} and {other:?} have the same answers"));
+        }
+        Ok(())
+    }
+
+    fn forget_reply(&mut self, snapshot: &Snapshot, tuple: &Tuple, pin: &Pin) {
+        if let Some(backend) = snapshot.backend(pin.backend) {
+            let reply = reply_of(backend, tuple, pin.source_port);
+            if self.replies.get(&reply) == Some(tuple) {
+                self.replies.remove(&reply);
+            }
+        }
+    }
+
+    fn request_dropped(
+        &mut self,
+        turn: &Turn<'_>,
+        frame: &Handled,
+        came: &View,
+        tuple: Tuple,
+    ) -> Result<(), String> {
+        let excused = is_excused(turn, came);
+        if let Some(pin) = self.pins.get_mut(&tuple) {
+            if pin.is_protected() && !excused {
+                return Err(format!(
+                    "a frame of a session that stands was dropped: {pin:?}"
+                ));
+            }
+            pin.routes.push(route_of(frame));
+            if pin.may_end {
+                pin.blurred = true;
+            } else {
+                pin.shadow.from_client(came.flags);
+                pin.seen = pin.seen.max(turn.now.tick());
+            }
+            return Ok(());
+        }
+        // It may have made a session all the same: what was dropped was then the packet alone.
+        if excused {
+            return self.adopt(turn, tuple, (came.flags, route_of(frame)));
+        }
+        Ok(())
+    }
+
+    /// A frame of a backend, in the session of this client's flow.
+    fn reply(
+        &mut self,
+        turn: &Turn<'_>,
+        frame: &Handled,
+        came: &View,
+        tuple: Tuple,
+    ) -> Result<(), String> {
+        let Some(pin) = self.pins.get_mut(&tuple) else {
+            return Ok(());
+        };
+        touch(pin, self.turn, tuple, &mut self.touched);
+        let now = turn.now.tick();
+        let expired = pin.is_expired(&self.timeouts, tuple.protocol, now);
+        pin.may_end |= pin.is_expired(&self.timeouts, tuple.protocol, self.latest);
+        match frame.fates.first() {
+            Some(Fate::Kernel(_)) => {
+                let evicted = !pin.was_strong && evictions(turn.balancer) > pin.evictions;
+                // Replies are looked up before the batch's new sessions are made.
+                let is_new = pin.at.is_none();
+                if !(pin.may_end || evicted || pin.blurred || is_new) {
+                    return Err(format!(
+                        "the answer of a session went to the kernel: {pin:?}"
+                    ));
+                }
+                return Ok(());
+            }
+            Some(Fate::Sent(port, out)) => {
+                if expired && !pin.blurred {
+                    return Err(format!("a session outlived its time: {pin:?} at {now:?}"));
+                }
+                let went = view(out).ok_or("what was sent is no whole packet")?;
+                let told = is_told(came, &went);
+                if told {
+                    let from = tuple.destination;
+                    translation::of_refusal(frame, came, (*port, out), (from, &went))?;
+                } else {
+                    translation::of_reply(frame, came, (*port, out), (&tuple, &went))?;
+                }
+                let route = route_to(*port, out);
+                if !told && route != pin.route && !pin.routes.contains(&route) {
+                    return Err(format!("{route:?} is not the way to the client: {pin:?}"));
+                }
+            }
+            None if pin.is_protected() && !is_excused(turn, came) => {
+                return Err(format!("an answer of a session was dropped: {pin:?}"));
+            }
+            // It was looked up before this turn made the session, or found the session's end.
+            None if expired || pin.at.is_none() => return Ok(()),
+            None => {}
+        }
+        pin.shadow.from_server(came.flags);
+        pin.seen = pin.seen.max(now);
+        Ok(())
+    }
+
+    /// The sessions of this turn's frames are in the core what their frames say.
+    fn compare_touched(&mut self, turn: &Turn<'_>) -> Result<(), String> {
+        let evicted = evictions(turn.balancer);
+        for tuple in std::mem::take(&mut self.touched) {
+            let Some(pin) = self.pins.get_mut(&tuple) else {
+                continue;
+            };
+            let Some((at, session)) = turn.session(&tuple) else {
+                let had_to_stay = pin.was_strong || evicted == pin.evictions;
+                if had_to_stay && !pin.may_end && !pin.blurred {
+                    return Err(format!("the session of {tuple:?} is gone: {pin:?}"));
+                }
+                let pin = pin.clone();
+                self.pins.remove(&tuple);
+                self.forget_reply(turn.snapshot(), &tuple, &pin);
+                self.told.ended.push(tuple);
+                continue;
+            };
+            if pin.at.is_some_and(|known| known != at) {
+                if !pin.may_end {
+                    return Err(format!("the session of {tuple:?} is another: {pin:?}"));
+                }
+                pin.blurred = true;
+                self.told.ended.push(tuple);
+            }
+            let known = (pin.backend, pin.source_port);
+            if known != (session.backend, session.source_port) && !pin.blurred {
+                return Err(format!("{session:?} is not {pin:?}"));
+            }
+            if session.tcp.phase() != pin.shadow.phase() && !pin.blurred {
+                return Err(format!(
+                    "{:?} is not the state of {tuple:?}: {pin:?}",
+                    session.tcp
+                ));
+            }
+            // The last that came leads the way, even where it came by another worker or was dropped
+            // behind the look-up. Of several in one batch it may be any.
+            let route = (session.hop, session.tags);
+            let stayed = pin.routes.is_empty() || pin.blurred;
+            if !(pin.routes.contains(&route) || (stayed && route == pin.route)) {
+                return Err(format!("{route:?} is not the way to the client: {pin:?}"));
+            }
+            pin.route = route;
+            pin.routes.clear();
+            (pin.at, pin.evictions) = (Some(at), evicted);
+            (pin.may_end, pin.unsure) = (false, false);
+            if pin.is_strong() && !pin.blurred {
+                self.told.held.push(tuple);
+            }
+        }
+        Ok(())
+    }
+
+    /// All sessions: their number, the gauges, and that each was seen to begin, and to end.
+    fn audit(&mut self, turn: &Turn<'_>) -> Result<(), String> {
+        let balancer = turn.balancer;
+        let shared = &balancer.shared;
+        let workers = balancer.current.len();
+        let mut active = vec![vec![0_u32; workers]; crate::config::BACKENDS_MAX];
+        let mut known = 0;
+        let mut count = 0;
+        for (at, session) in shared.sessions.iter() {
+            count += 1;
+            active[session.backend.index()][usize::from(session.worker)] += 1;
+            let mut vips = balancer.current.iter();
+            let vip = vips.find_map(|snapshot| Some(snapshot.backend(session.backend)?.vip));
+            let tuple = tuple_of_session(&session, vip);
+            let tuple = tuple.ok_or_else(|| format!("nobody knows the backend of {session:?}"))?;
+            let pin = self.pins.get(&tuple).filter(|pin| pin.at == Some(at));
+            let pin = pin.ok_or_else(|| format!("nobody has seen {session:?} begin"))?;
+            known += usize::from(pin.backend == session.backend || pin.blurred);
+        }
+        let (len, capacity) = (shared.sessions.len(), shared.sessions.capacity());
+        if count != len || len > capacity || known != count {
+            return Err(format!(
+                "{count} sessions, counted as {len} of {capacity}, {known} known"
+            ));
+        }
+        for (id, here) in (0..).map(waxwing_dataplane::BackendId).zip(&active) {
+            let counted: Vec<u32> = (0..workers)
+                .map(|worker| shared.gauges.active_here(worker, id))
+                .collect();
+            let sum: u32 = here.iter().sum();
+            if counted != *here || shared.gauges.active(id) != sum {
+                return Err(format!(
+                    "{id:?} has {here:?} sessions, and the gauges say {counted:?}"
+                ));
+            }
+        }
+        self.audit_ends(turn)
+    }
+
+    /// Those that are gone had a reason.
+    fn audit_ends(&mut self, turn: &Turn<'_>) -> Result<(), String> {
+        let evicted = evictions(turn.balancer);
+        let now = self.latest;
+        let sessions = &turn.balancer.shared.sessions;
+        let mut gone = Vec::new();
+        for (tuple, pin) in &mut self.pins {
+            if pin.at.is_some_and(|at| sessions.get(at).is_some()) {
+                pin.evictions = evicted;
+                continue;
+            }
+            let expired = pin.is_expired(&self.timeouts, tuple.protocol, now);
+            let by_force = evicted > pin.evictions && !pin.is_strong();
+            if !(expired || by_force || pin.blurred) {
+                return Err(format!(
+                    "the session of {tuple:?} is gone: {pin:?} at {now:?}"
+                ));
+            }
+            gone.push(*tuple);
+        }
+        for tuple in gone {
+            if let Some(pin) = self.pins.remove(&tuple) {
+                self.forget_reply(turn.snapshot(), &tuple, &pin);
+            }
+            self.told.ended.push(tuple);
+        }
+        Ok(())
+    }
+}
+
+/// Notes that a frame of the session is looked at.
+fn touch(pin: &mut Pin, turn: u64, tuple: Tuple, touched: &mut Vec<Tuple>) {
+    if pin.turn != turn {
+        pin.turn = turn;
+        pin.was_strong = pin.is_strong();
+        touched.push(tuple);
+    }
+}
+
+/// Whether a client's frame may end the session, or meets its end.
+fn may_end(turn: &Turn<'_>, pin: &Pin, came: &View, protocol: Protocol) -> bool {
+    let Some(backend) = turn.snapshot().backend(pin.backend) else {
+        return false;
+    };
+    let opening = protocol == Protocol::Tcp && is_opening(came.flags);
+    let weak = !pin.was_strong;
+    pin.blurred
+        || backend.sessions != SessionsFate::Keep
+        || (opening && weak)
+        || (opening && !backend.healthy && pin.shadow.has_nothing())
+        || (weak && evictions(turn.balancer) > pin.evictions)
+}
+
+/// Whether a frame may be dropped although its session stands.
+fn is_excused(turn: &Turn<'_>, came: &View) -> bool {
+    turn.limited || came.hop_limit <= 1 || came.end - came.network > 1500
+}
+
+/// Whether a packet went no further for want of a hop, and its sender was told. It is one of its session
+/// all the same.
+fn is_told(came: &View, went: &View) -> bool {
+    let is_error = !matches!(went.protocol, TCP | UDP);
+    came.hop_limit <= 1 && went.destination == came.source && is_error
+}
+
+/// Sessions that all workers have evicted.
+fn evictions(balancer: &Balancer) -> u64 {
+    balancer.counters.iter().map(|c| c.evicted.get()).sum()
+}
+
+fn backend_of<'a>(snapshot: &'a Snapshot, tuple: &Tuple, went: &View) -> Option<&'a Backend> {
+    snapshot.backends().find(|b| {
+        (b.vip, b.vip_port, b.protocol)
+            == (tuple.destination, tuple.destination_port, tuple.protocol)
+            && (b.address, b.port) == (went.destination, went.destination_port)
+    })
+}
+
+fn reply_of(backend: &Backend, tuple: &Tuple, source_port: u16) -> Tuple {
+    Tuple {
+        source: backend.address,
+        destination: tuple.source,
+        source_port: backend.port,
+        destination_port: source_port,
+        protocol: tuple.protocol,
+    }
+}
+
+fn vlan_tags(frame: &[u8]) -> VlanTags {
+    match parse(frame) {
+        Ok(Packet::Ip(packet)) => packet.ethernet.tags,
+        _ => VlanTags::NONE,
+    }
+}
+
+/// The way that a client's frame came by.
+fn route_of(frame: &Handled) -> Route {
+    let (_, mac) = macs(&frame.bytes);
+    let port = frame.port;
+    (NextHop { port, mac }, vlan_tags(&frame.bytes))
+}
+
+/// The way that a frame to a client took.
+fn route_to(port: PortId, out: &[u8]) -> Route {
+    let (mac, _) = macs(out);
+    (NextHop { port, mac }, vlan_tags(out))
+}
+
+/// The link of a frame to a backend.
+pub(crate) fn is_link_to(backend: waxwing_packet::Address, (port, out): (PortId, &[u8])) -> bool {
+    port == BACK && macs(out) == (server_mac(backend), PORT_MACS[BACK.index()])
+}

@@ -1,0 +1,133 @@
+//! What the oracle knows of a session, from the frames that passed alone.
+//!
+//! Invariant: nothing in a [`Pin`] was asked of the core but where it keeps the session, which tells
+//! one session of a flow from the next.
+
+use waxwing_dataplane::session::{Phase, SessionRef};
+use waxwing_dataplane::snapshot::TimeoutTicks;
+use waxwing_dataplane::{BackendId, NextHop, Tick};
+use waxwing_packet::{Protocol, TcpFlags, VlanTags};
+
+const FIN: u8 = TcpFlags::FIN;
+const SYN: u8 = TcpFlags::SYN;
+const RST: u8 = TcpFlags::RST;
+const ACK: u8 = TcpFlags::ACK;
+
+/// A SYN that opens a connection.
+pub(crate) const fn is_opening(flags: u8) -> bool {
+    flags & (SYN | ACK | RST | FIN) == SYN
+}
+
+/// What a middlebox may conclude of a connection, told a second time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shadow {
+    /// It began with a SYN.
+    began: bool,
+    server_syn: bool,
+    pub(crate) server_spoke: bool,
+    agreed: bool,
+    fins: [bool; 2],
+    reset: bool,
+}
+
+impl Shadow {
+    pub(crate) fn first(flags: u8) -> Self {
+        let mut shadow = Self {
+            began: is_opening(flags),
+            server_syn: false,
+            server_spoke: false,
+            agreed: false,
+            fins: [false; 2],
+            reset: false,
+        };
+        shadow.from_client(flags);
+        shadow
+    }
+
+    pub(crate) fn from_client(&mut self, flags: u8) {
+        self.reset = flags & RST != 0;
+        if !self.reset {
+            self.agreed |= self.server_syn && flags & ACK != 0;
+            self.fins[0] |= flags & FIN != 0;
+        }
+    }
+
+    pub(crate) fn from_server(&mut self, flags: u8) {
+        self.server_spoke = true;
+        self.reset = flags & RST != 0;
+        if !self.reset {
+            self.server_syn |= flags & SYN != 0;
+            self.agreed |= !self.began;
+            self.fins[1] |= flags & FIN != 0;
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        if self.reset || self.fins == [true; 2] {
+            Phase::Closing
+        } else if self.agreed {
+            Phase::Established
+        } else {
+            Phase::HalfOpen
+        }
+    }
+
+    /// Whether nothing but the client's SYN was seen.
+    pub(crate) fn has_nothing(&self) -> bool {
+        self.began && !self.server_spoke
+    }
+}
+
+/// The way to a client.
+pub(crate) type Route = (NextHop, VlanTags);
+
+/// A session, as its packets show it.
+#[derive(Clone, Debug)]
+pub(crate) struct Pin {
+    pub(crate) backend: BackendId,
+    pub(crate) source_port: u16,
+    pub(crate) shadow: Shadow,
+    pub(crate) seen: Tick,
+    /// Where the core keeps it; not known before the end of its first turn.
+    pub(crate) at: Option<SessionRef>,
+    /// The way to its client, and those that its packets of this turn came by.
+    pub(crate) route: Route,
+    pub(crate) routes: Vec<Route>,
+    /// The turn that it was touched in last, and whether it was established before that.
+    pub(crate) turn: u64,
+    pub(crate) was_strong: bool,
+    /// Sessions that had been evicted in all when this one was last there for sure.
+    pub(crate) evictions: u64,
+    /// A packet of this turn may have ended it.
+    pub(crate) may_end: bool,
+    /// It took an older one's place in this turn, and perhaps only at a later frame.
+    pub(crate) unsure: bool,
+    /// Its state is not known any more: a packet that may or may not have counted was dropped.
+    pub(crate) blurred: bool,
+}
+
+impl Pin {
+    pub(crate) fn is_strong(&self) -> bool {
+        self.shadow.phase() == Phase::Established
+    }
+
+    /// Whether it may neither be evicted nor be ended by a client's packet.
+    pub(crate) fn is_protected(&self) -> bool {
+        self.was_strong && self.is_strong() && !self.may_end && !self.blurred
+    }
+
+    pub(crate) fn is_expired(
+        &self,
+        timeouts: &TimeoutTicks,
+        protocol: Protocol,
+        now: Tick,
+    ) -> bool {
+        let timeout = match (protocol, self.shadow.phase()) {
+            (Protocol::Udp, _) => timeouts.udp,
+            (Protocol::Tcp, Phase::HalfOpen) => timeouts.tcp_half_open,
+            (Protocol::Tcp, Phase::Established) => timeouts.tcp_established,
+            (Protocol::Tcp, Phase::Closing) => timeouts.tcp_closing,
+        };
+        now.0.saturating_sub(self.seen.0) > timeout
+    }
+}

@@ -1,0 +1,128 @@
+//! Many backends whose checks take all the time they may: those of other services are on time.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::check_wat::CheckWat;
+use waxwing_tests::topology::server4;
+use waxwing_tests::{Backend, HealthCheck, Layout, Service, Topology, Waxwing};
+
+use crate::health::{quick, three, wait_web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(a_hundred_checks_that_loop_make_no_other_late),
+    scenario!(six_hundred_silent_backends_make_no_other_check_late, "nft"),
+];
+
+/// A service of this many backends on the second server, beside `web`: its checks are planned first.
+fn crowd(name: &str, backends: u16, check: HealthCheck) -> Service {
+    let mut service = Service::v4(name, "tcp", (1000, 0), 0);
+    let ports = 10_000..10_000 + backends;
+    service.backends = ports.map(|port| Backend::new(server4(2), port)).collect();
+    service.checked(check)
+}
+
+/// Looks for five seconds at `web`, whose servers are checked every 300 ms: they stay up, and the last
+/// check of each is never long ago. The status tells times to the second, rounded down.
+fn assert_on_time(waxwing: &Waxwing<'_>) -> Result<()> {
+    const LOOKED: Duration = Duration::from_secs(5);
+    const AGO_MAX: Duration = Duration::from_secs(3);
+    let begun = Instant::now();
+    let before = wait_web(waxwing, ["up"; 3])?;
+    ensure!(
+        begun.elapsed() < LOOKED,
+        "they were up after {:?} only",
+        begun.elapsed()
+    );
+    let end = Instant::now() + LOOKED;
+    let mut longest = 0.0_f64;
+    let mut status = before.clone();
+    while Instant::now() < end {
+        status = waxwing.status()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        for number in 1..=3 {
+            let server = format!("server-{number}");
+            let [was, is] = [&before, &status].map(|it| it.health("web", server.as_str()));
+            ensure!(
+                is.state == "up" && is.history == was.history,
+                "{server} was not up all the time: {is:#?}"
+            );
+            let last = is.checks.first().and_then(|check| check.last_at);
+            longest = longest.max(now - last.context("it is up without a result")?);
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    let (before, after) = (before.punctuality(), status.punctuality());
+    eprintln!(
+        "the last check was {longest:.1} s ago at most; {} checks of all, {} at once, late by {} ms \
+         (p99), {} ms (most)",
+        after.runs.saturating_sub(before.runs),
+        after.running,
+        after.late_p99_ms,
+        after.late_max_ms
+    );
+    ensure!(
+        longest < AGO_MAX.as_secs_f64(),
+        "what is due every 300 ms was last done {longest:.1} s ago"
+    );
+    Ok(())
+}
+
+/// Five seconds' worth of computing is due each second, until the module is found out.
+fn a_hundred_checks_that_loop_make_no_other_late() -> Result<()> {
+    const NAME: &str = "looping";
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, mut config) = three(&topology)?;
+    let module = CheckWat::checking("(loop $on (br $on)) (unreachable)");
+    fs::create_dir_all(&config.modules)?;
+    fs::write(config.modules.join(format!("{NAME}.wasm")), module.bytes())?;
+    let check = HealthCheck {
+        interval: Some("1s"),
+        fast_interval: Some("1s"),
+        timeout: Some("1s"),
+        ..quick(NAME)
+    };
+    config.services.insert(0, crowd(NAME, 100, check));
+    // Each that loops has a millisecond of the processor in turn, and an honest one needs a few turns.
+    config.service_mut("web")?.health[0].timeout = Some("1s");
+    let waxwing = Waxwing::start(&topology, &config)?;
+    assert_on_time(&waxwing)?;
+    let status = waxwing.wait_status("its quarantine", |status| {
+        !status.module_quarantined(NAME).is_empty()
+    })?;
+    eprintln!(
+        "{} faults: {:?}; a backend of its service: {:?}",
+        status.module_faults(NAME),
+        status.module_quarantined(NAME),
+        status.health(NAME, 0).reason
+    );
+    waxwing.stop().map(drop)
+}
+
+/// A rack that is gone: nobody refuses, and each check waits for all of its ten seconds.
+fn six_hundred_silent_backends_make_no_other_check_late() -> Result<()> {
+    const NAME: &str = "rack";
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, mut config) = three(&topology)?;
+    topology.servers[1].run(
+        "nft",
+        &["add table inet rack; \
+           add chain inet rack input { type filter hook input priority filter; }; \
+           add rule inet rack input tcp dport 10000-10599 drop"],
+    )?;
+    let check = HealthCheck {
+        interval: Some("1s"),
+        fast_interval: Some("1s"),
+        timeout: Some("10s"),
+        ..quick("tcp")
+    };
+    config.services.insert(0, crowd(NAME, 600, check));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    assert_on_time(&waxwing)?;
+    let reason = waxwing.status()?.health(NAME, 0).reason;
+    ensure!(!reason.contains("refused"), "it is not silent: {reason}");
+    waxwing.stop().map(drop)
+}

@@ -1,0 +1,297 @@
+//! Who is in a pool, and who is not: at a start, over a reload, and when the check itself is wrong.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::actors::{RunningLoad, connections};
+use waxwing_tests::config::Ejection;
+use waxwing_tests::moody_server::Mood;
+use waxwing_tests::query;
+use waxwing_tests::topology::VIP4;
+use waxwing_tests::{
+    Config, Fault, HealthCheck, Kind, Layout, Load, Server, Service, Topology, Waxwing,
+};
+
+use crate::consequences::{WEB, ask, assert_reset, assert_served_by, but, served, stay};
+use crate::health::{quick, three, wait_web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(a_server_that_is_dead_at_the_start_is_out_and_stays_out),
+    scenario!(
+        without_its_broken_check_a_pool_serves_at_once,
+        "nginx",
+        "openssl"
+    ),
+    scenario!(
+        a_new_check_takes_nobody_out_before_it_knows,
+        "nginx",
+        "openssl"
+    ),
+    scenario!(a_backup_that_is_well_serves_before_mains_that_are_down),
+    scenario!(a_weight_of_none_drains_until_the_deadline),
+    scenario!(a_server_that_was_restarted_while_it_drained_starts_slowly),
+    scenario!(
+        clients_that_wait_for_an_ejected_backend_go_to_another,
+        "nft"
+    ),
+];
+
+/// What the workers have follows a state within this time.
+const FOLLOWS: Duration = Duration::from_secs(1);
+
+/// Three servers of nginx, not checked, behind the service `web`.
+fn three_of_nginx(topology: &Topology) -> Result<(Vec<Server<'_>>, Config)> {
+    let servers = (1..=3).map(|number| Server::start(topology, number, Kind::Nginx));
+    let servers = servers.collect::<Result<_>>()?;
+    let service = Service::v4("web", "tcp", (80, Kind::Nginx.port()), 3);
+    Ok((servers, Config::new(topology).with(service)))
+}
+
+/// A check of `web` whose third result comes four seconds after its first.
+fn slow(path: &str) -> HealthCheck {
+    HealthCheck {
+        interval: Some("2s"),
+        fast_interval: Some("2s"),
+        timeout: Some("1800ms"),
+        ..quick("http").with(&format!("path = '{path}'"))
+    }
+}
+
+/// The same config, with this check of `web` alone.
+fn checked(config: &Config, check: HealthCheck) -> Result<Config> {
+    let mut config = config.clone();
+    config.service_mut("web")?.health = vec![check];
+    Ok(config)
+}
+
+/// Asserts that new connections are answered by all three servers, by each as often.
+fn assert_shared(topology: &Topology) -> Result<()> {
+    let tally = served(topology)?;
+    let is_third = |server| (tally.share(server) - 1.0 / 3.0).abs() < 0.05;
+    ensure!(
+        ["1", "2", "3"].into_iter().all(is_third),
+        "not a third each: {:?}",
+        tally.servers
+    );
+    Ok(())
+}
+
+/// The first results of all come within milliseconds of the start, in another order each time.
+fn a_server_that_is_dead_at_the_start_is_out_and_stays_out() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, config) = three(&topology)?;
+    for dead in [0, 1, 2, 0, 1] {
+        servers[dead].suffer(Fault::Stopped)?;
+        let waxwing = Waxwing::start(&topology, &config)?;
+        wait_web(&waxwing, but(dead, "down"))?;
+        let found = Instant::now();
+        let others = [0, 1, 2].map(|place| place != dead);
+        waxwing.wait_status("the workers to know", |status| {
+            status.takes_new("web") == others
+        })?;
+        let took = found.elapsed();
+        ensure!(took < FOLLOWS, "the workers knew after {took:?} only");
+        let tally = served(&topology)?;
+        let name = format!("{}", dead + 1);
+        ensure!(!tally.servers.contains_key(&name), "{:?}", tally.servers);
+        let status = wait_web(&waxwing, but(dead, "down"))?;
+        ensure!(status.takes_new("web") == others, "it came back: {status}");
+        waxwing.stop()?;
+        servers[dead].recover(Fault::Stopped)?;
+    }
+    Ok(())
+}
+
+fn without_its_broken_check_a_pool_serves_at_once() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, config) = three_of_nginx(&topology)?;
+    let broken = checked(&config, quick("http").with("path = '/nonesuch'"))?;
+    let waxwing = Waxwing::start(&topology, &broken)?;
+    let status = wait_web(&waxwing, ["down"; 3])?;
+    let reason = status.health("web", 0).reason;
+    ensure!(reason.contains("404"), "it is down, but: {reason}");
+    waxwing.wait_status("the workers to know", |status| {
+        status.takes_new("web") == [false; 3]
+    })?;
+    let connected = topology.client.enter(|| query::connect(WEB))?;
+    ensure!(connected.is_err(), "all are down, and one served");
+
+    waxwing.reload(&config)?;
+    assert_shared(&topology)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    waxwing.stop().map(drop)
+}
+
+/// The servers served without a check: a new one must find out first, as if they had been up by it.
+fn a_new_check_takes_nobody_out_before_it_knows() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (servers, config) = three_of_nginx(&topology)?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+
+    // The first answers a second before the others, and does not serve alone for that.
+    servers[1].set_mood(&Mood::Late)?;
+    servers[2].set_mood(&Mood::Late)?;
+    waxwing.reload(&checked(&config, slow("/healthz"))?)?;
+    assert_shared(&topology).context("while two are late")?;
+    waxwing.wait_status("every server's first result", |status| {
+        (0..3).all(|place| {
+            let health = status.health("web", place);
+            health.checks.iter().any(|check| check.last_at.is_some())
+        })
+    })?;
+    waxwing.reload(&config)?;
+
+    let added = Instant::now();
+    waxwing.reload(&checked(&config, slow("/healtz"))?)?;
+    assert_shared(&topology).context("while the typo is not known")?;
+    waxwing.wait_status("the first to be down", |status| {
+        status.states("web").contains(&"down")
+    })?;
+    let fell = added.elapsed();
+    let status = wait_web(&waxwing, ["down"; 3])?;
+    eprintln!("a typo took the first down after {fell:?}");
+    ensure!(
+        fell >= Duration::from_secs(4),
+        "it is down after {fell:?}, for fewer than three failures: {:#?}",
+        status.health("web", 0)
+    );
+    waxwing.stop().map(drop)
+}
+
+/// A panic is for want of anyone who is known to be well; a backup is one.
+fn a_backup_that_is_well_serves_before_mains_that_are_down() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, mut config) = three(&topology)?;
+    let web = config.service_mut("web")?;
+    web.panic_threshold = Some(50);
+    web.backends[2].backup = true;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    assert_served_by(&topology, &["1", "2"])?;
+    for server in &mut servers[..2] {
+        server.suffer(Fault::Stopped)?;
+    }
+    wait_web(&waxwing, ["down", "down", "up"])?;
+    waxwing.wait_status("the backup to serve alone", |status| {
+        status.takes_new("web") == [false, false, true]
+    })?;
+    assert_served_by(&topology, &["3"])?;
+    servers[0].recover(Fault::Stopped)?;
+    wait_web(&waxwing, but(1, "down"))?;
+    waxwing.wait_status("a main one to serve again", |status| {
+        status.takes_new("web") == [true, false, false]
+    })?;
+    assert_served_by(&topology, &["1"])?;
+    waxwing.stop().map(drop)
+}
+
+fn a_weight_of_none_drains_until_the_deadline() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, mut config) = three(&topology)?;
+    config.service_mut("web")?.drain_timeout = Some("2s");
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    let (mut connection, place) = stay(&topology)?;
+
+    config.service_mut("web")?.backends[place].weight = 0;
+    waxwing.reload(&config)?;
+    let drained = Instant::now();
+    query::get(&mut connection, "/").context("it drains, and has time")?;
+    wait_web(&waxwing, but(place, "draining"))?;
+    thread::sleep(Duration::from_millis(2500).saturating_sub(drained.elapsed()));
+    assert_reset(&mut connection)?;
+
+    config.service_mut("web")?.backends[place].weight = 1;
+    waxwing.reload(&config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    waxwing.wait_status("all to take new sessions", |status| {
+        status.takes_new("web") == [true; 3]
+    })?;
+    assert_shared(&topology)?;
+    waxwing.stop().map(drop)
+}
+
+/// As an upgrade goes: drained, stopped, started, enabled. Its caches are as cold as after a fall.
+fn a_server_that_was_restarted_while_it_drained_starts_slowly() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, mut config) = three(&topology)?;
+    config.service_mut("web")?.slow_start = Some("4s");
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    ask(&waxwing, &["backend", "drain", "web", "server-1"])?;
+    wait_web(&waxwing, but(0, "draining"))?;
+    servers[0].suffer(Fault::Stopped)?;
+    wait_web(&waxwing, but(0, "down"))?;
+    servers[0].recover(Fault::Stopped)?;
+    wait_web(&waxwing, but(0, "draining"))?;
+    ask(&waxwing, &["backend", "enable", "web", "server-1"])?;
+    let weight = || -> Result<u64> {
+        let status = wait_web(&waxwing, ["up"; 3])?;
+        Ok(status.health("web", "server-1").weight_percent)
+    };
+    let mut weights = vec![weight()?];
+    let mut shares = Vec::new();
+    for _ in 0..5 {
+        shares.push(served(&topology)?.share("1"));
+        weights.push(weight()?);
+    }
+    eprintln!("its shares, second by second: {shares:.2?}; its weights: {weights:?} %");
+    ensure!(weights[0] <= 30, "it starts with {weights:?} %");
+    ensure!(shares[0] < 0.2, "it starts with {shares:.2?}");
+    ensure!(weights.is_sorted(), "its weight fell: {weights:?}");
+    ensure!(weights.last() == Some(&100), "it ends with {weights:?}");
+    waxwing.stop().map(drop)
+}
+
+/// A client repeats its SYN after a second: by then the backend that did not answer is out, and the SYN
+/// goes to another.
+fn clients_that_wait_for_an_ejected_backend_go_to_another() -> Result<()> {
+    const TIME: Duration = Duration::from_secs(3);
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, mut config) = three(&topology)?;
+    let web = config.service_mut("web")?;
+    web.health.clear();
+    web.ejection = Some(Ejection {
+        failures: 5,
+        window: "10s",
+        time: "3s",
+        time_max: "60s",
+        min_healthy: 50,
+    });
+    let waxwing = Waxwing::start(&topology, &config)?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    servers[0].suffer(Fault::Dropped)?;
+    // One client for each request, so that those who wait hold up nobody.
+    let load = Load {
+        clients: 90,
+        rate: 90,
+        timeout: Duration::from_secs(10),
+        ..connections(VIP4, 80, Duration::from_secs(2))
+    };
+    let running = RunningLoad::start(&topology.client, load)?;
+    wait_web(&waxwing, but(0, "ejected"))?;
+    let ejected = Instant::now();
+    let tally = running.finish()?;
+    ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+    ensure!(
+        !tally.servers.contains_key("1"),
+        "it answered: {:?}",
+        tally.servers
+    );
+    servers[0].recover(Fault::Dropped)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    let out = ejected.elapsed();
+    eprintln!(
+        "out for {out:?}; {} requests went to others",
+        tally.answers()
+    );
+    ensure!(out < TIME + FOLLOWS, "it was out for {out:?}");
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    let history = wait_web(&waxwing, ["up"; 3])?.health("web", 0).history;
+    let ejections = history.iter().filter(|change| change.state == "ejected");
+    ensure!(ejections.count() == 1, "ejected again: {history:#?}");
+    waxwing.stop().map(drop)
+}
