@@ -17,7 +17,8 @@ use waxwing_dataplane::snapshot::{
 };
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
-    BATCH, BackendId, Epoch, Gauges, NextHop, Now, PortId, ServiceId, Snapshot,
+    BATCH, BackendId, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, PortId,
+    ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags, build, parse};
 
@@ -78,6 +79,7 @@ impl Bench {
             sessions: Arc::new(SessionTable::new(sessions_max, [1, 2, 3, 4]).expect("memory")),
             next_hops: Arc::new(NextHops::new(64)),
             gauges: Arc::new(Gauges::new(64, 1)),
+            fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [5, 6, 7, 8])),
         };
         let service = Service {
             id: ServiceId(0),

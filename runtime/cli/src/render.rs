@@ -154,6 +154,7 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
         (worker.told_hop_limit, "senders told of a hop limit used up"),
         (worker.told_too_big, "senders told of a packet too big"),
         (worker.cut, "packets cut to pieces"),
+        (worker.held, "fragments held"),
         (
             worker.rejected,
             "new sessions rejected, for no backend takes them",

@@ -26,7 +26,7 @@ use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
-use waxwing_dataplane::{Gauges, Now};
+use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges, Now};
 use waxwing_plugin::{CompileLimits, Compiler};
 use waxwing_xdp::{Attached, Options, PollMode, PortOptions, PortReport, Statistics, WorkerParts};
 
@@ -197,12 +197,13 @@ fn options(config: &Config) -> Options {
 fn shared(config: &Config, workers: usize) -> Result<Shared> {
     let sessions_max = u32::try_from(config.sessions_max).unwrap_or(u32::MAX);
     // Each RandomState has keys of its own, drawn by the operating system.
-    let seed = std::array::from_fn(|word| RandomState::new().hash_one(word));
-    let sessions = SessionTable::new(sessions_max, seed).context("the session table")?;
+    let seed = || std::array::from_fn(|word| RandomState::new().hash_one(word));
+    let sessions = SessionTable::new(sessions_max, seed()).context("the session table")?;
     Ok(Shared {
         sessions: Arc::new(sessions),
         next_hops: Arc::new(NextHops::new(config.backends_max)),
         gauges: Arc::new(Gauges::new(config.backends_max, workers)),
+        fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), seed())),
     })
 }
 

@@ -387,6 +387,8 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         received: traffic(&counters.received),
         transmitted: traffic(&counters.transmitted),
         to_kernel: counters.to_kernel.get(),
+        held: counters.held.get(),
+        released: counters.released.get(),
         answered: counters.answered.get(),
         announced: counters.announced.get(),
         batches: counters.batches.get(),

@@ -118,6 +118,10 @@ pub struct WorkerStatus {
     pub transmitted: TrafficStatus,
     /// Frames handed back to the kernel.
     pub to_kernel: u64,
+    /// Fragments that came before their datagram's first one, and were copied to wait for it.
+    pub held: u64,
+    /// Those of them that wait no more: each was then sent, handed to the kernel or dropped.
+    pub released: u64,
     /// ARP, NDP and ping requests answered.
     pub answered: u64,
     /// Announcements sent.

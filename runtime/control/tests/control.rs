@@ -28,7 +28,7 @@ use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::session::{FlowHash, Insert, Session, SessionTable, TcpState};
 use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::steering::{Rules, Steering};
-use waxwing_dataplane::{BackendId, Gauges, NextHop, PortId, Tick};
+use waxwing_dataplane::{BackendId, FragmentLimits, FragmentTable, Gauges, NextHop, PortId, Tick};
 use waxwing_packet::{Mac, Protocol, VlanTags};
 use waxwing_plugin::Compiler;
 
@@ -232,6 +232,7 @@ impl Bed {
             sessions: Arc::new(SessionTable::new(1000, [1; 4]).unwrap()),
             next_hops: Arc::new(NextHops::new(64)),
             gauges: Arc::new(Gauges::new(64, 1)),
+            fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [2; 4])),
         };
         let client = Client::new(&folder.path().join("admin.sock"));
         let (control, ends) = runtime

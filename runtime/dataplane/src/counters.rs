@@ -41,8 +41,21 @@ drop_reasons! {
     Unsupported = "unsupported",
     /// A source address that no packet may have (RFC 1812 section 5.3.7).
     Martian = "martian",
-    /// A fragment of a packet to a VIP.
+    /// A fragment to a VIP that no session can be of (ICMP, another protocol), or whose session has
+    /// ended since its datagram's first fragment passed.
     Fragment = "fragment",
+    /// A first fragment without the whole of its headers, or another that lies in them (RFC 1858,
+    /// RFC 3128, RFC 7112).
+    TinyFragment = "tiny_fragment",
+    /// A fragment that overlaps or contradicts another, and all others of its datagram (RFC 5722).
+    FragmentOverlap = "fragment_overlap",
+    /// A fragment of the very place of another.
+    FragmentDuplicate = "fragment_duplicate",
+    /// A fragment that waited in vain for its datagram's first one.
+    FragmentTimeout = "fragment_timeout",
+    /// A fragment that there was no room for: too many datagrams, too many that wait, or too many of
+    /// one datagram.
+    FragmentLimit = "fragment_limit",
     /// An ICMP error to a VIP about a packet of no session.
     IcmpNoSession = "icmp_no_session",
     /// A packet to a VIP, but to no service of it.
@@ -140,6 +153,10 @@ pub struct WorkerCounters {
     pub transmitted: Traffic,
     /// Frames handed back to the kernel.
     pub to_kernel: Counter,
+    /// Fragments that were copied to wait for their datagram's first one, and so ended as frames.
+    pub held: Counter,
+    /// Those of them that wait no more: each ends once more, as any frame does.
+    pub released: Counter,
     /// ARP, NDP and ping requests answered.
     pub answered: Counter,
     /// ICMP errors about a session's packets, passed on.
@@ -185,6 +202,8 @@ impl WorkerCounters {
             received: Traffic::default(),
             transmitted: Traffic::default(),
             to_kernel: Counter::default(),
+            held: Counter::default(),
+            released: Counter::default(),
             answered: Counter::default(),
             errors_passed: Counter::default(),
             told_hop_limit: Counter::default(),

@@ -4,13 +4,17 @@
 //! the others: parse and classify each frame, look up each flow, give the new flows of a service
 //! a backend in one call of its policy, then rewrite and send.
 //!
+//! Fragments part from the way in pass 1 and come back to it before pass 4 (see `fragments`).
+//!
 //! Invariant: on a hit nothing here allocates, locks, calls a policy or reads a clock. Every frame
-//! ends in exactly one way: sent, handed to the kernel, or dropped under a [`DropReason`].
+//! ends in exactly one way: sent, handed to the kernel, or dropped under a [`DropReason`]; but for
+//! a fragment, which may be held before that.
 
 use std::sync::Arc;
 
 use waxwing_packet::{
-    Cut, IpPacket, Link, Packet, Rewrite, TcpFlags, Translation, Transport, VlanTags, icmp, parse,
+    Cut, Fragment, IpPacket, Link, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport,
+    VlanTags, icmp, parse,
 };
 
 use crate::answers;
@@ -19,6 +23,7 @@ use crate::counters::WorkerCounters;
 use crate::ended::Ended;
 use crate::errors;
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
+use crate::fragments::{FragmentPass, FragmentTable};
 use crate::misses::Misses;
 use crate::parts::Parts;
 use crate::pieces;
@@ -41,6 +46,8 @@ pub struct Shared {
     pub next_hops: Arc<NextHops>,
     /// Live numbers by backend.
     pub gauges: Arc<Gauges>,
+    /// Datagrams that come in fragments.
+    pub fragments: Arc<FragmentTable>,
 }
 
 /// One worker's packet processing, without its I/O.
@@ -53,7 +60,8 @@ pub struct Forwarder {
     worker: u8,
     misses: Misses,
     refusals: Refusals,
-    fates: Vec<Fate>,
+    pub(crate) fragments: FragmentPass,
+    pub(crate) fates: Vec<Fate>,
 }
 
 /// What becomes of a frame, as far as the passes so far have decided.
@@ -65,6 +73,10 @@ pub(crate) enum Fate {
     Session(IpPacket, SessionRef, Session, Direction),
     /// A packet that opens a session of this service.
     Miss(IpPacket, FlowHash, ServiceId),
+    /// A fragment that is not its datagram's first.
+    Later(IpPacket, Fragment),
+    /// A fragment that was copied to wait for the first.
+    Held,
     /// It was turned into its own answer, and goes back where it came from.
     Answer,
     /// An ICMP error about a session's packet, rewritten: it leaves by this port.
@@ -116,6 +128,7 @@ impl Forwarder {
             counters,
             misses: Misses::new(cluster_key),
             refusals: Refusals::new(),
+            fragments: FragmentPass::new(),
             fates: Vec::with_capacity(BATCH),
         }
     }
@@ -132,7 +145,11 @@ impl Forwarder {
         self.classify(&epoch.snapshot, frames, now);
         self.look_up(&epoch.snapshot, frames, now);
         self.open_sessions(epoch, frames, now);
+        if self.fragments.is_due() {
+            self.settle_fragments(frames, now);
+        }
         self.rewrite_and_send(io, &epoch.snapshot, frames, now);
+        self.release_fragments(io, &epoch.snapshot, now);
     }
 
     /// Pass 1: what is it? A flow's hash is known here, so its bucket is fetched here.
@@ -144,6 +161,7 @@ impl Forwarder {
                 Ok(Packet::Ip(packet)) => self.classify_ip(snapshot, frame, packet, now),
                 Ok(Packet::Arp(ethernet)) => citizen::answer_arp(snapshot, frame, &ethernet).into(),
                 Ok(Packet::Other(_)) => Fate::Kernel,
+                Err(ParseError::TinyFragment) => Fate::Drop(DropReason::TinyFragment),
                 Err(_) => Fate::Drop(DropReason::Malformed),
             };
             self.fates.push(fate);
@@ -160,17 +178,18 @@ impl Forwarder {
         packet: IpPacket,
         now: Now,
     ) -> Fate {
-        match tuple_of(&packet) {
-            Some(tuple) if packet.fragment.is_none() => {
+        match (tuple_of(&packet), packet.fragment) {
+            (Some(tuple), None) => {
                 let hash = self.shared.sessions.hash(&tuple);
                 self.shared.sessions.prefetch(hash);
                 Fate::Lookup(packet, hash)
             }
-            _ => self.classify_rare(snapshot, frame, &packet, now),
+            (_, Some(fragment)) => self.classify_fragment(snapshot, (packet, fragment), now),
+            (None, None) => self.classify_rare(snapshot, frame, &packet, now),
         }
     }
 
-    /// What is neither TCP nor UDP, or is not a whole packet.
+    /// What is neither TCP nor UDP.
     #[cold]
     fn classify_rare<F: FrameBuf>(
         &mut self,
@@ -189,12 +208,10 @@ impl Forwarder {
                 answer => return answer.into(),
             }
         }
-        if !snapshot.is_vip(packet.destination) {
-            Fate::Kernel
-        } else if packet.fragment.is_some() {
-            Fate::Drop(DropReason::Fragment)
-        } else {
+        if snapshot.is_vip(packet.destination) {
             Fate::Drop(DropReason::Unsupported)
+        } else {
+            Fate::Kernel
         }
     }
 
@@ -261,56 +278,72 @@ impl Forwarder {
         frames: &mut Vec<I::Frame>,
         now: Now,
     ) {
-        for (mut frame, fate) in frames.drain(..).zip(&self.fates) {
-            let outcome = match fate {
-                Fate::Session(packet, at, session, direction) => {
-                    let found = (*at, session, *direction);
-                    let counters = &*self.counters;
-                    match self.translate(snapshot, &mut frame, packet, found, now) {
-                        Ok(port) => Ok(port),
-                        Err(Stop::Cut(port, mtu)) => {
-                            match pieces::send(io, counters, &frame, (port, mtu)) {
-                                Ok(()) => continue,
-                                Err(reason) => Err(reason),
-                            }
-                        }
-                        Err(stop) => {
-                            let vip = snapshot.backend(session.backend).map(|b| b.vip);
-                            self.refusals
-                                .tell(stop, vip, counters, (&mut frame, packet), now)
+        let fates = std::mem::take(&mut self.fates);
+        for (frame, fate) in frames.drain(..).zip(&fates) {
+            self.finish(io, snapshot, frame, fate, now);
+        }
+        self.fates = fates;
+    }
+
+    /// One frame's end.
+    #[inline]
+    pub(crate) fn finish<I: FrameIo>(
+        &mut self,
+        io: &mut I,
+        snapshot: &Snapshot,
+        mut frame: I::Frame,
+        fate: &Fate,
+        now: Now,
+    ) {
+        let outcome = match fate {
+            Fate::Session(packet, at, session, direction) => {
+                let found = (*at, session, *direction);
+                let counters = &*self.counters;
+                match self.translate(snapshot, &mut frame, packet, found, now) {
+                    Ok(port) => Ok(port),
+                    Err(Stop::Cut(port, mtu)) => {
+                        match pieces::send(io, counters, &frame, (port, mtu)) {
+                            Ok(()) => return,
+                            Err(reason) => Err(reason),
                         }
                     }
-                }
-                Fate::Answer => {
-                    self.counters.answered.add(1);
-                    Ok(frame.port())
-                }
-                Fate::Error(port) => {
-                    self.counters.errors_passed.add(1);
-                    Ok(*port)
-                }
-                Fate::Refuse(packet) => refusals::write(&mut frame, packet).map(|()| frame.port()),
-                Fate::Kernel => {
-                    self.counters.to_kernel.add(1);
-                    if let Err(reason) = io.pass_to_kernel(frame) {
-                        self.counters.dropped(reason).add(1);
+                    Err(stop) => {
+                        let vip = snapshot.backend(session.backend).map(|b| b.vip);
+                        self.refusals
+                            .tell(stop, vip, counters, (&mut frame, packet), now)
                     }
-                    continue;
                 }
-                Fate::Drop(reason) => Err(*reason),
-                Fate::Lookup(..) | Fate::Miss(..) => {
-                    debug_assert!(false, "passes 2 and 3 leave none of these");
-                    Err(DropReason::Unsupported)
-                }
-            };
-            let len = frame.bytes().len() as u64;
-            match outcome.and_then(|port| io.send(port, frame)) {
-                Ok(()) => {
-                    self.counters.transmitted.packets.add(1);
-                    self.counters.transmitted.bytes.add(len);
-                }
-                Err(reason) => self.counters.dropped(reason).add(1),
             }
+            Fate::Answer => {
+                self.counters.answered.add(1);
+                Ok(frame.port())
+            }
+            Fate::Error(port) => {
+                self.counters.errors_passed.add(1);
+                Ok(*port)
+            }
+            Fate::Refuse(packet) => refusals::write(&mut frame, packet).map(|()| frame.port()),
+            Fate::Kernel => {
+                self.counters.to_kernel.add(1);
+                if let Err(reason) = io.pass_to_kernel(frame) {
+                    self.counters.dropped(reason).add(1);
+                }
+                return;
+            }
+            Fate::Held => return,
+            Fate::Drop(reason) => Err(*reason),
+            Fate::Lookup(..) | Fate::Miss(..) | Fate::Later(..) => {
+                debug_assert!(false, "the passes before leave none of these");
+                Err(DropReason::Unsupported)
+            }
+        };
+        let len = frame.bytes().len() as u64;
+        match outcome.and_then(|port| io.send(port, frame)) {
+            Ok(()) => {
+                self.counters.transmitted.packets.add(1);
+                self.counters.transmitted.bytes.add(len);
+            }
+            Err(reason) => self.counters.dropped(reason).add(1),
         }
     }
 

@@ -16,6 +16,7 @@ mod errors;
 mod fallback;
 mod flow;
 pub mod forward;
+mod fragments;
 mod histogram;
 pub mod io;
 pub mod memory;
@@ -34,6 +35,7 @@ pub mod worker;
 
 pub use counters::{DropReason, Gauges};
 pub use epoch::Epoch;
+pub use fragments::{FragmentLimits, FragmentTable};
 pub use io::{FrameBuf, FrameIo};
 pub use policy::{NewFlow, Pick, Policy, PolicyFault};
 pub use snapshot::{Backend, BackendId, NextHop, PortId, Service, ServiceId, Snapshot};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use waxwing_packet::{Address, Mac, Protocol, Translation};
 
 pub use crate::next_hops::{NextHop, NextHops};
-use crate::time::TICK;
+use crate::time::ticks_of;
 
 /// An attached interface, by its place in [`Snapshot::ports`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -92,13 +92,11 @@ pub struct TimeoutTicks {
 
 impl From<Timeouts> for TimeoutTicks {
     fn from(timeouts: Timeouts) -> Self {
-        let ticks =
-            |d: Duration| u32::try_from(d.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX);
         Self {
-            tcp_half_open: ticks(timeouts.tcp_half_open),
-            tcp_established: ticks(timeouts.tcp_established),
-            tcp_closing: ticks(timeouts.tcp_closing),
-            udp: ticks(timeouts.udp),
+            tcp_half_open: ticks_of(timeouts.tcp_half_open),
+            tcp_established: ticks_of(timeouts.tcp_established),
+            tcp_closing: ticks_of(timeouts.tcp_closing),
+            udp: ticks_of(timeouts.udp),
         }
     }
 }

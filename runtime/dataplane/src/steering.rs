@@ -40,6 +40,16 @@ impl Rules {
             macs: snapshot.ports().iter().map(|port| port.mac).collect(),
         }
     }
+
+    /// Source addresses of replies in fragments, of which the first alone has a port. All fragments of
+    /// a datagram go to the workers, or none: they know by the first what the others are.
+    #[must_use]
+    pub fn servers(&self) -> BTreeSet<Address> {
+        self.backends
+            .iter()
+            .map(|(address, _, _)| *address)
+            .collect()
+    }
 }
 
 /// Puts [`Rules`] into effect, without a moment in which a frame of a rule that stays is missed.

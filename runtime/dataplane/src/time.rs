@@ -21,6 +21,12 @@ impl Tick {
     }
 }
 
+/// How many ticks a duration takes, the last begun one included.
+#[must_use]
+pub(crate) fn ticks_of(duration: Duration) -> u32 {
+    u32::try_from(duration.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX)
+}
+
 /// The time of a batch: monotonic, since the balancer started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Now {

@@ -113,6 +113,8 @@ impl<I: FrameIo> Worker<I> {
             self.io.flush();
         }
         self.sweep(now);
+        self.forwarder
+            .sweep_fragments(&mut self.io, &self.epoch.snapshot, now);
         self.attend_to_policies(now);
         self.announcements.send(
             &mut self.io,

@@ -104,12 +104,13 @@ impl<'a> Header<'a> {
         (wire::word(self.0, field::FLAGS_OFFSET) & OFFSET_MASK) * 8
     }
 
-    /// The fragment's place, or `None` where this is the whole packet.
+    /// The place of a fragment with `len` bytes of data, or `None` where it is the whole packet.
     #[must_use]
-    pub fn fragment(self) -> Option<Fragment> {
+    pub fn fragment(self, len: u16) -> Option<Fragment> {
         self.is_fragment().then(|| Fragment {
             identification: self.identification().into(),
             offset: self.fragment_offset(),
+            len,
             more: self.more_fragments(),
         })
     }

@@ -136,16 +136,17 @@ impl<'a> Extension<'a> {
         self.0[extension_field::SEGMENTS_LEFT]
     }
 
-    /// Fragment header: the fragment's place, or `None` where it is the whole packet, which is
-    /// handled as one (RFC 6946).
+    /// Fragment header: the place of a fragment with `len` bytes of data, or `None` where it is the
+    /// whole packet, which is handled as one (RFC 6946).
     #[must_use]
-    pub fn fragment(self) -> Option<Fragment> {
+    pub fn fragment(self, len: u16) -> Option<Fragment> {
         let word = wire::word(self.0, extension_field::FRAGMENT_OFFSET);
         let (offset, more) = (word & !0b111, word & 1 != 0);
         let identification = wire::long(self.0, extension_field::IDENTIFICATION);
         (offset > 0 || more).then_some(Fragment {
             identification,
             offset,
+            len,
             more,
         })
     }

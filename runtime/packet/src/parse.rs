@@ -68,6 +68,8 @@ pub struct Fragment {
     pub identification: u32,
     /// Offset in bytes.
     pub offset: u16,
+    /// Length of the data that it carries of its packet, in bytes.
+    pub len: u16,
     /// Whether more follow.
     pub more: bool,
 }
@@ -113,7 +115,10 @@ pub enum ParseError {
     Truncated,
     /// A version, length or offset field contradicts the frame.
     BadLength,
-    /// IPv6 extension headers beyond the bound.
+    /// A first fragment ends inside the headers that it has to hold: the transport header, and all
+    /// extension headers before it (RFC 1858 section 2.1, RFC 7112 section 5).
+    TinyFragment,
+    /// IPv6 extension headers beyond the bound, or a second fragment header.
     TooManyExtensions,
     /// A field holds what its protocol forbids on a wire: an IPv4-mapped address in IPv6, a
     /// neighbour solicitation that a router has forwarded.
@@ -127,6 +132,7 @@ impl fmt::Display for ParseError {
         f.write_str(match self {
             Self::Truncated => "the frame ends inside a header",
             Self::BadLength => "a version, length or offset field contradicts the frame",
+            Self::TinyFragment => "a first fragment ends inside the headers that it has to hold",
             Self::TooManyExtensions => "more IPv6 extension headers than are followed",
             Self::Forbidden => "a field holds what its protocol forbids on a wire",
             Self::BadChecksum => "the checksum is wrong",
@@ -272,7 +278,7 @@ fn parse_fragment_v4(
     header: ipv4::Header<'_>,
     mut upper: Upper,
 ) -> Result<(Upper, Transport), ParseError> {
-    upper.fragment = header.fragment();
+    upper.fragment = header.fragment(upper.end - upper.start);
     Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V4)?))
 }
 
@@ -285,23 +291,29 @@ fn parse_extensions(frame: &[u8], upper: Upper) -> Result<(Upper, Transport), Pa
 /// Walks the extension headers up to the transport header, or to where the walk must end: a
 /// fragment without its packet's start, or a routing header with nodes to visit.
 pub(crate) fn walk_extensions(frame: &[u8], mut upper: Upper) -> Result<Upper, ParseError> {
+    // A second fragment header could make a fragment look whole.
+    let mut divided = false;
     for _ in 0..=EXTENSIONS_MAX {
         let later = upper.fragment.is_some_and(|fragment| fragment.offset > 0);
         if later || !is_extension(upper.protocol) {
             return Ok(upper);
         }
         let bytes = upper.bytes(frame)?;
-        let header = ipv6::Extension::from_prefix(bytes).ok_or(ParseError::Truncated)?;
+        let header = ipv6::Extension::from_prefix(bytes).ok_or_else(|| upper.cut_short())?;
         let len = match upper.protocol {
             ipv6::ROUTING if header.segments_left() > 0 => return Ok(upper),
+            ipv6::FRAGMENT if std::mem::replace(&mut divided, true) => {
+                return Err(ParseError::TooManyExtensions);
+            }
             ipv6::FRAGMENT => {
-                upper.fragment = header.fragment();
-                const { wire::offset(ipv6::EXTENSION_LEN_MIN) }
+                let len = const { wire::offset(ipv6::EXTENSION_LEN_MIN) };
+                upper.fragment = header.fragment(upper.end - upper.start - len);
+                len
             }
             _ => header.total_len(),
         };
         if usize::from(len) > bytes.len() {
-            return Err(ParseError::Truncated);
+            return Err(upper.cut_short());
         }
         upper.start += len;
         upper.protocol = header.next_header();
@@ -324,6 +336,24 @@ impl Upper {
             .get(usize::from(self.start)..usize::from(self.end))
             .ok_or(ParseError::Truncated)
     }
+
+    /// What it is called where these bytes end inside a header.
+    #[cold]
+    const fn cut_short(&self) -> ParseError {
+        match self.fragment {
+            Some(_) => ParseError::TinyFragment,
+            None => ParseError::Truncated,
+        }
+    }
+
+    /// What it is called where a TCP header is too short, or longer than these bytes.
+    #[cold]
+    const fn bad_data_offset(&self, header_len: u16) -> ParseError {
+        match self.fragment {
+            Some(_) if header_len as usize >= tcp::HEADER_LEN => ParseError::TinyFragment,
+            _ => ParseError::BadLength,
+        }
+    }
 }
 
 #[inline(always)]
@@ -333,10 +363,10 @@ fn parse_transport(frame: &[u8], upper: &Upper, icmp: u8) -> Result<Transport, P
     }
     let segment = upper.bytes(frame)?;
     if upper.protocol == tcp::PROTOCOL {
-        let header = tcp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
+        let header = tcp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
         let header_len = header.header_len();
         if usize::from(header_len) < tcp::HEADER_LEN || usize::from(header_len) > segment.len() {
-            return Err(ParseError::BadLength);
+            return Err(upper.bad_data_offset(header_len));
         }
         Ok(Transport::Tcp {
             source: header.source(),
@@ -345,7 +375,7 @@ fn parse_transport(frame: &[u8], upper: &Upper, icmp: u8) -> Result<Transport, P
             payload: upper.start + header_len,
         })
     } else if upper.protocol == udp::PROTOCOL {
-        let header = udp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
+        let header = udp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
         let len = usize::from(header.total_len());
         // What a datagram's IP packet has beyond it is allowed (RFC 9868).
         if len < udp::HEADER_LEN || (len > segment.len() && upper.fragment.is_none()) {
@@ -356,7 +386,7 @@ fn parse_transport(frame: &[u8], upper: &Upper, icmp: u8) -> Result<Transport, P
             destination: header.destination(),
         })
     } else if upper.protocol == icmp {
-        let header = icmp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
+        let header = icmp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
         Ok(Transport::Icmp {
             kind: header.kind(),
             code: header.code(),

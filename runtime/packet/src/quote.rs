@@ -132,10 +132,11 @@ fn parse_v4(bytes: &[u8], network: u16, end: u16) -> Result<Found, ParseError> {
     if usize::from(len) > bytes.len() {
         return Err(ParseError::Truncated);
     }
+    let start = network + len;
     let upper = Upper {
-        start: network + len,
+        start,
         end,
-        fragment: header.fragment(),
+        fragment: header.fragment(end - start),
         protocol: header.protocol(),
     };
     Ok((header.source(), header.destination(), upper))

@@ -45,7 +45,7 @@ pub enum Class {
     Reply,
     /// ICMP or ICMPv6 to a VIP.
     Icmp,
-    /// A fragment to a VIP.
+    /// A fragment to a VIP, or from a backend's address.
     Fragment,
     /// An ARP request for a VIP.
     Arp,
@@ -131,6 +131,7 @@ impl Program {
             .map_max_entries("services", 2 * options.services_max)
             .map_max_entries("vips", 2 * options.services_max)
             .map_max_entries("backends", 2 * options.backends_max)
+            .map_max_entries("servers", 2 * options.backends_max)
             .map_max_entries("locals", 2 * options.locals_max)
             .map_max_entries("ports", ports_max.max(1))
             .map_max_entries("sockets", sockets_max.max(1))
@@ -141,9 +142,11 @@ impl Program {
             rules: RuleMaps {
                 services: map(&mut ebpf, "services")?,
                 backends: map(&mut ebpf, "backends")?,
+                servers: map(&mut ebpf, "servers")?,
                 vips: map(&mut ebpf, "vips")?,
                 locals: map(&mut ebpf, "locals")?,
                 in_effect: Rules::default(),
+                servers_in_effect: BTreeSet::new(),
                 services_max: options.services_max,
                 backends_max: options.backends_max,
                 locals_max: options.locals_max,
@@ -312,9 +315,12 @@ fn map<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result
 struct RuleMaps {
     services: HashMap<MapData, EndpointKey, u8>,
     backends: HashMap<MapData, EndpointKey, u8>,
+    servers: HashMap<MapData, AddressKey, u8>,
     vips: HashMap<MapData, AddressKey, u8>,
     locals: HashMap<MapData, AddressKey, u8>,
     in_effect: Rules,
+    /// What [`Rules::servers`] gives of those in effect, but for what is being changed.
+    servers_in_effect: BTreeSet<Address>,
     services_max: u32,
     backends_max: u32,
     locals_max: u32,
@@ -327,9 +333,12 @@ impl RuleMaps {
         bounded("backend endpoints", rules.backends.len(), self.backends_max)?;
         bounded("local addresses", rules.locals.len(), self.locals_max)?;
 
+        let servers = rules.servers();
+
         // The new before the old, so that no rule that stays is ever missing; local addresses
         // first in and last out, so that a reply to the host is never taken from the kernel.
         let now = &mut self.in_effect;
+        let servers_now = &mut self.servers_in_effect;
         add(
             &mut self.locals,
             &mut now.locals,
@@ -349,6 +358,8 @@ impl RuleMaps {
             &rules.backends,
             endpoint_key,
         )?;
+        add(&mut self.servers, servers_now, &servers, address_key)?;
+        remove(&mut self.servers, servers_now, &servers, address_key)?;
         remove(
             &mut self.backends,
             &mut now.backends,

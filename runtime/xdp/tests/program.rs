@@ -305,19 +305,14 @@ fn icmp_fragments_and_neighbors() -> Vec<Row> {
             Pass,
         ),
         (
-            "a fragment from a backend",
-            v4(&ipv4(BACKEND, CLIENT, TCP, 0, 0x2000, &ports(8080, 9))),
-            Pass,
-        ),
-        (
             "IPv6 fragment to a VIP",
-            v6(&ipv6(CLIENT6, VIP6, &[(44, 1)], TCP, &ports(9, 80))),
+            v6(&ipv6_fragment(CLIENT6, VIP6, FIRST, TCP, &ports(9, 80))),
             Fragment,
         ),
         (
-            "IPv6 fragment after options",
+            "a whole IPv6 fragment after options",
             v6(&ipv6(CLIENT6, VIP6, &[(0, 1), (44, 1)], TCP, &ports(9, 80))),
-            Fragment,
+            Service,
         ),
         (
             "who has a VIP",
@@ -383,6 +378,115 @@ fn icmp_fragments_and_neighbors() -> Vec<Row> {
     ]
 }
 
+/// A fragment header's place and identification, behind its type and a reserved byte.
+const FIRST: [u8; 6] = [0, 1, 0, 0, 0, 7];
+const LATER: [u8; 6] = [0, 8, 0, 0, 0, 7];
+const ATOMIC: [u8; 6] = [0, 0, 0, 0, 0, 7];
+
+/// An IPv6 packet with this fragment header.
+fn ipv6_fragment(from: &str, to: &str, place: [u8; 6], protocol: u8, rest: &[u8]) -> Vec<u8> {
+    let mut packet = ipv6(from, to, &[(44, 1)], protocol, rest);
+    packet[42..48].copy_from_slice(&place);
+    packet
+}
+
+/// All fragments of a server's TCP and UDP, whatever their ports: a worker that has only some of them
+/// would wait for the others.
+fn fragments_of_servers() -> Vec<Row> {
+    let v4_fragment =
+        |from, to, protocol, place, rest: &[u8]| v4(&ipv4(from, to, protocol, 0, place, rest));
+    let v6_fragment = |from, to, place, protocol, rest: &[u8]| {
+        v6(&ipv6_fragment(from, to, place, protocol, rest))
+    };
+    vec![
+        (
+            "a reply's first fragment",
+            v4_fragment(BACKEND, CLIENT, TCP, 0x2000, &ports(8080, 9)),
+            Fragment,
+        ),
+        (
+            "a reply's middle fragment",
+            v4_fragment(BACKEND, CLIENT, TCP, 0x2010, &[0; 24]),
+            Fragment,
+        ),
+        (
+            "a reply's last fragment",
+            v4_fragment(BACKEND, CLIENT, TCP, 0x0010, &[0; 24]),
+            Fragment,
+        ),
+        (
+            "the first fragment from another port of a server",
+            v4_fragment(BACKEND, CLIENT, UDP, 0x2000, &ports(53, 9)),
+            Fragment,
+        ),
+        (
+            "a later fragment of a server's other protocol",
+            v4_fragment(BACKEND, CLIENT, UDP, 0x0010, &[0; 24]),
+            Fragment,
+        ),
+        (
+            "a fragment of a server's ping",
+            v4_fragment(BACKEND, CLIENT, ICMP, 0x2000, &[8; 16]),
+            Pass,
+        ),
+        (
+            "a server's fragment to the host",
+            v4_fragment(BACKEND, LOCAL, UDP, 0x0010, &[0; 24]),
+            Pass,
+        ),
+        (
+            "a fragment from no server",
+            v4_fragment(CLIENT, BACKEND, UDP, 0x0010, &[0; 24]),
+            Pass,
+        ),
+        (
+            "a reply's first fragment over IPv6",
+            v6_fragment(BACKEND6, CLIENT6, FIRST, TCP, &ports(8080, 9)),
+            Fragment,
+        ),
+        (
+            "a reply's later fragment over IPv6",
+            v6_fragment(BACKEND6, CLIENT6, LATER, TCP, &[0; 24]),
+            Fragment,
+        ),
+        (
+            "a server's fragment that begins with options",
+            v6_fragment(BACKEND6, CLIENT6, LATER, 60, &[0; 24]),
+            Fragment,
+        ),
+        (
+            "a fragment of a server's ping over IPv6",
+            v6_fragment(BACKEND6, CLIENT6, LATER, ICMPV6, &[0; 24]),
+            Pass,
+        ),
+        (
+            "a server's fragment to the host over IPv6",
+            v6_fragment(BACKEND6, LOCAL6, LATER, TCP, &[0; 24]),
+            Pass,
+        ),
+        (
+            "a fragment that is whole, to a service",
+            v6_fragment(CLIENT6, VIP6, ATOMIC, TCP, &ports(9, 80)),
+            Service,
+        ),
+        (
+            "a fragment that is whole, of a reply",
+            v6_fragment(BACKEND6, CLIENT6, ATOMIC, TCP, &ports(8080, 9)),
+            Reply,
+        ),
+        (
+            "a fragment that is whole, from a server's other port",
+            v6_fragment(BACKEND6, CLIENT6, ATOMIC, TCP, &ports(9, 9)),
+            Pass,
+        ),
+        (
+            "half a fragment header",
+            v6(&ipv6_fragment(CLIENT6, VIP6, FIRST, TCP, &[])[..44]),
+            Pass,
+        ),
+    ]
+}
+
 /// What a router or a backend says of a packet: a message of this type, and the packet.
 fn error(kind: u8, quoted: &[u8]) -> Vec<u8> {
     [&[kind, 0, 0, 0, 0, 0, 0, 0], quoted].concat()
@@ -399,11 +503,7 @@ fn errors() -> Vec<Row> {
     let about = |quoted: Vec<u8>| says(ROUTER, CLIENT, 3, &quoted);
     let says6 =
         |kind, quoted: &[u8]| v6(&ipv6(ROUTER6, CLIENT6, &[], ICMPV6, &error(kind, quoted)));
-    let later6 = {
-        let mut packet = ipv6(CLIENT6, BACKEND6, &[(44, 1)], TCP, &ports(40000, 8080));
-        packet[43] = 8;
-        packet
-    };
+    let later6 = ipv6_fragment(CLIENT6, BACKEND6, LATER, TCP, &ports(40000, 8080));
     vec![
         (
             "unreachable, of a packet to a backend",
@@ -538,6 +638,14 @@ fn errors() -> Vec<Row> {
             "of a first fragment over IPv6",
             says6(
                 2,
+                &ipv6_fragment(CLIENT6, BACKEND6, FIRST, TCP, &ports(40000, 8080)),
+            ),
+            Error,
+        ),
+        (
+            "of a fragment that is whole",
+            says6(
+                2,
                 &ipv6(
                     CLIENT6,
                     BACKEND6,
@@ -555,7 +663,7 @@ fn errors() -> Vec<Row> {
 /// A frame cut at every length is either classed or passed, and never an error.
 fn cut_anywhere(program: &mut Program) -> Result<(), Failed> {
     let quoted = ipv4(CLIENT, BACKEND, TCP, 2, 0, &ports(9, 8080));
-    let quoted6 = ipv6(CLIENT6, BACKEND6, &[(44, 1)], TCP, &ports(9, 8080));
+    let quoted6 = ipv6_fragment(CLIENT6, BACKEND6, FIRST, TCP, &ports(9, 8080));
     let whole = [
         v4(&ipv4(CLIENT, VIP, TCP, 2, 0, &ports(9, 80))),
         v6(&ipv6(CLIENT6, VIP6, &[(0, 1), (60, 2)], TCP, &ports(9, 80))),
@@ -587,18 +695,21 @@ fn cut_anywhere(program: &mut Program) -> Result<(), Failed> {
 fn rules_change(program: &mut Program) -> Result<(), Failed> {
     let tcp = v4(&ipv4(CLIENT, VIP, TCP, 0, 0, &ports(9, 80)));
     let udp = v4(&ipv4(CLIENT, VIP, UDP, 0, 0, &ports(9, 53)));
+    let reply = v4(&ipv4(BACKEND, CLIENT, TCP, 0, 0x0010, &[0; 24]));
     let mut fewer = rules();
+    fewer.backends.clear();
     fewer.services.remove(&(ip(VIP).into(), 53, UDP));
     let mut seen = Vec::new();
     for set in [&fewer, &rules(), &Rules::default(), &rules()] {
         program.apply(set)?;
-        seen.push((program.classify(&tcp)?, program.classify(&udp)?));
+        let [tcp, udp, reply] = [&tcp, &udp, &reply].map(|frame| program.classify(frame));
+        seen.push((tcp?, udp?, reply?));
     }
     let expected = [
-        (Service, Other),
-        (Service, Service),
-        (Pass, Pass),
-        (Service, Service),
+        (Service, Other, Pass),
+        (Service, Service, Fragment),
+        (Pass, Pass, Pass),
+        (Service, Service, Fragment),
     ];
     if seen == expected {
         Ok(())
@@ -660,6 +771,7 @@ fn main() {
     let rows = services_and_replies()
         .into_iter()
         .chain(icmp_fragments_and_neighbors())
+        .chain(fragments_of_servers())
         .chain(errors());
     let mut trials: Vec<Trial> = rows
         .map(|(name, frame, expected)| {

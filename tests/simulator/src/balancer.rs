@@ -13,7 +13,9 @@ use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
-use waxwing_dataplane::{BackendId, Epoch, Gauges, NextHop, Now, Snapshot};
+use waxwing_dataplane::{
+    BackendId, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, Snapshot,
+};
 
 use crate::config::{BACK, BACKENDS_MAX, Config, server_mac};
 use crate::plan::Plan;
@@ -47,6 +49,7 @@ impl Balancer {
             sessions: Arc::new(SessionTable::new(plan.sessions_max, key).expect("it is small")),
             next_hops: Arc::new(NextHops::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, plan.workers)),
+            fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), key)),
         };
         let mut config = Config::new(plan, random);
         let (snapshot, new) = config.snapshot(&shared.gauges);

@@ -248,11 +248,17 @@ impl Oracle {
             Some(Fate::Kernel(_)) => Err("a client's frame went to the kernel".into()),
             Some(Fate::Sent(port, out)) => {
                 let went = view(out).ok_or("what was sent is no whole packet")?;
+                if is_told(came, &went) {
+                    let from = tuple.destination;
+                    translation::of_refusal(frame, came, (*port, out), (from, &went))?;
+                    return self.request_dropped(turn, frame, came, tuple);
+                }
                 if went.destination == came.source {
                     if pin.is_some_and(Pin::is_protected) {
                         return Err("a session that stands was refused".into());
                     }
-                    return translation::of_refusal(frame, came, (*port, out), &went);
+                    let from = tuple.destination;
+                    return translation::of_refusal(frame, came, (*port, out), (from, &went));
                 }
                 translation::of_request(frame, came, (*port, out), &went)?;
                 self.forwarded(turn, frame, came, (tuple, &went))
@@ -446,9 +452,15 @@ impl Oracle {
                     return Err(format!("a session outlived its time: {pin:?} at {now:?}"));
                 }
                 let went = view(out).ok_or("what was sent is no whole packet")?;
-                translation::of_reply(frame, came, (*port, out), (&tuple, &went))?;
+                let told = is_told(came, &went);
+                if told {
+                    let from = tuple.destination;
+                    translation::of_refusal(frame, came, (*port, out), (from, &went))?;
+                } else {
+                    translation::of_reply(frame, came, (*port, out), (&tuple, &went))?;
+                }
                 let route = route_to(*port, out);
-                if route != pin.route && !pin.routes.contains(&route) {
+                if !told && route != pin.route && !pin.routes.contains(&route) {
                     return Err(format!("{route:?} is not the way to the client: {pin:?}"));
                 }
             }
@@ -491,6 +503,13 @@ fn may_end(turn: &Turn<'_>, pin: &Pin, came: &View, protocol: Protocol) -> bool 
 /// Whether a frame may be dropped although its session stands.
 fn is_excused(turn: &Turn<'_>, came: &View) -> bool {
     turn.limited || came.hop_limit <= 1 || came.end - came.network > 1500
+}
+
+/// Whether a packet went no further for want of a hop, and its sender was told. It is one of its session
+/// all the same.
+fn is_told(came: &View, went: &View) -> bool {
+    let is_error = !matches!(went.protocol, TCP | UDP);
+    came.hop_limit <= 1 && went.destination == came.source && is_error
 }
 
 /// Sessions that all workers have evicted.

@@ -6,7 +6,7 @@
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Tuple;
-use waxwing_packet::TcpFlags;
+use waxwing_packet::{Address, TcpFlags};
 
 use crate::config::PORT_MACS;
 use crate::oracle::is_link_to;
@@ -87,7 +87,12 @@ fn is_reversible(frame: &Handled, came: &View, (_, out): Out<'_>, went: &View) -
 }
 
 /// An answer of the balancer's own, in place of a backend's: it says so to its sender alone.
-pub(crate) fn of_refusal(frame: &Handled, came: &View, out: Out<'_>, went: &View) -> Check {
+pub(crate) fn of_refusal(
+    frame: &Handled,
+    came: &View,
+    out: Out<'_>,
+    (from_vip, went): (Address, &View),
+) -> Check {
     let (port, bytes) = out;
     let (to, from) = macs(&frame.bytes);
     if port != frame.port || macs(bytes) != (from, to) {
@@ -96,7 +101,7 @@ pub(crate) fn of_refusal(frame: &Handled, came: &View, out: Out<'_>, went: &View
     if tags(bytes, went.network)[..] != tags(&frame.bytes, came.network)[..] {
         return Err("a refusal has other VLAN tags".into());
     }
-    if went.source != came.destination || !went.is_right(bytes) {
+    if went.source != from_vip || !went.is_right(bytes) {
         return Err("a refusal that its receiver will not believe".into());
     }
     if !came.is_right(&frame.bytes) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use waxwing_dataplane::memory::{MemoryFrame, MemoryIo};
 use waxwing_dataplane::{DropReason, FrameBuf, FrameIo, PortId};
+use waxwing_packet::{Packet, parse};
 
 /// What became of a frame.
 #[derive(Debug)]
@@ -69,6 +70,8 @@ pub(crate) struct Wire {
     /// Frames that the worker made itself.
     pub(crate) allocated: u64,
     pub(crate) refused_by_kernel: u64,
+    /// Frames that the worker made itself and the kernel got: fragments that had waited.
+    pub(crate) released_to_kernel: u64,
 }
 
 impl Wire {
@@ -83,6 +86,7 @@ impl Wire {
             kernel_full: false,
             allocated: 0,
             refused_by_kernel: 0,
+            released_to_kernel: 0,
         }
     }
 
@@ -118,8 +122,11 @@ impl Wire {
             }
         }
         for (number, (_, bytes)) in self.to_kernel.drain(..).zip(self.memory.passed_to_kernel()) {
-            let number = number.ok_or("a frame of the worker's own went to the kernel")?;
-            handled[number].fates.push(Fate::Kernel(bytes));
+            match number {
+                Some(number) => handled[number].fates.push(Fate::Kernel(bytes)),
+                None if is_fragment(&bytes) => self.released_to_kernel += 1,
+                None => return Err("a frame of the worker's own went to the kernel".into()),
+            }
         }
         let (out, waiting) = (self.memory.in_flight(), self.arriving.len());
         if out != waiting {
@@ -129,6 +136,11 @@ impl Wire {
         }
         Ok((handled, own))
     }
+}
+
+/// Whether it is a fragment, which the worker makes itself only where it releases one that was held.
+pub(crate) fn is_fragment(frame: &[u8]) -> bool {
+    matches!(parse(frame), Ok(Packet::Ip(packet)) if packet.fragment.is_some())
 }
 
 impl FrameIo for Wire {

@@ -398,7 +398,11 @@ impl World {
         let told = self.oracle.check(&turn, &handled)?;
         self.hosts.hear(&told);
         let wire = self.balancer.wire(worker);
-        let made = (wire.allocated, wire.refused_by_kernel);
+        let made = (
+            wire.allocated,
+            wire.refused_by_kernel,
+            wire.released_to_kernel,
+        );
         let drops = self.balancer.drops(worker);
         let counters = &self.balancer.counters[worker];
         self.ledgers[worker].check(counters, drops, made, (&handled, &own))?;

@@ -101,7 +101,7 @@ fn garbage_is_counted_and_disturbs_nothing() -> Result<()> {
     let tally = running.finish()?;
     ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
     let status = waxwing.status()?;
-    for reason in ["malformed", "no_service", "fragment"] {
+    for reason in ["malformed", "no_service", "fragment_duplicate"] {
         ensure!(
             status.dropped(reason) > 0,
             "no drop counted as {reason}: {:?}",

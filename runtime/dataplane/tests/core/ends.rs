@@ -40,6 +40,7 @@ fn every_drop_has_its_reason() {
     truncated.truncate(40);
     let mut fragment = request(V4, 4000, SYN);
     fragment[20] = 0x20;
+    fragment[23] = 132;
     let mut other_protocol = request(V4, 4000, SYN);
     other_protocol[23] = 132;
     for (settings, frame, reason) in [

@@ -8,9 +8,13 @@
 )]
 
 mod citizenship;
+mod cutting;
 mod ends;
 mod errors;
 mod errors_hostile;
+mod fragment_bounds;
+mod fragment_ends;
+mod fragments;
 mod frames;
 mod gauges;
 mod health;

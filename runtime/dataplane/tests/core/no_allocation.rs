@@ -5,6 +5,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use crate::cutting::cut;
+use crate::fragments::{back, bytes, opened, there};
 use crate::frames::{
     ACK, SYN, SYN_ACK, datagram, datagram_back, error_back, error_to, reply, request,
 };
@@ -115,6 +117,37 @@ fn refusals_allocate_nothing() {
         let counters = &world.counters[0];
         assert_eq!((counters.reset.get(), counters.rejected.get()), (50, 50));
         assert_eq!(world.drops(), []);
+    }
+}
+
+/// Fragments are copied into room that was there from the start, in whatever order they come.
+#[test]
+fn fragments_allocate_nothing() {
+    for plan in [V4, V6] {
+        let mut world = opened(Settings {
+            plan,
+            protocol: Protocol::Udp,
+            ..Settings::default()
+        });
+        world.io(0).recycle_sent();
+        let mut arrivals = Vec::new();
+        for way in [there(plan, 4000), back(plan, 0, 4000)] {
+            for id in 0..100 {
+                let whole = way.frame(Protocol::Udp, &bytes(88));
+                let mut pieces = cut(&whole, &[32, 32], id);
+                pieces.rotate_left(id as usize % 3);
+                arrivals.extend(pieces.into_iter().map(|piece| (way.port, piece)));
+            }
+        }
+        let before = ALLOCATIONS.get();
+        for (port, frame) in &arrivals {
+            assert!(world.io(0).inject(*port, frame));
+            world.run(0);
+        }
+        assert_eq!(ALLOCATIONS.get() - before, 0);
+        let counters = &world.counters[0];
+        assert_eq!(counters.transmitted.packets.get(), 1 + 600);
+        assert!(counters.held.get() > 100);
     }
 }
 

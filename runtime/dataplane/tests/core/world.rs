@@ -15,8 +15,8 @@ use waxwing_dataplane::snapshot::{
 };
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
-    BackendId, DropReason, Epoch, Gauges, NewFlow, NextHop, Now, Pick, Policy, PolicyFault, PortId,
-    ServiceId, Snapshot,
+    BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, NewFlow, NextHop, Now,
+    Pick, Policy, PolicyFault, PortId, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Mac, Protocol};
 
@@ -148,6 +148,7 @@ pub(crate) struct Settings {
     pub(crate) retries_refused: bool,
     /// Whether VIPs answer ping.
     pub(crate) ping: bool,
+    pub(crate) fragments: FragmentLimits,
 }
 
 impl Default for Settings {
@@ -167,6 +168,7 @@ impl Default for Settings {
             mtu: 1500,
             retries_refused: false,
             ping: true,
+            fragments: FragmentLimits::default(),
         }
     }
 }
@@ -235,6 +237,7 @@ impl World {
             ),
             next_hops: Arc::new(NextHops::new(backends_max)),
             gauges: Arc::new(Gauges::new(backends_max, settings.workers)),
+            fragments: Arc::new(FragmentTable::new(settings.fragments, [9, 10, 11, 12])),
         };
         let count = settings.weights.len() as u32;
         for id in 0..count * (1 + u32::from(settings.second_service)) {
@@ -404,7 +407,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// Every test ends with every frame back in its pool.
+    /// Every test ends with every frame back in its pool, and counted once.
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
@@ -418,5 +421,21 @@ impl Drop for World {
                 "frames are missing from the pool"
             );
         }
+        let sum = |of: fn(&WorkerCounters) -> &Counter| -> u64 {
+            self.counters
+                .iter()
+                .map(|counters| of(counters).get())
+                .sum()
+        };
+        let dropped: u64 = self.drops().into_iter().map(|(_, n)| n).sum();
+        assert_eq!(
+            sum(|c| &c.received.packets) + sum(|c| &c.released) + sum(|c| &c.pieces),
+            sum(|c| &c.transmitted.packets)
+                + sum(|c| &c.to_kernel)
+                + sum(|c| &c.held)
+                + sum(|c| &c.cut)
+                + dropped,
+            "every frame ends in one way"
+        );
     }
 }

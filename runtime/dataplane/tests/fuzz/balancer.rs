@@ -1,8 +1,8 @@
 //! Any frames, from the wire to their end: what the fuzzer and the ordinary test do with each input.
 //!
-//! Invariant: nothing panics; each frame ends in exactly one way and is counted so; what the kernel
-//! gets is what came; what came with right checksums leaves with right ones; no session is lost count
-//! of.
+//! Invariant: nothing panics; each frame ends in exactly one way and is counted so, a fragment that
+//! was held once it is released; what the kernel gets is what came; what came with right checksums
+//! leaves with right ones; no session is lost count of.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,10 @@ use waxwing_dataplane::snapshot::{
     Backend, MidStream, NextHop, NextHops, NoBackend, Port, Service, SessionsFate, Timeouts,
 };
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
-use waxwing_dataplane::{BackendId, DropReason, Epoch, Gauges, Now, PortId, ServiceId, Snapshot};
+use waxwing_dataplane::{
+    BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, Now, PortId, ServiceId,
+    Snapshot,
+};
 use waxwing_packet::{
     Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, build, checksum, parse,
 };
@@ -49,6 +52,8 @@ pub(crate) struct Balancer {
     worker: Worker<MemoryIo>,
     shared: Shared,
     counters: Arc<WorkerCounters>,
+    /// The fragments that wait, or did so since none was waiting.
+    held: Vec<Vec<u8>>,
     now: Duration,
 }
 
@@ -106,6 +111,7 @@ impl Balancer {
             sessions: Arc::new(SessionTable::new(SESSIONS_MAX, [1, 2, 3, 4]).expect("memory")),
             next_hops: Arc::new(NextHops::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, 1)),
+            fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [9; 4])),
         };
         let hop = NextHop {
             port: PortId(1),
@@ -134,6 +140,7 @@ impl Balancer {
             worker: Worker::new(MemoryIo::new(2, 32), setup, epoch),
             shared,
             counters,
+            held: Vec::new(),
             now: Duration::from_secs(10),
         };
         // Past its announcements.
@@ -158,24 +165,33 @@ impl Balancer {
 
     /// A frame arrives, and what is sent because of it.
     pub(crate) fn take(&mut self, port: PortId, frame: &[u8]) -> Vec<Vec<u8>> {
-        let before = self.dropped();
+        let counters = Arc::clone(&self.counters);
+        let before = (self.dropped(), counters.held.get(), counters.released.get());
         if !self.worker.io().inject(port, frame) {
             return Vec::new();
         }
         self.turn();
         let sent = self.worker.io().sent();
         let kernel = self.worker.io().passed_to_kernel();
-        let dropped = self.dropped() - before;
-        assert_eq!(sent.len() as u64 + kernel.len() as u64 + dropped, 1);
+        let dropped = self.dropped() - before.0;
+        let held = counters.held.get() - before.1;
+        let released = counters.released.get() - before.2;
+        let ended = sent.len() as u64 + kernel.len() as u64 + dropped;
+        assert_eq!(ended + held, 1 + released);
         assert_eq!(self.worker.io().in_flight(), 0);
-        for (_, bytes) in kernel {
-            assert_eq!(bytes, frame, "the kernel got another frame than came");
+        if held > 0 {
+            self.held.push(frame.to_vec());
         }
+        for (_, bytes) in &kernel {
+            let came = bytes == frame || self.held.contains(bytes);
+            assert!(came, "the kernel got another frame than came");
+        }
+        let right = is_right(frame) && self.held.iter().all(|held| is_right(held));
         for (_, bytes) in &sent {
-            assert!(
-                !is_right(frame) || is_right(bytes),
-                "{frame:02x?} to {bytes:02x?}"
-            );
+            assert!(!right || is_right(bytes), "{frame:02x?} to {bytes:02x?}");
+        }
+        if self.shared.fragments.held() == 0 {
+            self.held.clear();
         }
         let gauges = (0..).map(BackendId).take(BACKENDS_MAX);
         let counted: u32 = gauges.map(|id| self.shared.gauges.active(id)).sum();

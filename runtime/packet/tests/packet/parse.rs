@@ -4,8 +4,8 @@ use crate::samples::{Sample, Segment, ip, samples};
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use waxwing_packet::{
-    Address, Family, IpPacket, Link, Mac, Packet, ParseError, TcpFlags, Transport, VlanTag,
-    VlanTags, arp, build, icmp, ndp, parse,
+    Address, Family, Fragment, IpPacket, Link, Mac, Packet, ParseError, TcpFlags, Transport,
+    VlanTag, VlanTags, arp, build, icmp, ndp, parse,
 };
 
 const CLIENT: Address = Address::v4([192, 0, 2, 1]);
@@ -78,9 +78,11 @@ fn cut(mut frame: Vec<u8>, len: usize) -> Vec<u8> {
 
 #[test]
 fn malformed_frames_are_refused() {
-    use ParseError::{BadLength, Forbidden, TooManyExtensions, Truncated};
+    use ParseError::{BadLength, Forbidden, TinyFragment, TooManyExtensions, Truncated};
 
     const PADDING: [u8; 6] = [1, 4, 0, 0, 0, 0];
+    const ATOMIC: [u8; 6] = [0, 0, 0, 0, 0, 7];
+    const FIRST: [u8; 6] = [0, 1, 0, 0, 0, 7];
     let mapped = Address::v4([192, 0, 2, 1]).octets();
     let rows = [
         ("no byte", vec![], Truncated),
@@ -167,6 +169,44 @@ fn malformed_frames_are_refused() {
             "six extension headers",
             tcp_v6_behind(&[(60, PADDING); 6]),
             TooManyExtensions,
+        ),
+        (
+            "a whole packet in a fragment",
+            tcp_v6_behind(&[(44, FIRST), (44, ATOMIC)]),
+            TooManyExtensions,
+        ),
+        (
+            "half a TCP header in a first fragment",
+            with(with(tcp_v4(), IP + 2, &[0, 36]), IP + 6, &[0x20, 0]),
+            TinyFragment,
+        ),
+        (
+            "half of the TCP options in a first fragment",
+            with(with(tcp_v4(), IP + 6, &[0x20, 0]), SEGMENT_V4 + 12, &[0x60]),
+            TinyFragment,
+        ),
+        (
+            "a TCP header of 16 bytes in a first fragment",
+            with(with(tcp_v4(), IP + 6, &[0x20, 0]), SEGMENT_V4 + 12, &[0x40]),
+            BadLength,
+        ),
+        (
+            "a first fragment without its transport header",
+            with(
+                tcp_v6_behind(&[(44, FIRST), (60, PADDING)]),
+                IP + 4,
+                &[0, 16],
+            ),
+            TinyFragment,
+        ),
+        (
+            "a first fragment of half an extension header",
+            with(
+                tcp_v6_behind(&[(44, FIRST), (60, PADDING)]),
+                IP + 4,
+                &[0, 12],
+            ),
+            TinyFragment,
         ),
     ];
     for (what, frame, error) in rows {
@@ -400,7 +440,14 @@ fn agree_on_transport(frame: &[u8], packet: &IpPacket, other: &TransportSlice<'_
 }
 
 fn agree_with_sample(packet: &IpPacket, sample: &Sample) {
-    assert_eq!(packet.fragment, sample.fragment);
+    let place = |fragment: Fragment| (fragment.identification, fragment.offset, fragment.more);
+    assert_eq!(packet.fragment.map(place), sample.fragment.map(place));
+    if let Some(fragment) = packet.fragment {
+        // Of IPv6, a first fragment's data may begin with extension headers.
+        let behind = packet.end - packet.transport_start;
+        let headers = packet.family == Family::V6 && fragment.offset == 0;
+        assert!(fragment.len == behind || (headers && fragment.len > behind));
+    }
     assert_eq!(usize::from(packet.end), sample.frame.len() - sample.padding);
     let number = match (&sample.segment, packet.family) {
         (Segment::Tcp { .. }, _) => 6,

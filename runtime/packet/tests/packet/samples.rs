@@ -34,7 +34,7 @@ pub(crate) struct Sample {
     pub(crate) padding: usize,
     /// VLAN ids, outermost first.
     pub(crate) vlans: Vec<u16>,
-    /// The place, where it is a fragment.
+    /// The place, where it is a fragment; its length is what the frame has.
     pub(crate) fragment: Option<Fragment>,
     /// The transport header.
     pub(crate) segment: Segment,
@@ -63,6 +63,7 @@ fn fragments() -> impl Strategy<Value = Fragment> {
     (any::<u16>(), place).prop_map(|(identification, (units, more))| Fragment {
         identification: identification.into(),
         offset: units * 8,
+        len: 0,
         more,
     })
 }

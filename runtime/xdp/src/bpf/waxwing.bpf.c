@@ -10,6 +10,8 @@
  *   - ICMP, ICMPv6, a fragment or anything else to a VIP: the worker drops and counts what it
  *     does not serve; the kernel, which has no such address, would send it back to the router,
  *   - TCP or UDP from a backend's endpoint to an address that is not the host's own,
+ *   - a fragment of TCP or UDP from a backend's address to such an address: only the first has
+ *     ports, and the worker knows by it whether the others are a reply,
  *   - an ICMP or ICMPv6 error to such an address, about a packet to a backend's endpoint,
  * and, also by broadcast or multicast, when it is
  *   - an ARP request or a neighbour solicitation for a VIP.
@@ -31,6 +33,8 @@
 
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
+/* Of the place: the offset, and whether more follow; all zero in a packet that is whole (RFC 6946). */
+#define IPV6_FRAGMENT 0xfff9
 #define IPV6_FRAGMENT_OFFSET 0xfff8
 #define ICMP_HEADER_LEN 8
 #define NEIGHBOR_SOLICITATION 135
@@ -101,7 +105,7 @@ struct solicitation {
 struct fragment_header {
 	__u8 next;
 	__u8 reserved;
-	__be16 offset;
+	__be16 place;
 	__be32 identification;
 };
 
@@ -129,6 +133,7 @@ struct transport_ports {
 
 ENDPOINTS(services);
 ENDPOINTS(backends);
+ADDRESSES(servers);
 ADDRESSES(vips);
 ADDRESSES(locals);
 
@@ -169,6 +174,12 @@ static __always_inline void map_ipv4(struct address *to, __be32 from)
 	to->word[1] = 0;
 	to->word[2] = bpf_htonl(0xffff);
 	to->word[3] = from;
+}
+
+static __always_inline bool is_extension(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING ||
+	       protocol == IPPROTO_DSTOPTS;
 }
 
 static __always_inline bool is_vip(const struct address *address)
@@ -234,10 +245,18 @@ static __always_inline bool parse_ipv6(struct packet *packet, void *at)
 		__u8 *extension = at;
 
 		if (next == IPPROTO_FRAGMENT) {
-			packet->fragment = true;
-			break;
+			struct fragment_header *fragment = at;
+
+			if ((void *)(fragment + 1) > packet->end)
+				return false;
+			next = fragment->next;
+			at = fragment + 1;
+			packet->fragment = (fragment->place & bpf_htons(IPV6_FRAGMENT)) != 0;
+			if (packet->fragment)
+				break;
+			continue;
 		}
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+		if (!is_extension(next))
 			break;
 		if ((void *)(extension + 2) > packet->end)
 			return false;
@@ -281,6 +300,23 @@ static __always_inline enum class classify_transport(const struct packet *packet
 	return is_vip(&packet->destination) ? CLASS_OTHER : CLASS_PASS;
 }
 
+/*
+ * What a fragment says of its transport protocol is true of its whole packet: over IPv4 always, over
+ * IPv6 wherever senders are sane, but for extension headers that the first one begins with.
+ */
+static __always_inline enum class classify_fragment(const struct packet *packet)
+{
+	if (is_vip(&packet->destination))
+		return CLASS_FRAGMENT;
+	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP &&
+	    !is_extension(packet->protocol))
+		return CLASS_PASS;
+	if (bpf_map_lookup_elem(&servers, &packet->source) &&
+	    !bpf_map_lookup_elem(&locals, &packet->destination))
+		return CLASS_FRAGMENT;
+	return CLASS_PASS;
+}
+
 static __always_inline bool is_error(const struct packet *packet)
 {
 	__u8 *type = packet->transport;
@@ -310,12 +346,9 @@ static __always_inline bool parse_quoted(struct packet *quoted, const struct pac
 		return false;
 	if (!quoted->fragment)
 		return true;
-	part = quoted->transport;
-	if ((void *)(part + 1) > quoted->end || part->offset & bpf_htons(IPV6_FRAGMENT_OFFSET))
-		return false;
-	quoted->protocol = part->next;
-	quoted->transport = part + 1;
-	return true;
+	/* What a fragment holds of its packet starts right behind the fragment header. */
+	part = quoted->transport - sizeof(*part);
+	return (part->place & bpf_htons(IPV6_FRAGMENT_OFFSET)) == 0;
 }
 
 /* An error from the servers' side about a packet that was forwarded to a backend: it is addressed
@@ -354,7 +387,7 @@ static __always_inline enum class classify_ip(const struct packet *packet, bool 
 	if (group)
 		return CLASS_PASS;
 	if (packet->fragment)
-		return is_vip(&packet->destination) ? CLASS_FRAGMENT : CLASS_PASS;
+		return classify_fragment(packet);
 	if (icmp)
 		return is_vip(&packet->destination) ? CLASS_ICMP : classify_error(packet);
 	if (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP)

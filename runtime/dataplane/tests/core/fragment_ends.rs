@@ -1,0 +1,430 @@
+//! Fragments that do not get through, or not by us: what each is counted as, and that nothing of it
+//! stays.
+
+use std::time::Duration;
+
+use crate::cutting::{IP, cut, ip_of, join, orders, piece, place, right_checksum};
+use crate::fragments::{ID, Way, assert_forgotten, back, bytes, opened, there};
+use crate::frames::request;
+use crate::world::{BACK, FRONT, SERVICE_PORT, Settings, V4, V6, World};
+use waxwing_dataplane::snapshot::NoBackend;
+use waxwing_dataplane::{BackendId, DropReason, FragmentLimits};
+use waxwing_packet::{Protocol, TcpFlags, Transport, icmp};
+
+use DropReason::{
+    Fragment, FragmentDuplicate, FragmentLimit, FragmentOverlap, FragmentTimeout, Malformed,
+    TinyFragment,
+};
+
+fn udp(plan: crate::world::Plan) -> Settings {
+    Settings {
+        plan,
+        protocol: Protocol::Udp,
+        ..Settings::default()
+    }
+}
+
+/// A UDP datagram of 8 bytes and 88 more, so that 96 are to be cut.
+fn datagram(way: Way) -> Vec<u8> {
+    way.frame(Protocol::Udp, &bytes(88))
+}
+
+fn all_frames(world: &mut World, way: Way, frames: &[Vec<u8>]) -> usize {
+    frames
+        .iter()
+        .map(|frame| world.frame(way.port, frame).len())
+        .sum()
+}
+
+#[test]
+fn what_overlaps_is_dropped_and_all_that_follows() {
+    // Places (from, to, more follow), how many are sent, how many are dropped, and as what.
+    type Row = (&'static [(usize, usize, bool)], usize, DropReason, u64);
+    let rows: [Row; 10] = [
+        (
+            &[(0, 32, true), (24, 96, false), (32, 96, false)],
+            1,
+            FragmentOverlap,
+            2,
+        ),
+        (
+            &[(0, 32, true), (8, 24, true), (32, 96, false)],
+            1,
+            FragmentOverlap,
+            2,
+        ),
+        (
+            &[(8, 24, true), (0, 32, true), (32, 96, false)],
+            0,
+            FragmentOverlap,
+            3,
+        ),
+        (
+            &[(48, 96, false), (24, 56, true), (0, 32, true)],
+            0,
+            FragmentOverlap,
+            3,
+        ),
+        (
+            &[(0, 32, true), (32, 96, false), (32, 96, false)],
+            2,
+            FragmentDuplicate,
+            0,
+        ),
+        (
+            &[(0, 32, true), (0, 32, true), (32, 96, false)],
+            2,
+            FragmentDuplicate,
+            1,
+        ),
+        (
+            &[(32, 96, false), (32, 96, false), (0, 32, true)],
+            2,
+            FragmentDuplicate,
+            1,
+        ),
+        // The same place, but the end of the datagram once and not the other time.
+        (
+            &[(32, 64, false), (32, 64, true), (0, 32, true)],
+            0,
+            FragmentOverlap,
+            3,
+        ),
+        // Two ends.
+        (
+            &[(0, 32, true), (48, 64, false), (64, 96, false)],
+            2,
+            FragmentOverlap,
+            1,
+        ),
+        // Behind the end.
+        (
+            &[(0, 32, true), (40, 64, false), (64, 96, true)],
+            2,
+            FragmentOverlap,
+            1,
+        ),
+    ];
+    for plan in [V4, V6] {
+        for way in [there(plan, 4000), back(plan, 0, 4000)] {
+            for (places, sent, reason, dropped) in rows {
+                let mut world = opened(udp(plan));
+                let whole = datagram(way);
+                let frames: Vec<_> = places
+                    .iter()
+                    .map(|&(from, to, more)| piece(&whole, ID, from, to - from, more))
+                    .collect();
+                assert_eq!(all_frames(&mut world, way, &frames), sent, "{places:?}");
+                assert_eq!(world.dropped(reason), dropped, "{places:?}");
+                // What is left of it, a late duplicate too, ends with its time.
+                world.sweep_round(0, FragmentLimits::default().timeout);
+                world.io(0).sent();
+                assert_forgotten(&world);
+            }
+        }
+    }
+}
+
+/// The first fragment of a batch is noted before the others of the batch, and still nothing of a
+/// spoiled datagram passes twice.
+#[test]
+fn an_overlap_within_one_batch_is_seen() {
+    for order in orders(3) {
+        let mut world = opened(udp(V4));
+        let way = there(V4, 4000);
+        let whole = datagram(way);
+        let frames = [
+            piece(&whole, ID, 0, 40, true),
+            piece(&whole, ID, 32, 32, true),
+            piece(&whole, ID, 64, 32, false),
+        ];
+        for n in order {
+            assert!(world.io(0).inject(FRONT, &frames[n]));
+        }
+        world.run(0);
+        let mut covered: Vec<(u16, u16)> = (world.io(0).sent().iter())
+            .filter_map(|(_, frame)| ip_of(frame).fragment)
+            .map(|f| (f.offset, f.offset + f.len))
+            .collect();
+        covered.sort_unstable();
+        assert!(
+            covered.windows(2).all(|pair| pair[0].1 <= pair[1].0),
+            "{covered:?}"
+        );
+        assert!(world.dropped(FragmentOverlap) > 0);
+    }
+}
+
+#[test]
+fn fragments_that_cannot_be_are_dropped_by_themselves() {
+    let tcp = |at: usize, more, len: usize| {
+        let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
+        place(&whole, ID, at, more, &bytes(len))
+    };
+    let header = there(V4, 4000).frame(Protocol::Tcp, &[])[IP + 20..].to_vec();
+    let first = |len: usize| {
+        let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
+        place(&whole, ID, 0, true, &header[..len])
+    };
+    let mut other_protocol = tcp(24, false, 40);
+    other_protocol[IP + 9] = 132;
+    other_protocol[IP + 10..IP + 12].fill(0);
+    let v6 = datagram(there(V6, 4000));
+    let mut tiny = place(&v6, ID, 0, true, &[17, 0, 1, 4, 0, 0, 0, 0]);
+    tiny[IP + 40] = 60;
+    for (what, frame, reason) in [
+        ("eight bytes of TCP", first(8), TinyFragment),
+        ("sixteen bytes of TCP", first(16), TinyFragment),
+        ("in the TCP header", tcp(8, true, 40), TinyFragment),
+        ("at its end", tcp(16, true, 40), TinyFragment),
+        ("nothing but options", tiny, TinyFragment),
+        ("no multiple of eight", tcp(24, true, 41), Malformed),
+        ("no data", tcp(24, false, 0), Malformed),
+        ("behind 65,535", tcp(65_512, false, 24), Malformed),
+        (
+            "behind it with the header",
+            tcp(65_504, false, 16),
+            Malformed,
+        ),
+        (
+            "behind it over IPv6",
+            place(&v6, ID, 65_528, false, &bytes(8)),
+            Malformed,
+        ),
+        ("another protocol", other_protocol, Fragment),
+    ] {
+        let mut world = World::new(Settings::default());
+        assert!(world.frame(FRONT, &frame).is_empty(), "{what}");
+        assert_eq!(world.drops(), [(reason, 1)], "{what}");
+        assert_forgotten(&world);
+    }
+}
+
+#[test]
+fn a_ping_in_fragments_is_not_answered_and_not_waited_for() {
+    for plan in [V4, V6] {
+        let ping = waxwing_packet::build::Echo {
+            link: crate::frames::FROM_CLIENT,
+            source: plan.client,
+            destination: plan.vip,
+            payload: &bytes(88),
+            ..Default::default()
+        };
+        for order in orders(3) {
+            let mut world = World::new(udp(plan));
+            let pieces = cut(&ping.frame(), &[32, 32], ID);
+            for n in order {
+                assert!(world.frame(FRONT, &pieces[n]).is_empty());
+            }
+            assert_eq!(world.drops(), [(Fragment, 3)]);
+            assert_forgotten(&world);
+        }
+    }
+}
+
+#[test]
+fn without_its_first_one_a_fragment_waits_until_its_time_is_up() {
+    for plan in [V4, V6] {
+        let mut world = opened(udp(plan));
+        let (way, answer) = (there(plan, 4000), back(plan, 0, 4000));
+        let lost = cut(&datagram(way), &[32, 32], ID);
+        let lost_back = cut(&datagram(answer), &[32, 32], ID);
+        assert_eq!(all_frames(&mut world, way, &lost[1..]), 0);
+        assert_eq!(all_frames(&mut world, answer, &lost_back[1..]), 0);
+        assert_eq!(world.shared.fragments.held(), 4);
+
+        world.sweep_round(
+            0,
+            FragmentLimits::default().timeout - Duration::from_secs(1),
+        );
+        assert_eq!(
+            world.shared.fragments.held(),
+            4,
+            "they wait up to the time limit"
+        );
+        world.sweep_round(0, Duration::from_secs(1));
+        assert_forgotten(&world);
+        assert_eq!(
+            world.drops(),
+            [(FragmentTimeout, 2)],
+            "nobody else has the VIP"
+        );
+        let to_kernel = world.io(0).passed_to_kernel();
+        let expected = lost_back[1..].iter().map(|frame| (BACK, frame.clone()));
+        assert_eq!(
+            to_kernel,
+            expected.collect::<Vec<_>>(),
+            "it may be another's"
+        );
+
+        // The first one comes too late: it is forwarded, and waits for nobody.
+        assert_eq!(world.frame(FRONT, &lost[0]).len(), 1);
+    }
+}
+
+/// Not by the sweep, but by the next of the same name, since a worker may be too busy to sweep.
+#[test]
+fn an_identification_that_comes_again_after_the_time_limit_is_another_datagram() {
+    let mut world = opened(udp(V4));
+    let way = there(V4, 4000);
+    let pieces = cut(&datagram(way), &[32, 32], ID);
+    // The middle one is lost.
+    assert_eq!(
+        all_frames(&mut world, way, &[pieces[0].clone(), pieces[2].clone()]),
+        2
+    );
+    assert_eq!(world.shared.fragments.len(), 1);
+    world.advance(FragmentLimits::default().timeout + Duration::from_secs(1));
+    assert_eq!(all_frames(&mut world, way, &pieces), 3);
+    assert_eq!(world.drops(), []);
+    assert_forgotten(&world);
+}
+
+#[test]
+fn what_is_of_no_session_goes_to_the_kernel_whole_and_in_order() {
+    for plan in [V4, V6] {
+        for order in orders(3) {
+            let mut world = World::new(udp(plan));
+            let way = back(plan, 0, 4000);
+            let pieces = cut(&datagram(way), &[32, 32], ID);
+            let frames: Vec<_> = order.iter().map(|&n| pieces[n].clone()).collect();
+            assert_eq!(all_frames(&mut world, way, &frames), 0);
+            let kernel: Vec<_> = world.io(0).passed_to_kernel();
+            assert_eq!(kernel.len(), 3, "{order:?}");
+            assert!(
+                kernel
+                    .iter()
+                    .all(|(port, frame)| *port == BACK && pieces.contains(frame))
+            );
+            // Behind the first, those that waited for it come in the order in which they came.
+            let waited = order.iter().position(|&n| n == 0).unwrap_or_default();
+            assert_eq!(kernel[0].1, pieces[0]);
+            let came = order[..waited].iter().map(|&n| &pieces[n]);
+            assert!(came.eq(kernel[1..=waited].iter().map(|(_, frame)| frame)));
+            assert_forgotten(&world);
+            assert_eq!(world.drops(), []);
+        }
+    }
+}
+
+#[test]
+fn the_others_share_the_reason_that_the_first_was_dropped_for() {
+    let drained = Settings {
+        weights: vec![0],
+        ..udp(V4)
+    };
+    let rejecting = Settings {
+        no_backend: NoBackend::Reject,
+        ..drained.clone()
+    };
+    let no_service = there(V4, 4000).to_port(SERVICE_PORT + 9);
+    for (settings, way, reason, answers) in [
+        (udp(V4), no_service, DropReason::NoService, 0),
+        (drained, there(V4, 4000), DropReason::NoBackend, 0),
+        (rejecting, there(V4, 4000), DropReason::NoBackend, 1),
+    ] {
+        for order in orders(3) {
+            let mut world = World::new(settings.clone());
+            let pieces = cut(&datagram(way), &[32, 32], ID);
+            let mut sent = Vec::new();
+            for &n in &order {
+                sent.extend(world.frame(FRONT, &pieces[n]));
+            }
+            assert_eq!(world.drops(), [(reason, 3 - answers)], "{order:?}");
+            assert_eq!(sent.len() as u64, answers);
+            for (_, frame) in sent {
+                let told = matches!(
+                    ip_of(&frame).transport,
+                    Transport::Icmp { kind: 3, code: 3 }
+                );
+                assert!(told, "port unreachable");
+                assert_eq!(icmp::PROTOCOL_V4, frame[IP + 9]);
+            }
+            assert_forgotten(&world);
+        }
+    }
+}
+
+#[test]
+fn each_fragment_meets_the_egress_by_itself() {
+    let mut world = opened(udp(V4));
+    world.shared.next_hops.set(BackendId(0), None);
+    let way = there(V4, 4000);
+    let pieces = cut(&datagram(way), &[32, 32], ID);
+    for n in [1, 0, 2] {
+        assert!(world.frame(FRONT, &pieces[n]).is_empty());
+    }
+    assert_eq!(world.drops(), [(DropReason::NeighborUnresolved, 3)]);
+    assert_eq!(world.shared.next_hops.take_wanted(), [BackendId(0)]);
+
+    // The second is too big. Where it may be, it is cut once more.
+    let mut world = opened(Settings { mtu: 60, ..udp(V4) });
+    let mut pieces = cut(&datagram(way), &[40], ID);
+    let sent: Vec<_> = pieces
+        .iter()
+        .flat_map(|piece| world.frame(FRONT, piece))
+        .map(|(_, frame)| frame)
+        .collect();
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|frame| frame.len() <= IP + 60));
+    assert!(join(&sent).ends_with(&bytes(88)));
+    assert_eq!(world.counters[0].cut.get(), 1);
+    assert_forgotten(&world);
+
+    // Nobody is told of one that may not be cut: it does not say whose it is.
+    let mut world = opened(Settings { mtu: 60, ..udp(V4) });
+    pieces[1][IP + 6] |= 0x40;
+    right_checksum(&mut pieces[1]);
+    assert_eq!(all_frames(&mut world, way, &pieces), 1);
+    assert_eq!(world.drops(), [(DropReason::TooBig, 1)]);
+    assert_forgotten(&world);
+}
+
+#[test]
+fn fragments_of_a_session_that_ended_in_between_are_dropped() {
+    let mut world = opened(udp(V4));
+    let way = there(V4, 4000);
+    let pieces = cut(&datagram(way), &[32, 32], ID);
+    assert_eq!(world.frame(FRONT, &pieces[0]).len(), 1);
+    let mut slots = world.shared.sessions.slot_cache();
+    let at: Vec<_> = world.shared.sessions.iter().map(|(at, _)| at).collect();
+    for at in at {
+        world.shared.sessions.remove(&mut slots, at);
+    }
+    assert_eq!(all_frames(&mut world, way, &pieces[1..]), 0);
+    assert_eq!(world.drops(), [(Fragment, 2)]);
+    assert_forgotten(&world);
+}
+
+#[test]
+fn a_datagram_of_too_many_fragments_is_cut_off() {
+    let mut world = opened(udp(V4));
+    let way = there(V4, 4000);
+    let whole = way.frame(Protocol::Udp, &bytes(8 * 80 - 8));
+    let pieces = cut(&whole, &[8; 79], ID);
+    let sent = all_frames(&mut world, way, &pieces);
+    assert_eq!((sent, world.drops()), (64, vec![(FragmentLimit, 80 - 64)]));
+
+    // As many that wait for the first: with the last that does not fit they all go.
+    let mut world = opened(udp(V4));
+    assert_eq!(all_frames(&mut world, way, &pieces[1..]), 0);
+    assert_eq!(world.drops(), [(FragmentLimit, 79)]);
+    assert_eq!(world.shared.fragments.held(), 0);
+}
+
+#[test]
+fn a_first_fragment_of_a_segment_keeps_the_connection_s_state() {
+    let mut world = World::new(Settings::default());
+    let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
+    let mut syn = whole.clone();
+    syn[IP + 33] = TcpFlags::SYN;
+    for piece in cut(&syn, &[40], ID) {
+        world.frame(FRONT, &piece);
+    }
+    assert!(world.session().tcp.is_opening());
+    assert_eq!(
+        world.frame(FRONT, &request(V4, 4000, TcpFlags::SYN)).len(),
+        1
+    );
+    assert_eq!(world.sessions().len(), 1);
+}
