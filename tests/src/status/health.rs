@@ -137,6 +137,17 @@ impl Status {
         backends.map_or(&[][..], list).iter().map(takes).collect()
     }
 
+    /// Whether the backends of a service are healthy by what the workers work with, in the config's
+    /// order.
+    #[must_use]
+    pub fn healthy(&self, service: &str) -> Vec<bool> {
+        let backends = self.service(service).map(|found| &found["backends"]);
+        let backends = backends.map_or(&[][..], list).iter();
+        backends
+            .map(|backend| backend["healthy"].as_bool().unwrap_or_default())
+            .collect()
+    }
+
     /// How punctual checks are.
     #[must_use]
     pub fn punctuality(&self) -> Punctuality {

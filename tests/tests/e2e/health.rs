@@ -203,8 +203,16 @@ pub(crate) fn three<'a>(topology: &'a Topology) -> Result<(Vec<Server<'a>>, Conf
 
 /// Waits until the backends of `web` are in these states.
 pub(crate) fn wait_web(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<Status> {
-    let what = format!("`web` to be {states:?}");
-    waxwing.wait_status(&what, |status| status.states("web") == states)
+    let what = format!("`web` to be {states:?}, and the workers to know");
+    waxwing.wait_status(&what, |status| {
+        let healthy = status.healthy("web");
+        let known = states.iter().zip(&healthy).all(|(state, healthy)| match *state {
+            "down" | "ejected" | "disabled" => !healthy,
+            "up" | "draining" => *healthy,
+            _ => true,
+        });
+        status.states("web") == states && known
+    })
 }
 
 fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
