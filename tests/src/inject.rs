@@ -1,9 +1,10 @@
-//! Garbage for the wire: frames aimed at a VIP that are broken in every way a parser must survive.
+//! Frames for the wire, as they are; and garbage for it: frames aimed at a VIP that are broken in every
+//! way a parser must survive.
 //!
-//! Invariant: the frames follow from the seed alone, so a run that fails can be had again.
+//! Invariant: garbage follows from the seed alone, so a run that fails can be had again.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
 use nix::ifaddrs::getifaddrs;
@@ -12,21 +13,53 @@ use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, se
 /// Sends `count` frames of [`Garbage`] on an interface, as they are, past the kernel's protocols.
 ///
 /// # Errors
-/// There is no such interface, or no privilege for packet sockets.
+/// As [`Wire::open`] and [`Wire::send`].
 pub fn send(interface: &str, count: u32, garbage: Garbage) -> Result<()> {
-    let link = link(interface)?;
-    let packets = socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .context("cannot open a packet socket (it needs CAP_NET_RAW)")?;
-    for frame in garbage.take(usize::try_from(count)?) {
-        sendto(packets.as_raw_fd(), &frame, &link, MsgFlags::empty())
-            .with_context(|| format!("cannot send {} bytes on {interface}", frame.len()))?;
+    let wire = Wire::open(interface)?;
+    garbage
+        .take(usize::try_from(count)?)
+        .try_for_each(|frame| wire.send(&frame))
+}
+
+/// An interface to send frames on as they are, past the kernel's protocols. It stays in the namespace
+/// in which it was opened.
+#[derive(Debug)]
+pub struct Wire {
+    packets: OwnedFd,
+    link: LinkAddr,
+}
+
+impl Wire {
+    /// Opens an interface of the namespace that this thread is in.
+    ///
+    /// # Errors
+    /// There is no such interface, or no privilege for packet sockets.
+    pub fn open(interface: &str) -> Result<Self> {
+        let link = link(interface)?;
+        let packets = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .context("cannot open a packet socket (it needs CAP_NET_RAW)")?;
+        Ok(Self { packets, link })
     }
-    Ok(())
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// The interface is down, or the frame is larger than it takes.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        sendto(
+            self.packets.as_raw_fd(),
+            frame,
+            &self.link,
+            MsgFlags::empty(),
+        )
+        .map(drop)
+        .with_context(|| format!("cannot send {} bytes on an interface", frame.len()))
+    }
 }
 
 fn link(interface: &str) -> Result<LinkAddr> {

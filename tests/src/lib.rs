@@ -9,6 +9,7 @@ pub mod actors;
 pub mod certificate;
 pub mod check_wat;
 pub mod config;
+pub mod detour;
 pub mod faults;
 pub mod hostile;
 pub mod http_server;
@@ -27,6 +28,7 @@ pub mod wat;
 pub mod waxwing;
 
 pub use config::{Backend, Config, HealthCheck, Service};
+pub use detour::Detour;
 pub use faults::Fault;
 pub use load::{Load, Tally};
 pub use netns::Namespace;

@@ -40,6 +40,13 @@ impl Status {
         list(&self.0["workers"]).iter().map(received).collect()
     }
 
+    /// What all workers counted under a name (`told_too_big`).
+    #[must_use]
+    pub fn counted(&self, name: &str) -> u64 {
+        let count = |worker: &Value| worker[name].as_u64().unwrap_or(0);
+        list(&self.0["workers"]).iter().map(count).sum()
+    }
+
     /// Frames dropped for a reason, by its label.
     #[must_use]
     pub fn dropped(&self, reason: &str) -> u64 {

@@ -8,8 +8,10 @@ mod citizenship;
 mod consequences;
 mod crowd;
 mod failure;
+mod forged;
 mod health;
 mod hostile;
+mod icmp;
 mod modules;
 mod pool;
 mod refused;
@@ -65,6 +67,8 @@ fn main() {
     let trials = [
         traffic::SCENARIOS,
         citizenship::SCENARIOS,
+        icmp::SCENARIOS,
+        forged::SCENARIOS,
         modules::SCENARIOS,
         hostile::SCENARIOS,
         reload::SCENARIOS,

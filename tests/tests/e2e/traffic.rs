@@ -203,7 +203,9 @@ fn iperf3_streams_tcp_and_udp() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-fn iperf3(topology: &Topology, address: IpAddr, more: &[&str]) -> Result<Value> {
+/// Runs iperf3 from the client to port 5201, for two seconds if `more` does not say otherwise, and
+/// returns its report.
+pub(crate) fn iperf3(topology: &Topology, address: IpAddr, more: &[&str]) -> Result<Value> {
     let address = address.to_string();
     let mut args = vec![
         "-c",

@@ -1,0 +1,305 @@
+//! What the network says of packets that go no further reaches those who sent them: path MTU, time
+//! exceeded and unreachable, through the balancer and by it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, Ipv6Ttl};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
+use waxwing_tests::topology::{self, CLIENT4, CLIENT6, VIP4, VIP6, VipRoute};
+use waxwing_tests::{Config, Detour, Layout, Namespace, Service, Topology, Waxwing, actors};
+
+use crate::traffic::iperf3;
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(a_narrow_link_on_the_servers_side_is_found, "iperf3"),
+    scenario!(a_narrow_link_on_the_clients_side_is_found, "iperf3"),
+    scenario!(a_narrow_port_is_found, "iperf3"),
+    scenario!(a_trace_sees_the_vip_at_every_hop),
+    scenario!(a_closed_port_of_a_server_is_refused_to_the_client),
+    scenario!(a_datagram_that_may_be_cut_arrives_whole),
+    scenario!(a_datagram_that_may_not_be_cut_is_refused),
+];
+
+/// The least MTU of IPv6, and so the narrowest link that both families use.
+const NARROW: u32 = 1280;
+/// Bytes in a datagram that an Ethernet takes and a narrow link does not.
+const LARGE: usize = 1400;
+const PORT: u16 = 5201;
+
+/// One server, and clients that reach the VIPs by a router or by what stands in for one.
+fn network() -> Result<Topology> {
+    Topology::new(Layout {
+        servers: 1,
+        vips: VipRoute::Gateway,
+        ..Layout::default()
+    })
+}
+
+fn services(topology: &Topology, protocol: &'static str) -> Config {
+    Config::new(topology)
+        .with(Service::v4("four", protocol, (PORT, PORT), 1))
+        .with(Service::v6("six", protocol, (PORT, PORT), 1))
+}
+
+fn a_narrow_link_on_the_servers_side_is_found() -> Result<()> {
+    assert_narrow_link_found("back")
+}
+
+fn a_narrow_link_on_the_clients_side_is_found() -> Result<()> {
+    assert_narrow_link_found("front")
+}
+
+/// Streams both ways through a link that only routers see. Nothing but their errors tells either end
+/// what the link takes: without them not one full segment arrives.
+fn assert_narrow_link_found(port: &str) -> Result<()> {
+    let topology = network()?;
+    let _detour = Detour::new(&topology, port, NARROW)?;
+    let _server = actors::iperf3_server(&topology.servers[0], PORT)?;
+    let waxwing = Waxwing::start(&topology, &services(&topology, "tcp"))?;
+    for vip in [VIP4, VIP6] {
+        for direction in [&[][..], &["--reverse"]] {
+            assert_streams(&topology, vip, direction)?;
+        }
+    }
+    // In one of the two directions the router is the sender's neighbour, in the other we stand between.
+    let passed = waxwing.status()?.counted("errors_passed");
+    ensure!(passed >= 2, "only {passed} errors were passed on");
+    waxwing.stop().map(drop)
+}
+
+/// The balancer is the router in front of the narrow link. What would come in by its narrow port is
+/// the business of the router at the other end, which this network does not have.
+fn a_narrow_port_is_found() -> Result<()> {
+    for (port, direction) in [("back", &[][..]), ("front", &["--reverse"])] {
+        let topology = network()?;
+        topology
+            .balancer
+            .ip(&format!("link set {port} mtu {NARROW}\n"))?;
+        let _server = actors::iperf3_server(&topology.servers[0], PORT)?;
+        let waxwing = Waxwing::start(&topology, &services(&topology, "tcp"))?;
+        for vip in [VIP4, VIP6] {
+            assert_streams(&topology, vip, direction)?;
+        }
+        let told = waxwing.status()?.counted("told_too_big");
+        ensure!(told >= 2, "{port}: only {told} senders were told");
+        waxwing.stop()?;
+    }
+    Ok(())
+}
+
+fn assert_streams(topology: &Topology, vip: IpAddr, direction: &[&str]) -> Result<()> {
+    let report = iperf3(topology, vip, &[&["--time", "1"], direction].concat())?;
+    let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0);
+    eprintln!("{vip} {direction:?}: {received} bytes");
+    ensure!(
+        received > 1 << 20,
+        "{vip} {direction:?}: only {received} bytes arrived"
+    );
+    for (from, to) in [(&topology.client, vip), (&topology.servers[0], ends(vip).0)] {
+        report_path(from, to)?;
+        // Who knows the path's MTU announces it to its peer, which then has nothing to find out.
+        from.run("ip", &["route", "flush", "cache"])?;
+        from.run("ip", &["-6", "route", "flush", "cache"])?;
+    }
+    Ok(())
+}
+
+/// Prints what an end has learnt of the path's MTU.
+fn report_path(from: &Namespace, to: IpAddr) -> Result<()> {
+    let route = from.run("ip", &["route", "get", &to.to_string()])?;
+    let mtu = route.split_once(" mtu ").map(|(_, rest)| rest);
+    let mtu = mtu.and_then(|rest| rest.split_whitespace().next());
+    eprintln!("{} to {to}: MTU {mtu:?}", from.name());
+    Ok(())
+}
+
+/// Three hops, of which the last two are routers that clients are not to know of.
+fn a_trace_sees_the_vip_at_every_hop() -> Result<()> {
+    let topology = network()?;
+    let _detour = Detour::new(&topology, "back", 1500)?;
+    let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
+    for (vip, time_exceeded) in [(VIP4, (11, 0)), (VIP6, (3, 0))] {
+        let server = server(&topology, vip)?;
+        let client = client(&topology, vip)?;
+        match vip {
+            IpAddr::V4(_) => setsockopt(&client, Ipv4RecvErr, &true)?,
+            IpAddr::V6(_) => setsockopt(&client, Ipv6RecvErr, &true)?,
+        }
+        for hops in 1..=3 {
+            set_hop_limit(&client, vip, hops)?;
+            client.send(b"trace")?;
+            let error = failure(&client, vip)?;
+            ensure!(
+                error == Errno::EHOSTUNREACH,
+                "{vip} at hop {hops}: {error}, not time exceeded"
+            );
+            let told = told(&client)?;
+            ensure!(
+                told == (time_exceeded, vip),
+                "{vip} at hop {hops}: told {told:?}"
+            );
+        }
+        set_hop_limit(&client, vip, 4)?;
+        client.send(b"arrives")?;
+        let datagram = receive(&server)?.0;
+        ensure!(datagram == b"arrives", "{vip}: {datagram:?} arrived");
+    }
+    let told = waxwing.status()?.counted("told_hop_limit");
+    ensure!(told == 2, "the balancer itself told {told} senders");
+    waxwing.stop().map(drop)
+}
+
+fn set_hop_limit(socket: &UdpSocket, vip: IpAddr, hops: u8) -> Result<()> {
+    match vip {
+        IpAddr::V4(_) => socket.set_ttl(hops.into())?,
+        IpAddr::V6(_) => setsockopt(socket, Ipv6Ttl, &hops.into())?,
+    }
+    Ok(())
+}
+
+/// The ICMP error that a socket was last told: its type and code, and who sent it.
+fn told(socket: &UdpSocket) -> Result<((u8, u8), IpAddr)> {
+    let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut [],
+        Some(&mut space),
+        MsgFlags::MSG_ERRQUEUE,
+    )?;
+    for control in message.cmsgs()? {
+        let (error, from) = match control {
+            ControlMessageOwned::Ipv4RecvErr(error, Some(from)) => {
+                let from = Ipv4Addr::from(u32::from_be(from.sin_addr.s_addr));
+                (error, IpAddr::V4(from))
+            }
+            ControlMessageOwned::Ipv6RecvErr(error, Some(from)) => {
+                (error, IpAddr::V6(Ipv6Addr::from(from.sin6_addr.s6_addr)))
+            }
+            _ => continue,
+        };
+        return Ok(((error.ee_type, error.ee_code), from));
+    }
+    bail!("the kernel kept no error")
+}
+
+fn a_closed_port_of_a_server_is_refused_to_the_client() -> Result<()> {
+    let topology = network()?;
+    let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
+    for vip in [VIP4, VIP6] {
+        let client = client(&topology, vip)?;
+        client.send(b"anybody?")?;
+        let error = failure(&client, vip)?;
+        ensure!(error == Errno::ECONNREFUSED, "{vip}: {error}, not refused");
+    }
+    waxwing.stop().map(drop)
+}
+
+/// Both ways, each by a port that is too narrow for it.
+fn a_datagram_that_may_be_cut_arrives_whole() -> Result<()> {
+    for port in ["back", "front"] {
+        let topology = network()?;
+        topology
+            .balancer
+            .ip(&format!("link set {port} mtu {NARROW}\n"))?;
+        // Sockets then leave it to routers to cut what they send.
+        for host in [&topology.client, &topology.servers[0]] {
+            host.sysctl(&["net.ipv4.ip_no_pmtu_disc=1"])?;
+        }
+        let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
+        let (server, client) = (server(&topology, VIP4)?, client(&topology, VIP4)?);
+        let question = if port == "back" {
+            large()
+        } else {
+            b"small".to_vec()
+        };
+        let answer = if port == "front" {
+            large()
+        } else {
+            b"small".to_vec()
+        };
+        for _ in 0..3 {
+            client.send(&question)?;
+            let (datagram, from) = receive(&server).context("the server")?;
+            ensure!(datagram == question, "{port}: the question changed");
+            server.send_to(&answer, from)?;
+            let (datagram, _) = receive(&client).context("the client")?;
+            ensure!(datagram == answer, "{port}: the answer changed");
+        }
+        let cut = waxwing.status()?.counted("cut");
+        ensure!(cut == 3, "{port}: {cut} datagrams were cut");
+        waxwing.stop()?;
+    }
+    Ok(())
+}
+
+/// IPv6 has no routers that cut. The sender learns from its first datagram, and cuts itself then.
+fn a_datagram_that_may_not_be_cut_is_refused() -> Result<()> {
+    let topology = network()?;
+    topology
+        .balancer
+        .ip(&format!("link set back mtu {NARROW}\n"))?;
+    let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
+    let (server, client) = (server(&topology, VIP6)?, client(&topology, VIP6)?);
+    client.send(&large())?;
+    let error = failure(&client, VIP6)?;
+    ensure!(error == Errno::EMSGSIZE, "{error}, not too big");
+    client.send(b"small")?;
+    let datagram = receive(&server)?.0;
+    ensure!(datagram == b"small", "{datagram:?} arrived");
+    waxwing.stop().map(drop)
+}
+
+/// Bytes of which no two pieces are alike.
+fn large() -> Vec<u8> {
+    (0_u8..251).cycle().take(LARGE).collect()
+}
+
+/// The client's address and the server's, of a VIP's family.
+fn ends(vip: IpAddr) -> (IpAddr, IpAddr) {
+    match vip {
+        IpAddr::V4(_) => (CLIENT4, topology::server4(1)),
+        IpAddr::V6(_) => (CLIENT6, topology::server6(1)),
+    }
+}
+
+/// A socket of the client's that talks to a VIP.
+fn client(topology: &Topology, vip: IpAddr) -> Result<UdpSocket> {
+    let socket = socket(&topology.client, (ends(vip).0, 0).into())?;
+    socket.connect((vip, PORT))?;
+    Ok(socket)
+}
+
+/// The socket of the server that a VIP stands for.
+fn server(topology: &Topology, vip: IpAddr) -> Result<UdpSocket> {
+    socket(&topology.servers[0], (ends(vip).1, PORT).into())
+}
+
+fn socket(at: &Namespace, address: SocketAddr) -> Result<UdpSocket> {
+    let socket = at.enter(|| UdpSocket::bind(address))??;
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    Ok(socket)
+}
+
+fn receive(socket: &UdpSocket) -> Result<(Vec<u8>, SocketAddr)> {
+    let mut buffer = vec![0; 2 * LARGE];
+    let (len, from) = socket.recv_from(&mut buffer).context("nothing arrived")?;
+    buffer.truncate(len);
+    Ok((buffer, from))
+}
+
+/// What a socket that waits for an answer gets told instead.
+fn failure(socket: &UdpSocket, vip: IpAddr) -> Result<Errno> {
+    let error: io::Error = match socket.recv(&mut [0; 2 * LARGE]) {
+        Ok(len) => bail!("{vip}: {len} bytes arrived, and no error"),
+        Err(error) => error,
+    };
+    let number = error.raw_os_error().context("the kernel's error")?;
+    Ok(Errno::from_raw(number))
+}
