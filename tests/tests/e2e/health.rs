@@ -206,11 +206,14 @@ pub(crate) fn wait_web(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<Statu
     let what = format!("`web` to be {states:?}, and the workers to know");
     waxwing.wait_status(&what, |status| {
         let healthy = status.healthy("web");
-        let known = states.iter().zip(&healthy).all(|(state, healthy)| match *state {
-            "down" | "ejected" | "disabled" => !healthy,
-            "up" | "draining" => *healthy,
-            _ => true,
-        });
+        let known = states
+            .iter()
+            .zip(&healthy)
+            .all(|(state, healthy)| match *state {
+                "down" | "ejected" | "disabled" => !healthy,
+                "up" | "draining" => *healthy,
+                _ => true,
+            });
         status.states("web") == states && known
     })
 }
