@@ -12,7 +12,7 @@ use waxwing_tests::query::{self, PATIENCE};
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::{Fault, Kind, Layout, Load, Server, Service, Tally, Topology, Waxwing};
 
-use crate::health::{check_of, quick, three, wait_web};
+use crate::health::{check_of, quick, three, wait_judged, wait_web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -380,10 +380,10 @@ fn a_broken_check_empties_no_pool() -> Result<()> {
     wait_web(&waxwing, but(0, "down"))?;
     assert_served_by(&topology, &["2", "3"])?;
     servers[1].suffer(Fault::Failing)?;
-    wait_web(&waxwing, ["down", "down", "up"])?;
+    wait_judged(&waxwing, ["down", "down", "up"])?;
     assert_served_by(&topology, &["1", "2", "3"])?;
     servers[2].suffer(Fault::Failing)?;
-    wait_web(&waxwing, ["down"; 3])?;
+    wait_judged(&waxwing, ["down"; 3])?;
     assert_served_by(&topology, &["1", "2", "3"])?;
     waxwing.stop().map(drop)
 }

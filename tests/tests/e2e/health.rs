@@ -202,6 +202,13 @@ pub(crate) fn three<'a>(topology: &'a Topology) -> Result<(Vec<Server<'a>>, Conf
 }
 
 /// Waits until the backends of `web` are in these states.
+/// Waits for states alone: below the panic threshold the workers use all backends.
+pub(crate) fn wait_judged(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<Status> {
+    let what = format!("`web` to be judged {states:?}");
+    waxwing.wait_status(&what, |status| status.states("web") == states)
+}
+
+/// Waits for states, and until the workers know them.
 pub(crate) fn wait_web(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<Status> {
     let what = format!("`web` to be {states:?}, and the workers to know");
     waxwing.wait_status(&what, |status| {
