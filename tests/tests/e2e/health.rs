@@ -201,7 +201,6 @@ pub(crate) fn three<'a>(topology: &'a Topology) -> Result<(Vec<Server<'a>>, Conf
     Ok((servers, config))
 }
 
-/// Waits until the backends of `web` are in these states.
 /// Waits for states alone: below the panic threshold the workers use all backends.
 pub(crate) fn wait_judged(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<Status> {
     let what = format!("`web` to be judged {states:?}");
