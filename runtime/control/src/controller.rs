@@ -147,7 +147,9 @@ impl Controller {
             self.health.adopt(&config);
             self.run_checks(checks).await;
         }
-        outcome
+        outcome?;
+        // Checks that went may have kept backends out.
+        self.publish_health().await
     }
 
     /// Makes instances anew, if that gives another module than the ones that serve.
