@@ -113,6 +113,22 @@ struct Wanted<'a> {
     before: Option<&'a InUse>,
 }
 
+impl<'a> Wanted<'a> {
+    fn new(
+        workers: u32,
+        seed: u64,
+        services: &[ServiceBinding],
+        before: Option<&'a InUse>,
+    ) -> Self {
+        Self {
+            workers,
+            seed,
+            services: services.into(),
+            before,
+        }
+    }
+}
+
 /// Loads, vets, runs and watches modules.
 pub struct Host {
     engine: Engine,
@@ -227,12 +243,7 @@ impl Host {
         seed: u64,
         services: &[ServiceBinding],
     ) -> Result<Bound, ModuleError> {
-        let wanted = Wanted {
-            workers,
-            seed,
-            services: services.into(),
-            before: None,
-        };
+        let wanted = Wanted::new(workers, seed, services, None);
         self.bind_wanted(name, &wanted)
     }
 
@@ -261,12 +272,7 @@ impl Host {
         services: &[ServiceBinding],
         before: Option<&InUse>,
     ) -> Result<Bound, ModuleError> {
-        let wanted = Wanted {
-            workers,
-            seed,
-            services: services.into(),
-            before,
-        };
+        let wanted = Wanted::new(workers, seed, services, before);
         let error = match self.bind_wanted(name, &wanted) {
             Ok(bound) => return Ok(bound),
             Err(error) => error,
@@ -298,12 +304,7 @@ impl Host {
         seed: u64,
         services: &[ServiceBinding],
     ) -> Result<Bound, ModuleError> {
-        let wanted = Wanted {
-            workers,
-            seed,
-            services: services.into(),
-            before: Some(before),
-        };
+        let wanted = Wanted::new(workers, seed, services, Some(before));
         match self.bind_builds(&before.module, before.others.clone(), &wanted) {
             Ok(bound) => Ok(bound),
             Err(_) => self.bind_again(&before.module.name, workers, seed, services, Some(before)),

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{self, connections};
-use waxwing_tests::config::Ejection;
 use waxwing_tests::query::{self, PATIENCE};
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::{Fault, Kind, Layout, Load, Server, Service, Tally, Topology, Waxwing};
 
-use crate::health::{check_of, quick, three, wait_judged, wait_web};
+use crate::health::{check_of, eject_only, quick, three, wait_judged, wait_web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -323,15 +322,7 @@ fn a_recovered_backend_starts_slowly() -> Result<()> {
 fn failures_of_sessions_eject_a_backend_for_a_time() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
-    let web = config.service_mut("web")?;
-    web.health.clear();
-    web.ejection = Some(Ejection {
-        failures: 5,
-        window: "10s",
-        time: "3s",
-        time_max: "60s",
-        min_healthy: 50,
-    });
+    eject_only(config.service_mut("web")?);
     let waxwing = Waxwing::start(&topology, &config)?;
     assert_served_by(&topology, &["1", "2", "3"])?;
     servers[0].suffer(Fault::Rejected)?;

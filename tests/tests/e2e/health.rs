@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{RunningLoad, connections};
+use waxwing_tests::config::Ejection;
 use waxwing_tests::load::Failure;
 use waxwing_tests::query::DNS_NAME;
 use waxwing_tests::topology::{VIP4, server4, server6};
@@ -199,6 +200,19 @@ pub(crate) fn three<'a>(topology: &'a Topology) -> Result<(Vec<Server<'a>>, Conf
     }
     let config = Config::new(topology).with(service.checked(check_of(Kind::Moody)));
     Ok((servers, config))
+}
+
+/// Nothing is checked: five of clients' own connections that fail take a backend out, for three seconds
+/// at first.
+pub(crate) fn eject_only(service: &mut Service) {
+    service.health.clear();
+    service.ejection = Some(Ejection {
+        failures: 5,
+        window: "10s",
+        time: "3s",
+        time_max: "60s",
+        min_healthy: 50,
+    });
 }
 
 /// Waits for states alone: below the panic threshold the workers use all backends.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{RunningLoad, connections};
-use waxwing_tests::config::Ejection;
 use waxwing_tests::moody_server::Mood;
 use waxwing_tests::query;
 use waxwing_tests::topology::VIP4;
@@ -14,7 +13,7 @@ use waxwing_tests::{
 };
 
 use crate::consequences::{WEB, ask, assert_reset, assert_served_by, but, served, stay};
-use crate::health::{quick, three, wait_web};
+use crate::health::{eject_only, quick, three, wait_web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -252,15 +251,7 @@ fn clients_that_wait_for_an_ejected_backend_go_to_another() -> Result<()> {
     const TIME: Duration = Duration::from_secs(3);
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
-    let web = config.service_mut("web")?;
-    web.health.clear();
-    web.ejection = Some(Ejection {
-        failures: 5,
-        window: "10s",
-        time: "3s",
-        time_max: "60s",
-        min_healthy: 50,
-    });
+    eject_only(config.service_mut("web")?);
     let waxwing = Waxwing::start(&topology, &config)?;
     assert_served_by(&topology, &["1", "2", "3"])?;
     servers[0].suffer(Fault::Dropped)?;

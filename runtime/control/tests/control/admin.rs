@@ -1,0 +1,131 @@
+//! What is asked of a running balancer: by its socket, and by signals.
+
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::{Signal, raise};
+use waxwing_control::client::ClientError;
+use waxwing_control::run::Control;
+use waxwing_dataplane::session::{FlowHash, Insert, Session, TcpState};
+use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
+use waxwing_packet::{Mac, Protocol, VlanTags};
+
+use crate::balancer::{Bed, DNS, WEB, load, parts};
+use crate::bed::parse;
+
+pub(crate) fn sessions() {
+    let bed = Bed::new(&format!("{WEB}{DNS}"));
+    let table = &bed.shared.sessions;
+    let mut slots = table.slot_cache();
+    for n in 0..900_u16 {
+        let session = Session {
+            client: parse("192.0.2.1"),
+            client_port: n,
+            service_port: 80,
+            source_port: n,
+            protocol: if n % 3 == 0 {
+                Protocol::Udp
+            } else {
+                Protocol::Tcp
+            },
+            worker: 0,
+            backend: BackendId(u32::from(n % 3 == 0)),
+            hop: NextHop {
+                port: PortId(0),
+                mac: Mac([2; 6]),
+            },
+            tags: VlanTags::default(),
+            created: Tick(0),
+            seen: Tick(0),
+            tcp: TcpState::default(),
+        };
+        let hash = |of: u64| {
+            FlowHash::from_bits((u64::from(n) * 2 + of).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        };
+        let made = table.insert(&mut slots, hash(0), hash(1), &session, |_| false, |_| false);
+        assert!(matches!(made, Insert::Created(_)));
+    }
+    let count = |service, limit| {
+        bed.wait(async {
+            let mut sessions = bed.client.sessions(service, limit).await?;
+            let mut list = Vec::new();
+            while let Some((_, session)) = sessions.next().await? {
+                list.push(session);
+            }
+            Ok::<_, ClientError>(list)
+        })
+    };
+    assert_eq!(count(None, None).unwrap().len(), 900);
+    assert_eq!(count(None, Some(7)).unwrap().len(), 7);
+    let dns = count(Some("dns"), None).unwrap();
+    assert_eq!(dns.len(), 300);
+    assert_eq!(
+        (&*dns[0].vip, &*dns[0].backend),
+        ("[2001:db8::53]:53", "[fd77::2]:53")
+    );
+    assert_eq!(dns[0].phase, None);
+    let error = count(Some("wbe"), None).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "there is no service \"wbe\"; the services are: web, dns"
+    );
+    assert_eq!(bed.status().sessions.active, 900);
+}
+
+pub(crate) fn socket() {
+    let mut bed = Bed::new(WEB);
+    let path = bed.folder.path().join("admin.sock");
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let prepare = |bed: &Bed| {
+        bed.wait(async {
+            let checked = load(bed.folder.path()).await.unwrap();
+            Control::prepare(parts(checked, &bed.shared, &bed.book))
+                .await
+                .map(drop)
+        })
+        .map_err(|e| e.to_string())
+    };
+    let error = prepare(&bed).unwrap_err();
+    assert!(error.contains("another process answers there"), "{error}");
+    assert_eq!(
+        bed.status().pid,
+        std::process::id(),
+        "the first one still has its socket"
+    );
+
+    // The end takes the socket away; one that a killed balancer left behind is replaced.
+    let control = bed.control.take().unwrap();
+    control.abort();
+    let _ = bed.wait(control);
+    drop(std::os::unix::net::UnixListener::bind(path.with_extension("old")).unwrap());
+    let _ = std::fs::rename(path.with_extension("old"), &path);
+    assert!(matches!(
+        bed.wait(bed.client.status()),
+        Err(ClientError::NotRunning(_))
+    ));
+    prepare(&bed).unwrap();
+    assert!(matches!(
+        bed.wait(bed.client.status()),
+        Err(ClientError::Missing(_))
+    ));
+    std::fs::write(&path, "a file").unwrap();
+    let error = prepare(&bed).unwrap_err();
+    assert!(error.contains("something that is no socket"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
+}
+
+pub(crate) fn signals() {
+    let mut bed = Bed::new(WEB);
+    let before = bed.status().config.generation;
+    bed.write(&format!("{WEB}{DNS}"));
+    raise(Signal::SIGHUP).unwrap();
+    bed.until("the reload", |status| status.services.len() == 2);
+    assert!(bed.status().config.generation > before);
+    raise(Signal::SIGTERM).unwrap();
+    let control = bed.control.take().unwrap();
+    bed.wait(control).unwrap().unwrap();
+    assert!(
+        !bed.folder.path().join("admin.sock").exists(),
+        "the socket is taken away"
+    );
+}

@@ -1,0 +1,302 @@
+//! A control side at work, with workers that take up epochs and forward nothing.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use waxwing_control::check::{self, Checked};
+use waxwing_control::client::Client;
+use waxwing_control::modules::Shipped;
+use waxwing_control::report::PortFacts;
+use waxwing_control::run::{Control, Parts, StartError, WorkerEnds};
+use waxwing_control::status::{PortStatus, Status};
+use waxwing_dataplane::counters::WorkerCounters;
+use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::session::SessionTable;
+use waxwing_dataplane::snapshot::NextHops;
+use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges};
+use waxwing_plugin::Compiler;
+
+use crate::bed::Namespaces;
+
+pub(crate) const WORKERS: usize = 2;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A policy that picks the backend with this index for every flow.
+pub(crate) fn module(pick: u32) -> Vec<u8> {
+    let header = [
+        (0, 1),
+        (4, 96),
+        (40, 0x2000),
+        (44, 64),
+        (48, 0x3000),
+        (52, 64),
+        (56, 0x4000),
+    ];
+    let stores: String = header
+        .iter()
+        .map(|(at, value)| {
+            format!("(i32.store offset={at} (i32.const 0x1000) (i32.const {value}))")
+        })
+        .collect();
+    wat::parse_str(format!(
+        r#"(module
+          (@custom "waxwing.module" "kind=policy\0aabi=1.0\0aname=test\0aversion=7\0apayload=0\0a")
+          (memory (export "memory") 1 1)
+          (func (export "waxwing_reserve") (param i32) (result i32) (i32.const 0x5000))
+          (func (export "waxwing_init") (param i32 i32) (result i32) {stores} (i32.const 0x1000))
+          (func (export "waxwing_pick") (param i32 i32) (result i32)
+            (local $i i32)
+            (block $done (loop $next
+              (br_if $done (i32.ge_u (local.get $i) (local.get 1)))
+              (i32.store
+                (i32.add (i32.const 0x4000) (i32.shl (local.get $i) (i32.const 2)))
+                (i32.const {pick}))
+              (local.set $i (i32.add (local.get $i) (i32.const 1)))
+              (br $next)))
+            (local.get 1)))"#
+    ))
+    .unwrap()
+}
+
+pub(crate) fn shipped() -> Shipped {
+    let first: &'static [u8] = module(0).leak();
+    Shipped {
+        policies: vec![("first", first)].leak(),
+        checks: &[],
+    }
+}
+
+pub(crate) const WEB: &str = r#"
+[[service]]
+name = "web"
+vip = "203.0.113.10"
+port = 80
+protocol = "tcp"
+policy = "first"
+[[service.backend]]
+address = "10.77.0.2"
+port = 8080
+"#;
+
+pub(crate) const DNS: &str = r#"
+[[service]]
+name = "dns"
+vip = "2001:db8::53"
+port = 53
+protocol = "udp"
+policy = "first"
+[[service.backend]]
+address = "fd77::2"
+port = 53
+"#;
+
+/// A worker's memory of what it works by.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) generation: AtomicU64,
+    pub(crate) frozen: AtomicBool,
+    pub(crate) stop: AtomicBool,
+}
+
+pub(crate) fn work(seen: &Seen, ends: WorkerEnds) {
+    let mut epoch = ends.epoch;
+    while !seen.stop.load(Ordering::Relaxed) {
+        seen.generation
+            .store(epoch.snapshot.generation, Ordering::Release);
+        let Ok(next) = ends.mailbox.recv_timeout(Duration::from_millis(5)) else {
+            continue;
+        };
+        while !next.release.is_given() || seen.frozen.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+            if seen.stop.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        let old = std::mem::replace(&mut epoch, next);
+        seen.generation
+            .store(epoch.snapshot.generation, Ordering::Release);
+        let _ = ends.returned.send(old);
+    }
+}
+
+/// Writes down every set of rules, with the generation that the slowest worker had then.
+#[derive(Clone, Default)]
+pub(crate) struct Book(
+    pub(crate) Arc<Mutex<Vec<(Rules, u64)>>>,
+    pub(crate) Vec<Arc<Seen>>,
+);
+
+impl Steering for Book {
+    fn apply(&mut self, rules: &Rules) -> Result<(), String> {
+        let slowest = self
+            .1
+            .iter()
+            .map(|seen| seen.generation.load(Ordering::Acquire))
+            .min();
+        self.0
+            .lock()
+            .unwrap()
+            .push((rules.clone(), slowest.unwrap_or_default()));
+        Ok(())
+    }
+}
+
+pub(crate) struct NoFacts;
+
+impl PortFacts for NoFacts {
+    fn ports(&self) -> Vec<PortStatus> {
+        vec![PortStatus {
+            interface: "p1".into(),
+            mode: "native".into(),
+            ..PortStatus::default()
+        }]
+    }
+}
+
+/// A control side at work in a network namespace.
+pub(crate) struct Bed {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) control: Option<tokio::task::JoinHandle<Result<(), StartError>>>,
+    pub(crate) client: Client,
+    pub(crate) shared: Shared,
+    pub(crate) seen: Vec<Arc<Seen>>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) book: Book,
+    pub(crate) _namespaces: Namespaces,
+}
+
+impl Bed {
+    pub(crate) fn new(services: &str) -> Self {
+        let namespaces = Namespaces::enter();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("modules")).unwrap();
+        write_config(folder.path(), services);
+        let seen: Vec<Arc<Seen>> = (0..WORKERS).map(|_| Arc::default()).collect();
+        let book = Book(Arc::default(), seen.clone());
+        let shared = Shared {
+            sessions: Arc::new(SessionTable::new(1000, [1; 4]).unwrap()),
+            next_hops: Arc::new(NextHops::new(64)),
+            gauges: Arc::new(Gauges::new(64, 1)),
+            fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [2; 4])),
+        };
+        let client = Client::new(&folder.path().join("admin.sock"));
+        let (control, ends) = runtime
+            .block_on(async {
+                let checked = load(folder.path()).await.unwrap();
+                Control::prepare(parts(checked, &shared, &book)).await
+            })
+            .unwrap();
+        let spawn = |(seen, ends): (&Arc<Seen>, WorkerEnds)| {
+            let seen = Arc::clone(seen);
+            std::thread::spawn(move || work(&seen, ends))
+        };
+        let threads = seen.iter().zip(ends).map(spawn).collect();
+        let (tell, ready) = tokio::sync::oneshot::channel();
+        let control = runtime.spawn(control.run(move || {
+            // Waited for below.
+            let _ = tell.send(());
+        }));
+        runtime.block_on(ready).unwrap();
+        let control = Some(control);
+        Self {
+            folder,
+            runtime,
+            control,
+            client,
+            shared,
+            seen,
+            threads,
+            book,
+            _namespaces: namespaces,
+        }
+    }
+
+    pub(crate) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, future)
+                .await
+                .expect("an answer in time")
+        })
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.wait(self.client.status()).unwrap()
+    }
+
+    pub(crate) fn write(&self, services: &str) {
+        write_config(self.folder.path(), services);
+    }
+
+    pub(crate) fn reload(&self) -> Result<String, String> {
+        self.wait(self.client.reload()).map_err(|e| e.to_string())
+    }
+
+    /// Waits until the status is so.
+    pub(crate) fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if holds(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "waited for {what}: {status:#?}");
+            self.pause(20);
+        }
+    }
+
+    pub(crate) fn pause(&self, millis: u64) {
+        self.wait(async { tokio::time::sleep(Duration::from_millis(millis)).await });
+    }
+
+    pub(crate) fn rules(&self) -> Vec<(Rules, u64)> {
+        self.book.0.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        for seen in &self.seen {
+            seen.stop.store(true, Ordering::Relaxed);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+pub(crate) fn write_config(folder: &Path, services: &str) {
+    let text = format!(
+        "modules = \"modules\"\nbackends_max = 64\n[admin]\nsocket = \"admin.sock\"\n\
+         [[port]]\ninterface = \"p1\"\n{services}"
+    );
+    std::fs::write(folder.join("lb.toml"), text).unwrap();
+}
+
+pub(crate) async fn load(folder: &Path) -> Result<Checked, String> {
+    check::load(&folder.join("lb.toml"), shipped(), Compiler::Here)
+        .await
+        .map_err(|e| e.to_string())
+}
+
+pub(crate) fn parts(checked: Checked, shared: &Shared, book: &Book) -> Parts {
+    Parts {
+        checked,
+        shared: shared.clone(),
+        counters: (0..WORKERS)
+            .map(|_| Arc::new(WorkerCounters::new(64)))
+            .collect(),
+        steering: Box::new(book.clone()),
+        ports: Box::new(NoFacts),
+        started: Instant::now(),
+    }
+}

@@ -1,0 +1,159 @@
+//! Configs and what becomes of them: checked whole, and put into effect in order.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use waxwing_dataplane::BackendId;
+
+use crate::balancer::{Bed, DNS, PATIENCE, WEB, load, write_config};
+use crate::bed::{Namespaces, ip, parse};
+
+pub(crate) fn checks() {
+    let _namespaces = Namespaces::enter();
+    let folder = tempfile::tempdir().unwrap();
+    let services = format!(
+        "{}{}[[port]]\ninterface = \"eth77\"\n",
+        WEB.replace("10.77.0.2", "198.51.100.7")
+            .replace("\"first\"", "\"frist\""),
+        DNS.replace("2001:db8::53", "fd77::1"),
+    );
+    write_config(folder.path(), &services);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let error = runtime.block_on(load(folder.path())).err().unwrap();
+    for expected in [
+        "there is no interface eth77; this host has lo, p1",
+        "lb.toml:13:10: module \"frist\": there is no such module; write one of first",
+        "lb.toml:15:11: backend 198.51.100.7 cannot be reached: no route",
+        "warning: the VIP fd77::1 is an address of this host, on p1",
+        "there is no folder",
+    ] {
+        assert!(error.contains(expected), "{expected} is not in:\n{error}");
+    }
+}
+
+pub(crate) fn order() {
+    let bed = Bed::new(WEB);
+    let first = bed.rules();
+    let web = (parse("203.0.113.10"), 80, 6);
+    assert_eq!(first.len(), 2, "{first:?}");
+    assert!(first[0].0.services.is_empty() && first[0].0.backends.len() == 1);
+    assert!(first[1].0.services.contains(&web) && first[1].0.locals.contains(&parse("10.77.0.1")));
+
+    bed.write(&format!("{WEB}{DNS}"));
+    bed.reload().unwrap();
+    let (all, generation) = (bed.rules(), bed.status().config.generation);
+    let [(backends, at_backends), (services, at_services)] = &all[2..] else {
+        panic!("two changes, backends before services: {all:?}");
+    };
+    assert!(backends.backends.len() == 2 && backends.services.len() == 1);
+    assert!(services.services.len() == 2 && services.vips.contains(&parse("2001:db8::53")));
+    assert_eq!(
+        (*at_backends, *at_services),
+        (generation - 1, generation),
+        "replies are the workers' before there are any, requests once all know the service"
+    );
+    // The new backend's next hop was known before its first packet.
+    let status = bed.status();
+    assert!(
+        status.services[1].backends[0].next_hop.resolved,
+        "{status:#?}"
+    );
+    // An address of the host that appears later is the kernel's too.
+    ip(&format!(
+        "-n {} addr add 10.79.0.1/24 dev p1",
+        bed._namespaces.balancer
+    ));
+    let deadline = Instant::now() + PATIENCE;
+    while !bed
+        .rules()
+        .last()
+        .unwrap()
+        .0
+        .locals
+        .contains(&parse("10.79.0.1"))
+    {
+        assert!(Instant::now() < deadline);
+        bed.pause(20);
+    }
+}
+
+pub(crate) fn reload() {
+    let bed = Bed::new(WEB);
+    let before = bed.status();
+    assert_eq!(before.services.len(), 1);
+    assert_eq!(before.sessions.max, 1000);
+    assert!(before.problems.is_empty(), "{before:#?}");
+
+    bed.write(&WEB.replace("10.77.0.2", "198.51.100.7"));
+    let error = bed.reload().unwrap_err();
+    assert!(error.contains("cannot be reached"), "{error}");
+    bed.write(&format!("{WEB}\nsessions_max = 5"));
+    assert!(
+        bed.reload().unwrap_err().contains("lb.toml:18:1"),
+        "a key in the wrong table"
+    );
+    bed.write(&format!("{WEB}[[port]]\ninterface = \"lo\"\n"));
+    let error = bed.reload().unwrap_err();
+    assert!(error.contains("lo is no Ethernet interface"), "{error}");
+    bed.write(&format!("{WEB}[rings]\nframes = 16384\n"));
+    let error = bed.reload().unwrap_err();
+    assert!(
+        error.contains("[rings]") && error.contains("restart waxwing"),
+        "{error}"
+    );
+
+    let after = bed.status();
+    assert_eq!(after.config.generation, before.config.generation);
+    assert_eq!(after.services, before.services);
+    assert_eq!(after.config.last_reload.unwrap().error, Some(error));
+
+    bed.write(&WEB.replace("port = 8080", "port = 8080\nweight = 0"));
+    bed.reload().unwrap();
+    let after = bed.status();
+    assert!(after.config.generation > before.config.generation);
+    assert_eq!(after.services[0].backends[0].weight, 0);
+    assert_eq!(after.config.last_reload.unwrap().error, None);
+}
+
+pub(crate) fn retired() {
+    let bed = Bed::new(&format!("{WEB}{DNS}"));
+    // One session of the service that goes away. Ids follow the order of the file.
+    bed.shared.gauges.begin(0, BackendId(1));
+    bed.write(WEB);
+    bed.reload().unwrap();
+    let status = bed.status();
+    assert_eq!((status.services.len(), status.retired.len()), (1, 1));
+    assert_eq!(bed.rules().last().unwrap().0.services.len(), 2);
+    bed.shared.gauges.end(0, BackendId(1));
+    bed.until("the backend to be dropped", |status| {
+        status.retired.is_empty()
+    });
+    let rules = bed.rules().last().unwrap().0.clone();
+    assert_eq!((rules.services.len(), rules.backends.len()), (1, 1));
+}
+
+pub(crate) fn stuck() {
+    let bed = Bed::new(WEB);
+    bed.seen[1].frozen.store(true, Ordering::Relaxed);
+    bed.write(&format!("{WEB}{DNS}"));
+    bed.reload().unwrap();
+    let status = bed.until("the problem", |status| !status.problems.is_empty());
+    assert!(
+        status.problems[0].contains("worker 1 has not taken up"),
+        "{status:#?}"
+    );
+    let in_effect = bed.rules().last().unwrap().0.clone();
+    assert_eq!(
+        in_effect.services.len(),
+        1,
+        "a service's rules before every worker knows it"
+    );
+    assert!(bed.reload().unwrap_err().contains("may be stuck"));
+    bed.seen[1].frozen.store(false, Ordering::Relaxed);
+    bed.until("no problem", |status| status.problems.is_empty());
+    assert_eq!(bed.rules().last().unwrap().0.services.len(), 2);
+    bed.reload().unwrap();
+}

@@ -1,0 +1,85 @@
+//! The XDP program, frame by frame, under the kernel's `BPF_PROG_TEST_RUN`: a frame in, the class
+//! it is put in out. Needs no interface and no namespace, but the privilege to load a program.
+
+mod errors;
+mod fragments;
+mod frames;
+mod services;
+mod whole;
+
+use std::sync::{Arc, Mutex};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use waxwing_packet::Mac;
+use waxwing_xdp::{Class, Options, Program};
+
+use crate::errors::errors;
+use crate::fragments::fragments_of_servers;
+use crate::frames::{PORT, rules};
+use crate::services::{icmp_fragments_and_neighbors, services_and_replies};
+use crate::whole::{cut_anywhere, rules_change, too_many_rules};
+
+type Test = Box<dyn FnOnce(&mut Program) -> Result<(), Failed> + Send>;
+type Row = (&'static str, Vec<u8>, Class);
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let options = Options {
+        services_max: 64,
+        backends_max: 64,
+        locals_max: 64,
+        ..Options::default()
+    };
+    let loaded = Program::load(&options, 1, 1).and_then(|mut program| {
+        // A test run receives on the loopback device, whose index is 1.
+        program.set_port(1, Mac(PORT), 0, 1)?;
+        Ok(program)
+    });
+    let (program, refused) = match loaded {
+        Ok(program) => (Some(program), None),
+        Err(error @ waxwing_xdp::XdpError::Privilege { .. }) => (None, Some(error)),
+        Err(error) => panic!("{error}"),
+    };
+    if let Some(error) = &refused {
+        println!("skipped, as the program cannot be loaded: {error}");
+    }
+    let program = Arc::new(Mutex::new(program));
+    let skip = refused.is_some();
+    let trial = |name: &str, test: Test| {
+        let program = Arc::clone(&program);
+        let run = move || {
+            let mut program = program.lock().map_err(|_| "an earlier test panicked")?;
+            let program = program.as_mut().ok_or("not loaded")?;
+            program.apply(&rules())?;
+            test(program)
+        };
+        Trial::test(name, run).with_ignored_flag(skip)
+    };
+    let rows = services_and_replies()
+        .into_iter()
+        .chain(icmp_fragments_and_neighbors())
+        .chain(fragments_of_servers())
+        .chain(errors());
+    let mut trials: Vec<Trial> = rows
+        .map(|(name, frame, expected)| {
+            trial(
+                name,
+                Box::new(move |program| {
+                    let class = program.classify(&frame)?;
+                    if class == expected {
+                        Ok(())
+                    } else {
+                        Err(format!("{class:?}").into())
+                    }
+                }),
+            )
+        })
+        .collect();
+    trials.push(trial("frames cut anywhere", Box::new(cut_anywhere)));
+    trials.push(trial("rules come and go", Box::new(rules_change)));
+    trials.push(trial(
+        "too many rules are refused",
+        Box::new(too_many_rules),
+    ));
+    libtest_mimic::run(&arguments, trials).exit();
+}
