@@ -37,7 +37,7 @@ mod wire;
 pub use address::{Address, Family, Mac, Protocol};
 pub use checksum::Delta;
 pub use ethernet::{Ethernet, Link, VlanTag, VlanTags};
-pub use parse::{Fragment, IpPacket, Packet, ParseError, Transport, parse};
+pub use parse::{Fragment, IpPacket, Packet, ParseError, Transport, parse, parse_head};
 pub use pieces::Cut;
 pub use quote::Quote;
 pub use rewrite::{Rewrite, Translation};
