@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use waxwing_packet::{
     Cut, Fragment, IpPacket, Link, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport,
-    VlanTags, icmp, parse,
+    VlanTags, icmp, parse, parse_head,
 };
 
 use crate::answers;
@@ -24,6 +24,7 @@ use crate::ended::Ended;
 use crate::errors;
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
 use crate::fragments::{FragmentPass, FragmentTable};
+use crate::gather::Gather;
 use crate::misses::Misses;
 use crate::parts::Parts;
 use crate::pieces;
@@ -60,6 +61,7 @@ pub struct Forwarder {
     worker: u8,
     misses: Misses,
     refusals: Refusals,
+    pub(crate) gather: Gather,
     pub(crate) fragments: FragmentPass,
     pub(crate) fates: Vec<Fate>,
 }
@@ -128,6 +130,7 @@ impl Forwarder {
             counters,
             misses: Misses::new(cluster_key),
             refusals: Refusals::new(),
+            gather: Gather::new(),
             fragments: FragmentPass::new(),
             fates: Vec::with_capacity(BATCH),
         }
@@ -156,8 +159,8 @@ impl Forwarder {
     fn classify<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &mut [F], now: Now) {
         let mut bytes = 0;
         for frame in frames.iter_mut() {
-            bytes += frame.bytes().len() as u64;
-            let fate = match parse(frame.bytes()) {
+            bytes += frame.frame_len() as u64;
+            let fate = match read(frame) {
                 Ok(Packet::Ip(packet)) => self.classify_ip(snapshot, frame, packet, now),
                 Ok(Packet::Arp(ethernet)) => citizen::answer_arp(snapshot, frame, &ethernet).into(),
                 Ok(Packet::Other(_)) => Fate::Kernel,
@@ -236,7 +239,7 @@ impl Forwarder {
                     match standing::ending(snapshot, &session, direction, flags, now) {
                         None => Fate::Session(packet, at, session, direction),
                         Some(ending) => {
-                            let arrived = (frame.bytes(), packet, hash);
+                            let arrived = (frame, packet, hash);
                             standing::end(ending, snapshot, &mut parts, arrived, (at, session), now)
                         }
                     }
@@ -266,6 +269,7 @@ impl Forwarder {
             slots: &mut self.slots,
             ended: &mut self.ended,
             refusals: &mut self.refusals,
+            gather: &mut self.gather,
         };
         (&mut self.fates, &mut self.misses, parts)
     }
@@ -302,15 +306,17 @@ impl Forwarder {
                 match self.translate(snapshot, &mut frame, packet, found, now) {
                     Ok(port) => Ok(port),
                     Err(Stop::Cut(port, mtu)) => {
-                        match pieces::send(io, counters, &frame, (port, mtu)) {
+                        let whole = self.gather.to_cut(&frame);
+                        match pieces::send(io, counters, whole, (port, mtu)) {
                             Ok(()) => return,
                             Err(reason) => Err(reason),
                         }
                     }
                     Err(stop) => {
                         let vip = snapshot.backend(session.backend).map(|b| b.vip);
+                        let arrived = (&mut frame, packet);
                         self.refusals
-                            .tell(stop, vip, counters, (&mut frame, packet), now)
+                            .tell(stop, vip, counters, &mut self.gather, arrived, now)
                     }
                 }
             }
@@ -337,7 +343,7 @@ impl Forwarder {
                 Err(DropReason::Unsupported)
             }
         };
-        let len = frame.bytes().len() as u64;
+        let len = frame.frame_len() as u64;
         match outcome.and_then(|port| io.send(port, frame)) {
             Ok(()) => {
                 self.counters.transmitted.packets.add(1);
@@ -391,7 +397,7 @@ impl Forwarder {
         if packet.ethernet.tags != tags {
             citizen::retag(frame, &packet.ethernet, link, tags)?;
         }
-        let len = frame.bytes().len() as u64;
+        let len = frame.frame_len() as u64;
         self.count(session, direction, len);
         if self.ended.is_told_of(backend) {
             self.shared.sessions.add_bytes(at, len);
@@ -466,6 +472,15 @@ impl Forwarder {
         };
         traffic.packets.add(1);
         traffic.bytes.add(len);
+    }
+}
+
+/// Parses a frame; of a jumbo frame its first buffer.
+#[inline]
+pub(crate) fn read<F: FrameBuf>(frame: &F) -> Result<Packet, ParseError> {
+    match frame.rest_len() {
+        0 => parse(frame.bytes()),
+        rest => parse_head(frame.bytes(), rest),
     }
 }
 

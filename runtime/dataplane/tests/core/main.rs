@@ -18,6 +18,7 @@ mod fragments;
 mod frames;
 mod gauges;
 mod health;
+mod jumbo;
 mod new_flows;
 mod no_allocation;
 mod policies;
