@@ -1,5 +1,5 @@
-//! What strangers forge harms no connection: resets and ICMP errors in its name, from both sides, under a
-//! flood of SYNs that fills the session table.
+//! What strangers forge harms no connection: resets, SYNs and ICMP errors in its name, from both sides, under
+//! a flood of SYNs that fills the session table.
 //!
 //! Invariant: the forgers know all of a connection but its sequence numbers.
 
@@ -20,7 +20,10 @@ use waxwing_tests::{Layout, Namespace, Topology, Waxwing, actors};
 use crate::traffic::web;
 use crate::{Scenario, scenario};
 
-pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(forgeries_harm_no_transfer, "nginx")];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(forgeries_harm_no_transfer, "nginx"),
+    scenario!(a_forged_reset_and_syn_move_no_connection),
+];
 
 const WAVES: usize = 32;
 /// Bytes that a client reads between two waves: the file is under way all the time.
@@ -104,6 +107,50 @@ fn forgeries_harm_no_transfer() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
+/// A SYN may take the place of a connection that is over; but one that a forged RST seems to end is not.
+/// Where the SYN went to another server, the client's next segment would be answered with RST.
+fn a_forged_reset_and_syn_move_no_connection() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let mut attack = Attack::new(&topology)?;
+    for vip in [VIP4, VIP6] {
+        let stream = topology.client.enter(|| TcpStream::connect((vip, 80)))??;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let before = ask(&stream).with_context(|| format!("{vip} before"))?;
+        // What the answer left to acknowledge is done.
+        thread::sleep(Duration::from_millis(200));
+        let client = stream.local_addr()?;
+        attack.waves += 1;
+        let (wire, link) = &attack.clients;
+        for flags in [TcpFlags::RST, TcpFlags::SYN] {
+            let segment = attack.segment(*link, (client.ip(), client.port()), (vip, 80), flags);
+            wire.send(&segment.frame())?;
+            // In a batch of its own.
+            thread::sleep(Duration::from_millis(100));
+        }
+        let after = ask(&stream).with_context(|| format!("{vip} after the forgeries"))?;
+        ensure!(before == after, "{vip}: {before}, then {after}");
+    }
+    waxwing.stop().map(drop)
+}
+
+/// Asks who serves a connection: the last line of the answer.
+fn ask(mut stream: &TcpStream) -> Result<String> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n")?;
+    let mut answer = String::new();
+    let mut part = [0; 1024];
+    loop {
+        let len = stream.read(&mut part)?;
+        ensure!(len > 0, "it was closed after: {answer}");
+        answer.push_str(std::str::from_utf8(&part[..len])?);
+        let server = answer.trim_end().rsplit('\n').next().unwrap_or_default();
+        if answer.ends_with('\n') && server.starts_with("server=") {
+            return Ok(server.to_owned());
+        }
+    }
+}
+
 /// Strangers on both sides. They come by the routers that the connections come by, which here are the
 /// client and a server.
 struct Attack {
@@ -146,25 +193,10 @@ impl Attack {
         source: (IpAddr, u16),
         destination: (IpAddr, u16),
     ) -> Result<()> {
-        let address = |(address, port): (IpAddr, u16)| (address.into(), port);
-        // Far apart, so that all but a few of all numbers lie outside of any window.
-        let sequence = self.waves.wrapping_mul(0x9e37_79b9);
-        let forged = |flags| Tcp {
-            link: *link,
-            source: address(source),
-            destination: address(destination),
-            flags: TcpFlags(flags),
-            sequence,
-            ..Tcp::default()
-        };
-        for flags in [TcpFlags::RST, TcpFlags::RST | TcpFlags::ACK] {
-            wire.send(&forged(flags).frame())?;
+        for flags in [TcpFlags::RST, TcpFlags::RST | TcpFlags::ACK, TcpFlags::SYN] {
+            wire.send(&self.segment(*link, source, destination, flags).frame())?;
         }
-        let quoted = Tcp {
-            source: address(destination),
-            destination: address(source),
-            ..forged(TcpFlags::ACK)
-        };
+        let quoted = self.segment(*link, destination, source, TcpFlags::ACK);
         for (kind, code, parameter) in errors(source.0) {
             let error = Error {
                 link: *link,
@@ -184,20 +216,30 @@ impl Attack {
         Ok(())
     }
 
+    fn segment(
+        &self,
+        link: Link,
+        source: (IpAddr, u16),
+        destination: (IpAddr, u16),
+        flags: u8,
+    ) -> Tcp<'static> {
+        Tcp {
+            link,
+            source: (source.0.into(), source.1),
+            destination: (destination.0.into(), destination.1),
+            flags: TcpFlags(flags),
+            // Far apart, so that all but a few of all numbers lie outside of any window.
+            sequence: self.waves.wrapping_mul(0x9e37_79b9),
+            ..Tcp::default()
+        }
+    }
+
     /// Begins connections that nobody goes on with.
     fn flood(&self, vip: (IpAddr, u16)) -> Result<()> {
         let (wire, link) = &self.clients;
         for number in 0..SYNS_PER_WAVE {
-            let syn = Tcp {
-                link: *link,
-                source: (
-                    stranger(vip.0, self.waves * SYNS_PER_WAVE + number).into(),
-                    1024,
-                ),
-                destination: (vip.0.into(), vip.1),
-                flags: TcpFlags(TcpFlags::SYN),
-                ..Tcp::default()
-            };
+            let source = stranger(vip.0, self.waves * SYNS_PER_WAVE + number);
+            let syn = self.segment(*link, (source, 1024), vip, TcpFlags::SYN);
             wire.send(&syn.frame())?;
         }
         Ok(())

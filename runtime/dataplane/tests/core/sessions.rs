@@ -10,7 +10,7 @@ use crate::world::{
     backend_mac,
 };
 use waxwing_dataplane::session::Phase;
-use waxwing_dataplane::snapshot::{MidStream, Timeouts};
+use waxwing_dataplane::snapshot::{MidStream, SessionsFate, Timeouts};
 use waxwing_dataplane::{DropReason, Pick};
 use waxwing_packet::{Link, Protocol, build};
 
@@ -124,6 +124,32 @@ fn an_rst_ends_nothing_and_traffic_revives() {
     world.advance(Timeouts::default().tcp_closing + Duration::from_secs(1));
     one(&world.frame(FRONT, &request(V4, 4000, SYN)));
     assert_eq!(world.script().asked.len(), 2, "the tuple was free again");
+}
+
+/// Who forges an RST may forge a SYN, too. Where that went to another server the connection would
+/// be lost with its client's next segment.
+#[test]
+fn a_syn_behind_an_rst_stays_with_the_server_while_that_is_there() {
+    let mut world = World::new(Settings::default());
+    world.script().picks = vec![Pick::Backend(0), Pick::Backend(1)];
+    establish(&mut world, 4000, 0);
+    one(&world.frame(FRONT, &request(V4, 4000, RST)));
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+    assert_eq!(packet.destination, V4.backend(0));
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, ACK)));
+    assert_eq!(packet.destination, V4.backend(0));
+    assert_eq!(world.session().tcp.phase(), Phase::Established);
+
+    // A server that drains may have the connection as well as any other; one that is down has none.
+    world.change(|settings| settings.weights[0] = 0);
+    one(&world.frame(FRONT, &request(V4, 4000, RST)));
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+    assert_eq!(packet.destination, V4.backend(0));
+    one(&world.frame(FRONT, &request(V4, 4000, RST)));
+    world.change(|settings| settings.health = vec![(false, SessionsFate::Keep)]);
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+    assert_eq!(packet.destination, V4.backend(1));
+    assert_eq!(world.drops(), []);
 }
 
 #[test]
