@@ -232,6 +232,46 @@ fn a_full_table_gives_up_half_open_sessions_and_never_an_established_one() {
     }
 }
 
+/// Forged RSTs and a flood at once. The connections lie side by side, so that nothing else is near them
+/// where room is looked for.
+#[test]
+fn a_connection_with_an_rst_makes_room_only_if_it_stays_silent() {
+    let mut world = World::new(Settings {
+        sessions_max: 512,
+        ..Settings::default()
+    });
+    for client_port in 0..300 {
+        establish(&mut world, 4000 + client_port, 0);
+    }
+    for client_port in 0..300 {
+        one(&world.frame(FRONT, &request(V4, 4000 + client_port, RST)));
+    }
+    let left = |world: &World| {
+        let sessions = world.sessions();
+        sessions.iter().filter(|s| s.client_port < 10_000).count()
+    };
+    for client_port in 0..2000 {
+        world.advance(Duration::from_millis(4));
+        world.frame(FRONT, &request(V4, 10_000 + client_port, SYN));
+    }
+    assert_eq!(left(&world), 300);
+    // Few, for it goes on where it found the last one.
+    let full = world.dropped(DropReason::SessionTableFull);
+    assert!((1..50).contains(&full), "{full}");
+
+    // Where the others all turn out to be connections, the silent ones give way.
+    let others: Vec<u16> = world.sessions().iter().map(|s| s.client_port).collect();
+    for port in others.into_iter().filter(|port| *port >= 10_000) {
+        one(&world.frame(BACK, &reply(V4, 0, port, SYN_ACK)));
+        one(&world.frame(FRONT, &request(V4, port, ACK)));
+    }
+    world.advance(Duration::from_secs(11));
+    for client_port in 0..20 {
+        world.frame(FRONT, &request(V4, 20_000 + client_port, SYN));
+    }
+    assert!(left(&world) < 300);
+}
+
 #[test]
 fn a_flood_of_udp_gives_way_to_what_is_answered() {
     let settings = Settings {
