@@ -76,6 +76,9 @@ pub struct Service {
     /// What new sessions get while no backend is up: `drop` or `reject`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all_down: Option<&'static str>,
+    /// What becomes of TCP packets of no session and without SYN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mid_stream: Option<&'static str>,
     /// Below this percentage of backends that are up, all are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub panic_threshold: Option<u8>,
@@ -236,6 +239,7 @@ impl Service {
             slow_start: None,
             drain_timeout: None,
             all_down: None,
+            mid_stream: None,
             panic_threshold: None,
             ejection: None,
             policy_config: BTreeMap::new(),

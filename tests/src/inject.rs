@@ -71,7 +71,8 @@ impl Wire {
     }
 }
 
-fn link(interface: &str) -> Result<LinkAddr> {
+/// The address of an interface, by which packet sockets know it.
+pub(crate) fn link(interface: &str) -> Result<LinkAddr> {
     getifaddrs()
         .context("cannot list the interfaces")?
         .filter(|entry| entry.interface_name == interface)

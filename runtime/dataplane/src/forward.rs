@@ -498,7 +498,10 @@ pub(crate) fn classify_miss(snapshot: &Snapshot, packet: IpPacket, hash: FlowHas
         return Fate::Kernel;
     };
     match snapshot.service_at(tuple.destination, tuple.destination_port, tuple.protocol) {
-        Some(_) if is_martian(packet.source) => Fate::Drop(DropReason::Martian),
+        // What a VIP says, this balancer says; its answer would come back here.
+        Some(_) if is_martian(packet.source) || snapshot.is_vip(packet.source) => {
+            Fate::Drop(DropReason::Martian)
+        }
         Some(service) => Fate::Miss(packet, hash, service.id),
         None if snapshot.is_vip(packet.destination) => Fate::Drop(DropReason::NoService),
         // A backend's reply on a connection that did not come through the VIP.

@@ -24,8 +24,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 const TRANSFERS: usize = 1000;
-const SERVERS: u8 = 3;
-const WAVES: usize = 8;
+const SERVERS: [u8; 3] = [1, 2, 3];
+const WAVES: u8 = 8;
 /// Bytes that each client reads between two waves. No end keeps more than that, so all files are under
 /// way all the time.
 const READ_LEN: usize = 32 << 10;
@@ -39,12 +39,13 @@ struct Transfer {
     stream: TcpStream,
     client: Endpoint,
     vip: Endpoint,
-    servers: [Endpoint; SERVERS as usize],
+    servers: [Endpoint; SERVERS.len()],
     received: usize,
 }
 
 impl Transfer {
-    fn open(vip: IpAddr, server: fn(u8) -> IpAddr) -> Result<Self> {
+    fn open(vip: IpAddr) -> Result<Self> {
+        let server = if vip.is_ipv4() { server4 } else { server6 };
         let vip = (vip, 80);
         let mut stream = TcpStream::connect(vip)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -64,7 +65,7 @@ impl Transfer {
         Ok(Self {
             client: (client.ip(), client.port()),
             vip,
-            servers: std::array::from_fn(|n| (server(n as u8 + 1), 8080)),
+            servers: SERVERS.map(|number| (server(number), 8080)),
             stream,
             received: 0,
         })
@@ -98,12 +99,11 @@ impl Transfer {
 /// gateways on both sides fail over.
 fn a_thousand_transfers_survive_it_all() -> Result<()> {
     allow_files(4 * TRANSFERS as u64)?;
-    let topology = Topology::new(Layout {
-        servers: SERVERS,
-        ..Layout::default()
-    })?;
-    let _servers = (1..=SERVERS)
-        .map(|number| actors::nginx(&topology, number, 8080, WAVES * READ_LEN))
+    let topology = Topology::new(Layout::default())?;
+    let file_len = usize::from(WAVES) * READ_LEN;
+    let _servers = SERVERS
+        .into_iter()
+        .map(|number| actors::nginx(&topology, number, 8080, file_len))
         .collect::<Result<Vec<_>>>()?;
     for host in topology.servers.iter().chain([&topology.client]) {
         let small = format!("4096 {} {}", READ_LEN / 2, READ_LEN / 2);
@@ -120,10 +120,8 @@ fn a_thousand_transfers_survive_it_all() -> Result<()> {
     let mut attack = Attack::new(&topology)?;
     let file = fs::read(topology.scratch.path().join("nginx1/www/data"))?;
     let mut transfers = topology.client.enter(|| {
-        let vips: [(_, fn(u8) -> IpAddr); 2] = [(VIP4, server4), (VIP6, server6)];
-        let vips = vips.into_iter().cycle().take(TRANSFERS);
-        vips.map(|(vip, server)| Transfer::open(vip, server))
-            .collect::<Result<Vec<_>>>()
+        let vips = [VIP4, VIP6].into_iter().cycle().take(TRANSFERS);
+        vips.map(Transfer::open).collect::<Result<Vec<_>>>()
     })??;
 
     for wave in 0..WAVES {
@@ -158,8 +156,8 @@ fn a_thousand_transfers_survive_it_all() -> Result<()> {
 }
 
 /// Another machine takes a gateway's place: it has the addresses, says so, and has a MAC of its own.
-fn fail_over(gateway: &Namespace, wave: usize) -> Result<Mac> {
-    let mac = Mac([2, 0, 0, 0, 0xfa, wave as u8]);
+fn fail_over(gateway: &Namespace, wave: u8) -> Result<Mac> {
+    let mac = Mac([2, 0, 0, 0, 0xfa, wave]);
     gateway.ip(&format!("link set eth0 address {mac}\n"))?;
     Ok(mac)
 }

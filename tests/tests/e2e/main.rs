@@ -7,6 +7,7 @@ mod attack;
 mod checks;
 mod citizenship;
 mod consequences;
+mod crafted;
 mod crowd;
 mod failure;
 mod forged;
@@ -69,6 +70,7 @@ fn main() {
         traffic::SCENARIOS,
         citizenship::SCENARIOS,
         icmp::SCENARIOS,
+        crafted::SCENARIOS,
         forged::SCENARIOS,
         modules::SCENARIOS,
         hostile::SCENARIOS,
