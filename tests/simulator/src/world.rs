@@ -18,6 +18,7 @@ use crate::network::{brief, damage};
 use crate::oracle::{Oracle, Turn};
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::siege::Attackers;
 use crate::tally::Tally;
 use crate::view::view;
 use crate::wire::{Fate, Handled};
@@ -44,6 +45,7 @@ enum Event {
     Ask,
     Attack,
     Change,
+    FailOver,
     Send(usize),
     Release,
     Jump,
@@ -78,12 +80,12 @@ impl Ord for Scheduled {
 pub(crate) struct World {
     plan: Plan,
     random: Random,
-    now_us: u64,
+    pub(crate) now_us: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
     made: u64,
     pub(crate) step: u64,
     pub(crate) balancer: Balancer,
-    hosts: Hosts,
+    pub(crate) hosts: Hosts,
     oracle: Oracle,
     ledgers: Vec<Ledger>,
     /// When each worker's next turn is, and what its clock showed last.
@@ -93,7 +95,9 @@ pub(crate) struct World {
     idle: Vec<u32>,
     seen: Vec<Departure>,
     /// Nothing goes wrong any more, and nothing begins.
-    resting: bool,
+    pub(crate) resting: bool,
+    /// Those of a siege.
+    pub(crate) attackers: Attackers,
     trace: VecDeque<String>,
     tracing: bool,
     changes: u64,
@@ -103,6 +107,17 @@ impl World {
     pub(crate) fn new(seed: u64, tracing: bool) -> Self {
         let mut random = Random::new(seed);
         let plan = Plan::new(&mut random);
+        Self::of(plan, random, tracing)
+    }
+
+    /// A world under siege.
+    pub(crate) fn besieged(seed: u64, corpus: &[Vec<u8>], tracing: bool) -> Self {
+        let mut world = Self::of(Plan::siege(), Random::new(seed), tracing);
+        world.attackers = Attackers::new(corpus.to_vec());
+        world
+    }
+
+    fn of(plan: Plan, mut random: Random, tracing: bool) -> Self {
         let balancer = Balancer::new(&plan, &mut random);
         let hosts = Hosts::new(&plan, &mut random);
         let timeouts = balancer.config.timeouts();
@@ -121,6 +136,7 @@ impl World {
             idle: vec![0; plan.workers],
             seen: Vec::new(),
             resting: false,
+            attackers: Attackers::default(),
             trace: VecDeque::new(),
             tracing,
             changes: 0,
@@ -134,6 +150,7 @@ impl World {
             Event::Ask,
             Event::Attack,
             Event::Change,
+            Event::FailOver,
             Event::Jump,
         ] {
             world.again(event);
@@ -176,6 +193,7 @@ impl World {
             Event::Ask => self.plan.datagram_us,
             Event::Attack => self.plan.attack_us,
             Event::Change => self.plan.change_us,
+            Event::FailOver => self.plan.fail_over_us,
             Event::Jump => self.plan.jump_us,
             _ => 0,
         };
@@ -209,8 +227,7 @@ impl World {
         let mut mended = false;
         while !mended || self.hosts.unfinished() > 0 {
             if !mended && self.balancer.is_settled() {
-                self.balancer.config.mend(&mut self.random);
-                self.publish();
+                self.mend();
                 mended = true;
             }
             if self.now_us > end_us {
@@ -224,8 +241,14 @@ impl World {
         Ok(())
     }
 
+    /// All services are well from now on.
+    pub(crate) fn mend(&mut self) {
+        self.balancer.config.mend(&mut self.random);
+        self.publish();
+    }
+
     /// The next event; `false` where there is none.
-    fn next(&mut self) -> Result<bool, String> {
+    pub(crate) fn next(&mut self) -> Result<bool, String> {
         let Some(Reverse(next)) = self.queue.pop() else {
             return Ok(false);
         };
@@ -271,15 +294,24 @@ impl World {
                     hosts,
                     seen,
                     random,
+                    attackers,
                     ..
                 } = self;
-                let what = attacker::attack(plan, hosts, seen, random, &mut out);
+                let what = match plan.transfers {
+                    Some(_) => attackers.attack(plan, hosts, seen, random, &mut out),
+                    None => attacker::attack(plan, hosts, seen, random, &mut out),
+                };
                 self.note(|| what.into());
                 self.again(Event::Attack);
             }
             Event::Change => {
                 self.change();
                 self.again(Event::Change);
+            }
+            Event::FailOver => {
+                out.push(self.hosts.fail_over(&mut self.random));
+                self.attackers.fail_overs += 1;
+                self.again(Event::FailOver);
             }
             Event::Jump => {
                 self.jump();
@@ -429,7 +461,8 @@ impl World {
     /// The operator changes something, if every worker has taken up the last change.
     fn change(&mut self) {
         if self.random.chance(300) {
-            self.hosts.fail_over(&mut self.random);
+            let (port, announcement) = self.hosts.fail_over(&mut self.random);
+            self.travel(port, &announcement, true);
             return;
         }
         if !self.balancer.is_settled() {
