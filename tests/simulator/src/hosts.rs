@@ -543,6 +543,11 @@ pub(crate) fn client(vip: Address, n: u64) -> Address {
     Address::from_bits(base + 7 + u128::from(n))
 }
 
+/// Whether it is one of them.
+pub(crate) fn is_client(plan: &Plan, address: Address) -> bool {
+    (0..plan.clients).any(|n| address == client(address, n))
+}
+
 fn gateway(random: &mut Random) -> (Mac, VlanTags) {
     let mac = Mac([2, 0, 0, 0, 1, random.below(4) as u8]);
     let tag = |tpid, random: &mut Random| VlanTag {

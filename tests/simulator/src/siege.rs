@@ -1,9 +1,13 @@
 //! A siege: a thousand transfers under way, and whoever means ill at work beside them for ten minutes.
 //!
-//! Invariant: who attacks knows every address and port, and no sequence number; and says what a
-//! stranger can say in the name of either end, but for the server's FIN. The balancer takes a connection
-//! whose both ends have said FIN for closed, as it has to without their sequence numbers, and a full
-//! table may give its place away. A client's FIN alone is forged all the time.
+//! Invariant: who attacks knows every address and port, and no sequence number; and does what a
+//! stranger can do, in the name of either end, but for two things:
+//!
+//! - The server's FIN: the balancer takes a connection whose both ends have said FIN for closed, as it has
+//!   to without their sequence numbers, and a full table may give its place away. The client's FIN alone
+//!   is forged all the time.
+//! - A client's packet from the servers' network: the way to a client is the way that its packets come,
+//!   so who stands there and is let to forge them gets the answers.
 //!
 //! Every transfer speaks within 10 seconds: a connection that was silent for longer, since a forged RST,
 //! may be given away likewise.
@@ -18,7 +22,7 @@ use crate::attacker::{
     any_service, error, forge, is_believed, mutated, question, scramble, stranger,
 };
 use crate::config::{BACK, FRONT, PORT_MACS};
-use crate::hosts::{Departure, Hosts};
+use crate::hosts::{Departure, Hosts, is_client};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::tally::Tally;
@@ -152,6 +156,7 @@ impl Attackers {
             return "not yet";
         }
         let before = out.len();
+        let mut counted = None;
         let what = match random.below(10) {
             0..=2 => {
                 let count = random.between(1, plan.flood);
@@ -160,20 +165,20 @@ impl Attackers {
             }
             3..=5 => {
                 forge(hosts, random, out);
-                self.forged += (out.len() - before) as u64;
+                counted = Some(&mut self.forged);
                 "forged segments of a connection"
             }
             6 => {
                 let vip = any_service(random, Protocol::Tcp);
                 out.push(error(hosts, vip, random));
-                self.forged += 1;
+                counted = Some(&mut self.forged);
                 "a forged error"
             }
             7 | 8 => {
                 for _ in 0..random.between(1, plan.flood) {
                     out.extend(self.garbage(random));
                 }
-                self.garbage += (out.len() - before) as u64;
+                counted = Some(&mut self.garbage);
                 "garbage"
             }
             _ => {
@@ -182,7 +187,10 @@ impl Attackers {
                 "a damaged copy and a question"
             }
         };
-        out.retain(|(port, frame)| !closes_for_server(*port, frame));
+        out.retain(|(port, frame)| !is_left_out(plan, *port, frame));
+        if let Some(count) = counted {
+            *count += (out.len() - before) as u64;
+        }
         what
     }
 
@@ -208,13 +216,14 @@ fn is_question(frame: &[u8]) -> bool {
     view(frame).is_some_and(|view| view.protocol == UDP) && is_believed(frame)
 }
 
-fn closes_for_server(port: PortId, frame: &[u8]) -> bool {
+/// Whether it is what no stranger can do.
+fn is_left_out(plan: &Plan, port: PortId, frame: &[u8]) -> bool {
     let Ok(Packet::Ip(packet)) = parse(frame) else {
         return false;
     };
     let closes =
         matches!(packet.transport, Transport::Tcp { flags, .. } if flags.has(TcpFlags::FIN));
-    port == BACK && closes
+    port == BACK && (closes || is_client(plan, packet.source))
 }
 
 impl World {
