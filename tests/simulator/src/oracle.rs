@@ -331,7 +331,8 @@ impl Oracle {
                     backend.id
                 ));
             }
-            let route = route_of(frame);
+            // An answer of the same batch goes by the way that it found.
+            let route = old.map_or_else(|| route_of(frame), |pin| pin.route);
             let mut pin = self.new_pin(turn, backend, (came.flags, went.source_port), route);
             pin.unsure = newer && !is_opening(came.flags);
             self.pins.insert(tuple, pin);
