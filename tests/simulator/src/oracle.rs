@@ -391,13 +391,16 @@ impl Oracle {
     ) -> Result<(), String> {
         let reply = reply_of(backend, tuple, source_port);
         let before = self.replies.insert(reply, *tuple);
-        if before.is_some_and(|before| before != *tuple) {
-            self.displaced.push(reply);
-        }
-        if let Some(other) = before
-            && other != *tuple
-            && let Some((_, session)) = turn.session(&other)
-            && session.source_port == source_port
+        let Some(other) = before.filter(|before| before != tuple) else {
+            return Ok(());
+        };
+        self.displaced.push(reply);
+        let Some((_, session)) = turn.session(&other) else {
+            // Whether it had to end is seen by the next audit; its hosts may feel it before that.
+            self.told.ended.push(other);
+            return Ok(());
+        };
+        if session.source_port == source_port
             && let Some(its) = turn.snapshot().backend(session.backend)
             && (its.address, its.port) == (backend.address, backend.port)
         {
