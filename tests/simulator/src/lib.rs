@@ -25,6 +25,7 @@ mod pin;
 mod plan;
 mod policy;
 mod random;
+mod schedule;
 mod siege;
 mod tally;
 mod tcp;

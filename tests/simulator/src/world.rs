@@ -1,10 +1,9 @@
 //! The world: time, the network, and who acts when.
 //!
-//! Invariant: one event after the other, in the order of their times and then of their making. So a
-//! seed tells the whole story, and a step's number says where in it something happened.
+//! Invariant: one event after the other, as `schedule` has them. So a seed tells the whole story, and a
+//! step's number says where in it something happened.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use waxwing_dataplane::{DropReason, PortId};
@@ -18,6 +17,7 @@ use crate::network::{brief, damage};
 use crate::oracle::{Oracle, Turn};
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::schedule::{Event, Schedule};
 use crate::siege::Attackers;
 use crate::tally::Tally;
 use crate::view::view;
@@ -35,54 +35,11 @@ const IDLE_MAX: u32 = 6;
 /// The last events, for who wants to know how it came to a failure.
 const TRACE: usize = 60;
 
-enum Event {
-    /// A frame comes to the balancer, or to the hosts behind a port.
-    ToBalancer(PortId, Vec<u8>),
-    ToHosts(PortId, Vec<u8>),
-    Turn(usize),
-    Wake(Side),
-    Connect,
-    Ask,
-    Attack,
-    Change,
-    FailOver,
-    Send(usize),
-    Release,
-    Jump,
-}
-
-struct Scheduled {
-    at_us: u64,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at_us, self.number).cmp(&(other.at_us, other.number))
-    }
-}
-
 pub(crate) struct World {
     plan: Plan,
     random: Random,
     pub(crate) now_us: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    made: u64,
+    schedule: Schedule,
     pub(crate) step: u64,
     pub(crate) balancer: Balancer,
     pub(crate) hosts: Hosts,
@@ -124,8 +81,7 @@ impl World {
         let mut world = Self {
             random,
             now_us: 10_000_000,
-            queue: BinaryHeap::new(),
-            made: 0,
+            schedule: Schedule::default(),
             step: 0,
             balancer,
             hosts,
@@ -176,16 +132,6 @@ impl World {
         }
     }
 
-    fn at(&mut self, at_us: u64, event: Event) {
-        self.made += 1;
-        let number = self.made;
-        self.queue.push(Reverse(Scheduled {
-            at_us,
-            number,
-            event,
-        }));
-    }
-
     /// The next time that the same happens, if it happens in this world.
     fn again(&mut self, event: Event) {
         let every_us = match event {
@@ -199,7 +145,7 @@ impl World {
         };
         if every_us > 0 && !self.resting {
             let at_us = self.now_us + self.random.between(1, 2 * every_us);
-            self.at(at_us, event);
+            self.schedule.add(at_us, event);
         }
     }
 
@@ -208,7 +154,7 @@ impl World {
         let at_us = self.now_us + self.random.between(1, most_us);
         if at_us < self.turns_us[worker] {
             self.turns_us[worker] = at_us;
-            self.at(at_us, Event::Turn(worker));
+            self.schedule.add(at_us, Event::Turn(worker));
         }
     }
 
@@ -249,7 +195,7 @@ impl World {
 
     /// The next event; `false` where there is none.
     pub(crate) fn next(&mut self) -> Result<bool, String> {
-        let Some(Reverse(next)) = self.queue.pop() else {
+        let Some(next) = self.schedule.next() else {
             return Ok(false);
         };
         self.now_us = self.now_us.max(next.at_us);
@@ -326,7 +272,8 @@ impl World {
 
     fn schedule_wake(&mut self, side: Side) {
         if let Some(at_us) = self.hosts.wake_at_us(side) {
-            self.at(at_us.max(self.now_us + 1), Event::Wake(side));
+            self.schedule
+                .add(at_us.max(self.now_us + 1), Event::Wake(side));
         }
     }
 
@@ -353,7 +300,7 @@ impl World {
             } else {
                 Event::ToHosts
             };
-            self.at(at_us, event(port, copy));
+            self.schedule.add(at_us, event(port, copy));
         }
     }
 
@@ -480,9 +427,9 @@ impl World {
         let mut at_us = self.now_us;
         for worker in 0..self.plan.workers {
             at_us += self.random.between(1, 2_000);
-            self.at(at_us, Event::Send(worker));
+            self.schedule.add(at_us, Event::Send(worker));
         }
-        self.at(at_us + 1, Event::Release);
+        self.schedule.add(at_us + 1, Event::Release);
     }
 
     /// Nothing happens for a long time, or the process stood still.
