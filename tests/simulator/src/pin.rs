@@ -3,10 +3,12 @@
 //! Invariant: nothing in a [`Pin`] was asked of the core but where it keeps the session, which tells
 //! one session of a flow from the next.
 
-use waxwing_dataplane::session::{Phase, SessionRef};
+use waxwing_dataplane::session::{Phase, SessionRef, Tuple};
 use waxwing_dataplane::snapshot::TimeoutTicks;
 use waxwing_dataplane::{BackendId, NextHop, Tick};
-use waxwing_packet::{Protocol, TcpFlags, VlanTags};
+use waxwing_packet::{Address, Protocol, TcpFlags, VlanTags};
+
+use crate::oracle::Map;
 
 const FIN: u8 = TcpFlags::FIN;
 const SYN: u8 = TcpFlags::SYN;
@@ -85,6 +87,26 @@ impl Shadow {
 
 /// The way to a client.
 pub(crate) type Route = (NextHop, VlanTags);
+
+/// The ways that fragments without ports came by, from one address to another. They lead the way to a
+/// client as well, once it is known whose they are.
+#[derive(Default)]
+pub(crate) struct Strays(Map<(Address, Address), Vec<Route>>);
+
+impl Strays {
+    pub(crate) fn add(&mut self, ends: (Address, Address), route: Route) {
+        let routes = self.0.entry(ends).or_default();
+        if !routes.contains(&route) {
+            routes.push(route);
+        }
+    }
+
+    /// Whether one may have led the way to the client of this flow.
+    pub(crate) fn has(&self, tuple: &Tuple, route: Route) -> bool {
+        let routes = self.0.get(&(tuple.source, tuple.destination));
+        routes.is_some_and(|routes| routes.contains(&route))
+    }
+}
 
 /// A session, as its packets show it.
 #[derive(Clone, Debug)]
