@@ -184,6 +184,22 @@ impl Status {
         self.backend(service, address).is_some()
     }
 
+    /// What the status says of a port, by its interface; nothing where there is none.
+    #[must_use]
+    pub fn port(&self, interface: &str) -> &Value {
+        let mut ports = list(&self.0["ports"]).iter();
+        ports
+            .find(|port| port["interface"] == interface)
+            .unwrap_or(&Value::Null)
+    }
+
+    /// What the status says of the way to a service's backend; nothing where there is none.
+    #[must_use]
+    pub fn next_hop(&self, service: &str, address: IpAddr) -> &Value {
+        self.backend(service, address)
+            .map_or(&Value::Null, |backend| &backend["next_hop"])
+    }
+
     fn backend(&self, service: &str, address: IpAddr) -> Option<&Value> {
         let address = address.to_string();
         list(&self.service(service)?["backends"])

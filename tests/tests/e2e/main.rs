@@ -14,6 +14,7 @@ mod hostile;
 mod icmp;
 mod modules;
 mod pool;
+mod recovery;
 mod refused;
 mod reload;
 mod servers;
@@ -67,6 +68,7 @@ fn main() {
     let trials = [
         traffic::SCENARIOS,
         citizenship::SCENARIOS,
+        recovery::SCENARIOS,
         icmp::SCENARIOS,
         forged::SCENARIOS,
         modules::SCENARIOS,
