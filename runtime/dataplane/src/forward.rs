@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use waxwing_packet::{
     Cut, Fragment, IpPacket, Link, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport,
-    VlanTags, icmp, parse,
+    icmp, parse,
 };
 
 use crate::answers;
@@ -28,11 +28,13 @@ use crate::misses::Misses;
 use crate::parts::Parts;
 use crate::pieces;
 use crate::refusals::{self, Refusals};
+use crate::routes::Taken;
 use crate::session::{
     Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache, WORKER_UNCOUNTED,
 };
 use crate::snapshot::{Backend, NextHops};
 use crate::standing;
+use crate::ways::Ways;
 use crate::{
     BATCH, DropReason, Epoch, FrameBuf, FrameIo, Gauges, NextHop, Now, PortId, ServiceId, Snapshot,
 };
@@ -61,6 +63,8 @@ pub struct Forwarder {
     misses: Misses,
     refusals: Refusals,
     pub(crate) fragments: FragmentPass,
+    /// The routes to clients, where replies go by them.
+    routes: Taken,
     pub(crate) fates: Vec<Fate>,
 }
 
@@ -129,6 +133,7 @@ impl Forwarder {
             misses: Misses::new(cluster_key),
             refusals: Refusals::new(),
             fragments: FragmentPass::new(),
+            routes: Taken::default(),
             fates: Vec::with_capacity(BATCH),
         }
     }
@@ -142,6 +147,7 @@ impl Forwarder {
         now: Now,
     ) {
         self.fates.clear();
+        self.routes.refresh(self.shared.next_hops.routes());
         self.classify(&epoch.snapshot, frames, now);
         self.look_up(&epoch.snapshot, frames, now);
         self.open_sessions(epoch, frames, now);
@@ -199,7 +205,8 @@ impl Forwarder {
         now: Now,
     ) -> Fate {
         if icmp::is_error(packet) {
-            return errors::classify(&self.shared, snapshot, frame, packet, now);
+            let found_by = (&self.shared, self.ways());
+            return errors::classify(found_by, snapshot, frame, packet, now);
         }
         if let Transport::Icmp { .. } = packet.transport {
             let may_echo = || self.refusals.may_echo(now);
@@ -365,15 +372,14 @@ impl Forwarder {
         if refused && answers::is_retried(snapshot, backend) {
             return Err(DropReason::RefusedRetried.into());
         }
-        let (hop, tags) = match direction {
+        let way = match direction {
             Direction::Forward => {
                 self.follow_client(frame, packet, at, session);
-                let hop = self.shared.next_hops.get_or_want(backend.id)?;
-                (hop, VlanTags::default())
+                self.ways().to_backend(snapshot, backend.id)?
             }
-            Direction::Reply => (session.hop, session.tags),
+            Direction::Reply => self.ways().to_client(snapshot, session)?,
         };
-        let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
+        let egress = way.egress;
         if packet.hop_limit <= 1 {
             return Err(Stop::HopLimit);
         }
@@ -384,12 +390,12 @@ impl Forwarder {
         let mut rewrite = nat(session, backend, direction);
         let link = Link {
             source: egress.mac,
-            destination: hop.mac,
+            destination: way.mac,
         };
         rewrite.link = Some(link);
         rewrite.apply(frame.bytes_mut(), packet);
-        if packet.ethernet.tags != tags {
-            citizen::retag(frame, &packet.ethernet, link, tags)?;
+        if packet.ethernet.tags != way.tags {
+            citizen::retag(frame, &packet.ethernet, link, way.tags)?;
         }
         let len = frame.bytes().len() as u64;
         self.count(session, direction, len);
@@ -397,9 +403,18 @@ impl Forwarder {
             self.shared.sessions.add_bytes(at, len);
         }
         if too_big {
-            return Err(Stop::Cut(hop.port, egress.mtu));
+            return Err(Stop::Cut(egress.wire, egress.mtu));
         }
-        Ok(hop.port)
+        Ok(egress.wire)
+    }
+
+    #[inline]
+    fn ways(&self) -> Ways<'_> {
+        Ways {
+            next_hops: &self.shared.next_hops,
+            routes: self.routes.table(),
+            counters: &self.counters,
+        }
     }
 
     /// Time and state; written only where they changed, so that a line read by two workers

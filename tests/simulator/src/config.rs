@@ -242,11 +242,8 @@ impl Config {
         }
         self.retire(&live, gauges);
         let backends = live.values().chain(self.retired.values()).cloned();
-        let ports = PORT_MACS.iter().map(|mac| Port {
-            name: "port".into(),
-            mac: *mac,
-            mtu: MTU,
-        });
+        let port = |(id, mac): (u8, &Mac)| Port::attached(PortId(id), "port".into(), *mac, MTU);
+        let ports = (0..).zip(&PORT_MACS).map(port);
         let snapshot = Snapshot::new(
             self.generation,
             services,

@@ -251,26 +251,20 @@ fn a_server_comes_back_with_another_mac() -> Result<()> {
         "net.ipv4.neigh.back.retrans_time_ms=200",
         "net.ipv6.neigh.back.retrans_time_ms=200",
     ])?;
-    through(
-        &topology,
-        &["neighbor_unresolved"],
-        |topology, waxwing| {
-            let server = waxwing_tests::topology::server4(1);
-            let resolved = |status: &waxwing_tests::Status| {
-                status.next_hop("web", server)["resolved"] == true
-            };
-            topology.switch.ip("link set server1 down\n")?;
-            waxwing.wait_status("the server to be missed", |status| !resolved(status))?;
-            topology.servers[0].ip("link set eth0 address 02:00:00:00:55:01\n")?;
-            topology.switch.ip("link set server1 up\n")?;
-            waxwing
-                .wait_status("the server to be found", |status| {
-                    resolved(status)
-                        && status.next_hop("web", server)["mac"] == "02:00:00:00:55:01"
-                })
-                .map(drop)
-        },
-    )
+    through(&topology, &["neighbor_unresolved"], |topology, waxwing| {
+        let server = waxwing_tests::topology::server4(1);
+        let resolved =
+            |status: &waxwing_tests::Status| status.next_hop("web", server)["resolved"] == true;
+        topology.switch.ip("link set server1 down\n")?;
+        waxwing.wait_status("the server to be missed", |status| !resolved(status))?;
+        topology.servers[0].ip("link set eth0 address 02:00:00:00:55:01\n")?;
+        topology.switch.ip("link set server1 up\n")?;
+        waxwing
+            .wait_status("the server to be found", |status| {
+                resolved(status) && status.next_hop("web", server)["mac"] == "02:00:00:00:55:01"
+            })
+            .map(drop)
+    })
 }
 
 fn the_neighbour_table_is_flushed_again_and_again() -> Result<()> {
@@ -294,8 +288,8 @@ fn routes_to_the_servers_go_and_come_back() -> Result<()> {
             status.dropped("neighbor_unresolved") > 0
         })?;
         a_while();
-        topology.balancer.ip(
-            "route add 10.2.0.0/24 dev back src 10.2.0.1\nroute add fd00:2::/64 dev back\n",
-        )
+        topology
+            .balancer
+            .ip("route add 10.2.0.0/24 dev back src 10.2.0.1\nroute add fd00:2::/64 dev back\n")
     })
 }
