@@ -193,6 +193,15 @@ impl Status {
             .unwrap_or(&Value::Null)
     }
 
+    /// The gateways of the ways back to clients, with their MAC addresses where they are known.
+    #[must_use]
+    pub fn gateways(&self) -> BTreeMap<&str, Option<&str>> {
+        let gateways = list(&self.0["return_path"]["gateways"]).iter();
+        gateways
+            .filter_map(|gateway| Some((gateway["via"].as_str()?, gateway["mac"].as_str())))
+            .collect()
+    }
+
     /// What the status says of the way to a service's backend; nothing where there is none.
     #[must_use]
     pub fn next_hop(&self, service: &str, address: IpAddr) -> &Value {

@@ -20,6 +20,8 @@ pub mod neighbours;
 pub mod next_hop;
 mod rates;
 pub mod report;
+pub mod returns;
 pub mod run;
 pub mod signals;
 pub mod status;
+pub mod vlans;

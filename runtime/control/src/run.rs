@@ -25,6 +25,7 @@ use tokio::time::MissedTickBehavior;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::snapshot::Port;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{Epoch, PortId};
@@ -39,9 +40,10 @@ use crate::facts::HostFacts;
 use crate::health::{BoundChecks, Fault, Health};
 use crate::kernel::Kernel;
 use crate::modules::{self, Builds, Wanted};
-use crate::neighbours::{PortLink, Resolver};
+use crate::neighbours::{Moved, PortLink, Resolver};
 use crate::rates;
 use crate::report::{PortFacts, Reporter, View};
+use crate::vlans::with_vlans;
 
 /// How often late acknowledgements, steering rules and states are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -134,9 +136,13 @@ impl Control {
         let socket = AdminSocket::bind(&checked.config.admin.socket.value).await?;
         let config = Arc::new(checked.config);
         let kernel = Kernel::connect()?;
-        let (ports, links) = ports(&config, &HostFacts::read(&kernel).await?)?;
+        let (attached, links) = ports(&config, &HostFacts::read(&kernel).await?)?;
+        let next_hops = Arc::clone(&shared.next_hops);
         let resolver =
-            Arc::new(Resolver::start(links.clone(), Arc::clone(&shared.next_hops)).await?);
+            Resolver::start(links.clone(), next_hops, followed_by(&shared.sessions)).await?;
+        resolver.follow(config.return_plan());
+        let resolver = Arc::new(resolver);
+        let ports = with_vlans(&attached, &[], &resolver.facts().borrow());
 
         let mut catalog = Catalog::new(config.services_max, config.backends_max);
         let health = Arc::new(Health::new());
@@ -184,6 +190,7 @@ impl Control {
             config,
             loaded_at: SystemTime::now(),
             catalog,
+            attached,
             ports,
             links,
             shared,
@@ -409,11 +416,9 @@ fn ports(config: &Config, facts: &HostFacts) -> Result<(Vec<Port>, Vec<PortLink>
         let name = &port.interface.value;
         let gone = || StartError::PortGone(name.to_string());
         let link = facts.link(name).ok_or_else(gone)?;
-        ports.push(Port {
-            name: Arc::clone(name),
-            mac: link.mac.ok_or_else(gone)?,
-            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-        });
+        let mac = link.mac.ok_or_else(gone)?;
+        let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+        ports.push(Port::attached(PortId(id), Arc::clone(name), mac, mtu));
         links.push(PortLink {
             id: PortId(id),
             name: Arc::clone(name),
@@ -421,6 +426,24 @@ fn ports(config: &Config, facts: &HostFacts) -> Result<(Vec<Port>, Vec<PortLink>
         });
     }
     Ok((ports, links))
+}
+
+/// Has sessions follow a gateway to its new MAC: their next reply may be what their client waits for,
+/// and nothing comes from it before.
+fn followed_by(sessions: &Arc<SessionTable>) -> impl Fn(Moved) + Send + 'static {
+    let sessions = Arc::clone(sessions);
+    move |moved| {
+        let sessions = Arc::clone(&sessions);
+        // Apart from the loop: there may be millions of sessions.
+        tokio::task::spawn_blocking(move || {
+            let count = sessions.move_hops(moved.wire, &moved.tags, (moved.from, moved.to));
+            tracing::info!(
+                "{} has become {}: {count} sessions' replies follow it",
+                moved.from,
+                moved.to
+            );
+        });
+    }
 }
 
 /// Each worker's two ends of its mail, its first epoch released.

@@ -138,6 +138,13 @@ impl Forwarder {
         }
     }
 
+    /// Takes up the routes to clients, where others were published; also while no frame comes, so that
+    /// none is kept for long.
+    #[inline]
+    pub fn refresh_routes(&mut self) {
+        self.routes.refresh(self.shared.next_hops.routes());
+    }
+
     /// Takes every frame of a batch to its end. `frames` is empty afterwards.
     pub fn forward<I: FrameIo>(
         &mut self,
@@ -147,7 +154,6 @@ impl Forwarder {
         now: Now,
     ) {
         self.fates.clear();
-        self.routes.refresh(self.shared.next_hops.routes());
         self.classify(&epoch.snapshot, frames, now);
         self.look_up(&epoch.snapshot, frames, now);
         self.open_sessions(epoch, frames, now);
