@@ -161,7 +161,7 @@ impl Returns {
         let table = self.plan.by_routes.then(|| {
             let paths = self.routes.iter();
             let paths = paths.map(|(prefix, hops)| (*prefix, path(hops, number, &port_of)));
-            Arc::new(Routes::new(paths.collect(), self.gateways.len()))
+            Arc::new(Routes::new(&paths.collect(), self.gateways.len()))
         });
         self.offer(table);
     }

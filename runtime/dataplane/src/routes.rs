@@ -61,10 +61,10 @@ pub struct Routes {
 impl Routes {
     /// From the route of each prefix, and as many gateways as paths name, all unresolved.
     #[must_use]
-    pub fn new(routes: BTreeMap<Prefix, Path>, gateways: usize) -> Self {
+    pub fn new(routes: &BTreeMap<Prefix, Path>, gateways: usize) -> Self {
         let mut numbers: BTreeMap<&Path, u32> = BTreeMap::new();
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (prefix, path) in &routes {
+        for (prefix, path) in routes {
             let next = u32::try_from(numbers.len()).unwrap_or(NO_PATH);
             let number = *numbers.entry(path).or_insert(next);
             let (first, last) = prefix.bounds();
@@ -142,7 +142,7 @@ fn spread(session: &Session, count: usize) -> usize {
     let ports = u64::from(session.client_port) << 16 | u64::from(session.service_port);
     let key = (bits >> 64) as u64 ^ bits as u64 ^ ports << 32;
     let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    (hash * count as u64 >> 32) as usize
+    ((hash * count as u64) >> 32) as usize
 }
 
 impl Prefix {

@@ -36,7 +36,7 @@ impl Ways<'_> {
     /// The way to a backend; one that is unknown is asked for.
     #[inline]
     pub(crate) fn to_backend<'s>(
-        &self,
+        self,
         snapshot: &'s Snapshot,
         backend: BackendId,
     ) -> Result<Way<'s>, DropReason> {
@@ -46,7 +46,7 @@ impl Ways<'_> {
     /// The way back to a session's client.
     #[inline]
     pub(crate) fn to_client<'s>(
-        &self,
+        self,
         snapshot: &'s Snapshot,
         session: &Session,
     ) -> Result<Way<'s>, DropReason> {
@@ -61,7 +61,7 @@ impl Ways<'_> {
     /// of this client came just now, is better than no way at all. Where the kernel would refuse, it
     /// is the operator who says so.
     fn by_route<'s>(
-        &self,
+        self,
         routes: &Routes,
         snapshot: &'s Snapshot,
         session: &Session,

@@ -32,7 +32,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// What each download moves, and its pace: it takes some seconds, whatever happens.
 const DATA_LEN: usize = 4 << 20;
-const PACE: &str = "700K";
+const PACE: &str = "500K";
 /// How long a download may take in all, outages and retransmissions included.
 const DOWNLOAD_MAX: Duration = Duration::from_secs(40);
 /// Downloads at once, by family.
@@ -94,14 +94,17 @@ impl<'a> Downloads<'a> {
         })
     }
 
-    /// Whether all are still under way.
-    pub(crate) fn are_under_way(&mut self) -> Result<bool> {
-        for (curl, _) in &mut self.running {
-            if curl.try_wait()?.is_some() {
-                return Ok(false);
-            }
+    /// Asserts that all are still under way.
+    pub(crate) fn are_under_way(&mut self) -> Result<()> {
+        for (number, (curl, _)) in self.running.iter_mut().enumerate() {
+            let status = curl.try_wait()?;
+            ensure!(
+                status.is_none(),
+                "download {number} has ended before it was over: {status:?} {}",
+                curl.stderr()
+            );
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Waits for their ends: each has every byte.
@@ -138,10 +141,7 @@ fn through(
         status.sessions() == 2 * DOWNLOADS as u64
     })?;
     happens(topology, &waxwing)?;
-    ensure!(
-        downloads.are_under_way()?,
-        "the downloads ended before it was over"
-    );
+    downloads.are_under_way()?;
     for vip in [VIP4, VIP6] {
         served_again(topology, vip)?;
     }

@@ -33,9 +33,8 @@ fn hop(n: u8) -> NextHop {
 fn table(routes: &[(&str, Path)], gateways: u8) -> Routes {
     let routes = routes
         .iter()
-        .map(|(text, path)| (prefix(text), path.clone()))
-        .collect();
-    let table = Routes::new(routes, gateways.into());
+        .map(|(text, path)| (prefix(text), path.clone()));
+    let table = Routes::new(&routes.collect(), gateways.into());
     for n in 0..gateways {
         table.set_gateway(n.into(), Some(hop(n)));
     }
@@ -154,7 +153,7 @@ fn every_look_up_finds_what_a_look_at_all_prefixes_finds() {
             };
             routes.insert(Prefix::new(at, u8::try_from(len).unwrap()), path);
         }
-        let table = Routes::new(routes.clone(), 0);
+        let table = Routes::new(&routes, 0);
         for _ in 0..200 {
             let client = somewhere(&mut random);
             let holds = |prefix: &Prefix| {

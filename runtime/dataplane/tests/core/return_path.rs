@@ -44,7 +44,7 @@ fn all(path: &Path) -> BTreeMap<Prefix, Path> {
 
 /// Has everything routed like this; `gateway` is the only one.
 fn route(world: &World, path: &Path, gateway: Option<NextHop>) {
-    let routes = Routes::new(all(path), 1);
+    let routes = Routes::new(&all(path), 1);
     routes.set_gateway(0, gateway);
     let routes = Some(Arc::new(routes));
     world.shared.next_hops.routes().replace(routes);
@@ -88,7 +88,7 @@ fn a_change_of_routes_moves_a_live_sessions_replies_at_once() {
     let shared = Arc::clone(&world.shared.next_hops);
     let publish = |routes: Option<Routes>| shared.routes().replace(routes.map(Arc::new));
 
-    let routes = Routes::new(all(&by_gateway()), 1);
+    let routes = Routes::new(&all(&by_gateway()), 1);
     routes.set_gateway(0, Some(gateway(BACK)));
     publish(Some(routes));
     let (port, packet) = one(&world.frame(BACK, &reply(V4, 0, 4000, ACK)));
@@ -98,7 +98,7 @@ fn a_change_of_routes_moves_a_live_sessions_replies_at_once() {
         mac: Mac([2, 0, 0, 0, 7, 2]),
         ..gateway(FRONT)
     };
-    let routes = Routes::new(all(&by_gateway()), 1);
+    let routes = Routes::new(&all(&by_gateway()), 1);
     routes.set_gateway(0, Some(failed_over));
     publish(Some(routes));
     let (port, packet) = one(&world.frame(BACK, &reply(V4, 0, 4000, ACK)));
@@ -113,49 +113,55 @@ fn a_change_of_routes_moves_a_live_sessions_replies_at_once() {
     assert_eq!(world.sessions().len(), 1);
 }
 
-/// What the routes say, how many replies took the last hop for want of a better way, and where they
-/// went.
+/// What the routes say; how many replies took the last hop for want of a better way, and where they went.
+type Scenario = (
+    &'static str,
+    Path,
+    Option<NextHop>,
+    (u64, Result<PortId, DropReason>),
+);
+
 #[test]
 fn a_route_that_cannot_be_followed() {
-    let scenarios: [(&str, Path, Option<NextHop>, u64, Result<PortId, DropReason>); 6] = [
+    let scenarios: [Scenario; 6] = [
         (
             "the gateway does not answer",
             by_gateway(),
             None,
-            1,
-            Ok(FRONT),
+            (1, Ok(FRONT)),
         ),
-        ("it leaves by no port", Path::Elsewhere, None, 1, Ok(FRONT)),
+        (
+            "it leaves by no port",
+            Path::Elsewhere,
+            None,
+            (1, Ok(FRONT)),
+        ),
         (
             "the client is a neighbour, where its packets come from",
             Path::OnLink(FRONT),
             None,
-            0,
-            Ok(FRONT),
+            (0, Ok(FRONT)),
         ),
         (
             "the client is a neighbour, but its packets come from elsewhere",
             Path::OnLink(UPLINK),
             None,
-            1,
-            Ok(FRONT),
+            (1, Ok(FRONT)),
         ),
         (
             "it is refused",
             Path::Refused,
             None,
-            0,
-            Err(DropReason::NoRoute),
+            (0, Err(DropReason::NoRoute)),
         ),
         (
             "the port is not known yet",
             by_gateway(),
             Some(gateway(PortId(99))),
-            0,
-            Err(DropReason::PortMissing),
+            (0, Err(DropReason::PortMissing)),
         ),
     ];
-    for (what, path, gateway, by_last_hop, outcome) in scenarios {
+    for (what, path, gateway, (by_last_hop, outcome)) in scenarios {
         let mut world = world(Settings::default());
         one(&world.frame(FRONT, &request(V4, 4000, SYN)));
         route(&world, &path, gateway);
