@@ -99,8 +99,8 @@ fn an_id_stays_with_its_device_and_is_not_given_away_at_once() {
 #[test]
 fn more_vlans_than_there_are_ids_are_left_out() {
     let mut links = vec![link(2, "eth0", None), link(3, "eth1", None)];
-    let more = 0..300;
-    links.extend(more.map(|n| link(10 + n, "eth0.n", Some((2, 0x8100, n as u16)))));
+    let more = 0..300_u16;
+    links.extend(more.map(|n| link(10 + u32::from(n), "eth0.n", Some((2, 0x8100, n)))));
     assert_eq!(vlans().update(&facts(links)).len(), 254);
 }
 

@@ -44,7 +44,7 @@ fn member(flags: u8, weight: u8, index: u32, attributes: &[u8]) -> Vec<u8> {
 fn message(family: u8, len: u8, table: u8, kind: u8, parts: &[Vec<u8>]) -> RouteMessage {
     let header = [family, len, 0, 0, table, 3, 0, kind, 0, 0, 0, 0];
     let bytes = [&header[..], &parts.concat()].concat();
-    RouteMessage::parse(&RouteMessageBuffer::new(&bytes[..])).unwrap()
+    RouteMessage::parse(&RouteMessageBuffer::new(&&bytes[..])).unwrap()
 }
 
 fn v4(len: u8, table: u8, kind: u8, parts: &[Vec<u8>]) -> Option<Entry> {
