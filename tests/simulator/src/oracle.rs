@@ -349,6 +349,7 @@ impl Oracle {
             routes: Vec::new(),
             turn: self.turn,
             was_strong: false,
+            was_open: false,
             evictions: 0,
             may_end: false,
             blurred: false,
@@ -482,6 +483,7 @@ fn touch(pin: &mut Pin, turn: u64, tuple: Tuple, touched: &mut Vec<Tuple>) {
     if pin.turn != turn {
         pin.turn = turn;
         pin.was_strong = pin.is_strong();
+        pin.was_open = pin.shadow.is_open();
         touched.push(tuple);
     }
 }
@@ -495,8 +497,8 @@ fn may_end(turn: &Turn<'_>, pin: &Pin, came: &View, protocol: Protocol) -> bool 
     let weak = !pin.was_strong;
     pin.blurred
         || backend.sessions != SessionsFate::Keep
-        || (opening && weak)
-        || (opening && !backend.healthy && pin.shadow.has_nothing())
+        || (opening && !pin.was_open)
+        || (opening && !backend.healthy && (weak || pin.shadow.has_nothing()))
         || (weak && evictions(turn.balancer) > pin.evictions)
 }
 

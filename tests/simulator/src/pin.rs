@@ -72,6 +72,11 @@ impl Shadow {
         }
     }
 
+    /// Whether both ends agreed on a connection that they have not both closed, whatever an RST said.
+    pub(crate) fn is_open(&self) -> bool {
+        self.agreed && self.fins != [true; 2]
+    }
+
     /// Whether nothing but the client's SYN was seen.
     pub(crate) fn has_nothing(&self) -> bool {
         self.began && !self.server_spoke
@@ -93,9 +98,11 @@ pub(crate) struct Pin {
     /// The way to its client, and those that its packets of this turn came by.
     pub(crate) route: Route,
     pub(crate) routes: Vec<Route>,
-    /// The turn that it was touched in last, and whether it was established before that.
+    /// The turn that it was touched in last, and whether it was established, or but for an RST, before
+    /// that.
     pub(crate) turn: u64,
     pub(crate) was_strong: bool,
+    pub(crate) was_open: bool,
     /// Sessions that had been evicted in all when this one was last there for sure.
     pub(crate) evictions: u64,
     /// A packet of this turn may have ended it.

@@ -3,6 +3,7 @@
 //! Invariant: a scenario builds a network of its own and takes it down; they run one after
 //! another, each within a bound of time. One that cannot run here shows as ignored, and why.
 
+mod attack;
 mod checks;
 mod citizenship;
 mod consequences;

@@ -60,9 +60,12 @@ impl SessionTable {
         }
     }
 
-    /// Makes room: looks at the next `window` slots and removes the oldest half-open session
-    /// among them or, where there is none, the longest idle closing one. `None` where all are to
-    /// stay, or where another worker was faster with the one chosen.
+    /// Makes room: goes on from where the last call ended and removes the first half-open session among
+    /// the next `window` slots or, where there is none, the longest idle closing one. `None` where
+    /// all are to stay.
+    ///
+    /// So a flood evicts itself, one slot after the other, and a connection among it has all the time
+    /// that it takes to come round. Which of two that come at one moment goes first does not matter.
     pub fn evict(
         &self,
         pool: &mut SlotCache,
@@ -70,17 +73,29 @@ impl SessionTable {
         classify: impl Fn(&Session) -> Evictable,
         now: Tick,
     ) -> Option<Removed> {
-        let (_, at, session) = self
-            .window(&self.shared().evict, window)
-            .filter_map(|(at, session)| {
-                let rank = match classify(&session) {
-                    Evictable::HalfOpen => (1, now.since(session.created)),
-                    Evictable::Closing => (0, now.since(session.seen)),
-                    Evictable::Never => return None,
-                };
-                Some((rank, at, session))
-            })
-            .max_by_key(|(rank, ..)| *rank)?;
+        let cursor = &self.shared().evict;
+        let start = cursor.load(Ordering::Relaxed);
+        let mut closing: Option<(SessionRef, Session)> = None;
+        for (slot, at, session) in self.live(start, window) {
+            match classify(&session) {
+                Evictable::Never => {}
+                Evictable::Closing => {
+                    let idle = |session: &Session| now.since(session.seen);
+                    if closing.is_none_or(|(_, other)| idle(&session) > idle(&other)) {
+                        closing = Some((at, session));
+                    }
+                }
+                Evictable::HalfOpen => {
+                    let removed = self.remove_if(pool, at, Some(session.tcp));
+                    if removed.is_some() {
+                        cursor.store(slot + 1, Ordering::Relaxed);
+                        return removed;
+                    }
+                }
+            }
+        }
+        cursor.store(start.wrapping_add(window), Ordering::Relaxed);
+        let (at, session) = closing?;
         self.remove_if(pool, at, Some(session.tcp))
     }
 
@@ -90,9 +105,23 @@ impl SessionTable {
         cursor: &AtomicUsize,
         slots: usize,
     ) -> impl Iterator<Item = (SessionRef, Session)> + use<'a> {
+        let start = cursor.fetch_add(slots.min(self.lines.len()), Ordering::Relaxed);
+        self.live(start, slots)
+            .map(|(_, at, session)| (at, session))
+    }
+
+    /// The sessions in so many slots from one on, at most once round.
+    fn live(
+        &self,
+        start: usize,
+        slots: usize,
+    ) -> impl Iterator<Item = (usize, SessionRef, Session)> + use<'_> {
+        let start = start % self.lines.len();
         let slots = slots.min(self.lines.len());
-        let start = cursor.fetch_add(slots, Ordering::Relaxed);
-        (start..start.saturating_add(slots)).filter_map(|at| self.at(at % self.lines.len()))
+        (start..start + slots).filter_map(|slot| {
+            let (at, session) = self.at(slot % self.lines.len())?;
+            Some((slot, at, session))
+        })
     }
 
     fn at(&self, slot: usize) -> Option<(SessionRef, Session)> {
