@@ -12,6 +12,9 @@ use waxwing_packet::{Address, Family, VlanTag, VlanTags};
 use crate::facts::HostFacts;
 use crate::neighbours::PortLink;
 
+/// The last id that a VLAN may have: the one behind it is no port's.
+const ID_MAX: u8 = u8::MAX - 1;
+
 /// A VLAN device on a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VlanPort {
@@ -65,7 +68,7 @@ impl Vlans {
                             "{} is one VLAN device too many; there may be {} ports and VLAN devices \
                              on them",
                             facts.link_name(index),
-                            u32::from(u8::MAX) + 1
+                            u32::from(ID_MAX) + 1
                         );
                         continue;
                     }
@@ -95,7 +98,7 @@ impl Vlans {
             let mut vlans = self.known.values().chain(before.values());
             vlans.any(|vlan| vlan.id == PortId(id))
         };
-        let id = (self.next..=u8::MAX)
+        let id = (self.next..=ID_MAX)
             .chain(first..self.next)
             .find(|id| !used(*id))?;
         self.next = id.checked_add(1).unwrap_or(first);

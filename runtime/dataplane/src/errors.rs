@@ -105,19 +105,21 @@ impl SessionError {
         let backend = snapshot
             .backend(self.session.backend)
             .ok_or(DropReason::NoBackend)?;
-        let way = match self.direction {
-            Direction::Forward => ways.to_backend(snapshot, backend.id)?,
+        let (hop, tags) = match self.direction {
+            Direction::Forward => ways.to_backend(backend.id)?,
             Direction::Reply => ways.to_client(snapshot, &self.session)?,
         };
+        let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
+        let tags = egress.tags_or(tags);
         if packet.hop_limit <= 1 {
             return Err(DropReason::HopLimit);
         }
-        if packet.end - packet.network > way.egress.mtu {
+        if packet.end - packet.network > egress.mtu {
             return Err(DropReason::TooBig);
         }
         let link = Link {
-            source: way.egress.mac,
-            destination: way.mac,
+            source: egress.mac,
+            destination: hop.mac,
         };
         let (outer, quoted) = self.rewrites(backend, packet);
         let outer = Rewrite {
@@ -127,10 +129,10 @@ impl SessionError {
         };
         self.quote
             .rewrite(frame.bytes_mut(), packet, &outer, &quoted);
-        if packet.ethernet.tags != way.tags {
-            citizen::retag(frame, &packet.ethernet, link, way.tags)?;
+        if packet.ethernet.tags != tags {
+            citizen::retag(frame, &packet.ethernet, link, tags)?;
         }
-        Ok(way.egress.wire)
+        Ok(egress.wire)
     }
 
     /// What changes in the error's own header, and in the quoted ones. A quoted packet went against

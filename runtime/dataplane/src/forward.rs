@@ -378,14 +378,15 @@ impl Forwarder {
         if refused && answers::is_retried(snapshot, backend) {
             return Err(DropReason::RefusedRetried.into());
         }
-        let way = match direction {
+        let (hop, tags) = match direction {
             Direction::Forward => {
                 self.follow_client(frame, packet, at, session);
-                self.ways().to_backend(snapshot, backend.id)?
+                self.ways().to_backend(backend.id)?
             }
             Direction::Reply => self.ways().to_client(snapshot, session)?,
         };
-        let egress = way.egress;
+        let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
+        let tags = egress.tags_or(tags);
         if packet.hop_limit <= 1 {
             return Err(Stop::HopLimit);
         }
@@ -396,12 +397,12 @@ impl Forwarder {
         let mut rewrite = nat(session, backend, direction);
         let link = Link {
             source: egress.mac,
-            destination: way.mac,
+            destination: hop.mac,
         };
         rewrite.link = Some(link);
         rewrite.apply(frame.bytes_mut(), packet);
-        if packet.ethernet.tags != way.tags {
-            citizen::retag(frame, &packet.ethernet, link, way.tags)?;
+        if packet.ethernet.tags != tags {
+            citizen::retag(frame, &packet.ethernet, link, tags)?;
         }
         let len = frame.bytes().len() as u64;
         self.count(session, direction, len);
