@@ -106,11 +106,10 @@ impl SessionError {
             .backend(self.session.backend)
             .ok_or(DropReason::NoBackend)?;
         let (hop, tags) = match self.direction {
-            Direction::Forward => ways.to_backend(backend.id)?,
+            Direction::Forward => ways.to_backend(snapshot, backend.id)?,
             Direction::Reply => ways.to_client(snapshot, &self.session)?,
         };
         let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
-        let tags = egress.tags_or(tags);
         if packet.hop_limit <= 1 {
             return Err(DropReason::HopLimit);
         }
@@ -129,8 +128,8 @@ impl SessionError {
         };
         self.quote
             .rewrite(frame.bytes_mut(), packet, &outer, &quoted);
-        if packet.ethernet.tags != tags {
-            citizen::retag(frame, &packet.ethernet, link, tags)?;
+        if packet.ethernet.tags != *tags {
+            citizen::retag(frame, &packet.ethernet, link, *tags)?;
         }
         Ok(egress.wire)
     }

@@ -381,12 +381,11 @@ impl Forwarder {
         let (hop, tags) = match direction {
             Direction::Forward => {
                 self.follow_client(frame, packet, at, session);
-                self.ways().to_backend(backend.id)?
+                self.ways().to_backend(snapshot, backend.id)?
             }
             Direction::Reply => self.ways().to_client(snapshot, session)?,
         };
         let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
-        let tags = egress.tags_or(tags);
         if packet.hop_limit <= 1 {
             return Err(Stop::HopLimit);
         }
@@ -401,8 +400,8 @@ impl Forwarder {
         };
         rewrite.link = Some(link);
         rewrite.apply(frame.bytes_mut(), packet);
-        if packet.ethernet.tags != tags {
-            citizen::retag(frame, &packet.ethernet, link, tags)?;
+        if packet.ethernet.tags != *tags {
+            citizen::retag(frame, &packet.ethernet, link, *tags)?;
         }
         let len = frame.bytes().len() as u64;
         self.count(session, direction, len);

@@ -271,13 +271,6 @@ impl Port {
         }
     }
 
-    /// The tags of a frame that leaves by it: a VLAN's own, else those that suit whom it goes to.
-    #[inline]
-    #[must_use]
-    pub const fn tags_or(&self, tags: VlanTags) -> VlanTags {
-        if self.is_attached() { tags } else { self.tags }
-    }
-
     /// Whether it is an attached interface, and no VLAN on one.
     #[must_use]
     pub const fn is_attached(&self) -> bool {

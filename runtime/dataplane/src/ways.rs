@@ -12,9 +12,8 @@ use crate::session::Session;
 use crate::snapshot::NextHops;
 use crate::{BackendId, DropReason, NextHop, Snapshot};
 
-/// A next hop, and the tags that suit it where its port is an attached interface: a VLAN has its own
-/// (see [`Port::tags_or`](crate::snapshot::Port::tags_or)).
-pub(crate) type Way = (NextHop, VlanTags);
+/// A next hop, and the tags that frames to it have.
+pub(crate) type Way<'a> = (NextHop, &'a VlanTags);
 
 /// What ways are found by.
 #[derive(Clone, Copy)]
@@ -28,20 +27,24 @@ pub(crate) struct Ways<'a> {
 impl Ways<'_> {
     /// The way to a backend; one that is unknown is asked for.
     #[inline]
-    pub(crate) fn to_backend(self, backend: BackendId) -> Result<Way, DropReason> {
+    pub(crate) fn to_backend<'s>(
+        self,
+        snapshot: &'s Snapshot,
+        backend: BackendId,
+    ) -> Result<Way<'s>, DropReason> {
         let hop = self.next_hops.get_or_want(backend)?;
-        Ok((hop, VlanTags::NONE))
+        Ok((hop, tags_of(snapshot, hop)))
     }
 
     /// The way back to a session's client.
     #[inline]
-    pub(crate) fn to_client(
+    pub(crate) fn to_client<'s>(
         self,
-        snapshot: &Snapshot,
-        session: &Session,
-    ) -> Result<Way, DropReason> {
+        snapshot: &'s Snapshot,
+        session: &'s Session,
+    ) -> Result<Way<'s>, DropReason> {
         match self.routes {
-            None => Ok((session.hop, session.tags)),
+            None => Ok((session.hop, &session.tags)),
             Some(routes) => self.by_route(routes, snapshot, session),
         }
     }
@@ -50,15 +53,16 @@ impl Ways<'_> {
     /// interface that is no port, is known and cannot be gone: then the last hop, from which a packet
     /// of this client came just now, is better than no way at all. Where the kernel would refuse, it
     /// is the operator who says so.
-    fn by_route(
+    #[inline(never)]
+    fn by_route<'s>(
         self,
         routes: &Routes,
-        snapshot: &Snapshot,
-        session: &Session,
-    ) -> Result<Way, DropReason> {
-        let last_hop = (session.hop, session.tags);
+        snapshot: &'s Snapshot,
+        session: &'s Session,
+    ) -> Result<Way<'s>, DropReason> {
+        let last_hop = (session.hop, &session.tags);
         match routes.find(session) {
-            Found::Hop(hop) => return Ok((hop, VlanTags::NONE)),
+            Found::Hop(hop) => return Ok((hop, tags_of(snapshot, hop))),
             // The client's MAC is where its packets come from, if they come from there.
             Found::OnLink(port) => {
                 let egress = snapshot.port(port).ok_or(DropReason::PortMissing)?;
@@ -72,4 +76,11 @@ impl Ways<'_> {
         self.counters.by_last_hop.add(1);
         Ok(last_hop)
     }
+}
+
+/// The tags of the VLAN that a next hop is behind, if it is behind one.
+#[inline]
+fn tags_of(snapshot: &Snapshot, hop: NextHop) -> &VlanTags {
+    let port = snapshot.port(hop.port);
+    port.map_or(const { &VlanTags::NONE }, |port| &port.tags)
 }
