@@ -1,15 +1,18 @@
-//! Gateways on the clients' side: one that fails over to another MAC address, and replies that go by the
-//! kernel's routes rather than back where the request came from.
+//! Ways back to clients, and on to servers: gateways that fail over to another MAC address, replies that
+//! go by the kernel's routes rather than back where the request came from, and VLANs.
 //!
-//! Invariant: the clients of these scenarios are in a network behind the client's host, which is their
-//! gateway for the balancer.
+//! Invariant: where it is about gateways, the clients are in a network behind the client's host, which
+//! is their gateway for the balancer.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use waxwing_packet::build::{ArpRequest, Tcp};
+use waxwing_packet::{Link, Mac, TcpFlags, VlanTag, VlanTags, ethernet};
+use waxwing_tests::inject::Wire;
 use waxwing_tests::netns::{VethOptions, veth};
 use waxwing_tests::topology::{VIP4, VIP6, server4, server6};
 use waxwing_tests::{Config, Layout, Service, Topology, Waxwing};
@@ -22,6 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(connections_follow_a_gateway_to_its_new_mac, "nginx", "curl"),
     scenario!(replies_go_by_the_kernels_routes, "curl"),
     scenario!(a_change_of_routes_moves_live_downloads, "nginx", "curl"),
+    scenario!(a_client_in_a_vlan_is_answered_in_it, "tcpdump"),
     scenario!(
         backends_behind_a_vlan_device_are_reached,
         "curl",
@@ -316,4 +320,80 @@ fn backends_behind_a_vlan_device_are_reached() -> Result<()> {
     let url = format!("http://{}:8080/", host(server4(1)));
     curl(&topology.client, &url).context("a direct connection")?;
     waxwing.stop().map(drop)
+}
+
+/// Whose frames are tagged, as no VLAN device of the kernel's makes them: a client in a VLAN, and in
+/// one of a provider's VLAN. It is answered under its tags.
+fn a_client_in_a_vlan_is_answered_in_it() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let listen = ["-l", "-e", "-n", "-Q", "in", "-i", "eth0"];
+    let listener = topology.client.spawn("tcpdump", &listen)?;
+    heard(|| listener.stderr().contains("listening on"))?;
+    let wire = topology.client.enter(|| Wire::open("eth0"))??;
+    let client = Mac(topology.client.mac("eth0")?);
+    let balancer = Mac(topology.balancer.mac("front")?);
+    let tag = |tpid, tci| VlanTag { tpid, tci };
+    let inner = tag(ethernet::TPID_CUSTOMER, 100);
+    let stacks = [
+        (4001, VlanTags::one(inner), "vlan 100,"),
+        (
+            4002,
+            VlanTags::two(tag(ethernet::TPID_SERVICE, 7), inner),
+            "vlan 7,",
+        ),
+    ];
+    // Neighbours of the client's, which nobody is: only the tagged frames are from them.
+    let v6 = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x77));
+    let ends = [(IpAddr::from([10, 1, 0, 77]), VIP4), (v6, VIP6)];
+    for (port, tags, outer) in stacks {
+        for (from, vip) in ends {
+            let syn = Tcp {
+                link: Link {
+                    source: client,
+                    destination: balancer,
+                },
+                tags,
+                source: (from.into(), port),
+                destination: (vip.into(), 80),
+                flags: TcpFlags(TcpFlags::SYN),
+                ..Tcp::default()
+            };
+            wire.send(&syn.frame())?;
+            let flow = format!("{vip}.80 > {from}.{port}: Flags [S.]");
+            let is_answer = |line: &str| {
+                line.contains(&flow) && line.contains(outer) && line.contains("vlan 100,")
+            };
+            heard(|| listener.stdout().lines().any(is_answer))
+                .with_context(|| format!("{flow} in {outer}: {}", listener.stdout()))?;
+        }
+    }
+    let question = ArpRequest {
+        mac: client,
+        tags: VlanTags::one(inner),
+        sender: ends[0].0.into(),
+        target: VIP4.into(),
+        ..ArpRequest::default()
+    };
+    wire.send(&question.frame())?;
+    let answer = format!("Reply {VIP4} is-at {balancer}");
+    let is_answer = |line: &str| line.contains(&answer) && line.contains("vlan 100,");
+    heard(|| listener.stdout().lines().any(is_answer))
+        .with_context(|| format!("{answer}: {}", listener.stdout()))?;
+    ensure!(
+        waxwing.status()?.sessions() == 4,
+        "each tagged flow has a session"
+    );
+    waxwing.stop().map(drop)
+}
+
+/// Waits for something to be heard, some seconds at most.
+fn heard(is_so: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !is_so() {
+        ensure!(Instant::now() < deadline, "it was not heard");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
