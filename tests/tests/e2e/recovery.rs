@@ -30,9 +30,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(routes_to_the_servers_go_and_come_back, "nginx", "curl"),
 ];
 
-/// What each download moves, and its pace: it takes some seconds, whatever happens.
+/// What each download moves: at the servers' pace it takes some eight seconds, whatever happens.
 const DATA_LEN: usize = 4 << 20;
-const PACE: &str = "500K";
 /// How long a download may take in all, outages and retransmissions included.
 const DOWNLOAD_MAX: Duration = Duration::from_secs(40);
 /// Downloads at once, by family.
@@ -59,16 +58,12 @@ impl<'a> Downloads<'a> {
         servers: Vec<Process>,
         from: [IpAddr; 2],
     ) -> Result<Self> {
-        // Small windows: what is to come is with the server, and not in a buffer of the client's.
-        topology
-            .client
-            .sysctl(&["net.ipv4.tcp_rmem=4096 65536 65536"])?;
         let mut running = Vec::new();
         for (vip, from) in [VIP4, VIP6].into_iter().zip(from) {
             for _ in 0..DOWNLOADS {
                 let copy = format!("copy{}", running.len());
                 let copy = topology.scratch.path().join(copy);
-                let url = format!("http://{}/data", host(vip));
+                let url = format!("http://{}/slow/data", host(vip));
                 let time_max = DOWNLOAD_MAX.as_secs().to_string();
                 let arguments = [
                     "-sS",
@@ -76,8 +71,6 @@ impl<'a> Downloads<'a> {
                     "--globoff",
                     "--max-time",
                     &time_max,
-                    "--limit-rate",
-                    PACE,
                     "--interface",
                     &from.to_string(),
                     "-o",
