@@ -389,6 +389,8 @@ impl Display for Indented<'_> {
 
 #[cfg(test)]
 mod tests {
+    use waxwing_control::status::NextHopStatus;
+
     use super::*;
 
     #[test]
@@ -410,6 +412,32 @@ mod tests {
         ];
         for (bytes, text) in sizes {
             assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn gateways_are_shown_with_their_vlan_and_what_is_wrong() {
+        let mut shown = Status::default();
+        shown.return_path.mode = "route".into();
+        let gateway = |resolved, vlans: &[u16], state: &str| NextHopStatus {
+            resolved,
+            via: Some(std::net::Ipv4Addr::new(10, 1, 0, 2).into()),
+            interface: Some("eth0.200".into()),
+            vlans: vlans.into(),
+            mac: None,
+            state: state.into(),
+        };
+        shown.return_path.gateways = vec![
+            gateway(true, &[7, 200], "resolved"),
+            gateway(false, &[], "it does not answer"),
+        ];
+        let text = status(&shown);
+        let lines = [
+            "gateway 10.1.0.2 behind eth0.200 (VLAN 200 in 7)  resolved",
+            "gateway 10.1.0.2 behind eth0.200  NOT REACHED: it does not answer",
+        ];
+        for line in lines {
+            assert!(text.contains(line), "{text}");
         }
     }
 

@@ -13,6 +13,7 @@ pub mod client;
 pub mod config;
 pub mod controller;
 pub mod facts;
+mod failover;
 pub mod health;
 pub mod kernel;
 pub mod modules;

@@ -25,7 +25,6 @@ use tokio::time::MissedTickBehavior;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::forward::Shared;
-use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::snapshot::Port;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{Epoch, PortId};
@@ -37,10 +36,11 @@ use crate::check::Checked;
 use crate::config::Config;
 use crate::controller::{Controller, Draft, WorkerLink};
 use crate::facts::HostFacts;
+use crate::failover::followed_by;
 use crate::health::{BoundChecks, Fault, Health};
 use crate::kernel::Kernel;
 use crate::modules::{self, Builds, Wanted};
-use crate::neighbours::{Moved, PortLink, Resolver};
+use crate::neighbours::{PortLink, Resolver};
 use crate::rates;
 use crate::report::{PortFacts, Reporter, View};
 use crate::vlans::with_vlans;
@@ -426,24 +426,6 @@ fn ports(config: &Config, facts: &HostFacts) -> Result<(Vec<Port>, Vec<PortLink>
         });
     }
     Ok((ports, links))
-}
-
-/// Has sessions follow a gateway to its new MAC: their next reply may be what their client waits for,
-/// and nothing comes from it before.
-fn followed_by(sessions: &Arc<SessionTable>) -> impl Fn(Moved) + Send + 'static {
-    let sessions = Arc::clone(sessions);
-    move |moved| {
-        let sessions = Arc::clone(&sessions);
-        // Apart from the loop: there may be millions of sessions.
-        tokio::task::spawn_blocking(move || {
-            let count = sessions.move_hops(moved.wire, &moved.tags, (moved.from, moved.to));
-            tracing::info!(
-                "{} has become {}: {count} sessions' replies follow it",
-                moved.from,
-                moved.to
-            );
-        });
-    }
 }
 
 /// Each worker's two ends of its mail, its first epoch released.

@@ -374,7 +374,6 @@ fn a_client_in_a_vlan_is_answered_in_it() -> Result<()> {
         tags: VlanTags::one(inner),
         sender: ends[0].0.into(),
         target: VIP4.into(),
-        ..ArpRequest::default()
     };
     wire.send(&question.frame())?;
     let answer = format!("Reply {VIP4} is-at {balancer}");
