@@ -124,10 +124,12 @@ impl Returns {
                 self.routes.clear();
                 self.gateways.clear();
                 self.offer(None);
-                self.say(Some(format!(
-                    "the kernel has more than `routes_max = {max}` routes, so replies go to the last \
-                     hop; write a higher `routes_max`"
-                )));
+                self.say(self.plan.by_routes.then(|| {
+                    format!(
+                        "the kernel has more than `routes_max = {max}` routes, so replies go to the last \
+                         hop; write a higher `routes_max`"
+                    )
+                }));
             }
             Err(e) => {
                 self.changed = true;

@@ -422,6 +422,12 @@ fn routes_that_are_not_followed() {
         let problem = known.problem.as_ref();
         !known.by_routes && problem.is_some_and(|text| text.contains("routes_max = 1"))
     });
+    // Where replies go to the last hop anyway that is no problem.
+    bed.resolver.follow(ReturnPlan {
+        by_routes: false,
+        routes_max: 1,
+    });
+    bed.expect_returns("no problem", |known| known.problem.is_none());
     bed.resolver.follow(ReturnPlan {
         by_routes: true,
         routes_max: 100,
