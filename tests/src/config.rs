@@ -24,6 +24,9 @@ pub struct Config {
     pub sessions_max: u64,
     /// What a worker does while nothing arrives.
     pub poll: &'static str,
+    /// Where replies go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub return_path: Option<&'static str>,
     admin: Admin,
     /// Interfaces to attach to.
     #[serde(rename = "port")]
@@ -147,6 +150,7 @@ impl Config {
             canary: None,
             sessions_max: 100_000,
             poll: "adaptive",
+            return_path: None,
             admin: Admin {
                 socket: directory.join("waxwing.sock"),
             },

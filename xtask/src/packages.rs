@@ -22,6 +22,7 @@ pub(crate) const PEERS: &[&str] = &[
     "curl",
     "wrk",
     "iperf3",
+    "tcpdump", // what shows VLAN tags
     "redis-server",
     "dnsmasq-base", // the program without the service
     "postgresql",

@@ -6,7 +6,7 @@
 use waxwing_dataplane::session::Tuple;
 use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags, VlanTag, VlanTags, build};
 
-use crate::config::{BACK, FRONT, PORT_MACS, endpoints, server_mac};
+use crate::config::{BACK, FRONT, PORT_MACS, endpoints, server_mac, server_port};
 use crate::oracle::{Map, Told};
 use crate::plan::Plan;
 use crate::random::Random;
@@ -221,7 +221,7 @@ impl Hosts {
             source: server_mac(tuple.source),
             destination: PORT_MACS[BACK.index()],
         };
-        (link, VlanTags::NONE)
+        (link, server_port(tuple.source).1)
     }
 
     /// Segments leave a host.

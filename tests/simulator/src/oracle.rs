@@ -13,7 +13,7 @@ use waxwing_dataplane::{Backend, NextHop, Now, PortId, Snapshot, Tick};
 use waxwing_packet::{IpPacket, Packet, Protocol, Transport, VlanTags, parse};
 
 use crate::balancer::Balancer;
-use crate::config::{BACK, PORT_MACS, server_mac};
+use crate::config::{BACK, PORT_MACS, server_mac, server_port};
 use crate::pin::{Pin, Route, Shadow, Strays, is_opening};
 use crate::translation;
 use crate::view::{TCP, UDP, View, macs, view};
@@ -588,5 +588,6 @@ fn route_to(port: PortId, out: &[u8]) -> Route {
 
 /// The link of a frame to a backend.
 pub(crate) fn is_link_to(backend: waxwing_packet::Address, (port, out): (PortId, &[u8])) -> bool {
-    port == BACK && macs(out) == (server_mac(backend), PORT_MACS[BACK.index()])
+    let link = (server_mac(backend), PORT_MACS[BACK.index()]);
+    port == BACK && macs(out) == link && vlan_tags(out) == server_port(backend).1
 }

@@ -3,9 +3,11 @@
 //! Invariant: each call looks at a bounded number of lines (listing apart), and removes a session
 //! only in the TCP state in which it was judged: one that got established meanwhile stays.
 
+use waxwing_packet::Mac;
+
 use super::sync::{AtomicUsize, Ordering};
 use super::{Removed, Session, SessionRef, SessionTable, SlotCache};
-use crate::Tick;
+use crate::{NextHop, Tick};
 
 /// Whether a session may be ended to make room for another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +25,20 @@ impl SessionTable {
     /// thread, and in the workers' way no more than any look-up.
     pub fn iter(&self) -> impl Iterator<Item = (SessionRef, Session)> + '_ {
         (0..self.lines.len()).filter_map(|at| self.at(at))
+    }
+
+    /// Has the sessions whose next hop towards the client is another MAC by now go there: `moved` says
+    /// which, if it is. How many there were. It looks at every session.
+    pub fn move_hops(&self, moved: impl Fn(&Session) -> Option<Mac>) -> usize {
+        let mut count = 0;
+        for (at, session) in self.iter() {
+            if let Some(mac) = moved(&session) {
+                let port = session.hop.port;
+                self.set_hop(at, NextHop { port, mac }, session.tags);
+                count += 1;
+            }
+        }
+        count
     }
 
     /// Looks at the next `slots` slots, which are each worker's turn by a shared cursor, and
