@@ -14,6 +14,7 @@ use xsk_rs::umem::Umem;
 
 use crate::frame::Owned;
 use crate::io::WorkerParts;
+use crate::options::LINK_LEN_MAX;
 use crate::program::{AttachMode, Class, Program};
 use crate::socket::{self, Counts, QueueSocket};
 use crate::sys::{self, Statistics};
@@ -271,6 +272,14 @@ impl Attached {
     #[must_use]
     pub fn mtu_max(&self) -> u32 {
         self.mtu_max
+    }
+
+    /// The longest frame that the ports' MTU at the start asks for, link header and tags included, in
+    /// bytes.
+    #[must_use]
+    pub fn frame_len_max(&self) -> u32 {
+        let mtus = self.reports.iter().map(|report| report.interface.mtu);
+        mtus.max().unwrap_or(0) + LINK_LEN_MAX
     }
 
     /// The kernel's counts of every queue.

@@ -17,7 +17,7 @@ pub(crate) const CHUNKS_MAX: usize = 18;
 const FRAME_LEN_MAX: u32 = u16::MAX as u32;
 
 /// Ethernet header and two VLAN tags, in bytes.
-const LINK_LEN_MAX: u32 = 22;
+pub(crate) const LINK_LEN_MAX: u32 = 22;
 
 /// How many chunks a frame may lie in, as the MTU of the ports asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
