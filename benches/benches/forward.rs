@@ -108,6 +108,7 @@ impl Bench {
             name: name.into(),
             mac: Mac([2, 0, 0, 0, 0, last]),
             mtu: 1500,
+            bridge: None,
         };
         let ports = vec![port("front", 1), port("back", 2)];
         let epoch = Epoch {

@@ -246,6 +246,7 @@ impl Config {
             name: "port".into(),
             mac: *mac,
             mtu: MTU,
+            bridge: None,
         });
         let snapshot = Snapshot::new(
             self.generation,

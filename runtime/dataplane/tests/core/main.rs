@@ -24,4 +24,5 @@ mod policies;
 mod refusals;
 mod sessions;
 mod told;
+mod transparent;
 mod world;

@@ -101,6 +101,7 @@ fn snapshot() -> Snapshot {
         name: "port".into(),
         mac: *mac,
         mtu: 1500,
+        bridge: None,
     });
     Snapshot::new(1, services, backends, ports.collect())
 }
