@@ -6,6 +6,7 @@
 //! the next run removes what a killed one left behind.
 
 pub mod actors;
+pub mod capture;
 pub mod certificate;
 pub mod check_wat;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod faults;
 pub mod hostile;
 pub mod http_server;
 pub mod inject;
+pub mod inline;
 pub mod load;
 pub mod modules;
 pub mod moody_server;
@@ -27,9 +29,11 @@ pub mod topology;
 pub mod wat;
 pub mod waxwing;
 
+pub use capture::Capture;
 pub use config::{Backend, Config, HealthCheck, Service};
 pub use detour::Detour;
 pub use faults::Fault;
+pub use inline::Inline;
 pub use load::{Load, Tally};
 pub use netns::Namespace;
 pub use process::Process;

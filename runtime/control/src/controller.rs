@@ -39,9 +39,11 @@ use waxwing_plugin::{Bound, FaultReport, Host, InUse, ModuleError, Recovery};
 
 pub(crate) use draft::Draft;
 
+use crate::bridge;
 use crate::catalog::{Catalog, CatalogError};
 use crate::check;
 use crate::config::Config;
+use crate::facts::HostFacts;
 use crate::health::{self, BoundChecks, Effects, Health, Job};
 use crate::kernel::Kernel;
 use crate::modules::{self, Builds, Wanted};
@@ -354,6 +356,9 @@ impl Controller {
                 port.mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
             }
         }
+        if ports.iter().any(|port| port.bridge.is_some()) {
+            bridge::join(&mut ports, &self.links, &facts);
+        }
         if ports != self.ports {
             self.ports = ports;
             self.renew_policies().await;
@@ -551,12 +556,26 @@ impl Controller {
                 None => problems.push(format!("{name} is gone; restart waxwing once it is back")),
             }
         }
+        problems.extend(self.bridge_problems(&facts));
         for vip in self.snapshot.vips() {
             if let Some(holder) = facts.holder_of(*vip) {
                 problems.push(check::vip_on_link(&vip.to_string(), &holder));
             }
         }
         problems
+    }
+
+    /// What of the bridge is not as transparent mode needs it.
+    fn bridge_problems(&self, facts: &HostFacts) -> Vec<String> {
+        match &self.ports[..] {
+            [first, second] if first.bridge.is_some() => {
+                let names = [&*first.name, &*second.name];
+                let faults = bridge::faults(facts, names).into_iter();
+                let doubts = bridge::doubts(facts, names).into_iter();
+                faults.chain(doubts).map(|(_, text)| text).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 

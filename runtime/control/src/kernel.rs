@@ -8,15 +8,17 @@ use std::net::IpAddr;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{MulticastGroup, RouteMessageBuilder};
 use tokio::task::AbortHandle;
 use waxwing_packet::{Address, Family, Mac};
@@ -36,6 +38,12 @@ pub struct Link {
     pub up: bool,
     /// Whether it has a carrier.
     pub carrier: bool,
+    /// The index of the link that it is a port of: a bridge, a bond.
+    pub master: Option<u32>,
+    /// Whether it is a bridge.
+    pub bridge: bool,
+    /// Whether it is a bridge that runs the spanning tree protocol.
+    pub spanning_tree: bool,
 }
 
 /// An address of this host.
@@ -59,6 +67,15 @@ pub struct Neighbour {
     pub mac: Option<Mac>,
     /// What the kernel thinks of it.
     pub state: NeighbourState,
+}
+
+/// An entry of a bridge's forwarding table: behind which of its ports a station is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Station {
+    /// The station's MAC address.
+    pub mac: Mac,
+    /// The index of the port.
+    pub port: u32,
 }
 
 /// Where the kernel would send a packet.
@@ -102,6 +119,10 @@ pub enum Change {
     Neighbour(Neighbour),
     /// A neighbour is gone from the table.
     NeighbourGone(NeighbourKey),
+    /// A bridge has learned where a station is.
+    Station(Station),
+    /// A bridge has forgotten where a station is.
+    StationGone(Station),
     /// Some route or routing rule is different now.
     Routes,
     /// Notifications were lost: everything has to be read again.
@@ -177,6 +198,17 @@ impl Kernel {
             .await
             .map_err(into_io)?;
         Ok(messages.iter().filter_map(neighbour).collect())
+    }
+
+    /// What every bridge knows of stations behind its ports, its own addresses not included.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub async fn stations(&self) -> io::Result<Vec<Station>> {
+        let mut question = self.handle.neighbours().get();
+        question.message_mut().header.family = AddressFamily::Bridge;
+        let messages: Vec<_> = question.execute().try_collect().await.map_err(into_io)?;
+        Ok(messages.iter().filter_map(station).collect())
     }
 
     /// Asks which way a packet to `destination` would go (`ip route get`).
@@ -282,6 +314,8 @@ fn change(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
             M::DelLink(m) => link(m).map(|l| Change::LinkGone(l.index)),
             M::NewAddress(m) => local_address(m).map(Change::Address),
             M::DelAddress(m) => local_address(m).map(Change::AddressGone),
+            M::NewNeighbour(m) if is_bridges(m) => station(m).map(Change::Station),
+            M::DelNeighbour(m) if is_bridges(m) => station(m).map(Change::StationGone),
             M::NewNeighbour(m) => neighbour(m).map(Change::Neighbour),
             M::DelNeighbour(m) => neighbour(m).map(|n| Change::NeighbourGone(n.key)),
             M::NewRoute(_) | M::DelRoute(_) | M::NewRule(_) | M::DelRule(_) => Some(Change::Routes),
@@ -304,16 +338,32 @@ fn link(message: &LinkMessage) -> Option<Link> {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        master: None,
+        bridge: false,
+        spanning_tree: false,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Address(bytes) => link.mac = mac(bytes),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(master) => link.master = Some(*master),
+            LinkAttribute::LinkInfo(infos) => {
+                link.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
+                link.spanning_tree = infos.iter().any(has_spanning_tree);
+            }
             _ => {}
         }
     }
     Some(link)
+}
+
+fn has_spanning_tree(info: &LinkInfo) -> bool {
+    let LinkInfo::Data(InfoData::Bridge(settings)) = info else {
+        return false;
+    };
+    let on = |setting: &InfoBridge| matches!(setting, InfoBridge::StpState(state) if *state != BridgeStpState::Disabled);
+    settings.iter().any(on)
 }
 
 /// The host's own address: on a point-to-point link `IFA_LOCAL` is it and `IFA_ADDRESS` the peer.
@@ -360,6 +410,31 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         mac: lladdr,
         state: message.header.state,
     })
+}
+
+/// Whether a message is of a bridge's forwarding table.
+fn is_bridges(message: &NeighbourMessage) -> bool {
+    message.header.family == AddressFamily::Bridge
+}
+
+/// An entry that a bridge learned, or was given for a station; permanent ones are its own addresses.
+/// Those that name no bridge are an interface's list of what it receives.
+fn station(message: &NeighbourMessage) -> Option<Station> {
+    let mut of_bridge = false;
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Controller(_) => of_bridge = true,
+            NeighbourAttribute::LinkLocalAddress(bytes) => address = mac(bytes),
+            _ => {}
+        }
+    }
+    let own = message.header.state == NeighbourState::Permanent;
+    let station = Station {
+        mac: address?,
+        port: message.header.ifindex,
+    };
+    (of_bridge && !own).then_some(station)
 }
 
 /// A MAC that one station can have; not the zeros of the loopback, nor a group.

@@ -16,8 +16,9 @@ use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
 use waxwing_packet::{Address, Mac};
 
+use crate::bridge::Stations;
 use crate::facts::HostFacts;
-use crate::kernel::{Change, Kernel, Neighbour, NeighbourKey, NoRoute, Route};
+use crate::kernel::{Change, Kernel, Link, Neighbour, NeighbourKey, NoRoute, Route, Station};
 use crate::neighbours::PortLink;
 
 /// The pause between two questions for a neighbour that does not answer.
@@ -41,7 +42,7 @@ const AT_ONCE: usize = 64;
 pub struct HopState {
     /// The next hop's address: a gateway, or the backend itself.
     pub via: Option<Address>,
-    /// The port it is behind.
+    /// The port it is behind; [`PortId::ACROSS`] where the bridge does not know which one that is.
     pub port: Option<PortId>,
     /// Its MAC. Packets flow while this and the port are known.
     pub mac: Option<Mac>,
@@ -161,6 +162,8 @@ pub(crate) struct Table {
     facts: HostFacts,
     facts_changed: bool,
     neighbours: BTreeMap<NeighbourKey, Entry>,
+    /// Of a bridge whose ports are ours.
+    stations: Stations,
     /// Only of neighbours that some way leads through.
     asked: BTreeMap<NeighbourKey, Asked>,
     ways: BTreeMap<Address, Way>,
@@ -178,6 +181,7 @@ impl Table {
             facts: HostFacts::default(),
             facts_changed: true,
             neighbours: BTreeMap::new(),
+            stations: Stations::default(),
             asked: BTreeMap::new(),
             ways: BTreeMap::new(),
             addresses: HashMap::new(),
@@ -190,6 +194,9 @@ impl Table {
     /// Reads everything from the kernel.
     pub(crate) async fn read(&mut self, kernel: &Kernel) -> io::Result<()> {
         self.facts = HostFacts::read(kernel).await?;
+        let mut stations = kernel.stations().await?;
+        stations.retain(|station| self.is_at_ours(station));
+        self.stations.note_all(stations);
         let mut gone: BTreeSet<NeighbourKey> = self.neighbours.keys().copied().collect();
         for neighbour in kernel.neighbours().await? {
             gone.remove(&neighbour.key);
@@ -209,6 +216,11 @@ impl Table {
         match change {
             Change::Neighbour(neighbour) => return self.note_neighbour(neighbour),
             Change::NeighbourGone(key) => return self.note_gone(key),
+            Change::Station(station) => {
+                self.changed |= self.is_at_ours(&station) && self.stations.note(station);
+                return;
+            }
+            Change::StationGone(station) => return self.stations.note_gone(station),
             Change::Routes | Change::Overrun => {}
             Change::Link(link) => {
                 self.facts_changed |= self.facts.links.get(&link.index) != Some(&link);
@@ -228,7 +240,7 @@ impl Table {
     }
 
     fn note_neighbour(&mut self, neighbour: Neighbour) {
-        if !self.ports.iter().any(|port| port.link == neighbour.key.0) {
+        if !self.is_ours(neighbour.key.0) {
             return;
         }
         let before = self.neighbours.get(&neighbour.key).copied();
@@ -364,7 +376,7 @@ impl Table {
     fn forget_unused(&mut self) {
         let mut before = std::mem::take(&mut self.asked);
         for key in self.ways.values().filter_map(Way::key) {
-            if self.ports.iter().any(|port| port.link == key.0) {
+            if self.is_ours(key.0) {
                 let asked = before.remove(&key).unwrap_or_default();
                 self.asked.entry(key).or_insert(asked);
             }
@@ -374,6 +386,47 @@ impl Table {
             .retain(|key, e| e.reach != Reach::Lost || asked.contains_key(key));
     }
 
+    /// Keeps the places of those that packets are sent to, which workers hide from the bridge.
+    fn forget_stations(&mut self) {
+        let wanted = || {
+            let keys = self.asked.keys();
+            keys.filter_map(|key| self.neighbours.get(key)?.mac)
+                .collect()
+        };
+        self.stations.keep(wanted);
+    }
+
+    /// Whether what leaves by a link leaves by a port: one of ours, or a bridge that one is a port of.
+    fn is_ours(&self, link: u32) -> bool {
+        self.ports.iter().any(|port| port.link == link) || self.is_our_bridge(link)
+    }
+
+    fn is_at_ours(&self, station: &Station) -> bool {
+        self.ports.iter().any(|port| port.link == station.port)
+    }
+
+    fn is_our_bridge(&self, link: u32) -> bool {
+        let bridge_of = |port: &PortLink| {
+            let port = self.facts.links.get(&port.link)?;
+            self.facts.bridge_of(port)
+        };
+        let mut bridges = self.ports.iter().filter_map(bridge_of);
+        bridges.any(|bridge| bridge.index == link)
+    }
+
+    /// The port that a neighbour on a link is behind, and the link that has to be up for it.
+    fn port_towards(&self, link: u32, mac: Option<Mac>) -> Option<(PortId, u32)> {
+        let port_at = |link| {
+            let port = self.ports.iter().find(|port| port.link == link)?;
+            Some((port.id, port.link))
+        };
+        port_at(link).or_else(|| {
+            let place = || port_at(self.stations.port_of(mac?)?);
+            self.is_our_bridge(link)
+                .then(|| place().unwrap_or((PortId::ACROSS, link)))
+        })
+    }
+
     /// The links and addresses, if they changed since the last call.
     pub(crate) fn take_facts(&mut self) -> Option<Arc<HostFacts>> {
         std::mem::take(&mut self.facts_changed).then(|| Arc::new(self.facts.clone()))
@@ -381,6 +434,7 @@ impl Table {
 
     /// Writes every next hop and gives every backend's state, if something changed.
     pub(crate) fn publish(&mut self) -> Option<BTreeMap<Address, HopState>> {
+        self.forget_stations();
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -416,23 +470,20 @@ impl Table {
         };
         let via = Some(route.via);
         let interface = self.facts.link_name(route.link);
-        let Some(port) = self.ports.iter().find(|port| port.link == route.link) else {
+        let key = (route.link, route.via);
+        let entry = self.neighbours.get(&key);
+        let mac = entry.and_then(|entry| entry.mac);
+        let Some((port, link)) = self.port_towards(route.link, mac) else {
             return unknown(via, None, Condition::NotAPort(interface));
         };
-        let port = Some(port.id);
-        if !self
-            .facts
-            .links
-            .get(&route.link)
-            .is_some_and(|link| link.up && link.carrier)
-        {
-            return unknown(via, port, Condition::LinkDown(interface));
+        let port = Some(port);
+        let works = |link: &Link| link.up && link.carrier;
+        if !self.facts.links.get(&link).is_some_and(works) {
+            return unknown(via, port, Condition::LinkDown(self.facts.link_name(link)));
         }
-        let key = (route.link, route.via);
         if let Some(why) = self.asked.get(&key).and_then(|asked| asked.refusal.clone()) {
             return unknown(via, port, Condition::Refused(why));
         }
-        let entry = self.neighbours.get(&key);
         let condition = match entry.map(|entry| entry.reach) {
             Some(Reach::Fresh) => Condition::Resolved,
             Some(Reach::Stale | Reach::Probing | Reach::Lost) => Condition::Checking,
@@ -446,7 +497,7 @@ impl Table {
         HopState {
             via,
             port,
-            mac: entry.and_then(|entry| entry.mac),
+            mac,
             condition,
         }
     }

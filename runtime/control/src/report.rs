@@ -169,6 +169,7 @@ impl Reporter {
                 loaded_at: seconds(view.loaded_at),
                 last_reload: view.last_reload.clone(),
             },
+            mode: view.config.mode.value.label().to_owned(),
             problems: view.problems.clone(),
             ports: self.ports(),
             workers: self
@@ -387,6 +388,7 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         received: traffic(&counters.received),
         transmitted: traffic(&counters.transmitted),
         to_kernel: counters.to_kernel.get(),
+        bridged: counters.bridged.get(),
         held: counters.held.get(),
         released: counters.released.get(),
         answered: counters.answered.get(),

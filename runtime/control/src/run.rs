@@ -31,6 +31,7 @@ use waxwing_dataplane::{Epoch, PortId};
 use waxwing_plugin::{Event, FaultReport};
 
 use crate::admin::{AdminError, AdminSocket, Request};
+use crate::bridge;
 use crate::catalog::{Catalog, CatalogError};
 use crate::check::Checked;
 use crate::config::Config;
@@ -413,12 +414,16 @@ fn ports(config: &Config, facts: &HostFacts) -> Result<(Vec<Port>, Vec<PortLink>
             name: Arc::clone(name),
             mac: link.mac.ok_or_else(gone)?,
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            bridge: None,
         });
         links.push(PortLink {
             id: PortId(id),
             name: Arc::clone(name),
             link: link.index,
         });
+    }
+    if config.bridged().is_some() {
+        bridge::join(&mut ports, &links, facts);
     }
     Ok((ports, links))
 }

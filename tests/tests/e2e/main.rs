@@ -18,6 +18,7 @@ mod refused;
 mod reload;
 mod servers;
 mod swaps;
+mod topologies;
 mod traffic;
 
 use std::path::Path;
@@ -73,6 +74,7 @@ fn main() {
         hostile::SCENARIOS,
         reload::SCENARIOS,
         swaps::SCENARIOS,
+        topologies::SCENARIOS,
         failure::SCENARIOS,
         refused::SCENARIOS,
         servers::SCENARIOS,

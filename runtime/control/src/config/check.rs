@@ -12,7 +12,7 @@ use waxwing_packet::{Address, Family, Protocol};
 
 use super::problem::Span;
 use super::reader::Report;
-use super::{Config, OnRefused, Override, Service};
+use super::{Config, Mode, OnRefused, Override, Service};
 
 /// As many ports as a port's id can number.
 const PORTS_MAX: usize = 256;
@@ -52,6 +52,15 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 }
 
 fn ports(config: &Config, report: &mut Report) {
+    let count = config.ports.len();
+    if config.mode.value == Mode::Transparent && count != 2 {
+        let text = format!(
+            "transparent mode has two ports, those of a bridge, and here {} {count}; write two \
+             [[port]], or `mode = \"routed\"`",
+            if count == 1 { "is" } else { "are" },
+        );
+        report.error(config.mode.span, text);
+    }
     let mut interfaces = First::new();
     for (number, port) in config.ports.iter().enumerate() {
         let interface = &port.interface;
