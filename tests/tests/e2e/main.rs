@@ -8,6 +8,7 @@ mod citizenship;
 mod consequences;
 mod crowd;
 mod failure;
+mod figure;
 mod forged;
 mod health;
 mod hostile;
@@ -18,8 +19,8 @@ mod refused;
 mod reload;
 mod servers;
 mod swaps;
-mod topologies;
 mod traffic;
+mod transparent;
 
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -74,7 +75,8 @@ fn main() {
         hostile::SCENARIOS,
         reload::SCENARIOS,
         swaps::SCENARIOS,
-        topologies::SCENARIOS,
+        figure::SCENARIOS,
+        transparent::SCENARIOS,
         failure::SCENARIOS,
         refused::SCENARIOS,
         servers::SCENARIOS,

@@ -200,7 +200,7 @@ fn transparent_mode_says_what_bridge_it_needs() -> Result<()> {
     balancer.ip("link add br0 type bridge\nlink set br0 up\nlink set front master br0\n")?;
     asks_for(&["`ip link set back master br0`"])?;
     balancer
-        .ip("link set back master br0\nlink add tap3 type dummy\nlink set tap3 master br0\n")?;
+        .ip("link set back master br0\nlink add tap3 type veth peer name tap4\nlink set tap3 master br0\n")?;
     asks_for(&["br0 has a third port, tap3"])?;
     // The host's addresses are still on the ports: servers are not reached by way of the bridge.
     balancer.ip("link set tap3 nomaster\n")?;

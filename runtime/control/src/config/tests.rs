@@ -11,6 +11,7 @@ use super::schema::{ROOT, Shape};
 use super::{Config, Poll, Severity, ZeroCopy, values};
 
 const MINIMAL: &str = include_str!("../../../../examples/minimal.toml");
+const TRANSPARENT: &str = include_str!("../../../../examples/transparent.toml");
 const FULL: &str = include_str!("../../../../examples/full.toml");
 
 /// A config that is right, short enough to count lines in.
@@ -46,7 +47,7 @@ fn problems(text: &str) -> Vec<String> {
 
 #[test]
 fn the_base_and_the_examples_are_right() {
-    for text in [BASE, MINIMAL, FULL] {
+    for text in [BASE, MINIMAL, FULL, TRANSPARENT] {
         let (config, warnings) = Config::parse(text, path())
             .map_err(|e| e.to_string())
             .unwrap();

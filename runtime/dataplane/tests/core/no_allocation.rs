@@ -41,10 +41,13 @@ static ALLOCATOR: Counting = Counting;
 /// memory): everything has its room from the start.
 #[test]
 fn neither_hits_nor_misses_allocate() {
-    for (plan, wants_closed) in [(V4, false), (V6, true)] {
+    for (plan, wants_closed, transparent) in
+        [(V4, false, false), (V6, true, false), (V4, false, true)]
+    {
         let mut world = World::new(Settings {
             plan,
             wants_closed,
+            transparent,
             ..Settings::default()
         });
         world.io(0).recycle_sent();
