@@ -1,79 +1,120 @@
-//! What passes an interface, frame by frame, both ways.
+//! Frames as they come off the wire.
 //!
-//! Invariant: a capture holds what passed since it was opened, up to the kernel's buffer; it changes
-//! nothing of it.
+//! Invariant: what its own host sends is among them only where that is asked for.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket,
     sockopt,
 };
+use nix::sys::time::TimeVal;
 
+use crate::inject::link;
 use crate::netns::Namespace;
 
-/// The longest frame there is.
-const FRAME_MAX: usize = 65_536;
-/// What the kernel holds of frames that were not taken yet, in bytes.
+/// The largest frame that is read whole.
+const FRAME_MAX: usize = 1 << 16;
+/// `PACKET_OUTGOING`: sent by this host.
+const OUTGOING: u8 = 4;
+/// `PACKET_OTHERHOST`: addressed to another host, or in a VLAN that this one has no part in.
+const OTHER_HOST: u8 = 3;
+
+/// What the kernel holds of frames of both ways until they are taken, in bytes.
 const BUFFER: usize = 8 << 20;
 
-/// An interface that is being listened to.
+/// What an interface receives, from now on.
 #[derive(Debug)]
 pub struct Capture {
     packets: OwnedFd,
-    interface: usize,
+    both_ways: bool,
+}
+
+/// A received frame.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// The frame; a VLAN tag is not in it, for the kernel has taken it out.
+    pub frame: Vec<u8>,
+    /// Whether the host would not take it.
+    pub other_host: bool,
 }
 
 impl Capture {
-    /// Listens to an interface of a namespace from now on.
+    /// Listens on an interface of the namespace that this thread is in, for packets of a protocol.
     ///
     /// # Errors
     /// There is no such interface, or no privilege for packet sockets.
-    pub fn open(namespace: &Namespace, interface: &str) -> Result<Self> {
-        namespace.enter(|| Self::open_here(interface))?
-    }
-
-    fn open_here(interface: &str) -> Result<Self> {
-        let index =
-            if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
+    pub fn open(interface: &str, protocol: SockProtocol) -> Result<Self> {
         let packets = socket(
             AddressFamily::Packet,
             SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::EthAll,
+            SockFlag::SOCK_CLOEXEC,
+            protocol,
         )
         .context("cannot open a packet socket (it needs CAP_NET_RAW)")?;
-        setsockopt(&packets, sockopt::RcvBufForce, &BUFFER)?;
+        bind(packets.as_raw_fd(), &link(interface)?)
+            .with_context(|| format!("cannot listen on {interface}"))?;
         Ok(Self {
             packets,
-            interface: usize::try_from(index)?,
+            both_ways: false,
         })
     }
 
-    /// Takes the frames that passed, and those that still do, until none did for `pause`.
+    /// Listens on an interface of a namespace for all that passes it, what its host sends included.
+    ///
+    /// # Errors
+    /// There is no such interface, or no privilege for packet sockets.
+    pub fn of_wire(namespace: &Namespace, interface: &str) -> Result<Self> {
+        let open = || Self::open(interface, SockProtocol::EthAll);
+        let capture = namespace.enter(open)??;
+        setsockopt(&capture.packets, sockopt::RcvBufForce, &BUFFER)?;
+        Ok(Self {
+            both_ways: true,
+            ..capture
+        })
+    }
+
+    /// All that passed and still passes, until nothing did for `pause`.
     ///
     /// # Errors
     /// The interface is gone.
     pub fn take(&self, pause: Duration) -> Result<Vec<Vec<u8>>> {
         let mut frames = Vec::new();
-        let mut buffer = vec![0; FRAME_MAX];
-        let mut last = Instant::now();
-        while last.elapsed() < pause {
-            match recvfrom::<LinkAddr>(self.packets.as_raw_fd(), &mut buffer) {
-                Ok((len, from)) => {
-                    if from.is_some_and(|from| from.ifindex() == self.interface) {
-                        frames.push(buffer[..len].to_vec());
-                    }
-                    last = Instant::now();
-                }
-                Err(Errno::EAGAIN) => std::thread::sleep(Duration::from_millis(5)),
-                Err(error) => return Err(error).context("cannot listen to an interface"),
-            }
+        while let Some(captured) = self.next(pause)? {
+            frames.push(captured.frame);
         }
         Ok(frames)
+    }
+
+    /// The next frame, or `None` where none comes in time.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn next(&self, within: Duration) -> Result<Option<Captured>> {
+        let end = Instant::now() + within;
+        let mut buffer = vec![0; FRAME_MAX];
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            // Zero would be for ever.
+            let left_us = i64::try_from(left.as_micros())?.max(1);
+            let wait = TimeVal::new(left_us / 1_000_000, left_us % 1_000_000);
+            setsockopt(&self.packets, sockopt::ReceiveTimeout, &wait)?;
+            match recvfrom::<LinkAddr>(self.packets.as_raw_fd(), &mut buffer) {
+                Ok((_, Some(from))) if from.pkttype() == OUTGOING && !self.both_ways => {}
+                Ok((len, from)) => {
+                    buffer.truncate(len);
+                    return Ok(Some(Captured {
+                        frame: buffer,
+                        other_host: from.is_some_and(|from| from.pkttype() == OTHER_HOST),
+                    }));
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) if left.is_zero() => return Ok(None),
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(error) => return Err(error).context("cannot receive frames"),
+            }
+        }
     }
 }

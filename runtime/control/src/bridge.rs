@@ -222,6 +222,7 @@ mod tests {
             master,
             bridge: name.starts_with("br"),
             spanning_tree: false,
+            vlan: None,
         }
     }
 
@@ -329,11 +330,9 @@ mod tests {
 
     #[test]
     fn ports_know_each_other_and_keep_the_address_of_a_bridge_that_is_gone() {
-        let port = |last| Port {
-            name: "port".into(),
-            mac: Mac([2, 0, 0, 0, 0, last]),
-            mtu: 1500,
-            bridge: None,
+        let port = |last| {
+            let mac = Mac([2, 0, 0, 0, 0, last]);
+            Port::attached(PortId(last - 1), "port".into(), mac, 1500)
         };
         let links = [(0, "eth0"), (1, "eth1")].map(|(id, name)| PortLink {
             id: PortId(id),

@@ -209,24 +209,28 @@ fn backend(
     route: Result<Route, NoRoute>,
 ) -> Option<Problem> {
     let bridge = config.bridged().map(|names| bridge::shared(facts, names));
-    let is_port = |link: &str| {
+    let is_port = |link: u32| {
+        let name = facts.link_name(link);
         let mut ports = config.ports.iter();
-        ports.any(|port| *port.interface.value == *link)
+        ports.any(|port| *port.interface.value == *name)
     };
-    let why = match (route.map(|route| facts.link_name(route.link)), bridge) {
+    let leaves = |link| is_port(link) || facts.vlan_on(link, is_port).is_some();
+    let why = match (route.map(|route| route.link), bridge) {
         (Err(why), _) => why.to_string(),
         // That there is no such bridge is another problem's text.
         (_, Some(None)) => return None,
-        (Ok(link), Some(Some(bridge))) if link == bridge.name => return None,
+        (Ok(link), Some(Some(bridge))) if link == bridge.index => return None,
         (Ok(link), Some(Some(bridge))) => format!(
-            "its route leaves through {link}, and not through the bridge {}; put this host's address \
-             on the bridge, or change the route",
+            "its route leaves through {}, and not through the bridge {}; put this host's address on \
+             the bridge, or change the route",
+            facts.link_name(link),
             bridge.name
         ),
-        (Ok(link), None) if is_port(&link) => return None,
+        (Ok(link), None) if leaves(link) => return None,
         (Ok(link), None) => format!(
-            "its route leaves through {link}, which is not a [[port]]; add one with \
-             `interface = \"{link}\"`, or change the route"
+            "its route leaves through {0}, which is not a [[port]]; add one with \
+             `interface = \"{0}\"`, or change the route",
+            facts.link_name(link)
         ),
     };
     let text = format!("backend {} cannot be reached: {why}", address.value);

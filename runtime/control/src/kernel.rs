@@ -3,15 +3,17 @@
 //! Invariant: this module sends no packet and changes no route, address or link. The one thing it
 //! writes is the request to look a neighbour up, which the kernel answers with its own ARP or NDP.
 
+mod bridge;
+pub(crate) mod table;
+mod vlan;
+
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -19,9 +21,14 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{IpVersion, MulticastGroup, RouteMessageBuilder};
 use tokio::task::AbortHandle;
 use waxwing_packet::{Address, Family, Mac};
+
+pub use bridge::Station;
+use bridge::{is_bridges, station};
+use table::Entry;
+pub use vlan::VlanLink;
 
 /// An interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +51,8 @@ pub struct Link {
     pub bridge: bool,
     /// Whether it is a bridge that runs the spanning tree protocol.
     pub spanning_tree: bool,
+    /// What it is on, where it is a VLAN device.
+    pub vlan: Option<VlanLink>,
 }
 
 /// An address of this host.
@@ -67,15 +76,6 @@ pub struct Neighbour {
     pub mac: Option<Mac>,
     /// What the kernel thinks of it.
     pub state: NeighbourState,
-}
-
-/// An entry of a bridge's forwarding table: behind which of its ports a station is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Station {
-    /// The station's MAC address.
-    pub mac: Mac,
-    /// The index of the port.
-    pub port: u32,
 }
 
 /// Where the kernel would send a packet.
@@ -235,6 +235,45 @@ impl Kernel {
         }
     }
 
+    /// The main routing table, of both families; `None` where there are more than `max` routes in it,
+    /// most of which were not read then.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub async fn routes(&self, max: usize) -> io::Result<Option<Vec<Entry>>> {
+        let mut entries = Vec::new();
+        for question in [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ] {
+            let mut messages = self.handle.route().get(question).execute();
+            while let Some(message) = messages.try_next().await.map_err(into_io)? {
+                entries.extend(table::entry(&message));
+                if entries.len() > max {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(entries))
+    }
+
+    /// Whether the kernel routes by more than the destination: it has routing rules beyond those that
+    /// every host has.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub async fn has_policy_routing(&self) -> io::Result<bool> {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let mut rules = self.handle.rule().get(version).execute();
+            while let Some(rule) = rules.try_next().await.map_err(into_io)? {
+                if table::is_policy(&rule) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Has the kernel find a neighbour out, or check one that it has not heard of for a while, by
     /// marking it used (`NTF_USE`); it then sends ARP requests or neighbour solicitations itself
     /// and notifies of the outcome.
@@ -341,6 +380,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         master: None,
         bridge: false,
         spanning_tree: false,
+        vlan: vlan::vlan(message),
     };
     for attribute in &message.attributes {
         match attribute {
@@ -350,20 +390,12 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Controller(master) => link.master = Some(*master),
             LinkAttribute::LinkInfo(infos) => {
                 link.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
-                link.spanning_tree = infos.iter().any(has_spanning_tree);
+                link.spanning_tree = infos.iter().any(bridge::has_spanning_tree);
             }
             _ => {}
         }
     }
     Some(link)
-}
-
-fn has_spanning_tree(info: &LinkInfo) -> bool {
-    let LinkInfo::Data(InfoData::Bridge(settings)) = info else {
-        return false;
-    };
-    let on = |setting: &InfoBridge| matches!(setting, InfoBridge::StpState(state) if *state != BridgeStpState::Disabled);
-    settings.iter().any(on)
 }
 
 /// The host's own address: on a point-to-point link `IFA_LOCAL` is it and `IFA_ADDRESS` the peer.
@@ -410,31 +442,6 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         mac: lladdr,
         state: message.header.state,
     })
-}
-
-/// Whether a message is of a bridge's forwarding table.
-fn is_bridges(message: &NeighbourMessage) -> bool {
-    message.header.family == AddressFamily::Bridge
-}
-
-/// An entry that a bridge learned, or was given for a station; permanent ones are its own addresses.
-/// Those that name no bridge are an interface's list of what it receives.
-fn station(message: &NeighbourMessage) -> Option<Station> {
-    let mut of_bridge = false;
-    let mut address = None;
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Controller(_) => of_bridge = true,
-            NeighbourAttribute::LinkLocalAddress(bytes) => address = mac(bytes),
-            _ => {}
-        }
-    }
-    let own = message.header.state == NeighbourState::Permanent;
-    let station = Station {
-        mac: address?,
-        port: message.header.ifindex,
-    };
-    (of_bridge && !own).then_some(station)
 }
 
 /// A MAC that one station can have; not the zeros of the loopback, nor a group.

@@ -3,8 +3,10 @@
 //! Invariant: it changes only by what the kernel said and what it was asked, with the time as an
 //! argument; publishing writes each backend's next hop from nothing but that.
 
+mod bridged;
+mod state;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +16,15 @@ use rtnetlink::packet_route::neighbour::NeighbourState;
 use tokio::time::Instant;
 use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
-use waxwing_packet::{Address, Mac};
+use waxwing_packet::{Address, Mac, VlanTags};
 
 use crate::bridge::Stations;
 use crate::facts::HostFacts;
-use crate::kernel::{Change, Kernel, Link, Neighbour, NeighbourKey, NoRoute, Route, Station};
-use crate::neighbours::PortLink;
+use crate::kernel::{Change, Kernel, Neighbour, NeighbourKey, NoRoute, Route};
+use crate::neighbours::{Moved, PortLink};
+use crate::returns::{ReturnPlan, ReturnState, Returns};
+use crate::vlans::Vlans;
+pub use state::{Condition, HopState};
 
 /// The pause between two questions for a neighbour that does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -36,70 +41,6 @@ const ASKED_MAX: usize = 256;
 
 /// Questions to the kernel under way at once.
 const AT_ONCE: usize = 64;
-
-/// What is known of the way to a backend.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HopState {
-    /// The next hop's address: a gateway, or the backend itself.
-    pub via: Option<Address>,
-    /// The port it is behind; [`PortId::ACROSS`] where the bridge does not know which one that is.
-    pub port: Option<PortId>,
-    /// Its MAC. Packets flow while this and the port are known.
-    pub mac: Option<Mac>,
-    /// Why so.
-    pub condition: Condition,
-}
-
-/// Why a next hop is known, or is not.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Condition {
-    /// Known and lately confirmed.
-    Resolved,
-    /// Known; the kernel is checking that it still holds.
-    Checking,
-    /// Known because somebody entered it by hand, or the link needs no resolution.
-    Fixed,
-    /// Asked for; no answer yet.
-    Resolving,
-    /// Asked for; nobody answered.
-    NoAnswer {
-        /// Who did not.
-        via: Address,
-        /// On which interface.
-        interface: String,
-    },
-    /// The kernel would not ask.
-    Refused(String),
-    /// The port is down or has no carrier.
-    LinkDown(String),
-    /// The route leaves through an interface that is not a port.
-    NotAPort(String),
-    /// There is no route.
-    NoRoute(NoRoute),
-}
-
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Resolved => f.write_str("resolved"),
-            Self::Checking => f.write_str("resolved, being checked again"),
-            Self::Fixed => f.write_str("resolved, permanent"),
-            Self::Resolving => f.write_str("resolving"),
-            Self::NoAnswer { via, interface } => {
-                write!(f, "{via} does not answer on {interface}; asking on")
-            }
-            Self::Refused(why) => write!(f, "the kernel does not resolve it: {why}"),
-            Self::LinkDown(interface) => write!(f, "{interface} is down"),
-            Self::NotAPort(interface) => {
-                write!(
-                    f,
-                    "route leaves through {interface}, which is not a [[port]]"
-                )
-            }
-            Self::NoRoute(why) => why.fmt(f),
-        }
-    }
-}
 
 /// What the kernel last said of a neighbour, reduced to what to do about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,6 +88,8 @@ impl Entry {
 struct Asked {
     at: Option<Instant>,
     refusal: Option<String>,
+    /// The MAC that it had last, also where it has none now.
+    last: Option<Mac>,
 }
 
 struct Way {
@@ -158,6 +101,9 @@ struct Way {
 
 pub(crate) struct Table {
     ports: Vec<PortLink>,
+    vlans: Vlans,
+    returns: Returns,
+    moved: Vec<Moved>,
     hops: Arc<NextHops>,
     facts: HostFacts,
     facts_changed: bool,
@@ -176,6 +122,9 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(ports: Vec<PortLink>, hops: Arc<NextHops>) -> Self {
         Self {
+            vlans: Vlans::new(ports.clone()),
+            returns: Returns::new(),
+            moved: Vec::new(),
             ports,
             hops,
             facts: HostFacts::default(),
@@ -194,9 +143,8 @@ impl Table {
     /// Reads everything from the kernel.
     pub(crate) async fn read(&mut self, kernel: &Kernel) -> io::Result<()> {
         self.facts = HostFacts::read(kernel).await?;
-        let mut stations = kernel.stations().await?;
-        stations.retain(|station| self.is_at_ours(station));
-        self.stations.note_all(stations);
+        self.facts.vlans = self.vlans.update(&self.facts).clone();
+        self.note_stations(kernel.stations().await?);
         let mut gone: BTreeSet<NeighbourKey> = self.neighbours.keys().copied().collect();
         for neighbour in kernel.neighbours().await? {
             gone.remove(&neighbour.key);
@@ -207,6 +155,7 @@ impl Table {
         }
         self.facts_changed = true;
         self.routes_changed = true;
+        self.returns.note_change();
         self.changed = true;
         Ok(())
     }
@@ -216,10 +165,7 @@ impl Table {
         match change {
             Change::Neighbour(neighbour) => return self.note_neighbour(neighbour),
             Change::NeighbourGone(key) => return self.note_gone(key),
-            Change::Station(station) => {
-                self.changed |= self.is_at_ours(&station) && self.stations.note(station);
-                return;
-            }
+            Change::Station(station) => return self.note_station(station),
             Change::StationGone(station) => return self.stations.note_gone(station),
             Change::Routes | Change::Overrun => {}
             Change::Link(link) => {
@@ -234,13 +180,18 @@ impl Table {
                 self.facts_changed |= self.facts.addresses.remove(&address);
             }
         }
+        if self.facts_changed {
+            self.facts.vlans = self.vlans.update(&self.facts).clone();
+        }
         // A link that came, went down or has another name changes states even where routes stay.
         self.changed |= self.facts_changed;
         self.routes_changed = true;
+        self.returns.note_change();
     }
 
     fn note_neighbour(&mut self, neighbour: Neighbour) {
-        if !self.is_ours(neighbour.key.0) {
+        let wire = self.wire_of(neighbour.key.0);
+        if wire.is_none() && !self.is_our_bridge(neighbour.key.0) {
             return;
         }
         let before = self.neighbours.get(&neighbour.key).copied();
@@ -249,6 +200,18 @@ impl Table {
         self.neighbours.insert(neighbour.key, entry);
         if let Some(asked) = self.asked.get_mut(&neighbour.key) {
             self.changed = true;
+            if let Some((wire, tags)) = wire
+                && let Some(to) = entry.mac
+                && let Some(from) = asked.last.replace(to).filter(|from| *from != to)
+            {
+                let moved = Moved {
+                    wire,
+                    tags,
+                    from,
+                    to,
+                };
+                self.moved.push(moved);
+            }
             if turned && matches!(entry.reach, Reach::Stale | Reach::Lost) {
                 asked.at = None;
             }
@@ -353,10 +316,8 @@ impl Table {
             let refusal = answer.err().as_ref().map(refusal);
             if let Some(asked) = self.asked.get_mut(&key) {
                 self.changed |= asked.refusal != refusal;
-                *asked = Asked {
-                    at: Some(now),
-                    refusal,
-                };
+                asked.at = Some(now);
+                asked.refusal = refusal;
             }
         }
     }
@@ -372,12 +333,51 @@ impl Table {
         asked.at.is_none_or(|at| now.duration_since(at) >= pause)
     }
 
+    /// The port, or the VLAN on one, that a link is.
+    fn port_of(&self, link: u32) -> Option<PortId> {
+        port_of(&self.ports, &self.facts, link)
+    }
+
+    /// The port whose frames a link's are, and their tags there.
+    fn wire_of(&self, link: u32) -> Option<(PortId, VlanTags)> {
+        if let Some(vlan) = self.facts.vlans.get(&link) {
+            return Some((vlan.wire, vlan.tags));
+        }
+        Some((self.port_of(link)?, VlanTags::NONE))
+    }
+
+    /// Has replies to clients go by this plan from now on.
+    pub(crate) fn follow(&mut self, plan: ReturnPlan) {
+        self.returns.follow(plan);
+    }
+
+    /// Reads the routes to clients, if they changed.
+    pub(crate) async fn read_routes(&mut self, kernel: &Kernel, now: Instant) {
+        let (ports, facts) = (&self.ports, &self.facts);
+        let port_of = |link| port_of(ports, facts, link);
+        let was_read = self.returns.read(kernel, now, port_of).await;
+        self.returns.free();
+        if was_read {
+            self.forget_unused();
+            self.changed = true;
+        }
+    }
+
+    /// The neighbours that have another MAC since the last call.
+    pub(crate) fn take_moved(&mut self) -> Vec<Moved> {
+        std::mem::take(&mut self.moved)
+    }
+
     /// Keeps track of exactly the neighbours that ways lead through, behind our ports.
     fn forget_unused(&mut self) {
         let mut before = std::mem::take(&mut self.asked);
-        for key in self.ways.values().filter_map(Way::key) {
+        let ways = self.ways.values().filter_map(Way::key);
+        for key in ways.chain(self.returns.gateways().iter().copied()) {
             if self.is_ours(key.0) {
-                let asked = before.remove(&key).unwrap_or_default();
+                let asked = before.remove(&key).unwrap_or_else(|| Asked {
+                    last: self.neighbours.get(&key).and_then(|entry| entry.mac),
+                    ..Asked::default()
+                });
                 self.asked.entry(key).or_insert(asked);
             }
         }
@@ -386,54 +386,14 @@ impl Table {
             .retain(|key, e| e.reach != Reach::Lost || asked.contains_key(key));
     }
 
-    /// Keeps the places of those that packets are sent to, which workers hide from the bridge.
-    fn forget_stations(&mut self) {
-        let wanted = || {
-            let keys = self.asked.keys();
-            keys.filter_map(|key| self.neighbours.get(key)?.mac)
-                .collect()
-        };
-        self.stations.keep(wanted);
-    }
-
-    /// Whether what leaves by a link leaves by a port: one of ours, or a bridge that one is a port of.
-    fn is_ours(&self, link: u32) -> bool {
-        self.ports.iter().any(|port| port.link == link) || self.is_our_bridge(link)
-    }
-
-    fn is_at_ours(&self, station: &Station) -> bool {
-        self.ports.iter().any(|port| port.link == station.port)
-    }
-
-    fn is_our_bridge(&self, link: u32) -> bool {
-        let bridge_of = |port: &PortLink| {
-            let port = self.facts.links.get(&port.link)?;
-            self.facts.bridge_of(port)
-        };
-        let mut bridges = self.ports.iter().filter_map(bridge_of);
-        bridges.any(|bridge| bridge.index == link)
-    }
-
-    /// The port that a neighbour on a link is behind, and the link that has to be up for it.
-    fn port_towards(&self, link: u32, mac: Option<Mac>) -> Option<(PortId, u32)> {
-        let port_at = |link| {
-            let port = self.ports.iter().find(|port| port.link == link)?;
-            Some((port.id, port.link))
-        };
-        port_at(link).or_else(|| {
-            let place = || port_at(self.stations.port_of(mac?)?);
-            self.is_our_bridge(link)
-                .then(|| place().unwrap_or((PortId::ACROSS, link)))
-        })
-    }
-
     /// The links and addresses, if they changed since the last call.
     pub(crate) fn take_facts(&mut self) -> Option<Arc<HostFacts>> {
         std::mem::take(&mut self.facts_changed).then(|| Arc::new(self.facts.clone()))
     }
 
-    /// Writes every next hop and gives every backend's state, if something changed.
-    pub(crate) fn publish(&mut self) -> Option<BTreeMap<Address, HopState>> {
+    /// Writes every next hop and gives every backend's state and that of the ways back, if something
+    /// changed.
+    pub(crate) fn publish(&mut self) -> Option<(BTreeMap<Address, HopState>, ReturnState)> {
         self.forget_stations();
         if !std::mem::take(&mut self.changed) {
             return None;
@@ -454,7 +414,26 @@ impl Table {
             }
             states.insert(*address, state);
         }
-        Some(states)
+        let gateways = self.returns.gateways().iter();
+        let gateways = gateways
+            .map(|(link, via)| {
+                let (link, via) = (*link, *via);
+                (via, self.state(&Ok(Route { link, via })))
+            })
+            .collect();
+        Some((states, self.returns.publish(&self.hops, gateways)))
+    }
+
+    /// Whether a link is up and has a carrier, and that which it is a VLAN on too.
+    fn is_up(&self, link: u32) -> bool {
+        let wire = self.facts.vlans.get(&link).map(|vlan| vlan.wire);
+        let wire = wire.and_then(|id| self.ports.iter().find(|port| port.id == id));
+        let links = [Some(link), wire.map(|port| port.link)];
+        let mut links = links.into_iter().flatten();
+        links.all(|link| {
+            let link = self.facts.links.get(&link);
+            link.is_some_and(|link| link.up && link.carrier)
+        })
     }
 
     fn state(&self, route: &Result<Route, NoRoute>) -> HopState {
@@ -477,8 +456,11 @@ impl Table {
             return unknown(via, None, Condition::NotAPort(interface));
         };
         let port = Some(port);
-        let works = |link: &Link| link.up && link.carrier;
-        if !self.facts.links.get(&link).is_some_and(works) {
+        let vlan = self.facts.vlans.get(&route.link);
+        if let Some(why) = vlan.and_then(|vlan| vlan.problem.clone()) {
+            return unknown(via, port, Condition::Vlan(why));
+        }
+        if !self.is_up(link) {
             return unknown(via, port, Condition::LinkDown(self.facts.link_name(link)));
         }
         if let Some(why) = self.asked.get(&key).and_then(|asked| asked.refusal.clone()) {
@@ -503,33 +485,16 @@ impl Table {
     }
 }
 
+fn port_of(ports: &[PortLink], facts: &HostFacts, link: u32) -> Option<PortId> {
+    let port = ports.iter().find(|port| port.link == link);
+    let port = port.map(|port| port.id);
+    port.or_else(|| Some(facts.vlans.get(&link)?.id))
+}
+
 impl Way {
     fn key(&self) -> Option<NeighbourKey> {
         let route = self.route.as_ref()?.as_ref().ok()?;
         Some((route.link, route.via))
-    }
-}
-
-impl HopState {
-    /// Whether packets can be sent.
-    #[must_use]
-    pub const fn is_resolved(&self) -> bool {
-        self.mac.is_some() && self.port.is_some()
-    }
-
-    /// Whether there is an answer, be it good or bad.
-    #[must_use]
-    pub const fn is_settled(&self) -> bool {
-        !matches!(self.condition, Condition::Resolving)
-    }
-}
-
-impl fmt::Display for HopState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let (Some(via), Some(mac)) = (self.via, self.mac) {
-            write!(f, "{via} at {mac}: ")?;
-        }
-        self.condition.fmt(f)
     }
 }
 

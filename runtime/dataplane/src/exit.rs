@@ -12,35 +12,36 @@ use waxwing_packet::{Ethernet, Link, Mac, VlanTags};
 
 use crate::session::Direction;
 use crate::snapshot::{Bridge, Port};
-use crate::{DropReason, FrameBuf, NextHop, PortId, Snapshot};
+use crate::ways::Way;
+use crate::{DropReason, FrameBuf, PortId, Snapshot};
 
 /// How a packet of a session leaves.
-pub(crate) struct Exit {
-    /// The egress port.
+pub(crate) struct Exit<'a> {
+    /// The attached port by whose rings it leaves.
     pub(crate) port: PortId,
     /// The egress port's MTU, in bytes.
     pub(crate) mtu: u16,
     /// The MAC addresses it leaves with; `None` for those it came with.
     pub(crate) link: Option<Link>,
     /// The VLAN tags it leaves with.
-    pub(crate) tags: VlanTags,
+    pub(crate) tags: &'a VlanTags,
     /// Whether this is a hop that its hop limit counts.
     pub(crate) routed: bool,
 }
 
-impl Exit {
+impl<'a> Exit<'a> {
     /// Of a packet that came by this port with this link header, and is to go to `hop`: a backend's
     /// (forward), or the one that the client's packets come from (reply), with tags that suit it.
     #[inline]
     pub(crate) fn of(
         snapshot: &Snapshot,
-        (arrived, ethernet): (PortId, &Ethernet),
+        (arrived, ethernet): (PortId, &'a Ethernet),
         direction: Direction,
-        (hop, tags): (NextHop, VlanTags),
+        (hop, tags): Way<'a>,
     ) -> Result<Self, DropReason> {
         match snapshot.port(hop.port) {
             Some(egress @ Port { bridge: None, .. }) => Ok(Self {
-                port: hop.port,
+                port: egress.wire,
                 mtu: egress.mtu,
                 link: Some(Link {
                     source: egress.mac,
@@ -58,9 +59,9 @@ impl Exit {
     #[inline(never)]
     fn inline(
         snapshot: &Snapshot,
-        (arrived, ethernet): (PortId, &Ethernet),
+        (arrived, ethernet): (PortId, &'a Ethernet),
         direction: Direction,
-        (hop, tags): (NextHop, VlanTags),
+        (hop, tags): Way<'a>,
     ) -> Result<Self, DropReason> {
         let bridge = snapshot.port(arrived).and_then(|port| port.bridge);
         let bridge = bridge.ok_or(DropReason::PortMissing)?;
@@ -78,10 +79,10 @@ impl Exit {
         };
         let turns = is_reply && !passes;
         Ok(Self {
-            port,
+            port: egress.wire,
             mtu: egress.mtu,
             link: (!passes).then_some(link),
-            tags: if turns { tags } else { ethernet.tags },
+            tags: if turns { tags } else { &ethernet.tags },
             routed: false,
         })
     }

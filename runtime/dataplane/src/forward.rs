@@ -13,8 +13,8 @@
 use std::sync::Arc;
 
 use waxwing_packet::{
-    Cut, Fragment, IpPacket, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport,
-    VlanTags, icmp, parse,
+    Cut, Fragment, IpPacket, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport, icmp,
+    parse,
 };
 
 use crate::answers;
@@ -29,11 +29,13 @@ use crate::misses::Misses;
 use crate::parts::Parts;
 use crate::pieces;
 use crate::refusals::{self, Refusals};
+use crate::routes::Taken;
 use crate::session::{
     Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache, WORKER_UNCOUNTED,
 };
 use crate::snapshot::{Backend, NextHops};
 use crate::standing;
+use crate::ways::Ways;
 use crate::{
     BATCH, DropReason, Epoch, FrameBuf, FrameIo, Gauges, NextHop, Now, PortId, ServiceId, Snapshot,
 };
@@ -62,6 +64,8 @@ pub struct Forwarder {
     misses: Misses,
     refusals: Refusals,
     pub(crate) fragments: FragmentPass,
+    /// The routes to clients, where replies go by them.
+    routes: Taken,
     pub(crate) fates: Vec<Fate>,
 }
 
@@ -130,8 +134,16 @@ impl Forwarder {
             misses: Misses::new(cluster_key),
             refusals: Refusals::new(),
             fragments: FragmentPass::new(),
+            routes: Taken::default(),
             fates: Vec::with_capacity(BATCH),
         }
+    }
+
+    /// Takes up the routes to clients, where others were published; also while no frame comes, so that
+    /// none is kept for long.
+    #[inline]
+    pub fn refresh_routes(&mut self) {
+        self.routes.refresh(self.shared.next_hops.routes());
     }
 
     /// Takes every frame of a batch to its end. `frames` is empty afterwards.
@@ -200,7 +212,8 @@ impl Forwarder {
         now: Now,
     ) -> Fate {
         if icmp::is_error(packet) {
-            return errors::classify(&self.shared, snapshot, frame, packet, now);
+            let found_by = (&self.shared, self.ways());
+            return errors::classify(found_by, snapshot, frame, packet, now);
         }
         if let Transport::Icmp { .. } = packet.transport {
             let may_echo = || self.refusals.may_echo(now);
@@ -375,10 +388,9 @@ impl Forwarder {
         let towards = match direction {
             Direction::Forward => {
                 self.follow_client(frame, packet, at, session);
-                let hop = self.shared.next_hops.get_or_want(backend.id)?;
-                (hop, VlanTags::default())
+                self.ways().to_backend(snapshot, backend.id)?
             }
-            Direction::Reply => (session.hop, session.tags),
+            Direction::Reply => self.ways().to_client(snapshot, session)?,
         };
         let arrived = (frame.port(), &packet.ethernet);
         let exit = Exit::of(snapshot, arrived, direction, towards)?;
@@ -395,9 +407,9 @@ impl Forwarder {
         rewrite.decrement_hop_limit = exit.routed;
         rewrite.apply(frame.bytes_mut(), packet);
         if let Some(link) = exit.link
-            && packet.ethernet.tags != exit.tags
+            && packet.ethernet.tags != *exit.tags
         {
-            citizen::retag(frame, &packet.ethernet, link, exit.tags)?;
+            citizen::retag(frame, &packet.ethernet, link, *exit.tags)?;
         }
         let len = frame.bytes().len() as u64;
         self.count(session, direction, len);
@@ -408,6 +420,15 @@ impl Forwarder {
             return Err(Stop::Cut(exit.port, exit.mtu));
         }
         Ok(exit.port)
+    }
+
+    #[inline]
+    fn ways(&self) -> Ways<'_> {
+        Ways {
+            next_hops: &self.shared.next_hops,
+            routes: self.routes.table(),
+            counters: &self.counters,
+        }
     }
 
     /// Time and state; written only where they changed, so that a line read by two workers
@@ -504,7 +525,10 @@ pub(crate) fn classify_miss(snapshot: &Snapshot, packet: IpPacket, hash: FlowHas
         return Fate::Kernel;
     };
     match snapshot.service_at(tuple.destination, tuple.destination_port, tuple.protocol) {
-        Some(_) if is_martian(packet.source) => Fate::Drop(DropReason::Martian),
+        // What a VIP says, this balancer says; its answer would come back here.
+        Some(_) if is_martian(packet.source) || snapshot.is_vip(packet.source) => {
+            Fate::Drop(DropReason::Martian)
+        }
         Some(service) => Fate::Miss(packet, hash, service.id),
         None if snapshot.is_vip(packet.destination) => Fate::Drop(DropReason::NoService),
         // A backend's reply on a connection that did not come through the VIP.

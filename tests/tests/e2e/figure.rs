@@ -150,11 +150,11 @@ fn assert_figure(topology: &Topology, config: &Config, router: (&Namespace, &str
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
     let waxwing = Waxwing::start(topology, config)?;
-    let at_router = Capture::open(router.0, router.1)?;
+    let at_router = Capture::of_wire(router.0, router.1)?;
     let at_servers = topology
         .servers
         .iter()
-        .map(|server| Capture::open(server, "eth0"))
+        .map(|server| Capture::of_wire(server, "eth0"))
         .collect::<Result<Vec<_>>>()?;
     for vip in [VIP4, VIP6] {
         let mut answers: Vec<String> = (0..2)

@@ -256,7 +256,7 @@ fn frames_to_another_holder_of_the_vip_pass() -> Result<()> {
     let inline = Inline::new(&topology)?;
     let waxwing = Waxwing::start(&topology, &transparent(&topology))?;
     let server = &topology.servers[0];
-    let at_server = Capture::open(server, "eth0")?;
+    let at_server = Capture::of_wire(server, "eth0")?;
     let syn = build::Tcp {
         link: Link {
             source: Mac(inline.router.mac("balancer")?),

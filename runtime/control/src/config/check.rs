@@ -12,7 +12,7 @@ use waxwing_packet::{Address, Family, Protocol};
 
 use super::problem::Span;
 use super::reader::Report;
-use super::{Config, Mode, OnRefused, Override, Service};
+use super::{Config, Mode, OnRefused, Override, ReturnPath, Service};
 
 /// As many ports as a port's id can number.
 const PORTS_MAX: usize = 256;
@@ -59,6 +59,11 @@ fn ports(config: &Config, report: &mut Report) {
              [[port]], or `mode = \"routed\"`",
             if count == 1 { "is" } else { "are" },
         );
+        report.error(config.mode.span, text);
+    }
+    if config.mode.value == Mode::Transparent && config.return_path == ReturnPath::Route {
+        let text = "in transparent mode replies go to the servers' own gateway, not by this host's \
+                    routes; write `return_path = \"last-hop\"`, or leave it out";
         report.error(config.mode.span, text);
     }
     let mut interfaces = First::new();

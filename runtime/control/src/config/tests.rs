@@ -113,6 +113,7 @@ fn the_full_example_shows_every_key_and_its_default() {
     assert_eq!(full.needs_restart(&base), differ, "all else is the default");
     assert_eq!(full.services[0].timeouts, base.services[0].timeouts);
     assert_eq!(full.services[0].mid_stream, base.services[0].mid_stream);
+    assert_eq!(full.return_plan(), base.return_plan());
 }
 
 /// Each key of the schema, given a value that fits none, is complained of: so each is read.
@@ -153,6 +154,7 @@ port = 8080              => port = 8080|weight = -1   => 12:10: `weight` is out 
 [[port]]                 => zero_copy = "on"|[[port]]               => 1:13: `zero_copy` cannot be "on"; write "auto" or "require" or "off"
 [[port]]                 => mode = "bridge"|[[port]]                => 1:8: `mode` cannot be "bridge"; write "routed" or "transparent"
 [[port]]                 => mode = "transparent"|[[port]]           => 1:8: transparent mode has two ports, those of a bridge, and here is 1; write two [[port]], or `mode = "routed"`
+[[port]]                 => mode = "transparent"|return_path = "route"|[[port]]|interface = "eth1"|[[port]] => 1:8: in transparent mode replies go to the servers' own gateway
 [[port]]                 => [rings]|size = 1000|[[port]]            => 2:8: `size` must be a power of two; write 512 or 1024
 [[port]]                 => [rings]|frames = 1000|[[port]]          => 2:10: 1000 frames cannot fill
 [[port]]                 => [workers]|cpus = [0, 9999]|[[port]]     => 2:12: `cpus` is out of range; write 0 to 1023

@@ -153,6 +153,8 @@ pub(crate) struct Settings {
     /// Whether the two ports are those of a bridge that passes what is not for the balancer itself.
     pub(crate) transparent: bool,
     pub(crate) fragments: FragmentLimits,
+    /// Ports from number 2 on.
+    pub(crate) vlans: Vec<Port>,
 }
 
 impl Default for Settings {
@@ -174,6 +176,7 @@ impl Default for Settings {
             ping: true,
             transparent: false,
             fragments: FragmentLimits::default(),
+            vlans: Vec::new(),
         }
     }
 }
@@ -215,12 +218,14 @@ impl Settings {
         let ports = PORT_MACS
             .iter()
             .zip([("front", BACK), ("back", FRONT)])
-            .map(|(mac, (name, peer))| Port {
-                name: name.into(),
-                mac: *mac,
-                mtu: self.mtu,
+            .map(|(mac, (name, peer))| (name, *mac, peer));
+        let ports = (0..)
+            .zip(ports)
+            .map(|(id, (name, mac, peer))| Port {
                 bridge: self.transparent.then(|| bridge(peer)),
+                ..Port::attached(PortId(id), name.into(), mac, self.mtu)
             })
+            .chain(self.vlans.iter().cloned())
             .collect();
         Snapshot::new(generation, services, backends, ports).answering_ping(self.ping)
     }
