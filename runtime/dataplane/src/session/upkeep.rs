@@ -18,6 +18,17 @@ pub enum Evictable {
     Never,
 }
 
+impl Evictable {
+    /// Of sessions that may be ended the one with the highest is ended first; `None` for never.
+    pub(crate) const fn rank(self, session: &Session, now: Tick) -> Option<(u8, u32)> {
+        match self {
+            Self::HalfOpen => Some((1, now.since(session.created))),
+            Self::Closing => Some((0, now.since(session.seen))),
+            Self::Never => None,
+        }
+    }
+}
+
 impl SessionTable {
     /// Every session, each as it was at one moment; they come and go while this runs. From any
     /// thread, and in the workers' way no more than any look-up.
@@ -59,11 +70,7 @@ impl SessionTable {
         let (_, at, session) = self
             .window(&self.shared().evict, window)
             .filter_map(|(at, session)| {
-                let rank = match classify(&session) {
-                    Evictable::HalfOpen => (1, now.since(session.created)),
-                    Evictable::Closing => (0, now.since(session.seen)),
-                    Evictable::Never => return None,
-                };
+                let rank = classify(&session).rank(&session, now)?;
                 Some((rank, at, session))
             })
             .max_by_key(|(rank, ..)| *rank)?;

@@ -4,6 +4,7 @@
 mod errors;
 mod fragments;
 mod frames;
+mod ranges;
 mod services;
 mod whole;
 
@@ -16,6 +17,7 @@ use waxwing_xdp::{Class, Options, Program};
 use crate::errors::errors;
 use crate::fragments::fragments_of_servers;
 use crate::frames::{PORT, rules};
+use crate::ranges::ranges_and_source_addresses;
 use crate::services::{icmp_fragments_and_neighbors, services_and_replies};
 use crate::whole::{cut_anywhere, rules_change, too_many_rules};
 
@@ -58,6 +60,7 @@ fn main() {
     let rows = services_and_replies()
         .into_iter()
         .chain(icmp_fragments_and_neighbors())
+        .chain(ranges_and_source_addresses())
         .chain(fragments_of_servers())
         .chain(errors());
     let mut trials: Vec<Trial> = rows
