@@ -314,7 +314,7 @@ impl Gauges {
 
     /// A worker made a session with this source address, if it is not the client's own.
     #[inline]
-    pub(crate) fn begin_source(&self, source: SourceId) {
+    pub fn begin_source(&self, source: SourceId) {
         if !source.is_client() {
             self.sources[source.index()].fetch_add(1, Ordering::Relaxed);
         }
@@ -322,7 +322,7 @@ impl Gauges {
 
     /// Such a session has ended.
     #[inline]
-    pub(crate) fn end_source(&self, source: SourceId) {
+    pub fn end_source(&self, source: SourceId) {
         if !source.is_client() {
             self.sources[source.index()].fetch_sub(1, Ordering::Relaxed);
         }

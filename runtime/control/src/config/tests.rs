@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod any_text;
+mod many_ports;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -147,7 +148,6 @@ port = 80|               => port = "0-80"|            => 6:8: "0-80" is no range
 port = 80|               => port = 1.5|               => 6:8: `port` must be a port or a range, not a fraction; write it as in `port = 80`
 port = 80|               => port = "80-90"|           => 11:8: the service has ports 80-90, and a session goes to the one that its client used; take `port` out here
 port = 80|               => port = "all"|             => 11:8: the service has ports all, and a session
-port = 8080              =>                           => 9:1: [[service.backend]] has no `port`; write `port = 8080`
 protocol = "tcp"         => protocol = "tcp"|source_nat = "never" => 8:14: `source_nat` cannot be "never"; write "auto" or "always"
 protocol = "tcp"         => protocol = "tcp"|source_nat = "always" => 8:14: there is no IPv4 source address for it
 [[port]]                 => [[source_nat]]|[[port]]   => 1:1: [[source_nat]] has no `addresses`; write `addresses = ["10.2.0.9"]`
