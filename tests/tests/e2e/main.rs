@@ -9,6 +9,7 @@ mod consequences;
 mod crowd;
 mod failure;
 mod forged;
+mod hairpin;
 mod health;
 mod hostile;
 mod icmp;
@@ -69,6 +70,7 @@ fn main() {
         citizenship::SCENARIOS,
         icmp::SCENARIOS,
         forged::SCENARIOS,
+        hairpin::SCENARIOS,
         modules::SCENARIOS,
         hostile::SCENARIOS,
         reload::SCENARIOS,

@@ -39,9 +39,11 @@ pub(super) fn read(root: &Table<'_, '_>, report: &mut Report) -> Vec<SourceNat> 
     let tables = root.tables(&schema::SOURCE_NAT, report);
     let read = |table: &Table<'_, '_>| {
         let clients = table.texts(&schema::CLIENTS, report, values::prefix);
+        let before = report.problems.len();
         let addresses = table.texts(&schema::ADDRESSES, report, values::address);
+        let all_read = report.problems.len() == before;
         let ports = table.ports(&schema::SOURCE_PORTS, report);
-        if addresses.as_ref().is_some_and(Vec::is_empty) {
+        if all_read && addresses.as_ref().is_some_and(Vec::is_empty) {
             let text = "`addresses` is empty; write `addresses = [\"10.2.0.9\"]`, with an address that \
                         servers send to through this host";
             report.error(table.span, text);

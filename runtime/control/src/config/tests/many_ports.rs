@@ -25,9 +25,9 @@ fn read(text: &str) -> Config {
 fn a_range_is_read_and_its_backends_have_its_ports() {
     let text = format!("{HEAD}{}", service("game", "\"8000-8010\"", BACKEND));
     let config = read(&text);
-    let service = &config.services[0];
-    assert_eq!(service.ports.value, Ports::range(8000, 8010).unwrap());
-    let backend = &service.backends[0];
+    let game = &config.services[0];
+    assert_eq!(game.ports.value, Ports::range(8000, 8010).unwrap());
+    let backend = &game.backends[0];
     assert_eq!(
         (backend.port, backend.title().as_str()),
         (None, "10.2.0.11")
@@ -59,8 +59,8 @@ const RANGES: &str = r#"
 "all" "8000-8010" 8003                 =>
 "1-9" "10-19" "20-29"                  =>
 "1-9" "1-5" "6-9" "7-9"                =>
-"1-5" "1-5"                            => 10:7: 203.0.113.10 tcp port 1-5 is a service already, in line 5
-"1-65535" "all"                        => 10:7: 203.0.113.10 tcp port all is a service already
+"1-5" "1-5"                            => 11:7: 203.0.113.10 tcp port 1-5 is a service already, in line 5
+"1-65535" "all"                        => 11:7: 203.0.113.10 tcp port all is a service already
 "1-5" "5-9"                            => 12:8: 5-9 and the 1-5 of "s0", in line 6, have ports in common
 "5-9" "1-5"                            => 6:8: 5-9 and the 1-5 of "s1", in line 12, have ports in common
 "all" "1-5" "5-9"                      => 18:8: 5-9 and the 1-5 of "s1"
