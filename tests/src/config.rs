@@ -24,6 +24,9 @@ pub struct Config {
     pub sessions_max: u64,
     /// What a worker does while nothing arrives.
     pub poll: &'static str,
+    /// Where replies go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub return_path: Option<&'static str>,
     admin: Admin,
     /// Interfaces to attach to.
     #[serde(rename = "port")]
@@ -103,6 +106,9 @@ pub struct Service {
     /// What new sessions get while no backend is up: `drop` or `reject`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all_down: Option<&'static str>,
+    /// What becomes of TCP packets of no session and without SYN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mid_stream: Option<&'static str>,
     /// Below this percentage of backends that are up, all are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub panic_threshold: Option<u8>,
@@ -172,6 +178,7 @@ impl Config {
             canary: None,
             sessions_max: 100_000,
             poll: "adaptive",
+            return_path: None,
             admin: Admin {
                 socket: directory.join("waxwing.sock"),
             },
@@ -283,6 +290,7 @@ impl Service {
             slow_start: None,
             drain_timeout: None,
             all_down: None,
+            mid_stream: None,
             panic_threshold: None,
             ejection: None,
             policy_config: BTreeMap::new(),

@@ -28,12 +28,14 @@ mod pieces;
 pub mod policy;
 pub mod ports;
 mod refusals;
+pub mod routes;
 pub mod session;
 pub mod snapshot;
 pub mod source_nat;
 mod standing;
 pub mod steering;
 pub mod time;
+mod ways;
 pub mod worker;
 
 pub use counters::{DropReason, Gauges};

@@ -19,6 +19,9 @@ use crate::{DropReason, NextHop, Now, Snapshot, Tick};
 
 /// How many sessions of a full table are looked at for one to evict.
 const EVICTION_WINDOW: usize = 128;
+/// How long a connection that only an RST seems to have ended has to show that it lives, before it makes
+/// room: ten seconds, as long as Linux's connection tracking waits.
+const RESET_TICKS: u32 = 100;
 /// How many translated source ports are tried when a tuple clashes.
 const CLASH_TRIES: u16 = 16;
 /// The lowest source port that a clash is translated to (RFC 6056 section 3.2).
@@ -118,7 +121,7 @@ impl Opening<'_, '_> {
                 Attempt::Opened(fate) => return Ok(fate),
                 Attempt::Taken(at, other) => {
                     let now = self.now.tick();
-                    if let Some(rank) = evictable(self.snapshot, &other, now).rank(&other, now)
+                    if let Some(rank) = yields(self.snapshot, &other, now)
                         && least.is_none_or(|(highest, ..)| rank > highest)
                     {
                         least = Some((rank, at, other));
@@ -248,8 +251,21 @@ fn evictable(snapshot: &Snapshot, session: &Session, now: Tick) -> Evictable {
     }
     match session.tcp.phase() {
         Phase::HalfOpen => Evictable::HalfOpen,
-        Phase::Closing => Evictable::Closing,
-        Phase::Established => Evictable::Never,
+        Phase::Closing if session.tcp.is_closed() => Evictable::Closing,
+        Phase::Closing if now.since(session.seen) >= RESET_TICKS => Evictable::Closing,
+        Phase::Closing | Phase::Established => Evictable::Never,
+    }
+}
+
+/// Of sessions that have a pool's ports, the one with the highest gives its own up first: the longest
+/// closed and, where none is, the oldest whose handshake is not complete. (Otherwise than in a full table,
+/// where half-open ones are most likely a flood's: here they are as likely the neighbours of this one, while
+/// ports of closed ones are held for nothing but caution.) `None` for never.
+fn yields(snapshot: &Snapshot, session: &Session, now: Tick) -> Option<(u8, u32)> {
+    match evictable(snapshot, session, now) {
+        Evictable::Closing => Some((1, now.since(session.seen))),
+        Evictable::HalfOpen => Some((0, now.since(session.created))),
+        Evictable::Never => None,
     }
 }
 
