@@ -164,20 +164,19 @@ fn families(config: &Config) -> Vec<Family> {
 }
 
 fn vips(config: &Config, facts: &HostFacts) -> Vec<Problem> {
-    let problem = |vip: &Located<Address>| {
-        let holder = facts.holder_of(vip.value)?;
-        Some(config.warning_at(vip.span, vip_on_link(&vip.value.to_string(), &holder)))
+    let problem = |address: &Located<Address>| {
+        let holder = facts.holder_of(address.value)?;
+        Some(config.warning_at(address.span, on_link(&address.value.to_string(), &holder)))
     };
-    config
-        .services
-        .iter()
-        .filter_map(|service| problem(&service.vip))
-        .collect()
+    let vips = config.services.iter().map(|service| &service.vip);
+    let sources = config.source_nat.iter().flat_map(|table| &table.addresses);
+    vips.chain(sources).filter_map(problem).collect()
 }
 
-pub(crate) fn vip_on_link(vip: &str, link: &str) -> String {
+/// What is wrong with a VIP, or a source address, that an interface has.
+pub(crate) fn on_link(vip: &str, link: &str) -> String {
     format!(
-        "the VIP {vip} is an address of this host, on {link}: the kernel answers for it too, and \
+        "{vip} is an address of this host, on {link}: the kernel answers for it too, and \
          resets its connections whenever waxwing is not running; take it off with `ip addr del {vip} \
          dev {link}`"
     )

@@ -566,7 +566,7 @@ impl Controller {
         problems.extend(self.resolver.returns().problem.clone());
         for vip in self.snapshot.vips() {
             if let Some(holder) = facts.holder_of(*vip) {
-                problems.push(check::vip_on_link(&vip.to_string(), &holder));
+                problems.push(check::on_link(&vip.to_string(), &holder));
             }
         }
         problems
@@ -591,9 +591,10 @@ impl Controller {
 fn rules(snapshot: &Snapshot, locals: BTreeSet<Address>) -> Rules {
     let mut rules = Rules::new(snapshot, locals);
     for backend in snapshot.backends() {
+        let port = backend.vip_ports.single().unwrap_or(Rules::ANY_PORT);
         rules
             .services
-            .insert((backend.vip, backend.vip_port, backend.protocol as u8));
+            .insert((backend.vip, port, backend.protocol as u8));
     }
     rules
 }

@@ -13,8 +13,8 @@
 use std::sync::Arc;
 
 use waxwing_packet::{
-    Cut, Fragment, IpPacket, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport, icmp,
-    parse,
+    Address, Cut, Fragment, IpPacket, Packet, ParseError, Rewrite, TcpFlags, Translation,
+    Transport, icmp, parse,
 };
 
 use crate::answers;
@@ -322,9 +322,9 @@ impl Forwarder {
                         }
                     }
                     Err(stop) => {
-                        let vip = snapshot.backend(session.backend).map(|b| b.vip);
+                        let from = told_from(snapshot, session, packet);
                         self.refusals
-                            .tell(stop, vip, counters, (&mut frame, packet), now)
+                            .tell(stop, from, counters, (&mut frame, packet), now)
                     }
                 }
             }
@@ -402,7 +402,7 @@ impl Forwarder {
         if too_big && !Cut::may_be_made(frame.bytes(), packet) {
             return Err(Stop::TooBig(exit.mtu));
         }
-        let mut rewrite = nat(session, backend, direction);
+        let mut rewrite = nat(session, backend, snapshot, direction);
         rewrite.link = exit.link;
         rewrite.decrement_hop_limit = exit.routed;
         rewrite.apply(frame.bytes_mut(), packet);
@@ -500,23 +500,64 @@ impl Forwarder {
 
 /// The session's rewrite in one direction, but for the link and the hop limit, which the way says.
 #[inline]
-pub(crate) fn nat(session: &Session, backend: &Backend, direction: Direction) -> Rewrite {
-    // Only a session whose tuple clashed with another's has its client's port translated.
-    let port_translated = session.source_port != session.client_port;
-    let own = (session.client, session.client_port);
-    let seen_by_backend = (session.client, session.source_port);
+pub(crate) fn nat(
+    session: &Session,
+    backend: &Backend,
+    snapshot: &Snapshot,
+    direction: Direction,
+) -> Rewrite {
+    let plain = session.source.is_client()
+        && session.source_port == session.client_port
+        && backend.port != Backend::PORT_KEPT;
+    if !plain {
+        return full_nat(session, backend, snapshot, direction);
+    }
     match direction {
         Direction::Forward => Rewrite {
             destination: Some(backend.to_backend),
-            source: port_translated.then(|| Translation::new(own, seen_by_backend)),
             ..Rewrite::default()
         },
         Direction::Reply => Rewrite {
             source: Some(backend.to_client),
-            destination: port_translated.then(|| Translation::new(seen_by_backend, own)),
             ..Rewrite::default()
         },
     }
+}
+
+/// Likewise, where the client's address or port is translated too, or the service's port is one of many.
+#[inline(never)]
+fn full_nat(
+    session: &Session,
+    backend: &Backend,
+    snapshot: &Snapshot,
+    direction: Direction,
+) -> Rewrite {
+    let port = session.service_port;
+    let client = (session.client, session.client_port);
+    // `find` has just matched the tuple with this address.
+    let address = snapshot.seen_by_backend(session).unwrap_or(session.client);
+    let seen_by_backend = (address, session.source_port);
+    let vip = (backend.vip, port);
+    let server = (backend.address, backend.port_for(port));
+    let change = |from, to| (from != to).then(|| Translation::new(from, to));
+    let (source, destination) = match direction {
+        Direction::Forward => (change(client, seen_by_backend), change(vip, server)),
+        Direction::Reply => (change(server, vip), change(seen_by_backend, client)),
+    };
+    Rewrite {
+        source,
+        destination,
+        ..Rewrite::default()
+    }
+}
+
+/// The address that a session's packet is answered from where it goes no further: the one of ours that
+/// it was sent to or, if that was the client's, the VIP.
+fn told_from(snapshot: &Snapshot, session: &Session, packet: &IpPacket) -> Option<Address> {
+    if snapshot.is_vip(packet.destination) {
+        return Some(packet.destination);
+    }
+    Some(snapshot.backend(session.backend)?.vip)
 }
 
 /// A TCP or UDP packet of no session: a new flow to a service, or none of ours.

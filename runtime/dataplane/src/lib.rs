@@ -23,13 +23,16 @@ pub mod io;
 pub mod memory;
 mod misses;
 mod next_hops;
+mod opening;
 mod parts;
 mod pieces;
 pub mod policy;
+pub mod ports;
 mod refusals;
 pub mod routes;
 pub mod session;
 pub mod snapshot;
+pub mod source_nat;
 mod standing;
 pub mod steering;
 pub mod time;
@@ -41,7 +44,9 @@ pub use epoch::Epoch;
 pub use fragments::{FragmentLimits, FragmentTable};
 pub use io::{FrameBuf, FrameIo};
 pub use policy::{NewFlow, Pick, Policy, PolicyFault};
+pub use ports::Ports;
 pub use snapshot::{Backend, BackendId, NextHop, PortId, Service, ServiceId, Snapshot};
+pub use source_nat::{SourceId, Sources};
 pub use time::{Now, Tick};
 
 /// The most frames one pass of the worker loop handles.

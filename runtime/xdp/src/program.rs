@@ -12,6 +12,7 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, Pod, include_bytes_aligned};
+use waxwing_dataplane::source_nat::SOURCES_MAX;
 use waxwing_dataplane::steering::Rules;
 use waxwing_packet::{Address, Mac};
 
@@ -138,7 +139,7 @@ impl Program {
         require_links()?;
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("services", 2 * options.services_max)
-            .map_max_entries("vips", 2 * options.services_max)
+            .map_max_entries("vips", 2 * vips_max(options))
             .map_max_entries("backends", 2 * options.backends_max)
             .map_max_entries("servers", 2 * options.backends_max)
             .map_max_entries("locals", 2 * options.locals_max)
@@ -157,6 +158,7 @@ impl Program {
                 in_effect: Rules::default(),
                 servers_in_effect: BTreeSet::new(),
                 services_max: options.services_max,
+                vips_max: vips_max(options),
                 backends_max: options.backends_max,
                 locals_max: options.locals_max,
             },
@@ -290,6 +292,11 @@ impl Program {
     }
 }
 
+/// The most addresses of ours: VIPs and source addresses.
+fn vips_max(options: &Options) -> u32 {
+    options.services_max.saturating_add(SOURCES_MAX as u32)
+}
+
 /// Refuses a kernel without XDP links: a program attached in another way would outlive a killed
 /// process. (Links are of Linux 5.9, a UMEM shared over devices of 5.10.)
 fn require_links() -> Result<(), XdpError> {
@@ -336,6 +343,7 @@ struct RuleMaps {
     /// What [`Rules::servers`] gives of those in effect, but for what is being changed.
     servers_in_effect: BTreeSet<Address>,
     services_max: u32,
+    vips_max: u32,
     backends_max: u32,
     locals_max: u32,
 }
@@ -343,7 +351,7 @@ struct RuleMaps {
 impl RuleMaps {
     fn apply(&mut self, rules: &Rules) -> Result<(), String> {
         bounded("services", rules.services.len(), self.services_max)?;
-        bounded("VIPs", rules.vips.len(), self.services_max)?;
+        bounded("VIPs and source addresses", rules.vips.len(), self.vips_max)?;
         bounded("backend endpoints", rules.backends.len(), self.backends_max)?;
         bounded("local addresses", rules.locals.len(), self.locals_max)?;
 

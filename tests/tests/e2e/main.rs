@@ -13,6 +13,7 @@ mod failure;
 mod figure;
 mod forged;
 mod gateways;
+mod hairpin;
 mod health;
 mod hostile;
 mod icmp;
@@ -81,6 +82,7 @@ fn main() {
         icmp::SCENARIOS,
         crafted::SCENARIOS,
         forged::SCENARIOS,
+        hairpin::SCENARIOS,
         modules::SCENARIOS,
         hostile::SCENARIOS,
         reload::SCENARIOS,

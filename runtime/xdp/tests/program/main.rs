@@ -5,6 +5,7 @@ mod bridged;
 mod errors;
 mod fragments;
 mod frames;
+mod ranges;
 mod services;
 mod whole;
 
@@ -18,6 +19,7 @@ use crate::bridged::{bridged_frames, on_each_port};
 use crate::errors::errors;
 use crate::fragments::fragments_of_servers;
 use crate::frames::{PORT, rules};
+use crate::ranges::ranges_and_source_addresses;
 use crate::services::{icmp_fragments_and_neighbors, services_and_replies};
 use crate::whole::{cut_anywhere, rules_change, too_many_rules};
 
@@ -62,6 +64,7 @@ fn main() {
     let rows = services_and_replies()
         .into_iter()
         .chain(icmp_fragments_and_neighbors())
+        .chain(ranges_and_source_addresses())
         .chain(fragments_of_servers())
         .chain(errors());
     let mut trials: Vec<Trial> = rows
