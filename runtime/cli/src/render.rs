@@ -35,8 +35,8 @@ fn write_status(out: &mut String, status: &Status) -> fmt::Result {
     )?;
     writeln!(
         out,
-        "config    {}, change {}",
-        config.path, config.generation
+        "config    {}, change {}, {} mode",
+        config.path, config.generation, status.mode
     )?;
     if let Some(error) = config
         .last_reload
@@ -74,6 +74,17 @@ fn write_status(out: &mut String, status: &Status) -> fmt::Result {
         .services
         .iter()
         .try_for_each(|service| write_service(out, service))?;
+    if !status.source_nat.is_empty() {
+        writeln!(out)?;
+    }
+    for source in &status.source_nat {
+        let ports = source
+            .ports
+            .as_ref()
+            .map_or("removed".to_owned(), |ports| format!("ports {ports}"));
+        let (address, active) = (&source.address, source.active);
+        writeln!(out, "source    {address}  {ports}, {active} sessions")?;
+    }
     if !status.retired.is_empty() {
         writeln!(out, "\nremoved, with sessions")?;
         status
@@ -185,6 +196,7 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
     }
     let rare = [
         (worker.fallback, "flows chosen for by the native fallback"),
+        (worker.bridged, "frames passed from port to port"),
         (worker.errors_passed, "ICMP errors passed on"),
         (worker.told_hop_limit, "senders told of a hop limit used up"),
         (worker.told_too_big, "senders told of a packet too big"),
@@ -240,7 +252,10 @@ fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
     write!(
         out,
         "  {:<40} weight {:<4} {:>8} active {:>10} in all{refused}",
-        format!("{} port {} {name}", backend.address, backend.port),
+        match backend.port {
+            Some(port) => format!("{} port {port} {name}", backend.address),
+            None => format!("{} {name}", backend.address),
+        },
         backend.weight,
         backend.active,
         backend.sessions,

@@ -39,9 +39,11 @@ use waxwing_plugin::{Bound, FaultReport, Host, InUse, ModuleError, Recovery};
 
 pub(crate) use draft::Draft;
 
+use crate::bridge;
 use crate::catalog::{Catalog, CatalogError};
 use crate::check;
 use crate::config::Config;
+use crate::facts::HostFacts;
 use crate::health::{self, BoundChecks, Effects, Health, Job};
 use crate::kernel::Kernel;
 use crate::modules::{self, Builds, Wanted};
@@ -367,6 +369,9 @@ impl Controller {
                 tracing::warn!("{problem}");
             }
         }
+        if self.attached.iter().any(|port| port.bridge.is_some()) {
+            bridge::join(&mut self.attached, &self.links, &facts);
+        }
         let ports = with_vlans(&self.attached, &self.ports, &facts);
         if ports != self.ports {
             self.ports = ports;
@@ -567,11 +572,12 @@ impl Controller {
                 None => problems.push(format!("{name} is gone; restart waxwing once it is back")),
             }
         }
+        problems.extend(self.bridge_problems(&facts));
         problems.extend(facts.vlans.values().filter_map(|vlan| vlan.problem.clone()));
         problems.extend(self.resolver.returns().problem.clone());
         for vip in self.snapshot.vips() {
             if let Some(holder) = facts.holder_of(*vip) {
-                problems.push(check::vip_on_link(&vip.to_string(), &holder));
+                problems.push(check::on_link(&vip.to_string(), &holder));
             }
         }
         problems
@@ -588,6 +594,19 @@ impl Controller {
             )
         })
     }
+
+    /// What of the bridge is not as transparent mode needs it.
+    fn bridge_problems(&self, facts: &HostFacts) -> Vec<String> {
+        match &self.ports[..] {
+            [first, second] if first.bridge.is_some() => {
+                let names = [&*first.name, &*second.name];
+                let faults = bridge::faults(facts, names).into_iter();
+                let doubts = bridge::doubts(facts, names).into_iter();
+                faults.chain(doubts).map(|(_, text)| text).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// The rules of a snapshot. A removed service's endpoint stays while its backends do: the packets of
@@ -595,9 +614,10 @@ impl Controller {
 fn rules(snapshot: &Snapshot, locals: BTreeSet<Address>) -> Rules {
     let mut rules = Rules::new(snapshot, locals);
     for backend in snapshot.backends() {
+        let port = backend.vip_ports.single().unwrap_or(Rules::ANY_PORT);
         rules
             .services
-            .insert((backend.vip, backend.vip_port, backend.protocol as u8));
+            .insert((backend.vip, port, backend.protocol as u8));
     }
     rules
 }

@@ -8,13 +8,13 @@
 //!
 //! Invariant: on a hit nothing here allocates, locks, calls a policy or reads a clock. Every frame
 //! ends in exactly one way: sent, handed to the kernel, or dropped under a [`DropReason`]; but for
-//! a fragment, which may be held before that.
+//! a fragment, which may be held before that. (What is not ours a bridge sends on itself, see `exit`.)
 
 use std::sync::Arc;
 
 use waxwing_packet::{
-    Cut, Fragment, IpPacket, Link, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport,
-    icmp, parse, parse_head,
+    Address, Cut, Fragment, IpPacket, Packet, ParseError, Rewrite, TcpFlags, Translation,
+    Transport, icmp, parse, parse_head,
 };
 
 use crate::answers;
@@ -22,6 +22,7 @@ use crate::citizen::{self, Answer};
 use crate::counters::WorkerCounters;
 use crate::ended::Ended;
 use crate::errors;
+use crate::exit::{self, Exit};
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
 use crate::fragments::{FragmentPass, FragmentTable};
 use crate::gather::Gather;
@@ -326,10 +327,10 @@ impl Forwarder {
                         }
                     }
                     Err(stop) => {
-                        let vip = snapshot.backend(session.backend).map(|b| b.vip);
+                        let from = told_from(snapshot, session, packet);
                         let arrived = (&mut frame, packet);
                         self.refusals
-                            .tell(stop, vip, counters, &mut self.gather, arrived, now)
+                            .tell(stop, from, counters, &mut self.gather, arrived, now)
                     }
                 }
             }
@@ -342,13 +343,19 @@ impl Forwarder {
                 Ok(*port)
             }
             Fate::Refuse(packet) => refusals::write(&mut frame, packet).map(|()| frame.port()),
-            Fate::Kernel => {
-                self.counters.to_kernel.add(1);
-                if let Err(reason) = io.pass_to_kernel(frame) {
-                    self.counters.dropped(reason).add(1);
+            Fate::Kernel => match exit::across(snapshot, &frame) {
+                Some(port) => {
+                    self.counters.bridged.add(1);
+                    Ok(port)
                 }
-                return;
-            }
+                None => {
+                    self.counters.to_kernel.add(1);
+                    if let Err(reason) = io.pass_to_kernel(frame) {
+                        self.counters.dropped(reason).add(1);
+                    }
+                    return;
+                }
+            },
             Fate::Held => return,
             Fate::Drop(reason) => Err(*reason),
             Fate::Lookup(..) | Fate::Miss(..) | Fate::Later(..) => {
@@ -384,30 +391,31 @@ impl Forwarder {
         if refused && answers::is_retried(snapshot, backend) {
             return Err(DropReason::RefusedRetried.into());
         }
-        let (hop, tags) = match direction {
+        let towards = match direction {
             Direction::Forward => {
                 self.follow_client(frame, packet, at, session);
                 self.ways().to_backend(snapshot, backend.id)?
             }
             Direction::Reply => self.ways().to_client(snapshot, session)?,
         };
-        let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
-        if packet.hop_limit <= 1 {
+        let arrived = (frame.port(), &packet.ethernet);
+        let exit = Exit::of(snapshot, arrived, direction, towards)?;
+        if exit.routed && packet.hop_limit <= 1 {
             return Err(Stop::HopLimit);
         }
-        let too_big = packet.end - packet.network > egress.mtu;
+        // Of a bridge too: a sender that is not told would wait for ever.
+        let too_big = packet.end - packet.network > exit.mtu;
         if too_big && !Cut::may_be_made(frame.bytes(), packet) {
-            return Err(Stop::TooBig(egress.mtu));
+            return Err(Stop::TooBig(exit.mtu));
         }
-        let mut rewrite = nat(session, backend, direction);
-        let link = Link {
-            source: egress.mac,
-            destination: hop.mac,
-        };
-        rewrite.link = Some(link);
+        let mut rewrite = nat(session, backend, snapshot, direction);
+        rewrite.link = exit.link;
+        rewrite.decrement_hop_limit = exit.routed;
         rewrite.apply(frame.bytes_mut(), packet);
-        if packet.ethernet.tags != *tags {
-            citizen::retag(frame, &packet.ethernet, link, *tags)?;
+        if let Some(link) = exit.link
+            && packet.ethernet.tags != *exit.tags
+        {
+            citizen::retag(frame, &packet.ethernet, link, *exit.tags)?;
         }
         let len = frame.frame_len() as u64;
         self.count(session, direction, len);
@@ -415,9 +423,9 @@ impl Forwarder {
             self.shared.sessions.add_bytes(at, len);
         }
         if too_big {
-            return Err(Stop::Cut(egress.wire, egress.mtu));
+            return Err(Stop::Cut(exit.port, exit.mtu));
         }
-        Ok(egress.wire)
+        Ok(exit.port)
     }
 
     #[inline]
@@ -505,27 +513,66 @@ pub(crate) fn read<F: FrameBuf>(frame: &F) -> Result<Packet, ParseError> {
     }
 }
 
-/// The session's rewrite in one direction, but for the link.
+/// The session's rewrite in one direction, but for the link and the hop limit, which the way says.
 #[inline]
-pub(crate) fn nat(session: &Session, backend: &Backend, direction: Direction) -> Rewrite {
-    // Only a session whose tuple clashed with another's has its client's port translated.
-    let port_translated = session.source_port != session.client_port;
-    let own = (session.client, session.client_port);
-    let seen_by_backend = (session.client, session.source_port);
+pub(crate) fn nat(
+    session: &Session,
+    backend: &Backend,
+    snapshot: &Snapshot,
+    direction: Direction,
+) -> Rewrite {
+    let plain = session.source.is_client()
+        && session.source_port == session.client_port
+        && backend.port != Backend::PORT_KEPT;
+    if !plain {
+        return full_nat(session, backend, snapshot, direction);
+    }
     match direction {
         Direction::Forward => Rewrite {
             destination: Some(backend.to_backend),
-            source: port_translated.then(|| Translation::new(own, seen_by_backend)),
-            decrement_hop_limit: true,
-            link: None,
+            ..Rewrite::default()
         },
         Direction::Reply => Rewrite {
             source: Some(backend.to_client),
-            destination: port_translated.then(|| Translation::new(seen_by_backend, own)),
-            decrement_hop_limit: true,
-            link: None,
+            ..Rewrite::default()
         },
     }
+}
+
+/// Likewise, where the client's address or port is translated too, or the service's port is one of many.
+#[inline(never)]
+fn full_nat(
+    session: &Session,
+    backend: &Backend,
+    snapshot: &Snapshot,
+    direction: Direction,
+) -> Rewrite {
+    let port = session.service_port;
+    let client = (session.client, session.client_port);
+    // `find` has just matched the tuple with this address.
+    let address = snapshot.seen_by_backend(session).unwrap_or(session.client);
+    let seen_by_backend = (address, session.source_port);
+    let vip = (backend.vip, port);
+    let server = (backend.address, backend.port_for(port));
+    let change = |from, to| (from != to).then(|| Translation::new(from, to));
+    let (source, destination) = match direction {
+        Direction::Forward => (change(client, seen_by_backend), change(vip, server)),
+        Direction::Reply => (change(server, vip), change(seen_by_backend, client)),
+    };
+    Rewrite {
+        source,
+        destination,
+        ..Rewrite::default()
+    }
+}
+
+/// The address that a session's packet is answered from where it goes no further: the one of ours that
+/// it was sent to or, if that was the client's, the VIP.
+fn told_from(snapshot: &Snapshot, session: &Session, packet: &IpPacket) -> Option<Address> {
+    if snapshot.is_vip(packet.destination) {
+        return Some(packet.destination);
+    }
+    Some(snapshot.backend(session.backend)?.vip)
 }
 
 /// A TCP or UDP packet of no session: a new flow to a service, or none of ours.

@@ -7,7 +7,8 @@
 //! sent to it than the limits let through.
 //!
 //! All of it comes from the VIP, the one address that the balancer has on either side: a client knows
-//! it, and a server routes to it as to its clients.
+//! it, and a server routes to it as to its clients. But to a server that was sent to from a source
+//! address, it comes from that one.
 
 use waxwing_packet::refusal::{self, IcmpError};
 use waxwing_packet::{Address, IpPacket, Transport, checksum};
@@ -80,14 +81,14 @@ impl Refusals {
 }
 
 impl Refusals {
-    /// Tells the sender of a session's packet why it goes no further, from the VIP, and says which
+    /// Tells the sender of a session's packet why it goes no further, from this address, and says which
     /// port that leaves by: the one that the packet came by (RFC 1812 sections 5.3.1 and 4.3.3.1, RFC
     /// 1191 section 4, RFC 4443 sections 3.2 and 3.3).
     #[cold]
     pub(crate) fn tell<F: FrameBuf>(
         &mut self,
         stop: Stop,
-        vip: Option<Address>,
+        from: Option<Address>,
         counters: &WorkerCounters,
         gather: &mut Gather,
         (frame, packet): (&mut F, &IpPacket),
@@ -107,7 +108,7 @@ impl Refusals {
                 &counters.told_too_big,
             ),
         };
-        let (Some(error), Some(vip), true) = (error, vip, IcmpError::may_be_about(packet)) else {
+        let (Some(error), Some(from), true) = (error, from, IcmpError::may_be_about(packet)) else {
             return Err(mute);
         };
         if !self.errors.take(now) {
@@ -116,7 +117,7 @@ impl Refusals {
         if !checksum::are_right(gather.whole(frame), packet) {
             return Err(DropReason::Malformed);
         }
-        write_error(frame, packet, error, vip)?;
+        write_error(frame, packet, error, from)?;
         told.add(1);
         Ok(frame.port())
     }

@@ -12,6 +12,7 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, Pod, include_bytes_aligned};
+use waxwing_dataplane::source_nat::SOURCES_MAX;
 use waxwing_dataplane::steering::Rules;
 use waxwing_packet::{Address, Mac};
 
@@ -35,8 +36,17 @@ const LINUX_MIN: (u8, u8) = (5, 10);
 type EndpointKey = [u8; 20];
 /// `struct address` of the program.
 type AddressKey = [u8; 16];
-/// `struct port` of the program: first socket, queues, MAC, zeros.
-type PortValue = [u8; 16];
+/// `struct port` of the program: first socket, queues, three MACs, whether it is bridged, a zero.
+type PortValue = [u8; 28];
+
+/// By their destination MAC, which frames of a port are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressees {
+    /// Those to the port's own MAC: what is addressed to another is another host's.
+    Own(Mac),
+    /// Those to any: the port is one of the two of a bridge. These MACs are the balancer's own.
+    Bridged([Mac; 3]),
+}
 
 /// What the program made of a frame; the names are those of `enum class` in its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +150,7 @@ impl Program {
         require_links()?;
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("services", 2 * options.services_max)
-            .map_max_entries("vips", 2 * options.services_max)
+            .map_max_entries("vips", 2 * vips_max(options))
             .map_max_entries("backends", 2 * options.backends_max)
             .map_max_entries("servers", 2 * options.backends_max)
             .map_max_entries("locals", 2 * options.locals_max)
@@ -161,6 +171,7 @@ impl Program {
                 in_effect: Rules::default(),
                 servers_in_effect: BTreeSet::new(),
                 services_max: options.services_max,
+                vips_max: vips_max(options),
                 backends_max: options.backends_max,
                 locals_max: options.locals_max,
             },
@@ -179,14 +190,19 @@ impl Program {
     pub fn set_port(
         &mut self,
         index: u32,
-        mac: Mac,
+        addressees: Addressees,
         first_socket: u32,
         queues: u32,
     ) -> Result<(), XdpError> {
+        let (macs, bridged) = match addressees {
+            Addressees::Own(mac) => ([mac; 3], false),
+            Addressees::Bridged(macs) => (macs, true),
+        };
         let mut value = PortValue::default();
         value[0..4].copy_from_slice(&first_socket.to_ne_bytes());
         value[4..8].copy_from_slice(&queues.to_ne_bytes());
-        value[8..14].copy_from_slice(&mac.0);
+        value[8..26].copy_from_slice(macs.map(|mac| mac.0).as_flattened());
+        value[26] = bridged.into();
         let what = || format!("steering of interface index {index}");
         self.ports
             .insert(index, value, 0)
@@ -290,6 +306,11 @@ impl Program {
     }
 }
 
+/// The most addresses of ours: VIPs and source addresses.
+fn vips_max(options: &Options) -> u32 {
+    options.services_max.saturating_add(SOURCES_MAX as u32)
+}
+
 /// Refuses a kernel without XDP links: a program attached in another way would outlive a killed
 /// process. (Links are of Linux 5.9, a UMEM shared over devices of 5.10.)
 fn require_links() -> Result<(), XdpError> {
@@ -337,6 +358,7 @@ struct RuleMaps {
     /// What [`Rules::servers`] gives of those in effect, but for what is being changed.
     servers_in_effect: BTreeSet<Address>,
     services_max: u32,
+    vips_max: u32,
     backends_max: u32,
     locals_max: u32,
 }
@@ -344,7 +366,7 @@ struct RuleMaps {
 impl RuleMaps {
     fn apply(&mut self, rules: &Rules) -> Result<(), String> {
         bounded("services", rules.services.len(), self.services_max)?;
-        bounded("VIPs", rules.vips.len(), self.services_max)?;
+        bounded("VIPs and source addresses", rules.vips.len(), self.vips_max)?;
         bounded("backend endpoints", rules.backends.len(), self.backends_max)?;
         bounded("local addresses", rules.locals.len(), self.locals_max)?;
 

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use waxwing_dataplane::snapshot::{
-    MidStream, NoBackend, Port, SessionsFate, TimeoutTicks, Timeouts,
+    MidStream, NoBackend, Port, SessionsFate, SourceUse, TimeoutTicks, Timeouts,
 };
-use waxwing_dataplane::{Backend, BackendId, Gauges, PortId, Service, ServiceId, Snapshot};
+use waxwing_dataplane::{Backend, BackendId, Gauges, PortId, Ports, Service, ServiceId, Snapshot};
 use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
 
 use crate::plan::Plan;
@@ -214,8 +214,9 @@ impl Config {
                 id: ServiceId(at as u32),
                 name: format!("service-{at}").into(),
                 vip,
-                port,
+                ports: Ports::one(port),
                 protocol,
+                source_nat: SourceUse::Auto,
                 policy: 0,
                 backends: Box::default(),
                 mid_stream: wanted.mid_stream,

@@ -550,9 +550,10 @@ pub(crate) fn evictions(balancer: &Balancer) -> u64 {
 
 fn backend_of<'a>(snapshot: &'a Snapshot, tuple: &Tuple, went: &View) -> Option<&'a Backend> {
     snapshot.backends().find(|b| {
-        (b.vip, b.vip_port, b.protocol)
-            == (tuple.destination, tuple.destination_port, tuple.protocol)
-            && (b.address, b.port) == (went.destination, went.destination_port)
+        let port = tuple.destination_port;
+        (b.vip, b.protocol) == (tuple.destination, tuple.protocol)
+            && b.vip_ports.contains(port)
+            && (b.address, b.port_for(port)) == (went.destination, went.destination_port)
     })
 }
 
@@ -560,7 +561,7 @@ fn reply_of(backend: &Backend, tuple: &Tuple, source_port: u16) -> Tuple {
     Tuple {
         source: backend.address,
         destination: tuple.source,
-        source_port: backend.port,
+        source_port: backend.port_for(tuple.destination_port),
         destination_port: source_port,
         protocol: tuple.protocol,
     }

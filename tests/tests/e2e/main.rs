@@ -10,8 +10,10 @@ mod consequences;
 mod crafted;
 mod crowd;
 mod failure;
+mod figure;
 mod forged;
 mod gateways;
+mod hairpin;
 mod health;
 mod hostile;
 mod icmp;
@@ -23,6 +25,7 @@ mod reload;
 mod servers;
 mod swaps;
 mod traffic;
+mod transparent;
 
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -79,10 +82,13 @@ fn main() {
         icmp::SCENARIOS,
         crafted::SCENARIOS,
         forged::SCENARIOS,
+        hairpin::SCENARIOS,
         modules::SCENARIOS,
         hostile::SCENARIOS,
         reload::SCENARIOS,
         swaps::SCENARIOS,
+        figure::SCENARIOS,
+        transparent::SCENARIOS,
         failure::SCENARIOS,
         refused::SCENARIOS,
         servers::SCENARIOS,

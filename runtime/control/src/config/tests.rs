@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod any_text;
+mod many_ports;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::schema::{ROOT, Shape};
 use super::{Config, Poll, Severity, ZeroCopy, values};
 
 const MINIMAL: &str = include_str!("../../../../examples/minimal.toml");
+const TRANSPARENT: &str = include_str!("../../../../examples/transparent.toml");
 const FULL: &str = include_str!("../../../../examples/full.toml");
 
 /// A config that is right, short enough to count lines in.
@@ -46,7 +48,7 @@ fn problems(text: &str) -> Vec<String> {
 
 #[test]
 fn the_base_and_the_examples_are_right() {
-    for text in [BASE, MINIMAL, FULL] {
+    for text in [BASE, MINIMAL, FULL, TRANSPARENT] {
         let (config, warnings) = Config::parse(text, path())
             .map_err(|e| e.to_string())
             .unwrap();
@@ -142,7 +144,26 @@ fn every_key_of_the_schema_is_read() {
 /// What stands in the base config => what stands there instead => how its one problem begins.
 /// `|` is a new line.
 const MISTAKES: &str = r#"
-port = 80|               => port = "80"|              => 6:8: `port` must be a whole number, not a string; write it as in `port = 80`
+port = 80|               => port = "80"|              => 6:8: "80" is no range of ports; write one such as "8000-8010", or "all", or a single port without quotes
+port = 80|               => port = "90-80"|           => 6:8: "90-80" is no range of ports; write
+port = 80|               => port = "0-80"|            => 6:8: "0-80" is no range of ports; write
+port = 80|               => port = 1.5|               => 6:8: `port` must be a port or a range, not a fraction; write it as in `port = 80`
+port = 80|               => port = "80-90"|           => 11:8: the service has ports 80-90, and a session goes to the one that its client used; take `port` out here
+port = 80|               => port = "all"|             => 11:8: the service has ports all, and a session
+protocol = "tcp"         => protocol = "tcp"|source_nat = "never" => 8:14: `source_nat` cannot be "never"; write "auto" or "always"
+protocol = "tcp"         => protocol = "tcp"|source_nat = "always" => 8:14: there is no IPv4 source address for it
+[[port]]                 => [[source_nat]]|[[port]]   => 1:1: [[source_nat]] has no `addresses`; write `addresses = ["10.2.0.9"]`
+[[port]]                 => [[source_nat]]|addresses = []|[[port]] => 1:1: `addresses` is empty; write
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.0/24"]|[[port]] => 2:14: "10.2.0.0/24" is a network; write one host's address
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.11"]|[[port]]   => 2:14: 10.2.0.11 is a backend, in line 12; write an address that nothing else has
+[[port]]                 => [[source_nat]]|addresses = ["203.0.113.10"]|[[port]]   => 2:14: 203.0.113.10 is a VIP, in line 7; write
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9", "10.2.0.9"]|[[port]]   => 2:26: 10.2.0.9 is a source address, in line 2; write
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|ports = "5-x"|[[port]] => 3:9: "5-x" is no range of ports; write
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|clients = ["10.2.0.0"]|[[port]] => 3:12: "10.2.0.0" is no network; write "10.2.0.0/32" for this one address
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|clients = ["10.2.0.1/24"]|[[port]] => 3:12: 10.2.0.1 is an address within its network; write "10.2.0.0/24"
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|clients = ["10.2.0.0/33"]|[[port]] => 3:12: "10.2.0.0/33" is no network; write one such as "10.2.0.0/24"
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|clients = ["fd00::/8"]|[[port]] => 3:12: the table has no IPv6 source address for fd00::/8; write one
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|clients = ["10.0.0.0/8", "10.0.0.0/8"]|[[port]] => 3:26: 10.0.0.0/8 is in `clients` already, in line 3; write it once
 port = 80|               => port = 0|                 => 6:8: `port` is out of range; write 1 to 65535
 port = 80|               => port = 99999999999999999999999999999999999999999| => 6:8: `port` is out of range
 protocol = "tcp"         => protocol = "sctp"         => 7:12: `protocol` cannot be "sctp"; write "tcp" or "udp"
@@ -151,6 +172,9 @@ port = 8080              => port = 8080|weight = -1   => 12:10: `weight` is out 
 "eth0"                   => "eth0 eth1"               => 2:13: "eth0 eth1" cannot be an interface's name
 [[port]]                 => cluster_key = "secret"|[[port]]         => 1:15: a cluster key is 32 hexadecimal digits; write
 [[port]]                 => zero_copy = "on"|[[port]]               => 1:13: `zero_copy` cannot be "on"; write "auto" or "require" or "off"
+[[port]]                 => mode = "bridge"|[[port]]                => 1:8: `mode` cannot be "bridge"; write "routed" or "transparent"
+[[port]]                 => mode = "transparent"|[[port]]           => 1:8: transparent mode has two ports, those of a bridge, and here is 1; write two [[port]], or `mode = "routed"`
+[[port]]                 => mode = "transparent"|return_path = "route"|[[port]]|interface = "eth1"|[[port]] => 1:8: in transparent mode replies go to the servers' own gateway
 [[port]]                 => [rings]|size = 1000|[[port]]            => 2:8: `size` must be a power of two; write 512 or 1024
 [[port]]                 => [rings]|frames = 1000|[[port]]          => 2:10: 1000 frames cannot fill
 [[port]]                 => [workers]|cpus = [0, 9999]|[[port]]     => 2:12: `cpus` is out of range; write 0 to 1023

@@ -7,7 +7,7 @@ use waxwing_packet::{Mac, Protocol, VlanTags};
 
 use super::*;
 use crate::session::TcpState;
-use crate::{BackendId, Tick};
+use crate::{BackendId, SourceId, Tick};
 
 fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
@@ -46,6 +46,7 @@ fn session(client: Address, client_port: u16) -> Session {
         client,
         client_port,
         service_port: 80,
+        source: SourceId::CLIENT,
         source_port: client_port,
         protocol: Protocol::Tcp,
         worker: 0,

@@ -1,9 +1,11 @@
 //! The XDP program, frame by frame, under the kernel's `BPF_PROG_TEST_RUN`: a frame in, the class
 //! it is put in out. Needs no interface and no namespace, but the privilege to load a program.
 
+mod bridged;
 mod errors;
 mod fragments;
 mod frames;
+mod ranges;
 mod services;
 mod whole;
 
@@ -11,13 +13,18 @@ use std::sync::{Arc, Mutex};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use waxwing_packet::Mac;
-use waxwing_xdp::{Buffers, Class, Options, Program};
+use waxwing_xdp::{Addressees, Buffers, Class, Options, Program};
 
+use crate::bridged::{bridged_frames, on_each_port};
 use crate::errors::errors;
 use crate::fragments::fragments_of_servers;
 use crate::frames::{PORT, rules};
+use crate::ranges::ranges_and_source_addresses;
 use crate::services::{icmp_fragments_and_neighbors, services_and_replies};
 use crate::whole::{cut_anywhere, long_frames, rules_change, too_many_rules};
+
+/// The index of the loopback device, which a test run receives on.
+const LOOPBACK: u32 = 1;
 
 type Test = Box<dyn FnOnce(&mut Program) -> Result<(), Failed> + Send>;
 type Row = (&'static str, Vec<u8>, Class);
@@ -42,8 +49,7 @@ fn main() {
 /// The program for frames in so many buffers; `None` where this process may not load one.
 fn load(options: &Options, buffers: Buffers) -> Option<Program> {
     let loaded = Program::load(options, buffers, 1, 1).and_then(|mut program| {
-        // A test run receives on the loopback device, whose index is 1.
-        program.set_port(1, Mac(PORT), 0, 1)?;
+        program.set_port(LOOPBACK, Addressees::Own(Mac(PORT)), 0, 1)?;
         Ok(program)
     });
     match loaded {
@@ -74,6 +80,7 @@ fn trials(program: Option<Program>, suffix: &str) -> Vec<Trial> {
     let rows = services_and_replies()
         .into_iter()
         .chain(icmp_fragments_and_neighbors())
+        .chain(ranges_and_source_addresses())
         .chain(fragments_of_servers())
         .chain(errors());
     let mut trials: Vec<Trial> = rows
@@ -91,6 +98,10 @@ fn trials(program: Option<Program>, suffix: &str) -> Vec<Trial> {
             )
         })
         .collect();
+    trials.extend(bridged_frames().into_iter().map(|row| {
+        let name = format!("at a bridge: {}", row.0);
+        trial(&name, Box::new(move |program| on_each_port(program, &row)))
+    }));
     trials.push(trial("frames cut anywhere", Box::new(cut_anywhere)));
     trials.push(trial("rules come and go", Box::new(rules_change)));
     trials.push(trial(
