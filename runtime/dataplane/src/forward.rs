@@ -325,7 +325,7 @@ impl Forwarder {
                 match self.translate(snapshot, &mut frame, packet, found, now) {
                     Ok(port) => Ok(port),
                     Err(Stop::Cut(port, mtu)) => {
-                        let whole = self.gather.to_cut(&frame);
+                        let whole = self.gather.with_room(&frame);
                         match pieces::send(io, counters, whole, (port, mtu)) {
                             Ok(()) => return,
                             Err(reason) => Err(reason),

@@ -26,11 +26,14 @@ impl Gather {
 
     /// The whole frame.
     pub(crate) fn whole<'a, F: FrameBuf>(&'a mut self, frame: &'a F) -> &'a [u8] {
-        self.to_cut(frame).0
+        self.with_room(frame).0
     }
 
     /// The whole frame, and the room for a piece that lies in several buffers itself.
-    pub(crate) fn to_cut<'a, F: FrameBuf>(&'a mut self, frame: &'a F) -> (&'a [u8], &'a mut [u8]) {
+    pub(crate) fn with_room<'a, F: FrameBuf>(
+        &'a mut self,
+        frame: &'a F,
+    ) -> (&'a [u8], &'a mut [u8]) {
         if frame.rest_len() == 0 {
             return (frame.bytes(), &mut self.piece);
         }

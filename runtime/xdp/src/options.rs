@@ -111,6 +111,7 @@ impl Default for Options {
 impl Options {
     /// The longest frame, link header included, in bytes.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "chunks of a frame are few")]
     pub const fn frame_len_max(&self, buffers: Buffers) -> u32 {
         let chunk = self.frame_size.saturating_sub(XDP_HEADROOM);
         let several = chunk * CHUNKS_MAX as u32;

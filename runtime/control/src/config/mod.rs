@@ -111,8 +111,8 @@ pub struct Workers {
 pub struct Rings {
     /// Descriptors in each of a socket's four rings; a power of two.
     pub size: u32,
-    /// Frames of memory: at least twice the size, one ring's worth to receive into and one to
-    /// transmit from.
+    /// Frames of memory, of 4 KiB each: at least twice the size, one ring's worth to receive into and
+    /// one to transmit from. A jumbo frame takes several.
     pub frames: u32,
 }
 

@@ -156,12 +156,12 @@ pub(crate) fn jumbo_heads_move() -> Outcome {
 /// A frame is cut within its first chunk, within a later one and at the end of one, and an empty one
 /// made as long as it was.
 pub(crate) fn jumbo_lengths() -> Outcome {
-    let cuts = [64, 3840, 3841, 7000, 7680, 9000, 9014];
+    const CUTS: [usize; 7] = [64, 3840, 3841, 7000, 7680, 9000, 9014];
     let lens = [9014; 7];
     let got = answers(&lens, |frame| {
         turn_around(frame.bytes_mut());
-        let cut =
-            [64, 3840, 3841, 7000, 7680, 9000, 9014][number(frame.bytes()).expect("it") as usize];
+        let number = number(frame.bytes()).and_then(|number| usize::try_from(number).ok());
+        let cut = CUTS[number.expect("a question")];
         assert!(
             !frame.set_len(9015),
             "what lies in several chunks does not grow"
@@ -178,7 +178,7 @@ pub(crate) fn jumbo_lengths() -> Outcome {
         assert!(frame.set_len(cut));
         frame.copy_from(&bytes);
     })?;
-    for (number, (cut, mut bytes)) in cuts.into_iter().zip(got).enumerate() {
+    for (number, (cut, mut bytes)) in CUTS.into_iter().zip(got).enumerate() {
         assert_eq!(bytes.len(), cut);
         turn_around(&mut bytes);
         let macs: [Mac; 2] = [0, 6].map(|at| Mac(std::array::from_fn(|i| bytes[at + i])));
@@ -208,6 +208,49 @@ pub(crate) fn jumbo_ring_full() -> Outcome {
     }
     io.flush();
     at_rest(settle(&mut io))
+}
+
+/// More frames than the other end has chunks for: the kernel drops whole ones, and the others arrive
+/// with their bytes, each in its turn.
+pub(crate) fn jumbo_overload() -> Outcome {
+    let _wire = Wire::with_mtu(1, MTU)?;
+    let (asker, mut workers) = end("ask", &small(), (ASKER, ASKER_PORT))?;
+    let (answerer, mut answering) = end("answer", &small(), (ANSWERER, ANSWERER_PORT))?;
+    let mut io = workers.remove(0).into_io();
+    let mut other = answering.remove(0).into_io();
+    let length = |number: u64| usize::try_from(64 + number * 977 % 8950).expect("a frame");
+    let (mut sent, mut arrived) = (0, 0);
+    let mut batch = Vec::new();
+    for round in 0..40 {
+        while sent < (round + 1) * 50 {
+            io.receive(&mut batch);
+            let Some(mut frame) = io.allocate(PORT) else {
+                continue;
+            };
+            assert!(frame.set_len(length(sent)));
+            frame.copy_from(&question(asker.mac, answerer.mac, sent, length(sent)));
+            sent += u64::from(io.send(PORT, frame).is_ok());
+            io.flush();
+        }
+        // One turn for each fifty frames is less than what comes.
+        other.receive(&mut batch);
+        for frame in batch.drain(..) {
+            let bytes = to_vec(&frame);
+            let number = number(&bytes).ok_or("a short frame")?;
+            let expected = question(asker.mac, answerer.mac, number, length(number));
+            if bytes != expected {
+                return Err(format!("frame {number} is torn").into());
+            }
+            arrived += 1;
+        }
+        assert!(other.account().is_balanced());
+    }
+    println!("    {arrived} of {sent} arrived");
+    at_rest(settle(&mut io))?;
+    if arrived == 0 || arrived == sent {
+        return Err("no overload".into());
+    }
+    Ok(())
 }
 
 /// A frame handed back reaches a socket of the host as it was.

@@ -21,8 +21,8 @@ use crate::host::{
     without_a_socket_the_kernel_has_it,
 };
 use crate::jumbo::{
-    jumbo_frames_come_back, jumbo_heads_move, jumbo_kernel_path, jumbo_lengths, jumbo_reopened,
-    jumbo_ring_full,
+    jumbo_frames_come_back, jumbo_heads_move, jumbo_kernel_path, jumbo_lengths, jumbo_overload,
+    jumbo_reopened, jumbo_ring_full,
 };
 
 type Outcome = Result<(), Failed>;
@@ -122,6 +122,7 @@ fn trials(skip: bool) -> Vec<Trial> {
             "a transmit ring with room for a part of a frame",
             Box::new(jumbo_ring_full),
         ),
+        ("more jumbo frames than fit", Box::new(jumbo_overload)),
         (
             "jumbo frames handed back to the kernel",
             Box::new(jumbo_kernel_path),
