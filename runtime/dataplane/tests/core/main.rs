@@ -27,6 +27,7 @@ mod refusals;
 mod return_path;
 mod sessions;
 mod source_nat;
+mod source_pools;
 mod told;
 mod vlans;
 mod world;
