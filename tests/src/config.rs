@@ -24,6 +24,9 @@ pub struct Config {
     pub sessions_max: u64,
     /// What a worker does while nothing arrives.
     pub poll: &'static str,
+    /// Where the balancer stands: `routed`, which is the default, or `transparent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<&'static str>,
     /// Where replies go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub return_path: Option<&'static str>,
@@ -178,6 +181,7 @@ impl Config {
             canary: None,
             sessions_max: 100_000,
             poll: "adaptive",
+            mode: None,
             return_path: None,
             admin: Admin {
                 socket: directory.join("waxwing.sock"),

@@ -10,6 +10,7 @@ mod consequences;
 mod crafted;
 mod crowd;
 mod failure;
+mod figure;
 mod forged;
 mod gateways;
 mod hairpin;
@@ -24,6 +25,7 @@ mod reload;
 mod servers;
 mod swaps;
 mod traffic;
+mod transparent;
 
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -85,6 +87,8 @@ fn main() {
         hostile::SCENARIOS,
         reload::SCENARIOS,
         swaps::SCENARIOS,
+        figure::SCENARIOS,
+        transparent::SCENARIOS,
         failure::SCENARIOS,
         refused::SCENARIOS,
         servers::SCENARIOS,

@@ -29,5 +29,6 @@ mod sessions;
 mod source_nat;
 mod source_pools;
 mod told;
+mod transparent;
 mod vlans;
 mod world;

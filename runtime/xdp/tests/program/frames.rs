@@ -55,6 +55,7 @@ pub(crate) fn rules() -> Rules {
         .into(),
         locals: [ip(LOCAL).into(), ip(LOCAL6).into()].into(),
         macs: Vec::new(),
+        bridge: None,
     }
 }
 
