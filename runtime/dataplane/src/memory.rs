@@ -1,6 +1,6 @@
 //! A [`FrameIo`] in memory: the core's wire in tests, benches and the simulator.
 //!
-//! Invariant: every frame of the pool is in exactly one place. [`MemoryIo::in_flight`] counts those
+//! Invariant: every buffer of the pool is in exactly one place. [`MemoryIo::in_flight`] counts those
 //! outside of the pool, so that a test sees a leak at once.
 
 use std::cell::{Cell, RefCell};
@@ -12,13 +12,27 @@ use crate::{BATCH, DropReason, FrameBuf, FrameIo, PortId};
 
 /// Bytes before a frame's start, as XDP leaves them.
 const HEADROOM: usize = 256;
-/// A frame's whole buffer.
+/// A whole buffer.
 const BUFFER: usize = 4096;
 
-#[derive(Default)]
 struct Pool {
     free: RefCell<Vec<Box<[u8]>>>,
     out: Cell<usize>,
+    /// How many bytes a frame has in each of its buffers but the last.
+    part_len: Cell<usize>,
+}
+
+impl Pool {
+    fn take(&self) -> Option<Box<[u8]>> {
+        let buffer = self.free.borrow_mut().pop()?;
+        self.out.set(self.out.get() + 1);
+        Some(buffer)
+    }
+
+    fn put(&self, buffer: Box<[u8]>) {
+        self.out.set(self.out.get() - 1);
+        self.free.borrow_mut().push(buffer);
+    }
 }
 
 /// A frame in memory; returns to its pool when dropped.
@@ -27,16 +41,51 @@ pub struct MemoryFrame {
     buffer: Box<[u8]>,
     start: usize,
     len: usize,
+    /// Further buffers, each with the bytes of the frame in it.
+    rest: Vec<(Box<[u8]>, usize)>,
     pool: Rc<Pool>,
+}
+
+impl MemoryFrame {
+    /// Drops the buffers behind this many bytes of the rest.
+    fn cut_rest(&mut self, mut len: usize) {
+        for (_, part_len) in &mut self.rest {
+            *part_len = len.min(*part_len);
+            len -= *part_len;
+        }
+        while self.rest.last().is_some_and(|(_, len)| *len == 0) {
+            self.rest
+                .pop()
+                .into_iter()
+                .for_each(|(b, _)| self.pool.put(b));
+        }
+    }
+
+    /// Takes buffers for a rest of this many bytes.
+    fn grow_rest(&mut self, mut len: usize) -> bool {
+        while len > 0 {
+            let Some(buffer) = self.pool.take() else {
+                self.cut_rest(0);
+                return false;
+            };
+            let part_len = len.min(self.pool.part_len.get());
+            self.rest.push((buffer, part_len));
+            len -= part_len;
+        }
+        true
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.frame_len()];
+        self.copy_to(&mut bytes);
+        bytes
+    }
 }
 
 impl Drop for MemoryFrame {
     fn drop(&mut self) {
-        self.pool.out.set(self.pool.out.get() - 1);
-        self.pool
-            .free
-            .borrow_mut()
-            .push(std::mem::take(&mut self.buffer));
+        self.cut_rest(0);
+        self.pool.put(std::mem::take(&mut self.buffer));
     }
 }
 
@@ -53,6 +102,21 @@ impl FrameBuf for MemoryFrame {
         &mut self.buffer[self.start..self.start + self.len]
     }
 
+    #[inline]
+    fn rest_len(&self) -> usize {
+        self.rest.iter().map(|(_, len)| len).sum()
+    }
+
+    fn rest(&self, number: usize) -> Option<&[u8]> {
+        let (buffer, len) = self.rest.get(number)?;
+        Some(&buffer[..*len])
+    }
+
+    fn rest_mut(&mut self, number: usize) -> Option<&mut [u8]> {
+        let (buffer, len) = self.rest.get_mut(number)?;
+        Some(&mut buffer[..*len])
+    }
+
     fn move_start(&mut self, by: isize) -> bool {
         let Some(start) = self.start.checked_add_signed(by) else {
             return false;
@@ -67,9 +131,18 @@ impl FrameBuf for MemoryFrame {
     }
 
     fn set_len(&mut self, len: usize) -> bool {
-        let fits = self.start + len <= self.buffer.len();
+        let room = (HEADROOM + self.pool.part_len.get()).saturating_sub(self.start);
+        if !self.rest.is_empty() {
+            let fits = len <= self.frame_len();
+            if fits {
+                self.cut_rest(len.saturating_sub(self.len));
+                self.len = self.len.min(len);
+            }
+            return fits;
+        }
+        let fits = len <= room || self.grow_rest(len - room);
         if fits {
-            self.len = len;
+            self.len = len.min(room);
         }
         fits
     }
@@ -90,13 +163,16 @@ pub struct MemoryIo {
 type MemoryFrameOut = (PortId, MemoryFrame);
 
 impl MemoryIo {
-    /// With this many ports, and a pool of `frames` frames.
+    /// With this many ports, and a pool of `frames` buffers, each of which is a frame unless that is
+    /// a jumbo frame.
     #[must_use]
     pub fn new(ports: u8, frames: usize) -> Self {
-        let pool = Rc::new(Pool::default());
-        pool.free
-            .borrow_mut()
-            .extend((0..frames).map(|_| vec![0; BUFFER].into_boxed_slice()));
+        let buffers = (0..frames).map(|_| vec![0; BUFFER].into_boxed_slice());
+        let pool = Rc::new(Pool {
+            free: RefCell::new(buffers.collect()),
+            out: Cell::new(0),
+            part_len: Cell::new(BUFFER - HEADROOM),
+        });
         Self {
             pool,
             arriving: VecDeque::with_capacity(frames),
@@ -116,7 +192,7 @@ impl MemoryIo {
         if !frame.set_len(bytes.len()) {
             return false;
         }
-        frame.bytes_mut().copy_from_slice(bytes);
+        frame.copy_from(bytes);
         self.arriving.push_back(frame);
         true
     }
@@ -125,7 +201,7 @@ impl MemoryIo {
     pub fn sent(&mut self) -> Vec<(PortId, Vec<u8>)> {
         self.sent
             .drain(..)
-            .map(|(port, frame)| (port, frame.bytes().to_vec()))
+            .map(|(port, frame)| (port, frame.to_vec()))
             .collect()
     }
 
@@ -133,13 +209,18 @@ impl MemoryIo {
     pub fn passed_to_kernel(&mut self) -> Vec<(PortId, Vec<u8>)> {
         self.to_kernel
             .drain(..)
-            .map(|(port, frame)| (port, frame.bytes().to_vec()))
+            .map(|(port, frame)| (port, frame.to_vec()))
             .collect()
     }
 
-    /// From now on at most this many more frames fit the transmit rings.
-    pub fn limit_transmit(&mut self, frames: usize) {
-        self.transmit_room = frames;
+    /// From now on at most this many more buffers fit the transmit rings.
+    pub fn limit_transmit(&mut self, buffers: usize) {
+        self.transmit_room = buffers;
+    }
+
+    /// From now on a frame has this many bytes in each of its buffers but the last, at most 3840.
+    pub fn split_frames(&mut self, part_len: usize) {
+        self.pool.part_len.set(part_len.clamp(1, BUFFER - HEADROOM));
     }
 
     /// From now on sent frames go straight back to the pool, as a bench wants it.
@@ -147,18 +228,17 @@ impl MemoryIo {
         self.recycling = true;
     }
 
-    /// Frames outside of the pool: arriving, held, or sent and not yet taken.
+    /// Buffers outside of the pool: arriving, held, or sent and not yet taken.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.pool.out.get()
     }
 
     fn take(&self, port: PortId) -> Option<MemoryFrame> {
-        let buffer = self.pool.free.borrow_mut().pop()?;
-        self.pool.out.set(self.pool.out.get() + 1);
         Some(MemoryFrame {
             port,
-            buffer,
+            buffer: self.pool.take()?,
+            rest: Vec::new(),
             start: HEADROOM,
             len: 0,
             pool: Rc::clone(&self.pool),
@@ -182,7 +262,7 @@ impl FrameIo for MemoryIo {
         if port.0 >= self.ports {
             return Err(DropReason::PortMissing);
         }
-        let Some(room) = self.transmit_room.checked_sub(1) else {
+        let Some(room) = self.transmit_room.checked_sub(1 + frame.rest.len()) else {
             return Err(DropReason::TransmitRingFull);
         };
         if self.transmit_room != usize::MAX {
