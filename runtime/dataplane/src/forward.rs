@@ -172,8 +172,13 @@ impl Forwarder {
     fn classify<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &mut [F], now: Now) {
         let mut bytes = 0;
         for frame in frames.iter_mut() {
-            bytes += frame.frame_len() as u64;
-            let fate = match read(frame) {
+            let rest = frame.rest_len();
+            bytes += (frame.bytes().len() + rest) as u64;
+            let parsed = match rest {
+                0 => parse(frame.bytes()),
+                rest => parse_head(frame.bytes(), rest),
+            };
+            let fate = match parsed {
                 Ok(Packet::Ip(packet)) => self.classify_ip(snapshot, frame, packet, now),
                 Ok(Packet::Arp(ethernet)) => citizen::answer_arp(snapshot, frame, &ethernet).into(),
                 Ok(Packet::Other(_)) => Fate::Kernel,
@@ -501,15 +506,6 @@ impl Forwarder {
         };
         traffic.packets.add(1);
         traffic.bytes.add(len);
-    }
-}
-
-/// Parses a frame; of a jumbo frame its first buffer.
-#[inline]
-pub(crate) fn read<F: FrameBuf>(frame: &F) -> Result<Packet, ParseError> {
-    match frame.rest_len() {
-        0 => parse(frame.bytes()),
-        rest => parse_head(frame.bytes(), rest),
     }
 }
 

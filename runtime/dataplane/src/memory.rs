@@ -41,38 +41,62 @@ pub struct MemoryFrame {
     buffer: Box<[u8]>,
     start: usize,
     len: usize,
-    /// Further buffers, each with the bytes of the frame in it.
-    rest: Vec<(Box<[u8]>, usize)>,
+    /// Of a jumbo frame.
+    rest: Option<Box<Rest>>,
     pool: Rc<Pool>,
 }
 
+/// What of a frame lies behind its first buffer.
+#[derive(Default)]
+struct Rest {
+    /// Each with the bytes of the frame in it.
+    buffers: Vec<(Box<[u8]>, usize)>,
+    /// In bytes, over all of them.
+    len: usize,
+}
+
 impl MemoryFrame {
-    /// Drops the buffers behind this many bytes of the rest.
-    fn cut_rest(&mut self, mut len: usize) {
-        for (_, part_len) in &mut self.rest {
-            *part_len = len.min(*part_len);
-            len -= *part_len;
-        }
-        while self.rest.last().is_some_and(|(_, len)| *len == 0) {
-            self.rest
-                .pop()
-                .into_iter()
-                .for_each(|(b, _)| self.pool.put(b));
+    /// Cuts the rest to so many bytes, of those that it has; buffers that it does not need go back.
+    #[cold]
+    fn cut_rest(&mut self, len: usize) {
+        let Some(mut rest) = self.rest.take() else {
+            return;
+        };
+        while let Some((buffer, part_len)) = rest.buffers.pop() {
+            rest.len -= part_len;
+            if rest.len < len {
+                rest.buffers.push((buffer, len - rest.len));
+                rest.len = len;
+                self.rest = Some(rest);
+                return;
+            }
+            self.pool.put(buffer);
         }
     }
 
-    /// Takes buffers for a rest of this many bytes.
-    fn grow_rest(&mut self, mut len: usize) -> bool {
-        while len > 0 {
+    /// Takes buffers for a rest of so many bytes; whether there were enough.
+    #[cold]
+    fn grow_rest(&mut self, len: usize) -> bool {
+        let mut rest = Box::<Rest>::default();
+        while rest.len < len {
+            let part_len = (len - rest.len).min(self.pool.part_len.get());
             let Some(buffer) = self.pool.take() else {
-                self.cut_rest(0);
-                return false;
+                break;
             };
-            let part_len = len.min(self.pool.part_len.get());
-            self.rest.push((buffer, part_len));
-            len -= part_len;
+            rest.buffers.push((buffer, part_len));
+            rest.len += part_len;
         }
-        true
+        let grown = rest.len == len;
+        self.rest = Some(rest);
+        if !grown {
+            self.cut_rest(0);
+        }
+        grown
+    }
+
+    /// How many buffers it lies in.
+    fn buffers(&self) -> usize {
+        1 + self.rest.as_ref().map_or(0, |rest| rest.buffers.len())
     }
 
     fn to_vec(&self) -> Vec<u8> {
@@ -84,7 +108,9 @@ impl MemoryFrame {
 
 impl Drop for MemoryFrame {
     fn drop(&mut self) {
-        self.cut_rest(0);
+        if self.rest.is_some() {
+            self.cut_rest(0);
+        }
         self.pool.put(std::mem::take(&mut self.buffer));
     }
 }
@@ -104,16 +130,16 @@ impl FrameBuf for MemoryFrame {
 
     #[inline]
     fn rest_len(&self) -> usize {
-        self.rest.iter().map(|(_, len)| len).sum()
+        self.rest.as_ref().map_or(0, |rest| rest.len)
     }
 
     fn rest(&self, number: usize) -> Option<&[u8]> {
-        let (buffer, len) = self.rest.get(number)?;
+        let (buffer, len) = self.rest.as_ref()?.buffers.get(number)?;
         Some(&buffer[..*len])
     }
 
     fn rest_mut(&mut self, number: usize) -> Option<&mut [u8]> {
-        let (buffer, len) = self.rest.get_mut(number)?;
+        let (buffer, len) = self.rest.as_mut()?.buffers.get_mut(number)?;
         Some(&mut buffer[..*len])
     }
 
@@ -132,7 +158,7 @@ impl FrameBuf for MemoryFrame {
 
     fn set_len(&mut self, len: usize) -> bool {
         let room = (HEADROOM + self.pool.part_len.get()).saturating_sub(self.start);
-        if !self.rest.is_empty() {
+        if self.rest.is_some() {
             let fits = len <= self.frame_len();
             if fits {
                 self.cut_rest(len.saturating_sub(self.len));
@@ -238,7 +264,7 @@ impl MemoryIo {
         Some(MemoryFrame {
             port,
             buffer: self.pool.take()?,
-            rest: Vec::new(),
+            rest: None,
             start: HEADROOM,
             len: 0,
             pool: Rc::clone(&self.pool),
@@ -262,7 +288,7 @@ impl FrameIo for MemoryIo {
         if port.0 >= self.ports {
             return Err(DropReason::PortMissing);
         }
-        let Some(room) = self.transmit_room.checked_sub(1 + frame.rest.len()) else {
+        let Some(room) = self.transmit_room.checked_sub(frame.buffers()) else {
             return Err(DropReason::TransmitRingFull);
         };
         if self.transmit_room != usize::MAX {

@@ -3,14 +3,14 @@
 //! Invariant: a fragment that waits has ended as a frame, which is counted as held; taken out again
 //! it is counted as released, and ends as any frame does: sent, handed to the kernel, or dropped.
 
-use waxwing_packet::{Fragment, IpPacket, Packet};
+use waxwing_packet::{Fragment, IpPacket, Packet, parse_head};
 
 use super::datagram::{DatagramKey, Piece};
 use super::held::Ticket;
 use super::table::{Later, Leaving, Word};
 use super::{PIECES_MAX, table};
 use crate::flow::tuple_of;
-use crate::forward::{Fate, Forwarder, read};
+use crate::forward::{Fate, Forwarder};
 use crate::{BATCH, DropReason, FrameBuf, FrameIo, Now, Snapshot};
 
 /// How long one round over the table takes, in milliseconds: a fragment whose first one never comes
@@ -195,7 +195,7 @@ impl Forwarder {
             (_, Some(Word::Drop(reason))) => return self.counters.dropped(reason).add(1),
             (None, _) => return self.counters.dropped(DropReason::FragmentLimit).add(1),
             (Some(frame), word) => {
-                let fate = match (read(&frame), word) {
+                let fate = match (parse_head(frame.bytes(), frame.rest_len()), word) {
                     (Ok(Packet::Ip(packet)), Some(word)) => self.follow(word, packet),
                     (Ok(Packet::Ip(packet)), None) if !snapshot.is_vip(packet.destination) => {
                         Fate::Kernel
