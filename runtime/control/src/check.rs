@@ -164,20 +164,21 @@ fn families(config: &Config) -> Vec<Family> {
 }
 
 fn vips(config: &Config, facts: &HostFacts) -> Vec<Problem> {
-    let problem = |address: &Located<Address>| {
-        let holder = facts.holder_of(address.value)?;
-        Some(config.warning_at(address.span, on_link(&address.value.to_string(), &holder)))
-    };
-    let vips = config.services.iter().map(|service| &service.vip);
+    let vips = config.services.iter().map(|service| ("VIP", &service.vip));
     let sources = config.source_nat.iter().flat_map(|table| &table.addresses);
+    let sources = sources.map(|address| ("source address", address));
+    let problem = |(what, address): (&str, &Located<Address>)| {
+        let holder = facts.holder_of(address.value)?;
+        Some(config.warning_at(address.span, on_link(what, address.value, &holder)))
+    };
     vips.chain(sources).filter_map(problem).collect()
 }
 
 /// What is wrong with a VIP, or a source address, that an interface has.
-pub(crate) fn on_link(vip: &str, link: &str) -> String {
+pub(crate) fn on_link(what: &str, address: Address, link: &str) -> String {
     format!(
-        "{vip} is an address of this host, on {link}: the kernel answers for it too, and \
-         resets its connections whenever waxwing is not running; take it off with `ip addr del {vip} \
+        "the {what} {address} is an address of this host, on {link}: the kernel answers for it too, and \
+         resets its connections whenever waxwing is not running; take it off with `ip addr del {address} \
          dev {link}`"
     )
 }

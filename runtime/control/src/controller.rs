@@ -577,7 +577,12 @@ impl Controller {
         problems.extend(self.resolver.returns().problem.clone());
         for vip in self.snapshot.vips() {
             if let Some(holder) = facts.holder_of(*vip) {
-                problems.push(check::on_link(&vip.to_string(), &holder));
+                let mut sources = self.snapshot.sources().iter();
+                let what = match sources.any(|(_, address)| address == *vip) {
+                    true => "source address",
+                    false => "VIP",
+                };
+                problems.push(check::on_link(what, *vip, &holder));
             }
         }
         problems

@@ -22,6 +22,8 @@ const EVICTION_WINDOW: usize = 128;
 /// How long a connection that only an RST seems to have ended has to show that it lives, before it makes
 /// room: ten seconds, as long as Linux's connection tracking waits.
 const RESET_TICKS: u32 = 100;
+/// How long an answer to a datagram may be under way, before its source port may be another client's.
+const ANSWER_TICKS: u32 = 100;
 /// How many translated source ports are tried when a tuple clashes.
 const CLASH_TRIES: u16 = 16;
 /// The lowest source port that a clash is translated to (RFC 6056 section 3.2).
@@ -261,7 +263,13 @@ fn evictable(snapshot: &Snapshot, session: &Session, now: Tick) -> Evictable {
 /// closed and, where none is, the oldest whose handshake is not complete. (Otherwise than in a full table,
 /// where half-open ones are most likely a flood's: here they are as likely the neighbours of this one, while
 /// ports of closed ones are held for nothing but caution.) `None` for never.
+///
+/// A segment that is under way still finds other sequence numbers at the next client; a datagram has none,
+/// and would tell it what another has asked for.
 fn yields(snapshot: &Snapshot, session: &Session, now: Tick) -> Option<(u8, u32)> {
+    if session.protocol == Protocol::Udp && now.since(session.seen) < ANSWER_TICKS {
+        return None;
+    }
     match evictable(snapshot, session, now) {
         Evictable::Closing => Some((1, now.since(session.seen))),
         Evictable::HalfOpen => Some((0, now.since(session.created))),

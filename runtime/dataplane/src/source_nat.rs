@@ -14,7 +14,7 @@ use crate::ports::Ports;
 use crate::{Backend, DropReason, Service};
 
 /// The most source addresses: a session has a byte to name its own.
-pub const SOURCES_MAX: usize = 255;
+pub const SOURCES_MAX: u8 = u8::MAX;
 
 /// The most source endpoints that are tried for a new session. In a pool that is taken at random to nine
 /// tenths one in 10^11 new sessions finds none; to 99 hundredths one in 13, whose next try, with the

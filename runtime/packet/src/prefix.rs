@@ -30,6 +30,15 @@ impl Prefix {
         Some(Self { network, len })
     }
 
+    /// The network of one address.
+    #[must_use]
+    pub const fn of_one(address: Address) -> Self {
+        Self {
+            network: address,
+            len: 128,
+        }
+    }
+
     /// Its first address.
     #[must_use]
     pub const fn network(self) -> Address {

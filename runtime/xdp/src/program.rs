@@ -308,7 +308,7 @@ impl Program {
 
 /// The most addresses of ours: VIPs and source addresses.
 fn vips_max(options: &Options) -> u32 {
-    options.services_max.saturating_add(SOURCES_MAX as u32)
+    options.services_max.saturating_add(SOURCES_MAX.into())
 }
 
 /// Refuses a kernel without XDP links: a program attached in another way would outlive a killed

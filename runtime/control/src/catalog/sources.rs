@@ -24,7 +24,7 @@ pub(super) struct SourceIds {
 impl SourceIds {
     pub(super) fn new() -> Self {
         Self {
-            ids: Ids::new(SOURCES_MAX),
+            ids: Ids::new(SOURCES_MAX.into()),
             live: HashSet::new(),
         }
     }
@@ -42,7 +42,7 @@ impl SourceIds {
             for address in table.addresses.iter().map(|address| address.value) {
                 let id = self.ids.id(address).ok_or(CatalogError::Sources {
                     address,
-                    max: SOURCES_MAX,
+                    max: SOURCES_MAX.into(),
                 })?;
                 addresses.push(source_id(id));
                 live.insert(address);

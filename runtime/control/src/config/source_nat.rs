@@ -85,7 +85,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 
 fn limits(config: &Config, report: &mut Report) {
     let addresses = config.source_nat.iter().flat_map(|table| &table.addresses);
-    if let Some(address) = addresses.clone().nth(SOURCES_MAX) {
+    if let Some(address) = addresses.clone().nth(SOURCES_MAX.into()) {
         let count = addresses.count();
         let text = format!(
             "{count} source addresses are more than there can be; write {SOURCES_MAX} at most"

@@ -20,7 +20,7 @@ pub(crate) fn sessions() {
         let session = Session {
             client: parse("192.0.2.1"),
             client_port: n,
-            service_port: 80,
+            service_port: if n % 3 == 0 { 53 } else { 80 },
             source: SourceId::CLIENT,
             source_port: n,
             protocol: if n % 3 == 0 {

@@ -122,10 +122,8 @@ pub(crate) fn reload() {
 pub(crate) fn larger_mtu() {
     let bed = Bed::new(WEB);
     let set = |mtu| {
-        ip(&format!(
-            "-n {} link set p1 mtu {mtu}",
-            bed._namespaces.balancer
-        ))
+        let namespace = &bed._namespaces.balancer;
+        ip(&format!("-n {namespace} link set p1 mtu {mtu}"));
     };
     set(3818);
     bed.pause(100);

@@ -28,6 +28,7 @@ mod refusals;
 mod return_path;
 mod sessions;
 mod source_nat;
+mod source_pools;
 mod told;
 mod transparent;
 mod vlans;
