@@ -50,27 +50,27 @@ mod tests {
     use super::*;
 
     /// A small generator (xorshift64), so that a seed replays a failure.
-    fn random(seed: &mut u64, below: u64) -> u64 {
+    fn random(seed: &mut u64, below: u64) -> usize {
         *seed ^= *seed << 13;
         *seed ^= *seed >> 7;
         *seed ^= *seed << 17;
-        *seed % below
+        usize::try_from(*seed % below).expect("a few")
     }
 
     #[test]
     fn frames_come_out_as_they_went_in_wherever_batches_end() {
         for seed in 1..500 {
             let state = &mut seed.clone();
-            let lens: Vec<u64> = (0..50).map(|_| 1 + random(state, 4)).collect();
+            let lens: Vec<usize> = (0..50).map(|_| 1 + random(state, 4)).collect();
             let chunks = lens.iter().enumerate().flat_map(|(frame, &len)| {
                 (0..len).map(move |chunk| ((frame, chunk), chunk + 1 < len))
             });
             let chunks: Vec<_> = chunks.collect();
             let mut assembly = Assembly::new();
-            let mut frames: Vec<Vec<(usize, u64)>> = Vec::new();
+            let mut frames: Vec<Vec<(usize, usize)>> = Vec::new();
             let mut at = 0;
             while at < chunks.len() {
-                let batch = 1 + random(state, 7) as usize;
+                let batch = 1 + random(state, 7);
                 let end = (at + batch).min(chunks.len());
                 for &(chunk, has_more) in &chunks[at..end] {
                     frames.extend(assembly.take(chunk, has_more, |c| vec![c], Vec::push));
