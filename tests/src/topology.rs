@@ -62,6 +62,8 @@ pub struct Layout {
     pub arms: Arms,
     /// How the client reaches the VIPs.
     pub vips: VipRoute,
+    /// MTU of every interface, in bytes.
+    pub mtu: u32,
 }
 
 impl Default for Layout {
@@ -71,6 +73,7 @@ impl Default for Layout {
             queues: 1,
             arms: Arms::Two,
             vips: VipRoute::OnLink,
+            mtu: 1500,
         }
     }
 }
@@ -152,23 +155,22 @@ impl Topology {
     }
 
     fn wire(&self) -> Result<()> {
-        let wide = VethOptions {
-            queues: self.layout.queues,
-            ..VethOptions::default()
-        };
+        let Layout { queues, mtu, .. } = self.layout;
+        let wide = VethOptions { queues, mtu };
+        let narrow = VethOptions { queues: 1, mtu };
         match self.layout.arms {
             Arms::Two => {
                 veth((&self.client, "eth0"), (&self.balancer, "front"), wide)?;
                 self.plug((&self.balancer, "back"), wide)?;
             }
             Arms::One => {
-                self.plug((&self.client, "eth0"), VethOptions::default())?;
+                self.plug((&self.client, "eth0"), narrow)?;
                 self.plug((&self.balancer, "front"), wide)?;
             }
         }
         self.servers
             .iter()
-            .try_for_each(|server| self.plug((server, "eth0"), VethOptions::default()))
+            .try_for_each(|server| self.plug((server, "eth0"), narrow))
     }
 
     /// Joins an interface to the switch.

@@ -34,6 +34,9 @@ pub trait PortFacts: Send + Sync {
     /// Every port, in the order of their ids. [`PortStatus::link_up`], `mac` and `mtu` are filled
     /// in by the caller.
     fn ports(&self) -> Vec<PortStatus>;
+
+    /// The largest MTU of which frames fit the memory that was laid out at the start, in bytes.
+    fn mtu_max(&self) -> u32;
 }
 
 /// What the controller last put into effect.

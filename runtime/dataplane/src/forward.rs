@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use waxwing_packet::{
     Address, Cut, Fragment, IpPacket, Packet, ParseError, Rewrite, TcpFlags, Translation,
-    Transport, icmp, parse,
+    Transport, icmp, parse, parse_head,
 };
 
 use crate::answers;
@@ -25,6 +25,7 @@ use crate::errors;
 use crate::exit::{self, Exit};
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
 use crate::fragments::{FragmentPass, FragmentTable};
+use crate::gather::Gather;
 use crate::misses::Misses;
 use crate::parts::Parts;
 use crate::pieces;
@@ -63,6 +64,7 @@ pub struct Forwarder {
     worker: u8,
     misses: Misses,
     refusals: Refusals,
+    pub(crate) gather: Gather,
     pub(crate) fragments: FragmentPass,
     /// The routes to clients, where replies go by them.
     routes: Taken,
@@ -133,6 +135,7 @@ impl Forwarder {
             counters,
             misses: Misses::new(cluster_key),
             refusals: Refusals::new(),
+            gather: Gather::new(),
             fragments: FragmentPass::new(),
             routes: Taken::default(),
             fates: Vec::with_capacity(BATCH),
@@ -169,8 +172,13 @@ impl Forwarder {
     fn classify<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &mut [F], now: Now) {
         let mut bytes = 0;
         for frame in frames.iter_mut() {
-            bytes += frame.bytes().len() as u64;
-            let fate = match parse(frame.bytes()) {
+            let rest = frame.rest_len();
+            bytes += (frame.bytes().len() + rest) as u64;
+            let parsed = match rest {
+                0 => parse(frame.bytes()),
+                rest => parse_head(frame.bytes(), rest),
+            };
+            let fate = match parsed {
                 Ok(Packet::Ip(packet)) => self.classify_ip(snapshot, frame, packet, now),
                 Ok(Packet::Arp(ethernet)) => citizen::answer_arp(snapshot, frame, &ethernet).into(),
                 Ok(Packet::Other(_)) => Fate::Kernel,
@@ -250,7 +258,7 @@ impl Forwarder {
                     match standing::ending(snapshot, &session, direction, flags, now) {
                         None => Fate::Session(packet, at, session, direction),
                         Some(ending) => {
-                            let arrived = (frame.bytes(), packet, hash);
+                            let arrived = (frame, packet, hash);
                             standing::end(ending, snapshot, &mut parts, arrived, (at, session), now)
                         }
                     }
@@ -280,6 +288,7 @@ impl Forwarder {
             slots: &mut self.slots,
             ended: &mut self.ended,
             refusals: &mut self.refusals,
+            gather: &mut self.gather,
         };
         (&mut self.fates, &mut self.misses, parts)
     }
@@ -316,15 +325,17 @@ impl Forwarder {
                 match self.translate(snapshot, &mut frame, packet, found, now) {
                     Ok(port) => Ok(port),
                     Err(Stop::Cut(port, mtu)) => {
-                        match pieces::send(io, counters, &frame, (port, mtu)) {
+                        let whole = self.gather.to_cut(&frame);
+                        match pieces::send(io, counters, whole, (port, mtu)) {
                             Ok(()) => return,
                             Err(reason) => Err(reason),
                         }
                     }
                     Err(stop) => {
                         let from = told_from(snapshot, session, packet);
+                        let arrived = (&mut frame, packet);
                         self.refusals
-                            .tell(stop, from, counters, (&mut frame, packet), now)
+                            .tell(stop, from, counters, &mut self.gather, arrived, now)
                     }
                 }
             }
@@ -357,7 +368,7 @@ impl Forwarder {
                 Err(DropReason::Unsupported)
             }
         };
-        let len = frame.bytes().len() as u64;
+        let len = frame.frame_len() as u64;
         match outcome.and_then(|port| io.send(port, frame)) {
             Ok(()) => {
                 self.counters.transmitted.packets.add(1);
@@ -411,7 +422,7 @@ impl Forwarder {
         {
             citizen::retag(frame, &packet.ethernet, link, *exit.tags)?;
         }
-        let len = frame.bytes().len() as u64;
+        let len = frame.frame_len() as u64;
         self.count(session, direction, len);
         if self.ended.is_told_of(backend) {
             self.shared.sessions.add_bytes(at, len);

@@ -18,6 +18,7 @@ mod fallback;
 mod flow;
 pub mod forward;
 mod fragments;
+mod gather;
 mod histogram;
 pub mod io;
 pub mod memory;

@@ -103,8 +103,8 @@ impl Misses {
             if let Fate::Drop(DropReason::NoBackend) = fates[arrival.frame]
                 && service.no_backend == NoBackend::Reject
             {
-                let bytes = frames[arrival.frame].bytes();
-                fates[arrival.frame] = reject(bytes, &arrival.packet, parts, now);
+                let frame = &frames[arrival.frame];
+                fates[arrival.frame] = reject(frame, &arrival.packet, parts, now);
             }
         }
         second_frames(snapshot, parts, &self.arrivals, (frames, fates), now);
@@ -137,7 +137,8 @@ impl Misses {
                 *fate = Fate::Drop(DropReason::MidStream);
                 continue;
             }
-            let payload = &frames[at].bytes()[payload_range(&packet)];
+            let bytes = frames[at].bytes();
+            let payload = &bytes[payload_range(&packet, bytes.len())];
             self.arrivals.push(Arrival {
                 frame: at,
                 packet,
@@ -170,14 +171,16 @@ fn new_flow(tuple: &Tuple, hash: u64, mid_stream: bool, prefix: &[u8]) -> NewFlo
     }
 }
 
-/// Where a packet's transport payload lies in its frame.
-fn payload_range(packet: &IpPacket) -> std::ops::Range<usize> {
+/// Where a packet's transport payload lies in its frame, as far as its first buffer goes: what policies
+/// see is much shorter than that.
+fn payload_range(packet: &IpPacket, head_len: usize) -> std::ops::Range<usize> {
     let start = match packet.transport {
         Transport::Tcp { payload, .. } => payload,
         Transport::Udp { .. } => packet.transport_start + 8,
         Transport::Icmp { .. } | Transport::Other(_) => packet.end,
     };
-    usize::from(start.min(packet.end))..usize::from(packet.end)
+    let end = usize::from(packet.end).min(head_len);
+    usize::from(start).min(end)..end
 }
 
 /// From a pick to a backend that takes new sessions.
@@ -215,10 +218,11 @@ fn choose<'a>(
 
 /// Tells the client of a new flow that there is no backend for it.
 #[cold]
-fn reject(frame: &[u8], packet: &IpPacket, parts: &mut Parts<'_>, now: Now) -> Fate {
-    let fate = parts
-        .refusals
-        .refuse(frame, packet, DropReason::NoBackend, now);
+fn reject<F: FrameBuf>(frame: &F, packet: &IpPacket, parts: &mut Parts<'_>, now: Now) -> Fate {
+    let Parts {
+        refusals, gather, ..
+    } = parts;
+    let fate = refusals.refuse(gather, (frame, packet), DropReason::NoBackend, now);
     if let Fate::Refuse(_) = fate {
         parts.counters.rejected.add(1);
     }
@@ -246,7 +250,7 @@ fn second_frames<F: FrameBuf>(
         fates[at] = match (first, found) {
             // That the first one was damaged says nothing of this one.
             (Fate::Refuse(_) | Fate::Drop(DropReason::Malformed), _) => {
-                reject(frames[at].bytes(), &packet, parts, now)
+                reject(&frames[at], &packet, parts, now)
             }
             (Fate::Drop(reason), _) => Fate::Drop(reason),
             (_, Some((at, session, direction))) => Fate::Session(packet, at, session, direction),

@@ -15,6 +15,7 @@ use waxwing_packet::{Address, IpPacket, Transport, checksum};
 
 use crate::counters::WorkerCounters;
 use crate::forward::{Fate, Stop};
+use crate::gather::Gather;
 use crate::{DropReason, FrameBuf, Now, PortId};
 
 /// RSTs a second, of one worker. Generous, since a client that is not told waits for long: it lets
@@ -56,10 +57,10 @@ impl Refusals {
     /// Refuses a packet to a VIP, or drops it: under `mute` where its sender is not to be answered.
     /// The packet goes no further, so that it is here that its checksums are looked at, as its
     /// receiver would (RFC 1122 sections 3.2.1.2, 4.1.3.4 and 4.2.2.7).
-    pub(crate) fn refuse(
+    pub(crate) fn refuse<F: FrameBuf>(
         &mut self,
-        frame: &[u8],
-        packet: &IpPacket,
+        gather: &mut Gather,
+        (frame, packet): (&F, &IpPacket),
         mute: DropReason,
         now: Now,
     ) -> Fate {
@@ -71,7 +72,7 @@ impl Refusals {
             Fate::Drop(mute)
         } else if !limit.take(now) {
             Fate::Drop(DropReason::AnswerLimit)
-        } else if checksum::are_right(frame, packet) {
+        } else if checksum::are_right(gather.whole(frame), packet) {
             Fate::Refuse(*packet)
         } else {
             Fate::Drop(DropReason::Malformed)
@@ -89,6 +90,7 @@ impl Refusals {
         stop: Stop,
         from: Option<Address>,
         counters: &WorkerCounters,
+        gather: &mut Gather,
         (frame, packet): (&mut F, &IpPacket),
         now: Now,
     ) -> Result<PortId, DropReason> {
@@ -112,7 +114,7 @@ impl Refusals {
         if !self.errors.take(now) {
             return Err(DropReason::AnswerLimit);
         }
-        if !checksum::are_right(frame.bytes(), packet) {
+        if !checksum::are_right(gather.whole(frame), packet) {
             return Err(DropReason::Malformed);
         }
         write_error(frame, packet, error, from)?;

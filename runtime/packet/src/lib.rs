@@ -38,7 +38,7 @@ mod wire;
 pub use address::{Address, Family, Mac, Protocol};
 pub use checksum::Delta;
 pub use ethernet::{Ethernet, Link, VlanTag, VlanTags};
-pub use parse::{Fragment, IpPacket, Packet, ParseError, Transport, parse};
+pub use parse::{Fragment, IpPacket, Packet, ParseError, Transport, parse, parse_head};
 pub use pieces::Cut;
 pub use prefix::Prefix;
 pub use quote::Quote;

@@ -17,12 +17,17 @@ use waxwing_dataplane::steering::Rules;
 use waxwing_packet::{Address, Mac};
 
 use crate::error::system_cause;
-use crate::{Interface, Options, XdpError};
+use crate::{Buffers, Interface, Options, XdpError};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waxwing.bpf.o"));
 
-/// The program's name in the object.
-const NAME: &str = "waxwing";
+/// The program's name in the object, for frames in one buffer and in several.
+const fn name(buffers: Buffers) -> &'static str {
+    match buffers {
+        Buffers::One => "waxwing",
+        Buffers::Several => "waxwing_jumbo",
+    }
+}
 
 /// The oldest kernel that has what is needed here.
 const LINUX_MIN: (u8, u8) = (5, 10);
@@ -121,6 +126,7 @@ impl AttachMode {
 /// The loaded program with its maps and links.
 pub struct Program {
     ebpf: Ebpf,
+    buffers: Buffers,
     rules: RuleMaps,
     ports: HashMap<MapData, u32, PortValue>,
     sockets: XskMap<MapData>,
@@ -128,11 +134,16 @@ pub struct Program {
 }
 
 impl Program {
-    /// Loads it, with room for `ports_max` ports and `sockets_max` sockets.
+    /// Loads it, for frames as long as that, with room for `ports_max` ports and `sockets_max` sockets.
     ///
     /// # Errors
     /// No privilege, or a kernel that refuses the program.
-    pub fn load(options: &Options, ports_max: u32, sockets_max: u32) -> Result<Self, XdpError> {
+    pub fn load(
+        options: &Options,
+        buffers: Buffers,
+        ports_max: u32,
+        sockets_max: u32,
+    ) -> Result<Self, XdpError> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             XdpError::program("loading the XDP program", error)
         };
@@ -147,7 +158,9 @@ impl Program {
             .map_max_entries("sockets", sockets_max.max(1))
             .load(OBJECT)
             .map_err(|error| failed(&error))?;
-        xdp(&mut ebpf)?.load().map_err(|error| failed(&error))?;
+        xdp(&mut ebpf, buffers)?
+            .load()
+            .map_err(|error| failed(&error))?;
         Ok(Self {
             rules: RuleMaps {
                 services: map(&mut ebpf, "services")?,
@@ -166,6 +179,7 @@ impl Program {
             sockets: map(&mut ebpf, "sockets")?,
             classes: map(&mut ebpf, "classes")?,
             ebpf,
+            buffers,
         })
     }
 
@@ -243,7 +257,7 @@ impl Program {
     }
 
     fn attach_as(&mut self, interface: &Interface, mode: XdpMode) -> Result<(), ProgramError> {
-        let Some(program) = self.ebpf.program_mut(NAME) else {
+        let Some(program) = self.ebpf.program_mut(name(self.buffers)) else {
             return Err(ProgramError::NotLoaded);
         };
         let program: &mut Xdp = program.try_into()?;
@@ -280,7 +294,7 @@ impl Program {
             repeat: 1,
             ..TestRunOptions::new()
         };
-        xdp(&mut self.ebpf)?
+        xdp(&mut self.ebpf, self.buffers)?
             .test_run(run)
             .map_err(|error| XdpError::program("a test run", &error))?;
         let after = self.classes();
@@ -311,15 +325,16 @@ fn require_links() -> Result<(), XdpError> {
 }
 
 /// The program in the object.
-fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
+fn xdp(ebpf: &mut Ebpf, buffers: Buffers) -> Result<&mut Xdp, XdpError> {
+    let name = name(buffers);
     let missing = || XdpError::Program {
-        what: NAME.into(),
+        what: name.into(),
         text: "not in the object".into(),
     };
-    let program = ebpf.program_mut(NAME).ok_or_else(missing)?;
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
     program
         .try_into()
-        .map_err(|error: ProgramError| XdpError::program(NAME, &error))
+        .map_err(|error: ProgramError| XdpError::program(name, &error))
 }
 
 /// A map of the object, by name and type.

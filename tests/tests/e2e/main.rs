@@ -17,6 +17,7 @@ mod hairpin;
 mod health;
 mod hostile;
 mod icmp;
+mod jumbo;
 mod modules;
 mod pool;
 mod recovery;
@@ -80,6 +81,7 @@ fn main() {
         recovery::SCENARIOS,
         gateways::SCENARIOS,
         icmp::SCENARIOS,
+        jumbo::SCENARIOS,
         crafted::SCENARIOS,
         forged::SCENARIOS,
         hairpin::SCENARIOS,

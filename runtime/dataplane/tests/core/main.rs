@@ -19,6 +19,7 @@ mod frames;
 mod gauges;
 mod health;
 mod hosts;
+mod jumbo;
 mod new_flows;
 mod no_allocation;
 mod policies;

@@ -12,12 +12,13 @@ use crate::frames::{
 };
 use crate::hosts::{Host, Kind};
 use crate::source_nat;
+use crate::told::{may_be_cut, packet};
 use crate::world::{BACK, FRONT, Settings, V4, V6, World, backend_mac};
 use waxwing_dataplane::DropReason;
 use waxwing_dataplane::NextHop;
 use waxwing_dataplane::routes::{Path, Routes};
 use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
-use waxwing_packet::{Family, Prefix, Protocol, checksum};
+use waxwing_packet::{Family, Prefix, Protocol, VlanTags, checksum};
 
 struct Counting;
 
@@ -250,5 +251,27 @@ fn icmp_errors_allocate_nothing() {
         let counters = &world.counters[0];
         assert_eq!(counters.errors_passed.get(), 2);
         assert_eq!(counters.told_hop_limit.get(), 1);
+    }
+}
+
+/// Jumbo frames are put in one piece, and cut, in room that was there from the start.
+#[test]
+fn jumbo_frames_allocate_nothing() {
+    for mtu in [9000, 1500] {
+        let mut world = crate::told::opened(V4, Protocol::Tcp, mtu);
+        world.io(0).recycle_sent();
+        let frame = may_be_cut(V4, FRONT, VlanTags::NONE, 8900);
+        let told = packet(V4, Protocol::Tcp, BACK, VlanTags::NONE, 64, &bytes(8900));
+        for _ in 0..20 {
+            assert!(world.io(0).inject(FRONT, &frame));
+            assert!(world.io(0).inject(BACK, &told));
+        }
+        let before = ALLOCATIONS.get();
+        world.run(0);
+        assert_eq!(ALLOCATIONS.get() - before, 0, "MTU {mtu}");
+        let (cut, told) = if mtu == 1500 { (20, 20) } else { (0, 0) };
+        assert_eq!(world.counters[0].cut.get(), cut);
+        assert_eq!(world.counters[0].told_too_big.get(), told);
+        assert_eq!(world.drops(), []);
     }
 }

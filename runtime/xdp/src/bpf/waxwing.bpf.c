@@ -481,8 +481,7 @@ static __always_inline enum class classify(void *data, void *end, const struct p
 	return CLASS_PASS;
 }
 
-SEC("xdp")
-int waxwing(struct xdp_md *context)
+static __always_inline int steer(struct xdp_md *context)
 {
 	__u32 interface = context->ingress_ifindex;
 	struct port *port = bpf_map_lookup_elem(&ports, &interface);
@@ -498,6 +497,20 @@ int waxwing(struct xdp_md *context)
 	if (class == CLASS_PASS)
 		return XDP_PASS;
 	return bpf_redirect_map(&sockets, port->first_socket + context->rx_queue_index, XDP_PASS);
+}
+
+SEC("xdp")
+int waxwing(struct xdp_md *context)
+{
+	return steer(context);
+}
+
+/* For ports whose MTU is larger than a buffer: a frame may lie in several, of which the first has all
+ * headers, and is all that is seen here. Drivers that have no such frames need not take it. */
+SEC("xdp.frags")
+int waxwing_jumbo(struct xdp_md *context)
+{
+	return steer(context);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
