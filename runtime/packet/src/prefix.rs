@@ -6,8 +6,9 @@ use std::fmt;
 
 use crate::{Address, Family};
 
-/// An IPv4 or IPv6 network (RFC 4632, RFC 4291 section 2.3).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// An IPv4 or IPv6 network (RFC 4632, RFC 4291 section 2.3). In order, one that holds others is before
+/// them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Prefix {
     network: Address,
     /// Of the 128 bits that an address is held in.
@@ -18,24 +19,18 @@ pub struct Prefix {
 const MAPPED_LEN: u8 = 96;
 
 impl Prefix {
-    /// The network of this length that an address is in; `None` where its family has no such length.
+    /// The network that an address is in, and all that share its first `len` bits. There are 32 of an IPv4
+    /// address and 128 of an IPv6 one: with as many, or more, it is alone.
     #[must_use]
-    pub const fn of(address: Address, len: u8) -> Option<Self> {
+    pub const fn new(address: Address, len: u8) -> Self {
         let len = match address.family() {
             Family::V4 if len <= 32 => MAPPED_LEN + len,
             Family::V6 if len <= 128 => len,
-            _ => return None,
+            _ => 128,
         };
-        let network = Address::from_bits(address.bits() & mask(len));
-        Some(Self { network, len })
-    }
-
-    /// The network of one address.
-    #[must_use]
-    pub const fn of_one(address: Address) -> Self {
         Self {
-            network: address,
-            len: 128,
+            network: Address::from_bits(address.bits() & mask(len)),
+            len,
         }
     }
 
@@ -52,6 +47,13 @@ impl Prefix {
             Family::V4 => self.len - MAPPED_LEN,
             Family::V6 => self.len,
         }
+    }
+
+    /// The first and the last of its addresses.
+    #[must_use]
+    pub const fn bounds(self) -> (Address, Address) {
+        let last = self.network.bits() | !mask(self.len);
+        (self.network, Address::from_bits(last))
     }
 
     /// Whether an address is in it. No IPv4 address is in an IPv6 network.
@@ -96,22 +98,55 @@ mod tests {
             (v6(0, 0), 0, [192, 0, 2, 1], false),
         ];
         for (address, len, other, expected) in rows {
-            let prefix = Prefix::of(address, len).expect("there is such a length");
+            let prefix = Prefix::new(address, len);
             assert_eq!(prefix.contains(Address::v4(other)), expected, "{prefix}");
         }
-        let prefix = Prefix::of(v6(0xfd, 9), 64).expect("there is such a length");
+        let prefix = Prefix::new(v6(0xfd, 9), 64);
         assert!(prefix.contains(v6(0xfd, 200)) && !prefix.contains(v6(0xfc, 9)));
     }
 
     #[test]
     fn each_network_is_one_value() {
-        let of = |last, len| Prefix::of(Address::v4([10, 2, 0, last]), len);
+        let of = |last, len| Prefix::new(Address::v4([10, 2, 0, last]), len);
         assert_eq!(of(9, 24), of(200, 24));
         assert_ne!(of(9, 24), of(9, 25));
-        assert_eq!(of(9, 33), None);
-        assert_eq!(of(9, 24).expect("it is one").to_string(), "10.2.0.0/24");
-        assert_eq!(Prefix::of(v6(0xfd, 9), 129), None);
-        let text = Prefix::of(v6(0xfd, 9), 8).expect("it is one").to_string();
-        assert_eq!(text, "fd00::/8");
+        assert_eq!(of(9, 33), of(9, 32));
+        assert_eq!(
+            (of(9, 24).bits(), of(9, 24).to_string().as_str()),
+            (24, "10.2.0.0/24")
+        );
+        let of = |len| Prefix::new(v6(0xfd, 9), len);
+        assert_eq!(of(129), of(128));
+        assert_eq!((of(8).bits(), of(8).to_string().as_str()), (8, "fd00::/8"));
+    }
+
+    #[test]
+    fn a_network_ends_where_the_next_begins() {
+        let rows = [
+            ([10, 2, 0, 9], 24, [10, 2, 0, 0], [10, 2, 0, 255]),
+            ([10, 2, 0, 9], 32, [10, 2, 0, 9], [10, 2, 0, 9]),
+            ([10, 2, 0, 9], 0, [0, 0, 0, 0], [255, 255, 255, 255]),
+        ];
+        for (address, len, first, last) in rows {
+            let prefix = Prefix::new(Address::v4(address), len);
+            let expected = (Address::v4(first), Address::v4(last));
+            assert_eq!(prefix.bounds(), expected, "{prefix}");
+        }
+        let all = Prefix::new(v6(0xfd, 9), 0).bounds();
+        assert_eq!((all.0.bits(), all.1.bits()), (0, u128::MAX));
+    }
+
+    #[test]
+    fn one_that_holds_others_is_before_them() {
+        let of = |last, len| Prefix::new(Address::v4([10, 2, 0, last]), len);
+        let sorted = [
+            of(9, 0),
+            of(9, 8),
+            of(9, 24),
+            of(9, 25),
+            of(9, 32),
+            of(200, 25),
+        ];
+        assert!(sorted.is_sorted(), "{sorted:?}");
     }
 }

@@ -81,7 +81,7 @@ fn sources(plan: &Plan) -> ([(SourceId, Address); 2], SourcePool) {
         .iter()
         .flat_map(|vip| (0..CLIENTS_MAX).map(|n| client(*vip, n)));
     let served = clients.filter(|client| source_address(*client).is_some());
-    let mut networks: Vec<_> = served.map(Prefix::of_one).collect();
+    let mut networks: Vec<_> = served.map(|client| Prefix::new(client, 128)).collect();
     networks.sort_unstable_by_key(|prefix| prefix.network());
     networks.dedup();
     let addresses = [

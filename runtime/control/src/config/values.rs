@@ -119,9 +119,11 @@ pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
             "\"{text}\" is no network; write \"{host}/{bits}\" for this one address"
         ));
     };
-    let ip: Result<IpAddr, _> = host.parse();
-    let prefix = ip.ok().zip(len.parse().ok());
-    let prefix = prefix.and_then(|(ip, len)| Prefix::of(ip.into(), len));
+    let read = host.parse::<IpAddr>().ok().zip(len.parse::<u8>().ok());
+    let fits = |(ip, len): &(IpAddr, u8)| *len <= if ip.is_ipv4() { 32 } else { 128 };
+    let prefix = read
+        .filter(fits)
+        .map(|(ip, len)| Prefix::new(ip.into(), len));
     let prefix = prefix.ok_or_else(|| {
         format!("\"{text}\" is no network; write one such as \"10.2.0.0/24\" or \"fd00:2::/64\"")
     })?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use waxwing_packet::{Mac, Protocol, VlanTags};
+use waxwing_packet::{Address, Mac, Protocol, VlanTags};
 
 use super::*;
 use crate::session::TcpState;
@@ -159,10 +159,10 @@ fn every_look_up_finds_what_a_look_at_all_prefixes_finds() {
             let client = somewhere(&mut random);
             let holds = |prefix: &Prefix| {
                 let (first, last) = prefix.bounds();
-                (first..=last).contains(&client.bits())
+                (first..=last).contains(&client)
             };
             let longest = routes.iter().filter(|(prefix, _)| holds(prefix));
-            let expected = match longest.max_by_key(|(prefix, _)| prefix.len) {
+            let expected = match longest.max_by_key(|(prefix, _)| prefix.bits()) {
                 Some((_, Path::OnLink(port))) => Found::OnLink(*port),
                 _ => Found::NoRoute,
             };

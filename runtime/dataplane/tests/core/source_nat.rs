@@ -29,7 +29,7 @@ pub(crate) fn network(plan: Plan) -> Prefix {
         Family::V4 => 24,
         Family::V6 => 64,
     };
-    Prefix::of(plan.backend(0), bits).expect("there is such a length")
+    Prefix::new(plan.backend(0), bits)
 }
 
 /// All of this many source addresses, for these clients, with so many ports each.
@@ -161,7 +161,7 @@ fn a_service_of_source_nat_for_all_hides_every_client() {
 
 #[test]
 fn the_narrowest_network_says_which_pool() {
-    let of = |bits| Prefix::of(V4.backend(50), bits).expect("there is such a length");
+    let of = |bits| Prefix::new(V4.backend(50), bits);
     let mut world = World::new(Settings {
         sources: vec![source(V4, 0), source(V4, 1), source(V4, 2)],
         pools: [(8, 1), (30, 2), (16, 3)]
