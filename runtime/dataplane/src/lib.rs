@@ -20,6 +20,7 @@ pub mod forward;
 mod fragments;
 mod gather;
 mod histogram;
+mod hit;
 pub mod io;
 pub mod memory;
 mod misses;
