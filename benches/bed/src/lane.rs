@@ -1,6 +1,7 @@
 //! One worker, with its ports in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -11,39 +12,39 @@ use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{BATCH, Epoch, Now, Policy, PortId};
 use waxwing_packet::{Packet, parse};
 
-use crate::plan::{BACK, FRONT, Plan};
+use crate::plan::{BACK, FRONT};
 use crate::world::World;
 
 /// What passes on a wire in this time is taken to be one packet: time goes on by it.
 const PACKET_TIME: Duration = Duration::from_micros(1);
 
 /// A worker that is driven by hand.
-pub struct Lane {
+pub struct Lane<'a> {
+    world: &'a World,
     worker: Worker<MemoryIo>,
     counters: Arc<WorkerCounters>,
-    plan: Plan,
     now: Duration,
     put: u32,
     /// Kept, so that the worker sees an open mailbox, as it does at work.
     _mailbox: (Sender<Epoch>, Receiver<Epoch>),
 }
 
-impl Lane {
+impl<'a> Lane<'a> {
     /// The worker of this number; new flows are for these policies to choose for (by
     /// [`waxwing_dataplane::Service::policy`], which is 0), or without one for the native fallback.
     #[must_use]
-    pub fn new(world: &World, number: usize, policies: Vec<Box<dyn Policy>>) -> Self {
+    pub fn new(world: &'a World, number: usize, policies: Vec<Box<dyn Policy>>) -> Self {
         let mut lane = Self::with(world, number, policies);
         lane.worker.io().recycle_sent();
         lane
     }
 
     /// Likewise, but the frames that it sends are kept, to be looked at.
-    pub(crate) fn keeping(world: &World, number: usize) -> Self {
+    pub(crate) fn keeping(world: &'a World, number: usize) -> Self {
         Self::with(world, number, Vec::new())
     }
 
-    fn with(world: &World, number: usize, policies: Vec<Box<dyn Policy>>) -> Self {
+    fn with(world: &'a World, number: usize, policies: Vec<Box<dyn Policy>>) -> Self {
         let backends_max = (world.size.services * world.size.backends) as usize;
         let counters = Arc::new(WorkerCounters::new(backends_max));
         let (send, mailbox) = unbounded();
@@ -65,10 +66,10 @@ impl Lane {
             release: Release::held(),
         };
         Self {
+            world,
             worker: Worker::new(MemoryIo::new(2, 4 * BATCH), setup, epoch),
             counters,
-            plan: world.plan,
-            now: Duration::from_secs(1),
+            now: Duration::from_nanos(world.clock.load(Ordering::Relaxed)),
             put: 0,
             _mailbox: (send, receive),
         }
@@ -133,7 +134,7 @@ impl Lane {
         let sent = self.worker.io().sent();
         sent.iter()
             .filter_map(|(_, frame)| match parse(frame) {
-                Ok(Packet::Ip(packet)) => self.plan.backend_at(packet.destination),
+                Ok(Packet::Ip(packet)) => self.world.plan.backend_at(packet.destination),
                 _ => None,
             })
             .filter_map(|number| u16::try_from(number).ok())
@@ -145,11 +146,19 @@ impl Lane {
     }
 }
 
+impl Drop for Lane<'_> {
+    fn drop(&mut self) {
+        let now = u64::try_from(self.now.as_nanos()).unwrap_or(u64::MAX);
+        self.world.clock.fetch_max(now, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
     use super::*;
+    use crate::plan::Plan;
     use crate::world::Size;
 
     #[test]

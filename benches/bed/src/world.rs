@@ -1,6 +1,7 @@
 //! What the workers of one run share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use waxwing_dataplane::forward::Shared;
@@ -49,6 +50,8 @@ pub struct World {
     pub(crate) size: Size,
     pub(crate) shared: Shared,
     pub(crate) snapshot: Arc<Snapshot>,
+    /// Nanoseconds: how far time has gone in any lane that is no more. The next lane goes on from there.
+    pub(crate) clock: AtomicU64,
 }
 
 impl World {
@@ -88,7 +91,14 @@ impl World {
             size,
             shared,
             snapshot: Arc::new(Snapshot::new(1, services, backends, ports)),
+            clock: AtomicU64::new(1_000_000_000),
         })
+    }
+
+    /// The memory of its session table, in bytes.
+    #[must_use]
+    pub fn table_bytes(&self) -> usize {
+        self.shared.sessions.memory_bytes()
     }
 
     /// The sessions now.
