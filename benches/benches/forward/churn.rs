@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use criterion::Criterion;
-use waxwing_bed::{Frames, Lane, Plan, Random, Size, World};
+use waxwing_bed::{Frames, Lane, Plan, Random, Size, World, of_packets};
 
 use crate::stand::{self, FULL};
 
@@ -29,7 +29,7 @@ pub(crate) fn churn(criterion: &mut Criterion) {
                 let mut churn = Churn::new(&world);
                 churn.begin();
                 let some = left.min(room - room % u64::from(FULL));
-                time += stand::of_packets(some, FULL, || churn.turn());
+                time += of_packets(some, FULL, || churn.turn());
                 left -= some;
             }
             time
@@ -43,7 +43,7 @@ pub(crate) fn churn(criterion: &mut Criterion) {
         while churn.lane.expired() < u64::from(SESSIONS_MAX) {
             churn.turn();
         }
-        b.iter_custom(|packets| stand::of_packets(packets, FULL, || churn.turn()));
+        b.iter_custom(|packets| of_packets(packets, FULL, || churn.turn()));
         let live = churn.world.sessions();
         assert!(live < SESSIONS_MAX as usize, "the table does not fill up");
     });

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use std::time::Duration;
 
 use criterion::Criterion;
-use waxwing_bed::{Frames, Lane, Plan, Size, World};
+use waxwing_bed::{Opening, Plan, Size, World, of_packets};
 use waxwing_benches::modules;
 use waxwing_benches::native::Native;
 use waxwing_dataplane::Policy;
@@ -51,8 +51,8 @@ fn open(packets: u64, batch: u32, policies: Policies<'_>) -> Duration {
         let world = new_world();
         let mut opening = Opening::new(&world, policies());
         let some = left.min(SESSIONS.into());
-        time += stand::of_packets(some, batch, || opening.turn(batch));
-        assert_eq!(world.sessions(), opening.client as usize, "each opened one");
+        time += of_packets(some, batch, || opening.turn(batch));
+        opening.end();
         left -= some;
     }
     time
@@ -79,29 +79,4 @@ fn native() -> Vec<Box<dyn Policy>> {
 fn wasm(host: &Host) -> Vec<Box<dyn Policy>> {
     let policy = modules::instance(host, "round_robin", "{}", &records());
     vec![policy.expect("it takes them")]
-}
-
-/// A worker that meets one new client after the other.
-struct Opening<'a> {
-    lane: Lane<'a>,
-    frames: Frames,
-    client: u32,
-}
-
-impl<'a> Opening<'a> {
-    fn new(world: &'a World, policies: Vec<Box<dyn Policy>>) -> Self {
-        Self {
-            lane: Lane::new(world, 0, policies),
-            frames: world.frames(),
-            client: 0,
-        }
-    }
-
-    fn turn(&mut self, batch: u32) -> Duration {
-        for client in self.client..self.client + batch {
-            self.lane.put_request(self.frames.opening(client));
-        }
-        self.client += batch;
-        self.lane.turn()
-    }
 }

@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use case::{CASES, Case, PASS_THROUGH};
 use kept::Figure;
-use waxwing_report::Table;
+use waxwing_report::{Table, output};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -87,9 +87,7 @@ fn table(figures: &[Figure], before: &[(String, u64)]) -> Table {
 
 /// Where callgrind's own files go, for a look at what is behind a figure.
 fn out_folder() -> Result<PathBuf, String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    // target/release/waxwing-instructions
-    let target = program.ancestors().nth(2).unwrap_or(Path::new("target"));
+    let target = output::target().map_err(|error| error.to_string())?;
     let folder = target.join("bench/instructions");
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     Ok(folder)
