@@ -37,6 +37,9 @@ cargo xtask COMMAND
   bench instructions [--keep | PART]
                         instructions a packet, beside those in benches/instructions.md; `--keep` writes
                         them there, PART counts only what has it in its name
+  bench cost [--quick] [--keep] [PART]
+                        what work costs as it grows, over sessions, services, backends and workers;
+                        `--keep` copies tables and charts into benches/results, `--quick` tries it out
 ";
 
 fn main() -> ExitCode {
