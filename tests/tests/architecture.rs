@@ -49,6 +49,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waxwing-tests", ANY),
     ("waxwing-demo", ANY),
     ("waxwing-benches", ANY),
+    ("waxwing-bed", &["waxwing-dataplane", "waxwing-packet"]),
+    (
+        "waxwing-instructions",
+        &[
+            "waxwing-bed",
+            "waxwing-dataplane",
+            "waxwing-packet",
+            "waxwing-report",
+        ],
+    ),
 ];
 
 const ANY: &[&str] = &["*"];
