@@ -22,6 +22,7 @@ mod gather;
 mod histogram;
 mod hit;
 pub mod io;
+pub mod locks;
 pub mod memory;
 mod misses;
 mod next_hops;
