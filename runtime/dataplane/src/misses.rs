@@ -36,7 +36,24 @@ pub(crate) struct Misses {
     cluster: Key,
     flows: Vec<NewFlow>,
     arrivals: Vec<Arrival>,
+    /// Of their hashes.
+    seen: Marks,
     picks: Vec<Pick>,
+}
+
+/// Which hashes may be among some: so that a batch of new flows is not compared each with each.
+#[derive(Clone, Copy, Default)]
+struct Marks([u64; 4]);
+
+impl Marks {
+    /// Marks a hash. Whether it may have been marked before.
+    fn insert(&mut self, hash: FlowHash) -> bool {
+        let [.., word, bit] = hash.bits().to_be_bytes();
+        let (word, bit) = (&mut self.0[usize::from(word % 4)], 1 << (bit % 64));
+        let before = *word;
+        *word |= bit;
+        before & bit != 0
+    }
 }
 
 impl Misses {
@@ -45,6 +62,7 @@ impl Misses {
             cluster: Key::new(cluster_key),
             flows: Vec::with_capacity(BATCH),
             arrivals: Vec::with_capacity(BATCH),
+            seen: Marks::default(),
             picks: Vec::with_capacity(BATCH),
         }
     }
@@ -122,6 +140,7 @@ impl Misses {
     ) {
         self.flows.clear();
         self.arrivals.clear();
+        self.seen = Marks::default();
         for (at, fate) in fates.iter_mut().enumerate() {
             let (Fate::Miss(hash, id), Some(packet)) = (*fate, packets[at]) else {
                 continue;
@@ -129,7 +148,8 @@ impl Misses {
             let Some(tuple) = tuple_of(&packet).filter(|_| id == service.id) else {
                 continue;
             };
-            if self.arrivals.iter().any(|first| first.is_of(&packet, hash)) {
+            let mut firsts = self.arrivals.iter();
+            if self.seen.insert(hash) && firsts.any(|first| first.is_of(&packet, hash)) {
                 continue;
             }
             let flags = tcp_flags(&packet);

@@ -5,10 +5,10 @@
 //! in each snapshot that it lives through. A removed backend stays in the snapshot, with weight
 //! 0 and out of its service's list, until its last session has ended.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt};
 use waxwing_packet::{Address, Mac, Protocol, Translation, VlanTags};
 
 pub use crate::next_hops::{NextHop, NextHops};

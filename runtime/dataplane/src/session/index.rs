@@ -158,11 +158,10 @@ impl Index {
     }
 
     fn used(&self, at: usize) -> usize {
-        self.buckets[at]
-            .0
-            .iter()
-            .filter(|word| word.load(Ordering::Relaxed) != 0)
-            .count()
+        let words = self.buckets[at].0.iter();
+        words
+            .map(|word| usize::from(word.load(Ordering::Relaxed) != 0))
+            .sum()
     }
 
     /// The two buckets of a hash, never the same: the upper and the lower half of the hash, each
