@@ -24,6 +24,9 @@ pub struct Config {
     pub sessions_max: u64,
     /// What a worker does while nothing arrives.
     pub poll: &'static str,
+    /// Whether frames are shared with the driver: `auto`, `require` or `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zero_copy: Option<&'static str>,
     admin: Admin,
     /// Interfaces to attach to.
     #[serde(rename = "port")]
@@ -144,6 +147,7 @@ impl Config {
             canary: None,
             sessions_max: 100_000,
             poll: "adaptive",
+            zero_copy: None,
             admin: Admin {
                 socket: directory.join("waxwing.sock"),
             },

@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::process::{self, Process};
+use crate::vm::machine::card_mac;
 
 /// What the names of all namespaces and directories of test runs begin with.
 pub const PREFIX: &str = "wwt-";
@@ -162,6 +163,25 @@ impl Namespace {
             .with_context(|| format!("`{mac}` is not a MAC address"))
     }
 
+    /// Takes a card of the virtual machine that this runs in, by its number, and brings it up under
+    /// a name. It goes back with the namespace, in its own time.
+    ///
+    /// # Errors
+    /// There is no such card, or another namespace has it and keeps it.
+    pub fn adopt_card(&self, number: u8, name: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let card = loop {
+            match interface_with(&card_mac(number))? {
+                Some(card) => break card,
+                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+                None => bail!("card {number} is not free"),
+            }
+        };
+        ip(&["link", "set", &card, "down"])?;
+        ip(&["link", "set", &card, "netns", &self.name, "name", name])?;
+        self.ip(&format!("link set {name} up\n"))
+    }
+
     /// Whether an interface carries an XDP program, native or generic.
     ///
     /// # Errors
@@ -177,6 +197,17 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         remove(&self.name);
     }
+}
+
+/// The interface of this process's own namespace that has an address.
+fn interface_with(mac: &str) -> Result<Option<String>> {
+    let has = |entry: &fs::DirEntry| {
+        let address = fs::read_to_string(entry.path().join("address"));
+        address.is_ok_and(|address| address.trim() == mac)
+    };
+    let interfaces = fs::read_dir("/sys/class/net")?.flatten();
+    let found = interfaces.into_iter().find(has);
+    Ok(found.map(|entry| entry.file_name().to_string_lossy().into_owned()))
 }
 
 /// Joins two namespaces by a veth pair: `a` and `b` name the ends. Both are up, and offloads are

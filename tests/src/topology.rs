@@ -42,6 +42,15 @@ pub enum Arms {
     One,
 }
 
+/// What joins the balancer to the client, and to the switch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wires {
+    /// veth pairs.
+    Veth,
+    /// The network cards of the virtual machine that this runs in; with two arms.
+    Cards,
+}
+
 /// How the client reaches the VIPs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VipRoute {
@@ -62,6 +71,8 @@ pub struct Layout {
     pub arms: Arms,
     /// How the client reaches the VIPs.
     pub vips: VipRoute,
+    /// What the balancer's ports are.
+    pub wires: Wires,
 }
 
 impl Default for Layout {
@@ -71,6 +82,7 @@ impl Default for Layout {
             queues: 1,
             arms: Arms::Two,
             vips: VipRoute::OnLink,
+            wires: Wires::Veth,
         }
     }
 }
@@ -157,6 +169,7 @@ impl Topology {
             ..VethOptions::default()
         };
         match self.layout.arms {
+            Arms::Two if self.layout.wires == Wires::Cards => self.wire_cards()?,
             Arms::Two => {
                 veth((&self.client, "eth0"), (&self.balancer, "front"), wide)?;
                 self.plug((&self.balancer, "back"), wide)?;
@@ -169,6 +182,15 @@ impl Topology {
         self.servers
             .iter()
             .try_for_each(|server| self.plug((server, "eth0"), VethOptions::default()))
+    }
+
+    /// The machine's hubs join cards 0 and 2, and cards 1 and 3.
+    fn wire_cards(&self) -> Result<()> {
+        self.client.adopt_card(0, "eth0")?;
+        self.switch.adopt_card(1, "uplink")?;
+        self.balancer.adopt_card(2, "front")?;
+        self.balancer.adopt_card(3, "back")?;
+        self.switch.ip("link set uplink master bridge\n")
     }
 
     /// Joins an interface to the switch.

@@ -1,0 +1,173 @@
+//! The balancer in zero-copy mode, in a virtual machine whose network cards' driver has it: real
+//! servers and clients, as in the end-to-end tests, but frames that are shared with a driver.
+//!
+//! Invariant: host and guest are this one program and have one table of scenarios; the machine is
+//! booted for the first scenario that is run, and all together end within [`LIMIT`].
+
+mod deaths;
+mod pings;
+mod swaps;
+mod traffic;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use waxwing_tests::topology::Wires;
+use waxwing_tests::vm::guest::{self, Report, Scenario};
+use waxwing_tests::vm::{self, Image, Kernel, Machine};
+use waxwing_tests::{Config, Layout, Service, Topology, Waxwing, modules, netns};
+
+/// All that can be run in the machine, in this order.
+const SCENARIOS: &[&[Scenario]] = &[
+    traffic::SCENARIOS,
+    pings::SCENARIOS,
+    swaps::SCENARIOS,
+    deaths::SCENARIOS,
+];
+
+/// The longest that all scenarios together may take, and each.
+const LIMIT: Duration = Duration::from_secs(290);
+const SCENARIO_LIMIT: Duration = Duration::from_secs(100);
+
+/// Where the guest has modules to swap: each is built differently from the shipped `round_robin`.
+const OTHER_MODULES: [&str; 2] = ["/modules/favourite.wasm", "/modules/maglev.wasm"];
+
+/// Names a scenario after its function.
+macro_rules! scenario {
+    ($run:ident) => {
+        waxwing_tests::vm::guest::Scenario {
+            name: concat!(module_path!(), "::", stringify!($run)),
+            run: $run,
+        }
+    };
+}
+pub(crate) use scenario;
+
+fn main() {
+    let scenarios: Vec<Scenario> = SCENARIOS.concat();
+    if guest::is_guest() {
+        guest::serve(&scenarios);
+    }
+    let mut arguments = Arguments::from_args();
+    // There is one machine; and it is tied to the thread that starts it.
+    arguments.test_threads = Some(1);
+    if !arguments.list
+        && let Err(error) = netns::remove_own_on_signal(|| {})
+    {
+        eprintln!("cannot prepare: {error:#}");
+    }
+    let host = Arc::new(Mutex::new(Host::new()));
+    let trial = |scenario: &Scenario| {
+        let (name, host) = (scenario.name, Arc::clone(&host));
+        Trial::ignorable_test(name, move || {
+            if let Some(reason) = vm::missing() {
+                eprintln!("ignored: {name}: {reason}");
+                return Ok(Completion::ignored_with(reason));
+            }
+            let mut host = host.lock().unwrap_or_else(PoisonError::into_inner);
+            host.run(name)
+                .map_err(|error| Failed::from(format!("{error:#}")))?;
+            Ok(Completion::Completed)
+        })
+    };
+    let conclusion = libtest_mimic::run(&arguments, scenarios.iter().map(trial).collect());
+    // Leaving a process drops nothing.
+    drop(host);
+    conclusion.exit();
+}
+
+/// The machine, from its first scenario on.
+struct Host {
+    machine: Option<Machine>,
+    deadline: Instant,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self {
+            machine: None,
+            deadline: Instant::now() + LIMIT,
+        }
+    }
+
+    fn run(&mut self, name: &str) -> Result<()> {
+        if !self.machine.as_mut().is_some_and(Machine::is_alive) {
+            // The one before is gone before its memory is taken again.
+            self.machine = None;
+            self.machine = Some(boot()?);
+        }
+        let machine = self.machine.as_mut().context("it was booted")?;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let say = |text: &str| eprintln!("{name}: {text}");
+        machine.run(name, left.min(SCENARIO_LIMIT), say).map(drop)
+    }
+}
+
+fn boot() -> Result<Machine> {
+    let kernel = Kernel::find()?;
+    let [favourite, maglev] = OTHER_MODULES;
+    let image = Image::default()
+        .with(favourite, modules::compile("favourite")?)
+        .with(maglev, modules::compile("waxwing-policy-maglev")?);
+    let begun = Instant::now();
+    let machine = Machine::boot(&kernel, &image)?;
+    let took = begun.elapsed().as_secs_f64();
+    eprintln!("Linux {} booted in {took:.1} s", kernel.release());
+    Ok(machine)
+}
+
+/// A client, the balancer between two cards, and two servers.
+pub(crate) fn topology() -> Result<Topology> {
+    Topology::new(Layout {
+        servers: 2,
+        wires: Wires::Cards,
+        ..Layout::default()
+    })
+}
+
+/// The web service on both families; copying is no option.
+pub(crate) fn config(topology: &Topology) -> Config {
+    let mut config = Config::new(topology)
+        .with(Service::v4("web", "tcp", (80, 8080), 2))
+        .with(Service::v6("web6", "tcp", (80, 8080), 2));
+    config.zero_copy = Some("require");
+    config
+}
+
+/// Asserts that every socket is in zero-copy mode, by its own option and by what the kernel tells
+/// others of it, and that no ring named a frame that is none. Says what the kernel counted.
+pub(crate) fn assert_zero_copy(
+    topology: &Topology,
+    waxwing: &Waxwing<'_>,
+    report: &Report,
+) -> Result<()> {
+    let sockets = waxwing.status()?.sockets();
+    ensure!(sockets.len() == 2, "not two sockets: {sockets:?}");
+    for socket in &sockets {
+        ensure!(
+            socket.zero_copy,
+            "{} is in copy mode by its own option",
+            socket.interface
+        );
+        for name in ["rx_invalid_descs", "tx_invalid_descs"] {
+            let count = socket.statistics.get(name);
+            ensure!(
+                count == Some(&0),
+                "{}: {name} is {count:?}",
+                socket.interface
+            );
+        }
+        report.say(format!("{}: {:?}", socket.interface, socket.statistics));
+    }
+    let told = topology
+        .balancer
+        .run("ss", &["--xdp", "--all", "--extended", "--no-header"])?;
+    let zero_copy = told.matches("zc:1").count();
+    ensure!(
+        zero_copy > 0 && !told.contains("zc:0"),
+        "ss tells otherwise:\n{told}"
+    );
+    Ok(())
+}

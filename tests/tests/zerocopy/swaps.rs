@@ -1,0 +1,87 @@
+//! Policies swapped while frames are shared with the driver.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::actors::{RunningLoad, connections};
+use waxwing_tests::topology::VIP4;
+use waxwing_tests::vm::guest::{Report, Scenario};
+use waxwing_tests::waxwing::Copy;
+use waxwing_tests::{Load, Topology, Waxwing, query};
+
+use crate::traffic::nginx;
+use crate::{OTHER_MODULES, assert_zero_copy, config, scenario, topology};
+
+pub(crate) const SCENARIOS: &[Scenario] =
+    &[scenario!(a_module_swap_loses_no_request_and_moves_no_session)];
+
+/// Connections that are open through all swaps.
+const STAYING: usize = 24;
+
+fn a_module_swap_loses_no_request_and_moves_no_session(report: &Report) -> Result<()> {
+    let topology = topology()?;
+    let _servers = nginx(&topology)?;
+    let mut config = config(&topology);
+    config.canary = Some("0s");
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let (mut staying, served_by) = connect(&topology)?;
+    // Long enough for the slowest machine: it is stopped with the last swap.
+    let load = |keep_alive| Load {
+        keep_alive,
+        clients: 4,
+        rate: 100,
+        ..connections(VIP4, 80, Duration::from_secs(80))
+    };
+    let mut loads = [
+        RunningLoad::start(&topology.client, load(true))?,
+        RunningLoad::start(&topology.client, load(false))?,
+    ];
+    let mut serving = None;
+    for file in OTHER_MODULES.into_iter().cycle().take(4) {
+        let module = fs::read(file).with_context(|| format!("cannot read {file}"))?;
+        waxwing.drop_in("round_robin.wasm", &module, Copy::Atomic)?;
+        let status = waxwing.wait_status("the next module", |status| {
+            let hash = status.module_hash("round_robin");
+            status.module_source("round_robin").is_some_and(|source| source != "built-in")
+                && hash.is_some()
+                && hash != serving.as_deref()
+        })?;
+        serving = status.module_hash("round_robin").map(str::to_owned);
+        ensure!(ask(&mut staying)? == served_by, "a session moved");
+    }
+    for load in &mut loads {
+        ensure!(!load.has_ended()?, "the load ended before the last swap");
+        load.stop()?;
+    }
+    for load in loads {
+        let tally = load.finish()?;
+        ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+        ensure!(tally.answers() > 0, "there was no load");
+        report.say(format!("{} requests answered", tally.answers()));
+    }
+    assert_zero_copy(&topology, &waxwing, report)?;
+    waxwing.stop().map(drop)
+}
+
+/// Opens connections from the client that stay, and says which server each got.
+fn connect(topology: &Topology) -> Result<(Vec<TcpStream>, Vec<String>)> {
+    let vip = SocketAddr::new(VIP4, 80);
+    let open = move || (0..STAYING).map(|_| TcpStream::connect(vip)).collect();
+    let connections: std::io::Result<Vec<TcpStream>> = topology.client.enter(open)?;
+    let mut connections = connections?;
+    for connection in &connections {
+        connection.set_read_timeout(Some(Duration::from_secs(10)))?;
+    }
+    let served_by = ask(&mut connections)?;
+    Ok((connections, served_by))
+}
+
+/// Asks on each connection who serves it.
+fn ask(connections: &mut [TcpStream]) -> Result<Vec<String>> {
+    let names = connections.iter_mut().map(|one| query::get(one, "/"));
+    names
+        .collect::<std::io::Result<_>>()
+        .context("a connection broke")
+}
