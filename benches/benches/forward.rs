@@ -104,12 +104,10 @@ impl Bench {
                 Backend::new(id, &service, offset(plan.backends, n), 8080, 1)
             })
             .collect();
-        let port = |name: &str, last| Port {
-            name: name.into(),
-            mac: Mac([2, 0, 0, 0, 0, last]),
-            mtu: 1500,
+        let port = |id, name: &str, last| {
+            Port::attached(id, name.into(), Mac([2, 0, 0, 0, 0, last]), 1500)
         };
-        let ports = vec![port("front", 1), port("back", 2)];
+        let ports = vec![port(FRONT, "front", 1), port(BACK, "back", 2)];
         let epoch = Epoch {
             snapshot: Arc::new(Snapshot::new(1, vec![service], backends, ports)),
             policies: Vec::new(),

@@ -75,7 +75,7 @@ pub fn http_server(namespace: &Namespace, port: u16, name: &str) -> Result<Proce
 }
 
 /// Starts nginx on a server of a topology (from 1): `/` says the server's name as our own servers
-/// do, `/data` is `data_bytes` bytes.
+/// do, `/data` is `data_bytes` bytes, and `/slow/data` the same at half a megabyte a second.
 ///
 /// # Errors
 /// It is not installed or does not start.
@@ -99,6 +99,7 @@ pub fn nginx(topology: &Topology, number: u8, port: u16, data_bytes: usize) -> R
              listen {port} backlog=4096; listen [::]:{port} backlog=4096;\n\
              location = / {{ return 200 \"server={number}\\n\"; }}\n\
              location / {{ root {root}/www; }}\n\
+             location /slow/ {{ alias {root}/www/; limit_rate 500k; }}\n\
            }}\n\
          }}\n"
     );

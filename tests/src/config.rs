@@ -27,6 +27,9 @@ pub struct Config {
     /// Whether frames are shared with the driver: `auto`, `require` or `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zero_copy: Option<&'static str>,
+    /// Where replies go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub return_path: Option<&'static str>,
     admin: Admin,
     /// Interfaces to attach to.
     #[serde(rename = "port")]
@@ -79,6 +82,9 @@ pub struct Service {
     /// What new sessions get while no backend is up: `drop` or `reject`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all_down: Option<&'static str>,
+    /// What becomes of TCP packets of no session and without SYN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mid_stream: Option<&'static str>,
     /// Below this percentage of backends that are up, all are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub panic_threshold: Option<u8>,
@@ -148,6 +154,7 @@ impl Config {
             sessions_max: 100_000,
             poll: "adaptive",
             zero_copy: None,
+            return_path: None,
             admin: Admin {
                 socket: directory.join("waxwing.sock"),
             },
@@ -240,6 +247,7 @@ impl Service {
             slow_start: None,
             drain_timeout: None,
             all_down: None,
+            mid_stream: None,
             panic_threshold: None,
             ejection: None,
             policy_config: BTreeMap::new(),

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 
@@ -46,23 +47,32 @@ impl Wire {
         Ok(Self { packets, link })
     }
 
-    /// Sends a frame.
+    /// Sends a frame, once the other end has room for it.
     ///
     /// # Errors
     /// The interface is down, or the frame is larger than it takes.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        sendto(
-            self.packets.as_raw_fd(),
-            frame,
-            &self.link,
-            MsgFlags::empty(),
-        )
-        .map(drop)
-        .with_context(|| format!("cannot send {} bytes on an interface", frame.len()))
+        loop {
+            let sent = sendto(
+                self.packets.as_raw_fd(),
+                frame,
+                &self.link,
+                MsgFlags::empty(),
+            );
+            match sent {
+                Err(Errno::ENOBUFS) => std::thread::yield_now(),
+                sent => {
+                    return sent.map(drop).with_context(|| {
+                        format!("cannot send {} bytes on an interface", frame.len())
+                    });
+                }
+            }
+        }
     }
 }
 
-fn link(interface: &str) -> Result<LinkAddr> {
+/// The address of an interface, by which packet sockets know it.
+pub(crate) fn link(interface: &str) -> Result<LinkAddr> {
     getifaddrs()
         .context("cannot list the interfaces")?
         .filter(|entry| entry.interface_name == interface)

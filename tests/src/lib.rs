@@ -6,6 +6,7 @@
 //! the next run removes what a killed one left behind.
 
 pub mod actors;
+pub mod capture;
 pub mod certificate;
 pub mod check_wat;
 pub mod config;
@@ -28,6 +29,7 @@ pub mod vm;
 pub mod wat;
 pub mod waxwing;
 
+pub use capture::Capture;
 pub use config::{Backend, Config, HealthCheck, Service};
 pub use detour::Detour;
 pub use faults::Fault;

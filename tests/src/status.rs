@@ -203,6 +203,31 @@ impl Status {
         self.backend(service, address).is_some()
     }
 
+    /// What the status says of a port, by its interface; nothing where there is none.
+    #[must_use]
+    pub fn port(&self, interface: &str) -> &Value {
+        let mut ports = list(&self.0["ports"]).iter();
+        ports
+            .find(|port| port["interface"] == interface)
+            .unwrap_or(&Value::Null)
+    }
+
+    /// The gateways of the ways back to clients, with their MAC addresses where they are known.
+    #[must_use]
+    pub fn gateways(&self) -> BTreeMap<&str, Option<&str>> {
+        let gateways = list(&self.0["return_path"]["gateways"]).iter();
+        gateways
+            .filter_map(|gateway| Some((gateway["via"].as_str()?, gateway["mac"].as_str())))
+            .collect()
+    }
+
+    /// What the status says of the way to a service's backend; nothing where there is none.
+    #[must_use]
+    pub fn next_hop(&self, service: &str, address: IpAddr) -> &Value {
+        self.backend(service, address)
+            .map_or(&Value::Null, |backend| &backend["next_hop"])
+    }
+
     fn backend(&self, service: &str, address: IpAddr) -> Option<&Value> {
         let address = address.to_string();
         list(&self.service(service)?["backends"])

@@ -2,12 +2,15 @@
 
 use std::process::Command;
 
-use crate::{run, tests};
+use crate::{fuzz, run, tests};
 
 /// The version of cargo-deny that CI installs where there is none.
 const DENY_VERSION: &str = "0.20.2";
 
-/// Formatting, lints, tests, docs, licences.
+/// Seconds that CI fuzzes each target for.
+const FUZZ_SECONDS: u64 = 20;
+
+/// Formatting, lints, tests, some fuzzing, docs, licences.
 pub(crate) fn all() -> Result<(), String> {
     run::step("formatting");
     run::cargo(&["fmt", "--all", "--check"])?;
@@ -21,6 +24,7 @@ pub(crate) fn all() -> Result<(), String> {
         "warnings",
     ])?;
     tests::all(&[])?;
+    fuzz::some(FUZZ_SECONDS)?;
     run::step("docs");
     run::command(
         Command::new(run::cargo_path())

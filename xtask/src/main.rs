@@ -5,6 +5,7 @@
 
 mod ci;
 mod figures;
+mod fuzz;
 mod packages;
 mod run;
 mod services;
@@ -23,11 +24,14 @@ cargo xtask COMMAND
       --report FILE.json  write what was measured
       --plain             lines instead of the live view
   test [FILTER]         every test: unit, property, model, and end to end in network namespaces
-  ci                    what CI runs: formatting, lints, tests, docs, licences
+  ci                    what CI runs: formatting, lints, tests, some fuzzing, docs, licences
   simulate [OPTIONS]    the core in one simulated world after the other, until interrupted
       --seed N            begin with this world
       --packets N         end after so many packets in all
       --world N           packets of each world (100000)
+      --siege             a thousand transfers under attack for ten minutes, in each world
+  fuzz [--seconds N]    the packet's way under input that is led by coverage, each target for so long
+                        (600); installs cargo-fuzz, where it is missing
   bench [FILTER]        the criterion benches, and the table of what each policy's pick costs
 ";
 
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         "demo" => setup::everything().and_then(|()| demo(rest)),
         "test" => setup::everything().and_then(|()| tests::all(rest)),
         "ci" => setup::everything().and_then(|()| ci::all()),
+        "fuzz" => fuzz::all(rest),
         "simulate" => simulate::forever(rest),
         "bench" => setup::everything().and_then(|()| bench(rest)),
         "help" | "--help" | "-h" => {

@@ -2,7 +2,7 @@
 
 /// To build: the XDP program, and the C libraries below the sockets.
 pub(crate) const BUILD: &[&str] = &[
-    "build-essential", // the C libraries below the AF_XDP sockets
+    "build-essential", // the C libraries below the AF_XDP sockets, the fuzzer
     "clang",           // compiles the XDP program
     "libbpf-dev",      // the XDP program's headers
     "libclang-dev",    // the bindings of those libraries
@@ -22,6 +22,7 @@ pub(crate) const PEERS: &[&str] = &[
     "curl",
     "wrk",
     "iperf3",
+    "tcpdump", // what shows VLAN tags
     "redis-server",
     "dnsmasq-base", // the program without the service
     "postgresql",

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use waxwing_control::health::{Admin, State};
 use waxwing_control::status::{
     BackendHealthStatus, BackendStatus, CanaryStatus, CheckStatus, ModuleStatus, PortStatus,
-    Quarantined, ServiceStatus, Status, StepStatus, WorkerStatus,
+    Quarantined, ReturnPathStatus, ServiceStatus, Status, StepStatus, WorkerStatus,
 };
 
 /// The whole status.
@@ -65,6 +65,7 @@ fn write_status(out: &mut String, status: &Status) -> fmt::Result {
         .ports
         .iter()
         .try_for_each(|port| write_port(out, port))?;
+    write_return_path(out, &status.return_path)?;
     status
         .workers
         .iter()
@@ -127,6 +128,40 @@ fn write_port(out: &mut String, port: &PortStatus) -> fmt::Result {
     Ok(())
 }
 
+/// The ways back to clients, and the gateways that they lead to.
+fn write_return_path(out: &mut String, path: &ReturnPathStatus) -> fmt::Result {
+    writeln!(out, "replies   by {}, {} routes", path.mode, path.routes)?;
+    for gateway in &path.gateways {
+        let via = gateway.via.map(|via| via.to_string()).unwrap_or_default();
+        let interface = gateway.interface.as_deref().unwrap_or("no port");
+        let reached = if gateway.resolved {
+            ""
+        } else {
+            "NOT REACHED: "
+        };
+        let state = &gateway.state;
+        writeln!(
+            out,
+            "  gateway {via} behind {interface}{}  {reached}{state}",
+            Vlans(&gateway.vlans)
+        )?;
+    }
+    Ok(())
+}
+
+/// VLAN ids in brackets, or nothing.
+struct Vlans<'a>(&'a [u16]);
+
+impl Display for Vlans<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<String> = self.0.iter().rev().map(u16::to_string).collect();
+        match ids.is_empty() {
+            true => Ok(()),
+            false => write!(f, " (VLAN {})", ids.join(" in ")),
+        }
+    }
+}
+
 fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
     writeln!(
         out,
@@ -153,6 +188,10 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
         (worker.errors_passed, "ICMP errors passed on"),
         (worker.told_hop_limit, "senders told of a hop limit used up"),
         (worker.told_too_big, "senders told of a packet too big"),
+        (
+            worker.by_last_hop,
+            "replies by the last hop, for their route cannot be followed",
+        ),
         (worker.cut, "packets cut to pieces"),
         (worker.held, "fragments held"),
         (
@@ -214,7 +253,7 @@ fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
     }
     let hop = &backend.next_hop;
     if hop.resolved {
-        writeln!(out)?;
+        writeln!(out, "{}", Vlans(&hop.vlans))?;
     } else {
         writeln!(out, "  NOT REACHED: {}", hop.state)?;
     }
@@ -350,6 +389,8 @@ impl Display for Indented<'_> {
 
 #[cfg(test)]
 mod tests {
+    use waxwing_control::status::NextHopStatus;
+
     use super::*;
 
     #[test]
@@ -371,6 +412,32 @@ mod tests {
         ];
         for (bytes, text) in sizes {
             assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn gateways_are_shown_with_their_vlan_and_what_is_wrong() {
+        let mut shown = Status::default();
+        shown.return_path.mode = "route".into();
+        let gateway = |resolved, vlans: &[u16], state: &str| NextHopStatus {
+            resolved,
+            via: Some(std::net::Ipv4Addr::new(10, 1, 0, 2).into()),
+            interface: Some("eth0.200".into()),
+            vlans: vlans.into(),
+            mac: None,
+            state: state.into(),
+        };
+        shown.return_path.gateways = vec![
+            gateway(true, &[7, 200], "resolved"),
+            gateway(false, &[], "it does not answer"),
+        ];
+        let text = status(&shown);
+        let lines = [
+            "gateway 10.1.0.2 behind eth0.200 (VLAN 200 in 7)  resolved",
+            "gateway 10.1.0.2 behind eth0.200  NOT REACHED: it does not answer",
+        ];
+        for line in lines {
+            assert!(text.contains(line), "{text}");
         }
     }
 

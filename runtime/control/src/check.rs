@@ -190,17 +190,15 @@ fn backend(
     address: Located<Address>,
     route: Result<Route, NoRoute>,
 ) -> Option<Problem> {
-    let why = match route.map(|route| facts.link_name(route.link)) {
+    let is_port = |link: u32| {
+        let name = facts.link_name(link);
+        let mut ports = config.ports.iter();
+        ports.any(|port| *port.interface.value == *name)
+    };
+    let why = match route.map(|route| (route.link, facts.link_name(route.link))) {
         Err(why) => why.to_string(),
-        Ok(link)
-            if config
-                .ports
-                .iter()
-                .any(|port| *port.interface.value == *link) =>
-        {
-            return None;
-        }
-        Ok(link) => format!(
+        Ok((link, _)) if is_port(link) || facts.vlan_on(link, is_port).is_some() => return None,
+        Ok((_, link)) => format!(
             "its route leaves through {link}, which is not a [[port]]; add one with \
              `interface = \"{link}\"`, or change the route"
         ),

@@ -48,6 +48,7 @@ use crate::modules::{self, Builds, Wanted};
 use crate::neighbours::{PortLink, Resolver};
 use crate::report::{Reporter, View, seconds};
 use crate::status::ReloadStatus;
+use crate::vlans::with_vlans;
 
 /// How long a change waits for a worker. An idle one looks every 20 ms, a busy one every batch.
 const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(2);
@@ -101,6 +102,9 @@ pub(crate) struct Controller {
     pub(crate) config: Arc<Config>,
     pub(crate) loaded_at: SystemTime,
     pub(crate) catalog: Catalog,
+    /// The attached interfaces.
+    pub(crate) attached: Vec<Port>,
+    /// The same, and the VLANs on them.
     pub(crate) ports: Vec<Port>,
     pub(crate) links: Vec<PortLink>,
     pub(crate) shared: Shared,
@@ -200,6 +204,7 @@ impl Controller {
             .map_err(PublishError::Steering)?;
         self.reporter
             .note_new_backends(&self.snapshot, &draft.snapshot);
+        self.resolver.follow(config.return_plan());
         self.config = config;
         self.catalog = catalog;
         self.snapshot = Arc::clone(&draft.snapshot);
@@ -347,13 +352,13 @@ impl Controller {
     /// Links or addresses of the host are different now.
     pub(crate) async fn network_changed(&mut self) {
         let facts = self.resolver.facts().borrow().clone();
-        let mut ports = self.ports.clone();
-        for (port, link) in ports.iter_mut().zip(&self.links) {
+        for (port, link) in self.attached.iter_mut().zip(&self.links) {
             if let Some(link) = facts.links.get(&link.link) {
                 port.mac = link.mac.unwrap_or(port.mac);
                 port.mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
             }
         }
+        let ports = with_vlans(&self.attached, &self.ports, &facts);
         if ports != self.ports {
             self.ports = ports;
             self.renew_policies().await;
@@ -551,6 +556,8 @@ impl Controller {
                 None => problems.push(format!("{name} is gone; restart waxwing once it is back")),
             }
         }
+        problems.extend(facts.vlans.values().filter_map(|vlan| vlan.problem.clone()));
+        problems.extend(self.resolver.returns().problem.clone());
         for vip in self.snapshot.vips() {
             if let Some(holder) = facts.holder_of(*vip) {
                 problems.push(check::vip_on_link(&vip.to_string(), &holder));

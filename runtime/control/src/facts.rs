@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
-use waxwing_packet::{Address, Family};
+use waxwing_packet::{Address, Family, VlanTags};
 
 use crate::kernel::{Kernel, Link, LocalAddress};
+use crate::vlans::VlanPort;
 
 /// Links and addresses of the host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -17,6 +18,8 @@ pub struct HostFacts {
     pub links: BTreeMap<u32, Link>,
     /// The host's addresses.
     pub addresses: BTreeSet<LocalAddress>,
+    /// The VLAN devices on our ports, by their index; the resolver's to fill in.
+    pub vlans: BTreeMap<u32, VlanPort>,
 }
 
 impl HostFacts {
@@ -32,7 +35,11 @@ impl HostFacts {
             .map(|link| (link.index, link))
             .collect();
         let addresses = kernel.addresses().await?.into_iter().collect();
-        Ok(Self { links, addresses })
+        Ok(Self {
+            links,
+            addresses,
+            vlans: BTreeMap::new(),
+        })
     }
 
     /// A link by its name.
@@ -47,6 +54,17 @@ impl HostFacts {
         self.links
             .get(&index)
             .map_or_else(|| format!("interface {index}"), |l| l.name.clone())
+    }
+
+    /// Where a VLAN device's frames leave: a link that is one of ours, and the tags that they have there.
+    /// `None` for any other link, and where there would be more tags than two.
+    pub fn vlan_on(&self, link: u32, is_ours: impl Fn(u32) -> bool) -> Option<(u32, VlanTags)> {
+        let inner = self.links.get(&link)?.vlan?;
+        if is_ours(inner.parent) {
+            return Some((inner.parent, VlanTags::one(inner.tag)));
+        }
+        let outer = self.links.get(&inner.parent)?.vlan?;
+        is_ours(outer.parent).then(|| (outer.parent, VlanTags::two(outer.tag, inner.tag)))
     }
 
     /// The addresses of a link.

@@ -3,8 +3,11 @@
 //! Invariant: this module sends no packet and changes no route, address or link. The one thing it
 //! writes is the request to look a neighbour up, which the kernel answers with its own ARP or NDP.
 
+pub(crate) mod table;
+mod vlan;
+
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -17,9 +20,12 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
 };
-use rtnetlink::{MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{IpVersion, MulticastGroup, RouteMessageBuilder};
 use tokio::task::AbortHandle;
 use waxwing_packet::{Address, Family, Mac};
+
+use table::Entry;
+pub use vlan::VlanLink;
 
 /// An interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +42,8 @@ pub struct Link {
     pub up: bool,
     /// Whether it has a carrier.
     pub carrier: bool,
+    /// What it is on, where it is a VLAN device.
+    pub vlan: Option<VlanLink>,
 }
 
 /// An address of this host.
@@ -203,6 +211,45 @@ impl Kernel {
         }
     }
 
+    /// The main routing table, of both families; `None` where there are more than `max` routes in it,
+    /// most of which were not read then.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub async fn routes(&self, max: usize) -> io::Result<Option<Vec<Entry>>> {
+        let mut entries = Vec::new();
+        for question in [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ] {
+            let mut messages = self.handle.route().get(question).execute();
+            while let Some(message) = messages.try_next().await.map_err(into_io)? {
+                entries.extend(table::entry(&message));
+                if entries.len() > max {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(entries))
+    }
+
+    /// Whether the kernel routes by more than the destination: it has routing rules beyond those that
+    /// every host has.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub async fn has_policy_routing(&self) -> io::Result<bool> {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let mut rules = self.handle.rule().get(version).execute();
+            while let Some(rule) = rules.try_next().await.map_err(into_io)? {
+                if table::is_policy(&rule) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Has the kernel find a neighbour out, or check one that it has not heard of for a while, by
     /// marking it used (`NTF_USE`); it then sends ARP requests or neighbour solicitations itself
     /// and notifies of the outcome.
@@ -304,6 +351,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        vlan: vlan::vlan(message),
     };
     for attribute in &message.attributes {
         match attribute {

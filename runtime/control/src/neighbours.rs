@@ -16,11 +16,12 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{BackendId, PortId};
-use waxwing_packet::Address;
+use waxwing_packet::{Address, Mac, VlanTags};
 
 use crate::facts::HostFacts;
 use crate::kernel::{Change, Changes, Kernel};
 use crate::next_hop::{HopState, Table};
+use crate::returns::{ReturnPlan, ReturnState};
 
 /// How often the clock is looked at: a wanted hop waits no longer than this.
 const TICK: Duration = Duration::from_millis(100);
@@ -39,34 +40,62 @@ pub struct PortLink {
     pub link: u32,
 }
 
+/// A neighbour that has another MAC than before: a gateway that failed over, most likely.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// The port that it is behind.
+    pub wire: PortId,
+    /// The tags of its VLAN there.
+    pub tags: VlanTags,
+    /// The MAC that it had.
+    pub from: Mac,
+    /// The MAC that it has.
+    pub to: Mac,
+}
+
+/// What the resolver is told.
+enum Told {
+    Backends(Vec<(BackendId, Address)>),
+    Returns(ReturnPlan),
+}
+
 /// What is known of the way to each backend's address.
 pub type HopStates = Arc<BTreeMap<Address, HopState>>;
 
 /// The task that resolves next hops. It ends when the value is dropped.
 pub struct Resolver {
-    backends: mpsc::UnboundedSender<Vec<(BackendId, Address)>>,
+    tell: mpsc::UnboundedSender<Told>,
     states: watch::Receiver<HopStates>,
+    returns: watch::Receiver<Arc<ReturnState>>,
     facts: watch::Receiver<Arc<HostFacts>>,
     task: AbortHandle,
 }
 
 impl Resolver {
     /// Starts it in the network namespace of the calling thread, for backends to be told with
-    /// [`Resolver::track`]; their next hops are written to `hops`.
+    /// [`Resolver::track`]; their next hops are written to `hops`. A neighbour that has another MAC
+    /// than before is told to `on_move`, which is not to wait for anything.
     ///
     /// # Errors
     /// The kernel's network tables could not be read.
-    pub async fn start(ports: Vec<PortLink>, hops: Arc<NextHops>) -> io::Result<Self> {
+    pub async fn start(
+        ports: Vec<PortLink>,
+        hops: Arc<NextHops>,
+        on_move: impl Fn(Moved) + Send + 'static,
+    ) -> io::Result<Self> {
         // Subscribed before it is read, so that no change falls between the two.
         let changes = Changes::subscribe()?;
         let kernel = Kernel::connect()?;
         let mut table = Table::new(ports, hops);
         table.read(&kernel).await?;
 
-        let (backends, told) = mpsc::unbounded_channel();
+        let (tell, told) = mpsc::unbounded_channel();
         let (facts, facts_seen) = watch::channel(table.take_facts().unwrap_or_default());
         let (states, states_seen) = watch::channel(HopStates::default());
+        let (returns, returns_seen) = watch::channel(Arc::default());
         let task = Task {
+            on_move: Box::new(on_move),
+            returns,
             kernel,
             changes,
             table,
@@ -76,8 +105,9 @@ impl Resolver {
         };
         let task = tokio::spawn(task.run()).abort_handle();
         Ok(Self {
-            backends,
+            tell,
             states: states_seen,
+            returns: returns_seen,
             facts: facts_seen,
             task,
         })
@@ -87,7 +117,18 @@ impl Resolver {
     /// are cleared.
     pub fn track(&self, backends: Vec<(BackendId, Address)>) {
         // The task ends only with this value, so somebody listens.
-        let _ = self.backends.send(backends);
+        let _ = self.tell.send(Told::Backends(backends));
+    }
+
+    /// Has replies to clients go by the kernel's routes, or not.
+    pub fn follow(&self, plan: ReturnPlan) {
+        let _ = self.tell.send(Told::Returns(plan));
+    }
+
+    /// What is known of the ways back to clients.
+    #[must_use]
+    pub fn returns(&self) -> Arc<ReturnState> {
+        Arc::clone(&self.returns.borrow())
     }
 
     /// What is known of the way to each backend's address; one that was not looked at yet is not in.
@@ -126,7 +167,9 @@ struct Task {
     kernel: Kernel,
     changes: Changes,
     table: Table,
-    told: mpsc::UnboundedReceiver<Vec<(BackendId, Address)>>,
+    told: mpsc::UnboundedReceiver<Told>,
+    on_move: Box<dyn Fn(Moved) + Send>,
+    returns: watch::Sender<Arc<ReturnState>>,
     facts: watch::Sender<Arc<HostFacts>>,
     states: watch::Sender<HopStates>,
 }
@@ -138,7 +181,8 @@ impl Task {
         loop {
             tokio::select! {
                 told = self.told.recv() => match told {
-                    Some(backends) => self.table.track(backends),
+                    Some(Told::Backends(backends)) => self.table.track(backends),
+                    Some(Told::Returns(plan)) => self.table.follow(plan),
                     None => return,
                 },
                 change = self.changes.next() => self.note_all(change).await,
@@ -147,6 +191,7 @@ impl Task {
             self.table
                 .look_up_routes(&self.kernel, Instant::now())
                 .await;
+            self.table.read_routes(&self.kernel, Instant::now()).await;
             self.table.ask(&self.kernel, Instant::now()).await;
             self.publish();
         }
@@ -197,8 +242,11 @@ impl Task {
         if let Some(facts) = self.table.take_facts() {
             self.facts.send_replace(facts);
         }
-        if let Some(states) = self.table.publish() {
+        if let Some((states, returns)) = self.table.publish() {
             self.states.send_replace(Arc::new(states));
+            self.returns.send_replace(Arc::new(returns));
         }
+        // After the next hops are written: what is told of goes by them already.
+        self.table.take_moved().into_iter().for_each(&self.on_move);
     }
 }

@@ -3,8 +3,9 @@
 //! Invariant: it changes only by what the kernel said and what it was asked, with the time as an
 //! argument; publishing writes each backend's next hop from nothing but that.
 
+mod state;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +15,14 @@ use rtnetlink::packet_route::neighbour::NeighbourState;
 use tokio::time::Instant;
 use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
-use waxwing_packet::{Address, Mac};
+use waxwing_packet::{Address, Mac, VlanTags};
 
 use crate::facts::HostFacts;
 use crate::kernel::{Change, Kernel, Neighbour, NeighbourKey, NoRoute, Route};
-use crate::neighbours::PortLink;
+use crate::neighbours::{Moved, PortLink};
+use crate::returns::{ReturnPlan, ReturnState, Returns};
+use crate::vlans::Vlans;
+pub use state::{Condition, HopState};
 
 /// The pause between two questions for a neighbour that does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -35,70 +39,6 @@ const ASKED_MAX: usize = 256;
 
 /// Questions to the kernel under way at once.
 const AT_ONCE: usize = 64;
-
-/// What is known of the way to a backend.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HopState {
-    /// The next hop's address: a gateway, or the backend itself.
-    pub via: Option<Address>,
-    /// The port it is behind.
-    pub port: Option<PortId>,
-    /// Its MAC. Packets flow while this and the port are known.
-    pub mac: Option<Mac>,
-    /// Why so.
-    pub condition: Condition,
-}
-
-/// Why a next hop is known, or is not.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Condition {
-    /// Known and lately confirmed.
-    Resolved,
-    /// Known; the kernel is checking that it still holds.
-    Checking,
-    /// Known because somebody entered it by hand, or the link needs no resolution.
-    Fixed,
-    /// Asked for; no answer yet.
-    Resolving,
-    /// Asked for; nobody answered.
-    NoAnswer {
-        /// Who did not.
-        via: Address,
-        /// On which interface.
-        interface: String,
-    },
-    /// The kernel would not ask.
-    Refused(String),
-    /// The port is down or has no carrier.
-    LinkDown(String),
-    /// The route leaves through an interface that is not a port.
-    NotAPort(String),
-    /// There is no route.
-    NoRoute(NoRoute),
-}
-
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Resolved => f.write_str("resolved"),
-            Self::Checking => f.write_str("resolved, being checked again"),
-            Self::Fixed => f.write_str("resolved, permanent"),
-            Self::Resolving => f.write_str("resolving"),
-            Self::NoAnswer { via, interface } => {
-                write!(f, "{via} does not answer on {interface}; asking on")
-            }
-            Self::Refused(why) => write!(f, "the kernel does not resolve it: {why}"),
-            Self::LinkDown(interface) => write!(f, "{interface} is down"),
-            Self::NotAPort(interface) => {
-                write!(
-                    f,
-                    "route leaves through {interface}, which is not a [[port]]"
-                )
-            }
-            Self::NoRoute(why) => why.fmt(f),
-        }
-    }
-}
 
 /// What the kernel last said of a neighbour, reduced to what to do about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,6 +86,8 @@ impl Entry {
 struct Asked {
     at: Option<Instant>,
     refusal: Option<String>,
+    /// The MAC that it had last, also where it has none now.
+    last: Option<Mac>,
 }
 
 struct Way {
@@ -157,6 +99,9 @@ struct Way {
 
 pub(crate) struct Table {
     ports: Vec<PortLink>,
+    vlans: Vlans,
+    returns: Returns,
+    moved: Vec<Moved>,
     hops: Arc<NextHops>,
     facts: HostFacts,
     facts_changed: bool,
@@ -173,6 +118,9 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(ports: Vec<PortLink>, hops: Arc<NextHops>) -> Self {
         Self {
+            vlans: Vlans::new(ports.clone()),
+            returns: Returns::new(),
+            moved: Vec::new(),
             ports,
             hops,
             facts: HostFacts::default(),
@@ -190,6 +138,7 @@ impl Table {
     /// Reads everything from the kernel.
     pub(crate) async fn read(&mut self, kernel: &Kernel) -> io::Result<()> {
         self.facts = HostFacts::read(kernel).await?;
+        self.facts.vlans = self.vlans.update(&self.facts).clone();
         let mut gone: BTreeSet<NeighbourKey> = self.neighbours.keys().copied().collect();
         for neighbour in kernel.neighbours().await? {
             gone.remove(&neighbour.key);
@@ -200,6 +149,7 @@ impl Table {
         }
         self.facts_changed = true;
         self.routes_changed = true;
+        self.returns.note_change();
         self.changed = true;
         Ok(())
     }
@@ -222,21 +172,36 @@ impl Table {
                 self.facts_changed |= self.facts.addresses.remove(&address);
             }
         }
+        if self.facts_changed {
+            self.facts.vlans = self.vlans.update(&self.facts).clone();
+        }
         // A link that came, went down or has another name changes states even where routes stay.
         self.changed |= self.facts_changed;
         self.routes_changed = true;
+        self.returns.note_change();
     }
 
     fn note_neighbour(&mut self, neighbour: Neighbour) {
-        if !self.ports.iter().any(|port| port.link == neighbour.key.0) {
+        let Some((wire, tags)) = self.wire_of(neighbour.key.0) else {
             return;
-        }
+        };
         let before = self.neighbours.get(&neighbour.key).copied();
         let entry = Entry::next(before, neighbour);
         let turned = before.is_none_or(|before| before.reach != entry.reach);
         self.neighbours.insert(neighbour.key, entry);
         if let Some(asked) = self.asked.get_mut(&neighbour.key) {
             self.changed = true;
+            if let Some(to) = entry.mac
+                && let Some(from) = asked.last.replace(to).filter(|from| *from != to)
+            {
+                let moved = Moved {
+                    wire,
+                    tags,
+                    from,
+                    to,
+                };
+                self.moved.push(moved);
+            }
             if turned && matches!(entry.reach, Reach::Stale | Reach::Lost) {
                 asked.at = None;
             }
@@ -341,10 +306,8 @@ impl Table {
             let refusal = answer.err().as_ref().map(refusal);
             if let Some(asked) = self.asked.get_mut(&key) {
                 self.changed |= asked.refusal != refusal;
-                *asked = Asked {
-                    at: Some(now),
-                    refusal,
-                };
+                asked.at = Some(now);
+                asked.refusal = refusal;
             }
         }
     }
@@ -360,12 +323,51 @@ impl Table {
         asked.at.is_none_or(|at| now.duration_since(at) >= pause)
     }
 
+    /// The port, or the VLAN on one, that a link is.
+    fn port_of(&self, link: u32) -> Option<PortId> {
+        port_of(&self.ports, &self.facts, link)
+    }
+
+    /// The port whose frames a link's are, and their tags there.
+    fn wire_of(&self, link: u32) -> Option<(PortId, VlanTags)> {
+        if let Some(vlan) = self.facts.vlans.get(&link) {
+            return Some((vlan.wire, vlan.tags));
+        }
+        Some((self.port_of(link)?, VlanTags::NONE))
+    }
+
+    /// Has replies to clients go by this plan from now on.
+    pub(crate) fn follow(&mut self, plan: ReturnPlan) {
+        self.returns.follow(plan);
+    }
+
+    /// Reads the routes to clients, if they changed.
+    pub(crate) async fn read_routes(&mut self, kernel: &Kernel, now: Instant) {
+        let (ports, facts) = (&self.ports, &self.facts);
+        let port_of = |link| port_of(ports, facts, link);
+        let was_read = self.returns.read(kernel, now, port_of).await;
+        self.returns.free();
+        if was_read {
+            self.forget_unused();
+            self.changed = true;
+        }
+    }
+
+    /// The neighbours that have another MAC since the last call.
+    pub(crate) fn take_moved(&mut self) -> Vec<Moved> {
+        std::mem::take(&mut self.moved)
+    }
+
     /// Keeps track of exactly the neighbours that ways lead through, behind our ports.
     fn forget_unused(&mut self) {
         let mut before = std::mem::take(&mut self.asked);
-        for key in self.ways.values().filter_map(Way::key) {
-            if self.ports.iter().any(|port| port.link == key.0) {
-                let asked = before.remove(&key).unwrap_or_default();
+        let ways = self.ways.values().filter_map(Way::key);
+        for key in ways.chain(self.returns.gateways().iter().copied()) {
+            if self.port_of(key.0).is_some() {
+                let asked = before.remove(&key).unwrap_or_else(|| Asked {
+                    last: self.neighbours.get(&key).and_then(|entry| entry.mac),
+                    ..Asked::default()
+                });
                 self.asked.entry(key).or_insert(asked);
             }
         }
@@ -379,8 +381,9 @@ impl Table {
         std::mem::take(&mut self.facts_changed).then(|| Arc::new(self.facts.clone()))
     }
 
-    /// Writes every next hop and gives every backend's state, if something changed.
-    pub(crate) fn publish(&mut self) -> Option<BTreeMap<Address, HopState>> {
+    /// Writes every next hop and gives every backend's state and that of the ways back, if something
+    /// changed.
+    pub(crate) fn publish(&mut self) -> Option<(BTreeMap<Address, HopState>, ReturnState)> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -400,7 +403,26 @@ impl Table {
             }
             states.insert(*address, state);
         }
-        Some(states)
+        let gateways = self.returns.gateways().iter();
+        let gateways = gateways
+            .map(|(link, via)| {
+                let (link, via) = (*link, *via);
+                (via, self.state(&Ok(Route { link, via })))
+            })
+            .collect();
+        Some((states, self.returns.publish(&self.hops, gateways)))
+    }
+
+    /// Whether a link is up and has a carrier, and that which it is a VLAN on too.
+    fn is_up(&self, link: u32) -> bool {
+        let wire = self.facts.vlans.get(&link).map(|vlan| vlan.wire);
+        let wire = wire.and_then(|id| self.ports.iter().find(|port| port.id == id));
+        let links = [Some(link), wire.map(|port| port.link)];
+        let mut links = links.into_iter().flatten();
+        links.all(|link| {
+            let link = self.facts.links.get(&link);
+            link.is_some_and(|link| link.up && link.carrier)
+        })
     }
 
     fn state(&self, route: &Result<Route, NoRoute>) -> HopState {
@@ -416,16 +438,15 @@ impl Table {
         };
         let via = Some(route.via);
         let interface = self.facts.link_name(route.link);
-        let Some(port) = self.ports.iter().find(|port| port.link == route.link) else {
+        let Some(port) = self.port_of(route.link) else {
             return unknown(via, None, Condition::NotAPort(interface));
         };
-        let port = Some(port.id);
-        if !self
-            .facts
-            .links
-            .get(&route.link)
-            .is_some_and(|link| link.up && link.carrier)
-        {
+        let port = Some(port);
+        let vlan = self.facts.vlans.get(&route.link);
+        if let Some(why) = vlan.and_then(|vlan| vlan.problem.clone()) {
+            return unknown(via, port, Condition::Vlan(why));
+        }
+        if !self.is_up(route.link) {
             return unknown(via, port, Condition::LinkDown(interface));
         }
         let key = (route.link, route.via);
@@ -452,33 +473,16 @@ impl Table {
     }
 }
 
+fn port_of(ports: &[PortLink], facts: &HostFacts, link: u32) -> Option<PortId> {
+    let port = ports.iter().find(|port| port.link == link);
+    let port = port.map(|port| port.id);
+    port.or_else(|| Some(facts.vlans.get(&link)?.id))
+}
+
 impl Way {
     fn key(&self) -> Option<NeighbourKey> {
         let route = self.route.as_ref()?.as_ref().ok()?;
         Some((route.link, route.via))
-    }
-}
-
-impl HopState {
-    /// Whether packets can be sent.
-    #[must_use]
-    pub const fn is_resolved(&self) -> bool {
-        self.mac.is_some() && self.port.is_some()
-    }
-
-    /// Whether there is an answer, be it good or bad.
-    #[must_use]
-    pub const fn is_settled(&self) -> bool {
-        !matches!(self.condition, Condition::Resolving)
-    }
-}
-
-impl fmt::Display for HopState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let (Some(via), Some(mac)) = (self.via, self.mac) {
-            write!(f, "{via} at {mac}: ")?;
-        }
-        self.condition.fmt(f)
     }
 }
 

@@ -21,11 +21,12 @@ use crate::config::{self, Config};
 use crate::facts::HostFacts;
 use crate::health::{Health, State};
 use crate::neighbours::{HopStates, Resolver};
+use crate::next_hop::HopState;
 use crate::signals;
 use crate::status::{
     BackendStatus, BatchTimes, ConfigStatus, NextHopStatus, PortStatus, ReloadStatus,
-    ServiceHealthStatus, ServiceStatus, Serving, SessionStatus, SessionsStatus, Status,
-    TrafficStatus, WorkerStatus,
+    ReturnPathStatus, ServiceHealthStatus, ServiceStatus, Serving, SessionStatus, SessionsStatus,
+    Status, TrafficStatus, WorkerStatus,
 };
 
 /// What only the I/O side knows of the ports: how they are attached, and their sockets' numbers.
@@ -171,6 +172,7 @@ impl Reporter {
             },
             problems: view.problems.clone(),
             ports: self.ports(),
+            return_path: self.return_path(&view),
             workers: self
                 .counters
                 .iter()
@@ -199,6 +201,19 @@ impl Reporter {
             port.mtu = link.map(|link| link.mtu).unwrap_or_default();
         }
         ports
+    }
+
+    fn return_path(&self, view: &View) -> ReturnPathStatus {
+        let known = self.resolver.returns();
+        let gateways = known.gateways.iter();
+        ReturnPathStatus {
+            mode: if known.by_routes { "route" } else { "last-hop" }.into(),
+            routes: known.routes,
+            gateways: gateways
+                .map(|(_, hop)| hop_status(hop, &view.snapshot))
+                .collect(),
+            problem: known.problem.clone(),
+        }
     }
 
     fn table(&self) -> SessionsStatus {
@@ -364,13 +379,17 @@ fn next_hop(address: Address, snapshot: &Snapshot, hops: &HopStates) -> NextHopS
             ..NextHopStatus::default()
         };
     };
+    hop_status(hop, snapshot)
+}
+
+fn hop_status(hop: &HopState, snapshot: &Snapshot) -> NextHopStatus {
+    let port = hop.port.and_then(|port| snapshot.port(port));
+    let tags = port.map_or(&[][..], |port| port.tags.as_slice());
     NextHopStatus {
         resolved: hop.is_resolved(),
         via: hop.via.map(Into::into),
-        interface: hop
-            .port
-            .and_then(|port| snapshot.port(port))
-            .map(|port| port.name.to_string()),
+        interface: port.map(|port| port.name.to_string()),
+        vlans: tags.iter().map(|tag| tag.tci & 0xfff).collect(),
         mac: hop.mac.map(|mac| mac.to_string()),
         state: hop.condition.to_string(),
     }
@@ -401,6 +420,7 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         errors_passed: counters.errors_passed.get(),
         told_hop_limit: counters.told_hop_limit.get(),
         told_too_big: counters.told_too_big.get(),
+        by_last_hop: counters.by_last_hop.get(),
         cut: counters.cut.get(),
         fallback: counters.fallback.get(),
         epochs: counters.epochs.get(),

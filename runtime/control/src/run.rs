@@ -36,12 +36,14 @@ use crate::check::Checked;
 use crate::config::Config;
 use crate::controller::{Controller, Draft, WorkerLink};
 use crate::facts::HostFacts;
+use crate::failover::followed_by;
 use crate::health::{BoundChecks, Fault, Health};
 use crate::kernel::Kernel;
 use crate::modules::{self, Builds, Wanted};
 use crate::neighbours::{PortLink, Resolver};
 use crate::rates;
 use crate::report::{PortFacts, Reporter, View};
+use crate::vlans::with_vlans;
 
 /// How often late acknowledgements, steering rules and states are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -134,9 +136,13 @@ impl Control {
         let socket = AdminSocket::bind(&checked.config.admin.socket.value).await?;
         let config = Arc::new(checked.config);
         let kernel = Kernel::connect()?;
-        let (ports, links) = ports(&config, &HostFacts::read(&kernel).await?)?;
+        let (attached, links) = ports(&config, &HostFacts::read(&kernel).await?)?;
+        let next_hops = Arc::clone(&shared.next_hops);
         let resolver =
-            Arc::new(Resolver::start(links.clone(), Arc::clone(&shared.next_hops)).await?);
+            Resolver::start(links.clone(), next_hops, followed_by(&shared.sessions)).await?;
+        resolver.follow(config.return_plan());
+        let resolver = Arc::new(resolver);
+        let ports = with_vlans(&attached, &[], &resolver.facts().borrow());
 
         let mut catalog = Catalog::new(config.services_max, config.backends_max);
         let health = Arc::new(Health::new());
@@ -184,6 +190,7 @@ impl Control {
             config,
             loaded_at: SystemTime::now(),
             catalog,
+            attached,
             ports,
             links,
             shared,
@@ -409,11 +416,9 @@ fn ports(config: &Config, facts: &HostFacts) -> Result<(Vec<Port>, Vec<PortLink>
         let name = &port.interface.value;
         let gone = || StartError::PortGone(name.to_string());
         let link = facts.link(name).ok_or_else(gone)?;
-        ports.push(Port {
-            name: Arc::clone(name),
-            mac: link.mac.ok_or_else(gone)?,
-            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-        });
+        let mac = link.mac.ok_or_else(gone)?;
+        let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+        ports.push(Port::attached(PortId(id), Arc::clone(name), mac, mtu));
         links.push(PortLink {
             id: PortId(id),
             name: Arc::clone(name),

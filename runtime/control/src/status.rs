@@ -28,6 +28,9 @@ pub struct Status {
     pub problems: Vec<String>,
     /// The attached interfaces.
     pub ports: Vec<PortStatus>,
+    /// The ways back to clients.
+    #[serde(default)]
+    pub return_path: ReturnPathStatus,
     /// The workers.
     pub workers: Vec<WorkerStatus>,
     /// The session table.
@@ -83,6 +86,19 @@ pub struct PortStatus {
     pub mtu: u32,
     /// Its queues.
     pub queues: Vec<QueueStatus>,
+}
+
+/// The ways back to clients.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ReturnPathStatus {
+    /// Where replies go: `last-hop` or `route`, as it is at the moment.
+    pub mode: String,
+    /// The routes that the kernel has.
+    pub routes: usize,
+    /// The gateways that they lead to by our ports, which are kept known in either mode.
+    pub gateways: Vec<NextHopStatus>,
+    /// What is wrong with it.
+    pub problem: Option<String>,
 }
 
 /// One queue of an interface.
@@ -146,6 +162,9 @@ pub struct WorkerStatus {
     pub told_hop_limit: u64,
     /// Senders told that a packet was too big for the way ahead.
     pub told_too_big: u64,
+    /// Replies by the last hop because the kernel's route cannot be followed.
+    #[serde(default)]
+    pub by_last_hop: u64,
     /// IPv4 packets that were too big and could be cut to pieces.
     pub cut: u64,
     /// Flows chosen for by the native fallback because the policy failed.
@@ -321,7 +340,7 @@ pub struct BackendStatus {
     pub next_hop: NextHopStatus,
 }
 
-/// The way to a backend.
+/// The way to a backend, or to a gateway.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct NextHopStatus {
     /// Whether packets can be sent.
@@ -330,6 +349,9 @@ pub struct NextHopStatus {
     pub via: Option<IpAddr>,
     /// The interface it is behind.
     pub interface: Option<String>,
+    /// The VLAN ids that its frames have there, the outermost first.
+    #[serde(default)]
+    pub vlans: Vec<u16>,
     /// Its MAC.
     pub mac: Option<String>,
     /// What it is like, and why.

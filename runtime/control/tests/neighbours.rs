@@ -5,15 +5,16 @@
 mod bed;
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bed::{Namespaces, SERVER_MAC, ip, parse, sysctl};
 use waxwing_control::kernel::Kernel;
-use waxwing_control::neighbours::{PortLink, Resolver};
+use waxwing_control::neighbours::{Moved, PortLink, Resolver};
+use waxwing_control::returns::{ReturnPlan, ReturnState};
 use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
-use waxwing_packet::Mac;
+use waxwing_packet::{Mac, VlanTags};
 
 const BACKEND: BackendId = BackendId(3);
 const PORT: PortId = PortId(1);
@@ -55,6 +56,15 @@ fn main() -> ExitCode {
             "a backend that is no longer tracked has no next hop",
             untracked,
         ),
+        (
+            "a gateway of a route is kept known, and told of when it moves",
+            gateway_moves,
+        ),
+        ("routes come and go with the kernel's", routes),
+        (
+            "more routes than may be are not followed, and neither are rules",
+            routes_that_are_not_followed,
+        ),
     ];
     bed::run(libtest_mimic::Arguments::from_args(), tests, false)
 }
@@ -65,6 +75,7 @@ struct Bed {
     runtime: tokio::runtime::Runtime,
     resolver: Resolver,
     hops: Arc<NextHops>,
+    moves: Arc<Mutex<Vec<Moved>>>,
 }
 
 impl Bed {
@@ -88,8 +99,10 @@ impl Bed {
             .build()
             .unwrap();
         let hops = Arc::new(NextHops::new(64));
-        let resolver = runtime.block_on(start(Arc::clone(&hops)));
+        let moves = Arc::new(Mutex::default());
+        let resolver = runtime.block_on(start(Arc::clone(&hops), Arc::clone(&moves)));
         Self {
+            moves,
             namespaces,
             runtime,
             resolver,
@@ -146,7 +159,7 @@ impl Bed {
     }
 }
 
-async fn start(hops: Arc<NextHops>) -> Resolver {
+async fn start(hops: Arc<NextHops>, moves: Arc<Mutex<Vec<Moved>>>) -> Resolver {
     let links = Kernel::connect().unwrap().links().await.unwrap();
     let link = links.iter().find(|link| link.name == "p1").unwrap();
     let port = PortLink {
@@ -154,7 +167,8 @@ async fn start(hops: Arc<NextHops>) -> Resolver {
         name: "p1".into(),
         link: link.index,
     };
-    Resolver::start(vec![port], hops).await.unwrap()
+    let on_move = move |moved| moves.lock().unwrap().push(moved);
+    Resolver::start(vec![port], hops, on_move).await.unwrap()
 }
 
 fn behind_gateway() {
@@ -285,6 +299,149 @@ fn no_way() {
     assert_eq!(bed.hops.get(BackendId(4)), None);
     let locals = bed.resolver.facts().borrow().locals();
     assert!(locals.contains(&parse("10.78.0.1")) && locals.contains(&parse("fd77::1")));
+}
+
+/// The mode with the last hop: its gateways are known all the same.
+const LAST_HOP: ReturnPlan = ReturnPlan {
+    by_routes: false,
+    routes_max: 100,
+};
+
+impl Bed {
+    /// Waits until what is known of the ways back is as it should be.
+    fn expect_returns(&self, what: &str, is_so: impl Fn(&ReturnState) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(&self.resolver.returns()) {
+            let known = self.resolver.returns();
+            assert!(Instant::now() < deadline, "waited for {what}: {known:?}");
+            self.wait(20);
+        }
+    }
+
+    fn ip(&self, line: &str) {
+        ip(&format!("-n {} {line}", self.namespaces.balancer));
+    }
+}
+
+/// Whether the gateways are these, each with this MAC.
+fn are_gateways(known: &ReturnState, expected: &[(&str, Mac)]) -> bool {
+    let mut gateways: Vec<_> = known
+        .gateways
+        .iter()
+        .map(|(address, state)| (*address, state.mac))
+        .collect();
+    gateways.sort_unstable_by_key(|(address, _)| *address);
+    let mut expected: Vec<_> = expected
+        .iter()
+        .map(|(address, mac)| (parse(address), Some(*mac)))
+        .collect();
+    expected.sort_unstable_by_key(|(address, _)| *address);
+    gateways == expected
+}
+
+fn gateway_moves() {
+    let bed = Bed::new();
+    bed.ip("route add 192.0.2.0/24 via 10.77.0.2");
+    bed.ip("route add 2001:db8::/32 via fd77::2");
+    bed.resolver.follow(LAST_HOP);
+    let gateways = |mac| [("10.77.0.2", mac), ("fd77::2", mac)];
+    bed.expect_returns("the gateways", |known| {
+        !known.by_routes && are_gateways(known, &gateways(SERVER_MAC))
+    });
+    assert!(bed.moves.lock().unwrap().is_empty());
+    bed.set_server_mac(OTHER_MAC);
+    bed.expect_returns("the new MAC", |known| {
+        are_gateways(known, &gateways(OTHER_MAC))
+    });
+    let moved = Moved {
+        wire: PORT,
+        tags: VlanTags::NONE,
+        from: SERVER_MAC,
+        to: OTHER_MAC,
+    };
+    assert_eq!(*bed.moves.lock().unwrap(), [moved, moved]);
+    // Gone for long enough to be given up, and back with another MAC.
+    ip(&format!(
+        "-n {} addr del 10.77.0.2/24 dev s1",
+        bed.namespaces.server
+    ));
+    bed.expect_returns("one to be missed", |known| {
+        known.gateways.iter().any(|(_, state)| state.mac.is_none())
+    });
+    bed.set_server_mac(SERVER_MAC);
+    ip(&format!(
+        "-n {} addr add 10.77.0.2/24 dev s1",
+        bed.namespaces.server
+    ));
+    bed.expect_returns("the old MAC", |known| {
+        are_gateways(known, &gateways(SERVER_MAC))
+    });
+    assert_eq!(bed.moves.lock().unwrap().len(), 4);
+}
+
+fn routes() {
+    let bed = Bed::new();
+    let by_routes = ReturnPlan {
+        by_routes: true,
+        ..LAST_HOP
+    };
+    bed.resolver.follow(by_routes);
+    bed.expect_returns("the connected networks", |known| {
+        known.by_routes && known.routes >= 2 && known.gateways.is_empty()
+    });
+    let connected = bed.resolver.returns().routes;
+    bed.ip("route add default via 10.77.0.2");
+    bed.expect_returns("the gateway", |known| {
+        known.routes == connected + 1 && are_gateways(known, &[("10.77.0.2", SERVER_MAC)])
+    });
+    bed.ip("route add 203.0.113.0/24 nexthop via 10.77.0.2 weight 2 nexthop via 10.77.0.3");
+    bed.expect_returns("a second gateway, which nobody is", |known| {
+        let unresolved = known.gateways.iter().filter(|(_, hop)| hop.mac.is_none());
+        known.gateways.len() == 2 && unresolved.count() == 1
+    });
+    bed.ip("route del 203.0.113.0/24");
+    bed.ip("route del default");
+    bed.expect_returns("it to go", |known| {
+        known.routes == connected && known.gateways.is_empty()
+    });
+    // What goes with a link is not told of by the kernel route by route.
+    bed.ip("route add default via 10.77.0.2");
+    bed.ip("link set p1 down");
+    bed.expect_returns("the IPv4 routes to go", |known| known.gateways.is_empty());
+    bed.resolver.follow(LAST_HOP);
+    bed.expect_returns("the last hop", |known| !known.by_routes);
+}
+
+fn routes_that_are_not_followed() {
+    let bed = Bed::new();
+    bed.resolver.follow(ReturnPlan {
+        by_routes: true,
+        routes_max: 1,
+    });
+    bed.expect_returns("too many routes", |known| {
+        let problem = known.problem.as_ref();
+        !known.by_routes && problem.is_some_and(|text| text.contains("routes_max = 1"))
+    });
+    // Where replies go to the last hop anyway that is no problem.
+    bed.resolver.follow(ReturnPlan {
+        by_routes: false,
+        routes_max: 1,
+    });
+    bed.expect_returns("no problem", |known| known.problem.is_none());
+    bed.resolver.follow(ReturnPlan {
+        by_routes: true,
+        routes_max: 100,
+    });
+    bed.expect_returns("room for them", |known| {
+        known.by_routes && known.problem.is_none()
+    });
+    bed.ip("rule add from 10.9.0.0/16 table 100");
+    bed.expect_returns("the rule", |known| {
+        let problem = known.problem.as_ref();
+        known.by_routes && problem.is_some_and(|text| text.contains("ip rule"))
+    });
+    bed.ip("rule del from 10.9.0.0/16 table 100");
+    bed.expect_returns("no rule", |known| known.problem.is_none());
 }
 
 fn untracked() {

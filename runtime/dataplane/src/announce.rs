@@ -3,12 +3,12 @@
 //!
 //! Invariant: bounded per turn, so that thousands of VIPs never delay a batch.
 
+use waxwing_packet::Family;
 use waxwing_packet::arp::Arp;
 use waxwing_packet::ndp::Advertisement;
-use waxwing_packet::{Family, VlanTags};
 
 use crate::counters::WorkerCounters;
-use crate::{FrameBuf, FrameIo, Now, PortId, Snapshot};
+use crate::{FrameBuf, FrameIo, Now, Snapshot};
 
 /// How often each VIP is announced on each port.
 const ROUNDS: u8 = 2;
@@ -26,7 +26,7 @@ pub(crate) struct Announcements {
 }
 
 impl Announcements {
-    /// Announces every VIP on every port, from now on.
+    /// Announces every VIP on every port, and on VLANs of theirs that the host is in, from now on.
     pub(crate) fn schedule(&mut self) {
         *self = Self {
             rounds: ROUNDS,
@@ -45,13 +45,14 @@ impl Announcements {
         if self.rounds == 0 || now.millis() < self.not_before_ms {
             return;
         }
-        let all = (0..)
-            .map(PortId)
-            .zip(snapshot.ports())
+        let all = snapshot
+            .ports()
+            .iter()
+            .filter(|port| port.announces)
             .flat_map(|port| snapshot.vips().iter().map(move |vip| (port, *vip)));
         let mut sent = 0;
-        for ((id, port), vip) in all.skip(self.at).take(PER_TURN) {
-            let Some(mut frame) = io.allocate(id) else {
+        for (port, vip) in all.skip(self.at).take(PER_TURN) {
+            let Some(mut frame) = io.allocate(port.wire) else {
                 // Every frame is under way: the next turn goes on from here.
                 self.at += sent;
                 return;
@@ -59,17 +60,17 @@ impl Announcements {
             sent += 1;
             let written = match vip.family() {
                 Family::V4 => {
-                    let arp = Arp::announcement(port.mac, VlanTags::NONE, vip);
+                    let arp = Arp::announcement(port.mac, port.tags, vip);
                     frame.set_len(arp.frame_len()) && arp.write(frame.bytes_mut())
                 }
                 Family::V6 => {
-                    let advertisement = Advertisement::announcement(port.mac, VlanTags::NONE, vip);
+                    let advertisement = Advertisement::announcement(port.mac, port.tags, vip);
                     frame.set_len(advertisement.frame_len())
                         && advertisement.write(frame.bytes_mut())
                 }
             };
             if written {
-                match io.send(id, frame) {
+                match io.send(port.wire, frame) {
                     Ok(()) => counters.announced.add(1),
                     Err(reason) => counters.dropped(reason).add(1),
                 }

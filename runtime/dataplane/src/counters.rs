@@ -78,6 +78,8 @@ drop_reasons! {
     TupleClash = "tuple_clash",
     /// The next hop towards the backend has no known MAC address (resolution was triggered).
     NeighborUnresolved = "neighbor_unresolved",
+    /// The kernel's routes have none to the client, or refuse it (`return_path = "route"`).
+    NoRoute = "no_route",
     /// TTL or hop limit ran out here, and nobody may be told.
     HopLimit = "hop_limit",
     /// The packet is larger than the egress port's MTU, and nobody may be told; or it is one of IPv4
@@ -170,6 +172,9 @@ pub struct WorkerCounters {
     pub cut: Counter,
     /// Those pieces, and such of packets whose rest was dropped; all of them count as transmitted.
     pub pieces: Counter,
+    /// Packets to clients that went to the last hop because the kernel's route cannot be gone: its
+    /// gateway does not answer, or it leaves by no port.
+    pub by_last_hop: Counter,
     /// Announcements (gratuitous ARP, unsolicited neighbour advertisement) sent.
     pub announced: Counter,
     /// Batches that were not empty.
@@ -210,6 +215,7 @@ impl WorkerCounters {
             told_too_big: Counter::default(),
             cut: Counter::default(),
             pieces: Counter::default(),
+            by_last_hop: Counter::default(),
             announced: Counter::default(),
             batches: Counter::default(),
             expired: Counter::default(),

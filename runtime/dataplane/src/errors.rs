@@ -10,19 +10,20 @@
 //! side comes from the VIP, whoever sent it (RFC 5508 REQ-5 c): the client knows no other address
 //! here, and a private one would be dropped on the way.
 
-use waxwing_packet::{IpPacket, Link, Quote, Rewrite, Translation, VlanTags, checksum};
+use waxwing_packet::{IpPacket, Link, Quote, Rewrite, Translation, checksum};
 
 use crate::citizen;
 use crate::flow::{find, is_martian};
 use crate::forward::{Fate, Shared, nat};
 use crate::session::{Direction, Session, Tuple};
 use crate::snapshot::Backend;
-use crate::{DropReason, FrameBuf, NextHop, Now, PortId, Snapshot};
+use crate::ways::Ways;
+use crate::{DropReason, FrameBuf, Now, PortId, Snapshot};
 
 /// What becomes of an ICMP error. One to a VIP is ours, and ends here where it is about nothing that
 /// we know; any other may be about what a backend has to do with others, and is the kernel's then.
 pub(crate) fn classify<F: FrameBuf>(
-    shared: &Shared,
+    (shared, ways): (&Shared, Ways<'_>),
     snapshot: &Snapshot,
     frame: &mut F,
     packet: &IpPacket,
@@ -30,7 +31,7 @@ pub(crate) fn classify<F: FrameBuf>(
 ) -> Fate {
     match SessionError::of(shared, snapshot, (frame.bytes(), packet), now) {
         Ok(Some(error)) => error
-            .pass_on(shared, snapshot, frame, packet)
+            .pass_on(ways, snapshot, frame, packet)
             .map_or_else(Fate::Drop, Fate::Error),
         _ if !snapshot.is_vip(packet.destination) => Fate::Kernel,
         Ok(None) => Fate::Drop(DropReason::IcmpNoSession),
@@ -89,7 +90,7 @@ impl SessionError {
     /// whether those in the quote are, the receiver knows better (its a and c).
     fn pass_on<F: FrameBuf>(
         &self,
-        shared: &Shared,
+        ways: Ways<'_>,
         snapshot: &Snapshot,
         frame: &mut F,
         packet: &IpPacket,
@@ -104,7 +105,10 @@ impl SessionError {
         let backend = snapshot
             .backend(self.session.backend)
             .ok_or(DropReason::NoBackend)?;
-        let (hop, tags) = self.way(shared)?;
+        let (hop, tags) = match self.direction {
+            Direction::Forward => ways.to_backend(snapshot, backend.id)?,
+            Direction::Reply => ways.to_client(snapshot, &self.session)?,
+        };
         let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
         if packet.hop_limit <= 1 {
             return Err(DropReason::HopLimit);
@@ -124,20 +128,10 @@ impl SessionError {
         };
         self.quote
             .rewrite(frame.bytes_mut(), packet, &outer, &quoted);
-        if packet.ethernet.tags != tags {
-            citizen::retag(frame, &packet.ethernet, link, tags)?;
+        if packet.ethernet.tags != *tags {
+            citizen::retag(frame, &packet.ethernet, link, *tags)?;
         }
-        Ok(hop.port)
-    }
-
-    fn way(&self, shared: &Shared) -> Result<(NextHop, VlanTags), DropReason> {
-        match self.direction {
-            Direction::Forward => {
-                let hop = shared.next_hops.get_or_want(self.session.backend)?;
-                Ok((hop, VlanTags::default()))
-            }
-            Direction::Reply => Ok((self.session.hop, self.session.tags)),
-        }
+        Ok(egress.wire)
     }
 
     /// What changes in the error's own header, and in the quoted ones. A quoted packet went against

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use waxwing_packet::{
     Cut, Fragment, IpPacket, Link, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport,
-    VlanTags, icmp, parse,
+    icmp, parse,
 };
 
 use crate::answers;
@@ -28,11 +28,13 @@ use crate::misses::Misses;
 use crate::parts::Parts;
 use crate::pieces;
 use crate::refusals::{self, Refusals};
+use crate::routes::Taken;
 use crate::session::{
     Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache, WORKER_UNCOUNTED,
 };
 use crate::snapshot::{Backend, NextHops};
 use crate::standing;
+use crate::ways::Ways;
 use crate::{
     BATCH, DropReason, Epoch, FrameBuf, FrameIo, Gauges, NextHop, Now, PortId, ServiceId, Snapshot,
 };
@@ -61,6 +63,8 @@ pub struct Forwarder {
     misses: Misses,
     refusals: Refusals,
     pub(crate) fragments: FragmentPass,
+    /// The routes to clients, where replies go by them.
+    routes: Taken,
     pub(crate) fates: Vec<Fate>,
 }
 
@@ -129,8 +133,16 @@ impl Forwarder {
             misses: Misses::new(cluster_key),
             refusals: Refusals::new(),
             fragments: FragmentPass::new(),
+            routes: Taken::default(),
             fates: Vec::with_capacity(BATCH),
         }
+    }
+
+    /// Takes up the routes to clients, where others were published; also while no frame comes, so that
+    /// none is kept for long.
+    #[inline]
+    pub fn refresh_routes(&mut self) {
+        self.routes.refresh(self.shared.next_hops.routes());
     }
 
     /// Takes every frame of a batch to its end. `frames` is empty afterwards.
@@ -199,7 +211,8 @@ impl Forwarder {
         now: Now,
     ) -> Fate {
         if icmp::is_error(packet) {
-            return errors::classify(&self.shared, snapshot, frame, packet, now);
+            let found_by = (&self.shared, self.ways());
+            return errors::classify(found_by, snapshot, frame, packet, now);
         }
         if let Transport::Icmp { .. } = packet.transport {
             let may_echo = || self.refusals.may_echo(now);
@@ -368,10 +381,9 @@ impl Forwarder {
         let (hop, tags) = match direction {
             Direction::Forward => {
                 self.follow_client(frame, packet, at, session);
-                let hop = self.shared.next_hops.get_or_want(backend.id)?;
-                (hop, VlanTags::default())
+                self.ways().to_backend(snapshot, backend.id)?
             }
-            Direction::Reply => (session.hop, session.tags),
+            Direction::Reply => self.ways().to_client(snapshot, session)?,
         };
         let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
         if packet.hop_limit <= 1 {
@@ -388,8 +400,8 @@ impl Forwarder {
         };
         rewrite.link = Some(link);
         rewrite.apply(frame.bytes_mut(), packet);
-        if packet.ethernet.tags != tags {
-            citizen::retag(frame, &packet.ethernet, link, tags)?;
+        if packet.ethernet.tags != *tags {
+            citizen::retag(frame, &packet.ethernet, link, *tags)?;
         }
         let len = frame.bytes().len() as u64;
         self.count(session, direction, len);
@@ -397,9 +409,18 @@ impl Forwarder {
             self.shared.sessions.add_bytes(at, len);
         }
         if too_big {
-            return Err(Stop::Cut(hop.port, egress.mtu));
+            return Err(Stop::Cut(egress.wire, egress.mtu));
         }
-        Ok(hop.port)
+        Ok(egress.wire)
+    }
+
+    #[inline]
+    fn ways(&self) -> Ways<'_> {
+        Ways {
+            next_hops: &self.shared.next_hops,
+            routes: self.routes.table(),
+            counters: &self.counters,
+        }
     }
 
     /// Time and state; written only where they changed, so that a line read by two workers
@@ -498,7 +519,10 @@ pub(crate) fn classify_miss(snapshot: &Snapshot, packet: IpPacket, hash: FlowHas
         return Fate::Kernel;
     };
     match snapshot.service_at(tuple.destination, tuple.destination_port, tuple.protocol) {
-        Some(_) if is_martian(packet.source) => Fate::Drop(DropReason::Martian),
+        // What a VIP says, this balancer says; its answer would come back here.
+        Some(_) if is_martian(packet.source) || snapshot.is_vip(packet.source) => {
+            Fate::Drop(DropReason::Martian)
+        }
         Some(service) => Fate::Miss(packet, hash, service.id),
         None if snapshot.is_vip(packet.destination) => Fate::Drop(DropReason::NoService),
         // A backend's reply on a connection that did not come through the VIP.

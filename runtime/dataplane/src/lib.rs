@@ -26,11 +26,13 @@ mod parts;
 mod pieces;
 pub mod policy;
 mod refusals;
+pub mod routes;
 pub mod session;
 pub mod snapshot;
 mod standing;
 pub mod steering;
 pub mod time;
+mod ways;
 pub mod worker;
 
 pub use counters::{DropReason, Gauges};

@@ -21,6 +21,9 @@ use crate::{
 
 /// How many sessions of a full table are looked at for one to evict.
 const EVICTION_WINDOW: usize = 128;
+/// How long a connection that only an RST seems to have ended has to show that it lives, before it makes
+/// room: ten seconds, as long as Linux's connection tracking waits.
+const RESET_TICKS: u32 = 100;
 /// How many translated source ports are tried when a tuple clashes.
 const CLASH_TRIES: u16 = 16;
 /// The lowest source port that a clash is translated to (RFC 6056 section 3.2).
@@ -336,8 +339,9 @@ fn make_room(snapshot: &Snapshot, parts: &mut Parts<'_>, now: Tick) -> Result<()
         }
         match session.tcp.phase() {
             Phase::HalfOpen => Evictable::HalfOpen,
-            Phase::Closing => Evictable::Closing,
-            Phase::Established => Evictable::Never,
+            Phase::Closing if session.tcp.is_closed() => Evictable::Closing,
+            Phase::Closing if now.since(session.seen) >= RESET_TICKS => Evictable::Closing,
+            Phase::Closing | Phase::Established => Evictable::Never,
         }
     };
     let evicted = parts

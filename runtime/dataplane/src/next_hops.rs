@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use waxwing_packet::Mac;
 
+use crate::routes::Published;
 use crate::{BackendId, DropReason, PortId};
 
-/// Where a frame goes next: a MAC address behind a port.
+/// Where a frame goes next: a MAC address behind a port, or behind a VLAN on one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NextHop {
     /// The egress port.
@@ -19,16 +20,37 @@ pub struct NextHop {
 }
 
 /// The next hop of every backend, written when the kernel's neighbour table changes and read per
-/// packet; a word each, so that a reader sees one or the other.
+/// packet; a word each, so that a reader sees one or the other. Beside it the routes to clients, where
+/// replies go by them.
 #[derive(Debug)]
 pub struct NextHops {
     words: Box<[AtomicU64]>,
     /// Bit set by a worker that wanted an unresolved hop; the control thread takes it up.
     wanted: Box<[AtomicU64]>,
+    routes: Published,
 }
 
 /// Marks a word that holds a next hop.
 const RESOLVED: u64 = 1 << 63;
+
+/// A next hop as one word; a word that holds none is zero.
+#[inline]
+pub(crate) const fn encode(hop: NextHop) -> u64 {
+    let [a, b, c, d, e, f] = hop.mac.0;
+    RESOLVED | u64::from_be_bytes([0, hop.port.0, a, b, c, d, e, f])
+}
+
+/// The next hop that a word holds.
+#[inline]
+pub(crate) fn decode(word: u64) -> Option<NextHop> {
+    (word & RESOLVED != 0).then(|| {
+        let [_, port, mac @ ..] = word.to_be_bytes();
+        NextHop {
+            port: PortId(port),
+            mac: Mac(mac),
+        }
+    })
+}
 
 impl NextHops {
     /// All unresolved, for backends with an id below `backends_max`.
@@ -38,21 +60,22 @@ impl NextHops {
         Self {
             words: zeros(backends_max),
             wanted: zeros(backends_max.div_ceil(64)),
+            routes: Published::default(),
         }
+    }
+
+    /// The routes that replies to clients go by, if they do.
+    #[inline]
+    #[must_use]
+    pub const fn routes(&self) -> &Published {
+        &self.routes
     }
 
     /// The backend's next hop, or `None` while it is unresolved.
     #[inline]
     #[must_use]
     pub fn get(&self, backend: BackendId) -> Option<NextHop> {
-        let word = self.words[backend.index()].load(Ordering::Relaxed);
-        (word & RESOLVED != 0).then(|| {
-            let [_, port, mac @ ..] = word.to_be_bytes();
-            NextHop {
-                port: PortId(port),
-                mac: Mac(mac),
-            }
-        })
+        decode(self.words[backend.index()].load(Ordering::Relaxed))
     }
 
     /// The same, for a packet that is to go there: where it is unresolved it is asked for.
@@ -69,11 +92,7 @@ impl NextHops {
 
     /// Sets or clears it.
     pub fn set(&self, backend: BackendId, hop: Option<NextHop>) {
-        let word = hop.map_or(0, |hop| {
-            let [a, b, c, d, e, f] = hop.mac.0;
-            RESOLVED | u64::from_be_bytes([0, hop.port.0, a, b, c, d, e, f])
-        });
-        self.words[backend.index()].store(word, Ordering::Relaxed);
+        self.words[backend.index()].store(hop.map_or(0, encode), Ordering::Relaxed);
     }
 
     /// A worker asks for it to be resolved.

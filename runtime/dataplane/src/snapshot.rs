@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use waxwing_packet::{Address, Mac, Protocol, Translation};
+use waxwing_packet::{Address, Mac, Protocol, Translation, VlanTags};
 
 pub use crate::next_hops::{NextHop, NextHops};
 use crate::time::ticks_of;
 
-/// An attached interface, by its place in [`Snapshot::ports`].
+/// An attached interface, or a VLAN on one, by its place in [`Snapshot::ports`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct PortId(pub u8);
 
@@ -239,7 +239,7 @@ impl Backend {
     }
 }
 
-/// An attached interface.
+/// An attached interface, or a VLAN on one: what frames leave by.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Port {
     /// Its name, for people.
@@ -248,6 +248,34 @@ pub struct Port {
     pub mac: Mac,
     /// The largest IP packet it carries, in bytes.
     pub mtu: u16,
+    /// The attached interface whose rings its frames take: itself, but of a VLAN.
+    pub wire: PortId,
+    /// The tags of its frames: none but of a VLAN. (What arrives with tags is answered with them,
+    /// whatever VLANs are known here.)
+    pub tags: VlanTags,
+    /// Whether VIPs are announced there.
+    pub announces: bool,
+}
+
+impl Port {
+    /// An attached interface.
+    #[must_use]
+    pub const fn attached(id: PortId, name: Arc<str>, mac: Mac, mtu: u16) -> Self {
+        Self {
+            name,
+            mac,
+            mtu,
+            wire: id,
+            tags: VlanTags::NONE,
+            announces: true,
+        }
+    }
+
+    /// Whether it is an attached interface, and no VLAN on one.
+    #[must_use]
+    pub const fn is_attached(&self) -> bool {
+        self.tags.count == 0
+    }
 }
 
 /// Services, backends and ports: what a worker forwards by.
@@ -344,7 +372,7 @@ impl Snapshot {
         self.ports.get(id.index())
     }
 
-    /// Every port, in the order of their ids.
+    /// Every port, in the order of their ids: the attached interfaces first, then VLANs on them.
     #[must_use]
     pub fn ports(&self) -> &[Port] {
         &self.ports

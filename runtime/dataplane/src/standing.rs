@@ -51,9 +51,10 @@ pub(crate) fn ending(
 
 /// The client's SYN. It may reuse the tuple of a connection that is over (RFC 9293 section 3.6.1).
 /// And where the backend is down it may as well ask another: the client has nothing of this one
-/// that it could lose, unless this one is to come back to it.
+/// that it could lose, or was told so, unless this one is to come back to it.
 fn ending_at_syn(backend: &Backend, session: &Session, flags: TcpFlags) -> Option<Ending> {
-    let has_nothing = session.tcp.is_opening() && session.tcp.is_unanswered();
+    let unanswered = session.tcp.is_opening() && session.tcp.is_unanswered();
+    let has_nothing = unanswered || session.tcp.is_reset();
     if session.tcp.may_reuse(flags) {
         Some(Ending::Over)
     } else if backend.sessions != SessionsFate::Keep || (!backend.healthy && has_nothing) {

@@ -17,7 +17,7 @@ pub struct Rules {
     pub backends: BTreeSet<(Address, u16, u8)>,
     /// The host's own addresses: a reply to one of them is the kernel's.
     pub locals: BTreeSet<Address>,
-    /// Each port's own MAC, by its id: what is addressed to another is another host's.
+    /// Each attached port's own MAC, by its id: what is addressed to another is another host's.
     pub macs: Vec<Mac>,
 }
 
@@ -26,6 +26,7 @@ impl Rules {
     #[must_use]
     pub fn new(snapshot: &Snapshot, locals: impl IntoIterator<Item = Address>) -> Self {
         let key = |address: Address, port: u16, protocol: Protocol| (address, port, protocol as u8);
+        let attached = snapshot.ports().iter().filter(|port| port.is_attached());
         Self {
             services: snapshot
                 .services()
@@ -37,7 +38,7 @@ impl Rules {
                 .map(|b| key(b.address, b.port, b.protocol))
                 .collect(),
             locals: locals.into_iter().collect(),
-            macs: snapshot.ports().iter().map(|port| port.mac).collect(),
+            macs: attached.map(|port| port.mac).collect(),
         }
     }
 

@@ -104,6 +104,7 @@ impl<I: FrameIo> Worker<I> {
         // In this order: what was received before the epoch is looked at needs no later epoch.
         self.io.receive(&mut self.frames);
         self.take_epoch();
+        self.forwarder.refresh_routes();
         let busy = !self.frames.is_empty();
         if busy {
             self.batch_began = Some(now);

@@ -310,7 +310,7 @@ impl World {
             .table
             .evict(&mut self.cache, window, classify, self.now);
         let rank = |s: &Session| match classify(s) {
-            Evictable::HalfOpen => Some((1, self.now.since(s.created))),
+            Evictable::HalfOpen => Some((1, 0)),
             Evictable::Closing => Some((0, self.now.since(s.seen))),
             Evictable::Never => None,
         };

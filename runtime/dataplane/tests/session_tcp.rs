@@ -289,13 +289,22 @@ fn a_new_syn_reuses_what_is_over_and_nothing_else() {
     );
     let half_closed = open.on_packet(Direction::Forward, packet(">FA").1);
     let closed = half_closed.on_packet(Direction::Reply, packet("<FA").1);
-    let reset = open.on_packet(Direction::Reply, packet("<R").1);
+    let reset = |state: TcpState, row| state.on_packet(packet(row).0, packet(row).1);
+    let refused = reset(half_open, "<RA");
     for (state, reused) in [
         (half_open, false),
         (open, false),
         (half_closed, false),
         (closed, true),
-        (reset, true),
+        (reset(closed, ">R"), true),
+        (refused, true),
+        // The client tried once more meanwhile.
+        (refused.on_packet(Direction::Forward, syn), false),
+        // Whoever sent these RSTs may send a SYN, too.
+        (reset(half_open, ">R"), false),
+        (reset(open, "<R"), false),
+        (reset(open, ">R"), false),
+        (reset(half_closed, "<R"), false),
     ] {
         assert_eq!(state.may_reuse(syn), reused, "{state:?}");
         for other in [">A", ">SA", ">FA", ">R", ">SR", ">SF", ">PA"] {

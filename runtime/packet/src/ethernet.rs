@@ -92,6 +92,15 @@ impl VlanTags {
         }
     }
 
+    /// Whether both name the same VLAN, at whatever priority.
+    #[must_use]
+    pub fn is_same_vlan(&self, other: &Self) -> bool {
+        const ID: u16 = 0xfff;
+        let name = |tag: &VlanTag| (tag.tpid, tag.tci & ID);
+        let (own, others) = (self.as_slice().iter(), other.as_slice().iter());
+        own.map(name).eq(others.map(name))
+    }
+
     /// The tags in use.
     #[inline]
     #[must_use]

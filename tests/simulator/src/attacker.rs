@@ -3,11 +3,13 @@
 //! Invariant: an attacker is blind. It knows addresses and ports, and no sequence number: what it
 //! forges lies far outside of every window.
 
+use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Tuple;
+use waxwing_packet::refusal::IcmpError;
 use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags, build};
 
 use crate::config::{BACK, FRONT, PORT_MACS, endpoints, server_mac};
-use crate::hosts::{Departure, FORGED, Hosts};
+use crate::hosts::{Connection, Departure, FORGED, Hosts};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::view::view;
@@ -60,7 +62,7 @@ pub(crate) fn attack(
     }
 }
 
-fn any_service(random: &mut Random, protocol: Protocol) -> (Address, u16) {
+pub(crate) fn any_service(random: &mut Random, protocol: Protocol) -> (Address, u16) {
     loop {
         let (vip, port, its, _) = random.one(&endpoints());
         if its == protocol {
@@ -78,7 +80,7 @@ fn nobody(vip: Address, random: &mut Random) -> Address {
     }
 }
 
-fn stranger(hosts: &Hosts, flags: u8, random: &mut Random) -> Departure {
+pub(crate) fn stranger(hosts: &Hosts, flags: u8, random: &mut Random) -> Departure {
     let destination = any_service(random, Protocol::Tcp);
     let source = nobody(destination.0, random);
     let (link, tags) = hosts.link_from(source);
@@ -111,19 +113,12 @@ fn strange_datagram(hosts: &Hosts, random: &mut Random) -> Departure {
     (FRONT, datagram.frame())
 }
 
-/// Segments with a connection's addresses and ports, from somebody who cannot see it.
-fn forge(hosts: &Hosts, random: &mut Random, out: &mut Vec<Departure>) {
+/// Segments with a connection's addresses and ports, from somebody who cannot see it: in its client's
+/// name, or its server's.
+pub(crate) fn forge(hosts: &Hosts, random: &mut Random, out: &mut Vec<Departure>) {
     let Some(victim) = hosts.any_victim(random) else {
         return;
     };
-    let Tuple {
-        source,
-        destination,
-        source_port,
-        destination_port,
-        ..
-    } = victim.tuple;
-    let (link, tags) = hosts.link_from(source);
     let kinds = [
         TcpFlags::RST,
         TcpFlags::RST | ACK,
@@ -134,19 +129,43 @@ fn forge(hosts: &Hosts, random: &mut Random, out: &mut Vec<Departure>) {
         0,
     ];
     for _ in 0..random.between(1, 4) {
+        let (port, ends) = sides(victim, random);
+        let (link, tags) = hosts.link(&ends, port);
+        let numbers = (victim.client.sends(), victim.client.accepts());
+        let (sequence, acknowledgment) = if port == FRONT {
+            numbers
+        } else {
+            (numbers.1, numbers.0)
+        };
         let segment = build::Tcp {
             link,
             tags,
-            source: (source, source_port),
-            destination: (destination, destination_port),
+            source: (ends.source, ends.source_port),
+            destination: (ends.destination, ends.destination_port),
             flags: TcpFlags(random.one(&kinds)),
-            sequence: victim.client.sends().wrapping_add(1 << 31),
-            acknowledgment: victim.client.accepts().wrapping_add(1 << 31),
+            sequence: sequence.wrapping_add(1 << 31),
+            acknowledgment: acknowledgment.wrapping_add(1 << 31),
             payload: FORGED,
             ..Default::default()
         };
-        out.push((FRONT, segment.frame()));
+        out.push((port, segment.frame()));
     }
+}
+
+/// The ends of a connection as one side of the balancer sees them, and the port of that side. Where
+/// the balancer sees the client at another port than its own, a stranger does not know that.
+fn sides(victim: &Connection, random: &mut Random) -> (PortId, Tuple) {
+    let Some((source, source_port)) = victim.taken_by.filter(|_| random.chance(400)) else {
+        return (FRONT, victim.tuple);
+    };
+    let ends = Tuple {
+        source,
+        destination: victim.tuple.source,
+        source_port,
+        destination_port: victim.tuple.source_port,
+        protocol: Protocol::Tcp,
+    };
+    (BACK, ends)
 }
 
 /// From a backend's address, in a connection that there may be.
@@ -191,15 +210,21 @@ fn spoofed_answer(plan: &Plan, random: &mut Random) -> Departure {
 }
 
 /// A copy of what passed, with some bytes changed; never one that its receiver would believe.
-fn mutated(seen: &[Departure], random: &mut Random) -> Option<Departure> {
+pub(crate) fn mutated(seen: &[Departure], random: &mut Random) -> Option<Departure> {
     if seen.is_empty() {
         return None;
     }
     let (port, mut frame) = seen[random.index(seen.len())].clone();
-    if frame.is_empty() {
-        return None;
-    }
+    scramble(&mut frame, random);
+    (!is_believed(&frame)).then_some((port, frame))
+}
+
+/// Changes some bytes, above all of the headers.
+pub(crate) fn scramble(frame: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..random.between(1, 6) {
+        if frame.is_empty() {
+            return;
+        }
         let at = random.index(frame.len());
         match random.below(8) {
             0 => frame.truncate(at.max(1)),
@@ -210,13 +235,15 @@ fn mutated(seen: &[Departure], random: &mut Random) -> Option<Departure> {
             _ => frame[at] = random.next() as u8,
         }
     }
-    let believed =
-        view(&frame).is_some_and(|view| view.is_right(&frame) || view.has_no_checksum(&frame));
-    (!believed).then_some((port, frame))
+}
+
+/// Whether its receiver finds nothing wrong with it.
+pub(crate) fn is_believed(frame: &[u8]) -> bool {
+    view(frame).is_some_and(|view| view.is_right(frame) || view.has_no_checksum(frame))
 }
 
 /// Ping, ARP, a solicitation, or an error about a connection.
-fn question(hosts: &Hosts, random: &mut Random) -> Departure {
+pub(crate) fn question(hosts: &Hosts, random: &mut Random) -> Departure {
     let (vip, port) = any_service(random, Protocol::Tcp);
     let source = nobody(vip, random);
     let (link, tags) = hosts.link_from(source);
@@ -244,51 +271,48 @@ fn question(hosts: &Hosts, random: &mut Random) -> Departure {
             ..Default::default()
         }
         .frame(),
-        _ => return (FRONT, error(hosts, (vip, port), random)),
+        _ => return error(hosts, (vip, port), random),
     };
     (FRONT, frame)
 }
 
-/// An ICMP error about a connection: destination unreachable, too big, time exceeded.
-fn error(hosts: &Hosts, (vip, port): (Address, u16), random: &mut Random) -> Vec<u8> {
-    let client = hosts.any_victim(random).map(|victim| victim.tuple);
-    let client = client.filter(|tuple| tuple.destination == vip);
-    let (source, source_port) = client.map_or((nobody(vip, random), 4000), |tuple| {
-        (tuple.source, tuple.source_port)
-    });
-    let (link, tags) = hosts.link_from(source);
-    // What the VIP would have sent.
+/// An ICMP error about a connection, or about none: destination unreachable, too big, time exceeded.
+/// It says that it comes from a router on either side.
+pub(crate) fn error(hosts: &Hosts, vip: (Address, u16), random: &mut Random) -> Departure {
+    let source = nobody(vip.0, random);
+    let stranger = Tuple {
+        source,
+        destination: vip.0,
+        source_port: 4000,
+        destination_port: vip.1,
+        protocol: Protocol::Tcp,
+    };
+    let victim = hosts.any_victim(random);
+    let (port, ends) = victim.map_or((FRONT, stranger), |victim| sides(victim, random));
+    let (link, tags) = hosts.link(&ends, port);
+    // What was sent to who complains, or to somebody behind.
     let quoted = build::Tcp {
-        source: (vip, port),
-        destination: (source, source_port),
-        ..Default::default()
-    }
-    .frame();
-    let echo = build::Echo {
-        link,
-        tags,
-        source: nobody(vip, random),
-        destination: vip,
-        payload: &quoted[14..],
+        source: (ends.destination, ends.destination_port),
+        destination: (ends.source, ends.source_port),
         ..Default::default()
     };
-    let mut frame = echo.frame();
-    let Some(view) = view(&frame) else {
-        return frame;
-    };
-    let kinds: &[(u8, u8)] = if view.v6 {
-        &[(1, 0), (1, 4), (2, 0), (3, 0)]
-    } else {
-        &[(3, 1), (3, 3), (3, 4), (11, 0)]
+    let kinds: &[(u8, u8)] = match ends.source.family() {
+        Family::V4 => &[(3, 1), (3, 3), (3, 4), (11, 0)],
+        Family::V6 => &[(1, 0), (1, 4), (2, 0), (3, 0)],
     };
     let (kind, code) = random.one(kinds);
-    let checksum = view.checksum_at();
-    (frame[view.segment], frame[view.segment + 1]) = (kind, code);
-    frame[checksum..checksum + 2].fill(0);
-    frame[checksum + 2..checksum + 6].copy_from_slice(&1280_u32.to_be_bytes());
-    // The checksum is wrong by just what is missing.
-    let (_, error) = view.errors(&frame);
-    let right = (0xffff - error) as u16;
-    frame[checksum..checksum + 2].copy_from_slice(&right.to_be_bytes());
-    frame
+    let error = build::Error {
+        link,
+        tags,
+        source: nobody(ends.source, random),
+        destination: ends.destination,
+        hop_limit: 64,
+        error: IcmpError {
+            kind,
+            code,
+            parameter: 1280,
+        },
+        quote: &quoted.frame()[14..],
+    };
+    (port, error.frame())
 }

@@ -49,7 +49,8 @@ impl Oracle {
             // behind the look-up. Of several in one batch it may be any.
             let route = (session.hop, session.tags);
             let stayed = pin.routes.is_empty() || pin.blurred;
-            if !(pin.routes.contains(&route) || (stayed && route == pin.route)) {
+            let is_known = pin.routes.contains(&route) || (stayed && route == pin.route);
+            if !(is_known || self.strays.has(&tuple, route)) {
                 return Err(format!("{route:?} is not the way to the client: {pin:?}"));
             }
             pin.route = route;

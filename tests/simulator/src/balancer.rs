@@ -17,7 +17,7 @@ use waxwing_dataplane::{
     BackendId, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, Snapshot,
 };
 
-use crate::config::{BACK, BACKENDS_MAX, Config, server_mac};
+use crate::config::{BACKENDS_MAX, Config, server_mac, server_port};
 use crate::plan::Plan;
 use crate::policy::Chooser;
 use crate::random::Random;
@@ -110,7 +110,7 @@ impl Balancer {
         }
         for backend in self.next.backends() {
             let hop = NextHop {
-                port: BACK,
+                port: server_port(backend.address).0,
                 mac: server_mac(backend.address),
             };
             self.shared.next_hops.set(backend.id, Some(hop));

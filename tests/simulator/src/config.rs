@@ -11,7 +11,7 @@ use waxwing_dataplane::snapshot::{
     MidStream, NoBackend, Port, SessionsFate, TimeoutTicks, Timeouts,
 };
 use waxwing_dataplane::{Backend, BackendId, Gauges, PortId, Service, ServiceId, Snapshot};
-use waxwing_packet::{Address, Mac, Protocol};
+use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
 
 use crate::plan::Plan;
 use crate::policy::{KINDS, Kind};
@@ -19,6 +19,12 @@ use crate::random::Random;
 
 pub(crate) const FRONT: PortId = PortId(0);
 pub(crate) const BACK: PortId = PortId(1);
+/// A VLAN on [`BACK`] that some of the servers are in.
+pub(crate) const BACK_VLAN: PortId = PortId(2);
+const BACK_TAGS: VlanTags = VlanTags::one(VlanTag {
+    tpid: 0x8100,
+    tci: 200,
+});
 pub(crate) const PORT_MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
 /// Few more than there can be backends, so that ids are given again soon.
 pub(crate) const BACKENDS_MAX: usize = 40;
@@ -242,11 +248,13 @@ impl Config {
         }
         self.retire(&live, gauges);
         let backends = live.values().chain(self.retired.values()).cloned();
-        let ports = PORT_MACS.iter().map(|mac| Port {
-            name: "port".into(),
-            mac: *mac,
-            mtu: MTU,
-        });
+        let port = |(id, mac): (u8, &Mac)| Port::attached(PortId(id), "port".into(), *mac, MTU);
+        let vlan = Port {
+            wire: BACK,
+            tags: BACK_TAGS,
+            ..port((BACK_VLAN.0, &PORT_MACS[BACK.index()]))
+        };
+        let ports = (0..).zip(&PORT_MACS).map(port).chain([vlan]);
         let snapshot = Snapshot::new(
             self.generation,
             services,
@@ -282,6 +290,14 @@ impl Config {
 }
 
 /// The MAC address of a server.
+/// Where a server is: behind the port itself, or in the VLAN on it.
+pub(crate) fn server_port(address: Address) -> (PortId, VlanTags) {
+    match address.bits() % 2 {
+        0 => (BACK_VLAN, BACK_TAGS),
+        _ => (BACK, VlanTags::NONE),
+    }
+}
+
 pub(crate) fn server_mac(address: Address) -> Mac {
     let [.., last] = address.octets();
     Mac([2, 0, 0, 0, 2, last])

@@ -6,15 +6,19 @@
 use waxwing_dataplane::session::Tuple;
 use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags, VlanTag, VlanTags, build};
 
-use crate::config::{BACK, FRONT, PORT_MACS, endpoints, server_mac};
+use crate::config::{BACK, FRONT, PORT_MACS, endpoints, server_mac, server_port};
 use crate::oracle::{Map, Told};
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::tcp::{End, Habits, Segment, State, refuse};
+use crate::siege;
+use crate::tcp::{End, Habits, Pause, Segment, State, refuse};
 use crate::view::{TCP, UDP, View};
 
 /// What an attacker's datagrams begin with: whoever gets one knows that nobody vouches for it.
 pub(crate) const FORGED: &[u8] = b"forged!!";
+
+/// The address of the clients' gateways.
+const GATEWAY: Address = Address::v4([198, 51, 100, 1]);
 
 /// A frame on its way from a host, and the port of the balancer that it comes to.
 pub(crate) type Departure = (waxwing_dataplane::PortId, Vec<u8>);
@@ -25,8 +29,8 @@ pub(crate) struct Connection {
     pub(crate) client: End,
     /// What its server will do.
     habits: Habits,
-    /// The server that took it, and the port that it sees the client at.
-    taken_by: Option<(Address, u16)>,
+    /// The server that took it, and its port.
+    pub(crate) taken_by: Option<(Address, u16)>,
     /// The balancer has an established session for it.
     held: bool,
     /// That session ended although neither end wanted that, and it was right.
@@ -55,6 +59,8 @@ pub(crate) struct Hosts {
     sockets: Map<Tuple, Socket>,
     /// Each client's gateway: it may fail over to another.
     gateways: Vec<(Mac, VlanTags)>,
+    /// So many of the latest connections are attacked: of more, most would be over.
+    victims: usize,
     next_initial: u32,
     pub(crate) completed: u64,
     pub(crate) datagrams: u64,
@@ -69,6 +75,7 @@ impl Hosts {
             by_client: Map::default(),
             sockets: Map::default(),
             gateways,
+            victims: plan.transfers.unwrap_or(60),
             next_initial: random.next() as u32,
             completed: 0,
             datagrams: 0,
@@ -96,10 +103,19 @@ impl Hosts {
         )
     }
 
-    /// A client's way to the balancer goes by another machine from now on.
-    pub(crate) fn fail_over(&mut self, random: &mut Random) {
+    /// A client's way to the balancer goes by another machine from now on, which says so (RFC 5227
+    /// section 3).
+    pub(crate) fn fail_over(&mut self, random: &mut Random) -> Departure {
         let at = random.index(self.gateways.len());
         self.gateways[at] = gateway(random);
+        let (mac, tags) = self.gateways[at];
+        let announcement = build::ArpRequest {
+            mac,
+            tags,
+            sender: GATEWAY,
+            target: GATEWAY,
+        };
+        (FRONT, announcement.frame())
     }
 
     /// A flow from some client to some service of the protocol.
@@ -124,13 +140,18 @@ impl Hosts {
         random: &mut Random,
         out: &mut Vec<Departure>,
     ) -> Option<Side> {
+        if plan.transfers.is_some_and(|n| n == self.connections.len()) {
+            return None;
+        }
         let tuple = Self::any_flow(plan, Protocol::Tcp, random);
         let before = self.by_client.get(&tuple).map(|at| &self.connections[*at]);
         if before.is_some_and(|connection| connection.client.is_at_work()) {
             return None;
         }
-        let habits = [habits(random, plan), habits(random, plan)];
-        let [client, mut server] = habits;
+        let [client, mut server] = match plan.transfers {
+            Some(_) => siege::habits(random),
+            None => [habits(random, plan), habits(random, plan)],
+        };
         server.closes_first |= !client.closes_first;
         let initial = self.initial(random);
         let number = self.connections.len();
@@ -191,7 +212,8 @@ impl Hosts {
         frame
     }
 
-    fn link(&self, tuple: &Tuple, port: waxwing_dataplane::PortId) -> (Link, VlanTags) {
+    /// The link of a host's frames to a port of the balancer.
+    pub(crate) fn link(&self, tuple: &Tuple, port: waxwing_dataplane::PortId) -> (Link, VlanTags) {
         if port == FRONT {
             return self.link_from(tuple.source);
         }
@@ -199,7 +221,7 @@ impl Hosts {
             source: server_mac(tuple.source),
             destination: PORT_MACS[BACK.index()],
         };
-        (link, VlanTags::NONE)
+        (link, server_port(tuple.source).1)
     }
 
     /// Segments leave a host.
@@ -449,10 +471,30 @@ impl Hosts {
         self.connections.iter().filter(held).count()
     }
 
+    /// How many connections were opened and taken by a server.
+    pub(crate) fn taken(&self) -> usize {
+        let is_taken = |c: &&Connection| c.taken_by.is_some();
+        self.connections.iter().filter(is_taken).count()
+    }
+
+    /// How many are not over.
+    pub(crate) fn under_way(&self) -> usize {
+        let is_at_work = |c: &&Connection| c.client.is_at_work();
+        self.connections.iter().filter(is_at_work).count()
+    }
+
+    /// Whether every connection came to its good end.
+    pub(crate) fn are_unharmed(&self) -> Result<(), String> {
+        let harmed = self.connections.iter().find(|c| !c.client.is_done());
+        harmed.map_or(Ok(()), |c| {
+            Err(format!("{:?} is {:?}", c.tuple, c.client.state))
+        })
+    }
+
     /// A connection of a client that is not over.
     pub(crate) fn any_victim(&self, random: &mut Random) -> Option<&Connection> {
         let recent = self.connections.len().checked_sub(1)?;
-        let at = recent - random.index(recent.min(60) + 1);
+        let at = recent - random.index(recent.min(self.victims) + 1);
         Some(&self.connections[at]).filter(|connection| connection.client.is_at_work())
     }
 }
@@ -501,6 +543,11 @@ pub(crate) fn client(vip: Address, n: u64) -> Address {
     Address::from_bits(base + 7 + u128::from(n))
 }
 
+/// Whether it is one of them.
+pub(crate) fn is_client(plan: &Plan, address: Address) -> bool {
+    (0..plan.clients).any(|n| address == client(address, n))
+}
+
 fn gateway(random: &mut Random) -> (Mac, VlanTags) {
     let mac = Mac([2, 0, 0, 0, 1, random.below(4) as u8]);
     let tag = |tpid, random: &mut Random| VlanTag {
@@ -526,11 +573,10 @@ fn habits(random: &mut Random, plan: &Plan) -> Habits {
         resets_at: random
             .chance(80)
             .then(|| random.below(u64::from(total) + 2) as u32),
-        pause: random.chance(200).then(|| {
-            (
-                1 + random.below(u64::from(total) + 1) as u32,
-                random.below(idle_us),
-            )
+        pause: random.chance(200).then(|| Pause {
+            at: 1 + random.below(u64::from(total) + 1) as u32,
+            wait_us: random.below(idle_us),
+            every: 0,
         }),
         opens_too: random.chance(50),
     }

@@ -25,6 +25,8 @@ mod pin;
 mod plan;
 mod policy;
 mod random;
+mod schedule;
+mod siege;
 mod tally;
 mod tcp;
 mod translation;
@@ -35,6 +37,7 @@ mod world;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use siege::{Siege, corpus};
 pub use tally::Tally;
 use world::World;
 
@@ -67,21 +70,42 @@ impl std::error::Error for Failure {}
 /// # Errors
 /// The first [`Failure`], told with its trace.
 pub fn simulate(seed: u64, packets: u64) -> Result<Tally, Box<Failure>> {
-    // A failure is lived through once more to be told: to keep a trace takes most of the time.
-    attempt(seed, packets, false).map_err(|failure| match attempt(seed, packets, true) {
-        Err(told) => told,
-        Ok(_) => failure,
-    })
+    attempt(
+        seed,
+        |tracing| World::new(seed, tracing),
+        |world| {
+            world.run(packets)?;
+            world.rest()?;
+            Ok(world.tally())
+        },
+    )
 }
 
-fn attempt(seed: u64, packets: u64, tracing: bool) -> Result<Tally, Box<Failure>> {
-    let mut world = World::new(seed, tracing);
-    let lived = catch_unwind(AssertUnwindSafe(|| {
-        world.run(packets)?;
-        world.rest()
-    }));
-    let what = match lived {
-        Ok(Ok(())) => return Ok(world.tally()),
+/// Lives through a siege, whose attackers know these frames too.
+///
+/// # Errors
+/// The first [`Failure`], told with its trace: of an invariant, or of a transfer that was harmed.
+pub fn besiege(seed: u64, corpus: &[Vec<u8>]) -> Result<Siege, Box<Failure>> {
+    let world = |tracing| World::besieged(seed, corpus, tracing);
+    attempt(seed, world, World::endure)
+}
+
+/// A failure is lived through once more to be told: to keep a trace takes most of the time.
+fn attempt<T>(
+    seed: u64,
+    world: impl Fn(bool) -> World,
+    live: impl Fn(&mut World) -> Result<T, String>,
+) -> Result<T, Box<Failure>> {
+    lived(seed, world(false), &live).or_else(|_| lived(seed, world(true), &live))
+}
+
+fn lived<T>(
+    seed: u64,
+    mut world: World,
+    live: impl Fn(&mut World) -> Result<T, String>,
+) -> Result<T, Box<Failure>> {
+    let what = match catch_unwind(AssertUnwindSafe(|| live(&mut world))) {
+        Ok(Ok(came_to)) => return Ok(came_to),
         Ok(Err(what)) => what,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();

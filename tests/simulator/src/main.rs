@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use waxwing_dataplane::DropReason;
-use waxwing_simulator::{Tally, simulate};
+use waxwing_simulator::{Tally, besiege, corpus, simulate};
 
 const USAGE: &str = "\
 --seed N      begin with this world; a failure names its own (by the clock)
 --packets N   end after so many packets in all (never)
 --world N     packets of each world, before it comes to rest (100000)
+--siege       worlds of another kind: a thousand transfers under attack for ten minutes
 ";
 
 /// How often it says where it is.
@@ -20,6 +21,7 @@ struct Options {
     seed: u64,
     packets: u64,
     world: u64,
+    siege: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -28,10 +30,15 @@ fn options() -> Result<Options, String> {
         seed: since.as_secs(),
         packets: u64::MAX,
         world: 100_000,
+        siege: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let place = match name.as_str() {
+            "--siege" => {
+                options.siege = true;
+                continue;
+            }
             "--seed" => &mut options.seed,
             "--packets" => &mut options.packets,
             "--world" => &mut options.world,
@@ -46,7 +53,7 @@ fn options() -> Result<Options, String> {
 }
 
 fn main() -> ExitCode {
-    match options().and_then(|options| run(&options)) {
+    match options().and_then(|options| options.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -55,7 +62,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<(), String> {
+impl Options {
+    fn run(&self) -> Result<(), String> {
+        if self.siege {
+            sieges(self)
+        } else {
+            worlds(self)
+        }
+    }
+}
+
+fn sieges(options: &Options) -> Result<(), String> {
+    let corpus = corpus()?;
+    let mut packets = 0;
+    for seed in options.seed.. {
+        let siege = besiege(seed, &corpus).map_err(|failure| {
+            format!("{failure}\nagain: cargo xtask simulate --siege --seed {seed}")
+        })?;
+        println!("seed {seed}: {siege}");
+        packets += siege.tally.packets;
+        if packets >= options.packets {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn worlds(options: &Options) -> Result<(), String> {
     let (start, mut reported) = (Instant::now(), Instant::now());
     let mut all = Tally::default();
     for seed in options.seed.. {

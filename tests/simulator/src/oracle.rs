@@ -10,11 +10,11 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use waxwing_dataplane::session::{Session, SessionRef, Tuple};
 use waxwing_dataplane::snapshot::{SessionsFate, TimeoutTicks};
 use waxwing_dataplane::{Backend, NextHop, Now, PortId, Snapshot, Tick};
-use waxwing_packet::{Packet, Protocol, Transport, VlanTags, parse};
+use waxwing_packet::{IpPacket, Packet, Protocol, Transport, VlanTags, parse};
 
 use crate::balancer::Balancer;
-use crate::config::{BACK, PORT_MACS, server_mac};
-use crate::pin::{Pin, Route, Shadow, is_opening};
+use crate::config::{BACK, PORT_MACS, server_mac, server_port};
+use crate::pin::{Pin, Route, Shadow, Strays, is_opening};
 use crate::translation;
 use crate::view::{TCP, UDP, View, macs, view};
 use crate::wire::{Fate, Handled};
@@ -74,6 +74,7 @@ pub(crate) struct Oracle {
     pub(crate) replies: Map<Tuple, Tuple>,
     /// Answers that mean another flow from this turn on: those of its batch were looked up before.
     displaced: Vec<Tuple>,
+    pub(crate) strays: Strays,
     pub(crate) timeouts: TimeoutTicks,
     turn: u64,
     /// The latest reading of any worker's clock: they differ by a little.
@@ -89,6 +90,7 @@ impl Oracle {
             pins: Map::default(),
             replies: Map::default(),
             displaced: Vec::new(),
+            strays: Strays::default(),
             timeouts,
             turn: 0,
             latest: Tick::default(),
@@ -188,7 +190,13 @@ impl Oracle {
                 source,
                 destination,
             } => (source, destination, Protocol::Udp),
-            Transport::Icmp { .. } | Transport::Other(_) => return Ok(()),
+            Transport::Icmp { .. } => return Ok(()),
+            Transport::Other(_) => {
+                if packet.fragment.is_some_and(|fragment| fragment.offset > 0) {
+                    self.stray(&packet, route_of(frame), turn.now.tick());
+                }
+                return Ok(());
+            }
         };
         let tuple = Tuple {
             source: packet.source,
@@ -201,12 +209,27 @@ impl Oracle {
         let now = turn.now.tick();
         if let Some(pin) = self.pins.get_mut(&client) {
             touch(pin, self.turn, client, &mut self.touched);
-            pin.blurred = true;
+            (pin.blurred, pin.may_end) = (true, true);
             pin.seen = pin.seen.max(now);
             pin.routes.push(route_of(frame));
             return Ok(());
         }
         self.adopt(turn, tuple, (0, route_of(frame)))
+    }
+
+    /// A fragment without ports is of any session between its addresses, or of none.
+    fn stray(&mut self, packet: &IpPacket, route: Route, now: Tick) {
+        let ends = (packet.source, packet.destination);
+        self.strays.add(ends, route);
+        let answered = self.replies.iter();
+        let answered = answered.filter(|(reply, _)| (reply.source, reply.destination) == ends);
+        let answered: Vec<Tuple> = answered.map(|(_, client)| *client).collect();
+        for (tuple, pin) in &mut self.pins {
+            if (tuple.source, tuple.destination) == ends || answered.contains(tuple) {
+                pin.blurred = true;
+                pin.seen = pin.seen.max(now);
+            }
+        }
     }
 
     /// A session that a frame may have made without being sent on.
@@ -308,7 +331,8 @@ impl Oracle {
                     backend.id
                 ));
             }
-            let route = route_of(frame);
+            // An answer of the same batch goes by the way that it found.
+            let route = old.map_or_else(|| route_of(frame), |pin| pin.route);
             let mut pin = self.new_pin(turn, backend, (came.flags, went.source_port), route);
             pin.unsure = newer && !is_opening(came.flags);
             self.pins.insert(tuple, pin);
@@ -349,6 +373,7 @@ impl Oracle {
             routes: Vec::new(),
             turn: self.turn,
             was_strong: false,
+            was_open: false,
             evictions: 0,
             may_end: false,
             blurred: false,
@@ -366,13 +391,16 @@ impl Oracle {
     ) -> Result<(), String> {
         let reply = reply_of(backend, tuple, source_port);
         let before = self.replies.insert(reply, *tuple);
-        if before.is_some_and(|before| before != *tuple) {
-            self.displaced.push(reply);
-        }
-        if let Some(other) = before
-            && other != *tuple
-            && let Some((_, session)) = turn.session(&other)
-            && session.source_port == source_port
+        let Some(other) = before.filter(|before| before != tuple) else {
+            return Ok(());
+        };
+        self.displaced.push(reply);
+        let Some((_, session)) = turn.session(&other) else {
+            // Whether it had to end is seen by the next audit; its hosts may feel it before that.
+            self.told.ended.push(other);
+            return Ok(());
+        };
+        if session.source_port == source_port
             && let Some(its) = turn.snapshot().backend(session.backend)
             && (its.address, its.port) == (backend.address, backend.port)
         {
@@ -428,6 +456,7 @@ impl Oracle {
         came: &View,
         tuple: Tuple,
     ) -> Result<(), String> {
+        let strays = &self.strays;
         let Some(pin) = self.pins.get_mut(&tuple) else {
             return Ok(());
         };
@@ -460,7 +489,8 @@ impl Oracle {
                     translation::of_reply(frame, came, (*port, out), (&tuple, &went))?;
                 }
                 let route = route_to(*port, out);
-                if !told && route != pin.route && !pin.routes.contains(&route) {
+                let is_known = route == pin.route || pin.routes.contains(&route);
+                if !(told || is_known || strays.has(&tuple, route)) {
                     return Err(format!("{route:?} is not the way to the client: {pin:?}"));
                 }
             }
@@ -482,6 +512,7 @@ fn touch(pin: &mut Pin, turn: u64, tuple: Tuple, touched: &mut Vec<Tuple>) {
     if pin.turn != turn {
         pin.turn = turn;
         pin.was_strong = pin.is_strong();
+        pin.was_open = pin.shadow.is_open();
         touched.push(tuple);
     }
 }
@@ -495,8 +526,8 @@ fn may_end(turn: &Turn<'_>, pin: &Pin, came: &View, protocol: Protocol) -> bool 
     let weak = !pin.was_strong;
     pin.blurred
         || backend.sessions != SessionsFate::Keep
-        || (opening && weak)
-        || (opening && !backend.healthy && pin.shadow.has_nothing())
+        || (opening && !pin.was_open)
+        || (opening && !backend.healthy && (weak || pin.shadow.has_nothing()))
         || (weak && evictions(turn.balancer) > pin.evictions)
 }
 
@@ -557,5 +588,6 @@ fn route_to(port: PortId, out: &[u8]) -> Route {
 
 /// The link of a frame to a backend.
 pub(crate) fn is_link_to(backend: waxwing_packet::Address, (port, out): (PortId, &[u8])) -> bool {
-    port == BACK && macs(out) == (server_mac(backend), PORT_MACS[BACK.index()])
+    let link = (server_mac(backend), PORT_MACS[BACK.index()]);
+    port == BACK && macs(out) == link && vlan_tags(out) == server_port(backend).1
 }

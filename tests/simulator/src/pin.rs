@@ -3,10 +3,12 @@
 //! Invariant: nothing in a [`Pin`] was asked of the core but where it keeps the session, which tells
 //! one session of a flow from the next.
 
-use waxwing_dataplane::session::{Phase, SessionRef};
+use waxwing_dataplane::session::{Phase, SessionRef, Tuple};
 use waxwing_dataplane::snapshot::TimeoutTicks;
 use waxwing_dataplane::{BackendId, NextHop, Tick};
-use waxwing_packet::{Protocol, TcpFlags, VlanTags};
+use waxwing_packet::{Address, Protocol, TcpFlags, VlanTags};
+
+use crate::oracle::Map;
 
 const FIN: u8 = TcpFlags::FIN;
 const SYN: u8 = TcpFlags::SYN;
@@ -72,6 +74,11 @@ impl Shadow {
         }
     }
 
+    /// Whether both ends agreed on a connection that they have not both closed, whatever an RST said.
+    pub(crate) fn is_open(&self) -> bool {
+        self.agreed && self.fins != [true; 2]
+    }
+
     /// Whether nothing but the client's SYN was seen.
     pub(crate) fn has_nothing(&self) -> bool {
         self.began && !self.server_spoke
@@ -80,6 +87,26 @@ impl Shadow {
 
 /// The way to a client.
 pub(crate) type Route = (NextHop, VlanTags);
+
+/// The ways that fragments without ports came by, from one address to another. They lead the way to a
+/// client as well, once it is known whose they are.
+#[derive(Default)]
+pub(crate) struct Strays(Map<(Address, Address), Vec<Route>>);
+
+impl Strays {
+    pub(crate) fn add(&mut self, ends: (Address, Address), route: Route) {
+        let routes = self.0.entry(ends).or_default();
+        if !routes.contains(&route) {
+            routes.push(route);
+        }
+    }
+
+    /// Whether one may have led the way to the client of this flow.
+    pub(crate) fn has(&self, tuple: &Tuple, route: Route) -> bool {
+        let routes = self.0.get(&(tuple.source, tuple.destination));
+        routes.is_some_and(|routes| routes.contains(&route))
+    }
+}
 
 /// A session, as its packets show it.
 #[derive(Clone, Debug)]
@@ -93,9 +120,11 @@ pub(crate) struct Pin {
     /// The way to its client, and those that its packets of this turn came by.
     pub(crate) route: Route,
     pub(crate) routes: Vec<Route>,
-    /// The turn that it was touched in last, and whether it was established before that.
+    /// The turn that it was touched in last, and whether it was established, or but for an RST, before
+    /// that.
     pub(crate) turn: u64,
     pub(crate) was_strong: bool,
+    pub(crate) was_open: bool,
     /// Sessions that had been evicted in all when this one was last there for sure.
     pub(crate) evictions: u64,
     /// A packet of this turn may have ended it.

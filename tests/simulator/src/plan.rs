@@ -33,6 +33,9 @@ pub(crate) struct Plan {
     pub(crate) flood: u64,
     pub(crate) change_us: u64,
     pub(crate) jump_us: u64,
+    pub(crate) fail_over_us: u64,
+    /// So many long transfers and no other connection, all of them under siege.
+    pub(crate) transfers: Option<usize>,
     /// What sessions may be idle for: half-open, established, closing, UDP, in seconds.
     pub(crate) timeouts_s: [u64; 4],
 }
@@ -61,7 +64,37 @@ impl Plan {
             flood: random.one(&[4, 64, 600]),
             change_us: random.one(&[0, 20_000, 200_000, 2_000_000]),
             jump_us: random.one(&[0, 500_000, 5_000_000]),
+            fail_over_us: 0,
+            transfers: None,
             timeouts_s: random.one(&[[240, 7440, 240, 120], [5, 60, 5, 10], [1, 4, 1, 2]]),
+        }
+    }
+
+    /// A siege: the network is kind, so that whatever breaks was broken by somebody. The table has
+    /// little more room than the transfers take.
+    pub(crate) const fn siege() -> Self {
+        Self {
+            workers: 2,
+            sessions_max: 1_200,
+            network: Network {
+                lost: 0,
+                doubled: 0,
+                damaged: 0,
+                delay_us: 200,
+            },
+            scattered: false,
+            turn_us: 500,
+            clients: 30,
+            client_ports: 30,
+            connect_us: 1_000,
+            datagram_us: 0,
+            attack_us: 6_000,
+            flood: 16,
+            change_us: 0,
+            jump_us: 0,
+            fail_over_us: 1_000_000,
+            transfers: Some(1_000),
+            timeouts_s: [240, 7440, 240, 120],
         }
     }
 }

@@ -44,10 +44,18 @@ pub(crate) struct Habits {
     pub(crate) closes_first: bool,
     /// It resets the connection when so many bytes were acknowledged.
     pub(crate) resets_at: Option<u32>,
-    /// Before this byte it is idle for so many microseconds.
-    pub(crate) pause: Option<(u32, u64)>,
+    pub(crate) pause: Option<Pause>,
     /// It answers a SYN with a SYN of its own and no ACK first.
     pub(crate) opens_too: bool,
+}
+
+/// Before this byte it is idle for so many microseconds; and again whenever it has sent `every` more,
+/// if that is not 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pause {
+    pub(crate) at: u32,
+    pub(crate) wait_us: u64,
+    pub(crate) every: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -249,16 +257,19 @@ impl End {
         while self.next <= total && self.next < self.acknowledged + flight * segment {
             let mut until = (self.next + segment).min(total + 1);
             match self.habits.pause {
-                Some((at, wait_us)) if self.next == at => {
+                Some(pause) if self.next == pause.at => {
                     if self.resume_at_us == 0 {
-                        self.resume_at_us = now_us + wait_us;
+                        self.resume_at_us = now_us + pause.wait_us;
                     }
                     if now_us < self.resume_at_us {
                         return;
                     }
-                    (self.habits.pause, self.resume_at_us) = (None, 0);
+                    let at = pause.at + pause.every;
+                    self.habits.pause = (pause.every > 0).then_some(Pause { at, ..pause });
+                    self.resume_at_us = 0;
+                    continue;
                 }
-                Some((at, _)) if self.next < at => until = until.min(at),
+                Some(pause) if self.next < pause.at => until = until.min(pause.at),
                 _ => {}
             }
             let bytes = (self.next..until).map(|at| content(self.stream, at));

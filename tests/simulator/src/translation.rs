@@ -25,9 +25,6 @@ pub(crate) fn of_request(frame: &Handled, came: &View, out: Out<'_>, went: &View
     if !is_link_to(went.destination, (out.0, out.1)) {
         return Err("a frame went to another machine than its backend".into());
     }
-    if tags(out.1, went.network).len() != 2 {
-        return Err("a frame to a backend has VLAN tags".into());
-    }
     is_reversible(frame, came, out, went)
 }
 

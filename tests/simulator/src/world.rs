@@ -1,10 +1,9 @@
 //! The world: time, the network, and who acts when.
 //!
-//! Invariant: one event after the other, in the order of their times and then of their making. So a
-//! seed tells the whole story, and a step's number says where in it something happened.
+//! Invariant: one event after the other, as `schedule` has them. So a seed tells the whole story, and a
+//! step's number says where in it something happened.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use waxwing_dataplane::{DropReason, PortId};
@@ -18,6 +17,8 @@ use crate::network::{brief, damage};
 use crate::oracle::{Oracle, Turn};
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::schedule::{Event, Schedule};
+use crate::siege::Attackers;
 use crate::tally::Tally;
 use crate::view::view;
 use crate::wire::{Fate, Handled};
@@ -34,56 +35,14 @@ const IDLE_MAX: u32 = 6;
 /// The last events, for who wants to know how it came to a failure.
 const TRACE: usize = 60;
 
-enum Event {
-    /// A frame comes to the balancer, or to the hosts behind a port.
-    ToBalancer(PortId, Vec<u8>),
-    ToHosts(PortId, Vec<u8>),
-    Turn(usize),
-    Wake(Side),
-    Connect,
-    Ask,
-    Attack,
-    Change,
-    Send(usize),
-    Release,
-    Jump,
-}
-
-struct Scheduled {
-    at_us: u64,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at_us, self.number).cmp(&(other.at_us, other.number))
-    }
-}
-
 pub(crate) struct World {
     plan: Plan,
     random: Random,
-    now_us: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    made: u64,
+    pub(crate) now_us: u64,
+    schedule: Schedule,
     pub(crate) step: u64,
     pub(crate) balancer: Balancer,
-    hosts: Hosts,
+    pub(crate) hosts: Hosts,
     oracle: Oracle,
     ledgers: Vec<Ledger>,
     /// When each worker's next turn is, and what its clock showed last.
@@ -93,7 +52,9 @@ pub(crate) struct World {
     idle: Vec<u32>,
     seen: Vec<Departure>,
     /// Nothing goes wrong any more, and nothing begins.
-    resting: bool,
+    pub(crate) resting: bool,
+    /// Those of a siege.
+    pub(crate) attackers: Attackers,
     trace: VecDeque<String>,
     tracing: bool,
     changes: u64,
@@ -103,14 +64,24 @@ impl World {
     pub(crate) fn new(seed: u64, tracing: bool) -> Self {
         let mut random = Random::new(seed);
         let plan = Plan::new(&mut random);
+        Self::of(plan, random, tracing)
+    }
+
+    /// A world under siege.
+    pub(crate) fn besieged(seed: u64, corpus: &[Vec<u8>], tracing: bool) -> Self {
+        let mut world = Self::of(Plan::siege(), Random::new(seed), tracing);
+        world.attackers = Attackers::new(corpus.to_vec());
+        world
+    }
+
+    fn of(plan: Plan, mut random: Random, tracing: bool) -> Self {
         let balancer = Balancer::new(&plan, &mut random);
         let hosts = Hosts::new(&plan, &mut random);
         let timeouts = balancer.config.timeouts();
         let mut world = Self {
             random,
             now_us: 10_000_000,
-            queue: BinaryHeap::new(),
-            made: 0,
+            schedule: Schedule::default(),
             step: 0,
             balancer,
             hosts,
@@ -121,6 +92,7 @@ impl World {
             idle: vec![0; plan.workers],
             seen: Vec::new(),
             resting: false,
+            attackers: Attackers::default(),
             trace: VecDeque::new(),
             tracing,
             changes: 0,
@@ -134,6 +106,7 @@ impl World {
             Event::Ask,
             Event::Attack,
             Event::Change,
+            Event::FailOver,
             Event::Jump,
         ] {
             world.again(event);
@@ -159,16 +132,6 @@ impl World {
         }
     }
 
-    fn at(&mut self, at_us: u64, event: Event) {
-        self.made += 1;
-        let number = self.made;
-        self.queue.push(Reverse(Scheduled {
-            at_us,
-            number,
-            event,
-        }));
-    }
-
     /// The next time that the same happens, if it happens in this world.
     fn again(&mut self, event: Event) {
         let every_us = match event {
@@ -176,12 +139,13 @@ impl World {
             Event::Ask => self.plan.datagram_us,
             Event::Attack => self.plan.attack_us,
             Event::Change => self.plan.change_us,
+            Event::FailOver => self.plan.fail_over_us,
             Event::Jump => self.plan.jump_us,
             _ => 0,
         };
         if every_us > 0 && !self.resting {
             let at_us = self.now_us + self.random.between(1, 2 * every_us);
-            self.at(at_us, event);
+            self.schedule.add(at_us, event);
         }
     }
 
@@ -190,7 +154,7 @@ impl World {
         let at_us = self.now_us + self.random.between(1, most_us);
         if at_us < self.turns_us[worker] {
             self.turns_us[worker] = at_us;
-            self.at(at_us, Event::Turn(worker));
+            self.schedule.add(at_us, Event::Turn(worker));
         }
     }
 
@@ -209,8 +173,7 @@ impl World {
         let mut mended = false;
         while !mended || self.hosts.unfinished() > 0 {
             if !mended && self.balancer.is_settled() {
-                self.balancer.config.mend(&mut self.random);
-                self.publish();
+                self.mend();
                 mended = true;
             }
             if self.now_us > end_us {
@@ -224,9 +187,15 @@ impl World {
         Ok(())
     }
 
+    /// All services are well from now on.
+    pub(crate) fn mend(&mut self) {
+        self.balancer.config.mend(&mut self.random);
+        self.publish();
+    }
+
     /// The next event; `false` where there is none.
-    fn next(&mut self) -> Result<bool, String> {
-        let Some(Reverse(next)) = self.queue.pop() else {
+    pub(crate) fn next(&mut self) -> Result<bool, String> {
+        let Some(next) = self.schedule.next() else {
             return Ok(false);
         };
         self.now_us = self.now_us.max(next.at_us);
@@ -271,15 +240,24 @@ impl World {
                     hosts,
                     seen,
                     random,
+                    attackers,
                     ..
                 } = self;
-                let what = attacker::attack(plan, hosts, seen, random, &mut out);
+                let what = match plan.transfers {
+                    Some(_) => attackers.attack(plan, hosts, seen, random, &mut out),
+                    None => attacker::attack(plan, hosts, seen, random, &mut out),
+                };
                 self.note(|| what.into());
                 self.again(Event::Attack);
             }
             Event::Change => {
                 self.change();
                 self.again(Event::Change);
+            }
+            Event::FailOver => {
+                out.push(self.hosts.fail_over(&mut self.random));
+                self.attackers.fail_overs += 1;
+                self.again(Event::FailOver);
             }
             Event::Jump => {
                 self.jump();
@@ -294,7 +272,8 @@ impl World {
 
     fn schedule_wake(&mut self, side: Side) {
         if let Some(at_us) = self.hosts.wake_at_us(side) {
-            self.at(at_us.max(self.now_us + 1), Event::Wake(side));
+            self.schedule
+                .add(at_us.max(self.now_us + 1), Event::Wake(side));
         }
     }
 
@@ -321,7 +300,7 @@ impl World {
             } else {
                 Event::ToHosts
             };
-            self.at(at_us, event(port, copy));
+            self.schedule.add(at_us, event(port, copy));
         }
     }
 
@@ -429,7 +408,8 @@ impl World {
     /// The operator changes something, if every worker has taken up the last change.
     fn change(&mut self) {
         if self.random.chance(300) {
-            self.hosts.fail_over(&mut self.random);
+            let (port, announcement) = self.hosts.fail_over(&mut self.random);
+            self.travel(port, &announcement, true);
             return;
         }
         if !self.balancer.is_settled() {
@@ -447,9 +427,9 @@ impl World {
         let mut at_us = self.now_us;
         for worker in 0..self.plan.workers {
             at_us += self.random.between(1, 2_000);
-            self.at(at_us, Event::Send(worker));
+            self.schedule.add(at_us, Event::Send(worker));
         }
-        self.at(at_us + 1, Event::Release);
+        self.schedule.add(at_us + 1, Event::Release);
     }
 
     /// Nothing happens for a long time, or the process stood still.

@@ -3,17 +3,21 @@
 //! Invariant: a scenario builds a network of its own and takes it down; they run one after
 //! another, each within a bound of time. One that cannot run here shows as ignored, and why.
 
+mod attack;
 mod checks;
 mod citizenship;
 mod consequences;
+mod crafted;
 mod crowd;
 mod failure;
 mod forged;
+mod gateways;
 mod health;
 mod hostile;
 mod icmp;
 mod modules;
 mod pool;
+mod recovery;
 mod refused;
 mod reload;
 mod servers;
@@ -35,6 +39,9 @@ const SCENARIO_TIMEOUT: Duration = Duration::from_secs(120);
 /// What every scenario needs.
 const TOOLS: &[&str] = &["ip", "ethtool", "sysctl", "setpriv", "ss"];
 
+/// Stands among a scenario's programs for what not every kernel has.
+pub(crate) const VLAN_DEVICES: &str = "VLAN devices";
+
 /// A scenario, and the programs that it needs beside [`TOOLS`].
 pub(crate) struct Scenario {
     name: &'static str,
@@ -44,7 +51,7 @@ pub(crate) struct Scenario {
 
 /// Names a function's scenario after the function.
 macro_rules! scenario {
-    ($run:ident $(, $tool:literal)*) => {
+    ($run:ident $(, $tool:expr)*) => {
         $crate::Scenario {
             name: concat!(module_path!(), "::", stringify!($run)),
             tools: &[$($tool),*],
@@ -67,7 +74,10 @@ fn main() {
     let trials = [
         traffic::SCENARIOS,
         citizenship::SCENARIOS,
+        recovery::SCENARIOS,
+        gateways::SCENARIOS,
         icmp::SCENARIOS,
+        crafted::SCENARIOS,
         forged::SCENARIOS,
         modules::SCENARIOS,
         hostile::SCENARIOS,
@@ -111,7 +121,11 @@ fn missing(scenario: &Scenario) -> Option<String> {
     if !is_root() {
         return Some("it needs root, to make network namespaces".to_owned());
     }
+    if scenario.tools.contains(&VLAN_DEVICES) && !can_make_vlan() {
+        return Some("this kernel makes no VLAN devices (CONFIG_VLAN_8021Q)".to_owned());
+    }
     let tools = TOOLS.iter().chain(scenario.tools);
+    let tools = tools.filter(|tool| **tool != VLAN_DEVICES);
     let missing: Vec<&str> = tools.copied().filter(|tool| !is_installed(tool)).collect();
     (!missing.is_empty()).then(|| {
         format!(
@@ -119,6 +133,12 @@ fn missing(scenario: &Scenario) -> Option<String> {
             missing.join(", ")
         )
     })
+}
+
+/// Whether the kernel makes VLAN devices.
+fn can_make_vlan() -> bool {
+    let veth = "link add under type veth\nlink add link under name over type vlan id 1\n";
+    netns::Namespace::new("vlan").is_ok_and(|namespace| namespace.ip(veth).is_ok())
 }
 
 fn is_root() -> bool {

@@ -35,6 +35,8 @@ use std::time::Duration;
 use waxwing_dataplane::snapshot::{MidStream, Timeouts};
 use waxwing_packet::{Address, Protocol};
 
+use crate::returns::ReturnPlan;
+
 pub use health::{AllDown, Check, Ejection, Health, OnDown, OnRefused, Override, Pace, Tls};
 pub use problem::{ConfigErrors, Located, Position, Problem, Severity, Source, Span, judge};
 
@@ -63,6 +65,8 @@ pub struct Config {
     pub poll: Poll,
     /// Where replies to clients go.
     pub return_path: ReturnPath,
+    /// The most of the kernel's routes that are read.
+    pub routes_max: usize,
     /// Whether VIPs answer ping.
     pub ping: bool,
     /// `[admin]`.
@@ -150,6 +154,8 @@ pub enum ReturnPath {
     /// To the MAC and port that the client's packets come from.
     #[default]
     LastHop,
+    /// Where the kernel's main routing table says.
+    Route,
 }
 
 /// The key of the hash that policies balance by: equal on every balancer of a cluster, so that
@@ -359,6 +365,15 @@ impl Config {
         self.services.iter().map(|s| (key(s), s)).collect()
     }
 
+    /// Where replies to clients go, as the resolver knows it.
+    #[must_use]
+    pub fn return_plan(&self) -> ReturnPlan {
+        ReturnPlan {
+            by_routes: self.return_path == ReturnPath::Route,
+            routes_max: self.routes_max,
+        }
+    }
+
     /// The keys that differ from `running` and that only a restart puts into effect, because what
     /// they set is allocated or attached at the start.
     #[must_use]
@@ -382,7 +397,6 @@ impl Config {
             ("cluster_key", self.cluster_key != running.cluster_key),
             ("zero_copy", self.zero_copy != running.zero_copy),
             ("poll", self.poll != running.poll),
-            ("return_path", self.return_path != running.return_path),
             (
                 "[admin] socket",
                 self.admin.socket.value != running.admin.socket.value,

@@ -74,6 +74,7 @@ pub(super) static CLUSTER_KEY: Key =
 pub(super) static ZERO_COPY: Key = optional("zero_copy", r#""auto""#);
 pub(super) static POLL: Key = optional("poll", r#""adaptive""#);
 pub(super) static RETURN_PATH: Key = optional("return_path", r#""last-hop""#);
+pub(super) static ROUTES_MAX: Key = optional("routes_max", "100_000");
 pub(super) static PING: Key = optional("ping", "true");
 
 pub(super) static SOCKET: Key = optional("socket", r#""/run/waxwing.sock""#);
@@ -202,6 +203,7 @@ pub(super) static ROOT: Section = Section {
         &ZERO_COPY,
         &POLL,
         &RETURN_PATH,
+        &ROUTES_MAX,
         &PING,
         &ADMIN,
         &WORKERS,

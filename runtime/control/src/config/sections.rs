@@ -81,7 +81,10 @@ fn config(entries: &DeTable<'_>, report: &mut Report) -> Config {
     let source = Arc::clone(&report.source);
     let folder = source.path().parent().unwrap_or(Path::new(""));
     let polls = [("adaptive", Poll::Adaptive), ("busy", Poll::Busy)];
-    let return_paths = [("last-hop", ReturnPath::LastHop)];
+    let return_paths = [
+        ("last-hop", ReturnPath::LastHop),
+        ("route", ReturnPath::Route),
+    ];
     Config {
         modules: root
             .parsed(&schema::MODULES, report, |text| {
@@ -112,6 +115,10 @@ fn config(entries: &DeTable<'_>, report: &mut Report) -> Config {
         return_path: or(
             root.choice(&schema::RETURN_PATH, &return_paths, report),
             ReturnPath::default(),
+        ),
+        routes_max: or(
+            root.integer(&schema::ROUTES_MAX, 1..=1 << 21, report),
+            100_000,
         ),
         ping: or(root.boolean(&schema::PING, report), true),
         admin: admin(root, folder, report),

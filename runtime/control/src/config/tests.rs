@@ -112,6 +112,7 @@ fn the_full_example_shows_every_key_and_its_default() {
     assert_eq!(full.needs_restart(&base), differ, "all else is the default");
     assert_eq!(full.services[0].timeouts, base.services[0].timeouts);
     assert_eq!(full.services[0].mid_stream, base.services[0].mid_stream);
+    assert_eq!(full.return_plan(), base.return_plan());
 }
 
 /// Each key of the schema, given a value that fits none, is complained of: so each is read.

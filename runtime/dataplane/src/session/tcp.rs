@@ -157,10 +157,13 @@ impl TcpState {
 
     /// Whether a client's packet with these flags opens a new connection in place of this one,
     /// which is over (RFC 9293 section 3.6.1: a SYN may reuse a connection in TIME-WAIT).
+    ///
+    /// One that only an RST seems to have ended is not over: who forged that may forge a SYN too, and
+    /// the connection would move. Such a SYN goes to the server that has the connection, or had it.
     #[inline]
     #[must_use]
     pub const fn may_reuse(self, flags: TcpFlags) -> bool {
-        is_opening(flags) && matches!(self.phase(), Phase::Closing)
+        is_opening(flags) && (self.is_closed() || (self.is_reset() && self.is_refused()))
     }
 
     #[inline]

@@ -6,7 +6,9 @@ use crate::frames::{ACK, SYN, SYN_ACK, establish, ip, one, ports, reply, request
 use crate::world::{
     BACK, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
 };
+use waxwing_dataplane::Pick;
 use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::session::Session;
 use waxwing_packet::{Link, Mac, Packet, TcpFlags, VlanTag, VlanTags, build, parse};
 
 #[test]
@@ -136,4 +138,31 @@ fn vips_are_announced_on_every_port_twice_and_again_when_they_change() {
     assert_eq!(world.counters[0].announced.get() - announced, 4);
     let frames = world.io(0).sent();
     assert!(frames.iter().all(|(_, frame)| ip(frame).source == V6.vip));
+}
+
+/// The client waits for the reply and sends nothing: only who knows of the gateway's new MAC can tell.
+#[test]
+fn replies_follow_a_gateway_that_is_said_to_have_moved() {
+    let mut world = World::new(Settings::default());
+    for port in 4000..4010 {
+        world.script().picks = vec![Pick::Backend(u32::from(port % 3))];
+        establish(&mut world, port, u32::from(port % 3));
+    }
+    let other_gateway = Mac([2, 0, 0, 0, 9, 9]);
+    let moved = |session: &Session| (session.client_port < 4005).then_some(other_gateway);
+    assert_eq!(world.shared.sessions.move_hops(moved), 5);
+    for port in 4000..4010 {
+        let backend = u32::from(port % 3);
+        let (_, packet) = one(&world.frame(BACK, &reply(V4, backend, port, ACK)));
+        let gateway = if port < 4005 {
+            other_gateway
+        } else {
+            CLIENT_MAC
+        };
+        assert_eq!(packet.ethernet.destination, gateway);
+    }
+    // Where the client's packets come from still decides.
+    one(&world.frame(FRONT, &request(V4, 4000, ACK)));
+    let (_, packet) = one(&world.frame(BACK, &reply(V4, 4000 % 3, 4000, ACK)));
+    assert_eq!(packet.ethernet.destination, CLIENT_MAC);
 }

@@ -28,6 +28,8 @@ fn every_drop_has_its_reason() {
     };
     let mut loopback = V4;
     loopback.client = Address::v4([127, 0, 0, 1]);
+    let mut itself = V4;
+    itself.client = V4.vip;
     // Nothing is said to a group, nor of what routers may cut to pieces, were they not too many.
     let mut last_hop = segment(V4, 4000, SYN);
     last_hop.hop_limit = 1;
@@ -54,6 +56,11 @@ fn every_drop_has_its_reason() {
         (
             Settings::default(),
             request(loopback, 4000, SYN),
+            DropReason::Martian,
+        ),
+        (
+            Settings::default(),
+            request(itself, 4000, SYN),
             DropReason::Martian,
         ),
         (Settings::default(), last_hop.frame(), DropReason::HopLimit),

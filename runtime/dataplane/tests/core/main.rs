@@ -22,6 +22,8 @@ mod new_flows;
 mod no_allocation;
 mod policies;
 mod refusals;
+mod return_path;
 mod sessions;
 mod told;
+mod vlans;
 mod world;

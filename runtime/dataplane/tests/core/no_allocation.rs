@@ -10,7 +10,9 @@ use crate::fragments::{back, bytes, opened, there};
 use crate::frames::{
     ACK, SYN, SYN_ACK, datagram, datagram_back, error_back, error_to, reply, request,
 };
-use crate::world::{BACK, FRONT, Settings, V4, V6, World};
+use crate::world::{BACK, FRONT, Settings, V4, V6, World, backend_mac};
+use waxwing_dataplane::NextHop;
+use waxwing_dataplane::routes::{Path, Prefix, Routes};
 use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
 use waxwing_packet::{Family, Protocol, checksum};
 
@@ -41,12 +43,24 @@ static ALLOCATOR: Counting = Counting;
 /// memory): everything has its room from the start.
 #[test]
 fn neither_hits_nor_misses_allocate() {
-    for (plan, wants_closed) in [(V4, false), (V6, true)] {
+    for (plan, wants_closed, by_routes) in
+        [(V4, false, false), (V6, true, false), (V4, false, true)]
+    {
         let mut world = World::new(Settings {
             plan,
             wants_closed,
             ..Settings::default()
         });
+        if by_routes {
+            let everywhere = Prefix::new(V4.client, 0);
+            let routes = Routes::new(&[(everywhere, Path::Gateways([0, 1].into()))].into(), 2);
+            let gateway = NextHop {
+                port: FRONT,
+                mac: backend_mac(9),
+            };
+            routes.set_gateway(1, Some(gateway));
+            world.shared.next_hops.routes().replace(Some(routes.into()));
+        }
         world.io(0).recycle_sent();
         let batch = |from: u16, flags| -> Vec<_> {
             (from..from + 50)

@@ -10,7 +10,7 @@ use crate::world::{
     backend_mac,
 };
 use waxwing_dataplane::session::Phase;
-use waxwing_dataplane::snapshot::{MidStream, Timeouts};
+use waxwing_dataplane::snapshot::{MidStream, SessionsFate, Timeouts};
 use waxwing_dataplane::{DropReason, Pick};
 use waxwing_packet::{Link, Protocol, build};
 
@@ -126,6 +126,32 @@ fn an_rst_ends_nothing_and_traffic_revives() {
     assert_eq!(world.script().asked.len(), 2, "the tuple was free again");
 }
 
+/// Who forges an RST may forge a SYN, too. Where that went to another server the connection would
+/// be lost with its client's next segment.
+#[test]
+fn a_syn_behind_an_rst_stays_with_the_server_while_that_is_there() {
+    let mut world = World::new(Settings::default());
+    world.script().picks = vec![Pick::Backend(0), Pick::Backend(1)];
+    establish(&mut world, 4000, 0);
+    one(&world.frame(FRONT, &request(V4, 4000, RST)));
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+    assert_eq!(packet.destination, V4.backend(0));
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, ACK)));
+    assert_eq!(packet.destination, V4.backend(0));
+    assert_eq!(world.session().tcp.phase(), Phase::Established);
+
+    // A server that drains may have the connection as well as any other; one that is down has none.
+    world.change(|settings| settings.weights[0] = 0);
+    one(&world.frame(FRONT, &request(V4, 4000, RST)));
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+    assert_eq!(packet.destination, V4.backend(0));
+    one(&world.frame(FRONT, &request(V4, 4000, RST)));
+    world.change(|settings| settings.health = vec![(false, SessionsFate::Keep)]);
+    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+    assert_eq!(packet.destination, V4.backend(1));
+    assert_eq!(world.drops(), []);
+}
+
 #[test]
 fn traffic_behind_an_rst_in_the_same_batch_revives_too() {
     let mut world = World::new(Settings::default());
@@ -204,6 +230,46 @@ fn a_full_table_gives_up_half_open_sessions_and_never_an_established_one() {
     for client_port in 0..32 {
         one(&world.frame(BACK, &reply(V4, 0, 4000 + client_port, ACK)));
     }
+}
+
+/// Forged RSTs and a flood at once. The connections lie side by side, so that nothing else is near them
+/// where room is looked for.
+#[test]
+fn a_connection_with_an_rst_makes_room_only_if_it_stays_silent() {
+    let mut world = World::new(Settings {
+        sessions_max: 512,
+        ..Settings::default()
+    });
+    for client_port in 0..300 {
+        establish(&mut world, 4000 + client_port, 0);
+    }
+    for client_port in 0..300 {
+        one(&world.frame(FRONT, &request(V4, 4000 + client_port, RST)));
+    }
+    let left = |world: &World| {
+        let sessions = world.sessions();
+        sessions.iter().filter(|s| s.client_port < 10_000).count()
+    };
+    for client_port in 0..2000 {
+        world.advance(Duration::from_millis(4));
+        world.frame(FRONT, &request(V4, 10_000 + client_port, SYN));
+    }
+    assert_eq!(left(&world), 300);
+    // Few, for it goes on where it found the last one.
+    let full = world.dropped(DropReason::SessionTableFull);
+    assert!((1..50).contains(&full), "{full}");
+
+    // Where the others all turn out to be connections, the silent ones give way.
+    let others: Vec<u16> = world.sessions().iter().map(|s| s.client_port).collect();
+    for port in others.into_iter().filter(|port| *port >= 10_000) {
+        one(&world.frame(BACK, &reply(V4, 0, port, SYN_ACK)));
+        one(&world.frame(FRONT, &request(V4, port, ACK)));
+    }
+    world.advance(Duration::from_secs(11));
+    for client_port in 0..20 {
+        world.frame(FRONT, &request(V4, 20_000 + client_port, SYN));
+    }
+    assert!(left(&world) < 300);
 }
 
 #[test]

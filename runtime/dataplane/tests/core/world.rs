@@ -149,6 +149,8 @@ pub(crate) struct Settings {
     /// Whether VIPs answer ping.
     pub(crate) ping: bool,
     pub(crate) fragments: FragmentLimits,
+    /// Ports from number 2 on.
+    pub(crate) vlans: Vec<Port>,
 }
 
 impl Default for Settings {
@@ -169,6 +171,7 @@ impl Default for Settings {
             retries_refused: false,
             ping: true,
             fragments: FragmentLimits::default(),
+            vlans: Vec::new(),
         }
     }
 }
@@ -206,11 +209,11 @@ impl Settings {
         let ports = PORT_MACS
             .iter()
             .zip(["front", "back"])
-            .map(|(mac, name)| Port {
-                name: name.into(),
-                mac: *mac,
-                mtu: self.mtu,
-            })
+            .map(|(mac, name)| (name, *mac));
+        let ports = (0..)
+            .zip(ports)
+            .map(|(id, (name, mac))| Port::attached(PortId(id), name.into(), mac, self.mtu))
+            .chain(self.vlans.iter().cloned())
             .collect();
         Snapshot::new(generation, services, backends, ports).answering_ping(self.ping)
     }

@@ -97,11 +97,8 @@ fn snapshot() -> Snapshot {
             services.push(service);
         }
     }
-    let ports = MACS.iter().map(|mac| Port {
-        name: "port".into(),
-        mac: *mac,
-        mtu: 1500,
-    });
+    let port = |(id, mac): (u8, &Mac)| Port::attached(PortId(id), "port".into(), *mac, 1500);
+    let ports = (0..).zip(&MACS).map(port);
     Snapshot::new(1, services, backends, ports.collect())
 }
 

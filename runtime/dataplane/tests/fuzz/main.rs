@@ -1,9 +1,11 @@
-//! The core under random input, for some seconds. `fuzz/` does the same for as long as one likes,
-//! led by coverage.
+//! The core under all input that coverage led the fuzzer to, and under random input for some seconds.
+//! `fuzz/` goes on for as long as one likes.
 
 mod balancer;
 
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long each test runs.
@@ -73,6 +75,29 @@ fn dressed(bytes: &[u8]) -> Vec<u8> {
         _ => {}
     }
     frame
+}
+
+/// Gives `take` each input that is kept of a target.
+fn replay(target: &str, take: impl Fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let folder = folder.join(target);
+    let entries = fs::read_dir(&folder).expect("the corpus is committed");
+    let mut replayed = 0;
+    for entry in entries {
+        let path = entry.expect("a file of the corpus").path();
+        let bytes = fs::read(&path).expect("a file of the corpus");
+        let taken = catch_unwind(AssertUnwindSafe(|| take(&bytes)));
+        assert!(taken.is_ok(), "{}", path.display());
+        replayed += 1;
+    }
+    assert!(replayed > 0, "{} is empty", folder.display());
+}
+
+#[test]
+fn what_the_fuzzer_keeps_comes_to_its_ends() {
+    replay("any_bytes", balancer::any_bytes);
+    replay("mutated", balancer::mutated);
+    replay("sequence", balancer::sequence);
 }
 
 #[test]

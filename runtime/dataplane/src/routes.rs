@@ -1,0 +1,290 @@
+//! Where replies to clients go by the kernel's routes (`return_path = "route"`): its routing table as
+//! an immutable value, searched for each reply.
+//!
+//! Invariant: a table never changes but for its gateways' next hops, a word each; what changes in the
+//! kernel's routes makes another table, and a worker takes that up between two batches. No worker
+//! frees one: who published it keeps it until it is the only one that has it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use waxwing_packet::{Address, Family};
+
+use crate::next_hops::{decode, encode};
+use crate::session::Session;
+use crate::{NextHop, PortId};
+
+/// The addresses that begin with the same bits. In order, one that holds others is before them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Prefix {
+    first: Address,
+    len: u8,
+}
+
+/// Where what matches a route goes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Path {
+    /// To one of these gateways, by their numbers; one that is named more than once gets that much
+    /// more of the flows.
+    Gateways(Box<[u32]>),
+    /// To the client itself, which is a neighbour behind this port.
+    OnLink(PortId),
+    /// By no port, or in a way that only the kernel knows.
+    Elsewhere,
+    /// Nowhere: the route says to drop it or to tell that it is unreachable.
+    Refused,
+}
+
+/// What the table says of a reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// It goes there.
+    Hop(NextHop),
+    /// The client is a neighbour behind this port.
+    OnLink(PortId),
+    /// The way is known and cannot be gone: by no port, or the gateway does not answer.
+    Unusable,
+    /// There is no way.
+    NoRoute,
+}
+
+/// A routing table.
+#[derive(Debug, Default)]
+pub struct Routes {
+    v4: Ranges<u32>,
+    v6: Ranges<u128>,
+    paths: Box<[Path]>,
+    gateways: Box<[AtomicU64]>,
+}
+
+impl Routes {
+    /// From the route of each prefix, and as many gateways as paths name, all unresolved.
+    #[must_use]
+    pub fn new(routes: &BTreeMap<Prefix, Path>, gateways: usize) -> Self {
+        let mut numbers: BTreeMap<&Path, u32> = BTreeMap::new();
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (prefix, path) in routes {
+            let next = u32::try_from(numbers.len()).unwrap_or(NO_PATH);
+            let number = *numbers.entry(path).or_insert(next);
+            let (first, last) = prefix.bounds();
+            let into = match prefix.first.family() {
+                Family::V4 => &mut v4,
+                Family::V6 => &mut v6,
+            };
+            into.push((first, last, number));
+        }
+        let mut paths: Vec<(u32, Path)> = numbers
+            .into_iter()
+            .map(|(path, number)| (number, path.clone()))
+            .collect();
+        paths.sort_unstable();
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the lower 32 bits of a mapped address are the IPv4 address"
+        )]
+        Self {
+            v4: Ranges::new(v4, MAPPED, |bits| bits as u32),
+            v6: Ranges::new(v6, 0, |bits| bits),
+            paths: paths.into_iter().map(|(_, path)| path).collect(),
+            gateways: (0..gateways).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// Sets or clears a gateway's next hop.
+    pub fn set_gateway(&self, number: usize, hop: Option<NextHop>) {
+        if let Some(word) = self.gateways.get(number) {
+            word.store(hop.map_or(0, encode), Ordering::Relaxed);
+        }
+    }
+
+    /// Where a session's replies go. Of several gateways all of a session's replies go to the same
+    /// one, while that is resolved.
+    #[must_use]
+    pub fn find(&self, session: &Session) -> Found {
+        let path = match session.client.family() {
+            Family::V4 => self.v4.find(u32::from_be_bytes(session.client.v4_octets())),
+            Family::V6 => self.v6.find(session.client.bits()),
+        };
+        match self.paths.get(path as usize) {
+            Some(Path::Gateways(gateways)) => self.one_of(gateways, session),
+            Some(Path::OnLink(port)) => Found::OnLink(*port),
+            Some(Path::Elsewhere) => Found::Unusable,
+            Some(Path::Refused) | None => Found::NoRoute,
+        }
+    }
+
+    /// The gateway that this flow's hash chooses, or the next one that is resolved.
+    fn one_of(&self, gateways: &[u32], session: &Session) -> Found {
+        let first = match gateways {
+            [_] => 0,
+            several => spread(session, several.len()),
+        };
+        let (before, from) = gateways.split_at(first);
+        let mut in_turn = from.iter().chain(before);
+        in_turn
+            .find_map(|number| {
+                let word = self.gateways.get(*number as usize)?;
+                decode(word.load(Ordering::Relaxed))
+            })
+            .map_or(Found::Unusable, Found::Hop)
+    }
+}
+
+/// A number below `count` that is the same for all packets of a session (Fibonacci hashing of what
+/// tells it apart; the product's upper bits are the good ones).
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the halves of the address are meant; the result is below `count`"
+)]
+fn spread(session: &Session, count: usize) -> usize {
+    let bits = session.client.bits();
+    let ports = u64::from(session.client_port) << 16 | u64::from(session.service_port);
+    let key = (bits >> 64) as u64 ^ bits as u64 ^ ports << 32;
+    let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    ((hash * count as u64) >> 32) as usize
+}
+
+impl Prefix {
+    /// That of an address, which has `len` bits in common with all others in it: of an IPv4 address at
+    /// most 32.
+    #[must_use]
+    pub fn new(address: Address, len: u8) -> Self {
+        let host_bits = Self {
+            first: address,
+            len,
+        }
+        .host_bits();
+        Self {
+            first: Address::from_bits(address.bits() & !host_bits),
+            len,
+        }
+    }
+
+    /// The bits that differ among its addresses.
+    fn host_bits(&self) -> u128 {
+        let width = match self.first.family() {
+            Family::V4 => 32,
+            Family::V6 => 128,
+        };
+        let free = width - u32::from(self.len).min(width);
+        u128::MAX.checked_shr(128 - free).unwrap_or(0)
+    }
+
+    /// The first and the last of its addresses.
+    fn bounds(&self) -> (u128, u128) {
+        let first = self.first.bits();
+        (first, first | self.host_bits())
+    }
+}
+
+/// What all IPv4 addresses begin with, in their mapped form.
+const MAPPED: u128 = 0xffff << 32;
+
+/// Stands for no path.
+const NO_PATH: u32 = u32::MAX;
+
+/// The address space cut where the longest matching prefix changes: a range begins at each key, and
+/// has the path at the same place.
+#[derive(Debug, Default)]
+struct Ranges<K> {
+    starts: Box<[K]>,
+    paths: Box<[u32]>,
+}
+
+impl<K: Copy + Ord> Ranges<K> {
+    /// From prefixes in ascending order, those that hold others before them: first and last address
+    /// and path. `zero` is the first address of the family.
+    fn new(prefixes: Vec<(u128, u128, u32)>, zero: u128, narrow: impl Fn(u128) -> K) -> Self {
+        let mut cuts = vec![(zero, NO_PATH)];
+        let mut open: Vec<(u128, u32)> = Vec::new();
+        let begin = |cuts: &mut Vec<(u128, u32)>, at: u128, path| {
+            // Of what begins at the same address the innermost comes last.
+            cuts.pop_if(|(start, _)| *start == at);
+            if cuts.last().is_none_or(|(_, before)| *before != path) {
+                cuts.push((at, path));
+            }
+        };
+        let close = |cuts: &mut Vec<(u128, u32)>, open: &mut Vec<(u128, u32)>, last: u128| {
+            open.pop();
+            let around = open.last().map_or(NO_PATH, |(_, path)| *path);
+            if let Some(next) = last.checked_add(1) {
+                begin(cuts, next, around);
+            }
+        };
+        for (first, last, path) in prefixes {
+            while let Some((end, _)) = open.last().copied().filter(|(end, _)| *end < first) {
+                close(&mut cuts, &mut open, end);
+            }
+            begin(&mut cuts, first, path);
+            open.push((last, path));
+        }
+        while let Some((end, _)) = open.last().copied() {
+            close(&mut cuts, &mut open, end);
+        }
+        // Behind the last address of IPv4 begins no range of it.
+        cuts.retain(|(start, _)| zero == 0 || start >> 32 == zero >> 32);
+        Self {
+            starts: cuts.iter().map(|(start, _)| narrow(*start)).collect(),
+            paths: cuts.iter().map(|(_, path)| *path).collect(),
+        }
+    }
+
+    fn find(&self, key: K) -> u32 {
+        let behind = self.starts.partition_point(|start| *start <= key);
+        let path = behind.checked_sub(1).and_then(|at| self.paths.get(at));
+        path.copied().unwrap_or(NO_PATH)
+    }
+}
+
+/// The table in effect, handed from who publishes it to the workers; none where replies go to the
+/// last hop.
+#[derive(Debug, Default)]
+pub struct Published {
+    table: Mutex<Option<Arc<Routes>>>,
+    generation: AtomicU64,
+}
+
+impl Published {
+    /// Puts another table into effect and gives the one before.
+    pub fn replace(&self, table: Option<Arc<Routes>>) -> Option<Arc<Routes>> {
+        let mut held = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *held, table);
+        self.generation.fetch_add(1, Ordering::Release);
+        before
+    }
+}
+
+/// A worker's own reference to the table in effect.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    table: Option<Arc<Routes>>,
+    generation: u64,
+}
+
+impl Taken {
+    /// Takes up another table, if there is one since the last call.
+    #[inline]
+    pub(crate) fn refresh(&mut self, published: &Published) {
+        if published.generation.load(Ordering::Acquire) != self.generation {
+            self.take(published);
+        }
+    }
+
+    #[cold]
+    fn take(&mut self, published: &Published) {
+        let held = published.table.lock();
+        let held = held.unwrap_or_else(PoisonError::into_inner);
+        self.table.clone_from(&held);
+        self.generation = published.generation.load(Ordering::Relaxed);
+    }
+
+    /// The table, where replies go by the routes.
+    #[inline]
+    pub(crate) fn table(&self) -> Option<&Routes> {
+        self.table.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests;

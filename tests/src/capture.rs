@@ -1,0 +1,86 @@
+//! Frames as they come off the wire.
+//!
+//! Invariant: what its own host sends is not among them.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket,
+    sockopt,
+};
+use nix::sys::time::TimeVal;
+
+use crate::inject::link;
+
+/// The largest frame that is read whole.
+const FRAME_MAX: usize = 1 << 16;
+/// `PACKET_OUTGOING`: sent by this host.
+const OUTGOING: u8 = 4;
+/// `PACKET_OTHERHOST`: addressed to another host, or in a VLAN that this one has no part in.
+const OTHER_HOST: u8 = 3;
+
+/// What an interface receives, from now on.
+#[derive(Debug)]
+pub struct Capture {
+    packets: OwnedFd,
+}
+
+/// A received frame.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// The frame; a VLAN tag is not in it, for the kernel has taken it out.
+    pub frame: Vec<u8>,
+    /// Whether the host would not take it.
+    pub other_host: bool,
+}
+
+impl Capture {
+    /// Listens on an interface of the namespace that this thread is in, for packets of a protocol.
+    ///
+    /// # Errors
+    /// There is no such interface, or no privilege for packet sockets.
+    pub fn open(interface: &str, protocol: SockProtocol) -> Result<Self> {
+        let packets = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            protocol,
+        )
+        .context("cannot open a packet socket (it needs CAP_NET_RAW)")?;
+        bind(packets.as_raw_fd(), &link(interface)?)
+            .with_context(|| format!("cannot listen on {interface}"))?;
+        Ok(Self { packets })
+    }
+
+    /// The next frame, or `None` where none comes in time.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn next(&self, within: Duration) -> Result<Option<Captured>> {
+        let end = Instant::now() + within;
+        let mut buffer = vec![0; FRAME_MAX];
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            // Zero would be for ever.
+            let left_us = i64::try_from(left.as_micros())?.max(1);
+            let wait = TimeVal::new(left_us / 1_000_000, left_us % 1_000_000);
+            setsockopt(&self.packets, sockopt::ReceiveTimeout, &wait)?;
+            match recvfrom::<LinkAddr>(self.packets.as_raw_fd(), &mut buffer) {
+                Ok((_, Some(from))) if from.pkttype() == OUTGOING => {}
+                Ok((len, from)) => {
+                    buffer.truncate(len);
+                    return Ok(Some(Captured {
+                        frame: buffer,
+                        other_host: from.is_some_and(|from| from.pkttype() == OTHER_HOST),
+                    }));
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) if left.is_zero() => return Ok(None),
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(error) => return Err(error).context("cannot receive frames"),
+            }
+        }
+    }
+}

@@ -1,0 +1,588 @@
+//! What a trusted NAT balancer must do, frame by frame: what is sent on one side, and the very frame that
+//! comes out on the other.
+//!
+//! Invariant: neither the client nor the server is a host of these networks, so that no kernel says a
+//! word. Every frame from or to the client that comes out is one that a row expects.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::socket::SockProtocol;
+use waxwing_packet::build::{Echo, Error, Tcp, Udp};
+use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::{
+    Address, Family, IpPacket, Link, Mac, Packet, TcpFlags, Transport, VlanTag, VlanTags, checksum,
+    ethernet, parse,
+};
+use waxwing_tests::inject::Wire;
+use waxwing_tests::topology::{VIP4, VIP6};
+use waxwing_tests::{Backend, Capture, Config, Layout, Namespace, Service, Topology, Waxwing};
+
+use crate::{Scenario, scenario};
+
+#[path = "../../../runtime/dataplane/tests/core/cutting.rs"]
+#[expect(
+    dead_code,
+    clippy::cast_possible_truncation,
+    reason = "the core's tests use the rest; every length fits its field"
+)]
+mod cutting;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(every_requirement_holds_frame_by_frame)];
+
+const SYN: u8 = TcpFlags::SYN;
+const ACK: u8 = TcpFlags::ACK;
+const FIN: u8 = TcpFlags::FIN;
+const RST: u8 = TcpFlags::RST;
+
+/// How long a frame may take.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// The frames that show something.
+type Frames = fn(&Talk<'_>) -> Result<()>;
+
+/// A requirement, its source, and the frames that show it.
+const ROWS: &[(&str, &str, Frames)] = &[
+    ("a handshake and a close", "RFC 5382 REQ-2", handshake),
+    ("a simultaneous open", "RFC 5382 REQ-2", simultaneous_open),
+    ("an RST ends nothing", "RFC 7857", reset_and_revived),
+    ("a SYN after both FINs opens anew", "RFC 9293 3.6.1", reuse),
+    ("an error from a server", "RFC 5508 REQ-4", error_back),
+    ("an error from a client", "RFC 5508 REQ-5", error_to),
+    ("an error about no session", "RFC 5508 REQ-3", strange_error),
+    ("fragments out of order", "RFC 4787 REQ-14", fragments),
+    ("fragments that overlap", "RFC 5722", overlap),
+    ("no checksum stays no checksum", "RFC 768", no_checksum),
+    ("a hop limit that is used up", "RFC 1812", last_hop),
+    ("ping", "RFC 1122", ping),
+    ("a packet in the middle of nothing", "practice", mid_stream),
+    ("a pool of none refuses", "practice", refused),
+    ("a packet from the VIP itself", "RFC 1812", land),
+    ("a tagged request has a tagged answer", "802.1Q", tagged),
+    ("a header that contradicts itself", "practice", malformed),
+];
+
+/// One side of the balancer.
+struct Side {
+    name: &'static str,
+    wire: Wire,
+    captures: [Capture; 2],
+    /// From the host's MAC to the balancer's.
+    link: Link,
+}
+
+impl Side {
+    fn new(host: &Namespace, balancer: &Namespace, port: &'static str) -> Result<Self> {
+        let open = |protocol| host.enter(|| Capture::open("eth0", protocol))?;
+        Ok(Self {
+            name: port,
+            wire: host.enter(|| Wire::open("eth0"))??,
+            captures: [open(SockProtocol::EthIp)?, open(SockProtocol::EthIpv6)?],
+            link: Link {
+                source: Mac(host.mac("eth0")?),
+                destination: Mac(balancer.mac(port)?),
+            },
+        })
+    }
+}
+
+/// From the balancer.
+fn back(link: Link) -> Link {
+    Link {
+        source: link.destination,
+        destination: link.source,
+    }
+}
+
+/// A client and a server of one family, and how far the balancer is with them.
+struct Talk<'a> {
+    sides: &'a [Side; 2],
+    waxwing: &'a Waxwing<'a>,
+    vip: Address,
+    client: (Address, u16),
+    server: Address,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum At {
+    Client,
+    Server,
+}
+use At::{Client, Server};
+
+impl Talk<'_> {
+    fn side(&self, at: At) -> &Side {
+        &self.sides[at as usize]
+    }
+
+    fn send(&self, from: At, frame: &[u8]) -> Result<()> {
+        self.side(from).wire.send(frame)
+    }
+
+    /// The next frame of the client's; whether its host would leave it alone, for its tag.
+    fn next(&self, at: At) -> Result<(Vec<u8>, IpPacket, bool)> {
+        let side = self.side(at);
+        let capture = &side.captures[usize::from(self.vip.family() == Family::V6)];
+        let end = Instant::now() + WAIT;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let Some(captured) = capture.next(left)? else {
+                bail!(
+                    "nothing came out at {}: {:?}",
+                    side.name,
+                    self.waxwing.status()?.drops()
+                );
+            };
+            if let Ok(Packet::Ip(packet)) = parse(&captured.frame)
+                && [packet.source, packet.destination].contains(&self.client.0)
+            {
+                ensure!(
+                    checksum::are_right(&captured.frame, &packet),
+                    "a wrong checksum: {:02x?}",
+                    captured.frame
+                );
+                return Ok((captured.frame, packet, captured.other_host));
+            }
+        }
+    }
+
+    fn expect(&self, at: At, expected: &[u8]) -> Result<()> {
+        let (frame, packet, _) = self.next(at)?;
+        ensure!(
+            frame == expected,
+            "expected at {} {expected:02x?}\n but it was {frame:02x?}\n {packet:?}",
+            self.side(at).name
+        );
+        Ok(())
+    }
+
+    /// A frame that one side sends, and the one that the other receives of it.
+    fn passes(&self, from: At, (sent, expected): (Vec<u8>, Vec<u8>)) -> Result<()> {
+        self.send(from, &sent)?;
+        self.expect(if from == Client { Server } else { Client }, &expected)
+    }
+
+    /// A frame that ends here, and how that is counted.
+    fn ends(&self, from: At, frame: &[u8], reason: &str) -> Result<()> {
+        let before = self.waxwing.status()?.dropped(reason);
+        self.send(from, frame)?;
+        let counted = |status: &waxwing_tests::Status| status.dropped(reason) > before;
+        self.waxwing
+            .wait_status(&format!("a drop as {reason}"), counted)
+            .map(drop)
+    }
+
+    /// A segment of the client's, as it is sent and as its server receives it.
+    fn request(&self, flags: u8) -> (Vec<u8>, Vec<u8>) {
+        let sent = Tcp {
+            link: self.side(Client).link,
+            source: self.client,
+            destination: (self.vip, 80),
+            flags: TcpFlags(flags),
+            sequence: 1000,
+            payload: b"request",
+            ..Tcp::default()
+        };
+        let received = Tcp {
+            link: back(self.side(Server).link),
+            destination: (self.server, 8080),
+            hop_limit: sent.hop_limit - 1,
+            ..sent
+        };
+        (sent.frame(), received.frame())
+    }
+
+    /// A segment of the server's, likewise.
+    fn answer(&self, flags: u8) -> (Vec<u8>, Vec<u8>) {
+        let sent = Tcp {
+            link: self.side(Server).link,
+            source: (self.server, 8080),
+            destination: self.client,
+            flags: TcpFlags(flags),
+            sequence: 2000,
+            payload: b"answer",
+            ..Tcp::default()
+        };
+        let received = Tcp {
+            link: back(self.side(Client).link),
+            source: (self.vip, 80),
+            hop_limit: sent.hop_limit - 1,
+            ..sent
+        };
+        (sent.frame(), received.frame())
+    }
+
+    /// A datagram of the client's, likewise.
+    fn question(&self, payload: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let sent = Udp {
+            link: self.side(Client).link,
+            source: self.client,
+            destination: (self.vip, 53),
+            payload,
+            ..Udp::default()
+        };
+        let received = Udp {
+            link: back(self.side(Server).link),
+            destination: (self.server, 5353),
+            hop_limit: sent.hop_limit - 1,
+            ..sent
+        };
+        (sent.frame(), received.frame())
+    }
+
+    fn open(&self) -> Result<()> {
+        self.passes(Client, self.request(SYN))?;
+        self.passes(Server, self.answer(SYN | ACK))?;
+        self.passes(Client, self.request(ACK))
+    }
+
+    /// "Unreachable, this port", about a frame.
+    fn unreachable(&self, link: Link, ends: (Address, Address), about: &[u8]) -> Vec<u8> {
+        Error {
+            link,
+            tags: VlanTags::NONE,
+            source: ends.0,
+            destination: ends.1,
+            hop_limit: 64,
+            error: IcmpError::port_unreachable(self.vip.family()),
+            quote: &about[ethernet::HEADER_LEN..],
+        }
+        .frame()
+    }
+}
+
+fn every_requirement_holds_frame_by_frame() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let servers: [IpAddr; 2] = ["10.2.0.50".parse()?, "fd00:2::50".parse()?];
+    let sides = [
+        Side::new(&topology.client, &topology.balancer, "front")?,
+        Side::new(&topology.servers[0], &topology.balancer, "back")?,
+    ];
+    for server in servers {
+        let mac = sides[1].link.source;
+        let entry = format!("neigh add {server} lladdr {mac} dev back nud permanent\n");
+        topology.balancer.ip(&entry)?;
+    }
+    let waxwing = Waxwing::start(&topology, &config(&topology, servers))?;
+    let mut port = 4000;
+    for (family, (vip, server)) in [VIP4, VIP6].into_iter().zip(servers).enumerate() {
+        for (requirement, source, show) in ROWS {
+            port += 1;
+            let client: [IpAddr; 2] = ["198.51.100.7".parse()?, "2001:db8:2::7".parse()?];
+            let talk = Talk {
+                sides: &sides,
+                waxwing: &waxwing,
+                vip: vip.into(),
+                client: (client[family].into(), port),
+                server: server.into(),
+            };
+            show(&talk).with_context(|| format!("{requirement} ({source}), by {vip}"))?;
+            eprintln!("{vip}: {requirement} ({source})");
+        }
+    }
+    waxwing.stop().map(drop)
+}
+
+fn config(topology: &Topology, servers: [IpAddr; 2]) -> Config {
+    let mut config = Config::new(topology);
+    for server in servers {
+        let service = |name: &str, protocol, (port, backend_port)| {
+            let name = format!("{name}{}", if server.is_ipv4() { "" } else { "6" });
+            let of_family = if server.is_ipv4() {
+                Service::v4
+            } else {
+                Service::v6
+            };
+            let mut service = of_family(&name, protocol, (port, backend_port), 0);
+            service.backends = vec![Backend::new(server, backend_port)];
+            service
+        };
+        let strict = Service {
+            mid_stream: Some("drop"),
+            ..service("strict", "tcp", (81, 8081))
+        };
+        let mut nobody = Service {
+            all_down: Some("reject"),
+            ..service("nobody", "tcp", (82, 8082))
+        };
+        nobody.backends[0].weight = 0;
+        for service in [
+            service("web", "tcp", (80, 8080)),
+            service("dns", "udp", (53, 5353)),
+            strict,
+            nobody,
+        ] {
+            config = config.with(service);
+        }
+    }
+    config
+}
+
+fn handshake(talk: &Talk<'_>) -> Result<()> {
+    talk.open()?;
+    talk.passes(Server, talk.answer(ACK))?;
+    talk.passes(Client, talk.request(FIN | ACK))?;
+    talk.passes(Server, talk.answer(FIN | ACK))?;
+    talk.passes(Client, talk.request(ACK))
+}
+
+fn simultaneous_open(talk: &Talk<'_>) -> Result<()> {
+    talk.passes(Client, talk.request(SYN))?;
+    talk.passes(Server, talk.answer(SYN))?;
+    talk.passes(Client, talk.request(SYN | ACK))?;
+    talk.passes(Server, talk.answer(SYN | ACK))?;
+    talk.passes(Client, talk.request(ACK))
+}
+
+fn reset_and_revived(talk: &Talk<'_>) -> Result<()> {
+    talk.open()?;
+    for _ in 0..2 {
+        talk.passes(Client, talk.request(RST))?;
+        talk.passes(Server, talk.answer(ACK))?;
+        talk.passes(Server, talk.answer(RST))?;
+        talk.passes(Client, talk.request(ACK))?;
+    }
+    Ok(())
+}
+
+fn reuse(talk: &Talk<'_>) -> Result<()> {
+    let opened = |talk: &Talk<'_>| -> Result<u64> {
+        let status = talk.waxwing.status()?;
+        let backends = |service: &serde_json::Value| service["backends"][0]["sessions"].as_u64();
+        let services = status.0["services"].as_array().context("services")?;
+        Ok(services.iter().filter_map(backends).sum())
+    };
+    let before = opened(talk)?;
+    handshake(talk)?;
+    // A SYN that comes twice opens nothing twice.
+    talk.passes(Client, talk.request(SYN))?;
+    talk.passes(Client, talk.request(SYN))?;
+    let after = opened(talk)?;
+    ensure!(after == before + 2, "{before} sessions, then {after}");
+    Ok(())
+}
+
+fn error_back(talk: &Talk<'_>) -> Result<()> {
+    let (asked, forwarded) = talk.question(b"question");
+    talk.passes(Client, (asked.clone(), forwarded.clone()))?;
+    let (client, server) = (talk.client.0, talk.server);
+    let sent = talk.unreachable(talk.side(Server).link, (server, client), &forwarded);
+    talk.send(Server, &sent)?;
+    let (frame, packet, _) = talk.next(Client)?;
+    ensure!(packet.source == talk.vip, "it came from {}", packet.source);
+    let quoted = &frame[usize::from(packet.transport_start) + 8..];
+    // As the client sent it, but for the hop that it took on its way.
+    let mut expected = asked[ethernet::HEADER_LEN..].to_vec();
+    hop(&mut expected);
+    ensure!(quoted == expected, "{quoted:02x?} is not {expected:02x?}");
+    // It ended nothing.
+    talk.passes(Client, (asked, forwarded))
+}
+
+fn error_to(talk: &Talk<'_>) -> Result<()> {
+    talk.open()?;
+    let (said, heard) = talk.answer(ACK);
+    talk.passes(Server, (said.clone(), heard.clone()))?;
+    let (client, vip) = (talk.client.0, talk.vip);
+    let sent = talk.unreachable(talk.side(Client).link, (client, vip), &heard);
+    talk.send(Client, &sent)?;
+    let (frame, packet, _) = talk.next(Server)?;
+    let ends = (packet.source, packet.destination);
+    ensure!(ends == (client, talk.server), "{packet:?}");
+    let quoted = &frame[usize::from(packet.transport_start) + 8..];
+    let mut expected = said[ethernet::HEADER_LEN..].to_vec();
+    hop(&mut expected);
+    ensure!(quoted == expected, "{quoted:02x?} is not {expected:02x?}");
+    talk.passes(Server, talk.answer(ACK))
+}
+
+/// The hop that a quoted packet had taken.
+fn hop(packet: &mut [u8]) {
+    if packet[0] >> 4 == 6 {
+        packet[7] -= 1;
+        return;
+    }
+    packet[8] -= 1;
+    packet[10..12].fill(0);
+    let sum = checksum::of(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn strange_error(talk: &Talk<'_>) -> Result<()> {
+    let (_, heard) = talk.answer(ACK);
+    let (link, ends) = (talk.side(Client).link, (talk.client.0, talk.vip));
+    let sent = talk.unreachable(link, ends, &heard);
+    talk.ends(Client, &sent, "icmp_no_session")
+}
+
+fn fragments(talk: &Talk<'_>) -> Result<()> {
+    let (sent, received) = talk.question(&[7; 60]);
+    for fragment in cutting::cut(&sent, &[32], 7).iter().rev() {
+        talk.send(Client, fragment)?;
+    }
+    let came = [talk.next(Server)?.0, talk.next(Server)?.0];
+    let expected = cutting::cut(&received, &[32], 7);
+    ensure!(
+        came.iter().all(|frame| expected.contains(frame)) && came[0] != came[1],
+        "{came:02x?} is not {expected:02x?}"
+    );
+    Ok(())
+}
+
+fn overlap(talk: &Talk<'_>) -> Result<()> {
+    let (sent, received) = talk.question(&[7; 60]);
+    let first = |frame: &[u8]| cutting::piece(frame, 7, 0, 32, true);
+    talk.passes(Client, (first(&sent), first(&received)))?;
+    let second = cutting::piece(&sent, 7, 24, 44, false);
+    talk.ends(Client, &second, "fragment_overlap")
+}
+
+/// Over IPv4 a datagram may do without a checksum (over IPv6 it may not), and one that comes to zero is
+/// written as its complement.
+fn no_checksum(talk: &Talk<'_>) -> Result<()> {
+    let (mut sent, mut received) = talk.question(b"no checksum");
+    if talk.vip.family() == Family::V4 {
+        for frame in [&mut sent, &mut received] {
+            frame[40..42].fill(0);
+        }
+        talk.passes(Client, (sent, received))?;
+    }
+    let zero =
+        |(_, received): &(Vec<u8>, Vec<u8>)| received[received.len() - 4..][..2] == [0xff; 2];
+    let questions = (0..=u16::MAX).map(|word| talk.question(&word.to_be_bytes()));
+    let question = { questions }.find(zero).context("one of them is zero")?;
+    talk.passes(Client, question)
+}
+
+fn last_hop(talk: &Talk<'_>) -> Result<()> {
+    talk.open()?;
+    let expired = Tcp {
+        link: talk.side(Client).link,
+        source: talk.client,
+        destination: (talk.vip, 80),
+        hop_limit: 1,
+        flags: TcpFlags(ACK),
+        ..Tcp::default()
+    }
+    .frame();
+    talk.send(Client, &expired)?;
+    let (frame, packet, _) = talk.next(Client)?;
+    let Transport::Icmp { kind, code } = packet.transport else {
+        bail!("no error: {packet:?}");
+    };
+    let told = (packet.source, packet.destination, kind, code);
+    let kind = if talk.vip.family() == Family::V4 {
+        11
+    } else {
+        3
+    };
+    ensure!(told == (talk.vip, talk.client.0, kind, 0), "{packet:?}");
+    ensure!(
+        frame.ends_with(&expired[ethernet::HEADER_LEN..]),
+        "it quotes another: {frame:02x?}"
+    );
+    Ok(())
+}
+
+fn ping(talk: &Talk<'_>) -> Result<()> {
+    let asked = Echo {
+        link: talk.side(Client).link,
+        source: talk.client.0,
+        destination: talk.vip,
+        identifier: 9,
+        sequence: 3,
+        payload: b"are you there?",
+        ..Echo::default()
+    };
+    let told = Echo {
+        link: back(asked.link),
+        source: talk.vip,
+        destination: talk.client.0,
+        reply: true,
+        ..asked
+    };
+    talk.send(Client, &asked.frame())?;
+    talk.expect(Client, &told.frame())
+}
+
+fn mid_stream(talk: &Talk<'_>) -> Result<()> {
+    // Its backend is picked as for a new one.
+    talk.passes(Client, talk.request(ACK))?;
+    let strict = Tcp {
+        link: talk.side(Client).link,
+        source: talk.client,
+        destination: (talk.vip, 81),
+        flags: TcpFlags(ACK),
+        ..Tcp::default()
+    };
+    talk.ends(Client, &strict.frame(), "mid_stream")
+}
+
+fn refused(talk: &Talk<'_>) -> Result<()> {
+    let sent = Tcp {
+        link: talk.side(Client).link,
+        source: talk.client,
+        destination: (talk.vip, 82),
+        flags: TcpFlags(SYN),
+        sequence: 1000,
+        ..Tcp::default()
+    };
+    talk.send(Client, &sent.frame())?;
+    let (frame, packet, _) = talk.next(Client)?;
+    let Transport::Tcp { flags, source, .. } = packet.transport else {
+        bail!("no RST: {packet:?}");
+    };
+    let acknowledged = &frame[usize::from(packet.transport_start) + 8..][..4];
+    ensure!(
+        (flags.0, source, acknowledged) == (RST | ACK, 82, &1001_u32.to_be_bytes()[..]),
+        "{packet:?}"
+    );
+    Ok(())
+}
+
+fn land(talk: &Talk<'_>) -> Result<()> {
+    let sent = Tcp {
+        link: talk.side(Client).link,
+        source: (talk.vip, 80),
+        destination: (talk.vip, 80),
+        flags: TcpFlags(SYN),
+        ..Tcp::default()
+    };
+    talk.ends(Client, &sent.frame(), "martian")
+}
+
+fn tagged(talk: &Talk<'_>) -> Result<()> {
+    let sent = Tcp {
+        link: talk.side(Client).link,
+        tags: VlanTags::one(VlanTag {
+            tpid: 0x8100,
+            tci: 100,
+        }),
+        source: talk.client,
+        destination: (talk.vip, 80),
+        flags: TcpFlags(SYN),
+        sequence: 1000,
+        payload: b"request",
+        ..Tcp::default()
+    };
+    let (_, received) = talk.request(SYN);
+    talk.passes(Client, (sent.frame(), received))?;
+    let (said, heard) = talk.answer(SYN | ACK);
+    talk.send(Server, &said)?;
+    let (frame, _, other_host) = talk.next(Client)?;
+    // The kernel has taken the tag out, and no part in the VLAN.
+    ensure!(frame == heard && other_host, "no tag: {frame:02x?}");
+    Ok(())
+}
+
+fn malformed(talk: &Talk<'_>) -> Result<()> {
+    let (mut sent, _) = talk.request(SYN);
+    // The TCP header's length, in words of four bytes: beyond the packet, and below its own.
+    let offset = sent.len() - b"request".len() - 20 + 12;
+    for words in [15, 4] {
+        sent[offset] = words << 4;
+        talk.ends(Client, &sent, "malformed")?;
+    }
+    Ok(())
+}

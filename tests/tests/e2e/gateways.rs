@@ -1,0 +1,398 @@
+//! Ways back to clients, and on to servers: gateways that fail over to another MAC address, replies that
+//! go by the kernel's routes rather than back where the request came from, and VLANs.
+//!
+//! Invariant: where it is about gateways, the clients are in a network behind the client's host, which
+//! is their gateway for the balancer.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_packet::build::{ArpRequest, Tcp};
+use waxwing_packet::{Link, Mac, TcpFlags, VlanTag, VlanTags, ethernet};
+use waxwing_tests::inject::Wire;
+use waxwing_tests::netns::{VethOptions, veth};
+use waxwing_tests::topology::{VIP4, VIP6, server4, server6};
+use waxwing_tests::{Config, Layout, Service, Topology, Waxwing};
+
+use crate::recovery::{Downloads, start_nginx};
+use crate::traffic::{assert_served, curl, host, web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(connections_follow_a_gateway_to_its_new_mac, "nginx", "curl"),
+    scenario!(replies_go_by_the_kernels_routes, "curl"),
+    scenario!(a_change_of_routes_moves_live_downloads, "nginx", "curl"),
+    scenario!(a_client_in_a_vlan_is_answered_in_it, "tcpdump"),
+    scenario!(
+        backends_behind_a_vlan_device_are_reached,
+        "curl",
+        crate::VLAN_DEVICES
+    ),
+];
+
+/// A client's address in the network behind the client's host.
+const BEHIND4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+const BEHIND6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 7));
+
+/// The topology, in which clients are behind the gateway that the client's host is.
+fn topology() -> Result<Topology> {
+    let topology = Topology::new(Layout::default())?;
+    topology.client.ip(&format!(
+        "addr add {BEHIND4}/32 dev lo\naddr add {BEHIND6}/128 dev lo nodad\n"
+    ))?;
+    topology
+        .balancer
+        .ip("route add 198.51.100.0/24 via 10.1.0.2\nroute add 2001:db8:51::/48 via fd00:1::2\n")?;
+    // It says so itself when its MAC address is another one, as a gateway that takes over does.
+    topology.client.sysctl(&[
+        "net.ipv4.conf.eth0.arp_notify=1",
+        "net.ipv6.conf.eth0.ndisc_notify=1",
+    ])?;
+    Ok(topology)
+}
+
+/// A connection through a VIP, both of whose ends are ours.
+struct Pair {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Pair {
+    /// From an address of the client's to port 90 of the VIP, which is port 9090 of server 1.
+    fn open(topology: &Topology, from: IpAddr, vip: IpAddr, server: IpAddr) -> Result<Self> {
+        let listener = topology.servers[0].enter(|| TcpListener::bind((server, 9090)))??;
+        let client = topology.client.enter(|| connect(from, vip))??;
+        let (server, _) = listener.accept().context("the connection")?;
+        let pair = Self { client, server };
+        for stream in [&pair.client, &pair.server] {
+            stream.set_read_timeout(Some(Duration::from_secs(4)))?;
+        }
+        (&pair.client).write_all(b"ask")?;
+        let mut asked = [0; 3];
+        (&pair.server).read_exact(&mut asked)?;
+        Ok(pair)
+    }
+
+    /// The server speaks first; within seconds the client has it.
+    fn answer(&self) -> Result<()> {
+        (&self.server).write_all(b"answer")?;
+        let mut answer = [0; 6];
+        (&self.client)
+            .read_exact(&mut answer)
+            .context("no answer reached the client")
+    }
+}
+
+/// A connection from this address.
+fn connect(from: IpAddr, vip: IpAddr) -> Result<TcpStream> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
+    };
+    use std::net::SocketAddr;
+    use std::os::fd::AsRawFd as _;
+    let family = match from {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let address = |ip, port| SockaddrStorage::from(SocketAddr::new(ip, port));
+    bind(socket.as_raw_fd(), &address(from, 0))?;
+    connect(socket.as_raw_fd(), &address(vip, 90))?;
+    Ok(socket.into())
+}
+
+fn pairs_config(topology: &Topology) -> Config {
+    web(topology)
+        .with(Service::v4("pairs", "tcp", (90, 9090), 1))
+        .with(Service::v6("pairs6", "tcp", (90, 9090), 1))
+}
+
+fn connections_follow_a_gateway_to_its_new_mac() -> Result<()> {
+    let topology = topology()?;
+    let servers = start_nginx(&topology)?;
+    let waxwing = Waxwing::start(&topology, &pairs_config(&topology))?;
+    let pairs = [
+        Pair::open(&topology, BEHIND4, VIP4, server4(1))?,
+        Pair::open(&topology, BEHIND6, VIP6, server6(1))?,
+    ];
+    let downloads = Downloads::start(&topology, servers, [BEHIND4, BEHIND6])?;
+    waxwing.wait_status("the gateways to be known", |status| {
+        status
+            .gateways()
+            .values()
+            .filter(|mac| mac.is_some())
+            .count()
+            == 2
+    })?;
+    for turn in 1..=3 {
+        let mac = format!("02:00:00:00:66:{turn:02x}");
+        // The kernel takes no other MAC for an entry that is younger than a second (`locktime`).
+        thread::sleep(Duration::from_millis(1100));
+        topology
+            .client
+            .ip(&format!("link set eth0 address {mac}\n"))?;
+        waxwing.wait_status("the gateways' new MAC", |status| {
+            let gateways = status.gateways();
+            gateways.len() == 2 && gateways.values().all(|known| *known == Some(&mac))
+        })?;
+        // Nothing comes from the client that could tell: it waits for what the server has to say.
+        for pair in &pairs {
+            pair.answer()?;
+        }
+    }
+    downloads.finish()?;
+    ensure!(
+        waxwing.status()?.drops().is_empty(),
+        "frames were dropped: {:?}",
+        waxwing.status()?.drops()
+    );
+    waxwing.stop().map(drop)
+}
+
+/// A second link between the client's host and the balancer, over which only replies go.
+fn second_link(topology: &Topology) -> Result<()> {
+    veth(
+        (&topology.client, "eth1"),
+        (&topology.balancer, "aside"),
+        VethOptions::default(),
+    )?;
+    topology
+        .client
+        .ip("addr add 10.3.0.2/24 dev eth1\naddr add fd00:3::2/64 dev eth1 nodad\n")?;
+    topology
+        .balancer
+        .ip("addr add 10.3.0.1/24 dev aside\naddr add fd00:3::1/64 dev aside nodad\n")?;
+    // What comes by another way than it would go is what this is about.
+    topology.client.sysctl(&[
+        "net.ipv4.conf.all.rp_filter=0",
+        "net.ipv4.conf.eth1.rp_filter=0",
+    ])
+}
+
+const BY_SECOND: &str = "route replace 198.51.100.0/24 via 10.3.0.2\n\
+                         route replace 2001:db8:51::/48 via fd00:3::2\n";
+const BY_FIRST: &str = "route replace 198.51.100.0/24 via 10.1.0.2\n\
+                        route replace 2001:db8:51::/48 via fd00:1::2\n";
+
+fn by_route(topology: &Topology) -> Config {
+    let mut config = web(topology);
+    config.return_path = Some("route");
+    config.ports.push(waxwing_tests::config::Port {
+        interface: "aside".into(),
+    });
+    config
+}
+
+/// Frames that an interface of the client's host has received.
+fn received(topology: &Topology, interface: &str) -> Result<u64> {
+    let path = format!("/sys/class/net/{interface}/statistics/rx_packets");
+    let text = topology.client.run("cat", &[&path])?;
+    text.trim().parse().context("a number")
+}
+
+fn fetch(topology: &Topology, from: IpAddr, vip: IpAddr) -> Result<()> {
+    let url = format!("http://{}/", host(vip));
+    let from = from.to_string();
+    let arguments = [
+        "-sS",
+        "--fail",
+        "--globoff",
+        "--max-time",
+        "5",
+        "--interface",
+        &from,
+        &url,
+    ];
+    topology.client.run("curl", &arguments).map(drop)
+}
+
+fn replies_go_by_the_kernels_routes() -> Result<()> {
+    let topology = topology()?;
+    second_link(&topology)?;
+    let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &by_route(&topology))?;
+    // The client itself is a neighbour: its replies need no gateway.
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
+    for (from, vip) in [(BEHIND4, VIP4), (BEHIND6, VIP6)] {
+        topology.balancer.ip(BY_SECOND)?;
+        waxwing.wait_status("the second gateways", |status| {
+            let gateways = status.gateways();
+            gateways.contains_key("10.3.0.2") && gateways.values().all(Option::is_some)
+        })?;
+        let before = received(&topology, "eth1")?;
+        fetch(&topology, from, vip)?;
+        let by_second = received(&topology, "eth1")? - before;
+        ensure!(by_second >= 4, "{vip}: {by_second} frames by the route");
+
+        // A route that refuses is the operator's word.
+        let refused = "route replace unreachable 198.51.100.0/24\n\
+                       route replace unreachable 2001:db8:51::/48\n";
+        topology.balancer.ip(refused)?;
+        waxwing.wait_status("no gateway", |status| status.gateways().is_empty())?;
+        let drops = waxwing.status()?.dropped("no_route");
+        ensure!(fetch(&topology, from, vip).is_err(), "{vip}: it was served");
+        let drops = waxwing.status()?.dropped("no_route") - drops;
+        ensure!(drops > 0, "{vip}: nothing was dropped for want of a route");
+
+        // One whose gateway nobody is gives way to the last hop.
+        topology
+            .balancer
+            .ip("route replace 198.51.100.0/24 via 10.3.0.99\n\
+             route replace 2001:db8:51::/48 via fd00:3::99\n")?;
+        waxwing.wait_status("gateways that do not answer", |status| {
+            status.gateways().len() == 2
+        })?;
+        fetch(&topology, from, vip)?;
+        let by_last_hop = waxwing.status()?.counted("by_last_hop");
+        ensure!(by_last_hop > 0, "{vip}: no reply took the last hop");
+    }
+    // Without a restart, replies go back where requests come from.
+    let mut config = by_route(&topology);
+    config.return_path = Some("last-hop");
+    waxwing.reload(&config)?;
+    topology.balancer.ip(BY_SECOND)?;
+    waxwing.wait_status("the last hop", |status| {
+        status.0["return_path"]["mode"] == "last-hop"
+    })?;
+    let before = received(&topology, "eth0")?;
+    fetch(&topology, BEHIND4, VIP4)?;
+    ensure!(
+        received(&topology, "eth0")? - before >= 4,
+        "not by the last hop"
+    );
+    waxwing.stop().map(drop)
+}
+
+fn a_change_of_routes_moves_live_downloads() -> Result<()> {
+    let topology = topology()?;
+    second_link(&topology)?;
+    let servers = start_nginx(&topology)?;
+    let waxwing = Waxwing::start(&topology, &by_route(&topology))?;
+    let mut downloads = Downloads::start(&topology, servers, [BEHIND4, BEHIND6])?;
+    for (interface, routes) in [("eth1", BY_SECOND), ("eth0", BY_FIRST), ("eth1", BY_SECOND)] {
+        topology.balancer.ip(routes)?;
+        thread::sleep(Duration::from_millis(500));
+        let before = received(&topology, interface)?;
+        thread::sleep(Duration::from_millis(500));
+        let moved = received(&topology, interface)? - before;
+        ensure!(moved > 100, "{moved} frames came by {interface}");
+    }
+    downloads.are_under_way()?;
+    downloads.finish()?;
+    waxwing.stop().map(drop)
+}
+
+/// The servers are in VLAN 100, by a VLAN device on the port.
+fn backends_behind_a_vlan_device_are_reached() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let add = |dev: &str| format!("link add link {dev} name vlan100 type vlan id 100\n");
+    topology.balancer.ip(&add("back"))?;
+    topology.balancer.ip(
+        "addr del 10.2.0.1/24 dev back\naddr del fd00:2::1/64 dev back\n\
+         link set vlan100 up\n\
+         addr add 10.2.0.1/24 dev vlan100\naddr add fd00:2::1/64 dev vlan100 nodad\n",
+    )?;
+    topology
+        .balancer
+        .run("ethtool", &["-K", "back", "rxvlan", "off", "txvlan", "off"])?;
+    for (number, server) in (1..).zip(&topology.servers) {
+        server.ip(&add("eth0"))?;
+        server.run("ethtool", &["-K", "eth0", "rxvlan", "off", "txvlan", "off"])?;
+        let (v4, v6) = (server4(number), server6(number));
+        server.ip(&format!(
+            "addr flush dev eth0\nlink set vlan100 up\n\
+             addr add {v4}/24 dev vlan100\naddr add {v6}/64 dev vlan100 nodad\n\
+             route add default via 10.2.0.1\nroute add ::/0 via fd00:2::1\n"
+        ))?;
+    }
+    let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
+    let hop = waxwing.status()?.next_hop("web", server4(1)).clone();
+    ensure!(hop["vlans"] == serde_json::json!([100]), "next hop: {hop}");
+    let url = format!("http://{}:8080/", host(server4(1)));
+    curl(&topology.client, &url).context("a direct connection")?;
+    waxwing.stop().map(drop)
+}
+
+/// Whose frames are tagged, as no VLAN device of the kernel's makes them: a client in a VLAN, and in
+/// one of a provider's VLAN. It is answered under its tags.
+fn a_client_in_a_vlan_is_answered_in_it() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let listen = ["-l", "-e", "-n", "-Q", "in", "-i", "eth0"];
+    let listener = topology.client.spawn("tcpdump", &listen)?;
+    heard(|| listener.stderr().contains("listening on"))?;
+    let wire = topology.client.enter(|| Wire::open("eth0"))??;
+    let client = Mac(topology.client.mac("eth0")?);
+    let balancer = Mac(topology.balancer.mac("front")?);
+    let tag = |tpid, tci| VlanTag { tpid, tci };
+    let inner = tag(ethernet::TPID_CUSTOMER, 100);
+    let stacks = [
+        (4001, VlanTags::one(inner), "vlan 100,"),
+        (
+            4002,
+            VlanTags::two(tag(ethernet::TPID_SERVICE, 7), inner),
+            "vlan 7,",
+        ),
+    ];
+    // Neighbours of the client's, which nobody is: only the tagged frames are from them.
+    let v6 = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x77));
+    let ends = [(IpAddr::from([10, 1, 0, 77]), VIP4), (v6, VIP6)];
+    for (port, tags, outer) in stacks {
+        for (from, vip) in ends {
+            let syn = Tcp {
+                link: Link {
+                    source: client,
+                    destination: balancer,
+                },
+                tags,
+                source: (from.into(), port),
+                destination: (vip.into(), 80),
+                flags: TcpFlags(TcpFlags::SYN),
+                ..Tcp::default()
+            };
+            wire.send(&syn.frame())?;
+            let flow = format!("{vip}.80 > {from}.{port}: Flags [S.]");
+            let is_answer = |line: &str| {
+                line.contains(&flow) && line.contains(outer) && line.contains("vlan 100,")
+            };
+            heard(|| listener.stdout().lines().any(is_answer))
+                .with_context(|| format!("{flow} in {outer}: {}", listener.stdout()))?;
+        }
+    }
+    let question = ArpRequest {
+        mac: client,
+        tags: VlanTags::one(inner),
+        sender: ends[0].0.into(),
+        target: VIP4.into(),
+    };
+    wire.send(&question.frame())?;
+    let answer = format!("Reply {VIP4} is-at {balancer}");
+    let is_answer = |line: &str| line.contains(&answer) && line.contains("vlan 100,");
+    heard(|| listener.stdout().lines().any(is_answer))
+        .with_context(|| format!("{answer}: {}", listener.stdout()))?;
+    ensure!(
+        waxwing.status()?.sessions() == 4,
+        "each tagged flow has a session"
+    );
+    waxwing.stop().map(drop)
+}
+
+/// Waits for something to be heard, some seconds at most.
+fn heard(is_so: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !is_so() {
+        ensure!(Instant::now() < deadline, "it was not heard");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}

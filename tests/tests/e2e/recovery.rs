@@ -1,0 +1,289 @@
+//! What breaks around the balancer and comes back: it goes on without a restart, and connections that
+//! live through it end as they would have without it.
+//!
+//! Invariant: each scenario has downloads under way, on both families and each over one connection that
+//! is never made anew, while something happens; each byte must arrive. What is dropped meanwhile is
+//! dropped for reasons that the scenario names.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::topology::{CLIENT4, CLIENT6, VIP4, VIP6};
+use waxwing_tests::{Layout, Process, Topology, Waxwing, actors};
+
+use crate::traffic::{assert_served, host, web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(the_other_end_of_a_link_flaps, "nginx", "curl"),
+    scenario!(the_balancers_own_ports_go_down_and_up, "nginx", "curl"),
+    scenario!(the_mtu_of_a_port_changes, "nginx", "curl"),
+    scenario!(a_server_comes_back_with_another_mac, "nginx", "curl"),
+    scenario!(
+        the_neighbour_table_is_flushed_again_and_again,
+        "nginx",
+        "curl"
+    ),
+    scenario!(routes_to_the_servers_go_and_come_back, "nginx", "curl"),
+];
+
+/// What each download moves: at the servers' pace it takes some eight seconds, whatever happens.
+const DATA_LEN: usize = 4 << 20;
+/// How long a download may take in all, outages and retransmissions included.
+const DOWNLOAD_MAX: Duration = Duration::from_secs(40);
+/// Downloads at once, by family.
+const DOWNLOADS: usize = 4;
+
+/// A network in which downloads go through what happens to it.
+pub(crate) struct Downloads<'a> {
+    topology: &'a Topology,
+    running: Vec<(Process, PathBuf)>,
+    _servers: Vec<Process>,
+}
+
+/// Starts nginx on every server, each with the same data.
+pub(crate) fn start_nginx(topology: &Topology) -> Result<Vec<Process>> {
+    (1..=topology.layout().servers)
+        .map(|number| actors::nginx(topology, number, 8080, DATA_LEN))
+        .collect()
+}
+
+impl<'a> Downloads<'a> {
+    /// Starts them, from these addresses of the client, one of each family.
+    pub(crate) fn start(
+        topology: &'a Topology,
+        servers: Vec<Process>,
+        from: [IpAddr; 2],
+    ) -> Result<Self> {
+        let mut running = Vec::new();
+        for (vip, from) in [VIP4, VIP6].into_iter().zip(from) {
+            for _ in 0..DOWNLOADS {
+                let copy = format!("copy{}", running.len());
+                let copy = topology.scratch.path().join(copy);
+                let url = format!("http://{}/slow/data", host(vip));
+                let time_max = DOWNLOAD_MAX.as_secs().to_string();
+                let arguments = [
+                    "-sS",
+                    "--fail",
+                    "--globoff",
+                    "--max-time",
+                    &time_max,
+                    "--interface",
+                    &from.to_string(),
+                    "-o",
+                    copy.to_str().context("the path is text")?,
+                    &url,
+                ];
+                running.push((topology.client.spawn("curl", &arguments)?, copy));
+            }
+        }
+        Ok(Self {
+            topology,
+            running,
+            _servers: servers,
+        })
+    }
+
+    /// Asserts that all are still under way.
+    pub(crate) fn are_under_way(&mut self) -> Result<()> {
+        for (number, (curl, _)) in self.running.iter_mut().enumerate() {
+            let status = curl.try_wait()?;
+            ensure!(
+                status.is_none(),
+                "download {number} has ended before it was over: {status:?} {}",
+                curl.stderr()
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits for their ends: each has every byte.
+    pub(crate) fn finish(self) -> Result<()> {
+        let data = self.topology.scratch.path().join("nginx1/www/data");
+        let data = std::fs::read(data)?;
+        for (number, (curl, copy)) in self.running.into_iter().enumerate() {
+            let finished = curl.finish(DOWNLOAD_MAX + Duration::from_secs(5))?;
+            ensure!(
+                finished.status.success(),
+                "download {number} failed: {}",
+                finished.stderr
+            );
+            ensure!(
+                std::fs::read(copy)? == data,
+                "download {number}: data changed"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Has downloads under way while something happens, and the services served afterwards. Only for
+/// these reasons may frames have been dropped.
+fn through(
+    topology: &Topology,
+    drops: &[&str],
+    happens: impl FnOnce(&Topology, &Waxwing<'_>) -> Result<()>,
+) -> Result<()> {
+    let servers = start_nginx(topology)?;
+    let waxwing = Waxwing::start(topology, &web(topology))?;
+    let mut downloads = Downloads::start(topology, servers, [CLIENT4, CLIENT6])?;
+    waxwing.wait_status("the downloads' sessions", |status| {
+        status.sessions() == 2 * DOWNLOADS as u64
+    })?;
+    happens(topology, &waxwing)?;
+    downloads.are_under_way()?;
+    for vip in [VIP4, VIP6] {
+        served_again(topology, vip)?;
+    }
+    downloads.finish()?;
+    let status = waxwing.status()?;
+    let others: Vec<_> = status
+        .drops()
+        .into_iter()
+        .filter(|(reason, _)| !drops.contains(&reason.as_str()))
+        .collect();
+    ensure!(others.is_empty(), "dropped for other reasons: {others:?}");
+    waxwing.stop().map(drop)
+}
+
+/// Waits until a VIP is served by all servers without a failure.
+pub(crate) fn served_again(topology: &Topology, vip: IpAddr) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match assert_served(topology, vip) {
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// Long enough for packets to be lost, and for the balancer to see the state.
+fn a_while() {
+    thread::sleep(Duration::from_millis(700));
+}
+
+/// Waits until `status` says whether a port's link is up.
+fn link_is(waxwing: &Waxwing<'_>, port: &str, up: bool) -> Result<()> {
+    waxwing
+        .wait_status(&format!("{port} to be seen"), |status| {
+            status.port(port)["link_up"] == up
+        })
+        .map(drop)
+}
+
+fn the_other_end_of_a_link_flaps() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    through(
+        &topology,
+        &["neighbor_unresolved", "transmit_ring_full"],
+        |topology, waxwing| {
+            for _ in 0..2 {
+                topology.switch.ip("link set balancer down\n")?;
+                link_is(waxwing, "back", false)?;
+                a_while();
+                topology.switch.ip("link set balancer up\n")?;
+                link_is(waxwing, "back", true)?;
+            }
+            Ok(())
+        },
+    )
+}
+
+fn the_balancers_own_ports_go_down_and_up() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    // The kernel forgets IPv6 addresses of what goes down, unless it is told not to.
+    topology.balancer.sysctl(&[
+        "net.ipv6.conf.front.keep_addr_on_down=1",
+        "net.ipv6.conf.back.keep_addr_on_down=1",
+    ])?;
+    through(
+        &topology,
+        &["neighbor_unresolved", "transmit_ring_full"],
+        |topology, waxwing| {
+            for port in ["front", "back"] {
+                topology.balancer.ip(&format!("link set {port} down\n"))?;
+                link_is(waxwing, port, false)?;
+                a_while();
+                topology.balancer.ip(&format!("link set {port} up\n"))?;
+                link_is(waxwing, port, true)?;
+            }
+            Ok(())
+        },
+    )
+}
+
+fn the_mtu_of_a_port_changes() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    // Of many packets that are too big at once, not each is told of.
+    through(&topology, &["answer_limit"], |topology, waxwing| {
+        topology.balancer.ip("link set front mtu 1400\n")?;
+        // Servers are told that the way to the client has become narrower, and go on.
+        waxwing.wait_status("packets that are too big now", |status| {
+            status.port("front")["mtu"] == 1400 && status.counted("told_too_big") > 0
+        })?;
+        topology.balancer.ip("link set front mtu 1500\n")?;
+        waxwing
+            .wait_status("the MTU as it was", |status| {
+                status.port("front")["mtu"] == 1500
+            })
+            .map(drop)
+    })
+}
+
+/// A server at the same address, and the kernel has to find out by itself that it is another.
+fn a_server_comes_back_with_another_mac() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    topology.balancer.sysctl(&[
+        "net.ipv4.neigh.back.base_reachable_time_ms=1000",
+        "net.ipv6.neigh.back.base_reachable_time_ms=1000",
+        "net.ipv4.neigh.back.delay_first_probe_time=1",
+        "net.ipv6.neigh.back.delay_first_probe_time=1",
+        "net.ipv4.neigh.back.retrans_time_ms=200",
+        "net.ipv6.neigh.back.retrans_time_ms=200",
+    ])?;
+    through(&topology, &["neighbor_unresolved"], |topology, waxwing| {
+        let server = waxwing_tests::topology::server4(1);
+        let resolved =
+            |status: &waxwing_tests::Status| status.next_hop("web", server)["resolved"] == true;
+        topology.switch.ip("link set server1 down\n")?;
+        waxwing.wait_status("the server to be missed", |status| !resolved(status))?;
+        topology.servers[0].ip("link set eth0 address 02:00:00:00:55:01\n")?;
+        topology.switch.ip("link set server1 up\n")?;
+        waxwing
+            .wait_status("the server to be found", |status| {
+                resolved(status) && status.next_hop("web", server)["mac"] == "02:00:00:00:55:01"
+            })
+            .map(drop)
+    })
+}
+
+fn the_neighbour_table_is_flushed_again_and_again() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    through(&topology, &[], |topology, _| {
+        for _ in 0..10 {
+            topology.balancer.ip("neigh flush all\n")?;
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    })
+}
+
+fn routes_to_the_servers_go_and_come_back() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    through(&topology, &["neighbor_unresolved"], |topology, waxwing| {
+        topology
+            .balancer
+            .ip("route del 10.2.0.0/24 dev back\nroute del fd00:2::/64 dev back\n")?;
+        waxwing.wait_status("packets to have no way", |status| {
+            status.dropped("neighbor_unresolved") > 0
+        })?;
+        a_while();
+        topology
+            .balancer
+            .ip("route add 10.2.0.0/24 dev back src 10.2.0.1\nroute add fd00:2::/64 dev back\n")
+    })
+}
