@@ -1,6 +1,6 @@
 //! Frames as they come off the wire.
 //!
-//! Invariant: what its own host sends is not among them.
+//! Invariant: what its own host sends is among them only where that is asked for.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::inject::link;
+use crate::netns::Namespace;
 
 /// The largest frame that is read whole.
 const FRAME_MAX: usize = 1 << 16;
@@ -22,10 +23,14 @@ const OUTGOING: u8 = 4;
 /// `PACKET_OTHERHOST`: addressed to another host, or in a VLAN that this one has no part in.
 const OTHER_HOST: u8 = 3;
 
+/// What the kernel holds of frames of both ways until they are taken, in bytes.
+const BUFFER: usize = 8 << 20;
+
 /// What an interface receives, from now on.
 #[derive(Debug)]
 pub struct Capture {
     packets: OwnedFd,
+    both_ways: bool,
 }
 
 /// A received frame.
@@ -52,7 +57,36 @@ impl Capture {
         .context("cannot open a packet socket (it needs CAP_NET_RAW)")?;
         bind(packets.as_raw_fd(), &link(interface)?)
             .with_context(|| format!("cannot listen on {interface}"))?;
-        Ok(Self { packets })
+        Ok(Self {
+            packets,
+            both_ways: false,
+        })
+    }
+
+    /// Listens on an interface of a namespace for all that passes it, what its host sends included.
+    ///
+    /// # Errors
+    /// There is no such interface, or no privilege for packet sockets.
+    pub fn of_wire(namespace: &Namespace, interface: &str) -> Result<Self> {
+        let open = || Self::open(interface, SockProtocol::EthAll);
+        let capture = namespace.enter(open)??;
+        setsockopt(&capture.packets, sockopt::RcvBufForce, &BUFFER)?;
+        Ok(Self {
+            both_ways: true,
+            ..capture
+        })
+    }
+
+    /// All that passed and still passes, until nothing did for `pause`.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn take(&self, pause: Duration) -> Result<Vec<Vec<u8>>> {
+        let mut frames = Vec::new();
+        while let Some(captured) = self.next(pause)? {
+            frames.push(captured.frame);
+        }
+        Ok(frames)
     }
 
     /// The next frame, or `None` where none comes in time.
@@ -69,7 +103,7 @@ impl Capture {
             let wait = TimeVal::new(left_us / 1_000_000, left_us % 1_000_000);
             setsockopt(&self.packets, sockopt::ReceiveTimeout, &wait)?;
             match recvfrom::<LinkAddr>(self.packets.as_raw_fd(), &mut buffer) {
-                Ok((_, Some(from))) if from.pkttype() == OUTGOING => {}
+                Ok((_, Some(from))) if from.pkttype() == OUTGOING && !self.both_ways => {}
                 Ok((len, from)) => {
                     buffer.truncate(len);
                     return Ok(Some(Captured {

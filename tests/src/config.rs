@@ -27,6 +27,9 @@ pub struct Config {
     /// Whether frames are shared with the driver: `auto`, `require` or `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zero_copy: Option<&'static str>,
+    /// Where the balancer stands: `routed`, which is the default, or `transparent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<&'static str>,
     /// Where replies go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub return_path: Option<&'static str>,
@@ -154,6 +157,7 @@ impl Config {
             sessions_max: 100_000,
             poll: "adaptive",
             zero_copy: None,
+            mode: None,
             return_path: None,
             admin: Admin {
                 socket: directory.join("waxwing.sock"),

@@ -35,8 +35,8 @@ fn write_status(out: &mut String, status: &Status) -> fmt::Result {
     )?;
     writeln!(
         out,
-        "config    {}, change {}",
-        config.path, config.generation
+        "config    {}, change {}, {} mode",
+        config.path, config.generation, status.mode
     )?;
     if let Some(error) = config
         .last_reload
@@ -185,6 +185,7 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
     }
     let rare = [
         (worker.fallback, "flows chosen for by the native fallback"),
+        (worker.bridged, "frames passed from port to port"),
         (worker.errors_passed, "ICMP errors passed on"),
         (worker.told_hop_limit, "senders told of a hop limit used up"),
         (worker.told_too_big, "senders told of a packet too big"),

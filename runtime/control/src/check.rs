@@ -10,7 +10,8 @@ use futures_util::StreamExt;
 use waxwing_packet::{Address, Family};
 use waxwing_plugin::Compiler;
 
-use crate::config::{Config, ConfigErrors, Located, Problem};
+use crate::bridge;
+use crate::config::{Config, ConfigErrors, Located, Mode, Problem};
 use crate::facts::{HostFacts, forwarding_setting, forwards};
 use crate::kernel::{Kernel, NoRoute, Route};
 use crate::modules::{self, Modules, Shipped};
@@ -74,6 +75,7 @@ pub async fn load(
 pub(crate) async fn network(config: &Config, kernel: &Kernel) -> io::Result<Vec<Problem>> {
     let facts = HostFacts::read(kernel).await?;
     let mut problems = ports(config, &facts);
+    problems.extend(bridged(config, &facts));
     problems.extend(vips(config, &facts));
     problems.extend(backends(config, &facts, kernel).await);
     if let Some(folder) = &config.modules
@@ -112,7 +114,9 @@ fn ports(config: &Config, facts: &HostFacts) -> Vec<Problem> {
             let text = format!("{name} is down; `ip link set {name} up` brings it up");
             problems.push(config.warning_at(*span, text));
         }
-        for family in families(config) {
+        // A bridge is no router.
+        let routed = config.mode.value == Mode::Routed;
+        for family in families(config).into_iter().filter(|_| routed) {
             if forwards(name, family) == Some(false) {
                 let text = format!(
                     "the kernel does not forward {} from {name}, so what is not a \
@@ -129,6 +133,20 @@ fn ports(config: &Config, facts: &HostFacts) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// In transparent mode: what is not as its bridge has to be.
+fn bridged(config: &Config, facts: &HostFacts) -> Vec<Problem> {
+    let Some(names) = config.bridged() else {
+        return Vec::new();
+    };
+    let span = |at: usize| config.ports[at].interface.span;
+    let faults = bridge::faults(facts, names).into_iter();
+    let doubts = bridge::doubts(facts, names).into_iter();
+    faults
+        .map(|(at, text)| config.error_at(span(at), text))
+        .chain(doubts.map(|(at, text)| config.warning_at(span(at), text)))
+        .collect()
 }
 
 /// The families that services are served in.
@@ -190,17 +208,29 @@ fn backend(
     address: Located<Address>,
     route: Result<Route, NoRoute>,
 ) -> Option<Problem> {
+    let bridge = config.bridged().map(|names| bridge::shared(facts, names));
     let is_port = |link: u32| {
         let name = facts.link_name(link);
         let mut ports = config.ports.iter();
         ports.any(|port| *port.interface.value == *name)
     };
-    let why = match route.map(|route| (route.link, facts.link_name(route.link))) {
-        Err(why) => why.to_string(),
-        Ok((link, _)) if is_port(link) || facts.vlan_on(link, is_port).is_some() => return None,
-        Ok((_, link)) => format!(
-            "its route leaves through {link}, which is not a [[port]]; add one with \
-             `interface = \"{link}\"`, or change the route"
+    let leaves = |link| is_port(link) || facts.vlan_on(link, is_port).is_some();
+    let why = match (route.map(|route| route.link), bridge) {
+        (Err(why), _) => why.to_string(),
+        // That there is no such bridge is another problem's text.
+        (_, Some(None)) => return None,
+        (Ok(link), Some(Some(bridge))) if link == bridge.index => return None,
+        (Ok(link), Some(Some(bridge))) => format!(
+            "its route leaves through {}, and not through the bridge {}; put this host's address on \
+             the bridge, or change the route",
+            facts.link_name(link),
+            bridge.name
+        ),
+        (Ok(link), None) if leaves(link) => return None,
+        (Ok(link), None) => format!(
+            "its route leaves through {0}, which is not a [[port]]; add one with \
+             `interface = \"{0}\"`, or change the route",
+            facts.link_name(link)
         ),
     };
     let text = format!("backend {} cannot be reached: {why}", address.value);

@@ -39,9 +39,11 @@ use waxwing_plugin::{Bound, FaultReport, Host, InUse, ModuleError, Recovery};
 
 pub(crate) use draft::Draft;
 
+use crate::bridge;
 use crate::catalog::{Catalog, CatalogError};
 use crate::check;
 use crate::config::Config;
+use crate::facts::HostFacts;
 use crate::health::{self, BoundChecks, Effects, Health, Job};
 use crate::kernel::Kernel;
 use crate::modules::{self, Builds, Wanted};
@@ -358,6 +360,9 @@ impl Controller {
                 port.mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
             }
         }
+        if self.attached.iter().any(|port| port.bridge.is_some()) {
+            bridge::join(&mut self.attached, &self.links, &facts);
+        }
         let ports = with_vlans(&self.attached, &self.ports, &facts);
         if ports != self.ports {
             self.ports = ports;
@@ -556,6 +561,7 @@ impl Controller {
                 None => problems.push(format!("{name} is gone; restart waxwing once it is back")),
             }
         }
+        problems.extend(self.bridge_problems(&facts));
         problems.extend(facts.vlans.values().filter_map(|vlan| vlan.problem.clone()));
         problems.extend(self.resolver.returns().problem.clone());
         for vip in self.snapshot.vips() {
@@ -564,6 +570,19 @@ impl Controller {
             }
         }
         problems
+    }
+
+    /// What of the bridge is not as transparent mode needs it.
+    fn bridge_problems(&self, facts: &HostFacts) -> Vec<String> {
+        match &self.ports[..] {
+            [first, second] if first.bridge.is_some() => {
+                let names = [&*first.name, &*second.name];
+                let faults = bridge::faults(facts, names).into_iter();
+                let doubts = bridge::doubts(facts, names).into_iter();
+                faults.chain(doubts).map(|(_, text)| text).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 

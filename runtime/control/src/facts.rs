@@ -48,6 +48,13 @@ impl HostFacts {
         self.links.values().find(|link| link.name == name)
     }
 
+    /// The bridge that a link is a port of.
+    #[must_use]
+    pub fn bridge_of(&self, port: &Link) -> Option<&Link> {
+        let master = self.links.get(&port.master?)?;
+        master.bridge.then_some(master)
+    }
+
     /// A link's name, or its index where it has none any more.
     #[must_use]
     pub fn link_name(&self, index: u32) -> String {

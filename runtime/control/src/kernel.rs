@@ -3,6 +3,7 @@
 //! Invariant: this module sends no packet and changes no route, address or link. The one thing it
 //! writes is the request to look a neighbour up, which the kernel answers with its own ARP or NDP.
 
+mod bridge;
 pub(crate) mod table;
 mod vlan;
 
@@ -11,19 +12,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{IpVersion, MulticastGroup, RouteMessageBuilder};
 use tokio::task::AbortHandle;
 use waxwing_packet::{Address, Family, Mac};
 
+pub use bridge::Station;
+use bridge::{is_bridges, station};
 use table::Entry;
 pub use vlan::VlanLink;
 
@@ -42,6 +45,12 @@ pub struct Link {
     pub up: bool,
     /// Whether it has a carrier.
     pub carrier: bool,
+    /// The index of the link that it is a port of: a bridge, a bond.
+    pub master: Option<u32>,
+    /// Whether it is a bridge.
+    pub bridge: bool,
+    /// Whether it is a bridge that runs the spanning tree protocol.
+    pub spanning_tree: bool,
     /// What it is on, where it is a VLAN device.
     pub vlan: Option<VlanLink>,
 }
@@ -110,6 +119,10 @@ pub enum Change {
     Neighbour(Neighbour),
     /// A neighbour is gone from the table.
     NeighbourGone(NeighbourKey),
+    /// A bridge has learned where a station is.
+    Station(Station),
+    /// A bridge has forgotten where a station is.
+    StationGone(Station),
     /// Some route or routing rule is different now.
     Routes,
     /// Notifications were lost: everything has to be read again.
@@ -185,6 +198,17 @@ impl Kernel {
             .await
             .map_err(into_io)?;
         Ok(messages.iter().filter_map(neighbour).collect())
+    }
+
+    /// What every bridge knows of stations behind its ports, its own addresses not included.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub async fn stations(&self) -> io::Result<Vec<Station>> {
+        let mut question = self.handle.neighbours().get();
+        question.message_mut().header.family = AddressFamily::Bridge;
+        let messages: Vec<_> = question.execute().try_collect().await.map_err(into_io)?;
+        Ok(messages.iter().filter_map(station).collect())
     }
 
     /// Asks which way a packet to `destination` would go (`ip route get`).
@@ -329,6 +353,8 @@ fn change(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
             M::DelLink(m) => link(m).map(|l| Change::LinkGone(l.index)),
             M::NewAddress(m) => local_address(m).map(Change::Address),
             M::DelAddress(m) => local_address(m).map(Change::AddressGone),
+            M::NewNeighbour(m) if is_bridges(m) => station(m).map(Change::Station),
+            M::DelNeighbour(m) if is_bridges(m) => station(m).map(Change::StationGone),
             M::NewNeighbour(m) => neighbour(m).map(Change::Neighbour),
             M::DelNeighbour(m) => neighbour(m).map(|n| Change::NeighbourGone(n.key)),
             M::NewRoute(_) | M::DelRoute(_) | M::NewRule(_) | M::DelRule(_) => Some(Change::Routes),
@@ -351,6 +377,9 @@ fn link(message: &LinkMessage) -> Option<Link> {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        master: None,
+        bridge: false,
+        spanning_tree: false,
         vlan: vlan::vlan(message),
     };
     for attribute in &message.attributes {
@@ -358,6 +387,11 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Address(bytes) => link.mac = mac(bytes),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(master) => link.master = Some(*master),
+            LinkAttribute::LinkInfo(infos) => {
+                link.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
+                link.spanning_tree = infos.iter().any(bridge::has_spanning_tree);
+            }
             _ => {}
         }
     }

@@ -7,6 +7,7 @@
 //! Read [`controller`] first: it is the one owner of change.
 
 pub mod admin;
+mod bridge;
 pub mod catalog;
 pub mod check;
 pub mod client;

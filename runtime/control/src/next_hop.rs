@@ -3,6 +3,7 @@
 //! Invariant: it changes only by what the kernel said and what it was asked, with the time as an
 //! argument; publishing writes each backend's next hop from nothing but that.
 
+mod bridged;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,6 +18,7 @@ use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
 use waxwing_packet::{Address, Mac, VlanTags};
 
+use crate::bridge::Stations;
 use crate::facts::HostFacts;
 use crate::kernel::{Change, Kernel, Neighbour, NeighbourKey, NoRoute, Route};
 use crate::neighbours::{Moved, PortLink};
@@ -106,6 +108,8 @@ pub(crate) struct Table {
     facts: HostFacts,
     facts_changed: bool,
     neighbours: BTreeMap<NeighbourKey, Entry>,
+    /// Of a bridge whose ports are ours.
+    stations: Stations,
     /// Only of neighbours that some way leads through.
     asked: BTreeMap<NeighbourKey, Asked>,
     ways: BTreeMap<Address, Way>,
@@ -126,6 +130,7 @@ impl Table {
             facts: HostFacts::default(),
             facts_changed: true,
             neighbours: BTreeMap::new(),
+            stations: Stations::default(),
             asked: BTreeMap::new(),
             ways: BTreeMap::new(),
             addresses: HashMap::new(),
@@ -139,6 +144,7 @@ impl Table {
     pub(crate) async fn read(&mut self, kernel: &Kernel) -> io::Result<()> {
         self.facts = HostFacts::read(kernel).await?;
         self.facts.vlans = self.vlans.update(&self.facts).clone();
+        self.note_stations(kernel.stations().await?);
         let mut gone: BTreeSet<NeighbourKey> = self.neighbours.keys().copied().collect();
         for neighbour in kernel.neighbours().await? {
             gone.remove(&neighbour.key);
@@ -159,6 +165,8 @@ impl Table {
         match change {
             Change::Neighbour(neighbour) => return self.note_neighbour(neighbour),
             Change::NeighbourGone(key) => return self.note_gone(key),
+            Change::Station(station) => return self.note_station(station),
+            Change::StationGone(station) => return self.stations.note_gone(station),
             Change::Routes | Change::Overrun => {}
             Change::Link(link) => {
                 self.facts_changed |= self.facts.links.get(&link.index) != Some(&link);
@@ -182,16 +190,18 @@ impl Table {
     }
 
     fn note_neighbour(&mut self, neighbour: Neighbour) {
-        let Some((wire, tags)) = self.wire_of(neighbour.key.0) else {
+        let wire = self.wire_of(neighbour.key.0);
+        if wire.is_none() && !self.is_our_bridge(neighbour.key.0) {
             return;
-        };
+        }
         let before = self.neighbours.get(&neighbour.key).copied();
         let entry = Entry::next(before, neighbour);
         let turned = before.is_none_or(|before| before.reach != entry.reach);
         self.neighbours.insert(neighbour.key, entry);
         if let Some(asked) = self.asked.get_mut(&neighbour.key) {
             self.changed = true;
-            if let Some(to) = entry.mac
+            if let Some((wire, tags)) = wire
+                && let Some(to) = entry.mac
                 && let Some(from) = asked.last.replace(to).filter(|from| *from != to)
             {
                 let moved = Moved {
@@ -363,7 +373,7 @@ impl Table {
         let mut before = std::mem::take(&mut self.asked);
         let ways = self.ways.values().filter_map(Way::key);
         for key in ways.chain(self.returns.gateways().iter().copied()) {
-            if self.port_of(key.0).is_some() {
+            if self.is_ours(key.0) {
                 let asked = before.remove(&key).unwrap_or_else(|| Asked {
                     last: self.neighbours.get(&key).and_then(|entry| entry.mac),
                     ..Asked::default()
@@ -384,6 +394,7 @@ impl Table {
     /// Writes every next hop and gives every backend's state and that of the ways back, if something
     /// changed.
     pub(crate) fn publish(&mut self) -> Option<(BTreeMap<Address, HopState>, ReturnState)> {
+        self.forget_stations();
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -438,7 +449,10 @@ impl Table {
         };
         let via = Some(route.via);
         let interface = self.facts.link_name(route.link);
-        let Some(port) = self.port_of(route.link) else {
+        let key = (route.link, route.via);
+        let entry = self.neighbours.get(&key);
+        let mac = entry.and_then(|entry| entry.mac);
+        let Some((port, link)) = self.port_towards(route.link, mac) else {
             return unknown(via, None, Condition::NotAPort(interface));
         };
         let port = Some(port);
@@ -446,14 +460,12 @@ impl Table {
         if let Some(why) = vlan.and_then(|vlan| vlan.problem.clone()) {
             return unknown(via, port, Condition::Vlan(why));
         }
-        if !self.is_up(route.link) {
-            return unknown(via, port, Condition::LinkDown(interface));
+        if !self.is_up(link) {
+            return unknown(via, port, Condition::LinkDown(self.facts.link_name(link)));
         }
-        let key = (route.link, route.via);
         if let Some(why) = self.asked.get(&key).and_then(|asked| asked.refusal.clone()) {
             return unknown(via, port, Condition::Refused(why));
         }
-        let entry = self.neighbours.get(&key);
         let condition = match entry.map(|entry| entry.reach) {
             Some(Reach::Fresh) => Condition::Resolved,
             Some(Reach::Stale | Reach::Probing | Reach::Lost) => Condition::Checking,
@@ -467,7 +479,7 @@ impl Table {
         HopState {
             via,
             port,
-            mac: entry.and_then(|entry| entry.mac),
+            mac,
             condition,
         }
     }

@@ -31,6 +31,7 @@ use waxwing_dataplane::{Epoch, PortId};
 use waxwing_plugin::{Event, FaultReport};
 
 use crate::admin::{AdminError, AdminSocket, Request};
+use crate::bridge;
 use crate::catalog::{Catalog, CatalogError};
 use crate::check::Checked;
 use crate::config::Config;
@@ -424,6 +425,9 @@ fn ports(config: &Config, facts: &HostFacts) -> Result<(Vec<Port>, Vec<PortLink>
             name: Arc::clone(name),
             link: link.index,
         });
+    }
+    if config.bridged().is_some() {
+        bridge::join(&mut ports, &links, facts);
     }
     Ok((ports, links))
 }

@@ -24,6 +24,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// The config in effect.
     pub config: ConfigStatus,
+    /// Where it stands between clients and servers: `routed` or `transparent`.
+    pub mode: String,
     /// What is wrong at the moment, for the operator; empty when all is well.
     pub problems: Vec<String>,
     /// The attached interfaces.
@@ -134,6 +136,9 @@ pub struct WorkerStatus {
     pub transmitted: TrafficStatus,
     /// Frames handed back to the kernel.
     pub to_kernel: u64,
+    /// Frames that passed from one port of the bridge to the other, being none of ours (transparent
+    /// mode).
+    pub bridged: u64,
     /// Fragments that came before their datagram's first one, and were copied to wait for it.
     pub held: u64,
     /// Those of them that wait no more: each was then sent, handed to the kernel or dropped.

@@ -168,6 +168,7 @@ fn port(index: u32, vlan: &VlanPort, facts: &HostFacts, attached: &[Port]) -> Op
         announces: vlan.problem.is_none()
             && link.up
             && facts.addresses_of(index).any(|a| !is_link_local(a)),
+        bridge: wire.bridge,
     })
 }
 

@@ -57,6 +57,10 @@ fn main() -> ExitCode {
             untracked,
         ),
         (
+            "behind a bridge a backend is at the port that its MAC was seen at",
+            bridged,
+        ),
+        (
             "a gateway of a route is kept known, and told of when it moves",
             gateway_moves,
         ),
@@ -123,7 +127,11 @@ impl Bed {
 
     /// Waits until the backend has this next hop, and its state a text that begins so.
     fn expect(&self, address: &str, text: &str, mac: Option<Mac>) {
-        let hop = mac.map(|mac| NextHop { port: PORT, mac });
+        self.expect_at(PORT, address, text, mac);
+    }
+
+    fn expect_at(&self, port: PortId, address: &str, text: &str, mac: Option<Mac>) {
+        let hop = mac.map(|mac| NextHop { port, mac });
         let deadline = Instant::now() + PATIENCE;
         let is_so = || {
             let states = self.resolver.states();
@@ -453,4 +461,49 @@ fn untracked() {
         assert!(Instant::now() < settled, "the next hop stayed");
         bed.wait(20);
     }
+}
+
+/// The port becomes a bridge's while the resolver runs; then it is as if it had always been.
+fn bridged() {
+    let bed = Bed::new();
+    bed.resolves("10.77.0.2");
+    let balancer = &bed.namespaces.balancer;
+    for change in [
+        "link add br0 type bridge forward_delay 0",
+        "link set br0 up",
+        "addr flush dev p1",
+        "link set p1 master br0",
+        "addr add 10.77.0.1/24 dev br0",
+    ] {
+        ip(&format!("-n {balancer} {change}"));
+    }
+    bed.expect("10.77.0.2", "resolved", Some(SERVER_MAC));
+    // What the bridge forgets, while it hears nothing from the server, stays known.
+    ip(&format!("-n {balancer} link set br0 type bridge fdb_flush"));
+    for _ in 0..10 {
+        bed.wait(5);
+        let hop = bed.hops.get(BACKEND);
+        assert!(hop.is_some_and(|hop| hop.port == PORT), "{hop:?}");
+    }
+    // A station that it never saw is across of whoever asks for it.
+    ip(&format!(
+        "-n {balancer} neigh replace 10.77.0.9 lladdr {OTHER_MAC} dev br0 nud permanent"
+    ));
+    bed.track("10.77.0.9");
+    bed.expect_at(PortId::ACROSS, "10.77.0.9", "resolved", Some(OTHER_MAC));
+    let learned = format!("-n {balancer} fdb add {OTHER_MAC} dev p1 master static");
+    let bridge = std::process::Command::new("bridge")
+        .args(learned.split(' '))
+        .status()
+        .unwrap();
+    assert!(bridge.success(), "bridge {learned}");
+    bed.expect("10.77.0.9", "resolved", Some(OTHER_MAC));
+    // The bridge itself is up as long as one of its ports is; but not for whom is behind another.
+    ip(&format!("-n {balancer} link add d1 type veth peer name d2"));
+    ip(&format!("-n {balancer} link set d2 up"));
+    ip(&format!("-n {balancer} link set d1 master br0 up"));
+    ip(&format!("-n {balancer} link set p1 down"));
+    bed.expect("10.77.0.9", "p1 is down", None);
+    ip(&format!("-n {balancer} link set p1 up"));
+    bed.expect("10.77.0.9", "resolved", Some(OTHER_MAC));
 }

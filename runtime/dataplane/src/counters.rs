@@ -155,6 +155,8 @@ pub struct WorkerCounters {
     pub transmitted: Traffic,
     /// Frames handed back to the kernel.
     pub to_kernel: Counter,
+    /// Frames that were none of ours and went on by the bridge's other port; they count as transmitted.
+    pub bridged: Counter,
     /// Fragments that were copied to wait for their datagram's first one, and so ended as frames.
     pub held: Counter,
     /// Those of them that wait no more: each ends once more, as any frame does.
@@ -207,6 +209,7 @@ impl WorkerCounters {
             received: Traffic::default(),
             transmitted: Traffic::default(),
             to_kernel: Counter::default(),
+            bridged: Counter::default(),
             held: Counter::default(),
             released: Counter::default(),
             answered: Counter::default(),

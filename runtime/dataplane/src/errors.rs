@@ -10,9 +10,10 @@
 //! side comes from the VIP, whoever sent it (RFC 5508 REQ-5 c): the client knows no other address
 //! here, and a private one would be dropped on the way.
 
-use waxwing_packet::{IpPacket, Link, Quote, Rewrite, Translation, checksum};
+use waxwing_packet::{IpPacket, Quote, Rewrite, Translation, checksum};
 
 use crate::citizen;
+use crate::exit::Exit;
 use crate::flow::{find, is_martian};
 use crate::forward::{Fate, Shared, nat};
 use crate::session::{Direction, Session, Tuple};
@@ -105,33 +106,32 @@ impl SessionError {
         let backend = snapshot
             .backend(self.session.backend)
             .ok_or(DropReason::NoBackend)?;
-        let (hop, tags) = match self.direction {
+        let towards = match self.direction {
             Direction::Forward => ways.to_backend(snapshot, backend.id)?,
             Direction::Reply => ways.to_client(snapshot, &self.session)?,
         };
-        let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
-        if packet.hop_limit <= 1 {
+        let arrived = (frame.port(), &packet.ethernet);
+        let exit = Exit::of(snapshot, arrived, self.direction, towards)?;
+        if exit.routed && packet.hop_limit <= 1 {
             return Err(DropReason::HopLimit);
         }
-        if packet.end - packet.network > egress.mtu {
+        if packet.end - packet.network > exit.mtu {
             return Err(DropReason::TooBig);
         }
-        let link = Link {
-            source: egress.mac,
-            destination: hop.mac,
-        };
         let (outer, quoted) = self.rewrites(backend, packet);
         let outer = Rewrite {
-            link: Some(link),
-            decrement_hop_limit: true,
+            link: exit.link,
+            decrement_hop_limit: exit.routed,
             ..outer
         };
         self.quote
             .rewrite(frame.bytes_mut(), packet, &outer, &quoted);
-        if packet.ethernet.tags != *tags {
-            citizen::retag(frame, &packet.ethernet, link, *tags)?;
+        if let Some(link) = exit.link
+            && packet.ethernet.tags != *exit.tags
+        {
+            citizen::retag(frame, &packet.ethernet, link, *exit.tags)?;
         }
-        Ok(egress.wire)
+        Ok(exit.port)
     }
 
     /// What changes in the error's own header, and in the quoted ones. A quoted packet went against

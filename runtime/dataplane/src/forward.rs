@@ -8,13 +8,13 @@
 //!
 //! Invariant: on a hit nothing here allocates, locks, calls a policy or reads a clock. Every frame
 //! ends in exactly one way: sent, handed to the kernel, or dropped under a [`DropReason`]; but for
-//! a fragment, which may be held before that.
+//! a fragment, which may be held before that. (What is not ours a bridge sends on itself, see `exit`.)
 
 use std::sync::Arc;
 
 use waxwing_packet::{
-    Cut, Fragment, IpPacket, Link, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport,
-    icmp, parse,
+    Cut, Fragment, IpPacket, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport, icmp,
+    parse,
 };
 
 use crate::answers;
@@ -22,6 +22,7 @@ use crate::citizen::{self, Answer};
 use crate::counters::WorkerCounters;
 use crate::ended::Ended;
 use crate::errors;
+use crate::exit::{self, Exit};
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
 use crate::fragments::{FragmentPass, FragmentTable};
 use crate::misses::Misses;
@@ -336,13 +337,19 @@ impl Forwarder {
                 Ok(*port)
             }
             Fate::Refuse(packet) => refusals::write(&mut frame, packet).map(|()| frame.port()),
-            Fate::Kernel => {
-                self.counters.to_kernel.add(1);
-                if let Err(reason) = io.pass_to_kernel(frame) {
-                    self.counters.dropped(reason).add(1);
+            Fate::Kernel => match exit::across(snapshot, &frame) {
+                Some(port) => {
+                    self.counters.bridged.add(1);
+                    Ok(port)
                 }
-                return;
-            }
+                None => {
+                    self.counters.to_kernel.add(1);
+                    if let Err(reason) = io.pass_to_kernel(frame) {
+                        self.counters.dropped(reason).add(1);
+                    }
+                    return;
+                }
+            },
             Fate::Held => return,
             Fate::Drop(reason) => Err(*reason),
             Fate::Lookup(..) | Fate::Miss(..) | Fate::Later(..) => {
@@ -378,30 +385,31 @@ impl Forwarder {
         if refused && answers::is_retried(snapshot, backend) {
             return Err(DropReason::RefusedRetried.into());
         }
-        let (hop, tags) = match direction {
+        let towards = match direction {
             Direction::Forward => {
                 self.follow_client(frame, packet, at, session);
                 self.ways().to_backend(snapshot, backend.id)?
             }
             Direction::Reply => self.ways().to_client(snapshot, session)?,
         };
-        let egress = snapshot.port(hop.port).ok_or(DropReason::PortMissing)?;
-        if packet.hop_limit <= 1 {
+        let arrived = (frame.port(), &packet.ethernet);
+        let exit = Exit::of(snapshot, arrived, direction, towards)?;
+        if exit.routed && packet.hop_limit <= 1 {
             return Err(Stop::HopLimit);
         }
-        let too_big = packet.end - packet.network > egress.mtu;
+        // Of a bridge too: a sender that is not told would wait for ever.
+        let too_big = packet.end - packet.network > exit.mtu;
         if too_big && !Cut::may_be_made(frame.bytes(), packet) {
-            return Err(Stop::TooBig(egress.mtu));
+            return Err(Stop::TooBig(exit.mtu));
         }
         let mut rewrite = nat(session, backend, direction);
-        let link = Link {
-            source: egress.mac,
-            destination: hop.mac,
-        };
-        rewrite.link = Some(link);
+        rewrite.link = exit.link;
+        rewrite.decrement_hop_limit = exit.routed;
         rewrite.apply(frame.bytes_mut(), packet);
-        if packet.ethernet.tags != *tags {
-            citizen::retag(frame, &packet.ethernet, link, *tags)?;
+        if let Some(link) = exit.link
+            && packet.ethernet.tags != *exit.tags
+        {
+            citizen::retag(frame, &packet.ethernet, link, *exit.tags)?;
         }
         let len = frame.bytes().len() as u64;
         self.count(session, direction, len);
@@ -409,9 +417,9 @@ impl Forwarder {
             self.shared.sessions.add_bytes(at, len);
         }
         if too_big {
-            return Err(Stop::Cut(egress.wire, egress.mtu));
+            return Err(Stop::Cut(exit.port, exit.mtu));
         }
-        Ok(egress.wire)
+        Ok(exit.port)
     }
 
     #[inline]
@@ -490,7 +498,7 @@ impl Forwarder {
     }
 }
 
-/// The session's rewrite in one direction, but for the link.
+/// The session's rewrite in one direction, but for the link and the hop limit, which the way says.
 #[inline]
 pub(crate) fn nat(session: &Session, backend: &Backend, direction: Direction) -> Rewrite {
     // Only a session whose tuple clashed with another's has its client's port translated.
@@ -501,14 +509,12 @@ pub(crate) fn nat(session: &Session, backend: &Backend, direction: Direction) ->
         Direction::Forward => Rewrite {
             destination: Some(backend.to_backend),
             source: port_translated.then(|| Translation::new(own, seen_by_backend)),
-            decrement_hop_limit: true,
-            link: None,
+            ..Rewrite::default()
         },
         Direction::Reply => Rewrite {
             source: Some(backend.to_client),
             destination: port_translated.then(|| Translation::new(seen_by_backend, own)),
-            decrement_hop_limit: true,
-            link: None,
+            ..Rewrite::default()
         },
     }
 }

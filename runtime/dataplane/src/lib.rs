@@ -13,6 +13,7 @@ pub mod counters;
 mod ended;
 pub mod epoch;
 mod errors;
+mod exit;
 mod fallback;
 mod flow;
 pub mod forward;

@@ -27,6 +27,10 @@ pub struct ServiceId(pub u32);
 pub struct BackendId(pub u32);
 
 impl PortId {
+    /// No port of its own, but the other port of the bridge than the one that a packet came by: where a
+    /// backend is whose place at the bridge is not known (transparent mode).
+    pub const ACROSS: Self = Self(u8::MAX);
+
     /// As an index.
     #[inline]
     #[must_use]
@@ -255,6 +259,17 @@ pub struct Port {
     pub tags: VlanTags,
     /// Whether VIPs are announced there.
     pub announces: bool,
+    /// The bridge that it is a port of, in transparent mode.
+    pub bridge: Option<Bridge>,
+}
+
+/// What a port of a bridge knows of it, in transparent mode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bridge {
+    /// Its other port.
+    pub peer: PortId,
+    /// Whose frames are for the balancer itself: both ports' MAC addresses, and the bridge's own.
+    pub macs: [Mac; 3],
 }
 
 impl Port {
@@ -268,6 +283,7 @@ impl Port {
             wire: id,
             tags: VlanTags::NONE,
             announces: true,
+            bridge: None,
         }
     }
 

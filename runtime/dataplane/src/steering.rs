@@ -19,6 +19,9 @@ pub struct Rules {
     pub locals: BTreeSet<Address>,
     /// Each attached port's own MAC, by its id: what is addressed to another is another host's.
     pub macs: Vec<Mac>,
+    /// In transparent mode, the MACs of the balancer itself. What backends send to other hosts passes
+    /// through it, and is taken too; what others send to a VIP at another host is not.
+    pub bridge: Option<[Mac; 3]>,
 }
 
 impl Rules {
@@ -39,6 +42,11 @@ impl Rules {
                 .collect(),
             locals: locals.into_iter().collect(),
             macs: attached.map(|port| port.mac).collect(),
+            bridge: snapshot
+                .ports()
+                .iter()
+                .find_map(|port| port.bridge)
+                .map(|bridge| bridge.macs),
         }
     }
 

@@ -14,7 +14,7 @@ use xsk_rs::umem::Umem;
 
 use crate::frame::Owned;
 use crate::io::WorkerParts;
-use crate::program::{AttachMode, Class, Program};
+use crate::program::{Addressees, AttachMode, Class, Program};
 use crate::socket::{self, Counts, QueueSocket};
 use crate::sys::{self, Statistics};
 use crate::tap::{self, TapQueue};
@@ -37,6 +37,8 @@ pub struct Attached {
     program: Program,
     reports: Vec<PortReport>,
     counts: Vec<(PortId, u32, Counts)>,
+    /// What the program was told, by port id.
+    addressees: Vec<Addressees>,
     /// Restored when this is dropped.
     _device_settings: Vec<DeviceSetting>,
 }
@@ -118,11 +120,13 @@ pub fn attach(
         unsafe { Owned::adopt(desc) }
     });
     let parts = share_out(&sockets.umem, sockets.bound, frames, taps, options);
+    let own = |interface: &Interface| Addressees::Own(interface.mac);
     Ok((
         Attached {
             program,
             reports,
             counts,
+            addressees: interfaces.iter().map(own).collect(),
             _device_settings: settings,
         },
         parts,
@@ -208,7 +212,8 @@ fn steer(
             program.set_socket(first + queue, socket.rings.socket())?;
             counts.push((port, queue, socket.counts.0.clone()));
         }
-        program.set_port(interface.index, interface.mac, first, interface.queues)?;
+        let own = Addressees::Own(interface.mac);
+        program.set_port(interface.index, own, first, interface.queues)?;
         first += interface.queues;
     }
     Ok(counts)
@@ -275,14 +280,19 @@ impl Attached {
 impl Steering for Attached {
     fn apply(&mut self, rules: &Rules) -> Result<(), String> {
         let mut first = 0;
-        for (report, mac) in self.reports.iter_mut().zip(&rules.macs) {
+        let ports = self.reports.iter_mut().zip(&mut self.addressees);
+        for ((report, in_effect), mac) in ports.zip(&rules.macs) {
             let Interface { index, queues, .. } = report.interface;
-            if report.interface.mac != *mac {
+            let wanted = rules
+                .bridge
+                .map_or(Addressees::Own(*mac), Addressees::Bridged);
+            if *in_effect != wanted {
                 self.program
-                    .set_port(index, *mac, first, queues)
+                    .set_port(index, wanted, first, queues)
                     .map_err(|error| error.to_string())?;
-                report.interface.mac = *mac;
+                *in_effect = wanted;
             }
+            report.interface.mac = *mac;
             first += queues;
         }
         self.program.apply(rules)

@@ -68,5 +68,5 @@ pub use frame::XdpFrame;
 pub use interface::Interface;
 pub use io::{FrameAccount, WorkerParts, XdpIo};
 pub use options::{Options, PollMode, PortOptions, ZeroCopy};
-pub use program::{AttachMode, Class, Program};
+pub use program::{Addressees, AttachMode, Class, Program};
 pub use sys::{Statistics, allowed_cpus, pin_current_thread};

@@ -30,8 +30,17 @@ const LINUX_MIN: (u8, u8) = (5, 10);
 type EndpointKey = [u8; 20];
 /// `struct address` of the program.
 type AddressKey = [u8; 16];
-/// `struct port` of the program: first socket, queues, MAC, zeros.
-type PortValue = [u8; 16];
+/// `struct port` of the program: first socket, queues, three MACs, whether it is bridged, a zero.
+type PortValue = [u8; 28];
+
+/// By their destination MAC, which frames of a port are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressees {
+    /// Those to the port's own MAC: what is addressed to another is another host's.
+    Own(Mac),
+    /// Those to any: the port is one of the two of a bridge. These MACs are the balancer's own.
+    Bridged([Mac; 3]),
+}
 
 /// What the program made of a frame; the names are those of `enum class` in its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,14 +174,19 @@ impl Program {
     pub fn set_port(
         &mut self,
         index: u32,
-        mac: Mac,
+        addressees: Addressees,
         first_socket: u32,
         queues: u32,
     ) -> Result<(), XdpError> {
+        let (macs, bridged) = match addressees {
+            Addressees::Own(mac) => ([mac; 3], false),
+            Addressees::Bridged(macs) => (macs, true),
+        };
         let mut value = PortValue::default();
         value[0..4].copy_from_slice(&first_socket.to_ne_bytes());
         value[4..8].copy_from_slice(&queues.to_ne_bytes());
-        value[8..14].copy_from_slice(&mac.0);
+        value[8..26].copy_from_slice(macs.map(|mac| mac.0).as_flattened());
+        value[26] = bridged.into();
         let what = || format!("steering of interface index {index}");
         self.ports
             .insert(index, value, 0)

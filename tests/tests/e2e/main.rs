@@ -10,6 +10,7 @@ mod consequences;
 mod crafted;
 mod crowd;
 mod failure;
+mod figure;
 mod forged;
 mod gateways;
 mod health;
@@ -23,6 +24,7 @@ mod reload;
 mod servers;
 mod swaps;
 mod traffic;
+mod transparent;
 
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -83,6 +85,8 @@ fn main() {
         hostile::SCENARIOS,
         reload::SCENARIOS,
         swaps::SCENARIOS,
+        figure::SCENARIOS,
+        transparent::SCENARIOS,
         failure::SCENARIOS,
         refused::SCENARIOS,
         servers::SCENARIOS,

@@ -18,6 +18,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(ports_with_different_numbers_of_queues_are_refused),
     scenario!(without_privilege_it_says_what_it_needs),
     scenario!(a_port_with_another_program_is_left_alone),
+    scenario!(transparent_mode_says_what_bridge_it_needs),
 ];
 
 /// Runs the balancer, which must end by itself with an error. `wrapper` goes before it.
@@ -179,5 +180,45 @@ fn a_port_with_another_program_is_left_alone() -> Result<()> {
     );
     assert_says(&finished, &["front", "XDP program"])?;
     assert_served(&topology, VIP4)?;
+    waxwing.stop().map(drop)
+}
+
+/// From two ports of no bridge on, each command that is asked for is done, until it runs.
+fn transparent_mode_says_what_bridge_it_needs() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let mut config = web(&topology);
+    config.mode = Some("transparent");
+    let text = config.to_toml()?;
+    let asks_for = |words: &[&str]| assert_says(&run_in_vain(&topology, &text, &[])?, words);
+    let balancer = &topology.balancer;
+    asks_for(&[
+        "front is a port of no bridge",
+        "back is a port of no bridge",
+        "`ip link add br0 type bridge`",
+        "`ip link set back master br0`",
+    ])?;
+    balancer.ip("link add br0 type bridge\nlink set br0 up\nlink set front master br0\n")?;
+    asks_for(&["`ip link set back master br0`"])?;
+    balancer
+        .ip("link set back master br0\nlink add tap3 type veth peer name tap4\nlink set tap3 master br0\n")?;
+    asks_for(&["br0 has a third port, tap3"])?;
+    // The host's addresses are still on the ports: servers are not reached by way of the bridge.
+    balancer.ip("link set tap3 nomaster\n")?;
+    asks_for(&[
+        "10.2.0.1 is on back",
+        "move it to br0",
+        "not through the bridge br0",
+    ])?;
+    balancer.ip("addr flush dev front\naddr flush dev back\n\
+         addr add 10.2.0.5/24 dev br0\naddr add fd00:2::5/64 dev br0 nodad\n\
+         link set br0 type bridge stp_state 1\n")?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    waxwing.wait_log("`ip link set br0 type bridge stp_state 0`")?;
+    // What goes wrong later is a problem that the status names.
+    balancer.ip("link set back nomaster\n")?;
+    waxwing.wait_status("the port to be missed", |status| {
+        let problems = status.0["problems"].to_string();
+        problems.contains("`ip link set back master br0`")
+    })?;
     waxwing.stop().map(drop)
 }

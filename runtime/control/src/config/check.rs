@@ -12,7 +12,7 @@ use waxwing_packet::{Address, Family, Protocol};
 
 use super::problem::Span;
 use super::reader::Report;
-use super::{Config, OnRefused, Override, Service};
+use super::{Config, Mode, OnRefused, Override, ReturnPath, Service};
 
 /// As many ports as a port's id can number.
 const PORTS_MAX: usize = 256;
@@ -52,6 +52,20 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 }
 
 fn ports(config: &Config, report: &mut Report) {
+    let count = config.ports.len();
+    if config.mode.value == Mode::Transparent && count != 2 {
+        let text = format!(
+            "transparent mode has two ports, those of a bridge, and here {} {count}; write two \
+             [[port]], or `mode = \"routed\"`",
+            if count == 1 { "is" } else { "are" },
+        );
+        report.error(config.mode.span, text);
+    }
+    if config.mode.value == Mode::Transparent && config.return_path == ReturnPath::Route {
+        let text = "in transparent mode replies go to the servers' own gateway, not by this host's \
+                    routes; write `return_path = \"last-hop\"`, or leave it out";
+        report.error(config.mode.span, text);
+    }
     let mut interfaces = First::new();
     for (number, port) in config.ports.iter().enumerate() {
         let interface = &port.interface;

@@ -63,6 +63,8 @@ pub struct Config {
     pub zero_copy: ZeroCopy,
     /// Whether a worker sleeps.
     pub poll: Poll,
+    /// Where it stands between clients and servers.
+    pub mode: Located<Mode>,
     /// Where replies to clients go.
     pub return_path: ReturnPath,
     /// The most of the kernel's routes that are read.
@@ -146,6 +148,27 @@ pub enum Poll {
     Adaptive,
     /// It never sleeps, and drives the device from its own thread (preferred busy polling).
     Busy,
+}
+
+/// Where the balancer stands, and so what it does to what it forwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// It is the servers' gateway: a hop of layer 3 between its ports.
+    #[default]
+    Routed,
+    /// The servers' gateway is their router, and it is on the wire between: a bridge of two ports.
+    Transparent,
+}
+
+impl Mode {
+    /// The word in the config and in `status`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::Transparent => "transparent",
+        }
+    }
 }
 
 /// How a reply finds its way to the client.
@@ -318,6 +341,17 @@ impl Config {
         Problem::at(&self.source, Severity::Warning, span, text)
     }
 
+    /// In transparent mode, the names of the bridge's two ports.
+    #[must_use]
+    pub fn bridged(&self) -> Option<[&str; 2]> {
+        match (self.mode.value, &self.ports[..]) {
+            (Mode::Transparent, [first, second]) => {
+                Some([&first.interface.value, &second.interface.value])
+            }
+            _ => None,
+        }
+    }
+
     /// The text that this was read from.
     #[must_use]
     pub fn source(&self) -> &Source {
@@ -397,6 +431,7 @@ impl Config {
             ("cluster_key", self.cluster_key != running.cluster_key),
             ("zero_copy", self.zero_copy != running.zero_copy),
             ("poll", self.poll != running.poll),
+            ("mode", self.mode.value != running.mode.value),
             (
                 "[admin] socket",
                 self.admin.socket.value != running.admin.socket.value,

@@ -73,6 +73,7 @@ pub(super) static CLUSTER_KEY: Key =
     optional("cluster_key", r#""00112233445566778899aabbccddeeff""#);
 pub(super) static ZERO_COPY: Key = optional("zero_copy", r#""auto""#);
 pub(super) static POLL: Key = optional("poll", r#""adaptive""#);
+pub(super) static MODE: Key = optional("mode", r#""transparent""#);
 pub(super) static RETURN_PATH: Key = optional("return_path", r#""last-hop""#);
 pub(super) static ROUTES_MAX: Key = optional("routes_max", "100_000");
 pub(super) static PING: Key = optional("ping", "true");
@@ -202,6 +203,7 @@ pub(super) static ROOT: Section = Section {
         &CLUSTER_KEY,
         &ZERO_COPY,
         &POLL,
+        &MODE,
         &RETURN_PATH,
         &ROUTES_MAX,
         &PING,

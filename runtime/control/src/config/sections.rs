@@ -19,8 +19,8 @@ use super::problem::{Located, Source, Span};
 use super::reader::{Report, Table};
 use super::schema::{self, Key};
 use super::{
-    Admin, Backend, ClusterKey, Config, Poll, Port, Reading, ReturnPath, Rings, Service, Workers,
-    ZeroCopy, check, health, values,
+    Admin, Backend, ClusterKey, Config, Mode, Poll, Port, Reading, ReturnPath, Rings, Service,
+    Workers, ZeroCopy, check, health, values,
 };
 
 /// Linux's `sockaddr_un` holds a path of 107 bytes and its end.
@@ -81,6 +81,7 @@ fn config(entries: &DeTable<'_>, report: &mut Report) -> Config {
     let source = Arc::clone(&report.source);
     let folder = source.path().parent().unwrap_or(Path::new(""));
     let polls = [("adaptive", Poll::Adaptive), ("busy", Poll::Busy)];
+    let modes = [("routed", Mode::Routed), ("transparent", Mode::Transparent)];
     let return_paths = [
         ("last-hop", ReturnPath::LastHop),
         ("route", ReturnPath::Route),
@@ -112,6 +113,9 @@ fn config(entries: &DeTable<'_>, report: &mut Report) -> Config {
             ZeroCopy::default(),
         ),
         poll: or(root.choice(&schema::POLL, &polls, report), Poll::default()),
+        mode: root
+            .choice(&schema::MODE, &modes, report)
+            .unwrap_or_else(|| Located::new(Mode::default(), Span::default())),
         return_path: or(
             root.choice(&schema::RETURN_PATH, &return_paths, report),
             ReturnPath::default(),

@@ -11,6 +11,7 @@ use super::schema::{ROOT, Shape};
 use super::{Config, Poll, Severity, ZeroCopy, values};
 
 const MINIMAL: &str = include_str!("../../../../examples/minimal.toml");
+const TRANSPARENT: &str = include_str!("../../../../examples/transparent.toml");
 const FULL: &str = include_str!("../../../../examples/full.toml");
 
 /// A config that is right, short enough to count lines in.
@@ -46,7 +47,7 @@ fn problems(text: &str) -> Vec<String> {
 
 #[test]
 fn the_base_and_the_examples_are_right() {
-    for text in [BASE, MINIMAL, FULL] {
+    for text in [BASE, MINIMAL, FULL, TRANSPARENT] {
         let (config, warnings) = Config::parse(text, path())
             .map_err(|e| e.to_string())
             .unwrap();
@@ -151,6 +152,9 @@ port = 8080              => port = 8080|weight = -1   => 12:10: `weight` is out 
 "eth0"                   => "eth0 eth1"               => 2:13: "eth0 eth1" cannot be an interface's name
 [[port]]                 => cluster_key = "secret"|[[port]]         => 1:15: a cluster key is 32 hexadecimal digits; write
 [[port]]                 => zero_copy = "on"|[[port]]               => 1:13: `zero_copy` cannot be "on"; write "auto" or "require" or "off"
+[[port]]                 => mode = "bridge"|[[port]]                => 1:8: `mode` cannot be "bridge"; write "routed" or "transparent"
+[[port]]                 => mode = "transparent"|[[port]]           => 1:8: transparent mode has two ports, those of a bridge, and here is 1; write two [[port]], or `mode = "routed"`
+[[port]]                 => mode = "transparent"|return_path = "route"|[[port]]|interface = "eth1"|[[port]] => 1:8: in transparent mode replies go to the servers' own gateway
 [[port]]                 => [rings]|size = 1000|[[port]]            => 2:8: `size` must be a power of two; write 512 or 1024
 [[port]]                 => [rings]|frames = 1000|[[port]]          => 2:10: 1000 frames cannot fill
 [[port]]                 => [workers]|cpus = [0, 9999]|[[port]]     => 2:12: `cpus` is out of range; write 0 to 1023

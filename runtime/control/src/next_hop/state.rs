@@ -14,7 +14,7 @@ use crate::kernel::NoRoute;
 pub struct HopState {
     /// The next hop's address: a gateway, or the backend itself.
     pub via: Option<Address>,
-    /// The port it is behind.
+    /// The port it is behind; [`PortId::ACROSS`] where the bridge does not know which one that is.
     pub port: Option<PortId>,
     /// Its MAC. Packets flow while this and the port are known.
     pub mac: Option<Mac>,

@@ -18,6 +18,9 @@ fn link(index: u32, name: &str, vlan: Option<(u32, u16, u16)>) -> Link {
         mtu: 1500,
         up: true,
         carrier: true,
+        master: None,
+        bridge: false,
+        spanning_tree: false,
         vlan: vlan.map(|(parent, tpid, tci)| VlanLink {
             parent,
             tag: VlanTag { tpid, tci },

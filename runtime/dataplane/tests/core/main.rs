@@ -25,5 +25,6 @@ mod refusals;
 mod return_path;
 mod sessions;
 mod told;
+mod transparent;
 mod vlans;
 mod world;

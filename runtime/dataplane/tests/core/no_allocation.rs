@@ -43,12 +43,16 @@ static ALLOCATOR: Counting = Counting;
 /// memory): everything has its room from the start.
 #[test]
 fn neither_hits_nor_misses_allocate() {
-    for (plan, wants_closed, by_routes) in
-        [(V4, false, false), (V6, true, false), (V4, false, true)]
-    {
+    for (plan, wants_closed, by_routes, transparent) in [
+        (V4, false, false, false),
+        (V6, true, false, false),
+        (V4, false, true, false),
+        (V4, false, false, true),
+    ] {
         let mut world = World::new(Settings {
             plan,
             wants_closed,
+            transparent,
             ..Settings::default()
         });
         if by_routes {

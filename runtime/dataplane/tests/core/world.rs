@@ -11,7 +11,7 @@ use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::policy::{Closed, PickContext, TickContext};
 use waxwing_dataplane::session::{Session, SessionTable};
 use waxwing_dataplane::snapshot::{
-    Backend, MidStream, NextHops, NoBackend, Port, Service, SessionsFate, Timeouts,
+    Backend, Bridge, MidStream, NextHops, NoBackend, Port, Service, SessionsFate, Timeouts,
 };
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
@@ -26,6 +26,8 @@ pub(crate) const FRONT: PortId = PortId(0);
 pub(crate) const BACK: PortId = PortId(1);
 /// The balancer's MAC addresses by port.
 pub(crate) const PORT_MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+/// In transparent mode, the bridge's own MAC address.
+pub(crate) const BRIDGE_MAC: Mac = Mac([2, 0, 0, 0, 0, 3]);
 /// The client's, or its gateway's.
 pub(crate) const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 0]);
 /// The TCP port of every service here.
@@ -148,6 +150,8 @@ pub(crate) struct Settings {
     pub(crate) retries_refused: bool,
     /// Whether VIPs answer ping.
     pub(crate) ping: bool,
+    /// Whether the two ports are those of a bridge that passes what is not for the balancer itself.
+    pub(crate) transparent: bool,
     pub(crate) fragments: FragmentLimits,
     /// Ports from number 2 on.
     pub(crate) vlans: Vec<Port>,
@@ -170,6 +174,7 @@ impl Default for Settings {
             mtu: 1500,
             retries_refused: false,
             ping: true,
+            transparent: false,
             fragments: FragmentLimits::default(),
             vlans: Vec::new(),
         }
@@ -206,13 +211,20 @@ impl Settings {
             }));
             services.push(service);
         }
+        let bridge = |peer| Bridge {
+            peer,
+            macs: [PORT_MACS[0], PORT_MACS[1], BRIDGE_MAC],
+        };
         let ports = PORT_MACS
             .iter()
-            .zip(["front", "back"])
-            .map(|(mac, name)| (name, *mac));
+            .zip([("front", BACK), ("back", FRONT)])
+            .map(|(mac, (name, peer))| (name, *mac, peer));
         let ports = (0..)
             .zip(ports)
-            .map(|(id, (name, mac))| Port::attached(PortId(id), name.into(), mac, self.mtu))
+            .map(|(id, (name, mac, peer))| Port {
+                bridge: self.transparent.then(|| bridge(peer)),
+                ..Port::attached(PortId(id), name.into(), mac, self.mtu)
+            })
             .chain(self.vlans.iter().cloned())
             .collect();
         Snapshot::new(generation, services, backends, ports).answering_ping(self.ping)

@@ -5,7 +5,7 @@
  * Invariant: a frame that no rule names passes untouched, and so does every frame when its queue
  * has no socket. The program never writes to a frame.
  *
- * A frame addressed to the port's own MAC goes to the queue's socket when it is
+ * A frame addressed to the balancer's own MAC goes to the queue's socket when it is
  *   - TCP or UDP to a service,
  *   - ICMP, ICMPv6, a fragment or anything else to a VIP: the worker drops and counts what it
  *     does not serve; the kernel, which has no such address, would send it back to the router,
@@ -15,6 +15,10 @@
  *   - an ICMP or ICMPv6 error to such an address, about a packet to a backend's endpoint,
  * and, also by broadcast or multicast, when it is
  *   - an ARP request or a neighbour solicitation for a VIP.
+ *
+ * A bridged port (transparent mode) is passed by frames between others. Those of the servers are
+ * taken by the same rules, whomever they are addressed to; those to a VIP are not: another host, to
+ * which they are addressed, may have that VIP now.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -40,6 +44,8 @@
 #define NEIGHBOR_SOLICITATION 135
 #define ARP_REQUEST 1
 #define HARDWARE_ETHERNET 1
+/* The port's own, and where it is bridged those of the other port and of the bridge. */
+#define MACS_MAX 3
 
 /* What the program made of a frame: the index of its counter. `Class` in program.rs mirrors it. */
 enum class {
@@ -70,8 +76,16 @@ struct endpoint {
 struct port {
 	__u32 first_socket;
 	__u32 queues;
-	__u8 mac[ETH_ALEN];
-	__u8 zero[2];
+	__u8 mac[MACS_MAX][ETH_ALEN];
+	__u8 bridged;
+	__u8 zero;
+};
+
+/* Whom a frame is addressed to. */
+enum addressee {
+	TO_US,
+	TO_GROUP,
+	TO_ANOTHER,
 };
 
 struct vlan_tag {
@@ -193,6 +207,18 @@ static __always_inline bool is_same_mac(const void *a, const void *b)
 	const __u16 *x = a, *y = b;
 
 	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
+}
+
+static __always_inline enum addressee addressee(const struct ethhdr *ethernet,
+						const struct port *port)
+{
+	if (ethernet->h_dest[0] & 1)
+		return TO_GROUP;
+	for (int i = 0; i < MACS_MAX; i++) {
+		if (is_same_mac(ethernet->h_dest, port->mac[i]))
+			return TO_US;
+	}
+	return TO_ANOTHER;
 }
 
 static __always_inline enum class classify_arp(void *at, void *end)
@@ -373,18 +399,20 @@ static __always_inline enum class classify_error(const struct packet *packet)
 	return CLASS_PASS;
 }
 
-static __always_inline enum class classify_ip(const struct packet *packet, bool group)
+static __always_inline enum class classify_ip(const struct packet *packet, enum addressee to)
 {
 	bool icmp = packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6;
 
-	if (packet->protocol == IPPROTO_ICMPV6 && !packet->fragment) {
+	if (to == TO_ANOTHER && is_vip(&packet->destination))
+		return CLASS_PASS;
+	if (packet->protocol == IPPROTO_ICMPV6 && !packet->fragment && to != TO_ANOTHER) {
 		enum class class = classify_solicitation(packet);
 
 		if (class != CLASS_PASS)
 			return class;
 	}
 	/* A unicast packet in a group frame is not for us (RFC 1122 section 3.3.6). */
-	if (group)
+	if (to == TO_GROUP)
 		return CLASS_PASS;
 	if (packet->fragment)
 		return classify_fragment(packet);
@@ -401,12 +429,12 @@ static __always_inline enum class classify(void *data, void *end, const struct p
 	struct packet packet = { .end = end };
 	void *at = ethernet + 1;
 	__be16 protocol;
-	bool group;
+	enum addressee to;
 
 	if (at > end)
 		return CLASS_PASS;
-	group = ethernet->h_dest[0] & 1;
-	if (!group && !is_same_mac(ethernet->h_dest, port->mac))
+	to = addressee(ethernet, port);
+	if (to == TO_ANOTHER && !port->bridged)
 		return CLASS_PASS;
 	protocol = ethernet->h_proto;
 	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
@@ -420,11 +448,11 @@ static __always_inline enum class classify(void *data, void *end, const struct p
 		at = tag + 1;
 	}
 	if (protocol == bpf_htons(ETH_P_ARP))
-		return classify_arp(at, end);
+		return to == TO_ANOTHER ? CLASS_PASS : classify_arp(at, end);
 	if (protocol == bpf_htons(ETH_P_IP))
-		return parse_ipv4(&packet, at) ? classify_ip(&packet, group) : CLASS_PASS;
+		return parse_ipv4(&packet, at) ? classify_ip(&packet, to) : CLASS_PASS;
 	if (protocol == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(&packet, at) ? classify_ip(&packet, group) : CLASS_PASS;
+		return parse_ipv6(&packet, at) ? classify_ip(&packet, to) : CLASS_PASS;
 	return CLASS_PASS;
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn rules() -> Rules {
         backends: [at(BACKEND, 8080, TCP), at(BACKEND6, 8080, TCP)].into(),
         locals: [ip(LOCAL).into(), ip(LOCAL6).into()].into(),
         macs: Vec::new(),
+        bridge: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The XDP program, frame by frame, under the kernel's `BPF_PROG_TEST_RUN`: a frame in, the class
 //! it is put in out. Needs no interface and no namespace, but the privilege to load a program.
 
+mod bridged;
 mod errors;
 mod fragments;
 mod frames;
@@ -11,13 +12,17 @@ use std::sync::{Arc, Mutex};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use waxwing_packet::Mac;
-use waxwing_xdp::{Class, Options, Program};
+use waxwing_xdp::{Addressees, Class, Options, Program};
 
+use crate::bridged::{bridged_frames, on_each_port};
 use crate::errors::errors;
 use crate::fragments::fragments_of_servers;
 use crate::frames::{PORT, rules};
 use crate::services::{icmp_fragments_and_neighbors, services_and_replies};
 use crate::whole::{cut_anywhere, rules_change, too_many_rules};
+
+/// The index of the loopback device, which a test run receives on.
+const LOOPBACK: u32 = 1;
 
 type Test = Box<dyn FnOnce(&mut Program) -> Result<(), Failed> + Send>;
 type Row = (&'static str, Vec<u8>, Class);
@@ -31,8 +36,7 @@ fn main() {
         ..Options::default()
     };
     let loaded = Program::load(&options, 1, 1).and_then(|mut program| {
-        // A test run receives on the loopback device, whose index is 1.
-        program.set_port(1, Mac(PORT), 0, 1)?;
+        program.set_port(LOOPBACK, Addressees::Own(Mac(PORT)), 0, 1)?;
         Ok(program)
     });
     let (program, refused) = match loaded {
@@ -75,6 +79,10 @@ fn main() {
             )
         })
         .collect();
+    trials.extend(bridged_frames().into_iter().map(|row| {
+        let name = format!("at a bridge: {}", row.0);
+        trial(&name, Box::new(move |program| on_each_port(program, &row)))
+    }));
     trials.push(trial("frames cut anywhere", Box::new(cut_anywhere)));
     trials.push(trial("rules come and go", Box::new(rules_change)));
     trials.push(trial(

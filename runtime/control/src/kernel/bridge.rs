@@ -1,0 +1,51 @@
+//! What the kernel's messages say of bridges.
+
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge, InfoData, LinkInfo};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use waxwing_packet::Mac;
+
+use super::mac;
+
+/// An entry of a bridge's forwarding table: behind which of its ports a station is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Station {
+    /// The station's MAC address.
+    pub mac: Mac,
+    /// The index of the port.
+    pub port: u32,
+}
+
+/// Whether a link is a bridge that runs the spanning tree protocol.
+pub(super) fn has_spanning_tree(info: &LinkInfo) -> bool {
+    let LinkInfo::Data(InfoData::Bridge(settings)) = info else {
+        return false;
+    };
+    let on = |setting: &InfoBridge| matches!(setting, InfoBridge::StpState(state) if *state != BridgeStpState::Disabled);
+    settings.iter().any(on)
+}
+
+/// Whether a message is of a bridge's forwarding table.
+pub(super) fn is_bridges(message: &NeighbourMessage) -> bool {
+    message.header.family == AddressFamily::Bridge
+}
+
+/// An entry that a bridge learned, or was given for a station; permanent ones are its own addresses.
+/// Those that name no bridge are an interface's list of what it receives.
+pub(super) fn station(message: &NeighbourMessage) -> Option<Station> {
+    let mut of_bridge = false;
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Controller(_) => of_bridge = true,
+            NeighbourAttribute::LinkLocalAddress(bytes) => address = mac(bytes),
+            _ => {}
+        }
+    }
+    let own = message.header.state == NeighbourState::Permanent;
+    let station = Station {
+        mac: address?,
+        port: message.header.ifindex,
+    };
+    (of_bridge && !own).then_some(station)
+}

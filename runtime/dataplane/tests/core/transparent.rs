@@ -1,0 +1,407 @@
+//! The two topologies, frame by frame: what the balancer's hands change in each, and what passes through
+//! them as it came.
+
+use crate::frames::{
+    ACK, FROM_CLIENT, RST, SYN, SYN_ACK, establish, one, port_unreachable, reply, request,
+};
+use crate::world::{
+    BACK, BACKEND_PORT, BRIDGE_MAC, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4,
+    V6, World, backend_mac,
+};
+use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
+use waxwing_dataplane::{BackendId, DropReason, NextHop, PortId};
+use waxwing_packet::arp::Arp;
+use waxwing_packet::{
+    Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTag, VlanTags, build, parse,
+};
+
+/// The servers' gateway; the clients are behind it.
+const ROUTER: Mac = CLIENT_MAC;
+const CLIENT_PORT: u16 = 4000;
+
+fn world(plan: Plan, protocol: Protocol, transparent: bool) -> World {
+    World::new(Settings {
+        plan,
+        protocol,
+        transparent,
+        ..Settings::default()
+    })
+}
+
+/// What a row of the table says of a packet.
+#[derive(Clone, Copy)]
+struct Row {
+    source: (Address, u16),
+    destination: (Address, u16),
+    link: Link,
+    hop_limit: u8,
+    tags: VlanTags,
+}
+
+impl Row {
+    fn frame(&self, protocol: Protocol, flags: u8) -> Vec<u8> {
+        let Self {
+            source,
+            destination,
+            link,
+            hop_limit,
+            tags,
+        } = *self;
+        match protocol {
+            Protocol::Tcp => build::Tcp {
+                link,
+                tags,
+                source,
+                destination,
+                hop_limit,
+                flags: TcpFlags(flags),
+                payload: b"payload",
+                ..build::Tcp::default()
+            }
+            .frame(),
+            Protocol::Udp => build::Udp {
+                link,
+                tags,
+                source,
+                destination,
+                hop_limit,
+                payload: b"payload",
+            }
+            .frame(),
+        }
+    }
+}
+
+const fn link(source: Mac, destination: Mac) -> Link {
+    Link {
+        source,
+        destination,
+    }
+}
+
+/// Figure 2.3 as a table: the four steps of a packet and its answer.
+fn steps(plan: Plan, transparent: bool, tags: VlanTags) -> [Row; 4] {
+    let client = (plan.client, CLIENT_PORT);
+    let vip = (plan.vip, SERVICE_PORT);
+    let server = (plan.backend(0), BACKEND_PORT);
+    let server_mac = backend_mac(0);
+    let row = |source, destination, link, hop_limit, tags| Row {
+        source,
+        destination,
+        link,
+        hop_limit,
+        tags,
+    };
+    let none = VlanTags::NONE;
+    if transparent {
+        [
+            row(client, vip, link(ROUTER, PORT_MACS[0]), 1, tags),
+            row(client, server, link(PORT_MACS[1], server_mac), 1, tags),
+            row(server, client, link(server_mac, ROUTER), 1, tags),
+            row(vip, client, link(server_mac, ROUTER), 1, tags),
+        ]
+    } else {
+        [
+            row(client, vip, link(ROUTER, PORT_MACS[0]), 64, tags),
+            row(client, server, link(PORT_MACS[1], server_mac), 63, none),
+            row(server, client, link(server_mac, PORT_MACS[1]), 64, none),
+            row(vip, client, link(PORT_MACS[0], ROUTER), 63, tags),
+        ]
+    }
+}
+
+fn vlan() -> VlanTags {
+    VlanTags::one(VlanTag {
+        tpid: 0x8100,
+        tci: 100,
+    })
+}
+
+#[test]
+fn each_step_of_both_topologies_is_as_the_figure_says() {
+    for (plan, protocol) in [V4, V6]
+        .into_iter()
+        .flat_map(|plan| [(plan, Protocol::Tcp), (plan, Protocol::Udp)])
+    {
+        for transparent in [false, true] {
+            for tags in [VlanTags::NONE, vlan()] {
+                let mut world = world(plan, protocol, transparent);
+                let [one, two, three, four] = steps(plan, transparent, tags);
+                for (port, (arrives, flags), (egress, leaves)) in [
+                    (FRONT, (one, SYN), (BACK, two)),
+                    (BACK, (three, SYN_ACK), (FRONT, four)),
+                    (FRONT, (one, ACK), (BACK, two)),
+                ] {
+                    let sent = world.frame(port, &arrives.frame(protocol, flags));
+                    let expected = leaves.frame(protocol, flags);
+                    assert_eq!(sent, [(egress, expected)], "transparent: {transparent}");
+                }
+                assert_eq!(world.drops(), []);
+            }
+        }
+    }
+}
+
+/// The servers' router may have the balancer for its gateway too, or another server may: whatever is
+/// addressed to the balancer itself turns back to where the client's packets come from.
+#[test]
+fn a_reply_that_is_addressed_to_the_balancer_goes_to_the_clients_gateway() {
+    for own in [PORT_MACS[0], PORT_MACS[1], BRIDGE_MAC] {
+        let mut world = world(V4, Protocol::Tcp, true);
+        let [request, _, answer, _] = steps(V4, true, vlan());
+        world.frame(FRONT, &request.frame(Protocol::Tcp, SYN));
+        let to_us = Row {
+            link: link(backend_mac(0), own),
+            tags: VlanTags::NONE,
+            ..answer
+        };
+        let (port, packet) = one(&world.frame(BACK, &to_us.frame(Protocol::Tcp, SYN_ACK)));
+        assert_eq!(port, FRONT);
+        assert_eq!(packet.source, V4.vip);
+        let ethernet = packet.ethernet;
+        assert_eq!(
+            (ethernet.source, ethernet.destination, ethernet.tags),
+            (PORT_MACS[0], ROUTER, vlan())
+        );
+    }
+}
+
+#[test]
+fn a_backend_whose_side_of_the_bridge_is_unknown_is_across_of_the_client() {
+    for (from, to) in [(FRONT, BACK), (BACK, FRONT)] {
+        let mut world = world(V4, Protocol::Tcp, true);
+        let hop = NextHop {
+            port: PortId::ACROSS,
+            mac: backend_mac(0),
+        };
+        world.shared.next_hops.set(BackendId(0), Some(hop));
+        let (port, packet) = one(&world.frame(from, &request(V4, CLIENT_PORT, SYN)));
+        assert_eq!(port, to);
+        let macs = (packet.ethernet.source, packet.ethernet.destination);
+        assert_eq!(macs, (PORT_MACS[to.index()], backend_mac(0)));
+    }
+    // Without a bridge there is no other side.
+    let mut world = world(V4, Protocol::Tcp, false);
+    let hop = NextHop {
+        port: PortId::ACROSS,
+        mac: backend_mac(0),
+    };
+    world.shared.next_hops.set(BackendId(0), Some(hop));
+    world.frame(FRONT, &request(V4, CLIENT_PORT, SYN));
+    assert_eq!(world.drops(), [(DropReason::PortMissing, 1)]);
+}
+
+#[test]
+fn a_client_beside_its_backend_is_forwarded_back_by_the_port_it_came_by() {
+    let mut world = world(V4, Protocol::Tcp, true);
+    let mut frame = request(V4, CLIENT_PORT, SYN);
+    frame[..6].copy_from_slice(&PORT_MACS[1].0);
+    let (port, packet) = one(&world.frame(BACK, &frame));
+    assert_eq!(port, BACK);
+    assert_eq!(packet.ethernet.source, PORT_MACS[1]);
+}
+
+#[test]
+fn what_is_not_ours_goes_on_as_it_came_unless_it_is_addressed_to_the_balancer() {
+    for tags in [VlanTags::NONE, vlan()] {
+        let direct = |destination| build::Tcp {
+            link: link(backend_mac(0), destination),
+            tags,
+            source: (V4.backend(0), BACKEND_PORT),
+            destination: (V4.client, CLIENT_PORT),
+            hop_limit: 1,
+            flags: TcpFlags(SYN_ACK),
+            ..build::Tcp::default()
+        };
+        let mut world = world(V4, Protocol::Tcp, true);
+        for (from, to) in [(BACK, FRONT), (FRONT, BACK)] {
+            let frame = direct(ROUTER).frame();
+            assert_eq!(world.frame(from, &frame), [(to, frame)]);
+        }
+        assert_eq!(world.counters[0].bridged.get(), 2);
+        for own in [PORT_MACS[0], PORT_MACS[1], BRIDGE_MAC] {
+            let frame = direct(own).frame();
+            assert_eq!(world.frame(BACK, &frame), []);
+            assert_eq!(world.io(0).passed_to_kernel(), [(BACK, frame)]);
+        }
+        assert_eq!(world.counters[0].bridged.get(), 2);
+        assert_eq!(world.counters[0].to_kernel.get(), 3);
+        assert_eq!(world.drops(), []);
+    }
+}
+
+#[test]
+fn a_bridged_frame_that_the_other_port_has_no_room_for_is_counted() {
+    let mut world = world(V4, Protocol::Tcp, true);
+    let mut direct = reply(V4, 0, CLIENT_PORT, SYN_ACK);
+    direct[..6].copy_from_slice(&ROUTER.0);
+    world.io(0).limit_transmit(0);
+    assert_eq!(world.frame(BACK, &direct), []);
+    assert_eq!(world.drops(), [(DropReason::TransmitRingFull, 1)]);
+}
+
+/// Fragments of a direct connection wait for the first one as those of a session do, and pass then.
+#[test]
+fn fragments_of_a_direct_datagram_pass_in_any_order() {
+    let whole = build::Udp {
+        link: link(backend_mac(0), ROUTER),
+        source: (V4.backend(0), BACKEND_PORT),
+        destination: (V4.client, CLIENT_PORT),
+        payload: &[7; 64],
+        ..build::Udp::default()
+    }
+    .frame();
+    // Cut behind 40 bytes of IP payload; checksums are nobody's business on the way.
+    let part = |range: std::ops::Range<usize>, field: u16| {
+        let mut frame = whole[..34].to_vec();
+        frame.extend_from_slice(&whole[34..][range.clone()]);
+        let len = 20 + range.len() as u16;
+        frame[16..18].copy_from_slice(&len.to_be_bytes());
+        frame[20..22].copy_from_slice(&field.to_be_bytes());
+        frame
+    };
+    let (first, later) = (part(0..40, 0x2000), part(40..72, 5));
+    let mut world = world(V4, Protocol::Udp, true);
+    assert_eq!(world.frame(BACK, &later), []);
+    let sent = world.frame(BACK, &first);
+    assert_eq!(sent, [(FRONT, first), (FRONT, later)]);
+    assert_eq!(world.counters[0].bridged.get(), 2);
+    assert_eq!(world.drops(), []);
+}
+
+#[test]
+fn answers_go_back_by_the_port_that_asked() {
+    let mut world = world(V4, Protocol::Tcp, true);
+    for (port, mac) in [FRONT, BACK].into_iter().zip(PORT_MACS) {
+        let who_has = build::ArpRequest {
+            mac: ROUTER,
+            sender: V4.client,
+            target: V4.vip,
+            ..build::ArpRequest::default()
+        };
+        let sent = world.frame(port, &who_has.frame());
+        let Ok(Packet::Arp(ethernet)) = parse(&sent[0].1) else {
+            panic!("{sent:?}")
+        };
+        let answer = Arp::parse(&sent[0].1, &ethernet).expect("it is ARP");
+        assert_eq!((sent[0].0, answer.sender_mac), (port, mac));
+
+        let ping = build::Echo {
+            link: link(ROUTER, BRIDGE_MAC),
+            source: V4.client,
+            destination: V4.vip,
+            payload: b"are you there?",
+            ..build::Echo::default()
+        };
+        let (back_by, packet) = one(&world.frame(port, &ping.frame()));
+        let macs = (packet.ethernet.source, packet.ethernet.destination);
+        assert_eq!((back_by, macs), (port, (BRIDGE_MAC, ROUTER)));
+    }
+}
+
+#[test]
+fn a_client_whose_backend_is_down_is_told_by_the_port_it_asked_by() {
+    let mut world = World::new(Settings {
+        transparent: true,
+        no_backend: NoBackend::Reject,
+        ..Settings::default()
+    });
+    establish(&mut world, CLIENT_PORT, 0);
+    world.change(|settings| settings.health = vec![(false, SessionsFate::Reset); 3]);
+    for client_port in [CLIENT_PORT, CLIENT_PORT + 1] {
+        let flags = if client_port == CLIENT_PORT { ACK } else { SYN };
+        let (port, packet) = one(&world.frame(FRONT, &request(V4, client_port, flags)));
+        assert_eq!(port, FRONT);
+        let waxwing_packet::Transport::Tcp { flags, .. } = packet.transport else {
+            panic!("{packet:?}")
+        };
+        assert!(flags.has(RST));
+        assert_eq!(packet.ethernet.destination, ROUTER);
+    }
+}
+
+/// A bridge would drop it and say nothing; but the balancer is the one that knows, and the client would
+/// wait for ever. (The ports of a bridge have one MTU as a rule.)
+#[test]
+fn a_packet_too_big_for_the_other_port_is_told_of_where_it_came_from() {
+    let mut world = World::new(Settings {
+        plan: V6,
+        transparent: true,
+        mtu: 1280,
+        ..Settings::default()
+    });
+    establish(&mut world, CLIENT_PORT, 0);
+    let [_, _, answer, _] = steps(V6, true, vlan());
+    let mut big = build::Tcp {
+        link: answer.link,
+        tags: answer.tags,
+        source: answer.source,
+        destination: answer.destination,
+        flags: TcpFlags(ACK),
+        payload: &[7; 1300],
+        ..build::Tcp::default()
+    };
+    big.hop_limit = 1;
+    let (port, packet) = one(&world.frame(BACK, &big.frame()));
+    assert_eq!((port, packet.destination), (BACK, V6.backend(0)));
+    // The router's address is at the balancer's port for everybody on the servers' side.
+    let macs = (packet.ethernet.source, packet.ethernet.destination);
+    assert_eq!(macs, (ROUTER, backend_mac(0)));
+    assert_eq!(world.counters[0].told_too_big.get(), 1);
+}
+
+#[test]
+fn errors_about_a_session_are_translated_and_leave_as_its_packets_do() {
+    for plan in [V4, V6] {
+        let mut world = World::new(Settings {
+            plan,
+            transparent: true,
+            ..Settings::default()
+        });
+        let forwarded = world.frame(FRONT, &request(plan, CLIENT_PORT, SYN));
+        let quote = &forwarded[0].1[14..];
+        let error = build::Error {
+            link: link(backend_mac(0), ROUTER),
+            tags: vlan(),
+            source: plan.backend(0),
+            destination: plan.client,
+            hop_limit: 1,
+            ..port_unreachable(plan, quote)
+        };
+        let (port, told) = one(&world.frame(BACK, &error.frame()));
+        let ethernet = told.ethernet;
+        assert_eq!(
+            (port, ethernet.source, ethernet.destination, ethernet.tags),
+            (FRONT, backend_mac(0), ROUTER, vlan())
+        );
+        assert_eq!(
+            (told.source, told.destination, told.hop_limit),
+            (plan.vip, plan.client, 1)
+        );
+
+        let answered = world.frame(BACK, &reply(plan, 0, CLIENT_PORT, SYN_ACK));
+        let quote = &answered[0].1[14..];
+        let error = build::Error {
+            link: FROM_CLIENT,
+            hop_limit: 1,
+            ..port_unreachable(plan, quote)
+        };
+        let (port, told) = one(&world.frame(FRONT, &error.frame()));
+        assert_eq!(port, BACK);
+        assert_eq!(
+            (told.ethernet.source, told.ethernet.destination),
+            (PORT_MACS[1], backend_mac(0))
+        );
+        assert_eq!((told.destination, told.hop_limit), (plan.backend(0), 1));
+        // One that is about nothing of ours passes.
+        let stranger = build::Error {
+            link: link(backend_mac(0), ROUTER),
+            source: plan.backend(0),
+            destination: plan.client,
+            ..port_unreachable(plan, &request(plan, 9, SYN)[14..])
+        }
+        .frame();
+        assert_eq!(world.frame(BACK, &stranger), [(FRONT, stranger)]);
+        assert_eq!(world.counters[0].errors_passed.get(), 2);
+    }
+}

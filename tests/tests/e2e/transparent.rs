@@ -1,0 +1,278 @@
+//! On the wire between the servers and their router: what is a service's is balanced, all else passes.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_packet::{Link, Mac, TcpFlags, build};
+use waxwing_tests::actors::{self, RunningLoad};
+use waxwing_tests::inline::{BRIDGE4, BRIDGE6, ROUTER4, ROUTER6};
+use waxwing_tests::topology::{CLIENT4, CLIENT6, VIP4, VIP6, server4, server6};
+use waxwing_tests::{Capture, Inline, Load, Namespace, Status, Topology, Waxwing, inject};
+
+use crate::figure::{QUIET, network, transparent};
+use crate::health::quick;
+use crate::traffic::{assert_served, curl, host};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(
+        what_is_not_a_services_passes_the_bridge,
+        "nginx",
+        "curl",
+        "ping"
+    ),
+    scenario!(a_killed_balancer_stays_a_bridge, "curl", "ping"),
+    scenario!(health_checks_go_by_the_bridge, "curl"),
+    scenario!(a_bridge_that_flaps_or_forgets_serves_on),
+    scenario!(frames_to_another_holder_of_the_vip_pass),
+];
+
+/// Direct connections to the backends' own endpoints, whose replies workers take and find not to be
+/// theirs, other ones, and ping: between all, in both directions.
+fn what_is_not_a_services_passes_the_bridge() -> Result<()> {
+    let topology = network(2, 2)?;
+    let inline = Inline::new(&topology)?;
+    let _servers = [1, 2]
+        .map(|number| actors::nginx(&topology, number, 8080, 1 << 20))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    let _other = actors::http_server(&topology.servers[0], 2222, "other")?;
+    let _own = actors::http_server(&topology.balancer, 22, "balancer")?;
+    let _world = actors::http_server(&topology.client, 9000, "world")?;
+    let waxwing = Waxwing::start(&topology, &transparent(&topology))?;
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
+    let before = waxwing.status()?;
+    for from in [&topology.client, &inline.router, &topology.balancer] {
+        for (number, address) in [(1, server4(1)), (2, server6(2))] {
+            let answer = curl(from, &format!("http://{}:8080/", host(address)))?;
+            ensure!(
+                answer == format!("server={number}\n"),
+                "{address}: {answer}"
+            );
+        }
+    }
+    fetch_directly(&topology)?;
+    everything_else(&topology, &inline)?;
+    let after = waxwing.status()?;
+    let counted = |name| after.counted(name) - before.counted(name);
+    ensure!(counted("bridged") > 1000, "few frames bridged: {after}");
+    ensure!(
+        counted("to_kernel") == 0,
+        "frames went to the kernel: {after}"
+    );
+    ensure!(after.drops().is_empty(), "drops: {:?}", after.drops());
+    ensure!(after.0["mode"] == "transparent", "the mode: {after}");
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
+    waxwing.stop().map(drop)
+}
+
+/// A megabyte from each server's own address arrives as it was sent.
+fn fetch_directly(topology: &Topology) -> Result<()> {
+    let copy = topology.scratch.path().join("copy");
+    let to = copy.to_str().context("the path is text")?;
+    for (number, address) in [(1, server6(1)), (2, server4(2))] {
+        let url = format!("http://{}:8080/data", host(address));
+        let args = ["-sS", "--globoff", "--max-time", "20", "-o", to, &url];
+        topology.client.run("curl", &args)?;
+        let sent = format!("nginx{number}/www/data");
+        let sent = std::fs::read(topology.scratch.path().join(sent))?;
+        ensure!(sent == std::fs::read(&copy)?, "{address}: the data changed");
+    }
+    Ok(())
+}
+
+/// Ping both ways through the bridge, to and from its own addresses; another port of a server, the
+/// balancer's own, and a server's connection to the world.
+fn everything_else(topology: &Topology, inline: &Inline) -> Result<()> {
+    let [server, ..] = &topology.servers[..] else {
+        unreachable!("there is a server")
+    };
+    let pings: [(&Namespace, [IpAddr; 2]); 5] = [
+        (&inline.router, [server4(1), server6(1)]),
+        (&inline.router, [BRIDGE4, BRIDGE6]),
+        (server, [ROUTER4, ROUTER6]),
+        (server, [BRIDGE4, BRIDGE6]),
+        (&topology.balancer, [server4(1), server6(1)]),
+    ];
+    for (from, addresses) in pings {
+        for to in addresses.map(|address| address.to_string()) {
+            from.run("ping", &["-n", "-c", "2", "-i", "0.2", "-W", "2", &to])?;
+        }
+    }
+    for (from, to, port, name) in [
+        (&topology.client, server4(1), 2222, "other"),
+        (&topology.client, server6(1), 2222, "other"),
+        (&topology.client, BRIDGE4, 22, "balancer"),
+        (&topology.client, BRIDGE6, 22, "balancer"),
+        (server, BRIDGE4, 22, "balancer"),
+        (server, CLIENT4, 9000, "world"),
+        (server, CLIENT6, 9000, "world"),
+    ] {
+        let answer = curl(from, &format!("http://{}:{port}/", host(to)))?;
+        ensure!(
+            answer == format!("server={name}\n"),
+            "{to} answered {answer}"
+        );
+    }
+    Ok(())
+}
+
+fn a_killed_balancer_stays_a_bridge() -> Result<()> {
+    let topology = network(2, 1)?;
+    let inline = Inline::new(&topology)?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let _other = actors::http_server(&topology.servers[0], 2222, "other")?;
+    let _own = actors::http_server(&topology.balancer, 22, "balancer")?;
+    let _world = actors::http_server(&topology.client, 9000, "world")?;
+    let mut waxwing = Waxwing::start(&topology, &transparent(&topology))?;
+    assert_served(&topology, VIP4)?;
+    // Direct connections to a backend's own endpoint, from before the kill to after it. None fails, be
+    // it that its replies pass a worker or the kernel.
+    let direct = Load {
+        rate: 200,
+        ..actors::connections(server4(1), 8080, Duration::from_secs(4))
+    };
+    let running = RunningLoad::start(&topology.client, direct)?;
+    std::thread::sleep(Duration::from_secs(1));
+    waxwing.kill();
+    let killed = Instant::now();
+    everything_else(&topology, &inline)?;
+    ensure!(
+        killed.elapsed() < Duration::from_secs(15),
+        "the bridge is slow"
+    );
+    let tally = running.finish()?;
+    ensure!(tally.failed() == 0, "direct: {:?}", tally.failures);
+    waxwing.restart()?;
+    for vip in [VIP4, VIP6] {
+        assert_served(&topology, vip)?;
+    }
+    waxwing.stop().map(drop)
+}
+
+fn health_checks_go_by_the_bridge() -> Result<()> {
+    let topology = network(2, 1)?;
+    let _inline = Inline::new(&topology)?;
+    let mut servers = actors::http_servers(&topology, 8080)?;
+    let mut config = transparent(&topology);
+    for service in &mut config.services {
+        service.health.push(quick("http"));
+    }
+    let waxwing = Waxwing::start(&topology, &config)?;
+    for service in ["web", "web6"] {
+        waxwing.wait_status("both servers to be up", |status| up(status, service) == 2)?;
+    }
+    servers.remove(0).kill();
+    for service in ["web", "web6"] {
+        waxwing.wait_status("one server to be down", |status| up(status, service) == 1)?;
+    }
+    let answer = (0..4)
+        .map(|_| curl(&topology.client, &format!("http://{}/", host(VIP6))))
+        .collect::<Result<BTreeSet<_>>>()?;
+    ensure!(answer == ["server=2\n".to_owned()].into(), "{answer:?}");
+    waxwing.stop().map(drop)
+}
+
+/// How many backends of a service are up by their checks.
+fn up(status: &Status, service: &str) -> usize {
+    let services = status.0["services"].as_array().into_iter().flatten();
+    let of_service = services.filter(|entry| entry["name"] == service);
+    let backends = of_service.filter_map(|entry| entry["backends"].as_array());
+    backends
+        .flatten()
+        .filter(|backend| backend["health"]["state"] == "up")
+        .count()
+}
+
+/// A port that goes down and comes back, and a bridge that has forgotten all stations: without a
+/// restart, and for the latter without a packet lost.
+fn a_bridge_that_flaps_or_forgets_serves_on() -> Result<()> {
+    let topology = network(2, 1)?;
+    let inline = Inline::new(&topology)?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &transparent(&topology))?;
+    let load = Load {
+        rate: 200,
+        ..actors::connections(VIP4, 80, Duration::from_secs(2))
+    };
+    let running = RunningLoad::start(&topology.client, load)?;
+    for _ in 0..20 {
+        topology
+            .balancer
+            .ip("link set bridge type bridge fdb_flush\n")?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let tally = running.finish()?;
+    ensure!(tally.failed() == 0, "forgotten: {:?}", tally.failures);
+    // Each port by its own end and by the other's, and the bridge itself; a router that comes back has
+    // to be given its routes again.
+    let routes = format!("route replace {VIP4} dev balancer\nroute replace {VIP6} dev balancer\n");
+    let flaps: [(&Namespace, &str, &str); 4] = [
+        (&topology.balancer, "back", ""),
+        (&topology.switch, "balancer", ""),
+        (&topology.balancer, "front", ""),
+        (&inline.router, "balancer", &routes),
+    ];
+    for (namespace, interface, after) in flaps {
+        namespace.ip(&format!("link set {interface} down\n"))?;
+        waxwing.wait_status("a port to be down", |status| {
+            status.0["problems"].to_string().contains("is down")
+        })?;
+        // A router gives up its IPv6 addresses with the link.
+        let six = match interface {
+            "balancer" if std::ptr::eq(namespace, &raw const inline.router) => {
+                format!("addr replace {ROUTER6}/64 dev balancer nodad\n")
+            }
+            _ => String::new(),
+        };
+        namespace.ip(&format!("link set {interface} up\n{six}{after}"))?;
+        serves_again(&topology)?;
+    }
+    waxwing.stop().map(drop)
+}
+
+/// Waits until the VIPs are served without a failure.
+fn serves_again(topology: &Topology) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let served = [VIP4, VIP6].map(|vip| assert_served(topology, vip));
+        match served.into_iter().collect::<Result<Vec<_>>>() {
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+/// As where two balancers stand behind one another and the other one has the VIP.
+fn frames_to_another_holder_of_the_vip_pass() -> Result<()> {
+    let topology = network(1, 1)?;
+    let inline = Inline::new(&topology)?;
+    let waxwing = Waxwing::start(&topology, &transparent(&topology))?;
+    let server = &topology.servers[0];
+    let at_server = Capture::of_wire(server, "eth0")?;
+    let syn = build::Tcp {
+        link: Link {
+            source: Mac(inline.router.mac("balancer")?),
+            destination: Mac(server.mac("eth0")?),
+        },
+        source: (CLIENT4.into(), 5555),
+        destination: (VIP4.into(), 80),
+        flags: TcpFlags(TcpFlags::SYN),
+        ..build::Tcp::default()
+    }
+    .frame();
+    let wire = inline.router.enter(|| inject::Wire::open("balancer"))??;
+    wire.send(&syn)?;
+    let seen = at_server.take(QUIET)?;
+    ensure!(seen.contains(&syn), "it did not pass: {seen:02x?}");
+    let sessions = waxwing.status()?.sessions();
+    ensure!(sessions == 0, "it made a session");
+    waxwing.stop().map(drop)
+}
