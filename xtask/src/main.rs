@@ -6,6 +6,7 @@
 mod ci;
 mod figures;
 mod fuzz;
+mod machine;
 mod packages;
 mod run;
 mod services;
@@ -23,7 +24,8 @@ cargo xtask COMMAND
       --seconds N         how long the story takes in all (30)
       --report FILE.json  write what was measured
       --plain             lines instead of the live view
-  test [FILTER]         every test: unit, property, model, and end to end in network namespaces
+  test [FILTER]         every test: unit, property, model, end to end in network namespaces, and with zero-copy
+                        in a virtual machine (`test zerocopy`), whose kernel is fetched from Debian
   ci                    what CI runs: formatting, lints, tests, some fuzzing, docs, licences
   simulate [OPTIONS]    the core in one simulated world after the other, until interrupted
       --seed N            begin with this world

@@ -1,12 +1,14 @@
-//! Every test: pure ones, models, and real servers and clients in network namespaces.
+//! Every test: pure ones, models, and real servers and clients in network namespaces and in a virtual
+//! machine.
 
 use std::process::Command;
 
-use crate::{run, setup};
+use crate::{machine, run, setup};
 
 /// All tests, or those whose name contains the filter.
 pub(crate) fn all(filter: &[String]) -> Result<(), String> {
     let filter: Vec<&str> = filter.iter().map(String::as_str).collect();
+    machine::prepare();
     run::step("building everything");
     run::build()?;
     run::step("unit, property, scenario and end-to-end tests");
