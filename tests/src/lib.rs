@@ -26,6 +26,7 @@ pub mod scratch;
 pub mod servers;
 pub mod status;
 pub mod topology;
+pub mod vlan;
 pub mod vm;
 pub mod wat;
 pub mod waxwing;

@@ -22,7 +22,6 @@ pub mod kernel;
 pub mod machine;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 pub use image::Image;
 pub use kernel::Kernel;
@@ -40,8 +39,6 @@ enum Word {
     Ready,
     /// For people.
     Said(String),
-    /// A finding, for the host's program.
-    Found(Value),
     /// The scenario has passed.
     Passed,
     /// It has not, and why.

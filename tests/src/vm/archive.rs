@@ -77,7 +77,8 @@ impl<W: Write> Archive<W> {
         let after_name = 1 + (110 + name.len() + 1).wrapping_neg() % 4;
         self.out.write_all(&[0; 4][..after_name])?;
         self.out.write_all(contents)?;
-        self.out.write_all(&[0; 4][..contents.len().wrapping_neg() % 4])
+        self.out
+            .write_all(&[0; 4][..contents.len().wrapping_neg() % 4])
     }
 }
 

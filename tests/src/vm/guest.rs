@@ -16,7 +16,6 @@ use anyhow::{Context as _, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use serde::Serialize;
 
 use super::Word;
 use crate::process;
@@ -44,15 +43,6 @@ impl Report {
     /// Says something for people.
     pub fn say(&self, text: impl Display) {
         self.send(&Word::Said(text.to_string()));
-    }
-
-    /// Hands over a finding for the host's program.
-    ///
-    /// # Errors
-    /// It has no form in JSON.
-    pub fn found(&self, finding: &impl Serialize) -> Result<()> {
-        self.send(&Word::Found(serde_json::to_value(finding)?));
-        Ok(())
     }
 
     fn send(&self, word: &Word) {

@@ -19,7 +19,7 @@ use crate::process;
 
 /// Programs of the system's that the guest has.
 pub(super) const PROGRAMS: &[&str] = &[
-    "ip", "ethtool", "sysctl", "setpriv", "ss", "curl", "wrk", "nginx", "nft", "ipvsadm", "modprobe",
+    "ip", "ethtool", "sysctl", "setpriv", "ss", "curl", "wrk", "nginx", "modprobe",
 ];
 
 /// Where the guest has programs of ours.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// Modules that may be wanted in the guest: by directory, below `kernel` in the release's own.
-const MODULES: &[&str] = &["net", "lib", "crypto", "drivers/net", "drivers/net/ipvlan"];
+const MODULES: &[&str] = &["net", "lib", "crypto", "drivers/net"];
 
 /// A kernel and its modules.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -8,6 +8,7 @@ mod deaths;
 mod pings;
 mod swaps;
 mod traffic;
+mod vlans;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     pings::SCENARIOS,
     swaps::SCENARIOS,
     deaths::SCENARIOS,
+    vlans::SCENARIOS,
 ];
 
 /// The longest that all scenarios together may take, and each.
@@ -101,7 +103,7 @@ impl Host {
         let machine = self.machine.as_mut().context("it was booted")?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         let say = |text: &str| eprintln!("{name}: {text}");
-        machine.run(name, left.min(SCENARIO_LIMIT), say).map(drop)
+        machine.run(name, left.min(SCENARIO_LIMIT), say)
     }
 }
 

@@ -14,8 +14,9 @@ use waxwing_tests::{Load, Topology, Waxwing, query};
 use crate::traffic::nginx;
 use crate::{OTHER_MODULES, assert_zero_copy, config, scenario, topology};
 
-pub(crate) const SCENARIOS: &[Scenario] =
-    &[scenario!(a_module_swap_loses_no_request_and_moves_no_session)];
+pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(
+    a_module_swap_loses_no_request_and_moves_no_session
+)];
 
 /// Connections that are open through all swaps.
 const STAYING: usize = 24;
@@ -39,12 +40,14 @@ fn a_module_swap_loses_no_request_and_moves_no_session(report: &Report) -> Resul
         RunningLoad::start(&topology.client, load(false))?,
     ];
     let mut serving = None;
-    for file in OTHER_MODULES.into_iter().cycle().take(4) {
+    for file in OTHER_MODULES.into_iter() {
         let module = fs::read(file).with_context(|| format!("cannot read {file}"))?;
         waxwing.drop_in("round_robin.wasm", &module, Copy::Atomic)?;
         let status = waxwing.wait_status("the next module", |status| {
             let hash = status.module_hash("round_robin");
-            status.module_source("round_robin").is_some_and(|source| source != "built-in")
+            status
+                .module_source("round_robin")
+                .is_some_and(|source| source != "built-in")
                 && hash.is_some()
                 && hash != serving.as_deref()
         })?;
