@@ -30,7 +30,7 @@ pub fn move_servers(topology: &Topology) -> Result<()> {
         server.ip(&format!(
             "addr flush dev eth0\nlink set vlan{ID} up\n\
              addr add {v4}/24 dev vlan{ID}\naddr add {v6}/64 dev vlan{ID} nodad\n\
-             route add default via 10.2.0.1\nroute add ::/0 via fd00:2::1\n"
+             route replace default via 10.2.0.1\nroute replace ::/0 via fd00:2::1\n"
         ))?;
     }
     Ok(())

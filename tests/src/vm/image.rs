@@ -28,11 +28,16 @@ const OURS: &str = "/waxwing";
 /// The guest's first program: the one that runs here.
 pub(super) const INIT: &str = "/waxwing/init";
 
-/// Written into the guest: users and groups for nginx, which wants to know root's.
+/// Written into the guest: users and groups for nginx, which wants to know root's, and the name of
+/// port 80 for wrk.
 const FILES: &[(&str, &str)] = &[
     ("/etc/passwd", "root:x:0:0:root:/:/bin/false\n"),
     ("/etc/group", "root:x:0:\n"),
-    ("/etc/nsswitch.conf", "passwd: files\ngroup: files\n"),
+    (
+        "/etc/nsswitch.conf",
+        "passwd: files\ngroup: files\nservices: files\n",
+    ),
+    ("/etc/services", "http 80/tcp\n"),
 ];
 
 /// Empty directories of the guest.

@@ -14,10 +14,7 @@ use waxwing_tests::{Namespace, Service, Topology, Waxwing};
 
 use crate::{config, scenario, topology};
 
-pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(each_datagram_waits_for_the_one_before),
-    scenario!(each_datagram_waits_for_the_one_before_by_busy_polling),
-];
+pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(each_datagram_waits_for_the_one_before)];
 
 const PORT: u16 = 7777;
 
@@ -32,21 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MEDIAN_MAX: Duration = Duration::from_millis(15);
 
 fn each_datagram_waits_for_the_one_before(report: &Report) -> Result<()> {
-    ping_pong("adaptive", report)
-}
-
-fn each_datagram_waits_for_the_one_before_by_busy_polling(report: &Report) -> Result<()> {
-    ping_pong("busy", report)
-}
-
-fn ping_pong(poll: &'static str, report: &Report) -> Result<()> {
     let topology = topology()?;
     let _echoes = [
         Echo::start(&topology.servers[0])?,
         Echo::start(&topology.servers[1])?,
     ];
-    let mut config = config(&topology).with(Service::v4("echo", "udp", (7, PORT), 2));
-    config.poll = poll;
+    let config = config(&topology).with(Service::v4("echo", "udp", (7, PORT), 2));
     let waxwing = Waxwing::start(&topology, &config)?;
     let mut took = pings(&topology)?;
     took.sort();

@@ -31,8 +31,8 @@ fn a_module_swap_loses_no_request_and_moves_no_session(report: &Report) -> Resul
     // Long enough for the slowest machine: it is stopped with the last swap.
     let load = |keep_alive| Load {
         keep_alive,
-        clients: 4,
-        rate: 100,
+        clients: 2,
+        rate: 20,
         ..connections(VIP4, 80, Duration::from_secs(80))
     };
     let mut loads = [
