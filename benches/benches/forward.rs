@@ -13,11 +13,11 @@ use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::snapshot::{
-    Backend, MidStream, NextHops, NoBackend, Port, Service, Timeouts,
+    Backend, MidStream, NextHops, NoBackend, Port, Service, SourceUse, Timeouts,
 };
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
-    BATCH, BackendId, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, PortId,
+    BATCH, BackendId, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, PortId, Ports,
     ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags, build, parse};
@@ -85,8 +85,9 @@ impl Bench {
             id: ServiceId(0),
             name: "bench".into(),
             vip: plan.vip,
-            port: 80,
+            ports: Ports::one(80),
             protocol: Protocol::Tcp,
+            source_nat: SourceUse::Auto,
             policy: 0,
             backends: (0..BACKENDS).map(BackendId).collect(),
             mid_stream: MidStream::Pick,

@@ -37,6 +37,9 @@ pub struct Config {
     /// Interfaces to attach to.
     #[serde(rename = "port")]
     pub ports: Vec<Port>,
+    /// Source addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source_nat: Vec<SourceNat>,
     /// Services.
     #[serde(rename = "service")]
     pub services: Vec<Service>,
@@ -54,6 +57,27 @@ pub struct Port {
     pub interface: String,
 }
 
+/// Source addresses, and who gets one.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceNat {
+    /// Networks of clients that do.
+    pub clients: Vec<&'static str>,
+    /// The addresses.
+    pub addresses: Vec<&'static str>,
+    /// The ports of each.
+    pub ports: &'static str,
+}
+
+/// A service's ports.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Ports {
+    /// One.
+    One(u16),
+    /// A range, or `all`.
+    Many(&'static str),
+}
+
 /// A service.
 #[derive(Clone, Debug, Serialize)]
 pub struct Service {
@@ -61,12 +85,15 @@ pub struct Service {
     pub name: String,
     /// Its address.
     pub vip: IpAddr,
-    /// Its port.
-    pub port: u16,
+    /// Its ports.
+    pub port: Ports,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
     /// Its policy's name.
     pub policy: String,
+    /// Who gets a source address: `auto` or `always`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_nat: Option<&'static str>,
     /// Names of its backends' signals.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub signals: Vec<&'static str>,
@@ -113,8 +140,9 @@ pub struct Service {
 pub struct Backend {
     /// Its address.
     pub address: IpAddr,
-    /// Its port.
-    pub port: u16,
+    /// Its port; none where its service has many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Its weight; 0 drains.
     pub weight: u32,
     /// What it is called; else by address and port.
@@ -134,7 +162,7 @@ impl Backend {
     pub fn new(address: IpAddr, port: u16) -> Self {
         Self {
             address,
-            port,
+            port: Some(port),
             weight: 1,
             name: None,
             backup: false,
@@ -163,6 +191,7 @@ impl Config {
                 socket: directory.join("waxwing.sock"),
             },
             ports: ports.collect(),
+            source_nat: Vec::new(),
             services: Vec::new(),
         }
     }
@@ -171,6 +200,13 @@ impl Config {
     #[must_use]
     pub fn with(mut self, service: Service) -> Self {
         self.services.push(service);
+        self
+    }
+
+    /// With these source addresses.
+    #[must_use]
+    pub fn with_sources(mut self, source_nat: Vec<SourceNat>) -> Self {
+        self.source_nat = source_nat;
         self
     }
 
@@ -225,6 +261,16 @@ impl Service {
         )
     }
 
+    /// The same with many ports, each of which is its servers' own.
+    #[must_use]
+    pub fn on_ports(mut self, ports: &'static str) -> Self {
+        self.port = Ports::Many(ports);
+        for backend in &mut self.backends {
+            backend.port = None;
+        }
+        self
+    }
+
     /// The same with one more check.
     #[must_use]
     pub fn checked(mut self, check: HealthCheck) -> Self {
@@ -242,8 +288,9 @@ impl Service {
         Self {
             name: name.to_owned(),
             vip,
-            port,
+            port: Ports::One(port),
             protocol,
+            source_nat: None,
             policy: "round_robin".to_owned(),
             signals: Vec::new(),
             on_down: None,

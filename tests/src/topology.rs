@@ -73,6 +73,8 @@ pub struct Layout {
     pub vips: VipRoute,
     /// What the balancer's ports are.
     pub wires: Wires,
+    /// MTU of every interface, in bytes.
+    pub mtu: u32,
 }
 
 impl Default for Layout {
@@ -83,6 +85,7 @@ impl Default for Layout {
             arms: Arms::Two,
             vips: VipRoute::OnLink,
             wires: Wires::Veth,
+            mtu: 1500,
         }
     }
 }
@@ -164,10 +167,9 @@ impl Topology {
     }
 
     fn wire(&self) -> Result<()> {
-        let wide = VethOptions {
-            queues: self.layout.queues,
-            ..VethOptions::default()
-        };
+        let Layout { queues, mtu, .. } = self.layout;
+        let wide = VethOptions { queues, mtu };
+        let narrow = VethOptions { queues: 1, mtu };
         match self.layout.arms {
             Arms::Two if self.layout.wires == Wires::Cards => self.wire_cards()?,
             Arms::Two => {
@@ -175,13 +177,13 @@ impl Topology {
                 self.plug((&self.balancer, "back"), wide)?;
             }
             Arms::One => {
-                self.plug((&self.client, "eth0"), VethOptions::default())?;
+                self.plug((&self.client, "eth0"), narrow)?;
                 self.plug((&self.balancer, "front"), wide)?;
             }
         }
         self.servers
             .iter()
-            .try_for_each(|server| self.plug((server, "eth0"), VethOptions::default()))
+            .try_for_each(|server| self.plug((server, "eth0"), narrow))
     }
 
     /// The machine's hubs join cards 0 and 2, and cards 1 and 3.

@@ -38,11 +38,15 @@ pub(crate) fn sessions(
                 print(&(line + "\n"))?;
                 continue;
             }
+            let client = match &session.source {
+                Some(source) => format!("{} as {source}", session.client),
+                None => session.client.clone(),
+            };
             print(&format!(
                 "{:<16} {} {:<44} -> {:<44} {:<12} {:>8.1} s old, {:>8.1} s idle\n",
                 session.service,
                 session.protocol,
-                session.client,
+                client,
                 session.backend,
                 session.phase.unwrap_or_default(),
                 session.age_ms as f64 / 1000.0,

@@ -74,6 +74,17 @@ fn write_status(out: &mut String, status: &Status) -> fmt::Result {
         .services
         .iter()
         .try_for_each(|service| write_service(out, service))?;
+    if !status.source_nat.is_empty() {
+        writeln!(out)?;
+    }
+    for source in &status.source_nat {
+        let ports = source
+            .ports
+            .as_ref()
+            .map_or("removed".to_owned(), |ports| format!("ports {ports}"));
+        let (address, active) = (&source.address, source.active);
+        writeln!(out, "source    {address}  {ports}, {active} sessions")?;
+    }
     if !status.retired.is_empty() {
         writeln!(out, "\nremoved, with sessions")?;
         status
@@ -241,7 +252,10 @@ fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
     write!(
         out,
         "  {:<40} weight {:<4} {:>8} active {:>10} in all{refused}",
-        format!("{} port {} {name}", backend.address, backend.port),
+        match backend.port {
+            Some(port) => format!("{} port {port} {name}", backend.address),
+            None => format!("{} {name}", backend.address),
+        },
         backend.weight,
         backend.active,
         backend.sessions,

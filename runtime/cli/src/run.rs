@@ -90,9 +90,10 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     let config = &checked.config;
     let (attached, worker_parts) = waxwing_xdp::attach(&ports(config), &options(config))?;
     attached.reports().iter().for_each(log_port);
+    let frame_len_max = attached.frame_len_max();
     let attached = Arc::new(Mutex::new(attached));
 
-    let shared = shared(config, worker_parts.len())?;
+    let shared = shared(config, worker_parts.len(), frame_len_max)?;
     let counters: Vec<_> = worker_parts
         .iter()
         .map(|_| Arc::new(WorkerCounters::new(config.backends_max)))
@@ -194,7 +195,8 @@ fn options(config: &Config) -> Options {
     }
 }
 
-fn shared(config: &Config, workers: usize) -> Result<Shared> {
+/// What all workers share, for frames of so many bytes.
+fn shared(config: &Config, workers: usize, frame_len_max: u32) -> Result<Shared> {
     let sessions_max = u32::try_from(config.sessions_max).unwrap_or(u32::MAX);
     // Each RandomState has keys of its own, drawn by the operating system.
     let seed = || std::array::from_fn(|word| RandomState::new().hash_one(word));
@@ -203,8 +205,17 @@ fn shared(config: &Config, workers: usize) -> Result<Shared> {
         sessions: Arc::new(sessions),
         next_hops: Arc::new(NextHops::new(config.backends_max)),
         gauges: Arc::new(Gauges::new(config.backends_max, workers)),
-        fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), seed())),
+        fragments: Arc::new(FragmentTable::new(fragment_limits(frame_len_max), seed())),
     })
+}
+
+/// The default's, with room for longer frames where there are.
+fn fragment_limits(frame_len_max: u32) -> FragmentLimits {
+    let limits = FragmentLimits::default();
+    FragmentLimits {
+        held_len_max: limits.held_len_max.max(frame_len_max as usize),
+        ..limits
+    }
 }
 
 fn log_port(report: &PortReport) {
@@ -389,6 +400,13 @@ impl PortFacts for Shelf {
             ..PortStatus::default()
         };
         (0..).zip(attached.reports()).map(port_status).collect()
+    }
+
+    fn mtu_max(&self) -> u32 {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .mtu_max()
     }
 }
 

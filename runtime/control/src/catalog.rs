@@ -1,7 +1,7 @@
 //! Ids that stay: makes each config a [`Snapshot`] in which what a session refers to keeps its id.
 //!
 //! Invariant: an id belongs to one thing until no session can refer to it. A service is known by
-//! its VIP, port and protocol, a backend by its service, address and port; names may change.
+//! its VIP, ports and protocol, a backend by its service, address and port; names may change.
 //!
 //! A backend that left the config is *retired*: it stays in the snapshot with weight 0 and out of
 //! its service's list, and its sessions live on. It goes at a later [`Catalog::apply`] that finds
@@ -10,20 +10,23 @@
 //! so for one snapshot at least the id means nothing, rather than two things to two workers. A
 //! service's id lives as long as a backend of it.
 
+mod sources;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use waxwing_dataplane::snapshot::{NoBackend, Port};
-use waxwing_dataplane::{Backend, BackendId, Gauges, Service, ServiceId, Snapshot};
+use waxwing_dataplane::snapshot::{NoBackend, Port, SourceUse};
+use waxwing_dataplane::{Backend, BackendId, Gauges, Ports, Service, ServiceId, Snapshot};
 use waxwing_packet::{Address, Protocol};
 
 use crate::config::{self, AllDown, Config, OnRefused};
 use crate::health::Effects;
+use sources::SourceIds;
 
 /// What a service is known by.
-pub type ServiceKey = (Address, u16, Protocol);
-/// What a backend is known by.
+pub type ServiceKey = (Address, Ports, Protocol);
+/// What a backend is known by: its service, its address and the port that a snapshot has for it.
 pub type BackendKey = (ServiceKey, Address, u16);
 
 /// The ids given, and the snapshots made from them. One value, owned by the control thread.
@@ -36,6 +39,7 @@ pub struct Catalog {
     live: HashMap<BackendKey, Backend>,
     /// Backends of earlier configs.
     retired: HashMap<BackendKey, Backend>,
+    sources: SourceIds,
 }
 
 /// Why a config got no snapshot: the catalog is as it was before.
@@ -64,12 +68,23 @@ pub enum CatalogError {
         service: Arc<str>,
         /// Its address.
         address: Address,
-        /// Its port.
+        /// Its port, as a snapshot has it.
         port: u16,
         /// The limit.
         max: usize,
         /// How many are held for removed backends.
         retired: usize,
+    },
+    /// All ids of source addresses are in use.
+    #[error(
+        "no room for source address {address}: all {max} are in use, some perhaps by addresses that were \
+         removed but have sessions; wait for those to end and reload"
+    )]
+    Sources {
+        /// The one that has none.
+        address: Address,
+        /// The limit.
+        max: usize,
     },
 }
 
@@ -83,6 +98,7 @@ impl Catalog {
             backends: Ids::new(backends_max),
             live: HashMap::new(),
             retired: HashMap::new(),
+            sources: SourceIds::new(),
         }
     }
 
@@ -107,13 +123,12 @@ impl Catalog {
         Ok(snapshot)
     }
 
-    /// Whether a retired backend has no session left, so that applying the same config again
-    /// would free its id.
+    /// Whether a retired backend, or a source address that was removed, has no session left, so that
+    /// applying the same config again would free its id.
     #[must_use]
     pub fn has_freeable(&self, gauges: &Gauges) -> bool {
-        self.retired
-            .values()
-            .any(|backend| gauges.active(backend.id) == 0)
+        let mut retired = self.retired.values();
+        retired.any(|backend| gauges.active(backend.id) == 0) || self.sources.has_freeable(gauges)
     }
 
     /// The backends that left the config and are kept for their sessions.
@@ -146,7 +161,8 @@ impl Catalog {
             .cloned()
             .collect();
         let snapshot = Snapshot::new(self.generation, services, backends, ports.to_vec());
-        Ok(snapshot.answering_ping(config.ping))
+        let sources = self.sources.advance(config, gauges)?;
+        Ok(snapshot.answering_ping(config.ping).with_sources(sources))
     }
 
     /// A service with its ids; its backends are added to `live`.
@@ -170,8 +186,11 @@ impl Catalog {
             id: ServiceId(id),
             name: Arc::clone(name),
             vip: entry.vip.value,
-            port: entry.port.value,
+            ports: entry.ports.value,
             protocol: entry.protocol.value,
+            source_nat: entry
+                .source_nat
+                .map_or_else(SourceUse::default, |uses| uses.value),
             policy: policies
                 .iter()
                 .position(|p| *p == entry.policy.value)
@@ -187,7 +206,7 @@ impl Catalog {
         let mut ids = Vec::with_capacity(entry.backends.len());
         let weights = weights(entry, effects);
         for (backend, weight) in entry.backends.iter().zip(weights) {
-            let (address, port) = (backend.address.value, backend.port.value);
+            let (address, port) = (backend.address.value, backend.snapshot_port());
             let backend_key = (key, address, port);
             let effect = effects.get(&backend_key).copied().unwrap_or_default();
             let id = self
@@ -253,7 +272,7 @@ impl Catalog {
         }
         let mut in_use: HashSet<ServiceKey> =
             retired.keys().map(|(service, ..)| *service).collect();
-        in_use.extend(services.iter().map(|s| (s.vip, s.port, s.protocol)));
+        in_use.extend(services.iter().map(|s| (s.vip, s.ports, s.protocol)));
         self.services.keep(&in_use);
     }
 }
@@ -294,20 +313,20 @@ pub(crate) fn backend_key(service: &config::Service, backend: &config::Backend) 
     (
         service_key(service),
         backend.address.value,
-        backend.port.value,
+        backend.snapshot_port(),
     )
 }
 
 /// What a snapshot's backend is known by.
 pub(crate) fn key_of(backend: &Backend) -> BackendKey {
-    let service = (backend.vip, backend.vip_port, backend.protocol);
+    let service = (backend.vip, backend.vip_ports, backend.protocol);
     (service, backend.address, backend.port)
 }
 
 pub(crate) fn service_key(service: &config::Service) -> ServiceKey {
     (
         service.vip.value,
-        service.port.value,
+        service.ports.value,
         service.protocol.value,
     )
 }
@@ -346,14 +365,23 @@ impl<K: Eq + Hash + Copy> Ids<K> {
 
     /// Frees all other keys' ids.
     fn keep(&mut self, keys: &HashSet<K>) {
+        self.retain(|key, _| keys.contains(key));
+    }
+
+    /// Frees the ids of keys that are not to keep them.
+    fn retain(&mut self, keeps: impl Fn(&K, u32) -> bool) {
         let Self { taken, free, .. } = self;
         taken.retain(|key, id| {
-            let keep = keys.contains(key);
+            let keep = keeps(key, *id);
             if !keep {
                 free.push_back(*id);
             }
             keep
         });
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (K, u32)> {
+        self.taken.iter().map(|(key, id)| (*key, *id))
     }
 }
 

@@ -164,21 +164,21 @@ fn families(config: &Config) -> Vec<Family> {
 }
 
 fn vips(config: &Config, facts: &HostFacts) -> Vec<Problem> {
-    let problem = |vip: &Located<Address>| {
-        let holder = facts.holder_of(vip.value)?;
-        Some(config.warning_at(vip.span, vip_on_link(&vip.value.to_string(), &holder)))
+    let vips = config.services.iter().map(|service| ("VIP", &service.vip));
+    let sources = config.source_nat.iter().flat_map(|table| &table.addresses);
+    let sources = sources.map(|address| ("source address", address));
+    let problem = |(what, address): (&str, &Located<Address>)| {
+        let holder = facts.holder_of(address.value)?;
+        Some(config.warning_at(address.span, on_link(what, address.value, &holder)))
     };
-    config
-        .services
-        .iter()
-        .filter_map(|service| problem(&service.vip))
-        .collect()
+    vips.chain(sources).filter_map(problem).collect()
 }
 
-pub(crate) fn vip_on_link(vip: &str, link: &str) -> String {
+/// What is wrong with a VIP, or a source address, that an interface has.
+pub(crate) fn on_link(what: &str, address: Address, link: &str) -> String {
     format!(
-        "the VIP {vip} is an address of this host, on {link}: the kernel answers for it too, and \
-         resets its connections whenever waxwing is not running; take it off with `ip addr del {vip} \
+        "the {what} {address} is an address of this host, on {link}: the kernel answers for it too, and \
+         resets its connections whenever waxwing is not running; take it off with `ip addr del {address} \
          dev {link}`"
     )
 }

@@ -354,10 +354,19 @@ impl Controller {
     /// Links or addresses of the host are different now.
     pub(crate) async fn network_changed(&mut self) {
         let facts = self.resolver.facts().borrow().clone();
+        let mut grown = Vec::new();
         for (port, link) in self.attached.iter_mut().zip(&self.links) {
-            if let Some(link) = facts.links.get(&link.link) {
-                port.mac = link.mac.unwrap_or(port.mac);
-                port.mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+            if let Some(fact) = facts.links.get(&link.link) {
+                port.mac = fact.mac.unwrap_or(port.mac);
+                let mtu = u16::try_from(fact.mtu).unwrap_or(u16::MAX);
+                if mtu > std::mem::replace(&mut port.mtu, mtu) {
+                    grown.push((&link.name, fact.mtu));
+                }
+            }
+        }
+        for (name, mtu) in grown {
+            if let Some(problem) = self.mtu_problem(name, mtu) {
+                tracing::warn!("{problem}");
             }
         }
         if self.attached.iter().any(|port| port.bridge.is_some()) {
@@ -551,7 +560,9 @@ impl Controller {
         } in &self.links
         {
             match facts.links.get(index) {
-                Some(link) if link.up && link.carrier => {}
+                Some(link) if link.up && link.carrier => {
+                    problems.extend(self.mtu_problem(name, link.mtu));
+                }
                 Some(_) => problems.push(format!("{name} is down")),
                 None if facts.link(name).is_some() => {
                     problems.push(format!(
@@ -566,10 +577,27 @@ impl Controller {
         problems.extend(self.resolver.returns().problem.clone());
         for vip in self.snapshot.vips() {
             if let Some(holder) = facts.holder_of(*vip) {
-                problems.push(check::vip_on_link(&vip.to_string(), &holder));
+                let mut sources = self.snapshot.sources().iter();
+                let what = match sources.any(|(_, address)| address == *vip) {
+                    true => "source address",
+                    false => "VIP",
+                };
+                problems.push(check::on_link(what, *vip, &holder));
             }
         }
         problems
+    }
+
+    /// What is wrong with an MTU that has grown beyond what was laid out at the start.
+    fn mtu_problem(&self, name: &str, mtu: u32) -> Option<String> {
+        let mtu_max = self.reporter.ports.mtu_max();
+        (mtu > mtu_max).then(|| {
+            format!(
+                "{name}: MTU {mtu} is more than the {mtu_max} that there was memory laid out for at the \
+                 start; longer frames are lost. Restart waxwing, or lower it (`ip link set dev {name} \
+                 mtu {mtu_max}`)"
+            )
+        })
     }
 
     /// What of the bridge is not as transparent mode needs it.
@@ -591,9 +619,10 @@ impl Controller {
 fn rules(snapshot: &Snapshot, locals: BTreeSet<Address>) -> Rules {
     let mut rules = Rules::new(snapshot, locals);
     for backend in snapshot.backends() {
+        let port = backend.vip_ports.single().unwrap_or(Rules::ANY_PORT);
         rules
             .services
-            .insert((backend.vip, backend.vip_port, backend.protocol as u8));
+            .insert((backend.vip, port, backend.protocol as u8));
     }
     rules
 }

@@ -229,7 +229,7 @@ fn binding(entry: &Service, subject: &Subject, keys: &Key) -> Option<ServiceBind
         snapshot, effects, ..
     } = subject;
     let Located { value: vip, .. } = entry.vip;
-    let service = snapshot.service_at(vip, entry.port.value, entry.protocol.value)?;
+    let service = snapshot.service_of(vip, entry.ports.value, entry.protocol.value)?;
     let info = |(id, entry): (&BackendId, &crate::config::Backend)| {
         let backend = snapshot.backend(*id)?;
         Some(BackendInfo {

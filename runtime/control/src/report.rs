@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::watch;
 use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
-use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot};
+use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot, SourceId};
 use waxwing_packet::{Address, Family, Protocol};
 use waxwing_plugin::checks::CheckHost;
 use waxwing_plugin::{Host, InUse};
@@ -26,7 +26,7 @@ use crate::signals;
 use crate::status::{
     BackendStatus, BatchTimes, ConfigStatus, NextHopStatus, PortStatus, ReloadStatus,
     ReturnPathStatus, ServiceHealthStatus, ServiceStatus, Serving, SessionStatus, SessionsStatus,
-    Status, TrafficStatus, WorkerStatus,
+    SourceStatus, Status, TrafficStatus, WorkerStatus,
 };
 
 /// What only the I/O side knows of the ports: how they are attached, and their sockets' numbers.
@@ -34,6 +34,9 @@ pub trait PortFacts: Send + Sync {
     /// Every port, in the order of their ids. [`PortStatus::link_up`], `mac` and `mtu` are filled
     /// in by the caller.
     fn ports(&self) -> Vec<PortStatus>;
+
+    /// The largest MTU of which frames fit the memory that was laid out at the start, in bytes.
+    fn mtu_max(&self) -> u32;
 }
 
 /// What the controller last put into effect.
@@ -181,6 +184,7 @@ impl Reporter {
                 .map(|(n, c)| worker(n, c))
                 .collect(),
             sessions: self.table(),
+            source_nat: self.sources(&view),
             services: self.services(&view),
             retired: self.retired(&view),
             modules: self.host.status(),
@@ -254,7 +258,7 @@ impl Reporter {
             ServiceStatus {
                 name: service.name.to_string(),
                 vip: service.vip.to_string(),
-                port: service.port,
+                port: service.ports.into(),
                 protocol: service.protocol.to_string(),
                 policy: policies
                     .get(service.policy)
@@ -282,6 +286,21 @@ impl Reporter {
             .filter_map(by_endpoint)
             .map(status)
             .collect()
+    }
+
+    /// Source addresses, those included that were removed and have sessions.
+    fn sources(&self, view: &View) -> Vec<SourceStatus> {
+        let status = |(id, address): (SourceId, Address)| {
+            let of =
+                |table: &&config::SourceNat| table.addresses.iter().any(|it| it.value == address);
+            let table = view.config.source_nat.iter().find(of);
+            SourceStatus {
+                address: address.to_string(),
+                ports: table.map(|table| table.ports.to_string()),
+                active: self.gauges.active_from(id),
+            }
+        };
+        view.snapshot.sources().iter().map(status).collect()
     }
 
     /// Backends in the snapshot that no service lists.
@@ -313,7 +332,7 @@ impl Reporter {
         BackendStatus {
             name: names.get(&key_of(backend)).cloned(),
             address: backend.address.to_string(),
-            port: backend.port,
+            port: (backend.port != Backend::PORT_KEPT).then_some(backend.port),
             weight: backend.weight,
             healthy: backend.healthy,
             health: None,
@@ -358,7 +377,7 @@ pub(crate) fn service_of<'a>(
     entry: &config::Service,
     snapshot: &'a Snapshot,
 ) -> Option<&'a Service> {
-    snapshot.service_at(entry.vip.value, entry.port.value, entry.protocol.value)
+    snapshot.service_of(entry.vip.value, entry.ports.value, entry.protocol.value)
 }
 
 /// The names that the config gives to backends.
@@ -465,7 +484,9 @@ fn session_status(
     snapshot: &Snapshot,
     now: Now,
 ) -> SessionStatus {
-    let vip = endpoint(backend.vip, backend.vip_port);
+    let vip = endpoint(backend.vip, session.service_port);
+    let translated = !session.source.is_client() || session.source_port != session.client_port;
+    let source = snapshot.seen_by_backend(session).filter(|_| translated);
     let tick_ms = |since: u32| u64::from(since) * 100;
     SessionStatus {
         service: snapshot
@@ -474,7 +495,8 @@ fn session_status(
         protocol: session.protocol.to_string(),
         client: endpoint(session.client, session.client_port),
         vip,
-        backend: endpoint(backend.address, backend.port),
+        source: source.map(|source| endpoint(source, session.source_port)),
+        backend: endpoint(backend.address, backend.port_for(session.service_port)),
         phase: (session.protocol == Protocol::Tcp).then(|| phase(session.tcp.phase()).to_owned()),
         age_ms: tick_ms(now.tick().since(session.created)),
         idle_ms: tick_ms(now.tick().since(session.seen)),

@@ -12,10 +12,10 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::time::{Duration, Instant};
-use waxwing_dataplane::routes::{Path, Prefix, Routes};
+use waxwing_dataplane::routes::{Path, Routes};
 use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{NextHop, PortId};
-use waxwing_packet::Address;
+use waxwing_packet::{Address, Prefix};
 
 use crate::kernel::table::{Hop, best};
 use crate::kernel::{Kernel, NeighbourKey};

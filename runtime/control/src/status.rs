@@ -5,10 +5,12 @@
 //! since 1970, counts since the balancer started.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::health::{Admin, State};
 use serde::{Deserialize, Serialize};
+use waxwing_dataplane::Ports;
 pub use waxwing_plugin::{
     CanaryStatus, ModuleStatus, Quarantined, RefusedStatus, Serving, StepStatus,
 };
@@ -37,6 +39,8 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// The session table.
     pub sessions: SessionsStatus,
+    /// The source addresses.
+    pub source_nat: Vec<SourceStatus>,
     /// The services, in the config's order.
     pub services: Vec<ServiceStatus>,
     /// Removed backends that still have sessions.
@@ -207,6 +211,50 @@ pub struct SessionsStatus {
     pub bytes_per_session: f64,
 }
 
+/// Ports, as a config writes them: the number of one, or a text.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PortsStatus {
+    /// One.
+    One(u16),
+    /// `8000-8010`, or `all`.
+    Many(String),
+}
+
+impl Default for PortsStatus {
+    fn default() -> Self {
+        Self::Many(String::new())
+    }
+}
+
+impl From<Ports> for PortsStatus {
+    fn from(ports: Ports) -> Self {
+        ports
+            .single()
+            .map_or_else(|| Self::Many(ports.to_string()), Self::One)
+    }
+}
+
+impl fmt::Display for PortsStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(port) => port.fmt(f),
+            Self::Many(ports) => f.write_str(ports),
+        }
+    }
+}
+
+/// A source address.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// The address.
+    pub address: String,
+    /// Its ports; none once it was removed from the config.
+    pub ports: Option<String>,
+    /// Sessions now.
+    pub active: u32,
+}
+
 /// A service.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ServiceStatus {
@@ -214,8 +262,8 @@ pub struct ServiceStatus {
     pub name: String,
     /// The address clients use.
     pub vip: String,
-    /// The port clients use.
-    pub port: u16,
+    /// The port or ports clients use.
+    pub port: PortsStatus,
     /// `tcp` or `udp`.
     pub protocol: String,
     /// The name of its policy; see [`Status::modules`].
@@ -311,8 +359,8 @@ pub struct BackendStatus {
     pub name: Option<String>,
     /// Its address.
     pub address: String,
-    /// Its port.
-    pub port: u16,
+    /// Its port; none where a session goes to the port that its client used.
+    pub port: Option<u16>,
     /// Its share of new sessions, as its health has it; 0 takes none.
     pub weight: u32,
     /// Whether it may take new sessions: it is up, or nothing better is.
@@ -374,6 +422,8 @@ pub struct SessionStatus {
     pub client: String,
     /// The VIP and its port.
     pub vip: String,
+    /// The client's address and port as the backend sees them, where they are translated.
+    pub source: Option<String>,
     /// The backend's address and port.
     pub backend: String,
     /// `half-open`, `established` or `closing`; none for UDP.

@@ -6,12 +6,13 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::BackendId;
 pub use crate::histogram::Distribution;
 use crate::histogram::Histogram;
 use crate::session::WORKER_UNCOUNTED;
 #[cfg(doc)]
 use crate::snapshot::{NoBackend, SessionsFate};
+use crate::source_nat::SOURCES_MAX;
+use crate::{BackendId, SourceId};
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
@@ -76,6 +77,11 @@ drop_reasons! {
     SessionTableFull = "session_table_full",
     /// Another session to the same backend endpoint has the client's address and port.
     TupleClash = "tuple_clash",
+    /// The client is the server that was picked, or the service is one of source NAT for all, and there
+    /// is no source address of its family.
+    NoSourceAddress = "no_source_address",
+    /// Every source port that was tried is taken towards the backend, by sessions that stay.
+    SourcePorts = "source_ports",
     /// The next hop towards the backend has no known MAC address (resolution was triggered).
     NeighborUnresolved = "neighbor_unresolved",
     /// The kernel's routes have none to the client, or refuse it (`return_path = "route"`).
@@ -275,6 +281,8 @@ pub struct Gauges {
     /// Sessions by the worker that made them: a row of all backends for each, as far as sessions
     /// tell workers apart.
     here: Box<[AtomicU32]>,
+    /// Sessions by their source address.
+    sources: Box<[AtomicU32]>,
 }
 
 #[derive(Default, Debug)]
@@ -303,6 +311,29 @@ impl Gauges {
             here: (0..backends_max * rows)
                 .map(|_| AtomicU32::new(0))
                 .collect(),
+            sources: (0..=SOURCES_MAX).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    /// The sessions that have this source address now.
+    #[must_use]
+    pub fn active_from(&self, source: SourceId) -> u32 {
+        self.sources[source.index()].load(Ordering::Relaxed)
+    }
+
+    /// A worker made a session with this source address, if it is not the client's own.
+    #[inline]
+    pub fn begin_source(&self, source: SourceId) {
+        if !source.is_client() {
+            self.sources[source.index()].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Such a session has ended.
+    #[inline]
+    pub fn end_source(&self, source: SourceId) {
+        if !source.is_client() {
+            self.sources[source.index()].fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -87,6 +87,7 @@ impl Ended {
         self.shared
             .gauges
             .end(session.worker.into(), session.backend);
+        self.shared.gauges.end_source(session.source);
         // Whoever removes a session has judged it by its backend in this snapshot.
         let Some(backend) = snapshot.backend(session.backend) else {
             return;

@@ -8,7 +8,8 @@
 //!
 //! An error from the clients' side keeps its source, a router or the client. One from the servers'
 //! side comes from the VIP, whoever sent it (RFC 5508 REQ-5 c): the client knows no other address
-//! here, and a private one would be dropped on the way.
+//! here, and a private one would be dropped on the way. For the same reason one to a server that knows
+//! its client by a source address comes from that one.
 
 use waxwing_packet::{IpPacket, Quote, Rewrite, Translation, checksum};
 
@@ -118,7 +119,7 @@ impl SessionError {
         if packet.end - packet.network > exit.mtu {
             return Err(DropReason::TooBig);
         }
-        let (outer, quoted) = self.rewrites(backend, packet);
+        let (outer, quoted) = self.rewrites(backend, snapshot, packet);
         let outer = Rewrite {
             link: exit.link,
             decrement_hop_limit: exit.routed,
@@ -137,22 +138,30 @@ impl SessionError {
     /// What changes in the error's own header, and in the quoted ones. A quoted packet went against
     /// the error, and is to be as it was before it was translated: that takes what a packet that goes
     /// the error's way takes, with source and destination exchanged.
-    fn rewrites(&self, backend: &Backend, packet: &IpPacket) -> (Rewrite, Rewrite) {
-        let onward = nat(&self.session, backend, self.direction);
+    fn rewrites(
+        &self,
+        backend: &Backend,
+        snapshot: &Snapshot,
+        packet: &IpPacket,
+    ) -> (Rewrite, Rewrite) {
+        let onward = nat(&self.session, backend, snapshot, self.direction);
         let quoted = Rewrite {
             source: onward.destination,
             destination: onward.source,
             ..Rewrite::default()
         };
-        let outer = match self.direction {
-            Direction::Forward => Rewrite {
-                destination: onward.destination,
-                ..Rewrite::default()
-            },
-            Direction::Reply => Rewrite {
-                source: Some(Translation::new((packet.source, 0), (backend.vip, 0))),
-                ..Rewrite::default()
-            },
+        let from = |address| Some(Translation::new((packet.source, 0), (address, 0)));
+        let source = match self.direction {
+            Direction::Forward => snapshot
+                .sources()
+                .address(self.session.source)
+                .and_then(from),
+            Direction::Reply => from(backend.vip),
+        };
+        let outer = Rewrite {
+            source,
+            destination: onward.destination,
+            ..Rewrite::default()
         };
         (outer, quoted)
     }

@@ -55,8 +55,8 @@ mod tests {
     use waxwing_packet::{Address, Protocol};
 
     use super::*;
-    use crate::snapshot::{Backend, Service};
-    use crate::{ServiceId, Snapshot};
+    use crate::snapshot::{Backend, Service, SourceUse};
+    use crate::{Ports, ServiceId, Snapshot};
 
     fn snapshot(weights: &[u32]) -> (Vec<BackendId>, Snapshot) {
         let ids: Vec<BackendId> = (0..).take(weights.len()).map(BackendId).collect();
@@ -64,8 +64,9 @@ mod tests {
             id: ServiceId(0),
             name: "web".into(),
             vip: Address::v4([203, 0, 113, 10]),
-            port: 80,
+            ports: Ports::one(80),
             protocol: Protocol::Tcp,
+            source_nat: SourceUse::Auto,
             policy: 0,
             backends: ids.clone().into(),
             mid_stream: crate::snapshot::MidStream::Pick,

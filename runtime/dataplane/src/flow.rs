@@ -26,7 +26,7 @@ pub(crate) fn find(
         direction.set(Direction::Forward);
         is_forward(session, backend, tuple) || {
             direction.set(Direction::Reply);
-            is_reply(session, backend, tuple)
+            is_reply(session, backend, snapshot, tuple)
         }
     })?;
     Some((at, session, direction.get()))
@@ -44,11 +44,16 @@ pub(crate) fn is_forward(session: &Session, backend: &Backend, tuple: &Tuple) ->
 
 /// Whether a tuple is what the session's backend answers.
 #[inline]
-pub(crate) fn is_reply(session: &Session, backend: &Backend, tuple: &Tuple) -> bool {
-    session.client == tuple.destination
-        && session.source_port == tuple.destination_port
+pub(crate) fn is_reply(
+    session: &Session,
+    backend: &Backend,
+    snapshot: &Snapshot,
+    tuple: &Tuple,
+) -> bool {
+    session.source_port == tuple.destination_port
+        && snapshot.seen_by_backend(session) == Some(tuple.destination)
         && backend.address == tuple.source
-        && backend.port == tuple.source_port
+        && backend.port_for(session.service_port) == tuple.source_port
         && session.protocol == tuple.protocol
 }
 

@@ -13,8 +13,8 @@
 use std::sync::Arc;
 
 use waxwing_packet::{
-    Cut, Fragment, IpPacket, Packet, ParseError, Rewrite, TcpFlags, Translation, Transport, icmp,
-    parse,
+    Address, Cut, Fragment, IpPacket, Packet, ParseError, Rewrite, TcpFlags, Translation,
+    Transport, icmp, parse, parse_head,
 };
 
 use crate::answers;
@@ -25,6 +25,7 @@ use crate::errors;
 use crate::exit::{self, Exit};
 use crate::flow::{find, is_martian, tcp_flags, tuple_of};
 use crate::fragments::{FragmentPass, FragmentTable};
+use crate::gather::Gather;
 use crate::misses::Misses;
 use crate::parts::Parts;
 use crate::pieces;
@@ -63,6 +64,7 @@ pub struct Forwarder {
     worker: u8,
     misses: Misses,
     refusals: Refusals,
+    pub(crate) gather: Gather,
     pub(crate) fragments: FragmentPass,
     /// The routes to clients, where replies go by them.
     routes: Taken,
@@ -133,6 +135,7 @@ impl Forwarder {
             counters,
             misses: Misses::new(cluster_key),
             refusals: Refusals::new(),
+            gather: Gather::new(),
             fragments: FragmentPass::new(),
             routes: Taken::default(),
             fates: Vec::with_capacity(BATCH),
@@ -169,8 +172,13 @@ impl Forwarder {
     fn classify<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &mut [F], now: Now) {
         let mut bytes = 0;
         for frame in frames.iter_mut() {
-            bytes += frame.bytes().len() as u64;
-            let fate = match parse(frame.bytes()) {
+            let rest = frame.rest_len();
+            bytes += (frame.bytes().len() + rest) as u64;
+            let parsed = match rest {
+                0 => parse(frame.bytes()),
+                rest => parse_head(frame.bytes(), rest),
+            };
+            let fate = match parsed {
                 Ok(Packet::Ip(packet)) => self.classify_ip(snapshot, frame, packet, now),
                 Ok(Packet::Arp(ethernet)) => citizen::answer_arp(snapshot, frame, &ethernet).into(),
                 Ok(Packet::Other(_)) => Fate::Kernel,
@@ -250,7 +258,7 @@ impl Forwarder {
                     match standing::ending(snapshot, &session, direction, flags, now) {
                         None => Fate::Session(packet, at, session, direction),
                         Some(ending) => {
-                            let arrived = (frame.bytes(), packet, hash);
+                            let arrived = (frame, packet, hash);
                             standing::end(ending, snapshot, &mut parts, arrived, (at, session), now)
                         }
                     }
@@ -280,6 +288,7 @@ impl Forwarder {
             slots: &mut self.slots,
             ended: &mut self.ended,
             refusals: &mut self.refusals,
+            gather: &mut self.gather,
         };
         (&mut self.fates, &mut self.misses, parts)
     }
@@ -316,15 +325,17 @@ impl Forwarder {
                 match self.translate(snapshot, &mut frame, packet, found, now) {
                     Ok(port) => Ok(port),
                     Err(Stop::Cut(port, mtu)) => {
-                        match pieces::send(io, counters, &frame, (port, mtu)) {
+                        let whole = self.gather.with_room(&frame);
+                        match pieces::send(io, counters, whole, (port, mtu)) {
                             Ok(()) => return,
                             Err(reason) => Err(reason),
                         }
                     }
                     Err(stop) => {
-                        let vip = snapshot.backend(session.backend).map(|b| b.vip);
+                        let from = told_from(snapshot, session, packet);
+                        let arrived = (&mut frame, packet);
                         self.refusals
-                            .tell(stop, vip, counters, (&mut frame, packet), now)
+                            .tell(stop, from, counters, &mut self.gather, arrived, now)
                     }
                 }
             }
@@ -357,7 +368,7 @@ impl Forwarder {
                 Err(DropReason::Unsupported)
             }
         };
-        let len = frame.bytes().len() as u64;
+        let len = frame.frame_len() as u64;
         match outcome.and_then(|port| io.send(port, frame)) {
             Ok(()) => {
                 self.counters.transmitted.packets.add(1);
@@ -402,7 +413,7 @@ impl Forwarder {
         if too_big && !Cut::may_be_made(frame.bytes(), packet) {
             return Err(Stop::TooBig(exit.mtu));
         }
-        let mut rewrite = nat(session, backend, direction);
+        let mut rewrite = nat(session, backend, snapshot, direction);
         rewrite.link = exit.link;
         rewrite.decrement_hop_limit = exit.routed;
         rewrite.apply(frame.bytes_mut(), packet);
@@ -411,7 +422,7 @@ impl Forwarder {
         {
             citizen::retag(frame, &packet.ethernet, link, *exit.tags)?;
         }
-        let len = frame.bytes().len() as u64;
+        let len = frame.frame_len() as u64;
         self.count(session, direction, len);
         if self.ended.is_told_of(backend) {
             self.shared.sessions.add_bytes(at, len);
@@ -500,23 +511,64 @@ impl Forwarder {
 
 /// The session's rewrite in one direction, but for the link and the hop limit, which the way says.
 #[inline]
-pub(crate) fn nat(session: &Session, backend: &Backend, direction: Direction) -> Rewrite {
-    // Only a session whose tuple clashed with another's has its client's port translated.
-    let port_translated = session.source_port != session.client_port;
-    let own = (session.client, session.client_port);
-    let seen_by_backend = (session.client, session.source_port);
+pub(crate) fn nat(
+    session: &Session,
+    backend: &Backend,
+    snapshot: &Snapshot,
+    direction: Direction,
+) -> Rewrite {
+    let plain = session.source.is_client()
+        && session.source_port == session.client_port
+        && backend.port != Backend::PORT_KEPT;
+    if !plain {
+        return full_nat(session, backend, snapshot, direction);
+    }
     match direction {
         Direction::Forward => Rewrite {
             destination: Some(backend.to_backend),
-            source: port_translated.then(|| Translation::new(own, seen_by_backend)),
             ..Rewrite::default()
         },
         Direction::Reply => Rewrite {
             source: Some(backend.to_client),
-            destination: port_translated.then(|| Translation::new(seen_by_backend, own)),
             ..Rewrite::default()
         },
     }
+}
+
+/// Likewise, where the client's address or port is translated too, or the service's port is one of many.
+#[inline(never)]
+fn full_nat(
+    session: &Session,
+    backend: &Backend,
+    snapshot: &Snapshot,
+    direction: Direction,
+) -> Rewrite {
+    let port = session.service_port;
+    let client = (session.client, session.client_port);
+    // `find` has just matched the tuple with this address.
+    let address = snapshot.seen_by_backend(session).unwrap_or(session.client);
+    let seen_by_backend = (address, session.source_port);
+    let vip = (backend.vip, port);
+    let server = (backend.address, backend.port_for(port));
+    let change = |from, to| (from != to).then(|| Translation::new(from, to));
+    let (source, destination) = match direction {
+        Direction::Forward => (change(client, seen_by_backend), change(vip, server)),
+        Direction::Reply => (change(server, vip), change(seen_by_backend, client)),
+    };
+    Rewrite {
+        source,
+        destination,
+        ..Rewrite::default()
+    }
+}
+
+/// The address that a session's packet is answered from where it goes no further: the one of ours that
+/// it was sent to or, if that was the client's, the VIP.
+fn told_from(snapshot: &Snapshot, session: &Session, packet: &IpPacket) -> Option<Address> {
+    if snapshot.is_vip(packet.destination) {
+        return Some(packet.destination);
+    }
+    Some(snapshot.backend(session.backend)?.vip)
 }
 
 /// A TCP or UDP packet of no session: a new flow to a service, or none of ours.

@@ -1,4 +1,4 @@
-//! New flows: from a policy's pick to a session.
+//! New flows: to a policy's pick, and on to a session (see `opening`).
 //!
 //! Invariant: a pick is trusted in nothing. It becomes a session only where it names a backend of
 //! the service that takes new sessions, or one that is to keep a connection; else the native
@@ -7,27 +7,15 @@
 use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
 
 use crate::counters::WorkerCounters;
-use crate::ended::Cause;
 use crate::fallback::rendezvous;
-use crate::flow::{find, is_forward, is_reply, opening_state, tcp_flags, tuple_of};
-use crate::forward::{Fate, Shared};
+use crate::flow::{find, tcp_flags, tuple_of};
+use crate::forward::Fate;
+use crate::opening::{Arrived, open_session};
 use crate::parts::Parts;
 use crate::policy::{PAYLOAD_MAX, PickContext};
-use crate::session::{Direction, Evictable, FlowHash, Insert, Key, Phase, Session, Tuple};
+use crate::session::{FlowHash, Key, Tuple};
 use crate::snapshot::{Backend, MidStream, NoBackend, Service};
-use crate::{
-    BATCH, DropReason, Epoch, FrameBuf, NewFlow, NextHop, Now, Pick, ServiceId, Snapshot, Tick,
-};
-
-/// How many sessions of a full table are looked at for one to evict.
-const EVICTION_WINDOW: usize = 128;
-/// How long a connection that only an RST seems to have ended has to show that it lives, before it makes
-/// room: ten seconds, as long as Linux's connection tracking waits.
-const RESET_TICKS: u32 = 100;
-/// How many translated source ports are tried when a tuple clashes.
-const CLASH_TRIES: u16 = 16;
-/// The lowest source port that a clash is translated to (RFC 6056 section 3.2).
-const TRANSLATED_PORT_MIN: u16 = 1024;
+use crate::{BATCH, DropReason, Epoch, FrameBuf, NewFlow, NextHop, Now, Pick, ServiceId, Snapshot};
 
 /// A new flow of the batch, beside its [`NewFlow`].
 #[derive(Clone, Copy)]
@@ -99,18 +87,24 @@ impl Misses {
         }
 
         for ((arrival, flow), pick) in self.arrivals.iter().zip(&self.flows).zip(&self.picks) {
-            let hop = NextHop {
-                port: frames[arrival.frame].port(),
-                mac: arrival.packet.ethernet.source,
+            let arrived = Arrived {
+                packet: &arrival.packet,
+                hash: arrival.hash,
+                hop: NextHop {
+                    port: frames[arrival.frame].port(),
+                    mac: arrival.packet.ethernet.source,
+                },
             };
             fates[arrival.frame] = choose(snapshot, service, *pick, flow, parts.counters)
-                .and_then(|backend| open_session(snapshot, backend, arrival, hop, parts, now))
+                .and_then(|backend| {
+                    open_session(snapshot, (service, backend), &arrived, parts, now)
+                })
                 .unwrap_or_else(Fate::Drop);
             if let Fate::Drop(DropReason::NoBackend) = fates[arrival.frame]
                 && service.no_backend == NoBackend::Reject
             {
-                let bytes = frames[arrival.frame].bytes();
-                fates[arrival.frame] = reject(bytes, &arrival.packet, parts, now);
+                let frame = &frames[arrival.frame];
+                fates[arrival.frame] = reject(frame, &arrival.packet, parts, now);
             }
         }
         second_frames(snapshot, parts, &self.arrivals, (frames, fates), now);
@@ -143,7 +137,8 @@ impl Misses {
                 *fate = Fate::Drop(DropReason::MidStream);
                 continue;
             }
-            let payload = &frames[at].bytes()[payload_range(&packet)];
+            let bytes = frames[at].bytes();
+            let payload = &bytes[payload_range(&packet, bytes.len())];
             self.arrivals.push(Arrival {
                 frame: at,
                 packet,
@@ -176,14 +171,16 @@ fn new_flow(tuple: &Tuple, hash: u64, mid_stream: bool, prefix: &[u8]) -> NewFlo
     }
 }
 
-/// Where a packet's transport payload lies in its frame.
-fn payload_range(packet: &IpPacket) -> std::ops::Range<usize> {
+/// Where a packet's transport payload lies in its frame, as far as its first buffer goes: what policies
+/// see is much shorter than that.
+fn payload_range(packet: &IpPacket, head_len: usize) -> std::ops::Range<usize> {
     let start = match packet.transport {
         Transport::Tcp { payload, .. } => payload,
         Transport::Udp { .. } => packet.transport_start + 8,
         Transport::Icmp { .. } | Transport::Other(_) => packet.end,
     };
-    usize::from(start.min(packet.end))..usize::from(packet.end)
+    let end = usize::from(packet.end).min(head_len);
+    usize::from(start).min(end)..end
 }
 
 /// From a pick to a backend that takes new sessions.
@@ -221,137 +218,15 @@ fn choose<'a>(
 
 /// Tells the client of a new flow that there is no backend for it.
 #[cold]
-fn reject(frame: &[u8], packet: &IpPacket, parts: &mut Parts<'_>, now: Now) -> Fate {
-    let fate = parts
-        .refusals
-        .refuse(frame, packet, DropReason::NoBackend, now);
+fn reject<F: FrameBuf>(frame: &F, packet: &IpPacket, parts: &mut Parts<'_>, now: Now) -> Fate {
+    let Parts {
+        refusals, gather, ..
+    } = parts;
+    let fate = refusals.refuse(gather, (frame, packet), DropReason::NoBackend, now);
     if let Fate::Refuse(_) = fate {
         parts.counters.rejected.add(1);
     }
     fate
-}
-
-/// Makes the session, with another source port where the tuple towards the backend is taken, and
-/// in the place of a less worthy session where the table is full.
-fn open_session(
-    snapshot: &Snapshot,
-    backend: &Backend,
-    arrival: &Arrival,
-    hop: NextHop,
-    parts: &mut Parts<'_>,
-    now: Now,
-) -> Result<Fate, DropReason> {
-    let tuple = tuple_of(&arrival.packet).ok_or(DropReason::Unsupported)?;
-    let mut session = Session {
-        client: tuple.source,
-        client_port: tuple.source_port,
-        service_port: tuple.destination_port,
-        source_port: tuple.source_port,
-        protocol: tuple.protocol,
-        worker: parts.worker,
-        backend: backend.id,
-        hop,
-        tags: arrival.packet.ethernet.tags,
-        created: now.tick(),
-        seen: now.tick(),
-        tcp: opening_state(&arrival.packet),
-    };
-    let mut made_room = false;
-    let mut clashes = 0;
-    loop {
-        match insert(snapshot, backend, arrival.hash, &tuple, &session, parts) {
-            Insert::Created(at) => {
-                let Shared {
-                    sessions, gauges, ..
-                } = parts.shared;
-                gauges.begin(session.worker.into(), backend.id);
-                parts.counters.backend(backend.id).sessions.add(1);
-                if session.tcp.is_opening() {
-                    sessions.begin_connect(at, now);
-                }
-                return Ok(Fate::Session(
-                    arrival.packet,
-                    at,
-                    session,
-                    Direction::Forward,
-                ));
-            }
-            // Another worker was faster with the same flow.
-            Insert::Exists(at, found) => {
-                return Ok(Fate::Session(arrival.packet, at, found, Direction::Forward));
-            }
-            Insert::Clash if clashes < CLASH_TRIES => {
-                clashes += 1;
-                session.source_port = other_port(arrival.hash, clashes);
-            }
-            Insert::Clash => return Err(DropReason::TupleClash),
-            Insert::Full if !made_room => {
-                make_room(snapshot, parts, now.tick())?;
-                made_room = true;
-            }
-            Insert::Full => return Err(DropReason::SessionTableFull),
-        }
-    }
-}
-
-fn insert(
-    snapshot: &Snapshot,
-    backend: &Backend,
-    forward: FlowHash,
-    tuple: &Tuple,
-    session: &Session,
-    parts: &mut Parts<'_>,
-) -> Insert {
-    let sessions = &parts.shared.sessions;
-    let reply = Tuple {
-        source: backend.address,
-        source_port: backend.port,
-        destination: session.client,
-        destination_port: session.source_port,
-        protocol: session.protocol,
-    };
-    let of = |other: &Session| snapshot.backend(other.backend);
-    sessions.insert(
-        parts.slots,
-        forward,
-        sessions.hash(&reply),
-        session,
-        |other| of(other).is_some_and(|backend| is_forward(other, backend, tuple)),
-        |other| of(other).is_some_and(|backend| is_reply(other, backend, &reply)),
-    )
-}
-
-/// The `n`-th source port to try, spread by the flow's hash.
-fn other_port(hash: FlowHash, n: u16) -> u16 {
-    let range = u64::from(u16::MAX - TRANSLATED_PORT_MIN) + 1;
-    let offset = (hash.bits() >> 16).wrapping_add(u64::from(n) * 7919) % range;
-    u16::try_from(offset).map_or(TRANSLATED_PORT_MIN, |offset| TRANSLATED_PORT_MIN + offset)
-}
-
-fn make_room(snapshot: &Snapshot, parts: &mut Parts<'_>, now: Tick) -> Result<(), DropReason> {
-    let evictable = |session: &Session| {
-        // A backend that this epoch does not know yet is one of the next epoch's.
-        let Some(backend) = snapshot.backend(session.backend) else {
-            return Evictable::Never;
-        };
-        if session.is_expired(&backend.timeouts, now) {
-            return Evictable::HalfOpen;
-        }
-        match session.tcp.phase() {
-            Phase::HalfOpen => Evictable::HalfOpen,
-            Phase::Closing if session.tcp.is_closed() => Evictable::Closing,
-            Phase::Closing if now.since(session.seen) >= RESET_TICKS => Evictable::Closing,
-            Phase::Closing | Phase::Established => Evictable::Never,
-        }
-    };
-    let evicted = parts
-        .shared
-        .sessions
-        .evict(parts.slots, EVICTION_WINDOW, evictable, now)
-        .ok_or(DropReason::SessionTableFull)?;
-    parts.ended.record(snapshot, &evicted, Cause::Room, now);
-    parts.counters.evicted.add(1);
-    Ok(())
 }
 
 /// Further frames of flows whose first frame has just been decided: they share its fate.
@@ -375,7 +250,7 @@ fn second_frames<F: FrameBuf>(
         fates[at] = match (first, found) {
             // That the first one was damaged says nothing of this one.
             (Fate::Refuse(_) | Fate::Drop(DropReason::Malformed), _) => {
-                reject(frames[at].bytes(), &packet, parts, now)
+                reject(&frames[at], &packet, parts, now)
             }
             (Fate::Drop(reason), _) => Fate::Drop(reason),
             (_, Some((at, session, direction))) => Fate::Session(packet, at, session, direction),

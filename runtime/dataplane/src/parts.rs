@@ -5,6 +5,7 @@
 use crate::counters::WorkerCounters;
 use crate::ended::{Cause, Ended};
 use crate::forward::Shared;
+use crate::gather::Gather;
 use crate::refusals::Refusals;
 use crate::session::{SessionRef, SlotCache};
 use crate::{Now, Snapshot};
@@ -18,6 +19,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) slots: &'a mut SlotCache,
     pub(crate) ended: &'a mut Ended,
     pub(crate) refusals: &'a mut Refusals,
+    pub(crate) gather: &'a mut Gather,
 }
 
 impl Parts<'_> {

@@ -9,8 +9,9 @@ use waxwing_packet::{Cut, Packet, parse};
 use crate::counters::WorkerCounters;
 use crate::{DropReason, FrameBuf, FrameIo, PortId};
 
-/// The most pieces of one packet: those of the largest frame on a link that takes the 576 bytes of
-/// RFC 791. One packet that makes many is a gift to a flood.
+/// The most pieces of one packet: those of a frame that one buffer holds on a link that takes the 576
+/// bytes of RFC 791, and of a jumbo frame of 9000 bytes on an Ethernet. One packet that makes many is a
+/// gift to a flood.
 const PIECES_MAX: usize = 8;
 
 /// Sends a packet, which was rewritten to leave by this port, in pieces that fit the MTU.
@@ -18,20 +19,28 @@ const PIECES_MAX: usize = 8;
 pub(crate) fn send<I: FrameIo>(
     io: &mut I,
     counters: &WorkerCounters,
-    frame: &I::Frame,
+    (frame, room): (&[u8], &mut [u8]),
     (port, mtu): (PortId, u16),
 ) -> Result<(), DropReason> {
     // Anew, since the link header may have got another length.
-    let Ok(Packet::Ip(packet)) = parse(frame.bytes()) else {
+    let Ok(Packet::Ip(packet)) = parse(frame) else {
         return Err(DropReason::Malformed);
     };
-    let cut = Cut::new(frame.bytes(), &packet, mtu)
+    let cut = Cut::new(frame, &packet, mtu)
         .filter(|cut| cut.count() <= PIECES_MAX)
         .ok_or(DropReason::TooBig)?;
     for number in 0..cut.count() {
         let mut piece = io.allocate(port).ok_or(DropReason::NoFrame)?;
         let len = cut.frame_len(number);
-        if !(piece.set_len(len) && cut.write(number, frame.bytes(), piece.bytes_mut())) {
+        let written = piece.set_len(len)
+            && if piece.rest_len() == 0 {
+                cut.write(number, frame, piece.bytes_mut())
+            } else {
+                let written = cut.write(number, frame, &mut room[..len]);
+                piece.copy_from(&room[..len]);
+                written
+            };
+        if !written {
             return Err(DropReason::TooBig);
         }
         io.send(port, piece)?;

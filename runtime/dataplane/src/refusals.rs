@@ -7,13 +7,15 @@
 //! sent to it than the limits let through.
 //!
 //! All of it comes from the VIP, the one address that the balancer has on either side: a client knows
-//! it, and a server routes to it as to its clients.
+//! it, and a server routes to it as to its clients. But to a server that was sent to from a source
+//! address, it comes from that one.
 
 use waxwing_packet::refusal::{self, IcmpError};
 use waxwing_packet::{Address, IpPacket, Transport, checksum};
 
 use crate::counters::WorkerCounters;
 use crate::forward::{Fate, Stop};
+use crate::gather::Gather;
 use crate::{DropReason, FrameBuf, Now, PortId};
 
 /// RSTs a second, of one worker. Generous, since a client that is not told waits for long: it lets
@@ -55,10 +57,10 @@ impl Refusals {
     /// Refuses a packet to a VIP, or drops it: under `mute` where its sender is not to be answered.
     /// The packet goes no further, so that it is here that its checksums are looked at, as its
     /// receiver would (RFC 1122 sections 3.2.1.2, 4.1.3.4 and 4.2.2.7).
-    pub(crate) fn refuse(
+    pub(crate) fn refuse<F: FrameBuf>(
         &mut self,
-        frame: &[u8],
-        packet: &IpPacket,
+        gather: &mut Gather,
+        (frame, packet): (&F, &IpPacket),
         mute: DropReason,
         now: Now,
     ) -> Fate {
@@ -70,7 +72,7 @@ impl Refusals {
             Fate::Drop(mute)
         } else if !limit.take(now) {
             Fate::Drop(DropReason::AnswerLimit)
-        } else if checksum::are_right(frame, packet) {
+        } else if checksum::are_right(gather.whole(frame), packet) {
             Fate::Refuse(*packet)
         } else {
             Fate::Drop(DropReason::Malformed)
@@ -79,15 +81,16 @@ impl Refusals {
 }
 
 impl Refusals {
-    /// Tells the sender of a session's packet why it goes no further, from the VIP, and says which
+    /// Tells the sender of a session's packet why it goes no further, from this address, and says which
     /// port that leaves by: the one that the packet came by (RFC 1812 sections 5.3.1 and 4.3.3.1, RFC
     /// 1191 section 4, RFC 4443 sections 3.2 and 3.3).
     #[cold]
     pub(crate) fn tell<F: FrameBuf>(
         &mut self,
         stop: Stop,
-        vip: Option<Address>,
+        from: Option<Address>,
         counters: &WorkerCounters,
+        gather: &mut Gather,
         (frame, packet): (&mut F, &IpPacket),
         now: Now,
     ) -> Result<PortId, DropReason> {
@@ -105,16 +108,16 @@ impl Refusals {
                 &counters.told_too_big,
             ),
         };
-        let (Some(error), Some(vip), true) = (error, vip, IcmpError::may_be_about(packet)) else {
+        let (Some(error), Some(from), true) = (error, from, IcmpError::may_be_about(packet)) else {
             return Err(mute);
         };
         if !self.errors.take(now) {
             return Err(DropReason::AnswerLimit);
         }
-        if !checksum::are_right(frame.bytes(), packet) {
+        if !checksum::are_right(gather.whole(frame), packet) {
             return Err(DropReason::Malformed);
         }
-        write_error(frame, packet, error, vip)?;
+        write_error(frame, packet, error, from)?;
         told.add(1);
         Ok(frame.port())
     }

@@ -9,18 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use waxwing_packet::{Address, Family};
+use waxwing_packet::{Family, Prefix};
 
 use crate::next_hops::{decode, encode};
 use crate::session::Session;
 use crate::{NextHop, PortId};
-
-/// The addresses that begin with the same bits. In order, one that holds others is before them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Prefix {
-    first: Address,
-    len: u8,
-}
 
 /// Where what matches a route goes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -68,11 +61,11 @@ impl Routes {
             let next = u32::try_from(numbers.len()).unwrap_or(NO_PATH);
             let number = *numbers.entry(path).or_insert(next);
             let (first, last) = prefix.bounds();
-            let into = match prefix.first.family() {
+            let into = match first.family() {
                 Family::V4 => &mut v4,
                 Family::V6 => &mut v6,
             };
-            into.push((first, last, number));
+            into.push((first.bits(), last.bits(), number));
         }
         let mut paths: Vec<(u32, Path)> = numbers
             .into_iter()
@@ -143,39 +136,6 @@ fn spread(session: &Session, count: usize) -> usize {
     let key = (bits >> 64) as u64 ^ bits as u64 ^ ports << 32;
     let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     ((hash * count as u64) >> 32) as usize
-}
-
-impl Prefix {
-    /// That of an address, which has `len` bits in common with all others in it: of an IPv4 address at
-    /// most 32.
-    #[must_use]
-    pub fn new(address: Address, len: u8) -> Self {
-        let host_bits = Self {
-            first: address,
-            len,
-        }
-        .host_bits();
-        Self {
-            first: Address::from_bits(address.bits() & !host_bits),
-            len,
-        }
-    }
-
-    /// The bits that differ among its addresses.
-    fn host_bits(&self) -> u128 {
-        let width = match self.first.family() {
-            Family::V4 => 32,
-            Family::V6 => 128,
-        };
-        let free = width - u32::from(self.len).min(width);
-        u128::MAX.checked_shr(128 - free).unwrap_or(0)
-    }
-
-    /// The first and the last of its addresses.
-    fn bounds(&self) -> (u128, u128) {
-        let first = self.first.bits();
-        (first, first | self.host_bits())
-    }
 }
 
 /// What all IPv4 addresses begin with, in their mapped form.

@@ -12,6 +12,9 @@ use std::time::Duration;
 use waxwing_packet::{Address, Mac, Protocol, Translation, VlanTags};
 
 pub use crate::next_hops::{NextHop, NextHops};
+use crate::ports::{Narrowest, Ports};
+use crate::session::Session;
+pub use crate::source_nat::{SourceId, SourcePool, SourceUse, Sources};
 use crate::time::ticks_of;
 
 /// An attached interface, or a VLAN on one, by its place in [`Snapshot::ports`].
@@ -140,7 +143,7 @@ pub enum SessionsFate {
     Repick,
 }
 
-/// A VIP's address, port and protocol, with the backends behind it.
+/// A VIP's address, ports and protocol, with the backends behind it.
 #[derive(Clone, Debug)]
 pub struct Service {
     /// Its stable id.
@@ -149,10 +152,12 @@ pub struct Service {
     pub name: Arc<str>,
     /// The address clients use.
     pub vip: Address,
-    /// The port clients use.
-    pub port: u16,
+    /// The ports clients use. Of several services that have a port the one with the fewest gets it.
+    pub ports: Ports,
     /// The protocol clients use.
     pub protocol: Protocol,
+    /// Which of its sessions get source NAT.
+    pub source_nat: SourceUse,
     /// Index into [`crate::Epoch::policies`].
     pub policy: usize,
     /// The backends that picks index, in config order, weight 0 included.
@@ -174,12 +179,12 @@ pub struct Backend {
     pub service: ServiceId,
     /// The server's address.
     pub address: Address,
-    /// The server's port.
+    /// The server's port, or [`Backend::PORT_KEPT`].
     pub port: u16,
     /// The service's VIP.
     pub vip: Address,
-    /// The service's port.
-    pub vip_port: u16,
+    /// The service's ports.
+    pub vip_ports: Ports,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// Share of new sessions; 0 takes none.
@@ -195,15 +200,18 @@ pub struct Backend {
     pub place: Option<u32>,
     /// Its service's [`Service::policy`]; `None` once it was removed from the config.
     pub policy: Option<usize>,
-    /// A request's destination: VIP becomes backend.
+    /// A request's destination: VIP becomes backend. Of a service with one port.
     pub to_backend: Translation,
-    /// A reply's source: backend becomes VIP.
+    /// A reply's source: backend becomes VIP. Of a service with one port.
     pub to_client: Translation,
     /// Session timeouts, of its service.
     pub timeouts: TimeoutTicks,
 }
 
 impl Backend {
+    /// In place of a port: each session goes to the port that its client used, for the service has many.
+    pub const PORT_KEPT: u16 = 0;
+
     /// A backend of a service.
     #[must_use]
     pub fn new(id: BackendId, service: &Service, address: Address, port: u16, weight: u32) -> Self {
@@ -213,7 +221,7 @@ impl Backend {
             address,
             port,
             vip: service.vip,
-            vip_port: service.port,
+            vip_ports: service.ports,
             protocol: service.protocol,
             weight,
             healthy: true,
@@ -221,9 +229,19 @@ impl Backend {
             retries_refused: false,
             place: None,
             policy: None,
-            to_backend: Translation::new((service.vip, service.port), (address, port)),
-            to_client: Translation::new((address, port), (service.vip, service.port)),
+            to_backend: Translation::new((service.vip, service.ports.first()), (address, port)),
+            to_client: Translation::new((address, port), (service.vip, service.ports.first())),
             timeouts: service.timeouts.into(),
+        }
+    }
+
+    /// The server's port for a session whose client used this one on the VIP.
+    #[inline]
+    #[must_use]
+    pub const fn port_for(&self, service_port: u16) -> u16 {
+        match self.port {
+            Self::PORT_KEPT => service_port,
+            port => port,
         }
     }
 
@@ -302,14 +320,16 @@ pub struct Snapshot {
     services: Box<[Option<Service>]>,
     backends: Box<[Option<Backend>]>,
     ports: Box<[Port]>,
-    by_endpoint: HashMap<(Address, u16, Protocol), ServiceId>,
+    by_endpoint: HashMap<(Address, Ports, Protocol), ServiceId>,
+    ranges: HashMap<(Address, Protocol), Narrowest<ServiceId>>,
+    sources: Sources,
     vips: Box<[Address]>,
     ping: bool,
 }
 
 impl Snapshot {
     /// Puts one together. `services` and `backends` come in any order, each with its own id; of
-    /// two services on one VIP, port and protocol (which the config refuses) the last one wins.
+    /// two services on one VIP, ports and protocol (which the config refuses) the last one wins.
     #[must_use]
     pub fn new(
         generation: u64,
@@ -326,8 +346,14 @@ impl Snapshot {
         }
         let by_endpoint = services
             .iter()
-            .map(|s| ((s.vip, s.port, s.protocol), s.id))
+            .map(|s| ((s.vip, s.ports, s.protocol), s.id))
             .collect();
+        let mut ranges: HashMap<_, Vec<_>> = HashMap::new();
+        for service in services.iter().filter(|s| s.ports.single().is_none()) {
+            let of_vip = ranges.entry((service.vip, service.protocol)).or_default();
+            of_vip.push((service.ports, service.id));
+        }
+        let narrowest = |(of, ranges)| (of, Narrowest::new(ranges));
         // A removed service's VIP is ours as long as its sessions live on.
         let of_backends = backends.iter().map(|b| b.vip);
         let mut vips: Vec<Address> = services.iter().map(|s| s.vip).chain(of_backends).collect();
@@ -339,6 +365,8 @@ impl Snapshot {
             backends: by_index(backends, |b| b.id.index()),
             ports: ports.into(),
             by_endpoint,
+            ranges: ranges.into_iter().map(narrowest).collect(),
+            sources: Sources::default(),
             vips: vips.into(),
             ping: true,
         }
@@ -351,6 +379,18 @@ impl Snapshot {
         self
     }
 
+    /// The same, but with source addresses, which are ours as VIPs are.
+    #[must_use]
+    pub fn with_sources(mut self, sources: Sources) -> Self {
+        let mut vips: Vec<Address> = self.vips.into_vec();
+        vips.extend(sources.iter().map(|(_, address)| address));
+        vips.sort_unstable();
+        vips.dedup();
+        self.vips = vips.into();
+        self.sources = sources;
+        self
+    }
+
     /// Whether VIPs answer ping.
     #[inline]
     #[must_use]
@@ -358,13 +398,44 @@ impl Snapshot {
         self.ping
     }
 
-    /// The service on this VIP, port and protocol.
+    /// The service that a packet to this VIP, port and protocol is for: the one with that port alone, or
+    /// the one with the narrowest range around it.
     #[inline]
     #[must_use]
     pub fn service_at(&self, vip: Address, port: u16, protocol: Protocol) -> Option<&Service> {
+        self.service_of(vip, Ports::one(port), protocol)
+            .or_else(|| {
+                let ranges = self.ranges.get(&(vip, protocol))?;
+                self.service(ranges.at(port)?)
+            })
+    }
+
+    /// The service that has just these ports of this VIP and protocol.
+    #[inline]
+    #[must_use]
+    pub fn service_of(&self, vip: Address, ports: Ports, protocol: Protocol) -> Option<&Service> {
         self.by_endpoint
-            .get(&(vip, port, protocol))
+            .get(&(vip, ports, protocol))
             .and_then(|id| self.service(*id))
+    }
+
+    /// The source addresses.
+    #[inline]
+    #[must_use]
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// The client's address as a session's backend sees it; `None` where the session's source address
+    /// is one of another snapshot.
+    #[inline]
+    #[must_use]
+    pub fn seen_by_backend(&self, session: &Session) -> Option<Address> {
+        if session.source.is_client() {
+            Some(session.client)
+        } else {
+            self.sources.address(session.source)
+        }
     }
 
     /// A service by its id.
@@ -404,13 +475,13 @@ impl Snapshot {
         self.backends.iter().flatten()
     }
 
-    /// Every VIP once, sorted.
+    /// Every address of ours once, sorted: VIPs and source addresses.
     #[must_use]
     pub fn vips(&self) -> &[Address] {
         &self.vips
     }
 
-    /// Whether an address is a VIP.
+    /// Whether an address is ours: a VIP or a source address.
     #[inline]
     #[must_use]
     pub fn is_vip(&self, address: Address) -> bool {

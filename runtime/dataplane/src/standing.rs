@@ -12,7 +12,7 @@ use crate::forward::{Fate, classify_miss};
 use crate::parts::Parts;
 use crate::session::{Direction, FlowHash, Session, SessionRef, is_opening};
 use crate::snapshot::{Backend, SessionsFate};
-use crate::{DropReason, Now, Snapshot};
+use crate::{DropReason, FrameBuf, Now, Snapshot};
 
 /// Why a session does not stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,11 +78,11 @@ fn ending_at_loss(backend: &Backend, session: &Session) -> Option<Ending> {
 
 /// Ends a session, and says what becomes of the packet that met its end.
 #[cold]
-pub(crate) fn end(
+pub(crate) fn end<F: FrameBuf>(
     ending: Ending,
     snapshot: &Snapshot,
     parts: &mut Parts<'_>,
-    (frame, packet, hash): (&[u8], IpPacket, FlowHash),
+    (frame, packet, hash): (&F, IpPacket, FlowHash),
     (at, session): (SessionRef, Session),
     now: Now,
 ) -> Fate {
@@ -114,9 +114,9 @@ pub(crate) fn end(
 
 /// What becomes of the packet at which its session is reset. An RST is not answered; it goes on to
 /// the backend, which may be alive and drain, and has no other word of the connection's end.
-fn fate_at_reset(
+fn fate_at_reset<F: FrameBuf>(
     parts: &mut Parts<'_>,
-    frame: &[u8],
+    frame: &F,
     packet: IpPacket,
     (at, session): (SessionRef, Session),
     now: Now,
@@ -124,8 +124,9 @@ fn fate_at_reset(
     if tcp_flags(&packet).has(TcpFlags::RST) {
         Fate::Session(packet, at, session, Direction::Forward)
     } else {
-        parts
-            .refusals
-            .refuse(frame, &packet, DropReason::BackendDown, now)
+        let Parts {
+            refusals, gather, ..
+        } = parts;
+        refusals.refuse(gather, (frame, &packet), DropReason::BackendDown, now)
     }
 }

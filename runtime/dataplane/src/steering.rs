@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 
 use waxwing_packet::{Address, Mac, Protocol};
 
-use crate::Snapshot;
+use crate::{Backend, Snapshot};
 
 /// The frames that go to the workers; all others stay with the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rules {
-    /// Destination endpoints of services.
+    /// Destination endpoints of services; a range of ports is [`Rules::ANY_PORT`], and so it is of the
+    /// whole VIP, all of which goes to the workers anyway.
     pub services: BTreeSet<(Address, u16, u8)>,
-    /// VIPs: their ICMP, fragments, ARP and NDP.
+    /// VIPs, and source addresses: their ICMP, fragments, ARP and NDP, and all else that is sent there.
     pub vips: BTreeSet<Address>,
-    /// Source endpoints of replies.
+    /// Source endpoints of replies, or [`Rules::ANY_PORT`] of an address.
     pub backends: BTreeSet<(Address, u16, u8)>,
     /// The host's own addresses: a reply to one of them is the kernel's.
     pub locals: BTreeSet<Address>,
@@ -25,6 +26,9 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// In place of a port: every one. No packet that anybody answers has it.
+    pub const ANY_PORT: u16 = Backend::PORT_KEPT;
+
     /// The rules of a snapshot on a host with these addresses.
     #[must_use]
     pub fn new(snapshot: &Snapshot, locals: impl IntoIterator<Item = Address>) -> Self {
@@ -33,7 +37,13 @@ impl Rules {
         Self {
             services: snapshot
                 .services()
-                .map(|s| key(s.vip, s.port, s.protocol))
+                .map(|s| {
+                    key(
+                        s.vip,
+                        s.ports.single().unwrap_or(Self::ANY_PORT),
+                        s.protocol,
+                    )
+                })
                 .collect(),
             vips: snapshot.vips().iter().copied().collect(),
             backends: snapshot

@@ -12,7 +12,7 @@ use loom::thread;
 use waxwing_dataplane::session::{
     Direction, FlowHash, Insert, Phase, Session, SessionRef, SessionTable, SlotCache, TcpState,
 };
-use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
+use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
 
 /// Runs a model with at most `preemptions` forced switches per execution.
@@ -33,6 +33,7 @@ fn session(n: u8) -> Session {
         client: Address::v6([n; 16]),
         client_port: n.into(),
         service_port: u16::from(n) + 1,
+        source: SourceId(n),
         source_port: u16::from(n) + 2,
         protocol: if n.is_multiple_of(2) {
             Protocol::Udp
@@ -139,7 +140,7 @@ fn one_of_two_clashing_inserts_wins() {
         let theirs = other.join().expect("no panic");
         assert!(matches!(
             (mine, theirs),
-            (Insert::Created(_), Insert::Clash) | (Insert::Clash, Insert::Created(_))
+            (Insert::Created(_), Insert::Clash(..)) | (Insert::Clash(..), Insert::Created(_))
         ));
         assert_eq!(table.len(), 1);
     });

@@ -10,7 +10,7 @@ use waxwing_dataplane::session::{
     Evictable, FlowHash, Insert, Phase, Removed, SESSIONS_MAX, Session, SessionRef, SessionTable,
     SlotCache, TableError, TcpState, Tuple, WORKER_UNCOUNTED,
 };
-use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
+use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
 
 /// A flow of the model's small world. Two services; backend `b` serves service `b % 2` at server
@@ -65,6 +65,7 @@ fn session(flow: Flow, n: u8, now: Tick) -> Session {
         client: address(flow.client),
         client_port: 1_000 + u16::from(flow.client),
         service_port: 80 + u16::from(flow.service),
+        source: SourceId(flow.client),
         source_port: 1_000 + u16::from(flow.client),
         protocol: if flow.client.is_multiple_of(3) {
             Protocol::Udp
@@ -269,7 +270,7 @@ impl World {
         let clash = other.is_some_and(|(_, taken, _)| taken.server == flow.server);
         match result {
             Insert::Exists(at, found) => assert_eq!(Some((at, found)), known),
-            Insert::Clash => assert!(known.is_none() && clash, "no clash"),
+            Insert::Clash(..) => assert!(known.is_none() && clash, "no clash"),
             Insert::Full => {
                 assert!(known.is_none() && !clash);
                 let full = self.map.len() == self.table.capacity();

@@ -4,7 +4,7 @@
 
 use waxwing_dataplane::session::{Direction, Phase, Session, TcpState};
 use waxwing_dataplane::snapshot::{TimeoutTicks, Timeouts};
-use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
+use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTags};
 
 use Phase::{Closing, Established, HalfOpen};
@@ -371,6 +371,7 @@ fn timeouts_by_protocol_and_phase() {
         client: Address::v4([192, 0, 2, 1]),
         client_port: 40_000,
         service_port: 80,
+        source: SourceId::CLIENT,
         source_port: 40_000,
         protocol,
         worker: 0,

@@ -10,7 +10,7 @@ use std::thread;
 use waxwing_dataplane::session::{
     Direction, FlowHash, Insert, Session, SessionRef, SessionTable, SlotCache, TcpState,
 };
-use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
+use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
 
 const THREADS: u8 = 4;
@@ -39,6 +39,7 @@ fn session(key: u32, nonce: u32) -> Session {
         client: Address::from_bits(u128::from(key) << 96 | u128::from(bits)),
         client_port: u16::from_be_bytes([a, b]),
         service_port: u16::from_be_bytes([b, c]),
+        source: SourceId(d),
         source_port: u16::from_be_bytes([c, d]),
         protocol: if a % 2 == 0 {
             Protocol::Udp
@@ -184,7 +185,7 @@ fn act(
     removed: &AtomicU64,
 ) {
     match random.below(16) {
-        0..5 => match insert(table, cache, key, random.below(u32::MAX)) {
+        0..5 => match insert(table, cache, key, random.below(1 << 24)) {
             Insert::Created(at) => {
                 created.fetch_add(1, Ordering::SeqCst);
                 known.insert(key, at);
@@ -194,7 +195,7 @@ fn act(
                 assert_eq!(key_of(&session), key);
                 known.insert(key, at);
             }
-            Insert::Clash | Insert::Full => {}
+            Insert::Clash(..) | Insert::Full => {}
         },
         5..8 => {
             if let Some((at, _)) = find(table, random.below(2) as usize, key) {

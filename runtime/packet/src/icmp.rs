@@ -153,7 +153,8 @@ pub(crate) const fn is_information_v6(kind: u8) -> bool {
     kind >= ECHO_REQUEST_V6 && kind != REDIRECT
 }
 
-/// Turns an echo request into its reply in place, back to where the frame came from.
+/// Turns an echo request into its reply in place, back to where the frame came from. The frame's
+/// first buffer is enough: what is echoed stays as it is.
 ///
 /// `false`, and nothing changed, where it is no such request, is a fragment, carries IP options or
 /// extension headers, or came from an address that nothing can be sent to.
@@ -167,15 +168,16 @@ fn turn_around(frame: &mut [u8], packet: &IpPacket) -> Option<()> {
     let (head, message) = frame.split_at_mut_checked(packet.transport_start.into())?;
     let (link, network) = head.split_at_mut_checked(packet.network.into())?;
     let link = link.first_chunk_mut::<{ ethernet::HEADER_LEN }>()?;
-    let len = packet.end.checked_sub(packet.transport_start)?;
-    let (message, payload) = message.get_mut(..len.into())?.split_first_chunk_mut()?;
+    let len = usize::from(packet.end.checked_sub(packet.transport_start)?).min(message.len());
+    let (message, payload) = message[..len].split_first_chunk_mut()?;
     match packet.family {
         Family::V4 => {
             turn_v4(network.try_into().ok()?);
             set_kind(message, ECHO_REPLY_V4);
             if *message == [0; HEADER_LEN] && payload.iter().all(|byte| *byte == 0) {
                 // Of nothing but zeros the sum is zero, of all others its other form: the one case
-                // in which an update differs from a recomputation (RFC 1624 section 3).
+                // in which an update differs from a recomputation (RFC 1624 section 3). Where there
+                // is more to it than is at hand, this form is right for both.
                 wire::set_word(message, field::CHECKSUM, 0xffff);
             }
         }

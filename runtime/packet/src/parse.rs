@@ -1,7 +1,8 @@
 //! One pass over a frame: offsets and the fields that the forwarding path decides by.
 //!
 //! Invariant: every offset in a returned [`Packet`] lies inside the frame it was parsed from, so
-//! that whoever holds both may access without a further check of lengths.
+//! that whoever holds both may access without a further check of lengths. Of a frame that lies in
+//! several buffers the headers are in the first, and only [`IpPacket::end`] may lie behind it.
 //!
 //! Checksums are not verified here: an incremental update carries an error on to the receiver,
 //! who finds it (RFC 1624 section 1).
@@ -148,7 +149,56 @@ impl std::error::Error for ParseError {}
 /// A [`ParseError`] where a header does not fit the frame.
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
-    let ethernet = Ethernet::parse_untagged(frame)?;
+    parse_view(View::whole(frame))
+}
+
+/// Parses a frame of which `rest` bytes more lie in other buffers, behind these.
+///
+/// # Errors
+/// A [`ParseError`] where a header does not fit the frame, or does not lie in its first buffer.
+#[cold]
+#[inline(never)]
+pub fn parse_head(head: &[u8], rest: usize) -> Result<Packet, ParseError> {
+    parse_view(View { head, rest })
+}
+
+/// What is at hand of a frame, and how much is not. Of a whole frame the compiler knows that nothing is
+/// missing.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    head: &'a [u8],
+    rest: usize,
+}
+
+impl<'a> View<'a> {
+    #[inline(always)]
+    pub(crate) const fn whole(frame: &'a [u8]) -> Self {
+        Self {
+            head: frame,
+            rest: 0,
+        }
+    }
+
+    /// Whether an offset lies in the frame, or at its end.
+    #[inline(always)]
+    const fn holds(self, at: u16) -> bool {
+        at as usize <= self.head.len() + self.rest
+    }
+
+    /// What is at hand between two offsets.
+    #[inline(always)]
+    fn between(self, start: u16, end: u16) -> Option<&'a [u8]> {
+        let mut end = usize::from(end);
+        if self.rest > 0 {
+            end = end.min(self.head.len());
+        }
+        self.head.get(start.into()..end)
+    }
+}
+
+#[inline(always)]
+fn parse_view(frame: View<'_>) -> Result<Packet, ParseError> {
+    let ethernet = Ethernet::parse_untagged(frame.head)?;
     if ethernet.is_tagged() {
         parse_tagged(frame)
     } else {
@@ -159,14 +209,14 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
 /// Apart from the rest, so that the compiler knows every offset of an untagged frame.
 #[cold]
 #[inline(never)]
-fn parse_tagged(frame: &[u8]) -> Result<Packet, ParseError> {
-    let mut ethernet = Ethernet::parse_untagged(frame)?;
-    ethernet.parse_tags(frame)?;
+fn parse_tagged(frame: View<'_>) -> Result<Packet, ParseError> {
+    let mut ethernet = Ethernet::parse_untagged(frame.head)?;
+    ethernet.parse_tags(frame.head)?;
     parse_payload(frame, ethernet)
 }
 
 #[inline(always)]
-fn parse_payload(frame: &[u8], ethernet: Ethernet) -> Result<Packet, ParseError> {
+fn parse_payload(frame: View<'_>, ethernet: Ethernet) -> Result<Packet, ParseError> {
     match ethernet.ethertype {
         ipv4::ETHERTYPE => parse_v4(frame, ethernet).map(Packet::Ip),
         ipv6::ETHERTYPE => parse_v6(frame, ethernet).map(Packet::Ip),
@@ -176,9 +226,10 @@ fn parse_payload(frame: &[u8], ethernet: Ethernet) -> Result<Packet, ParseError>
 }
 
 #[inline(always)]
-fn parse_v4(frame: &[u8], ethernet: Ethernet) -> Result<IpPacket, ParseError> {
+fn parse_v4(frame: View<'_>, ethernet: Ethernet) -> Result<IpPacket, ParseError> {
     let network = ethernet.payload;
     let bytes = frame
+        .head
         .get(usize::from(network)..)
         .ok_or(ParseError::Truncated)?;
     let header = ipv4::Header::from_prefix(bytes).ok_or(ParseError::Truncated)?;
@@ -186,6 +237,9 @@ fn parse_v4(frame: &[u8], ethernet: Ethernet) -> Result<IpPacket, ParseError> {
     let end = end_of(frame, network, header.total_len())?;
     if start > end {
         return Err(ParseError::BadLength);
+    }
+    if frame.rest > 0 && usize::from(start) > frame.head.len() {
+        return Err(ParseError::Truncated);
     }
     let upper = Upper {
         start,
@@ -213,9 +267,10 @@ fn parse_v4(frame: &[u8], ethernet: Ethernet) -> Result<IpPacket, ParseError> {
 }
 
 #[inline(always)]
-fn parse_v6(frame: &[u8], ethernet: Ethernet) -> Result<IpPacket, ParseError> {
+fn parse_v6(frame: View<'_>, ethernet: Ethernet) -> Result<IpPacket, ParseError> {
     let network = ethernet.payload;
     let bytes = frame
+        .head
         .get(usize::from(network)..)
         .ok_or(ParseError::Truncated)?;
     let header = ipv6::Header::from_prefix(bytes).ok_or(ParseError::Truncated)?;
@@ -255,12 +310,13 @@ fn parse_v6(frame: &[u8], ethernet: Ethernet) -> Result<IpPacket, ParseError> {
 
 /// Where `len` bytes from `start` end, if that lies in the frame.
 #[inline(always)]
-fn end_of(frame: &[u8], start: u16, len: u16) -> Result<u16, ParseError> {
+fn end_of(frame: View<'_>, start: u16, len: u16) -> Result<u16, ParseError> {
     let end = start.checked_add(len).ok_or(ParseError::BadLength)?;
-    if usize::from(end) > frame.len() {
-        return Err(ParseError::BadLength);
+    if frame.holds(end) {
+        Ok(end)
+    } else {
+        Err(ParseError::BadLength)
     }
-    Ok(end)
 }
 
 /// What lies behind the IP headers: `start <= end`, and both in the frame.
@@ -274,7 +330,7 @@ pub(crate) struct Upper {
 
 #[cold]
 fn parse_fragment_v4(
-    frame: &[u8],
+    frame: View<'_>,
     header: ipv4::Header<'_>,
     mut upper: Upper,
 ) -> Result<(Upper, Transport), ParseError> {
@@ -283,14 +339,14 @@ fn parse_fragment_v4(
 }
 
 #[cold]
-fn parse_extensions(frame: &[u8], upper: Upper) -> Result<(Upper, Transport), ParseError> {
+fn parse_extensions(frame: View<'_>, upper: Upper) -> Result<(Upper, Transport), ParseError> {
     let upper = walk_extensions(frame, upper)?;
     Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V6)?))
 }
 
 /// Walks the extension headers up to the transport header, or to where the walk must end: a
 /// fragment without its packet's start, or a routing header with nodes to visit.
-pub(crate) fn walk_extensions(frame: &[u8], mut upper: Upper) -> Result<Upper, ParseError> {
+pub(crate) fn walk_extensions(frame: View<'_>, mut upper: Upper) -> Result<Upper, ParseError> {
     // A second fragment header could make a fragment look whole.
     let mut divided = false;
     for _ in 0..=EXTENSIONS_MAX {
@@ -331,9 +387,9 @@ const fn is_extension(next_header: u8) -> bool {
 
 impl Upper {
     #[inline(always)]
-    pub(crate) fn bytes(self, frame: &[u8]) -> Result<&[u8], ParseError> {
+    pub(crate) fn bytes(self, frame: View<'_>) -> Result<&[u8], ParseError> {
         frame
-            .get(usize::from(self.start)..usize::from(self.end))
+            .between(self.start, self.end)
             .ok_or(ParseError::Truncated)
     }
 
@@ -357,7 +413,7 @@ impl Upper {
 }
 
 #[inline(always)]
-fn parse_transport(frame: &[u8], upper: &Upper, icmp: u8) -> Result<Transport, ParseError> {
+fn parse_transport(frame: View<'_>, upper: &Upper, icmp: u8) -> Result<Transport, ParseError> {
     if upper.fragment.is_some_and(|fragment| fragment.offset > 0) {
         return Ok(Transport::Other(upper.protocol));
     }
@@ -376,9 +432,10 @@ fn parse_transport(frame: &[u8], upper: &Upper, icmp: u8) -> Result<Transport, P
         })
     } else if upper.protocol == udp::PROTOCOL {
         let header = udp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
-        let len = usize::from(header.total_len());
+        let len = header.total_len();
         // What a datagram's IP packet has beyond it is allowed (RFC 9868).
-        if len < udp::HEADER_LEN || (len > segment.len() && upper.fragment.is_none()) {
+        let beyond = len > upper.end - upper.start && upper.fragment.is_none();
+        if usize::from(len) < udp::HEADER_LEN || beyond {
             return Err(ParseError::BadLength);
         }
         Ok(Transport::Udp {

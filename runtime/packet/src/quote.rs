@@ -8,7 +8,7 @@
 //! wrong, and follow by their increments: some systems quote a header that they have changed already.
 //! What may stand behind a quote (RFC 4884) begins after 128 bytes of it, and is not touched.
 
-use crate::parse::{Upper, walk_extensions};
+use crate::parse::{Upper, View, walk_extensions};
 use crate::{
     Address, Family, IpPacket, ParseError, Protocol, Rewrite, icmp, ipv4, ipv6, tcp, udp, wire,
 };
@@ -66,7 +66,7 @@ impl Quote {
             return Ok(None);
         }
         // The ports of both protocols stand where UDP has them.
-        let segment = upper.bytes(frame)?;
+        let segment = upper.bytes(View::whole(frame))?;
         let ports = udp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
         Ok(Some(Self {
             source,
@@ -157,5 +157,9 @@ fn parse_v6(frame: &[u8], bytes: &[u8], network: u16, end: u16) -> Result<Found,
         fragment: None,
         protocol: header.next_header(),
     };
-    Ok((source, destination, walk_extensions(frame, upper)?))
+    Ok((
+        source,
+        destination,
+        walk_extensions(View::whole(frame), upper)?,
+    ))
 }

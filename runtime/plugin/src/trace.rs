@@ -7,9 +7,10 @@
 use std::path::Path;
 
 use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
-use waxwing_dataplane::snapshot::{MidStream, NoBackend, Timeouts};
+use waxwing_dataplane::snapshot::{MidStream, NoBackend, SourceUse, Timeouts};
 use waxwing_dataplane::{
-    BATCH, Backend, BackendId, Gauges, NewFlow, Now, Pick, Policy, Service, ServiceId, Snapshot,
+    BATCH, Backend, BackendId, Gauges, NewFlow, Now, Pick, Policy, Ports, Service, ServiceId,
+    Snapshot,
 };
 use waxwing_packet::{Address, Protocol};
 use waxwing_sdk::abi::{BackendRecord, ClosedRecord, END_CLOSED, FlowRecord, PROTOCOL_UDP};
@@ -298,8 +299,9 @@ impl<'a> Trace<'a> {
             id: SERVICE,
             name: "web".into(),
             vip: Address::v4([203, 0, 113, 10]),
-            port: 80,
+            ports: Ports::one(80),
             protocol: Protocol::Tcp,
+            source_nat: SourceUse::Auto,
             policy: 0,
             backends: self.records.iter().map(|r| BackendId(r.id)).collect(),
             mid_stream: MidStream::Pick,

@@ -14,11 +14,12 @@ use xsk_rs::umem::Umem;
 
 use crate::frame::Owned;
 use crate::io::WorkerParts;
+use crate::options::LINK_LEN_MAX;
 use crate::program::{Addressees, AttachMode, Class, Program};
 use crate::socket::{self, Counts, QueueSocket};
 use crate::sys::{self, Statistics};
 use crate::tap::{self, TapQueue};
-use crate::{Interface, Options, PollMode, PortOptions, XdpError};
+use crate::{Buffers, Interface, Options, PollMode, PortOptions, XdpError};
 
 /// Busy polling wants the device's interrupts deferred for so long between two polls.
 const DEVICE_SETTINGS: [(&str, &str); 2] = [
@@ -26,15 +27,13 @@ const DEVICE_SETTINGS: [(&str, &str); 2] = [
     ("gro_flush_timeout", "200000"),
 ];
 
-/// Ethernet header and two VLAN tags, in bytes.
-const LINK_LEN_MAX: u32 = 22;
-
 /// The attached ports, kept by the control thread for as long as the workers run.
 ///
 /// Drop it after the workers have ended and dropped their [`crate::XdpIo`]s: it detaches the
 /// program from every port.
 pub struct Attached {
     program: Program,
+    mtu_max: u32,
     reports: Vec<PortReport>,
     counts: Vec<(PortId, u32, Counts)>,
     /// What the program was told, by port id.
@@ -93,16 +92,17 @@ pub fn attach(
 ) -> Result<(Attached, Vec<WorkerParts>), XdpError> {
     options.check()?;
     let interfaces = find_interfaces(ports, options)?;
+    let buffers = buffers_for(&interfaces, options);
     let sockets_count = interfaces.iter().map(|interface| interface.queues).sum();
     let ports_count = u32::try_from(interfaces.len()).unwrap_or(u32::MAX);
-    let mut program = Program::load(options, ports_count, sockets_count)?;
+    let mut program = Program::load(options, buffers, ports_count, sockets_count)?;
 
     // The program first: it finds an interface that is in use before anything there changes.
     let mut modes = Vec::with_capacity(interfaces.len());
     for interface in &interfaces {
         modes.push(program.attach(interface)?);
     }
-    let sockets = socket::bind_all(&interfaces, options)?;
+    let sockets = socket::bind_all(&interfaces, options, buffers)?;
     let mut reports = report(&interfaces, modes, &sockets.bound, sockets.why.as_deref());
     let counts = steer(&mut program, &interfaces, &sockets.bound)?;
     let workers = interfaces
@@ -119,10 +119,11 @@ pub fn attach(
         // SAFETY: each descriptor of the UMEM just made comes here once, and none was lent yet.
         unsafe { Owned::adopt(desc) }
     });
-    let parts = share_out(&sockets.umem, sockets.bound, frames, taps, options);
+    let parts = share_out(&sockets.umem, sockets.bound, frames, taps, options, buffers);
     let own = |interface: &Interface| Addressees::Own(interface.mac);
     Ok((
         Attached {
+            mtu_max: options.mtu_max(buffers),
             program,
             reports,
             counts,
@@ -146,8 +147,8 @@ fn find_interfaces(ports: &[PortOptions], options: &Options) -> Result<Vec<Inter
         if found.iter().any(|other| other.index == interface.index) {
             return Err(XdpError::InterfaceTwice(interface.name));
         }
-        let frame_len_max = options.frame_len_max();
-        if interface.mtu.saturating_add(LINK_LEN_MAX) > frame_len_max {
+        let mtu_max = options.mtu_max(Buffers::Several);
+        if interface.mtu > mtu_max {
             let Interface {
                 name: interface,
                 mtu,
@@ -156,7 +157,7 @@ fn find_interfaces(ports: &[PortOptions], options: &Options) -> Result<Vec<Inter
             return Err(XdpError::MtuTooLarge {
                 interface,
                 mtu,
-                frame_len_max,
+                mtu_max,
             });
         }
         if let Some(first) = found.first()
@@ -172,6 +173,17 @@ fn find_interfaces(ports: &[PortOptions], options: &Options) -> Result<Vec<Inter
         found.push(interface);
     }
     Ok(found)
+}
+
+/// Whether the MTU of any port asks for frames in several chunks. What is not needed is not asked for:
+/// not every driver has it, least of all in zero-copy mode.
+fn buffers_for(interfaces: &[Interface], options: &Options) -> Buffers {
+    let mtu_max = options.mtu_max(Buffers::One);
+    if interfaces.iter().all(|interface| interface.mtu <= mtu_max) {
+        Buffers::One
+    } else {
+        Buffers::Several
+    }
 }
 
 fn report(
@@ -227,6 +239,7 @@ fn share_out(
     mut frames: impl Iterator<Item = Owned>,
     taps: Vec<TapQueue>,
     options: &Options,
+    buffers: Buffers,
 ) -> Vec<WorkerParts> {
     let workers = bound.iter().map(Vec::len).max().unwrap_or(0);
     let mut by_port: Vec<_> = bound.into_iter().map(Vec::into_iter).collect();
@@ -247,6 +260,7 @@ fn share_out(
             sockets,
             tap,
             poll,
+            buffers,
         }
     };
     (0..).take(workers).map(&mut of_worker).collect()
@@ -257,6 +271,20 @@ impl Attached {
     #[must_use]
     pub fn reports(&self) -> &[PortReport] {
         &self.reports
+    }
+
+    /// The largest MTU of which frames fit, in bytes: that of a port may grow later.
+    #[must_use]
+    pub fn mtu_max(&self) -> u32 {
+        self.mtu_max
+    }
+
+    /// The longest frame that the ports' MTU at the start asks for, link header and tags included, in
+    /// bytes.
+    #[must_use]
+    pub fn frame_len_max(&self) -> u32 {
+        let mtus = self.reports.iter().map(|report| report.interface.mtu);
+        mtus.max().unwrap_or(0) + LINK_LEN_MAX
     }
 
     /// The kernel's counts of every queue.

@@ -24,18 +24,31 @@ pub enum XdpError {
 
     /// Its frames would not fit.
     #[error(
-        "interface {interface}: MTU {mtu} needs frames of {} bytes with link header and tags, a \
-         frame here holds {frame_len_max}; lower it (`ip link set dev {interface} mtu 1500`) or \
-         set frame_size = 4096",
-        mtu + 22
+        "interface {interface}: MTU {mtu} is more than frames hold here; lower it (`ip link set dev \
+         {interface} mtu {mtu_max}` or less)"
     )]
     MtuTooLarge {
         /// The interface.
         interface: String,
         /// Its MTU in bytes.
         mtu: u32,
-        /// What fits, in bytes.
-        frame_len_max: u32,
+        /// The largest one that fits, in bytes.
+        mtu_max: u32,
+    },
+
+    /// The MTU asks for frames in several chunks, and the kernel or the driver has none.
+    #[error(
+        "interface {interface}: frames in several buffers were refused ({source}), which its MTU, or \
+         another port's, asks for; that takes Linux 6.6 and a driver that has them. Lower the MTU of all \
+         ports to {mtu_lower} or less (`ip link set dev {interface} mtu {mtu_lower}`)"
+    )]
+    NoJumbo {
+        /// The interface.
+        interface: String,
+        /// The kernel's answer.
+        source: io::Error,
+        /// The largest MTU that does without, in bytes.
+        mtu_lower: u32,
     },
 
     /// A queue could receive but not answer.
@@ -90,7 +103,8 @@ pub enum XdpError {
     /// Zero-copy was required and a queue has none.
     #[error(
         "interface {interface} queue {queue}: no zero-copy ({source}); set zero_copy = \"auto\" \
-         to run in copy mode, or \"off\""
+         to run in copy mode, or \"off\"{}",
+        lower_mtu(*mtu_lower)
     )]
     NoZeroCopy {
         /// The interface.
@@ -99,6 +113,9 @@ pub enum XdpError {
         queue: u32,
         /// The kernel's answer.
         source: io::Error,
+        /// The largest MTU that does without jumbo frames, in bytes, where that of a port asks for
+        /// them: its driver may have no zero-copy for those alone.
+        mtu_lower: Option<u32>,
     },
 
     /// An option out of bounds.
@@ -122,6 +139,15 @@ pub enum XdpError {
         /// The chain of causes.
         text: String,
     },
+}
+
+/// What to do where zero-copy may be missing for jumbo frames alone, as the end of a message.
+fn lower_mtu(mtu_lower: Option<u32>) -> String {
+    mtu_lower.map_or_else(String::new, |mtu| {
+        format!(
+            "; or lower the MTU of all ports to {mtu}: many drivers have none for longer frames"
+        )
+    })
 }
 
 /// What to do about an error number, as the end of a message.

@@ -10,11 +10,12 @@ use std::time::Duration;
 use waxwing_dataplane::{BATCH, DropReason, FrameBuf, FrameIo, PortId};
 use xsk_rs::umem::Umem;
 
-use crate::PollMode;
+use crate::assembly::Assembly;
 use crate::frame::{Owned, Pool, XdpFrame};
 use crate::socket::QueueSocket;
 use crate::sys::{self, PollSet};
 use crate::tap::TapQueue;
+use crate::{Buffers, PollMode};
 
 /// Empty rounds before an adaptive worker sleeps: some tens of microseconds.
 const SPIN_ROUNDS: u32 = 500;
@@ -35,6 +36,7 @@ pub struct WorkerParts {
     pub(crate) sockets: Vec<Option<QueueSocket>>,
     pub(crate) tap: Option<TapQueue>,
     pub(crate) poll: PollMode,
+    pub(crate) buffers: Buffers,
 }
 
 impl WorkerParts {
@@ -49,8 +51,13 @@ impl WorkerParts {
     pub fn into_io(self) -> XdpIo {
         let sockets = self.sockets.iter().flatten();
         let poll_set = PollSet::new(sockets.map(|socket| socket.rings.socket().as_raw_fd()));
+        let jumbo_ports = match self.buffers {
+            Buffers::One => None,
+            Buffers::Several => Some(self.sockets.len()),
+        };
         XdpIo {
-            pool: Pool::new(self.umem, self.free, self.total),
+            assemblies: self.sockets.iter().map(|_| Assembly::new()).collect(),
+            pool: Pool::new(self.umem, self.free, self.total, jumbo_ports),
             ports: self.sockets,
             tap: self.tap,
             poll: self.poll,
@@ -64,6 +71,8 @@ impl WorkerParts {
 /// One worker's ports. Dropped, it closes its sockets, and the kernel has their traffic.
 pub struct XdpIo {
     ports: Vec<Option<QueueSocket>>,
+    /// By port, too.
+    assemblies: Vec<Assembly<XdpFrame>>,
     pool: Rc<Pool>,
     tap: Option<TapQueue>,
     poll: PollMode,
@@ -73,7 +82,7 @@ pub struct XdpIo {
     idle_rounds: u32,
 }
 
-/// Where a worker's frames are.
+/// Where a worker's frames are, counted in chunks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrameAccount {
     /// In the pool.
@@ -136,7 +145,8 @@ impl FrameIo for XdpIo {
             rings.refill(&self.pool);
             let room = BATCH.saturating_sub(into.len());
             let port = PortId(u8::try_from(at).unwrap_or(u8::MAX));
-            let taken = rings.receive(&self.pool, port, room, into);
+            let assembly = &mut self.assemblies[at];
+            let taken = rings.receive(&self.pool, port, room, assembly, into);
             received += taken;
             if taken == 0 {
                 match self.poll {
@@ -162,7 +172,7 @@ impl FrameIo for XdpIo {
     fn send(&mut self, port: PortId, frame: XdpFrame) -> Result<(), DropReason> {
         let socket = self.ports.get_mut(port.index()).and_then(Option::as_mut);
         let rings = &mut socket.ok_or(DropReason::PortMissing)?.rings;
-        if !rings.has_room() {
+        if !rings.has_room(frame.chunks()) {
             return Err(DropReason::TransmitRingFull);
         }
         rings.queue(frame);
@@ -171,7 +181,7 @@ impl FrameIo for XdpIo {
 
     fn pass_to_kernel(&mut self, mut frame: XdpFrame) -> Result<(), DropReason> {
         let tap = self.tap.as_mut().ok_or(DropReason::KernelPathFull)?;
-        tap.write(frame.bytes_mut())
+        tap.write(&mut frame)
             .map_err(|_| DropReason::KernelPathFull)
     }
 

@@ -38,7 +38,7 @@
 //!
 //! What keeps `unsafe` in check, file by file: `sys` wraps system calls as safe functions; `frame`
 //! makes a frame a value that cannot be copied; `rings` gives such values up to the kernel and
-//! takes them back; `loan` and `window` are the arithmetic, free of both. All else is safe code.
+//! takes them back; `loan`, `window` and `assembly` are the arithmetic, free of both. All else is safe code.
 //!
 //! [`Steering`]: waxwing_dataplane::steering::Steering
 //! [`FrameIo`]: waxwing_dataplane::FrameIo
@@ -48,6 +48,7 @@
     reason = "memory shared with the kernel; every block says why it is sound"
 )]
 
+mod assembly;
 mod attach;
 mod error;
 mod frame;
@@ -67,6 +68,6 @@ pub use error::XdpError;
 pub use frame::XdpFrame;
 pub use interface::Interface;
 pub use io::{FrameAccount, WorkerParts, XdpIo};
-pub use options::{Options, PollMode, PortOptions, ZeroCopy};
+pub use options::{Buffers, Options, PollMode, PortOptions, ZeroCopy};
 pub use program::{Addressees, AttachMode, Class, Program};
 pub use sys::{Statistics, allowed_cpus, pin_current_thread};

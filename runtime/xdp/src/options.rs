@@ -9,6 +9,26 @@ use crate::XdpError;
 /// The room that XDP keeps before a received frame's first byte (`XDP_PACKET_HEADROOM`).
 const XDP_HEADROOM: u32 = 256;
 
+/// The most chunks of one frame: the kernel sends and receives a first one and `MAX_SKB_FRAGS` more
+/// (`xsk_build_skb`, net/xdp/xsk.c).
+pub(crate) const CHUNKS_MAX: usize = 18;
+
+/// The longest frame of all: offsets in it are sixteen bits.
+const FRAME_LEN_MAX: u32 = u16::MAX as u32;
+
+/// Ethernet header and two VLAN tags, in bytes.
+pub(crate) const LINK_LEN_MAX: u32 = 22;
+
+/// How many chunks a frame may lie in, as the MTU of the ports asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Buffers {
+    /// One: none is longer.
+    #[default]
+    One,
+    /// Several: multi-buffer AF_XDP (Linux 6.6 and later).
+    Several,
+}
+
 /// An interface to attach to. Its place in the list is its [`waxwing_dataplane::PortId`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortOptions {
@@ -49,10 +69,12 @@ pub struct Options {
     pub poll: PollMode,
     /// Entries of each of a socket's four rings: a power of two.
     pub ring_size: u32,
-    /// Frames a socket gets, at least twice `ring_size`: one ring's worth to receive into, one
+    /// Chunks a socket gets, at least twice `ring_size`: one ring's worth to receive into, one
     /// to transmit from.
     pub frames_per_queue: u32,
-    /// Bytes of a frame, 2048 or 4096. A frame carries 256 bytes less than that.
+    /// Bytes of a chunk, 2048 or 4096. It carries 256 bytes less than that, and a frame that is longer
+    /// lies in several. The larger one suits any driver: some have buffers of whole KiB only, and the
+    /// smaller one then holds less than an Ethernet's frame.
     pub frame_size: u32,
     /// Whether to try huge pages for the frames first.
     pub huge_pages: bool,
@@ -87,10 +109,23 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The longest frame that fits, link header included, in bytes.
+    /// The longest frame, link header included, in bytes.
     #[must_use]
-    pub const fn frame_len_max(&self) -> u32 {
-        self.frame_size.saturating_sub(XDP_HEADROOM)
+    #[expect(clippy::cast_possible_truncation, reason = "chunks of a frame are few")]
+    pub const fn frame_len_max(&self, buffers: Buffers) -> u32 {
+        let chunk = self.frame_size.saturating_sub(XDP_HEADROOM);
+        let several = chunk * CHUNKS_MAX as u32;
+        match buffers {
+            Buffers::One => chunk,
+            Buffers::Several if several > FRAME_LEN_MAX => FRAME_LEN_MAX,
+            Buffers::Several => several,
+        }
+    }
+
+    /// The largest MTU of a port, in bytes: with it a frame fits with its link header and two tags.
+    #[must_use]
+    pub const fn mtu_max(&self, buffers: Buffers) -> u32 {
+        self.frame_len_max(buffers).saturating_sub(LINK_LEN_MAX)
     }
 
     /// # Errors
@@ -141,6 +176,23 @@ mod tests {
     #[test]
     fn the_defaults_are_within_bounds() {
         Options::default().check().expect("valid");
+    }
+
+    #[test]
+    fn the_mtu_that_fits_follows_the_chunks() {
+        let (large, small) = (4096, 2048);
+        for (frame_size, buffers, mtu_max) in [
+            (small, Buffers::One, 1770),
+            (large, Buffers::One, 3818),
+            (small, Buffers::Several, 32_234),
+            (large, Buffers::Several, 65_513),
+        ] {
+            let options = Options {
+                frame_size,
+                ..Options::default()
+            };
+            assert_eq!(options.mtu_max(buffers), mtu_max);
+        }
     }
 
     #[test]

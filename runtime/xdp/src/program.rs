@@ -12,16 +12,22 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, Pod, include_bytes_aligned};
+use waxwing_dataplane::source_nat::SOURCES_MAX;
 use waxwing_dataplane::steering::Rules;
 use waxwing_packet::{Address, Mac};
 
 use crate::error::system_cause;
-use crate::{Interface, Options, XdpError};
+use crate::{Buffers, Interface, Options, XdpError};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waxwing.bpf.o"));
 
-/// The program's name in the object.
-const NAME: &str = "waxwing";
+/// The program's name in the object, for frames in one buffer and in several.
+const fn name(buffers: Buffers) -> &'static str {
+    match buffers {
+        Buffers::One => "waxwing",
+        Buffers::Several => "waxwing_jumbo",
+    }
+}
 
 /// The oldest kernel that has what is needed here.
 const LINUX_MIN: (u8, u8) = (5, 10);
@@ -120,6 +126,7 @@ impl AttachMode {
 /// The loaded program with its maps and links.
 pub struct Program {
     ebpf: Ebpf,
+    buffers: Buffers,
     rules: RuleMaps,
     ports: HashMap<MapData, u32, PortValue>,
     sockets: XskMap<MapData>,
@@ -127,18 +134,23 @@ pub struct Program {
 }
 
 impl Program {
-    /// Loads it, with room for `ports_max` ports and `sockets_max` sockets.
+    /// Loads it, for frames as long as that, with room for `ports_max` ports and `sockets_max` sockets.
     ///
     /// # Errors
     /// No privilege, or a kernel that refuses the program.
-    pub fn load(options: &Options, ports_max: u32, sockets_max: u32) -> Result<Self, XdpError> {
+    pub fn load(
+        options: &Options,
+        buffers: Buffers,
+        ports_max: u32,
+        sockets_max: u32,
+    ) -> Result<Self, XdpError> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             XdpError::program("loading the XDP program", error)
         };
         require_links()?;
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("services", 2 * options.services_max)
-            .map_max_entries("vips", 2 * options.services_max)
+            .map_max_entries("vips", 2 * vips_max(options))
             .map_max_entries("backends", 2 * options.backends_max)
             .map_max_entries("servers", 2 * options.backends_max)
             .map_max_entries("locals", 2 * options.locals_max)
@@ -146,7 +158,9 @@ impl Program {
             .map_max_entries("sockets", sockets_max.max(1))
             .load(OBJECT)
             .map_err(|error| failed(&error))?;
-        xdp(&mut ebpf)?.load().map_err(|error| failed(&error))?;
+        xdp(&mut ebpf, buffers)?
+            .load()
+            .map_err(|error| failed(&error))?;
         Ok(Self {
             rules: RuleMaps {
                 services: map(&mut ebpf, "services")?,
@@ -157,6 +171,7 @@ impl Program {
                 in_effect: Rules::default(),
                 servers_in_effect: BTreeSet::new(),
                 services_max: options.services_max,
+                vips_max: vips_max(options),
                 backends_max: options.backends_max,
                 locals_max: options.locals_max,
             },
@@ -164,6 +179,7 @@ impl Program {
             sockets: map(&mut ebpf, "sockets")?,
             classes: map(&mut ebpf, "classes")?,
             ebpf,
+            buffers,
         })
     }
 
@@ -241,7 +257,7 @@ impl Program {
     }
 
     fn attach_as(&mut self, interface: &Interface, mode: XdpMode) -> Result<(), ProgramError> {
-        let Some(program) = self.ebpf.program_mut(NAME) else {
+        let Some(program) = self.ebpf.program_mut(name(self.buffers)) else {
             return Err(ProgramError::NotLoaded);
         };
         let program: &mut Xdp = program.try_into()?;
@@ -278,7 +294,7 @@ impl Program {
             repeat: 1,
             ..TestRunOptions::new()
         };
-        xdp(&mut self.ebpf)?
+        xdp(&mut self.ebpf, self.buffers)?
             .test_run(run)
             .map_err(|error| XdpError::program("a test run", &error))?;
         let after = self.classes();
@@ -288,6 +304,11 @@ impl Program {
             .find(|(before, after)| before.1 != after.1);
         Ok(counted.map_or(Class::Pass, |(_, after)| after.0))
     }
+}
+
+/// The most addresses of ours: VIPs and source addresses.
+fn vips_max(options: &Options) -> u32 {
+    options.services_max.saturating_add(SOURCES_MAX.into())
 }
 
 /// Refuses a kernel without XDP links: a program attached in another way would outlive a killed
@@ -304,15 +325,16 @@ fn require_links() -> Result<(), XdpError> {
 }
 
 /// The program in the object.
-fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
+fn xdp(ebpf: &mut Ebpf, buffers: Buffers) -> Result<&mut Xdp, XdpError> {
+    let name = name(buffers);
     let missing = || XdpError::Program {
-        what: NAME.into(),
+        what: name.into(),
         text: "not in the object".into(),
     };
-    let program = ebpf.program_mut(NAME).ok_or_else(missing)?;
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
     program
         .try_into()
-        .map_err(|error: ProgramError| XdpError::program(NAME, &error))
+        .map_err(|error: ProgramError| XdpError::program(name, &error))
 }
 
 /// A map of the object, by name and type.
@@ -336,6 +358,7 @@ struct RuleMaps {
     /// What [`Rules::servers`] gives of those in effect, but for what is being changed.
     servers_in_effect: BTreeSet<Address>,
     services_max: u32,
+    vips_max: u32,
     backends_max: u32,
     locals_max: u32,
 }
@@ -343,7 +366,7 @@ struct RuleMaps {
 impl RuleMaps {
     fn apply(&mut self, rules: &Rules) -> Result<(), String> {
         bounded("services", rules.services.len(), self.services_max)?;
-        bounded("VIPs", rules.vips.len(), self.services_max)?;
+        bounded("VIPs and source addresses", rules.vips.len(), self.vips_max)?;
         bounded("backend endpoints", rules.backends.len(), self.backends_max)?;
         bounded("local addresses", rules.locals.len(), self.locals_max)?;
 

@@ -14,6 +14,7 @@ use xsk_rs::socket::{RxQueue, TxQueue};
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::umem::{CompQueue, FillQueue};
 
+use crate::assembly::Assembly;
 use crate::frame::{Owned, Pool, XdpFrame};
 use crate::loan::Loan;
 use crate::sys;
@@ -39,7 +40,8 @@ pub(crate) struct Rings {
     zero_copy: bool,
     /// Whether the kernel says when it needs a wake-up; it always does where it does not say.
     says_when: bool,
-    /// Given up by the worker, not yet in the transmit ring. Room for them is kept there.
+    /// Given up by the worker, not yet in the transmit ring. Room for them is kept there. The chunks of
+    /// a frame go into the ring together, as all of these do.
     pending: Vec<FrameDesc>,
     scratch: Box<[FrameDesc]>,
 }
@@ -144,12 +146,14 @@ impl Rings {
         taken
     }
 
-    /// Appends received frames, at most `max` and a batch; says how many.
+    /// Appends received frames, at most `max` and a batch; says how many chunks were received. What
+    /// there is of a frame whose rest was not taken yet waits in `assembly`, which is this socket's.
     pub(crate) fn receive(
         &mut self,
         pool: &Rc<Pool>,
         port: PortId,
         max: usize,
+        assembly: &mut Assembly<XdpFrame>,
         into: &mut Vec<XdpFrame>,
     ) -> usize {
         let max = max.min(BATCH);
@@ -158,22 +162,26 @@ impl Rings {
         self.receive_side.give_back(count);
         for &desc in &self.scratch[..count] {
             // SAFETY: the kernel gave it back just now, each once; `refill` gave up its `Owned`.
-            let frame = unsafe { Owned::adopt(desc) };
-            into.push(pool.hold(frame, port));
+            let mut chunk = unsafe { Owned::adopt(desc) };
+            if assembly.is_empty() && !chunk.goes_on() {
+                into.push(pool.hold(chunk, port));
+                continue;
+            }
+            let goes_on = chunk.take_mark();
+            let begin = |chunk| pool.hold(chunk, port);
+            into.extend(assembly.take(chunk, goes_on, begin, XdpFrame::append));
         }
         count
     }
 
-    /// Whether a frame can be queued.
-    pub(crate) fn has_room(&self) -> bool {
-        self.pending.len() < self.transmit_side.room()
+    /// Whether a frame in so many chunks can be queued.
+    pub(crate) fn has_room(&self, chunks: usize) -> bool {
+        self.pending.len() + chunks <= self.transmit_side.room()
     }
 
     /// Queues a frame, for which there is room.
     pub(crate) fn queue(&mut self, frame: XdpFrame) {
-        if let Some(frame) = frame.into_owned() {
-            self.pending.push(frame.release());
-        }
+        frame.release(&mut self.pending);
     }
 
     /// Submits what was queued and wakes the kernel where it asks for that.
@@ -261,7 +269,7 @@ mod tests {
 
     use super::*;
     use crate::socket::bind_all;
-    use crate::{Interface, Options, ZeroCopy};
+    use crate::{Buffers, Interface, Options, ZeroCopy};
 
     /// The kernel has given frames back whose slots in the fill ring it has not freed yet.
     #[test]
@@ -281,7 +289,7 @@ mod tests {
             mtu: 1500,
             queues: 1,
         };
-        let sockets = match bind_all(&[loopback], &options) {
+        let sockets = match bind_all(&[loopback], &options, Buffers::One) {
             Ok(sockets) => sockets,
             Err(error) => {
                 eprintln!("skipped: AF_XDP sockets need root: {error}");
@@ -298,7 +306,7 @@ mod tests {
         let socket = sockets.bound.into_iter().flatten().next();
         let mut rings = socket.expect("one socket").rings;
         rings.fill_up(&mut frames);
-        let pool = Pool::new(sockets.umem, frames, total);
+        let pool = Pool::new(sockets.umem, frames, total, None);
         assert_eq!(pool.free(), total - RING as usize);
 
         rings.receive_side.give_back(BATCH / 2);

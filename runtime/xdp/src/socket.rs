@@ -22,7 +22,7 @@ use xsk_rs::umem::frame::FrameDesc;
 use crate::error::system_cause;
 use crate::rings::Rings;
 use crate::sys::{self, Statistics};
-use crate::{Interface, Options, PollMode, XdpError, ZeroCopy};
+use crate::{Buffers, Interface, Options, PollMode, XdpError, ZeroCopy};
 
 /// How long a queue that was just closed may stay taken before that is an error.
 const REBIND_WAIT: Duration = Duration::from_secs(1);
@@ -60,10 +60,19 @@ struct Refused {
 ///
 /// # Errors
 /// The queue that could not be bound, and why. None is bound then.
-pub(crate) fn bind_all(interfaces: &[Interface], options: &Options) -> Result<Sockets, XdpError> {
+pub(crate) fn bind_all(
+    interfaces: &[Interface],
+    options: &Options,
+    buffers: Buffers,
+) -> Result<Sockets, XdpError> {
+    let flags = match buffers {
+        Buffers::One => BindFlags::empty(),
+        Buffers::Several => BindFlags::XDP_USE_SG,
+    };
+    let mtu_lower = (buffers == Buffers::Several).then(|| options.mtu_max(Buffers::One));
     let mut why = None;
     if options.zero_copy != ZeroCopy::Off {
-        match bind_as(interfaces, options, BindFlags::XDP_ZEROCOPY)? {
+        match bind_as(interfaces, options, BindFlags::XDP_ZEROCOPY | flags)? {
             Ok(sockets) => return Ok(sockets),
             Err(Refused {
                 interface,
@@ -75,24 +84,38 @@ pub(crate) fn bind_all(interfaces: &[Interface], options: &Options) -> Result<So
                         interface,
                         queue,
                         source,
+                        mtu_lower,
                     });
                 }
+                let for_jumbo = mtu_lower.map_or("", |_| " for jumbo frames");
                 why = Some(format!(
-                    "{interface} queue {queue}: no zero-copy ({source})"
+                    "{interface} queue {queue}: no zero-copy{for_jumbo} ({source})"
                 ));
             }
         }
     }
-    match bind_as(interfaces, options, BindFlags::XDP_COPY)? {
+    match bind_as(interfaces, options, BindFlags::XDP_COPY | flags)? {
         Ok(sockets) => Ok(Sockets { why, ..sockets }),
         Err(Refused {
             interface,
             queue,
             source,
-        }) => Err(XdpError::system(
+        }) => Err(refused(&interface, queue, source, mtu_lower)),
+    }
+}
+
+/// The error of a queue that could not be bound in copy mode.
+fn refused(interface: &str, queue: u32, source: io::Error, mtu_lower: Option<u32>) -> XdpError {
+    match (source.raw_os_error(), mtu_lower) {
+        (Some(libc::EINVAL | libc::EOPNOTSUPP), Some(mtu_lower)) => XdpError::NoJumbo {
+            interface: interface.into(),
+            source,
+            mtu_lower,
+        },
+        _ => XdpError::system(
             format!("interface {interface} queue {queue}: binding an AF_XDP socket"),
             source,
-        )),
+        ),
     }
 }
 

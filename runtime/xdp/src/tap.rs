@@ -6,12 +6,15 @@
 //! attracts no traffic, and it is gone when the last descriptor is closed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
+use std::iter;
 use std::os::unix::fs::OpenOptionsExt;
 
+use waxwing_dataplane::FrameBuf;
 use waxwing_packet::Mac;
 
 use crate::XdpError;
+use crate::options::CHUNKS_MAX;
 use crate::sys::{self, InterfaceRequest};
 
 /// Destination and source of an Ethernet header.
@@ -104,20 +107,30 @@ impl TapQueue {
     ///
     /// # Errors
     /// `EAGAIN` where the kernel's queue is full.
-    pub(crate) fn write(&mut self, frame: &mut [u8]) -> io::Result<()> {
-        let untagged = strip_tags(frame);
+    pub(crate) fn write<F: FrameBuf>(&mut self, frame: &mut F) -> io::Result<()> {
+        let start = strip_tags(frame.bytes_mut());
+        let untagged = &mut frame.bytes_mut()[start..];
         let Some(destination) = untagged.get_mut(..self.mac.0.len()) else {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         };
         if destination[0] & 1 == 0 {
             destination.copy_from_slice(&self.mac.0);
         }
-        self.device.write(untagged).map(drop)
+        // A device takes a whole frame with each call, or nothing.
+        let mut parts = [IoSlice::new(&[]); CHUNKS_MAX];
+        let bytes = iter::once(&frame.bytes()[start..]);
+        let rest = (0..).map_while(|number| frame.rest(number));
+        let mut count = 0;
+        for (part, bytes) in parts.iter_mut().zip(bytes.chain(rest)) {
+            *part = IoSlice::new(bytes);
+            count += 1;
+        }
+        self.device.write_vectored(&parts[..count]).map(drop)
     }
 }
 
-/// The frame without its VLAN tags, its MAC addresses moved up to the type that follows them.
-fn strip_tags(frame: &mut [u8]) -> &mut [u8] {
+/// Moves a frame's MAC addresses up to the type that follows its VLAN tags; says where it begins then.
+fn strip_tags(frame: &mut [u8]) -> usize {
     let mut tags = 0;
     while tags < VLAN_TAGS_MAX {
         let at = MACS_LEN + tags * VLAN_TAG_LEN;
@@ -134,7 +147,7 @@ fn strip_tags(frame: &mut [u8]) -> &mut [u8] {
     if cut > 0 {
         frame.copy_within(..MACS_LEN, cut);
     }
-    &mut frame[cut..]
+    cut
 }
 
 #[cfg(test)]
@@ -150,7 +163,8 @@ mod tests {
             let mut frame: Vec<u8> = macs.iter().chain(tags.concat().iter()).copied().collect();
             frame.extend(rest);
             let expected: Vec<u8> = macs.iter().chain(&rest).copied().collect();
-            assert_eq!(strip_tags(&mut frame), expected, "{} tags", tags.len());
+            let start = strip_tags(&mut frame);
+            assert_eq!(frame[start..], expected, "{} tags", tags.len());
         }
     }
 

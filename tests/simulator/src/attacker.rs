@@ -3,12 +3,12 @@
 //! Invariant: an attacker is blind. It knows addresses and ports, and no sequence number: what it
 //! forges lies far outside of every window.
 
-use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Tuple;
+use waxwing_dataplane::{Backend, PortId};
 use waxwing_packet::refusal::IcmpError;
 use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags, build};
 
-use crate::config::{BACK, FRONT, PORT_MACS, endpoints, server_mac};
+use crate::config::{BACK, FRONT, PORT_MACS, any_port, endpoints, server_mac};
 use crate::hosts::{Connection, Departure, FORGED, Hosts};
 use crate::plan::Plan;
 use crate::random::Random;
@@ -64,9 +64,9 @@ pub(crate) fn attack(
 
 pub(crate) fn any_service(random: &mut Random, protocol: Protocol) -> (Address, u16) {
     loop {
-        let (vip, port, its, _) = random.one(&endpoints());
+        let (vip, ports, its, _) = random.one(&endpoints());
         if its == protocol {
-            return (vip, port);
+            return (vip, any_port(ports, random));
         }
     }
 }
@@ -174,8 +174,11 @@ fn spoofed_answer(plan: &Plan, random: &mut Random) -> Departure {
     let flow = Hosts::any_flow(plan, protocol, random);
     let server_port = endpoints()
         .into_iter()
-        .find(|e| (e.0, e.1, e.2) == (flow.destination, flow.destination_port, protocol))
-        .map_or(0, |e| e.3);
+        .find(|e| (e.0, e.2) == (flow.destination, protocol) && e.1.contains(flow.destination_port))
+        .map_or(0, |e| match e.3 {
+            Backend::PORT_KEPT => flow.destination_port,
+            port => port,
+        });
     let server = match flow.destination.family() {
         Family::V4 => Address::v4([10, 2, 0, 10 + random.below(5) as u8]),
         Family::V6 => Address::from_bits((0xfd00_0002 << 96) + 0x10 + u128::from(random.below(5))),

@@ -4,10 +4,12 @@
 //! Invariant: after an audit the oracle's sessions and the core's are the same, one for one, and
 //! each that went had a reason to.
 
+use std::collections::BTreeMap;
+
 use waxwing_dataplane::BackendId;
 
 use crate::config::BACKENDS_MAX;
-use crate::oracle::{Oracle, Turn, evictions, tuple_of_session};
+use crate::oracle::{Oracle, Turn, evictions, source_of, tuple_of_session};
 
 impl Oracle {
     /// The sessions of this turn's frames are in the core what their frames say.
@@ -35,8 +37,9 @@ impl Oracle {
                 pin.blurred = true;
                 self.told.ended.push(tuple);
             }
-            let known = (pin.backend, pin.source_port);
-            if known != (session.backend, session.source_port) && !pin.blurred {
+            let known = (pin.backend, pin.source);
+            let here = (session.backend, source_of(turn.snapshot(), &session));
+            if known != here && !pin.blurred {
                 return Err(format!("{session:?} is not {pin:?}"));
             }
             if session.tcp.phase() != pin.shadow.phase() && !pin.blurred {
@@ -60,12 +63,12 @@ impl Oracle {
             if pin.is_strong() && !pin.blurred {
                 self.told.held.push(tuple);
             }
-            if known != (session.backend, session.source_port) {
+            if known != here {
                 // Another session of the flow, that began unseen.
-                (pin.backend, pin.source_port) = (session.backend, session.source_port);
+                (pin.backend, pin.source) = here;
                 let backend = turn.snapshot().backend(session.backend);
                 let backend = backend.ok_or("a session of an unknown backend")?;
-                self.note_reply(turn, backend, &tuple, session.source_port)?;
+                self.note_reply(turn, backend, &tuple, here.1)?;
             }
         }
         Ok(())
@@ -77,11 +80,13 @@ impl Oracle {
         let shared = &balancer.shared;
         let workers = balancer.current.len();
         let mut active = vec![vec![0_u32; workers]; BACKENDS_MAX];
+        let mut from = BTreeMap::new();
         let mut known = 0;
         let mut count = 0;
         for (at, session) in shared.sessions.iter() {
             count += 1;
             active[session.backend.index()][usize::from(session.worker)] += 1;
+            *from.entry(session.source).or_insert(0) += 1;
             let mut vips = balancer.current.iter();
             let vip = vips.find_map(|snapshot| Some(snapshot.backend(session.backend)?.vip));
             let tuple = tuple_of_session(&session, vip);
@@ -95,6 +100,14 @@ impl Oracle {
             return Err(format!(
                 "{count} sessions, counted as {len} of {capacity}, {known} known"
             ));
+        }
+        for (id, _) in turn.snapshot().sources().iter() {
+            let here = from.get(&id).copied().unwrap_or(0);
+            if shared.gauges.active_from(id) != here {
+                return Err(format!(
+                    "{here} sessions are from {id:?}, and the gauge says otherwise"
+                ));
+            }
         }
         for (id, here) in (0..).map(BackendId).zip(&active) {
             let counted: Vec<u32> = (0..workers)

@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use waxwing_dataplane::snapshot::{
-    MidStream, NoBackend, Port, SessionsFate, TimeoutTicks, Timeouts,
+    MidStream, NoBackend, Port, SessionsFate, SourceId, SourcePool, SourceUse, Sources,
+    TimeoutTicks, Timeouts,
 };
-use waxwing_dataplane::{Backend, BackendId, Gauges, PortId, Service, ServiceId, Snapshot};
-use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
+use waxwing_dataplane::{Backend, BackendId, Gauges, PortId, Ports, Service, ServiceId, Snapshot};
+use waxwing_packet::{Address, Mac, Prefix, Protocol, VlanTag, VlanTags};
 
+use crate::hosts::{CLIENTS_MAX, client};
 use crate::plan::Plan;
 use crate::policy::{KINDS, Kind};
 use crate::random::Random;
@@ -27,26 +29,73 @@ const BACK_TAGS: VlanTags = VlanTags::one(VlanTag {
 });
 pub(crate) const PORT_MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
 /// Few more than there can be backends, so that ids are given again soon.
-pub(crate) const BACKENDS_MAX: usize = 40;
+pub(crate) const BACKENDS_MAX: usize = 45;
 /// The backends that a service may have.
 const PLACES: usize = 5;
 const MTU: u16 = 1500;
 
-/// The services that there may be: VIP, port, protocol, and the port of their servers. Several
-/// stand before the same servers, so that one client's ports clash there.
-pub(crate) fn endpoints() -> [(Address, u16, Protocol, u16); 7] {
+/// A service that there may be: VIP, ports, protocol, and the port of its servers.
+pub(crate) type Endpoint = (Address, Ports, Protocol, u16);
+
+/// The services that there may be. Several stand before the same servers, so that one client's ports
+/// clash there.
+pub(crate) fn endpoints() -> [Endpoint; 8] {
     let v4 = Address::v4([203, 0, 113, 10]);
     let other = Address::v4([203, 0, 113, 11]);
     let v6 = Address::from_bits(0x2001_0db8 << 96 | 0x10);
+    let one = |vip, port, protocol, server_port| (vip, Ports::one(port), protocol, server_port);
+    let range = Ports::range(8079, 8081).unwrap_or(Ports::ALL);
     [
-        (v4, 80, Protocol::Tcp, 8080),
-        (v4, 81, Protocol::Tcp, 8080),
-        (other, 80, Protocol::Tcp, 8080),
-        (v6, 80, Protocol::Tcp, 8080),
-        (v6, 443, Protocol::Tcp, 443),
-        (v4, 53, Protocol::Udp, 53),
-        (v6, 53, Protocol::Udp, 5353),
+        one(v4, 80, Protocol::Tcp, 8080),
+        one(v4, 81, Protocol::Tcp, 8080),
+        one(other, 80, Protocol::Tcp, 8080),
+        (other, range, Protocol::Tcp, Backend::PORT_KEPT),
+        one(v6, 80, Protocol::Tcp, 8080),
+        one(v6, 443, Protocol::Tcp, 443),
+        one(v4, 53, Protocol::Udp, 53),
+        one(v6, 53, Protocol::Udp, 5353),
     ]
+}
+
+/// One of some ports.
+pub(crate) fn any_port(ports: Ports, random: &mut Random) -> u16 {
+    ports.first() + random.below(ports.count().into()) as u16
+}
+
+/// The source address that a client gets: every third one does.
+pub(crate) fn source_address(of: Address) -> Option<Address> {
+    let n = of.bits().checked_sub(client(of, 0).bits())?;
+    if n >= CLIENTS_MAX.into() || n % 3 != 0 {
+        return None;
+    }
+    Some(match of.family() {
+        waxwing_packet::Family::V4 => Address::v4([10, 2, 0, 9]),
+        waxwing_packet::Family::V6 => Address::from_bits(0xfd00_0002 << 96 | 9),
+    })
+}
+
+/// The source addresses, and the clients that get one.
+fn sources(plan: &Plan) -> ([(SourceId, Address); 2], SourcePool) {
+    let vips = endpoints().map(|(vip, ..)| vip);
+    let clients = vips
+        .iter()
+        .flat_map(|vip| (0..CLIENTS_MAX).map(|n| client(*vip, n)));
+    let served = clients.filter(|client| source_address(*client).is_some());
+    let mut networks: Vec<_> = served.map(|client| Prefix::new(client, 128)).collect();
+    networks.sort_unstable_by_key(|prefix| prefix.network());
+    networks.dedup();
+    let addresses = [
+        Address::v4([10, 2, 0, 9]),
+        Address::from_bits(0xfd00_0002 << 96 | 9),
+    ];
+    let ids = [SourceId(1), SourceId(2)];
+    let pool = SourcePool {
+        clients: networks.into(),
+        addresses: ids.into(),
+        // About those that clients have themselves.
+        ports: Ports::range(4000, 4000 + (plan.source_ports - 1)).unwrap_or(Ports::ALL),
+    };
+    ([(ids[0], addresses[0]), (ids[1], addresses[1])], pool)
 }
 
 /// The address of a server.
@@ -78,7 +127,8 @@ type BackendKey = (usize, usize);
 
 /// What is wanted, and the ids given.
 pub(crate) struct Config {
-    services: [Option<Wanted>; 7],
+    services: [Option<Wanted>; 8],
+    sources: ([(SourceId, Address); 2], SourcePool),
     pub(crate) policy: Kind,
     ping: bool,
     timeouts: Timeouts,
@@ -94,6 +144,7 @@ impl Config {
         let [half_open, established, closing, udp] = plan.timeouts_s.map(Duration::from_secs);
         Self {
             services: std::array::from_fn(|_| Some(Self::service(random))),
+            sources: sources(plan),
             policy: random.one(&KINDS),
             ping: true,
             timeouts: Timeouts {
@@ -209,13 +260,14 @@ impl Config {
         let (mut services, mut live, mut new) = (Vec::new(), BTreeMap::new(), Vec::new());
         for (at, wanted) in self.services.iter().enumerate() {
             let Some(wanted) = wanted else { continue };
-            let (vip, port, protocol, server_port) = endpoints()[at];
+            let (vip, ports, protocol, server_port) = endpoints()[at];
             let mut service = Service {
                 id: ServiceId(at as u32),
                 name: format!("service-{at}").into(),
                 vip,
-                port,
+                ports,
                 protocol,
+                source_nat: SourceUse::Auto,
                 policy: 0,
                 backends: Box::default(),
                 mid_stream: wanted.mid_stream,
@@ -262,7 +314,10 @@ impl Config {
             ports.collect(),
         );
         self.last = live;
-        (snapshot.answering_ping(self.ping), new)
+        let (addresses, pool) = &self.sources;
+        let sources = Sources::new(addresses, std::slice::from_ref(pool));
+        let snapshot = snapshot.answering_ping(self.ping).with_sources(sources);
+        (snapshot, new)
     }
 
     fn retire(&mut self, live: &BTreeMap<BackendKey, Backend>, gauges: &Gauges) {

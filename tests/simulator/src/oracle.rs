@@ -10,7 +10,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use waxwing_dataplane::session::{Session, SessionRef, Tuple};
 use waxwing_dataplane::snapshot::{SessionsFate, TimeoutTicks};
 use waxwing_dataplane::{Backend, NextHop, Now, PortId, Snapshot, Tick};
-use waxwing_packet::{IpPacket, Packet, Protocol, Transport, VlanTags, parse};
+use waxwing_packet::{Address, IpPacket, Packet, Protocol, Transport, VlanTags, parse};
 
 use crate::balancer::Balancer;
 use crate::config::{BACK, PORT_MACS, server_mac, server_port};
@@ -55,10 +55,7 @@ impl Turn<'_> {
     }
 }
 
-pub(crate) fn tuple_of_session(
-    session: &Session,
-    vip: Option<waxwing_packet::Address>,
-) -> Option<Tuple> {
+pub(crate) fn tuple_of_session(session: &Session, vip: Option<Address>) -> Option<Tuple> {
     Some(Tuple {
         source: session.client,
         destination: vip?,
@@ -171,7 +168,7 @@ impl Oracle {
         let client = *self.replies.get(reply)?;
         let pin = self.pins.get(&client)?;
         let backend = snapshot.backend(pin.backend)?;
-        (reply_of(backend, &client, pin.source_port) == *reply).then_some(client)
+        (reply_of(backend, &client, pin.source) == *reply).then_some(client)
     }
 
     /// A frame that the view makes nothing of (it has IP options, say), and the core perhaps does:
@@ -244,13 +241,13 @@ impl Oracle {
         };
         let backend = turn.snapshot().backend(session.backend);
         let backend = backend.ok_or("a session of an unknown backend")?;
-        let source_port = session.source_port;
-        let mut pin = self.new_pin(turn, backend, (flags, source_port), route);
+        let source = source_of(turn.snapshot(), &session);
+        let mut pin = self.new_pin(turn, backend, (flags, source), route);
         // Or a later one of the batch has made it.
         pin.blurred = true;
         self.pins.insert(tuple, pin);
         self.touched.push(tuple);
-        self.note_reply(turn, backend, &tuple, source_port)
+        self.note_reply(turn, backend, &tuple, source)
     }
 
     /// A frame of a client's flow.
@@ -301,18 +298,18 @@ impl Oracle {
         let backend = backend_of(snapshot, &tuple, went)
             .ok_or("a client's frame was sent to no backend of its service")?;
         let found = turn.session(&tuple);
+        let source = (went.source, went.source_port);
         let before = self.pins.get(&tuple);
         let newer = before.is_some_and(|pin| {
             let expired = pin.is_expired(&self.timeouts, tuple.protocol, turn.now.tick());
             // Of a session that the same batch ended again, there is no more than its frame.
             let found = found.map_or(expired && !pin.blurred, |(at, session)| {
-                let here = (session.backend, session.source_port);
-                pin.at != Some(at) && here == (backend.id, went.source_port)
+                let here = (session.backend, source_of(snapshot, &session));
+                pin.at != Some(at) && here == (backend.id, source)
             });
             pin.may_end && pin.at.is_some() && found
         });
-        let other = before
-            .is_none_or(|pin| pin.backend != backend.id || pin.source_port != went.source_port);
+        let other = before.is_none_or(|pin| (pin.backend, pin.source) != (backend.id, source));
         let renewed = newer || other;
         if renewed {
             let old = self.pins.remove(&tuple);
@@ -333,13 +330,13 @@ impl Oracle {
             }
             // An answer of the same batch goes by the way that it found.
             let route = old.map_or_else(|| route_of(frame), |pin| pin.route);
-            let mut pin = self.new_pin(turn, backend, (came.flags, went.source_port), route);
+            let mut pin = self.new_pin(turn, backend, (came.flags, source), route);
             pin.unsure = newer && !is_opening(came.flags);
             self.pins.insert(tuple, pin);
             self.touched.push(tuple);
             // One that a full table had no room for up to the end of its batch has no answers.
             if found.is_some() {
-                self.note_reply(turn, backend, &tuple, went.source_port)?;
+                self.note_reply(turn, backend, &tuple, source)?;
             }
         }
         let (now, timeouts) = (turn.now.tick(), &self.timeouts);
@@ -360,12 +357,12 @@ impl Oracle {
         &self,
         turn: &Turn<'_>,
         backend: &Backend,
-        (flags, source_port): (u8, u16),
+        (flags, source): (u8, (Address, u16)),
         route: Route,
     ) -> Pin {
         Pin {
             backend: backend.id,
-            source_port,
+            source,
             shadow: Shadow::first(flags),
             seen: turn.now.tick(),
             at: None,
@@ -387,9 +384,9 @@ impl Oracle {
         turn: &Turn<'_>,
         backend: &Backend,
         tuple: &Tuple,
-        source_port: u16,
+        source: (Address, u16),
     ) -> Result<(), String> {
-        let reply = reply_of(backend, tuple, source_port);
+        let reply = reply_of(backend, tuple, source);
         let before = self.replies.insert(reply, *tuple);
         let Some(other) = before.filter(|before| before != tuple) else {
             return Ok(());
@@ -400,9 +397,9 @@ impl Oracle {
             self.told.ended.push(other);
             return Ok(());
         };
-        if session.source_port == source_port
-            && let Some(its) = turn.snapshot().backend(session.backend)
-            && (its.address, its.port) == (backend.address, backend.port)
+        let its = source_of(turn.snapshot(), &session);
+        if let Some(backend) = turn.snapshot().backend(session.backend)
+            && reply_of(backend, &other, its) == reply
         {
             return Err(format!("{tuple:?} and {other:?} have the same answers"));
         }
@@ -411,7 +408,7 @@ impl Oracle {
 
     pub(crate) fn forget_reply(&mut self, snapshot: &Snapshot, tuple: &Tuple, pin: &Pin) {
         if let Some(backend) = snapshot.backend(pin.backend) {
-            let reply = reply_of(backend, tuple, pin.source_port);
+            let reply = reply_of(backend, tuple, pin.source);
             if self.replies.get(&reply) == Some(tuple) {
                 self.replies.remove(&reply);
             }
@@ -483,7 +480,12 @@ impl Oracle {
                 let went = view(out).ok_or("what was sent is no whole packet")?;
                 let told = is_told(came, &went);
                 if told {
-                    let from = tuple.destination;
+                    let vip = came.destination == tuple.source;
+                    let from = if vip {
+                        tuple.destination
+                    } else {
+                        came.destination
+                    };
                     translation::of_refusal(frame, came, (*port, out), (from, &went))?;
                 } else {
                     translation::of_reply(frame, came, (*port, out), (&tuple, &went))?;
@@ -550,18 +552,25 @@ pub(crate) fn evictions(balancer: &Balancer) -> u64 {
 
 fn backend_of<'a>(snapshot: &'a Snapshot, tuple: &Tuple, went: &View) -> Option<&'a Backend> {
     snapshot.backends().find(|b| {
-        (b.vip, b.vip_port, b.protocol)
-            == (tuple.destination, tuple.destination_port, tuple.protocol)
-            && (b.address, b.port) == (went.destination, went.destination_port)
+        let port = tuple.destination_port;
+        (b.vip, b.protocol) == (tuple.destination, tuple.protocol)
+            && b.vip_ports.contains(port)
+            && (b.address, b.port_for(port)) == (went.destination, went.destination_port)
     })
 }
 
-fn reply_of(backend: &Backend, tuple: &Tuple, source_port: u16) -> Tuple {
+/// The client's address and port as a session's backend sees them.
+pub(crate) fn source_of(snapshot: &Snapshot, session: &Session) -> (Address, u16) {
+    let address = snapshot.seen_by_backend(session);
+    (address.unwrap_or(session.client), session.source_port)
+}
+
+fn reply_of(backend: &Backend, tuple: &Tuple, source: (Address, u16)) -> Tuple {
     Tuple {
         source: backend.address,
-        destination: tuple.source,
-        source_port: backend.port,
-        destination_port: source_port,
+        destination: source.0,
+        source_port: backend.port_for(tuple.destination_port),
+        destination_port: source.1,
         protocol: tuple.protocol,
     }
 }
@@ -587,7 +596,7 @@ fn route_to(port: PortId, out: &[u8]) -> Route {
 }
 
 /// The link of a frame to a backend.
-pub(crate) fn is_link_to(backend: waxwing_packet::Address, (port, out): (PortId, &[u8])) -> bool {
+pub(crate) fn is_link_to(backend: Address, (port, out): (PortId, &[u8])) -> bool {
     let link = (server_mac(backend), PORT_MACS[BACK.index()]);
     port == BACK && macs(out) == link && vlan_tags(out) == server_port(backend).1
 }

@@ -112,7 +112,8 @@ impl Strays {
 #[derive(Clone, Debug)]
 pub(crate) struct Pin {
     pub(crate) backend: BackendId,
-    pub(crate) source_port: u16,
+    /// The client's address and port as the backend sees them.
+    pub(crate) source: (Address, u16),
     pub(crate) shadow: Shadow,
     pub(crate) seen: Tick,
     /// Where the core keeps it; not known before the end of its first turn.

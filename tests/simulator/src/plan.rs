@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) fail_over_us: u64,
     /// So many long transfers and no other connection, all of them under siege.
     pub(crate) transfers: Option<usize>,
+    /// The ports of each source address.
+    pub(crate) source_ports: u16,
     /// What sessions may be idle for: half-open, established, closing, UDP, in seconds.
     pub(crate) timeouts_s: [u64; 4],
 }
@@ -67,6 +69,7 @@ impl Plan {
             fail_over_us: 0,
             transfers: None,
             timeouts_s: random.one(&[[240, 7440, 240, 120], [5, 60, 5, 10], [1, 4, 1, 2]]),
+            source_ports: random.one(&[4, 30, 1_000]),
         }
     }
 
@@ -95,6 +98,7 @@ impl Plan {
             fail_over_us: 1_000_000,
             transfers: Some(1_000),
             timeouts_s: [240, 7440, 240, 120],
+            source_ports: 1_000,
         }
     }
 }

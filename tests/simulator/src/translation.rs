@@ -8,7 +8,7 @@ use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Tuple;
 use waxwing_packet::{Address, TcpFlags};
 
-use crate::config::PORT_MACS;
+use crate::config::{PORT_MACS, source_address};
 use crate::oracle::is_link_to;
 use crate::view::{TCP, View, macs, tags, view};
 use crate::wire::{Fate, Handled};
@@ -19,8 +19,8 @@ type Out<'a> = (PortId, &'a Vec<u8>);
 
 /// From a client to a backend.
 pub(crate) fn of_request(frame: &Handled, came: &View, out: Out<'_>, went: &View) -> Check {
-    if went.source != came.source {
-        return Err("a client's frame has another source address".into());
+    if went.source != source_address(came.source).unwrap_or(came.source) {
+        return Err("a client's frame has another source address than it should".into());
     }
     if !is_link_to(went.destination, (out.0, out.1)) {
         return Err("a frame went to another machine than its backend".into());

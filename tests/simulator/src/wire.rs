@@ -48,6 +48,18 @@ impl FrameBuf for Tagged {
         self.frame.bytes_mut()
     }
 
+    fn rest_len(&self) -> usize {
+        self.frame.rest_len()
+    }
+
+    fn rest(&self, number: usize) -> Option<&[u8]> {
+        self.frame.rest(number)
+    }
+
+    fn rest_mut(&mut self, number: usize) -> Option<&mut [u8]> {
+        self.frame.rest_mut(number)
+    }
+
     fn move_start(&mut self, by: isize) -> bool {
         self.frame.move_start(by)
     }

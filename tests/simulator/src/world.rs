@@ -14,7 +14,7 @@ use crate::config::BACKENDS_MAX;
 use crate::hosts::{Departure, Hosts, Side};
 use crate::ledger::Ledger;
 use crate::network::{brief, damage};
-use crate::oracle::{Oracle, Turn};
+use crate::oracle::{Oracle, Turn, evictions};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::schedule::{Event, Schedule};
@@ -345,6 +345,7 @@ impl World {
             return Ok(());
         };
         self.note(|| format!("to the hosts at {port:?}: {}", brief(frame)));
+        self.hosts.sessions_hurry |= evictions(&self.balancer) > 0;
         let side = self
             .hosts
             .arrive(port, (frame, &view), self.now_us, &mut self.random, out)?;

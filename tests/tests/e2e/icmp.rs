@@ -42,7 +42,7 @@ fn network() -> Result<Topology> {
     })
 }
 
-fn services(topology: &Topology, protocol: &'static str) -> Config {
+pub(crate) fn services(topology: &Topology, protocol: &'static str) -> Config {
     Config::new(topology)
         .with(Service::v4("four", protocol, (PORT, PORT), 1))
         .with(Service::v6("six", protocol, (PORT, PORT), 1))
@@ -270,18 +270,18 @@ fn ends(vip: IpAddr) -> (IpAddr, IpAddr) {
 }
 
 /// A socket of the client's that talks to a VIP.
-fn client(topology: &Topology, vip: IpAddr) -> Result<UdpSocket> {
+pub(crate) fn client(topology: &Topology, vip: IpAddr) -> Result<UdpSocket> {
     let socket = socket(&topology.client, (ends(vip).0, 0).into())?;
     socket.connect((vip, PORT))?;
     Ok(socket)
 }
 
 /// The socket of the server that a VIP stands for.
-fn server(topology: &Topology, vip: IpAddr) -> Result<UdpSocket> {
+pub(crate) fn server(topology: &Topology, vip: IpAddr) -> Result<UdpSocket> {
     socket(&topology.servers[0], (ends(vip).1, PORT).into())
 }
 
-fn socket(at: &Namespace, address: SocketAddr) -> Result<UdpSocket> {
+pub(crate) fn socket(at: &Namespace, address: SocketAddr) -> Result<UdpSocket> {
     let socket = at.enter(|| UdpSocket::bind(address))??;
     socket.set_read_timeout(Some(Duration::from_secs(3)))?;
     Ok(socket)
@@ -295,7 +295,7 @@ fn receive(socket: &UdpSocket) -> Result<(Vec<u8>, SocketAddr)> {
 }
 
 /// What a socket that waits for an answer gets told instead.
-fn failure(socket: &UdpSocket, vip: IpAddr) -> Result<Errno> {
+pub(crate) fn failure(socket: &UdpSocket, vip: IpAddr) -> Result<Errno> {
     let error: io::Error = match socket.recv(&mut [0; 2 * LARGE]) {
         Ok(len) => bail!("{vip}: {len} bytes arrived, and no error"),
         Err(error) => error,

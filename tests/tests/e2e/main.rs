@@ -13,9 +13,11 @@ mod failure;
 mod figure;
 mod forged;
 mod gateways;
+mod hairpin;
 mod health;
 mod hostile;
 mod icmp;
+mod jumbo;
 mod modules;
 mod pool;
 mod recovery;
@@ -79,8 +81,10 @@ fn main() {
         recovery::SCENARIOS,
         gateways::SCENARIOS,
         icmp::SCENARIOS,
+        jumbo::SCENARIOS,
         crafted::SCENARIOS,
         forged::SCENARIOS,
+        hairpin::SCENARIOS,
         modules::SCENARIOS,
         hostile::SCENARIOS,
         reload::SCENARIOS,

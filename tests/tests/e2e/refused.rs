@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use waxwing_tests::actors::{self, built_program};
+use waxwing_tests::config::Ports;
 use waxwing_tests::process::Finished;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::{Config, Layout, Process, Topology, Waxwing};
@@ -92,7 +93,7 @@ fn bad_configs_are_refused_with_their_place() -> Result<()> {
     // Every error of a file at once, and `check` says the same as `run`.
     let mut broken = good.clone();
     broken.services[0].protocol = "sctp";
-    broken.services[1].port = 0;
+    broken.services[1].port = Ports::One(0);
     let path = topology.scratch.write("refused.toml", broken.to_toml()?)?;
     let mut check = topology.balancer.command(built_program("waxwing")?);
     check.args(["check", "--config"]).arg(path);

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod sources;
+
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -88,7 +90,7 @@ fn a_snapshot_says_what_the_config_says() {
     );
     assert_eq!(&*config(&rows).policies()[1], "mine");
     for service in &services {
-        let key = (service.vip, service.port, service.protocol);
+        let key = (service.vip, service.ports, service.protocol);
         assert_eq!(config(&rows).by_endpoint()[&key].name.value, service.name);
     }
     assert_eq!(services[0].mid_stream, MidStream::Pick);
@@ -98,9 +100,13 @@ fn a_snapshot_says_what_the_config_says() {
         .iter()
         .map(|id| snapshot.backend(*id).unwrap());
     let of_a: Vec<_> = of_a
-        .map(|b| (b.service, b.address.v4_octets()[3], b.vip_port))
+        .map(|b| (b.service, b.address.v4_octets()[3], b.vip_ports))
         .collect();
-    assert_eq!(of_a, [(services[0].id, 1, 80), (services[0].id, 2, 80)]);
+    let ports = Ports::one(80);
+    assert_eq!(
+        of_a,
+        [(services[0].id, 1, ports), (services[0].id, 2, ports)]
+    );
 }
 
 #[test]

@@ -8,11 +8,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
+use waxwing_dataplane::Ports;
 use waxwing_packet::{Address, Family, Protocol};
 
 use super::problem::Span;
 use super::reader::Report;
-use super::{Config, Mode, OnRefused, Override, ReturnPath, Service};
+use super::{Backend, Config, Mode, OnRefused, Override, ReturnPath, Service, source_nat};
 
 /// As many ports as a port's id can number.
 const PORTS_MAX: usize = 256;
@@ -42,6 +43,8 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     cpus(config, report);
     limits(config, report);
     names_and_vips(config, report);
+    ranges(config, report);
+    source_nat::check(config, report);
     let mut vips: HashMap<Address, Span> = HashMap::new();
     for service in &config.services {
         vips.entry(service.vip.value).or_insert(service.vip.span);
@@ -116,11 +119,11 @@ fn limits(config: &Config, report: &mut Report) {
 
 fn names_and_vips(config: &Config, report: &mut Report) {
     let mut names = First::new();
-    let mut endpoints: First<(Address, u16, Protocol)> = First::new();
+    let mut endpoints: First<(Address, Ports, Protocol)> = First::new();
     for Service {
         name,
         vip,
-        port,
+        ports,
         protocol,
         ..
     } in &config.services
@@ -131,16 +134,45 @@ fn names_and_vips(config: &Config, report: &mut Report) {
                 format!("\"{name_text}\" names a service already, in line {line}; write another");
             report.error(name.span, text);
         }
-        let endpoint = (vip.value, port.value, protocol.value);
+        let endpoint = (vip.value, ports.value, protocol.value);
         if let Some(first) = endpoints.seen(endpoint, vip.span) {
-            let (vip_text, port, protocol) = endpoint;
+            let (vip_text, ports, protocol) = endpoint;
             let line = report.line(first);
             let text = format!(
-                "{vip_text} {protocol} port {port} is a service already, in line {line}; write \
+                "{vip_text} {protocol} port {ports} is a service already, in line {line}; write \
                  another `vip`, `port` or `protocol`, or put the backends there"
             );
             report.error(vip.span, text);
         }
+    }
+}
+
+/// Of two services that have a port the one with the fewer ports gets it, so one must lie in the other.
+fn ranges(config: &Config, report: &mut Report) {
+    let of = |service: &Service| (service.vip.value, service.protocol.value as u8);
+    let mut services: Vec<&Service> = config.services.iter().collect();
+    services.retain(|service| service.ports.value.single().is_none());
+    services.sort_by_key(|service| {
+        let ports = service.ports.value;
+        (of(service), ports.first(), u16::MAX - ports.last())
+    });
+    // Those that the next one may lie in, the narrowest last.
+    let mut around: Vec<&Service> = Vec::new();
+    for service in services {
+        let ports = service.ports.value;
+        let is_over =
+            |open: &Service| of(open) != of(service) || open.ports.value.last() < ports.first();
+        while around.pop_if(|open| is_over(open)).is_some() {}
+        if let Some(other) = around.last().filter(|open| open.ports.value.crosses(ports)) {
+            let (name, line) = (&other.name.value, report.line(other.ports.span));
+            let text = format!(
+                "{ports} and the {} of \"{name}\", in line {line}, have ports in common, and neither lies \
+                 in the other, so nobody can say whose those are; write ranges apart, or one in the other",
+                other.ports.value
+            );
+            report.error(service.ports.span, text);
+        }
+        around.push(service);
     }
 }
 
@@ -170,6 +202,16 @@ fn backends(service: &Service, vips: &HashMap<Address, Span>, report: &mut Repor
         }
     }
     for check in &service.health.checks {
+        let mut checked = service.backends.iter().filter(|it| it.health.enabled);
+        let portless = |it: &Backend| it.port.is_none() && it.health.port.is_none();
+        if check.port.is_none() && checked.any(portless) {
+            let text = format!(
+                "\"{name}\" has ports {}, so the check is to be told which; write `port = {}` below it",
+                service.ports.value,
+                service.ports.value.first()
+            );
+            report.error(check.span, text);
+        }
         if check.pace.timeout > check.pace.interval {
             let text = "a check that times out takes longer than `interval`, so it is found late; write a \
                         `timeout` no longer than that";
@@ -198,7 +240,7 @@ fn backends(service: &Service, vips: &HashMap<Address, Span>, report: &mut Repor
     }
     let mut endpoints = First::new();
     for backend in &service.backends {
-        let (address, port) = (backend.address.value, backend.port.value);
+        let (address, port) = (backend.address.value, backend.snapshot_port());
         let span = backend.address.span;
         if address.family() != service.vip.value.family() {
             let vip = service.vip.value;
@@ -220,8 +262,11 @@ fn backends(service: &Service, vips: &HashMap<Address, Span>, report: &mut Repor
         }
         if let Some(first) = endpoints.seen((address, port), span) {
             let line = report.line(first);
+            let port = backend
+                .port
+                .map_or_else(String::new, |port| format!(" port {}", port.value));
             let text = format!(
-                "{address} port {port} is a backend of \"{name}\" already, in line {line}; write \
+                "{address}{port} is a backend of \"{name}\" already, in line {line}; write \
                  it once, with a higher `weight` for a larger share"
             );
             report.error(span, text);

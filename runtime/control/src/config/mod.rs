@@ -19,6 +19,7 @@ mod problem;
 mod reader;
 mod schema;
 mod sections;
+mod source_nat;
 mod values;
 
 #[cfg(test)]
@@ -32,12 +33,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use waxwing_dataplane::snapshot::{MidStream, Timeouts};
+use waxwing_dataplane::Ports;
+use waxwing_dataplane::snapshot::{Backend as SnapshotBackend, MidStream, SourceUse, Timeouts};
 use waxwing_packet::{Address, Protocol};
 
 use crate::returns::ReturnPlan;
 
 pub use health::{AllDown, Check, Ejection, Health, OnDown, OnRefused, Override, Pace, Tls};
+pub use source_nat::SourceNat;
+
 pub use problem::{ConfigErrors, Located, Position, Problem, Severity, Source, Span, judge};
 
 /// The largest config file that is read, in bytes: some 100,000 services.
@@ -79,6 +83,8 @@ pub struct Config {
     pub rings: Rings,
     /// Every `[[port]]`, in the order of the file.
     pub ports: Vec<Port>,
+    /// Every `[[source_nat]]`, in the order of the file.
+    pub source_nat: Vec<SourceNat>,
     /// Every `[[service]]`, in the order of the file.
     pub services: Vec<Service>,
     source: Arc<Source>,
@@ -105,8 +111,8 @@ pub struct Workers {
 pub struct Rings {
     /// Descriptors in each of a socket's four rings; a power of two.
     pub size: u32,
-    /// Frames of memory: at least twice the size, one ring's worth to receive into and one to
-    /// transmit from.
+    /// Frames of memory, of 4 KiB each: at least twice the size, one ring's worth to receive into and
+    /// one to transmit from. A jumbo frame takes several.
     pub frames: u32,
 }
 
@@ -207,8 +213,8 @@ pub struct Service {
     pub name: Located<Arc<str>>,
     /// The address clients use.
     pub vip: Located<Address>,
-    /// The port clients use.
-    pub port: Located<u16>,
+    /// The ports clients use.
+    pub ports: Located<Ports>,
     /// TCP or UDP.
     pub protocol: Located<Protocol>,
     /// The name of the module that picks its backends.
@@ -217,6 +223,8 @@ pub struct Service {
     pub policy_config: Located<Arc<str>>,
     /// What becomes of TCP packets in the middle of an unknown connection.
     pub mid_stream: MidStream,
+    /// Which of its sessions get a source address, where it says so.
+    pub source_nat: Option<Located<SourceUse>>,
     /// Names of its backends' signals, by their place.
     pub signals: Vec<Arc<str>>,
     /// How long sessions live without a packet.
@@ -234,8 +242,8 @@ pub struct Service {
 pub struct Backend {
     /// Its address.
     pub address: Located<Address>,
-    /// Its port.
-    pub port: Located<u16>,
+    /// Its port; none where its service has many, each of which is its own.
+    pub port: Option<Located<u16>>,
     /// Its share of new sessions; 0 takes none.
     pub weight: u32,
     /// A name for people; its endpoint where it has none.
@@ -249,10 +257,20 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Its address and port.
+    /// Its port as a snapshot has it.
     #[must_use]
-    pub fn endpoint(&self) -> SocketAddr {
-        SocketAddr::new(IpAddr::from(self.address.value), self.port.value)
+    pub fn snapshot_port(&self) -> u16 {
+        self.port
+            .map_or(SnapshotBackend::PORT_KEPT, |port| port.value)
+    }
+
+    /// Its address and port; its address alone where it has all of its service's ports.
+    fn endpoint(&self) -> String {
+        let address = IpAddr::from(self.address.value);
+        self.port.map_or_else(
+            || address.to_string(),
+            |port| SocketAddr::new(address, port.value).to_string(),
+        )
     }
 
     /// What people call it: its name, if it has one, and its endpoint.
@@ -260,7 +278,7 @@ impl Backend {
     pub fn title(&self) -> String {
         match &self.name {
             Some(name) => format!("{} ({})", name.value, self.endpoint()),
-            None => self.endpoint().to_string(),
+            None => self.endpoint(),
         }
     }
 
@@ -268,7 +286,12 @@ impl Backend {
     #[must_use]
     pub fn is_called(&self, text: &str) -> bool {
         let named = self.name.as_ref().is_some_and(|name| &*name.value == text);
-        named || text.parse().ok() == Some(self.endpoint())
+        let address = IpAddr::from(self.address.value);
+        named
+            || match self.port {
+                Some(port) => text.parse() == Ok(SocketAddr::new(address, port.value)),
+                None => text.parse() == Ok(address),
+            }
     }
 }
 
@@ -394,8 +417,8 @@ impl Config {
     /// The services by their endpoint, to find the one that a [`waxwing_dataplane::Service`] was
     /// made from; its backends are in the order of that one's.
     #[must_use]
-    pub fn by_endpoint(&self) -> HashMap<(Address, u16, Protocol), &Service> {
-        let key = |s: &Service| (s.vip.value, s.port.value, s.protocol.value);
+    pub fn by_endpoint(&self) -> HashMap<(Address, Ports, Protocol), &Service> {
+        let key = |s: &Service| (s.vip.value, s.ports.value, s.protocol.value);
         self.services.iter().map(|s| (key(s), s)).collect()
     }
 

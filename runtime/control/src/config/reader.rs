@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
+use waxwing_dataplane::Ports;
 
 use super::problem::{Located, Problem, Severity, Source, Span};
 use super::schema::{Key, ROOT, Section, Shape};
@@ -84,6 +85,11 @@ impl<'a, 'i> Table<'a, 'i> {
     /// Whether the key is there, with whatever value.
     pub(super) fn has(&self, key: &Key) -> bool {
         self.entries.contains_key(key.name)
+    }
+
+    /// That a key is not there which must be.
+    pub(super) fn missing(&self, key: &Key) -> String {
+        missing_key(key, self.section)
     }
 
     /// The value of a key of this section.
@@ -175,6 +181,18 @@ impl<'a, 'i> Table<'a, 'i> {
     {
         let (value, span) = self.get(key)?;
         integer(key, value, span, &range, report)
+    }
+
+    /// Ports: the number of one, or a text as [`values::ports`] reads it.
+    pub(super) fn ports(&self, key: &'static Key, report: &mut Report) -> Option<Located<Ports>> {
+        match self.get(key)? {
+            (DeValue::Integer(_), _) => {
+                let port = self.integer(key, 1..=u16::MAX, report)?;
+                Some(port.map(Ports::one))
+            }
+            (DeValue::String(_), _) => self.parsed(key, report, values::ports),
+            (other, span) => wrong_type(key, "a port or a range", other, span, report),
+        }
     }
 
     /// A list of whole numbers in a range.

@@ -104,7 +104,7 @@ pub(super) static TCP_CLOSING: Key = optional("tcp_closing", r#""240s""#);
 pub(super) static UDP: Key = optional("udp", r#""120s""#);
 
 pub(super) static ADDRESS: Key = required("address", r#""10.2.0.11""#);
-pub(super) static BACKEND_PORT: Key = required("port", "8080");
+pub(super) static BACKEND_PORT: Key = optional("port", "8080");
 pub(super) static WEIGHT: Key = optional("weight", "1");
 pub(super) static BACKEND_NAME: Key = optional("name", r#""web-1""#);
 pub(super) static TAG: Key = optional("tag", "7");
@@ -172,6 +172,17 @@ pub(super) static WORKERS: Key = key(
     false,
 );
 pub(super) static RINGS: Key = key("rings", "[rings]", Shape::Table(&RINGS_SECTION), false);
+pub(super) static CLIENTS: Key = optional("clients", r#"["10.2.0.0/24"]"#);
+pub(super) static ADDRESSES: Key = required("addresses", r#"["10.2.0.9"]"#);
+pub(super) static SOURCE_PORTS: Key = optional("ports", r#""1024-65535""#);
+pub(super) static SOURCE_NAT: Key = key(
+    "source_nat",
+    "[[source_nat]]",
+    Shape::Tables(&SOURCE_NAT_SECTION),
+    false,
+);
+pub(super) static SERVICE_SOURCE_NAT: Key = optional("source_nat", r#""auto""#);
+
 pub(super) static PORT: Key = key("port", "[[port]]", Shape::Tables(&PORT_SECTION), true);
 pub(super) static SERVICE: Key = key(
     "service",
@@ -211,6 +222,7 @@ pub(super) static ROOT: Section = Section {
         &WORKERS,
         &RINGS,
         &PORT,
+        &SOURCE_NAT,
         &SERVICE,
     ],
 };
@@ -230,6 +242,10 @@ static PORT_SECTION: Section = Section {
     header: Some("[[port]]"),
     keys: &[&INTERFACE],
 };
+static SOURCE_NAT_SECTION: Section = Section {
+    header: Some("[[source_nat]]"),
+    keys: &[&CLIENTS, &ADDRESSES, &SOURCE_PORTS],
+};
 static SERVICE_SECTION: Section = Section {
     header: Some("[[service]]"),
     keys: &[
@@ -240,6 +256,7 @@ static SERVICE_SECTION: Section = Section {
         &POLICY,
         &POLICY_CONFIG,
         &MID_STREAM,
+        &SERVICE_SOURCE_NAT,
         &SIGNALS,
         &ON_DOWN,
         &ON_REFUSED,

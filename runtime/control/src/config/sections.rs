@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
+use waxwing_dataplane::Ports;
 use waxwing_dataplane::counters::SIGNALS;
 use waxwing_dataplane::snapshot::{MidStream, Timeouts};
 use waxwing_dataplane::time::TICK;
@@ -20,7 +21,7 @@ use super::reader::{Report, Table};
 use super::schema::{self, Key};
 use super::{
     Admin, Backend, ClusterKey, Config, Mode, Poll, Port, Reading, ReturnPath, Rings, Service,
-    Workers, ZeroCopy, check, health, values,
+    Workers, ZeroCopy, check, health, source_nat, values,
 };
 
 /// Linux's `sockaddr_un` holds a path of 107 bytes and its end.
@@ -129,6 +130,7 @@ fn config(entries: &DeTable<'_>, report: &mut Report) -> Config {
         workers: workers(root, report),
         rings: rings(root, report),
         ports: ports(root, report),
+        source_nat: source_nat::read(root, report),
         services: services(root, report),
         source: Arc::clone(&source),
     }
@@ -259,7 +261,7 @@ fn service(table: &Table<'_, '_>, report: &mut Report) -> Option<Service> {
     let mid_streams = [("pick", MidStream::Pick), ("drop", MidStream::Drop)];
     let name = table.parsed(&schema::NAME, report, values::name);
     let vip = table.parsed(&schema::VIP, report, values::address);
-    let port = table.integer(&schema::SERVICE_PORT, 1..=u16::MAX, report);
+    let ports = table.ports(&schema::SERVICE_PORT, report);
     let protocol = table.choice(
         &schema::PROTOCOL,
         &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)],
@@ -274,25 +276,27 @@ fn service(table: &Table<'_, '_>, report: &mut Report) -> Option<Service> {
             "UDP has no streams, so `mid_stream` has no effect",
         );
     }
+    let source_nat = table.choice(&schema::SERVICE_SOURCE_NAT, &source_nat::USES, report);
     let timeouts = timeouts(table, protocol.map(|p| p.value), report);
     let signals = signals(table, report);
     let health = health::read(table, report);
     let backends = table.tables(&schema::BACKEND, report);
     let backends = backends
         .iter()
-        .filter_map(|table| backend(table, report))
+        .filter_map(|table| backend(table, ports.map(|ports| ports.value), report))
         .collect();
     let no_config = || Located::new("{}".to_owned(), table.span);
     Some(Service {
         name: name?.map(Arc::from),
         vip: vip?,
-        port: port?,
+        ports: ports?,
         protocol: protocol?,
         policy: policy?.map(Arc::from),
         policy_config: policy_config
             .map_or_else(no_config, |json| json.map(|json| json.to_string()))
             .map(Arc::from),
         mid_stream: or(mid_stream, MidStream::default()),
+        source_nat,
         signals,
         timeouts,
         health,
@@ -327,9 +331,26 @@ fn signals(table: &Table<'_, '_>, report: &mut Report) -> Vec<Arc<str>> {
     names.into_iter().map(|name| name.value).collect()
 }
 
-fn backend(table: &Table<'_, '_>, report: &mut Report) -> Option<Backend> {
+/// A backend has a port where its service has one. Where the service has many, each session keeps the one
+/// that its client used: there is none that the backend could have instead of all of them.
+fn backend(
+    table: &Table<'_, '_>,
+    of_service: Option<Ports>,
+    report: &mut Report,
+) -> Option<Backend> {
     let address = table.parsed(&schema::ADDRESS, report, values::address);
     let port = table.integer(&schema::BACKEND_PORT, 1..=u16::MAX, report);
+    let many = of_service.filter(|ports| ports.single().is_none());
+    if let (Some(port), Some(ports)) = (port, many) {
+        let text = format!(
+            "the service has ports {ports}, and a session goes to the one that its client used; take \
+             `port` out here, or write a service with one port"
+        );
+        report.error(port.span, text);
+    }
+    if many.is_none() && !table.has(&schema::BACKEND_PORT) {
+        report.error(table.span, table.missing(&schema::BACKEND_PORT));
+    }
     let weight = table.integer(&schema::WEIGHT, 0..=65_535, report);
     let name = table.parsed(&schema::BACKEND_NAME, report, values::name);
     let tag = table.integer(&schema::TAG, 0..=u32::MAX, report);
@@ -337,7 +358,7 @@ fn backend(table: &Table<'_, '_>, report: &mut Report) -> Option<Backend> {
     let health = health::read_override(table, report);
     Some(Backend {
         address: address?,
-        port: port?,
+        port: if many.is_some() { None } else { Some(port?) },
         weight: or(weight, 1),
         name: name.map(|name| name.map(Arc::from)),
         tag: or(tag, 0),

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod any_text;
+mod many_ports;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -143,7 +144,26 @@ fn every_key_of_the_schema_is_read() {
 /// What stands in the base config => what stands there instead => how its one problem begins.
 /// `|` is a new line.
 const MISTAKES: &str = r#"
-port = 80|               => port = "80"|              => 6:8: `port` must be a whole number, not a string; write it as in `port = 80`
+port = 80|               => port = "80"|              => 6:8: "80" is no range of ports; write one such as "8000-8010", or "all", or a single port without quotes
+port = 80|               => port = "90-80"|           => 6:8: "90-80" is no range of ports; write
+port = 80|               => port = "0-80"|            => 6:8: "0-80" is no range of ports; write
+port = 80|               => port = 1.5|               => 6:8: `port` must be a port or a range, not a fraction; write it as in `port = 80`
+port = 80|               => port = "80-90"|           => 11:8: the service has ports 80-90, and a session goes to the one that its client used; take `port` out here
+port = 80|               => port = "all"|             => 11:8: the service has ports all, and a session
+protocol = "tcp"         => protocol = "tcp"|source_nat = "never" => 8:14: `source_nat` cannot be "never"; write "auto" or "always"
+protocol = "tcp"         => protocol = "tcp"|source_nat = "always" => 8:14: there is no IPv4 source address for it
+[[port]]                 => [[source_nat]]|[[port]]   => 1:1: [[source_nat]] has no `addresses`; write `addresses = ["10.2.0.9"]`
+[[port]]                 => [[source_nat]]|addresses = []|[[port]] => 1:1: `addresses` is empty; write
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.0/24"]|[[port]] => 2:14: "10.2.0.0/24" is a network; write one host's address
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.11"]|[[port]]   => 2:14: 10.2.0.11 is a backend, in line 12; write an address that nothing else has
+[[port]]                 => [[source_nat]]|addresses = ["203.0.113.10"]|[[port]]   => 2:14: 203.0.113.10 is a VIP, in line 7; write
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9", "10.2.0.9"]|[[port]]   => 2:26: 10.2.0.9 is a source address, in line 2; write
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|ports = "5-x"|[[port]] => 3:9: "5-x" is no range of ports; write
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|clients = ["10.2.0.0"]|[[port]] => 3:12: "10.2.0.0" is no network; write "10.2.0.0/32" for this one address
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|clients = ["10.2.0.1/24"]|[[port]] => 3:12: 10.2.0.1 is an address within its network; write "10.2.0.0/24"
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|clients = ["10.2.0.0/33"]|[[port]] => 3:12: "10.2.0.0/33" is no network; write one such as "10.2.0.0/24"
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|clients = ["fd00::/8"]|[[port]] => 3:12: the table has no IPv6 source address for fd00::/8; write one
+[[port]]                 => [[source_nat]]|addresses = ["10.2.0.9"]|clients = ["10.0.0.0/8", "10.0.0.0/8"]|[[port]] => 3:26: 10.0.0.0/8 is in `clients` already, in line 3; write it once
 port = 80|               => port = 0|                 => 6:8: `port` is out of range; write 1 to 65535
 port = 80|               => port = 99999999999999999999999999999999999999999| => 6:8: `port` is out of range
 protocol = "tcp"         => protocol = "sctp"         => 7:12: `protocol` cannot be "sctp"; write "tcp" or "udp"

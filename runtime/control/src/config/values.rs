@@ -4,7 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use waxwing_packet::Address;
+use waxwing_dataplane::Ports;
+use waxwing_packet::{Address, Family, Prefix};
 
 /// The units of a duration, in milliseconds.
 const UNITS: [(&str, u64); 5] = [
@@ -104,6 +105,51 @@ pub(super) fn address(text: &str) -> Result<Address, String> {
         IpAddr::V4(_) => {}
     }
     Ok(ip.into())
+}
+
+/// Reads a network: `10.2.0.0/24`.
+pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
+    let Some((host, len)) = text.split_once('/') else {
+        let host: Address = address(text)?;
+        let bits = match host.family() {
+            Family::V4 => 32,
+            Family::V6 => 128,
+        };
+        return Err(format!(
+            "\"{text}\" is no network; write \"{host}/{bits}\" for this one address"
+        ));
+    };
+    let read = host.parse::<IpAddr>().ok().zip(len.parse::<u8>().ok());
+    let fits = |(ip, len): &(IpAddr, u8)| *len <= if ip.is_ipv4() { 32 } else { 128 };
+    let prefix = read
+        .filter(fits)
+        .map(|(ip, len)| Prefix::new(ip.into(), len));
+    let prefix = prefix.ok_or_else(|| {
+        format!("\"{text}\" is no network; write one such as \"10.2.0.0/24\" or \"fd00:2::/64\"")
+    })?;
+    if host.parse() != Ok(IpAddr::from(prefix.network())) {
+        return Err(format!(
+            "{host} is an address within its network; write \"{prefix}\""
+        ));
+    }
+    Ok(prefix)
+}
+
+/// Reads `8000-8010` or `all`.
+pub(super) fn ports(text: &str) -> Result<Ports, String> {
+    let wrong = || {
+        format!(
+            "\"{}\" is no range of ports; write one such as \"8000-8010\", or \"all\", or a single \
+             port without quotes",
+            text.escape_debug()
+        )
+    };
+    if text == "all" {
+        return Ok(Ports::ALL);
+    }
+    let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+    let port = |text: &str| text.trim().parse::<u16>().map_err(|_| wrong());
+    Ports::range(port(first)?, port(last)?).ok_or_else(wrong)
 }
 
 /// Why a text is no address, with a guess at what was meant.

@@ -238,7 +238,6 @@ pub(crate) fn jobs(config: &Config, snapshot: &Snapshot, bound: &BoundChecks) ->
             for (backend, id) in backends.filter(|(backend, _)| backend.health.enabled) {
                 let pace = backend.health.pace(check.pace);
                 let port = backend.health.port.or(check.port);
-                let endpoint = backend.endpoint();
                 jobs.push(Arc::new(Job {
                     key: (backend_key(entry, backend), at),
                     identity: Identity::of(check, backend),
@@ -249,7 +248,10 @@ pub(crate) fn jobs(config: &Config, snapshot: &Snapshot, bound: &BoundChecks) ->
                     target: CheckTarget {
                         service: Arc::clone(&entry.name.value),
                         backend: backend.title().into(),
-                        address: SocketAddr::new(endpoint.ip(), port.unwrap_or(endpoint.port())),
+                        address: SocketAddr::new(
+                            backend.address.value.into(),
+                            port.unwrap_or_else(|| backend.snapshot_port()),
+                        ),
                         protocol: entry.protocol.value,
                         config_json: Arc::clone(&check.config.value),
                         tls: tls.clone(),

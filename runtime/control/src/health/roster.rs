@@ -58,7 +58,7 @@ impl Identity {
         Self {
             module: Arc::clone(&check.module.value),
             config: Arc::clone(&check.config.value),
-            port: port.unwrap_or(backend.port.value),
+            port: port.unwrap_or_else(|| backend.snapshot_port()),
             roots: tls.roots.as_ref().map(|roots| roots.value.clone()),
             server_name: tls.server_name.as_ref().map(|name| Arc::clone(&name.value)),
             verify: tls.verify,

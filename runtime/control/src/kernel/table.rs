@@ -13,8 +13,7 @@ use rtnetlink::packet_route::route::{
     RouteType, RouteVia,
 };
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
-use waxwing_dataplane::routes::Prefix;
-use waxwing_packet::Address;
+use waxwing_packet::{Address, Prefix};
 
 /// A route of the main table.
 #[derive(Clone, PartialEq, Eq, Debug)]

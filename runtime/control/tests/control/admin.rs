@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, raise};
 use waxwing_control::client::ClientError;
 use waxwing_control::run::Control;
 use waxwing_dataplane::session::{FlowHash, Insert, Session, TcpState};
-use waxwing_dataplane::{BackendId, NextHop, PortId, Tick};
+use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Mac, Protocol, VlanTags};
 
 use crate::balancer::{Bed, DNS, WEB, load, parts};
@@ -20,7 +20,8 @@ pub(crate) fn sessions() {
         let session = Session {
             client: parse("192.0.2.1"),
             client_port: n,
-            service_port: 80,
+            service_port: if n % 3 == 0 { 53 } else { 80 },
+            source: SourceId::CLIENT,
             source_port: n,
             protocol: if n % 3 == 0 {
                 Protocol::Udp

@@ -156,6 +156,10 @@ impl PortFacts for NoFacts {
             ..PortStatus::default()
         }]
     }
+
+    fn mtu_max(&self) -> u32 {
+        3818
+    }
 }
 
 /// A control side at work in a network namespace.

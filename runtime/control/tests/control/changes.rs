@@ -118,6 +118,30 @@ pub(crate) fn reload() {
     assert_eq!(after.config.last_reload.unwrap().error, None);
 }
 
+/// An MTU that grows beyond what memory was laid out for is a problem for as long as it is so large.
+pub(crate) fn larger_mtu() {
+    let bed = Bed::new(WEB);
+    let set = |mtu| {
+        let namespace = &bed._namespaces.balancer;
+        ip(&format!("-n {namespace} link set p1 mtu {mtu}"));
+    };
+    set(3818);
+    bed.pause(100);
+    assert_eq!(bed.status().problems, [""; 0]);
+    set(9000);
+    let status = bed.until("the problem", |status| !status.problems.is_empty());
+    let problem = &status.problems[0];
+    for words in [
+        "p1: MTU 9000",
+        "Restart waxwing",
+        "ip link set dev p1 mtu 3818",
+    ] {
+        assert!(problem.contains(words), "{problem}");
+    }
+    set(1500);
+    bed.until("no problem", |status| status.problems.is_empty());
+}
+
 pub(crate) fn retired() {
     let bed = Bed::new(&format!("{WEB}{DNS}"));
     // One session of the service that goes away. Ids follow the order of the file.

@@ -13,7 +13,7 @@ mod policies;
 use std::process::ExitCode;
 
 use crate::admin::{sessions, signals, socket};
-use crate::changes::{checks, order, reload, retired, stuck};
+use crate::changes::{checks, larger_mtu, order, reload, retired, stuck};
 use crate::policies::{backend_signals, canary, modules};
 
 fn main() -> ExitCode {
@@ -49,6 +49,7 @@ fn main() -> ExitCode {
             "the admin socket is private, unique and replaces a stale one",
             socket,
         ),
+        ("an MTU that is raised is a problem", larger_mtu),
         ("SIGHUP reloads and SIGTERM ends", signals),
     ];
     // Signals reach every control side of the process.

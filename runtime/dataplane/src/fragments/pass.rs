@@ -3,7 +3,7 @@
 //! Invariant: a fragment that waits has ended as a frame, which is counted as held; taken out again
 //! it is counted as released, and ends as any frame does: sent, handed to the kernel, or dropped.
 
-use waxwing_packet::{Fragment, IpPacket, Packet, parse};
+use waxwing_packet::{Fragment, IpPacket, Packet, parse_head};
 
 use super::datagram::{DatagramKey, Piece};
 use super::held::Ticket;
@@ -115,7 +115,7 @@ impl Forwarder {
     ) -> Result<Fate, DropReason> {
         let key = DatagramKey::of(&packet, &fragment).ok_or(DropReason::Fragment)?;
         let piece = Piece::of(&packet, &fragment)?;
-        let arrived = (frame.bytes(), frame.port());
+        let arrived = (self.gather.whole(frame), frame.port());
         let leaving = &mut self.fragments.leaving;
         let table = &self.shared.fragments;
         match table.admit_later(&key, piece, arrived, now.tick(), leaving)? {
@@ -182,7 +182,7 @@ impl Forwarder {
             let dropped = matches!(word, Some(Word::Drop(_)));
             let mut frame = io.allocate(port).filter(|_| !dropped)?;
             frame.set_len(bytes.len()).then(|| {
-                frame.bytes_mut().copy_from_slice(bytes);
+                frame.copy_from(bytes);
                 frame
             })
         });
@@ -195,7 +195,7 @@ impl Forwarder {
             (_, Some(Word::Drop(reason))) => return self.counters.dropped(reason).add(1),
             (None, _) => return self.counters.dropped(DropReason::FragmentLimit).add(1),
             (Some(frame), word) => {
-                let fate = match (parse(frame.bytes()), word) {
+                let fate = match (parse_head(frame.bytes(), frame.rest_len()), word) {
                     (Ok(Packet::Ip(packet)), Some(word)) => self.follow(word, packet),
                     (Ok(Packet::Ip(packet)), None) if !snapshot.is_vip(packet.destination) => {
                         Fate::Kernel

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use waxwing_packet::{Mac, Protocol, VlanTags};
+use waxwing_packet::{Address, Mac, Protocol, VlanTags};
 
 use super::*;
 use crate::session::TcpState;
-use crate::{BackendId, Tick};
+use crate::{BackendId, SourceId, Tick};
 
 fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
@@ -46,6 +46,7 @@ fn session(client: Address, client_port: u16) -> Session {
         client,
         client_port,
         service_port: 80,
+        source: SourceId::CLIENT,
         source_port: client_port,
         protocol: Protocol::Tcp,
         worker: 0,
@@ -158,10 +159,10 @@ fn every_look_up_finds_what_a_look_at_all_prefixes_finds() {
             let client = somewhere(&mut random);
             let holds = |prefix: &Prefix| {
                 let (first, last) = prefix.bounds();
-                (first..=last).contains(&client.bits())
+                (first..=last).contains(&client)
             };
             let longest = routes.iter().filter(|(prefix, _)| holds(prefix));
-            let expected = match longest.max_by_key(|(prefix, _)| prefix.len) {
+            let expected = match longest.max_by_key(|(prefix, _)| prefix.bits()) {
                 Some((_, Path::OnLink(port))) => Found::OnLink(*port),
                 _ => Found::NoRoute,
             };

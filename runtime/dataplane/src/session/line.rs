@@ -7,7 +7,7 @@ use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
 
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use super::{Session, SessionRef, TcpState, WORKER_UNCOUNTED};
-use crate::{BackendId, NextHop, PortId, Tick};
+use crate::{BackendId, NextHop, PortId, SourceId, Tick};
 
 /// The line. Fields that are written together share a word.
 #[repr(align(64))]
@@ -15,7 +15,7 @@ use crate::{BackendId, NextHop, PortId, Tick};
 pub(super) struct Line {
     /// Address, upper and lower half.
     client: [AtomicU64; 2],
-    /// Backend (32 bits), client port (16), source port (16).
+    /// Source address (8 bits), backend (24), client port (16), source port (16).
     endpoints: AtomicU64,
     /// Version (32 bits; odd is live), service port (16), UDP or not (1), worker (7), TCP state (8).
     state: AtomicU64,
@@ -64,6 +64,7 @@ impl Line {
         let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
         let tick = |tick: &AtomicU32| Tick(tick.load(Ordering::Relaxed));
         let endpoints = word(&self.endpoints);
+        let [source, ..] = endpoints.to_be_bytes();
         let [client_port, source_port] = ports(low(endpoints));
         let [service_port, kind] = ports(low(state));
         let [origin, tcp] = kind.to_be_bytes();
@@ -75,6 +76,7 @@ impl Line {
             ),
             client_port,
             service_port,
+            source: SourceId(source),
             source_port,
             protocol: if origin & UDP == UDP {
                 Protocol::Udp
@@ -82,7 +84,7 @@ impl Line {
                 Protocol::Tcp
             },
             worker: origin & !UDP,
-            backend: BackendId(high(endpoints)),
+            backend: BackendId(high(endpoints) & BACKEND_BITS),
             hop: NextHop {
                 port: PortId(port),
                 mac: Mac(mac),
@@ -107,8 +109,13 @@ impl Line {
         self.client[0].store((client >> 64) as u64, Ordering::Relaxed);
         self.client[1].store(client as u64, Ordering::Relaxed);
         let client_ports = pack16(session.client_port, session.source_port);
+        debug_assert!(
+            session.backend.0 <= BACKEND_BITS,
+            "a backend's id has 24 bits"
+        );
+        let far = u32::from(session.source.0) << 24 | session.backend.0 & BACKEND_BITS;
         self.endpoints
-            .store(pack(session.backend.0, client_ports), Ordering::Relaxed);
+            .store(pack(far, client_ports), Ordering::Relaxed);
         let (route, tags) = RouteBits::of(&session.tags, 0);
         self.tags[route.half()].store(tags, Ordering::Relaxed);
         self.hop
@@ -254,6 +261,9 @@ impl RouteBits {
         }
     }
 }
+
+/// What of a backend's id a line holds; the config allows for far fewer backends.
+const BACKEND_BITS: u32 = 0x00ff_ffff;
 
 /// Marks the origin of a UDP session; the bits below it are the worker's number.
 const UDP: u8 = 1 << 7;

@@ -60,7 +60,7 @@ pub use tcp::{Direction, Phase, TcpState};
 pub use upkeep::Evictable;
 
 use crate::snapshot::TimeoutTicks;
-use crate::{BackendId, NextHop, Tick};
+use crate::{BackendId, NextHop, SourceId, Tick};
 
 /// The number that stands for every worker from this one on in [`Session::worker`]: such workers'
 /// sessions are counted in all, but not by worker.
@@ -75,13 +75,16 @@ pub struct Session {
     pub client_port: u16,
     /// The port that the client used on the VIP.
     pub service_port: u16,
+    /// The client's address as the backend sees it: the client's own unless source NAT has given it
+    /// another.
+    pub source: SourceId,
     /// The client's port as the backend sees it: the client's own unless translated.
     pub source_port: u16,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// The number of the worker that made it, at most [`WORKER_UNCOUNTED`].
     pub worker: u8,
-    /// The backend that it is pinned to.
+    /// The backend that it is pinned to: an id below 2^24.
     pub backend: BackendId,
     /// The way back to the client: the next hop its last packet came from.
     pub hop: NextHop,

@@ -40,8 +40,8 @@ pub enum Insert {
     Created(SessionRef),
     /// Another thread was faster: the flow has this session.
     Exists(SessionRef, Session),
-    /// Another session owns the reply tuple: the backend could not tell the two apart.
-    Clash,
+    /// Another session, this one, owns the reply tuple: the backend could not tell the two apart.
+    Clash(SessionRef, Session),
     /// There is no room; [`SessionTable::evict`] may make some.
     Full,
 }
@@ -164,8 +164,8 @@ impl SessionTable {
         if let Some((at, session)) = self.find(forward, same_forward) {
             return Insert::Exists(at, session);
         }
-        if self.find(reply, same_reply).is_some() {
-            return Insert::Clash;
+        if let Some((at, session)) = self.find(reply, same_reply) {
+            return Insert::Clash(at, session);
         }
         let Some(slot) = pool.take() else {
             return Insert::Full;
@@ -187,7 +187,7 @@ impl SessionTable {
     }
 
     /// Removes a session that still has this TCP state, where one is given.
-    pub(super) fn remove_if(
+    pub(crate) fn remove_if(
         &self,
         pool: &mut SlotCache,
         at: SessionRef,

@@ -10,11 +10,15 @@ use crate::fragments::{back, bytes, opened, there};
 use crate::frames::{
     ACK, SYN, SYN_ACK, datagram, datagram_back, error_back, error_to, reply, request,
 };
+use crate::hosts::{Host, Kind};
+use crate::source_nat;
+use crate::told::{may_be_cut, packet};
 use crate::world::{BACK, FRONT, Settings, V4, V6, World, backend_mac};
+use waxwing_dataplane::DropReason;
 use waxwing_dataplane::NextHop;
-use waxwing_dataplane::routes::{Path, Prefix, Routes};
+use waxwing_dataplane::routes::{Path, Routes};
 use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
-use waxwing_packet::{Family, Protocol, checksum};
+use waxwing_packet::{Family, Prefix, Protocol, VlanTags, checksum};
 
 struct Counting;
 
@@ -93,6 +97,43 @@ fn neither_hits_nor_misses_allocate() {
             "allocations on the packet's way"
         );
         assert_eq!(world.sessions().len(), 100);
+    }
+}
+
+/// Nor does a source port that is drawn, one that is taken over, or the search in a pool that is full.
+#[test]
+fn source_nat_allocates_nothing() {
+    for plan in [V4, V6] {
+        let mut world = World::new(Settings {
+            wants_closed: false,
+            ..source_nat::settings(plan, 40)
+        });
+        world.io(0).recycle_sent();
+        world.script().asked.reserve(1000);
+        let (client, server) = (Host::neighbour(plan), Host::server(plan, 0));
+        let vip = source_nat::vip(plan);
+        let batch = |flags| -> Vec<_> {
+            (0..50)
+                .map(|n| client.frame(4000 + n, vip, Kind::tcp(flags)))
+                .collect()
+        };
+        let seen = (1024..1064).map(|port| (source_nat::source(plan, 0), port));
+        let answers = seen.map(|seen| server.frame(8080, seen, Kind::tcp(SYN_ACK)));
+        let answers: Vec<_> = answers.collect();
+        let (opening, going_on) = (batch(SYN), batch(ACK));
+        let arrivals = [&opening, &answers, &going_on, &answers, &going_on, &opening];
+
+        let before = ALLOCATIONS.get();
+        for frames in arrivals {
+            for frame in frames {
+                assert!(world.io(0).inject(BACK, frame));
+            }
+            world.run(0);
+        }
+        assert_eq!(ALLOCATIONS.get() - before, 0);
+        assert_eq!(world.sessions().len(), 40);
+        assert!(world.counters[0].evicted.get() > 0);
+        assert!(world.dropped(DropReason::SourcePorts) > 0);
     }
 }
 
@@ -210,5 +251,27 @@ fn icmp_errors_allocate_nothing() {
         let counters = &world.counters[0];
         assert_eq!(counters.errors_passed.get(), 2);
         assert_eq!(counters.told_hop_limit.get(), 1);
+    }
+}
+
+/// Jumbo frames are put in one piece, and cut, in room that was there from the start.
+#[test]
+fn jumbo_frames_allocate_nothing() {
+    for mtu in [9000, 1500] {
+        let mut world = crate::told::opened(V4, Protocol::Tcp, mtu);
+        world.io(0).recycle_sent();
+        let frame = may_be_cut(V4, FRONT, VlanTags::NONE, 8900);
+        let told = packet(V4, Protocol::Tcp, BACK, VlanTags::NONE, 64, &bytes(8900));
+        for _ in 0..20 {
+            assert!(world.io(0).inject(FRONT, &frame));
+            assert!(world.io(0).inject(BACK, &told));
+        }
+        let before = ALLOCATIONS.get();
+        world.run(0);
+        assert_eq!(ALLOCATIONS.get() - before, 0, "MTU {mtu}");
+        let (cut, told) = if mtu == 1500 { (20, 20) } else { (0, 0) };
+        assert_eq!(world.counters[0].cut.get(), cut);
+        assert_eq!(world.counters[0].told_too_big.get(), told);
+        assert_eq!(world.drops(), []);
     }
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use crate::frames::{ACK, SYN, SYN_ACK, error_back, establish, ip, one, reply, request, segment};
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Settings, V4, V6, World};
-use waxwing_dataplane::routes::{Path, Prefix, Routes};
+use waxwing_dataplane::routes::{Path, Routes};
 use waxwing_dataplane::snapshot::Port;
 use waxwing_dataplane::{DropReason, NextHop, PortId};
-use waxwing_packet::{Mac, VlanTag, VlanTags};
+use waxwing_packet::{Mac, Prefix, VlanTag, VlanTags};
 
 const GATEWAY: Mac = Mac([2, 0, 0, 0, 7, 1]);
 const UPLINK: PortId = PortId(2);

@@ -13,10 +13,10 @@ use waxwing_packet::{
 };
 
 /// The least hop limit that is not passed on.
-const LAST_HOP: u8 = 1;
+pub(crate) const LAST_HOP: u8 = 1;
 
 /// A world with one session, and a frame of each direction made from it.
-fn opened(plan: Plan, protocol: Protocol, mtu: u16) -> World {
+pub(crate) fn opened(plan: Plan, protocol: Protocol, mtu: u16) -> World {
     let mut world = World::new(Settings {
         plan,
         protocol,
@@ -37,7 +37,7 @@ fn opened(plan: Plan, protocol: Protocol, mtu: u16) -> World {
 }
 
 /// A packet of the session from one side, with this hop limit and so much payload.
-fn packet(
+pub(crate) fn packet(
     plan: Plan,
     protocol: Protocol,
     from: PortId,
@@ -83,7 +83,7 @@ fn class(frame: &[u8], network: usize) -> u8 {
 }
 
 /// The error goes back where the packet came from, from the VIP, and quotes it as its sender sent it.
-fn assert_told(
+pub(crate) fn assert_told(
     plan: Plan,
     (from, asked): (PortId, &[u8]),
     sent: &[(PortId, Vec<u8>)],
@@ -110,7 +110,7 @@ fn assert_told(
     assert_eq!(class(frame, error.network.into()), 0xc0, "CS6");
 }
 
-fn tagged() -> VlanTags {
+pub(crate) fn tagged() -> VlanTags {
     VlanTags::one(VlanTag {
         tpid: 0x8100,
         tci: 100,
@@ -167,7 +167,7 @@ fn who_sent_a_packet_too_big_for_the_way_ahead_is_told_its_mtu() {
 
 /// A TCP packet of the session with so much payload, whose sender leaves its length to the routers
 /// (built frames say "don't fragment").
-fn may_be_cut(plan: Plan, from: PortId, tags: VlanTags, len: usize) -> Vec<u8> {
+pub(crate) fn may_be_cut(plan: Plan, from: PortId, tags: VlanTags, len: usize) -> Vec<u8> {
     let payload: Vec<u8> = (0..=255).cycle().take(len).collect();
     let mut frame = packet(plan, Protocol::Tcp, from, tags, 64, &payload);
     let at = usize::from(ip(&frame).network);
@@ -297,7 +297,7 @@ fn errors_made_here_have_a_limit_for_both_directions_together() {
     assert_eq!(told_of_200(&mut world), 10);
 }
 
-fn ping(plan: Plan, destination: Address) -> Vec<u8> {
+pub(crate) fn ping(plan: Plan, destination: Address) -> Vec<u8> {
     build::Echo {
         link: FROM_CLIENT,
         source: plan.client,

@@ -11,12 +11,13 @@ use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::policy::{Closed, PickContext, TickContext};
 use waxwing_dataplane::session::{Session, SessionTable};
 use waxwing_dataplane::snapshot::{
-    Backend, Bridge, MidStream, NextHops, NoBackend, Port, Service, SessionsFate, Timeouts,
+    Backend, Bridge, MidStream, NextHops, NoBackend, Port, Service, SessionsFate, SourceId,
+    SourcePool, SourceUse, Sources, Timeouts,
 };
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, NewFlow, NextHop, Now,
-    Pick, Policy, PolicyFault, PortId, ServiceId, Snapshot,
+    Pick, Policy, PolicyFault, PortId, Ports, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Mac, Protocol};
 
@@ -143,6 +144,12 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     /// A second service on port 81 in front of the same servers.
     pub(crate) second_service: bool,
+    /// Services with a range of ports, behind those and in front of the same servers.
+    pub(crate) ranges: Vec<Ports>,
+    /// Source addresses, by ids from 1 on, and who gets them.
+    pub(crate) sources: Vec<Address>,
+    pub(crate) pools: Vec<SourcePool>,
+    pub(crate) source_nat: SourceUse,
     /// Whether the policy wants to hear of ended sessions.
     pub(crate) wants_closed: bool,
     pub(crate) mtu: u16,
@@ -170,6 +177,10 @@ impl Default for Settings {
             no_backend: NoBackend::Drop,
             timeouts: Timeouts::default(),
             second_service: false,
+            ranges: Vec::new(),
+            sources: Vec::new(),
+            pools: Vec::new(),
+            source_nat: SourceUse::Auto,
             wants_closed: true,
             mtu: 1500,
             retries_refused: false,
@@ -182,17 +193,29 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Every service's ports, and the port of its backends.
+    fn ports(&self) -> Vec<(Ports, u16)> {
+        let second = self.second_service.then_some(SERVICE_PORT + 1);
+        let single = std::iter::once(SERVICE_PORT).chain(second);
+        let single = single.map(|port| (Ports::one(port), BACKEND_PORT));
+        let ranges = self.ranges.iter();
+        single
+            .chain(ranges.map(|ports| (*ports, Backend::PORT_KEPT)))
+            .collect()
+    }
+
     pub(crate) fn snapshot(&self, generation: u64) -> Snapshot {
         let mut services = Vec::new();
         let mut backends = Vec::new();
         let count = self.weights.len() as u32;
-        for n in 0..=u32::from(self.second_service) {
+        for (n, (ports, backend_port)) in (0..).zip(self.ports()) {
             let service = Service {
                 id: ServiceId(n),
                 name: format!("service-{n}").into(),
                 vip: self.plan.vip,
-                port: SERVICE_PORT + n as u16,
+                ports,
                 protocol: self.protocol,
+                source_nat: self.source_nat,
                 policy: 0,
                 backends: (n * count..(n + 1) * count).map(BackendId).collect(),
                 mid_stream: self.mid_stream,
@@ -202,7 +225,7 @@ impl Settings {
             backends.extend((0..count).zip(&self.weights).map(|(b, weight)| {
                 let id = BackendId(n * count + b);
                 let address = self.plan.backend(b);
-                let mut backend = Backend::new(id, &service, address, BACKEND_PORT, *weight);
+                let mut backend = Backend::new(id, &service, address, backend_port, *weight);
                 backend.retries_refused = self.retries_refused;
                 if let Some(health) = self.health.get(b as usize) {
                     (backend.healthy, backend.sessions) = *health;
@@ -227,7 +250,10 @@ impl Settings {
             })
             .chain(self.vlans.iter().cloned())
             .collect();
-        Snapshot::new(generation, services, backends, ports).answering_ping(self.ping)
+        let sources: Vec<_> = (1..).map(SourceId).zip(self.sources.clone()).collect();
+        Snapshot::new(generation, services, backends, ports)
+            .answering_ping(self.ping)
+            .with_sources(Sources::new(&sources, &self.pools))
     }
 }
 
@@ -255,7 +281,7 @@ impl World {
             fragments: Arc::new(FragmentTable::new(settings.fragments, [9, 10, 11, 12])),
         };
         let count = settings.weights.len() as u32;
-        for id in 0..count * (1 + u32::from(settings.second_service)) {
+        for id in 0..count * settings.ports().len() as u32 {
             let hop = NextHop {
                 port: BACK,
                 mac: backend_mac(id % count),

@@ -15,12 +15,13 @@ use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::policy::Vacant;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::snapshot::{
-    Backend, MidStream, NextHop, NextHops, NoBackend, Port, Service, SessionsFate, Timeouts,
+    Backend, MidStream, NextHop, NextHops, NoBackend, Port, Service, SessionsFate, SourceUse,
+    Timeouts,
 };
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
-    BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, Now, PortId, ServiceId,
-    Snapshot,
+    BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, Now, PortId, Ports,
+    ServiceId, Snapshot,
 };
 use waxwing_packet::{
     Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, build, checksum, parse,
@@ -71,8 +72,9 @@ fn snapshot() -> Snapshot {
                 id: ServiceId(id),
                 name: "fuzzed".into(),
                 vip,
-                port,
+                ports: Ports::one(port),
                 protocol,
+                source_nat: SourceUse::Auto,
                 policy: 0,
                 backends: [BackendId(2 * id), BackendId(2 * id + 1)].into(),
                 mid_stream: [MidStream::Pick, MidStream::Drop][n % 2],

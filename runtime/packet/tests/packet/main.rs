@@ -1,6 +1,7 @@
 //! The crate from outside: scenario tables, and properties held against etherparse.
 
 mod arithmetic;
+mod head;
 mod parse;
 mod pieces;
 mod quote;

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
-use waxwing_dataplane::snapshot::{Backend, MidStream, NoBackend, Service, Timeouts};
+use waxwing_dataplane::snapshot::{Backend, MidStream, NoBackend, Service, SourceUse, Timeouts};
 use waxwing_dataplane::{
-    BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, ServiceId, Snapshot,
+    BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Ports, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Protocol};
 use waxwing_sdk::hash;
@@ -252,8 +252,9 @@ fn snapshot(binding: &ServiceBinding) -> Snapshot {
         id: binding.service,
         name: Arc::clone(&binding.name),
         vip: Address::v4([203, 0, 113, 10]),
-        port: 443,
+        ports: Ports::one(443),
         protocol: Protocol::Tcp,
+        source_nat: SourceUse::Auto,
         policy: 0,
         backends: binding.backends.iter().map(|b| b.id).collect(),
         mid_stream: MidStream::Pick,

@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use waxwing_dataplane::policy::{Closed, End, PAYLOAD_MAX, PickContext, TickContext};
-use waxwing_dataplane::snapshot::{MidStream, NoBackend, Timeouts};
+use waxwing_dataplane::snapshot::{MidStream, NoBackend, SourceUse, Timeouts};
 use waxwing_dataplane::{
-    BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Service, ServiceId, Snapshot,
+    BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Ports, Service, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Protocol};
 use waxwing_plugin::{BackendInfo, Event, Host, Options, ServiceBinding};
@@ -107,8 +107,9 @@ pub(crate) fn all_calls(policy: &mut dyn Policy, round: u64) {
         id: SERVICE,
         name: "web".into(),
         vip: Address::default(),
-        port: 80,
+        ports: Ports::one(80),
         protocol: Protocol::Tcp,
+        source_nat: SourceUse::Auto,
         policy: 0,
         backends: [0, 1].map(BackendId).into(),
         mid_stream: MidStream::Pick,

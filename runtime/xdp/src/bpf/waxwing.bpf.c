@@ -7,9 +7,11 @@
  *
  * A frame addressed to the balancer's own MAC goes to the queue's socket when it is
  *   - TCP or UDP to a service,
- *   - ICMP, ICMPv6, a fragment or anything else to a VIP: the worker drops and counts what it
+ *   - ICMP, ICMPv6, a fragment or anything else to a VIP, or to a source address of source NAT, which
+ *     is one of the VIPs here: the worker drops and counts what it
  *     does not serve; the kernel, which has no such address, would send it back to the router,
- *   - TCP or UDP from a backend's endpoint to an address that is not the host's own,
+ *   - TCP or UDP from a backend's endpoint, which may be all ports of an address, to an address that
+ *     is not the host's own,
  *   - a fragment of TCP or UDP from a backend's address to such an address: only the first has
  *     ports, and the worker knows by it whether the others are a reply,
  *   - an ICMP or ICMPv6 error to such an address, about a packet to a backend's endpoint,
@@ -43,6 +45,8 @@
 #define ICMP_HEADER_LEN 8
 #define NEIGHBOR_SOLICITATION 135
 #define ARP_REQUEST 1
+/* In place of a port: every one. */
+#define ANY_PORT 0
 #define HARDWARE_ETHERNET 1
 /* The port's own, and where it is bridged those of the other port and of the bridge. */
 #define MACS_MAX 3
@@ -306,6 +310,26 @@ static __always_inline enum class classify_solicitation(const struct packet *pac
 	return is_vip(&target) ? CLASS_NDP : CLASS_PASS;
 }
 
+static __always_inline bool is_local(const struct address *address)
+{
+	return bpf_map_lookup_elem(&locals, address) != NULL;
+}
+
+/* What is of a service with a range of ports, after all others. */
+static __always_inline enum class classify_ranges(const struct packet *packet)
+{
+	struct endpoint endpoint = { .port = ANY_PORT, .protocol = packet->protocol };
+	bool vip = is_vip(&packet->destination);
+
+	endpoint.address = packet->destination;
+	if (vip && bpf_map_lookup_elem(&services, &endpoint))
+		return CLASS_SERVICE;
+	endpoint.address = packet->source;
+	if (bpf_map_lookup_elem(&backends, &endpoint) && !is_local(&packet->destination))
+		return CLASS_REPLY;
+	return vip ? CLASS_OTHER : CLASS_PASS;
+}
+
 static __always_inline enum class classify_transport(const struct packet *packet)
 {
 	struct transport_ports *transport = packet->transport;
@@ -320,10 +344,9 @@ static __always_inline enum class classify_transport(const struct packet *packet
 		return CLASS_SERVICE;
 	endpoint.address = packet->source;
 	endpoint.port = transport->source;
-	if (bpf_map_lookup_elem(&backends, &endpoint) &&
-	    !bpf_map_lookup_elem(&locals, &packet->destination))
+	if (bpf_map_lookup_elem(&backends, &endpoint) && !is_local(&packet->destination))
 		return CLASS_REPLY;
-	return is_vip(&packet->destination) ? CLASS_OTHER : CLASS_PASS;
+	return classify_ranges(packet);
 }
 
 /*
@@ -337,8 +360,7 @@ static __always_inline enum class classify_fragment(const struct packet *packet)
 	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP &&
 	    !is_extension(packet->protocol))
 		return CLASS_PASS;
-	if (bpf_map_lookup_elem(&servers, &packet->source) &&
-	    !bpf_map_lookup_elem(&locals, &packet->destination))
+	if (bpf_map_lookup_elem(&servers, &packet->source) && !is_local(&packet->destination))
 		return CLASS_FRAGMENT;
 	return CLASS_PASS;
 }
@@ -384,6 +406,7 @@ static __always_inline enum class classify_error(const struct packet *packet)
 	struct packet quoted = { .end = packet->end };
 	struct transport_ports *transport;
 	struct endpoint endpoint = {};
+	bool about_backend;
 
 	if (!is_error(packet) || !parse_quoted(&quoted, packet))
 		return CLASS_PASS;
@@ -393,10 +416,12 @@ static __always_inline enum class classify_error(const struct packet *packet)
 	endpoint.address = quoted.destination;
 	endpoint.port = transport->destination;
 	endpoint.protocol = quoted.protocol;
-	if (bpf_map_lookup_elem(&backends, &endpoint) &&
-	    !bpf_map_lookup_elem(&locals, &packet->destination))
-		return CLASS_ERROR;
-	return CLASS_PASS;
+	about_backend = bpf_map_lookup_elem(&backends, &endpoint) != NULL;
+	if (!about_backend) {
+		endpoint.port = ANY_PORT;
+		about_backend = bpf_map_lookup_elem(&backends, &endpoint) != NULL;
+	}
+	return about_backend && !is_local(&packet->destination) ? CLASS_ERROR : CLASS_PASS;
 }
 
 static __always_inline enum class classify_ip(const struct packet *packet, enum addressee to)
@@ -456,8 +481,7 @@ static __always_inline enum class classify(void *data, void *end, const struct p
 	return CLASS_PASS;
 }
 
-SEC("xdp")
-int waxwing(struct xdp_md *context)
+static __always_inline int steer(struct xdp_md *context)
 {
 	__u32 interface = context->ingress_ifindex;
 	struct port *port = bpf_map_lookup_elem(&ports, &interface);
@@ -473,6 +497,20 @@ int waxwing(struct xdp_md *context)
 	if (class == CLASS_PASS)
 		return XDP_PASS;
 	return bpf_redirect_map(&sockets, port->first_socket + context->rx_queue_index, XDP_PASS);
+}
+
+SEC("xdp")
+int waxwing(struct xdp_md *context)
+{
+	return steer(context);
+}
+
+/* For ports whose MTU is larger than a buffer: a frame may lie in several, of which the first has all
+ * headers, and is all that is seen here. Drivers that have no such frames need not take it. */
+SEC("xdp.frags")
+int waxwing_jumbo(struct xdp_md *context)
+{
+	return steer(context);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -22,6 +22,11 @@ pub(crate) const CLIENT: &str = "198.51.100.7";
 pub(crate) const CLIENT6: &str = "2001:db8:1::7";
 pub(crate) const BACKEND: &str = "10.2.0.11";
 pub(crate) const BACKEND6: &str = "2001:db8:2::11";
+/// Of a UDP service with a range of ports.
+pub(crate) const RANGE_VIP: &str = "203.0.113.20";
+pub(crate) const RANGE_BACKEND: &str = "10.2.0.20";
+/// Of source NAT.
+pub(crate) const SOURCE: &str = "10.2.0.9";
 pub(crate) const LOCAL: &str = "10.2.0.1";
 pub(crate) const LOCAL6: &str = "2001:db8:2::1";
 
@@ -32,9 +37,22 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 pub(crate) fn rules() -> Rules {
     let at = |text: &str, port, protocol| (Address::from(ip(text)), port, protocol);
     Rules {
-        services: [at(VIP, 80, TCP), at(VIP, 53, UDP), at(VIP6, 80, TCP)].into(),
-        vips: [ip(VIP).into(), ip(VIP6).into()].into(),
-        backends: [at(BACKEND, 8080, TCP), at(BACKEND6, 8080, TCP)].into(),
+        services: [
+            at(VIP, 80, TCP),
+            at(VIP, 53, UDP),
+            at(VIP6, 80, TCP),
+            at(RANGE_VIP, Rules::ANY_PORT, UDP),
+        ]
+        .into(),
+        vips: [VIP, VIP6, RANGE_VIP, SOURCE]
+            .map(|text| ip(text).into())
+            .into(),
+        backends: [
+            at(BACKEND, 8080, TCP),
+            at(BACKEND6, 8080, TCP),
+            at(RANGE_BACKEND, Rules::ANY_PORT, UDP),
+        ]
+        .into(),
         locals: [ip(LOCAL).into(), ip(LOCAL6).into()].into(),
         macs: Vec::new(),
         bridge: None,

@@ -5,6 +5,7 @@ mod bridged;
 mod errors;
 mod fragments;
 mod frames;
+mod ranges;
 mod services;
 mod whole;
 
@@ -12,14 +13,15 @@ use std::sync::{Arc, Mutex};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use waxwing_packet::Mac;
-use waxwing_xdp::{Addressees, Class, Options, Program};
+use waxwing_xdp::{Addressees, Buffers, Class, Options, Program};
 
 use crate::bridged::{bridged_frames, on_each_port};
 use crate::errors::errors;
 use crate::fragments::fragments_of_servers;
 use crate::frames::{PORT, rules};
+use crate::ranges::ranges_and_source_addresses;
 use crate::services::{icmp_fragments_and_neighbors, services_and_replies};
-use crate::whole::{cut_anywhere, rules_change, too_many_rules};
+use crate::whole::{cut_anywhere, long_frames, rules_change, too_many_rules};
 
 /// The index of the loopback device, which a test run receives on.
 const LOOPBACK: u32 = 1;
@@ -35,20 +37,36 @@ fn main() {
         locals_max: 64,
         ..Options::default()
     };
-    let loaded = Program::load(&options, 1, 1).and_then(|mut program| {
+    let loaded = [Buffers::One, Buffers::Several].map(|buffers| load(&options, buffers));
+    let trials = loaded
+        .into_iter()
+        .zip(["", ", for jumbo frames"])
+        .flat_map(|(program, suffix)| trials(program, suffix))
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// The program for frames in so many buffers; `None` where this process may not load one.
+fn load(options: &Options, buffers: Buffers) -> Option<Program> {
+    let loaded = Program::load(options, buffers, 1, 1).and_then(|mut program| {
         program.set_port(LOOPBACK, Addressees::Own(Mac(PORT)), 0, 1)?;
         Ok(program)
     });
-    let (program, refused) = match loaded {
-        Ok(program) => (Some(program), None),
-        Err(error @ waxwing_xdp::XdpError::Privilege { .. }) => (None, Some(error)),
+    match loaded {
+        Ok(program) => Some(program),
+        Err(error @ waxwing_xdp::XdpError::Privilege { .. }) => {
+            println!("skipped, as the program cannot be loaded: {error}");
+            None
+        }
         Err(error) => panic!("{error}"),
-    };
-    if let Some(error) = &refused {
-        println!("skipped, as the program cannot be loaded: {error}");
     }
+}
+
+/// Every test, of one program.
+fn trials(program: Option<Program>, suffix: &str) -> Vec<Trial> {
+    let skip = program.is_none();
+    let jumbo = !suffix.is_empty();
     let program = Arc::new(Mutex::new(program));
-    let skip = refused.is_some();
     let trial = |name: &str, test: Test| {
         let program = Arc::clone(&program);
         let run = move || {
@@ -57,11 +75,12 @@ fn main() {
             program.apply(&rules())?;
             test(program)
         };
-        Trial::test(name, run).with_ignored_flag(skip)
+        Trial::test(format!("{name}{suffix}"), run).with_ignored_flag(skip)
     };
     let rows = services_and_replies()
         .into_iter()
         .chain(icmp_fragments_and_neighbors())
+        .chain(ranges_and_source_addresses())
         .chain(fragments_of_servers())
         .chain(errors());
     let mut trials: Vec<Trial> = rows
@@ -89,5 +108,8 @@ fn main() {
         "too many rules are refused",
         Box::new(too_many_rules),
     ));
-    libtest_mimic::run(&arguments, trials).exit();
+    if jumbo {
+        trials.push(trial("frames in several buffers", Box::new(long_frames)));
+    }
+    trials
 }

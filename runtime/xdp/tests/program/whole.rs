@@ -8,11 +8,13 @@ use waxwing_xdp::{
     Program,
 };
 
+use crate::fragments::fragments_of_servers;
 use crate::frames::{
     ALL, BACKEND, BACKEND6, CLIENT, CLIENT6, FIRST, ICMP, ICMPV6, LOCAL, ROUTER, ROUTER6, TCP, UDP,
     VIP, VIP6, arp, error, ethernet, ip, ipv4, ipv6, ipv6_fragment, ports, rules, solicitation, v4,
     v6,
 };
+use crate::services::services_and_replies;
 
 /// A frame cut at every length is either classed or passed, and never an error.
 pub(crate) fn cut_anywhere(program: &mut Program) -> Result<(), Failed> {
@@ -87,4 +89,24 @@ pub(crate) fn too_many_rules(program: &mut Program) -> Result<(), Failed> {
         Pass => Ok(()),
         other => Err(format!("the rules before are gone: {other:?}").into()),
     }
+}
+
+/// What a frame is put in is told by its headers, however much follows them: the program sees the
+/// first buffer alone.
+pub(crate) fn long_frames(program: &mut Program) -> Result<(), Failed> {
+    let rows = services_and_replies()
+        .into_iter()
+        .chain(fragments_of_servers());
+    // What was left to the kernel for being cut short may be more than that with bytes behind it.
+    for (name, frame, expected) in rows.filter(|(_, _, class)| *class != Pass) {
+        for len in [4000, 9014, 40_000] {
+            let mut frame = frame.clone();
+            frame.resize(len, 0);
+            let class = program.classify(&frame)?;
+            if class != expected {
+                return Err(format!("{name}, {len} bytes: {class:?}").into());
+            }
+        }
+    }
+    Ok(())
 }

@@ -47,7 +47,11 @@ pub(crate) struct Wire;
 
 impl Wire {
     pub(crate) fn new(queues: u32) -> Result<Self, Failed> {
-        let many = format!("numrxqueues {queues} numtxqueues {queues}");
+        Self::with_mtu(queues, 1500)
+    }
+
+    pub(crate) fn with_mtu(queues: u32, mtu: u32) -> Result<Self, Failed> {
+        let many = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
         ip(&format!(
             "link add ask {many} type veth peer name answer {many}"
         ))?;
@@ -105,14 +109,20 @@ pub(crate) fn end(
 
 /// A UDP frame that carries a number.
 pub(crate) fn write_question(frame: &mut XdpFrame, from: Mac, to: Mac, number: u64) {
+    let mut bytes = [0; FRAME_LEN];
+    write_headers(&mut bytes, from, to, number);
     assert!(frame.set_len(FRAME_LEN));
-    let bytes = frame.bytes_mut();
-    bytes.fill(0);
+    frame.copy_from(&bytes);
+}
+
+/// The headers of a UDP packet, and a number behind them, in a frame of zeros.
+pub(crate) fn write_headers(bytes: &mut [u8], from: Mac, to: Mac, number: u64) {
+    let ip_len = u16::try_from(bytes.len() - 14).expect("a packet");
     bytes[0..6].copy_from_slice(&to.0);
     bytes[6..12].copy_from_slice(&from.0);
     bytes[12..14].copy_from_slice(&[8, 0]);
     bytes[14] = 0x45;
-    bytes[16..18].copy_from_slice(&50_u16.to_be_bytes());
+    bytes[16..18].copy_from_slice(&ip_len.to_be_bytes());
     bytes[22] = 64;
     bytes[23] = UDP;
     bytes[26..30].copy_from_slice(&ASKER.octets());
@@ -127,7 +137,7 @@ pub(crate) fn write_question(frame: &mut XdpFrame, from: Mac, to: Mac, number: u
     bytes[24..26].copy_from_slice(&folded.to_be_bytes());
     bytes[34..36].copy_from_slice(&ASKER_PORT.to_be_bytes());
     bytes[36..38].copy_from_slice(&ANSWERER_PORT.to_be_bytes());
-    bytes[38..40].copy_from_slice(&30_u16.to_be_bytes());
+    bytes[38..40].copy_from_slice(&(ip_len - 20).to_be_bytes());
     bytes[PAYLOAD..PAYLOAD + 8].copy_from_slice(&number.to_be_bytes());
 }
 

@@ -229,7 +229,7 @@ pub(crate) fn veth_keeps_its_interrupts() -> Outcome {
 
 pub(crate) fn mtu_too_large() -> Outcome {
     let _wire = Wire::new(1)?;
-    ip("link set answer mtu 9000")?;
+    ip("link set answer mtu 65535")?;
     match attach(
         &[PortOptions {
             interface: "answer".into(),
@@ -238,7 +238,11 @@ pub(crate) fn mtu_too_large() -> Outcome {
     )
     .err()
     {
-        Some(XdpError::MtuTooLarge { mtu: 9000, .. }) => Ok(()),
+        Some(XdpError::MtuTooLarge {
+            mtu: 65_535,
+            mtu_max: 65_513,
+            ..
+        }) => Ok(()),
         other => Err(format!("{other:?}").into()),
     }
 }

@@ -6,6 +6,7 @@
 mod bed;
 mod frames;
 mod host;
+mod jumbo;
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -18,6 +19,10 @@ use crate::frames::{all_come_back, heads_move, transmit_ring_full, two_queues};
 use crate::host::{
     hold, kernel_path, killed, mtu_too_large, one_owner, veth_keeps_its_interrupts,
     without_a_socket_the_kernel_has_it,
+};
+use crate::jumbo::{
+    jumbo_frames_come_back, jumbo_heads_move, jumbo_kernel_path, jumbo_lengths, jumbo_overload,
+    jumbo_reopened, jumbo_ring_full,
 };
 
 type Outcome = Result<(), Failed>;
@@ -96,6 +101,36 @@ fn trials(skip: bool) -> Vec<Trial> {
             Box::new(veth_keeps_its_interrupts),
         ),
         ("an MTU that is too large", Box::new(mtu_too_large)),
+        (
+            "jumbo frames of any length",
+            Box::new(|| jumbo_frames_come_back(&small(), 9000)),
+        ),
+        (
+            "jumbo frames in chunks of 2048 bytes",
+            Box::new(move || jumbo_frames_come_back(&small_frames(), 9000)),
+        ),
+        (
+            "the longest frames there are",
+            Box::new(|| jumbo_frames_come_back(&small(), 65_513)),
+        ),
+        (
+            "jumbo frames' heads grow and shrink",
+            Box::new(jumbo_heads_move),
+        ),
+        ("jumbo frames are cut and made", Box::new(jumbo_lengths)),
+        (
+            "a transmit ring with room for a part of a frame",
+            Box::new(jumbo_ring_full),
+        ),
+        ("more jumbo frames than fit", Box::new(jumbo_overload)),
+        (
+            "jumbo frames handed back to the kernel",
+            Box::new(jumbo_kernel_path),
+        ),
+        (
+            "closed and opened again under jumbo frames",
+            Box::new(jumbo_reopened),
+        ),
     ];
     all.into_iter()
         .map(|(name, test)| Trial::test(name, test).with_ignored_flag(skip))

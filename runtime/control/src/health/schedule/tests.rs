@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use waxwing_dataplane::Ports;
 use waxwing_packet::{Address, Protocol};
 
 use super::*;
@@ -23,7 +24,7 @@ struct Every {
 impl Timed for Every {
     fn key(&self) -> CheckKey {
         let address = Address::from(IpAddr::from([10, 2, 0, 1]));
-        let service = (address, 80, Protocol::Tcp);
+        let service = (address, Ports::one(80), Protocol::Tcp);
         ((service, address, 8080), self.nth)
     }
 

@@ -1,0 +1,294 @@
+//! Clients on the servers' side of the balancer, servers that are their own clients, and services that
+//! have more than one port.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::config::SourceNat;
+use waxwing_tests::query::{self, connect, get};
+use waxwing_tests::topology::{CLIENT4, VIP4, VIP6};
+use waxwing_tests::{
+    Backend, Config, Kind, Layout, Load, Namespace, Process, Server, Service, Topology, Waxwing,
+    actors,
+};
+
+use crate::traffic::{curl, host, web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(a_server_meets_itself_at_its_own_vip, "nginx", "curl"),
+    scenario!(a_client_in_the_servers_network_is_served, "nginx", "curl"),
+    scenario!(servers_with_another_gateway_are_served, "nginx", "curl"),
+    scenario!(a_small_pool_holds_as_many_connections_as_ports),
+    scenario!(short_connections_share_a_small_pool),
+    scenario!(
+        all_ports_lead_to_the_servers_own,
+        "nginx",
+        "redis-server",
+        "dnsmasq",
+        "curl"
+    ),
+];
+
+/// Addresses in the servers' network that no host has.
+const SOURCES: [&str; 2] = ["10.2.0.9", "fd00:2::9"];
+/// The servers' networks.
+const SERVERS: [&str; 2] = ["10.2.0.0/24", "fd00:2::/64"];
+
+fn sources(clients: &[&'static str], ports: &'static str) -> Vec<SourceNat> {
+    vec![SourceNat {
+        clients: clients.to_vec(),
+        addresses: SOURCES.to_vec(),
+        ports,
+    }]
+}
+
+fn network(servers: u8) -> Result<Topology> {
+    Topology::new(Layout {
+        servers,
+        ..Layout::default()
+    })
+}
+
+fn nginx(topology: &Topology) -> Result<Vec<Process>> {
+    (1..=topology.layout().servers)
+        .map(|number| actors::nginx(topology, number, 8080, 8 << 20))
+        .collect()
+}
+
+/// The servers that answer so many requests to a VIP, each once.
+fn who_answers(from: &Namespace, vip: IpAddr, requests: u32) -> Result<Vec<String>> {
+    let url = format!("http://{}/", host(vip));
+    let mut answers = (0..requests)
+        .map(|_| curl(from, &url))
+        .collect::<Result<Vec<_>>>()?;
+    answers.sort();
+    answers.dedup();
+    Ok(answers)
+}
+
+fn a_server_meets_itself_at_its_own_vip() -> Result<()> {
+    let topology = network(1)?;
+    let _servers = nginx(&topology)?;
+    let server = &topology.servers[0];
+    let without = web(&topology);
+    let config = without.clone().with_sources(sources(&[], "1024-65535"));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    for vip in [VIP4, VIP6] {
+        ensure!(who_answers(server, vip, 5)? == ["server=1\n"], "{vip}");
+        // Eight megabytes, from itself to itself.
+        let url = format!("http://{}/data", host(vip));
+        let copy = topology.scratch.path().join("copy");
+        let copy = copy.to_str().context("the path is text")?;
+        let args = [
+            "-sS",
+            "--fail",
+            "--globoff",
+            "--max-time",
+            "20",
+            "-o",
+            copy,
+            &url,
+        ];
+        server.run("curl", &args)?;
+        let data = topology.scratch.path().join("nginx1/www/data");
+        ensure!(std::fs::read(copy)? == std::fs::read(data)?, "{vip}: data");
+    }
+    // Without a source address it cannot be, and that is said.
+    waxwing.reload(&without)?;
+    let refused = curl_briefly(server, VIP4);
+    ensure!(refused.is_err(), "the server answered itself: {refused:?}");
+    let status = waxwing.wait_status("the drop is counted", |status| {
+        status.dropped("no_source_address") > 0
+    })?;
+    ensure!(status.dropped("source_ports") == 0, "{status}");
+    ensure!(who_answers(&topology.client, VIP4, 3)? == ["server=1\n"]);
+    waxwing.stop().map(drop)
+}
+
+/// One request, which is not expected to be answered.
+fn curl_briefly(from: &Namespace, vip: IpAddr) -> Result<String> {
+    let url = format!("http://{}/", host(vip));
+    from.run("curl", &["-sS", "--globoff", "--max-time", "2", &url])
+}
+
+fn a_client_in_the_servers_network_is_served() -> Result<()> {
+    let topology = network(3)?;
+    let _servers = nginx(&topology)?;
+    let without = web(&topology);
+    let config = without
+        .clone()
+        .with_sources(sources(&SERVERS, "1024-65535"));
+    // A neighbour of all servers is a server too, and in its turn its own.
+    let neighbour = &topology.servers[2];
+    let all = ["server=1\n", "server=2\n", "server=3\n"];
+    let waxwing = Waxwing::start(&topology, &without)?;
+    let direct = who_answers(neighbour, VIP4, 3);
+    ensure!(direct.is_err(), "without source NAT: {direct:?}");
+    waxwing.reload(&config)?;
+    for vip in [VIP4, VIP6] {
+        for from in [neighbour, &topology.client] {
+            let answered = who_answers(from, vip, 9)?;
+            ensure!(answered == all, "{vip}: {answered:?}");
+        }
+    }
+    let listed = waxwing.ask(&["sessions"])?.stdout;
+    let [v4, v6] = SOURCES;
+    for seen in [format!(" as {v4}:"), format!(" as [{v6}]:")] {
+        ensure!(listed.contains(&seen), "no{seen} in:\n{listed}");
+    }
+    let outside = format!("{CLIENT4}:");
+    let mut lines = listed.lines().filter(|line| line.contains(&outside));
+    ensure!(
+        lines.all(|line| !line.contains(" as ")),
+        "clients elsewhere keep their addresses:\n{listed}"
+    );
+    let status = waxwing.ask(&["status"])?.stdout;
+    ensure!(
+        status.contains(&format!("source    {v4}  ports 1024-65535")),
+        "{status}"
+    );
+    waxwing.stop().map(drop)
+}
+
+/// Nothing of what servers answer to the clients' network comes to the balancer.
+fn servers_with_another_gateway_are_served() -> Result<()> {
+    let topology = network(2)?;
+    let _servers = nginx(&topology)?;
+    for server in &topology.servers {
+        server.ip("route replace default via 10.2.0.99\nroute replace ::/0 via fd00:2::99\n")?;
+    }
+    let mut config = web(&topology).with_sources(sources(&[], "1024-65535"));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let direct = curl_briefly(&topology.client, VIP4);
+    ensure!(direct.is_err(), "without source NAT: {direct:?}");
+    for service in &mut config.services {
+        service.source_nat = Some("always");
+    }
+    waxwing.reload(&config)?;
+    for vip in [VIP4, VIP6] {
+        let answered = who_answers(&topology.client, vip, 6)?;
+        ensure!(
+            answered == ["server=1\n", "server=2\n"],
+            "{vip}: {answered:?}"
+        );
+    }
+    waxwing.stop().map(drop)
+}
+
+/// Eight ports are eight connections; the ninth is dropped and counted, and none of the eight suffers.
+fn a_small_pool_holds_as_many_connections_as_ports() -> Result<()> {
+    let topology = network(2)?;
+    let _server = Server::moody(&topology, 1, 9000..=9000)?;
+    let config = Config::new(&topology)
+        .with(Service::v4("web", "tcp", (80, 9000), 1))
+        .with_sources(sources(&SERVERS, "5000-5007"));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let vip = SocketAddr::new(VIP4, 80);
+    let ask = |connection: &mut TcpStream| get(connection, "/healthz");
+    topology.servers[1].enter(|| -> Result<()> {
+        let mut connections = (0..8)
+            .map(|_| connect(vip))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        connections
+            .iter_mut()
+            .try_for_each(|it| ask(it).map(drop))?;
+        ensure!(connect(vip).is_err(), "the ninth was served");
+        connections
+            .iter_mut()
+            .try_for_each(|it| ask(it).map(drop))?;
+        drop(connections.pop());
+        // As soon as both ends have said so.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut ninth = loop {
+            match connect(vip) {
+                Ok(ninth) => break ninth,
+                Err(error) => ensure!(Instant::now() < deadline, "no port came free: {error}"),
+            }
+        };
+        ask(&mut ninth)?;
+        connections
+            .iter_mut()
+            .try_for_each(|it| ask(it).map(drop))?;
+        Ok(())
+    })??;
+    let status = waxwing.status()?;
+    ensure!(status.dropped("source_ports") > 0, "{status}");
+    ensure!(status.dropped("tuple_clash") == 0, "{status}");
+    waxwing.stop().map(drop)
+}
+
+/// Each port serves one connection after another, though one that is over would hold it for minutes.
+fn short_connections_share_a_small_pool() -> Result<()> {
+    let topology = network(3)?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let config = web(&topology).with_sources(sources(&SERVERS, "5000-5063"));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    for vip in [VIP4, VIP6] {
+        let load = Load {
+            // Twice as many as there are ports, and each has a second.
+            rate: 150,
+            ..actors::connections(vip, 80, Duration::from_secs(3))
+        };
+        let tally = actors::load(&topology.servers[2], load)?;
+        ensure!(
+            tally.failed() == 0 && tally.answers() > 192,
+            "{vip}: {} answers, {:?}",
+            tally.answers(),
+            tally.failures
+        );
+        ensure!(tally.servers.len() == 3, "{:?}", tally.servers);
+    }
+    waxwing.stop().map(drop)
+}
+
+/// A VIP that is a server in all but its address; and one port of it that is not.
+fn all_ports_lead_to_the_servers_own() -> Result<()> {
+    let topology = network(2)?;
+    let first = [Kind::Nginx, Kind::Redis, Kind::Dnsmasq]
+        .into_iter()
+        .map(|kind| Server::start(&topology, 1, kind))
+        .collect::<Result<Vec<_>>>()?;
+    let _second = actors::nginx(&topology, 2, 8080, 1024)?;
+    let mut web = Service::v4("web", "tcp", (80, 8080), 2);
+    web.backends.remove(0);
+    let config = Config::new(&topology)
+        .with(Service::v4("tcp", "tcp", (1, 1), 1).on_ports("all"))
+        .with(Service::v4("udp", "udp", (1, 1), 1).on_ports("50-59"))
+        .with(web)
+        .with_sources(sources(&SERVERS, "1024-65535"));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    for from in [&topology.client, &topology.servers[0], &topology.servers[1]] {
+        for server in &first {
+            let (kind, port) = (server.kind(), server.address().port());
+            let asked = from.enter(|| query::ask(kind, SocketAddr::new(VIP4, port)))?;
+            asked.with_context(|| format!("{kind:?} by port {port}, from {}", from.name()))?;
+        }
+        ensure!(who_answers(from, VIP4, 3)? == ["server=2\n"], "port 80");
+    }
+    // What such a server has to do with others is the kernel's, as ever.
+    let _elsewhere = actors::http_server(&topology.client, 8080, "client")?;
+    let answer = curl(&topology.servers[0], &format!("http://{CLIENT4}:8080/"))?;
+    ensure!(answer.contains("client"), "{answer}");
+    let status = waxwing.ask(&["status"])?.stdout;
+    for line in ["tcp 203.0.113.10 port all", "udp 203.0.113.10 port 50-59"] {
+        ensure!(status.contains(line), "no {line:?} in:\n{status}");
+    }
+    drained(&waxwing, &Backend::new(first[0].address().ip(), 0))?;
+    waxwing.stop().map(drop)
+}
+
+/// A server without a port is called by its address.
+fn drained(waxwing: &Waxwing<'_>, backend: &Backend) -> Result<()> {
+    let address = backend.address.to_string();
+    let said = waxwing.ask(&["backend", "drain", "tcp", &address])?;
+    ensure!(said.status.success(), "{}{}", said.stdout, said.stderr);
+    let health = waxwing.ask(&["health", "--service", "tcp"])?;
+    ensure!(
+        !health.status.success(),
+        "its one server drains: {}",
+        health.stdout
+    );
+    Ok(())
+}

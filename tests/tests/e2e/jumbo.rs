@@ -1,0 +1,222 @@
+//! Links that carry jumbo frames: everywhere, on one side only, and from some moment on.
+
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::errno::Errno;
+use waxwing_tests::status::Status;
+use waxwing_tests::topology::{VIP4, VIP6, VipRoute};
+use waxwing_tests::{Config, Layout, Service, Topology, Waxwing, actors};
+
+use crate::icmp::{client, failure, server, services};
+use crate::traffic::{host, iperf3, web};
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(jumbo_frames_carry_a_download_unchanged, "nginx", "curl"),
+    scenario!(jumbo_frames_carry_streams_and_datagrams, "iperf3"),
+    scenario!(a_standard_port_beside_a_jumbo_one_is_found, "iperf3"),
+    scenario!(a_jumbo_datagram_that_may_be_cut_arrives_whole),
+    scenario!(a_jumbo_datagram_that_may_not_be_cut_is_refused),
+    scenario!(an_mtu_that_is_raised_is_told, "nginx", "curl"),
+];
+
+const MTU: u32 = 9000;
+/// Ethernet, IPv6 and TCP headers with timestamps leave this much of a frame of full size; where
+/// acknowledgements are counted with them, frames that are as long on average are jumbo frames.
+const MEAN_LEN_MIN: u64 = 3000;
+
+fn network(servers: u8) -> Result<Topology> {
+    Topology::new(Layout {
+        servers,
+        vips: VipRoute::Gateway,
+        mtu: MTU,
+        ..Layout::default()
+    })
+}
+
+/// How many bytes the workers sent so far, in how many frames.
+fn transmitted(status: &Status) -> (u64, u64) {
+    let workers = status.0["workers"].as_array().into_iter().flatten();
+    workers.fold((0, 0), |(bytes, packets), worker| {
+        let count = |name: &str| worker["transmitted"][name].as_u64().unwrap_or(0);
+        (bytes + count("bytes"), packets + count("packets"))
+    })
+}
+
+/// Asserts that what was sent since then went in jumbo frames.
+fn assert_jumbo(waxwing: &Waxwing<'_>, before: &Status, what: &str) -> Result<()> {
+    let after = waxwing.status()?;
+    let ((bytes, packets), earlier) = (transmitted(&after), transmitted(before));
+    let mean = (bytes - earlier.0) / (packets - earlier.1).max(1);
+    eprintln!("{what}: {mean} bytes a frame, drops {:?}", after.drops());
+    ensure!(mean > MEAN_LEN_MIN, "{what}: {mean} bytes a frame only");
+    ensure!(after.dropped("malformed") == 0, "{what}: frames were torn");
+    Ok(())
+}
+
+/// Fifty megabytes, over both families.
+fn jumbo_frames_carry_a_download_unchanged() -> Result<()> {
+    let topology = network(1)?;
+    let _server = actors::nginx(&topology, 1, 8080, 50_000_000)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let data = fs::read(topology.scratch.path().join("nginx1/www/data"))?;
+    for vip in [VIP4, VIP6] {
+        let before = waxwing.status()?;
+        ensure!(download(&topology, vip)? == data, "{vip}: the data changed");
+        assert_jumbo(&waxwing, &before, &vip.to_string())?;
+    }
+    waxwing.stop().map(drop)
+}
+
+/// What curl gets of nginx's data.
+fn download(topology: &Topology, vip: IpAddr) -> Result<Vec<u8>> {
+    let copy = topology.scratch.path().join("copy");
+    let to = copy.to_str().context("the path is text")?;
+    let url = format!("http://{}/data", host(vip));
+    let args = ["-sS", "--globoff", "--max-time", "60", "-o", to, &url];
+    topology.client.run("curl", &args)?;
+    Ok(fs::read(copy)?)
+}
+
+fn jumbo_frames_carry_streams_and_datagrams() -> Result<()> {
+    let topology = network(1)?;
+    let _server = actors::iperf3_server(&topology.servers[0], 5201)?;
+    let config = Config::new(&topology)
+        .with(Service::v4("tcp4", "tcp", (5201, 5201), 1))
+        .with(Service::v6("tcp6", "tcp", (5201, 5201), 1))
+        .with(Service::v4("udp4", "udp", (5201, 5201), 1))
+        .with(Service::v6("udp6", "udp", (5201, 5201), 1));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    for vip in [VIP4, VIP6] {
+        for direction in [&[][..], &["--reverse"]] {
+            let before = waxwing.status()?;
+            let tcp = iperf3(&topology, vip, direction)?;
+            let received = tcp["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0);
+            let what = format!("{vip} {direction:?}: {received} bytes by TCP");
+            ensure!(received > 10 << 20, "{what}");
+            assert_jumbo(&waxwing, &before, &what)?;
+
+            let before = waxwing.status()?;
+            let no_room = datagrams_without_room(&topology)?;
+            let udp = ["--udp", "--bitrate", "20M", "--length", "8900"];
+            let udp = iperf3(&topology, vip, &[&udp, direction].concat())?;
+            let sum = &udp["end"]["sum"];
+            let (sent, lost) = (sum["packets"].as_u64(), sum["lost_packets"].as_u64());
+            // A socket holds a dozen of such datagrams while its reader waits for a processor.
+            let no_room = datagrams_without_room(&topology)? - no_room;
+            let what = format!(
+                "{vip} {direction:?}: UDP, {lost:?} of {sent:?} lost, {no_room} for want of room at their end"
+            );
+            ensure!(sent > Some(400) && lost <= Some(no_room), "{what}");
+            assert_jumbo(&waxwing, &before, &what)?;
+        }
+    }
+    waxwing.stop().map(drop)
+}
+
+/// Datagrams that arrived at the client or the server, whose sockets had no room for them.
+fn datagrams_without_room(topology: &Topology) -> Result<u64> {
+    let mut count = 0;
+    for host in [&topology.client, &topology.servers[0]] {
+        let v6 = host.run("cat", &["/proc/net/snmp6"])?;
+        let of_v6 = v6
+            .lines()
+            .find_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
+        let v4 = host.run("cat", &["/proc/net/snmp"])?;
+        let mut udp = v4.lines().filter_map(|line| line.strip_prefix("Udp:"));
+        let (names, values) = (udp.next().unwrap_or(""), udp.next().unwrap_or(""));
+        let mut fields = names.split_whitespace().zip(values.split_whitespace());
+        let of_v4 = fields.find(|(name, _)| *name == "RcvbufErrors");
+        for text in [of_v6, of_v4.map(|(_, value)| value)] {
+            count += text.context("the kernel's count")?.trim().parse::<u64>()?;
+        }
+    }
+    Ok(count)
+}
+
+/// Both ends announce segments for jumbo frames, and the balancer's port on the way is a standard one.
+fn a_standard_port_beside_a_jumbo_one_is_found() -> Result<()> {
+    for (port, direction) in [("back", &[][..]), ("front", &["--reverse"])] {
+        let topology = network(1)?;
+        topology
+            .balancer
+            .ip(&format!("link set {port} mtu 1500\n"))?;
+        let _server = actors::iperf3_server(&topology.servers[0], 5201)?;
+        let waxwing = Waxwing::start(&topology, &services(&topology, "tcp"))?;
+        for vip in [VIP4, VIP6] {
+            let report = iperf3(&topology, vip, direction)?;
+            let received = report["end"]["sum_received"]["bytes"].as_u64();
+            ensure!(
+                received > Some(1 << 20),
+                "{port}, {vip}: only {received:?} bytes arrived"
+            );
+        }
+        let told = waxwing.status()?.counted("told_too_big");
+        ensure!(told >= 2, "{port}: only {told} senders were told");
+        waxwing.stop()?;
+    }
+    Ok(())
+}
+
+/// Bytes of which no two pieces are alike, as many as a jumbo frame takes.
+fn large() -> Vec<u8> {
+    (0_u8..251).cycle().take(8900).collect()
+}
+
+fn receive(socket: &UdpSocket) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; 10_000];
+    let len = socket.recv(&mut buffer).context("nothing arrived")?;
+    buffer.truncate(len);
+    Ok(buffer)
+}
+
+fn a_jumbo_datagram_that_may_be_cut_arrives_whole() -> Result<()> {
+    let topology = network(1)?;
+    topology.balancer.ip("link set back mtu 1500\n")?;
+    // Its sockets then leave it to routers to cut what they send.
+    topology.client.sysctl(&["net.ipv4.ip_no_pmtu_disc=1"])?;
+    let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
+    let (server, client) = (server(&topology, VIP4)?, client(&topology, VIP4)?);
+    for _ in 0..3 {
+        client.send(&large())?;
+        ensure!(receive(&server)? == large(), "the datagram changed");
+    }
+    let cut = waxwing.status()?.counted("cut");
+    ensure!(cut == 3, "{cut} datagrams were cut");
+    waxwing.stop().map(drop)
+}
+
+fn a_jumbo_datagram_that_may_not_be_cut_is_refused() -> Result<()> {
+    let topology = network(1)?;
+    topology.balancer.ip("link set back mtu 1500\n")?;
+    let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
+    let (server, client) = (server(&topology, VIP6)?, client(&topology, VIP6)?);
+    client.send(&large())?;
+    let error = failure(&client, VIP6)?;
+    ensure!(error == Errno::EMSGSIZE, "{error}, not too big");
+    // The sender has learnt, and cuts it itself.
+    client.send(&large())?;
+    ensure!(receive(&server)? == large(), "the datagram changed");
+    waxwing.stop().map(drop)
+}
+
+/// While it runs the memory is what it was laid out as at the start; what fits goes on.
+fn an_mtu_that_is_raised_is_told() -> Result<()> {
+    let topology = Topology::new(Layout {
+        servers: 1,
+        ..Layout::default()
+    })?;
+    let _server = actors::nginx(&topology, 1, 8080, 1 << 20)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    topology.balancer.ip("link set front mtu 9000\n")?;
+    let words = "front: MTU 9000 is more than the 3818";
+    waxwing.wait_log(words)?;
+    let told = |status: &Status| status.0["problems"].to_string().contains(words);
+    waxwing.wait_status("the problem", told)?;
+    ensure!(download(&topology, VIP4)?.len() == 1 << 20, "it is cut off");
+    topology.balancer.ip("link set front mtu 1500\n")?;
+    waxwing.wait_status("no problem", |status| !told(status))?;
+    waxwing.stop().map(drop)
+}
