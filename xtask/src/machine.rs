@@ -10,10 +10,16 @@ use std::process::Command;
 
 use crate::{packages, run, setup};
 
-/// Always names the newest kernel for virtual machines.
-const NEWEST: &str = "linux-image-cloud-amd64";
+/// The series whose kernels are one package each, and which the scenarios have been run on.
+const SERIES: &str = "6.18.";
 
-/// Where it comes from: virtio's zero-copy began with Linux 6.13.
+/// Of newer series: the packages that are one kernel.
+const SPLIT: [&str; 2] = ["linux-binary-", "linux-modules-"];
+
+/// How Debian's names of kernels for virtual machines end.
+const FLAVOUR: &str = "-cloud-amd64";
+
+/// Where they come from: virtio's zero-copy began with Linux 6.13.
 const SOURCE: &str = "deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
                       http://deb.debian.org/debian trixie-backports main\n";
 
@@ -40,19 +46,55 @@ fn kernel() -> Result<(), String> {
     remove(&work)?;
     let apt = Apt::new(&work.join("apt"))?;
     apt.run("apt-get", &["update", "--error-on=any"])?;
-    let package = apt.newest()?;
-    apt.run("apt-get", &["download", &package])?;
+    let packages = newest(&apt.names()?).ok_or("Debian's archive has no kernel for it")?;
+    for package in packages {
+        apt.run("apt-get", &["download", &package])?;
+    }
     let unpacked = unpack(&apt.directory, &work)?;
     rename(&unpacked, &place)?;
     remove(&work)
 }
 
-/// Unpacks the one package that is in a directory. Returns where the kernel and its modules are.
+/// The packages of the newest kernel of our series, or else of the newest at all: `names` has one
+/// name a line.
+fn newest(names: &str) -> Option<Vec<String>> {
+    let versions = |prefix: &str| {
+        let of = |name: &str| Some(name.strip_prefix(prefix)?.strip_suffix(FLAVOUR)?.to_owned());
+        let mut versions: Vec<String> = names.lines().filter_map(of).collect();
+        versions.sort_by_key(|version| numbers(version));
+        versions
+    };
+    let image = "linux-image-";
+    let mut ours = versions(image);
+    ours.retain(|version| version.starts_with(SERIES));
+    if let Some(version) = ours.pop() {
+        return Some(vec![format!("{image}{version}{FLAVOUR}")]);
+    }
+    let [binary, modules] = SPLIT;
+    let with_modules = versions(modules);
+    let mut whole = versions(binary);
+    whole.retain(|version| with_modules.contains(version));
+    let version = whole.pop()?;
+    Some(SPLIT.map(|prefix| format!("{prefix}{version}{FLAVOUR}")).into())
+}
+
+/// The numbers in a version, in their order.
+fn numbers(version: &str) -> Vec<u32> {
+    version
+        .split(|letter: char| !letter.is_ascii_digit())
+        .filter_map(|number| number.parse().ok())
+        .collect()
+}
+
+/// Unpacks the packages that are in a directory. Returns where the kernel and its modules are.
 fn unpack(packages: &Path, work: &Path) -> Result<PathBuf, String> {
-    let package = only(packages, |name| name.ends_with(".deb"))?;
     let root = work.join("root");
-    let mut dpkg = Command::new("dpkg-deb");
-    run::command(dpkg.arg("--extract").arg(&package).arg(&root))?;
+    let files = fs::read_dir(packages).into_iter().flatten().flatten();
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|end| end == "deb");
+    for package in files.map(|file| file.path()).filter(is_package) {
+        let mut dpkg = Command::new("dpkg-deb");
+        run::command(dpkg.arg("--extract").arg(package).arg(&root))?;
+    }
     let image = only(&root.join("boot"), |name| name.starts_with("vmlinuz-"))?;
     rename(&image, &root.join("vmlinuz"))?;
     // Newer packages have no `/lib` of their own.
@@ -109,16 +151,11 @@ impl Apt {
         })
     }
 
-    /// The package of the newest kernel.
-    fn newest(&self) -> Result<String, String> {
+    /// The names of all packages of kernels, one a line.
+    fn names(&self) -> Result<String, String> {
         let mut arguments: Vec<&str> = self.options.iter().map(String::as_str).collect();
-        arguments.extend(["depends", NEWEST]);
-        let depends = run::output("apt-cache", &arguments).unwrap_or_default();
-        depends
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Depends: "))
-            .map(str::to_owned)
-            .ok_or_else(|| format!("Debian's archive names no kernel for {NEWEST}"))
+        arguments.extend(["pkgnames", "linux-"]);
+        run::output("apt-cache", &arguments).ok_or("`apt-cache pkgnames` failed".to_owned())
     }
 
     /// Runs a command of apt's in its directory.
@@ -172,4 +209,36 @@ fn remove(directory: &Path) -> Result<(), String> {
     }
     fs::remove_dir_all(directory)
         .map_err(|error| format!("cannot remove {}: {error}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest;
+
+    #[test]
+    fn a_kernel_of_our_series_comes_first_and_else_the_newest_that_is_whole() {
+        let ours = "linux-image-6.18.9+deb13-cloud-amd64\n\
+                    linux-image-6.18.15+deb13-cloud-amd64\n\
+                    linux-image-6.18.15+deb13-amd64\n";
+        let newer = "linux-image-7.3.4+deb13-cloud-amd64\n\
+                     linux-image-7.3.4+deb13-cloud-amd64-dbg\n\
+                     linux-binary-7.3.4+deb13-cloud-amd64\n\
+                     linux-binary-7.2.12+deb13-cloud-amd64\n\
+                     linux-modules-7.2.12+deb13-cloud-amd64\n\
+                     linux-binary-7.2.9+deb13-cloud-amd64\n\
+                     linux-modules-7.2.9+deb13-cloud-amd64\n";
+        let found = |names: &str| newest(names).unwrap_or_default();
+        assert_eq!(
+            found(&format!("{newer}{ours}")),
+            ["linux-image-6.18.15+deb13-cloud-amd64"]
+        );
+        assert_eq!(
+            found(newer),
+            [
+                "linux-binary-7.2.12+deb13-cloud-amd64",
+                "linux-modules-7.2.12+deb13-cloud-amd64"
+            ]
+        );
+        assert_eq!(newest("linux-base\n"), None);
+    }
 }

@@ -6,13 +6,13 @@
 
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::PathBuf;
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::{Rules, Steering};
 use xsk_rs::umem::Umem;
 
-use crate::frame::Owned;
 use crate::io::WorkerParts;
 use crate::options::LINK_LEN_MAX;
 use crate::program::{Addressees, AttachMode, Class, Program};
@@ -115,11 +115,7 @@ pub fn attach(
         None => Vec::new(),
     };
     let settings = defer_interrupts_of(&mut reports, &sockets.bound, options);
-    let frames = sockets.frames.into_iter().map(|desc| {
-        // SAFETY: each descriptor of the UMEM just made comes here once, and none was lent yet.
-        unsafe { Owned::adopt(desc) }
-    });
-    let parts = share_out(&sockets.umem, sockets.bound, frames, taps, options, buffers);
+    let parts = share_out(&sockets.umem, sockets.bound, taps, options, buffers);
     let own = |interface: &Interface| Addressees::Own(interface.mac);
     Ok((
         Attached {
@@ -231,12 +227,10 @@ fn steer(
     Ok(counts)
 }
 
-/// Gives each worker its queue of every port, its frames and its way to the kernel. The sockets
-/// have frames to receive into from here on, so that no frame is lost to a worker that starts late.
+/// Gives each worker its queue of every port, its frames and its way to the kernel.
 fn share_out(
     umem: &Umem,
     bound: Vec<Vec<QueueSocket>>,
-    mut frames: impl Iterator<Item = Owned>,
     taps: Vec<TapQueue>,
     options: &Options,
     buffers: Buffers,
@@ -247,10 +241,8 @@ fn share_out(
     let mut of_worker = |queue| {
         let mut sockets: Vec<_> = by_port.iter_mut().map(Iterator::next).collect();
         let total = sockets.iter().flatten().count() * options.frames_per_queue as usize;
-        let mut free: Vec<Owned> = frames.by_ref().take(total).collect();
-        for socket in sockets.iter_mut().flatten() {
-            socket.rings.fill_up(&mut free);
-        }
+        let of_socket = |socket: &mut QueueSocket| mem::take(&mut socket.free);
+        let free = sockets.iter_mut().flatten().flat_map(of_socket).collect();
         let (umem, tap, poll) = (umem.clone(), taps.next(), options.poll);
         WorkerParts {
             queue,
