@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -164,22 +164,27 @@ impl Namespace {
     }
 
     /// Takes a card of the virtual machine that this runs in, by its number, and brings it up under
-    /// a name. It goes back with the namespace, in its own time.
+    /// a name, until [`Namespace::return_card`].
     ///
     /// # Errors
-    /// There is no such card, or another namespace has it and keeps it.
+    /// There is no such card, or another namespace has it.
     pub fn adopt_card(&self, number: u8, name: &str) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let card = loop {
-            match interface_with(&card_mac(number))? {
-                Some(card) => break card,
-                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
-                None => bail!("card {number} is not free"),
-            }
-        };
+        let card = interface_with(&card_mac(number))?;
+        let card = card.with_context(|| format!("card {number} is not here"))?;
         ip(&["link", "set", &card, "down"])?;
         ip(&["link", "set", &card, "netns", &self.name, "name", name])?;
         self.ip(&format!("link set {name} up\n"))
+    }
+
+    /// Gives a card back. One that is left here comes back with the namespace's end, which a
+    /// connection that nobody answers any more puts off for minutes.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn return_card(&self, number: u8, name: &str) -> Result<()> {
+        self.ip(&format!(
+            "link set {name} down\nlink set {name} netns 1 name card{number}\n"
+        ))
     }
 
     /// Whether an interface carries an XDP program, native or generic.

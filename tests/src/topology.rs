@@ -186,12 +186,20 @@ impl Topology {
             .try_for_each(|server| self.plug((server, "eth0"), narrow))
     }
 
-    /// The machine's hubs join cards 0 and 2, and cards 1 and 3.
+    /// Who has which card: the machine's hubs join cards 0 and 2, and cards 1 and 3.
+    fn cards(&self) -> [(&Namespace, &'static str); 4] {
+        [
+            (&self.client, "eth0"),
+            (&self.switch, "uplink"),
+            (&self.balancer, "front"),
+            (&self.balancer, "back"),
+        ]
+    }
+
     fn wire_cards(&self) -> Result<()> {
-        self.client.adopt_card(0, "eth0")?;
-        self.switch.adopt_card(1, "uplink")?;
-        self.balancer.adopt_card(2, "front")?;
-        self.balancer.adopt_card(3, "back")?;
+        for (number, (namespace, name)) in (0..).zip(self.cards()) {
+            namespace.adopt_card(number, name)?;
+        }
         self.switch.ip("link set uplink master bridge\n")
     }
 
@@ -255,5 +263,16 @@ impl Topology {
             ))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Topology {
+    fn drop(&mut self) {
+        if self.layout.wires == Wires::Cards {
+            for (number, (namespace, name)) in (0..).zip(self.cards()) {
+                // One that is not there was not taken.
+                drop(namespace.return_card(number, name));
+            }
+        }
     }
 }

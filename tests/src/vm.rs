@@ -32,7 +32,7 @@ const HOST_TOOLS: &[&str] = &["qemu-system-x86_64", "ldd", "setpriv"];
 
 /// What the guest says: one of these a line, as JSON, on its second serial port. The host's lines
 /// are names of scenarios.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
     /// Booted; a scenario may be asked for.

@@ -75,7 +75,11 @@ fn newest(names: &str) -> Option<Vec<String>> {
     let mut whole = versions(binary);
     whole.retain(|version| with_modules.contains(version));
     let version = whole.pop()?;
-    Some(SPLIT.map(|prefix| format!("{prefix}{version}{FLAVOUR}")).into())
+    Some(
+        SPLIT
+            .map(|prefix| format!("{prefix}{version}{FLAVOUR}"))
+            .into(),
+    )
 }
 
 /// The numbers in a version, in their order.

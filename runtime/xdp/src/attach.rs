@@ -13,6 +13,7 @@ use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::{Rules, Steering};
 use xsk_rs::umem::Umem;
 
+use crate::groups::Groups;
 use crate::io::WorkerParts;
 use crate::options::LINK_LEN_MAX;
 use crate::program::{Addressees, AttachMode, Class, Program};
@@ -38,6 +39,7 @@ pub struct Attached {
     counts: Vec<(PortId, u32, Counts)>,
     /// What the program was told, by port id.
     addressees: Vec<Addressees>,
+    groups: Groups,
     /// Restored when this is dropped.
     _device_settings: Vec<DeviceSetting>,
 }
@@ -124,6 +126,7 @@ pub fn attach(
             reports,
             counts,
             addressees: interfaces.iter().map(own).collect(),
+            groups: Groups::default(),
             _device_settings: settings,
         },
         parts,
@@ -314,6 +317,13 @@ impl Steering for Attached {
             }
             report.interface.mac = *mac;
             first += queues;
+        }
+        let ports: Vec<u32> = self.reports.iter().map(|r| r.interface.index).collect();
+        if let Err(error) = self.groups.follow(rules, &ports) {
+            tracing::warn!(
+                "neighbours may not find an IPv6 VIP, for no port hears the group that they ask in: \
+                 {error}; is IPv6 on at every port (net.ipv6.conf.*.disable_ipv6)?"
+            );
         }
         self.program.apply(rules)
     }

@@ -71,8 +71,12 @@ pub fn serve(scenarios: &[Scenario]) -> ! {
 }
 
 fn try_serve(scenarios: &[Scenario]) -> Result<()> {
-    settle_in()?;
+    mount_all()?;
     let (asked, report) = open_host().context("the serial port to the host")?;
+    report.say("the kernel runs");
+    for module in MODULES {
+        process::run(Command::new("modprobe").arg(module))?;
+    }
     report.send(&Word::Ready);
     for name in asked.lines() {
         let name = name?;
@@ -90,7 +94,7 @@ fn try_serve(scenarios: &[Scenario]) -> Result<()> {
 }
 
 /// What a system's own first process does before any other.
-fn settle_in() -> Result<()> {
+fn mount_all() -> Result<()> {
     let none = None::<&str>;
     for (kind, path) in [
         ("proc", "/proc"),
@@ -101,9 +105,6 @@ fn settle_in() -> Result<()> {
     ] {
         mount(Some(kind), path, Some(kind), MsFlags::empty(), none)
             .with_context(|| format!("cannot mount {path}"))?;
-    }
-    for module in MODULES {
-        process::run(Command::new("modprobe").arg(module))?;
     }
     Ok(())
 }

@@ -51,49 +51,63 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots this program as the guest's first one, and waits until it is ready.
+    /// Boots this program as the guest's first one, and waits until it is ready, for `limit` at
+    /// most; `say` gets how far it is.
     ///
     /// # Errors
     /// Something that it needs is missing, or it does not get ready; the text has the console's end.
-    pub fn boot(kernel: &Kernel, image: &Image) -> Result<Self> {
+    pub fn boot(
+        kernel: &Kernel,
+        image: &Image,
+        limit: Duration,
+        say: impl Fn(&str),
+    ) -> Result<Self> {
         let scratch = Scratch::new()?;
         let archive = scratch.path().join("initramfs");
         let console = scratch.path().join("console");
+        let release = kernel.release();
         image.write(kernel, &archive)?;
+        let megabytes = fs::metadata(&archive)?.len() >> 20;
+        say(&format!(
+            "Linux {release}, {megabytes} MiB of programs: QEMU begins"
+        ));
+        let begun = Instant::now();
         let mut machine = Self {
             process: Process::spawn_asked("qemu", &qemu(kernel, &archive, &console))?,
             console,
             _scratch: scratch,
         };
-        let deadline = Instant::now() + BOOT_TIMEOUT;
-        match machine.hear(deadline)? {
-            Word::Ready => {
-                // It has unpacked the archive; memory is dearer than a look at it afterwards.
-                fs::remove_file(archive)?;
-                Ok(machine)
-            }
-            word => bail!("the guest began with {word:?}"),
-        }
+        let after = |what: &str| {
+            say(&format!(
+                "{what} after {:.1} s",
+                begun.elapsed().as_secs_f64()
+            ))
+        };
+        machine.listen(limit.min(BOOT_TIMEOUT), Word::Ready, after)?;
+        after("ready");
+        // It has unpacked the archive; memory is dearer than a look at it afterwards.
+        fs::remove_file(archive)?;
+        Ok(machine)
     }
 
     /// Runs a scenario to its end; `say` gets what it says for people.
     ///
     /// # Errors
     /// It failed, or did not end within `limit`; the text has the console's end.
-    pub fn run(
-        &mut self,
-        scenario: &str,
-        limit: Duration,
-        mut say: impl FnMut(&str),
-    ) -> Result<()> {
-        let deadline = Instant::now() + limit;
+    pub fn run(&mut self, scenario: &str, limit: Duration, say: impl FnMut(&str)) -> Result<()> {
         self.process.ask(scenario)?;
+        self.listen(limit, Word::Passed, say)
+    }
+
+    /// Hears the guest until it says `end`, for `limit` at most.
+    fn listen(&mut self, limit: Duration, end: Word, mut say: impl FnMut(&str)) -> Result<()> {
+        let deadline = Instant::now() + limit;
         loop {
             match self.hear(deadline)? {
                 Word::Said(text) => say(&text),
-                Word::Passed => return Ok(()),
                 Word::Failed(why) => bail!("{why}\n{}", self.console_tail()),
-                Word::Ready => bail!("the guest began anew\n{}", self.console_tail()),
+                word if word == end => return Ok(()),
+                word => bail!("the guest said {word:?}\n{}", self.console_tail()),
             }
         }
     }

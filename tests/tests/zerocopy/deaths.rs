@@ -8,7 +8,7 @@ use waxwing_tests::vm::guest::{Report, Scenario};
 use waxwing_tests::{Topology, Waxwing, actors};
 
 use crate::traffic::{curl, download, nginx};
-use crate::{assert_zero_copy, config, scenario, topology};
+use crate::{assert_zero_copy, config_of_turns, scenario, topology};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(
     killed_or_stopped_it_leaves_the_kernel_its_traffic
@@ -23,7 +23,7 @@ fn killed_or_stopped_it_leaves_the_kernel_its_traffic(report: &Report) -> Result
     let _own = actors::http_server(&topology.balancer, 22, "balancer")?;
     let addresses = || topology.balancer.run("ip", &["-brief", "address"]);
     let before = addresses()?;
-    let mut waxwing = Waxwing::start(&topology, &config(&topology))?;
+    let mut waxwing = Waxwing::start(&topology, &config_of_turns(&topology)?)?;
     download(&topology, VIP4)?;
     waxwing.kill();
     let took = assert_kernel_serves(&topology)?;

@@ -6,7 +6,7 @@ use waxwing_tests::vm::guest::{Report, Scenario};
 use waxwing_tests::{Waxwing, vlan};
 
 use crate::traffic::{curl, nginx};
-use crate::{assert_zero_copy, config, scenario, topology};
+use crate::{assert_zero_copy, config_of_turns, scenario, topology};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(backends_behind_a_vlan_device_are_reached)];
 
@@ -14,7 +14,7 @@ fn backends_behind_a_vlan_device_are_reached(report: &Report) -> Result<()> {
     let topology = topology()?;
     vlan::move_servers(&topology)?;
     let _servers = nginx(&topology)?;
-    let waxwing = Waxwing::start(&topology, &config(&topology))?;
+    let waxwing = Waxwing::start(&topology, &config_of_turns(&topology)?)?;
     for root in [format!("http://{VIP4}/"), format!("http://[{VIP6}]/")] {
         let answers = [curl(&topology, &root)?, curl(&topology, &root)?];
         ensure!(answers[0] != answers[1], "{root}: {answers:?}");
