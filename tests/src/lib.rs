@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod check_wat;
 pub mod config;
 pub mod detour;
+pub mod echo;
 pub mod faults;
 pub mod hostile;
 pub mod http_server;

@@ -32,13 +32,15 @@ const HOST_TOOLS: &[&str] = &["qemu-system-x86_64", "ldd", "setpriv"];
 
 /// What the guest says: one of these a line, as JSON, on its second serial port. The host's lines
 /// are names of scenarios.
-#[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
     /// Booted; a scenario may be asked for.
     Ready,
     /// For people.
     Said(String),
+    /// What was measured, and its value.
+    Measured(String, f64),
     /// The scenario has passed.
     Passed,
     /// It has not, and why.

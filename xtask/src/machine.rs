@@ -28,10 +28,28 @@ pub(crate) fn prepare() {
     if std::env::consts::ARCH != "x86_64" {
         return;
     }
-    let outcome = setup::debian(packages::MACHINE).and_then(|()| kernel());
-    if let Err(error) = outcome {
+    if let Err(error) = fetch() {
         println!("   the tests in a virtual machine (`zerocopy`) will be skipped: {error}");
     }
+}
+
+fn fetch() -> Result<(), String> {
+    setup::debian(packages::MACHINE)?;
+    kernel()
+}
+
+/// Waxwing beside the balancers of that kernel.
+pub(crate) fn bench(arguments: &[String]) -> Result<(), String> {
+    setup::everything()?;
+    fetch()?;
+    setup::debian(packages::MACHINE_PEERS)?;
+    run::step("building the balancer and the bench, as for a release");
+    run::cargo(&["build", "--release", "--workspace", "--bins"])?;
+    let target = run::target();
+    let mut call = Command::new(target.join("release/waxwing-vm-bench"));
+    call.arg("--target").arg(&target).args(arguments);
+    run::step("measuring in a virtual machine");
+    run::command(call.current_dir(run::root()))
 }
 
 /// Fetches the kernel, once.

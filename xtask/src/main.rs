@@ -35,6 +35,10 @@ cargo xtask COMMAND
   fuzz [--seconds N]    the packet's way under input that is led by coverage, each target for so long
                         (600); installs cargo-fuzz, where it is missing
   bench [FILTER]        the criterion benches, and the table of what each policy's pick costs
+  bench vm [OPTIONS]    Waxwing in zero-copy mode beside IPVS and nftables, in a virtual machine; a table,
+                        charts and JSON in target/bench/vm
+      --rounds N          how often each is measured (5)
+      --keep              also copy the results to benches/results/vm
 ";
 
 fn main() -> ExitCode {
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         "ci" => setup::everything().and_then(|()| ci::all()),
         "fuzz" => fuzz::all(rest),
         "simulate" => simulate::forever(rest),
+        "bench" if rest.first().is_some_and(|what| what == "vm") => machine::bench(&rest[1..]),
         "bench" => setup::everything().and_then(|()| bench(rest)),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

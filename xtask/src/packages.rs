@@ -39,12 +39,16 @@ pub(crate) const MACHINE: &[&str] = &[
     "debian-archive-keyring", // what its kernel is verified by
 ];
 
+/// To compare with there.
+pub(crate) const MACHINE_PEERS: &[&str] = &["ipvsadm"];
+
 /// The packages among all these that bring a service, and what systemd calls it: none of them may run
 /// beside what the tests start themselves.
 pub(crate) const SERVICES: &[(&str, &str)] = &[
     ("nginx-light", "nginx"),
     ("redis-server", "redis-server"),
     ("postgresql", "postgresql"),
+    ("ipvsadm", "ipvsadm"),
 ];
 
 /// Debian's own compiler for Wasm, where rustup cannot fetch its target.

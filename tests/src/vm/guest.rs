@@ -45,6 +45,11 @@ impl Report {
         self.send(&Word::Said(text.to_string()));
     }
 
+    /// Gives the host a value.
+    pub fn measured(&self, what: &str, value: f64) {
+        self.send(&Word::Measured(what.to_owned(), value));
+    }
+
     fn send(&self, word: &Word) {
         let line = serde_json::to_string(word).unwrap_or_default();
         // Where the host does not listen any more, the machine is about to end.

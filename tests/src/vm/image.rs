@@ -46,14 +46,14 @@ const DIRECTORIES: &[&str] = &["/dev", "/proc", "/sys", "/run", "/tmp", "/var/lo
 /// What is to be in the guest.
 #[derive(Debug, Default)]
 pub struct Image {
-    files: Vec<(PathBuf, Vec<u8>)>,
+    more_programs: Vec<&'static str>,
 }
 
 impl Image {
-    /// With this file besides.
+    /// With this program of the system's besides.
     #[must_use]
-    pub fn with(mut self, path: impl Into<PathBuf>, contents: Vec<u8>) -> Self {
-        self.files.push((path.into(), contents));
+    pub fn with(mut self, program: &'static str) -> Self {
+        self.more_programs.push(program);
         self
     }
 
@@ -70,14 +70,11 @@ impl Image {
         for (path, text) in FILES {
             archive.file(Path::new(path), text.as_bytes())?;
         }
-        for (path, contents) in &self.files {
-            archive.file(path, contents)?;
-        }
         let mut programs = vec![(std::env::current_exe()?, PathBuf::from(INIT))];
         for name in ["waxwing", "waxwing-testbed"] {
             programs.push((built_program(name)?, Path::new(OURS).join(name)));
         }
-        for name in PROGRAMS {
+        for name in PROGRAMS.iter().chain(&self.more_programs) {
             let here = find_program(name).with_context(|| format!("not installed: {name}"))?;
             // The kernel looks for `modprobe` in `/sbin` alone.
             programs.push((here, Path::new("/sbin").join(name)));

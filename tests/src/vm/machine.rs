@@ -3,6 +3,7 @@
 //! Invariant: every wait is bounded, and a guest that fails, falls silent or ends is told of with the
 //! last lines of its console.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -90,23 +91,35 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Runs a scenario to its end; `say` gets what it says for people.
+    /// Runs a scenario to its end; `say` gets what it says for people. Returns what it measured.
     ///
     /// # Errors
     /// It failed, or did not end within `limit`; the text has the console's end.
-    pub fn run(&mut self, scenario: &str, limit: Duration, say: impl FnMut(&str)) -> Result<()> {
+    pub fn run(
+        &mut self,
+        scenario: &str,
+        limit: Duration,
+        say: impl FnMut(&str),
+    ) -> Result<BTreeMap<String, f64>> {
         self.process.ask(scenario)?;
         self.listen(limit, Word::Passed, say)
     }
 
     /// Hears the guest until it says `end`, for `limit` at most.
-    fn listen(&mut self, limit: Duration, end: Word, mut say: impl FnMut(&str)) -> Result<()> {
+    fn listen(
+        &mut self,
+        limit: Duration,
+        end: Word,
+        mut say: impl FnMut(&str),
+    ) -> Result<BTreeMap<String, f64>> {
         let deadline = Instant::now() + limit;
+        let mut measured = BTreeMap::new();
         loop {
             match self.hear(deadline)? {
                 Word::Said(text) => say(&text),
+                Word::Measured(what, value) => drop(measured.insert(what, value)),
                 Word::Failed(why) => bail!("{why}\n{}", self.console_tail()),
-                word if word == end => return Ok(()),
+                word if word == end => return Ok(measured),
                 word => bail!("the guest said {word:?}\n{}", self.console_tail()),
             }
         }

@@ -130,7 +130,8 @@ impl Host {
         }
         let limit = self.left().min(SCENARIO_LIMIT);
         let machine = self.machine.as_mut().context("it was booted")?;
-        machine.run(name, limit, |text| eprintln!("{name}: {text}"))
+        machine.run(name, limit, |text| eprintln!("{name}: {text}"))?;
+        Ok(())
     }
 }
 

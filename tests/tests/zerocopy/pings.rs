@@ -1,16 +1,14 @@
 //! One datagram at a time: where a wake-up is missing, nothing else comes to make up for it.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use waxwing_tests::echo::{Echo, Pinger};
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::vm::guest::{Report, Scenario};
-use waxwing_tests::{Namespace, Service, Topology, Waxwing};
+use waxwing_tests::{Service, Topology, Waxwing};
 
 use crate::{assert_zero_copy, config_of_turns, scenario, topology};
 
@@ -22,7 +20,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const PORT: u16 = 7777;
 
 /// Datagrams, each of which waits for the one before.
-const COUNT: usize = 300;
+const COUNT: u64 = 300;
 
 /// The longest that an answer may take, on an emulated processor that others use as well.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,15 +40,15 @@ fn each_datagram_waits_for_the_one_before_by_busy_polling(report: &Report) -> Re
 fn one_at_a_time(poll: &'static str, report: &Report) -> Result<()> {
     let topology = topology()?;
     let _echoes = [
-        Echo::start(&topology.servers[0])?,
-        Echo::start(&topology.servers[1])?,
+        Echo::start(&topology.servers[0], PORT)?,
+        Echo::start(&topology.servers[1], PORT)?,
     ];
     let mut config = config_of_turns(&topology)?.with(Service::v4("echo", "udp", (7, PORT), 2));
     config.poll = poll;
     let waxwing = Waxwing::start(&topology, &config)?;
     let mut took = pings(&topology)?;
     took.sort();
-    let at = |per_cent: usize| took[(COUNT - 1) * per_cent / 100];
+    let at = |per_cent: usize| took[(took.len() - 1) * per_cent / 100];
     let [fast, median, most, worst] = [10, 50, 99, 100].map(at);
     report.say(format!(
         "{COUNT} answers, in {fast:?} (p10), {median:?} (p50), {most:?} (p99), {worst:?} at most"
@@ -63,66 +61,15 @@ fn one_at_a_time(poll: &'static str, report: &Report) -> Result<()> {
 /// Sends one datagram after the other's answer, and says how long each took.
 fn pings(topology: &Topology) -> Result<Vec<Duration>> {
     let answers = topology.client.enter(move || {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.connect(SocketAddr::new(VIP4, 7))?;
+        let pinger = Pinger::new(SocketAddr::new(VIP4, 7), PATIENCE)?;
+        let ping = |number| {
+            let begun = Instant::now();
+            pinger.send(number)?;
+            pinger.wait(number).map(|()| begun.elapsed())
+        };
         // The first makes a session, and neighbours ask for one another's addresses.
-        ping(&socket, usize::MAX)?;
-        (0..COUNT)
-            .map(|number| ping(&socket, number))
-            .collect::<io::Result<Vec<_>>>()
+        ping(0)?;
+        (1..=COUNT).map(ping).collect::<io::Result<Vec<_>>>()
     })?;
     answers.map_err(|error| anyhow::anyhow!("a datagram was lost: {error}"))
-}
-
-fn ping(socket: &UdpSocket, number: usize) -> io::Result<Duration> {
-    let begun = Instant::now();
-    socket.send(&number.to_le_bytes())?;
-    let mut answer = [0; 8];
-    socket
-        .recv(&mut answer)
-        .map_err(|error| io::Error::other(format!("no answer to {number}: {error}")))?;
-    if answer != number.to_le_bytes() {
-        return Err(io::Error::other(format!(
-            "{number} came back as {answer:?}"
-        )));
-    }
-    Ok(begun.elapsed())
-}
-
-/// Sends back each datagram that comes, until it is dropped.
-struct Echo {
-    ends: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Echo {
-    fn start(server: &Namespace) -> Result<Self> {
-        let socket = server.enter(|| UdpSocket::bind(("0.0.0.0", PORT)))??;
-        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let ends = Arc::new(AtomicBool::new(false));
-        let is_over = Arc::clone(&ends);
-        let thread = thread::spawn(move || {
-            let mut bytes = [0; 2048];
-            while !is_over.load(Ordering::Relaxed) {
-                if let Ok((len, from)) = socket.recv_from(&mut bytes) {
-                    // A datagram that is lost shows at the client.
-                    drop(socket.send_to(&bytes[..len], from));
-                }
-            }
-        });
-        Ok(Self {
-            ends,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
 }
