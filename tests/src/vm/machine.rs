@@ -79,12 +79,10 @@ impl Machine {
             _scratch: scratch,
         };
         let after = |what: &str| {
-            say(&format!(
-                "{what} after {:.1} s",
-                begun.elapsed().as_secs_f64()
-            ))
+            let took = begun.elapsed().as_secs_f64();
+            say(&format!("{what} after {took:.1} s"));
         };
-        machine.listen(limit.min(BOOT_TIMEOUT), Word::Ready, after)?;
+        machine.listen(limit.min(BOOT_TIMEOUT), &Word::Ready, after)?;
         after("ready");
         // It has unpacked the archive; memory is dearer than a look at it afterwards.
         fs::remove_file(archive)?;
@@ -102,14 +100,14 @@ impl Machine {
         say: impl FnMut(&str),
     ) -> Result<BTreeMap<String, f64>> {
         self.process.ask(scenario)?;
-        self.listen(limit, Word::Passed, say)
+        self.listen(limit, &Word::Passed, say)
     }
 
     /// Hears the guest until it says `end`, for `limit` at most.
     fn listen(
         &mut self,
         limit: Duration,
-        end: Word,
+        end: &Word,
         mut say: impl FnMut(&str),
     ) -> Result<BTreeMap<String, f64>> {
         let deadline = Instant::now() + limit;
@@ -119,7 +117,7 @@ impl Machine {
                 Word::Said(text) => say(&text),
                 Word::Measured(what, value) => drop(measured.insert(what, value)),
                 Word::Failed(why) => bail!("{why}\n{}", self.console_tail()),
-                word if word == end => return Ok(measured),
+                word if word == *end => return Ok(measured),
                 word => bail!("the guest said {word:?}\n{}", self.console_tail()),
             }
         }

@@ -138,7 +138,7 @@ impl Host {
 fn boot(limit: Duration) -> Result<Machine> {
     let kernel = Kernel::find()?;
     Machine::boot(&kernel, &Image::default(), limit, |text| {
-        eprintln!("machine: {text}")
+        eprintln!("machine: {text}");
     })
 }
 
