@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::load::{Load, Sample, Tally};
 use crate::netns::Namespace;
-use crate::process::Process;
+use crate::process::{Finished, Process};
 use crate::topology::Topology;
 
 /// How long a server may take to listen.
@@ -240,6 +240,30 @@ impl RunningLoad {
 /// As [`RunningLoad::finish`].
 pub fn load(client: &Namespace, load: Load) -> Result<Tally> {
     RunningLoad::start(client, load)?.finish()
+}
+
+/// How many requests wrk got answers to.
+///
+/// # Errors
+/// It failed, lost one, or got one answered badly.
+pub fn wrk_requests(wrk: &Finished) -> Result<u64> {
+    let report = &wrk.stdout;
+    ensure!(wrk.status.success(), "wrk failed: {}{report}", wrk.stderr);
+    ensure!(
+        !report.contains("Socket errors"),
+        "requests were lost:\n{report}"
+    );
+    ensure!(
+        !report.contains("Non-2xx"),
+        "requests were answered badly:\n{report}"
+    );
+    let requests = report
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "))
+        .and_then(|(count, _)| count.parse().ok())
+        .with_context(|| format!("wrk gave no count:\n{report}"))?;
+    ensure!(requests > 0, "wrk got no answer at all:\n{report}");
+    Ok(requests)
 }
 
 /// A moderate load of new connections, for `duration`.

@@ -30,6 +30,9 @@ pub struct Config {
     pub backends_max: Option<u32>,
     /// What a worker does while nothing arrives.
     pub poll: &'static str,
+    /// Whether frames are shared with the driver: `auto`, `require` or `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zero_copy: Option<&'static str>,
     /// Where the balancer stands: `routed`, which is the default, or `transparent`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<&'static str>,
@@ -189,6 +192,7 @@ impl Config {
             services_max: None,
             backends_max: None,
             poll: "adaptive",
+            zero_copy: None,
             mode: None,
             return_path: None,
             admin: Admin {

@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod check_wat;
 pub mod config;
 pub mod detour;
+pub mod echo;
 pub mod faults;
 pub mod hostile;
 pub mod http_server;
@@ -26,6 +27,8 @@ pub mod scratch;
 pub mod servers;
 pub mod status;
 pub mod topology;
+pub mod vlan;
+pub mod vm;
 pub mod wat;
 pub mod waxwing;
 

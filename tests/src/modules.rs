@@ -12,7 +12,9 @@ use anyhow::{Context as _, Result};
 /// No compiler for Wasm, or the crate does not compile.
 pub fn compile(package: &str) -> Result<Vec<u8>> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    let modules = waxwing_module_build::build(&manifest, &[package], &target_dir()?)
+    // A directory of our own in cargo's: an inner cargo then waits for no lock of an outer one.
+    let target = target_dir()?.join("modules");
+    let modules = waxwing_module_build::build(&manifest, &[package], &target)
         .with_context(|| format!("cannot compile the policy {package}"))?;
     let module = modules
         .first()
@@ -20,8 +22,11 @@ pub fn compile(package: &str) -> Result<Vec<u8>> {
     std::fs::read(&module.path).with_context(|| format!("cannot read {}", module.path.display()))
 }
 
-/// A directory of our own in cargo's: an inner cargo then waits for no lock of an outer one.
-fn target_dir() -> Result<PathBuf> {
+/// Cargo's target directory, which the running program is in.
+///
+/// # Errors
+/// It is not in one.
+pub(crate) fn target_dir() -> Result<PathBuf> {
     let current = std::env::current_exe().context("the running program has no path")?;
     let target = current
         .ancestors()
@@ -32,7 +37,7 @@ fn target_dir() -> Result<PathBuf> {
             current.display()
         )
     })?;
-    Ok(target.join("modules"))
+    Ok(target.to_owned())
 }
 
 /// One way to break a good module: what is wrong, and the bytes.

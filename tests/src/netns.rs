@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::process::{self, Process};
+use crate::vm::machine::card_mac;
 
 /// What the names of all namespaces and directories of test runs begin with.
 pub const PREFIX: &str = "wwt-";
@@ -162,6 +163,30 @@ impl Namespace {
             .with_context(|| format!("`{mac}` is not a MAC address"))
     }
 
+    /// Takes a card of the virtual machine that this runs in, by its number, and brings it up under
+    /// a name, until [`Namespace::return_card`].
+    ///
+    /// # Errors
+    /// There is no such card, or another namespace has it.
+    pub fn adopt_card(&self, number: u8, name: &str) -> Result<()> {
+        let card = interface_with(&card_mac(number))?;
+        let card = card.with_context(|| format!("card {number} is not here"))?;
+        ip(&["link", "set", &card, "down"])?;
+        ip(&["link", "set", &card, "netns", &self.name, "name", name])?;
+        self.ip(&format!("link set {name} up\n"))
+    }
+
+    /// Gives a card back. One that is left here comes back with the namespace's end, which a
+    /// connection that nobody answers any more puts off for minutes.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn return_card(&self, number: u8, name: &str) -> Result<()> {
+        self.ip(&format!(
+            "link set {name} down\nlink set {name} netns 1 name card{number}\n"
+        ))
+    }
+
     /// Whether an interface carries an XDP program, native or generic.
     ///
     /// # Errors
@@ -177,6 +202,17 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         remove(&self.name);
     }
+}
+
+/// The interface of this process's own namespace that has an address.
+fn interface_with(mac: &str) -> Result<Option<String>> {
+    let has = |entry: &fs::DirEntry| {
+        let address = fs::read_to_string(entry.path().join("address"));
+        address.is_ok_and(|address| address.trim() == mac)
+    };
+    let interfaces = fs::read_dir("/sys/class/net")?.flatten();
+    let found = interfaces.into_iter().find(has);
+    Ok(found.map(|entry| entry.file_name().to_string_lossy().into_owned()))
 }
 
 /// Joins two namespaces by a veth pair: `a` and `b` name the ends. Both are up, and offloads are

@@ -100,6 +100,14 @@ impl Process {
         Self::spawn_with_stdin(name, command, Stdio::null())
     }
 
+    /// The same with its standard input open, for [`Process::ask`].
+    ///
+    /// # Errors
+    /// As [`Process::spawn`].
+    pub fn spawn_asked(name: &str, command: &Command) -> Result<Self> {
+        Self::spawn_with_stdin(name, command, Stdio::piped())
+    }
+
     fn spawn_with_stdin(name: &str, command: &Command, stdin: Stdio) -> Result<Self> {
         let mut child = bind_to_thread(command)
             .stdin(stdin)
@@ -129,6 +137,18 @@ impl Process {
             readers,
             lines_taken: 0,
         })
+    }
+
+    /// Writes a line to its standard input, which [`Process::spawn_asked`] has left open.
+    ///
+    /// # Errors
+    /// It does not read it.
+    pub fn ask(&mut self, line: &str) -> Result<()> {
+        let stdin = self.child.stdin.as_mut();
+        let stdin = stdin.with_context(|| format!("`{}` is not asked", self.name))?;
+        stdin
+            .write_all(format!("{line}\n").as_bytes())
+            .with_context(|| format!("`{}` does not listen", self.name))
     }
 
     /// Its process id.
@@ -214,6 +234,15 @@ impl Process {
     #[must_use]
     pub fn stderr(&self) -> String {
         text(&self.stderr)
+    }
+
+    /// The next complete line of its standard output, where one has come.
+    pub fn take_line(&mut self) -> Option<String> {
+        let bytes = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = &bytes[self.lines_taken..];
+        let end = fresh.iter().position(|byte| *byte == b'\n')?;
+        self.lines_taken += end + 1;
+        Some(String::from_utf8_lossy(&fresh[..end]).into_owned())
     }
 
     /// The complete lines of its standard output that came since the last call.

@@ -40,6 +40,25 @@ impl Status {
         list(&self.0["workers"]).iter().map(received).collect()
     }
 
+    /// The socket of every queue of every port.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<Socket> {
+        let mut sockets = Vec::new();
+        for port in list(&self.0["ports"]) {
+            for queue in list(&port["queues"]) {
+                let statistics = queue["statistics"].as_object().into_iter().flatten();
+                sockets.push(Socket {
+                    interface: port["interface"].as_str().unwrap_or_default().to_owned(),
+                    zero_copy: queue["zero_copy"] == true,
+                    statistics: statistics
+                        .map(|(name, count)| (name.clone(), count.as_u64().unwrap_or(0)))
+                        .collect(),
+                });
+            }
+        }
+        sockets
+    }
+
     /// What all workers counted under a name (`told_too_big`).
     #[must_use]
     pub fn counted(&self, name: &str) -> u64 {
@@ -215,6 +234,17 @@ impl Status {
             .iter()
             .find(|backend| backend["address"] == address.as_str())
     }
+}
+
+/// An AF_XDP socket of the balancer's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Socket {
+    /// The interface that it is bound to.
+    pub interface: String,
+    /// Whether it shares frames with the driver, by the socket's own option.
+    pub zero_copy: bool,
+    /// What the kernel counted for it, by the kernel's names.
+    pub statistics: BTreeMap<String, u64>,
 }
 
 /// How long batches took: how many, by microseconds.

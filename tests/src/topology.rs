@@ -42,6 +42,15 @@ pub enum Arms {
     One,
 }
 
+/// What joins the balancer to the client, and to the switch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wires {
+    /// veth pairs.
+    Veth,
+    /// The network cards of the virtual machine that this runs in; with two arms.
+    Cards,
+}
+
 /// How the client reaches the VIPs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VipRoute {
@@ -62,6 +71,8 @@ pub struct Layout {
     pub arms: Arms,
     /// How the client reaches the VIPs.
     pub vips: VipRoute,
+    /// What the balancer's ports are.
+    pub wires: Wires,
     /// MTU of every interface, in bytes.
     pub mtu: u32,
 }
@@ -73,6 +84,7 @@ impl Default for Layout {
             queues: 1,
             arms: Arms::Two,
             vips: VipRoute::OnLink,
+            wires: Wires::Veth,
             mtu: 1500,
         }
     }
@@ -159,6 +171,7 @@ impl Topology {
         let wide = VethOptions { queues, mtu };
         let narrow = VethOptions { queues: 1, mtu };
         match self.layout.arms {
+            Arms::Two if self.layout.wires == Wires::Cards => self.wire_cards()?,
             Arms::Two => {
                 veth((&self.client, "eth0"), (&self.balancer, "front"), wide)?;
                 self.plug((&self.balancer, "back"), wide)?;
@@ -171,6 +184,23 @@ impl Topology {
         self.servers
             .iter()
             .try_for_each(|server| self.plug((server, "eth0"), narrow))
+    }
+
+    /// Who has which card: the machine's hubs join cards 0 and 2, and cards 1 and 3.
+    fn cards(&self) -> [(&Namespace, &'static str); 4] {
+        [
+            (&self.client, "eth0"),
+            (&self.switch, "uplink"),
+            (&self.balancer, "front"),
+            (&self.balancer, "back"),
+        ]
+    }
+
+    fn wire_cards(&self) -> Result<()> {
+        for (number, (namespace, name)) in (0..).zip(self.cards()) {
+            namespace.adopt_card(number, name)?;
+        }
+        self.switch.ip("link set uplink master bridge\n")
     }
 
     /// Joins an interface to the switch.
@@ -233,5 +263,16 @@ impl Topology {
             ))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Topology {
+    fn drop(&mut self) {
+        if self.layout.wires == Wires::Cards {
+            for (number, (namespace, name)) in (0..).zip(self.cards()) {
+                // One that is not there was not taken.
+                drop(namespace.return_card(number, name));
+            }
+        }
     }
 }

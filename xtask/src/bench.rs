@@ -6,13 +6,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::{figures, packages, run, setup};
+use crate::{figures, machine, packages, run, setup};
 
 /// `bench WHAT`, or a filter of the criterion benches.
 pub(crate) fn any(arguments: &[String]) -> Result<(), String> {
     match arguments.split_first() {
         Some((what, rest)) if what == "instructions" => instructions(rest),
         Some((what, rest)) if what == "cost" => cost(rest),
+        Some((what, rest)) if what == "vm" => machine::bench(rest),
         _ => criterion(arguments),
     }
 }

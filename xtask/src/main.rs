@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod figures;
 mod fuzz;
+mod machine;
 mod packages;
 mod run;
 mod services;
@@ -24,7 +25,8 @@ cargo xtask COMMAND
       --seconds N         how long the story takes in all (30)
       --report FILE.json  write what was measured
       --plain             lines instead of the live view
-  test [FILTER]         every test: unit, property, model, and end to end in network namespaces
+  test [FILTER]         every test: unit, property, model, end to end in network namespaces, and with zero-copy
+                        in a virtual machine (`test zerocopy`), whose kernel is fetched from Debian
   ci                    what CI runs: formatting, lints, tests, some fuzzing, docs, licences
   simulate [OPTIONS]    the core in one simulated world after the other, until interrupted
       --seed N            begin with this world
@@ -40,6 +42,10 @@ cargo xtask COMMAND
   bench cost [--quick] [--keep] [PART]
                         what work costs as it grows, over sessions, services, backends and workers;
                         `--keep` copies tables and charts into benches/results, `--quick` tries it out
+  bench vm [OPTIONS]    Waxwing in zero-copy mode beside IPVS and nftables, in a virtual machine; a table,
+                        charts and JSON in target/bench/vm
+      --rounds N          how often each is measured (5)
+      --keep              also copy the results to benches/results/vm
 ";
 
 fn main() -> ExitCode {

@@ -32,12 +32,23 @@ pub(crate) const PEERS: &[&str] = &[
     "util-linux",          // setpriv, taskset
 ];
 
-/// The packages among them that bring a service, and what systemd calls it: none of them may run
+/// To test in a virtual machine.
+pub(crate) const MACHINE: &[&str] = &[
+    "qemu-system-x86",
+    "kmod",                   // indexes and loads its kernel's modules
+    "debian-archive-keyring", // what its kernel is verified by
+];
+
+/// To compare with there.
+pub(crate) const MACHINE_PEERS: &[&str] = &["ipvsadm"];
+
+/// The packages among all these that bring a service, and what systemd calls it: none of them may run
 /// beside what the tests start themselves.
 pub(crate) const SERVICES: &[(&str, &str)] = &[
     ("nginx-light", "nginx"),
     ("redis-server", "redis-server"),
     ("postgresql", "postgresql"),
+    ("ipvsadm", "ipvsadm"),
 ];
 
 /// Debian's own compiler for Wasm, where rustup cannot fetch its target.

@@ -1,14 +1,23 @@
-//! Every test: pure ones, models, and real servers and clients in network namespaces.
+//! Every test: pure ones, models, and real servers and clients in network namespaces and in a virtual
+//! machine.
 
 use std::process::Command;
 
-use crate::{run, setup};
+use crate::{machine, run, setup};
+
+/// The suite in the virtual machine, which a filter names as a whole.
+const MACHINE: &str = "zerocopy";
 
 /// All tests, or those whose name contains the filter.
 pub(crate) fn all(filter: &[String]) -> Result<(), String> {
     let filter: Vec<&str> = filter.iter().map(String::as_str).collect();
+    machine::prepare();
     run::step("building everything");
     run::build()?;
+    if let [MACHINE, rest @ ..] = filter.as_slice() {
+        run::step("zero-copy, in a virtual machine");
+        return in_the_workspace(&[&["--test", MACHINE, "--"], rest].concat());
+    }
     run::step("unit, property, scenario and end-to-end tests");
     in_the_workspace(&filter)?;
     run::step("the session table under every interleaving (loom)");

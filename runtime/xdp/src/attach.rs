@@ -6,13 +6,14 @@
 
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::PathBuf;
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::{Rules, Steering};
 use xsk_rs::umem::Umem;
 
-use crate::frame::Owned;
+use crate::groups::Groups;
 use crate::io::WorkerParts;
 use crate::options::LINK_LEN_MAX;
 use crate::program::{Addressees, AttachMode, Class, Program};
@@ -38,6 +39,7 @@ pub struct Attached {
     counts: Vec<(PortId, u32, Counts)>,
     /// What the program was told, by port id.
     addressees: Vec<Addressees>,
+    groups: Groups,
     /// Restored when this is dropped.
     _device_settings: Vec<DeviceSetting>,
 }
@@ -115,11 +117,7 @@ pub fn attach(
         None => Vec::new(),
     };
     let settings = defer_interrupts_of(&mut reports, &sockets.bound, options);
-    let frames = sockets.frames.into_iter().map(|desc| {
-        // SAFETY: each descriptor of the UMEM just made comes here once, and none was lent yet.
-        unsafe { Owned::adopt(desc) }
-    });
-    let parts = share_out(&sockets.umem, sockets.bound, frames, taps, options, buffers);
+    let parts = share_out(&sockets.umem, sockets.bound, taps, options, buffers);
     let own = |interface: &Interface| Addressees::Own(interface.mac);
     Ok((
         Attached {
@@ -128,6 +126,7 @@ pub fn attach(
             reports,
             counts,
             addressees: interfaces.iter().map(own).collect(),
+            groups: Groups::default(),
             _device_settings: settings,
         },
         parts,
@@ -231,12 +230,10 @@ fn steer(
     Ok(counts)
 }
 
-/// Gives each worker its queue of every port, its frames and its way to the kernel. The sockets
-/// have frames to receive into from here on, so that no frame is lost to a worker that starts late.
+/// Gives each worker its queue of every port, its frames and its way to the kernel.
 fn share_out(
     umem: &Umem,
     bound: Vec<Vec<QueueSocket>>,
-    mut frames: impl Iterator<Item = Owned>,
     taps: Vec<TapQueue>,
     options: &Options,
     buffers: Buffers,
@@ -247,10 +244,8 @@ fn share_out(
     let mut of_worker = |queue| {
         let mut sockets: Vec<_> = by_port.iter_mut().map(Iterator::next).collect();
         let total = sockets.iter().flatten().count() * options.frames_per_queue as usize;
-        let mut free: Vec<Owned> = frames.by_ref().take(total).collect();
-        for socket in sockets.iter_mut().flatten() {
-            socket.rings.fill_up(&mut free);
-        }
+        let of_socket = |socket: &mut QueueSocket| mem::take(&mut socket.free);
+        let free = sockets.iter_mut().flatten().flat_map(of_socket).collect();
         let (umem, tap, poll) = (umem.clone(), taps.next(), options.poll);
         WorkerParts {
             queue,
@@ -322,6 +317,13 @@ impl Steering for Attached {
             }
             report.interface.mac = *mac;
             first += queues;
+        }
+        let ports: Vec<u32> = self.reports.iter().map(|r| r.interface.index).collect();
+        if let Err(error) = self.groups.follow(rules, &ports) {
+            tracing::warn!(
+                "neighbours may not find an IPv6 VIP, for no port hears the group that they ask in: \
+                 {error}; is IPv6 on at every port (net.ipv6.conf.*.disable_ipv6)?"
+            );
         }
         self.program.apply(rules)
     }

@@ -52,6 +52,7 @@ mod assembly;
 mod attach;
 mod error;
 mod frame;
+mod groups;
 mod interface;
 mod io;
 mod loan;

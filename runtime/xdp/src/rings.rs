@@ -17,7 +17,7 @@ use xsk_rs::umem::{CompQueue, FillQueue};
 use crate::assembly::Assembly;
 use crate::frame::{Owned, Pool, XdpFrame};
 use crate::loan::Loan;
-use crate::sys;
+use crate::{Options, PollMode, sys};
 
 /// Frames that the kernel sends per call in copy mode (`TX_BATCH_SIZE`, net/xdp/xsk.c).
 const COPY_MODE_BATCH: usize = 32;
@@ -40,6 +40,8 @@ pub(crate) struct Rings {
     zero_copy: bool,
     /// Whether the kernel says when it needs a wake-up; it always does where it does not say.
     says_when: bool,
+    /// Whether the socket prefers busy polling.
+    busy: bool,
     /// Given up by the worker, not yet in the transmit ring. Room for them is kept there. The chunks of
     /// a frame go into the ring together, as all of these do.
     pending: Vec<FrameDesc>,
@@ -56,13 +58,13 @@ pub(crate) struct RingAccount {
 }
 
 impl Rings {
-    /// Of a socket just bound with rings of `ring_size`, to which no frame has been lent.
+    /// Of a socket just bound as `options` ask, to which no frame has been lent.
     pub(crate) fn new(
         (tx, rx, fill, completion): (TxQueue, RxQueue, FillQueue, CompQueue),
-        ring_size: u32,
+        options: &Options,
         zero_copy: bool,
-        says_when: bool,
     ) -> Self {
+        let ring_size = options.ring_size;
         Self {
             tx,
             rx,
@@ -72,7 +74,8 @@ impl Rings {
             transmit_side: Loan::new(ring_size),
             ring_size,
             zero_copy,
-            says_when,
+            says_when: options.need_wakeup,
+            busy: options.poll == PollMode::Busy,
             pending: Vec::with_capacity(ring_size as usize),
             scratch: vec![FrameDesc::default(); RING_BATCH].into(),
         }
@@ -214,6 +217,19 @@ impl Rings {
                 return;
             }
         }
+        if self.busy && self.zero_copy {
+            self.wake_sender();
+        }
+    }
+
+    /// Wakes the driver itself. A socket that prefers busy polling only polls the device's receive
+    /// loop when it is told to send (`xsk_no_wakeup`, net/xdp/xsk.c). Most drivers send in that same
+    /// loop; but virtio sends in another, which nothing but its wake-up starts, and `poll` is the
+    /// call that wakes without asking for the preference (`xsk_poll`).
+    fn wake_sender(&self) {
+        if self.tx.needs_wakeup() {
+            sys::wake(self.tx.fd());
+        }
     }
 
     /// Frames in the transmit ring that the kernel has not taken out yet.
@@ -230,6 +246,10 @@ impl Rings {
         }
         if self.zero_copy || self.unsent() > 0 {
             self.kick_transmit();
+        }
+        if self.busy && self.zero_copy && self.transmit_side.lent() > 0 {
+            // What was sent is reported in the same loop as it is sent in.
+            self.wake_sender();
         }
         true
     }
@@ -268,8 +288,8 @@ mod tests {
     use waxwing_packet::Mac;
 
     use super::*;
-    use crate::socket::bind_all;
-    use crate::{Buffers, Interface, Options, ZeroCopy};
+    use crate::socket::{QueueSocket, bind_all};
+    use crate::{Buffers, Interface, ZeroCopy};
 
     /// The kernel has given frames back whose slots in the fill ring it has not freed yet.
     #[test]
@@ -296,17 +316,12 @@ mod tests {
                 return;
             }
         };
-        let mut frames: Vec<Owned> = sockets
-            .frames
-            .into_iter()
-            // SAFETY: they are fresh, and each is adopted once.
-            .map(|desc| unsafe { Owned::adopt(desc) })
-            .collect();
-        let total = frames.len();
+        let total = options.frames_per_queue as usize;
         let socket = sockets.bound.into_iter().flatten().next();
-        let mut rings = socket.expect("one socket").rings;
-        rings.fill_up(&mut frames);
-        let pool = Pool::new(sockets.umem, frames, total, None);
+        let QueueSocket {
+            mut rings, free, ..
+        } = socket.expect("one socket");
+        let pool = Pool::new(sockets.umem, free, total, None);
         assert_eq!(pool.free(), total - RING as usize);
 
         rings.receive_side.give_back(BATCH / 2);

@@ -20,6 +20,7 @@ use xsk_rs::umem::Umem;
 use xsk_rs::umem::frame::FrameDesc;
 
 use crate::error::system_cause;
+use crate::frame::Owned;
 use crate::rings::Rings;
 use crate::sys::{self, Statistics};
 use crate::{Buffers, Interface, Options, PollMode, XdpError, ZeroCopy};
@@ -32,10 +33,9 @@ const REBIND_PAUSE: Duration = Duration::from_millis(20);
 const BUSY_POLL_US: i32 = 20;
 const BUSY_POLL_BUDGET: i32 = 64;
 
-/// Every socket, and the frames they share.
+/// Every socket, and the memory they share.
 pub(crate) struct Sockets {
     pub(crate) umem: Umem,
-    pub(crate) frames: Vec<FrameDesc>,
     /// By port, then queue.
     pub(crate) bound: Vec<Vec<QueueSocket>>,
     /// Why they are not in zero-copy mode, where that was tried.
@@ -45,6 +45,8 @@ pub(crate) struct Sockets {
 /// One bound socket.
 pub(crate) struct QueueSocket {
     pub(crate) rings: Rings,
+    /// Its share of the frames, but for those that its rings were lent at once.
+    pub(crate) free: Vec<Owned>,
     pub(crate) zero_copy: bool,
     pub(crate) counts: CountsOwner,
 }
@@ -126,12 +128,23 @@ fn bind_as(
 ) -> Result<Result<Sockets, Refused>, XdpError> {
     let queues: u32 = interfaces.iter().map(|interface| interface.queues).sum();
     let (umem, frames) = make_umem(options, queues)?;
+    let mut frames = frames.into_iter().map(|desc| {
+        // SAFETY: each descriptor of the UMEM just made comes here once, and none was lent yet.
+        unsafe { Owned::adopt(desc) }
+    });
     let mut bound = Vec::with_capacity(interfaces.len());
     for interface in interfaces {
         let mut sockets = Vec::with_capacity(interface.queues as usize);
         for queue in 0..interface.queues {
             match bind_patiently(&umem, &interface.name, queue, options, mode) {
-                Ok(socket) => sockets.push(socket),
+                Ok(mut socket) => {
+                    // At once: a queue that shares our frames has no others to receive into, and
+                    // what comes for the kernel is lost until it has some.
+                    let share = frames.by_ref().take(options.frames_per_queue as usize);
+                    socket.free = share.collect();
+                    socket.rings.fill_up(&mut socket.free);
+                    sockets.push(socket);
+                }
                 Err(source) => {
                     let interface = interface.name.clone();
                     return Ok(Err(Refused {
@@ -146,7 +159,6 @@ fn bind_as(
     }
     Ok(Ok(Sockets {
         umem,
-        frames,
         bound,
         why: None,
     }))
@@ -244,9 +256,9 @@ fn bind(
     let send_buffer = i32::try_from(options.ring_size * 4096).unwrap_or(i32::MAX);
     let _ = sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer);
     let queues = (tx, rx, fill, completion);
-    let rings = Rings::new(queues, options.ring_size, zero_copy, options.need_wakeup);
     Ok(QueueSocket {
-        rings,
+        rings: Rings::new(queues, options, zero_copy),
+        free: Vec::new(),
         zero_copy,
         counts,
     })

@@ -180,6 +180,17 @@ pub(crate) fn kick_receive(fd: &impl AsRawFd) {
     };
 }
 
+/// Wakes a socket's driver where the kernel wants it woken, and does not wait.
+pub(crate) fn wake(fd: &impl AsRawFd) {
+    let mut one = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: the pointer is of one live structure.
+    unsafe { libc::poll(&raw mut one, 1, 0) };
+}
+
 /// Sockets to wait on.
 pub(crate) struct PollSet(Vec<libc::pollfd>);
 

@@ -290,26 +290,7 @@ fn a_change_of_routes_moves_live_downloads() -> Result<()> {
 /// The servers are in VLAN 100, by a VLAN device on the port.
 fn backends_behind_a_vlan_device_are_reached() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
-    let add = |dev: &str| format!("link add link {dev} name vlan100 type vlan id 100\n");
-    topology.balancer.ip(&add("back"))?;
-    topology.balancer.ip(
-        "addr del 10.2.0.1/24 dev back\naddr del fd00:2::1/64 dev back\n\
-         link set vlan100 up\n\
-         addr add 10.2.0.1/24 dev vlan100\naddr add fd00:2::1/64 dev vlan100 nodad\n",
-    )?;
-    topology
-        .balancer
-        .run("ethtool", &["-K", "back", "rxvlan", "off", "txvlan", "off"])?;
-    for (number, server) in (1..).zip(&topology.servers) {
-        server.ip(&add("eth0"))?;
-        server.run("ethtool", &["-K", "eth0", "rxvlan", "off", "txvlan", "off"])?;
-        let (v4, v6) = (server4(number), server6(number));
-        server.ip(&format!(
-            "addr flush dev eth0\nlink set vlan100 up\n\
-             addr add {v4}/24 dev vlan100\naddr add {v6}/64 dev vlan100 nodad\n\
-             route add default via 10.2.0.1\nroute add ::/0 via fd00:2::1\n"
-        ))?;
-    }
+    waxwing_tests::vlan::move_servers(&topology)?;
     let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
     for vip in [VIP4, VIP6] {

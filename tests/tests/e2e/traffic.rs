@@ -72,27 +72,7 @@ pub(crate) fn start_wrk(
 /// Waits for wrk's end and asserts that every request was answered well.
 pub(crate) fn wrk_result(wrk: Process, seconds: u32) -> Result<u64> {
     let finished = wrk.finish(Duration::from_secs(u64::from(seconds) + 15))?;
-    let report = &finished.stdout;
-    ensure!(
-        finished.status.success(),
-        "wrk failed: {}{report}",
-        finished.stderr
-    );
-    ensure!(
-        !report.contains("Socket errors"),
-        "requests were lost:\n{report}"
-    );
-    ensure!(
-        !report.contains("Non-2xx"),
-        "requests were answered badly:\n{report}"
-    );
-    let requests = report
-        .lines()
-        .find_map(|line| line.trim().split_once(" requests in "))
-        .and_then(|(count, _)| count.parse().ok())
-        .with_context(|| format!("wrk gave no count:\n{report}"))?;
-    ensure!(requests > 0, "wrk got no answer at all:\n{report}");
-    Ok(requests)
+    actors::wrk_requests(&finished)
 }
 
 /// Puts connections on an address for a second and asserts that all were answered, by all servers.

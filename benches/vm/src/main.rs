@@ -1,0 +1,103 @@
+//! Waxwing in zero-copy mode beside the kernel's own balancers, in a virtual machine whose network cards
+//! have zero-copy and whose kernel has IPVS.
+//!
+//! Run by `cargo xtask bench vm`. Host and guest are this one program ([`waxwing_tests::vm`]): the host
+//! asks for one contender after the other, round by round, and the guest measures each in a network of
+//! its own.
+//!
+//! Invariant: the machine's processor is emulated, so a figure means something only beside another of
+//! the same round; the page says so, and shows ratios with the spread of all rounds.
+
+mod contender;
+mod measure;
+mod page;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use waxwing_report::Output;
+use waxwing_tests::netns;
+use waxwing_tests::vm::{self, Image, Kernel, Machine, guest};
+
+use crate::page::Run;
+
+/// Where published results stand, from the workspace's root.
+const KEPT: &str = "benches/results/vm";
+
+/// The longest that booting, and one contender of one round, may take.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Measures Waxwing in zero-copy mode in a virtual machine, beside IPVS and nftables.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// How often each contender is measured.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Also copy the results to benches/results/vm.
+    #[arg(long)]
+    keep: bool,
+    /// The build's directory, below which the results are left.
+    #[arg(long, default_value = "target")]
+    target: PathBuf,
+}
+
+fn main() -> Result<()> {
+    if guest::is_guest() {
+        guest::serve(contender::SCENARIOS);
+    }
+    let arguments = Arguments::parse();
+    if let Some(reason) = vm::missing() {
+        bail!("no virtual machine here: {reason}");
+    }
+    netns::remove_own_on_signal(|| {})?;
+    let runs = measure(arguments.rounds)?;
+    let mut output = Output::begin(
+        &arguments.target,
+        "vm",
+        "Waxwing in zero-copy mode, in a virtual machine",
+    )?;
+    page::write(&mut output, &runs)?;
+    let folder = output.end(&runs)?;
+    if arguments.keep {
+        copy(&folder, Path::new(KEPT))?;
+        println!("kept in {KEPT}");
+    }
+    Ok(())
+}
+
+/// Asks for every contender in every round.
+fn measure(rounds: u32) -> Result<Vec<Run>> {
+    let image = Image::default().with("ipvsadm").with("nft");
+    let say = |text: &str| println!("   {text}");
+    let mut machine = Machine::boot(&Kernel::find()?, &image, LIMIT, say)?;
+    let mut runs = Vec::new();
+    for round in 1..=rounds {
+        for scenario in contender::SCENARIOS {
+            println!("   round {round} of {rounds}: {}", scenario.name);
+            let rates = machine
+                .run(scenario.name, LIMIT, say)
+                .with_context(|| format!("{} in round {round}", scenario.name))?;
+            let contender = scenario.name.to_owned();
+            runs.push(Run {
+                round,
+                contender,
+                rates,
+            });
+        }
+    }
+    Ok(runs)
+}
+
+/// Copies the files of a directory.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Datagrams that are sent back, and a client that waits for them.
+//!
+//! Invariant: a client waits for each answer with a bound, and knows an answer by what it sent.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::Namespace;
+
+/// How soon a server sees that it is to end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A server that sends each datagram back, until it is dropped.
+#[derive(Debug)]
+pub struct Echo {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Echo {
+    /// Starts it on every address of a namespace.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn start(server: &Namespace, port: u16) -> Result<Self> {
+        let socket = server.enter(|| UdpSocket::bind(("0.0.0.0", port)))??;
+        socket.set_read_timeout(Some(LOOK))?;
+        let ends = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&ends);
+        let thread = thread::spawn(move || {
+            let mut bytes = [0; 2048];
+            while !is_over.load(Ordering::Relaxed) {
+                if let Ok((len, from)) = socket.recv_from(&mut bytes) {
+                    // A datagram that is lost shows at the client.
+                    drop(socket.send_to(&bytes[..len], from));
+                }
+            }
+        });
+        Ok(Self {
+            ends,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// One flow of a client's.
+#[derive(Debug)]
+pub struct Pinger(UdpSocket);
+
+impl Pinger {
+    /// From this thread's namespace to a server; each answer may take `patience`.
+    ///
+    /// # Errors
+    /// There is no way to it.
+    pub fn new(server: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(patience))?;
+        socket.connect(server)?;
+        Ok(Self(socket))
+    }
+
+    /// Sends a number.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn send(&self, number: u64) -> io::Result<()> {
+        self.0.send(&number.to_le_bytes()).map(drop)
+    }
+
+    /// Waits until it is back.
+    ///
+    /// # Errors
+    /// It is not, or something else is.
+    pub fn wait(&self, number: u64) -> io::Result<()> {
+        let mut answer = [0; 8];
+        self.0
+            .recv(&mut answer)
+            .map_err(|error| io::Error::other(format!("no answer to {number}: {error}")))?;
+        if answer == number.to_le_bytes() {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "{number} came back as {answer:?}"
+        )))
+    }
+}

@@ -1,0 +1,119 @@
+//! The guest's file system: programs of ours and real ones, each with the libraries that it is
+//! linked against here.
+//!
+//! Invariant: a library has in the guest the path that it has here, so the guest's loader finds what
+//! ours found.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::archive::Archive;
+use super::kernel::Kernel;
+use crate::actors::built_program;
+use crate::process;
+
+/// Programs of the system's that the guest has.
+pub(super) const PROGRAMS: &[&str] = &[
+    "ip", "ethtool", "sysctl", "setpriv", "ss", "curl", "wrk", "nginx", "modprobe",
+];
+
+/// Where the guest has programs of ours.
+const OURS: &str = "/waxwing";
+
+/// The guest's first program: the one that runs here.
+pub(super) const INIT: &str = "/waxwing/init";
+
+/// Written into the guest: users and groups for nginx, which wants to know root's, and the name of
+/// port 80 for wrk.
+const FILES: &[(&str, &str)] = &[
+    ("/etc/passwd", "root:x:0:0:root:/:/bin/false\n"),
+    ("/etc/group", "root:x:0:\n"),
+    (
+        "/etc/nsswitch.conf",
+        "passwd: files\ngroup: files\nservices: files\n",
+    ),
+    ("/etc/services", "http 80/tcp\n"),
+];
+
+/// Empty directories of the guest.
+const DIRECTORIES: &[&str] = &["/dev", "/proc", "/sys", "/run", "/tmp", "/var/log/nginx"];
+
+/// What is to be in the guest.
+#[derive(Debug, Default)]
+pub struct Image {
+    more_programs: Vec<&'static str>,
+}
+
+impl Image {
+    /// With this program of the system's besides.
+    #[must_use]
+    pub fn with(mut self, program: &'static str) -> Self {
+        self.more_programs.push(program);
+        self
+    }
+
+    /// Writes the archive that the kernel unpacks.
+    ///
+    /// # Errors
+    /// A program is missing, or the archive cannot be written.
+    pub fn write(&self, kernel: &Kernel, to: &Path) -> Result<()> {
+        let file = File::create(to).with_context(|| format!("cannot write {}", to.display()))?;
+        let mut archive = Archive::new(BufWriter::new(file));
+        for directory in DIRECTORIES {
+            archive.directory(Path::new(directory))?;
+        }
+        for (path, text) in FILES {
+            archive.file(Path::new(path), text.as_bytes())?;
+        }
+        let mut programs = vec![(std::env::current_exe()?, PathBuf::from(INIT))];
+        for name in ["waxwing", "waxwing-testbed"] {
+            programs.push((built_program(name)?, Path::new(OURS).join(name)));
+        }
+        for name in PROGRAMS.iter().chain(&self.more_programs) {
+            let here = find_program(name).with_context(|| format!("not installed: {name}"))?;
+            // The kernel looks for `modprobe` in `/sbin` alone.
+            programs.push((here, Path::new("/sbin").join(name)));
+        }
+        let mut libraries = BTreeSet::new();
+        for (here, there) in &programs {
+            archive.file(there, &read(here)?)?;
+            libraries.extend(libraries_of(here)?);
+        }
+        for library in libraries {
+            archive.file(&library, &read(&library)?)?;
+        }
+        for (here, there) in kernel.modules()? {
+            archive.file(&there, &read(&here)?)?;
+        }
+        archive.finish()?;
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A program of the system's.
+pub(super) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
+}
+
+/// The libraries that a program is linked against, its loader among them.
+fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = process::run(Command::new("ldd").arg(program))?;
+    let words = listed.split_whitespace();
+    Ok(words
+        .filter(|word| word.starts_with('/'))
+        .map(|word| PathBuf::from(word.trim_end_matches(':')))
+        .collect())
+}

@@ -1,0 +1,60 @@
+//! The balancer dies or stops while the driver has its frames, and comes back to the same queues.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use waxwing_tests::topology::{FRONT4, VIP4, server4, server6};
+use waxwing_tests::vm::guest::{Report, Scenario};
+use waxwing_tests::{Topology, Waxwing, actors};
+
+use crate::traffic::{curl, download, nginx};
+use crate::{assert_zero_copy, config_of_turns, scenario, topology};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(
+    killed_or_stopped_it_leaves_the_kernel_its_traffic
+)];
+
+/// How soon the kernel must have its traffic again: programs start slowly in the machine.
+const BACK_MAX: Duration = Duration::from_secs(5);
+
+fn killed_or_stopped_it_leaves_the_kernel_its_traffic(report: &Report) -> Result<()> {
+    let topology = topology()?;
+    let _servers = nginx(&topology)?;
+    let _own = actors::http_server(&topology.balancer, 22, "balancer")?;
+    let addresses = || topology.balancer.run("ip", &["-brief", "address"]);
+    let before = addresses()?;
+    let mut waxwing = Waxwing::start(&topology, &config_of_turns(&topology)?)?;
+    download(&topology, VIP4)?;
+    waxwing.kill();
+    let took = assert_kernel_serves(&topology)?;
+    report.say(format!("killed: the kernel served again after {took:?}"));
+    for port in topology.ports() {
+        ensure!(
+            !topology.balancer.has_xdp(port)?,
+            "{port} still has an XDP program"
+        );
+    }
+    let took = waxwing.restart()?;
+    report.say(format!("the balancer served again after {took:?}"));
+    assert_zero_copy(&topology, &waxwing, report)?;
+    // What is the kernel's goes to it also while frames are shared.
+    assert_kernel_serves(&topology)?;
+    download(&topology, VIP4)?;
+    // It asserts that every frame was accounted for, those with the driver as well.
+    waxwing.stop()?;
+    let after = addresses()?;
+    ensure!(before == after, "from\n{before}to\n{after}");
+    assert_kernel_serves(&topology).map(drop)
+}
+
+/// Asserts that new connections of the kernel's are answered: to the balancer itself, and routed.
+/// Returns how long that took.
+fn assert_kernel_serves(topology: &Topology) -> Result<Duration> {
+    let begun = Instant::now();
+    curl(topology, &format!("http://{}:8080/", server4(1)))?;
+    curl(topology, &format!("http://[{}]:8080/", server6(2)))?;
+    curl(topology, &format!("http://{FRONT4}:22/"))?;
+    let took = begun.elapsed();
+    ensure!(took < BACK_MAX, "the kernel's traffic took {took:?}");
+    Ok(took)
+}

@@ -1,0 +1,75 @@
+//! One datagram at a time: where a wake-up is missing, nothing else comes to make up for it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use waxwing_tests::echo::{Echo, Pinger};
+use waxwing_tests::topology::VIP4;
+use waxwing_tests::vm::guest::{Report, Scenario};
+use waxwing_tests::{Service, Topology, Waxwing};
+
+use crate::{assert_zero_copy, config_of_turns, scenario, topology};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(each_datagram_waits_for_the_one_before),
+    scenario!(each_datagram_waits_for_the_one_before_by_busy_polling),
+];
+
+const PORT: u16 = 7777;
+
+/// Datagrams, each of which waits for the one before.
+const COUNT: u64 = 300;
+
+/// The longest that an answer may take, on an emulated processor that others use as well.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the fastest tenth of the answers must keep within: the worker looks again after 20 ms in any
+/// case, so were it not woken, or the card not told to send, no answer would come sooner.
+const FAST_MAX: Duration = Duration::from_millis(15);
+
+fn each_datagram_waits_for_the_one_before(report: &Report) -> Result<()> {
+    one_at_a_time("adaptive", report)
+}
+
+fn each_datagram_waits_for_the_one_before_by_busy_polling(report: &Report) -> Result<()> {
+    one_at_a_time("busy", report)
+}
+
+fn one_at_a_time(poll: &'static str, report: &Report) -> Result<()> {
+    let topology = topology()?;
+    let _echoes = [
+        Echo::start(&topology.servers[0], PORT)?,
+        Echo::start(&topology.servers[1], PORT)?,
+    ];
+    let mut config = config_of_turns(&topology)?.with(Service::v4("echo", "udp", (7, PORT), 2));
+    config.poll = poll;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let mut took = pings(&topology)?;
+    took.sort();
+    let at = |per_cent: usize| took[(took.len() - 1) * per_cent / 100];
+    let [fast, median, most, worst] = [10, 50, 99, 100].map(at);
+    report.say(format!(
+        "{COUNT} answers, in {fast:?} (p10), {median:?} (p50), {most:?} (p99), {worst:?} at most"
+    ));
+    ensure!(fast <= FAST_MAX, "all but a tenth took more than {fast:?}");
+    assert_zero_copy(&topology, &waxwing, report)?;
+    waxwing.stop().map(drop)
+}
+
+/// Sends one datagram after the other's answer, and says how long each took.
+fn pings(topology: &Topology) -> Result<Vec<Duration>> {
+    let answers = topology.client.enter(move || {
+        let pinger = Pinger::new(SocketAddr::new(VIP4, 7), PATIENCE)?;
+        let ping = |number| {
+            let begun = Instant::now();
+            pinger.send(number)?;
+            pinger.wait(number).map(|()| begun.elapsed())
+        };
+        // The first makes a session, and neighbours ask for one another's addresses.
+        ping(0)?;
+        (1..=COUNT).map(ping).collect::<io::Result<Vec<_>>>()
+    })?;
+    answers.map_err(|error| anyhow::anyhow!("a datagram was lost: {error}"))
+}
