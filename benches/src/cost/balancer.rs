@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use waxwing_report::Spread;
 use waxwing_tests::{Config, Layout, Service, Status, Topology, Waxwing};
 
 use crate::Effort;
@@ -12,6 +14,8 @@ use crate::book::{Book, Cell, Subject, in_turns};
 
 /// Runs of what takes seconds each.
 const RUNS: usize = 3;
+/// How long after a reload all is done that follows from it.
+const SETTLE: Duration = Duration::from_secs(2);
 const SERVICES: [u16; 5] = [1, 10, 100, 1_000, 10_000];
 /// Backends of each service.
 const BACKENDS: u8 = 2;
@@ -30,12 +34,12 @@ pub(crate) fn memory(effort: Effort, book: &mut Book) -> Result<()> {
         Ok((mebibytes, seconds))
     };
     let counts = COUNTS.iter().filter(|count| **count <= effort.sessions_max);
-    let seconds = RefCell::new(Vec::new());
-    let (start, seconds) = (&start, &seconds);
-    let cells = counts.map(|count| {
+    let starts = RefCell::new(Vec::new());
+    let (start, starts) = (&start, &starts);
+    let cells = counts.clone().map(|count| {
         Cell::new("resident memory", *count, move || {
             let (mebibytes, took) = start(*count)?;
-            seconds.borrow_mut().push((*count, took));
+            starts.borrow_mut().push((*count, took));
             Ok(mebibytes)
         })
     });
@@ -51,22 +55,14 @@ pub(crate) fn memory(effort: Effort, book: &mut Book) -> Result<()> {
         },
         figures,
     )?;
-    let slowest = seconds
-        .borrow()
-        .iter()
-        .copied()
-        .max_by_key(|(count, _)| *count);
-    if let Some((count, _)) = slowest {
-        let of_count = seconds.borrow();
-        let times: Vec<f64> = of_count
-            .iter()
-            .filter(|(of, _)| *of == count)
-            .map(|(_, took)| *took)
-            .collect();
-        let times = waxwing_report::Spread::of(&times);
+    for count in counts {
+        let starts = starts.borrow();
+        let of_count = starts.iter().filter(|(of, _)| of == count);
+        let seconds: Vec<f64> = of_count.map(|(_, took)| *took).collect();
         book.say(&format!(
-            "From its start to its first answer to `waxwing status`, with room for {}: {times} s.",
-            waxwing_report::count(count.into())
+            "With room for {}: {} s from its start to its first answer to `waxwing status`.",
+            waxwing_report::count((*count).into()),
+            Spread::of(&seconds)
         ));
     }
     Ok(())
@@ -100,8 +96,9 @@ pub(crate) fn reload(_: Effort, book: &mut Book) -> Result<()> {
     let change = &change;
     let cells = SERVICES.iter().map(|services| {
         Cell::new("one backend's weight changes", *services, move || {
-            // The services of this point, to begin with.
+            // The services of this point, to begin with; and what went is to be gone.
             change(*services)?;
+            thread::sleep(SETTLE);
             change(*services)
         })
     });
@@ -112,9 +109,9 @@ pub(crate) fn reload(_: Effort, book: &mut Book) -> Result<()> {
             title: "A reload, over services",
             x: "services",
             y: "ms",
-            note: "From the call of `waxwing reload` to its end, the start of that command included; the config is read, checked \
-                   and made a snapshot as a whole, and the policy `round_robin`, which serves all of them, gets new instances. \
-                   Packets flow on meanwhile.",
+            note: "From the call of `waxwing reload` to its end, the start of that command included. It grows with the services, for \
+                   the config is read, checked and made a snapshot as a whole, and the one policy of all of them gets a new \
+                   instance with all of them. Packets flow on meanwhile, and none waits for it.",
         },
         figures,
     )?;
