@@ -48,6 +48,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waxwing-tests", ANY),
     ("waxwing-demo", ANY),
     ("waxwing-benches", ANY),
+    ("waxwing-wire-bench", ANY),
+    (
+        "bare-forwarder",
+        &["waxwing-dataplane", "waxwing-packet", "waxwing-xdp"],
+    ),
 ];
 
 const ANY: &[&str] = &["*"];
