@@ -43,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["waxwing-dataplane", "waxwing-packet"],
     ),
     ("xtask", &["waxwing-module-build"]),
+    ("waxwing-report", &[]),
     // Tests, demo and benches may use anything, and nothing may use them.
     ("waxwing-policies", ANY),
     ("waxwing-tests", ANY),
