@@ -5,8 +5,8 @@
 //! arrives to the kernel or to an AF_XDP socket, is done for every contender by the load's.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use waxwing_tests::topology::{VipRoute, server4};

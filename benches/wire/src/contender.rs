@@ -111,7 +111,8 @@ impl Running<'_> {
                 process.stderr()
             );
         }
-        self.waxwing.map_or(Ok(()), |waxwing| waxwing.stop().map(drop))
+        self.waxwing
+            .map_or(Ok(()), |waxwing| waxwing.stop().map(drop))
     }
 }
 
@@ -147,7 +148,14 @@ fn bare(bed: &Bed, protocol: Protocol, poll: Poll) -> Result<Process> {
     let service = format!("{VIP}:{PORT}/{}", protocol.label());
     let cpu = bed.cores.contender.to_string();
     let mut arguments = vec![
-        "--port", &front, "--port", &back, "--service", &service, "--cpu", &cpu,
+        "--port",
+        &front,
+        "--port",
+        &back,
+        "--service",
+        &service,
+        "--cpu",
+        &cpu,
     ];
     if poll == Poll::Busy {
         arguments.push("--busy");

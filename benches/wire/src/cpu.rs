@@ -23,7 +23,9 @@ impl Cores {
         let allowed = sched_getaffinity(Pid::from_raw(0)).context("no list of processors")?;
         let mut cores = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu) == Ok(true));
         let (load, contender) = (cores.next(), cores.next());
-        let both = load.zip(contender).map(|(load, contender)| Self { load, contender });
+        let both = load
+            .zip(contender)
+            .map(|(load, contender)| Self { load, contender });
         both.context("the wire bench needs two processors: one for the contender alone")
     }
 
@@ -98,14 +100,29 @@ mod tests {
     #[test]
     fn softirqs_are_busy_and_stolen_time_is_nobodys() {
         let times = Times::read(STAT, 0);
-        assert_eq!(times, Some(Times { busy: 115, idle: 1005 }));
+        assert_eq!(
+            times,
+            Some(Times {
+                busy: 115,
+                idle: 1005
+            })
+        );
         assert_eq!(Times::read(STAT, 1), Some(Times { busy: 5, idle: 2 }));
         assert_eq!(Times::read(STAT, 2), None);
     }
 
     #[test]
     fn the_share_is_of_the_time_between_two_looks() {
-        let (then, now) = (Times { busy: 100, idle: 100 }, Times { busy: 175, idle: 125 });
+        let (then, now) = (
+            Times {
+                busy: 100,
+                idle: 100,
+            },
+            Times {
+                busy: 175,
+                idle: 125,
+            },
+        );
         assert!((now.busy_since(then) - 0.75).abs() < 1e-9);
         assert!(now.busy_since(now).abs() < 1e-9);
     }

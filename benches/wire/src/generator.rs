@@ -64,10 +64,19 @@ impl<'a> Generator<'a> {
         port: u16,
     ) -> Result<Self> {
         let mut ebpf = Ebpf::load(OBJECT).context("the generator's object")?;
-        let program: &mut Xdp = ebpf.program_mut("generate").context("no generator")?.try_into()?;
+        let program: &mut Xdp = ebpf
+            .program_mut("generate")
+            .context("no generator")?
+            .try_into()?;
         program.load().context("the kernel refuses the generator")?;
-        let mut array = |name| ebpf.take_map(name).with_context(|| format!("no map {name}"));
-        let (plans, progresses) = (array("plans")?.try_into()?, array("progresses")?.try_into()?);
+        let mut array = |name| {
+            ebpf.take_map(name)
+                .with_context(|| format!("no map {name}"))
+        };
+        let (plans, progresses) = (
+            array("plans")?.try_into()?,
+            array("progresses")?.try_into()?,
+        );
         let frame = frame([gateway, client.mac("eth0")?], vip, port);
         let interface = client.enter(|| if_nametoindex("eth0"))??;
         Ok(Self {
@@ -87,8 +96,16 @@ impl<'a> Generator<'a> {
         self.plans.set(0, plan, 0)?;
         let [before, flow, _] = self.progresses.get(&0, 0)?;
         self.progresses.set(0, [before, flow, 0], 0)?;
-        let batch = if load.rate.is_some() { BATCH_PACED } else { BATCH };
-        let program: &Xdp = self.ebpf.program("generate").context("no generator")?.try_into()?;
+        let batch = if load.rate.is_some() {
+            BATCH_PACED
+        } else {
+            BATCH
+        };
+        let program: &Xdp = self
+            .ebpf
+            .program("generate")
+            .context("no generator")?
+            .try_into()?;
         let took = self.client.enter(|| call_for(program, batch, duration))??;
         let [after, ..] = self.progresses.get(&0, 0)?;
         Ok((after - before, took))
@@ -159,7 +176,11 @@ fn plan(frame: &[u8; FRAME_LEN], vip: Ipv4Addr, interface: u32) -> Plan {
     let mut padded = [0; 64];
     padded[..FRAME_LEN].copy_from_slice(frame);
     let mut plan = [0; 14];
-    let words = padded.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word));
+    let words = padded
+        .as_chunks()
+        .0
+        .iter()
+        .map(|word| u64::from_ne_bytes(*word));
     plan.iter_mut().zip(words).for_each(|(to, word)| *to = word);
     // RFC 768: the pseudo-header has the addresses, the protocol and the length again.
     let pseudo = sum(&vip.octets()) + sum(&[0, PROTOCOL_UDP]) + sum(&frame[UDP + 4..UDP + 6]);

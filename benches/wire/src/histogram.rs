@@ -83,7 +83,13 @@ mod tests {
         counts[30] = 1;
         let histogram = Histogram::new(counts);
         assert_eq!(histogram.count(), 1000);
-        for (rank, expected) in [(50_000, 10), (99_000, 10), (99_001, 20), (99_900, 20), (99_901, 30)] {
+        for (rank, expected) in [
+            (50_000, 10),
+            (99_000, 10),
+            (99_001, 20),
+            (99_900, 20),
+            (99_901, 30),
+        ] {
             assert_eq!(histogram.rank(rank), expected, "{rank}");
         }
         let nothing = histogram.since(&histogram);

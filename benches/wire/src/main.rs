@@ -1,22 +1,111 @@
-//! scratch main
+//! The wire benchmark: Waxwing beside its peers, side by side in one run, in network namespaces.
+//!
+//! Run by `cargo xtask bench wire`, as root. Start reading at [`cases`]; [`notes`] says how it is kept fair.
+//!
+//! Invariant: whatever way it ends, it leaves no namespace, no process and no setting behind, and it never
+//! touches an interface that it did not make.
+
 mod bed;
+mod cases;
+mod conntrack;
 mod contender;
 mod cpu;
 mod generator;
 mod histogram;
+mod notes;
 mod packets;
+mod page;
+mod requests;
 mod sample;
 mod sink;
-use std::time::Duration;
-fn main() -> anyhow::Result<()> {
-    waxwing_tests::netns::remove_own_on_signal(|| {})?;
-    let cores = cpu::Cores::find()?;
-    cpu::Cores::stay_on(cores.load)?;
-    for contender in [contender::Contender::Bare, contender::Contender::Nftables, contender::Contender::Waxwing("round_robin")] {
-        for (flows, rate) in [(Some(10_000), None), (None, None), (Some(10_000), Some(100_000.0))] {
-            let s = packets::measure(cores, contender, contender::Poll::Adaptive, generator::Load { flows, rate }, Duration::from_secs(1));
-            println!("{contender} {flows:?} {rate:?} {s:?}");
-        }
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, ValueEnum as _};
+use waxwing_report::Output;
+use waxwing_tests::netns;
+
+use crate::cases::{Bench, Case};
+use crate::contender::Poll;
+use crate::cpu::Cores;
+
+/// Measures Waxwing on the wire, beside a bare AF_XDP forwarder, nftables, HAProxy and nginx.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// How often each contender is measured in each case.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How long each time.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
+    seconds: u32,
+    /// One round of one second.
+    #[arg(long)]
+    quick: bool,
+    /// Only these cases.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Case>,
+    /// How contenders that read frames themselves wait for them.
+    #[arg(long, value_enum, default_value = "adaptive")]
+    poll: Poll,
+    /// Also copy the results to this directory.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// The build's directory, below which the results are left.
+    #[arg(long, default_value = "target")]
+    target: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    netns::remove_leftovers()?;
+    netns::remove_own_on_signal(conntrack::restore)?;
+    let cores = Cores::find()?;
+    Cores::stay_on(cores.load)?;
+    let _restore = conntrack::make_room()?;
+    let (rounds, seconds) = match arguments.quick {
+        true => (1, 1),
+        false => (arguments.rounds, arguments.seconds),
+    };
+    let bench = Bench {
+        cores,
+        poll: arguments.poll,
+        rounds,
+        seconds,
+    };
+    let folder = measure(&arguments, &bench)?;
+    if let Some(keep) = &arguments.keep {
+        copy(&folder, keep)?;
+        println!("kept in {}", keep.display());
+    }
+    Ok(())
+}
+
+/// Measures the cases that were asked for. Returns where the results are.
+fn measure(arguments: &Arguments, bench: &Bench) -> Result<PathBuf> {
+    let mut output = Output::begin(&arguments.target, "wire", "Waxwing on the wire")?;
+    output.say(&notes::notes(bench));
+    let is_asked_for = |case: &Case| arguments.only.is_empty() || arguments.only.contains(case);
+    let mut outcomes = Vec::new();
+    for case in Case::value_variants().iter().copied().filter(is_asked_for) {
+        let outcome = bench
+            .run(case, &outcomes)
+            .with_context(|| format!("the case {}", case.word()))?;
+        page::add(&mut output, &outcome)?;
+        outcomes.push(outcome);
+    }
+    page::add_targets(&mut output, &outcomes);
+    Ok(output.end(&outcomes)?)
+}
+
+/// Copies the files of a directory.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())
 }

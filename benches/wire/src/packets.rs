@@ -44,7 +44,11 @@ pub(crate) fn measure(
     let (before, watch) = (sink.arrivals()?, Watch::begin(cores)?);
     let (sent, took) = generator.run(load, duration)?;
     let ([load_cpu, cpu], after) = (watch.end()?, sink.arrivals()?);
-    ensure!(after.bad == 0, "{contender}: {} packets with a wrong checksum", after.bad);
+    ensure!(
+        after.bad == 0,
+        "{contender}: {} packets with a wrong checksum",
+        after.bad
+    );
     running.stop()?;
     let a_second = |packets| per_second(packets, took);
     Ok(Sample {
@@ -66,12 +70,19 @@ fn open(generator: &mut Generator<'_>, sink: &Sink, servers: u8) -> Result<()> {
     let (sent, took) = generator.run(load, Duration::from_secs_f64(packets / OPENING_RATE))?;
     let arrivals = sink.arrivals()?;
     let second = Duration::from_secs(1);
-    let (sent, arrived) = (per_second(sent, second), per_second(arrivals.packets, second));
+    let (sent, arrived) = (
+        per_second(sent, second),
+        per_second(arrivals.packets, second),
+    );
     ensure!(
         arrived >= OPENING_ARRIVES * sent,
         "of {sent} packets that open flows {arrived} arrived, in {took:?}"
     );
-    let used = arrivals.by_server.iter().filter(|count| **count > 0).count();
+    let used = arrivals
+        .by_server
+        .iter()
+        .filter(|count| **count > 0)
+        .count();
     ensure!(
         used == usize::from(servers),
         "of {servers} servers {used} got packets: {:?}",

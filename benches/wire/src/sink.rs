@@ -4,8 +4,8 @@
 //! ones pass.
 
 use anyhow::{Context as _, Result};
-use aya::EbpfLoader;
 use aya::Ebpf;
+use aya::EbpfLoader;
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TcAttachType};
 use waxwing_tests::Namespace;
@@ -47,7 +47,10 @@ impl Sink {
         namespace
             .enter(|| program.attach(interface, TcAttachType::Ingress))?
             .with_context(|| format!("cannot attach the sink to {interface} (tcx: Linux 6.6)"))?;
-        let mut map = |name| ebpf.take_map(name).with_context(|| format!("no map {name}"));
+        let mut map = |name| {
+            ebpf.take_map(name)
+                .with_context(|| format!("no map {name}"))
+        };
         Ok(Self {
             counts: map("counts")?.try_into()?,
             latencies: map("latencies")?.try_into()?,
@@ -59,7 +62,10 @@ impl Sink {
     pub(crate) fn arrivals(&self) -> Result<Arrivals> {
         let mut total = [0; 6];
         for counts in self.counts.get(&0, 0)?.iter() {
-            total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+            total
+                .iter_mut()
+                .zip(counts)
+                .for_each(|(total, count)| *total += count);
         }
         let buckets = (0..BUCKETS).map(|bucket| Ok(self.latencies.get(&bucket, 0)?.iter().sum()));
         let [packets, bad, by_server @ ..] = total;

@@ -110,7 +110,11 @@ mod tests {
             let error = text.parse::<Port>().expect_err(text);
             assert!(error.contains("front=02:00:00:00:00:01"), "{error}");
         }
-        for text in ["203.0.113.10:80", "203.0.113.10/tcp", "203.0.113.10:80/sctp"] {
+        for text in [
+            "203.0.113.10:80",
+            "203.0.113.10/tcp",
+            "203.0.113.10:80/sctp",
+        ] {
             let error = text.parse::<Service>().expect_err(text);
             assert!(error.contains("203.0.113.10:80/tcp"), "{error}");
         }
