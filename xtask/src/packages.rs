@@ -32,12 +32,16 @@ pub(crate) const PEERS: &[&str] = &[
     "util-linux",          // setpriv, taskset
 ];
 
+/// To compare with on the wire.
+pub(crate) const WIRE: &[&str] = &["haproxy", "libnginx-mod-stream"];
+
 /// The packages among them that bring a service, and what systemd calls it: none of them may run
 /// beside what the tests start themselves.
 pub(crate) const SERVICES: &[(&str, &str)] = &[
     ("nginx-light", "nginx"),
     ("redis-server", "redis-server"),
     ("postgresql", "postgresql"),
+    ("haproxy", "haproxy"),
 ];
 
 /// Debian's own compiler for Wasm, where rustup cannot fetch its target.

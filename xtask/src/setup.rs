@@ -13,7 +13,7 @@ pub(crate) fn everything() -> Result<(), String> {
 }
 
 /// Installs the packages that are missing.
-fn debian(wanted: &[&str]) -> Result<(), String> {
+pub(crate) fn debian(wanted: &[&str]) -> Result<(), String> {
     if run::output("dpkg-query", &["--version"]).is_none() {
         println!(
             "   this is not a Debian or Ubuntu system; what Waxwing needs is there called: {}",

@@ -31,6 +31,9 @@ use crate::cases::{Bench, Case};
 use crate::contender::Poll;
 use crate::cpu::Cores;
 
+/// Where published results stand, from the workspace's root.
+const KEPT: &str = "benches/results/wire";
+
 /// Measures Waxwing on the wire, beside a bare AF_XDP forwarder, nftables, HAProxy and nginx.
 #[derive(Parser)]
 #[command(version)]
@@ -50,9 +53,9 @@ struct Arguments {
     /// How contenders that read frames themselves wait for them.
     #[arg(long, value_enum, default_value = "adaptive")]
     poll: Poll,
-    /// Also copy the results to this directory.
+    /// Also copy the results to benches/results/wire.
     #[arg(long)]
-    keep: Option<PathBuf>,
+    keep: bool,
     /// The build's directory, below which the results are left.
     #[arg(long, default_value = "target")]
     target: PathBuf,
@@ -76,9 +79,9 @@ fn main() -> Result<()> {
         seconds,
     };
     let folder = measure(&arguments, &bench)?;
-    if let Some(keep) = &arguments.keep {
-        copy(&folder, keep)?;
-        println!("kept in {}", keep.display());
+    if arguments.keep {
+        copy(&folder, Path::new(KEPT))?;
+        println!("kept in {KEPT}");
     }
     Ok(())
 }
