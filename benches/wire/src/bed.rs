@@ -1,8 +1,8 @@
 //! One contender's network: clients on one side, servers on the other, the contender between.
 //!
-//! Invariant: what clients, generator, servers and sink do is done by the load's processor, and what the
-//! contender does by the contender's, softirqs included; only what a NIC would do, handing a frame that
-//! arrives to the kernel or to an AF_XDP socket, is done for every contender by the load's.
+//! Invariant: what generator, clients and servers do is done by the load's processor, and what the contender
+//! does by the contender's, softirqs included; only what a NIC would do, handing a frame that arrives to the
+//! kernel or to an AF_XDP socket, is done for every contender by the load's.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
@@ -66,13 +66,20 @@ impl Bed {
             ..
         } = &self.topology;
         let Cores { load, contender } = self.cores;
-        steer(balancer, "front", contender)?;
-        steer(balancer, "back", contender)?;
+        steer(balancer, "front", Some(contender))?;
+        steer(balancer, "back", Some(contender))?;
         for host in servers.iter().chain([client]) {
-            steer(host, "eth0", load)?;
+            steer(host, "eth0", Some(load))?;
         }
-        steer(switch, "balancer", load)?;
-        (1..=servers.len()).try_for_each(|number| steer(switch, &format!("server{number}"), load))
+        steer(switch, "balancer", Some(load))?;
+        (1..=servers.len())
+            .try_for_each(|number| steer(switch, &format!("server{number}"), Some(load)))
+    }
+
+    /// Leaves what the balancer sends to its own processor, where a sink counts it at less cost than that of
+    /// steering it elsewhere.
+    pub(crate) fn sink_beside_contender(&self) -> Result<()> {
+        steer(&self.topology.switch, "balancer", None)
     }
 
     fn prepare_balancer(&self) -> Result<()> {
@@ -129,14 +136,14 @@ impl Bed {
     }
 }
 
-/// Has one processor handle what arrives at an interface.
-fn steer(namespace: &Namespace, interface: &str, core: usize) -> Result<()> {
-    let mask = format!("{:x}", 1_u128 << core);
-    let line = format!("echo {mask} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
+/// Has one processor handle what arrives at an interface, or the one that it is sent by.
+fn steer(namespace: &Namespace, interface: &str, core: Option<usize>) -> Result<()> {
+    let mask = core.map_or(0, |core| 1_u128 << core);
+    let line = format!("echo {mask:x} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
     namespace
         .run("sh", &["-c", &line])
         .map(drop)
-        .with_context(|| format!("no receive packet steering of {interface} to CPU {core}"))
+        .with_context(|| format!("no receive packet steering of {interface} to CPU {core:?}"))
 }
 
 /// Waits, within bounds, until both processors are idle: a network that was taken down leaves work behind.

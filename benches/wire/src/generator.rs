@@ -4,12 +4,13 @@
 //! and its source address and port are those of its flow, of which as many follow one another as the load
 //! has, or all are different.
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData};
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, include_bytes_aligned};
 use nix::net::if_::if_nametoindex;
 use waxwing_tests::Namespace;
@@ -126,9 +127,14 @@ fn call_for(program: &Xdp, batch: u32, duration: Duration) -> Result<Duration> {
             attrs: TestRunAttrs::new().xdp_live_frames(batch),
             ..TestRunOptions::new()
         };
-        program
-            .test_run(options)
-            .context("the kernel does not run the generator (live frames: Linux 5.18)")?;
+        match program.test_run(options) {
+            // A signal, whose handler ends this process.
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == ErrorKind::Interrupted => {}
+            ran => drop(
+                ran.context("the kernel does not run the generator (live frames: Linux 5.18)")?,
+            ),
+        }
         let left = duration.saturating_sub(begun.elapsed()).min(CALL);
         let factor = left.as_secs_f64() / called.elapsed().as_secs_f64();
         repeat = scaled(repeat, factor);

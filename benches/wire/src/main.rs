@@ -21,6 +21,7 @@ mod sink;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum as _};
@@ -62,7 +63,15 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let outcome = run(&Arguments::parse());
+    while netns::is_ending() {
+        // The signal's handler removes what stands, and ends the process; what failed, failed for that.
+        thread::park();
+    }
+    outcome
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     netns::remove_leftovers()?;
     netns::remove_own_on_signal(conntrack::restore)?;
     let cores = Cores::find()?;
@@ -78,7 +87,7 @@ fn main() -> Result<()> {
         rounds,
         seconds,
     };
-    let folder = measure(&arguments, &bench)?;
+    let folder = measure(arguments, &bench)?;
     if arguments.keep {
         copy(&folder, Path::new(KEPT))?;
         println!("kept in {KEPT}");

@@ -29,8 +29,8 @@ pub(crate) fn notes(bench: &Bench) -> String {
          turns, on a network of its own. A table shows the median (lowest to highest).\n\
          - **Network**: veth pairs between namespaces; client, balancer, a bridge, two servers behind it. AF_XDP \
          is in copy mode there, as veth has no zero-copy.\n\
-         - **Processors**: CPU {load} has the generator, the sink, clients and servers; CPU {contender} has the \
-         contender. Softirqs are placed by receive packet steering: what arrives at the balancer is handled by \
+         - **Processors**: CPU {load} has the generator, clients and servers; CPU {contender} has the contender, all \
+         of its threads, and the sink, whose cost is the same for all. Softirqs are placed by receive packet steering: what arrives at the balancer is handled by \
          CPU {contender}, all else by CPU {load}. What a NIC's own processor would do is done by CPU {load} for all: \
          the poll of the wire that the frames arrive on (the XDP program and the copy to the socket's \
          memory for AF_XDP; making a kernel buffer for the others), whose cost no contender has.\n\

@@ -33,6 +33,7 @@ pub(crate) fn measure(
 ) -> Result<Sample> {
     let servers = if contender.has_one_server() { 1 } else { 2 };
     let bed = Bed::new(cores, servers, Offloads::Off)?;
+    bed.sink_beside_contender()?;
     let running = contender.start(&bed, Protocol::Udp, poll)?;
     let topology = &bed.topology;
     let sink = Sink::attach(&topology.switch, "balancer", PORT)?;

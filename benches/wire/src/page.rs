@@ -28,6 +28,15 @@ fn percent(series: &Series, value: impl Fn(&Sample) -> f64) -> String {
     format!("{median:.0} %")
 }
 
+/// How much was sent for it, where that is ours to say.
+fn sent(series: &Series, factor: f64) -> String {
+    let all = series.runs.iter().map(|run| run.offered);
+    let all: Option<Vec<f64>> = all.collect();
+    all.map_or_else(String::new, |all| {
+        figure(Spread::of(&all).times(factor).median)
+    })
+}
+
 fn rate_table(outcome: &Outcome) -> Table {
     let unit = outcome.unit;
     let rate = |run: &Sample| run.rate * unit.factor();
@@ -36,6 +45,7 @@ fn rate_table(outcome: &Outcome) -> Table {
         "contender",
         unit.label(),
         "of the bare forwarder's",
+        "sent",
         "CPU, contender's",
         "CPU, load's",
     ]);
@@ -45,6 +55,7 @@ fn rate_table(outcome: &Outcome) -> Table {
             series.name.clone(),
             series.spread(rate).to_string(),
             ratio.map_or_else(String::new, |ratio| figure(ratio.median)),
+            sent(series, unit.factor()),
             percent(series, |run| run.cpu),
             percent(series, |run| run.load_cpu),
         ]);
@@ -85,15 +96,14 @@ fn latency_table(outcome: &Outcome) -> Table {
         "p50, us",
         "p99, us",
         "p99.9, us",
-        "arrived, %",
+        "passed a second",
         "CPU, contender's",
         "CPU, load's",
     ]);
     for series in &outcome.series {
-        let arrived = |run: &Sample| 100.0 * run.offered.map_or(1.0, |offered| run.rate / offered);
         let mut row = vec![series.name.clone()];
         row.extend(PERCENTILES.map(|(_, of)| series.spread(of_latency(of)).to_string()));
-        row.push(figure(series.spread(arrived).median));
+        row.push(figure(series.spread(|run| run.rate).median));
         row.push(percent(series, |run| run.cpu));
         row.push(percent(series, |run| run.load_cpu));
         table.row(row);

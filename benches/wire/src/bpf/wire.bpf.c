@@ -29,7 +29,7 @@
 #define SOURCE_PORT_BITS 10
 #define SOURCE_ADDRESS_MASK 0x003fffff
 /* A generator that is later than this has been interrupted, and begins its pace anew, in ns. */
-#define LATE_MAX 20000
+#define LATE_MAX 50000
 
 /* Latencies by 32 steps to each doubling, up to 64 s: `histogram.rs` mirrors it. */
 #define STEP_BITS 5
