@@ -195,7 +195,7 @@ fn haproxy(bed: &Bed) -> Result<Process> {
         .map(|address| format!("  server {address} {address}:{PORT}\n"))
         .collect();
     let config = format!(
-        "global\n  nbthread 1\n  maxconn 20000\n\
+        "global\n  nbthread 1\n  maxconn 4096\n\
          defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
          listen bench\n  bind {VIP}:{PORT}\n  balance roundrobin\n{servers}"
     );
@@ -214,8 +214,8 @@ fn nginx_stream(bed: &Bed) -> Result<Process> {
     let config = format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
          daemon off; worker_processes 1; user root; pid {root}/stream.pid;\n\
-         error_log {root}/stream.log; worker_rlimit_nofile 65536;\n\
-         events {{ worker_connections 20000; }}\n\
+         error_log {root}/stream.log;\n\
+         events {{ worker_connections 8192; }}\n\
          stream {{\n\
            upstream bench {{ {servers}}}\n\
            server {{ listen {VIP}:{PORT} backlog=4096; tcp_nodelay on; proxy_pass bench; }}\n\
