@@ -131,9 +131,9 @@ fn call_for(program: &Xdp, batch: u32, duration: Duration) -> Result<Duration> {
             // A signal, whose handler ends this process.
             Err(ProgramError::SyscallError(error))
                 if error.io_error.kind() == ErrorKind::Interrupted => {}
-            ran => drop(
-                ran.context("the kernel does not run the generator (live frames: Linux 5.18)")?,
-            ),
+            ran => {
+                ran.context("the kernel does not run the generator (live frames: Linux 5.18)")?;
+            }
         }
         let left = duration.saturating_sub(begun.elapsed()).min(CALL);
         let factor = left.as_secs_f64() / called.elapsed().as_secs_f64();
