@@ -22,6 +22,12 @@ pub struct Config {
     pub canary: Option<&'static str>,
     /// Size of the session table.
     pub sessions_max: u64,
+    /// The most services, where it is not the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub services_max: Option<u32>,
+    /// The most backends, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backends_max: Option<u32>,
     /// What a worker does while nothing arrives.
     pub poll: &'static str,
     /// Where the balancer stands: `routed`, which is the default, or `transparent`.
@@ -180,6 +186,8 @@ impl Config {
             modules: directory.join("modules"),
             canary: None,
             sessions_max: 100_000,
+            services_max: None,
+            backends_max: None,
             poll: "adaptive",
             mode: None,
             return_path: None,

@@ -54,6 +54,16 @@ const ARROWS: &[(&str, &[&str])] = &[
         "bare-forwarder",
         &["waxwing-dataplane", "waxwing-packet", "waxwing-xdp"],
     ),
+    ("waxwing-bed", &["waxwing-dataplane", "waxwing-packet"]),
+    (
+        "waxwing-instructions",
+        &[
+            "waxwing-bed",
+            "waxwing-dataplane",
+            "waxwing-packet",
+            "waxwing-report",
+        ],
+    ),
 ];
 
 const ANY: &[&str] = &["*"];

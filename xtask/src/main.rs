@@ -34,6 +34,12 @@ cargo xtask COMMAND
   fuzz [--seconds N]    the packet's way under input that is led by coverage, each target for so long
                         (600); installs cargo-fuzz, where it is missing
   bench [FILTER]        the criterion benches, and the table of what each policy's pick costs
+  bench instructions [--keep | PART]
+                        instructions a packet, beside those in benches/instructions.md; `--keep` writes
+                        them there, PART counts only what has it in its name
+  bench cost [--quick] [--keep] [PART]
+                        what work costs as it grows, over sessions, services, backends and workers;
+                        `--keep` copies tables and charts into benches/results, `--quick` tries it out
   bench wire [OPTIONS]  Waxwing beside its peers in network namespaces: packets a second, requests,
                         latencies, processor use; a table, charts and JSON in target/bench/wire
       --quick             one round of one second, to see that it works

@@ -52,3 +52,6 @@ pub(crate) const WASM: &[&str] = &[
     "rust-web-src",
     "lld",
 ];
+
+/// To count instructions.
+pub(crate) const COUNT: &[&str] = &["valgrind"];

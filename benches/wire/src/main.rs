@@ -19,8 +19,7 @@ mod requests;
 mod sample;
 mod sink;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context as _, Result};
@@ -31,9 +30,6 @@ use waxwing_tests::netns;
 use crate::cases::{Bench, Case};
 use crate::contender::Poll;
 use crate::cpu::Cores;
-
-/// Where published results stand, from the workspace's root.
-const KEPT: &str = "benches/results/wire";
 
 /// Measures Waxwing on the wire, beside a bare AF_XDP forwarder, nftables, HAProxy and nginx.
 #[derive(Parser)]
@@ -54,9 +50,6 @@ struct Arguments {
     /// How contenders that read frames themselves wait for them.
     #[arg(long, value_enum, default_value = "adaptive")]
     poll: Poll,
-    /// Also copy the results to benches/results/wire.
-    #[arg(long)]
-    keep: bool,
     /// The build's directory, below which the results are left.
     #[arg(long, default_value = "target")]
     target: PathBuf,
@@ -87,16 +80,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         rounds,
         seconds,
     };
-    let folder = measure(arguments, &bench)?;
-    if arguments.keep {
-        copy(&folder, Path::new(KEPT))?;
-        println!("kept in {KEPT}");
-    }
-    Ok(())
+    measure(arguments, &bench)
 }
 
-/// Measures the cases that were asked for. Returns where the results are.
-fn measure(arguments: &Arguments, bench: &Bench) -> Result<PathBuf> {
+/// Measures the cases that were asked for.
+fn measure(arguments: &Arguments, bench: &Bench) -> Result<()> {
     let mut output = Output::begin(&arguments.target, "wire", "Waxwing on the wire")?;
     output.say(&notes::notes(bench));
     let is_asked_for = |case: &Case| arguments.only.is_empty() || arguments.only.contains(case);
@@ -109,15 +97,6 @@ fn measure(arguments: &Arguments, bench: &Bench) -> Result<PathBuf> {
         outcomes.push(outcome);
     }
     page::add_targets(&mut output, &outcomes);
-    Ok(output.end(&outcomes)?)
-}
-
-/// Copies the files of a directory.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
+    output.end(&outcomes)?;
     Ok(())
 }

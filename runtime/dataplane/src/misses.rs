@@ -9,7 +9,7 @@ use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
 use crate::counters::WorkerCounters;
 use crate::fallback::rendezvous;
 use crate::flow::{find, tcp_flags, tuple_of};
-use crate::forward::Fate;
+use crate::forward::{Batch, Fate};
 use crate::opening::{Arrived, open_session};
 use crate::parts::Parts;
 use crate::policy::{PAYLOAD_MAX, PickContext};
@@ -55,12 +55,13 @@ impl Misses {
         id: ServiceId,
         epoch: &mut Epoch,
         parts: &mut Parts<'_>,
-        (frames, fates): (&[F], &mut [Fate]),
+        (frames, batch): (&[F], Batch<'_>),
         now: Now,
     ) {
         let Epoch {
             snapshot, policies, ..
         } = epoch;
+        let Batch { packets, fates } = batch;
         let Some(service) = snapshot.service(id) else {
             return give_all(fates, id, DropReason::NoService);
         };
@@ -68,7 +69,7 @@ impl Misses {
             .get_mut(service.policy)
             .filter(|_| !service.backends.is_empty());
         let payload_len = policy.as_ref().map_or(0, |policy| policy.payload_len());
-        self.gather(service, payload_len, frames, fates);
+        self.gather(service, payload_len, frames, (packets, fates));
 
         self.picks.clear();
         self.picks.resize(self.flows.len(), Pick::Fallback);
@@ -107,7 +108,8 @@ impl Misses {
                 fates[arrival.frame] = reject(frame, &arrival.packet, parts, now);
             }
         }
-        second_frames(snapshot, parts, &self.arrivals, (frames, fates), now);
+        let batch = Batch { packets, fates };
+        second_frames(snapshot, parts, &self.arrivals, (frames, batch), now);
     }
 
     /// Collects the service's new flows; a second frame of the same flow waits for the first.
@@ -116,12 +118,12 @@ impl Misses {
         service: &Service,
         payload_len: usize,
         frames: &[F],
-        fates: &mut [Fate],
+        (packets, fates): (&[Option<IpPacket>], &mut [Fate]),
     ) {
         self.flows.clear();
         self.arrivals.clear();
         for (at, fate) in fates.iter_mut().enumerate() {
-            let Fate::Miss(packet, hash, id) = *fate else {
+            let (Fate::Miss(hash, id), Some(packet)) = (*fate, packets[at]) else {
                 continue;
             };
             let Some(tuple) = tuple_of(&packet).filter(|_| id == service.id) else {
@@ -223,7 +225,7 @@ fn reject<F: FrameBuf>(frame: &F, packet: &IpPacket, parts: &mut Parts<'_>, now:
         refusals, gather, ..
     } = parts;
     let fate = refusals.refuse(gather, (frame, packet), DropReason::NoBackend, now);
-    if let Fate::Refuse(_) = fate {
+    if let Fate::Refuse = fate {
         parts.counters.rejected.add(1);
     }
     fate
@@ -234,11 +236,11 @@ fn second_frames<F: FrameBuf>(
     snapshot: &Snapshot,
     parts: &mut Parts<'_>,
     firsts: &[Arrival],
-    (frames, fates): (&[F], &mut [Fate]),
+    (frames, Batch { packets, fates }): (&[F], Batch<'_>),
     now: Now,
 ) {
     for at in 0..fates.len() {
-        let Fate::Miss(packet, hash, _) = fates[at] else {
+        let (Fate::Miss(hash, _), Some(packet)) = (fates[at], packets[at]) else {
             continue;
         };
         let first = firsts.iter().find(|first| first.is_of(&packet, hash));
@@ -249,11 +251,11 @@ fn second_frames<F: FrameBuf>(
             .and_then(|tuple| find(&parts.shared.sessions, snapshot, &tuple, hash));
         fates[at] = match (first, found) {
             // That the first one was damaged says nothing of this one.
-            (Fate::Refuse(_) | Fate::Drop(DropReason::Malformed), _) => {
+            (Fate::Refuse | Fate::Drop(DropReason::Malformed), _) => {
                 reject(&frames[at], &packet, parts, now)
             }
             (Fate::Drop(reason), _) => Fate::Drop(reason),
-            (_, Some((at, session, direction))) => Fate::Session(packet, at, session, direction),
+            (_, Some(found)) => Fate::Session(found.at, found.stored.session(), found.direction),
             // The first one's session has ended already, at another worker's hand.
             (_, None) => Fate::Drop(DropReason::SessionTableFull),
         };
@@ -262,7 +264,7 @@ fn second_frames<F: FrameBuf>(
 
 fn give_all(fates: &mut [Fate], id: ServiceId, reason: DropReason) {
     for fate in fates {
-        if matches!(fate, Fate::Miss(_, _, service) if *service == id) {
+        if matches!(fate, Fate::Miss(_, service) if *service == id) {
             *fate = Fate::Drop(reason);
         }
     }

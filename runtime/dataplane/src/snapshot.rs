@@ -431,10 +431,16 @@ impl Snapshot {
     #[inline]
     #[must_use]
     pub fn seen_by_backend(&self, session: &Session) -> Option<Address> {
-        if session.source.is_client() {
-            Some(session.client)
+        self.address_of(session.source, session.client)
+    }
+
+    /// The same of a session with this source address and this client.
+    #[inline(always)]
+    pub(crate) fn address_of(&self, source: SourceId, client: Address) -> Option<Address> {
+        if source.is_client() {
+            Some(client)
         } else {
-            self.sources.address(session.source)
+            self.sources.address(source)
         }
     }
 
