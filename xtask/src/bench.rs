@@ -11,6 +11,7 @@ use crate::{figures, machine, packages, run, setup};
 /// `bench WHAT`, or a filter of the criterion benches.
 pub(crate) fn any(arguments: &[String]) -> Result<(), String> {
     match arguments.split_first() {
+        Some((what, rest)) if what == "wire" => wire(rest),
         Some((what, rest)) if what == "instructions" => instructions(rest),
         Some((what, rest)) if what == "cost" => cost(rest),
         Some((what, rest)) if what == "vm" => machine::bench(rest),
@@ -61,6 +62,24 @@ fn cost(arguments: &[String]) -> Result<(), String> {
     let (keep, arguments) = without_keep(arguments);
     run::as_root(&released("waxwing-cost"), &arguments)?;
     if keep { kept("cost") } else { Ok(()) }
+}
+
+/// Waxwing beside its peers, all as they are when released.
+fn wire(arguments: &[String]) -> Result<(), String> {
+    setup::everything()?;
+    setup::debian(packages::WIRE)?;
+    run::step("building the balancer, the bare forwarder and the bench, as they are when released");
+    build(&[
+        "waxwing",
+        "waxwing-testbed",
+        "bare-forwarder",
+        "waxwing-wire-bench",
+    ])?;
+    let (keep, arguments) = without_keep(arguments);
+    let target = run::target().display().to_string();
+    let arguments = [&["--target", &target], arguments.as_slice()].concat();
+    run::as_root(&released("waxwing-wire-bench"), &arguments)?;
+    if keep { kept("wire") } else { Ok(()) }
 }
 
 /// Builds programs as they are when released; as always, of the whole workspace's selection.

@@ -46,6 +46,15 @@ cargo xtask COMMAND
                         charts and JSON in target/bench/vm
       --rounds N          how often each is measured (5)
       --keep              also copy the results to benches/results/vm
+  bench wire [OPTIONS]  Waxwing beside its peers in network namespaces: packets a second, requests,
+                        latencies, processor use; a table, charts and JSON in target/bench/wire
+      --quick             one round of one second, to see that it works
+      --rounds N          how often each contender is measured in each case (5)
+      --seconds N         how long each time (2)
+      --only CASE,..      established, new-sessions, packet-latency, short-connections, keep-alive,
+                          light-latency, half-latency, bulk
+      --poll busy         AF_XDP without sleep (adaptive)
+      --keep              also copy the results to benches/results/wire
 ";
 
 fn main() -> ExitCode {
