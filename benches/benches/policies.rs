@@ -7,31 +7,26 @@
 //! does.
 
 use std::hint::black_box;
-use std::path::Path;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
+use waxwing_benches::modules::{self, EMPTY, SEED, SERVICE, binding};
 use waxwing_dataplane::policy::{PAYLOAD_MAX, PickContext};
-use waxwing_dataplane::{BackendId, Gauges, NewFlow, Now, Pick, Policy, ServiceId};
+use waxwing_dataplane::{BackendId, Gauges, NewFlow, Now, Pick, Policy};
 use waxwing_packet::{Address, Protocol};
-use waxwing_plugin::{BackendInfo, Event, Host, Options, ServiceBinding};
+use waxwing_plugin::Host;
 use waxwing_sdk::abi::{BackendRecord, PROTOCOL_UDP};
 use waxwing_sdk::testing::{self, Driver, TestFlow};
 
 const BATCHES: [usize; 4] = [1, 8, 32, 64];
 const BACKENDS: u32 = 10;
 const MORE_BACKENDS: [u32; 3] = [3, 100, 4096];
-const SEED: u64 = 42;
-const SERVICE: ServiceId = ServiceId(0);
 /// Flows that each measurement goes through again and again: few enough to stay in the caches, as
 /// those of a batch are, which the balancer has just gathered.
 const FLOWS: usize = 256;
-
-const EMPTY: &str = include_str!("../../runtime/plugin/src/workbench/empty.wat");
 
 macro_rules! bench_each {
     ($($name:ident :: $policy:ident, $package:literal, $config:literal;)*) => {
@@ -188,13 +183,8 @@ struct Wasm {
 
 impl Wasm {
     fn new(host: &Host, name: &str, config: &str, records: &[BackendRecord]) -> Option<Self> {
-        let policy = host
-            .bind(name, 1, SEED, &[binding(config, records)])
-            .ok()?
-            .policies
-            .pop()?;
         Some(Self {
-            policy,
+            policy: modules::instance(host, name, config, records)?,
             ids: records.iter().map(|r| BackendId(r.id)).collect(),
             gauges: Gauges::new(records.len(), 1),
             flows: flows(name).iter().map(new_flow).collect(),
@@ -222,23 +212,6 @@ impl Wasm {
             .pick(SERVICE, context, flows, &mut self.picks[..batch])
             .expect("it picks");
         black_box(&self.picks);
-    }
-}
-
-fn binding(config: &str, records: &[BackendRecord]) -> ServiceBinding {
-    let backend = |record: &BackendRecord| BackendInfo {
-        id: BackendId(record.id),
-        key: record.key,
-        weight: record.weight,
-        healthy: true,
-        health_weight: 100,
-        tag: record.tag,
-    };
-    ServiceBinding {
-        service: SERVICE,
-        name: "web".into(),
-        config_json: config.into(),
-        backends: records.iter().map(backend).collect(),
     }
 }
 
@@ -288,24 +261,7 @@ fn trap() -> String {
 }
 
 fn policies(criterion: &mut Criterion) {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    let target = std::env::temp_dir().join(format!("waxwing-bench-{}", std::process::id()));
-    let modules = waxwing_module_build::build(&manifest, PACKAGES, &target).expect("modules");
-    let mut shipped: Vec<(&'static str, &'static [u8])> = modules
-        .iter()
-        .map(|module| {
-            let bytes = std::fs::read(&module.path).expect("a module");
-            (&*module.name.clone().leak(), &*bytes.leak())
-        })
-        .collect();
-    std::fs::remove_dir_all(&target).expect("removed");
-    shipped.push(("trap", wat::parse_str(trap()).expect("it is valid").leak()));
-    shipped.push(("empty", wat::parse_str(EMPTY).expect("it is valid").leak()));
-    let (faults, _kept) = channel::<Event>();
-    let host = Host::new(Options::default(), &shipped, None, move |event| {
-        let _ = faults.send(event);
-    });
-    let host = host.expect("a host");
+    let host = modules::host(PACKAGES, &[("trap", &trap()), ("empty", EMPTY)]);
     let mut group = short(criterion, "pick/empty");
     wasm(&mut group, &host, "empty", "{}");
     group.finish();

@@ -125,7 +125,11 @@ pub fn iperf3_server(namespace: &Namespace, port: u16) -> Result<Process> {
     Ok(server)
 }
 
-fn wait_listening(namespace: &Namespace, server: &mut Process, port: u16) -> Result<()> {
+/// Waits until a port is listened on, and for no longer than `server` lives.
+///
+/// # Errors
+/// It ended, or took longer than 10 s.
+pub fn wait_listening(namespace: &Namespace, server: &mut Process, port: u16) -> Result<()> {
     wait_for("the server to listen", server, |_| {
         let filter = format!("sport = :{port}");
         Ok(!namespace.run("ss", &["-Hltn", &filter])?.is_empty())
@@ -133,7 +137,10 @@ fn wait_listening(namespace: &Namespace, server: &mut Process, port: u16) -> Res
 }
 
 /// Waits until `is_done`, with a bound, and for no longer than `process` lives.
-fn wait_for(
+///
+/// # Errors
+/// It ended, or took longer than 10 s; or looking failed.
+pub fn wait_for(
     what: &str,
     process: &mut Process,
     is_done: impl Fn(&Process) -> Result<bool>,

@@ -22,6 +22,12 @@ pub struct Config {
     pub canary: Option<&'static str>,
     /// Size of the session table.
     pub sessions_max: u64,
+    /// The most services, where it is not the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub services_max: Option<u32>,
+    /// The most backends, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backends_max: Option<u32>,
     /// What a worker does while nothing arrives.
     pub poll: &'static str,
     /// Whether frames are shared with the driver: `auto`, `require` or `off`.
@@ -183,6 +189,8 @@ impl Config {
             modules: directory.join("modules"),
             canary: None,
             sessions_max: 100_000,
+            services_max: None,
+            backends_max: None,
             poll: "adaptive",
             zero_copy: None,
             mode: None,

@@ -49,6 +49,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waxwing-tests", ANY),
     ("waxwing-demo", ANY),
     ("waxwing-benches", ANY),
+    ("waxwing-wire-bench", ANY),
+    (
+        "bare-forwarder",
+        &["waxwing-dataplane", "waxwing-packet", "waxwing-xdp"],
+    ),
+    ("waxwing-bed", &["waxwing-dataplane", "waxwing-packet"]),
+    (
+        "waxwing-instructions",
+        &[
+            "waxwing-bed",
+            "waxwing-dataplane",
+            "waxwing-packet",
+            "waxwing-report",
+        ],
+    ),
 ];
 
 const ANY: &[&str] = &["*"];

@@ -3,6 +3,7 @@
 //! Invariant: it builds with the Rust toolchain alone, so that it can install what the rest needs
 //! before the rest is built.
 
+mod bench;
 mod ci;
 mod figures;
 mod fuzz;
@@ -35,10 +36,25 @@ cargo xtask COMMAND
   fuzz [--seconds N]    the packet's way under input that is led by coverage, each target for so long
                         (600); installs cargo-fuzz, where it is missing
   bench [FILTER]        the criterion benches, and the table of what each policy's pick costs
+  bench instructions [--keep | PART]
+                        instructions a packet, beside those in benches/instructions.md; `--keep` writes
+                        them there, PART counts only what has it in its name
+  bench cost [--quick] [--keep] [PART]
+                        what work costs as it grows, over sessions, services, backends and workers;
+                        `--keep` copies tables and charts into benches/results, `--quick` tries it out
   bench vm [OPTIONS]    Waxwing in zero-copy mode beside IPVS and nftables, in a virtual machine; a table,
                         charts and JSON in target/bench/vm
       --rounds N          how often each is measured (5)
       --keep              also copy the results to benches/results/vm
+  bench wire [OPTIONS]  Waxwing beside its peers in network namespaces: packets a second, requests,
+                        latencies, processor use; a table, charts and JSON in target/bench/wire
+      --quick             one round of one second, to see that it works
+      --rounds N          how often each contender is measured in each case (5)
+      --seconds N         how long each time (2)
+      --only CASE,..      established, new-sessions, packet-latency, short-connections, keep-alive,
+                          light-latency, half-latency, bulk
+      --poll busy         AF_XDP without sleep (adaptive)
+      --keep              also copy the results to benches/results/wire
 ";
 
 fn main() -> ExitCode {
@@ -54,8 +70,7 @@ fn main() -> ExitCode {
         "ci" => setup::everything().and_then(|()| ci::all()),
         "fuzz" => fuzz::all(rest),
         "simulate" => simulate::forever(rest),
-        "bench" if rest.first().is_some_and(|what| what == "vm") => machine::bench(&rest[1..]),
-        "bench" => setup::everything().and_then(|()| bench(rest)),
+        "bench" => bench::any(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(())
@@ -75,23 +90,4 @@ fn demo(arguments: &[String]) -> Result<(), String> {
     run::step("building the balancer and the demo");
     run::build()?;
     run::as_root(&run::built("waxwing-demo")?, arguments)
-}
-
-fn bench(filter: &[String]) -> Result<(), String> {
-    let any = filter.join("|");
-    let mut arguments = vec![
-        "bench",
-        "--workspace",
-        "--bench",
-        "forward",
-        "--bench",
-        "policies",
-    ];
-    if !filter.is_empty() {
-        // Criterion takes one expression: a bench that any of the words names.
-        arguments.extend(["--", &any]);
-    }
-    run::cargo(&arguments)?;
-    println!("{}", figures::table(&run::target().join("criterion")));
-    Ok(())
 }

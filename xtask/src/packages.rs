@@ -42,6 +42,9 @@ pub(crate) const MACHINE: &[&str] = &[
 /// To compare with there.
 pub(crate) const MACHINE_PEERS: &[&str] = &["ipvsadm"];
 
+/// To compare with on the wire.
+pub(crate) const WIRE: &[&str] = &["haproxy", "libnginx-mod-stream"];
+
 /// The packages among all these that bring a service, and what systemd calls it: none of them may run
 /// beside what the tests start themselves.
 pub(crate) const SERVICES: &[(&str, &str)] = &[
@@ -49,6 +52,7 @@ pub(crate) const SERVICES: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("postgresql", "postgresql"),
     ("ipvsadm", "ipvsadm"),
+    ("haproxy", "haproxy"),
 ];
 
 /// Debian's own compiler for Wasm, where rustup cannot fetch its target.
@@ -59,3 +63,6 @@ pub(crate) const WASM: &[&str] = &[
     "rust-web-src",
     "lld",
 ];
+
+/// To count instructions.
+pub(crate) const COUNT: &[&str] = &["valgrind"];

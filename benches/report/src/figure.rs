@@ -19,9 +19,13 @@ pub fn figure(value: f64) -> String {
     format!("{sign}{}{decimals}", grouped(whole))
 }
 
-/// A number of things, in the steps that axes have: `8`, `100 k`, `1.5 M`.
+/// A number of things, in the steps that axes have: `8`, `100 k`, `1.5 M`; or whole, where that would
+/// not be exact: `4,096`.
 #[must_use]
 pub fn count(value: f64) -> String {
+    if (1e3..1e5).contains(&value) && value % 100.0 != 0.0 {
+        return figure(value);
+    }
     let (scaled, unit) = match value.abs() {
         size if size >= 1e9 => (value / 1e9, " G"),
         size if size >= 1e6 => (value / 1e6, " M"),
@@ -72,6 +76,8 @@ mod tests {
             (0.0, "0"),
             (2.5, "2.5"),
             (64.0, "64"),
+            (1500.0, "1.5 k"),
+            (4096.0, "4,096"),
             (100_000.0, "100 k"),
             (1_500_000.0, "1.5 M"),
             (8e6, "8 M"),

@@ -11,6 +11,16 @@ use serde::Serialize;
 
 use crate::table::Table;
 
+/// Cargo's target folder, of the program that runs: it lies in `target/PROFILE`.
+///
+/// # Errors
+/// The program has no path, or none so deep.
+pub fn target() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program.ancestors().nth(2).map(Path::to_owned);
+    target.ok_or_else(|| Error::other(format!("{} is in no target folder", program.display())))
+}
+
 /// A bench's folder, and its page as far as it is written.
 pub struct Output {
     name: String,

@@ -16,8 +16,9 @@ use waxwing_packet::{IpPacket, Quote, Rewrite, Translation, checksum};
 use crate::citizen;
 use crate::exit::Exit;
 use crate::flow::{find, is_martian};
-use crate::forward::{Fate, Shared, nat};
-use crate::session::{Direction, Session, Tuple};
+use crate::forward::{Fate, Shared};
+use crate::hit::full_nat;
+use crate::session::{Direction, Session, Stored, Tuple};
 use crate::snapshot::Backend;
 use crate::ways::Ways;
 use crate::{DropReason, FrameBuf, Now, PortId, Snapshot};
@@ -74,16 +75,15 @@ impl SessionError {
             protocol: quote.protocol,
         };
         let hash = shared.sessions.hash(&tuple);
-        let Some((_, session, direction)) = find(&shared.sessions, snapshot, &tuple, hash) else {
+        let Some(found) = find(&shared.sessions, snapshot, &tuple, hash) else {
             return Ok(None);
         };
-        let stands = snapshot
-            .backend(session.backend)
-            .is_some_and(|backend| !session.is_expired(&backend.timeouts, now.tick()));
-        Ok(stands.then_some(Self {
+        let session = found.stored.session();
+        let is_over = session.is_expired(&found.backend.timeouts, now.tick());
+        Ok((!is_over).then_some(Self {
             quote,
             session,
-            direction,
+            direction: found.direction,
         }))
     }
 
@@ -107,32 +107,33 @@ impl SessionError {
         let backend = snapshot
             .backend(self.session.backend)
             .ok_or(DropReason::NoBackend)?;
-        let towards = match self.direction {
-            Direction::Forward => ways.to_backend(snapshot, backend.id)?,
-            Direction::Reply => ways.to_client(snapshot, &self.session)?,
+        let stored = Stored::from(&self.session);
+        let way = match self.direction {
+            Direction::Forward => ways.to_backend(backend.id)?,
+            Direction::Reply => ways.to_client(snapshot, &stored)?,
         };
         let arrived = (frame.port(), &packet.ethernet);
-        let exit = Exit::of(snapshot, arrived, self.direction, towards)?;
+        let exit = Exit::of(snapshot, arrived, (&stored, self.direction), &way)?;
         if exit.routed && packet.hop_limit <= 1 {
             return Err(DropReason::HopLimit);
         }
-        if packet.end - packet.network > exit.mtu {
+        if packet.end - packet.network > exit.egress.mtu {
             return Err(DropReason::TooBig);
         }
         let (outer, quoted) = self.rewrites(backend, snapshot, packet);
         let outer = Rewrite {
-            link: exit.link,
+            link: exit.link(),
             decrement_hop_limit: exit.routed,
             ..outer
         };
         self.quote
             .rewrite(frame.bytes_mut(), packet, &outer, &quoted);
-        if let Some(link) = exit.link
-            && packet.ethernet.tags != *exit.tags
+        if let Some(link) = exit.link()
+            && packet.ethernet.tags != exit.tags
         {
-            citizen::retag(frame, &packet.ethernet, link, *exit.tags)?;
+            citizen::retag(frame, &packet.ethernet, link, exit.tags)?;
         }
-        Ok(exit.port)
+        Ok(exit.egress.wire)
     }
 
     /// What changes in the error's own header, and in the quoted ones. A quoted packet went against
@@ -144,7 +145,7 @@ impl SessionError {
         snapshot: &Snapshot,
         packet: &IpPacket,
     ) -> (Rewrite, Rewrite) {
-        let onward = nat(&self.session, backend, snapshot, self.direction);
+        let onward = full_nat((&self.session).into(), backend, snapshot, self.direction);
         let quoted = Rewrite {
             source: onward.destination,
             destination: onward.source,

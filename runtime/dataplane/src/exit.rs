@@ -10,82 +10,99 @@
 
 use waxwing_packet::{Ethernet, Link, Mac, VlanTags};
 
-use crate::session::Direction;
+use crate::session::{Direction, Stored};
 use crate::snapshot::{Bridge, Port};
 use crate::ways::Way;
 use crate::{DropReason, FrameBuf, PortId, Snapshot};
 
 /// How a packet of a session leaves.
-pub(crate) struct Exit<'a> {
-    /// The attached port by whose rings it leaves.
-    pub(crate) port: PortId,
-    /// The egress port's MTU, in bytes.
-    pub(crate) mtu: u16,
-    /// The MAC addresses it leaves with; `None` for those it came with.
-    pub(crate) link: Option<Link>,
+pub(crate) struct Exit<'s> {
+    /// The port: by the rings of the interface that it is, or is a VLAN on.
+    pub(crate) egress: &'s Port,
+    /// The MAC address it is sent to from the port's own; `None` where it keeps both that it came with.
+    pub(crate) next: Option<Mac>,
     /// The VLAN tags it leaves with.
-    pub(crate) tags: &'a VlanTags,
+    pub(crate) tags: VlanTags,
     /// Whether this is a hop that its hop limit counts.
     pub(crate) routed: bool,
 }
 
-impl<'a> Exit<'a> {
-    /// Of a packet that came by this port with this link header, and is to go to `hop`: a backend's
-    /// (forward), or the one that the client's packets come from (reply), with tags that suit it.
-    #[inline]
+impl<'s> Exit<'s> {
+    /// Of a session's packet that came by this port with this link header, and goes this way: to a backend
+    /// (forward), or to where the client's packets come from (reply).
     pub(crate) fn of(
-        snapshot: &Snapshot,
-        (arrived, ethernet): (PortId, &'a Ethernet),
-        direction: Direction,
-        (hop, tags): Way<'a>,
+        snapshot: &'s Snapshot,
+        arrived: (PortId, &Ethernet),
+        (stored, direction): (&Stored, Direction),
+        way: &Way,
     ) -> Result<Self, DropReason> {
-        match snapshot.port(hop.port) {
-            Some(egress @ Port { bridge: None, .. }) => Ok(Self {
-                port: egress.wire,
-                mtu: egress.mtu,
-                link: Some(Link {
-                    source: egress.mac,
-                    destination: hop.mac,
-                }),
-                tags,
+        match routed_port(snapshot, way) {
+            Some(egress) => Ok(Self {
+                egress,
+                next: Some(way.hop.mac),
+                tags: way.tags(stored, egress),
                 routed: true,
             }),
-            _ => Self::inline(snapshot, (arrived, ethernet), direction, (hop, tags)),
+            None => Self::inline(snapshot, arrived, (stored, direction), way),
         }
     }
 
-    /// The same in transparent mode. A reply that is addressed to the balancer, by a server that has it
+    /// In transparent mode. A reply that is addressed to the balancer, by a server that has it
     /// for its gateway after all, goes where the client's packets come from, as in routed mode.
-    #[inline(never)]
     fn inline(
-        snapshot: &Snapshot,
-        (arrived, ethernet): (PortId, &'a Ethernet),
-        direction: Direction,
-        (hop, tags): Way<'a>,
+        snapshot: &'s Snapshot,
+        (arrived, ethernet): (PortId, &Ethernet),
+        (stored, direction): (&Stored, Direction),
+        way: &Way,
     ) -> Result<Self, DropReason> {
         let bridge = snapshot.port(arrived).and_then(|port| port.bridge);
         let bridge = bridge.ok_or(DropReason::PortMissing)?;
         let is_reply = direction == Direction::Reply;
         let passes = is_reply && !bridge.is_own(ethernet.destination);
-        let port = if passes || hop.port == PortId::ACROSS {
+        let port = if passes || way.hop.port == PortId::ACROSS {
             bridge.peer
         } else {
-            hop.port
+            way.hop.port
         };
         let egress = snapshot.port(port).ok_or(DropReason::PortMissing)?;
-        let link = Link {
-            source: egress.mac,
-            destination: hop.mac,
-        };
         let turns = is_reply && !passes;
         Ok(Self {
-            port: egress.wire,
-            mtu: egress.mtu,
-            link: (!passes).then_some(link),
-            tags: if turns { tags } else { &ethernet.tags },
+            egress,
+            next: (!passes).then_some(way.hop.mac),
+            tags: if turns {
+                way.tags(stored, egress)
+            } else {
+                ethernet.tags
+            },
             routed: false,
         })
     }
+
+    /// The MAC addresses it leaves with; `None` for those it came with.
+    #[inline(always)]
+    pub(crate) fn link(&self) -> Option<Link> {
+        self.next.map(|destination| Link {
+            source: self.egress.mac,
+            destination,
+        })
+    }
+}
+
+/// The port of a way in routed mode without VLAN tags, where nothing but MAC addresses changes of the link header.
+#[inline(always)]
+pub(crate) fn plain_port<'s>(
+    snapshot: &'s Snapshot,
+    stored: &Stored,
+    way: &Way,
+) -> Option<&'s Port> {
+    routed_port(snapshot, way).filter(|egress| way.is_untagged(stored, egress))
+}
+
+/// The port of a way in routed mode; `None` where it leads to a bridge, or nowhere.
+#[inline(always)]
+fn routed_port<'s>(snapshot: &'s Snapshot, way: &Way) -> Option<&'s Port> {
+    let egress = snapshot.port(way.hop.port);
+    egress.filter(|egress| egress.bridge.is_none())
 }
 
 /// The port by which a frame that is none of ours goes on as it is: in transparent mode, and unless it

@@ -12,30 +12,55 @@ pub(crate) fn rendezvous(
     backends: &[BackendId],
     snapshot: &Snapshot,
 ) -> Option<BackendId> {
-    let mut best: Option<(f64, BackendId)> = None;
+    let mut best: Option<(Draw, BackendId)> = None;
     for backend in backends.iter().filter_map(|id| snapshot.backend(*id)) {
         if !backend.takes_new() {
             continue;
         }
-        let score = score(flow_hash, backend);
-        if best.is_none_or(|(highest, _)| score > highest) {
-            best = Some((score, backend.id));
+        let draw = Draw::of(flow_hash, backend);
+        if best.is_none_or(|(highest, _)| draw.beats(highest)) {
+            best = Some((draw, backend.id));
         }
     }
     best.map(|(_, id)| id)
 }
 
-/// `weight / -ln(u)` with `u` uniform in (0, 1): the highest of these is backend `i` with
-/// probability `weight_i / sum(weights)`.
-fn score(flow_hash: u64, backend: &Backend) -> f64 {
-    let [high, low] = halves(backend.address.bits());
-    let hash = mix(flow_hash ^ mix(high ^ mix(low ^ u64::from(backend.port))));
+/// What a backend drew for a flow: uniform, and its weight.
+#[derive(Clone, Copy)]
+struct Draw {
+    bits: u64,
+    weight: u32,
+}
+
+impl Draw {
+    fn of(flow_hash: u64, backend: &Backend) -> Self {
+        let [high, low] = halves(backend.address.bits());
+        let hash = mix(flow_hash ^ mix(high ^ mix(low ^ u64::from(backend.port))));
+        Self {
+            bits: hash >> 11,
+            weight: backend.weight,
+        }
+    }
+
+    /// Whether its score is the higher. Among equals the score grows with the draw, and is not needed.
+    fn beats(self, other: Self) -> bool {
+        if self.weight == other.weight {
+            self.bits > other.bits
+        } else {
+            self.score() > other.score()
+        }
+    }
+
+    /// `weight / -ln(u)` with `u` uniform in (0, 1): the highest of these is backend `i` with
+    /// probability `weight_i / sum(weights)`.
     #[expect(
         clippy::cast_precision_loss,
-        reason = "53 bits are taken, all of which an f64 holds"
+        reason = "an f64 holds the draw's 53 bits"
     )]
-    let u = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-    f64::from(backend.weight) / -u.ln()
+    fn score(self) -> f64 {
+        let u = (self.bits as f64 + 0.5) / (1_u64 << 53) as f64;
+        f64::from(self.weight) / -u.ln()
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "each half has 64 bits")]

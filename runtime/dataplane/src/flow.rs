@@ -7,58 +7,80 @@ use std::cell::Cell;
 
 use waxwing_packet::{Address, Family, IpPacket, Protocol, TcpFlags, Transport};
 
-use crate::session::{Direction, FlowHash, Session, SessionRef, SessionTable, TcpState, Tuple};
+use crate::session::{Direction, FlowHash, SessionRef, SessionTable, Stored, TcpState, Tuple};
 use crate::{Backend, Snapshot};
 
-/// The session that a packet of this tuple belongs to, and which way the packet goes.
-#[inline]
-pub(crate) fn find(
+/// A packet's session, and its backend in the snapshot that it was looked up by.
+#[derive(Clone, Copy)]
+pub(crate) struct Found<'s> {
+    pub(crate) at: SessionRef,
+    pub(crate) stored: Stored,
+    /// Which way the packet goes.
+    pub(crate) direction: Direction,
+    pub(crate) backend: &'s Backend,
+}
+
+/// The session that a packet of this tuple belongs to.
+pub(crate) fn find<'s>(
     sessions: &SessionTable,
-    snapshot: &Snapshot,
+    snapshot: &'s Snapshot,
     tuple: &Tuple,
     hash: FlowHash,
-) -> Option<(SessionRef, Session, Direction)> {
-    let direction = Cell::new(Direction::Forward);
+) -> Option<Found<'s>> {
+    let whose = Cell::new(None);
     let (at, session) = sessions.find(hash, |session| {
-        let Some(backend) = snapshot.backend(session.backend) else {
-            return false;
-        };
-        direction.set(Direction::Forward);
-        is_forward(session, backend, tuple) || {
-            direction.set(Direction::Reply);
-            is_reply(session, backend, snapshot, tuple)
-        }
+        whose.set(match_with(&session.into(), snapshot, tuple));
+        whose.get().is_some()
     })?;
-    Some((at, session, direction.get()))
+    let (backend, direction) = whose.get()?;
+    Some(Found {
+        at,
+        stored: (&session).into(),
+        direction,
+        backend,
+    })
+}
+
+/// Whether a tuple is a session's, which way it goes then, and the session's backend.
+#[inline(always)]
+pub(crate) fn match_with<'s>(
+    stored: &Stored,
+    snapshot: &'s Snapshot,
+    tuple: &Tuple,
+) -> Option<(&'s Backend, Direction)> {
+    let backend = snapshot.backend(stored.backend())?;
+    if is_forward(stored, backend, tuple) {
+        Some((backend, Direction::Forward))
+    } else if is_reply(stored, backend, snapshot, tuple) {
+        Some((backend, Direction::Reply))
+    } else {
+        None
+    }
 }
 
 /// Whether a tuple is what the session's client sends.
-#[inline]
-pub(crate) fn is_forward(session: &Session, backend: &Backend, tuple: &Tuple) -> bool {
-    session.client == tuple.source
-        && session.client_port == tuple.source_port
-        && backend.vip == tuple.destination
-        && session.service_port == tuple.destination_port
-        && session.protocol == tuple.protocol
+#[inline(always)]
+pub(crate) fn is_forward(stored: &Stored, backend: &Backend, tuple: &Tuple) -> bool {
+    stored.is_client_of(tuple) && backend.vip == tuple.destination
 }
 
 /// Whether a tuple is what the session's backend answers.
-#[inline]
+#[inline(always)]
 pub(crate) fn is_reply(
-    session: &Session,
+    stored: &Stored,
     backend: &Backend,
     snapshot: &Snapshot,
     tuple: &Tuple,
 ) -> bool {
-    session.source_port == tuple.destination_port
-        && snapshot.seen_by_backend(session) == Some(tuple.destination)
+    stored.source_port() == tuple.destination_port
+        && snapshot.address_of(stored.source(), stored.client()) == Some(tuple.destination)
         && backend.address == tuple.source
-        && backend.port_for(session.service_port) == tuple.source_port
-        && session.protocol == tuple.protocol
+        && backend.port_for(stored.service_port()) == tuple.source_port
+        && stored.protocol() == tuple.protocol
 }
 
 /// A TCP or UDP packet's 5-tuple.
-#[inline]
+#[inline(always)]
 pub(crate) fn tuple_of(packet: &IpPacket) -> Option<Tuple> {
     let (source_port, destination_port, protocol) = match packet.transport {
         Transport::Tcp {

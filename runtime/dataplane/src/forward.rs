@@ -1,8 +1,8 @@
 //! A packet's way, top to bottom.
 //!
 //! A batch goes through in passes, so that the wait for one packet's memory is filled with work on
-//! the others: parse and classify each frame, look up each flow, give the new flows of a service
-//! a backend in one call of its policy, then rewrite and send.
+//! the others: parse and classify each frame, look up each flow and rewrite the packets of those that are
+//! known (see `hit`), give the new flows of a service a backend in one call of its policy, then send.
 //!
 //! Fragments part from the way in pass 1 and come back to it before pass 4 (see `fragments`).
 //!
@@ -13,17 +13,15 @@
 use std::sync::Arc;
 
 use waxwing_packet::{
-    Address, Cut, Fragment, IpPacket, Packet, ParseError, Rewrite, TcpFlags, Translation,
-    Transport, icmp, parse, parse_head,
+    Fragment, IpPacket, Packet, ParseError, Transport, icmp, parse_head, parse_plain,
 };
 
-use crate::answers;
 use crate::citizen::{self, Answer};
 use crate::counters::WorkerCounters;
 use crate::ended::Ended;
 use crate::errors;
-use crate::exit::{self, Exit};
-use crate::flow::{find, is_martian, tcp_flags, tuple_of};
+use crate::exit;
+use crate::flow::{Found, find, is_martian, match_with, tuple_of};
 use crate::fragments::{FragmentPass, FragmentTable};
 use crate::gather::Gather;
 use crate::misses::Misses;
@@ -32,13 +30,12 @@ use crate::pieces;
 use crate::refusals::{self, Refusals};
 use crate::routes::Taken;
 use crate::session::{
-    Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache, WORKER_UNCOUNTED,
+    Candidate, Direction, FlowHash, Session, SessionRef, SessionTable, SlotCache, WORKER_UNCOUNTED,
 };
-use crate::snapshot::{Backend, NextHops};
-use crate::standing;
+use crate::snapshot::NextHops;
 use crate::ways::Ways;
 use crate::{
-    BATCH, DropReason, Epoch, FrameBuf, FrameIo, Gauges, NextHop, Now, PortId, ServiceId, Snapshot,
+    BATCH, DropReason, Epoch, FrameBuf, FrameIo, Gauges, Now, PortId, ServiceId, Snapshot,
 };
 
 /// What all workers share.
@@ -63,25 +60,38 @@ pub struct Forwarder {
     /// Its number, as sessions keep it.
     worker: u8,
     misses: Misses,
-    refusals: Refusals,
+    pub(crate) refusals: Refusals,
     pub(crate) gather: Gather,
     pub(crate) fragments: FragmentPass,
     /// The routes to clients, where replies go by them.
     routes: Taken,
+    /// The batch's packets, and what becomes of each: by the place of its frame in the batch.
+    pub(crate) packets: Vec<Option<IpPacket>>,
     pub(crate) fates: Vec<Fate>,
+}
+
+/// A batch's packets and their fates, by the places of their frames.
+pub(crate) struct Batch<'a> {
+    pub(crate) packets: &'a [Option<IpPacket>],
+    pub(crate) fates: &'a mut [Fate],
 }
 
 /// What becomes of a frame, as far as the passes so far have decided.
 #[derive(Clone, Copy)]
 pub(crate) enum Fate {
-    /// A TCP or UDP packet whose session is to be looked up.
-    Lookup(IpPacket, FlowHash),
-    /// A packet of a session.
-    Session(IpPacket, SessionRef, Session, Direction),
+    /// A TCP or UDP packet whose session is to be looked up; and where that may be, once the index was
+    /// asked.
+    Lookup(FlowHash, Option<Candidate>),
+    /// A packet of a session, which has just been made or which a fragment is of.
+    Session(SessionRef, Session, Direction),
     /// A packet that opens a session of this service.
-    Miss(IpPacket, FlowHash, ServiceId),
+    Miss(FlowHash, ServiceId),
     /// A fragment that is not its datagram's first.
-    Later(IpPacket, Fragment),
+    Later(Fragment),
+    /// A session's packet, rewritten: it leaves by this port.
+    Leave(PortId),
+    /// Likewise, but it is larger than this egress MTU in bytes: it leaves in pieces.
+    Cut(PortId, u16),
     /// A fragment that was copied to wait for the first.
     Held,
     /// It was turned into its own answer, and goes back where it came from.
@@ -89,31 +99,11 @@ pub(crate) enum Fate {
     /// An ICMP error about a session's packet, rewritten: it leaves by this port.
     Error(PortId),
     /// It is refused: to be turned into its own answer, too.
-    Refuse(IpPacket),
+    Refuse,
     /// It is not ours.
     Kernel,
     /// It ends here.
     Drop(DropReason),
-}
-
-/// Why a session's packet does not simply leave by a port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Stop {
-    /// It ends here, and its sender is not told.
-    Drop(DropReason),
-    /// It was to be forwarded, and its hop limit is used up.
-    HopLimit,
-    /// It is larger than this egress MTU, in bytes.
-    TooBig(u16),
-    /// Likewise, but its sender leaves it to routers to cut it to pieces. It was rewritten and leaves by
-    /// this port.
-    Cut(PortId, u16),
-}
-
-impl From<DropReason> for Stop {
-    fn from(reason: DropReason) -> Self {
-        Self::Drop(reason)
-    }
 }
 
 impl Forwarder {
@@ -138,6 +128,7 @@ impl Forwarder {
             gather: Gather::new(),
             fragments: FragmentPass::new(),
             routes: Taken::default(),
+            packets: Vec::with_capacity(BATCH),
             fates: Vec::with_capacity(BATCH),
         }
     }
@@ -158,61 +149,75 @@ impl Forwarder {
         now: Now,
     ) {
         self.fates.clear();
+        self.packets.clear();
         self.classify(&epoch.snapshot, frames, now);
         self.look_up(&epoch.snapshot, frames, now);
         self.open_sessions(epoch, frames, now);
         if self.fragments.is_due() {
             self.settle_fragments(frames, now);
         }
-        self.rewrite_and_send(io, &epoch.snapshot, frames, now);
+        self.send_all(io, &epoch.snapshot, frames, now);
         self.release_fragments(io, &epoch.snapshot, now);
     }
 
-    /// Pass 1: what is it? A flow's hash is known here, so its bucket is fetched here.
+    /// Pass 1: what is each frame? Answers to ARP, neighbour solicitations and ping are written here.
+    #[inline(never)]
     fn classify<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &mut [F], now: Now) {
         let mut bytes = 0;
-        for frame in frames.iter_mut() {
-            let rest = frame.rest_len();
-            bytes += (frame.bytes().len() + rest) as u64;
-            let parsed = match rest {
-                0 => parse(frame.bytes()),
-                rest => parse_head(frame.bytes(), rest),
-            };
-            let fate = match parsed {
-                Ok(Packet::Ip(packet)) => self.classify_ip(snapshot, frame, packet, now),
-                Ok(Packet::Arp(ethernet)) => citizen::answer_arp(snapshot, frame, &ethernet).into(),
-                Ok(Packet::Other(_)) => Fate::Kernel,
-                Err(ParseError::TinyFragment) => Fate::Drop(DropReason::TinyFragment),
-                Err(_) => Fate::Drop(DropReason::Malformed),
-            };
-            self.fates.push(fate);
+        for frame in &mut *frames {
+            bytes += frame.frame_len() as u64;
+            if frame.rest_len() == 0
+                && let Some(packet) = parse_plain(frame.bytes())
+                && let Some(tuple) = tuple_of(&packet)
+            {
+                let hash = self.shared.sessions.hash(&tuple);
+                self.shared.sessions.prefetch(hash);
+                self.fates.push(Fate::Lookup(hash, None));
+                self.packets.push(Some(packet));
+            } else {
+                let (packet, fate) = self.classify_rare(snapshot, frame, now);
+                self.fates.push(fate);
+                self.packets.push(packet);
+            }
         }
         self.counters.received.packets.add(frames.len() as u64);
         self.counters.received.bytes.add(bytes);
     }
 
-    #[inline]
-    fn classify_ip<F: FrameBuf>(
+    /// What is no whole and plain packet of TCP or UDP.
+    #[cold]
+    #[inline(never)]
+    fn classify_rare<F: FrameBuf>(
         &mut self,
         snapshot: &Snapshot,
         frame: &mut F,
-        packet: IpPacket,
         now: Now,
-    ) -> Fate {
-        match (tuple_of(&packet), packet.fragment) {
-            (Some(tuple), None) => {
-                let hash = self.shared.sessions.hash(&tuple);
-                self.shared.sessions.prefetch(hash);
-                Fate::Lookup(packet, hash)
+    ) -> (Option<IpPacket>, Fate) {
+        let fate = match parse_head(frame.bytes(), frame.rest_len()) {
+            Ok(Packet::Ip(packet)) => {
+                let fate = match (tuple_of(&packet), packet.fragment) {
+                    (Some(tuple), None) => {
+                        let hash = self.shared.sessions.hash(&tuple);
+                        self.shared.sessions.prefetch(hash);
+                        Fate::Lookup(hash, None)
+                    }
+                    (_, Some(fragment)) => {
+                        self.classify_fragment(snapshot, (&packet, fragment), now)
+                    }
+                    (None, None) => self.classify_other(snapshot, frame, &packet, now),
+                };
+                return (Some(packet), fate);
             }
-            (_, Some(fragment)) => self.classify_fragment(snapshot, (packet, fragment), now),
-            (None, None) => self.classify_rare(snapshot, frame, &packet, now),
-        }
+            Ok(Packet::Arp(ethernet)) => citizen::answer_arp(snapshot, frame, &ethernet).into(),
+            Ok(Packet::Other(_)) => Fate::Kernel,
+            Err(ParseError::TinyFragment) => Fate::Drop(DropReason::TinyFragment),
+            Err(_) => Fate::Drop(DropReason::Malformed),
+        };
+        (None, fate)
     }
 
     /// What is neither TCP nor UDP.
-    #[cold]
-    fn classify_rare<F: FrameBuf>(
+    fn classify_other<F: FrameBuf>(
         &mut self,
         snapshot: &Snapshot,
         frame: &mut F,
@@ -237,50 +242,82 @@ impl Forwarder {
         }
     }
 
-    /// Pass 2: whose is it? The first round waits for the buckets and fetches the lines, the
-    /// second reads them; a miss is told apart here too, and a session that does not stand ends.
-    fn look_up<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &[F], now: Now) {
-        for fate in &self.fates {
-            if let Fate::Lookup(_, hash) = fate {
-                self.shared.sessions.prefetch_session(*hash);
+    /// Pass 2: whose is it? The first round waits for the index and fetches the sessions' lines. The
+    /// second reads them: a session's packet is rewritten, while all of it is at hand; a miss is told
+    /// apart, and a session that does not stand ends.
+    #[inline(never)]
+    fn look_up<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &mut [F], now: Now) {
+        for fate in &mut self.fates {
+            if let Fate::Lookup(hash, candidate) = fate {
+                *candidate = self.shared.sessions.prefetch_session(*hash);
             }
         }
-        let (fates, _, mut parts) = self.split();
-        for (fate, frame) in fates.iter_mut().zip(frames) {
-            let Fate::Lookup(packet, hash) = *fate else {
+        let packets = std::mem::take(&mut self.packets);
+        for (at, (frame, packet)) in frames.iter_mut().zip(&packets).enumerate() {
+            let (Fate::Lookup(hash, candidate), Some(packet)) = (&self.fates[at], packet) else {
                 continue;
             };
-            let found = tuple_of(&packet)
-                .and_then(|tuple| find(&parts.shared.sessions, snapshot, &tuple, hash));
-            *fate = match found {
-                Some((at, session, direction)) => {
-                    let flags = tcp_flags(&packet);
-                    match standing::ending(snapshot, &session, direction, flags, now) {
-                        None => Fate::Session(packet, at, session, direction),
-                        Some(ending) => {
-                            let arrived = (frame, packet, hash);
-                            standing::end(ending, snapshot, &mut parts, arrived, (at, session), now)
-                        }
+            let (hash, candidate) = (*hash, *candidate);
+            let Some(candidate) = candidate else {
+                self.fates[at] = classify_miss(snapshot, packet, hash);
+                continue;
+            };
+            if let Some(tuple) = tuple_of(packet)
+                && let Some((session, stored)) = self.shared.sessions.read(candidate)
+                && let Some((backend, direction)) = match_with(&stored, snapshot, &tuple)
+            {
+                let found = Found {
+                    at: session,
+                    stored,
+                    direction,
+                    backend,
+                };
+                match self.pass_on_standing(snapshot, frame, packet, &found, now) {
+                    Ok(port) => self.fates[at] = Fate::Leave(port),
+                    Err(stop) => {
+                        self.fates[at] =
+                            self.stop(stop, snapshot, (frame, packet, hash), found, now);
                     }
                 }
-                None => classify_miss(snapshot, packet, hash),
-            };
+            } else {
+                self.fates[at] = self.look_elsewhere(snapshot, (frame, packet, hash), now);
+            }
         }
+        self.packets = packets;
+    }
+
+    /// Where the index's first word for a flow was not its own: one of another flow with the same tag, or of
+    /// a session that has ended.
+    #[cold]
+    #[inline(never)]
+    fn look_elsewhere<F: FrameBuf>(
+        &mut self,
+        snapshot: &Snapshot,
+        (frame, packet, hash): (&mut F, &IpPacket, FlowHash),
+        now: Now,
+    ) -> Fate {
+        let found =
+            tuple_of(packet).and_then(|tuple| find(&self.shared.sessions, snapshot, &tuple, hash));
+        let Some(found) = found else {
+            return classify_miss(snapshot, packet, hash);
+        };
+        self.pass_on_found(snapshot, (frame, packet, hash), &found, now)
     }
 
     /// Pass 3: new flows get their sessions, one policy call for each service among them.
+    #[inline(never)]
     fn open_sessions<F: FrameBuf>(&mut self, epoch: &mut Epoch, frames: &[F], now: Now) {
-        let (fates, misses, mut parts) = self.split();
-        while let Some(service) = fates.iter().find_map(|fate| match fate {
-            Fate::Miss(_, _, service) => Some(*service),
+        while let Some(service) = self.fates.iter().find_map(|fate| match fate {
+            Fate::Miss(_, service) => Some(*service),
             _ => None,
         }) {
-            misses.open(service, epoch, &mut parts, (frames, &mut *fates), now);
+            let (batch, misses, mut parts) = self.split();
+            misses.open(service, epoch, &mut parts, (frames, batch), now);
         }
     }
 
-    /// The batch's fates, the room for new flows, and what both work on.
-    fn split(&mut self) -> (&mut [Fate], &mut Misses, Parts<'_>) {
+    /// The batch, the room for new flows, and what both work on.
+    pub(crate) fn split(&mut self) -> (Batch<'_>, &mut Misses, Parts<'_>) {
         let parts = Parts {
             shared: &self.shared,
             counters: &self.counters,
@@ -290,65 +327,76 @@ impl Forwarder {
             refusals: &mut self.refusals,
             gather: &mut self.gather,
         };
-        (&mut self.fates, &mut self.misses, parts)
+        let batch = Batch {
+            packets: &self.packets,
+            fates: &mut self.fates,
+        };
+        (batch, &mut self.misses, parts)
     }
 
-    /// Passes 4 and 5: NAT, and out.
-    fn rewrite_and_send<I: FrameIo>(
+    /// Pass 4: what opened a session is rewritten too, and out.
+    #[inline(never)]
+    fn send_all<I: FrameIo>(
         &mut self,
         io: &mut I,
         snapshot: &Snapshot,
         frames: &mut Vec<I::Frame>,
         now: Now,
     ) {
-        let fates = std::mem::take(&mut self.fates);
-        for (frame, fate) in frames.drain(..).zip(&fates) {
-            self.finish(io, snapshot, frame, fate, now);
+        let (mut packets, mut bytes) = (0, 0);
+        for (at, frame) in frames.drain(..).enumerate() {
+            if let Fate::Leave(port) = self.fates[at] {
+                let len = frame.frame_len() as u64;
+                match io.send(port, frame) {
+                    Ok(()) => {
+                        packets += 1;
+                        bytes += len;
+                    }
+                    Err(reason) => self.counters.dropped(reason).add(1),
+                }
+            } else {
+                let (fate, packet) = (self.fates[at], self.packets[at]);
+                self.finish(io, snapshot, frame, (packet, fate), now);
+            }
         }
-        self.fates = fates;
+        self.counters.transmitted.packets.add(packets);
+        self.counters.transmitted.bytes.add(bytes);
     }
 
     /// One frame's end.
-    #[inline]
     pub(crate) fn finish<I: FrameIo>(
         &mut self,
         io: &mut I,
         snapshot: &Snapshot,
         mut frame: I::Frame,
-        fate: &Fate,
+        (packet, mut fate): (Option<IpPacket>, Fate),
         now: Now,
     ) {
-        let outcome = match fate {
-            Fate::Session(packet, at, session, direction) => {
-                let found = (*at, session, *direction);
-                let counters = &*self.counters;
-                match self.translate(snapshot, &mut frame, packet, found, now) {
-                    Ok(port) => Ok(port),
-                    Err(Stop::Cut(port, mtu)) => {
-                        let whole = self.gather.with_room(&frame);
-                        match pieces::send(io, counters, whole, (port, mtu)) {
-                            Ok(()) => return,
-                            Err(reason) => Err(reason),
-                        }
-                    }
-                    Err(stop) => {
-                        let from = told_from(snapshot, session, packet);
-                        let arrived = (&mut frame, packet);
-                        self.refusals
-                            .tell(stop, from, counters, &mut self.gather, arrived, now)
-                    }
+        if let (Fate::Session(at, session, direction), Some(packet)) = (&fate, &packet) {
+            let of = (*at, session, *direction);
+            fate = self.pass_on_opened(snapshot, &mut frame, packet, of, now);
+        }
+        let outcome = match (fate, packet) {
+            (Fate::Leave(port), _) => Ok(port),
+            (Fate::Cut(port, mtu), _) => {
+                let whole = self.gather.with_room(&frame);
+                match pieces::send(io, &self.counters, whole, (port, mtu)) {
+                    Ok(()) => return,
+                    Err(reason) => Err(reason),
                 }
             }
-            Fate::Answer => {
+            (Fate::Answer, _) => {
                 self.counters.answered.add(1);
                 Ok(frame.port())
             }
-            Fate::Error(port) => {
+            (Fate::Error(port), _) => {
                 self.counters.errors_passed.add(1);
-                Ok(*port)
+                Ok(port)
             }
-            Fate::Refuse(packet) => refusals::write(&mut frame, packet).map(|()| frame.port()),
-            Fate::Kernel => match exit::across(snapshot, &frame) {
+            (Fate::Refuse, Some(packet)) => {
+                refusals::write(&mut frame, &packet).map(|()| frame.port())
+            }
+            (Fate::Kernel, _) => match exit::across(snapshot, &frame) {
                 Some(port) => {
                     self.counters.bridged.add(1);
                     Ok(port)
@@ -361,9 +409,11 @@ impl Forwarder {
                     return;
                 }
             },
-            Fate::Held => return,
-            Fate::Drop(reason) => Err(*reason),
-            Fate::Lookup(..) | Fate::Miss(..) | Fate::Later(..) => {
+            (Fate::Held, _) => return,
+            (Fate::Drop(reason), _) => Err(reason),
+            (Fate::Lookup(..) | Fate::Miss(..) | Fate::Later(..), _)
+            | (_, None)
+            | (Fate::Session(..), _) => {
                 debug_assert!(false, "the passes before leave none of these");
                 Err(DropReason::Unsupported)
             }
@@ -378,202 +428,19 @@ impl Forwarder {
         }
     }
 
-    /// A session's packet: state, next hop, rewrite. Says which port it leaves by.
     #[inline]
-    fn translate<F: FrameBuf>(
-        &self,
-        snapshot: &Snapshot,
-        frame: &mut F,
-        packet: &IpPacket,
-        (at, session, direction): (SessionRef, &Session, Direction),
-        now: Now,
-    ) -> Result<PortId, Stop> {
-        // `find` has just matched this backend in this snapshot.
-        let backend = snapshot
-            .backend(session.backend)
-            .ok_or(DropReason::NoBackend)?;
-        let refused = self.keep_state(packet, (at, session, direction), now);
-        if refused && answers::is_retried(snapshot, backend) {
-            return Err(DropReason::RefusedRetried.into());
-        }
-        let towards = match direction {
-            Direction::Forward => {
-                self.follow_client(frame, packet, at, session);
-                self.ways().to_backend(snapshot, backend.id)?
-            }
-            Direction::Reply => self.ways().to_client(snapshot, session)?,
-        };
-        let arrived = (frame.port(), &packet.ethernet);
-        let exit = Exit::of(snapshot, arrived, direction, towards)?;
-        if exit.routed && packet.hop_limit <= 1 {
-            return Err(Stop::HopLimit);
-        }
-        // Of a bridge too: a sender that is not told would wait for ever.
-        let too_big = packet.end - packet.network > exit.mtu;
-        if too_big && !Cut::may_be_made(frame.bytes(), packet) {
-            return Err(Stop::TooBig(exit.mtu));
-        }
-        let mut rewrite = nat(session, backend, snapshot, direction);
-        rewrite.link = exit.link;
-        rewrite.decrement_hop_limit = exit.routed;
-        rewrite.apply(frame.bytes_mut(), packet);
-        if let Some(link) = exit.link
-            && packet.ethernet.tags != *exit.tags
-        {
-            citizen::retag(frame, &packet.ethernet, link, *exit.tags)?;
-        }
-        let len = frame.frame_len() as u64;
-        self.count(session, direction, len);
-        if self.ended.is_told_of(backend) {
-            self.shared.sessions.add_bytes(at, len);
-        }
-        if too_big {
-            return Err(Stop::Cut(exit.port, exit.mtu));
-        }
-        Ok(exit.port)
-    }
-
-    #[inline]
-    fn ways(&self) -> Ways<'_> {
+    pub(crate) fn ways(&self) -> Ways<'_> {
         Ways {
             next_hops: &self.shared.next_hops,
             routes: self.routes.table(),
             counters: &self.counters,
         }
     }
-
-    /// Time and state; written only where they changed, so that a line read by two workers
-    /// stays in both caches. The state is read anew: an earlier packet of the batch, or another
-    /// worker's, may have changed it since the look-up. Says whether the backend has just refused the
-    /// connection.
-    #[inline]
-    fn keep_state(
-        &self,
-        packet: &IpPacket,
-        (at, session, direction): (SessionRef, &Session, Direction),
-        now: Now,
-    ) -> bool {
-        let seen_before = if session.seen == now.tick() {
-            Some(session.seen)
-        } else {
-            self.shared.sessions.touch(at, now.tick())
-        };
-        let flags = tcp_flags(packet);
-        let changed = self
-            .shared
-            .sessions
-            .update_tcp(at, |state| state.on_packet(direction, flags));
-        if (flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST))
-            && let Some((before, after)) = changed
-        {
-            return answers::watch(
-                &self.shared,
-                &self.counters,
-                (at, session, seen_before),
-                (direction, flags),
-                (before, after),
-                now,
-            );
-        }
-        false
-    }
-
-    /// The way back is the way the client's packets come (last hop): a gateway that fails over to
-    /// another MAC address or port is followed with its first packet.
-    #[inline]
-    fn follow_client<F: FrameBuf>(
-        &self,
-        frame: &F,
-        packet: &IpPacket,
-        at: SessionRef,
-        session: &Session,
-    ) {
-        let hop = NextHop {
-            port: frame.port(),
-            mac: packet.ethernet.source,
-        };
-        if hop != session.hop || packet.ethernet.tags != session.tags {
-            self.shared.sessions.set_hop(at, hop, packet.ethernet.tags);
-        }
-    }
-
-    #[inline]
-    fn count(&self, session: &Session, direction: Direction, len: u64) {
-        let counters = self.counters.backend(session.backend);
-        let traffic = match direction {
-            Direction::Forward => &counters.forward,
-            Direction::Reply => &counters.reply,
-        };
-        traffic.packets.add(1);
-        traffic.bytes.add(len);
-    }
-}
-
-/// The session's rewrite in one direction, but for the link and the hop limit, which the way says.
-#[inline]
-pub(crate) fn nat(
-    session: &Session,
-    backend: &Backend,
-    snapshot: &Snapshot,
-    direction: Direction,
-) -> Rewrite {
-    let plain = session.source.is_client()
-        && session.source_port == session.client_port
-        && backend.port != Backend::PORT_KEPT;
-    if !plain {
-        return full_nat(session, backend, snapshot, direction);
-    }
-    match direction {
-        Direction::Forward => Rewrite {
-            destination: Some(backend.to_backend),
-            ..Rewrite::default()
-        },
-        Direction::Reply => Rewrite {
-            source: Some(backend.to_client),
-            ..Rewrite::default()
-        },
-    }
-}
-
-/// Likewise, where the client's address or port is translated too, or the service's port is one of many.
-#[inline(never)]
-fn full_nat(
-    session: &Session,
-    backend: &Backend,
-    snapshot: &Snapshot,
-    direction: Direction,
-) -> Rewrite {
-    let port = session.service_port;
-    let client = (session.client, session.client_port);
-    // `find` has just matched the tuple with this address.
-    let address = snapshot.seen_by_backend(session).unwrap_or(session.client);
-    let seen_by_backend = (address, session.source_port);
-    let vip = (backend.vip, port);
-    let server = (backend.address, backend.port_for(port));
-    let change = |from, to| (from != to).then(|| Translation::new(from, to));
-    let (source, destination) = match direction {
-        Direction::Forward => (change(client, seen_by_backend), change(vip, server)),
-        Direction::Reply => (change(server, vip), change(seen_by_backend, client)),
-    };
-    Rewrite {
-        source,
-        destination,
-        ..Rewrite::default()
-    }
-}
-
-/// The address that a session's packet is answered from where it goes no further: the one of ours that
-/// it was sent to or, if that was the client's, the VIP.
-fn told_from(snapshot: &Snapshot, session: &Session, packet: &IpPacket) -> Option<Address> {
-    if snapshot.is_vip(packet.destination) {
-        return Some(packet.destination);
-    }
-    Some(snapshot.backend(session.backend)?.vip)
 }
 
 /// A TCP or UDP packet of no session: a new flow to a service, or none of ours.
-pub(crate) fn classify_miss(snapshot: &Snapshot, packet: IpPacket, hash: FlowHash) -> Fate {
-    let Some(tuple) = tuple_of(&packet) else {
+pub(crate) fn classify_miss(snapshot: &Snapshot, packet: &IpPacket, hash: FlowHash) -> Fate {
+    let Some(tuple) = tuple_of(packet) else {
         return Fate::Kernel;
     };
     match snapshot.service_at(tuple.destination, tuple.destination_port, tuple.protocol) {
@@ -581,7 +448,7 @@ pub(crate) fn classify_miss(snapshot: &Snapshot, packet: IpPacket, hash: FlowHas
         Some(_) if is_martian(packet.source) || snapshot.is_vip(packet.source) => {
             Fate::Drop(DropReason::Martian)
         }
-        Some(service) => Fate::Miss(packet, hash, service.id),
+        Some(service) => Fate::Miss(hash, service.id),
         None if snapshot.is_vip(packet.destination) => Fate::Drop(DropReason::NoService),
         // A backend's reply on a connection that did not come through the VIP.
         None => Fate::Kernel,

@@ -116,14 +116,17 @@ impl Drop for MemoryFrame {
 }
 
 impl FrameBuf for MemoryFrame {
+    #[inline]
     fn port(&self) -> PortId {
         self.port
     }
 
+    #[inline]
     fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.start + self.len]
     }
 
+    #[inline]
     fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.start..self.start + self.len]
     }

@@ -9,7 +9,7 @@ use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
 use crate::counters::WorkerCounters;
 use crate::fallback::rendezvous;
 use crate::flow::{find, tcp_flags, tuple_of};
-use crate::forward::Fate;
+use crate::forward::{Batch, Fate};
 use crate::opening::{Arrived, open_session};
 use crate::parts::Parts;
 use crate::policy::{PAYLOAD_MAX, PickContext};
@@ -36,7 +36,24 @@ pub(crate) struct Misses {
     cluster: Key,
     flows: Vec<NewFlow>,
     arrivals: Vec<Arrival>,
+    /// Of their hashes.
+    seen: Marks,
     picks: Vec<Pick>,
+}
+
+/// Which hashes may be among some: so that a batch of new flows is not compared each with each.
+#[derive(Clone, Copy, Default)]
+struct Marks([u64; 4]);
+
+impl Marks {
+    /// Marks a hash. Whether it may have been marked before.
+    fn insert(&mut self, hash: FlowHash) -> bool {
+        let [.., word, bit] = hash.bits().to_be_bytes();
+        let (word, bit) = (&mut self.0[usize::from(word % 4)], 1 << (bit % 64));
+        let before = *word;
+        *word |= bit;
+        before & bit != 0
+    }
 }
 
 impl Misses {
@@ -45,6 +62,7 @@ impl Misses {
             cluster: Key::new(cluster_key),
             flows: Vec::with_capacity(BATCH),
             arrivals: Vec::with_capacity(BATCH),
+            seen: Marks::default(),
             picks: Vec::with_capacity(BATCH),
         }
     }
@@ -55,12 +73,13 @@ impl Misses {
         id: ServiceId,
         epoch: &mut Epoch,
         parts: &mut Parts<'_>,
-        (frames, fates): (&[F], &mut [Fate]),
+        (frames, batch): (&[F], Batch<'_>),
         now: Now,
     ) {
         let Epoch {
             snapshot, policies, ..
         } = epoch;
+        let Batch { packets, fates } = batch;
         let Some(service) = snapshot.service(id) else {
             return give_all(fates, id, DropReason::NoService);
         };
@@ -68,7 +87,7 @@ impl Misses {
             .get_mut(service.policy)
             .filter(|_| !service.backends.is_empty());
         let payload_len = policy.as_ref().map_or(0, |policy| policy.payload_len());
-        self.gather(service, payload_len, frames, fates);
+        self.gather(service, payload_len, frames, (packets, fates));
 
         self.picks.clear();
         self.picks.resize(self.flows.len(), Pick::Fallback);
@@ -107,7 +126,8 @@ impl Misses {
                 fates[arrival.frame] = reject(frame, &arrival.packet, parts, now);
             }
         }
-        second_frames(snapshot, parts, &self.arrivals, (frames, fates), now);
+        let batch = Batch { packets, fates };
+        second_frames(snapshot, parts, &self.arrivals, (frames, batch), now);
     }
 
     /// Collects the service's new flows; a second frame of the same flow waits for the first.
@@ -116,18 +136,20 @@ impl Misses {
         service: &Service,
         payload_len: usize,
         frames: &[F],
-        fates: &mut [Fate],
+        (packets, fates): (&[Option<IpPacket>], &mut [Fate]),
     ) {
         self.flows.clear();
         self.arrivals.clear();
+        self.seen = Marks::default();
         for (at, fate) in fates.iter_mut().enumerate() {
-            let Fate::Miss(packet, hash, id) = *fate else {
+            let (Fate::Miss(hash, id), Some(packet)) = (*fate, packets[at]) else {
                 continue;
             };
             let Some(tuple) = tuple_of(&packet).filter(|_| id == service.id) else {
                 continue;
             };
-            if self.arrivals.iter().any(|first| first.is_of(&packet, hash)) {
+            let mut firsts = self.arrivals.iter();
+            if self.seen.insert(hash) && firsts.any(|first| first.is_of(&packet, hash)) {
                 continue;
             }
             let flags = tcp_flags(&packet);
@@ -223,7 +245,7 @@ fn reject<F: FrameBuf>(frame: &F, packet: &IpPacket, parts: &mut Parts<'_>, now:
         refusals, gather, ..
     } = parts;
     let fate = refusals.refuse(gather, (frame, packet), DropReason::NoBackend, now);
-    if let Fate::Refuse(_) = fate {
+    if let Fate::Refuse = fate {
         parts.counters.rejected.add(1);
     }
     fate
@@ -234,11 +256,11 @@ fn second_frames<F: FrameBuf>(
     snapshot: &Snapshot,
     parts: &mut Parts<'_>,
     firsts: &[Arrival],
-    (frames, fates): (&[F], &mut [Fate]),
+    (frames, Batch { packets, fates }): (&[F], Batch<'_>),
     now: Now,
 ) {
     for at in 0..fates.len() {
-        let Fate::Miss(packet, hash, _) = fates[at] else {
+        let (Fate::Miss(hash, _), Some(packet)) = (fates[at], packets[at]) else {
             continue;
         };
         let first = firsts.iter().find(|first| first.is_of(&packet, hash));
@@ -249,11 +271,11 @@ fn second_frames<F: FrameBuf>(
             .and_then(|tuple| find(&parts.shared.sessions, snapshot, &tuple, hash));
         fates[at] = match (first, found) {
             // That the first one was damaged says nothing of this one.
-            (Fate::Refuse(_) | Fate::Drop(DropReason::Malformed), _) => {
+            (Fate::Refuse | Fate::Drop(DropReason::Malformed), _) => {
                 reject(&frames[at], &packet, parts, now)
             }
             (Fate::Drop(reason), _) => Fate::Drop(reason),
-            (_, Some((at, session, direction))) => Fate::Session(packet, at, session, direction),
+            (_, Some(found)) => Fate::Session(found.at, found.stored.session(), found.direction),
             // The first one's session has ended already, at another worker's hand.
             (_, None) => Fate::Drop(DropReason::SessionTableFull),
         };
@@ -262,7 +284,7 @@ fn second_frames<F: FrameBuf>(
 
 fn give_all(fates: &mut [Fate], id: ServiceId, reason: DropReason) {
     for fate in fates {
-        if matches!(fate, Fate::Miss(_, _, service) if *service == id) {
+        if matches!(fate, Fate::Miss(_, service) if *service == id) {
             *fate = Fate::Drop(reason);
         }
     }

@@ -164,8 +164,7 @@ impl Opening<'_, '_> {
                 Insert::Created(at) => return Ok(Attempt::Opened(self.begin(at))),
                 // Another worker was faster with the same flow.
                 Insert::Exists(at, found) => {
-                    let packet = *self.arrived.packet;
-                    let fate = Fate::Session(packet, at, found, Direction::Forward);
+                    let fate = Fate::Session(at, found, Direction::Forward);
                     return Ok(Attempt::Opened(fate));
                 }
                 Insert::Clash(at, other) => return Ok(Attempt::Taken(at, other)),
@@ -201,8 +200,10 @@ impl Opening<'_, '_> {
             self.arrived.hash,
             sessions.hash(&reply),
             session,
-            |other| of(other).is_some_and(|backend| is_forward(other, backend, tuple)),
-            |other| of(other).is_some_and(|backend| is_reply(other, backend, snapshot, &reply)),
+            |other| of(other).is_some_and(|backend| is_forward(&other.into(), backend, tuple)),
+            |other| {
+                of(other).is_some_and(|backend| is_reply(&other.into(), backend, snapshot, &reply))
+            },
         ))
     }
 
@@ -219,7 +220,7 @@ impl Opening<'_, '_> {
         if session.tcp.is_opening() {
             sessions.begin_connect(at, self.now);
         }
-        Fate::Session(*self.arrived.packet, at, session, Direction::Forward)
+        Fate::Session(at, session, Direction::Forward)
     }
 }
 

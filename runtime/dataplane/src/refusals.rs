@@ -14,8 +14,9 @@ use waxwing_packet::refusal::{self, IcmpError};
 use waxwing_packet::{Address, IpPacket, Transport, checksum};
 
 use crate::counters::WorkerCounters;
-use crate::forward::{Fate, Stop};
+use crate::forward::Fate;
 use crate::gather::Gather;
+use crate::hit::Told;
 use crate::{DropReason, FrameBuf, Now, PortId};
 
 /// RSTs a second, of one worker. Generous, since a client that is not told waits for long: it lets
@@ -73,7 +74,7 @@ impl Refusals {
         } else if !limit.take(now) {
             Fate::Drop(DropReason::AnswerLimit)
         } else if checksum::are_right(gather.whole(frame), packet) {
-            Fate::Refuse(*packet)
+            Fate::Refuse
         } else {
             Fate::Drop(DropReason::Malformed)
         }
@@ -87,28 +88,26 @@ impl Refusals {
     #[cold]
     pub(crate) fn tell<F: FrameBuf>(
         &mut self,
-        stop: Stop,
-        from: Option<Address>,
+        told: Told,
+        from: Address,
         counters: &WorkerCounters,
         gather: &mut Gather,
         (frame, packet): (&mut F, &IpPacket),
         now: Now,
     ) -> Result<PortId, DropReason> {
-        let (mute, error, told) = match stop {
-            Stop::Drop(reason) => return Err(reason),
-            Stop::Cut(..) => return Err(DropReason::TooBig),
-            Stop::HopLimit => (
+        let (mute, error, counter) = match told {
+            Told::HopLimit => (
                 DropReason::HopLimit,
                 Some(IcmpError::time_exceeded(packet.family)),
                 &counters.told_hop_limit,
             ),
-            Stop::TooBig(mtu) => (
+            Told::TooBig(mtu) => (
                 DropReason::TooBig,
                 IcmpError::too_big(frame.bytes(), packet, mtu),
                 &counters.told_too_big,
             ),
         };
-        let (Some(error), Some(from), true) = (error, from, IcmpError::may_be_about(packet)) else {
+        let (Some(error), true) = (error, IcmpError::may_be_about(packet)) else {
             return Err(mute);
         };
         if !self.errors.take(now) {
@@ -118,7 +117,7 @@ impl Refusals {
             return Err(DropReason::Malformed);
         }
         write_error(frame, packet, error, from)?;
-        told.add(1);
+        counter.add(1);
         Ok(frame.port())
     }
 }

@@ -233,6 +233,7 @@ impl Taken {
 
     #[cold]
     fn take(&mut self, published: &Published) {
+        crate::locks::note();
         let held = published.table.lock();
         let held = held.unwrap_or_else(PoisonError::into_inner);
         self.table.clone_from(&held);

@@ -5,10 +5,10 @@
 //! in each snapshot that it lives through. A removed backend stays in the snapshot, with weight
 //! 0 and out of its service's list, until its last session has ended.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt};
 use waxwing_packet::{Address, Mac, Protocol, Translation, VlanTags};
 
 pub use crate::next_hops::{NextHop, NextHops};
@@ -431,10 +431,16 @@ impl Snapshot {
     #[inline]
     #[must_use]
     pub fn seen_by_backend(&self, session: &Session) -> Option<Address> {
-        if session.source.is_client() {
-            Some(session.client)
+        self.address_of(session.source, session.client)
+    }
+
+    /// The same of a session with this source address and this client.
+    #[inline(always)]
+    pub(crate) fn address_of(&self, source: SourceId, client: Address) -> Option<Address> {
+        if source.is_client() {
+            Some(client)
         } else {
-            self.sources.address(session.source)
+            self.sources.address(source)
         }
     }
 

@@ -7,10 +7,10 @@
 use waxwing_packet::{IpPacket, Protocol, TcpFlags};
 
 use crate::ended::Cause;
-use crate::flow::tcp_flags;
+use crate::flow::{Found, tcp_flags};
 use crate::forward::{Fate, classify_miss};
 use crate::parts::Parts;
-use crate::session::{Direction, FlowHash, Session, SessionRef, is_opening};
+use crate::session::{Direction, FlowHash, Session, SessionRef, Stored, is_opening};
 use crate::snapshot::{Backend, SessionsFate};
 use crate::{DropReason, FrameBuf, Now, Snapshot};
 
@@ -26,36 +26,42 @@ pub(crate) enum Ending {
 }
 
 /// Whether a session has ended before a packet of it; `None` where it stands.
-#[inline]
-pub(crate) fn ending(
-    snapshot: &Snapshot,
-    session: &Session,
-    direction: Direction,
-    flags: TcpFlags,
-    now: Now,
-) -> Option<Ending> {
-    // `find` has just matched this backend in this snapshot.
-    let backend = snapshot.backend(session.backend)?;
-    if session.is_expired(&backend.timeouts, now.tick()) {
+#[inline(always)]
+pub(crate) fn ending(found: &Found<'_>, flags: TcpFlags, now: Now) -> Option<Ending> {
+    let Found {
+        stored,
+        direction,
+        backend,
+        ..
+    } = found;
+    // A busy session's timeout need not be looked up.
+    if stored.seen() != now.tick() && is_over(*stored, backend, now) {
         Some(Ending::Over)
-    } else if direction == Direction::Reply {
+    } else if *direction == Direction::Reply {
         None
     } else if is_opening(flags) {
-        ending_at_syn(backend, session, flags)
+        ending_at_syn(backend, *stored, flags)
     } else if backend.sessions == SessionsFate::Keep {
         None
     } else {
-        ending_at_loss(backend, session)
+        ending_at_loss(backend, *stored)
     }
+}
+
+#[inline(never)]
+fn is_over(stored: Stored, backend: &Backend, now: Now) -> bool {
+    stored.session().is_expired(&backend.timeouts, now.tick())
 }
 
 /// The client's SYN. It may reuse the tuple of a connection that is over (RFC 9293 section 3.6.1).
 /// And where the backend is down it may as well ask another: the client has nothing of this one
 /// that it could lose, or was told so, unless this one is to come back to it.
-fn ending_at_syn(backend: &Backend, session: &Session, flags: TcpFlags) -> Option<Ending> {
-    let unanswered = session.tcp.is_opening() && session.tcp.is_unanswered();
-    let has_nothing = unanswered || session.tcp.is_reset();
-    if session.tcp.may_reuse(flags) {
+#[inline(never)]
+fn ending_at_syn(backend: &Backend, stored: Stored, flags: TcpFlags) -> Option<Ending> {
+    let tcp = stored.tcp();
+    let unanswered = tcp.is_opening() && tcp.is_unanswered();
+    let has_nothing = unanswered || tcp.is_reset();
+    if tcp.may_reuse(flags) {
         Some(Ending::Over)
     } else if backend.sessions != SessionsFate::Keep || (!backend.healthy && has_nothing) {
         Some(Ending::Repick)
@@ -67,9 +73,9 @@ fn ending_at_syn(backend: &Backend, session: &Session, flags: TcpFlags) -> Optio
 /// Another packet of the client, to a backend whose sessions do not stay. A connection that both
 /// ends have closed has nothing left to lose, and ends by its time.
 #[cold]
-fn ending_at_loss(backend: &Backend, session: &Session) -> Option<Ending> {
+fn ending_at_loss(backend: &Backend, stored: Stored) -> Option<Ending> {
     match backend.sessions {
-        _ if session.tcp.is_closed() => None,
+        _ if stored.tcp().is_closed() => None,
         SessionsFate::Keep => None,
         SessionsFate::Reset => Some(Ending::Reset),
         SessionsFate::Repick => Some(Ending::Repick),
@@ -91,13 +97,13 @@ pub(crate) fn end<F: FrameBuf>(
             if parts.remove(snapshot, at, Cause::Over, now) {
                 parts.counters.expired.add(1);
             }
-            classify_miss(snapshot, packet, hash)
+            classify_miss(snapshot, &packet, hash)
         }
         Ending::Repick => {
             if parts.remove(snapshot, at, Cause::Down, now) {
                 parts.counters.repicked.add(1);
             }
-            classify_miss(snapshot, packet, hash)
+            classify_miss(snapshot, &packet, hash)
         }
         Ending::Reset => {
             let fate = fate_at_reset(parts, frame, packet, (at, session), now);
@@ -122,7 +128,7 @@ fn fate_at_reset<F: FrameBuf>(
     now: Now,
 ) -> Fate {
     if tcp_flags(&packet).has(TcpFlags::RST) {
-        Fate::Session(packet, at, session, Direction::Forward)
+        Fate::Session(at, session, Direction::Forward)
     } else {
         let Parts {
             refusals, gather, ..

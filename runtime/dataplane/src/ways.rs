@@ -8,12 +8,40 @@ use waxwing_packet::VlanTags;
 
 use crate::counters::WorkerCounters;
 use crate::routes::{Found, Routes};
-use crate::session::Session;
-use crate::snapshot::NextHops;
+use crate::session::Stored;
+use crate::snapshot::{NextHops, Port};
 use crate::{BackendId, DropReason, NextHop, Snapshot};
 
-/// A next hop, and the tags that frames to it have.
-pub(crate) type Way<'a> = (NextHop, &'a VlanTags);
+/// A next hop, and whose VLAN tags frames to it have.
+#[derive(Clone, Copy)]
+pub(crate) struct Way {
+    pub(crate) hop: NextHop,
+    /// Whether the session's client came from there, with tags of its own; else it is the next hop's
+    /// port that says of which VLAN it is.
+    pub(crate) is_last_hop: bool,
+}
+
+impl Way {
+    /// The VLAN tags of a frame that goes this way by this port.
+    #[inline(always)]
+    pub(crate) fn tags(&self, stored: &Stored, egress: &Port) -> VlanTags {
+        if self.is_last_hop {
+            stored.tags()
+        } else {
+            egress.tags
+        }
+    }
+
+    /// Whether it has none.
+    #[inline(always)]
+    pub(crate) fn is_untagged(&self, stored: &Stored, egress: &Port) -> bool {
+        if self.is_last_hop {
+            stored.is_untagged()
+        } else {
+            egress.tags.is_empty()
+        }
+    }
+}
 
 /// What ways are found by.
 #[derive(Clone, Copy)]
@@ -26,26 +54,18 @@ pub(crate) struct Ways<'a> {
 
 impl Ways<'_> {
     /// The way to a backend; one that is unknown is asked for.
-    #[inline]
-    pub(crate) fn to_backend<'s>(
-        self,
-        snapshot: &'s Snapshot,
-        backend: BackendId,
-    ) -> Result<Way<'s>, DropReason> {
+    #[inline(always)]
+    pub(crate) fn to_backend(self, backend: BackendId) -> Result<Way, DropReason> {
         let hop = self.next_hops.get_or_want(backend)?;
-        Ok((hop, tags_of(snapshot, hop)))
+        Ok(by_port(hop))
     }
 
     /// The way back to a session's client.
-    #[inline]
-    pub(crate) fn to_client<'s>(
-        self,
-        snapshot: &'s Snapshot,
-        session: &'s Session,
-    ) -> Result<Way<'s>, DropReason> {
+    #[inline(always)]
+    pub(crate) fn to_client(self, snapshot: &Snapshot, stored: &Stored) -> Result<Way, DropReason> {
         match self.routes {
-            None => Ok((session.hop, &session.tags)),
-            Some(routes) => self.by_route(routes, snapshot, session),
+            None => Ok(last_hop(stored)),
+            Some(routes) => self.by_route(routes, snapshot, *stored),
         }
     }
 
@@ -54,33 +74,42 @@ impl Ways<'_> {
     /// of this client came just now, is better than no way at all. Where the kernel would refuse, it
     /// is the operator who says so.
     #[inline(never)]
-    fn by_route<'s>(
+    fn by_route(
         self,
         routes: &Routes,
-        snapshot: &'s Snapshot,
-        session: &'s Session,
-    ) -> Result<Way<'s>, DropReason> {
-        let last_hop = (session.hop, &session.tags);
-        match routes.find(session) {
-            Found::Hop(hop) => return Ok((hop, tags_of(snapshot, hop))),
+        snapshot: &Snapshot,
+        stored: Stored,
+    ) -> Result<Way, DropReason> {
+        let session = stored.session();
+        match routes.find(&session) {
+            Found::Hop(hop) => return Ok(by_port(hop)),
             // The client's MAC is where its packets come from, if they come from there.
             Found::OnLink(port) => {
                 let egress = snapshot.port(port).ok_or(DropReason::PortMissing)?;
                 if session.hop.port == egress.wire && session.tags.is_same_vlan(&egress.tags) {
-                    return Ok(last_hop);
+                    return Ok(last_hop(&stored));
                 }
             }
             Found::NoRoute => return Err(DropReason::NoRoute),
             Found::Unusable => {}
         }
         self.counters.by_last_hop.add(1);
-        Ok(last_hop)
+        Ok(last_hop(&stored))
     }
 }
 
-/// The tags of the VLAN that a next hop is behind, if it is behind one.
-#[inline]
-fn tags_of(snapshot: &Snapshot, hop: NextHop) -> &VlanTags {
-    let port = snapshot.port(hop.port);
-    port.map_or(const { &VlanTags::NONE }, |port| &port.tags)
+#[inline(always)]
+const fn by_port(hop: NextHop) -> Way {
+    Way {
+        hop,
+        is_last_hop: false,
+    }
+}
+
+#[inline(always)]
+fn last_hop(stored: &Stored) -> Way {
+    Way {
+        hop: stored.hop(),
+        is_last_hop: true,
+    }
 }

@@ -50,12 +50,19 @@ pub struct VlanTag {
 }
 
 /// Zero to two VLAN tags, outermost first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, Eq, Default)]
 pub struct VlanTags {
     /// How many of `tags` are in use.
     pub count: u8,
     /// The tags.
     pub tags: [VlanTag; 2],
+}
+
+impl PartialEq for VlanTags {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        self.count == other.count && (self.count == 0 || self.as_slice() == other.as_slice())
+    }
 }
 
 /// The MAC addresses a frame leaves with.
@@ -90,6 +97,13 @@ impl VlanTags {
             count: 2,
             tags: [outer, inner],
         }
+    }
+
+    /// Whether there is none.
+    #[inline]
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// Whether both name the same VLAN, at whatever priority.
@@ -137,12 +151,6 @@ impl Ethernet {
             ethertype: wire::word(header, field::ETHERTYPE),
             payload: const { wire::offset(HEADER_LEN) },
         })
-    }
-
-    /// Whether a tag follows.
-    #[inline(always)]
-    pub(crate) const fn is_tagged(&self) -> bool {
-        is_tag(self.ethertype)
     }
 
     /// Parses the tags behind [`Ethernet::parse_untagged`], two at most: a third is left as the

@@ -38,9 +38,11 @@ mod wire;
 pub use address::{Address, Family, Mac, Protocol};
 pub use checksum::Delta;
 pub use ethernet::{Ethernet, Link, VlanTag, VlanTags};
-pub use parse::{Fragment, IpPacket, Packet, ParseError, Transport, parse, parse_head};
+pub use parse::{
+    Fragment, IpPacket, Packet, ParseError, Transport, parse, parse_head, parse_plain,
+};
 pub use pieces::Cut;
 pub use prefix::Prefix;
 pub use quote::Quote;
-pub use rewrite::{Rewrite, Translation};
+pub use rewrite::{Changes, Rewrite, Translation};
 pub use tcp::TcpFlags;

@@ -149,17 +149,60 @@ impl std::error::Error for ParseError {}
 /// A [`ParseError`] where a header does not fit the frame.
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
-    parse_view(View::whole(frame))
+    match parse_plain(frame) {
+        Some(packet) => Ok(Packet::Ip(packet)),
+        None => parse_head(frame, 0),
+    }
 }
 
-/// Parses a frame of which `rest` bytes more lie in other buffers, behind these.
+/// Parses what nearly every frame holds: a whole TCP or UDP packet without VLAN tags or extension headers.
+/// `None` for any other frame, well-formed or not.
+#[inline(always)]
+#[must_use]
+pub fn parse_plain(frame: &[u8]) -> Option<IpPacket> {
+    let frame = View::whole(frame);
+    let ethernet = Ethernet::parse_untagged(frame.head).ok()?;
+    let network = match ethernet.ethertype {
+        ipv4::ETHERTYPE => parse_v4(frame, ethernet.payload).ok()?,
+        ipv6::ETHERTYPE => parse_v6(frame, ethernet.payload).ok()?,
+        _ => return None,
+    };
+    if network.goes_on {
+        return None;
+    }
+    let segment = network.upper.bytes(frame).ok()?;
+    let transport = match network.upper.protocol {
+        tcp::PROTOCOL => parse_tcp(segment, &network.upper).ok()?,
+        udp::PROTOCOL => parse_udp(segment, &network.upper).ok()?,
+        _ => return None,
+    };
+    Some(network.packet(ethernet, transport))
+}
+
+/// Parses any frame, of which `rest` bytes more lie in other buffers, behind these.
 ///
 /// # Errors
 /// A [`ParseError`] where a header does not fit the frame, or does not lie in its first buffer.
 #[cold]
 #[inline(never)]
 pub fn parse_head(head: &[u8], rest: usize) -> Result<Packet, ParseError> {
-    parse_view(View { head, rest })
+    let frame = View { head, rest };
+    let mut ethernet = Ethernet::parse_untagged(head)?;
+    ethernet.parse_tags(head)?;
+    let (mut network, icmp) = match ethernet.ethertype {
+        ipv4::ETHERTYPE => (parse_v4(frame, ethernet.payload)?, icmp::PROTOCOL_V4),
+        ipv6::ETHERTYPE => (parse_v6(frame, ethernet.payload)?, icmp::PROTOCOL_V6),
+        arp::ETHERTYPE => return Ok(Packet::Arp(ethernet)),
+        _ => return Ok(Packet::Other(ethernet)),
+    };
+    if network.goes_on {
+        network.upper = match network.family {
+            Family::V4 => fragment_v4(frame, network.start, network.upper)?,
+            Family::V6 => walk_extensions(frame, network.upper)?,
+        };
+    }
+    let transport = parse_transport(frame, &network.upper, icmp)?;
+    Ok(Packet::Ip(network.packet(ethernet, transport)))
 }
 
 /// What is at hand of a frame, and how much is not. Of a whole frame the compiler knows that nothing is
@@ -196,43 +239,41 @@ impl<'a> View<'a> {
     }
 }
 
-#[inline(always)]
-fn parse_view(frame: View<'_>) -> Result<Packet, ParseError> {
-    let ethernet = Ethernet::parse_untagged(frame.head)?;
-    if ethernet.is_tagged() {
-        parse_tagged(frame)
-    } else {
-        parse_payload(frame, ethernet)
+/// What an IP header says.
+struct Network {
+    family: Family,
+    /// Where it starts.
+    start: u16,
+    source: Address,
+    destination: Address,
+    hop_limit: u8,
+    /// What lies behind the header.
+    upper: Upper,
+    /// Whether that is a fragment (IPv4), or an extension header (IPv6).
+    goes_on: bool,
+}
+
+impl Network {
+    #[inline(always)]
+    const fn packet(self, ethernet: Ethernet, transport: Transport) -> IpPacket {
+        IpPacket {
+            ethernet,
+            family: self.family,
+            network: self.start,
+            transport_start: self.upper.start,
+            end: self.upper.end,
+            source: self.source,
+            destination: self.destination,
+            hop_limit: self.hop_limit,
+            fragment: self.upper.fragment,
+            transport,
+        }
     }
 }
 
-/// Apart from the rest, so that the compiler knows every offset of an untagged frame.
-#[cold]
-#[inline(never)]
-fn parse_tagged(frame: View<'_>) -> Result<Packet, ParseError> {
-    let mut ethernet = Ethernet::parse_untagged(frame.head)?;
-    ethernet.parse_tags(frame.head)?;
-    parse_payload(frame, ethernet)
-}
-
 #[inline(always)]
-fn parse_payload(frame: View<'_>, ethernet: Ethernet) -> Result<Packet, ParseError> {
-    match ethernet.ethertype {
-        ipv4::ETHERTYPE => parse_v4(frame, ethernet).map(Packet::Ip),
-        ipv6::ETHERTYPE => parse_v6(frame, ethernet).map(Packet::Ip),
-        arp::ETHERTYPE => Ok(Packet::Arp(ethernet)),
-        _ => Ok(Packet::Other(ethernet)),
-    }
-}
-
-#[inline(always)]
-fn parse_v4(frame: View<'_>, ethernet: Ethernet) -> Result<IpPacket, ParseError> {
-    let network = ethernet.payload;
-    let bytes = frame
-        .head
-        .get(usize::from(network)..)
-        .ok_or(ParseError::Truncated)?;
-    let header = ipv4::Header::from_prefix(bytes).ok_or(ParseError::Truncated)?;
+fn parse_v4(frame: View<'_>, network: u16) -> Result<Network, ParseError> {
+    let header = header_v4(frame, network)?;
     let start = network + header.header_len().ok_or(ParseError::BadLength)?;
     let end = end_of(frame, network, header.total_len())?;
     if start > end {
@@ -241,34 +282,41 @@ fn parse_v4(frame: View<'_>, ethernet: Ethernet) -> Result<IpPacket, ParseError>
     if frame.rest > 0 && usize::from(start) > frame.head.len() {
         return Err(ParseError::Truncated);
     }
-    let upper = Upper {
-        start,
-        end,
-        fragment: None,
-        protocol: header.protocol(),
-    };
-    let (upper, transport) = if header.is_fragment() {
-        parse_fragment_v4(frame, header, upper)?
-    } else {
-        (upper, parse_transport(frame, &upper, icmp::PROTOCOL_V4)?)
-    };
-    Ok(IpPacket {
-        ethernet,
+    Ok(Network {
         family: Family::V4,
-        network,
-        transport_start: start,
-        end,
+        start: network,
         source: header.source(),
         destination: header.destination(),
         hop_limit: header.ttl(),
-        fragment: upper.fragment,
-        transport,
+        upper: Upper {
+            start,
+            end,
+            fragment: None,
+            protocol: header.protocol(),
+        },
+        goes_on: header.is_fragment(),
     })
 }
 
 #[inline(always)]
-fn parse_v6(frame: View<'_>, ethernet: Ethernet) -> Result<IpPacket, ParseError> {
-    let network = ethernet.payload;
+fn header_v4(frame: View<'_>, network: u16) -> Result<ipv4::Header<'_>, ParseError> {
+    let bytes = frame.head.get(usize::from(network)..);
+    bytes
+        .and_then(ipv4::Header::from_prefix)
+        .ok_or(ParseError::Truncated)
+}
+
+/// With the fragment's place.
+fn fragment_v4(frame: View<'_>, network: u16, upper: Upper) -> Result<Upper, ParseError> {
+    let header = header_v4(frame, network)?;
+    Ok(Upper {
+        fragment: header.fragment(upper.end - upper.start),
+        ..upper
+    })
+}
+
+#[inline(always)]
+fn parse_v6(frame: View<'_>, network: u16) -> Result<Network, ParseError> {
     let bytes = frame
         .head
         .get(usize::from(network)..)
@@ -283,28 +331,19 @@ fn parse_v6(frame: View<'_>, ethernet: Ethernet) -> Result<IpPacket, ParseError>
     }
     let start = network + const { wire::offset(ipv6::HEADER_LEN) };
     let end = end_of(frame, start, header.payload_len())?;
-    let upper = Upper {
-        start,
-        end,
-        fragment: None,
-        protocol: header.next_header(),
-    };
-    let (upper, transport) = if is_extension(upper.protocol) {
-        parse_extensions(frame, upper)?
-    } else {
-        (upper, parse_transport(frame, &upper, icmp::PROTOCOL_V6)?)
-    };
-    Ok(IpPacket {
-        ethernet,
+    Ok(Network {
         family: Family::V6,
-        network,
-        transport_start: upper.start,
-        end,
+        start: network,
         source,
         destination,
         hop_limit: header.hop_limit(),
-        fragment: upper.fragment,
-        transport,
+        upper: Upper {
+            start,
+            end,
+            fragment: None,
+            protocol: header.next_header(),
+        },
+        goes_on: is_extension(header.next_header()),
     })
 }
 
@@ -326,22 +365,6 @@ pub(crate) struct Upper {
     pub(crate) end: u16,
     pub(crate) fragment: Option<Fragment>,
     pub(crate) protocol: u8,
-}
-
-#[cold]
-fn parse_fragment_v4(
-    frame: View<'_>,
-    header: ipv4::Header<'_>,
-    mut upper: Upper,
-) -> Result<(Upper, Transport), ParseError> {
-    upper.fragment = header.fragment(upper.end - upper.start);
-    Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V4)?))
-}
-
-#[cold]
-fn parse_extensions(frame: View<'_>, upper: Upper) -> Result<(Upper, Transport), ParseError> {
-    let upper = walk_extensions(frame, upper)?;
-    Ok((upper, parse_transport(frame, &upper, icmp::PROTOCOL_V6)?))
 }
 
 /// Walks the extension headers up to the transport header, or to where the walk must end: a
@@ -412,43 +435,51 @@ impl Upper {
     }
 }
 
-#[inline(always)]
 fn parse_transport(frame: View<'_>, upper: &Upper, icmp: u8) -> Result<Transport, ParseError> {
     if upper.fragment.is_some_and(|fragment| fragment.offset > 0) {
         return Ok(Transport::Other(upper.protocol));
     }
     let segment = upper.bytes(frame)?;
-    if upper.protocol == tcp::PROTOCOL {
-        let header = tcp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
-        let header_len = header.header_len();
-        if usize::from(header_len) < tcp::HEADER_LEN || usize::from(header_len) > segment.len() {
-            return Err(upper.bad_data_offset(header_len));
+    match upper.protocol {
+        tcp::PROTOCOL => parse_tcp(segment, upper),
+        udp::PROTOCOL => parse_udp(segment, upper),
+        protocol if protocol == icmp => {
+            let header = icmp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
+            Ok(Transport::Icmp {
+                kind: header.kind(),
+                code: header.code(),
+            })
         }
-        Ok(Transport::Tcp {
-            source: header.source(),
-            destination: header.destination(),
-            flags: header.flags(),
-            payload: upper.start + header_len,
-        })
-    } else if upper.protocol == udp::PROTOCOL {
-        let header = udp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
-        let len = header.total_len();
-        // What a datagram's IP packet has beyond it is allowed (RFC 9868).
-        let beyond = len > upper.end - upper.start && upper.fragment.is_none();
-        if usize::from(len) < udp::HEADER_LEN || beyond {
-            return Err(ParseError::BadLength);
-        }
-        Ok(Transport::Udp {
-            source: header.source(),
-            destination: header.destination(),
-        })
-    } else if upper.protocol == icmp {
-        let header = icmp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
-        Ok(Transport::Icmp {
-            kind: header.kind(),
-            code: header.code(),
-        })
-    } else {
-        Ok(Transport::Other(upper.protocol))
+        protocol => Ok(Transport::Other(protocol)),
     }
+}
+
+#[inline(always)]
+fn parse_tcp(segment: &[u8], upper: &Upper) -> Result<Transport, ParseError> {
+    let header = tcp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
+    let header_len = header.header_len();
+    if usize::from(header_len) < tcp::HEADER_LEN || usize::from(header_len) > segment.len() {
+        return Err(upper.bad_data_offset(header_len));
+    }
+    Ok(Transport::Tcp {
+        source: header.source(),
+        destination: header.destination(),
+        flags: header.flags(),
+        payload: upper.start + header_len,
+    })
+}
+
+#[inline(always)]
+fn parse_udp(segment: &[u8], upper: &Upper) -> Result<Transport, ParseError> {
+    let header = udp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
+    let len = header.total_len();
+    // What a datagram's IP packet has beyond it is allowed (RFC 9868).
+    let beyond = len > upper.end - upper.start && upper.fragment.is_none();
+    if usize::from(len) < udp::HEADER_LEN || beyond {
+        return Err(ParseError::BadLength);
+    }
+    Ok(Transport::Udp {
+        source: header.source(),
+        destination: header.destination(),
+    })
 }

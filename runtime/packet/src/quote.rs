@@ -98,6 +98,7 @@ impl Quote {
     }
 
     fn rewrite_quoted(&self, frame: &mut [u8], packet: &IpPacket, to: &Rewrite) -> Option<()> {
+        let to = to.changes();
         let (head, segment) = frame
             .get_mut(..packet.end.into())?
             .split_at_mut_checked(self.transport.into())?;

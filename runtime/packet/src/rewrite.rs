@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use crate::{
-    Address, Delta, Family, IpPacket, Link, Transport, ethernet, icmp, ipv4, ipv6, tcp, udp, wire,
+    Address, Delta, Family, IpPacket, Link, Mac, Transport, ethernet, icmp, ipv4, ipv6, tcp, udp,
+    wire,
 };
 
 /// One side of a packet's addressing replaced: address and port, with the checksum difference.
@@ -80,51 +81,111 @@ impl Rewrite {
     /// In a fragment that is not its packet's first, only addresses change: the transport
     /// checksum, which covers them, is in the first. A packet that does not belong to the frame
     /// is a bug of the caller and leaves the frame as it is.
-    #[inline]
+    pub fn apply(&self, frame: &mut [u8], packet: &IpPacket) {
+        self.changes().apply(frame, packet);
+    }
+
+    /// The same, by reference.
+    #[inline(always)]
+    #[must_use]
+    pub const fn changes(&self) -> Changes<'_> {
+        Changes {
+            source: self.source.as_ref(),
+            destination: self.destination.as_ref(),
+            link: match &self.link {
+                Some(link) => Some((&link.source, &link.destination)),
+                None => None,
+            },
+            decrement_hop_limit: self.decrement_hop_limit,
+        }
+    }
+}
+
+/// A [`Rewrite`] whose translations lie elsewhere, for the way on which nothing is copied.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changes<'a> {
+    /// See [`Rewrite::source`].
+    pub source: Option<&'a Translation>,
+    /// See [`Rewrite::destination`].
+    pub destination: Option<&'a Translation>,
+    /// Source and destination MAC; see [`Rewrite::link`].
+    pub link: Option<(&'a Mac, &'a Mac)>,
+    /// See [`Rewrite::decrement_hop_limit`].
+    pub decrement_hop_limit: bool,
+}
+
+impl Changes<'_> {
+    /// Applies them, as [`Rewrite::apply`] does.
+    #[inline(always)]
     pub fn apply(&self, frame: &mut [u8], packet: &IpPacket) {
         use Family::{V4, V6};
-        use Transport::{Icmp, Other, Tcp, Udp};
+        use Transport::{Tcp, Udp};
 
         let applied = match (packet.family, packet.transport) {
-            (V4, Tcp { .. }) => parts(frame, packet).map(|(link, network, segment)| {
-                self.apply_v4(network);
-                self.apply_tcp(segment);
-                self.apply_link(link);
-            }),
-            (V4, Udp { .. }) => parts(frame, packet).map(|(link, network, segment)| {
-                self.apply_v4(network);
-                self.apply_udp(segment);
-                self.apply_link(link);
-            }),
+            (V4, Tcp { .. }) => match parts(frame, packet) {
+                Some((link, network, segment)) => {
+                    self.apply_link(link);
+                    self.apply_v4(network);
+                    self.apply_tcp(segment);
+                    true
+                }
+                None => false,
+            },
+            (V4, Udp { .. }) => match parts(frame, packet) {
+                Some((link, network, segment)) => {
+                    self.apply_link(link);
+                    self.apply_v4(network);
+                    self.apply_udp(segment);
+                    true
+                }
+                None => false,
+            },
+            (V6, Tcp { .. }) => match parts(frame, packet) {
+                Some((link, network, segment)) => {
+                    self.apply_link(link);
+                    self.apply_v6(network);
+                    self.apply_tcp(segment);
+                    true
+                }
+                None => false,
+            },
+            (V6, Udp { .. }) => match parts(frame, packet) {
+                Some((link, network, segment)) => {
+                    self.apply_link(link);
+                    self.apply_v6(network);
+                    self.apply_udp(segment);
+                    true
+                }
+                None => false,
+            },
+            _ => self.apply_rare(frame, packet).is_some(),
+        };
+        debug_assert!(applied, "{packet:?} was not parsed from this frame");
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn apply_rare(&self, frame: &mut [u8], packet: &IpPacket) -> Option<()> {
+        match (packet.family, packet.transport) {
             // ICMPv4 has no pseudo-header: nothing in it depends on the addresses.
-            (V4, Icmp { .. } | Other(_)) => parts(frame, packet).map(|(link, network, [])| {
+            (Family::V4, _) => {
+                let (link, network, []) = parts(frame, packet)?;
+                self.apply_link(link);
                 self.apply_v4(network);
+            }
+            (Family::V6, Transport::Icmp { .. }) => {
+                let (link, network, message) = parts(frame, packet)?;
                 self.apply_link(link);
-            }),
-            (V6, Tcp { .. }) => parts(frame, packet).map(|(link, network, segment)| {
-                self.apply_v6(network);
-                self.apply_tcp(segment);
-                self.apply_link(link);
-            }),
-            (V6, Udp { .. }) => parts(frame, packet).map(|(link, network, segment)| {
-                self.apply_v6(network);
-                self.apply_udp(segment);
-                self.apply_link(link);
-            }),
-            (V6, Icmp { .. }) => parts(frame, packet).map(|(link, network, message)| {
                 self.apply_v6(network);
                 self.apply_icmp_v6(message);
+            }
+            (Family::V6, _) => {
+                let (link, network, []) = parts(frame, packet)?;
                 self.apply_link(link);
-            }),
-            (V6, Other(_)) => parts(frame, packet).map(|(link, network, [])| {
                 self.apply_v6(network);
-                self.apply_link(link);
-            }),
-        };
-        debug_assert!(
-            applied.is_some(),
-            "{packet:?} was not parsed from this frame"
-        );
+            }
+        }
+        Some(())
     }
 
     #[inline(always)]
@@ -132,11 +193,11 @@ impl Rewrite {
         use ipv4::field::{CHECKSUM, DESTINATION, SOURCE, TTL};
 
         let mut delta = Delta::default();
-        if let Some(to) = &self.source {
+        if let Some(to) = self.source {
             wire::set(header, SOURCE, to.address.v4_octets());
             delta += to.network;
         }
-        if let Some(to) = &self.destination {
+        if let Some(to) = self.destination {
             wire::set(header, DESTINATION, to.address.v4_octets());
             delta += to.network;
         }
@@ -151,10 +212,10 @@ impl Rewrite {
     pub(crate) fn apply_v6(&self, header: &mut [u8; ipv6::HEADER_LEN]) {
         use ipv6::field::{DESTINATION, HOP_LIMIT, SOURCE};
 
-        if let Some(to) = &self.source {
+        if let Some(to) = self.source {
             wire::set(header, SOURCE, to.address.octets());
         }
-        if let Some(to) = &self.destination {
+        if let Some(to) = self.destination {
             wire::set(header, DESTINATION, to.address.octets());
         }
         if self.decrement_hop_limit {
@@ -187,11 +248,11 @@ impl Rewrite {
         destination: Range<usize>,
     ) -> Delta {
         let mut delta = Delta::default();
-        if let Some(to) = &self.source {
+        if let Some(to) = self.source {
             wire::set_word(header, source, to.port);
             delta += to.transport;
         }
-        if let Some(to) = &self.destination {
+        if let Some(to) = self.destination {
             wire::set_word(header, destination, to.port);
             delta += to.transport;
         }
@@ -201,7 +262,7 @@ impl Rewrite {
     /// An `ICMPv6` checksum covers the addresses.
     #[inline(always)]
     fn apply_icmp_v6(&self, header: &mut [u8; icmp::HEADER_LEN]) {
-        let sides = [&self.source, &self.destination].into_iter().flatten();
+        let sides = [self.source, self.destination].into_iter().flatten();
         let delta = sides.fold(Delta::default(), |sum, to| sum + to.network);
         wire::update(header, icmp::field::CHECKSUM, |checksum| {
             delta.apply(checksum)
@@ -210,9 +271,9 @@ impl Rewrite {
 
     #[inline(always)]
     fn apply_link(&self, header: &mut [u8; ethernet::HEADER_LEN]) {
-        if let Some(link) = &self.link {
-            wire::set(header, ethernet::field::SOURCE, link.source.0);
-            wire::set(header, ethernet::field::DESTINATION, link.destination.0);
+        if let Some((source, destination)) = self.link {
+            wire::set(header, ethernet::field::SOURCE, source.0);
+            wire::set(header, ethernet::field::DESTINATION, destination.0);
         }
     }
 }

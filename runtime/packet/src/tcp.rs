@@ -46,6 +46,13 @@ impl TcpFlags {
     pub const fn has(self, flags: u8) -> bool {
         self.0 & flags == flags
     }
+
+    /// Whether any of `flags` is set.
+    #[inline]
+    #[must_use]
+    pub const fn has_any(self, flags: u8) -> bool {
+        self.0 & flags != 0
+    }
 }
 
 /// A view of the header's fixed part.

@@ -20,7 +20,8 @@ impl Oracle {
                 continue;
             };
             let Some((at, session)) = turn.session(&tuple) else {
-                let had_to_stay = pin.was_strong || evicted == pin.evictions;
+                // What a batch's packets say of a session counts before the batch's new ones need room.
+                let had_to_stay = pin.stayed_strong() || evicted == pin.evictions;
                 if had_to_stay && !pin.may_end && !pin.blurred {
                     return Err(format!("the session of {tuple:?} is gone: {pin:?}"));
                 }

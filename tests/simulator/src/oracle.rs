@@ -525,10 +525,11 @@ fn may_end(turn: &Turn<'_>, pin: &Pin, came: &View, protocol: Protocol) -> bool 
         return false;
     };
     let opening = protocol == Protocol::Tcp && is_opening(came.flags);
-    let weak = !pin.was_strong;
+    let weak = !pin.stayed_strong();
+    let stayed_open = pin.was_open && pin.shadow.is_open();
     pin.blurred
         || backend.sessions != SessionsFate::Keep
-        || (opening && !pin.was_open)
+        || (opening && !stayed_open)
         || (opening && !backend.healthy && (weak || pin.shadow.has_nothing()))
         || (weak && evictions(turn.balancer) > pin.evictions)
 }

@@ -141,9 +141,14 @@ impl Pin {
         self.shadow.phase() == Phase::Established
     }
 
+    /// Whether it was established before this turn, and still is after what was seen of it.
+    pub(crate) fn stayed_strong(&self) -> bool {
+        self.was_strong && self.is_strong()
+    }
+
     /// Whether it may neither be evicted nor be ended by a client's packet.
     pub(crate) fn is_protected(&self) -> bool {
-        self.was_strong && self.is_strong() && !self.may_end && !self.blurred
+        self.stayed_strong() && !self.may_end && !self.blurred
     }
 
     pub(crate) fn is_expired(

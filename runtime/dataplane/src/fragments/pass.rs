@@ -57,19 +57,19 @@ impl Forwarder {
     pub(crate) fn classify_fragment(
         &mut self,
         snapshot: &Snapshot,
-        (packet, fragment): (IpPacket, Fragment),
+        (packet, fragment): (&IpPacket, Fragment),
         now: Now,
     ) -> Fate {
-        let Some(key) = DatagramKey::of(&packet, &fragment) else {
-            return not_served(snapshot, &packet);
+        let Some(key) = DatagramKey::of(packet, &fragment) else {
+            return not_served(snapshot, packet);
         };
-        let piece = match Piece::of(&packet, &fragment) {
+        let piece = match Piece::of(packet, &fragment) {
             Ok(piece) => piece,
             Err(reason) => return Fate::Drop(reason),
         };
         if fragment.offset > 0 {
             self.fragments.have_later = true;
-            return Fate::Later(packet, fragment);
+            return Fate::Later(fragment);
         }
         let table = &self.shared.fragments;
         let leaving = &mut self.fragments.leaving;
@@ -77,9 +77,9 @@ impl Forwarder {
             return Fate::Drop(reason);
         }
         self.fragments.firsts.push((self.fates.len(), key));
-        tuple_of(&packet).map_or_else(
-            || not_served(snapshot, &packet),
-            |tuple| Fate::Lookup(packet, self.shared.sessions.hash(&tuple)),
+        tuple_of(packet).map_or_else(
+            || not_served(snapshot, packet),
+            |tuple| Fate::Lookup(self.shared.sessions.hash(&tuple), None),
         )
     }
 
@@ -96,9 +96,9 @@ impl Forwarder {
                 if let Err(reason) = settled {
                     self.fates[at] = Fate::Drop(reason);
                 }
-            } else if let Fate::Later(packet, fragment) = fate {
+            } else if let (Fate::Later(fragment), Some(packet)) = (fate, self.packets[at]) {
                 self.fates[at] = self
-                    .later_fate(frame, (packet, fragment), now)
+                    .later_fate(frame, (&packet, fragment), now)
                     .unwrap_or_else(Fate::Drop);
             }
         }
@@ -110,16 +110,16 @@ impl Forwarder {
     fn later_fate<F: FrameBuf>(
         &mut self,
         frame: &F,
-        (packet, fragment): (IpPacket, Fragment),
+        (packet, fragment): (&IpPacket, Fragment),
         now: Now,
     ) -> Result<Fate, DropReason> {
-        let key = DatagramKey::of(&packet, &fragment).ok_or(DropReason::Fragment)?;
-        let piece = Piece::of(&packet, &fragment)?;
+        let key = DatagramKey::of(packet, &fragment).ok_or(DropReason::Fragment)?;
+        let piece = Piece::of(packet, &fragment)?;
         let arrived = (self.gather.whole(frame), frame.port());
         let leaving = &mut self.fragments.leaving;
         let table = &self.shared.fragments;
         match table.admit_later(&key, piece, arrived, now.tick(), leaving)? {
-            Later::As(word) => Ok(self.follow(word, packet)),
+            Later::As(word) => Ok(self.follow(word)),
             Later::Waits { evicted } => {
                 self.counters.held.add(1);
                 if evicted {
@@ -132,10 +132,10 @@ impl Forwarder {
     }
 
     /// What the first fragment's word means for another.
-    fn follow(&self, word: Word, packet: IpPacket) -> Fate {
+    fn follow(&self, word: Word) -> Fate {
         match word {
             Word::Session(at, direction) => match self.shared.sessions.get(at) {
-                Some(session) => Fate::Session(packet, at, session, direction),
+                Some(session) => Fate::Session(at, session, direction),
                 // It has ended in between, and its backend is not known any more.
                 None => Fate::Drop(DropReason::Fragment),
             },
@@ -191,21 +191,21 @@ impl Forwarder {
             return;
         };
         self.counters.released.add(1);
-        let (frame, fate) = match (frame, word) {
+        let frame = match (frame, word) {
             (_, Some(Word::Drop(reason))) => return self.counters.dropped(reason).add(1),
             (None, _) => return self.counters.dropped(DropReason::FragmentLimit).add(1),
-            (Some(frame), word) => {
-                let fate = match (parse_head(frame.bytes(), frame.rest_len()), word) {
-                    (Ok(Packet::Ip(packet)), Some(word)) => self.follow(word, packet),
-                    (Ok(Packet::Ip(packet)), None) if !snapshot.is_vip(packet.destination) => {
-                        Fate::Kernel
-                    }
-                    _ => Fate::Drop(DropReason::FragmentTimeout),
-                };
-                (frame, fate)
-            }
+            (Some(frame), _) => frame,
         };
-        self.finish(io, snapshot, frame, &fate, now);
+        let packet = match parse_head(frame.bytes(), frame.rest_len()) {
+            Ok(Packet::Ip(packet)) => Some(packet),
+            _ => None,
+        };
+        let fate = match (&packet, word) {
+            (Some(_), Some(word)) => self.follow(word),
+            (Some(packet), None) if !snapshot.is_vip(packet.destination) => Fate::Kernel,
+            _ => Fate::Drop(DropReason::FragmentTimeout),
+        };
+        self.finish(io, snapshot, frame, (packet, fate), now);
     }
 
     /// Forgets datagrams whose time is up: this turn's part of the table.
@@ -241,11 +241,11 @@ fn not_served(snapshot: &Snapshot, packet: &IpPacket) -> Fate {
 /// What a first fragment's fate says to the others.
 fn word_of(fate: &Fate) -> Word {
     match *fate {
-        Fate::Session(_, at, _, direction) => Word::Session(at, direction),
+        Fate::Session(at, _, direction) => Word::Session(at, direction),
         Fate::Kernel => Word::Kernel,
         Fate::Drop(reason) => Word::Drop(reason),
         // Its sender is told by the first one alone.
-        Fate::Refuse(_) => Word::Drop(DropReason::NoBackend),
+        Fate::Refuse => Word::Drop(DropReason::NoBackend),
         _ => Word::Drop(DropReason::Fragment),
     }
 }

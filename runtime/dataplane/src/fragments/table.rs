@@ -365,6 +365,7 @@ fn spoil(datagram: &mut Datagram, reason: DropReason, leaving: &mut Vec<Leaving>
 /// Locks. A lock whose holder panicked is taken all the same: what it guards is bounded whatever it
 /// holds.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    crate::locks::note();
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

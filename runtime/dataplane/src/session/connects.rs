@@ -8,7 +8,7 @@ use std::collections::TryReserveError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::SessionRef;
-use super::line::{high, low, pack};
+use super::words::{high, low, pack};
 use crate::Now;
 
 /// The most attempts that are kept. At 100,000 new sessions a second these are the last 160 ms,
@@ -23,7 +23,7 @@ impl Connects {
     /// For a table of this many sessions.
     pub(super) fn new(sessions: u32) -> Result<Self, TryReserveError> {
         let len = sessions.min(ATTEMPTS_MAX) as usize;
-        Ok(Self(super::table::allocate(len)?))
+        Ok(Self(super::memory::allocate(len)?))
     }
 
     /// The session's first SYN.

@@ -11,8 +11,8 @@
 use std::collections::TryReserveError;
 
 use super::hash::FlowHash;
-use super::line::{high, low, pack};
 use super::sync::{AtomicU64, Ordering};
+use super::words::{high, low, pack};
 
 /// Words in a bucket: a cache line.
 #[cfg(not(loom))]
@@ -34,6 +34,22 @@ pub(super) struct Bucket([AtomicU64; WIDTH]);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Bucket>() == 64);
 
+impl Bucket {
+    /// A word with this tag, the last of several; 0 where there is none.
+    ///
+    /// It looks at all words of the cache line without a branch: where in it the hit is cannot be
+    /// predicted, and nearly always there is one at most.
+    #[inline(always)]
+    fn word_of(&self, tag: u32) -> u64 {
+        let mut hit = 0;
+        for place in &self.0 {
+            let word = place.load(Ordering::Acquire);
+            hit = if low(word) == tag { word } else { hit };
+        }
+        hit
+    }
+}
+
 /// All buckets.
 pub(super) struct Index {
     buckets: Box<[Bucket]>,
@@ -47,12 +63,23 @@ impl Index {
 
     pub(super) fn new(sessions: u32) -> Result<Self, TryReserveError> {
         Ok(Self {
-            buckets: super::table::allocate(Self::buckets_for(sessions))?,
+            buckets: super::memory::allocate(Self::buckets_for(sessions))?,
         })
     }
 
+    /// A slot which may hold the hash: the one where it nearly always is, if it is anywhere.
+    #[inline(always)]
+    pub(super) fn first(&self, hash: FlowHash) -> Option<u32> {
+        let tag = tag(hash);
+        let [first, other] = self.choices(hash);
+        let word = match self.buckets[first].word_of(tag) {
+            0 => self.buckets[other].word_of(tag),
+            word => word,
+        };
+        high(word).checked_sub(1)
+    }
+
     /// The first `Some` that `visit` gives for a slot which may hold the hash.
-    #[inline]
     pub(super) fn find_map<T>(
         &self,
         hash: FlowHash,
@@ -60,13 +87,7 @@ impl Index {
     ) -> Option<T> {
         let tag = tag(hash);
         for at in self.choices(hash) {
-            // All words of the cache line, without a branch: where in it the hit is cannot be
-            // predicted, and nearly always there is one at most.
-            let mut hit = 0;
-            for place in &self.buckets[at].0 {
-                let word = place.load(Ordering::Acquire);
-                hit = if low(word) == tag { word } else { hit };
-            }
+            let hit = self.buckets[at].word_of(tag);
             if hit == 0 {
                 continue;
             }
@@ -137,11 +158,10 @@ impl Index {
     }
 
     fn used(&self, at: usize) -> usize {
-        self.buckets[at]
-            .0
-            .iter()
-            .filter(|word| word.load(Ordering::Relaxed) != 0)
-            .count()
+        let words = self.buckets[at].0.iter();
+        words
+            .map(|word| usize::from(word.load(Ordering::Relaxed) != 0))
+            .sum()
     }
 
     /// The two buckets of a hash, never the same: the upper and the lower half of the hash, each

@@ -44,16 +44,20 @@ mod connects;
 mod hash;
 mod index;
 mod line;
+mod memory;
 mod pool;
+mod stored;
 mod sync;
 mod table;
 mod tcp;
 mod upkeep;
+mod words;
 
 use waxwing_packet::{Address, Protocol, VlanTags};
 
 pub use hash::{FlowHash, Key, Tuple};
 pub use pool::SlotCache;
+pub use stored::Stored;
 pub use table::{Insert, SESSIONS_MAX, SessionTable, TableError};
 pub(crate) use tcp::is_opening;
 pub use tcp::{Direction, Phase, TcpState};
@@ -130,6 +134,10 @@ pub struct Removed {
     /// What [`SessionTable::add_bytes`] added up.
     pub bytes: u64,
 }
+
+/// Where a session may be, by what the index says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate(u32);
 
 /// Where a session was found. It may have ended since: every operation checks that it is still
 /// the same session, and does nothing where it is not.

@@ -52,5 +52,6 @@ impl Stripes {
 /// Locks. A lock whose holder panicked is taken all the same: what it guards is consistent after
 /// every single step.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    crate::locks::note();
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

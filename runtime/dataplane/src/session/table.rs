@@ -2,7 +2,6 @@
 //!
 //! Invariant: see those of [`super`]; this file keeps the order of steps that they rest on.
 
-use std::collections::TryReserveError;
 use std::sync::atomic::AtomicU64;
 
 use waxwing_packet::VlanTags;
@@ -10,10 +9,12 @@ use waxwing_packet::VlanTags;
 use super::connects::Connects;
 use super::hash::Key;
 use super::index::Index;
-use super::line::{Line, high, low};
+use super::line::Line;
+use super::memory::allocate;
 use super::pool::{Pool, SlotCache};
 use super::sync::{Arc, AtomicU32, AtomicUsize, Ordering, Stripes};
-use super::{FlowHash, Removed, Session, SessionRef, TcpState, Tuple};
+use super::words::{high, low};
+use super::{Candidate, FlowHash, Removed, Session, SessionRef, Stored, TcpState, Tuple};
 use crate::{NextHop, Now, Tick};
 
 /// The most sessions that a table can be made for.
@@ -124,13 +125,22 @@ impl SessionTable {
     }
 
     /// Has the session's line fetched into the cache. A second pass over the batch, after
-    /// [`SessionTable::prefetch`]: it waits for the index words, and hides the wait for the line.
-    #[inline]
-    pub fn prefetch_session(&self, hash: FlowHash) {
-        let slot = self.index.find_map(hash, Some);
-        if let Some(line) = slot.and_then(|slot| self.lines.get(slot as usize)) {
-            prefetch(line);
-        }
+    /// [`SessionTable::prefetch`]: it waits for the index words, and hides the wait for the line. Where
+    /// the session may be; `None` where there was none.
+    #[inline(always)]
+    pub fn prefetch_session(&self, hash: FlowHash) -> Option<Candidate> {
+        let slot = self.index.first(hash)?;
+        prefetch(self.lines.get(slot as usize)?);
+        Some(Candidate(slot))
+    }
+
+    /// The session that is in a place now, whosever it is.
+    #[inline(always)]
+    #[must_use]
+    pub fn read(&self, Candidate(slot): Candidate) -> Option<(SessionRef, Stored)> {
+        let stored = self.lines.get(slot as usize)?.read()?;
+        let version = stored.version();
+        Some((SessionRef { slot, version }, stored))
     }
 
     /// The session under a hash for which `matches` holds: the caller compares the whole tuple.
@@ -142,8 +152,9 @@ impl SessionTable {
         matches: impl Fn(&Session) -> bool,
     ) -> Option<(SessionRef, Session)> {
         self.index.find_map(hash, |slot| {
-            let (version, session) = self.lines.get(slot as usize)?.read()?;
-            matches(&session).then_some((SessionRef { slot, version }, session))
+            let (at, stored) = self.read(Candidate(slot))?;
+            let session = stored.session();
+            matches(&session).then_some((at, session))
         })
     }
 
@@ -268,8 +279,15 @@ impl SessionTable {
     #[inline]
     #[must_use]
     pub fn get(&self, at: SessionRef) -> Option<Session> {
-        let (version, session) = self.lines.get(at.slot as usize)?.read()?;
-        (version == at.version).then_some(session)
+        self.stored(at).map(|stored| stored.session())
+    }
+
+    /// The same, as its line holds it.
+    #[inline]
+    #[must_use]
+    pub fn stored(&self, at: SessionRef) -> Option<Stored> {
+        let (now, stored) = self.read(Candidate(at.slot))?;
+        (now == at).then_some(stored)
     }
 
     /// The sessions now.
@@ -330,14 +348,6 @@ impl SessionTable {
 /// The lock stripe of a hash. Any bits will do: equal tuples have equal hashes.
 const fn stripe(FlowHash(hash): FlowHash) -> usize {
     (high(hash) ^ low(hash)) as usize
-}
-
-/// A slice of defaults, or an error where there is no memory for it.
-pub(super) fn allocate<T: Default>(len: usize) -> Result<Box<[T]>, TryReserveError> {
-    let mut items = Vec::new();
-    items.try_reserve_exact(len)?;
-    items.resize_with(len, T::default);
-    Ok(items.into_boxed_slice())
 }
 
 /// Asks the processor to fetch a value into its caches. A hint: it has no other effect.

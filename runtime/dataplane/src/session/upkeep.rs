@@ -6,7 +6,7 @@
 use waxwing_packet::Mac;
 
 use super::sync::{AtomicUsize, Ordering};
-use super::{Removed, Session, SessionRef, SessionTable, SlotCache};
+use super::{Candidate, Removed, Session, SessionRef, SessionTable, SlotCache};
 use crate::{NextHop, Tick};
 
 /// Whether a session may be ended to make room for another.
@@ -127,13 +127,7 @@ impl SessionTable {
     }
 
     fn at(&self, slot: usize) -> Option<(SessionRef, Session)> {
-        let (version, session) = self.lines.get(slot)?.read()?;
-        Some((
-            SessionRef {
-                slot: u32::try_from(slot).ok()?,
-                version,
-            },
-            session,
-        ))
+        let (at, stored) = self.read(Candidate(u32::try_from(slot).ok()?))?;
+        Some((at, stored.session()))
     }
 }

@@ -1,4 +1,5 @@
-//! The packet's way allocates nothing once a session exists: counted by the allocator itself.
+//! The packet's way allocates nothing, and waits for nobody once a session exists: counted by the allocator
+//! itself, and by the locks.
 
 #![expect(unsafe_code, reason = "counting allocations takes a global allocator")]
 
@@ -14,10 +15,9 @@ use crate::hosts::{Host, Kind};
 use crate::source_nat;
 use crate::told::{may_be_cut, packet};
 use crate::world::{BACK, FRONT, Settings, V4, V6, World, backend_mac};
-use waxwing_dataplane::DropReason;
-use waxwing_dataplane::NextHop;
 use waxwing_dataplane::routes::{Path, Routes};
 use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
+use waxwing_dataplane::{DropReason, NextHop, locks};
 use waxwing_packet::{Family, Prefix, Protocol, VlanTags, checksum};
 
 struct Counting;
@@ -85,11 +85,16 @@ fn neither_hits_nor_misses_allocate() {
         world.script().asked.reserve(1000);
 
         let before = ALLOCATIONS.get();
-        for frames in &arrivals {
+        for (number, frames) in arrivals.iter().enumerate() {
             for (port, frame) in frames {
                 assert!(world.io(0).inject(*port, frame));
             }
+            let locks = locks::taken();
             world.run(0);
+            let are_hits = matches!(number, 1 | 2);
+            if are_hits {
+                assert_eq!(locks::taken(), locks, "a lock on a known session's way");
+            }
         }
         assert_eq!(
             ALLOCATIONS.get() - before,

@@ -1,1 +1,0 @@
-//! The benches are in `benches/`; run them by `cargo xtask bench [FILTER]`.

@@ -1,0 +1,129 @@
+//! The program itself, in a namespace: memory and start-up over sessions, a reload over services.
+
+use std::cell::RefCell;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use waxwing_report::Spread;
+use waxwing_tests::{Config, Layout, Service, Status, Topology, Waxwing};
+
+use crate::Effort;
+use crate::book::{Book, Cell, Subject, in_turns};
+
+/// Runs of what takes seconds each.
+const RUNS: usize = 3;
+/// How long after a reload all is done that follows from it.
+const SETTLE: Duration = Duration::from_secs(2);
+const SERVICES: [u16; 5] = [1, 10, 100, 1_000, 10_000];
+/// Backends of each service.
+const BACKENDS: u8 = 2;
+
+pub(crate) fn memory(effort: Effort, book: &mut Book) -> Result<()> {
+    const COUNTS: [u32; 4] = [1_000, 100_000, 1_000_000, 8_000_000];
+    let topology = Topology::new(Layout::default())?;
+    let start = |sessions: u32| -> Result<(f64, f64)> {
+        let mut config = Config::new(&topology).with(Service::v4("web", "tcp", (80, 8080), 3));
+        config.sessions_max = sessions.into();
+        let begun = Instant::now();
+        let waxwing = Waxwing::start(&topology, &config)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let mebibytes = resident_kib(&waxwing.status()?)? / 1024.0;
+        waxwing.stop()?;
+        Ok((mebibytes, seconds))
+    };
+    let counts = COUNTS.iter().filter(|count| **count <= effort.sessions_max);
+    let starts = RefCell::new(Vec::new());
+    let (start, starts) = (&start, &starts);
+    let cells = counts.clone().map(|count| {
+        Cell::new("resident memory", *count, move || {
+            let (mebibytes, took) = start(*count)?;
+            starts.borrow_mut().push((*count, took));
+            Ok(mebibytes)
+        })
+    });
+    let figures = in_turns(cells.collect(), RUNS)?;
+    book.lines(
+        &Subject {
+            name: "memory",
+            title: "Resident memory of the balancer, over the sessions it has room for",
+            x: "sessions",
+            y: "MiB",
+            note: "All of the table is resident from the start. What is there without sessions is the program, the Wasm \
+                   compiler above all, its modules, and the frames of two ports with one queue each.",
+        },
+        figures,
+    )?;
+    for count in counts {
+        let starts = starts.borrow();
+        let of_count = starts.iter().filter(|(of, _)| of == count);
+        let seconds: Vec<f64> = of_count.map(|(_, took)| *took).collect();
+        book.say(&format!(
+            "With room for {}: {} s from its start to its first answer to `waxwing status`.",
+            waxwing_report::count((*count).into()),
+            Spread::of(&seconds)
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn reload(_: Effort, book: &mut Book) -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let config = |services: u16, weight: u32| {
+        let mut config = Config::new(&topology);
+        config.services_max = Some(16_384);
+        config.backends_max = Some(65_536);
+        for number in 1..=services {
+            let name = format!("service-{number}");
+            let ports = (number, 20_000 + number);
+            config = config.with(Service::v4(&name, "tcp", ports, BACKENDS));
+        }
+        // What changes with each reload.
+        config.services[0].backends[0].weight = weight;
+        config
+    };
+    let waxwing = Waxwing::start(&topology, &config(1, 1))?;
+    let weight = RefCell::new(1);
+    let change = |services: u16| -> Result<f64> {
+        let next = *weight.borrow() % 100 + 1;
+        *weight.borrow_mut() = next;
+        let config = config(services, next);
+        let begun = Instant::now();
+        waxwing.reload(&config)?;
+        Ok(begun.elapsed().as_secs_f64() * 1e3)
+    };
+    let change = &change;
+    let cells = SERVICES.iter().map(|services| {
+        Cell::new("one backend's weight changes", *services, move || {
+            // The services of this point, to begin with; and what went is to be gone.
+            change(*services)?;
+            thread::sleep(SETTLE);
+            change(*services)
+        })
+    });
+    let figures = in_turns(cells.collect(), RUNS)?;
+    book.lines(
+        &Subject {
+            name: "reload",
+            title: "A reload, over services",
+            x: "services",
+            y: "ms",
+            note: "From the call of `waxwing reload` to its end, the start of that command included. It grows with the services, for \
+                   the config is read, checked and made a snapshot as a whole, and the one policy of all of them gets a new \
+                   instance with all of them. Packets flow on meanwhile, and none waits for it.",
+        },
+        figures,
+    )?;
+    waxwing.stop()?;
+    Ok(())
+}
+
+/// The balancer's resident memory, in kibibytes.
+fn resident_kib(status: &Status) -> Result<f64> {
+    let pid = status.0["pid"].as_u64().context("no pid in the status")?;
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().split(' ').next()?.parse().ok());
+    kib.with_context(|| format!("no VmRSS in {text}"))
+}

@@ -1,0 +1,221 @@
+//! Nanoseconds a packet, in memory.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use waxwing_bed::{Established, Hits, Opening, Order, Plan, Size, Team, World, of_packets};
+use waxwing_benches::modules;
+use waxwing_dataplane::Policy;
+use waxwing_plugin::Host;
+use waxwing_sdk::abi::BackendRecord;
+use waxwing_sdk::testing;
+
+use crate::Effort;
+use crate::book::{Book, Cell, Subject, in_turns};
+
+/// Sessions where something else grows.
+const SESSIONS: u32 = 100_000;
+/// Sessions that a run opens.
+const OPENED: u32 = 1 << 16;
+const BATCH: u32 = 64;
+
+pub(crate) fn sessions(effort: Effort, book: &mut Book) -> Result<()> {
+    const COUNTS: [u32; 5] = [1_000, 10_000, 100_000, 1_000_000, 8_000_000];
+    let counts = COUNTS.iter().filter(|count| **count <= effort.sessions_max);
+    let mut stands = Vec::new();
+    for plan in [Plan::V4, Plan::V6] {
+        for count in counts.clone() {
+            stands.push((plan, established(plan, *count, Size::default())?));
+        }
+    }
+    let mut cells = Vec::new();
+    for (plan, established) in &stands {
+        for order in Order::ALL {
+            let series = format!("{}, {}", plan.name, order.name());
+            let x = established.sessions;
+            cells.push(hits(series, x, established, order, effort));
+        }
+    }
+    let figures = in_turns(cells, effort.runs)?;
+    book.lines(
+        &Subject {
+            name: "sessions",
+            title: "A packet of an established session, over sessions",
+            x: "sessions",
+            y: "ns a packet",
+            note: "The table is full. What grows is, first, the wait for memory: a session of a large table is in no cache, and \
+                   neither is the page table's entry for it; the passes over a batch hide most of that. With Zipf's law, as on a \
+                   real network, the frequent ones stay in the caches. Second, the sweep for sessions whose time is over: one \
+                   round takes 4 s whatever the size, so of 8 million it looks at two for each microsecond, which is here each \
+                   packet. Third, a session that is met rarely is met in a new tick (100 ms) each time, which is then written.",
+        },
+        figures,
+    )
+}
+
+pub(crate) fn services(effort: Effort, book: &mut Book) -> Result<()> {
+    let size = |services| Size {
+        services,
+        backends: 2,
+        ..Size::default()
+    };
+    let mut stands = Vec::new();
+    for services in [1, 10, 100, 1_000, 10_000] {
+        let size = size(services);
+        stands.push((size, established(Plan::V4, SESSIONS, size)?));
+    }
+    let mut cells = Vec::new();
+    for (size, established) in &stands {
+        let x = size.services;
+        cells.push(hits("established", x, established, Order::Uniform, effort));
+        cells.push(openings("new session", x, *size, Vec::new));
+    }
+    let figures = in_turns(cells, effort.runs)?;
+    book.lines(
+        &Subject {
+            name: "services",
+            title: "A packet, over services",
+            x: "services",
+            y: "ns a packet",
+            note: "Two backends each, 100,000 sessions over all of them; the native fallback chooses for new ones. An established \
+                   packet reads its backend's entry and next hop and counts for it: of 20,000 these are in no near cache any \
+                   more, and no pass over the batch fetches them ahead. New sessions of many services share no call: a batch of \
+                   64 is of 64 services.",
+        },
+        figures,
+    )
+}
+
+pub(crate) fn backends(effort: Effort, book: &mut Book) -> Result<()> {
+    let host = modules::host(
+        &["waxwing-policy-round-robin", "waxwing-policy-maglev"],
+        &[],
+    );
+    let mut stands = Vec::new();
+    for backends in [2, 16, 128, 1_024, 4_096] {
+        let size = Size {
+            backends,
+            ..Size::default()
+        };
+        stands.push((size, established(Plan::V4, SESSIONS, size)?));
+    }
+    let mut cells = Vec::new();
+    for (size, established) in &stands {
+        let x = size.backends;
+        cells.push(hits("established", x, established, Order::Uniform, effort));
+        cells.push(openings("new, fallback", x, *size, Vec::new));
+        for policy in ["round_robin", "maglev"] {
+            let records = records(x);
+            if instance(&host, policy, &records).is_ok() {
+                let host = &host;
+                cells.push(openings(format!("new, {policy}"), x, *size, move || {
+                    instance(host, policy, &records).into_iter().collect()
+                }));
+            }
+        }
+    }
+    let figures = in_turns(cells, effort.runs)?;
+    book.lines(
+        &Subject {
+            name: "backends",
+            title: "A packet, over backends of one service",
+            x: "backends",
+            y: "ns a packet",
+            note: "100,000 sessions. Established packets: as over services. The native fallback is weighted rendezvous hashing: it weighs every backend for every new \
+                   session, so it grows with them; it is what serves while no module does. The modules' own work does not grow; \
+                   what the host writes for them of each backend once a millisecond is in the chart of guests.",
+        },
+        figures,
+    )
+}
+
+pub(crate) fn workers(effort: Effort, book: &mut Book) -> Result<()> {
+    let mut stands = Vec::new();
+    for sessions in [1_000, 1_000_000] {
+        let size = Size {
+            workers: 2,
+            ..Size::default()
+        };
+        stands.push(established(Plan::V4, sessions, size)?);
+    }
+    let mut cells = Vec::new();
+    for established in &stands {
+        for team in Team::ALL {
+            cells.push(Cell::new(team.name, established.sessions, move || {
+                let time = team.run(established, effort.packets);
+                Ok(nanos(time, effort.packets))
+            }));
+        }
+    }
+    let figures = in_turns(cells, effort.runs)?;
+    book.bars(
+        &Subject {
+            name: "workers",
+            title: "A packet at each of one or two workers",
+            x: "sessions",
+            y: "ns a packet",
+            note: "Two workers at the time of one have twice its throughput. `two_apart`: each has the requests of half of the \
+                   sessions, so what it takes above `one` is the price of one table for both. `two_both_ways`: one has all \
+                   requests, the other all replies, so what it takes above `one_both_ways` is the price of a session that is seen \
+                   from both.",
+        },
+        figures,
+    )
+}
+
+fn established(plan: Plan, sessions: u32, size: Size) -> Result<Established> {
+    let size = Size {
+        sessions_max: sessions,
+        ..size
+    };
+    Ok(Established::new(plan, size)?)
+}
+
+fn hits<'a>(
+    series: impl Into<String>,
+    x: u32,
+    established: &'a Established,
+    order: Order,
+    effort: Effort,
+) -> Cell<'a> {
+    Cell::new(series, x, move || {
+        let mut hits = Hits::new(established, 0, order);
+        let all = 0..established.sessions;
+        let time = of_packets(effort.packets, BATCH, || hits.requests(all.clone()));
+        hits.end();
+        Ok(nanos(time, effort.packets))
+    })
+}
+
+fn openings<'a>(
+    series: impl Into<String>,
+    x: u32,
+    size: Size,
+    policies: impl Fn() -> Vec<Box<dyn Policy>> + 'a,
+) -> Cell<'a> {
+    let size = Size {
+        sessions_max: OPENED,
+        ..size
+    };
+    Cell::new(series, x, move || {
+        let world = World::new(Plan::V4, size)?;
+        let mut opening = Opening::new(&world, policies());
+        let time = of_packets(OPENED.into(), BATCH, || opening.turn(BATCH));
+        opening.end();
+        Ok(nanos(time, OPENED.into()))
+    })
+}
+
+fn records(backends: u32) -> Vec<BackendRecord> {
+    (0..backends).map(|id| testing::backend(id, 1)).collect()
+}
+
+fn instance(host: &Host, policy: &str, records: &[BackendRecord]) -> Result<Box<dyn Policy>> {
+    modules::instance(host, policy, "{}", records).with_context(|| format!("no {policy}"))
+}
+
+/// For each of so many.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+pub(crate) fn nanos(time: Duration, of: u64) -> f64 {
+    time.as_secs_f64() * 1e9 / of as f64
+}

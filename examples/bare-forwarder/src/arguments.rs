@@ -1,0 +1,122 @@
+//! The command line.
+//!
+//! Invariant: what is accepted here can be forwarded by: there are two ports, and each address is one.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use waxwing_packet::{Mac, Protocol};
+
+/// Forwards frames between two ports, with new MAC addresses and nothing else.
+#[derive(clap::Parser)]
+#[command(version)]
+pub(crate) struct Arguments {
+    /// A port, and to whom goes what leaves by it; twice.
+    #[arg(
+        long = "port",
+        value_name = "INTERFACE=MAC",
+        required = true,
+        num_args = 1
+    )]
+    pub(crate) ports: Vec<Port>,
+    /// What is taken from the kernel: frames to this address and port, and from it.
+    #[arg(
+        long = "service",
+        value_name = "ADDRESS:PORT/PROTOCOL",
+        required = true
+    )]
+    pub(crate) services: Vec<Service>,
+    /// The processor to stay on.
+    #[arg(long)]
+    pub(crate) cpu: Option<usize>,
+    /// Never sleep, and drive the device by the kernel's preferred busy polling.
+    #[arg(long)]
+    pub(crate) busy: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Port {
+    pub(crate) interface: String,
+    pub(crate) mac: Mac,
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not like front=02:00:00:00:00:01");
+        let (interface, mac) = text.split_once('=').ok_or_else(wrong)?;
+        let octets: Option<Vec<u8>> = mac
+            .split(':')
+            .map(|octet| u8::from_str_radix(octet, 16).ok())
+            .collect();
+        let octets = octets.and_then(|octets| octets.try_into().ok());
+        Ok(Self {
+            interface: interface.to_owned(),
+            mac: Mac(octets.ok_or_else(wrong)?),
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Service {
+    pub(crate) address: SocketAddr,
+    pub(crate) protocol: Protocol,
+}
+
+impl FromStr for Service {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not like 203.0.113.10:80/tcp");
+        let (address, protocol) = text.split_once('/').ok_or_else(wrong)?;
+        Ok(Self {
+            address: address.parse().map_err(|_| wrong())?,
+            protocol: match protocol {
+                "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                _ => return Err(wrong()),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_services_are_read() {
+        let port = Port {
+            interface: "front".to_owned(),
+            mac: Mac([2, 0, 0, 0, 0, 0xab]),
+        };
+        assert_eq!("front=02:00:00:00:00:ab".parse(), Ok(port));
+        let service = Service {
+            address: ([203, 0, 113, 10], 80).into(),
+            protocol: Protocol::Udp,
+        };
+        assert_eq!("203.0.113.10:80/udp".parse(), Ok(service));
+    }
+
+    #[test]
+    fn what_is_neither_is_refused_with_what_to_write() {
+        for text in [
+            "front",
+            "front=02:00:00:00:00",
+            "front=02:00:00:00:00:00:00",
+            "front=x:0:0:0:0:0",
+        ] {
+            let error = text.parse::<Port>().expect_err(text);
+            assert!(error.contains("front=02:00:00:00:00:01"), "{error}");
+        }
+        for text in [
+            "203.0.113.10:80",
+            "203.0.113.10/tcp",
+            "203.0.113.10:80/sctp",
+        ] {
+            let error = text.parse::<Service>().expect_err(text);
+            assert!(error.contains("203.0.113.10:80/tcp"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! A session as its line holds it: a few words, of which a packet's way takes what it needs.
+//!
+//! Invariant: [`Stored::new`] and [`Stored::session`] are each other's reverse, but for what [`Session`] says of
+//! its tags and its worker.
+
+use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
+
+use super::words::{high, low, pack, pack16, ports};
+use super::{Session, TcpState, Tuple, WORKER_UNCOUNTED};
+use crate::{BackendId, NextHop, PortId, SourceId, Tick};
+
+/// The words of a session. To take them apart costs more than to look one up, so that the way of most packets
+/// only compares them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// Address, upper and lower half.
+    pub(super) client: [u64; 2],
+    /// Source address (8 bits), backend (24), client port (16), source port (16).
+    pub(super) endpoints: u64,
+    /// Version (32 bits; odd is live), service port (16), UDP or not (1), worker (7), TCP state (8).
+    pub(super) state: u64,
+    /// The route's sequence number, tag count and TPIDs (8 bits, see [`RouteBits`]), port (8),
+    /// MAC (48).
+    pub(super) hop: u64,
+    /// The route's tag control information, outer (16 bits) and inner (16).
+    pub(super) tags: u32,
+    pub(super) created: u32,
+    pub(super) seen: u32,
+}
+
+impl Stored {
+    /// The words of a session that lives under this version.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the lower half of the address is meant"
+    )]
+    pub(super) fn new(session: &Session, version: u32) -> Self {
+        debug_assert!(
+            session.backend.0 <= BACKEND_BITS,
+            "a backend's id has 24 bits"
+        );
+        let client = session.client.bits();
+        let far = u32::from(session.source.0) << 24 | session.backend.0 & BACKEND_BITS;
+        let kind = u16::from_be_bytes([origin(session), session.tcp.bits()]);
+        let (route, tags) = RouteBits::of(&session.tags, 0);
+        Self {
+            client: [(client >> 64) as u64, client as u64],
+            endpoints: pack(far, pack16(session.client_port, session.source_port)),
+            state: pack(version, pack16(session.service_port, kind)),
+            hop: hop_word(route, session.hop),
+            tags,
+            created: session.created.0,
+            seen: session.seen.0,
+        }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        let [client_port, source_port] = ports(low(self.endpoints));
+        let [service_port, kind] = ports(low(self.state));
+        let [origin, _] = kind.to_be_bytes();
+        Session {
+            client: self.client(),
+            client_port,
+            service_port,
+            source: self.source(),
+            source_port,
+            protocol: self.protocol(),
+            worker: origin & !UDP,
+            backend: self.backend(),
+            hop: self.hop(),
+            tags: self.tags(),
+            created: Tick(self.created),
+            seen: self.seen(),
+            tcp: self.tcp(),
+        }
+    }
+
+    /// The version that it lives under.
+    #[inline(always)]
+    pub(super) const fn version(&self) -> u32 {
+        high(self.state)
+    }
+
+    /// See [`Session::client`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn client(&self) -> Address {
+        let [upper, lower] = self.client;
+        Address::from_bits((upper as u128) << 64 | lower as u128)
+    }
+
+    /// See [`Session::source`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(&self) -> SourceId {
+        let [source, ..] = self.endpoints.to_be_bytes();
+        SourceId(source)
+    }
+
+    /// See [`Session::protocol`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
+        let [.., origin, _] = self.state.to_be_bytes();
+        if origin & UDP == UDP {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        }
+    }
+
+    /// See [`Session::backend`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn backend(&self) -> BackendId {
+        BackendId(high(self.endpoints) & BACKEND_BITS)
+    }
+
+    /// See [`Session::service_port`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn service_port(&self) -> u16 {
+        let [port, _] = ports(low(self.state));
+        port
+    }
+
+    /// See [`Session::tcp`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn tcp(&self) -> TcpState {
+        tcp_of(self.state)
+    }
+
+    /// See [`Session::seen`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn seen(&self) -> Tick {
+        Tick(self.seen)
+    }
+
+    /// See [`Session::hop`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn hop(&self) -> NextHop {
+        let [_, port, mac @ ..] = self.hop.to_be_bytes();
+        NextHop {
+            port: PortId(port),
+            mac: Mac(mac),
+        }
+    }
+
+    /// See [`Session::tags`].
+    #[inline(always)]
+    #[must_use]
+    pub fn tags(&self) -> VlanTags {
+        let [route, ..] = self.hop.to_be_bytes();
+        RouteBits(route).tags(ports(self.tags))
+    }
+
+    /// Whether the way back to the client is without VLAN tags.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_untagged(&self) -> bool {
+        let [route, ..] = self.hop.to_be_bytes();
+        RouteBits(route).count() == 0
+    }
+
+    /// Whether this is the client's address and port, and the port it sent to.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_client_of(&self, tuple: &Tuple) -> bool {
+        let [client_port, _] = ports(low(self.endpoints));
+        self.client() == tuple.source
+            && client_port == tuple.source_port
+            && self.service_port() == tuple.destination_port
+            && self.protocol() == tuple.protocol
+    }
+
+    /// The client's port as the backend sees it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source_port(&self) -> u16 {
+        let [_, port] = ports(low(self.endpoints));
+        port
+    }
+
+    /// Whether the backend sees the client's own address and port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_client_kept(&self) -> bool {
+        let [client_port, source_port] = ports(low(self.endpoints));
+        client_port == source_port && self.source().is_client()
+    }
+}
+
+impl From<&Session> for Stored {
+    fn from(session: &Session) -> Self {
+        Self::new(session, 0)
+    }
+}
+
+/// Which of a line's two words of tags goes with this route.
+#[inline(always)]
+pub(super) const fn tags_at(hop: u64) -> usize {
+    let [route, ..] = hop.to_be_bytes();
+    (route & 1) as usize
+}
+
+/// The words of a route that follows one with this word.
+pub(super) fn next_route(before: u64, hop: NextHop, tags: &VlanTags) -> (u64, u32) {
+    let [before, ..] = before.to_be_bytes();
+    let (route, tags) = RouteBits::of(tags, RouteBits(before).sequence() + 1);
+    (hop_word(route, hop), tags)
+}
+
+/// How a route stands in the first byte of its word, from the lowest bit: sequence number (4
+/// bits), tag count (2), whether the outer and the inner TPID is 0x88a8 (1 each).
+///
+/// A sequence number of four bits tells routes apart for a reader that is overtaken by fewer than
+/// 16 changes within one read, or by routes that differ in MAC or port.
+#[derive(Clone, Copy)]
+struct RouteBits(u8);
+
+/// The TPIDs of a customer's and a service provider's tag (IEEE 802.1Q section 9.5).
+const TPIDS: [u16; 2] = [0x8100, 0x88a8];
+
+impl RouteBits {
+    fn of(tags: &VlanTags, sequence: u8) -> (Self, u32) {
+        let [outer, inner] = tags.tags;
+        let bits = sequence & 15
+            | tags.count.min(2) << 4
+            | u8::from(outer.tpid == TPIDS[1]) << 6
+            | u8::from(inner.tpid == TPIDS[1]) << 7;
+        (Self(bits), pack16(outer.tci, inner.tci))
+    }
+
+    #[inline(always)]
+    const fn count(self) -> u8 {
+        self.0 >> 4 & 3
+    }
+
+    #[inline]
+    const fn sequence(self) -> u8 {
+        self.0 & 15
+    }
+
+    #[inline]
+    fn tags(self, [outer, inner]: [u16; 2]) -> VlanTags {
+        let count = self.count();
+        let tag = |at: u8, tci: u16| {
+            let tpid = TPIDS[usize::from(self.0 >> (6 + at) & 1)];
+            if at < count {
+                VlanTag { tpid, tci }
+            } else {
+                VlanTag::default()
+            }
+        };
+        VlanTags {
+            count,
+            tags: [tag(0, outer), tag(1, inner)],
+        }
+    }
+}
+
+/// What of a backend's id a line holds; the config allows for far fewer backends.
+const BACKEND_BITS: u32 = 0x00ff_ffff;
+
+/// Marks the origin of a UDP session; the bits below it are the worker's number.
+const UDP: u8 = 1 << 7;
+const _: () = assert!(WORKER_UNCOUNTED == UDP - 1);
+
+/// A session's protocol and worker.
+const fn origin(session: &Session) -> u8 {
+    let worker = if session.worker < WORKER_UNCOUNTED {
+        session.worker
+    } else {
+        WORKER_UNCOUNTED
+    };
+    match session.protocol {
+        Protocol::Udp => UDP | worker,
+        Protocol::Tcp => worker,
+    }
+}
+
+fn hop_word(route: RouteBits, hop: NextHop) -> u64 {
+    let [a, b, c, d, e, f] = hop.mac.0;
+    u64::from_be_bytes([route.0, hop.port.0, a, b, c, d, e, f])
+}
+
+#[inline(always)]
+pub(super) const fn is_live(state: u64) -> bool {
+    high(state) & 1 == 1
+}
+
+#[inline(always)]
+pub(super) const fn tcp_of(state: u64) -> TcpState {
+    let [.., tcp] = state.to_be_bytes();
+    TcpState::from_bits(tcp)
+}
