@@ -144,8 +144,8 @@ fn nftables(topology: &Topology) -> Result<()> {
         )
     };
     let rules = format!(
-        "table ip bench {{ chain prerouting {{\n\
-         type nat hook prerouting priority dstnat;\n{}{}}} }}\n",
+        "table ip bench {{\nchain prerouting {{\n\
+         type nat hook prerouting priority dstnat;\n{}{}}}\n}}\n",
         rule("tcp", HTTP),
         rule("udp", ECHO)
     );
