@@ -3,7 +3,7 @@
 //! What is timed is a worker's turn; making frames and putting them in is not. A name is
 //! `WHAT/FAMILY/…`; sessions are made when the first bench that needs them runs, so a filter is quick.
 //!
-//! Invariant: each packet that is timed was forwarded, which is checked.
+//! Invariant: that hits are hits and misses misses is checked, by the frames sent and the sessions made.
 
 mod churn;
 mod hits;
