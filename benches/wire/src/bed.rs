@@ -147,7 +147,8 @@ fn steer(namespace: &Namespace, interface: &str, core: Option<usize>) -> Result<
 }
 
 /// Waits, within bounds, until both processors are idle: a network that was taken down leaves work behind.
-fn rest(cores: Cores) -> Result<()> {
+/// Says whether they came to be.
+pub(crate) fn rest(cores: Cores) -> Result<bool> {
     let deadline = Instant::now() + REST_PATIENCE;
     loop {
         let before = cores.times()?;
@@ -155,7 +156,7 @@ fn rest(cores: Cores) -> Result<()> {
         let after = cores.times()?;
         let is_busy = (0..2).any(|core| after[core].busy_since(before[core]) > REST_BUSY);
         if !is_busy || Instant::now() >= deadline {
-            return Ok(());
+            return Ok(!is_busy);
         }
     }
 }

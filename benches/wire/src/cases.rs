@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use waxwing_report::{Spread, figure};
+use waxwing_report::{Spread, count, figure};
 
 use crate::bed::Offloads;
 use crate::contender::{Contender, Poll};
@@ -32,6 +32,8 @@ const ALL: [Contender; 5] = [
     Contender::Haproxy,
     Contender::NginxStream,
 ];
+/// What the names of contenders end with that the kernel's offloads help.
+pub(crate) const WITH_OFFLOADS: &str = ", with offloads";
 /// Requests a second at light load: a processor is idle most of the time.
 const LIGHT: u32 = 500;
 
@@ -264,7 +266,7 @@ impl Bench {
                 flows: Some(FLOWS),
                 rate: Some(rate),
             };
-            let name = format!("{contender}, {} packets/s", figure(rate));
+            let name = format!("{}, {}/s", contender.short(), count(rate));
             (name, Box::new(move || self.packets(contender, load)))
         };
         Ok(offered.map(entry).into())
@@ -305,7 +307,7 @@ impl Bench {
         let entry = |contender: Contender, offloads: Offloads| -> Entry<'_> {
             let with = match offloads {
                 Offloads::Off => "",
-                Offloads::On => ", with offloads",
+                Offloads::On => WITH_OFFLOADS,
             };
             let measure =
                 move || requests::bulk(self.cores, contender, self.poll, offloads, self.seconds);

@@ -94,6 +94,17 @@ impl Contender {
         Ok(running)
     }
 
+    /// What it is called where there is little room.
+    pub(crate) const fn short(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Waxwing(_) => "Waxwing",
+            Self::Nftables => "nftables",
+            Self::Haproxy => "HAProxy",
+            Self::NginxStream => "nginx",
+        }
+    }
+
     /// Whether it sends all to one server: it chooses none.
     pub(crate) fn has_one_server(self) -> bool {
         self == Self::Bare

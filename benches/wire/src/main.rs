@@ -31,6 +31,10 @@ use crate::cases::{Bench, Case};
 use crate::contender::Poll;
 use crate::cpu::Cores;
 
+/// What a reader must know first, where it is so.
+const BUSY: &str = "**The machine was busy with other things when this began: none of these figures is to be \
+                    trusted, least of all those of nftables, whose softirqs wait for others then.**";
+
 /// Measures Waxwing on the wire, beside a bare AF_XDP forwarder, nftables, HAProxy and nginx.
 #[derive(Parser)]
 #[command(version)]
@@ -87,6 +91,9 @@ fn run(arguments: &Arguments) -> Result<()> {
 fn measure(arguments: &Arguments, bench: &Bench) -> Result<()> {
     let mut output = Output::begin(&arguments.target, "wire", "Waxwing on the wire")?;
     output.say(&notes::notes(bench));
+    if !bed::rest(bench.cores)? {
+        output.say(BUSY);
+    }
     let is_asked_for = |case: &Case| arguments.only.is_empty() || arguments.only.contains(case);
     let mut outcomes = Vec::new();
     for case in Case::value_variants().iter().copied().filter(is_asked_for) {

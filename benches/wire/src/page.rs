@@ -6,7 +6,7 @@
 use anyhow::Result;
 use waxwing_report::{Bar, Bars, Group, Output, Spread, Table, figure};
 
-use crate::cases::{Case, Outcome, POLICIES, Series, Unit};
+use crate::cases::{Case, Outcome, POLICIES, Series, Unit, WITH_OFFLOADS};
 use crate::contender::Contender;
 use crate::sample::{Latency, Sample};
 
@@ -65,14 +65,31 @@ fn rate_table(outcome: &Outcome) -> Table {
 
 fn rate_chart(outcome: &Outcome) -> Bars {
     let factor = outcome.unit.factor();
-    let bar = |series: &Series| Bar::new(&series.name, series.spread(|run| run.rate * factor));
+    let group = |name: &str, is_in: fn(&Series) -> bool| Group {
+        name: name.to_owned(),
+        bars: outcome
+            .series
+            .iter()
+            .filter(|series| is_in(series))
+            .map(|series| {
+                let name = series.name.trim_end_matches(WITH_OFFLOADS);
+                Bar::new(name, series.spread(|run| run.rate * factor))
+            })
+            .collect(),
+    };
+    let groups = [
+        group("", |series| !series.name.ends_with(WITH_OFFLOADS)),
+        group("with offloads", |series| {
+            series.name.ends_with(WITH_OFFLOADS)
+        }),
+    ];
     Bars {
         title: outcome.title.clone(),
         y: outcome.unit.label().to_owned(),
-        groups: vec![Group {
-            name: String::new(),
-            bars: outcome.series.iter().map(bar).collect(),
-        }],
+        groups: groups
+            .into_iter()
+            .filter(|group| !group.bars.is_empty())
+            .collect(),
     }
 }
 
@@ -214,7 +231,10 @@ impl Target {
             .find(|outcome| outcome.case == self.case.word())?;
         // In the latency case the names go on with the load, and the first ones have the same.
         let named = |contender: Contender| {
-            let name = contender.to_string();
+            let name = match outcome.unit {
+                Unit::Latency => contender.short().to_owned(),
+                _ => contender.to_string(),
+            };
             outcome
                 .series
                 .iter()
