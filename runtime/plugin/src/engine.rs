@@ -4,9 +4,9 @@
 //! [`Budget`], a health check's `checks::meter`), so every call into a module ends, whatever the
 //! module does.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use wasmtime::{
@@ -21,7 +21,9 @@ use crate::error::HostError;
 struct Pace {
     /// One tick while modules run.
     busy: Duration,
-    /// One tick while no module has run for [`Pace::idle_after`] ticks: an idle balancer sleeps.
+    /// One tick while no module has run for [`Pace::idle_after`] ticks, unless one is called: an idle
+    /// balancer sleeps, and so does one that knows all of its flows. It goes on at all for a call that was
+    /// not given a processor for that long.
     idle: Duration,
     /// How many ticks without a call make the clock slow down.
     idle_after: u32,
@@ -31,7 +33,7 @@ impl Pace {
     /// A policy's call is a matter of microseconds.
     const POLICIES: Self = Self {
         busy: Duration::from_micros(100),
-        idle: Duration::from_micros(250),
+        idle: Duration::from_millis(20),
         idle_after: 1_000,
     };
     /// A health check's tick is how long it may keep a thread of the executor to itself: fifty that
@@ -132,23 +134,51 @@ pub(crate) const DEADLINE_TICKS: u64 = 2;
 
 /// Wakes the epoch clock: a caller says that a module is about to run.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Pulse(Arc<AtomicBool>);
+pub(crate) struct Pulse(Arc<Marks>);
+
+#[derive(Default, Debug)]
+struct Marks {
+    called: AtomicBool,
+    /// The clock is slow, or about to be.
+    slow: AtomicBool,
+    clock: OnceLock<Thread>,
+}
 
 impl Pulse {
     /// Marks a call. Mostly a read of a shared line; a write only once a tick.
     #[inline]
     pub(crate) fn mark(&self) {
-        if !self.0.load(Ordering::Relaxed) {
-            self.0.store(true, Ordering::Relaxed);
+        if !self.0.called.load(Ordering::Relaxed) {
+            self.wake();
         }
     }
 
-    fn take(&self) -> bool {
-        let marked = self.0.load(Ordering::Relaxed);
-        if marked {
-            self.0.store(false, Ordering::Relaxed);
+    /// In one order with [`Pulse::slow_down`]: either the clock sees the call, or the caller that it is slow.
+    #[cold]
+    fn wake(&self) {
+        self.0.called.store(true, Ordering::SeqCst);
+        if self.0.slow.load(Ordering::SeqCst)
+            && let Some(clock) = self.0.clock.get()
+        {
+            clock.unpark();
         }
-        marked
+    }
+
+    /// Sleeps for so long, or until a call.
+    fn slow_down(&self, at_most: Duration) {
+        self.0.slow.store(true, Ordering::SeqCst);
+        if !self.0.called.load(Ordering::SeqCst) {
+            std::thread::park_timeout(at_most);
+        }
+        self.0.slow.store(false, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> bool {
+        let called = self.0.called.load(Ordering::Relaxed);
+        if called {
+            self.0.called.store(false, Ordering::Relaxed);
+        }
+        called
     }
 }
 
@@ -245,6 +275,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(ticker) = self.ticker.take() {
+            ticker.thread().unpark();
             // It ends within a tick; if it panicked there is nothing left to stop.
             let _ = ticker.join();
         }
@@ -255,13 +286,14 @@ fn tick(engine: &wasmtime::Engine, pace: Pace, pulse: &Pulse, stop: &AtomicBool)
     // It is needed most when a module loops on every processor. A user without the right to it has
     // a clock that is late then.
     let _ = rustix::process::nice(-20);
+    let _ = pulse.0.clock.set(std::thread::current());
     let mut quiet = 0_u32;
     while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(if quiet < pace.idle_after {
-            pace.busy
+        if quiet < pace.idle_after {
+            std::thread::sleep(pace.busy);
         } else {
-            pace.idle
-        });
+            pulse.slow_down(pace.idle);
+        }
         engine.increment_epoch();
         quiet = if pulse.take() {
             0
@@ -329,15 +361,45 @@ pub fn prepare_thread() {
 mod tests {
     use super::*;
 
+    /// Waits until the clock has taken a call's mark.
+    fn wait_until_taken(pulse: &Pulse) {
+        let start = Instant::now();
+        while pulse.0.called.load(Ordering::Relaxed) {
+            assert!(start.elapsed() < Duration::from_secs(60), "it sleeps on");
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn the_clock_runs_and_stops() {
         let engine = Engine::new().expect("an engine");
         engine.pulse().mark();
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(
-            !engine.pulse.0.load(Ordering::Relaxed),
-            "the clock took the mark"
-        );
+        wait_until_taken(&engine.pulse);
         drop(engine);
+    }
+
+    /// The clock of a quiet balancer sleeps for ever here, and each call finds it awake.
+    #[test]
+    fn a_call_wakes_a_slow_clock() {
+        let pace = Pace {
+            busy: Duration::from_micros(10),
+            idle: Duration::from_secs(3600),
+            idle_after: 1,
+        };
+        let inner = wasmtime::Engine::new(&config(Kind::Policy)).expect("an engine");
+        let (pulse, stop) = (Pulse::default(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let clock = scope.spawn(|| tick(&inner, pace, &pulse, &stop));
+            for round in 0..2_000_u32 {
+                pulse.mark();
+                wait_until_taken(&pulse);
+                for _ in 0..round % 64 {
+                    std::thread::yield_now();
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            pulse.mark();
+            clock.thread().unpark();
+        });
     }
 }
