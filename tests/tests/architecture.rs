@@ -49,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waxwing-tests", ANY),
     ("waxwing-demo", ANY),
     ("waxwing-benches", ANY),
+    ("waxwing-vm-bench", ANY),
     ("waxwing-wire-bench", ANY),
     (
         "bare-forwarder",
