@@ -275,8 +275,7 @@ impl Forwarder {
                 match self.pass_on_standing(snapshot, frame, packet, &found, now) {
                     Ok(port) => self.fates[at] = Fate::Leave(port),
                     Err(stop) => {
-                        self.fates[at] =
-                            self.stop(stop, snapshot, (frame, packet, hash), found, now);
+                        self.fates[at] = self.stop(stop, snapshot, (frame, packet), found, now);
                     }
                 }
             } else {
@@ -301,7 +300,7 @@ impl Forwarder {
         let Some(found) = found else {
             return classify_miss(snapshot, packet, hash);
         };
-        self.pass_on_found(snapshot, (frame, packet, hash), &found, now)
+        self.pass_on_found(snapshot, (frame, packet), &found, now)
     }
 
     /// Pass 3: new flows get their sessions, one policy call for each service among them.

@@ -1,7 +1,7 @@
 //! A session's packet: state, way, rewrite.
 //!
-//! Invariant: on this way nothing allocates, locks, calls a policy or reads a clock, and of what workers
-//! share only that is written which has changed.
+//! Invariant: on this way nothing allocates, calls a policy or reads a clock, nor takes a lock but where the
+//! client's way back has changed; and of what workers share only that is written which has changed.
 
 use waxwing_packet::{Address, Changes, Cut, IpPacket, Rewrite, TcpFlags, Translation, VlanTags};
 
@@ -10,7 +10,7 @@ use crate::citizen;
 use crate::exit::{Exit, plain_port};
 use crate::flow::{Found, tcp_flags};
 use crate::forward::{Fate, Forwarder};
-use crate::session::{Direction, FlowHash, Session, SessionRef, Stored};
+use crate::session::{Direction, Session, SessionRef, Stored};
 use crate::snapshot::Backend;
 use crate::standing::{self, Ending};
 use crate::ways::Way;
@@ -75,13 +75,13 @@ impl Forwarder {
     pub(crate) fn pass_on_found<F: FrameBuf>(
         &mut self,
         snapshot: &Snapshot,
-        (frame, packet, hash): (&mut F, &IpPacket, FlowHash),
+        (frame, packet): (&mut F, &IpPacket),
         found: &Found<'_>,
         now: Now,
     ) -> Fate {
         match self.pass_on_standing(snapshot, frame, packet, found, now) {
             Ok(port) => Fate::Leave(port),
-            Err(stop) => self.stop(stop, snapshot, (frame, packet, hash), *found, now),
+            Err(stop) => self.stop(stop, snapshot, (frame, packet), *found, now),
         }
     }
 
@@ -108,10 +108,7 @@ impl Forwarder {
         };
         match self.pass_on(snapshot, frame, packet, &found, now) {
             Ok(port) => Fate::Leave(port),
-            Err(stop) => {
-                let arrived = (frame, packet, FlowHash::default());
-                self.stop(stop, snapshot, arrived, found, now)
-            }
+            Err(stop) => self.stop(stop, snapshot, (frame, packet), found, now),
         }
     }
 
@@ -122,14 +119,14 @@ impl Forwarder {
         &mut self,
         stop: Stop,
         snapshot: &Snapshot,
-        (frame, packet, hash): (&mut F, &IpPacket, FlowHash),
+        (frame, packet): (&mut F, &IpPacket),
         found: Found<'_>,
         now: Now,
     ) -> Fate {
         let told = match stop {
             Stop::Ending(ending) => {
                 let (_, _, mut parts) = self.split();
-                let arrived = (&*frame, *packet, hash);
+                let arrived = (&*frame, packet);
                 let ended = (found.at, found.stored.session());
                 return standing::end(ending, snapshot, &mut parts, arrived, ended, now);
             }

@@ -7,10 +7,10 @@
 use waxwing_packet::{IpPacket, Protocol, TcpFlags};
 
 use crate::ended::Cause;
-use crate::flow::{Found, tcp_flags};
+use crate::flow::{Found, tcp_flags, tuple_of};
 use crate::forward::{Fate, classify_miss};
 use crate::parts::Parts;
-use crate::session::{Direction, FlowHash, Session, SessionRef, Stored, is_opening};
+use crate::session::{Direction, Session, SessionRef, Stored, is_opening};
 use crate::snapshot::{Backend, SessionsFate};
 use crate::{DropReason, FrameBuf, Now, Snapshot};
 
@@ -88,7 +88,7 @@ pub(crate) fn end<F: FrameBuf>(
     ending: Ending,
     snapshot: &Snapshot,
     parts: &mut Parts<'_>,
-    (frame, packet, hash): (&F, IpPacket, FlowHash),
+    (frame, packet): (&F, &IpPacket),
     (at, session): (SessionRef, Session),
     now: Now,
 ) -> Fate {
@@ -97,13 +97,13 @@ pub(crate) fn end<F: FrameBuf>(
             if parts.remove(snapshot, at, Cause::Over, now) {
                 parts.counters.expired.add(1);
             }
-            classify_miss(snapshot, &packet, hash)
+            anew(snapshot, packet, parts)
         }
         Ending::Repick => {
             if parts.remove(snapshot, at, Cause::Down, now) {
                 parts.counters.repicked.add(1);
             }
-            classify_miss(snapshot, &packet, hash)
+            anew(snapshot, packet, parts)
         }
         Ending::Reset => {
             let fate = fate_at_reset(parts, frame, packet, (at, session), now);
@@ -118,21 +118,29 @@ pub(crate) fn end<F: FrameBuf>(
     }
 }
 
+/// What becomes of a packet whose session has ended: it is one of a new flow.
+fn anew(snapshot: &Snapshot, packet: &IpPacket, parts: &Parts<'_>) -> Fate {
+    match tuple_of(packet) {
+        Some(tuple) => classify_miss(snapshot, packet, parts.shared.sessions.hash(&tuple)),
+        None => Fate::Kernel,
+    }
+}
+
 /// What becomes of the packet at which its session is reset. An RST is not answered; it goes on to
 /// the backend, which may be alive and drain, and has no other word of the connection's end.
 fn fate_at_reset<F: FrameBuf>(
     parts: &mut Parts<'_>,
     frame: &F,
-    packet: IpPacket,
+    packet: &IpPacket,
     (at, session): (SessionRef, Session),
     now: Now,
 ) -> Fate {
-    if tcp_flags(&packet).has(TcpFlags::RST) {
+    if tcp_flags(packet).has(TcpFlags::RST) {
         Fate::Session(at, session, Direction::Forward)
     } else {
         let Parts {
             refusals, gather, ..
         } = parts;
-        refusals.refuse(gather, (frame, &packet), DropReason::BackendDown, now)
+        refusals.refuse(gather, (frame, packet), DropReason::BackendDown, now)
     }
 }

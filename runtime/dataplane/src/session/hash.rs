@@ -22,7 +22,7 @@ pub struct Tuple {
 }
 
 /// A tuple's hash in one table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct FlowHash(pub(super) u64);
 
 impl FlowHash {
