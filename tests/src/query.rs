@@ -5,8 +5,14 @@
 //! a server that is well says.
 
 use std::io::{self, Read, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
+
+use nix::sys::socket::{
+    SockFlag, SockType, SockaddrLike as _, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 
 use crate::servers::Kind;
 
@@ -38,6 +44,40 @@ pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {
     let connection = TcpStream::connect_timeout(&server, PATIENCE)?;
     connection.set_read_timeout(Some(PATIENCE))?;
     Ok(connection)
+}
+
+/// A connection with ten times [`PATIENCE`] from this port of the client's, which an earlier connection may have
+/// left in TIME-WAIT.
+///
+/// # Errors
+/// As the system says.
+pub fn connect_from(port: u16, server: SocketAddr) -> io::Result<TcpStream> {
+    let any: IpAddr = match server {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let [from, server] = [SocketAddr::new(any, port), server].map(SockaddrStorage::from);
+    let family = from.family().ok_or(io::ErrorKind::InvalidInput)?;
+    let patience = 10 * PATIENCE;
+    let seconds = TimeVal::new(patience.as_secs().cast_signed(), 0);
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    setsockopt(&socket, sockopt::SendTimeout, &seconds)?;
+    bind(socket.as_raw_fd(), &from)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &server)?;
+    let connection = TcpStream::from(socket);
+    connection.set_read_timeout(Some(patience))?;
+    Ok(connection)
+}
+
+/// Closes a connection, and returns when the server has closed it, too.
+///
+/// # Errors
+/// As the system says.
+pub fn close(mut connection: TcpStream) -> io::Result<()> {
+    connection.shutdown(Shutdown::Write)?;
+    let rest = connection.read(&mut [0])?;
+    expect(rest == 0, "more than was asked for")
 }
 
 /// A datagram socket to one server, with [`PATIENCE`].

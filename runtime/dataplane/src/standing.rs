@@ -17,7 +17,7 @@ use crate::{DropReason, FrameBuf, Now, Snapshot};
 /// Why a session does not stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Ending {
-    /// Its time is up, or its connection is over and a SYN reuses the tuple.
+    /// Its time is up, or its connection is over and a SYN of either end reuses the tuple.
     Over,
     /// Its backend is down, and the packet is to find another.
     Repick,
@@ -38,7 +38,7 @@ pub(crate) fn ending(found: &Found<'_>, flags: TcpFlags, now: Now) -> Option<End
     if stored.seen() != now.tick() && is_over(*stored, backend, now) {
         Some(Ending::Over)
     } else if *direction == Direction::Reply {
-        None
+        stored.tcp().is_succeeded(flags).then_some(Ending::Over)
     } else if is_opening(flags) {
         ending_at_syn(backend, *stored, flags)
     } else if backend.sessions == SessionsFate::Keep {

@@ -313,6 +313,28 @@ fn a_new_syn_reuses_what_is_over_and_nothing_else() {
     }
 }
 
+/// The client's SYN of that connection went past the service.
+#[test]
+fn a_servers_syn_is_of_another_connection_where_both_ends_have_closed_this_one() {
+    let open = [(">S", HalfOpen), ("<SA", HalfOpen), (">A", Established)];
+    let open = play("open", &open);
+    let half_closed = open.on_packet(Direction::Forward, packet(">FA").1);
+    let closed = half_closed.on_packet(Direction::Reply, packet("<FA").1);
+    let reset = closed.on_packet(Direction::Reply, packet("<R").1);
+    for (state, succeeded) in [
+        (open, false),
+        (half_closed, false),
+        (closed, true),
+        (reset, true),
+        (open.on_packet(Direction::Reply, packet("<R").1), false),
+    ] {
+        assert_eq!(state.is_succeeded(packet("<SA").1), succeeded, "{state:?}");
+        for other in ["<A", "<FA", "<R", "<SR", "<PA"] {
+            assert!(!state.is_succeeded(packet(other).1), "{state:?} {other}");
+        }
+    }
+}
+
 #[test]
 fn an_answer_tells_a_refusal_from_an_abort() {
     let refused = play("refused", &[(">S", HalfOpen), ("<RA", Closing)]);

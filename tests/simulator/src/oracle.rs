@@ -14,7 +14,7 @@ use waxwing_packet::{Address, IpPacket, Packet, Protocol, Transport, VlanTags, p
 
 use crate::balancer::Balancer;
 use crate::config::{BACK, PORT_MACS, server_mac, server_port};
-use crate::pin::{Pin, Route, Shadow, Strays, is_opening};
+use crate::pin::{Pin, Route, Shadow, Strays, is_opening, is_servers_syn};
 use crate::translation;
 use crate::view::{TCP, UDP, View, macs, view};
 use crate::wire::{Fate, Handled};
@@ -460,7 +460,9 @@ impl Oracle {
         touch(pin, self.turn, tuple, &mut self.touched);
         let now = turn.now.tick();
         let expired = pin.is_expired(&self.timeouts, tuple.protocol, now);
-        pin.may_end |= pin.is_expired(&self.timeouts, tuple.protocol, self.latest);
+        let opens_another = tuple.protocol == Protocol::Tcp && is_servers_syn(came.flags);
+        pin.may_end |= pin.is_expired(&self.timeouts, tuple.protocol, self.latest)
+            || (opens_another && !pin.stayed_open());
         match frame.fates.first() {
             Some(Fate::Kernel(_)) => {
                 let evicted = !pin.was_strong && evictions(turn.balancer) > pin.evictions;
@@ -526,10 +528,9 @@ fn may_end(turn: &Turn<'_>, pin: &Pin, came: &View, protocol: Protocol) -> bool 
     };
     let opening = protocol == Protocol::Tcp && is_opening(came.flags);
     let weak = !pin.stayed_strong();
-    let stayed_open = pin.was_open && pin.shadow.is_open();
     pin.blurred
         || backend.sessions != SessionsFate::Keep
-        || (opening && !stayed_open)
+        || (opening && !pin.stayed_open())
         || (opening && !backend.healthy && (weak || pin.shadow.has_nothing()))
         || (weak && evictions(turn.balancer) > pin.evictions)
 }

@@ -20,6 +20,11 @@ pub(crate) const fn is_opening(flags: u8) -> bool {
     flags & (SYN | ACK | RST | FIN) == SYN
 }
 
+/// A server's SYN, with or without ACK: of a connection that both ends have closed it is none.
+pub(crate) const fn is_servers_syn(flags: u8) -> bool {
+    flags & (SYN | RST) == SYN
+}
+
 /// What a middlebox may conclude of a connection, told a second time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shadow {
@@ -144,6 +149,11 @@ impl Pin {
     /// Whether it was established before this turn, and still is after what was seen of it.
     pub(crate) fn stayed_strong(&self) -> bool {
         self.was_strong && self.is_strong()
+    }
+
+    /// Whether it was open before this turn, and still is after what was seen of it.
+    pub(crate) fn stayed_open(&self) -> bool {
+        self.was_open && self.shadow.is_open()
     }
 
     /// Whether it may neither be evicted nor be ended by a client's packet.

@@ -1,7 +1,7 @@
 //! On the wire between the servers and their router: what is a service's is balanced, all else passes.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,7 +9,7 @@ use waxwing_packet::{Link, Mac, TcpFlags, build};
 use waxwing_tests::actors::{self, RunningLoad};
 use waxwing_tests::inline::{BRIDGE4, BRIDGE6, ROUTER4, ROUTER6};
 use waxwing_tests::topology::{CLIENT4, CLIENT6, VIP4, VIP6, server4, server6};
-use waxwing_tests::{Capture, Inline, Load, Namespace, Status, Topology, Waxwing, inject};
+use waxwing_tests::{Capture, Inline, Load, Namespace, Status, Topology, Waxwing, inject, query};
 
 use crate::figure::{QUIET, network, transparent};
 use crate::health::quick;
@@ -23,6 +23,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "curl",
         "ping"
     ),
+    scenario!(a_port_that_served_a_session_connects_directly, "nginx"),
     scenario!(a_killed_balancer_stays_a_bridge, "curl", "ping"),
     scenario!(health_checks_go_by_the_bridge, "curl"),
     scenario!(a_bridge_that_flaps_or_forgets_serves_on),
@@ -121,6 +122,36 @@ fn everything_else(topology: &Topology, inline: &Inline) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// A client's system gives the port of a closed connection to one to another address, here to that of the server
+/// that the session was with.
+fn a_port_that_served_a_session_connects_directly() -> Result<()> {
+    let topology = network(2, 2)?;
+    let _inline = Inline::new(&topology)?;
+    let _servers = [1, 2]
+        .map(|number| actors::nginx(&topology, number, 8080, 1 << 10))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    let waxwing = Waxwing::start(&topology, &transparent(&topology))?;
+    let server: [fn(u8) -> IpAddr; 2] = [server4, server6];
+    for ((vip, server), port) in [VIP4, VIP6].into_iter().zip(server).zip([41000, 42000]) {
+        for port in port..port + 8 {
+            let ask = |to: SocketAddr| -> Result<String> {
+                let mut connection = query::connect_from(port, to)?;
+                let answer = query::get(&mut connection, "/")?;
+                query::close(connection)?;
+                Ok(answer)
+            };
+            let answer = topology.client.enter(|| ask((vip, 80).into()))??;
+            let number: u8 = answer.trim_start_matches("server=").parse()?;
+            let direct = SocketAddr::new(server(number), 8080);
+            let again = topology.client.enter(|| ask(direct))?;
+            let again = again.with_context(|| format!("{direct} from port {port}"))?;
+            ensure!(again == answer, "{direct} is {again}");
+        }
+    }
+    waxwing.stop().map(drop)
 }
 
 fn a_killed_balancer_stays_a_bridge() -> Result<()> {

@@ -166,6 +166,15 @@ impl TcpState {
         is_opening(flags) && (self.is_closed() || (self.is_reset() && self.is_refused()))
     }
 
+    /// Whether a server's packet with these flags is none of this connection, which both ends have closed, but
+    /// opens one that did not come by the service: the client has asked the server itself, from the port that
+    /// this connection had.
+    #[inline]
+    #[must_use]
+    pub const fn is_succeeded(self, flags: TcpFlags) -> bool {
+        flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::RST) && self.is_closed()
+    }
+
     #[inline]
     pub(super) const fn from_bits(bits: u8) -> Self {
         Self(bits)

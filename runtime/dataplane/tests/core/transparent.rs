@@ -2,7 +2,7 @@
 //! them as it came.
 
 use crate::frames::{
-    ACK, FROM_CLIENT, RST, SYN, SYN_ACK, establish, one, port_unreachable, reply, request,
+    ACK, FIN_ACK, FROM_CLIENT, RST, SYN, SYN_ACK, establish, one, port_unreachable, reply, request,
 };
 use crate::world::{
     BACK, BACKEND_PORT, BRIDGE_MAC, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4,
@@ -226,6 +226,32 @@ fn what_is_not_ours_goes_on_as_it_came_unless_it_is_addressed_to_the_balancer() 
         }
         assert_eq!(world.counters[0].bridged.get(), 2);
         assert_eq!(world.counters[0].to_kernel.get(), 3);
+        assert_eq!(world.drops(), []);
+    }
+}
+
+/// The client asks a server itself, from a port that a connection of the service had: the server's answers are
+/// its own from its SYN on, in either topology.
+#[test]
+fn a_direct_connection_from_the_port_of_a_closed_one_is_the_servers_own() {
+    for transparent in [false, true] {
+        let mut world = world(V4, Protocol::Tcp, transparent);
+        establish(&mut world, CLIENT_PORT, 0);
+        world.frame(FRONT, &request(V4, CLIENT_PORT, FIN_ACK));
+        let (_, last) = one(&world.frame(BACK, &reply(V4, 0, CLIENT_PORT, FIN_ACK)));
+        assert_eq!(last.source, V4.vip);
+        for flags in [SYN_ACK, ACK, FIN_ACK] {
+            let mut direct = reply(V4, 0, CLIENT_PORT, flags);
+            if transparent {
+                direct[..6].copy_from_slice(&ROUTER.0);
+                assert_eq!(world.frame(BACK, &direct), [(FRONT, direct)]);
+            } else {
+                assert_eq!(world.frame(BACK, &direct), []);
+                assert_eq!(world.io(0).passed_to_kernel(), [(BACK, direct)]);
+            }
+        }
+        assert_eq!(world.shared.sessions.len(), 0);
+        assert_eq!(world.active(), [0, 0, 0]);
         assert_eq!(world.drops(), []);
     }
 }
