@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 pub use crate::histogram::Distribution;
 use crate::histogram::Histogram;
+use crate::prefetch::prefetch;
 use crate::session::WORKER_UNCOUNTED;
 #[cfg(doc)]
 use crate::snapshot::{NoBackend, SessionsFate};
@@ -265,6 +266,14 @@ impl WorkerCounters {
     #[must_use]
     pub fn backend(&self, id: BackendId) -> &BackendCounters {
         &self.backends[id.index()]
+    }
+
+    /// Has the counters of a backend fetched into the cache.
+    #[inline(always)]
+    pub(crate) fn prefetch_backend(&self, id: BackendId) {
+        if let Some(counters) = self.backends.get(id.index()) {
+            prefetch(counters);
+        }
     }
 }
 

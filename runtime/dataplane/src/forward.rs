@@ -242,8 +242,9 @@ impl Forwarder {
         }
     }
 
-    /// Pass 2: whose is it? The first round waits for the index and fetches the sessions' lines. The
-    /// second reads them: a session's packet is rewritten, while all of it is at hand; a miss is told
+    /// Pass 2: whose is it? The first round waits for the index and fetches the sessions' lines; where there
+    /// are many backends, another waits for those and fetches what is read of a backend. The
+    /// last one reads them: a session's packet is rewritten, while all of it is at hand; a miss is told
     /// apart, and a session that does not stand ends.
     #[inline(never)]
     fn look_up<F: FrameBuf>(&mut self, snapshot: &Snapshot, frames: &mut [F], now: Now) {
@@ -251,6 +252,9 @@ impl Forwarder {
             if let Fate::Lookup(hash, candidate) = fate {
                 *candidate = self.shared.sessions.prefetch_session(*hash);
             }
+        }
+        if snapshot.is_far() {
+            self.prefetch_backends(snapshot);
         }
         let packets = std::mem::take(&mut self.packets);
         for (at, (frame, packet)) in frames.iter_mut().zip(&packets).enumerate() {
@@ -283,6 +287,19 @@ impl Forwarder {
             }
         }
         self.packets = packets;
+    }
+
+    #[inline(never)]
+    fn prefetch_backends(&self, snapshot: &Snapshot) {
+        for fate in &self.fates {
+            if let Fate::Lookup(_, Some(candidate)) = fate
+                && let Some(backend) = self.shared.sessions.guess_backend(*candidate)
+            {
+                snapshot.prefetch_backend(backend);
+                self.shared.next_hops.prefetch(backend);
+                self.counters.prefetch_backend(backend);
+            }
+        }
     }
 
     /// Where the index's first word for a flow was not its own: one of another flow with the same tag, or of

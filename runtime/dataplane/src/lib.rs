@@ -31,6 +31,7 @@ mod parts;
 mod pieces;
 pub mod policy;
 pub mod ports;
+mod prefetch;
 mod refusals;
 pub mod routes;
 pub mod session;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use waxwing_packet::Mac;
 
+use crate::prefetch::prefetch;
 use crate::routes::Published;
 use crate::{BackendId, DropReason, PortId};
 
@@ -88,6 +89,14 @@ impl NextHops {
             self.want(backend);
             DropReason::NeighborUnresolved
         })
+    }
+
+    /// Has a backend's next hop fetched into the cache.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, backend: BackendId) {
+        if let Some(word) = self.words.get(backend.index()) {
+            prefetch(word);
+        }
     }
 
     /// Sets or clears it.

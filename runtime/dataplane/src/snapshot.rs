@@ -13,6 +13,7 @@ use waxwing_packet::{Address, Mac, Protocol, Translation, VlanTags};
 
 pub use crate::next_hops::{NextHop, NextHops};
 use crate::ports::{Narrowest, Ports};
+use crate::prefetch::prefetch;
 use crate::session::Session;
 pub use crate::source_nat::{SourceId, SourcePool, SourceUse, Sources};
 use crate::time::ticks_of;
@@ -458,6 +459,20 @@ impl Snapshot {
         self.backends.get(id.index()).and_then(Option::as_ref)
     }
 
+    /// Has a backend fetched into the cache.
+    #[inline(always)]
+    pub(crate) fn prefetch_backend(&self, id: BackendId) {
+        if let Some(backend) = self.backends.get(id.index()) {
+            prefetch(backend);
+        }
+    }
+
+    /// Whether the backends are too many to stay in the near caches by themselves.
+    #[inline(always)]
+    pub(crate) fn is_far(&self) -> bool {
+        self.backends.len() > BACKENDS_NEAR
+    }
+
     /// A port by its id.
     #[inline]
     #[must_use]
@@ -494,6 +509,9 @@ impl Snapshot {
         self.vips.binary_search(&address).is_ok()
     }
 }
+
+/// How many backends stay in a core's own caches, with what else each packet reads and counts of its backend.
+const BACKENDS_NEAR: usize = 1024;
 
 fn by_index<T>(items: Vec<T>, index: impl Fn(&T) -> usize) -> Box<[Option<T>]> {
     let len = items.iter().map(|item| index(item) + 1).max().unwrap_or(0);

@@ -13,6 +13,7 @@ use std::collections::TryReserveError;
 use super::hash::FlowHash;
 use super::sync::{AtomicU64, Ordering};
 use super::words::{high, low, pack};
+use crate::prefetch::prefetch;
 
 /// Words in a bucket: a cache line.
 #[cfg(not(loom))]
@@ -149,7 +150,7 @@ impl Index {
     #[inline]
     pub(super) fn prefetch(&self, hash: FlowHash) {
         for at in self.choices(hash) {
-            super::table::prefetch(&self.buckets[at]);
+            prefetch(&self.buckets[at]);
         }
     }
 

@@ -9,7 +9,7 @@ use super::stored::{self, Stored, is_live, tcp_of};
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use super::words::{high, pack};
 use super::{Session, SessionRef, TcpState};
-use crate::{NextHop, Tick};
+use crate::{BackendId, NextHop, Tick};
 
 /// The line; what its words hold, [`Stored`] says. Fields that are written together share a word.
 #[repr(align(64))]
@@ -114,6 +114,12 @@ impl Line {
             stored.session(),
             [0, 1].map(|i| self.positions[i].load(Ordering::Relaxed)),
         ))
+    }
+
+    /// The backend of the session, if the line is live.
+    #[inline(always)]
+    pub(super) fn backend(&self) -> BackendId {
+        stored::backend_of(self.endpoints.load(Ordering::Relaxed))
     }
 
     /// Whether the line still has this version.

@@ -115,7 +115,7 @@ impl Stored {
     #[inline(always)]
     #[must_use]
     pub const fn backend(&self) -> BackendId {
-        BackendId(high(self.endpoints) & BACKEND_BITS)
+        backend_of(self.endpoints)
     }
 
     /// See [`Session::service_port`].
@@ -287,6 +287,11 @@ const fn origin(session: &Session) -> u8 {
 fn hop_word(route: RouteBits, hop: NextHop) -> u64 {
     let [a, b, c, d, e, f] = hop.mac.0;
     u64::from_be_bytes([route.0, hop.port.0, a, b, c, d, e, f])
+}
+
+#[inline(always)]
+pub(super) const fn backend_of(endpoints: u64) -> BackendId {
+    BackendId(high(endpoints) & BACKEND_BITS)
 }
 
 #[inline(always)]

@@ -15,7 +15,8 @@ use super::pool::{Pool, SlotCache};
 use super::sync::{Arc, AtomicU32, AtomicUsize, Ordering, Stripes};
 use super::words::{high, low};
 use super::{Candidate, FlowHash, Removed, Session, SessionRef, Stored, TcpState, Tuple};
-use crate::{NextHop, Now, Tick};
+use crate::prefetch::prefetch;
+use crate::{BackendId, NextHop, Now, Tick};
 
 /// The most sessions that a table can be made for.
 pub const SESSIONS_MAX: u32 = 1 << 28;
@@ -132,6 +133,14 @@ impl SessionTable {
         let slot = self.index.first(hash)?;
         prefetch(self.lines.get(slot as usize)?);
         Some(Candidate(slot))
+    }
+
+    /// The backend of the session that may be in a place: to have its parts fetched into the cache, too. It may
+    /// be another one by the time the session is read.
+    #[inline(always)]
+    #[must_use]
+    pub fn guess_backend(&self, Candidate(slot): Candidate) -> Option<BackendId> {
+        Some(self.lines.get(slot as usize)?.backend())
     }
 
     /// The session that is in a place now, whosever it is.
@@ -348,22 +357,4 @@ impl SessionTable {
 /// The lock stripe of a hash. Any bits will do: equal tuples have equal hashes.
 const fn stripe(FlowHash(hash): FlowHash) -> usize {
     (high(hash) ^ low(hash)) as usize
-}
-
-/// Asks the processor to fetch a value into its caches. A hint: it has no other effect.
-#[inline]
-#[cfg_attr(
-    all(target_arch = "x86_64", not(loom)),
-    expect(unsafe_code, reason = "the standard library has no safe prefetch")
-)]
-pub(super) fn prefetch<T>(value: &T) {
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
-    // SAFETY: the instruction reads nothing that the program can see and faults on no address
-    // (Intel SDM volume 2, PREFETCHh); the address is that of a live reference besides.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
-    }
-    #[cfg(any(not(target_arch = "x86_64"), loom))]
-    let _ = value;
 }
