@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use waxwing_packet::{Family, Prefix};
 
+use crate::locks::lock;
 use crate::next_hops::{decode, encode};
 use crate::session::Session;
 use crate::{NextHop, PortId};
@@ -208,7 +209,7 @@ pub struct Published {
 impl Published {
     /// Puts another table into effect and gives the one before.
     pub fn replace(&self, table: Option<Arc<Routes>>) -> Option<Arc<Routes>> {
-        let mut held = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.table);
         let before = std::mem::replace(&mut *held, table);
         self.generation.fetch_add(1, Ordering::Release);
         before
@@ -233,9 +234,7 @@ impl Taken {
 
     #[cold]
     fn take(&mut self, published: &Published) {
-        crate::locks::note();
-        let held = published.table.lock();
-        let held = held.unwrap_or_else(PoisonError::into_inner);
+        let held = lock(&published.table);
         self.table.clone_from(&held);
         self.generation = published.generation.load(Ordering::Relaxed);
     }

@@ -19,10 +19,14 @@ use crate::{BATCH, Epoch, FrameIo, Now};
 
 /// How long an idle worker sleeps at most; also how late it may see a new epoch.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
-/// How long one round over the whole session table takes, in milliseconds: an ended session
+/// How long one round over the whole session table takes, in microseconds: an ended session
 /// keeps its slot for about that much longer (more where an idle worker sleeps and the table is
 /// large: [`SWEEP_MAX`] bounds each turn). Its packets see its end exactly.
-const SWEEP_ROUND_MS: u64 = 4000;
+const SWEEP_ROUND_US: u64 = 4_000_000;
+/// How many slots are looked at in one step: so few that no packet waits for them for a microsecond.
+const SWEEP_STEP: u64 = 64;
+/// The longest between two steps: a small table is gone over more often.
+const SWEEP_PAUSE_US: u64 = 4000;
 /// The most slots that are looked at between two batches.
 const SWEEP_MAX: u64 = 4096;
 
@@ -54,6 +58,8 @@ pub struct Worker<I: FrameIo> {
     announcements: Announcements,
     frames: Vec<I::Frame>,
     swept_at: Now,
+    /// The time between two steps of the sweep, in microseconds.
+    sweep_pause: u64,
     /// When the turn before this one began, if it had a batch.
     batch_began: Option<Now>,
 }
@@ -65,6 +71,8 @@ impl<I: FrameIo> Worker<I> {
         if setup.number == 0 {
             announcements.schedule();
         }
+        let slots = setup.shared.sessions.capacity() as u64;
+        let steps = slots.div_ceil(SWEEP_STEP * setup.workers.max(1) as u64);
         Self {
             forwarder: Forwarder::new(
                 setup.shared.clone(),
@@ -80,6 +88,7 @@ impl<I: FrameIo> Worker<I> {
             announcements,
             frames: Vec::with_capacity(BATCH),
             swept_at: Now::default(),
+            sweep_pause: (SWEEP_ROUND_US / steps.max(1)).clamp(1, SWEEP_PAUSE_US),
             batch_began: None,
         }
     }
@@ -164,19 +173,18 @@ impl<I: FrameIo> Worker<I> {
     /// Removes sessions whose time is up: this worker's share of the table's slots for the time
     /// that has passed.
     fn sweep(&mut self, now: Now) {
-        let elapsed = now.millis().saturating_sub(self.swept_at.millis());
-        if elapsed == 0 {
+        let elapsed = now.micros().saturating_sub(self.swept_at.micros());
+        if elapsed < self.sweep_pause {
             return;
         }
         self.swept_at = now;
+        let quota = (elapsed * SWEEP_STEP / self.sweep_pause).min(SWEEP_MAX);
         let Forwarder {
             shared,
             slots,
             ended,
             ..
         } = &mut self.forwarder;
-        let share = shared.sessions.capacity() as u64 / self.setup.workers.max(1) as u64;
-        let quota = (share * elapsed / SWEEP_ROUND_MS).clamp(16, SWEEP_MAX);
         let snapshot = &self.epoch.snapshot;
         let tick = now.tick();
         let counters = &self.setup.counters;

@@ -4,11 +4,12 @@
 //! handed to the caller as a [`Leaving`], so that each of them ends in one of a frame's ways.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::FragmentLimits;
 use super::datagram::{DatagramKey, Piece, Pieces};
 use super::held::{Held, Put, Ticket};
+use crate::locks::lock;
 use crate::session::{Direction, Key, SessionRef};
 use crate::time::ticks_of;
 use crate::{DropReason, PortId, Tick};
@@ -360,13 +361,6 @@ fn spoil(datagram: &mut Datagram, reason: DropReason, leaving: &mut Vec<Leaving>
         word: Some(Word::Drop(reason)),
     }));
     reason
-}
-
-/// Locks. A lock whose holder panicked is taken all the same: what it guards is bounded whatever it
-/// holds.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    crate::locks::note();
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

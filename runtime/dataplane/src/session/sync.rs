@@ -8,7 +8,6 @@ pub(super) use loom::sync::{
     Arc, Mutex, MutexGuard,
     atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
-use std::sync::PoisonError;
 #[cfg(not(loom))]
 pub(super) use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -49,9 +48,14 @@ impl Stripes {
     }
 }
 
-/// Locks. A lock whose holder panicked is taken all the same: what it guards is consistent after
-/// every single step.
+#[cfg(not(loom))]
+pub(super) use crate::locks::lock;
+
+/// As [`crate::locks::lock`].
+#[cfg(loom)]
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     crate::locks::note();
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

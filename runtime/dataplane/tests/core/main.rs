@@ -6,6 +6,10 @@
     clippy::cast_possible_truncation,
     reason = "the tests' numbers are small"
 )]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own locks are not on the packet's way"
+)]
 
 mod citizenship;
 mod cutting;
