@@ -5,9 +5,8 @@
 //! those only an orderly end restores).
 
 use std::fs;
-use std::io;
 use std::mem;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::{Rules, Steering};
@@ -148,14 +147,9 @@ fn find_interfaces(ports: &[PortOptions], options: &Options) -> Result<Vec<Inter
         }
         let mtu_max = options.mtu_max(Buffers::Several);
         if interface.mtu > mtu_max {
-            let Interface {
-                name: interface,
-                mtu,
-                ..
-            } = interface;
             return Err(XdpError::MtuTooLarge {
-                interface,
-                mtu,
+                interface: interface.name,
+                mtu: interface.mtu,
                 mtu_max,
             });
         }
@@ -349,26 +343,32 @@ fn defer_interrupts_of(
         if options.poll != PollMode::Busy || !sockets.iter().all(known) {
             continue;
         }
-        for (name, value) in DEVICE_SETTINGS {
-            let path = format!("/sys/class/net/{}/{name}", report.interface.name);
-            match DeviceSetting::change(path.into(), value) {
-                Ok(setting) => settings.push(setting),
-                Err(error) => tracing::warn!(
-                    "interface {}: {name}: {error}; busy polling goes on with its interrupts",
-                    report.interface.name
-                ),
+        let device = PathBuf::from("/sys/class/net").join(&report.interface.name);
+        match DeviceSetting::change_all(&device) {
+            Ok(changed) => {
+                settings.extend(changed);
+                report.interrupts_deferred = true;
             }
+            Err(error) => tracing::warn!(
+                "{error}; busy polling goes on with its interrupts: deferring them takes root, and a \
+                 /sys that can be written"
+            ),
         }
-        report.interrupts_deferred = true;
     }
     settings
 }
 
 impl DeviceSetting {
-    fn change(path: PathBuf, value: &str) -> io::Result<Self> {
-        let before = fs::read_to_string(&path)?;
-        fs::write(&path, value)?;
-        Ok(Self { path, before })
+    /// All of them, or none: one works only with the other.
+    fn change_all(device: &Path) -> Result<Vec<Self>, String> {
+        let change = |(name, value)| {
+            let path = device.join(name);
+            let before = fs::read_to_string(&path);
+            let changed = before.and_then(|before| fs::write(&path, value).map(|()| before));
+            let before = changed.map_err(|error| format!("{}: {error}", path.display()))?;
+            Ok(Self { path, before })
+        };
+        DEVICE_SETTINGS.into_iter().map(change).collect()
     }
 }
 
@@ -389,13 +389,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_setting_is_restored() {
-        let path = std::env::temp_dir().join(format!("wwx-setting-{}", std::process::id()));
-        fs::write(&path, "0\n").expect("a file");
-        let setting = DeviceSetting::change(path.clone(), "200000").expect("changed");
-        assert_eq!(fs::read_to_string(&path).expect("read"), "200000");
-        drop(setting);
-        assert_eq!(fs::read_to_string(&path).expect("read"), "0\n");
-        fs::remove_file(&path).expect("removed");
+    fn device_settings_are_changed_together_or_not_at_all_and_restored() {
+        let device = std::env::temp_dir().join(format!("wwx-settings-{}", std::process::id()));
+        fs::create_dir_all(&device).expect("a directory");
+        let files = DEVICE_SETTINGS.map(|(name, _)| device.join(name));
+        let read = || files.each_ref().map(|file| fs::read_to_string(file).ok());
+        let are =
+            |one: &str, other: &str| assert_eq!(read(), [one, other].map(|s| Some(s.to_owned())));
+        fs::write(&files[0], "0\n").expect("a file");
+        assert!(DeviceSetting::change_all(&device).is_err());
+        assert_eq!(read(), [Some("0\n".to_owned()), None]);
+        fs::write(&files[1], "1\n").expect("a file");
+        let settings = DeviceSetting::change_all(&device).expect("changed");
+        are("2", "200000");
+        drop(settings);
+        are("0\n", "1\n");
+        fs::remove_dir_all(&device).expect("removed");
     }
 }

@@ -5,7 +5,7 @@
 
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use waxwing_dataplane::{BATCH, DropReason, FrameBuf, FrameIo, PortId};
 use xsk_rs::umem::Umem;
@@ -17,8 +17,8 @@ use crate::sys::{self, PollSet};
 use crate::tap::TapQueue;
 use crate::{Buffers, PollMode};
 
-/// Empty rounds before an adaptive worker sleeps: some tens of microseconds.
-const SPIN_ROUNDS: u32 = 500;
+/// How long an adaptive worker looks for frames before it sleeps: no shorter than a sleep and its end take.
+const SPIN: Duration = Duration::from_micros(50);
 
 /// The longest sleep while frames are on their way out: they are the pool's only after their
 /// completion was reaped.
@@ -63,7 +63,7 @@ impl WorkerParts {
             poll: self.poll,
             poll_set,
             next: 0,
-            idle_rounds: 0,
+            idle_since: None,
         }
     }
 }
@@ -79,7 +79,8 @@ pub struct XdpIo {
     poll_set: PollSet,
     /// The port whose turn it is to be first.
     next: usize,
-    idle_rounds: u32,
+    /// Since the first wait of those without a frame between.
+    idle_since: Option<Instant>,
 }
 
 /// Where a worker's frames are, counted in chunks.
@@ -156,7 +157,7 @@ impl FrameIo for XdpIo {
             }
         }
         if received > 0 {
-            self.idle_rounds = 0;
+            self.idle_since = None;
             self.next = (self.next + 1) % count;
         }
     }
@@ -192,8 +193,8 @@ impl FrameIo for XdpIo {
     }
 
     fn wait(&mut self, timeout: Duration) {
-        self.idle_rounds = self.idle_rounds.saturating_add(1);
-        if self.idle_rounds < SPIN_ROUNDS {
+        let idle_since = self.idle_since.get_or_insert_with(Instant::now);
+        if idle_since.elapsed() < SPIN {
             std::hint::spin_loop();
             return;
         }
