@@ -25,9 +25,11 @@ const COUNT: u64 = 300;
 /// The longest that an answer may take, on an emulated processor that others use as well.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the fastest tenth of the answers must keep within: the worker looks again after 20 ms in any
-/// case, so were it not woken, or the card not told to send, no answer would come sooner.
-const FAST_MAX: Duration = Duration::from_millis(15);
+/// What half of the answers must keep within; they take about 1 ms. A worker that sleeps looks again after
+/// 20 ms in any case: were it not woken, by the request or by its answer, that one would take longer than
+/// this. (While its own frames are on their way out, it looks again after 1 ms. What is lost then costs no
+/// more than an emulated processor's own delays, and no bound can tell it from them.)
+const MEDIAN_MAX: Duration = Duration::from_millis(15);
 
 fn each_datagram_waits_for_the_one_before(report: &Report) -> Result<()> {
     one_at_a_time("adaptive", report)
@@ -53,7 +55,11 @@ fn one_at_a_time(poll: &'static str, report: &Report) -> Result<()> {
     report.say(format!(
         "{COUNT} answers, in {fast:?} (p10), {median:?} (p50), {most:?} (p99), {worst:?} at most"
     ));
-    ensure!(fast <= FAST_MAX, "all but a tenth took more than {fast:?}");
+    ensure!(
+        median <= MEDIAN_MAX,
+        "half of the answers took {median:?} or longer, and more than {MEDIAN_MAX:?} means that wake-ups \
+         are lost: look at what wakes the worker, and at what has the card send"
+    );
     assert_zero_copy(&topology, &waxwing, report)?;
     waxwing.stop().map(drop)
 }
