@@ -6,9 +6,11 @@
 
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use aya::maps::{Array, MapData};
 use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, include_bytes_aligned};
@@ -29,8 +31,10 @@ const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
 /// none waits long for others.
 const BATCH: u32 = 64;
 const BATCH_PACED: u32 = 8;
-/// How long one call of the kernel is to take: it makes its pages anew at each.
-const CALL: Duration = Duration::from_millis(100);
+/// The first call of the kernel, which shows how long each of its rounds takes.
+const FIRST_CALL_ROUNDS: u32 = 100_000;
+/// How many rounds a call gets beyond those that it seems to need. What it does not need it is quick with.
+const SPARE: f64 = 1.5;
 
 /// What to send.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +46,12 @@ pub(crate) struct Load {
 }
 
 /// `struct plan` of the program: the frame, then its numbers.
-type Plan = [u64; 14];
+type Plan = [u64; 15];
+const FLOWS: usize = 10;
+const SOURCE_AT: usize = 11;
+const INTERFACE: usize = 12;
+const INTERVAL: usize = 13;
+const IS_OVER: usize = 14;
 /// `struct progress` of the program: sent, next flow, when the next is due.
 type Progress = [u64; 3];
 
@@ -89,57 +98,93 @@ impl<'a> Generator<'a> {
         })
     }
 
-    /// Sends for so long. Returns how many frames went on the wire, and in what time.
-    pub(crate) fn run(&mut self, load: Load, duration: Duration) -> Result<(u64, Duration)> {
+    /// Sends while `measure` runs, which takes so long, and no longer: in one call of the kernel, because it is
+    /// silent between two.
+    pub(crate) fn during<T>(
+        &mut self,
+        load: Load,
+        time: Duration,
+        measure: impl FnOnce(&Sent<'_>) -> Result<T>,
+    ) -> Result<T> {
         let mut plan = self.plan;
-        plan[10] = load.flows.map_or(0, u64::from);
-        plan[13] = load.rate.map_or(0, interval);
+        plan[FLOWS] = load.flows.map_or(0, u64::from);
+        plan[INTERVAL] = load.rate.map_or(0, interval);
         self.plans.set(0, plan, 0)?;
-        let [before, flow, _] = self.progresses.get(&0, 0)?;
-        self.progresses.set(0, [before, flow, 0], 0)?;
-        let batch = if load.rate.is_some() {
-            BATCH_PACED
-        } else {
-            BATCH
+        let [sent, flow, _] = self.progresses.get(&0, 0)?;
+        self.progresses.set(0, [sent, flow, 0], 0)?;
+        let batch = match load.rate {
+            Some(_) => BATCH_PACED,
+            None => BATCH,
         };
         let program: &Xdp = self
             .ebpf
             .program("generate")
             .context("no generator")?
             .try_into()?;
-        let took = self.client.enter(|| call_for(program, batch, duration))??;
-        let [after, ..] = self.progresses.get(&0, 0)?;
-        Ok((after - before, took))
+        let (client, plans) = (self.client, &mut self.plans);
+        let a_second = client.enter(|| rounds_a_second(program, batch))??;
+        let rounds = rounds(a_second, time);
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                client.enter(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        call(program, batch, rounds)?;
+                    }
+                    Ok::<_, anyhow::Error>(())
+                })
+            });
+            let measured = measure(&Sent(&self.progresses));
+            is_over.store(true, Ordering::Relaxed);
+            plan[IS_OVER] = 1;
+            let ended = plans.set(0, plan, 0);
+            let sent = sending.join();
+            sent.map_err(|_| anyhow!("the generator panicked"))???;
+            ended?;
+            measured
+        })
     }
 }
 
-/// Has the kernel run the program for so long.
-fn call_for(program: &Xdp, batch: u32, duration: Duration) -> Result<Duration> {
-    let begun = Instant::now();
-    let mut repeat = 10_000_u32;
+/// How many frames a generator has put on the wire.
+pub(crate) struct Sent<'a>(&'a Array<MapData, Progress>);
+
+impl Sent<'_> {
+    pub(crate) fn frames(&self) -> Result<u64> {
+        let [sent, ..] = self.0.get(&0, 0)?;
+        Ok(sent)
+    }
+}
+
+/// How many rounds a second a call of the kernel has, with the load as it is.
+fn rounds_a_second(program: &Xdp, batch: u32) -> Result<f64> {
+    let took = call(program, batch, FIRST_CALL_ROUNDS)?;
+    Ok(1.0 / took.as_secs_f64().max(1e-9))
+}
+
+/// Has the kernel run the program so many times. Returns how long it took for each; between two calls the
+/// kernel is silent for some ten milliseconds.
+fn call(program: &Xdp, batch: u32, rounds: u32) -> Result<Duration> {
     // The program writes the frame; what it gets is only as long.
     let room = [0; FRAME_LEN];
-    while begun.elapsed() < duration {
-        let called = Instant::now();
-        let options = TestRunOptions {
-            data_in: Some(&room),
-            repeat,
-            attrs: TestRunAttrs::new().xdp_live_frames(batch),
-            ..TestRunOptions::new()
-        };
-        match program.test_run(options) {
-            // A signal, whose handler ends this process.
-            Err(ProgramError::SyscallError(error))
-                if error.io_error.kind() == ErrorKind::Interrupted => {}
-            ran => {
-                ran.context("the kernel does not run the generator (live frames: Linux 5.18)")?;
-            }
+    let options = TestRunOptions {
+        data_in: Some(&room),
+        repeat: rounds,
+        attrs: TestRunAttrs::new().xdp_live_frames(batch),
+        ..TestRunOptions::new()
+    };
+    match program.test_run(options) {
+        Ok(ran) => Ok(ran.duration),
+        // A signal, whose handler ends this process.
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.kind() == ErrorKind::Interrupted =>
+        {
+            Ok(Duration::ZERO)
         }
-        let left = duration.saturating_sub(begun.elapsed()).min(CALL);
-        let factor = left.as_secs_f64() / called.elapsed().as_secs_f64();
-        repeat = scaled(repeat, factor);
+        Err(error) => {
+            Err(error).context("the kernel does not run the generator (live frames: Linux 5.18)")
+        }
     }
-    Ok(begun.elapsed())
 }
 
 #[expect(
@@ -147,8 +192,8 @@ fn call_for(program: &Xdp, batch: u32, duration: Duration) -> Result<Duration> {
     clippy::cast_sign_loss,
     reason = "bounded before"
 )]
-fn scaled(repeat: u32, factor: f64) -> u32 {
-    (f64::from(repeat) * factor).clamp(1_000.0, 1e8) as u32
+fn rounds(a_second: f64, time: Duration) -> u32 {
+    (a_second * time.as_secs_f64() * SPARE).clamp(1_000.0, 4e9) as u32
 }
 
 /// Nanoseconds between two frames.
@@ -181,7 +226,7 @@ fn frame(macs: [[u8; 6]; 2], vip: Ipv4Addr, port: u16) -> [u8; FRAME_LEN] {
 fn plan(frame: &[u8; FRAME_LEN], vip: Ipv4Addr, interface: u32) -> Plan {
     let mut padded = [0; 64];
     padded[..FRAME_LEN].copy_from_slice(frame);
-    let mut plan = [0; 14];
+    let mut plan = Plan::default();
     let words = padded
         .as_chunks()
         .0
@@ -192,9 +237,9 @@ fn plan(frame: &[u8; FRAME_LEN], vip: Ipv4Addr, interface: u32) -> Plan {
     let pseudo = sum(&vip.octets()) + sum(&[0, PROTOCOL_UDP]) + sum(&frame[UDP + 4..UDP + 6]);
     plan[8] = sum(&frame[IP..UDP]);
     plan[9] = sum(&frame[UDP..]) + pseudo;
-    plan[10] = 1;
-    plan[11] = u64::from(u32::from(SOURCE));
-    plan[12] = u64::from(interface);
+    plan[FLOWS] = 1;
+    plan[SOURCE_AT] = u64::from(u32::from(SOURCE));
+    plan[INTERFACE] = u64::from(interface);
     plan
 }
 

@@ -42,8 +42,8 @@ struct Arguments {
     /// How often each contender is measured in each case.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How long each time.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
+    /// How long each time: there is room for the sessions of five seconds.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=5))]
     seconds: u32,
     /// One round of one second.
     #[arg(long)]

@@ -113,6 +113,7 @@ fn latency_table(outcome: &Outcome) -> Table {
         "p50, us",
         "p99, us",
         "p99.9, us",
+        "sent a second",
         "passed a second",
         "CPU, contender's",
         "CPU, load's",
@@ -120,6 +121,7 @@ fn latency_table(outcome: &Outcome) -> Table {
     for series in &outcome.series {
         let mut row = vec![series.name.clone()];
         row.extend(PERCENTILES.map(|(_, of)| series.spread(of_latency(of)).to_string()));
+        row.push(sent(series, 1.0));
         row.push(figure(series.spread(|run| run.rate).median));
         row.push(percent(series, |run| run.cpu));
         row.push(percent(series, |run| run.load_cpu));

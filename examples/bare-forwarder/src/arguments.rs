@@ -2,9 +2,12 @@
 //!
 //! Invariant: what is accepted here can be forwarded by: there are two ports, and each address is one.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 use waxwing_packet::{Mac, Protocol};
 
 /// Forwards frames between two ports, with new MAC addresses and nothing else.
@@ -32,6 +35,26 @@ pub(crate) struct Arguments {
     /// Never sleep, and drive the device by the kernel's preferred busy polling.
     #[arg(long)]
     pub(crate) busy: bool,
+}
+
+impl Arguments {
+    /// Those of this process. Where they are none to forward by, it says so and ends.
+    pub(crate) fn read() -> Self {
+        Self::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn of(
+        words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> clap::error::Result<Self> {
+        let arguments = Self::try_parse_from(words)?;
+        match arguments.ports.len() {
+            2 => Ok(arguments),
+            count => Err(Self::command().error(
+                ErrorKind::WrongNumberOfValues,
+                format!("{count} of --port, and there must be 2: give --port INTERFACE=MAC twice"),
+            )),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +120,25 @@ mod tests {
             protocol: Protocol::Udp,
         };
         assert_eq!("203.0.113.10:80/udp".parse(), Ok(service));
+    }
+
+    #[test]
+    fn there_are_two_ports() {
+        let ports = [
+            "--port=front=02:00:00:00:00:01",
+            "--port=back=02:00:00:00:00:02",
+            "--port=side=02:00:00:00:00:03",
+        ];
+        let of = |count| {
+            let others = ["bare-forwarder", "--service=203.0.113.10:80/tcp"];
+            Arguments::of(others.iter().chain(&ports[..count]))
+        };
+        assert_eq!(of(2).expect("two").ports.len(), 2);
+        for count in [1, 3] {
+            let error = of(count).err().expect("not two").to_string();
+            assert!(error.contains("--port INTERFACE=MAC twice"), "{error}");
+        }
+        assert!(of(0).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Two ports; what a service's rule takes from the kernel on one of them leaves by the other, with that
 //! port's MAC address as its source and a given one as its destination. Nothing is parsed, looked up or
-//! counted by packet. So it is the ceiling for anything that does more with the same rings, the same XDP
+//! counted by packet (but what is dropped). So it is the ceiling for anything that does more with the same rings, the same XDP
 //! program, the same batches and the same way to wait, and `cargo xtask bench wire` measures Waxwing
 //! against it.
 //!
@@ -19,7 +19,6 @@ mod arguments;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use clap::Parser as _;
 use waxwing_dataplane::steering::{Rules, Steering as _};
 use waxwing_dataplane::{BATCH, FrameBuf as _, FrameIo, PortId};
 use waxwing_packet::{Address, Mac};
@@ -41,7 +40,7 @@ fn main() -> Result<()> {
         services,
         cpu,
         busy,
-    } = Arguments::parse();
+    } = Arguments::read();
     let options = Options {
         poll: if busy {
             PollMode::Busy
@@ -93,15 +92,15 @@ fn forward(mut io: impl FrameIo, macs: &[(Mac, Mac)]) -> Result<()> {
             io.wait(IDLE_WAIT);
         } else {
             count.batches += 1;
+            count.received += frames.len() as u64;
         }
         for mut frame in frames.drain(..) {
             let out = PortId(1 - frame.port().0);
             let (destination, source) = macs[out.index()];
             frame.bytes_mut()[0..6].copy_from_slice(&destination.0);
             frame.bytes_mut()[6..12].copy_from_slice(&source.0);
-            match io.send(out, frame) {
-                Ok(()) => count.forwarded += 1,
-                Err(_) => count.dropped += 1,
+            if io.send(out, frame).is_err() {
+                count.dropped += 1;
             }
         }
         io.flush();
@@ -116,8 +115,8 @@ fn forward(mut io: impl FrameIo, macs: &[(Mac, Mac)]) -> Result<()> {
 /// What passed since the start.
 #[derive(Default)]
 struct Count {
-    forwarded: u64,
-    /// The way out was full.
+    received: u64,
+    /// Of these: the way out was full.
     dropped: u64,
     batches: u64,
 }
@@ -125,10 +124,11 @@ struct Count {
 impl Count {
     fn say(&self) {
         let Self {
-            forwarded,
+            received,
             dropped,
             batches,
         } = self;
+        let forwarded = received - dropped;
         println!("forwarded {forwarded} dropped {dropped} batches {batches}");
     }
 }

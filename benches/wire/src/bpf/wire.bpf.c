@@ -52,6 +52,8 @@ struct plan {
 	__u64 interface;
 	/* Nanoseconds between two of them; 0 for as many as can be. Stamped if not 0. */
 	__u64 interval;
+	/* Set when there are to be no more: the call that runs is to end soon. */
+	__u64 is_over;
 };
 
 struct progress {
@@ -143,6 +145,8 @@ int generate(struct xdp_md *context)
 
 	if (!plan || !progress || (void *)(datagram + 1) > (void *)(long)context->data_end)
 		return XDP_ABORTED;
+	if (plan->is_over)
+		return XDP_DROP;
 	if (plan->interval) {
 		stamp = bpf_ktime_get_ns();
 		/* Dropped frames are the quickest way to wait for the next one's time. */
