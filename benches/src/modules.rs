@@ -5,6 +5,7 @@ use std::path::Path;
 use waxwing_dataplane::{BackendId, Policy, ServiceId};
 use waxwing_plugin::{BackendInfo, Host, Options, ServiceBinding};
 use waxwing_sdk::abi::BackendRecord;
+use waxwing_tests::Scratch;
 
 /// The service that all of them serve.
 pub const SERVICE: ServiceId = ServiceId(0);
@@ -20,8 +21,8 @@ pub const EMPTY: &str = include_str!("../../runtime/plugin/src/workbench/empty.w
 #[must_use]
 pub fn host(packages: &[&str], others: &[(&'static str, &str)]) -> Host {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    let target = std::env::temp_dir().join(format!("waxwing-bench-{}", std::process::id()));
-    let modules = waxwing_module_build::build(&manifest, packages, &target).expect("modules");
+    let target = Scratch::new().expect("a directory");
+    let modules = waxwing_module_build::build(&manifest, packages, target.path()).expect("modules");
     let mut shipped: Vec<(&'static str, &'static [u8])> = modules
         .iter()
         .map(|module| {
@@ -29,7 +30,7 @@ pub fn host(packages: &[&str], others: &[(&'static str, &str)]) -> Host {
             (&*module.name.clone().leak(), &*bytes.leak())
         })
         .collect();
-    std::fs::remove_dir_all(&target).expect("removed");
+    drop(target);
     for (name, text) in others {
         let bytes = wat::parse_str(text).expect("it is valid");
         shipped.push((name, bytes.leak()));

@@ -14,7 +14,7 @@ pub(crate) fn any(arguments: &[String]) -> Result<(), String> {
         Some((what, rest)) if what == "wire" => wire(rest),
         Some((what, rest)) if what == "instructions" => instructions(rest),
         Some((what, rest)) if what == "cost" => cost(rest),
-        Some((what, rest)) if what == "vm" => machine::bench(rest),
+        Some((what, rest)) if what == "vm" => vm(rest),
         _ => criterion(arguments),
     }
 }
@@ -56,16 +56,22 @@ fn instructions(arguments: &[String]) -> Result<(), String> {
 
 /// What work costs as it grows.
 fn cost(arguments: &[String]) -> Result<(), String> {
+    // It takes parts and `--quick`, and nothing else.
+    let (keep, arguments) = without_keep(arguments, |_| true)?;
     setup::everything()?;
     run::step("building the balancer and the bench, as they are when released");
     build(&["waxwing", "waxwing-cost"])?;
-    let (keep, arguments) = without_keep(arguments);
     run::as_root(&released("waxwing-cost"), &arguments)?;
     if keep { kept("cost") } else { Ok(()) }
 }
 
 /// Waxwing beside its peers, all as they are when released.
 fn wire(arguments: &[String]) -> Result<(), String> {
+    let narrows = |argument: &str| {
+        let option = argument.split('=').next().unwrap_or(argument);
+        ["--quick", "--only"].contains(&option)
+    };
+    let (keep, arguments) = without_keep(arguments, narrows)?;
     setup::everything()?;
     setup::debian(packages::WIRE)?;
     run::step("building the balancer, the bare forwarder and the bench, as they are when released");
@@ -75,11 +81,17 @@ fn wire(arguments: &[String]) -> Result<(), String> {
         "bare-forwarder",
         "waxwing-wire-bench",
     ])?;
-    let (keep, arguments) = without_keep(arguments);
     let target = run::target().display().to_string();
     let arguments = [&["--target", &target], arguments.as_slice()].concat();
     run::as_root(&released("waxwing-wire-bench"), &arguments)?;
     if keep { kept("wire") } else { Ok(()) }
+}
+
+/// Waxwing in zero-copy mode, in a virtual machine.
+fn vm(arguments: &[String]) -> Result<(), String> {
+    let (keep, arguments) = without_keep(arguments, |_| false)?;
+    machine::bench(&arguments)?;
+    if keep { kept("vm") } else { Ok(()) }
 }
 
 /// Builds programs as they are when released; as always, of the whole workspace's selection.
@@ -95,13 +107,23 @@ fn released(program: &str) -> PathBuf {
     run::target().join("release").join(program)
 }
 
-/// Whether `--keep` is among the arguments, and the others.
-fn without_keep(arguments: &[String]) -> (bool, Vec<&str>) {
+/// Whether `--keep` is among the arguments, and the others: none that `narrows` what is measured, for
+/// [`kept`] replaces all.
+fn without_keep(
+    arguments: &[String],
+    narrows: impl Fn(&str) -> bool,
+) -> Result<(bool, Vec<&str>), String> {
     let (keep, others): (Vec<&str>, Vec<&str>) = arguments
         .iter()
         .map(String::as_str)
         .partition(|argument| *argument == "--keep");
-    (!keep.is_empty(), others)
+    let keep = !keep.is_empty();
+    if keep && others.iter().any(|argument| narrows(argument)) {
+        return Err(
+            "--keep replaces all that is kept: run it without PART / --only / --quick".to_owned(),
+        );
+    }
+    Ok((keep, others))
 }
 
 /// Copies what a bench has measured to `benches/results/NAME`, in place of what is there.
@@ -123,4 +145,32 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
         fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::any;
+
+    #[test]
+    fn a_part_is_not_kept_and_nothing_is_run_for_it() {
+        for line in [
+            "cost sessions --keep",
+            "cost --keep --quick",
+            "wire --keep --only bulk",
+            "wire --rounds 3 --only=bulk --keep",
+            "wire --quick --keep",
+        ] {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let error = any(&arguments).expect_err(line);
+            assert!(error.contains("run it without"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_whole_is_kept_however_long_it_is_measured() {
+        let line = ["--rounds", "--keep", "3"].map(str::to_owned);
+        let narrows = |argument: &str| argument == "--only";
+        let read = super::without_keep(&line, narrows);
+        assert_eq!(read, Ok((true, vec!["--rounds", "3"])));
+    }
 }

@@ -39,7 +39,7 @@ fn fetch() -> Result<(), String> {
 }
 
 /// Waxwing beside the balancers of that kernel.
-pub(crate) fn bench(arguments: &[String]) -> Result<(), String> {
+pub(crate) fn bench(arguments: &[&str]) -> Result<(), String> {
     setup::everything()?;
     fetch()?;
     setup::debian(packages::MACHINE_PEERS)?;

@@ -38,14 +38,16 @@ cargo xtask COMMAND
   bench [FILTER]        the criterion benches, and the table of what each policy's pick costs
   bench instructions [--keep | PART]
                         instructions a packet, beside those in benches/instructions.md; `--keep` writes
-                        them there, PART counts only what has it in its name
-  bench cost [--quick] [--keep] [PART]
-                        what work costs as it grows, over sessions, services, backends and workers;
-                        `--keep` copies tables and charts into benches/results, `--quick` tries it out
+                        them there, PART counts only what has it in its name and is not kept
+  bench cost [--keep | [--quick] [PART]]
+                        what work costs as it grows, over sessions, services, backends and workers; a table,
+                        charts and JSON in target/bench/cost
+      --quick             fewer and shorter runs, to see that it works
+      --keep              also put the results in place of benches/results/cost
   bench vm [OPTIONS]    Waxwing in zero-copy mode beside IPVS and nftables, in a virtual machine; a table,
                         charts and JSON in target/bench/vm
       --rounds N          how often each is measured (5)
-      --keep              also copy the results to benches/results/vm
+      --keep              also put the results in place of benches/results/vm
   bench wire [OPTIONS]  Waxwing beside its peers in network namespaces: packets a second, requests,
                         latencies, processor use; a table, charts and JSON in target/bench/wire
       --quick             one round of one second, to see that it works
@@ -54,7 +56,7 @@ cargo xtask COMMAND
       --only CASE,..      established, new-sessions, packet-latency, short-connections, keep-alive,
                           light-latency, half-latency, bulk
       --poll busy         AF_XDP without sleep (adaptive)
-      --keep              also copy the results to benches/results/wire
+      --keep              also put the results in place of benches/results/wire; not with --quick or --only
 ";
 
 fn main() -> ExitCode {

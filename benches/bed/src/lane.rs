@@ -9,7 +9,7 @@ use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
-use waxwing_dataplane::{BATCH, Epoch, Now, Policy, PortId};
+use waxwing_dataplane::{BATCH, BackendId, Epoch, Now, Policy, PortId};
 use waxwing_packet::{Packet, parse};
 
 use crate::plan::{BACK, FRONT};
@@ -45,8 +45,7 @@ impl<'a> Lane<'a> {
     }
 
     fn with(world: &'a World, number: usize, policies: Vec<Box<dyn Policy>>) -> Self {
-        let backends_max = (world.size.services * world.size.backends) as usize;
-        let counters = Arc::new(WorkerCounters::new(backends_max));
+        let counters = Arc::new(WorkerCounters::new(world.backends() as usize));
         let (send, mailbox) = unbounded();
         let (returned, receive) = unbounded();
         let setup = WorkerSetup {
@@ -122,10 +121,29 @@ impl<'a> Lane<'a> {
         self.counters.transmitted.packets.get()
     }
 
+    /// How many sessions it has opened, since it was made.
+    pub(crate) fn opened(&self) -> u64 {
+        let backends = (0..self.world.backends()).map(BackendId);
+        backends
+            .map(|id| self.counters.backend(id).sessions.get())
+            .sum()
+    }
+
+    /// How many it has ended, because their time was over or to make room.
+    pub(crate) fn ended(&self) -> u64 {
+        self.expired() + self.counters.evicted.get()
+    }
+
     /// How many sessions it has ended because their time was over.
     #[must_use]
     pub fn expired(&self) -> u64 {
         self.counters.expired.get()
+    }
+
+    /// How many sessions it has ended to make room for others.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.counters.evicted.get()
     }
 
     /// Takes a turn with requests of new flows; the backends that they went to.

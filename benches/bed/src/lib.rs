@@ -2,7 +2,7 @@
 //!
 //! A [`World`] is what workers share: services, backends, the session table. A [`Lane`] is one worker
 //! of it with its ports in memory; frames are put in, and a turn is timed. [`Frames`] makes the frames,
-//! of clients that [`Order`] chooses. [`Hits`], [`Opening`] and [`Team`] are loads made of these.
+//! of clients that [`Order`] chooses. [`Hits`], [`Opening`], [`Team`] and [`Openers`] are loads made of these.
 //!
 //! Invariant: what is timed is [`waxwing_dataplane::worker::Worker::turn`] and nothing else. Frames are
 //! made and put in before it. A client's session is one whose handshake went through the worker, and
@@ -23,5 +23,5 @@ pub use lane::Lane;
 pub use opening::Opening;
 pub use order::{Order, Random};
 pub use plan::Plan;
-pub use team::Team;
+pub use team::{Openers, Team};
 pub use world::{Size, World};

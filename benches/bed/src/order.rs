@@ -55,7 +55,7 @@ fn scatter(number: u32, bound: u32) -> u32 {
     u32::try_from(place).unwrap_or(0)
 }
 
-/// A small generator (xorshift64*), so that every run visits the same sessions.
+/// A small generator (xorshift64*), so that every run of a program draws the same.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -93,6 +93,17 @@ mod tests {
         // The continuous form gives the first ones ln 2 and ln 3/2 as shares.
         assert!((1.5..2.2).contains(&ratio), "{ratio}");
         assert!(sorted[999] > 0, "the rarest came, too");
+    }
+
+    #[test]
+    fn zipfs_frequent_ones_of_millions_are_a_small_part_and_most_of_the_draws() {
+        const BOUND: u32 = 8_000_000;
+        const DRAWS: u32 = 1_000_000;
+        let mut random = Random::new(7);
+        let frequent = (0..DRAWS).filter(|_| zipf(&mut random, BOUND) < BOUND / 1000);
+        // ln 8,000 / ln 8,000,000.
+        let share = frequent.count() as f64 / f64::from(DRAWS);
+        assert!((0.56..0.57).contains(&share), "{share}");
     }
 
     #[test]

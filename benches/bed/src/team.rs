@@ -4,10 +4,14 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use waxwing_dataplane::BATCH;
-
 use crate::established::{Established, Hits, of_packets};
+use crate::opening::Opening;
 use crate::order::Order;
+use crate::world::World;
+
+/// A whole batch.
+const FULL: u32 = 64;
+const _: () = assert!(FULL as usize == waxwing_dataplane::BATCH);
 
 /// What each of one or two workers does.
 #[derive(Clone, Copy, Debug)]
@@ -70,30 +74,98 @@ impl Team {
     /// A packet was not forwarded.
     #[must_use]
     pub fn run(&self, established: &Established, packets: u64) -> Duration {
-        let barrier = Barrier::new(self.turns.len());
-        let batch = u32::try_from(BATCH).unwrap_or(1);
-        let work = |number: usize, turn: Turn| {
+        together(self.turns.len(), |number, start| {
+            let turn = self.turns[number];
             let mut hits = Hits::new(established, number, Order::Uniform);
-            barrier.wait();
+            start.wait();
             let mut turns = 0;
-            let time = of_packets(packets, batch, || {
+            let time = of_packets(packets, FULL, || {
                 turns += 1;
                 turn(&mut hits, established.sessions, turns)
             });
             hits.end();
             time
-        };
-        let times: Duration = thread::scope(|scope| {
-            let workers: Vec<_> = (0..)
-                .zip(self.turns)
-                .map(|(number, turn)| {
-                    let work = &work;
-                    scope.spawn(move || work(number, *turn))
-                })
-                .collect();
-            let join = |worker: thread::ScopedJoinHandle<'_, _>| worker.join().expect("no panic");
-            workers.into_iter().map(join).sum()
-        });
-        times / u32::try_from(self.turns.len()).unwrap_or(1)
+        })
+    }
+}
+
+/// One or two workers that open sessions, for which the native fallback chooses.
+#[derive(Clone, Copy, Debug)]
+pub struct Openers {
+    /// What a bench calls them.
+    pub name: &'static str,
+    workers: usize,
+}
+
+impl Openers {
+    /// One.
+    pub const ONE: Self = Self {
+        name: "one_opening",
+        workers: 1,
+    };
+
+    /// Two, each with clients of its own. What this takes above [`Openers::ONE`] is the price of what
+    /// both write: the locks of tuples, the index, the pool of free slots, the counts of sessions.
+    pub const TWO: Self = Self {
+        name: "two_opening",
+        workers: 2,
+    };
+
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::ONE, Self::TWO];
+
+    /// The mean time that a worker takes for so many new sessions, each of them as many at once; in a
+    /// world that has none, and room for all of them (of each worker: in whole batches).
+    ///
+    /// # Panics
+    /// A client got no session.
+    #[must_use]
+    pub fn run(&self, world: &World, sessions: u32) -> Duration {
+        let clients = sessions.next_multiple_of(FULL);
+        together(self.workers, |number, start| {
+            let first = clients * u32::try_from(number).unwrap_or(0);
+            let mut opening = Opening::at(world, number, Vec::new(), first);
+            start.wait();
+            let time = of_packets(sessions.into(), FULL, || opening.turn(FULL));
+            opening.end();
+            time
+        })
+    }
+}
+
+/// The mean time of so many workers' work, on threads of their own; each waits for the start when it is
+/// ready.
+fn together(workers: usize, work: impl Fn(usize, &Barrier) -> Duration + Sync) -> Duration {
+    let start = Barrier::new(workers);
+    let (start, work) = (&start, &work);
+    let times: Duration = thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers)
+            .map(|number| scope.spawn(move || work(number, start)))
+            .collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().expect("no panic");
+        threads.into_iter().map(join).sum()
+    });
+    times / u32::try_from(workers).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use super::*;
+    use crate::plan::Plan;
+    use crate::world::Size;
+
+    #[test]
+    fn each_of_two_workers_opens_the_sessions_of_clients_of_its_own() {
+        for (team, sessions) in [(Openers::ONE, 128), (Openers::TWO, 256)] {
+            let size = Size {
+                workers: 2,
+                ..Size::default()
+            };
+            let world = World::new(Plan::V4, size).unwrap();
+            let _ = team.run(&world, 100);
+            assert_eq!(world.sessions(), sessions, "{}", team.name);
+        }
     }
 }

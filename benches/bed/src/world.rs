@@ -107,6 +107,11 @@ impl World {
         self.shared.sessions.len()
     }
 
+    /// The backends of all services.
+    pub(crate) fn backends(&self) -> u32 {
+        self.size.services * self.size.backends
+    }
+
     /// Makes its frames.
     #[must_use]
     pub fn frames(&self) -> Frames {

@@ -30,6 +30,8 @@ pub(crate) fn churn(criterion: &mut Criterion) {
                 churn.begin();
                 let some = left.min(room - room % u64::from(FULL));
                 time += of_packets(some, FULL, || churn.turn());
+                churn.check();
+                assert_eq!(churn.lane.expired(), 0, "every session lasts");
                 left -= some;
             }
             time
@@ -44,8 +46,7 @@ pub(crate) fn churn(criterion: &mut Criterion) {
             churn.turn();
         }
         b.iter_custom(|packets| of_packets(packets, FULL, || churn.turn()));
-        let live = churn.world.sessions();
-        assert!(live < SESSIONS_MAX as usize, "the table does not fill up");
+        churn.check();
     });
     group.finish();
 }
@@ -67,6 +68,7 @@ struct Churn<'a> {
     /// The client that comes next; the [`AT_WORK`] before it are at work.
     next: u32,
     packet: u32,
+    put: u64,
 }
 
 impl<'a> Churn<'a> {
@@ -78,13 +80,14 @@ impl<'a> Churn<'a> {
             random: Random::new(7),
             next: 0,
             packet: 0,
+            put: 0,
         }
     }
 
     /// Opens the first sessions.
     fn begin(&mut self) {
         while self.next < AT_WORK {
-            for _ in 0..FULL {
+            for _ in 0..FULL.min(AT_WORK - self.next) {
                 self.open();
             }
             self.lane.turn();
@@ -100,6 +103,7 @@ impl<'a> Churn<'a> {
             } else {
                 let client = self.next - 1 - self.random.below(AT_WORK);
                 self.lane.put_request(self.frames.later(client));
+                self.put += 1;
             }
         }
         self.lane.turn()
@@ -107,6 +111,18 @@ impl<'a> Churn<'a> {
 
     fn open(&mut self) {
         self.lane.put_request(self.frames.opening(self.next));
+        self.put += 1;
         self.next += 1;
+    }
+
+    /// That it measured what it says.
+    ///
+    /// # Panics
+    /// A packet was not forwarded, one of a session at work opened another, or one had to make room.
+    fn check(&self) {
+        assert_eq!(self.lane.sent(), self.put, "each packet is forwarded");
+        assert_eq!(self.lane.evicted(), 0, "the table has room");
+        let made = self.world.sessions() as u64 + self.lane.expired();
+        assert_eq!(made, u64::from(self.next), "each client has one session");
     }
 }

@@ -23,13 +23,31 @@ fn main() -> ExitCode {
     let outcome = match arguments[..] {
         ["--keep"] => compare(&[], true),
         ["--case", name] => run_case(name),
-        _ => compare(&arguments, false),
+        _ => check(&arguments).and_then(|()| compare(&arguments, false)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("instructions: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether each of these is part of a case's name.
+fn check(parts: &[&str]) -> Result<(), String> {
+    if parts.contains(&"--keep") {
+        return Err("--keep replaces all that is kept: run it without PART".to_owned());
+    }
+    let is_none = |part: &&&str| !CASES.iter().any(|case| case.name.contains(**part));
+    match parts.iter().find(is_none) {
+        None => Ok(()),
+        Some(part) => {
+            let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
+            let names = names.join(", ");
+            Err(format!(
+                "no case has `{part}` in its name; there are {names}"
+            ))
         }
     }
 }
@@ -93,13 +111,16 @@ fn out_folder() -> Result<PathBuf, String> {
     Ok(folder)
 }
 
+/// What callgrind counts within, by its name in the program: [`counted`].
+const TOGGLE: &str = "*waxwing_instructions*counted*";
+
 /// The instructions of one case, in all.
 fn count(case: &Case, folder: &Path) -> Result<u64, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let out = folder.join(format!("{}.out", case.name));
     let run = Command::new("valgrind")
         .args(["--tool=callgrind", "--dump-instr=no"])
-        .arg("--toggle-collect=*waxwing_instructions*counted*")
+        .arg(format!("--toggle-collect={TOGGLE}"))
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(program)
         .args(["--case", case.name])
@@ -112,9 +133,20 @@ fn count(case: &Case, folder: &Path) -> Result<u64, String> {
     }
     let text =
         std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok())
-        .ok_or_else(|| format!("{} has no totals", out.display()))
+    total(&text).map_err(|error| format!("{}: {error}", out.display()))
+}
+
+/// The total that callgrind has written.
+fn total(text: &str) -> Result<u64, String> {
+    let total = |line: &str| line.strip_prefix("totals: ")?.trim().parse().ok();
+    match text.lines().find_map(total) {
+        None => Err("there are no totals in it: is it of another version of valgrind?".to_owned()),
+        Some(0) => Err(format!(
+            "nothing was counted: no function has a name like `{TOGGLE}`; see whether `counted` is \
+             inlined or has another name, and set TOGGLE by it"
+        )),
+        Some(total) => Ok(total),
+    }
 }
 
 /// Within callgrind.
@@ -129,4 +161,31 @@ fn run_case(name: &str) -> Result<(), String> {
 #[inline(never)]
 pub(crate) fn counted<R>(work: impl FnOnce() -> R) -> R {
     std::hint::black_box(work())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CASES, check, total};
+
+    #[test]
+    fn a_part_that_names_no_case_is_refused_with_the_cases() {
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&["hit", CASES[1].name]), Ok(()));
+        let error = check(&["hit", "hti"]).expect_err("no case");
+        assert!(error.contains("`hti`"), "{error}");
+        assert!(CASES.iter().all(|case| error.contains(case.name)));
+    }
+
+    #[test]
+    fn a_part_is_not_kept() {
+        let error = check(&["hit", "--keep"]).expect_err("refused");
+        assert!(error.contains("without PART"), "{error}");
+    }
+
+    #[test]
+    fn nothing_counted_is_an_error() {
+        assert_eq!(total("events: Ir\ntotals: 1234\n"), Ok(1234));
+        assert!(total("totals: 0\n").is_err_and(|error| error.contains("nothing was counted")));
+        assert!(total("events: Ir\n").is_err());
+    }
 }

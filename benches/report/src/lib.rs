@@ -25,12 +25,14 @@
 //! Invariant: a figure is shown with the spread that it was measured with, or it is exact; nothing is
 //! smoothed and no run left out. An axis of values begins at zero.
 
+pub mod about;
 pub mod chart;
 pub mod figure;
 pub mod output;
 pub mod spread;
 pub mod table;
 
+pub use about::About;
 pub use chart::{Bar, Bars, Group, Lines, Point, Scale, Series};
 pub use figure::{count, figure};
 pub use output::Output;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::about::About;
 use crate::table::Table;
 
 /// Cargo's target folder, of the program that runs: it lies in `target/PROFILE`.
@@ -25,11 +26,20 @@ pub fn target() -> Result<PathBuf> {
 pub struct Output {
     name: String,
     folder: PathBuf,
+    about: About,
     page: String,
 }
 
+/// What is in the JSON.
+#[derive(Serialize)]
+struct Figures<'a, T> {
+    about: &'a About,
+    figures: &'a T,
+}
+
 impl Output {
-    /// The folder `bench/NAME` under this one, emptied. The page opens with `title`.
+    /// The folder `bench/NAME` under this one, emptied. The page opens with `title`, and with what the run
+    /// is of.
     ///
     /// # Errors
     /// It cannot be made.
@@ -39,10 +49,12 @@ impl Output {
             fs::remove_dir_all(&folder).map_err(|error| at(&folder, &error))?;
         }
         fs::create_dir_all(&folder).map_err(|error| at(&folder, &error))?;
+        let about = About::this(name);
         Ok(Self {
             name: name.to_owned(),
             folder,
-            page: format!("# {title}\n"),
+            page: format!("# {title}\n\n{about}\n"),
+            about,
         })
     }
 
@@ -70,12 +82,15 @@ impl Output {
         Ok(())
     }
 
-    /// Writes the page to `NAME.md` and all figures to `NAME.json`, and says where they are.
+    /// Writes the page to `NAME.md`, what the run is of and all figures to `NAME.json`, and says where
+    /// they are.
     ///
     /// # Errors
     /// A file cannot be written, or a figure is none that JSON has.
     pub fn end(self, figures: &impl Serialize) -> Result<PathBuf> {
-        let json = serde_json::to_string_pretty(figures).map_err(Error::other)?;
+        let about = &self.about;
+        let json =
+            serde_json::to_string_pretty(&Figures { about, figures }).map_err(Error::other)?;
         self.write(&format!("{}.json", self.name), &(json + "\n"))?;
         self.write(&format!("{}.md", self.name), &self.page)?;
         println!("\nwritten to {}", self.folder.display());
@@ -115,14 +130,17 @@ mod tests {
             .collect();
         files.sort();
         assert_eq!(files, ["cost.json", "cost.md", "second.svg"]);
-        assert_eq!(
-            fs::read_to_string(folder.join("cost.md")).unwrap(),
-            "# Cost\n\nOf one run.\n\n![All of it](second.svg)\n"
-        );
+        let page = fs::read_to_string(folder.join("cost.md")).unwrap();
+        let rest = page.strip_prefix("# Cost\n\n").unwrap();
+        let (about, rest) = rest.split_once('\n').unwrap();
+        assert!(about.contains("cargo xtask bench cost"), "{about}");
+        assert_eq!(rest, "\nOf one run.\n\n![All of it](second.svg)\n");
         let json = fs::read_to_string(folder.join("cost.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(
-            serde_json::from_str::<Spread>(&json).unwrap(),
-            Spread::exact(2.0)
+            json["about"]["date"].as_str(),
+            about.get(.."2026-11-23 17:09 UTC".len())
         );
+        assert_eq!(json["figures"], serde_json::json!(Spread::exact(2.0)));
     }
 }

@@ -96,7 +96,9 @@ pub(crate) fn reload(_: Effort, book: &mut Book) -> Result<()> {
     let change = &change;
     let cells = SERVICES.iter().map(|services| {
         Cell::new("one backend's weight changes", *services, move || {
-            // The services of this point, to begin with; and what went is to be gone.
+            // The services of this point, to begin with. What went by this is kept for its sessions, and is
+            // part of every snapshot until a reload finds it without any: the next.
+            change(*services)?;
             change(*services)?;
             thread::sleep(SETTLE);
             change(*services)

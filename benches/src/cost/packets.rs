@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use waxwing_bed::{Established, Hits, Opening, Order, Plan, Size, Team, World, of_packets};
+use waxwing_bed::{
+    Established, Hits, Openers, Opening, Order, Plan, Size, Team, World, of_packets,
+};
 use waxwing_benches::modules;
 use waxwing_dataplane::Policy;
 use waxwing_plugin::Host;
@@ -17,9 +19,17 @@ use crate::book::{Book, Cell, Subject, in_turns};
 const SESSIONS: u32 = 100_000;
 /// Sessions that a run opens.
 const OPENED: u32 = 1 << 16;
+/// And at most, where the table's room grows; and each of two workers.
+const OPENED_MAX: u32 = 1 << 18;
 const BATCH: u32 = 64;
 
 pub(crate) fn sessions(effort: Effort, book: &mut Book) -> Result<()> {
+    established_sessions(effort, book)?;
+    // The tables of these are gone by now: one at a time is made for new sessions, of up to 900 MB.
+    new_sessions(effort, book)
+}
+
+fn established_sessions(effort: Effort, book: &mut Book) -> Result<()> {
     const COUNTS: [u32; 5] = [1_000, 10_000, 100_000, 1_000_000, 8_000_000];
     let counts = COUNTS.iter().filter(|count| **count <= effort.sessions_max);
     let mut stands = Vec::new();
@@ -43,14 +53,65 @@ pub(crate) fn sessions(effort: Effort, book: &mut Book) -> Result<()> {
             title: "A packet of an established session, over sessions",
             x: "sessions",
             y: "ns a packet",
-            note: "The table is full. What grows is, first, the wait for memory: a session of a large table is in no cache, and \
-                   neither is the page table's entry for it; the passes over a batch hide most of that. With Zipf's law, as on a \
-                   real network, the frequent ones stay in the caches. Second, the sweep for sessions whose time is over: one \
-                   round takes 4 s whatever the size, so of 8 million it looks at two for each microsecond, which is here each \
-                   packet. Third, a session that is met rarely is met in a new tick (100 ms) each time, which is then written.",
+            note: "The table is full. What grows is, first, the wait for memory: a session of a large table is in \
+                   no cache, and neither is the page table's entry for it; the passes over a batch hide most of \
+                   that. Second, the sweep for sessions whose time is over: one round takes 4 s whatever the size, \
+                   so of 8 million it looks at two for each microsecond, which is here each packet. Third, a \
+                   session that is met rarely is met in a new tick (100 ms) each time, which is then written. With \
+                   Zipf's law, which is more like a real network, more than half of the packets are of a thousandth \
+                   of the sessions, which the caches can hold. That spares those packets what the passes leave of \
+                   the wait, and the write, but not the sweep: of millions it is a large part of what grows, it \
+                   takes the same in both orders, and what it reads passes through the same caches.",
         },
         figures,
     )
+}
+
+fn new_sessions(effort: Effort, book: &mut Book) -> Result<()> {
+    const ROOMS: [u32; 4] = [10_000, 100_000, 1_000_000, 8_000_000];
+    let opened = effort.packets.min(OPENED_MAX.into());
+    let mut cells = Vec::new();
+    for plan in [Plan::V4, Plan::V6] {
+        for room in ROOMS.iter().filter(|room| **room <= effort.sessions_max) {
+            cells.push(Cell::new(plan.name, *room, move || {
+                Ok(nanos(open(plan, *room, opened)?, opened))
+            }));
+        }
+    }
+    let figures = in_turns(cells, effort.runs)?;
+    book.lines(
+        &Subject {
+            name: "sessions-new",
+            title: "A packet that opens a session, over the room for sessions",
+            x: "room for sessions",
+            y: "ns a packet",
+            note: "A table that is empty to begin with, in which a run opens 262,144 sessions (in one after the \
+                   other, where they have less room). The native fallback chooses among 8 backends. A session is \
+                   linked under two hashes, of its requests and of its replies, and each has two buckets to look \
+                   at: they lie anywhere in the index, so each is a miss once that is in no cache. Its line is one \
+                   more where sessions have come and gone; in a new table lines are given out one after the other, \
+                   which the processor sees, and fetches ahead. Page faults are not in it, for all of a table is \
+                   touched when it is made. The sweep is, as above.",
+        },
+        figures,
+    )
+}
+
+/// Has so many clients open a session each, in as many tables as that takes.
+fn open(plan: Plan, room: u32, sessions: u64) -> Result<Duration> {
+    let size = with_room(Size::default(), room);
+    let each = u64::from(room - room % BATCH);
+    let mut left = sessions;
+    let mut time = Duration::ZERO;
+    while left > 0 {
+        let world = World::new(plan, size)?;
+        let mut opening = Opening::new(&world, Vec::new());
+        let some = left.min(each);
+        time += of_packets(some, BATCH, || opening.turn(BATCH));
+        opening.end();
+        left -= some;
+    }
+    Ok(time)
 }
 
 pub(crate) fn services(effort: Effort, book: &mut Book) -> Result<()> {
@@ -121,21 +182,23 @@ pub(crate) fn backends(effort: Effort, book: &mut Book) -> Result<()> {
             title: "A packet, over backends of one service",
             x: "backends",
             y: "ns a packet",
-            note: "100,000 sessions. Established packets: as over services. The native fallback is weighted rendezvous hashing: it weighs every backend for every new \
-                   session, so it grows with them; it is what serves while no module does. The modules' own work does not grow; \
-                   what the host writes for them of each backend once a millisecond is in the chart of guests.",
+            note: "100,000 sessions. Established packets: as over services. The native fallback is weighted rendezvous \
+                   hashing: it weighs every backend for every new session, so it grows with them; it is what serves while no \
+                   module does. The modules' own work does not grow; what the host writes for them of each backend once a \
+                   millisecond is in the chart of guests.",
         },
         figures,
     )
 }
 
 pub(crate) fn workers(effort: Effort, book: &mut Book) -> Result<()> {
+    const SESSIONS: [u32; 2] = [1_000, 1_000_000];
+    let size = Size {
+        workers: 2,
+        ..Size::default()
+    };
     let mut stands = Vec::new();
-    for sessions in [1_000, 1_000_000] {
-        let size = Size {
-            workers: 2,
-            ..Size::default()
-        };
+    for sessions in SESSIONS {
         stands.push(established(Plan::V4, sessions, size)?);
     }
     let mut cells = Vec::new();
@@ -147,6 +210,14 @@ pub(crate) fn workers(effort: Effort, book: &mut Book) -> Result<()> {
             }));
         }
     }
+    // In a table of few sessions they would be done at once.
+    let room = SESSIONS[1];
+    for team in Openers::ALL {
+        cells.push(Cell::new(team.name, room, move || {
+            let world = World::new(Plan::V4, with_room(size, room))?;
+            Ok(nanos(team.run(&world, OPENED_MAX), OPENED_MAX.into()))
+        }));
+    }
     let figures = in_turns(cells, effort.runs)?;
     book.bars(
         &Subject {
@@ -157,18 +228,24 @@ pub(crate) fn workers(effort: Effort, book: &mut Book) -> Result<()> {
             note: "Two workers at the time of one have twice its throughput. `two_apart`: each has the requests of half of the \
                    sessions, so what it takes above `one` is the price of one table for both. `two_both_ways`: one has all \
                    requests, the other all replies, so what it takes above `one_both_ways` is the price of a session that is seen \
-                   from both.",
+                   from both. `two_opening`: each opens sessions of clients of its own in one table that is empty to begin with \
+                   and has room for 1 M, and the native fallback chooses; what it takes above `one_opening` is the price of what \
+                   both write: the locks of tuples, the index, the pool of free slots, the counts of sessions.",
         },
         figures,
     )
 }
 
 fn established(plan: Plan, sessions: u32, size: Size) -> Result<Established> {
-    let size = Size {
+    Ok(Established::new(plan, with_room(size, sessions))?)
+}
+
+/// As large, with a table of this room.
+fn with_room(size: Size, sessions: u32) -> Size {
+    Size {
         sessions_max: sessions,
         ..size
-    };
-    Ok(Established::new(plan, size)?)
+    }
 }
 
 fn hits<'a>(
@@ -193,10 +270,7 @@ fn openings<'a>(
     size: Size,
     policies: impl Fn() -> Vec<Box<dyn Policy>> + 'a,
 ) -> Cell<'a> {
-    let size = Size {
-        sessions_max: OPENED,
-        ..size
-    };
+    let size = with_room(size, OPENED);
     Cell::new(series, x, move || {
         let world = World::new(Plan::V4, size)?;
         let mut opening = Opening::new(&world, policies());

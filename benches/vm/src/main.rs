@@ -12,8 +12,7 @@ mod contender;
 mod measure;
 mod page;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -23,9 +22,6 @@ use waxwing_tests::netns;
 use waxwing_tests::vm::{self, Image, Kernel, Machine, guest};
 
 use crate::page::Run;
-
-/// Where published results stand, from the workspace's root.
-const KEPT: &str = "benches/results/vm";
 
 /// The longest that booting, and one contender of one round, may take.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -37,9 +33,6 @@ struct Arguments {
     /// How often each contender is measured.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Also copy the results to benches/results/vm.
-    #[arg(long)]
-    keep: bool,
     /// The build's directory, below which the results are left.
     #[arg(long, default_value = "target")]
     target: PathBuf,
@@ -61,11 +54,7 @@ fn main() -> Result<()> {
         "Waxwing in zero-copy mode, in a virtual machine",
     )?;
     page::write(&mut output, &runs)?;
-    let folder = output.end(&runs)?;
-    if arguments.keep {
-        copy(&folder, Path::new(KEPT))?;
-        println!("kept in {KEPT}");
-    }
+    output.end(&runs)?;
     Ok(())
 }
 
@@ -95,14 +84,4 @@ fn measure(rounds: u32) -> Result<Vec<Run>> {
         }
     }
     Ok(runs)
-}
-
-/// Copies the files of a directory.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    Ok(())
 }
