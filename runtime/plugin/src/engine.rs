@@ -33,14 +33,14 @@ impl Pace {
     /// A policy's call is a matter of microseconds.
     const POLICIES: Self = Self {
         busy: Duration::from_micros(100),
-        idle: Duration::from_millis(20),
+        idle: Duration::from_millis(100),
         idle_after: 1_000,
     };
     /// A health check's tick is how long it may keep a thread of the executor to itself: fifty that
     /// loop make an honest one wait for 50 ms.
     const CHECKS: Self = Self {
         busy: Duration::from_millis(1),
-        idle: Duration::from_millis(10),
+        idle: Duration::from_millis(100),
         idle_after: 1_000,
     };
 }
