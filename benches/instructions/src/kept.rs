@@ -23,6 +23,13 @@ a microsecond a packet, so the upkeep between two batches is in the figures. `em
 
 ";
 
+const PASSES: &str = "\
+## Where they are
+
+By the functions that the passes over a batch are, with what the compiler has put into them.
+
+";
+
 /// What was counted of one case, each for a packet.
 pub(crate) struct Figure {
     pub(crate) name: &'static str,
@@ -65,14 +72,14 @@ pub(crate) fn read(path: &Path) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// Keeps them.
-pub(crate) fn write(path: &Path, figures: &[Figure]) -> io::Result<()> {
+/// Keeps them, and with them where the instructions of one case are.
+pub(crate) fn write(path: &Path, figures: &[Figure], passes: &str) -> io::Result<()> {
     let mut table = Table::new(["what", "in all", "its own"]);
     for figure in figures {
         let own = figure.own.map_or(String::new(), |own| own.to_string());
         table.row([figure.name.to_owned(), figure.in_all.to_string(), own]);
     }
-    fs::write(path, format!("{HEAD}{table}"))
+    fs::write(path, format!("{HEAD}{table}\n{PASSES}{passes}"))
 }
 
 #[cfg(test)]
@@ -93,7 +100,7 @@ mod tests {
     fn what_is_kept_is_read_back() {
         let path = std::env::temp_dir().join(format!("waxwing-kept-{}.md", std::process::id()));
         let figures = figures(&counts(|_| 300));
-        write(&path, &figures).unwrap();
+        write(&path, &figures, "").unwrap();
         let back = read(&path);
         fs::remove_file(&path).unwrap();
         assert_eq!(back.len(), CASES.len());

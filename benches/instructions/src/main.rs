@@ -9,6 +9,7 @@
 
 mod case;
 mod kept;
+mod passes;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -67,15 +68,35 @@ fn compare(parts: &[&str], keep: bool) -> Result<(), String> {
         .collect::<Result<_, String>>()?;
     let figures = kept::figures(&counts);
     println!("{}", table(&figures, &kept::read(&path)));
+    let passes = passes_of(&counts, &folder)?;
+    println!("{passes}");
     println!(
         "where they are: callgrind_annotate {}/WHAT.out",
         folder.display()
     );
     if keep {
-        kept::write(&path, &figures).map_err(|error| format!("{}: {error}", path.display()))?;
+        kept::write(&path, &figures, &passes)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         println!("kept in benches/instructions.md");
     }
     Ok(())
+}
+
+/// Where the instructions of one case are, if it was counted.
+fn passes_of(counts: &[(&Case, u64)], folder: &Path) -> Result<String, String> {
+    let Some((case, _)) = counts.iter().find(|(case, _)| case.name == passes::CASE) else {
+        return Ok(String::new());
+    };
+    let text = read(&out_file(case, folder))?;
+    let mut table = Table::new([passes::CASE, "in all"]);
+    for (pass, count) in passes::of(&text) {
+        let packets = case.packets();
+        table.row([
+            pass.to_owned(),
+            ((count + packets / 2) / packets).to_string(),
+        ]);
+    }
+    Ok(table.to_string())
 }
 
 fn table(figures: &[Figure], before: &[(String, u64)]) -> Table {
@@ -117,7 +138,7 @@ const TOGGLE: &str = "*waxwing_instructions*counted*";
 /// The instructions of one case, in all.
 fn count(case: &Case, folder: &Path) -> Result<u64, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let out = folder.join(format!("{}.out", case.name));
+    let out = out_file(case, folder);
     let run = Command::new("valgrind")
         .args(["--tool=callgrind", "--dump-instr=no"])
         .arg(format!("--toggle-collect={TOGGLE}"))
@@ -131,9 +152,15 @@ fn count(case: &Case, folder: &Path) -> Result<u64, String> {
         let said = String::from_utf8_lossy(&run.stderr);
         return Err(format!("{} failed under valgrind:\n{said}", case.name));
     }
-    let text =
-        std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
-    total(&text).map_err(|error| format!("{}: {error}", out.display()))
+    total(&read(&out)?).map_err(|error| format!("{}: {error}", out.display()))
+}
+
+fn out_file(case: &Case, folder: &Path) -> PathBuf {
+    folder.join(format!("{}.out", case.name))
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// The total that callgrind has written.

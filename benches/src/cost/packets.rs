@@ -140,7 +140,7 @@ pub(crate) fn services(effort: Effort, book: &mut Book) -> Result<()> {
             y: "ns a packet",
             note: "Two backends each, 100,000 sessions over all of them; the native fallback chooses for new ones. An established \
                    packet reads its backend's entry and next hop and counts for it: of 20,000 these are in no near cache any \
-                   more, and no pass over the batch fetches them ahead. New sessions of many services share no call: a batch of \
+                   more; where there are more than 1,024, a round of its own over the batch fetches them ahead. New sessions of many services share no call: a batch of \
                    64 is of 64 services.",
         },
         figures,

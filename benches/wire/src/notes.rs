@@ -72,9 +72,10 @@ fn machine() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
     let model = model.unwrap_or("an unknown processor");
+    // What a distributor or a host adds to the version says nothing to others.
+    let version = kernel.trim().split('-').next().unwrap_or_default();
     format!(
-        "On Linux {}, {}.",
-        kernel.trim(),
+        "On Linux {version}, {}.",
         model.trim_start_matches([' ', '\t', ':'])
     )
 }

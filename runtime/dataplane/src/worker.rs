@@ -178,7 +178,9 @@ impl<I: FrameIo> Worker<I> {
             return;
         }
         self.swept_at = now;
-        let quota = (elapsed * SWEEP_STEP / self.sweep_pause).min(SWEEP_MAX);
+        // After a long sleep a whole round is enough.
+        let round = self.setup.shared.sessions.capacity() as u64;
+        let quota = (elapsed * SWEEP_STEP / self.sweep_pause).min(SWEEP_MAX.min(round));
         let Forwarder {
             shared,
             slots,
