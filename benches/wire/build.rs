@@ -1,34 +1,8 @@
-//! Compiles the generator and the sink with clang for the BPF target.
+//! Compiles the generator and the sink.
 
-use std::env;
-use std::path::{Path, PathBuf};
-use std::process::{Command, exit};
-
-const SOURCE: &str = "src/bpf/wire.bpf.c";
+#[path = "../../runtime/xdp/compile_bpf.rs"]
+mod compile_bpf;
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
-    println!("cargo::rerun-if-env-changed=CLANG");
-    let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    let object = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("wire.bpf.o");
-
-    // Without an architecture of its own, the BPF target does not search the multiarch directory
-    // where Debian keeps <asm/types.h>.
-    let headers = format!("/usr/include/{}-linux-gnu", env::consts::ARCH);
-    let mut command = Command::new(&clang);
-    command.args(["-target", "bpf", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
-    if Path::new(&headers).is_dir() {
-        command.arg("-I").arg(&headers);
-    }
-    let output = command.args(["-c", SOURCE, "-o"]).arg(&object).output();
-    let said = match output {
-        Ok(output) if output.status.success() => return,
-        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-        Err(error) => format!("cannot run `{clang}`: {error}"),
-    };
-    eprintln!(
-        "{said}\nThe bench's BPF programs did not compile. On Debian or Ubuntu, install what it needs with:\n\
-         \n    apt-get install clang libbpf-dev linux-libc-dev\n"
-    );
-    exit(1);
+    compile_bpf::compile("src/bpf/wire.bpf.c", "wire.bpf.o");
 }
