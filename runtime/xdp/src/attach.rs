@@ -4,28 +4,21 @@
 //! or when the process ends, in any way it ends (busy polling's two device settings excepted:
 //! those only an orderly end restores).
 
-use std::fs;
 use std::mem;
-use std::path::{Path, PathBuf};
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::{Rules, Steering};
 use xsk_rs::umem::Umem;
 
+use crate::device::{self, DeviceSetting};
 use crate::groups::Groups;
 use crate::io::WorkerParts;
 use crate::options::LINK_LEN_MAX;
 use crate::program::{Addressees, AttachMode, Class, Program};
 use crate::socket::{self, Counts, QueueSocket};
-use crate::sys::{self, Statistics};
+use crate::sys::Statistics;
 use crate::tap::{self, TapQueue};
-use crate::{Buffers, Interface, Options, PollMode, PortOptions, XdpError};
-
-/// Busy polling wants the device's interrupts deferred for so long between two polls.
-const DEVICE_SETTINGS: [(&str, &str); 2] = [
-    ("napi_defer_hard_irqs", "2"),
-    ("gro_flush_timeout", "200000"),
-];
+use crate::{Buffers, Interface, Options, PortOptions, XdpError};
 
 /// The attached ports, kept by the control thread for as long as the workers run.
 ///
@@ -115,7 +108,7 @@ pub fn attach(
         Some(name) => tap::create(name, workers as usize, &interfaces[0].name)?,
         None => Vec::new(),
     };
-    let settings = defer_interrupts_of(&mut reports, &sockets.bound, options);
+    let settings = device::defer_interrupts_of(&mut reports, &sockets.bound, options);
     let parts = share_out(&sockets.umem, sockets.bound, taps, options, buffers);
     let own = |interface: &Interface| Addressees::Own(interface.mac);
     Ok((
@@ -320,90 +313,5 @@ impl Steering for Attached {
             );
         }
         self.program.apply(rules)
-    }
-}
-
-/// A device's setting as it was; restored on drop.
-struct DeviceSetting {
-    path: PathBuf,
-    before: String,
-}
-
-/// For busy polling: defers the interrupts of each port that the kernel can busy poll. Where it
-/// cannot (it does not know a copy mode socket's receive loop before the first frame, and of veth
-/// never), frames would wait for the timer, and the port keeps its interrupts.
-fn defer_interrupts_of(
-    reports: &mut [PortReport],
-    bound: &[Vec<QueueSocket>],
-    options: &Options,
-) -> Vec<DeviceSetting> {
-    let mut settings = Vec::new();
-    for (report, sockets) in reports.iter_mut().zip(bound) {
-        let known = |socket: &QueueSocket| sys::can_busy_poll(socket.rings.socket());
-        if options.poll != PollMode::Busy || !sockets.iter().all(known) {
-            continue;
-        }
-        let device = PathBuf::from("/sys/class/net").join(&report.interface.name);
-        match DeviceSetting::change_all(&device) {
-            Ok(changed) => {
-                settings.extend(changed);
-                report.interrupts_deferred = true;
-            }
-            Err(error) => tracing::warn!(
-                "{error}; busy polling goes on with its interrupts: deferring them takes root, and a \
-                 /sys that can be written"
-            ),
-        }
-    }
-    settings
-}
-
-impl DeviceSetting {
-    /// All of them, or none: one works only with the other.
-    fn change_all(device: &Path) -> Result<Vec<Self>, String> {
-        let change = |(name, value)| {
-            let path = device.join(name);
-            let before = fs::read_to_string(&path);
-            let changed = before.and_then(|before| fs::write(&path, value).map(|()| before));
-            let before = changed.map_err(|error| format!("{}: {error}", path.display()))?;
-            Ok(Self { path, before })
-        };
-        DEVICE_SETTINGS.into_iter().map(change).collect()
-    }
-}
-
-impl Drop for DeviceSetting {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(&self.path, &self.before) {
-            tracing::warn!(
-                "{}: {error}; it was {}",
-                self.path.display(),
-                self.before.trim()
-            );
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_settings_are_changed_together_or_not_at_all_and_restored() {
-        let device = std::env::temp_dir().join(format!("wwx-settings-{}", std::process::id()));
-        fs::create_dir_all(&device).expect("a directory");
-        let files = DEVICE_SETTINGS.map(|(name, _)| device.join(name));
-        let read = || files.each_ref().map(|file| fs::read_to_string(file).ok());
-        let are =
-            |one: &str, other: &str| assert_eq!(read(), [one, other].map(|s| Some(s.to_owned())));
-        fs::write(&files[0], "0\n").expect("a file");
-        assert!(DeviceSetting::change_all(&device).is_err());
-        assert_eq!(read(), [Some("0\n".to_owned()), None]);
-        fs::write(&files[1], "1\n").expect("a file");
-        let settings = DeviceSetting::change_all(&device).expect("changed");
-        are("2", "200000");
-        drop(settings);
-        are("0\n", "1\n");
-        fs::remove_dir_all(&device).expect("removed");
     }
 }

@@ -50,6 +50,7 @@
 
 mod assembly;
 mod attach;
+mod device;
 mod error;
 mod frame;
 mod groups;
