@@ -99,7 +99,7 @@ impl<'a> Generator<'a> {
     }
 
     /// Sends while `measure` runs, which takes so long, and no longer: in one call of the kernel, because it is
-    /// silent between two.
+    /// silent between two. A short call before shows how many rounds that one needs.
     pub(crate) fn during<T>(
         &mut self,
         load: Load,

@@ -23,7 +23,7 @@ const IDLE_WAIT: Duration = Duration::from_millis(20);
 /// keeps its slot for about that much longer (more where an idle worker sleeps and the table is
 /// large: [`SWEEP_MAX`] bounds each turn). Its packets see its end exactly.
 const SWEEP_ROUND_US: u64 = 4_000_000;
-/// How many slots are looked at in one step: so few that no packet waits for them for a microsecond.
+/// How many slots are looked at in one step: so few that no packet waits long for them.
 const SWEEP_STEP: u64 = 64;
 /// The longest between two steps: a small table is gone over more often.
 const SWEEP_PAUSE_US: u64 = 4000;
