@@ -47,6 +47,7 @@
 //! modules in any language.
 
 #![no_std]
+#![warn(missing_docs)]
 
 extern crate alloc;
 #[cfg(feature = "std")]

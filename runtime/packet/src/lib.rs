@@ -14,6 +14,7 @@
 //! header whose getters cannot fail.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod address;
 pub mod arp;

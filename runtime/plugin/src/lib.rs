@@ -20,6 +20,8 @@
 //! What is deliberately absent: imports of a policy, of any kind, and unsafe code of our own, but for the
 //! one call that takes the child's machine code (`compile`).
 
+#![warn(missing_docs)]
+
 mod bind;
 pub mod checks;
 mod compile;
