@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::HopTable;
+use waxwing_dataplane::model::{Backend, MidStream, NoBackend, Port, Service, SourceUse, Timeouts};
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::{SessionTable, TableError};
-use waxwing_dataplane::snapshot::{
-    Backend, MidStream, NextHops, NoBackend, Port, Service, SourceUse, Timeouts,
-};
 use waxwing_dataplane::{
     BackendId, FragmentLimits, FragmentTable, Gauges, NextHop, Ports, ServiceId, Snapshot,
 };
@@ -48,7 +47,7 @@ impl Default for Size {
 pub struct World {
     pub(crate) plan: Plan,
     pub(crate) size: Size,
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedState,
     pub(crate) snapshot: Arc<Snapshot>,
     /// Nanoseconds: how far time has gone in any lane that is no more. The next lane goes on from there.
     pub(crate) clock: AtomicU64,
@@ -61,9 +60,9 @@ impl World {
     /// There is not the memory for so many sessions, or no table has that many.
     pub fn new(plan: Plan, size: Size) -> Result<Self, TableError> {
         let backends_max = (size.services * size.backends) as usize;
-        let shared = Shared {
+        let shared = SharedState {
             sessions: Arc::new(SessionTable::new(size.sessions_max, [1, 2, 3, 4])?),
-            next_hops: Arc::new(NextHops::new(backends_max)),
+            next_hops: Arc::new(HopTable::new(backends_max)),
             gauges: Arc::new(Gauges::new(backends_max, size.workers + 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [5, 6, 7, 8])),
         };

@@ -182,7 +182,7 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
         worker.received.packets,
         worker.transmitted.packets,
         worker.to_kernel,
-        worker.answered,
+        worker.responded,
         worker.expired,
         worker.evicted,
     )?;
@@ -197,14 +197,17 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
     let rare = [
         (worker.fallback, "flows chosen for by the native fallback"),
         (worker.bridged, "frames passed from port to port"),
-        (worker.errors_passed, "ICMP errors passed on"),
-        (worker.told_hop_limit, "senders told of a hop limit used up"),
-        (worker.told_too_big, "senders told of a packet too big"),
+        (worker.icmp_errors_forwarded, "ICMP errors passed on"),
         (
-            worker.by_last_hop,
+            worker.time_exceeded_sent,
+            "senders told of a hop limit used up",
+        ),
+        (worker.too_big_sent, "senders told of a packet too big"),
+        (
+            worker.last_hop_fallbacks,
             "replies by the last hop, for their route cannot be followed",
         ),
-        (worker.cut, "packets cut to pieces"),
+        (worker.packets_fragmented, "packets cut to pieces"),
         (worker.held, "fragments held"),
         (
             worker.rejected,

@@ -20,10 +20,10 @@ use waxwing_control::report::PortFacts;
 use waxwing_control::run::{Control, Parts, WorkerEnds};
 use waxwing_control::status::{PortStatus, QueueStatus};
 use waxwing_control::{check, modules};
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges, Now};
@@ -196,14 +196,14 @@ fn options(config: &Config) -> Options {
 }
 
 /// What all workers share, for frames of so many bytes.
-fn shared(config: &Config, workers: usize, frame_len_max: u32) -> Result<Shared> {
+fn shared(config: &Config, workers: usize, frame_len_max: u32) -> Result<SharedState> {
     let sessions_max = u32::try_from(config.sessions_max).unwrap_or(u32::MAX);
     // Each RandomState has keys of its own, drawn by the operating system.
     let seed = || std::array::from_fn(|word| RandomState::new().hash_one(word));
     let sessions = SessionTable::new(sessions_max, seed()).context("the session table")?;
-    Ok(Shared {
+    Ok(SharedState {
         sessions: Arc::new(sessions),
-        next_hops: Arc::new(NextHops::new(config.backends_max)),
+        next_hops: Arc::new(HopTable::new(config.backends_max)),
         gauges: Arc::new(Gauges::new(config.backends_max, workers)),
         fragments: Arc::new(FragmentTable::new(fragment_limits(frame_len_max), seed())),
     })
@@ -245,7 +245,7 @@ fn log_port(report: &PortReport) {
 
 /// What starts the workers, one thread each.
 struct Launch {
-    shared: Shared,
+    shared: SharedState,
     counters: Vec<Arc<WorkerCounters>>,
     cluster_key: [u64; 4],
     /// The CPU of each worker in turn; none to pin to where it is empty.
@@ -256,7 +256,7 @@ struct Launch {
 impl Launch {
     fn new(
         config: &Config,
-        shared: &Shared,
+        shared: &SharedState,
         counters: &[Arc<WorkerCounters>],
         started: Instant,
     ) -> Self {

@@ -28,9 +28,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use tokio::sync::watch;
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::forward::Shared;
-use waxwing_dataplane::snapshot::Port;
+use waxwing_dataplane::model::Port;
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{BackendId, Epoch, Snapshot};
 use waxwing_packet::Address;
@@ -109,7 +109,7 @@ pub(crate) struct Controller {
     /// The same, and the VLANs on them.
     pub(crate) ports: Vec<Port>,
     pub(crate) links: Vec<PortLink>,
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedState,
     pub(crate) kernel: Kernel,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) host: Arc<Host>,

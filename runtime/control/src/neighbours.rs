@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
-use waxwing_dataplane::snapshot::NextHops;
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::{BackendId, PortId};
 use waxwing_packet::{Address, Mac, VlanTags};
 
@@ -80,7 +80,7 @@ impl Resolver {
     /// The kernel's network tables could not be read.
     pub async fn start(
         ports: Vec<PortLink>,
-        hops: Arc<NextHops>,
+        hops: Arc<HopTable>,
         on_move: impl Fn(Moved) + Send + 'static,
     ) -> io::Result<Self> {
         // Subscribed before it is read, so that no change falls between the two.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use tokio::time::Instant;
-use waxwing_dataplane::snapshot::NextHops;
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
 use waxwing_packet::{Address, Mac, VlanTags};
 
@@ -104,7 +104,7 @@ pub(crate) struct Table {
     vlans: Vlans,
     returns: Returns,
     moved: Vec<Moved>,
-    hops: Arc<NextHops>,
+    hops: Arc<HopTable>,
     facts: HostFacts,
     facts_changed: bool,
     neighbours: BTreeMap<NeighbourKey, Entry>,
@@ -120,7 +120,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(ports: Vec<PortLink>, hops: Arc<NextHops>) -> Self {
+    pub(crate) fn new(ports: Vec<PortLink>, hops: Arc<HopTable>) -> Self {
         Self {
             vlans: Vlans::new(ports.clone()),
             returns: Returns::new(),

@@ -23,9 +23,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::forward::Shared;
-use waxwing_dataplane::snapshot::Port;
+use waxwing_dataplane::model::Port;
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{Epoch, PortId};
 use waxwing_plugin::{Event, FaultReport};
@@ -67,7 +67,7 @@ pub struct Parts {
     /// The checked config, its warnings logged.
     pub checked: Checked,
     /// What all workers share, with room for the config's `backends_max`.
-    pub shared: Shared,
+    pub shared: SharedState,
     /// The counters of each worker.
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Sets the rules of the attached ports.

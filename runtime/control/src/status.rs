@@ -148,7 +148,7 @@ pub struct WorkerStatus {
     /// Those of them that wait no more: each was then sent, handed to the kernel or dropped.
     pub released: u64,
     /// ARP, NDP and ping requests answered.
-    pub answered: u64,
+    pub responded: u64,
     /// Announcements sent.
     pub announced: u64,
     /// Batches that were not empty.
@@ -166,16 +166,16 @@ pub struct WorkerStatus {
     /// Sessions of backends that went down, whose next packet went to another.
     pub repicked: u64,
     /// ICMP errors about packets of sessions, passed on to whom they are for.
-    pub errors_passed: u64,
+    pub icmp_errors_forwarded: u64,
     /// Senders told that a packet's hop limit was used up.
-    pub told_hop_limit: u64,
+    pub time_exceeded_sent: u64,
     /// Senders told that a packet was too big for the way ahead.
-    pub told_too_big: u64,
+    pub too_big_sent: u64,
     /// Replies by the last hop because the kernel's route cannot be followed.
     #[serde(default)]
-    pub by_last_hop: u64,
+    pub last_hop_fallbacks: u64,
     /// IPv4 packets that were too big and could be cut to pieces.
-    pub cut: u64,
+    pub packets_fragmented: u64,
     /// Flows chosen for by the native fallback because the policy failed.
     pub fallback: u64,
     /// Changes taken up.

@@ -12,7 +12,7 @@ use bed::{Namespaces, SERVER_MAC, ip, parse, sysctl};
 use waxwing_control::kernel::Kernel;
 use waxwing_control::neighbours::{Moved, PortLink, Resolver};
 use waxwing_control::returns::{ReturnPlan, ReturnState};
-use waxwing_dataplane::snapshot::NextHops;
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
 use waxwing_packet::{Mac, VlanTags};
 
@@ -78,7 +78,7 @@ struct Bed {
     namespaces: Namespaces,
     runtime: tokio::runtime::Runtime,
     resolver: Resolver,
-    hops: Arc<NextHops>,
+    hops: Arc<HopTable>,
     moves: Arc<Mutex<Vec<Moved>>>,
 }
 
@@ -102,7 +102,7 @@ impl Bed {
             .enable_all()
             .build()
             .unwrap();
-        let hops = Arc::new(NextHops::new(64));
+        let hops = Arc::new(HopTable::new(64));
         let moves = Arc::new(Mutex::default());
         let resolver = runtime.block_on(start(Arc::clone(&hops), Arc::clone(&moves)));
         Self {
@@ -167,7 +167,7 @@ impl Bed {
     }
 }
 
-async fn start(hops: Arc<NextHops>, moves: Arc<Mutex<Vec<Moved>>>) -> Resolver {
+async fn start(hops: Arc<HopTable>, moves: Arc<Mutex<Vec<Moved>>>) -> Resolver {
     let links = Kernel::connect().unwrap().links().await.unwrap();
     let link = links.iter().find(|link| link.name == "p1").unwrap();
     let port = PortLink {

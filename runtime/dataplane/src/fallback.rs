@@ -80,7 +80,7 @@ mod tests {
     use waxwing_packet::{Address, Protocol};
 
     use super::*;
-    use crate::snapshot::{Backend, Service, SourceUse};
+    use crate::model::{Backend, Service, SourceUse};
     use crate::{Ports, ServiceId, Snapshot};
 
     fn snapshot(weights: &[u32]) -> (Vec<BackendId>, Snapshot) {
@@ -94,9 +94,9 @@ mod tests {
             source_nat: SourceUse::Auto,
             policy: 0,
             backends: ids.clone().into(),
-            mid_stream: crate::snapshot::MidStream::Pick,
-            no_backend: crate::snapshot::NoBackend::Drop,
-            timeouts: crate::snapshot::Timeouts::default(),
+            mid_stream: crate::model::MidStream::Pick,
+            no_backend: crate::model::NoBackend::Drop,
+            timeouts: crate::model::Timeouts::default(),
         };
         let backends = (0_u32..)
             .zip(weights)

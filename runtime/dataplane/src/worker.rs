@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::announce::Announcements;
 use crate::counters::WorkerCounters;
-use crate::ended::Cause;
-use crate::forward::{Forwarder, Shared};
+use crate::path::Announcements;
+use crate::path::RemovalCause;
+use crate::path::{Forwarder, SharedState};
 use crate::policy::TickContext;
 use crate::{BATCH, Epoch, FrameIo, Now};
 
@@ -37,7 +37,7 @@ pub struct WorkerSetup {
     /// How many workers there are; they share the sweeping of the session table.
     pub workers: usize,
     /// What all of them share.
-    pub shared: Shared,
+    pub shared: SharedState,
     /// Its counters, read by others.
     pub counters: Arc<WorkerCounters>,
     /// Keys the hash that policies see; equal on all balancers of a cluster.
@@ -163,7 +163,7 @@ impl<I: FrameIo> Worker<I> {
                     policy.inherit(&mut **before);
                 }
             }
-            self.forwarder.ended.listen_for(&self.epoch);
+            self.forwarder.context.closed.take_epoch(&self.epoch);
             self.setup.counters.epochs.add(1);
             // The receiver is gone only at shutdown; then the epoch is dropped here.
             let _ = self.setup.returned.send(old);
@@ -181,26 +181,23 @@ impl<I: FrameIo> Worker<I> {
         // After a long sleep a whole round is enough.
         let round = self.setup.shared.sessions.capacity() as u64;
         let quota = (elapsed * SWEEP_STEP / self.sweep_pause).min(SWEEP_MAX.min(round));
-        let Forwarder {
-            shared,
-            slots,
-            ended,
-            ..
-        } = &mut self.forwarder;
+        let context = &mut self.forwarder.context;
         let snapshot = &self.epoch.snapshot;
         let tick = now.tick();
         let counters = &self.setup.counters;
-        shared.sessions.sweep(
-            slots,
+        context.shared.sessions.sweep(
+            &mut context.slots,
             usize::try_from(quota).unwrap_or(usize::MAX),
             |session| {
-                // A backend that this epoch does not know yet is one of the next epoch's.
+                // A backend that this epoch does not know belongs to the next one.
                 snapshot
                     .backend(session.backend)
                     .is_some_and(|backend| session.is_expired(&backend.timeouts, tick))
             },
             |removed| {
-                ended.record(snapshot, &removed, Cause::Over, tick);
+                context
+                    .closed
+                    .record(snapshot, &removed, RemovalCause::Over, tick);
                 counters.expired.add(1);
             },
         );
@@ -208,7 +205,7 @@ impl<I: FrameIo> Worker<I> {
 
     /// What policies do between two batches: hear of the sessions that ended, and their upkeep.
     fn attend_to_policies(&mut self, now: Now) {
-        self.forwarder.ended.deliver(&mut self.epoch);
+        self.forwarder.context.closed.deliver(&mut self.epoch);
         let context = TickContext {
             now,
             snapshot: &self.epoch.snapshot,

@@ -12,7 +12,7 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, Pod, include_bytes_aligned};
-use waxwing_dataplane::source_nat::SOURCES_MAX;
+use waxwing_dataplane::model::SOURCES_MAX;
 use waxwing_dataplane::steering::Rules;
 use waxwing_packet::{Address, Mac};
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BackendId, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, Snapshot,
@@ -27,7 +27,7 @@ use crate::wire::Wire;
 const FRAMES: usize = 512;
 
 pub(crate) struct Balancer {
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedState,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) config: Config,
     /// The snapshot that each worker works by.
@@ -45,9 +45,9 @@ pub(crate) struct Balancer {
 impl Balancer {
     pub(crate) fn new(plan: &Plan, random: &mut Random) -> Self {
         let key = std::array::from_fn(|_| random.next());
-        let shared = Shared {
+        let shared = SharedState {
             sessions: Arc::new(SessionTable::new(plan.sessions_max, key).expect("it is small")),
-            next_hops: Arc::new(NextHops::new(BACKENDS_MAX)),
+            next_hops: Arc::new(HopTable::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, plan.workers)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), key)),
         };

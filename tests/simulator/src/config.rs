@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use waxwing_dataplane::snapshot::{
-    MidStream, NoBackend, Port, SessionsFate, SourceId, SourcePool, SourceUse, Sources,
+use waxwing_dataplane::model::{
+    MidStream, NoBackend, Port, SessionAction, SourceId, SourcePool, SourceUse, Sources,
     TimeoutTicks, Timeouts,
 };
 use waxwing_dataplane::{Backend, BackendId, Gauges, PortId, Ports, Service, ServiceId, Snapshot};
@@ -111,7 +111,7 @@ fn server(vip: Address, place: usize) -> Address {
 struct Entry {
     weight: u32,
     healthy: bool,
-    sessions: SessionsFate,
+    sessions: SessionAction,
 }
 
 /// One service of the config.
@@ -168,7 +168,7 @@ impl Config {
     const WELL: Entry = Entry {
         weight: 1,
         healthy: true,
-        sessions: SessionsFate::Keep,
+        sessions: SessionAction::Keep,
     };
 
     fn service(random: &mut Random) -> Wanted {
@@ -190,9 +190,9 @@ impl Config {
             return "a service is added";
         };
         let fates = [
-            SessionsFate::Keep,
-            SessionsFate::Reset,
-            SessionsFate::Repick,
+            SessionAction::Keep,
+            SessionAction::Reset,
+            SessionAction::Repick,
         ];
         match random.below(12) {
             0 => {

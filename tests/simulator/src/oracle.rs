@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
+use waxwing_dataplane::model::{SessionAction, TimeoutTicks};
 use waxwing_dataplane::session::{Session, SessionRef, Tuple};
-use waxwing_dataplane::snapshot::{SessionsFate, TimeoutTicks};
 use waxwing_dataplane::{Backend, NextHop, Now, PortId, Snapshot, Tick};
 use waxwing_packet::{Address, IpPacket, Packet, Protocol, Transport, VlanTags, parse};
 
@@ -529,7 +529,7 @@ fn may_end(turn: &Turn<'_>, pin: &Pin, came: &View, protocol: Protocol) -> bool 
     let opening = protocol == Protocol::Tcp && is_opening(came.flags);
     let weak = !pin.stayed_strong();
     pin.blurred
-        || backend.sessions != SessionsFate::Keep
+        || backend.sessions != SessionAction::Keep
         || (opening && !pin.stayed_open())
         || (opening && !backend.healthy && (weak || pin.shadow.has_nothing()))
         || (weak && evictions(turn.balancer) > pin.evictions)

@@ -3,8 +3,8 @@
 //! Invariant: nothing in a [`Pin`] was asked of the core but where it keeps the session, which tells
 //! one session of a flow from the next.
 
+use waxwing_dataplane::model::TimeoutTicks;
 use waxwing_dataplane::session::{Phase, SessionRef, Tuple};
-use waxwing_dataplane::snapshot::TimeoutTicks;
 use waxwing_dataplane::{BackendId, NextHop, Tick};
 use waxwing_packet::{Address, Protocol, TcpFlags, VlanTags};
 

@@ -153,7 +153,7 @@ fn a_standard_port_beside_a_jumbo_one_is_found() -> Result<()> {
                 "{port}, {vip}: only {received:?} bytes arrived"
             );
         }
-        let told = waxwing.status()?.counted("told_too_big");
+        let told = waxwing.status()?.counted("too_big_sent");
         ensure!(told >= 2, "{port}: only {told} senders were told");
         waxwing.stop()?;
     }

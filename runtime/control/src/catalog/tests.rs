@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use waxwing_dataplane::snapshot::MidStream;
+use waxwing_dataplane::model::MidStream;
 
 use super::*;
 use crate::health::Effect;

@@ -5,7 +5,7 @@
 
 use waxwing_packet::{Address, Family, Fragment, IpPacket, Protocol, Transport, tcp, udp};
 
-use super::PIECES_MAX;
+use super::FRAGMENTS_MAX;
 use crate::DropReason;
 use crate::session::{Key, Tuple};
 
@@ -56,14 +56,14 @@ impl DatagramKey {
 
 /// A fragment's place in its datagram, in bytes: from `start` to before `end`, and never empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Piece {
+pub(crate) struct ByteRange {
     start: u16,
     end: u16,
     /// Whether it is the datagram's last.
     last: bool,
 }
 
-impl Piece {
+impl ByteRange {
     /// The place of a fragment. All but the last are multiples of eight bytes long, and the datagram
     /// fits an IP packet (RFC 791 section 3.2, RFC 8200 section 4.5). A TCP header lies in the first
     /// (RFC 3128).
@@ -95,18 +95,18 @@ impl Piece {
 
 /// The places of a datagram that were seen.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pieces {
+pub(super) struct SeenRanges {
     count: u8,
     /// How long the datagram is, once its last fragment was seen.
     total: Option<u16>,
-    places: [(u16, u16); PIECES_MAX],
+    places: [(u16, u16); FRAGMENTS_MAX],
 }
 
-impl Pieces {
+impl SeenRanges {
     pub(super) const NONE: Self = Self {
         count: 0,
         total: None,
-        places: [(0, 0); PIECES_MAX],
+        places: [(0, 0); FRAGMENTS_MAX],
     };
 
     /// Notes a place.
@@ -114,16 +114,16 @@ impl Pieces {
     /// # Errors
     /// That it was noted before; that it cannot be a part of the same datagram, or is one too many,
     /// which both spoil the datagram.
-    pub(super) fn add(&mut self, piece: Piece) -> Result<(), DropReason> {
-        let (start, end) = (piece.start, piece.end);
+    pub(super) fn add(&mut self, range: ByteRange) -> Result<(), DropReason> {
+        let (start, end) = (range.start, range.end);
         let seen = &self.places[..usize::from(self.count)];
-        let same_end = piece.last == (self.total == Some(end));
+        let same_end = range.last == (self.total == Some(end));
         if same_end && seen.contains(&(start, end)) {
             return Err(DropReason::FragmentDuplicate);
         }
         let overlaps = seen.iter().any(|&(from, to)| start < to && from < end);
-        let behind = |total| end > total || (end == total && !piece.last);
-        let ends_before = piece.last
+        let behind = |total| end > total || (end == total && !range.last);
+        let ends_before = range.last
             && (self.total.is_some_and(|total| total != end)
                 || seen.iter().any(|&(_, to)| to > end));
         if overlaps || ends_before || self.total.is_some_and(behind) {
@@ -132,7 +132,7 @@ impl Pieces {
         let place = self.places.get_mut(usize::from(self.count));
         *place.ok_or(DropReason::FragmentLimit)? = (start, end);
         self.count += 1;
-        if piece.last {
+        if range.last {
             self.total = Some(end);
         }
         Ok(())
@@ -161,94 +161,94 @@ mod tests {
 
     use super::*;
 
-    const fn piece(start: u16, end: u16, last: bool) -> Piece {
-        Piece { start, end, last }
+    const fn range(start: u16, end: u16, last: bool) -> ByteRange {
+        ByteRange { start, end, last }
     }
 
     #[test]
     fn places_that_cannot_be_of_one_datagram_are_told() {
         // Seen before, the next, what comes of it.
-        let rows: [(&[Piece], Piece, Result<(), DropReason>); 13] = [
-            (&[], piece(8, 16, false), Ok(())),
-            (&[piece(0, 8, false)], piece(8, 16, false), Ok(())),
-            (&[piece(16, 24, true)], piece(0, 8, false), Ok(())),
+        let rows: [(&[ByteRange], ByteRange, Result<(), DropReason>); 13] = [
+            (&[], range(8, 16, false), Ok(())),
+            (&[range(0, 8, false)], range(8, 16, false), Ok(())),
+            (&[range(16, 24, true)], range(0, 8, false), Ok(())),
             (
-                &[piece(0, 8, false)],
-                piece(0, 8, false),
+                &[range(0, 8, false)],
+                range(0, 8, false),
                 Err(FragmentDuplicate),
             ),
             (
-                &[piece(8, 16, true)],
-                piece(8, 16, true),
+                &[range(8, 16, true)],
+                range(8, 16, true),
                 Err(FragmentDuplicate),
             ),
             (
-                &[piece(8, 16, true)],
-                piece(8, 16, false),
+                &[range(8, 16, true)],
+                range(8, 16, false),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(8, 16, false)],
-                piece(8, 16, true),
+                &[range(8, 16, false)],
+                range(8, 16, true),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(0, 16, false)],
-                piece(8, 24, false),
+                &[range(0, 16, false)],
+                range(8, 24, false),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(8, 16, false)],
-                piece(0, 24, false),
+                &[range(8, 16, false)],
+                range(0, 24, false),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(0, 24, false)],
-                piece(8, 16, false),
+                &[range(0, 24, false)],
+                range(8, 16, false),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(8, 16, true)],
-                piece(16, 24, false),
+                &[range(8, 16, true)],
+                range(16, 24, false),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(8, 16, true)],
-                piece(24, 32, true),
+                &[range(8, 16, true)],
+                range(24, 32, true),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(16, 24, false)],
-                piece(0, 8, true),
+                &[range(16, 24, false)],
+                range(0, 8, true),
                 Err(FragmentOverlap),
             ),
         ];
         for (seen, next, expected) in rows {
-            let mut pieces = Pieces::NONE;
-            for piece in seen {
-                assert_eq!(pieces.add(*piece), Ok(()), "{piece:?}");
+            let mut ranges = SeenRanges::NONE;
+            for range in seen {
+                assert_eq!(ranges.add(*range), Ok(()), "{range:?}");
             }
-            assert_eq!(pieces.add(next), expected, "{next:?} after {seen:?}");
+            assert_eq!(ranges.add(next), expected, "{next:?} after {seen:?}");
         }
     }
 
     #[test]
     fn a_datagram_is_whole_with_its_last_missing_byte() {
-        let all = [piece(16, 21, true), piece(0, 8, false), piece(8, 16, false)];
-        let mut pieces = Pieces::NONE;
-        for (n, piece) in all.into_iter().enumerate() {
-            assert!(!pieces.are_whole(), "after {n}");
-            assert_eq!(pieces.add(piece), Ok(()));
-            assert_eq!(pieces.have_first(), n > 0);
+        let all = [range(16, 21, true), range(0, 8, false), range(8, 16, false)];
+        let mut ranges = SeenRanges::NONE;
+        for (n, range) in all.into_iter().enumerate() {
+            assert!(!ranges.are_whole(), "after {n}");
+            assert_eq!(ranges.add(range), Ok(()));
+            assert_eq!(ranges.have_first(), n > 0);
         }
-        assert!(pieces.are_whole());
+        assert!(ranges.are_whole());
     }
 
     #[test]
-    fn more_pieces_than_are_followed_are_one_too_many() {
-        let mut pieces = Pieces::NONE;
-        let mut at = |n: u16| pieces.add(piece(n * 8, n * 8 + 8, false));
-        let room = u16::try_from(PIECES_MAX).expect("a few");
+    fn more_ranges_than_are_followed_are_one_too_many() {
+        let mut ranges = SeenRanges::NONE;
+        let mut at = |n: u16| ranges.add(range(n * 8, n * 8 + 8, false));
+        let room = u16::try_from(FRAGMENTS_MAX).expect("a few");
         for n in 0..room {
             assert_eq!(at(n), Ok(()));
         }

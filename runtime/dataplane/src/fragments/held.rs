@@ -20,7 +20,7 @@ pub(super) enum Put {
     /// It is held.
     Held(Ticket),
     /// It is held, and the oldest one there was is not any more.
-    InPlaceOfOldest(Ticket),
+    EvictedOldest(Ticket),
     /// It is not: it is too long, or others took the whole ring while this one tried.
     No,
 }
@@ -77,7 +77,7 @@ impl Held {
         (place.ticket, place.before) = (ticket, before);
         (place.port, place.len) = (port, frame.len());
         if was_taken {
-            Put::InPlaceOfOldest(ticket)
+            Put::EvictedOldest(ticket)
         } else {
             Put::Held(ticket)
         }
@@ -88,7 +88,7 @@ impl Held {
     pub(super) fn chain(&self, newest: Ticket, into: &mut Vec<Ticket>) {
         into.clear();
         let mut next = Some(newest);
-        while let Some(ticket) = next.filter(|_| into.len() < super::PIECES_MAX) {
+        while let Some(ticket) = next.filter(|_| into.len() < super::FRAGMENTS_MAX) {
             let place = lock(self.place(ticket));
             if !place.taken || place.ticket != ticket {
                 break;
@@ -138,7 +138,7 @@ mod tests {
 
     fn ticket(put: Put) -> Ticket {
         match put {
-            Put::Held(ticket) | Put::InPlaceOfOldest(ticket) => ticket,
+            Put::Held(ticket) | Put::EvictedOldest(ticket) => ticket,
             Put::No => panic!("not held"),
         }
     }
@@ -149,7 +149,7 @@ mod tests {
         let mut newest = None;
         for n in 0..6 {
             let put = held.put(&[n; 3], PortId(n), newest);
-            assert_eq!(matches!(put, Put::InPlaceOfOldest(_)), n >= 4, "{n}");
+            assert_eq!(matches!(put, Put::EvictedOldest(_)), n >= 4, "{n}");
             newest = Some(ticket(put));
         }
         assert_eq!(held.len(), 4);

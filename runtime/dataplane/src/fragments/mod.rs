@@ -19,7 +19,7 @@
 //! 2. **One moment of decision.** A fragment that waits is put there under the lock under which the
 //!    first one's word is noted. So it either finds the word, or is found by it.
 //! 3. **Bounds.** Memory is allocated at start. A look-up reads one bucket. A datagram has at most
-//!    [`PIECES_MAX`] fragments, lives for the timeout from the first one seen on, and is forgotten
+//!    [`FRAGMENTS_MAX`] fragments, lives for the timeout from the first one seen on, and is forgotten
 //!    as soon as all of it passed, so that its identification may come again (RFC 4963).
 //! 4. **The orderly come first.** Datagrams whose first fragment has not come, or was dropped, get
 //!    half of a bucket at most, and take no place of the others: a flood of them costs those that
@@ -40,7 +40,7 @@ use std::time::Duration;
 
 /// The most fragments that a datagram may have. The largest datagram of 64 KiB has 45 at an MTU of
 /// 1500 bytes, and 54 at 1280, the least of IPv6.
-pub(crate) const PIECES_MAX: usize = 64;
+pub(crate) const FRAGMENTS_MAX: usize = 64;
 
 /// How much is kept of fragments, over all workers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

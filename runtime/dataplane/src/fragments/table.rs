@@ -1,13 +1,13 @@
 //! Datagrams on their way, found by any worker.
 //!
 //! Invariant: see those of [`super`]. What is taken out of the table while fragments of it wait is
-//! handed to the caller as a [`Leaving`], so that each of them ends in one of a frame's ways.
+//! handed to the caller as a [`ReleasedGroup`], so that each of them ends in one of a frame's ways.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use super::FragmentLimits;
-use super::datagram::{DatagramKey, Piece, Pieces};
+use super::datagram::{ByteRange, DatagramKey, SeenRanges};
 use super::held::{Held, Put, Ticket};
 use crate::locks::lock;
 use crate::session::{Direction, Key, SessionRef};
@@ -24,31 +24,31 @@ const STRONG_MAX: usize = WAYS * 3 / 4;
 
 /// What became of a datagram's first fragment, and so becomes of the others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Word {
+pub(crate) enum FragmentVerdict {
     /// It is of this session.
     Session(SessionRef, Direction),
     /// It is not ours.
-    Kernel,
+    PassToKernel,
     /// It was dropped.
     Drop(DropReason),
 }
 
 /// Fragments that do not wait any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Leaving {
+pub(super) struct ReleasedGroup {
     /// The newest of them; it leads to the others.
     pub(super) newest: Ticket,
     /// What their first one said; `None` where it did not come in time.
-    pub(super) word: Option<Word>,
+    pub(super) decided: Option<FragmentVerdict>,
 }
 
 /// What becomes of a fragment that is not its datagram's first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Later {
+pub(super) enum LaterOutcome {
     /// What the first one said.
-    As(Word),
+    Decided(FragmentVerdict),
     /// It was copied and waits for the first; `evicted` says whether another had to give way.
-    Waits { evicted: bool },
+    Held { evicted: bool },
 }
 
 /// The table.
@@ -78,7 +78,7 @@ struct Datagram {
     /// Its number in its bucket: ticks are too long to tell a flood's oldest from its newest.
     number: u64,
     state: State,
-    pieces: Pieces,
+    seen: SeenRanges,
     /// The newest fragment that waits.
     waiting: Option<Ticket>,
 }
@@ -88,7 +88,7 @@ enum State {
     /// The first fragment has not said anything yet.
     Open,
     /// It has.
-    Said(Word),
+    Decided(FragmentVerdict),
     /// There is something wrong with it, and nothing more of it passes.
     Spoiled(DropReason),
 }
@@ -97,9 +97,9 @@ impl Datagram {
     /// Whether it is of those that give way: nothing of it is known to be wanted.
     fn is_weak(&self) -> bool {
         match self.state {
-            State::Open => !self.pieces.have_first(),
-            State::Said(Word::Drop(_)) | State::Spoiled(_) => true,
-            State::Said(_) => false,
+            State::Open => !self.seen.have_first(),
+            State::Decided(FragmentVerdict::Drop(_)) | State::Spoiled(_) => true,
+            State::Decided(_) => false,
         }
     }
 }
@@ -161,17 +161,17 @@ impl FragmentTable {
     pub(super) fn admit_first(
         &self,
         key: &DatagramKey,
-        piece: Piece,
+        range: ByteRange,
         now: Tick,
-        leaving: &mut Vec<Leaving>,
+        released: &mut Vec<ReleasedGroup>,
     ) -> Result<(), DropReason> {
         let mut bucket = self.bucket(key);
-        let (_, datagram) = self.enter(&mut bucket, (key, piece), false, now, leaving)?;
+        let (_, datagram) = self.enter(&mut bucket, (key, range), false, now, released)?;
         match datagram.state {
             State::Open => Ok(()),
             // Its place was not noted, and yet another first one has spoken: a table that was full
             // forgot the datagram between the two. Which of them is right is not known.
-            State::Said(_) | State::Spoiled(_) => Err(DropReason::FragmentLimit),
+            State::Decided(_) | State::Spoiled(_) => Err(DropReason::FragmentLimit),
         }
     }
 
@@ -182,8 +182,8 @@ impl FragmentTable {
     pub(super) fn settle(
         &self,
         key: &DatagramKey,
-        word: Word,
-        leaving: &mut Vec<Leaving>,
+        decided: FragmentVerdict,
+        released: &mut Vec<ReleasedGroup>,
     ) -> Result<(), DropReason> {
         let mut bucket = self.bucket(key);
         let Some(slot) = bucket.slot(key) else {
@@ -196,12 +196,12 @@ impl FragmentTable {
         if let State::Spoiled(reason) = datagram.state {
             return Err(reason);
         }
-        datagram.state = State::Said(word);
-        leaving.extend(datagram.waiting.take().map(|newest| Leaving {
+        datagram.state = State::Decided(decided);
+        released.extend(datagram.waiting.take().map(|newest| ReleasedGroup {
             newest,
-            word: Some(word),
+            decided: Some(decided),
         }));
-        if datagram.pieces.are_whole() {
+        if datagram.seen.are_whole() {
             self.forget(slot);
         }
         Ok(())
@@ -214,35 +214,35 @@ impl FragmentTable {
     pub(super) fn admit_later(
         &self,
         key: &DatagramKey,
-        piece: Piece,
+        range: ByteRange,
         (frame, port): (&[u8], PortId),
         now: Tick,
-        leaving: &mut Vec<Leaving>,
-    ) -> Result<Later, DropReason> {
+        released: &mut Vec<ReleasedGroup>,
+    ) -> Result<LaterOutcome, DropReason> {
         let mut bucket = self.bucket(key);
-        let (at, datagram) = self.enter(&mut bucket, (key, piece), true, now, leaving)?;
-        if let State::Said(word) = datagram.state {
-            if datagram.pieces.are_whole() {
+        let (at, datagram) = self.enter(&mut bucket, (key, range), true, now, released)?;
+        if let State::Decided(decided) = datagram.state {
+            if datagram.seen.are_whole() {
                 self.forget(&mut bucket.slots[at]);
             }
-            return Ok(Later::As(word));
+            return Ok(LaterOutcome::Decided(decided));
         }
         let (ticket, evicted) = match self.held.put(frame, port, datagram.waiting) {
             Put::Held(ticket) => (ticket, false),
-            Put::InPlaceOfOldest(ticket) => (ticket, true),
-            Put::No => return Err(spoil(datagram, DropReason::FragmentLimit, leaving)),
+            Put::EvictedOldest(ticket) => (ticket, true),
+            Put::No => return Err(spoil(datagram, DropReason::FragmentLimit, released)),
         };
         datagram.waiting = Some(ticket);
-        Ok(Later::Waits { evicted })
+        Ok(LaterOutcome::Held { evicted })
     }
 
     /// Forgets the datagrams of the next `count` buckets whose time is up.
-    pub(super) fn sweep(&self, count: usize, now: Tick, leaving: &mut Vec<Leaving>) {
+    pub(super) fn sweep(&self, count: usize, now: Tick, released: &mut Vec<ReleasedGroup>) {
         let from = self.next.fetch_add(count, Ordering::Relaxed);
         for at in from..from.saturating_add(count) {
             for slot in &mut lock(&self.buckets[at % self.buckets.len()]).slots {
-                if slot.as_ref().is_some_and(|d| self.is_over(d, now)) {
-                    self.give_up(slot, None, leaving);
+                if slot.as_ref().is_some_and(|d| self.is_expired(d, now)) {
+                    self.expire(slot, None, released);
                 }
             }
         }
@@ -262,19 +262,19 @@ impl FragmentTable {
     fn enter<'a>(
         &self,
         bucket: &'a mut Bucket,
-        (key, piece): (&DatagramKey, Piece),
+        (key, range): (&DatagramKey, ByteRange),
         weak: bool,
         now: Tick,
-        leaving: &mut Vec<Leaving>,
+        released: &mut Vec<ReleasedGroup>,
     ) -> Result<(usize, &'a mut Datagram), DropReason> {
         let known = bucket.find(key);
-        let at = known.or_else(|| bucket.room(weak, |d| self.is_over(d, now)));
+        let at = known.or_else(|| bucket.room(weak, |d| self.is_expired(d, now)));
         let at = at.ok_or(DropReason::FragmentLimit)?;
         let slot = &mut bucket.slots[at];
-        let over = slot.as_ref().is_some_and(|d| self.is_over(d, now));
+        let over = slot.as_ref().is_some_and(|d| self.is_expired(d, now));
         if known.is_none() || over {
-            let why = (!over).then_some(Word::Drop(DropReason::FragmentLimit));
-            self.give_up(slot, why, leaving);
+            let why = (!over).then_some(FragmentVerdict::Drop(DropReason::FragmentLimit));
+            self.expire(slot, why, released);
         }
         let datagram = slot.get_or_insert_with(|| {
             self.live.fetch_add(1, Ordering::Relaxed);
@@ -284,28 +284,33 @@ impl FragmentTable {
                 since: now,
                 number: bucket.count,
                 state: State::Open,
-                pieces: Pieces::NONE,
+                seen: SeenRanges::NONE,
                 waiting: None,
             }
         });
         if let State::Spoiled(reason) = datagram.state {
             return Err(reason);
         }
-        match datagram.pieces.add(piece) {
+        match datagram.seen.add(range) {
             Ok(()) => Ok((at, datagram)),
             Err(DropReason::FragmentDuplicate) => Err(DropReason::FragmentDuplicate),
-            Err(reason) => Err(spoil(datagram, reason, leaving)),
+            Err(reason) => Err(spoil(datagram, reason, released)),
         }
     }
 
-    fn is_over(&self, datagram: &Datagram, now: Tick) -> bool {
+    fn is_expired(&self, datagram: &Datagram, now: Tick) -> bool {
         now.since(datagram.since) > self.timeout_ticks
     }
 
     /// Forgets a datagram, and what waits of it leaves.
-    fn give_up(&self, slot: &mut Option<Datagram>, word: Option<Word>, leaving: &mut Vec<Leaving>) {
+    fn expire(
+        &self,
+        slot: &mut Option<Datagram>,
+        decided: Option<FragmentVerdict>,
+        released: &mut Vec<ReleasedGroup>,
+    ) {
         let newest = slot.as_mut().and_then(|datagram| datagram.waiting.take());
-        leaving.extend(newest.map(|newest| Leaving { newest, word }));
+        released.extend(newest.map(|newest| ReleasedGroup { newest, decided }));
         self.forget(slot);
     }
 
@@ -328,13 +333,13 @@ impl Bucket {
 
     /// Where a new datagram goes: the place of the oldest of its kind where there are enough of them;
     /// else a free one or one whose time is up; else that of the oldest that gives way.
-    fn room(&self, weak: bool, is_over: impl Fn(&Datagram) -> bool) -> Option<usize> {
+    fn room(&self, weak: bool, is_expired: impl Fn(&Datagram) -> bool) -> Option<usize> {
         let count = self.of_kind(weak).count();
         let max = if weak { WEAK_MAX } else { STRONG_MAX };
         if count >= max {
             return oldest(self.of_kind(weak));
         }
-        let is_free = |slot: &Option<Datagram>| slot.as_ref().is_none_or(&is_over);
+        let is_free = |slot: &Option<Datagram>| slot.as_ref().is_none_or(&is_expired);
         let free = self.slots.iter().position(is_free);
         free.or_else(|| oldest(self.of_kind(true)))
             .or_else(|| oldest(self.of_kind(false)))
@@ -353,12 +358,16 @@ fn oldest<'a>(datagrams: impl Iterator<Item = (usize, &'a Datagram)>) -> Option<
 }
 
 /// Lets nothing more of a datagram pass, and gives the reason back.
-fn spoil(datagram: &mut Datagram, reason: DropReason, leaving: &mut Vec<Leaving>) -> DropReason {
+fn spoil(
+    datagram: &mut Datagram,
+    reason: DropReason,
+    released: &mut Vec<ReleasedGroup>,
+) -> DropReason {
     datagram.state = State::Spoiled(reason);
     let newest = datagram.waiting.take();
-    leaving.extend(newest.map(|newest| Leaving {
+    released.extend(newest.map(|newest| ReleasedGroup {
         newest,
-        word: Some(Word::Drop(reason)),
+        decided: Some(FragmentVerdict::Drop(reason)),
     }));
     reason
 }
@@ -373,7 +382,7 @@ mod tests {
     use super::*;
 
     /// A datagram's key and the places of its fragments.
-    fn datagram(identification: u32) -> (DatagramKey, [Piece; 3]) {
+    fn datagram(identification: u32) -> (DatagramKey, [ByteRange; 3]) {
         let [_, _, high, low] = identification.to_be_bytes();
         let fragment = |flags_offset: [u8; 2]| {
             let mut frame = build::Udp {
@@ -389,13 +398,13 @@ mod tests {
             };
             let fragment = packet.fragment.expect("a fragment");
             let key = DatagramKey::of(&packet, &fragment).expect("UDP");
-            (key, Piece::of(&packet, &fragment).expect("a place"))
+            (key, ByteRange::of(&packet, &fragment).expect("a place"))
         };
         let [first, middle, last] = [[0x20, 0], [0x20, 2], [0, 4]].map(fragment);
         (first.0, [first.1, middle.1, last.1])
     }
 
-    /// Whatever two threads do at once: each later fragment either hears the first one's word, or
+    /// Whatever two threads do at once: each later fragment either hears the first one's decided, or
     /// leaves with it.
     #[test]
     fn no_fragment_is_left_waiting_for_a_first_one_that_has_come() {
@@ -412,18 +421,18 @@ mod tests {
         let finish = |own: usize| progress[own].store(rounds, Ordering::Relaxed);
         let firsts = || {
             let mut left = 0;
-            let (mut leaving, mut tickets) = (Vec::new(), Vec::new());
+            let (mut released, mut tickets) = (Vec::new(), Vec::new());
             for id in 0..rounds {
                 keep_pace(0, id);
                 let (key, [first, ..]) = datagram(id);
                 table
-                    .admit_first(&key, first, Tick(0), &mut leaving)
+                    .admit_first(&key, first, Tick(0), &mut released)
                     .expect("there is room");
                 table
-                    .settle(&key, Word::Kernel, &mut leaving)
+                    .settle(&key, FragmentVerdict::PassToKernel, &mut released)
                     .expect("nothing overlaps");
-                for group in leaving.drain(..) {
-                    assert_eq!(group.word, Some(Word::Kernel));
+                for group in released.drain(..) {
+                    assert_eq!(group.decided, Some(FragmentVerdict::PassToKernel));
                     table.held.chain(group.newest, &mut tickets);
                     let taken = tickets
                         .iter()
@@ -436,21 +445,21 @@ mod tests {
         };
         let laters = || {
             let (mut followed, mut waited) = (0, 0);
-            let mut leaving = Vec::new();
+            let mut released = Vec::new();
             for id in 0..rounds {
                 keep_pace(1, id);
                 let (key, [_, middle, last]) = datagram(id);
-                for piece in [last, middle] {
+                for range in [last, middle] {
                     let arrived = (&[7; 60][..], PortId(0));
-                    match table.admit_later(&key, piece, arrived, Tick(0), &mut leaving) {
-                        Ok(Later::As(Word::Kernel)) => followed += 1,
-                        Ok(Later::Waits { evicted: false }) => waited += 1,
+                    match table.admit_later(&key, range, arrived, Tick(0), &mut released) {
+                        Ok(LaterOutcome::Decided(FragmentVerdict::PassToKernel)) => followed += 1,
+                        Ok(LaterOutcome::Held { evicted: false }) => waited += 1,
                         other => panic!("{other:?}"),
                     }
                 }
             }
             finish(1);
-            assert_eq!(leaving, []);
+            assert_eq!(released, []);
             (followed, waited)
         };
         let (left, (followed, waited)) = thread::scope(|scope| {

@@ -171,7 +171,7 @@ impl TcpState {
     /// this connection had.
     #[inline]
     #[must_use]
-    pub const fn is_succeeded(self, flags: TcpFlags) -> bool {
+    pub const fn is_reused_by_server(self, flags: TcpFlags) -> bool {
         flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::RST) && self.is_closed()
     }
 
