@@ -24,7 +24,7 @@ use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges, Now};
 use waxwing_plugin::{CompileLimits, Compiler};
@@ -368,7 +368,7 @@ impl Drop for Workers {
 struct Shelf(Arc<Mutex<Attached>>);
 
 impl Steering for Shelf {
-    fn apply(&mut self, rules: &Rules) -> Result<(), String> {
+    fn apply(&mut self, rules: &Rules) -> Result<(), SteeringError> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

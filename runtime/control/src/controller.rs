@@ -311,10 +311,10 @@ impl Controller {
         let outcome = self.steering.apply(&rules);
         match &outcome {
             Ok(()) => self.in_effect = rules,
-            Err(why) if self.steering_problem.as_ref() == Some(why) => {}
+            Err(why) if self.steering_problem.as_ref() == Some(&why.0) => {}
             Err(why) => tracing::error!("steering: {why}; trying again"),
         }
-        self.steering_problem = outcome.err();
+        self.steering_problem = outcome.err().map(|why| why.0);
     }
 
     /// Adds the rules of a snapshot's backends to those in effect.
@@ -327,7 +327,7 @@ impl Controller {
             ..self.in_effect.clone()
         };
         if added != self.in_effect {
-            self.steering.apply(&added)?;
+            self.steering.apply(&added).map_err(|why| why.0)?;
             self.in_effect = added;
         }
         Ok(())

@@ -1,7 +1,8 @@
 //! The core of Waxwing: services, sessions, NAT and the worker loop.
 //!
-//! It knows no I/O, no clock and no Wasm. Frames come and go through [`FrameIo`], a [`Policy`] chooses backends, time is
-//! an argument. So the whole core runs in memory under a simulated clock, exactly as it runs on a wire.
+//! It knows no I/O, no clock and no Wasm. Frames come and go through [`FrameIo`], a [`Policy`] chooses
+//! backends, time is an argument. So the whole core runs in memory under a simulated clock, exactly as it
+//! runs on a wire.
 //!
 //! Read [`worker`] first, then `path/forward.rs`: a packet's path, top to bottom. The rooms:
 //!

@@ -7,7 +7,7 @@
 use std::mem;
 
 use waxwing_dataplane::PortId;
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use xsk_rs::umem::Umem;
 
 use crate::device::{self, DeviceSetting};
@@ -288,7 +288,8 @@ impl Attached {
 }
 
 impl Steering for Attached {
-    fn apply(&mut self, rules: &Rules) -> Result<(), String> {
+    fn apply(&mut self, rules: &Rules) -> Result<(), SteeringError> {
+        let failed = |error: &dyn std::fmt::Display| SteeringError(error.to_string());
         let mut first = 0;
         let ports = self.reports.iter_mut().zip(&mut self.addressees);
         for ((report, in_effect), mac) in ports.zip(&rules.macs) {
@@ -299,7 +300,7 @@ impl Steering for Attached {
             if *in_effect != wanted {
                 self.program
                     .set_port(index, wanted, first, queues)
-                    .map_err(|error| error.to_string())?;
+                    .map_err(|error| failed(&error))?;
                 *in_effect = wanted;
             }
             report.interface.mac = *mac;
@@ -312,6 +313,6 @@ impl Steering for Attached {
                  {error}; is IPv6 on at every port (net.ipv6.conf.*.disable_ipv6)?"
             );
         }
-        self.program.apply(rules)
+        self.program.apply(rules).map_err(|error| failed(&error))
     }
 }

@@ -17,7 +17,7 @@ use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges};
 use waxwing_plugin::Compiler;
 
@@ -132,7 +132,7 @@ pub(crate) struct Book(
 );
 
 impl Steering for Book {
-    fn apply(&mut self, rules: &Rules) -> Result<(), String> {
+    fn apply(&mut self, rules: &Rules) -> Result<(), SteeringError> {
         let slowest = self
             .1
             .iter()

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds, from the one thread that writes it.
+    /// Adds. Only the owner's thread may call it.
     #[inline]
     pub fn add(&self, n: u64) {
         self.0.store(
@@ -16,7 +16,6 @@ impl Counter {
         );
     }
 
-    /// The value.
     #[inline]
     #[must_use]
     pub fn get(&self) -> u64 {
@@ -24,11 +23,9 @@ impl Counter {
     }
 }
 
-/// Packets and bytes that passed.
 #[derive(Default, Debug)]
 pub struct Traffic {
-    /// Frames.
     pub packets: Counter,
-    /// Their bytes, link headers included.
+    /// Including link headers.
     pub bytes: Counter,
 }

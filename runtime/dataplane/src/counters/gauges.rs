@@ -5,20 +5,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::session::WORKER_UNCOUNTED;
 use crate::{BackendId, SOURCES_MAX, SourceId};
 
-/// How many free numbers a backend has for its policy.
+/// Signals per backend: numbers for its policy, set from outside or by health checks.
 pub const SIGNALS: usize = 4;
 
-/// Live numbers per backend, shared by all workers: what policies look at.
+/// Live numbers per backend, which policies read.
 ///
-/// Sessions are counted by the workers, the connect latency is measured by them, and the control
-/// side writes rates and signals. All are read without a lock, each as it is at that moment.
+/// Workers count sessions and measure the connect latency; the control plane writes rates and signals. All
+/// are read without a lock, each by itself.
 #[derive(Debug)]
 pub struct Gauges {
     backends: Box<[BackendGauges]>,
-    /// Sessions by the worker that made them: a row of all backends for each, as far as sessions
-    /// tell workers apart.
+    /// Sessions by the worker that opened them: a row of all backends per worker below [`WORKER_UNCOUNTED`].
     here: Box<[AtomicU32]>,
-    /// Sessions by their source address.
+    /// Sessions by source address.
     sources: Box<[AtomicU32]>,
 }
 
@@ -32,12 +31,11 @@ struct BackendGauges {
     signals: [AtomicU32; SIGNALS],
 }
 
-/// The weight of one measurement in the moving average of the latency, as in RFC 6298's smoothed
-/// round-trip time.
+/// The inverse weight of a new measurement in the moving average, as in RFC 6298's smoothed round-trip time.
 const LATENCY_GAIN: u32 = 8;
 
 impl Gauges {
-    /// Gauges for backends with an id below `backends_max`, and this many workers.
+    /// For backend ids below `backends_max`.
     #[must_use]
     pub fn new(backends_max: usize, workers: usize) -> Self {
         let rows = workers.min(WORKER_UNCOUNTED.into());
@@ -52,13 +50,13 @@ impl Gauges {
         }
     }
 
-    /// The sessions that have this source address now.
+    /// Current sessions with this source address.
     #[must_use]
     pub fn active_from(&self, source: SourceId) -> u32 {
         self.sources[source.index()].load(Ordering::Relaxed)
     }
 
-    /// A worker made a session with this source address, if it is not the client's own.
+    /// Counts a new session's source address, unless that is the client's own.
     #[inline]
     pub fn begin_source(&self, source: SourceId) {
         if !source.is_client() {
@@ -66,7 +64,7 @@ impl Gauges {
         }
     }
 
-    /// Such a session has ended.
+    /// Uncounts an ended session's source address.
     #[inline]
     pub fn end_source(&self, source: SourceId) {
         if !source.is_client() {
@@ -74,14 +72,14 @@ impl Gauges {
         }
     }
 
-    /// The backend's sessions now.
+    /// The backend's current sessions.
     #[inline]
     #[must_use]
     pub fn active(&self, backend: BackendId) -> u32 {
         self.of(backend).active.load(Ordering::Relaxed)
     }
 
-    /// Those of the backend's sessions that this worker made; 0 from worker [`WORKER_UNCOUNTED`] on.
+    /// The backend's current sessions that this worker opened; 0 from [`WORKER_UNCOUNTED`] on.
     #[inline]
     #[must_use]
     pub fn active_here(&self, worker: usize, backend: BackendId) -> u32 {
@@ -89,7 +87,7 @@ impl Gauges {
             .map_or(0, |here| here.load(Ordering::Relaxed))
     }
 
-    /// A worker made a session.
+    /// Counts a session that this worker opened.
     #[inline]
     pub fn begin(&self, worker: usize, backend: BackendId) {
         self.of(backend).active.fetch_add(1, Ordering::Relaxed);
@@ -98,7 +96,7 @@ impl Gauges {
         }
     }
 
-    /// A session that this worker made has ended, at whichever worker's hand.
+    /// Uncounts a session that this worker opened. Any worker may call it.
     #[inline]
     pub fn end(&self, worker: usize, backend: BackendId) {
         self.of(backend).active.fetch_sub(1, Ordering::Relaxed);
@@ -114,8 +112,7 @@ impl Gauges {
         self.of(backend).latency_us.load(Ordering::Relaxed)
     }
 
-    /// Takes a measurement of the latency into the average. Of two workers that do so at once,
-    /// one may be lost.
+    /// Adds a latency measurement to the average. If two workers do so at once, one may be lost.
     #[inline]
     pub fn measure_latency(&self, backend: BackendId, sample_us: u32) {
         let average = &self.of(backend).latency_us;
@@ -127,22 +124,22 @@ impl Gauges {
         average.store(next.max(1), Ordering::Relaxed);
     }
 
-    /// New sessions a second; see [`Gauges::set_rates`].
+    /// New sessions per second; see [`Gauges::set_rates`].
     #[inline]
     #[must_use]
     pub fn sessions_per_s(&self, backend: BackendId) -> u32 {
         self.of(backend).sessions_per_s.load(Ordering::Relaxed)
     }
 
-    /// Of a million new sessions, how many failed; see [`Gauges::set_rates`].
+    /// Failed sessions per million new ones; see [`Gauges::set_rates`].
     #[inline]
     #[must_use]
     pub fn failures_ppm(&self, backend: BackendId) -> u32 {
         self.of(backend).failures_ppm.load(Ordering::Relaxed)
     }
 
-    /// What the control side works out of the counters now and then: new sessions a second, and
-    /// of a million of them how many were refused or left unanswered.
+    /// Sets what the control plane computes from the counters: new sessions per second, and how many per
+    /// million of them were refused or unanswered.
     pub fn set_rates(&self, backend: BackendId, sessions_per_s: u32, failures_ppm: u32) {
         let gauges = self.of(backend);
         gauges
@@ -151,7 +148,6 @@ impl Gauges {
         gauges.failures_ppm.store(failures_ppm, Ordering::Relaxed);
     }
 
-    /// The free numbers.
     #[inline]
     #[must_use]
     pub fn signals(&self, backend: BackendId) -> [u32; SIGNALS] {
@@ -159,7 +155,7 @@ impl Gauges {
         std::array::from_fn(|at| signals[at].load(Ordering::Relaxed))
     }
 
-    /// Sets one of the free numbers.
+    /// Sets a signal.
     ///
     /// # Panics
     /// If `at` is not below [`SIGNALS`].
@@ -167,8 +163,8 @@ impl Gauges {
         self.of(backend).signals[at].store(value, Ordering::Relaxed);
     }
 
-    /// Forgets what was measured and set, when an id is given to another backend; its sessions have
-    /// all ended by then.
+    /// Clears measurements and signals when the id is reused. All sessions of the old backend have ended by
+    /// then.
     pub fn forget(&self, backend: BackendId) {
         let gauges = self.of(backend);
         let others = [

@@ -1,13 +1,13 @@
-//! Times that one worker counts and others read, as a histogram.
+//! A histogram of durations, written by one worker and read by others.
 //!
-//! Invariant: a bucket is at most a quarter of its times wide, so that a quantile is told too high
-//! by a quarter at most, and never too low: up to a second, which stands for all that is longer.
+//! Invariant: a bucket's width is at most a quarter of its values. So a quantile is never too low, and at
+//! most a quarter too high, up to one second, which stands for everything longer.
 
 use super::Counter;
 
-/// Each power of two has this many buckets, as its first bits after the highest one tell.
+/// Buckets per power of two, chosen by the bits after the highest one.
 const STEPS: u32 = 4;
-/// Up to 2^20 microseconds, which is a second; what takes longer counts as that.
+/// 2^20 microseconds, about a second: longer times count as this.
 const BUCKETS: usize = bucket_of((1 << 20) - 1) + 1;
 
 /// A histogram that one thread writes and any thread reads.
@@ -21,7 +21,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Counts a time, from the one thread that writes it.
+    /// Counts a time. Only the owner's thread may call it.
     #[inline]
     pub(crate) fn count(&self, us: u64) {
         self.0[bucket_of(us).min(BUCKETS - 1)].add(1);
@@ -32,7 +32,7 @@ impl Histogram {
     }
 }
 
-/// How times were distributed when a histogram was read.
+/// A copy of a histogram.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Distribution([u64; BUCKETS]);
 
@@ -43,14 +43,14 @@ impl Default for Distribution {
 }
 
 impl Distribution {
-    /// Takes another one's times in.
+    /// Adds another distribution.
     pub fn merge(&mut self, other: &Self) {
         for (count, more) in self.0.iter_mut().zip(other.0) {
             *count += more;
         }
     }
 
-    /// What came since `earlier`, which was read from the same histograms.
+    /// The times counted since `earlier`, a copy of the same histograms.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self(std::array::from_fn(|at| {
@@ -58,14 +58,13 @@ impl Distribution {
         }))
     }
 
-    /// How many times there are.
+    /// The number of times counted.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// The buckets that are not empty, shortest times first: the highest time of each, in
-    /// microseconds, and how many times lie in it.
+    /// The non-empty buckets, shortest first: upper bound in microseconds, and count.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let buckets = self.0.iter().enumerate();
         buckets
@@ -73,8 +72,8 @@ impl Distribution {
             .map(|(at, count)| (highest_of(at), *count))
     }
 
-    /// The time that a share `q`, from 0 to 1, of all times does not exceed, in microseconds and up
-    /// to a quarter too high: 0.5 asks for the median. `None` where there are no times.
+    /// The quantile `q` (0 to 1; 0.5 is the median) in microseconds, up to a quarter too high. `None` if
+    /// empty.
     #[must_use]
     #[expect(
         clippy::cast_precision_loss,
@@ -93,7 +92,7 @@ impl Distribution {
     }
 }
 
-/// The bucket of a time: below [`STEPS`] each microsecond is one.
+/// The bucket of a time. Below [`STEPS`] each microsecond has its own.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "what is left of a time is below twice the steps"
@@ -106,7 +105,7 @@ const fn bucket_of(us: u64) -> usize {
     (octave * STEPS) as usize + (us >> octave) as usize
 }
 
-/// The highest time of a bucket, in microseconds.
+/// A bucket's upper bound in microseconds.
 const fn highest_of(bucket: usize) -> u64 {
     let (bucket, steps) = (bucket as u64, STEPS as u64);
     if bucket < steps {

@@ -7,7 +7,7 @@ use crate::BackendId;
 use crate::model::{NoBackend, SessionAction};
 use crate::prefetch::prefetch;
 
-/// What one worker counts of one backend; a service's numbers are the sums over its backends.
+/// One worker's counters of one backend. A service's numbers are the sums over its backends.
 #[derive(Default, Debug)]
 #[repr(align(64))]
 pub struct BackendCounters {
@@ -15,65 +15,60 @@ pub struct BackendCounters {
     pub forward: Traffic,
     /// Backend to client.
     pub reply: Traffic,
-    /// Sessions made.
+    /// Sessions opened.
     pub sessions: Counter,
-    /// Sessions whose SYN the backend answered with RST, before any SYN-ACK.
+    /// Sessions whose SYN the backend answered with an RST before any SYN-ACK.
     pub refused: Counter,
-    /// Sessions whose client sent its SYN again before anything came from the backend, each once.
+    /// Sessions whose client retransmitted its SYN before the backend sent anything; each counts once.
     pub syn_repeated: Counter,
-    /// Sessions whose time was up, or whose backend was found down, before anything came from it.
+    /// Sessions that timed out, or whose backend went down, before the backend sent anything.
     pub unanswered: Counter,
 }
 
-/// What one worker counts.
+/// One worker's counters.
 #[derive(Debug)]
 pub struct WorkerCounters {
-    /// Received frames.
     pub received: Traffic,
-    /// Transmitted frames.
     pub transmitted: Traffic,
-    /// Frames handed back to the kernel.
+    /// Frames passed to the kernel.
     pub to_kernel: Counter,
-    /// Frames that were none of ours and went on by the bridge's other port; they count as transmitted.
+    /// Frames that were not ours and left by the bridge's other port. They count as transmitted too.
     pub bridged: Counter,
-    /// Fragments that were copied to wait for their datagram's first one, and so ended as frames.
+    /// Fragments copied to wait for their datagram's first. Their frames end there.
     pub held: Counter,
-    /// Those of them that wait no more: each ends once more, as any frame does.
+    /// Held fragments that no longer wait. Each ends again as a frame does.
     pub released: Counter,
-    /// ARP, NDP and ping requests answered.
+    /// Responses to ARP, NDP and echo requests.
     pub responded: Counter,
-    /// ICMP errors about a session's packets, passed on.
+    /// ICMP errors about sessions' packets, forwarded.
     pub icmp_errors_forwarded: Counter,
-    /// Packets of sessions that went no further here, and whose senders were told by an ICMP error:
-    /// the hop limit ran out.
+    /// Time exceeded errors sent about sessions' packets.
     pub time_exceeded_sent: Counter,
-    /// Likewise: too big for the egress port's MTU.
+    /// Packet too big errors sent about sessions' packets.
     pub too_big_sent: Counter,
-    /// Packets too big for the egress port's MTU that were sent in pieces, each packet once.
+    /// Packets larger than the egress MTU that left in fragments; each counts once.
     pub packets_fragmented: Counter,
-    /// Those pieces, and such of packets whose rest was dropped; all of them count as transmitted.
+    /// Those fragments, including those of packets whose rest was dropped. They count as transmitted too.
     pub fragments_sent: Counter,
-    /// Packets to clients that went to the last hop because the kernel's route cannot be gone: its
-    /// gateway does not answer, or it leaves by no port.
+    /// Packets to clients that went to the last hop because the kernel's route is unusable: its gateway does
+    /// not answer, or it leaves through no attached port.
     pub last_hop_fallbacks: Counter,
-    /// Announcements (gratuitous ARP, unsolicited neighbour advertisement) sent.
+    /// Gratuitous ARP and unsolicited neighbour advertisements sent.
     pub announced: Counter,
-    /// Batches that were not empty.
+    /// Non-empty batches.
     pub batches: Counter,
-    /// Sessions ended by time.
+    /// Sessions that timed out, or were over when their tuple was reused.
     pub expired: Counter,
-    /// Sessions ended to make room.
+    /// Sessions evicted.
     pub evicted: Counter,
     /// Sessions reset because their backend was down ([`SessionAction::Reset`]).
     pub reset: Counter,
-    /// Sessions ended because their backend was down, for another to take the flow over.
+    /// Sessions ended because their backend was down, and picked anew.
     pub repicked: Counter,
-    /// Packets of new flows that no backend took, answered with RST or port unreachable
-    /// ([`NoBackend::Reject`]).
+    /// Packets of new flows answered with an RST or port unreachable ([`NoBackend::Reject`]).
     pub rejected: Counter,
-    /// Flows that the native fallback chose for because the policy failed.
+    /// New flows for which the native fallback chose.
     pub fallback: Counter,
-    /// Epochs taken up.
     pub epochs: Counter,
     batch_times: Histogram,
     drops: Box<[Counter]>,
@@ -81,7 +76,7 @@ pub struct WorkerCounters {
 }
 
 impl WorkerCounters {
-    /// Counters for backends with an id below `backends_max`.
+    /// For backend ids below `backends_max`.
     #[must_use]
     pub fn new(backends_max: usize) -> Self {
         Self {
@@ -115,32 +110,28 @@ impl WorkerCounters {
         }
     }
 
-    /// The counter of a reason.
     #[inline]
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> &Counter {
         &self.drops[reason as usize]
     }
 
-    /// How long the batches took that were not empty: all of the turn, with its background work.
+    /// The duration of turns with a batch, background work included.
     #[must_use]
     pub fn batch_times(&self) -> Distribution {
         self.batch_times.read()
     }
 
-    /// Counts a batch that took this many microseconds, from the one thread that writes here.
     pub(crate) fn count_batch_time(&self, us: u64) {
         self.batch_times.count(us);
     }
 
-    /// The counters of a backend.
     #[inline]
     #[must_use]
     pub fn backend(&self, id: BackendId) -> &BackendCounters {
         &self.backends[id.index()]
     }
 
-    /// Has the counters of a backend fetched into the cache.
     #[inline(always)]
     pub(crate) fn prefetch_backend(&self, id: BackendId) {
         if let Some(counters) = self.backends.get(id.index()) {

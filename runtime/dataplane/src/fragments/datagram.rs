@@ -1,7 +1,7 @@
-//! One datagram in fragments: what tells it from others, and which places of it were seen.
+//! One fragmented datagram: its key, and the byte ranges seen of it.
 //!
-//! Invariant: the places noted of a datagram share no byte and lie before its end, where that is
-//! known. So the datagram is whole when their lengths add up to it.
+//! Invariant: the ranges of a datagram do not overlap and lie before its end, if that is known. So the
+//! datagram is complete when their lengths add up to its own.
 
 use waxwing_packet::{Address, Family, Fragment, IpPacket, Protocol, Transport, tcp, udp};
 
@@ -15,12 +15,12 @@ pub(crate) struct DatagramKey {
     source: Address,
     destination: Address,
     identification: u32,
-    /// `None` in IPv6: there the first fragment alone says it, and later ones may say otherwise.
+    /// `None` for IPv6: only the first fragment states it reliably.
     protocol: Option<Protocol>,
 }
 
 impl DatagramKey {
-    /// Of a fragment; `None` where its datagram is of no protocol that sessions are kept for.
+    /// The key of a fragment's datagram; `None` unless it is TCP or UDP.
     pub(crate) fn of(packet: &IpPacket, fragment: &Fragment) -> Option<Self> {
         let protocol = match (packet.family, packet.transport) {
             (Family::V6, _) => None,
@@ -40,7 +40,7 @@ impl DatagramKey {
         })
     }
 
-    /// Its hash: that of a flow with the identification in place of the ports.
+    /// Hashed like a flow, with the identification instead of the ports.
     #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
     pub(super) fn hash(&self, key: &Key) -> u64 {
         let as_flow = Tuple {
@@ -54,24 +54,23 @@ impl DatagramKey {
     }
 }
 
-/// A fragment's place in its datagram, in bytes: from `start` to before `end`, and never empty.
+/// A fragment's byte range in its datagram: `start..end`, never empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ByteRange {
     start: u16,
     end: u16,
-    /// Whether it is the datagram's last.
+    /// Whether it ends the datagram.
     last: bool,
 }
 
 impl ByteRange {
-    /// The place of a fragment. All but the last are multiples of eight bytes long, and the datagram
-    /// fits an IP packet (RFC 791 section 3.2, RFC 8200 section 4.5). A TCP header lies in the first
-    /// (RFC 3128).
+    /// The range of a fragment. All but the last have a multiple of eight bytes, and the datagram must fit an
+    /// IP packet (RFC 791 section 3.2, RFC 8200 section 4.5). A TCP header must be in the first (RFC 3128).
     pub(crate) fn of(packet: &IpPacket, fragment: &Fragment) -> Result<Self, DropReason> {
         let Fragment {
             offset, len, more, ..
         } = *fragment;
-        // What stands before the data once it is put together, but for IPv6's fixed header.
+        // The headers that would precede the reassembled data, without IPv6's fixed header.
         let fixed = match packet.family {
             Family::V4 => 0,
             Family::V6 => 48,
@@ -93,30 +92,29 @@ impl ByteRange {
     }
 }
 
-/// The places of a datagram that were seen.
+/// The ranges seen of a datagram.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SeenRanges {
     count: u8,
-    /// How long the datagram is, once its last fragment was seen.
+    /// The datagram's length in bytes, once its last fragment was seen.
     total: Option<u16>,
-    places: [(u16, u16); FRAGMENTS_MAX],
+    ranges: [(u16, u16); FRAGMENTS_MAX],
 }
 
 impl SeenRanges {
     pub(super) const NONE: Self = Self {
         count: 0,
         total: None,
-        places: [(0, 0); FRAGMENTS_MAX],
+        ranges: [(0, 0); FRAGMENTS_MAX],
     };
 
-    /// Notes a place.
+    /// Adds a range.
     ///
     /// # Errors
-    /// That it was noted before; that it cannot be a part of the same datagram, or is one too many,
-    /// which both spoil the datagram.
+    /// A duplicate; or an inconsistent range or one too many, both of which spoil the datagram.
     pub(super) fn add(&mut self, range: ByteRange) -> Result<(), DropReason> {
         let (start, end) = (range.start, range.end);
-        let seen = &self.places[..usize::from(self.count)];
+        let seen = &self.ranges[..usize::from(self.count)];
         let same_end = range.last == (self.total == Some(end));
         if same_end && seen.contains(&(start, end)) {
             return Err(DropReason::FragmentDuplicate);
@@ -129,8 +127,8 @@ impl SeenRanges {
         if overlaps || ends_before || self.total.is_some_and(behind) {
             return Err(DropReason::FragmentOverlap);
         }
-        let place = self.places.get_mut(usize::from(self.count));
-        *place.ok_or(DropReason::FragmentLimit)? = (start, end);
+        let next = self.ranges.get_mut(usize::from(self.count));
+        *next.ok_or(DropReason::FragmentLimit)? = (start, end);
         self.count += 1;
         if range.last {
             self.total = Some(end);
@@ -138,15 +136,13 @@ impl SeenRanges {
         Ok(())
     }
 
-    /// Whether the first fragment was seen.
     pub(super) fn have_first(&self) -> bool {
-        let seen = &self.places[..usize::from(self.count)];
+        let seen = &self.ranges[..usize::from(self.count)];
         seen.iter().any(|&(start, _)| start == 0)
     }
 
-    /// Whether all of the datagram was seen.
-    pub(super) fn are_whole(&self) -> bool {
-        let seen = &self.places[..usize::from(self.count)];
+    pub(super) fn are_complete(&self) -> bool {
+        let seen = &self.ranges[..usize::from(self.count)];
         let sum: u32 = seen
             .iter()
             .map(|&(start, end)| u32::from(end - start))
@@ -166,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn places_that_cannot_be_of_one_datagram_are_told() {
-        // Seen before, the next, what comes of it.
+    fn inconsistent_ranges_are_refused() {
+        // Ranges seen, the next range, the result.
         let rows: [(&[ByteRange], ByteRange, Result<(), DropReason>); 13] = [
             (&[], range(8, 16, false), Ok(())),
             (&[range(0, 8, false)], range(8, 16, false), Ok(())),
@@ -233,19 +229,19 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_is_whole_with_its_last_missing_byte() {
+    fn a_datagram_is_complete_with_its_last_missing_byte() {
         let all = [range(16, 21, true), range(0, 8, false), range(8, 16, false)];
         let mut ranges = SeenRanges::NONE;
         for (n, range) in all.into_iter().enumerate() {
-            assert!(!ranges.are_whole(), "after {n}");
+            assert!(!ranges.are_complete(), "after {n}");
             assert_eq!(ranges.add(range), Ok(()));
             assert_eq!(ranges.have_first(), n > 0);
         }
-        assert!(ranges.are_whole());
+        assert!(ranges.are_complete());
     }
 
     #[test]
-    fn more_ranges_than_are_followed_are_one_too_many() {
+    fn a_datagram_has_a_limit_of_fragments() {
         let mut ranges = SeenRanges::NONE;
         let mut at = |n: u16| ranges.add(range(n * 8, n * 8 + 8, false));
         let room = u16::try_from(FRAGMENTS_MAX).expect("a few");

@@ -1,7 +1,7 @@
 //! One worker's handling of fragments: those of its batch, and those that the batch releases from the table.
 //!
-//! Invariant: a fragment that waits has ended as a frame and counts as held. When it is taken out again it counts as
-//! released, and ends as any frame does: sent, passed to the kernel, or dropped.
+//! Invariant: a fragment that waits has ended as a frame and counts as held. When it is taken out again it
+//! counts as released, and ends as any frame does: sent, passed to the kernel, or dropped.
 
 use waxwing_packet::{Fragment, IpPacket, Packet, parse_head};
 
@@ -12,8 +12,8 @@ use super::table::{self, FragmentVerdict, LaterOutcome, ReleasedGroup};
 use crate::path::{Batch, Verdict, WorkerContext, tuple_of};
 use crate::{BATCH, DropReason, FrameBuf, FrameIo, Now, Snapshot};
 
-/// How long one sweep over the table takes, in milliseconds. A fragment whose first one never comes waits for about
-/// that much longer than its timeout (more on an idle worker).
+/// How long one sweep over the table takes, in milliseconds. A fragment whose first one never comes waits for
+/// about that much longer than its timeout (more on an idle worker).
 const SWEEP_ROUND_MS: u64 = 250;
 /// The most buckets swept between two batches.
 const SWEEP_MAX: usize = 16;
@@ -52,8 +52,8 @@ impl FragmentPass {
         }
     }
 
-    /// In pass 1: a first fragment continues like a whole packet; later ones wait for the end of pass 3. `at` is the
-    /// fragment's index in the batch.
+    /// In pass 1: a first fragment continues like a whole packet; later ones wait for the end of pass 3. `at`
+    /// is the fragment's index in the batch.
     #[cold]
     pub(crate) fn classify(
         &mut self,

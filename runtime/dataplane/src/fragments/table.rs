@@ -1,7 +1,7 @@
-//! Datagrams on their way, found by any worker.
+//! The table of fragmented datagrams, shared by all workers.
 //!
-//! Invariant: see those of [`super`]. What is taken out of the table while fragments of it wait is
-//! handed to the caller as a [`ReleasedGroup`], so that each of them ends in one of a frame's ways.
+//! Invariant: see [`super`]. When a datagram leaves the table while fragments of it wait, the caller gets
+//! them as a [`ReleasedGroup`], so that each of them ends as a frame does.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -14,87 +14,82 @@ use crate::session::{Direction, Key, SessionRef};
 use crate::time::ticks_of;
 use crate::{DropReason, PortId, Tick};
 
-/// The datagrams that one bucket holds.
+/// Datagrams per bucket.
 pub(super) const WAYS: usize = 16;
-/// How many of them may be of those that give way.
+/// How many of them may be evictable by others (see [`Datagram::is_weak`]).
 const WEAK_MAX: usize = WAYS / 2;
-/// How many may be of the others, before a new one takes the place of one of its own kind: so that
-/// there is room for datagrams that begin with a later fragment.
+/// How many may be of the other kind before a new one evicts its own kind. This leaves room for datagrams
+/// that begin with a later fragment.
 const STRONG_MAX: usize = WAYS * 3 / 4;
 
-/// What became of a datagram's first fragment, and so becomes of the others.
+/// The verdict on a datagram's first fragment, which the others follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FragmentVerdict {
-    /// It is of this session.
     Session(SessionRef, Direction),
-    /// It is not ours.
     PassToKernel,
-    /// It was dropped.
     Drop(DropReason),
 }
 
-/// Fragments that do not wait any more.
+/// Fragments of one datagram that no longer wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ReleasedGroup {
-    /// The newest of them; it leads to the others.
+    /// The newest one; it links to the others.
     pub(super) newest: Ticket,
-    /// What their first one said; `None` where it did not come in time.
+    /// Their first fragment's verdict; `None` if it did not arrive in time.
     pub(super) decided: Option<FragmentVerdict>,
 }
 
-/// What becomes of a fragment that is not its datagram's first.
+/// The result of [`FragmentTable::admit_later`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LaterOutcome {
-    /// What the first one said.
+    /// The first fragment's verdict.
     Decided(FragmentVerdict),
-    /// It was copied and waits for the first; `evicted` says whether another had to give way.
+    /// It was copied and waits for the first; `evicted` if another fragment was evicted for it.
     Held { evicted: bool },
 }
 
-/// The table.
+/// Fragmented datagrams.
 pub struct FragmentTable {
     key: Key,
     buckets: Box<[Mutex<Bucket>]>,
     pub(super) held: Held,
     timeout_ticks: u32,
-    /// Datagrams in the table. Written under the lock of any bucket, so it orders nothing.
+    /// The number of datagrams. Written under different locks, so it orders nothing.
     live: AtomicUsize,
-    /// The bucket that the next [`FragmentTable::sweep`] starts with.
+    /// The bucket at which the next [`FragmentTable::sweep`] starts.
     next: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Bucket {
     slots: [Option<Datagram>; WAYS],
-    /// Datagrams that it has had.
+    /// Datagrams it has ever held.
     count: u64,
 }
 
-/// A datagram of which something was seen.
 #[derive(Clone, Copy)]
 struct Datagram {
     key: DatagramKey,
     since: Tick,
-    /// Its number in its bucket: ticks are too long to tell a flood's oldest from its newest.
+    /// Its number in its bucket. (Ticks are too coarse to order the datagrams of a flood.)
     number: u64,
     state: State,
     seen: SeenRanges,
-    /// The newest fragment that waits.
+    /// The newest waiting fragment.
     waiting: Option<Ticket>,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    /// The first fragment has not said anything yet.
+    /// The first fragment has no verdict yet.
     Open,
-    /// It has.
     Decided(FragmentVerdict),
-    /// There is something wrong with it, and nothing more of it passes.
+    /// Its fragments are inconsistent: no more of it passes.
     Spoiled(DropReason),
 }
 
 impl Datagram {
-    /// Whether it is of those that give way: nothing of it is known to be wanted.
+    /// Whether others may evict it: no fragment of it is known to be wanted.
     fn is_weak(&self) -> bool {
         match self.state {
             State::Open => !self.seen.have_first(),
@@ -105,7 +100,7 @@ impl Datagram {
 }
 
 impl FragmentTable {
-    /// An empty table. Allocates all of its memory now.
+    /// An empty table. Allocates all of its memory at once.
     ///
     /// `seed` keys the hash: draw it at random at each start.
     #[must_use]
@@ -123,41 +118,39 @@ impl FragmentTable {
         }
     }
 
-    /// Datagrams of which something was seen, and not all.
+    /// The number of incomplete datagrams.
     #[must_use]
     pub fn len(&self) -> usize {
         self.live.load(Ordering::Relaxed)
     }
 
-    /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The most datagrams that it holds.
+    /// The largest possible number of datagrams.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.buckets.len() * WAYS
     }
 
-    /// Fragments that wait for their datagram's first one. Looks at each place: not for a packet's
-    /// way.
+    /// The number of waiting fragments. Visits every slot: not for the hot path.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// The memory it takes, in bytes.
+    /// Its memory in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.buckets) + self.held.memory_bytes()
     }
 
-    /// A datagram's first fragment came; [`FragmentTable::settle`] follows, in the same batch.
+    /// Admits a datagram's first fragment. [`FragmentTable::settle`] follows in the same batch.
     ///
     /// # Errors
-    /// Why it is dropped.
+    /// Why the fragment is dropped.
     pub(super) fn admit_first(
         &self,
         key: &DatagramKey,
@@ -169,16 +162,16 @@ impl FragmentTable {
         let (_, datagram) = self.enter(&mut bucket, (key, range), false, now, released)?;
         match datagram.state {
             State::Open => Ok(()),
-            // Its place was not noted, and yet another first one has spoken: a table that was full
-            // forgot the datagram between the two. Which of them is right is not known.
+            // Its range is new, and yet another first fragment has a verdict: a full table forgot the
+            // datagram between the two. Which of them is right is unknown.
             State::Decided(_) | State::Spoiled(_) => Err(DropReason::FragmentLimit),
         }
     }
 
-    /// What became of a datagram's first fragment. Those that wait for it leave.
+    /// Stores the verdict of a datagram's first fragment, and releases those that wait for it.
     ///
     /// # Errors
-    /// Why it is dropped after all: another worker has found the datagram spoiled.
+    /// Why the fragment is dropped after all: another worker spoiled the datagram meanwhile.
     pub(super) fn settle(
         &self,
         key: &DatagramKey,
@@ -187,7 +180,7 @@ impl FragmentTable {
     ) -> Result<(), DropReason> {
         let mut bucket = self.bucket(key);
         let Some(slot) = bucket.slot(key) else {
-            // It had to give way meanwhile: the others will not be known.
+            // It was evicted meanwhile: the later fragments will find nothing.
             return Ok(());
         };
         let Some(datagram) = slot else {
@@ -201,16 +194,16 @@ impl FragmentTable {
             newest,
             decided: Some(decided),
         }));
-        if datagram.seen.are_whole() {
+        if datagram.seen.are_complete() {
             self.forget(slot);
         }
         Ok(())
     }
 
-    /// Another fragment of a datagram came, by this port.
+    /// Admits a later fragment, which arrived on this port.
     ///
     /// # Errors
-    /// Why it is dropped.
+    /// Why the fragment is dropped.
     pub(super) fn admit_later(
         &self,
         key: &DatagramKey,
@@ -222,7 +215,7 @@ impl FragmentTable {
         let mut bucket = self.bucket(key);
         let (at, datagram) = self.enter(&mut bucket, (key, range), true, now, released)?;
         if let State::Decided(decided) = datagram.state {
-            if datagram.seen.are_whole() {
+            if datagram.seen.are_complete() {
                 self.forget(&mut bucket.slots[at]);
             }
             return Ok(LaterOutcome::Decided(decided));
@@ -236,7 +229,7 @@ impl FragmentTable {
         Ok(LaterOutcome::Held { evicted })
     }
 
-    /// Forgets the datagrams of the next `count` buckets whose time is up.
+    /// Expires the datagrams of the next `count` buckets that timed out.
     pub(super) fn sweep(&self, count: usize, now: Tick, released: &mut Vec<ReleasedGroup>) {
         let from = self.next.fetch_add(count, Ordering::Relaxed);
         for at in from..from.saturating_add(count) {
@@ -248,7 +241,6 @@ impl FragmentTable {
         }
     }
 
-    /// Buckets in all.
     pub(super) fn buckets(&self) -> usize {
         self.buckets.len()
     }
@@ -258,7 +250,7 @@ impl FragmentTable {
         lock(&self.buckets[at])
     }
 
-    /// The fragment's datagram, with its place noted; a new one where none is known.
+    /// The fragment's datagram, new or known, with the fragment's range added.
     fn enter<'a>(
         &self,
         bucket: &'a mut Bucket,
@@ -302,7 +294,7 @@ impl FragmentTable {
         now.since(datagram.since) > self.timeout_ticks
     }
 
-    /// Forgets a datagram, and what waits of it leaves.
+    /// Forgets a datagram and releases its waiting fragments.
     fn expire(
         &self,
         slot: &mut Option<Datagram>,
@@ -331,8 +323,8 @@ impl Bucket {
         self.find(key).map(|at| &mut self.slots[at])
     }
 
-    /// Where a new datagram goes: the place of the oldest of its kind where there are enough of them;
-    /// else a free one or one whose time is up; else that of the oldest that gives way.
+    /// The slot for a new datagram: that of the oldest of its kind if the kind has its maximum; else a free
+    /// or expired one; else that of the oldest weak one.
     fn room(&self, weak: bool, is_expired: impl Fn(&Datagram) -> bool) -> Option<usize> {
         let count = self.of_kind(weak).count();
         let max = if weak { WEAK_MAX } else { STRONG_MAX };
@@ -357,7 +349,7 @@ fn oldest<'a>(datagrams: impl Iterator<Item = (usize, &'a Datagram)>) -> Option<
     first.map(|(at, _)| at)
 }
 
-/// Lets nothing more of a datagram pass, and gives the reason back.
+/// Lets no more of a datagram pass; returns the reason.
 fn spoil(
     datagram: &mut Datagram,
     reason: DropReason,
@@ -381,7 +373,7 @@ mod tests {
 
     use super::*;
 
-    /// A datagram's key and the places of its fragments.
+    /// A datagram's key and the ranges of its fragments.
     fn datagram(identification: u32) -> (DatagramKey, [ByteRange; 3]) {
         let [_, _, high, low] = identification.to_be_bytes();
         let fragment = |flags_offset: [u8; 2]| {
@@ -398,20 +390,23 @@ mod tests {
             };
             let fragment = packet.fragment.expect("a fragment");
             let key = DatagramKey::of(&packet, &fragment).expect("UDP");
-            (key, ByteRange::of(&packet, &fragment).expect("a place"))
+            (
+                key,
+                ByteRange::of(&packet, &fragment).expect("a valid range"),
+            )
         };
         let [first, middle, last] = [[0x20, 0], [0x20, 2], [0, 4]].map(fragment);
         (first.0, [first.1, middle.1, last.1])
     }
 
-    /// Whatever two threads do at once: each later fragment either hears the first one's decided, or
-    /// leaves with it.
+    /// However two threads interleave: each later fragment either finds the first one's verdict, or is
+    /// released by it.
     #[test]
-    fn no_fragment_is_left_waiting_for_a_first_one_that_has_come() {
+    fn no_fragment_waits_for_a_first_one_that_has_arrived() {
         let table = FragmentTable::new(FragmentLimits::default(), [1, 2, 3, 4]);
         let rounds = 20_000;
         let progress = [AtomicU32::new(0), AtomicU32::new(0)];
-        // Neither is far ahead, as the parts of a datagram are not.
+        // Neither thread runs far ahead, as the fragments of a datagram do not.
         let keep_pace = |own: usize, id: u32| {
             progress[own].store(id, Ordering::Relaxed);
             while id > progress[1 - own].load(Ordering::Relaxed) + 20 {

@@ -1,11 +1,10 @@
 //! TCP and UDP ports: one, a range, or all.
 //!
-//! Invariant: there is at least one, and 0 is none (RFC 6335 section 6: it is reserved, and nobody
-//! can listen on it).
+//! Invariant: a range has at least one port, and port 0 is none (reserved by RFC 6335 section 6).
 
 use std::fmt;
 
-/// Ports in a row.
+/// A range of ports.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Ports {
     first: u16,
@@ -13,14 +12,12 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Every port.
     pub const ALL: Self = Self {
         first: 1,
         last: u16::MAX,
     };
 
-    /// One port. (Port 0 is no port, but what it would be is what every packet to it is compared
-    /// with: nothing that is served.)
+    /// One port. (Port 0 is allowed for lookups: packets may be sent to it, and match nothing.)
     #[must_use]
     pub const fn one(port: u16) -> Self {
         Self {
@@ -29,7 +26,7 @@ impl Ports {
         }
     }
 
-    /// From a first to a last port; `None` where there is none between them, or 0 is among them.
+    /// `first..=last`; `None` if that is empty or contains 0.
     #[must_use]
     pub const fn range(first: u16, last: u16) -> Option<Self> {
         if first == 0 || last < first {
@@ -38,21 +35,19 @@ impl Ports {
         Some(Self { first, last })
     }
 
-    /// The lowest.
     #[inline]
     #[must_use]
     pub const fn first(self) -> u16 {
         self.first
     }
 
-    /// The highest.
     #[inline]
     #[must_use]
     pub const fn last(self) -> u16 {
         self.last
     }
 
-    /// The port, where there is one only.
+    /// The port, if there is only one.
     #[inline]
     #[must_use]
     pub const fn single(self) -> Option<u16> {
@@ -63,22 +58,19 @@ impl Ports {
         }
     }
 
-    /// How many there are.
     #[inline]
     #[must_use]
     pub const fn count(self) -> u32 {
         (self.last - self.first) as u32 + 1
     }
 
-    /// Whether a port is among them.
     #[inline]
     #[must_use]
     pub const fn contains(self, port: u16) -> bool {
         self.first <= port && port <= self.last
     }
 
-    /// Whether some are among others without the ones containing the others: which of the two is
-    /// meant more specifically then, nobody can say.
+    /// Whether the ranges overlap and neither contains the other, so that neither is more specific.
     #[must_use]
     pub const fn crosses(self, other: Self) -> bool {
         let (low, high) = if self.first <= other.first {
@@ -90,7 +82,7 @@ impl Ports {
     }
 }
 
-/// As a config writes them.
+/// Formats as the config does.
 impl fmt::Display for Ports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.single() {
@@ -101,19 +93,18 @@ impl fmt::Display for Ports {
     }
 }
 
-/// Which of several ranges a port is meant by: the narrowest that it is in.
-///
-/// Of ranges that cross (see [`Ports::crosses`]) one or the other wins.
+/// Finds the narrowest range that contains a port. If ranges cross (see [`Ports::crosses`]), one of them
+/// wins.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Narrowest<T> {
-    /// From each port on, up to the next: sorted.
+    /// Sorted; each entry holds from its port to the next entry's.
     from: Box<[(u16, Option<T>)]>,
 }
 
 impl<T: Copy> Narrowest<T> {
-    /// Sorts ranges so that looking one up takes no longer than halving their number.
+    /// Prepares the ranges for binary search.
     pub(crate) fn new(mut ranges: Vec<(Ports, T)>) -> Self {
-        // Of two that begin alike the wider one is first, and the narrower one opens within it.
+        // Of two with the same start the wider one comes first, and the narrower one opens inside it.
         ranges.sort_by_key(|(ports, _)| (ports.first, u16::MAX - ports.last));
         let mut from = Vec::with_capacity(2 * ranges.len());
         let mut open: Vec<(Ports, T)> = Vec::new();
@@ -126,14 +117,13 @@ impl<T: Copy> Narrowest<T> {
         Self { from: from.into() }
     }
 
-    /// What a port is meant by.
     pub(crate) fn at(&self, port: u16) -> Option<T> {
         let after = self.from.partition_point(|(from, _)| *from <= port);
         self.from.get(after.checked_sub(1)?)?.1
     }
 }
 
-/// Ends the open ranges that end before a port: from there on the one around them is meant.
+/// Closes the open ranges that end before a port: after each, the enclosing one continues.
 fn close<T: Copy>(open: &mut Vec<(Ports, T)>, from: &mut Vec<(u16, Option<T>)>, before: u16) {
     while let Some((ended, _)) = open.pop_if(|(ports, _)| ports.last < before) {
         from.push((ended.last + 1, open.last().map(|(_, of)| *of)));

@@ -1,45 +1,43 @@
-//! Source NAT: connections that reach their server from an address of the balancer's own.
+//! Source NAT: connections that reach their server from an address of the balancer.
 //!
-//! A server answers a client in its own network directly, past the balancer, and itself not over a wire
-//! at all; one whose gateway is another answers nobody through the balancer. Such connections get a
-//! source address and port out of a pool, so that the answer comes back here.
+//! A server answers a client in its own network directly, past the balancer; it answers itself not over the
+//! wire at all; and a server with another gateway never answers through the balancer. Such connections get a
+//! source address and port from a pool, so that the reply comes back here.
 //!
-//! Invariant: a pool keeps no account of what is taken. A source endpoint is taken towards one backend
-//! endpoint, and it is the session table that knows by which session: it has one session per tuple,
-//! whichever worker makes it. So nothing is given out twice, and nothing is lost when a session ends.
+//! Invariant: a pool does not record which ports are taken. A source endpoint is taken towards one backend
+//! endpoint, and the session table knows by which session, since it has one session per tuple. So no port is
+//! given out twice, and none is lost when a session ends.
 
 use waxwing_packet::{Address, Family, Prefix};
 
 use super::{Backend, Ports, Service, SourceId, SourceUse};
 use crate::DropReason;
 
-/// The most source endpoints that are tried for a new session. In a pool that is taken at random to nine
-/// tenths one in 10^11 new sessions finds none; to 99 hundredths one in 13, whose next try, with the
-/// client's next packet, is at other ports.
+/// The most source endpoints tried for a new session. In a pool that is 90 % taken at random, one new session
+/// in 10^11 finds none; at 99 %, one in 13, and the client's next packet tries other ports.
 const TRIES_MAX: usize = 256;
 
-/// Source addresses, and who gets one.
+/// Source addresses, and the clients that get one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SourcePool {
-    /// Networks whose clients do, at every service. Of several pools the one with the narrowest counts.
+    /// Networks whose clients get one, at every service. The narrowest network among all pools decides.
     pub clients: Box<[Prefix]>,
-    /// The addresses, of either family.
+    /// Addresses of either family.
     pub addresses: Box<[SourceId]>,
-    /// The ports of each address.
     pub ports: Ports,
 }
 
 /// The source addresses of a snapshot.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// By id, those included that sessions alone still have.
+    /// By id, including those that only existing sessions still use.
     addresses: Box<[Option<Address>]>,
     pools: Box<[Pool]>,
-    /// The narrowest first, each with its pool.
+    /// Networks with their pools, narrowest first.
     clients: Box<[(Prefix, usize)]>,
 }
 
-/// What a [`SourcePool`] has for one family.
+/// The part of a [`SourcePool`] of one address family.
 #[derive(Debug)]
 pub(crate) struct Pool {
     family: Family,
@@ -48,8 +46,7 @@ pub(crate) struct Pool {
 }
 
 impl Sources {
-    /// Puts them together. Every id is above 0 and among `addresses`; of what a pool names otherwise
-    /// nothing is used.
+    /// Every id must be above 0 and in `addresses`; other ids of a pool are ignored.
     #[must_use]
     pub fn new(addresses: &[(SourceId, Address)], pools: &[SourcePool]) -> Self {
         let len = addresses.iter().map(|(id, _)| id.index() + 1).max();
@@ -83,23 +80,23 @@ impl Sources {
         }
     }
 
-    /// The address behind an id.
     #[inline]
     #[must_use]
     pub fn address(&self, id: SourceId) -> Option<Address> {
         *self.addresses.get(id.index())?
     }
 
-    /// Every address with its id.
+    /// All addresses with their ids.
     pub fn iter(&self) -> impl Iterator<Item = (SourceId, Address)> {
         let addresses = (0..=u8::MAX).map(SourceId).zip(&self.addresses);
         addresses.filter_map(|(id, address)| Some((id, (*address)?)))
     }
 
-    /// Where a new session gets its source endpoint from; `None` where it keeps the client's own.
+    /// The pool for a new session's source endpoint; `None` if it keeps the client's own.
     ///
     /// # Errors
-    /// [`DropReason::NoSourceAddress`] where it cannot do without, and there is none.
+    /// [`DropReason::NoSourceAddress`] if the session needs source NAT and no pool has an address of its
+    /// family.
     pub(crate) fn pool(
         &self,
         service: &Service,
@@ -127,11 +124,11 @@ impl Pool {
         self.family == family && !self.addresses.is_empty()
     }
 
-    /// The source endpoints to try for a new session, at most [`TRIES_MAX`] and one.
+    /// The source endpoints to try for a new session, at most [`TRIES_MAX`] + 1.
     ///
-    /// The client's own port is kept where that can be (RFC 4787 section 4.2.1), and a client keeps to
-    /// one address as long as there is a port of it (its REQ-2): `client` is a hash of its address.
-    /// `draw` decides which ports come in which order; none comes twice.
+    /// The client's own port is preferred (RFC 4787 section 4.2.1), and a client keeps one address while that
+    /// has a free port (RFC 4787 REQ-2): `client` is a hash of its address. `draw` decides the order of the
+    /// ports; none repeats.
     pub(crate) fn candidates(
         &self,
         client: u64,
@@ -151,8 +148,8 @@ impl Pool {
     }
 }
 
-/// An order of a range's ports: from a start in equal steps, round and round. Each comes once, since the
-/// step has no divisor in common with their number.
+/// An order of a range's ports: from a start, in equal steps, wrapping around. Each port comes once, since
+/// step and count are coprime.
 #[derive(Clone, Copy)]
 struct Walk {
     ports: Ports,
@@ -180,7 +177,7 @@ impl Walk {
     }
 }
 
-/// The greatest divisor that two numbers have in common (Euclid).
+/// The greatest common divisor (Euclid).
 const fn greatest_divisor(mut a: u64, mut b: u64) -> u64 {
     while b > 0 {
         (a, b) = (b, a % b);
@@ -188,7 +185,7 @@ const fn greatest_divisor(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// A hash as a number below `count`.
+/// Maps a hash to a number below `count`.
 fn reduce(hash: u64, count: u64) -> usize {
     usize::try_from(hash % count.max(1)).unwrap_or(0)
 }

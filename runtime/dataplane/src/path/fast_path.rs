@@ -3,8 +3,8 @@
 //! Invariant: nothing here allocates, calls a policy or reads a clock. It locks only when the client's return
 //! hop changed, and writes shared state only when that changed.
 //!
-//! What few packets need is in functions that are not inlined and get copies. So the compiler never has to put
-//! the whole session together in memory.
+//! What few packets need is in functions that are not inlined and get copies. So the compiler never has to
+//! put the whole session together in memory.
 
 use waxwing_packet::{Cut, IpPacket, TcpFlags};
 
@@ -80,8 +80,8 @@ fn is_unchanged_by(stored: &Stored, direction: Direction, flags: TcpFlags, now: 
         && stored.tcp().on_packet(direction, flags) == stored.tcp()
 }
 
-/// Updates the session's last-seen time and TCP state. Reads the state anew: an earlier packet of the batch or
-/// another worker may have changed it since the lookup. Returns whether the backend has just refused the
+/// Updates the session's last-seen time and TCP state. Reads the state anew: an earlier packet of the batch
+/// or another worker may have changed it since the lookup. Returns whether the backend has just refused the
 /// connection.
 #[inline(never)]
 fn update_session(

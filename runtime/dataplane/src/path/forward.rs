@@ -1,6 +1,7 @@
 //! The hot path: a batch of frames, pass by pass.
 //!
-//! Each pass goes over the whole batch, so that the wait for one packet's memory is filled with work on the others:
+//! Each pass goes over the whole batch, so that the wait for one packet's memory is filled with work on the
+//! others:
 //!
 //! 1. [`classify`](super::classify): parse and hash.
 //! 2. `look_up`: find each packet's session; rewrite the packets of established ones
@@ -10,9 +11,9 @@
 //!
 //! Fragments leave this path in pass 1 and rejoin it before pass 4 (see [`crate::fragments`]).
 //!
-//! Invariant: for a packet of an established session nothing here allocates, locks, calls a policy or reads a clock.
-//! Every frame ends in exactly one way: sent, passed to the kernel, or dropped with a [`DropReason`]. A fragment may
-//! be held before that.
+//! Invariant: for a packet of an established session nothing here allocates, locks, calls a policy or reads a
+//! clock. Every frame ends in exactly one way: sent, passed to the kernel, or dropped with a [`DropReason`].
+//! A fragment may be held before that.
 
 use std::sync::Arc;
 
@@ -56,8 +57,8 @@ impl Forwarder {
         }
     }
 
-    /// Switches to the latest routes to clients. To be called also when no frame arrives, so that an old table does
-    /// not stay in use.
+    /// Switches to the latest routes to clients. To be called also when no frame arrives, so that an old
+    /// table does not stay in use.
     #[inline]
     pub fn refresh_routes(&mut self) {
         let context = &mut self.context;
@@ -118,9 +119,9 @@ impl Forwarder {
     }
 }
 
-/// Pass 2: finds each packet's session. The first round reads the index and prefetches the sessions; with many
-/// backends, another prefetches those. The last round rewrites the packets of sessions that stand, closes sessions
-/// that do not, and finds new flows.
+/// Pass 2: finds each packet's session. The first round reads the index and prefetches the sessions; with
+/// many backends, another prefetches those. The last round rewrites the packets of sessions that stand,
+/// closes sessions that do not, and finds new flows.
 #[inline(never)]
 fn look_up<F: FrameBuf>(
     context: &mut WorkerContext,
@@ -181,8 +182,8 @@ fn prefetch_backends(context: &WorkerContext, batch: &Batch, snapshot: &Snapshot
     }
 }
 
-/// For a flow whose first candidate was another session with the same tag, or one that has ended: looks at all
-/// candidates.
+/// For a flow whose first candidate was another session with the same tag, or one that has ended: looks at
+/// all candidates.
 #[cold]
 #[inline(never)]
 fn look_up_again<F: FrameBuf>(

@@ -1,15 +1,16 @@
 //! Fragmentation: a packet larger than the egress MTU leaves in fragments, if its sender allows that.
 //!
-//! Invariant: each fragment is a frame of its own from the pool, sent in order; the packet's own frame returns to
-//! the pool. If pool or ring run out, the rest of the packet is dropped. No frame is ever in two places.
+//! Invariant: each fragment is a frame of its own from the pool, sent in order; the packet's own frame
+//! returns to the pool. If pool or ring run out, the rest of the packet is dropped. No frame is ever in two
+//! places.
 
 use waxwing_packet::{Cut, Packet, parse};
 
 use crate::counters::WorkerCounters;
 use crate::{DropReason, FrameBuf, FrameIo, PortId};
 
-/// The most fragments of one packet: enough for a frame of one buffer on a link of 576 bytes (RFC 791), and for
-/// 9000 bytes on an Ethernet. More would amplify a flood.
+/// The most fragments of one packet: enough for a frame of one buffer on a link of 576 bytes (RFC 791), and
+/// for 9000 bytes on an Ethernet. More would amplify a flood.
 const FRAGMENTS_MAX: usize = 8;
 
 /// Sends a packet, which is rewritten for `port`, in fragments that fit `mtu` bytes.

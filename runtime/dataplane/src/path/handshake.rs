@@ -14,8 +14,8 @@ use crate::{Now, Snapshot, Tick};
 /// (RFC 6298 section 2.1).
 const RETRANSMIT_TICKS: u32 = 3;
 
-/// Records a SYN or RST of a session, which moved its state from `before` to `after`. `seen_before` is when the
-/// session's previous packet was seen. Returns whether the backend has just refused the connection.
+/// Records a SYN or RST of a session, which moved its state from `before` to `after`. `seen_before` is when
+/// the session's previous packet was seen. Returns whether the backend has just refused the connection.
 pub(crate) fn watch(
     shared: &SharedState,
     counters: &WorkerCounters,
@@ -26,8 +26,8 @@ pub(crate) fn watch(
 ) -> bool {
     if direction == Direction::Forward && flags.has(TcpFlags::SYN) {
         shared.sessions.repeat_connect(at, now);
-        // The previous packet was the session's first SYN, so this is its first retransmission. Of two workers
-        // only one sees that.
+        // The previous packet was the session's first SYN, so this is its first retransmission. Of two
+        // workers only one sees that.
         let is_first_retransmission = seen_before == Some(session.created)
             && now.tick().since(session.created) >= RETRANSMIT_TICKS;
         if is_first_retransmission && before.is_opening() && before.is_unanswered() {

@@ -1,14 +1,14 @@
-//! ICMP errors about a session's packets, forwarded as if there were no NAT between the sender of the error and its
-//! receiver (RFC 5508 sections 4 and 5).
+//! ICMP errors about a session's packets, forwarded as if there were no NAT between the sender of the error
+//! and its receiver (RFC 5508 sections 4 and 5).
 //!
-//! Invariant: an error changes no session. It neither ends one nor keeps it alive, and does not move the return
-//! path: anybody can send one. It is forwarded only if it quotes a packet that the balancer sent (by the whole
-//! 5-tuple of a session that stands) and is addressed to that packet's source.
+//! Invariant: an error changes no session. It neither ends one nor keeps it alive, and does not move the
+//! return path: anybody can send one. It is forwarded only if it quotes a packet that the balancer sent (by
+//! the whole 5-tuple of a session that stands) and is addressed to that packet's source.
 //!
-//! An error from the clients' side keeps its source, a router or the client. An error from the servers' side gets
-//! the VIP as its source, whoever sent it (RFC 5508 REQ-5 c): the client knows no other address here, and a private
-//! one would be dropped on the way. For the same reason an error to a server that knows its client by a source NAT
-//! address comes from that address.
+//! An error from the clients' side keeps its source, a router or the client. An error from the servers' side
+//! gets the VIP as its source, whoever sent it (RFC 5508 REQ-5 c): the client knows no other address here,
+//! and a private one would be dropped on the way. For the same reason an error to a server that knows its
+//! client by a source NAT address comes from that address.
 
 use waxwing_packet::{IpPacket, Quote, Rewrite, Translation, checksum};
 
@@ -21,8 +21,8 @@ use crate::model::Backend;
 use crate::session::{Direction, Session, Stored, Tuple};
 use crate::{DropReason, FrameBuf, Now, PortId, Snapshot};
 
-/// The verdict on an ICMP error. One to a VIP that is about no session of ours is dropped; one to another address
-/// may be about a backend's own connections and is passed to the kernel.
+/// The verdict on an ICMP error. One to a VIP that is about no session of ours is dropped; one to another
+/// address may be about a backend's own connections and is passed to the kernel.
 pub(crate) fn classify<F: FrameBuf>(
     context: &WorkerContext,
     snapshot: &Snapshot,
@@ -55,8 +55,8 @@ struct SessionError {
 }
 
 impl SessionError {
-    /// Finds the session that an error is about. `None` if there is none, if the packet is no error, or if it quotes
-    /// a packet that no session can have.
+    /// Finds the session that an error is about. `None` if there is none, if the packet is no error, or if it
+    /// quotes a packet that no session can have.
     ///
     /// # Errors
     /// [`DropReason::Malformed`] if the quote is not the start of a packet.
@@ -91,9 +91,9 @@ impl SessionError {
         }))
     }
 
-    /// Rewrites the error; returns its egress port. If it cannot be forwarded it is dropped silently: no error is
-    /// sent about an error. Its own checksum must be right (RFC 5508 REQ-3); those in the quote are left to the
-    /// receiver (REQ-3 a and c).
+    /// Rewrites the error; returns its egress port. If it cannot be forwarded it is dropped silently: no
+    /// error is sent about an error. Its own checksum must be right (RFC 5508 REQ-3); those in the quote are
+    /// left to the receiver (REQ-3 a and c).
     fn forward<F: FrameBuf>(
         &self,
         context: &WorkerContext,
@@ -135,9 +135,9 @@ impl SessionError {
         Ok(exit.egress.wire)
     }
 
-    /// The rewrites of the error's own header and of the quoted one. The quoted packet travelled in the opposite
-    /// direction and must look as it did before its translation. That is the translation of the error's direction
-    /// with source and destination swapped.
+    /// The rewrites of the error's own header and of the quoted one. The quoted packet travelled in the
+    /// opposite direction and must look as it did before its translation. That is the translation of the
+    /// error's direction with source and destination swapped.
     fn rewrites(
         &self,
         backend: &Backend,

@@ -1,8 +1,8 @@
-//! Frames in one contiguous buffer, for when the whole payload is needed: to verify a checksum before an error is
-//! sent, to fragment a packet, to hold a fragment.
+//! Frames in one contiguous buffer, for when the whole payload is needed: to verify a checksum before an
+//! error is sent, to fragment a packet, to hold a fragment.
 //!
-//! Invariant: a frame that lies in one buffer is not copied. A jumbo frame is copied to the worker's own buffer,
-//! and only if its packet is not simply forwarded.
+//! Invariant: a frame that lies in one buffer is not copied. A jumbo frame is copied to the worker's own
+//! buffer, and only if its packet is not simply forwarded.
 
 use crate::FrameBuf;
 

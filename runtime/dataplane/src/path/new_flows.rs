@@ -1,7 +1,7 @@
 //! New flows: from a policy's picks to sessions (see [`super::session_open`]).
 //!
-//! Invariant: a pick is not trusted. It becomes a session only if it names a backend of the service that takes new
-//! sessions, or that keeps a connection it already serves. Otherwise the native fallback chooses.
+//! Invariant: a pick is not trusted. It becomes a session only if it names a backend of the service that
+//! takes new sessions, or that keeps a connection it already serves. Otherwise the native fallback chooses.
 
 use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
 
@@ -192,7 +192,8 @@ fn new_flow(tuple: &Tuple, hash: u64, mid_stream: bool, prefix: &[u8]) -> NewFlo
     }
 }
 
-/// The range of a packet's transport payload in its frame's first buffer. (Policies see far less than a buffer.)
+/// The range of a packet's transport payload in its frame's first buffer. (Policies see far less than a
+/// buffer.)
 fn payload_range(packet: &IpPacket, head_len: usize) -> std::ops::Range<usize> {
     let start = match packet.transport {
         Transport::Tcp { payload, .. } => payload,

@@ -1,11 +1,12 @@
-//! What the sender of a packet that goes no further is sent, and how often: an RST or port unreachable if nobody
-//! takes the packet, time exceeded or packet too big if it cannot be forwarded. Also limits echo replies.
+//! What the sender of a packet that goes no further is sent, and how often: an RST or port unreachable if
+//! nobody takes the packet, time exceeded or packet too big if it cannot be forwarded. Also limits echo
+//! replies.
 //!
-//! Invariant: a packet gets one answer at most, sent to its own source, over its ingress port and VLAN. The rate
-//! limits bound what a spoofed source can be made to receive.
+//! Invariant: a packet gets one answer at most, sent to its own source, over its ingress port and VLAN. The
+//! rate limits bound what a spoofed source can be made to receive.
 //!
-//! Answers come from the VIP, the one address of the balancer that a client knows and that a server routes to as it
-//! does to clients. A server that sent to a source NAT address gets them from that address.
+//! Answers come from the VIP, the one address of the balancer that a client knows and that a server routes to
+//! as it does to clients. A server that sent to a source NAT address gets them from that address.
 
 use waxwing_packet::refusal::{self, IcmpError};
 use waxwing_packet::{Address, IpPacket, Transport, checksum};
@@ -17,12 +18,12 @@ use super::{Arrived, Verdict};
 use crate::counters::WorkerCounters;
 use crate::{DropReason, FrameBuf, Now, PortId};
 
-/// RSTs per second and worker. Generous, because a client that is not told waits long: it lets all connections of a
-/// failed server be reset within seconds.
+/// RSTs per second and worker. Generous, because a client that is not told waits long: it lets all
+/// connections of a failed server be reset within seconds.
 const RESETS_PER_S: u64 = 10_000;
 const RESETS_BURST: u64 = 1000;
-/// ICMP errors per second and worker (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f): as many as Linux sends in
-/// all.
+/// ICMP errors per second and worker (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f): as many as Linux
+/// sends in all.
 const ERRORS_PER_S: u64 = 1000;
 const ERRORS_BURST: u64 = 100;
 /// Echo replies per second and worker: enough for many monitors, no more for a flood.
@@ -50,9 +51,9 @@ impl RejectLimits {
         self.echoes.take(now)
     }
 
-    /// The verdict on a packet to be rejected: [`Verdict::Reject`], or a drop (`silent` if its sender must not be
-    /// answered). The packet ends here, so its checksums are verified here, as its receiver would (RFC 1122 sections
-    /// 3.2.1.2, 4.1.3.4 and 4.2.2.7).
+    /// The verdict on a packet to be rejected: [`Verdict::Reject`], or a drop (`silent` if its sender must
+    /// not be answered). The packet ends here, so its checksums are verified here, as its receiver would (RFC
+    /// 1122 sections 3.2.1.2, 4.1.3.4 and 4.2.2.7).
     pub(crate) fn check<F: FrameBuf>(
         &mut self,
         linearizer: &mut Linearizer,
@@ -76,9 +77,9 @@ impl RejectLimits {
         }
     }
 
-    /// Turns a session's packet that cannot be forwarded into an ICMP error from this address; returns the port it
-    /// leaves by, which is the ingress port (RFC 1812 sections 5.3.1 and 4.3.3.1, RFC 1191 section 4, RFC 4443
-    /// sections 3.2 and 3.3).
+    /// Turns a session's packet that cannot be forwarded into an ICMP error from this address; returns the
+    /// port it leaves by, which is the ingress port (RFC 1812 sections 5.3.1 and 4.3.3.1, RFC 1191 section 4,
+    /// RFC 4443 sections 3.2 and 3.3).
     ///
     /// # Errors
     /// Why the packet is dropped instead: no error may be sent about it, the rate limit, or a bad checksum.

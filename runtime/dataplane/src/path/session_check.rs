@@ -1,8 +1,8 @@
-//! Whether a session still stands when a packet of it arrives: by its timeout, its TCP state and its backend's
-//! health.
+//! Whether a session still stands when a packet of it arrives: by its timeout, its TCP state and its
+//! backend's health.
 //!
-//! Invariant: a session that does not stand ends before its packet is handled. The packet is then one of a new
-//! flow, or is rejected.
+//! Invariant: a session that does not stand ends before its packet is handled. The packet is then one of a
+//! new flow, or is rejected.
 
 use waxwing_packet::{IpPacket, Protocol, TcpFlags};
 
@@ -120,8 +120,8 @@ fn as_new_flow(context: &WorkerContext, snapshot: &Snapshot, packet: &IpPacket) 
     }
 }
 
-/// The verdict on the packet whose session is reset. An RST is never answered; it goes on to the backend, which
-/// may be draining and has no other way to learn that the connection ended.
+/// The verdict on the packet whose session is reset. An RST is never answered; it goes on to the backend,
+/// which may be draining and has no other way to learn that the connection ended.
 fn verdict_at_reset<F: FrameBuf>(
     context: &mut WorkerContext,
     arrived: &Arrived<'_, F>,

@@ -137,8 +137,8 @@ impl ClosedSessions {
     }
 }
 
-/// How a session ended. What its two ends sent decides first. A session that was evicted after it had timed out
-/// counts as idle.
+/// How a session ended. What its two ends sent decides first. A session that was evicted after it had timed
+/// out counts as idle.
 fn end_of(session: &Session, backend: &Backend, cause: RemovalCause, now: Tick) -> End {
     let tcp = session.tcp;
     if tcp.is_closed() {

@@ -1,8 +1,8 @@
 //! A new flow's session: its source endpoint towards the backend, and its entry in the table.
 //!
 //! Invariant: no session is overwritten. If another session has a source endpoint towards the same backend
-//! endpoint, the next candidate is tried. When the pool is empty, closed and then half-open sessions are evicted;
-//! otherwise the new flow is dropped.
+//! endpoint, the next candidate is tried. When the pool is empty, closed and then half-open sessions are
+//! evicted; otherwise the new flow is dropped.
 
 use waxwing_packet::{Address, IpPacket, Protocol};
 
@@ -18,8 +18,8 @@ use crate::{DropReason, NextHop, Now, Snapshot, SourceId, Tick};
 
 /// How many slots of a full table are searched for a session to evict.
 const EVICTION_WINDOW: usize = 128;
-/// How long a connection that an RST seems to have ended may show that it lives, before it can be evicted: ten
-/// seconds, as in Linux's connection tracking.
+/// How long a connection that an RST seems to have ended may show that it lives, before it can be evicted:
+/// ten seconds, as in Linux's connection tracking.
 const RESET_TICKS: u32 = 100;
 /// How long a reply to a datagram may be under way, before another client may get its source port.
 const REPLY_TICKS: u32 = 100;
@@ -267,12 +267,12 @@ fn evictable(snapshot: &Snapshot, session: &Session, now: Tick) -> Evictable {
 }
 
 /// The order in which the sessions that hold a pool's ports are evicted, highest first; `None` for never. The
-/// longest closed one goes first, then the oldest half-open one. (A full table evicts half-open sessions first:
-/// there they are most likely a flood's. Here they are as likely this client's neighbours, while the ports of closed
-/// sessions are held out of caution only.)
+/// longest closed one goes first, then the oldest half-open one. (A full table evicts half-open sessions
+/// first: there they are most likely a flood's. Here they are as likely this client's neighbours, while the
+/// ports of closed sessions are held out of caution only.)
 ///
-/// A late segment meets other sequence numbers at the next client. A late datagram does not, and would show it
-/// another client's reply.
+/// A late segment meets other sequence numbers at the next client. A late datagram does not, and would show
+/// it another client's reply.
 fn eviction_rank(snapshot: &Snapshot, session: &Session, now: Tick) -> Option<(u8, u32)> {
     if session.protocol == Protocol::Udp && now.since(session.seen) < REPLY_TICKS {
         return None;

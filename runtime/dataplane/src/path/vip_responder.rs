@@ -1,7 +1,7 @@
 //! Responses for VIPs: ARP, neighbour solicitations and ping.
 //!
-//! Invariant: a response leaves by the port its request came from, to the address it came from, and only for a VIP
-//! of the snapshot.
+//! Invariant: a response leaves by the port its request came from, to the address it came from, and only for
+//! a VIP of the snapshot.
 
 use waxwing_packet::arp::{Arp, Operation};
 use waxwing_packet::ndp::Solicitation;
@@ -31,8 +31,8 @@ impl From<Response> for Verdict {
     }
 }
 
-/// Answers an ARP request for a VIP (RFC 826). A probe (RFC 5227 section 2.1.1) is answered too: that is how another
-/// host learns that the address is taken.
+/// Answers an ARP request for a VIP (RFC 826). A probe (RFC 5227 section 2.1.1) is answered too: that is how
+/// another host learns that the address is taken.
 pub(crate) fn respond_to_arp<F: FrameBuf>(
     snapshot: &Snapshot,
     frame: &mut F,
@@ -51,8 +51,8 @@ pub(crate) fn respond_to_arp<F: FrameBuf>(
     written(frame.set_len(reply.frame_len()) && reply.write(frame.bytes_mut()))
 }
 
-/// Answers a neighbour solicitation (RFC 4861 section 7.2.4) or an echo request (RFC 1122 section 3.2.2.6, RFC 4443
-/// section 4.2) for a VIP. `may_echo` limits the latter.
+/// Answers a neighbour solicitation (RFC 4861 section 7.2.4) or an echo request (RFC 1122 section 3.2.2.6,
+/// RFC 4443 section 4.2) for a VIP. `may_echo` limits the latter.
 pub(crate) fn respond_to_icmp<F: FrameBuf>(
     snapshot: &Snapshot,
     Arrived { frame, packet }: Arrived<'_, F>,

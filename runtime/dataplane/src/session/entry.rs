@@ -7,46 +7,40 @@ use crate::egress::NextHop;
 use crate::model::TimeoutTicks;
 use crate::{BackendId, SourceId, Tick};
 
-/// The number that stands for every worker from this one on in [`Session::worker`]: such workers'
-/// sessions are counted in all, but not by worker.
+/// The largest value of [`Session::worker`]. It stands for this worker and all with a higher number: their
+/// sessions are counted in total, but not by worker.
 pub const WORKER_UNCOUNTED: u8 = 127;
 
 /// One session, as plain values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Session {
-    /// The client's address.
     pub client: Address,
-    /// The client's port.
     pub client_port: u16,
-    /// The port that the client used on the VIP.
+    /// The port the client used on the VIP.
     pub service_port: u16,
-    /// The client's address as the backend sees it: the client's own unless source NAT has given it
-    /// another.
+    /// The client's address as the backend sees it: its own unless source NAT applies.
     pub source: SourceId,
     /// The client's port as the backend sees it: the client's own unless translated.
     pub source_port: u16,
-    /// TCP or UDP.
     pub protocol: Protocol,
-    /// The number of the worker that made it, at most [`WORKER_UNCOUNTED`].
+    /// The worker that created it, at most [`WORKER_UNCOUNTED`].
     pub worker: u8,
-    /// The backend that it is pinned to: an id below 2^24.
+    /// The backend it is pinned to: an id below 2^24.
     pub backend: BackendId,
-    /// The way back to the client: the next hop its last packet came from.
+    /// The return hop: where the client's last packet came from.
     pub hop: NextHop,
-    /// The way back to the client: its VLAN tags. Up to two, with TPID 0x8100 or 0x88a8 (any other
-    /// TPID is kept as 0x8100).
+    /// The VLAN tags towards the return hop: up to two, with TPID 0x8100 or 0x88a8 (any other TPID is stored
+    /// as 0x8100).
     pub tags: VlanTags,
-    /// When it was made.
     pub created: Tick,
-    /// When its last packet was seen, of either direction.
+    /// When its last packet of either direction was seen.
     pub seen: Tick,
-    /// What was seen of the connection. Of UDP, which is without flags: whether the backend has
-    /// answered.
+    /// The state of the connection. For UDP, which has no flags: whether the backend has answered.
     pub tcp: TcpState,
 }
 
 impl Session {
-    /// How long the session may be idle, in ticks.
+    /// The idle timeout in ticks.
     #[inline]
     #[must_use]
     pub const fn timeout_ticks(&self, timeouts: &TimeoutTicks) -> u32 {
@@ -58,8 +52,8 @@ impl Session {
         }
     }
 
-    /// Whether it has been idle for longer than it may. Ticks cut time off, so a difference of one
-    /// tick more than the timeout is what proves that the whole timeout has passed.
+    /// Whether it was idle for longer than its timeout. Ticks are truncated, so only a difference of one tick
+    /// more than the timeout proves that the whole timeout has passed.
     #[inline]
     #[must_use]
     pub const fn is_expired(&self, timeouts: &TimeoutTicks, now: Tick) -> bool {
@@ -67,21 +61,21 @@ impl Session {
     }
 }
 
-/// A session that was removed from the table.
+/// A session after its removal from the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Removed {
-    /// As it was at its end.
+    /// Its last state.
     pub session: Session,
-    /// What [`SessionTable::add_bytes`] added up.
+    /// The sum of [`super::SessionTable::add_bytes`].
     pub bytes: u64,
 }
 
-/// Where a session may be, by what the index says.
+/// A slot that may hold the session of a hash, according to the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Candidate(pub(super) u32);
 
-/// Where a session was found. It may have ended since: every operation checks that it is still
-/// the same session, and does nothing where it is not.
+/// A reference to a session. The session may have ended since: every operation checks that the slot still
+/// holds the same session, and otherwise does nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct SessionRef {
     pub(super) slot: u32,
