@@ -262,7 +262,7 @@ fn decide_further_packets<F: FrameBuf>(
     frames: &mut [F],
     now: Now,
 ) {
-    for at in 0..batch.verdicts.len() {
+    for (at, frame) in frames.iter_mut().enumerate() {
         let (Verdict::NewFlow(hash, _), Some(packet)) = (batch.verdicts[at], &batch.packets[at])
         else {
             continue;
@@ -278,7 +278,6 @@ fn decide_further_packets<F: FrameBuf>(
         batch.verdicts[at] = match (first, found) {
             // A damaged first packet says nothing about this one.
             (Verdict::Reject | Verdict::Drop(DropReason::Malformed), _) => {
-                let frame = &mut frames[at];
                 reject(context, &Arrived { frame, packet }, now)
             }
             (Verdict::Drop(reason), _) => Verdict::Drop(reason),

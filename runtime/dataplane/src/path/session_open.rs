@@ -73,7 +73,7 @@ pub(crate) fn open_session(
     };
     match pool {
         None => opening.with_client_address(),
-        Some(pool) => opening.from_pool(pool),
+        Some(pool) => opening.with_pool_address(pool),
     }
 }
 
@@ -113,7 +113,7 @@ impl Opening<'_> {
     }
 
     /// Takes a source endpoint from the pool, evicting a session for it if all candidates are taken.
-    fn from_pool(&mut self, pool: &Pool) -> Result<Verdict, DropReason> {
+    fn with_pool_address(&mut self, pool: &Pool) -> Result<Verdict, DropReason> {
         let client = hash_of_client(&self.context.shared.sessions, self.tuple.source);
         // Each retry of a client draws other ports.
         let turn = u64::from(self.now.tick().0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
