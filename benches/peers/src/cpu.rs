@@ -1,6 +1,6 @@
-//! What the processors were busy with.
+//! CPU pinning and CPU use.
 //!
-//! Invariant: a processor's time is either busy or idle; what the hypervisor took from it is neither.
+//! Invariant: a CPU's time is either busy or idle; time that the hypervisor stole counts as neither.
 
 use std::fs;
 
@@ -8,52 +8,55 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// The two processors of a run: everybody else's, and the contender's.
+/// The two CPUs of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cores {
-    /// The generator's, the clients' and the servers'.
+    /// Runs the generator, the clients and the servers.
     pub(crate) load: usize,
-    /// The contender's.
+    /// Runs the contender.
     pub(crate) contender: usize,
 }
 
 impl Cores {
-    /// The first two that this process may use.
+    /// Returns the first two CPUs that this process may use.
     pub(crate) fn find() -> Result<Self> {
-        let allowed = sched_getaffinity(Pid::from_raw(0)).context("no list of processors")?;
+        let allowed =
+            sched_getaffinity(Pid::from_raw(0)).context("cannot read this process's CPU affinity")?;
         let mut cores = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu) == Ok(true));
         let (load, contender) = (cores.next(), cores.next());
         let both = load
             .zip(contender)
             .map(|(load, contender)| Self { load, contender });
-        both.context("the wire bench needs two processors: one for the contender alone")
+        both.context("the wire bench needs two CPUs: one for the contender, one for all else")
     }
 
-    /// Keeps this thread, and what it starts from now on, on one processor.
-    pub(crate) fn stay_on(core: usize) -> Result<()> {
+    /// Pins this thread, and all that it starts from now on, to one CPU.
+    pub(crate) fn pin_to(core: usize) -> Result<()> {
         let mut set = CpuSet::new();
-        set.set(core).context("a processor's number")?;
+        set.set(core).context("the CPU number is too large")?;
         sched_setaffinity(Pid::from_raw(0), &set)
-            .with_context(|| format!("cannot stay on CPU {core}"))
+            .with_context(|| format!("cannot pin this thread to CPU {core}"))
     }
 
-    /// Does something whose children stay on the contender's processor.
+    /// Calls `start`; processes that it spawns stay on the contender's CPU.
     pub(crate) fn as_contender<T>(self, start: impl FnOnce() -> Result<T>) -> Result<T> {
-        Self::stay_on(self.contender)?;
+        Self::pin_to(self.contender)?;
         let started = start();
-        Self::stay_on(self.load)?;
+        Self::pin_to(self.load)?;
         started
     }
 
-    /// The times of both, load first.
+    /// The times of both CPUs: the load's, then the contender's.
     pub(crate) fn times(self) -> Result<[Times; 2]> {
-        let stat = fs::read_to_string("/proc/stat").context("no /proc/stat")?;
-        let of = |core| Times::read(&stat, core).with_context(|| format!("no times of CPU {core}"));
+        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        let of = |core| {
+            Times::parse(&stat, core).with_context(|| format!("/proc/stat has no CPU {core}"))
+        };
         Ok([of(self.load)?, of(self.contender)?])
     }
 }
 
-/// What a processor has done since the system's start, in ticks.
+/// A CPU's busy and idle time since boot, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
     busy: u64,
@@ -61,8 +64,8 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// From `/proc/stat` (proc_stat(5)): user, nice, system, idle, iowait, irq, softirq, steal.
-    fn read(stat: &str, core: usize) -> Option<Self> {
+    /// Parses `/proc/stat` (proc_stat(5)): user, nice, system, idle, iowait, irq, softirq, steal.
+    fn parse(stat: &str, core: usize) -> Option<Self> {
         let name = format!("cpu{core} ");
         let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
         let ticks: Vec<u64> = line
@@ -78,8 +81,8 @@ impl Times {
         })
     }
 
-    /// The share of the time since an earlier look that it was busy, from 0 to 1.
-    #[expect(clippy::cast_precision_loss, reason = "ticks of seconds")]
+    /// The share of the time since `earlier` that the CPU was busy, from 0 to 1.
+    #[expect(clippy::cast_precision_loss, reason = "the ticks of some seconds are far below 2^52")]
     pub(crate) fn busy_since(self, earlier: Self) -> f64 {
         let busy = self.busy.saturating_sub(earlier.busy);
         let idle = self.idle.saturating_sub(earlier.idle);
@@ -98,8 +101,8 @@ mod tests {
                         intr 1 2 3\n";
 
     #[test]
-    fn softirqs_are_busy_and_stolen_time_is_nobodys() {
-        let times = Times::read(STAT, 0);
+    fn softirqs_are_busy_and_stolen_time_is_not_counted() {
+        let times = Times::parse(STAT, 0);
         assert_eq!(
             times,
             Some(Times {
@@ -107,12 +110,12 @@ mod tests {
                 idle: 1005
             })
         );
-        assert_eq!(Times::read(STAT, 1), Some(Times { busy: 5, idle: 2 }));
-        assert_eq!(Times::read(STAT, 2), None);
+        assert_eq!(Times::parse(STAT, 1), Some(Times { busy: 5, idle: 2 }));
+        assert_eq!(Times::parse(STAT, 2), None);
     }
 
     #[test]
-    fn the_share_is_of_the_time_between_two_looks() {
+    fn the_busy_share_is_of_the_time_between_two_readings() {
         let (then, now) = (
             Times {
                 busy: 100,

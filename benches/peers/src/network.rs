@@ -1,99 +1,161 @@
-//! One contender's network: clients on one side, servers on the other, the contender between.
+//! The network of one run: a client on one side, servers on the other, the contender between.
 //!
-//! Invariant: what generator, clients and servers do is done by the load's processor, and what the contender
-//! does by the contender's, softirqs included; only what a NIC would do, handing a frame that arrives to the
-//! kernel or to an AF_XDP socket, is done for every contender by the load's.
+//! Invariant of a pinned network: the load's CPU runs the generator, clients and servers; the contender's
+//! CPU runs the contender and its softirqs. The exception holds for every contender alike: the load's CPU
+//! hands arriving frames to the kernel or to an AF_XDP socket, which is work of a NIC.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use waxwing_tests::topology::{VipRoute, server4};
+use waxwing_tests::topology::{VIP4, VipRoute, Wires, server4};
 use waxwing_tests::{Layout, Namespace, Topology};
 
 use crate::cpu::Cores;
 
-/// The port of the service, and of its servers.
-pub(crate) const PORT: u16 = 8080;
-/// Its address.
-pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// The address of every service.
+pub(crate) const VIP: Ipv4Addr = match VIP4 {
+    IpAddr::V4(vip) => vip,
+    IpAddr::V6(_) => panic!("VIP4 is an IPv4 address"),
+};
 
-/// Whether segments and checksums are left to interfaces, as real ones take them.
+/// A service that contenders provide.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Service {
+    pub(crate) name: &'static str,
+    pub(crate) protocol: Protocol,
+    /// The port at the VIP.
+    pub(crate) port: u16,
+    /// The port of each server.
+    pub(crate) backend_port: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// Segmentation and checksum offloads of all interfaces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Offloads {
     Off,
     On,
 }
 
-/// How long the machine may take to come to rest, and what rest is: the most that a processor is busy.
-const REST_PATIENCE: Duration = Duration::from_secs(2);
-const REST_LOOK: Duration = Duration::from_millis(100);
-const REST_BUSY: f64 = 0.1;
+/// The longest wait for idle CPUs, the time between two checks, and the highest busy share that counts as
+/// idle.
+const IDLE_WAIT_MAX: Duration = Duration::from_secs(2);
+const IDLE_CHECK: Duration = Duration::from_millis(100);
+const IDLE_BUSY_MAX: f64 = 0.1;
 
-/// The network, standing.
+/// A network; dropping it removes its namespaces.
 #[derive(Debug)]
-pub(crate) struct Bed {
+pub(crate) struct Network {
     pub(crate) topology: Topology,
-    pub(crate) cores: Cores,
+    /// The CPUs that load and contender are pinned to, if they are.
+    pub(crate) cores: Option<Cores>,
 }
 
-impl Bed {
-    /// Builds it, with so many servers.
-    pub(crate) fn new(cores: Cores, servers: u8, offloads: Offloads) -> Result<Self> {
-        rest(cores)?;
+/// One end of a link.
+struct LinkEnd<'a> {
+    namespace: &'a Namespace,
+    interface: String,
+    /// Whether the balancer's host is at this end.
+    is_balancers: bool,
+}
+
+impl Network {
+    /// Builds a network of veth pairs whose softirqs are pinned to CPUs, once the CPUs are idle.
+    pub(crate) fn pinned(cores: Cores, servers: u8, offloads: Offloads) -> Result<Self> {
+        wait_idle(cores)?;
         let topology = Topology::new(Layout {
             servers,
             vips: VipRoute::Gateway,
             ..Layout::default()
         })?;
-        let bed = Self { topology, cores };
-        bed.place_softirqs()?;
-        bed.prepare_balancer()?;
+        let network = Self {
+            topology,
+            cores: Some(cores),
+        };
+        network.pin_softirqs(cores)?;
+        network.prepare_balancer()?;
         if offloads == Offloads::On {
-            bed.turn_offloads_on()?;
+            network.turn_offloads_on()?;
         }
-        Ok(bed)
+        Ok(network)
     }
 
-    /// Receive packet steering: what arrives is handled by the processor of whom it arrives at.
-    fn place_softirqs(&self) -> Result<()> {
-        let Topology {
-            client,
-            balancer,
+    /// Builds a network between the virtual machine's cards; nothing is pinned.
+    pub(crate) fn of_cards(servers: u8) -> Result<Self> {
+        let topology = Topology::new(Layout {
             servers,
-            switch,
-            ..
-        } = &self.topology;
-        let Cores { load, contender } = self.cores;
-        steer(balancer, "front", Some(contender))?;
-        steer(balancer, "back", Some(contender))?;
-        for host in servers.iter().chain([client]) {
-            steer(host, "eth0", Some(load))?;
-        }
-        steer(switch, "balancer", Some(load))?;
-        (1..=servers.len())
-            .try_for_each(|number| steer(switch, &format!("server{number}"), Some(load)))
+            wires: Wires::Cards,
+            ..Layout::default()
+        })?;
+        Ok(Self {
+            topology,
+            cores: None,
+        })
     }
 
-    /// Leaves what the balancer sends to its own processor, where a sink counts it at less cost than that of
-    /// steering it elsewhere.
-    pub(crate) fn sink_beside_contender(&self) -> Result<()> {
+    /// Calls `start`; processes that it spawns stay on the contender's CPU.
+    pub(crate) fn as_contender<T>(&self, start: impl FnOnce() -> Result<T>) -> Result<T> {
+        match self.cores {
+            Some(cores) => cores.as_contender(start),
+            None => start(),
+        }
+    }
+
+    /// The number of servers.
+    pub(crate) fn servers(&self) -> u8 {
+        self.topology.layout().servers
+    }
+
+    pub(crate) fn server_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        (1..=self.servers()).map(server4)
+    }
+
+    /// Handles frames that the balancer sends on the CPU that sent them. There, the sink counts them at less
+    /// cost than steering them to another CPU would have.
+    pub(crate) fn sink_on_contenders_cpu(&self) -> Result<()> {
         steer(&self.topology.switch, "balancer", None)
+    }
+
+    /// Configures receive packet steering: frames that arrive at the balancer are handled by the contender's
+    /// CPU, all others by the load's.
+    fn pin_softirqs(&self, cores: Cores) -> Result<()> {
+        self.link_ends().iter().try_for_each(|end| {
+            let core = match end.is_balancers {
+                true => cores.contender,
+                false => cores.load,
+            };
+            steer(end.namespace, &end.interface, Some(core))
+        })
     }
 
     fn prepare_balancer(&self) -> Result<()> {
         let balancer = &self.topology.balancer;
-        // The generator's sources are on no network of the balancer's. A proxy is a client too.
+        // The balancer has no route to the generator's source addresses. A proxy also is a client.
         balancer.sysctl(&[
             "net.ipv4.conf.all.rp_filter=0",
             "net.ipv4.conf.front.rp_filter=0",
             "net.ipv4.ip_local_port_range=1024 65535",
             "net.ipv4.tcp_tw_reuse=1",
         ])?;
-        // Frames that the generator sends are lost, unless the other end polls its wire (NAPI).
+        // The generator's frames are lost unless the other end of the veth pair uses NAPI.
         balancer.run("ethtool", &["-K", "front", "gro", "on"])?;
-        // Every server's MAC address is known from the start.
+        // Resolves the servers' and the client's MAC addresses in advance.
         for number in 1..=self.servers() {
             balancer.run("ping", &["-c1", "-W5", &server4(number).to_string()])?;
         }
@@ -101,6 +163,14 @@ impl Bed {
     }
 
     fn turn_offloads_on(&self) -> Result<()> {
+        let on = ["rx", "tx", "tso", "gso", "gro"].map(|offload| [offload, "on"]);
+        self.link_ends().iter().try_for_each(|end| {
+            let arguments = [&["-K", &end.interface][..], on.as_flattened()].concat();
+            end.namespace.run("ethtool", &arguments).map(drop)
+        })
+    }
+
+    fn link_ends(&self) -> Vec<LinkEnd<'_>> {
         let Topology {
             client,
             balancer,
@@ -108,53 +178,43 @@ impl Bed {
             switch,
             ..
         } = &self.topology;
-        let mut ends: Vec<(&Namespace, String)> = vec![
-            (client, "eth0".to_owned()),
-            (balancer, "front".to_owned()),
-            (balancer, "back".to_owned()),
-            (switch, "balancer".to_owned()),
+        let end = |namespace, interface: &str| LinkEnd {
+            namespace,
+            interface: interface.to_owned(),
+            is_balancers: std::ptr::eq(namespace, balancer),
+        };
+        let mut ends = vec![
+            end(client, "eth0"),
+            end(balancer, "front"),
+            end(balancer, "back"),
+            end(switch, "balancer"),
         ];
         for (number, server) in (1..).zip(servers) {
-            ends.push((server, "eth0".to_owned()));
-            ends.push((switch, format!("server{number}")));
+            ends.push(end(server, "eth0"));
+            ends.push(end(switch, &format!("server{number}")));
         }
-        ends.iter().try_for_each(|(namespace, interface)| {
-            let on = ["rx", "tx", "tso", "gso", "gro"].map(|offload| [offload, "on"]);
-            let arguments = [&["-K", interface][..], on.as_flattened()].concat();
-            namespace.run("ethtool", &arguments).map(drop)
-        })
-    }
-
-    /// How many servers there are.
-    pub(crate) fn servers(&self) -> u8 {
-        self.topology.layout().servers
-    }
-
-    /// The servers' addresses.
-    pub(crate) fn server_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        (1..=self.servers()).map(server4)
+        ends
     }
 }
 
-/// Has one processor handle what arrives at an interface, or the one that it is sent by.
+/// Sets the CPU that handles frames arriving at an interface; `None`: the CPU that sent them.
 fn steer(namespace: &Namespace, interface: &str, core: Option<usize>) -> Result<()> {
     let mask = core.map_or(0, |core| 1_u128 << core);
     let line = format!("echo {mask:x} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
     namespace
         .run("sh", &["-c", &line])
         .map(drop)
-        .with_context(|| format!("no receive packet steering of {interface} to CPU {core:?}"))
+        .with_context(|| format!("cannot steer received packets of {interface} to CPU {core:?}"))
 }
 
-/// Waits, within bounds, until both processors are idle: a network that was taken down leaves work behind.
-/// Says whether they came to be.
-pub(crate) fn rest(cores: Cores) -> Result<bool> {
-    let deadline = Instant::now() + REST_PATIENCE;
+/// Waits until both CPUs are idle: removing a network leaves work behind. Returns whether they became idle.
+pub(crate) fn wait_idle(cores: Cores) -> Result<bool> {
+    let deadline = Instant::now() + IDLE_WAIT_MAX;
     loop {
         let before = cores.times()?;
-        thread::sleep(REST_LOOK);
+        thread::sleep(IDLE_CHECK);
         let after = cores.times()?;
-        let is_busy = (0..2).any(|core| after[core].busy_since(before[core]) > REST_BUSY);
+        let is_busy = (0..2).any(|core| after[core].busy_since(before[core]) > IDLE_BUSY_MAX);
         if !is_busy || Instant::now() >= deadline {
             return Ok(!is_busy);
         }

@@ -1,66 +1,60 @@
-//! What one run of one contender measured.
+//! The result of one run of one contender.
 //!
-//! Invariant: each value is a whole run's, and the use of the processors beside it is of the same time.
+//! Invariant: all values of a sample were measured over the same time.
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::cpu::{Cores, Times};
-use crate::histogram::Histogram;
 
-/// A run's values.
+/// The values of one run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Sample {
-    /// How much passed, each second: packets, requests or bits.
+    /// Packets, requests, round trips or bits a second that passed.
     pub(crate) rate: f64,
-    /// How much was sent, where more may be sent than passes.
+    /// The rate that was sent, if more can be sent than passes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) offered: Option<f64>,
-    /// How long it took to pass, or to be answered.
+    /// One-way or response times.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) latency: Option<Latency>,
-    /// How busy the contender's processor was, from 0 to 1.
-    pub(crate) cpu: f64,
-    /// How busy the load's was.
-    pub(crate) load_cpu: f64,
+    /// CPU use, if load and contender have a CPU each.
+    #[serde(flatten)]
+    pub(crate) cpu: Option<CpuUse>,
 }
 
-/// Latencies in microseconds.
+/// Busy shares of the two CPUs, from 0 to 1.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct CpuUse {
+    #[serde(rename = "cpu")]
+    pub(crate) contender: f64,
+    #[serde(rename = "load_cpu")]
+    pub(crate) load: f64,
+}
+
+/// Latency percentiles in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Latency {
-    /// The median.
     pub(crate) p50: f64,
-    /// What 99 % did not exceed.
     pub(crate) p99: f64,
-    /// What 99.9 % did not exceed.
     pub(crate) p999: f64,
 }
 
-impl Latency {
-    /// Of what the sink counted; nothing where it counted nothing.
-    #[expect(clippy::cast_precision_loss, reason = "latencies of a minute at most")]
-    pub(crate) fn of(histogram: &Histogram) -> Option<Self> {
-        let [p50, p99, p999] =
-            [50_000, 99_000, 99_900].map(|rank| histogram.rank(rank) as f64 / 1e3);
-        (histogram.count() > 0).then_some(Self { p50, p99, p999 })
-    }
-}
-
-/// A look at the processors, for the time from it on.
-pub(crate) struct Watch {
+/// Measures CPU use from [`CpuWatch::begin`] to [`CpuWatch::end`].
+pub(crate) struct CpuWatch {
     cores: Cores,
     before: [Times; 2],
 }
 
-impl Watch {
+impl CpuWatch {
     pub(crate) fn begin(cores: Cores) -> Result<Self> {
         let before = cores.times()?;
         Ok(Self { cores, before })
     }
 
-    /// How busy the load's and the contender's were since.
-    pub(crate) fn end(self) -> Result<[f64; 2]> {
+    pub(crate) fn end(self) -> Result<CpuUse> {
         let after = self.cores.times()?;
-        Ok([0, 1].map(|core| after[core].busy_since(self.before[core])))
+        let [load, contender] = [0, 1].map(|core| after[core].busy_since(self.before[core]));
+        Ok(CpuUse { contender, load })
     }
 }

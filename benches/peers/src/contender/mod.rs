@@ -1,248 +1,218 @@
-//! Those that are compared, each started as its users would.
+//! The contenders: each is configured and started as its users would do it.
 //!
-//! Invariant: all serve the same address and port, over the same servers in turns; what they run is on the
-//! contender's processor.
+//! Invariant: all contenders serve the same services at [`VIP`] and send new flows to the same servers in
+//! turn. Exceptions: the bare forwarder sends everything to one server, and plain routing has no VIP. In
+//! a pinned network, every process of a contender runs on the contender's CPU.
+
+mod bare;
+mod kernel;
+mod proxy;
 
 use std::fmt;
+use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, ensure};
-use waxwing_tests::actors::{built_program, wait_for, wait_listening};
-use waxwing_tests::{Config, Process, Service, Topology, Waxwing};
+use anyhow::{Result, ensure};
+use waxwing_tests::topology::server4;
+use waxwing_tests::{Config, Process, Waxwing};
 
-use crate::bed::{Bed, PORT, VIP};
+use crate::network::{Network, Service, VIP};
 
-/// Room for every session that a run can make.
-pub(crate) const SESSIONS_MAX: u64 = 4_000_000;
-
-/// Who forwards.
+/// What forwards the traffic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Contender {
-    /// AF_XDP without a balancer: the ceiling.
+    /// AF_XDP without a balancer: the upper bound.
     Bare,
-    /// Waxwing with this policy.
-    Waxwing(&'static str),
-    /// The kernel's own NAT.
+    Waxwing(Variant),
+    Ipvs,
     Nftables,
-    /// A proxy: it ends each connection and makes another.
+    /// The kernel's forwarding, without a balancer.
+    Routing,
+    /// A proxy: terminates each connection and opens another.
     Haproxy,
-    /// Another.
+    /// Another proxy.
     NginxStream,
 }
 
-/// How contenders that read frames themselves wait for them.
+/// How Waxwing is configured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Variant {
+    RoundRobin,
+    Maglev,
+    /// Policy `round_robin`; fails unless every socket is in zero-copy mode.
+    ZeroCopy,
+    /// Policy `round_robin`; zero-copy is off.
+    CopyMode,
+}
+
+/// How contenders that use AF_XDP wait for frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Poll {
-    /// They spin a while, then sleep.
+    /// Spin for a while, then sleep.
     Adaptive,
-    /// They never sleep, and drive the device.
+    /// Never sleep, and drive the device.
     Busy,
 }
 
-/// What is served.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Protocol {
-    Tcp,
-    Udp,
+/// What a contender is started with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings<'a> {
+    pub(crate) services: &'a [Service],
+    pub(crate) poll: Poll,
+    /// Capacity of Waxwing's session table.
+    pub(crate) sessions_max: u64,
 }
 
-impl Protocol {
+impl Contender {
+    /// Its name in tables and charts.
     pub(crate) const fn label(self) -> &'static str {
         match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
+            Self::Bare => "bare AF_XDP forwarder",
+            Self::Waxwing(Variant::RoundRobin) => "Waxwing, round_robin",
+            Self::Waxwing(Variant::Maglev) => "Waxwing, maglev",
+            Self::Waxwing(Variant::ZeroCopy) => "Waxwing, zero-copy",
+            Self::Waxwing(Variant::CopyMode) => "Waxwing, copy mode",
+            Self::Ipvs => "IPVS NAT",
+            Self::Nftables => "nftables DNAT",
+            Self::Routing => "plain routing",
+            Self::Haproxy => "HAProxy, TCP",
+            Self::NginxStream => "nginx stream",
         }
+    }
+
+    /// Its name without details.
+    pub(crate) const fn short(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Waxwing(_) => "Waxwing",
+            Self::Ipvs => "IPVS",
+            Self::Nftables => "nftables",
+            Self::Routing => "routing",
+            Self::Haproxy => "HAProxy",
+            Self::NginxStream => "nginx",
+        }
+    }
+
+    /// The servers that its network needs.
+    pub(crate) fn servers(self) -> u8 {
+        if self == Self::Bare { 1 } else { 2 }
+    }
+
+    /// Where clients reach a service.
+    pub(crate) fn target(self, service: Service) -> SocketAddr {
+        match self {
+            Self::Routing => SocketAddr::new(server4(1), service.backend_port),
+            _ => SocketAddr::new(VIP.into(), service.port),
+        }
+    }
+
+    /// Starts it on the balancer's host; returns once it serves.
+    pub(crate) fn start<'a>(
+        self,
+        network: &'a Network,
+        settings: &Settings<'_>,
+    ) -> Result<Running<'a>> {
+        let mut running = Running {
+            waxwing: None,
+            process: None,
+        };
+        match self {
+            Self::Waxwing(variant) => {
+                running.waxwing = Some(variant.start(network, settings)?);
+            }
+            Self::Ipvs => kernel::ipvs(network, settings.services)?,
+            Self::Nftables => kernel::nftables(network, settings.services)?,
+            Self::Routing => {}
+            Self::Bare => running.process = Some((self, bare::start(network, settings)?)),
+            Self::Haproxy => {
+                running.process = Some((self, proxy::haproxy(network, settings.services)?));
+            }
+            Self::NginxStream => {
+                running.process = Some((self, proxy::nginx(network, settings.services)?));
+            }
+        }
+        Ok(running)
     }
 }
 
 impl fmt::Display for Contender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.label())
+    }
+}
+
+impl Variant {
+    /// The policy's name in the config.
+    pub(crate) const fn policy(self) -> &'static str {
         match self {
-            Self::Bare => f.pad("bare AF_XDP forwarder"),
-            Self::Waxwing(policy) => f.pad(&format!("Waxwing, {policy}")),
-            Self::Nftables => f.pad("nftables DNAT"),
-            Self::Haproxy => f.pad("HAProxy, TCP"),
-            Self::NginxStream => f.pad("nginx stream"),
+            Self::Maglev => "maglev",
+            Self::RoundRobin | Self::ZeroCopy | Self::CopyMode => "round_robin",
         }
+    }
+
+    /// The value of `zero_copy` in the config; `None` keeps the default.
+    const fn zero_copy(self) -> Option<&'static str> {
+        match self {
+            Self::ZeroCopy => Some("require"),
+            Self::CopyMode => Some("off"),
+            Self::RoundRobin | Self::Maglev => None,
+        }
+    }
+
+    fn start<'a>(self, network: &'a Network, settings: &Settings<'_>) -> Result<Waxwing<'a>> {
+        let mut config = Config::new(&network.topology);
+        for service in settings.services {
+            let Service {
+                name,
+                protocol,
+                port,
+                backend_port,
+            } = *service;
+            let ports = (port, backend_port);
+            let mut service =
+                waxwing_tests::Service::v4(name, protocol.label(), ports, network.servers());
+            service.policy = self.policy().to_owned();
+            config = config.with(service);
+        }
+        config.zero_copy = self.zero_copy();
+        config.sessions_max = settings.sessions_max;
+        config.poll = match settings.poll {
+            Poll::Adaptive => "adaptive",
+            Poll::Busy => "busy",
+        };
+        let waxwing = network.as_contender(|| Waxwing::start(&network.topology, &config))?;
+        if let Some(zero_copy) = self.zero_copy() {
+            let sockets = waxwing.status()?.sockets();
+            let is_expected = |is: bool| is == (self == Self::ZeroCopy);
+            ensure!(
+                sockets.len() == 2 && sockets.iter().all(|socket| is_expected(socket.zero_copy)),
+                "`zero_copy = \"{zero_copy}\"` resulted in {sockets:?}"
+            );
+        }
+        Ok(waxwing)
     }
 }
 
 /// A contender that serves.
 pub(crate) struct Running<'a> {
     waxwing: Option<Waxwing<'a>>,
-    /// Ended when dropped. The kernel's rules go with their namespace.
+    /// Killed on drop. The kernel's rules are removed with their namespace.
     process: Option<(Contender, Process)>,
 }
 
-impl Contender {
-    /// Starts it in the middle of a bed, and returns once it serves.
-    pub(crate) fn start(self, bed: &Bed, protocol: Protocol, poll: Poll) -> Result<Running<'_>> {
-        let mut running = Running {
-            waxwing: None,
-            process: None,
-        };
-        match self {
-            Self::Waxwing(policy) => {
-                let config = waxwing_config(bed, policy, protocol, poll);
-                let start = || Waxwing::start(&bed.topology, &config);
-                running.waxwing = Some(bed.cores.as_contender(start)?);
-            }
-            Self::Nftables => nftables(bed, protocol)?,
-            Self::Bare => running.process = Some((self, bare(bed, protocol, poll)?)),
-            Self::Haproxy => running.process = Some((self, haproxy(bed)?)),
-            Self::NginxStream => running.process = Some((self, nginx_stream(bed)?)),
-        }
-        Ok(running)
-    }
-
-    /// What it is called where there is little room.
-    pub(crate) const fn short(self) -> &'static str {
-        match self {
-            Self::Bare => "bare",
-            Self::Waxwing(_) => "Waxwing",
-            Self::Nftables => "nftables",
-            Self::Haproxy => "HAProxy",
-            Self::NginxStream => "nginx",
-        }
-    }
-
-    /// Whether it sends all to one server: it chooses none.
-    pub(crate) fn has_one_server(self) -> bool {
-        self == Self::Bare
-    }
-}
-
 impl Running<'_> {
-    /// Ends it, and asserts that it served to the end.
+    /// Stops it.
+    ///
+    /// # Errors
+    /// It had already exited: the measurement is void.
     pub(crate) fn stop(self) -> Result<()> {
         if let Some((contender, mut process)) = self.process {
-            let ended = process.try_wait()?;
             ensure!(
-                ended.is_none(),
-                "the {contender} has ended while it was measured:\n{}",
+                process.try_wait()?.is_none(),
+                "the {contender} exited during the measurement:\n{}",
                 process.stderr()
             );
         }
         self.waxwing
             .map_or(Ok(()), |waxwing| waxwing.stop().map(drop))
     }
-}
-
-fn waxwing_config(bed: &Bed, policy: &str, protocol: Protocol, poll: Poll) -> Config {
-    let ports = (PORT, PORT);
-    let mut service = Service::v4("bench", protocol.label(), ports, bed.servers());
-    service.policy = policy.to_owned();
-    let mut config = Config::new(&bed.topology).with(service);
-    config.sessions_max = SESSIONS_MAX;
-    config.poll = match poll {
-        Poll::Adaptive => "adaptive",
-        Poll::Busy => "busy",
-    };
-    config
-}
-
-/// The bare forwarder knows one server, which has the VIP itself, and so needs no NAT.
-fn bare(bed: &Bed, protocol: Protocol, poll: Poll) -> Result<Process> {
-    let Topology {
-        client,
-        balancer,
-        servers,
-        ..
-    } = &bed.topology;
-    let server = servers.first().context("there is a server")?;
-    server.ip(&format!("addr add {VIP}/32 dev lo\n"))?;
-    let port = |name, mac: [u8; 6]| {
-        let octets = mac.map(|octet| format!("{octet:02x}"));
-        format!("{name}={}", octets.join(":"))
-    };
-    let front = port("front", client.mac("eth0")?);
-    let back = port("back", server.mac("eth0")?);
-    let service = format!("{VIP}:{PORT}/{}", protocol.label());
-    let cpu = bed.cores.contender.to_string();
-    let mut arguments = vec![
-        "--port",
-        &front,
-        "--port",
-        &back,
-        "--service",
-        &service,
-        "--cpu",
-        &cpu,
-    ];
-    if poll == Poll::Busy {
-        arguments.push("--busy");
-    }
-    let program = built_program("bare-forwarder")?;
-    let spawn = || balancer.spawn(program, &arguments);
-    let mut process = bed.cores.as_contender(spawn)?;
-    wait_for("the bare forwarder to be ready", &mut process, |process| {
-        Ok(process.stdout().contains("ready"))
-    })?;
-    Ok(process)
-}
-
-fn nftables(bed: &Bed, protocol: Protocol) -> Result<()> {
-    let servers = bed.server_addresses().enumerate();
-    let map: Vec<String> = servers
-        .map(|(number, address)| format!("{number} : {address} . {PORT}"))
-        .collect();
-    let (protocol, count) = (protocol.label(), map.len());
-    let rules = format!(
-        "table ip bench {{\n\
-           chain prerouting {{\n\
-             type nat hook prerouting priority dstnat;\n\
-             ip daddr {VIP} {protocol} dport {PORT} dnat ip to numgen inc mod {count} map {{ {} }}\n\
-           }}\n\
-         }}\n",
-        map.join(", ")
-    );
-    let file = bed.topology.scratch.write("bench.nft", rules)?;
-    let file = file.to_str().context("a path that is text")?;
-    bed.topology.balancer.run("nft", &["-f", file]).map(drop)
-}
-
-fn haproxy(bed: &Bed) -> Result<Process> {
-    let servers: String = bed
-        .server_addresses()
-        .map(|address| format!("  server {address} {address}:{PORT}\n"))
-        .collect();
-    let config = format!(
-        "global\n  nbthread 1\n  maxconn 4096\n\
-         defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
-         listen bench\n  bind {VIP}:{PORT}\n  balance roundrobin\n{servers}"
-    );
-    let file = bed.topology.scratch.write("haproxy.cfg", config)?;
-    let file = file.to_str().context("a path that is text")?;
-    proxy(bed, "haproxy", &["-db", "-f", file])
-}
-
-fn nginx_stream(bed: &Bed) -> Result<Process> {
-    let servers: String = bed
-        .server_addresses()
-        .map(|address| format!("server {address}:{PORT}; "))
-        .collect();
-    let scratch = &bed.topology.scratch;
-    let root = scratch.path().display();
-    let config = format!(
-        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
-         daemon off; worker_processes 1; user root; pid {root}/stream.pid;\n\
-         error_log {root}/stream.log;\n\
-         events {{ worker_connections 8192; }}\n\
-         stream {{\n\
-           upstream bench {{ {servers}}}\n\
-           server {{ listen {VIP}:{PORT} backlog=4096; tcp_nodelay on; proxy_pass bench; }}\n\
-         }}\n"
-    );
-    let file = scratch.write("stream.conf", config)?;
-    let file = file.to_str().context("a path that is text")?;
-    proxy(bed, "nginx", &["-c", file])
-}
-
-/// A proxy has the VIP itself.
-fn proxy(bed: &Bed, program: &str, arguments: &[&str]) -> Result<Process> {
-    let balancer = &bed.topology.balancer;
-    balancer.ip(&format!("addr add {VIP}/32 dev lo\n"))?;
-    let spawn = || balancer.spawn(program, arguments);
-    let mut process = bed.cores.as_contender(spawn)?;
-    wait_listening(balancer, &mut process, PORT)?;
-    Ok(process)
 }

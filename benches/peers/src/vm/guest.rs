@@ -1,24 +1,41 @@
-//! Those that are compared, each started as its users would, and measured in a network of its own.
+//! The guest's side: measures one contender under all loads.
 //!
-//! Invariant: all forward by the same cards between the same client and servers, and all but plain
-//! routing choose between two servers in turns.
+//! Invariant: all contenders forward between the same virtio cards, with the same client and servers.
 
-use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use waxwing_tests::echo::Echo;
-use waxwing_tests::topology::{VIP4, Wires, server4};
 use waxwing_tests::vm::guest::{Report, Scenario};
-use waxwing_tests::{Config, Layout, Service, Topology, Waxwing, actors, process};
+use waxwing_tests::{actors, process};
 
-use crate::measure::{self, Targets};
+use super::round_trips;
+use crate::contender::{Contender, Poll, Settings, Variant};
+use crate::network::{Network, Protocol, Service};
+use crate::wrk::Wrk;
 
-/// Of the service: the VIP's and the servers' ports.
-const HTTP: (u16, u16) = (80, 8080);
-const ECHO: (u16, u16) = (7, 7777);
+const HTTP: Service = Service {
+    name: "http",
+    protocol: Protocol::Tcp,
+    port: 80,
+    backend_port: 8080,
+};
+const ECHO: Service = Service {
+    name: "echo",
+    protocol: Protocol::Udp,
+    port: 7,
+    backend_port: 7777,
+};
 
-/// What the kernel's balancers need, which nothing loads by itself.
+/// Capacity of Waxwing's session table.
+const SESSIONS_MAX: u64 = 100_000;
+/// Seconds of each load.
+const SECONDS: u32 = 3;
+/// HTTP connections that are open at once.
+const CONNECTIONS: u32 = 16;
+
+/// Modules of the kernel's balancers, which nothing loads automatically.
 const MODULES: [&str; 7] = [
     "ip_vs",
     "ip_vs_rr",
@@ -29,137 +46,117 @@ const MODULES: [&str; 7] = [
     "nf_conntrack",
 ];
 
-pub(crate) const IPVS: &str = "IPVS NAT";
-pub(crate) const NFTABLES: &str = "nftables DNAT";
-pub(crate) const ROUTED: &str = "plain routing";
+pub(super) const IPVS: Contender = Contender::Ipvs;
+pub(super) const NFTABLES: Contender = Contender::Nftables;
+pub(super) const ROUTING: Contender = Contender::Routing;
+const ZERO_COPY: Contender = Contender::Waxwing(Variant::ZeroCopy);
+const COPY_MODE: Contender = Contender::Waxwing(Variant::CopyMode);
 
-/// In the order in which each round measures them.
-pub(crate) const SCENARIOS: &[Scenario] = &[
+/// The contenders as scenarios, named by their labels.
+pub(super) static SCENARIOS: [Scenario; 5] = [
     Scenario {
-        name: "Waxwing, zero-copy",
-        run: |report| waxwing("require", report),
+        name: ZERO_COPY.label(),
+        run: |report| measure(ZERO_COPY, report),
     },
     Scenario {
-        name: "Waxwing, copy mode",
-        run: |report| waxwing("off", report),
+        name: COPY_MODE.label(),
+        run: |report| measure(COPY_MODE, report),
     },
     Scenario {
-        name: IPVS,
-        run: |report| kernel(ipvs, report),
+        name: IPVS.label(),
+        run: |report| measure(IPVS, report),
     },
     Scenario {
-        name: NFTABLES,
-        run: |report| kernel(nftables, report),
+        name: NFTABLES.label(),
+        run: |report| measure(NFTABLES, report),
     },
     Scenario {
-        name: ROUTED,
-        run: routed,
+        name: ROUTING.label(),
+        run: |report| measure(ROUTING, report),
     },
 ];
 
-/// The network, with servers that serve.
-struct Bed {
-    topology: Topology,
-    _servers: Vec<(process::Process, Echo)>,
+/// A load.
+#[derive(Clone, Copy)]
+pub(super) struct Load {
+    /// Its name in file names.
+    pub(super) word: &'static str,
+    /// Its title, by which the guest reports the rate.
+    pub(super) title: &'static str,
+    kind: Kind,
 }
 
-impl Bed {
-    fn new() -> Result<Self> {
-        let topology = Topology::new(Layout {
-            servers: 2,
-            wires: Wires::Cards,
-            ..Layout::default()
-        })?;
-        let serve = |number: u8| {
-            let namespace = &topology.servers[usize::from(number) - 1];
-            let nginx = actors::nginx(&topology, number, HTTP.1, 0)?;
-            Ok((nginx, Echo::start(namespace, ECHO.1)?))
-        };
-        let servers = (1..=2).map(serve).collect::<Result<_>>()?;
-        Ok(Self {
-            topology,
-            _servers: servers,
-        })
-    }
-
-    /// Measures what answers at the VIP.
-    fn measure(&self, report: &Report) -> Result<()> {
-        let targets = Targets {
-            http: SocketAddr::new(VIP4, HTTP.0),
-            echo: SocketAddr::new(VIP4, ECHO.0),
-        };
-        measure::all(&self.topology.client, targets, report)
-    }
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Datagrams,
+    Http { keep_alive: bool },
 }
 
-fn waxwing(zero_copy: &'static str, report: &Report) -> Result<()> {
-    let bed = Bed::new()?;
-    let mut config = Config::new(&bed.topology)
-        .with(Service::v4("http", "tcp", HTTP, 2))
-        .with(Service::v4("echo", "udp", ECHO, 2));
-    config.zero_copy = Some(zero_copy);
-    let waxwing = Waxwing::start(&bed.topology, &config)?;
-    let sockets = waxwing.status()?.sockets();
-    let is_wanted = |is: bool| is == (zero_copy == "require");
-    ensure!(
-        sockets.len() == 2 && sockets.iter().all(|socket| is_wanted(socket.zero_copy)),
-        "`zero_copy = \"{zero_copy}\"` gave {sockets:?}"
-    );
-    bed.measure(report)?;
-    waxwing.stop().map(drop)
-}
+pub(super) const LOADS: [Load; 3] = [
+    Load {
+        word: "datagrams",
+        title: "datagrams there and back, established flows, a second",
+        kind: Kind::Datagrams,
+    },
+    Load {
+        word: "requests",
+        title: "HTTP requests on connections that stay, a second",
+        kind: Kind::Http { keep_alive: true },
+    },
+    Load {
+        word: "connections",
+        title: "HTTP requests with a connection each, a second",
+        kind: Kind::Http { keep_alive: false },
+    },
+];
 
-/// What the kernel's own balancers do at the VIP, which is an address of the host's then.
-fn kernel(begin: fn(&Topology) -> Result<()>, report: &Report) -> Result<()> {
-    for module in MODULES {
-        process::run(Command::new("modprobe").arg(module))?;
-    }
-    let bed = Bed::new()?;
-    let balancer = &bed.topology.balancer;
-    balancer.ip(&format!("addr add {VIP4}/32 dev front\n"))?;
-    begin(&bed.topology)?;
-    bed.measure(report)
-}
-
-fn ipvs(topology: &Topology) -> Result<()> {
-    for (kind, (port, backend)) in [("-t", HTTP), ("-u", ECHO)] {
-        let service = format!("{VIP4}:{port}");
-        let ipvsadm = |arguments: &[&str]| topology.balancer.run("ipvsadm", arguments);
-        ipvsadm(&["-A", kind, &service, "-s", "rr"])?;
-        for number in 1..=2 {
-            let server = format!("{}:{backend}", server4(number));
-            ipvsadm(&["-a", kind, &service, "-r", &server, "-m"])?;
+/// Measures a contender under all loads, on a new network.
+fn measure(contender: Contender, report: &Report) -> Result<()> {
+    if matches!(contender, Contender::Ipvs | Contender::Nftables) {
+        for module in MODULES {
+            process::run(Command::new("modprobe").arg(module))?;
         }
     }
-    Ok(())
+    let network = Network::of_cards(contender.servers())?;
+    let topology = &network.topology;
+    let serve = |number: u8| {
+        let namespace = &topology.servers[usize::from(number) - 1];
+        let nginx = actors::nginx(topology, number, HTTP.backend_port, 0)?;
+        Ok((nginx, Echo::start(namespace, ECHO.backend_port)?))
+    };
+    let _servers = (1..=network.servers())
+        .map(serve)
+        .collect::<Result<Vec<_>>>()?;
+    let settings = Settings {
+        services: &[HTTP, ECHO],
+        poll: Poll::Adaptive,
+        sessions_max: SESSIONS_MAX,
+    };
+    let running = contender.start(&network, &settings)?;
+    for load in LOADS {
+        let rate = load.run(contender, &network).context(load.title)?;
+        report.measured(load.title, rate);
+    }
+    running.stop()
 }
 
-fn nftables(topology: &Topology) -> Result<()> {
-    let rule = |protocol: &str, (port, backend): (u16, u16)| {
-        format!(
-            "ip daddr {VIP4} {protocol} dport {port} dnat ip to numgen inc mod 2 map \
-             {{ 0 : {} . {backend}, 1 : {} . {backend} }}\n",
-            server4(1),
-            server4(2)
-        )
-    };
-    let rules = format!(
-        "table ip bench {{\nchain prerouting {{\n\
-         type nat hook prerouting priority dstnat;\n{}{}}}\n}}\n",
-        rule("tcp", HTTP),
-        rule("udp", ECHO)
-    );
-    let file = topology.scratch.write("bench.nft", rules)?;
-    let file = file.to_str().context("a path that is text")?;
-    topology.balancer.run("nft", &["-f", file]).map(drop)
-}
-
-/// The kernel between client and server, and no balancer.
-fn routed(report: &Report) -> Result<()> {
-    let bed = Bed::new()?;
-    let targets = Targets {
-        http: SocketAddr::new(server4(1), HTTP.1),
-        echo: SocketAddr::new(server4(1), ECHO.1),
-    };
-    measure::all(&bed.topology.client, targets, report)
+impl Load {
+    /// Applies the load through a contender. Returns the rate per second.
+    fn run(self, contender: Contender, network: &Network) -> Result<f64> {
+        let client = &network.topology.client;
+        match self.kind {
+            Kind::Datagrams => {
+                let time = Duration::from_secs(SECONDS.into());
+                let rate = client.enter(|| round_trips::measure(contender.target(ECHO), time))?;
+                Ok(rate?)
+            }
+            Kind::Http { keep_alive } => Wrk {
+                target: contender.target(HTTP),
+                connections: CONNECTIONS,
+                seconds: SECONDS,
+                keep_alive,
+            }
+            .run(client),
+        }
+    }
 }

@@ -1,87 +1,117 @@
-//! Waxwing in zero-copy mode beside the kernel's own balancers, in a virtual machine whose network cards
-//! have zero-copy and whose kernel has IPVS.
+//! The VM benchmark: Waxwing with zero-copy and the kernel's balancers in a virtual machine, whose network
+//! cards support zero-copy and whose kernel has IPVS.
 //!
-//! Run by `cargo xtask bench vm`. Host and guest are this one program ([`waxwing_tests::vm`]): the host
-//! asks for one contender after the other, round by round, and the guest measures each in a network of
-//! its own.
+//! Runs by `cargo xtask bench vm`. Host and guest are this program ([`waxwing_tests::vm`]): the host
+//! requests one contender after the other, and the [`guest`] measures it in a new network.
 //!
-//! Invariant: the machine's processor is emulated, so a figure means something only beside another of
-//! the same round; the page says so, and shows ratios with the spread of all rounds.
+//! Invariant: the guest's CPUs are emulated, so only ratios within a round mean something. The page says so
+//! and shows ratios with their spread over all rounds.
 
-mod contender;
-mod measure;
+mod guest;
 mod page;
+mod round_trips;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser;
+use clap::Args;
 use waxwing_report::Output;
 use waxwing_tests::netns;
-use waxwing_tests::vm::{self, Image, Kernel, Machine, guest};
+use waxwing_tests::vm::{self, Image, Kernel, Machine};
 
-use crate::page::Run;
+use self::guest::{LOADS, SCENARIOS};
+use crate::outcome::{Outcome, Series, Unit, order_of};
+use crate::sample::Sample;
 
-/// The longest that booting, and one contender of one round, may take.
+/// The longest time to boot, and to measure one contender once.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Measures Waxwing in zero-copy mode in a virtual machine, beside IPVS and nftables.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
-    /// How often each contender is measured.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Runs of each contender
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// The build's directory, below which the results are left.
+    /// Cargo's target directory; results go to `bench/vm` in it
     #[arg(long, default_value = "target")]
     target: PathBuf,
 }
 
-fn main() -> Result<()> {
-    if guest::is_guest() {
-        guest::serve(contender::SCENARIOS);
+/// Measures what the host requests and never returns, if this process is the guest's.
+pub(crate) fn serve_if_guest() {
+    if vm::guest::is_guest() {
+        vm::guest::serve(&SCENARIOS);
     }
-    let arguments = Arguments::parse();
+}
+
+/// Runs the host's side.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(reason) = vm::missing() {
-        bail!("no virtual machine here: {reason}");
+        bail!("cannot run a virtual machine: {reason}");
     }
     netns::remove_own_on_signal(|| {})?;
-    let runs = measure(arguments.rounds)?;
+    let outcomes = measure(arguments.rounds)?;
     let mut output = Output::begin(
         &arguments.target,
         "vm",
         "Waxwing in zero-copy mode, in a virtual machine",
     )?;
-    page::write(&mut output, &runs)?;
-    output.end(&runs)?;
+    page::write(&mut output, &outcomes)?;
+    output.end(&outcomes)?;
     Ok(())
 }
 
-/// Asks for every contender in every round.
-fn measure(rounds: u32) -> Result<Vec<Run>> {
+/// Measures every contender in every round. Returns one outcome per load.
+fn measure(rounds: u32) -> Result<Vec<Outcome>> {
     let image = Image::default().with("ipvsadm").with("nft");
-    let say = |text: &str| println!("   {text}");
+    let log = |text: &str| println!("   {text}");
     let kernel = Kernel::find()?;
-    let mut runs = Vec::new();
-    for (round, first) in (1..=rounds).zip(0..) {
-        // A machine for each round: its kernel's cards do not always outlive being bound and freed many
-        // times (Linux 6.18.15: the list of cards to poll was broken in the second round). And another
-        // contender is the first of each.
-        let mut machine = Machine::boot(&kernel, &image, LIMIT, say)?;
-        let contenders = contender::SCENARIOS.iter().cycle().skip(first);
-        for scenario in contenders.take(contender::SCENARIOS.len()) {
-            println!("   round {round} of {rounds}: {}", scenario.name);
+    let mut outcomes: Vec<Outcome> = LOADS.iter().map(guest::Load::outcome).collect();
+    for round in 0..rounds {
+        // Each round boots a new machine: the guest's virtio cards do not survive being bound and released
+        // many times (Linux 6.18.15: the NAPI poll list was corrupt in the second round).
+        let mut machine = Machine::boot(&kernel, &image, LIMIT, log)?;
+        for at in order_of(round as usize, SCENARIOS.len()) {
+            let name = SCENARIOS[at].name;
+            println!("   round {} of {rounds}: {name}", round + 1);
             let rates = machine
-                .run(scenario.name, LIMIT, say)
-                .with_context(|| format!("{} in round {round}", scenario.name))?;
-            let contender = scenario.name.to_owned();
-            runs.push(Run {
-                round,
-                contender,
-                rates,
-            });
+                .run(name, LIMIT, log)
+                .with_context(|| format!("{name} in round {}", round + 1))?;
+            add_samples(&mut outcomes, at, &rates)
+                .with_context(|| format!("{name} in round {}", round + 1))?;
         }
     }
-    Ok(runs)
+    Ok(outcomes)
+}
+
+/// Adds a contender's rates, by load, to its series.
+fn add_samples(
+    outcomes: &mut [Outcome],
+    contender: usize,
+    rates: &BTreeMap<String, f64>,
+) -> Result<()> {
+    for outcome in outcomes {
+        let rate = rates.get(&outcome.title).copied();
+        outcome.series[contender].runs.push(Sample {
+            rate: rate.with_context(|| format!("no figure for {}", outcome.title))?,
+            ..Sample::default()
+        });
+    }
+    Ok(())
+}
+
+impl guest::Load {
+    /// The outcome of this load without samples.
+    fn outcome(&self) -> Outcome {
+        Outcome {
+            case: self.word,
+            title: self.title.to_owned(),
+            unit: Unit::PerSecondEmulated,
+            series: SCENARIOS
+                .iter()
+                .map(|scenario| Series::new(scenario.name))
+                .collect(),
+        }
+    }
 }

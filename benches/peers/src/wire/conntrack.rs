@@ -1,50 +1,50 @@
-//! Room in the kernel's connection tracking, which it has one of for all namespaces.
+//! Capacity of the kernel's connection tracking, which is one setting for all namespaces.
 //!
-//! Invariant: what was set before is set again at the end, also after a signal.
+//! Invariant: the previous values are restored at the end, also after a signal.
 
 use std::fs;
 use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 
-use crate::contender::SESSIONS_MAX;
+use super::run::SESSIONS_MAX;
 
 const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 
-/// The values before, in the order in which to set them again.
-static BEFORE: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
+/// The previous values, in the order in which to restore them.
+static PREVIOUS: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
 
-/// Makes room for as many sessions as Waxwing has.
+/// Makes room for as many connections as Waxwing has sessions.
 ///
 /// # Errors
-/// This process may not: nftables would be measured with a full table.
-pub(crate) fn make_room() -> Result<Restore> {
-    let restore = Restore;
+/// A setting cannot be written: nftables would run with a full table.
+pub(super) fn make_room() -> Result<RestoreOnDrop> {
+    let guard = RestoreOnDrop;
     for (path, value) in [(BUCKETS, SESSIONS_MAX / 4), (MAX, SESSIONS_MAX)] {
-        let before = fs::read_to_string(path).with_context(|| format!("no {path}"))?;
-        if let Ok(mut all) = BEFORE.lock() {
-            all.push((path, before.trim().to_owned()));
+        let previous = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        if let Ok(mut all) = PREVIOUS.lock() {
+            all.push((path, previous.trim().to_owned()));
         }
-        fs::write(path, value.to_string()).with_context(|| format!("cannot set {path}"))?;
+        fs::write(path, value.to_string()).with_context(|| format!("cannot write {path}"))?;
     }
-    Ok(restore)
+    Ok(guard)
 }
 
-/// Restores what was set before, when it is dropped.
-pub(crate) struct Restore;
+/// Restores the previous values when dropped.
+pub(super) struct RestoreOnDrop;
 
-impl Drop for Restore {
+impl Drop for RestoreOnDrop {
     fn drop(&mut self) {
         restore();
     }
 }
 
-/// Restores what was set before.
-pub(crate) fn restore() {
-    if let Ok(mut all) = BEFORE.lock() {
+/// Restores the previous values.
+pub(super) fn restore() {
+    if let Ok(mut all) = PREVIOUS.lock() {
         for (path, value) in all.drain(..) {
-            // The next run sets it anyway; nothing else can be done here.
+            // Nothing can be done about an error; the next run sets the value anyway.
             drop(fs::write(path, value));
         }
     }

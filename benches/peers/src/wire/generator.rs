@@ -1,8 +1,7 @@
-//! The load: UDP frames that the kernel itself puts on the client's wire.
+//! The packet generator: a BPF program sends UDP frames from the client's interface.
 //!
-//! Invariant: a frame is 64 bytes long on the wire (the check sequence counted), its checksums are right,
-//! and its source address and port are those of its flow, of which as many follow one another as the load
-//! has, or all are different.
+//! Invariant: a frame has 64 bytes on the wire (frame check sequence included) and correct checksums. Its
+//! source address and port identify its flow; flows follow one another in turn, or each frame has its own.
 
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
@@ -17,71 +16,71 @@ use aya::{Ebpf, include_bytes_aligned};
 use nix::net::if_::if_nametoindex;
 use waxwing_tests::Namespace;
 
-/// Generator and sink.
-pub(crate) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wire.bpf.o"));
+/// The BPF programs of generator and sink.
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wire.bpf.o"));
 
 const FRAME_LEN: usize = 60;
 const IP: usize = 14;
 const UDP: usize = IP + 20;
 const PROTOCOL_UDP: u8 = 17;
-/// The first source address: those of all flows are in 10.64.0.0/10, which nobody has.
+/// The first source address. All sources are in 10.64.0.0/10, which no interface uses.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
 
-/// Frames between two looks of the kernel at what is to be done with them: a NIC's batch, and few, so that
-/// none waits long for others.
+/// Frames that the kernel hands on together: a NIC's batch, or few if paced, so that none waits for others.
 const BATCH: u32 = 64;
 const BATCH_PACED: u32 = 8;
-/// The first call of the kernel, which shows how long each of its rounds takes.
-const FIRST_CALL_ROUNDS: u32 = 100_000;
-/// How many rounds a call gets beyond those that it seems to need. What it does not need it is quick with.
+/// Runs of the program in the first call, which measures how long one takes.
+const CALIBRATION_RUNS: u32 = 100_000;
+/// The factor of runs that a call gets beyond those that it seems to need. Surplus runs end quickly.
 const SPARE: f64 = 1.5;
 
-/// What to send.
+/// A packet load.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    /// How many flows the frames are of, in turns; each of one of its own without.
-    pub(crate) flows: Option<u32>,
-    /// Frames a second, with time stamps; as many as can be without.
-    pub(crate) rate: Option<f64>,
+pub(super) struct Load {
+    /// The number of flows, which take turns; `None`: each frame has a flow of its own.
+    pub(super) flows: Option<u32>,
+    /// Frames a second, with time stamps; `None`: as many as possible, without.
+    pub(super) rate: Option<f64>,
 }
 
-/// `struct plan` of the program: the frame, then its numbers.
+/// `struct plan` in `wire.bpf.c`: the frame, then its parameters.
 type Plan = [u64; 15];
 const FLOWS: usize = 10;
 const SOURCE_AT: usize = 11;
 const INTERFACE: usize = 12;
 const INTERVAL: usize = 13;
 const IS_OVER: usize = 14;
-/// `struct progress` of the program: sent, next flow, when the next is due.
+/// `struct progress` in `wire.bpf.c`: frames sent, next flow, due time of the next frame.
 type Progress = [u64; 3];
 
-/// The generator, at the client's end of a wire.
-pub(crate) struct Generator<'a> {
+/// The generator on the client's host.
+pub(super) struct Generator<'a> {
     client: &'a Namespace,
     ebpf: Ebpf,
     plans: Array<MapData, Plan>,
     progresses: Array<MapData, Progress>,
-    /// Of a load without pace, of one flow.
+    /// The plan of an unpaced load of one flow.
     plan: Plan,
 }
 
 impl<'a> Generator<'a> {
-    /// One that sends to `vip` and `port`, by the client's `eth0`, to the host with this MAC address.
-    pub(crate) fn new(
+    /// Loads a generator that sends from the client's `eth0` to `vip` and `port`, by the gateway with this MAC
+    /// address.
+    pub(super) fn new(
         client: &'a Namespace,
         gateway: [u8; 6],
         vip: Ipv4Addr,
         port: u16,
     ) -> Result<Self> {
-        let mut ebpf = Ebpf::load(OBJECT).context("the generator's object")?;
+        let mut ebpf = Ebpf::load(OBJECT).context("cannot load the BPF object with the generator")?;
         let program: &mut Xdp = ebpf
             .program_mut("generate")
-            .context("no generator")?
+            .context("the BPF object has no program `generate`")?
             .try_into()?;
-        program.load().context("the kernel refuses the generator")?;
+        program.load().context("the kernel rejects the generator")?;
         let mut array = |name| {
             ebpf.take_map(name)
-                .with_context(|| format!("no map {name}"))
+                .with_context(|| format!("the BPF object has no map `{name}`"))
         };
         let (plans, progresses) = (
             array("plans")?.try_into()?,
@@ -98,9 +97,9 @@ impl<'a> Generator<'a> {
         })
     }
 
-    /// Sends while `measure` runs, which takes so long, and no longer: in one call of the kernel, because it is
-    /// silent between two. A short call before shows how many rounds that one needs.
-    pub(crate) fn during<T>(
+    /// Sends while `measure` runs, which takes about `time`. One system call sends the whole load, because the
+    /// kernel pauses between two; a calibration call before measures how many runs that call needs.
+    pub(super) fn during<T>(
         &mut self,
         load: Load,
         time: Duration,
@@ -119,17 +118,17 @@ impl<'a> Generator<'a> {
         let program: &Xdp = self
             .ebpf
             .program("generate")
-            .context("no generator")?
+            .context("the BPF object has no program `generate`")?
             .try_into()?;
         let (client, plans) = (self.client, &mut self.plans);
-        let a_second = client.enter(|| rounds_a_second(program, batch))??;
-        let rounds = rounds(a_second, time);
+        let rate = client.enter(|| runs_per_second(program, batch))??;
+        let runs = runs_for(rate, time);
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             let sending = scope.spawn(|| {
                 client.enter(|| {
                     while !is_over.load(Ordering::Relaxed) {
-                        call(program, batch, rounds)?;
+                        call(program, batch, runs)?;
                     }
                     Ok::<_, anyhow::Error>(())
                 })
@@ -146,43 +145,43 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// How many frames a generator has put on the wire.
-pub(crate) struct Sent<'a>(&'a Array<MapData, Progress>);
+/// The counter of frames that a generator sent.
+pub(super) struct Sent<'a>(&'a Array<MapData, Progress>);
 
 impl Sent<'_> {
-    pub(crate) fn frames(&self) -> Result<u64> {
+    pub(super) fn frames(&self) -> Result<u64> {
         let [sent, ..] = self.0.get(&0, 0)?;
         Ok(sent)
     }
 }
 
-/// How many rounds a second a call of the kernel has, with the load as it is.
-fn rounds_a_second(program: &Xdp, batch: u32) -> Result<f64> {
-    let took = call(program, batch, FIRST_CALL_ROUNDS)?;
+/// Measures how often a second the kernel runs the program under the current load.
+fn runs_per_second(program: &Xdp, batch: u32) -> Result<f64> {
+    let took = call(program, batch, CALIBRATION_RUNS)?;
     Ok(1.0 / took.as_secs_f64().max(1e-9))
 }
 
-/// Has the kernel run the program so many times. Returns how long it took for each; between two calls the
-/// kernel is silent for some ten milliseconds.
-fn call(program: &Xdp, batch: u32, rounds: u32) -> Result<Duration> {
-    // The program writes the frame; what it gets is only as long.
+/// Lets the kernel run the program `runs` times. Returns the time of one run. The kernel pauses for some ten
+/// milliseconds between two calls.
+fn call(program: &Xdp, batch: u32, runs: u32) -> Result<Duration> {
+    // The program writes the frame; only the length of the input matters.
     let room = [0; FRAME_LEN];
     let options = TestRunOptions {
         data_in: Some(&room),
-        repeat: rounds,
+        repeat: runs,
         attrs: TestRunAttrs::new().xdp_live_frames(batch),
         ..TestRunOptions::new()
     };
     match program.test_run(options) {
         Ok(ran) => Ok(ran.duration),
-        // A signal, whose handler ends this process.
+        // A signal arrived; its handler ends this process.
         Err(ProgramError::SyscallError(error))
             if error.io_error.kind() == ErrorKind::Interrupted =>
         {
             Ok(Duration::ZERO)
         }
         Err(error) => {
-            Err(error).context("the kernel does not run the generator (live frames: Linux 5.18)")
+            Err(error).context("the kernel cannot run the generator: live frames need Linux 5.18")
         }
     }
 }
@@ -190,23 +189,23 @@ fn call(program: &Xdp, batch: u32, rounds: u32) -> Result<Duration> {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "bounded before"
+    reason = "the value is clamped"
 )]
-fn rounds(a_second: f64, time: Duration) -> u32 {
-    (a_second * time.as_secs_f64() * SPARE).clamp(1_000.0, 4e9) as u32
+fn runs_for(rate: f64, time: Duration) -> u32 {
+    (rate * time.as_secs_f64() * SPARE).clamp(1_000.0, 4e9) as u32
 }
 
 /// Nanoseconds between two frames.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a time between two frames is short, and not negative"
+    reason = "the interval is at most some seconds, and not negative"
 )]
 fn interval(rate: f64) -> u64 {
     (1e9 / rate).round().max(1.0) as u64
 }
 
-/// A frame without source address, source port, checksums and stamp.
+/// Builds a frame without source address, source port, checksums and time stamp.
 fn frame(macs: [[u8; 6]; 2], vip: Ipv4Addr, port: u16) -> [u8; FRAME_LEN] {
     let mut frame = [0; FRAME_LEN];
     let len = |from: usize| u16::try_from(FRAME_LEN - from).unwrap_or(0).to_be_bytes();
@@ -222,7 +221,7 @@ fn frame(macs: [[u8; 6]; 2], vip: Ipv4Addr, port: u16) -> [u8; FRAME_LEN] {
     frame
 }
 
-/// The plan of a frame, for one flow and without a pace.
+/// Builds the plan of an unpaced load of one flow.
 fn plan(frame: &[u8; FRAME_LEN], vip: Ipv4Addr, interface: u32) -> Plan {
     let mut padded = [0; 64];
     padded[..FRAME_LEN].copy_from_slice(frame);
@@ -233,7 +232,7 @@ fn plan(frame: &[u8; FRAME_LEN], vip: Ipv4Addr, interface: u32) -> Plan {
         .iter()
         .map(|word| u64::from_ne_bytes(*word));
     plan.iter_mut().zip(words).for_each(|(to, word)| *to = word);
-    // RFC 768: the pseudo-header has the addresses, the protocol and the length again.
+    // RFC 768: the pseudo-header repeats addresses, protocol and length.
     let pseudo = sum(&vip.octets()) + sum(&[0, PROTOCOL_UDP]) + sum(&frame[UDP + 4..UDP + 6]);
     plan[8] = sum(&frame[IP..UDP]);
     plan[9] = sum(&frame[UDP..]) + pseudo;
@@ -243,7 +242,7 @@ fn plan(frame: &[u8; FRAME_LEN], vip: Ipv4Addr, interface: u32) -> Plan {
     plan
 }
 
-/// The sum of 16-bit words, in the order of this machine's bytes (RFC 1071 section 2(B)).
+/// The sum of 16-bit words in host byte order (RFC 1071 section 2(B)).
 fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.as_chunks().0.iter();
     words.map(|word| u64::from(u16::from_ne_bytes(*word))).sum()

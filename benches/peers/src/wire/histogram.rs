@@ -1,49 +1,56 @@
-//! Latencies by bucket, as the sink counts them.
+//! Latency histogram of the sink.
 //!
-//! Invariant: 32 buckets to each doubling, so that a value read here is at most 3 % below the one measured;
-//! `bucket` in `wire.bpf.c` is the other half of this.
+//! Invariant: each power of two has 32 buckets, so a percentile is at most 3.2 % below the measured value.
+//! `bucket` in `wire.bpf.c` is the inverse of [`lower_bound`].
 
-/// Buckets to each doubling, as a power of two.
+use crate::sample::Latency;
+
+/// Buckets per power of two, as an exponent of two.
 const STEP_BITS: u32 = 5;
 const STEPS: u32 = 1 << STEP_BITS;
-/// How many buckets there are.
-pub(crate) const BUCKETS: u32 = 1024;
+pub(super) const BUCKETS: u32 = 1024;
 
-/// How many packets took how long.
+/// Packets by latency bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Histogram(Vec<u64>);
+pub(super) struct Histogram(Vec<u64>);
 
 impl Histogram {
-    /// Of the counts of all buckets.
-    pub(crate) fn new(counts: Vec<u64>) -> Self {
+    pub(super) fn new(counts: Vec<u64>) -> Self {
         Self(counts)
     }
 
-    /// What was added since an earlier look.
-    pub(crate) fn since(&self, earlier: &Self) -> Self {
-        let both = self.0.iter().zip(&earlier.0);
-        Self(both.map(|(now, then)| now - then).collect())
+    /// The packets that were counted after `earlier`.
+    pub(super) fn since(&self, earlier: &Self) -> Self {
+        let buckets = self.0.iter().zip(&earlier.0);
+        Self(buckets.map(|(now, then)| now - then).collect())
     }
 
-    /// How many packets there are.
-    pub(crate) fn count(&self) -> u64 {
+    /// The number of packets.
+    fn count(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// What so many of 100,000 packets did not exceed, in nanoseconds; 0 where there are none.
-    pub(crate) fn rank(&self, rank: u64) -> u64 {
-        let wanted = (self.count() * rank).div_ceil(100_000).max(1);
+    /// The percentiles; `None` without packets.
+    #[expect(clippy::cast_precision_loss, reason = "a latency is at most a minute")]
+    pub(super) fn percentiles(&self) -> Option<Latency> {
+        let [p50, p99, p999] = [50_000, 99_000, 99_900].map(|rank| self.rank(rank) as f64 / 1e3);
+        (self.count() > 0).then_some(Latency { p50, p99, p999 })
+    }
+
+    /// The latency that `rank` of 100,000 packets did not exceed, in nanoseconds; 0 without packets.
+    fn rank(&self, rank: u64) -> u64 {
+        let target = (self.count() * rank).div_ceil(100_000).max(1);
         let mut below = 0;
         let reached = (0..).zip(&self.0).find(|(_, count)| {
             below += **count;
-            below >= wanted
+            below >= target
         });
-        reached.map_or(0, |(bucket, _)| lowest(bucket))
+        reached.map_or(0, |(bucket, _)| lower_bound(bucket))
     }
 }
 
-/// The lowest latency that a bucket is for, in nanoseconds.
-fn lowest(bucket: u32) -> u64 {
+/// The lowest latency of a bucket, in nanoseconds.
+fn lower_bound(bucket: u32) -> u64 {
     let (octave, step) = (bucket >> STEP_BITS, u64::from(bucket % STEPS));
     match octave {
         0 => step,
@@ -55,7 +62,7 @@ fn lowest(bucket: u32) -> u64 {
 mod tests {
     use super::*;
 
-    /// As `bucket` in `wire.bpf.c` finds it.
+    /// `bucket` of `wire.bpf.c`.
     fn bucket(latency: u64) -> u32 {
         if latency < u64::from(STEPS) {
             return u32::try_from(latency).expect("small");
@@ -66,9 +73,9 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_begins_at_most_three_percent_below_what_is_in_it() {
+    fn a_bucket_starts_at_most_a_32nd_below_each_of_its_latencies() {
         for latency in (0..200).chain([1_000, 12_345, 999_999, 20_000_000_000]) {
-            let lowest = lowest(bucket(latency));
+            let lowest = lower_bound(bucket(latency));
             assert!(lowest <= latency, "{latency}");
             assert!(latency - lowest <= latency / 32, "{latency}: {lowest}");
         }
@@ -76,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_are_those_of_the_packets_in_order() {
+    fn a_rank_is_the_latency_of_the_packet_at_that_place() {
         let mut counts = vec![0; BUCKETS as usize];
         counts[10] = 990;
         counts[20] = 9;

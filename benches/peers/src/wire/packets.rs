@@ -1,63 +1,57 @@
-//! Packets a second, and how long each is on its way: UDP from our generator to our sink.
+//! Rate and one-way latency of UDP packets, from the generator to the sink.
 //!
-//! Invariant: what is measured was first seen to pass well: the flows' packets, at least nine of ten, had right
-//! checksums and got to every server.
+//! Invariant: a contender is measured only after it opened the flows correctly: at least nine of ten opening
+//! packets arrived, and every server got some. A packet with a wrong checksum voids the run.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::bed::{Bed, Offloads, PORT, VIP};
-use crate::contender::{Contender, Poll, Protocol};
-use crate::cpu::Cores;
-use crate::generator::{Generator, Load, Sent};
-use crate::sample::{Latency, Sample, Watch};
-use crate::sink::{Arrivals, Sink};
+use super::generator::{Generator, Load, Sent};
+use super::run::{PORT, Run};
+use super::sink::{Arrivals, Sink};
+use crate::contender::Contender;
+use crate::network::{Network, Offloads, Protocol, VIP};
+use crate::sample::{CpuWatch, Sample};
 
 /// Flows of the established load.
-pub(crate) const FLOWS: u32 = 10_000;
-/// Each is opened by so many packets, at a rate that everybody forwards; the first call of the kernel has some.
+pub(super) const FLOWS: u32 = 10_000;
+/// Packets that open each flow, sent at a rate that every contender forwards. The generator's calibration
+/// call sends some of them.
 const OPENING_PACKETS: u32 = 5;
 const OPENING_RATE: f64 = 50_000.0;
-/// How much of the opening must arrive: the machine may be busy with others.
+/// The share of opening packets that must arrive: other programs may disturb the machine.
 const OPENING_ARRIVES: f64 = 0.9;
-/// The load's first part, which is not measured.
+/// The load runs this long before the measurement starts.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// Measures a contender on a bed of its own.
-pub(crate) fn measure(
-    cores: Cores,
-    contender: Contender,
-    poll: Poll,
-    load: Load,
-    duration: Duration,
-) -> Result<Sample> {
-    let servers = if contender.has_one_server() { 1 } else { 2 };
-    let bed = Bed::new(cores, servers, Offloads::Off)?;
-    bed.sink_beside_contender()?;
-    let running = contender.start(&bed, Protocol::Udp, poll)?;
-    let topology = &bed.topology;
+/// Measures a contender on a network of its own.
+pub(super) fn measure(run: Run, contender: Contender, load: Load) -> Result<Sample> {
+    let network = Network::pinned(run.cores, contender.servers(), Offloads::Off)?;
+    network.sink_on_contenders_cpu()?;
+    let running = run.start(contender, &network, Protocol::Udp)?;
+    let topology = &network.topology;
     let sink = Sink::attach(&topology.switch, "balancer", PORT)?;
     let gateway = topology.balancer.mac("front")?;
     let mut generator = Generator::new(&topology.client, gateway, VIP, PORT)?;
+    let duration = Duration::from_secs(run.seconds.into());
 
-    open(&mut generator, &sink, servers)?;
+    open_flows(&mut generator, &sink, contender.servers())?;
     let sample = generator.during(load, WARM_UP + duration, |sent| {
         thread::sleep(WARM_UP);
-        let before = Moment::now(sent, &sink)?;
-        let watch = Watch::begin(cores)?;
+        let before = Reading::now(sent, &sink)?;
+        let watch = CpuWatch::begin(run.cores)?;
         thread::sleep(duration);
-        let after = Moment::now(sent, &sink)?;
-        let [load_cpu, cpu] = watch.end()?;
-        let took = (after.at - before.at).as_secs_f64();
+        let after = Reading::now(sent, &sink)?;
+        let cpu = watch.end()?;
+        let seconds = (after.at - before.at).as_secs_f64();
         let latencies = after.arrivals.latencies.since(&before.arrivals.latencies);
         Ok(Sample {
-            rate: float(after.arrivals.packets - before.arrivals.packets) / took,
-            offered: Some(float(after.sent - before.sent) / took),
-            latency: Latency::of(&latencies),
-            cpu,
-            load_cpu,
+            rate: float(after.arrivals.packets - before.arrivals.packets) / seconds,
+            offered: Some(float(after.sent - before.sent) / seconds),
+            latency: latencies.percentiles(),
+            cpu: Some(cpu),
         })
     })?;
     let bad = sink.arrivals()?.bad;
@@ -66,14 +60,14 @@ pub(crate) fn measure(
     Ok(sample)
 }
 
-/// What was sent and has arrived up to now.
-struct Moment {
+/// The counters of generator and sink at one time.
+struct Reading {
     at: Instant,
     sent: u64,
     arrivals: Arrivals,
 }
 
-impl Moment {
+impl Reading {
     fn now(sent: &Sent<'_>, sink: &Sink) -> Result<Self> {
         Ok(Self {
             at: Instant::now(),
@@ -83,8 +77,8 @@ impl Moment {
     }
 }
 
-/// Opens the flows, and looks at where their packets went.
-fn open(generator: &mut Generator<'_>, sink: &Sink, servers: u8) -> Result<()> {
+/// Opens the flows, and checks that their packets arrived at every server.
+fn open_flows(generator: &mut Generator<'_>, sink: &Sink, servers: u8) -> Result<()> {
     let load = Load {
         flows: Some(FLOWS),
         rate: Some(OPENING_RATE),
@@ -98,7 +92,7 @@ fn open(generator: &mut Generator<'_>, sink: &Sink, servers: u8) -> Result<()> {
     let arrived = arrivals.packets;
     ensure!(
         float(arrived) >= OPENING_ARRIVES * float(sent),
-        "of {sent} packets that open flows {arrived} arrived"
+        "only {arrived} of {sent} packets that open flows arrived"
     );
     let used = arrivals
         .by_server
@@ -107,13 +101,13 @@ fn open(generator: &mut Generator<'_>, sink: &Sink, servers: u8) -> Result<()> {
         .count();
     ensure!(
         used == usize::from(servers),
-        "of {servers} servers {used} got packets: {:?}",
+        "{used} of {servers} servers received packets: {:?}",
         arrivals.by_server
     );
     Ok(())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "packets of a minute")]
+#[expect(clippy::cast_precision_loss, reason = "a minute's packets are far below 2^52")]
 const fn float(count: u64) -> f64 {
     count as f64
 }

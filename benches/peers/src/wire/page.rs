@@ -1,46 +1,45 @@
-//! The page, the charts and the figures of a run.
+//! The tables and charts of the wire benchmark.
 //!
-//! Invariant: a table has every contender of its case, with the ends of its runs; a ratio is taken round by
-//! round, because those runs were neighbours in time.
+//! Invariant: a table lists every contender of its case, with the extremes of its runs; ratios compare runs
+//! of the same round.
 
 use anyhow::Result;
 use waxwing_report::{Bar, Bars, Group, Output, Spread, Table, figure};
 
-use crate::cases::{Case, Outcome, POLICIES, Series, Unit, WITH_OFFLOADS};
+use super::cases::WITH_OFFLOADS;
 use crate::contender::Contender;
-use crate::sample::{Latency, Sample};
+use crate::outcome::{Outcome, Series, Unit};
+use crate::page;
+use crate::sample::{CpuUse, Latency, Sample};
 
-/// Adds a case's table and chart.
-pub(crate) fn add(output: &mut Output, outcome: &Outcome) -> Result<()> {
-    output.say(&format!("## {}", outcome.title));
+/// Adds the section of a case.
+pub(super) fn add(output: &mut Output, outcome: &Outcome) -> Result<()> {
     let (table, chart) = match outcome.unit {
         Unit::Latency => (latency_table(outcome), latency_chart(outcome)),
         _ => (rate_table(outcome), rate_chart(outcome)),
     };
-    output.table(&table);
-    let svg = chart.svg().map_err(|error| anyhow::anyhow!("{error}"))?;
-    output.chart(outcome.case, &outcome.title, &svg)?;
-    Ok(())
+    page::add(output, outcome, &table, &chart)
 }
 
-fn percent(series: &Series, value: impl Fn(&Sample) -> f64) -> String {
-    let Spread { median, .. } = series.spread(|run| 100.0 * value(run));
-    format!("{median:.0} %")
+/// The two cells with the CPU use of contender and load.
+fn cpu_cells(series: &Series) -> [String; 2] {
+    [|cpu: CpuUse| cpu.contender, |cpu: CpuUse| cpu.load].map(|value| {
+        let percent = |run: &Sample| 100.0 * value(run.cpu.unwrap_or_default());
+        format!("{:.0} %", series.spread(percent).median)
+    })
 }
 
-/// How much was sent for it, where that is ours to say.
-fn sent(series: &Series, factor: f64) -> String {
-    let all = series.runs.iter().map(|run| run.offered);
-    let all: Option<Vec<f64>> = all.collect();
-    all.map_or_else(String::new, |all| {
+/// The cell with the rate that the generator sent; empty unless the generator was the load.
+fn sent_cell(series: &Series, factor: f64) -> String {
+    let offered: Option<Vec<f64>> = series.runs.iter().map(|run| run.offered).collect();
+    offered.map_or_else(String::new, |all| {
         figure(Spread::of(&all).times(factor).median)
     })
 }
 
 fn rate_table(outcome: &Outcome) -> Table {
     let unit = outcome.unit;
-    let rate = |run: &Sample| run.rate * unit.factor();
-    let bare = outcome.series(&Contender::Bare.to_string());
+    let bare = outcome.series(Contender::Bare.label());
     let mut table = Table::new([
         "contender",
         unit.label(),
@@ -50,50 +49,38 @@ fn rate_table(outcome: &Outcome) -> Table {
         "CPU, load's",
     ]);
     for series in &outcome.series {
-        let ratio = bare.map(|bare| Spread::of_ratio(&series.values(rate), &bare.values(rate)));
-        table.row([
+        let ratio = bare.map(|bare| series.rate_ratio(bare));
+        let mut row = vec![
             series.name.clone(),
-            series.spread(rate).to_string(),
+            series.spread(|run| run.rate * unit.factor()).to_string(),
             ratio.map_or_else(String::new, |ratio| figure(ratio.median)),
-            sent(series, unit.factor()),
-            percent(series, |run| run.cpu),
-            percent(series, |run| run.load_cpu),
-        ]);
+            sent_cell(series, unit.factor()),
+        ];
+        row.extend(cpu_cells(series));
+        table.row(row);
     }
     table
 }
 
 fn rate_chart(outcome: &Outcome) -> Bars {
-    let factor = outcome.unit.factor();
-    let group = |name: &str, is_in: fn(&Series) -> bool| Group {
-        name: name.to_owned(),
-        bars: outcome
-            .series
-            .iter()
-            .filter(|series| is_in(series))
-            .map(|series| {
-                let name = series.name.trim_end_matches(WITH_OFFLOADS);
-                Bar::new(name, series.spread(|run| run.rate * factor))
-            })
-            .collect(),
+    let group = |name: &str, has_offloads: bool| {
+        let series = outcome.series.iter().filter_map(move |series| {
+            let without = series.name.strip_suffix(WITH_OFFLOADS);
+            (without.is_some() == has_offloads).then(|| (without.unwrap_or(&series.name), series))
+        });
+        page::rate_group(name, outcome, series)
     };
-    let groups = [
-        group("", |series| !series.name.ends_with(WITH_OFFLOADS)),
-        group("with offloads", |series| {
-            series.name.ends_with(WITH_OFFLOADS)
-        }),
-    ];
     Bars {
         title: outcome.title.clone(),
         y: outcome.unit.label().to_owned(),
-        groups: groups
+        groups: [group("", false), group("with offloads", true)]
             .into_iter()
             .filter(|group| !group.bars.is_empty())
             .collect(),
     }
 }
 
-/// A percentile of a latency, and what it is called.
+/// A percentile's name and value.
 type Percentile = (&'static str, fn(&Latency) -> f64);
 
 const PERCENTILES: [Percentile; 3] = [
@@ -102,9 +89,14 @@ const PERCENTILES: [Percentile; 3] = [
     ("p99.9", |latency| latency.p999),
 ];
 
-/// A percentile of each run; a run without packets has none, which shows as 0.
-fn of_latency(percentile: fn(&Latency) -> f64) -> impl Fn(&Sample) -> f64 {
-    move |run| run.latency.as_ref().map_or(0.0, percentile)
+/// Reads a percentile of a run; 0 if no packet arrived.
+fn percentile(of: fn(&Latency) -> f64) -> impl Fn(&Sample) -> f64 {
+    move |run| run.latency.as_ref().map_or(0.0, of)
+}
+
+/// The p99.9 of a run; 0 if no packet arrived.
+pub(super) fn p999(run: &Sample) -> f64 {
+    percentile(|latency| latency.p999)(run)
 }
 
 fn latency_table(outcome: &Outcome) -> Table {
@@ -120,11 +112,10 @@ fn latency_table(outcome: &Outcome) -> Table {
     ]);
     for series in &outcome.series {
         let mut row = vec![series.name.clone()];
-        row.extend(PERCENTILES.map(|(_, of)| series.spread(of_latency(of)).to_string()));
-        row.push(sent(series, 1.0));
+        row.extend(PERCENTILES.map(|(_, of)| series.spread(percentile(of)).to_string()));
+        row.push(sent_cell(series, 1.0));
         row.push(figure(series.spread(|run| run.rate).median));
-        row.push(percent(series, |run| run.cpu));
-        row.push(percent(series, |run| run.load_cpu));
+        row.extend(cpu_cells(series));
         table.row(row);
     }
     table
@@ -136,118 +127,12 @@ fn latency_chart(outcome: &Outcome) -> Bars {
         bars: outcome
             .series
             .iter()
-            .map(|series| Bar::new(&series.name, series.spread(of_latency(of))))
+            .map(|series| Bar::new(&series.name, series.spread(percentile(of))))
             .collect(),
     };
     Bars {
         title: outcome.title.clone(),
         y: outcome.unit.label().to_owned(),
         groups: PERCENTILES.map(group).into(),
-    }
-}
-
-/// A ratio that the design asks for.
-struct Target {
-    what: &'static str,
-    case: Case,
-    to: Contender,
-    /// The bound, and whether the ratio is to be at least or at most that.
-    bound: f64,
-    at_least: bool,
-}
-
-const TARGETS: [Target; 5] = [
-    Target {
-        what: "established UDP, to the bare forwarder",
-        case: Case::Established,
-        to: Contender::Bare,
-        bound: 0.9,
-        at_least: true,
-    },
-    Target {
-        what: "established UDP, to nftables",
-        case: Case::Established,
-        to: Contender::Nftables,
-        bound: 3.0,
-        at_least: true,
-    },
-    Target {
-        what: "every packet a new session, to the bare forwarder",
-        case: Case::NewSessions,
-        to: Contender::Bare,
-        bound: 0.5,
-        at_least: true,
-    },
-    Target {
-        what: "every packet a new session, to nftables",
-        case: Case::NewSessions,
-        to: Contender::Nftables,
-        bound: 4.0,
-        at_least: true,
-    },
-    Target {
-        what: "p99.9 at half of Waxwing's load, to the bare forwarder",
-        case: Case::PacketLatency,
-        to: Contender::Bare,
-        bound: 1.5,
-        at_least: false,
-    },
-];
-
-/// Adds the targets that were measured, with what was.
-pub(crate) fn add_targets(output: &mut Output, outcomes: &[Outcome]) {
-    let mut table = Table::new(["Waxwing's", "target", "measured", "reached"]);
-    let mut any = false;
-    for target in TARGETS {
-        if let Some(ratio) = target.ratio(outcomes) {
-            let Target {
-                what,
-                bound,
-                at_least,
-                ..
-            } = target;
-            let reached =
-                (ratio.median >= bound) == at_least || ratio.median.total_cmp(&bound).is_eq();
-            table.row([
-                what.to_owned(),
-                format!(
-                    "{} {bound:.2}",
-                    if at_least { "at least" } else { "at most" }
-                ),
-                ratio.to_string(),
-                if reached { "yes" } else { "no" }.to_owned(),
-            ]);
-            any = true;
-        }
-    }
-    if any {
-        output.say("## Targets");
-        output.table(&table);
-    }
-}
-
-impl Target {
-    fn ratio(&self, outcomes: &[Outcome]) -> Option<Spread> {
-        let outcome = outcomes
-            .iter()
-            .find(|outcome| outcome.case == self.case.word())?;
-        // In the latency case the names go on with the load, and the first ones have the same.
-        let named = |contender: Contender| {
-            let name = match outcome.unit {
-                Unit::Latency => contender.short().to_owned(),
-                _ => contender.to_string(),
-            };
-            outcome
-                .series
-                .iter()
-                .find(|series| series.name.starts_with(&name))
-        };
-        let (waxwing, other) = (named(Contender::Waxwing(POLICIES[0]))?, named(self.to)?);
-        let values = |series: &Series| match outcome.unit {
-            Unit::Latency => series.values(of_latency(|latency| latency.p999)),
-            _ => series.values(|run| run.rate),
-        };
-        let to = values(other);
-        (to.iter().all(|value| *value > 0.0)).then(|| Spread::of_ratio(&values(waxwing), &to))
     }
 }

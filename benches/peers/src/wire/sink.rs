@@ -1,7 +1,7 @@
-//! The servers' end: counts the frames that arrive, looks at their checksums, and drops them.
+//! The packet sink before the servers: counts arriving frames, verifies their checksums, and drops them.
 //!
-//! Invariant: a frame is counted before anything in the servers' network sees it; all but the measured
-//! ones pass.
+//! Invariant: the sink sees a frame before anything else in the servers' network does; frames that are not
+//! measured pass.
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -10,46 +10,50 @@ use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TcAttachType};
 use waxwing_tests::Namespace;
 
-use crate::generator::OBJECT;
-use crate::histogram::{BUCKETS, Histogram};
+use super::generator::OBJECT;
+use super::histogram::{BUCKETS, Histogram};
 
-/// The sink, on a wire that comes from the balancer. Dropped, it is off.
-pub(crate) struct Sink {
+/// The attached sink; dropping it detaches the program.
+pub(super) struct Sink {
     counts: PerCpuArray<MapData, [u64; 6]>,
     latencies: PerCpuArray<MapData, u64>,
-    /// Its link is what keeps the program on the wire.
+    /// Owns the link that keeps the program attached.
     _ebpf: Ebpf,
 }
 
-/// What has arrived.
+/// The sink's counters.
 #[derive(Clone, Debug)]
-pub(crate) struct Arrivals {
+pub(super) struct Arrivals {
     /// Frames.
-    pub(crate) packets: u64,
-    /// Those with a wrong checksum.
-    pub(crate) bad: u64,
-    /// By the last two bits of their destination address.
-    pub(crate) by_server: [u64; 4],
-    /// How long those with a time stamp took.
-    pub(crate) latencies: Histogram,
+    pub(super) packets: u64,
+    /// Frames with a wrong checksum.
+    pub(super) bad: u64,
+    /// Frames by the last two bits of their destination address.
+    pub(super) by_server: [u64; 4],
+    /// Latencies of frames with a time stamp.
+    pub(super) latencies: Histogram,
 }
 
 impl Sink {
-    /// Puts it on an interface, for UDP to this port.
-    pub(crate) fn attach(namespace: &Namespace, interface: &str, port: u16) -> Result<Self> {
+    /// Attaches the sink to an interface, for UDP to `port`.
+    pub(super) fn attach(namespace: &Namespace, interface: &str, port: u16) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
             .override_global("measured_port", &port, true)
             .load(OBJECT)
-            .context("the sink's object")?;
-        let program: &mut SchedClassifier =
-            ebpf.program_mut("sink").context("no sink")?.try_into()?;
-        program.load().context("the kernel refuses the sink")?;
+            .context("cannot load the BPF object with the sink")?;
+        let program: &mut SchedClassifier = ebpf
+            .program_mut("sink")
+            .context("the BPF object has no program `sink`")?
+            .try_into()?;
+        program.load().context("the kernel rejects the sink")?;
         namespace
             .enter(|| program.attach(interface, TcAttachType::Ingress))?
-            .with_context(|| format!("cannot attach the sink to {interface} (tcx: Linux 6.6)"))?;
+            .with_context(|| {
+                format!("cannot attach the sink to {interface}: tcx needs Linux 6.6")
+            })?;
         let mut map = |name| {
             ebpf.take_map(name)
-                .with_context(|| format!("no map {name}"))
+                .with_context(|| format!("the BPF object has no map `{name}`"))
         };
         Ok(Self {
             counts: map("counts")?.try_into()?,
@@ -58,8 +62,8 @@ impl Sink {
         })
     }
 
-    /// What has arrived since it was attached.
-    pub(crate) fn arrivals(&self) -> Result<Arrivals> {
+    /// Returns the counts since the sink was attached.
+    pub(super) fn arrivals(&self) -> Result<Arrivals> {
         let mut total = [0; 6];
         for counts in self.counts.get(&0, 0)?.iter() {
             total

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT OR Apache-2.0
 /*
- * Both ends of the measured way: what makes packets, and what counts those that arrive.
+ * The packet generator and the packet sink.
  *
- * The generator runs by BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES: the kernel calls it again and
- * again on frames of its own and sends those that it redirects, with no socket and no copy between. The
- * sink runs where frames would enter the servers' network, before anything there looks at them.
+ * The generator runs by BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES: the kernel calls it repeatedly
+ * on frames of its own and sends the frames that it redirects, without socket or copy. The sink runs where
+ * frames enter the servers' network, before anything else there sees them.
  *
- * Invariant: each frame is written whole, because the pages go round and whoever had one may have written
- * to it; its checksums are right; the time stamp in it is 0 where latency is not measured, and does not
- * change the checksum where it is, because its complement stands beside it.
+ * Invariant: the generator writes each frame completely, because the kernel recycles pages that a receiver
+ * may have modified. A frame's checksums are correct. Its time stamp is 0 unless latency is measured; it
+ * does not affect the checksum, because its complement follows it.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -20,55 +20,55 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* 64 bytes on a wire, with the frame check sequence that there is none of here. */
+/* 64 bytes on a physical wire, which adds the frame check sequence. */
 #define FRAME_LEN 60
 #define IP_WORDS 10
 #define UDP_WORDS 13
-/* Source ports of one address: 1024, from this one. */
+/* Each source address has 1024 ports, starting with this one. */
 #define SOURCE_PORT 16384
 #define SOURCE_PORT_BITS 10
 #define SOURCE_ADDRESS_MASK 0x003fffff
-/* A generator that is later than this has been interrupted, and begins its pace anew, in ns. */
+/* A generator that is later than this was interrupted: it restarts its pace. In nanoseconds. */
 #define LATE_MAX 50000
 
-/* Latencies by 32 steps to each doubling, up to 64 s: `histogram.rs` mirrors it. */
+/* Latency buckets: 32 per power of two, up to 64 s. `histogram.rs` is the inverse. */
 #define STEP_BITS 5
 #define STEPS (1 << STEP_BITS)
 #define OCTAVE_MAX 35
 #define BUCKETS ((OCTAVE_MAX - STEP_BITS + 2) * STEPS)
 
-/* `generator.rs` writes it. Words, so that user space needs to know of no padding. */
+/* Written by `generator.rs`. All fields are words, so there is no padding. */
 struct plan {
-	/* The frame, with no source address, source port, checksums and stamp. */
+	/* The frame without source address, source port, checksums and time stamp. */
 	__u8 frame[64];
-	/* Sums of its 16-bit words, for the IPv4 header's checksum and for UDP's. */
+	/* Sums of its 16-bit words for the checksums of IPv4 and UDP. */
 	__u64 ip_sum;
 	__u64 udp_sum;
-	/* How many flows there are; each packet is one of its own where this is 0. */
+	/* The number of flows; 0: each packet has a flow of its own. */
 	__u64 flows;
 	/* The first source address, in host order. */
 	__u64 source;
-	/* By which interface the frames leave. */
+	/* The index of the interface that frames leave by. */
 	__u64 interface;
-	/* Nanoseconds between two of them; 0 for as many as can be. Stamped if not 0. */
+	/* Nanoseconds between two frames, which then have time stamps; 0: as many frames as possible. */
 	__u64 interval;
-	/* Set when there are to be no more: the call that runs is to end soon. */
+	/* Set to stop sending: the running call then ends soon. */
 	__u64 is_over;
 };
 
 struct progress {
 	__u64 sent;
 	__u64 flow;
-	/* When the next one is to leave. */
+	/* When the next frame is due. */
 	__u64 due;
 };
 
-/* `sink.rs` reads it. */
+/* Read by `sink.rs`. */
 struct arrivals {
 	__u64 packets;
-	/* With a wrong checksum. */
+	/* Packets with a wrong checksum. */
 	__u64 bad;
-	/* By the last two bits of their destination address. */
+	/* Packets by the last two bits of their destination address. */
 	__u64 by_server[4];
 };
 
@@ -81,7 +81,7 @@ struct datagram {
 	__u16 rest;
 } __attribute__((packed));
 
-_Static_assert(sizeof(struct datagram) == FRAME_LEN, "a frame");
+_Static_assert(sizeof(struct datagram) == FRAME_LEN, "a datagram fills a frame");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -111,7 +111,7 @@ struct {
 	__type(value, __u64);
 } latencies SEC(".maps");
 
-/* The port that is measured; the loader sets it. */
+/* The UDP port that the sink counts; set by the loader. */
 volatile const __u16 measured_port = 0;
 
 static __always_inline __u16 folded(__u64 sum)
@@ -121,7 +121,7 @@ static __always_inline __u16 folded(__u64 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-/* Whether it is time for a frame; keeps the pace. */
+/* Returns whether the next frame is due, and if so advances the due time. */
 static __always_inline int is_due(const struct plan *plan, struct progress *progress, __u64 now)
 {
 	if (now < progress->due)
@@ -149,7 +149,7 @@ int generate(struct xdp_md *context)
 		return XDP_DROP;
 	if (plan->interval) {
 		stamp = bpf_ktime_get_ns();
-		/* Dropped frames are the quickest way to wait for the next one's time. */
+		/* Dropping the frame is the fastest way to wait. */
 		if (!is_due(plan, progress, stamp))
 			return XDP_DROP;
 	}
@@ -166,7 +166,7 @@ int generate(struct xdp_md *context)
 	datagram->ip.check = ~folded(plan->ip_sum + sums);
 	datagram->udp.source = port;
 	datagram->udp.check = ~folded(plan->udp_sum + sums + port);
-	/* RFC 768: a sum of zero is sent as all ones. */
+	/* RFC 768: a checksum of zero is sent as all ones. */
 	if (!datagram->udp.check)
 		datagram->udp.check = 0xffff;
 	datagram->stamp = stamp;
@@ -182,7 +182,7 @@ static __always_inline __u32 bucket(__u64 latency)
 
 	if (latency < STEPS)
 		return latency;
-	/* The place of the highest bit. */
+	/* Finds the position of the highest bit. */
 	for (int step = 16; step; step >>= 1) {
 		if (octave + step <= OCTAVE_MAX && latency >> (octave + step))
 			octave += step;
@@ -207,7 +207,7 @@ static __always_inline int is_bad(const struct datagram *datagram)
 	const __u16 *ip = (const void *)&datagram->ip;
 	__u64 udp_sum = sum_of((const void *)&datagram->udp, UDP_WORDS);
 
-	/* The pseudo-header: both addresses, which are the last words of the header, protocol, length. */
+	/* The pseudo-header: both addresses (the last words of the IPv4 header), protocol, length. */
 	udp_sum += sum_of(ip + 6, 4) + bpf_htons(IPPROTO_UDP) + datagram->udp.len;
 	return folded(sum_of(ip, IP_WORDS)) != 0xffff || folded(udp_sum) != 0xffff;
 }

@@ -1,7 +1,7 @@
-//! What all charts have: a white page, a title, a legend in one row below it, axes, a grid.
+//! The frame of every chart: white background, title, a legend in one row, axes, grid.
 //!
-//! Invariant: the colours are told apart by colour-blind readers, too (Okabe and Ito's), and come in
-//! one order, so that the first series has the same one in every chart.
+//! Invariant: colour-blind readers can distinguish the colours (Okabe and Ito). Series get them in a fixed
+//! order, so the first series has the same colour in every chart.
 
 use std::io;
 use std::ops::Range;
@@ -18,18 +18,18 @@ use plotters::style::{Color as _, IntoFont as _, RGBColor, WHITE};
 
 use crate::figure::count;
 
-/// Why there is no chart.
+/// Why a chart could not be drawn.
 pub type DrawError = DrawingAreaErrorKind<io::Error>;
 
 /// The area between the axes.
 pub(super) type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<Ticked, RangedCoordf64>>;
 
 const SIZE: (u32, u32) = (860, 460);
-/// A generic family: what reads the file has one.
+/// A generic font family, which every viewer resolves.
 const FONT: &str = "sans-serif";
 const TITLE_SIZE: u32 = 22;
 const TEXT_SIZE: u32 = 16;
-/// An average letter's width, in parts of the letters' size.
+/// The average width of a letter as a share of the font size.
 const LETTER: f64 = 0.45;
 
 const COLOURS: [RGBColor; 7] = [
@@ -47,7 +47,7 @@ pub(super) fn colour(number: usize) -> RGBColor {
     COLOURS[number % COLOURS.len()]
 }
 
-/// An axis whose ticks are given.
+/// An axis with given ticks.
 pub(super) struct Ticked {
     inner: RangedCoordf64,
     ticks: Vec<f64>,
@@ -70,23 +70,23 @@ impl Ranged for Ticked {
     }
 }
 
-/// What is to be drawn around the values.
-pub(super) struct Paper<'a> {
+/// Everything that is drawn around the values.
+pub(super) struct Frame<'a> {
     pub(super) title: &'a str,
     pub(super) x: &'a str,
     pub(super) y: &'a str,
-    /// The left and the right end of the axis below.
+    /// The ends of the x axis.
     pub(super) from_to: (f64, f64),
-    /// The highest value.
+    /// The highest value of the y axis.
     pub(super) highest: f64,
-    /// What stands below the axis, and where.
+    /// Places and labels of the x axis's ticks.
     pub(super) ticks: &'a [(f64, String)],
-    /// The legend.
+    /// The names in the legend.
     pub(super) names: &'a [&'a str],
 }
 
-impl Paper<'_> {
-    /// Draws it, and the values by `values`.
+impl Frame<'_> {
+    /// Draws the frame, and the values by `values`.
     pub(super) fn draw(
         &self,
         values: impl FnOnce(&mut Chart<'_>) -> Result<(), DrawError>,
@@ -119,7 +119,7 @@ impl Paper<'_> {
     }
 
     fn axes<'a>(&self, page: &DrawingArea<SVGBackend<'a>, Shift>) -> Result<Chart<'a>, DrawError> {
-        // An axis without length cannot be drawn.
+        // The library cannot draw an axis of length zero.
         let (from, to) = self.from_to;
         let below = Ticked {
             inner: (from..to.max(from + 1e-9)).into(),
@@ -152,7 +152,7 @@ impl Paper<'_> {
     }
 }
 
-/// How wide a text is, in pixels, as far as one can say without its font.
+/// Estimates a text's width in pixels; the font is unknown.
 fn letters(text: &str) -> i32 {
     let width = text
         .chars()

@@ -1,25 +1,25 @@
-//! Charts as SVG: lines over something that grows, and groups of bars.
+//! Charts as SVG: lines over a growing quantity, and groups of bars.
 //!
-//! Invariant: values begin at zero; each has a whisker from its lowest run to its highest; the ticks
-//! below a line chart are where something was measured.
+//! Invariant: the value axis starts at zero; each value has a whisker from its lowest run to its highest;
+//! ticks of a line chart's x axis are at measured places.
 
-mod paper;
+mod frame;
 
 use plotters::element::{Circle, PathElement, Rectangle};
 use plotters::series::LineSeries;
 use plotters::style::Color as _;
 
-pub use self::paper::DrawError;
-use self::paper::{Chart, Paper, colour};
+pub use self::frame::DrawError;
+use self::frame::{Chart, Frame, colour};
 use crate::figure::count;
 use crate::spread::Spread;
 
-/// How the values below a line chart are laid out.
+/// The scale of a line chart's x axis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scale {
-    /// Equal steps are sums.
+    /// Equal distances are equal differences.
     Linear,
-    /// Equal steps are factors; all values are above zero.
+    /// Equal distances are equal factors; all values are above zero.
     Log,
 }
 
@@ -32,16 +32,16 @@ impl Scale {
     }
 }
 
-/// Lines over something that grows.
+/// A line chart over a growing quantity.
 #[derive(Clone, Debug)]
 pub struct Lines {
-    /// What the chart shows.
+    /// The chart's title.
     pub title: String,
-    /// What grows, with its unit.
+    /// The growing quantity, with its unit.
     pub x: String,
-    /// How it is laid out.
+    /// The x axis's scale.
     pub scale: Scale,
-    /// What was measured, with its unit.
+    /// The measured quantity, with its unit.
     pub y: String,
     /// The lines.
     pub series: Vec<Series>,
@@ -50,52 +50,52 @@ pub struct Lines {
 /// One line.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// What the legend calls it.
+    /// The name in the legend.
     pub name: String,
-    /// From left to right.
+    /// The measurements, from left to right.
     pub points: Vec<Point>,
 }
 
 /// One measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Point {
-    /// Where on the axis.
+    /// The place on the x axis.
     pub x: f64,
-    /// What was measured there.
+    /// The measured value.
     pub y: Spread,
 }
 
-/// Groups of bars beside each other.
+/// A chart of bar groups side by side.
 #[derive(Clone, Debug)]
 pub struct Bars {
-    /// What the chart shows.
+    /// The chart's title.
     pub title: String,
-    /// What was measured, with its unit.
+    /// The measured quantity, with its unit.
     pub y: String,
-    /// From left to right; bars of one name have one colour in all of them.
+    /// The groups, from left to right; bars of the same name have the same colour in all groups.
     pub groups: Vec<Group>,
 }
 
 /// Bars that are to be compared.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// What stands below it.
+    /// The label below the group.
     pub name: String,
-    /// From left to right.
+    /// The bars, from left to right.
     pub bars: Vec<Bar>,
 }
 
 /// One measurement.
 #[derive(Clone, Debug)]
 pub struct Bar {
-    /// What the legend calls it.
+    /// The name in the legend.
     pub name: String,
-    /// How high it is.
+    /// The height.
     pub value: Spread,
 }
 
 impl Bar {
-    /// A bar of this name and height.
+    /// Makes a bar.
     #[must_use]
     pub fn new(name: impl Into<String>, value: Spread) -> Self {
         Self {
@@ -106,17 +106,17 @@ impl Bar {
 }
 
 impl Lines {
-    /// Draws them.
+    /// Draws the chart as SVG.
     ///
     /// # Errors
-    /// What the drawing library says; it has no reason to with numbers that are finite.
+    /// The drawing library fails; finite numbers give it no reason to.
     pub fn svg(&self) -> Result<String, DrawError> {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let names: Vec<&str> = self.series.iter().map(|series| &*series.name).collect();
         let ticks = self.ticks();
         let (first, last) = ends(ticks.iter().map(|(at, _)| *at));
         let margin = 0.04 * (last - first).max(0.1);
-        Paper {
+        Frame {
             title: &self.title,
             x: &self.x,
             y: &self.y,
@@ -146,7 +146,7 @@ impl Lines {
         Ok(())
     }
 
-    /// Where anything was measured, but for places whose labels would run into each other.
+    /// The measured places, without those whose labels would overlap.
     fn ticks(&self) -> Vec<(f64, String)> {
         let points = self.series.iter().flat_map(|series| &series.points);
         let mut all: Vec<f64> = points.map(|point| point.x).collect();
@@ -165,10 +165,10 @@ impl Lines {
 }
 
 impl Bars {
-    /// Draws them.
+    /// Draws the chart as SVG.
     ///
     /// # Errors
-    /// What the drawing library says; it has no reason to with numbers that are finite.
+    /// The drawing library fails; finite numbers give it no reason to.
     pub fn svg(&self) -> Result<String, DrawError> {
         let names = self.names();
         let bars = || self.groups.iter().flat_map(|group| &group.bars);
@@ -176,7 +176,7 @@ impl Bars {
             .zip(&self.groups)
             .map(|(at, group)| (f64::from(at) + 0.5, group.name.clone()))
             .collect();
-        Paper {
+        Frame {
             title: &self.title,
             x: "",
             y: &self.y,
@@ -193,7 +193,7 @@ impl Bars {
         })
     }
 
-    /// The bars' names, each once, as they come.
+    /// The bars' names, each once, in order of appearance.
     fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for bar in self.groups.iter().flat_map(|group| &group.bars) {
@@ -206,7 +206,7 @@ impl Bars {
 }
 
 impl Group {
-    /// Between `from` and one more.
+    /// Draws the group between `from` and `from + 1`.
     fn draw(&self, chart: &mut Chart<'_>, from: f64, names: &[&str]) -> Result<(), DrawError> {
         const MARGIN: f64 = 0.1;
         let width = (1.0 - 2.0 * MARGIN) / (0..self.bars.len()).fold(0.0, |n, _| n + 1.0);
@@ -229,12 +229,12 @@ impl Group {
     }
 }
 
-/// From the lowest run to the highest.
+/// A line from the lowest run to the highest.
 fn whisker(x: f64, y: Spread, style: plotters::style::ShapeStyle) -> PathElement<(f64, f64)> {
     PathElement::new(vec![(x, y.lowest), (x, y.highest)], style)
 }
 
-/// The lowest and the highest; of nothing, 0 and 0.
+/// The lowest and the highest value; 0 and 0 without values.
 fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let ends = values.fold(None, |ends: Option<(f64, f64)>, value| {
         let (low, high) = ends.unwrap_or((value, value));
