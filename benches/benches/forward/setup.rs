@@ -1,17 +1,17 @@
-//! What the benches of this program have in common.
+//! Set-ups of this program's benches.
 
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
-use waxwing_bed::{Established, Plan, Size, World};
+use waxwing_bench_core::{EstablishedTestbed, AddressPlan, Size, Testbed};
 use waxwing_dataplane::BATCH;
 
-/// A whole batch.
+/// The frames of a full batch.
 pub(crate) const FULL: u32 = 64;
 const _: () = assert!(FULL as usize == BATCH);
 
-/// A group whose benches take a second or two each, and whose iteration is one packet.
+/// A group whose benches take one or two seconds each; an iteration is one packet.
 pub(crate) fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
     group
@@ -22,17 +22,17 @@ pub(crate) fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGr
     group
 }
 
-/// A world without sessions.
-pub(crate) fn world(plan: Plan, size: Size) -> World {
-    World::new(plan, size).expect("there is the memory for its sessions")
+/// A testbed without sessions.
+pub(crate) fn testbed(plan: AddressPlan, size: Size) -> Testbed {
+    Testbed::new(plan, size).expect("the session table fits in memory")
 }
 
-/// One that is full of them.
-pub(crate) fn established(plan: Plan, sessions: u32) -> Established {
+/// A testbed for two workers whose table is full of sessions.
+pub(crate) fn established(plan: AddressPlan, sessions: u32) -> EstablishedTestbed {
     let size = Size {
         sessions_max: sessions,
         workers: 2,
         ..Size::default()
     };
-    Established::new(plan, size).expect("there is the memory for its sessions")
+    EstablishedTestbed::new(plan, size).expect("the session table fits in memory")
 }

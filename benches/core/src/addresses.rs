@@ -1,38 +1,41 @@
-//! Who has which address.
+//! The addresses of services, clients, backends and the balancer.
 
 use waxwing_dataplane::PortId;
 use waxwing_packet::{Address, Mac, Protocol};
 
-/// Addresses of one family, and the protocol that is spoken.
+/// Addresses of one family, and the transport protocol.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// What a bench calls it.
+pub struct AddressPlan {
+    /// The name in benchmarks.
     pub name: &'static str,
-    /// TCP or UDP.
+    /// The protocol of all services.
     pub protocol: Protocol,
-    /// The first service's VIP; the others' follow.
+    /// The first service's VIP; the others follow it.
     vips: Address,
-    /// The first client's; the others' follow.
+    /// The first client's address; the others follow it.
     clients: Address,
-    /// The first backend's; the others' follow.
+    /// The first backend's address; the others follow it.
     backends: Address,
 }
 
-/// The port towards the clients, and the one towards the backends.
+/// The balancer's ports towards the clients and towards the backends.
 pub(crate) const FRONT: PortId = PortId(0);
 pub(crate) const BACK: PortId = PortId(1);
 
-/// The balancer's MAC addresses on both, and those of whom it meets there.
+/// The MAC addresses of both ports, of the clients' router, and of the backends.
 pub(crate) const MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
 pub(crate) const ROUTER: Mac = Mac([2, 0, 0, 0, 1, 0]);
 pub(crate) const SERVERS: Mac = Mac([2, 0, 0, 0, 2, 0]);
 
-/// Every service's port, every client's, every backend's.
+/// The transport port of every service, client and backend.
 pub(crate) const VIP_PORT: u16 = 80;
 const CLIENT_PORT: u16 = 4000;
 pub(crate) const BACKEND_PORT: u16 = 8080;
 
-impl Plan {
+impl AddressPlan {
+    /// All plans.
+    pub const ALL: [Self; 4] = [Self::V4, Self::V6, Self::V4_UDP, Self::V6_UDP];
+
     /// TCP over IPv4.
     pub const V4: Self = Self {
         name: "v4",
@@ -65,19 +68,19 @@ impl Plan {
         ..Self::V6
     };
 
-    /// A service's address and port.
+    /// The address and port of a service.
     #[must_use]
     pub fn vip(&self, service: u32) -> (Address, u16) {
         (offset(self.vips, service), VIP_PORT)
     }
 
-    /// A client's address and port.
+    /// The address and port of a client.
     #[must_use]
     pub fn client(&self, number: u32) -> (Address, u16) {
         (offset(self.clients, number), CLIENT_PORT)
     }
 
-    /// A backend's address and port.
+    /// The address and port of a backend.
     #[must_use]
     pub fn backend(&self, number: u32) -> (Address, u16) {
         (offset(self.backends, number), BACKEND_PORT)

@@ -1,4 +1,4 @@
-//! One worker, with its ports in memory.
+//! Drives one worker by hand, with its ports in memory.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,166 +12,168 @@ use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{BATCH, BackendId, Epoch, Now, Policy, PortId};
 use waxwing_packet::{Packet, parse};
 
-use crate::plan::{BACK, FRONT};
-use crate::world::World;
+use crate::addresses::{BACK, FRONT};
+use crate::testbed::Testbed;
 
-/// What passes on a wire in this time is taken to be one packet: time goes on by it.
+/// The virtual time that passes per packet.
 const PACKET_TIME: Duration = Duration::from_micros(1);
 
-/// A worker that is driven by hand.
-pub struct Lane<'a> {
-    world: &'a World,
+/// A worker whose frames and turns come from a benchmark.
+pub struct WorkerDriver<'a> {
+    testbed: &'a Testbed,
     worker: Worker<MemoryIo>,
     counters: Arc<WorkerCounters>,
     now: Duration,
-    put: u32,
-    /// Kept, so that the worker sees an open mailbox, as it does at work.
+    /// Frames injected since the last turn.
+    injected: u32,
+    /// Keeps the worker's mailbox open, as in production.
     _mailbox: (Sender<Epoch>, Receiver<Epoch>),
 }
 
-impl<'a> Lane<'a> {
-    /// The worker of this number; new flows are for these policies to choose for (by
-    /// [`waxwing_dataplane::Service::policy`], which is 0), or without one for the native fallback.
+impl<'a> WorkerDriver<'a> {
+    /// Drives worker `number`. New flows are picked by `policies` (indexed by
+    /// [`waxwing_dataplane::Service::policy`], which is 0), or by the native fallback if there is none.
     #[must_use]
-    pub fn new(world: &'a World, number: usize, policies: Vec<Box<dyn Policy>>) -> Self {
-        let mut lane = Self::with(world, number, policies);
-        lane.worker.io().recycle_sent();
-        lane
+    pub fn new(testbed: &'a Testbed, number: usize, policies: Vec<Box<dyn Policy>>) -> Self {
+        let mut driver = Self::with(testbed, number, policies);
+        driver.worker.io().recycle_sent();
+        driver
     }
 
-    /// Likewise, but the frames that it sends are kept, to be looked at.
-    pub(crate) fn keeping(world: &'a World, number: usize) -> Self {
-        Self::with(world, number, Vec::new())
+    /// Drives worker `number` without policies, and keeps the frames that it sends for inspection.
+    pub(crate) fn keeping_sent(testbed: &'a Testbed, number: usize) -> Self {
+        Self::with(testbed, number, Vec::new())
     }
 
-    fn with(world: &'a World, number: usize, policies: Vec<Box<dyn Policy>>) -> Self {
-        let counters = Arc::new(WorkerCounters::new(world.backends() as usize));
+    fn with(testbed: &'a Testbed, number: usize, policies: Vec<Box<dyn Policy>>) -> Self {
+        let counters = Arc::new(WorkerCounters::new(testbed.backends() as usize));
         let (send, mailbox) = unbounded();
         let (returned, receive) = unbounded();
         let setup = WorkerSetup {
-            // Worker 0 announces the VIPs, which is not to be part of a measurement.
+            // Worker 0 also announces the VIPs, which must not be measured.
             number: number + 1,
-            workers: world.size.workers,
-            shared: world.shared.clone(),
+            workers: testbed.size.workers,
+            shared: testbed.shared.clone(),
             counters: Arc::clone(&counters),
             cluster_key: [5, 6, 7, 8],
             mailbox,
             returned,
         };
         let epoch = Epoch {
-            snapshot: Arc::clone(&world.snapshot),
+            snapshot: Arc::clone(&testbed.snapshot),
             policies,
             kept: Vec::new(),
             release: Release::held(),
         };
-        let mut lane = Self {
-            world,
+        let mut driver = Self {
+            testbed,
             worker: Worker::new(MemoryIo::new(2, 4 * BATCH), setup, epoch),
             counters,
-            now: Duration::from_nanos(world.clock.load(Ordering::Relaxed)),
-            put: 0,
+            now: Duration::from_nanos(testbed.clock.load(Ordering::Relaxed)),
+            injected: 0,
             _mailbox: (send, receive),
         };
-        // Its first turn looks for sessions that ended before, which is not to be part of a measurement.
-        let now = lane.next_turn();
-        lane.handle(now);
-        lane
+        // The first turn sweeps sessions that ended before, which must not be measured.
+        let now = driver.next_turn();
+        driver.run_turn(now);
+        driver
     }
 
-    /// Lets a frame of a client arrive.
+    /// Lets a client's frame arrive.
     ///
     /// # Panics
-    /// More than a batch waits to be handled: a bug of the bench.
-    pub fn put_request(&mut self, frame: &[u8]) {
-        self.put(FRONT, frame);
+    /// The receive queue is full: a bug of the bench.
+    pub fn inject_request(&mut self, frame: &[u8]) {
+        self.inject(FRONT, frame);
     }
 
-    /// Lets a frame of a backend arrive. Panics as [`Lane::put_request`] does.
+    /// Lets a backend's frame arrive.
     ///
     /// # Panics
-    /// See there.
-    pub fn put_reply(&mut self, frame: &[u8]) {
-        self.put(BACK, frame);
+    /// As [`WorkerDriver::inject_request`].
+    pub fn inject_reply(&mut self, frame: &[u8]) {
+        self.inject(BACK, frame);
     }
 
-    fn put(&mut self, port: PortId, frame: &[u8]) {
-        assert!(self.worker.io().inject(port, frame), "frames pile up");
-        self.put += 1;
+    fn inject(&mut self, port: PortId, frame: &[u8]) {
+        let is_injected = self.worker.io().inject(port, frame);
+        assert!(is_injected, "the receive queue is full");
+        self.injected += 1;
     }
 
-    /// Has the worker handle what was put in, at most [`BATCH`]. How long that took.
+    /// Runs a turn, which handles at most [`BATCH`] injected frames. Returns the time it took.
     pub fn turn(&mut self) -> Duration {
         let now = self.next_turn();
         let start = Instant::now();
-        self.handle(now);
+        self.run_turn(now);
         start.elapsed()
     }
 
-    /// The time of the next turn, for [`Lane::handle`].
+    /// Advances the virtual clock. Returns the time of the next turn, for [`WorkerDriver::run_turn`].
     pub fn next_turn(&mut self) -> Now {
-        self.now += PACKET_TIME * std::mem::take(&mut self.put);
+        self.now += PACKET_TIME * std::mem::take(&mut self.injected);
         Now::from_start(self.now)
     }
 
-    /// The turn itself, and nothing else.
+    /// Runs the worker's turn and nothing else.
     #[inline]
-    pub fn handle(&mut self, now: Now) {
+    pub fn run_turn(&mut self, now: Now) {
         self.worker.turn(now);
     }
 
-    /// How many frames it has sent, since it was made.
+    /// Frames sent by this driver's worker.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.counters.transmitted.packets.get()
     }
 
-    /// How many sessions it has opened, since it was made.
+    /// Sessions opened by this driver's worker.
     pub(crate) fn opened(&self) -> u64 {
-        let backends = (0..self.world.backends()).map(BackendId);
+        let backends = (0..self.testbed.backends()).map(BackendId);
         backends
             .map(|id| self.counters.backend(id).sessions.get())
             .sum()
     }
 
-    /// How many it has ended, because their time was over or to make room.
+    /// Sessions that the worker ended: expired or evicted.
     pub(crate) fn ended(&self) -> u64 {
         self.expired() + self.counters.evicted.get()
     }
 
-    /// How many sessions it has ended because their time was over.
+    /// Sessions that expired.
     #[must_use]
     pub fn expired(&self) -> u64 {
         self.counters.expired.get()
     }
 
-    /// How many sessions it has ended to make room for others.
+    /// Sessions that were evicted to make room for others.
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.counters.evicted.get()
     }
 
-    /// Takes a turn with requests of new flows; the backends that they went to.
+    /// Runs a turn with requests of new flows. Returns the backends that they were sent to.
     pub(crate) fn backends_of_turn(&mut self) -> Vec<u16> {
         self.turn();
         let sent = self.worker.io().sent();
         sent.iter()
             .filter_map(|(_, frame)| match parse(frame) {
-                Ok(Packet::Ip(packet)) => self.world.plan.backend_at(packet.destination),
+                Ok(Packet::Ip(packet)) => self.testbed.plan.backend_at(packet.destination),
                 _ => None,
             })
             .filter_map(|number| u16::try_from(number).ok())
             .collect()
     }
 
-    pub(crate) fn forget_sent(&mut self) {
+    pub(crate) fn discard_sent(&mut self) {
         self.worker.io().sent();
     }
 }
 
-impl Drop for Lane<'_> {
+impl Drop for WorkerDriver<'_> {
     fn drop(&mut self) {
         let now = u64::try_from(self.now.as_nanos()).unwrap_or(u64::MAX);
-        self.world.clock.fetch_max(now, Ordering::Relaxed);
+        self.testbed.clock.fetch_max(now, Ordering::Relaxed);
     }
 }
 
@@ -180,44 +182,42 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
     use super::*;
-    use crate::plan::Plan;
-    use crate::world::Size;
+    use crate::addresses::AddressPlan;
+    use crate::open::open_sessions;
+    use crate::testbed::Size;
 
     #[test]
-    fn what_is_put_in_is_forwarded_both_ways_and_opens_no_further_session() {
-        for plan in [Plan::V4, Plan::V6, Plan::V4_UDP, Plan::V6_UDP] {
+    fn packets_of_established_sessions_are_forwarded_both_ways_and_open_no_session() {
+        for plan in AddressPlan::ALL {
             let size = Size {
                 services: 3,
                 ..Size::default()
             };
-            let world = World::new(plan, size).unwrap();
-            let backends = world.open(size.sessions_max);
-            let mut lane = Lane::new(&world, 0, Vec::new());
-            let mut frames = world.frames();
+            let testbed = Testbed::new(plan, size).unwrap();
+            let backends = open_sessions(&testbed, size.sessions_max);
+            let mut driver = WorkerDriver::new(&testbed, 0, Vec::new());
+            let mut frames = testbed.frames();
             for client in 0..size.sessions_max {
-                lane.put_request(frames.later(client));
-                lane.put_reply(frames.reply(backends[client as usize].into(), client));
-                lane.turn();
+                let backend = backends[client as usize].into();
+                driver.inject_request(frames.established(client));
+                driver.inject_reply(frames.reply(backend, client));
+                driver.turn();
             }
-            assert_eq!(
-                lane.sent(),
-                2 * u64::from(size.sessions_max),
-                "{}",
-                plan.name
-            );
-            assert_eq!(world.sessions(), size.sessions_max as usize);
+            let sent = 2 * u64::from(size.sessions_max);
+            assert_eq!(driver.sent(), sent, "{}", plan.name);
+            assert_eq!(testbed.sessions(), size.sessions_max as usize);
         }
     }
 
     #[test]
-    fn a_client_stays_with_the_service_that_it_uses() {
+    fn a_client_gets_a_backend_of_its_service() {
         let size = Size {
             services: 5,
             backends: 2,
             ..Size::default()
         };
-        let world = World::new(Plan::V4, size).unwrap();
-        for (client, backend) in (0_u32..).zip(world.open(100)) {
+        let testbed = Testbed::new(AddressPlan::V4, size).unwrap();
+        for (client, backend) in (0_u32..).zip(open_sessions(&testbed, 100)) {
             assert_eq!(u32::from(backend) / 2, client % 5, "client {client}");
         }
     }

@@ -1,4 +1,4 @@
-//! Established sessions, and their packets at one worker.
+//! Traffic of established sessions at one worker.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,92 +8,93 @@ use waxwing_dataplane::BATCH;
 use waxwing_dataplane::session::TableError;
 
 use crate::frames::Frames;
-use crate::lane::Lane;
+use crate::addresses::AddressPlan;
+use crate::driver::WorkerDriver;
+use crate::open::open_sessions;
 use crate::order::{Order, Random};
-use crate::plan::Plan;
-use crate::world::{Size, World};
+use crate::testbed::{Size, Testbed};
 
-/// A world whose table is full of established sessions: those of the clients from 0 on.
-pub struct Established {
-    /// Where they are.
-    pub world: World,
-    /// How many there are.
+/// A testbed whose session table is full: clients 0 to `sessions` - 1 have a session each.
+pub struct EstablishedTestbed {
+    /// The testbed.
+    pub testbed: Testbed,
+    /// The number of sessions.
     pub sessions: u32,
     /// The backend of each client.
     backends: Vec<u16>,
-    /// By worker: where its draws have got to. The next [`Hits`] go on from there, or each run of a
-    /// large table would meet the same few sessions of it again.
+    /// By worker: the random state where its last traffic ended. The next [`EstablishedTraffic`] continues
+    /// there; otherwise each run would use the same few sessions of a large table.
     draws: Vec<Mutex<Random>>,
 }
 
-impl Established {
-    /// As many as the table takes.
+impl EstablishedTestbed {
+    /// Fills a new testbed's table.
     ///
     /// # Errors
-    /// As [`World::new`].
-    pub fn new(plan: Plan, size: Size) -> Result<Self, TableError> {
-        let world = World::new(plan, size)?;
+    /// As [`Testbed::new`].
+    pub fn new(plan: AddressPlan, size: Size) -> Result<Self, TableError> {
+        let testbed = Testbed::new(plan, size)?;
         let draws = (0..size.workers).map(|worker| Mutex::new(Random::new(7 + worker as u64)));
         Ok(Self {
-            backends: world.open(size.sessions_max),
-            world,
+            backends: open_sessions(&testbed, size.sessions_max),
+            testbed,
             sessions: size.sessions_max,
             draws: draws.collect(),
         })
     }
 
     fn draws(&self, worker: usize) -> MutexGuard<'_, Random> {
-        // What is poisoned is of a bench that has failed, and numbers all the same.
+        // A poisoned lock belongs to a bench that failed; its numbers are still usable.
         self.draws[worker]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One worker's packets of established sessions, in full batches.
-pub struct Hits<'a> {
-    established: &'a Established,
-    lane: Lane<'a>,
+/// Full batches of established sessions' packets at one worker.
+pub struct EstablishedTraffic<'a> {
+    established: &'a EstablishedTestbed,
+    driver: WorkerDriver<'a>,
     frames: Frames,
     worker: usize,
     random: Random,
     order: Order,
-    put: u64,
+    injected: u64,
 }
 
-impl<'a> Hits<'a> {
-    /// At the worker of this number, from clients in this order, where the worker's last ones ended.
+impl<'a> EstablishedTraffic<'a> {
+    /// Traffic at worker `worker`, from clients in this order. Continues where the worker's last traffic ended.
     ///
     /// # Panics
-    /// There is no worker of this number.
+    /// There is no such worker.
     #[must_use]
-    pub fn new(established: &'a Established, worker: usize, order: Order) -> Self {
+    pub fn new(established: &'a EstablishedTestbed, worker: usize, order: Order) -> Self {
         Self {
             established,
-            lane: Lane::new(&established.world, worker, Vec::new()),
-            frames: established.world.frames(),
+            driver: WorkerDriver::new(&established.testbed, worker, Vec::new()),
+            frames: established.testbed.frames(),
             worker,
             random: established.draws(worker).clone(),
             order,
-            put: 0,
+            injected: 0,
         }
     }
 
-    /// The time of a batch of requests from clients within `clients`.
+    /// Forwards a batch of requests from clients within `clients`. Returns the time it took.
     pub fn requests(&mut self, clients: Range<u32>) -> Duration {
         for _ in 0..BATCH {
             let client = self.draw(&clients);
-            self.lane.put_request(self.frames.later(client));
+            self.driver.inject_request(self.frames.established(client));
         }
         self.turn()
     }
 
-    /// The time of a batch of replies to them.
+    /// Forwards a batch of replies to clients within `clients`. Returns the time it took.
     pub fn replies(&mut self, clients: Range<u32>) -> Duration {
         for _ in 0..BATCH {
             let client = self.draw(&clients);
             let backend = self.established.backends[client as usize].into();
-            self.lane.put_reply(self.frames.reply(backend, client));
+            self.driver.inject_reply(self.frames.reply(backend, client));
         }
         self.turn()
     }
@@ -104,28 +105,28 @@ impl<'a> Hits<'a> {
     }
 
     fn turn(&mut self) -> Duration {
-        self.put += BATCH as u64;
-        self.lane.turn()
+        self.injected += BATCH as u64;
+        self.driver.turn()
     }
 
-    /// Ends it; the worker's next ones go on with the draws.
+    /// Ends the traffic, and keeps the random state for the worker's next traffic.
     ///
     /// # Panics
-    /// A packet was not forwarded, or opened a session: what was measured were no hits.
+    /// A packet was not forwarded or opened a session: the measurement is void.
     pub fn end(self) {
         let sessions = self.established.sessions as usize;
-        assert_eq!(self.lane.sent(), self.put, "each packet is forwarded");
+        assert_eq!(self.driver.sent(), self.injected, "each packet is forwarded");
         assert_eq!(
-            self.established.world.sessions(),
+            self.established.testbed.sessions(),
             sessions,
-            "none opens a session"
+            "no packet opens a session"
         );
         *self.established.draws(self.worker) = self.random;
     }
 }
 
-/// The time of so many packets, from turns of `batch` packets each.
-pub fn of_packets(packets: u64, batch: u32, mut turn: impl FnMut() -> Duration) -> Duration {
+/// Runs turns of `batch` packets until `packets` were handled. Returns the turns' time, scaled to `packets`.
+pub fn time_packets(packets: u64, batch: u32, mut turn: impl FnMut() -> Duration) -> Duration {
     let turns = packets.div_ceil(batch.into());
     let time: Duration = (0..turns).map(|_| turn()).sum();
     let timed = u128::from(turns * u64::from(batch)).max(1);
@@ -140,18 +141,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_goes_on_with_the_draws_of_the_one_before() {
+    fn traffic_continues_with_the_random_state_of_the_traffic_before() {
         let size = Size {
             workers: 2,
             ..Size::default()
         };
-        let established = Established::new(Plan::V4, size).unwrap();
+        let established = EstablishedTestbed::new(AddressPlan::V4, size).unwrap();
         let run = |batches: usize| {
-            let mut hits = Hits::new(&established, 1, Order::Uniform);
+            let mut traffic = EstablishedTraffic::new(&established, 1, Order::Uniform);
             for _ in 0..batches {
-                hits.requests(0..established.sessions);
+                traffic.requests(0..established.sessions);
             }
-            hits.end();
+            traffic.end();
         };
         run(1);
         run(2);

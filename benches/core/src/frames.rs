@@ -1,46 +1,46 @@
-//! The frames that clients and backends send, of 64 bytes on the wire or as short as their headers
-//! let them be.
+//! The frames of clients and backends: 64 bytes on the wire, or more if their headers need it.
 //!
-//! Invariant: a frame's checksums are right. A frame is a copy of one that was built whole, with its
-//! endpoints translated: that is fast enough to make each frame when it is needed, so that no stock
-//! of frames takes part in the caches.
+//! Invariant: a frame's checksums are correct. A frame is a copy of a complete template with translated
+//! endpoints. This is fast enough to make each frame on demand, so no stock of frames occupies the caches.
 
 use waxwing_packet::{Address, IpPacket, Link, Packet, Protocol, Rewrite, TcpFlags, Translation};
 use waxwing_packet::{build, parse};
 
-use crate::plan::{MACS, Plan, ROUTER, SERVERS};
+use crate::addresses::{AddressPlan, MACS, ROUTER, SERVERS};
 
-/// The bytes of an Ethernet frame, at least, without the check sequence.
+/// The least bytes of an Ethernet frame, without the frame check sequence.
 const FRAME_MIN: usize = 60;
 
 type Endpoint = (Address, u16);
 
-/// Makes frames of one plan.
+/// Makes the frames of clients and backends of one address plan.
 #[derive(Debug)]
 pub struct Frames {
-    plan: Plan,
+    plan: AddressPlan,
     services: u32,
-    /// From the first client to the first service: a SYN, an ACK; of UDP, both alike.
-    requests: [Pattern; 2],
-    /// From the first backend to the first client: likewise.
-    replies: [Pattern; 2],
+    /// From the first client to the first service, by [`Stage`].
+    requests: [Template; 2],
+    /// From the first backend to the first client, by [`Stage`].
+    replies: [Template; 2],
 }
 
-/// What a segment opens or carries on. Of UDP, which knows no difference, both are one datagram.
+/// A packet's place in its connection. UDP datagrams of both stages are alike.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
-    Opening,
-    Later,
+pub(crate) enum Stage {
+    /// A SYN, or its SYN-ACK.
+    Handshake,
+    /// An ACK.
+    Established,
 }
 
 impl Frames {
-    /// Of this plan; client `n` uses service `n` modulo `services`.
+    /// Frames of this plan; client `n` uses service `n` modulo `services`.
     #[must_use]
-    pub fn new(plan: Plan, services: u32) -> Self {
+    pub fn new(plan: AddressPlan, services: u32) -> Self {
         let request =
-            |flags| Pattern::new(plan, plan.client(0), plan.vip(0), ROUTER, MACS[0], flags);
+            |flags| Template::new(plan, plan.client(0), plan.vip(0), ROUTER, MACS[0], flags);
         let reply = |flags| {
-            Pattern::new(
+            Template::new(
                 plan,
                 plan.backend(0),
                 plan.client(0),
@@ -59,44 +59,46 @@ impl Frames {
 
     /// A client's SYN, or its datagram.
     pub fn opening(&mut self, client: u32) -> &[u8] {
-        self.request(client, Kind::Opening)
+        self.request(client, Stage::Handshake)
     }
 
-    /// A packet of a client's connection that is established.
-    pub fn later(&mut self, client: u32) -> &[u8] {
-        self.request(client, Kind::Later)
+    /// A packet of a client's established connection.
+    pub fn established(&mut self, client: u32) -> &[u8] {
+        self.request(client, Stage::Established)
     }
 
-    /// The backend's to it.
+    /// A backend's packet of a client's established connection.
     pub fn reply(&mut self, backend: u32, client: u32) -> &[u8] {
-        self.answer(backend, client, Kind::Later)
+        self.answer(backend, client, Stage::Established)
     }
 
-    pub(crate) fn request(&mut self, client: u32, kind: Kind) -> &[u8] {
+    pub(crate) fn request(&mut self, client: u32, stage: Stage) -> &[u8] {
         let source = self.plan.client(client);
         let destination = self.plan.vip(client % self.services);
-        self.requests[kind as usize].between(source, destination)
+        self.requests[stage as usize].between(source, destination)
     }
 
-    pub(crate) fn answer(&mut self, backend: u32, client: u32, kind: Kind) -> &[u8] {
+    pub(crate) fn answer(&mut self, backend: u32, client: u32, stage: Stage) -> &[u8] {
         let source = self.plan.backend(backend);
         let destination = self.plan.client(client);
-        self.replies[kind as usize].between(source, destination)
+        self.replies[stage as usize].between(source, destination)
     }
 }
 
-/// A frame whose endpoints are to be replaced.
+/// A complete frame, copied with other endpoints.
 #[derive(Debug)]
-struct Pattern {
-    built: Vec<u8>,
+struct Template {
+    frame: Vec<u8>,
     packet: IpPacket,
+    /// Source and destination of `frame`.
     endpoints: (Endpoint, Endpoint),
-    made: Vec<u8>,
+    /// The latest copy.
+    copy: Vec<u8>,
 }
 
-impl Pattern {
+impl Template {
     fn new(
-        plan: Plan,
+        plan: AddressPlan,
         source: Endpoint,
         destination: Endpoint,
         from: waxwing_packet::Mac,
@@ -127,27 +129,28 @@ impl Pattern {
             .frame(),
         };
         let payload = vec![0; FRAME_MIN.saturating_sub(build(&[]).len())];
-        let built = build(&payload);
-        let Ok(Packet::Ip(packet)) = parse(&built) else {
-            unreachable!("what `build` builds is an IP packet");
+        let frame = build(&payload);
+        let Ok(Packet::Ip(packet)) = parse(&frame) else {
+            unreachable!("the frame is an IP packet");
         };
         Self {
-            made: built.clone(),
-            built,
+            copy: frame.clone(),
+            frame,
             packet,
             endpoints: (source, destination),
         }
     }
 
+    /// The frame from `source` to `destination`.
     fn between(&mut self, source: Endpoint, destination: Endpoint) -> &[u8] {
         let rewrite = Rewrite {
             source: Some(Translation::new(self.endpoints.0, source)),
             destination: Some(Translation::new(self.endpoints.1, destination)),
             ..Rewrite::default()
         };
-        self.made.copy_from_slice(&self.built);
-        rewrite.apply(&mut self.made, &self.packet);
-        &self.made
+        self.copy.copy_from_slice(&self.frame);
+        rewrite.apply(&mut self.copy, &self.packet);
+        &self.copy
     }
 }
 
@@ -156,11 +159,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_as_if_built_whole() {
-        for plan in [Plan::V4, Plan::V6, Plan::V4_UDP, Plan::V6_UDP] {
+    fn translated_frames_equal_frames_built_directly() {
+        for plan in AddressPlan::ALL {
             let mut frames = Frames::new(plan, 3);
-            let made = frames.later(70_001).to_vec();
-            let direct = Pattern::new(
+            let translated = frames.established(70_001).to_vec();
+            let direct = Template::new(
                 plan,
                 plan.client(70_001),
                 plan.vip(70_001 % 3),
@@ -168,8 +171,8 @@ mod tests {
                 MACS[0],
                 TcpFlags::ACK,
             );
-            assert_eq!(made, direct.built, "{}", plan.name);
-            assert!(made.len() >= FRAME_MIN, "{}", plan.name);
+            assert_eq!(translated, direct.frame, "{}", plan.name);
+            assert!(translated.len() >= FRAME_MIN, "{}", plan.name);
             assert_eq!(
                 build::verify_checksums(frames.reply(9, 70_001)),
                 Ok(()),

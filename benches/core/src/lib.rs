@@ -1,27 +1,30 @@
-//! The core in memory under load, for whatever measures it.
+//! Drives the dataplane core in memory under load, for benchmarks.
 //!
-//! A [`World`] is what workers share: services, backends, the session table. A [`Lane`] is one worker
-//! of it with its ports in memory; frames are put in, and a turn is timed. [`Frames`] makes the frames,
-//! of clients that [`Order`] chooses. [`Hits`], [`Opening`], [`Team`] and [`Openers`] are loads made of these.
+//! A [`Testbed`] is the state that workers share: services, backends, the session table. A [`WorkerDriver`]
+//! drives one worker with ports in memory: it injects frames and times turns. [`Frames`] makes the frames of
+//! clients, which [`Order`] draws. [`EstablishedTraffic`], [`NewSessions`], [`EstablishedScenario`] and
+//! [`OpenScenario`] are loads built on these.
 //!
-//! Invariant: what is timed is [`waxwing_dataplane::worker::Worker::turn`] and nothing else. Frames are
-//! made and put in before it. A client's session is one whose handshake went through the worker, and
-//! time goes on by a microsecond for each packet, so that upkeep is part of what is measured.
+//! Invariant: only [`waxwing_dataplane::worker::Worker::turn`] is timed; frames are made and injected before
+//! it. A session was opened by a complete handshake through the worker. Virtual time advances by one
+//! microsecond per packet, so that the worker's upkeep is part of the measurement.
 
+mod addresses;
+mod driver;
 mod established;
 mod frames;
-mod lane;
-mod opening;
+mod new_sessions;
+mod open;
 mod order;
-mod plan;
-mod team;
-mod world;
+mod scenarios;
+mod testbed;
 
-pub use established::{Established, Hits, of_packets};
+pub use addresses::AddressPlan;
+pub use driver::WorkerDriver;
+pub use established::{EstablishedTestbed, EstablishedTraffic, time_packets};
 pub use frames::Frames;
-pub use lane::Lane;
-pub use opening::Opening;
+pub use new_sessions::NewSessions;
+pub use open::open_sessions;
 pub use order::{Order, Random};
-pub use plan::Plan;
-pub use team::{Openers, Team};
-pub use world::{Size, World};
+pub use scenarios::{EstablishedScenario, OpenScenario};
+pub use testbed::{Size, Testbed};

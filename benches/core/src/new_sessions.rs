@@ -1,62 +1,62 @@
-//! New clients, one after the other, at one worker.
+//! Traffic that opens sessions at one worker.
 
 use std::time::Duration;
 
 use waxwing_dataplane::Policy;
 
+use crate::driver::WorkerDriver;
 use crate::frames::Frames;
-use crate::lane::Lane;
-use crate::world::World;
+use crate::testbed::Testbed;
 
-/// A worker that meets clients who have no session yet.
-pub struct Opening<'a> {
-    lane: Lane<'a>,
+/// First packets of new clients, each of which opens a session.
+pub struct NewSessions<'a> {
+    driver: WorkerDriver<'a>,
     frames: Frames,
-    /// The next one.
+    /// The next client.
     client: u32,
-    /// How many there were.
+    /// The number of clients so far.
     clients: u32,
 }
 
-impl<'a> Opening<'a> {
-    /// From client 0 on; these policies choose, or without one the native fallback.
+impl<'a> NewSessions<'a> {
+    /// Clients from 0 on, at worker 0; these policies pick, or the native fallback if there is none.
     #[must_use]
-    pub fn new(world: &'a World, policies: Vec<Box<dyn Policy>>) -> Self {
-        Self::at(world, 0, policies, 0)
+    pub fn new(testbed: &'a Testbed, policies: Vec<Box<dyn Policy>>) -> Self {
+        Self::at(testbed, 0, policies, 0)
     }
 
-    /// At the worker of this number, from client `first` on.
+    /// Clients from `first` on, at worker `worker`.
     pub(crate) fn at(
-        world: &'a World,
+        testbed: &'a Testbed,
         worker: usize,
         policies: Vec<Box<dyn Policy>>,
         first: u32,
     ) -> Self {
         Self {
-            lane: Lane::new(world, worker, policies),
-            frames: world.frames(),
+            driver: WorkerDriver::new(testbed, worker, policies),
+            frames: testbed.frames(),
             client: first,
             clients: 0,
         }
     }
 
-    /// The time in which the next so many clients get their sessions.
+    /// Opens the sessions of the next `batch` clients. Returns the time it took.
     pub fn turn(&mut self, batch: u32) -> Duration {
         for client in self.client..self.client + batch {
-            self.lane.put_request(self.frames.opening(client));
+            self.driver.inject_request(self.frames.opening(client));
         }
         self.client += batch;
         self.clients += batch;
-        self.lane.turn()
+        self.driver.turn()
     }
 
-    /// Ends it.
+    /// Ends the traffic.
     ///
     /// # Panics
-    /// A client got no session, or lost it: what was measured is something else.
+    /// A client got no session or lost it: the measurement is void.
     pub fn end(self) {
         let clients = u64::from(self.clients);
-        assert_eq!(self.lane.opened(), clients, "each client gets a session");
-        assert_eq!(self.lane.ended(), 0, "and keeps it");
+        assert_eq!(self.driver.opened(), clients, "each client has a session");
+        assert_eq!(self.driver.ended(), 0, "no session ended");
     }
 }

@@ -1,20 +1,20 @@
-//! Which of many clients sends next.
+//! The order in which clients send.
 
-/// How clients take turns.
+/// How the next client is drawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// Each as often as any other, at random: the worst for caches.
+    /// All clients are equally likely: the worst case for caches.
     Uniform,
-    /// By Zipf's law with exponent 1: the second half as often as the first, the third a third as
-    /// often, as is common on the internet. The frequent ones are not neighbours in memory.
+    /// By Zipf's law with exponent 1, as is common on the internet: the n-th most frequent client sends 1/n
+    /// as often as the first. Frequent clients are not neighbours in memory.
     Zipf,
 }
 
 impl Order {
-    /// Both.
+    /// All orders.
     pub const ALL: [Self; 2] = [Self::Uniform, Self::Zipf];
 
-    /// What a bench calls it.
+    /// The name in benchmarks.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -23,7 +23,7 @@ impl Order {
         }
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Draws a number below `bound`, which must not be 0.
     #[must_use]
     pub fn draw(self, random: &mut Random, bound: u32) -> u32 {
         match self {
@@ -33,7 +33,7 @@ impl Order {
     }
 }
 
-/// A rank by Zipf's law, by its continuous form: the share of the first x of N ranks is ln x / ln N.
+/// Draws a rank by the continuous form of Zipf's law: the share of the first x of N ranks is ln x / ln N.
 fn zipf(random: &mut Random, bound: u32) -> u32 {
     const STEPS: u32 = 1 << 31;
     let share = f64::from(random.below(STEPS)) / f64::from(STEPS);
@@ -41,32 +41,32 @@ fn zipf(random: &mut Random, bound: u32) -> u32 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "it is at least 1, and cut off to a whole number on purpose"
+        reason = "the rank is at least 1, and truncated on purpose"
     )]
     let rank = rank as u32;
     (rank - 1).min(bound - 1)
 }
 
-/// Another place for each of the numbers below `bound`, far from its neighbours'.
+/// Permutes the numbers below `bound`; neighbours end up far apart.
 fn scatter(number: u32, bound: u32) -> u32 {
-    // A prime above all bounds, so that no two numbers get one place.
+    // A prime above all bounds makes this a permutation.
     const PRIME: u64 = 4_294_967_291;
     let place = u64::from(number) * PRIME % u64::from(bound);
     u32::try_from(place).unwrap_or(0)
 }
 
-/// A small generator (xorshift64*), so that every run of a program draws the same.
+/// A small deterministic generator (xorshift64*): every run draws the same numbers.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed that is not 0.
+    /// Seeds the generator; the seed must not be 0.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A number below this one.
+    /// Draws a number below `bound`.
     pub fn below(&mut self, bound: u32) -> u32 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zipfs_first_comes_twice_as_often_as_the_second() {
+    fn the_most_frequent_client_is_drawn_about_twice_as_often_as_the_second() {
         let mut random = Random::new(7);
         let mut counts = [0_u32; 1000];
         for _ in 0..1_000_000 {
@@ -90,13 +90,13 @@ mod tests {
         let mut sorted = counts;
         sorted.sort_unstable_by(|a, b| b.cmp(a));
         let ratio = f64::from(sorted[0]) / f64::from(sorted[1]);
-        // The continuous form gives the first ones ln 2 and ln 3/2 as shares.
+        // The continuous form gives the first two ranks the shares ln 2 and ln 3/2.
         assert!((1.5..2.2).contains(&ratio), "{ratio}");
-        assert!(sorted[999] > 0, "the rarest came, too");
+        assert!(sorted[999] > 0, "the rarest client was drawn");
     }
 
     #[test]
-    fn zipfs_frequent_ones_of_millions_are_a_small_part_and_most_of_the_draws() {
+    fn a_thousandth_of_millions_of_clients_gets_more_than_half_of_the_draws() {
         const BOUND: u32 = 8_000_000;
         const DRAWS: u32 = 1_000_000;
         let mut random = Random::new(7);
@@ -107,11 +107,11 @@ mod tests {
     }
 
     #[test]
-    fn every_number_has_a_place_of_its_own() {
+    fn scatter_is_a_permutation() {
         for bound in [1, 2, 1000, 4096] {
             let mut places: Vec<u32> = (0..bound).map(|n| scatter(n, bound)).collect();
             places.sort_unstable();
-            assert!(places.into_iter().eq(0..bound), "of {bound}");
+            assert!(places.into_iter().eq(0..bound), "bound {bound}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the workers of one run share.
+//! The state that the workers of a run share: services, backends, next hops, session table.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -13,14 +13,13 @@ use waxwing_dataplane::{
     BackendId, FragmentLimits, FragmentTable, Gauges, NextHop, Ports, ServiceId, Snapshot,
 };
 
-use crate::frames::{Frames, Kind};
-use crate::lane::Lane;
-use crate::plan::{BACK, FRONT, MACS, Plan, SERVERS, VIP_PORT};
+use crate::addresses::{AddressPlan, BACK, FRONT, MACS, SERVERS, VIP_PORT};
+use crate::frames::Frames;
 
-/// How large it is.
+/// The size of a testbed.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// The most sessions.
+    /// Capacity of the session table.
     pub sessions_max: u32,
     /// Services, each with a VIP of its own.
     pub services: u32,
@@ -28,7 +27,7 @@ pub struct Size {
     pub backends: u32,
     /// Workers.
     pub workers: usize,
-    /// How long a session of UDP lives without a packet.
+    /// Idle timeout of UDP sessions.
     pub udp_timeout: Duration,
 }
 
@@ -44,22 +43,22 @@ impl Default for Size {
     }
 }
 
-/// Services, backends, next hops and the session table.
-pub struct World {
-    pub(crate) plan: Plan,
+/// The shared state of a run.
+pub struct Testbed {
+    pub(crate) plan: AddressPlan,
     pub(crate) size: Size,
     pub(crate) shared: Shared,
     pub(crate) snapshot: Arc<Snapshot>,
-    /// Nanoseconds: how far time has gone in any lane that is no more. The next lane goes on from there.
+    /// The latest virtual time of any past driver, in nanoseconds; the next driver starts there.
     pub(crate) clock: AtomicU64,
 }
 
-impl World {
-    /// With this many of everything, and no session.
+impl Testbed {
+    /// Makes a testbed of this size without sessions.
     ///
     /// # Errors
-    /// There is not the memory for so many sessions, or no table has that many.
-    pub fn new(plan: Plan, size: Size) -> Result<Self, TableError> {
+    /// The table's memory cannot be allocated, or no table can be so large.
+    pub fn new(plan: AddressPlan, size: Size) -> Result<Self, TableError> {
         let backends_max = (size.services * size.backends) as usize;
         let shared = Shared {
             sessions: Arc::new(SessionTable::new(size.sessions_max, [1, 2, 3, 4])?),
@@ -95,72 +94,31 @@ impl World {
         })
     }
 
-    /// The memory of its session table, in bytes.
+    /// The memory of the session table, in bytes.
     #[must_use]
     pub fn table_bytes(&self) -> usize {
         self.shared.sessions.memory_bytes()
     }
 
-    /// The sessions now.
+    /// The number of sessions.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.shared.sessions.len()
     }
 
-    /// The backends of all services.
+    /// The number of backends of all services.
     pub(crate) fn backends(&self) -> u32 {
         self.size.services * self.size.backends
     }
 
-    /// Makes its frames.
+    /// The maker of its clients' and backends' frames.
     #[must_use]
     pub fn frames(&self) -> Frames {
         Frames::new(self.plan, self.size.services)
     }
-
-    /// Opens the sessions of the first so many clients, each by its whole handshake (of UDP: by a
-    /// datagram and its answer). Says which backend each of them got.
-    ///
-    /// # Panics
-    /// A packet was not forwarded: there is no room for so many sessions.
-    #[must_use]
-    pub fn open(&self, clients: u32) -> Vec<u16> {
-        let mut lane = Lane::keeping(self, 0);
-        let mut frames = self.frames();
-        let mut backends = Vec::with_capacity(clients as usize);
-        let batch = u32::try_from(waxwing_dataplane::BATCH).unwrap_or(1);
-        for first in (0..clients).step_by(batch as usize) {
-            let batch = first..clients.min(first + batch);
-            for client in batch.clone() {
-                lane.put_request(frames.request(client, Kind::Opening));
-            }
-            backends.extend(lane.backends_of_turn());
-            for client in batch.clone() {
-                let backend = backends[client as usize].into();
-                lane.put_reply(frames.answer(backend, client, Kind::Opening));
-            }
-            lane.turn();
-            for client in batch {
-                lane.put_request(frames.request(client, Kind::Later));
-            }
-            lane.turn();
-            lane.forget_sent();
-        }
-        assert_eq!(
-            backends.len(),
-            clients as usize,
-            "every client has a backend"
-        );
-        assert_eq!(
-            self.sessions(),
-            clients as usize,
-            "every client has a session"
-        );
-        backends
-    }
 }
 
-fn service(plan: Plan, size: Size, number: u32) -> Service {
+fn service(plan: AddressPlan, size: Size, number: u32) -> Service {
     let first = number * size.backends;
     Service {
         id: ServiceId(number),

@@ -1,4 +1,4 @@
-//! Measuring in turns, and what becomes of it: a chart, a table, and rows of the JSON.
+//! Interleaved measurements, and the sections of the report: a chart, a table and JSON rows each.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use anyhow::Result;
 use serde::Serialize;
 use waxwing_report::{Bar, Bars, Group, Lines, Output, Point, Scale, Series, Spread, Table, count};
 
-/// Something to measure, again and again.
+/// A repeatable measurement.
 pub(crate) struct Cell<'a> {
-    /// The line or the bar that it belongs to.
+    /// The name of its line or bar.
     pub(crate) series: String,
-    /// Where on the axis.
+    /// Its place on the x axis.
     pub(crate) x: f64,
-    /// One run, in the chart's unit.
+    /// Measures once, in the chart's unit.
     pub(crate) measure: Box<dyn FnMut() -> Result<f64> + 'a>,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Cell<'a> {
     }
 }
 
-/// What was measured of one.
+/// The result of a [`Cell`].
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Measured {
     series: String,
@@ -39,8 +39,8 @@ pub(crate) struct Measured {
     value: Spread,
 }
 
-/// Runs each once to warm up, and then one after the other, so often.
-pub(crate) fn in_turns(mut cells: Vec<Cell<'_>>, runs: usize) -> Result<Vec<Measured>> {
+/// Runs every cell once to warm up, then all cells in turn, `runs` times.
+pub(crate) fn interleave(mut cells: Vec<Cell<'_>>, runs: usize) -> Result<Vec<Measured>> {
     for cell in &mut cells {
         (cell.measure)()?;
     }
@@ -60,21 +60,21 @@ pub(crate) fn in_turns(mut cells: Vec<Cell<'_>>, runs: usize) -> Result<Vec<Meas
         .collect())
 }
 
-/// What a chart is about.
+/// The texts of a section.
 pub(crate) struct Subject {
-    /// Its file, and its name in the JSON.
+    /// The chart's file name, and the name in the JSON.
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
-    /// What grows.
+    /// The quantity that grows.
     pub(crate) x: &'static str,
-    /// What was measured.
+    /// The measured quantity.
     pub(crate) y: &'static str,
-    /// What to know of it, and why it is not flat where it is not.
+    /// What explains the figures, above all why a curve is not flat.
     pub(crate) note: &'static str,
 }
 
-/// All that was measured so far.
-pub(crate) struct Book {
+/// The report so far.
+pub(crate) struct Report {
     output: Output,
     charts: Vec<Chart>,
 }
@@ -88,7 +88,7 @@ struct Chart {
     figures: Vec<Measured>,
 }
 
-impl Book {
+impl Report {
     pub(crate) fn begin(target: &Path) -> Result<Self> {
         Ok(Self {
             output: Output::begin(target, "cost", "What work costs as it grows")?,
@@ -100,7 +100,7 @@ impl Book {
         self.output.say(text);
     }
 
-    /// Lines over what grows by factors.
+    /// Adds a section with a line chart over a logarithmic axis.
     pub(crate) fn lines(&mut self, subject: &Subject, figures: Vec<Measured>) -> Result<()> {
         let points = |name: &str| {
             let of_series = figures.iter().filter(|figure| figure.series == *name);
@@ -124,7 +124,7 @@ impl Book {
         self.add(subject, figures, &chart.svg()?)
     }
 
-    /// Bars, grouped by what grows.
+    /// Adds a section with a bar chart, grouped by the quantity that grows.
     pub(crate) fn bars(&mut self, subject: &Subject, figures: Vec<Measured>) -> Result<()> {
         let groups = places(&figures).into_iter().map(|x| Group {
             name: format!("{} {}", count(x), subject.x),
@@ -166,7 +166,7 @@ impl Book {
     }
 }
 
-/// A row for each place, a column for each series.
+/// A table with a row per place and a column per series.
 fn table(x: &str, figures: &[Measured]) -> Table {
     let series = names(figures);
     let mut table = Table::new([x.to_owned()].iter().chain(&series).cloned());
@@ -182,7 +182,7 @@ fn table(x: &str, figures: &[Measured]) -> Table {
     table
 }
 
-/// The series, each once, as they come.
+/// The names of the series, each once, in order of appearance.
 fn names(figures: &[Measured]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for figure in figures {
@@ -193,7 +193,7 @@ fn names(figures: &[Measured]) -> Vec<String> {
     names
 }
 
-/// The places, each once, from left to right.
+/// The places, each once, ascending.
 fn places(figures: &[Measured]) -> Vec<f64> {
     let mut places: Vec<f64> = figures.iter().map(|figure| figure.x).collect();
     places.sort_by(f64::total_cmp);
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_come_in_turns_and_the_first_of_each_warms_up() {
+    fn runs_are_interleaved_after_a_warm_up_of_each() {
         let order = RefCell::new(String::new());
         let cell = |name: &'static str, x: u32| {
             let order = &order;
@@ -219,13 +219,13 @@ mod tests {
                 Ok(f64::from(x))
             })
         };
-        let measured = in_turns(vec![cell("a", 1), cell("b", 2)], 3).unwrap();
+        let measured = interleave(vec![cell("a", 1), cell("b", 2)], 3).unwrap();
         assert_eq!(*order.borrow(), "abababab");
         assert_eq!(measured[1].value, Spread::of(&[2.0, 2.0, 2.0]));
     }
 
     #[test]
-    fn a_table_has_a_row_for_each_place_and_a_column_for_each_series() {
+    fn a_table_has_a_row_per_place_and_a_column_per_series() {
         let figure = |series: &str, x: f64| Measured {
             series: series.to_owned(),
             x,
