@@ -182,10 +182,10 @@ pub(crate) fn backends(effort: Effort, report: &mut Report) -> Result<()> {
             title: "A packet, over backends of one service",
             x: "backends",
             y: "ns a packet",
-            note: "100,000 sessions. EstablishedTestbed packets: as over services. The native fallback is weighted rendezvous \
-                   hashing: it weighs every backend for every new session, so it grows with them; it is what serves while no \
-                   module does. The modules' own work does not grow; what the host writes for them of each backend once a \
-                   millisecond is in the chart of guests.",
+            note: "100,000 sessions. Established packets: as over services. The native fallback, used while no module \
+                   serves, is weighted rendezvous hashing: it weighs every backend for every new session, so its cost \
+                   grows. The modules' own cost does not grow; the chart of guests shows what the host writes for \
+                   each backend once a millisecond.",
         },
         figures,
     )
