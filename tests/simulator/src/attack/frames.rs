@@ -1,14 +1,14 @@
-//! Who means ill: floods, forged segments and errors, garbage, and spoofed answers.
+//! Attack frames: from unknown sources, forged segments and errors, spoofed replies, mutated copies.
 //!
-//! Invariant: an attacker is blind. It knows addresses and ports, and no sequence number: what it
-//! forges lies far outside of every window.
+//! Invariant: attackers are blind. They know addresses and ports but no sequence number, so forged segments
+//! are far outside every window.
 
 use waxwing_dataplane::session::Tuple;
 use waxwing_dataplane::{Backend, PortId};
 use waxwing_packet::refusal::IcmpError;
 use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags, build};
 
-use crate::config::{BACK, FRONT, PORT_MACS, any_port, endpoints, server_mac};
+use crate::addresses::{BACK, FRONT, PORT_MACS, any_service, server_mac, service_addresses};
 use crate::hosts::{Connection, Departure, FORGED, Hosts};
 use crate::plan::Plan;
 use crate::random::Random;
@@ -16,63 +16,8 @@ use crate::view::view;
 
 const ACK: u8 = TcpFlags::ACK;
 
-/// One attack; what it is, in words.
-pub(crate) fn attack(
-    plan: &Plan,
-    hosts: &Hosts,
-    seen: &[Departure],
-    random: &mut Random,
-    out: &mut Vec<Departure>,
-) -> &'static str {
-    let count = random.between(1, plan.flood);
-    match random.below(11) {
-        0 | 1 => {
-            (0..count).for_each(|_| out.push(stranger(hosts, TcpFlags::SYN, random)));
-            "a flood of SYNs"
-        }
-        2 => {
-            (0..count).for_each(|_| out.push(stranger(hosts, ACK, random)));
-            "a flood of ACKs"
-        }
-        3 => {
-            (0..count).for_each(|_| out.push(strange_datagram(hosts, random)));
-            "a flood of datagrams"
-        }
-        4 | 5 => {
-            forge(hosts, random, out);
-            "forged segments of a connection"
-        }
-        6 => {
-            out.push(spoofed_answer(plan, random));
-            "a spoofed answer"
-        }
-        7 => {
-            let len = random.index(120);
-            out.push((random.one(&[FRONT, BACK]), random.bytes(len)));
-            "noise"
-        }
-        8 | 9 => {
-            out.extend(mutated(seen, random));
-            "a damaged copy"
-        }
-        _ => {
-            out.push(question(hosts, random));
-            "a question to a VIP"
-        }
-    }
-}
-
-pub(crate) fn any_service(random: &mut Random, protocol: Protocol) -> (Address, u16) {
-    loop {
-        let (vip, ports, its, _) = random.one(&endpoints());
-        if its == protocol {
-            return (vip, any_port(ports, random));
-        }
-    }
-}
-
-/// An address that nobody has.
-fn nobody(vip: Address, random: &mut Random) -> Address {
+/// Draws an address that no host has.
+fn unused_address(vip: Address, random: &mut Random) -> Address {
     let n = random.below(1 << 16) as u8;
     match vip.family() {
         Family::V4 => Address::v4([172, 16, random.next() as u8, n]),
@@ -80,9 +25,10 @@ fn nobody(vip: Address, random: &mut Random) -> Address {
     }
 }
 
-pub(crate) fn stranger(hosts: &Hosts, flags: u8, random: &mut Random) -> Departure {
+/// A segment from an unknown source.
+pub(super) fn unknown_source(hosts: &Hosts, flags: u8, random: &mut Random) -> Departure {
     let destination = any_service(random, Protocol::Tcp);
-    let source = nobody(destination.0, random);
+    let source = unused_address(destination.0, random);
     let (link, tags) = hosts.link_from(source);
     let segment = build::Tcp {
         link,
@@ -98,9 +44,10 @@ pub(crate) fn stranger(hosts: &Hosts, flags: u8, random: &mut Random) -> Departu
     (FRONT, segment.frame())
 }
 
-fn strange_datagram(hosts: &Hosts, random: &mut Random) -> Departure {
+/// A datagram from an unknown source.
+pub(super) fn unknown_datagram(hosts: &Hosts, random: &mut Random) -> Departure {
     let destination = any_service(random, Protocol::Udp);
-    let source = nobody(destination.0, random);
+    let source = unused_address(destination.0, random);
     let (link, tags) = hosts.link_from(source);
     let datagram = build::Udp {
         link,
@@ -113,9 +60,8 @@ fn strange_datagram(hosts: &Hosts, random: &mut Random) -> Departure {
     (FRONT, datagram.frame())
 }
 
-/// Segments with a connection's addresses and ports, from somebody who cannot see it: in its client's
-/// name, or its server's.
-pub(crate) fn forge(hosts: &Hosts, random: &mut Random, out: &mut Vec<Departure>) {
+/// Forged segments with a connection's addresses and ports, from the client's or the server's side.
+pub(super) fn forged_segments(hosts: &Hosts, random: &mut Random, out: &mut Vec<Departure>) {
     let Some(victim) = hosts.any_victim(random) else {
         return;
     };
@@ -131,7 +77,7 @@ pub(crate) fn forge(hosts: &Hosts, random: &mut Random, out: &mut Vec<Departure>
     for _ in 0..random.between(1, 4) {
         let (port, ends) = sides(victim, random);
         let (link, tags) = hosts.link(&ends, port);
-        let numbers = (victim.client.sends(), victim.client.accepts());
+        let numbers = (victim.client.send_next(), victim.client.receive_next());
         let (sequence, acknowledgment) = if port == FRONT {
             numbers
         } else {
@@ -152,10 +98,10 @@ pub(crate) fn forge(hosts: &Hosts, random: &mut Random, out: &mut Vec<Departure>
     }
 }
 
-/// The ends of a connection as one side of the balancer sees them, and the port of that side. Where
-/// the balancer sees the client at another port than its own, a stranger does not know that.
+/// A connection's tuple on one side of the balancer, and that side's port. An attacker does not know when
+/// source NAT changed the client's port.
 fn sides(victim: &Connection, random: &mut Random) -> (PortId, Tuple) {
-    let Some((source, source_port)) = victim.taken_by.filter(|_| random.chance(400)) else {
+    let Some((source, source_port)) = victim.accepted_by.filter(|_| random.chance(400)) else {
         return (FRONT, victim.tuple);
     };
     let ends = Tuple {
@@ -168,11 +114,11 @@ fn sides(victim: &Connection, random: &mut Random) -> (PortId, Tuple) {
     (BACK, ends)
 }
 
-/// From a backend's address, in a connection that there may be.
-fn spoofed_answer(plan: &Plan, random: &mut Random) -> Departure {
+/// A packet from a backend's address in a flow that may exist.
+pub(super) fn spoofed_reply(plan: &Plan, random: &mut Random) -> Departure {
     let protocol = random.one(&[Protocol::Tcp, Protocol::Udp]);
     let flow = Hosts::any_flow(plan, protocol, random);
-    let server_port = endpoints()
+    let server_port = service_addresses()
         .into_iter()
         .find(|e| (e.0, e.2) == (flow.destination, protocol) && e.1.contains(flow.destination_port))
         .map_or(0, |e| match e.3 {
@@ -190,7 +136,7 @@ fn spoofed_answer(plan: &Plan, random: &mut Random) -> Departure {
     let source = (server, server_port);
     let destination = (flow.source, flow.source_port);
     let frame = match protocol {
-        // Far from any window of a connection that nobody knows: a SYN of the server's.
+        // Its sequence number is outside any window.
         Protocol::Tcp => build::Tcp {
             link,
             source,
@@ -212,18 +158,18 @@ fn spoofed_answer(plan: &Plan, random: &mut Random) -> Departure {
     (BACK, frame)
 }
 
-/// A copy of what passed, with some bytes changed; never one that its receiver would believe.
-pub(crate) fn mutated(seen: &[Departure], random: &mut Random) -> Option<Departure> {
+/// A copy of an observed frame with some bytes changed; `None` if its receiver would accept it.
+pub(super) fn mutated(seen: &[Departure], random: &mut Random) -> Option<Departure> {
     if seen.is_empty() {
         return None;
     }
     let (port, mut frame) = seen[random.index(seen.len())].clone();
     scramble(&mut frame, random);
-    (!is_believed(&frame)).then_some((port, frame))
+    (!is_acceptable(&frame)).then_some((port, frame))
 }
 
-/// Changes some bytes, above all of the headers.
-pub(crate) fn scramble(frame: &mut Vec<u8>, random: &mut Random) {
+/// Changes some bytes, mostly in the headers.
+pub(super) fn scramble(frame: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..random.between(1, 6) {
         if frame.is_empty() {
             return;
@@ -240,15 +186,15 @@ pub(crate) fn scramble(frame: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Whether its receiver finds nothing wrong with it.
-pub(crate) fn is_believed(frame: &[u8]) -> bool {
-    view(frame).is_some_and(|view| view.is_right(frame) || view.has_no_checksum(frame))
+/// Whether the receiver of a frame finds no error in it.
+pub(super) fn is_acceptable(frame: &[u8]) -> bool {
+    view(frame).is_some_and(|view| view.has_valid_checksums(frame) || view.has_no_checksum(frame))
 }
 
-/// Ping, ARP, a solicitation, or an error about a connection.
-pub(crate) fn question(hosts: &Hosts, random: &mut Random) -> Departure {
+/// A query to a VIP: ping, ARP or neighbour solicitation; or an error about a connection.
+pub(super) fn query(hosts: &Hosts, random: &mut Random) -> Departure {
     let (vip, port) = any_service(random, Protocol::Tcp);
-    let source = nobody(vip, random);
+    let source = unused_address(vip, random);
     let (link, tags) = hosts.link_from(source);
     let frame = match (random.below(3), vip.family()) {
         (0, Family::V4) => build::ArpRequest {
@@ -274,16 +220,16 @@ pub(crate) fn question(hosts: &Hosts, random: &mut Random) -> Departure {
             ..Default::default()
         }
         .frame(),
-        _ => return error(hosts, (vip, port), random),
+        _ => return icmp_error(hosts, (vip, port), random),
     };
     (FRONT, frame)
 }
 
-/// An ICMP error about a connection, or about none: destination unreachable, too big, time exceeded.
-/// It says that it comes from a router on either side.
-pub(crate) fn error(hosts: &Hosts, vip: (Address, u16), random: &mut Random) -> Departure {
-    let source = nobody(vip.0, random);
-    let stranger = Tuple {
+/// An ICMP error about a connection or an unknown flow: destination unreachable, too big, time exceeded. Its
+/// source is a router on either side.
+pub(super) fn icmp_error(hosts: &Hosts, vip: (Address, u16), random: &mut Random) -> Departure {
+    let source = unused_address(vip.0, random);
+    let unknown = Tuple {
         source,
         destination: vip.0,
         source_port: 4000,
@@ -291,9 +237,9 @@ pub(crate) fn error(hosts: &Hosts, vip: (Address, u16), random: &mut Random) -> 
         protocol: Protocol::Tcp,
     };
     let victim = hosts.any_victim(random);
-    let (port, ends) = victim.map_or((FRONT, stranger), |victim| sides(victim, random));
+    let (port, ends) = victim.map_or((FRONT, unknown), |victim| sides(victim, random));
     let (link, tags) = hosts.link(&ends, port);
-    // What was sent to who complains, or to somebody behind.
+    // The packet that the router claims to have received.
     let quoted = build::Tcp {
         source: (ends.destination, ends.destination_port),
         destination: (ends.source, ends.source_port),
@@ -307,7 +253,7 @@ pub(crate) fn error(hosts: &Hosts, vip: (Address, u16), random: &mut Random) -> 
     let error = build::Error {
         link,
         tags,
-        source: nobody(ends.source, random),
+        source: unused_address(ends.source, random),
         destination: ends.destination,
         hop_limit: 64,
         error: IcmpError {

@@ -1,8 +1,8 @@
-//! The config as an operator changes it, and the ids that its things keep: what
-//! `runtime/control/src/catalog.rs` does, in small.
+//! The config with an operator's changes, and the ids of its backends: a small version of the control crate's
+//! catalog.
 //!
-//! Invariant: the id of a backend that was removed is free once its last session has ended and
-//! every worker has taken up the snapshot without it; and no sooner.
+//! Invariant: the id of a removed backend becomes free once its last session ended and every worker adopted a
+//! snapshot without it, but not earlier.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -12,71 +12,25 @@ use waxwing_dataplane::snapshot::{
     TimeoutTicks, Timeouts,
 };
 use waxwing_dataplane::{Backend, BackendId, Gauges, PortId, Ports, Service, ServiceId, Snapshot};
-use waxwing_packet::{Address, Mac, Prefix, Protocol, VlanTag, VlanTags};
+use waxwing_packet::{Address, Mac, Prefix};
 
-use crate::hosts::{CLIENTS_MAX, client};
+use super::policy::{POLICY_KINDS, PolicyKind};
+use crate::addresses::{
+    BACK, BACK_TAGS, BACK_VLAN, CLIENTS_MAX, PORT_MACS, SOURCE_ADDRESSES, client, server,
+    service_addresses, source_address,
+};
 use crate::plan::Plan;
-use crate::policy::{KINDS, Kind};
 use crate::random::Random;
 
-pub(crate) const FRONT: PortId = PortId(0);
-pub(crate) const BACK: PortId = PortId(1);
-/// A VLAN on [`BACK`] that some of the servers are in.
-pub(crate) const BACK_VLAN: PortId = PortId(2);
-const BACK_TAGS: VlanTags = VlanTags::one(VlanTag {
-    tpid: 0x8100,
-    tci: 200,
-});
-pub(crate) const PORT_MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
-/// Few more than there can be backends, so that ids are given again soon.
+/// Slightly more than the number of backends, so that ids are reused soon.
 pub(crate) const BACKENDS_MAX: usize = 45;
-/// The backends that a service may have.
+/// The most backends of a service.
 const PLACES: usize = 5;
 const MTU: u16 = 1500;
 
-/// A service that there may be: VIP, ports, protocol, and the port of its servers.
-pub(crate) type Endpoint = (Address, Ports, Protocol, u16);
-
-/// The services that there may be. Several stand before the same servers, so that one client's ports
-/// clash there.
-pub(crate) fn endpoints() -> [Endpoint; 8] {
-    let v4 = Address::v4([203, 0, 113, 10]);
-    let other = Address::v4([203, 0, 113, 11]);
-    let v6 = Address::from_bits(0x2001_0db8 << 96 | 0x10);
-    let one = |vip, port, protocol, server_port| (vip, Ports::one(port), protocol, server_port);
-    let range = Ports::range(8079, 8081).unwrap_or(Ports::ALL);
-    [
-        one(v4, 80, Protocol::Tcp, 8080),
-        one(v4, 81, Protocol::Tcp, 8080),
-        one(other, 80, Protocol::Tcp, 8080),
-        (other, range, Protocol::Tcp, Backend::PORT_KEPT),
-        one(v6, 80, Protocol::Tcp, 8080),
-        one(v6, 443, Protocol::Tcp, 443),
-        one(v4, 53, Protocol::Udp, 53),
-        one(v6, 53, Protocol::Udp, 5353),
-    ]
-}
-
-/// One of some ports.
-pub(crate) fn any_port(ports: Ports, random: &mut Random) -> u16 {
-    ports.first() + random.below(ports.count().into()) as u16
-}
-
-/// The source address that a client gets: every third one does.
-pub(crate) fn source_address(of: Address) -> Option<Address> {
-    let n = of.bits().checked_sub(client(of, 0).bits())?;
-    if n >= CLIENTS_MAX.into() || n % 3 != 0 {
-        return None;
-    }
-    Some(match of.family() {
-        waxwing_packet::Family::V4 => Address::v4([10, 2, 0, 9]),
-        waxwing_packet::Family::V6 => Address::from_bits(0xfd00_0002 << 96 | 9),
-    })
-}
-
-/// The source addresses, and the clients that get one.
+/// The source NAT addresses, and the pool with the clients that use them.
 fn sources(plan: &Plan) -> ([(SourceId, Address); 2], SourcePool) {
-    let vips = endpoints().map(|(vip, ..)| vip);
+    let vips = service_addresses().map(|(vip, ..)| vip);
     let clients = vips
         .iter()
         .flat_map(|vip| (0..CLIENTS_MAX).map(|n| client(*vip, n)));
@@ -84,52 +38,41 @@ fn sources(plan: &Plan) -> ([(SourceId, Address); 2], SourcePool) {
     let mut networks: Vec<_> = served.map(|client| Prefix::new(client, 128)).collect();
     networks.sort_unstable_by_key(|prefix| prefix.network());
     networks.dedup();
-    let addresses = [
-        Address::v4([10, 2, 0, 9]),
-        Address::from_bits(0xfd00_0002 << 96 | 9),
-    ];
+    let addresses = SOURCE_ADDRESSES;
     let ids = [SourceId(1), SourceId(2)];
     let pool = SourcePool {
         clients: networks.into(),
         addresses: ids.into(),
-        // About those that clients have themselves.
+        // The range overlaps the clients' own ports.
         ports: Ports::range(4000, 4000 + (plan.source_ports - 1)).unwrap_or(Ports::ALL),
     };
     ([(ids[0], addresses[0]), (ids[1], addresses[1])], pool)
 }
 
-/// The address of a server.
-fn server(vip: Address, place: usize) -> Address {
-    let base = match vip.family() {
-        waxwing_packet::Family::V4 => Address::v4([10, 2, 0, 10]).bits(),
-        waxwing_packet::Family::V6 => 0xfd00_0002 << 96 | 0x10,
-    };
-    Address::from_bits(base + place as u128)
-}
-
+/// A backend in the config.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct BackendConfig {
     weight: u32,
     healthy: bool,
     sessions: SessionsFate,
 }
 
-/// One service of the config.
+/// A service in the config.
 #[derive(Clone, Debug)]
-struct Wanted {
-    backends: [Option<Entry>; PLACES],
+struct ServiceConfig {
+    backends: [Option<BackendConfig>; PLACES],
     mid_stream: MidStream,
     no_backend: NoBackend,
 }
 
-/// A backend, by its service's place and its own.
+/// A backend by the place of its service and its own.
 type BackendKey = (usize, usize);
 
-/// What is wanted, and the ids given.
+/// The config and the ids in use.
 pub(crate) struct Config {
-    services: [Option<Wanted>; 8],
+    services: [Option<ServiceConfig>; 8],
     sources: ([(SourceId, Address); 2], SourcePool),
-    pub(crate) policy: Kind,
+    pub(crate) policy: PolicyKind,
     ping: bool,
     timeouts: Timeouts,
     ids: BTreeMap<BackendKey, BackendId>,
@@ -145,7 +88,7 @@ impl Config {
         Self {
             services: std::array::from_fn(|_| Some(Self::service(random))),
             sources: sources(plan),
-            policy: random.one(&KINDS),
+            policy: random.one(&POLICY_KINDS),
             ping: true,
             timeouts: Timeouts {
                 tcp_half_open: half_open,
@@ -165,23 +108,23 @@ impl Config {
         self.timeouts.into()
     }
 
-    const WELL: Entry = Entry {
+    const HEALTHY: BackendConfig = BackendConfig {
         weight: 1,
         healthy: true,
         sessions: SessionsFate::Keep,
     };
 
-    fn service(random: &mut Random) -> Wanted {
-        Wanted {
+    fn service(random: &mut Random) -> ServiceConfig {
+        ServiceConfig {
             backends: std::array::from_fn(|at| {
-                (at < 2 || random.chance(500)).then_some(Self::WELL)
+                (at < 2 || random.chance(500)).then_some(Self::HEALTHY)
             }),
             mid_stream: random.one(&[MidStream::Pick, MidStream::Drop]),
             no_backend: random.one(&[NoBackend::Reject, NoBackend::Drop]),
         }
     }
 
-    /// Somebody changes something; what, in words.
+    /// Makes a random change. Returns its description.
     pub(crate) fn change(&mut self, random: &mut Random) -> &'static str {
         let at = random.index(self.services.len());
         let place = random.index(PLACES);
@@ -204,63 +147,64 @@ impl Config {
                 "a backend is removed"
             }
             2 | 3 => {
-                service.backends[place] = Some(Self::WELL);
-                "a backend is added, or well again"
+                service.backends[place] = Some(Self::HEALTHY);
+                "a backend is added or recovers"
             }
             4 => {
                 let fate = random.one(&fates);
                 for backend in service.backends.iter_mut().flatten() {
                     (backend.healthy, backend.sessions) = (false, fate);
                 }
-                "all backends are down"
+                "all backends of a service go down"
             }
             5 | 6 => {
                 for backend in &mut service.backends {
-                    *backend = Some(Self::WELL);
+                    *backend = Some(Self::HEALTHY);
                 }
-                "all backends are well"
+                "all backends of a service recover"
             }
             7 => {
-                self.policy = random.one(&KINDS);
-                "another policy"
+                self.policy = random.one(&POLICY_KINDS);
+                "the policy changes"
             }
             8 => {
                 self.ping = !self.ping;
                 service.mid_stream = random.one(&[MidStream::Pick, MidStream::Drop]);
                 service.no_backend = random.one(&[NoBackend::Reject, NoBackend::Drop]);
-                "other manners"
+                "ping, mid_stream and no_backend change"
             }
             9 => {
                 if let Some(backend) = &mut service.backends[place] {
                     (backend.healthy, backend.sessions) = (false, random.one(&fates));
                 }
-                "a backend is down"
+                "a backend goes down"
             }
             _ => {
                 if let Some(backend) = &mut service.backends[place] {
                     backend.weight = random.below(3) as u32;
                 }
-                "another weight"
+                "a weight changes"
             }
         }
     }
 
-    /// All is well from now on.
-    pub(crate) fn mend(&mut self, random: &mut Random) {
+    /// Restores all services and backends, with a consistent policy.
+    pub(crate) fn recover(&mut self, random: &mut Random) {
         for service in &mut self.services {
             let service = service.get_or_insert_with(|| Self::service(random));
-            service.backends = [Some(Self::WELL); PLACES];
+            service.backends = [Some(Self::HEALTHY); PLACES];
         }
-        self.policy = Kind::Steady;
+        self.policy = PolicyKind::Consistent;
     }
 
-    /// The next snapshot, and the ids that it gives anew. Every worker has taken up the last one.
+    /// Makes the next snapshot. Returns it with the ids of new backends. Every worker must have adopted the last
+    /// one.
     pub(crate) fn snapshot(&mut self, gauges: &Gauges) -> (Snapshot, Vec<BackendId>) {
         self.generation += 1;
         let (mut services, mut live, mut new) = (Vec::new(), BTreeMap::new(), Vec::new());
-        for (at, wanted) in self.services.iter().enumerate() {
-            let Some(wanted) = wanted else { continue };
-            let (vip, ports, protocol, server_port) = endpoints()[at];
+        for (at, config) in self.services.iter().enumerate() {
+            let Some(config) = config else { continue };
+            let (vip, ports, protocol, server_port) = service_addresses()[at];
             let mut service = Service {
                 id: ServiceId(at as u32),
                 name: format!("service-{at}").into(),
@@ -270,19 +214,19 @@ impl Config {
                 source_nat: SourceUse::Auto,
                 policy: 0,
                 backends: Box::default(),
-                mid_stream: wanted.mid_stream,
-                no_backend: wanted.no_backend,
+                mid_stream: config.mid_stream,
+                no_backend: config.no_backend,
                 timeouts: self.timeouts,
             };
             let mut ids = Vec::new();
-            for (place, entry) in wanted.backends.iter().enumerate() {
+            for (place, entry) in config.backends.iter().enumerate() {
                 let Some(entry) = entry else { continue };
                 let key = (at, place);
                 let id = *self.ids.entry(key).or_insert_with(|| {
                     let id = self
                         .free
                         .pop_front()
-                        .expect("there are more ids than places");
+                        .expect("there are more ids than backends");
                     new.push(id);
                     id
                 });
@@ -320,17 +264,18 @@ impl Config {
         (snapshot, new)
     }
 
+    /// Frees the ids of removed backends without sessions, and retires backends that were removed now.
     fn retire(&mut self, live: &BTreeMap<BackendKey, Backend>, gauges: &Gauges) {
         let Self {
             retired, ids, free, ..
         } = self;
         retired.retain(|key, backend| {
             let is_back = live.contains_key(key);
-            let is_over = !is_back && gauges.active(backend.id) == 0;
-            if is_over {
+            let is_free = !is_back && gauges.active(backend.id) == 0;
+            if is_free {
                 free.extend(ids.remove(key));
             }
-            !is_back && !is_over
+            !is_back && !is_free
         });
         for (key, backend) in &self.last {
             if !live.contains_key(key) {
@@ -344,16 +289,3 @@ impl Config {
     }
 }
 
-/// The MAC address of a server.
-/// Where a server is: behind the port itself, or in the VLAN on it.
-pub(crate) fn server_port(address: Address) -> (PortId, VlanTags) {
-    match address.bits() % 2 {
-        0 => (BACK_VLAN, BACK_TAGS),
-        _ => (BACK, VlanTags::NONE),
-    }
-}
-
-pub(crate) fn server_mac(address: Address) -> Mac {
-    let [.., last] = address.octets();
-    Mac([2, 0, 0, 0, 2, last])
-}

@@ -1,7 +1,6 @@
-//! A worker's ports in memory, where every frame is known by what came in.
+//! A worker's ports in memory, which record the outcome of every received frame.
 //!
-//! Invariant: a frame's end is written down once. One that has none, when its turn is over, was
-//! dropped.
+//! Invariant: an outcome is recorded once. A frame without an outcome at the end of its turn was dropped.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,32 +9,32 @@ use waxwing_dataplane::memory::{MemoryFrame, MemoryIo};
 use waxwing_dataplane::{DropReason, FrameBuf, FrameIo, PortId};
 use waxwing_packet::{Packet, parse};
 
-/// What became of a frame.
+/// The outcome of a frame that was not dropped.
 #[derive(Debug)]
-pub(crate) enum Fate {
+pub(crate) enum Outcome {
     Sent(PortId, Vec<u8>),
-    Kernel(Vec<u8>),
+    ToKernel(Vec<u8>),
 }
 
-/// A frame of the last turn.
+/// A frame received in the last turn.
 #[derive(Debug)]
 pub(crate) struct Handled {
     pub(crate) port: PortId,
     pub(crate) bytes: Vec<u8>,
-    /// All that became of it: none where it was dropped.
-    pub(crate) fates: Vec<Fate>,
+    /// Its outcomes; empty if it was dropped.
+    pub(crate) outcomes: Vec<Outcome>,
 }
 
-/// A frame that the worker made itself, and the port it left by.
-pub(crate) type Own = (PortId, Vec<u8>);
+/// A frame made by the worker, and the port that it was sent by.
+pub(crate) type Generated = (PortId, Vec<u8>);
 
-/// A frame that knows which one it is; what the balancer makes itself has no number.
-pub(crate) struct Tagged {
+/// A frame with its place in the turn; `None` for frames made by the worker.
+pub(crate) struct NumberedFrame {
     frame: MemoryFrame,
     number: Option<usize>,
 }
 
-impl FrameBuf for Tagged {
+impl FrameBuf for NumberedFrame {
     fn port(&self) -> PortId {
         self.frame.port()
     }
@@ -69,24 +68,25 @@ impl FrameBuf for Tagged {
     }
 }
 
-pub(crate) struct Wire {
+/// The ports of a worker.
+pub(crate) struct TracedIo {
     memory: MemoryIo,
     received: Vec<MemoryFrame>,
     arriving: VecDeque<(PortId, Vec<u8>)>,
     handled: Vec<Handled>,
-    /// The numbers of what was sent, and of what went to the kernel, in order.
+    /// The numbers of sent frames and of frames to the kernel, in order.
     sent: Vec<Option<usize>>,
     to_kernel: Vec<Option<usize>>,
-    /// The kernel takes nothing.
+    /// Whether the kernel refuses frames.
     pub(crate) kernel_full: bool,
-    /// Frames that the worker made itself.
+    /// Frames made by the worker.
     pub(crate) allocated: u64,
     pub(crate) refused_by_kernel: u64,
-    /// Frames that the worker made itself and the kernel got: fragments that had waited.
+    /// Frames made by the worker that the kernel got: released fragments.
     pub(crate) released_to_kernel: u64,
 }
 
-impl Wire {
+impl TracedIo {
     pub(crate) fn new(frames: usize) -> Self {
         Self {
             memory: MemoryIo::new(2, frames),
@@ -102,7 +102,7 @@ impl Wire {
         }
     }
 
-    /// Whether a frame found room.
+    /// Lets a frame arrive. Returns whether there was room.
     pub(crate) fn inject(&mut self, port: PortId, bytes: Vec<u8>) -> bool {
         let fits = self.memory.inject(port, &bytes);
         if fits {
@@ -115,50 +115,50 @@ impl Wire {
         !self.arriving.is_empty()
     }
 
-    /// So many more frames fit the transmit rings; `None`: any number.
+    /// Limits the room in the transmit rings; `None`: no limit.
     pub(crate) fn limit(&mut self, frames: Option<usize>) {
         self.memory.limit_transmit(frames.unwrap_or(usize::MAX));
     }
 
-    /// What the turn did, and what the worker sent of its own.
+    /// Takes the turn's frames with their outcomes, and the frames made by the worker.
     ///
     /// # Errors
-    /// Where a frame is not where it is to be.
-    pub(crate) fn take(&mut self) -> Result<(Vec<Handled>, Vec<Own>), String> {
-        let mut own = Vec::new();
+    /// A frame was leaked or went to the wrong place.
+    pub(crate) fn take(&mut self) -> Result<(Vec<Handled>, Vec<Generated>), String> {
+        let mut generated = Vec::new();
         let mut handled = std::mem::take(&mut self.handled);
         for (number, (port, bytes)) in self.sent.drain(..).zip(self.memory.sent()) {
             match number {
-                Some(number) => handled[number].fates.push(Fate::Sent(port, bytes)),
-                None => own.push((port, bytes)),
+                Some(number) => handled[number].outcomes.push(Outcome::Sent(port, bytes)),
+                None => generated.push((port, bytes)),
             }
         }
         for (number, (_, bytes)) in self.to_kernel.drain(..).zip(self.memory.passed_to_kernel()) {
             match number {
-                Some(number) => handled[number].fates.push(Fate::Kernel(bytes)),
+                Some(number) => handled[number].outcomes.push(Outcome::ToKernel(bytes)),
                 None if is_fragment(&bytes) => self.released_to_kernel += 1,
-                None => return Err("a frame of the worker's own went to the kernel".into()),
+                None => return Err("a frame made by the worker went to the kernel".into()),
             }
         }
         let (out, waiting) = (self.memory.in_flight(), self.arriving.len());
         if out != waiting {
             return Err(format!(
-                "{out} frames are out of the pool, and {waiting} wait"
+                "{out} frames are in use, but {waiting} are waiting"
             ));
         }
-        Ok((handled, own))
+        Ok((handled, generated))
     }
 }
 
-/// Whether it is a fragment, which the worker makes itself only where it releases one that was held.
+/// Whether a frame is a fragment. The worker makes fragments only to release held ones.
 pub(crate) fn is_fragment(frame: &[u8]) -> bool {
     matches!(parse(frame), Ok(Packet::Ip(packet)) if packet.fragment.is_some())
 }
 
-impl FrameIo for Wire {
-    type Frame = Tagged;
+impl FrameIo for TracedIo {
+    type Frame = NumberedFrame;
 
-    fn receive(&mut self, into: &mut Vec<Tagged>) {
+    fn receive(&mut self, into: &mut Vec<NumberedFrame>) {
         self.memory.receive(&mut self.received);
         for frame in self.received.drain(..) {
             let Some((port, bytes)) = self.arriving.pop_front() else {
@@ -168,28 +168,28 @@ impl FrameIo for Wire {
             self.handled.push(Handled {
                 port,
                 bytes,
-                fates: Vec::new(),
+                outcomes: Vec::new(),
             });
-            into.push(Tagged { frame, number });
+            into.push(NumberedFrame { frame, number });
         }
     }
 
-    fn allocate(&mut self, port: PortId) -> Option<Tagged> {
+    fn allocate(&mut self, port: PortId) -> Option<NumberedFrame> {
         let frame = self.memory.allocate(port)?;
         self.allocated += 1;
-        Some(Tagged {
+        Some(NumberedFrame {
             frame,
             number: None,
         })
     }
 
-    fn send(&mut self, port: PortId, frame: Tagged) -> Result<(), DropReason> {
+    fn send(&mut self, port: PortId, frame: NumberedFrame) -> Result<(), DropReason> {
         self.memory.send(port, frame.frame)?;
         self.sent.push(frame.number);
         Ok(())
     }
 
-    fn pass_to_kernel(&mut self, frame: Tagged) -> Result<(), DropReason> {
+    fn pass_to_kernel(&mut self, frame: NumberedFrame) -> Result<(), DropReason> {
         if self.kernel_full {
             self.refused_by_kernel += 1;
             return Err(DropReason::KernelPathFull);

@@ -1,7 +1,11 @@
-//! The balancer: its workers, what they share, and the control side that sends them epochs.
+//! The balancer: its workers, their shared state, and the control side that sends them epochs.
 //!
-//! Invariant: as in `runtime/control/src/controller.rs`, the next epoch is made only when every
-//! worker has taken up the last one, is sent to all, and then released to all at once.
+//! Invariant, as in the control crate's controller: the next epoch is made only after every worker adopted the
+//! last one; it is sent to all workers and then released to all at once.
+
+mod config;
+mod io;
+mod policy;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,27 +21,33 @@ use waxwing_dataplane::{
     BackendId, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, Snapshot,
 };
 
-use crate::config::{BACKENDS_MAX, Config, server_mac, server_port};
+pub(crate) use self::config::BACKENDS_MAX;
+use self::config::Config;
+use self::io::TracedIo;
+pub(crate) use self::io::{Generated, Handled, Outcome, is_fragment};
+use self::policy::TestPolicy;
+use crate::addresses::{server_mac, server_port};
 use crate::plan::Plan;
-use crate::policy::Chooser;
 use crate::random::Random;
-use crate::wire::Wire;
 
-/// Frames of each worker's pool.
+/// Frames in each worker's pool.
 const FRAMES: usize = 512;
 
+/// The balancer under test.
 pub(crate) struct Balancer {
     pub(crate) shared: Shared,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) config: Config,
-    /// The snapshot that each worker works by.
+    /// The snapshot that each worker uses.
     pub(crate) current: Vec<Arc<Snapshot>>,
+    /// The snapshot published last.
     next: Arc<Snapshot>,
     release: Release,
+    /// Workers that have not adopted the last epoch.
     unacknowledged: usize,
-    /// Epochs that were not sent yet.
+    /// Epochs that were not sent yet, by worker.
     drafts: Vec<Option<Epoch>>,
-    workers: Vec<Worker<Wire>>,
+    workers: Vec<Worker<TracedIo>>,
     mailboxes: Vec<Sender<Epoch>>,
     returned: Receiver<Epoch>,
 }
@@ -46,7 +56,7 @@ impl Balancer {
     pub(crate) fn new(plan: &Plan, random: &mut Random) -> Self {
         let key = std::array::from_fn(|_| random.next());
         let shared = Shared {
-            sessions: Arc::new(SessionTable::new(plan.sessions_max, key).expect("it is small")),
+            sessions: Arc::new(SessionTable::new(plan.sessions_max, key).expect("a small table fits in memory")),
             next_hops: Arc::new(NextHops::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, plan.workers)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), key)),
@@ -84,7 +94,7 @@ impl Balancer {
             let epoch = balancer.epoch(random);
             balancer
                 .workers
-                .push(Worker::new(Wire::new(FRAMES), setup, epoch));
+                .push(Worker::new(TracedIo::new(FRAMES), setup, epoch));
             balancer.mailboxes.push(mailbox);
             balancer.counters.push(counters);
         }
@@ -92,7 +102,7 @@ impl Balancer {
     }
 
     fn epoch(&self, random: &mut Random) -> Epoch {
-        let policy = Chooser {
+        let policy = TestPolicy {
             kind: self.config.policy,
             random: Random::new(random.next()),
         };
@@ -104,6 +114,7 @@ impl Balancer {
         }
     }
 
+    /// Resets the gauges of new backends and sets all next hops.
     fn resolve(&self, new: &[BackendId]) {
         for id in new {
             self.shared.gauges.forget(*id);
@@ -117,7 +128,7 @@ impl Balancer {
         }
     }
 
-    /// Whether every worker works by what was published last.
+    /// Whether every worker adopted the last epoch.
     pub(crate) fn is_settled(&mut self) -> bool {
         while self.returned.try_recv().is_ok() {
             self.unacknowledged -= 1;
@@ -125,7 +136,7 @@ impl Balancer {
         self.unacknowledged == 0
     }
 
-    /// Makes every worker an epoch of the config as it is now.
+    /// Makes an epoch of the current config for every worker.
     pub(crate) fn draft(&mut self, random: &mut Random) {
         let (snapshot, new) = self.config.snapshot(&self.shared.gauges);
         self.next = Arc::new(snapshot);
@@ -139,23 +150,24 @@ impl Balancer {
         self.unacknowledged = self.mailboxes.len();
     }
 
-    /// Sends a worker its epoch, which it does not take up before the release.
-    pub(crate) fn send(&mut self, worker: usize) {
+    /// Sends a worker its epoch, which it adopts after the release.
+    pub(crate) fn send_epoch(&mut self, worker: usize) {
         if let Some(epoch) = self.drafts[worker].take() {
             let sent = self.mailboxes[worker].send(epoch);
-            assert!(sent.is_ok(), "the worker is there");
+            assert!(sent.is_ok(), "the worker's mailbox is open");
         }
     }
 
-    pub(crate) fn release(&self) {
+    /// Lets all workers adopt the epochs that were sent.
+    pub(crate) fn release_epochs(&self) {
         self.release.give();
     }
 
-    pub(crate) fn wire(&mut self, worker: usize) -> &mut Wire {
+    pub(crate) fn io(&mut self, worker: usize) -> &mut TracedIo {
         self.workers[worker].io()
     }
 
-    /// One turn of a worker, at its own reading of the clock.
+    /// Runs a turn of a worker at the worker's own clock.
     pub(crate) fn turn(&mut self, worker: usize, now_us: u64) -> Now {
         let epochs = self.counters[worker].epochs.get();
         let now = Now::from_start(Duration::from_micros(now_us));
@@ -166,7 +178,7 @@ impl Balancer {
         now
     }
 
-    /// Dropped frames under each reason, of all workers.
+    /// Frames that a worker dropped, for all reasons.
     pub(crate) fn drops(&self, worker: usize) -> u64 {
         let reasons = waxwing_dataplane::DropReason::ALL.iter();
         reasons

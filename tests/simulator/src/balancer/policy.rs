@@ -1,37 +1,38 @@
-//! Policies of every kind: steady, fickle, wild, and failing.
+//! Test policies: consistent, random, with invalid answers, and with faults.
 
 use waxwing_dataplane::policy::{Closed, PickContext, TickContext};
 use waxwing_dataplane::{NewFlow, Pick, Policy, PolicyFault, ServiceId};
 
 use crate::random::Random;
 
-/// A policy's character.
+/// The behaviour of a [`TestPolicy`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
-    /// The same flow, the same backend.
-    Steady,
-    /// Any backend.
-    Fickle,
-    /// Anything that can be said, sense or nonsense.
-    Wild,
-    /// Half of its answers are faults.
-    Failing,
+pub(crate) enum PolicyKind {
+    /// The same flow gets the same backend.
+    Consistent,
+    /// A random backend.
+    AnyBackend,
+    /// A random answer, valid or invalid.
+    AnyAnswer,
+    /// As [`PolicyKind::AnyAnswer`], but half of the calls fault.
+    Faulty,
 }
 
-pub(crate) const KINDS: [Kind; 4] = [Kind::Steady, Kind::Fickle, Kind::Wild, Kind::Failing];
+pub(crate) const POLICY_KINDS: [PolicyKind; 4] = [PolicyKind::Consistent, PolicyKind::AnyBackend, PolicyKind::AnyAnswer, PolicyKind::Faulty];
 
-pub(crate) struct Chooser {
-    pub(crate) kind: Kind,
+/// A policy of one kind.
+pub(crate) struct TestPolicy {
+    pub(crate) kind: PolicyKind,
     pub(crate) random: Random,
 }
 
-impl Chooser {
-    fn choose(&mut self, flow: &NewFlow, backends: u64) -> Pick {
+impl TestPolicy {
+    fn pick_one(&mut self, flow: &NewFlow, backends: u64) -> Pick {
         let any = self.random.below(backends) as u32;
         match self.kind {
-            Kind::Steady => Pick::Backend((flow.hash % backends) as u32),
-            Kind::Fickle => Pick::Backend(any),
-            Kind::Wild | Kind::Failing => match self.random.below(8) {
+            PolicyKind::Consistent => Pick::Backend((flow.hash % backends) as u32),
+            PolicyKind::AnyBackend => Pick::Backend(any),
+            PolicyKind::AnyAnswer | PolicyKind::Faulty => match self.random.below(8) {
                 0 => Pick::Drop,
                 1 => Pick::Fallback,
                 2 => Pick::Keep(any),
@@ -43,12 +44,12 @@ impl Chooser {
     }
 }
 
-impl Policy for Chooser {
+impl Policy for TestPolicy {
     fn payload_len(&self) -> usize {
         match self.kind {
-            Kind::Wild => usize::MAX,
-            Kind::Fickle => 16,
-            Kind::Steady | Kind::Failing => 0,
+            PolicyKind::AnyAnswer => usize::MAX,
+            PolicyKind::AnyBackend => 16,
+            PolicyKind::Consistent | PolicyKind::Faulty => 0,
         }
     }
 
@@ -61,21 +62,21 @@ impl Policy for Chooser {
     ) -> Result<(), PolicyFault> {
         assert_eq!(flows.len(), picks.len());
         for (flow, pick) in flows.iter().zip(picks) {
-            *pick = self.choose(flow, context.backends.len() as u64);
+            *pick = self.pick_one(flow, context.backends.len() as u64);
         }
         let faults = [
             PolicyFault::Trap,
             PolicyFault::Overrun,
             PolicyFault::BadAnswer,
         ];
-        if self.kind == Kind::Failing && self.random.chance(500) {
+        if self.kind == PolicyKind::Faulty && self.random.chance(500) {
             return Err(self.random.one(&faults));
         }
         Ok(())
     }
 
     fn wants_closed(&self) -> bool {
-        self.kind != Kind::Steady
+        self.kind != PolicyKind::Consistent
     }
 
     fn closed(&mut self, _service: ServiceId, events: &[Closed]) {

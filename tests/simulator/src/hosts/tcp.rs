@@ -1,27 +1,28 @@
-//! One end of a TCP connection (RFC 9293), with the care for forged segments of RFC 5961.
+//! One end of a TCP connection (RFC 9293), protected against forged segments by RFC 5961.
 //!
-//! Invariant: a byte is taken only in its order, and is compared with the one byte that its
-//! connection has at that place. So a byte that came to the wrong end, or was changed on its way
-//! and not found out, is seen at once.
+//! Invariant: bytes are accepted only in order, and each is compared with the one byte that belongs at that
+//! place of the connection. Bytes that reach the wrong end, or are modified undetected, are found at once.
 //!
-//! Offsets count from the initial sequence number: the SYN is 0, the first byte 1, the FIN comes
-//! behind the last byte.
+//! Offsets count from the initial sequence number: the SYN is 0, the first byte 1; the FIN follows the last
+//! byte.
 
 use waxwing_packet::TcpFlags;
+
+use super::behaviour::{Behaviour, Pause};
 
 const FIN: u8 = TcpFlags::FIN;
 const SYN: u8 = TcpFlags::SYN;
 const RST: u8 = TcpFlags::RST;
 const ACK: u8 = TcpFlags::ACK;
 
-/// How far from the expected a sequence number may be.
+/// The largest distance of a sequence number from the expected one.
 const WINDOW: u32 = 1 << 16;
-/// The first time to a retransmission, in microseconds, and the longest.
+/// The first and the longest retransmission timeout, in microseconds.
 const RETRY_US: u64 = 300_000;
 const RETRY_MAX_US: u64 = 8_000_000;
-/// The least time between two challenges, in microseconds (RFC 5961 section 7).
+/// The least time between two challenge ACKs, in microseconds (RFC 5961 section 7).
 const CHALLENGE_US: u64 = 100_000;
-/// How often a segment is sent again before the end gives up.
+/// Retransmissions before the end gives up.
 const RETRIES_MAX: u32 = 20;
 
 /// A segment without its ports.
@@ -33,31 +34,6 @@ pub(crate) struct Segment {
     pub(crate) payload: Vec<u8>,
 }
 
-/// What an application does with its end.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Habits {
-    /// Bytes that it sends, in segments of at most so many, so many of them unacknowledged.
-    pub(crate) total: u32,
-    pub(crate) segment: u32,
-    pub(crate) flight: u32,
-    /// It closes when it has sent all, and does not wait for the other end to close.
-    pub(crate) closes_first: bool,
-    /// It resets the connection when so many bytes were acknowledged.
-    pub(crate) resets_at: Option<u32>,
-    pub(crate) pause: Option<Pause>,
-    /// It answers a SYN with a SYN of its own and no ACK first.
-    pub(crate) opens_too: bool,
-}
-
-/// Before this byte it is idle for so many microseconds; and again whenever it has sent `every` more,
-/// if that is not 0.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pause {
-    pub(crate) at: u32,
-    pub(crate) wait_us: u64,
-    pub(crate) every: u32,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
     SynSent,
@@ -67,24 +43,25 @@ pub(crate) enum State {
     Reset,
     /// Reset by this end.
     Aborted,
-    /// Nobody answered any more.
+    /// The retransmissions were not acknowledged.
     GaveUp,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct End {
+pub(crate) struct TcpEnd {
     pub(crate) state: State,
-    /// Whose bytes these are: the connection's number, and which way (0 or 1) this end sends.
+    /// The identity of the bytes sent: the connection's number, and 0 (from the client) or 1 (from the server).
     stream: (u32, u32),
-    habits: Habits,
+    behaviour: Behaviour,
     initial: u32,
     acknowledged: u32,
     next: u32,
-    /// Behind the last that was ever sent.
+    /// The offset after the last one ever sent.
     highest: u32,
-    their_initial: u32,
-    /// Bytes taken, and how many there will be.
-    pub(crate) received: u32,
+    peer_initial: u32,
+    /// Bytes accepted.
+    received: u32,
+    /// Bytes that the peer will send in all.
     expected: u32,
     fin_received: bool,
     retries: u32,
@@ -94,16 +71,16 @@ pub(crate) struct End {
 }
 
 /// The byte at a place of a stream.
-pub(crate) fn content((connection, way): (u32, u32), at: u32) -> u8 {
-    let mixed = (connection ^ way << 31).wrapping_mul(0x9e37_79b1) ^ at.wrapping_mul(0x85eb_ca6b);
+fn content((connection, direction): (u32, u32), at: u32) -> u8 {
+    let mixed = (connection ^ direction << 31).wrapping_mul(0x9e37_79b1) ^ at.wrapping_mul(0x85eb_ca6b);
     (mixed >> 24) as u8
 }
 
-impl End {
-    /// The end that sends the first SYN.
+impl TcpEnd {
+    /// Opens the end that sends the first SYN.
     pub(crate) fn client(
         (connection, expected): (u32, u32),
-        habits: Habits,
+        behaviour: Behaviour,
         initial: u32,
         now_us: u64,
         out: &mut Vec<Segment>,
@@ -111,12 +88,12 @@ impl End {
         let mut end = Self {
             state: State::SynSent,
             stream: (connection, 0),
-            habits,
+            behaviour,
             initial,
             acknowledged: 0,
             next: 0,
             highest: 0,
-            their_initial: 0,
+            peer_initial: 0,
             received: 0,
             expected,
             fin_received: false,
@@ -125,24 +102,24 @@ impl End {
             resume_at_us: 0,
             challenge_at_us: 0,
         };
-        end.send_next(now_us, out);
+        end.send_more(now_us, out);
         end
     }
 
-    /// The end that gets it.
+    /// Opens the end that received a SYN.
     pub(crate) fn server(
         (connection, expected): (u32, u32),
-        habits: Habits,
+        behaviour: Behaviour,
         (initial, syn): (u32, u32),
         now_us: u64,
         out: &mut Vec<Segment>,
     ) -> Self {
-        let mut end = Self::client((connection, expected), habits, initial, now_us, out);
+        let mut end = Self::client((connection, expected), behaviour, initial, now_us, out);
         out.clear();
         end.stream.1 = 1;
         end.state = State::SynReceived;
-        end.their_initial = syn;
-        if habits.opens_too {
+        end.peer_initial = syn;
+        if behaviour.opens_simultaneously {
             out.push(Segment {
                 flags: SYN,
                 sequence: initial,
@@ -151,12 +128,12 @@ impl End {
             });
         } else {
             end.next = 0;
-            end.send_next(now_us, out);
+            end.send_more(now_us, out);
         }
         end
     }
 
-    /// When it wants to be woken, in microseconds.
+    /// When the end must be woken, in microseconds.
     pub(crate) fn wake_at_us(&self) -> Option<u64> {
         if !self.is_alive() {
             return None;
@@ -172,43 +149,43 @@ impl End {
         )
     }
 
-    /// Whether all was sent and acknowledged, and all was received.
+    /// Whether everything was sent and acknowledged, and everything was received.
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Open && self.fin_received && self.acknowledged == self.end()
     }
 
-    /// Whether it still has something to say or to hear.
-    pub(crate) fn is_at_work(&self) -> bool {
+    /// Whether the connection is open or opening, and not done.
+    pub(crate) fn is_active(&self) -> bool {
         self.is_alive() && !self.is_done()
     }
 
-    /// The sequence number that it will accept next, for who wants to miss it.
-    pub(crate) fn accepts(&self) -> u32 {
-        self.their_initial
+    /// The sequence number that it accepts next.
+    pub(crate) fn receive_next(&self) -> u32 {
+        self.peer_initial
             .wrapping_add(1 + self.received + u32::from(self.fin_received))
     }
 
-    /// The sequence number of what it sends next, for the same.
-    pub(crate) fn sends(&self) -> u32 {
+    /// The sequence number that it sends next.
+    pub(crate) fn send_next(&self) -> u32 {
         self.initial.wrapping_add(self.next)
     }
 
-    /// Bytes that it sends.
+    /// The number of bytes that it sends.
     pub(crate) const fn total(&self) -> u32 {
-        self.habits.total
+        self.behaviour.total
     }
 
-    /// Behind the FIN.
+    /// The offset after the FIN.
     fn end(&self) -> u32 {
-        self.habits.total + 2
+        self.behaviour.total + 2
     }
 
     fn segment(&self, flags: u8, offset: u32, payload: Vec<u8>) -> Segment {
-        let knows_other = self.state != State::SynSent;
+        let knows_peer = self.state != State::SynSent;
         Segment {
-            flags: if knows_other { flags | ACK } else { flags },
+            flags: if knows_peer { flags | ACK } else { flags },
             sequence: self.initial.wrapping_add(offset),
-            acknowledgment: if knows_other { self.accepts() } else { 0 },
+            acknowledgment: if knows_peer { self.receive_next() } else { 0 },
             payload,
         }
     }
@@ -217,7 +194,7 @@ impl End {
         out.push(self.segment(0, self.next, Vec::new()));
     }
 
-    /// Says where it stands; not too often, or two ends that disagree would never stop.
+    /// Sends a challenge ACK; rate-limited, because two ends that disagree would never stop.
     fn challenge(&mut self, now_us: u64, out: &mut Vec<Segment>) {
         if now_us >= self.challenge_at_us {
             self.challenge_at_us = now_us + CHALLENGE_US;
@@ -225,16 +202,16 @@ impl End {
         }
     }
 
-    /// Sends what it may; of a connection that is not open yet, the SYN.
-    fn send_next(&mut self, now_us: u64, out: &mut Vec<Segment>) {
+    /// Sends all that it may; the SYN if the connection is not open yet.
+    fn send_more(&mut self, now_us: u64, out: &mut Vec<Segment>) {
         if self.next == 0 {
             out.push(self.segment(SYN, 0, Vec::new()));
             self.next = 1;
         }
         if self.state == State::Open {
             self.send_data(now_us, out);
-            let all_sent = self.next == self.habits.total + 1;
-            if all_sent && (self.habits.closes_first || self.fin_received) {
+            let all_sent = self.next == self.behaviour.total + 1;
+            if all_sent && (self.behaviour.closes_first || self.fin_received) {
                 out.push(self.segment(FIN, self.next, Vec::new()));
                 self.next += 1;
             }
@@ -248,15 +225,15 @@ impl End {
     }
 
     fn send_data(&mut self, now_us: u64, out: &mut Vec<Segment>) {
-        let Habits {
+        let Behaviour {
             total,
             segment,
             flight,
             ..
-        } = self.habits;
+        } = self.behaviour;
         while self.next <= total && self.next < self.acknowledged + flight * segment {
             let mut until = (self.next + segment).min(total + 1);
-            match self.habits.pause {
+            match self.behaviour.pause {
                 Some(pause) if self.next == pause.at => {
                     if self.resume_at_us == 0 {
                         self.resume_at_us = now_us + pause.wait_us;
@@ -265,7 +242,7 @@ impl End {
                         return;
                     }
                     let at = pause.at + pause.every;
-                    self.habits.pause = (pause.every > 0).then_some(Pause { at, ..pause });
+                    self.behaviour.pause = (pause.every > 0).then_some(Pause { at, ..pause });
                     self.resume_at_us = 0;
                     continue;
                 }
@@ -278,7 +255,7 @@ impl End {
         }
     }
 
-    /// Its time has come.
+    /// Handles a timeout: of the retransmission timer or of a pause.
     pub(crate) fn wake(&mut self, now_us: u64, out: &mut Vec<Segment>) {
         if !self.is_alive() {
             return;
@@ -289,16 +266,16 @@ impl End {
                 self.state = State::GaveUp;
                 return;
             }
-            // All that is not acknowledged is sent again.
+            // Sends everything again that is not acknowledged.
             self.next = self.acknowledged;
         }
-        self.send_next(now_us, out);
+        self.send_more(now_us, out);
     }
 
-    /// A segment came.
+    /// Handles a segment.
     ///
     /// # Errors
-    /// A text that says which byte was wrong.
+    /// A byte is wrong.
     pub(crate) fn receive(
         &mut self,
         (flags, sequence, acknowledgment): (u8, u32, u32),
@@ -307,42 +284,44 @@ impl End {
         out: &mut Vec<Segment>,
     ) -> Result<(), String> {
         let has = |flag: u8| flags & flag != 0;
-        // How far it acknowledges, if that is something that was sent.
-        let answered = acknowledgment.wrapping_sub(self.initial);
-        let answers = has(ACK) && answered <= self.highest && answered >= self.acknowledged.max(1);
+        // The acknowledged offset, and whether it is valid and not outdated.
+        let acknowledged = acknowledgment.wrapping_sub(self.initial);
+        let acknowledges = has(ACK)
+            && acknowledged <= self.highest
+            && acknowledged >= self.acknowledged.max(1);
         match self.state {
             State::SynSent => {
-                if has(ACK) && !answers {
+                if has(ACK) && !acknowledges {
                     if !has(RST) {
                         out.push(reset(acknowledgment));
                     }
                 } else if has(RST) {
-                    if answers {
+                    if acknowledges {
                         self.state = State::Reset;
                     }
                 } else if has(SYN) {
-                    self.their_initial = sequence;
+                    self.peer_initial = sequence;
                     self.retries = 0;
-                    if answers {
+                    if acknowledges {
                         self.open(now_us, out);
                     } else {
                         self.state = State::SynReceived;
                         self.next = 0;
-                        self.send_next(now_us, out);
+                        self.send_more(now_us, out);
                     }
                 }
             }
-            State::SynReceived if has(SYN) && !has(RST) && sequence == self.their_initial => {
-                if answers {
+            State::SynReceived if has(SYN) && !has(RST) && sequence == self.peer_initial => {
+                if acknowledges {
                     self.open(now_us, out);
                 } else {
                     out.push(self.segment(SYN, 0, Vec::new()));
                 }
             }
             State::SynReceived | State::Open => {
-                return self.receive_known(
-                    (flags, sequence, answered),
-                    answers,
+                return self.receive_synchronized(
+                    (flags, sequence, acknowledged),
+                    acknowledges,
                     payload,
                     now_us,
                     out,
@@ -358,20 +337,20 @@ impl End {
         self.acknowledged = 1;
         self.retries = 0;
         self.acknowledge(out);
-        self.send_next(now_us, out);
+        self.send_more(now_us, out);
     }
 
-    /// A segment of a connection whose both initial sequence numbers are known.
-    fn receive_known(
+    /// Handles a segment when both initial sequence numbers are known.
+    fn receive_synchronized(
         &mut self,
-        (flags, sequence, answered): (u8, u32, u32),
-        answers: bool,
+        (flags, sequence, acknowledged): (u8, u32, u32),
+        acknowledges: bool,
         payload: &[u8],
         now_us: u64,
         out: &mut Vec<Segment>,
     ) -> Result<(), String> {
         let has = |flag: u8| flags & flag != 0;
-        let ahead = sequence.wrapping_sub(self.accepts()).cast_signed();
+        let ahead = sequence.wrapping_sub(self.receive_next()).cast_signed();
         let in_window = ahead.unsigned_abs() < WINDOW;
         if has(RST) {
             if ahead == 0 {
@@ -381,44 +360,44 @@ impl End {
             }
             return Ok(());
         }
-        let stale = has(ACK) && answered <= self.highest && !answers;
-        if !in_window || has(SYN) || !has(ACK) || (!answers && !stale) {
-            // A challenge (RFC 5961); while the connection is not open, a refusal.
+        let stale = has(ACK) && acknowledged <= self.highest && !acknowledges;
+        if !in_window || has(SYN) || !has(ACK) || (!acknowledges && !stale) {
+            // A challenge ACK (RFC 5961); an RST while the connection is not open.
             if self.state == State::Open {
                 self.challenge(now_us, out);
-            } else if in_window && has(ACK) && !answers {
-                out.push(reset(self.initial.wrapping_add(answered)));
+            } else if in_window && has(ACK) && !acknowledges {
+                out.push(reset(self.initial.wrapping_add(acknowledged)));
             }
             return Ok(());
         }
         if self.state == State::SynReceived {
-            if !answers {
+            if !acknowledges {
                 return Ok(());
             }
             self.state = State::Open;
         }
-        if answers && answered > self.acknowledged {
-            self.acknowledged = answered;
-            self.next = self.next.max(answered);
+        if acknowledges && acknowledged > self.acknowledged {
+            self.acknowledged = acknowledged;
+            self.next = self.next.max(acknowledged);
             self.retries = 0;
         }
-        self.take(ahead, payload, has(FIN), out)?;
+        self.accept_bytes(ahead, payload, has(FIN), out)?;
         if self
-            .habits
+            .behaviour
             .resets_at
             .is_some_and(|at| self.acknowledged > at)
-            && self.is_at_work()
+            && self.is_active()
         {
             out.push(self.segment(RST, self.next, Vec::new()));
             self.state = State::Aborted;
             return Ok(());
         }
-        self.send_next(now_us, out);
+        self.send_more(now_us, out);
         Ok(())
     }
 
-    /// Takes bytes in their order; what comes too early is not kept.
-    fn take(
+    /// Accepts bytes in order; discards bytes that arrive too early.
+    fn accept_bytes(
         &mut self,
         ahead: i32,
         payload: &[u8],
@@ -430,15 +409,15 @@ impl End {
         }
         let known = ahead.unsigned_abs() as usize;
         if ahead <= 0 && !self.fin_received && known <= payload.len() {
-            let theirs = (self.stream.0, 1 - self.stream.1);
+            let peer_stream = (self.stream.0, 1 - self.stream.1);
             for byte in &payload[known..] {
-                let wanted = content(theirs, self.received + 1);
-                if *byte != wanted || self.received == self.expected {
+                let right = content(peer_stream, self.received + 1);
+                if *byte != right || self.received == self.expected {
                     return Err(format!(
-                        "byte {} of connection {} ({}) is {byte:#x}, not {wanted:#x}; {} were sent",
+                        "byte {} of connection {} ({}) is {byte:#x}, not {right:#x}; {} were sent",
                         self.received,
-                        theirs.0,
-                        ["from its client", "from its server"][theirs.1 as usize],
+                        peer_stream.0,
+                        ["from its client", "from its server"][peer_stream.1 as usize],
                         self.expected,
                     ));
                 }
@@ -449,7 +428,7 @@ impl End {
                 if self.received != self.expected {
                     return Err(format!(
                         "connection {} ends after {} of {} bytes",
-                        theirs.0, self.received, self.expected
+                        peer_stream.0, self.received, self.expected
                     ));
                 }
             }
@@ -459,7 +438,7 @@ impl End {
     }
 }
 
-/// The answer to a segment of no connection (RFC 9293 section 3.10.7.1).
+/// The answer to a segment without a connection (RFC 9293 section 3.10.7.1).
 pub(crate) fn refuse(
     (flags, sequence, acknowledgment): (u8, u32, u32),
     len: u32,

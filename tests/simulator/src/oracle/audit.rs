@@ -1,82 +1,83 @@
-//! The core's sessions, held against what the oracle saw: those of a turn's frames at its end, and
-//! now and then all of them.
+//! Compares the core's sessions with the oracle's models: those with frames at the end of each turn, all of
+//! them now and then.
 //!
-//! Invariant: after an audit the oracle's sessions and the core's are the same, one for one, and
-//! each that went had a reason to.
+//! Invariant: after an audit, the core's sessions and the models match one to one, and each session that ended
+//! had a reason.
 
 use std::collections::BTreeMap;
 
 use waxwing_dataplane::BackendId;
 
-use crate::config::BACKENDS_MAX;
-use crate::oracle::{Oracle, Turn, evictions, source_of, tuple_of_session};
+use super::Oracle;
+use super::turn::{Turn, evictions, source_of, tuple_of_session};
+use crate::balancer::BACKENDS_MAX;
 
 impl Oracle {
-    /// The sessions of this turn's frames are in the core what their frames say.
-    pub(crate) fn compare_touched(&mut self, turn: &Turn<'_>) -> Result<(), String> {
+    /// Checks that the core's sessions of this turn's frames match their models.
+    pub(super) fn compare_touched(&mut self, turn: &Turn<'_>) -> Result<(), String> {
         let evicted = evictions(turn.balancer);
         for tuple in std::mem::take(&mut self.touched) {
-            let Some(pin) = self.pins.get_mut(&tuple) else {
+            let Some(model) = self.models.get_mut(&tuple) else {
                 continue;
             };
             let Some((at, session)) = turn.session(&tuple) else {
-                // What a batch's packets say of a session counts before the batch's new ones need room.
-                let had_to_stay = pin.stayed_strong() || evicted == pin.evictions;
-                if had_to_stay && !pin.may_end && !pin.blurred {
-                    return Err(format!("the session of {tuple:?} is gone: {pin:?}"));
+                // Packets of established sessions take effect before new sessions of the batch need room.
+                let had_to_stay = model.stayed_established() || evicted == model.evictions;
+                if had_to_stay && !model.may_end && !model.uncertain {
+                    return Err(format!("the session of {tuple:?} ended without a reason: {model:?}"));
                 }
-                let pin = pin.clone();
-                self.pins.remove(&tuple);
-                self.forget_reply(turn.snapshot(), &tuple, &pin);
-                self.told.ended.push(tuple);
+                let model = model.clone();
+                self.models.remove(&tuple);
+                self.forget_reply(turn.snapshot(), &tuple, &model);
+                self.findings.ended.push(tuple);
                 continue;
             };
-            if pin.at.is_some_and(|known| known != at) {
-                if !pin.may_end {
-                    return Err(format!("the session of {tuple:?} is another: {pin:?}"));
+            if model.at.is_some_and(|known| known != at) {
+                if !model.may_end {
+                    return Err(format!("the session of {tuple:?} was replaced without a reason: {model:?}"));
                 }
-                pin.blurred = true;
-                self.told.ended.push(tuple);
+                model.uncertain = true;
+                self.findings.ended.push(tuple);
             }
-            let known = (pin.backend, pin.source);
+            let known = (model.backend, model.source);
             let here = (session.backend, source_of(turn.snapshot(), &session));
-            if known != here && !pin.blurred {
-                return Err(format!("{session:?} is not {pin:?}"));
+            if known != here && !model.uncertain {
+                return Err(format!("{session:?} does not match {model:?}"));
             }
-            if session.tcp.phase() != pin.shadow.phase() && !pin.blurred {
+            if session.tcp.phase() != model.tcp.phase() && !model.uncertain {
                 return Err(format!(
-                    "{:?} is not the state of {tuple:?}: {pin:?}",
+                    "{:?} is the wrong state of {tuple:?}: {model:?}",
                     session.tcp
                 ));
             }
-            // The last that came leads the way, even where it came by another worker or was dropped
-            // behind the look-up. Of several in one batch it may be any.
+            // The client's last packet sets the route, even if another worker received it or it was dropped after
+            // the look-up. Of several packets in a batch, any may be the last.
             let route = (session.hop, session.tags);
-            let stayed = pin.routes.is_empty() || pin.blurred;
-            let is_known = pin.routes.contains(&route) || (stayed && route == pin.route);
-            if !(is_known || self.strays.has(&tuple, route)) {
-                return Err(format!("{route:?} is not the way to the client: {pin:?}"));
+            let stayed = model.routes.is_empty() || model.uncertain;
+            let is_known = model.routes.contains(&route) || (stayed && route == model.route);
+            if !(is_known || self.fragment_routes.has(&tuple, route)) {
+                return Err(format!("{route:?} is not the route to the client: {model:?}"));
             }
-            pin.route = route;
-            pin.routes.clear();
-            (pin.at, pin.evictions) = (Some(at), evicted);
-            (pin.may_end, pin.unsure) = (false, false);
-            if pin.is_strong() && !pin.blurred {
-                self.told.held.push(tuple);
+            model.route = route;
+            model.routes.clear();
+            (model.at, model.evictions) = (Some(at), evicted);
+            (model.may_end, model.replaced_this_turn) = (false, false);
+            if model.is_established() && !model.uncertain {
+                self.findings.established.push(tuple);
             }
             if known != here {
-                // Another session of the flow, that began unseen.
-                (pin.backend, pin.source) = here;
+                // Another session of the flow, whose start was not seen.
+                (model.backend, model.source) = here;
                 let backend = turn.snapshot().backend(session.backend);
-                let backend = backend.ok_or("a session of an unknown backend")?;
+                let backend = backend.ok_or("the session's backend is unknown")?;
                 self.note_reply(turn, backend, &tuple, here.1)?;
             }
         }
         Ok(())
     }
 
-    /// All sessions: their number, the gauges, and that each was seen to begin, and to end.
-    pub(crate) fn audit(&mut self, turn: &Turn<'_>) -> Result<(), String> {
+    /// Checks all sessions: their number, the gauges, and that each session's start and end was seen.
+    pub(super) fn audit(&mut self, turn: &Turn<'_>) -> Result<(), String> {
         let balancer = turn.balancer;
         let shared = &balancer.shared;
         let workers = balancer.current.len();
@@ -91,22 +92,22 @@ impl Oracle {
             let mut vips = balancer.current.iter();
             let vip = vips.find_map(|snapshot| Some(snapshot.backend(session.backend)?.vip));
             let tuple = tuple_of_session(&session, vip);
-            let tuple = tuple.ok_or_else(|| format!("nobody knows the backend of {session:?}"))?;
-            let pin = self.pins.get(&tuple).filter(|pin| pin.at == Some(at));
-            let pin = pin.ok_or_else(|| format!("nobody has seen {session:?} begin"))?;
-            known += usize::from(pin.backend == session.backend || pin.blurred);
+            let tuple = tuple.ok_or_else(|| format!("the backend of {session:?} is unknown"))?;
+            let model = self.models.get(&tuple).filter(|model| model.at == Some(at));
+            let model = model.ok_or_else(|| format!("the start of {session:?} was not seen"))?;
+            known += usize::from(model.backend == session.backend || model.uncertain);
         }
         let (len, capacity) = (shared.sessions.len(), shared.sessions.capacity());
         if count != len || len > capacity || known != count {
             return Err(format!(
-                "{count} sessions, counted as {len} of {capacity}, {known} known"
+                "{count} sessions in the table, {len} by its counter (capacity {capacity}), {known} of them known"
             ));
         }
         for (id, _) in turn.snapshot().sources().iter() {
             let here = from.get(&id).copied().unwrap_or(0);
             if shared.gauges.active_from(id) != here {
                 return Err(format!(
-                    "{here} sessions are from {id:?}, and the gauge says otherwise"
+                    "{here} sessions use source {id:?}, but its gauge differs"
                 ));
             }
         }
@@ -117,38 +118,38 @@ impl Oracle {
             let sum: u32 = here.iter().sum();
             if counted != *here || shared.gauges.active(id) != sum {
                 return Err(format!(
-                    "{id:?} has {here:?} sessions, and the gauges say {counted:?}"
+                    "{id:?} has {here:?} sessions by worker, but its gauges are {counted:?}"
                 ));
             }
         }
         self.audit_ends(turn)
     }
 
-    /// Those that are gone had a reason.
+    /// Checks that each session that ended had a reason.
     fn audit_ends(&mut self, turn: &Turn<'_>) -> Result<(), String> {
         let evicted = evictions(turn.balancer);
         let now = self.latest;
         let sessions = &turn.balancer.shared.sessions;
         let mut gone = Vec::new();
-        for (tuple, pin) in &mut self.pins {
-            if pin.at.is_some_and(|at| sessions.get(at).is_some()) {
-                pin.evictions = evicted;
+        for (tuple, model) in &mut self.models {
+            if model.at.is_some_and(|at| sessions.get(at).is_some()) {
+                model.evictions = evicted;
                 continue;
             }
-            let expired = pin.is_expired(&self.timeouts, tuple.protocol, now);
-            let by_force = evicted > pin.evictions && !pin.is_strong();
-            if !(expired || by_force || pin.blurred) {
+            let expired = model.is_expired(&self.timeouts, tuple.protocol, now);
+            let is_evicted = evicted > model.evictions && !model.is_established();
+            if !(expired || is_evicted || model.uncertain) {
                 return Err(format!(
-                    "the session of {tuple:?} is gone: {pin:?} at {now:?}"
+                    "the session of {tuple:?} ended without a reason: {model:?} at {now:?}"
                 ));
             }
             gone.push(*tuple);
         }
         for tuple in gone {
-            if let Some(pin) = self.pins.remove(&tuple) {
-                self.forget_reply(turn.snapshot(), &tuple, &pin);
+            if let Some(model) = self.models.remove(&tuple) {
+                self.forget_reply(turn.snapshot(), &tuple, &model);
             }
-            self.told.ended.push(tuple);
+            self.findings.ended.push(tuple);
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
-//! A worker's books: what it counted is what happened.
+//! Checks a worker's counters against its frames.
 //!
-//! Invariant: received + released = transmitted + dropped + to the kernel + held, frame by frame and byte
-//! by byte.
+//! Invariant: received + released = transmitted + dropped + to the kernel + held, in frames and bytes.
 
 use waxwing_dataplane::counters::WorkerCounters;
 
-use crate::wire::{Fate, Handled, Own, is_fragment};
+use crate::balancer::{Generated, Handled, Outcome, is_fragment};
 
+/// The totals of a worker's frames.
 #[derive(Default)]
 pub(crate) struct Ledger {
     pub(crate) received: u64,
@@ -14,37 +14,37 @@ pub(crate) struct Ledger {
     sent: u64,
     sent_bytes: u64,
     to_kernel: u64,
-    /// Frames that did not leave: they were dropped, or held.
-    ended: u64,
-    /// Frames of the worker's own that were sent.
-    own: u64,
+    /// Frames that were dropped or held.
+    dropped_or_held: u64,
+    /// Frames made by the worker that were sent.
+    generated: u64,
     announced: u64,
 }
 
 impl Ledger {
-    /// Enters a turn, and compares. `allocated` frames the worker has made in all, so many the kernel
-    /// has `refused`, and so many that were `released` it has got.
+    /// Adds a turn's frames and compares the totals with the counters. `allocated`: frames made by the worker in
+    /// all; `refused` and `released`: frames that the kernel refused, and released fragments that it got.
     pub(crate) fn check(
         &mut self,
         counters: &WorkerCounters,
         drops: u64,
         (allocated, refused, released): (u64, u64, u64),
-        (handled, own): (&[Handled], &[Own]),
+        (handled, generated): (&[Handled], &[Generated]),
     ) -> Result<(), String> {
         for frame in handled {
             self.received += 1;
             self.received_bytes += frame.bytes.len() as u64;
-            match frame.fates.first() {
-                Some(Fate::Sent(_, bytes)) => {
+            match frame.outcomes.first() {
+                Some(Outcome::Sent(_, bytes)) => {
                     self.sent += 1;
                     self.sent_bytes += bytes.len() as u64;
                 }
-                Some(Fate::Kernel(_)) => self.to_kernel += 1,
-                None => self.ended += 1,
+                Some(Outcome::ToKernel(_)) => self.to_kernel += 1,
+                None => self.dropped_or_held += 1,
             }
         }
-        for (_, bytes) in own {
-            self.own += 1;
+        for (_, bytes) in generated {
+            self.generated += 1;
             if is_fragment(bytes) {
                 self.sent += 1;
                 self.sent_bytes += bytes.len() as u64;
@@ -75,18 +75,19 @@ impl Ledger {
         for (what, happened, counted) in rows {
             if happened != counted {
                 return Err(format!(
-                    "{what}: {happened} frames or bytes, counted as {counted}"
+                    "{what}: {happened} frames or bytes, but the counter says {counted}"
                 ));
             }
         }
-        // What the kernel refused counts as dropped as well; so does an announcement for which there was
-        // no room. What is dropped on its release may have had no frame.
-        let ended = self.ended + allocated - self.own - released;
+        // Frames that the kernel refused also count as dropped, and so do announcements without room in the ring.
+        // Fragments that are dropped on their release may have had no frame.
+        let expected = self.dropped_or_held + allocated - self.generated - released;
         let without_frame = counters.released.get();
         let counted = drops + counters.held.get();
-        if !(ended..=ended + without_frame).contains(&counted) {
+        if !(expected..=expected + without_frame).contains(&counted) {
             return Err(format!(
-                "dropped or held: {ended} frames, and at most {without_frame} more, counted as {counted}"
+                "dropped or held: {expected} to {} frames, but the counters say {counted}",
+                expected + without_frame
             ));
         }
         Ok(())

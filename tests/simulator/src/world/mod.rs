@@ -1,40 +1,35 @@
-//! The world: time, the network, and who acts when.
+//! The simulated world: time, network, and the schedule of all actors.
 //!
-//! Invariant: one event after the other, as `schedule` has them. So a seed tells the whole story, and a
-//! step's number says where in it something happened.
+//! Invariant: events are handled one at a time in the order of `schedule`. A seed therefore determines the whole
+//! run, and a step number identifies an event of it.
+
+mod network;
+mod schedule;
+mod transit;
+mod turns;
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasherDefault, DefaultHasher};
 
-use waxwing_dataplane::{DropReason, PortId};
+use waxwing_dataplane::DropReason;
 
-use crate::attacker;
-use crate::balancer::Balancer;
-use crate::config::BACKENDS_MAX;
+use self::schedule::{Event, Schedule};
+use crate::attack::{self, SiegeAttackers};
+use crate::balancer::{BACKENDS_MAX, Balancer};
 use crate::hosts::{Departure, Hosts, Side};
-use crate::ledger::Ledger;
-use crate::network::{brief, damage};
-use crate::oracle::{Oracle, Turn, evictions};
+use crate::oracle::Oracle;
+use crate::oracle::ledger::Ledger;
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::schedule::{Event, Schedule};
-use crate::siege::Attackers;
 use crate::tally::Tally;
-use crate::view::view;
-use crate::wire::{Fate, Handled};
 
-/// Frames of which an attacker may have copies.
-const SEEN_MAX: usize = 32;
-/// How long the world may take to come to rest when all is well again: so long that every pause
-/// of an application is over, in microseconds.
-const REST_US: u64 = 40_000 * 1_000_000;
-/// The longest that an idle worker sleeps, in microseconds; and how often that doubles while it has
-/// nothing to do, so that hours without a frame go by fast.
+/// The longest time to settle, in microseconds: longer than every pause of an application.
+const SETTLE_US: u64 = 40_000 * 1_000_000;
+/// The longest sleep of an idle worker, in microseconds.
 const IDLE_US: u64 = 20_000;
-const IDLE_MAX: u32 = 6;
-/// The last events, for who wants to know how it came to a failure.
+/// The number of traced events.
 const TRACE: usize = 60;
 
+/// A simulated world.
 pub(crate) struct World {
     plan: Plan,
     random: Random,
@@ -45,16 +40,18 @@ pub(crate) struct World {
     pub(crate) hosts: Hosts,
     oracle: Oracle,
     ledgers: Vec<Ledger>,
-    /// When each worker's next turn is, and what its clock showed last.
+    /// The time of each worker's next turn.
     turns_us: Vec<u64>,
+    /// The last reading of each worker's clock.
     clocks_us: Vec<u64>,
-    /// How many turns in a row each worker had nothing to do.
+    /// Consecutive idle turns of each worker, limited.
     idle: Vec<u32>,
+    /// Recent frames, which attackers may copy.
     seen: Vec<Departure>,
-    /// Nothing goes wrong any more, and nothing begins.
-    pub(crate) resting: bool,
-    /// Those of a siege.
-    pub(crate) attackers: Attackers,
+    /// Whether faults have stopped and nothing new starts.
+    pub(crate) settling: bool,
+    /// The attackers of a siege.
+    pub(crate) attackers: SiegeAttackers,
     trace: VecDeque<String>,
     tracing: bool,
     changes: u64,
@@ -67,10 +64,10 @@ impl World {
         Self::of(plan, random, tracing)
     }
 
-    /// A world under siege.
+    /// Makes a world for a siege, whose attackers know these frames.
     pub(crate) fn besieged(seed: u64, corpus: &[Vec<u8>], tracing: bool) -> Self {
         let mut world = Self::of(Plan::siege(), Random::new(seed), tracing);
-        world.attackers = Attackers::new(corpus.to_vec());
+        world.attackers = SiegeAttackers::new(corpus.to_vec());
         world
     }
 
@@ -91,8 +88,8 @@ impl World {
             clocks_us: vec![0; plan.workers],
             idle: vec![0; plan.workers],
             seen: Vec::new(),
-            resting: false,
-            attackers: Attackers::default(),
+            settling: false,
+            attackers: SiegeAttackers::default(),
             trace: VecDeque::new(),
             tracing,
             changes: 0,
@@ -103,13 +100,13 @@ impl World {
         }
         for event in [
             Event::Connect,
-            Event::Ask,
+            Event::SendDatagram,
             Event::Attack,
-            Event::Change,
+            Event::ChangeConfig,
             Event::FailOver,
-            Event::Jump,
+            Event::AdvanceClock,
         ] {
-            world.again(event);
+            world.schedule_next(event);
         }
         world
     }
@@ -122,6 +119,7 @@ impl World {
         self.trace.iter().cloned().collect()
     }
 
+    /// Adds an event to the trace.
     fn note(&mut self, what: impl FnOnce() -> String) {
         if self.tracing {
             if self.trace.len() == TRACE {
@@ -132,24 +130,24 @@ impl World {
         }
     }
 
-    /// The next time that the same happens, if it happens in this world.
-    fn again(&mut self, event: Event) {
+    /// Schedules the next event of a kind that occurs repeatedly in this world.
+    fn schedule_next(&mut self, event: Event) {
         let every_us = match event {
             Event::Connect => self.plan.connect_us,
-            Event::Ask => self.plan.datagram_us,
+            Event::SendDatagram => self.plan.datagram_us,
             Event::Attack => self.plan.attack_us,
-            Event::Change => self.plan.change_us,
+            Event::ChangeConfig => self.plan.change_us,
             Event::FailOver => self.plan.fail_over_us,
-            Event::Jump => self.plan.jump_us,
+            Event::AdvanceClock => self.plan.jump_us,
             _ => 0,
         };
-        if every_us > 0 && !self.resting {
+        if every_us > 0 && !self.settling {
             let at_us = self.now_us + self.random.between(1, 2 * every_us);
             self.schedule.add(at_us, event);
         }
     }
 
-    /// A worker's next turn is at the latest after so long.
+    /// Schedules a worker's next turn within `most_us` microseconds, unless one is scheduled earlier.
     fn turn_within(&mut self, worker: usize, most_us: u64) {
         let at_us = self.now_us + self.random.between(1, most_us);
         if at_us < self.turns_us[worker] {
@@ -158,27 +156,26 @@ impl World {
         }
     }
 
-    /// Goes on until so many packets were handled in all.
+    /// Runs until so many packets were handled in all.
     pub(crate) fn run(&mut self, packets: u64) -> Result<(), String> {
         while self.packets() < packets && self.next()? {}
         Ok(())
     }
 
-    /// Lets the world come to rest: all is well from now on, and whoever was not harmed comes to a
-    /// good end.
-    pub(crate) fn rest(&mut self) -> Result<(), String> {
-        self.note(|| "all is well from now on".into());
-        self.resting = true;
-        let end_us = self.now_us + REST_US;
-        let mut mended = false;
-        while !mended || self.hosts.unfinished() > 0 {
-            if !mended && self.balancer.is_settled() {
-                self.mend();
-                mended = true;
+    /// Stops all faults and runs until every connection that must complete has completed.
+    pub(crate) fn settle(&mut self) -> Result<(), String> {
+        self.note(|| "faults stop".into());
+        self.settling = true;
+        let end_us = self.now_us + SETTLE_US;
+        let mut recovered = false;
+        while !recovered || self.hosts.unfinished() > 0 {
+            if !recovered && self.balancer.is_settled() {
+                self.recover();
+                recovered = true;
             }
             if self.now_us > end_us {
                 let left = self.hosts.unfinished();
-                return Err(format!("{left} connections that nobody harmed never end"));
+                return Err(format!("{left} connections do not complete without faults"));
             }
             if !self.next()? {
                 break;
@@ -187,13 +184,13 @@ impl World {
         Ok(())
     }
 
-    /// All services are well from now on.
-    pub(crate) fn mend(&mut self) {
-        self.balancer.config.mend(&mut self.random);
+    /// Restores and publishes all services.
+    pub(crate) fn recover(&mut self) {
+        self.balancer.config.recover(&mut self.random);
         self.publish();
     }
 
-    /// The next event; `false` where there is none.
+    /// Handles the next event; `false` if there is none.
     pub(crate) fn next(&mut self) -> Result<bool, String> {
         let Some(next) = self.schedule.next() else {
             return Ok(false);
@@ -206,68 +203,67 @@ impl World {
             Event::ToHosts(port, frame) => self.reach_hosts(port, &frame, &mut out)?,
             Event::Turn(worker) if self.turns_us[worker] == next.at_us => self.turn(worker)?,
             Event::Turn(_) => {}
-            Event::Wake(side) => {
-                if self
-                    .hosts
-                    .wake_at_us(side)
-                    .is_some_and(|at_us| at_us <= self.now_us)
-                {
-                    self.note(|| format!("{side:?} is woken"));
-                    self.hosts.wake(side, self.now_us, &mut out)?;
-                    self.schedule_wake(side);
-                }
-            }
-            Event::Send(worker) => self.balancer.send(worker),
-            Event::Release => self.balancer.release(),
-            _ if self.resting => {}
+            Event::Wake(side) => self.wake(side, &mut out)?,
+            Event::SendEpoch(worker) => self.balancer.send_epoch(worker),
+            Event::ReleaseEpochs => self.balancer.release_epochs(),
+            _ if self.settling => {}
+            event => self.act(event, &mut out),
+        }
+        for (port, frame) in out {
+            self.transmit(port, &frame, true);
+        }
+        Ok(true)
+    }
+
+    /// Handles an event that occurs repeatedly, and schedules the next one.
+    fn act(&mut self, event: Event, out: &mut Vec<Departure>) {
+        match &event {
             Event::Connect => {
                 let now_us = self.now_us;
                 let side = self
                     .hosts
-                    .connect(&self.plan, now_us, &mut self.random, &mut out);
+                    .connect(&self.plan, now_us, &mut self.random, out);
                 if let Some(side) = side {
                     self.schedule_wake(side);
                 }
-                self.again(Event::Connect);
             }
-            Event::Ask => {
-                self.hosts.ask(&self.plan, &mut self.random, &mut out);
-                self.again(Event::Ask);
-            }
-            Event::Attack => {
-                let Self {
-                    plan,
-                    hosts,
-                    seen,
-                    random,
-                    attackers,
-                    ..
-                } = self;
-                let what = match plan.transfers {
-                    Some(_) => attackers.attack(plan, hosts, seen, random, &mut out),
-                    None => attacker::attack(plan, hosts, seen, random, &mut out),
-                };
-                self.note(|| what.into());
-                self.again(Event::Attack);
-            }
-            Event::Change => {
-                self.change();
-                self.again(Event::Change);
-            }
+            Event::SendDatagram => self.hosts.send_datagram(&self.plan, &mut self.random, out),
+            Event::Attack => self.attack(out),
+            Event::ChangeConfig => self.change(),
             Event::FailOver => {
                 out.push(self.hosts.fail_over(&mut self.random));
                 self.attackers.fail_overs += 1;
-                self.again(Event::FailOver);
             }
-            Event::Jump => {
-                self.jump();
-                self.again(Event::Jump);
-            }
+            Event::AdvanceClock => self.advance_clock(),
+            _ => {}
         }
-        for (port, frame) in out {
-            self.travel(port, &frame, true);
+        self.schedule_next(event);
+    }
+
+    fn attack(&mut self, out: &mut Vec<Departure>) {
+        let Self {
+            plan,
+            hosts,
+            seen,
+            random,
+            attackers,
+            ..
+        } = self;
+        let what = match plan.transfers {
+            Some(_) => attackers.attack(plan, hosts, seen, random, out),
+            None => attack::attack(plan, hosts, seen, random, out),
+        };
+        self.note(|| what.into());
+    }
+
+    fn wake(&mut self, side: Side, out: &mut Vec<Departure>) -> Result<(), String> {
+        let at_us = self.hosts.wake_at_us(side);
+        if at_us.is_some_and(|at_us| at_us <= self.now_us) {
+            self.note(|| format!("timeout at {side:?}"));
+            self.hosts.wake(side, self.now_us, out)?;
+            self.schedule_wake(side);
         }
-        Ok(true)
+        Ok(())
     }
 
     fn schedule_wake(&mut self, side: Side) {
@@ -277,140 +273,11 @@ impl World {
         }
     }
 
-    /// A frame goes its way through the network: towards the balancer, or away from it.
-    fn travel(&mut self, port: PortId, frame: &[u8], inwards: bool) {
-        let network = self.plan.network;
-        let well = self.resting;
-        if !well && self.random.chance(network.lost) {
-            return;
-        }
-        let copies = if !well && self.random.chance(network.doubled) {
-            2
-        } else {
-            1
-        };
-        for _ in 0..copies {
-            let mut copy = frame.to_vec();
-            if inwards && !well && self.random.chance(network.damaged) {
-                damage(&mut copy, &mut self.random);
-            }
-            let at_us = self.now_us + self.random.between(1, network.delay_us);
-            let event = if inwards {
-                Event::ToBalancer
-            } else {
-                Event::ToHosts
-            };
-            self.schedule.add(at_us, event(port, copy));
-        }
-    }
-
-    fn reach_balancer(&mut self, port: PortId, frame: Vec<u8>) {
-        let worker = self.worker_for(&frame);
-        if self.seen.len() < SEEN_MAX {
-            self.seen.push((port, frame.clone()));
-        } else if self.random.chance(20) {
-            let at = self.random.index(SEEN_MAX);
-            self.seen[at] = (port, frame.clone());
-        }
-        self.note(|| format!("to worker {worker} by {port:?}: {}", brief(&frame)));
-        self.balancer.wire(worker).inject(port, frame);
-        self.turn_within(worker, self.plan.turn_us);
-    }
-
-    /// As a network card spreads frames over its queues.
-    fn worker_for(&mut self, frame: &[u8]) -> usize {
-        use std::hash::BuildHasher;
-
-        if self.plan.scattered {
-            return self.random.index(self.plan.workers);
-        }
-        let Some(view) = view(frame) else { return 0 };
-        let tuple = (
-            view.source,
-            view.destination,
-            view.source_port,
-            view.destination_port,
-        );
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(tuple);
-        hash as usize % self.plan.workers
-    }
-
-    fn reach_hosts(
-        &mut self,
-        port: PortId,
-        frame: &[u8],
-        out: &mut Vec<Departure>,
-    ) -> Result<(), String> {
-        let Some(view) = view(frame) else {
-            return Ok(());
-        };
-        self.note(|| format!("to the hosts at {port:?}: {}", brief(frame)));
-        self.hosts.sessions_hurry |= evictions(&self.balancer) > 0;
-        let side = self
-            .hosts
-            .arrive(port, (frame, &view), self.now_us, &mut self.random, out)?;
-        if let Some(side) = side {
-            self.schedule_wake(side);
-        }
-        Ok(())
-    }
-
-    fn turn(&mut self, worker: usize) -> Result<(), String> {
-        self.turns_us[worker] = u64::MAX;
-        // Workers read their clocks apart: one may be late with what it took for now.
-        let lag_us = self.random.below(200).min(self.now_us);
-        let clock_us = self.clocks_us[worker].max(self.now_us - lag_us);
-        self.clocks_us[worker] = clock_us;
-        let limited = !self.resting && self.random.chance(5);
-        let room = limited.then(|| self.random.index(8));
-        let kernel_full = !self.resting && self.random.chance(5);
-        let wire = self.balancer.wire(worker);
-        wire.limit(room);
-        wire.kernel_full = kernel_full;
-        let now = self.balancer.turn(worker, clock_us);
-        let (handled, own) = self.balancer.wire(worker).take()?;
-        let turn = Turn {
-            balancer: &self.balancer,
-            worker,
-            now,
-            limited,
-        };
-        let told = self.oracle.check(&turn, &handled)?;
-        self.hosts.hear(&told);
-        let wire = self.balancer.wire(worker);
-        let made = (
-            wire.allocated,
-            wire.refused_by_kernel,
-            wire.released_to_kernel,
-        );
-        let drops = self.balancer.drops(worker);
-        let counters = &self.balancer.counters[worker];
-        self.ledgers[worker].check(counters, drops, made, (&handled, &own))?;
-        self.idle[worker] = match handled.len() {
-            0 => (self.idle[worker] + 1).min(IDLE_MAX),
-            _ => 0,
-        };
-        self.note(|| format!("worker {worker} handled {} frames", handled.len()));
-        for Handled { fates, .. } in handled {
-            for fate in fates {
-                if let Fate::Sent(port, frame) = fate {
-                    self.travel(port, &frame, false);
-                }
-            }
-        }
-        if self.balancer.wire(worker).is_waiting() {
-            self.turn_within(worker, self.plan.turn_us);
-        } else {
-            self.turn_within(worker, IDLE_US << self.idle[worker]);
-        }
-        Ok(())
-    }
-
-    /// The operator changes something, if every worker has taken up the last change.
+    /// Makes a change: a gateway fails over, or the config changes if every worker adopted the last change.
     fn change(&mut self) {
         if self.random.chance(300) {
             let (port, announcement) = self.hosts.fail_over(&mut self.random);
-            self.travel(port, &announcement, true);
+            self.transmit(port, &announcement, true);
             return;
         }
         if !self.balancer.is_settled() {
@@ -422,26 +289,27 @@ impl World {
         self.changes += 1;
     }
 
-    /// Each worker is sent its epoch, one after the other; then all may take theirs up.
+    /// Schedules sending each worker its epoch, and then releasing all epochs.
     fn publish(&mut self) {
         self.balancer.draft(&mut self.random);
         let mut at_us = self.now_us;
         for worker in 0..self.plan.workers {
             at_us += self.random.between(1, 2_000);
-            self.schedule.add(at_us, Event::Send(worker));
+            self.schedule.add(at_us, Event::SendEpoch(worker));
         }
-        self.schedule.add(at_us + 1, Event::Release);
+        self.schedule.add(at_us + 1, Event::ReleaseEpochs);
     }
 
-    /// Nothing happens for a long time, or the process stood still.
-    fn jump(&mut self) {
+    /// Advances time by a large step, as if the process had been stopped.
+    fn advance_clock(&mut self) {
         let timeouts = self.plan.timeouts_s;
         let by_s = self.random.one(&timeouts) + self.random.below(2);
         let by_us = by_s * 1_000_000 * self.random.between(1, 12) / 10;
-        self.note(|| format!("{by_us} us go by"));
+        self.note(|| format!("time advances by {by_us} us"));
         self.now_us += by_us;
     }
 
+    /// Frames that the workers received.
     pub(crate) fn packets(&self) -> u64 {
         self.ledgers.iter().map(|ledger| ledger.received).sum()
     }

@@ -1,13 +1,12 @@
-//! Frames on their way: how the network damages them, and how they are told in a trace.
+//! Damage to frames in the network, and their descriptions in the trace.
 //!
-//! Invariant: what is damaged here, a receiver finds by its checksums. So whatever reaches an
-//! application is what was sent, or somebody's fault.
+//! Invariant: receivers detect all damage by checksums. Wrong data at an application is therefore a bug.
 
 use crate::random::Random;
 use crate::view::{View, view};
 
-/// Changes one byte of an IP packet, so that its checksums tell. What no checksum covers stays:
-/// the length and next header of IPv6, and a datagram without one.
+/// Changes one bit of an IP packet that a checksum covers. Not covered are length and next header of IPv6, and
+/// datagrams without a checksum.
 pub(crate) fn damage(frame: &mut [u8], random: &mut Random) {
     let Some(view) = view(frame) else { return };
     if view.has_no_checksum(frame) {
@@ -20,8 +19,8 @@ pub(crate) fn damage(frame: &mut [u8], random: &mut Random) {
     }
 }
 
-/// A frame in a few words.
-pub(crate) fn brief(frame: &[u8]) -> String {
+/// Describes a frame for the trace.
+pub(crate) fn describe(frame: &[u8]) -> String {
     let Some(view) = view(frame) else {
         return format!("{} bytes", frame.len());
     };

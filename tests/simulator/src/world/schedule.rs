@@ -1,6 +1,6 @@
-//! What is to happen, and when.
+//! The schedule of events.
 //!
-//! Invariant: one event after the other, in the order of their times and then of their making.
+//! Invariant: events come in the order of their times, then in the order in which they were added.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,22 +9,27 @@ use waxwing_dataplane::PortId;
 
 use crate::hosts::Side;
 
+/// An event.
 pub(crate) enum Event {
-    /// A frame comes to the balancer, or to the hosts behind a port.
+    /// A frame reaches the balancer.
     ToBalancer(PortId, Vec<u8>),
+    /// A frame reaches the hosts behind a port.
     ToHosts(PortId, Vec<u8>),
+    /// A worker's turn.
     Turn(usize),
+    /// A timeout at an end of a connection.
     Wake(Side),
     Connect,
-    Ask,
+    SendDatagram,
     Attack,
-    Change,
+    ChangeConfig,
     FailOver,
-    Send(usize),
-    Release,
-    Jump,
+    SendEpoch(usize),
+    ReleaseEpochs,
+    AdvanceClock,
 }
 
+/// An event with its time.
 pub(crate) struct Scheduled {
     pub(crate) at_us: u64,
     number: u64,
@@ -51,19 +56,19 @@ impl Ord for Scheduled {
     }
 }
 
-/// The events to come.
+/// The future events.
 #[derive(Default)]
 pub(crate) struct Schedule {
     queue: BinaryHeap<Reverse<Scheduled>>,
-    made: u64,
+    added: u64,
 }
 
 impl Schedule {
     pub(crate) fn add(&mut self, at_us: u64, event: Event) {
-        self.made += 1;
+        self.added += 1;
         self.queue.push(Reverse(Scheduled {
             at_us,
-            number: self.made,
+            number: self.added,
             event,
         }));
     }
