@@ -1,6 +1,6 @@
-//! What runs while the story is told: the load, the balancer, and the view that shows them.
+//! The parts that run during the demo: the load, the balancer, and the view.
 //!
-//! Invariant: every sample of the load is counted once in the total, and in at most one phase.
+//! Invariant: every sample of the load counts once in the total and in at most one phase.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -12,30 +12,29 @@ use waxwing_tests::load::Sample;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::{Load, Status, Tally, Topology, Waxwing};
 
-use crate::report::{Phase, Shares, Slack};
-use crate::view::{Picture, View};
+use crate::report::{Bounds, Phase, Shares};
+use crate::view::{Numbers, View};
 
-/// Queues of the balancer's ports, and so its workers.
+/// Queues of each of the balancer's ports, and thus its number of workers.
 pub(crate) const QUEUES: u32 = 2;
-/// Clients at once.
+/// Concurrent clients.
 const CLIENTS: u32 = 16;
-/// Requests per second: below what two processors can do with the rest of the network, so that
-/// latency shows the balancer and not a queue.
+/// Requests per second: low enough for two CPUs that also run the network, so that latencies show the balancer
+/// and not a queue.
 const RATE: u32 = 1000;
-/// Between two pictures.
-const FRAME: Duration = Duration::from_millis(100);
-/// Between two looks at the status.
+/// The time between two updates of the view.
+const UPDATE_EVERY: Duration = Duration::from_millis(100);
+/// The time between two status queries.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
-/// How much of the past the live numbers are of, in samples.
+/// The samples that the live numbers cover.
 const WINDOW: usize = 10;
-/// The longest that a change may take to come into effect.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest time until a change takes effect.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The running parts. Fields are dropped in order: the view first, so that the terminal is itself
-/// again when the balancer's log may be printed.
-pub(crate) struct Stage<'a> {
+/// The running parts. Fields are dropped in order: the view first, which restores the terminal before the
+/// balancer's log may be printed.
+pub(crate) struct Harness<'a> {
     view: View,
-    /// The balancer.
     pub(crate) waxwing: Waxwing<'a>,
     load: RunningLoad,
     total: Tally,
@@ -45,17 +44,14 @@ pub(crate) struct Stage<'a> {
     status_due: Instant,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Harness<'a> {
     /// Starts the load.
-    ///
-    /// # Errors
-    /// It cannot be started.
     pub(crate) fn new(topology: &'a Topology, waxwing: Waxwing<'a>, view: View) -> Result<Self> {
         let load = Load {
             clients: CLIENTS,
             rate: RATE,
-            interval: FRAME,
-            // The story stops it when it is told.
+            interval: UPDATE_EVERY,
+            // `close` stops it earlier.
             ..connections(VIP4, 80, Duration::from_secs(7200))
         };
         Ok(Self {
@@ -70,26 +66,23 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Says what happens now.
-    pub(crate) fn say(&mut self, line: &str) {
-        self.view.say(line);
+    /// Announces what happens next.
+    pub(crate) fn announce(&mut self, line: &str) {
+        self.view.announce(line);
     }
 
-    /// The hash of the module in use.
-    ///
-    /// # Errors
-    /// The balancer does not answer.
+    /// The hash of the serving module.
     pub(crate) fn module(&mut self) -> Result<String> {
         let status = self.waxwing.status()?;
         let hash = status.module_hash("round_robin").map(str::to_owned);
-        hash.with_context(|| format!("no module round_robin in {status}"))
+        hash.with_context(|| format!("the status has no module round_robin: {status}"))
     }
 
-    /// Lets time pass.
+    /// Keeps the view up to date for some time.
     ///
     /// # Errors
-    /// The load or the balancer ended.
-    pub(crate) fn play(&mut self, time: Duration) -> Result<()> {
+    /// The load or the balancer exited.
+    pub(crate) fn wait(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         while Instant::now() < end {
             self.step()?;
@@ -97,29 +90,33 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Lets time pass until the status is as wanted.
+    /// Keeps the view up to date until the status satisfies a condition.
     ///
     /// # Errors
-    /// It does not come to be; or as [`Stage::play`].
-    pub(crate) fn play_until(&mut self, what: &str, is: impl Fn(&Status) -> bool) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+    /// The condition does not hold in time; or as [`Harness::wait`].
+    pub(crate) fn wait_until(
+        &mut self,
+        what: &str,
+        is_met: impl Fn(&Status) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + TIMEOUT;
         self.status_due = Instant::now();
         loop {
             self.step()?;
-            if is(&self.status) {
+            if is_met(&self.status) {
                 return Ok(());
             }
             ensure!(
                 Instant::now() < deadline,
-                "waited {PATIENCE:?} for {what} in vain"
+                "{what} did not happen within {TIMEOUT:?}"
             );
         }
     }
 
-    /// Lets time pass, measured, and judges what was seen.
+    /// Measures a phase and checks its shares.
     ///
     /// # Errors
-    /// As [`Stage::play`].
+    /// As [`Harness::wait`].
     pub(crate) fn measure(
         &mut self,
         name: &'static str,
@@ -127,12 +124,12 @@ impl<'a> Stage<'a> {
         expected: Shares,
         time: Duration,
     ) -> Result<Phase> {
-        // What came until now belongs to the time before.
+        // Samples until now belong to the time before the phase.
         self.collect()?;
         self.phase = Tally::default();
-        self.play(time)?;
+        self.wait(time)?;
         let module = self.module()?;
-        let slack = Slack {
+        let bounds = Bounds {
             clients: CLIENTS,
             workers: QUEUES,
         };
@@ -144,11 +141,11 @@ impl<'a> Stage<'a> {
             module,
             seconds,
             &self.phase,
-            slack,
+            bounds,
         ))
     }
 
-    /// Ends the load and the balancer. Returns all that was counted, and whether they ended well.
+    /// Stops the load and the balancer. Returns the total, and whether both stopped regularly.
     pub(crate) fn close(self) -> (Tally, Result<()>) {
         let Self {
             view,
@@ -158,36 +155,37 @@ impl<'a> Stage<'a> {
             ..
         } = self;
         drop(view);
-        // Every sample, the last ones too, which came after the last step.
+        // Includes the samples after the last step.
         let counted = load.stop().and_then(|()| load.finish());
-        let ended = waxwing.stop().map(drop);
+        let stopped = waxwing.stop().map(drop);
         match counted {
-            Ok(all) => (all, ended),
+            Ok(all) => (all, stopped),
             Err(error) => (total, Err(error)),
         }
     }
 
+    /// Collects samples and updates the view once.
     fn step(&mut self) -> Result<()> {
-        let begun = Instant::now();
+        let start = Instant::now();
         self.collect()?;
         ensure!(
             !self.load.has_ended()?,
-            "the load generator ended by itself"
+            "the load generator exited"
         );
-        if begun >= self.status_due {
+        if start >= self.status_due {
             self.status = self.waxwing.status()?;
-            self.status_due = begun + STATUS_EVERY;
+            self.status_due = start + STATUS_EVERY;
         }
         let mut recent = Tally::default();
         self.recent.iter().for_each(|sample| recent.add(sample));
-        let seconds = FRAME.as_secs_f64() * self.recent.len().max(1) as f64;
-        self.view.show(&Picture {
+        let seconds = UPDATE_EVERY.as_secs_f64() * self.recent.len().max(1) as f64;
+        self.view.show(&Numbers {
             recent: &recent,
             recent_seconds: seconds,
             total: &self.total,
             status: &self.status,
         })?;
-        thread::sleep(FRAME.saturating_sub(begun.elapsed()));
+        thread::sleep(UPDATE_EVERY.saturating_sub(start.elapsed()));
         Ok(())
     }
 
