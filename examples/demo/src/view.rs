@@ -83,7 +83,7 @@ impl View {
             }
             Out::Screen(terminal) => {
                 let lines = &self.lines;
-                // The next numbers shows it where this one could not.
+                // If drawing fails, the next update shows the line.
                 drop(terminal.draw(|frame| log(frame, frame.area(), lines)));
             }
         }
