@@ -138,7 +138,8 @@ fn native<P: waxwing_sdk::Policy>(
     let records = records(name, BACKENDS);
     let flows = flows(name);
     for batch in BATCHES {
-        let mut driver = Driver::<P>::start(config, &records, SEED).expect("the policy accepts the config");
+        let mut driver =
+            Driver::<P>::start(config, &records, SEED).expect("the policy accepts the config");
         let mut batches = flows.chunks_exact(batch).cycle();
         let mut picks = Vec::with_capacity(batch);
         let mut nanos = 0_u64;
@@ -160,8 +161,8 @@ fn native<P: waxwing_sdk::Policy>(
 }
 
 fn wasm(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, name: &str, config: &str) {
-    let mut instance =
-        Wasm::new(host, name, config, &records(name, BACKENDS)).expect("the policy accepts the config");
+    let mut instance = Wasm::new(host, name, config, &records(name, BACKENDS))
+        .expect("the policy accepts the config");
     for batch in BATCHES {
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(BenchmarkId::new("wasm", batch), |bench| {
@@ -221,12 +222,19 @@ fn life_cycle(criterion: &mut Criterion, host: &Host) {
     let services = [binding("{}", &records("round_robin", BACKENDS))];
     let module = host.policy("round_robin").expect("the module is shipped");
     group.bench_function("instantiate", |bench| {
-        bench.iter(|| host.instantiate(&module, 0, SEED, &services).expect("the instance starts"));
+        bench.iter(|| {
+            host.instantiate(&module, 0, SEED, &services)
+                .expect("the instance starts")
+        });
     });
     group.bench_function("swap", |bench| {
-        let mut serving = host.instantiate(&module, 0, SEED, &services).expect("the instance starts");
+        let mut serving = host
+            .instantiate(&module, 0, SEED, &services)
+            .expect("the instance starts");
         bench.iter(|| {
-            let next = host.instantiate(&module, 0, SEED, &services).expect("the instance starts");
+            let next = host
+                .instantiate(&module, 0, SEED, &services)
+                .expect("the instance starts");
             host.put_to_work(&module, false);
             serving = next;
         });
@@ -234,9 +242,12 @@ fn life_cycle(criterion: &mut Criterion, host: &Host) {
     });
     group.bench_function("trap_and_recover", |bench| {
         let module = host.policy("trap").expect("the module is shipped");
-        let mut wasm = Wasm::new(host, "trap", "{}", &records("trap", BACKENDS)).expect("the instance starts");
+        let mut wasm =
+            Wasm::new(host, "trap", "{}", &records("trap", BACKENDS)).expect("the instance starts");
         bench.iter(|| {
-            wasm.policy = host.instantiate(&module, 0, SEED, &services).expect("the instance starts");
+            wasm.policy = host
+                .instantiate(&module, 0, SEED, &services)
+                .expect("the instance starts");
             let context = PickContext {
                 now: Now::default(),
                 backends: &wasm.ids,

@@ -22,7 +22,8 @@ pub const EMPTY: &str = include_str!("../../runtime/plugin/src/workbench/empty.w
 pub fn host(packages: &[&str], others: &[(&'static str, &str)]) -> Host {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let target = Scratch::new().expect("a scratch directory can be created");
-    let modules = waxwing_module_build::build(&manifest, packages, target.path()).expect("the modules compile");
+    let modules = waxwing_module_build::build(&manifest, packages, target.path())
+        .expect("the modules compile");
     let mut shipped: Vec<(&'static str, &'static [u8])> = modules
         .iter()
         .map(|module| {

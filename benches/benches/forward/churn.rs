@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use criterion::Criterion;
-use waxwing_bench_core::{Frames, WorkerDriver, AddressPlan, Random, Size, Testbed, time_packets};
+use waxwing_bench_core::{AddressPlan, Frames, Random, Size, Testbed, WorkerDriver, time_packets};
 
 use crate::setup::{self, FULL};
 
@@ -120,7 +120,11 @@ impl<'a> Churn<'a> {
     /// # Panics
     /// A packet was not forwarded, a packet of an active session opened another, or a session was evicted.
     fn check(&self) {
-        assert_eq!(self.driver.sent(), self.injected, "each packet is forwarded");
+        assert_eq!(
+            self.driver.sent(),
+            self.injected,
+            "each packet is forwarded"
+        );
         assert_eq!(self.driver.evicted(), 0, "the table has room");
         let opened = self.testbed.sessions() as u64 + self.driver.expired();
         assert_eq!(opened, u64::from(self.next), "each client has one session");

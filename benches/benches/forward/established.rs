@@ -1,7 +1,7 @@
 //! A packet of an established session: `hit/FAMILY/ORDER/SESSIONS`; the table is full.
 
 use criterion::Criterion;
-use waxwing_bench_core::{EstablishedTraffic, Order, AddressPlan, time_packets};
+use waxwing_bench_core::{AddressPlan, EstablishedTraffic, Order, time_packets};
 
 use crate::setup::{self, FULL};
 

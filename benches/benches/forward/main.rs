@@ -14,7 +14,7 @@ mod workers;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use waxwing_bench_core::{Frames, AddressPlan};
+use waxwing_bench_core::{AddressPlan, Frames};
 use waxwing_packet::parse;
 
 fn parsing(criterion: &mut Criterion) {

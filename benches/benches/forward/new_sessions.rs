@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use std::time::Duration;
 
 use criterion::Criterion;
-use waxwing_bench_core::{NewSessions, AddressPlan, Size, Testbed, time_packets};
+use waxwing_bench_core::{AddressPlan, NewSessions, Size, Testbed, time_packets};
 use waxwing_benches::modules;
 use waxwing_benches::native::Native;
 use waxwing_dataplane::Policy;
@@ -72,7 +72,8 @@ fn records() -> Vec<BackendRecord> {
 }
 
 fn native() -> Vec<Box<dyn Policy>> {
-    let policy = Native::<RoundRobin>::new("{}", &records()).expect("the policy accepts the backends");
+    let policy =
+        Native::<RoundRobin>::new("{}", &records()).expect("the policy accepts the backends");
     vec![Box::new(policy)]
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
-use waxwing_bench_core::{EstablishedTestbed, AddressPlan, Size, Testbed};
+use waxwing_bench_core::{AddressPlan, EstablishedTestbed, Size, Testbed};
 use waxwing_dataplane::BATCH;
 
 /// The frames of a full batch.

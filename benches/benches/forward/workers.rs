@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use criterion::Criterion;
-use waxwing_bench_core::{OpenScenario, AddressPlan, Size, EstablishedScenario};
+use waxwing_bench_core::{AddressPlan, EstablishedScenario, OpenScenario, Size};
 
 use crate::setup;
 
@@ -19,8 +19,8 @@ pub(crate) fn workers(criterion: &mut Criterion) {
         let mut established = None;
         for scenario in EstablishedScenario::ALL {
             group.bench_function(format!("{}/{sessions}", scenario.name), |b| {
-                let established =
-                    established.get_or_insert_with(|| setup::established(AddressPlan::V4, sessions));
+                let established = established
+                    .get_or_insert_with(|| setup::established(AddressPlan::V4, sessions));
                 b.iter_custom(|packets| scenario.run(established, packets));
             });
         }

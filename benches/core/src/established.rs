@@ -7,9 +7,9 @@ use std::time::Duration;
 use waxwing_dataplane::BATCH;
 use waxwing_dataplane::session::TableError;
 
-use crate::frames::Frames;
 use crate::addresses::AddressPlan;
 use crate::driver::WorkerDriver;
+use crate::frames::Frames;
 use crate::open::open_sessions;
 use crate::order::{Order, Random};
 use crate::testbed::{Size, Testbed};
@@ -115,7 +115,11 @@ impl<'a> EstablishedTraffic<'a> {
     /// A packet was not forwarded or opened a session: the measurement is void.
     pub fn end(self) {
         let sessions = self.established.sessions as usize;
-        assert_eq!(self.driver.sent(), self.injected, "each packet is forwarded");
+        assert_eq!(
+            self.driver.sent(),
+            self.injected,
+            "each packet is forwarded"
+        );
         assert_eq!(
             self.established.testbed.sessions(),
             sessions,

@@ -142,7 +142,9 @@ fn mean_time(workers: usize, work: impl Fn(usize, &Barrier) -> Duration + Sync) 
         let threads: Vec<_> = (0..workers)
             .map(|number| scope.spawn(move || work(number, start)))
             .collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().expect("a worker's thread panicked");
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().expect("a worker's thread panicked")
+        };
         threads.into_iter().map(join).sum()
     });
     times / u32::try_from(workers).unwrap_or(1)

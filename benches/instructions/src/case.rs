@@ -59,11 +59,21 @@ pub(crate) const CASES: &[Case] = &[
     case("parse_v6", AddressPlan::V6, FULL, Work::Parse),
     case("hit_v4_tcp_request", AddressPlan::V4, FULL, Work::Request),
     case("hit_v4_tcp_reply", AddressPlan::V4, FULL, Work::Reply),
-    case("hit_v4_udp_request", AddressPlan::V4_UDP, FULL, Work::Request),
+    case(
+        "hit_v4_udp_request",
+        AddressPlan::V4_UDP,
+        FULL,
+        Work::Request,
+    ),
     case("hit_v4_udp_reply", AddressPlan::V4_UDP, FULL, Work::Reply),
     case("hit_v6_tcp_request", AddressPlan::V6, FULL, Work::Request),
     case("hit_v6_tcp_reply", AddressPlan::V6, FULL, Work::Reply),
-    case("hit_v6_udp_request", AddressPlan::V6_UDP, FULL, Work::Request),
+    case(
+        "hit_v6_udp_request",
+        AddressPlan::V6_UDP,
+        FULL,
+        Work::Request,
+    ),
     case("hit_v6_udp_reply", AddressPlan::V6_UDP, FULL, Work::Reply),
     case("hit_v4_tcp_batch_of_8", AddressPlan::V4, 8, Work::Request),
     case("hit_v4_tcp_alone", AddressPlan::V4, 1, Work::Request),
@@ -159,7 +169,11 @@ impl Case {
             counted(|| driver.run_turn(now));
         }
         assert_eq!(driver.sent(), sent, "each packet was forwarded");
-        assert_eq!(testbed.sessions(), SESSIONS as usize, "no packet opened a session");
+        assert_eq!(
+            testbed.sessions(),
+            SESSIONS as usize,
+            "no packet opened a session"
+        );
         Ok(())
     }
 
@@ -180,7 +194,11 @@ impl Case {
             let now = driver.next_turn();
             counted(|| driver.run_turn(now));
         }
-        assert_eq!(testbed.sessions() as u64, self.packets(), "each packet opened a session");
+        assert_eq!(
+            testbed.sessions() as u64,
+            self.packets(),
+            "each packet opened a session"
+        );
         Ok(())
     }
 

@@ -147,7 +147,9 @@ fn count(case: &Case, directory: &Path) -> Result<u64, String> {
         .args(["--case", case.name])
         .stdout(Stdio::null())
         .output()
-        .map_err(|error| format!("cannot start valgrind: {error}; install it by `apt-get install valgrind`"))?;
+        .map_err(|error| {
+            format!("cannot start valgrind: {error}; install it by `apt-get install valgrind`")
+        })?;
     if !run.status.success() {
         let stderr = String::from_utf8_lossy(&run.stderr);
         return Err(format!("{} failed under valgrind:\n{stderr}", case.name));
@@ -160,14 +162,17 @@ fn out_file(case: &Case, directory: &Path) -> PathBuf {
 }
 
 fn read(file: &Path) -> Result<String, String> {
-    std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
+    std::fs::read_to_string(file)
+        .map_err(|error| format!("cannot read {}: {error}", file.display()))
 }
 
 /// Parses the total of callgrind's output.
 fn total(text: &str) -> Result<u64, String> {
     let total = |line: &str| line.strip_prefix("totals: ")?.trim().parse().ok();
     match text.lines().find_map(total) {
-        None => Err("no totals found: is this the output of another version of valgrind?".to_owned()),
+        None => {
+            Err("no totals found: is this the output of another version of valgrind?".to_owned())
+        }
         Some(0) => Err(format!(
             "nothing was counted: no function matches `{TOGGLE}`. Check whether `counted` was inlined \
              or renamed, and adapt TOGGLE"

@@ -20,8 +20,8 @@ pub(crate) struct Cores {
 impl Cores {
     /// Returns the first two CPUs that this process may use.
     pub(crate) fn find() -> Result<Self> {
-        let allowed =
-            sched_getaffinity(Pid::from_raw(0)).context("cannot read this process's CPU affinity")?;
+        let allowed = sched_getaffinity(Pid::from_raw(0))
+            .context("cannot read this process's CPU affinity")?;
         let mut cores = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu) == Ok(true));
         let (load, contender) = (cores.next(), cores.next());
         let both = load
@@ -82,7 +82,10 @@ impl Times {
     }
 
     /// The share of the time since `earlier` that the CPU was busy, from 0 to 1.
-    #[expect(clippy::cast_precision_loss, reason = "the ticks of some seconds are far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "the ticks of some seconds are far below 2^52"
+    )]
     pub(crate) fn busy_since(self, earlier: Self) -> f64 {
         let busy = self.busy.saturating_sub(earlier.busy);
         let idle = self.idle.saturating_sub(earlier.idle);

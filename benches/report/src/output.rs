@@ -19,7 +19,12 @@ use crate::table::Table;
 pub fn target() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().nth(2).map(Path::to_owned);
-    target.ok_or_else(|| Error::other(format!("{} is not in a target directory", program.display())))
+    target.ok_or_else(|| {
+        Error::other(format!(
+            "{} is not in a target directory",
+            program.display()
+        ))
+    })
 }
 
 /// A bench's result directory, and its page so far.

@@ -27,7 +27,11 @@ impl Table {
             .into_iter()
             .map(|cell| cell.into().replace('|', "\\|"))
             .collect();
-        assert_eq!(row.len(), self.rows[0].len(), "the row does not fit the header: {row:?}");
+        assert_eq!(
+            row.len(),
+            self.rows[0].len(),
+            "the row does not fit the header: {row:?}"
+        );
         self.rows.push(row);
     }
 

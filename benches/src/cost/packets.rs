@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use waxwing_bench_core::{
-    AddressPlan, EstablishedScenario, EstablishedTestbed, EstablishedTraffic, NewSessions, OpenScenario, Order,
-    Size, Testbed, time_packets,
+    AddressPlan, EstablishedScenario, EstablishedTestbed, EstablishedTraffic, NewSessions,
+    OpenScenario, Order, Size, Testbed, time_packets,
 };
 use waxwing_benches::modules;
 use waxwing_dataplane::Policy;
@@ -72,7 +72,10 @@ fn new_sessions(effort: Effort, report: &mut Report) -> Result<()> {
     let opened = effort.packets.min(OPENED_MAX.into());
     let mut cells = Vec::new();
     for plan in [AddressPlan::V4, AddressPlan::V6] {
-        for capacity in CAPACITIES.iter().filter(|capacity| **capacity <= effort.sessions_max) {
+        for capacity in CAPACITIES
+            .iter()
+            .filter(|capacity| **capacity <= effort.sessions_max)
+        {
             cells.push(Cell::new(plan.name, *capacity, move || {
                 Ok(nanos(open(plan, *capacity, opened)?, opened))
             }));
@@ -127,7 +130,13 @@ pub(crate) fn services(effort: Effort, report: &mut Report) -> Result<()> {
     let mut cells = Vec::new();
     for (size, established) in &testbeds {
         let x = size.services;
-        cells.push(forward("established", x, established, Order::Uniform, effort));
+        cells.push(forward(
+            "established",
+            x,
+            established,
+            Order::Uniform,
+            effort,
+        ));
         cells.push(open_new("new session", x, *size, Vec::new));
     }
     let figures = interleave(cells, effort.runs)?;
@@ -163,7 +172,13 @@ pub(crate) fn backends(effort: Effort, report: &mut Report) -> Result<()> {
     let mut cells = Vec::new();
     for (size, established) in &testbeds {
         let x = size.backends;
-        cells.push(forward("established", x, established, Order::Uniform, effort));
+        cells.push(forward(
+            "established",
+            x,
+            established,
+            Order::Uniform,
+            effort,
+        ));
         cells.push(open_new("new, fallback", x, *size, Vec::new));
         for policy in ["round_robin", "maglev"] {
             let records = records(x);
@@ -238,7 +253,10 @@ pub(crate) fn workers(effort: Effort, report: &mut Report) -> Result<()> {
 }
 
 fn established(plan: AddressPlan, sessions: u32, size: Size) -> Result<EstablishedTestbed> {
-    Ok(EstablishedTestbed::new(plan, with_capacity(size, sessions))?)
+    Ok(EstablishedTestbed::new(
+        plan,
+        with_capacity(size, sessions),
+    )?)
 }
 
 /// The same size with a table for `sessions` sessions.
@@ -288,7 +306,8 @@ fn records(backends: u32) -> Vec<BackendRecord> {
 }
 
 fn instance(host: &Host, policy: &str, records: &[BackendRecord]) -> Result<Box<dyn Policy>> {
-    modules::instance(host, policy, "{}", records).with_context(|| format!("{policy} rejects the backends"))
+    modules::instance(host, policy, "{}", records)
+        .with_context(|| format!("{policy} rejects the backends"))
 }
 
 /// Nanoseconds per packet.

@@ -67,7 +67,8 @@ impl FromStr for Port {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not INTERFACE=MAC, for example front=02:00:00:00:00:01");
+        let wrong =
+            || format!("`{text}` is not INTERFACE=MAC, for example front=02:00:00:00:00:01");
         let (interface, mac) = text.split_once('=').ok_or_else(wrong)?;
         let octets: Option<Vec<u8>> = mac
             .split(':')
@@ -91,7 +92,8 @@ impl FromStr for Service {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not ADDRESS:PORT/PROTOCOL, for example 203.0.113.10:80/tcp");
+        let wrong =
+            || format!("`{text}` is not ADDRESS:PORT/PROTOCOL, for example 203.0.113.10:80/tcp");
         let (address, protocol) = text.split_once('/').ok_or_else(wrong)?;
         Ok(Self {
             address: address.parse().map_err(|_| wrong())?,

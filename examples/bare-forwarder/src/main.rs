@@ -61,7 +61,8 @@ fn main() -> Result<()> {
     if let Some(cpu) = cpu {
         pin_current_thread(cpu).with_context(|| format!("cannot pin this thread to CPU {cpu}"))?;
     }
-    rustix::process::setpriority_process(None, NICE).context("cannot raise the priority; needs root or CAP_SYS_NICE")?;
+    rustix::process::setpriority_process(None, NICE)
+        .context("cannot raise the priority; needs root or CAP_SYS_NICE")?;
     let parts = workers.into_iter().next().context("a port has no queue")?;
     println!("ready");
     forward(parts.into_io(), &macs)

@@ -168,10 +168,7 @@ impl<'a> Harness<'a> {
     fn step(&mut self) -> Result<()> {
         let start = Instant::now();
         self.collect()?;
-        ensure!(
-            !self.load.has_ended()?,
-            "the load generator exited"
-        );
+        ensure!(!self.load.has_ended()?, "the load generator exited");
         if start >= self.status_due {
             self.status = self.waxwing.status()?;
             self.status_due = start + STATUS_EVERY;

@@ -8,8 +8,8 @@ use anyhow::{Result, ensure};
 use waxwing_tests::waxwing::Copy;
 use waxwing_tests::{Config, Layout, Service, Topology, Waxwing, actors, modules};
 
-use crate::report::{Phase, Report, Shares};
 use crate::harness::{Harness, QUEUES};
+use crate::report::{Phase, Report, Shares};
 use crate::view::View;
 
 /// The number of phases.
@@ -55,7 +55,9 @@ fn run_phases(
     measured: Duration,
     phases: &mut Vec<Phase>,
 ) -> Result<()> {
-    harness.announce("1. Round robin, the shipped policy: each server gets a third of the connections");
+    harness.announce(
+        "1. Round robin, the shipped policy: each server gets a third of the connections",
+    );
     harness.wait(SETTLE)?;
     phases.push(harness.measure("round robin", "equal shares", EQUAL, measured)?);
 
@@ -72,7 +74,9 @@ fn run_phases(
     harness.wait(SETTLE)?;
     phases.push(harness.measure("new module", "prefers server 1", SERVER_1, measured)?);
 
-    harness.announce("3. A broken module in the modules directory: rejected, the previous one keeps serving");
+    harness.announce(
+        "3. A broken module in the modules directory: rejected, the previous one keeps serving",
+    );
     let serving = harness.module()?;
     harness.waxwing.drop_in(
         "round_robin.wasm",
@@ -83,8 +87,16 @@ fn run_phases(
         status.module_refused("round_robin").is_some()
     })?;
     harness.wait(SETTLE)?;
-    phases.push(harness.measure("broken module rejected", "prefers server 1", SERVER_1, measured)?);
-    ensure!(harness.module()? == serving, "the broken module was accepted");
+    phases.push(harness.measure(
+        "broken module rejected",
+        "prefers server 1",
+        SERVER_1,
+        measured,
+    )?);
+    ensure!(
+        harness.module()? == serving,
+        "the broken module was accepted"
+    );
 
     harness.announce("4. Server 3 drained by weight 0 and a reload: it gets no new connections");
     config.service_mut("web")?.backends[2].weight = 0;

@@ -9,7 +9,9 @@ fn a_thousand_transfers_complete_under_siege() {
     for seed in [1, 2] {
         let siege = match besiege(seed, &corpus) {
             Ok(siege) => siege,
-            Err(failure) => panic!("{failure}\nreproduce by: cargo xtask simulate --siege --seed {seed}"),
+            Err(failure) => {
+                panic!("{failure}\nreproduce by: cargo xtask simulate --siege --seed {seed}")
+            }
         };
         println!("seed {seed}: {siege}");
         assert_eq!((siege.transfers, siege.seconds), (1_000, 600));

@@ -21,10 +21,7 @@ nftables also select servers in turn.";
 pub(super) fn write(output: &mut Output, outcomes: &[Outcome]) -> Result<()> {
     output.say(NOTES);
     for outcome in outcomes {
-        let series = outcome
-            .series
-            .iter()
-            .map(|series| (&*series.name, series));
+        let series = outcome.series.iter().map(|series| (&*series.name, series));
         let chart = Bars {
             title: format!("{} (emulated: ratios only)", outcome.title),
             y: "a second".to_owned(),

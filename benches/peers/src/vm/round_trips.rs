@@ -17,7 +17,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const FLOWS: usize = 32;
 
 /// Returns round trips a second: sends one datagram in each flow, waits for all answers, and repeats.
-#[expect(clippy::cast_precision_loss, reason = "the count of some seconds is far below 2^52")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the count of some seconds is far below 2^52"
+)]
 pub(super) fn measure(server: SocketAddr, time: Duration) -> io::Result<f64> {
     let flows = (0..FLOWS).map(|_| Pinger::new(server, TIMEOUT));
     let flows = flows.collect::<io::Result<Vec<_>>>()?;

@@ -72,7 +72,8 @@ impl<'a> Generator<'a> {
         vip: Ipv4Addr,
         port: u16,
     ) -> Result<Self> {
-        let mut ebpf = Ebpf::load(OBJECT).context("cannot load the BPF object with the generator")?;
+        let mut ebpf =
+            Ebpf::load(OBJECT).context("cannot load the BPF object with the generator")?;
         let program: &mut Xdp = ebpf
             .program_mut("generate")
             .context("the BPF object has no program `generate`")?

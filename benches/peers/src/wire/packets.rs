@@ -107,7 +107,10 @@ fn open_flows(generator: &mut Generator<'_>, sink: &Sink, servers: u8) -> Result
     Ok(())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a minute's packets are far below 2^52")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a minute's packets are far below 2^52"
+)]
 const fn float(count: u64) -> f64 {
     count as f64
 }

@@ -51,8 +51,9 @@ pub(super) fn paced(run: Run, contender: Contender, rate: u32) -> Result<Sample>
         interval: Duration::from_millis(100),
         timeout: TIMEOUT,
     };
-    let (tally, cpu) =
-        under_load(run, contender, &network, |client| actors::load(client, load))?;
+    let (tally, cpu) = under_load(run, contender, &network, |client| {
+        actors::load(client, load)
+    })?;
     ensure!(
         tally.failed() == 0,
         "{contender}: requests failed: {:?}",
@@ -129,9 +130,6 @@ mod tests {
     fn the_bit_rate_is_parsed_and_a_failed_run_has_none() {
         let json = r#"{"end": {"sum_received": {"bits_per_second": 5.5e9}}}"#;
         assert_eq!(bits_per_second(json), Some(5.5e9));
-        assert_eq!(
-            bits_per_second(r#"{"error": "unable to connect"}"#),
-            None
-        );
+        assert_eq!(bits_per_second(r#"{"error": "unable to connect"}"#), None);
     }
 }

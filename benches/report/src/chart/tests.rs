@@ -49,7 +49,10 @@ fn a_line_chart_has_title_legend_axis_labels_and_ticks_at_measured_places() {
     ] {
         assert!(texts.contains(&text), "{text} is not in {texts:?}");
     }
-    assert!(texts.contains(&"0"), "the value axis starts at zero: {texts:?}");
+    assert!(
+        texts.contains(&"0"),
+        "the value axis starts at zero: {texts:?}"
+    );
 }
 
 #[test]

@@ -107,7 +107,10 @@ fn snapshot() -> Snapshot {
 impl Balancer {
     pub(crate) fn new() -> Self {
         let shared = Shared {
-            sessions: Arc::new(SessionTable::new(SESSIONS_MAX, [1, 2, 3, 4]).expect("a small table fits in memory")),
+            sessions: Arc::new(
+                SessionTable::new(SESSIONS_MAX, [1, 2, 3, 4])
+                    .expect("a small table fits in memory"),
+            ),
             next_hops: Arc::new(NextHops::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [9; 4])),
@@ -185,8 +188,8 @@ impl Balancer {
             let is_unmodified = bytes == frame || self.held.contains(bytes);
             assert!(is_unmodified, "the kernel got a modified frame");
         }
-        let is_valid = has_valid_checksums(frame)
-            && self.held.iter().all(|held| has_valid_checksums(held));
+        let is_valid =
+            has_valid_checksums(frame) && self.held.iter().all(|held| has_valid_checksums(held));
         for (_, bytes) in &sent {
             assert!(
                 !is_valid || has_valid_checksums(bytes),

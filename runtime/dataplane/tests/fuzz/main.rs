@@ -49,7 +49,10 @@ fn fuzz(len_max: u64, handle: impl Fn(&[u8])) {
     for seed in first.. {
         let bytes = Random(seed).bytes(len_max);
         let outcome = catch_unwind(AssertUnwindSafe(|| handle(&bytes)));
-        assert!(outcome.is_ok(), "reproduce with {SEED}={seed}: {bytes:02x?}");
+        assert!(
+            outcome.is_ok(),
+            "reproduce with {SEED}={seed}: {bytes:02x?}"
+        );
         tried += 1;
         if Instant::now() >= end {
             break;

@@ -56,7 +56,9 @@ impl Balancer {
     pub(crate) fn new(plan: &Plan, random: &mut Random) -> Self {
         let key = std::array::from_fn(|_| random.next());
         let shared = Shared {
-            sessions: Arc::new(SessionTable::new(plan.sessions_max, key).expect("a small table fits in memory")),
+            sessions: Arc::new(
+                SessionTable::new(plan.sessions_max, key).expect("a small table fits in memory"),
+            ),
             next_hops: Arc::new(NextHops::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, plan.workers)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), key)),

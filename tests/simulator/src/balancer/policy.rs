@@ -18,7 +18,12 @@ pub(crate) enum PolicyKind {
     Faulty,
 }
 
-pub(crate) const POLICY_KINDS: [PolicyKind; 4] = [PolicyKind::Consistent, PolicyKind::AnyBackend, PolicyKind::AnyAnswer, PolicyKind::Faulty];
+pub(crate) const POLICY_KINDS: [PolicyKind; 4] = [
+    PolicyKind::Consistent,
+    PolicyKind::AnyBackend,
+    PolicyKind::AnyAnswer,
+    PolicyKind::Faulty,
+];
 
 /// A policy of one kind.
 pub(crate) struct TestPolicy {

@@ -58,7 +58,12 @@ impl Hosts {
     }
 
     /// Lets a client send a datagram.
-    pub(crate) fn send_datagram(&mut self, plan: &Plan, random: &mut Random, out: &mut Vec<Departure>) {
+    pub(crate) fn send_datagram(
+        &mut self,
+        plan: &Plan,
+        random: &mut Random,
+        out: &mut Vec<Departure>,
+    ) {
         let tuple = Self::any_flow(plan, Protocol::Udp, random);
         let count = random.index(64);
         let payload = [mark(&tuple).to_be_bytes().to_vec(), random.bytes(count)].concat();

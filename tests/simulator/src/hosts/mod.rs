@@ -13,8 +13,8 @@ use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Tuple;
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags, build};
 
-pub(crate) use self::connection::{Connection, Side};
 use self::connection::Socket;
+pub(crate) use self::connection::{Connection, Side};
 use self::tcp::{Segment, State, TcpEnd};
 use crate::addresses::{any_service, client};
 use crate::oracle::Findings;

@@ -72,7 +72,8 @@ pub(crate) struct TcpEnd {
 
 /// The byte at a place of a stream.
 fn content((connection, direction): (u32, u32), at: u32) -> u8 {
-    let mixed = (connection ^ direction << 31).wrapping_mul(0x9e37_79b1) ^ at.wrapping_mul(0x85eb_ca6b);
+    let mixed =
+        (connection ^ direction << 31).wrapping_mul(0x9e37_79b1) ^ at.wrapping_mul(0x85eb_ca6b);
     (mixed >> 24) as u8
 }
 
@@ -286,9 +287,8 @@ impl TcpEnd {
         let has = |flag: u8| flags & flag != 0;
         // The acknowledged offset, and whether it is valid and not outdated.
         let acknowledged = acknowledgment.wrapping_sub(self.initial);
-        let acknowledges = has(ACK)
-            && acknowledged <= self.highest
-            && acknowledged >= self.acknowledged.max(1);
+        let acknowledges =
+            has(ACK) && acknowledged <= self.highest && acknowledged >= self.acknowledged.max(1);
         match self.state {
             State::SynSent => {
                 if has(ACK) && !acknowledges {

@@ -24,7 +24,9 @@ impl Oracle {
                 // Packets of established sessions take effect before new sessions of the batch need room.
                 let had_to_stay = model.stayed_established() || evicted == model.evictions;
                 if had_to_stay && !model.may_end && !model.uncertain {
-                    return Err(format!("the session of {tuple:?} ended without a reason: {model:?}"));
+                    return Err(format!(
+                        "the session of {tuple:?} ended without a reason: {model:?}"
+                    ));
                 }
                 let model = model.clone();
                 self.models.remove(&tuple);
@@ -34,7 +36,9 @@ impl Oracle {
             };
             if model.at.is_some_and(|known| known != at) {
                 if !model.may_end {
-                    return Err(format!("the session of {tuple:?} was replaced without a reason: {model:?}"));
+                    return Err(format!(
+                        "the session of {tuple:?} was replaced without a reason: {model:?}"
+                    ));
                 }
                 model.uncertain = true;
                 self.findings.ended.push(tuple);
@@ -56,7 +60,9 @@ impl Oracle {
             let stayed = model.routes.is_empty() || model.uncertain;
             let is_known = model.routes.contains(&route) || (stayed && route == model.route);
             if !(is_known || self.fragment_routes.has(&tuple, route)) {
-                return Err(format!("{route:?} is not the route to the client: {model:?}"));
+                return Err(format!(
+                    "{route:?} is not the route to the client: {model:?}"
+                ));
             }
             model.route = route;
             model.routes.clear();

@@ -76,7 +76,11 @@ impl Oracle {
     ///
     /// # Errors
     /// An invariant is violated.
-    pub(crate) fn check(&mut self, turn: &Turn<'_>, handled: &[Handled]) -> Result<Findings, String> {
+    pub(crate) fn check(
+        &mut self,
+        turn: &Turn<'_>,
+        handled: &[Handled],
+    ) -> Result<Findings, String> {
         self.turn += 1;
         self.displaced.clear();
         self.latest = self.latest.max(turn.now.tick());

@@ -62,11 +62,15 @@ impl Oracle {
                 let route = route_to(*port, out);
                 let is_known = route == model.route || model.routes.contains(&route);
                 if !(is_error || is_known || fragment_routes.has(&tuple, route)) {
-                    return Err(format!("{route:?} is not the route to the client: {model:?}"));
+                    return Err(format!(
+                        "{route:?} is not the route to the client: {model:?}"
+                    ));
                 }
             }
             None if model.is_protected() && !is_excused(turn, received) => {
-                return Err(format!("a reply of a protected session was dropped: {model:?}"));
+                return Err(format!(
+                    "a reply of a protected session was dropped: {model:?}"
+                ));
             }
             // The reply was looked up before this turn opened the session, or after the session's end.
             None if expired || model.at.is_none() => return Ok(()),

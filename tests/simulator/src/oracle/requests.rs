@@ -73,7 +73,8 @@ impl Oracle {
             });
             model.may_end && model.at.is_some() && found
         });
-        let other = before.is_none_or(|model| (model.backend, model.source) != (backend.id, source));
+        let other =
+            before.is_none_or(|model| (model.backend, model.source) != (backend.id, source));
         let renewed = newer || other;
         if renewed {
             let old = self.models.remove(&tuple);

@@ -48,7 +48,11 @@ pub(crate) fn evictions(balancer: &Balancer) -> u64 {
 }
 
 /// The backend of the service that a request was sent to.
-pub(super) fn backend_of<'a>(snapshot: &'a Snapshot, tuple: &Tuple, sent: &View) -> Option<&'a Backend> {
+pub(super) fn backend_of<'a>(
+    snapshot: &'a Snapshot,
+    tuple: &Tuple,
+    sent: &View,
+) -> Option<&'a Backend> {
     snapshot.backends().find(|b| {
         let port = tuple.destination_port;
         (b.vip, b.protocol) == (tuple.destination, tuple.protocol)
@@ -73,4 +77,3 @@ pub(super) fn reply_of(backend: &Backend, tuple: &Tuple, source: (Address, u16))
         protocol: tuple.protocol,
     }
 }
-

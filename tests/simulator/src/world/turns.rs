@@ -32,11 +32,7 @@ impl World {
         let findings = self.oracle.check(&turn, &handled)?;
         self.hosts.apply(&findings);
         let io = self.balancer.io(worker);
-        let counts = (
-            io.allocated,
-            io.refused_by_kernel,
-            io.released_to_kernel,
-        );
+        let counts = (io.allocated, io.refused_by_kernel, io.released_to_kernel);
         let drops = self.balancer.drops(worker);
         let counters = &self.balancer.counters[worker];
         self.ledgers[worker].check(counters, drops, counts, (&handled, &generated))?;
