@@ -2,9 +2,9 @@
 //! and recovery after a trap.
 //!
 //! `pick/POLICY/{native,wasm}/BATCH` picks for a batch over ten backends; the figure is per flow.
-//! `pick/empty/wasm` is a module that answers without work, the lower bound. `backends/POLICY/COUNT` picks for a
-//! batch of 64 as a module, over more backends. Native and Wasm runs both write the flows into the policy's
-//! records first, as the balancer does.
+//! `pick/empty/wasm` is a module that answers without work, the lower bound. `backends/POLICY/COUNT` picks
+//! for a batch of 64 as a module, over more backends. Native and Wasm runs both write the flows into the
+//! policy's records first, as the balancer does.
 
 use std::hint::black_box;
 use std::time::Duration;

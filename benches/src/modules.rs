@@ -39,7 +39,8 @@ pub fn host(packages: &[&str], others: &[(&'static str, &str)]) -> Host {
     Host::new(Options::default(), &shipped, None, |_| ()).expect("the host accepts the modules")
 }
 
-/// Makes a worker's instance of a module for [`SERVICE`]; `None` if the policy does not accept so many backends.
+/// Makes a worker's instance of a module for [`SERVICE`]; `None` if the policy does not accept so many
+/// backends.
 #[must_use]
 pub fn instance(
     host: &Host,

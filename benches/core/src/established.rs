@@ -63,7 +63,8 @@ pub struct EstablishedTraffic<'a> {
 }
 
 impl<'a> EstablishedTraffic<'a> {
-    /// Traffic at worker `worker`, from clients in this order. Continues where the worker's last traffic ended.
+    /// Traffic at worker `worker`, from clients in this order. Continues where the worker's last traffic
+    /// ended.
     ///
     /// # Panics
     /// There is no such worker.

@@ -1,4 +1,5 @@
-//! Counts the instructions per packet by callgrind: the exact cost of a change, on any machine under any load.
+//! Counts the instructions per packet by callgrind: the exact cost of a change, on any machine under any
+//! load.
 //!
 //! Each case is a run of this program under callgrind, which counts only while [`counted`] runs; frames are
 //! made, injected and removed outside it. The result is compared with the figures kept in
@@ -52,7 +53,8 @@ fn check(parts: &[&str]) -> Result<(), String> {
     }
 }
 
-/// Counts the cases whose names contain one of `parts` (all if empty), and prints them beside the kept figures.
+/// Counts the cases whose names contain one of `parts` (all if empty), and prints them beside the kept
+/// figures.
 fn compare(parts: &[&str], keep: bool) -> Result<(), String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../instructions.md");
     let directory = out_directory()?;

@@ -32,9 +32,9 @@ pub(crate) fn of(text: &str) -> BTreeMap<&'static str, u64> {
     passes
 }
 
-/// Sums the instructions that each function executed itself: the cost lines after `fn=`, except a line after
-/// `calls=`, which is the callee's cost (Valgrind manual, "Callgrind Format Specification"). The format writes
-/// a name once and refers to it by a number in brackets afterwards.
+/// Sums the instructions that each function executed itself: the cost lines after `fn=`, except a line
+/// after `calls=`, which is the callee's cost (Valgrind manual, "Callgrind Format Specification"). The
+/// format writes a name once and refers to it by a number in brackets afterwards.
 fn by_function(text: &str) -> BTreeMap<&str, u64> {
     let (mut names, mut counts) = (BTreeMap::new(), BTreeMap::new());
     let (mut function, mut is_call) = ("", false);

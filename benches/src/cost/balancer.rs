@@ -50,8 +50,9 @@ pub(crate) fn memory(effort: Effort, report: &mut Report) -> Result<()> {
             title: "Resident memory of the balancer, over the sessions it has room for",
             x: "sessions",
             y: "MiB",
-            note: "The whole table is resident from the start. The base without sessions is the program, above all the \
-                   Wasm compiler, its modules, and the frame memory of two ports with one queue each.",
+            note: "The whole table is resident from the start. The base without sessions is the program, \
+                   above all the Wasm compiler, its modules, and the frame memory of two ports with one \
+                   queue each.",
         },
         figures,
     )?;
@@ -96,8 +97,8 @@ pub(crate) fn reload(_: Effort, report: &mut Report) -> Result<()> {
     let change = &change;
     let cells = SERVICES.iter().map(|services| {
         Cell::new("one backend's weight changes", *services, move || {
-            // The first reload sets this cell's number of services. Removed services stay in the snapshot until
-            // a later reload finds them without sessions: the second one.
+            // The first reload sets this cell's number of services. Removed services stay in the snapshot
+            // until a later reload finds them without sessions: the second one.
             change(*services)?;
             change(*services)?;
             thread::sleep(SETTLE);
@@ -111,9 +112,10 @@ pub(crate) fn reload(_: Effort, report: &mut Report) -> Result<()> {
             title: "A reload, over services",
             x: "services",
             y: "ms",
-            note: "The duration of the command `waxwing reload`, its start included. It grows with the services, because \
-                   the whole config is parsed, checked and turned into a snapshot, and the policy that all services \
-                   share gets a new instance for all of them. Forwarding continues meanwhile; no packet waits.",
+            note: "The duration of the command `waxwing reload`, its start included. It grows with the \
+                   services, because the whole config is parsed, checked and turned into a snapshot, and \
+                   the policy that all services share gets a new instance for all of them. Forwarding \
+                   continues meanwhile; no packet waits.",
         },
         figures,
     )?;

@@ -49,10 +49,10 @@ pub(crate) fn guests(effort: Effort, report: &mut Report) -> Result<()> {
             title: "A new instance of a policy for one service, over its backends",
             x: "backends",
             y: "µs",
-            note: "The cost of one worker's new instance after a change of the service's backends, on the control thread: \
-                   the instance, its memory, the records of all backends, and what the policy computes from them (for \
-                   Maglev, a table). Each follows an equal one; with cold caches it takes some µs longer. The workers \
-                   keep forwarding meanwhile.",
+            note: "The cost of one worker's new instance after a change of the service's backends, on the \
+                   control thread: the instance, its memory, the records of all backends, and what the \
+                   policy computes from them (for Maglev, a table). Each follows an equal one; with cold \
+                   caches it takes some µs longer. The workers keep forwarding meanwhile.",
         },
         figures,
     )?;
@@ -82,10 +82,10 @@ fn calls(host: &Host, effort: Effort, report: &mut Report) -> Result<()> {
             title: "A call of a policy that answers without work, over its service's backends",
             x: "backends",
             y: "µs a call",
-            note: "The host writes each backend's live numbers (sessions, latency, failures, signals: 9 words) into the \
-                   guest's memory before the first call of a millisecond; for few backends, before each call. The \
-                   difference of the two lines is the cost of that, paid at most once a millisecond per service and \
-                   worker.",
+            note: "The host writes each backend's live numbers (sessions, latency, failures, signals: 9 \
+                   words) into the guest's memory before the first call of a millisecond; for few \
+                   backends, before each call. The difference of the two lines is the cost of that, paid \
+                   at most once a millisecond per service and worker.",
         },
         figures,
     )

@@ -43,9 +43,9 @@ const QUICK: Effort = Effort {
 
 const METHOD: &str = "\
 Each figure is the median of repeated runs, followed by the lowest and the highest; compared measurements \
-were interleaved. Packets: a worker's turns of 64 frames of 64 bytes, with ports in memory; making and injecting \
-frames is not timed. Time advances by a microsecond per packet, so the figures include the upkeep between two \
-batches.";
+were interleaved. Packets: a worker's turns of 64 frames of 64 bytes, with ports in memory; making and \
+injecting frames is not timed. Time advances by a microsecond per packet, so the figures include the \
+upkeep between two batches.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

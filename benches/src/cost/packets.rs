@@ -20,7 +20,8 @@ use crate::sections::{Cell, Report, Subject, interleave};
 const SESSIONS: u32 = 100_000;
 /// Sessions that a run opens.
 const OPENED: u32 = 1 << 16;
-/// The most sessions that a run opens when the table's capacity grows, and those that each of two workers opens.
+/// The most sessions that a run opens when the table's capacity grows, and those that each of two workers
+/// opens.
 const OPENED_MAX: u32 = 1 << 18;
 const BATCH: u32 = 64;
 
@@ -54,14 +55,16 @@ fn established_sessions(effort: Effort, report: &mut Report) -> Result<()> {
             title: "A packet of an established session, over sessions",
             x: "sessions",
             y: "ns a packet",
-            note: "The table is full. Three costs grow. First, memory latency: neither a session of a large table nor \
-                   its page table entry is in a cache; the passes over a batch hide most of that. Second, the sweep \
-                   for expired sessions: a round takes 4 s at any size, so with 8 million sessions it visits two per \
-                   microsecond, which here means per packet. Third, a rarely used session sees a new tick (100 ms) at \
-                   each packet, which is then written. By Zipf's law, which is closer to a real network, more than \
-                   half of the packets belong to a thousandth of the sessions, which fit in the caches. Those packets \
-                   save the remaining latency and the write, but not the sweep. For millions of sessions the sweep is \
-                   a large part of the growth, equal in both orders, and its reads use the same caches.",
+            note: "The table is full. Three costs grow. First, memory latency: neither a session of a \
+                   large table nor its page table entry is in a cache; the passes over a batch hide most \
+                   of that. Second, the sweep for expired sessions: a round takes 4 s at any size, so \
+                   with 8 million sessions it visits two per microsecond, which here means per packet. \
+                   Third, a rarely used session sees a new tick (100 ms) at each packet, which is then \
+                   written. By Zipf's law, which is closer to a real network, more than half of the \
+                   packets belong to a thousandth of the sessions, which fit in the caches. Those packets \
+                   save the remaining latency and the write, but not the sweep. For millions of sessions \
+                   the sweep is a large part of the growth, equal in both orders, and its reads use the \
+                   same caches.",
         },
         figures,
     )
@@ -88,12 +91,13 @@ fn new_sessions(effort: Effort, report: &mut Report) -> Result<()> {
             title: "A packet that opens a session, over the room for sessions",
             x: "room for sessions",
             y: "ns a packet",
-            note: "A run opens 262,144 sessions in an empty table, or in several if they do not fit in one. The native \
-                   fallback picks among 8 backends. A session is linked under two hashes, of its requests and of its \
-                   replies. Each hash has two buckets anywhere in the index, so each bucket is a cache miss once the \
-                   index exceeds the caches. The session's own line is one more miss in a table where sessions have \
-                   ended; a new table hands out lines in order, which the CPU prefetches. Page faults are excluded, \
-                   because the whole table is touched when it is made. The sweep is included, as above.",
+            note: "A run opens 262,144 sessions in an empty table, or in several if they do not fit in \
+                   one. The native fallback picks among 8 backends. A session is linked under two hashes, \
+                   of its requests and of its replies. Each hash has two buckets anywhere in the index, \
+                   so each bucket is a cache miss once the index exceeds the caches. The session's own \
+                   line is one more miss in a table where sessions have ended; a new table hands out \
+                   lines in order, which the CPU prefetches. Page faults are excluded, because the whole \
+                   table is touched when it is made. The sweep is included, as above.",
         },
         figures,
     )
@@ -146,11 +150,11 @@ pub(crate) fn services(effort: Effort, report: &mut Report) -> Result<()> {
             title: "A packet, over services",
             x: "services",
             y: "ns a packet",
-            note: "Each service has two backends; all services share 100,000 sessions; the native fallback picks for \
-                   new ones. An established packet reads its backend's entry and next hop and updates its counters: \
-                   for 20,000 backends these exceed the near caches; for more than 1,024, an extra pass over the \
-                   batch prefetches them. New sessions of many services share no call: a batch of 64 belongs to 64 \
-                   services.",
+            note: "Each service has two backends; all services share 100,000 sessions; the native \
+                   fallback picks for new ones. An established packet reads its backend's entry and next \
+                   hop and updates its counters: for 20,000 backends these exceed the near caches; for \
+                   more than 1,024, an extra pass over the batch prefetches them. New sessions of many \
+                   services share no call: a batch of 64 belongs to 64 services.",
         },
         figures,
     )
@@ -197,10 +201,10 @@ pub(crate) fn backends(effort: Effort, report: &mut Report) -> Result<()> {
             title: "A packet, over backends of one service",
             x: "backends",
             y: "ns a packet",
-            note: "100,000 sessions. Established packets: as over services. The native fallback, used while no module \
-                   serves, is weighted rendezvous hashing: it weighs every backend for every new session, so its cost \
-                   grows. The modules' own cost does not grow; the chart of guests shows what the host writes for \
-                   each backend once a millisecond.",
+            note: "100,000 sessions. Established packets: as over services. The native fallback, used \
+                   while no module serves, is weighted rendezvous hashing: it weighs every backend for \
+                   every new session, so its cost grows. The modules' own cost does not grow; the chart \
+                   of guests shows what the host writes for each backend once a millisecond.",
         },
         figures,
     )
@@ -240,13 +244,14 @@ pub(crate) fn workers(effort: Effort, report: &mut Report) -> Result<()> {
             title: "A packet at each of one or two workers",
             x: "sessions",
             y: "ns a packet",
-            note: "Two workers that need the time of one have twice its throughput. `two_apart`: each worker forwards \
-                   the requests of half of the sessions; the time beyond `one` is the cost of sharing a table. \
-                   `two_both_ways`: one worker forwards all requests, the other all replies; the time beyond \
-                   `one_both_ways` is the cost of sessions that both use. `two_opening`: each worker opens sessions \
-                   of its own clients in one empty table with room for 1 M, and the native fallback picks; the time \
-                   beyond `one_opening` is the cost of state that both write: the locks of tuples, the index, the \
-                   pool of free slots, the session counts.",
+            note: "Two workers that need the time of one have twice its throughput. `two_apart`: each \
+                   worker forwards the requests of half of the sessions; the time beyond `one` is the \
+                   cost of sharing a table. `two_both_ways`: one worker forwards all requests, the other \
+                   all replies; the time beyond `one_both_ways` is the cost of sessions that both use. \
+                   `two_opening`: each worker opens sessions of its own clients in one empty table with \
+                   room for 1 M, and the native fallback picks; the time beyond `one_opening` is the cost \
+                   of state that both write: the locks of tuples, the index, the pool of free slots, the \
+                   session counts.",
         },
         figures,
     )

@@ -1,9 +1,9 @@
 //! The minimal cost of AF_XDP forwarding: Waxwing's frame I/O without the balancer.
 //!
-//! Frames that a service's rule takes from the kernel at one port leave by the other port, with that port's MAC
-//! address as source and a given one as destination. The forwarder parses, looks up and counts nothing per
-//! packet (except drops). It is the upper bound for any program with the same rings, XDP program, batches and
-//! polling; `cargo xtask bench wire` compares Waxwing with it.
+//! Frames that a service's rule takes from the kernel at one port leave by the other port, with that port's
+//! MAC address as source and a given one as destination. The forwarder parses, looks up and counts nothing
+//! per packet (except drops). It is the upper bound for any program with the same rings, XDP program,
+//! batches and polling; `cargo xtask bench wire` compares Waxwing with it.
 //!
 //! ```sh
 //! bare-forwarder --port front=02:00:00:00:00:01 --port back=02:00:00:00:00:02 \

@@ -19,8 +19,8 @@ use crate::view::{Numbers, View};
 pub(crate) const QUEUES: u32 = 2;
 /// Concurrent clients.
 const CLIENTS: u32 = 16;
-/// Requests per second: low enough for two CPUs that also run the network, so that latencies show the balancer
-/// and not a queue.
+/// Requests per second: low enough for two CPUs that also run the network, so that latencies show the
+/// balancer and not a queue.
 const RATE: u32 = 1000;
 /// The time between two updates of the view.
 const UPDATE_EVERY: Duration = Duration::from_millis(100);

@@ -1,5 +1,5 @@
-//! Live demonstration: Waxwing balances HTTP requests over three servers while its policy is replaced, a broken
-//! module is rejected, and a server is drained. No request fails.
+//! Live demonstration: Waxwing balances HTTP requests over three servers while its policy is replaced, a
+//! broken module is rejected, and a server is drained. No request fails.
 //!
 //! Invariant: however the demo ends, it leaves no process, namespace or interface behind.
 

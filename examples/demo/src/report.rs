@@ -25,9 +25,9 @@ pub(crate) struct Bounds {
 impl Bounds {
     /// The largest deviation of a server's count from its expected count, in requests.
     ///
-    /// The demo's policies pick in fixed sequences: in any interval, an instance's count deviates by at most two
-    /// from its share. Picks and answers differ only at the start and the end of a phase, each time by the
-    /// requests in flight.
+    /// The demo's policies pick in fixed sequences: in any interval, an instance's count deviates by at
+    /// most two from its share. Picks and answers differ only at the start and the end of a phase, each
+    /// time by the requests in flight.
     fn deviation(self) -> u32 {
         2 * self.clients + 2 * self.workers
     }

@@ -1,6 +1,7 @@
 //! The phases of the demo.
 //!
-//! Invariant: a phase is measured only after its change took effect and the requests from before were answered.
+//! Invariant: a phase is measured only after its change took effect and the requests from before were
+//! answered.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
-//! Simulates the core with clients, servers and attackers, a network that loses, duplicates, delays and damages
-//! frames, workers that run in any order, config changes, and virtual time.
+//! Simulates the core with clients, servers and attackers, a network that loses, duplicates, delays and
+//! damages frames, workers that run in any order, config changes, and virtual time.
 //!
 //! Invariant: the seed determines the whole run. `oracle` checks every turn of a worker, `hosts` every byte
 //! that reaches its peer.
 //!
-//! Worlds differ: see `plan`. Each finally settles: all faults stop, and every established connection that did
-//! not lose its session legitimately must complete.
+//! Worlds differ: see `plan`. Each finally settles: all faults stop, and every established connection that
+//! did not lose its session legitimately must complete.
 
 #![expect(
     clippy::cast_possible_truncation,

@@ -1,5 +1,5 @@
-//! `cargo xtask simulate`: simulates world after world until it is interrupted, has handled enough packets, or
-//! finds a violated invariant.
+//! `cargo xtask simulate`: simulates world after world until it is interrupted, has handled enough packets,
+//! or finds a violated invariant.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};

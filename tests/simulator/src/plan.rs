@@ -80,8 +80,8 @@ impl Plan {
         }
     }
 
-    /// The parameters of a siege. The network has no faults, so only attackers can break a connection. The table
-    /// has little more room than the transfers need.
+    /// The parameters of a siege. The network has no faults, so only attackers can break a connection. The
+    /// table has little more room than the transfers need.
     pub(crate) const fn siege() -> Self {
         Self {
             workers: 2,

@@ -64,8 +64,8 @@ pub(super) struct Generator<'a> {
 }
 
 impl<'a> Generator<'a> {
-    /// Loads a generator that sends from the client's `eth0` to `vip` and `port`, by the gateway with this MAC
-    /// address.
+    /// Loads a generator that sends from the client's `eth0` to `vip` and `port`, by the gateway with this
+    /// MAC address.
     pub(super) fn new(
         client: &'a Namespace,
         gateway: [u8; 6],
@@ -98,8 +98,8 @@ impl<'a> Generator<'a> {
         })
     }
 
-    /// Sends while `measure` runs, which takes about `time`. One system call sends the whole load, because the
-    /// kernel pauses between two; a calibration call before measures how many runs that call needs.
+    /// Sends while `measure` runs, which takes about `time`. One system call sends the whole load, because
+    /// the kernel pauses between two; a calibration call before measures how many runs that call needs.
     pub(super) fn during<T>(
         &mut self,
         load: Load,

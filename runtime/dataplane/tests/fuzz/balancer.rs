@@ -1,8 +1,8 @@
 //! Runs arbitrary frames through the balancer, for the fuzzer and the ordinary test.
 //!
-//! Invariant: nothing panics. Each frame has exactly one counted outcome; a held fragment has it at its release.
-//! The kernel gets frames unmodified. Frames that arrive with correct checksums leave with correct ones. The
-//! session counts are consistent.
+//! Invariant: nothing panics. Each frame has exactly one counted outcome; a held fragment has it at its
+//! release. The kernel gets frames unmodified. Frames that arrive with correct checksums leave with correct
+//! ones. The session counts are consistent.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,8 @@
 //!
 //! - The server's FIN. The balancer considers a connection closed once both ends sent a FIN, because it does
 //!   not track sequence numbers; a full table may evict it. The client's FIN alone is forged.
-//! - A client's packet from the servers' network. The return route of a client is the route of its packets, so
+//! - A client's packet from the servers' network. The return route of a client is the route of its packets,
+//!   so
 //!   a host there that can forge them receives the replies.
 
 use waxwing_dataplane::PortId;

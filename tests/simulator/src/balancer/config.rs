@@ -197,8 +197,8 @@ impl Config {
         self.policy = PolicyKind::Consistent;
     }
 
-    /// Makes the next snapshot. Returns it with the ids of new backends. Every worker must have adopted the last
-    /// one.
+    /// Makes the next snapshot. Returns it with the ids of new backends. Every worker must have adopted the
+    /// last one.
     pub(crate) fn snapshot(&mut self, gauges: &Gauges) -> (Snapshot, Vec<BackendId>) {
         self.generation += 1;
         let (mut services, mut live, mut new) = (Vec::new(), BTreeMap::new(), Vec::new());

@@ -1,7 +1,7 @@
 //! The balancer: its workers, their shared state, and the control side that sends them epochs.
 //!
-//! Invariant, as in the control crate's controller: the next epoch is made only after every worker adopted the
-//! last one; it is sent to all workers and then released to all at once.
+//! Invariant, as in the control crate's controller: the next epoch is made only after every worker adopted
+//! the last one; it is sent to all workers and then released to all at once.
 
 mod config;
 mod io;

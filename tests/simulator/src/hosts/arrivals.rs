@@ -22,7 +22,8 @@ struct Arrival<'a> {
 }
 
 impl Hosts {
-    /// Handles a frame that reaches the hosts behind a port. Returns the end whose wake-up time may have changed.
+    /// Handles a frame that reaches the hosts behind a port. Returns the end whose wake-up time may have
+    /// changed.
     pub(crate) fn arrive(
         &mut self,
         port: PortId,

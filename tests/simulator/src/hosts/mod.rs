@@ -62,7 +62,8 @@ impl Hosts {
         }
     }
 
-    /// Draws an initial sequence number. They increase, so that no old segment fits a new connection (RFC 6528).
+    /// Draws an initial sequence number. They increase, so that no old segment fits a new connection (RFC
+    /// 6528).
     fn initial_sequence(&mut self, random: &mut Random) -> u32 {
         let step = random.between(1 << 20, 1 << 21) as u32;
         self.next_initial = self.next_initial.wrapping_add(step);

@@ -50,7 +50,8 @@ pub(crate) enum State {
 #[derive(Clone, Debug)]
 pub(crate) struct TcpEnd {
     pub(crate) state: State,
-    /// The identity of the bytes sent: the connection's number, and 0 (from the client) or 1 (from the server).
+    /// The identity of the bytes sent: the connection's number, and 0 (from the client) or 1 (from the
+    /// server).
     stream: (u32, u32),
     behaviour: Behaviour,
     initial: u32,

@@ -1,8 +1,8 @@
 //! Compares the core's sessions with the oracle's models: those with frames at the end of each turn, all of
 //! them now and then.
 //!
-//! Invariant: after an audit, the core's sessions and the models match one to one, and each session that ended
-//! had a reason.
+//! Invariant: after an audit, the core's sessions and the models match one to one, and each session that
+//! ended had a reason.
 
 use std::collections::BTreeMap;
 
@@ -54,8 +54,8 @@ impl Oracle {
                     session.tcp
                 ));
             }
-            // The client's last packet sets the route, even if another worker received it or it was dropped after
-            // the look-up. Of several packets in a batch, any may be the last.
+            // The client's last packet sets the route, even if another worker received it or it was dropped
+            // after the look-up. Of several packets in a batch, any may be the last.
             let route = (session.hop, session.tags);
             let stayed = model.routes.is_empty() || model.uncertain;
             let is_known = model.routes.contains(&route) || (stayed && route == model.route);
@@ -106,7 +106,7 @@ impl Oracle {
         let (len, capacity) = (shared.sessions.len(), shared.sessions.capacity());
         if count != len || len > capacity || known != count {
             return Err(format!(
-                "{count} sessions in the table, {len} by its counter (capacity {capacity}), {known} of them known"
+                "{count} sessions, {len} by the table's counter (capacity {capacity}), {known} known"
             ));
         }
         for (id, _) in turn.snapshot().sources().iter() {

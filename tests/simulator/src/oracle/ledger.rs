@@ -22,8 +22,9 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Adds a turn's frames and compares the totals with the counters. `allocated`: frames made by the worker in
-    /// all; `refused` and `released`: frames that the kernel refused, and released fragments that it got.
+    /// Adds a turn's frames and compares the totals with the counters. `allocated`: frames made by the
+    /// worker in all; `refused` and `released`: frames that the kernel refused, and released fragments that
+    /// it got.
     pub(crate) fn check(
         &mut self,
         counters: &WorkerCounters,
@@ -79,8 +80,8 @@ impl Ledger {
                 ));
             }
         }
-        // Frames that the kernel refused also count as dropped, and so do announcements without room in the ring.
-        // Fragments that are dropped on their release may have had no frame.
+        // Frames that the kernel refused also count as dropped, and so do announcements without room in the
+        // ring. Fragments that are dropped on their release may have had no frame.
         let expected = self.dropped_or_held + allocated - self.generated - released;
         let without_frame = counters.released.get();
         let counted = drops + counters.held.get();

@@ -43,7 +43,8 @@ pub(crate) struct Oracle {
     models: Map<Tuple, SessionModel>,
     /// From the tuple of a backend's replies to the client's tuple.
     replies: Map<Tuple, Tuple>,
-    /// Reply tuples that changed to another flow in this turn; replies of the same batch were looked up before.
+    /// Reply tuples that changed to another flow in this turn; replies of the same batch were looked up
+    /// before.
     displaced: Vec<Tuple>,
     fragment_routes: FragmentRoutes,
     timeouts: TimeoutTicks,
@@ -151,8 +152,8 @@ impl Oracle {
         (reply_of(backend, &client, model.source) == *reply).then_some(client)
     }
 
-    /// Handles a frame that [`view`] does not read (for example because of IP options) but the core may. After
-    /// it, the session may exist in any state.
+    /// Handles a frame that [`view`] does not read (for example because of IP options) but the core may.
+    /// After it, the session may exist in any state.
     fn unviewed(&mut self, turn: &Turn<'_>, frame: &Handled) -> Result<(), String> {
         let Ok(Packet::Ip(packet)) = parse(&frame.bytes) else {
             return Ok(());

@@ -1,8 +1,8 @@
 //! Checks translations: a translation may change addresses, ports, hop limit and link header, and the
 //! checksums accordingly.
 //!
-//! Invariant: `reverse(forward(frame))` is the frame. A frame that arrives with a wrong checksum leaves with a
-//! checksum that is wrong by the same amount, so that its receiver notices.
+//! Invariant: `reverse(forward(frame))` is the frame. A frame that arrives with a wrong checksum leaves
+//! with a checksum that is wrong by the same amount, so that its receiver notices.
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Tuple;

@@ -1,7 +1,7 @@
 //! The simulated world: time, network, and the schedule of all actors.
 //!
-//! Invariant: events are handled one at a time in the order of `schedule`. A seed therefore determines the whole
-//! run, and a step number identifies an event of it.
+//! Invariant: events are handled one at a time in the order of `schedule`. A seed therefore determines the
+//! whole run, and a step number identifies an event of it.
 
 mod network;
 mod schedule;

@@ -5,8 +5,8 @@
 use crate::random::Random;
 use crate::view::{View, view};
 
-/// Changes one bit of an IP packet that a checksum covers. Not covered are length and next header of IPv6, and
-/// datagrams without a checksum.
+/// Changes one bit of an IP packet that a checksum covers. Not covered are length and next header of IPv6,
+/// and datagrams without a checksum.
 pub(crate) fn damage(frame: &mut [u8], random: &mut Random) {
     let Some(view) = view(frame) else { return };
     if view.has_no_checksum(frame) {
