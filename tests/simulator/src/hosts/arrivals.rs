@@ -130,65 +130,22 @@ impl Hosts {
         random: &mut Random,
         out: &mut Vec<Departure>,
     ) -> Result<Option<Side>, String> {
-        let Arrival {
-            tuple,
-            header,
-            payload,
-            now_us,
-        } = *arrival;
-        let (flags, sequence, _) = header;
-        let mut segments = Vec::new();
+        let tuple = arrival.tuple;
+        let (flags, sequence, _) = arrival.header;
         let opening = is_client_syn(flags);
-        let known = self.sockets.get(&tuple).is_some_and(|socket| {
+        let has_socket = self.sockets.get(&tuple).is_some_and(|socket| {
             let end = &socket.end;
             end.is_alive() && !(opening && end.is_done())
         });
-        if known {
-            let Some(socket) = self.sockets.get_mut(&tuple) else {
-                return Ok(None);
-            };
-            let number = socket.connection;
-            socket.end.receive(header, payload, now_us, &mut segments)?;
-            let state = socket.end.state;
-            let connection = &mut self.connections[number];
-            if state == State::Open {
-                let here = (tuple.source, tuple.source_port);
-                let server = *connection.accepted_by.get_or_insert(here);
-                if server != here {
-                    return Err(format!(
-                        "connection {number} was accepted by {server:?} and {here:?}"
-                    ));
-                }
-            }
-            connection.check_state(Side::Server(tuple), state)?;
-            self.depart(&tuple, BACK, segments, out);
-            return Ok(Some(Side::Server(tuple)));
+        if has_socket {
+            return self.segment_to_socket(arrival, out);
         }
+        let mut segments = Vec::new();
         let connection = self.by_initial.get(&sequence).copied();
         if let Some(number) = connection.filter(|_| opening) {
-            let initial = self.initial_sequence(random);
-            let Connection {
-                server_behaviour,
-                client,
-                ..
-            } = &self.connections[number];
-            let stream = (number as u32, client.total());
-            let end = TcpEnd::server(
-                stream,
-                *server_behaviour,
-                (initial, sequence),
-                now_us,
-                &mut segments,
-            );
-            self.sockets.insert(
-                tuple,
-                Socket {
-                    connection: number,
-                    end,
-                },
-            );
+            segments = self.open_socket(number, arrival, random);
         } else if !opening || random.chance(200) {
-            segments.extend(refuse(header, payload.len() as u32));
+            segments.extend(refuse(arrival.header, arrival.payload.len() as u32));
         } else if random.chance(800) {
             // An attacker's SYN: the server answers and keeps no state.
             segments.push(Segment {
@@ -200,5 +157,70 @@ impl Hosts {
         }
         self.depart(&tuple, BACK, segments, out);
         Ok(connection.map(|_| Side::Server(tuple)))
+    }
+
+    /// Handles a segment to an existing socket of a server.
+    fn segment_to_socket(
+        &mut self,
+        arrival: &Arrival<'_>,
+        out: &mut Vec<Departure>,
+    ) -> Result<Option<Side>, String> {
+        let Arrival {
+            tuple,
+            header,
+            payload,
+            now_us,
+        } = *arrival;
+        let Some(socket) = self.sockets.get_mut(&tuple) else {
+            return Ok(None);
+        };
+        let mut segments = Vec::new();
+        let number = socket.connection;
+        socket.end.receive(header, payload, now_us, &mut segments)?;
+        let state = socket.end.state;
+        let connection = &mut self.connections[number];
+        if state == State::Open {
+            let here = (tuple.source, tuple.source_port);
+            let server = *connection.accepted_by.get_or_insert(here);
+            if server != here {
+                return Err(format!(
+                    "connection {number} was accepted by {server:?} and {here:?}"
+                ));
+            }
+        }
+        connection.check_state(Side::Server(tuple), state)?;
+        self.depart(&tuple, BACK, segments, out);
+        Ok(Some(Side::Server(tuple)))
+    }
+
+    /// Opens a server's socket at the SYN of this connection. Returns the segments that it sends.
+    fn open_socket(
+        &mut self,
+        number: usize,
+        arrival: &Arrival<'_>,
+        random: &mut Random,
+    ) -> Vec<Segment> {
+        let (_, sequence, _) = arrival.header;
+        let initial = self.initial_sequence(random);
+        let Connection {
+            server_behaviour,
+            client,
+            ..
+        } = &self.connections[number];
+        let stream = (number as u32, client.total());
+        let mut segments = Vec::new();
+        let end = TcpEnd::server(
+            stream,
+            *server_behaviour,
+            (initial, sequence),
+            arrival.now_us,
+            &mut segments,
+        );
+        let socket = Socket {
+            connection: number,
+            end,
+        };
+        self.sockets.insert(arrival.tuple, socket);
+        segments
     }
 }
