@@ -20,7 +20,8 @@ pub(crate) const fn is_client_syn(flags: u8) -> bool {
     flags & (SYN | ACK | RST | FIN) == SYN
 }
 
-/// Whether a server's segment opens a connection: a SYN with or without ACK.
+/// Whether a server's segment is a SYN, with or without ACK. In a connection that both ends closed, it
+/// belongs to a new one.
 pub(super) const fn is_server_syn(flags: u8) -> bool {
     flags & (SYN | RST) == SYN
 }
@@ -32,7 +33,8 @@ pub(super) struct TcpModel {
     started_with_syn: bool,
     server_syn: bool,
     server_answered: bool,
-    /// Whether the client acknowledged the server's SYN.
+    /// Whether both ends agreed on the connection: the client acknowledged the server's SYN, or the server
+    /// answered a connection that was picked up mid-stream.
     is_agreed: bool,
     /// FINs of client and server.
     fins: [bool; 2],
