@@ -13,7 +13,7 @@ use crate::setup::{self, FULL};
 /// Sessions that are active at a time. With a new one every ten microseconds, each is active for a second.
 const ACTIVE: u32 = 100_000;
 const SESSIONS_MAX: u32 = 1 << 20;
-/// One of so many packets opens a session.
+/// One packet in this many opens a session.
 const PACKETS: u32 = 10;
 
 pub(crate) fn churn(criterion: &mut Criterion) {

@@ -92,7 +92,7 @@ impl Outcome {
     }
 }
 
-/// The order in which a round (from 0) runs so many contenders.
+/// The order in which a round (from 0) runs the contenders.
 pub(crate) fn order_of(round: usize, contenders: usize) -> impl Iterator<Item = usize> {
     (0..contenders).map(move |turn| (round + turn) % contenders)
 }

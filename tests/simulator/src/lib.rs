@@ -55,7 +55,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Runs a world until its workers received so many packets, and then until it settled.
+/// Runs a world until its workers received `packets` packets, and then until it settled.
 ///
 /// # Errors
 /// The first [`Failure`], with its trace.

@@ -17,7 +17,7 @@ pub(crate) struct Behaviour {
     pub(crate) flight: u32,
     /// It closes when it has sent all, without waiting for the other end to close.
     pub(crate) closes_first: bool,
-    /// It resets the connection once more than so many bytes were acknowledged.
+    /// It resets the connection once more than this number of bytes was acknowledged.
     pub(crate) resets_at: Option<u32>,
     pub(crate) pause: Option<Pause>,
     /// It first answers a SYN with a SYN without ACK (simultaneous open).

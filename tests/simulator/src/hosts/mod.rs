@@ -37,7 +37,7 @@ pub(crate) struct Hosts {
     sockets: Map<Tuple, Socket>,
     /// MAC address and VLAN tags of each client's gateway, which may fail over.
     gateways: Vec<(Mac, VlanTags)>,
-    /// Attackers choose among so many of the latest connections; most older ones have ended.
+    /// The number of latest connections that attackers choose from; most older ones have ended.
     victims: usize,
     next_initial: u32,
     /// Whether sessions may end while an answer is in flight.

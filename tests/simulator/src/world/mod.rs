@@ -156,7 +156,7 @@ impl World {
         }
     }
 
-    /// Runs until so many packets were handled in all.
+    /// Runs until `packets` packets were handled in all.
     pub(crate) fn run(&mut self, packets: u64) -> Result<(), String> {
         while self.packets() < packets && self.next()? {}
         Ok(())
