@@ -11,12 +11,12 @@ mod tcp;
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Tuple;
-use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags, build};
+use waxwing_packet::{Mac, Protocol, VlanTag, VlanTags};
 
 use self::connection::Socket;
 pub(crate) use self::connection::{Connection, Side};
-use self::tcp::{Segment, State, TcpEnd};
-use crate::addresses::{any_service, client};
+use self::tcp::{State, TcpEnd};
+use crate::addresses::{BACK, FRONT, any_service, client};
 use crate::oracle::Findings;
 use crate::plan::Plan;
 use crate::random::{Map, Random};
