@@ -228,7 +228,7 @@ fn life(criterion: &mut Criterion, host: &Host) {
         let mut serving = host.instantiate(&module, 0, SEED, &services).expect("made");
         bench.iter(|| {
             let next = host.instantiate(&module, 0, SEED, &services).expect("made");
-            host.put_to_work(&module, false);
+            host.activate(&module, false);
             serving = next;
         });
         black_box(serving.payload_len());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use waxwing_dataplane::{BackendId, Policy, ServiceId};
-use waxwing_plugin::{BackendInfo, Host, Options, ServiceBinding};
+use waxwing_plugin::{BackendInfo, Host, HostOptions, ServiceBinding};
 use waxwing_sdk::abi::BackendRecord;
 use waxwing_tests::Scratch;
 
@@ -12,7 +12,7 @@ pub const SERVICE: ServiceId = ServiceId(0);
 /// What random policies draw from.
 pub const SEED: u64 = 42;
 /// A module that only answers, as text: the floor of any.
-pub const EMPTY: &str = include_str!("../../runtime/plugin/src/workbench/empty.wat");
+pub const EMPTY: &str = include_str!("../../runtime/workbench/src/empty.wat");
 
 /// A host with the modules of these packages, compiled for it, and others that are given as text.
 ///
@@ -35,7 +35,7 @@ pub fn host(packages: &[&str], others: &[(&'static str, &str)]) -> Host {
         let bytes = wat::parse_str(text).expect("it is valid");
         shipped.push((name, bytes.leak()));
     }
-    Host::new(Options::default(), &shipped, None, |_| ()).expect("a host")
+    Host::new(HostOptions::default(), &shipped, None, |_| ()).expect("a host")
 }
 
 /// A worker's instance of a module for [`SERVICE`], or `None` where it does not take so many backends.

@@ -1,12 +1,11 @@
-//! Payloads that policies parse, for flows that are made up.
+//! Sample payloads that policies parse, for synthetic flows: DNS queries and QUIC packets.
 //!
-//! Invariant: each is what its RFC says, so that a parser goes all its way; there is nothing secret
-//! or random in it.
+//! Invariant: each is valid by its RFC, so that a parser reaches its end; none is random.
 
 use waxwing_dataplane::policy::PAYLOAD_MAX;
 
-/// A DNS query for a name of these labels, each of at most 63 bytes (RFC 1035 section 4.1).
-pub(crate) fn dns_query(labels: impl IntoIterator<Item: AsRef<[u8]>>) -> Vec<u8> {
+/// Returns a DNS query for a name of these labels, each of at most 63 bytes (RFC 1035 section 4.1).
+pub fn dns_query(labels: impl IntoIterator<Item: AsRef<[u8]>>) -> Vec<u8> {
     // Recursion desired; one question.
     let mut query = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in labels {
@@ -14,19 +13,21 @@ pub(crate) fn dns_query(labels: impl IntoIterator<Item: AsRef<[u8]>>) -> Vec<u8>
         query.push(u8::try_from(label.len()).unwrap_or(u8::MAX));
         query.extend(label);
     }
-    // The root; an IPv4 address (A) of the internet (IN).
+    // The root label; type A, class IN.
     query.extend([0, 0, 1, 0, 1]);
     query
 }
 
-/// A QUIC packet with a short header for this connection id (RFC 9000 section 17.3.1); what is behind
-/// it stands for the encrypted rest.
-pub(crate) fn quic_packet(connection_id: &[u8]) -> Vec<u8> {
+/// Returns a QUIC packet with a short header for this connection id (RFC 9000 section 17.3.1), followed
+/// by filler bytes in place of the encrypted payload.
+#[must_use]
+pub fn quic_packet(connection_id: &[u8]) -> Vec<u8> {
     [&[0x40][..], connection_id, &[7; 40]].concat()
 }
 
-/// As much of a payload as a policy may see, and how many bytes that is.
-pub(crate) fn prefix(payload: &[u8]) -> ([u8; PAYLOAD_MAX], u8) {
+/// Returns the part of a payload that a policy can see, and its length.
+#[must_use]
+pub fn payload_prefix(payload: &[u8]) -> ([u8; PAYLOAD_MAX], u8) {
     let seen = &payload[..payload.len().min(PAYLOAD_MAX)];
     let mut prefix = [0; PAYLOAD_MAX];
     prefix[..seen.len()].copy_from_slice(seen);
@@ -45,9 +46,9 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_sees_the_first_128_bytes() {
-        let (short, len) = prefix(&[5; 3]);
+    fn a_prefix_is_the_first_128_bytes() {
+        let (short, len) = payload_prefix(&[5; 3]);
         assert_eq!((&short[..4], len), (&[5, 5, 5, 0][..], 3));
-        assert_eq!(prefix(&[5; 200]), ([5; PAYLOAD_MAX], 128));
+        assert_eq!(payload_prefix(&[5; 200]), ([5; PAYLOAD_MAX], 128));
     }
 }

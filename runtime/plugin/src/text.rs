@@ -1,19 +1,20 @@
-//! Text of modules, as it is shown to people: in the log, in `status`, on terminals.
+//! Text from modules, made safe for logs, status and terminals.
 //!
-//! Invariant: what leaves here has no control characters, nothing that is invisible or turns the order of
-//! what is read, and no space around it.
+//! Invariant: the result has no control characters, no invisible or reordering characters, and no
+//! surrounding space.
 
 use std::ops::Range;
 
-/// Where a text is that a module gives as `address << 32 | len`; no further than the most that is read.
+/// Returns the place of a text that a module returns as `address << 32 | len`, at most `bytes_max`
+/// long.
 pub(crate) fn unpack(packed: i64, bytes_max: usize) -> Range<usize> {
     let packed = packed.cast_unsigned();
     let (address, len) = (index(packed >> 32), index(packed & u64::from(u32::MAX)));
     address..address.saturating_add(len.min(bytes_max))
 }
 
-/// A module's text.
-pub(crate) fn fit_for_people(bytes: &[u8]) -> String {
+/// Makes a module's text safe to show.
+pub(crate) fn sanitize(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text: String = text
         .chars()
@@ -23,8 +24,8 @@ pub(crate) fn fit_for_people(bytes: &[u8]) -> String {
     text.trim().to_owned()
 }
 
-/// Characters of no width, and those that make text be read in another order: what is shown could say
-/// something else than what is there.
+/// Returns whether a character has no width or changes the reading order: with it, the text shown
+/// could differ from the text sent.
 fn is_deceptive(c: char) -> bool {
     matches!(
         c,
@@ -36,7 +37,7 @@ fn is_deceptive(c: char) -> bool {
     )
 }
 
-/// An unsigned 32-bit number of the guest as an index.
+/// Converts an unsigned 32-bit number of the guest to an index.
 #[expect(clippy::cast_possible_truncation, reason = "the value is of 32 bits")]
 fn index(value: u64) -> usize {
     value as usize
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_is_what_is_there() {
+    fn control_and_deceptive_characters_are_removed() {
         let cases = [
             (" well\n", "well"),
             ("\u{1b}[2Jgone\u{85}x", "[2Jgone x"),
@@ -56,8 +57,8 @@ mod tests {
             ("\u{feff} x", "x"),
             ("Größe 3 – gut 日本", "Größe 3 – gut 日本"),
         ];
-        for (said, shown) in cases {
-            assert_eq!(fit_for_people(said.as_bytes()), shown, "{said:?}");
+        for (text, shown) in cases {
+            assert_eq!(sanitize(text.as_bytes()), shown, "{text:?}");
         }
     }
 }

@@ -1,107 +1,103 @@
-//! A module's time a pick by the size of the batch, against a module that does nothing.
+//! The time of a pick by batch size, compared with a module that does nothing.
 //!
-//! Invariant: the two are timed in turns, in short rounds, so that a change of the machine's mood
-//! meets both; shown are medians, with what a tenth of the rounds was below and above.
+//! Invariant: the two modules are timed in turns, in short rounds, so that a change of the machine's speed
+//! affects both; the results are medians, and the 10th and 90th percentiles of the rounds.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use waxwing_dataplane::{BATCH, NewFlow, Pick};
+use waxwing_plugin::ModuleError;
+use waxwing_plugin::trial::LoadedPolicy;
 
-use super::flows::flows;
-use super::trial::{BackendSpec, Trial, backends, service};
-use super::{Workbench, WorkbenchError};
-use crate::error::ModuleError;
-use crate::module::CompiledModule;
+use crate::error::WorkbenchError;
+use crate::flows::flows;
+use crate::service::{BackendSpec, TrialService, backends, service};
+use crate::workbench::Workbench;
 
-/// The batch sizes measured.
+/// The measured batch sizes.
 pub const BATCHES: [usize; 4] = [1, 8, 32, BATCH];
 
-/// A policy whose pick returns n and does no more (`empty.wat`): what the call itself costs, with
-/// writing flows and reading picks.
+/// A policy whose pick returns n and does nothing else (`empty.wat`): the cost of the call itself,
+/// with writing flows and reading picks.
 const EMPTY: &[u8] = include_bytes!("empty.wasm");
 
-/// How many rounds there are, and how long a module runs in each.
+/// The number of rounds, and how long a module runs in each.
 const ROUNDS: usize = 51;
 const ROUND: Duration = Duration::from_millis(2);
 
-/// The flows that are asked about, over and over; a multiple of every batch size above.
+/// The flows, used over and over; a multiple of every batch size.
 const FLOWS: usize = 4096;
 
-/// So many calls make a millisecond, as on a busy worker: then live numbers are written anew, and
-/// a tick may come.
+/// Calls per millisecond of simulated time, as on a busy worker: then live numbers are written, and
+/// a tick may run.
 const CALLS_PER_MS: u64 = 100;
 
 const SEED: u64 = 7;
 
-/// A module's times by batch size.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct BenchReport {
-    /// How many backends the service has.
+    /// The number of backends of the service.
     pub backends: usize,
-    /// By batch size, in rising order.
-    pub rows: Vec<Row>,
+    /// Sorted by batch size.
+    pub rows: Vec<BenchRow>,
 }
 
-/// Times for one batch size, each a pick.
+/// Nanoseconds per pick for one batch size.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
-pub struct Row {
-    /// Flows a call.
+pub struct BenchRow {
+    /// Flows per call.
     pub batch: usize,
-    /// The module.
-    pub module: Spread,
-    /// The module that does nothing.
-    pub empty: Spread,
+    pub module: TimeSpread,
+    pub empty: TimeSpread,
     /// The policy's own part: the difference of the two in each round.
-    pub above: Spread,
+    pub above: TimeSpread,
 }
 
-/// Nanoseconds a pick over all rounds.
+/// Nanoseconds per pick over all rounds.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
-pub struct Spread {
-    /// The middle round's.
+pub struct TimeSpread {
+    /// The median.
     pub median_ns: f64,
-    /// A tenth of the rounds took less.
+    /// The 10th percentile.
     pub low_ns: f64,
-    /// A tenth took more.
+    /// The 90th percentile.
     pub high_ns: f64,
 }
 
-/// A module ready to be timed.
-pub struct Bench<'a> {
-    module: Side<'a>,
-    empty: Side<'a>,
+/// A policy ready to be timed, and the empty one.
+pub struct Bench {
+    module: TimedPolicy,
+    empty: TimedPolicy,
     flows: Vec<NewFlow>,
     backends: usize,
 }
 
 impl Workbench {
-    /// Sets the module up for a service of these backends with this config (JSON, an object).
+    /// Sets the policy up for a service with these backends and this config (JSON, an object).
     ///
     /// # Errors
-    /// If the module refuses the service or fails at it.
-    pub fn bench(&self, config: &str, specs: &[BackendSpec]) -> Result<Bench<'_>, WorkbenchError> {
-        let empty = self.compile(&self.engine, EMPTY)?;
-        let side = |module: &Arc<CompiledModule>, config: &str| -> Result<Side<'_>, ModuleError> {
+    /// If the module refuses the service or fails.
+    pub fn bench(&self, config: &str, specs: &[BackendSpec]) -> Result<Bench, WorkbenchError> {
+        let empty = self.policy.with_bytes(EMPTY)?;
+        let timed = |policy: &LoadedPolicy, config: &str| -> Result<TimedPolicy, ModuleError> {
             let service = service(0, config, backends(specs.iter().copied()));
-            Ok(Side {
-                trial: Trial::start(&self.engine, module, service, SEED)?,
+            Ok(TimedPolicy {
+                trial: TrialService::start(policy, service, SEED)?,
                 next: 0,
             })
         };
         Ok(Bench {
-            module: side(&self.module, config)?,
-            empty: side(&empty, "{}")?,
+            module: timed(&self.policy, config)?,
+            empty: timed(&empty, "{}")?,
             flows: flows(SEED).take(FLOWS).collect(),
             backends: specs.len(),
         })
     }
 }
 
-impl Bench<'_> {
-    /// How long so many calls take, each for a batch of so many flows (1 to 64; others count as
-    /// the nearest of these).
+impl Bench {
+    /// Returns how long `calls` calls take, each for a batch of `batch` flows (clamped to 1 to 64).
     ///
     /// # Errors
     /// If the module fails.
@@ -109,7 +105,7 @@ impl Bench<'_> {
         Ok(self.module.run(&self.flows, batch.clamp(1, BATCH), calls)?)
     }
 
-    /// Times the module against the one that does nothing.
+    /// Times the policy and the empty one.
     ///
     /// # Errors
     /// If the module fails.
@@ -121,21 +117,21 @@ impl Bench<'_> {
         })
     }
 
-    fn compare_at(&mut self, batch: usize) -> Result<Row, ModuleError> {
+    fn compare_at(&mut self, batch: usize) -> Result<BenchRow, ModuleError> {
         let calls = [
-            self.module.calls_a_round(&self.flows, batch)?,
-            self.empty.calls_a_round(&self.flows, batch)?,
+            self.module.calls_per_round(&self.flows, batch)?,
+            self.empty.calls_per_round(&self.flows, batch)?,
         ];
         let mut samples = [const { Vec::new() }; 3];
         for _ in 0..ROUNDS {
-            let module = self.module.ns_a_pick(&self.flows, batch, calls[0])?;
-            let empty = self.empty.ns_a_pick(&self.flows, batch, calls[1])?;
+            let module = self.module.ns_per_pick(&self.flows, batch, calls[0])?;
+            let empty = self.empty.ns_per_pick(&self.flows, batch, calls[1])?;
             for (samples, sample) in samples.iter_mut().zip([module, empty, module - empty]) {
                 samples.push(sample);
             }
         }
-        let [module, empty, above] = samples.map(Spread::of);
-        Ok(Row {
+        let [module, empty, above] = samples.map(TimeSpread::of);
+        Ok(BenchRow {
             batch,
             module,
             empty,
@@ -144,7 +140,7 @@ impl Bench<'_> {
     }
 }
 
-impl Spread {
+impl TimeSpread {
     fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |tenths: usize| samples[(samples.len() - 1) * tenths / 10];
@@ -156,14 +152,14 @@ impl Spread {
     }
 }
 
-/// One of the two that are timed.
-struct Side<'a> {
-    trial: Trial<'a>,
-    /// Where in the flows its next batch starts.
+/// A policy that is timed.
+struct TimedPolicy {
+    trial: TrialService,
+    /// The start of its next batch in the flows.
     next: usize,
 }
 
-impl Side<'_> {
+impl TimedPolicy {
     fn run(
         &mut self,
         flows: &[NewFlow],
@@ -186,8 +182,8 @@ impl Side<'_> {
         Ok(start.elapsed())
     }
 
-    /// How many calls take about a round's time.
-    fn calls_a_round(&mut self, flows: &[NewFlow], batch: usize) -> Result<u64, ModuleError> {
+    /// Returns how many calls take about as long as a round.
+    fn calls_per_round(&mut self, flows: &[NewFlow], batch: usize) -> Result<u64, ModuleError> {
         let mut calls = CALLS_PER_MS;
         while self.run(flows, batch, calls)? < ROUND {
             calls *= 2;
@@ -196,7 +192,7 @@ impl Side<'_> {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-    fn ns_a_pick(
+    fn ns_per_pick(
         &mut self,
         flows: &[NewFlow],
         batch: usize,
@@ -212,18 +208,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_empty_module_is_what_its_text_says() {
+    fn empty_wasm_is_built_from_empty_wat() {
         let made = wat::parse_str(include_str!("empty.wat")).expect("it is valid");
         let path = std::env::temp_dir().join(format!("empty-{}.wasm", std::process::id()));
         std::fs::write(&path, &made).expect("written");
-        assert!(made == EMPTY, "make empty.wasm anew: {}", path.display());
+        assert!(made == EMPTY, "copy {} to empty.wasm", path.display());
         std::fs::remove_file(path).expect("removed");
     }
 
     #[test]
-    fn a_spread_is_of_the_sorted_samples() {
-        let spread = Spread::of((0..=100).rev().map(f64::from).collect());
-        let Spread {
+    fn a_spread_is_the_percentiles_of_its_samples() {
+        let spread = TimeSpread::of((0..=100).rev().map(f64::from).collect());
+        let TimeSpread {
             median_ns,
             low_ns,
             high_ns,

@@ -1,142 +1,125 @@
-//! Whether the balancer would take a module, and what it would get.
+//! Whether the balancer would accept a policy, and what it would cost.
 //!
-//! Invariant: what passes here the balancer takes, for the same config; it tries each module again on
-//! its real services all the same.
-
-use std::sync::Arc;
+//! Invariant: the balancer accepts what passes here, for the same config; it still tries each module on
+//! its real services.
 
 use serde::Serialize;
+use waxwing_plugin::trial::LoadedPolicy;
+use waxwing_plugin::{ModuleError, Refusal, ServiceBinding};
+use waxwing_sdk::abi::BACKENDS_MAX;
 
-use super::cost::{Cost, measure};
-use super::facts::Facts;
-use super::trial::{BackendSpec, backends, service};
-use super::{Workbench, WorkbenchError};
-use crate::bind::ServiceBinding;
-use crate::engine::{Budget, Engine};
-use crate::error::{ModuleError, Refusal};
-use crate::guest::Guest;
-use crate::module::CompiledModule;
-use crate::records::Records;
-use crate::vetting::vet;
+use crate::cost::{PickCost, measure};
+use crate::error::WorkbenchError;
+use crate::facts::ModuleFacts;
+use crate::service::{BackendSpec, backends, service};
+use crate::workbench::Workbench;
 
-/// The services tried, by their number of backends: the least, a few, a balancer's usual most, and
-/// the most that there can be.
-const SIZES: [usize; 4] = [1, 3, 64, super::BACKENDS_MAX];
+/// The numbers of backends tried: the fewest, a few, the usual maximum, and the ABI's limit.
+const SIZES: [usize; 4] = [1, 3, 64, BACKENDS_MAX];
 
-/// Up to so many backends every policy has to be fast enough.
+/// Up to this many backends, every policy has to be fast enough.
 const USUAL_MAX: usize = 64;
 
-/// What is known of a module that passed.
+/// The report on a policy that passed.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct CheckReport {
-    /// What it says of itself, and what its file is.
     #[serde(flatten)]
-    pub facts: Facts,
-    /// Bytes of payload wanted of each flow.
+    pub facts: ModuleFacts,
+    /// Bytes of payload that it wants from each flow.
     pub payload: usize,
     /// Milliseconds between two ticks; 0 for none.
     pub tick_ms: u32,
-    /// Its own counters.
+    /// The names of its own counters.
     pub counters: Vec<String>,
     /// An instance's memory before any service is set up, in bytes.
     pub memory_start_bytes: usize,
-    /// How it did by the number of backends.
-    pub sizes: Vec<AtSize>,
+    /// The results by number of backends.
+    pub sizes: Vec<CheckSize>,
 }
 
-/// How a module did for a service of so many backends.
+/// The result for a service with this many backends.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct AtSize {
-    /// How many backends the service has.
+pub struct CheckSize {
     pub backends: usize,
-    /// How it did.
     #[serde(flatten)]
-    pub verdict: Verdict,
+    pub verdict: SizeVerdict,
 }
 
-/// How a module did for a service.
+/// The result for a service.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
-pub enum Verdict {
-    /// Well, at this cost.
-    Good(Cost),
-    /// It refused the service, in words that an operator can act upon: its right.
-    Refused {
-        /// Why.
-        why: String,
-    },
-    /// It ran past its time: no policy for so many backends.
-    TooSlow {
-        /// Why.
-        why: String,
-    },
+pub enum SizeVerdict {
+    /// It passed, at this cost.
+    Good(PickCost),
+    /// It refused the service with a reason for the operator, as it may.
+    Refused { why: String },
+    /// It ran out of time: the balancer refuses it for this many backends.
+    TooSlow { why: String },
 }
 
 impl Workbench {
-    /// Tries the module on services of one to 4096 backends with this config (JSON, an object),
-    /// as the balancer tries a new module, and measures what it costs. The backends are like
-    /// `specs`, over and over, as far as a service's number of them goes.
+    /// Tries the policy on services with 1 to 4096 backends and this config (JSON, an object), as the
+    /// balancer tries a new module, and measures its cost. The backends repeat `specs`.
     ///
     /// # Errors
-    /// Why the balancer would refuse it. A service of more than 64 backends may be too much for a
-    /// policy, and any that it refuses itself is no error, as long as it takes one.
+    /// If the balancer would refuse it. A policy may be too slow for services with more than 64
+    /// backends, and may refuse services, unless it refuses all.
     pub fn check(
         &self,
         config: &str,
         specs: &[BackendSpec],
     ) -> Result<CheckReport, WorkbenchError> {
-        let counting = Engine::counting()?;
-        let counted = self.compile(&counting, &self.module.image)?;
-        let (mut guest, _) = Guest::new(&self.engine, &self.module, 1, Budget::set_up(1))?;
+        let counting = self.policy.counting_fuel()?;
+        let memory_start_bytes = self.policy.initial_memory_bytes()?;
         let mut sizes = Vec::with_capacity(SIZES.len());
         let mut refusal = None;
         for count in SIZES {
             let backends = backends(specs.iter().copied().cycle().take(count));
             let service = service(0, config, backends);
-            let verdict = match self.try_service((&counting, &counted), &service) {
+            let verdict = match self.try_service(&counting, &service) {
                 Ok(verdict) => verdict,
                 Err(error) if matches!(error.refusal, Refusal::Refused { .. }) => {
                     let why = error.refusal.to_string();
                     refusal.get_or_insert(error);
-                    Verdict::Refused { why }
+                    SizeVerdict::Refused { why }
                 }
                 Err(error) => return Err(error.into()),
             };
-            sizes.push(AtSize {
+            sizes.push(CheckSize {
                 backends: count,
                 verdict,
             });
         }
-        let takes_none = |size: &AtSize| matches!(size.verdict, Verdict::Refused { .. });
+        let is_refused = |size: &CheckSize| matches!(size.verdict, SizeVerdict::Refused { .. });
         match refusal {
-            Some(refusal) if sizes.iter().all(takes_none) => Err(refusal.into()),
-            _ => Ok(self.report(guest.memory().len(), sizes)),
+            Some(refusal) if sizes.iter().all(is_refused) => Err(refusal.into()),
+            _ => Ok(self.report(memory_start_bytes, sizes)),
         }
     }
 
     fn try_service(
         &self,
-        counting: (&Engine, &Arc<CompiledModule>),
+        counting: &LoadedPolicy,
         service: &ServiceBinding,
-    ) -> Result<Verdict, ModuleError> {
+    ) -> Result<SizeVerdict, ModuleError> {
         let usual = service.backends.len() <= USUAL_MAX;
         if usual {
-            let services = std::slice::from_ref(service);
-            vet(&self.engine, &self.module, services, &Records::default())?;
+            self.policy.vet(std::slice::from_ref(service))?;
         }
-        match measure(self, counting, service) {
-            Ok(cost) => Ok(Verdict::Good(cost)),
-            Err(fault) if fault.overrun && !usual => Ok(Verdict::TooSlow {
+        match measure(&self.policy, counting, service) {
+            Ok(cost) => Ok(SizeVerdict::Good(cost)),
+            Err(fault) if fault.is_overrun && !usual => Ok(SizeVerdict::TooSlow {
                 why: fault.error.refusal.to_string(),
             }),
             Err(fault) => Err(fault.error),
         }
     }
 
-    fn report(&self, memory_start_bytes: usize, sizes: Vec<AtSize>) -> CheckReport {
-        let info = &self.module.info;
+    fn report(&self, memory_start_bytes: usize, sizes: Vec<CheckSize>) -> CheckReport {
+        let module = self.policy.module();
+        let info = &module.info;
         CheckReport {
-            facts: Facts::of(&self.module, self.compile_time),
+            facts: ModuleFacts::new(module, self.policy.compile_time()),
             payload: info.payload,
             tick_ms: info.tick_ms,
             counters: info.counters.clone(),

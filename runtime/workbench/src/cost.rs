@@ -1,55 +1,53 @@
 //! What a pick costs: in fuel, which is the same on every machine, and in time.
 //!
-//! Invariant: what is measured is a worker's routine: a millisecond passes, a flow comes alone (with
-//! it the live numbers are written anew), then a full batch; and all sessions end.
+//! Invariant: the measured routine is a worker's: a millisecond passes, one flow comes alone (with it the
+//! live numbers are written), then a full batch, and all their sessions end.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use waxwing_dataplane::{BATCH, NewFlow, Pick};
+use waxwing_plugin::ServiceBinding;
+use waxwing_plugin::trial::LoadedPolicy;
 
-use super::Workbench;
-use super::flows::flows;
-use super::trial::{Fault, Trial};
-use crate::bind::ServiceBinding;
-use crate::engine::Engine;
-use crate::module::CompiledModule;
+use crate::flows::flows;
+use crate::service::{TrialFault, TrialService};
 
-/// What the ABI lets a batch take (`sdk/ABI.md`, "Life cycle"); a little later it is cut off.
+/// The time that the ABI allows for a batch (`sdk/ABI.md`, "Life cycle"); the host interrupts it a little
+/// later.
 const BUDGET: Duration = Duration::from_micros(100);
 
-/// Steps of the routine, and how often all of them are timed: a batch's time is its best of these,
-/// since what the machine does meanwhile only ever adds to it.
+/// Steps of the routine, and how often the whole routine is timed. A batch's time is the shortest of its
+/// rounds, because disturbances only add time.
 const STEPS: usize = 128;
 const ROUNDS: usize = 5;
 
 const SEED: u64 = 7;
 
-/// What picks cost for a service.
+/// The cost of picks for a service.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct Cost {
-    /// Fuel a pick in full batches: about the number of Wasm instructions.
+pub struct PickCost {
+    /// Fuel per pick in full batches: about the number of Wasm instructions.
     pub fuel_average: f64,
-    /// Fuel of the most expensive call for a flow alone.
+    /// Fuel of the most expensive call for a single flow.
     pub fuel_worst: u64,
-    /// Time of the slowest full batch (64 flows), in microseconds; host's part included.
+    /// Time of the slowest full batch (64 flows), in microseconds, including the host's part.
     pub worst_batch_us: f64,
     /// Time that a batch may take, in microseconds.
     pub budget_us: f64,
-    /// The instance's memory after all that, in bytes.
+    /// The instance's memory after the routine, in bytes.
     pub memory_bytes: usize,
 }
 
-/// Measures a service. `counting` is the module compiled for an engine that counts.
+/// Measures a policy for a service. `counting` is the same policy on an engine that counts fuel.
 pub(crate) fn measure(
-    bench: &Workbench,
-    counting: (&Engine, &Arc<CompiledModule>),
+    policy: &LoadedPolicy,
+    counting: &LoadedPolicy,
     service: &ServiceBinding,
-) -> Result<Cost, Fault> {
-    let (worst_batch, memory_bytes) = time(&bench.engine, &bench.module, service)?;
-    let (fuel_average, fuel_worst) = fuel(counting.0, counting.1, service)?;
-    Ok(Cost {
+) -> Result<PickCost, TrialFault> {
+    let (worst_batch, memory_bytes) = time(policy, service)?;
+    let (fuel_average, fuel_worst) = fuel(counting, service)?;
+    Ok(PickCost {
         fuel_average,
         fuel_worst,
         worst_batch_us: worst_batch.as_secs_f64() * 1e6,
@@ -58,19 +56,11 @@ pub(crate) fn measure(
     })
 }
 
-fn start<'a>(
-    engine: &'a Engine,
-    module: &Arc<CompiledModule>,
-    service: &ServiceBinding,
-) -> Result<Trial<'a>, Fault> {
-    Ok(Trial::start(engine, module, service.clone(), SEED)?)
-}
-
-/// The routine; `call` makes one call, for a flow alone or a full batch.
+/// Runs the routine; `call` makes one call, for a single flow or a full batch.
 fn routine(
-    trial: &mut Trial<'_>,
-    mut call: impl FnMut(&mut Trial<'_>, &[NewFlow], &mut [Pick]) -> Result<(), Fault>,
-) -> Result<(), Fault> {
+    trial: &mut TrialService,
+    mut call: impl FnMut(&mut TrialService, &[NewFlow], &mut [Pick]) -> Result<(), TrialFault>,
+) -> Result<(), TrialFault> {
     let mut flows = flows(SEED);
     for _ in 0..STEPS {
         trial.pass_ms()?;
@@ -85,16 +75,12 @@ fn routine(
     Ok(())
 }
 
-/// The slowest full batch, and the memory at the end.
-fn time(
-    engine: &Engine,
-    module: &Arc<CompiledModule>,
-    service: &ServiceBinding,
-) -> Result<(Duration, usize), Fault> {
+/// Returns the time of the slowest full batch, and the memory at the end.
+fn time(policy: &LoadedPolicy, service: &ServiceBinding) -> Result<(Duration, usize), TrialFault> {
     let mut best = [Duration::MAX; STEPS];
     let mut memory = 0;
     for _ in 0..ROUNDS {
-        let mut trial = start(engine, module, service)?;
+        let mut trial = TrialService::start(policy, service.clone(), SEED)?;
         let mut batches = best.iter_mut();
         routine(&mut trial, |trial, flows, picks| {
             let start = Instant::now();
@@ -107,19 +93,15 @@ fn time(
             }
             Ok(())
         })?;
-        memory = trial.memory();
+        memory = trial.memory_bytes();
     }
     Ok((best.into_iter().max().unwrap_or_default(), memory))
 }
 
-/// Fuel a pick in full batches, and of the most expensive call for a flow alone.
+/// Returns the fuel per pick in full batches, and of the most expensive call for a single flow.
 #[expect(clippy::cast_precision_loss, reason = "fuel is far below 2^52")]
-fn fuel(
-    engine: &Engine,
-    module: &Arc<CompiledModule>,
-    service: &ServiceBinding,
-) -> Result<(f64, u64), Fault> {
-    let mut trial = start(engine, module, service)?;
+fn fuel(policy: &LoadedPolicy, service: &ServiceBinding) -> Result<(f64, u64), TrialFault> {
+    let mut trial = TrialService::start(policy, service.clone(), SEED)?;
     let (mut in_batches, mut worst) = (0, 0);
     routine(&mut trial, |trial, flows, picks| {
         let before = trial.fuel_left();

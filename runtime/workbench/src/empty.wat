@@ -1,5 +1,5 @@
-;; A policy that does nothing: every flow gets backend 0, for nobody writes a pick. It is the floor
-;; that policies are timed against.
+;; A policy that does nothing: every flow gets backend 0, because no pick is written. Policies are
+;; timed against it.
 (module
   (@custom "waxwing.module" "kind=policy\0aabi=1.0\0aname=empty\0a")
   (memory (export "memory") 6 6)

@@ -1,68 +1,37 @@
-//! A health check on the bench: whether the balancer would take it, and what it says of a server.
+//! A health check on the workbench.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::{Facts, WorkbenchError};
-use crate::checks::{Check, CheckConfig, CheckHost, CheckOptions, CheckOutcome, CheckTarget};
-use crate::compile::Compiler;
-use crate::module::{CompiledModule, Source, label};
-use crate::read::{check_name, read_capped};
+use waxwing_plugin::checks::{CheckOutcome, CheckTarget};
+use waxwing_plugin::trial::LoadedCheck;
 
-/// A health check that was read, validated, compiled, and took a config.
-pub struct HealthBench {
-    host: CheckHost,
-    check: Check,
-    compile_time: Duration,
+use crate::error::WorkbenchError;
+use crate::facts::ModuleFacts;
+
+/// A health check that was read, validated and compiled, and that accepted a config.
+pub struct HealthWorkbench {
+    check: LoadedCheck,
 }
 
-impl HealthBench {
-    /// Reads a file, validates and compiles it, and has it take a config (JSON, an object), as the
+impl HealthWorkbench {
+    /// Reads a file, validates and compiles it, and passes it a config (JSON, an object), as the
     /// balancer does.
     ///
     /// # Errors
-    /// Why the balancer would refuse it.
+    /// If the balancer would refuse it.
     pub fn open(path: &Path, config: &str) -> Result<Self, WorkbenchError> {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        check_name(&name)?;
-        let options = CheckOptions {
-            at_once: 1,
-            ..CheckOptions::default()
-        };
-        let limits = options.limits;
-        let host = CheckHost::new(options, &[], None)?;
-        let source = Source::File(path.into());
-        let label = label(&name, &source);
-        let bytes = read_capped(path, limits.file_bytes_max).map_err(|why| why.of(&label))?;
-        let start = Instant::now();
-        let compiler = &Compiler::Here;
-        let module = CompiledModule::new(&host.engine, compiler, &limits, &name, source, &bytes)?;
-        let compile_time = start.elapsed();
-        let check = host
-            .prepare(&Arc::new(module))
-            .map_err(|why| why.of(&label))?;
-        let config = CheckConfig {
-            service: "tried".into(),
-            json: config.into(),
-        };
-        host.try_config(&check, &config)
-            .map_err(|why| why.of(&label))?;
-        Ok(Self {
-            host,
-            check,
-            compile_time,
-        })
+        let check = LoadedCheck::open(path, config)?;
+        Ok(Self { check })
     }
 
-    /// What is known of it.
+    /// Returns the facts about the module.
     #[must_use]
-    pub fn facts(&self) -> Facts {
-        Facts::of(self.check.module(), self.compile_time)
+    pub fn facts(&self) -> ModuleFacts {
+        ModuleFacts::new(self.check.module(), self.check.compile_time())
     }
 
-    /// Checks a server once.
+    /// Checks a server once. Requires a tokio runtime with I/O and time.
     pub async fn probe(&self, target: &CheckTarget) -> CheckOutcome {
-        self.host.run(&self.check, target).await
+        self.check.run(target).await
     }
 }

@@ -1,11 +1,11 @@
-//! One instance at work for one made-up service, as a worker has it.
+//! A synthetic service, and an instance that serves it, as a worker would drive it.
 //!
-//! Invariant: time passes only where [`Trial::pass_ms`] says so, so a run repeats; a fault of the
-//! instance is an error of the trial, in the module's words.
+//! Invariant: time passes only in [`TrialService::pass_ms`], so a run is reproducible; a fault of the
+//! instance is returned as a [`TrialFault`], with the module's text.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
@@ -14,17 +14,11 @@ use waxwing_dataplane::{
     BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Ports, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Protocol};
+use waxwing_plugin::trial::{LoadedPolicy, PolicyInstance};
+use waxwing_plugin::{BackendInfo, ModuleError, Refusal, ServiceBinding};
 use waxwing_sdk::hash;
 
-use crate::bind::{BackendInfo, Owner, ServiceBinding, bind};
-use crate::engine::Engine;
-use crate::error::{ModuleError, Refusal};
-use crate::instance::{FaultReport, WasmPolicy};
-use crate::library::lock;
-use crate::module::CompiledModule;
-use crate::records::Records;
-
-/// How ended sessions ended, in turn.
+/// How sessions end, in turn.
 const ENDS: [End; 6] = [
     End::Closed,
     End::Reset,
@@ -34,11 +28,11 @@ const ENDS: [End; 6] = [
     End::Evicted,
 ];
 
-/// A service with these backends, for a module to serve.
+/// Returns a service with these backends.
 pub(crate) fn service(id: u32, config: &str, backends: Vec<BackendInfo>) -> ServiceBinding {
     let name = match backends.len() {
-        1 => "of 1 backend".to_owned(),
-        count => format!("of {count} backends"),
+        1 => "with 1 backend".to_owned(),
+        count => format!("with {count} backends"),
     };
     ServiceBinding {
         service: ServiceId(id),
@@ -48,16 +42,16 @@ pub(crate) fn service(id: u32, config: &str, backends: Vec<BackendInfo>) -> Serv
     }
 }
 
-/// A made-up backend.
+/// A synthetic backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BackendSpec {
-    /// Its share; 0 drains.
+    /// Its share of new sessions; 0 drains it.
     pub weight: u32,
     /// The operator's tag; 0 if none.
     pub tag: u32,
 }
 
-/// Healthy backends like these, ids from 0 on.
+/// Returns healthy backends like these, with ids from 0.
 pub(crate) fn backends(specs: impl IntoIterator<Item = BackendSpec>) -> Vec<BackendInfo> {
     let backend = |(id, BackendSpec { weight, tag }): (u32, BackendSpec)| BackendInfo {
         id: BackendId(id),
@@ -70,90 +64,78 @@ pub(crate) fn backends(specs: impl IntoIterator<Item = BackendSpec>) -> Vec<Back
     (0..).zip(specs).map(backend).collect()
 }
 
-/// An instance with its service. The engine, whose clock bounds each call, lives as long.
-pub(crate) struct Trial<'a> {
-    policy: WasmPolicy,
+/// An instance and the service that it serves.
+pub(crate) struct TrialService {
+    instance: PolicyInstance,
+    /// The module's name and source, for messages.
+    label: String,
     service: ServiceBinding,
     ids: Vec<BackendId>,
     snapshot: Snapshot,
     gauges: Gauges,
     now: Duration,
     ended: usize,
-    records: Arc<Records>,
-    faults: Arc<Mutex<Vec<FaultReport>>>,
-    _engine: &'a Engine,
 }
 
-impl<'a> Trial<'a> {
+impl TrialService {
     pub(crate) fn start(
-        engine: &'a Engine,
-        module: &Arc<CompiledModule>,
+        policy: &LoadedPolicy,
         service: ServiceBinding,
         seed: u64,
     ) -> Result<Self, ModuleError> {
-        let faults = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&faults);
-        let records = Arc::new(Records::default());
-        let owner = Owner {
-            worker: 0,
-            seed,
-            generation: 1,
-            faults: Arc::new(move |report| lock(&sink).push(report)),
-            records: Arc::clone(&records),
-        };
-        let policy = bind(engine, module, owner, std::slice::from_ref(&service))?;
+        let instance = policy.instantiate(seed, std::slice::from_ref(&service))?;
         let ids: Vec<BackendId> = service.backends.iter().map(|b| b.id).collect();
         let ids_max = ids.iter().map(|id| id.index() + 1).max().unwrap_or(0);
         Ok(Self {
-            policy,
+            instance,
+            label: policy.module().label(),
             snapshot: snapshot(&service),
             gauges: Gauges::new(ids_max, 1),
             service,
             ids,
             now: Duration::ZERO,
             ended: 0,
-            records,
-            faults,
-            _engine: engine,
         })
     }
 
-    /// Asks about one batch; `picks` has a place for each of the flows.
-    pub(crate) fn pick(&mut self, flows: &[NewFlow], picks: &mut [Pick]) -> Result<(), Fault> {
+    /// Lets the policy pick for a batch; `picks` has room for one pick per flow.
+    pub(crate) fn pick(&mut self, flows: &[NewFlow], picks: &mut [Pick]) -> Result<(), TrialFault> {
         let context = PickContext {
             now: Now::from_start(self.now),
             backends: &self.ids,
             gauges: &self.gauges,
         };
-        self.policy
+        let policy = self.instance.policy();
+        policy
             .pick(self.service.service, context, flows, picks)
             .map_err(|fault| self.fault(fault))
     }
 
-    /// Lets a millisecond pass, and the module's tick come where it is due.
-    pub(crate) fn pass_ms(&mut self) -> Result<(), Fault> {
+    /// Advances time by a millisecond and runs the policy's tick if it is due.
+    pub(crate) fn pass_ms(&mut self) -> Result<(), TrialFault> {
         self.now += Duration::from_millis(1);
-        self.policy.tick(TickContext {
+        self.instance.policy().tick(TickContext {
             now: Now::from_start(self.now),
             snapshot: &self.snapshot,
             gauges: &self.gauges,
         });
-        self.no_fault()
+        self.check_fault()
     }
 
-    /// The picks become sessions.
+    /// Begins a session for each picked backend.
     pub(crate) fn begin(&self, picks: &[Pick]) {
         for id in self.backends_of(picks) {
             self.gauges.begin(0, id);
         }
     }
 
-    /// Sessions that were begun end, in every way in turn, and the module is told if it wants to be.
-    pub(crate) fn end(&mut self, picks: &[Pick]) -> Result<(), Fault> {
+    /// Ends the sessions of these picks, each kind of end in turn, and reports them to the policy if it
+    /// wants reports.
+    pub(crate) fn end(&mut self, picks: &[Pick]) -> Result<(), TrialFault> {
         for id in self.backends_of(picks) {
             self.gauges.end(0, id);
         }
-        if !self.policy.wants_closed() {
+        if !self.instance.policy().wants_closed() {
             return Ok(());
         }
         let mut events = Vec::with_capacity(picks.len());
@@ -169,9 +151,10 @@ impl<'a> Trial<'a> {
             }
         }
         if !events.is_empty() {
-            self.policy.closed(self.service.service, &events);
+            let policy = self.instance.policy();
+            policy.closed(self.service.service, &events);
         }
-        self.no_fault()
+        self.check_fault()
     }
 
     fn backends_of(&self, picks: &[Pick]) -> impl Iterator<Item = BackendId> {
@@ -181,72 +164,69 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// What is left of the instance's fuel; 0 where the engine does not count it.
+    /// Returns the instance's remaining fuel; 0 if the engine does not count it.
     pub(crate) fn fuel_left(&self) -> u64 {
-        self.policy.guest.fuel_left().unwrap_or(0)
+        self.instance.fuel_left()
     }
 
-    /// The instance's memory, in bytes.
-    pub(crate) fn memory(&mut self) -> usize {
-        self.policy.guest.memory().len()
+    /// Returns the size of the instance's memory, in bytes.
+    pub(crate) fn memory_bytes(&mut self) -> usize {
+        self.instance.memory_bytes()
     }
 
-    /// Ends it, and gives what the module's own counters say.
-    pub(crate) fn counters(self) -> BTreeMap<String, u64> {
-        let Self {
-            policy,
-            records,
-            service,
-            ..
-        } = self;
-        let names = policy.module.info.counters.clone();
-        // The last counts are published as the instance goes.
-        drop(policy);
-        let mut counters = records.counters(&names);
-        counters.remove(&service.name).unwrap_or_default()
+    /// Drops the instance. Returns the values of the module's own counters.
+    pub(crate) fn into_counters(self) -> BTreeMap<String, u64> {
+        self.instance.into_counters(&self.service.name)
     }
 
-    fn no_fault(&self) -> Result<(), Fault> {
-        let said = lock(&self.faults).last().map(|report| report.fault);
-        said.map_or(Ok(()), |fault| Err(self.fault(fault)))
+    fn check_fault(&mut self) -> Result<(), TrialFault> {
+        let report = self.instance.take_fault();
+        report.map_or(Ok(()), |report| Err(self.error(report.fault, report.text)))
     }
 
     #[cold]
-    fn fault(&self, fault: PolicyFault) -> Fault {
-        let said = lock(&self.faults).pop();
-        let why = said.map_or_else(|| format!("{fault:?}"), |report| report.text);
+    fn fault(&mut self, fault: PolicyFault) -> TrialFault {
+        let report = self.instance.take_fault();
+        let why = report.map_or_else(|| format!("{fault:?}"), |report| report.text);
+        self.error(fault, why)
+    }
+
+    fn error(&self, fault: PolicyFault, why: String) -> TrialFault {
         let service = self.service.name.to_string();
-        Fault {
-            overrun: fault == PolicyFault::Overrun,
-            error: Refusal::Vetting { service, why }.of(self.policy.module.label()),
+        TrialFault {
+            is_overrun: fault == PolicyFault::Overrun,
+            error: ModuleError {
+                module: self.label.clone(),
+                refusal: Refusal::Vetting { service, why },
+            },
         }
     }
 }
 
-/// An instance failed on made-up flows.
+/// An instance that failed on synthetic flows.
 #[derive(Debug)]
-pub(crate) struct Fault {
-    /// Whether it ran out of time, which fewer backends may mend.
-    pub(crate) overrun: bool,
+pub(crate) struct TrialFault {
+    /// Whether it ran out of time, which may not happen with fewer backends.
+    pub(crate) is_overrun: bool,
     pub(crate) error: ModuleError,
 }
 
-impl From<ModuleError> for Fault {
+impl From<ModuleError> for TrialFault {
     fn from(error: ModuleError) -> Self {
         Self {
-            overrun: false,
+            is_overrun: false,
             error,
         }
     }
 }
 
-impl From<Fault> for ModuleError {
-    fn from(fault: Fault) -> Self {
+impl From<TrialFault> for ModuleError {
+    fn from(fault: TrialFault) -> Self {
         fault.error
     }
 }
 
-/// What the core would know of the service, for the tick.
+/// Returns the snapshot that the data plane would have of the service, for the tick.
 fn snapshot(binding: &ServiceBinding) -> Snapshot {
     let service = Service {
         id: binding.service,

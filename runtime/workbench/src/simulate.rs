@@ -1,48 +1,46 @@
-//! How a module spreads flows over backends, and how many it moves when one goes.
+//! How a policy spreads flows over backends, and how many flows move when a backend is removed.
 //!
-//! Invariant: the flows hang on the seed alone, so that the picks before and after a removal are for
-//! the same flows. Sessions last until the end of the run.
+//! Invariant: the flows depend only on the seed, so the picks before and after a removal are for the same
+//! flows. Sessions last until the end of the run.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use waxwing_dataplane::{BATCH, BackendId, NewFlow, Pick};
+use waxwing_plugin::{BackendInfo, ModuleError};
 
-use super::flows::flows;
-use super::trial::{BackendSpec, Trial, backends, service};
-use super::{Workbench, WorkbenchError};
-use crate::bind::BackendInfo;
-use crate::error::ModuleError;
+use crate::error::WorkbenchError;
+use crate::flows::flows;
+use crate::service::{BackendSpec, TrialService, backends, service};
+use crate::workbench::Workbench;
 
-/// What is to be simulated.
+/// The settings of a simulation.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Plan {
-    /// The backends; their ids are their places, from 0 on.
+pub struct SimulationPlan {
+    /// The backends; a backend's id is its index.
     pub backends: Vec<BackendSpec>,
-    /// How many flows.
+    /// The number of flows.
     pub flows: usize,
-    /// Makes the flows, and the module's own random choices.
+    /// Seeds the flows, and the module's own random choices.
     pub seed: u64,
     /// The policy's config (JSON, an object).
     pub config: String,
-    /// A backend that is taken away for a second run with the same flows.
+    /// A backend to remove for a second run with the same flows.
     pub remove: Option<u32>,
 }
 
-/// What came of it.
+/// The result of a simulation.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Simulation {
     /// How many flows there were.
     pub flows: usize,
-    /// By backend.
-    pub shares: Vec<Share>,
-    /// Flows left to the native fallback; those of [`Simulation::unavailable`] among them.
+    pub shares: Vec<BackendShare>,
+    /// Flows left to the native fallback, including [`Simulation::unavailable`].
     pub fallback: usize,
-    /// Flows given to a backend that takes no sessions; the host overrules that.
+    /// Flows given to a backend that takes no sessions, which the host sends to the fallback.
     pub unavailable: u64,
-    /// Flows dropped.
     pub dropped: usize,
-    /// How far the fullest backend is over its share by weight: 0.02 is 2 % over.
+    /// How far the fullest backend is above its share by weight: 0.02 is 2 % above.
     pub fullest_over_share: f64,
     /// The module's own counters at the end.
     pub counters: BTreeMap<String, u64>,
@@ -50,56 +48,50 @@ pub struct Simulation {
     pub removal: Option<Removal>,
 }
 
-/// What one backend got.
+/// The flows of one backend.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
-pub struct Share {
-    /// The backend.
+pub struct BackendShare {
     pub id: u32,
-    /// Its weight.
     pub weight: u32,
-    /// Its tag.
     pub tag: u32,
-    /// Flows that it got.
     pub flows: usize,
-    /// Its part of the flows that any backend got, 0 to 1.
+    /// Its part of the flows that got a backend, 0 to 1.
     pub share: f64,
-    /// Its part by weight.
+    /// Its part by weight, 0 to 1.
     pub share_by_weight: f64,
 }
 
-/// What the removal of a backend moved.
+/// The flows that the removal of a backend moved.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 pub struct Removal {
-    /// The backend.
     pub id: u32,
-    /// Its flows, which have to move.
+    /// Its flows, all of which have to move.
     pub flows: usize,
-    /// The flows of the backends that stay.
+    /// The flows of the other backends.
     pub staying: usize,
-    /// Those of them that went elsewhere all the same.
+    /// Those of the other backends' flows that moved.
     pub moved: usize,
-    /// The part of the staying backends' flows that moved, 0 to 1.
+    /// The part of the other backends' flows that moved, 0 to 1.
     pub disruption: f64,
 }
 
 impl Workbench {
-    /// Runs a plan.
+    /// Runs a simulation.
     ///
     /// # Errors
-    /// If the plan asks for what is not there, or the module refuses the backends or fails.
-    pub fn simulate(&self, plan: &Plan) -> Result<Simulation, WorkbenchError> {
+    /// If the plan removes a backend that does not exist, or the module refuses the backends or
+    /// fails.
+    pub fn simulate(&self, plan: &SimulationPlan) -> Result<Simulation, WorkbenchError> {
         let all = backends(plan.backends.iter().copied());
         if let Some(id) = plan.remove
             && all.iter().all(|backend| backend.id.0 != id)
         {
             let last = all.len().saturating_sub(1);
-            return Err(WorkbenchError::Plan(format!(
-                "there is no backend {id} to remove; write one of 0 to {last}"
-            )));
+            return Err(WorkbenchError::NoSuchBackend { id, last });
         }
-        let unavailable_before = self.module.counters.unavailable_picks();
+        let unavailable_before = self.policy.module().counters.unavailable_picks();
         let (picks, counters) = self.run(plan, &all)?;
-        let unavailable = self.module.counters.unavailable_picks() - unavailable_before;
+        let unavailable = self.policy.module().counters.unavailable_picks() - unavailable_before;
         let removal = plan.remove.map(|id| self.remove(plan, id, &all, &picks));
         let shares = shares(&all, &picks);
         let count = |pick| picks.iter().filter(|made| **made == pick).count();
@@ -117,7 +109,7 @@ impl Workbench {
 
     fn remove(
         &self,
-        plan: &Plan,
+        plan: &SimulationPlan,
         id: u32,
         all: &[BackendInfo],
         before: &[Picked],
@@ -141,20 +133,20 @@ impl Workbench {
         })
     }
 
-    /// Every flow's pick, and the module's counters.
+    /// Returns every flow's pick, and the module's counters.
     fn run(
         &self,
-        plan: &Plan,
+        plan: &SimulationPlan,
         backends: &[BackendInfo],
     ) -> Result<(Vec<Picked>, BTreeMap<String, u64>), ModuleError> {
         let service = service(0, &plan.config, backends.to_vec());
-        let mut trial = Trial::start(&self.engine, &self.module, service, plan.seed)?;
+        let mut trial = TrialService::start(&self.policy, service, plan.seed)?;
         let mut picked = Vec::with_capacity(plan.flows);
         let mut flows = flows(plan.seed).take(plan.flows);
         loop {
             let batch: Vec<NewFlow> = flows.by_ref().take(BATCH).collect();
             if batch.is_empty() {
-                return Ok((picked, trial.counters()));
+                return Ok((picked, trial.into_counters()));
             }
             let mut picks = vec![Pick::Drop; batch.len()];
             trial.pass_ms()?;
@@ -169,7 +161,7 @@ impl Workbench {
     }
 }
 
-/// A pick by the backend's id, which stays the same where its index does not.
+/// A pick by the backend's id, which a removal does not change, unlike its index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Picked {
     Backend(BackendId),
@@ -177,7 +169,7 @@ enum Picked {
     Fallback,
 }
 
-fn shares(backends: &[BackendInfo], picks: &[Picked]) -> Vec<Share> {
+fn shares(backends: &[BackendInfo], picks: &[Picked]) -> Vec<BackendShare> {
     let mut counts = vec![0_usize; backends.len()];
     for pick in picks {
         if let Picked::Backend(id) = pick {
@@ -189,7 +181,7 @@ fn shares(backends: &[BackendInfo], picks: &[Picked]) -> Vec<Share> {
     backends
         .iter()
         .zip(counts)
-        .map(|(backend, flows)| Share {
+        .map(|(backend, flows)| BackendShare {
             id: backend.id.0,
             weight: backend.weight,
             tag: backend.tag,
@@ -200,7 +192,7 @@ fn shares(backends: &[BackendInfo], picks: &[Picked]) -> Vec<Share> {
         .collect()
 }
 
-fn fullest_over_share(shares: &[Share]) -> f64 {
+fn fullest_over_share(shares: &[BackendShare]) -> f64 {
     shares
         .iter()
         .filter(|share| share.weight > 0)

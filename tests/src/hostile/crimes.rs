@@ -246,7 +246,7 @@ fn traps() -> [Row; 20] {
 }
 
 fn answers() -> [Row; 10] {
-    const COUNT: &str = "waxwing_pick answered";
+    const COUNT: &str = "waxwing_pick returned";
     const PICK: &str = "waxwing_pick chose backend";
     [
         (
@@ -254,7 +254,7 @@ fn answers() -> [Row; 10] {
             "(return (i32.const 0))",
             "",
             BadAnswer,
-            "waxwing_pick answered 0 for",
+            "waxwing_pick returned 0 for",
         ),
         (
             "answers one too many",
@@ -268,7 +268,7 @@ fn answers() -> [Row; 10] {
             "(return (i32.const -1))",
             "",
             BadAnswer,
-            "waxwing_pick answered -1 for",
+            "waxwing_pick returned -1 for",
         ),
         (
             "answers the least",

@@ -3,7 +3,7 @@
 //! Invariant: there is at least one, and no more than a service can have.
 
 use anyhow::{Result, bail};
-use waxwing_plugin::workbench::{BACKENDS_MAX, BackendSpec};
+use waxwing_workbench::{BACKENDS_MAX, BackendSpec};
 
 /// The backends of `--backends`.
 #[derive(Clone, PartialEq, Eq, Debug)]

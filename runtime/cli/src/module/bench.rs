@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use waxwing_plugin::workbench::{Bench, BenchReport, Row, Spread, Workbench};
+use waxwing_workbench::{Bench, BenchReport, BenchRow, TimeSpread, Workbench};
 
 use super::Config;
 use super::backends::{Specs, specs};
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     print(&text(&report))
 }
 
-fn serve(bench: &mut Bench<'_>) -> Result<()> {
+fn serve(bench: &mut Bench) -> Result<()> {
     print(&format!("{GREETING}\n"))?;
     for line in io::stdin().lock().lines() {
         let line = line.context("cannot read standard input")?;
@@ -93,7 +93,7 @@ fn write_report(out: &mut String, report: &BenchReport) -> fmt::Result {
         "batch", "module", "empty module", "above it"
     )?;
     for row in &report.rows {
-        let Row {
+        let BenchRow {
             batch,
             module,
             empty,
@@ -109,8 +109,8 @@ fn write_report(out: &mut String, report: &BenchReport) -> fmt::Result {
     )
 }
 
-fn cell(spread: Spread) -> String {
-    let Spread {
+fn cell(spread: TimeSpread) -> String {
+    let TimeSpread {
         median_ns,
         low_ns,
         high_ns,

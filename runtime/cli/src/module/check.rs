@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use waxwing_plugin::workbench::{
-    AtSize, CheckReport, Facts, HealthBench, Verdict, Workbench, WorkbenchError,
+use waxwing_workbench::{
+    CheckReport, CheckSize, HealthWorkbench, ModuleFacts, SizeVerdict, Workbench, WorkbenchError,
 };
 
 use super::backends::{Specs, specs};
@@ -43,7 +43,7 @@ pub(super) struct Services {
 #[serde(untagged)]
 pub(super) enum Report {
     Policy(Box<CheckReport>),
-    Health(Facts),
+    Health(ModuleFacts),
 }
 
 impl Services {
@@ -55,7 +55,7 @@ impl Services {
                 Ok(Report::Policy(report.into()))
             }
             Err(error) if error.is_health_check() => {
-                let facts = HealthBench::open(module, config)?.facts();
+                let facts = HealthWorkbench::open(module, config)?.facts();
                 Ok(Report::Health(facts))
             }
             Err(error) => Err(error),
@@ -99,8 +99,8 @@ pub(super) fn text(report: &Report) -> String {
     text
 }
 
-fn write_facts(out: &mut String, facts: &Facts) -> fmt::Result {
-    let Facts {
+fn write_facts(out: &mut String, facts: &ModuleFacts) -> fmt::Result {
+    let ModuleFacts {
         name,
         title,
         version,
@@ -141,10 +141,10 @@ fn write_report(out: &mut String, report: &CheckReport) -> fmt::Result {
     )
 }
 
-fn write_size(out: &mut String, size: &AtSize) -> fmt::Result {
-    let AtSize { backends, verdict } = size;
+fn write_size(out: &mut String, size: &CheckSize) -> fmt::Result {
+    let CheckSize { backends, verdict } = size;
     match verdict {
-        Verdict::Good(cost) => {
+        SizeVerdict::Good(cost) => {
             let part = cost.worst_batch_us / cost.budget_us * 100.0;
             let over = if part > 100.0 {
                 "  OVER THE BUDGET"
@@ -158,8 +158,8 @@ fn write_size(out: &mut String, size: &AtSize) -> fmt::Result {
                 cost.fuel_average, cost.fuel_worst, cost.worst_batch_us, cost.budget_us
             )
         }
-        Verdict::Refused { why } => writeln!(out, "{backends:>8}  refused: {why}"),
-        Verdict::TooSlow { why } => writeln!(
+        SizeVerdict::Refused { why } => writeln!(out, "{backends:>8}  refused: {why}"),
+        SizeVerdict::TooSlow { why } => writeln!(
             out,
             "{backends:>8}  TOO SLOW: the balancer refuses it for a service of so many; others it \
              serves\n          ({why})"
@@ -209,8 +209,8 @@ impl Display for Memory<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let start = self.0.memory_start_bytes;
         let memories = self.0.sizes.iter().filter_map(|size| match &size.verdict {
-            Verdict::Good(cost) => Some(cost.memory_bytes),
-            Verdict::Refused { .. } | Verdict::TooSlow { .. } => None,
+            SizeVerdict::Good(cost) => Some(cost.memory_bytes),
+            SizeVerdict::Refused { .. } | SizeVerdict::TooSlow { .. } => None,
         });
         let most = memories.max().unwrap_or(start);
         write!(

@@ -1,7 +1,7 @@
 //! `waxwing module`: for those who write modules. None of it needs a running balancer, or rights.
 //!
 //! Invariant: what a module does is asked of the host that serves it
-//! ([`waxwing_plugin::workbench`]); here are arguments and texts only.
+//! ([`waxwing_workbench`]); here are arguments and texts only.
 
 mod backends;
 mod bench;

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use waxwing_packet::Protocol;
-use waxwing_plugin::checks::{CheckOutcome, CheckRoots, CheckTarget, CheckTls, CheckVerdict};
-use waxwing_plugin::workbench::HealthBench;
+use waxwing_plugin::checks::{
+    CheckOutcome, CheckRoots, CheckTarget, CheckTls, CheckVerdict, TlsConfigError,
+};
+use waxwing_workbench::HealthWorkbench;
 
 use super::Config;
 use crate::ask::{print, wait};
@@ -49,7 +51,7 @@ pub(crate) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let bench = HealthBench::open(&arguments.file, &arguments.config.json)?;
+    let bench = HealthWorkbench::open(&arguments.file, &arguments.config.json)?;
     let target = arguments.target()?;
     let outcome = wait(async { Ok(bench.probe(&target).await) })?;
     print(&arguments.text(&outcome))?;
@@ -65,7 +67,7 @@ impl Arguments {
         let asked = self.roots.is_some() || self.server_name.is_some() || self.insecure;
         let tls = match self.tls() {
             Ok(tls) => Some(Arc::new(tls)),
-            Err(why) if asked => return Err(anyhow!(why)),
+            Err(why) if asked => return Err(why.into()),
             // A check that wants it says so.
             Err(_) => None,
         };
@@ -89,9 +91,9 @@ impl Arguments {
         })
     }
 
-    fn tls(&self) -> Result<CheckTls, String> {
+    fn tls(&self) -> Result<CheckTls, TlsConfigError> {
         let roots = if self.insecure {
-            CheckRoots::anyone()?
+            CheckRoots::accept_any()?
         } else {
             CheckRoots::read(self.roots.as_deref())?
         };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use waxwing_plugin::workbench::{Plan, Removal, Share, Simulation, Workbench};
+use waxwing_workbench::{BackendShare, Removal, Simulation, SimulationPlan, Workbench};
 
 use super::Config;
 use super::backends::{Specs, specs};
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let plan = Plan {
+    let plan = SimulationPlan {
         backends: arguments.backends.0.clone(),
         flows: arguments.flows as usize,
         seed: arguments.seed,
@@ -106,7 +106,7 @@ fn write_simulation(out: &mut String, simulation: &Simulation, width: usize) -> 
     removal.map_or(Ok(()), |removal| write_removal(out, removal))
 }
 
-fn write_shares(out: &mut String, shares: &[Share], width: usize) -> fmt::Result {
+fn write_shares(out: &mut String, shares: &[BackendShare], width: usize) -> fmt::Result {
     let head = format!(
         "{:>7}  {:>6}  {:>10}  {:>9}  {:>9}  {:>9}  ",
         "backend", "weight", "tag", "flows", "share", "by weight"
@@ -114,7 +114,7 @@ fn write_shares(out: &mut String, shares: &[Share], width: usize) -> fmt::Result
     writeln!(out, "{}", head.trim_end())?;
     let largest = shares.iter().map(|share| share.share).fold(0.0, f64::max);
     for share in shares {
-        let Share {
+        let BackendShare {
             id,
             weight,
             tag,

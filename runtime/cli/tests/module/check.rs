@@ -49,7 +49,7 @@ fn a_policy_may_refuse_a_size_but_not_all() {
 
     let misspelt = module(&["check", &maglev, "--config", r#"{"tabel":251}"#]);
     misspelt.complains("policy_config.tabel");
-    misspelt.complains("of 1 backend:");
+    misspelt.complains("with 1 backend:");
 }
 
 /// Groups are by tag, so their policies pass with the tags that their configs name.

@@ -1,11 +1,11 @@
-//! From a module's bytes to machine code, in a child process of bounded means.
+//! Compiles a module's bytes to machine code, in a child process with resource limits.
 //!
-//! The compiler takes time and memory that an author can drive up at will, with a file that is
-//! small and valid; its makers do not count that as a fault of theirs. So a file from the folder
-//! is compiled by another process, which the kernel stops where it takes too much.
+//! A small valid file can make the compiler use much time and memory; its authors do not treat that
+//! as a bug. So a file from the folder is compiled in another process, which the kernel stops at
+//! its limits.
 //!
-//! Invariant: whatever the bytes are, this process spends no more on them than the file's size and
-//! the machine code's, and waits no longer than [`CompileLimits::wall`].
+//! Invariant: whatever the bytes are, this process uses no more memory for them than the sizes of
+//! the file and of the machine code, and waits no longer than [`CompileLimits::wall`].
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -19,43 +19,43 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, Signal};
 use waxwing_sdk::abi::Kind;
 
-use crate::engine::Engine;
+use crate::build::engine::Engine;
 use crate::error::Refusal;
 
-/// The largest machine code taken from the compiler, in bytes.
+/// The largest machine code accepted from the child, in bytes.
 const CODE_MAX: u64 = 256 << 20;
 
-/// How far the child stands back behind all others.
+/// The child's nice value, so that compiling takes only idle processor time.
 const NICE: i32 = 5;
 
-/// The longest text of a failure that is read, in bytes.
+/// The longest error text read from the child, in bytes.
 const TEXT_MAX: u64 = 4096;
 
-/// Who compiles what comes from the folder. (What ships with the program is compiled in place.)
+/// What compiles the modules of the folder. (Shipped modules are compiled in this process.)
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Compiler {
-    /// This process: for tools that run a module of the user's own, and for tests.
+    /// This process: for tools that run the user's own module, and for tests.
     #[default]
     Here,
-    /// A child process, for each module a new one.
+    /// A new child process for each module.
     Child {
-        /// The program, which ends up in [`compile_child`].
+        /// The program, which has to call [`compile_child`].
         program: PathBuf,
-        /// What it is called with, before the two limits and the kind's word.
+        /// Its arguments, before the two limits and the kind.
         arguments: Vec<String>,
-        /// What it may take.
+        /// The child's limits.
         limits: CompileLimits,
     },
 }
 
-/// What compiling one module may take.
+/// Limits for compiling one module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CompileLimits {
     /// Processor time, in seconds.
     pub cpu_s: u64,
     /// Address space, in bytes.
     pub memory_bytes: u64,
-    /// Time in all.
+    /// Wall-clock time.
     pub wall: Duration,
 }
 
@@ -81,7 +81,7 @@ impl fmt::Display for CompileLimits {
 }
 
 impl Compiler {
-    /// Compiles a module that was validated.
+    /// Compiles a validated module.
     pub(crate) fn compile(
         &self,
         engine: &Engine,
@@ -117,14 +117,14 @@ pub(crate) fn here(engine: &Engine, bytes: &[u8]) -> Result<wasmtime::Module, Re
 
 #[expect(unsafe_code, reason = "wasmtime trusts machine code that it is given")]
 fn load(engine: &Engine, code: &[u8]) -> Result<wasmtime::Module, Refusal> {
-    // SAFETY: the bytes are what `Engine::precompile_module` gave in `compile_child`: the child is
-    // this program too, ended with success, and wrote them to a pipe that nobody else holds. An
-    // engine of another version or with other settings is refused by wasmtime itself.
+    // SAFETY: the bytes are the output of `Engine::precompile_module` in `compile_child`: the child
+    // is this program, exited with success, and wrote them to a pipe that no other process holds.
+    // wasmtime refuses code from another version or with other engine settings.
     let module = unsafe { wasmtime::Module::deserialize(engine.wasmtime(), code) };
     module.map_err(|error| Refusal::Compile(format!("{error:#}")))
 }
 
-/// Runs the child: the module in, the machine code out.
+/// Runs the child: writes the module to it and reads the machine code.
 fn run(mut command: Command, bytes: &[u8], limits: CompileLimits) -> Result<Vec<u8>, Refusal> {
     let failed = |error: io::Error| Refusal::Compiler(error.to_string());
     let mut child = command.spawn().map_err(failed)?;
@@ -132,46 +132,48 @@ fn run(mut command: Command, bytes: &[u8], limits: CompileLimits) -> Result<Vec<
     let (finished, wait) = channel();
     let outcome = thread::scope(|scope| {
         scope.spawn(move || {
-            // A child that gave up early has closed its end.
+            // Fails if the child exited early; its exit status tells why.
             let _ = stdin.map(|mut stdin| stdin.write_all(bytes));
         });
-        let text = scope.spawn(move || read(stderr, TEXT_MAX));
+        let text = scope.spawn(move || read_capped(stderr, TEXT_MAX));
         let code = scope.spawn(move || {
-            let code = read(stdout, CODE_MAX);
+            let code = read_capped(stdout, CODE_MAX);
             let _ = finished.send(());
             code
         });
         let in_time = wait.recv_timeout(limits.wall).is_ok();
-        let status = end(&mut child, in_time);
+        let status = reap(&mut child, in_time);
         (in_time, status, code.join(), text.join())
     });
     match outcome {
-        (true, Ok(status), Ok(code), Ok(text)) => judge(status, code, &text, limits),
+        (true, Ok(status), Ok(code), Ok(text)) => check_exit(status, code, &text, limits),
         (false, ..) => Err(Refusal::Compile(format!(
-            "it took longer than {} s; make its functions smaller",
+            "compiling took longer than {} s; make the module's functions smaller",
             limits.wall.as_secs_f32()
         ))),
         (_, Err(error), ..) => Err(failed(error)),
-        (.., Err(_), _) | (.., Err(_)) => Err(Refusal::Compiler("its output is lost".into())),
+        (.., Err(_), _) | (.., Err(_)) => {
+            Err(Refusal::Compiler("its output cannot be read".into()))
+        }
     }
 }
 
-/// Waits for a child that has closed its output, or ends it.
-fn end(child: &mut Child, in_time: bool) -> io::Result<ExitStatus> {
+/// Reaps a child that has closed its output; kills it first if it is late.
+fn reap(child: &mut Child, in_time: bool) -> io::Result<ExitStatus> {
     if !in_time {
         child.kill()?;
     }
     child.wait()
 }
 
-fn read(source: Option<impl Read>, max: u64) -> Vec<u8> {
+fn read_capped(source: Option<impl Read>, max: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // What was read before an error is judged by the exit status.
+    // After a read error, the exit status decides about the bytes read so far.
     let _ = source.map(|source| source.take(max).read_to_end(&mut bytes));
     bytes
 }
 
-fn judge(
+fn check_exit(
     status: ExitStatus,
     code: Vec<u8>,
     text: &[u8],
@@ -184,10 +186,10 @@ fn judge(
     let text = text.lines().next().unwrap_or_default();
     Err(match status.signal() {
         None => Refusal::Compile(text.to_owned()),
-        // SIGXCPU is the soft limit's, SIGABRT the end of an allocation that found no memory.
+        // SIGXCPU means the limit of processor time, SIGABRT a failed allocation.
         Some(signal) => Refusal::Compile(format!(
-            "the compiler was stopped (signal {signal}{}): {limits} are the limit; make its \
-             functions smaller",
+            "the compiler was stopped (signal {signal}{}); its limits are {limits}; make the \
+             module's functions smaller",
             if text.is_empty() {
                 String::new()
             } else {
@@ -197,33 +199,50 @@ fn judge(
     })
 }
 
-/// The child's side: compiles the module on standard input, of the kind with this word (`policy` or
-/// `health`), and writes the machine code to standard output. To be called first thing in a process of its own, which may do nothing else.
+/// Why the compiling child failed. Its text goes to standard error, from which the parent reads it.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The kind is neither `policy` nor `health`.
+    #[error("{0}: no such kind of module; expected `policy` or `health`")]
+    Kind(String),
+    /// The kernel refused the resource limits.
+    #[error("cannot set resource limits: {0}")]
+    Limits(io::Error),
+    /// Standard input or output failed.
+    #[error("cannot transfer the module: {0}")]
+    Transfer(io::Error),
+    /// The module cannot be compiled, or the compiler cannot work on this machine.
+    #[error("{0}")]
+    Compile(String),
+}
+
+/// The child's side of [`Compiler::Child`]: compiles the module on standard input, of the given kind
+/// (`policy` or `health`), and writes the machine code to standard output. Call this first in a process
+/// that does nothing else: it limits the process's resources.
 ///
 /// # Errors
-/// A text for standard error; the process is to end without success.
-pub fn compile_child(cpu_s: u64, memory_bytes: u64, kind: &str) -> Result<(), String> {
+/// The caller writes the error to standard error and exits without success.
+pub fn compile_child(cpu_s: u64, memory_bytes: u64, kind: &str) -> Result<(), CompileError> {
     let kind = [Kind::Policy, Kind::Health]
         .into_iter()
         .find(|known| known.word() == kind)
-        .ok_or_else(|| format!("{kind}: no such kind of module; expected `policy` or `health`"))?;
-    confine(cpu_s, memory_bytes).map_err(|error| format!("cannot set limits: {error}"))?;
+        .ok_or_else(|| CompileError::Kind(kind.to_owned()))?;
+    confine(cpu_s, memory_bytes).map_err(CompileError::Limits)?;
     let mut bytes = Vec::new();
     io::stdin()
         .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
+        .map_err(CompileError::Transfer)?;
     let code = Engine::compile_only(kind)
-        .map_err(|error| error.to_string())?
-        .precompile_module(&bytes)
-        .map_err(|error| format!("{error:#}"))?;
+        .and_then(|engine| engine.precompile_module(&bytes))
+        .map_err(|error| CompileError::Compile(format!("{error:#}")))?;
     let mut output = io::stdout().lock();
     output
         .write_all(&code)
         .and_then(|()| output.flush())
-        .map_err(|error| error.to_string())
+        .map_err(CompileError::Transfer)
 }
 
-/// Takes from this process what compiling does not need.
+/// Gives up what compiling does not need: processor time, memory, files, priority.
 fn confine(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
     let limit = |resource, value| {
         let limit = Rlimit {
@@ -237,7 +256,7 @@ fn confine(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
     limit(Resource::Nofile, 16)?;
-    // It ends with its parent, and works only on processor time that nobody else wants.
+    // The child ends with its parent and uses only idle processor time.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::process::setpriority_process(None, NICE)?;
     Ok(())

@@ -1,8 +1,8 @@
-//! The engines that compile and run modules, one for each kind, and the clocks that cut them off.
+//! The wasmtime engines, one per kind of module, and the epoch clocks that stop their modules.
 //!
-//! Invariant: guest code runs only with an epoch deadline set and a budget of time (a policy's
-//! [`Budget`], a health check's `checks::meter`), so every call into a module ends, whatever the
-//! module does.
+//! Invariant: guest code runs only with an epoch deadline and a time budget (a policy's
+//! [`CallBudget`], a health check's `checks::cpu_budget`), so every call into a module ends,
+//! whatever the module does.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,28 +16,27 @@ use waxwing_sdk::abi::Kind;
 
 use crate::error::HostError;
 
-/// How an epoch clock goes. The kernel's timer slack adds about 50 us to a tick.
+/// The pace of an epoch clock. The kernel's timer slack adds about 50 us to a tick.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
-    /// One tick while modules run.
+struct ClockPace {
+    /// The tick while modules run.
     busy: Duration,
-    /// One tick while no module has run for [`Pace::idle_after`] ticks, unless one is called: an idle
-    /// balancer sleeps, and so does one that knows all of its flows. It goes on at all for a call that was
-    /// not given a processor for that long.
+    /// The tick after [`ClockPace::idle_after`] ticks without a call, so that an idle balancer, or
+    /// one with only known flows, sleeps. A call wakes the clock. It keeps ticking so that a
+    /// descheduled call still times out.
     idle: Duration,
-    /// How many ticks without a call make the clock slow down.
     idle_after: u32,
 }
 
-impl Pace {
-    /// A policy's call is a matter of microseconds.
+impl ClockPace {
+    /// A policy's call takes microseconds.
     const POLICIES: Self = Self {
         busy: Duration::from_micros(100),
         idle: Duration::from_millis(100),
         idle_after: 1_000,
     };
-    /// A health check's tick is how long it may keep a thread of the executor to itself: fifty that
-    /// loop make an honest one wait for 50 ms.
+    /// A tick is how long a health check may occupy a thread of the executor: 50 checks in endless
+    /// loops delay an honest one by 50 ms.
     const CHECKS: Self = Self {
         busy: Duration::from_millis(1),
         idle: Duration::from_millis(100),
@@ -45,68 +44,68 @@ impl Pace {
     };
 }
 
-/// The stack of a module, in bytes. Modules are shallow; recursion ends here with a trap.
+/// The stack of a module, in bytes. Modules are shallow; deep recursion traps.
 const STACK_BYTES: usize = 128 * 1024;
 
-/// The stack that a health check and what it calls in the host share: a TLS handshake is the
-/// deepest. Only touched pages take memory.
+/// The stack that a health check shares with the host functions it calls, in bytes; a TLS handshake
+/// is the deepest. Only touched pages take memory.
 const ASYNC_STACK_BYTES: usize = 512 * 1024;
 
-/// Address space of a policy's memory: all that 32 bits can address, so that guard pages replace
-/// bounds checks (measured: a third faster). Only touched pages take memory.
+/// The address space of a policy's memory: all that 32 bits can address, so that guard pages
+/// replace bounds checks (measured: a third faster). Only touched pages take memory.
 const RESERVATION_BYTES: u64 = 1 << 32;
 
-/// The same of a health check: there are many at once, and they wait rather than compute. It may not
-/// grow further.
+/// The memory limit of a health check, all of which is reserved. It is small because many checks
+/// exist at once, and they mostly wait.
 pub(crate) const CHECK_MEMORY_BYTES: usize = 16 << 20;
 
-/// Behind it, instead of the 32 MiB that are usual: more costs address space, less nothing.
+/// The guard region behind a health check's memory, instead of wasmtime's default of 32 MiB: a
+/// larger one costs address space, a smaller one saves nothing.
 const CHECK_GUARD_BYTES: u64 = 64 << 10;
 
-/// How much of what a finished check has written to is cleared by writing zeros, for the next one. The
-/// rest is given back to the kernel, which interrupts all processors.
+/// How many bytes of a finished check's memory are zeroed for the next check. The kernel takes back
+/// the rest, which interrupts all processors.
 const KEPT_BYTES: usize = 128 << 10;
 
-/// The most entries of a module's table.
 pub(crate) const TABLE_ENTRIES_MAX: usize = 10_000;
 
-/// What an instance may execute where that is counted: ample for any measurement, and an end to an
-/// endless loop within a minute or so.
+/// The fuel of an instance, if the engine counts it: ample for any measurement, and ends an endless
+/// loop within about a minute.
 const FUEL_MAX: u64 = 1 << 36;
 
-/// The time for setting an instance up, and what each of its services adds. Tables are built in it,
-/// which takes some milliseconds.
+/// The time for setting up an instance, plus the time for each of its services. Policies build
+/// tables then, which takes some milliseconds.
 const SET_UP: Duration = Duration::from_secs(1);
 const SET_UP_PER_SERVICE: Duration = Duration::from_millis(100);
 
-/// How many times longer than that it may take in real time.
+/// The set-up's limit of wall-clock time, as a multiple of its processor time.
 const SET_UP_WALL_FACTOR: u32 = 10;
 
-/// The processor time that this thread has used.
+/// Returns the processor time that this thread has used.
 pub(crate) fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// How long a call into a module may run.
+/// The time budget of a call into a module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Budget {
-    /// For so many clock ticks after the deadline.
+pub(crate) enum CallBudget {
+    /// This many clock ticks after the deadline.
     ///
-    /// Ticks are counted only while the module itself is running: if the kernel takes the CPU away
-    /// from the worker for a while, that costs the call one tick and not its whole budget. So a busy
-    /// machine does not make good modules look like endless loops.
+    /// A tick counts only while the module runs: if the kernel deschedules the worker for a while,
+    /// that costs the call one tick, not its whole budget. So on a busy machine good modules do not
+    /// look like endless loops.
     Ticks(u32),
-    /// Until the calling thread has used this much of processor time in its life, and in any case until
-    /// then: on a busy machine ticks come late, and a thread that stands back waits long.
+    /// Until the calling thread has used this much processor time in its life, or until `wall`: on
+    /// a busy machine ticks come late, and a thread of low priority waits long.
     SetUp { cpu: Duration, wall: Instant },
 }
 
-impl Budget {
-    /// Of a call on the packet's way: two ticks to the deadline, two more to be sure.
+impl CallBudget {
+    /// A call on the hot path: two ticks to the deadline, and two more.
     pub(crate) const BATCH: Self = Self::Ticks(2);
 
-    /// Of all calls together that set an instance up, on the control thread.
+    /// All calls together that set up an instance, on the control thread.
     pub(crate) fn set_up(services: usize) -> Self {
         let services = u32::try_from(services).unwrap_or(u32::MAX);
         let time = SET_UP.saturating_add(SET_UP_PER_SERVICE.saturating_mul(services));
@@ -116,7 +115,7 @@ impl Budget {
         }
     }
 
-    /// Takes a tick, and says whether there was one left.
+    /// Uses up a tick. Returns whether one was left.
     pub(crate) fn take_tick(&mut self) -> bool {
         match self {
             Self::Ticks(left) => {
@@ -129,31 +128,32 @@ impl Budget {
     }
 }
 
-/// The ticks to the first deadline. One would do, but the first may be about to pass.
+/// The ticks to the first deadline. At least 2, because the next tick may be due at once.
 pub(crate) const DEADLINE_TICKS: u64 = 2;
 
-/// Wakes the epoch clock: a caller says that a module is about to run.
+/// Wakes the epoch clock when a module is called.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Pulse(Arc<Marks>);
+pub(crate) struct ClockWaker(Arc<ClockState>);
 
 #[derive(Default, Debug)]
-struct Marks {
+struct ClockState {
     called: AtomicBool,
-    /// The clock is slow, or about to be.
+    /// The clock is slow, or is about to slow down.
     slow: AtomicBool,
     clock: OnceLock<Thread>,
 }
 
-impl Pulse {
-    /// Marks a call. Mostly a read of a shared line; a write only once a tick.
+impl ClockWaker {
+    /// Notes a call. Usually this only reads a shared cache line; it writes once a tick.
     #[inline]
-    pub(crate) fn mark(&self) {
+    pub(crate) fn mark_call(&self) {
         if !self.0.called.load(Ordering::Relaxed) {
             self.wake();
         }
     }
 
-    /// In one order with [`Pulse::slow_down`]: either the clock sees the call, or the caller that it is slow.
+    /// Ordered with [`ClockWaker::slow_down`]: either the clock sees the call, or the caller sees
+    /// that the clock is slow.
     #[cold]
     fn wake(&self) {
         self.0.called.store(true, Ordering::SeqCst);
@@ -164,7 +164,7 @@ impl Pulse {
         }
     }
 
-    /// Sleeps for so long, or until a call.
+    /// Sleeps for `at_most`, or until a call.
     fn slow_down(&self, at_most: Duration) {
         self.0.slow.store(true, Ordering::SeqCst);
         if !self.0.called.load(Ordering::SeqCst) {
@@ -182,59 +182,59 @@ impl Pulse {
     }
 }
 
-/// A wasmtime engine with its clock thread, which ends when the engine is dropped.
+/// A wasmtime engine and its clock thread, which ends when the engine is dropped.
 pub(crate) struct Engine {
     inner: wasmtime::Engine,
     kind: Kind,
-    pulse: Pulse,
+    waker: ClockWaker,
     stop: Arc<AtomicBool>,
     ticker: Option<JoinHandle<()>>,
-    /// What an instance may use up in its life, where that is counted instead of time.
+    /// The fuel of each instance, if the engine counts fuel instead of time.
     fuel: Option<u64>,
 }
 
 impl Engine {
-    /// Starts one for policies.
+    /// Starts an engine for policies.
     pub(crate) fn new() -> Result<Self, HostError> {
-        Self::start(Kind::Policy, &config(Kind::Policy), Pace::POLICIES)
+        Self::start(Kind::Policy, &config(Kind::Policy), ClockPace::POLICIES)
     }
 
-    /// Starts one for health checks: room for so many instances is set aside.
+    /// Starts an engine for health checks, with room for this many instances.
     pub(crate) fn for_checks(instances: u32) -> Result<Self, HostError> {
         let mut config = config(Kind::Health);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances)));
-        Self::start(Kind::Health, &config, Pace::CHECKS)
+        Self::start(Kind::Health, &config, ClockPace::CHECKS)
     }
 
-    fn start(kind: Kind, config: &Config, pace: Pace) -> Result<Self, HostError> {
+    fn start(kind: Kind, config: &Config, pace: ClockPace) -> Result<Self, HostError> {
         let inner =
             wasmtime::Engine::new(config).map_err(|e| HostError::Engine(format!("{e:#}")))?;
-        let pulse = Pulse::default();
+        let waker = ClockWaker::default();
         let stop = Arc::new(AtomicBool::new(false));
         let ticker = std::thread::Builder::new()
             .name("waxwing-epoch".into())
             .spawn({
-                let (engine, pulse, stop) = (inner.clone(), pulse.clone(), Arc::clone(&stop));
-                move || tick(&engine, pace, &pulse, &stop)
+                let (engine, waker, stop) = (inner.clone(), waker.clone(), Arc::clone(&stop));
+                move || tick(&engine, pace, &waker, &stop)
             })
             .map_err(HostError::Thread)?;
         Ok(Self {
             inner,
             kind,
-            pulse,
+            waker,
             stop,
             ticker: Some(ticker),
             fuel: None,
         })
     }
 
-    /// An engine without a clock, to compile with.
+    /// Returns an engine without a clock, to compile with.
     pub(crate) fn compile_only(kind: Kind) -> wasmtime::Result<wasmtime::Engine> {
         wasmtime::Engine::new(&config(kind))
     }
 
-    /// An engine that counts what policies execute: each instruction is a unit of fuel, or none.
-    /// It has no clock; an instance that has used up its fuel traps.
+    /// Returns an engine for policies that counts fuel: one unit or none per instruction. It has no
+    /// clock; an instance that has used up its fuel traps.
     pub(crate) fn counting() -> Result<Self, HostError> {
         let mut config = config(Kind::Policy);
         config.epoch_interruption(false).consume_fuel(true);
@@ -243,31 +243,31 @@ impl Engine {
         Ok(Self {
             inner,
             kind: Kind::Policy,
-            pulse: Pulse::default(),
+            waker: ClockWaker::default(),
             stop: Arc::default(),
             ticker: None,
             fuel: Some(FUEL_MAX),
         })
     }
 
-    /// The kind of module that it runs.
+    /// Returns the kind of module that it runs.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The fuel that each instance gets, if this engine counts it.
+    /// Returns the fuel of each instance, if this engine counts it.
     pub(crate) fn fuel(&self) -> Option<u64> {
         self.fuel
     }
 
-    /// The wasmtime engine.
+    /// Returns the wasmtime engine.
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.inner
     }
 
-    /// For those who call modules.
-    pub(crate) fn pulse(&self) -> Pulse {
-        self.pulse.clone()
+    /// Returns a handle by which callers wake the clock.
+    pub(crate) fn waker(&self) -> ClockWaker {
+        self.waker.clone()
     }
 }
 
@@ -276,26 +276,26 @@ impl Drop for Engine {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(ticker) = self.ticker.take() {
             ticker.thread().unpark();
-            // It ends within a tick; if it panicked there is nothing left to stop.
+            // The thread ends within a tick. If it panicked, there is nothing left to stop.
             let _ = ticker.join();
         }
     }
 }
 
-fn tick(engine: &wasmtime::Engine, pace: Pace, pulse: &Pulse, stop: &AtomicBool) {
-    // It is needed most when a module loops on every processor. A user without the right to it has
-    // a clock that is late then.
+fn tick(engine: &wasmtime::Engine, pace: ClockPace, waker: &ClockWaker, stop: &AtomicBool) {
+    // The clock matters most when modules loop on every processor. Without the right to raise its
+    // priority, it runs late then.
     let _ = rustix::process::nice(-20);
-    let _ = pulse.0.clock.set(std::thread::current());
+    let _ = waker.0.clock.set(std::thread::current());
     let mut quiet = 0_u32;
     while !stop.load(Ordering::Relaxed) {
         if quiet < pace.idle_after {
             std::thread::sleep(pace.busy);
         } else {
-            pulse.slow_down(pace.idle);
+            waker.slow_down(pace.idle);
         }
         engine.increment_epoch();
-        quiet = if pulse.take() {
+        quiet = if waker.take() {
             0
         } else {
             quiet.saturating_add(1)
@@ -303,7 +303,7 @@ fn tick(engine: &wasmtime::Engine, pace: Pace, pulse: &Pulse, stop: &AtomicBool)
     }
 }
 
-/// What modules may use is fixed here and, with a better message, in `validate.rs`.
+/// The WebAssembly features of modules, as in `validate`, which has the better messages.
 fn config(kind: Kind) -> Config {
     let mut config = Config::new();
     config
@@ -334,9 +334,9 @@ fn config(kind: Kind) -> Config {
     config
 }
 
-/// Where the instances of health checks are: each lives for one run only, and the next one has its
-/// place. (Measured: 9 us a run, against 49 us where memory is mapped and unmapped for each; and that
-/// would interrupt all workers each time.)
+/// The pool of health check instances. Each lives for one run, and the next one reuses its slot.
+/// (Measured: 9 us a run, against 49 us if memory is mapped and unmapped for each, which would also
+/// interrupt all workers each time.)
 fn pool(instances: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(instances)
@@ -352,7 +352,7 @@ fn pool(instances: u32) -> PoolingAllocationConfig {
     pool
 }
 
-/// Prepares the calling thread for running modules, which else happens in its first call.
+/// Prepares the calling thread for running modules, so that its first call does not have to.
 pub fn prepare_thread() {
     wasmtime::Engine::tls_eager_initialize();
 }
@@ -361,44 +361,46 @@ pub fn prepare_thread() {
 mod tests {
     use super::*;
 
-    /// Waits until the clock has taken a call's mark.
-    fn wait_until_taken(pulse: &Pulse) {
+    fn wait_until_taken(waker: &ClockWaker) {
         let start = Instant::now();
-        while pulse.0.called.load(Ordering::Relaxed) {
-            assert!(start.elapsed() < Duration::from_secs(60), "it sleeps on");
+        while waker.0.called.load(Ordering::Relaxed) {
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "the clock did not wake"
+            );
             std::thread::yield_now();
         }
     }
 
     #[test]
-    fn the_clock_runs_and_stops() {
+    fn the_clock_ticks_until_the_engine_is_dropped() {
         let engine = Engine::new().expect("an engine");
-        engine.pulse().mark();
-        wait_until_taken(&engine.pulse);
+        engine.waker().mark_call();
+        wait_until_taken(&engine.waker);
         drop(engine);
     }
 
-    /// The clock of a quiet balancer sleeps for ever here, and each call finds it awake.
+    /// Here a slow clock would sleep for an hour: every call has to wake it.
     #[test]
     fn a_call_wakes_a_slow_clock() {
-        let pace = Pace {
+        let pace = ClockPace {
             busy: Duration::from_micros(10),
             idle: Duration::from_secs(3600),
             idle_after: 1,
         };
         let inner = wasmtime::Engine::new(&config(Kind::Policy)).expect("an engine");
-        let (pulse, stop) = (Pulse::default(), AtomicBool::new(false));
+        let (waker, stop) = (ClockWaker::default(), AtomicBool::new(false));
         std::thread::scope(|scope| {
-            let clock = scope.spawn(|| tick(&inner, pace, &pulse, &stop));
+            let clock = scope.spawn(|| tick(&inner, pace, &waker, &stop));
             for round in 0..2_000_u32 {
-                pulse.mark();
-                wait_until_taken(&pulse);
+                waker.mark_call();
+                wait_until_taken(&waker);
                 for _ in 0..round % 64 {
                     std::thread::yield_now();
                 }
             }
             stop.store(true, Ordering::Relaxed);
-            pulse.mark();
+            waker.mark_call();
             clock.thread().unpark();
         });
     }

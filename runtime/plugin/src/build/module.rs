@@ -1,7 +1,7 @@
-//! A module that passed: compiled once, shared by all its instances.
+//! A validated and compiled module, shared by all its instances.
 //!
-//! Invariant: it is immutable but for its counters; a changed file is another module with
-//! another hash.
+//! Invariant: it is immutable except for its counters and its run state; a changed file is another
+//! module with another hash.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,31 +12,32 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 use waxwing_sdk::abi::ModuleInfo;
 
-use crate::checks::{Rest, Share};
-use crate::compile::Compiler;
-use crate::engine::Engine;
+use crate::build::compile::Compiler;
+use crate::build::engine::Engine;
+use crate::build::validate::{ModuleLimits, validate};
+use crate::checks::backoff::Backoff;
+use crate::checks::cpu_quota::CpuQuota;
 use crate::error::ModuleError;
-use crate::validate::{Limits, validate};
 
-/// The SHA-256 of a module's bytes: tells builds apart.
+/// The SHA-256 of a module's bytes, which identifies a build.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Hash([u8; 32]);
+pub struct ModuleHash([u8; 32]);
 
-impl Hash {
-    /// Of these bytes.
+impl ModuleHash {
+    /// Hashes a module's bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// All 64 hexadecimal digits, as `sha256sum` prints them.
+    /// Returns all 64 hexadecimal digits, as `sha256sum` prints them.
     pub(crate) fn digits(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-impl fmt::Display for Hash {
-    /// The first 12 hexadecimal digits, as `sha256sum` prints them.
+impl fmt::Display for ModuleHash {
+    /// Writes the first 12 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0[..6]
             .iter()
@@ -44,7 +45,7 @@ impl fmt::Display for Hash {
     }
 }
 
-impl fmt::Debug for Hash {
+impl fmt::Debug for ModuleHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -52,16 +53,16 @@ impl fmt::Debug for Hash {
 
 /// Where a module's bytes came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Source {
-    /// It came with the program.
+pub enum ModuleSource {
+    /// The module came with the program.
     Shipped,
     /// From the watched folder.
     File(PathBuf),
-    /// What was kept of the build that served before the start.
+    /// The copy that was kept of the build that served before the last restart.
     LastGood(PathBuf),
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for ModuleSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shipped => f.write_str("shipped"),
@@ -70,60 +71,60 @@ impl fmt::Display for Source {
     }
 }
 
-/// What all instances of a module count together. Rarely written: only when something is wrong.
+/// What all instances of a build count together. Rarely written: only when something is wrong.
 #[derive(Default, Debug)]
-pub struct ModuleCounters {
-    /// Calls that trapped, ran too long or gave no valid answer.
+pub struct BuildCounters {
+    /// Calls that trapped, ran too long or returned an invalid answer.
     pub(crate) faults: AtomicU64,
-    /// Picks of a backend that takes no new sessions, answered by the native fallback instead.
+    /// Picks of a backend that takes no new sessions; the native fallback answered these flows.
     pub(crate) unavailable_picks: AtomicU64,
 }
 
-impl ModuleCounters {
-    /// See the field.
+impl BuildCounters {
+    /// Returns how many calls trapped, ran too long or returned an invalid answer.
     pub fn faults(&self) -> u64 {
         self.faults.load(Ordering::Relaxed)
     }
 
-    /// See the field.
+    /// Returns how many picks named a backend that takes no new sessions.
     pub fn unavailable_picks(&self) -> u64 {
         self.unavailable_picks.load(Ordering::Relaxed)
     }
 }
 
-/// A validated and compiled module.
+/// A build of a module, validated and compiled.
 pub struct CompiledModule {
     /// The name that services use: the file's stem.
     pub name: String,
-    /// What the module says of itself: its author's name and version, its SDK, its payload.
+    /// The contents of the module's section: the author's name and version, the SDK, the wanted
+    /// payload.
     pub info: ModuleInfo,
-    /// Tells builds apart.
-    pub hash: Hash,
+    /// Identifies the build.
+    pub hash: ModuleHash,
     /// Where it came from.
-    pub source: Source,
+    pub source: ModuleSource,
     /// Its file's bytes.
     pub image: Arc<[u8]>,
     /// When it was loaded.
     pub since: SystemTime,
-    /// What went wrong in its instances.
-    pub counters: ModuleCounters,
-    /// Whether it answered test flows well (see `vetting.rs`).
+    /// Faults of its instances.
+    pub counters: BuildCounters,
+    /// Whether it passed `policy::vetting`.
     pub(crate) vetted: AtomicBool,
-    /// What a health check's runs have of the processor together.
-    pub(crate) share: Arc<Share>,
-    /// Whether a health check is left alone, for it is quarantined.
-    pub(crate) rest: Rest,
+    /// The processor time of a health check's runs, over all targets.
+    pub(crate) cpu_quota: Arc<CpuQuota>,
+    /// Holds back a health check that is quarantined without a replacement.
+    pub(crate) backoff: Backoff,
     pub(crate) code: wasmtime::Module,
 }
 
 impl CompiledModule {
-    /// Validates and compiles.
     pub(crate) fn new(
         engine: &Engine,
         compiler: &Compiler,
-        limits: &Limits,
+        limits: &ModuleLimits,
         name: &str,
-        source: Source,
+        source: ModuleSource,
         bytes: &[u8],
     ) -> Result<Self, ModuleError> {
         let label = label(name, &source);
@@ -134,20 +135,20 @@ impl CompiledModule {
         Ok(Self {
             name: name.into(),
             info,
-            hash: Hash::of(bytes),
+            hash: ModuleHash::of(bytes),
             source,
             image: bytes.into(),
             since: SystemTime::now(),
-            counters: ModuleCounters::default(),
+            counters: BuildCounters::default(),
             vetted: AtomicBool::new(false),
-            share: Arc::default(),
-            rest: Rest::default(),
+            cpu_quota: Arc::default(),
+            backoff: Backoff::default(),
             code,
         })
     }
 
-    /// The same build under another name, or from another place.
-    pub(crate) fn renamed(&self, name: &str, source: Source) -> Self {
+    /// Returns the same build under another name, or from another source.
+    pub(crate) fn renamed(&self, name: &str, source: ModuleSource) -> Self {
         Self {
             name: name.into(),
             info: self.info.clone(),
@@ -155,22 +156,37 @@ impl CompiledModule {
             source,
             image: Arc::clone(&self.image),
             since: SystemTime::now(),
-            counters: ModuleCounters::default(),
+            counters: BuildCounters::default(),
             vetted: AtomicBool::new(false),
-            share: Arc::default(),
-            rest: Rest::default(),
+            cpu_quota: Arc::default(),
+            backoff: Backoff::default(),
             code: self.code.clone(),
         }
     }
 
-    /// Bytes of payload it wants of each flow.
+    /// Returns how many bytes of payload it wants from each flow.
     #[must_use]
     pub fn payload_len(&self) -> usize {
         self.info.payload
     }
 
-    /// Name and source, for messages.
-    pub(crate) fn label(&self) -> String {
+    /// Returns the names of its imports.
+    #[must_use]
+    pub fn imports(&self) -> Vec<String> {
+        let names = self.code.imports().map(|import| import.name().to_owned());
+        names.collect()
+    }
+
+    /// Returns the names of its exports.
+    #[must_use]
+    pub fn exports(&self) -> Vec<String> {
+        let names = self.code.exports().map(|export| export.name().to_owned());
+        names.collect()
+    }
+
+    /// Returns the name and source, for messages.
+    #[must_use]
+    pub fn label(&self) -> String {
         label(&self.name, &self.source)
     }
 }
@@ -181,7 +197,7 @@ impl fmt::Debug for CompiledModule {
     }
 }
 
-/// A module's name and where it came from, for messages.
-pub(crate) fn label(name: &str, source: &Source) -> String {
+/// Returns a module's name and source, for messages.
+pub(crate) fn label(name: &str, source: &ModuleSource) -> String {
     format!("{name} ({source})")
 }

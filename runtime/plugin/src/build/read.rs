@@ -1,7 +1,7 @@
-//! Module names and files: what may be opened, and how much of it is read.
+//! Module names and files: which names are valid, and how a file is read.
 //!
-//! Invariant: a name is a file's stem and never leads out of the folder; reading ends at the limit
-//! and never waits, whatever the file is.
+//! Invariant: a name is a file's stem and never leads out of the folder; reading stops at the limit
+//! and never blocks, whatever the file is.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
@@ -10,10 +10,13 @@ use std::path::Path;
 
 use crate::error::{ModuleError, Refusal};
 
+/// The extension of module files.
+pub(crate) const EXTENSION: &str = "wasm";
+
 /// The longest module name.
 const NAME_MAX: usize = 64;
 
-/// Whether a name can be a module's: 1 to 64 of a-z, A-Z, 0-9, `_` and `-`.
+/// Returns whether `name` is a valid module name: 1 to 64 of a-z, A-Z, 0-9, `_` and `-`.
 #[must_use]
 pub fn is_module_name(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len())
@@ -33,9 +36,14 @@ pub(crate) fn check_name(name: &str) -> Result<(), ModuleError> {
     }
 }
 
-/// Reads a regular file once, no further than the limit, and only if nobody writes to it meanwhile.
+/// Returns `NAME.wasm`.
+pub(crate) fn file_name(name: &str) -> String {
+    format!("{name}.{EXTENSION}")
+}
+
+/// Reads a regular file of at most `max` bytes. Fails if the file changed while it was read.
 pub(crate) fn read_capped(path: &Path, max: usize) -> Result<Vec<u8>, Refusal> {
-    // Without O_NONBLOCK, opening a named pipe would wait for its writer.
+    // Without O_NONBLOCK, opening a named pipe would block until a writer opens it.
     let file: File = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -50,7 +58,9 @@ pub(crate) fn read_capped(path: &Path, max: usize) -> Result<Vec<u8>, Refusal> {
         .take(max + 1)
         .read_to_end(&mut bytes)?;
     let after = file.metadata()?;
-    if stamp(&before) != stamp(&after) || (bytes.len() as u64) < after.len().min(max) {
+    if size_and_mtime(&before) != size_and_mtime(&after)
+        || (bytes.len() as u64) < after.len().min(max)
+    {
         return Err(Refusal::Changing);
     }
     if bytes.len() as u64 > max {
@@ -62,6 +72,6 @@ pub(crate) fn read_capped(path: &Path, max: usize) -> Result<Vec<u8>, Refusal> {
     Ok(bytes)
 }
 
-fn stamp(metadata: &Metadata) -> (u64, i64, i64) {
+fn size_and_mtime(metadata: &Metadata) -> (u64, i64, i64) {
     (metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }

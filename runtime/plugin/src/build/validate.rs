@@ -1,9 +1,8 @@
-//! The pass over a module's bytes before anything is compiled.
+//! Validates a module's bytes before anything is compiled.
 //!
-//! Invariant: it never panics and takes time linear in the file's size, whatever the bytes are;
-//! what passes has no imports but those of its kind, the ABI's exports with their exact types, and
-//! sizes that the
-//! compiler and the memory limit can take.
+//! Invariant: validation never panics and takes time linear in the file's size, whatever the bytes
+//! are. An accepted module imports only what its kind allows, has the ABI's exports with their
+//! exact types, and has sizes that the compiler and the memory limit can take.
 
 use wasmparser::{
     Encoding, ExternalKind, Parser, Payload, ValType, Validator, WasmFeatures,
@@ -11,29 +10,29 @@ use wasmparser::{
 };
 use waxwing_sdk::abi::{Kind, ModuleInfo, SECTION_NAME, exports};
 
+use crate::build::abi::{AbiFunction, exports_of, import_of_health_check};
 use crate::error::Refusal;
-use crate::functions::{Function, exported, importable};
 
-/// Sizes that a module must keep to. Ample for honest work, tight for an attack on the compiler.
+/// Size limits of a module: ample for an honest module, tight for an attack on the compiler.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// The file, in bytes.
+pub struct ModuleLimits {
+    /// Size of the file, in bytes.
     pub file_bytes_max: usize,
-    /// One function's body, in bytes.
+    /// Size of one function's body, in bytes.
     pub body_bytes_max: u64,
-    /// Functions.
+    /// Number of functions.
     pub functions_max: u64,
-    /// Local variables of one function.
+    /// Number of local variables of one function.
     pub locals_max: u64,
-    /// Entries of a table.
+    /// Number of entries of a table.
     pub table_entries_max: u64,
-    /// Types, globals, exports, data or element segments, of each.
+    /// Number of types, of globals, of exports, of data segments and of element segments, each.
     pub items_max: u64,
-    /// A memory's size at the start, in bytes.
+    /// Initial size of the memory, in bytes.
     pub memory_bytes_max: u64,
 }
 
-impl Default for Limits {
+impl Default for ModuleLimits {
     fn default() -> Self {
         Self {
             file_bytes_max: 4 << 20,
@@ -47,7 +46,7 @@ impl Default for Limits {
     }
 }
 
-/// What LLVM emits for wasm32-unknown-unknown, and no more.
+/// The WebAssembly features that LLVM emits for wasm32-unknown-unknown, and no others.
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
     .union(WasmFeatures::SIGN_EXTENSION)
@@ -56,11 +55,11 @@ const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::BULK_MEMORY)
     .union(WasmFeatures::FLOATS);
 
-/// Checks a whole file that is to be a module of this kind, and reads what it says of itself.
+/// Validates a file as a module of this kind. Returns the contents of its section.
 ///
 /// # Errors
-/// The first [`Refusal`] met; the cheap checks come first.
-pub fn validate(bytes: &[u8], kind: Kind, limits: &Limits) -> Result<ModuleInfo, Refusal> {
+/// The first [`Refusal`] found; cheap checks come first.
+pub fn validate(bytes: &[u8], kind: Kind, limits: &ModuleLimits) -> Result<ModuleInfo, Refusal> {
     at_most("bytes", bytes.len() as u64, limits.file_bytes_max as u64).map_err(|_| {
         Refusal::TooLarge {
             bytes: bytes.len() as u64,
@@ -79,8 +78,8 @@ pub fn validate(bytes: &[u8], kind: Kind, limits: &Limits) -> Result<ModuleInfo,
     Ok(info)
 }
 
-/// The sections: sizes, imports, and the module's own word.
-fn walk(bytes: &[u8], kind: Kind, limits: &Limits) -> Result<ModuleInfo, Refusal> {
+/// Checks sizes and imports by name, and reads the module's section.
+fn walk(bytes: &[u8], kind: Kind, limits: &ModuleLimits) -> Result<ModuleInfo, Refusal> {
     let mut info = None;
     let mut imports = Ok(());
     for payload in Parser::new(0).parse_all(bytes) {
@@ -127,7 +126,8 @@ fn walk(bytes: &[u8], kind: Kind, limits: &Limits) -> Result<ModuleInfo, Refusal
             _ => {}
         }
     }
-    // A module of another kind has other imports, which say nothing to the operator.
+    // The wrong kind is reported before its imports: those differ by kind, so an error about them
+    // would mislead.
     if let Some(ModuleInfo { kind: found, .. }) = info
         && found != kind
     {
@@ -137,7 +137,7 @@ fn walk(bytes: &[u8], kind: Kind, limits: &Limits) -> Result<ModuleInfo, Refusal
     info.ok_or(Refusal::SectionMissing)
 }
 
-/// By name: a policy has no imports, a health check those of the ABI.
+/// Checks imports by name: a policy has none, a health check only those of the ABI.
 fn check_imports(section: wasmparser::ImportSectionReader<'_>, kind: Kind) -> Result<(), Refusal> {
     let count = section.count();
     for import in section.into_imports() {
@@ -148,7 +148,7 @@ fn check_imports(section: wasmparser::ImportSectionReader<'_>, kind: Kind) -> Re
                 let first = name();
                 return Err(Refusal::Imports { first, count });
             }
-            Kind::Health if importable(import.module, import.name).is_none() => {
+            Kind::Health if import_of_health_check(import.module, import.name).is_none() => {
                 return Err(Refusal::Import { name: name() });
             }
             Kind::Health => {}
@@ -157,7 +157,7 @@ fn check_imports(section: wasmparser::ImportSectionReader<'_>, kind: Kind) -> Re
     Ok(())
 }
 
-/// By type, once all have their names.
+/// Checks imports by type, after [`check_imports`] has accepted their names.
 fn check_import_types(bytes: &[u8], types: &Types) -> Result<(), Refusal> {
     for payload in Parser::new(0).parse_all(bytes) {
         let Payload::ImportSection(section) = payload.map_err(malformed)? else {
@@ -165,7 +165,7 @@ fn check_import_types(bytes: &[u8], types: &Types) -> Result<(), Refusal> {
         };
         for import in section.into_imports() {
             let import = import.map_err(malformed)?;
-            let Some(function) = importable(import.module, import.name) else {
+            let Some(function) = import_of_health_check(import.module, import.name) else {
                 continue;
             };
             let ty = types.as_ref().entity_type_from_import(&import);
@@ -181,7 +181,7 @@ fn check_import_types(bytes: &[u8], types: &Types) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Names are the file's own bytes: no control characters, no screenful in the log.
+/// Makes text from the file safe to log: no control characters, limited length.
 fn printable(text: &str, chars_max: usize) -> String {
     text.chars()
         .filter(|c| !c.is_control())
@@ -189,7 +189,7 @@ fn printable(text: &str, chars_max: usize) -> String {
         .collect()
 }
 
-fn check_body(body: &wasmparser::FunctionBody<'_>, limits: &Limits) -> Result<(), Refusal> {
+fn check_body(body: &wasmparser::FunctionBody<'_>, limits: &ModuleLimits) -> Result<(), Refusal> {
     let bytes = body.range().len() as u64;
     at_most("bytes in one function", bytes, limits.body_bytes_max)?;
     let mut locals = 0_u64;
@@ -200,9 +200,9 @@ fn check_body(body: &wasmparser::FunctionBody<'_>, limits: &Limits) -> Result<()
     Ok(())
 }
 
-/// The exports that the ABI names; a module may have others.
+/// Checks the ABI's exports; a module may have others.
 fn check_exports(bytes: &[u8], kind: Kind, types: &Types) -> Result<(), Refusal> {
-    let functions = exported(kind);
+    let functions = exports_of(kind);
     let mut found: Vec<Option<(bool, String)>> = vec![None; functions.len()];
     let mut memory = false;
     for payload in Parser::new(0).parse_all(bytes) {
@@ -251,8 +251,8 @@ fn check_exports(bytes: &[u8], kind: Kind, types: &Types) -> Result<(), Refusal>
     Ok(())
 }
 
-/// Whether an import or export is the function that the ABI says, and what it is.
-fn describe(function: &Function, types: &Types, ty: Option<EntityType>) -> (bool, String) {
+/// Returns whether an import or export is this function, and its actual type.
+fn describe(function: &AbiFunction, types: &Types, ty: Option<EntityType>) -> (bool, String) {
     let types = types.as_ref();
     match ty {
         Some(EntityType::Func(id)) => {
@@ -285,12 +285,12 @@ fn at_most(what: &'static str, count: u64, max: u64) -> Result<(), Refusal> {
 
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "it is what map_err hands over"
+    reason = "the signature that map_err needs"
 )]
 fn malformed(error: wasmparser::BinaryReaderError) -> Refusal {
     Refusal::Malformed {
         offset: error.offset(),
-        // It may quote a name.
+        // The message may quote a name of the file.
         why: printable(error.message(), 200),
     }
 }

@@ -1,58 +1,57 @@
-//! The rest of a build that is quarantined while there is no other to take its place.
+//! Back-off for a quarantined build without a replacement.
 //!
-//! Invariant: while it lasts, a run is made only once in a while, to see whether the situation is
-//! mended; whoever asks meanwhile is answered at once.
+//! Invariant: while a build backs off, only one run per trial interval is made, to see whether the build
+//! works again; all others are answered at once.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::library::lock;
+use crate::lock::lock;
 
-/// One build's: `None` while it is awake.
+/// The back-off of one build; `None` while it runs normally.
 #[derive(Default, Debug)]
-pub(crate) struct Rest(Mutex<Option<Resting>>);
+pub(crate) struct Backoff(Mutex<Option<BackoffState>>);
 
 #[derive(Debug)]
-struct Resting {
+struct BackoffState {
     why: String,
     next_trial: Instant,
 }
 
-/// What is to be done with a run.
+/// Whether a run is made.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Leave {
-    /// It is made.
+pub(super) enum Admission {
     Run,
-    /// It is made, and decides whether the rest ends.
+    /// It is made, and its success ends the back-off.
     Trial,
     /// It is not made, for this reason.
-    Rest(String),
+    Refused(String),
 }
 
-impl Rest {
-    /// It rests from now on. Says whether it did not before.
+impl Backoff {
+    /// Starts to back off. Returns whether the build did not do so already.
     pub(super) fn begin(&self, why: String, next_trial: Instant) -> bool {
-        let mut rest = lock(&self.0);
-        let new = rest.is_none();
+        let mut state = lock(&self.0);
+        let new = state.is_none();
         if new {
-            *rest = Some(Resting { why, next_trial });
+            *state = Some(BackoffState { why, next_trial });
         }
         new
     }
 
-    /// A run is due; the next trial is so much later than this one.
-    pub(super) fn ask(&self, now: Instant, trial_every: Duration) -> Leave {
+    /// Decides about a run that is due now. After a trial, the next one is `trial_every` later.
+    pub(super) fn admit(&self, now: Instant, trial_every: Duration) -> Admission {
         match &mut *lock(&self.0) {
-            None => Leave::Run,
-            Some(resting) if now >= resting.next_trial => {
-                resting.next_trial = now + trial_every;
-                Leave::Trial
+            None => Admission::Run,
+            Some(state) if now >= state.next_trial => {
+                state.next_trial = now + trial_every;
+                Admission::Trial
             }
-            Some(resting) => Leave::Rest(resting.why.clone()),
+            Some(state) => Admission::Refused(state.why.clone()),
         }
     }
 
-    /// It is awake again.
+    /// Ends the back-off.
     pub(super) fn end(&self) {
         *lock(&self.0) = None;
     }

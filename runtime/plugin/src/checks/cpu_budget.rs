@@ -1,8 +1,8 @@
-//! What a run does and how much processor time it has used.
+//! The processor time and the current activity of one run.
 //!
-//! Invariant: time is that of the thread while it polls the run, so neither waiting nor other runs
-//! count; a run is polled only with its engine's clock awake; and a run that goes on computing where
-//! its build's share is used up does so one at a time, while its timeout stands still.
+//! Invariant: only the thread's time while it polls the run counts, so neither waiting nor other runs do;
+//! a run is polled only while its engine's clock is awake; when its build's quota is used up, computing
+//! runs take turns, and their timeouts stand still while they wait.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 use tokio::time::timeout_at;
 
-use super::options::RunLimits;
-use super::share::{Share, Turn};
-use crate::engine::{Pulse, thread_time};
-use crate::library::lock;
+use super::cpu_quota::{CpuQuota, QuotaTurn};
+use super::limits::RunLimits;
+use crate::build::engine::{ClockWaker, thread_time};
+use crate::lock::lock;
 
-/// What a run does: what a timeout says that it was at.
+/// What a run is doing; a timeout's text names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Doing {
+pub(super) enum Activity {
     Computing,
     Connecting,
     Tls,
@@ -30,7 +30,7 @@ pub(super) enum Doing {
     Sleeping,
 }
 
-impl Doing {
+impl Activity {
     const ALL: [Self; 6] = [
         Self::Computing,
         Self::Connecting,
@@ -41,7 +41,7 @@ impl Doing {
     ];
 }
 
-impl fmt::Display for Doing {
+impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Computing => "computing",
@@ -54,74 +54,74 @@ impl fmt::Display for Doing {
     }
 }
 
-/// One run's. It is polled by one thread at a time, so nothing here need be ordered.
+/// The budget of one run. One thread at a time polls the run, so the atomics need no ordering.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct CpuBudget {
     limits: RunLimits,
-    /// The build's; `None` where nothing can be waited for.
-    share: Option<Arc<Share>>,
-    /// The build's turn, while this run computes beyond the share.
-    turn: Mutex<Option<Turn>>,
-    /// Whether it waits only to let others go first.
-    gives_way: AtomicBool,
-    held: Mutex<Held>,
-    /// Nanoseconds used up in all polls that ended.
+    /// The build's quota; `None` for a run that cannot wait.
+    quota: Option<Arc<CpuQuota>>,
+    /// The build's turn, while this run computes above the quota.
+    turn: Mutex<Option<QuotaTurn>>,
+    /// Whether the run waits only to let others go first.
+    yielding: AtomicBool,
+    quota_wait: Mutex<QuotaWait>,
+    /// Nanoseconds used in all completed polls.
     used: AtomicU64,
-    /// The thread's time when this poll began, in nanoseconds.
+    /// The thread's time when the current poll began, in nanoseconds.
     since: AtomicU64,
-    doing: AtomicU8,
-    /// What the balancer itself was short of first.
-    hindrance: OnceLock<String>,
+    activity: AtomicU8,
+    /// The first resource that the balancer itself ran out of.
+    local_shortage: OnceLock<String>,
 }
 
-/// For how long a run waited for its build's share.
+/// How long a run has waited for its build's quota.
 #[derive(Default, Debug)]
-struct Held {
+struct QuotaWait {
     before: Duration,
     since: Option<Instant>,
 }
 
-impl Meter {
-    /// For a run of a build, or for what cannot wait for its share.
-    pub(super) fn new(limits: RunLimits, share: Option<Arc<Share>>) -> Self {
+impl CpuBudget {
+    /// Without a quota, the run never waits for one.
+    pub(super) fn new(limits: RunLimits, quota: Option<Arc<CpuQuota>>) -> Self {
         Self {
             limits,
-            share,
+            quota,
             turn: Mutex::default(),
-            gives_way: AtomicBool::new(false),
-            held: Mutex::default(),
+            yielding: AtomicBool::new(false),
+            quota_wait: Mutex::default(),
             used: AtomicU64::new(0),
             since: AtomicU64::new(0),
-            doing: AtomicU8::new(Doing::Computing as u8),
-            hindrance: OnceLock::new(),
+            activity: AtomicU8::new(Activity::Computing as u8),
+            local_shortage: OnceLock::new(),
         }
     }
 
-    pub(super) fn set_doing(&self, doing: Doing) {
-        self.doing.store(doing as u8, Ordering::Relaxed);
+    pub(super) fn set_activity(&self, activity: Activity) {
+        self.activity.store(activity as u8, Ordering::Relaxed);
     }
 
-    pub(super) fn doing(&self) -> Doing {
-        let doing = self.doing.load(Ordering::Relaxed);
-        Doing::ALL[usize::from(doing)]
+    pub(super) fn activity(&self) -> Activity {
+        let activity = self.activity.load(Ordering::Relaxed);
+        Activity::ALL[usize::from(activity)]
     }
 
-    /// The balancer itself was short of something.
-    pub(super) fn hinder(&self, words: &str) {
-        self.hindrance.get_or_init(|| words.to_owned());
+    /// Notes that the balancer itself ran out of a resource.
+    pub(super) fn note_local_shortage(&self, text: &str) {
+        self.local_shortage.get_or_init(|| text.to_owned());
     }
 
-    /// What the balancer itself was short of, if anything.
-    pub(super) fn hindrance(&self) -> Option<&str> {
-        self.hindrance.get().map(String::as_str)
+    /// Returns the first resource that the balancer itself ran out of.
+    pub(super) fn local_shortage(&self) -> Option<&str> {
+        self.local_shortage.get().map(String::as_str)
     }
 
-    /// The processor time of all polls that ended.
+    /// Returns the processor time of all completed polls.
     pub(super) fn used(&self) -> Duration {
         Duration::from_nanos(self.used.load(Ordering::Relaxed))
     }
 
-    /// Whether the limit is passed, asked from within a poll.
+    /// Returns whether the limit is reached. For calls from within a poll.
     pub(super) fn is_over(&self) -> bool {
         let now = nanoseconds(thread_time());
         let here = now.saturating_sub(self.since.load(Ordering::Relaxed));
@@ -132,43 +132,44 @@ impl Meter {
         self.limits.cpu
     }
 
-    /// For how long it waited for its build's share.
-    pub(super) fn held(&self) -> Duration {
-        let held = lock(&self.held);
-        held.before + held.since.map_or(Duration::ZERO, |since| since.elapsed())
+    /// Returns how long the run has waited for its build's quota.
+    pub(super) fn quota_wait(&self) -> Duration {
+        let wait = lock(&self.quota_wait);
+        wait.before + wait.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Lets others go first, and where the build's share is used up, waits for more of it. Unlike a
-    /// plain yield, it lets the executor look for other runs' answers.
-    pub(super) async fn give_way(self: Arc<Self>) {
-        self.gives_way.store(true, Ordering::Relaxed);
+    /// Yields to other runs and, if the build's quota is used up, waits for more of it. Unlike a plain
+    /// yield, this lets the executor poll for other runs' I/O.
+    pub(super) async fn yield_to_others(self: Arc<Self>) {
+        self.yielding.store(true, Ordering::Relaxed);
         yield_now().await;
-        if let Some(share) = &self.share
-            && share.wait(Instant::now(), &self.limits).is_some()
+        if let Some(quota) = &self.quota
+            && quota.wait(Instant::now(), &self.limits).is_some()
         {
-            lock(&self.held).since = Some(Instant::now());
-            self.wait_for(share).await;
-            let mut held = lock(&self.held);
-            let since = held.since.take();
-            held.before += since.map_or(Duration::ZERO, |since| since.elapsed());
+            lock(&self.quota_wait).since = Some(Instant::now());
+            self.wait_for(quota).await;
+            let mut wait = lock(&self.quota_wait);
+            let since = wait.since.take();
+            wait.before += since.map_or(Duration::ZERO, |since| since.elapsed());
         }
-        self.gives_way.store(false, Ordering::Relaxed);
+        self.yielding.store(false, Ordering::Relaxed);
     }
 
-    /// Who has the turn keeps it until the run waits for something else, so that those that loop come to
-    /// their ends one after the other.
-    async fn wait_for(&self, share: &Share) {
+    /// Waits for the build's quota. A run keeps its turn until it waits for something else, so that
+    /// endless loops reach their limits one after the other.
+    async fn wait_for(&self, quota: &CpuQuota) {
         let has_turn = lock(&self.turn).is_some();
         if has_turn {
-            share.refill(&self.limits).await;
+            quota.refill(&self.limits).await;
         } else {
-            let turn = share.turn(&self.limits).await;
+            let turn = quota.turn(&self.limits).await;
             *lock(&self.turn) = Some(turn);
         }
     }
 
-    /// What a run gives within its time, which stands still while it waits for its build's share.
-    pub(super) async fn within<T>(
+    /// Runs a future with a timeout, which stands still while the run waits for its build's quota.
+    /// Returns `None` at the timeout.
+    pub(super) async fn with_timeout<T>(
         &self,
         time: Duration,
         run: impl Future<Output = T>,
@@ -180,7 +181,7 @@ impl Meter {
             if let Ok(done) = timeout_at(end, &mut run).await {
                 return Some(done);
             }
-            let later = start + time + self.held();
+            let later = start + time + self.quota_wait();
             if later <= end {
                 return None;
             }
@@ -188,18 +189,18 @@ impl Meter {
         }
     }
 
-    /// Counts the time that a future takes when it is polled.
-    pub(super) async fn watch<T>(&self, pulse: Pulse, future: impl Future<Output = T>) -> T {
+    /// Counts the processor time of a future's polls.
+    pub(super) async fn measure<T>(&self, waker: ClockWaker, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         poll_fn(|context| {
-            pulse.mark();
+            waker.mark_call();
             let start = nanoseconds(thread_time());
             self.since.store(start, Ordering::Relaxed);
             let polled = future.as_mut().poll(context);
             let spent = nanoseconds(thread_time()).saturating_sub(start);
             self.used.fetch_add(spent, Ordering::Relaxed);
             self.charge(Duration::from_nanos(spent));
-            if polled.is_ready() || !self.gives_way.load(Ordering::Relaxed) {
+            if polled.is_ready() || !self.yielding.load(Ordering::Relaxed) {
                 *lock(&self.turn) = None;
             }
             polled
@@ -208,8 +209,8 @@ impl Meter {
     }
 
     fn charge(&self, spent: Duration) {
-        if let Some(share) = &self.share {
-            share.charge(spent, Instant::now(), &self.limits);
+        if let Some(quota) = &self.quota {
+            quota.charge(spent, Instant::now(), &self.limits);
         }
     }
 }
@@ -225,33 +226,33 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[tokio::test]
-    async fn a_timeout_stands_still_while_a_run_waits_for_its_builds_share() {
+    async fn a_timeout_stands_still_while_a_run_waits_for_its_builds_quota() {
         let limits = RunLimits::default();
-        let share = Arc::new(Share::default());
-        // More than its burst is used: it takes 200 ms to have some again.
-        share.charge(550 * MS, Instant::now(), &limits);
-        let meter = Arc::new(Meter::new(limits, Some(share)));
-        let held = Arc::clone(&meter).give_way();
-        assert_eq!(meter.within(50 * MS, held).await, Some(()));
-        assert!(meter.held() >= 100 * MS, "{:?}", meter.held());
+        let quota = Arc::new(CpuQuota::default());
+        // 50 ms above the burst: the quota allows more after 200 ms.
+        quota.charge(550 * MS, Instant::now(), &limits);
+        let budget = Arc::new(CpuBudget::new(limits, Some(quota)));
+        let waits = Arc::clone(&budget).yield_to_others();
+        assert_eq!(budget.with_timeout(50 * MS, waits).await, Some(()));
+        assert!(budget.quota_wait() >= 100 * MS, "{:?}", budget.quota_wait());
         let never = std::future::pending::<()>();
-        assert_eq!(meter.within(50 * MS, never).await, None);
+        assert_eq!(budget.with_timeout(50 * MS, never).await, None);
     }
 
     #[tokio::test]
-    async fn a_run_keeps_its_turn_while_it_computes_and_no_longer() {
+    async fn a_run_keeps_its_turn_only_while_it_computes() {
         let limits = RunLimits::default();
-        let share = Arc::new(Share::default());
-        share.charge(limits.share_burst + MS, Instant::now(), &limits);
-        let meter = Arc::new(Meter::new(limits, Some(Arc::clone(&share))));
-        let watched = meter.watch(Pulse::default(), async {
-            Arc::clone(&meter).give_way().await;
-            assert!(share.is_taken(), "it computes");
+        let quota = Arc::new(CpuQuota::default());
+        quota.charge(limits.share_burst + MS, Instant::now(), &limits);
+        let budget = Arc::new(CpuBudget::new(limits, Some(Arc::clone(&quota))));
+        let run = budget.measure(ClockWaker::default(), async {
+            Arc::clone(&budget).yield_to_others().await;
+            assert!(quota.is_taken(), "the run computes");
             yield_now().await;
-            assert!(!share.is_taken(), "it waited for something");
-            Arc::clone(&meter).give_way().await;
+            assert!(!quota.is_taken(), "the run waited for something else");
+            Arc::clone(&budget).yield_to_others().await;
         });
-        watched.await;
-        assert!(!share.is_taken(), "it ended");
+        run.await;
+        assert!(!quota.is_taken(), "the run has ended");
     }
 }

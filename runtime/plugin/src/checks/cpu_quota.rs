@@ -1,7 +1,7 @@
-//! A build's share of the processor, over all its runs: a loop on many backends is still one build's.
+//! The processor time of one build over all its runs: an endless loop on many backends is one build's.
 //!
-//! Invariant: what is used above the share is made up for before more is given, by waiting; those who
-//! wait get their turns in the order in which they came.
+//! Invariant: time used above the quota is paid back by waiting before more is granted; waiting runs get
+//! their turns in order of arrival.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,65 +9,65 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
 use tokio::time::sleep;
 
-use super::options::RunLimits;
-use crate::library::lock;
+use super::limits::RunLimits;
+use crate::lock::lock;
 
-/// Whose turn it is, where the share is used up: others wait until this is dropped.
-pub(super) type Turn = OwnedMutexGuard<()>;
+/// The right to compute above the quota; other runs wait until this is dropped.
+pub(super) type QuotaTurn = OwnedMutexGuard<()>;
 
-/// One build's. It begins with all of its burst.
+/// The quota of one build. It starts with its whole burst unused.
 #[derive(Default, Debug)]
-pub(crate) struct Share {
-    level: Mutex<Level>,
+pub(crate) struct CpuQuota {
+    bucket: Mutex<LeakyBucket>,
     queue: Arc<Queue<()>>,
 }
 
-/// A bucket that runs fill, and time empties.
+/// Runs fill it; time drains it.
 #[derive(Default, Debug)]
-struct Level {
+struct LeakyBucket {
     used: Duration,
     at: Option<Instant>,
 }
 
-impl Level {
+impl LeakyBucket {
     fn drain(&mut self, now: Instant, limits: &RunLimits) {
         let since = self.at.replace(now);
         let passed = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let made_up = passed.saturating_mul(limits.share_percent) / 100;
-        self.used = self.used.saturating_sub(made_up);
+        let drained = passed.saturating_mul(limits.share_percent) / 100;
+        self.used = self.used.saturating_sub(drained);
     }
 }
 
-impl Share {
-    /// This much was used.
+impl CpuQuota {
+    /// Adds used processor time.
     pub(super) fn charge(&self, used: Duration, now: Instant, limits: &RunLimits) {
-        let mut level = lock(&self.level);
-        level.drain(now, limits);
-        level.used += used;
+        let mut bucket = lock(&self.bucket);
+        bucket.drain(now, limits);
+        bucket.used += used;
     }
 
-    /// How long it takes until there is some left; `None` if there is.
+    /// Returns how long it takes until the quota allows more; `None` if it does now.
     pub(super) fn wait(&self, now: Instant, limits: &RunLimits) -> Option<Duration> {
-        let mut level = lock(&self.level);
-        level.drain(now, limits);
-        let over = level.used.checked_sub(limits.share_burst)?;
+        let mut bucket = lock(&self.bucket);
+        bucket.drain(now, limits);
+        let over = bucket.used.checked_sub(limits.share_burst)?;
         (!over.is_zero()).then(|| over.saturating_mul(100) / limits.share_percent.max(1))
     }
 
-    /// Waits until there is some left, and gives the turn.
-    pub(super) async fn turn(&self, limits: &RunLimits) -> Turn {
+    /// Waits for this run's turn, then until the quota allows more.
+    pub(super) async fn turn(&self, limits: &RunLimits) -> QuotaTurn {
         let turn = Arc::clone(&self.queue).lock_owned().await;
         self.refill(limits).await;
         turn
     }
 
-    /// Whether somebody has the turn.
+    /// Returns whether a run has the turn.
     #[cfg(test)]
     pub(super) fn is_taken(&self) -> bool {
         self.queue.try_lock().is_err()
     }
 
-    /// Waits until there is some left.
+    /// Waits until the quota allows more.
     pub(super) async fn refill(&self, limits: &RunLimits) {
         while let Some(wait) = self.wait(Instant::now(), limits) {
             sleep(wait).await;
@@ -82,9 +82,9 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_quarter_of_a_processor_is_there_on_average() {
-        let (share, limits, start) = (Share::default(), RunLimits::default(), Instant::now());
-        // What is used, when, and how long the next one waits after.
+    fn a_build_gets_a_quarter_of_a_processor_on_average() {
+        let (quota, limits, start) = (CpuQuota::default(), RunLimits::default(), Instant::now());
+        // Milliseconds used, at which time, and how long the next run waits after that.
         let steps = [
             (500, 0, None),
             (1, 0, Some(4)),
@@ -92,16 +92,16 @@ mod tests {
             (0, 4, None),
             (50, 4, Some(200)),
             (0, 204, None),
-            // A second later half of the burst is back, two seconds later all of it, and never more.
+            // One second later half of the burst is back, two seconds later all of it, never more.
             (250, 1_204, None),
             (1, 1_204, Some(4)),
             (501, 10_000, Some(4)),
         ];
         for (used, at, wait) in steps {
             let now = start + at * MS;
-            share.charge(used * MS, now, &limits);
+            quota.charge(used * MS, now, &limits);
             assert_eq!(
-                share.wait(now, &limits),
+                quota.wait(now, &limits),
                 wait.map(|ms: u32| ms * MS),
                 "{at} ms"
             );

@@ -1,25 +1,7 @@
-//! Health checks: modules that connect to one backend and say whether it is well.
+//! The host of health checks: loads modules, tries their configs, runs checks, and handles faults.
 //!
-//! A [`CheckHost`] finds, vets and compiles them as [`Host`](crate::Host) does policies, and runs
-//! each check as a future of the control side's executor, in an instance that is made for this run
-//! and freed after it. What a run may do is bounded: `meter` by processor time, `state` by memory,
-//! connections and bytes, the target's timeout by real time; and `imports` reach one address only. What
-//! all runs of one build do is bounded too: `share` by processor time, and `rest` once it is quarantined.
-//!
-//! Invariant: a run always ends in a [`CheckOutcome`], whatever the module or the backend does; one
-//! that is dropped before frees all that it held.
-
-mod connection;
-mod guest;
-mod imports;
-mod meter;
-mod options;
-mod rest;
-mod share;
-mod state;
-mod target;
-mod tls;
-mod verdict;
+//! Invariant: every run gets a new instance, and at most [`CheckOptions::at_once`] exist at a time, plus
+//! one to try configs.
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -31,33 +13,32 @@ use tracing::error;
 use wasmtime::{InstancePre, Linker};
 use waxwing_sdk::abi::{CONFIG_MAX, Kind};
 
-use crate::engine::Engine;
+use super::backoff::Admission;
+use super::cpu_budget::{Activity, CpuBudget};
+use super::guest::{CheckGuest, RunFailure, poll_to_end};
+use super::imports;
+use super::limits::RunLimits;
+use super::options::CheckOptions;
+use super::run_state::{RunContext, RunState};
+use super::target::{CheckConfig, CheckOutcome, CheckTarget};
+use super::verdict::RunVerdict;
+use crate::build::engine::Engine;
+use crate::build::module::CompiledModule;
 use crate::error::{HostError, ModuleError, Refusal};
-use crate::host;
-use crate::library::{Library, Recovery, lock};
-use crate::module::CompiledModule;
-use crate::status::{self, ModuleStatus};
+use crate::lock::lock;
+use crate::registry::library::Library;
+use crate::registry::options::HostOptions;
+use crate::registry::recovery::Recovery;
+use crate::registry::status::ModuleStatus;
 
-use guest::{Failure, Guest, run_through};
-use meter::{Doing, Meter};
-use rest::Leave;
-use state::{Scene, State};
-use verdict::Findings;
-
-pub use options::{CheckOptions, RunLimits};
-pub(crate) use rest::Rest;
-pub(crate) use share::Share;
-pub use target::{CheckConfig, CheckOutcome, CheckTarget, CheckVerdict};
-pub use tls::{CheckRoots, CheckTls};
-
-/// A build of a health check that took the configs of its services.
+/// A build of a health check that accepted the configs of its services.
 pub struct Check {
     module: Arc<CompiledModule>,
-    code: InstancePre<State>,
+    code: InstancePre<RunState>,
 }
 
 impl Check {
-    /// The build.
+    /// Returns the build.
     #[must_use]
     pub fn module(&self) -> &Arc<CompiledModule> {
         &self.module
@@ -73,24 +54,24 @@ impl std::fmt::Debug for Check {
 /// Loads, vets and runs health checks.
 pub struct CheckHost {
     library: Library,
-    linker: Linker<State>,
+    linker: Linker<RunState>,
     pub(crate) engine: Engine,
     limits: RunLimits,
     trial_every: Duration,
-    /// A place for each run, as the engine has set them aside.
-    places: Semaphore,
-    /// Held by who tries a config: the engine has one more place, for that.
-    trying: Mutex<()>,
-    /// What modules see as the start of time.
+    /// The engine's instances for runs.
+    slots: Semaphore,
+    /// Guards the engine's one instance for trying configs.
+    config_slot: Mutex<()>,
+    /// The origin of the modules' clock.
     start: Instant,
 }
 
 impl CheckHost {
-    /// Starts the engine. `shipped` are the health checks that come with the program, by name; those
-    /// in `folder` go before them.
+    /// Starts the engine. `shipped` are the health checks that come with the program, by name; a file of
+    /// the same name in `folder` takes precedence.
     ///
     /// # Errors
-    /// If the engine does not work on this machine, or no thread can be had.
+    /// If the engine does not work on this machine, or a thread cannot be started.
     pub fn new(
         options: CheckOptions,
         shipped: &[(&'static str, &'static [u8])],
@@ -108,7 +89,7 @@ impl CheckHost {
         let engine = Engine::for_checks(at_once.saturating_add(1))?;
         let linker =
             imports::link(engine.wasmtime()).map_err(|e| HostError::Engine(format!("{e:#}")))?;
-        let options = host::Options {
+        let options = HostOptions {
             limits,
             fault_limit,
             compiler,
@@ -120,21 +101,21 @@ impl CheckHost {
             engine,
             limits: run,
             trial_every,
-            places: Semaphore::new(at_once as usize),
-            trying: Mutex::default(),
+            slots: Semaphore::new(at_once as usize),
+            config_slot: Mutex::default(),
             start: Instant::now(),
         })
     }
 
-    /// The newest build of a name that takes all these configs: the folder's file, else the shipped
-    /// one; where the newest does not, the one that serves, or the last good one (the refusal is
-    /// logged and kept for [`CheckHost::status`]). Compiling takes some 10 ms to seconds: not for an
-    /// async executor's thread.
+    /// Returns the newest build of a name that accepts all these configs: the folder's file, else the
+    /// shipped one. If the newest does not accept them, returns the serving build or the last good
+    /// one; the refusal is logged and shown by [`CheckHost::status`]. Compiling takes some 10 ms to
+    /// seconds: do not call this on an async executor's thread.
     ///
     /// # Errors
-    /// If no build of the name takes them.
+    /// If no build of the name accepts them.
     pub fn bind(&self, name: &str, configs: &[CheckConfig]) -> Result<Arc<Check>, ModuleError> {
-        self.library.newest_that(&self.engine, name, |build| {
+        self.library.try_builds(&self.engine, name, |build| {
             let check = self
                 .prepare(build)
                 .map_err(|refusal| refusal.of(build.label()))?;
@@ -154,26 +135,26 @@ impl CheckHost {
         })
     }
 
-    /// Has an instance take a config, as each run's does.
+    /// Passes a config to an instance, as each run does.
     pub(crate) fn try_config(&self, check: &Check, config: &CheckConfig) -> Result<(), Refusal> {
         let CheckConfig { service, json } = config;
         if json.len() > CONFIG_MAX {
             return Err(Refusal::Abi {
                 service: service.to_string(),
                 why: format!(
-                    "its config has {} bytes; at most {CONFIG_MAX} fit",
+                    "its config has {} bytes; the limit is {CONFIG_MAX}",
                     json.len()
                 ),
             });
         }
-        let meter = Arc::new(Meter::new(self.limits, None));
-        let scene = Scene {
+        let budget = Arc::new(CpuBudget::new(self.limits, None));
+        let context = RunContext {
             module: Arc::clone(&check.module),
             target: CheckTarget::of_config(config),
         };
-        let _one_at_a_time = lock(&self.trying);
-        let configured = run_through(meter.watch(self.engine.pulse(), async {
-            let mut guest = self.guest(check, scene, &meter).await?;
+        let _one_at_a_time = lock(&self.config_slot);
+        let configured = poll_to_end(budget.measure(self.engine.waker(), async {
+            let mut guest = self.guest(check, context, &budget).await?;
             guest.configure(json).await
         }));
         configured.map_err(|failure| failure.refusal(service))
@@ -182,77 +163,76 @@ impl CheckHost {
     async fn guest(
         &self,
         check: &Check,
-        scene: Scene,
-        meter: &Arc<Meter>,
-    ) -> Result<Guest, Failure> {
-        let state = State::new(scene, self.limits, self.start, Arc::clone(meter));
-        Guest::new(self.engine.wasmtime(), &check.code, state).await
+        context: RunContext,
+        budget: &Arc<CpuBudget>,
+    ) -> Result<CheckGuest, RunFailure> {
+        let state = RunState::new(context, self.limits, self.start, Arc::clone(budget));
+        CheckGuest::new(self.engine.wasmtime(), &check.code, state).await
     }
 
-    /// A build was put to work: it is what a roll-back leaves, and the one before is what it goes to.
-    pub fn put_to_work(&self, check: &Arc<Check>) {
+    /// Records that a build now serves. The build before becomes the target of a roll-back.
+    pub fn activate(&self, check: &Arc<Check>) {
         self.library.promote(&check.module);
     }
 
-    /// Checks a backend once. It waits first, for a place where very many checks run, and for processor
-    /// time where the build has used up its share; `took` and the timeout do not count that. A build that
-    /// is quarantined and has no other to take its place is not run, but for a trial now and then. To be
-    /// polled by a tokio runtime that has I/O and time.
+    /// Checks a backend once. Waits first for a free slot, and for processor time if the build has used
+    /// up its quota; neither counts in `took` or the timeout. A build that is quarantined without a
+    /// replacement runs only as an occasional trial. Requires a tokio runtime with I/O and time.
     pub async fn run(&self, check: &Check, target: &CheckTarget) -> CheckOutcome {
         let build = &check.module;
-        if build.share.wait(Instant::now(), &self.limits).is_some() {
-            drop(build.share.turn(&self.limits).await);
+        if build.cpu_quota.wait(Instant::now(), &self.limits).is_some() {
+            drop(build.cpu_quota.turn(&self.limits).await);
         }
-        let _place = self.places.acquire().await;
-        let leave = build.rest.ask(Instant::now(), self.trial_every);
-        if let Leave::Rest(why) = leave {
+        let _slot = self.slots.acquire().await;
+        let admission = build.backoff.admit(Instant::now(), self.trial_every);
+        if let Admission::Refused(why) = admission {
             let reason = format!("quarantined: {why}");
-            return Findings::unhealthy(reason).outcome(Duration::ZERO, false);
+            return RunVerdict::unhealthy(reason).outcome(Duration::ZERO, false);
         }
         let outcome = self.run_now(check, target).await;
-        if leave == Leave::Trial && !outcome.fault && !outcome.inconclusive {
+        if admission == Admission::Trial && !outcome.fault && !outcome.inconclusive {
             self.library.release(build);
-            build.rest.end();
+            build.backoff.end();
         }
         outcome
     }
 
     async fn run_now(&self, check: &Check, target: &CheckTarget) -> CheckOutcome {
         let start = Instant::now();
-        let share = Arc::clone(&check.module.share);
-        let meter = Arc::new(Meter::new(self.limits, Some(share)));
-        let run = meter.watch(self.engine.pulse(), self.run_once(check, target, &meter));
-        let (findings, fault) = match meter.within(target.timeout, run).await {
-            Some(Ok(findings)) => (findings, false),
-            Some(Err(failure)) => (Findings::unhealthy(failure.to_string()), true),
-            None => timed_out(&meter, target.timeout),
+        let quota = Arc::clone(&check.module.cpu_quota);
+        let budget = Arc::new(CpuBudget::new(self.limits, Some(quota)));
+        let run = budget.measure(self.engine.waker(), self.run_once(check, target, &budget));
+        let (verdict, fault) = match budget.with_timeout(target.timeout, run).await {
+            Some(Ok(verdict)) => (verdict, false),
+            Some(Err(failure)) => (RunVerdict::unhealthy(failure.to_string()), true),
+            None => timed_out(&budget, target.timeout),
         };
-        let findings = match meter.hindrance() {
-            Some(words) => findings.hindered(words, fault),
-            None => findings,
+        let verdict = match budget.local_shortage() {
+            Some(text) => verdict.with_local_shortage(text, fault),
+            None => verdict,
         };
-        let took = start.elapsed().saturating_sub(meter.held());
-        findings.outcome(took, fault)
+        let took = start.elapsed().saturating_sub(budget.quota_wait());
+        verdict.outcome(took, fault)
     }
 
     async fn run_once(
         &self,
         check: &Check,
         target: &CheckTarget,
-        meter: &Arc<Meter>,
-    ) -> Result<Findings, Failure> {
-        let scene = Scene {
+        budget: &Arc<CpuBudget>,
+    ) -> Result<RunVerdict, RunFailure> {
+        let context = RunContext {
             module: Arc::clone(&check.module),
             target: target.clone(),
         };
-        let mut guest = self.guest(check, scene, meter).await?;
+        let mut guest = self.guest(check, context, budget).await?;
         guest.configure(&target.config_json).await?;
         guest.check(&target.json()).await
     }
 
-    /// Counts a fault and says what to do about it: a build with too many of them within the limit is
-    /// quarantined, and the one before comes back. Where there is none, the build's runs are answered
-    /// at once and unhealthy, until a trial ends without fault or another build is put to work.
+    /// Counts a fault and returns what to do. When the fault limit is reached, the build is
+    /// quarantined and the one before it is brought back. If there is none, the build's runs end at
+    /// once as unhealthy, until a trial succeeds or another build is activated.
     pub fn recover(&self, check: &Check, why: &str) -> Recovery {
         let (build, now) = (&check.module, Instant::now());
         build.counters.faults.fetch_add(1, Ordering::Relaxed);
@@ -260,57 +240,61 @@ impl CheckHost {
         if recovery == Recovery::Exhausted {
             let why = self.library.quarantined(build);
             let why = why.unwrap_or_default();
-            if build.rest.begin(why.clone(), now + self.trial_every) {
+            if build.backoff.begin(why.clone(), now + self.trial_every) {
                 let (label, seconds) = (build.label(), self.trial_every.as_secs_f32());
                 error!(
-                    "module {label}: {why}; there is no other build to go back to, so it is tried once \
-                     in {seconds} s and its backends are unhealthy meanwhile; put a mended file in its \
-                     place"
+                    "module {label}: {why}; there is no other build to roll back to: it is tried every \
+                     {seconds} s and its backends are unhealthy meanwhile; replace its file with a \
+                     corrected build"
                 );
             }
         }
         recovery
     }
 
-    /// Only these modules are in use: forgets the others.
+    /// Forgets all modules except these.
     pub fn retain(&self, names: &[Arc<str>]) {
         self.library.retain(names);
     }
 
-    /// Every health check that was asked for, by name.
+    /// Returns the state of each requested health check, sorted by name.
     #[must_use]
     pub fn status(&self) -> Vec<ModuleStatus> {
-        let status = |(name, entry, quarantined)| {
-            status::of(name, entry, quarantined, self.library.canary())
-        };
-        self.library.list().into_iter().map(status).collect()
+        let period = self.library.canary_period();
+        let modules = self.library.list().into_iter();
+        modules
+            .map(|(name, lifecycle, quarantined)| {
+                ModuleStatus::new(name, lifecycle, quarantined, period)
+            })
+            .collect()
     }
 }
 
-/// What is said of a backend whose check did not end. It is the module's own fault only if that
-/// computed most of the time, which a busy machine does not make it look like.
-fn timed_out(meter: &Meter, timeout: Duration) -> (Findings, bool) {
-    let doing = meter.doing();
+/// Returns the verdict of a run that timed out, and whether that is the module's fault: it is if the module
+/// computed for at least half of the time, which does not happen to a good module on a busy machine.
+fn timed_out(budget: &CpuBudget, timeout: Duration) -> (RunVerdict, bool) {
+    let activity = budget.activity();
     let seconds = timeout.as_secs_f32();
-    let fault = doing == Doing::Computing && meter.used() >= timeout / 2;
-    let reason = format!("no answer within {seconds} s (while {doing})");
-    (Findings::unhealthy(reason), fault)
+    let fault = activity == Activity::Computing && budget.used() >= timeout / 2;
+    let reason = format!("no answer within {seconds} s (while {activity})");
+    (RunVerdict::unhealthy(reason), fault)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::engine::{ClockWaker, thread_time};
 
     #[tokio::test]
-    async fn a_check_that_computes_through_its_timeout_is_at_fault() {
-        let meter = Meter::new(RunLimits::default(), None);
+    async fn a_timeout_is_the_modules_fault_only_if_it_computed() {
+        let budget = CpuBudget::new(RunLimits::default(), None);
         let timeout = Duration::from_millis(2);
-        assert!(!timed_out(&meter, timeout).1, "it had no time to compute");
-        let before = crate::engine::thread_time();
-        let computes = async { while crate::engine::thread_time() - before < timeout {} };
-        meter.watch(crate::engine::Pulse::default(), computes).await;
-        assert!(timed_out(&meter, timeout).1);
-        meter.set_doing(Doing::Receiving);
-        assert!(!timed_out(&meter, timeout).1, "it waits for the server");
+        assert!(!timed_out(&budget, timeout).1, "it had no time to compute");
+        let before = thread_time();
+        let computes = async { while thread_time() - before < timeout {} };
+        budget.measure(ClockWaker::default(), computes).await;
+        assert!(timed_out(&budget, timeout).1);
+        budget.set_activity(Activity::Receiving);
+        assert!(!timed_out(&budget, timeout).1, "it waits for the server");
     }
 }

@@ -1,6 +1,6 @@
-//! What the store of one run carries: its target, its connections, and what is left of its limits.
+//! The store's data of one run: its target, its connections, and the rest of its limits.
 //!
-//! Invariant: no limit is passed; a connection is reached by its number only while it is open.
+//! Invariant: no limit is exceeded; a connection is reachable by its number only while it is open.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,47 +8,52 @@ use std::time::Instant;
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use waxwing_sdk::abi::health::errors;
 
-use super::connection::{Connection, Failed};
-use super::meter::Meter;
+use super::connection::{Connection, ImportError};
+use super::cpu_budget::CpuBudget;
 use super::options::RunLimits;
 use super::target::CheckTarget;
-use crate::engine::{CHECK_MEMORY_BYTES, TABLE_ENTRIES_MAX};
-use crate::module::CompiledModule;
+use crate::build::engine::{CHECK_MEMORY_BYTES, TABLE_ENTRIES_MAX};
+use crate::build::module::CompiledModule;
 
-/// Whose run it is.
-pub(super) struct Scene {
+/// The module and the target of a run.
+pub(super) struct RunContext {
     pub(super) module: Arc<CompiledModule>,
     pub(super) target: CheckTarget,
 }
 
-/// What a run carries.
-pub(crate) struct State {
-    pub(super) scene: Scene,
-    pub(super) meter: Arc<Meter>,
+/// The state of a run.
+pub(crate) struct RunState {
+    pub(super) context: RunContext,
+    pub(super) budget: Arc<CpuBudget>,
     pub(super) limits: RunLimits,
-    /// What is left of received and sent bytes, and of lines of the log.
+    /// The remaining received and sent bytes and log lines.
     pub(super) left: RunLimits,
     pub(super) start: Instant,
-    /// Whether `waxwing_check` runs: before it and after it there is nothing to connect to.
+    /// Whether `waxwing_check` runs: a module may use its target only then.
     pub(super) may_connect: bool,
     /// By number; `None` once closed.
     connections: Vec<Option<Connection>>,
-    /// The words of the last error.
-    pub(super) words: String,
+    /// The text of the last error.
+    pub(super) error_text: String,
     pub(super) memory: StoreLimits,
 }
 
-impl State {
-    pub(super) fn new(scene: Scene, limits: RunLimits, start: Instant, meter: Arc<Meter>) -> Self {
+impl RunState {
+    pub(super) fn new(
+        context: RunContext,
+        limits: RunLimits,
+        start: Instant,
+        budget: Arc<CpuBudget>,
+    ) -> Self {
         Self {
-            scene,
-            meter,
+            context,
+            budget,
             limits,
             left: limits,
             start,
             may_connect: false,
             connections: Vec::new(),
-            words: String::new(),
+            error_text: String::new(),
             memory: StoreLimitsBuilder::new()
                 .memories(1)
                 .memory_size(CHECK_MEMORY_BYTES)
@@ -59,8 +64,8 @@ impl State {
         }
     }
 
-    /// Whether there may be another connection.
-    pub(super) fn check_room(&self) -> Result<(), Failed> {
+    /// Checks that the limits allow another connection.
+    pub(super) fn check_room(&self) -> Result<(), ImportError> {
         let open = self.connections.iter().flatten().count();
         let RunLimits {
             open: open_max,
@@ -68,46 +73,46 @@ impl State {
             ..
         } = self.limits;
         if self.connections.len() >= max {
-            let words = format!("{max} connections were made, the most of one check");
-            return Err(Failed::new(errors::LIMIT, words));
+            let text = format!("a check may make at most {max} connections");
+            return Err(ImportError::new(errors::LIMIT, text));
         }
         if open >= open_max {
-            let words = format!("{open_max} connections are open, the most of one check at once");
-            return Err(Failed::new(errors::LIMIT, words));
+            let text = format!("a check may have at most {open_max} connections open");
+            return Err(ImportError::new(errors::LIMIT, text));
         }
         Ok(())
     }
 
-    /// Keeps a connection, and gives its number.
-    pub(super) fn keep(&mut self, connection: Connection) -> Result<i32, Failed> {
+    /// Stores a connection. Returns its number.
+    pub(super) fn keep(&mut self, connection: Connection) -> Result<i32, ImportError> {
         let number = i32::try_from(self.connections.len());
         self.connections.push(Some(connection));
-        number.map_err(|_| Failed::new(errors::LIMIT, "too many connections"))
+        number.map_err(|_| ImportError::new(errors::LIMIT, "too many connections"))
     }
 
-    /// Closes a connection, if it is open.
+    /// Closes a connection if it is open.
     pub(super) fn close(&mut self, number: i32) {
-        if let Ok(kept) = self.kept(number) {
-            *kept = None;
+        if let Ok(slot) = self.slot(number) {
+            *slot = None;
         }
     }
 
-    /// Where an open connection is kept.
-    pub(super) fn kept(&mut self, number: i32) -> Result<&mut Option<Connection>, Failed> {
+    /// Returns the slot of an open connection.
+    pub(super) fn slot(&mut self, number: i32) -> Result<&mut Option<Connection>, ImportError> {
         usize::try_from(number)
             .ok()
             .and_then(|number| self.connections.get_mut(number))
-            .filter(|kept| kept.is_some())
+            .filter(|slot| slot.is_some())
             .ok_or_else(|| {
-                let words = format!("there is no open connection {number}");
-                Failed::new(errors::INVALID, words)
+                let text = format!("connection {number} is not open");
+                ImportError::new(errors::INVALID, text)
             })
     }
 
-    /// An open connection.
-    pub(super) fn connection(&mut self, number: i32) -> Result<&mut Connection, Failed> {
-        let kept = self.kept(number)?;
-        kept.as_mut()
-            .ok_or_else(|| Failed::new(errors::INVALID, "it is closed"))
+    /// Returns an open connection.
+    pub(super) fn connection(&mut self, number: i32) -> Result<&mut Connection, ImportError> {
+        let slot = self.slot(number)?;
+        slot.as_mut()
+            .ok_or_else(|| ImportError::new(errors::INVALID, "the connection is closed"))
     }
 }

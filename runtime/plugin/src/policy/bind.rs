@@ -1,8 +1,7 @@
-//! Setting an instance up for its services, on the control thread.
+//! Sets an instance up for its services, on the control thread.
 //!
-//! Invariant: an instance leaves here with every service's config taken, regions checked and
-//! backends written; a service that fails fails the whole instance, so a worker never gets half
-//! of one.
+//! Invariant: a returned instance has every service's config accepted, regions checked and backends
+//! written. If one service fails, the whole instance fails, so a worker never gets a partial one.
 
 use std::sync::Arc;
 
@@ -11,15 +10,16 @@ use waxwing_sdk::abi::{
     BACKEND_DRAINING, BACKEND_HEALTHY, BACKENDS_MAX, BackendRecord, CONFIG_MAX,
 };
 
-use crate::engine::{Budget, Engine};
+use crate::build::engine::{CallBudget, Engine};
+use crate::build::module::CompiledModule;
 use crate::error::{ModuleError, Refusal};
-use crate::guest::{Failure, Functions, Guest};
-use crate::instance::{FaultSink, Hosted, WasmPolicy, write_host};
-use crate::module::CompiledModule;
-use crate::records::{Published, Records};
-use crate::regions::{Regions, Wanted};
+use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
+use crate::policy::instance::{FaultSink, HostedService, WasmPolicy, write_host};
+use crate::policy::module_counters::{CounterPublisher, ModuleCounters};
+use crate::policy::recent_flows::RecentFlows;
+use crate::policy::regions::{Regions, RequiredSizes};
 
-/// A backend as a policy gets to know it.
+/// A backend, as a policy sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BackendInfo {
     /// Its stable id.
@@ -27,11 +27,11 @@ pub struct BackendInfo {
     /// A hash of its address and port under the cluster's key: the same on every worker and
     /// balancer, and after a restart.
     pub key: u64,
-    /// Share of new sessions; 0 takes none.
+    /// Its share of new sessions; 0 takes none.
     pub weight: u32,
     /// Whether its health lets it take new sessions.
     pub healthy: bool,
-    /// What its health makes of its weight, in percent.
+    /// The factor that its health checks apply to its weight, in percent.
     pub health_weight: u16,
     /// The operator's tag; 0 if none.
     pub tag: u32,
@@ -50,33 +50,37 @@ pub struct ServiceBinding {
     pub backends: Vec<BackendInfo>,
 }
 
-/// Whose instance it is to be.
-pub(crate) struct Owner {
+/// The worker that an instance is for, and where the instance reports to.
+pub(crate) struct InstanceOwner {
     pub(crate) worker: u32,
     pub(crate) seed: u64,
     pub(crate) generation: u64,
     pub(crate) faults: FaultSink,
-    pub(crate) records: Arc<Records>,
+    pub(crate) counters: Arc<ModuleCounters>,
+    pub(crate) recent_flows: Arc<RecentFlows>,
 }
 
 /// Makes an instance that serves all of `services`.
 pub(crate) fn bind(
     engine: &Engine,
     module: &Arc<CompiledModule>,
-    owner: Owner,
+    owner: InstanceOwner,
     services: &[ServiceBinding],
 ) -> Result<WasmPolicy, ModuleError> {
-    let budget = Budget::set_up(services.len());
-    let (mut guest, functions) = Guest::new(engine, module, services.len(), budget)?;
+    let budget = CallBudget::set_up(services.len());
+    let (mut guest, functions) = PolicyGuest::new(engine, module, services.len(), budget)?;
     let mut hosted = Vec::with_capacity(services.len());
     for service in services {
-        let set_up = SetUp {
-            service: &service.name,
+        let set_up = ServiceSetup {
+            guest: &mut guest,
+            functions: &functions,
+            module,
+            owner: &owner,
+            service,
             budget,
         };
-        let one = host_service(&mut guest, &functions, module, &owner, (service, set_up))
-            .map_err(|refusal| refusal.of(module.label()))?;
-        hosted.push(one);
+        let one = set_up.run();
+        hosted.push(one.map_err(|refusal| refusal.of(module.label()))?);
     }
     Ok(WasmPolicy {
         module: Arc::clone(module),
@@ -87,148 +91,158 @@ pub(crate) fn bind(
         hosted: hosted.into(),
         disabled: false,
         faults: owner.faults,
-        records: owner.records,
+        recent_flows: owner.recent_flows,
         next_upkeep: 0,
         upkeep_ms: 0,
     })
 }
 
-/// Room for more backends than there are, for an instance that is to go on when some come.
+/// Returns the room for backends in an instance whose state is to survive the arrival of some.
 fn room_to_grow(backends: usize) -> usize {
     let room = backends.saturating_mul(2).next_power_of_two().max(64);
     room.min(BACKENDS_MAX).max(backends)
 }
 
-fn host_service(
-    guest: &mut Guest,
-    functions: &Functions,
-    module: &CompiledModule,
-    owner: &Owner,
-    (service, set_up): (&ServiceBinding, SetUp<'_>),
-) -> Result<Hosted, Refusal> {
-    let budget = set_up.budget;
-    let config_len = set_up.size("config", service.config_json.len(), CONFIG_MAX)?;
-    let room = if module.info.keep {
-        room_to_grow(service.backends.len())
-    } else {
-        service.backends.len()
-    };
-    let backends_max = set_up.size("backends", room, BACKENDS_MAX)?;
+/// The set-up of one service in an instance.
+struct ServiceSetup<'a> {
+    guest: &'a mut PolicyGuest,
+    functions: &'a PolicyExports,
+    module: &'a CompiledModule,
+    owner: &'a InstanceOwner,
+    service: &'a ServiceBinding,
+    budget: CallBudget,
+}
 
-    let buffer = guest
-        .call(&functions.reserve, config_len.max(1), budget)
-        .map_err(|failure| set_up.failed("waxwing_reserve", &failure))?;
-    set_up.write_config(guest, buffer, &service.config_json)?;
-    let header = guest
-        .call(&functions.init, (config_len, backends_max), budget)
-        .map_err(|failure| set_up.failed("waxwing_init", &failure))?;
-    if header == 0 {
-        return Err(set_up.refused(guest));
+impl ServiceSetup<'_> {
+    fn run(mut self) -> Result<HostedService, Refusal> {
+        let header = self.init()?;
+        let info = &self.module.info;
+        let required = RequiredSizes {
+            backends: self.service.backends.len(),
+            payload: self.module.payload_len(),
+            counters: info.counters.len(),
+        };
+        let regions = Regions::read(self.guest.memory(), header.cast_unsigned(), required)
+            .map_err(|why| self.breaks_abi(why))?;
+        let hosted = self.hosted(regions);
+        write_host(self.guest.memory(), &hosted.regions, &hosted, 0);
+        write_backends(self.guest.memory(), &hosted, &self.service.backends);
+        if let Some(changed) = &self.functions.backends_changed {
+            let accepted = self
+                .guest
+                .call(changed, header, self.budget)
+                .map_err(|failure| self.failed("waxwing_backends_changed", &failure))?;
+            if accepted == 0 {
+                return Err(self.refused());
+            }
+        }
+        Ok(hosted)
     }
-    let wanted = Wanted {
-        backends: service.backends.len(),
-        payload: module.payload_len(),
-        counters: module.info.counters.len(),
-    };
-    let regions = Regions::read(guest.memory(), header.cast_unsigned(), wanted)
-        .map_err(|why| set_up.breaks_abi(why))?;
 
-    let hosted = Hosted {
-        service: service.service,
-        name: Arc::clone(&service.name),
-        config_json: service.config_json.as_str().into(),
-        regions,
-        available: service
-            .backends
-            .iter()
-            .map(|b| b.weight > 0 && b.healthy)
-            .collect(),
-        healthy: service.backends.iter().map(|b| b.healthy).collect(),
-        generation: owner.generation,
-        seed: service_seed(owner.seed, service.service, owner.worker),
-        refreshed_ms: u64::MAX,
-        ticked_ms: 0,
-        counters: Published::new(&owner.records, &service.name, &module.info.counters),
-    };
-    write_host(guest.memory(), &hosted.regions, &hosted, 0);
-    write_backends(guest.memory(), &hosted, &service.backends);
-    if let Some(changed) = &functions.backends_changed {
-        let taken = guest
-            .call(changed, header, budget)
-            .map_err(|failure| set_up.failed("waxwing_backends_changed", &failure))?;
-        if taken == 0 {
-            return Err(set_up.refused(guest));
+    /// Passes the config to the module. Returns the address of the service's header.
+    fn init(&mut self) -> Result<i32, Refusal> {
+        let service = self.service;
+        let config_len = self.size("config", service.config_json.len(), CONFIG_MAX)?;
+        let room = if self.module.info.keep {
+            room_to_grow(service.backends.len())
+        } else {
+            service.backends.len()
+        };
+        let backends_max = self.size("backends", room, BACKENDS_MAX)?;
+        let buffer = self
+            .guest
+            .call(&self.functions.reserve, config_len.max(1), self.budget)
+            .map_err(|failure| self.failed("waxwing_reserve", &failure))?;
+        self.write_config(buffer)?;
+        let parameters = (config_len, backends_max);
+        let header = self
+            .guest
+            .call(&self.functions.init, parameters, self.budget)
+            .map_err(|failure| self.failed("waxwing_init", &failure))?;
+        if header == 0 {
+            return Err(self.refused());
+        }
+        Ok(header)
+    }
+
+    fn hosted(&self, regions: Regions) -> HostedService {
+        let (service, owner) = (self.service, self.owner);
+        let backends = &service.backends;
+        let names = &self.module.info.counters;
+        HostedService {
+            service: service.service,
+            name: Arc::clone(&service.name),
+            config_json: service.config_json.as_str().into(),
+            regions,
+            available: backends.iter().map(|b| b.weight > 0 && b.healthy).collect(),
+            healthy: backends.iter().map(|b| b.healthy).collect(),
+            generation: owner.generation,
+            seed: service_seed(owner.seed, service.service, owner.worker),
+            refreshed_ms: u64::MAX,
+            ticked_ms: 0,
+            counters: CounterPublisher::new(&owner.counters, &service.name, names),
         }
     }
-    Ok(hosted)
-}
 
-/// One service's set-up: its time, and its errors.
-struct SetUp<'a> {
-    service: &'a str,
-    budget: Budget,
-}
-
-impl SetUp<'_> {
     fn size(&self, what: &str, len: usize, max: usize) -> Result<i32, Refusal> {
         i32::try_from(len)
             .ok()
             .filter(|_| len <= max)
             .ok_or_else(|| Refusal::SetUp {
-                service: self.service.into(),
-                why: format!("{len} is the size of its {what}; at most {max} fit a policy"),
+                service: self.name(),
+                why: format!("the size of its {what} is {len}; a policy takes at most {max}"),
             })
     }
 
-    fn write_config(&self, guest: &mut Guest, buffer: i32, config: &str) -> Result<(), Refusal> {
+    fn write_config(&mut self, buffer: i32) -> Result<(), Refusal> {
         if buffer == 0 {
-            return Err(self.refused(guest));
+            return Err(self.refused());
         }
+        let config = self.service.config_json.as_bytes();
         let start = buffer.cast_unsigned() as usize;
-        guest
-            .memory()
-            .get_mut(start..start.saturating_add(config.len()))
-            .ok_or_else(|| {
-                self.breaks_abi(format!(
-                    "waxwing_reserve gave {start:#x}, outside of memory"
-                ))
-            })?
-            .copy_from_slice(config.as_bytes());
+        let place = start..start.saturating_add(config.len());
+        let Some(place) = self.guest.memory().get_mut(place) else {
+            let why = format!("waxwing_reserve returned {start:#x}, outside of memory");
+            return Err(self.breaks_abi(why));
+        };
+        place.copy_from_slice(config);
         Ok(())
     }
 
-    fn failed(&self, call: &str, failure: &Failure) -> Refusal {
-        let Failure { fault, text } = failure;
-        let text = match fault {
+    fn failed(&self, call: &str, failure: &CallFailure) -> Refusal {
+        let CallFailure { fault, text } = failure;
+        let why = match fault {
             PolicyFault::Overrun => format!("{call} {text}"),
             _ => format!("{call}: {text}"),
         };
         Refusal::SetUp {
-            service: self.service.into(),
-            why: text,
+            service: self.name(),
+            why,
         }
     }
 
-    fn refused(&self, guest: &mut Guest) -> Refusal {
-        let why = guest
-            .words()
-            .unwrap_or_else(|| "it does not say why".into());
+    fn refused(&mut self) -> Refusal {
+        let why = self.guest.error_text();
         Refusal::Refused {
-            service: self.service.into(),
-            why,
+            service: self.name(),
+            why: why.unwrap_or_else(|| "it gives no reason".into()),
             setting: "policy_config",
         }
     }
 
     fn breaks_abi(&self, why: String) -> Refusal {
         Refusal::Abi {
-            service: self.service.into(),
+            service: self.name(),
             why,
         }
     }
+
+    fn name(&self) -> String {
+        self.service.name.to_string()
+    }
 }
 
-fn write_backends(memory: &mut [u8], hosted: &Hosted, backends: &[BackendInfo]) {
+fn write_backends(memory: &mut [u8], hosted: &HostedService, backends: &[BackendInfo]) {
     let Some(records) = memory.get_mut(hosted.regions.backends..) else {
         return;
     };
@@ -266,12 +280,14 @@ fn by_service(services: &[ServiceBinding]) -> Box<[u32]> {
     places.into()
 }
 
-/// The seed of a service on a worker: different for each, and the same for the same three.
-pub(crate) const fn service_seed(seed: u64, service: ServiceId, worker: u32) -> u64 {
+/// Returns the seed that a service's instance on a worker gets from the host's seed: different for each
+/// service and worker, and reproducible.
+#[must_use]
+pub const fn service_seed(seed: u64, service: ServiceId, worker: u32) -> u64 {
     mix(seed ^ mix((service.0 as u64) << 32 | worker as u64))
 }
 
-/// Makes seeds that differ in one bit differ in all (SplitMix64's finisher).
+/// Mixes the bits of a seed (SplitMix64's finisher).
 const fn mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

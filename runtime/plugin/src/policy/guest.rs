@@ -1,7 +1,7 @@
-//! One instance of a module: its memory, its functions, and how a call into it ends.
+//! An instance's memory and functions, and how a call into it ends.
 //!
-//! Invariant: every call has a time budget; what goes wrong comes back as a [`Failure`], never
-//! as a panic. Guest memory is reached through bounds-checked slices only.
+//! Invariant: every call has a time budget; a failed call returns a [`CallFailure`] and never
+//! panics. Guest memory is accessed through bounds-checked slices only.
 
 use wasmtime::{
     Instance, Memory, Store, StoreLimits, StoreLimitsBuilder, Trap, TypedFunc, UpdateDeadline,
@@ -10,35 +10,34 @@ use wasmtime::{
 use waxwing_dataplane::PolicyFault;
 use waxwing_sdk::abi::{ERROR_MAX, exports};
 
-use crate::engine::{Budget, DEADLINE_TICKS, Engine, Pulse, TABLE_ENTRIES_MAX};
+use crate::build::engine::{CallBudget, ClockWaker, DEADLINE_TICKS, Engine, TABLE_ENTRIES_MAX};
+use crate::build::module::CompiledModule;
 use crate::error::{ModuleError, Refusal};
-use crate::module::CompiledModule;
-use crate::words::{fit_for_people, unpack};
+use crate::text::{sanitize, unpack};
 
-/// Memory that every instance may grow to, in bytes, and what each service adds to it: the
-/// largest Maglev table and the room to build it. Only pages that are touched take memory.
+/// The memory limit of an instance, in bytes, and what each service adds to it: room for the
+/// largest Maglev table and for building it. Only touched pages take memory.
 const MEMORY_BASE: usize = 4 << 20;
 const MEMORY_PER_SERVICE: usize = 4 << 20;
-/// The most that all services of an instance get together: one bulk instruction cannot be
-/// interrupted, and filling this takes some ten milliseconds.
+/// The limit for all services of an instance together: a bulk instruction cannot be interrupted,
+/// and filling this much takes some ten milliseconds.
 const MEMORY_MAX: usize = 128 << 20;
 
-/// How a call failed.
+/// A call that failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Failure {
+pub(crate) struct CallFailure {
     pub(crate) fault: PolicyFault,
     pub(crate) text: String,
 }
 
-/// What the store carries: limits, and what is left of the call's budget.
-struct State {
+/// The store's data: limits, and the rest of the call's budget.
+struct GuestState {
     limits: StoreLimits,
-    budget: Budget,
+    budget: CallBudget,
 }
 
-/// The module's functions, looked up once.
 #[derive(Clone)]
-pub(crate) struct Functions {
+pub(crate) struct PolicyExports {
     pub(crate) reserve: TypedFunc<i32, i32>,
     pub(crate) init: TypedFunc<(i32, i32), i32>,
     pub(crate) pick: TypedFunc<(i32, i32), i32>,
@@ -48,22 +47,22 @@ pub(crate) struct Functions {
     error: Option<TypedFunc<(), i64>>,
 }
 
-/// An instance with its store.
-pub(crate) struct Guest {
-    store: Store<State>,
+/// An instance and its store.
+pub(crate) struct PolicyGuest {
+    store: Store<GuestState>,
     memory: Memory,
-    pulse: Pulse,
+    waker: ClockWaker,
     error: Option<TypedFunc<(), i64>>,
 }
 
-impl Guest {
-    /// Instantiates a module with memory for so many services, within a budget.
+impl PolicyGuest {
+    /// Instantiates a module with memory for this many services, within a budget.
     pub(crate) fn new(
         engine: &Engine,
         module: &CompiledModule,
         services: usize,
-        budget: Budget,
-    ) -> Result<(Self, Functions), ModuleError> {
+        budget: CallBudget,
+    ) -> Result<(Self, PolicyExports), ModuleError> {
         let refuse = |why: String| Refusal::Instantiate(why).of(module.label());
         let mut store = store(engine, services);
         if let Some(fuel) = engine.fuel() {
@@ -71,65 +70,66 @@ impl Guest {
                 .set_fuel(fuel)
                 .map_err(|error| refuse(format!("{error:#}")))?;
         }
-        arm(&mut store, &engine.pulse(), budget);
+        arm(&mut store, &engine.waker(), budget);
         let instance = Instance::new(&mut store, &module.code, &[])
-            .map_err(|error| refuse(describe(&error).text))?;
+            .map_err(|error| refuse(describe_error(&error).text))?;
         let memory = instance
             .get_memory(&mut store, exports::MEMORY)
-            .ok_or_else(|| refuse("it has no memory".into()))?;
-        let functions = functions(&instance, &mut store).map_err(|e| refuse(format!("{e:#}")))?;
+            .ok_or_else(|| refuse("it exports no memory".into()))?;
+        let functions =
+            policy_exports(&instance, &mut store).map_err(|e| refuse(format!("{e:#}")))?;
         let error = functions.error.clone();
         Ok((
             Self {
                 store,
                 memory,
-                pulse: engine.pulse(),
+                waker: engine.waker(),
                 error,
             },
             functions,
         ))
     }
 
-    /// The module's memory.
+    /// Returns the module's memory.
     #[inline]
     pub(crate) fn memory(&mut self) -> &mut [u8] {
         self.memory.data_mut(&mut self.store)
     }
 
-    /// What is left of the instance's fuel, where the engine counts it.
+    /// Returns the instance's remaining fuel, if the engine counts fuel.
     pub(crate) fn fuel_left(&self) -> Option<u64> {
         self.store.get_fuel().ok()
     }
 
-    /// Calls a function of this instance.
+    /// Calls a function of this instance within a budget.
     #[inline]
     pub(crate) fn call<P: WasmParams, R: WasmResults>(
         &mut self,
         function: &TypedFunc<P, R>,
         parameters: P,
-        budget: Budget,
-    ) -> Result<R, Failure> {
-        arm(&mut self.store, &self.pulse, budget);
+        budget: CallBudget,
+    ) -> Result<R, CallFailure> {
+        arm(&mut self.store, &self.waker, budget);
         match function.call(&mut self.store, parameters) {
             Ok(results) => Ok(results),
             Err(error) => Err(self.failure(&error)),
         }
     }
 
-    /// The module's own words on its last refusal or panic, if it has any.
-    pub(crate) fn words(&mut self) -> Option<String> {
+    /// Returns the module's text on its last refusal or panic, if it has one.
+    pub(crate) fn error_text(&mut self) -> Option<String> {
         let function = self.error.clone()?;
-        arm(&mut self.store, &self.pulse, Budget::BATCH);
+        arm(&mut self.store, &self.waker, CallBudget::BATCH);
         let packed = function.call(&mut self.store, ()).ok()?;
-        let words = fit_for_people(self.memory().get(unpack(packed, ERROR_MAX))?);
-        Some(words).filter(|words| !words.is_empty())
+        let text = sanitize(self.memory().get(unpack(packed, ERROR_MAX))?);
+        Some(text).filter(|text| !text.is_empty())
     }
 
     #[cold]
-    fn failure(&mut self, error: &wasmtime::Error) -> Failure {
-        let mut failure = describe(error);
+    fn failure(&mut self, error: &wasmtime::Error) -> CallFailure {
+        let mut failure = describe_error(error);
         if failure.fault == PolicyFault::Trap
-            && let Some(words) = self.words()
+            && let Some(words) = self.error_text()
         {
             failure.text = format!("{}: {words}", failure.text);
         }
@@ -137,7 +137,7 @@ impl Guest {
     }
 }
 
-fn store(engine: &Engine, services: usize) -> Store<State> {
+fn store(engine: &Engine, services: usize) -> Store<GuestState> {
     let memory = MEMORY_BASE
         .saturating_add(services.saturating_mul(MEMORY_PER_SERVICE))
         .min(MEMORY_MAX);
@@ -150,9 +150,9 @@ fn store(engine: &Engine, services: usize) -> Store<State> {
         .build();
     let mut store = Store::new(
         engine.wasmtime(),
-        State {
+        GuestState {
             limits,
-            budget: Budget::Ticks(0),
+            budget: CallBudget::Ticks(0),
         },
     );
     store.limiter(|state| &mut state.limits);
@@ -167,35 +167,38 @@ fn store(engine: &Engine, services: usize) -> Store<State> {
 }
 
 #[inline]
-fn arm(store: &mut Store<State>, pulse: &Pulse, budget: Budget) {
-    pulse.mark();
+fn arm(store: &mut Store<GuestState>, waker: &ClockWaker, budget: CallBudget) {
+    waker.mark_call();
     store.data_mut().budget = budget;
     store.set_epoch_deadline(DEADLINE_TICKS);
 }
 
-pub(crate) fn describe(error: &wasmtime::Error) -> Failure {
+pub(crate) fn describe_error(error: &wasmtime::Error) -> CallFailure {
     match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => Failure {
+        Some(Trap::Interrupt) => CallFailure {
             fault: PolicyFault::Overrun,
             text: "ran past its time budget (an endless loop, or too much work in one call)".into(),
         },
         Some(trap) => {
             let text = trap.to_string();
             let what = text.strip_prefix("wasm trap: ").unwrap_or(&text);
-            Failure {
+            CallFailure {
                 fault: PolicyFault::Trap,
                 text: format!("trapped: {what}"),
             }
         }
-        None => Failure {
+        None => CallFailure {
             fault: PolicyFault::Trap,
             text: format!("{error:#}"),
         },
     }
 }
 
-fn functions(instance: &Instance, store: &mut Store<State>) -> wasmtime::Result<Functions> {
-    Ok(Functions {
+fn policy_exports(
+    instance: &Instance,
+    store: &mut Store<GuestState>,
+) -> wasmtime::Result<PolicyExports> {
+    Ok(PolicyExports {
         reserve: instance.get_typed_func(&mut *store, exports::RESERVE)?,
         init: instance.get_typed_func(&mut *store, exports::INIT)?,
         pick: instance.get_typed_func(&mut *store, exports::PICK)?,
@@ -208,7 +211,7 @@ fn functions(instance: &Instance, store: &mut Store<State>) -> wasmtime::Result<
 
 fn optional<P: WasmParams, R: WasmResults>(
     instance: &Instance,
-    store: &mut Store<State>,
+    store: &mut Store<GuestState>,
     name: &str,
 ) -> wasmtime::Result<Option<TypedFunc<P, R>>> {
     match instance.get_func(&mut *store, name) {

@@ -1,39 +1,40 @@
-//! A module that keeps what it remembers: the instance that serves goes on in the place of a new one.
+//! Hands the state of a serving instance over to its replacement, for modules that ask for it (`keep`).
 //!
-//! Invariant: it goes on only where it serves all that the new one is to serve, by the same build and
-//! configs; else, and where it fails, the new one serves, which was set up for all of it. Either way
-//! the two parts are whole: a guest and the regions in it change hands together.
+//! Invariant: state is handed over only if the old instance serves all services of the new one, with the
+//! same build and configs. Otherwise, or if the handover fails, the new instance serves with fresh
+//! state. A guest and the regions in it always change owners together.
 
 use std::mem;
 use std::sync::atomic::Ordering;
 
 use waxwing_sdk::abi::BackendRecord;
 
-use crate::engine::Budget;
-use crate::instance::{Hosted, WasmPolicy, write_host};
+use crate::build::engine::CallBudget;
+use crate::policy::instance::{HostedService, WasmPolicy, write_host};
 
-/// The most services of an instance that goes on: each is told between the same two batches.
+/// The most services of an instance whose state is handed over: the module is called once for each,
+/// between the same two batches.
 const SERVICES_MAX: usize = 32;
 
 impl WasmPolicy {
-    /// Goes on with an old instance's guest, if that can serve what this one is to serve.
+    /// Takes the guest of an old instance, if that can serve all services of this one.
     pub(crate) fn take_over(&mut self, old: &mut Self) {
         let same = self.module.hash == old.module.hash && self.module.name == old.module.name;
         if !same || old.disabled || self.disabled || self.hosted.len() > SERVICES_MAX {
             return;
         }
-        let places: Option<Vec<usize>> = self.hosted.iter().map(|new| old.heir_of(new)).collect();
+        let places: Option<Vec<usize>> = self.hosted.iter().map(|new| old.place_for(new)).collect();
         let Some(places) = places else {
             return;
         };
         for (new, at) in self.hosted.iter().zip(&places) {
-            if old.tell(*at, new, self.guest.memory()).is_none() {
-                // It stays as it is, half told, and is dropped so.
+            if old.update_backends(*at, new, self.guest.memory()).is_none() {
+                // The old instance is left partly updated; its owner drops it.
                 self.module.counters.faults.fetch_add(1, Ordering::Relaxed);
                 return;
             }
         }
-        // What the old one counted so far is added up, and what it still counts is this one's.
+        // Publish the old instance's counts here: from now on this instance publishes them.
         for hosted in &mut old.hosted {
             hosted.counters.publish(old.guest.memory(), &hosted.regions);
         }
@@ -45,31 +46,35 @@ impl WasmPolicy {
             mem::swap(&mut new.counters, &mut old.counters);
             new.ticked_ms = old.ticked_ms;
         }
-        // The other services' regions lie in the guest that is not its own any more.
+        // The regions of the old instance's other services lie in the guest that it has given away.
         old.hosted = Box::default();
         old.disabled = true;
     }
 
-    /// Where this instance serves the same service with room for its backends.
-    fn heir_of(&self, new: &Hosted) -> Option<usize> {
+    /// Returns the place at which this instance serves the same service with room for its backends.
+    fn place_for(&self, new: &HostedService) -> Option<usize> {
         let at = self.place(new.service)?;
         let old = &self.hosted[at];
         let fits = new.available.len() <= old.regions.backends_capacity;
         (fits && old.config_json == new.config_json).then_some(at)
     }
 
-    /// Writes a service's backends, as the new instance has them, and tells the module.
-    fn tell(&mut self, at: usize, new: &Hosted, records: &[u8]) -> Option<()> {
+    /// Copies a service's backend records from the new instance's memory and calls the module's
+    /// `backends_changed`. Returns `None` if that fails.
+    fn update_backends(&mut self, at: usize, new: &HostedService, memory: &[u8]) -> Option<()> {
         let bytes = new.available.len() * BackendRecord::SIZE;
-        let from = records.get(new.regions.backends..new.regions.backends + bytes)?;
+        let records = memory.get(new.regions.backends..new.regions.backends + bytes)?;
         let regions = self.hosted[at].regions;
         let memory = self.guest.memory();
         memory
             .get_mut(regions.backends..regions.backends + bytes)?
-            .copy_from_slice(from);
+            .copy_from_slice(records);
         write_host(memory, &regions, new, self.upkeep_ms);
         let changed = self.functions.backends_changed.as_ref()?;
-        let taken = self.guest.call(changed, regions.header, Budget::BATCH);
-        (taken.ok()? != 0).then_some(())
+        let accepted = self
+            .guest
+            .call(changed, regions.header, CallBudget::BATCH)
+            .ok()?;
+        (accepted != 0).then_some(())
     }
 }

@@ -1,124 +1,108 @@
-//! The plugin host: what the control side asks for modules and their instances.
+//! The host of policies: loads modules, binds them to services, and handles their faults.
 //!
-//! Invariant: everything here happens on the control side; a worker meets only finished
-//! instances.
+//! Invariant: everything here runs on the control side; a worker gets only finished instances.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::error;
 use waxwing_dataplane::Policy;
 use waxwing_dataplane::policy::Vacant;
 use waxwing_sdk::abi::Kind;
 
-use crate::bind::{Owner, ServiceBinding, bind};
-use crate::compile::Compiler;
-use crate::engine::Engine;
+use crate::build::engine::Engine;
+use crate::build::module::CompiledModule;
 use crate::error::{HostError, ModuleError};
-use crate::instance::{FaultReport, FaultSink};
-use crate::library::{Library, Placement, Recovery, lock};
-use crate::module::CompiledModule;
-use crate::records::Records;
-use crate::shelf::FaultLimit;
-use crate::status::{self, ModuleStatus};
-use crate::validate::Limits;
-use crate::vetting::vet;
-use crate::watch::Watcher;
+use crate::lock::lock;
+use crate::policy::bind::{InstanceOwner, ServiceBinding, bind};
+use crate::policy::instance::{FaultReport, FaultSink};
+use crate::policy::module_counters::ModuleCounters;
+use crate::policy::recent_flows::RecentFlows;
+use crate::policy::vetting::vet;
+use crate::registry::library::{Library, Placement};
+use crate::registry::options::HostOptions;
+use crate::registry::recovery::Recovery;
+use crate::registry::status::ModuleStatus;
+use crate::registry::watch::Watcher;
 
-/// What may be set.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Options {
-    /// Sizes that modules must keep to.
-    pub limits: Limits,
-    /// How often a module may fault before it is rolled back.
-    pub fault_limit: FaultLimit,
-    /// Who compiles the folder's modules.
-    pub compiler: Compiler,
-    /// How long a new build serves on the first worker only, in the place of one that serves; 0
-    /// gives it to all at once.
-    pub canary: Duration,
-}
-
-/// What the host tells the control side of, on threads of its own and of the workers: the
-/// receiver must not block.
+/// What a host reports. Sent on the host's and the workers' threads: the receiver must not block.
 #[derive(Clone, Debug)]
-pub enum Event {
-    /// A module's file came, changed or went, and has settled: [`Host::bind`] it anew where it
-    /// is in use.
+pub enum HostEvent {
+    /// A module's file appeared, changed or disappeared, and has settled. Call [`Host::bind`] again if
+    /// the module is in use.
     Changed {
         /// The module's name.
         name: String,
     },
-    /// An instance failed and is disabled: ask [`Host::recover`] what to do.
+    /// An instance failed and is disabled. [`Host::recover`] returns what to do.
     Fault(FaultReport),
 }
 
-/// Which builds of a module serve which services: what its workers' instances were made of.
+/// The builds of a module that the workers' instances were made of, and the services they serve.
 #[derive(Clone, Debug)]
-pub struct InUse {
-    /// The module: the newest that passed.
+pub struct BuildsInUse {
+    /// The newest build that passed.
     pub module: Arc<CompiledModule>,
-    /// The module that all workers but the first have, where [`InUse::module`] is a canary.
+    /// If [`BuildsInUse::module`] is a canary: the build on all workers except the first.
     pub others: Option<Arc<CompiledModule>>,
-    /// What they serve; `None` where no build can, and the native fallback does.
+    /// The services; `None` if no build can serve them and the native fallback does.
     pub services: Option<Arc<[ServiceBinding]>>,
 }
 
-impl InUse {
-    /// The build that most workers have.
+impl BuildsInUse {
+    /// Returns the build that most workers have.
     #[must_use]
-    pub fn mostly(&self) -> &Arc<CompiledModule> {
+    pub fn majority(&self) -> &Arc<CompiledModule> {
         self.others.as_ref().unwrap_or(&self.module)
     }
 
-    /// The build of a worker's instance, if it was made for these services.
-    fn instance_for(&self, worker: u32, services: &[ServiceBinding]) -> Option<&CompiledModule> {
+    /// Returns the build of a worker's instance, if it was made for these services.
+    fn build_for(&self, worker: u32, services: &[ServiceBinding]) -> Option<&CompiledModule> {
         let same = self.services.as_deref() == Some(services);
         let build = if worker == 0 {
             &self.module
         } else {
-            self.mostly()
+            self.majority()
         };
         same.then_some(build)
     }
 }
 
-/// One module with an instance for each worker.
-pub struct Bound {
-    /// What the instances are made of.
-    pub in_use: InUse,
-    /// Instances by worker; [`Vacant`] for those in [`Bound::kept`].
+/// A module with one instance per worker.
+pub struct BoundModule {
+    /// The builds that the instances were made of.
+    pub in_use: BuildsInUse,
+    /// Instances by worker; [`Vacant`] for those in [`BoundModule::kept`].
     pub policies: Vec<Box<dyn Policy>>,
-    /// The workers whose instance of before goes on, for it is the same module's for the same services.
+    /// The workers that keep their present instance: it has the same build and the same services.
     pub kept: Vec<usize>,
 }
 
-impl Bound {
-    /// Whether nothing is new.
+impl BoundModule {
+    /// Returns whether all workers keep their instances.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         self.kept.len() == self.policies.len()
     }
 }
 
-/// What a module is bound for.
-struct Wanted<'a> {
+struct BindRequest<'a> {
     workers: u32,
     seed: u64,
     services: Arc<[ServiceBinding]>,
-    before: Option<&'a InUse>,
+    before: Option<&'a BuildsInUse>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> BindRequest<'a> {
     fn new(
         workers: u32,
         seed: u64,
         services: &[ServiceBinding],
-        before: Option<&'a InUse>,
+        before: Option<&'a BuildsInUse>,
     ) -> Self {
         Self {
             workers,
@@ -129,60 +113,67 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Loads, vets, runs and watches modules.
+/// What outlives the instances of a module, over all its builds and workers.
+#[derive(Clone, Default)]
+struct ModuleHistory {
+    counters: Arc<ModuleCounters>,
+    recent_flows: Arc<RecentFlows>,
+}
+
+/// Loads, vets, runs and watches policies.
 pub struct Host {
     engine: Engine,
     library: Library,
     faults: FaultSink,
     generation: AtomicU64,
     /// By module name.
-    records: Mutex<HashMap<String, Arc<Records>>>,
-    /// Dropped with the host, which ends its thread.
+    histories: Mutex<HashMap<String, ModuleHistory>>,
+    /// Dropping it ends the watcher's thread.
     _watcher: Option<Watcher>,
 }
 
 impl Host {
-    /// Starts the engine, and the watcher if there is a folder (it may be made later).
+    /// Starts the engine, and the watcher if there is a folder (which may be created later).
     ///
-    /// `shipped` are the modules that come with the program, by name. `events` is called with
-    /// what happens.
+    /// `shipped` are the modules that come with the program, by name. `events` is called with each
+    /// [`HostEvent`].
     ///
     /// # Errors
-    /// If the engine does not work on this machine, or no thread can be had.
+    /// If the engine does not work on this machine, or a thread cannot be started.
     pub fn new(
-        options: Options,
+        options: HostOptions,
         shipped: &[(&'static str, &'static [u8])],
         folder: Option<PathBuf>,
-        events: impl Fn(Event) + Send + Sync + 'static,
+        events: impl Fn(HostEvent) + Send + Sync + 'static,
     ) -> Result<Self, HostError> {
         let events = Arc::new(events);
         let on_change = Arc::clone(&events);
         let watcher = folder
             .clone()
-            .map(|folder| Watcher::new(folder, move |name| on_change(Event::Changed { name })))
+            .map(|folder| Watcher::new(folder, move |name| on_change(HostEvent::Changed { name })))
             .transpose()?;
         Ok(Self {
             engine: Engine::new()?,
             library: Library::new(shipped, folder, options, Kind::Policy),
-            faults: Arc::new(move |report| events(Event::Fault(report))),
+            faults: Arc::new(move |report| events(HostEvent::Fault(report))),
             generation: AtomicU64::new(0),
-            records: Mutex::default(),
+            histories: Mutex::default(),
             _watcher: watcher,
         })
     }
 
-    /// The newest module of a name: the folder's file, else the shipped one; where the newest is
-    /// bad, the one that serves (the refusal is logged and kept for [`Host::status`]). Compiling
-    /// takes some 10 ms to seconds: not for an async executor's thread.
+    /// Returns the newest build of a module: the folder's file, else the shipped module. If the newest
+    /// is bad, returns the serving build; the refusal is logged and shown by [`Host::status`]. Compiling
+    /// takes some 10 ms to seconds: do not call this on an async executor's thread.
     ///
     /// # Errors
-    /// If no module of the name can serve.
+    /// If no build of the name can serve.
     pub fn policy(&self, name: &str) -> Result<Arc<CompiledModule>, ModuleError> {
         self.library.load(&self.engine, name)
     }
 
-    /// Makes a worker's instance of a module for its services. A module that is new to the host
-    /// answers test flows for these services first.
+    /// Makes a worker's instance of a build for its services. The first time, the build has to answer
+    /// test flows for these services.
     ///
     /// # Errors
     /// If the module refuses a service, breaks the ABI or fails on the test flows.
@@ -193,29 +184,30 @@ impl Host {
         seed: u64,
         services: &[ServiceBinding],
     ) -> Result<Box<dyn Policy>, ModuleError> {
+        let history = self.history(&module.name);
         if !module.vetted.load(Ordering::Acquire) {
-            let flows = vet(&self.engine, module, services, &self.records(&module.name))?;
+            let flows = vet(&self.engine, module, services, &history.recent_flows)?;
             module.vetted.store(true, Ordering::Release);
             let services = services.len();
             let text = format!("answered {flows} test flows for {services} services");
-            self.library.step(module, text);
+            self.library.log_step(module, text);
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        let owner = Owner {
+        let owner = InstanceOwner {
             worker,
             seed,
             generation,
             faults: Arc::clone(&self.faults),
-            records: self.records(&module.name),
+            counters: history.counters,
+            recent_flows: history.recent_flows,
         };
         let policy = bind(&self.engine, module, owner, services)?;
         Ok(Box::new(policy))
     }
 
-    /// Instances were put to work: the module serves from now on, on all workers or as a canary, and
-    /// the one before is what a roll-back goes to. (Instances that were made to check a config
-    /// change nothing.)
-    pub fn put_to_work(&self, module: &Arc<CompiledModule>, is_canary: bool) {
+    /// Records that a build's instances now serve, on all workers or as a canary. The build before
+    /// becomes the target of a roll-back. Do not call this for instances that only checked a config.
+    pub fn activate(&self, module: &Arc<CompiledModule>, is_canary: bool) {
         if is_canary {
             self.library.start_canary(module);
         } else {
@@ -223,66 +215,68 @@ impl Host {
         }
     }
 
-    /// When the first canary is over: [`Host::bind`] then gives the build to all workers.
+    /// Returns when the first canary period ends; [`Host::bind`] then gives the build to all workers.
     #[must_use]
     pub fn canary_ends(&self) -> Option<Instant> {
         self.library.canary_ends()
     }
 
-    /// The whole way from a name to an instance for each of `workers` workers. A build that is to
-    /// replace another is given to the first worker only, as its canary, for a while. If the newest
-    /// module does not pass on these services, the one that serves is taken, and the refusal
-    /// logged and kept for [`Host::status`].
+    /// Loads a module and makes an instance for each of `workers` workers. A replacement build goes
+    /// to the first worker only, as a canary, for a while. If the newest build does not pass on these
+    /// services, the serving one is taken; the refusal is logged and shown by [`Host::status`].
     ///
     /// # Errors
-    /// If no module of the name can serve these services.
+    /// If no build of the name can serve these services.
     pub fn bind(
         &self,
         name: &str,
         workers: u32,
         seed: u64,
         services: &[ServiceBinding],
-    ) -> Result<Bound, ModuleError> {
-        let wanted = Wanted::new(workers, seed, services, None);
-        self.bind_wanted(name, &wanted)
+    ) -> Result<BoundModule, ModuleError> {
+        self.bind_newest(name, &BindRequest::new(workers, seed, services, None))
     }
 
-    fn bind_wanted(&self, name: &str, wanted: &Wanted<'_>) -> Result<Bound, ModuleError> {
-        self.library.newest_that(&self.engine, name, |build| {
+    fn bind_newest(
+        &self,
+        name: &str,
+        request: &BindRequest<'_>,
+    ) -> Result<BoundModule, ModuleError> {
+        self.library.try_builds(&self.engine, name, |build| {
             let others = match self.library.placement(build, Instant::now()) {
-                Placement::Canary(current) if wanted.workers > 1 => Some(current),
-                Placement::Canary(_) | Placement::Everywhere => None,
+                Placement::Canary(current) if request.workers > 1 => Some(current),
+                Placement::Canary(_) | Placement::AllWorkers => None,
             };
-            self.bind_builds(build, others, wanted)
+            self.bind_builds(build, others, request)
         })
     }
 
-    /// [`Host::bind`] for services that are served already, by what was bound `before`. Instances
-    /// that would be made of the same module for the same services go on, with all they remember.
-    /// Where no build can serve the services any more, the native fallback does, for one bad module
-    /// must hold back no change of the others.
+    /// As [`Host::bind`], for services that `before` serves now. A worker keeps its instance, with its
+    /// state, if the new one would have the same build and the same services. If no build can serve
+    /// the services any more, the native fallback does, so that one bad module does not block changes
+    /// of the others.
     ///
     /// # Errors
-    /// If no module of the name can serve these services, and none has before.
-    pub fn bind_again(
+    /// If no build of the name can serve these services, and none has served before.
+    pub fn bind_or_fall_back(
         &self,
         name: &str,
         workers: u32,
         seed: u64,
         services: &[ServiceBinding],
-        before: Option<&InUse>,
-    ) -> Result<Bound, ModuleError> {
-        let wanted = Wanted::new(workers, seed, services, before);
-        let error = match self.bind_wanted(name, &wanted) {
+        before: Option<&BuildsInUse>,
+    ) -> Result<BoundModule, ModuleError> {
+        let request = BindRequest::new(workers, seed, services, before);
+        let error = match self.bind_newest(name, &request) {
             Ok(bound) => return Ok(bound),
             Err(error) => error,
         };
         let Some(module) = self.library.current(name) else {
             return Err(error);
         };
-        error!("{error}; weighted rendezvous chooses until it is mended");
-        Ok(Bound {
-            in_use: InUse {
+        error!("{error}; its services use weighted rendezvous until a good build is installed");
+        Ok(BoundModule {
+            in_use: BuildsInUse {
                 module,
                 others: None,
                 services: None,
@@ -292,117 +286,124 @@ impl Host {
         })
     }
 
-    /// [`Host::bind_again`], by the builds that serve: nothing is read or compiled. Where they cannot
-    /// serve these services it looks for one that can.
+    /// As [`Host::bind_or_fall_back`], with the builds that serve now: reads and compiles nothing,
+    /// unless these builds cannot serve the services.
     ///
     /// # Errors
-    /// As [`Host::bind_again`].
+    /// As [`Host::bind_or_fall_back`].
     pub fn rebind(
         &self,
-        before: &InUse,
+        before: &BuildsInUse,
         workers: u32,
         seed: u64,
         services: &[ServiceBinding],
-    ) -> Result<Bound, ModuleError> {
-        let wanted = Wanted::new(workers, seed, services, Some(before));
-        match self.bind_builds(&before.module, before.others.clone(), &wanted) {
+    ) -> Result<BoundModule, ModuleError> {
+        let request = BindRequest::new(workers, seed, services, Some(before));
+        match self.bind_builds(&before.module, before.others.clone(), &request) {
             Ok(bound) => Ok(bound),
-            Err(_) => self.bind_again(&before.module.name, workers, seed, services, Some(before)),
+            Err(_) => {
+                self.bind_or_fall_back(&before.module.name, workers, seed, services, Some(before))
+            }
         }
     }
 
-    /// Only these modules are in use: forgets the others.
+    /// Forgets all modules except these.
     pub fn retain(&self, names: &[Arc<str>]) {
         self.library.retain(names);
-        lock(&self.records).retain(|name, _| names.iter().any(|used| **used == **name));
+        lock(&self.histories).retain(|name, _| names.iter().any(|used| **used == **name));
     }
 
     fn bind_builds(
         &self,
         module: &Arc<CompiledModule>,
         others: Option<Arc<CompiledModule>>,
-        wanted: &Wanted<'_>,
-    ) -> Result<Bound, ModuleError> {
-        let instances = |module: &Arc<CompiledModule>, of: Range<u32>| {
-            of.map(|worker| self.instance(module, worker, wanted))
+        request: &BindRequest<'_>,
+    ) -> Result<BoundModule, ModuleError> {
+        let instances = |module: &Arc<CompiledModule>, workers: Range<u32>| {
+            workers
+                .map(|worker| self.new_instance(module, worker, request))
                 .collect::<Result<Vec<_>, _>>()
         };
-        let first = wanted.workers.min(1);
-        let mut instances_made = instances(module, 0..first)?;
-        // Where the config has changed so that only the new build takes it, there is no going back.
+        let first = request.workers.min(1);
+        let mut made = instances(module, 0..first)?;
+        // If only the new build accepts a changed config, it serves on all workers.
         let rest = others.and_then(|others| {
-            let rest = instances(&others, first..wanted.workers).ok()?;
+            let rest = instances(&others, first..request.workers).ok()?;
             Some((others, rest))
         });
         let (others, rest) = match rest {
             Some((others, rest)) => (Some(others), rest),
-            None => (None, instances(module, first..wanted.workers)?),
+            None => (None, instances(module, first..request.workers)?),
         };
-        instances_made.extend(rest);
-        let kept = (0..).zip(&instances_made);
-        Ok(Bound {
-            in_use: InUse {
+        made.extend(rest);
+        let kept = (0..).zip(&made);
+        Ok(BoundModule {
+            in_use: BuildsInUse {
                 module: Arc::clone(module),
                 others,
-                services: Some(Arc::clone(&wanted.services)),
+                services: Some(Arc::clone(&request.services)),
             },
             kept: kept
                 .filter_map(|(worker, made)| made.is_none().then_some(worker))
                 .collect(),
-            policies: instances_made
+            policies: made
                 .into_iter()
                 .map(|made| made.unwrap_or_else(|| Box::new(Vacant)))
                 .collect(),
         })
     }
 
-    /// A worker's new instance; `None` where the one it has is of the same.
-    fn instance(
+    /// Makes a worker's instance; returns `None` if the worker keeps the one it has.
+    fn new_instance(
         &self,
         module: &Arc<CompiledModule>,
         worker: u32,
-        wanted: &Wanted<'_>,
+        request: &BindRequest<'_>,
     ) -> Result<Option<Box<dyn Policy>>, ModuleError> {
-        let before = wanted
+        let present = request
             .before
-            .and_then(|before| before.instance_for(worker, &wanted.services));
-        if before.is_some_and(|before| std::ptr::eq(before, &**module)) {
+            .and_then(|before| before.build_for(worker, &request.services));
+        if present.is_some_and(|present| std::ptr::eq(present, &**module)) {
             return Ok(None);
         }
-        self.instantiate(module, worker, wanted.seed, &wanted.services)
+        self.instantiate(module, worker, request.seed, &request.services)
             .map(Some)
     }
 
-    /// Counts a fault and says what to do about it. Too many of them within the limit quarantine
-    /// the build and bring the one before back.
+    /// Counts a fault and returns what to do. When the fault limit is reached, the build is
+    /// quarantined and the one before it is brought back.
     pub fn recover(&self, report: &FaultReport) -> Recovery {
         self.library
             .faulted(&self.engine, &report.module, &report.text, Instant::now())
     }
 
-    /// What the modules' own counters say, by module and service: counted up over all workers and
-    /// builds since the start.
+    /// Returns the values of a module's own counters by service, summed over all workers and builds
+    /// since the start.
     #[must_use]
     pub fn counters(&self, module: &str) -> HashMap<Arc<str>, BTreeMap<String, u64>> {
-        let records = lock(&self.records).get(module).cloned();
-        let (Some(records), Some(current)) = (records, self.library.current(module)) else {
+        let history = lock(&self.histories).get(module).cloned();
+        let (Some(history), Some(current)) = (history, self.library.current(module)) else {
             return HashMap::new();
         };
-        records.counters(&current.info.counters)
+        history.counters.values(&current.info.counters)
     }
 
-    fn records(&self, module: &str) -> Arc<Records> {
-        let mut records = lock(&self.records);
-        let records = records.entry(module.into()).or_default();
-        records.make_room();
-        Arc::clone(records)
+    fn history(&self, module: &str) -> ModuleHistory {
+        let mut histories = lock(&self.histories);
+        let history = histories.entry(module.into()).or_default();
+        history.recent_flows.reserve();
+        history.clone()
     }
 
-    /// Every module that was asked for, by name.
+    /// Returns the state of each requested module, sorted by name.
     #[must_use]
     pub fn status(&self) -> Vec<ModuleStatus> {
-        let period = self.library.canary();
-        let status = |(name, entry, quarantined)| status::of(name, entry, quarantined, period);
-        self.library.list().into_iter().map(status).collect()
+        let period = self.library.canary_period();
+        let modules = self.library.list().into_iter();
+        modules
+            .map(|(name, lifecycle, quarantined)| {
+                ModuleStatus::new(name, lifecycle, quarantined, period)
+            })
+            .collect()
     }
 }

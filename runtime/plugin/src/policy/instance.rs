@@ -1,13 +1,12 @@
-//! A module at work: one instance per worker, serving every service that names the module.
+//! A worker's instance of a policy: one per worker, for all services that name the module.
 //!
-//! Invariant: a call on the packet's way allocates nothing unless it fails; nothing that the
-//! guest wrote is used before it is checked; after a failure the instance is never called
-//! again.
+//! Invariant: a call on the hot path allocates only when it fails; everything that the guest wrote
+//! is checked before use; after a failure the instance is never called again.
 //!
-//! What a bad answer costs: an index outside of the backend list, or a wrong count, is a broken
-//! module, and the whole batch goes to the native fallback with [`PolicyFault::BadAnswer`]. A
-//! backend that takes no new sessions (weight 0, or down) is an answer that a simple policy gives
-//! who never looked at weights: that flow alone goes to the fallback, and is counted.
+//! Invalid answers: a backend index out of range, or a wrong count, means a broken module: the
+//! whole batch goes to the native fallback with [`PolicyFault::BadAnswer`]. A backend that takes no
+//! new sessions (weight 0, or down) is an answer that a simple policy may give, because it ignores
+//! weights: only that flow goes to the fallback, and is counted.
 
 use std::any::Any;
 use std::mem::offset_of;
@@ -22,68 +21,68 @@ use waxwing_sdk::abi::{
     END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields, PICK_DROP, PICK_FALLBACK, PICK_KEEP,
 };
 
-use crate::engine::Budget;
-use crate::guest::{Failure, Functions, Guest};
-use crate::module::CompiledModule;
-use crate::records::{Published, Records};
-use crate::regions::Regions;
+use crate::build::engine::CallBudget;
+use crate::build::module::CompiledModule;
+use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
+use crate::policy::module_counters::CounterPublisher;
+use crate::policy::recent_flows::RecentFlows;
+use crate::policy::regions::Regions;
 
-/// Up to so many backends the live numbers are written before every call, else once a
+/// Up to this many backends, the live numbers are written before every call; above it, once a
 /// millisecond.
 const REFRESH_ALWAYS_MAX: usize = 64;
 
-/// The most services that are looked at for upkeep between two batches, and the most that get
-/// their tick; the others' turn comes next.
+/// The most services that get upkeep between two batches, and the most that get their tick; the
+/// others follow after the next batch.
 const UPKEEP_MAX: usize = 1024;
 const TICKS_MAX: usize = 4;
 
-/// A failed call, for whoever owns the instances.
+/// A failed call.
 #[derive(Clone, Debug)]
 pub struct FaultReport {
     /// The module.
     pub module: Arc<CompiledModule>,
-    /// The worker whose instance it was; that instance is disabled until it is replaced.
+    /// The worker of the instance, which is disabled until it is replaced.
     pub worker: u32,
-    /// The service that was served.
+    /// The service that the call was for.
     pub service: Arc<str>,
-    /// What kind of failure.
+    /// The kind of failure.
     pub fault: PolicyFault,
-    /// What happened, the module's own words included.
+    /// What happened, with the module's error text.
     pub text: String,
 }
 
-/// Where failures are told. Called on the worker's thread: it must not block.
+/// Receives failed calls, on the worker's thread: it must not block.
 pub(crate) type FaultSink = Arc<dyn Fn(FaultReport) + Send + Sync>;
 
-/// A service within an instance.
-pub(crate) struct Hosted {
+/// A service that an instance serves.
+pub(crate) struct HostedService {
     pub(crate) service: ServiceId,
     pub(crate) name: Arc<str>,
     pub(crate) config_json: Arc<str>,
     pub(crate) regions: Regions,
-    /// Which backends take new sessions, and which are healthy: those may keep what they have.
+    /// Which backends take new sessions, and which are healthy: a healthy one may keep its clients.
     pub(crate) available: Box<[bool]>,
     pub(crate) healthy: Box<[bool]>,
     pub(crate) generation: u64,
     pub(crate) seed: u64,
     pub(crate) refreshed_ms: u64,
     pub(crate) ticked_ms: u64,
-    pub(crate) counters: Published,
+    pub(crate) counters: CounterPublisher,
 }
 
-/// A worker's instance of a module. Implements the core's [`Policy`].
 pub(crate) struct WasmPolicy {
     pub(crate) module: Arc<CompiledModule>,
     pub(crate) worker: u32,
-    pub(crate) guest: Guest,
-    pub(crate) functions: Functions,
-    pub(crate) hosted: Box<[Hosted]>,
-    /// Index into `hosted` by service id; `u32::MAX` where the service is another module's.
+    pub(crate) guest: PolicyGuest,
+    pub(crate) functions: PolicyExports,
+    pub(crate) hosted: Box<[HostedService]>,
+    /// Index into `hosted` by service id; `u32::MAX` for services of other modules.
     pub(crate) by_service: Box<[u32]>,
     pub(crate) disabled: bool,
     pub(crate) faults: FaultSink,
-    pub(crate) records: Arc<Records>,
-    /// The service whose upkeep is next, and when upkeep was last done.
+    pub(crate) recent_flows: Arc<RecentFlows>,
+    /// The next service due for upkeep, and when upkeep was done last.
     pub(crate) next_upkeep: usize,
     pub(crate) upkeep_ms: u64,
 }
@@ -167,7 +166,7 @@ impl Policy for WasmPolicy {
 }
 
 impl Drop for WasmPolicy {
-    /// The last counts are published; this happens off the packet's way.
+    /// Publishes the last counts. Instances are dropped outside the hot path.
     fn drop(&mut self) {
         for hosted in &mut self.hosted {
             hosted
@@ -178,7 +177,8 @@ impl Drop for WasmPolicy {
 }
 
 impl WasmPolicy {
-    /// The service's place, unless the instance is disabled or the service is not its own.
+    /// Returns a service's index in `hosted`; `None` if the instance is disabled or does not serve
+    /// it.
     #[inline]
     pub(crate) fn place(&self, service: ServiceId) -> Option<usize> {
         let at = self
@@ -194,7 +194,7 @@ impl WasmPolicy {
         context: PickContext<'_>,
         flows: &[NewFlow],
         picks: &mut [Pick],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CallFailure> {
         let hosted = &mut self.hosted[at];
         let regions = hosted.regions;
         let now_ms = context.now.millis();
@@ -205,28 +205,31 @@ impl WasmPolicy {
             hosted.refreshed_ms = now_ms;
             write_live(memory, hosted, self.worker as usize, context);
         }
-        write_flows(memory, &regions, flows).ok_or_else(|| bad("a batch over its size"))?;
+        write_flows(memory, &regions, flows).ok_or_else(|| bad("the batch is too large"))?;
         hosted.counters.dirty = true;
-        let answered =
-            self.guest
-                .call(&self.functions.pick, (regions.header, count), Budget::BATCH)?;
+        let answered = self.guest.call(
+            &self.functions.pick,
+            (regions.header, count),
+            CallBudget::BATCH,
+        )?;
         if answered != count {
             return Err(bad(&format!(
-                "waxwing_pick answered {answered} for {count} flows"
+                "waxwing_pick returned {answered} for {count} flows"
             )));
         }
         self.read_picks(at, picks)?;
-        self.records.note(self.hosted[at].service, flows, now_ms);
+        self.recent_flows
+            .sample(self.hosted[at].service, flows, now_ms);
         Ok(())
     }
 
-    fn read_picks(&mut self, at: usize, picks: &mut [Pick]) -> Result<(), Failure> {
+    fn read_picks(&mut self, at: usize, picks: &mut [Pick]) -> Result<(), CallFailure> {
         let hosted = &self.hosted[at];
         let start = hosted.regions.picks;
         let memory = self.guest.memory();
         let bytes = memory
             .get(start..start + picks.len() * 4)
-            .ok_or_else(|| bad("a batch over its size"))?;
+            .ok_or_else(|| bad("the batch is too large"))?;
         let mut unavailable = 0_u64;
         for (pick, bytes) in picks.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *pick = match u32::from_le_bytes(*bytes) {
@@ -267,7 +270,7 @@ impl WasmPolicy {
             && now_ms >= self.hosted[at].ticked_ms.saturating_add(every)
     }
 
-    fn try_tick(&mut self, at: usize, context: TickContext<'_>) -> Result<(), Failure> {
+    fn try_tick(&mut self, at: usize, context: TickContext<'_>) -> Result<(), CallFailure> {
         let TickContext {
             now,
             snapshot,
@@ -276,7 +279,7 @@ impl WasmPolicy {
         let (Some(tick), hosted) = (&self.functions.tick, &mut self.hosted[at]) else {
             return Ok(());
         };
-        // The policy was handed over with this snapshot, so the service is in it.
+        // The instance was published with this snapshot, so the service is in it.
         let Some(service) = snapshot.service(hosted.service) else {
             return Ok(());
         };
@@ -290,10 +293,11 @@ impl WasmPolicy {
         write_host(memory, &hosted.regions, hosted, now.millis());
         write_live(memory, hosted, self.worker as usize, context);
         hosted.counters.dirty = true;
-        self.guest.call(tick, hosted.regions.header, Budget::BATCH)
+        self.guest
+            .call(tick, hosted.regions.header, CallBudget::BATCH)
     }
 
-    fn try_closed(&mut self, at: usize, events: &[Closed]) -> Result<(), Failure> {
+    fn try_closed(&mut self, at: usize, events: &[Closed]) -> Result<(), CallFailure> {
         let Some(closed) = &self.functions.closed else {
             return Ok(());
         };
@@ -307,21 +311,21 @@ impl WasmPolicy {
                 .guest
                 .memory()
                 .get_mut(regions.closed..)
-                .ok_or_else(|| bad("a batch over its size"))?
+                .ok_or_else(|| bad("the batch is too large"))?
                 .as_chunks_mut::<{ ClosedRecord::SIZE }>()
                 .0;
             for (record, event) in records.iter_mut().zip(events) {
                 *record = closed_record(event).to_le_bytes();
             }
             self.guest
-                .call(closed, (regions.header, count), Budget::BATCH)?;
+                .call(closed, (regions.header, count), CallBudget::BATCH)?;
         }
         Ok(())
     }
 
-    /// Disables the instance and tells of it.
+    /// Disables the instance and reports the failure.
     #[cold]
-    fn fail(&mut self, at: usize, failure: Failure) -> PolicyFault {
+    fn fail(&mut self, at: usize, failure: CallFailure) -> PolicyFault {
         self.disabled = true;
         self.module.counters.faults.fetch_add(1, Ordering::Relaxed);
         (self.faults)(FaultReport {
@@ -336,22 +340,27 @@ impl WasmPolicy {
 }
 
 #[cold]
-fn bad(text: &str) -> Failure {
-    Failure {
+fn bad(text: &str) -> CallFailure {
+    CallFailure {
         fault: PolicyFault::BadAnswer,
         text: text.into(),
     }
 }
 
 #[cold]
-fn out_of_range(index: u32, count: usize) -> Failure {
+fn out_of_range(index: u32, count: usize) -> CallFailure {
     bad(&format!("waxwing_pick chose backend {index} of {count}"))
 }
 
-/// Writes the host's part of the header. Regions lie in memory, and memory never shrinks; should
-/// that ever be wrong, nothing is written.
+/// Writes the host's fields of the header. Regions lie within memory and memory never shrinks; if
+/// that were violated, nothing is written.
 #[inline]
-pub(crate) fn write_host(memory: &mut [u8], regions: &Regions, hosted: &Hosted, now_ms: u64) {
+pub(crate) fn write_host(
+    memory: &mut [u8],
+    regions: &Regions,
+    hosted: &HostedService,
+    now_ms: u64,
+) {
     let fields = HostFields {
         generation: hosted.generation,
         now_ms,
@@ -367,9 +376,9 @@ pub(crate) fn write_host(memory: &mut [u8], regions: &Regions, hosted: &Hosted, 
     }
 }
 
-/// Writes the live numbers into the backend records: what lies between weight and tag, and the
+/// Writes the live numbers into the backend records: the fields between weight and tag, and the
 /// signals.
-fn write_live(memory: &mut [u8], hosted: &Hosted, worker: usize, context: PickContext<'_>) {
+fn write_live(memory: &mut [u8], hosted: &HostedService, worker: usize, context: PickContext<'_>) {
     const START: usize = offset_of!(BackendRecord, active);
     const SIGNALS: usize = offset_of!(BackendRecord, signals);
     let Some(records) = memory.get_mut(hosted.regions.backends..) else {
@@ -401,7 +410,7 @@ fn write_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
     }
 }
 
-/// Writes the flows and their payload prefixes; `None` if they do not fit.
+/// Writes the flows and their payload prefixes. Returns `None` if they do not fit.
 #[inline]
 fn write_flows(memory: &mut [u8], regions: &Regions, flows: &[NewFlow]) -> Option<()> {
     let end = regions.flows + flows.len() * FlowRecord::SIZE;

@@ -1,7 +1,7 @@
-//! Where a service's records lie in guest memory.
+//! The addresses of a service's records in guest memory.
 //!
-//! Invariant: a [`Regions`] value was checked against the memory's size, the ABI's alignment
-//! and itself (no two regions overlap); memory never shrinks, so it stays true. The header is
+//! Invariant: a [`Regions`] value was checked against the memory's size, the ABI's alignment and
+//! itself (no two regions overlap). It stays valid, because memory never shrinks. The header is
 //! read once and never again.
 
 use waxwing_sdk::abi::{
@@ -9,52 +9,48 @@ use waxwing_sdk::abi::{
     Header, PAYLOAD_MAX,
 };
 
-/// A counter of the module's own, a `u64`.
+/// The size of a module's counter, a `u64`.
 pub(crate) const COUNTER_SIZE: usize = 8;
 
-/// Addresses in guest memory, checked.
+/// Checked addresses in guest memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Regions {
-    /// The service's handle.
+    /// The header's address, which is the service's handle.
     pub(crate) header: i32,
-    /// The host's fields in the header.
     pub(crate) host: usize,
-    /// The backend records, and how many have room.
+    /// The backend records, and room for how many.
     pub(crate) backends: usize,
     pub(crate) backends_capacity: usize,
-    /// The flow records.
     pub(crate) flows: usize,
-    /// The picks.
     pub(crate) picks: usize,
-    /// The payload prefixes.
     pub(crate) payload: usize,
-    /// Bytes of payload for each flow.
+    /// Bytes of payload per flow.
     pub(crate) payload_stride: usize,
-    /// The ended sessions.
     pub(crate) closed: usize,
-    /// How many ended sessions have room; 0 if the service does not want to know of them.
+    /// Room for how many ended sessions; 0 if the service wants no reports of them.
     pub(crate) closed_capacity: usize,
-    /// The module's own counters.
     pub(crate) counters: usize,
 }
 
-/// What the header must have room for.
+/// The sizes that a header must provide.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
-    /// Backends of the service.
+pub(crate) struct RequiredSizes {
     pub(crate) backends: usize,
-    /// Payload bytes that the module's section asks for.
+    /// The payload bytes that the module's section requests.
     pub(crate) payload: usize,
-    /// Counters that the section names.
+    /// The number of counters in the module's section.
     pub(crate) counters: usize,
 }
 
 impl Regions {
-    /// Reads the header at `address` and checks all that it says. The error says which field is
-    /// wrong, and how.
-    pub(crate) fn read(memory: &[u8], address: u32, wanted: Wanted) -> Result<Self, String> {
+    /// Reads and checks the header at `address`. The error names the wrong field and its value.
+    pub(crate) fn read(
+        memory: &[u8],
+        address: u32,
+        required: RequiredSizes,
+    ) -> Result<Self, String> {
         let header = read_header(memory, address)?;
-        check_counts(&header, wanted)?;
+        check_counts(&header, required)?;
         let regions = [
             Region::new("the header", address, Header::SIZE, 1),
             Region::new(
@@ -124,7 +120,7 @@ fn read_header(memory: &[u8], address: u32) -> Result<Header, String> {
     Ok(Header::from_le_bytes(bytes))
 }
 
-fn check_counts(header: &Header, wanted: Wanted) -> Result<(), String> {
+fn check_counts(header: &Header, required: RequiredSizes) -> Result<(), String> {
     if header.abi_major != ABI_MAJOR {
         return Err(format!(
             "abi_major is {}; it must be {ABI_MAJOR}",
@@ -141,22 +137,22 @@ fn check_counts(header: &Header, wanted: Wanted) -> Result<(), String> {
     at_least(
         "backends_capacity",
         header.backends_capacity,
-        wanted.backends,
+        required.backends,
     )?;
     at_least("flows_capacity", header.flows_capacity, BATCH_MAX)?;
-    if place(header.payload_stride) != wanted.payload || wanted.payload > PAYLOAD_MAX {
+    if place(header.payload_stride) != required.payload || required.payload > PAYLOAD_MAX {
         return Err(format!(
-            "payload_stride is {}, but the module's section asks for {}",
-            header.payload_stride, wanted.payload
+            "payload_stride is {}, but the module's section requests {}",
+            header.payload_stride, required.payload
         ));
     }
     if header.closed_capacity > 0 {
         at_least("closed_capacity", header.closed_capacity, BATCH_MAX)?;
     }
-    if place(header.counters_count) != wanted.counters {
+    if place(header.counters_count) != required.counters {
         return Err(format!(
             "counters_count is {}, but the module's section names {}",
-            header.counters_count, wanted.counters
+            header.counters_count, required.counters
         ));
     }
     Ok(())
@@ -170,7 +166,7 @@ fn at_least(what: &str, found: u32, min: usize) -> Result<(), String> {
     }
 }
 
-/// A guest address or count as an index; the host's word is wider.
+/// Converts a guest address or count to an index.
 const fn place(value: u32) -> usize {
     value as usize
 }
@@ -184,7 +180,7 @@ struct Region {
 impl Region {
     fn new(name: &'static str, address: u32, size: usize, count: u32) -> Self {
         let start = u64::from(address);
-        // Both factors are below 2^32, so nothing overflows.
+        // Both factors are below 2^32, so this does not overflow.
         Self {
             name,
             start,
@@ -220,13 +216,13 @@ mod tests {
 
     use super::*;
 
-    const WANTED: Wanted = Wanted {
+    const REQUIRED: RequiredSizes = RequiredSizes {
         backends: 2,
         payload: 16,
         counters: 2,
     };
 
-    fn good() -> Header {
+    fn valid_header() -> Header {
         Header {
             abi_major: 1,
             size: 96,
@@ -248,12 +244,12 @@ mod tests {
     fn read(header: &Header) -> Result<Regions, String> {
         let mut memory = vec![0; 1 << 16];
         memory[64..64 + Header::SIZE].copy_from_slice(&header.to_le_bytes());
-        Regions::read(&memory, 64, WANTED)
+        Regions::read(&memory, 64, REQUIRED)
     }
 
     #[test]
-    fn a_good_header_is_taken() {
-        let regions = read(&good()).expect("a good header");
+    fn a_valid_header_is_accepted() {
+        let regions = read(&valid_header()).expect("the header is valid");
         assert_eq!(
             (regions.host, regions.flows, regions.closed),
             (72, 0x2000, 0x5000)
@@ -261,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_field_is_named() {
+    fn the_error_names_the_invalid_field() {
         type Change = fn(&mut Header);
         let cases: &[(Change, &str)] = &[
             (|h| h.abi_major = 2, "abi_major"),
@@ -293,25 +289,25 @@ mod tests {
             ),
         ];
         for (change, expected) in cases {
-            let mut header = good();
+            let mut header = valid_header();
             change(&mut header);
             let error = read(&header).expect_err(expected);
             assert!(error.contains(expected), "{error:?} lacks {expected:?}");
         }
         assert!(
-            Regions::read(&[0; 100], 8, WANTED).is_err(),
+            Regions::read(&[0; 100], 8, REQUIRED).is_err(),
             "a header past the end"
         );
     }
 
     proptest! {
         #[test]
-        fn what_is_taken_lies_in_memory(bytes: [u8; Header::SIZE], address in 0_u32..70_000) {
+        fn accepted_regions_lie_within_memory(bytes: [u8; Header::SIZE], address in 0_u32..70_000) {
             let mut memory = vec![0; 1 << 16];
             if let Some(place) = memory.get_mut(address as usize..address as usize + Header::SIZE) {
                 place.copy_from_slice(&bytes);
             }
-            if let Ok(regions) = Regions::read(&memory, address, WANTED) {
+            if let Ok(regions) = Regions::read(&memory, address, REQUIRED) {
                 prop_assert!(regions.flows + BATCH_MAX * FlowRecord::SIZE <= memory.len());
                 prop_assert!(regions.picks + BATCH_MAX * 4 <= memory.len());
                 prop_assert!(regions.payload + BATCH_MAX * regions.payload_stride <= memory.len());

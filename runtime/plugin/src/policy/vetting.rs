@@ -1,59 +1,56 @@
-//! A new module answers test flows, and flows that its services had lately, before any new one.
+//! Vetting: a new build has to answer test flows, and recent flows of its services, before it serves.
 //!
-//! Invariant: it runs on an instance of its own, which is dropped after, on the control thread;
-//! a module that loops, traps or picks nonsense here never reaches a worker.
+//! Invariant: vetting runs on an instance of its own, on the control thread, and drops it; a build that
+//! loops, traps or picks an invalid backend here never reaches a worker.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use waxwing_dataplane::policy::{PAYLOAD_MAX, PickContext};
 use waxwing_dataplane::{BATCH, BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault};
 use waxwing_packet::Protocol;
 
-use crate::bind::{Owner, ServiceBinding, bind};
-use crate::engine::Engine;
+use crate::build::engine::Engine;
+use crate::build::module::CompiledModule;
 use crate::error::{ModuleError, Refusal};
-use crate::instance::FaultReport;
-use crate::module::CompiledModule;
-use crate::payloads::{dns_query, prefix, quic_packet};
-use crate::records::Records;
+use crate::lock::lock;
+use crate::policy::bind::{InstanceOwner, ServiceBinding, bind};
+use crate::policy::instance::FaultReport;
+use crate::policy::recent_flows::RecentFlows;
+use crate::sample_payloads::{dns_query, payload_prefix, quic_packet};
 
 /// The batch sizes tried: the smallest, the fullest, and some between.
 const BATCHES: [usize; 6] = [1, 2, 3, 31, 32, BATCH];
 
-/// At most so many services are tried; the code is the same for all.
+/// The most services that are tried; the code is the same for all.
 const SERVICES_MAX: usize = 64;
 
-/// Tries a module on its services; says how many flows it answered.
+/// Vets a build on its services. Returns how many flows it answered.
 pub(crate) fn vet(
     engine: &Engine,
     module: &Arc<CompiledModule>,
     services: &[ServiceBinding],
-    records: &Records,
+    recent_flows: &RecentFlows,
 ) -> Result<usize, ModuleError> {
     let services = &services[..services.len().min(SERVICES_MAX)];
     let reports = Arc::new(Mutex::new(Vec::<FaultReport>::new()));
     let sink = Arc::clone(&reports);
-    let faults = Arc::new(move |report| {
-        sink.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(report);
-    });
-    let owner = Owner {
+    let owner = InstanceOwner {
         worker: 0,
         seed: 0,
         generation: 0,
-        faults,
-        records: Arc::default(),
+        faults: Arc::new(move |report| lock(&sink).push(report)),
+        counters: Arc::default(),
+        recent_flows: Arc::default(),
     };
     let mut policy = bind(engine, module, owner, services)?;
     let mut flows = 0;
     for service in services {
-        let recent = records.recent(service.service);
+        let recent = recent_flows.of(service.service);
         flows += recent.len() + BATCHES.iter().sum::<usize>();
         if let Err(fault) = try_service(&mut policy, service, &recent) {
-            let said = reports.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let why = said.map_or_else(|| format!("{fault:?}"), |report| report.text);
+            let report = lock(&reports).pop();
+            let why = report.map_or_else(|| format!("{fault:?}"), |report| report.text);
             let service = service.name.to_string();
             return Err(Refusal::Vetting { service, why }.of(module.label()));
         }
@@ -83,8 +80,8 @@ fn try_service(
     Ok(())
 }
 
-/// A flow unlike its neighbours: both families and protocols, with and without SYN, payloads of
-/// every length, and of UDP's every second one a DNS query of many labels or a QUIC packet.
+/// Returns test flow number `at`. Neighbours differ in family, protocol, SYN and payload length; every
+/// second UDP payload is a DNS query with many labels or a QUIC packet.
 fn test_flow(at: u8) -> NewFlow {
     let address = |host: u8| -> IpAddr {
         match at % 3 {
@@ -93,8 +90,8 @@ fn test_flow(at: u8) -> NewFlow {
         }
     };
     let (payload, payload_len) = match at % 8 {
-        1 => prefix(&dns_query((0..at).map(|label| [b'a' + label % 26]))),
-        3 => prefix(&quic_packet(&[0, 0, 0, 0, at / 8])),
+        1 => payload_prefix(&dns_query((0..at).map(|label| [b'a' + label % 26]))),
+        3 => payload_prefix(&quic_packet(&[0, 0, 0, 0, at / 8])),
         _ => ([at; PAYLOAD_MAX], at.saturating_mul(2)),
     };
     NewFlow {

@@ -1,67 +1,42 @@
-//! Which module a name stands for: a file in the watched folder, else the last good build of it,
-//! else the one that shipped.
+//! Which build a module's name stands for: a file of the watched folder, else the last good build,
+//! else the shipped module.
 //!
-//! Invariant: a module that serves is replaced only by one that passed; the last good one stays
-//! whenever a new file is bad. A build that was quarantined comes back only where nothing else can
-//! serve the name, and a start or a change asks for it: that gives it another try, watched as before.
+//! Invariant: a serving build is replaced only by one that passed; when a new file is bad, the last
+//! good build stays. A quarantined build returns only if nothing else can serve the name, at a start
+//! or a change; its faults are counted as before.
 
-use std::borrow::Cow;
-use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use waxwing_sdk::abi::Kind;
 
-use crate::compile::Compiler;
-use crate::engine::Engine;
+use crate::build::compile::Compiler;
+use crate::build::engine::Engine;
+use crate::build::module::{CompiledModule, ModuleHash, ModuleSource, label};
+use crate::build::read::{check_name, read_capped};
 use crate::error::{ModuleError, Refusal};
-use crate::host::Options;
-use crate::module::{CompiledModule, Hash, Source, label};
-use crate::read::{check_name, read_capped};
-use crate::shelf::{Entry, Judgement, Known, Refused, Shelf};
-use crate::store::{Quarantined, Store};
+use crate::lock::lock;
+use crate::registry::lifecycle::{CompiledBuild, Lifecycles, ModuleLifecycle, RefusedBuild};
+use crate::registry::options::HostOptions;
+use crate::registry::sources::{ModuleBytes, Sources};
+use crate::registry::store::{QuarantinedBuild, Store};
 
-/// The extension of module files.
-pub(crate) const EXTENSION: &str = "wasm";
-
-/// What is to be done after a fault.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Recovery {
-    /// The instance is not in use any more.
-    Nothing,
-    /// Make new instances of the same module.
-    Rebuild,
-    /// The module is quarantined; make instances of the one that the name stands for now.
-    RolledBack,
-    /// It faults too often and there is nothing to roll back to: leave its instances disabled
-    /// and the native fallback in charge, until the file changes.
-    Exhausted,
-}
-
-/// On which workers a build is to serve.
+/// The workers on which a build serves.
 pub(crate) enum Placement {
-    /// On all.
-    Everywhere,
-    /// On the first; the others have this one.
+    AllWorkers,
+    /// The first worker; the others keep this build.
     Canary(Arc<CompiledModule>),
-}
-
-/// A module's bytes, and where they are from.
-struct Found {
-    source: Source,
-    bytes: Cow<'static, [u8]>,
 }
 
 /// The modules of one kind, by name.
 pub(crate) struct Library {
-    shipped: Vec<(&'static str, &'static [u8])>,
-    folder: Option<PathBuf>,
-    options: Options,
-    store: Store,
-    shelf: Mutex<Shelf>,
-    /// Held while one module is loaded, so that `shelf` is free for `status` meanwhile.
+    pub(super) sources: Sources,
+    pub(super) options: HostOptions,
+    pub(super) store: Store,
+    pub(super) lifecycles: Mutex<Lifecycles>,
+    /// Serializes loading, so that `lifecycles` stays free for `status` meanwhile.
     loading: Mutex<()>,
 }
 
@@ -69,23 +44,22 @@ impl Library {
     pub(crate) fn new(
         shipped: &[(&'static str, &'static [u8])],
         folder: Option<PathBuf>,
-        options: Options,
+        options: HostOptions,
         kind: Kind,
     ) -> Self {
         let store = Store::new(folder.as_deref(), kind);
         Self {
-            shipped: shipped.to_vec(),
-            folder,
+            sources: Sources::new(shipped, folder, options.limits.file_bytes_max),
             options,
-            shelf: Mutex::new(Shelf::new(store.quarantined())),
+            lifecycles: Mutex::new(Lifecycles::new(store.quarantined())),
             store,
             loading: Mutex::default(),
         }
     }
 
-    /// Makes something of the newest build that a name stands for and that is good for it. Where that
-    /// is not the newest of all, its refusal is logged and kept.
-    pub(crate) fn newest_that<T>(
+    /// Calls `make` with the newest build of a name, then with each substitute, until one succeeds.
+    /// If the newest fails, its refusal is logged and kept for `status`.
+    pub(crate) fn try_builds<T>(
         &self,
         engine: &Engine,
         name: &str,
@@ -98,7 +72,7 @@ impl Library {
         };
         self.refuse(name, Some(newest.hash), &error);
         let mut tried = vec![newest.hash];
-        while let Some(other) = self.stand_in(engine, name, &tried) {
+        while let Some(other) = self.substitute(engine, name, &tried) {
             match make(&other) {
                 Ok(made) => return Ok(made),
                 Err(error) => warn!("{error}"),
@@ -108,8 +82,9 @@ impl Library {
         Err(error)
     }
 
-    /// The newest module that a name stands for: the file's, else the shipped one; where that is
-    /// bad, the one that serves, or the last good one. It serves once it is put to work.
+    /// Returns the newest build of a name: the file, else the shipped module. If that is bad, returns
+    /// the serving build, else the last good one. The build does not serve before
+    /// [`Library::promote`] or [`Library::start_canary`].
     pub(crate) fn load(
         &self,
         engine: &Engine,
@@ -127,11 +102,14 @@ impl Library {
         if let Some(module) = self.load_last_good(engine, name) {
             return Ok(module);
         }
-        if let Some(bytes) = self.shipped(name).filter(|_| self.file(name).is_some()) {
-            return self.compile(engine, name, Source::Shipped, bytes);
+        let has_file = self.sources.file(name).is_some();
+        if let Some(bytes) = self.sources.shipped(name).filter(|_| has_file) {
+            return self.compile(engine, name, ModuleSource::Shipped, bytes);
         }
-        if let (Refusal::Quarantined(_), Ok(Some(found))) = (&error.refusal, self.find(name)) {
-            warn!("{error}; nothing else can serve, so it gets another try");
+        if let (Refusal::Quarantined(_), Ok(Some(found))) =
+            (&error.refusal, self.sources.find(name))
+        {
+            warn!("{error}; tried again because no other build can serve");
             return self.compile(engine, name, found.source, &found.bytes);
         }
         Err(error)
@@ -142,58 +120,66 @@ impl Library {
             self.refuse(name, hash, &error);
             error
         };
-        let Some(Found { source, bytes }) = self.find(name).map_err(|e| refused(None, e))? else {
-            return self.keep(engine, name);
+        let found = self.sources.find(name).map_err(|e| refused(None, e))?;
+        let Some(ModuleBytes { source, bytes }) = found else {
+            return self.keep_serving(engine, name);
         };
-        let hash = Hash::of(&bytes);
-        let quarantined = lock(&self.shelf).quarantined(hash);
+        let hash = ModuleHash::of(&bytes);
+        let quarantined = lock(&self.lifecycles).quarantined(hash);
         if let Some(why) = quarantined {
             let error = Refusal::Quarantined(why).of(label(name, &source));
             return Err(refused(Some(hash), error));
         }
-        if let Some(known) = self.known(name, hash, &source) {
-            return Ok(known);
+        if let Some(compiled) = self.compiled(name, hash, &source) {
+            return Ok(compiled);
         }
-        let uncompiled = lock(&self.shelf).entry(name).uncompiled(hash);
-        if let Some(why) = uncompiled {
+        let failed = lock(&self.lifecycles).module(name).failed_compile(hash);
+        if let Some(why) = failed {
             let error = Refusal::Compile(why).of(label(name, &source));
             return Err(refused(Some(hash), error));
         }
         self.compile(engine, name, source, &bytes).map_err(|error| {
             if let Refusal::Compile(why) = &error.refusal {
-                lock(&self.shelf).entry(name).note_uncompiled(hash, why);
+                lock(&self.lifecycles)
+                    .module(name)
+                    .note_failed_compile(hash, why);
             }
             refused(Some(hash), error)
         })
     }
 
-    /// There are no bytes for the name any more: what serves goes on serving.
-    fn keep(&self, engine: &Engine, name: &str) -> Result<Arc<CompiledModule>, ModuleError> {
+    /// Returns the serving build, or the last good one, of a name that has no file and no shipped
+    /// module any more.
+    fn keep_serving(
+        &self,
+        engine: &Engine,
+        name: &str,
+    ) -> Result<Arc<CompiledModule>, ModuleError> {
         let kept = self.current(name);
         let kept = kept.or_else(|| self.load_last_good(engine, name));
-        let kept = kept.ok_or_else(|| self.unknown(name))?;
+        let kept = kept.ok_or_else(|| self.sources.unknown(name))?;
         warn!(
-            "module {}: its file is gone; this build goes on serving",
+            "module {}: its file was removed; this build continues to serve",
             kept.label()
         );
         Ok(kept)
     }
 
-    /// The build that served last before the program was started.
+    /// Loads the build that the store kept before this process started.
     fn load_last_good(&self, engine: &Engine, name: &str) -> Option<Arc<CompiledModule>> {
         let path = self.store.last_good(name)?;
         let bytes = read_capped(&path, self.options.limits.file_bytes_max).ok()?;
-        let hash = Hash::of(&bytes);
-        if lock(&self.shelf).quarantined(hash).is_some() {
+        let hash = ModuleHash::of(&bytes);
+        if lock(&self.lifecycles).quarantined(hash).is_some() {
             return None;
         }
-        let source = Source::LastGood(path);
-        if let Some(known) = self.known(name, hash, &source) {
-            return Some(known);
+        let source = ModuleSource::LastGood(path);
+        if let Some(compiled) = self.compiled(name, hash, &source) {
+            return Some(compiled);
         }
         match self.compile(engine, name, source, &bytes) {
             Ok(module) => {
-                warn!("module {}: {hash} is taken instead", module.label());
+                warn!("module {}: {hash} serves instead", module.label());
                 Some(module)
             }
             Err(error) => {
@@ -203,38 +189,43 @@ impl Library {
         }
     }
 
-    /// The module, if it is compiled already.
-    fn known(&self, name: &str, hash: Hash, source: &Source) -> Option<Arc<CompiledModule>> {
-        let mut shelf = lock(&self.shelf);
-        let entry = shelf.entry(name);
-        match entry.known(|module| module.hash == hash && module.source == *source)? {
-            Known::Current(current) => {
-                entry.refused = None;
+    /// Returns the build if it is compiled already.
+    fn compiled(
+        &self,
+        name: &str,
+        hash: ModuleHash,
+        source: &ModuleSource,
+    ) -> Option<Arc<CompiledModule>> {
+        let mut lifecycles = lock(&self.lifecycles);
+        let lifecycle = lifecycles.module(name);
+        match lifecycle.compiled(|module| module.hash == hash && module.source == *source)? {
+            CompiledBuild::Current(current) => {
+                lifecycle.refused = None;
                 Some(current)
             }
-            Known::Other(other) => {
-                entry.candidate = Some(Arc::clone(&other));
+            CompiledBuild::Other(other) => {
+                lifecycle.candidate = Some(Arc::clone(&other));
                 Some(other)
             }
         }
     }
 
-    fn compile(
+    pub(super) fn compile(
         &self,
         engine: &Engine,
         name: &str,
-        source: Source,
+        source: ModuleSource,
         bytes: &[u8],
     ) -> Result<Arc<CompiledModule>, ModuleError> {
-        // What ships with the program is trusted as the program is.
+        // Shipped modules are as trusted as this program.
         let compiler = match source {
-            Source::Shipped => &Compiler::Here,
-            Source::File(_) | Source::LastGood(_) => &self.options.compiler,
+            ModuleSource::Shipped => &Compiler::Here,
+            ModuleSource::File(_) | ModuleSource::LastGood(_) => &self.options.compiler,
         };
-        let same = lock(&self.shelf).of_hash(Hash::of(bytes));
+        let same = lock(&self.lifecycles).with_hash(ModuleHash::of(bytes));
         let (module, text) = match same {
             Some(same) => {
-                let text = format!("is the same build as that of {}", same.label());
+                let text = format!("is the same build as {}", same.label());
                 (same.renamed(name, source), text)
             }
             None => {
@@ -246,277 +237,173 @@ impl Library {
             }
         };
         let module = Arc::new(module);
-        self.step(&module, text);
-        lock(&self.shelf).entry(name).candidate = Some(Arc::clone(&module));
+        self.log_step(&module, text);
+        lock(&self.lifecycles).module(name).candidate = Some(Arc::clone(&module));
         Ok(module)
     }
 
-    fn find(&self, name: &str) -> Result<Option<Found>, ModuleError> {
-        if let Some(path) = self.file(name) {
-            let bytes = read_capped(&path, self.options.limits.file_bytes_max);
-            let source = Source::File(path);
-            match bytes {
-                Ok(bytes) => {
-                    let bytes = bytes.into();
-                    return Ok(Some(Found { source, bytes }));
-                }
-                Err(Refusal::Read(error)) if error.kind() == ErrorKind::NotFound => {}
-                Err(refusal) => return Err(refusal.of(label(name, &source))),
-            }
-        }
-        Ok(self.shipped(name).map(|bytes| Found {
-            source: Source::Shipped,
-            bytes: bytes.into(),
-        }))
-    }
-
-    /// Where a build that passed on its services is to serve.
+    /// Returns the workers on which a build that passed on its services is to serve.
     pub(crate) fn placement(&self, module: &Arc<CompiledModule>, now: Instant) -> Placement {
-        let shelf = lock(&self.shelf);
-        let Some(entry) = shelf.get(&module.name) else {
-            return Placement::Everywhere;
+        let lifecycles = lock(&self.lifecycles);
+        let Some(lifecycle) = lifecycles.get(&module.name) else {
+            return Placement::AllWorkers;
         };
-        let served = entry.canary.as_ref().and_then(|canary| {
+        let served = lifecycle.canary.as_ref().and_then(|canary| {
             Arc::ptr_eq(&canary.module, module).then(|| now.duration_since(canary.since))
         });
         let done = served.unwrap_or(Duration::ZERO) >= self.options.canary;
-        match &entry.current {
+        match &lifecycle.current {
             Some(current) if !done && !Arc::ptr_eq(current, module) => {
                 Placement::Canary(Arc::clone(current))
             }
-            _ => Placement::Everywhere,
+            _ => Placement::AllWorkers,
         }
     }
 
-    /// A build serves on the first worker from now on.
+    /// Records that a build now serves on the first worker.
     pub(crate) fn start_canary(&self, module: &Arc<CompiledModule>) {
-        let new = lock(&self.shelf).entry(&module.name).start_canary(module);
-        if new {
+        let started = lock(&self.lifecycles)
+            .module(&module.name)
+            .start_canary(module);
+        if started {
             let seconds = self.options.canary.as_secs_f32();
-            self.step(module, format!("serves on worker 0, for {seconds} s"));
+            self.log_step(module, format!("serves on worker 0, for {seconds} s"));
         }
     }
 
-    /// When the first canary is over.
+    /// Returns when the first canary period ends.
     pub(crate) fn canary_ends(&self) -> Option<Instant> {
-        let shelf = lock(&self.shelf);
-        let ends = shelf.entries().filter_map(|(_, entry)| {
-            let canary = entry.canary.as_ref()?;
+        let lifecycles = lock(&self.lifecycles);
+        let ends = lifecycles.modules().filter_map(|(_, lifecycle)| {
+            let canary = lifecycle.canary.as_ref()?;
             Some(canary.since + self.options.canary)
         });
         ends.min()
     }
 
-    /// A module passed on its services: it serves on all workers from now on.
+    /// Records that a build now serves on all workers.
     pub(crate) fn promote(&self, module: &Arc<CompiledModule>) {
         let replaced = {
-            let mut shelf = lock(&self.shelf);
-            let entry = shelf.entry(&module.name);
-            let new = entry.promote(module);
-            if new && !self.is_stand_in(module) {
-                entry.refused = None;
+            let mut lifecycles = lock(&self.lifecycles);
+            let lifecycle = lifecycles.module(&module.name);
+            let replaced = lifecycle.promote(module);
+            if replaced && !self.is_substitute(module) {
+                lifecycle.refused = None;
             }
-            new
+            replaced
         };
         if !replaced {
             return;
         }
-        self.step(module, "serves on all workers".into());
+        self.log_step(module, "serves on all workers".into());
         match module.source {
-            Source::File(_) => self.store.keep(&module.name, &module.image),
-            Source::Shipped if !self.is_stand_in(module) => self.store.forget(&module.name),
-            Source::Shipped | Source::LastGood(_) => {}
+            ModuleSource::File(_) => self.store.keep(&module.name, &module.image),
+            ModuleSource::Shipped if !self.is_substitute(module) => {
+                self.store.forget(&module.name);
+            }
+            ModuleSource::Shipped | ModuleSource::LastGood(_) => {}
         }
     }
 
-    /// Whether a build serves in the place of a file that cannot.
-    fn is_stand_in(&self, module: &CompiledModule) -> bool {
-        let has_file = || self.file(&module.name).is_some_and(|path| path.exists());
-        !matches!(module.source, Source::File(_)) && has_file()
+    /// Returns whether a build serves instead of a bad file.
+    fn is_substitute(&self, module: &CompiledModule) -> bool {
+        let has_file = || {
+            let file = self.sources.file(&module.name);
+            file.is_some_and(|path| path.exists())
+        };
+        !matches!(module.source, ModuleSource::File(_)) && has_file()
     }
 
-    pub(crate) fn refuse(&self, name: &str, hash: Option<Hash>, error: &ModuleError) {
+    /// Logs a refusal and keeps it for `status`. A repeated refusal is not logged again.
+    pub(crate) fn refuse(&self, name: &str, hash: Option<ModuleHash>, error: &ModuleError) {
         let reason = error.to_string();
-        let mut shelf = lock(&self.shelf);
-        let entry = shelf.entry(name);
-        let known = entry
+        let mut lifecycles = lock(&self.lifecycles);
+        let lifecycle = lifecycles.module(name);
+        let repeated = lifecycle
             .refused
             .as_ref()
             .is_some_and(|r| r.hash == hash && r.reason == reason);
-        if known || matches!(error.refusal, Refusal::Changing) {
+        if repeated || matches!(error.refusal, Refusal::Changing) {
             return;
         }
-        match &entry.current {
-            Some(current) => warn!("{reason}; {} {} stays", current.label(), current.hash),
+        match &lifecycle.current {
+            Some(current) => warn!(
+                "{reason}; {} {} continues to serve",
+                current.label(),
+                current.hash
+            ),
             None => warn!("{reason}"),
         }
         if let Some(hash) = hash {
-            entry.step(hash, format!("refused: {}", error.refusal));
+            lifecycle.log_step(hash, format!("refused: {}", error.refusal));
         }
-        entry.refused = Some(Refused {
+        lifecycle.refused = Some(RefusedBuild {
             hash,
             reason,
             at: SystemTime::now(),
         });
     }
 
-    /// What may serve in the place of a build that could not be set up for its services, and of those
-    /// tried after it: the one that serves, the last good one, the shipped one. Of the one that
-    /// serves itself nothing takes the place: then it is the config that is wrong.
-    pub(crate) fn stand_in(
+    /// Returns the next build to try after the builds in `tried` failed: the serving one, the last good
+    /// one, the shipped one. If the serving build failed too, the config is at fault, so nothing
+    /// else is tried.
+    fn substitute(
         &self,
         engine: &Engine,
         name: &str,
-        tried: &[Hash],
+        tried: &[ModuleHash],
     ) -> Option<Arc<CompiledModule>> {
         let untried = |module: &Arc<CompiledModule>| !tried.contains(&module.hash);
         if let Some(current) = self.current(name) {
             return Some(current).filter(untried);
         }
         let shipped = || {
-            let bytes = self.shipped(name)?;
-            if tried.contains(&Hash::of(bytes)) {
+            let bytes = self.sources.shipped(name)?;
+            if tried.contains(&ModuleHash::of(bytes)) {
                 return None;
             }
-            self.compile(engine, name, Source::Shipped, bytes).ok()
+            self.compile(engine, name, ModuleSource::Shipped, bytes)
+                .ok()
         };
         self.load_last_good(engine, name)
             .filter(untried)
             .or_else(shipped)
     }
 
-    /// Forgets all that no service names.
+    /// Forgets all modules except these.
     pub(crate) fn retain(&self, names: &[Arc<str>]) {
-        lock(&self.shelf).retain(|name| names.iter().any(|used| **used == *name));
+        lock(&self.lifecycles).retain(|name| names.iter().any(|used| **used == *name));
     }
 
-    /// Counts a fault and says what is to be done.
-    pub(crate) fn faulted(
-        &self,
-        engine: &Engine,
-        module: &Arc<CompiledModule>,
-        why: &str,
-        now: Instant,
-    ) -> Recovery {
-        if lock(&self.shelf).is_exhausted(module) {
-            return Recovery::Exhausted;
-        }
-        let limit = self.options.fault_limit;
-        let judgement = lock(&self.shelf)
-            .entry(&module.name)
-            .faulted(module, why, now, limit);
-        match judgement {
-            Judgement::Stale => Recovery::Nothing,
-            Judgement::Tolerated => Recovery::Rebuild,
-            Judgement::Quarantined { reason, is_canary } => {
-                self.quarantine(module, &reason);
-                if is_canary || self.roll_back(engine, module) {
-                    Recovery::RolledBack
-                } else {
-                    Recovery::Exhausted
-                }
-            }
-        }
-    }
-
-    fn quarantine(&self, module: &Arc<CompiledModule>, reason: &str) {
-        let all = lock(&self.shelf).quarantine(module, reason);
-        self.store.set_quarantined(&all);
-        let error = Refusal::Quarantined(reason.into()).of(module.label());
-        self.refuse(&module.name, Some(module.hash), &error);
-    }
-
-    /// Why a build is quarantined, if it is.
-    pub(crate) fn quarantined(&self, module: &CompiledModule) -> Option<String> {
-        lock(&self.shelf).quarantined(module.hash)
-    }
-
-    /// A quarantined build that serves for want of another works again: it is watched as before. No file is
-    /// written, for this is on no thread that may wait: after a restart it has to earn that again.
-    pub(crate) fn release(&self, module: &CompiledModule) {
-        lock(&self.shelf).release(module);
-        self.step(module, "works again, and is quarantined no more".into());
-    }
-
-    /// Puts the module before, else the shipped one, in a module's place; says whether there was
-    /// one.
-    fn roll_back(&self, engine: &Engine, module: &Arc<CompiledModule>) -> bool {
-        let name = &module.name;
-        let previous = lock(&self.shelf).entry(name).previous.take();
-        let good = |hash| lock(&self.shelf).quarantined(hash).is_none();
-        let shipped = || {
-            let bytes = self.shipped(name).filter(|bytes| good(Hash::of(bytes)))?;
-            self.compile(engine, name, Source::Shipped, bytes)
-                .inspect_err(|error| error!("{error}"))
-                .ok()
-        };
-        let back = previous
-            .filter(|previous| good(previous.hash))
-            .or_else(shipped);
-        let Some(back) = back else {
-            self.store.forget(name);
-            return false;
-        };
-        lock(&self.shelf).entry(name).roll_back_to(&back);
-        match back.source {
-            Source::Shipped => self.store.forget(name),
-            Source::File(_) | Source::LastGood(_) => self.store.keep(name, &back.image),
-        }
-        self.step(&back, "serves again on all workers".into());
-        true
-    }
-
-    /// Takes note of what happened to a build.
-    pub(crate) fn step(&self, module: &CompiledModule, text: String) {
+    /// Logs a step of a build's life and keeps it for `status`.
+    pub(crate) fn log_step(&self, module: &CompiledModule, text: String) {
         info!("module {} {}: {text}", module.label(), module.hash);
-        lock(&self.shelf)
-            .entry(&module.name)
-            .step(module.hash, text);
+        lock(&self.lifecycles)
+            .module(&module.name)
+            .log_step(module.hash, text);
     }
 
-    /// The names that were asked for, with all that is known of them.
-    pub(crate) fn list(&self) -> Vec<(String, Entry, Vec<Quarantined>)> {
-        let shelf = lock(&self.shelf);
-        let mut list: Vec<_> = shelf
-            .entries()
-            .map(|(name, entry)| (name.clone(), entry.clone(), shelf.quarantined_of(name)))
+    /// Returns each requested module with its state, sorted by name.
+    pub(crate) fn list(&self) -> Vec<(String, ModuleLifecycle, Vec<QuarantinedBuild>)> {
+        let lifecycles = lock(&self.lifecycles);
+        let mut list: Vec<_> = lifecycles
+            .modules()
+            .map(|(name, lifecycle)| {
+                let quarantined = lifecycles.quarantined_of(name);
+                (name.clone(), lifecycle.clone(), quarantined)
+            })
             .collect();
         list.sort_by(|a, b| a.0.cmp(&b.0));
         list
     }
 
-    /// How long a new build serves on one worker only.
-    pub(crate) const fn canary(&self) -> Duration {
+    /// Returns how long a new build serves on the first worker only.
+    pub(crate) const fn canary_period(&self) -> Duration {
         self.options.canary
     }
 
+    /// Returns the build that serves a name.
     pub(crate) fn current(&self, name: &str) -> Option<Arc<CompiledModule>> {
-        lock(&self.shelf).get(name)?.current.clone()
+        lock(&self.lifecycles).get(name)?.current.clone()
     }
-
-    fn shipped(&self, name: &str) -> Option<&'static [u8]> {
-        self.shipped
-            .iter()
-            .find(|(shipped, _)| *shipped == name)
-            .map(|(_, bytes)| *bytes)
-    }
-
-    fn file(&self, name: &str) -> Option<PathBuf> {
-        Some(self.folder.as_ref()?.join(format!("{name}.{EXTENSION}")))
-    }
-
-    fn unknown(&self, name: &str) -> ModuleError {
-        let mut shipped: Vec<&str> = self.shipped.iter().map(|(name, _)| *name).collect();
-        shipped.sort_unstable();
-        Refusal::Unknown {
-            folder: self.folder.clone(),
-            shipped: shipped.join(", "),
-        }
-        .of(format!("\"{name}\""))
-    }
-}
-
-/// A panic while it was held leaves whole entries behind, so the lock may be taken anyway.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,143 +1,121 @@
-//! What is known of each module's name, and how it changes. No file and no compiler is met here.
+//! The state of each module and its transitions. Does no I/O and compiles nothing.
 //!
-//! Invariant: `current` is replaced only by a build that was put to work, or by the one before it;
-//! a build that is quarantined is neither `current`'s successor nor what a roll-back goes to.
+//! Invariant: `current` is replaced only by a build that started to serve, or by the one before it; a
+//! quarantined build neither becomes `current` nor is rolled back to.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::module::{CompiledModule, Hash};
-use crate::store::{QUARANTINED_MAX, Quarantined, seconds};
+use crate::build::module::{CompiledModule, ModuleHash};
+use crate::registry::options::FaultLimit;
+use crate::registry::store::{QUARANTINED_MAX, QuarantinedBuild, unix_seconds};
 
-/// The steps of a module that are kept for `status`.
+/// How many steps of a module `status` shows.
 const STEPS_MAX: usize = 16;
 
-/// Why a build is not served, kept for `status`.
+/// How long a build that failed to compile is not compiled again: each attempt may take the
+/// compiler's whole time limit, and every other change would wait for it.
+const FAILED_COMPILE_RETRY: Duration = Duration::from_secs(60);
+
+/// The build that was refused last, for `status`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refused {
-    /// The build, where its bytes could be read.
-    pub hash: Option<Hash>,
-    /// The whole message.
-    pub reason: String,
-    /// When.
-    pub at: SystemTime,
+pub(crate) struct RefusedBuild {
+    /// `None` if its bytes could not be read.
+    pub(crate) hash: Option<ModuleHash>,
+    pub(crate) reason: String,
+    pub(crate) at: SystemTime,
 }
 
-/// Something that happened to a build on its way.
+/// A step in a build's life, for `status`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Step {
-    /// When.
-    pub at: SystemTime,
-    /// The build.
-    pub hash: Hash,
-    /// What.
-    pub text: String,
+pub(crate) struct LifecycleStep {
+    pub(crate) at: SystemTime,
+    pub(crate) hash: ModuleHash,
+    pub(crate) text: String,
 }
 
-/// A build that serves on one worker, while the others have the one before.
+/// A build that serves on the first worker while the others keep the previous one.
 #[derive(Clone, Debug)]
-pub(crate) struct Canary {
+pub(crate) struct CanaryBuild {
     pub(crate) module: Arc<CompiledModule>,
     pub(crate) since: Instant,
 }
 
-/// How long a build that the compiler gave up is not compiled again. Compiling takes its limits' whole
-/// time then, and every change of anything would wait for it.
-const UNCOMPILED_FOR: Duration = Duration::from_secs(60);
-
-/// A build that the compiler gave up.
+/// A build that did not compile.
 #[derive(Clone, Debug)]
-struct Uncompiled {
-    hash: Hash,
+struct FailedCompile {
+    hash: ModuleHash,
     why: String,
     at: Instant,
 }
 
-/// What is known of one name.
+/// The state of one module's name.
 #[derive(Clone, Default)]
-pub(crate) struct Entry {
-    /// The one that serves, but for a canary's worker.
+pub(crate) struct ModuleLifecycle {
+    /// Serves on all workers, except on the canary's.
     pub(crate) current: Option<Arc<CompiledModule>>,
-    pub(crate) canary: Option<Canary>,
-    /// Compiled, but not yet put to work on all workers, or refused by its services.
+    pub(crate) canary: Option<CanaryBuild>,
+    /// Compiled, but not serving on all workers: not activated yet, a canary, or refused by its
+    /// services.
     pub(crate) candidate: Option<Arc<CompiledModule>>,
-    /// The one that served before, to roll back to.
+    /// Served before `current`; the target of a roll-back.
     pub(crate) previous: Option<Arc<CompiledModule>>,
-    pub(crate) refused: Option<Refused>,
-    /// The build that was last given up by the compiler.
-    uncompiled: Option<Uncompiled>,
-    /// When instances of the current module faulted.
+    pub(crate) refused: Option<RefusedBuild>,
+    failed_compile: Option<FailedCompile>,
+    /// When instances of `current` faulted, within the fault limit's window.
     faults: Vec<Instant>,
-    pub(crate) steps: VecDeque<Step>,
+    pub(crate) steps: VecDeque<LifecycleStep>,
 }
 
-/// How often a module may fault before it is rolled back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FaultLimit {
-    /// This many faults, over all workers ...
-    pub faults: usize,
-    /// ... within this time.
-    pub window: Duration,
-}
-
-impl Default for FaultLimit {
-    fn default() -> Self {
-        Self {
-            faults: 3,
-            window: Duration::from_secs(60),
-        }
-    }
-}
-
-/// What a fault means.
+/// What a fault means for its build.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Judgement {
-    /// The build is not in use any more.
+pub(crate) enum FaultOutcome {
+    /// The build is no longer in use.
     Stale,
-    /// It may go on.
+    /// The fault limit is not reached.
     Tolerated,
-    /// It is quarantined, for this reason; whether it had been a canary only.
+    /// The build is to be quarantined.
     Quarantined { reason: String, is_canary: bool },
 }
 
-impl Entry {
-    /// All that are compiled, the one that serves first.
+impl ModuleLifecycle {
+    /// Returns all compiled builds, the serving one first.
     fn builds(&self) -> impl Iterator<Item = &Arc<CompiledModule>> {
         [&self.current, &self.candidate, &self.previous]
             .into_iter()
             .flatten()
     }
 
-    /// A build of these bytes, if it is compiled already.
-    pub(crate) fn known(&self, same: impl Fn(&CompiledModule) -> bool) -> Option<Known> {
-        let found = Arc::clone(self.builds().find(|module| same(module))?);
+    /// Returns the first compiled build that matches.
+    pub(crate) fn compiled(&self, is: impl Fn(&CompiledModule) -> bool) -> Option<CompiledBuild> {
+        let found = Arc::clone(self.builds().find(|module| is(module))?);
         let serves = |current: &Arc<CompiledModule>| Arc::ptr_eq(current, &found);
         Some(if self.current.as_ref().is_some_and(serves) {
-            Known::Current(found)
+            CompiledBuild::Current(found)
         } else {
-            Known::Other(found)
+            CompiledBuild::Other(found)
         })
     }
 
-    /// The compiler gave a build up.
-    pub(crate) fn note_uncompiled(&mut self, hash: Hash, why: &str) {
-        self.uncompiled = Some(Uncompiled {
+    pub(crate) fn note_failed_compile(&mut self, hash: ModuleHash, why: &str) {
+        self.failed_compile = Some(FailedCompile {
             hash,
             why: why.into(),
             at: Instant::now(),
         });
     }
 
-    /// Why the compiler gave a build up, if that was lately.
-    pub(crate) fn uncompiled(&self, hash: Hash) -> Option<String> {
-        let lately =
-            |build: &&Uncompiled| build.hash == hash && build.at.elapsed() < UNCOMPILED_FOR;
-        let build = self.uncompiled.as_ref().filter(lately);
+    /// Returns why a build did not compile, unless it may be tried again.
+    pub(crate) fn failed_compile(&self, hash: ModuleHash) -> Option<String> {
+        let recent = |build: &&FailedCompile| {
+            build.hash == hash && build.at.elapsed() < FAILED_COMPILE_RETRY
+        };
+        let build = self.failed_compile.as_ref().filter(recent);
         build.map(|build| build.why.clone())
     }
 
-    /// A build serves on one worker from now on.
+    /// Starts a build's canary period. Returns whether it had not started before.
     pub(crate) fn start_canary(&mut self, module: &Arc<CompiledModule>) -> bool {
         let same = self
             .canary
@@ -145,7 +123,7 @@ impl Entry {
             .is_some_and(|canary| Arc::ptr_eq(&canary.module, module));
         if !same {
             self.candidate = Some(Arc::clone(module));
-            self.canary = Some(Canary {
+            self.canary = Some(CanaryBuild {
                 module: Arc::clone(module),
                 since: Instant::now(),
             });
@@ -153,7 +131,7 @@ impl Entry {
         !same
     }
 
-    /// A build serves on all workers from now on. Says whether it had not done so before.
+    /// Makes a build the one that serves on all workers. Returns whether it was not before.
     pub(crate) fn promote(&mut self, module: &Arc<CompiledModule>) -> bool {
         self.canary = None;
         self.candidate.take_if(|own| Arc::ptr_eq(own, module));
@@ -166,42 +144,42 @@ impl Entry {
         true
     }
 
-    /// Counts a fault of a build.
+    /// Counts a fault of a build. A canary's first fault quarantines it.
     pub(crate) fn faulted(
         &mut self,
         module: &Arc<CompiledModule>,
         why: &str,
         now: Instant,
         limit: FaultLimit,
-    ) -> Judgement {
+    ) -> FaultOutcome {
         let is = |other: &Arc<CompiledModule>| other.hash == module.hash;
         if self.canary.take_if(|canary| is(&canary.module)).is_some() {
             self.candidate.take_if(|candidate| is(candidate));
             let reason = format!("failed on its first worker: {why}");
-            return Judgement::Quarantined {
+            return FaultOutcome::Quarantined {
                 reason,
                 is_canary: true,
             };
         }
         if self.current.as_ref().is_some_and(|current| !is(current)) {
-            return Judgement::Stale;
+            return FaultOutcome::Stale;
         }
         self.faults
             .retain(|at| now.duration_since(*at) < limit.window);
         self.faults.push(now);
         let count = self.faults.len();
         if count < limit.faults {
-            return Judgement::Tolerated;
+            return FaultOutcome::Tolerated;
         }
         self.faults.clear();
         let seconds = limit.window.as_secs();
-        Judgement::Quarantined {
+        FaultOutcome::Quarantined {
             reason: format!("{count} faults in {seconds} s, the last: {why}"),
             is_canary: false,
         }
     }
 
-    /// Puts the build before in the place of the current one.
+    /// Makes an earlier build serve again.
     pub(crate) fn roll_back_to(&mut self, back: &Arc<CompiledModule>) {
         self.candidate = None;
         self.canary = None;
@@ -209,11 +187,11 @@ impl Entry {
         self.current = Some(Arc::clone(back));
     }
 
-    pub(crate) fn step(&mut self, hash: Hash, text: String) {
+    pub(crate) fn log_step(&mut self, hash: ModuleHash, text: String) {
         if self.steps.len() == STEPS_MAX {
             self.steps.pop_front();
         }
-        self.steps.push_back(Step {
+        self.steps.push_back(LifecycleStep {
             at: SystemTime::now(),
             hash,
             text,
@@ -221,61 +199,63 @@ impl Entry {
     }
 }
 
-/// A build that need not be compiled.
-pub(crate) enum Known {
+/// A build that is compiled already.
+pub(crate) enum CompiledBuild {
+    /// It serves.
     Current(Arc<CompiledModule>),
     Other(Arc<CompiledModule>),
 }
 
-/// What is known of all names.
+/// The state of all modules of one kind, and the quarantine that they share.
 #[derive(Default)]
-pub(crate) struct Shelf {
-    entries: HashMap<String, Entry>,
-    /// Builds that are not to be tried again, the oldest first.
-    quarantined: Vec<Quarantined>,
+pub(crate) struct Lifecycles {
+    modules: HashMap<String, ModuleLifecycle>,
+    /// The oldest first.
+    quarantined: Vec<QuarantinedBuild>,
 }
 
-impl Shelf {
-    pub(crate) fn new(quarantined: Vec<Quarantined>) -> Self {
+impl Lifecycles {
+    pub(crate) fn new(quarantined: Vec<QuarantinedBuild>) -> Self {
         Self {
-            entries: HashMap::new(),
+            modules: HashMap::new(),
             quarantined,
         }
     }
 
-    pub(crate) fn entry(&mut self, name: &str) -> &mut Entry {
-        self.entries.entry(name.into()).or_default()
+    /// Returns a module's state, which is made if it is missing.
+    pub(crate) fn module(&mut self, name: &str) -> &mut ModuleLifecycle {
+        self.modules.entry(name.into()).or_default()
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&Entry> {
-        self.entries.get(name)
+    pub(crate) fn get(&self, name: &str) -> Option<&ModuleLifecycle> {
+        self.modules.get(name)
     }
 
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (&String, &Entry)> {
-        self.entries.iter()
+    pub(crate) fn modules(&self) -> impl Iterator<Item = (&String, &ModuleLifecycle)> {
+        self.modules.iter()
     }
 
     pub(crate) fn retain(&mut self, used: impl Fn(&str) -> bool) {
-        self.entries.retain(|name, _| used(name));
+        self.modules.retain(|name, _| used(name));
     }
 
-    /// Whether a build is quarantined and serves all the same, for want of another.
+    /// Returns whether a build is quarantined but still serves, because there is no other.
     pub(crate) fn is_exhausted(&self, module: &CompiledModule) -> bool {
-        let entry = self.entries.get(&module.name);
-        let current = entry.and_then(|entry| entry.current.as_ref());
+        let lifecycle = self.modules.get(&module.name);
+        let current = lifecycle.and_then(|lifecycle| lifecycle.current.as_ref());
         current.is_some_and(|current| current.hash == module.hash)
             && self.quarantined(module.hash).is_some()
     }
 
-    /// A build of this hash, under any name.
-    pub(crate) fn of_hash(&self, hash: Hash) -> Option<Arc<CompiledModule>> {
+    /// Returns a compiled build of this hash, under any name.
+    pub(crate) fn with_hash(&self, hash: ModuleHash) -> Option<Arc<CompiledModule>> {
         let is = |module: &&Arc<CompiledModule>| module.hash == hash;
-        let mut entries = self.entries.values();
-        entries.find_map(|entry| entry.builds().find(is).cloned())
+        let mut modules = self.modules.values();
+        modules.find_map(|lifecycle| lifecycle.builds().find(is).cloned())
     }
 
-    /// Why a build is not to be tried again.
-    pub(crate) fn quarantined(&self, hash: Hash) -> Option<String> {
+    /// Returns why a build is quarantined; `None` if it is not.
+    pub(crate) fn quarantined(&self, hash: ModuleHash) -> Option<String> {
         let hash = hash.digits();
         let mut builds = self.quarantined.iter();
         builds
@@ -283,18 +263,18 @@ impl Shelf {
             .map(|build| build.reason.clone())
     }
 
-    /// A build is quarantined no more.
+    /// Ends a build's quarantine.
     pub(crate) fn release(&mut self, module: &CompiledModule) {
         let digits = module.hash.digits();
         self.quarantined.retain(|build| build.hash != digits);
-        if let Some(entry) = self.entries.get_mut(&module.name) {
-            let of_it = |refused: &mut Refused| refused.hash == Some(module.hash);
-            entry.refused.take_if(of_it);
+        if let Some(lifecycle) = self.modules.get_mut(&module.name) {
+            let is_refused = |refused: &mut RefusedBuild| refused.hash == Some(module.hash);
+            lifecycle.refused.take_if(is_refused);
         }
     }
 
-    /// The quarantined builds of a module.
-    pub(crate) fn quarantined_of(&self, name: &str) -> Vec<Quarantined> {
+    /// Returns the quarantined builds of a module.
+    pub(crate) fn quarantined_of(&self, name: &str) -> Vec<QuarantinedBuild> {
         let builds = self.quarantined.iter();
         builds
             .filter(|build| build.module == name)
@@ -302,17 +282,21 @@ impl Shelf {
             .collect()
     }
 
-    /// Quarantines a build; gives all that are.
-    pub(crate) fn quarantine(&mut self, module: &CompiledModule, reason: &str) -> Vec<Quarantined> {
+    /// Quarantines a build. Returns all quarantined builds.
+    pub(crate) fn quarantine(
+        &mut self,
+        module: &CompiledModule,
+        reason: &str,
+    ) -> Vec<QuarantinedBuild> {
         if self.quarantined(module.hash).is_none() {
             if self.quarantined.len() == QUARANTINED_MAX {
                 self.quarantined.remove(0);
             }
-            self.quarantined.push(Quarantined {
+            self.quarantined.push(QuarantinedBuild {
                 hash: module.hash.digits(),
                 module: module.name.clone(),
                 reason: reason.to_owned(),
-                at: seconds(SystemTime::now()),
+                at: unix_seconds(SystemTime::now()),
             });
         }
         self.quarantined.clone()

@@ -1,56 +1,56 @@
-//! What is known of modules, for people: plain values, as `waxwing status` shows them.
+//! The state of modules as plain values, as `waxwing status` shows it.
 //!
-//! Invariant: a field may be added, and none changes its meaning. Times of day are in seconds since
-//! 1970.
+//! Invariant: fields may be added; an existing field keeps its name and meaning. Times of day are in
+//! seconds since 1970.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::module::CompiledModule;
-use crate::shelf::{Canary, Entry, Refused, Step};
-use crate::store::{Quarantined, seconds};
+use crate::build::module::CompiledModule;
+use crate::registry::lifecycle::{CanaryBuild, LifecycleStep, ModuleLifecycle, RefusedBuild};
+use crate::registry::store::{QuarantinedBuild, unix_seconds};
 
-/// What is known of a module, for people.
+/// The state of a module.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ModuleStatus {
     /// The name that services use.
     pub name: String,
-    /// The module that serves.
-    pub serving: Option<Serving>,
-    /// The build that serves on the first worker, to be seen at work before all have it.
+    /// The build that serves.
+    pub serving: Option<BuildStatus>,
+    /// The build that serves on the first worker only, for a trial period.
     pub canary: Option<CanaryStatus>,
-    /// The build that was refused last, while that one serves.
+    /// The build that was refused last, while [`ModuleStatus::serving`] serves.
     pub refused: Option<RefusedStatus>,
     /// Builds that are not tried again.
-    pub quarantined: Vec<Quarantined>,
-    /// What happened to its builds lately, the oldest first.
+    pub quarantined: Vec<QuarantinedBuild>,
+    /// The latest steps of its builds, the oldest first.
     pub steps: Vec<StepStatus>,
 }
 
-/// A build that serves on the first worker.
+/// A build that serves on the first worker only.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CanaryStatus {
     /// The build.
-    pub build: Serving,
-    /// How long it has yet to do so, in milliseconds.
+    pub build: BuildStatus,
+    /// The rest of the canary period, in milliseconds.
     pub left_ms: u64,
 }
 
-/// Something that happened to a build.
+/// A step in a build's life: compiled, vetted, serving, refused, rolled back.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StepStatus {
-    /// When, in seconds since 1970.
+    /// Seconds since 1970.
     pub at: u64,
-    /// The first 12 digits of its file's SHA-256.
+    /// The first 12 digits of the SHA-256 of the build's file.
     pub hash: String,
-    /// What.
+    /// What happened.
     pub text: String,
 }
 
-/// A module that serves.
+/// A build that serves.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Serving {
+pub struct BuildStatus {
     /// `shipped`, or the file's path.
     pub source: String,
     /// The author's name for it.
@@ -61,7 +61,7 @@ pub struct Serving {
     pub sdk: String,
     /// The first 12 digits of the file's SHA-256.
     pub hash: String,
-    /// Its file's size, in bytes.
+    /// The file's size, in bytes.
     pub bytes: usize,
     /// When it was loaded, in seconds since 1970.
     pub since: u64,
@@ -74,40 +74,45 @@ pub struct Serving {
 /// A build that was refused.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RefusedStatus {
-    /// The first 12 digits of the file's SHA-256, if it could be read.
+    /// The first 12 digits of the file's SHA-256; `None` if the file could not be read.
     pub hash: Option<String>,
-    /// Why, as it was logged.
+    /// The logged reason.
     pub reason: String,
-    /// When, in seconds since 1970.
+    /// When it was refused, in seconds since 1970.
     pub at: u64,
 }
 
-/// All of one name; a canary lasts for `period`.
-pub(crate) fn of(
-    name: String,
-    entry: Entry,
-    quarantined: Vec<Quarantined>,
-    period: Duration,
-) -> ModuleStatus {
-    ModuleStatus {
-        name,
-        serving: entry.current.as_deref().map(Serving::from),
-        canary: entry.canary.map(|canary| canary_status(&canary, period)),
-        refused: entry.refused.map(RefusedStatus::from),
-        quarantined,
-        steps: entry.steps.into_iter().map(StepStatus::from).collect(),
+impl ModuleStatus {
+    /// `canary_period` is how long a canary lasts.
+    pub(crate) fn new(
+        name: String,
+        lifecycle: ModuleLifecycle,
+        quarantined: Vec<QuarantinedBuild>,
+        canary_period: Duration,
+    ) -> Self {
+        let canary = lifecycle.canary;
+        Self {
+            name,
+            serving: lifecycle.current.as_deref().map(BuildStatus::from),
+            canary: canary.map(|canary| CanaryStatus::new(&canary, canary_period)),
+            refused: lifecycle.refused.map(RefusedStatus::from),
+            quarantined,
+            steps: lifecycle.steps.into_iter().map(StepStatus::from).collect(),
+        }
     }
 }
 
-fn canary_status(canary: &Canary, period: Duration) -> CanaryStatus {
-    let left = period.saturating_sub(canary.since.elapsed());
-    CanaryStatus {
-        build: Serving::from(&*canary.module),
-        left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+impl CanaryStatus {
+    fn new(canary: &CanaryBuild, period: Duration) -> Self {
+        let left = period.saturating_sub(canary.since.elapsed());
+        Self {
+            build: BuildStatus::from(&*canary.module),
+            left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        }
     }
 }
 
-impl From<&CompiledModule> for Serving {
+impl From<&CompiledModule> for BuildStatus {
     fn from(module: &CompiledModule) -> Self {
         Self {
             source: module.source.to_string(),
@@ -116,28 +121,28 @@ impl From<&CompiledModule> for Serving {
             sdk: module.info.sdk.clone(),
             hash: module.hash.to_string(),
             bytes: module.image.len(),
-            since: seconds(module.since),
+            since: unix_seconds(module.since),
             faults: module.counters.faults(),
             unavailable_picks: module.counters.unavailable_picks(),
         }
     }
 }
 
-impl From<Refused> for RefusedStatus {
-    fn from(refused: Refused) -> Self {
-        let Refused { hash, reason, at } = refused;
+impl From<RefusedBuild> for RefusedStatus {
+    fn from(refused: RefusedBuild) -> Self {
+        let RefusedBuild { hash, reason, at } = refused;
         Self {
             hash: hash.map(|hash| hash.to_string()),
             reason,
-            at: seconds(at),
+            at: unix_seconds(at),
         }
     }
 }
 
-impl From<Step> for StepStatus {
-    fn from(step: Step) -> Self {
+impl From<LifecycleStep> for StepStatus {
+    fn from(step: LifecycleStep) -> Self {
         Self {
-            at: seconds(step.at),
+            at: unix_seconds(step.at),
             hash: step.hash.to_string(),
             text: step.text,
         }

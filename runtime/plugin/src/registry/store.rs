@@ -1,12 +1,12 @@
-//! What is kept over a restart: the last good build of each module, and the builds that are not to
-//! be tried again.
+//! State that survives a restart: the last good build of each module, and the quarantined builds.
 //!
 //! It lies in the folder `.waxwing` within the watched one: `last-good/NAME.wasm`, and
-//! `quarantine.json`, which an operator may read, edit or delete while the balancer is stopped. What
-//! is kept of health checks lies in the folder `health` within that, so that no file has two writers.
+//! `quarantine.json`, which an operator may read, edit or delete while the balancer is stopped. The
+//! state of health checks lies in the folder `health` within `.waxwing`, so that no file has two
+//! writers.
 //!
-//! Invariant: a file here is whole or absent (written beside and renamed). What cannot be written
-//! or read is warned of and costs nothing but that it is forgotten at a restart.
+//! Invariant: a file here is complete or absent (written beside and renamed). A file that cannot be
+//! read or written causes a warning; its state is then lost at the next restart, nothing else.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,31 +17,31 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use waxwing_sdk::abi::Kind;
 
-use crate::library::EXTENSION;
+use crate::build::read::file_name;
 
-/// The folder's name, which no module can have.
+/// The state folder. The dot keeps it from being a module's name.
 const FOLDER: &str = ".waxwing";
 const HEALTH: &str = "health";
 const LAST_GOOD: &str = "last-good";
 const QUARANTINE: &str = "quarantine.json";
 
-/// The most builds that are remembered as quarantined; the oldest are forgotten.
+/// The most quarantined builds that are kept; the oldest are forgotten.
 pub(crate) const QUARANTINED_MAX: usize = 1000;
 
-/// A build that is not to be tried again.
+/// A build that is not tried again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Quarantined {
-    /// Its file's whole SHA-256.
+pub struct QuarantinedBuild {
+    /// The SHA-256 of its file, all 64 digits.
     pub hash: String,
-    /// The module it was a build of.
+    /// The module's name.
     pub module: String,
-    /// What it did.
+    /// Why it is quarantined.
     pub reason: String,
-    /// When, in seconds since 1970.
+    /// When it was quarantined, in seconds since 1970.
     pub at: u64,
 }
 
-/// The folder; `None` where modules only ship with the program.
+/// The state folder; `None` if there is no watched folder.
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: Option<PathBuf>,
@@ -58,13 +58,13 @@ impl Store {
         }
     }
 
-    /// Where the last good build of a module is, or would be.
+    /// Returns the path of a module's last good build, which may not exist.
     pub(crate) fn last_good(&self, name: &str) -> Option<PathBuf> {
-        let file = format!("{name}.{EXTENSION}");
-        Some(self.folder.as_ref()?.join(LAST_GOOD).join(file))
+        let folder = self.folder.as_ref()?.join(LAST_GOOD);
+        Some(folder.join(file_name(name)))
     }
 
-    /// Keeps a build as the last good one.
+    /// Writes a module's last good build.
     pub(crate) fn keep(&self, name: &str, bytes: &[u8]) {
         let Some(path) = self.last_good(name) else {
             return;
@@ -72,14 +72,14 @@ impl Store {
         let same = fs::read(&path).is_ok_and(|kept| kept == bytes);
         if !same && let Err(error) = write(&path, bytes) {
             warn!(
-                "{}: cannot be written ({error}), so after a restart there is no last good build of \
-                 {name} to go back to; make the folder writable",
+                "{}: cannot write: {error}; after a restart {name} has no last good build to go back \
+                 to; make the folder writable",
                 path.display()
             );
         }
     }
 
-    /// Forgets the last good build of a module.
+    /// Removes a module's last good build.
     pub(crate) fn forget(&self, name: &str) {
         let Some(path) = self.last_good(name) else {
             return;
@@ -87,12 +87,12 @@ impl Store {
         match fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => warn!("{}: cannot be removed: {error}", path.display()),
+            Err(error) => warn!("{}: cannot remove: {error}", path.display()),
         }
     }
 
-    /// The builds that were quarantined before the start.
-    pub(crate) fn quarantined(&self) -> Vec<Quarantined> {
+    /// Reads the quarantined builds.
+    pub(crate) fn quarantined(&self) -> Vec<QuarantinedBuild> {
         let Some(path) = self.file(QUARANTINE) else {
             return Vec::new();
         };
@@ -100,20 +100,24 @@ impl Store {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
             Err(error) => {
-                warn!("{}: cannot be read: {error}", path.display());
+                warn!(
+                    "{}: cannot read: {error}; no build is quarantined",
+                    path.display()
+                );
                 return Vec::new();
             }
         };
-        let mut builds: Vec<Quarantined> = serde_json::from_slice(&text).unwrap_or_else(|error| {
-            warn!("{}: {error}; no build is quarantined", path.display());
-            Vec::new()
-        });
+        let mut builds: Vec<QuarantinedBuild> =
+            serde_json::from_slice(&text).unwrap_or_else(|error| {
+                warn!("{}: {error}; no build is quarantined", path.display());
+                Vec::new()
+            });
         builds.drain(..builds.len().saturating_sub(QUARANTINED_MAX));
         builds
     }
 
-    /// Writes the builds that are quarantined now.
-    pub(crate) fn set_quarantined(&self, builds: &[Quarantined]) {
+    /// Writes the quarantined builds.
+    pub(crate) fn set_quarantined(&self, builds: &[QuarantinedBuild]) {
         let Some(path) = self.file(QUARANTINE) else {
             return;
         };
@@ -122,8 +126,8 @@ impl Store {
             .and_then(|text| write(&path, &text));
         if let Err(error) = written {
             warn!(
-                "{}: cannot be written ({error}), so a restart will try quarantined builds again; \
-                 make the folder writable",
+                "{}: cannot write: {error}; a restart will try quarantined builds again; make the \
+                 folder writable",
                 path.display()
             );
         }
@@ -134,7 +138,7 @@ impl Store {
     }
 }
 
-/// Writes a file beside its place, and moves it there once it is on the disk.
+/// Replaces a file in one step: writes and syncs a new file, then renames it.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
@@ -146,8 +150,8 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// Seconds since 1970.
-pub(crate) fn seconds(time: SystemTime) -> u64 {
+/// Returns the seconds since 1970.
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }

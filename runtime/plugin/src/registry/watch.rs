@@ -1,9 +1,9 @@
-//! Watches the folder of modules and says which names changed.
+//! Watches the folder of modules and reports the names whose files changed.
 //!
-//! Invariant: the folder's listing is the truth and the kernel's events are only hints to look
-//! at it sooner: it is looked at every second anyway. So a lost event, a folder that is deleted
-//! and made anew, or a file system without events costs a moment and nothing else. A file is
-//! reported once it has stayed the same for a while and nobody holds a lock on it.
+//! Invariant: the folder's listing is the truth; the kernel's events only make the next scan come
+//! sooner. The folder is scanned every second in any case, so a lost event, a folder that is deleted
+//! and made again, or a file system without events costs at most a second. A file is reported once it
+//! has not changed for a while and no process holds an exclusive lock on it.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
@@ -16,29 +16,28 @@ use std::time::{Duration, Instant, SystemTime};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tracing::{debug, warn};
 
+use crate::build::read::{EXTENSION, file_name, is_module_name};
 use crate::error::HostError;
-use crate::library::EXTENSION;
-use crate::read::is_module_name;
 
-/// How often the folder is looked at without a hint.
+/// The pause between two scans without an event.
 const RESCAN: Duration = Duration::from_secs(1);
-/// How often while something is changing.
+/// The pause between two scans while a file is changing.
 const RESCAN_PENDING: Duration = Duration::from_millis(50);
-/// How long a file must stay the same: a copy in progress changes it all the time.
+/// How long a file must not change before it is reported: a copy in progress changes it all the time.
 const SETTLE: Duration = Duration::from_millis(200);
-/// The most module files looked at: some 10 ms of each second.
+/// The most module files that are watched: listing them takes some 10 ms of each second.
 const FILES_MAX: usize = 10_000;
 
-/// What tells two states of a file apart without reading it.
+/// Tells two states of a file apart without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stamp {
+struct FileStamp {
     inode: u64,
     bytes: u64,
     modified: Option<SystemTime>,
     changed: (i64, i64),
 }
 
-impl From<Metadata> for Stamp {
+impl From<Metadata> for FileStamp {
     fn from(metadata: Metadata) -> Self {
         Self {
             inode: metadata.ino(),
@@ -49,93 +48,16 @@ impl From<Metadata> for Stamp {
     }
 }
 
-/// What is known of one name; `None` stands for no file.
+/// A file over time; `None` stands for no file.
 #[derive(Debug)]
-struct Seen {
-    now: Option<Stamp>,
+struct WatchedFile {
+    now: Option<FileStamp>,
     since: Instant,
-    reported: Option<Stamp>,
+    reported: Option<FileStamp>,
 }
 
-/// The folder's state over time, without any watching: pure but for the listing.
-#[derive(Debug)]
-struct Scanner {
-    folder: PathBuf,
-    seen: HashMap<String, Seen>,
-    /// Whether there are more files than are looked at.
-    full: bool,
-}
-
-impl Scanner {
-    /// Takes what is there now as known.
-    fn new(folder: PathBuf, now: Instant) -> Self {
-        let seen = list(&folder)
-            .into_iter()
-            .map(|(name, stamp)| {
-                let stamp = Some(stamp);
-                (
-                    name,
-                    Seen {
-                        now: stamp,
-                        since: now,
-                        reported: stamp,
-                    },
-                )
-            })
-            .collect();
-        Self {
-            folder,
-            seen,
-            full: false,
-        }
-    }
-
-    /// Looks at the folder: gives the names that changed and settled, and whether others are
-    /// still changing.
-    fn scan(&mut self, now: Instant) -> (Vec<String>, bool) {
-        let mut listed = list(&self.folder);
-        let full = listed.len() == FILES_MAX;
-        if full && !self.full {
-            warn!(
-                "{}: of {FILES_MAX} modules and more only so many are watched; remove some",
-                self.folder.display()
-            );
-        }
-        self.full = full;
-        for (name, seen) in &mut self.seen {
-            seen.update(listed.remove(name), now);
-        }
-        for (name, stamp) in listed {
-            let seen = Seen {
-                now: Some(stamp),
-                since: now,
-                reported: None,
-            };
-            self.seen.insert(name, seen);
-        }
-        let mut settled = Vec::new();
-        let mut pending = false;
-        for (name, seen) in &mut self.seen {
-            if seen.now == seen.reported {
-                continue;
-            }
-            let quiet = now.duration_since(seen.since) >= SETTLE;
-            if quiet && !(seen.now.is_some() && locked(&path(&self.folder, name))) {
-                seen.reported = seen.now;
-                settled.push(name.clone());
-            } else {
-                pending = true;
-            }
-        }
-        self.seen
-            .retain(|_, seen| seen.now.is_some() || seen.reported.is_some());
-        settled.sort_unstable();
-        (settled, pending)
-    }
-}
-
-impl Seen {
-    fn update(&mut self, stamp: Option<Stamp>, now: Instant) {
+impl WatchedFile {
+    fn update(&mut self, stamp: Option<FileStamp>, now: Instant) {
         if self.now != stamp {
             self.now = stamp;
             self.since = now;
@@ -143,13 +65,88 @@ impl Seen {
     }
 }
 
-fn path(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!("{name}.{EXTENSION}"))
+/// Compares the folder's listings over time.
+#[derive(Debug)]
+struct FolderScanner {
+    folder: PathBuf,
+    files: HashMap<String, WatchedFile>,
+    /// Whether the folder holds more files than are watched.
+    full: bool,
 }
 
-/// The module files in a folder; a folder that is not there has none. What cannot be a module
-/// (directories, links that lead nowhere or in circles, other names) is passed over.
-fn list(folder: &Path) -> HashMap<String, Stamp> {
+impl FolderScanner {
+    /// Counts the files that are there now as reported.
+    fn new(folder: PathBuf, now: Instant) -> Self {
+        let file = |(name, stamp)| {
+            let file = WatchedFile {
+                now: Some(stamp),
+                since: now,
+                reported: Some(stamp),
+            };
+            (name, file)
+        };
+        Self {
+            files: list(&folder).into_iter().map(file).collect(),
+            folder,
+            full: false,
+        }
+    }
+
+    /// Scans the folder. Returns the names whose files changed and settled, and whether others are
+    /// still changing.
+    fn scan(&mut self, now: Instant) -> (Vec<String>, bool) {
+        self.update(now);
+        let mut settled = Vec::new();
+        let mut pending = false;
+        for (name, file) in &mut self.files {
+            if file.now == file.reported {
+                continue;
+            }
+            let quiet = now.duration_since(file.since) >= SETTLE;
+            if quiet && !(file.now.is_some() && locked(&path(&self.folder, name))) {
+                file.reported = file.now;
+                settled.push(name.clone());
+            } else {
+                pending = true;
+            }
+        }
+        self.files
+            .retain(|_, file| file.now.is_some() || file.reported.is_some());
+        settled.sort_unstable();
+        (settled, pending)
+    }
+
+    fn update(&mut self, now: Instant) {
+        let mut listed = list(&self.folder);
+        let full = listed.len() == FILES_MAX;
+        if full && !self.full {
+            warn!(
+                "{}: only {FILES_MAX} modules are watched, others are not; remove some",
+                self.folder.display()
+            );
+        }
+        self.full = full;
+        for (name, file) in &mut self.files {
+            file.update(listed.remove(name), now);
+        }
+        for (name, stamp) in listed {
+            let file = WatchedFile {
+                now: Some(stamp),
+                since: now,
+                reported: None,
+            };
+            self.files.insert(name, file);
+        }
+    }
+}
+
+fn path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(file_name(name))
+}
+
+/// Lists the module files of a folder; a missing folder has none. Skips directories, broken links and
+/// names that no module can have.
+fn list(folder: &Path) -> HashMap<String, FileStamp> {
     let Ok(entries) = fs::read_dir(folder) else {
         return HashMap::new();
     };
@@ -165,7 +162,7 @@ fn list(folder: &Path) -> HashMap<String, Stamp> {
         .collect()
 }
 
-/// Whether another process holds an exclusive lock (flock) on a file.
+/// Returns whether another process holds an exclusive lock (flock) on a file.
 fn locked(path: &Path) -> bool {
     let file: std::io::Result<File> = OpenOptions::new()
         .read(true)
@@ -174,34 +171,35 @@ fn locked(path: &Path) -> bool {
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// What wakes the watcher's thread.
-enum Wake {
-    Hint,
+/// Wakes the watcher's thread.
+enum WatchSignal {
+    /// The kernel reported a change.
+    Changed,
     Stop,
 }
 
-/// The watcher's thread, which ends when this is dropped.
+/// Owns the watcher's thread, which ends when this is dropped.
 pub(crate) struct Watcher {
-    wake: Sender<Wake>,
+    signal: Sender<WatchSignal>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watcher {
-    /// Watches a folder, which may not be there yet. What is in it now is known; every change
-    /// from now on is told, on the watcher's thread.
+    /// Starts to watch a folder, which may not exist yet. `changed` is called with each name whose
+    /// file changes from now on, on the watcher's thread.
     pub(crate) fn new(
         folder: PathBuf,
         changed: impl Fn(String) + Send + 'static,
     ) -> Result<Self, HostError> {
-        let (wake, woken) = channel();
-        let scanner = Scanner::new(folder, Instant::now());
-        let hints = Hints::new(wake.clone());
+        let (signal, signals) = channel();
+        let scanner = FolderScanner::new(folder, Instant::now());
+        let events = FolderEvents::new(signal.clone());
         let thread = std::thread::Builder::new()
             .name("waxwing-watch".into())
-            .spawn(move || watch(scanner, hints, &woken, changed))
+            .spawn(move || watch(scanner, events, &signals, changed))
             .map_err(HostError::Thread)?;
         Ok(Self {
-            wake,
+            signal,
             thread: Some(thread),
         })
     }
@@ -209,26 +207,34 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // If the thread is gone already, both have nothing left to do.
-        let _ = self.wake.send(Wake::Stop);
+        // Both fail only if the thread has ended already.
+        let _ = self.signal.send(WatchSignal::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn watch(mut scanner: Scanner, mut hints: Hints, woken: &Receiver<Wake>, changed: impl Fn(String)) {
+fn watch(
+    mut scanner: FolderScanner,
+    mut events: FolderEvents,
+    signals: &Receiver<WatchSignal>,
+    changed: impl Fn(String),
+) {
     let mut wait = Duration::ZERO;
     loop {
-        match woken.recv_timeout(wait) {
-            Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Ok(Wake::Hint) | Err(RecvTimeoutError::Timeout) => {}
+        match signals.recv_timeout(wait) {
+            Ok(WatchSignal::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(WatchSignal::Changed) | Err(RecvTimeoutError::Timeout) => {}
         }
-        // One look answers all hints so far.
-        if woken.try_iter().any(|wake| matches!(wake, Wake::Stop)) {
+        // One scan covers all events so far.
+        if signals
+            .try_iter()
+            .any(|signal| matches!(signal, WatchSignal::Stop))
+        {
             return;
         }
-        hints.follow(&scanner.folder);
+        events.follow(&scanner.folder);
         let (settled, pending) = scanner.scan(Instant::now());
         for name in settled {
             debug!(
@@ -238,7 +244,7 @@ fn watch(mut scanner: Scanner, mut hints: Hints, woken: &Receiver<Wake>, changed
             changed(name);
         }
         wait = if pending {
-            // A file written to without pause gives hint after hint; look at our own pace.
+            // A file that is written without pause causes events without pause: limit the rate.
             std::thread::sleep(RESCAN_PENDING);
             Duration::ZERO
         } else {
@@ -247,24 +253,24 @@ fn watch(mut scanner: Scanner, mut hints: Hints, woken: &Receiver<Wake>, changed
     }
 }
 
-/// The kernel's change events for the folder, as far as there are any.
-struct Hints {
+/// The kernel's change events for the folder, if the file system has any.
+struct FolderEvents {
     watcher: Option<RecommendedWatcher>,
-    /// Device and inode of the folder that is watched.
+    /// Device and inode of the watched folder.
     watched: Option<(u64, u64)>,
 }
 
-impl Hints {
-    fn new(wake: Sender<Wake>) -> Self {
+impl FolderEvents {
+    fn new(signal: Sender<WatchSignal>) -> Self {
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading the folder makes access events too; they would never end.
+            // Scanning the folder causes access events, which would cause the next scan.
             if event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_))) {
-                let _ = wake.send(Wake::Hint);
+                let _ = signal.send(WatchSignal::Changed);
             }
         });
         let watcher = watcher
             .inspect_err(|error| {
-                warn!("no change events for modules ({error}); looking each second");
+                warn!("no change events for the modules folder ({error}); scanning it each second");
             })
             .ok();
         Self {
@@ -273,7 +279,7 @@ impl Hints {
         }
     }
 
-    /// Watches the folder that has the name now.
+    /// Watches the folder that is at this path now.
     fn follow(&mut self, folder: &Path) {
         let Some(watcher) = &mut self.watcher else {
             return;
@@ -283,7 +289,7 @@ impl Hints {
             return;
         }
         if self.watched.take().is_some() {
-            // The kernel has dropped the watch already if the folder was deleted.
+            // Fails if the folder was deleted: the kernel has dropped the watch then.
             let _ = watcher.unwatch(folder);
         }
         if identity.is_some() {

@@ -11,22 +11,22 @@ use waxwing_dataplane::{
     BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Ports, Service, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Protocol};
-use waxwing_plugin::{BackendInfo, Event, Host, Options, ServiceBinding};
+use waxwing_plugin::{BackendInfo, Host, HostEvent, HostOptions, ServiceBinding};
 
 /// A host with these shipped modules, and its events.
 pub(crate) fn host(
     shipped: &[(&'static str, &'static [u8])],
     folder: Option<PathBuf>,
-) -> (Host, Receiver<Event>) {
-    host_with(Options::default(), shipped, folder)
+) -> (Host, Receiver<HostEvent>) {
+    host_with(HostOptions::default(), shipped, folder)
 }
 
 /// The same with other options.
 pub(crate) fn host_with(
-    options: Options,
+    options: HostOptions,
     shipped: &[(&'static str, &'static [u8])],
     folder: Option<PathBuf>,
-) -> (Host, Receiver<Event>) {
+) -> (Host, Receiver<HostEvent>) {
     let (sender, events) = channel();
     let sender = std::sync::Mutex::new(sender);
     let host = Host::new(options, shipped, folder, move |event| {

@@ -3,7 +3,7 @@
 use crate::common::{SERVICE, host, pick, service};
 use waxwing_dataplane::policy::{Closed, End};
 use waxwing_dataplane::{Pick, PolicyFault};
-use waxwing_plugin::{Event, Recovery};
+use waxwing_plugin::{HostEvent, Recovery};
 use waxwing_tests::wat::Wat;
 
 #[test]
@@ -12,7 +12,7 @@ fn a_good_module_picks() {
     let mut bound = host
         .bind("test", 2, 1, &[service(&[1, 1, 1])])
         .expect("it is good");
-    host.put_to_work(&bound.in_use.module, false);
+    host.activate(&bound.in_use.module, false);
     assert_eq!(bound.policies.len(), 2);
     let picks = pick(&mut *bound.policies[1], 3, &[0, 1, 2, 3]).expect("picks");
     assert_eq!(picks, [0, 1, 2, 0].map(Pick::Backend));
@@ -51,10 +51,10 @@ fn a_module_that_fails_with_no_other_to_go_back_to_is_left_to_the_fallback() {
     let mut bound = host
         .bind("test", 1, 1, &[service(&[1, 1])])
         .expect("it passes vetting");
-    host.put_to_work(&bound.in_use.module, false);
+    host.activate(&bound.in_use.module, false);
     let found = (0..10).find_map(|_| pick(&mut *bound.policies[0], 2, &[1]).err());
     assert_eq!(found, Some(PolicyFault::Trap));
-    let Ok(Event::Fault(report)) = events.try_recv() else {
+    let Ok(HostEvent::Fault(report)) = events.try_recv() else {
         panic!("a report")
     };
     assert_eq!(&*report.service, "web");

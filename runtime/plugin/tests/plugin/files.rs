@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{host, pick, service};
 use waxwing_dataplane::Pick;
-use waxwing_plugin::{Bound, Event, Host, Source};
+use waxwing_plugin::{BoundModule, Host, HostEvent, ModuleSource};
 use waxwing_tests::wat::Wat;
 
 const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
@@ -27,7 +27,7 @@ const SEEN: Duration = Duration::from_secs(20);
 struct Watched {
     root: tempfile::TempDir,
     host: Host,
-    events: Receiver<Event>,
+    events: Receiver<HostEvent>,
 }
 
 impl Watched {
@@ -54,12 +54,12 @@ impl Watched {
         fs::rename(self.path("test.new"), self.file()).expect("moved");
     }
 
-    fn bind(&self) -> Bound {
+    fn bind(&self) -> BoundModule {
         let bound = self
             .host
             .bind("test", 1, 1, &[service(&[1, 1])])
             .expect("the good one serves");
-        self.host.put_to_work(&bound.in_use.module, false);
+        self.host.activate(&bound.in_use.module, false);
         bound
     }
 
@@ -74,9 +74,9 @@ impl Watched {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left).expect("a change is told") {
-                Event::Changed { name } if name == "test" => return,
-                Event::Changed { .. } => {}
-                Event::Fault(report) => panic!("{report:?}"),
+                HostEvent::Changed { name } if name == "test" => return,
+                HostEvent::Changed { .. } => {}
+                HostEvent::Fault(report) => panic!("{report:?}"),
             }
         }
     }
@@ -91,7 +91,8 @@ impl Watched {
         self.put(SECOND);
         while {
             self.wait_changed();
-            self.bind().in_use.module.source != Source::File(self.file()) || self.reason().is_some()
+            self.bind().in_use.module.source != ModuleSource::File(self.file())
+                || self.reason().is_some()
         } {}
         self.assert_serves(1);
     }
@@ -201,8 +202,8 @@ fn names_that_are_no_modules_are_passed_over() {
     watched.put(SECOND);
     // The first change that is told is the module's.
     match watched.events.recv_timeout(SEEN).expect("a change") {
-        Event::Changed { name } => assert_eq!(name, "test"),
-        Event::Fault(report) => panic!("{report:?}"),
+        HostEvent::Changed { name } => assert_eq!(name, "test"),
+        HostEvent::Fault(report) => panic!("{report:?}"),
     }
     watched.assert_serves(1);
 }

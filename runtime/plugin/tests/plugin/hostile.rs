@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use crate::common::{all_calls, host, host_with, pick, service};
 use waxwing_dataplane::{Pick, Policy, PolicyFault};
 use waxwing_plugin::{
-    Bound, CompileLimits, Compiler, Event, FaultReport, Host, Options, Recovery, Source,
+    BoundModule, CompileLimits, Compiler, FaultReport, Host, HostEvent, HostOptions, ModuleSource,
+    Recovery,
 };
 use waxwing_tests::hostile::{self, Fault, Hostile, Verdict};
 use waxwing_tests::wat::Wat;
@@ -24,7 +25,7 @@ const ROUNDS: u64 = 60;
 struct Bench {
     folder: tempfile::TempDir,
     host: Host,
-    events: Receiver<Event>,
+    events: Receiver<HostEvent>,
 }
 
 impl Bench {
@@ -35,9 +36,9 @@ impl Bench {
             arguments: Vec::new(),
             limits: CompileLimits::default(),
         };
-        let options = Options {
+        let options = HostOptions {
             compiler,
-            ..Options::default()
+            ..HostOptions::default()
         };
         let good = ("test", Wat::default().shipped());
         let (host, events) = host_with(options, &[good], Some(folder.path().into()));
@@ -50,7 +51,7 @@ impl Bench {
         bench
     }
 
-    fn bind(&self) -> Bound {
+    fn bind(&self) -> BoundModule {
         self.host
             .bind("test", 1, 1, &[service(&[1, 1])])
             .expect("something serves")
@@ -58,8 +59,8 @@ impl Bench {
 
     fn assert_the_good_one_serves(&self) {
         let mut bound = self.bind();
-        self.host.put_to_work(&bound.in_use.module, false);
-        assert_eq!(bound.in_use.module.source, Source::Shipped);
+        self.host.activate(&bound.in_use.module, false);
+        assert_eq!(bound.in_use.module.source, ModuleSource::Shipped);
         let picks = pick(&mut *bound.policies[0], 2, &[0, 1]).expect("picks");
         assert_eq!(picks, [0, 1].map(Pick::Backend));
     }
@@ -71,8 +72,8 @@ impl Bench {
 
     fn fault(&self) -> Option<FaultReport> {
         self.events.try_iter().find_map(|event| match event {
-            Event::Fault(report) => Some(report),
-            Event::Changed { .. } => None,
+            HostEvent::Fault(report) => Some(report),
+            HostEvent::Changed { .. } => None,
         })
     }
 
@@ -95,7 +96,7 @@ impl Bench {
             Verdict::Serves => {
                 assert_eq!(
                     bound.in_use.module.source,
-                    Source::File(file.clone()),
+                    ModuleSource::File(file.clone()),
                     "{}",
                     self.reason()
                 );
@@ -119,14 +120,14 @@ impl Bench {
         self.assert_the_good_one_serves();
     }
 
-    fn assert_cut(&self, bound: &mut Bound, fault: Fault, why: &str) {
+    fn assert_cut(&self, bound: &mut BoundModule, fault: Fault, why: &str) {
         assert_ne!(
             bound.in_use.module.source,
-            Source::Shipped,
+            ModuleSource::Shipped,
             "{}",
             self.reason()
         );
-        self.host.put_to_work(&bound.in_use.module, false);
+        self.host.activate(&bound.in_use.module, false);
         let policy = &mut *bound.policies[0];
         let report = self.drive(policy).expect("a fault");
         assert_eq!(pick(policy, 2, &[1]), Err(PolicyFault::Disabled));

@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use crate::common::{all_calls, host, service};
-use waxwing_plugin::{Event, Host};
+use waxwing_plugin::{Host, HostEvent};
 
 /// The longest that one file may take, on a busy machine. What may take so long is its set-up: a
 /// second for its trial, and one for its work.
@@ -34,7 +34,7 @@ pub(crate) enum Came {
 pub(crate) struct Loader {
     folder: tempfile::TempDir,
     host: Host,
-    events: Receiver<Event>,
+    events: Receiver<HostEvent>,
 }
 
 impl Loader {
@@ -73,7 +73,7 @@ impl Loader {
         let failed = (0..ROUNDS).any(|round| {
             all_calls(&mut *bound.policies[0], round);
             let mut events = self.events.try_iter();
-            events.any(|event| matches!(event, Event::Fault(_)))
+            events.any(|event| matches!(event, HostEvent::Fault(_)))
         });
         if failed { Came::Failed } else { Came::Served }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::common::{host_with, pick, service};
 use waxwing_dataplane::{Pick, Policy, PolicyFault};
 use waxwing_plugin::{
-    Bound, CompileLimits, Compiler, FaultReport, Host, ModuleStatus, Options, Recovery,
-    ServiceBinding, Source,
+    BoundModule, CompileLimits, Compiler, FaultReport, Host, HostOptions, ModuleSource,
+    ModuleStatus, Recovery, ServiceBinding,
 };
 use waxwing_tests::wat::Wat;
 
@@ -47,24 +47,24 @@ impl Folder {
     }
 
     fn host(&self, shipped: &[(&'static str, &'static [u8])], canary: Duration) -> Host {
-        let options = Options {
+        let options = HostOptions {
             canary,
-            ..Options::default()
+            ..HostOptions::default()
         };
         host_with(options, shipped, Some(self.path())).0
     }
 }
 
 /// Binds for two workers and puts that to work.
-fn work(host: &Host) -> Bound {
+fn work(host: &Host) -> BoundModule {
     let bound = host
         .bind("test", 2, 1, &[service(&[1, 1])])
         .expect("something serves");
-    host.put_to_work(&bound.in_use.module, bound.in_use.others.is_some());
+    host.activate(&bound.in_use.module, bound.in_use.others.is_some());
     bound
 }
 
-fn chosen(bound: &mut Bound) -> Vec<Pick> {
+fn chosen(bound: &mut BoundModule) -> Vec<Pick> {
     let policies = bound.policies.iter_mut();
     policies
         .map(|policy| pick(&mut **policy, 2, &[0]).expect("a pick")[0])
@@ -75,7 +75,7 @@ fn status(host: &Host) -> ModuleStatus {
     host.status().into_iter().next().expect("it was asked for")
 }
 
-fn fault(bound: &Bound) -> FaultReport {
+fn fault(bound: &BoundModule) -> FaultReport {
     FaultReport {
         module: bound.in_use.module.clone(),
         worker: 0,
@@ -172,7 +172,7 @@ fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
     let mut bound = work(&host);
     assert_eq!(
         bound.in_use.module.source,
-        Source::LastGood(folder.last_good())
+        ModuleSource::LastGood(folder.last_good())
     );
     assert_eq!(chosen(&mut bound), [Pick::Backend(1); 2]);
     let refused = status(&host).refused.expect("the file");
@@ -182,11 +182,11 @@ fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
     folder.put(SECOND);
     assert_eq!(
         work(&host).in_use.module.source,
-        Source::File(folder.file())
+        ModuleSource::File(folder.file())
     );
     assert_eq!(status(&host).refused, None);
     fs::remove_file(folder.file()).expect("removed");
-    assert_eq!(work(&host).in_use.module.source, Source::Shipped);
+    assert_eq!(work(&host).in_use.module.source, ModuleSource::Shipped);
     assert!(!folder.last_good().exists());
 }
 
@@ -207,7 +207,7 @@ fn after_a_restart_a_quarantined_build_stays_away() {
     let mut bound = work(&host);
     assert_eq!(
         bound.in_use.module.source,
-        Source::LastGood(folder.last_good())
+        ModuleSource::LastGood(folder.last_good())
     );
     assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
     let refused = status(&host).refused.expect("the file");
@@ -221,7 +221,7 @@ fn after_a_restart_a_quarantined_build_stays_away() {
     let host = folder.host(&[], Duration::ZERO);
     assert_eq!(
         work(&host).in_use.module.source,
-        Source::File(folder.file())
+        ModuleSource::File(folder.file())
     );
 }
 
@@ -245,7 +245,7 @@ fn at_a_start_the_shipped_build_stands_in_for_one_that_cannot_be_set_up() {
     let shipped = Wat::picking(FIRST).shipped();
     let host = folder.host(&[("test", shipped)], Duration::ZERO);
     let mut bound = work(&host);
-    assert_eq!(bound.in_use.module.source, Source::Shipped);
+    assert_eq!(bound.in_use.module.source, ModuleSource::Shipped);
     assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(refused.reason.contains("waxwing_init"), "{refused:?}");
@@ -294,14 +294,14 @@ fn services_that_no_build_can_serve_any_more_have_the_fallback() {
     let weights = vec![1; 5000];
     assert!(host.bind("test", 1, 1, &[service(&weights)]).is_err());
     let mut bound = host
-        .bind_again("test", 1, 1, &[service(&weights)], None)
+        .bind_or_fall_back("test", 1, 1, &[service(&weights)], None)
         .expect("it has served");
     assert_eq!(
         pick(&mut *bound.policies[0], 2, &[0]),
         Err(PolicyFault::Disabled)
     );
     assert!(
-        host.bind_again("never", 1, 1, &[service(&[1])], None)
+        host.bind_or_fall_back("never", 1, 1, &[service(&[1])], None)
             .is_err()
     );
 }
@@ -318,7 +318,11 @@ const REMEMBERS: Wat = Wat {
 
 #[test]
 fn what_a_module_remembers_outlives_a_change_of_backends() {
-    let (host, _events) = host_with(Options::default(), &[("test", REMEMBERS.shipped())], None);
+    let (host, _events) = host_with(
+        HostOptions::default(),
+        &[("test", REMEMBERS.shipped())],
+        None,
+    );
     let bind = |weights: &[u32], config: &str| {
         let mut service = service(weights);
         service.config_json = config.into();
@@ -354,15 +358,15 @@ fn what_a_module_remembers_outlives_a_change_of_backends() {
 fn an_instance_goes_on_until_it_would_be_another() {
     let folder = Folder::new();
     folder.put(FIRST);
-    let (host, _events) = host_with(Options::default(), &[], Some(folder.path()));
+    let (host, _events) = host_with(HostOptions::default(), &[], Some(folder.path()));
     let one = service(&[1, 1]);
     let first = host
         .bind("test", 2, 1, std::slice::from_ref(&one))
         .expect("it is good");
-    host.put_to_work(&first.in_use.module, false);
+    host.activate(&first.in_use.module, false);
     assert!(first.kept.is_empty());
     let again = |services: &[ServiceBinding], before| {
-        let bound = host.bind_again("test", 2, 1, services, before);
+        let bound = host.bind_or_fall_back("test", 2, 1, services, before);
         bound.expect("it has served")
     };
 
@@ -385,9 +389,9 @@ fn compiled_by(program: &Path, arguments: &[&str], limits: CompileLimits) -> Res
         arguments: arguments.iter().map(ToString::to_string).collect(),
         limits,
     };
-    let options = Options {
+    let options = HostOptions {
         compiler,
-        ..Options::default()
+        ..HostOptions::default()
     };
     let (host, _events) = host_with(options, &[], Some(folder.path()));
     let module = host.policy("test").map_err(|error| error.to_string())?;
@@ -446,9 +450,9 @@ fn what_the_compiler_gave_up_is_not_tried_again_at_once() {
         arguments: ["-c".into(), script, "sh".into()].into(),
         limits: CompileLimits::default(),
     };
-    let options = Options {
+    let options = HostOptions {
         compiler,
-        ..Options::default()
+        ..HostOptions::default()
     };
     let count = || fs::read(&runs).expect("it ran").len();
     let (host, _events) = host_with(options, &[], Some(folder.path()));

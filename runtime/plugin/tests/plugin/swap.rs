@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use crate::common::{host, pick, service};
 use waxwing_dataplane::Pick;
-use waxwing_plugin::{Bound, Event, Host, Source};
+use waxwing_plugin::{BoundModule, Host, HostEvent, ModuleSource};
 use waxwing_tests::wat::Wat;
 
 const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
 const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";
 
-fn bind(host: &Host) -> Bound {
+fn bind(host: &Host) -> BoundModule {
     let bound = host
         .bind("test", 1, 1, &[service(&[1, 1])])
         .expect("something serves");
-    host.put_to_work(&bound.in_use.module, false);
+    host.activate(&bound.in_use.module, false);
     bound
 }
 
@@ -31,22 +31,22 @@ fn a_build_that_was_only_tried_does_not_serve() {
         .bind("test", 1, 1, &[service(&[1, 1])])
         .expect("it is good");
     assert_eq!(host.status()[0].serving, None);
-    host.put_to_work(&tried.in_use.module, false);
+    host.activate(&tried.in_use.module, false);
     assert!(host.status()[0].serving.is_some());
 }
 
-fn chosen(bound: &mut Bound) -> Pick {
+fn chosen(bound: &mut BoundModule) -> Pick {
     pick(&mut *bound.policies[0], 2, &[0]).expect("a pick")[0]
 }
 
-fn changed(events: &Receiver<Event>) -> Duration {
+fn changed(events: &Receiver<HostEvent>) -> Duration {
     let start = Instant::now();
     match events
         .recv_timeout(Duration::from_secs(5))
         .expect("an event")
     {
-        Event::Changed { name } => assert_eq!(name, "test"),
-        Event::Fault(report) => panic!("{report:?}"),
+        HostEvent::Changed { name } => assert_eq!(name, "test"),
+        HostEvent::Fault(report) => panic!("{report:?}"),
     }
     start.elapsed()
 }
@@ -64,7 +64,7 @@ fn a_folder_over_its_life() {
     let mut bound = bind(&host);
     assert_eq!(
         (chosen(&mut bound), &bound.in_use.module.source),
-        (Pick::Backend(0), &Source::Shipped)
+        (Pick::Backend(0), &ModuleSource::Shipped)
     );
 
     // The folder is made only now; other files in it are nobody's business.
@@ -77,7 +77,7 @@ fn a_folder_over_its_life() {
     let mut bound = bind(&host);
     assert_eq!(
         (chosen(&mut bound), &bound.in_use.module.source),
-        (Pick::Backend(1), &Source::File(file.clone()))
+        (Pick::Backend(1), &ModuleSource::File(file.clone()))
     );
 
     // Bytes that are no module, then a module that fails on test flows: the good one stays.
@@ -104,14 +104,14 @@ fn a_folder_over_its_life() {
     let mut bound = bind(&host);
     assert_eq!(
         (chosen(&mut bound), &bound.in_use.module.source),
-        (Pick::Backend(0), &Source::File(file))
+        (Pick::Backend(0), &ModuleSource::File(file))
     );
     assert_eq!(host.status()[0].refused, None);
 
     // The whole folder goes: the shipped module is back.
     fs::remove_dir_all(&folder).expect("removed");
     changed(&events);
-    assert_eq!(bind(&host).in_use.module.source, Source::Shipped);
+    assert_eq!(bind(&host).in_use.module.source, ModuleSource::Shipped);
     assert!(events.try_recv().is_err(), "one event a change");
 }
 
@@ -141,7 +141,7 @@ fn a_module_without_a_file_goes_on_serving() {
     bind(&host);
     fs::remove_file(&file).expect("removed");
     changed(&events);
-    assert_eq!(bind(&host).in_use.module.source, Source::File(file));
+    assert_eq!(bind(&host).in_use.module.source, ModuleSource::File(file));
 }
 
 #[test]
@@ -167,13 +167,13 @@ fn a_faulty_build_is_rolled_back_and_stays_away() {
     assert_eq!(recoveries, [Rebuild, Rebuild, RolledBack]);
     assert_eq!(
         bind(&host).in_use.module.source,
-        Source::Shipped,
+        ModuleSource::Shipped,
         "the file is still there, and quarantined"
     );
     fs::write(&file, Wat::default().bytes()).expect("written");
     assert_eq!(
         bind(&host).in_use.module.source,
-        Source::File(file),
+        ModuleSource::File(file),
         "a new build gets its chance"
     );
 }

@@ -2,14 +2,18 @@
 //! modules (`waxwing_tests::hostile`).
 
 use proptest::prelude::*;
-use waxwing_plugin::{Kind, Limits, validate};
+use waxwing_plugin::{Kind, ModuleLimits, validate};
 use waxwing_tests::check_wat::CheckWat;
 use waxwing_tests::wat::{PICK_NINE, Wat};
 
 #[test]
 fn a_good_module_says_what_it_is() {
-    let info =
-        validate(&Wat::default().bytes(), Kind::Policy, &Limits::default()).expect("it is good");
+    let info = validate(
+        &Wat::default().bytes(),
+        Kind::Policy,
+        &ModuleLimits::default(),
+    )
+    .expect("it is good");
     assert_eq!(
         (info.name.as_str(), info.version.as_str(), info.payload),
         ("test", "7", 0)
@@ -19,8 +23,8 @@ fn a_good_module_says_what_it_is() {
 #[test]
 fn sizes_have_limits() {
     let good = Wat::default().bytes();
-    let tight = |change: fn(&mut Limits)| {
-        let mut limits = Limits::default();
+    let tight = |change: fn(&mut ModuleLimits)| {
+        let mut limits = ModuleLimits::default();
         change(&mut limits);
         validate(&good, Kind::Policy, &limits)
             .expect_err("over the limit")
@@ -39,7 +43,7 @@ fn every_truncation_is_refused() {
     let good = Wat::picking(PICK_NINE).bytes();
     for len in 0..good.len() {
         assert!(
-            validate(&good[..len], Kind::Policy, &Limits::default()).is_err(),
+            validate(&good[..len], Kind::Policy, &ModuleLimits::default()).is_err(),
             "cut at {len}"
         );
     }
@@ -48,7 +52,7 @@ fn every_truncation_is_refused() {
 /// Validates bytes as a module of either kind.
 fn validate_all(bytes: &[u8]) {
     for kind in [Kind::Policy, Kind::Health] {
-        let _ = validate(bytes, kind, &Limits::default());
+        let _ = validate(bytes, kind, &ModuleLimits::default());
     }
 }
 

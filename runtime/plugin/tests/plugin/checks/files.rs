@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckOptions, CheckVerdict};
-use waxwing_plugin::{CompileLimits, Compiler, Recovery, Source};
+use waxwing_plugin::{CompileLimits, Compiler, ModuleSource, Recovery};
 use waxwing_tests::check_wat::CheckWat;
 use waxwing_tests::wat::Wat;
 
@@ -42,7 +42,7 @@ impl Folder {
 /// Binds, and puts to work what was bound.
 fn serve(host: &CheckHost) -> Arc<Check> {
     let check = bind(host).expect("something serves");
-    host.put_to_work(&check);
+    host.activate(&check);
     check
 }
 
@@ -89,7 +89,7 @@ async fn a_bad_build_is_refused_and_the_good_one_serves_on() {
         ),
         (
             CheckWat::configuring("(call $connect (i32.const 6))"),
-            "called `connect` outside of waxwing_check",
+            "called `connect` outside waxwing_check",
         ),
         (
             CheckWat {
@@ -163,7 +163,7 @@ async fn a_faulty_build_is_rolled_back_and_stays_away() {
     let after = folder.host();
     let check = serve(&after);
     assert!(
-        matches!(check.module().source, Source::LastGood(_)),
+        matches!(check.module().source, ModuleSource::LastGood(_)),
         "{check:?}"
     );
     assert_eq!(number(&after, &check).await, Some(1));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{HostEvent, Metadata, Subscriber};
 use waxwing_plugin::checks::{CheckOutcome, CheckTarget, CheckVerdict};
 use waxwing_sdk::abi::health::errors;
 use waxwing_tests::check_wat::CheckWat;
@@ -97,7 +97,7 @@ impl Subscriber for Logged {
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
-    fn event(&self, event: &Event<'_>) {
+    fn event(&self, event: &HostEvent<'_>) {
         struct Fields(String);
         impl Visit for Fields {
             fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {

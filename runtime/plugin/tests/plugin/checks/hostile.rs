@@ -35,7 +35,7 @@ fn a_module_that_fails_with_its_config_is_not_taken() {
         ),
         (
             with("(func $start (drop (call $connect (i32.const 6)))) (start $start)"),
-            "called `connect` outside of waxwing_check",
+            "called `connect` outside waxwing_check",
         ),
         (CheckWat::configuring(LOOP), used_up),
         (
@@ -55,21 +55,21 @@ fn a_module_that_fails_with_its_config_is_not_taken() {
                 reserve: "(i32.const 0)",
                 ..CheckWat::GOOD
             },
-            "refuses service web: it does not say why",
+            "refuses service web: it gives no reason",
         ),
         (
             CheckWat {
                 reserve: "(i32.const 0xffff)",
                 ..CheckWat::GOOD
             },
-            "waxwing_reserve gave 0xffff",
+            "waxwing_reserve returned 0xffff",
         ),
         (
             CheckWat {
                 reserve: "(i32.const -1)",
                 ..CheckWat::GOOD
             },
-            "waxwing_reserve gave 0xffffffff",
+            "waxwing_reserve returned 0xffffffff",
         ),
         (
             CheckWat {
@@ -117,7 +117,10 @@ async fn a_check_that_breaks_is_a_fault_with_a_reason() {
             with_words("(i32.const 0)"),
             "the check failed: [2Jindex is 9",
         ),
-        (CheckWat::checking("(i32.const 0)"), "it gave no verdict"),
+        (
+            CheckWat::checking("(i32.const 0)"),
+            "it returned no verdict",
+        ),
         (
             CheckWat {
                 check: "(call $deep (i32.const 0))",
@@ -141,10 +144,13 @@ async fn a_check_that_breaks_is_a_fault_with_a_reason() {
             CheckWat::checking("(i32.const -8)"),
             "the verdict at 0xfffffff8 is outside of memory",
         ),
-        (verdict(&[]), "the verdict's status is 0, which is none"),
+        (
+            verdict(&[]),
+            "the verdict's status is 0, which is not a status",
+        ),
         (
             verdict(&[(0x1000, 4)]),
-            "the verdict's status is 4, which is none",
+            "the verdict's status is 4, which is not a status",
         ),
         (
             verdict(&[(0x1000, 1), (0x1004, 1), (0x1008, 1001)]),
@@ -324,7 +330,7 @@ async fn places_outside_of_memory_are_faults() {
     for (import, call) in calls {
         let check = format!("{call} (call $say (i32.const 1))").leak();
         let outcome = run(&CheckWat::checking(check), &target(silent)).await;
-        let why = format!("gave `{import}` ");
+        let why = format!(" to `{import}`, ");
         assert!(outcome.reason.contains(&why), "{call}: {outcome:?}");
         assert!(
             outcome.reason.ends_with("which are outside of memory"),

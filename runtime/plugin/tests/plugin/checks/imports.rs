@@ -151,12 +151,7 @@ async fn errors_have_numbers_and_words() {
             errors::RESET,
             "connection reset by the server",
         ),
-        (
-            silent,
-            closed,
-            errors::INVALID,
-            "there is no open connection 0",
-        ),
+        (silent, closed, errors::INVALID, "connection 0 is not open"),
     ];
     for (address, check, code, words) in cases {
         let outcome = run(&CheckWat::checking(check), &target(address)).await;
@@ -219,18 +214,10 @@ async fn a_limit_is_an_error_and_no_fault() {
           (br_if $more (i32.ge_s (local.get $n) (i32.const 0))))
         (call $say (local.get $n))";
     let cases = [
-        (silent, open, "8 connections are open"),
-        (silent, all, "16 connections were made"),
-        (
-            silent,
-            sent,
-            "65536 bytes are the most that one check sends",
-        ),
-        (
-            deaf,
-            datagrams,
-            "65536 bytes are the most that one check sends",
-        ),
+        (silent, open, "at most 8 connections open"),
+        (silent, all, "at most 16 connections"),
+        (silent, sent, "a check may send at most 65536 bytes"),
+        (deaf, datagrams, "a check may send at most 65536 bytes"),
     ];
     for (address, check, words) in cases {
         let outcome = run(&CheckWat::checking(check), &target(address)).await;

@@ -1,16 +1,20 @@
 //! What a health check's bytes must be.
 
-use waxwing_plugin::{Kind, Limits, validate};
+use waxwing_plugin::{Kind, ModuleLimits, validate};
 use waxwing_tests::check_wat::{CheckWat, IMPORTS};
 
 fn refusal(wat: &CheckWat) -> String {
-    let error = validate(&wat.bytes(), Kind::Health, &Limits::default());
+    let error = validate(&wat.bytes(), Kind::Health, &ModuleLimits::default());
     error.expect_err("it is bad").to_string()
 }
 
 #[test]
 fn a_good_check_says_what_it_is() {
-    let info = validate(&CheckWat::GOOD.bytes(), Kind::Health, &Limits::default());
+    let info = validate(
+        &CheckWat::GOOD.bytes(),
+        Kind::Health,
+        &ModuleLimits::default(),
+    );
     let info = info.expect("it is good");
     assert_eq!((info.kind, info.name.as_str()), (Kind::Health, "test"));
 }
@@ -63,7 +67,7 @@ fn imports_are_the_abis_and_of_their_types() {
         imports: twice,
         ..bare
     };
-    assert!(validate(&good.bytes(), Kind::Health, &Limits::default()).is_ok());
+    assert!(validate(&good.bytes(), Kind::Health, &ModuleLimits::default()).is_ok());
 }
 
 #[test]
@@ -97,7 +101,7 @@ fn exports_are_the_abis_and_of_their_types() {
         ),
     ];
     for (exports, why) in cases {
-        let error = validate(&bytes(&exports), Kind::Health, &Limits::default());
+        let error = validate(&bytes(&exports), Kind::Health, &ModuleLimits::default());
         let reason = error.expect_err(why).to_string();
         assert!(reason.contains(why), "{reason:?} lacks {why:?}");
     }

@@ -1,12 +1,11 @@
-//! The functions of the ABI: what a module of each kind exports, and what it may import.
+//! The functions of the ABI: the exports of each kind of module, and the imports of a health check.
 //!
-//! Invariant: names are the ABI's, and types are those that it documents.
+//! Invariant: names are the ABI's, and types are those that it documents (sdk/ABI.md).
 
 use wasmparser::ValType::{self, I32, I64};
 use waxwing_sdk::abi::{Kind, exports, health};
 
-/// A function of the ABI: its name, parameters, results, and whether it may be missing.
-pub(crate) struct Function {
+pub(crate) struct AbiFunction {
     pub(crate) name: &'static str,
     pub(crate) parameters: &'static [ValType],
     pub(crate) results: &'static [ValType],
@@ -17,8 +16,8 @@ const fn function(
     name: &'static str,
     parameters: &'static [ValType],
     results: &'static [ValType],
-) -> Function {
-    Function {
+) -> AbiFunction {
+    AbiFunction {
         name,
         parameters,
         results,
@@ -30,14 +29,14 @@ const fn optional(
     name: &'static str,
     parameters: &'static [ValType],
     results: &'static [ValType],
-) -> Function {
-    Function {
+) -> AbiFunction {
+    AbiFunction {
         optional: true,
         ..function(name, parameters, results)
     }
 }
 
-const POLICY: &[Function] = &[
+const POLICY: &[AbiFunction] = &[
     function(exports::RESERVE, &[I32], &[I32]),
     function(exports::INIT, &[I32, I32], &[I32]),
     function(exports::PICK, &[I32, I32], &[I32]),
@@ -47,14 +46,14 @@ const POLICY: &[Function] = &[
     optional(exports::ERROR, &[], &[I64]),
 ];
 
-const HEALTH: &[Function] = &[
+const HEALTH: &[AbiFunction] = &[
     function(exports::RESERVE, &[I32], &[I32]),
     function(health::exports::CONFIGURE, &[I32], &[I32]),
     function(health::exports::CHECK, &[I32], &[I32]),
     optional(exports::ERROR, &[], &[I64]),
 ];
 
-const HEALTH_IMPORTS: &[Function] = {
+const HEALTH_IMPORTS: &[AbiFunction] = {
     use health::imports::{CLOSE, CONNECT, ERROR_TEXT, LOG, NOW_MS, RECV, SEND, SLEEP_MS, TLS};
     &[
         function(CONNECT, &[I32], &[I32]),
@@ -69,22 +68,22 @@ const HEALTH_IMPORTS: &[Function] = {
     ]
 };
 
-/// What a module of a kind exports.
-pub(crate) fn exported(kind: Kind) -> &'static [Function] {
+/// Returns the exports of a kind of module.
+pub(crate) fn exports_of(kind: Kind) -> &'static [AbiFunction] {
     match kind {
         Kind::Policy => POLICY,
         Kind::Health => HEALTH,
     }
 }
 
-/// What a health check may import.
-pub(crate) fn importable(module: &str, name: &str) -> Option<&'static Function> {
+/// Returns the function that a health check imports by this name; `None` if there is none.
+pub(crate) fn import_of_health_check(module: &str, name: &str) -> Option<&'static AbiFunction> {
     let known = HEALTH_IMPORTS.iter().find(|function| function.name == name);
     known.filter(|_| module == health::imports::MODULE)
 }
 
-/// The names of what a health check may import, for people.
-pub(crate) fn importable_names() -> String {
+/// Returns the names that a health check may import, for messages.
+pub(crate) fn health_import_names() -> String {
     let names: Vec<_> = HEALTH_IMPORTS
         .iter()
         .map(|function| function.name)

@@ -1,8 +1,8 @@
-//! The shipped policies answer the same as Wasm and natively, flow by flow.
+//! Each shipped policy picks the same as Wasm and as native code, flow by flow.
 //!
-//! One seeded trace for each: 100,000 flows in batches of every size, with live numbers that
-//! change, sessions that begin and end, time that passes, and backends that come, go, drain and
-//! change in weight.
+//! Each runs one seeded trace: 100,000 flows in batches of every size, with changing live numbers,
+//! sessions that begin and end, passing time, and backends that are added, removed, drained and
+//! reweighted.
 
 use std::path::Path;
 
@@ -13,19 +13,17 @@ use waxwing_dataplane::{
     Snapshot,
 };
 use waxwing_packet::{Address, Protocol};
+use waxwing_plugin::sample_payloads::{dns_query, payload_prefix, quic_packet};
+use waxwing_plugin::{BackendInfo, Host, HostOptions, ServiceBinding, service_seed};
 use waxwing_sdk::abi::{BackendRecord, ClosedRecord, END_CLOSED, FlowRecord, PROTOCOL_UDP};
 use waxwing_sdk::random::Random;
 use waxwing_sdk::testing::{self, Driver, TestFlow};
-
-use crate::bind::service_seed;
-use crate::payloads::{dns_query, prefix, quic_packet};
-use crate::{BackendInfo, Host, Options, ServiceBinding};
 
 const SERVICE: ServiceId = ServiceId(5);
 const WORKER: u32 = 1;
 const SEED: u64 = 42;
 const FLOWS: usize = 100_000;
-/// The backends change after so many flows.
+/// The backends change after this many flows.
 const FLOWS_PER_CHANGE: usize = 10_000;
 const BACKENDS: u32 = 12;
 
@@ -42,7 +40,7 @@ macro_rules! compare {
 waxwing_policies::for_each_policy!(compare);
 
 #[test]
-fn wasm_and_native_agree() {
+fn shipped_policies_pick_the_same_as_wasm_and_natively() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
     let target = std::env::temp_dir().join(format!("waxwing-trace-{}", std::process::id()));
     let modules = waxwing_module_build::build(&manifest, PACKAGES, &target).expect("modules");
@@ -54,13 +52,13 @@ fn wasm_and_native_agree() {
         })
         .collect();
     std::fs::remove_dir_all(&target).expect("removed");
-    let host = Host::new(Options::default(), &shipped, None, |event| {
+    let host = Host::new(HostOptions::default(), &shipped, None, |event| {
         panic!("{event:?}")
     });
     compare_all(&host.expect("a host"));
 }
 
-/// One policy's trace: what both sides are shown.
+/// One policy's trace: the inputs of both sides.
 struct Trace<'a> {
     host: &'a Host,
     name: &'static str,
@@ -70,7 +68,7 @@ struct Trace<'a> {
     records: Vec<BackendRecord>,
     now_ms: u64,
     ticked_ms: u64,
-    /// Living sessions, by the backend's place.
+    /// Open sessions, by the backend's index.
     sessions: Vec<u32>,
 }
 
@@ -122,12 +120,12 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// Another list of backends: other weights, other tags, some drained, one gone at times.
+    /// Makes another list of backends: other weights, other tags, some drained, sometimes one removed.
     fn change_backends(&mut self) {
         for place in std::mem::take(&mut self.sessions) {
             self.gauges.end(WORKER as usize, self.id(place));
         }
-        // A server id is one backend's; the groups of the others are three.
+        // A QUIC server id belongs to one backend; the other policies get three groups.
         let tags = if self.name == "quic_connection_id" {
             BACKENDS
         } else {
@@ -152,7 +150,7 @@ impl<'a> Trace<'a> {
             .bind(self.name, WORKER + 1, SEED, &[self.binding()]);
         let bound = bound.expect("it is shipped");
         self.host
-            .put_to_work(&bound.in_use.module, bound.in_use.others.is_some());
+            .activate(&bound.in_use.module, bound.in_use.others.is_some());
         let mut policies = bound.policies.into_iter();
         policies.nth(WORKER as usize).expect("the worker's")
     }
@@ -179,7 +177,7 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// A flow from one of some thousand clients, with a payload that some policy may read.
+    /// Makes it a flow from one of some thousand clients, with a payload that some policy may read.
     fn flow(&mut self, mut flow: TestFlow) -> TestFlow {
         flow.record.source[13..16].copy_from_slice(&[0, self.byte() % 16, self.byte()]);
         if self.below(2) == 0 {
@@ -210,7 +208,7 @@ impl<'a> Trace<'a> {
         self.gauges.set_signal(id, which, signal);
     }
 
-    /// What the host writes for the module, for the native side.
+    /// Writes the live numbers for the native side, as the host does for the module.
     fn write_live<P: waxwing_sdk::Policy>(&self, native: &mut Driver<P>) {
         native.host().now_ms = self.now_ms;
         for record in native.backends_mut() {
@@ -247,7 +245,7 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// Ends about as many as begin, some thousand living ones left alone.
+    /// Ends sessions until 2000 are left.
     fn end_sessions<P: waxwing_sdk::Policy>(
         &mut self,
         wasm: &mut dyn Policy,
@@ -325,8 +323,8 @@ impl<'a> Trace<'a> {
         Now::from_start(std::time::Duration::from_millis(self.now_ms))
     }
 
-    fn id(&self, place: u32) -> BackendId {
-        BackendId(self.records[place as usize].id)
+    fn id(&self, index: u32) -> BackendId {
+        BackendId(self.records[index as usize].id)
     }
 
     fn below(&mut self, limit: u64) -> usize {
@@ -342,7 +340,7 @@ impl<'a> Trace<'a> {
     }
 }
 
-/// A DNS query for one of some names.
+/// Returns a DNS query for one of some names.
 fn query(name: usize) -> Vec<u8> {
     let label = format!("host{name}");
     let zone = if name.is_multiple_of(3) {
@@ -372,7 +370,7 @@ fn new_flow(flow: &TestFlow) -> NewFlow {
         protocol,
         ..
     } = flow.record;
-    let (payload, payload_len) = prefix(&flow.payload);
+    let (payload, payload_len) = payload_prefix(&flow.payload);
     NewFlow {
         source: Address::v6(source),
         source_port,
