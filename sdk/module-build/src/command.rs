@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_outer_cargo_sets_does_not_reach_the_inner() {
+    fn variables_of_an_outer_cargo_are_removed() {
         let foreign = [
             "CARGO_ENCODED_RUSTFLAGS",
             "CARGO_BUILD_TARGET",

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_becomes_a_line() {
+    fn each_module_becomes_an_entry_of_the_list() {
         let modules = [Module {
             name: "a".to_string(),
             path: "/o/\"a\".wasm".into(),

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_a_batch_and_a_number_of_calls() {
+    fn a_request_names_a_batch_size_and_a_number_of_calls() {
         assert_eq!(asked("32 1000"), Some((32, 1000)));
         for bad in ["", "32", "0 5", "65 5", "a b", "8 -1"] {
             assert_eq!(asked(bad), None, "{bad}");

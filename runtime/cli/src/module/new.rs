@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_is_filled_once_whatever_the_names_are() {
+    fn substituted_names_are_not_substituted_again() {
         let template = "{{crate}} {{library}} at {{sdk}}.";
         assert_eq!(
             fill(template, "my-my_policy2", "/my-policy/{{crate}}/sdk"),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_templates_have_known_tokens_only() {
+    fn templates_contain_only_known_tokens() {
         for (path, template) in POLICY.iter().chain(HEALTH) {
             for piece in template.split("{{").skip(1) {
                 let token = piece.split_once("}}").map(|(token, _)| token);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_a_crates_and_a_modules() {
+    fn a_name_must_suit_cargo_and_the_module_registry() {
         for good in ["a", "by-token", "By_Client2", "policy"] {
             assert!(check_name(good).is_ok(), "{good}");
         }
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_no_sdk_is_refused_with_what_to_write() {
+    fn a_folder_without_the_sdk_is_refused_with_a_hint() {
         let error = find_sdk(Some(Path::new("/")))
             .map(|_| ())
             .expect_err("no SDK");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_that_are_taken_are_in_order() {
+    fn reserved_names_are_sorted() {
         assert!(TAKEN.is_sorted());
     }
 }

@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_is_its_part_of_the_width() {
+    fn a_bar_covers_its_fraction_of_the_width() {
         let cases = [
             (0.0, ""),
             (1.0, "████"),

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::common::{WAXWING, module, shipped};
 
 #[test]
-fn every_batch_size_is_timed_above_the_floor() {
+fn every_batch_size_takes_longer_than_the_empty_module() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "least_connections");
     let said = module(&["bench", &policy, "--backends", "64", "--json"]).json();
@@ -26,7 +26,7 @@ fn every_batch_size_is_timed_above_the_floor() {
 }
 
 #[test]
-fn the_backends_have_the_weights_and_tags_that_are_given() {
+fn bench_uses_the_given_weights_and_tags() {
     let folder = TempDir::new().unwrap();
     let failover = shipped(&folder, "failover");
     let bench = ["bench", &failover, "--config", r#"{"order": [2, 1]}"#];
@@ -36,7 +36,7 @@ fn the_backends_have_the_weights_and_tags_that_are_given() {
 }
 
 #[test]
-fn a_serving_bench_answers_line_by_line() {
+fn bench_serve_answers_line_by_line() {
     let folder = TempDir::new().unwrap();
     let mut child = Command::new(WAXWING)
         .args([

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use crate::common::{file, module, shipped, wat};
 
 #[test]
-fn a_good_module_passes_with_its_costs() {
+fn a_valid_module_passes_and_its_costs_are_shown() {
     let folder = TempDir::new().unwrap();
     let maglev = shipped(&folder, "maglev");
     let expected = ["maglev passes", "ABI 1.0", "imports   none", "waxwing_pick"];
@@ -25,7 +25,7 @@ fn a_good_module_passes_with_its_costs() {
 }
 
 #[test]
-fn fuel_is_the_same_each_time() {
+fn fuel_is_reproducible() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "least_connections");
     let fuel = || -> Vec<Value> {
@@ -54,7 +54,7 @@ fn a_policy_may_refuse_a_size_but_not_all() {
 
 /// Groups are by tag, so their policies pass with the tags that their configs name.
 #[test]
-fn backends_are_like_the_given_ones_over_and_over() {
+fn backends_repeat_the_given_ones() {
     let folder = TempDir::new().unwrap();
     let split = shipped(&folder, "percent_split");
     let config = r#"{"groups": [{"tag": 1, "percent": 95}, {"tag": 2, "percent": 5}]}"#;
@@ -83,7 +83,7 @@ fn backends_are_like_the_given_ones_over_and_over() {
 }
 
 #[test]
-fn a_bad_module_fails_and_is_told_why() {
+fn an_invalid_module_fails_with_a_reason() {
     let folder = TempDir::new().unwrap();
     let endless = "(loop $l (br $l))";
     let endless_tick = r#"(func (export "waxwing_tick") (param i32) (loop $l (br $l)))"#;

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::common::{WAXWING, end, module};
 
 #[test]
-fn a_crate_is_made_once() {
+fn new_does_not_overwrite_an_existing_crate() {
     let folder = TempDir::new().unwrap();
     let new = [
         "new",
@@ -38,7 +38,7 @@ fn a_crate_is_made_once() {
 
 /// Names that are in one another, or in what a template says.
 #[test]
-fn a_crate_goes_by_its_own_name_everywhere() {
+fn a_new_crate_uses_its_own_name_everywhere() {
     let folder = TempDir::new().unwrap();
     for name in ["my_policy2", "my-policy", "my-my_policy", "sdk", "library"] {
         module(&["new", name, "--path", folder.path().to_str().unwrap()]).says(&[name]);
@@ -58,7 +58,7 @@ fn a_crate_goes_by_its_own_name_everywhere() {
 }
 
 #[test]
-fn a_crate_needs_a_good_name_and_an_sdk() {
+fn new_requires_a_valid_name_and_an_sdk() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().to_str().unwrap();
     for (name, more, expected) in [
@@ -79,7 +79,7 @@ fn a_crate_needs_a_good_name_and_an_sdk() {
 
 /// As the README of a made health check goes, with the real cargo.
 #[test]
-fn a_made_health_check_tests_and_builds_by_itself() {
+fn a_new_health_check_passes_its_tests_and_builds() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().to_str().unwrap();
     let new = ["new", "my-check", "--kind", "health", "--path", path];
@@ -103,7 +103,7 @@ fn a_made_health_check_tests_and_builds_by_itself() {
     test.arg("test").current_dir(&made);
     test.env("CARGO_TARGET_DIR", &target)
         .env("CARGO_NET_OFFLINE", "true");
-    end(&mut test).says(&["a_server_is_what_it_says ... ok"]);
+    end(&mut test).says(&["the_answer_decides_the_verdict ... ok"]);
 
     let out = folder.path().join("modules");
     let mut build = Command::new(WAXWING);
@@ -130,7 +130,7 @@ fn a_made_health_check_tests_and_builds_by_itself() {
 
 /// The way that the made crate's README goes, with the real cargo.
 #[test]
-fn a_made_crate_tests_builds_and_benches_by_itself() {
+fn a_new_policy_passes_its_tests_builds_and_benches() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().to_str().unwrap();
     module(&["new", "my_policy2", "--path", path]).says(&[]);

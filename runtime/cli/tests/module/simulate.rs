@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use crate::common::{module, shipped};
 
 #[test]
-fn flows_spread_by_weight_and_add_up() {
+fn simulate_spreads_flows_by_weight() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "round_robin");
     let fixed = [
@@ -61,7 +61,7 @@ fn a_removal_moves_most_flows_of_round_robin_and_few_of_maglev() {
 }
 
 #[test]
-fn a_seed_makes_the_run() {
+fn the_seed_determines_the_run() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "maglev");
     let run = |seed| module(&["simulate", &policy, "--backends", "5", "--seed", seed]).stdout;
@@ -70,7 +70,7 @@ fn a_seed_makes_the_run() {
 }
 
 #[test]
-fn a_plan_that_cannot_be_is_refused() {
+fn invalid_simulation_arguments_are_refused() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "round_robin");
     let cases = [

@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_balancers_own_shortages_are_local() {
+    fn only_shortages_of_the_balancer_are_local() {
         let cases = [
             (libc::EMFILE, true),
             (libc::ENFILE, true),

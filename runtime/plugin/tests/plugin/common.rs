@@ -1,4 +1,4 @@
-//! Modules in text form and a host to run them: what the tests share.
+//! A host, a service and flows, shared by the tests.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use waxwing_dataplane::{
 use waxwing_packet::{Address, Protocol};
 use waxwing_plugin::{BackendInfo, Host, HostEvent, HostOptions, ServiceBinding};
 
-/// A host with these shipped modules, and its events.
+/// Returns a host with these shipped modules, and its events.
 pub(crate) fn host(
     shipped: &[(&'static str, &'static [u8])],
     folder: Option<PathBuf>,
@@ -21,7 +21,7 @@ pub(crate) fn host(
     host_with(HostOptions::default(), shipped, folder)
 }
 
-/// The same with other options.
+/// As [`host`], with other options.
 pub(crate) fn host_with(
     options: HostOptions,
     shipped: &[(&'static str, &'static [u8])],
@@ -37,7 +37,7 @@ pub(crate) fn host_with(
 
 pub(crate) const SERVICE: ServiceId = ServiceId(3);
 
-/// A service named `web` with one backend for each weight.
+/// Returns a service named `web` with one backend per weight.
 pub(crate) fn service(weights: &[u32]) -> ServiceBinding {
     let backends = (0..)
         .zip(weights)
@@ -73,7 +73,7 @@ pub(crate) fn flow(hash: u64) -> NewFlow {
     }
 }
 
-/// One batch of flows with these hashes.
+/// Picks for one batch of flows with these hashes.
 pub(crate) fn pick(
     policy: &mut dyn Policy,
     backends: u32,
@@ -92,8 +92,8 @@ pub(crate) fn pick(
     Ok(picks)
 }
 
-/// All that a worker calls, once, for the service with two backends: at a time of its own in each
-/// round. What fails is in the host's events.
+/// Makes each kind of call that a worker makes, once, for the service with two backends, at a later
+/// time in each round. Failures arrive as the host's events.
 pub(crate) fn all_calls(policy: &mut dyn Policy, round: u64) {
     let _ = pick(policy, 2, &[round, u64::MAX - round, 1]);
     let ended = [0, 1, u32::MAX].map(|backend| Closed {

@@ -1,5 +1,5 @@
-//! Whatever lies in the watched folder: what is no module is refused, the good one serves, and the
-//! next change is seen.
+//! Whatever lies in the watched folder: invalid files are refused, the good build keeps serving,
+//! and the next change is seen.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -20,10 +20,10 @@ use waxwing_tests::wat::Wat;
 const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
 const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";
 
-/// How long a change may take to be seen, on a busy machine.
+/// How long a change may take to be reported, on a busy machine.
 const SEEN: Duration = Duration::from_secs(20);
 
-/// A folder in which `test.wasm` picks the first backend, with the host that serves it.
+/// A folder in which `test.wasm` picks the first backend, and the host that serves it.
 struct Watched {
     root: tempfile::TempDir,
     host: Host,
@@ -48,7 +48,7 @@ impl Watched {
         self.path("test.wasm")
     }
 
-    /// Moves a module to the place, as `install` does.
+    /// Moves a module into place, as `install` does.
     fn put(&self, pick: &'static str) {
         fs::write(self.path("test.new"), Wat::picking(pick).bytes()).expect("written");
         fs::rename(self.path("test.new"), self.file()).expect("moved");
@@ -68,7 +68,7 @@ impl Watched {
         assert_eq!(picks, [Pick::Backend(backend)], "{:?}", self.reason());
     }
 
-    /// Waits until a change of `test` is told; those of other names are passed over.
+    /// Waits until a change of `test` is reported; those of other names are ignored.
     fn wait_changed(&self) {
         let deadline = Instant::now() + SEEN;
         loop {
@@ -86,7 +86,7 @@ impl Watched {
         status.refused.map(|refused| refused.reason)
     }
 
-    /// The watcher works on: another build is seen, and serves.
+    /// Asserts that the watcher still works: another build is seen, and serves.
     fn assert_watches_on(&self) {
         self.put(SECOND);
         while {
@@ -103,11 +103,11 @@ fn run(program: &str, path: &Path) {
     assert!(status.success(), "{program}");
 }
 
-/// Makes something in the place of the module.
+/// Puts something in place of the module.
 type Make = fn(&Path);
 
 #[test]
-fn what_is_no_module_is_refused_and_the_good_one_serves() {
+fn whatever_replaces_the_file_is_refused_and_the_good_build_keeps_serving() {
     let cases: &[(&str, Make, &str)] = &[
         (
             "nothing",
@@ -165,7 +165,7 @@ fn what_is_no_module_is_refused_and_the_good_one_serves() {
 }
 
 #[test]
-fn a_file_that_may_not_be_read_is_refused() {
+fn an_unreadable_file_is_refused() {
     let watched = Watched::new();
     fs::set_permissions(watched.file(), PermissionsExt::from_mode(0o0)).expect("set");
     if File::open(watched.file()).is_ok() {
@@ -180,7 +180,7 @@ fn a_file_that_may_not_be_read_is_refused() {
 }
 
 #[test]
-fn names_that_are_no_modules_are_passed_over() {
+fn files_with_invalid_names_are_ignored() {
     let watched = Watched::new();
     let long = format!("{}.wasm", "x".repeat(250));
     let names: [&[u8]; 11] = [
@@ -200,7 +200,7 @@ fn names_that_are_no_modules_are_passed_over() {
         fs::write(watched.path(OsStr::from_bytes(name)), b"x").expect("written");
     }
     watched.put(SECOND);
-    // The first change that is told is the module's.
+    // The first reported change is the module's.
     match watched.events.recv_timeout(SEEN).expect("a change") {
         HostEvent::Changed { name } => assert_eq!(name, "test"),
         HostEvent::Fault(report) => panic!("{report:?}"),
@@ -209,7 +209,7 @@ fn names_that_are_no_modules_are_passed_over() {
 }
 
 #[test]
-fn a_file_that_grows_while_it_is_read_waits_until_it_rests() {
+fn a_growing_file_is_loaded_only_once_it_settles() {
     let watched = Watched::new();
     let mut file = File::options()
         .append(true)
@@ -231,7 +231,7 @@ fn a_file_that_grows_while_it_is_read_waits_until_it_rests() {
 }
 
 #[test]
-fn two_thousand_files_at_once_hide_none() {
+fn a_change_is_seen_among_two_thousand_new_files() {
     let watched = Watched::new();
     for at in 0..2_000 {
         fs::write(watched.path(format!("other-{at}.wasm")), b"x").expect("written");
@@ -240,7 +240,7 @@ fn two_thousand_files_at_once_hide_none() {
 }
 
 #[test]
-fn of_fifty_files_in_a_second_the_last_one_serves() {
+fn the_last_of_fifty_files_in_a_second_serves() {
     let watched = Watched::new();
     for at in 0..50 {
         match at % 3 {
@@ -262,7 +262,7 @@ impl Watched {
 }
 
 #[test]
-fn a_file_that_is_deleted_and_made_anew_is_seen() {
+fn a_deleted_and_recreated_file_is_seen() {
     let watched = Watched::new();
     for (pick, backend) in [(SECOND, 1), (FIRST, 0)] {
         fs::remove_file(watched.file()).expect("removed");
@@ -272,7 +272,8 @@ fn a_file_that_is_deleted_and_made_anew_is_seen() {
         watched.wait_changed();
         watched.assert_serves(backend);
     }
-    // At once, and the same: whether that is told or not, it serves.
+    // Removed and restored at once with the same bytes: it serves, whether or not a change is
+    // reported.
     fs::remove_file(watched.file()).expect("removed");
     watched.put(FIRST);
     watched.assert_serves(0);

@@ -1,5 +1,5 @@
-//! The loader under random input, for some seconds. `fuzz/` does the same for as long as one likes,
-//! led by coverage.
+//! The loader with random input, for some seconds. `fuzz/` does the same without a time limit,
+//! guided by coverage.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,10 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::loader::{Came, Loader};
 use waxwing_tests::wat::Wat;
 
-/// How long each test runs.
 const TIME: Duration = Duration::from_secs(4);
 
-/// Set to a seed that was printed, the seeds from there on are tried.
+/// An environment variable: a printed seed, from which the tests start.
 const SEED: &str = "WAXWING_SEED";
 
 /// SplitMix64.
@@ -39,7 +38,7 @@ impl Random {
     }
 }
 
-/// The seed to begin with, which is printed.
+/// Returns the first seed, and prints it.
 pub(crate) fn first_seed() -> u64 {
     let given = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
     let first = given.unwrap_or_else(|| {
@@ -50,7 +49,7 @@ pub(crate) fn first_seed() -> u64 {
     first
 }
 
-/// Takes what `make` makes of one seed after the other, and counts how far it came.
+/// Loads what `make` returns for one seed after the other. Counts how far each got.
 fn fuzz(make: impl Fn(&mut Random) -> Vec<u8>) -> BTreeMap<String, u32> {
     let first = first_seed();
     let loader = Loader::new();
@@ -71,7 +70,7 @@ fn has(came: &BTreeMap<String, u32>, how: Came) -> bool {
     came.contains_key(&format!("{how:?}"))
 }
 
-/// Replaces, inserts, removes and doubles bytes.
+/// Replaces, inserts, removes and duplicates bytes.
 fn mutated(mut bytes: Vec<u8>, random: &mut Random) -> Vec<u8> {
     for _ in 0..=random.below(4) {
         let at = random.below(bytes.len());
@@ -90,7 +89,7 @@ fn mutated(mut bytes: Vec<u8>, random: &mut Random) -> Vec<u8> {
 }
 
 #[test]
-fn any_bytes_get_a_verdict() {
+fn mutated_bytes_are_refused_or_serve() {
     let seeds: Vec<Vec<u8>> = [
         Wat::GOOD,
         Wat::field(52, 65),
@@ -120,7 +119,7 @@ fn any_bytes_get_a_verdict() {
 }
 
 #[test]
-fn any_program_gets_a_verdict() {
+fn random_programs_are_refused_or_serve() {
     let came = fuzz(|random| program(random).bytes());
     println!("{came:?}");
     assert!(
@@ -129,8 +128,8 @@ fn any_program_gets_a_verdict() {
     );
 }
 
-/// A policy whose functions are random but well typed. Most of those that set it up are good, or few
-/// would come to work.
+/// Returns a policy with random, well-typed functions. Its set-up functions are mostly valid,
+/// because otherwise few would get to serve.
 fn program(random: &mut Random) -> Wat {
     let set_up = |random: &mut Random, good: &'static str| {
         if random.below(8) > 0 {
@@ -151,7 +150,7 @@ fn program(random: &mut Random) -> Wat {
         let (offset, _) = wat.header[random.below(wat.header.len())];
         wat.set(offset, interesting(random));
     }
-    // Half of them behave on the test flows: what they do then happens at work only.
+    // Half of them behave during vetting, and act only while serving.
     let when = random.one(&["(i64.load (i32.const 0x1008))", "(i64.const 1)"]);
     let body = statements(random);
     wat.pick = format!(
@@ -180,7 +179,7 @@ fn more(random: &mut Random) -> String {
     };
     function("$f (param i32 i32) (result i32)", random, "(local.get 0)");
     function("(export \"waxwing_closed\") (param i32 i32)", random, "");
-    // One local more, so that a body may use two everywhere.
+    // One more local, so that every body may use two.
     function(
         "(export \"waxwing_tick\") (param i32) (local i32)",
         random,
@@ -242,7 +241,7 @@ fn value(random: &mut Random, depth: u32) -> String {
     }
 }
 
-/// Numbers at the edges of something.
+/// Returns a number near an edge.
 fn interesting(random: &mut Random) -> u32 {
     let edge: u32 = random.one(&[
         0,

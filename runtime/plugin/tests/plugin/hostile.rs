@@ -1,4 +1,4 @@
-//! Every module of the table of hostile ones gets its verdict, and the good one serves on.
+//! Every hostile module of the table gets its verdict, and the good one keeps serving.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,13 +15,14 @@ use waxwing_plugin::{
 use waxwing_tests::hostile::{self, Fault, Hostile, Verdict};
 use waxwing_tests::wat::Wat;
 
-/// The longest reason that an operator is to read: the longest words of a module, and some of ours.
+/// The longest reason that is shown to an operator: the longest text of a module, and the host's
+/// own part.
 const REASON_MAX: usize = 4096 + 512;
 
-/// Rounds of calls that an instance is driven through, each 10 ms after the one before.
+/// Rounds of calls per instance, 10 ms apart.
 const ROUNDS: u64 = 60;
 
-/// A host whose good module is shipped, and a folder to put others in its place.
+/// A host whose good module is shipped, and a folder for hostile ones.
 struct Bench {
     folder: tempfile::TempDir,
     host: Host,
@@ -77,7 +78,7 @@ impl Bench {
         })
     }
 
-    /// Calls all that a worker calls, until it fails or for all rounds.
+    /// Makes all calls of a worker, until the module fails or for all rounds.
     fn drive(&self, policy: &mut dyn Policy) -> Option<FaultReport> {
         (0..ROUNDS).find_map(|round| {
             all_calls(policy, round);
@@ -148,7 +149,7 @@ fn assert_fit_for_a_terminal(text: &str) {
     assert!(text.len() <= REASON_MAX, "{} bytes: {text:?}", text.len());
 }
 
-/// Judges all, and names every one that did not get its verdict.
+/// Checks the verdicts of all modules, and lists every module with a wrong one.
 fn judge_all(modules: Vec<Hostile>) {
     let mut bench = Bench::new();
     let mut wrong = Vec::new();
@@ -163,26 +164,26 @@ fn judge_all(modules: Vec<Hostile>) {
 }
 
 #[test]
-fn bad_files_are_refused() {
+fn hostile_files_are_refused() {
     judge_all(hostile::at_the_file());
 }
 
 #[test]
-fn bad_set_ups_are_refused() {
+fn hostile_set_ups_are_refused() {
     judge_all(hostile::at_set_up());
 }
 
 #[test]
-fn what_fails_at_once_fails_on_test_flows() {
+fn immediate_failures_are_caught_by_vetting() {
     judge_all(hostile::on_test_flows());
 }
 
 #[test]
-fn what_fails_at_work_is_cut_and_quarantined() {
+fn failures_while_serving_are_stopped_and_quarantined() {
     judge_all(hostile::at_work());
 }
 
-/// A policy that does this once it is to work.
+/// Returns a host with a policy whose pick runs this code after vetting.
 fn at_work(pick: &'static str, memory: &'static str) -> Host {
     let wat = Wat {
         memory,
@@ -191,7 +192,7 @@ fn at_work(pick: &'static str, memory: &'static str) -> Host {
     host(&[("test", wat.shipped())], None).0
 }
 
-/// The median of `count` failing calls, each of a new instance, and the longest.
+/// Returns the median and the longest time of `count` failing calls, each on a new instance.
 fn times(host: &Host, count: usize) -> (Duration, Duration) {
     let module = host.policy("test").expect("it compiles");
     let mut times: Vec<Duration> = (0..count)
@@ -209,7 +210,7 @@ fn times(host: &Host, count: usize) -> (Duration, Duration) {
 }
 
 #[test]
-fn a_loop_is_cut_by_its_budget() {
+fn an_endless_loop_is_stopped_by_its_budget() {
     let host = at_work(
         "(if (i64.ne (i64.load (i32.const 0x1008)) (i64.const 0)) (then (loop $l (br $l))))
          (local.get 1)",
@@ -220,7 +221,7 @@ fn a_loop_is_cut_by_its_budget() {
 }
 
 #[test]
-fn instructions_that_take_long_are_cut_between_two_of_them() {
+fn long_instructions_are_stopped_between_two_of_them() {
     let host = at_work(
         "(local $bytes i32)
          (if (i64.ne (i64.load (i32.const 0x1008)) (i64.const 0)) (then

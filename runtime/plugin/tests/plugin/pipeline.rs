@@ -1,4 +1,4 @@
-//! A new build's way: compiled by a child process, seen on one worker, kept for a restart.
+//! The life of a new build: compiled by a child process, tried as a canary, kept for a restart.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,9 @@ use waxwing_tests::wat::Wat;
 const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
 const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";
 
-/// A canary so long that no test sees its end, where the test does not wait for it.
+/// A canary period that no test outlasts.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// A folder with one module's file.
 struct Folder {
     root: tempfile::TempDir,
 }
@@ -55,7 +54,7 @@ impl Folder {
     }
 }
 
-/// Binds for two workers and puts that to work.
+/// Binds for two workers and activates the build.
 fn work(host: &Host) -> BoundModule {
     let bound = host
         .bind("test", 2, 1, &[service(&[1, 1])])
@@ -105,7 +104,7 @@ fn a_new_build_serves_on_one_worker_first() {
     assert_eq!(canary.build.hash, bound.in_use.module.hash.to_string());
     assert_ne!(Some(canary.build.hash), shown.serving.map(|s| s.hash));
 
-    // A change meanwhile changes nothing about that; its end does.
+    // Binding again does not end the canary period; its end does.
     assert!(work(&host).in_use.others.is_some());
     let ends = host.canary_ends().expect("a canary");
     std::thread::sleep(ends.saturating_duration_since(std::time::Instant::now()));
@@ -126,7 +125,7 @@ fn a_new_build_serves_on_one_worker_first() {
 }
 
 #[test]
-fn a_canary_that_fails_once_is_quarantined() {
+fn the_first_fault_of_a_canary_quarantines_it() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], LONG);
@@ -148,7 +147,7 @@ fn a_canary_that_fails_once_is_quarantined() {
 }
 
 #[test]
-fn the_file_put_back_ends_the_canary() {
+fn restoring_the_file_ends_the_canary() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], LONG);
@@ -161,7 +160,7 @@ fn the_file_put_back_ends_the_canary() {
 }
 
 #[test]
-fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
+fn after_a_restart_the_last_good_build_replaces_a_bad_file() {
     let folder = Folder::new();
     folder.put(SECOND);
     let shipped = Wat::picking(FIRST).shipped();
@@ -178,7 +177,8 @@ fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
     let refused = status(&host).refused.expect("the file");
     assert!(refused.reason.contains("not a WebAssembly"), "{refused:?}");
 
-    // Mended, the file serves; deleted, the shipped one does, and that is kept too.
+    // A corrected file serves. After its removal the shipped module serves, and the last good build
+    // is forgotten.
     folder.put(SECOND);
     assert_eq!(
         work(&host).in_use.module.source,
@@ -191,7 +191,7 @@ fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
 }
 
 #[test]
-fn after_a_restart_a_quarantined_build_stays_away() {
+fn quarantine_survives_a_restart() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], Duration::ZERO);
@@ -216,7 +216,7 @@ fn after_a_restart_a_quarantined_build_stays_away() {
         "{refused:?}"
     );
 
-    // With nothing else to serve, it gets another try rather than the service none at all.
+    // If no other build can serve, the quarantined one is tried again.
     fs::remove_file(folder.last_good()).expect("removed");
     let host = folder.host(&[], Duration::ZERO);
     assert_eq!(
@@ -226,7 +226,7 @@ fn after_a_restart_a_quarantined_build_stays_away() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_costs_only_the_memory_of_a_restart() {
+fn an_unwritable_folder_costs_only_the_state_across_a_restart() {
     let folder = Folder::new();
     fs::write(folder.path().join(".waxwing"), "in the way").expect("written");
     folder.put(FIRST);
@@ -235,7 +235,7 @@ fn a_folder_that_cannot_be_written_costs_only_the_memory_of_a_restart() {
 }
 
 #[test]
-fn at_a_start_the_shipped_build_stands_in_for_one_that_cannot_be_set_up() {
+fn at_start_the_shipped_build_replaces_one_whose_set_up_fails() {
     let folder = Folder::new();
     let bad = Wat {
         init: "(loop $l (br $l)) (i32.const 0)",
@@ -252,7 +252,7 @@ fn at_a_start_the_shipped_build_stands_in_for_one_that_cannot_be_set_up() {
 }
 
 #[test]
-fn a_build_without_another_to_go_back_to_is_left_alone_once_it_is_quarantined() {
+fn a_quarantined_build_without_a_replacement_is_left_disabled() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], Duration::ZERO);
@@ -272,7 +272,7 @@ fn a_build_without_another_to_go_back_to_is_left_alone_once_it_is_quarantined() 
 }
 
 #[test]
-fn a_module_that_no_service_names_is_forgotten_with_its_canary() {
+fn an_unused_module_is_forgotten_with_its_canary() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], LONG);
@@ -285,12 +285,12 @@ fn a_module_that_no_service_names_is_forgotten_with_its_canary() {
 }
 
 #[test]
-fn services_that_no_build_can_serve_any_more_have_the_fallback() {
+fn services_that_no_build_can_serve_get_the_native_fallback() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], Duration::ZERO);
     work(&host);
-    // More than a policy may have: whatever the build, it cannot be set up for that.
+    // More backends than the ABI allows, so no build can be set up.
     let weights = vec![1; 5000];
     assert!(host.bind("test", 1, 1, &[service(&weights)]).is_err());
     let mut bound = host
@@ -306,7 +306,7 @@ fn services_that_no_build_can_serve_any_more_have_the_fallback() {
     );
 }
 
-/// Picks the backend of the number of picks so far; told of backends, it starts at 1.
+/// Picks the backend whose index is the number of picks so far. `keep=1` asks for a handover.
 const REMEMBERS: Wat = Wat {
     section: "kind=policy\\0aabi=1.0\\0aname=test\\0akeep=1\\0a",
     pick: "(i32.store (i32.const 0x4000) (i32.load (i32.const 32)))
@@ -317,7 +317,7 @@ const REMEMBERS: Wat = Wat {
 };
 
 #[test]
-fn what_a_module_remembers_outlives_a_change_of_backends() {
+fn module_state_survives_a_change_of_backends() {
     let (host, _events) = host_with(
         HostOptions::default(),
         &[("test", REMEMBERS.shipped())],
@@ -336,7 +336,7 @@ fn what_a_module_remembers_outlives_a_change_of_backends() {
     assert_eq!(next(&mut first, 9), Pick::Backend(0));
     assert_eq!(next(&mut first, 9), Pick::Backend(1));
 
-    // Two more backends, and another instance in its place.
+    // Two more backends, and a new instance in place of the first.
     let mut second = bind(&[1; 11], "{}");
     second.inherit(&mut *first);
     assert_eq!(next(&mut second, 11), Pick::Backend(2), "it goes on");
@@ -347,7 +347,7 @@ fn what_a_module_remembers_outlives_a_change_of_backends() {
     );
     drop(first);
 
-    // Another config is another matter.
+    // A changed config prevents the handover.
     let mut third = bind(&[1; 11], r#"{"a":1}"#);
     third.inherit(&mut *second);
     assert_eq!(next(&mut third, 11), Pick::Backend(0));
@@ -355,7 +355,7 @@ fn what_a_module_remembers_outlives_a_change_of_backends() {
 }
 
 #[test]
-fn an_instance_goes_on_until_it_would_be_another() {
+fn an_instance_is_kept_while_build_and_services_are_the_same() {
     let folder = Folder::new();
     folder.put(FIRST);
     let (host, _events) = host_with(HostOptions::default(), &[], Some(folder.path()));
@@ -440,7 +440,7 @@ fn a_child_compiles_within_its_limits() {
 }
 
 #[test]
-fn what_the_compiler_gave_up_is_not_tried_again_at_once() {
+fn a_failed_compile_is_not_retried_at_once() {
     let folder = Folder::new();
     folder.put(FIRST);
     let runs = folder.path().join("runs");

@@ -1,4 +1,4 @@
-//! A file in the watched folder takes over from the shipped module, and a bad one never does.
+//! A file in the watched folder replaces the shipped module, and a bad file never does.
 
 use std::fs;
 use std::sync::mpsc::Receiver;
@@ -21,7 +21,7 @@ fn bind(host: &Host) -> BoundModule {
 }
 
 #[test]
-fn a_build_that_was_only_tried_does_not_serve() {
+fn a_bound_build_serves_only_after_activation() {
     let first = Wat {
         pick: FIRST,
         ..Wat::default()
@@ -52,7 +52,7 @@ fn changed(events: &Receiver<HostEvent>) -> Duration {
 }
 
 #[test]
-fn a_folder_over_its_life() {
+fn a_module_follows_its_folders_changes() {
     let root = tempfile::tempdir().expect("a folder");
     let folder = root.path().join("modules");
     let file = folder.join("test.wasm");
@@ -67,7 +67,7 @@ fn a_folder_over_its_life() {
         (Pick::Backend(0), &ModuleSource::Shipped)
     );
 
-    // The folder is made only now; other files in it are nobody's business.
+    // The folder is created only now; files that are not modules are ignored.
     fs::create_dir(&folder).expect("made");
     fs::write(folder.join("notes.txt"), "x").expect("written");
     fs::create_dir(folder.join("sub.wasm")).expect("made");
@@ -80,7 +80,7 @@ fn a_folder_over_its_life() {
         (Pick::Backend(1), &ModuleSource::File(file.clone()))
     );
 
-    // Bytes that are no module, then a module that fails on test flows: the good one stays.
+    // Invalid bytes, then a module that fails on test flows: the good build keeps serving.
     for (bad, why) in [
         (b"broken".to_vec(), "not a WebAssembly module"),
         (Wat::picking("unreachable").bytes(), "fails on test flows"),
@@ -98,7 +98,7 @@ fn a_folder_over_its_life() {
         );
     }
 
-    // Mended, it serves and the refusal is forgotten.
+    // A corrected file serves, and the refusal is cleared.
     fs::write(&file, Wat::picking(FIRST).bytes()).expect("written");
     changed(&events);
     let mut bound = bind(&host);
@@ -108,7 +108,7 @@ fn a_folder_over_its_life() {
     );
     assert_eq!(host.status()[0].refused, None);
 
-    // The whole folder goes: the shipped module is back.
+    // The whole folder is removed: the shipped module serves again.
     fs::remove_dir_all(&folder).expect("removed");
     changed(&events);
     assert_eq!(bind(&host).in_use.module.source, ModuleSource::Shipped);
@@ -116,7 +116,7 @@ fn a_folder_over_its_life() {
 }
 
 #[test]
-fn a_copy_in_progress_is_waited_for() {
+fn a_copy_in_progress_is_not_reported() {
     let root = tempfile::tempdir().expect("a folder");
     let file = root.path().join("test.wasm");
     let (host, events) = host(&[], Some(root.path().into()));
@@ -133,7 +133,7 @@ fn a_copy_in_progress_is_waited_for() {
 }
 
 #[test]
-fn a_module_without_a_file_goes_on_serving() {
+fn a_removed_file_keeps_serving_without_a_shipped_module() {
     let root = tempfile::tempdir().expect("a folder");
     let file = root.path().join("test.wasm");
     fs::write(&file, Wat::default().bytes()).expect("written");
@@ -145,7 +145,7 @@ fn a_module_without_a_file_goes_on_serving() {
 }
 
 #[test]
-fn a_faulty_build_is_rolled_back_and_stays_away() {
+fn a_faulty_build_is_rolled_back_and_not_loaded_again() {
     let root = tempfile::tempdir().expect("a folder");
     let file = root.path().join("test.wasm");
     let (host, _events) = host(
@@ -179,7 +179,7 @@ fn a_faulty_build_is_rolled_back_and_stays_away() {
 }
 
 #[test]
-fn names_that_are_no_modules_are_refused() {
+fn invalid_and_unknown_module_names_are_refused() {
     let (host, _events) = host(&[("maglev", Wat::default().shipped())], None);
     for (name, expected) in [
         ("../etc/passwd", "not a module name"),

@@ -1,4 +1,4 @@
-//! What a check does that means harm, or is broken: it is cut or gets an error. (See `floods`.)
+//! Malicious or broken checks are stopped or get an error. (See also `floods`.)
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use waxwing_tests::check_wat::CheckWat;
 
 use super::common::{LOOP, anyone, bind, host, nowhere, run, silent, target, with};
 
-/// `waxwing_error` gives these words.
+/// A `waxwing_error` that returns a text.
 const WORDS: &str = "(func (export \"waxwing_error\") (result i64) (i64.const 0x200000000f))
                      (data (i32.const 32) \"\\1b[2Jindex is 9\\0a\")";
 
-/// A check whose `waxwing_error` has words.
+/// Returns a check whose `waxwing_error` returns a text.
 fn with_words(check: &'static str) -> CheckWat {
     CheckWat {
         more: format!("{}{WORDS}", CheckWat::GOOD.more).leak(),
@@ -22,7 +22,7 @@ fn with_words(check: &'static str) -> CheckWat {
 }
 
 #[test]
-fn a_module_that_fails_with_its_config_is_not_taken() {
+fn a_module_that_fails_with_its_config_is_refused() {
     let used_up = "used up the 50 ms of processor time that a check has";
     let cases = [
         (
@@ -93,7 +93,7 @@ fn a_module_that_fails_with_its_config_is_not_taken() {
 }
 
 #[tokio::test]
-async fn a_check_that_breaks_is_a_fault_with_a_reason() {
+async fn a_broken_check_is_a_fault_with_a_reason() {
     let recursion = "(func $deep (param i32) (result i32)
         (i32.add (i32.const 1) (call $deep (i32.add (local.get 0) (i32.const 1)))))";
     let verdict = |fields: &[(u32, u32)]| -> CheckWat {
@@ -169,7 +169,7 @@ async fn a_check_that_breaks_is_a_fault_with_a_reason() {
             "the verdict's reason at 0xffffffff is outside of memory",
         ),
         (
-            // Its words are nowhere, or there is no end of them.
+            // Its `waxwing_error` returns an invalid place, or never returns.
             CheckWat {
                 check: "unreachable",
                 ..with("(func (export \"waxwing_error\") (result i64) (i64.const -1))")
@@ -208,7 +208,7 @@ async fn a_check_that_breaks_is_a_fault_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_reason_is_cut() {
+async fn a_long_reason_is_truncated() {
     let check = "(memory.fill (i32.const 0x2000) (i32.const 0x61) (i32.const 0xe000))
                  (i32.store (i32.const 0x1000) (i32.const 2))
                  (i32.store (i32.const 0x1020) (i32.const 0x2000))
@@ -220,7 +220,7 @@ async fn a_reason_is_cut() {
 }
 
 #[tokio::test]
-async fn of_a_backend_that_is_not_well_only_the_reason_is_read() {
+async fn an_unhealthy_verdict_carries_only_a_reason() {
     let check = "(drop (call $say (i32.const 7)))
                  (i32.store (i32.const 0x1000) (i32.const 2))
                  (i32.store (i32.const 0x1004) (i32.const -1))
@@ -233,7 +233,7 @@ async fn of_a_backend_that_is_not_well_only_the_reason_is_read() {
 }
 
 #[tokio::test]
-async fn numbers_that_make_no_sense_are_errors() {
+async fn invalid_numbers_are_errors() {
     let silent = silent().await;
     let target = CheckTarget {
         tls: Some(anyone()),
@@ -252,7 +252,7 @@ async fn numbers_that_make_no_sense_are_errors() {
             ));
         }
     }
-    // TLS where it cannot be.
+    // TLS over UDP.
     checks.push("(call $tls (call $connect (i32.const 17)) (i32.const 0) (i32.const 0))".into());
     for check in checks {
         let wat = CheckWat::checking(format!("(call $say (block (result i32) {check}))").leak());
@@ -264,7 +264,7 @@ async fn numbers_that_make_no_sense_are_errors() {
 }
 
 #[tokio::test]
-async fn memory_and_tables_end_at_their_limits() {
+async fn memory_and_tables_do_not_grow_past_their_limits() {
     let grow = "(local $pages i32)
         (loop $more (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
         (call $say (memory.size))";
@@ -284,8 +284,9 @@ async fn memory_and_tables_end_at_their_limits() {
 }
 
 #[tokio::test]
-async fn an_import_is_no_export() {
-    // Its check is the host's own `connect`, which makes of the target's length a protocol.
+async fn an_import_exported_as_the_check_is_a_fault() {
+    // Its `waxwing_check` is the host's own `connect`, called with the target's length as the
+    // protocol.
     let text = format!(
         "(module (@custom \"waxwing.module\" \"{}\") {} (memory (export \"memory\") 1)
            (func (export \"waxwing_reserve\") (param i32) (result i32) (i32.const 64))
@@ -302,7 +303,7 @@ async fn an_import_is_no_export() {
 }
 
 #[tokio::test]
-async fn places_outside_of_memory_are_faults() {
+async fn ranges_outside_of_memory_are_faults() {
     let silent = silent().await;
     let places = [
         (0x10000, 1),

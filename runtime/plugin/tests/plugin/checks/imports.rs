@@ -11,7 +11,7 @@ use waxwing_tests::check_wat::CheckWat;
 
 use super::common::{nowhere, run, server, silent, target, with};
 
-/// The number that the check gave as its first signal.
+/// Returns the number that the check returned as its first signal.
 fn number(outcome: &CheckOutcome) -> i32 {
     let signal = outcome.signals[0];
     signal
@@ -20,7 +20,7 @@ fn number(outcome: &CheckOutcome) -> i32 {
 }
 
 #[tokio::test]
-async fn a_good_check_gives_its_verdict() {
+async fn a_verdict_sets_state_reason_weight_and_signals() {
     let check = "(i32.store (i32.const 0x1000) (i32.const 3))
                  (i32.store (i32.const 0x1004) (i32.const 0x91))
                  (i32.store (i32.const 0x1008) (i32.const 50))
@@ -43,7 +43,7 @@ async fn a_good_check_gives_its_verdict() {
     assert!(outcome.took < Duration::from_secs(1));
 }
 
-/// Says what text it was given last, at the buffer's address.
+/// Returns the text that it was passed last as its reason.
 const ECHO_TARGET: &str = "
   (i32.store (i32.const 0x1000) (i32.const 1))
   (i32.store (i32.const 0x1020) (i32.const 0x5000))
@@ -51,7 +51,7 @@ const ECHO_TARGET: &str = "
   (i32.const 0x1000)";
 
 #[tokio::test]
-async fn it_is_told_its_target() {
+async fn a_check_receives_its_target_as_json() {
     let outcome = run(&CheckWat::checking(ECHO_TARGET), &target(nowhere())).await;
     let expected = "{\"service\":\"web\",\"backend\":\"s1\",\"address\":\"127.0.0.1\",\"port\":1,\
                     \"protocol\":\"tcp\",\"timeout_ms\":5000,\"server_name\":\"127.0.0.1\",\
@@ -60,7 +60,7 @@ async fn it_is_told_its_target() {
 }
 
 #[tokio::test]
-async fn it_sends_and_receives_over_tcp() {
+async fn a_check_sends_and_receives_over_tcp() {
     let address = server(async |mut stream| {
         let mut asked = [0; 4];
         stream.read_exact(&mut asked).await.expect("read");
@@ -68,7 +68,8 @@ async fn it_sends_and_receives_over_tcp() {
         stream.write_all(b"pong!").await.expect("written");
     })
     .await;
-    // What it received is its reason, and the length of all its number: then the stream ends.
+    // The reason is what it received; the signal combines the lengths of two reads, the second at
+    // the stream's end.
     let check = "(local $c i32) (local $n i32)
         (local.set $c (call $connect (i32.const 6)))
         (drop (call $send (local.get $c) (i32.const 0x3000) (i32.const 4)))
@@ -87,7 +88,7 @@ async fn it_sends_and_receives_over_tcp() {
 }
 
 #[tokio::test]
-async fn it_sends_and_receives_datagrams() {
+async fn a_check_sends_and_receives_datagrams() {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .expect("a port");
@@ -117,7 +118,7 @@ async fn it_sends_and_receives_datagrams() {
 }
 
 #[tokio::test]
-async fn errors_have_numbers_and_words() {
+async fn errors_have_codes_and_texts() {
     let refusing = {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
@@ -177,7 +178,7 @@ async fn a_datagram_to_a_closed_port_is_refused() {
 }
 
 #[tokio::test]
-async fn it_waits_and_tells_the_time() {
+async fn a_check_sleeps_and_reads_the_time() {
     let check = "(local $before i64)
         (local.set $before (call $now_ms))
         (call $sleep_ms (i32.const 50))
@@ -187,9 +188,9 @@ async fn it_waits_and_tells_the_time() {
 }
 
 #[tokio::test]
-async fn a_limit_is_an_error_and_no_fault() {
+async fn reaching_a_limit_is_an_error_and_not_a_fault() {
     let silent = silent().await;
-    // It makes as many connections as it may, and says the last number, or closes each.
+    // It makes as many connections as it may, and returns the last number, or closes each.
     let open = "(local $c i32)
         (loop $more (local.set $c (call $connect (i32.const 6)))
           (br_if $more (i32.lt_u (local.get $c) (i32.const 7))))
@@ -206,7 +207,7 @@ async fn a_limit_is_an_error_and_no_fault() {
         .await
         .expect("a port");
     let deaf = socket.local_addr().expect("an address");
-    // Empty ones, until there is an error.
+    // Empty datagrams until an error.
     let datagrams = "(local $c i32) (local $n i32)
         (local.set $c (call $connect (i32.const 17)))
         (loop $more

@@ -1,4 +1,4 @@
-//! TLS: whom a check trusts, and by which name.
+//! TLS: which certificates a check accepts.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use waxwing_tests::check_wat::CheckWat;
 
 use super::common::{run, server, target, with};
 
-/// A certificate for these names, as its own authority.
+/// Returns a self-signed certificate for these names.
 fn certificate(names: &[&str]) -> CertifiedKey<KeyPair> {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     rcgen::generate_simple_self_signed(names).expect("made")
 }
 
-/// A server that says `hello` over TLS, to clients that offer the protocol `h2`.
+/// Starts a server that sends `hello` over TLS to clients that offer the protocol `h2`.
 async fn tls_server(own: &CertifiedKey<KeyPair>) -> SocketAddr {
     let key = own.signing_key.serialize_der();
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -36,7 +36,7 @@ async fn tls_server(own: &CertifiedKey<KeyPair>) -> SocketAddr {
         let acceptor = acceptor.clone();
         async move {
             if let Ok(mut stream) = acceptor.accept(stream).await {
-                // It ends without a word, as many do.
+                // It closes without close_notify, as many servers do.
                 let _ = stream.write_all(b"hello").await;
                 let _ = stream.flush().await;
             }
@@ -45,7 +45,7 @@ async fn tls_server(own: &CertifiedKey<KeyPair>) -> SocketAddr {
     .await
 }
 
-/// Two reads after a handshake; a handshake that failed is the number, with its words.
+/// Reads twice after a handshake; returns the error of a failed handshake.
 const READS: &str = "(local $c i32) (local $n i32)
     (local.set $c (call $connect (i32.const 6)))
     (local.set $n (call $tls (local.get $c) (i32.const 0x3000) (i32.const 5)))
@@ -67,7 +67,7 @@ async fn check(address: SocketAddr, tls: Option<CheckTls>, alpn: &str) -> CheckO
     run(&wat, &target).await
 }
 
-/// Files with certificates in PEM form.
+/// A file of certificates in PEM form.
 struct Roots(tempfile::TempDir);
 
 impl Roots {
@@ -88,7 +88,7 @@ impl Roots {
 }
 
 #[tokio::test]
-async fn a_server_with_a_good_certificate_is_talked_to() {
+async fn a_server_with_a_valid_certificate_is_accepted() {
     let own = certificate(&["api.example", "127.0.0.1"]);
     let (address, roots) = (tls_server(&own).await, Roots::of(&own));
     for name in [Some("api.example"), None] {
@@ -102,7 +102,7 @@ async fn a_server_with_a_good_certificate_is_talked_to() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_fails_says_why() {
+async fn a_failed_handshake_reports_its_cause() {
     let own = certificate(&["api.example"]);
     let (address, roots) = (tls_server(&own).await, Roots::of(&own));
     let strangers = Roots::of(&certificate(&["api.example"]));
@@ -157,7 +157,7 @@ async fn a_handshake_that_fails_says_why() {
 }
 
 #[tokio::test]
-async fn any_certificate_will_do_where_the_operator_says_so() {
+async fn without_verification_any_certificate_is_accepted() {
     let address = tls_server(&certificate(&["api.example"])).await;
     let anyone = CheckRoots::accept_any().expect("it is good");
     let tls = CheckTls::new(&anyone, None).expect("it is good");
@@ -166,7 +166,7 @@ async fn any_certificate_will_do_where_the_operator_says_so() {
 }
 
 #[test]
-fn roots_that_are_none_are_refused() {
+fn files_without_valid_roots_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ca.pem");
     let refused = || {
@@ -182,7 +182,7 @@ fn roots_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_name_that_is_none_is_refused() {
+fn an_invalid_server_name_is_refused() {
     let anyone = CheckRoots::accept_any().expect("it is good");
     let why = CheckTls::new(&anyone, Some("no name")).expect_err("a space");
     let why = why.to_string();
@@ -193,7 +193,7 @@ fn a_name_that_is_none_is_refused() {
 }
 
 #[tokio::test]
-async fn any_number_of_names_costs_one_bundle() {
+async fn roots_are_read_once_for_any_number_of_names() {
     let own = certificate(&["api.example", "www.example"]);
     let (address, files) = (tls_server(&own).await, Roots::of(&own));
     let roots = CheckRoots::read(Some(&files.path())).expect("they are good");
@@ -206,7 +206,7 @@ async fn any_number_of_names_costs_one_bundle() {
 }
 
 #[test]
-fn the_systems_certificates_are_read() {
+fn the_system_certificates_are_found() {
     let bundle = std::path::Path::new("/etc/ssl/certs/ca-certificates.crt");
     if bundle.exists() {
         assert!(CheckRoots::read(None).is_ok());

@@ -1,4 +1,4 @@
-//! What a health check's bytes must be.
+//! Validation of a health check's bytes.
 
 use waxwing_plugin::{Kind, ModuleLimits, validate};
 use waxwing_tests::check_wat::{CheckWat, IMPORTS};
@@ -9,7 +9,7 @@ fn refusal(wat: &CheckWat) -> String {
 }
 
 #[test]
-fn a_good_check_says_what_it_is() {
+fn a_valid_check_is_accepted_with_its_section() {
     let info = validate(
         &CheckWat::GOOD.bytes(),
         Kind::Health,
@@ -20,7 +20,7 @@ fn a_good_check_says_what_it_is() {
 }
 
 #[test]
-fn imports_are_the_abis_and_of_their_types() {
+fn imports_must_match_the_abi_by_name_and_type() {
     let bare = CheckWat {
         imports: "",
         check: "(i32.const 0)",
@@ -71,7 +71,7 @@ fn imports_are_the_abis_and_of_their_types() {
 }
 
 #[test]
-fn exports_are_the_abis_and_of_their_types() {
+fn exports_must_match_the_abi_by_name_and_type() {
     let bytes = |exports: &str| {
         let section = "(@custom \"waxwing.module\" \"kind=health\\0aabi=1.0\\0aname=x\\0a\")";
         let parsed = wat::parse_str(format!("(module {section} {IMPORTS} {exports})"));

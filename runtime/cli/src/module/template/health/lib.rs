@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_what_it_says() -> io::Result<()> {
+    fn the_answer_decides_the_verdict() -> io::Result<()> {
         for (answer, expected) in [
             ("OK\r\n", Ok(Verdict::healthy("it says OK"))),
             ("LEAVING\n", Ok(Verdict::draining("it is leaving"))),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_nothing_or_too_much_is_not_well() -> io::Result<()> {
+    fn a_server_that_says_nothing_or_too_much_is_unhealthy() -> io::Result<()> {
         let silent = TestServer::hangs_after("O")?;
         let target = TestTarget::from(&silent).timeout(Duration::from_millis(100));
         let found = check::<AskLine>("{}", target);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operator_chooses_the_words() -> io::Result<()> {
+    fn the_config_sets_question_and_answer() -> io::Result<()> {
         let server = TestServer::answers("PONG\n")?;
         let config = r#"{ "question": "PING", "answer": "PONG" }"#;
         assert!(check::<AskLine>(config, &server).is_ok());
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_config_is_an_error_that_says_what_to_write() -> io::Result<()> {
+    fn an_invalid_config_is_refused_with_a_reason() -> io::Result<()> {
         for (config, expected) in [
             (r#"{ "questions": "PING" }"#, "unknown field `questions`"),
             (r#"{ "question": "A\nB" }"#, "more than one line"),

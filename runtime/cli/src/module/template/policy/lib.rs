@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drained_server_gets_none_and_none_at_all_is_the_hosts_choice() -> Result<(), String> {
+    fn drained_servers_get_no_sessions_and_without_servers_the_host_chooses() -> Result<(), String> {
         let picks = policy("{}", &[0, 1])?.pick_all(testing::flows(3).take(100));
         assert_eq!(testing::counts(&picks, 2), [0, 100]);
         let picks = policy("{}", &[0, 0])?.pick_all(testing::flows(3).take(100));
