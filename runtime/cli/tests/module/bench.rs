@@ -1,4 +1,4 @@
-//! `waxwing module bench`: the table, and the protocol that benches of other crates use.
+//! `waxwing module bench`: the table, and the protocol for benches of other crates.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -11,9 +11,9 @@ use crate::common::{WAXWING, module, shipped};
 fn every_batch_size_takes_longer_than_the_empty_module() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "least_connections");
-    let said = module(&["bench", &policy, "--backends", "64", "--json"]).json();
-    assert_eq!(said["backends"], 64);
-    let rows = said["rows"].as_array().unwrap();
+    let report = module(&["bench", &policy, "--backends", "64", "--json"]).json();
+    assert_eq!(report["backends"], 64);
+    let rows = report["rows"].as_array().unwrap();
     let batches = rows.iter().map(|row| row["batch"].as_u64().unwrap());
     assert_eq!(batches.collect::<Vec<_>>(), [1, 8, 32, 64]);
     for row in rows {
@@ -30,9 +30,9 @@ fn bench_uses_the_given_weights_and_tags() {
     let folder = TempDir::new().unwrap();
     let failover = shipped(&folder, "failover");
     let bench = ["bench", &failover, "--config", r#"{"order": [2, 1]}"#];
-    let said = module(&[&bench[..], &["--json", "--backends", "1@1,3@2"]].concat()).json();
-    assert_eq!(said["backends"], 2);
-    module(&bench).complains("a backend has tag 0");
+    let report = module(&[&bench[..], &["--json", "--backends", "1@1,3@2"]].concat()).json();
+    assert_eq!(report["backends"], 2);
+    module(&bench).fails_with("a backend has tag 0");
 }
 
 #[test]

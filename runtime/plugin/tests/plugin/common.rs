@@ -30,7 +30,10 @@ pub(crate) fn host_with(
     let (sender, events) = channel();
     let sender = std::sync::Mutex::new(sender);
     let host = Host::new(options, shipped, folder, move |event| {
-        let _ = sender.lock().expect("no test panics with it").send(event);
+        let _ = sender
+            .lock()
+            .expect("no test panics while holding it")
+            .send(event);
     });
     (host.expect("a host"), events)
 }

@@ -11,7 +11,7 @@ fn a_valid_module_picks() {
     let (host, _events) = host(&[("test", Wat::default().shipped())], None);
     let mut bound = host
         .bind("test", 2, 1, &[service(&[1, 1, 1])])
-        .expect("it is good");
+        .expect("it is valid");
     host.activate(&bound.in_use.module, false);
     assert_eq!(bound.policies.len(), 2);
     let picks = pick(&mut *bound.policies[1], 3, &[0, 1, 2, 3]).expect("picks");
@@ -35,7 +35,7 @@ fn a_pick_of_an_unavailable_backend_goes_to_the_fallback() {
     down.backends[1].healthy = false;
     for service in [drained, down] {
         let (host, _events) = host(&[("test", Wat::default().shipped())], None);
-        let mut bound = host.bind("test", 1, 1, &[service]).expect("it is good");
+        let mut bound = host.bind("test", 1, 1, &[service]).expect("it is valid");
         let picks = pick(&mut *bound.policies[0], 2, &[0, 1]).expect("picks");
         assert_eq!(picks, [Pick::Backend(0), Pick::Fallback]);
         assert!(bound.in_use.module.counters.unavailable_picks() > 0);
@@ -84,7 +84,7 @@ fn ended_sessions_are_reported_in_batches() {
     let (host, _events) = host(&[("test", wat.shipped())], None);
     let mut bound = host
         .bind("test", 1, 1, &[service(&[1, 1])])
-        .expect("it is good");
+        .expect("it is valid");
     let policy = &mut *bound.policies[0];
     assert_eq!(pick(policy, 2, &[0]), Ok(vec![Pick::Backend(0)]));
     policy.closed(

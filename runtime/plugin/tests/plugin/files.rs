@@ -24,13 +24,13 @@ const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)
 const SEEN: Duration = Duration::from_secs(20);
 
 /// A folder in which `test.wasm` picks the first backend, and the host that serves it.
-struct Watched {
+struct WatchedFolder {
     root: tempfile::TempDir,
     host: Host,
     events: Receiver<HostEvent>,
 }
 
-impl Watched {
+impl WatchedFolder {
     fn new() -> Self {
         let root = tempfile::tempdir().expect("a folder");
         fs::write(root.path().join("test.wasm"), Wat::picking(FIRST).bytes()).expect("written");
@@ -58,7 +58,7 @@ impl Watched {
         let bound = self
             .host
             .bind("test", 1, 1, &[service(&[1, 1])])
-            .expect("the good one serves");
+            .expect("the good build serves");
         self.host.activate(&bound.in_use.module, false);
         bound
     }
@@ -73,7 +73,11 @@ impl Watched {
         let deadline = Instant::now() + SEEN;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(left).expect("a change is told") {
+            match self
+                .events
+                .recv_timeout(left)
+                .expect("a change is reported")
+            {
                 HostEvent::Changed { name } if name == "test" => return,
                 HostEvent::Changed { .. } => {}
                 HostEvent::Fault(report) => panic!("{report:?}"),
@@ -87,7 +91,7 @@ impl Watched {
     }
 
     /// Asserts that the watcher still works: another build is seen, and serves.
-    fn assert_watches_on(&self) {
+    fn assert_still_watches(&self) {
         self.put(SECOND);
         while {
             self.wait_changed();
@@ -150,7 +154,7 @@ fn whatever_replaces_the_file_is_refused_and_the_good_build_keeps_serving() {
         ),
     ];
     for (what, make, why) in cases {
-        let watched = Watched::new();
+        let watched = WatchedFolder::new();
         fs::remove_file(watched.file()).expect("removed");
         make(&watched.file());
         watched.wait_changed();
@@ -160,13 +164,13 @@ fn whatever_replaces_the_file_is_refused_and_the_good_build_keeps_serving() {
         if watched.file().is_dir() && !watched.file().is_symlink() {
             fs::remove_dir(watched.file()).expect("removed");
         }
-        watched.assert_watches_on();
+        watched.assert_still_watches();
     }
 }
 
 #[test]
 fn an_unreadable_file_is_refused() {
-    let watched = Watched::new();
+    let watched = WatchedFolder::new();
     fs::set_permissions(watched.file(), PermissionsExt::from_mode(0o0)).expect("set");
     if File::open(watched.file()).is_ok() {
         println!("skipped: this user may read every file");
@@ -176,12 +180,12 @@ fn an_unreadable_file_is_refused() {
     watched.assert_serves(0);
     let reason = watched.reason().unwrap_or_default();
     assert!(reason.contains("cannot be read"), "{reason:?}");
-    watched.assert_watches_on();
+    watched.assert_still_watches();
 }
 
 #[test]
 fn files_with_invalid_names_are_ignored() {
-    let watched = Watched::new();
+    let watched = WatchedFolder::new();
     let long = format!("{}.wasm", "x".repeat(250));
     let names: [&[u8]; 11] = [
         b".wasm",
@@ -210,7 +214,7 @@ fn files_with_invalid_names_are_ignored() {
 
 #[test]
 fn a_growing_file_is_loaded_only_once_it_settles() {
-    let watched = Watched::new();
+    let watched = WatchedFolder::new();
     let mut file = File::options()
         .append(true)
         .open(watched.file())
@@ -223,25 +227,22 @@ fn a_growing_file_is_loaded_only_once_it_settles() {
     drop(file);
     watched.wait_changed();
     watched.assert_serves(0);
-    assert!(
-        watched.reason().is_some(),
-        "it ends in bytes that are none of a module's"
-    );
-    watched.assert_watches_on();
+    assert!(watched.reason().is_some(), "the file ends in invalid bytes");
+    watched.assert_still_watches();
 }
 
 #[test]
 fn a_change_is_seen_among_two_thousand_new_files() {
-    let watched = Watched::new();
+    let watched = WatchedFolder::new();
     for at in 0..2_000 {
         fs::write(watched.path(format!("other-{at}.wasm")), b"x").expect("written");
     }
-    watched.assert_watches_on();
+    watched.assert_still_watches();
 }
 
 #[test]
 fn the_last_of_fifty_files_in_a_second_serves() {
-    let watched = Watched::new();
+    let watched = WatchedFolder::new();
     for at in 0..50 {
         match at % 3 {
             0 => fs::write(watched.file(), b"half a fi").expect("written"),
@@ -251,10 +252,10 @@ fn the_last_of_fifty_files_in_a_second_serves() {
         watched.assert_serves_something();
         std::thread::sleep(Duration::from_millis(15));
     }
-    watched.assert_watches_on();
+    watched.assert_still_watches();
 }
 
-impl Watched {
+impl WatchedFolder {
     fn assert_serves_something(&self) {
         let picks = pick(&mut *self.bind().policies[0], 2, &[0]).expect("a pick");
         assert!(matches!(picks[..], [Pick::Backend(0 | 1)]));
@@ -263,7 +264,7 @@ impl Watched {
 
 #[test]
 fn a_deleted_and_recreated_file_is_seen() {
-    let watched = Watched::new();
+    let watched = WatchedFolder::new();
     for (pick, backend) in [(SECOND, 1), (FIRST, 0)] {
         fs::remove_file(watched.file()).expect("removed");
         watched.wait_changed();
@@ -277,5 +278,5 @@ fn a_deleted_and_recreated_file_is_seen() {
     fs::remove_file(watched.file()).expect("removed");
     watched.put(FIRST);
     watched.assert_serves(0);
-    watched.assert_watches_on();
+    watched.assert_still_watches();
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::loader::{Came, Loader};
+use crate::loader::{Loader, Progress};
 use waxwing_tests::wat::Wat;
 
 const TIME: Duration = Duration::from_secs(4);
@@ -53,21 +53,21 @@ pub(crate) fn first_seed() -> u64 {
 fn fuzz(make: impl Fn(&mut Random) -> Vec<u8>) -> BTreeMap<String, u32> {
     let first = first_seed();
     let loader = Loader::new();
-    let mut came = BTreeMap::new();
+    let mut progress = BTreeMap::new();
     let end = Instant::now() + TIME;
     for seed in first.. {
         let take = AssertUnwindSafe(|| loader.take(&make(&mut Random(seed))));
         let how = catch_unwind(take).unwrap_or_else(|_| panic!("again with {SEED}={seed}"));
-        *came.entry(format!("{how:?}")).or_default() += 1;
+        *progress.entry(format!("{how:?}")).or_default() += 1;
         if Instant::now() >= end {
             break;
         }
     }
-    came
+    progress
 }
 
-fn has(came: &BTreeMap<String, u32>, how: Came) -> bool {
-    came.contains_key(&format!("{how:?}"))
+fn has(progress: &BTreeMap<String, u32>, how: Progress) -> bool {
+    progress.contains_key(&format!("{how:?}"))
 }
 
 /// Replaces, inserts, removes and duplicates bytes.
@@ -103,7 +103,7 @@ fn mutated_bytes_are_refused_or_serve() {
     .iter()
     .map(Wat::bytes)
     .collect();
-    let came = fuzz(|random| {
+    let progress = fuzz(|random| {
         if random.below(8) > 0 {
             let seed = random.below(seeds.len());
             return mutated(seeds[seed].clone(), random);
@@ -111,20 +111,20 @@ fn mutated_bytes_are_refused_or_serve() {
         let noise = (0..random.below(200)).map(|_| random.byte());
         b"\0asm\x01\0\0\0".iter().copied().chain(noise).collect()
     });
-    println!("{came:?}");
+    println!("{progress:?}");
     assert!(
-        has(&came, Came::Refused) && has(&came, Came::Served),
-        "{came:?}"
+        has(&progress, Progress::Refused) && has(&progress, Progress::Served),
+        "{progress:?}"
     );
 }
 
 #[test]
 fn random_programs_are_refused_or_serve() {
-    let came = fuzz(|random| program(random).bytes());
-    println!("{came:?}");
+    let progress = fuzz(|random| program(random).bytes());
+    println!("{progress:?}");
     assert!(
-        has(&came, Came::Unbound) && has(&came, Came::Served),
-        "{came:?}"
+        has(&progress, Progress::Unbound) && has(&progress, Progress::Served),
+        "{progress:?}"
     );
 }
 
@@ -175,7 +175,7 @@ fn more(random: &mut Random) -> String {
             0 => statements(random),
             _ => String::new(),
         };
-        write!(more, "(func {head} {body} {result})").expect("a string takes all");
+        write!(more, "(func {head} {body} {result})").expect("writing to a string cannot fail");
     };
     function("$f (param i32 i32) (result i32)", random, "(local.get 0)");
     function("(export \"waxwing_closed\") (param i32 i32)", random, "");

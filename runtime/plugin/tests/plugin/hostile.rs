@@ -23,13 +23,13 @@ const REASON_MAX: usize = 4096 + 512;
 const ROUNDS: u64 = 60;
 
 /// A host whose good module is shipped, and a folder for hostile ones.
-struct Bench {
+struct HostileBed {
     folder: tempfile::TempDir,
     host: Host,
     events: Receiver<HostEvent>,
 }
 
-impl Bench {
+impl HostileBed {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let compiler = Compiler::Child {
@@ -43,13 +43,13 @@ impl Bench {
         };
         let good = ("test", Wat::default().shipped());
         let (host, events) = host_with(options, &[good], Some(folder.path().into()));
-        let bench = Self {
+        let bed = Self {
             folder,
             host,
             events,
         };
-        bench.assert_the_good_one_serves();
-        bench
+        bed.assert_good_build_serves();
+        bed
     }
 
     fn bind(&self) -> BoundModule {
@@ -58,7 +58,7 @@ impl Bench {
             .expect("something serves")
     }
 
-    fn assert_the_good_one_serves(&self) {
+    fn assert_good_build_serves(&self) {
         let mut bound = self.bind();
         self.host.activate(&bound.in_use.module, false);
         assert_eq!(bound.in_use.module.source, ModuleSource::Shipped);
@@ -86,7 +86,7 @@ impl Bench {
         })
     }
 
-    fn judge(&self, module: &Hostile) {
+    fn check(&self, module: &Hostile) {
         let file = self.folder.path().join("test.wasm");
         fs::write(&file, &module.bytes).expect("written");
         let start = Instant::now();
@@ -108,7 +108,7 @@ impl Bench {
         let took = start.elapsed().as_millis();
         println!("{took:>6} ms  {}: {}", module.what, self.reason());
         fs::remove_file(&file).expect("removed");
-        self.assert_the_good_one_serves();
+        self.assert_good_build_serves();
     }
 
     fn assert_refused(&self, stage: &str, why: &str) {
@@ -117,8 +117,8 @@ impl Bench {
             reason.contains(stage) && reason.contains(why),
             "{reason:?} lacks {stage:?} or {why:?}"
         );
-        assert_fit_for_a_terminal(&reason);
-        self.assert_the_good_one_serves();
+        assert_safe_to_print(&reason);
+        self.assert_good_build_serves();
     }
 
     fn assert_cut(&self, bound: &mut BoundModule, fault: Fault, why: &str) {
@@ -134,30 +134,30 @@ impl Bench {
         assert_eq!(pick(policy, 2, &[1]), Err(PolicyFault::Disabled));
         assert_eq!(format!("{:?}", report.fault), format!("{fault:?}"));
         assert!(report.text.contains(why), "{:?} lacks {why:?}", report.text);
-        assert_fit_for_a_terminal(&report.text);
+        assert_safe_to_print(&report.text);
         let recoveries = [0; 3].map(|_| self.host.recover(&report));
         use Recovery::{Rebuild, RolledBack};
         assert_eq!(recoveries, [Rebuild, Rebuild, RolledBack]);
         assert!(self.reason().contains("quarantined"), "{}", self.reason());
-        self.assert_the_good_one_serves();
+        self.assert_good_build_serves();
     }
 }
 
-fn assert_fit_for_a_terminal(text: &str) {
+fn assert_safe_to_print(text: &str) {
     let control = text.chars().find(|c| c.is_control());
     assert_eq!(control, None, "{text:?}");
     assert!(text.len() <= REASON_MAX, "{} bytes: {text:?}", text.len());
 }
 
 /// Checks the verdicts of all modules, and lists every module with a wrong one.
-fn judge_all(modules: Vec<Hostile>) {
-    let mut bench = Bench::new();
+fn check_all(modules: Vec<Hostile>) {
+    let mut bed = HostileBed::new();
     let mut wrong = Vec::new();
     for module in modules {
-        let judge = AssertUnwindSafe(|| bench.judge(&module));
-        if catch_unwind(judge).is_err() {
+        let check = AssertUnwindSafe(|| bed.check(&module));
+        if catch_unwind(check).is_err() {
             wrong.push(format!("{}: not {:?}", module.what, module.verdict));
-            bench = Bench::new();
+            bed = HostileBed::new();
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -165,22 +165,22 @@ fn judge_all(modules: Vec<Hostile>) {
 
 #[test]
 fn hostile_files_are_refused() {
-    judge_all(hostile::at_the_file());
+    check_all(hostile::at_the_file());
 }
 
 #[test]
 fn hostile_set_ups_are_refused() {
-    judge_all(hostile::at_set_up());
+    check_all(hostile::at_set_up());
 }
 
 #[test]
 fn immediate_failures_are_caught_by_vetting() {
-    judge_all(hostile::on_test_flows());
+    check_all(hostile::on_test_flows());
 }
 
 #[test]
 fn failures_while_serving_are_stopped_and_quarantined() {
-    judge_all(hostile::at_work());
+    check_all(hostile::at_work());
 }
 
 /// Returns a host with a policy whose pick runs this code after vetting.

@@ -19,7 +19,7 @@ const ROUNDS: u64 = 8;
 
 /// How far a file got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Came {
+pub(crate) enum Progress {
     /// It is invalid, or does not compile.
     Refused,
     /// It is a module, but does not accept its service.
@@ -52,28 +52,32 @@ impl Loader {
     }
 
     /// Loads, binds and calls a file with these bytes.
-    pub(crate) fn take(&self, bytes: &[u8]) -> Came {
+    pub(crate) fn take(&self, bytes: &[u8]) -> Progress {
         fs::write(self.file(), bytes).expect("written");
         let start = Instant::now();
-        let came = self.load();
+        let progress = self.load();
         let took = start.elapsed();
         assert!(took < TIME, "it took {took:?}");
-        came
+        progress
     }
 
-    fn load(&self) -> Came {
+    fn load(&self) -> Progress {
         if let Err(error) = self.host.policy("test") {
             assert!(!error.to_string().contains(|c: char| c.is_control()));
-            return Came::Refused;
+            return Progress::Refused;
         }
         let Ok(mut bound) = self.host.bind("test", 1, 1, &[service(&[1, 1])]) else {
-            return Came::Unbound;
+            return Progress::Unbound;
         };
         let failed = (0..ROUNDS).any(|round| {
             all_calls(&mut *bound.policies[0], round);
             let mut events = self.events.try_iter();
             events.any(|event| matches!(event, HostEvent::Fault(_)))
         });
-        if failed { Came::Failed } else { Came::Served }
+        if failed {
+            Progress::Failed
+        } else {
+            Progress::Served
+        }
     }
 }

@@ -157,7 +157,7 @@ impl<'a> Trace<'a> {
 
     fn native<P: waxwing_sdk::Policy>(&self) -> Driver<P> {
         let seed = service_seed(SEED, SERVICE, WORKER);
-        Driver::start(self.config, &self.records, seed).expect("it takes the config")
+        Driver::start(self.config, &self.records, seed).expect("the config is accepted")
     }
 
     fn binding(&self) -> ServiceBinding {

@@ -71,7 +71,7 @@ fn chosen(bound: &mut BoundModule) -> Vec<Pick> {
 }
 
 fn status(host: &Host) -> ModuleStatus {
-    host.status().into_iter().next().expect("it was asked for")
+    host.status().into_iter().next().expect("it was requested")
 }
 
 fn fault(bound: &BoundModule) -> FaultReport {
@@ -93,7 +93,7 @@ fn a_new_build_serves_on_one_worker_first() {
     assert_eq!(
         chosen(&mut work(&host)),
         both_first,
-        "the first of all has no other to be compared with"
+        "the first build has no predecessor, so no canary period"
     );
 
     folder.put(SECOND);
@@ -267,7 +267,7 @@ fn a_quarantined_build_without_a_replacement_is_left_disabled() {
             Recovery::Exhausted,
             Recovery::Exhausted
         ],
-        "as from the other workers, whose instances fail a moment later"
+        "later faults come from the other workers' instances"
     );
 }
 
@@ -326,7 +326,7 @@ fn module_state_survives_a_change_of_backends() {
     let bind = |weights: &[u32], config: &str| {
         let mut service = service(weights);
         service.config_json = config.into();
-        let bound = host.bind("test", 1, 1, &[service]).expect("it is good");
+        let bound = host.bind("test", 1, 1, &[service]).expect("it is valid");
         bound.policies.into_iter().next().expect("one")
     };
     let next = |policy: &mut Box<dyn Policy>, backends| {
@@ -339,11 +339,11 @@ fn module_state_survives_a_change_of_backends() {
     // Two more backends, and a new instance in place of the first.
     let mut second = bind(&[1; 11], "{}");
     second.inherit(&mut *first);
-    assert_eq!(next(&mut second, 11), Pick::Backend(2), "it goes on");
+    assert_eq!(next(&mut second, 11), Pick::Backend(2), "its state is kept");
     assert_eq!(
         pick(&mut *first, 9, &[0]),
         Err(PolicyFault::Disabled),
-        "the old one has nothing left"
+        "the old instance is disabled"
     );
     drop(first);
 
@@ -362,7 +362,7 @@ fn an_instance_is_kept_while_build_and_services_are_the_same() {
     let one = service(&[1, 1]);
     let first = host
         .bind("test", 2, 1, std::slice::from_ref(&one))
-        .expect("it is good");
+        .expect("it is valid");
     host.activate(&first.in_use.module, false);
     assert!(first.kept.is_empty());
     let again = |services: &[ServiceBinding], before| {
@@ -371,14 +371,14 @@ fn an_instance_is_kept_while_build_and_services_are_the_same() {
     };
 
     let same = again(std::slice::from_ref(&one), Some(&first.in_use));
-    assert_eq!(same.kept, [0, 1], "nothing has changed");
+    assert_eq!(same.kept, [0, 1], "nothing changed");
     let other = again(&[service(&[1, 2])], Some(&same.in_use));
-    assert!(other.kept.is_empty(), "a weight has");
+    assert!(other.kept.is_empty(), "a weight changed");
     let failed = again(std::slice::from_ref(&one), None);
-    assert!(failed.kept.is_empty(), "there is nothing to go on");
+    assert!(failed.kept.is_empty(), "no instances exist");
     folder.put(SECOND);
     let build = again(std::slice::from_ref(&one), Some(&same.in_use));
-    assert!(build.kept.is_empty(), "the build has");
+    assert!(build.kept.is_empty(), "the build changed");
 }
 
 fn compiled_by(program: &Path, arguments: &[&str], limits: CompileLimits) -> Result<(), String> {
@@ -460,5 +460,5 @@ fn a_failed_compile_is_not_retried_at_once() {
     assert_eq!((first, count()), (second, 1));
     folder.put(SECOND);
     assert!(host.policy("test").is_err());
-    assert_eq!(count(), 2, "another build is tried");
+    assert_eq!(count(), 2, "another build is compiled");
 }

@@ -29,7 +29,7 @@ fn a_bound_build_serves_only_after_activation() {
     let (host, _events) = host(&[("test", first.shipped())], None);
     let tried = host
         .bind("test", 1, 1, &[service(&[1, 1])])
-        .expect("it is good");
+        .expect("it is valid");
     assert_eq!(host.status()[0].serving, None);
     host.activate(&tried.in_use.module, false);
     assert!(host.status()[0].serving.is_some());
@@ -87,7 +87,7 @@ fn a_module_follows_its_folders_changes() {
     ] {
         fs::write(&file, bad).expect("written");
         let took = changed(&events);
-        assert!(took < Duration::from_secs(1), "told after {took:?}");
+        assert!(took < Duration::from_secs(1), "reported after {took:?}");
         assert_eq!(chosen(&mut bind(&host)), Pick::Backend(1));
         let status = &host.status()[0];
         let refused = status.refused.as_ref().expect("a refusal");
@@ -112,7 +112,7 @@ fn a_module_follows_its_folders_changes() {
     fs::remove_dir_all(&folder).expect("removed");
     changed(&events);
     assert_eq!(bind(&host).in_use.module.source, ModuleSource::Shipped);
-    assert!(events.try_recv().is_err(), "one event a change");
+    assert!(events.try_recv().is_err(), "one event per change");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_copy_in_progress_is_not_reported() {
         written.extend_from_slice(part);
         fs::write(&file, &written).expect("written");
         std::thread::sleep(Duration::from_millis(60));
-        assert!(events.try_recv().is_err(), "told too early");
+        assert!(events.try_recv().is_err(), "reported too early");
     }
     changed(&events);
     assert_eq!(chosen(&mut bind(&host)), Pick::Backend(0));
@@ -168,13 +168,13 @@ fn a_faulty_build_is_rolled_back_and_not_loaded_again() {
     assert_eq!(
         bind(&host).in_use.module.source,
         ModuleSource::Shipped,
-        "the file is still there, and quarantined"
+        "the file is quarantined"
     );
     fs::write(&file, Wat::default().bytes()).expect("written");
     assert_eq!(
         bind(&host).in_use.module.source,
         ModuleSource::File(file),
-        "a new build gets its chance"
+        "a new build is tried"
     );
 }
 

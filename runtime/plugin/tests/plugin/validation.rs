@@ -13,7 +13,7 @@ fn a_valid_module_is_accepted_with_its_section() {
         Kind::Policy,
         &ModuleLimits::default(),
     )
-    .expect("it is good");
+    .expect("it is valid");
     assert_eq!(
         (info.name.as_str(), info.version.as_str(), info.payload),
         ("test", "7", 0)

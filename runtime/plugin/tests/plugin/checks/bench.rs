@@ -47,7 +47,7 @@ async fn a_run_of_a_check() {
         let start = Instant::now();
         let host = host(&wat, None);
         println!("a host is made in {:?}", start.elapsed());
-        let check = bind(&host).expect("it is good");
+        let check = bind(&host).expect("it is valid");
         let target = target(address);
         let (start, used) = (Instant::now(), process_time());
         for _ in 0..RUNS {

@@ -43,8 +43,8 @@ pub(crate) fn target(address: SocketAddr) -> CheckTarget {
 
 /// Returns TLS settings without verification.
 pub(crate) fn anyone() -> Arc<CheckTls> {
-    let anyone = CheckRoots::accept_any().expect("it is good");
-    Arc::new(CheckTls::new(&anyone, None).expect("it is good"))
+    let anyone = CheckRoots::accept_any().expect("it is valid");
+    Arc::new(CheckTls::new(&anyone, None).expect("it is valid"))
 }
 
 /// A function body that never ends.
@@ -66,7 +66,7 @@ pub(crate) fn nowhere() -> SocketAddr {
 /// Runs a check once.
 pub(crate) async fn run(wat: &CheckWat, target: &CheckTarget) -> CheckOutcome {
     let host = host(wat, None);
-    let check = bind(&host).expect("it takes its config");
+    let check = bind(&host).expect("the config is accepted");
     host.run(&check, target).await
 }
 

@@ -68,7 +68,7 @@ async fn a_timeout_names_the_checks_activity() {
     for (address, check, doing) in cases {
         let wat = CheckWat::checking(check);
         let host = CheckHost::new(options(), &[("test", wat.shipped())], None).expect("a host");
-        let check = bind(&host).expect("it takes its config");
+        let check = bind(&host).expect("the config is accepted");
         let target = CheckTarget {
             tls: Some(anyone()),
             timeout: Duration::from_millis(300),
@@ -100,12 +100,12 @@ async fn a_dropped_run_closes_its_connection_and_frees_its_slot() {
     };
     let wat = CheckWat::checking(HANGS);
     let host = CheckHost::new(options, &[("test", wat.shipped())], None).expect("a host");
-    let check = bind(&host).expect("it takes its config");
+    let check = bind(&host).expect("the config is accepted");
     let target = target(address);
     for _ in 0..3 {
         let run = host.run(&check, &target);
         let dropped = timeout(Duration::from_millis(100), run).await;
-        assert!(dropped.is_err(), "it hung");
+        assert!(dropped.is_err(), "the run hangs");
         let end = timeout(Duration::from_secs(5), ends.recv()).await;
         assert_eq!(end, Ok(Some(0)), "its connection is closed");
     }
@@ -121,7 +121,7 @@ async fn waiting_for_a_slot_does_not_count_as_run_time() {
     let wat = CheckWat::checking(sleeps);
     let host = CheckHost::new(options, &[("test", wat.shipped())], None).expect("a host");
     let host = Arc::new(host);
-    let check = bind(&host).expect("it takes its config");
+    let check = bind(&host).expect("the config is accepted");
     let start = Instant::now();
     let runs: Vec<_> = (0..6)
         .map(|_| {
@@ -151,7 +151,7 @@ async fn every_run_has_a_fresh_instance() {
         ..CheckWat::checking(counts)
     };
     let host = host(&wat, None);
-    let check = bind(&host).expect("it takes its config");
+    let check = bind(&host).expect("the config is accepted");
     for _ in 0..100 {
         let outcome = host.run(&check, &target(nowhere())).await;
         assert_eq!(outcome.signals[0], Some(11), "{outcome:?}");

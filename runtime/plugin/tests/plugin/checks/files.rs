@@ -246,7 +246,7 @@ async fn a_quarantined_build_without_a_replacement_backs_off_until_a_trial_succe
 
     tokio::time::sleep(TRIAL_EVERY).await;
     let trial = host.run(&check, &bad).await;
-    assert!(trial.fault, "it was run, and is no better: {trial:?}");
+    assert!(trial.fault, "the trial ran and failed: {trial:?}");
     assert_eq!(host.recover(&check, &trial.reason), Exhausted);
     let resting = host.run(&check, &good).await;
     assert!(resting.reason.starts_with("quarantined: "), "{resting:?}");
@@ -261,6 +261,6 @@ async fn a_quarantined_build_without_a_replacement_backs_off_until_a_trial_succe
     assert_eq!(
         host.recover(&check, "late"),
         Rebuild,
-        "it is watched as before"
+        "its faults are counted from zero"
     );
 }

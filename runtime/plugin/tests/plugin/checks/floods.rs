@@ -42,7 +42,7 @@ async fn a_flood_of_connects_ends_at_the_limit() {
     let outcome = run(&CheckWat::checking(check), &target(address)).await;
     assert!(
         outcome.fault,
-        "it goes on until its time is used up: {outcome:?}"
+        "it loops until its processor time is used up: {outcome:?}"
     );
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(count.load(Ordering::Relaxed) <= 16, "{count:?}");
@@ -108,7 +108,7 @@ impl Subscriber for Logged {
         event.record(&mut fields);
         self.0
             .lock()
-            .expect("no test panics with it")
+            .expect("no test panics while holding it")
             .push(fields.0);
     }
 
@@ -133,7 +133,7 @@ async fn a_flood_of_log_lines_ends_at_the_limit() {
     let _here = tracing::subscriber::set_default(logged.clone());
     let outcome = run(&wat, &target(nowhere())).await;
     assert_eq!(outcome.signals[0], Some(1000));
-    let lines = logged.0.lock().expect("no test panics with it");
+    let lines = logged.0.lock().expect("no test panics while holding it");
     assert_eq!(lines.len(), 16, "{lines:?}");
     for line in &*lines {
         assert!(line.contains("message=one [2Jtwo "), "{line:?}");
@@ -176,7 +176,7 @@ async fn fifty_endless_loops_do_not_delay_an_honest_check() {
     const HOSTILE: usize = 50;
     const CHECKS: usize = 10;
     let loops = Arc::new(host(&CheckWat::checking(LOOP), None));
-    let check = bind(&loops).expect("it takes its config");
+    let check = bind(&loops).expect("the config is accepted");
     let hostile: Vec<_> = (0..HOSTILE)
         .map(|_| {
             let (host, check) = (Arc::clone(&loops), Arc::clone(&check));
@@ -189,7 +189,7 @@ async fn fifty_endless_loops_do_not_delay_an_honest_check() {
         })
         .collect();
     let honest = host(&CheckWat::checking(HONEST), None);
-    let check = bind(&honest).expect("it takes its config");
+    let check = bind(&honest).expect("the config is accepted");
     let target = target(answering());
     let mut took = Vec::new();
     for _ in 0..CHECKS {
@@ -211,7 +211,7 @@ async fn fifty_endless_loops_do_not_delay_an_honest_check() {
     assert!(took[CHECKS - 1] < target.timeout / 2, "{took:?}");
     assert!(
         hostile.iter().all(|task| !task.is_finished()),
-        "they went on"
+        "the loops still run"
     );
 }
 
@@ -226,7 +226,7 @@ async fn an_endless_loop_on_a_hundred_backends_gets_one_builds_quota() {
     const BACKENDS: usize = 100;
     const CHECKS: usize = 20;
     let loops = Arc::new(host(&CheckWat::checking(LOOP), None));
-    let check = bind(&loops).expect("it takes its config");
+    let check = bind(&loops).expect("the config is accepted");
     let ended = Arc::new(AtomicUsize::new(0));
     for _ in 0..BACKENDS {
         let (host, check) = (Arc::clone(&loops), Arc::clone(&check));
@@ -244,7 +244,7 @@ async fn an_endless_loop_on_a_hundred_backends_gets_one_builds_quota() {
         });
     }
     let honest = host(&CheckWat::checking(HONEST), None);
-    let check = bind(&honest).expect("it takes its config");
+    let check = bind(&honest).expect("the config is accepted");
     let target = target(answering());
     // Their burst is used up first.
     while ended.load(Ordering::Relaxed) < 10 {
@@ -274,6 +274,6 @@ async fn an_endless_loop_on_a_hundred_backends_gets_one_builds_quota() {
     );
     assert!(
         ended.load(Ordering::Relaxed) > 10,
-        "one after the other they end"
+        "the loops end one after the other"
     );
 }

@@ -111,7 +111,7 @@ async fn a_random_check_has_an_outcome_in_time() {
             ..CheckWat::checking(check.leak())
         };
         let host = host(&wat, None);
-        let bound = bind(&host).expect("only its check is random");
+        let bound = bind(&host).expect("its config is accepted");
         let outcome = host.run(&bound, &target).await;
         let took = outcome.took;
         assert!(took < Duration::from_secs(5), "{seed}: {outcome:?}");

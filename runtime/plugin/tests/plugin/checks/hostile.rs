@@ -297,7 +297,7 @@ async fn an_import_exported_as_the_check_is_a_fault() {
     );
     let module = wat::parse_str(text).expect("it is WebAssembly text").leak();
     let host = CheckHost::new(Default::default(), &[("test", module)], None).expect("a host");
-    let check = bind(&host).expect("it takes its config");
+    let check = bind(&host).expect("the config is accepted");
     let outcome = host.run(&check, &target(nowhere())).await;
     assert!(outcome.fault, "{outcome:?}");
 }

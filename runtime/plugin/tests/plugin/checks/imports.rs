@@ -36,7 +36,10 @@ async fn a_verdict_sets_state_reason_weight_and_signals() {
     };
     let outcome = run(&wat, &target(nowhere())).await;
     assert_eq!(outcome.verdict, CheckVerdict::Draining);
-    assert_eq!(outcome.reason, "going [2J  dow", "it is fit for a terminal");
+    assert_eq!(
+        outcome.reason, "going [2J  dow",
+        "the reason is safe to print"
+    );
     assert_eq!(outcome.weight, Some(50));
     assert_eq!(outcome.signals, [Some(1), None, None, Some(4)]);
     assert!(!outcome.fault);
@@ -113,7 +116,7 @@ async fn a_check_sends_and_receives_datagrams() {
     assert_eq!(
         (number(&outcome), outcome.reason.as_str()),
         (8, "ping-and.."),
-        "one datagram, cut"
+        "one datagram, truncated"
     );
 }
 

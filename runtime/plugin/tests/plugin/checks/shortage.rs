@@ -48,7 +48,7 @@ async fn a_shortage_of_open_files_is_inconclusive() {
         current: Some(FILES),
         ..getrlimit(Resource::Nofile)
     };
-    setrlimit(Resource::Nofile, few).expect("fewer may always be had");
+    setrlimit(Resource::Nofile, few).expect("a limit may be lowered");
     let target = target(silent().await);
     // The check, its outcome without files (verdict, inconclusive, fault).
     let cases = [
@@ -58,7 +58,7 @@ async fn a_shortage_of_open_files_is_inconclusive() {
     ];
     for (check, expected) in cases {
         let host = host(&CheckWat::checking(check), None);
-        let check = bind(&host).expect("it takes its config");
+        let check = bind(&host).expect("the config is accepted");
         let mut files = Vec::new();
         while let Ok(file) = File::open("/dev/null") {
             files.push(file);

@@ -29,7 +29,7 @@ async fn tls_server(own: &CertifiedKey<KeyPair>) -> SocketAddr {
         .expect("known")
         .with_no_client_auth()
         .with_single_cert(vec![own.cert.der().clone()], key.try_into().expect("a key"))
-        .expect("they fit");
+        .expect("key and certificate match");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     server(move |stream| {
@@ -82,8 +82,8 @@ impl Roots {
     }
 
     fn tls(&self, name: Option<&str>) -> Option<CheckTls> {
-        let roots = CheckRoots::read(Some(&self.path())).expect("they are good");
-        Some(CheckTls::new(&roots, name).expect("it is good"))
+        let roots = CheckRoots::read(Some(&self.path())).expect("the roots are valid");
+        Some(CheckTls::new(&roots, name).expect("it is valid"))
     }
 }
 
@@ -159,8 +159,8 @@ async fn a_failed_handshake_reports_its_cause() {
 #[tokio::test]
 async fn without_verification_any_certificate_is_accepted() {
     let address = tls_server(&certificate(&["api.example"])).await;
-    let anyone = CheckRoots::accept_any().expect("it is good");
-    let tls = CheckTls::new(&anyone, None).expect("it is good");
+    let anyone = CheckRoots::accept_any().expect("it is valid");
+    let tls = CheckTls::new(&anyone, None).expect("it is valid");
     let outcome = check(address, Some(tls), "h2,h2").await;
     assert_eq!(outcome.reason, "hello");
 }
@@ -183,7 +183,7 @@ fn files_without_valid_roots_are_refused() {
 
 #[test]
 fn an_invalid_server_name_is_refused() {
-    let anyone = CheckRoots::accept_any().expect("it is good");
+    let anyone = CheckRoots::accept_any().expect("it is valid");
     let why = CheckTls::new(&anyone, Some("no name")).expect_err("a space");
     let why = why.to_string();
     assert!(why.contains("is not a host name"), "{why}");
@@ -196,10 +196,10 @@ fn an_invalid_server_name_is_refused() {
 async fn roots_are_read_once_for_any_number_of_names() {
     let own = certificate(&["api.example", "www.example"]);
     let (address, files) = (tls_server(&own).await, Roots::of(&own));
-    let roots = CheckRoots::read(Some(&files.path())).expect("they are good");
+    let roots = CheckRoots::read(Some(&files.path())).expect("the roots are valid");
     std::fs::remove_file(files.path()).expect("removed");
     for name in ["api.example", "www.example"] {
-        let tls = CheckTls::new(&roots, Some(name)).expect("nothing is read");
+        let tls = CheckTls::new(&roots, Some(name)).expect("no file is read");
         let outcome = check(address, Some(tls), "h2,h2").await;
         assert_eq!(outcome.reason, "hello", "{name}");
     }

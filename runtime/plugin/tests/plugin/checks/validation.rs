@@ -5,7 +5,7 @@ use waxwing_tests::check_wat::{CheckWat, IMPORTS};
 
 fn refusal(wat: &CheckWat) -> String {
     let error = validate(&wat.bytes(), Kind::Health, &ModuleLimits::default());
-    error.expect_err("it is bad").to_string()
+    error.expect_err("it is invalid").to_string()
 }
 
 #[test]
@@ -15,7 +15,7 @@ fn a_valid_check_is_accepted_with_its_section() {
         Kind::Health,
         &ModuleLimits::default(),
     );
-    let info = info.expect("it is good");
+    let info = info.expect("it is valid");
     assert_eq!((info.kind, info.name.as_str()), (Kind::Health, "test"));
 }
 
