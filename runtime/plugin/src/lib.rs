@@ -1,4 +1,5 @@
-//! Runs policies and health checks as sandboxed Wasm modules: load, validate, compile, vet, call, watch, swap.
+//! Runs policies and health checks as sandboxed Wasm modules: loads, validates, vets, calls, watches and
+//! swaps them.
 //!
 //! A policy goes through a [`Host`], which turns a module's name and the services that use it into
 //! one instance per worker ([`Host::bind`]). The data plane calls each instance as a

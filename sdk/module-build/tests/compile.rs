@@ -1,4 +1,4 @@
-//! Real compiles of this workspace's crates.
+//! Compiles crates of this workspace.
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
@@ -9,7 +9,7 @@ use waxwing_module_build::{Error, Module, build, embed};
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
 
-/// Of all tests, so that the dependencies are compiled once.
+/// One folder for all tests, so that the dependencies are compiled once.
 fn out_dir() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }

@@ -137,7 +137,7 @@ pub(crate) fn bind(
             let made = trust.tls(&check.tls).map(Arc::new).or_else(|why| {
                 let before = before.tls(&check.tls).ok_or(why.clone())?;
                 tracing::warn!("TLS of health checks goes on as it was read before: {why}");
-                Ok::<_, String>(before)
+                Ok::<_, TlsConfigError>(before)
             });
             match made {
                 Ok(tls) => bound.tls.push((check.tls.clone(), tls)),

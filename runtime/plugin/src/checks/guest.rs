@@ -116,9 +116,9 @@ impl CheckGuest {
         self.store.data_mut().may_connect = false;
         match verdict? {
             0 => {
-                let words = self.error_text().await;
-                let words = words.unwrap_or_else(|| "it returned no verdict".into());
-                Err(RunFailure::Call(words))
+                let text = self.error_text().await;
+                let text = text.unwrap_or_else(|| "it returned no verdict".into());
+                Err(RunFailure::Call(text))
             }
             address => RunVerdict::read(self.memory.data(&self.store), address.cast_unsigned())
                 .map_err(RunFailure::Abi),
@@ -161,9 +161,9 @@ impl CheckGuest {
         self.store.data_mut().may_connect = false;
         let mut text = describe_call(&self.store, name, &error);
         if error.downcast_ref::<Trap>() != Some(&Trap::Interrupt)
-            && let Some(words) = self.error_text().await
+            && let Some(own) = self.error_text().await
         {
-            text = format!("{text}: {words}");
+            text = format!("{text}: {own}");
         }
         Err(RunFailure::Call(text))
     }
@@ -177,8 +177,8 @@ impl CheckGuest {
 
     /// Reads the reason of a refusal.
     async fn refused(&mut self) -> RunFailure {
-        let words = self.error_text().await;
-        RunFailure::Refused(words.unwrap_or_else(|| "it gives no reason".into()))
+        let text = self.error_text().await;
+        RunFailure::Refused(text.unwrap_or_else(|| "it gives no reason".into()))
     }
 
     /// Returns the module's text on its last refusal or panic, if it has one.
@@ -186,8 +186,8 @@ impl CheckGuest {
         let function = self.function::<(), i64>(exports::ERROR).ok()?;
         let packed = function.call_async(&mut self.store, ()).await.ok()?;
         let memory = self.memory.data(&self.store);
-        let words = sanitize(memory.get(unpack(packed, ERROR_MAX))?);
-        Some(words).filter(|words| !words.is_empty())
+        let text = sanitize(memory.get(unpack(packed, ERROR_MAX))?);
+        Some(text).filter(|text| !text.is_empty())
     }
 }
 

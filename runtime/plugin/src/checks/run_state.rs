@@ -10,7 +10,7 @@ use waxwing_sdk::abi::health::errors;
 
 use super::connection::{Connection, ImportError};
 use super::cpu_budget::CpuBudget;
-use super::options::RunLimits;
+use super::limits::RunLimits;
 use super::target::CheckTarget;
 use crate::build::engine::{CHECK_MEMORY_BYTES, TABLE_ENTRIES_MAX};
 use crate::build::module::CompiledModule;

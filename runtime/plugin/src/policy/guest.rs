@@ -129,9 +129,9 @@ impl PolicyGuest {
     fn failure(&mut self, error: &wasmtime::Error) -> CallFailure {
         let mut failure = describe_error(error);
         if failure.fault == PolicyFault::Trap
-            && let Some(words) = self.error_text()
+            && let Some(own) = self.error_text()
         {
-            failure.text = format!("{}: {words}", failure.text);
+            failure.text = format!("{}: {own}", failure.text);
         }
         failure
     }

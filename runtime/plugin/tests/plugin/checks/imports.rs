@@ -157,9 +157,9 @@ async fn errors_have_codes_and_texts() {
         ),
         (silent, closed, errors::INVALID, "connection 0 is not open"),
     ];
-    for (address, check, code, words) in cases {
+    for (address, check, code, text) in cases {
         let outcome = run(&CheckWat::checking(check), &target(address)).await;
-        assert_eq!((number(&outcome), outcome.reason.as_str()), (code, words));
+        assert_eq!((number(&outcome), outcome.reason.as_str()), (code, text));
         assert!(!outcome.fault);
     }
 }
@@ -223,10 +223,10 @@ async fn reaching_a_limit_is_an_error_and_not_a_fault() {
         (silent, sent, "a check may send at most 65536 bytes"),
         (deaf, datagrams, "a check may send at most 65536 bytes"),
     ];
-    for (address, check, words) in cases {
+    for (address, check, text) in cases {
         let outcome = run(&CheckWat::checking(check), &target(address)).await;
         assert_eq!(number(&outcome), errors::LIMIT, "{outcome:?}");
-        assert!(outcome.reason.contains(words), "{outcome:?}");
+        assert!(outcome.reason.contains(text), "{outcome:?}");
         assert!(!outcome.fault);
     }
 }

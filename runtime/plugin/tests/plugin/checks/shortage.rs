@@ -40,8 +40,11 @@ async fn a_shortage_of_open_files_is_inconclusive() {
             .env(ALONE, "1")
             .output()
             .expect("it starts");
-        let said = String::from_utf8_lossy(&ran.stdout);
-        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+        let stdout = String::from_utf8_lossy(&ran.stdout);
+        assert!(
+            ran.status.success() && stdout.contains("1 passed"),
+            "{stdout}"
+        );
         return;
     }
     let few = Rlimit {

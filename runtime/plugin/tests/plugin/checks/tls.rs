@@ -143,13 +143,13 @@ async fn a_failed_handshake_reports_its_cause() {
             "TLS is not set up; write `tls = {}` for this check",
         ),
     ];
-    for (address, tls, alpn, words) in cases {
+    for (address, tls, alpn, text) in cases {
         let outcome = check(address, tls, alpn).await;
         let number = outcome.signals[0].map(u32::cast_signed);
         assert_eq!(number, Some(errors::TLS), "{outcome:?}");
         assert!(
-            outcome.reason.contains(words),
-            "{:?} lacks {words:?}",
+            outcome.reason.contains(text),
+            "{:?} lacks {text:?}",
             outcome.reason
         );
         assert!(!outcome.fault);
