@@ -275,14 +275,14 @@ fn answers() -> [Row; 10] {
             "(return (i32.const 0x80000000))",
             "",
             BadAnswer,
-            "answered -2147483648",
+            "returned -2147483648",
         ),
         (
             "answers the most",
             "(return (i32.const 0x7fffffff))",
             "",
             BadAnswer,
-            "answered 2147483647",
+            "returned 2147483647",
         ),
         (
             "picks backend 9",
