@@ -88,7 +88,11 @@ fn bytes() -> Vec<Hostile> {
         ),
         ("text", b"(module)".to_vec(), (NOT_WASM, "text files")),
         ("a component", text("(component)"), (NOT_WASM, "components")),
-        ("four bytes", b"\0asm".to_vec(), (NOT_VALID, "may be truncated")),
+        (
+            "four bytes",
+            b"\0asm".to_vec(),
+            (NOT_VALID, "may be truncated"),
+        ),
         (
             "another version",
             b"\0asm\x02\0\0\0".to_vec(),
