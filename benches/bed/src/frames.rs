@@ -5,8 +5,9 @@
 //! endpoints translated: that is fast enough to make each frame when it is needed, so that no stock
 //! of frames takes part in the caches.
 
+use waxwing_packet::parse;
 use waxwing_packet::{Address, IpPacket, Link, Packet, Protocol, Rewrite, TcpFlags, Translation};
-use waxwing_packet::{build, parse};
+use waxwing_testkit::build;
 
 use crate::plan::{MACS, Plan, ROUTER, SERVERS};
 

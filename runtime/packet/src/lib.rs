@@ -7,8 +7,7 @@
 //! [`ndp::Solicitation`], [`ndp::Advertisement`]; echo requests are answered in place by
 //! [`icmp::answer_echo`], and so are packets that go no further, by [`refusal`]. What an ICMP error
 //! says of another packet is read and rewritten by [`quote`]; a packet too big for its way is cut by
-//! [`Cut`]. [`build`] makes whole frames for tests,
-//! simulators and load.
+//! [`Cut`].
 //!
 //! Each protocol has a file of its own in one idiom: named byte ranges, and a view of the fixed
 //! header whose getters cannot fail.
@@ -18,7 +17,6 @@
 
 mod address;
 pub mod arp;
-pub mod build;
 pub mod checksum;
 pub mod ethernet;
 pub mod icmp;

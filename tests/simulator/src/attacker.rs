@@ -6,7 +6,8 @@
 use waxwing_dataplane::session::Tuple;
 use waxwing_dataplane::{Backend, PortId};
 use waxwing_packet::refusal::IcmpError;
-use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags, build};
+use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags};
+use waxwing_testkit::build;
 
 use crate::config::{BACK, FRONT, PORT_MACS, any_port, endpoints, server_mac};
 use crate::hosts::{Connection, Departure, FORGED, Hosts};

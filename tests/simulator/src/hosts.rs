@@ -4,7 +4,8 @@
 //! another server than the one that took the connection, or to another client.
 
 use waxwing_dataplane::session::Tuple;
-use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags, VlanTag, VlanTags, build};
+use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
+use waxwing_testkit::build;
 
 use crate::attacker::any_service;
 use crate::config::{BACK, FRONT, PORT_MACS, server_mac, server_port, source_address};

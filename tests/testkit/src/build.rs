@@ -1,126 +1,98 @@
-//! Whole frames with right checksums, for tests, simulators and load generators, and the check
-//! that a frame's checksums are right.
+//! Complete frames with correct checksums, and the check of a frame's checksums.
 //!
-//! Invariant: a frame built here parses, and what [`crate::parse()`] reads from it is what it was
-//! built from. None of this is on a packet's way: it allocates.
+//! Invariant: [`parse()`] of a frame built here returns the values that it was built from. The IP
+//! and transport headers are encoded independently of `waxwing-packet`.
 
 use std::fmt;
 use std::ops::Range;
 
-use crate::arp::Arp;
-use crate::ip::{Envelope, HOP_LIMIT};
-use crate::ndp::Solicitation;
-use crate::refusal::IcmpError;
-use crate::{
-    Address, Family, IpPacket, Link, Mac, Packet, ParseError, TcpFlags, VlanTags, checksum, icmp,
-    ipv4, parse, tcp, udp, wire,
+use waxwing_packet::arp::Arp;
+use waxwing_packet::ndp::Solicitation;
+use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::{
+    Address, Ethernet, Family, IpPacket, Link, Mac, Packet, ParseError, TcpFlags, Transport,
+    VlanTags, checksum, icmp, ipv4, ipv6, parse, tcp, udp,
 };
+
+/// The default TTL or hop limit (RFC 1700, "IP time to live").
+const HOP_LIMIT: u8 = 64;
+/// A TCP header of 20 bytes: 5 words, in the upper half of its byte.
+const TCP_DATA_OFFSET: u8 = 5 << 4;
+const TCP_WINDOW: u16 = u16::MAX;
+const UDP_LEN: Range<usize> = 4..6;
 
 /// A TCP segment without options.
 #[derive(Clone, Copy, Debug)]
 pub struct Tcp<'a> {
-    /// MAC addresses.
     pub link: Link,
-    /// VLAN tags.
     pub tags: VlanTags,
-    /// Source address and port.
     pub source: (Address, u16),
-    /// Destination address and port, of the source's family.
+    /// Of the source's family.
     pub destination: (Address, u16),
-    /// TTL or hop limit.
     pub hop_limit: u8,
-    /// Flags.
     pub flags: TcpFlags,
-    /// Sequence number.
     pub sequence: u32,
-    /// Acknowledgment number.
     pub acknowledgment: u32,
-    /// Payload.
     pub payload: &'a [u8],
 }
 
 /// A UDP datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct Udp<'a> {
-    /// MAC addresses.
     pub link: Link,
-    /// VLAN tags.
     pub tags: VlanTags,
-    /// Source address and port.
     pub source: (Address, u16),
-    /// Destination address and port, of the source's family.
+    /// Of the source's family.
     pub destination: (Address, u16),
-    /// TTL or hop limit.
     pub hop_limit: u8,
-    /// Payload.
     pub payload: &'a [u8],
 }
 
 /// An ICMP or `ICMPv6` echo message, by the addresses' family.
 #[derive(Clone, Copy, Debug)]
 pub struct Echo<'a> {
-    /// MAC addresses.
     pub link: Link,
-    /// VLAN tags.
     pub tags: VlanTags,
-    /// Source address.
     pub source: Address,
-    /// Destination address, of the source's family.
+    /// Of the source's family.
     pub destination: Address,
-    /// TTL or hop limit.
     pub hop_limit: u8,
-    /// Reply, not request.
     pub reply: bool,
-    /// Tells one sender's echoes from another's.
     pub identifier: u16,
-    /// Sequence number.
     pub sequence: u16,
-    /// Payload.
     pub payload: &'a [u8],
 }
 
 /// An ICMP or `ICMPv6` error, by the addresses' family.
 #[derive(Clone, Copy, Debug)]
 pub struct Error<'a> {
-    /// MAC addresses.
     pub link: Link,
-    /// VLAN tags.
     pub tags: VlanTags,
-    /// Who says it.
     pub source: Address,
-    /// To whom, of the source's family.
+    /// Of the source's family.
     pub destination: Address,
-    /// TTL or hop limit.
     pub hop_limit: u8,
-    /// Type, code and the second word of the header.
     pub error: IcmpError,
-    /// The IP packet that it is about, or the part of it that is quoted.
+    /// The start of the IP packet that the error reports.
     pub quote: &'a [u8],
 }
 
 /// An ARP request, broadcast.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ArpRequest {
-    /// The sender's MAC address.
     pub mac: Mac,
-    /// VLAN tags.
     pub tags: VlanTags,
-    /// The sender's IPv4 address.
     pub sender: Address,
-    /// The IPv4 address asked for.
     pub target: Address,
 }
 
-/// A neighbour solicitation to the target's solicited-node group.
+/// A neighbour solicitation to the target's solicited-node multicast group.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NeighborSolicitation {
-    /// The sender's MAC address.
     pub mac: Mac,
-    /// VLAN tags.
     pub tags: VlanTags,
-    /// The sender's IPv6 address; `::` detects duplicates.
+    /// The sender's IPv6 address; `::` in duplicate address detection.
     pub source: Address,
-    /// The IPv6 address asked for.
     pub target: Address,
 }
 
@@ -170,195 +142,216 @@ impl Default for Echo<'_> {
 }
 
 impl Tcp<'_> {
-    /// The frame.
-    ///
     /// # Panics
-    /// Where the payload does not fit an IP packet of 65,535 bytes.
+    /// When the payload does not fit an IP packet of 65,535 bytes.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
-        let addresses = (self.source.0, self.destination.0);
-        let envelope = Envelope::new(
-            self.link,
-            self.tags,
-            addresses,
-            self.hop_limit,
-            tcp::PROTOCOL,
-        );
-        frame(
-            &envelope,
-            tcp::HEADER_LEN,
+        let segment = [
+            &self.source.1.to_be_bytes()[..],
+            &self.destination.1.to_be_bytes(),
+            &self.sequence.to_be_bytes(),
+            &self.acknowledgment.to_be_bytes(),
+            &[TCP_DATA_OFFSET, self.flags.0],
+            &TCP_WINDOW.to_be_bytes(),
+            &[0; 4], // Checksum, urgent pointer.
             self.payload,
-            tcp::field::CHECKSUM,
-            |segment, _| {
-                let header = tcp::NewHeader {
-                    source: self.source.1,
-                    destination: self.destination.1,
-                    sequence: self.sequence,
-                    acknowledgment: self.acknowledgment,
-                    flags: self.flags,
-                    window: u16::MAX,
-                };
-                if let Some(place) = segment.first_chunk_mut() {
-                    header.write(place);
-                }
-            },
-        )
+        ];
+        IpHeader {
+            link: self.link,
+            tags: self.tags,
+            source: self.source.0,
+            destination: self.destination.0,
+            hop_limit: self.hop_limit,
+            protocol: tcp::PROTOCOL,
+        }
+        .frame(segment.concat())
     }
 }
 
 impl Udp<'_> {
-    /// The frame.
-    ///
     /// # Panics
-    /// Where the payload does not fit an IP packet of 65,535 bytes.
+    /// When the payload does not fit an IP packet of 65,535 bytes.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
-        let addresses = (self.source.0, self.destination.0);
-        let envelope = Envelope::new(
-            self.link,
-            self.tags,
-            addresses,
-            self.hop_limit,
-            udp::PROTOCOL,
-        );
-        frame(
-            &envelope,
-            udp::HEADER_LEN,
+        let len = u16::try_from(udp::HEADER_LEN + self.payload.len());
+        let segment = [
+            &self.source.1.to_be_bytes()[..],
+            &self.destination.1.to_be_bytes(),
+            &len.expect(TOO_LONG).to_be_bytes(),
+            &[0; 2], // Checksum.
             self.payload,
-            udp::field::CHECKSUM,
-            |header, len| {
-                wire::set_word(header, udp::field::SOURCE, self.source.1);
-                wire::set_word(header, udp::field::DESTINATION, self.destination.1);
-                wire::set_word(header, udp::field::LEN, len);
-            },
-        )
+        ];
+        IpHeader {
+            link: self.link,
+            tags: self.tags,
+            source: self.source.0,
+            destination: self.destination.0,
+            hop_limit: self.hop_limit,
+            protocol: udp::PROTOCOL,
+        }
+        .frame(segment.concat())
     }
 }
 
 impl Echo<'_> {
-    /// The frame.
-    ///
     /// # Panics
-    /// Where the payload does not fit an IP packet of 65,535 bytes.
+    /// When the payload does not fit an IP packet of 65,535 bytes.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
-        let (protocol, request, reply) = match self.destination.family() {
-            Family::V4 => (
-                icmp::PROTOCOL_V4,
-                icmp::ECHO_REQUEST_V4,
-                icmp::ECHO_REPLY_V4,
-            ),
-            Family::V6 => (
-                icmp::PROTOCOL_V6,
-                icmp::ECHO_REQUEST_V6,
-                icmp::ECHO_REPLY_V6,
-            ),
+        let (protocol, kind) = match (self.destination.family(), self.reply) {
+            (Family::V4, false) => (icmp::PROTOCOL_V4, icmp::ECHO_REQUEST_V4),
+            (Family::V4, true) => (icmp::PROTOCOL_V4, icmp::ECHO_REPLY_V4),
+            (Family::V6, false) => (icmp::PROTOCOL_V6, icmp::ECHO_REQUEST_V6),
+            (Family::V6, true) => (icmp::PROTOCOL_V6, icmp::ECHO_REPLY_V6),
         };
-        let addresses = (self.source, self.destination);
-        let envelope = Envelope::new(self.link, self.tags, addresses, self.hop_limit, protocol);
-        frame(
-            &envelope,
-            icmp::HEADER_LEN,
+        let message = [
+            &[kind, 0, 0, 0][..], // Type, code, checksum.
+            &self.identifier.to_be_bytes(),
+            &self.sequence.to_be_bytes(),
             self.payload,
-            icmp::field::CHECKSUM,
-            |header, _| {
-                header[icmp::field::TYPE] = if self.reply { reply } else { request };
-                wire::set_word(header, icmp::field::IDENTIFIER, self.identifier);
-                wire::set_word(header, icmp::field::SEQUENCE, self.sequence);
-            },
-        )
+        ];
+        IpHeader {
+            link: self.link,
+            tags: self.tags,
+            source: self.source,
+            destination: self.destination,
+            hop_limit: self.hop_limit,
+            protocol,
+        }
+        .frame(message.concat())
     }
 }
 
 impl Error<'_> {
-    /// The frame.
-    ///
     /// # Panics
-    /// Where the quote does not fit an IP packet of 65,535 bytes.
+    /// When the quote does not fit an IP packet of 65,535 bytes.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
-        let protocol = match self.destination.family() {
-            Family::V4 => icmp::PROTOCOL_V4,
-            Family::V6 => icmp::PROTOCOL_V6,
-        };
-        let addresses = (self.source, self.destination);
-        let envelope = Envelope::new(self.link, self.tags, addresses, self.hop_limit, protocol);
-        frame(
-            &envelope,
-            icmp::HEADER_LEN,
+        let message = [
+            &[self.error.kind, self.error.code, 0, 0][..], // Checksum.
+            &self.error.parameter.to_be_bytes(),
             self.quote,
-            icmp::field::CHECKSUM,
-            |header, _| {
-                header[icmp::field::TYPE] = self.error.kind;
-                header[icmp::field::CODE] = self.error.code;
-                let parameter = self.error.parameter.to_be_bytes();
-                wire::set(header, icmp::field::PARAMETER, parameter);
+        ];
+        IpHeader {
+            link: self.link,
+            tags: self.tags,
+            source: self.source,
+            destination: self.destination,
+            hop_limit: self.hop_limit,
+            protocol: match self.destination.family() {
+                Family::V4 => icmp::PROTOCOL_V4,
+                Family::V6 => icmp::PROTOCOL_V6,
             },
-        )
+        }
+        .frame(message.concat())
     }
 }
 
 impl ArpRequest {
-    /// The frame.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
         let request = Arp::request(self.mac, self.tags, self.sender, self.target);
         let mut frame = vec![0; request.frame_len()];
         assert!(
             request.write(&mut frame),
-            "the frame was made as long as the message says"
+            "the frame has the message's length"
         );
         frame
     }
 }
 
 impl NeighborSolicitation {
-    /// The frame.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
-        let question = Solicitation::new(self.mac, self.tags, self.source, self.target);
-        let mut frame = vec![0; question.frame_len()];
+        let solicitation = Solicitation::new(self.mac, self.tags, self.source, self.target);
+        let mut frame = vec![0; solicitation.frame_len()];
         assert!(
-            question.write(&mut frame),
-            "the frame was made as long as the message says"
+            solicitation.write(&mut frame),
+            "the frame has the message's length"
         );
         frame
     }
 }
 
-/// A frame around a segment: `header` writes the segment's header, given the segment's length.
-fn frame(
-    envelope: &Envelope,
-    header_len: usize,
-    payload: &[u8],
-    checksum_field: Range<usize>,
-    header: impl FnOnce(&mut [u8], u16),
-) -> Vec<u8> {
-    let segment_len = header_len + payload.len();
-    let mut frame = vec![0; envelope.frame_len(segment_len)];
-    let (Some(segment), Ok(len)) = (
-        envelope.write(&mut frame, segment_len),
-        u16::try_from(segment_len),
-    ) else {
-        panic!(
-            "a payload of {} bytes does not fit an IP packet",
-            payload.len()
-        );
-    };
-    header(segment, len);
-    segment[header_len..].copy_from_slice(payload);
-    let checksum = expected(
-        envelope.source,
-        envelope.destination,
-        envelope.protocol,
-        segment,
-    );
-    wire::set_word(segment, checksum_field, checksum);
-    frame
+/// The link and IP headers of a segment, of either family.
+struct IpHeader {
+    link: Link,
+    tags: VlanTags,
+    source: Address,
+    destination: Address,
+    hop_limit: u8,
+    protocol: u8,
 }
 
-/// The checksum that a segment goes onto the wire with, its own field being zero.
-fn expected(source: Address, destination: Address, protocol: u8, segment: &[u8]) -> u16 {
+impl IpHeader {
+    /// Returns the frame around a segment whose checksum field is zero.
+    fn frame(&self, mut segment: Vec<u8>) -> Vec<u8> {
+        let (source, destination) = (self.source, self.destination);
+        let field = checksum_field(self.protocol);
+        let checksum = transport_checksum(source, destination, self.protocol, &segment);
+        segment[field].copy_from_slice(&checksum.to_be_bytes());
+        let (ethertype, header) = match destination.family() {
+            Family::V4 => (ipv4::ETHERTYPE, self.v4_header(segment.len())),
+            Family::V6 => (ipv6::ETHERTYPE, self.v6_header(segment.len())),
+        };
+        let ethernet = Ethernet::new(self.link, self.tags, ethertype);
+        let mut frame = vec![0; ethernet.header_len()];
+        assert!(
+            ethernet.write(&mut frame).is_some(),
+            "it has the header's length"
+        );
+        frame.extend(header);
+        frame.extend(segment);
+        frame
+    }
+
+    fn v4_header(&self, segment_len: usize) -> Vec<u8> {
+        const VERSION_IHL: u8 = 0x45;
+        const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
+        let total_len = u16::try_from(ipv4::HEADER_LEN + segment_len);
+        let mut header = [
+            &[VERSION_IHL, 0][..], // Type of service 0.
+            &total_len.expect(TOO_LONG).to_be_bytes(),
+            &[0; 2], // Identification.
+            &DONT_FRAGMENT,
+            &[self.hop_limit, self.protocol],
+            &[0; 2], // Checksum.
+            &self.source.v4_octets(),
+            &self.destination.v4_octets(),
+        ]
+        .concat();
+        let checksum = checksum::of(&header);
+        header[V4_CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+        header
+    }
+
+    fn v6_header(&self, segment_len: usize) -> Vec<u8> {
+        [
+            &[0x60, 0, 0, 0][..], // Version 6, traffic class and flow label 0.
+            &u16::try_from(segment_len).expect(TOO_LONG).to_be_bytes(),
+            &[self.protocol, self.hop_limit],
+            &self.source.octets(),
+            &self.destination.octets(),
+        ]
+        .concat()
+    }
+}
+
+const TOO_LONG: &str = "the payload fits an IP packet";
+
+const V4_CHECKSUM: Range<usize> = 10..12;
+
+/// Returns where a segment of TCP, UDP, ICMP or `ICMPv6` holds its checksum.
+fn checksum_field(protocol: u8) -> Range<usize> {
+    match protocol {
+        tcp::PROTOCOL => 16..18,
+        udp::PROTOCOL => 6..8,
+        _ => 2..4,
+    }
+}
+
+/// Returns the checksum to send with a segment whose checksum field is zero.
+fn transport_checksum(source: Address, destination: Address, protocol: u8, segment: &[u8]) -> u16 {
     if protocol == icmp::PROTOCOL_V4 {
         checksum::of(segment)
     } else {
@@ -366,23 +359,18 @@ fn expected(source: Address, destination: Address, protocol: u8, segment: &[u8])
     }
 }
 
-/// What is wrong with a frame's checksums.
+/// A wrong checksum, or a frame without any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChecksumError {
-    /// The frame does not parse.
     Malformed(ParseError),
-    /// The IPv4 header checksum.
+    /// Of the IPv4 header.
     Network {
-        /// What the frame has.
         found: u16,
-        /// What it should have.
         expected: u16,
     },
-    /// The TCP, UDP, ICMP or `ICMPv6` checksum.
+    /// Of TCP, UDP, ICMP or `ICMPv6`.
     Transport {
-        /// What the frame has.
         found: u16,
-        /// What it should have.
         expected: u16,
     },
 }
@@ -394,13 +382,13 @@ impl fmt::Display for ChecksumError {
             Self::Network { found, expected } => {
                 write!(
                     f,
-                    "IPv4 header checksum is {found:#06x} and should be {expected:#06x}"
+                    "IPv4 header checksum is {found:#06x}, expected {expected:#06x}"
                 )
             }
             Self::Transport { found, expected } => {
                 write!(
                     f,
-                    "transport checksum is {found:#06x} and should be {expected:#06x}"
+                    "transport checksum is {found:#06x}, expected {expected:#06x}"
                 )
             }
         }
@@ -409,11 +397,11 @@ impl fmt::Display for ChecksumError {
 
 impl std::error::Error for ChecksumError {}
 
-/// Recomputes every checksum of a frame. A fragment's transport checksum cannot be: it covers the
-/// whole packet. A UDP datagram over IPv4 may have none.
+/// Recomputes every checksum of a frame, except the transport checksum of a fragment, which covers
+/// the whole packet. A UDP datagram over IPv4 may have none.
 ///
 /// # Errors
-/// A [`ChecksumError`]: the first that is wrong.
+/// A [`ChecksumError`]: the first wrong one.
 pub fn verify_checksums(frame: &[u8]) -> Result<(), ChecksumError> {
     match parse(frame).map_err(ChecksumError::Malformed)? {
         Packet::Ip(packet) => verify_network(frame, &packet).and(verify_transport(frame, &packet)),
@@ -425,8 +413,8 @@ fn verify_network(frame: &[u8], packet: &IpPacket) -> Result<(), ChecksumError> 
     if packet.family == Family::V6 {
         return Ok(());
     }
-    let mut header = frame[packet.network.into()..packet.transport_start.into()].to_vec();
-    let (found, expected) = take(&mut header, ipv4::field::CHECKSUM, checksum::of);
+    let header = &frame[packet.network.into()..packet.transport_start.into()];
+    let (found, expected) = found_and_expected(header, V4_CHECKSUM, checksum::of);
     if found == expected {
         Ok(())
     } else {
@@ -435,38 +423,48 @@ fn verify_network(frame: &[u8], packet: &IpPacket) -> Result<(), ChecksumError> 
 }
 
 fn verify_transport(frame: &[u8], packet: &IpPacket) -> Result<(), ChecksumError> {
-    use crate::Transport;
-
-    let (protocol, field) = match (packet.transport, packet.family) {
-        (Transport::Tcp { .. }, _) => (tcp::PROTOCOL, tcp::field::CHECKSUM),
-        (Transport::Udp { .. }, _) => (udp::PROTOCOL, udp::field::CHECKSUM),
-        (Transport::Icmp { .. }, Family::V4) => (icmp::PROTOCOL_V4, icmp::field::CHECKSUM),
-        (Transport::Icmp { .. }, Family::V6) => (icmp::PROTOCOL_V6, icmp::field::CHECKSUM),
+    let protocol = match (packet.transport, packet.family) {
+        (Transport::Tcp { .. }, _) => tcp::PROTOCOL,
+        (Transport::Udp { .. }, _) => udp::PROTOCOL,
+        (Transport::Icmp { .. }, Family::V4) => icmp::PROTOCOL_V4,
+        (Transport::Icmp { .. }, Family::V6) => icmp::PROTOCOL_V6,
         (Transport::Other(_), _) => return Ok(()),
     };
     if packet.fragment.is_some() {
         return Ok(());
     }
-    let start = usize::from(packet.transport_start);
-    let mut segment = frame[start..packet.end.into()].to_vec();
+    let mut segment = &frame[packet.transport_start.into()..packet.end.into()];
     if protocol == udp::PROTOCOL {
-        // What the IP packet has beyond the datagram is not part of it (RFC 9868).
-        segment.truncate(wire::word(&segment, udp::field::LEN).into());
+        // Bytes of the IP packet behind the datagram are not covered (RFC 9868).
+        let datagram_len = word(segment, UDP_LEN);
+        segment = &segment[..usize::from(datagram_len).min(segment.len())];
     }
-    let (found, expected) = take(&mut segment, field, |segment| {
-        expected(packet.source, packet.destination, protocol, segment)
+    let (found, expected) = found_and_expected(segment, checksum_field(protocol), |segment| {
+        transport_checksum(packet.source, packet.destination, protocol, segment)
     });
-    let none = protocol == udp::PROTOCOL && found == udp::NO_CHECKSUM;
-    if found == expected || (none && packet.family == Family::V4) {
+    let may_be_absent = protocol == udp::PROTOCOL && packet.family == Family::V4;
+    if found == expected || (may_be_absent && found == udp::NO_CHECKSUM) {
         Ok(())
     } else {
         Err(ChecksumError::Transport { found, expected })
     }
 }
 
-/// The checksum that bytes hold and the one that they should.
-fn take(bytes: &mut [u8], field: Range<usize>, compute: impl Fn(&[u8]) -> u16) -> (u16, u16) {
-    let found = wire::word(bytes, field.clone());
-    wire::set_word(bytes, field, 0);
-    (found, compute(bytes))
+/// Returns the checksum in `bytes`, and the one that `compute` returns when its field is zero.
+fn found_and_expected(
+    bytes: &[u8],
+    field: Range<usize>,
+    compute: impl Fn(&[u8]) -> u16,
+) -> (u16, u16) {
+    let found = word(bytes, field.clone());
+    let mut bytes = bytes.to_vec();
+    bytes[field].fill(0);
+    (found, compute(&bytes))
+}
+
+fn word(bytes: &[u8], field: Range<usize>) -> u16 {
+    let [high, low] = bytes[field] else {
+        panic!("a 16-bit field")
+    };
+    u16::from_be_bytes([high, low])
 }

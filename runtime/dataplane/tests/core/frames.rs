@@ -5,9 +5,8 @@ use crate::world::{
 };
 use waxwing_dataplane::PortId;
 use waxwing_packet::refusal::IcmpError;
-use waxwing_packet::{
-    Address, IpPacket, Link, Mac, Packet, TcpFlags, Transport, VlanTags, build, parse,
-};
+use waxwing_packet::{Address, IpPacket, Link, Mac, Packet, TcpFlags, Transport, VlanTags, parse};
+use waxwing_testkit::build;
 
 pub(crate) const SYN: u8 = TcpFlags::SYN;
 pub(crate) const ACK: u8 = TcpFlags::ACK;

@@ -20,7 +20,8 @@
 //! protocol and are never all zero; an `ICMPv4` echo reply may be, and `icmp::answer_echo` knows of
 //! that. The exception is a test of its own.
 
-use waxwing_packet::{Address, Delta, Rewrite, Translation, build, checksum};
+use waxwing_packet::{Address, Delta, Rewrite, Translation, checksum};
+use waxwing_testkit::build;
 
 use crate::samples::ip;
 

@@ -3,9 +3,10 @@
 
 use proptest::prelude::*;
 use waxwing_packet::{
-    Address, Family, IpPacket, Link, Mac, Packet, Rewrite, Translation, Transport, build, checksum,
-    icmp, parse_head,
+    Address, Family, IpPacket, Link, Mac, Packet, Rewrite, Translation, Transport, checksum, icmp,
+    parse_head,
 };
+use waxwing_testkit::build;
 
 use crate::samples::{ip, samples};
 

@@ -5,8 +5,9 @@ use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use waxwing_packet::{
     Address, Family, Fragment, IpPacket, Link, Mac, Packet, ParseError, TcpFlags, Transport,
-    VlanTag, VlanTags, arp, build, icmp, ndp, parse,
+    VlanTag, VlanTags, arp, icmp, ndp, parse,
 };
+use waxwing_testkit::build;
 
 const CLIENT: Address = Address::v4([192, 0, 2, 1]);
 const VIP: Address = Address::v4([203, 0, 113, 10]);

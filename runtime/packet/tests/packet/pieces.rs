@@ -4,7 +4,8 @@ use etherparse::{NetSlice, SlicedPacket};
 use proptest::prelude::*;
 
 use crate::samples::{ip, samples};
-use waxwing_packet::{Address, Cut, Family, VlanTag, VlanTags, build, parse};
+use waxwing_packet::{Address, Cut, Family, VlanTag, VlanTags, parse};
+use waxwing_testkit::build;
 
 /// Where the flags are in an untagged IPv4 frame, and "don't fragment".
 const FLAGS: usize = 14 + 6;

@@ -10,8 +10,9 @@ use crate::samples::{Segment, ip, samples};
 use waxwing_packet::refusal::IcmpError;
 use waxwing_packet::{
     Address, Link, Mac, ParseError, Protocol, Quote, Rewrite, TcpFlags, Translation, VlanTag,
-    VlanTags, build, icmp,
+    VlanTags, icmp,
 };
+use waxwing_testkit::build;
 
 type Endpoint = (Address, u16);
 

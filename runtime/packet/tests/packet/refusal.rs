@@ -9,8 +9,9 @@ use crate::rewrite::verified_by_etherparse;
 use crate::samples::{Segment, ip, samples, whole_packets};
 use waxwing_packet::refusal::{self, IcmpError};
 use waxwing_packet::{
-    Address, Family, IpPacket, Link, Mac, TcpFlags, Transport, VlanTag, VlanTags, build, checksum,
+    Address, Family, IpPacket, Link, Mac, TcpFlags, Transport, VlanTag, VlanTags, checksum,
 };
+use waxwing_testkit::build;
 
 const SYN: u8 = TcpFlags::SYN;
 const ACK: u8 = TcpFlags::ACK;

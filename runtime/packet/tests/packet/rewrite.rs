@@ -5,8 +5,9 @@ use crate::samples::{ip, samples, whole_packets};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use waxwing_packet::{
-    Address, Family, IpPacket, Link, Mac, Rewrite, TcpFlags, Translation, Transport, build,
+    Address, Family, IpPacket, Link, Mac, Rewrite, TcpFlags, Translation, Transport,
 };
+use waxwing_testkit::build;
 
 const CLIENT: (Address, u16) = (Address::v4([192, 0, 2, 1]), 40_000);
 const VIP: (Address, u16) = (Address::v4([203, 0, 113, 10]), 80);
