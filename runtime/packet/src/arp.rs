@@ -1,7 +1,7 @@
 //! ARP for IPv4 over Ethernet (RFC 826, RFC 5227).
 //!
-//! Invariant: a message is a value, parsed from one frame and written to another (or to the same);
-//! what it does not hold cannot leak from a request into its reply.
+//! Invariant: a message is a value that is parsed and written as a whole, so no field of a request
+//! remains in its reply.
 
 use crate::{Address, Ethernet, Link, Mac, ParseError, VlanTags, ipv4, wire};
 
@@ -13,7 +13,7 @@ pub const LEN: usize = 28;
 mod field {
     use std::ops::Range;
 
-    /// Hardware type, protocol type and their address lengths: one value here.
+    /// Hardware type, protocol type and the two address lengths.
     pub(super) const FORMAT: Range<usize> = 0..6;
     pub(super) const OPERATION: Range<usize> = 6..8;
     pub(super) const SENDER_MAC: Range<usize> = 8..14;
@@ -22,23 +22,23 @@ mod field {
     pub(super) const TARGET: Range<usize> = 24..28;
 }
 
-/// Ethernet (1), IPv4, six and four bytes of address.
+/// Hardware type Ethernet (1), protocol IPv4, address lengths 6 and 4.
 const FORMAT: [u8; 6] = {
     let [high, low] = ipv4::ETHERTYPE.to_be_bytes();
     [0, 1, high, low, 6, 4]
 };
 
-/// What a message asks or says.
+/// A message's operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Operation {
-    /// Who has the target address?
+    /// Asks for the MAC address of the target address.
     Request = 1,
-    /// The sender has its address.
+    /// States that the sender's MAC address has the sender's IPv4 address.
     Reply = 2,
 }
 
-/// A message with the link header that it travels under.
+/// A message and its link header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arp {
     /// The link header.
@@ -49,18 +49,18 @@ pub struct Arp {
     pub sender_mac: Mac,
     /// The sender's IPv4 address; 0.0.0.0 in a probe (RFC 5227 section 1.1).
     pub sender: Address,
-    /// The target's MAC address; without meaning in a request.
+    /// The target's MAC address; undefined in a request.
     pub target_mac: Mac,
     /// The target's IPv4 address.
     pub target: Address,
 }
 
 impl Arp {
-    /// Reads the message of a frame whose [`crate::Packet`] is `Arp(ethernet)`.
+    /// Parses the message of a frame whose [`crate::Packet`] is `Arp(ethernet)`.
     ///
     /// # Errors
-    /// [`ParseError::Truncated`] where the frame is too short; [`ParseError::Forbidden`] where it
-    /// is not IPv4 over Ethernet, neither request nor reply, or sent by a group address.
+    /// [`ParseError::Truncated`] when the frame is too short; [`ParseError::Forbidden`] when the
+    /// message is not IPv4 over Ethernet, neither request nor reply, or its sender is a group address.
     pub fn parse(frame: &[u8], ethernet: &Ethernet) -> Result<Self, ParseError> {
         let message = frame
             .get(ethernet.header_len()..)
@@ -85,7 +85,7 @@ impl Arp {
         })
     }
 
-    /// The question who has `target`, to everyone on the VLAN.
+    /// Creates a broadcast request for `target` on a VLAN.
     #[must_use]
     pub fn request(mac: Mac, tags: VlanTags, sender: Address, target: Address) -> Self {
         let link = Link {
@@ -102,14 +102,14 @@ impl Arp {
         }
     }
 
-    /// The announcement that `mac` has `address`: a request for itself, the form that every
-    /// receiver updates its cache by (RFC 5227 section 3).
+    /// Creates the announcement that `mac` has `address`: a request for its own address, the form that
+    /// every receiver accepts as a cache update (RFC 5227 section 3).
     #[must_use]
     pub fn announcement(mac: Mac, tags: VlanTags, address: Address) -> Self {
         Self::request(mac, tags, address, address)
     }
 
-    /// The reply to this request that `mac` has the target address, to its sender alone.
+    /// Creates the unicast reply to this request: `mac` has the target address.
     #[must_use]
     pub const fn reply(&self, mac: Mac) -> Self {
         Self {
@@ -122,14 +122,14 @@ impl Arp {
         }
     }
 
-    /// Length of the frame that [`Arp::write`] writes.
+    /// Returns the length of the frame that [`Arp::write`] writes.
     #[must_use]
     pub fn frame_len(&self) -> usize {
         self.ethernet.header_len() + LEN
     }
 
-    /// Writes the frame; what lies behind it is left. `false`, and nothing written, where `frame`
-    /// is shorter than [`Arp::frame_len`].
+    /// Writes the message at the start of `frame`. Returns `false` and writes nothing when `frame` is
+    /// shorter than [`Arp::frame_len`].
     #[must_use]
     pub fn write(&self, frame: &mut [u8]) -> bool {
         if frame.len() < self.frame_len() {

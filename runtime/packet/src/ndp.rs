@@ -1,8 +1,7 @@
-//! Neighbour discovery for IPv6 (RFC 4861): solicitations read and answered, advertisements made.
+//! Neighbour discovery for IPv6 (RFC 4861): solicitations and advertisements, parsed and written.
 //!
-//! Invariant: a message is a value, parsed from one frame and written to another (or to the same);
-//! what it does not hold cannot leak from a question into its answer. A parsed message has passed
-//! every check of RFC 4861 section 7.1.
+//! Invariant: a parsed message has passed every check of RFC 4861 section 7.1. A message is a value
+//! that is parsed and written as a whole, so no field of a solicitation remains in its answer.
 
 use crate::ip::Envelope;
 use crate::{
@@ -14,20 +13,20 @@ use crate::{
 pub const SOLICITATION: u8 = 135;
 /// `ICMPv6` type of a neighbour advertisement.
 pub const ADVERTISEMENT: u8 = 136;
-/// A message with any other hop limit came through a router and is void.
+/// The hop limit of valid messages; another one means that a router forwarded the message.
 pub const HOP_LIMIT: u8 = 255;
-/// All nodes of a link, `ff02::1`.
+/// The multicast group of all nodes on a link, `ff02::1`.
 pub const ALL_NODES: Address = Address::from_bits(0xff02 << 112 | 1);
 
-/// Length of a message before its options.
+/// Length of a message without options.
 const FIXED_LEN: usize = 24;
 /// Length of a link-layer address option.
 const OPTION_LEN: usize = 8;
-/// Option: the sender's link-layer address.
+/// Option type: the sender's link-layer address.
 const SOURCE_LINK: u8 = 1;
-/// Option: the target's link-layer address.
+/// Option type: the target's link-layer address.
 const TARGET_LINK: u8 = 2;
-/// `ff02::1:ff00:0/104`, which the last 24 bits of an address complete.
+/// `ff02::1:ff00:0/104`, the prefix of solicited-node groups; an address's last 24 bits follow.
 const SOLICITED_NODE: u128 = 0xff02 << 112 | 0x1_ff00_0000;
 const SOLICITED_NODE_BITS: u128 = 0xff_ffff;
 
@@ -43,46 +42,46 @@ mod field {
 }
 
 mod flag {
-    /// The answer to a solicitation.
+    /// The advertisement answers a solicitation.
     pub(super) const SOLICITED: u8 = 0x40;
-    /// It replaces what the receiver has in its cache.
+    /// The advertisement overrides the receiver's cache entry.
     pub(super) const OVERRIDE: u8 = 0x20;
 }
 
-/// The question who has an address.
+/// A neighbour solicitation: asks for the MAC address of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Solicitation {
     /// The link header.
     pub ethernet: Ethernet,
-    /// Who asks; unspecified (`::`) in duplicate address detection (RFC 4862 section 5.4).
+    /// Source address; unspecified (`::`) in duplicate address detection (RFC 4862 section 5.4).
     pub source: Address,
-    /// Whom it is sent to: the target's solicited-node group, or the target.
+    /// Destination address: the target's solicited-node group, or the target.
     pub destination: Address,
-    /// The address asked for.
+    /// The address to resolve.
     pub target: Address,
-    /// The asker's MAC address, where the message says it.
+    /// The sender's MAC address, if the message contains it.
     pub source_mac: Option<Mac>,
 }
 
-/// The word that a MAC address has an address.
+/// A neighbour advertisement: states that a MAC address has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advertisement {
     /// The link header.
     pub ethernet: Ethernet,
-    /// Who says it.
+    /// Source address.
     pub source: Address,
-    /// Whom it is said to.
+    /// Destination address.
     pub destination: Address,
-    /// The address.
+    /// The advertised address.
     pub target: Address,
-    /// Its MAC address, where the message says it.
+    /// The target's MAC address, if the message contains it.
     pub target_mac: Option<Mac>,
-    /// Whether it answers a solicitation.
+    /// Whether this answers a solicitation.
     pub solicited: bool,
 }
 
 impl Solicitation {
-    /// Whether a packet is one, valid or not.
+    /// Returns whether a packet is a solicitation, valid or not.
     #[must_use]
     pub fn is_in(packet: &IpPacket) -> bool {
         packet.family == Family::V6
@@ -93,10 +92,10 @@ impl Solicitation {
                 })
     }
 
-    /// Reads one (RFC 4861 section 7.1.1).
+    /// Parses a solicitation (RFC 4861 section 7.1.1).
     ///
     /// # Errors
-    /// A [`ParseError`] where it is not a valid solicitation: the receiver must drop it silently.
+    /// A [`ParseError`] for an invalid solicitation, which the receiver must drop silently.
     pub fn parse(frame: &[u8], packet: &IpPacket) -> Result<Self, ParseError> {
         let (target, options) = parse_message(frame, packet, SOLICITATION)?;
         let source_mac = link_option(options, SOURCE_LINK)?;
@@ -114,8 +113,8 @@ impl Solicitation {
         })
     }
 
-    /// The question of `source` at `mac` who has `target`, to the target's solicited-node group.
-    /// From the unspecified address it detects duplicates.
+    /// Creates the solicitation of `target` by `source` at `mac`, sent to the target's solicited-node
+    /// group. An unspecified `source` makes it duplicate address detection.
     #[must_use]
     pub fn new(mac: Mac, tags: VlanTags, source: Address, target: Address) -> Self {
         let destination = solicited_node(target);
@@ -134,8 +133,8 @@ impl Solicitation {
         }
     }
 
-    /// The answer that `mac` has the target address (RFC 4861 section 7.2.4): to the asker, or to
-    /// all nodes where the asker has no address yet.
+    /// Creates the advertisement that `mac` has the target address (RFC 4861 section 7.2.4): sent to
+    /// the solicitation's source, or to all nodes when the source is unspecified.
     #[must_use]
     pub fn answer(&self, mac: Mac) -> Advertisement {
         if self.source.bits() == 0 {
@@ -153,13 +152,13 @@ impl Solicitation {
         }
     }
 
-    /// Length of the frame that [`Solicitation::write`] writes.
+    /// Returns the length of the frame that [`Solicitation::write`] writes.
     #[must_use]
     pub fn frame_len(&self) -> usize {
         self.message().frame_len()
     }
 
-    /// Writes the frame. `false`, and nothing written, where `frame` is shorter than
+    /// Writes the frame. Returns `false` and writes nothing when `frame` is shorter than
     /// [`Solicitation::frame_len`].
     #[must_use]
     pub fn write(&self, frame: &mut [u8]) -> bool {
@@ -178,10 +177,10 @@ impl Solicitation {
 }
 
 impl Advertisement {
-    /// Reads one (RFC 4861 section 7.1.2).
+    /// Parses an advertisement (RFC 4861 section 7.1.2).
     ///
     /// # Errors
-    /// A [`ParseError`] where it is not a valid advertisement: the receiver must drop it silently.
+    /// A [`ParseError`] for an invalid advertisement, which the receiver must drop silently.
     pub fn parse(frame: &[u8], packet: &IpPacket) -> Result<Self, ParseError> {
         let (target, options) = parse_message(frame, packet, ADVERTISEMENT)?;
         let (source, destination) = (packet.source, packet.destination);
@@ -200,7 +199,7 @@ impl Advertisement {
         })
     }
 
-    /// The unsolicited announcement to all nodes that `mac` has `address` (RFC 4861 section
+    /// Creates the unsolicited advertisement to all nodes that `mac` has `address` (RFC 4861 section
     /// 7.2.6).
     #[must_use]
     pub fn announcement(mac: Mac, tags: VlanTags, address: Address) -> Self {
@@ -218,13 +217,13 @@ impl Advertisement {
         }
     }
 
-    /// Length of the frame that [`Advertisement::write`] writes.
+    /// Returns the length of the frame that [`Advertisement::write`] writes.
     #[must_use]
     pub fn frame_len(&self) -> usize {
         self.message().frame_len()
     }
 
-    /// Writes the frame. `false`, and nothing written, where `frame` is shorter than
+    /// Writes the frame. Returns `false` and writes nothing when `frame` is shorter than
     /// [`Advertisement::frame_len`].
     #[must_use]
     pub fn write(&self, frame: &mut [u8]) -> bool {
@@ -243,7 +242,7 @@ impl Advertisement {
     }
 }
 
-/// The solicited-node multicast group of an address (RFC 4291 section 2.7.1).
+/// Returns the solicited-node multicast group of an address (RFC 4291 section 2.7.1).
 #[must_use]
 pub const fn solicited_node(address: Address) -> Address {
     Address::from_bits(SOLICITED_NODE | address.bits() & SOLICITED_NODE_BITS)
@@ -253,7 +252,7 @@ const fn is_solicited_node(address: Address) -> bool {
     address.bits() & !SOLICITED_NODE_BITS == SOLICITED_NODE
 }
 
-/// What solicitation and advertisement are checked for alike; gives target and options.
+/// Makes the checks that both messages share; returns target and options.
 fn parse_message<'a>(
     frame: &'a [u8],
     packet: &IpPacket,
@@ -299,7 +298,7 @@ fn flags_of(frame: &[u8], packet: &IpPacket) -> u8 {
         .unwrap_or(0)
 }
 
-/// Walks all options and gives the MAC address of the link-layer address option `kind`.
+/// Returns the MAC address in the link-layer address option `kind`, after checking all options.
 fn link_option(mut options: &[u8], kind: u8) -> Result<Option<Mac>, ParseError> {
     let mut found = None;
     while !options.is_empty() {
@@ -333,7 +332,7 @@ fn envelope(ethernet: Ethernet, source: Address, destination: Address) -> Envelo
     }
 }
 
-/// A message to be written.
+/// A message to write.
 struct Message {
     kind: u8,
     flags: u8,

@@ -5,7 +5,7 @@
 
 use waxwing_dataplane::session::Tuple;
 use waxwing_dataplane::{Backend, PortId};
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags};
 use waxwing_testkit::build;
 

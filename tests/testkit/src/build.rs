@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use waxwing_packet::arp::Arp;
 use waxwing_packet::ndp::Solicitation;
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{
     Address, Ethernet, Family, IpPacket, Link, Mac, Packet, ParseError, TcpFlags, Transport,
     VlanTags, checksum, icmp, ipv4, ipv6, parse, tcp, udp,

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Link, Mac, TcpFlags, VlanTags, ethernet};
 use waxwing_testkit::build::{Error, Tcp};
 use waxwing_tests::inject::{Garbage, Wire};

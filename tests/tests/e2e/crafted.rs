@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::SockProtocol;
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{
     Address, Family, IpPacket, Link, Mac, Packet, TcpFlags, Transport, VlanTag, VlanTags, checksum,
     ethernet, parse,

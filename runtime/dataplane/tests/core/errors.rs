@@ -9,7 +9,7 @@ use crate::world::{
 };
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Session;
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Address, Family, Link, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
 use waxwing_testkit::build;
 

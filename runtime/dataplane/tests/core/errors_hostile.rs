@@ -12,7 +12,7 @@ use crate::frames::{
 };
 use crate::world::{BACK, BACKEND_PORT, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::{BackendId, DropReason};
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Address, Family, Packet, Protocol, icmp, parse};
 use waxwing_testkit::build;
 

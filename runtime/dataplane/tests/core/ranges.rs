@@ -9,7 +9,7 @@ use crate::world::{
 };
 use waxwing_dataplane::steering::Rules;
 use waxwing_dataplane::{BackendId, DropReason, Ports};
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Link, Protocol, VlanTags};
 use waxwing_testkit::build;
 

@@ -11,7 +11,7 @@ use crate::world::{
 };
 use waxwing_dataplane::snapshot::{SourceId, SourcePool, SourceUse};
 use waxwing_dataplane::{DropReason, Pick, Ports};
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Address, Family, Link, Packet, Prefix, Protocol, VlanTags, parse};
 use waxwing_testkit::build;
 

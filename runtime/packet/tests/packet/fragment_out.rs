@@ -4,7 +4,7 @@ use etherparse::{NetSlice, SlicedPacket};
 use proptest::prelude::*;
 
 use crate::samples::{ip, samples};
-use waxwing_packet::{Address, Cut, Family, VlanTag, VlanTags, parse};
+use waxwing_packet::{Address, Family, Fragmentation, VlanTag, VlanTags, parse};
 use waxwing_testkit::build;
 
 /// Where the flags are in an untagged IPv4 frame, and "don't fragment".
@@ -12,7 +12,7 @@ const FLAGS: usize = 14 + 6;
 const DONT_FRAGMENT: u8 = 0x40;
 
 fn pieces(frame: &[u8], mtu: u16) -> Option<Vec<Vec<u8>>> {
-    let cut = Cut::new(frame, &ip(frame), mtu)?;
+    let cut = Fragmentation::new(frame, &ip(frame), mtu)?;
     let piece = |number| {
         let mut piece = vec![0xee; cut.frame_len(number)];
         assert!(cut.write(number, frame, &mut piece));
@@ -151,7 +151,7 @@ fn what_may_not_be_cut_stays_whole() {
 #[test]
 fn a_piece_is_only_written_into_a_frame_of_its_length() {
     let frame = datagram(1400, VlanTags::NONE);
-    let cut = Cut::new(&frame, &ip(&frame), 1280).expect("it may be cut");
+    let cut = Fragmentation::new(&frame, &ip(&frame), 1280).expect("it may be cut");
     for (number, right) in [
         (0, cut.frame_len(0)),
         (1, cut.frame_len(1)),

@@ -3,11 +3,11 @@
 mod arithmetic;
 mod arp;
 mod echo;
+mod fragment_out;
 mod head;
 mod ndp;
 mod parse;
-mod pieces;
 mod quote;
-mod refusal;
+mod reject;
 mod rewrite;
 mod samples;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::rewrite::verified_by_etherparse;
 use crate::samples::{Segment, ip, samples};
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{
     Address, Link, Mac, ParseError, Protocol, Quote, Rewrite, TcpFlags, Translation, VlanTag,
     VlanTags, icmp,

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::rewrite::verified_by_etherparse;
 use crate::samples::{Segment, ip, samples, whole_packets};
-use waxwing_packet::refusal::{self, IcmpError};
+use waxwing_packet::reject::{self, IcmpError};
 use waxwing_packet::{
     Address, Family, IpPacket, Link, Mac, TcpFlags, Transport, VlanTag, VlanTags, checksum,
 };
@@ -48,7 +48,7 @@ fn tags(count: u8) -> VlanTags {
 fn reset(frame: &[u8]) -> Option<Vec<u8>> {
     let mut frame = frame.to_vec();
     let packet = ip(&frame);
-    let len = refusal::reset(&mut frame, &packet)?;
+    let len = reject::reset(&mut frame, &packet)?;
     frame.truncate(len);
     Some(frame)
 }
