@@ -65,7 +65,7 @@ fn a_request_becomes_its_reply() {
 }
 
 #[test]
-fn what_nobody_can_be_answered_for_stays_as_it_is() {
+fn other_packets_are_not_answered_and_do_not_change() {
     let v4 = || request(CLIENT, VIP);
     let group = Mac([1, 0, 0, 0, 0, 1]);
     let fragment = |mut frame: Vec<u8>| {
@@ -123,10 +123,10 @@ fn what_nobody_can_be_answered_for_stays_as_it_is() {
     }
 }
 
-/// Its checksum is the one that an update cannot tell from its right one: there is no other word
-/// in an `ICMPv4` echo's sum that is never zero.
+/// The one message whose updated checksum is not the recomputed one: no word of an `ICMPv4` echo reply
+/// is always nonzero.
 #[test]
-fn a_reply_of_nothing_but_zeros_is_believed() {
+fn a_reply_of_zeros_has_a_correct_checksum() {
     for payload in [&[][..], &[0; 56]] {
         let echo = build::Echo {
             identifier: 0,

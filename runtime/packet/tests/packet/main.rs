@@ -1,12 +1,14 @@
-//! The crate from outside: scenario tables, and properties held against etherparse.
+//! Tests of the public API: scenario tables, and properties compared with etherparse.
 
 mod arithmetic;
 mod arp;
+mod checksums;
 mod echo;
 mod fragment_out;
 mod head;
 mod ndp;
 mod parse;
+mod parse_etherparse;
 mod quote;
 mod reject;
 mod rewrite;

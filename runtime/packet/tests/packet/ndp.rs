@@ -1,4 +1,4 @@
-//! Neighbour discovery (RFC 4861): solicitations, their answers, announcements.
+//! Neighbour discovery (RFC 4861): solicitations, answers and announcements.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use waxwing_packet::{
 };
 use waxwing_testkit::build;
 
-/// Length of a message before its options.
+/// Length of a message without options.
 const FIXED_LEN: usize = 24;
 
 /// Fields of the IPv6 header, the message and its option.
@@ -23,9 +23,9 @@ mod field {
     pub(super) const OPTION_MAC: Range<usize> = 2..8;
 }
 
-const ASKER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const SENDER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const VIP_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
-const ASKER: Address = Address::from_bits(0x2001_0db8 << 96 | 1);
+const SENDER: Address = Address::from_bits(0x2001_0db8 << 96 | 1);
 const VIP: Address = Address::from_bits(0x2001_0db8 << 96 | 0x12_3456);
 const UNSPECIFIED: Address = Address::from_bits(0);
 
@@ -39,7 +39,7 @@ fn ip(frame: &[u8]) -> IpPacket {
 fn solicitation(source: Address) -> Vec<u8> {
     let tags = VlanTags::NONE;
     build::NeighborSolicitation {
-        mac: ASKER_MAC,
+        mac: SENDER_MAC,
         tags,
         source,
         target: VIP,
@@ -61,31 +61,31 @@ fn advertised(advertisement: &Advertisement) -> Advertisement {
 
 #[test]
 fn a_solicitation_is_sent_to_the_solicited_node_group() {
-    let read = solicit(&solicitation(ASKER)).expect("valid solicitation");
+    let read = solicit(&solicitation(SENDER)).expect("valid solicitation");
     assert_eq!(
         read,
-        Solicitation::new(ASKER_MAC, VlanTags::NONE, ASKER, VIP)
+        Solicitation::new(SENDER_MAC, VlanTags::NONE, SENDER, VIP)
     );
     assert_eq!(read.destination.to_string(), "ff02::1:ff12:3456");
     assert_eq!(read.ethernet.destination.to_string(), "33:33:ff:12:34:56");
-    assert_eq!(read.source_mac, Some(ASKER_MAC));
+    assert_eq!(read.source_mac, Some(SENDER_MAC));
 }
 
 #[test]
-fn the_answer_goes_to_the_asker() {
-    let read = solicit(&solicitation(ASKER)).expect("valid solicitation");
+fn an_answer_is_sent_to_the_source_of_the_solicitation() {
+    let read = solicit(&solicitation(SENDER)).expect("valid solicitation");
     let answer = advertised(&read.answer(VIP_MAC));
-    assert_eq!((answer.source, answer.destination), (VIP, ASKER));
+    assert_eq!((answer.source, answer.destination), (VIP, SENDER));
     assert_eq!((answer.target, answer.target_mac), (VIP, Some(VIP_MAC)));
     assert_eq!(
         (answer.ethernet.source, answer.ethernet.destination),
-        (VIP_MAC, ASKER_MAC)
+        (VIP_MAC, SENDER_MAC)
     );
     assert!(answer.solicited);
 }
 
 #[test]
-fn the_answer_to_duplicate_detection_goes_to_all_nodes() {
+fn an_answer_to_duplicate_address_detection_is_sent_to_all_nodes() {
     let read = solicit(&solicitation(UNSPECIFIED)).expect("valid solicitation");
     assert_eq!(read.source_mac, None);
     let answer = advertised(&read.answer(VIP_MAC));
@@ -99,12 +99,12 @@ fn the_answer_to_duplicate_detection_goes_to_all_nodes() {
 }
 
 #[test]
-fn what_the_rfc_says_to_drop_is_refused() {
+fn an_invalid_solicitation_is_rejected() {
     let network = ethernet::HEADER_LEN;
     let message = network + ipv6::HEADER_LEN;
     let hop_limit = network + field::HOP_LIMIT;
     let option = message + FIXED_LEN;
-    // What is wrong, the byte that says so, its value, the error.
+    // Name, offset of the changed byte, its value, the error.
     let rows = [
         (
             "forwarded by a router",
@@ -145,7 +145,7 @@ fn what_the_rfc_says_to_drop_is_refused() {
         ("code", message + field::CODE, 1, ParseError::Forbidden),
     ];
     for (what, at, value, error) in rows {
-        let mut frame = solicitation(ASKER);
+        let mut frame = solicitation(SENDER);
         frame[at] = value;
         if error != ParseError::BadChecksum {
             mend(&mut frame[message..]);
@@ -155,17 +155,17 @@ fn what_the_rfc_says_to_drop_is_refused() {
 }
 
 #[test]
-fn duplicate_detection_must_not_name_a_mac() {
-    let mut question = Solicitation::new(ASKER_MAC, VlanTags::NONE, UNSPECIFIED, VIP);
-    question.source_mac = Some(ASKER_MAC);
-    let mut frame = vec![0; question.frame_len()];
-    assert!(question.write(&mut frame));
+fn duplicate_address_detection_must_not_contain_a_mac() {
+    let mut solicitation = Solicitation::new(SENDER_MAC, VlanTags::NONE, UNSPECIFIED, VIP);
+    solicitation.source_mac = Some(SENDER_MAC);
+    let mut frame = vec![0; solicitation.frame_len()];
+    assert!(solicitation.write(&mut frame));
     assert_eq!(solicit(&frame), Err(ParseError::Forbidden));
 }
 
 /// Recomputes the message's checksum.
 fn mend(message: &mut [u8]) {
     message[field::CHECKSUM].fill(0);
-    let sum = checksum::transport(ASKER, solicited_node(VIP), icmp::PROTOCOL_V6, message);
+    let sum = checksum::transport(SENDER, solicited_node(VIP), icmp::PROTOCOL_V6, message);
     message[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
 }
