@@ -1,11 +1,12 @@
-//! The groups that those who look for an IPv6 address ask in.
+//! Solicited-node multicast groups of the VIPs.
 //!
-//! A network card hears only the groups that it is told of, and a switch forwards only those that
-//! somebody has reported (RFC 4541). The kernel joins the groups of its own addresses. A VIP is none
-//! of them, so without a member here no neighbour would find it (RFC 4861 section 7.2.1).
+//! A network card receives only the groups that its host has joined, and a switch forwards only groups
+//! that a host has reported (RFC 4541). The kernel joins the groups of its own addresses; a VIP is not
+//! among them. Without this membership no neighbour could resolve an IPv6 VIP (RFC 4861 section
+//! 7.2.1).
 //!
-//! Invariant: a group that stays is never left: the new members join before the old ones leave, and
-//! the kernel counts members.
+//! Invariant: a group that stays is never left, because new memberships start before old ones end, and
+//! the kernel counts memberships.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,45 +15,45 @@ use std::net::{Ipv6Addr, UdpSocket};
 use waxwing_dataplane::steering::Rules;
 use waxwing_packet::{Address, Family, ndp};
 
-/// The kernel bounds a socket's memory for memberships: even the lowest bound allows so many.
+/// The kernel limits a socket's memory for memberships; its lowest limit allows this many.
 const JOINS_PER_SOCKET: usize = 64;
 
-/// Members of the groups; dropped, they leave.
+/// Memberships in groups, ended on drop.
 #[derive(Default)]
-pub(crate) struct Groups {
-    joined: BTreeSet<Address>,
-    members: Vec<UdpSocket>,
+pub(crate) struct Memberships {
+    groups: BTreeSet<Address>,
+    sockets: Vec<UdpSocket>,
 }
 
-impl Groups {
-    /// Joins the groups of the VIPs on these interfaces, by their indices, and leaves others. In
-    /// transparent mode a VIP is answered for by others.
+impl Memberships {
+    /// Joins the VIPs' groups on these interfaces (by index) and leaves all others. Joins none in
+    /// transparent mode, where other hosts answer for the VIPs.
     ///
     /// # Errors
-    /// As the kernel says, which has no groups on an interface without IPv6. Those of before stay.
-    pub(crate) fn follow(&mut self, rules: &Rules, interfaces: &[u32]) -> io::Result<()> {
+    /// The kernel's error, for example on an interface without IPv6. The memberships do not change.
+    pub(crate) fn update(&mut self, rules: &Rules, interfaces: &[u32]) -> io::Result<()> {
         let vips = rules.vips.iter().filter(|_| rules.bridge.is_none());
         let wanted: BTreeSet<Address> = vips
             .filter(|vip| vip.family() == Family::V6)
             .map(|vip| ndp::solicited_node(*vip))
             .collect();
-        if wanted == self.joined {
+        if wanted == self.groups {
             return Ok(());
         }
         let on_all = |group| interfaces.iter().map(move |index| (group, *index));
         let joins: Vec<(Address, u32)> = wanted.iter().copied().flat_map(on_all).collect();
-        self.members = joins
+        self.sockets = joins
             .chunks(JOINS_PER_SOCKET)
-            .map(member)
+            .map(join)
             .collect::<io::Result<_>>()?;
-        self.joined = wanted;
+        self.groups = wanted;
         Ok(())
     }
 }
 
-/// A socket that is a member of groups on interfaces.
-fn member(joins: &[(Address, u32)]) -> io::Result<UdpSocket> {
-    // A fresh namespace has no loopback address; the unspecified one always binds.
+/// Returns a socket that has joined groups on interfaces.
+fn join(joins: &[(Address, u32)]) -> io::Result<UdpSocket> {
+    // In a new network namespace loopback is down; the unspecified address always binds.
     let socket = UdpSocket::bind("[::1]:0").or_else(|_| UdpSocket::bind("[::]:0"))?;
     for (group, interface) in joins {
         let group = Ipv6Addr::from_bits(group.bits());
@@ -68,15 +69,15 @@ mod tests {
 
     use super::*;
 
-    /// Whether loopback hears a group, by the kernel's list.
-    fn is_heard(group: &str) -> bool {
+    /// Returns whether the kernel lists a group for loopback.
+    fn is_joined(group: &str) -> bool {
         let list = fs::read_to_string("/proc/net/igmp6").expect("a list");
         list.lines()
             .any(|line| line.starts_with("1 ") && line.contains(group))
     }
 
     #[test]
-    fn the_groups_of_vips_are_heard_for_as_long_as_they_are_vips() {
+    fn the_group_of_a_vip_is_joined_while_the_rules_contain_the_vip() {
         let vip = |last: u16| {
             let vip = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x0077, last);
             Address::from(IpAddr::V6(vip))
@@ -90,15 +91,18 @@ mod tests {
             "ff0200000000000000000001ff77aa02",
         );
         let v4 = Address::from(IpAddr::from([192, 0, 2, 1]));
-        let mut groups = Groups::default();
-        let mut follow = |vips: &[Address]| groups.follow(&rules(vips), &[1]).expect("joined");
-        follow(&[v4, vip(0xaa01)]);
-        assert!(is_heard(a) && !is_heard(b));
-        follow(&[vip(0xaa01), vip(0xaa02)]);
-        assert!(is_heard(a) && is_heard(b));
-        follow(&[vip(0xaa02)]);
-        assert!(!is_heard(a) && is_heard(b));
-        drop(groups);
-        assert!(!is_heard(b));
+        let mut memberships = Memberships::default();
+        let mut update = |vips: &[Address]| {
+            let updated = memberships.update(&rules(vips), &[1]);
+            updated.expect("IPv6 on loopback");
+        };
+        update(&[v4, vip(0xaa01)]);
+        assert!(is_joined(a) && !is_joined(b));
+        update(&[vip(0xaa01), vip(0xaa02)]);
+        assert!(is_joined(a) && is_joined(b));
+        update(&[vip(0xaa02)]);
+        assert!(!is_joined(a) && is_joined(b));
+        drop(memberships);
+        assert!(!is_joined(b));
     }
 }

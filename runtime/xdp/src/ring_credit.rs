@@ -1,52 +1,54 @@
-//! Ring arithmetic: how many frames the kernel holds of a ring pair, and how many more it may.
+//! Flow control of a ring pair: how many frames the kernel holds, and how many more it may get.
 //!
-//! A ring pair goes round: frames enter by one ring (fill, transmit), the kernel holds them a
-//! while, and they come back by the other (receive, completion).
+//! Frames go to the kernel by one ring of the pair (fill, transmit) and come back by the other
+//! (receive, completion).
 //!
-//! Invariant: `lent <= size`, where `size` is that of both rings. So neither ring can overflow:
-//! a slot for every frame in the kernel's hands is free in the ring it will come back by, and
-//! what [`Loan::room`] allows fits the ring it goes in by, as soon as the kernel has freed the slots.
+//! Invariant: `outstanding <= size`, the size of both rings. So neither ring overflows: the ring by
+//! which frames come back has a slot for each outstanding frame, and the ring by which they go has
+//! slots for [`RingCredit::available`] more as soon as the kernel has freed the used ones.
 
-/// The frames lent to the kernel by one ring pair.
 #[derive(Debug)]
-pub(crate) struct Loan {
+pub(crate) struct RingCredit {
     size: u32,
-    lent: u32,
+    outstanding: u32,
 }
 
-impl Loan {
-    /// Nothing lent, by rings of `size` entries each.
+impl RingCredit {
+    /// Creates the credit of two rings with `size` entries each.
     pub(crate) const fn new(size: u32) -> Self {
-        Self { size, lent: 0 }
+        Self {
+            size,
+            outstanding: 0,
+        }
     }
 
-    /// How many more may be lent.
-    pub(crate) const fn room(&self) -> usize {
-        (self.size - self.lent) as usize
+    /// Returns how many more frames may go to the kernel.
+    pub(crate) const fn available(&self) -> usize {
+        (self.size - self.outstanding) as usize
     }
 
-    /// How many the kernel holds.
-    pub(crate) const fn lent(&self) -> usize {
-        self.lent as usize
+    /// Returns how many frames the kernel holds.
+    pub(crate) const fn outstanding(&self) -> usize {
+        self.outstanding as usize
     }
 
-    /// `count` went in. At most [`Loan::room`].
-    pub(crate) fn lend(&mut self, count: usize) {
+    /// Records that `count` frames went to the kernel, at most [`RingCredit::available`].
+    pub(crate) fn take(&mut self, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let lent = self
-            .lent
+        let outstanding = self
+            .outstanding
             .checked_add(count)
-            .filter(|&lent| lent <= self.size);
-        assert!(lent.is_some(), "more frames lent than the ring has slots");
-        self.lent = lent.unwrap_or(self.lent);
+            .filter(|&outstanding| outstanding <= self.size);
+        assert!(outstanding.is_some(), "more frames than ring slots");
+        self.outstanding = outstanding.unwrap_or(self.outstanding);
     }
 
-    /// `count` came back. At most [`Loan::lent`].
+    /// Records that `count` frames came back, at most [`RingCredit::outstanding`].
     pub(crate) fn give_back(&mut self, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let lent = self.lent.checked_sub(count);
-        assert!(lent.is_some(), "more frames came back than were lent");
-        self.lent = lent.unwrap_or(self.lent);
+        let outstanding = self.outstanding.checked_sub(count);
+        assert!(outstanding.is_some(), "more frames back than outstanding");
+        self.outstanding = outstanding.unwrap_or(self.outstanding);
     }
 }
 
@@ -55,28 +57,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lent_and_the_room_make_up_the_ring() {
-        let mut loan = Loan::new(8);
-        for (lend, back) in [(8, 3), (3, 8), (1, 1), (5, 2), (5, 8)] {
-            loan.lend(lend);
-            assert_eq!(loan.lent() + loan.room(), 8);
-            loan.give_back(back);
-            assert_eq!(loan.lent() + loan.room(), 8);
+    fn outstanding_and_available_add_up_to_the_ring_size() {
+        let mut credit = RingCredit::new(8);
+        for (take, back) in [(8, 3), (3, 8), (1, 1), (5, 2), (5, 8)] {
+            credit.take(take);
+            assert_eq!(credit.outstanding() + credit.available(), 8);
+            credit.give_back(back);
+            assert_eq!(credit.outstanding() + credit.available(), 8);
         }
-        assert_eq!(loan.lent(), 0);
+        assert_eq!(credit.outstanding(), 0);
     }
 
     #[test]
-    #[should_panic(expected = "more frames lent")]
-    fn lending_over_the_ring_is_a_bug() {
-        Loan::new(8).lend(9);
+    #[should_panic(expected = "more frames than ring slots")]
+    fn taking_more_than_available_panics() {
+        RingCredit::new(8).take(9);
     }
 
     #[test]
-    #[should_panic(expected = "more frames came back")]
-    fn a_frame_cannot_come_back_twice() {
-        let mut loan = Loan::new(8);
-        loan.lend(1);
-        loan.give_back(2);
+    #[should_panic(expected = "more frames back than outstanding")]
+    fn giving_back_more_than_outstanding_panics() {
+        let mut credit = RingCredit::new(8);
+        credit.take(1);
+        credit.give_back(2);
     }
 }
