@@ -418,11 +418,11 @@ impl FrameBuf for XdpFrame {
     }
 
     fn move_start(&mut self, by: isize) -> bool {
-        let mut grown = self.window.move_start(by);
-        if grown.is_none() && by < 0 && self.spill(by.unsigned_abs()) {
-            grown = self.window.move_start(by);
+        let mut placed = self.window.move_start(by);
+        if placed.is_none() && by < 0 && self.spill(by.unsigned_abs()) {
+            placed = self.window.move_start(by);
         }
-        let Some((window, moved)) = grown else {
+        let Some((window, moved)) = placed else {
             return false;
         };
         self.apply_window(window, moved);
