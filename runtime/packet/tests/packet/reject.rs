@@ -9,7 +9,7 @@ use crate::rewrite::verified_by_etherparse;
 use crate::samples::{Segment, ip, samples, whole_packets};
 use waxwing_packet::reject::{self, IcmpError};
 use waxwing_packet::{
-    Address, Family, IpPacket, Link, Mac, TcpFlags, Transport, VlanTag, VlanTags,
+    Address, Delta, Family, IpPacket, Link, Mac, TcpFlags, Transport, VlanTag, VlanTags,
 };
 use waxwing_testkit::build;
 
@@ -114,17 +114,17 @@ fn an_rst_is_acceptable_to_the_sender_of_the_segment() {
     }
 }
 
-/// A built frame's window is open, that of an RST is not.
+/// Sets the TCP window to zero, as in an RST.
 fn close_window(frame: &mut [u8]) {
     let at = usize::from(ip(frame).transport_start);
     frame[at + 14..at + 16].fill(0);
-    let sum = checksum::Delta::between(&[0xffff], &[0]);
+    let sum = Delta::between(&[0xffff], &[0]);
     let checksum = u16::from_be_bytes([frame[at + 16], frame[at + 17]]);
     frame[at + 16..at + 18].copy_from_slice(&sum.apply(checksum).to_be_bytes());
 }
 
 #[test]
-fn an_error_quotes_the_packet_as_far_as_it_fits_whatever_its_length() {
+fn an_error_of_any_packet_length_quotes_as_much_as_fits() {
     for (family, headers, len_max) in [(0, 28, 576), (1, 48, 1280)] {
         for count in 0..=2 {
             for len in (0..80)
