@@ -194,25 +194,28 @@ fn an_error_about_a_request_quotes_the_packet_that_the_client_sent() {
     }
 }
 
-#[test]
-fn a_quoted_datagram_without_checksum_stays_without() {
-    let mut seen = packet(Protocol::Udp, VIP[V4], CLIENT[V4]);
-    seen[26..28].fill(0);
-    let mut frame = from_router(V4, VIP[V4].0, &seen).frame();
+/// Checks that an error's quote of `seen` becomes `sent` when its source becomes the backend.
+fn check_quoted_source(seen: &[u8], sent: &[u8]) {
+    let mut frame = from_router(V4, VIP[V4].0, seen).frame();
     let quoted = Rewrite {
         source: Some(Translation::new(VIP[V4], BACKEND[V4])),
         ..Rewrite::default()
     };
-    let (read, quote) = (
-        ip(&frame),
-        parsed(&frame)
-            .expect("it is well-formed")
-            .expect("of a datagram"),
-    );
+    let quote = parsed(&frame).expect("it is well-formed");
+    let quote = quote.expect("of a TCP or UDP packet");
+    let read = ip(&frame);
     quote.rewrite(&mut frame, &read, &Rewrite::default(), &quoted);
+    assert_eq!(frame, from_router(V4, VIP[V4].0, sent).frame());
+}
+
+#[test]
+fn a_quoted_datagram_without_checksum_stays_without() {
+    let mut seen = packet(Protocol::Udp, VIP[V4], CLIENT[V4]);
     let mut sent = packet(Protocol::Udp, BACKEND[V4], CLIENT[V4]);
-    sent[26..28].fill(0);
-    assert_eq!(frame, from_router(V4, VIP[V4].0, &sent).frame());
+    for packet in [&mut seen, &mut sent] {
+        packet[26..28].fill(0);
+    }
+    check_quoted_source(&seen, &sent);
 }
 
 /// Some systems quote a header that they have changed.
@@ -225,19 +228,7 @@ fn a_wrong_quoted_checksum_stays_wrong() {
         packet[8] -= 1;
         packet[24] ^= 0x40;
     }
-    let mut frame = from_router(V4, VIP[V4].0, &seen).frame();
-    let quoted = Rewrite {
-        source: Some(Translation::new(VIP[V4], BACKEND[V4])),
-        ..Rewrite::default()
-    };
-    let (read, quote) = (
-        ip(&frame),
-        parsed(&frame)
-            .expect("it is well-formed")
-            .expect("of a segment"),
-    );
-    quote.rewrite(&mut frame, &read, &Rewrite::default(), &quoted);
-    assert_eq!(frame, from_router(V4, VIP[V4].0, &sent).frame());
+    check_quoted_source(&seen, &sent);
 }
 
 #[test]

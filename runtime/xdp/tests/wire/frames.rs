@@ -18,7 +18,7 @@ pub(crate) fn every_frame_is_answered(options: &Options, count: u64, window: u64
     let (client, mut workers) = end("client", options, (CLIENT, CLIENT_PORT))?;
     let (server, mut server_workers) = end("server", options, (SERVER, SERVER_PORT))?;
     let mut echo = Server::start(server_workers.remove(0), |frame| {
-        swap_endpoints(frame.bytes_mut())
+        swap_endpoints(frame.bytes_mut());
     });
     let mut io = workers.remove(0).into_io();
     let start = Instant::now();

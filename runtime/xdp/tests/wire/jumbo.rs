@@ -74,7 +74,7 @@ pub(crate) fn jumbo_frames_are_answered(options: &Options, mtu: u32) -> Outcome 
     let (client, mut workers) = end("client", options, (CLIENT, CLIENT_PORT))?;
     let (server, mut server_workers) = end("server", options, (SERVER, SERVER_PORT))?;
     let mut echo = Server::start(server_workers.remove(0), |frame| {
-        swap_endpoints(frame.bytes_mut())
+        swap_endpoints(frame.bytes_mut());
     });
     let mut io = workers.remove(0).into_io();
     let lens = lengths(options, mtu);
@@ -285,7 +285,7 @@ pub(crate) fn jumbo_reopened() -> Outcome {
     for _ in 0..5 {
         let (server, mut server_workers) = end("server", &small(), (SERVER, SERVER_PORT))?;
         let mut echo = Server::start(server_workers.remove(0), |frame| {
-            swap_endpoints(frame.bytes_mut())
+            swap_endpoints(frame.bytes_mut());
         });
         send_all(&mut io, client.mac, server.mac, &[9014; 100], 20)?;
         for number in 0..100 {

@@ -26,6 +26,7 @@ use crate::jumbo::{
 };
 
 type Outcome = Result<(), Failed>;
+type Test = fn() -> Outcome;
 
 /// Environment variable: the role of this process.
 const ROLE: &str = "WAXWING_WIRE_TEST";
@@ -69,7 +70,7 @@ fn trials(skip: bool) -> Vec<Trial> {
         let test = move || every_frame_is_answered(&options, count, window);
         Trial::test(format!("every frame is answered: {name}"), test)
     });
-    let tests: [(&str, fn() -> Outcome); 18] = [
+    let tests: [(&str, Test); 18] = [
         ("two queues, two workers", two_queues),
         ("a frame's start moves", frame_start_moves),
         ("a full transmit ring", transmit_ring_full),
