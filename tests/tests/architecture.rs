@@ -50,20 +50,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waxwing-tests", ANY),
     ("waxwing-demo", ANY),
     ("waxwing-benches", ANY),
-    ("waxwing-vm-bench", ANY),
-    ("waxwing-wire-bench", ANY),
+    ("waxwing-peers-bench", ANY),
     (
         "bare-forwarder",
         &["waxwing-dataplane", "waxwing-packet", "waxwing-xdp"],
     ),
     (
-        "waxwing-bed",
+        "waxwing-bench-core",
         &["waxwing-dataplane", "waxwing-packet", "waxwing-testkit"],
     ),
     (
         "waxwing-instructions",
         &[
-            "waxwing-bed",
+            "waxwing-bench-core",
             "waxwing-dataplane",
             "waxwing-packet",
             "waxwing-report",
