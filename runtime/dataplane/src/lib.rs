@@ -17,7 +17,6 @@ mod fallback;
 mod fragments;
 pub mod io;
 pub mod locks;
-pub mod memory;
 pub mod model;
 pub mod path;
 pub mod policy;

@@ -6,7 +6,7 @@
 //! What few packets need is in functions that are not inlined and get copies. So the compiler never has to
 //! put the whole session together in memory.
 
-use waxwing_packet::{Cut, IpPacket, TcpFlags};
+use waxwing_packet::{Fragmentation, IpPacket, TcpFlags};
 
 use super::flow::{FoundSession, tcp_flags};
 use super::nat::{destination_nat, full_nat};
@@ -167,7 +167,7 @@ fn rewrite<F: FrameBuf>(
     }
     // Also in transparent mode: a sender that is not told would wait forever.
     let too_big = packet.end - packet.network > exit.egress.mtu;
-    if too_big && !Cut::may_be_made(frame.bytes(), packet) {
+    if too_big && !Fragmentation::is_allowed(frame.bytes(), packet) {
         return Err(Stop::Undeliverable(Undeliverable::TooBig(exit.egress.mtu)));
     }
     let full;

@@ -4,7 +4,7 @@
 //! returns to the pool. If pool or ring run out, the rest of the packet is dropped. No frame is ever in two
 //! places.
 
-use waxwing_packet::{Cut, Packet, parse};
+use waxwing_packet::{Fragmentation, Packet, parse};
 
 use crate::counters::WorkerCounters;
 use crate::{DropReason, FrameBuf, FrameIo, PortId};
@@ -25,17 +25,17 @@ pub(crate) fn send<I: FrameIo>(
     let Ok(Packet::Ip(packet)) = parse(frame) else {
         return Err(DropReason::Malformed);
     };
-    let cut = Cut::new(frame, &packet, mtu)
-        .filter(|cut| cut.count() <= FRAGMENTS_MAX)
+    let fragments = Fragmentation::new(frame, &packet, mtu)
+        .filter(|fragments| fragments.count() <= FRAGMENTS_MAX)
         .ok_or(DropReason::TooBig)?;
-    for number in 0..cut.count() {
+    for number in 0..fragments.count() {
         let mut fragment = io.allocate(port).ok_or(DropReason::NoFrame)?;
-        let len = cut.frame_len(number);
+        let len = fragments.frame_len(number);
         let written = fragment.set_len(len)
             && if fragment.rest_len() == 0 {
-                cut.write(number, frame, fragment.bytes_mut())
+                fragments.write(number, frame, fragment.bytes_mut())
             } else {
-                let written = cut.write(number, frame, &mut scratch[..len]);
+                let written = fragments.write(number, frame, &mut scratch[..len]);
                 fragment.copy_from(&scratch[..len]);
                 written
             };

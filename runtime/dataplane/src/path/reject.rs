@@ -8,7 +8,7 @@
 //! Answers come from the VIP, the one address of the balancer that a client knows and that a server routes to
 //! as it does to clients. A server that sent to a source NAT address gets them from that address.
 
-use waxwing_packet::refusal::{self, IcmpError};
+use waxwing_packet::reject::{self as packet_reject, IcmpError};
 use waxwing_packet::{Address, IpPacket, Transport, checksum};
 
 use super::linearize::Linearizer;
@@ -63,7 +63,7 @@ impl RejectLimits {
     ) -> Verdict {
         let packet = arrived.packet;
         let (may_answer, limit) = match packet.transport {
-            Transport::Tcp { .. } => (refusal::may_reset(packet), &mut self.resets),
+            Transport::Tcp { .. } => (packet_reject::may_reset(packet), &mut self.resets),
             _ => (IcmpError::may_be_about(packet), &mut self.errors),
         };
         if !may_answer {
@@ -124,7 +124,7 @@ impl RejectLimits {
 #[cold]
 pub(crate) fn write<F: FrameBuf>(frame: &mut F, packet: &IpPacket) -> Result<(), DropReason> {
     if let Transport::Tcp { .. } = packet.transport {
-        let written = refusal::reset(frame.bytes_mut(), packet);
+        let written = packet_reject::reset(frame.bytes_mut(), packet);
         return match written {
             Some(len) if frame.set_len(len) => Ok(()),
             _ => Err(DropReason::Malformed),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::{BackendCounters, Counter, WorkerCounters};
-use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::model::Release;
 use waxwing_dataplane::model::{
     Backend, Bridge, MidStream, NoBackend, Port, Service, SessionAction, SourceId, SourcePool,
@@ -21,6 +20,7 @@ use waxwing_dataplane::{
     Pick, Policy, PolicyFault, PortId, Ports, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Mac, Protocol};
+use waxwing_testkit::memory::MemoryIo;
 
 /// The port that clients are behind.
 pub(crate) const FRONT: PortId = PortId(0);

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use crossbeam_channel::unbounded;
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::model::Release;
 use waxwing_dataplane::model::{
     Backend, MidStream, NoBackend, Port, Service, SessionAction, SourceUse, Timeouts,
@@ -23,9 +22,9 @@ use waxwing_dataplane::{
     ServiceId, Snapshot,
 };
 use waxwing_dataplane::{HopTable, NextHop};
-use waxwing_packet::{
-    Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, build, checksum, parse,
-};
+use waxwing_packet::{Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, checksum, parse};
+use waxwing_testkit::build;
+use waxwing_testkit::memory::MemoryIo;
 
 const VIPS: [Address; 2] = [
     Address::v4([203, 0, 113, 10]),
