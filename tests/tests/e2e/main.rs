@@ -40,7 +40,15 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use waxwing_tests::netns;
 
 /// The longest that a scenario may take.
-const SCENARIO_TIMEOUT: Duration = Duration::from_secs(120);
+const SCENARIO_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// What scenarios drop into the modules' folder, compiled before the first of them begins.
+const MODULES: &[&str] = &[
+    "favourite",
+    "queue-check",
+    "waxwing-policy-maglev",
+    "waxwing-policy-round-robin",
+];
 
 /// Scenarios that run side by side: each keeps a processor busy for a quarter of its time at most.
 const SIDE_BY_SIDE: usize = 4;
@@ -49,7 +57,7 @@ const SIDE_BY_SIDE: usize = 4;
 const SLOWEST: usize = 15;
 
 /// What every scenario needs.
-const TOOLS: &[&str] = &["ip", "ethtool", "sysctl", "setpriv", "ss"];
+const TOOLS: &[&str] = &["ip", "ethtool", "setpriv", "ss"];
 
 /// Stands among a scenario's programs for what not every kernel has.
 pub(crate) const VLAN_DEVICES: &str = "VLAN devices";
@@ -148,10 +156,12 @@ fn print_times(elapsed: Duration) {
 }
 
 fn prepare() -> Result<()> {
+    netns::remove_own_on_signal(|| {})?;
     if is_root() {
         netns::remove_leftovers()?;
+        waxwing_tests::modules::compile_all(MODULES)?;
     }
-    netns::remove_own_on_signal(|| {})
+    Ok(())
 }
 
 fn trial(scenario: &'static Scenario) -> Trial {
@@ -178,29 +188,11 @@ static MACHINE: RwLock<()> = RwLock::new(());
 
 fn run(scenario: &Scenario, name: &'static str) -> Result<()> {
     let begun = Instant::now();
-    let cpu = cpu();
     let _watchdog = Watchdog::new(name);
     let outcome = (scenario.run)();
     let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
     times.push((name, begun.elapsed()));
-    eprintln!(
-        "TIME {name} {:.2} {:.2}",
-        begun.elapsed().as_secs_f64(),
-        cpu2() - cpu
-    );
     outcome
-}
-fn cpu2() -> f64 {
-    cpu()
-}
-fn cpu() -> f64 {
-    use nix::sys::resource::{UsageWho, getrusage};
-    let f = |w| {
-        let u = getrusage(w).expect("u");
-        let t = |v: nix::sys::time::TimeVal| v.tv_sec() as f64 + v.tv_usec() as f64 / 1e6;
-        t(u.user_time()) + t(u.system_time())
-    };
-    f(UsageWho::RUSAGE_CHILDREN) + f(UsageWho::RUSAGE_SELF)
 }
 
 /// Why a scenario cannot run here.
