@@ -287,15 +287,6 @@ pub fn connections(address: IpAddr, port: u16, duration: Duration) -> Load {
     }
 }
 
-/// A number of new connections, opened at an even pace within a time.
-#[must_use]
-pub fn connections_within(target: SocketAddr, count: u32, duration: Duration) -> Load {
-    Load {
-        rate: (f64::from(count) / duration.as_secs_f64()).ceil() as u32,
-        ..connections(target.ip(), target.port(), duration)
-    }
-}
-
 fn sample(line: &str) -> Result<Sample> {
     serde_json::from_str(line).with_context(|| format!("not a sample of load: {line}"))
 }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use waxwing_tests::actors::{self, connections, connections_within};
+use waxwing_tests::actors::{self, connections};
 use waxwing_tests::query::{self, PATIENCE};
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::{Fault, Kind, Layout, Load, Server, Service, Tally, Topology, Waxwing};
@@ -27,21 +27,25 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_broken_check_empties_no_pool, "nginx", "openssl"),
 ];
 
-pub(crate) const WEB: SocketAddr = SocketAddr::new(VIP4, 80);
+/// Within this time [`served`] opens its connections where only who answers matters.
+pub(crate) const PROBE: Duration = Duration::from_millis(500);
 
-/// What 300 connections take that only show who answers.
-pub(crate) const HALF_A_SECOND: Duration = Duration::from_millis(500);
+pub(crate) const WEB: SocketAddr = SocketAddr::new(VIP4, 80);
 
 /// Opens 300 connections within this time, none of which may fail.
 pub(crate) fn served(topology: &Topology, within: Duration) -> Result<Tally> {
-    let tally = actors::load(&topology.client, connections_within(WEB, 300, within))?;
+    let load = Load {
+        rate: 300 * 1000 / u32::try_from(within.as_millis())?,
+        ..connections(VIP4, 80, within)
+    };
+    let tally = actors::load(&topology.client, load)?;
     ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
     Ok(tally)
 }
 
 /// Asserts that new connections are answered by these servers and no others.
 pub(crate) fn assert_served_by(topology: &Topology, servers: &[&str]) -> Result<()> {
-    let tally = served(topology, HALF_A_SECOND)?;
+    let tally = served(topology, PROBE)?;
     let by: Vec<&str> = tally.servers.keys().map(String::as_str).collect();
     ensure!(by == servers, "answers are from {by:?}, not {servers:?}");
     Ok(())

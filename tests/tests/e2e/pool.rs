@@ -12,9 +12,7 @@ use waxwing_tests::{
     Config, Fault, HealthCheck, Kind, Layout, Load, Server, Service, Topology, Waxwing,
 };
 
-use crate::consequences::{
-    HALF_A_SECOND, WEB, ask, assert_reset, assert_served_by, but, served, stay,
-};
+use crate::consequences::{PROBE, WEB, ask, assert_reset, assert_served_by, but, served, stay};
 use crate::health::{eject_only, quick, three, wait_web};
 use crate::{Scenario, scenario};
 
@@ -69,7 +67,7 @@ fn checked(config: &Config, check: HealthCheck) -> Result<Config> {
 
 /// Asserts that new connections are answered by all three servers, by each as often.
 fn assert_shared(topology: &Topology) -> Result<()> {
-    let tally = served(topology, HALF_A_SECOND)?;
+    let tally = served(topology, PROBE)?;
     let is_third = |server| (tally.share(server) - 1.0 / 3.0).abs() < 0.05;
     ensure!(
         ["1", "2", "3"].into_iter().all(is_third),
@@ -94,7 +92,7 @@ fn a_server_that_is_dead_at_the_start_is_out_and_stays_out() -> Result<()> {
         })?;
         let took = found.elapsed();
         ensure!(took < FOLLOWS, "the workers knew after {took:?} only");
-        let tally = served(&topology, HALF_A_SECOND)?;
+        let tally = served(&topology, PROBE)?;
         let name = format!("{}", dead + 1);
         ensure!(!tally.servers.contains_key(&name), "{:?}", tally.servers);
         let status = wait_web(&waxwing, but(dead, "down"))?;

@@ -77,7 +77,10 @@ pub(crate) fn wrk_result(wrk: Process, seconds: u32) -> Result<u64> {
 
 /// Opens 300 connections to an address and asserts that all were answered, by all servers.
 pub(crate) fn assert_served(topology: &Topology, address: IpAddr) -> Result<()> {
-    let load = actors::connections_within((address, 80).into(), 300, Duration::from_millis(500));
+    let load = Load {
+        rate: 600,
+        ..actors::connections(address, 80, Duration::from_millis(500))
+    };
     let tally = actors::load(&topology.client, load)?;
     ensure!(
         tally.failed() == 0,
