@@ -5,11 +5,11 @@
 use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
-use waxwing_control::health::{Admin, State};
-use waxwing_control::status::{
+use waxwing_control::admin::status::{
     BackendHealthStatus, BackendStatus, CanaryStatus, CheckStatus, ModuleStatus, PortStatus,
     QuarantinedBuild, ReturnPathStatus, ServiceStatus, Status, StepStatus, WorkerStatus,
 };
+use waxwing_control::health::{Admin, State};
 
 /// The whole status.
 pub(crate) fn status(status: &Status) -> String {
@@ -182,9 +182,9 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
         worker.received.packets,
         worker.transmitted.packets,
         worker.to_kernel,
-        worker.responded,
-        worker.expired,
-        worker.evicted,
+        worker.requests_answered,
+        worker.sessions_expired,
+        worker.sessions_evicted,
     )?;
     let times = &worker.batch_times;
     if !times.buckets.is_empty() {
@@ -195,7 +195,10 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
         )?;
     }
     let rare = [
-        (worker.fallback, "flows chosen for by the native fallback"),
+        (
+            worker.fallback_choices,
+            "flows chosen for by the native fallback",
+        ),
         (worker.bridged, "frames passed from port to port"),
         (worker.icmp_errors_forwarded, "ICMP errors passed on"),
         (
@@ -208,14 +211,17 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
             "replies by the last hop, for their route cannot be followed",
         ),
         (worker.packets_fragmented, "packets cut to pieces"),
-        (worker.held, "fragments held"),
+        (worker.fragments_held, "fragments held"),
         (
-            worker.rejected,
+            worker.sessions_rejected,
             "new sessions rejected, for no backend takes them",
         ),
-        (worker.reset, "sessions reset, for their backend is down"),
         (
-            worker.repicked,
+            worker.sessions_reset,
+            "sessions reset, for their backend is down",
+        ),
+        (
+            worker.sessions_moved,
             "sessions given to another backend, for theirs is down",
         ),
     ];
@@ -250,7 +256,7 @@ fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
         n => format!(", {n} {what}"),
     };
     let refused = count(backend.refused, "refused")
-        + &count(backend.repeated, "not answered at once")
+        + &count(backend.syn_retransmitted, "not answered at once")
         + &count(backend.unanswered, "unanswered");
     write!(
         out,
@@ -407,7 +413,7 @@ impl Display for Indented<'_> {
 
 #[cfg(test)]
 mod tests {
-    use waxwing_control::status::NextHopStatus;
+    use waxwing_control::admin::status::NextHopStatus;
 
     use super::*;
 
@@ -471,7 +477,7 @@ mod tests {
             backends: vec![backend],
             ..Default::default()
         });
-        let refused = waxwing_control::status::RefusedStatus {
+        let refused = waxwing_control::admin::status::RefusedStatus {
             reason: "not a Wasm module".into(),
             ..Default::default()
         };
