@@ -150,7 +150,7 @@ fn native<P: waxwing_sdk::Policy>(
                     record.active = 10;
                 }
                 nanos += 20_000;
-                driver.host().now_ms = nanos / 1_000_000;
+                driver.host_mut().now_ms = nanos / 1_000_000;
                 let flows = batches.next().expect("it goes round");
                 driver.pick_into(flows, &mut picks);
                 black_box(&picks);

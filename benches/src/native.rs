@@ -47,7 +47,7 @@ where
         flows: &[NewFlow],
         picks: &mut [waxwing_dataplane::Pick],
     ) -> Result<(), PolicyFault> {
-        self.driver.host().now_ms = context.now.millis();
+        self.driver.host_mut().now_ms = context.now.millis();
         for (room, flow) in self.flows.iter_mut().zip(flows) {
             room.record = record(flow);
         }

@@ -4,7 +4,7 @@
 //! Invariant: after any number of sessions the favourite has its percentage of them, within one.
 
 use serde::Deserialize;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 /// What a service may set in its `policy_config`.
 #[derive(Deserialize)]
@@ -33,9 +33,9 @@ pub struct Favourite {
 impl Policy for Favourite {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         if config.percent > 100 {
-            return Err(format!("percent is {}; write 0 to 100", config.percent));
+            return Err(format!("percent is {}; write 0 to 100", config.percent).into());
         }
         let mut policy = Self {
             percent: config.percent,
@@ -61,7 +61,7 @@ impl Policy for Favourite {
         Pick::Backend(self.others[self.turn])
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         let mut available = backends.available().map(|backend| backend.index());
         self.favourite = available.next();
         self.others = available.collect();
@@ -77,21 +77,21 @@ mod tests {
 
     use super::*;
 
-    fn shares(config: &str, weights: &[u32]) -> Result<Vec<usize>, String> {
+    fn shares(config: &str, weights: &[u32]) -> Result<Vec<usize>, ConfigError> {
         let mut driver = Driver::<Favourite>::start(config, &testing::backends(weights), 1)?;
         let picks = driver.pick_all(testing::flows(1).take(1000));
         Ok(testing::counts(&picks, weights.len()))
     }
 
     #[test]
-    fn the_favourite_gets_its_part_and_the_others_share_the_rest() -> Result<(), String> {
+    fn the_favourite_gets_its_part_and_the_others_share_the_rest() -> Result<(), ConfigError> {
         assert_eq!(shares("{}", &[1, 1, 1])?, [600, 200, 200]);
         assert_eq!(shares(r#"{ "percent": 90 }"#, &[1, 1, 1])?, [900, 50, 50]);
         Ok(())
     }
 
     #[test]
-    fn a_drained_backend_gets_none() -> Result<(), String> {
+    fn a_drained_backend_gets_none() -> Result<(), ConfigError> {
         assert_eq!(shares("{}", &[1, 1, 0])?, [600, 400, 0]);
         assert_eq!(shares("{}", &[0, 1, 1])?, [0, 600, 400]);
         assert_eq!(shares("{}", &[0, 1, 0])?, [0, 1000, 0]);

@@ -8,7 +8,7 @@ use std::io::{BufReader, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::{quote, read_line};
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 /// The longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 200;
@@ -29,9 +29,9 @@ pub struct QueueCheck {
 impl HealthCheck for QueueCheck {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         if config.depth_max == Some(0) {
-            return Err("config.depth_max = 0: any queue is too long; leave it out".to_string());
+            return Err("config.depth_max = 0: any queue is too long; leave it out".into());
         }
         Ok(Self { config })
     }
@@ -47,7 +47,7 @@ impl HealthCheck for QueueCheck {
             "leaving" => Verdict::draining(reason),
             _ => return Err(format!("its state is {state:?}, expected ready or leaving").into()),
         };
-        Ok(verdict.signal(target.signal("depth").unwrap_or(0), depth))
+        Ok(verdict.signal(target.signal_index("depth").unwrap_or(0), depth))
     }
 }
 

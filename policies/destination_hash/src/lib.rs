@@ -13,7 +13,7 @@
 
 use serde::Deserialize;
 use waxwing_sdk::maglev::Table;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
 /// `policy_config = { table = 5003 }`.
 #[derive(Deserialize)]
@@ -39,7 +39,7 @@ pub struct DestinationHash {
 impl Policy for DestinationHash {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         let table = table(&config, backends)?;
         Ok(Self { config, table })
     }
@@ -51,15 +51,14 @@ impl Policy for DestinationHash {
         index.map_or(Pick::Fallback, Pick::Backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.table = table(&self.config, backends)?;
         Ok(())
     }
 }
 
-fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, String> {
-    Table::new(backends.available(), config.table)
-        .map_err(|why| format!("policy_config.table = {why}"))
+fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, ConfigError> {
+    Table::new(backends.available(), config.table).map_err(|error| error.at("policy_config.table"))
 }
 
 export_policy!(DestinationHash);
@@ -149,7 +148,9 @@ mod tests {
         let started = Driver::<DestinationHash>::start(r#"{"table": 5000}"#, &[], 1);
         let error = started.err().unwrap();
         assert!(
-            error.contains("policy_config.table = 5000 entries; expected a prime"),
+            error
+                .reason()
+                .contains("policy_config.table: 5000 entries; expected a prime"),
             "{error}"
         );
     }

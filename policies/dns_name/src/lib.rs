@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use waxwing_sdk::group::{Group, Groups};
-use waxwing_sdk::{Backends, Flow, Pick, Policy, Protocol, export_policy, hash};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, Protocol, export_policy, hash};
 
 use crate::name::Name;
 
@@ -65,20 +65,21 @@ struct Counts {
 
 impl Policy for DnsName {
     type Config = Config;
-    const PAYLOAD: usize = 128;
+    const PAYLOAD_BYTES: usize = 128;
     const COUNTERS: &'static [&'static str] = &["matched", "unmatched", "malformed"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         let mut suffixes = BTreeMap::new();
         let mut labels = 0;
         for (text, tag) in &config.suffixes {
             let (suffix, count) = name::suffix(text, LABELS_MAX)
-                .map_err(|why| format!("policy_config.suffixes has {text:?}: {why}"))?;
+                .map_err(|error| error.at(&format!("policy_config.suffixes has {text:?}")))?;
             if suffixes.insert(suffix, *tag).is_some() {
                 return Err(format!(
                     "policy_config.suffixes has {text:?} in two spellings; case and a dot at the \
                      end make no difference"
-                ));
+                )
+                .into());
             }
             labels = labels.max(count);
         }
@@ -97,7 +98,7 @@ impl Policy for DnsName {
             // A connection opens without a query.
             return self.group(self.default).pick(flow.hash());
         }
-        let Some(name) = name::question(flow.payload(), Self::PAYLOAD) else {
+        let Some(name) = name::question(flow.payload(), Self::PAYLOAD_BYTES) else {
             self.counts.malformed += 1;
             return match self.malformed {
                 Malformed::Pick => self.groups.all().pick(flow.hash()),
@@ -114,7 +115,7 @@ impl Policy for DnsName {
         group.pick(hash::bytes(name.wire()))
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.groups = Groups::new(backends);
         Ok(())
     }

@@ -4,6 +4,8 @@
 //! where the payload's start was cut off. No compression pointer is followed: a query's only name
 //! has nothing to point to.
 
+use waxwing_sdk::ConfigError;
+
 /// The message's header, in bytes.
 const HEADER: usize = 12;
 /// The longest label (section 2.3.4); a longer length is a pointer or reserved.
@@ -100,14 +102,12 @@ impl Name {
 }
 
 /// A suffix as an operator writes it, in wire form, with the number of its labels.
-pub(crate) fn suffix(text: &str, labels_max: usize) -> Result<(Vec<u8>, usize), String> {
+pub(crate) fn suffix(text: &str, labels_max: usize) -> Result<(Vec<u8>, usize), ConfigError> {
     let mut wire = Vec::new();
     let text = text.strip_suffix('.').unwrap_or(text);
     let labels = text.split('.').count();
     if labels > labels_max {
-        return Err(format!(
-            "it has {labels} labels; at most {labels_max} are compared"
-        ));
+        return Err(format!("it has {labels} labels; at most {labels_max} are compared").into());
     }
     for label in text.split('.') {
         let len = u8::try_from(label.len()).unwrap_or(u8::MAX);
@@ -115,17 +115,17 @@ pub(crate) fn suffix(text: &str, labels_max: usize) -> Result<(Vec<u8>, usize), 
             return Err(
                 "expected labels of 1 to 63 bytes with dots between, like example.com (which \
                  covers all names under it; write no *)"
-                    .to_string(),
+                    .into(),
             );
         }
         if !label.is_ascii() {
-            return Err("write it as it is asked for, in ASCII: xn--...".to_string());
+            return Err("write it as it is asked for, in ASCII: xn--...".into());
         }
         wire.push(len);
         wire.extend(label.bytes().map(|byte| byte.to_ascii_lowercase()));
     }
     if wire.len() >= NAME_MAX {
-        return Err(format!("a name has at most {NAME_MAX} bytes"));
+        return Err(format!("a name has at most {NAME_MAX} bytes").into());
     }
     Ok((wire, labels))
 }

@@ -1,12 +1,13 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use waxwing_sdk::ConfigError;
 use waxwing_sdk::abi::PROTOCOL_UDP;
 use waxwing_sdk::testing::{self, Driver, TestFlow};
 
 use super::*;
 
 /// A driver with two backends for each of the tags 0, 1 and 2.
-fn driver(config: &str) -> Result<Driver<DnsName>, String> {
+fn driver(config: &str) -> Result<Driver<DnsName>, ConfigError> {
     let mut backends = testing::backends(&[1; 6]);
     for (backend, tag) in backends.iter_mut().zip([0, 0, 1, 1, 2, 2]) {
         backend.tag = tag;
@@ -182,6 +183,6 @@ fn what_is_wrong_is_said_with_what_to_write() {
         (r#"{"suffix": {}}"#, "unknown field `suffix`"),
     ] {
         let error = driver(config).err().unwrap();
-        assert!(error.contains(expected), "{config}: {error}");
+        assert!(error.reason().contains(expected), "{config}: {error}");
     }
 }

@@ -9,9 +9,9 @@
 //! depends on nothing but those available and the flow; so workers and balancers agree.
 
 use serde::Deserialize;
-use waxwing_sdk::group::{self, Group};
-use waxwing_sdk::turns::Turns;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::group::{self, Group, HashBy};
+use waxwing_sdk::round_robin::WeightedRoundRobin;
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 /// `policy_config = { order = [1, 2], min_available = 1, min_available_percent = 0, by = "flow" }`.
 #[derive(Deserialize)]
@@ -25,13 +25,13 @@ pub struct Config {
     /// backends too: what is drained is not there to carry load.
     min_available_percent: usize,
     /// What the choice inside the group hangs on.
-    by: By,
+    by: ChooseBy,
 }
 
 /// What the choice inside a group hangs on.
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "snake_case")]
-pub enum By {
+pub enum ChooseBy {
     /// Addresses, ports and protocol.
     Flow,
     /// The client's address.
@@ -46,7 +46,7 @@ impl Default for Config {
             order: Vec::new(),
             min_available: 1,
             min_available_percent: 0,
-            by: By::Flow,
+            by: ChooseBy::Flow,
         }
     }
 }
@@ -61,19 +61,19 @@ pub struct Failover {
 }
 
 enum Serving {
-    Hash(Group, group::By),
-    Turns(Turns),
+    Hash(Group, HashBy),
+    Turns(WeightedRoundRobin),
 }
 
 impl Policy for Failover {
     type Config = Config;
     const COUNTERS: &'static [&'static str] = &["first", "failed_over"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         check(&config)?;
         let mut failover = Self {
             config,
-            serving: Serving::Hash(Group::default(), group::By::Flow),
+            serving: Serving::Hash(Group::default(), HashBy::Flow),
             is_first: true,
             first: 0,
             failed_over: 0,
@@ -99,7 +99,7 @@ impl Policy for Failover {
         Pick::Backend(index)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         let order = group::order(&self.config.order, backends)?;
         let enough = |tag: &&u32| self.config.is_enough(**tag, backends);
         let any = |tag: &&u32| backends.available().any(|backend| backend.tag() == **tag);
@@ -108,9 +108,9 @@ impl Policy for Failover {
         self.is_first = serving == order.first();
         let group = || backends.available().filter(|b| Some(&b.tag()) == serving);
         self.serving = match self.config.by {
-            By::Flow => Serving::Hash(Group::new(group()), group::By::Flow),
-            By::Source => Serving::Hash(Group::new(group()), group::By::Source),
-            By::Turns => Serving::Turns(Turns::new(group(), backends.seed())),
+            ChooseBy::Flow => Serving::Hash(Group::new(group()), HashBy::Flow),
+            ChooseBy::Source => Serving::Hash(Group::new(group()), HashBy::Source),
+            ChooseBy::Turns => Serving::Turns(WeightedRoundRobin::new(group(), backends.seed())),
         };
         Ok(())
     }
@@ -120,15 +120,16 @@ impl Policy for Failover {
     }
 }
 
-fn check(config: &Config) -> Result<(), String> {
+fn check(config: &Config) -> Result<(), ConfigError> {
     if config.min_available == 0 {
-        return Err("policy_config.min_available = 0: expected 1 or more".to_string());
+        return Err("policy_config.min_available = 0: expected 1 or more".into());
     }
     if config.min_available_percent > 100 {
         return Err(format!(
             "policy_config.min_available_percent = {}: expected 0 to 100",
             config.min_available_percent
-        ));
+        )
+        .into());
     }
     Ok(())
 }
@@ -244,7 +245,7 @@ mod tests {
             let error = Driver::<Failover>::start(config, &backends(&[1, 2], &[]), 1)
                 .err()
                 .unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
     }
 }

@@ -10,9 +10,9 @@
 //! a good one, gets a session whenever the other is busier than it is bad, and is measured by that.
 
 use serde::Deserialize;
-use waxwing_sdk::choice::Weighted;
+use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 /// `policy_config = { decay_ms = 10000, failure_penalty = 100 }`.
 #[derive(Deserialize)]
@@ -38,7 +38,7 @@ impl Default for Config {
 pub struct LeastLatency {
     decay_ms: f64,
     penalty_per_ppm: f64,
-    backends: Weighted,
+    backends: WeightedRandom,
     peaks: Vec<Peak>,
     random: Random,
 }
@@ -46,7 +46,7 @@ pub struct LeastLatency {
 impl Policy for LeastLatency {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         if config.decay_ms == 0 {
             return Err(
                 "policy_config.decay_ms = 0: expected 1 or more milliseconds, like 10000".into(),
@@ -55,7 +55,7 @@ impl Policy for LeastLatency {
         let mut least = Self {
             decay_ms: f64::from(config.decay_ms),
             penalty_per_ppm: f64::from(config.failure_penalty) / 1e6,
-            backends: Weighted::default(),
+            backends: WeightedRandom::default(),
             peaks: Vec::new(),
             random: Random::new(backends.seed()),
         };
@@ -78,8 +78,8 @@ impl Policy for LeastLatency {
         Pick::from(if cost_b < cost_a { b } else { a })
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.backends = Weighted::new(backends.available());
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        self.backends = WeightedRandom::new(backends.available());
         self.peaks = vec![Peak::default(); backends.len()];
         Ok(())
     }
@@ -148,7 +148,7 @@ mod tests {
         simulator.reset();
         simulator.run(ms);
         let ids: Vec<_> = simulator.backends_mut().iter().map(|b| b.id).collect();
-        ids.iter().map(|id| simulator.tally(*id).sessions).collect()
+        ids.iter().map(|id| simulator.stats(*id).sessions).collect()
     }
 
     #[test]
@@ -256,7 +256,7 @@ mod tests {
             (r#"{"decay": 5}"#, "unknown field `decay`"),
         ] {
             let error = Driver::<LeastLatency>::start(config, &[], 1).err().unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
     }
 }

@@ -14,9 +14,9 @@
 //! that it looked at are.
 
 use serde::Deserialize;
-use waxwing_sdk::choice::{Load, Weighted};
+use waxwing_sdk::choice::{Load, WeightedRandom};
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 /// How many pairs a pick draws while all that it has seen are full.
 pub const PAIRS: usize = 4;
@@ -50,7 +50,7 @@ impl Default for Config {
 /// What was picked since the backends' reports.
 pub struct LeastSignal {
     config: Config,
-    backends: Weighted,
+    backends: WeightedRandom,
     since: Vec<Since>,
     random: Random,
     full: u64,
@@ -71,23 +71,19 @@ impl Policy for LeastSignal {
     const TICK_MS: u32 = 500;
     const COUNTERS: &'static [&'static str] = &["full"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         if config.signal > 3 {
-            return Err(format!(
-                "policy_config.signal = {}: expected 0 to 3",
-                config.signal
-            ));
+            return Err(
+                format!("policy_config.signal = {}: expected 0 to 3", config.signal).into(),
+            );
         }
         if config.max == Some(0) {
-            return Err(
-                "policy_config.max = 0: every backend would be avoided; leave it out, or write the \
-                 signal at which one has enough"
-                    .to_string(),
-            );
+            return Err("policy_config.max = 0: every backend would be avoided; leave it out, or write the \
+                 signal at which one has enough".into());
         }
         let mut least = Self {
             config,
-            backends: Weighted::default(),
+            backends: WeightedRandom::default(),
             since: Vec::new(),
             random: Random::new(backends.seed()),
             full: 0,
@@ -122,8 +118,8 @@ impl Policy for LeastSignal {
         backend.into()
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.backends = Weighted::new(backends.available());
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        self.backends = WeightedRandom::new(backends.available());
         self.since = vec![Since::default(); backends.len()];
         Ok(())
     }
@@ -274,7 +270,7 @@ mod tests {
             (r#"{"signals": 0}"#, "unknown field `signals`"),
         ] {
             let error = Driver::<LeastSignal>::start(config, &[], 1).err().unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
     }
 }

@@ -10,7 +10,7 @@
 
 use serde::Deserialize;
 use waxwing_sdk::maglev::Table;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 /// `policy_config = { table = 65537 }`.
 #[derive(Deserialize)]
@@ -36,7 +36,7 @@ pub struct Maglev {
 impl Policy for Maglev {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         let table = table(&config, backends)?;
         Ok(Self { config, table })
     }
@@ -46,15 +46,14 @@ impl Policy for Maglev {
         index.map_or(Pick::Fallback, Pick::Backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.table = table(&self.config, backends)?;
         Ok(())
     }
 }
 
-fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, String> {
-    Table::new(backends.available(), config.table)
-        .map_err(|why| format!("policy_config.table = {why}"))
+fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, ConfigError> {
+    Table::new(backends.available(), config.table).map_err(|error| error.at("policy_config.table"))
 }
 
 export_policy!(Maglev);

@@ -133,11 +133,11 @@ fn a_wrong_config_says_what_to_write() {
     let cases = [
         (
             r#"{"table": 65536}"#,
-            "policy_config.table = 65536 entries; expected a prime",
+            "policy_config.table: 65536 entries; expected a prime",
         ),
         (
             r#"{"table": 2}"#,
-            "policy_config.table = 2 is fewer entries than the 3 backends",
+            "policy_config.table: 2 is fewer entries than the 3 backends",
         ),
         (
             r#"{"tabel": 251}"#,
@@ -148,7 +148,7 @@ fn a_wrong_config_says_what_to_write() {
         let started = Driver::<Maglev>::start(config, &testing::backends(&[1; 3]), 1);
         let error = started.err().unwrap();
         assert!(
-            error.contains(expected),
+            error.reason().contains(expected),
             "{config}: {error:?} lacks {expected:?}"
         );
     }

@@ -12,9 +12,9 @@
 use std::cmp::Ordering;
 
 use serde::Deserialize;
-use waxwing_sdk::choice::{Load, Weighted};
+use waxwing_sdk::choice::{Load, WeightedRandom};
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy, group};
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy, group};
 
 /// How old a group's sum may be, in milliseconds.
 const TICK_MS: u32 = 10;
@@ -45,7 +45,7 @@ pub struct Overflow {
 
 /// A group that has available backends.
 struct Tier {
-    backends: Weighted,
+    backends: WeightedRandom,
     indices: Vec<usize>,
     weight: u64,
     /// Sessions on them now, as far as this worker knows.
@@ -58,12 +58,12 @@ impl Policy for Overflow {
     const TICK_MS: u32 = TICK_MS;
     const COUNTERS: &'static [&'static str] = &["first", "overflowed", "beyond"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         if config.sessions_per_weight == 0 {
             return Err(
                 "policy_config.sessions_per_weight = 0: expected how many sessions a backend of \
                  weight 1 should have before the next group helps, like 100"
-                    .to_string(),
+                    .into(),
             );
         }
         let mut overflow = Self {
@@ -99,14 +99,15 @@ impl Policy for Overflow {
         tier.less_loaded(two, backends).into()
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         let order = group::order(&self.config.order, backends)?;
         if order.len() > GROUPS_MAX {
             return Err(format!(
                 "the backends have {} different tags; expected at most {GROUPS_MAX}, one for each \
                  group that fills before the next",
                 order.len()
-            ));
+            )
+            .into());
         }
         let tier = |(at, tag): (usize, &u32)| Tier::new(at == 0, *tag, backends);
         self.groups = order.iter().enumerate().filter_map(tier).collect();
@@ -131,7 +132,7 @@ impl Tier {
         let of_group = || backends.available().filter(|backend| backend.tag() == tag);
         let weight = of_group().map(|backend| u64::from(backend.weight())).sum();
         (weight > 0).then(|| Self {
-            backends: Weighted::new(of_group()),
+            backends: WeightedRandom::new(of_group()),
             indices: of_group().map(|backend| backend.index()).collect(),
             weight,
             active: 0,
@@ -225,16 +226,16 @@ mod tests {
         // 150 sessions at a time fit into the first group, 300 do not.
         simulator.sessions_per_s = 150;
         simulator.run(10_000);
-        assert_eq!(simulator.tally(2).sessions, 0);
+        assert_eq!(simulator.stats(2).sessions, 0);
         simulator.sessions_per_s = 300;
         simulator.run(10_000);
-        let spilled = simulator.tally(2);
+        let spilled = simulator.stats(2);
         assert!((800..1_200).contains(&spilled.sessions), "{spilled:?}");
         simulator.sessions_per_s = 150;
         simulator.run(2_000);
         simulator.reset();
         simulator.run(5_000);
-        assert_eq!(simulator.tally(2).sessions, 0);
+        assert_eq!(simulator.stats(2).sessions, 0);
     }
 
     #[test]
@@ -271,7 +272,7 @@ mod tests {
             let error = Driver::<Overflow>::start(config, &backends, 1)
                 .err()
                 .unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
         let each_its_own: Vec<_> = (0..65).map(|tag| (tag, 1)).collect();
         let error = Driver::<Overflow>::start(TEN, &backends(&each_its_own), 1).err();

@@ -7,8 +7,8 @@
 //! on one group's percentage alone (weighted rendezvous; Schindelhauer, Schomaker 2005).
 
 use serde::Deserialize;
-use waxwing_sdk::group::{By, Group};
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::group::{Group, HashBy};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
 /// `policy_config = { groups = [{ tag = 1, percent = 95 }, { tag = 2, percent = 5 }] }`.
 #[derive(Deserialize)]
@@ -17,7 +17,7 @@ pub struct Config {
     /// The groups, whose percentages sum to 100.
     groups: Vec<Part>,
     /// Whether a client has its group (`"source"`, the default) or each of its sessions (`"flow"`).
-    by: By,
+    by: HashBy,
     /// Another salt draws other clients, so that not the same ones try every new version.
     salt: u32,
 }
@@ -26,7 +26,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             groups: Vec::new(),
-            by: By::Source,
+            by: HashBy::Source,
             salt: 0,
         }
     }
@@ -47,7 +47,7 @@ const GROUPS_MAX: usize = 8;
 
 /// The groups in the config's order.
 pub struct PercentSplit {
-    by: By,
+    by: HashBy,
     salt: u64,
     groups: Vec<Share>,
     rerouted: u64,
@@ -67,7 +67,7 @@ impl Policy for PercentSplit {
         "group_8",
     ];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         check(&config.groups)?;
         let share = |part: Part| Share {
             key: hash::mix(!u64::from(part.tag)),
@@ -103,14 +103,15 @@ impl Policy for PercentSplit {
         share.backends.pick(hash)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         let has_group = |tag| self.groups.iter().any(|share| share.part.tag == tag);
         if let Some(other) = backends.iter().find(|backend| !has_group(backend.tag())) {
             return Err(format!(
                 "a backend has tag {0}, which no group in policy_config.groups has: it would never \
                  serve. Add {{ tag = {0}, percent = 0 }}, or give the backend another tag",
                 other.tag()
-            ));
+            )
+            .into());
         }
         for share in &mut self.groups {
             let of_group = backends.iter().filter(|b| b.tag() == share.part.tag);
@@ -141,27 +142,29 @@ impl PercentSplit {
     }
 }
 
-fn check(groups: &[Part]) -> Result<(), String> {
+fn check(groups: &[Part]) -> Result<(), ConfigError> {
     if groups.is_empty() || groups.len() > GROUPS_MAX {
         return Err(format!(
             "policy_config.groups has {} groups; expected 1 to {GROUPS_MAX}, like \
              [{{ tag = 1, percent = 95 }}, {{ tag = 2, percent = 5 }}]",
             groups.len()
-        ));
+        )
+        .into());
     }
     for (at, part) in groups.iter().enumerate() {
         if groups[..at].iter().any(|other| other.tag == part.tag) {
             return Err(format!(
                 "policy_config.groups has tag {} twice; write each once",
                 part.tag
-            ));
+            )
+            .into());
         }
     }
     let sum: u64 = groups.iter().map(|part| u64::from(part.percent)).sum();
     if sum != 100 {
-        return Err(format!(
-            "the percentages in policy_config.groups sum to {sum}; expected 100"
-        ));
+        return Err(
+            format!("the percentages in policy_config.groups sum to {sum}; expected 100").into(),
+        );
     }
     Ok(())
 }
@@ -302,7 +305,7 @@ mod tests {
             let error = Driver::<PercentSplit>::start(config, &backends(&[]), 1)
                 .err()
                 .unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
     }
 }

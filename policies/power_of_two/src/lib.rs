@@ -8,22 +8,22 @@
 //!
 //! Invariant: a pick looks at two backends, different ones where there are two.
 
-use waxwing_sdk::choice::{Load, Weighted};
+use waxwing_sdk::choice::{Load, WeightedRandom};
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
+use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy};
 
 /// The available backends, and the dice.
 pub struct PowerOfTwo {
-    backends: Weighted,
+    backends: WeightedRandom,
     random: Random,
 }
 
 impl Policy for PowerOfTwo {
     type Config = NoConfig;
 
-    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
-            backends: Weighted::new(backends.available()),
+            backends: WeightedRandom::new(backends.available()),
             random: Random::new(backends.seed()),
         })
     }
@@ -39,8 +39,8 @@ impl Policy for PowerOfTwo {
         Pick::Backend(if second_is_less { second } else { first })
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.backends = Weighted::new(backends.available());
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        self.backends = WeightedRandom::new(backends.available());
         Ok(())
     }
 }

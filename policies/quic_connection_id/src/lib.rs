@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use waxwing_sdk::group::Group;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 use crate::header::CONNECTION_ID_MAX;
 
@@ -66,22 +66,24 @@ pub struct QuicConnectionId {
 
 impl Policy for QuicConnectionId {
     type Config = Config;
-    const PAYLOAD: usize = header::LEN_MAX;
+    const PAYLOAD_BYTES: usize = header::LEN_MAX;
     const COUNTERS: &'static [&'static str] = &["by_id", "by_flow", "unknown_id"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         let (offset, length) = (config.server_id_offset, config.server_id_length);
         if !(1..=SERVER_ID_MAX).contains(&length) {
             return Err(format!(
                 "policy_config.server_id_length = {length}: expected 1 to {SERVER_ID_MAX} bytes"
-            ));
+            )
+            .into());
         }
         if offset > CONNECTION_ID_MAX - length {
             return Err(format!(
                 "policy_config.server_id_offset = {offset}: a connection id has at most \
                  {CONNECTION_ID_MAX} bytes; expected up to {}",
                 CONNECTION_ID_MAX - length
-            ));
+            )
+            .into());
         }
         let mut quic = Self {
             offset,
@@ -111,7 +113,7 @@ impl Policy for QuicConnectionId {
         self.backends.pick(flow.hash())
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         check_tags(backends, self.length, self.listed.is_empty())?;
         self.servers = if self.listed.is_empty() {
             let with_id = backends.healthy().filter(|backend| backend.tag() != 0);
@@ -149,7 +151,10 @@ fn number(id: &[u8]) -> u128 {
 }
 
 /// The config's server ids, each once, with their tags.
-fn listed(server_ids: &BTreeMap<String, u32>, length: usize) -> Result<Vec<(u128, u32)>, String> {
+fn listed(
+    server_ids: &BTreeMap<String, u32>,
+    length: usize,
+) -> Result<Vec<(u128, u32)>, ConfigError> {
     let mut listed = BTreeMap::new();
     for (text, tag) in server_ids {
         let id = from_hex(text, length).ok_or_else(|| {
@@ -162,7 +167,8 @@ fn listed(server_ids: &BTreeMap<String, u32>, length: usize) -> Result<Vec<(u128
         if listed.insert(id, *tag).is_some() {
             return Err(format!(
                 "policy_config.server_ids has one id in two spellings: {text:?}; write each once"
-            ));
+            )
+            .into());
         }
     }
     Ok(listed.into_iter().collect())
@@ -174,7 +180,7 @@ fn from_hex(text: &str, length: usize) -> Option<u128> {
 }
 
 /// Each server has a tag of its own, which fits into a server id where it is one. Tag 0 is none.
-fn check_tags(backends: &Backends<'_>, length: usize, is_id: bool) -> Result<(), String> {
+fn check_tags(backends: &Backends<'_>, length: usize, is_id: bool) -> Result<(), ConfigError> {
     let mut tags: Vec<_> = backends.iter().map(|backend| backend.tag()).collect();
     tags.sort_unstable();
     if let Some(twice) = tags
@@ -184,7 +190,8 @@ fn check_tags(backends: &Backends<'_>, length: usize, is_id: bool) -> Result<(),
         return Err(format!(
             "two backends have tag {}; each needs one of its own, by which its server id finds it",
             twice[0]
-        ));
+        )
+        .into());
     }
     let bits = u32::try_from(length * 8).unwrap_or(u32::MAX);
     let max = u32::MAX
@@ -194,7 +201,8 @@ fn check_tags(backends: &Backends<'_>, length: usize, is_id: bool) -> Result<(),
         Some(tag) => Err(format!(
             "a backend has tag {tag}, which does not fit into a server id of {length} bytes; \
              expected tags up to {max}, or a larger policy_config.server_id_length"
-        )),
+        )
+        .into()),
         None => Ok(()),
     }
 }

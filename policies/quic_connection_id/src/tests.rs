@@ -181,7 +181,7 @@ fn what_is_wrong_is_said_with_what_to_write() {
         let error = Driver::<QuicConnectionId>::start(config, &backends(tags), 1)
             .err()
             .unwrap();
-        assert!(error.contains(expected), "{config}: {error}");
+        assert!(error.reason().contains(expected), "{config}: {error}");
     }
     // Backends without a tag are no server of anyone's and may be many; a long id holds every tag.
     assert!(Driver::<QuicConnectionId>::start("{}", &backends(&[0, 0]), 1).is_ok());

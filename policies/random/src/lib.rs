@@ -6,22 +6,22 @@
 //!
 //! Invariant: a choice depends on the weights and the worker's seed alone, not on load or clients.
 
-use waxwing_sdk::choice::Weighted;
+use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random as Generator;
-use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
+use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy};
 
 /// The available backends, and the dice.
 pub struct Random {
-    backends: Weighted,
+    backends: WeightedRandom,
     random: Generator,
 }
 
 impl Policy for Random {
     type Config = NoConfig;
 
-    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
-            backends: Weighted::new(backends.available()),
+            backends: WeightedRandom::new(backends.available()),
             random: Generator::new(backends.seed()),
         })
     }
@@ -31,8 +31,8 @@ impl Policy for Random {
         index.map_or(Pick::Fallback, Pick::Backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.backends = Weighted::new(backends.available());
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        self.backends = WeightedRandom::new(backends.available());
         Ok(())
     }
 }

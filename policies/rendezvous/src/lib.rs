@@ -18,7 +18,7 @@
 
 use serde::Deserialize;
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
 /// `policy_config = { table = 65536 }`.
 #[derive(Deserialize)]
@@ -46,13 +46,13 @@ pub struct Rendezvous {
 impl Policy for Rendezvous {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         let size = config.table;
         if !(1..=TABLE_MAX).contains(&size) {
             return Err(format!(
                 "policy_config.table = {size}: expected 1 to {TABLE_MAX}, like 65536 (the default), \
                  or 1024 (few backends, many services)"
-            ));
+            ).into());
         }
         let buckets = race(backends, size);
         Ok(Self { size, buckets })
@@ -66,7 +66,7 @@ impl Policy for Rendezvous {
         index.map_or(Pick::Fallback, |index| Pick::Backend(usize::from(*index)))
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.buckets = race(backends, self.size);
         Ok(())
     }

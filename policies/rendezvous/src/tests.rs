@@ -112,7 +112,7 @@ fn a_wrong_config_says_what_to_write() {
     ];
     for (config, expected) in cases {
         let error = Driver::<Rendezvous>::start(config, &[], 1).err().unwrap();
-        assert!(error.contains(expected), "{config}: {error:?}");
+        assert!(error.reason().contains(expected), "{config}: {error:?}");
     }
     let one =
         driver(r#"{"table": 1}"#, &testing::backends(&[1, 1])).pick_all(testing::flows(1).take(9));

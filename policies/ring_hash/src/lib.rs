@@ -15,7 +15,7 @@
 use serde::Deserialize;
 use waxwing_sdk::choice::Load;
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 /// `policy_config = { points = 100, bound = 1.25 }`.
 #[derive(Deserialize)]
@@ -59,19 +59,17 @@ pub struct RingHash {
 impl Policy for RingHash {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         if !(1..=1000).contains(&config.points) {
             let points = config.points;
-            return Err(format!(
-                "policy_config.points = {points}: expected 1 to 1000"
-            ));
+            return Err(format!("policy_config.points = {points}: expected 1 to 1000").into());
         }
         if config.bound <= 1.0 {
             return Err(format!(
                 "policy_config.bound = {}: expected more than 1, like 1.25 for at most a quarter over \
                  a backend's share",
                 config.bound
-            ));
+            ).into());
         }
         let mut ring_hash = Self {
             config,
@@ -94,7 +92,7 @@ impl Policy for RingHash {
         backend.into()
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.weight = backends.available().map(|b| u64::from(b.weight())).sum();
         self.count(backends);
         self.ring.clear();

@@ -64,7 +64,7 @@ fn no_backend_gets_more_than_the_bound() {
 fn flows_that_find_no_room_go_on_to_one_and_the_same_backend() {
     let mut driver = driver("{}", &testing::backends(&[1; 10]));
     for flow in testing::flows(1).take(50) {
-        driver.host().now_ms += 1;
+        driver.host_mut().now_ms += 1;
         driver
             .backends_mut()
             .iter_mut()
@@ -73,7 +73,7 @@ fn flows_that_find_no_room_go_on_to_one_and_the_same_backend() {
             panic!("no backend")
         };
         // Of 1900 sessions it may have 237.
-        driver.host().now_ms += 1;
+        driver.host_mut().now_ms += 1;
         driver.backends_mut()[first].active = 1000;
         let next = driver.pick(&vec![flow; 64]);
         assert_ne!(next[0], Pick::Backend(first));
@@ -166,6 +166,6 @@ fn a_wrong_config_says_what_to_write() {
     ];
     for (config, expected) in cases {
         let error = Driver::<RingHash>::start(config, &[], 1).err().unwrap();
-        assert!(error.contains(expected), "{config}: {error:?}");
+        assert!(error.reason().contains(expected), "{config}: {error:?}");
     }
 }

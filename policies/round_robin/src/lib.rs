@@ -4,22 +4,22 @@
 //! Use it when sessions are alike and short. It counts sessions and not what they cost.
 //!
 //! Invariant: between two turns of a backend every other takes as many as the ratio of their
-//! weights says, within one ([`Turns`]).
+//! weights says, within one ([`WeightedRoundRobin`]).
 
-use waxwing_sdk::turns::Turns;
-use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
+use waxwing_sdk::round_robin::WeightedRoundRobin;
+use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy};
 
 /// Whose turn it is.
 pub struct RoundRobin {
-    turns: Turns,
+    turns: WeightedRoundRobin,
 }
 
 impl Policy for RoundRobin {
     type Config = NoConfig;
 
-    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
-            turns: Turns::new(backends.available(), backends.seed()),
+            turns: WeightedRoundRobin::new(backends.available(), backends.seed()),
         })
     }
 
@@ -27,8 +27,8 @@ impl Policy for RoundRobin {
         self.turns.next().map_or(Pick::Fallback, Pick::Backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.turns = Turns::new(backends.available(), backends.seed());
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        self.turns = WeightedRoundRobin::new(backends.available(), backends.seed());
         Ok(())
     }
 }

@@ -14,7 +14,7 @@
 
 use serde::Deserialize;
 use waxwing_sdk::maglev::Table;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
 /// `policy_config = { prefix_v4 = 32, prefix_v6 = 128, table = 65537 }`.
 #[derive(Deserialize)]
@@ -51,7 +51,7 @@ pub struct SourceHash {
 impl Policy for SourceHash {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
             size: config.table,
             table: table(config.table, backends)?,
@@ -71,24 +71,22 @@ impl Policy for SourceHash {
         index.map_or(Pick::Fallback, Pick::Backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.table = table(self.size, backends)?;
         Ok(())
     }
 }
 
 /// The bits that count, of addresses of which the last `bits` vary.
-fn mask(key: &str, prefix: u32, bits: u32) -> Result<u128, String> {
+fn mask(key: &str, prefix: u32, bits: u32) -> Result<u128, ConfigError> {
     if !(1..=bits).contains(&prefix) {
-        return Err(format!(
-            "policy_config.{key} = {prefix}: expected 1 to {bits}"
-        ));
+        return Err(format!("policy_config.{key} = {prefix}: expected 1 to {bits}").into());
     }
     Ok(u128::MAX << (bits - prefix))
 }
 
-fn table(size: u32, backends: &Backends<'_>) -> Result<Table, String> {
-    Table::new(backends.available(), size).map_err(|why| format!("policy_config.table = {why}"))
+fn table(size: u32, backends: &Backends<'_>) -> Result<Table, ConfigError> {
+    Table::new(backends.available(), size).map_err(|error| error.at("policy_config.table"))
 }
 
 export_policy!(SourceHash);
@@ -174,7 +172,7 @@ mod tests {
             ),
             (
                 r#"{"table": 65536}"#,
-                "policy_config.table = 65536 entries; expected a prime",
+                "policy_config.table: 65536 entries; expected a prime",
             ),
             (
                 r#"{"prefix": 24}"#,
@@ -183,7 +181,7 @@ mod tests {
         ];
         for (config, expected) in cases {
             let error = Driver::<SourceHash>::start(config, &[], 1).err().unwrap();
-            assert!(error.contains(expected), "{config}: {error:?}");
+            assert!(error.reason().contains(expected), "{config}: {error:?}");
         }
     }
 }

@@ -14,7 +14,7 @@ mod table;
 
 use serde::Deserialize;
 use waxwing_sdk::group::Group;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
 use crate::table::{Found, Table, WAYS};
 
@@ -74,10 +74,10 @@ struct Counts {
 impl Policy for StickySource {
     type Config = Config;
     const TICK_MS: u32 = 1_000;
-    const KEEP: bool = true;
+    const KEEP_STATE: bool = true;
     const COUNTERS: &'static [&'static str] = &["hits", "new", "expired", "released", "evicted"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         check(&config)?;
         let mut sticky = Self {
             table: Table::new(config.clients_max, u64::from(config.timeout_s) * 1000),
@@ -117,7 +117,7 @@ impl Policy for StickySource {
         Pick::Backend(backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.backends = Group::new(backends.iter());
         let mut by_id: Vec<_> = backends.available().map(|b| (b.id(), b.index())).collect();
         by_id.sort_unstable();
@@ -164,7 +164,7 @@ fn mask(bits: u32) -> u128 {
     !u128::MAX.checked_shr(bits).unwrap_or(0)
 }
 
-fn check(config: &Config) -> Result<(), String> {
+fn check(config: &Config) -> Result<(), ConfigError> {
     let Config {
         timeout_s,
         clients_max,
@@ -177,17 +177,16 @@ fn check(config: &Config) -> Result<(), String> {
     if !(1..=CLIENTS_MAX).contains(&clients_max) {
         return Err(format!(
             "policy_config.clients_max = {clients_max}: expected 1 to {CLIENTS_MAX}"
-        ));
+        )
+        .into());
     }
     if !(1..=32).contains(&prefix_v4) {
-        return Err(format!(
-            "policy_config.prefix_v4 = {prefix_v4}: expected 1 to 32 bits"
-        ));
+        return Err(format!("policy_config.prefix_v4 = {prefix_v4}: expected 1 to 32 bits").into());
     }
     if !(1..=128).contains(&prefix_v6) {
-        return Err(format!(
-            "policy_config.prefix_v6 = {prefix_v6}: expected 1 to 128 bits"
-        ));
+        return Err(
+            format!("policy_config.prefix_v6 = {prefix_v6}: expected 1 to 128 bits").into(),
+        );
     }
     Ok(())
 }

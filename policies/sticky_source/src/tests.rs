@@ -60,7 +60,7 @@ fn a_table_that_is_lost_moves_no_client_if_the_backends_are_the_same() {
 fn the_timeout_runs_from_the_last_session_and_not_from_the_first() {
     let mut driver = driver(r#"{"timeout_s": 10}"#, &[1, 1]);
     for (wait_ms, hits) in [(0, 0), (9_999, 1), (9_999, 2), (10_000, 2), (1, 3)] {
-        driver.host().now_ms += wait_ms;
+        driver.host_mut().now_ms += wait_ms;
         driver.pick(&[flow("192.0.2.1")]);
         assert_eq!(counter(&driver, "hits"), hits, "after {wait_ms} ms more");
     }
@@ -88,11 +88,11 @@ fn a_full_table_gives_up_the_longest_idle() {
     let mut driver = driver(r#"{"clients_max": 1}"#, &[1, 1]);
     let clients = clients(9);
     for (now_ms, client) in (0..).zip(&clients[..8]) {
-        driver.host().now_ms = now_ms;
+        driver.host_mut().now_ms = now_ms;
         driver.pick(std::slice::from_ref(client));
     }
     // The first comes again, so the second is the longest idle when the ninth comes.
-    driver.host().now_ms = 10;
+    driver.host_mut().now_ms = 10;
     driver.pick(&[clients[0].clone(), clients[8].clone()]);
     assert_eq!(counter(&driver, "evicted"), 1);
     driver.pick(&[clients[0].clone(), clients[2].clone(), clients[8].clone()]);
@@ -140,6 +140,6 @@ fn what_is_wrong_is_said_with_what_to_write() {
         let error = Driver::<StickySource>::start(config, &backends, 1)
             .err()
             .unwrap();
-        assert!(error.contains(expected), "{config}: {error}");
+        assert!(error.reason().contains(expected), "{config}: {error}");
     }
 }

@@ -11,8 +11,8 @@ mod prefix;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use waxwing_sdk::group::{By, Groups};
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::group::{Groups, HashBy};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 use crate::prefix::{IPV4, Prefix};
 
@@ -28,7 +28,7 @@ pub struct Config {
     /// packets are dropped.
     spill: bool,
     /// What the choice among the backends of a tag hangs on.
-    by: By,
+    by: HashBy,
 }
 
 impl Default for Config {
@@ -37,7 +37,7 @@ impl Default for Config {
             routes: BTreeMap::new(),
             default: None,
             spill: true,
-            by: By::Flow,
+            by: HashBy::Flow,
         }
     }
 }
@@ -47,7 +47,7 @@ pub struct Subnet {
     ranges: Vec<Range>,
     groups: Groups,
     spill: bool,
-    by: By,
+    by: HashBy,
     spilled: u64,
     dropped: u64,
 }
@@ -63,7 +63,7 @@ impl Policy for Subnet {
     type Config = Config;
     const COUNTERS: &'static [&'static str] = &["spilled", "dropped"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
             ranges: ranges(&routes(&config)?, config.default),
             groups: Groups::new(backends),
@@ -92,7 +92,7 @@ impl Policy for Subnet {
         }
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.groups = Groups::new(backends);
         Ok(())
     }
@@ -111,11 +111,11 @@ impl Subnet {
 }
 
 /// The config's routes and one for all of IPv4, those that contain others in front.
-fn routes(config: &Config) -> Result<Vec<(Prefix, Option<u32>)>, String> {
+fn routes(config: &Config) -> Result<Vec<(Prefix, Option<u32>)>, ConfigError> {
     let mut routes = Vec::new();
     for (text, tag) in &config.routes {
         let prefix = Prefix::parse(text)
-            .map_err(|why| format!("policy_config.routes has {text:?}: {why}"))?;
+            .map_err(|error| error.at(&format!("policy_config.routes has {text:?}")))?;
         routes.push((prefix, Some(*tag)));
     }
     if !routes.iter().any(|(prefix, _)| *prefix == IPV4) {
@@ -126,7 +126,8 @@ fn routes(config: &Config) -> Result<Vec<(Prefix, Option<u32>)>, String> {
         Some(twice) => Err(format!(
             "policy_config.routes has one prefix in two spellings: {}",
             twice[0].0
-        )),
+        )
+        .into()),
         None => Ok(routes),
     }
 }
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     /// A driver with one backend for each tag from 0 on, of which those are down.
-    fn driver(config: &str, tags: u32, down: &[usize]) -> Result<Driver<Subnet>, String> {
+    fn driver(config: &str, tags: u32, down: &[usize]) -> Result<Driver<Subnet>, ConfigError> {
         let mut backends = testing::backends(&vec![1; tags as usize]);
         for (tag, backend) in (0..).zip(&mut backends) {
             backend.tag = tag;
@@ -256,7 +257,7 @@ mod tests {
                 ranges: ranges(routes, None),
                 groups: Groups::default(),
                 spill: true,
-                by: By::Flow,
+                by: HashBy::Flow,
                 spilled: 0,
                 dropped: 0,
             }
@@ -308,7 +309,7 @@ mod tests {
             (r#"{"route": {}}"#, "unknown field `route`"),
         ] {
             let error = driver(config, 1, &[]).err().unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
     }
 }

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+use waxwing_sdk::ConfigError;
+
 /// A network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Prefix {
@@ -23,20 +25,20 @@ pub(crate) const IPV4: Prefix = Prefix {
 
 impl Prefix {
     /// From `10.0.0.0/8` or `2001:db8::/32`.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         let (address, bits) = text.split_once('/').unwrap_or((text, ""));
         let address: IpAddr = address
             .parse()
-            .map_err(|_| "expected an address and a length, like 10.0.0.0/8".to_string())?;
+            .map_err(|_| "expected an address and a length, like 10.0.0.0/8")?;
         let (first, before) = match address {
             IpAddr::V4(v4) => (v4.to_ipv6_mapped().to_bits(), MAPPED),
             IpAddr::V6(v6) => (v6.to_bits(), 0),
         };
         let bits_max = u128::BITS - before;
         if bits.is_empty() {
-            return Err(format!(
-                "it has no length; for one address write {address}/{bits_max}"
-            ));
+            return Err(
+                format!("it has no length; for one address write {address}/{bits_max}").into(),
+            );
         }
         let bits: u32 = bits
             .parse()
@@ -53,7 +55,7 @@ impl Prefix {
         };
         let is_mapped = address.is_ipv6() && prefix.bits >= MAPPED && prefix.is_ipv4();
         if prefix != written || is_mapped {
-            return Err(format!("write {prefix}"));
+            return Err(format!("write {prefix}").into());
         }
         Ok(prefix)
     }

@@ -99,7 +99,7 @@ impl Compiler {
         command
             .args(arguments)
             .args([limits.cpu_s.to_string(), limits.memory_bytes.to_string()])
-            .arg(engine.kind().word())
+            .arg(engine.kind().as_str())
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -205,7 +205,7 @@ fn judge(
 pub fn compile_child(cpu_s: u64, memory_bytes: u64, kind: &str) -> Result<(), String> {
     let kind = [Kind::Policy, Kind::Health]
         .into_iter()
-        .find(|known| known.word() == kind)
+        .find(|known| known.as_str() == kind)
         .ok_or_else(|| format!("{kind}: no such kind of module; expected `policy` or `health`"))?;
     confine(cpu_s, memory_bytes).map_err(|error| format!("cannot set limits: {error}"))?;
     let mut bytes = Vec::new();

@@ -8,8 +8,8 @@ use std::io::{BufReader, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::abi::health::WEIGHT_MAX;
-use waxwing_sdk::health::lines::{quote, read_line, words};
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::health::lines::{printable, quote, read_line};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 /// The longest line, in bytes.
 const LINE_BYTES_MAX: usize = 1024;
@@ -30,7 +30,7 @@ pub struct Agent {
 impl HealthCheck for Agent {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         Ok(Self { send: config.send })
     }
 
@@ -81,7 +81,7 @@ fn verdict(line: &[u8]) -> Result<Verdict, Unhealthy> {
     if state.is_none() && weight.is_none() {
         return Err(format!("the agent says no state but {}", quote(line)).into());
     }
-    let said = format!("the agent says: {}", words(line));
+    let said = format!("the agent says: {}", printable(line));
     let verdict = match state.unwrap_or(State::Up) {
         State::Up => Verdict::healthy(said),
         State::Draining => Verdict::draining(said),
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn any_bytes_are_a_state_or_an_error() {
-        for line in testing::damaged(b"up,75% maxconn:3 # fine\n", 1).take(5000) {
+        for line in testing::corrupted(b"up,75% maxconn:3 # fine\n", 1).take(5000) {
             let _ = verdict(&line);
         }
     }

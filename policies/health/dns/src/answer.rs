@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use waxwing_sdk::Unhealthy;
+use waxwing_sdk::{ConfigError, Unhealthy};
 
 /// The message's header, in bytes.
 const HEADER: usize = 12;
@@ -138,7 +138,7 @@ fn behind_name(mut bytes: &[u8]) -> Option<&[u8]> {
 }
 
 /// The number of a response code, or `None` for any.
-pub(crate) fn rcode(text: &str) -> Result<Option<u8>, String> {
+pub(crate) fn rcode(text: &str) -> Result<Option<u8>, ConfigError> {
     if text.eq_ignore_ascii_case("any") {
         return Ok(None);
     }

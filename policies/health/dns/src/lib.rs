@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::hash;
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 use crate::answer::{Answer, NOT_OURS};
 use crate::query::Query;
@@ -66,14 +66,14 @@ pub struct Dns {
 impl HealthCheck for Dns {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         let is_root = config.name == ".";
         let default_type = if is_root { "NS" } else { "A" };
         let kind = config.r#type.as_deref().unwrap_or(default_type);
-        let kind = query::kind(kind).map_err(|why| format!("config.type: {why}"))?;
+        let kind = query::kind(kind).map_err(|error| error.at("config.type"))?;
         let query = Query::new(&config.name, kind, config.recursion)
-            .map_err(|why| format!("config.name: {why}"))?;
-        let rcode = answer::rcode(&config.rcode).map_err(|why| format!("config.rcode: {why}"))?;
+            .map_err(|error| error.at("config.name"))?;
+        let rcode = answer::rcode(&config.rcode).map_err(|error| error.at("config.rcode"))?;
         Ok(Self {
             query,
             rcode,

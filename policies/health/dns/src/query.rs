@@ -3,6 +3,8 @@
 //! Invariant: what the operator writes either goes into the query as it is or is refused with
 //! words.
 
+use waxwing_sdk::ConfigError;
+
 /// The longest name in wire form, with the root.
 const NAME_MAX: usize = 255;
 /// The longest label.
@@ -40,7 +42,7 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    pub(crate) fn new(name: &str, kind: u16, is_recursive: bool) -> Result<Self, String> {
+    pub(crate) fn new(name: &str, kind: u16, is_recursive: bool) -> Result<Self, ConfigError> {
         let mut question = wire(name)?;
         question.extend(kind.to_be_bytes());
         question.extend(CLASS.to_be_bytes());
@@ -62,7 +64,7 @@ impl Query {
 }
 
 /// The number of a type of records.
-pub(crate) fn kind(text: &str) -> Result<u16, String> {
+pub(crate) fn kind(text: &str) -> Result<u16, ConfigError> {
     KINDS
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(text))
@@ -72,7 +74,7 @@ pub(crate) fn kind(text: &str) -> Result<u16, String> {
 }
 
 /// A name in wire form: labels with their lengths, up to the root.
-fn wire(name: &str) -> Result<Vec<u8>, String> {
+fn wire(name: &str) -> Result<Vec<u8>, ConfigError> {
     let mut wire = Vec::new();
     let labels = name.strip_suffix('.').unwrap_or(name);
     // The root has no labels.
@@ -82,17 +84,17 @@ fn wire(name: &str) -> Result<Vec<u8>, String> {
             return Err(format!(
                 "expected labels of 1 to 63 bytes with dots between, like www.example.com, or . for \
                  the root; got {name:?}"
-            ));
+            ).into());
         }
         if !label.is_ascii() {
-            return Err("write it as it is asked for, in ASCII: xn--...".to_string());
+            return Err("write it as it is asked for, in ASCII: xn--...".into());
         }
         wire.push(len);
         wire.extend(label.bytes());
     }
     wire.push(0);
     if wire.len() > NAME_MAX {
-        return Err(format!("a name has at most {NAME_MAX} bytes"));
+        return Err(format!("a name has at most {NAME_MAX} bytes").into());
     }
     Ok(wire)
 }

@@ -271,7 +271,7 @@ fn a_server_that_is_not_there_or_breaks_off_says_so() {
 fn damaged_answers_are_answers_or_errors() {
     let query = Query::new("www.example", 1, true).unwrap().bytes(7);
     let mut found = [0; 3];
-    for message in testing::damaged(&answer(&query), 1).take(50_000) {
+    for message in testing::corrupted(&answer(&query), 1).take(50_000) {
         found[match Answer::parse(&message, &query) {
             Ok(Some(_)) => 0,
             Ok(None) => 1,

@@ -15,7 +15,7 @@ use std::io::{self, BufRead};
 use serde::Deserialize;
 use waxwing_sdk::health::http::{Request, host};
 use waxwing_sdk::health::lines::quote;
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 use crate::status::Statuses;
 
@@ -69,9 +69,9 @@ pub struct Http {
 impl HealthCheck for Http {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         check_body(&config)?;
-        let request = request(&config).map_err(|why| format!("config: {why}"))?;
+        let request = request(&config).map_err(|error| error.at("config"))?;
         Ok(Self {
             request,
             status: config.status,
@@ -106,7 +106,7 @@ impl HealthCheck for Http {
     }
 }
 
-fn request(config: &Config) -> Result<Request, String> {
+fn request(config: &Config) -> Result<Request, ConfigError> {
     let mut request = Request::new(&config.method, &config.path)?;
     if let Some(host) = &config.host {
         if config
@@ -114,7 +114,7 @@ fn request(config: &Config) -> Result<Request, String> {
             .keys()
             .any(|name| name.eq_ignore_ascii_case("host"))
         {
-            return Err("the host is said twice; leave it out of the headers".to_string());
+            return Err("the host is said twice; leave it out of the headers".into());
         }
         request = request.header("host", host)?;
     }
@@ -124,17 +124,18 @@ fn request(config: &Config) -> Result<Request, String> {
     Ok(request)
 }
 
-fn check_body(config: &Config) -> Result<(), String> {
+fn check_body(config: &Config) -> Result<(), ConfigError> {
     match &config.body {
-        Some(text) if text.is_empty() => Err(
-            "config.body is empty; leave it out, or write what the body must contain".to_string(),
-        ),
+        Some(text) if text.is_empty() => {
+            Err("config.body is empty; leave it out, or write what the body must contain".into())
+        }
         Some(text) if text.len() > TEXT_BYTES_MAX => Err(format!(
             "config.body has {} bytes; at most {TEXT_BYTES_MAX} are searched for",
             text.len()
-        )),
+        )
+        .into()),
         Some(_) if config.method == "HEAD" => {
-            Err("config.body: an answer to HEAD has no body; write method = \"GET\"".to_string())
+            Err("config.body: an answer to HEAD has no body; write method = \"GET\"".into())
         }
         _ => Ok(()),
     }

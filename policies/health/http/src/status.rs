@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use serde_json::Value;
+use waxwing_sdk::ConfigError;
 
 /// Ranges of codes: `"200-399"`, `"200,204"`, `204` or `[200, "300-399"]`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -26,9 +27,9 @@ impl Default for Statuses {
 }
 
 impl TryFrom<Value> for Statuses {
-    type Error = String;
+    type Error = ConfigError;
 
-    fn try_from(value: Value) -> Result<Self, String> {
+    fn try_from(value: Value) -> Result<Self, ConfigError> {
         let parts = match value {
             Value::Array(parts) => parts,
             one => vec![one],
@@ -82,7 +83,7 @@ mod tests {
 
     use super::*;
 
-    fn statuses(json: &str) -> Result<Statuses, String> {
+    fn statuses(json: &str) -> Result<Statuses, ConfigError> {
         serde_json::from_str(json).map_err(|error| error.to_string())
     }
 

@@ -12,7 +12,7 @@ use std::io::BufRead;
 use serde::Deserialize;
 use waxwing_sdk::health::http::{self, Request};
 use waxwing_sdk::health::lines::{quote, read_line};
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 use crate::sample::Selector;
 
@@ -106,22 +106,22 @@ pub struct Metrics {
 impl HealthCheck for Metrics {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         let selector =
-            Selector::parse(&config.metric).map_err(|why| format!("config.metric: {why}"))?;
+            Selector::parse(&config.metric).map_err(|error| error.at("config.metric"))?;
         let mut request = Request::new("GET", &config.path)
-            .map_err(|why| format!("config.path: {why}"))?
+            .map_err(|error| error.at("config.path"))?
             .header("accept", "text/plain; version=0.0.4")?;
         for (name, value) in &config.headers {
             request = request
                 .header(name, value)
-                .map_err(|why| format!("config.headers: {why}"))?;
+                .map_err(|error| error.at("config.headers"))?;
         }
         if matches!(config.signal, Signal::Place(place) if place >= SIGNALS) {
-            return Err("config.signal: a backend has the signals 0 to 3".to_string());
+            return Err("config.signal: a backend has the signals 0 to 3".into());
         }
         if !config.scale.is_finite() {
-            return Err("config.scale: expected a number such as 0.001".to_string());
+            return Err("config.scale: expected a number such as 0.001".into());
         }
         Ok(Self {
             request,
@@ -162,7 +162,7 @@ impl Metrics {
     fn place(&self, target: &Target) -> Result<usize, Unhealthy> {
         match &self.config.signal {
             Signal::Place(place) => Ok(*place),
-            Signal::Name(name) => target.signal(name).ok_or_else(|| {
+            Signal::Name(name) => target.signal_index(name).ok_or_else(|| {
                 format!(
                     "config.signal is {name:?}; the service's signals are {:?}",
                     target.signals()

@@ -4,6 +4,8 @@
 //! Invariant: a line is walked once, in bytes, and one that is cut or malformed in its labels is no
 //! sample of any metric.
 
+use waxwing_sdk::ConfigError;
+
 /// Which samples are meant: those of a name that have these labels, and maybe more.
 #[derive(Debug)]
 pub(crate) struct Selector {
@@ -19,14 +21,14 @@ struct Label {
 
 impl Selector {
     /// From a name as in the page, with or without labels in braces.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         const EXPECTED: &str = "expected a metric's name and maybe labels, such as \
                                 queue_depth{queue=\"main\"}";
         let whole = text.trim().as_bytes();
         let (name, rest) = split_name(whole).ok_or(EXPECTED)?;
         let (labels, rest) = split_labels(rest).ok_or(EXPECTED)?;
         if !rest.is_empty() {
-            return Err(EXPECTED.to_string());
+            return Err(EXPECTED.into());
         }
         Ok(Self {
             name: name.to_vec(),
@@ -203,14 +205,14 @@ mod tests {
             "a{b=~\"c\"}",
         ] {
             let error = Selector::parse(text).unwrap_err();
-            assert!(error.contains("such as queue_depth"), "{text}");
+            assert!(error.reason().contains("such as queue_depth"), "{text}");
         }
     }
 
     #[test]
     fn any_bytes_are_a_sample_or_none() {
         let selector = Selector::parse("up{a=\"b\"}").unwrap();
-        for line in testing::damaged(b"up{x=\"y\\n\",a=\"b\"} 12.5 1700000000", 1).take(20_000) {
+        for line in testing::corrupted(b"up{x=\"y\\n\",a=\"b\"} 12.5 1700000000", 1).take(20_000) {
             let _ = selector.value(&line);
         }
     }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use waxwing_sdk::Unhealthy;
-use waxwing_sdk::health::lines::{quote, words};
+use waxwing_sdk::health::lines::{printable, quote};
 
 use crate::first_text;
 
@@ -59,7 +59,7 @@ impl Greeting {
         let challenge_rest = usize::from(fixed[CHALLENGE_LEN]).saturating_sub(8);
         let plugin = rest.get(challenge_rest.max(CHALLENGE_REST_MIN)..)?;
         Some(Self {
-            version: words(version),
+            version: printable(version),
             plugin: first_text(plugin).to_vec(),
         })
     }

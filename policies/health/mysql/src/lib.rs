@@ -15,7 +15,7 @@ mod packet;
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::quote;
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 use crate::greeting::{Greeting, no_password};
 use crate::packet::{Packets, Refusal};
@@ -59,13 +59,10 @@ pub struct Mysql {
 impl HealthCheck for Mysql {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         let user = config.user;
         if user.is_empty() || user.len() > 255 || user.contains('\0') {
-            return Err(
-                "config.user: expected 1 to 255 bytes, none of them 0; leave it out for \"waxwing\""
-                    .to_string(),
-            );
+            return Err("config.user: expected 1 to 255 bytes, none of them 0; leave it out for \"waxwing\"".into());
         }
         Ok(Self { user })
     }

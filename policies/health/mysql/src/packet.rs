@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{Read, Write};
 
-use waxwing_sdk::health::lines::{quote, words};
+use waxwing_sdk::health::lines::{printable, quote};
 use waxwing_sdk::{Conn, Unhealthy};
 
 /// The longest body that a server sends in a handshake, in bytes, and more.
@@ -73,7 +73,7 @@ impl Refusal {
         };
         Self {
             code: u16::from_le_bytes(*code),
-            text: words(text),
+            text: printable(text),
         }
     }
 }

@@ -201,10 +201,10 @@ fn what_is_no_answer_of_mysql_is_not_alive() {
 #[test]
 fn damaged_answers_are_answers_or_errors() {
     let whole = [greeting("8.0.36", SHA2), error(2, 1045, DENIED)].concat();
-    for answer in testing::damaged(&whole, 1).take(500) {
+    for answer in testing::corrupted(&whole, 1).take(500) {
         let _ = check(&[answer]);
     }
-    for body in testing::damaged(&greeting("8.0.36", SHA2)[4..], 2).take(5000) {
+    for body in testing::corrupted(&greeting("8.0.36", SHA2)[4..], 2).take(5000) {
         let _ = Greeting::parse(&body);
         let _ = Refusal::parse(&body);
     }

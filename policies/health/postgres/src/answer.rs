@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::Read;
 
-use waxwing_sdk::health::lines::{quote, words};
+use waxwing_sdk::health::lines::{printable, quote};
 use waxwing_sdk::{Conn, Unhealthy};
 
 /// The longest body of a message, in bytes.
@@ -69,7 +69,7 @@ impl Refusal {
         let field = |kind: u8| {
             body.split(|byte| *byte == 0)
                 .find_map(|field| field.strip_prefix(&[kind]))
-                .map(words)
+                .map(printable)
                 .unwrap_or_default()
         };
         Self {
@@ -107,5 +107,5 @@ fn read_bare_text(server: &mut Conn, start: [u8; 4]) -> Result<String, Unhealthy
         .take(BARE_TEXT_BYTES_MAX as u64)
         .read_to_end(&mut text)?;
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-    Ok(words(text))
+    Ok(printable(text))
 }

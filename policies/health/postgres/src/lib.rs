@@ -11,7 +11,9 @@ use std::io::{Read, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::quote;
-use waxwing_sdk::{Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{
+    ConfigError, Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check,
+};
 
 use crate::answer::Answer;
 
@@ -53,9 +55,9 @@ pub struct Postgres {
 impl HealthCheck for Postgres {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         if config.user.is_empty() {
-            return Err("config.user: expected a name; leave it out for \"waxwing\"".to_string());
+            return Err("config.user: expected a name; leave it out for \"waxwing\"".into());
         }
         let mut parameters = vec![("user", config.user.as_str())];
         parameters.extend(config.database.as_deref().map(|name| ("database", name)));
@@ -88,13 +90,13 @@ impl HealthCheck for Postgres {
 }
 
 /// The message that opens a connection.
-fn startup(parameters: &[(&str, &str)]) -> Result<Vec<u8>, String> {
+fn startup(parameters: &[(&str, &str)]) -> Result<Vec<u8>, ConfigError> {
     let mut body = PROTOCOL.to_be_bytes().to_vec();
     for (name, value) in parameters {
         if value.contains('\0') || value.len() > 255 {
-            return Err(format!(
-                "config.{name}: expected at most 255 bytes, none of them 0"
-            ));
+            return Err(
+                format!("config.{name}: expected at most 255 bytes, none of them 0").into(),
+            );
         }
         for text in [name, value] {
             body.extend(text.bytes());

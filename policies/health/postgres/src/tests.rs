@@ -139,9 +139,9 @@ fn tls_is_asked_for_before_anything_else() {
 fn damaged_answers_are_answers_or_errors() {
     let welcome = message(b'R', &[0; 4]);
     let refusal = error("57P03", "the database system is starting up");
-    for answer in testing::damaged(&welcome, 1)
+    for answer in testing::corrupted(&welcome, 1)
         .take(200)
-        .chain(testing::damaged(&refusal, 2).take(200))
+        .chain(testing::corrupted(&refusal, 2).take(200))
     {
         let _ = check("{}", &answer);
     }

@@ -7,8 +7,10 @@
 use std::io::{BufRead, BufReader, Write};
 
 use serde::Deserialize;
-use waxwing_sdk::health::lines::{quote, read_line, words};
-use waxwing_sdk::{Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::health::lines::{printable, quote, read_line};
+use waxwing_sdk::{
+    ConfigError, Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check,
+};
 
 /// The longest line of a reply, in bytes.
 const LINE_BYTES_MAX: usize = 1024;
@@ -50,12 +52,12 @@ pub struct Redis {
 impl HealthCheck for Redis {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         let auth = match (&config.username, &config.password) {
             (None, None) => None,
             (None, Some(password)) => Some(command(&["AUTH", password])),
             (Some(username), Some(password)) => Some(command(&["AUTH", username, password])),
-            (Some(_), None) => return Err("config.username needs config.password".to_string()),
+            (Some(_), None) => return Err("config.username needs config.password".into()),
         };
         Ok(Self {
             auth,
@@ -141,7 +143,7 @@ fn whole_line(server: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), Unhea
 /// What the server says is clear by itself (it is loading, its master is down), but where the cure
 /// is here.
 fn refusal(error: &[u8]) -> String {
-    let text = words(error);
+    let text = printable(error);
     let cure = match text.split(' ').next() {
         Some("NOAUTH") => " (set config.password)",
         Some("WRONGPASS") => " (config.username or config.password is wrong)",
@@ -284,7 +286,7 @@ mod tests {
     #[test]
     fn damaged_replies_are_answers_or_errors() {
         let good = b"+PONG\r\n*3\r\n$6\r\nmaster\r\n:3129659\r\n*0\r\n";
-        for answer in testing::damaged(good, 1).take(300) {
+        for answer in testing::corrupted(good, 1).take(300) {
             let _ = check(r#"{"role": "master"}"#, &answer);
         }
     }

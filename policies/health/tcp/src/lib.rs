@@ -11,7 +11,9 @@ use std::io::{self, Read, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::quote;
-use waxwing_sdk::{Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{
+    ConfigError, Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check,
+};
 
 /// As much as one read takes; what is behind the expected start shows in the reason.
 const READ_MAX: usize = 512;
@@ -36,12 +38,10 @@ pub struct Tcp {
 impl HealthCheck for Tcp {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         for (key, text) in [("send", &config.send), ("expect", &config.expect)] {
             if text.as_ref().is_some_and(String::is_empty) {
-                return Err(format!(
-                    "config.{key} is empty; leave it out, or write a text"
-                ));
+                return Err(format!("config.{key} is empty; leave it out, or write a text").into());
             }
         }
         Ok(Self { config })

@@ -3,14 +3,18 @@
 //! Invariant: what is written in both ways, or in digits that are none, is an error and not a
 //! guess.
 
+use waxwing_sdk::ConfigError;
+
 /// The bytes of `key` or of `key_hex`, whichever is there.
 pub(crate) fn one_of(
     key: &str,
     text: Option<String>,
     digits: Option<String>,
-) -> Result<Option<Vec<u8>>, String> {
+) -> Result<Option<Vec<u8>>, ConfigError> {
     match (text, digits) {
-        (Some(_), Some(_)) => Err(format!("write config.{key} or config.{key}_hex, not both")),
+        (Some(_), Some(_)) => {
+            Err(format!("write config.{key} or config.{key}_hex, not both").into())
+        }
         (Some(text), None) => Ok(Some(text.into_bytes())),
         (None, Some(digits)) => hexadecimal(&digits).map(Some).ok_or(format!(
             "config.{key}_hex: expected pairs of hexadecimal digits, such as \"00 ff\", got \

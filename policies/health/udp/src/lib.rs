@@ -7,7 +7,7 @@ mod bytes;
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::quote;
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 use crate::bytes::one_of;
 
@@ -68,21 +68,22 @@ pub struct Udp {
 impl HealthCheck for Udp {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         let send = one_of("send", config.send, config.send_hex)?
             .ok_or("write what to send: config.send = \"status\", or config.send_hex = \"00ff\"")?;
         if send.len() > DATAGRAM_BYTES_MAX {
             return Err(format!(
                 "config.send has {} bytes; a datagram has at most {DATAGRAM_BYTES_MAX}",
                 send.len()
-            ));
+            )
+            .into());
         }
         let expect = one_of("expect", config.expect, config.expect_hex)?;
         if expect.is_some() && config.silence == Silence::Healthy {
             return Err(
                 "config.expect wants an answer, and config.silence = \"healthy\" waits for none; \
                  leave out one of them"
-                    .to_string(),
+                    .into(),
             );
         }
         Ok(Self {

@@ -7,7 +7,7 @@ use std::io::{BufReader, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::{quote, read_line};
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 /// The longest line that is read, in bytes: a server that is not well may send anything.
 const LINE_BYTES_MAX: usize = 200;
@@ -40,9 +40,9 @@ impl HealthCheck for AskLine {
     type Config = Config;
 
     /// Also called when the operator's config is read. An error is shown, and what ran before goes on.
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         if config.question.contains('\n') {
-            return Err("config.question has more than one line; write one".to_owned());
+            return Err("config.question has more than one line; write one".into());
         }
         Ok(Self { config })
     }

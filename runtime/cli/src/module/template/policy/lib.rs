@@ -8,7 +8,7 @@
 //! `backends_changed`, as the shipped `maglev` does; `waxwing module check` shows what a pick costs.
 
 use serde::Deserialize;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{ConfigError, Backends, Flow, Pick, Policy, export_policy, hash};
 
 /// What a service may set: `policy_config = { sessions_max = 10000 }`.
 #[derive(Default, Deserialize)]
@@ -33,12 +33,12 @@ impl Policy for ClientHash {
 
     /// Off the packet's way: check the config, build tables. An error is shown to the operator, and
     /// what ran before goes on.
-    fn new(config: Config, _: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, _: &Backends<'_>) -> Result<Self, ConfigError> {
         if config.sessions_max > 10_000_000 {
             return Err(format!(
                 "policy_config.sessions_max = {}: expected 0 (no bound) to 10000000",
                 config.sessions_max
-            ));
+            ).into());
         }
         Ok(Self {
             sessions_max: config.sessions_max,
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    fn policy(config: &str, weights: &[u32]) -> Result<Driver<ClientHash>, String> {
+    fn policy(config: &str, weights: &[u32]) -> Result<Driver<ClientHash>, ConfigError> {
         Driver::start(config, &testing::backends(weights), 1)
     }
 
@@ -90,14 +90,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_stays_with_its_server() -> Result<(), String> {
+    fn a_client_stays_with_its_server() -> Result<(), ConfigError> {
         let picks = policy("{}", &[1, 1, 1])?.pick_all(one_client().take(300));
         assert!(picks.iter().all(|pick| *pick == picks[0]));
         Ok(())
     }
 
     #[test]
-    fn clients_spread_by_weight() -> Result<(), String> {
+    fn clients_spread_by_weight() -> Result<(), ConfigError> {
         let weights = [1, 1, 2];
         let picks = policy("{}", &weights)?.pick_all(testing::flows(2).take(10_000));
         assert!(testing::overload(&testing::counts(&picks, 3), &weights) < 0.05);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_server_spills_over() -> Result<(), String> {
+    fn a_full_server_spills_over() -> Result<(), ConfigError> {
         let mut policy = policy(r#"{ "sessions_max": 10 }"#, &[1, 1, 1])?;
         let counts = testing::counts(&policy.pick_all(one_client().take(20)), 3);
         assert_eq!(counts.iter().filter(|count| **count >= 10).count(), 1);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drained_server_gets_none_and_none_at_all_is_the_hosts_choice() -> Result<(), String> {
+    fn a_drained_server_gets_none_and_none_at_all_is_the_hosts_choice() -> Result<(), ConfigError> {
         let picks = policy("{}", &[0, 1])?.pick_all(testing::flows(3).take(100));
         assert_eq!(testing::counts(&picks, 2), [0, 100]);
         let picks = policy("{}", &[0, 0])?.pick_all(testing::flows(3).take(100));
@@ -127,6 +127,6 @@ mod tests {
         let error = policy(r#"{ "session_max": 10 }"#, &[1])
             .err()
             .unwrap_or_default();
-        assert!(error.contains("session_max"), "{error}");
+        assert!(error.reason().contains("session_max"), "{error}");
     }
 }
