@@ -1,8 +1,8 @@
-//! A first policy: a client stays with one server, whatever port it comes from.
+//! A first policy: a client stays on one backend, whatever its port.
 
 use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy, hash};
 
-/// Chooses by the client's address alone.
+/// Chooses by the client's address.
 pub struct BySource;
 
 impl Policy for BySource {

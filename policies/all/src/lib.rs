@@ -1,8 +1,7 @@
-//! All policies and health checks that ship with the balancer, natively: for tests and benches that go
-//! through them.
+//! All shipped policies and health checks as native crates, for tests and benches.
 //!
-//! Invariant: a policy that ships is in [`for_each_policy!`], so it is compared with its Wasm
-//! module and measured; a health check is in [`for_each_health_check!`].
+//! Invariant: [`for_each_policy!`] has every shipped policy, so each is compared with its Wasm
+//! module and measured. [`for_each_health_check!`] has every shipped health check.
 
 pub use agent;
 pub use destination_hash;
@@ -34,9 +33,9 @@ pub use subnet;
 pub use tcp;
 pub use udp;
 
-/// Calls a macro with a row for each policy: `name :: Type, package, config;`, where the config is
-/// one in which the policy does the most. It is made for backends with the tags 1, 2 and 3, but for
-/// `quic_connection_id`, whose backends want a tag each.
+/// Calls a macro with a row for each policy: `name :: Type, package, config;`. The config makes the
+/// policy do as much as possible. It is for backends with the tags 1, 2 and 3; `quic_connection_id`
+/// needs a tag for each backend.
 #[macro_export]
 macro_rules! for_each_policy {
     ($visit:ident) => {
@@ -65,9 +64,8 @@ macro_rules! for_each_policy {
     };
 }
 
-/// Calls a macro with a row for each health check, as [`for_each_policy!`] does for policies:
-/// `name :: Type, package, config;`, where the config is one in which the check does the most without
-/// TLS.
+/// Calls a macro with a row for each health check: `name :: Type, package, config;`. The config
+/// makes the check do as much as possible without TLS.
 #[macro_export]
 macro_rules! for_each_health_check {
     ($visit:ident) => {

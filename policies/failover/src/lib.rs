@@ -1,12 +1,12 @@
-//! Failover: all sessions go to the first group of backends, by priority, that has enough available;
-//! a backup group gets none until then, and gives back the new sessions as soon as the group before
-//! it is well again.
+//! Failover: all sessions go to the first group of backends, by priority, that has enough available
+//! ones. A backup group gets no sessions until then, and new sessions return to an earlier group as
+//! soon as it has enough again.
 //!
-//! Take it for a second site, or for spare machines that must stay idle. Where the spare group
-//! should help out under load, take `overflow`.
+//! Use it for a second site, or for spare machines that must stay idle. Use `overflow` if the spare
+//! group should help under load.
 //!
-//! Invariant: between two changes of backends one group serves. Unless its backends take turns, a pick
-//! depends on nothing but those available and the flow; so workers and balancers agree.
+//! Invariant: between two changes of backends one group serves. A pick depends only on the
+//! available backends and the flow, unless the backends take turns; so workers and balancers agree.
 
 use serde::Deserialize;
 use waxwing_sdk::group::{self, Group, HashBy};
@@ -17,26 +17,26 @@ use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_pol
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The groups' tags, the one to serve first in front. Empty: every tag, the lowest first.
+    /// Tags of the groups in the order of priority. Empty: all tags, the lowest first.
     order: Vec<u32>,
-    /// A group serves with at least so many available backends.
+    /// A group serves if it has at least this many available backends.
     min_available: usize,
-    /// And with at least this part of its backends available, 0 to 100. Drained ones are its
-    /// backends too: what is drained is not there to carry load.
+    /// And if at least this percentage of its backends is available. Draining backends count as
+    /// unavailable.
     min_available_percent: usize,
-    /// What the choice inside the group hangs on.
+    /// How to choose in the group.
     by: ChooseBy,
 }
 
-/// What the choice inside a group hangs on.
+/// How to choose in a group.
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "snake_case")]
 pub enum ChooseBy {
-    /// Addresses, ports and protocol.
+    /// By a hash of addresses, ports and protocol.
     Flow,
-    /// The client's address.
+    /// By a hash of the client's address.
     Source,
-    /// Nothing: the backends take turns.
+    /// In turns.
     Turns,
 }
 
@@ -51,7 +51,7 @@ impl Default for Config {
     }
 }
 
-/// The group that serves now.
+/// Serves from one group.
 pub struct Failover {
     config: Config,
     serving: Serving,
@@ -103,7 +103,7 @@ impl Policy for Failover {
         let order = group::order(&self.config.order, backends)?;
         let enough = |tag: &&u32| self.config.is_enough(**tag, backends);
         let any = |tag: &&u32| backends.available().any(|backend| backend.tag() == **tag);
-        // Where no group has enough, a group with too few is better than none.
+        // If no group has enough, the first group with any available backend serves.
         let serving = order.iter().find(enough).or(order.iter().find(any));
         self.is_first = serving == order.first();
         let group = || backends.available().filter(|b| Some(&b.tag()) == serving);
@@ -154,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// Backends of weight 1 with these tags, of which those are down.
+    /// Returns backends of weight 1 with these tags. Those at the indices `down` are unhealthy.
     fn backends(tags: &[u32], down: &[usize]) -> Vec<BackendRecord> {
         let mut backends = testing::backends(&vec![1; tags.len()]);
         for (at, (backend, tag)) in backends.iter_mut().zip(tags).enumerate() {
@@ -164,7 +164,7 @@ mod tests {
         backends
     }
 
-    /// Which backends got sessions.
+    /// Returns the indices of the backends that get sessions.
     fn serving(config: &str, backends: &[BackendRecord]) -> Vec<usize> {
         let mut driver = Driver::<Failover>::start(config, backends, 1).unwrap();
         let counts = counts(
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_group_with_enough_available_serves_alone() {
+    fn the_first_group_with_enough_available_backends_serves_alone() {
         let tags = [2, 1, 1, 1, 2, 3];
         for (config, down, expected) in [
             ("{}", &[][..], &[1, 2, 3][..]),
@@ -188,7 +188,7 @@ mod tests {
             (r#"{"min_available_percent": 66}"#, &[1], &[2, 3]),
             (r#"{"order": [3, 2, 1]}"#, &[], &[5]),
             (r#"{"order": [3, 2, 1]}"#, &[5], &[0, 4]),
-            // No group has enough: the first that has any.
+            // No group has enough: the first one with an available backend serves.
             (r#"{"min_available": 3}"#, &[1, 0], &[2, 3]),
         ] {
             let got = serving(config, &backends(&tags, down));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_well_again_takes_over_and_counters_tell() {
+    fn a_recovered_group_serves_again_and_is_counted() {
         let tags = [1, 1, 2];
         let mut driver = Driver::<Failover>::start("{}", &backends(&tags, &[0, 1]), 1).unwrap();
         driver.pick_all(testing::flows(1).take(10));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_in_a_group_follow_weights_and_clients_if_asked() {
+    fn the_choice_in_a_group_follows_weights_and_the_config() {
         let mut backends = backends(&[0, 0, 1], &[]);
         backends[1].weight = 3;
         let mut driver = Driver::<Failover>::start(r#"{"by": "source"}"#, &backends, 1).unwrap();
@@ -230,9 +230,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_to_write() {
+    fn config_errors_say_what_to_write() {
         for (config, expected) in [
-            (r#"{"order": [1, 2, 1]}"#, "has tag 1 twice"),
+            (r#"{"order": [1, 2, 1]}"#, "lists tag 1 twice"),
             (r#"{"order": [1]}"#, "Add 2 to the order"),
             (r#"{"min_available": 0}"#, "expected 1 or more"),
             (r#"{"min_available_percent": 101}"#, "expected 0 to 100"),

@@ -1,16 +1,16 @@
-//! Source hash: all of a client's sessions go to one backend, by its address alone (what IPVS's `sh`
-//! and nginx's `ip_hash` are for).
+//! Source hash: all sessions of a client go to one backend, by the client's address (as with IPVS's
+//! `sh` and nginx's `ip_hash`).
 //!
-//! Use it when a server keeps something of a client between connections: a login, a cache, FTP's
-//! two connections. Clients behind one NAT count as one. Nothing is remembered, so a restarted or
-//! second balancer finds the same backends. Who has many addresses can choose some that fall on one
-//! backend; a shorter `prefix_v6`, such as 64, leaves a client fewer of them.
+//! Use it when a server keeps state of a client between connections: a login, a cache, FTP's two
+//! connections. Clients behind one NAT count as one. There is no table of clients, so a restarted
+//! or second balancer finds the same backends. A client with many addresses can choose ones that
+//! map to one backend; a shorter `prefix_v6`, such as 64, leaves it fewer of them.
 //!
-//! By a Maglev table, not by a scan for the highest random weight: a look-up costs the same however
-//! many backends there are, and shares of addresses are even within a percent or two.
+//! It uses a Maglev table rather than a scan for the highest random weight: a lookup costs the same
+//! for any number of backends, and the shares of addresses are even within one or two percent.
 //!
-//! Invariant: a pick depends on nothing but the available backends' keys and weights, the config
-//! and the client's address.
+//! Invariant: a pick depends only on the available backends' keys and weights, the config and the
+//! client's address.
 
 use serde::Deserialize;
 use waxwing_sdk::maglev::Table;
@@ -20,12 +20,12 @@ use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many bits of an IPv4 address count, 1 to 32: 24 keeps a network of 256 together.
+    /// Bits of an IPv4 address that count, 1 to 32; 24 keeps a network of 256 together.
     prefix_v4: u32,
-    /// How many bits of an IPv6 address count, 1 to 128: 64 keeps a host together that changes its
-    /// address (RFC 8981).
+    /// Bits of an IPv6 address that count, 1 to 128; 64 keeps a host with changing addresses
+    /// together (RFC 8981).
     prefix_v6: u32,
-    /// Entries in the table, two bytes each: a prime, at least a hundred times the number of
+    /// Entries of the table, two bytes each: a prime, at least a hundred times the number of
     /// backends.
     table: u32,
 }
@@ -40,7 +40,7 @@ impl Default for Config {
     }
 }
 
-/// Backends by the hash of a client's prefix.
+/// Maps the hash of a client's prefix to a backend.
 pub struct SourceHash {
     size: u32,
     table: Table,
@@ -77,7 +77,7 @@ impl Policy for SourceHash {
     }
 }
 
-/// The bits that count, of addresses of which the last `bits` vary.
+/// Returns the mask of the bits that count, for addresses that vary in their last `bits` bits.
 fn mask(key: &str, prefix: u32, bits: u32) -> Result<u128, ConfigError> {
     if !(1..=bits).contains(&prefix) {
         return Err(format!("policy_config.{key} = {prefix}: expected 1 to {bits}").into());
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_sessions_go_to_one_backend_and_clients_to_all() {
+    fn a_client_stays_on_one_backend_and_clients_spread() {
         let mut driver = driver("{}", &[1; 10]);
         for address in ["192.0.2.7", "2001:db8::7"] {
             let picks = driver.pick_all(from(address).take(200));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_prefix_go_together() {
+    fn addresses_of_one_prefix_share_a_backend() {
         let config = r#"{"prefix_v4": 24, "prefix_v6": 64}"#;
         let mut driver = driver(config, &[1; 50]);
         let cases = [
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_goes_moves_few_other_clients() {
+    fn removing_a_backend_moves_few_other_clients() {
         let before = testing::backends(&[1; 100]);
         let mut after = before.clone();
         after.remove(31);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_backends_is_a_new_table() {
+    fn a_change_of_backends_rebuilds_the_table() {
         let mut driver = driver("{}", &[1, 1, 1]);
         driver.set_backends(&testing::backends(&[0, 1, 0])).unwrap();
         let picks = driver.pick_all(testing::flows(1).take(100));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_config_says_what_to_write() {
+    fn config_errors_say_what_to_write() {
         let cases = [
             (
                 r#"{"prefix_v4": 33}"#,

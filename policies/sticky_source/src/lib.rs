@@ -1,14 +1,14 @@
-//! Sticky source: a client stays with its backend for some time since its last session, also when
-//! backends come or change weight in the meantime. For servers that keep a client's state.
+//! Sticky source: a client stays with its backend for some time after its last session, even if
+//! backends come or change weight. For servers that keep state of a client.
 //!
-//! A client that is not known goes by weighted rendezvous on its address. So a table that is lost
-//! (every instance begins with an empty one) or too small sends nearly all clients where they were:
-//! what is left to remember is who would have moved since. Where that is not worth a table, take
-//! `source_hash`.
+//! A client that is not in the table goes by weighted rendezvous hashing of its address. So if the
+//! table is lost (every new instance starts with an empty one) or too small, nearly all clients go
+//! where they were; the table only keeps those that would have moved since. If that is not worth a
+//! table, use `source_hash`.
 //!
-//! Invariant: the table has a fixed number of entries, in sets of eight; a pick looks at one set,
-//! whose place hangs on the worker's seed so that clients cannot choose it. A full set gives up its
-//! longest idle client. Clients remembered are `new - expired - released - evicted`.
+//! Invariant: the table has a fixed number of entries, in sets of eight. A pick examines one set,
+//! selected with the worker's seed so that clients cannot choose it. A full set evicts its longest
+//! idle client. The table holds `new - expired - released - evicted` clients.
 
 mod table;
 
@@ -16,19 +16,19 @@ use serde::Deserialize;
 use waxwing_sdk::group::Group;
 use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
-use crate::table::{Found, Table, WAYS};
+use crate::table::{Lookup, SET_ENTRIES, Table};
 
 /// `policy_config = { timeout_s = 300, clients_max = 16384, prefix_v4 = 32, prefix_v6 = 128 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How long a client stays since its last session began, in seconds.
+    /// How long a client stays after its last session began, in seconds.
     timeout_s: u32,
-    /// How many clients are remembered, 32 bytes each; rounded up to a multiple of eight.
+    /// Most clients in the table, 32 bytes each, rounded up to a multiple of eight.
     clients_max: usize,
-    /// How many bits of an IPv4 address are one client, 1 to 32.
+    /// Bits of an IPv4 address that identify a client, 1 to 32.
     prefix_v4: u32,
-    /// How many bits of an IPv6 address are one client, 1 to 128: 64 for those that change their
+    /// Bits of an IPv6 address that identify a client, 1 to 128; 64 for clients that change their
     /// address within their network (RFC 8981).
     prefix_v6: u32,
 }
@@ -44,20 +44,20 @@ impl Default for Config {
     }
 }
 
-/// The most clients: 2 MiB of them.
+/// Most clients: a table of 2 MiB.
 const CLIENTS_MAX: usize = 65_536;
-/// How many entries a tick looks at: some ten microseconds.
-const SWEEP: usize = 8_192;
+/// Entries that a tick examines, in about ten microseconds.
+const SWEEP_ENTRIES: usize = 8_192;
 
-/// Who is where.
+/// The table of clients, and where new clients go.
 pub struct StickySource {
     table: Table,
     mask_v4: u128,
     mask_v6: u128,
     seed: u64,
-    /// Where clients begin.
+    /// Chooses the backends of new clients.
     backends: Group,
-    /// The backends' ids, by the index that the table knows them by.
+    /// Ids of the backends, by the indices in the table.
     ids: Vec<u32>,
     counts: Counts,
 }
@@ -81,7 +81,7 @@ impl Policy for StickySource {
         check(&config)?;
         let mut sticky = Self {
             table: Table::new(config.clients_max, u64::from(config.timeout_s) * 1000),
-            // In the mapped form an IPv4 address has 96 bits in front.
+            // In mapped form an IPv4 address has 96 bits in front.
             mask_v4: mask(96 + config.prefix_v4),
             mask_v6: mask(config.prefix_v6),
             seed: backends.seed(),
@@ -98,18 +98,20 @@ impl Policy for StickySource {
         let hash = hash::bytes(&client.to_be_bytes());
         let place = hash::mix(hash ^ self.seed);
         let first = || self.backends.by_hash(hash);
-        let Some((found, backend)) = self.table.find(client, place, backends.now_ms(), first)
+        let Some((lookup, backend)) =
+            self.table
+                .find_or_insert(client, place, backends.now_ms(), first)
         else {
             return Pick::Fallback;
         };
-        match found {
-            Found::Known => self.counts.hits += 1,
-            Found::InFree => self.counts.new += 1,
-            Found::InExpired => {
+        match lookup {
+            Lookup::Hit => self.counts.hits += 1,
+            Lookup::NewInFree => self.counts.new += 1,
+            Lookup::NewInExpired => {
                 self.counts.new += 1;
                 self.counts.expired += 1;
             }
-            Found::InEvicted => {
+            Lookup::NewInEvicted => {
                 self.counts.new += 1;
                 self.counts.evicted += 1;
             }
@@ -127,13 +129,15 @@ impl Policy for StickySource {
             let at = by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
             Some(by_id[at].1)
         };
-        self.counts.released += self.table.rename(index_now);
+        self.counts.released += self.table.reindex(index_now);
         self.ids = backends.iter().map(|backend| backend.id()).collect();
         Ok(())
     }
 
     fn tick(&mut self, backends: &Backends<'_>) {
-        self.counts.expired += self.table.sweep(SWEEP / WAYS, backends.now_ms());
+        self.counts.expired += self
+            .table
+            .sweep(SWEEP_ENTRIES / SET_ENTRIES, backends.now_ms());
     }
 
     fn counters(&self, values: &mut [u64]) {
@@ -149,7 +153,7 @@ impl Policy for StickySource {
 }
 
 impl StickySource {
-    /// The bits of the address that tell clients apart.
+    /// Returns the bits of the address that identify the client.
     fn client(&self, flow: &Flow<'_>) -> u128 {
         let mask = if flow.source().is_ipv4() {
             self.mask_v4

@@ -1,10 +1,10 @@
 //! Subnet: clients of a network go to the backends of a tag; the longest prefix decides. For sites
-//! that serve their own region, tenants with servers of their own, or an office that tries the new
+//! that serve their own region, tenants with their own servers, or an office that tries a new
 //! version first.
 //!
-//! Invariant: the routes are kept as ranges of addresses that follow one another without gap or
-//! overlap, so a look-up is one binary search however prefixes nest. IPv4 has the range
-//! `::ffff:0:0/96` to itself: no IPv6 prefix routes an IPv4 client.
+//! Invariant: the routes are kept as adjacent ranges of addresses without gap or overlap, so a
+//! lookup is one binary search for any nesting of prefixes. IPv4 has the range `::ffff:0:0/96` for
+//! itself: no IPv6 prefix routes an IPv4 client.
 
 mod prefix;
 
@@ -20,14 +20,14 @@ use crate::prefix::{IPV4, Prefix};
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// From prefix to the tag of the backends for its clients.
+    /// Prefixes, each with the tag of the backends for its clients.
     routes: BTreeMap<String, u32>,
-    /// The tag for clients of no prefix; without it any backend may serve them.
+    /// The tag for clients without a matching prefix. Without it, any backend may serve them.
     default: Option<u32>,
-    /// Whether clients may go to any backend where their own tag has none available; if not, their
-    /// packets are dropped.
+    /// Whether clients go to any backend if none of their tag is available. If not, their packets
+    /// are dropped.
     spill: bool,
-    /// What the choice among the backends of a tag hangs on.
+    /// What is hashed to choose among the backends of a tag.
     by: HashBy,
 }
 
@@ -42,7 +42,7 @@ impl Default for Config {
     }
 }
 
-/// The routes and the backends by tag.
+/// The routes, and the backends by tag.
 pub struct Subnet {
     ranges: Vec<Range>,
     groups: Groups,
@@ -52,7 +52,7 @@ pub struct Subnet {
     dropped: u64,
 }
 
-/// The addresses from `first` up to the next range's.
+/// Addresses from `first` up to the next range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Range {
     first: u128,
@@ -110,7 +110,7 @@ impl Subnet {
     }
 }
 
-/// The config's routes and one for all of IPv4, those that contain others in front.
+/// Returns the config's routes and one for all of IPv4, containing prefixes before contained ones.
 fn routes(config: &Config) -> Result<Vec<(Prefix, Option<u32>)>, ConfigError> {
     let mut routes = Vec::new();
     for (text, tag) in &config.routes {
@@ -132,7 +132,7 @@ fn routes(config: &Config) -> Result<Vec<(Prefix, Option<u32>)>, ConfigError> {
     }
 }
 
-/// Nested prefixes, in order, as ranges.
+/// Converts nested prefixes, in order, to ranges.
 fn ranges(routes: &[(Prefix, Option<u32>)], default: Option<u32>) -> Vec<Range> {
     let mut open = vec![(u128::MAX, default)];
     let mut ranges = vec![Range {
@@ -149,7 +149,7 @@ fn ranges(routes: &[(Prefix, Option<u32>)], default: Option<u32>) -> Vec<Range> 
     ranges
 }
 
-/// Where a prefix ended before this address, the one around it goes on.
+/// Closes the prefixes that end before `first`; the enclosing prefix continues after each.
 fn close_before(first: u128, open: &mut Vec<(u128, Option<u32>)>, ranges: &mut Vec<Range>) {
     while let [.., (_, around), (last, _)] = open[..] {
         if last >= first {
@@ -173,7 +173,8 @@ mod tests {
 
     use super::*;
 
-    /// A driver with one backend for each tag from 0 on, of which those are down.
+    /// Makes a driver with one backend for each tag from 0 on. Those at the indices `down` are
+    /// unhealthy.
     fn driver(config: &str, tags: u32, down: &[usize]) -> Result<Driver<Subnet>, ConfigError> {
         let mut backends = testing::backends(&vec![1; tags as usize]);
         for (tag, backend) in (0..).zip(&mut backends) {
@@ -223,11 +224,11 @@ mod tests {
     }
 
     #[test]
-    fn ranges_agree_with_looking_at_every_prefix() {
+    fn ranges_agree_with_a_scan_of_all_prefixes() {
         let mut config = Config::default();
         let random = |n: u64| waxwing_sdk::hash::mix(n).to_be_bytes();
         for n in 0..500 {
-            // Few bits of few networks, so that many nest.
+            // Few bits of few networks, so that many prefixes nest.
             let [a, b, bits, ..] = random(n);
             let bits = bits % 17;
             let address =
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_without_backends_spills_or_drops() {
+    fn clients_of_a_tag_without_backends_spill_or_are_dropped() {
         let config = r#"{"routes": {"10.0.0.0/8": 1, "11.0.0.0/8": 7}, "default": 0}"#;
         let mut spills = driver(config, 3, &[1]).unwrap();
         let picks = spills.pick_all(testing::flows(1).take(100));
@@ -279,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_no_prefix_go_anywhere_without_a_default() {
+    fn clients_without_a_prefix_or_default_go_to_any_backend() {
         let mut driver = driver(r#"{"routes": {"192.0.2.0/24": 1}}"#, 4, &[]).unwrap();
         let picks = driver.pick_all(testing::flows(1).take(4000));
         assert!(testing::overload(&testing::counts(&picks, 4), &[1; 4]) < 0.1);
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_to_write() {
+    fn config_errors_say_what_to_write() {
         for (config, expected) in [
             (r#"{"routes": {"10.0.0.1/8": 1}}"#, "write 10.0.0.0/8"),
             (

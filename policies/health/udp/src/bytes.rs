@@ -1,11 +1,10 @@
-//! Bytes in a config: as text, or in hexadecimal digits.
+//! Bytes in a config, as text or in hexadecimal digits.
 //!
-//! Invariant: what is written in both ways, or in digits that are none, is an error and not a
-//! guess.
+//! Invariant: giving both, or invalid digits, is an error.
 
 use waxwing_sdk::ConfigError;
 
-/// The bytes of `key` or of `key_hex`, whichever is there.
+/// Returns the bytes of `key` or of `key_hex`, whichever is set.
 pub(crate) fn one_of(
     key: &str,
     text: Option<String>,
@@ -24,7 +23,7 @@ pub(crate) fn one_of(
     }
 }
 
-/// Pairs of digits; spaces may be between them.
+/// Parses pairs of digits, with optional spaces.
 fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<_>> = text
         .chars()

@@ -129,7 +129,8 @@ fn a_body_ends_where_its_framing_says_in_pieces_of_any_size() {
             "",
         ),
         (
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nA: b\r\n\r\nHTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nA: b\r\n\r\n\
+              HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
             503,
             "",
         ),
@@ -245,7 +246,8 @@ fn the_head_is_bounded_per_line_and_in_total() {
 
 #[test]
 fn corrupted_responses_parse_or_fail_without_panic() {
-    let good = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nA: b\r\n\r\n3;x\r\nwel\r\n1\r\nl\r\n0\r\n\r\n";
+    let good = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nA: b\r\n\r\n\
+        3;x\r\nwel\r\n1\r\nl\r\n0\r\n\r\n";
     for seed in 0..4000_usize {
         let random = crate::hash::mix(seed as u64);
         let mut answer = good.to_vec();
