@@ -5,7 +5,7 @@ use waxwing_dataplane::{NewFlow, Policy, PolicyFault, ServiceId};
 use waxwing_packet::{Family, Protocol};
 use waxwing_sdk::abi::{BackendRecord, FlowRecord, PROTOCOL_TCP, PROTOCOL_UDP};
 use waxwing_sdk::testing::{Driver, TestFlow};
-use waxwing_sdk::{Pick, testing};
+use waxwing_sdk::{ConfigError, Pick, testing};
 
 use crate::modules::SEED;
 
@@ -21,7 +21,7 @@ impl<P: waxwing_sdk::Policy> Native<P> {
     ///
     /// # Errors
     /// What the policy says of them, or of the config.
-    pub fn new(config: &str, records: &[BackendRecord]) -> Result<Self, String> {
+    pub fn new(config: &str, records: &[BackendRecord]) -> Result<Self, ConfigError> {
         Ok(Self {
             driver: Driver::start(config, records, SEED)?,
             flows: testing::flows(SEED)

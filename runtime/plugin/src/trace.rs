@@ -212,7 +212,7 @@ impl<'a> Trace<'a> {
 
     /// What the host writes for the module, for the native side.
     fn write_live<P: waxwing_sdk::Policy>(&self, native: &mut Driver<P>) {
-        native.host().now_ms = self.now_ms;
+        native.host_mut().now_ms = self.now_ms;
         for record in native.backends_mut() {
             let id = BackendId(record.id);
             record.active = self.gauges.active(id);

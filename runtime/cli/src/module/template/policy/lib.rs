@@ -9,7 +9,7 @@
 //! a pick costs.
 
 use serde::Deserialize;
-use waxwing_sdk::{ConfigError, Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
 /// `policy_config = { sessions_max = 10000 }`; all keys are optional.
 #[derive(Default, Deserialize)]
@@ -39,7 +39,8 @@ impl Policy for ClientHash {
             return Err(format!(
                 "policy_config.sessions_max = {}: expected 0 (no limit) to 10000000",
                 config.sessions_max
-            ).into());
+            )
+            .into());
         }
         Ok(Self {
             sessions_max: config.sessions_max,
