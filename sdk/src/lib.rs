@@ -34,7 +34,7 @@
 //! ```
 //!
 //! Ready-made parts of policies: random numbers ([`random`]), choices by weight and by load
-//! ([`choice`]), weighted round robin ([`round_robin`]), consistent hashing ([`maglev`],
+//! ([`choice`]), weighted round robin ([`round_robin`]), clients by network ([`client`]), consistent hashing ([`maglev`],
 //! [`Backends::by_hash`]), and all of these among the backends of a tag ([`group`]). The shipped
 //! policies are little more than these parts.
 //!
@@ -58,6 +58,7 @@ extern crate std;
 pub mod abi;
 mod aligned;
 pub mod choice;
+pub mod client;
 mod config;
 pub mod export;
 pub mod group;

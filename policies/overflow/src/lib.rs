@@ -12,9 +12,9 @@
 use std::cmp::Ordering;
 
 use serde::Deserialize;
-use waxwing_sdk::choice::{Load, WeightedRandom};
+use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy, group};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, group};
 
 /// Oldest age of a group's sum, in milliseconds.
 const TICK_MS: u32 = 10;
@@ -95,8 +95,8 @@ impl Policy for Overflow {
         };
         *counter += 1;
         tier.active += 1;
-        let two = (self.random.next(), self.random.next());
-        tier.less_loaded(two, backends).into()
+        let backend = tier.backends.less_loaded(&mut self.random, backends);
+        backend.into()
     }
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
@@ -138,13 +138,6 @@ impl Tier {
             active: 0,
             is_first,
         })
-    }
-
-    /// Returns the less loaded of two backends drawn by weight.
-    fn less_loaded<'a>(&self, random: (u64, u64), backends: &Backends<'a>) -> Option<Backend<'a>> {
-        let (a, b) = self.backends.pick_two(random)?;
-        let (a, b) = (backends.get(a)?, backends.get(b)?);
-        Some(if Load::of(&b) < Load::of(&a) { b } else { a })
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! Invariant: a pick examines two backends, which differ if there are two.
 
-use waxwing_sdk::choice::{Load, WeightedRandom};
+use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
 use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy};
 
@@ -28,14 +28,9 @@ impl Policy for PowerOfTwo {
     }
 
     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-        let random = (self.random.next(), self.random.next());
-        let Some((first, second)) = self.backends.pick_two(random) else {
-            return Pick::Fallback;
-        };
-        let load = |index| backends.get(index).map(|backend| Load::of(&backend));
         // The first one on a tie, so that idle backends share by weight.
-        let second_is_less = load(second) < load(first);
-        Pick::Backend(if second_is_less { second } else { first })
+        let backend = self.backends.less_loaded(&mut self.random, backends);
+        backend.into()
     }
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {

@@ -13,6 +13,7 @@
 //! client's address.
 
 use serde::Deserialize;
+use waxwing_sdk::client::ClientPrefix;
 use waxwing_sdk::maglev::Table;
 use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
@@ -44,8 +45,7 @@ impl Default for Config {
 pub struct SourceHash {
     size: u32,
     table: Table,
-    mask_v4: u128,
-    mask_v6: u128,
+    prefix: ClientPrefix,
 }
 
 impl Policy for SourceHash {
@@ -55,19 +55,13 @@ impl Policy for SourceHash {
         Ok(Self {
             size: config.table,
             table: table(config.table, backends)?,
-            mask_v4: mask("prefix_v4", config.prefix_v4, 32)?,
-            mask_v6: mask("prefix_v6", config.prefix_v6, 128)?,
+            prefix: ClientPrefix::new(config.prefix_v4, config.prefix_v6)?,
         })
     }
 
     fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
-        let mask = if flow.source().is_ipv4() {
-            self.mask_v4
-        } else {
-            self.mask_v6
-        };
-        let prefix = u128::from_be_bytes(*flow.source_octets()) & mask;
-        let index = self.table.get(hash::bytes(&prefix.to_be_bytes()));
+        let client = self.prefix.of(flow);
+        let index = self.table.get(hash::bytes(&client.to_be_bytes()));
         index.map_or(Pick::Fallback, Pick::Backend)
     }
 
@@ -75,14 +69,6 @@ impl Policy for SourceHash {
         self.table = table(self.size, backends)?;
         Ok(())
     }
-}
-
-/// Returns the mask of the bits that count, for addresses that vary in their last `bits` bits.
-fn mask(key: &str, prefix: u32, bits: u32) -> Result<u128, ConfigError> {
-    if !(1..=bits).contains(&prefix) {
-        return Err(format!("policy_config.{key} = {prefix}: expected 1 to {bits}").into());
-    }
-    Ok(u128::MAX << (bits - prefix))
 }
 
 fn table(size: u32, backends: &Backends<'_>) -> Result<Table, ConfigError> {

@@ -13,6 +13,7 @@
 mod table;
 
 use serde::Deserialize;
+use waxwing_sdk::client::ClientPrefix;
 use waxwing_sdk::group::Group;
 use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
@@ -52,8 +53,7 @@ const SWEEP_ENTRIES: usize = 8_192;
 /// The table of clients, and where new clients go.
 pub struct StickySource {
     table: Table,
-    mask_v4: u128,
-    mask_v6: u128,
+    prefix: ClientPrefix,
     seed: u64,
     /// Chooses the backends of new clients.
     backends: Group,
@@ -81,9 +81,7 @@ impl Policy for StickySource {
         check(&config)?;
         let mut sticky = Self {
             table: Table::new(config.clients_max, u64::from(config.timeout_s) * 1000),
-            // In mapped form an IPv4 address has 96 bits in front.
-            mask_v4: mask(96 + config.prefix_v4),
-            mask_v6: mask(config.prefix_v6),
+            prefix: ClientPrefix::new(config.prefix_v4, config.prefix_v6)?,
             seed: backends.seed(),
             backends: Group::default(),
             ids: Vec::new(),
@@ -94,7 +92,7 @@ impl Policy for StickySource {
     }
 
     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-        let client = self.client(flow);
+        let client = self.prefix.of(flow);
         let hash = hash::bytes(&client.to_be_bytes());
         let place = hash::mix(hash ^ self.seed);
         let first = || self.backends.by_hash(hash);
@@ -152,28 +150,11 @@ impl Policy for StickySource {
     }
 }
 
-impl StickySource {
-    /// Returns the bits of the address that identify the client.
-    fn client(&self, flow: &Flow<'_>) -> u128 {
-        let mask = if flow.source().is_ipv4() {
-            self.mask_v4
-        } else {
-            self.mask_v6
-        };
-        u128::from_be_bytes(*flow.source_octets()) & mask
-    }
-}
-
-fn mask(bits: u32) -> u128 {
-    !u128::MAX.checked_shr(bits).unwrap_or(0)
-}
-
 fn check(config: &Config) -> Result<(), ConfigError> {
     let Config {
         timeout_s,
         clients_max,
-        prefix_v4,
-        prefix_v6,
+        ..
     } = *config;
     if timeout_s == 0 {
         return Err("policy_config.timeout_s = 0: expected 1 or more seconds, like 300".into());
@@ -183,14 +164,6 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "policy_config.clients_max = {clients_max}: expected 1 to {CLIENTS_MAX}"
         )
         .into());
-    }
-    if !(1..=32).contains(&prefix_v4) {
-        return Err(format!("policy_config.prefix_v4 = {prefix_v4}: expected 1 to 32 bits").into());
-    }
-    if !(1..=128).contains(&prefix_v6) {
-        return Err(
-            format!("policy_config.prefix_v6 = {prefix_v6}: expected 1 to 128 bits").into(),
-        );
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
+use crate::random::Random;
 use crate::{Backend, Backends, hash};
 
 /// Chooses backends at random in proportion to their weights, in log n per choice. Build a new one
@@ -91,6 +92,22 @@ impl WeightedRandom {
         let second = self.at(if point < start { point } else { point + weight });
         let second = self.parts.get(second).unwrap_or(part);
         Some((part.index, second.index))
+    }
+
+    /// Draws two backends with [`WeightedRandom::pick_two`] and returns the less loaded one, the first
+    /// if they are equally loaded; `None` if there are no backends.
+    pub fn less_loaded<'a>(
+        &self,
+        random: &mut Random,
+        backends: &Backends<'a>,
+    ) -> Option<Backend<'a>> {
+        let (first, second) = self.pick_two((random.next(), random.next()))?;
+        let (first, second) = (backends.get(first)?, backends.get(second)?);
+        Some(if Load::of(&second) < Load::of(&first) {
+            second
+        } else {
+            first
+        })
     }
 
     fn total(&self) -> u64 {
