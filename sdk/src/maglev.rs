@@ -6,7 +6,6 @@
 //! workers and balancers of a cluster find the same backend for a hash, also after a restart.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 

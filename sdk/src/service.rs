@@ -6,7 +6,6 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::{String, ToString};
 use alloc::vec;
 
 use crate::abi::{

@@ -64,9 +64,9 @@ use guest as system;
 #[cfg(not(target_arch = "wasm32"))]
 use native as system;
 
-use alloc::string::String;
-
 use serde::de::DeserializeOwned;
+
+use crate::ConfigError;
 
 pub use conn::{Conn, Datagrams};
 #[cfg(not(target_arch = "wasm32"))]

@@ -2,7 +2,6 @@
 //!
 //! Invariant: records and picks pass through the code that they pass through in a module.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::TestFlow;
@@ -11,7 +10,7 @@ use crate::abi::{
     PICK_FALLBACK, PICK_KEEP,
 };
 use crate::service::{Batch, Service};
-use crate::{Pick, Policy};
+use crate::{ConfigError, Pick, Policy};
 
 /// A policy that serves one service, as on one worker.
 pub struct Driver<P: Policy> {

@@ -149,6 +149,7 @@ pub(crate) fn rcode(text: &str) -> Result<Option<u8>, ConfigError> {
                 "{text:?} is unknown; write any, or one of {}",
                 RCODES.join(", ")
             )
+            .into()
         })
 }
 

@@ -69,7 +69,9 @@ pub(crate) fn kind(text: &str) -> Result<u16, ConfigError> {
         .find(|(name, _)| name.eq_ignore_ascii_case(text))
         .map(|(_, number)| *number)
         .or_else(|| text.strip_prefix("TYPE")?.parse().ok())
-        .ok_or_else(|| format!("{text:?} is unknown; write A, NS, SOA, or a number like TYPE257"))
+        .ok_or_else(|| {
+            format!("{text:?} is unknown; write A, NS, SOA, or a number like TYPE257").into()
+        })
 }
 
 /// Converts a name to wire form: labels with their lengths, up to the root.

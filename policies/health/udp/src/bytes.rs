@@ -15,10 +15,13 @@ pub(crate) fn one_of(
             Err(format!("write config.{key} or config.{key}_hex, not both").into())
         }
         (Some(text), None) => Ok(Some(text.into_bytes())),
-        (None, Some(digits)) => hexadecimal(&digits).map(Some).ok_or(format!(
-            "config.{key}_hex: expected pairs of hexadecimal digits, such as \"00 ff\", got \
-             {digits:?}"
-        )),
+        (None, Some(digits)) => hexadecimal(&digits).map(Some).ok_or_else(|| {
+            format!(
+                "config.{key}_hex: expected pairs of hexadecimal digits, such as \"00 ff\", got \
+                 {digits:?}"
+            )
+            .into()
+        }),
         (None, None) => Ok(None),
     }
 }

@@ -38,6 +38,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 
 use self::body::Body;
 use self::head::Head;
+use crate::ConfigError;
 
 /// Longest head of a response, in bytes, including the interim responses before it.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;

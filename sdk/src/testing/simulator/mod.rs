@@ -12,7 +12,7 @@ use super::flows::flow;
 use super::{Driver, disruption, fairness, overload};
 use crate::abi::{BATCH_MAX, BackendRecord, ClosedRecord, END_CLOSED, END_REFUSED};
 use crate::random::Random;
-use crate::{Pick, Policy, hash};
+use crate::{ConfigError, Pick, Policy, hash};
 
 /// How long sessions live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
