@@ -34,14 +34,14 @@
 //! ```
 //!
 //! Ready-made parts of policies: random numbers ([`random`]), choices by weight and by load
-//! ([`choice`]), weighted round robin ([`round_robin`]), clients by network ([`client`]), consistent hashing ([`maglev`],
-//! [`Backends::by_hash`]), and all of these among the backends of a tag ([`group`]). The shipped
-//! policies are little more than these parts.
+//! ([`choice`]), weighted round robin ([`round_robin`]), clients by network ([`client`]),
+//! consistent hashing ([`maglev`], [`Backends::by_hash`]), and all of these among the backends of a
+//! tag ([`group`]). The shipped policies are little more than these parts.
 //!
 //! A health check says whether a backend is healthy: see [`health`]. [`testing`] runs both
 //! natively.
 //!
-//! Invariant: a policy sees checked views and no raw address; a health check reaches only its
+//! Invariant: a policy sees checked views and no pointers; a health check reaches only its
 //! target. The `unsafe` code for exports and imports is in [`export`] and `health::guest`, and is
 //! compiled only for Wasm.
 //!

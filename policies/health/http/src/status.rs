@@ -37,7 +37,10 @@ impl TryFrom<Value> for Statuses {
         let mut ranges = Vec::new();
         for part in &parts {
             ranges.extend(read(part).ok_or_else(|| {
-                format!("{part} is not a status; write codes from 200 to 999, like \"200-399\" or \"200,204\"")
+                format!(
+                    "{part} is not a status; write codes from 200 to 999, like \"200-399\" or \
+                     \"200,204\""
+                )
             })?);
         }
         if ranges.is_empty() {

@@ -132,7 +132,8 @@ fn a_page_may_be_long_but_a_line_may_not() {
         .map(|n| format!("other{{n=\"{n}\"}} {n}\n"))
         .collect();
     let chunked = format!(
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{many}\r\n6\r\nqueue \r\n2\r\n7\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+         {:x}\r\n{many}\r\n6\r\nqueue \r\n2\r\n7\n\r\n0\r\n\r\n",
         many.len()
     );
     let found = ask(r#"{"metric": "queue"}"#, chunked.as_bytes()).unwrap();

@@ -61,7 +61,11 @@ impl HealthCheck for Mysql {
     fn new(config: Config) -> Result<Self, ConfigError> {
         let user = config.user;
         if user.is_empty() || user.len() > 255 || user.contains('\0') {
-            return Err("config.user: expected 1 to 255 bytes without a zero byte; leave it out for \"waxwing\"".into());
+            return Err(
+                "config.user: expected 1 to 255 bytes without a zero byte; leave it out for \
+                        \"waxwing\""
+                    .into(),
+            );
         }
         Ok(Self { user })
     }
