@@ -221,10 +221,16 @@ mod tests {
         let three = testing::backends(&[1, 1, 1]);
         for size in [0, 1, 4, 65_536, 1_048_583] {
             let error = table(&three, size).unwrap_err();
-            assert!(error.contains("expected a prime"), "{size}: {error}");
+            assert!(
+                error.reason().contains("expected a prime"),
+                "{size}: {error}"
+            );
         }
         let error = table(&three, 2).unwrap_err();
-        assert!(error.contains("2 entries for 3 backends"), "{error}");
+        assert!(
+            error.reason().contains("2 entries for 3 backends"),
+            "{error}"
+        );
         assert_eq!(table(&[], 2).unwrap().get(0), None);
         assert!(table(&three, 3).is_ok());
     }

@@ -17,7 +17,9 @@ use crate::hash;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
+    /// TCP, RFC 9293.
     Tcp,
+    /// UDP, RFC 768.
     Udp,
 }
 

@@ -153,7 +153,7 @@ fn config_errors_name_the_field_and_what_is_expected() {
     for (config, expected) in cases {
         let error = Driver::<ByFirstByte>::start(config, &[], 1).err().unwrap();
         assert!(
-            error.contains(expected),
+            error.reason().contains(expected),
             "{config}: {error:?} lacks {expected:?}"
         );
     }

@@ -269,6 +269,6 @@ mod tests {
         }
         let each_its_own: Vec<_> = (0..65).map(|tag| (tag, 1)).collect();
         let error = Driver::<Overflow>::start(TEN, &backends(&each_its_own), 1).err();
-        assert!(error.unwrap().contains("65 different tags"));
+        assert!(error.unwrap().reason().contains("65 different tags"));
     }
 }

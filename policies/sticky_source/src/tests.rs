@@ -76,7 +76,7 @@ fn ticks_free_expired_entries_in_bounded_steps() {
     assert_eq!(counter(&driver, "expired"), 0);
     driver.tick(1_000);
     let first = counter(&driver, "expired");
-    assert!(first > 0 && first <= SWEEP as u64, "{first}");
+    assert!(first > 0 && first <= SWEEP_ENTRIES as u64, "{first}");
     for _ in 0..8 {
         driver.tick(1_000);
     }

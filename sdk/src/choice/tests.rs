@@ -48,7 +48,7 @@ fn without_available_backends_nothing_is_chosen() {
     let weighted = WeightedRandom::new(backends.iter());
     assert_eq!(weighted.pick(u64::MAX), None);
     assert_eq!(weighted.pick_two((1, u64::MAX)), None);
-    assert!(backends.weighted(1).is_none());
+    assert!(backends.by_weight(1).is_none());
     assert!(Scan::new(&backends).least(&backends, Load::of).is_none());
 }
 

@@ -22,7 +22,7 @@ impl Statuses {
 
 impl Default for Statuses {
     fn default() -> Self {
-        Self(vec![200..=399])
+        Self(std::iter::once(200..=399).collect())
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    fn statuses(json: &str) -> Result<Statuses, ConfigError> {
+    fn statuses(json: &str) -> Result<Statuses, String> {
         serde_json::from_str(json).map_err(|error| error.to_string())
     }
 

@@ -188,9 +188,5 @@ fn a_made_crate_tests_builds_and_benches_by_itself() {
     alone.says(&["pick/native/64"]);
     assert!(!alone.stdout.contains("pick/wasm"), "{}", alone.stdout);
     assert!(alone.stderr.contains("native only"), "{}", alone.stderr);
-    assert!(
-        alone.stderr.contains("set WAXWING="),
-        "{}",
-        alone.stderr
-    );
+    assert!(alone.stderr.contains("set WAXWING="), "{}", alone.stderr);
 }
