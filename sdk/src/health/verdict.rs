@@ -250,10 +250,7 @@ mod tests {
         let early = io::Read::read_exact(&mut io::empty(), &mut [0]);
         let cases = [
             (io::Error::from_raw_os_error(111), "connection refused"),
-            (
-                early.unwrap_err(),
-                "closed by the server before the answer was whole",
-            ),
+            (early.unwrap_err(), "closed by the server within its answer"),
             (
                 io::Error::from(io::ErrorKind::WouldBlock),
                 "no answer in time",

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use waxwing_packet::build::{ArpRequest, Tcp};
 use waxwing_packet::{Link, Mac, TcpFlags, VlanTag, VlanTags, ethernet};
+use waxwing_testkit::build::{ArpRequest, Tcp};
 use waxwing_tests::inject::Wire;
 use waxwing_tests::netns::{VethOptions, veth};
 use waxwing_tests::topology::{VIP4, VIP6, server4, server6};
@@ -248,7 +248,7 @@ fn replies_go_by_the_kernels_routes() -> Result<()> {
             status.gateways().len() == 2
         })?;
         fetch(&topology, from, vip)?;
-        let by_last_hop = waxwing.status()?.counted("by_last_hop");
+        let by_last_hop = waxwing.status()?.counted("last_hop_fallbacks");
         ensure!(by_last_hop > 0, "{vip}: no reply took the last hop");
     }
     // Without a restart, replies go back where requests come from.

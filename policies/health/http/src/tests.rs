@@ -98,7 +98,7 @@ fn a_body_is_searched_with_any_framing() {
         ),
         (
             "transfer-encoding: chunked\r\n\r\nready",
-            "unhealthy: no size of a chunk but \"ready\"",
+            "unhealthy: not a chunk size: \"ready\"",
         ),
         ("\r\nready", "200 OK"),
     ] {
@@ -139,8 +139,8 @@ fn malformed_responses_are_the_reason() {
             b"\x15\x03\x01\x00\x02\x02\x46\n",
             "not an HTTP/1.1 status line",
         ),
-        (&endless, "the head of the answer has more than"),
-        (b"HTTP/1.1 200 OK\r\nwhat\r\n\r\n", "no header but \"what\""),
+        (&endless, "the head of the response has more than"),
+        (b"HTTP/1.1 200 OK\r\nwhat\r\n\r\n", "not a header: \"what\""),
         (b"HTTP/1.1 200 OK\r\n", "no answer in time"),
         (b"", "no answer in time"),
     ] {
@@ -154,7 +154,7 @@ fn malformed_responses_are_the_reason() {
         (&b""[..], "closed by the server without an answer"),
         (
             b"HTTP/1.1 200 OK\r\na: b\r\n",
-            "closed by the server within the head of its answer",
+            "closed by the server within the head of its response",
         ),
     ] {
         assert_eq!(ends("{}", answer), format!("unhealthy: {expected}"));
@@ -193,7 +193,7 @@ fn config_errors_say_what_to_write() {
             r#"{"status": "ok"}"#,
             "config.status: \"ok\" is not a status; write codes from 200 to 999",
         ),
-        (r#"{"status": []}"#, "config.status: no status is good"),
+        (r#"{"status": []}"#, "config.status: no status is healthy"),
         (r#"{"body": ""}"#, "config.body is empty; leave it out"),
         (
             r#"{"method": "HEAD", "body": "x"}"#,
