@@ -197,13 +197,13 @@ fn config_errors_say_what_to_write() {
         (r#"{"body": ""}"#, "config.body is empty; leave it out"),
         (
             r#"{"method": "HEAD", "body": "x"}"#,
-            "an answer to HEAD has no body",
+            "a response to HEAD has no body",
         ),
         (&long, "expected at most 1024"),
         (r#"{"host": "a\r\nb: c"}"#, "has a control character"),
         (
             r#"{"headers": {"connection": "x"}}"#,
-            "the header connection is the check's own",
+            "the check sets the header connection",
         ),
         (
             r#"{"host": "a", "headers": {"Host": "b"}}"#,

@@ -97,7 +97,11 @@ fn a_page_without_the_number_is_unhealthy() {
             &page,
             "none is NaN, which cannot be a signal",
         ),
-        (r#"{"metric": "bad"}"#, &page, "no number in \"bad x\""),
+        (
+            r#"{"metric": "bad"}"#,
+            &page,
+            "not a number in the line \"bad x\"",
+        ),
         (
             r#"{"metric": "busy", "signal": "q"}"#,
             &page,
