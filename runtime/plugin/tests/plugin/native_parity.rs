@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
+use waxwing_dataplane::model::{MidStream, NoBackend, SourceUse, Timeouts};
 use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
-use waxwing_dataplane::snapshot::{MidStream, NoBackend, SourceUse, Timeouts};
 use waxwing_dataplane::{
     BATCH, Backend, BackendId, Gauges, NewFlow, Now, Pick, Policy, Ports, Service, ServiceId,
     Snapshot,
