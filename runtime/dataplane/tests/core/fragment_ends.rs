@@ -1,9 +1,9 @@
-//! Fragments that do not get through, or not by us: what each is counted as, and that nothing of it
-//! stays.
+//! Fragments that are dropped or passed to the kernel: how each is counted, and that nothing of it
+//! remains.
 
 use std::time::Duration;
 
-use crate::cutting::{IP, cut, ip_of, join, orders, piece, place, right_checksum};
+use crate::fragmenter::{IP, cut, ip_of, join, orders, piece, place, right_checksum};
 use crate::fragments::{ID, Way, assert_forgotten, back, bytes, opened, there};
 use crate::frames::request;
 use crate::world::{BACK, FRONT, SERVICE_PORT, Settings, V4, V6, World};
@@ -24,7 +24,7 @@ fn udp(plan: crate::world::Plan) -> Settings {
     }
 }
 
-/// A UDP datagram of 8 bytes and 88 more, so that 96 are to be cut.
+/// A UDP datagram with 88 bytes of payload: 96 bytes to fragment.
 fn datagram(way: Way) -> Vec<u8> {
     way.frame(Protocol::Udp, &bytes(88))
 }
@@ -37,8 +37,8 @@ fn all_frames(world: &mut World, way: Way, frames: &[Vec<u8>]) -> usize {
 }
 
 #[test]
-fn what_overlaps_is_dropped_and_all_that_follows() {
-    // Places (from, to, more follow), how many are sent, how many are dropped, and as what.
+fn an_overlapping_fragment_and_all_later_ones_are_dropped() {
+    // Ranges (from, to, more follow), frames sent, frames dropped, drop reason.
     type Row = (&'static [(usize, usize, bool)], usize, DropReason, u64);
     let rows: [Row; 10] = [
         (
@@ -83,7 +83,7 @@ fn what_overlaps_is_dropped_and_all_that_follows() {
             FragmentDuplicate,
             1,
         ),
-        // The same place, but the end of the datagram once and not the other time.
+        // The same range, once as the end of the datagram and once not.
         (
             &[(32, 64, false), (32, 64, true), (0, 32, true)],
             0,
@@ -116,7 +116,7 @@ fn what_overlaps_is_dropped_and_all_that_follows() {
                     .collect();
                 assert_eq!(all_frames(&mut world, way, &frames), sent, "{places:?}");
                 assert_eq!(world.dropped(reason), dropped, "{places:?}");
-                // What is left of it, a late duplicate too, ends with its time.
+                // The rest, a late duplicate included, times out.
                 world.sweep_round(0, FragmentLimits::default().timeout);
                 world.io(0).sent();
                 assert_forgotten(&world);
@@ -125,10 +125,10 @@ fn what_overlaps_is_dropped_and_all_that_follows() {
     }
 }
 
-/// The first fragment of a batch is noted before the others of the batch, and still nothing of a
+/// The batch's first fragment is recorded before the others, and still no byte of a
 /// spoiled datagram passes twice.
 #[test]
-fn an_overlap_within_one_batch_is_seen() {
+fn an_overlap_within_one_batch_is_found() {
     for order in orders(3) {
         let mut world = opened(udp(V4));
         let way = there(V4, 4000);
@@ -156,7 +156,7 @@ fn an_overlap_within_one_batch_is_seen() {
 }
 
 #[test]
-fn fragments_that_cannot_be_are_dropped_by_themselves() {
+fn impossible_fragments_are_dropped_alone() {
     let tcp = |at: usize, more, len: usize| {
         let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
         place(&whole, ID, at, more, &bytes(len))
@@ -201,7 +201,7 @@ fn fragments_that_cannot_be_are_dropped_by_themselves() {
 }
 
 #[test]
-fn a_ping_in_fragments_is_not_answered_and_not_waited_for() {
+fn a_fragmented_ping_is_neither_answered_nor_held() {
     for plan in [V4, V6] {
         let ping = waxwing_testkit::build::Echo {
             link: crate::frames::FROM_CLIENT,
@@ -223,7 +223,7 @@ fn a_ping_in_fragments_is_not_answered_and_not_waited_for() {
 }
 
 #[test]
-fn without_its_first_one_a_fragment_waits_until_its_time_is_up() {
+fn a_fragment_without_its_first_one_times_out() {
     for plan in [V4, V6] {
         let mut world = opened(udp(plan));
         let (way, answer) = (there(plan, 4000), back(plan, 0, 4000));
@@ -257,18 +257,18 @@ fn without_its_first_one_a_fragment_waits_until_its_time_is_up() {
             "it may be another's"
         );
 
-        // The first one comes too late: it is forwarded, and waits for nobody.
+        // The first one arrives too late: it is forwarded alone.
         assert_eq!(world.frame(FRONT, &lost[0]).len(), 1);
     }
 }
 
-/// Not by the sweep, but by the next of the same name, since a worker may be too busy to sweep.
+/// Found by the next use of the identification rather than the sweep: a worker may be too busy to sweep.
 #[test]
-fn an_identification_that_comes_again_after_the_time_limit_is_another_datagram() {
+fn an_identification_reused_after_the_timeout_is_another_datagram() {
     let mut world = opened(udp(V4));
     let way = there(V4, 4000);
     let pieces = cut(&datagram(way), &[32, 32], ID);
-    // The middle one is lost.
+    // The middle fragment is lost.
     assert_eq!(
         all_frames(&mut world, way, &[pieces[0].clone(), pieces[2].clone()]),
         2
@@ -281,7 +281,7 @@ fn an_identification_that_comes_again_after_the_time_limit_is_another_datagram()
 }
 
 #[test]
-fn what_is_of_no_session_goes_to_the_kernel_whole_and_in_order() {
+fn fragments_of_no_session_go_to_the_kernel_in_order() {
     for plan in [V4, V6] {
         for order in orders(3) {
             let mut world = World::new(udp(plan));
@@ -296,7 +296,7 @@ fn what_is_of_no_session_goes_to_the_kernel_whole_and_in_order() {
                     .iter()
                     .all(|(port, frame)| *port == BACK && pieces.contains(frame))
             );
-            // Behind the first, those that waited for it come in the order in which they came.
+            // Those that waited follow the first in the order of their arrival.
             let waited = order.iter().position(|&n| n == 0).unwrap_or_default();
             assert_eq!(kernel[0].1, pieces[0]);
             let came = order[..waited].iter().map(|&n| &pieces[n]);
@@ -308,7 +308,7 @@ fn what_is_of_no_session_goes_to_the_kernel_whole_and_in_order() {
 }
 
 #[test]
-fn the_others_share_the_reason_that_the_first_was_dropped_for() {
+fn later_fragments_share_the_first_ones_drop_reason() {
     let drained = Settings {
         weights: vec![0],
         ..udp(V4)
@@ -346,7 +346,7 @@ fn the_others_share_the_reason_that_the_first_was_dropped_for() {
 }
 
 #[test]
-fn each_fragment_meets_the_egress_by_itself() {
+fn each_fragment_is_checked_against_the_egress_mtu() {
     let mut world = opened(udp(V4));
     world.shared.next_hops.set(BackendId(0), None);
     let way = there(V4, 4000);
@@ -357,7 +357,7 @@ fn each_fragment_meets_the_egress_by_itself() {
     assert_eq!(world.drops(), [(DropReason::NeighborUnresolved, 3)]);
     assert_eq!(world.shared.next_hops.take_wanted(), [BackendId(0)]);
 
-    // The second is too big. Where it may be, it is cut once more.
+    // The second is too big, and is fragmented again if that is allowed.
     let mut world = opened(Settings { mtu: 60, ..udp(V4) });
     let mut pieces = cut(&datagram(way), &[40], ID);
     let sent: Vec<_> = pieces
@@ -371,7 +371,7 @@ fn each_fragment_meets_the_egress_by_itself() {
     assert_eq!(world.counters[0].packets_fragmented.get(), 1);
     assert_forgotten(&world);
 
-    // Nobody is told of one that may not be cut: it does not say whose it is.
+    // No error is sent about one that must not be fragmented: it has no ports to quote.
     let mut world = opened(Settings { mtu: 60, ..udp(V4) });
     pieces[1][IP + 6] |= 0x40;
     right_checksum(&mut pieces[1]);
@@ -381,7 +381,7 @@ fn each_fragment_meets_the_egress_by_itself() {
 }
 
 #[test]
-fn fragments_of_a_session_that_ended_in_between_are_dropped() {
+fn later_fragments_of_an_ended_session_are_dropped() {
     let mut world = opened(udp(V4));
     let way = there(V4, 4000);
     let pieces = cut(&datagram(way), &[32, 32], ID);
@@ -397,7 +397,7 @@ fn fragments_of_a_session_that_ended_in_between_are_dropped() {
 }
 
 #[test]
-fn a_datagram_of_too_many_fragments_is_cut_off() {
+fn a_datagram_has_a_limit_of_fragments() {
     let mut world = opened(udp(V4));
     let way = there(V4, 4000);
     let whole = way.frame(Protocol::Udp, &bytes(8 * 80 - 8));
@@ -405,7 +405,7 @@ fn a_datagram_of_too_many_fragments_is_cut_off() {
     let sent = all_frames(&mut world, way, &pieces);
     assert_eq!((sent, world.drops()), (64, vec![(FragmentLimit, 80 - 64)]));
 
-    // As many that wait for the first: with the last that does not fit they all go.
+    // As many that wait for the first: one too many drops them all.
     let mut world = opened(udp(V4));
     assert_eq!(all_frames(&mut world, way, &pieces[1..]), 0);
     assert_eq!(world.drops(), [(FragmentLimit, 79)]);
@@ -413,7 +413,7 @@ fn a_datagram_of_too_many_fragments_is_cut_off() {
 }
 
 #[test]
-fn a_first_fragment_of_a_segment_keeps_the_connection_s_state() {
+fn a_segments_first_fragment_updates_the_connection() {
     let mut world = World::new(Settings::default());
     let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
     let mut syn = whole.clone();

@@ -1,11 +1,11 @@
-//! Fragments arrive, in whatever order and at whichever worker: what comes out, put together again,
-//! is what would have come of the whole datagram.
+//! Fragments arrive in any order at any worker. The output, reassembled,
+//! equals the output for the whole datagram.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::cutting::{IP, cut, ip_of, join, orders, place};
+use crate::fragmenter::{IP, cut, ip_of, join, orders, place};
 use crate::frames::{FROM_CLIENT, SYN, ip, one, ports, reply, request, request_to, segment};
 use crate::world::{
     BACK, BACKEND_PORT, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
@@ -14,10 +14,10 @@ use waxwing_dataplane::{DropReason, Pick, PortId};
 use waxwing_packet::{Address, Link, Protocol, TcpFlags};
 use waxwing_testkit::build;
 
-/// The identification of every datagram that has no reason for another.
+/// The default identification.
 pub(crate) const ID: u32 = 0x4711;
 
-/// What travels: there and back.
+/// Both directions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Way {
     pub(crate) port: PortId,
@@ -98,14 +98,14 @@ pub(crate) fn opened(settings: Settings) -> World {
     world
 }
 
-/// Nothing is remembered of any datagram.
+/// The table is empty.
 #[track_caller]
 pub(crate) fn assert_forgotten(world: &World) {
     let table = &world.shared.fragments;
     assert_eq!((table.len(), table.held()), (0, 0), "datagrams, fragments");
 }
 
-/// Frames arrive, each at its worker: one by one, or all before any of them is looked at.
+/// Frames arrive, each at its worker: one by one, or all before the first turn.
 fn arrive(world: &mut World, way: Way, frames: &[(usize, Vec<u8>)], at_once: bool) -> Vec<Vec<u8>> {
     let mut sent = Vec::new();
     for (worker, frame) in frames {
@@ -126,7 +126,7 @@ fn arrive(world: &mut World, way: Way, frames: &[(usize, Vec<u8>)], at_once: boo
 }
 
 #[test]
-fn every_order_at_any_worker_is_translated_as_the_whole_is() {
+fn fragments_in_any_order_at_any_worker_are_translated_like_the_whole() {
     for plan in [V4, V6] {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let mut world = opened(Settings {
@@ -218,7 +218,7 @@ fn a_datagram_without_checksum_stays_without() {
 }
 
 #[test]
-fn a_translated_source_port_is_put_into_the_first_fragment_alone() {
+fn only_the_first_fragment_gets_the_translated_source_port() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
             plan,
@@ -272,8 +272,8 @@ fn an_atomic_fragment_is_a_whole_packet() {
     assert_eq!(world.drops(), []);
 }
 
-/// Options for the whole way lie before the fragment header, those for the end behind it, in the
-/// first fragment: its data begins with them.
+/// Per-hop options precede the fragment header. Options for the destination follow it, in the
+/// first fragment's data.
 #[test]
 fn extension_headers_on_both_sides_of_the_fragment_header_are_walked() {
     let options = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
@@ -336,7 +336,7 @@ fn a_later_fragment_of_ipv6_may_name_another_protocol() {
     assert_eq!(world.drops(), []);
 }
 
-/// What tells datagrams apart: an identification is of one source, destination and, over IPv4,
+/// An identification belongs to one source, destination and, for IPv4,
 /// protocol.
 #[test]
 fn one_identification_of_two_clients_is_two_datagrams() {
@@ -362,7 +362,7 @@ fn one_identification_of_two_clients_is_two_datagrams() {
 }
 
 #[test]
-fn a_route_and_its_next_fragments_survive_a_pause_within_the_time_limit() {
+fn later_fragments_may_pause_within_the_timeout() {
     let mut world = opened(Settings {
         protocol: Protocol::Udp,
         ..Settings::default()
@@ -385,19 +385,19 @@ fn one_frame(sent: &[(PortId, Vec<u8>)]) -> Vec<u8> {
     sent[0].1.clone()
 }
 
-/// A datagram's way through the balancer in pieces.
+/// A fragmented datagram's journey through the balancer.
 #[derive(Clone, Debug)]
 struct Travel {
     plan: bool,
     protocol: Protocol,
     reply: bool,
-    /// Lengths of the pieces, but for the last.
+    /// Lengths of all fragments but the last.
     lens: Vec<usize>,
     last_len: usize,
-    /// The order in which they come, and at which of two workers each.
+    /// The order of arrival, and each fragment's worker.
     order: Vec<usize>,
     workers: Vec<usize>,
-    /// Which of them come again, each at once.
+    /// Which fragments are duplicated.
     again: Vec<prop::sample::Index>,
 }
 
@@ -429,12 +429,12 @@ fn travels() -> impl Strategy<Value = Travel> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Translating a whole datagram, and cutting it and translating the pieces, is the same; and
-    /// what comes twice goes out once.
+    /// Translating the whole datagram equals translating its fragments;
+    /// duplicates leave once.
     #[test]
     fn translating_and_cutting_are_the_same_in_either_order(travel in travels()) {
         let plan = if travel.plan { V4 } else { V6 };
-        // So that the whole datagram is translated as one, to compare with.
+        // Translate the whole datagram for comparison.
         let mtu = 4000;
         let protocol = travel.protocol;
         let mut world = opened(Settings { plan, protocol, mtu, workers: 2, ..Settings::default() });
@@ -451,7 +451,7 @@ proptest! {
             .map(|&n| (travel.workers[n], pieces[n].clone()))
             .collect();
         for index in &travel.again {
-            // Before the datagram is whole: after that it would be a new one's.
+            // Before the datagram is complete: later it would start a new one.
             let at = index.index(frames.len() - 1);
             let (worker, frame) = frames[at].clone();
             frames.insert(at + 1, (1 - worker, frame));

@@ -1,16 +1,16 @@
-//! Datagrams cut into fragments, and put together again: by the test alone, from RFC 791 section 3.2
+//! Fragments datagrams and reassembles them, independently of the core, after RFC 791 section 3.2
 //! and RFC 8200 section 4.5.
 
 use waxwing_packet::{Fragment, IpPacket, Packet, checksum, parse};
 
-/// Where the IP header begins: no frame here is tagged.
+/// The offset of the IP header in an untagged frame.
 pub(crate) const IP: usize = 14;
 pub(crate) const V4_LEN: usize = 20;
 const V6_LEN: usize = 40;
 /// The fragment header's type.
 const FRAGMENT: u8 = 44;
 
-/// Cuts a frame's IP payload: each piece as long as told, the last what is left.
+/// Fragments a frame's IP payload into these lengths; the last fragment takes the rest.
 pub(crate) fn cut(frame: &[u8], lens: &[usize], identification: u32) -> Vec<Vec<u8>> {
     let payload = frame.len() - header_end(frame);
     let mut at = 0;
@@ -30,7 +30,7 @@ pub(crate) fn piece(frame: &[u8], id: u32, at: usize, len: usize, more: bool) ->
     place(frame, id, at, more, rest)
 }
 
-/// A fragment with the headers of a frame, which claims this place.
+/// A fragment with a frame's headers and this range.
 pub(crate) fn place(frame: &[u8], id: u32, at: usize, more: bool, data: &[u8]) -> Vec<u8> {
     assert!(at.is_multiple_of(8), "offsets are in units of eight bytes");
     let start = header_end(frame);
@@ -51,8 +51,8 @@ pub(crate) fn place(frame: &[u8], id: u32, at: usize, more: bool, data: &[u8]) -
     made
 }
 
-/// Puts fragments together, in whatever order they are: the frame that they were cut from, if they
-/// are all there and nothing else is.
+/// Reassembles fragments in any order; returns the original frame if they
+/// are complete and nothing else is there.
 pub(crate) fn join(frames: &[Vec<u8>]) -> Vec<u8> {
     let mut parts: Vec<(Fragment, &[u8], &[u8])> = frames
         .iter()
@@ -79,7 +79,7 @@ pub(crate) fn join(frames: &[Vec<u8>]) -> Vec<u8> {
 
     let mut whole = headers.to_vec();
     if is_v4(&whole) {
-        // As the builder of whole frames has them: "don't fragment".
+        // "Don't fragment", as in built frames.
         set(&mut whole, IP + 2, (V4_LEN + payload.len()) as u16);
         set(&mut whole, IP + 4, 0);
         set(&mut whole, IP + 6, 0x4000);
@@ -100,7 +100,7 @@ pub(crate) fn ip_of(frame: &[u8]) -> IpPacket {
     }
 }
 
-/// Every order of `n` things.
+/// All permutations of `n` items.
 pub(crate) fn orders(n: usize) -> Vec<Vec<usize>> {
     if n == 0 {
         return vec![Vec::new()];
