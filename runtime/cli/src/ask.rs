@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use waxwing_control::client::Client;
-use waxwing_control::health::Admin;
+use waxwing_control::health::AdminState;
 use waxwing_control::signals::{SetBackend, SetSignals};
 use waxwing_control::status::ServiceHealthStatus;
 
@@ -84,7 +84,7 @@ pub(crate) fn signal(which: OneBackend, values: &[String]) -> Result<()> {
 }
 
 /// `waxwing backend drain`, `disable` and `enable`.
-pub(crate) fn set_backend(which: OneBackend, state: Admin) -> Result<()> {
+pub(crate) fn set_backend(which: OneBackend, state: AdminState) -> Result<()> {
     let OneBackend {
         running,
         service,

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use waxwing_control::health::Admin;
+use waxwing_control::health::AdminState;
 
 /// A programmable layer-4 load balancer: AF_XDP and NAT natively, policies as Wasm modules.
 #[derive(Parser)]
@@ -144,9 +144,9 @@ fn main() -> ExitCode {
         Command::Health { running, service } => ask::health(&running.socket, service.as_deref()),
         Command::Backend { command } => match command {
             BackendCommand::Signal { which, values } => ask::signal(which, &values),
-            BackendCommand::Drain(which) => ask::set_backend(which, Admin::Draining),
-            BackendCommand::Disable(which) => ask::set_backend(which, Admin::Disabled),
-            BackendCommand::Enable(which) => ask::set_backend(which, Admin::Enabled),
+            BackendCommand::Drain(which) => ask::set_backend(which, AdminState::Draining),
+            BackendCommand::Disable(which) => ask::set_backend(which, AdminState::Disabled),
+            BackendCommand::Enable(which) => ask::set_backend(which, AdminState::Enabled),
         },
         Command::CompileModule {
             cpu_s,

@@ -5,7 +5,7 @@
 use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
-use waxwing_control::health::{Admin, State};
+use waxwing_control::health::{AdminState, HealthState};
 use waxwing_control::status::{
     BackendHealthStatus, BackendStatus, CanaryStatus, CheckStatus, ModuleStatus, PortStatus,
     Quarantined, ReturnPathStatus, ServiceStatus, Status, StepStatus, WorkerStatus,
@@ -278,17 +278,17 @@ fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
 
 /// Nothing where it is up and nobody checks it.
 fn write_health(out: &mut String, health: &BackendHealthStatus) -> fmt::Result {
-    if health.checks.is_empty() && health.state == State::Up {
+    if health.checks.is_empty() && health.state == HealthState::Up {
         return Ok(());
     }
     let asked = match health.admin {
-        Admin::Enabled => "",
-        Admin::Draining => " (the operator drains it)",
-        Admin::Disabled => " (the operator disabled it)",
+        AdminState::Enabled => "",
+        AdminState::Draining => " (the operator drains it)",
+        AdminState::Disabled => " (the operator disabled it)",
     };
     let state = match health.state {
-        State::Down | State::Ejected => health.state.word().to_uppercase(),
-        state => state.word().to_owned(),
+        HealthState::Down | HealthState::Ejected => health.state.label().to_uppercase(),
+        state => state.label().to_owned(),
     };
     let weight = match health.weight_percent {
         100 => String::new(),

@@ -44,7 +44,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::check;
 use crate::config::Config;
 use crate::facts::HostFacts;
-use crate::health::{self, BoundChecks, Effects, Health, Job};
+use crate::health::{self, BoundChecks, CheckJob, Effects, HealthMonitor};
 use crate::kernel::Kernel;
 use crate::modules::{self, Builds, Wanted};
 use crate::neighbours::{PortLink, Resolver};
@@ -120,8 +120,8 @@ pub(crate) struct Controller {
     pub(crate) check_host: Arc<CheckHost>,
     pub(crate) checks: BoundChecks,
     /// To the thread that runs the checks.
-    pub(crate) jobs: watch::Sender<Vec<Arc<Job>>>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) jobs: watch::Sender<Vec<Arc<CheckJob>>>,
+    pub(crate) health: Arc<HealthMonitor>,
     /// What of the backends' health is in the snapshot.
     pub(crate) effects: Effects,
     /// Names of modules of which an instance is disabled: the next change makes them anew.

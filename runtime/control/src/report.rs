@@ -19,7 +19,7 @@ use waxwing_plugin::{Host, InUse};
 use crate::catalog::{BackendKey, backend_key, key_of};
 use crate::config::{self, Config};
 use crate::facts::HostFacts;
-use crate::health::{Health, State};
+use crate::health::{HealthMonitor, HealthState};
 use crate::neighbours::{HopStates, Resolver};
 use crate::next_hop::HopState;
 use crate::signals;
@@ -64,7 +64,7 @@ pub(crate) struct Reporter {
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) host: Arc<Host>,
     pub(crate) check_host: Arc<CheckHost>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) health: Arc<HealthMonitor>,
     /// What had been counted under an id when its present backend got it.
     pub(crate) earlier: Mutex<HashMap<BackendId, Totals>>,
 }
@@ -149,7 +149,7 @@ impl Reporter {
         let is_up = |id: &&BackendId| {
             let backend = view.snapshot.backend(**id);
             backend.is_some_and(|backend| {
-                backend.takes_new() && self.health.state(key_of(backend)) != State::Checking
+                backend.takes_new() && self.health.state(key_of(backend)) != HealthState::Checking
             })
         };
         let status = |service: &Service| ServiceHealthStatus {

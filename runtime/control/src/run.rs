@@ -38,7 +38,7 @@ use crate::config::Config;
 use crate::controller::{Controller, Draft, WorkerLink};
 use crate::facts::HostFacts;
 use crate::failover::followed_by;
-use crate::health::{BoundChecks, Fault, Health};
+use crate::health::{BoundChecks, CheckFault, HealthMonitor};
 use crate::kernel::Kernel;
 use crate::modules::{self, Builds, Wanted};
 use crate::neighbours::{PortLink, Resolver};
@@ -146,7 +146,7 @@ impl Control {
         let ports = with_vlans(&attached, &[], &resolver.facts().borrow());
 
         let mut catalog = Catalog::new(config.services_max, config.backends_max);
-        let health = Arc::new(Health::new());
+        let health = Arc::new(HealthMonitor::new());
         health.adopt(&config);
         let effects = health.effects(&config);
         let snapshot = catalog.apply(&config, &ports, &shared.gauges, &effects)?;
@@ -291,7 +291,7 @@ struct Asked {
     facts: watch::Receiver<Arc<HostFacts>>,
     requests: mpsc::Receiver<Request>,
     hangup: Signal,
-    faults: mpsc::Receiver<Fault>,
+    faults: mpsc::Receiver<CheckFault>,
     health: watch::Receiver<()>,
 }
 

@@ -12,7 +12,7 @@ use waxwing_dataplane::Gauges;
 use waxwing_dataplane::counters::SIGNALS;
 
 use crate::config::Service;
-use crate::health::Admin;
+use crate::health::AdminState;
 use crate::report::{View, service_of};
 
 /// `POST /v1/signals`.
@@ -36,7 +36,7 @@ pub struct SetBackend {
     /// The backend's name, or its address and port.
     pub backend: String,
     /// What is to become of it: in effect until it is set again, or the backend leaves the config.
-    pub state: Admin,
+    pub state: AdminState,
 }
 
 /// Sets a backend's signals: all that are asked for or, where one of them is wrong, none.
@@ -46,7 +46,8 @@ pub struct SetBackend {
 pub(crate) fn set(view: &View, gauges: &Gauges, request: &SetSignals) -> Result<(), String> {
     let (service, at) = view
         .config
-        .find_backend(&request.service, &request.backend)?;
+        .find_backend(&request.service, &request.backend)
+        .map_err(|error| error.to_string())?;
     // The snapshot was made from this config, in the same order.
     let id = service_of(service, &view.snapshot).and_then(|it| it.backends.get(at).copied());
     let Some(backend) = id else {
@@ -90,12 +91,4 @@ pub(crate) fn named(names: &[Arc<str>], values: [u32; SIGNALS]) -> BTreeMap<Stri
         None => Some((at.to_string(), value)),
     };
     values.into_iter().enumerate().filter_map(name).collect()
-}
-
-/// Whether a text can name a signal: not a number, which would be taken for its place.
-pub(crate) fn is_signal_name(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    (1..=32).contains(&text.len())
-        && text.bytes().all(plain)
-        && text.starts_with(|c: char| c.is_ascii_lowercase())
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::health::{Admin, State};
+use crate::health::{AdminState, HealthState};
 use serde::{Deserialize, Serialize};
 use waxwing_dataplane::Ports;
 pub use waxwing_plugin::{
@@ -309,9 +309,9 @@ pub struct ServiceHealthStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct BackendHealthStatus {
     /// What becomes of new sessions.
-    pub state: State,
+    pub state: HealthState,
     /// The operator's word.
-    pub admin: Admin,
+    pub admin: AdminState,
     /// Since when.
     pub since: u64,
     /// Why.
@@ -347,7 +347,7 @@ pub struct ChangeStatus {
     /// When.
     pub at: u64,
     /// To what.
-    pub state: State,
+    pub state: HealthState,
     /// Why.
     pub reason: String,
 }

@@ -8,7 +8,7 @@ use waxwing_plugin::{ModuleError, Recovery};
 use super::{Controller, PublishError};
 use crate::catalog::{BackendKey, backend_key};
 use crate::config::Config;
-use crate::health::{self, BoundChecks, Fault, Runner};
+use crate::health::{self, BoundChecks, CheckFault, Runner};
 use crate::modules::{self, Builds};
 use crate::run::StartError;
 use crate::signals::SetBackend;
@@ -42,7 +42,7 @@ impl Controller {
     ///
     /// # Errors
     /// There is no thread to be had, or a check's module cannot serve any more.
-    pub(crate) async fn start_checks(&mut self) -> Result<mpsc::Receiver<Fault>, StartError> {
+    pub(crate) async fn start_checks(&mut self) -> Result<mpsc::Receiver<CheckFault>, StartError> {
         let checks = self.bind_checks(&self.config).await?;
         let (tell, faults) = mpsc::channel(FAULTS_WAITING);
         let runner = Runner {
@@ -51,7 +51,7 @@ impl Controller {
             reporter: Arc::clone(&self.reporter),
             jobs: self.jobs.subscribe(),
             faults: tell,
-            complained: None,
+            warned_at: None,
         };
         runner.start()?;
         self.run_checks(checks).await;
@@ -78,10 +78,10 @@ impl Controller {
     }
 
     /// Checks' modules failed.
-    pub(crate) async fn checks_faulted(&mut self, faults: Vec<Fault>) {
+    pub(crate) async fn checks_faulted(&mut self, faults: Vec<CheckFault>) {
         let host = Arc::clone(&self.check_host);
         let recoveries = modules::blocking(move || {
-            let recover = |Fault { check, why }| host.recover(&check, &why);
+            let recover = |CheckFault { check, why }| host.recover(&check, &why);
             faults.into_iter().map(recover).collect::<Vec<_>>()
         })
         .await;
@@ -113,7 +113,10 @@ impl Controller {
     }
 
     fn backend_called(&self, service: &str, backend: &str) -> Result<BackendKey, String> {
-        let (service, backend) = self.config.find_backend(service, backend)?;
+        let (service, backend) = self
+            .config
+            .find_backend(service, backend)
+            .map_err(|error| error.to_string())?;
         Ok(backend_key(service, &service.backends[backend]))
     }
 }

@@ -1,4 +1,4 @@
-//! The one value that the controller, the runner of checks and the admin socket share.
+//! The health of all backends, shared by the controller, the check runner and the admin socket.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,162 +7,169 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::backend::{Admin, CheckState, Known, Outcome, State};
-use super::plan::CheckKey;
-use super::roster::{Effects, Identity, Outcomes, Roster, Told};
+use super::backend::{AdminState, HealthState};
+use super::check_state::{CheckResult, CheckState, Debounced};
+use super::effects::Effects;
+use super::rules::{CheckIdentity, CheckKey};
+use super::service_health::{ServiceHealth, Transition, Update};
 use crate::catalog::BackendKey;
-use crate::config::{self, Config};
+use crate::config::{Config, HealthConfig};
 use crate::report::seconds;
 use crate::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
 
-/// How many checks' lateness is looked back at.
-const LATE_MAX: usize = 4096;
+/// Check starts whose delays are kept for the status.
+const DELAYS_MAX: usize = 4096;
 
-/// All backends' health, and how the checks are getting on.
-pub(crate) struct Health {
-    roster: Mutex<Roster>,
+pub(crate) struct HealthMonitor {
+    service_health: Mutex<ServiceHealth>,
     started: Instant,
-    /// Told of whenever effects may have changed.
+    /// Notified when the effects may have changed.
     changed: watch::Sender<()>,
-    late: Mutex<VecDeque<Duration>>,
+    /// How late the last checks started.
+    delays: Mutex<VecDeque<Duration>>,
     pub(crate) runs: AtomicU64,
     pub(crate) running: AtomicU64,
-    /// Processor time of the checks' thread, in milliseconds.
+    /// CPU time of the runner's thread, in milliseconds.
     pub(crate) cpu_ms: AtomicU64,
 }
 
-impl Health {
+impl HealthMonitor {
     pub(crate) fn new() -> Self {
         Self {
-            roster: Mutex::default(),
+            service_health: Mutex::default(),
             started: Instant::now(),
             changed: watch::Sender::default(),
-            late: Mutex::default(),
+            delays: Mutex::default(),
             runs: AtomicU64::new(0),
             running: AtomicU64::new(0),
             cpu_ms: AtomicU64::new(0),
         }
     }
 
-    /// The roster's time.
+    /// Returns the time since start, which all times here count from.
     pub(crate) fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// A time of the roster's as the system's.
+    /// Converts a time since start.
     pub(crate) fn instant(&self, at: Duration) -> Instant {
         self.started + at
     }
 
-    /// Hears of what may have changed effects.
+    /// Returns a receiver that is notified when the effects may have changed.
     pub(crate) fn watch(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
     pub(crate) fn adopt(&self, config: &Arc<Config>) {
-        let outcomes = self.roster().adopt(config, self.now());
-        self.tell(outcomes);
+        let update = self.service_health().adopt(config, self.now());
+        self.publish(update);
     }
 
     pub(crate) fn effects(&self, config: &Arc<Config>) -> Effects {
-        self.roster().effects(config, self.now())
+        self.service_health().effects(config, self.now())
     }
 
-    /// Takes in a check's result; whether the check is still one of the config's.
-    pub(crate) fn result(&self, key: CheckKey, identity: &Identity, outcome: &Outcome) -> bool {
-        let outcomes = self.roster().result(key, identity, outcome, self.now());
-        outcomes.map(|outcomes| self.tell(outcomes)).is_some()
+    /// Records a check's result. Returns whether the check is still in the config.
+    pub(crate) fn record_result(
+        &self,
+        key: CheckKey,
+        identity: &CheckIdentity,
+        result: &CheckResult,
+    ) -> bool {
+        let mut service_health = self.service_health();
+        let update = service_health.record_result(key, identity, result, self.now());
+        drop(service_health);
+        update.map(|update| self.publish(update)).is_some()
     }
 
-    /// Takes in how many of clients' connections have failed.
-    pub(crate) fn failures(&self, counted: impl FnMut(BackendKey) -> Option<u64>) {
-        let outcomes = self.roster().failures(self.now(), counted);
-        self.tell(outcomes);
+    /// Records how many client connections have failed, by backend.
+    pub(crate) fn record_failures(&self, counted: impl FnMut(BackendKey) -> Option<u64>) {
+        let update = self.service_health().record_failures(self.now(), counted);
+        self.publish(update);
     }
 
-    pub(crate) fn set_admin(&self, backend: BackendKey, admin: Admin) {
-        let outcomes = self.roster().set_admin(backend, admin, self.now());
-        self.tell(outcomes.unwrap_or_default());
+    pub(crate) fn set_admin(&self, backend: BackendKey, admin: AdminState) {
+        let update = self.service_health().set_admin(backend, admin, self.now());
+        self.publish(update.unwrap_or_default());
     }
 
-    /// Lets time pass.
-    pub(crate) fn settle(&self) {
-        let outcomes = self.roster().settle(self.now());
-        self.tell(outcomes);
+    /// Applies the changes that are due by time alone.
+    pub(crate) fn advance(&self) {
+        let update = self.service_health().advance(self.now());
+        self.publish(update);
     }
 
-    /// When something changes by time alone.
+    /// Returns when [`HealthMonitor::advance`] is due next.
     pub(crate) fn next_change(&self) -> Option<Duration> {
-        self.roster().next_change()
+        self.service_health().next_change()
     }
 
     pub(crate) fn is_undecided(&self, key: CheckKey) -> bool {
-        self.roster().is_undecided(key)
+        self.service_health().is_undecided(key)
     }
 
-    fn tell(&self, outcomes: Outcomes) {
-        for Told {
+    /// Logs the transitions and notifies the watchers.
+    fn publish(&self, update: Update) {
+        for Transition {
             service,
             backend,
             change,
-        } in outcomes.told
+        } in update.transitions
         {
-            let (state, reason) = (change.state.word(), change.reason);
+            let (state, reason) = (change.state.label(), change.reason);
             match change.state {
-                State::Down | State::Ejected => {
+                HealthState::Down | HealthState::Ejected => {
                     tracing::warn!("{service}: backend {backend} is {state}: {reason}");
                 }
                 _ => tracing::info!("{service}: backend {backend} is {state}: {reason}"),
             }
         }
-        if outcomes.effects {
+        if update.effects_changed {
             self.changed.send_replace(());
         }
     }
 
-    /// A check started so much later than it was due.
-    pub(crate) fn note_late(&self, late: Duration) {
-        let mut all = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() == LATE_MAX {
-            all.pop_front();
+    /// Records how late a check started.
+    pub(crate) fn record_delay(&self, delay: Duration) {
+        let mut delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
+        if delays.len() == DELAYS_MAX {
+            delays.pop_front();
         }
-        all.push_back(late);
+        delays.push_back(delay);
     }
 
-    /// How the checks are getting on.
     pub(crate) fn checks_status(&self) -> ChecksStatus {
-        let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut late: Vec<Duration> = late.iter().copied().collect();
-        late.sort_unstable();
-        let at = |part: usize| late.get(late.len().saturating_sub(1) * part / 100);
-        let ms = |late: Option<&Duration>| {
-            late.map_or(0, |late| {
-                u64::try_from(late.as_millis()).unwrap_or(u64::MAX)
-            })
+        let delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut delays: Vec<Duration> = delays.iter().copied().collect();
+        delays.sort_unstable();
+        let p99 = delays.get(delays.len().saturating_sub(1) * 99 / 100);
+        let ms = |delay: Option<&Duration>| {
+            let ms = delay.map_or(0, Duration::as_millis);
+            u64::try_from(ms).unwrap_or(u64::MAX)
         };
         ChecksStatus {
             runs: self.runs.load(Ordering::Relaxed),
             running: self.running.load(Ordering::Relaxed),
-            late_p99_ms: ms(at(99)),
-            late_max_ms: ms(late.last()),
+            late_p99_ms: ms(p99),
+            late_max_ms: ms(delays.last()),
             cpu_ms: self.cpu_ms.load(Ordering::Relaxed),
         }
     }
 
-    /// What becomes of new sessions of a backend.
-    pub(crate) fn state(&self, key: BackendKey) -> State {
-        self.roster()
+    /// Returns whether a backend takes new sessions, and why.
+    pub(crate) fn state(&self, key: BackendKey) -> HealthState {
+        self.service_health()
             .get(key)
-            .map_or(State::Up, |health| health.state)
+            .map_or(HealthState::Up, |health| health.state)
     }
 
-    /// A backend's health, for people.
-    pub(crate) fn status(&self, key: BackendKey, rules: &config::Health) -> BackendHealthStatus {
+    pub(crate) fn status(&self, key: BackendKey, rules: &HealthConfig) -> BackendHealthStatus {
         let now = self.now();
         let today = SystemTime::now();
         let clock = |at: Duration| seconds(today - now.saturating_sub(at));
-        let roster = self.roster();
-        let Some(health) = roster.get(key) else {
+        let service_health = self.service_health();
+        let Some(health) = service_health.get(key) else {
             return BackendHealthStatus::default();
         };
         BackendHealthStatus {
@@ -170,7 +177,7 @@ impl Health {
             admin: health.admin,
             since: clock(health.since),
             reason: health.reason.clone(),
-            weight_percent: health.percent(rules.slow_start, now),
+            weight_percent: health.weight_percent(rules.slow_start, now),
             checks: health
                 .checks
                 .iter()
@@ -189,29 +196,26 @@ impl Health {
         }
     }
 
-    fn roster(&self) -> MutexGuard<'_, Roster> {
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    fn service_health(&self) -> MutexGuard<'_, ServiceHealth> {
+        let lock = self.service_health.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn check_status(check: &CheckState, name: &str, clock: impl Fn(Duration) -> u64) -> CheckStatus {
-    let state = match check.known {
-        Known::Nothing => "undecided",
-        Known::Passing => "passing",
-        Known::Failing => "failing",
+    let state = match check.debounced {
+        Debounced::Undecided => "undecided",
+        Debounced::Passing => "passing",
+        Debounced::Failing => "failing",
     };
-    let (at, last) = check
-        .last
-        .as_ref()
-        .map_or((None, None), |(at, last)| (Some(*at), Some(last)));
+    let last = check.last.as_ref();
+    let us = last.map_or(0, |(_, result)| result.took.as_micros());
     CheckStatus {
         check: name.to_owned(),
         state: state.to_owned(),
         contrary: check.contrary,
-        reason: last.map(|last| last.reason.clone()).unwrap_or_default(),
-        latency_us: last.map_or(0, |last| {
-            u64::try_from(last.took.as_micros()).unwrap_or(u64::MAX)
-        }),
-        last_at: at.map(clock),
+        reason: last.map_or_else(String::new, |(_, result)| result.reason.clone()),
+        latency_us: u64::try_from(us).unwrap_or(u64::MAX),
+        last_at: last.map(|(at, _)| clock(*at)),
     }
 }
