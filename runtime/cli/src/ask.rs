@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use waxwing_control::client::Client;
+use waxwing_control::admin::client::Client;
+use waxwing_control::admin::signals::{SetBackend, SetSignals};
+use waxwing_control::admin::status::ServiceHealthStatus;
 use waxwing_control::health::Admin;
-use waxwing_control::signals::{SetBackend, SetSignals};
-use waxwing_control::status::ServiceHealthStatus;
 
 use crate::{OneBackend, render};
 

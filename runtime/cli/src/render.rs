@@ -5,11 +5,11 @@
 use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
-use waxwing_control::health::{Admin, State};
-use waxwing_control::status::{
+use waxwing_control::admin::status::{
     BackendHealthStatus, BackendStatus, CanaryStatus, CheckStatus, ModuleStatus, PortStatus,
     Quarantined, ReturnPathStatus, ServiceStatus, Status, StepStatus, WorkerStatus,
 };
+use waxwing_control::health::{Admin, State};
 
 /// The whole status.
 pub(crate) fn status(status: &Status) -> String {
@@ -404,7 +404,7 @@ impl Display for Indented<'_> {
 
 #[cfg(test)]
 mod tests {
-    use waxwing_control::status::NextHopStatus;
+    use waxwing_control::admin::status::NextHopStatus;
 
     use super::*;
 
@@ -468,7 +468,7 @@ mod tests {
             backends: vec![backend],
             ..Default::default()
         });
-        let refused = waxwing_control::status::RefusedStatus {
+        let refused = waxwing_control::admin::status::RefusedStatus {
             reason: "not a Wasm module".into(),
             ..Default::default()
         };

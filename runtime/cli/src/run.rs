@@ -15,11 +15,11 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, Rlimit};
+use waxwing_control::admin::report::AttachedPorts;
+use waxwing_control::admin::status::{PortStatus, QueueStatus};
 use waxwing_control::config::{Config, Poll, ZeroCopy};
-use waxwing_control::report::PortFacts;
+use waxwing_control::publish::{modules, preflight};
 use waxwing_control::run::{Control, Parts, WorkerEnds};
-use waxwing_control::status::{PortStatus, QueueStatus};
-use waxwing_control::{check, modules};
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::session::SessionTable;
@@ -64,7 +64,7 @@ fn compiler() -> Compiler {
 
 /// `waxwing check`.
 pub(crate) fn check(path: &Path) -> Result<()> {
-    let checked = runtime()?.block_on(check::load(path, SHIPPED, compiler()))?;
+    let checked = runtime()?.block_on(preflight::load(path, SHIPPED, compiler()))?;
     for warning in &checked.warnings {
         println!("{warning}");
     }
@@ -82,7 +82,7 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     raise_open_files();
     let started = Instant::now();
     let runtime = runtime()?;
-    let checked = runtime.block_on(check::load(path, SHIPPED, compiler()))?;
+    let checked = runtime.block_on(preflight::load(path, SHIPPED, compiler()))?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }
@@ -376,7 +376,7 @@ impl Steering for Shelf {
     }
 }
 
-impl PortFacts for Shelf {
+impl AttachedPorts for Shelf {
     fn ports(&self) -> Vec<PortStatus> {
         let attached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let statistics = attached.statistics();

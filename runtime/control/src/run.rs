@@ -4,7 +4,7 @@
 //! timers all end up in this one loop, so no two of them ever change anything at once.
 //!
 //! The program's way:
-//! 1. [`check::load`](crate::check::load) the config;
+//! 1. [`preflight::load`](crate::publish::preflight::load) the config;
 //! 2. attach to the ports, make what all workers share;
 //! 3. [`Control::prepare`]: gives each worker its first epoch and its mailbox;
 //! 4. start the workers;
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -30,21 +30,24 @@ use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{Epoch, PortId};
 use waxwing_plugin::{Event, FaultReport};
 
-use crate::admin::{AdminError, AdminSocket, Request};
-use crate::bridge;
-use crate::catalog::{Catalog, CatalogError};
-use crate::check::Checked;
+use crate::admin::rates;
+use crate::admin::report::{AttachedPorts, Reporter};
+use crate::admin::server::{AdminError, AdminSocket, Request};
 use crate::config::Config;
-use crate::controller::{Controller, Draft, WorkerLink};
-use crate::facts::HostFacts;
-use crate::failover::followed_by;
 use crate::health::{BoundChecks, Fault, Health};
-use crate::kernel::Kernel;
-use crate::modules::{self, Builds, Wanted};
-use crate::neighbours::{PortLink, Resolver};
-use crate::rates;
-use crate::report::{PortFacts, Reporter, View};
-use crate::vlans::with_vlans;
+use crate::network::bridge;
+use crate::network::gateway_failover::followed_by;
+use crate::network::host::HostNetwork;
+use crate::network::kernel::Kernel;
+use crate::network::port::PortLink;
+use crate::network::resolver::Resolver;
+use crate::network::vlans::with_vlans;
+use crate::publish::backend_counters::BackendCounters;
+use crate::publish::catalog::Catalog;
+use crate::publish::controller::{Controller, Draft, PublishError, WorkerLink};
+use crate::publish::modules::{self, Builds, Wanted};
+use crate::publish::preflight::Checked;
+use crate::publish::view::{CurrentView, View};
 
 /// How often late acknowledgements, steering rules and states are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -73,7 +76,7 @@ pub struct Parts {
     /// Sets the rules of the attached ports.
     pub steering: Box<dyn Steering>,
     /// How the ports are attached, for `status`.
-    pub ports: Box<dyn PortFacts>,
+    pub ports: Box<dyn AttachedPorts>,
     /// Zero of the workers' clock.
     pub started: Instant,
 }
@@ -100,22 +103,17 @@ pub enum StartError {
     /// An interface went away since it was checked.
     #[error("interface {0} is gone")]
     PortGone(String),
-    /// No ids left.
+    /// The config could not be put into effect.
     #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    /// A module cannot serve any more since it was checked.
-    #[error(transparent)]
-    Module(#[from] waxwing_plugin::ModuleError),
-    /// The steering rules could not be set.
-    #[error("steering: {0}")]
-    Steering(String),
+    Publish(#[from] PublishError),
 }
 
 /// The control side, ready to run.
 pub struct Control {
     controller: Controller,
+    reporter: Arc<Reporter>,
     events: mpsc::UnboundedReceiver<Event>,
-    facts: watch::Receiver<Arc<HostFacts>>,
+    facts: watch::Receiver<Arc<HostNetwork>>,
     socket: AdminSocket,
 }
 
@@ -137,7 +135,7 @@ impl Control {
         let socket = AdminSocket::bind(&checked.config.admin.socket.value).await?;
         let config = Arc::new(checked.config);
         let kernel = Kernel::connect()?;
-        let (attached, links) = ports(&config, &HostFacts::read(&kernel).await?)?;
+        let (attached, links) = ports(&config, &HostNetwork::read(&kernel).await?)?;
         let next_hops = Arc::clone(&shared.next_hops);
         let resolver =
             Resolver::start(links.clone(), next_hops, followed_by(&shared.sessions)).await?;
@@ -149,7 +147,9 @@ impl Control {
         let health = Arc::new(Health::new());
         health.adopt(&config);
         let effects = health.effects(&config);
-        let snapshot = catalog.apply(&config, &ports, &shared.gauges, &effects)?;
+        let snapshot = catalog
+            .apply(&config, &ports, &shared.gauges, &effects)
+            .map_err(PublishError::Catalog)?;
         let seed = RandomState::new().build_hasher().finish();
         let host = checked.modules.host;
         let check_host = checked.modules.checks;
@@ -159,7 +159,9 @@ impl Control {
             before: Vec::new(),
             builds: Builds::Newest,
         };
-        let draft = Draft::make(&host, &config, (snapshot, effects), wanted).await?;
+        let draft = Draft::make(&host, &config, (snapshot, effects), wanted)
+            .await
+            .map_err(PublishError::Module)?;
         let (snapshot, modules) = (Arc::clone(&draft.snapshot), draft.in_use());
         modules::tell(&host, &modules);
         let effects = draft.effects.clone();
@@ -173,19 +175,21 @@ impl Control {
             problems: Vec::new(),
         };
         let facts = resolver.facts();
+        let view = Arc::new(CurrentView::new(view));
+        let counters = Arc::new(BackendCounters::new(counters));
+        let port_report: Arc<dyn AttachedPorts> = port_facts.into();
         let reporter = Arc::new(Reporter {
             started,
-            view: Mutex::new(Arc::new(view)),
+            view: Arc::clone(&view),
             sessions: Arc::clone(&shared.sessions),
             gauges: Arc::clone(&shared.gauges),
-            counters,
-            ports: port_facts,
+            counters: Arc::clone(&counters),
+            ports: Arc::clone(&port_report),
             facts: facts.clone(),
             resolver: Arc::clone(&resolver),
             host: Arc::clone(&host),
             check_host: Arc::clone(&check_host),
             health: Arc::clone(&health),
-            earlier: Mutex::default(),
         });
         let controller = Controller {
             config,
@@ -215,11 +219,14 @@ impl Control {
             worker_problem: None,
             modules_due: false,
             last_reload: None,
-            reporter,
+            view,
+            counters,
+            port_report,
         };
         Ok((
             Self {
                 controller,
+                reporter,
                 events: checked.modules.events,
                 facts,
                 socket,
@@ -236,6 +243,7 @@ impl Control {
     pub async fn run(self, ready: impl FnOnce()) -> Result<(), StartError> {
         let Self {
             mut controller,
+            reporter,
             events,
             facts,
             socket,
@@ -249,13 +257,13 @@ impl Control {
         controller.resolve(&snapshot).await;
         controller
             .steer_replies(&snapshot)
-            .map_err(StartError::Steering)?;
+            .map_err(PublishError::Steering)?;
         controller.steer();
         if let Some(why) = controller.steering_problem.take() {
-            return Err(StartError::Steering(why));
+            return Err(PublishError::Steering(why).into());
         }
         controller.show();
-        let admin = tokio::spawn(socket.serve(Arc::clone(&controller.reporter), ask));
+        let admin = tokio::spawn(socket.serve(Arc::clone(&reporter), ask));
         // From here on: the first results may come before anybody waits for them.
         let health = controller.health.watch();
         let faults = controller.start_checks().await?;
@@ -269,7 +277,7 @@ impl Control {
             faults,
             health,
         };
-        let rates = rates::keep(Arc::clone(&controller.reporter));
+        let rates = rates::keep(Arc::clone(&reporter));
         // A change that is being made when a signal comes is given up between two of its steps.
         tokio::select! {
             _ = terminate.recv() => {}
@@ -288,7 +296,7 @@ impl Control {
 /// What asks for changes.
 struct Asked {
     events: mpsc::UnboundedReceiver<Event>,
-    facts: watch::Receiver<Arc<HostFacts>>,
+    facts: watch::Receiver<Arc<HostNetwork>>,
     requests: mpsc::Receiver<Request>,
     hangup: Signal,
     faults: mpsc::Receiver<Fault>,
@@ -410,7 +418,7 @@ fn interval(every: Duration) -> tokio::time::Interval {
 }
 
 /// The config's ports as the data plane and as the resolver know them.
-fn ports(config: &Config, facts: &HostFacts) -> Result<(Vec<Port>, Vec<PortLink>), StartError> {
+fn ports(config: &Config, facts: &HostNetwork) -> Result<(Vec<Port>, Vec<PortLink>), StartError> {
     let mut ports = Vec::new();
     let mut links = Vec::new();
     for (id, port) in (0_u8..).zip(&config.ports) {

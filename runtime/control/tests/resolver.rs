@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bed::{Namespaces, SERVER_MAC, ip, parse, sysctl};
-use waxwing_control::kernel::Kernel;
-use waxwing_control::neighbours::{Moved, PortLink, Resolver};
-use waxwing_control::returns::{ReturnPlan, ReturnState};
+use waxwing_control::network::kernel::Kernel;
+use waxwing_control::network::port::{MovedNeighbour, PortLink};
+use waxwing_control::network::resolver::Resolver;
+use waxwing_control::network::return_routes::{ReturnPlan, ReturnState};
 use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
 use waxwing_packet::{Mac, VlanTags};
@@ -79,7 +80,7 @@ struct Bed {
     runtime: tokio::runtime::Runtime,
     resolver: Resolver,
     hops: Arc<NextHops>,
-    moves: Arc<Mutex<Vec<Moved>>>,
+    moves: Arc<Mutex<Vec<MovedNeighbour>>>,
 }
 
 impl Bed {
@@ -167,7 +168,7 @@ impl Bed {
     }
 }
 
-async fn start(hops: Arc<NextHops>, moves: Arc<Mutex<Vec<Moved>>>) -> Resolver {
+async fn start(hops: Arc<NextHops>, moves: Arc<Mutex<Vec<MovedNeighbour>>>) -> Resolver {
     let links = Kernel::connect().unwrap().links().await.unwrap();
     let link = links.iter().find(|link| link.name == "p1").unwrap();
     let port = PortLink {
@@ -361,7 +362,7 @@ fn gateway_moves() {
     bed.expect_returns("the new MAC", |known| {
         are_gateways(known, &gateways(OTHER_MAC))
     });
-    let moved = Moved {
+    let moved = MovedNeighbour {
         wire: PORT,
         tags: VlanTags::NONE,
         from: SERVER_MAC,

@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
-use crate::signals::{SetBackend, SetSignals};
-use crate::status::{ServiceHealthStatus, SessionStatus, Status};
+use crate::admin::signals::{SetBackend, SetSignals};
+use crate::admin::status::{ServiceHealthStatus, SessionStatus, Status};
 
 /// The longest line of a session list that is taken.
 const LINE_MAX: usize = 64 << 10;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 use waxwing_dataplane::BackendId;
 
-use crate::report::Reporter;
+use crate::admin::report::Reporter;
 
 /// How often the counters are read.
 const EVERY: Duration = Duration::from_secs(1);
@@ -61,10 +61,11 @@ pub(crate) async fn keep(reporter: Arc<Reporter>) -> Infallible {
         let now: Instant = every.tick().await.into_std();
         let seconds = now.duration_since(last).as_secs_f64();
         last = now;
-        let view = reporter.view();
+        let view = reporter.view.get();
         rates.retain(|id, _| view.snapshot.backend(*id).is_some());
         for backend in view.snapshot.backends() {
-            let (sessions, failures) = reporter.sessions_and_failures(backend.id);
+            let totals = reporter.counters.since_start(backend.id);
+            let (sessions, failures) = (totals.sessions, totals.refused + totals.unanswered);
             let rate = rates.entry(backend.id).or_insert(Rate {
                 sessions,
                 failures,

@@ -5,32 +5,35 @@
 //! checked or a worker is stuck.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot, SourceId};
 use waxwing_packet::{Address, Family, Protocol};
+use waxwing_plugin::Host;
 use waxwing_plugin::checks::CheckHost;
-use waxwing_plugin::{Host, InUse};
 
-use crate::catalog::{BackendKey, backend_key, key_of};
-use crate::config::{self, Config};
-use crate::facts::HostFacts;
-use crate::health::{Health, State};
-use crate::neighbours::{HopStates, Resolver};
-use crate::next_hop::HopState;
-use crate::signals;
-use crate::status::{
-    BackendStatus, BatchTimes, ConfigStatus, NextHopStatus, PortStatus, ReloadStatus,
-    ReturnPathStatus, ServiceHealthStatus, ServiceStatus, Serving, SessionStatus, SessionsStatus,
-    SourceStatus, Status, TrafficStatus, WorkerStatus,
+use crate::admin::signals;
+use crate::admin::status::{
+    BackendStatus, BatchTimes, ConfigStatus, NextHopStatus, PortStatus, ReturnPathStatus,
+    ServiceHealthStatus, ServiceStatus, Serving, SessionStatus, SessionsStatus, SourceStatus,
+    Status, TrafficStatus, WorkerStatus,
 };
+use crate::config::{self, Config};
+use crate::health::{Health, State};
+use crate::network::hop_state::HopState;
+use crate::network::host::HostNetwork;
+use crate::network::resolver::{HopStates, Resolver};
+use crate::publish::backend_counters::BackendCounters;
+use crate::publish::keys::{BackendKey, backend_key, service_in, snapshot_key};
+use crate::publish::view::{CurrentView, View};
+use crate::time::unix_seconds;
 
 /// What only the I/O side knows of the ports: how they are attached, and their sockets' numbers.
-pub trait PortFacts: Send + Sync {
+pub trait AttachedPorts: Send + Sync {
     /// Every port, in the order of their ids. [`PortStatus::link_up`], `mac` and `mtu` are filled
     /// in by the caller.
     fn ports(&self) -> Vec<PortStatus>;
@@ -39,104 +42,33 @@ pub trait PortFacts: Send + Sync {
     fn mtu_max(&self) -> u32;
 }
 
-/// What the controller last put into effect.
-#[derive(Clone)]
-pub(crate) struct View {
-    pub(crate) config: Arc<Config>,
-    pub(crate) loaded_at: SystemTime,
-    pub(crate) snapshot: Arc<Snapshot>,
-    /// By the place of a policy in [`Config::policies`].
-    pub(crate) modules: Vec<InUse>,
-    pub(crate) last_reload: Option<ReloadStatus>,
-    /// What is wrong, by what it is about.
-    pub(crate) problems: Vec<String>,
-}
-
 /// Reads everything that is worth telling.
 pub(crate) struct Reporter {
     pub(crate) started: Instant,
-    pub(crate) view: Mutex<Arc<View>>,
+    pub(crate) view: Arc<CurrentView>,
     pub(crate) sessions: Arc<SessionTable>,
     pub(crate) gauges: Arc<Gauges>,
-    pub(crate) counters: Vec<Arc<WorkerCounters>>,
-    pub(crate) ports: Box<dyn PortFacts>,
-    pub(crate) facts: watch::Receiver<Arc<HostFacts>>,
+    pub(crate) counters: Arc<BackendCounters>,
+    pub(crate) ports: Arc<dyn AttachedPorts>,
+    pub(crate) facts: watch::Receiver<Arc<HostNetwork>>,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) host: Arc<Host>,
     pub(crate) check_host: Arc<CheckHost>,
     pub(crate) health: Arc<Health>,
-    /// What had been counted under an id when its present backend got it.
-    pub(crate) earlier: Mutex<HashMap<BackendId, Totals>>,
-}
-
-/// What all workers counted of a backend.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Totals {
-    sessions: u64,
-    refused: u64,
-    unanswered: u64,
-    repeated: u64,
-    forward: TrafficStatus,
-    reply: TrafficStatus,
 }
 
 impl Reporter {
-    /// Takes note of the backends that `new` gives an id to: an id may have been another's before,
-    /// and the workers' counters only ever count up. To be called before the workers are sent
-    /// `new`.
-    pub(crate) fn note_new_backends(&self, old: &Snapshot, new: &Snapshot) {
-        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
-        for id in new.backends().map(|backend| backend.id) {
-            if old.backend(id).is_none() {
-                self.gauges.forget(id);
-                earlier.insert(id, self.totals(id));
-            }
-        }
-    }
-
-    /// Sessions that were made on a backend, and those that it refused or never answered.
-    pub(crate) fn sessions_and_failures(&self, id: BackendId) -> (u64, u64) {
-        let totals = self.totals(id);
-        (totals.sessions, totals.refused + totals.unanswered)
-    }
-
-    /// Clients' connections that a backend refused, or whose first SYN it did not answer.
-    pub(crate) fn failed_connections(&self, id: BackendId) -> u64 {
-        let totals = self.totals(id);
-        totals.refused + totals.repeated
-    }
-
-    /// Everything counted under an id since the start.
-    fn totals(&self, id: BackendId) -> Totals {
-        let mut totals = Totals::default();
-        for counters in self.counters.iter().map(|worker| worker.backend(id)) {
-            totals.sessions += counters.sessions.get();
-            totals.refused += counters.refused.get();
-            totals.unanswered += counters.unanswered.get();
-            totals.repeated += counters.syn_repeated.get();
-            add(&mut totals.forward, &counters.forward);
-            add(&mut totals.reply, &counters.reply);
-        }
-        totals
-    }
-
-    pub(crate) fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(crate) fn set_view(&self, view: View) {
-        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
-    }
-
     pub(crate) fn has_service(&self, name: &str) -> bool {
-        self.view()
+        self.view
+            .get()
             .snapshot
             .services()
             .any(|service| &*service.name == name)
     }
 
     pub(crate) fn service_names(&self) -> Vec<String> {
-        self.view()
+        self.view
+            .get()
             .snapshot
             .services()
             .map(|service| service.name.to_string())
@@ -145,11 +77,11 @@ impl Reporter {
 
     /// Whether each service can be served.
     pub(crate) fn health(&self) -> Vec<ServiceHealthStatus> {
-        let view = self.view();
+        let view = self.view.get();
         let is_up = |id: &&BackendId| {
             let backend = view.snapshot.backend(**id);
             backend.is_some_and(|backend| {
-                backend.takes_new() && self.health.state(key_of(backend)) != State::Checking
+                backend.takes_new() && self.health.state(snapshot_key(backend)) != State::Checking
             })
         };
         let status = |service: &Service| ServiceHealthStatus {
@@ -162,7 +94,7 @@ impl Reporter {
 
     /// Everything.
     pub(crate) fn status(&self) -> Status {
-        let view = self.view();
+        let view = self.view.get();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -170,7 +102,7 @@ impl Reporter {
             config: ConfigStatus {
                 path: view.config.source().path().display().to_string(),
                 generation: view.snapshot.generation,
-                loaded_at: seconds(view.loaded_at),
+                loaded_at: unix_seconds(view.loaded_at),
                 last_reload: view.last_reload.clone(),
             },
             mode: view.config.mode.value.label().to_owned(),
@@ -179,6 +111,7 @@ impl Reporter {
             return_path: self.return_path(&view),
             workers: self
                 .counters
+                .workers()
                 .iter()
                 .enumerate()
                 .map(|(n, c)| worker(n, c))
@@ -236,7 +169,7 @@ impl Reporter {
     fn services(&self, view: &View) -> Vec<ServiceStatus> {
         let hops = self.resolver.states();
         let names = backend_names(&view.config);
-        let by_endpoint = |entry| Some((entry, service_of(entry, &view.snapshot)?));
+        let by_endpoint = |entry| Some((entry, service_in(&view.snapshot, entry)?));
         let policies = view.config.policies();
         let mut counters: HashMap<&str, _> = HashMap::new();
         for policy in &policies {
@@ -248,7 +181,7 @@ impl Reporter {
                 .iter()
                 .filter_map(|id| view.snapshot.backend(*id))
                 .map(|backend| {
-                    let known = self.health.status(key_of(backend), &entry.health);
+                    let known = self.health.status(snapshot_key(backend), &entry.health);
                     BackendStatus {
                         health: Some(known),
                         ..self.backend(backend, &view.snapshot, &names, &entry.signals, &hops)
@@ -326,34 +259,32 @@ impl Reporter {
         signal_names: &[Arc<str>],
         hops: &HopStates,
     ) -> BackendStatus {
-        let now = self.totals(backend.id);
-        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = earlier.get(&backend.id).copied().unwrap_or_default();
+        let totals = self.counters.of(backend.id);
         BackendStatus {
-            name: names.get(&key_of(backend)).cloned(),
+            name: names.get(&snapshot_key(backend)).cloned(),
             address: backend.address.to_string(),
             port: (backend.port != Backend::PORT_KEPT).then_some(backend.port),
             weight: backend.weight,
             healthy: backend.healthy,
             health: None,
             active: self.gauges.active(backend.id),
-            sessions: now.sessions - before.sessions,
-            refused: now.refused - before.refused,
-            unanswered: now.unanswered - before.unanswered,
-            repeated: now.repeated - before.repeated,
+            sessions: totals.sessions,
+            refused: totals.refused,
+            unanswered: totals.unanswered,
+            repeated: totals.repeated,
             sessions_per_s: self.gauges.sessions_per_s(backend.id),
             failures_ppm: self.gauges.failures_ppm(backend.id),
             latency_us: self.gauges.latency_us(backend.id),
             signals: signals::named(signal_names, self.gauges.signals(backend.id)),
-            forward: since(now.forward, before.forward),
-            reply: since(now.reply, before.reply),
+            forward: totals.forward,
+            reply: totals.reply,
             next_hop: next_hop(backend.address, snapshot, hops),
         }
     }
 
     /// Every session, or one service's, as the table is walked.
     pub(crate) fn sessions(&self, service: Option<&str>) -> impl Iterator<Item = SessionStatus> {
-        let view = self.view();
+        let view = self.view.get();
         let now = Now::from_start(self.started.elapsed());
         let wanted = service.and_then(|name| {
             view.snapshot
@@ -370,14 +301,6 @@ impl Reporter {
             Some(session_status(&session, backend, &view.snapshot, now))
         })
     }
-}
-
-/// A config's service in the snapshot that was made of it.
-pub(crate) fn service_of<'a>(
-    entry: &config::Service,
-    snapshot: &'a Snapshot,
-) -> Option<&'a Service> {
-    snapshot.service_of(entry.vip.value, entry.ports.value, entry.protocol.value)
 }
 
 /// The names that the config gives to backends.
@@ -466,18 +389,6 @@ fn traffic(traffic: &Traffic) -> TrafficStatus {
     }
 }
 
-fn add(sum: &mut TrafficStatus, traffic: &Traffic) {
-    sum.packets += traffic.packets.get();
-    sum.bytes += traffic.bytes.get();
-}
-
-fn since(now: TrafficStatus, before: TrafficStatus) -> TrafficStatus {
-    TrafficStatus {
-        packets: now.packets - before.packets,
-        bytes: now.bytes - before.bytes,
-    }
-}
-
 fn session_status(
     session: &Session,
     backend: &Backend,
@@ -517,9 +428,4 @@ fn endpoint(address: Address, port: u16) -> String {
         Family::V4 => format!("{address}:{port}"),
         Family::V6 => format!("[{address}]:{port}"),
     }
-}
-
-pub(crate) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

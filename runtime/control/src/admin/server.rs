@@ -2,9 +2,9 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /v1/status` | a [`Status`](crate::status::Status) |
-//! | `GET /v1/health` | a list of [`ServiceHealthStatus`](crate::status::ServiceHealthStatus) |
-//! | `GET /v1/sessions?service=NAME&limit=N` | a [`SessionStatus`](crate::status::SessionStatus) per line |
+//! | `GET /v1/status` | a [`Status`](crate::admin::status::Status) |
+//! | `GET /v1/health` | a list of [`ServiceHealthStatus`](crate::admin::status::ServiceHealthStatus) |
+//! | `GET /v1/sessions?service=NAME&limit=N` | a [`SessionStatus`](crate::admin::status::SessionStatus) per line |
 //! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with what is wrong |
 //! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with what is wrong |
 //! | `POST /v1/reload` | 200 with the warnings, or 409 with everything that is wrong with the config |
@@ -27,8 +27,8 @@ use serde::Deserialize;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::report::Reporter;
-use crate::signals::{self, SetBackend, SetSignals};
+use crate::admin::report::Reporter;
+use crate::admin::signals::{self, SetBackend, SetSignals};
 
 /// A chunk of a session list is sent when it has grown to this many bytes.
 const CHUNK: usize = 32 << 10;
@@ -254,7 +254,7 @@ fn write_sessions(reporter: &Reporter, query: &SessionsQuery, chunks: &mpsc::Sen
 }
 
 async fn set_signals(State(app): State<App>, Json(request): Json<SetSignals>) -> Response {
-    let view = app.reporter.view();
+    let view = app.reporter.view.get();
     match signals::set(&view, &app.reporter.gauges, &request) {
         Ok(()) => StatusCode::OK.into_response(),
         Err(why) => (StatusCode::CONFLICT, why).into_response(),

@@ -13,7 +13,8 @@ use waxwing_dataplane::counters::SIGNALS;
 
 use crate::config::Service;
 use crate::health::Admin;
-use crate::report::{View, service_of};
+use crate::publish::keys::service_in;
+use crate::publish::view::View;
 
 /// `POST /v1/signals`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -48,7 +49,7 @@ pub(crate) fn set(view: &View, gauges: &Gauges, request: &SetSignals) -> Result<
         .config
         .find_backend(&request.service, &request.backend)?;
     // The snapshot was made from this config, in the same order.
-    let id = service_of(service, &view.snapshot).and_then(|it| it.backends.get(at).copied());
+    let id = service_in(&view.snapshot, service).and_then(|it| it.backends.get(at).copied());
     let Some(backend) = id else {
         return Err("that service is not served yet; try again".into());
     };
@@ -90,12 +91,4 @@ pub(crate) fn named(names: &[Arc<str>], values: [u32; SIGNALS]) -> BTreeMap<Stri
         None => Some((at.to_string(), value)),
     };
     values.into_iter().enumerate().filter_map(name).collect()
-}
-
-/// Whether a text can name a signal: not a number, which would be taken for its place.
-pub(crate) fn is_signal_name(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    (1..=32).contains(&text.len())
-        && text.bytes().all(plain)
-        && text.starts_with(|c: char| c.is_ascii_lowercase())
 }

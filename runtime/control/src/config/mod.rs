@@ -37,7 +37,7 @@ use waxwing_dataplane::Ports;
 use waxwing_dataplane::snapshot::{Backend as SnapshotBackend, MidStream, SourceUse, Timeouts};
 use waxwing_packet::{Address, Protocol};
 
-use crate::returns::ReturnPlan;
+use crate::network::return_routes::ReturnPlan;
 
 pub use health::{AllDown, Check, Ejection, Health, OnDown, OnRefused, Override, Pace, Tls};
 pub use source_nat::SourceNat;

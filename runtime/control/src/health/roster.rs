@@ -13,8 +13,8 @@ use std::time::Duration;
 use waxwing_dataplane::snapshot::SessionsFate;
 
 use super::backend::{Admin, BackendHealth, Change, CheckState, Outcome, State};
-use crate::catalog::{BackendKey, ServiceKey, backend_key, service_key};
 use crate::config::{self, Backend, Config, Health, OnDown, Pace, Service};
+use crate::publish::keys::{BackendKey, ServiceKey, backend_key, service_key};
 
 /// What a backend's health means for the snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use super::backend::{Admin, CheckState, Known, Outcome, State};
 use super::plan::CheckKey;
 use super::roster::{Effects, Identity, Outcomes, Roster, Told};
-use crate::catalog::BackendKey;
+use super::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
 use crate::config::{self, Config};
-use crate::report::seconds;
-use crate::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
+use crate::publish::keys::BackendKey;
+use crate::time::unix_seconds;
 
 /// How many checks' lateness is looked back at.
 const LATE_MAX: usize = 4096;
@@ -160,7 +160,7 @@ impl Health {
     pub(crate) fn status(&self, key: BackendKey, rules: &config::Health) -> BackendHealthStatus {
         let now = self.now();
         let today = SystemTime::now();
-        let clock = |at: Duration| seconds(today - now.saturating_sub(at));
+        let clock = |at: Duration| unix_seconds(today - now.saturating_sub(at));
         let roster = self.roster();
         let Some(health) = roster.get(key) else {
             return BackendHealthStatus::default();

@@ -7,8 +7,8 @@ use waxwing_dataplane::snapshot::SessionsFate;
 
 use super::backend::{Admin, Outcome, State};
 use super::roster::{Effect, Effects, Identity, Roster};
-use crate::catalog::{BackendKey, backend_key};
 use crate::config::Config;
+use crate::publish::keys::{BackendKey, backend_key};
 
 const START: Duration = Duration::from_secs(1000);
 

@@ -9,13 +9,13 @@ use waxwing_dataplane::PortId;
 use waxwing_dataplane::snapshot::{Bridge, Port};
 use waxwing_packet::{Address, Family, Mac};
 
-use crate::facts::HostFacts;
-use crate::kernel::{Link, Station};
-use crate::neighbours::PortLink;
+use crate::network::host::HostNetwork;
+use crate::network::kernel::{Link, Station};
+use crate::network::port::PortLink;
 
 /// The bridge that all of these interfaces are ports of.
 pub(crate) fn shared<'a, 'b>(
-    facts: &'a HostFacts,
+    facts: &'a HostNetwork,
     ports: impl IntoIterator<Item = &'b str>,
 ) -> Option<&'a Link> {
     let mut bridges = ports
@@ -29,7 +29,7 @@ pub(crate) fn shared<'a, 'b>(
 
 /// Tells both ports of each other, and of the MAC addresses that are the host's. Of a bridge that is gone
 /// the last address stays known.
-pub(crate) fn join(ports: &mut [Port], links: &[PortLink], facts: &HostFacts) {
+pub(crate) fn join(ports: &mut [Port], links: &[PortLink], facts: &HostNetwork) {
     let bridge = shared(facts, links.iter().map(|link| &*link.name));
     let [first, second] = ports else { return };
     let before = first.bridge.map(|bridge| bridge.macs[2]);
@@ -42,7 +42,7 @@ pub(crate) fn join(ports: &mut [Port], links: &[PortLink], facts: &HostFacts) {
 
 /// Why these two interfaces cannot be what transparent mode needs, each with the place of the interface
 /// that it is about. One that does not exist is not complained of here.
-pub(crate) fn faults(facts: &HostFacts, ports: [&str; 2]) -> Vec<(usize, String)> {
+pub(crate) fn faults(facts: &HostNetwork, ports: [&str; 2]) -> Vec<(usize, String)> {
     let links = ports.map(|name| facts.link(name));
     let bridges = links.map(|link| link.and_then(|port| facts.bridge_of(port)));
     let mut faults = Vec::new();
@@ -90,7 +90,7 @@ fn no_bridge(name: &str, bridge: Option<&str>) -> String {
 }
 
 /// What may well be meant otherwise; the bridge itself is as it must be.
-pub(crate) fn doubts(facts: &HostFacts, ports: [&str; 2]) -> Vec<(usize, String)> {
+pub(crate) fn doubts(facts: &HostNetwork, ports: [&str; 2]) -> Vec<(usize, String)> {
     let Some(bridge) = shared(facts, ports) else {
         return Vec::new();
     };
@@ -207,7 +207,7 @@ impl Stations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::LocalAddress;
+    use crate::network::kernel::LocalAddress;
 
     const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 
@@ -226,10 +226,10 @@ mod tests {
         }
     }
 
-    fn facts(links: &[Link]) -> HostFacts {
-        HostFacts {
+    fn facts(links: &[Link]) -> HostNetwork {
+        HostNetwork {
             links: links.iter().map(|l| (l.index, l.clone())).collect(),
-            ..HostFacts::default()
+            ..HostNetwork::default()
         }
     }
 
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn each_doubt_says_what_to_do() {
-        type Row = (fn(&mut HostFacts), usize, &'static str);
+        type Row = (fn(&mut HostNetwork), usize, &'static str);
         let address = |text: &str| LocalAddress {
             link: 2,
             address: text.parse::<std::net::IpAddr>().expect("it is one").into(),

@@ -13,11 +13,13 @@ use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::{NextHop, PortId};
 use waxwing_packet::{Mac, VlanTags};
 
-use crate::neighbours::Moved;
+use crate::network::port::MovedNeighbour;
 
 /// What the resolver is to tell of gateways that move. It starts the task that has sessions follow,
 /// which ends with it.
-pub(crate) fn followed_by(sessions: &Arc<SessionTable>) -> impl Fn(Moved) + Send + 'static {
+pub(crate) fn followed_by(
+    sessions: &Arc<SessionTable>,
+) -> impl Fn(MovedNeighbour) + Send + 'static {
     let sessions = Arc::clone(sessions);
     let (tell, mut told) = mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -53,8 +55,8 @@ struct Wire {
 }
 
 impl Moves {
-    fn note(&mut self, moved: Moved) {
-        let Moved {
+    fn note(&mut self, moved: MovedNeighbour) {
+        let MovedNeighbour {
             wire,
             tags,
             from,
@@ -104,8 +106,8 @@ mod tests {
         Mac([2, 0, 0, 0, 0, n])
     }
 
-    fn moved(from: u8, to: u8) -> Moved {
-        Moved {
+    fn moved(from: u8, to: u8) -> MovedNeighbour {
+        MovedNeighbour {
             wire: PortId(0),
             tags: VlanTags::NONE,
             from: mac(from),
@@ -169,7 +171,7 @@ mod tests {
         assert_eq!(moves.of(hop(1), &VlanTags::NONE), None);
         assert_eq!(moves.of(hop(0), &tags), None);
         // A priority is no other VLAN.
-        moves.note(Moved {
+        moves.note(MovedNeighbour {
             tags,
             ..moved(1, 4)
         });

@@ -1,6 +1,6 @@
 //! What the host's network is at the moment: links, addresses, forwarding.
 //!
-//! Invariant: a value of [`HostFacts`] is what the kernel said, at one time; it decides nothing.
+//! Invariant: a value of [`HostNetwork`] is what the kernel said, at one time; it decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,12 +8,12 @@ use std::path::PathBuf;
 
 use waxwing_packet::{Address, Family, VlanTags};
 
-use crate::kernel::{Kernel, Link, LocalAddress};
-use crate::vlans::VlanPort;
+use crate::network::kernel::{Kernel, Link, LocalAddress};
+use crate::network::port::VlanPort;
 
 /// Links and addresses of the host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct HostFacts {
+pub struct HostNetwork {
     /// Links by their index.
     pub links: BTreeMap<u32, Link>,
     /// The host's addresses.
@@ -22,7 +22,7 @@ pub struct HostFacts {
     pub vlans: BTreeMap<u32, VlanPort>,
 }
 
-impl HostFacts {
+impl HostNetwork {
     /// Reads them.
     ///
     /// # Errors

@@ -14,44 +14,22 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
+use waxwing_dataplane::BackendId;
 use waxwing_dataplane::snapshot::NextHops;
-use waxwing_dataplane::{BackendId, PortId};
-use waxwing_packet::{Address, Mac, VlanTags};
+use waxwing_packet::Address;
 
-use crate::facts::HostFacts;
-use crate::kernel::{Change, Changes, Kernel};
-use crate::next_hop::{HopState, Table};
-use crate::returns::{ReturnPlan, ReturnState};
+use crate::network::hop_state::HopState;
+use crate::network::host::HostNetwork;
+use crate::network::kernel::{Change, Changes, Kernel};
+use crate::network::next_hop::Table;
+use crate::network::port::{MovedNeighbour, PortLink};
+use crate::network::return_routes::{ReturnPlan, ReturnState};
 
 /// How often the clock is looked at: a wanted hop waits no longer than this.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The pause before a failed netlink socket is opened again.
 const RECONNECT: Duration = Duration::from_secs(1);
-
-/// An attached interface, as the resolver knows it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PortLink {
-    /// The port's id.
-    pub id: PortId,
-    /// The interface's name.
-    pub name: Arc<str>,
-    /// The kernel's index of the interface.
-    pub link: u32,
-}
-
-/// A neighbour that has another MAC than before: a gateway that failed over, most likely.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Moved {
-    /// The port that it is behind.
-    pub wire: PortId,
-    /// The tags of its VLAN there.
-    pub tags: VlanTags,
-    /// The MAC that it had.
-    pub from: Mac,
-    /// The MAC that it has.
-    pub to: Mac,
-}
 
 /// What the resolver is told.
 enum Told {
@@ -67,7 +45,7 @@ pub struct Resolver {
     tell: mpsc::UnboundedSender<Told>,
     states: watch::Receiver<HopStates>,
     returns: watch::Receiver<Arc<ReturnState>>,
-    facts: watch::Receiver<Arc<HostFacts>>,
+    facts: watch::Receiver<Arc<HostNetwork>>,
     task: AbortHandle,
 }
 
@@ -81,7 +59,7 @@ impl Resolver {
     pub async fn start(
         ports: Vec<PortLink>,
         hops: Arc<NextHops>,
-        on_move: impl Fn(Moved) + Send + 'static,
+        on_move: impl Fn(MovedNeighbour) + Send + 'static,
     ) -> io::Result<Self> {
         // Subscribed before it is read, so that no change falls between the two.
         let changes = Changes::subscribe()?;
@@ -152,7 +130,7 @@ impl Resolver {
 
     /// The host's links and addresses, as they change.
     #[must_use]
-    pub fn facts(&self) -> watch::Receiver<Arc<HostFacts>> {
+    pub fn facts(&self) -> watch::Receiver<Arc<HostNetwork>> {
         self.facts.clone()
     }
 }
@@ -168,9 +146,9 @@ struct Task {
     changes: Changes,
     table: Table,
     told: mpsc::UnboundedReceiver<Told>,
-    on_move: Box<dyn Fn(Moved) + Send>,
+    on_move: Box<dyn Fn(MovedNeighbour) + Send>,
     returns: watch::Sender<Arc<ReturnState>>,
-    facts: watch::Sender<Arc<HostFacts>>,
+    facts: watch::Sender<Arc<HostNetwork>>,
     states: watch::Sender<HopStates>,
 }
 

@@ -17,9 +17,9 @@ use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{NextHop, PortId};
 use waxwing_packet::{Address, Prefix};
 
-use crate::kernel::table::{Hop, best};
-use crate::kernel::{Kernel, NeighbourKey};
-use crate::next_hop::HopState;
+use crate::network::hop_state::HopState;
+use crate::network::kernel::table::{Hop, best};
+use crate::network::kernel::{Kernel, NeighbourKey};
 
 /// The pause between two readings of the table where nothing but its gateways counts.
 const PAUSE_LAST_HOP: Duration = Duration::from_secs(1);

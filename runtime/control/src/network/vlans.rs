@@ -9,24 +9,11 @@ use waxwing_dataplane::PortId;
 use waxwing_dataplane::snapshot::Port;
 use waxwing_packet::{Address, Family, VlanTag, VlanTags};
 
-use crate::facts::HostFacts;
-use crate::neighbours::PortLink;
+use crate::network::host::HostNetwork;
+use crate::network::port::{PortLink, VlanPort};
 
 /// The last id that a VLAN may have: the one behind it is no port's.
 const ID_MAX: u8 = u8::MAX - 1;
-
-/// A VLAN device on a port.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct VlanPort {
-    /// Its id.
-    pub id: PortId,
-    /// The port that it is on.
-    pub wire: PortId,
-    /// Its frames' tags there.
-    pub tags: VlanTags,
-    /// Why no frame can leave by it; `None` where all is well.
-    pub problem: Option<String>,
-}
 
 /// All of them, by the kernel's index.
 pub(crate) struct Vlans {
@@ -48,7 +35,7 @@ impl Vlans {
     }
 
     /// Brings them up to what the kernel has now.
-    pub(crate) fn update(&mut self, facts: &HostFacts) -> &BTreeMap<u32, VlanPort> {
+    pub(crate) fn update(&mut self, facts: &HostNetwork) -> &BTreeMap<u32, VlanPort> {
         let mut before = std::mem::take(&mut self.known);
         let found = facts.links.keys().filter_map(|index| {
             let (parent, tags) = facts.vlan_on(*index, |link| self.wire(link).is_some())?;
@@ -108,7 +95,7 @@ impl Vlans {
 
 /// Why frames cannot leave by a VLAN device. The program takes frames to a port's own MAC, so what is
 /// sent back to another one would not come to the workers.
-fn problem(facts: &HostFacts, index: u32, wire: &PortLink) -> Option<String> {
+fn problem(facts: &HostNetwork, index: u32, wire: &PortLink) -> Option<String> {
     let mac = |link: u32| facts.links.get(&link).and_then(|link| link.mac);
     let (name, own, ports) = (facts.link_name(index), mac(index), mac(wire.link)?);
     (own != Some(ports)).then(|| {
@@ -122,7 +109,7 @@ fn problem(facts: &HostFacts, index: u32, wire: &PortLink) -> Option<String> {
 
 /// The ports as they are, with the VLANs on them behind: an id that is none's at the moment keeps the
 /// place of the device that had it, by which nothing is sent.
-pub(crate) fn with_vlans(attached: &[Port], before: &[Port], facts: &HostFacts) -> Vec<Port> {
+pub(crate) fn with_vlans(attached: &[Port], before: &[Port], facts: &HostNetwork) -> Vec<Port> {
     let mut ports = attached.to_vec();
     let by_id: BTreeMap<PortId, (u32, &VlanPort)> = facts
         .vlans
@@ -156,7 +143,7 @@ fn nobodys(attached: &Port) -> Port {
     }
 }
 
-fn port(index: u32, vlan: &VlanPort, facts: &HostFacts, attached: &[Port]) -> Option<Port> {
+fn port(index: u32, vlan: &VlanPort, facts: &HostNetwork, attached: &[Port]) -> Option<Port> {
     let wire = attached.get(vlan.wire.index())?;
     let link = facts.links.get(&index)?;
     Some(Port {

@@ -15,9 +15,10 @@ use waxwing_plugin::{
     ServiceBinding,
 };
 
-use crate::catalog::{Catalog, key_of};
 use crate::config::{ClusterKey, Config, Located, Problem, Service};
 use crate::health::{self, Effects};
+use crate::publish::catalog::Catalog;
+use crate::publish::keys::snapshot_key;
 
 /// The modules that come with the program: name and bytes of each.
 #[derive(Clone, Copy, Debug, Default)]
@@ -237,7 +238,7 @@ fn binding(entry: &Service, subject: &Subject, keys: &Key) -> Option<ServiceBind
             key: key(keys, backend),
             weight: backend.weight,
             healthy: backend.healthy,
-            health_weight: effects.get(&key_of(backend)).map_or(100, |effect| {
+            health_weight: effects.get(&snapshot_key(backend)).map_or(100, |effect| {
                 u16::try_from(effect.percent).unwrap_or(u16::MAX)
             }),
             tag: entry.tag,

@@ -10,11 +10,11 @@ use futures_util::StreamExt;
 use waxwing_packet::{Address, Family};
 use waxwing_plugin::Compiler;
 
-use crate::bridge;
 use crate::config::{Config, ConfigErrors, Located, Mode, Problem};
-use crate::facts::{HostFacts, forwarding_setting, forwards};
-use crate::kernel::{Kernel, NoRoute, Route};
-use crate::modules::{self, Modules, Shipped};
+use crate::network::bridge;
+use crate::network::host::{HostNetwork, forwarding_setting, forwards};
+use crate::network::kernel::{Kernel, NoRoute, Route};
+use crate::publish::modules::{self, Modules, Shipped};
 
 /// Route questions to the kernel under way at once.
 const AT_ONCE: usize = 64;
@@ -73,7 +73,7 @@ pub async fn load(
 /// # Errors
 /// The kernel's tables could not be read.
 pub(crate) async fn network(config: &Config, kernel: &Kernel) -> io::Result<Vec<Problem>> {
-    let facts = HostFacts::read(kernel).await?;
+    let facts = HostNetwork::read(kernel).await?;
     let mut problems = ports(config, &facts);
     problems.extend(bridged(config, &facts));
     problems.extend(vips(config, &facts));
@@ -90,7 +90,7 @@ pub(crate) async fn network(config: &Config, kernel: &Kernel) -> io::Result<Vec<
     Ok(problems)
 }
 
-fn ports(config: &Config, facts: &HostFacts) -> Vec<Problem> {
+fn ports(config: &Config, facts: &HostNetwork) -> Vec<Problem> {
     let mut problems = Vec::new();
     for Located { value: name, span } in config.ports.iter().map(|port| &port.interface) {
         let Some(link) = facts.link(name) else {
@@ -136,7 +136,7 @@ fn ports(config: &Config, facts: &HostFacts) -> Vec<Problem> {
 }
 
 /// In transparent mode: what is not as its bridge has to be.
-fn bridged(config: &Config, facts: &HostFacts) -> Vec<Problem> {
+fn bridged(config: &Config, facts: &HostNetwork) -> Vec<Problem> {
     let Some(names) = config.bridged() else {
         return Vec::new();
     };
@@ -163,7 +163,7 @@ fn families(config: &Config) -> Vec<Family> {
         .collect()
 }
 
-fn vips(config: &Config, facts: &HostFacts) -> Vec<Problem> {
+fn vips(config: &Config, facts: &HostNetwork) -> Vec<Problem> {
     let vips = config.services.iter().map(|service| ("VIP", &service.vip));
     let sources = config.source_nat.iter().flat_map(|table| &table.addresses);
     let sources = sources.map(|address| ("source address", address));
@@ -183,7 +183,7 @@ pub(crate) fn on_link(what: &str, address: Address, link: &str) -> String {
     )
 }
 
-async fn backends(config: &Config, facts: &HostFacts, kernel: &Kernel) -> Vec<Problem> {
+async fn backends(config: &Config, facts: &HostNetwork, kernel: &Kernel) -> Vec<Problem> {
     let all = config.services.iter().flat_map(|service| &service.backends);
     let addresses: Vec<Located<Address>> = all.map(|backend| backend.address).collect();
     let answers: Vec<Result<Route, NoRoute>> = futures_util::stream::iter(
@@ -204,7 +204,7 @@ async fn backends(config: &Config, facts: &HostFacts, kernel: &Kernel) -> Vec<Pr
 
 fn backend(
     config: &Config,
-    facts: &HostFacts,
+    facts: &HostNetwork,
     address: Located<Address>,
     route: Result<Route, NoRoute>,
 ) -> Option<Problem> {

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::{Signal, raise};
-use waxwing_control::client::ClientError;
+use waxwing_control::admin::client::ClientError;
 use waxwing_control::run::Control;
 use waxwing_dataplane::session::{FlowHash, Insert, Session, TcpState};
 use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};

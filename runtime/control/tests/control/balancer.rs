@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use waxwing_control::check::{self, Checked};
-use waxwing_control::client::Client;
-use waxwing_control::modules::Shipped;
-use waxwing_control::report::PortFacts;
+use waxwing_control::admin::client::Client;
+use waxwing_control::admin::report::AttachedPorts;
+use waxwing_control::admin::status::{PortStatus, Status};
+use waxwing_control::publish::modules::Shipped;
+use waxwing_control::publish::preflight::{self, Checked};
 use waxwing_control::run::{Control, Parts, StartError, WorkerEnds};
-use waxwing_control::status::{PortStatus, Status};
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::session::SessionTable;
@@ -148,7 +148,7 @@ impl Steering for Book {
 
 pub(crate) struct NoFacts;
 
-impl PortFacts for NoFacts {
+impl AttachedPorts for NoFacts {
     fn ports(&self) -> Vec<PortStatus> {
         vec![PortStatus {
             interface: "p1".into(),
@@ -287,7 +287,7 @@ pub(crate) fn write_config(folder: &Path, services: &str) {
 }
 
 pub(crate) async fn load(folder: &Path) -> Result<Checked, String> {
-    check::load(&folder.join("lb.toml"), shipped(), Compiler::Here)
+    preflight::load(&folder.join("lb.toml"), shipped(), Compiler::Here)
         .await
         .map_err(|e| e.to_string())
 }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use waxwing_control::signals::SetSignals;
-use waxwing_control::status::Status;
+use waxwing_control::admin::signals::SetSignals;
+use waxwing_control::admin::status::Status;
 
 use crate::balancer::{Bed, WEB, module};
 

@@ -7,8 +7,8 @@ use waxwing_dataplane::PortId;
 use waxwing_packet::Mac;
 
 use super::Table;
-use crate::kernel::Station;
-use crate::neighbours::PortLink;
+use crate::network::kernel::Station;
+use crate::network::port::PortLink;
 
 impl Table {
     /// Takes in all stations that bridges know.

@@ -4,7 +4,6 @@
 //! argument; publishing writes each backend's next hop from nothing but that.
 
 mod bridged;
-mod state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -18,13 +17,13 @@ use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
 use waxwing_packet::{Address, Mac, VlanTags};
 
-use crate::bridge::Stations;
-use crate::facts::HostFacts;
-use crate::kernel::{Change, Kernel, Neighbour, NeighbourKey, NoRoute, Route};
-use crate::neighbours::{Moved, PortLink};
-use crate::returns::{ReturnPlan, ReturnState, Returns};
-use crate::vlans::Vlans;
-pub use state::{Condition, HopState};
+use crate::network::bridge::Stations;
+use crate::network::hop_state::{Condition, HopState};
+use crate::network::host::HostNetwork;
+use crate::network::kernel::{Change, Kernel, Neighbour, NeighbourKey, NoRoute, Route};
+use crate::network::port::{MovedNeighbour, PortLink};
+use crate::network::return_routes::{ReturnPlan, ReturnState, Returns};
+use crate::network::vlans::Vlans;
 
 /// The pause between two questions for a neighbour that does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -103,9 +102,9 @@ pub(crate) struct Table {
     ports: Vec<PortLink>,
     vlans: Vlans,
     returns: Returns,
-    moved: Vec<Moved>,
+    moved: Vec<MovedNeighbour>,
     hops: Arc<NextHops>,
-    facts: HostFacts,
+    facts: HostNetwork,
     facts_changed: bool,
     neighbours: BTreeMap<NeighbourKey, Entry>,
     /// Of a bridge whose ports are ours.
@@ -127,7 +126,7 @@ impl Table {
             moved: Vec::new(),
             ports,
             hops,
-            facts: HostFacts::default(),
+            facts: HostNetwork::default(),
             facts_changed: true,
             neighbours: BTreeMap::new(),
             stations: Stations::default(),
@@ -142,7 +141,7 @@ impl Table {
 
     /// Reads everything from the kernel.
     pub(crate) async fn read(&mut self, kernel: &Kernel) -> io::Result<()> {
-        self.facts = HostFacts::read(kernel).await?;
+        self.facts = HostNetwork::read(kernel).await?;
         self.facts.vlans = self.vlans.update(&self.facts).clone();
         self.note_stations(kernel.stations().await?);
         let mut gone: BTreeSet<NeighbourKey> = self.neighbours.keys().copied().collect();
@@ -204,7 +203,7 @@ impl Table {
                 && let Some(to) = entry.mac
                 && let Some(from) = asked.last.replace(to).filter(|from| *from != to)
             {
-                let moved = Moved {
+                let moved = MovedNeighbour {
                     wire,
                     tags,
                     from,
@@ -364,7 +363,7 @@ impl Table {
     }
 
     /// The neighbours that have another MAC since the last call.
-    pub(crate) fn take_moved(&mut self) -> Vec<Moved> {
+    pub(crate) fn take_moved(&mut self) -> Vec<MovedNeighbour> {
         std::mem::take(&mut self.moved)
     }
 
@@ -387,7 +386,7 @@ impl Table {
     }
 
     /// The links and addresses, if they changed since the last call.
-    pub(crate) fn take_facts(&mut self) -> Option<Arc<HostFacts>> {
+    pub(crate) fn take_facts(&mut self) -> Option<Arc<HostNetwork>> {
         std::mem::take(&mut self.facts_changed).then(|| Arc::new(self.facts.clone()))
     }
 
@@ -485,7 +484,7 @@ impl Table {
     }
 }
 
-fn port_of(ports: &[PortLink], facts: &HostFacts, link: u32) -> Option<PortId> {
+fn port_of(ports: &[PortLink], facts: &HostNetwork, link: u32) -> Option<PortId> {
     let port = ports.iter().find(|port| port.link == link);
     let port = port.map(|port| port.id);
     port.or_else(|| Some(facts.vlans.get(&link)?.id))

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use waxwing_packet::{Mac, VlanTag};
 
 use super::*;
-use crate::kernel::{Link, LocalAddress, VlanLink};
+use crate::network::kernel::{Link, LocalAddress, VlanLink};
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
@@ -28,10 +28,10 @@ fn link(index: u32, name: &str, vlan: Option<(u32, u16, u16)>) -> Link {
     }
 }
 
-fn facts(links: impl IntoIterator<Item = Link>) -> HostFacts {
-    HostFacts {
+fn facts(links: impl IntoIterator<Item = Link>) -> HostNetwork {
+    HostNetwork {
         links: links.into_iter().map(|link| (link.index, link)).collect(),
-        ..HostFacts::default()
+        ..HostNetwork::default()
     }
 }
 

@@ -18,16 +18,12 @@ use std::sync::Arc;
 
 use waxwing_dataplane::snapshot::{NoBackend, Port, SourceUse};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Ports, Service, ServiceId, Snapshot};
-use waxwing_packet::{Address, Protocol};
+use waxwing_packet::Address;
 
 use crate::config::{self, AllDown, Config, OnRefused};
 use crate::health::Effects;
+use crate::publish::keys::{BackendKey, ServiceKey, backend_key, service_key};
 use sources::SourceIds;
-
-/// What a service is known by.
-pub type ServiceKey = (Address, Ports, Protocol);
-/// What a backend is known by: its service, its address and the port that a snapshot has for it.
-pub type BackendKey = (ServiceKey, Address, u16);
 
 /// The ids given, and the snapshots made from them. One value, owned by the control thread.
 #[derive(Clone, Debug)]
@@ -307,28 +303,6 @@ fn weights(service: &config::Service, effects: &Effects) -> Vec<u32> {
         .into_iter()
         .map(|part| u32::try_from(fitted(part)).unwrap_or(u32::MAX))
         .collect()
-}
-
-pub(crate) fn backend_key(service: &config::Service, backend: &config::Backend) -> BackendKey {
-    (
-        service_key(service),
-        backend.address.value,
-        backend.snapshot_port(),
-    )
-}
-
-/// What a snapshot's backend is known by.
-pub(crate) fn key_of(backend: &Backend) -> BackendKey {
-    let service = (backend.vip, backend.vip_ports, backend.protocol);
-    (service, backend.address, backend.port)
-}
-
-pub(crate) fn service_key(service: &config::Service) -> ServiceKey {
-    (
-        service.vip.value,
-        service.ports.value,
-        service.protocol.value,
-    )
 }
 
 /// Ids given to keys. A free id waits at the end of the queue, so that it is as long as can be

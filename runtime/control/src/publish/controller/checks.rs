@@ -6,12 +6,11 @@ use tokio::sync::mpsc;
 use waxwing_plugin::{ModuleError, Recovery};
 
 use super::{Controller, PublishError};
-use crate::catalog::{BackendKey, backend_key};
+use crate::admin::signals::SetBackend;
 use crate::config::Config;
 use crate::health::{self, BoundChecks, Fault, Runner};
-use crate::modules::{self, Builds};
-use crate::run::StartError;
-use crate::signals::SetBackend;
+use crate::publish::keys::{BackendKey, backend_key};
+use crate::publish::modules::{self, Builds};
 
 /// Failures of checks' modules that wait to be looked at.
 const FAULTS_WAITING: usize = 64;
@@ -42,18 +41,20 @@ impl Controller {
     ///
     /// # Errors
     /// There is no thread to be had, or a check's module cannot serve any more.
-    pub(crate) async fn start_checks(&mut self) -> Result<mpsc::Receiver<Fault>, StartError> {
+    pub(crate) async fn start_checks(&mut self) -> Result<mpsc::Receiver<Fault>, PublishError> {
         let checks = self.bind_checks(&self.config).await?;
         let (tell, faults) = mpsc::channel(FAULTS_WAITING);
         let runner = Runner {
             host: Arc::clone(&self.check_host),
             health: Arc::clone(&self.health),
-            reporter: Arc::clone(&self.reporter),
+            view: Arc::clone(&self.view),
+            counters: Arc::clone(&self.counters),
+            gauges: Arc::clone(&self.shared.gauges),
             jobs: self.jobs.subscribe(),
             faults: tell,
             complained: None,
         };
-        runner.start()?;
+        runner.start().map_err(PublishError::Thread)?;
         self.run_checks(checks).await;
         Ok(faults)
     }

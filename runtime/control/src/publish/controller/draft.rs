@@ -8,7 +8,7 @@ use waxwing_plugin::{Bound, Host, InUse, ModuleError};
 
 use crate::config::Config;
 use crate::health::Effects;
-use crate::modules::{self, Subject, Wanted};
+use crate::publish::modules::{self, Subject, Wanted};
 
 /// What is sent to the workers.
 pub(crate) struct Draft {

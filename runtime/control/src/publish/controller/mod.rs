@@ -39,18 +39,22 @@ use waxwing_plugin::{Bound, FaultReport, Host, InUse, ModuleError, Recovery};
 
 pub(crate) use draft::Draft;
 
-use crate::bridge;
-use crate::catalog::{Catalog, CatalogError};
-use crate::check;
+use crate::admin::report::AttachedPorts;
+use crate::admin::status::ReloadStatus;
 use crate::config::Config;
-use crate::facts::HostFacts;
 use crate::health::{self, BoundChecks, Effects, Health, Job};
-use crate::kernel::Kernel;
-use crate::modules::{self, Builds, Wanted};
-use crate::neighbours::{PortLink, Resolver};
-use crate::report::{Reporter, View, seconds};
-use crate::status::ReloadStatus;
-use crate::vlans::with_vlans;
+use crate::network::bridge;
+use crate::network::host::HostNetwork;
+use crate::network::kernel::Kernel;
+use crate::network::port::PortLink;
+use crate::network::resolver::Resolver;
+use crate::network::vlans::with_vlans;
+use crate::publish::backend_counters::BackendCounters;
+use crate::publish::catalog::{Catalog, CatalogError};
+use crate::publish::modules::{self, Builds, Wanted};
+use crate::publish::preflight;
+use crate::publish::view::{CurrentView, View};
+use crate::time::unix_seconds;
 
 /// How long a change waits for a worker. An idle one looks every 20 ms, a busy one every batch.
 const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(2);
@@ -86,6 +90,9 @@ pub enum PublishError {
         /// For how long.
         waited: Duration,
     },
+    /// The thread of the health checks did not start.
+    #[error("cannot start the thread that runs health checks: {0}")]
+    Thread(#[source] io::Error),
     /// A worker's thread has ended.
     #[error("worker {0} is gone; restart waxwing")]
     WorkerGone(usize),
@@ -135,7 +142,9 @@ pub(crate) struct Controller {
     /// A change of modules that a stuck worker held back.
     pub(crate) modules_due: bool,
     pub(crate) last_reload: Option<ReloadStatus>,
-    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) view: Arc<CurrentView>,
+    pub(crate) counters: Arc<BackendCounters>,
+    pub(crate) port_report: Arc<dyn AttachedPorts>,
 }
 
 impl Controller {
@@ -204,8 +213,8 @@ impl Controller {
         self.resolve(&draft.snapshot).await;
         self.steer_replies(&draft.snapshot)
             .map_err(PublishError::Steering)?;
-        self.reporter
-            .note_new_backends(&self.snapshot, &draft.snapshot);
+        self.counters
+            .restart_new(&self.snapshot, &draft.snapshot, &self.shared.gauges);
         self.resolver.follow(config.return_plan());
         self.config = config;
         self.catalog = catalog;
@@ -502,7 +511,7 @@ impl Controller {
             Err(why) => tracing::error!("config not reloaded, the running one stays:\n{why}"),
         }
         self.last_reload = Some(ReloadStatus {
-            at: seconds(SystemTime::now()),
+            at: unix_seconds(SystemTime::now()),
             error: outcome.as_ref().err().cloned(),
             warnings: outcome.as_ref().ok().cloned().unwrap_or_default(),
         });
@@ -513,7 +522,7 @@ impl Controller {
     async fn try_reload(&mut self) -> Result<Vec<String>, String> {
         let mut reading =
             Config::read_file(self.config.source().path()).map_err(|e| e.to_string())?;
-        let found = check::network(reading.config(), &self.kernel).await;
+        let found = preflight::network(reading.config(), &self.kernel).await;
         reading.add(found.map_err(|e: io::Error| format!("cannot read the network's state: {e}"))?);
         let config = reading.config().clone();
         reading.add(modules::check(&self.host, &self.check_host, config).await);
@@ -536,7 +545,7 @@ impl Controller {
 
     /// Shows the present state to who asks for it.
     pub(crate) fn show(&self) {
-        self.reporter.set_view(View {
+        self.view.set(View {
             config: Arc::clone(&self.config),
             loaded_at: self.loaded_at,
             snapshot: Arc::clone(&self.snapshot),
@@ -582,7 +591,7 @@ impl Controller {
                     true => "source address",
                     false => "VIP",
                 };
-                problems.push(check::on_link(what, *vip, &holder));
+                problems.push(preflight::on_link(what, *vip, &holder));
             }
         }
         problems
@@ -590,7 +599,7 @@ impl Controller {
 
     /// What is wrong with an MTU that has grown beyond what was laid out at the start.
     fn mtu_problem(&self, name: &str, mtu: u32) -> Option<String> {
-        let mtu_max = self.reporter.ports.mtu_max();
+        let mtu_max = self.port_report.mtu_max();
         (mtu > mtu_max).then(|| {
             format!(
                 "{name}: MTU {mtu} is more than the {mtu_max} that there was memory laid out for at the \
@@ -601,7 +610,7 @@ impl Controller {
     }
 
     /// What of the bridge is not as transparent mode needs it.
-    fn bridge_problems(&self, facts: &HostFacts) -> Vec<String> {
+    fn bridge_problems(&self, facts: &HostNetwork) -> Vec<String> {
         match &self.ports[..] {
             [first, second] if first.bridge.is_some() => {
                 let names = [&*first.name, &*second.name];

@@ -7,7 +7,7 @@ use std::fmt;
 use waxwing_dataplane::PortId;
 use waxwing_packet::{Address, Mac};
 
-use crate::kernel::NoRoute;
+use crate::network::kernel::NoRoute;
 
 /// What is known of the way to a backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
