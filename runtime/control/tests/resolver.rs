@@ -306,7 +306,7 @@ fn no_way() {
     bed.resolver.track(backends.to_vec());
     bed.expect("10.77.0.2", "resolved", Some(SERVER_MAC));
     assert_eq!(bed.hops.get(BackendId(4)), None);
-    let locals = bed.resolver.facts().borrow().locals();
+    let locals = bed.resolver.host().borrow().locals();
     assert!(locals.contains(&parse("10.78.0.1")) && locals.contains(&parse("fd77::1")));
 }
 

@@ -1,7 +1,6 @@
-//! The other end of the admin socket: how `waxwing status` and its kin reach a running balancer.
+//! The client of the admin socket, for `waxwing status` and the other commands.
 //!
-//! Invariant: it trusts the answer as little as any input; an answer that is no answer is an error
-//! with a text, never a panic.
+//! Invariant: a response is untrusted input; a malformed one is an error, never a panic.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,57 +16,57 @@ use tokio::task::AbortHandle;
 use crate::admin::signals::{SetBackend, SetSignals};
 use crate::admin::status::{ServiceHealthStatus, SessionStatus, Status};
 
-/// The longest line of a session list that is taken.
+/// The longest accepted line of a session list, in bytes.
 const LINE_MAX: usize = 64 << 10;
 
-/// Why the balancer could not be asked.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// There is no socket.
     #[error(
-        "{}: there is no such socket; is waxwing running, and is that its [admin] socket?",
+        "{}: no such socket; is waxwing running, and is this its [admin] socket?",
         .0.display()
     )]
     Missing(PathBuf),
-    /// Nobody answers at the socket.
-    #[error("{}: nobody answers; waxwing is not running (it left this socket behind)", .0.display())]
+    /// Nobody listens on the socket.
+    #[error("{}: waxwing is not running; the socket is left over from an earlier run", .0.display())]
     NotRunning(PathBuf),
-    /// The socket is another user's.
+    /// The socket belongs to another user.
     #[error(
-        "{}: permission denied; the admin socket is for the user that waxwing runs as, so try sudo",
+        "{}: permission denied; only the user that waxwing runs as may use the admin socket; try sudo",
         .0.display()
     )]
     Permission(PathBuf),
-    /// Anything else on the way.
+    /// Connecting, sending or parsing failed.
     #[error("{}: {why}", path.display())]
-    Talk {
-        /// The socket.
+    Failed {
+        /// The socket's path.
         path: PathBuf,
-        /// What happened.
+        /// The cause.
         why: String,
     },
-    /// The balancer refused, and said why.
+    /// The balancer refused the request, with this text.
     #[error("{0}")]
     Refused(String),
 }
 
-/// A balancer, by its admin socket.
+/// A client of one balancer.
 pub struct Client {
     path: PathBuf,
 }
 
-/// The sessions, as they come in.
+/// A session list, read as it arrives.
 pub struct Sessions {
     path: PathBuf,
     response: Response<Incoming>,
     buffer: Vec<u8>,
-    /// How much of the buffer was given out.
-    taken: usize,
+    /// The bytes of the buffer already returned.
+    consumed: usize,
     connection: AbortHandle,
 }
 
 impl Client {
-    /// For the balancer that has its admin socket here.
+    /// Creates a client for the balancer with this admin socket.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
         Self {
@@ -75,7 +74,7 @@ impl Client {
         }
     }
 
-    /// What it says of itself.
+    /// Returns the status.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -83,7 +82,7 @@ impl Client {
         self.read("/v1/status").await
     }
 
-    /// Whether each service can be served.
+    /// Returns how many backends of each service are up.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -92,45 +91,46 @@ impl Client {
     }
 
     async fn read<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
-        let body = self.whole(Method::GET, target, None).await?;
+        let body = self.read_all(Method::GET, target, None).await?;
         serde_json::from_slice(&body).map_err(|e| {
-            self.talk(format!(
-                "the answer is not as this version knows it ({e}); are both waxwing programs of one \
-                 version?"
+            self.failed(format!(
+                "cannot parse the response ({e}); do both waxwing programs have the same version?"
             ))
         })
     }
 
-    /// Has it read its config anew; gives the warnings.
+    /// Reloads the config. Returns its warnings.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with everything that is wrong with the config, and the others.
+    /// [`ClientError::Refused`] with all errors of the config; any other [`ClientError`].
     pub async fn reload(&self) -> Result<String, ClientError> {
-        let body = self.whole(Method::POST, "/v1/reload", None).await?;
+        let body = self.read_all(Method::POST, "/v1/reload", None).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Sets signals of a backend.
+    /// Sets a backend's signals.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with what is wrong with the request, and the others.
+    /// [`ClientError::Refused`] with the error in the request; any other [`ClientError`].
     pub async fn set_signals(&self, request: &SetSignals) -> Result<(), ClientError> {
-        let text = serde_json::to_vec(request).map_err(|e| self.talk(e.to_string()))?;
-        self.whole(Method::POST, "/v1/signals", Some(text)).await?;
+        let text = serde_json::to_vec(request).map_err(|e| self.failed(e.to_string()))?;
+        self.read_all(Method::POST, "/v1/signals", Some(text))
+            .await?;
         Ok(())
     }
 
-    /// Sets whether a backend takes new sessions.
+    /// Sets a backend's admin state.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with what is wrong with the request, and the others.
+    /// [`ClientError::Refused`] with the error in the request; any other [`ClientError`].
     pub async fn set_backend(&self, request: &SetBackend) -> Result<(), ClientError> {
-        let text = serde_json::to_vec(request).map_err(|e| self.talk(e.to_string()))?;
-        self.whole(Method::POST, "/v1/backends", Some(text)).await?;
+        let text = serde_json::to_vec(request).map_err(|e| self.failed(e.to_string()))?;
+        self.read_all(Method::POST, "/v1/backends", Some(text))
+            .await?;
         Ok(())
     }
 
-    /// Its sessions: all of them or one service's, `limit` at most.
+    /// Lists all sessions or one service's, at most `limit`.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -140,38 +140,38 @@ impl Client {
         limit: Option<u64>,
     ) -> Result<Sessions, ClientError> {
         let mut query = Vec::new();
-        // A service's name has no character that a query would need escaped.
+        // A service's name has no character that needs escaping.
         query.extend(service.map(|name| format!("service={name}")));
         query.extend(limit.map(|limit| format!("limit={limit}")));
         let target = format!("/v1/sessions?{}", query.join("&"));
-        let (response, connection) = self.ask(Method::GET, &target, None).await?;
+        let (response, connection) = self.send(Method::GET, &target, None).await?;
         Ok(Sessions {
             path: self.path.clone(),
             response,
             buffer: Vec::new(),
-            taken: 0,
+            consumed: 0,
             connection,
         })
     }
 
-    async fn whole(
+    async fn read_all(
         &self,
         method: Method,
         target: &str,
         json: Option<Vec<u8>>,
     ) -> Result<Bytes, ClientError> {
-        let (response, connection) = self.ask(method, target, json).await?;
+        let (response, connection) = self.send(method, target, json).await?;
         let body = response
             .into_body()
             .collect()
             .await
-            .map_err(|e| self.talk(e.to_string()));
+            .map_err(|e| self.failed(e.to_string()));
         connection.abort();
         Ok(body?.to_bytes())
     }
 
-    /// One request; an answer other than 200 is an error with the answer's text.
-    async fn ask(
+    /// Sends a request. A status other than 200 is an error with the response's text.
+    async fn send(
         &self,
         method: Method,
         target: &str,
@@ -182,7 +182,7 @@ impl Client {
             .map_err(|e| self.connect_error(&e))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|e| self.talk(e.to_string()))?;
+            .map_err(|e| self.failed(e.to_string()))?;
         let connection = tokio::spawn(connection).abort_handle();
         let request = Request::builder()
             .method(method)
@@ -190,11 +190,11 @@ impl Client {
             .header("host", "waxwing")
             .header("content-type", "application/json")
             .body(Full::<Bytes>::from(json.unwrap_or_default()))
-            .map_err(|e| self.talk(format!("this cannot be asked for: {e}")))?;
+            .map_err(|e| self.failed(format!("cannot build the request: {e}")))?;
         let response = sender
             .send_request(request)
             .await
-            .map_err(|e| self.talk(e.to_string()))?;
+            .map_err(|e| self.failed(e.to_string()))?;
         if response.status() == StatusCode::OK {
             return Ok((response, connection));
         }
@@ -203,10 +203,10 @@ impl Client {
             .into_body()
             .collect()
             .await
-            .map_err(|e| self.talk(e.to_string()))?;
+            .map_err(|e| self.failed(e.to_string()))?;
         let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
         Err(if text.is_empty() {
-            self.talk(format!("answered {status}"))
+            self.failed(format!("HTTP status {status}"))
         } else {
             ClientError::Refused(text)
         })
@@ -218,12 +218,12 @@ impl Client {
             io::ErrorKind::NotFound => ClientError::Missing(path),
             io::ErrorKind::ConnectionRefused => ClientError::NotRunning(path),
             io::ErrorKind::PermissionDenied => ClientError::Permission(path),
-            _ => self.talk(error.to_string()),
+            _ => self.failed(error.to_string()),
         }
     }
 
-    fn talk(&self, why: String) -> ClientError {
-        ClientError::Talk {
+    fn failed(&self, why: String) -> ClientError {
+        ClientError::Failed {
             path: self.path.clone(),
             why,
         }
@@ -231,36 +231,36 @@ impl Client {
 }
 
 impl Sessions {
-    /// The next session, as its line of JSON and read.
+    /// Returns the next session: its line of JSON, and parsed.
     ///
     /// # Errors
-    /// [`ClientError::Talk`] where the list breaks off.
+    /// [`ClientError::Failed`] if the list is malformed or breaks off.
     pub async fn next(&mut self) -> Result<Option<(String, SessionStatus)>, ClientError> {
         loop {
-            let rest = &self.buffer[self.taken..];
+            let rest = &self.buffer[self.consumed..];
             if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line = String::from_utf8_lossy(&rest[..end]).into_owned();
-                self.taken += end + 1;
+                self.consumed += end + 1;
                 let session =
-                    serde_json::from_str(&line).map_err(|e| self.talk(format!("{e}: {line}")))?;
+                    serde_json::from_str(&line).map_err(|e| self.failed(format!("{e}: {line}")))?;
                 return Ok(Some((line, session)));
             }
             if rest.len() > LINE_MAX {
-                return Err(self.talk("a line of the session list has no end".into()));
+                return Err(self.failed("a line of the session list is too long".into()));
             }
-            self.buffer.drain(..self.taken);
-            self.taken = 0;
+            self.buffer.drain(..self.consumed);
+            self.consumed = 0;
             match self.response.body_mut().frame().await {
                 Some(Ok(frame)) => self.buffer.extend(frame.into_data().unwrap_or_default()),
-                Some(Err(e)) => return Err(self.talk(format!("the session list broke off: {e}"))),
+                Some(Err(e)) => return Err(self.failed(format!("the session list broke off: {e}"))),
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(self.talk("the session list broke off".into())),
+                None => return Err(self.failed("the session list broke off".into())),
             }
         }
     }
 
-    fn talk(&self, why: String) -> ClientError {
-        ClientError::Talk {
+    fn failed(&self, why: String) -> ClientError {
+        ClientError::Failed {
             path: self.path.clone(),
             why,
         }

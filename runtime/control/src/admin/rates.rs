@@ -1,6 +1,6 @@
-//! Rates: what the workers' counters say of the last seconds, for policies and people to look at.
+//! Moving averages of the workers' counters, for policies and status.
 //!
-//! Invariant: it reads counters and writes gauges, once a second, and nobody waits for it.
+//! Invariant: once a second it reads counters and writes gauges; nobody waits for it.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -12,13 +12,12 @@ use waxwing_dataplane::BackendId;
 
 use crate::admin::report::Reporter;
 
-/// How often the counters are read.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// After this many seconds a change has come into the average by two thirds.
-const MEMORY_S: f64 = 5.0;
+/// The averages' time constant: a step change is two thirds in after this many seconds.
+const TIME_CONSTANT_S: f64 = 5.0;
 
-/// Of one backend: what was counted when it was last read, and the averages.
+/// One backend's counts at the last read, and its averages.
 #[derive(Clone, Copy, Default)]
 struct Rate {
     sessions: u64,
@@ -28,9 +27,9 @@ struct Rate {
 }
 
 impl Rate {
-    /// Takes in what was counted in the last `seconds`.
+    /// Updates the averages with the counts after another `seconds`.
     fn update(&mut self, sessions: u64, failures: u64, seconds: f64) {
-        let gain = seconds / (MEMORY_S + seconds);
+        let gain = seconds / (TIME_CONSTANT_S + seconds);
         let blend = |average: &mut f64, count: u64, before: u64| {
             #[expect(clippy::cast_precision_loss, reason = "counts of a second are small")]
             let rate = count.saturating_sub(before) as f64 / seconds;
@@ -43,7 +42,7 @@ impl Rate {
     }
 
     fn failures_ppm(&self) -> u32 {
-        // Far below one a minute, a ratio says nothing.
+        // Far below one session a minute the ratio has no meaning.
         if self.sessions_per_s < 0.001 {
             return 0;
         }
@@ -51,7 +50,7 @@ impl Rate {
     }
 }
 
-/// Keeps the rates of all backends up to date, for ever.
+/// Updates the rates of all backends, forever.
 pub(crate) async fn keep(reporter: Arc<Reporter>) -> Infallible {
     let mut rates: HashMap<BackendId, Rate> = HashMap::new();
     let mut every = tokio::time::interval(EVERY);
@@ -83,7 +82,7 @@ pub(crate) async fn keep(reporter: Arc<Reporter>) -> Infallible {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "it is not negative, and stops at the end of the range"
+    reason = "the value is not negative, and the cast saturates"
 )]
 fn whole(value: f64) -> u32 {
     value.round() as u32
@@ -94,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_steady_rate_is_found_and_forgotten() {
+    fn a_steady_rate_is_reached_and_decays() {
         let mut rate = Rate::default();
         for second in 1..=60 {
             rate.update(second * 200, second * 20, 1.0);
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_starts_again_is_no_rate() {
+    fn a_restarted_count_does_not_raise_the_rate() {
         let mut rate = Rate::default();
         rate.update(1000, 10, 1.0);
         let before = rate.sessions_per_s;

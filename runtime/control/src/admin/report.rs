@@ -1,14 +1,12 @@
-//! Puts together what the balancer says of itself, from what the controller published and from
-//! the counters as they are.
+//! Builds the status from the controller's published view and the current counters.
 //!
-//! Invariant: it reads and never waits: a status can be had while a module compiles, a reload is
+//! Invariant: it only reads and never waits. A status is available while a module compiles, a reload is
 //! checked or a worker is stuck.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::watch;
 use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot, SourceId};
@@ -25,24 +23,23 @@ use crate::admin::status::{
 use crate::config::{self, Config};
 use crate::health::{Health, State};
 use crate::network::hop_state::HopState;
-use crate::network::host::HostNetwork;
 use crate::network::resolver::{HopStates, Resolver};
 use crate::publish::backend_counters::BackendCounters;
 use crate::publish::keys::{BackendKey, backend_key, service_in, snapshot_key};
 use crate::publish::view::{CurrentView, View};
 use crate::time::unix_seconds;
 
-/// What only the I/O side knows of the ports: how they are attached, and their sockets' numbers.
+/// What the I/O side reports of the attached ports.
 pub trait AttachedPorts: Send + Sync {
-    /// Every port, in the order of their ids. [`PortStatus::link_up`], `mac` and `mtu` are filled
-    /// in by the caller.
+    /// Returns every port in the order of ids. The caller fills in [`PortStatus::link_up`], `mac` and
+    /// `mtu`.
     fn ports(&self) -> Vec<PortStatus>;
 
-    /// The largest MTU of which frames fit the memory that was laid out at the start, in bytes.
+    /// Returns the largest MTU that fits the frame memory, which is sized at start, in bytes.
     fn mtu_max(&self) -> u32;
 }
 
-/// Reads everything that is worth telling.
+/// Everything that the status is built from.
 pub(crate) struct Reporter {
     pub(crate) started: Instant,
     pub(crate) view: Arc<CurrentView>,
@@ -50,9 +47,8 @@ pub(crate) struct Reporter {
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) counters: Arc<BackendCounters>,
     pub(crate) ports: Arc<dyn AttachedPorts>,
-    pub(crate) facts: watch::Receiver<Arc<HostNetwork>>,
     pub(crate) resolver: Arc<Resolver>,
-    pub(crate) host: Arc<Host>,
+    pub(crate) policy_host: Arc<Host>,
     pub(crate) check_host: Arc<CheckHost>,
     pub(crate) health: Arc<Health>,
 }
@@ -75,7 +71,7 @@ impl Reporter {
             .collect()
     }
 
-    /// Whether each service can be served.
+    /// Returns how many backends of each service are up.
     pub(crate) fn health(&self) -> Vec<ServiceHealthStatus> {
         let view = self.view.get();
         let is_up = |id: &&BackendId| {
@@ -92,7 +88,6 @@ impl Reporter {
         view.snapshot.services().map(status).collect()
     }
 
-    /// Everything.
     pub(crate) fn status(&self) -> Status {
         let view = self.view.get();
         Status {
@@ -120,17 +115,17 @@ impl Reporter {
             source_nat: self.sources(&view),
             services: self.services(&view),
             retired: self.retired(&view),
-            modules: self.host.status(),
+            modules: self.policy_host.status(),
             checks: self.check_host.status(),
             health_checks: self.health.checks_status(),
         }
     }
 
     fn ports(&self) -> Vec<PortStatus> {
-        let facts = self.facts.borrow().clone();
+        let host = self.resolver.host().borrow().clone();
         let mut ports = self.ports.ports();
         for port in &mut ports {
-            let link = facts.link(&port.interface);
+            let link = host.link(&port.interface);
             port.link_up = link.map(|link| link.up && link.carrier);
             port.mac = link
                 .and_then(|link| link.mac)
@@ -142,7 +137,7 @@ impl Reporter {
     }
 
     fn return_path(&self, view: &View) -> ReturnPathStatus {
-        let known = self.resolver.returns();
+        let known = self.resolver.return_state();
         let gateways = known.gateways.iter();
         ReturnPathStatus {
             mode: if known.by_routes { "route" } else { "last-hop" }.into(),
@@ -173,7 +168,7 @@ impl Reporter {
         let policies = view.config.policies();
         let mut counters: HashMap<&str, _> = HashMap::new();
         for policy in &policies {
-            counters.insert(policy, self.host.counters(policy));
+            counters.insert(policy, self.policy_host.counters(policy));
         }
         let status = |(entry, service): (&config::Service, &Service)| {
             let backends: Vec<BackendStatus> = service
@@ -221,12 +216,11 @@ impl Reporter {
             .collect()
     }
 
-    /// Source addresses, those included that were removed and have sessions.
+    /// Returns the source addresses, including removed ones that still have sessions.
     fn sources(&self, view: &View) -> Vec<SourceStatus> {
         let status = |(id, address): (SourceId, Address)| {
-            let of =
-                |table: &&config::SourceNat| table.addresses.iter().any(|it| it.value == address);
-            let table = view.config.source_nat.iter().find(of);
+            let mut tables = view.config.source_nat.iter();
+            let table = tables.find(|table| table.addresses.iter().any(|it| it.value == address));
             SourceStatus {
                 address: address.to_string(),
                 ports: table.map(|table| table.ports.to_string()),
@@ -236,7 +230,7 @@ impl Reporter {
         view.snapshot.sources().iter().map(status).collect()
     }
 
-    /// Backends in the snapshot that no service lists.
+    /// Returns the backends in the snapshot that no service lists.
     fn retired(&self, view: &View) -> Vec<BackendStatus> {
         let hops = self.resolver.states();
         let listed: std::collections::HashSet<BackendId> = view
@@ -271,7 +265,7 @@ impl Reporter {
             sessions: totals.sessions,
             refused: totals.refused,
             unanswered: totals.unanswered,
-            repeated: totals.repeated,
+            syn_retransmitted: totals.syn_retransmitted,
             sessions_per_s: self.gauges.sessions_per_s(backend.id),
             failures_ppm: self.gauges.failures_ppm(backend.id),
             latency_us: self.gauges.latency_us(backend.id),
@@ -282,7 +276,7 @@ impl Reporter {
         }
     }
 
-    /// Every session, or one service's, as the table is walked.
+    /// Returns every session, or one service's, in the order of the table.
     pub(crate) fn sessions(&self, service: Option<&str>) -> impl Iterator<Item = SessionStatus> {
         let view = self.view.get();
         let now = Now::from_start(self.started.elapsed());
@@ -293,7 +287,7 @@ impl Reporter {
                 .map(|s| s.id)
         });
         self.sessions.iter().filter_map(move |(_, session)| {
-            // One of a backend so new that this view does not know it: left out.
+            // A session of a backend newer than this view is left out.
             let backend = view.snapshot.backend(session.backend)?;
             if wanted.is_some_and(|wanted| wanted != backend.service) {
                 return None;
@@ -303,7 +297,7 @@ impl Reporter {
     }
 }
 
-/// The names that the config gives to backends.
+/// Returns the backends' names in the config.
 fn backend_names(config: &Config) -> HashMap<BackendKey, String> {
     let named = |service: &config::Service| -> Vec<(BackendKey, String)> {
         let names = service.backends.iter().filter_map(|backend| {
@@ -318,7 +312,7 @@ fn backend_names(config: &Config) -> HashMap<BackendKey, String> {
 fn next_hop(address: Address, snapshot: &Snapshot, hops: &HopStates) -> NextHopStatus {
     let Some(hop) = hops.get(&address) else {
         return NextHopStatus {
-            state: "not looked up yet".into(),
+            state: "route not looked up yet".into(),
             ..NextHopStatus::default()
         };
     };
@@ -350,23 +344,23 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         transmitted: traffic(&counters.transmitted),
         to_kernel: counters.to_kernel.get(),
         bridged: counters.bridged.get(),
-        held: counters.held.get(),
-        released: counters.released.get(),
-        answered: counters.answered.get(),
-        announced: counters.announced.get(),
+        fragments_held: counters.held.get(),
+        fragments_released: counters.released.get(),
+        requests_answered: counters.answered.get(),
+        announcements_sent: counters.announced.get(),
         batches: counters.batches.get(),
         batch_times: batch_times(&counters.batch_times()),
-        expired: counters.expired.get(),
-        evicted: counters.evicted.get(),
-        rejected: counters.rejected.get(),
-        reset: counters.reset.get(),
-        repicked: counters.repicked.get(),
-        errors_passed: counters.errors_passed.get(),
-        told_hop_limit: counters.told_hop_limit.get(),
-        told_too_big: counters.told_too_big.get(),
-        by_last_hop: counters.by_last_hop.get(),
-        cut: counters.cut.get(),
-        fallback: counters.fallback.get(),
+        sessions_expired: counters.expired.get(),
+        sessions_evicted: counters.evicted.get(),
+        sessions_rejected: counters.rejected.get(),
+        sessions_reset: counters.reset.get(),
+        sessions_moved: counters.repicked.get(),
+        icmp_errors_forwarded: counters.errors_passed.get(),
+        time_exceeded_sent: counters.told_hop_limit.get(),
+        too_big_sent: counters.told_too_big.get(),
+        last_hop_fallbacks: counters.by_last_hop.get(),
+        packets_fragmented: counters.cut.get(),
+        fallback_choices: counters.fallback.get(),
         epochs: counters.epochs.get(),
         drops,
     }
@@ -422,7 +416,7 @@ const fn phase(phase: Phase) -> &'static str {
     }
 }
 
-/// An address and port as a URL writes them: an IPv6 address in brackets.
+/// Formats an address and port as in a URL: an IPv6 address in brackets.
 fn endpoint(address: Address, port: u16) -> String {
     match address.family() {
         Family::V4 => format!("{address}:{port}"),

@@ -1,16 +1,20 @@
-//! The admin socket: HTTP/1.1 over a unix socket that only the balancer's own user can open.
+//! The admin server: HTTP/1.1 over a unix socket that only the balancer's own user can open.
 //!
-//! | request | answer |
+//! | request | response |
 //! |---|---|
-//! | `GET /v1/status` | a [`Status`](crate::admin::status::Status) |
-//! | `GET /v1/health` | a list of [`ServiceHealthStatus`](crate::admin::status::ServiceHealthStatus) |
-//! | `GET /v1/sessions?service=NAME&limit=N` | a [`SessionStatus`](crate::admin::status::SessionStatus) per line |
-//! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with what is wrong |
-//! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with what is wrong |
-//! | `POST /v1/reload` | 200 with the warnings, or 409 with everything that is wrong with the config |
+//! | `GET /v1/status` | a [`Status`] |
+//! | `GET /v1/health` | a list of [`ServiceHealthStatus`] |
+//! | `GET /v1/sessions?service=NAME&limit=N` | a [`SessionStatus`] per line |
+//! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with the error |
+//! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with the error |
+//! | `POST /v1/reload` | 200 with the warnings, or 409 with all errors of the config |
 //!
-//! Invariant: an answer is made from what the controller published and from counters; no request
-//! makes a worker wait, and none but a `POST` changes anything.
+//! Invariant: answers come from the controller's published view and from counters. No request makes a
+//! worker wait, and only a `POST` changes anything.
+//!
+//! [`Status`]: crate::admin::status::Status
+//! [`ServiceHealthStatus`]: crate::admin::status::ServiceHealthStatus
+//! [`SessionStatus`]: crate::admin::status::SessionStatus
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -29,53 +33,58 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::report::Reporter;
 use crate::admin::signals::{self, SetBackend, SetSignals};
+use crate::publish::controller::checks::SetBackendError;
+use crate::publish::controller::reload::ReloadError;
 
-/// A chunk of a session list is sent when it has grown to this many bytes.
+/// The size at which a chunk of a session list is sent, in bytes.
 const CHUNK: usize = 32 << 10;
 
-/// Chunks of a session list that wait for a slow reader.
-const CHUNKS_WAITING: usize = 4;
+/// The most chunks of a session list queued for a slow reader.
+const CHUNKS_QUEUED: usize = 4;
 
 /// Why there is no admin socket.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// Another balancer answers there.
+    /// Another process listens on it.
     #[error(
-        "admin socket {}: another process answers there; is waxwing running already? Give each \
-         balancer a `socket` of its own under [admin]",
+        "admin socket {}: another process listens on it; is waxwing already running? Give each \
+         balancer its own `socket` under [admin]",
         .0.display()
     )]
     InUse(PathBuf),
-    /// Something else is there.
-    #[error("admin socket {}: there is something that is no socket; move it or name another path", .0.display())]
+    /// The path is taken by something else.
+    #[error("admin socket {}: the path exists and is not a socket; move it or set another `socket`", .0.display())]
     NotASocket(PathBuf),
     /// Its folder is missing.
-    #[error("admin socket {}: its folder does not exist; make it (mkdir -p {})", path.display(), folder.display())]
+    #[error(
+        "admin socket {}: its folder does not exist; create it (mkdir -p {})",
+        path.display(), folder.display()
+    )]
     NoFolder {
-        /// The socket.
+        /// The socket's path.
         path: PathBuf,
         /// The folder.
         folder: PathBuf,
     },
-    /// It could not be made.
-    #[error("admin socket {}: {source}", path.display())]
+    /// It could not be created.
+    #[error("cannot create admin socket {}: {source}", path.display())]
     Io {
-        /// The socket.
+        /// The socket's path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// A request to the controller: what came of it goes back.
+/// A request to the controller, with the sender for the result.
 pub(crate) enum Request {
-    /// Reads the config anew; gives the warnings.
-    Reload(oneshot::Sender<Result<Vec<String>, String>>),
-    /// Sets whether a backend takes new sessions.
-    SetBackend(SetBackend, oneshot::Sender<Result<(), String>>),
+    /// Reloads the config; returns its warnings.
+    Reload(oneshot::Sender<Result<Vec<String>, ReloadError>>),
+    /// Sets a backend's admin state.
+    SetBackend(SetBackend, oneshot::Sender<Result<(), SetBackendError>>),
 }
 
-/// The socket, removed when this is dropped.
+/// The listening socket; dropping it removes the socket's file.
 pub struct AdminSocket {
     listener: Option<UnixListener>,
     path: PathBuf,
@@ -83,8 +92,7 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Makes the socket, with mode 0600 from its first moment on. A socket that was left behind is
-    /// replaced.
+    /// Creates the socket; its mode is 0600 from the start. A stale socket is replaced.
     ///
     /// # Errors
     /// [`AdminError`].
@@ -103,15 +111,15 @@ impl AdminSocket {
                 folder: folder.to_owned(),
             });
         }
-        make_room(path).await?;
-        // Made in a folder of its own that nobody else may enter, then moved: bound in place it
-        // would be open to others until its mode is set.
+        check_path(path).await?;
+        // Created in a private folder and then moved: bound in place, it would be open to other users
+        // until its mode is set.
         let private = folder.join(format!(".waxwing-{}", std::process::id()));
         std::fs::create_dir(&private).map_err(failed)?;
-        let made = place(&private, path);
-        // Best effort: an empty folder left behind does no harm.
+        let bound = bind_and_move(&private, path);
+        // Best effort: an empty folder left behind is harmless.
         let _ = std::fs::remove_dir(&private);
-        let (listener, inode) = made.map_err(failed)?;
+        let (listener, inode) = bound.map_err(failed)?;
         Ok(Self {
             listener: Some(listener),
             path: path.to_owned(),
@@ -139,15 +147,15 @@ impl AdminSocket {
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
-        // Only if it is still ours: another balancer may have taken the path over.
+        // Only if the file is still ours: another balancer may have replaced it.
         if std::fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Sees to it that the path is free.
-async fn make_room(path: &Path) -> Result<(), AdminError> {
+/// Checks that the path is free or holds a stale socket.
+async fn check_path(path: &Path) -> Result<(), AdminError> {
     let file = match std::fs::symlink_metadata(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -172,9 +180,9 @@ async fn make_room(path: &Path) -> Result<(), AdminError> {
     }
 }
 
-fn place(private: &Path, path: &Path) -> io::Result<(UnixListener, u64)> {
+fn bind_and_move(private: &Path, path: &Path) -> io::Result<(UnixListener, u64)> {
     let new = private.join("s");
-    let made = (|| {
+    let bound = (|| {
         std::fs::set_permissions(private, std::fs::Permissions::from_mode(0o700))?;
         let listener = UnixListener::bind(&new)?;
         std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
@@ -182,10 +190,10 @@ fn place(private: &Path, path: &Path) -> io::Result<(UnixListener, u64)> {
         std::fs::rename(&new, path)?;
         Ok((listener, inode))
     })();
-    if made.is_err() {
+    if bound.is_err() {
         let _ = std::fs::remove_file(&new);
     }
-    made
+    bound
 }
 
 #[derive(Clone)]
@@ -217,11 +225,11 @@ async fn sessions(State(app): State<App>, Query(query): Query<SessionsQuery>) ->
         let text = format!("there is no service \"{name}\"; the services are: {names}");
         return (StatusCode::NOT_FOUND, text).into_response();
     }
-    let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING);
+    let (chunks, queued) = mpsc::channel(CHUNKS_QUEUED);
     tokio::task::spawn_blocking(move || write_sessions(&app.reporter, &query, &chunks));
-    let body = futures_util::stream::unfold(waiting, async |mut waiting| {
-        let chunk: Vec<u8> = waiting.recv().await?;
-        Some((Ok::<_, io::Error>(chunk), waiting))
+    let body = futures_util::stream::unfold(queued, async |mut queued| {
+        let chunk: Vec<u8> = queued.recv().await?;
+        Some((Ok::<_, io::Error>(chunk), queued))
     });
     (
         [(header::CONTENT_TYPE, "application/x-ndjson")],
@@ -230,7 +238,7 @@ async fn sessions(State(app): State<App>, Query(query): Query<SessionsQuery>) ->
         .into_response()
 }
 
-/// Walks the table once; stops where the reader has gone.
+/// Writes the session list in one pass over the table; stops if the reader is gone.
 fn write_sessions(reporter: &Reporter, query: &SessionsQuery, chunks: &mpsc::Sender<Vec<u8>>) {
     let limit = query
         .limit
@@ -238,7 +246,7 @@ fn write_sessions(reporter: &Reporter, query: &SessionsQuery, chunks: &mpsc::Sen
         .unwrap_or(usize::MAX);
     let mut chunk = Vec::with_capacity(CHUNK + 512);
     for session in reporter.sessions(query.service.as_deref()).take(limit) {
-        // Plain strings and numbers into memory: this does not fail.
+        // Strings and numbers, written to memory: this cannot fail.
         if serde_json::to_writer(&mut chunk, &session).is_err() {
             return;
         }
@@ -257,35 +265,39 @@ async fn set_signals(State(app): State<App>, Json(request): Json<SetSignals>) ->
     let view = app.reporter.view.get();
     match signals::set(&view, &app.reporter.gauges, &request) {
         Ok(()) => StatusCode::OK.into_response(),
-        Err(why) => (StatusCode::CONFLICT, why).into_response(),
+        Err(why) => (StatusCode::CONFLICT, why.to_string()).into_response(),
     }
 }
 
 async fn set_backend(State(app): State<App>, Json(request): Json<SetBackend>) -> Response {
-    match app.ask(|answer| Request::SetBackend(request, answer)).await {
+    match app
+        .request(|answer| Request::SetBackend(request, answer))
+        .await
+    {
         Some(Ok(())) => StatusCode::OK.into_response(),
-        Some(Err(why)) => (StatusCode::CONFLICT, why).into_response(),
-        None => ending(),
+        Some(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
+        None => shutting_down(),
     }
 }
 
 async fn reload(State(app): State<App>) -> Response {
-    match app.ask(Request::Reload).await {
+    match app.request(Request::Reload).await {
         Some(Ok(warnings)) => warnings.join("\n\n").into_response(),
-        Some(Err(text)) => (StatusCode::CONFLICT, text).into_response(),
-        None => ending(),
+        Some(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
+        None => shutting_down(),
     }
 }
 
-fn ending() -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, "waxwing is ending").into_response()
+fn shutting_down() -> Response {
+    let text = "waxwing is shutting down";
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 impl App {
-    /// Asks the controller and waits for its answer; `None` where it has ended.
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
-        let (answer, answered) = oneshot::channel();
+    /// Sends a request to the controller and waits for the result; `None` if the controller has ended.
+    async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (answer, result) = oneshot::channel();
         self.requests.send(request(answer)).await.ok()?;
-        answered.await.ok()
+        result.await.ok()
     }
 }

@@ -1,8 +1,7 @@
-//! What the balancer says of itself: the types behind `GET /v1/status` and `GET /v1/sessions`.
+//! The types of `GET /v1/status`, `GET /v1/health` and `GET /v1/sessions`.
 //!
-//! Invariant: these are plain values with names for people, read by the `waxwing status` of another
-//! process; a field may be added, and none changes its meaning. Times of day are in seconds
-//! since 1970, counts since the balancer started.
+//! Invariant: plain values, read by `waxwing status` in another process. Fields may be added; none changes
+//! its meaning. Times of day are in seconds since 1970; counts start with the balancer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,106 +15,88 @@ pub use waxwing_plugin::{
 
 pub use crate::health::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
 
-/// Everything.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
-    /// The program's version.
     pub version: String,
-    /// Its process id.
     pub pid: u32,
-    /// How long it has been running, in seconds.
+    /// Seconds since the start.
     pub uptime_s: u64,
-    /// The config in effect.
     pub config: ConfigStatus,
-    /// Where it stands between clients and servers: `routed` or `transparent`.
+    /// `routed` or `transparent`.
     pub mode: String,
-    /// What is wrong at the moment, for the operator; empty when all is well.
+    /// Current problems, for the operator.
     pub problems: Vec<String>,
-    /// The attached interfaces.
     pub ports: Vec<PortStatus>,
-    /// The ways back to clients.
     #[serde(default)]
     pub return_path: ReturnPathStatus,
-    /// The workers.
     pub workers: Vec<WorkerStatus>,
-    /// The session table.
     pub sessions: SessionsStatus,
-    /// The source addresses.
     pub source_nat: Vec<SourceStatus>,
-    /// The services, in the config's order.
+    /// In the config's order.
     pub services: Vec<ServiceStatus>,
     /// Removed backends that still have sessions.
     pub retired: Vec<BackendStatus>,
-    /// The modules that policies name.
+    /// Policy modules.
     pub modules: Vec<ModuleStatus>,
-    /// The modules that health checks name.
+    /// Health check modules.
     pub checks: Vec<ModuleStatus>,
-    /// How the health checks are getting on.
     pub health_checks: ChecksStatus,
 }
 
 /// The config in effect.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ConfigStatus {
-    /// Its file.
+    /// The config file.
     pub path: String,
-    /// Counts up with every change that the workers took up.
+    /// Rises with every change that the workers take.
     pub generation: u64,
-    /// When it was loaded.
     pub loaded_at: u64,
-    /// What came of the last reload, if there was one.
     pub last_reload: Option<ReloadStatus>,
 }
 
-/// What came of a reload.
+/// The result of a reload.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ReloadStatus {
-    /// When.
     pub at: u64,
-    /// Why it was refused; `None` where it was not.
+    /// Why it was refused; `None` on success.
     pub error: Option<String>,
-    /// Warnings.
     pub warnings: Vec<String>,
 }
 
 /// An attached interface.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PortStatus {
-    /// Its name.
     pub interface: String,
-    /// How the XDP program runs: `native` or `generic`.
+    /// The XDP mode: `native` or `generic`.
     pub mode: String,
-    /// Whether it is up and has a carrier; `None` where it is gone.
+    /// Whether it is up and has a carrier; `None` if it is gone.
     pub link_up: Option<bool>,
-    /// Its MAC address.
     pub mac: String,
-    /// The largest IP packet it carries, in bytes.
+    /// The largest IP packet, in bytes.
     pub mtu: u32,
-    /// Its queues.
     pub queues: Vec<QueueStatus>,
 }
 
-/// The ways back to clients.
+/// The return path to clients.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ReturnPathStatus {
-    /// Where replies go: `last-hop` or `route`, as it is at the moment.
+    /// Where replies currently go: `last-hop` or `route`.
     pub mode: String,
-    /// The routes that the kernel has.
+    /// The number of routes in the kernel.
     pub routes: usize,
-    /// The gateways that they lead to by our ports, which are kept known in either mode.
+    /// The gateways behind our ports, which are resolved in both modes.
     pub gateways: Vec<NextHopStatus>,
-    /// What is wrong with it.
     pub problem: Option<String>,
 }
 
 /// One queue of an interface.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct QueueStatus {
-    /// Its number, and its worker's.
+    /// Its number, which is also its worker's.
     pub queue: u32,
-    /// Whether frames are shared with the driver (`zero-copy`) or copied (`copy`).
+    /// Whether frames are shared with the driver instead of copied.
     pub zero_copy: bool,
-    /// Why they are copied, if they are.
+    /// Why frames are copied, if they are.
     pub reason: Option<String>,
     /// The socket's own statistics by their kernel names (`struct xdp_statistics`).
     pub statistics: BTreeMap<String, u64>,
@@ -124,99 +105,86 @@ pub struct QueueStatus {
 /// Packets and bytes, link headers included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TrafficStatus {
-    /// Packets.
     pub packets: u64,
-    /// Bytes.
     pub bytes: u64,
 }
 
 /// A worker's counters.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct WorkerStatus {
-    /// Its number.
     pub worker: usize,
-    /// Received.
     pub received: TrafficStatus,
-    /// Transmitted.
     pub transmitted: TrafficStatus,
-    /// Frames handed back to the kernel.
+    /// Frames passed to the kernel.
     pub to_kernel: u64,
-    /// Frames that passed from one port of the bridge to the other, being none of ours (transparent
-    /// mode).
+    /// Frames of no service, passed from one bridge port to the other (transparent mode).
     pub bridged: u64,
-    /// Fragments that came before their datagram's first one, and were copied to wait for it.
-    pub held: u64,
-    /// Those of them that wait no more: each was then sent, handed to the kernel or dropped.
-    pub released: u64,
+    /// Fragments that arrived before their datagram's first one and were held for it.
+    pub fragments_held: u64,
+    /// Held fragments that were then sent, passed to the kernel or dropped.
+    pub fragments_released: u64,
     /// ARP, NDP and ping requests answered.
-    pub answered: u64,
-    /// Announcements sent.
-    pub announced: u64,
-    /// Batches that were not empty.
+    pub requests_answered: u64,
+    /// Gratuitous ARP and unsolicited NDP announcements sent.
+    pub announcements_sent: u64,
+    /// Non-empty batches.
     pub batches: u64,
-    /// How long batches took.
     pub batch_times: BatchTimes,
-    /// Sessions ended by time.
-    pub expired: u64,
-    /// Sessions ended to make room.
-    pub evicted: u64,
-    /// New sessions that no backend takes, whose clients were told.
-    pub rejected: u64,
-    /// Sessions of backends that went down, whose clients were told.
-    pub reset: u64,
-    /// Sessions of backends that went down, whose next packet went to another.
-    pub repicked: u64,
-    /// ICMP errors about packets of sessions, passed on to whom they are for.
-    pub errors_passed: u64,
-    /// Senders told that a packet's hop limit was used up.
-    pub told_hop_limit: u64,
-    /// Senders told that a packet was too big for the way ahead.
-    pub told_too_big: u64,
-    /// Replies by the last hop because the kernel's route cannot be followed.
+    /// Sessions ended by a timeout.
+    pub sessions_expired: u64,
+    /// Sessions ended to make room for new ones.
+    pub sessions_evicted: u64,
+    /// New sessions rejected for lack of a backend, by RST or ICMP.
+    pub sessions_rejected: u64,
+    /// Sessions of backends that went down, ended by RST or ICMP to the client.
+    pub sessions_reset: u64,
+    /// Sessions of backends that went down, moved to another backend.
+    pub sessions_moved: u64,
+    /// ICMP errors about sessions' packets, forwarded to the sender of the packet.
+    pub icmp_errors_forwarded: u64,
+    /// ICMP "time exceeded" messages sent.
+    pub time_exceeded_sent: u64,
+    /// ICMP "fragmentation needed" and "packet too big" messages sent.
+    pub too_big_sent: u64,
+    /// Replies sent to the last hop because the kernel's route cannot be followed.
     #[serde(default)]
-    pub by_last_hop: u64,
-    /// IPv4 packets that were too big and could be cut to pieces.
-    pub cut: u64,
-    /// Flows chosen for by the native fallback because the policy failed.
-    pub fallback: u64,
-    /// Changes taken up.
+    pub last_hop_fallbacks: u64,
+    /// IPv4 packets that exceeded the MTU and were fragmented.
+    pub packets_fragmented: u64,
+    /// New flows for which the native fallback chose, because the policy failed.
+    pub fallback_choices: u64,
+    /// Epochs taken.
     pub epochs: u64,
-    /// Drops by reason; reasons without a drop are left out.
+    /// Dropped frames by reason; zero counts are omitted.
     pub drops: BTreeMap<String, u64>,
 }
 
-/// How long batches took, in microseconds and up to a quarter too high: from the start of a turn
-/// that had frames to the start of the next.
+/// Batch durations in microseconds, up to a quarter too high: from the start of a turn with frames to the
+/// start of the next.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct BatchTimes {
-    /// Half of them took no longer.
     pub p50_us: u64,
-    /// All but 1 in 100.
     pub p99_us: u64,
-    /// All but 1 in 1000.
     pub p999_us: u64,
-    /// How many took up to so long and longer than the one before, where there are any.
+    /// Histogram by upper bound; empty buckets are omitted.
     pub buckets: BTreeMap<u64, u64>,
 }
 
 /// The session table.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct SessionsStatus {
-    /// Sessions now.
     pub active: usize,
-    /// The most there may be.
+    /// The table's capacity.
     pub max: usize,
-    /// The table's memory, in bytes.
     pub memory_bytes: usize,
-    /// The same per session it has room for.
+    /// Memory per session of capacity.
     pub bytes_per_session: f64,
 }
 
-/// Ports, as a config writes them: the number of one, or a text.
+/// A service's ports as in the config: one number, or a text.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PortsStatus {
-    /// One.
     One(u16),
     /// `8000-8010`, or `all`.
     Many(String),
@@ -248,111 +216,100 @@ impl fmt::Display for PortsStatus {
 /// A source address.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SourceStatus {
-    /// The address.
     pub address: String,
-    /// Its ports; none once it was removed from the config.
+    /// Its ports; `None` once it is removed from the config.
     pub ports: Option<String>,
-    /// Sessions now.
     pub active: u32,
 }
 
 /// A service.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ServiceStatus {
-    /// Its name.
     pub name: String,
-    /// The address clients use.
     pub vip: String,
-    /// The port or ports clients use.
     pub port: PortsStatus,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// The name of its policy; see [`Status::modules`].
+    /// Its policy's name; see [`Status::modules`].
     pub policy: String,
-    /// The module in use for it.
+    /// The module build in use.
     pub module: Option<Serving>,
-    /// Sessions now, over all its backends in the config.
+    /// Current sessions of its configured backends.
     pub active: u64,
-    /// What its module counts, by the names that the module gives; over all workers and builds.
+    /// The module's own counters, over all workers and builds.
     pub counters: BTreeMap<String, u64>,
-    /// Its backends, in the config's order.
+    /// In the config's order.
     pub backends: Vec<BackendStatus>,
 }
 
-/// Whether a service can be served: an entry of `GET /v1/health`.
+/// One service of `GET /v1/health`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ServiceHealthStatus {
-    /// Its name.
     pub service: String,
-    /// Its backends.
     pub backends: usize,
-    /// Those of them that take new sessions, and have been seen to be well if they are checked.
+    /// Backends that take new sessions and, if checked, have passed.
     pub up: usize,
 }
 
 /// A backend.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct BackendStatus {
-    /// Its name in the config, if it has one.
+    /// Its name in the config.
     pub name: Option<String>,
-    /// Its address.
     pub address: String,
-    /// Its port; none where a session goes to the port that its client used.
+    /// Its port; `None` if sessions keep the port that their client used.
     pub port: Option<u16>,
-    /// Its share of new sessions, as its health has it; 0 takes none.
+    /// Its weight after health adjustments; 0 takes no new sessions.
     pub weight: u32,
-    /// Whether it may take new sessions: it is up, or nothing better is.
+    /// Whether it may take new sessions: it is up, or no better backend is.
     pub healthy: bool,
-    /// Its health; `None` once it was removed from the config.
+    /// `None` once it is removed from the config.
     pub health: Option<BackendHealthStatus>,
-    /// Sessions now.
     pub active: u32,
     /// Sessions since the start.
     pub sessions: u64,
-    /// Connections that it refused.
+    /// Connections refused by it.
     pub refused: u64,
     /// Sessions that it never answered.
     pub unanswered: u64,
-    /// Sessions whose client had to repeat its SYN for want of any answer.
-    pub repeated: u64,
-    /// New sessions a second: a moving average over some seconds.
+    /// Sessions whose client retransmitted its SYN because no answer came.
+    pub syn_retransmitted: u64,
+    /// New sessions per second, as a moving average over some seconds.
     pub sessions_per_s: u32,
-    /// Of a million new sessions, how many were refused or not answered: likewise.
+    /// Refused or unanswered sessions per million new ones, as a moving average.
     pub failures_ppm: u32,
-    /// From SYN to SYN-ACK, in microseconds: a moving average; 0 if not measured.
+    /// Time from SYN to SYN-ACK in microseconds, as a moving average; 0 if not measured.
     pub latency_us: u32,
-    /// Its signals by name; those without a name have their number.
+    /// Its signals by name; unnamed ones by number.
     pub signals: BTreeMap<String, u32>,
-    /// From clients to it.
+    /// Traffic from clients.
     pub forward: TrafficStatus,
-    /// From it to clients.
+    /// Traffic to clients.
     pub reply: TrafficStatus,
-    /// The way to it.
     pub next_hop: NextHopStatus,
 }
 
-/// The way to a backend, or to a gateway.
+/// The next hop to a backend or a gateway.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct NextHopStatus {
     /// Whether packets can be sent.
     pub resolved: bool,
     /// The gateway, or the backend itself.
     pub via: Option<IpAddr>,
-    /// The interface it is behind.
+    /// The outgoing interface.
     pub interface: Option<String>,
-    /// The VLAN ids that its frames have there, the outermost first.
+    /// VLAN ids of its frames there, outermost first.
     #[serde(default)]
     pub vlans: Vec<u16>,
-    /// Its MAC.
     pub mac: Option<String>,
-    /// What it is like, and why.
+    /// The state as text, with the reason.
     pub state: String,
 }
 
 /// A session: one line of `GET /v1/sessions`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SessionStatus {
-    /// Its service's name, or its VIP and port where the service was removed.
+    /// The service's name, or VIP and port if the service was removed.
     pub service: String,
     /// `tcp` or `udp`.
     pub protocol: String,
@@ -360,14 +317,14 @@ pub struct SessionStatus {
     pub client: String,
     /// The VIP and its port.
     pub vip: String,
-    /// The client's address and port as the backend sees them, where they are translated.
+    /// The client's address and port as the backend sees them, if translated.
     pub source: Option<String>,
     /// The backend's address and port.
     pub backend: String,
-    /// `half-open`, `established` or `closing`; none for UDP.
+    /// `half-open`, `established` or `closing`; `None` for UDP.
     pub phase: Option<String>,
-    /// How long ago it was made, in milliseconds.
+    /// Milliseconds since it was created.
     pub age_ms: u64,
-    /// How long ago its last packet was, in milliseconds.
+    /// Milliseconds since its last packet.
     pub idle_ms: u64,
 }

@@ -225,7 +225,7 @@ impl Runner {
         // Connections that the backend refused, or whose first SYN it did not answer.
         let failed = |id| {
             let totals = self.counters.since_start(id);
-            totals.refused + totals.repeated
+            totals.refused + totals.syn_retransmitted
         };
         self.health
             .failures(|key| ids.get(&key).copied().map(failed));

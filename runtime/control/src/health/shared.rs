@@ -207,7 +207,7 @@ fn check_status(check: &CheckState, name: &str, clock: impl Fn(Duration) -> u64)
     CheckStatus {
         check: name.to_owned(),
         state: state.to_owned(),
-        contrary: check.contrary,
+        contradicting: check.contrary,
         reason: last.map(|last| last.reason.clone()).unwrap_or_default(),
         latency_us: last.map_or(0, |last| {
             u64::try_from(last.took.as_micros()).unwrap_or(u64::MAX)

@@ -1,7 +1,7 @@
-//! The bridge whose two ports are ours in transparent mode.
+//! The bridge whose two ports are attached in transparent mode.
 //!
-//! Invariant: the bridge is the operator's. Nothing here changes it; what is asked of it is said with the
-//! command that makes it so.
+//! Invariant: the bridge belongs to the operator and is never changed here. Each error and warning names
+//! the command that fixes it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,24 +13,23 @@ use crate::network::host::HostNetwork;
 use crate::network::kernel::{Link, Station};
 use crate::network::port::PortLink;
 
-/// The bridge that all of these interfaces are ports of.
-pub(crate) fn shared<'a, 'b>(
-    facts: &'a HostNetwork,
+/// Returns the bridge that all these interfaces are ports of.
+pub(crate) fn common_bridge<'a, 'b>(
+    host: &'a HostNetwork,
     ports: impl IntoIterator<Item = &'b str>,
 ) -> Option<&'a Link> {
     let mut bridges = ports
         .into_iter()
-        .map(|name| facts.link(name).and_then(|port| facts.bridge_of(port)));
+        .map(|name| host.link(name).and_then(|port| host.bridge_of(port)));
     let first = bridges.next()??;
     bridges
         .all(|other| other.is_some_and(|other| other.index == first.index))
         .then_some(first)
 }
 
-/// Tells both ports of each other, and of the MAC addresses that are the host's. Of a bridge that is gone
-/// the last address stays known.
-pub(crate) fn join(ports: &mut [Port], links: &[PortLink], facts: &HostNetwork) {
-    let bridge = shared(facts, links.iter().map(|link| &*link.name));
+/// Sets each port's peer and the host's MAC addresses. If the bridge is gone, its last address stays.
+pub(crate) fn set_peers(ports: &mut [Port], links: &[PortLink], host: &HostNetwork) {
+    let bridge = common_bridge(host, links.iter().map(|link| &*link.name));
     let [first, second] = ports else { return };
     let before = first.bridge.map(|bridge| bridge.macs[2]);
     let own = bridge.and_then(|bridge| bridge.mac).or(before);
@@ -40,74 +39,74 @@ pub(crate) fn join(ports: &mut [Port], links: &[PortLink], facts: &HostNetwork) 
     }
 }
 
-/// Why these two interfaces cannot be what transparent mode needs, each with the place of the interface
-/// that it is about. One that does not exist is not complained of here.
-pub(crate) fn faults(facts: &HostNetwork, ports: [&str; 2]) -> Vec<(usize, String)> {
-    let links = ports.map(|name| facts.link(name));
-    let bridges = links.map(|link| link.and_then(|port| facts.bridge_of(port)));
-    let mut faults = Vec::new();
+/// Returns why transparent mode cannot work on these two interfaces, each error with the index of its
+/// interface. Missing interfaces are reported elsewhere.
+pub(crate) fn errors(host: &HostNetwork, ports: [&str; 2]) -> Vec<(usize, String)> {
+    let links = ports.map(|name| host.link(name));
+    let bridges = links.map(|link| link.and_then(|port| host.bridge_of(port)));
+    let mut errors = Vec::new();
     for (at, (name, (link, bridge))) in ports.iter().zip(links.iter().zip(bridges)).enumerate() {
         if link.is_some() && bridge.is_none() {
             let to = bridges.iter().flatten().next();
-            faults.push((at, no_bridge(name, to.map(|bridge| &*bridge.name))));
+            errors.push((at, no_bridge(name, to.map(|bridge| &*bridge.name))));
         }
     }
     let [Some(first), Some(second)] = bridges else {
-        return faults;
+        return errors;
     };
     if first.index != second.index {
         let text = format!(
-            "{} is a port of {} and {} is one of {}, but transparent mode passes frames between the two \
-             ports of one bridge; `ip link set {} master {}`",
+            "{} is a port of {} and {} is a port of {}, but transparent mode needs both in one bridge; \
+             `ip link set {} master {}`",
             ports[0], first.name, ports[1], second.name, ports[1], first.name
         );
-        faults.push((1, text));
-        return faults;
+        errors.push((1, text));
+        return errors;
     }
-    let others = facts.links.values().filter(|link| {
+    let others = host.links.values().filter(|link| {
         link.master == Some(first.index) && !ports.iter().any(|port| *port == link.name)
     });
     for other in others {
         let text = format!(
-            "{} has a third port, {}, and what passes through would have two ways to go; `ip link set {} \
-             nomaster`",
+            "{} has a third port, {}, so the peer of a port is ambiguous; `ip link set {} nomaster`",
             first.name, other.name, other.name
         );
-        faults.push((0, text));
+        errors.push((0, text));
     }
-    faults
+    errors
 }
 
 fn no_bridge(name: &str, bridge: Option<&str>) -> String {
     let make = match bridge {
         Some(bridge) => format!("`ip link set {name} master {bridge}`"),
         None => format!(
-            "`ip link add br0 type bridge`, `ip link set br0 up`, `ip link set {name} master br0`, \
-             likewise the other port, and this host's addresses go to br0"
+            "`ip link add br0 type bridge`, `ip link set br0 up`, `ip link set {name} master br0`, the \
+             same for the other port, then move this host's addresses to br0"
         ),
     };
-    format!("{name} is a port of no bridge, and transparent mode needs both in one; {make}")
+    format!("{name} is not in a bridge, but transparent mode needs both ports in one; {make}")
 }
 
-/// What may well be meant otherwise; the bridge itself is as it must be.
-pub(crate) fn doubts(facts: &HostNetwork, ports: [&str; 2]) -> Vec<(usize, String)> {
-    let Some(bridge) = shared(facts, ports) else {
+/// Returns settings of the bridge that are likely mistakes, with the index of the interface.
+pub(crate) fn warnings(host: &HostNetwork, ports: [&str; 2]) -> Vec<(usize, String)> {
+    let Some(bridge) = common_bridge(host, ports) else {
         return Vec::new();
     };
     let name = &bridge.name;
-    let mut doubts = Vec::new();
+    let mut warnings = Vec::new();
     if !bridge.up {
-        let text = format!("{name} is down, so nothing else passes; `ip link set {name} up`");
-        doubts.push((0, text));
+        let text =
+            format!("{name} is down, so it passes no other traffic; `ip link set {name} up`");
+        warnings.push((0, text));
     }
     if bridge.spanning_tree {
         let text = format!(
-            "{name} has the spanning tree protocol on, which waxwing does not heed: what is a service's \
-             passes through a port that is blocked; `ip link set {name} type bridge stp_state 0`"
+            "{name} runs the spanning tree protocol, which waxwing ignores: service traffic passes through \
+             blocked ports; `ip link set {name} type bridge stp_state 0`"
         );
-        doubts.push((0, text));
+        warnings.push((0, text));
     }
-    let links = ports.map(|port| facts.link(port));
+    let links = ports.map(|port| host.link(port));
     if let [Some(first), Some(second)] = links
         && first.mtu != second.mtu
     {
@@ -116,48 +115,47 @@ pub(crate) fn doubts(facts: &HostNetwork, ports: [&str; 2]) -> Vec<(usize, Strin
              tells nobody; give both the same with `ip link set {} mtu {}`",
             ports[0], first.mtu, ports[1], second.mtu, ports[1], first.mtu
         );
-        doubts.push((1, text));
+        warnings.push((1, text));
     }
     for (at, link) in links.iter().enumerate() {
         let addresses = link
             .iter()
-            .flat_map(|link| facts.addresses_of(link.index))
+            .flat_map(|link| host.addresses_of(link.index))
             .filter(|address| !is_link_local(*address));
         for address in addresses {
             let text = format!(
-                "{address} is on {}, but what arrives there is the bridge's; move it to {name}",
+                "{address} is on {}, whose packets go to the bridge; move it to {name}",
                 ports[at]
             );
-            doubts.push((at, text));
+            warnings.push((at, text));
         }
     }
-    doubts
+    warnings
 }
 
-/// Every IPv6 interface has such an address, whether it is of use or not.
+/// Returns whether this is an IPv6 link-local address, which every interface has.
 fn is_link_local(address: Address) -> bool {
     address.family() == Family::V6 && address.bits() >> 118 == 0xfe80 >> 6
 }
 
-/// Behind which port of a bridge each station is, by its MAC.
+/// The bridge port of each station, by MAC.
 #[derive(Debug, Default)]
 pub(crate) struct Stations {
     places: HashMap<Mac, Place>,
-    /// Whether something was forgotten since [`Stations::keep`].
+    /// Whether a station was forgotten since [`Stations::remove_forgotten`].
     have_forgotten: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Place {
-    /// The index of the bridge's port.
+    /// The index of the bridge port.
     port: u32,
-    /// Whether the bridge has forgotten it: it sees nothing of what workers take, and forgets who is
-    /// silent otherwise.
+    /// Whether the bridge forgot the station: it does not see the packets that workers take.
     forgotten: bool,
 }
 
 impl Stations {
-    /// Takes in where one is. Whether that is news.
+    /// Records a station's port, and returns whether it is new or moved.
     pub(crate) fn note(&mut self, Station { mac, port }: Station) -> bool {
         let place = Place {
             port,
@@ -167,8 +165,8 @@ impl Stations {
         before.is_none_or(|before| before.port != port)
     }
 
-    /// Takes in that a bridge has forgotten one. (Of one that moved it forgets the old place after it has
-    /// learned the new one.)
+    /// Records that a bridge forgot a station at a port. (After a move the bridge learns the new port
+    /// first and then forgets the old one.)
     pub(crate) fn note_gone(&mut self, Station { mac, port }: Station) {
         if let Some(place) = self.places.get_mut(&mac)
             && place.port == port
@@ -178,7 +176,7 @@ impl Stations {
         }
     }
 
-    /// Takes in all that bridges know now.
+    /// Replaces the stations by all that bridges know now.
     pub(crate) fn note_all(&mut self, all: Vec<Station>) {
         for place in self.places.values_mut() {
             place.forgotten = true;
@@ -189,17 +187,17 @@ impl Stations {
         }
     }
 
-    /// Which port one is behind, or was when it was last heard of.
+    /// Returns the port where a station was last seen.
     pub(crate) fn port_of(&self, mac: Mac) -> Option<u32> {
         self.places.get(&mac).map(|place| place.port)
     }
 
-    /// Drops what bridges have forgotten since the last call, but for those whom packets are sent to.
-    pub(crate) fn keep(&mut self, wanted: impl FnOnce() -> HashSet<Mac>) {
+    /// Removes the stations that bridges forgot since the last call, except those in use.
+    pub(crate) fn remove_forgotten(&mut self, in_use: impl FnOnce() -> HashSet<Mac>) {
         if std::mem::take(&mut self.have_forgotten) {
-            let wanted = wanted();
+            let in_use = in_use();
             self.places
-                .retain(|mac, place| !place.forgotten || wanted.contains(mac));
+                .retain(|mac, place| !place.forgotten || in_use.contains(mac));
         }
     }
 }
@@ -226,7 +224,7 @@ mod tests {
         }
     }
 
-    fn facts(links: &[Link]) -> HostNetwork {
+    fn host(links: &[Link]) -> HostNetwork {
         HostNetwork {
             links: links.iter().map(|l| (l.index, l.clone())).collect(),
             ..HostNetwork::default()
@@ -242,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_says_what_makes_it_right() {
+    fn each_error_names_its_remedy() {
         let [eth0, eth1, br0] = good();
         let rows = [
             (good().to_vec(), vec![]),
@@ -271,7 +269,7 @@ mod tests {
                     br0.clone(),
                     link(4, "br1", None),
                 ],
-                vec![(1, "eth1 is one of br1")],
+                vec![(1, "eth1 is a port of br1")],
             ),
             (
                 vec![eth0, eth1, br0, link(4, "tap3", Some(3))],
@@ -279,7 +277,7 @@ mod tests {
             ),
         ];
         for (links, expected) in rows {
-            let found = faults(&facts(&links), ["eth0", "eth1"]);
+            let found = errors(&host(&links), ["eth0", "eth1"]);
             assert_eq!(found.len(), expected.len(), "{found:?}");
             for ((at, text), (expected_at, part)) in found.iter().zip(&expected) {
                 assert_eq!(at, expected_at, "{text}");
@@ -289,47 +287,50 @@ mod tests {
     }
 
     #[test]
-    fn each_doubt_says_what_to_do() {
+    fn each_warning_names_its_remedy() {
         type Row = (fn(&mut HostNetwork), usize, &'static str);
         let address = |text: &str| LocalAddress {
             link: 2,
-            address: text.parse::<std::net::IpAddr>().expect("it is one").into(),
+            address: text
+                .parse::<std::net::IpAddr>()
+                .expect("an IP address")
+                .into(),
         };
-        assert_eq!(doubts(&facts(&good()), ["eth0", "eth1"]), []);
+        assert_eq!(warnings(&host(&good()), ["eth0", "eth1"]), []);
         let rows: [Row; 3] = [
             (
-                |facts| facts.links.get_mut(&3).expect("br0").up = false,
+                |host| host.links.get_mut(&3).expect("br0").up = false,
                 0,
                 "`ip link set br0 up`",
             ),
             (
-                |facts| facts.links.get_mut(&3).expect("br0").spanning_tree = true,
+                |host| host.links.get_mut(&3).expect("br0").spanning_tree = true,
                 0,
                 "stp_state 0",
             ),
             (
-                |facts| facts.links.get_mut(&2).expect("eth1").mtu = 9000,
+                |host| host.links.get_mut(&2).expect("eth1").mtu = 9000,
                 1,
                 "`ip link set eth1 mtu 1500`",
             ),
         ];
         for (change, at, part) in rows {
-            let mut changed = facts(&good());
+            let mut changed = host(&good());
             change(&mut changed);
-            let found = doubts(&changed, ["eth0", "eth1"]);
+            let found = warnings(&changed, ["eth0", "eth1"]);
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].0 == at && found[0].1.contains(part), "{found:?}");
         }
-        let mut with = facts(&good());
+        let mut with = host(&good());
         with.addresses = [address("10.0.0.1"), address("fe80::1")].into();
-        let found = doubts(&with, ["eth0", "eth1"]);
+        let found = warnings(&with, ["eth0", "eth1"]);
         assert_eq!(found.len(), 1, "{found:?}");
-        let text = "10.0.0.1 is on eth1, but what arrives there is the bridge's; move it to br0";
+        let text = "10.0.0.1 is on eth1, whose packets go to the bridge; move it to br0";
         assert_eq!(found[0], (1, text.to_owned()));
     }
 
     #[test]
-    fn ports_know_each_other_and_keep_the_address_of_a_bridge_that_is_gone() {
+    fn ports_get_their_peer_and_keep_the_mac_of_a_removed_bridge() {
         let port = |last| {
             let mac = Mac([2, 0, 0, 0, 0, last]);
             Port::attached(PortId(last - 1), "port".into(), mac, 1500)
@@ -340,8 +341,8 @@ mod tests {
             link: u32::from(id) + 1,
         });
         let mut ports = [port(1), port(2)];
-        for now in [facts(&good()), facts(&[])] {
-            join(&mut ports, &links, &now);
+        for now in [host(&good()), host(&[])] {
+            set_peers(&mut ports, &links, &now);
             let macs = [ports[0].mac, ports[1].mac, Mac([2, 0, 0, 0, 1, 1])];
             let expected = [1, 0].map(|peer| {
                 Some(Bridge {
@@ -354,21 +355,21 @@ mod tests {
     }
 
     #[test]
-    fn a_station_stays_known_while_it_is_wanted_and_moves_when_it_moves() {
+    fn a_forgotten_station_is_kept_while_in_use_and_follows_its_moves() {
         let mut stations = Stations::default();
         let at = |port| Station { mac: MAC, port };
         assert!(stations.note(at(1)));
-        assert!(!stations.note(at(1)), "no news");
+        assert!(!stations.note(at(1)), "unchanged");
         stations.note_gone(at(1));
-        stations.keep(|| [MAC].into());
+        stations.remove_forgotten(|| [MAC].into());
         assert_eq!(stations.port_of(MAC), Some(1));
         assert!(stations.note(at(2)));
-        // The word of its old place comes late.
+        // The notification about the old port comes late.
         stations.note_gone(at(1));
-        stations.keep(HashSet::new);
+        stations.remove_forgotten(HashSet::new);
         assert_eq!(stations.port_of(MAC), Some(2));
         stations.note_all(Vec::new());
-        stations.keep(HashSet::new);
+        stations.remove_forgotten(HashSet::new);
         assert_eq!(stations.port_of(MAC), None);
     }
 }

@@ -1,8 +1,8 @@
-//! Sessions follow a gateway that has failed over to another MAC address: their next reply may be what
-//! their client waits for, and nothing comes from the client before.
+//! Moves the last hop of sessions when a gateway fails over to another MAC address. The next packet of
+//! such a session may be a reply, so the client's packets cannot be relied on to update it.
 //!
-//! Invariant: one pass over the sessions at a time, for all gateways that moved meanwhile, and for a
-//! tenth of the time at most: whoever can make a gateway flap makes no more work than that.
+//! Invariant: one pass over the sessions at a time covers all gateways that moved in the meantime, and
+//! passes take at most a tenth of the time: a flapping gateway causes no more work than that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,43 +15,42 @@ use waxwing_packet::{Mac, VlanTags};
 
 use crate::network::port::MovedNeighbour;
 
-/// What the resolver is to tell of gateways that move. It starts the task that has sessions follow,
-/// which ends with it.
-pub(crate) fn followed_by(
+/// Starts the task that updates sessions, and returns the function that reports a moved neighbour to
+/// it. The task ends when the function is dropped.
+pub(crate) fn session_updater(
     sessions: &Arc<SessionTable>,
 ) -> impl Fn(MovedNeighbour) + Send + 'static {
     let sessions = Arc::clone(sessions);
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (sender, mut received) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        while let Some(first) = told.recv().await {
+        while let Some(first) = received.recv().await {
             let mut moves = Moves::default();
             moves.note(first);
-            while let Ok(next) = told.try_recv() {
+            while let Ok(next) = received.try_recv() {
                 moves.note(next);
             }
             let begun = Instant::now();
             let sessions = Arc::clone(&sessions);
-            // Apart from the loops: there may be millions of sessions. A panic in it is logged, and ends
+            // On a blocking thread: there may be millions of sessions. A panic there is logged and ends
             // nothing else.
             let _ = tokio::task::spawn_blocking(move || moves.apply(&sessions)).await;
             tokio::time::sleep(begun.elapsed() * 10).await;
         }
     });
-    // The task lives as long as this sender.
     move |moved| {
-        let _ = tell.send(moved);
+        let _ = sender.send(moved);
     }
 }
 
-/// Where each of the MACs that gateways had leads by now.
+/// The current MAC for each old MAC of a gateway.
 #[derive(Default)]
-struct Moves(Vec<Wire>);
+struct Moves(Vec<SegmentMoves>);
 
-/// The gateways behind one port, in one VLAN.
-struct Wire {
+/// The moves behind one port in one VLAN.
+struct SegmentMoves {
     port: PortId,
     tags: VlanTags,
-    now: BTreeMap<[u8; 6], Mac>,
+    current: BTreeMap<[u8; 6], Mac>,
 }
 
 impl Moves {
@@ -62,37 +61,38 @@ impl Moves {
             from,
             to,
         } = moved;
-        let is_there = |known: &Wire| known.port == wire && known.tags == tags;
+        let is_there = |known: &SegmentMoves| known.port == wire && known.tags == tags;
         let at = self.0.iter().position(is_there).unwrap_or_else(|| {
-            self.0.push(Wire {
+            self.0.push(SegmentMoves {
                 port: wire,
                 tags,
-                now: BTreeMap::new(),
+                current: BTreeMap::new(),
             });
             self.0.len() - 1
         });
-        let now = &mut self.0[at].now;
-        // What has moved to `from` before has moved on.
-        now.values_mut()
+        let current = &mut self.0[at].current;
+        // Gateways that moved to `from` earlier have moved on to `to`.
+        current
+            .values_mut()
             .filter(|known| **known == from)
             .for_each(|known| *known = to);
-        now.insert(from.0, to);
-        now.retain(|from, to| *from != to.0);
+        current.insert(from.0, to);
+        current.retain(|from, to| *from != to.0);
     }
 
-    /// Where a session's last hop has moved.
-    fn of(&self, hop: NextHop, tags: &VlanTags) -> Option<Mac> {
-        let mut wires = self.0.iter();
-        let wire = wires.find(|wire| wire.port == hop.port && wire.tags.is_same_vlan(tags))?;
-        wire.now.get(&hop.mac.0).copied()
+    /// Returns the new MAC of a session's last hop, if it moved.
+    fn new_mac(&self, hop: NextHop, tags: &VlanTags) -> Option<Mac> {
+        let is_there = |it: &&SegmentMoves| it.port == hop.port && it.tags.is_same_vlan(tags);
+        let segment = self.0.iter().find(is_there)?;
+        segment.current.get(&hop.mac.0).copied()
     }
 
     fn apply(&self, sessions: &SessionTable) {
-        let count = sessions.move_hops(|session| self.of(session.hop, &session.tags));
-        for (from, to) in self.0.iter().flat_map(|wire| &wire.now) {
-            tracing::info!("gateway {} has become {to}", Mac(*from));
+        let count = sessions.move_hops(|session| self.new_mac(session.hop, &session.tags));
+        for (from, to) in self.0.iter().flat_map(|segment| &segment.current) {
+            tracing::info!("gateway {} moved to MAC {to}", Mac(*from));
         }
-        tracing::info!("{count} sessions' replies go to where gateways are now");
+        tracing::info!("{count} sessions updated to the gateways' new MACs");
     }
 }
 
@@ -115,49 +115,49 @@ mod tests {
         }
     }
 
-    fn goes_to(moves: &Moves, n: u8) -> Option<Mac> {
+    fn new_mac(moves: &Moves, n: u8) -> Option<Mac> {
         let hop = NextHop {
             port: PortId(0),
             mac: mac(n),
         };
-        moves.of(hop, &VlanTags::NONE)
+        moves.new_mac(hop, &VlanTags::NONE)
     }
 
     #[test]
-    fn a_gateway_that_moves_on_is_followed_all_the_way() {
+    fn repeated_moves_lead_to_the_last_mac() {
         let mut moves = Moves::default();
         for (from, to) in [(1, 2), (2, 3), (7, 8)] {
             moves.note(moved(from, to));
         }
-        assert_eq!(goes_to(&moves, 1), Some(mac(3)));
-        assert_eq!(goes_to(&moves, 2), Some(mac(3)));
-        assert_eq!(goes_to(&moves, 7), Some(mac(8)));
-        assert_eq!(goes_to(&moves, 3), None);
+        assert_eq!(new_mac(&moves, 1), Some(mac(3)));
+        assert_eq!(new_mac(&moves, 2), Some(mac(3)));
+        assert_eq!(new_mac(&moves, 7), Some(mac(8)));
+        assert_eq!(new_mac(&moves, 3), None);
     }
 
     #[test]
-    fn a_gateway_that_comes_back_leaves_its_sessions_where_they_are() {
+    fn a_gateway_that_moves_back_leaves_its_sessions_unchanged() {
         let mut moves = Moves::default();
         for (from, to) in [(1, 2), (2, 1)] {
             moves.note(moved(from, to));
         }
-        assert_eq!(goes_to(&moves, 1), None);
-        assert_eq!(goes_to(&moves, 2), Some(mac(1)));
+        assert_eq!(new_mac(&moves, 1), None);
+        assert_eq!(new_mac(&moves, 2), Some(mac(1)));
     }
 
     #[test]
-    fn a_flapping_gateway_takes_no_more_room_than_it_has_macs() {
+    fn a_flapping_gateway_takes_one_entry_per_mac() {
         let mut moves = Moves::default();
         for n in 0..10_000_u32 {
             let at = |n: u32| (n % 2) as u8;
             moves.note(moved(at(n), at(n + 1)));
         }
         assert_eq!(moves.0.len(), 1);
-        assert!(moves.0[0].now.len() <= 2);
+        assert!(moves.0[0].current.len() <= 2);
     }
 
     #[test]
-    fn the_same_mac_elsewhere_is_another_gateway() {
+    fn the_same_mac_on_another_port_or_vlan_is_another_gateway() {
         let mut moves = Moves::default();
         moves.note(moved(1, 2));
         let hop = |port| NextHop {
@@ -168,9 +168,9 @@ mod tests {
             tpid: 0x8100,
             tci: 5,
         });
-        assert_eq!(moves.of(hop(1), &VlanTags::NONE), None);
-        assert_eq!(moves.of(hop(0), &tags), None);
-        // A priority is no other VLAN.
+        assert_eq!(moves.new_mac(hop(1), &VlanTags::NONE), None);
+        assert_eq!(moves.new_mac(hop(0), &tags), None);
+        // The priority does not make it another VLAN.
         moves.note(MovedNeighbour {
             tags,
             ..moved(1, 4)
@@ -179,6 +179,6 @@ mod tests {
             tpid: 0x8100,
             tci: 0xe005,
         });
-        assert_eq!(moves.of(hop(0), &urgent), Some(mac(4)));
+        assert_eq!(moves.new_mac(hop(0), &urgent), Some(mac(4)));
     }
 }

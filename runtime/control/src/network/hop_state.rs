@@ -1,6 +1,6 @@
-//! What is known of a next hop, and in words for people.
+//! The state of a next hop, and its text for people.
 //!
-//! Invariant: packets flow while the port and the MAC are known, whatever else is said.
+//! Invariant: packets flow while the port and the MAC are known, whatever the condition says.
 
 use std::fmt;
 
@@ -9,44 +9,44 @@ use waxwing_packet::{Address, Mac};
 
 use crate::network::kernel::NoRoute;
 
-/// What is known of the way to a backend.
+/// The next hop to a backend or a gateway.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HopState {
     /// The next hop's address: a gateway, or the backend itself.
     pub via: Option<Address>,
-    /// The port it is behind; [`PortId::ACROSS`] where the bridge does not know which one that is.
+    /// The port it is behind; [`PortId::ACROSS`] if the bridge does not know which.
     pub port: Option<PortId>,
-    /// Its MAC. Packets flow while this and the port are known.
+    /// Its MAC. Packets flow while MAC and port are known.
     pub mac: Option<Mac>,
-    /// Why so.
+    /// Why the next hop is known or not.
     pub condition: Condition,
 }
 
-/// Why a next hop is known, or is not.
+/// Why a next hop is known or not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Condition {
-    /// Known and lately confirmed.
+    /// Known and confirmed recently.
     Resolved,
-    /// Known; the kernel is checking that it still holds.
+    /// Known; the kernel is verifying it.
     Checking,
-    /// Known because somebody entered it by hand, or the link needs no resolution.
+    /// Known: a permanent entry, or a link that needs no resolution.
     Fixed,
-    /// Asked for; no answer yet.
+    /// The kernel is asking; no answer yet.
     Resolving,
-    /// Asked for; nobody answered.
+    /// Nobody answered; the kernel keeps asking.
     NoAnswer {
-        /// Who did not.
+        /// The neighbour.
         via: Address,
-        /// On which interface.
+        /// The interface it was sought on.
         interface: String,
     },
-    /// The kernel would not ask.
+    /// The kernel refused to ask.
     Refused(String),
     /// The port is down or has no carrier.
     LinkDown(String),
-    /// The route leaves through an interface that is neither a port nor a VLAN on one.
+    /// The route leaves through an interface that is neither a port nor a VLAN device on one.
     NotAPort(String),
-    /// It leaves through a VLAN on a port that frames cannot be sent by.
+    /// The route leaves through a VLAN device on a port that cannot be used.
     Vlan(String),
     /// There is no route.
     NoRoute(NoRoute),
@@ -56,18 +56,18 @@ impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resolved => f.write_str("resolved"),
-            Self::Checking => f.write_str("resolved, being checked again"),
+            Self::Checking => f.write_str("resolved, being verified"),
             Self::Fixed => f.write_str("resolved, permanent"),
             Self::Resolving => f.write_str("resolving"),
             Self::NoAnswer { via, interface } => {
-                write!(f, "{via} does not answer on {interface}; asking on")
+                write!(f, "{via} does not answer on {interface}; still asking")
             }
-            Self::Refused(why) => write!(f, "the kernel does not resolve it: {why}"),
+            Self::Refused(why) => write!(f, "the kernel refuses to resolve it: {why}"),
             Self::LinkDown(interface) => write!(f, "{interface} is down"),
             Self::NotAPort(interface) => {
                 write!(
                     f,
-                    "route leaves through {interface}, which is not a [[port]]"
+                    "the route leaves through {interface}, which is not a [[port]]"
                 )
             }
             Self::Vlan(why) => f.write_str(why),
@@ -77,13 +77,13 @@ impl fmt::Display for Condition {
 }
 
 impl HopState {
-    /// Whether packets can be sent.
+    /// Returns whether packets can be sent.
     #[must_use]
     pub const fn is_resolved(&self) -> bool {
         self.mac.is_some() && self.port.is_some()
     }
 
-    /// Whether there is an answer, be it good or bad.
+    /// Returns whether the outcome, good or bad, is known.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
         !matches!(self.condition, Condition::Resolving)

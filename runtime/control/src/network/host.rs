@@ -1,6 +1,6 @@
-//! What the host's network is at the moment: links, addresses, forwarding.
+//! The host's links, addresses and forwarding settings.
 //!
-//! Invariant: a value of [`HostNetwork`] is what the kernel said, at one time; it decides nothing.
+//! Invariant: a [`HostNetwork`] is what the kernel reported at one time; it decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,22 +11,22 @@ use waxwing_packet::{Address, Family, VlanTags};
 use crate::network::kernel::{Kernel, Link, LocalAddress};
 use crate::network::port::VlanPort;
 
-/// Links and addresses of the host.
+/// The host's links and addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct HostNetwork {
-    /// Links by their index.
+    /// By index.
     pub links: BTreeMap<u32, Link>,
-    /// The host's addresses.
+    /// With the link that each is on.
     pub addresses: BTreeSet<LocalAddress>,
-    /// The VLAN devices on our ports, by their index; the resolver's to fill in.
+    /// The VLAN devices on our ports, by index; filled in by the resolver.
     pub vlans: BTreeMap<u32, VlanPort>,
 }
 
 impl HostNetwork {
-    /// Reads them.
+    /// Reads links and addresses; `vlans` stays empty.
     ///
     /// # Errors
-    /// The kernel's answer.
+    /// The kernel refused, or the socket failed.
     pub async fn read(kernel: &Kernel) -> io::Result<Self> {
         let links = kernel
             .links()
@@ -42,20 +42,20 @@ impl HostNetwork {
         })
     }
 
-    /// A link by its name.
+    /// Returns a link by its name.
     #[must_use]
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.values().find(|link| link.name == name)
     }
 
-    /// The bridge that a link is a port of.
+    /// Returns the bridge that a link is a port of.
     #[must_use]
     pub fn bridge_of(&self, port: &Link) -> Option<&Link> {
         let master = self.links.get(&port.master?)?;
         master.bridge.then_some(master)
     }
 
-    /// A link's name, or its index where it has none any more.
+    /// Returns a link's name; "interface INDEX" if it is gone.
     #[must_use]
     pub fn link_name(&self, index: u32) -> String {
         self.links
@@ -63,8 +63,8 @@ impl HostNetwork {
             .map_or_else(|| format!("interface {index}"), |l| l.name.clone())
     }
 
-    /// Where a VLAN device's frames leave: a link that is one of ours, and the tags that they have there.
-    /// `None` for any other link, and where there would be more tags than two.
+    /// Returns the link among ours that a VLAN device's frames leave through, and their tags there.
+    /// `None` for any other link, and for more than two tags.
     pub fn vlan_on(&self, link: u32, is_ours: impl Fn(u32) -> bool) -> Option<(u32, VlanTags)> {
         let inner = self.links.get(&link)?.vlan?;
         if is_ours(inner.parent) {
@@ -74,7 +74,7 @@ impl HostNetwork {
         is_ours(outer.parent).then(|| (outer.parent, VlanTags::two(outer.tag, inner.tag)))
     }
 
-    /// The addresses of a link.
+    /// Returns the addresses of a link.
     pub fn addresses_of(&self, link: u32) -> impl Iterator<Item = Address> {
         self.addresses
             .iter()
@@ -82,13 +82,13 @@ impl HostNetwork {
             .map(|a| a.address)
     }
 
-    /// Every address of the host, once: what is sent to one of them is the kernel's.
+    /// Returns the host's addresses. Packets to them belong to the kernel.
     #[must_use]
     pub fn locals(&self) -> BTreeSet<Address> {
         self.addresses.iter().map(|a| a.address).collect()
     }
 
-    /// The name of the link that holds an address, where it is the host's.
+    /// Returns the name of the link that has an address, if the host has it.
     #[must_use]
     pub fn holder_of(&self, address: Address) -> Option<String> {
         self.addresses
@@ -98,8 +98,8 @@ impl HostNetwork {
     }
 }
 
-/// Whether the kernel routes packets of this family that arrive on this interface. `None` where
-/// it does not say (no such interface, or the family is not built in).
+/// Returns whether the kernel forwards packets of this family that arrive on this interface. `None` if
+/// the interface does not exist or the kernel lacks the family.
 #[must_use]
 pub fn forwards(interface: &str, family: Family) -> Option<bool> {
     let family = match family {
@@ -113,7 +113,7 @@ pub fn forwards(interface: &str, family: Family) -> Option<bool> {
     Some(value.trim() != "0")
 }
 
-/// The setting that turns forwarding on for a family, as `sysctl -w` takes it.
+/// Returns the argument of `sysctl -w` that turns forwarding on.
 #[must_use]
 pub const fn forwarding_setting(family: Family) -> &'static str {
     match family {

@@ -1,9 +1,9 @@
-//! Finds out and keeps up where each backend's packets go: the port, the next hop and its MAC.
+//! Keeps the next hop of each backend up to date: the port, the neighbour and its MAC.
 //!
-//! Invariant: a next hop is published exactly while the kernel's route leads out of one of our
-//! ports and the kernel holds a MAC for the neighbour there. Forwarded frames bypass the kernel, so
-//! nothing but this module keeps those entries alive: it has the kernel check every one again
-//! that went stale, and ask again for every one that has no answer.
+//! Invariant: a next hop is published exactly while the kernel's route leads out of one of our ports
+//! and the kernel holds a MAC for the neighbour there. Forwarded frames bypass the kernel, so nothing
+//! else keeps its neighbour entries alive: the resolver has the kernel verify each entry that went
+//! stale, and ask again for each one without an answer.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,38 +21,38 @@ use waxwing_packet::Address;
 use crate::network::hop_state::HopState;
 use crate::network::host::HostNetwork;
 use crate::network::kernel::{Change, Changes, Kernel};
-use crate::network::next_hop::Table;
+use crate::network::next_hop::NextHopTable;
 use crate::network::port::{MovedNeighbour, PortLink};
 use crate::network::return_routes::{ReturnPlan, ReturnState};
 
-/// How often the clock is looked at: a wanted hop waits no longer than this.
+/// The period of the task; a next hop that packets wait for waits no longer than this.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The pause before a failed netlink socket is opened again.
+/// The pause before a failed netlink socket is reopened.
 const RECONNECT: Duration = Duration::from_secs(1);
 
-/// What the resolver is told.
-enum Told {
-    Backends(Vec<(BackendId, Address)>),
-    Returns(ReturnPlan),
+/// A request to the task.
+enum Command {
+    Track(Vec<(BackendId, Address)>),
+    SetReturnPlan(ReturnPlan),
 }
 
-/// What is known of the way to each backend's address.
+/// The state of each backend address's next hop.
 pub type HopStates = Arc<BTreeMap<Address, HopState>>;
 
-/// The task that resolves next hops. It ends when the value is dropped.
+/// A handle to the task that resolves next hops. The task ends when the handle is dropped.
 pub struct Resolver {
-    tell: mpsc::UnboundedSender<Told>,
+    commands: mpsc::UnboundedSender<Command>,
     states: watch::Receiver<HopStates>,
-    returns: watch::Receiver<Arc<ReturnState>>,
-    facts: watch::Receiver<Arc<HostNetwork>>,
+    return_state: watch::Receiver<Arc<ReturnState>>,
+    host: watch::Receiver<Arc<HostNetwork>>,
     task: AbortHandle,
 }
 
 impl Resolver {
-    /// Starts it in the network namespace of the calling thread, for backends to be told with
-    /// [`Resolver::track`]; their next hops are written to `hops`. A neighbour that has another MAC
-    /// than before is told to `on_move`, which is not to wait for anything.
+    /// Starts the task in the network namespace of the calling thread. It writes next hops to `hops`
+    /// for the backends given to [`Resolver::track`], and calls `on_move` for each neighbour whose MAC
+    /// changed; `on_move` must not block.
     ///
     /// # Errors
     /// The kernel's network tables could not be read.
@@ -61,77 +61,76 @@ impl Resolver {
         hops: Arc<NextHops>,
         on_move: impl Fn(MovedNeighbour) + Send + 'static,
     ) -> io::Result<Self> {
-        // Subscribed before it is read, so that no change falls between the two.
+        // Subscribe before reading, so that no change is lost in between.
         let changes = Changes::subscribe()?;
         let kernel = Kernel::connect()?;
-        let mut table = Table::new(ports, hops);
+        let mut table = NextHopTable::new(ports, hops);
         table.read(&kernel).await?;
 
-        let (tell, told) = mpsc::unbounded_channel();
-        let (facts, facts_seen) = watch::channel(table.take_facts().unwrap_or_default());
+        let (commands, received) = mpsc::unbounded_channel();
+        let (host, host_seen) = watch::channel(table.take_host().unwrap_or_default());
         let (states, states_seen) = watch::channel(HopStates::default());
-        let (returns, returns_seen) = watch::channel(Arc::default());
+        let (return_state, return_state_seen) = watch::channel(Arc::default());
         let task = Task {
-            on_move: Box::new(on_move),
-            returns,
             kernel,
             changes,
             table,
-            told,
-            facts,
+            commands: received,
+            on_move: Box::new(on_move),
+            return_state,
+            host,
             states,
         };
         let task = tokio::spawn(task.run()).abort_handle();
         Ok(Self {
-            tell,
+            commands,
             states: states_seen,
-            returns: returns_seen,
-            facts: facts_seen,
+            return_state: return_state_seen,
+            host: host_seen,
             task,
         })
     }
 
-    /// Replaces the list of backends to resolve. The next hops of those that are no longer in it
-    /// are cleared.
+    /// Replaces the backends to resolve, and clears the next hops of those that left.
     pub fn track(&self, backends: Vec<(BackendId, Address)>) {
-        // The task ends only with this value, so somebody listens.
-        let _ = self.tell.send(Told::Backends(backends));
+        // Cannot fail: the task lives as long as this handle.
+        let _ = self.commands.send(Command::Track(backends));
     }
 
-    /// Has replies to clients go by the kernel's routes, or not.
-    pub fn follow(&self, plan: ReturnPlan) {
-        let _ = self.tell.send(Told::Returns(plan));
+    /// Sets whether replies to clients follow the kernel's routes.
+    pub fn set_return_plan(&self, plan: ReturnPlan) {
+        let _ = self.commands.send(Command::SetReturnPlan(plan));
     }
 
-    /// What is known of the ways back to clients.
+    /// Returns the state of the return path to clients.
     #[must_use]
-    pub fn returns(&self) -> Arc<ReturnState> {
-        Arc::clone(&self.returns.borrow())
+    pub fn return_state(&self) -> Arc<ReturnState> {
+        Arc::clone(&self.return_state.borrow())
     }
 
-    /// What is known of the way to each backend's address; one that was not looked at yet is not in.
+    /// Returns the state of each backend address's next hop, except those not looked up yet.
     #[must_use]
     pub fn states(&self) -> HopStates {
         Arc::clone(&self.states.borrow())
     }
 
-    /// Waits until the ways to all of these are known, or known not to be, `patience` at most.
-    /// What is still unknown then is resolved later, when it can be.
-    pub async fn settled(&self, addresses: &[Address], patience: Duration) {
+    /// Waits until the next hop of each address is found or failed, at most `patience`. A next hop
+    /// still unknown then is resolved later.
+    pub async fn wait_settled(&self, addresses: &[Address], patience: Duration) {
         let mut states = self.states.clone();
         let all = |states: &HopStates| {
             addresses
                 .iter()
                 .all(|a| states.get(a).is_some_and(HopState::is_settled))
         };
-        // Out of patience, or the task has ended: either way there is nothing to wait for.
+        // On a timeout, or if the task has ended, there is nothing left to wait for.
         let _ = tokio::time::timeout(patience, states.wait_for(all)).await;
     }
 
-    /// The host's links and addresses, as they change.
+    /// Returns a receiver of the host's links and addresses, updated on each change.
     #[must_use]
-    pub fn facts(&self) -> watch::Receiver<Arc<HostNetwork>> {
-        self.facts.clone()
+    pub fn host(&self) -> watch::Receiver<Arc<HostNetwork>> {
+        self.host.clone()
     }
 }
 
@@ -144,11 +143,11 @@ impl Drop for Resolver {
 struct Task {
     kernel: Kernel,
     changes: Changes,
-    table: Table,
-    told: mpsc::UnboundedReceiver<Told>,
+    table: NextHopTable,
+    commands: mpsc::UnboundedReceiver<Command>,
     on_move: Box<dyn Fn(MovedNeighbour) + Send>,
-    returns: watch::Sender<Arc<ReturnState>>,
-    facts: watch::Sender<Arc<HostNetwork>>,
+    return_state: watch::Sender<Arc<ReturnState>>,
+    host: watch::Sender<Arc<HostNetwork>>,
     states: watch::Sender<HopStates>,
 }
 
@@ -158,33 +157,33 @@ impl Task {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                told = self.told.recv() => match told {
-                    Some(Told::Backends(backends)) => self.table.track(backends),
-                    Some(Told::Returns(plan)) => self.table.follow(plan),
+                command = self.commands.recv() => match command {
+                    Some(Command::Track(backends)) => self.table.track(backends),
+                    Some(Command::SetReturnPlan(plan)) => self.table.set_return_plan(plan),
                     None => return,
                 },
                 change = self.changes.next() => self.note_all(change).await,
                 _ = tick.tick() => self.table.note_wanted(),
             }
-            self.table
-                .look_up_routes(&self.kernel, Instant::now())
-                .await;
-            self.table.read_routes(&self.kernel, Instant::now()).await;
-            self.table.ask(&self.kernel, Instant::now()).await;
+            let (table, kernel) = (&mut self.table, &self.kernel);
+            table.look_up_routes(kernel, Instant::now()).await;
+            table.read_return_routes(kernel, Instant::now()).await;
+            table.probe(kernel, Instant::now()).await;
             self.publish();
         }
     }
 
-    /// Takes in a change and all that wait behind it, so that a burst costs one pass.
+    /// Applies a change and all that are queued behind it, so that a burst costs one pass.
     async fn note_all(&mut self, first: Option<Change>) {
         let mut next = Some(first);
         while let Some(change) = next {
             match change {
                 Some(Change::Overrun) => {
                     tracing::warn!(
-                        "the kernel's network notifications overran their buffer; reading all anew"
+                        "the kernel's network notifications overran their buffer; reading its tables \
+                         again"
                     );
-                    self.read_again().await;
+                    self.read_tables().await;
                 }
                 Some(change) => self.table.note(change),
                 None => return self.reconnect().await,
@@ -200,31 +199,31 @@ impl Task {
                 Ok((changes, kernel)) => {
                     self.changes = changes;
                     self.kernel = kernel;
-                    return self.read_again().await;
+                    return self.read_tables().await;
                 }
                 Err(e) => tracing::error!(
-                    "cannot subscribe to the kernel's network changes: {e}; next hops are not \
-                     kept up meanwhile, trying again"
+                    "cannot subscribe to the kernel's network changes: {e}; next hops are not updated \
+                     until this works; trying again"
                 ),
             }
         }
     }
 
-    async fn read_again(&mut self) {
+    async fn read_tables(&mut self) {
         if let Err(e) = self.table.read(&self.kernel).await {
-            tracing::error!("cannot read the kernel's network tables: {e}; keeping what was known");
+            tracing::error!("cannot read the kernel's network tables: {e}; keeping the last state");
         }
     }
 
     fn publish(&mut self) {
-        if let Some(facts) = self.table.take_facts() {
-            self.facts.send_replace(facts);
+        if let Some(host) = self.table.take_host() {
+            self.host.send_replace(host);
         }
-        if let Some((states, returns)) = self.table.publish() {
+        if let Some((states, return_state)) = self.table.publish() {
             self.states.send_replace(Arc::new(states));
-            self.returns.send_replace(Arc::new(returns));
+            self.return_state.send_replace(Arc::new(return_state));
         }
-        // After the next hops are written: what is told of goes by them already.
+        // After the next hops are written: `on_move` relies on them.
         self.table.take_moved().into_iter().for_each(&self.on_move);
     }
 }

@@ -1,11 +1,11 @@
-//! The kernel's routes to clients: read, published to the workers where replies go by them, and their
-//! gateways known in either mode.
+//! The kernel's routes to clients, published to the workers if replies follow them.
 //!
-//! Invariant: a published table is the kernel's main table at one time, whole, or there is none and
-//! replies go to the last hop. A table that workers had is kept until none has it.
+//! Invariant: a published table is the kernel's whole main table at one time. Without a table, replies
+//! go to the last hop: the neighbour that the client's packets came from. A replaced table is kept
+//! until no worker uses it.
 //!
-//! The gateways are known also where replies go to the last hop: they are the last hops, and one that
-//! fails over to another MAC is to be noticed though no packet comes from it.
+//! The routes' gateways are tracked in both modes: in last-hop mode they are the last hops, and a
+//! failover to another MAC must be noticed even if no packet comes from the gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,53 +18,53 @@ use waxwing_dataplane::{NextHop, PortId};
 use waxwing_packet::{Address, Prefix};
 
 use crate::network::hop_state::HopState;
-use crate::network::kernel::table::{Hop, best};
+use crate::network::kernel::routes::{RouteHop, best};
 use crate::network::kernel::{Kernel, NeighbourKey};
 
-/// The pause between two readings of the table where nothing but its gateways counts.
+/// The pause between two reads of the table in last-hop mode, which needs only its gateways.
 const PAUSE_LAST_HOP: Duration = Duration::from_secs(1);
 
-/// The most places that the gateways of one route share.
-const SHARES_MAX: usize = 64;
+/// The most slots that the gateways of one route share.
+const SLOTS_MAX: usize = 64;
 
-/// Where replies are to go.
+/// Where replies to clients should go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReturnPlan {
-    /// By the kernel's routes; else to where the client's packets come from.
+    /// Along the kernel's routes; otherwise to the last hop.
     pub by_routes: bool,
-    /// The most routes that are read.
+    /// The most routes to read.
     pub routes_max: usize,
 }
 
-/// What is known of the ways back to clients.
+/// The state of the return path.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ReturnState {
-    /// Whether replies go by the kernel's routes at the moment.
+    /// Whether replies currently follow the kernel's routes.
     pub by_routes: bool,
-    /// How many routes there are.
+    /// The number of routes.
     pub routes: usize,
-    /// The gateways that lead out of our ports.
+    /// The gateways behind our ports.
     pub gateways: Vec<(Address, HopState)>,
-    /// Why not, or not quite as the kernel would.
+    /// Why replies do not follow the routes, or not exactly as the kernel would.
     pub problem: Option<String>,
 }
 
-pub(crate) struct Returns {
+pub(crate) struct ReturnRoutes {
     plan: ReturnPlan,
-    /// Whether the kernel's table may be another one since it was read.
+    /// Whether the kernel's table may have changed since the last read.
     changed: bool,
     not_before: Option<Instant>,
-    routes: BTreeMap<Prefix, Vec<Hop>>,
-    /// By their numbers in the table.
+    routes: BTreeMap<Prefix, Vec<RouteHop>>,
+    /// In the order of their numbers in the table.
     gateways: Vec<NeighbourKey>,
-    /// The table to be published, and the one that is.
+    /// The current table.
     table: Option<Arc<Routes>>,
     is_published: bool,
     retired: Vec<Arc<Routes>>,
     problem: Option<String>,
 }
 
-impl Returns {
+impl ReturnRoutes {
     pub(crate) fn new() -> Self {
         Self {
             plan: ReturnPlan {
@@ -82,7 +82,7 @@ impl Returns {
         }
     }
 
-    pub(crate) fn follow(&mut self, plan: ReturnPlan) {
+    pub(crate) fn set_plan(&mut self, plan: ReturnPlan) {
         if self.plan != plan {
             self.plan = plan;
             self.changed = true;
@@ -90,18 +90,18 @@ impl Returns {
         }
     }
 
-    /// Something of the kernel's routes is different now.
+    /// Notes that the kernel's routes may have changed.
     pub(crate) fn note_change(&mut self) {
         self.changed = true;
     }
 
-    /// The gateways that replies may go to, or come from.
+    /// Returns the gateways that client traffic may use.
     pub(crate) fn gateways(&self) -> &[NeighbourKey] {
         &self.gateways
     }
 
-    /// Reads the kernel's table, if that changed; under a storm of changes it takes at most a tenth of
-    /// the time. Says whether it was read.
+    /// Reads the kernel's table if it changed, and returns whether it did so. A storm of changes costs
+    /// at most a tenth of the time.
     pub(crate) async fn read(
         &mut self,
         kernel: &Kernel,
@@ -116,25 +116,25 @@ impl Returns {
         match read(kernel, self.plan.routes_max).await {
             Ok(Some((routes, problem))) => {
                 self.routes = routes;
-                self.say(problem.filter(|_| self.plan.by_routes));
+                self.set_problem(problem.filter(|_| self.plan.by_routes));
                 self.compile(port_of);
             }
             Ok(None) => {
                 let max = self.plan.routes_max;
                 self.routes.clear();
                 self.gateways.clear();
-                self.offer(None);
-                self.say(self.plan.by_routes.then(|| {
+                self.replace_table(None);
+                self.set_problem(self.plan.by_routes.then(|| {
                     format!(
                         "the kernel has more than `routes_max = {max}` routes, so replies go to the last \
-                         hop; write a higher `routes_max`"
+                         hop; raise `routes_max`"
                     )
                 }));
             }
             Err(e) => {
                 self.changed = true;
-                self.say(Some(format!(
-                    "the kernel's routes cannot be read: {e}; replies go by those known before"
+                self.set_problem(Some(format!(
+                    "cannot read the kernel's routes: {e}; replies follow the routes read before"
                 )));
             }
         }
@@ -146,7 +146,7 @@ impl Returns {
         true
     }
 
-    /// Makes the table that workers search: of what leaves by our ports.
+    /// Builds the table that workers search, from the routes through our ports.
     fn compile(&mut self, port_of: impl Fn(u32) -> Option<PortId>) {
         let keys: BTreeSet<NeighbourKey> = self
             .routes
@@ -165,24 +165,24 @@ impl Returns {
             let paths = paths.map(|(prefix, hops)| (*prefix, path(hops, number, &port_of)));
             Arc::new(Routes::new(&paths.collect(), self.gateways.len()))
         });
-        self.offer(table);
+        self.replace_table(table);
     }
 
-    fn offer(&mut self, table: Option<Arc<Routes>>) {
+    fn replace_table(&mut self, table: Option<Arc<Routes>>) {
         self.is_published = self.table.is_none() && table.is_none();
         self.retired
             .extend(std::mem::replace(&mut self.table, table));
     }
 
-    fn say(&mut self, problem: Option<String>) {
+    fn set_problem(&mut self, problem: Option<String>) {
         if let Some(text) = problem.as_ref().filter(|_| self.problem != problem) {
             tracing::warn!("return path: {text}");
         }
         self.problem = problem;
     }
 
-    /// Writes the next hops of the gateways, which are in this state, in the order of their numbers;
-    /// puts a new table into effect; and gives the state of it all.
+    /// Writes the gateways' next hops, publishes a new table, and returns the state of the return path.
+    /// `gateways` are in the order of their numbers.
     pub(crate) fn publish(
         &mut self,
         hops: &NextHops,
@@ -195,7 +195,7 @@ impl Returns {
             }
         }
         if !std::mem::replace(&mut self.is_published, true) {
-            // The one before is among the retired.
+            // The old table is in `retired`.
             let _ = hops.routes().replace(self.table.clone());
         }
         ReturnState {
@@ -206,32 +206,32 @@ impl Returns {
         }
     }
 
-    /// Frees the tables that no worker has any more.
-    pub(crate) fn free(&mut self) {
+    /// Frees the replaced tables that no worker uses.
+    pub(crate) fn free_retired(&mut self) {
         self.retired.retain(|table| Arc::strong_count(table) > 1);
     }
 }
 
-/// The routes that count, and what is not followed of the kernel's routing.
+/// Reads the routes, and which part of the kernel's routing is not followed. `None`: more than `max`.
 async fn read(
     kernel: &Kernel,
     max: usize,
-) -> io::Result<Option<(BTreeMap<Prefix, Vec<Hop>>, Option<String>)>> {
+) -> io::Result<Option<(BTreeMap<Prefix, Vec<RouteHop>>, Option<String>)>> {
     let Some(entries) = kernel.routes(max).await? else {
         return Ok(None);
     };
     let problem = kernel.has_policy_routing().await?.then(|| {
-        "this host has routing rules (`ip rule`), which replies do not follow: only the main table \
-         counts"
+        "this host has routing rules (`ip rule`), which replies do not follow: they use the main table \
+         only"
             .to_owned()
     });
     Ok(Some((best(entries), problem)))
 }
 
-/// What workers do with a route. Of several ways those to gateways behind our ports count, and where
-/// there is none the first that the client may be a neighbour of.
+/// Returns what workers do with a route: use its gateways behind our ports; without such a gateway,
+/// the first port on which the client may be a neighbour.
 fn path(
-    hops: &[Hop],
+    hops: &[RouteHop],
     number: impl Fn(NeighbourKey) -> Option<u32>,
     port_of: impl Fn(u32) -> Option<PortId>,
 ) -> Path {
@@ -242,7 +242,7 @@ fn path(
     let to_gateways = plain().filter_map(|hop| Some((number((hop.link, hop.via?))?, hop.weight)));
     let gateways: Vec<(u32, u16)> = to_gateways.collect();
     if !gateways.is_empty() {
-        return Path::Gateways(shares(&gateways).into());
+        return Path::Gateways(slots(&gateways).into());
     }
     let mut neighbours = plain().filter(|hop| hop.via.is_none());
     neighbours
@@ -250,18 +250,18 @@ fn path(
         .map_or(Path::Elsewhere, Path::OnLink)
 }
 
-/// Each number as often as its weight says, in the smallest list that does so; where that would be too
-/// long the weights are rounded, to one at least.
-fn shares(weighted: &[(u32, u16)]) -> Vec<u32> {
+/// Returns the smallest list in which each number appears in proportion to its weight. If that exceeds
+/// [`SLOTS_MAX`], weights are rounded down, to at least one.
+fn slots(weighted: &[(u32, u16)]) -> Vec<u32> {
     let sum = |weights: &[usize]| weights.iter().sum::<usize>();
     let mut weights: Vec<usize> = weighted.iter().map(|(_, w)| (*w).max(1).into()).collect();
     let common = weights.iter().copied().fold(0, greatest_common_divisor);
     weights.iter_mut().for_each(|weight| *weight /= common);
     let all = sum(&weights);
-    if all > SHARES_MAX {
+    if all > SLOTS_MAX {
         weights
             .iter_mut()
-            .for_each(|weight| *weight = (*weight * SHARES_MAX / all).max(1));
+            .for_each(|weight| *weight = (*weight * SLOTS_MAX / all).max(1));
     }
     let each = weighted.iter().zip(weights);
     each.flat_map(|((number, _), weight)| std::iter::repeat_n(*number, weight))
@@ -280,8 +280,8 @@ const fn greatest_common_divisor(a: usize, b: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn hop(link: u32, via: Option<u8>, weight: u16) -> Hop {
-        Hop {
+    fn hop(link: u32, via: Option<u8>, weight: u16) -> RouteHop {
+        RouteHop {
             link,
             via: via.map(|n| Address::v4([10, 0, 0, n])),
             weight,
@@ -289,8 +289,8 @@ mod tests {
         }
     }
 
-    /// Links 2 and 3 are ports 0 and 1; the gateways behind them are numbered from their addresses.
-    fn path_of(hops: &[Hop]) -> Path {
+    /// Links 2 and 3 are ports 0 and 1; a gateway's number is the last octet of its address.
+    fn path_of(hops: &[RouteHop]) -> Path {
         let port_of = |link: u32| match link {
             2 => Some(PortId(0)),
             3 => Some(PortId(1)),
@@ -302,33 +302,37 @@ mod tests {
     }
 
     #[test]
-    fn a_route_becomes_what_workers_can_do_with_it() {
-        let tunnel = Hop {
+    fn a_route_uses_gateways_and_links_of_our_ports_only() {
+        let tunnel = RouteHop {
             plain: false,
             ..hop(2, Some(1), 1)
         };
         let gateways = |numbers: &[u32]| Path::Gateways(numbers.into());
-        let scenarios: [(&str, &[Hop], Path); 8] = [
+        let scenarios: [(&str, &[RouteHop], Path); 8] = [
             ("to a gateway", &[hop(2, Some(7), 1)], gateways(&[7])),
             (
-                "to several, by weight",
+                "to several gateways, by weight",
                 &[hop(2, Some(7), 2), hop(3, Some(8), 4)],
                 gateways(&[7, 8, 8]),
             ),
             (
-                "to one behind a port and one that is not",
+                "to one gateway behind a port and one elsewhere",
                 &[hop(9, Some(7), 1), hop(3, Some(8), 1)],
                 gateways(&[8]),
             ),
             ("on link", &[hop(3, None, 1)], Path::OnLink(PortId(1))),
-            ("out of no port", &[hop(9, None, 1)], Path::Elsewhere),
             (
-                "to a gateway of no port",
+                "on link, but not on a port",
+                &[hop(9, None, 1)],
+                Path::Elsewhere,
+            ),
+            (
+                "to a gateway that is not behind a port",
                 &[hop(9, Some(7), 1)],
                 Path::Elsewhere,
             ),
             ("into a tunnel", &[tunnel], Path::Elsewhere),
-            ("nowhere", &[], Path::Refused),
+            ("rejecting", &[], Path::Refused),
         ];
         for (what, hops, expected) in scenarios {
             assert_eq!(path_of(hops), expected, "{what}");
@@ -336,11 +340,11 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_the_weights_and_bounded() {
-        assert_eq!(shares(&[(0, 100), (1, 50)]), [0, 0, 1]);
-        assert_eq!(shares(&[(0, 1)]), [0]);
-        let many = shares(&[(0, 256), (1, 255), (2, 1)]);
-        assert!(many.len() <= SHARES_MAX + 3, "{}", many.len());
+    fn slots_follow_the_weights_and_are_bounded() {
+        assert_eq!(slots(&[(0, 100), (1, 50)]), [0, 0, 1]);
+        assert_eq!(slots(&[(0, 1)]), [0]);
+        let many = slots(&[(0, 256), (1, 255), (2, 1)]);
+        assert!(many.len() <= SLOTS_MAX + 3, "{}", many.len());
         assert!((0..3).all(|number| many.contains(&number)));
     }
 }

@@ -1,7 +1,7 @@
-//! VLAN devices on our ports: each is a port to leave by, with an id of its own.
+//! VLAN devices on our ports: each is a port of its own for outgoing frames.
 //!
-//! Invariant: an id means one device as long as that exists, and is not given to another soon after: a
-//! worker may still send by what a next hop said a moment ago.
+//! Invariant: a port id belongs to one device while that exists, and is not reused soon after: a worker
+//! may still use a next hop that it read a moment ago.
 
 use std::collections::BTreeMap;
 
@@ -12,19 +12,18 @@ use waxwing_packet::{Address, Family, VlanTag, VlanTags};
 use crate::network::host::HostNetwork;
 use crate::network::port::{PortLink, VlanPort};
 
-/// The last id that a VLAN may have: the one behind it is no port's.
+/// The last id of a VLAN device; the id after it is reserved.
 const ID_MAX: u8 = u8::MAX - 1;
 
-/// All of them, by the kernel's index.
+/// The VLAN devices on our ports, by the kernel's index.
 pub(crate) struct Vlans {
     ports: Vec<PortLink>,
     known: BTreeMap<u32, VlanPort>,
-    /// The id to be tried first for the next one.
+    /// The first id to try for the next device.
     next: u8,
 }
 
 impl Vlans {
-    /// None yet, on these ports.
     pub(crate) fn new(ports: Vec<PortLink>) -> Self {
         let next = u8::try_from(ports.len()).unwrap_or(u8::MAX);
         Self {
@@ -34,15 +33,15 @@ impl Vlans {
         }
     }
 
-    /// Brings them up to what the kernel has now.
-    pub(crate) fn update(&mut self, facts: &HostNetwork) -> &BTreeMap<u32, VlanPort> {
+    /// Updates the devices to the kernel's links.
+    pub(crate) fn update(&mut self, host: &HostNetwork) -> &BTreeMap<u32, VlanPort> {
         let mut before = std::mem::take(&mut self.known);
-        let found = facts.links.keys().filter_map(|index| {
-            let (parent, tags) = facts.vlan_on(*index, |link| self.wire(link).is_some())?;
+        let found = host.links.keys().filter_map(|index| {
+            let (parent, tags) = host.vlan_on(*index, |link| self.wire(link).is_some())?;
             Some((*index, self.wire(parent)?.clone(), tags))
         });
         for (index, wire, tags) in found.collect::<Vec<_>>() {
-            // A device that is another now has another id.
+            // A device with other tags or another parent is a new device.
             let same = before
                 .remove(&index)
                 .filter(|known| known.tags == tags && known.wire == wire.id);
@@ -52,16 +51,16 @@ impl Vlans {
                     Some(id) => id,
                     None => {
                         tracing::warn!(
-                            "{} is one VLAN device too many; there may be {} ports and VLAN devices \
-                             on them",
-                            facts.link_name(index),
+                            "VLAN device {} is ignored: at most {} ports and VLAN devices on them are \
+                             supported",
+                            host.link_name(index),
                             u32::from(ID_MAX) + 1
                         );
                         continue;
                     }
                 },
             };
-            let problem = problem(facts, index, &wire);
+            let problem = problem(host, index, &wire);
             let vlan = VlanPort {
                 id,
                 wire: wire.id,
@@ -73,12 +72,11 @@ impl Vlans {
         &self.known
     }
 
-    /// A port's link.
     fn wire(&self, link: u32) -> Option<&PortLink> {
         self.ports.iter().find(|port| port.link == link)
     }
 
-    /// The next id, in turn, that is not in use and was not until now.
+    /// Returns the next id in rotation that is neither in use nor was before this update.
     fn free_id(&mut self, before: &BTreeMap<u32, VlanPort>) -> Option<PortId> {
         let first = u8::try_from(self.ports.len()).ok()?;
         let used = |id| {
@@ -93,25 +91,25 @@ impl Vlans {
     }
 }
 
-/// Why frames cannot leave by a VLAN device. The program takes frames to a port's own MAC, so what is
-/// sent back to another one would not come to the workers.
-fn problem(facts: &HostNetwork, index: u32, wire: &PortLink) -> Option<String> {
-    let mac = |link: u32| facts.links.get(&link).and_then(|link| link.mac);
-    let (name, own, ports) = (facts.link_name(index), mac(index), mac(wire.link)?);
+/// Returns why frames cannot use a VLAN device. The XDP program takes only frames to the port's own
+/// MAC, so replies to another MAC would miss the workers.
+fn problem(host: &HostNetwork, index: u32, wire: &PortLink) -> Option<String> {
+    let mac = |link: u32| host.links.get(&link).and_then(|link| link.mac);
+    let (name, own, ports) = (host.link_name(index), mac(index), mac(wire.link)?);
     (own != Some(ports)).then(|| {
         format!(
-            "{name} has another MAC address than {}; give it the same: `ip link set {name} address \
-             {ports}`",
+            "{name} has a different MAC address than its port {}; give it the same one: `ip link set \
+             {name} address {ports}`",
             wire.name
         )
     })
 }
 
-/// The ports as they are, with the VLANs on them behind: an id that is none's at the moment keeps the
-/// place of the device that had it, by which nothing is sent.
-pub(crate) fn with_vlans(attached: &[Port], before: &[Port], facts: &HostNetwork) -> Vec<Port> {
+/// Returns the attached ports followed by the VLAN devices on them, each at the index of its id. The
+/// place of an unused id keeps the last device that had it; nothing is sent through it.
+pub(crate) fn with_vlans(attached: &[Port], before: &[Port], host: &HostNetwork) -> Vec<Port> {
     let mut ports = attached.to_vec();
-    let by_id: BTreeMap<PortId, (u32, &VlanPort)> = facts
+    let by_id: BTreeMap<PortId, (u32, &VlanPort)> = host
         .vlans
         .iter()
         .map(|(index, vlan)| (vlan.id, (*index, vlan)))
@@ -120,10 +118,10 @@ pub(crate) fn with_vlans(attached: &[Port], before: &[Port], facts: &HostNetwork
     for at in attached.len()..last.max(before.len()) {
         let vlan = u8::try_from(at).ok().and_then(|id| by_id.get(&PortId(id)));
         let port = match vlan {
-            Some((index, vlan)) => port(*index, vlan, facts, attached),
+            Some((index, vlan)) => port(*index, vlan, host, attached),
             None => before.get(at).cloned(),
         };
-        let Some(port) = port.or_else(|| attached.first().map(nobodys)) else {
+        let Some(port) = port.or_else(|| attached.first().map(placeholder)) else {
             break;
         };
         let here = vlan.is_some();
@@ -135,17 +133,17 @@ pub(crate) fn with_vlans(attached: &[Port], before: &[Port], facts: &HostNetwork
     ports
 }
 
-/// The place of an id that was given and taken back before anybody saw it.
-fn nobodys(attached: &Port) -> Port {
+/// Fills the place of an id that was assigned and freed before anyone saw it.
+fn placeholder(attached: &Port) -> Port {
     Port {
         tags: VlanTags::one(VlanTag::default()),
         ..attached.clone()
     }
 }
 
-fn port(index: u32, vlan: &VlanPort, facts: &HostNetwork, attached: &[Port]) -> Option<Port> {
+fn port(index: u32, vlan: &VlanPort, host: &HostNetwork, attached: &[Port]) -> Option<Port> {
     let wire = attached.get(vlan.wire.index())?;
-    let link = facts.links.get(&index)?;
+    let link = host.links.get(&index)?;
     Some(Port {
         name: link.name.as_str().into(),
         mac: wire.mac,
@@ -154,12 +152,13 @@ fn port(index: u32, vlan: &VlanPort, facts: &HostNetwork, attached: &[Port]) -> 
         tags: vlan.tags,
         announces: vlan.problem.is_none()
             && link.up
-            && facts.addresses_of(index).any(|a| !is_link_local(a)),
+            && host.addresses_of(index).any(|a| !is_link_local(a)),
         bridge: wire.bridge,
     })
 }
 
-/// An IPv6 address that every interface has by itself, and that says nothing about what it is for.
+/// Returns whether this is an IPv6 link-local address, which every interface has: it does not mean that
+/// the interface is in use.
 fn is_link_local(address: Address) -> bool {
     address.family() == Family::V6 && address.octets()[..2] == [0xfe, 0x80]
 }

@@ -24,7 +24,7 @@ pub(crate) struct BackendTotals {
     pub(crate) sessions: u64,
     pub(crate) refused: u64,
     pub(crate) unanswered: u64,
-    pub(crate) repeated: u64,
+    pub(crate) syn_retransmitted: u64,
     pub(crate) forward: TrafficStatus,
     pub(crate) reply: TrafficStatus,
 }
@@ -60,7 +60,7 @@ impl BackendCounters {
             totals.sessions += counters.sessions.get();
             totals.refused += counters.refused.get();
             totals.unanswered += counters.unanswered.get();
-            totals.repeated += counters.syn_repeated.get();
+            totals.syn_retransmitted += counters.syn_repeated.get();
             add(&mut totals.forward, &counters.forward);
             add(&mut totals.reply, &counters.reply);
         }
@@ -76,7 +76,7 @@ impl BackendCounters {
             sessions: now.sessions - base.sessions,
             refused: now.refused - base.refused,
             unanswered: now.unanswered - base.unanswered,
-            repeated: now.repeated - base.repeated,
+            syn_retransmitted: now.syn_retransmitted - base.syn_retransmitted,
             forward: difference(now.forward, base.forward),
             reply: difference(now.reply, base.reply),
         }

@@ -1,7 +1,7 @@
-//! From a config's policies to instances: which services each module is to serve, and how.
+//! Binds a config's policies: which services each module serves, with which backends.
 //!
-//! Invariant: a module knows a service's backends in the order of [`Service::backends`], and a
-//! backend by a key that is the same on every worker and balancer, and after a restart.
+//! Invariant: a module sees a service's backends in the order of [`Service::backends`]. A backend's key
+//! is the same on every worker and balancer, and after a restart.
 
 use std::sync::Arc;
 
@@ -15,123 +15,125 @@ use waxwing_plugin::{
     ServiceBinding,
 };
 
-use crate::config::{ClusterKey, Config, Located, Problem, Service};
+use crate::config::{self, ClusterKey, Config, Problem, Service};
 use crate::health::{self, Effects};
 use crate::publish::catalog::Catalog;
-use crate::publish::keys::snapshot_key;
+use crate::publish::keys::{service_in, snapshot_key};
 
-/// The modules that come with the program: name and bytes of each.
+/// The modules built into the program: name and bytes of each.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shipped {
-    /// Those that choose backends.
+    /// Policies.
     pub policies: &'static [(&'static str, &'static [u8])],
-    /// Those that check backends' health.
+    /// Health checks.
     pub checks: &'static [(&'static str, &'static [u8])],
 }
 
-/// The plugin hosts, with what they tell of.
+/// The plugin hosts and their events.
 pub struct Modules {
-    pub(crate) host: Arc<Host>,
-    pub(crate) checks: Arc<CheckHost>,
+    pub(crate) policy_host: Arc<Host>,
+    pub(crate) check_host: Arc<CheckHost>,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
 }
 
 impl Modules {
-    /// Starts the hosts, and the watch over the config's folder.
+    /// Starts the hosts and watches the config's module folder.
     ///
     /// # Errors
     /// The Wasm engine does not work on this machine.
     pub fn start(config: &Config, shipped: Shipped, compiler: Compiler) -> Result<Self, HostError> {
-        let (tell, events) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::unbounded_channel();
         let folder = config.modules.as_ref().map(|folder| folder.value.clone());
         let options = CheckOptions {
             compiler: compiler.clone(),
             ..CheckOptions::default()
         };
-        let checks = CheckHost::new(options, shipped.checks, folder.clone())?;
+        let check_host = CheckHost::new(options, shipped.checks, folder.clone())?;
         let options = Options {
             compiler,
             canary: config.canary,
             ..Options::default()
         };
-        let host = Host::new(options, shipped.policies, folder, move |event| {
-            // Nobody listens any more only at the very end.
-            let _ = tell.send(event);
+        let policy_host = Host::new(options, shipped.policies, folder, move |event| {
+            // Fails only during shutdown.
+            let _ = sender.send(event);
         })?;
         Ok(Self {
-            host: Arc::new(host),
-            checks: Arc::new(checks),
+            policy_host: Arc::new(policy_host),
+            check_host: Arc::new(check_host),
             events,
         })
     }
 }
 
-/// The seed of the hash that policies see, and that backends' keys are made with.
+/// Returns the seed of the hashes that policies see and of backends' keys.
 #[must_use]
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "both halves of the key are taken"
+    reason = "both halves of the key are used"
 )]
 pub const fn cluster_seed(ClusterKey(key): ClusterKey) -> [u64; 4] {
     [(key >> 64) as u64, key as u64, 0, 0]
 }
 
-/// For whom policies are bound.
-pub(crate) struct Wanted {
+/// How policies are bound.
+pub(crate) struct BindOptions {
     pub(crate) workers: usize,
-    /// Told to the policies.
+    /// Given to the policies.
     pub(crate) seed: u64,
-    /// What serves: its instances go on where they would be made the same.
-    pub(crate) before: Vec<InUse>,
+    /// Modules in use; their instances are kept where new ones would be equal.
+    pub(crate) reusable: Vec<InUse>,
     pub(crate) builds: Builds,
 }
 
 /// Which builds are bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Builds {
-    /// The newest that pass: one that is new is compiled first.
+    /// The newest builds that pass validation; compiles new files.
     Newest,
-    /// Those that serve, where they can.
+    /// The builds in use, where possible.
     Serving,
 }
 
-/// Tells the host what was put to work.
-pub(crate) fn tell(host: &Host, modules: &[InUse]) {
+/// Tells the host which modules are in use.
+pub(crate) fn put_to_work(host: &Host, modules: &[InUse]) {
     for InUse { module, others, .. } in modules {
         host.put_to_work(module, others.is_some());
     }
 }
 
-/// What policies are bound to.
-pub(crate) struct Subject {
+/// The state that policies are bound to.
+pub(crate) struct BindTarget {
     pub(crate) config: Arc<Config>,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) effects: Effects,
 }
 
-/// Binds every policy of a config, in the order of [`Config::policies`], with an instance per
-/// worker.
+/// Binds every policy of a config, in the order of [`Config::policies`], with one instance per worker.
 ///
 /// # Errors
-/// The first policy that cannot serve.
+/// Of the first policy that cannot serve.
 pub(crate) async fn bind(
     host: &Arc<Host>,
-    subject: Subject,
-    wanted: Wanted,
+    target: BindTarget,
+    options: BindOptions,
 ) -> Result<Vec<Bound>, ModuleError> {
     let host = Arc::clone(host);
     blocking(move || {
-        let config = &subject.config;
+        let config = &target.config;
         let keys = Key::new(cluster_seed(config.cluster_key));
-        let workers = u32::try_from(wanted.workers).unwrap_or(u32::MAX);
+        let workers = u32::try_from(options.workers).unwrap_or(u32::MAX);
         let bind = |name: &Arc<str>| {
-            let before = wanted.before.iter().find(|old| old.module.name == **name);
-            let services = bindings(&subject, &keys, name);
-            match (before, wanted.builds) {
+            let before = options
+                .reusable
+                .iter()
+                .find(|old| old.module.name == **name);
+            let services = bindings(&target, &keys, name);
+            match (before, options.builds) {
                 (Some(before), Builds::Serving) => {
-                    host.rebind(before, workers, wanted.seed, &services)
+                    host.rebind(before, workers, options.seed, &services)
                 }
-                _ => host.bind_again(name, workers, wanted.seed, &services, before),
+                _ => host.bind_again(name, workers, options.seed, &services, before),
             }
         };
         config.policies().iter().map(bind).collect()
@@ -139,8 +141,8 @@ pub(crate) async fn bind(
     .await
 }
 
-/// Every module that is missing or refuses its services, each as a problem at a service that
-/// names it.
+/// Returns a problem for each module that is missing or refuses its services, at a service that names
+/// it.
 pub(crate) async fn check(
     host: &Arc<Host>,
     checks: &Arc<CheckHost>,
@@ -155,39 +157,39 @@ pub(crate) async fn check(
     .await
 }
 
-/// Runs what compiles, which takes milliseconds to seconds, off the executor's threads.
+/// Runs blocking work, such as compiling for up to seconds, outside the executor's threads.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        // Nobody cancels it, so it has panicked: a bug, which goes on to whoever called.
+        // The task is never cancelled, so it panicked: pass the panic on.
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
 
 fn problems(host: &Host, config: Config) -> Vec<Problem> {
     let gauges = Gauges::new(config.backends_max, 1);
-    // What has no room is reported where the real catalog applies the config.
+    // A lack of ids is reported when the real catalog applies the config.
     let mut catalog = Catalog::new(config.services_max, config.backends_max);
     let effects = Effects::new();
     let Ok(snapshot) = catalog.apply(&config, &[], &gauges, &effects) else {
         return Vec::new();
     };
-    let subject = Subject {
+    let target = BindTarget {
         config: Arc::new(config),
         snapshot: Arc::new(snapshot),
         effects,
     };
-    let config = &subject.config;
+    let config = &target.config;
     let keys = Key::new(cluster_seed(config.cluster_key));
     let check = |name: &Arc<str>| {
-        let bound = host.bind(name, 1, 0, &bindings(&subject, &keys, name));
+        let bound = host.bind(name, 1, 0, &bindings(&target, &keys, name));
         bound.err().and_then(|error| problem(config, name, &error))
     };
     config.policies().iter().filter_map(check).collect()
 }
 
-/// The error at the place it is about: a service's `policy_config` where the module refused that,
-/// else the first `policy` that names the module.
+/// Returns the error at its place in the config: the `policy_config` that the module refused, or the
+/// first `policy` that names the module.
 fn problem(config: &Config, policy: &str, error: &ModuleError) -> Option<Problem> {
     let named = |name: &str| {
         config
@@ -212,30 +214,29 @@ fn problem(config: &Config, policy: &str, error: &ModuleError) -> Option<Problem
         .map(|span| config.error_at(span, error.to_string()))
 }
 
-fn bindings(subject: &Subject, keys: &Key, policy: &str) -> Vec<ServiceBinding> {
-    let services = subject
+fn bindings(target: &BindTarget, keys: &Key, policy: &str) -> Vec<ServiceBinding> {
+    let services = target
         .config
         .services
         .iter()
         .filter(|service| &*service.policy.value == policy);
     services
-        .filter_map(|service| binding(service, subject, keys))
+        .filter_map(|service| binding(service, target, keys))
         .collect()
 }
 
-/// The binding of a service; `None` for one that is not in the snapshot, which was made from the
-/// same config.
-fn binding(entry: &Service, subject: &Subject, keys: &Key) -> Option<ServiceBinding> {
-    let Subject {
+/// Returns the binding of a service; `None` if it is not in the snapshot, which is made from the same
+/// config.
+fn binding(entry: &Service, target: &BindTarget, keys: &Key) -> Option<ServiceBinding> {
+    let BindTarget {
         snapshot, effects, ..
-    } = subject;
-    let Located { value: vip, .. } = entry.vip;
-    let service = snapshot.service_of(vip, entry.ports.value, entry.protocol.value)?;
-    let info = |(id, entry): (&BackendId, &crate::config::Backend)| {
+    } = target;
+    let service = service_in(snapshot, entry)?;
+    let info = |(id, entry): (&BackendId, &config::Backend)| {
         let backend = snapshot.backend(*id)?;
         Some(BackendInfo {
             id: *id,
-            key: key(keys, backend),
+            key: stable_key(keys, backend),
             weight: backend.weight,
             healthy: backend.healthy,
             health_weight: effects.get(&snapshot_key(backend)).map_or(100, |effect| {
@@ -257,7 +258,8 @@ fn binding(entry: &Service, subject: &Subject, keys: &Key) -> Option<ServiceBind
     })
 }
 
-fn key(keys: &Key, backend: &Backend) -> u64 {
+/// Returns a key that depends on the address, port and protocol alone.
+fn stable_key(keys: &Key, backend: &Backend) -> u64 {
     let endpoint = Tuple {
         source: backend.address,
         destination: Address::default(),

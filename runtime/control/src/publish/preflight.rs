@@ -1,7 +1,7 @@
-//! Whether a config fits this machine: what the text alone does not show.
+//! Checks a config against this machine: its network, its modules.
 //!
-//! Invariant: it changes nothing on the system, and finds everything in one go; each problem points
-//! at the line of the config that it is about.
+//! Invariant: it changes nothing on the system and reports all problems at once, each at its line of the
+//! config.
 
 use std::io;
 use std::path::Path;
@@ -16,26 +16,23 @@ use crate::network::host::{HostNetwork, forwarding_setting, forwards};
 use crate::network::kernel::{Kernel, NoRoute, Route};
 use crate::publish::modules::{self, Modules, Shipped};
 
-/// Route questions to the kernel under way at once.
+/// Concurrent route requests to the kernel.
 const AT_ONCE: usize = 64;
 
-/// A config that fits this machine, with the host that its modules were checked on.
+/// A config that fits this machine, with its compiled modules.
 pub struct Checked {
-    /// The config.
     pub config: Config,
-    /// What its writer should know.
     pub warnings: Vec<Problem>,
-    /// The modules, compiled.
     pub modules: Modules,
 }
 
-/// Why a config cannot run here.
+/// Why a config cannot run on this machine.
 #[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    /// Something is wrong with it; one or many problems, each on lines of its own.
+pub enum PreflightError {
+    /// The config has errors; the text lists all of them.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    /// The Wasm engine does not work here.
+    /// The Wasm engine does not work on this machine.
     #[error(transparent)]
     Host(#[from] waxwing_plugin::HostError),
     /// The kernel's tables could not be read.
@@ -43,23 +40,23 @@ pub enum CheckError {
     Netlink(#[from] io::Error),
 }
 
-/// Reads a config and checks everything: its text, the network, the modules. `compiler` is who
-/// compiles modules of the config's folder, now and later.
+/// Reads a config and checks its text, the network and the modules. `compiler` compiles the modules of
+/// the config's folder, now and later.
 ///
 /// # Errors
-/// [`CheckError`].
+/// [`PreflightError`].
 pub async fn load(
     path: &Path,
     shipped: Shipped,
     compiler: Compiler,
-) -> Result<Checked, CheckError> {
+) -> Result<Checked, PreflightError> {
     let mut reading = Config::read_file(path)?;
     let kernel = Kernel::connect()?;
     let found = network(reading.config(), &kernel).await?;
     reading.add(found);
     let modules = Modules::start(reading.config(), shipped, compiler)?;
     let config = reading.config().clone();
-    reading.add(modules::check(&modules.host, &modules.checks, config).await);
+    reading.add(modules::check(&modules.policy_host, &modules.check_host, config).await);
     let (config, warnings) = reading.finish()?;
     Ok(Checked {
         config,
@@ -68,21 +65,21 @@ pub async fn load(
     })
 }
 
-/// What is wrong between a config and the host's network.
+/// Returns where a config does not fit the host's network and module folder.
 ///
 /// # Errors
 /// The kernel's tables could not be read.
 pub(crate) async fn network(config: &Config, kernel: &Kernel) -> io::Result<Vec<Problem>> {
-    let facts = HostNetwork::read(kernel).await?;
-    let mut problems = ports(config, &facts);
-    problems.extend(bridged(config, &facts));
-    problems.extend(vips(config, &facts));
-    problems.extend(backends(config, &facts, kernel).await);
+    let host = HostNetwork::read(kernel).await?;
+    let mut problems = ports(config, &host);
+    problems.extend(bridged(config, &host));
+    problems.extend(vips(config, &host));
+    problems.extend(backends(config, &host, kernel).await);
     if let Some(folder) = &config.modules
         && !folder.value.is_dir()
     {
         let text = format!(
-            "there is no folder {}; modules are taken from it once it is made",
+            "there is no folder {}; modules are loaded from it once it exists",
             folder.value.display()
         );
         problems.push(config.warning_at(folder.span, text));
@@ -90,15 +87,11 @@ pub(crate) async fn network(config: &Config, kernel: &Kernel) -> io::Result<Vec<
     Ok(problems)
 }
 
-fn ports(config: &Config, facts: &HostNetwork) -> Vec<Problem> {
+fn ports(config: &Config, host: &HostNetwork) -> Vec<Problem> {
     let mut problems = Vec::new();
     for Located { value: name, span } in config.ports.iter().map(|port| &port.interface) {
-        let Some(link) = facts.link(name) else {
-            let names: Vec<&str> = facts
-                .links
-                .values()
-                .map(|link| link.name.as_str())
-                .collect();
+        let Some(link) = host.link(name) else {
+            let names: Vec<&str> = host.links.values().map(|link| link.name.as_str()).collect();
             let text = format!(
                 "there is no interface {name}; this host has {}",
                 names.join(", ")
@@ -107,21 +100,20 @@ fn ports(config: &Config, facts: &HostNetwork) -> Vec<Problem> {
             continue;
         };
         if link.mac.is_none() {
-            let text = format!("{name} is no Ethernet interface; write one that is");
+            let text = format!("{name} is not an Ethernet interface; name one that is");
             problems.push(config.error_at(*span, text));
         }
         if !link.up {
             let text = format!("{name} is down; `ip link set {name} up` brings it up");
             problems.push(config.warning_at(*span, text));
         }
-        // A bridge is no router.
+        // A bridge does not route.
         let routed = config.mode.value == Mode::Routed;
         for family in families(config).into_iter().filter(|_| routed) {
             if forwards(name, family) == Some(false) {
                 let text = format!(
-                    "the kernel does not forward {} from {name}, so what is not a \
-                     service's goes no further than this host; if it is the servers' router too, \
-                     `sysctl -w {}`",
+                    "the kernel does not forward {} from {name}, so traffic of no service ends at this \
+                     host; if this host is also the servers' router, `sysctl -w {}`",
                     match family {
                         Family::V4 => "IPv4",
                         Family::V6 => "IPv6",
@@ -135,21 +127,21 @@ fn ports(config: &Config, facts: &HostNetwork) -> Vec<Problem> {
     problems
 }
 
-/// In transparent mode: what is not as its bridge has to be.
-fn bridged(config: &Config, facts: &HostNetwork) -> Vec<Problem> {
+/// Returns where the bridge does not fit transparent mode.
+fn bridged(config: &Config, host: &HostNetwork) -> Vec<Problem> {
     let Some(names) = config.bridged() else {
         return Vec::new();
     };
     let span = |at: usize| config.ports[at].interface.span;
-    let faults = bridge::faults(facts, names).into_iter();
-    let doubts = bridge::doubts(facts, names).into_iter();
-    faults
+    let errors = bridge::errors(host, names).into_iter();
+    let warnings = bridge::warnings(host, names).into_iter();
+    errors
         .map(|(at, text)| config.error_at(span(at), text))
-        .chain(doubts.map(|(at, text)| config.warning_at(span(at), text)))
+        .chain(warnings.map(|(at, text)| config.warning_at(span(at), text)))
         .collect()
 }
 
-/// The families that services are served in.
+/// Returns the address families of the VIPs.
 fn families(config: &Config) -> Vec<Family> {
     let serves = |family| {
         config
@@ -163,27 +155,27 @@ fn families(config: &Config) -> Vec<Family> {
         .collect()
 }
 
-fn vips(config: &Config, facts: &HostNetwork) -> Vec<Problem> {
+fn vips(config: &Config, host: &HostNetwork) -> Vec<Problem> {
     let vips = config.services.iter().map(|service| ("VIP", &service.vip));
     let sources = config.source_nat.iter().flat_map(|table| &table.addresses);
     let sources = sources.map(|address| ("source address", address));
     let problem = |(what, address): (&str, &Located<Address>)| {
-        let holder = facts.holder_of(address.value)?;
+        let holder = host.holder_of(address.value)?;
         Some(config.warning_at(address.span, on_link(what, address.value, &holder)))
     };
     vips.chain(sources).filter_map(problem).collect()
 }
 
-/// What is wrong with a VIP, or a source address, that an interface has.
+/// Returns the text for a VIP or source address that an interface holds.
 pub(crate) fn on_link(what: &str, address: Address, link: &str) -> String {
     format!(
         "the {what} {address} is an address of this host, on {link}: the kernel answers for it too, and \
-         resets its connections whenever waxwing is not running; take it off with `ip addr del {address} \
-         dev {link}`"
+         resets its connections while waxwing is not running; remove it with `ip addr del {address} dev \
+         {link}`"
     )
 }
 
-async fn backends(config: &Config, facts: &HostNetwork, kernel: &Kernel) -> Vec<Problem> {
+async fn backends(config: &Config, host: &HostNetwork, kernel: &Kernel) -> Vec<Problem> {
     let all = config.services.iter().flat_map(|service| &service.backends);
     let addresses: Vec<Located<Address>> = all.map(|backend| backend.address).collect();
     let answers: Vec<Result<Route, NoRoute>> = futures_util::stream::iter(
@@ -196,41 +188,43 @@ async fn backends(config: &Config, facts: &HostNetwork, kernel: &Kernel) -> Vec<
     .buffered(AT_ONCE)
     .collect()
     .await;
-    let judged = addresses.iter().zip(answers);
-    judged
-        .filter_map(|(address, route)| backend(config, facts, *address, route))
+    let routed = addresses.iter().zip(answers);
+    routed
+        .filter_map(|(address, route)| backend(config, host, *address, route))
         .collect()
 }
 
 fn backend(
     config: &Config,
-    facts: &HostNetwork,
+    host: &HostNetwork,
     address: Located<Address>,
     route: Result<Route, NoRoute>,
 ) -> Option<Problem> {
-    let bridge = config.bridged().map(|names| bridge::shared(facts, names));
+    let bridge = config
+        .bridged()
+        .map(|names| bridge::common_bridge(host, names));
     let is_port = |link: u32| {
-        let name = facts.link_name(link);
+        let name = host.link_name(link);
         let mut ports = config.ports.iter();
         ports.any(|port| *port.interface.value == *name)
     };
-    let leaves = |link| is_port(link) || facts.vlan_on(link, is_port).is_some();
+    let leaves = |link| is_port(link) || host.vlan_on(link, is_port).is_some();
     let why = match (route.map(|route| route.link), bridge) {
         (Err(why), _) => why.to_string(),
-        // That there is no such bridge is another problem's text.
+        // A missing bridge is a problem of its own.
         (_, Some(None)) => return None,
         (Ok(link), Some(Some(bridge))) if link == bridge.index => return None,
         (Ok(link), Some(Some(bridge))) => format!(
-            "its route leaves through {}, and not through the bridge {}; put this host's address on \
-             the bridge, or change the route",
-            facts.link_name(link),
+            "its route leaves through {}, not through the bridge {}; put this host's address on the \
+             bridge, or change the route",
+            host.link_name(link),
             bridge.name
         ),
         (Ok(link), None) if leaves(link) => return None,
         (Ok(link), None) => format!(
             "its route leaves through {0}, which is not a [[port]]; add one with \
              `interface = \"{0}\"`, or change the route",
-            facts.link_name(link)
+            host.link_name(link)
         ),
     };
     let text = format!("backend {} cannot be reached: {why}", address.value);

@@ -1,4 +1,4 @@
-//! What the kernel's messages say of bridges.
+//! Bridges in the kernel's link and neighbour messages.
 
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge, InfoData, LinkInfo};
@@ -7,16 +7,16 @@ use waxwing_packet::Mac;
 
 use super::mac;
 
-/// An entry of a bridge's forwarding table: behind which of its ports a station is.
+/// An entry of a bridge's forwarding database: the port that a station is behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Station {
     /// The station's MAC address.
     pub mac: Mac,
-    /// The index of the port.
+    /// The index of the bridge port.
     pub port: u32,
 }
 
-/// Whether a link is a bridge that runs the spanning tree protocol.
+/// Returns whether a link is a bridge that runs the spanning tree protocol.
 pub(super) fn has_spanning_tree(info: &LinkInfo) -> bool {
     let LinkInfo::Data(InfoData::Bridge(settings)) = info else {
         return false;
@@ -25,13 +25,13 @@ pub(super) fn has_spanning_tree(info: &LinkInfo) -> bool {
     settings.iter().any(on)
 }
 
-/// Whether a message is of a bridge's forwarding table.
-pub(super) fn is_bridges(message: &NeighbourMessage) -> bool {
+/// Returns whether a message is about a bridge's forwarding database.
+pub(super) fn is_fdb(message: &NeighbourMessage) -> bool {
     message.header.family == AddressFamily::Bridge
 }
 
-/// An entry that a bridge learned, or was given for a station; permanent ones are its own addresses.
-/// Those that name no bridge are an interface's list of what it receives.
+/// Returns a learned or static entry. Permanent entries are the bridge's own addresses; entries
+/// without a bridge are an interface's receive filter.
 pub(super) fn station(message: &NeighbourMessage) -> Option<Station> {
     let mut of_bridge = false;
     let mut address = None;

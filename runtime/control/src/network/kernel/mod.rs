@@ -1,10 +1,12 @@
-//! What Waxwing asks of the kernel's network tables, over rtnetlink.
+//! Access to the kernel's network tables over rtnetlink.
 //!
-//! Invariant: this module sends no packet and changes no route, address or link. The one thing it
-//! writes is the request to look a neighbour up, which the kernel answers with its own ARP or NDP.
+//! Invariant: this module sends no packet and changes no route, address or link. Its only write is the
+//! request to resolve a neighbour, which the kernel does with its own ARP or NDP.
 
 mod bridge;
-pub(crate) mod table;
+pub(crate) mod routes;
+#[cfg(test)]
+mod test_message;
 mod vlan;
 
 use std::io;
@@ -26,32 +28,32 @@ use tokio::task::AbortHandle;
 use waxwing_packet::{Address, Family, Mac};
 
 pub use bridge::Station;
-use bridge::{is_bridges, station};
-use table::Entry;
+use bridge::{is_fdb, station};
+use routes::RouteEntry;
 pub use vlan::VlanLink;
 
 /// An interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Link {
-    /// The kernel's index of it.
+    /// Its index in the kernel.
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its MAC address, where it has one.
+    /// Its MAC address, if it has one.
     pub mac: Option<Mac>,
     /// The largest IP packet it carries, in bytes.
     pub mtu: u32,
-    /// Whether it was set up (`ip link set … up`).
+    /// Whether it is set up (`ip link set … up`).
     pub up: bool,
     /// Whether it has a carrier.
     pub carrier: bool,
-    /// The index of the link that it is a port of: a bridge, a bond.
+    /// The index of the bridge or bond that it is a port of.
     pub master: Option<u32>,
     /// Whether it is a bridge.
     pub bridge: bool,
     /// Whether it is a bridge that runs the spanning tree protocol.
     pub spanning_tree: bool,
-    /// What it is on, where it is a VLAN device.
+    /// Its parent and tag, if it is a VLAN device.
     pub vlan: Option<VlanLink>,
 }
 
@@ -64,72 +66,72 @@ pub struct LocalAddress {
     pub address: Address,
 }
 
-/// A neighbour's place in the kernel's table: the interface and the address on that link.
+/// Identifies a neighbour: the interface's index, and the address on that link.
 pub type NeighbourKey = (u32, Address);
 
 /// An entry of the kernel's neighbour table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Neighbour {
-    /// Its place.
+    /// The interface and the address.
     pub key: NeighbourKey,
     /// Its MAC address, once known.
     pub mac: Option<Mac>,
-    /// What the kernel thinks of it.
+    /// Its state in the kernel (NUD).
     pub state: NeighbourState,
 }
 
 /// Where the kernel would send a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// The index of the interface it leaves through.
+    /// The index of the outgoing interface.
     pub link: u32,
-    /// The neighbour it goes to: a gateway, or the destination itself.
+    /// The next hop: a gateway, or the destination itself.
     pub via: Address,
 }
 
-/// Why there is no way to an address.
+/// Why an address cannot be reached.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NoRoute {
-    /// No route matches, or one that refuses does.
-    #[error("no route: in no network that this host reaches ({0})")]
+    /// No route matches, or the matching route rejects.
+    #[error("this host has no route to it ({0})")]
     Unreachable(String),
-    /// It is one of the host's own addresses.
-    #[error("the address is this host's own")]
+    /// The address is the host's own.
+    #[error("it is an address of this host")]
     Local,
-    /// The route is of a kind that leads to no single neighbour.
-    #[error("the route is not to one host ({0})")]
+    /// The route does not lead to a single host.
+    #[error("its route does not lead to a single host ({0})")]
     NotUnicast(&'static str),
-    /// The question could not be asked.
-    #[error("the kernel's routes could not be read: {0}")]
+    /// The request failed.
+    #[error("cannot read the kernel's routes: {0}")]
     Netlink(String),
 }
 
 /// A change in the kernel's tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// A link appeared or is different now.
+    /// A link appeared or changed.
     Link(Link),
     /// A link is gone.
     LinkGone(u32),
-    /// The host has a new address.
+    /// The host got an address.
     Address(LocalAddress),
     /// The host lost an address.
     AddressGone(LocalAddress),
-    /// A neighbour appeared or is different now.
+    /// A neighbour appeared or changed.
     Neighbour(Neighbour),
-    /// A neighbour is gone from the table.
+    /// A neighbour left the table.
     NeighbourGone(NeighbourKey),
-    /// A bridge has learned where a station is.
+    /// A bridge learned a station's port.
     Station(Station),
-    /// A bridge has forgotten where a station is.
+    /// A bridge forgot a station.
     StationGone(Station),
-    /// Some route or routing rule is different now.
+    /// A route or a routing rule changed.
     Routes,
-    /// Notifications were lost: everything has to be read again.
+    /// Notifications were lost: read all tables again.
     Overrun,
 }
 
-/// A connection for questions. Cheap to clone; its socket is closed with the last clone.
+/// A connection for requests. Cheap to clone; the last clone closes the socket.
 #[derive(Clone)]
 pub struct Kernel {
     handle: rtnetlink::Handle,
@@ -142,20 +144,20 @@ pub struct Changes {
 }
 
 impl Kernel {
-    /// Opens a connection, in the network namespace of the calling thread.
+    /// Opens a connection in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// The socket could not be made.
+    /// The socket could not be opened.
     pub fn connect() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
         Ok(Self { handle })
     }
 
-    /// Every link.
+    /// Returns every link.
     ///
     /// # Errors
-    /// The kernel's answer.
+    /// The kernel refused, or the socket failed.
     pub async fn links(&self) -> io::Result<Vec<Link>> {
         let messages: Vec<_> = self
             .handle
@@ -168,10 +170,10 @@ impl Kernel {
         Ok(messages.iter().filter_map(link).collect())
     }
 
-    /// Every address of the host.
+    /// Returns every address of the host.
     ///
     /// # Errors
-    /// The kernel's answer.
+    /// The kernel refused, or the socket failed.
     pub async fn addresses(&self) -> io::Result<Vec<LocalAddress>> {
         let messages: Vec<_> = self
             .handle
@@ -184,10 +186,10 @@ impl Kernel {
         Ok(messages.iter().filter_map(local_address).collect())
     }
 
-    /// The whole neighbour table.
+    /// Returns the neighbour table.
     ///
     /// # Errors
-    /// The kernel's answer.
+    /// The kernel refused, or the socket failed.
     pub async fn neighbours(&self) -> io::Result<Vec<Neighbour>> {
         let messages: Vec<_> = self
             .handle
@@ -200,18 +202,18 @@ impl Kernel {
         Ok(messages.iter().filter_map(neighbour).collect())
     }
 
-    /// What every bridge knows of stations behind its ports, its own addresses not included.
+    /// Returns the stations that bridges have learned, without the bridges' own addresses.
     ///
     /// # Errors
-    /// The kernel's answer.
+    /// The kernel refused, or the socket failed.
     pub async fn stations(&self) -> io::Result<Vec<Station>> {
-        let mut question = self.handle.neighbours().get();
-        question.message_mut().header.family = AddressFamily::Bridge;
-        let messages: Vec<_> = question.execute().try_collect().await.map_err(into_io)?;
+        let mut request = self.handle.neighbours().get();
+        request.message_mut().header.family = AddressFamily::Bridge;
+        let messages: Vec<_> = request.execute().try_collect().await.map_err(into_io)?;
         Ok(messages.iter().filter_map(station).collect())
     }
 
-    /// Asks which way a packet to `destination` would go (`ip route get`).
+    /// Returns the route of a packet to `destination` (`ip route get`).
     ///
     /// # Errors
     /// [`NoRoute`].
@@ -220,14 +222,14 @@ impl Kernel {
             Family::V4 => 32,
             Family::V6 => 128,
         };
-        let question = RouteMessageBuilder::<IpAddr>::new()
+        let request = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(destination.into(), prefix)
             .map_err(|e| NoRoute::Netlink(e.to_string()))?
             .build();
-        let answer = self.handle.route().get(question).execute().try_next().await;
+        let answer = self.handle.route().get(request).execute().try_next().await;
         match answer {
             Ok(Some(message)) => route(&message, destination),
-            Ok(None) => Err(NoRoute::Netlink("the kernel gave no answer".into())),
+            Ok(None) => Err(NoRoute::Netlink("no answer".into())),
             Err(rtnetlink::Error::NetlinkError(refusal)) => {
                 Err(NoRoute::Unreachable(refusal.to_io().to_string()))
             }
@@ -235,20 +237,19 @@ impl Kernel {
         }
     }
 
-    /// The main routing table, of both families; `None` where there are more than `max` routes in it,
-    /// most of which were not read then.
+    /// Returns the main routing table of both families; `None` if it has more than `max` routes.
     ///
     /// # Errors
-    /// The kernel's answer.
-    pub async fn routes(&self, max: usize) -> io::Result<Option<Vec<Entry>>> {
+    /// The kernel refused, or the socket failed.
+    pub async fn routes(&self, max: usize) -> io::Result<Option<Vec<RouteEntry>>> {
         let mut entries = Vec::new();
-        for question in [
+        for request in [
             RouteMessageBuilder::<Ipv4Addr>::new().build(),
             RouteMessageBuilder::<Ipv6Addr>::new().build(),
         ] {
-            let mut messages = self.handle.route().get(question).execute();
+            let mut messages = self.handle.route().get(request).execute();
             while let Some(message) = messages.try_next().await.map_err(into_io)? {
-                entries.extend(table::entry(&message));
+                entries.extend(routes::entry(&message));
                 if entries.len() > max {
                     return Ok(None);
                 }
@@ -257,16 +258,15 @@ impl Kernel {
         Ok(Some(entries))
     }
 
-    /// Whether the kernel routes by more than the destination: it has routing rules beyond those that
-    /// every host has.
+    /// Returns whether the host has policy routing: rules beyond those that every host has.
     ///
     /// # Errors
-    /// The kernel's answer.
+    /// The kernel refused, or the socket failed.
     pub async fn has_policy_routing(&self) -> io::Result<bool> {
         for version in [IpVersion::V4, IpVersion::V6] {
             let mut rules = self.handle.rule().get(version).execute();
             while let Some(rule) = rules.try_next().await.map_err(into_io)? {
-                if table::is_policy(&rule) {
+                if routes::is_policy(&rule) {
                     return Ok(true);
                 }
             }
@@ -274,12 +274,11 @@ impl Kernel {
         Ok(false)
     }
 
-    /// Has the kernel find a neighbour out, or check one that it has not heard of for a while, by
-    /// marking it used (`NTF_USE`); it then sends ARP requests or neighbour solicitations itself
-    /// and notifies of the outcome.
+    /// Has the kernel resolve or verify a neighbour by marking it used (`NTF_USE`). The kernel sends
+    /// ARP requests or neighbour solicitations itself and notifies of the result.
     ///
     /// # Errors
-    /// The kernel's refusal: no privilege, the interface is down, the neighbour table is full.
+    /// The kernel refused: no privilege, the interface is down, or the neighbour table is full.
     pub async fn use_neighbour(&self, (link, address): NeighbourKey) -> io::Result<()> {
         self.handle
             .neighbours()
@@ -294,11 +293,11 @@ impl Kernel {
 }
 
 impl Changes {
-    /// Subscribes to links, addresses, routes, routing rules and neighbours. What the tables hold
-    /// already is not reported: read them after this.
+    /// Subscribes to changes of links, addresses, routes, routing rules and neighbours. Existing
+    /// entries are not reported: read the tables afterwards.
     ///
     /// # Errors
-    /// The socket could not be made or bound.
+    /// The socket could not be opened or bound.
     pub fn subscribe() -> io::Result<Self> {
         let groups = [
             MulticastGroup::Link,
@@ -310,7 +309,7 @@ impl Changes {
             MulticastGroup::Ipv4Rule,
             MulticastGroup::Ipv6Rule,
         ];
-        // A socket of its own: an overrun then never costs the answer to a question.
+        // A separate socket, so that an overrun cannot lose the answer to a request.
         let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
         let connection = tokio::spawn(connection).abort_handle();
         Ok(Self {
@@ -319,7 +318,7 @@ impl Changes {
         })
     }
 
-    /// The next change, or `None` when the socket failed: subscribe anew. Safe to cancel.
+    /// Returns the next change; `None` if the socket failed, then subscribe again. Cancel safe.
     pub async fn next(&mut self) -> Option<Change> {
         loop {
             let message = self.messages.next().await?;
@@ -336,7 +335,7 @@ impl Drop for Changes {
     }
 }
 
-/// A netlink error as the operating system's, so that its text and kind are the familiar ones.
+/// Converts a netlink error into an OS error, for its familiar kind and text.
 fn into_io(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(refusal) => refusal.to_io(),
@@ -353,8 +352,8 @@ fn change(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
             M::DelLink(m) => link(m).map(|l| Change::LinkGone(l.index)),
             M::NewAddress(m) => local_address(m).map(Change::Address),
             M::DelAddress(m) => local_address(m).map(Change::AddressGone),
-            M::NewNeighbour(m) if is_bridges(m) => station(m).map(Change::Station),
-            M::DelNeighbour(m) if is_bridges(m) => station(m).map(Change::StationGone),
+            M::NewNeighbour(m) if is_fdb(m) => station(m).map(Change::Station),
+            M::DelNeighbour(m) if is_fdb(m) => station(m).map(Change::StationGone),
             M::NewNeighbour(m) => neighbour(m).map(Change::Neighbour),
             M::DelNeighbour(m) => neighbour(m).map(|n| Change::NeighbourGone(n.key)),
             M::NewRoute(_) | M::DelRoute(_) | M::NewRule(_) | M::DelRule(_) => Some(Change::Routes),
@@ -364,8 +363,8 @@ fn change(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
     }
 }
 
-/// The link a message is of, or `None` for one of another family: a bridge notifies of its ports
-/// in messages that say nothing of the link itself.
+/// Parses a link; `None` for another family: a bridge's messages about its ports do not describe the
+/// link itself.
 fn link(message: &LinkMessage) -> Option<Link> {
     if u8::from(message.header.interface_family) != 0 {
         return None;
@@ -398,7 +397,8 @@ fn link(message: &LinkMessage) -> Option<Link> {
     Some(link)
 }
 
-/// The host's own address: on a point-to-point link `IFA_LOCAL` is it and `IFA_ADDRESS` the peer.
+/// Parses an address of the host. On a point-to-point link it is in `IFA_LOCAL`, and `IFA_ADDRESS` is
+/// the peer.
 fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
     let of =
         |pick: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(pick);
@@ -444,7 +444,7 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     })
 }
 
-/// A MAC that one station can have; not the zeros of the loopback, nor a group.
+/// Parses a station's MAC; `None` for the loopback's zeros and for group addresses.
 fn mac(bytes: &[u8]) -> Option<Mac> {
     let mac = Mac(bytes.try_into().ok()?);
     (mac != Mac::default() && !mac.is_group()).then_some(mac)
@@ -457,7 +457,7 @@ fn route(message: &RouteMessage, destination: Address) -> Result<Route, NoRoute>
         RouteType::Broadcast => return Err(NoRoute::NotUnicast("a broadcast address")),
         RouteType::Multicast => return Err(NoRoute::NotUnicast("a multicast address")),
         RouteType::Anycast => return Err(NoRoute::NotUnicast("an anycast address")),
-        _ => return Err(NoRoute::NotUnicast("a route that refuses or discards")),
+        _ => return Err(NoRoute::NotUnicast("a route that rejects or discards")),
     }
     let mut link = None;
     let mut via = destination;

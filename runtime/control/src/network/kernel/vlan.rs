@@ -1,7 +1,7 @@
-//! What the kernel says of VLAN devices.
+//! VLAN devices in the kernel's link messages.
 //!
-//! Invariant: a device is taken for a VLAN only where the message says all of it: the kind, the id, the
-//! protocol and a parent in this network namespace.
+//! Invariant: a link counts as a VLAN device only if its message has all of: the kind, the id, the
+//! protocol, and a parent in this network namespace.
 
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo, LinkMessage, VlanProtocol,
@@ -9,10 +9,10 @@ use rtnetlink::packet_route::link::{
 use waxwing_packet::VlanTag;
 use waxwing_packet::ethernet::{TPID_CUSTOMER, TPID_SERVICE};
 
-/// A VLAN device: the link it is on, and the tag that its frames have there.
+/// A VLAN device: its parent link, and the tag of its frames there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VlanLink {
-    /// The index of that link.
+    /// The index of the parent link.
     pub parent: u32,
     /// The tag, with priority 0.
     pub tag: VlanTag,
@@ -24,7 +24,7 @@ pub(super) fn vlan(message: &LinkMessage) -> Option<VlanLink> {
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Link(index) => parent = Some(*index),
-            // The index is one of another namespace's.
+            // The parent is in another network namespace.
             LinkAttribute::LinkNetNsId(_) => return None,
             LinkAttribute::LinkInfo(found) => infos = found,
             _ => {}
@@ -54,29 +54,22 @@ pub(super) fn vlan(message: &LinkMessage) -> Option<VlanLink> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use rtnetlink::packet_core::{Emitable, Parseable};
     use rtnetlink::packet_route::link::LinkMessageBuffer;
 
+    use super::super::test_message::attribute;
     use super::*;
 
-    /// An attribute as it lies in a message: length, type, value, padding to four bytes.
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let len = u16::try_from(4 + value.len()).unwrap();
-        let mut bytes = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    /// `IFLA_LINKINFO` of a kind, with this data.
+    /// `IFLA_LINKINFO` with a kind and its data.
     fn info(kind: &[u8], data: &[u8]) -> Vec<u8> {
         let inner = [attribute(1, kind), attribute(2, data)].concat();
         attribute(18, &inner)
     }
 
-    /// `IFLA_VLAN_ID`, `IFLA_VLAN_FLAGS` and `IFLA_VLAN_PROTOCOL`, as the kernel writes them
-    /// (net/8021q/vlan_netlink.c): the id in the host's order, the protocol in the network's.
+    /// `IFLA_VLAN_ID`, `IFLA_VLAN_FLAGS` and `IFLA_VLAN_PROTOCOL` as the kernel writes them
+    /// (net/8021q/vlan_netlink.c): the id in host byte order, the protocol in network byte order.
     fn vlan_data(id: u16, protocol: u16) -> Vec<u8> {
         [
             attribute(5, &protocol.to_be_bytes()),
@@ -86,13 +79,12 @@ mod tests {
         .concat()
     }
 
-    /// `RTM_NEWLINK` of interface 7 with these attributes behind its name.
+    /// `RTM_NEWLINK` of interface 7: its name, then these attributes.
     fn message(attributes: &[u8]) -> LinkMessage {
         let header = [0, 0, 1, 0, 7, 0, 0, 0, 0x43, 0x10, 1, 0, 0, 0, 0, 0];
         let name = attribute(3, b"eth0.100\0");
         let bytes = [&header[..], &name, attributes].concat();
         let parsed = LinkMessage::parse(&LinkMessageBuffer::new(&bytes)).unwrap();
-        // What the library wrote itself would read the same.
         assert_eq!(parsed.buffer_len(), bytes.len());
         parsed
     }
@@ -102,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vlan_device_is_known_by_its_parent_and_its_tag() {
+    fn a_vlan_device_is_parsed_to_its_parent_and_tag() {
         for (protocol, id) in [(0x8100, 100), (0x88a8, 4094), (0x8100, 0)] {
             let data = info(b"vlan\0", &vlan_data(id, protocol));
             let link = vlan(&message(&[parent(2), data].concat())).unwrap();
@@ -115,19 +107,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_vlan_device_of_this_namespace_is_none() {
+    fn other_links_are_not_vlan_devices() {
         let good = info(b"vlan\0", &vlan_data(100, 0x8100));
         let other_namespace = attribute(37, &0_i32.to_ne_bytes());
         let scenarios: [(&str, Vec<u8>); 5] = [
-            ("nothing is said of its kind", parent(2)),
+            ("no kind", parent(2)),
             ("a veth has a peer, not a parent", {
                 [parent(2), attribute(18, &attribute(1, b"veth\0"))].concat()
             }),
-            ("without a parent", good.clone()),
-            ("its parent is elsewhere", {
+            ("no parent", good.clone()),
+            ("its parent is in another namespace", {
                 [parent(2), other_namespace, good].concat()
             }),
-            ("without an id", {
+            ("no id", {
                 let data = info(b"vlan\0", &attribute(5, &0x8100_u16.to_be_bytes()));
                 [parent(2), data].concat()
             }),

@@ -1,63 +1,64 @@
-//! Next hops behind a bridge whose ports are ours (transparent mode): which of its ports each is behind.
+//! Next hops behind our bridge (transparent mode): behind which of its two ports each neighbour is.
 //!
-//! Invariant: a neighbour of the bridge is behind the port where the bridge saw it last, also once it has
-//! forgotten that; one that it never saw is across of whoever sends to it.
+//! Invariant: a neighbour is behind the port where the bridge saw it last, even after the bridge forgot
+//! it. A neighbour that the bridge never saw is on the port opposite to the sender.
 
 use waxwing_dataplane::PortId;
 use waxwing_packet::Mac;
 
-use super::Table;
+use super::NextHopTable;
 use crate::network::kernel::Station;
 use crate::network::port::PortLink;
 
-impl Table {
-    /// Takes in all stations that bridges know.
+impl NextHopTable {
+    /// Replaces the stations by all that bridges know now.
     pub(super) fn note_stations(&mut self, mut stations: Vec<Station>) {
-        stations.retain(|station| self.is_at_ours(station));
+        stations.retain(|station| self.is_at_port(station));
         self.stations.note_all(stations);
     }
 
-    /// Takes in where a station is.
+    /// Records a station's port.
     pub(super) fn note_station(&mut self, station: Station) {
-        self.changed |= self.is_at_ours(&station) && self.stations.note(station);
+        self.changed |= self.is_at_port(&station) && self.stations.note(station);
     }
 
-    /// Forgets the stations that bridges have forgotten, but for those that packets are sent to: workers
-    /// hide these from the bridge.
+    /// Removes the stations that bridges forgot, except those in use: workers take their packets, so
+    /// the bridge no longer sees them.
     pub(super) fn forget_stations(&mut self) {
-        let wanted = || {
-            let keys = self.asked.keys();
+        let in_use = || {
+            let keys = self.probes.keys();
             keys.filter_map(|key| self.neighbours.get(key)?.mac)
                 .collect()
         };
-        self.stations.keep(wanted);
+        self.stations.remove_forgotten(in_use);
     }
 
-    fn is_at_ours(&self, station: &Station) -> bool {
+    fn is_at_port(&self, station: &Station) -> bool {
         self.ports.iter().any(|port| port.link == station.port)
     }
 
-    /// Whether what leaves by a link leaves by our ports: it is one, or a VLAN or a bridge of one.
+    /// Returns whether a link's frames leave through our ports: a port, a VLAN device on one, or our
+    /// bridge.
     pub(super) fn is_ours(&self, link: u32) -> bool {
         self.port_of(link).is_some() || self.is_our_bridge(link)
     }
 
     pub(super) fn is_our_bridge(&self, link: u32) -> bool {
         let bridge_of = |port: &PortLink| {
-            let port = self.facts.links.get(&port.link)?;
-            self.facts.bridge_of(port)
+            let port = self.host.links.get(&port.link)?;
+            self.host.bridge_of(port)
         };
         let mut bridges = self.ports.iter().filter_map(bridge_of);
         bridges.any(|bridge| bridge.index == link)
     }
 
-    /// The port that a neighbour on a link is behind, and the link that has to be up for it.
+    /// Returns the port that a neighbour on a link is behind, and the link that must be up for it.
     pub(super) fn port_towards(&self, link: u32, mac: Option<Mac>) -> Option<(PortId, u32)> {
         let port_at = |link| Some((self.port_of(link)?, link));
         port_at(link).or_else(|| {
-            let place = || port_at(self.stations.port_of(mac?)?);
+            let learned = || port_at(self.stations.port_of(mac?)?);
             self.is_our_bridge(link)
-                .then(|| place().unwrap_or((PortId::ACROSS, link)))
+                .then(|| learned().unwrap_or((PortId::ACROSS, link)))
         })
     }
 }

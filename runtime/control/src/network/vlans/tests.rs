@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use crate::network::kernel::{Link, LocalAddress, VlanLink};
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
-/// A link, and its parent, TPID and id where it is a VLAN device.
+/// `vlan`: the parent, TPID and VLAN id of a VLAN device.
 fn link(index: u32, name: &str, vlan: Option<(u32, u16, u16)>) -> Link {
     Link {
         index,
@@ -28,7 +28,7 @@ fn link(index: u32, name: &str, vlan: Option<(u32, u16, u16)>) -> Link {
     }
 }
 
-fn facts(links: impl IntoIterator<Item = Link>) -> HostNetwork {
+fn host(links: impl IntoIterator<Item = Link>) -> HostNetwork {
     HostNetwork {
         links: links.into_iter().map(|link| (link.index, link)).collect(),
         ..HostNetwork::default()
@@ -49,7 +49,7 @@ fn ports() -> Vec<Port> {
     vec![port(0), port(1)]
 }
 
-/// `eth0` and `eth1`, and on `eth1` a VLAN, a VLAN in a provider's one, and what is neither.
+/// Two ports; on `eth1` a VLAN, a service VLAN, a VLAN inside it, and devices that do not qualify.
 fn trunk() -> Vec<Link> {
     vec![
         link(2, "eth0", None),
@@ -64,16 +64,16 @@ fn trunk() -> Vec<Link> {
 }
 
 #[test]
-fn vlans_on_ports_are_known_by_their_tags_the_outermost_first() {
+fn vlan_devices_on_ports_get_ids_and_tags_outermost_first() {
     let mut vlans = vlans();
-    let known = vlans.update(&facts(trunk()));
+    let known = vlans.update(&host(trunk()));
     let tags = |index| known.get(&index).map(|vlan: &VlanPort| vlan.tags);
     let tag = |tpid, tci| VlanTag { tpid, tci };
     assert_eq!(tags(4), Some(VlanTags::one(tag(0x8100, 100))));
     assert_eq!(tags(5), Some(VlanTags::one(tag(0x88a8, 7))));
     let two = VlanTags::two(tag(0x88a8, 7), tag(0x8100, 200));
     assert_eq!(tags(6), Some(two));
-    assert_eq!(tags(7), None, "three tags are none that we write");
+    assert_eq!(tags(7), None, "three tags are not supported");
     assert_eq!(tags(8), None, "not on a port");
     let ids: Vec<u8> = known.values().map(|vlan| vlan.id.0).collect();
     assert_eq!(ids, [2, 3, 4]);
@@ -81,56 +81,56 @@ fn vlans_on_ports_are_known_by_their_tags_the_outermost_first() {
 }
 
 #[test]
-fn an_id_stays_with_its_device_and_is_not_given_away_at_once() {
+fn an_id_stays_with_its_device_and_is_not_reused_at_once() {
     let mut vlans = vlans();
-    vlans.update(&facts(trunk()));
+    vlans.update(&host(trunk()));
     let mut links = trunk();
     links.retain(|link| link.index != 4);
-    assert_eq!(vlans.update(&facts(links.clone()))[&6].id, PortId(4));
-    // The same VLAN again is another device, and another id while there are some.
+    assert_eq!(vlans.update(&host(links.clone()))[&6].id, PortId(4));
+    // The same VLAN created again is a new device and gets a new id while there are free ones.
     links.push(link(10, "eth1.100", Some((3, 0x8100, 100))));
-    assert_eq!(vlans.update(&facts(links.clone()))[&10].id, PortId(5));
+    assert_eq!(vlans.update(&host(links.clone()))[&10].id, PortId(5));
     for index in 11..2000 {
         links.retain(|link| link.index != index - 1);
         links.push(link(index, "eth1.100", Some((3, 0x8100, 100))));
-        let known = vlans.update(&facts(links.clone()));
+        let known = vlans.update(&host(links.clone()));
         assert_eq!(known[&6].id, PortId(4));
         assert!(!(0..2).contains(&known[&index].id.0));
     }
 }
 
 #[test]
-fn more_vlans_than_there_are_ids_are_left_out() {
+fn vlan_devices_beyond_the_last_id_are_ignored() {
     let mut links = vec![link(2, "eth0", None), link(3, "eth1", None)];
     let more = 0..300_u16;
     links.extend(more.map(|n| link(10 + u32::from(n), "eth0.n", Some((2, 0x8100, n)))));
-    assert_eq!(vlans().update(&facts(links)).len(), 253);
+    assert_eq!(vlans().update(&host(links)).len(), 253);
 }
 
 #[test]
-fn a_vlan_with_another_mac_than_its_port_is_a_problem_that_says_what_to_do() {
+fn a_vlan_device_with_a_different_mac_is_a_problem_with_a_remedy() {
     let mut links = trunk();
     links[2].mac = Some(Mac([2, 0, 0, 0, 0, 0x99]));
     let mut vlans = vlans();
-    let known = vlans.update(&facts(links));
+    let known = vlans.update(&host(links));
     let problem = known[&4].problem.clone().unwrap();
     assert!(problem.contains("ip link set eth1.100 address 02:00:00:00:00:01"));
     assert_eq!(known[&5].problem, None);
 }
 
 #[test]
-fn ports_have_the_vlans_behind_them_with_their_own_mtu() {
+fn vlan_devices_follow_the_ports_with_their_own_mtu() {
     let mut links = trunk();
     links[2].mtu = 1400;
-    let mut facts = facts(links);
+    let mut host = host(links);
     let own = |link, text: &str| LocalAddress {
         link,
         address: text.parse::<IpAddr>().unwrap().into(),
     };
-    facts.addresses = [own(4, "10.9.0.1"), own(5, "fe80::1")].into();
+    host.addresses = [own(4, "10.9.0.1"), own(5, "fe80::1")].into();
     let mut vlans = vlans();
-    facts.vlans = vlans.update(&facts).clone();
-    let before = with_vlans(&ports(), &[], &facts);
+    host.vlans = vlans.update(&host).clone();
+    let before = with_vlans(&ports(), &[], &host);
     let seen: Vec<_> = before
         .iter()
         .map(|port| (&*port.name, port.wire.0, port.mtu, port.announces))
@@ -145,10 +145,10 @@ fn ports_have_the_vlans_behind_them_with_their_own_mtu() {
             ("eth1.7.200", 1, 1500, false),
         ]
     );
-    // One that is gone keeps its place, and is announced on no more.
-    facts.links.remove(&4);
-    facts.vlans = vlans.update(&facts).clone();
-    let after = with_vlans(&ports(), &before, &facts);
+    // A removed device keeps its place and no longer announces.
+    host.links.remove(&4);
+    host.vlans = vlans.update(&host).clone();
+    let after = with_vlans(&ports(), &before, &host);
     assert_eq!((&*after[2].name, after[2].announces), ("eth1.100", false));
     assert_eq!(after[4], before[4]);
 }

@@ -1,14 +1,14 @@
-//! Ids that stay: makes each config a [`Snapshot`] in which what a session refers to keeps its id.
+//! Stable ids: makes each config a [`Snapshot`] in which everything that sessions refer to keeps its id.
 //!
-//! Invariant: an id belongs to one thing until no session can refer to it. A service is known by
-//! its VIP, ports and protocol, a backend by its service, address and port; names may change.
+//! Invariant: an id belongs to one service or backend until no session can refer to it. A service is
+//! identified by its VIP, ports and protocol, a backend by its service, address and port; names may
+//! change.
 //!
-//! A backend that left the config is *retired*: it stays in the snapshot with weight 0 and out of
-//! its service's list, and its sessions live on. It goes at a later [`Catalog::apply`] that finds
-//! it without sessions; never in the one that retires it, for until that one's snapshot is taken
-//! up a worker may still give it a session. Its id goes to the end of the queue after that apply,
-//! so for one snapshot at least the id means nothing, rather than two things to two workers. A
-//! service's id lives as long as a backend of it.
+//! A backend that left the config is *retired*: it stays in the snapshot with weight 0, outside its
+//! service's list, and its sessions live on. A later [`Catalog::apply`] removes it once it has no
+//! sessions, but never the one that retires it: until the workers take that snapshot, they may still
+//! give it sessions. Its id then goes to the end of the free queue, so the id is unused for at least one
+//! snapshot and never means two backends to two workers. A service's id lives as long as its backends.
 
 mod sources;
 
@@ -25,7 +25,7 @@ use crate::health::Effects;
 use crate::publish::keys::{BackendKey, ServiceKey, backend_key, service_key};
 use sources::SourceIds;
 
-/// The ids given, and the snapshots made from them. One value, owned by the control thread.
+/// The assigned ids, and the snapshots made with them. Owned by the controller.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     generation: u64,
@@ -38,46 +38,45 @@ pub struct Catalog {
     sources: SourceIds,
 }
 
-/// Why a config got no snapshot: the catalog is as it was before.
+/// Why a config got no snapshot; the catalog is unchanged.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CatalogError {
     /// All service ids are in use.
     #[error(
-        "no room for service \"{service}\": all {max} service ids are in use, some perhaps by \
-         services that were removed but have sessions; wait for those to end and reload, or raise \
-         `services_max` and restart"
+        "no id for service \"{service}\": all {max} service ids are in use, possibly by removed services \
+         that still have sessions; reload after those have ended, or raise `services_max` and restart"
     )]
     Services {
-        /// The service that has none.
+        /// The service without an id.
         service: Arc<str>,
         /// The limit.
         max: usize,
     },
     /// All backend ids are in use.
     #[error(
-        "no room for backend {address} port {port} of \"{service}\": all {max} backend ids are in \
-         use, {retired} of them by backends that were removed but may have sessions; wait for those to \
-         end and reload, or raise `backends_max` and restart"
+        "no id for backend {address} port {port} of \"{service}\": all {max} backend ids are in use, \
+         {retired} of them by removed backends that may still have sessions; reload after those have \
+         ended, or raise `backends_max` and restart"
     )]
     Backends {
-        /// The service it is of.
+        /// Its service.
         service: Arc<str>,
         /// Its address.
         address: Address,
-        /// Its port, as a snapshot has it.
+        /// Its port in snapshots.
         port: u16,
         /// The limit.
         max: usize,
-        /// How many are held for removed backends.
+        /// How many ids removed backends hold.
         retired: usize,
     },
     /// All ids of source addresses are in use.
     #[error(
-        "no room for source address {address}: all {max} are in use, some perhaps by addresses that were \
-         removed but have sessions; wait for those to end and reload"
+        "no id for source address {address}: all {max} ids are in use, possibly by removed addresses that \
+         still have sessions; reload after those have ended"
     )]
     Sources {
-        /// The one that has none.
+        /// The address without an id.
         address: Address,
         /// The limit.
         max: usize,
@@ -85,7 +84,7 @@ pub enum CatalogError {
 }
 
 impl Catalog {
-    /// Nothing in it; gives ids below these bounds.
+    /// Creates an empty catalog that assigns ids below these bounds.
     #[must_use]
     pub fn new(services_max: usize, backends_max: usize) -> Self {
         Self {
@@ -98,14 +97,14 @@ impl Catalog {
         }
     }
 
-    /// Makes the next snapshot. `gauges` have room for the `backends_max` of [`Catalog::new`];
-    /// `effects` are of the backends' health, where that says anything.
+    /// Makes the next snapshot. `gauges` must cover the `backends_max` of [`Catalog::new`]; a backend
+    /// without an entry in `effects` is healthy.
     ///
-    /// To be called only when every worker has taken up the last snapshot: only then does a
-    /// gauge of 0 mean that a retired backend will get no more sessions.
+    /// Call it only when every worker has taken the last snapshot: only then does a gauge of 0 mean
+    /// that a retired backend gets no more sessions.
     ///
     /// # Errors
-    /// A [`CatalogError`]; the catalog is then as it was.
+    /// [`CatalogError`]; the catalog is unchanged then.
     pub fn apply(
         &mut self,
         config: &Config,
@@ -119,20 +118,20 @@ impl Catalog {
         Ok(snapshot)
     }
 
-    /// Whether a retired backend, or a source address that was removed, has no session left, so that
-    /// applying the same config again would free its id.
+    /// Returns whether applying the same config again would free an id: of a retired backend or a
+    /// removed source address without sessions.
     #[must_use]
     pub fn has_freeable(&self, gauges: &Gauges) -> bool {
         let mut retired = self.retired.values();
         retired.any(|backend| gauges.active(backend.id) == 0) || self.sources.has_freeable(gauges)
     }
 
-    /// The backends that left the config and are kept for their sessions.
+    /// Returns the removed backends that are kept for their sessions.
     pub fn retired(&self) -> impl Iterator<Item = &Backend> {
         self.retired.values()
     }
 
-    /// [`Catalog::apply`] on a copy that is thrown away where it fails.
+    /// [`Catalog::apply`] on a copy, which is discarded on failure.
     fn advance(
         &mut self,
         config: &Config,
@@ -161,7 +160,7 @@ impl Catalog {
         Ok(snapshot.answering_ping(config.ping).with_sources(sources))
     }
 
-    /// A service with its ids; its backends are added to `live`.
+    /// Returns a service with its ids, and adds its backends to `live`.
     fn service(
         &mut self,
         entry: &config::Service,
@@ -229,7 +228,7 @@ impl Catalog {
         Ok(service)
     }
 
-    /// Frees what was retired before and has no session, then retires what left the config.
+    /// Frees retired backends without sessions, then retires those that left the config.
     fn retire(
         &mut self,
         left: HashMap<BackendKey, Backend>,
@@ -273,11 +272,11 @@ impl Catalog {
     }
 }
 
-/// The largest weight of a snapshot's backend, as of a config's.
+/// The largest weight of a backend, in a config and in a snapshot.
 const WEIGHT_MAX: u64 = 65_535;
 
-/// A service's weights, as its backends' health changes them. Where it does, all are larger by one
-/// factor, so that a part of a small weight is still a weight.
+/// Returns a service's weights, adjusted by its backends' health. If any is adjusted, all are scaled up
+/// by one factor, so that a part of a small weight is still above 0.
 fn weights(service: &config::Service, effects: &Effects) -> Vec<u32> {
     let percent = |backend: &config::Backend| {
         let effect = effects.get(&backend_key(service, backend));
@@ -305,8 +304,7 @@ fn weights(service: &config::Service, effects: &Effects) -> Vec<u32> {
         .collect()
 }
 
-/// Ids given to keys. A free id waits at the end of the queue, so that it is as long as can be
-/// until it means something else.
+/// The ids assigned to keys. A freed id goes to the end of the queue, to be reused as late as possible.
 #[derive(Clone, Debug)]
 struct Ids<K> {
     max: usize,
@@ -323,7 +321,7 @@ impl<K: Eq + Hash + Copy> Ids<K> {
         }
     }
 
-    /// The key's id, a new one where it has none, or `None` where none is left.
+    /// Returns the key's id, assigning one if needed; `None` if all are in use.
     fn id(&mut self, key: K) -> Option<u32> {
         if let Some(id) = self.taken.get(&key) {
             return Some(*id);
@@ -337,12 +335,12 @@ impl<K: Eq + Hash + Copy> Ids<K> {
         self.free.extend(self.taken.remove(key));
     }
 
-    /// Frees all other keys' ids.
+    /// Frees the ids of all other keys.
     fn keep(&mut self, keys: &HashSet<K>) {
         self.retain(|key, _| keys.contains(key));
     }
 
-    /// Frees the ids of keys that are not to keep them.
+    /// Frees the ids for which `keeps` returns false.
     fn retain(&mut self, keeps: impl Fn(&K, u32) -> bool) {
         let Self { taken, free, .. } = self;
         taken.retain(|key, id| {

@@ -1,7 +1,7 @@
-//! Ids of source addresses.
+//! Stable ids of source addresses.
 //!
-//! Invariant: as with backends: an address that left the config keeps its id until its last session has
-//! ended, and goes at a later change than the one that took it out.
+//! Invariant: as with backends, a removed address keeps its id until its last session has ended, and is
+//! freed by a later change than the one that removed it.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use waxwing_packet::Address;
 use super::{CatalogError, Ids};
 use crate::config::Config;
 
-/// The ids given.
+/// The assigned ids.
 #[derive(Clone, Debug)]
 pub(super) struct SourceIds {
     ids: Ids<Address>,
@@ -29,7 +29,7 @@ impl SourceIds {
         }
     }
 
-    /// The source addresses of the next snapshot.
+    /// Returns the source addresses of the next snapshot.
     pub(super) fn advance(
         &mut self,
         config: &Config,
@@ -67,7 +67,7 @@ impl SourceIds {
         Ok(Sources::new(&taken, &pools))
     }
 
-    /// Whether an address that left the config has no session any more.
+    /// Returns whether a removed address has no sessions left.
     pub(super) fn has_freeable(&self, gauges: &Gauges) -> bool {
         self.ids.iter().any(|(address, id)| {
             !self.live.contains(&address) && gauges.active_from(source_id(id)) == 0
@@ -75,7 +75,7 @@ impl SourceIds {
     }
 }
 
-/// Id 0 is the client's own address.
+/// Source id 0 stands for the client's own address.
 fn source_id(id: u32) -> SourceId {
     SourceId(u8::try_from(id + 1).unwrap_or(u8::MAX))
 }

@@ -1,4 +1,4 @@
-//! What keeps its id and what does not, over sequences of configs.
+//! Which ids are kept, freed and reused over sequences of configs.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -69,7 +69,7 @@ fn backend(snapshot: &Snapshot, last: u8) -> Option<BackendId> {
 }
 
 #[test]
-fn a_snapshot_says_what_the_config_says() {
+fn a_snapshot_matches_its_config() {
     let mut world = World::new(4, 8);
     let rows: [Row<'_>; 3] = [
         ("a", 1, "maglev", &[1, 2]),
@@ -110,7 +110,7 @@ fn a_snapshot_says_what_the_config_says() {
 }
 
 #[test]
-fn ids_stay_over_reorder_and_rename() {
+fn ids_survive_reordering_and_renaming() {
     let mut world = World::new(4, 8);
     let before = world
         .apply(&[("a", 1, "p", &[1, 2]), ("b", 2, "p", &[3])])
@@ -132,7 +132,7 @@ fn ids_stay_over_reorder_and_rename() {
 }
 
 #[test]
-fn a_removed_backend_stays_for_its_sessions() {
+fn a_removed_backend_is_kept_until_its_last_session_ends() {
     let mut world = World::new(1, 3);
     let first = world.apply(&[("a", 1, "p", &[1, 2])]).unwrap();
     let id = backend(&first, 2).unwrap();
@@ -155,7 +155,7 @@ fn a_removed_backend_stays_for_its_sessions() {
 }
 
 #[test]
-fn a_backend_that_comes_back_has_its_old_id() {
+fn a_backend_that_returns_gets_its_old_id() {
     let mut world = World::new(1, 3);
     let first = world.apply(&[("a", 1, "p", &[1, 2])]).unwrap();
     let id = backend(&first, 2).unwrap();
@@ -168,7 +168,7 @@ fn a_backend_that_comes_back_has_its_old_id() {
 }
 
 #[test]
-fn a_removed_service_is_no_endpoint_but_its_sessions_live() {
+fn a_removed_service_takes_no_connections_but_keeps_its_sessions() {
     let mut world = World::new(2, 4);
     let first = world
         .apply(&[("a", 1, "p", &[1]), ("b", 2, "p", &[2])])
@@ -181,13 +181,13 @@ fn a_removed_service_is_no_endpoint_but_its_sessions_live() {
     assert!(next.service_at(vip, 80, Protocol::Tcp).is_none());
     assert!(
         next.is_vip(vip),
-        "its VIP is answered for while its sessions live"
+        "the VIP is answered while its sessions live"
     );
     assert_eq!(
         next.backend(id).map(|b| (b.service, b.vip)),
         Some((service, vip))
     );
-    // Its id is held for it: another service finds no room, and gets it back with its backend.
+    // Its id stays reserved: another service gets none, and the returning service gets it back.
     let full = world.apply(&[("a", 1, "p", &[1]), ("c", 3, "p", &[])]);
     assert!(
         matches!(full, Err(CatalogError::Services { max: 2, .. })),
@@ -201,7 +201,7 @@ fn a_removed_service_is_no_endpoint_but_its_sessions_live() {
 }
 
 #[test]
-fn an_id_is_given_on_only_after_a_snapshot_without_it() {
+fn an_id_is_reused_only_after_a_snapshot_without_it() {
     let mut world = World::new(1, 1);
     let id = backend(&world.apply(&[("a", 1, "p", &[1])]).unwrap(), 1).unwrap();
     let replace: [Row<'_>; 1] = [("a", 1, "p", &[2])];
@@ -230,7 +230,7 @@ fn an_id_is_given_on_only_after_a_snapshot_without_it() {
     assert_eq!(
         backend(&world.apply(&replace).unwrap(), 2),
         Some(id),
-        "given on"
+        "reused"
     );
 }
 
@@ -243,9 +243,9 @@ fn a_failed_apply_changes_nothing() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no room for backend 10.0.0.7 port 1 of \"a\": all 2 backend ids are in use, 0 of them \
-         by backends that were removed but may have sessions; wait for those to end and reload, \
-         or raise `backends_max` and restart"
+        "no id for backend 10.0.0.7 port 1 of \"a\": all 2 backend ids are in use, 0 of them by removed \
+         backends that may still have sessions; reload after those have ended, or raise \
+         `backends_max` and restart"
     );
     let after = world
         .apply(&[("a", 1, "p", &[1]), ("c", 3, "p", &[2])])
@@ -254,8 +254,8 @@ fn a_failed_apply_changes_nothing() {
     assert_eq!(backend(&before, 1), backend(&after, 1));
 }
 
-/// A step of the property below: the services with their backends, and sessions that begin and
-/// end (by index among the backends there are).
+/// A step of the property below: services with their backends, then sessions that begin and sessions
+/// that end, each as an index into the current list.
 type Step = (
     Vec<(u8, Vec<u8>)>,
     Vec<prop::sample::Index>,
@@ -275,11 +275,11 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Against the plain rule: whoever has a session keeps its id, and nobody else gets it.
+    /// Checks the rule directly: a backend with a session keeps its id, and no other backend gets it.
     #[test]
-    fn an_id_in_use_is_never_anothers(steps in prop::collection::vec(step(), 1..30)) {
+    fn an_id_in_use_is_never_reused(steps in prop::collection::vec(step(), 1..30)) {
         let mut world = World::new(4, 24);
-        // Each session: its backend's id and all that it means.
+        // Each session: its backend's id, service, VIP and address.
         let mut sessions: Vec<(BackendId, ServiceId, Address, Address)> = Vec::new();
         let mut last = Snapshot::default();
         for (services, begin, end) in steps {
@@ -320,7 +320,7 @@ proptest! {
 }
 
 #[test]
-fn weights_follow_health_and_small_ones_have_parts() {
+fn weights_follow_health_and_small_weights_stay_above_zero() {
     let mut config = config(&[("a", 1, "maglev", &[1, 2, 3])]);
     config.services[0].backends[2].weight = 4;
     let keys: Vec<BackendKey> = config.services[0]
@@ -336,7 +336,7 @@ fn weights_follow_health_and_small_ones_have_parts() {
         let effects = keys.iter().copied().zip(percents.map(effect)).collect();
         weights(&config.services[0], &effects)
     };
-    assert_eq!(weights([100, 100, 100]), [1, 1, 4], "as they were written");
+    assert_eq!(weights([100, 100, 100]), [1, 1, 4], "as configured");
     assert_eq!(weights([100, 0, 100]), [1, 0, 4]);
     assert_eq!(weights([10, 100, 50]), [10, 100, 200]);
     assert_eq!(weights([1, 1000, 1000]), [1, 1000, 4000]);

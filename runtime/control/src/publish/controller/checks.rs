@@ -1,4 +1,4 @@
-//! The controller's part in health: who checks, and what the results change.
+//! Health checks: binding their modules, and publishing what their results change.
 
 use std::sync::Arc;
 
@@ -9,25 +9,34 @@ use super::{Controller, PublishError};
 use crate::admin::signals::SetBackend;
 use crate::config::Config;
 use crate::health::{self, BoundChecks, Fault, Runner};
-use crate::publish::keys::{BackendKey, backend_key};
+use crate::publish::keys::backend_key;
 use crate::publish::modules::{self, Builds};
 
-/// Failures of checks' modules that wait to be looked at.
-const FAULTS_WAITING: usize = 64;
+/// The capacity of the queue of failed check modules.
+const FAULTS_QUEUED: usize = 64;
+
+/// Why a backend's admin state was not set.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetBackendError {
+    #[error("{0}")]
+    Backend(String),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
 
 impl Controller {
-    /// Puts what the backends' health means into effect, if that is something new.
+    /// Puts the effects of the backends' health into effect, if they changed.
     pub(crate) async fn publish_health(&mut self) -> Result<(), PublishError> {
         let config = Arc::clone(&self.config);
         if self.health.effects(&config) == self.effects {
-            self.show();
+            self.update_view();
             return Ok(());
         }
         let (catalog, draft) = self.draft(&config, Builds::Serving).await?;
         self.put_into_effect(config, catalog, draft).await
     }
 
-    /// The modules of a config's checks.
+    /// Binds the modules of a config's checks.
     pub(super) fn bind_checks(
         &self,
         config: &Arc<Config>,
@@ -37,13 +46,13 @@ impl Controller {
         modules::blocking(move || health::bind(&host, &config, &before))
     }
 
-    /// Starts the thread that runs the checks; gives what it tells of modules that fail.
+    /// Starts the thread that runs the checks. Returns the receiver of modules that fail.
     ///
     /// # Errors
-    /// There is no thread to be had, or a check's module cannot serve any more.
+    /// The thread cannot be started, or a check's module cannot serve any more.
     pub(crate) async fn start_checks(&mut self) -> Result<mpsc::Receiver<Fault>, PublishError> {
         let checks = self.bind_checks(&self.config).await?;
-        let (tell, faults) = mpsc::channel(FAULTS_WAITING);
+        let (report, faults) = mpsc::channel(FAULTS_QUEUED);
         let runner = Runner {
             host: Arc::clone(&self.check_host),
             health: Arc::clone(&self.health),
@@ -51,7 +60,7 @@ impl Controller {
             counters: Arc::clone(&self.counters),
             gauges: Arc::clone(&self.shared.gauges),
             jobs: self.jobs.subscribe(),
-            faults: tell,
+            faults: report,
             complained: None,
         };
         runner.start().map_err(PublishError::Thread)?;
@@ -59,26 +68,26 @@ impl Controller {
         Ok(faults)
     }
 
-    /// Has the checks of the config in effect run by these modules.
+    /// Runs the current config's checks with these modules.
     pub(super) async fn run_checks(&mut self, checks: BoundChecks) {
         self.checks = checks;
         let jobs = health::jobs(&self.config, &self.snapshot, &self.checks);
         self.jobs.send_replace(jobs);
         let (host, checks) = (Arc::clone(&self.check_host), self.checks.clone());
-        // The host writes files then.
+        // On a blocking thread: the host writes files.
         modules::blocking(move || checks.put_to_work(&host)).await;
     }
 
-    /// Binds the modules of the checks anew.
-    pub(super) async fn renew_checks(&mut self) {
+    /// Binds the checks to the newest builds of their modules.
+    pub(super) async fn rebind_checks(&mut self) {
         match self.bind_checks(&self.config).await {
             Ok(checks) => self.run_checks(checks).await,
-            Err(e) => tracing::error!("what checks goes on checking: {e}"),
+            Err(e) => tracing::error!("{e}; the check modules in use keep running"),
         }
-        self.show();
+        self.update_view();
     }
 
-    /// Checks' modules failed.
+    /// Handles failed check modules.
     pub(crate) async fn checks_faulted(&mut self, faults: Vec<Fault>) {
         let host = Arc::clone(&self.check_host);
         let recoveries = modules::blocking(move || {
@@ -86,35 +95,37 @@ impl Controller {
             faults.into_iter().map(recover).collect::<Vec<_>>()
         })
         .await;
-        // Else every run has an instance of its own: there is nothing to make anew.
+        // Each run has an instance of its own, so only a rollback needs new bindings.
         if recoveries.contains(&Recovery::RolledBack) {
-            self.renew_checks().await;
+            self.rebind_checks().await;
         }
     }
 
-    /// The health of backends may be another now.
+    /// Publishes changed health; on failure the next tick tries again.
     pub(crate) async fn health_changed(&mut self) {
         match self.publish_health().await {
             Ok(()) => {}
             Err(e) => {
-                tracing::error!("the health of backends is not in effect: {e}; trying again");
-                self.modules_due = true;
+                tracing::error!("a change of backends' health is not in effect: {e}; trying again");
+                self.republish_due = true;
             }
         }
     }
 
-    /// The operator's word on a backend: in effect when this returns.
+    /// Sets a backend's admin state; it is in effect when this returns.
     ///
     /// # Errors
-    /// What is wrong, for people.
-    pub(crate) async fn set_backend(&mut self, request: &SetBackend) -> Result<(), String> {
-        let key = self.backend_called(&request.service, &request.backend)?;
+    /// There is no such backend, or the change cannot be published.
+    pub(crate) async fn set_backend(
+        &mut self,
+        request: &SetBackend,
+    ) -> Result<(), SetBackendError> {
+        let (service, at) = self
+            .config
+            .find_backend(&request.service, &request.backend)
+            .map_err(SetBackendError::Backend)?;
+        let key = backend_key(service, &service.backends[at]);
         self.health.set_admin(key, request.state);
-        self.publish_health().await.map_err(|e| e.to_string())
-    }
-
-    fn backend_called(&self, service: &str, backend: &str) -> Result<BackendKey, String> {
-        let (service, backend) = self.config.find_backend(service, backend)?;
-        Ok(backend_key(service, &service.backends[backend]))
+        Ok(self.publish_health().await?)
     }
 }

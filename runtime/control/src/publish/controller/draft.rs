@@ -1,4 +1,4 @@
-//! What a change will be, before anything of it is in effect.
+//! A change that is bound and ready, but not yet in effect.
 
 use std::sync::Arc;
 
@@ -8,31 +8,31 @@ use waxwing_plugin::{Bound, Host, InUse, ModuleError};
 
 use crate::config::Config;
 use crate::health::Effects;
-use crate::publish::modules::{self, Subject, Wanted};
+use crate::publish::modules::{self, BindOptions, BindTarget};
 
-/// What is sent to the workers.
+/// A snapshot and its bound policies, ready to be sent to the workers.
 pub(crate) struct Draft {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) effects: Effects,
-    /// By their place in the config's policies.
+    /// In the order of [`Config::policies`].
     pub(super) modules: Vec<Bound>,
 }
 
 impl Draft {
-    /// Binds the policies of a snapshot; [`Wanted::before`] gives what goes on.
+    /// Binds the policies of a snapshot, reusing instances of [`BindOptions::reusable`].
     pub(crate) async fn make(
         host: &Arc<Host>,
         config: &Arc<Config>,
         (snapshot, effects): (Snapshot, Effects),
-        wanted: Wanted,
+        options: BindOptions,
     ) -> Result<Self, ModuleError> {
         let snapshot = Arc::new(snapshot);
-        let subject = Subject {
+        let target = BindTarget {
             config: Arc::clone(config),
             snapshot: Arc::clone(&snapshot),
             effects: effects.clone(),
         };
-        let modules = modules::bind(host, subject, wanted).await?;
+        let modules = modules::bind(host, target, options).await?;
         Ok(Self {
             snapshot,
             effects,
@@ -40,14 +40,14 @@ impl Draft {
         })
     }
 
-    /// What the instances are made of.
+    /// Returns the modules of the bound policies.
     pub(crate) fn in_use(&self) -> Vec<InUse> {
         let in_use = self.modules.iter().map(|module| module.in_use.clone());
         in_use.collect()
     }
 
-    /// One epoch for each of `workers` workers, all held back by one release. `before` is what they
-    /// work with, whose instances go on where the draft keeps them.
+    /// Returns one epoch per worker, all held by `release`. `before` are the modules that the workers
+    /// use now; kept instances are moved over from them.
     pub(crate) fn epochs(self, workers: usize, before: &[InUse], release: &Release) -> Vec<Epoch> {
         let mut epochs: Vec<Epoch> = (0..workers)
             .map(|_| Epoch {

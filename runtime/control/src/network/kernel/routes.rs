@@ -1,8 +1,8 @@
-//! What the kernel says of its routing table.
+//! Routes and routing rules in the kernel's messages.
 //!
-//! Invariant: an entry says what the kernel would do with a packet that matches it, as far as one that
-//! was forwarded past the kernel can be treated so; what only the kernel can do (tunnels, labels) is
-//! said to be unknown, and never half done.
+//! Invariant: an entry says what the kernel would do with a matching packet, as far as a packet
+//! forwarded past the kernel can be treated the same way. What only the kernel can do (tunnels,
+//! labels) is marked, never half done.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,32 +17,33 @@ use waxwing_packet::{Address, Prefix};
 
 /// A route of the main table.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entry {
-    /// What it is for.
+pub struct RouteEntry {
+    /// The destinations.
     pub prefix: Prefix,
-    /// Of two for the same, the lower one counts.
+    /// Among routes to one prefix, the lowest metric wins.
     pub metric: u32,
-    /// Where it leads; nowhere where there is none that is alive.
-    pub hops: Vec<Hop>,
+    /// The next hops that are alive; empty if the route rejects packets.
+    pub hops: Vec<RouteHop>,
 }
 
-/// One way of a route.
+/// One next hop of a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Hop {
-    /// The index of the interface it leaves through.
+pub struct RouteHop {
+    /// The index of the outgoing interface.
     pub link: u32,
-    /// The gateway; `None` where the destination itself is a neighbour.
+    /// The gateway; `None` if the destination itself is a neighbour.
     pub via: Option<Address>,
     /// Its share of the flows, at least 1.
     pub weight: u16,
-    /// Whether frames go as they are: not in a tunnel, not under a label.
+    /// Whether frames are sent unchanged: no tunnel, no label.
     pub plain: bool,
 }
 
-/// The routes that count, by what they are for: of several for the same prefix the one of the lowest
-/// metric.
-pub(crate) fn best(entries: impl IntoIterator<Item = Entry>) -> BTreeMap<Prefix, Vec<Hop>> {
-    let mut best: BTreeMap<Prefix, Entry> = BTreeMap::new();
+/// Returns each prefix's next hops, taken from its route of the lowest metric.
+pub(crate) fn best(
+    entries: impl IntoIterator<Item = RouteEntry>,
+) -> BTreeMap<Prefix, Vec<RouteHop>> {
+    let mut best: BTreeMap<Prefix, RouteEntry> = BTreeMap::new();
     for entry in entries {
         let known = best.get(&entry.prefix);
         if known.is_none_or(|known| entry.metric < known.metric) {
@@ -54,75 +55,75 @@ pub(crate) fn best(entries: impl IntoIterator<Item = Entry>) -> BTreeMap<Prefix,
         .collect()
 }
 
-/// An entry of the main table that counts for forwarded packets; `None` for any other.
-pub(super) fn entry(message: &RouteMessage) -> Option<Entry> {
+/// Parses a route; `None` unless it is in the main table and applies to forwarded packets.
+pub(super) fn entry(message: &RouteMessage) -> Option<RouteEntry> {
     let header = &message.header;
     let bits = match header.address_family {
         AddressFamily::Inet => Address::v4([0; 4]),
         AddressFamily::Inet6 => Address::v6([0; 16]),
         _ => return None,
     };
-    let refuses = match header.kind {
+    let rejects = match header.kind {
         RouteType::Unicast => false,
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
             true
         }
         _ => return None,
     };
-    let general = header.tos == 0
+    let by_destination_only = header.tos == 0
         && header.source_prefix_length == 0
         && !header
             .flags
             .intersects(RouteFlags::Cloned | RouteFlags::Dead);
-    let mut parts = Parts::default();
+    let mut single = HopAttributes::default();
     let (mut base, mut metric, mut table) = (bits, 0, u32::from(header.table));
-    let mut several = None;
+    let mut multipath = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => base = address_of(address)?,
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Table(id) => table = *id,
-            RouteAttribute::MultiPath(hops) => several = Some(hops),
-            other => parts.take(other),
+            RouteAttribute::MultiPath(hops) => multipath = Some(hops),
+            other => single.add(other),
         }
     }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) || !general {
+    if table != u32::from(RouteHeader::RT_TABLE_MAIN) || !by_destination_only {
         return None;
     }
-    let hops = match several {
-        _ if refuses => Vec::new(),
-        None => parts.hop(1).into_iter().collect(),
-        Some(several) => several
+    let hops = match multipath {
+        _ if rejects => Vec::new(),
+        None => single.hop(1).into_iter().collect(),
+        Some(members) => members
             .iter()
-            .filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead))
-            .filter_map(|hop| {
-                let mut parts = Parts {
-                    link: Some(hop.interface_index),
-                    ..Parts::default()
+            .filter(|member| !member.flags.contains(RouteNextHopFlags::Dead))
+            .filter_map(|member| {
+                let mut attributes = HopAttributes {
+                    link: Some(member.interface_index),
+                    ..HopAttributes::default()
                 };
-                hop.attributes.iter().for_each(|part| parts.take(part));
-                // `rtnh_hops` is the weight less one.
-                parts.hop(u16::from(hop.hops) + 1)
+                member.attributes.iter().for_each(|it| attributes.add(it));
+                // `rtnh_hops` is the weight minus one.
+                attributes.hop(u16::from(member.hops) + 1)
             })
             .collect(),
     };
-    Some(Entry {
+    Some(RouteEntry {
         prefix: Prefix::new(base, header.destination_prefix_length),
         metric,
         hops,
     })
 }
 
-/// What is said of one way.
+/// The attributes of one next hop.
 #[derive(Default)]
-struct Parts {
+struct HopAttributes {
     link: Option<u32>,
     via: Option<Address>,
     encapsulated: bool,
 }
 
-impl Parts {
-    fn take(&mut self, attribute: &RouteAttribute) {
+impl HopAttributes {
+    fn add(&mut self, attribute: &RouteAttribute) {
         match attribute {
             RouteAttribute::Oif(index) => self.link = Some(*index),
             RouteAttribute::Gateway(address) => self.via = address_of(address),
@@ -133,8 +134,8 @@ impl Parts {
         }
     }
 
-    fn hop(&self, weight: u16) -> Option<Hop> {
-        Some(Hop {
+    fn hop(&self, weight: u16) -> Option<RouteHop> {
+        Some(RouteHop {
             link: self.link?,
             via: self.via,
             weight,
@@ -151,13 +152,13 @@ fn address_of(address: &RouteAddress) -> Option<Address> {
     }
 }
 
-/// The kernel's tables of local addresses, of routes, and of routes for the rest.
+/// The routing tables that every host has: local, main, default.
 const STANDARD_TABLES: [u8; 3] = [255, RouteHeader::RT_TABLE_MAIN, 253];
 
-/// Whether a routing rule is none of those that every host has: it asks for more than the destination,
-/// or for another table.
+/// Returns whether a routing rule is not one of those that every host has: it matches more than the
+/// destination, or names another table.
 pub(super) fn is_policy(rule: &RuleMessage) -> bool {
-    let asks = |attribute: &RuleAttribute| {
+    let is_condition = |attribute: &RuleAttribute| {
         matches!(
             attribute,
             RuleAttribute::Source(_)
@@ -171,7 +172,7 @@ pub(super) fn is_policy(rule: &RuleMessage) -> bool {
                 | RuleAttribute::DestinationPortRange(_)
         )
     };
-    !STANDARD_TABLES.contains(&rule.header.table) || rule.attributes.iter().any(asks)
+    !STANDARD_TABLES.contains(&rule.header.table) || rule.attributes.iter().any(is_condition)
 }
 
 #[cfg(test)]

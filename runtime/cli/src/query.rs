@@ -1,4 +1,4 @@
-//! The commands that ask a running balancer.
+//! The commands that talk to a running balancer.
 
 use std::future::Future;
 use std::io::{self, Write as _};
@@ -59,8 +59,8 @@ pub(crate) fn sessions(
 
 /// `waxwing reload`.
 pub(crate) fn reload(socket: &Path) -> Result<()> {
-    let said = wait(async { Ok(Client::new(socket).reload().await?) })?;
-    print(&said)
+    let warnings = wait(async { Ok(Client::new(socket).reload().await?) })?;
+    print(&warnings)
 }
 
 /// `waxwing backend signal`.
@@ -99,7 +99,7 @@ pub(crate) fn set_backend(which: OneBackend, state: Admin) -> Result<()> {
     wait(async { Ok(client.set_backend(&request).await?) })
 }
 
-/// How long a balancer may take to say whether it is well.
+/// How long `waxwing health` waits for the balancer.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `waxwing health`.
@@ -125,23 +125,25 @@ pub(crate) fn health(socket: &Path, service: Option<&str>) -> Result<()> {
         print(&format!("{service}: {up} of {backends} backends are up\n"))?;
     }
     let dead = chosen.iter().find(|it| it.up == 0);
-    dead.map_or(Ok(()), |it| bail!("{} cannot be served", it.service))
+    dead.map_or(Ok(()), |it| {
+        bail!("service {} has no backend that is up", it.service)
+    })
 }
 
 fn pair(text: &str) -> Result<(String, u32)> {
     let (name, value) = text
         .split_once('=')
-        .with_context(|| format!("\"{text}\" is no signal; write NAME=VALUE"))?;
+        .with_context(|| format!("\"{text}\" is not a signal; write NAME=VALUE"))?;
     let value = value.parse().with_context(|| {
         format!(
-            "\"{value}\" is no value of a signal; write a whole number from 0 to {}",
+            "\"{value}\" is not a signal value; write an integer from 0 to {}",
             u32::MAX
         )
     })?;
     Ok((name.to_owned(), value))
 }
 
-/// To standard output; a reader that has seen enough (`| head`) ends us quietly.
+/// Writes to standard output. If the reader has gone (`| head`), exits without an error.
 pub(crate) fn print(text: &str) -> Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
@@ -153,6 +155,6 @@ pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start")?
+        .context("cannot start the async runtime")?
         .block_on(future)
 }
