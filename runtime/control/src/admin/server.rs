@@ -53,7 +53,10 @@ pub enum AdminError {
     )]
     InUse(PathBuf),
     /// The path is taken by something else.
-    #[error("admin socket {}: the path exists and is not a socket; move it or set another `socket`", .0.display())]
+    #[error(
+        "admin socket {}: the path exists and is not a socket; move it or set another `socket`",
+        .0.display()
+    )]
     NotASocket(PathBuf),
     /// Its folder is missing.
     #[error(

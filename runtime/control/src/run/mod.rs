@@ -124,9 +124,8 @@ impl Control {
         let health = Health::new();
         health.adopt(&config);
         let effects = health.effects(&config);
-        let snapshot = catalog
-            .apply(&config, &ports, &shared.gauges, &effects)
-            .map_err(PublishError::Catalog)?;
+        let first = catalog.apply(&config, &ports, &shared.gauges, &effects);
+        let first = (first.map_err(PublishError::Catalog)?, effects);
         let seed = RandomState::new().build_hasher().finish();
         let policy_host = setup.checked.modules.policy_host;
         let options = BindOptions {
@@ -135,9 +134,8 @@ impl Control {
             reusable: Vec::new(),
             builds: Builds::Newest,
         };
-        let draft = Draft::make(&policy_host, &config, (snapshot, effects), options)
-            .await
-            .map_err(PublishError::Module)?;
+        let draft = Draft::make(&policy_host, &config, first, options).await;
+        let draft = draft.map_err(PublishError::Module)?;
         let (snapshot, modules) = (Arc::clone(&draft.snapshot), draft.in_use());
         modules::put_to_work(&policy_host, &modules);
         let effects = draft.effects.clone();

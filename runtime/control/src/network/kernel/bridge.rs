@@ -21,8 +21,10 @@ pub(super) fn has_spanning_tree(info: &LinkInfo) -> bool {
     let LinkInfo::Data(InfoData::Bridge(settings)) = info else {
         return false;
     };
-    let on = |setting: &InfoBridge| matches!(setting, InfoBridge::StpState(state) if *state != BridgeStpState::Disabled);
-    settings.iter().any(on)
+    settings.iter().any(|setting| match setting {
+        InfoBridge::StpState(state) => *state != BridgeStpState::Disabled,
+        _ => false,
+    })
 }
 
 /// Returns whether a message is about a bridge's forwarding database.
