@@ -27,7 +27,7 @@ use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{Epoch, Snapshot};
-use waxwing_plugin::{Event, InUse};
+use waxwing_plugin::{Event, InUse, ModuleError};
 
 use crate::admin::rates;
 use crate::admin::report::{AttachedPorts, Reporter};
@@ -40,7 +40,7 @@ use crate::network::kernel::Kernel;
 use crate::network::resolver::Resolver;
 use crate::network::vlans::with_vlans;
 use crate::publish::backend_counters::BackendCounters;
-use crate::publish::catalog::Catalog;
+use crate::publish::catalog::{Catalog, CatalogError};
 use crate::publish::controller::{Controller, Draft, PublishError, WorkerLink};
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::preflight::Checked;
@@ -93,6 +93,18 @@ pub enum StartError {
     Publish(#[from] PublishError),
 }
 
+impl From<CatalogError> for StartError {
+    fn from(error: CatalogError) -> Self {
+        Self::Publish(error.into())
+    }
+}
+
+impl From<ModuleError> for StartError {
+    fn from(error: ModuleError) -> Self {
+        Self::Publish(error.into())
+    }
+}
+
 /// The control plane, ready to run.
 pub struct Control {
     controller: Controller,
@@ -108,24 +120,19 @@ impl Control {
     /// # Errors
     /// [`StartError`].
     pub async fn prepare(setup: ControlSetup) -> Result<(Self, Vec<WorkerChannels>), StartError> {
-        let started = setup.started;
         let socket = AdminSocket::bind(&setup.checked.config.admin.socket.value).await?;
         let config = Arc::new(setup.checked.config);
         let kernel = Kernel::connect()?;
         let (attached, links) = ports::attached(&config, &HostNetwork::read(&kernel).await?)?;
         let shared = setup.shared;
         let on_move = session_updater(&shared.sessions);
-        let resolver =
-            Resolver::start(links.clone(), Arc::clone(&shared.next_hops), on_move).await?;
+        let hops = Arc::clone(&shared.next_hops);
+        let resolver = Resolver::start(links.clone(), hops, on_move).await?;
         resolver.set_return_plan(config.return_plan());
         let ports = with_vlans(&attached, &[], &resolver.host().borrow());
 
-        let mut catalog = Catalog::new(config.services_max, config.backends_max);
         let health = Health::new();
         health.adopt(&config);
-        let effects = health.effects(&config);
-        let first = catalog.apply(&config, &ports, &shared.gauges, &effects);
-        let first = (first.map_err(PublishError::Catalog)?, effects);
         let seed = RandomState::new().build_hasher().finish();
         let policy_host = setup.checked.modules.policy_host;
         let options = BindOptions {
@@ -134,11 +141,13 @@ impl Control {
             reusable: Vec::new(),
             builds: Builds::Newest,
         };
-        let draft = Draft::make(&policy_host, &config, first, options).await;
-        let draft = draft.map_err(PublishError::Module)?;
-        let (snapshot, modules) = (Arc::clone(&draft.snapshot), draft.in_use());
+        let mut catalog = Catalog::new(config.services_max, config.backends_max);
+        let effects = health.effects(&config);
+        let snapshot = catalog.apply(&config, &ports, &shared.gauges, &effects)?;
+        let draft = Draft::make(&policy_host, &config, (snapshot, effects), options).await?;
+        let modules = draft.in_use();
         modules::put_to_work(&policy_host, &modules);
-        let effects = draft.effects.clone();
+        let (snapshot, effects) = (Arc::clone(&draft.snapshot), draft.effects.clone());
         let (workers, channels) = worker_channels(draft, setup.counters.len());
         let controller = Controller {
             view: Arc::new(CurrentView::new(first_view(&config, &snapshot, &modules))),
@@ -162,7 +171,7 @@ impl Control {
             effects,
             faulted: BTreeSet::new(),
             workers,
-            sent_at: started,
+            sent_at: setup.started,
             steering: setup.steering,
             steering_rules: Rules::default(),
             steering_problem: None,
@@ -173,7 +182,7 @@ impl Control {
             port_report: setup.ports.into(),
         };
         let control = Self {
-            reporter: Arc::new(reporter(&controller, started)),
+            reporter: Arc::new(reporter(&controller, setup.started)),
             controller,
             events: setup.checked.modules.events,
             socket,
