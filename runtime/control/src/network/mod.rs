@@ -4,7 +4,7 @@
 
 pub(crate) mod bridge;
 pub(crate) mod gateway_failover;
-mod hop_state;
+pub mod hop_state;
 pub mod host;
 pub mod kernel;
 pub(crate) mod next_hop;
@@ -12,5 +12,3 @@ pub mod port;
 pub mod resolver;
 pub mod return_routes;
 pub(crate) mod vlans;
-
-pub use hop_state::{Condition, HopState};

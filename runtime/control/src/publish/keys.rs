@@ -6,10 +6,10 @@ use waxwing_packet::{Address, Protocol};
 use crate::config;
 
 /// Identifies a service: VIP, ports, protocol. Its name may change.
-pub type ServiceKey = (Address, Ports, Protocol);
+pub(crate) type ServiceKey = (Address, Ports, Protocol);
 
 /// Identifies a backend: its service, its address, and its port as the snapshot has it.
-pub type BackendKey = (ServiceKey, Address, u16);
+pub(crate) type BackendKey = (ServiceKey, Address, u16);
 
 /// Returns the key of a config's service.
 pub(crate) fn service_key(service: &config::Service) -> ServiceKey {

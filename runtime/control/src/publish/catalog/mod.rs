@@ -17,7 +17,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use waxwing_dataplane::snapshot::{NoBackend, Port, SourceUse};
-use waxwing_dataplane::{Backend, BackendId, Gauges, Ports, Service, ServiceId, Snapshot};
+use waxwing_dataplane::{Backend, BackendId, Gauges, Service, ServiceId, Snapshot};
 use waxwing_packet::Address;
 
 use crate::config::{self, AllDown, Config, OnRefused};

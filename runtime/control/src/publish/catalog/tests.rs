@@ -9,7 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use waxwing_dataplane::Ports;
 use waxwing_dataplane::snapshot::MidStream;
+use waxwing_packet::Protocol;
 
 use super::*;
 use crate::health::Effect;
