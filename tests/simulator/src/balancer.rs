@@ -1,6 +1,6 @@
 //! The balancer: its workers, what they share, and the control side that sends them epochs.
 //!
-//! Invariant: as in `runtime/control/src/controller.rs`, the next epoch is made only when every
+//! Invariant: as in `runtime/control/src/publish/controller/mod.rs`, the next epoch is made only when every
 //! worker has taken up the last one, is sent to all, and then released to all at once.
 
 use std::sync::Arc;

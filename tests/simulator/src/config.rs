@@ -1,5 +1,5 @@
 //! The config as an operator changes it, and the ids that its things keep: what
-//! `runtime/control/src/catalog.rs` does, in small.
+//! `runtime/control/src/publish/catalog/mod.rs` does, in small.
 //!
 //! Invariant: the id of a backend that was removed is free once its last session has ended and
 //! every worker has taken up the snapshot without it; and no sooner.

@@ -248,7 +248,7 @@ fn replies_go_by_the_kernels_routes() -> Result<()> {
             status.gateways().len() == 2
         })?;
         fetch(&topology, from, vip)?;
-        let by_last_hop = waxwing.status()?.counted("by_last_hop");
+        let by_last_hop = waxwing.status()?.counted("last_hop_fallbacks");
         ensure!(by_last_hop > 0, "{vip}: no reply took the last hop");
     }
     // Without a restart, replies go back where requests come from.

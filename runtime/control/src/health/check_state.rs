@@ -29,7 +29,7 @@ pub(crate) enum Debounced {
 pub(crate) struct CheckState {
     pub(crate) debounced: Debounced,
     /// Results in a row that contradict `debounced`.
-    pub(crate) contrary: u32,
+    pub(crate) contradicting: u32,
     /// The last result, and when it arrived.
     pub(crate) last: Option<(Duration, CheckResult)>,
     /// The last weight that a passing result gave, in percent.
@@ -54,9 +54,9 @@ impl CheckState {
             Debounced::Passing => (result.passed, timing.fall),
             Debounced::Failing => (!result.passed, timing.rise),
         };
-        self.contrary = if agrees { 0 } else { self.contrary + 1 };
-        if self.contrary >= enough {
-            self.contrary = 0;
+        self.contradicting = if agrees { 0 } else { self.contradicting + 1 };
+        if self.contradicting >= enough {
+            self.contradicting = 0;
             self.debounced = if result.passed {
                 Debounced::Passing
             } else {
@@ -72,7 +72,7 @@ impl CheckState {
 
     /// Returns whether the next result may change the state, so that it is wanted soon.
     pub(crate) fn is_undecided(&self) -> bool {
-        self.debounced == Debounced::Undecided || self.contrary > 0
+        self.debounced == Debounced::Undecided || self.contradicting > 0
     }
 
     pub(super) fn reason(&self) -> &str {

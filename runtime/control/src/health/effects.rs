@@ -8,8 +8,8 @@ use waxwing_dataplane::snapshot::SessionsFate;
 
 use super::backend::{BackendHealth, HealthState};
 use super::rules::{BackendRules, ServiceRules};
-use crate::catalog::BackendKey;
 use crate::config::{HealthConfig, OnDown};
+use crate::publish::keys::BackendKey;
 
 /// What a backend's health means for the snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -21,6 +21,7 @@ mod rules;
 mod runner;
 mod schedule;
 mod service_health;
+pub mod status;
 
 #[cfg(test)]
 mod tests;

@@ -12,10 +12,10 @@ use super::check_state::{CheckResult, CheckState, Debounced};
 use super::effects::Effects;
 use super::rules::{CheckIdentity, CheckKey};
 use super::service_health::{ServiceHealth, Transition, Update};
-use crate::catalog::BackendKey;
+use super::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
 use crate::config::{Config, HealthConfig};
-use crate::report::seconds;
-use crate::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
+use crate::publish::keys::BackendKey;
+use crate::time::unix_seconds;
 
 /// Check starts whose delays are kept for the status.
 const DELAYS_MAX: usize = 4096;
@@ -167,7 +167,7 @@ impl HealthMonitor {
     pub(crate) fn status(&self, key: BackendKey, rules: &HealthConfig) -> BackendHealthStatus {
         let now = self.now();
         let today = SystemTime::now();
-        let clock = |at: Duration| seconds(today - now.saturating_sub(at));
+        let clock = |at: Duration| unix_seconds(today - now.saturating_sub(at));
         let service_health = self.service_health();
         let Some(health) = service_health.get(key) else {
             return BackendHealthStatus::default();
@@ -213,7 +213,7 @@ fn check_status(check: &CheckState, name: &str, clock: impl Fn(Duration) -> u64)
     CheckStatus {
         check: name.to_owned(),
         state: state.to_owned(),
-        contrary: check.contrary,
+        contradicting: check.contradicting,
         reason: last.map_or_else(String::new, |(_, result)| result.reason.clone()),
         latency_us: u64::try_from(us).unwrap_or(u64::MAX),
         last_at: last.map(|(at, _)| clock(*at)),

@@ -11,9 +11,8 @@ use waxwing_plugin::{ModuleError, Refusal};
 
 use super::rules::{CheckIdentity, CheckKey, check_port};
 use super::schedule::ScheduledJob;
-use crate::catalog::backend_key;
 use crate::config::{CheckTiming, Config, HealthCheck, Problem, Service, TlsConfig};
-use crate::report::service_of;
+use crate::publish::keys::{backend_key, service_in};
 
 /// One check of one backend.
 pub(crate) struct CheckJob {
@@ -225,7 +224,7 @@ pub(crate) fn jobs(
     let mut jobs = Vec::new();
     for entry in &config.services {
         // The snapshot was made from this config, and has its backends in the same order.
-        let Some(service) = service_of(entry, snapshot) else {
+        let Some(service) = service_in(snapshot, entry) else {
             continue;
         };
         for (at, check) in entry.health.checks.iter().enumerate() {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::catalog::{BackendKey, ServiceKey, backend_key};
 use crate::config::{Backend, CheckTiming, HealthCheck, HealthConfig, Service};
+use crate::publish::keys::{BackendKey, ServiceKey, backend_key};
 
 /// A check of a backend: the backend, and the index among its service's checks.
 pub(crate) type CheckKey = (BackendKey, usize);

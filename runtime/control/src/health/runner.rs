@@ -14,15 +14,16 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use waxwing_dataplane::BackendId;
+use waxwing_dataplane::{BackendId, Gauges};
 use waxwing_plugin::checks::{Check, CheckHost, CheckOutcome, CheckVerdict};
 
 use super::check_state::CheckResult;
 use super::monitor::HealthMonitor;
 use super::plan::CheckJob;
 use super::schedule::{Due, Schedule};
-use crate::catalog::{BackendKey, ServiceKey, key_of};
-use crate::report::Reporter;
+use crate::publish::backend_counters::BackendCounters;
+use crate::publish::keys::{BackendKey, ServiceKey, snapshot_key};
+use crate::publish::view::CurrentView;
 
 /// Maximum concurrent checks; further ones wait.
 const RUNNING_MAX: usize = 1024;
@@ -45,7 +46,9 @@ pub(crate) struct CheckFault {
 pub(crate) struct Runner {
     pub(crate) host: Arc<CheckHost>,
     pub(crate) health: Arc<HealthMonitor>,
-    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) view: Arc<CurrentView>,
+    pub(crate) counters: Arc<BackendCounters>,
+    pub(crate) gauges: Arc<Gauges>,
     pub(crate) jobs: watch::Receiver<Vec<Arc<CheckJob>>>,
     pub(crate) faults: mpsc::Sender<CheckFault>,
     /// When it last warned that checks are inconclusive.
@@ -194,10 +197,9 @@ impl Runner {
             .health
             .record_result(job.key, &job.identity, &result(outcome))
         {
-            let gauges = &self.reporter.gauges;
             let set = signals.into_iter().enumerate();
             for (place, value) in set.filter_map(|(place, value)| Some((place, value?))) {
-                gauges.set_signal(job.backend, place, value);
+                self.gauges.set_signal(job.backend, place, value);
             }
         }
     }
@@ -214,18 +216,22 @@ impl Runner {
 
     /// Counts failures of client connections, and this thread's CPU time.
     fn count_failures(&self) {
-        let view = self.reporter.view();
+        let view = self.view.get();
         let by_key = || -> HashMap<BackendKey, BackendId> {
             let backends = view.snapshot.backends();
             backends
-                .map(|backend| (key_of(backend), backend.id))
+                .map(|backend| (snapshot_key(backend), backend.id))
                 .collect()
         };
         // Built only if a service has ejection.
         let ids = LazyCell::new(by_key);
-        let reporter = &self.reporter;
+        // Connections that the backend refused, or whose first SYN it did not answer.
+        let failed = |id| {
+            let totals = self.counters.since_start(id);
+            totals.refused + totals.syn_retransmitted
+        };
         self.health
-            .record_failures(|key| ids.get(&key).map(|id| reporter.failed_connections(*id)));
+            .record_failures(|key| ids.get(&key).copied().map(failed));
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let cpu = Duration::try_from(cpu).unwrap_or_default().as_millis();
         let cpu = u64::try_from(cpu).unwrap_or(u64::MAX);

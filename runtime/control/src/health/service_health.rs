@@ -11,8 +11,8 @@ use super::backend::{AdminState, BackendHealth, HealthState, StateChange};
 use super::check_state::{CheckResult, CheckState};
 use super::effects::{Effects, add_effects};
 use super::rules::{BackendRules, CheckIdentity, CheckKey, ServiceRules, rules_of};
-use crate::catalog::{BackendKey, ServiceKey, service_key};
 use crate::config::{CheckTiming, Config};
+use crate::publish::keys::{BackendKey, ServiceKey, service_key};
 
 #[derive(Debug, Default)]
 pub(crate) struct ServiceHealth {

@@ -10,8 +10,8 @@ use super::check_state::CheckResult;
 use super::effects::{Effect, Effects};
 use super::rules::CheckIdentity;
 use super::service_health::ServiceHealth;
-use crate::catalog::{BackendKey, backend_key};
 use crate::config::Config;
+use crate::publish::keys::{BackendKey, backend_key};
 
 const START: Duration = Duration::from_secs(1000);
 

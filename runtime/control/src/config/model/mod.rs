@@ -12,7 +12,7 @@ use std::time::Duration;
 use waxwing_dataplane::Ports;
 use waxwing_packet::{Address, Protocol};
 
-use crate::returns::ReturnPlan;
+use crate::network::return_routes::ReturnPlan;
 
 use super::problem::{Located, Problem, Severity, SourceText, Span};
 use service::{Backend, Service, SourceNat};
