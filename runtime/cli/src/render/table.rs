@@ -15,7 +15,7 @@ impl Table {
     /// right-aligned.
     pub(super) fn new<const N: usize>(headers: [&str; N]) -> Self {
         let mut rows = comfy_table::Table::new();
-        rows.load_preset(presets::NOTHING);
+        rows.load_style(presets::NOTHING);
         rows.set_header(headers.map(|header| header.trim_start_matches('>')));
         for (column, header) in rows.column_iter_mut().zip(headers) {
             column.set_padding((0, 2));
