@@ -10,7 +10,7 @@ use waxwing_plugin::workbench::{Bench, BenchReport, Row, Spread, Workbench};
 
 use super::Config;
 use super::backends::{Specs, specs};
-use crate::ask::print;
+use crate::query::print;
 
 /// What `--serve` says first: its name and its version.
 const GREETING: &str = "waxwing module bench 1";

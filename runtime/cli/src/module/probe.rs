@@ -13,7 +13,7 @@ use waxwing_plugin::checks::{CheckOutcome, CheckRoots, CheckTarget, CheckTls, Ch
 use waxwing_plugin::workbench::HealthBench;
 
 use super::Config;
-use crate::ask::{print, wait};
+use crate::query::{print, wait};
 
 #[derive(Args)]
 pub(crate) struct Arguments {

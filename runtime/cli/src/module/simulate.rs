@@ -10,7 +10,7 @@ use waxwing_plugin::workbench::{Plan, Removal, Share, Simulation, Workbench};
 
 use super::Config;
 use super::backends::{Specs, specs};
-use crate::ask::print;
+use crate::query::print;
 
 /// The width of a terminal that is none, and the least that bars are drawn for.
 const WIDTH: usize = 80;
