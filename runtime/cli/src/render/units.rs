@@ -8,8 +8,8 @@ use bytesize::ByteSize;
 /// Formats a time in seconds; whole minutes from an hour on, whole hours from a day on.
 pub(super) fn seconds(seconds: u64) -> impl Display {
     let step = match seconds {
-        ..3_600 => 1,
-        ..86_400 => 60,
+        0..3_600 => 1,
+        3_600..86_400 => 60,
         _ => 3_600,
     };
     humantime::format_duration(Duration::from_secs(seconds - seconds % step))
