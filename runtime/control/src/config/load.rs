@@ -4,10 +4,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::check;
 use super::model::Config;
-use super::problem::{ConfigErrors, Problem, Severity, SourceText, into_warnings};
-use super::reader::Problems;
-use super::{check, sections};
+use super::problem::{ConfigErrors, Problem, Problems, Severity, SourceText, into_warnings};
+use super::sections;
 
 /// Maximum size of a config file, in bytes: about 100,000 services.
 const FILE_MAX: u64 = 64 << 20;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
@@ -192,6 +192,42 @@ impl fmt::Display for Problem {
             None => title.element(Origin::path(&*path)),
         };
         f.write_str(&Renderer::plain().render(&[group]))
+    }
+}
+
+/// The problems found so far.
+pub(super) struct Problems {
+    pub(super) source: Arc<SourceText>,
+    pub(super) list: Vec<Problem>,
+}
+
+impl Problems {
+    pub(super) fn new(source: &Arc<SourceText>) -> Self {
+        Self {
+            source: Arc::clone(source),
+            list: Vec::new(),
+        }
+    }
+
+    pub(super) fn error(&mut self, span: Span, text: impl Into<String>) {
+        self.list
+            .push(Problem::at(&self.source, Severity::Error, span, text));
+    }
+
+    pub(super) fn warn(&mut self, span: Span, text: impl Into<String>) {
+        self.list
+            .push(Problem::at(&self.source, Severity::Warning, span, text));
+    }
+
+    /// Returns the folder that relative paths in the config start from.
+    pub(super) fn folder(&self) -> PathBuf {
+        let parent = self.source.path().parent();
+        parent.map(Path::to_owned).unwrap_or_default()
+    }
+
+    /// Returns the line of a span, for a message that refers to another place.
+    pub(super) fn line(&self, span: Span) -> usize {
+        self.source.position(span).line
     }
 }
 

@@ -5,52 +5,15 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 use waxwing_dataplane::Ports;
 
-use super::problem::{Located, Problem, Severity, SourceText, Span};
+use super::problem::{Located, Problems, Span};
 use super::schema::{Key, ROOT, Section, Shape};
 use super::values;
-
-/// The problems found so far.
-pub(super) struct Problems {
-    pub(super) source: Arc<SourceText>,
-    pub(super) list: Vec<Problem>,
-}
-
-impl Problems {
-    pub(super) fn new(source: &Arc<SourceText>) -> Self {
-        Self {
-            source: Arc::clone(source),
-            list: Vec::new(),
-        }
-    }
-
-    pub(super) fn error(&mut self, span: Span, text: impl Into<String>) {
-        self.list
-            .push(Problem::at(&self.source, Severity::Error, span, text));
-    }
-
-    pub(super) fn warn(&mut self, span: Span, text: impl Into<String>) {
-        self.list
-            .push(Problem::at(&self.source, Severity::Warning, span, text));
-    }
-
-    /// Returns the folder that relative paths in the config start from.
-    pub(super) fn folder(&self) -> PathBuf {
-        let parent = self.source.path().parent();
-        parent.map(Path::to_owned).unwrap_or_default()
-    }
-
-    /// Returns the line of a span, for a message that refers to another place.
-    pub(super) fn line(&self, span: Span) -> usize {
-        self.source.position(span).line
-    }
-}
 
 /// Returns the value, or `default` if the key is absent or wrong.
 pub(super) fn or<T>(read: Option<Located<T>>, default: T) -> T {

@@ -15,8 +15,7 @@ use waxwing_packet::{Address, Protocol};
 
 use super::model::service::Service;
 use super::model::{Config, Mode, ReturnPath};
-use super::problem::Span;
-use super::reader::Problems;
+use super::problem::{Problems, Span};
 
 /// Number of ports that a port's id can count.
 const PORTS_MAX: usize = 256;

@@ -7,8 +7,7 @@ use waxwing_packet::{Address, Family, Protocol};
 use super::First;
 use crate::config::model::health::{CheckOverride, OnRefused};
 use crate::config::model::service::{Backend, Service};
-use crate::config::problem::Span;
-use crate::config::reader::Problems;
+use crate::config::problem::{Problems, Span};
 
 /// `vips`: the VIPs of all services, with their places.
 pub(super) fn check(service: &Service, vips: &HashMap<Address, Span>, problems: &mut Problems) {

@@ -8,8 +8,7 @@ use waxwing_packet::{Address, Family, Prefix};
 
 use crate::config::model::Config;
 use crate::config::model::service::SourceNat;
-use crate::config::problem::{Located, Span};
-use crate::config::reader::Problems;
+use crate::config::problem::{Located, Problems, Span};
 
 /// Maximum client networks: each new session searches them one by one.
 const CLIENTS_MAX: usize = 256;

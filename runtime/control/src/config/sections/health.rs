@@ -8,9 +8,10 @@ use crate::config::model::health::{
     AllDown, CheckOverride, CheckTiming, Ejection, HealthCheck, HealthConfig, OnDown, OnRefused,
     TlsConfig,
 };
-use crate::config::problem::Located;
-use crate::config::reader::{Problems, Table, or, or_default};
-use crate::config::{schema, values};
+use crate::config::problem::{Located, Problems};
+use crate::config::reader::{Table, or, or_default};
+use crate::config::schema;
+use crate::config::values;
 
 /// Minimum interval and timeout of a check, so that checks do not flood a server.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);

@@ -16,9 +16,10 @@ use toml::de::DeTable;
 use super::model::{
     AdminConfig, ClusterKey, Config, Mode, Poll, Port, ReturnPath, Rings, Workers, ZeroCopy,
 };
-use super::problem::{Located, SourceText, Span};
-use super::reader::{Problems, Table, or, or_default};
-use super::{schema, values};
+use super::problem::{Located, Problems, SourceText, Span};
+use super::reader::{Table, or, or_default};
+use super::schema;
+use super::values;
 
 /// Maximum length of a Unix socket path, without the terminating zero byte of `sockaddr_un`.
 const SOCKET_PATH_MAX: usize = 107;

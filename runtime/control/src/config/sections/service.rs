@@ -11,9 +11,10 @@ use waxwing_packet::Protocol;
 
 use super::health;
 use crate::config::model::service::{Backend, Service};
-use crate::config::problem::Located;
-use crate::config::reader::{Problems, Table, or, or_default};
-use crate::config::schema::{self, Key};
+use crate::config::problem::{Located, Problems};
+use crate::config::reader::{Table, or, or_default};
+use crate::config::schema;
+use crate::config::schema::Key;
 use crate::config::values;
 
 /// Maximum idle time of a session.

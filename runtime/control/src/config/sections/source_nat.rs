@@ -3,8 +3,10 @@
 use waxwing_dataplane::Ports;
 
 use crate::config::model::service::SourceNat;
-use crate::config::reader::{Problems, Table};
-use crate::config::{schema, values};
+use crate::config::problem::Problems;
+use crate::config::reader::Table;
+use crate::config::schema;
+use crate::config::values;
 
 /// Lowest default port; the ports below are for servers (RFC 6056 section 3.2).
 const PORT_MIN: u16 = 1024;
