@@ -38,9 +38,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("waxwing-sdk", &[]),
     ("waxwing-module-build", &[]),
+    ("waxwing-testkit", &["waxwing-dataplane", "waxwing-packet"]),
     (
         "waxwing-simulator",
-        &["waxwing-dataplane", "waxwing-packet"],
+        &["waxwing-dataplane", "waxwing-packet", "waxwing-testkit"],
     ),
     ("xtask", &["waxwing-module-build"]),
     ("waxwing-report", &[]),
@@ -56,7 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "waxwing-bench-core",
-        &["waxwing-dataplane", "waxwing-packet"],
+        &["waxwing-dataplane", "waxwing-packet", "waxwing-testkit"],
     ),
     (
         "waxwing-instructions",
@@ -65,6 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "waxwing-dataplane",
             "waxwing-packet",
             "waxwing-report",
+            "waxwing-testkit",
         ],
     ),
 ];
@@ -91,6 +93,12 @@ fn dependencies_point_as_the_architecture_says() {
             let test_only =
                 ["waxwing-demo", "waxwing-benches", "waxwing-policies"].contains(&to.as_str());
             assert!(!test_only, "{from} uses {to}, which is nobody's library");
+            let may_use_doubles =
+                directory.starts_with("tests") || directory.starts_with("benches");
+            assert!(
+                to != "waxwing-testkit" || may_use_doubles,
+                "{from} ({directory}) ships and uses {to}: test doubles are for dev-dependencies"
+            );
             assert!(
                 allowed == ANY || allowed.contains(&to.as_str()),
                 "{from} uses {to}; it may use {allowed:?}. Turn the arrow around (a trait in the \

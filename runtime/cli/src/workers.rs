@@ -13,7 +13,7 @@ use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{Epoch, Now};
-use waxwing_xdp::WorkerParts;
+use waxwing_xdp::WorkerSockets;
 
 /// The scheduling priority of a worker, which leaves other threads on its CPU about a tenth of it. (Over a
 /// thousand module swaps on two busy CPUs, the 99.9th percentile of batch times was 4 times that of a
@@ -54,7 +54,7 @@ impl Launch {
 
     pub(crate) fn start(
         self,
-        parts: Vec<WorkerParts>,
+        parts: Vec<WorkerSockets>,
         channels: Vec<WorkerChannels>,
     ) -> Result<Workers> {
         let mut workers = Workers {
@@ -106,7 +106,7 @@ fn prepare_thread(number: usize, cpu: Option<usize>) {
 
 /// Runs a worker until `stop` is set. Returns whether it gave all its frames back.
 fn work(
-    parts: WorkerParts,
+    parts: WorkerSockets,
     setup: WorkerSetup,
     epoch: Epoch,
     started: Instant,

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use waxwing_packet::{Link, Mac, TcpFlags, build};
+use waxwing_packet::{Link, Mac, TcpFlags};
+use waxwing_testkit::build;
 use waxwing_tests::actors::{self, RunningLoad};
 use waxwing_tests::inline::{BRIDGE4, BRIDGE6, ROUTER4, ROUTER6};
 use waxwing_tests::topology::{CLIENT4, CLIENT6, VIP4, VIP6, server4, server6};

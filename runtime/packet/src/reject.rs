@@ -1,25 +1,25 @@
-//! What a sender is told of a packet that goes no further: RST, or an ICMP error.
+//! Rejects a packet: turns it into the RST or ICMP error sent back to its source.
 //!
-//! Invariant: nothing is said of an RST, of an ICMP error, of a fragment without its packet's
-//! start, or to anything but one host. So no two machines keep each other answering, and no packet
-//! has more than one answer.
+//! Invariant: an RST, an ICMP error, a fragment other than the first, and a packet with an address that
+//! is not unicast are never answered. So two hosts cannot answer each other in a loop, and a packet has
+//! at most one answer.
 //!
-//! Both are written over the packet, without memory of their own: an RST is shorter than any
-//! segment, and an error's headers go in front of the packet that it quotes, which stays in place.
+//! Both are written in the packet's own frame: an RST is not longer than any segment, and an error's
+//! headers are written in front of the quoted packet, which stays in place.
 
 use crate::ip::{self, Envelope};
 use crate::{
     Address, Family, IpPacket, Link, TcpFlags, Transport, checksum, icmp, ipv4, ipv6, tcp, wire,
 };
 
-/// The longest IPv4 packet that an error makes (RFC 1812 section 4.3.2.3).
+/// Maximum length of an `ICMPv4` error's IP packet (RFC 1812 section 4.3.2.3).
 const LEN_MAX_V4: usize = 576;
-/// The longest IPv6 packet that an error makes: the least MTU there is (RFC 4443 section 2.4 c).
+/// Maximum length of an `ICMPv6` error's IP packet: the minimum MTU (RFC 4443 section 2.4 c).
 const LEN_MAX_V6: usize = 1280;
-/// The code of an `ICMPv4` unreachable that says the next hop's MTU.
+/// The code of an `ICMPv4` unreachable with the next hop's MTU.
 const FRAGMENTATION_NEEDED: u8 = 4;
 
-/// Whether a packet is a whole segment that an RST may answer.
+/// Returns whether a packet is an unfragmented TCP segment that an RST may answer.
 #[must_use]
 pub fn may_reset(packet: &IpPacket) -> bool {
     packet.is_unicast()
@@ -27,9 +27,9 @@ pub fn may_reset(packet: &IpPacket) -> bool {
         && matches!(packet.transport, Transport::Tcp { flags, .. } if !flags.has(TcpFlags::RST))
 }
 
-/// Turns a segment into the RST that answers it (RFC 9293 section 3.10.7.1), back to where the
-/// frame came from. What the frame is to be cut to; `None`, and nothing changed, where
-/// [`may_reset`] says no.
+/// Turns a segment into the RST that answers it (RFC 9293 section 3.10.7.1), addressed to its sender.
+/// Returns the length to cut the frame to. Returns `None` and changes nothing when [`may_reset`]
+/// returns `false`.
 #[must_use]
 pub fn reset(frame: &mut [u8], packet: &IpPacket) -> Option<usize> {
     let Transport::Tcp {
@@ -45,8 +45,8 @@ pub fn reset(frame: &mut [u8], packet: &IpPacket) -> Option<usize> {
         return None;
     }
     let header = tcp::Header::from_prefix(frame.get(packet.transport_start.into()..)?)?;
-    // The sender has to find it acceptable: where it says what it has got, that is what comes
-    // next; else it is told that all it sent arrived.
+    // The sender must find the RST acceptable: its sequence number is the one that an ACK expects
+    // next; without an ACK, the RST acknowledges the whole segment.
     let (flags, sequence, acknowledgment) = if flags.has(TcpFlags::ACK) {
         (TcpFlags::RST, header.acknowledgment(), 0)
     } else {
@@ -76,20 +76,19 @@ pub fn reset(frame: &mut [u8], packet: &IpPacket) -> Option<usize> {
     Some(envelope.frame_len(tcp::HEADER_LEN))
 }
 
-/// An ICMP or `ICMPv6` error, by the family of the packet that it is about.
+/// An ICMP or `ICMPv6` error, by the family of the rejected packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpError {
     /// Type.
     pub kind: u8,
     /// Code.
     pub code: u8,
-    /// What the second word of its header says: unused, or an MTU (RFC 1191 section 4, RFC 4443
-    /// section 3.2).
+    /// Second word of the header: 0, or an MTU (RFC 1191 section 4, RFC 4443 section 3.2).
     pub parameter: u32,
 }
 
 impl IcmpError {
-    /// Nobody serves the packet's port (RFC 792, RFC 4443 section 3.1).
+    /// Returns the error for a port without a service (RFC 792, RFC 4443 section 3.1).
     #[must_use]
     pub const fn port_unreachable(family: Family) -> Self {
         let (kind, code) = match family {
@@ -103,7 +102,7 @@ impl IcmpError {
         }
     }
 
-    /// The packet was to be forwarded, and its hop limit was used up (RFC 792, RFC 4443 section 3.3).
+    /// Returns the error for a hop limit exceeded in transit (RFC 792, RFC 4443 section 3.3).
     #[must_use]
     pub const fn time_exceeded(family: Family) -> Self {
         let kind = match family {
@@ -117,8 +116,8 @@ impl IcmpError {
         }
     }
 
-    /// The packet is longer than the way ahead takes, in bytes (RFC 1191 section 4, RFC 4443 section
-    /// 3.2). `None` where its sender leaves it to the routers to cut it to pieces.
+    /// Returns the error for a packet longer than the egress MTU, in bytes (RFC 1191 section 4,
+    /// RFC 4443 section 3.2). Returns `None` when the sender allows routers to fragment the packet.
     #[must_use]
     pub fn too_big(frame: &[u8], packet: &IpPacket, mtu: u16) -> Option<Self> {
         let (kind, code) = match packet.family {
@@ -137,24 +136,23 @@ impl IcmpError {
         })
     }
 
-    /// Whether a packet is one that errors are sent about (RFC 1122 section 3.2.2, RFC 1812
-    /// section 4.3.2.7, RFC 4443 section 2.4 e). Sources that no network has (martians) the caller
-    /// knows.
+    /// Returns whether an error may be sent about a packet (RFC 1122 section 3.2.2, RFC 1812 section
+    /// 4.3.2.7, RFC 4443 section 2.4 e). The caller must exclude martian sources.
     #[must_use]
     pub fn may_be_about(packet: &IpPacket) -> bool {
-        let starts = packet.fragment.is_none_or(|part| part.offset == 0);
-        let says_nothing_of_errors = match (packet.family, packet.transport) {
+        let is_first = packet.fragment.is_none_or(|fragment| fragment.offset == 0);
+        let is_no_error = match (packet.family, packet.transport) {
             (Family::V4, Transport::Icmp { kind, .. }) => icmp::is_query_v4(kind),
             (Family::V6, Transport::Icmp { kind, .. }) => icmp::is_information_v6(kind),
-            // What these carry is not known here: it may be an error.
+            // Their payload is not parsed: it may be an ICMP error.
             (_, Transport::Other(ipv6::ROUTING | ipv6::AUTHENTICATION)) => false,
             _ => true,
         };
-        packet.is_unicast() && starts && says_nothing_of_errors
+        packet.is_unicast() && is_first && is_no_error
     }
 
-    /// Where the part of a frame ends that an error quotes: the IP packet, or as much of it as
-    /// fits.
+    /// Returns the offset where an error's quote of a packet ends: at the packet's end, or earlier to
+    /// respect the error's maximum length.
     #[must_use]
     pub fn quote_end(packet: &IpPacket) -> usize {
         let len_max = match packet.family {
@@ -165,7 +163,8 @@ impl IcmpError {
         usize::from(packet.end).min(start + len_max - Self::headers_len(packet.family))
     }
 
-    /// By how many bytes an error's frame begins before the frame that it is about.
+    /// Returns the length of an error's IP and ICMP headers: the bytes by which the frame grows at its
+    /// start.
     #[must_use]
     pub const fn headers_len(family: Family) -> usize {
         match family {
@@ -174,11 +173,11 @@ impl IcmpError {
         }
     }
 
-    /// Writes the error about a packet, from `source` back to where its frame came from.
+    /// Writes the error about a packet, from `source` to the packet's sender.
     ///
-    /// `frame` is the packet's frame, cut at [`IcmpError::quote_end`] and then grown at its head by
-    /// [`IcmpError::headers_len`]. `false`, and nothing changed, where it is of another length or
-    /// where [`IcmpError::may_be_about`] says no.
+    /// `frame` is the packet's frame, cut to [`IcmpError::quote_end`] and then grown at its start by
+    /// [`IcmpError::headers_len`]. Returns `false` and changes nothing when it has another length, or
+    /// [`IcmpError::may_be_about`] returns `false`.
     #[must_use]
     pub fn write(&self, frame: &mut [u8], packet: &IpPacket, source: Address) -> bool {
         let len = Self::headers_len(packet.family) + Self::quote_end(packet);
@@ -189,7 +188,7 @@ impl IcmpError {
             Family::V4 => icmp::PROTOCOL_V4,
             Family::V6 => icmp::PROTOCOL_V6,
         };
-        // Before other traffic where a network tells them apart (RFC 1812 section 4.3.2.5).
+        // Networks that distinguish precedence prefer it to other traffic (RFC 1812 section 4.3.2.5).
         let envelope = Envelope {
             class: ip::INTERNETWORK_CONTROL,
             ..envelope_back(packet, source, protocol)
@@ -212,7 +211,7 @@ impl IcmpError {
     }
 }
 
-/// The headers of an answer: to the packet's sender, over the link and the VLAN that it came by.
+/// Returns the headers of an answer to the packet's sender, on the same link and VLAN.
 fn envelope_back(packet: &IpPacket, source: Address, protocol: u8) -> Envelope {
     let link = Link {
         source: packet.ethernet.destination,

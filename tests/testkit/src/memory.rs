@@ -1,24 +1,24 @@
-//! A [`FrameIo`] in memory: the core's wire in tests, benches and the simulator.
+//! A [`FrameIo`] in memory, for tests, benches and the simulator.
 //!
-//! Invariant: every buffer of the pool is in exactly one place. [`MemoryIo::in_flight`] counts those
-//! outside of the pool, so that a test sees a leak at once.
+//! Invariant: every buffer of the pool is in exactly one place. [`MemoryIo::in_flight`] counts the
+//! buffers outside the pool, so a test detects a leak.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::{BATCH, DropReason, FrameBuf, FrameIo, PortId};
+use waxwing_dataplane::{BATCH, DropReason, FrameBuf, FrameIo, PortId};
 
-/// Bytes before a frame's start, as XDP leaves them.
+/// Free bytes before a frame, as with XDP.
 const HEADROOM: usize = 256;
-/// A whole buffer.
+/// Length of a buffer in bytes, headroom included.
 const BUFFER: usize = 4096;
 
 struct Pool {
     free: RefCell<Vec<Box<[u8]>>>,
     out: Cell<usize>,
-    /// How many bytes a frame has in each of its buffers but the last.
+    /// Frame bytes in each buffer but the last.
     part_len: Cell<usize>,
 }
 
@@ -35,68 +35,67 @@ impl Pool {
     }
 }
 
-/// A frame in memory; returns to its pool when dropped.
+/// A frame in memory; its buffers return to the pool on drop.
 pub struct MemoryFrame {
     port: PortId,
     buffer: Box<[u8]>,
     start: usize,
     len: usize,
-    /// Of a jumbo frame.
-    rest: Option<Box<Rest>>,
+    /// `None` unless this is a jumbo frame.
+    tail: Option<Box<TailBuffers>>,
     pool: Rc<Pool>,
 }
 
-/// What of a frame lies behind its first buffer.
+/// A jumbo frame's buffers behind the first.
 #[derive(Default)]
-struct Rest {
-    /// Each with the bytes of the frame in it.
+struct TailBuffers {
+    /// Each with the number of frame bytes in it.
     buffers: Vec<(Box<[u8]>, usize)>,
-    /// In bytes, over all of them.
+    /// Frame bytes in all of them.
     len: usize,
 }
 
 impl MemoryFrame {
-    /// Cuts the rest to so many bytes, of those that it has; buffers that it does not need go back.
+    /// Shortens the tail to at most `len` bytes and returns unneeded buffers to the pool.
     #[cold]
-    fn cut_rest(&mut self, len: usize) {
-        let Some(mut rest) = self.rest.take() else {
+    fn shrink_tail(&mut self, len: usize) {
+        let Some(mut tail) = self.tail.take() else {
             return;
         };
-        while let Some((buffer, part_len)) = rest.buffers.pop() {
-            rest.len -= part_len;
-            if rest.len < len {
-                rest.buffers.push((buffer, len - rest.len));
-                rest.len = len;
-                self.rest = Some(rest);
+        while let Some((buffer, part_len)) = tail.buffers.pop() {
+            tail.len -= part_len;
+            if tail.len < len {
+                tail.buffers.push((buffer, len - tail.len));
+                tail.len = len;
+                self.tail = Some(tail);
                 return;
             }
             self.pool.put(buffer);
         }
     }
 
-    /// Takes buffers for a rest of so many bytes; whether there were enough.
+    /// Allocates a tail of `len` bytes. `false` when the pool has too few buffers.
     #[cold]
-    fn grow_rest(&mut self, len: usize) -> bool {
-        let mut rest = Box::<Rest>::default();
-        while rest.len < len {
-            let part_len = (len - rest.len).min(self.pool.part_len.get());
+    fn grow_tail(&mut self, len: usize) -> bool {
+        let mut tail = Box::<TailBuffers>::default();
+        while tail.len < len {
+            let part_len = (len - tail.len).min(self.pool.part_len.get());
             let Some(buffer) = self.pool.take() else {
                 break;
             };
-            rest.buffers.push((buffer, part_len));
-            rest.len += part_len;
+            tail.buffers.push((buffer, part_len));
+            tail.len += part_len;
         }
-        let grown = rest.len == len;
-        self.rest = Some(rest);
+        let grown = tail.len == len;
+        self.tail = Some(tail);
         if !grown {
-            self.cut_rest(0);
+            self.shrink_tail(0);
         }
         grown
     }
 
-    /// How many buffers it lies in.
-    fn buffers(&self) -> usize {
-        1 + self.rest.as_ref().map_or(0, |rest| rest.buffers.len())
+    fn buffer_count(&self) -> usize {
+        1 + self.tail.as_ref().map_or(0, |tail| tail.buffers.len())
     }
 
     fn to_vec(&self) -> Vec<u8> {
@@ -108,8 +107,8 @@ impl MemoryFrame {
 
 impl Drop for MemoryFrame {
     fn drop(&mut self) {
-        if self.rest.is_some() {
-            self.cut_rest(0);
+        if self.tail.is_some() {
+            self.shrink_tail(0);
         }
         self.pool.put(std::mem::take(&mut self.buffer));
     }
@@ -133,16 +132,16 @@ impl FrameBuf for MemoryFrame {
 
     #[inline]
     fn rest_len(&self) -> usize {
-        self.rest.as_ref().map_or(0, |rest| rest.len)
+        self.tail.as_ref().map_or(0, |tail| tail.len)
     }
 
     fn rest(&self, number: usize) -> Option<&[u8]> {
-        let (buffer, len) = self.rest.as_ref()?.buffers.get(number)?;
+        let (buffer, len) = self.tail.as_ref()?.buffers.get(number)?;
         Some(&buffer[..*len])
     }
 
     fn rest_mut(&mut self, number: usize) -> Option<&mut [u8]> {
-        let (buffer, len) = self.rest.as_mut()?.buffers.get_mut(number)?;
+        let (buffer, len) = self.tail.as_mut()?.buffers.get_mut(number)?;
         Some(&mut buffer[..*len])
     }
 
@@ -161,15 +160,15 @@ impl FrameBuf for MemoryFrame {
 
     fn set_len(&mut self, len: usize) -> bool {
         let room = (HEADROOM + self.pool.part_len.get()).saturating_sub(self.start);
-        if self.rest.is_some() {
+        if self.tail.is_some() {
             let fits = len <= self.frame_len();
             if fits {
-                self.cut_rest(len.saturating_sub(self.len));
+                self.shrink_tail(len.saturating_sub(self.len));
                 self.len = self.len.min(len);
             }
             return fits;
         }
-        let fits = len <= room || self.grow_rest(len - room);
+        let fits = len <= room || self.grow_tail(len - room);
         if fits {
             self.len = len.min(room);
         }
@@ -177,7 +176,7 @@ impl FrameBuf for MemoryFrame {
     }
 }
 
-/// Ports in memory: frames are injected on one side and collected on the other.
+/// Ports in memory: a test injects frames and collects the frames sent.
 pub struct MemoryIo {
     pool: Rc<Pool>,
     arriving: VecDeque<MemoryFrame>,
@@ -188,12 +187,11 @@ pub struct MemoryIo {
     recycling: bool,
 }
 
-/// A frame that left the core, still in its buffer until it is taken.
+/// A frame that left the core, not yet collected.
 type MemoryFrameOut = (PortId, MemoryFrame);
 
 impl MemoryIo {
-    /// With this many ports, and a pool of `frames` buffers, each of which is a frame unless that is
-    /// a jumbo frame.
+    /// Creates `ports` ports and a pool of `frames` buffers. A jumbo frame takes several buffers.
     #[must_use]
     pub fn new(ports: u8, frames: usize) -> Self {
         let buffers = (0..frames).map(|_| vec![0; BUFFER].into_boxed_slice());
@@ -213,7 +211,7 @@ impl MemoryIo {
         }
     }
 
-    /// Lets a frame arrive on a port. `false` where the pool is empty or the frame too long.
+    /// Queues a frame as received on a port. `false` when the pool has too few buffers.
     pub fn inject(&mut self, port: PortId, bytes: &[u8]) -> bool {
         let Some(mut frame) = self.take(port) else {
             return false;
@@ -226,7 +224,7 @@ impl MemoryIo {
         true
     }
 
-    /// The frames sent since the last call, with the port each left by.
+    /// Returns the frames sent since the last call, each with its egress port.
     pub fn sent(&mut self) -> Vec<(PortId, Vec<u8>)> {
         self.sent
             .drain(..)
@@ -234,7 +232,7 @@ impl MemoryIo {
             .collect()
     }
 
-    /// The frames handed to the kernel since the last call, with the port each came by.
+    /// Returns the frames passed to the kernel since the last call, each with its ingress port.
     pub fn passed_to_kernel(&mut self) -> Vec<(PortId, Vec<u8>)> {
         self.to_kernel
             .drain(..)
@@ -242,22 +240,22 @@ impl MemoryIo {
             .collect()
     }
 
-    /// From now on at most this many more buffers fit the transmit rings.
+    /// Limits the room of the transmit rings to `buffers` more buffers.
     pub fn limit_transmit(&mut self, buffers: usize) {
         self.transmit_room = buffers;
     }
 
-    /// From now on a frame has this many bytes in each of its buffers but the last, at most 3840.
+    /// Splits each frame allocated from now on into buffers of `part_len` bytes, at most 3840.
     pub fn split_frames(&mut self, part_len: usize) {
         self.pool.part_len.set(part_len.clamp(1, BUFFER - HEADROOM));
     }
 
-    /// From now on sent frames go straight back to the pool, as a bench wants it.
+    /// Returns sent frames to the pool at once instead of keeping them, for benches.
     pub fn recycle_sent(&mut self) {
         self.recycling = true;
     }
 
-    /// Buffers outside of the pool: arriving, held, or sent and not yet taken.
+    /// Returns the number of buffers outside the pool: queued, held, or sent and not yet collected.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.pool.out.get()
@@ -267,7 +265,7 @@ impl MemoryIo {
         Some(MemoryFrame {
             port,
             buffer: self.pool.take()?,
-            rest: None,
+            tail: None,
             start: HEADROOM,
             len: 0,
             pool: Rc::clone(&self.pool),
@@ -291,7 +289,7 @@ impl FrameIo for MemoryIo {
         if port.0 >= self.ports {
             return Err(DropReason::PortMissing);
         }
-        let Some(room) = self.transmit_room.checked_sub(frame.buffers()) else {
+        let Some(room) = self.transmit_room.checked_sub(frame.buffer_count()) else {
             return Err(DropReason::TransmitRingFull);
         };
         if self.transmit_room != usize::MAX {

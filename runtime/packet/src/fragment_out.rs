@@ -1,28 +1,29 @@
-//! Cutting an IPv4 packet to pieces that a link takes (RFC 791 section 2.3, RFC 4787 REQ-13 a).
+//! Fragments an IPv4 packet that exceeds the egress MTU (RFC 791 section 2.3, RFC 4787 REQ-13 a).
 //!
-//! Invariant: the pieces' payloads, put together, are the packet's; each but the last is a multiple of
-//! eight bytes long, and none is longer than the link takes. What is cut may be a piece itself.
+//! Invariant: the fragments' payloads concatenated are the packet's payload. Each payload but the
+//! last is a multiple of eight bytes, and no fragment exceeds the MTU. The packet may itself be a
+//! fragment.
 
 use std::ops::Range;
 
 use crate::{Delta, Family, IpPacket, ipv4, wire};
 
-/// The unit of a piece's place in its packet.
+/// The unit of a fragment offset, in bytes.
 const UNIT: usize = 8;
 
-/// How a packet is cut.
+/// How a packet is split into fragments, numbered from 0.
 #[derive(Clone, Copy, Debug)]
-pub struct Cut {
+pub struct Fragmentation {
     packet: IpPacket,
-    /// Bytes of payload in each piece but the last.
-    room: usize,
+    /// Payload of each fragment but the last, in bytes.
+    payload_len: usize,
 }
 
-impl Cut {
-    /// Whether routers may cut a packet: one of IPv4 whose sender does not forbid it. One with options
-    /// is not cut, since some belong to the first piece and others to all of them.
+impl Fragmentation {
+    /// Returns whether a router may fragment a packet: IPv4, without "don't fragment". A packet with
+    /// options is excluded, because only some options are copied into every fragment.
     #[must_use]
-    pub fn may_be_made(frame: &[u8], packet: &IpPacket) -> bool {
+    pub fn is_allowed(frame: &[u8], packet: &IpPacket) -> bool {
         let header = frame
             .get(packet.network.into()..)
             .and_then(ipv4::Header::from_prefix)
@@ -33,46 +34,49 @@ impl Cut {
         })
     }
 
-    /// Cuts a packet for a link with this MTU, in bytes. `None` where it may not be cut, where the link
-    /// takes no payload at all, and where it is a piece that lies beyond the end of any packet.
+    /// Plans the fragments of a packet for an MTU in bytes. Returns `None` when the packet must not
+    /// be fragmented, when the MTU leaves no room for payload, and when the packet is a fragment
+    /// that ends behind the longest possible packet.
     #[must_use]
     pub fn new(frame: &[u8], packet: &IpPacket, mtu: u16) -> Option<Self> {
-        let room = usize::from(mtu).checked_sub(ipv4::HEADER_LEN)? / UNIT * UNIT;
-        let cut = Self {
+        let payload_len = usize::from(mtu).checked_sub(ipv4::HEADER_LEN)? / UNIT * UNIT;
+        let fragmentation = Self {
             packet: *packet,
-            room,
+            payload_len,
         };
         let offset = packet.fragment.map_or(0, |fragment| fragment.offset);
-        let fits = offset.checked_add(packet.end - packet.transport_start);
-        (room > 0 && fits.is_some() && Self::may_be_made(frame, packet)).then_some(cut)
+        let end = offset.checked_add(packet.end - packet.transport_start);
+        let is_possible = payload_len > 0 && end.is_some() && Self::is_allowed(frame, packet);
+        is_possible.then_some(fragmentation)
     }
 
-    /// How many pieces there are.
+    /// Returns the number of fragments.
     #[must_use]
     pub fn count(&self) -> usize {
         let len = usize::from(self.packet.end - self.packet.transport_start);
-        len.div_ceil(self.room).max(1)
+        len.div_ceil(self.payload_len).max(1)
     }
 
-    /// Length of the frame around the piece of this number.
+    /// Returns the length of a fragment's frame, in bytes.
     #[must_use]
     pub fn frame_len(&self, number: usize) -> usize {
         usize::from(self.packet.transport_start) + self.payload(number).len()
     }
 
-    /// Writes a piece into a frame of its own. `false`, and nothing written, where that is not of
-    /// [`Cut::frame_len`], or `frame` is not the packet's.
+    /// Writes a fragment of the packet in `frame` into a frame of its own. Returns `false` and writes
+    /// nothing when `fragment` is not [`Fragmentation::frame_len`] bytes long, `number` is not below
+    /// [`Fragmentation::count`], or `frame` is shorter than the packet.
     #[must_use]
-    pub fn write(&self, number: usize, frame: &[u8], piece: &mut [u8]) -> bool {
+    pub fn write(&self, number: usize, frame: &[u8], fragment: &mut [u8]) -> bool {
         let start = usize::from(self.packet.transport_start);
         let (Some(headers), Some(payload)) = (frame.get(..start), frame.get(self.payload(number)))
         else {
             return false;
         };
-        if number >= self.count() || piece.len() != start + payload.len() {
+        if number >= self.count() || fragment.len() != start + payload.len() {
             return false;
         }
-        let (head, body) = piece.split_at_mut(start);
+        let (head, body) = fragment.split_at_mut(start);
         head.copy_from_slice(headers);
         body.copy_from_slice(payload);
         let header = head
@@ -84,14 +88,15 @@ impl Cut {
         true
     }
 
-    /// Where a piece's payload lies in the packet's frame.
+    /// Returns where a fragment's payload lies in the packet's frame.
     fn payload(&self, number: usize) -> Range<usize> {
         let end = usize::from(self.packet.end);
-        let start = usize::from(self.packet.transport_start) + number * self.room;
-        start.min(end)..(start + self.room).min(end)
+        let start = usize::from(self.packet.transport_start) + number * self.payload_len;
+        start.min(end)..(start + self.payload_len).min(end)
     }
-    /// Makes the packet's header a piece's. Its checksum follows by its increment: one that is wrong
-    /// stays so.
+
+    /// Turns a copy of the packet's header into a fragment's. The checksum is updated incrementally,
+    /// so a wrong one stays wrong.
     fn write_header(&self, number: usize, len: usize, header: &mut [u8; ipv4::HEADER_LEN]) {
         use ipv4::field::{CHECKSUM, FLAGS_OFFSET, TOTAL_LEN};
 
@@ -104,7 +109,7 @@ impl Cut {
         } else {
             0
         };
-        let units = wire::offset(number * self.room / UNIT);
+        let units = wire::offset(number * self.payload_len / UNIT);
         let new = [
             wire::offset(ipv4::HEADER_LEN + len),
             (old[1] + units) | more,

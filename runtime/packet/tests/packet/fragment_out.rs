@@ -1,28 +1,30 @@
-//! Packets cut to pieces, put together again by etherparse's reading of each.
+//! `Fragmentation`: the fragments, as etherparse parses them, reassemble to the packet.
 
 use etherparse::{NetSlice, SlicedPacket};
 use proptest::prelude::*;
 
 use crate::samples::{ip, samples};
-use waxwing_packet::{Address, Cut, Family, VlanTag, VlanTags, build, parse};
+use waxwing_packet::{Address, Family, Fragmentation, VlanTag, VlanTags, parse};
+use waxwing_testkit::build;
 
-/// Where the flags are in an untagged IPv4 frame, and "don't fragment".
+/// Offset of the IPv4 flags in an untagged frame.
 const FLAGS: usize = 14 + 6;
 const DONT_FRAGMENT: u8 = 0x40;
 
-fn pieces(frame: &[u8], mtu: u16) -> Option<Vec<Vec<u8>>> {
-    let cut = Cut::new(frame, &ip(frame), mtu)?;
-    let piece = |number| {
-        let mut piece = vec![0xee; cut.frame_len(number)];
-        assert!(cut.write(number, frame, &mut piece));
-        piece
+fn fragments(frame: &[u8], mtu: u16) -> Option<Vec<Vec<u8>>> {
+    let plan = Fragmentation::new(frame, &ip(frame), mtu)?;
+    let fragment = |number| {
+        let mut fragment = vec![0xee; plan.frame_len(number)];
+        assert!(plan.write(number, frame, &mut fragment));
+        fragment
     };
-    Some((0..cut.count()).map(piece).collect())
+    Some((0..plan.count()).map(fragment).collect())
 }
 
-/// A piece's offset in bytes, whether more follow, and its payload; its header is right.
-fn read(piece: &[u8]) -> (usize, bool, Vec<u8>) {
-    let sliced = SlicedPacket::from_ethernet(piece).expect("a valid frame");
+/// Returns a fragment's offset in bytes, whether more follow, and its payload; checks its header
+/// checksum.
+fn read(fragment: &[u8]) -> (usize, bool, Vec<u8>) {
+    let sliced = SlicedPacket::from_ethernet(fragment).expect("a valid frame");
     let Some(NetSlice::Ipv4(v4)) = sliced.net else {
         panic!("{sliced:?}")
     };
@@ -34,7 +36,7 @@ fn read(piece: &[u8]) -> (usize, bool, Vec<u8>) {
 }
 
 /// Clears "don't fragment", which etherparse and `build` set.
-fn may_be_cut(frame: &mut [u8]) {
+fn allow_fragmentation(frame: &mut [u8]) {
     let packet = ip(frame);
     let at = usize::from(packet.network);
     frame[at + 6] &= !DONT_FRAGMENT;
@@ -54,12 +56,12 @@ fn datagram(len: usize, tags: VlanTags) -> Vec<u8> {
         ..build::Udp::default()
     }
     .frame();
-    may_be_cut(&mut frame);
+    allow_fragmentation(&mut frame);
     frame
 }
 
 #[test]
-fn pieces_fit_the_link_and_make_the_packet_again() {
+fn fragments_fit_the_mtu_and_reassemble_to_the_packet() {
     let tag = VlanTag {
         tpid: 0x8100,
         tci: 7,
@@ -77,34 +79,34 @@ fn pieces_fit_the_link_and_make_the_packet_again() {
         ] {
             let mut frame = datagram(len, tags);
             let whole = ip(&frame);
-            // What lies behind a packet in its frame belongs to no piece.
+            // Ethernet padding belongs to no fragment.
             frame.extend([0xa5; 3]);
-            let pieces = pieces(&frame, mtu).expect("it may be cut");
-            assert_eq!(pieces.len(), count, "{len} bytes for {mtu}");
-            let mut together = Vec::new();
-            for (number, piece) in pieces.iter().enumerate() {
-                let packet = ip(piece);
+            let fragments = fragments(&frame, mtu).expect("fragmentation is allowed");
+            assert_eq!(fragments.len(), count, "{len} bytes, MTU {mtu}");
+            let mut reassembled = Vec::new();
+            for (number, fragment) in fragments.iter().enumerate() {
+                let packet = ip(fragment);
                 assert!(packet.end - packet.network <= mtu);
-                assert_eq!(usize::from(packet.end), piece.len());
+                assert_eq!(usize::from(packet.end), fragment.len());
                 assert_eq!(packet.ethernet, whole.ethernet);
-                let (offset, more, payload) = read(piece);
-                assert_eq!((offset, more), (together.len(), number + 1 < count));
-                together.extend(payload);
+                let (offset, more, payload) = read(fragment);
+                assert_eq!((offset, more), (reassembled.len(), number + 1 < count));
+                reassembled.extend(payload);
             }
             let segment = usize::from(whole.transport_start)..usize::from(whole.end);
-            assert_eq!(together, frame[segment]);
+            assert_eq!(reassembled, frame[segment]);
         }
     }
 }
 
 #[test]
-fn a_piece_is_cut_to_smaller_ones_of_the_same_packet() {
-    let first = pieces(&datagram(3000, VlanTags::NONE), 1500).expect("it may be cut");
+fn a_fragment_is_split_into_smaller_fragments_of_the_same_packet() {
+    let first = fragments(&datagram(3000, VlanTags::NONE), 1500).expect("fragmentation is allowed");
     let mut expected = 0;
-    for (number, piece) in first.iter().enumerate() {
-        let (_, followed, _) = read(piece);
+    for (number, fragment) in first.iter().enumerate() {
+        let (_, followed, _) = read(fragment);
         assert_eq!(followed, number + 1 < first.len());
-        let again = pieces(piece, 576).expect("it may be cut again");
+        let again = fragments(fragment, 576).expect("fragmentation is allowed");
         for (at, smaller) in again.iter().enumerate() {
             let (offset, more, payload) = read(smaller);
             assert_eq!(offset, expected);
@@ -116,11 +118,11 @@ fn a_piece_is_cut_to_smaller_ones_of_the_same_packet() {
 }
 
 #[test]
-fn what_may_not_be_cut_stays_whole() {
+fn a_packet_that_must_not_be_fragmented_has_no_fragments() {
     let mut forbidden = datagram(1400, VlanTags::NONE);
     forbidden[FLAGS] |= DONT_FRAGMENT;
     let mut with_options = datagram(1400, VlanTags::NONE);
-    // The first word of the datagram taken for options, and the rest for no protocol known here.
+    // The UDP header's first word becomes options; the protocol is unknown.
     with_options[14] = 0x46;
     with_options[14 + 9] = 47;
     let v6 = build::Udp {
@@ -130,37 +132,37 @@ fn what_may_not_be_cut_stays_whole() {
         ..build::Udp::default()
     }
     .frame();
-    // The last place that a piece can have, and more than is left behind it.
+    // The maximum offset, with more data than fits behind it.
     let mut beyond = datagram(1400, VlanTags::NONE);
     beyond[FLAGS..FLAGS + 2].fill(0xff);
     beyond[FLAGS] = 0x1f;
     for (what, frame) in [
-        ("forbidden", forbidden),
+        ("don't fragment", forbidden),
         ("IP options", with_options),
         ("IPv6", v6),
-        ("beyond any packet", beyond),
+        ("end behind 65535 bytes", beyond),
     ] {
-        assert_eq!(pieces(&frame, 1280), None, "{what}");
+        assert_eq!(fragments(&frame, 1280), None, "{what}");
     }
     for mtu in 0..28 {
-        assert_eq!(pieces(&datagram(1400, VlanTags::NONE), mtu), None);
+        assert_eq!(fragments(&datagram(1400, VlanTags::NONE), mtu), None);
     }
 }
 
 #[test]
-fn a_piece_is_only_written_into_a_frame_of_its_length() {
+fn a_fragment_is_only_written_into_a_frame_of_its_length() {
     let frame = datagram(1400, VlanTags::NONE);
-    let cut = Cut::new(&frame, &ip(&frame), 1280).expect("it may be cut");
+    let plan = Fragmentation::new(&frame, &ip(&frame), 1280).expect("fragmentation is allowed");
     for (number, right) in [
-        (0, cut.frame_len(0)),
-        (1, cut.frame_len(1)),
+        (0, plan.frame_len(0)),
+        (1, plan.frame_len(1)),
         (2, usize::MAX),
     ] {
         for len in 0..1500 {
-            let mut piece = vec![0xee; len];
-            let written = cut.write(number, &frame, &mut piece);
+            let mut fragment = vec![0xee; len];
+            let written = plan.write(number, &frame, &mut fragment);
             assert_eq!(written, len == right);
-            assert!(written || piece.iter().all(|byte| *byte == 0xee));
+            assert!(written || fragment.iter().all(|byte| *byte == 0xee));
         }
     }
 }
@@ -168,28 +170,29 @@ fn a_piece_is_only_written_into_a_frame_of_its_length() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
-    /// Any packet, a piece already or not, at any MTU.
+    /// Whole packets and fragments, at any MTU.
     #[test]
-    fn pieces_of_any_packet_parse_and_make_it_again(sample in samples(), mtu in 28..200_u16) {
+    fn fragments_of_any_packet_parse_and_reassemble(sample in samples(), mtu in 28..200_u16) {
         let mut frame = sample.frame;
         let packet = ip(&frame);
         if packet.family == Family::V4 {
-            may_be_cut(&mut frame);
+            allow_fragmentation(&mut frame);
         }
-        let Some(pieces) = pieces(&frame, mtu) else {
-            let long = packet.fragment.is_some_and(|part| part.offset > 60_000);
+        let Some(fragments) = fragments(&frame, mtu) else {
+            let long = packet.fragment.is_some_and(|fragment| fragment.offset > 60_000);
             let options = packet.transport_start - packet.network > 20;
             prop_assert!(packet.family == Family::V6 || options || long);
             return Ok(());
         };
-        let mut together = Vec::new();
-        let base = packet.fragment.map_or(0, |part| usize::from(part.offset));
-        for piece in &pieces {
-            prop_assert!(parse(piece).is_ok() || together.is_empty(), "a first piece may be too short for TCP");
-            let (offset, _, payload) = read(piece);
-            prop_assert_eq!(offset, base + together.len());
-            together.extend(payload);
+        let mut reassembled = Vec::new();
+        let base = packet.fragment.map_or(0, |fragment| usize::from(fragment.offset));
+        for fragment in &fragments {
+            // A first fragment may be too short for its TCP header.
+            prop_assert!(parse(fragment).is_ok() || reassembled.is_empty());
+            let (offset, _, payload) = read(fragment);
+            prop_assert_eq!(offset, base + reassembled.len());
+            reassembled.extend(payload);
         }
-        prop_assert_eq!(&together[..], &frame[packet.transport_start.into()..packet.end.into()]);
+        prop_assert_eq!(&reassembled[..], &frame[packet.transport_start.into()..packet.end.into()]);
     }
 }
