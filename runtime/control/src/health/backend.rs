@@ -12,7 +12,7 @@ use super::check_state::{CheckResult, CheckState, Debounced};
 use super::ejection::EjectionState;
 use crate::config::{CheckTiming, Ejection};
 
-/// HealthState changes kept for `status`.
+/// State changes kept for `status`.
 const HISTORY_MAX: usize = 16;
 /// Steps of a slow start up to the full weight.
 const SLOW_START_STEPS: u32 = 10;
@@ -89,7 +89,7 @@ pub(crate) struct BackendHealth {
     drains_since: Option<Duration>,
     /// Whether it was down, ejected or disabled since it was last up.
     was_out: bool,
-    /// When it last recovered: the begin of its slow start.
+    /// When it last recovered: the start of its slow start.
     recovered_at: Option<Duration>,
     /// Its last changes of state, the oldest first.
     pub(crate) history: VecDeque<StateChange>,

@@ -156,9 +156,8 @@ fn timeouts(
             return minimum;
         };
         let name = key.name;
-        if protocol.is_some_and(|protocol| protocol != of) {
-            let text =
-                format!("`{name}` has no effect, because the service is not {of}; remove it");
+        if let Some(protocol) = protocol.filter(|protocol| *protocol != of) {
+            let text = format!("`{name}` has no effect on a {protocol} service; remove it");
             problems.warn(span, text);
         } else if value < minimum {
             let rfc = match of {
