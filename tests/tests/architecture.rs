@@ -22,6 +22,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "waxwing-workbench",
+        &[
+            "waxwing-dataplane",
+            "waxwing-packet",
+            "waxwing-plugin",
+            "waxwing-sdk",
+        ],
+    ),
+    (
         "waxwing-control",
         &["waxwing-dataplane", "waxwing-packet", "waxwing-plugin"],
     ),
@@ -33,6 +42,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "waxwing-module-build",
             "waxwing-packet",
             "waxwing-plugin",
+            "waxwing-workbench",
             "waxwing-xdp",
         ],
     ),
@@ -114,7 +124,7 @@ fn unsafe_code_lives_behind_its_fences() {
     const FENCES: &[&str] = &[
         "runtime/dataplane/src/prefetch.rs",
         "runtime/dataplane/src/session/memory.rs",
-        "runtime/plugin/src/compile.rs",
+        "runtime/plugin/src/build/compile.rs",
         "runtime/xdp/src",
         "sdk/src/export.rs",
         "sdk/src/health/guest.rs",

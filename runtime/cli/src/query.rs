@@ -24,8 +24,7 @@ pub(crate) fn status(socket: &Path, json: bool) -> Result<()> {
     print(&text)
 }
 
-/// Sessions in one table of `waxwing sessions`. Several tables bound the memory, and repeat the
-/// header on each screen or so.
+/// Sessions in one table of `waxwing sessions`. A table is held in memory until it is printed.
 const SESSIONS_PER_TABLE: usize = 1000;
 
 /// `waxwing sessions`.

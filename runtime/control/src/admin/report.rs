@@ -16,9 +16,9 @@ use waxwing_plugin::checks::CheckHost;
 
 use crate::admin::signals;
 use crate::admin::status::{
-    BackendStatus, BatchTimes, ConfigStatus, NextHopStatus, PortStatus, ReturnPathStatus,
-    ServiceHealthStatus, ServiceStatus, Serving, SessionStatus, SessionsStatus, SourceStatus,
-    Status, TrafficStatus, WorkerStatus,
+    BackendStatus, BatchTimes, BuildStatus, ConfigStatus, NextHopStatus, PortStatus,
+    ReturnPathStatus, ServiceHealthStatus, ServiceStatus, SessionStatus, SessionsStatus,
+    SourceStatus, Status, TrafficStatus, WorkerStatus,
 };
 use crate::config::{self, Config};
 use crate::health::{HealthMonitor, HealthState};
@@ -196,7 +196,7 @@ impl Reporter {
                 module: view
                     .modules
                     .get(service.policy)
-                    .map(|module| Serving::from(&**module.mostly())),
+                    .map(|module| BuildStatus::from(&**module.majority())),
                 active: backends
                     .iter()
                     .map(|backend| u64::from(backend.active))
@@ -347,7 +347,7 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         bridged: counters.bridged.get(),
         fragments_held: counters.held.get(),
         fragments_released: counters.released.get(),
-        requests_answered: counters.answered.get(),
+        requests_answered: counters.responded.get(),
         announcements_sent: counters.announced.get(),
         batches: counters.batches.get(),
         batch_times: batch_times(&counters.batch_times()),
@@ -356,11 +356,11 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         sessions_rejected: counters.rejected.get(),
         sessions_reset: counters.reset.get(),
         sessions_moved: counters.repicked.get(),
-        icmp_errors_forwarded: counters.errors_passed.get(),
-        time_exceeded_sent: counters.told_hop_limit.get(),
-        too_big_sent: counters.told_too_big.get(),
-        last_hop_fallbacks: counters.by_last_hop.get(),
-        packets_fragmented: counters.cut.get(),
+        icmp_errors_forwarded: counters.icmp_errors_forwarded.get(),
+        time_exceeded_sent: counters.time_exceeded_sent.get(),
+        too_big_sent: counters.too_big_sent.get(),
+        last_hop_fallbacks: counters.last_hop_fallbacks.get(),
+        packets_fragmented: counters.packets_fragmented.get(),
         fallback_choices: counters.fallback.get(),
         epochs: counters.epochs.get(),
         drops,

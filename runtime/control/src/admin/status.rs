@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use waxwing_dataplane::Ports;
 pub use waxwing_plugin::{
-    CanaryStatus, ModuleStatus, Quarantined, RefusedStatus, Serving, StepStatus,
+    BuildStatus, CanaryStatus, ModuleStatus, QuarantinedBuild, RefusedStatus, StepStatus,
 };
 
 pub use crate::health::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
@@ -233,7 +233,7 @@ pub struct ServiceStatus {
     /// Its policy's name; see [`Status::modules`].
     pub policy: String,
     /// The module build in use.
-    pub module: Option<Serving>,
+    pub module: Option<BuildStatus>,
     /// Current sessions of its configured backends.
     pub active: u64,
     /// The module's own counters, over all workers and builds.

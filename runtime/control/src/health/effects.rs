@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use waxwing_dataplane::snapshot::SessionsFate;
+use waxwing_dataplane::model::SessionAction;
 
 use super::backend::{BackendHealth, HealthState};
 use super::rules::{BackendRules, ServiceRules};
@@ -19,7 +19,7 @@ pub struct Effect {
     /// The effective share of its weight, in percent; 0: no new sessions.
     pub percent: u32,
     /// What happens to its existing sessions.
-    pub sessions: SessionsFate,
+    pub sessions: SessionAction,
 }
 
 impl Default for Effect {
@@ -27,7 +27,7 @@ impl Default for Effect {
         Self {
             healthy: true,
             percent: 100,
-            sessions: SessionsFate::Keep,
+            sessions: SessionAction::Keep,
         }
     }
 }
@@ -111,13 +111,13 @@ fn effect(rules: &HealthConfig, health: &BackendHealth, tier: &Tier, now: Durati
         healthy: false,
         percent: 100,
         sessions: match rules.on_down {
-            OnDown::Keep => SessionsFate::Keep,
-            OnDown::Reset => SessionsFate::Reset,
-            OnDown::Repick => SessionsFate::Repick,
+            OnDown::Keep => SessionAction::Keep,
+            OnDown::Reset => SessionAction::Reset,
+            OnDown::Repick => SessionAction::Repick,
         },
     };
     let out = Effect {
-        sessions: SessionsFate::Keep,
+        sessions: SessionAction::Keep,
         ..down
     };
     let mut effect = match health.state {
@@ -133,9 +133,9 @@ fn effect(rules: &HealthConfig, health: &BackendHealth, tier: &Tier, now: Durati
         HealthState::Draining => Effect {
             percent: 0,
             sessions: if health.is_drained(rules.drain_timeout, now) {
-                SessionsFate::Reset
+                SessionAction::Reset
             } else {
-                SessionsFate::Keep
+                SessionAction::Keep
             },
             ..Effect::default()
         },

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use waxwing_dataplane::PortId;
-use waxwing_dataplane::snapshot::{Bridge, Port};
+use waxwing_dataplane::model::{Bridge, Port};
 use waxwing_packet::{Address, Family, Mac};
 
 use crate::network::host::HostNetwork;

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use waxwing_dataplane::BackendId;
-use waxwing_dataplane::snapshot::NextHops;
+use waxwing_dataplane::HopTable;
 use waxwing_packet::Address;
 
 use crate::network::hop_state::HopState;
@@ -58,7 +58,7 @@ impl Resolver {
     /// The kernel's network tables could not be read.
     pub async fn start(
         ports: Vec<PortLink>,
-        hops: Arc<NextHops>,
+        hops: Arc<HopTable>,
         on_move: impl Fn(MovedNeighbour) + Send + 'static,
     ) -> io::Result<Self> {
         // Subscribe before reading, so that no change is lost in between.

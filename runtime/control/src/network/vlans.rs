@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use waxwing_dataplane::PortId;
-use waxwing_dataplane::snapshot::Port;
+use waxwing_dataplane::model::Port;
 use waxwing_packet::{Address, Family, VlanTag, VlanTags};
 
 use crate::network::host::HostNetwork;

@@ -11,8 +11,8 @@ use waxwing_dataplane::{Backend, BackendId, Gauges, Snapshot};
 use waxwing_packet::Address;
 use waxwing_plugin::checks::{CheckHost, CheckOptions};
 use waxwing_plugin::{
-    BackendInfo, Bound, Compiler, Event, Host, HostError, InUse, ModuleError, Options, Refusal,
-    ServiceBinding,
+    BackendInfo, BoundModule, BuildsInUse, Compiler, Host, HostError, HostEvent, HostOptions,
+    ModuleError, Refusal, ServiceBinding,
 };
 
 use crate::config::{self, ClusterKey, Config, Problem, Service};
@@ -33,7 +33,7 @@ pub struct Shipped {
 pub struct Modules {
     pub(crate) policy_host: Arc<Host>,
     pub(crate) check_host: Arc<CheckHost>,
-    pub(crate) events: mpsc::UnboundedReceiver<Event>,
+    pub(crate) events: mpsc::UnboundedReceiver<HostEvent>,
 }
 
 impl Modules {
@@ -49,10 +49,10 @@ impl Modules {
             ..CheckOptions::default()
         };
         let check_host = CheckHost::new(options, shipped.checks, folder.clone())?;
-        let options = Options {
+        let options = HostOptions {
             compiler,
             canary: config.canary,
-            ..Options::default()
+            ..HostOptions::default()
         };
         let policy_host = Host::new(options, shipped.policies, folder, move |event| {
             // Fails only during shutdown.
@@ -82,7 +82,7 @@ pub(crate) struct BindOptions {
     /// Given to the policies.
     pub(crate) seed: u64,
     /// Modules in use; their instances are kept where new ones would be equal.
-    pub(crate) reusable: Vec<InUse>,
+    pub(crate) reusable: Vec<BuildsInUse>,
     pub(crate) builds: Builds,
 }
 
@@ -96,9 +96,9 @@ pub(crate) enum Builds {
 }
 
 /// Tells the host which modules are in use.
-pub(crate) fn put_to_work(host: &Host, modules: &[InUse]) {
-    for InUse { module, others, .. } in modules {
-        host.put_to_work(module, others.is_some());
+pub(crate) fn activate(host: &Host, modules: &[BuildsInUse]) {
+    for BuildsInUse { module, others, .. } in modules {
+        host.activate(module, others.is_some());
     }
 }
 
@@ -117,7 +117,7 @@ pub(crate) async fn bind(
     host: &Arc<Host>,
     target: BindTarget,
     options: BindOptions,
-) -> Result<Vec<Bound>, ModuleError> {
+) -> Result<Vec<BoundModule>, ModuleError> {
     let host = Arc::clone(host);
     blocking(move || {
         let config = &target.config;
@@ -133,7 +133,7 @@ pub(crate) async fn bind(
                 (Some(before), Builds::Serving) => {
                     host.rebind(before, workers, options.seed, &services)
                 }
-                _ => host.bind_again(name, workers, options.seed, &services, before),
+                _ => host.bind_or_fall_back(name, workers, options.seed, &services, before),
             }
         };
         config.policies().iter().map(bind).collect()

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use waxwing_dataplane::Snapshot;
-use waxwing_plugin::InUse;
+use waxwing_plugin::BuildsInUse;
 
 use crate::admin::status::ReloadStatus;
 use crate::config::Config;
@@ -18,7 +18,7 @@ pub(crate) struct View {
     pub(crate) loaded_at: SystemTime,
     pub(crate) snapshot: Arc<Snapshot>,
     /// In the order of [`Config::policies`].
-    pub(crate) modules: Vec<InUse>,
+    pub(crate) modules: Vec<BuildsInUse>,
     pub(crate) last_reload: Option<ReloadStatus>,
     /// Current problems, for the operator.
     pub(crate) problems: Vec<String>,

@@ -23,11 +23,11 @@ use crossbeam_channel::{Receiver, Sender};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::forward::Shared;
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::path::SharedState;
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{Epoch, Snapshot};
-use waxwing_plugin::{Event, InUse, ModuleError};
+use waxwing_plugin::{BuildsInUse, HostEvent, ModuleError};
 
 use crate::admin::rates;
 use crate::admin::report::{AttachedPorts, Reporter};
@@ -55,7 +55,7 @@ pub struct ControlSetup {
     /// The checked config. Its warnings have been logged.
     pub checked: Checked,
     /// The state that all workers share, sized for the config's `backends_max`.
-    pub shared: Shared,
+    pub shared: SharedState,
     /// The counters of each worker.
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Sets the steering rules of the attached ports.
@@ -109,7 +109,7 @@ impl From<ModuleError> for StartError {
 pub struct Control {
     controller: Controller,
     reporter: Arc<Reporter>,
-    events: mpsc::UnboundedReceiver<Event>,
+    events: mpsc::UnboundedReceiver<HostEvent>,
     socket: AdminSocket,
 }
 
@@ -146,7 +146,7 @@ impl Control {
         let snapshot = catalog.apply(&config, &ports, &shared.gauges, &effects)?;
         let draft = Draft::make(&policy_host, &config, (snapshot, effects), options).await?;
         let modules = draft.in_use();
-        modules::put_to_work(&policy_host, &modules);
+        modules::activate(&policy_host, &modules);
         let (snapshot, effects) = (Arc::clone(&draft.snapshot), draft.effects.clone());
         let (workers, channels) = worker_channels(draft, setup.counters.len());
         let controller = Controller {
@@ -214,7 +214,7 @@ impl Control {
             .map_err(PublishError::Steering)?;
         controller.update_steering();
         if let Some(why) = controller.steering_problem.take() {
-            return Err(PublishError::Steering(why).into());
+            return Err(PublishError::Steering(SteeringError(why)).into());
         }
         controller.update_view();
         let admin = tokio::spawn(socket.serve(Arc::clone(&reporter), request));
@@ -247,7 +247,7 @@ impl Control {
     }
 }
 
-fn first_view(config: &Arc<Config>, snapshot: &Arc<Snapshot>, modules: &[InUse]) -> View {
+fn first_view(config: &Arc<Config>, snapshot: &Arc<Snapshot>, modules: &[BuildsInUse]) -> View {
     View {
         config: Arc::clone(config),
         loaded_at: SystemTime::now(),

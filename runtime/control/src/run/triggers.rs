@@ -9,7 +9,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
-use waxwing_plugin::{Event, FaultReport};
+use waxwing_plugin::{FaultReport, HostEvent};
 
 use crate::admin::server::Request;
 use crate::health::CheckFault;
@@ -31,7 +31,7 @@ const HEALTH_PAUSE: Duration = Duration::from_millis(50);
 /// Everything that causes a change.
 pub(super) struct Triggers {
     /// From the policy host.
-    pub(super) events: mpsc::UnboundedReceiver<Event>,
+    pub(super) events: mpsc::UnboundedReceiver<HostEvent>,
     pub(super) host: watch::Receiver<Arc<HostNetwork>>,
     /// From the admin socket.
     pub(super) requests: mpsc::Receiver<Request>,
@@ -123,18 +123,18 @@ async fn serve(controller: &mut Controller, request: Request) {
 /// names of modules whose files changed.
 async fn take_events(
     controller: &mut Controller,
-    first: Event,
-    events: &mut mpsc::UnboundedReceiver<Event>,
+    first: HostEvent,
+    events: &mut mpsc::UnboundedReceiver<HostEvent>,
 ) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut reports: Vec<FaultReport> = Vec::new();
     let mut next = Some(first);
     while let Some(event) = next {
         match event {
-            Event::Changed { name } => {
+            HostEvent::Changed { name } => {
                 names.insert(name);
             }
-            Event::Fault(report) => reports.push(report),
+            HostEvent::Fault(report) => reports.push(report),
         }
         next = events.try_recv().ok();
     }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use waxwing_dataplane::snapshot::SourceUse;
-use waxwing_dataplane::source_nat::SOURCES_MAX;
+use waxwing_dataplane::model::SOURCES_MAX;
+use waxwing_dataplane::model::SourceUse;
 use waxwing_packet::{Address, Family, Prefix};
 
 use crate::config::model::Config;

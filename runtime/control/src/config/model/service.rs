@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use waxwing_dataplane::Ports;
-use waxwing_dataplane::snapshot::{Backend as SnapshotBackend, MidStream, SourceUse, Timeouts};
+use waxwing_dataplane::model::{Backend as SnapshotBackend, MidStream, SourceUse, Timeouts};
 use waxwing_packet::{Address, Prefix, Protocol};
 
 use super::health::{CheckOverride, HealthConfig};

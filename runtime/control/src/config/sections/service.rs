@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use waxwing_dataplane::Ports;
 use waxwing_dataplane::counters::SIGNALS;
-use waxwing_dataplane::snapshot::{MidStream, SourceUse, Timeouts};
+use waxwing_dataplane::model::{MidStream, SourceUse, Timeouts};
 use waxwing_dataplane::time::TICK;
 use waxwing_packet::Protocol;
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use tokio::time::Instant;
-use waxwing_dataplane::snapshot::NextHops;
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
 use waxwing_packet::{Address, VlanTags};
 
@@ -52,7 +52,7 @@ pub(crate) struct NextHopTable {
     vlans: Vlans,
     return_routes: ReturnRoutes,
     moved: Vec<MovedNeighbour>,
-    hops: Arc<NextHops>,
+    hops: Arc<HopTable>,
     host: HostNetwork,
     host_changed: bool,
     neighbours: BTreeMap<NeighbourKey, NeighbourEntry>,
@@ -68,7 +68,7 @@ pub(crate) struct NextHopTable {
 }
 
 impl NextHopTable {
-    pub(crate) fn new(ports: Vec<PortLink>, hops: Arc<NextHops>) -> Self {
+    pub(crate) fn new(ports: Vec<PortLink>, hops: Arc<HopTable>) -> Self {
         Self {
             vlans: Vlans::new(ports.clone()),
             return_routes: ReturnRoutes::new(),

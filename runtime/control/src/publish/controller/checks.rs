@@ -77,7 +77,7 @@ impl Controller {
         self.jobs.send_replace(jobs);
         let (host, checks) = (Arc::clone(&self.check_host), self.checks.clone());
         // On a blocking thread: the host writes files.
-        modules::blocking(move || checks.put_to_work(&host)).await;
+        modules::blocking(move || checks.activate(&host)).await;
     }
 
     /// Binds the checks to the newest builds of their modules.

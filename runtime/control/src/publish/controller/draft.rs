@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::model::Release;
 use waxwing_dataplane::{Epoch, Snapshot};
-use waxwing_plugin::{Bound, Host, InUse, ModuleError};
+use waxwing_plugin::{BoundModule, BuildsInUse, Host, ModuleError};
 
 use crate::config::Config;
 use crate::health::Effects;
@@ -15,7 +15,7 @@ pub(crate) struct Draft {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) effects: Effects,
     /// In the order of [`Config::policies`].
-    pub(super) modules: Vec<Bound>,
+    pub(super) modules: Vec<BoundModule>,
 }
 
 impl Draft {
@@ -41,14 +41,19 @@ impl Draft {
     }
 
     /// Returns the modules of the bound policies.
-    pub(crate) fn in_use(&self) -> Vec<InUse> {
+    pub(crate) fn in_use(&self) -> Vec<BuildsInUse> {
         let in_use = self.modules.iter().map(|module| module.in_use.clone());
         in_use.collect()
     }
 
     /// Returns one epoch per worker, all held by `release`. `before` are the modules that the workers
     /// use now; kept instances are moved over from them.
-    pub(crate) fn epochs(self, workers: usize, before: &[InUse], release: &Release) -> Vec<Epoch> {
+    pub(crate) fn epochs(
+        self,
+        workers: usize,
+        before: &[BuildsInUse],
+        release: &Release,
+    ) -> Vec<Epoch> {
         let mut epochs: Vec<Epoch> = (0..workers)
             .map(|_| Epoch {
                 snapshot: Arc::clone(&self.snapshot),

@@ -32,14 +32,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use tokio::sync::watch;
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::forward::Shared;
-use waxwing_dataplane::snapshot::Port;
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::model::Port;
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::path::SharedState;
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{BackendId, Epoch, Snapshot};
 use waxwing_packet::Address;
 use waxwing_plugin::checks::CheckHost;
-use waxwing_plugin::{Bound, Host, InUse, ModuleError};
+use waxwing_plugin::{BoundModule, BuildsInUse, Host, ModuleError};
 
 pub(crate) use draft::Draft;
 
@@ -77,7 +77,7 @@ pub enum PublishError {
     Module(#[from] ModuleError),
     /// The steering rules for new backends' replies could not be set.
     #[error("steering: {0}")]
-    Steering(String),
+    Steering(SteeringError),
     /// Workers have not acknowledged the last change.
     #[error(
         "worker {workers} has not taken the last change for {} s and may be stuck; further changes wait \
@@ -115,14 +115,14 @@ pub(crate) struct Controller {
     /// The attached interfaces and the VLAN devices on them.
     pub(crate) ports: Vec<Port>,
     pub(crate) links: Vec<PortLink>,
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedState,
     pub(crate) kernel: Kernel,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) policy_host: Arc<Host>,
     /// Given to the policies; each mixes it with its worker's and service's number.
     pub(crate) seed: u64,
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) modules: Vec<InUse>,
+    pub(crate) modules: Vec<BuildsInUse>,
     pub(crate) check_host: Arc<CheckHost>,
     pub(crate) checks: BoundChecks,
     /// Goes to the thread that runs the checks.
@@ -170,7 +170,7 @@ impl Controller {
     pub(crate) async fn publish_changed_modules(&mut self) -> Result<(), PublishError> {
         let config = Arc::clone(&self.config);
         let (catalog, draft) = self.draft(&config, Builds::Newest).await?;
-        if draft.modules.iter().all(Bound::is_kept) {
+        if draft.modules.iter().all(BoundModule::is_kept) {
             return Ok(());
         }
         self.put_into_effect(config, catalog, draft).await
@@ -197,7 +197,7 @@ impl Controller {
     }
 
     /// Returns the modules in use, without those that failed.
-    fn reusable_modules(&self) -> Vec<InUse> {
+    fn reusable_modules(&self) -> Vec<BuildsInUse> {
         let modules = self.modules.iter();
         let sound = modules.filter(|in_use| !self.faulted.contains(&in_use.module.name));
         sound.cloned().collect()
@@ -229,7 +229,7 @@ impl Controller {
         let names = self.config.policies();
         // On a blocking thread: the host writes files.
         modules::blocking(move || {
-            modules::put_to_work(&host, &modules);
+            modules::activate(&host, &modules);
             host.retain(&names);
         })
         .await;
@@ -253,7 +253,7 @@ impl Controller {
     }
 
     /// Sends each worker its epoch, then releases all of them together.
-    fn send(&mut self, draft: Draft, before: &[InUse]) -> Result<(), PublishError> {
+    fn send(&mut self, draft: Draft, before: &[BuildsInUse]) -> Result<(), PublishError> {
         let release = Release::held();
         let epochs = draft.epochs(self.workers.len(), before, &release);
         self.sent_at = Instant::now();
