@@ -21,7 +21,7 @@ use super::check_state::CheckResult;
 use super::monitor::HealthMonitor;
 use super::plan::CheckJob;
 use super::schedule::{Due, Schedule};
-use crate::publish::backend_counters::BackendCounters;
+use crate::publish::counter_totals::CounterTotals;
 use crate::publish::keys::{BackendKey, ServiceKey, snapshot_key};
 use crate::publish::view::CurrentView;
 
@@ -47,7 +47,7 @@ pub(crate) struct Runner {
     pub(crate) host: Arc<CheckHost>,
     pub(crate) health: Arc<HealthMonitor>,
     pub(crate) view: Arc<CurrentView>,
-    pub(crate) counters: Arc<BackendCounters>,
+    pub(crate) counters: Arc<CounterTotals>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) jobs: watch::Receiver<Vec<Arc<CheckJob>>>,
     pub(crate) faults: mpsc::Sender<CheckFault>,
