@@ -3,6 +3,7 @@
 //!
 //! Invariant: whatever way it ends, it leaves no process, namespace or interface behind.
 
+mod recording;
 mod report;
 mod stage;
 mod story;
@@ -15,6 +16,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use waxwing_tests::netns;
 
+use crate::recording::Recording;
 use crate::report::Report;
 use crate::view::View;
 
@@ -30,6 +32,9 @@ struct Arguments {
     /// Lines instead of a live view, as when the output is not a terminal.
     #[arg(long)]
     plain: bool,
+    /// Where to write the live view as an animated SVG.
+    #[arg(long)]
+    record: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -55,7 +60,8 @@ fn run(arguments: &Arguments) -> Result<Report> {
     netns::remove_leftovers()
         .context("cannot list network namespaces; run as root, with iproute2 installed")?;
     netns::remove_own_on_signal(view::restore_terminal)?;
-    let report = story::tell(arguments.seconds, View::new(arguments.plain))?;
+    let recording = arguments.record.clone().map(Recording::new).transpose()?;
+    let report = story::tell(arguments.seconds, View::new(arguments.plain, recording))?;
     if netns::is_ending() {
         return Ok(report);
     }

@@ -157,10 +157,10 @@ impl<'a> Stage<'a> {
             total,
             ..
         } = self;
-        drop(view);
+        let recorded = view.close();
         // Every sample, the last ones too, which came after the last step.
         let counted = load.stop().and_then(|()| load.finish());
-        let ended = waxwing.stop().map(drop);
+        let ended = waxwing.stop().map(drop).and(recorded);
         match counted {
             Ok(all) => (all, ended),
             Err(error) => (total, Err(error)),

@@ -20,6 +20,8 @@ use ratatui::widgets::{Block, Gauge, Paragraph};
 use ratatui::{Frame, symbols};
 use waxwing_tests::{Status, Tally};
 
+use crate::recording::Recording;
+
 /// Between two lines of numbers where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 /// The servers, in the order of their bars.
@@ -36,6 +38,7 @@ static IN_SCREEN: AtomicBool = AtomicBool::new(false);
 pub(crate) struct View {
     lines: Vec<String>,
     out: Out,
+    recording: Option<Recording>,
 }
 
 enum Out {
@@ -58,7 +61,7 @@ pub(crate) struct Picture<'a> {
 impl View {
     /// On the terminal, where standard output is one.
     #[must_use]
-    pub(crate) fn new(plain: bool) -> Self {
+    pub(crate) fn new(plain: bool, recording: Option<Recording>) -> Self {
         let screen = (!plain && io::stdout().is_terminal())
             .then(screen)
             .and_then(Result::ok);
@@ -71,6 +74,7 @@ impl View {
         Self {
             lines: Vec::new(),
             out,
+            recording,
         }
     }
 
@@ -95,6 +99,9 @@ impl View {
     /// # Errors
     /// Nobody reads the output any more.
     pub(crate) fn show(&mut self, picture: &Picture<'_>) -> Result<()> {
+        if let Some(recording) = &mut self.recording {
+            recording.take(|frame| draw(frame, &self.lines, picture))?;
+        }
         match &mut self.out {
             Out::Screen(terminal) if IN_SCREEN.load(Ordering::SeqCst) => {
                 let lines = &self.lines;
@@ -108,6 +115,16 @@ impl View {
             Out::Screen(_) | Out::Lines { .. } => {}
         }
         Ok(())
+    }
+}
+
+impl View {
+    /// Ends the view and writes the recording, if there is one.
+    ///
+    /// # Errors
+    /// The recording cannot be written.
+    pub(crate) fn close(mut self) -> Result<()> {
+        self.recording.take().map_or(Ok(()), Recording::write)
     }
 }
 
