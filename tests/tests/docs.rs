@@ -120,7 +120,9 @@ fn anchors(document: &str) -> BTreeSet<String> {
     headings
         .map(|line| {
             let title = line.trim_start_matches('#').trim().to_lowercase();
-            let kept = title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            let kept = title
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
             kept.map(|c| if c == ' ' { '-' } else { c }).collect()
         })
         .collect()
@@ -166,7 +168,8 @@ fn every_place_that_is_named_is_there() {
         for (label, target) in links(&read(path)) {
             let label = label.trim_matches('`');
             let (file, symbol) = label.split_once("::").unwrap_or((label, ""));
-            if !file.contains('.') || file.contains(' ') || target.contains('#') {
+            let is_source = [".rs", ".c"].iter().any(|end| file.ends_with(end));
+            if !is_source {
                 continue;
             }
             places += 1;
@@ -181,14 +184,16 @@ fn every_place_that_is_named_is_there() {
     assert!(places > 25, "only {places} places are named");
 }
 
+/// Whether a line has a keyword of a definition and then the symbol.
 fn defines(source: &str, symbol: &str) -> bool {
-    let keywords = ["fn", "struct", "enum", "trait", "int", "const"];
+    let keywords = ["fn", "struct", "enum", "trait", "const", "int", "class"];
     source.lines().any(|line| {
-        let mut words = line.split_whitespace().skip_while(|word| !keywords.contains(word));
-        words.next();
-        words.next().is_some_and(|word| {
-            let name = word.split(|c: char| !c.is_alphanumeric() && c != '_').next();
-            name == Some(symbol)
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.windows(2).any(|pair| {
+            let name = pair[1]
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .next();
+            keywords.contains(&pair[0]) && name == Some(symbol)
         })
     })
 }
@@ -208,11 +213,23 @@ fn every_path_in_the_text_is_in_the_tree() {
         })
     };
     let is_path = |span: &str| {
-        let is_plain = span.chars().all(|c| c.is_ascii_alphanumeric() || "_-./*".contains(c));
-        let in_crates = ["runtime/", "tests/", "benches/", "examples/", "policies/", "sdk/", "docs/"]
+        let is_plain = span
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_-./*".contains(c));
+        let in_crates = [
+            "runtime/",
+            "tests/",
+            "benches/",
+            "examples/",
+            "policies/",
+            "sdk/",
+            "docs/",
+        ]
+        .iter()
+        .any(|folder| span.starts_with(folder));
+        let is_file = [".rs", ".md", ".toml"]
             .iter()
-            .any(|folder| span.starts_with(folder));
-        let is_file = [".rs", ".md", ".toml"].iter().any(|end| span.ends_with(end));
+            .any(|end| span.ends_with(end));
         is_plain && (in_crates || is_file) && !is_example(span)
     };
     let mut problems = Vec::new();
@@ -220,10 +237,14 @@ fn every_path_in_the_text_is_in_the_tree() {
         let (_, prose) = blocks(&read(path));
         let table = path == &"ARCHITECTURE.md";
         let spans = code_spans(&prose).into_iter().filter(|span| is_path(span));
-        let tests = prose.lines().filter(|line| table && line.matches(" | ").count() == 3);
+        let tests = prose
+            .lines()
+            .filter(|line| table && line.matches(" | ").count() == 3);
         let tests = tests.flat_map(|line| {
             let column = line.rsplit_once(" | ").map_or("", |(_, last)| last);
-            code_spans(column).into_iter().filter(|span| !span.contains(' '))
+            code_spans(column)
+                .into_iter()
+                .filter(|span| !span.contains(' '))
         });
         for span in spans.chain(tests) {
             if !in_tree(&span) {
@@ -241,7 +262,10 @@ fn is_example(span: &str) -> bool {
 
 /// All files below a folder, but for what is built.
 fn list(folder: &Path, files: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).expect("a folder can be listed").flatten() {
+    for entry in fs::read_dir(folder)
+        .expect("a folder can be listed")
+        .flatten()
+    {
         let (path, name) = (entry.path(), entry.file_name());
         let is_built = ["target", ".git"].iter().any(|skipped| name == *skipped);
         if path.is_dir() && !is_built {
@@ -311,7 +335,10 @@ fn every_command_parses() {
         }
     };
     for (path, block) in all_blocks().filter(|(_, block)| block.language == "sh") {
-        let lines = block.text.lines().map(|line| line.split(" # ").next().unwrap_or(line));
+        let lines = block
+            .text
+            .lines()
+            .map(|line| line.split(" # ").next().unwrap_or(line));
         for command in lines.flat_map(|line| line.split("&&")) {
             check(path, command.trim());
         }
@@ -388,10 +415,16 @@ fn is_in_usage(usage: &str, arguments: &[&str]) -> Result<(), String> {
     if !is_help && !starts(command) {
         return Err(format!("has no `{command}` in xtask's help"));
     }
-    let kind = rest.first().filter(|word| !word.starts_with('-') && *command == "bench");
+    let kind = rest
+        .first()
+        .filter(|word| !word.starts_with('-') && *command == "bench");
     // A word that is no kind is a filter.
     let head = kind.map_or((*command).to_owned(), |kind| format!("{command} {kind}"));
-    let head = if starts(&head) { head } else { (*command).to_owned() };
+    let head = if starts(&head) {
+        head
+    } else {
+        (*command).to_owned()
+    };
     let from = usage.find(&format!("\n  {head}")).unwrap_or_default();
     let section = &usage[from + 1..];
     let end = section
@@ -414,7 +447,9 @@ fn packages() -> BTreeSet<String> {
     manifests
         .filter_map(|manifest| {
             let text = fs::read_to_string(manifest).ok()?;
-            let name = text.lines().find_map(|line| line.strip_prefix("name = \""))?;
+            let name = text
+                .lines()
+                .find_map(|line| line.strip_prefix("name = \""))?;
             Some(name.trim_end_matches('"').to_owned())
         })
         .collect()
@@ -437,7 +472,12 @@ fn quoted_code_is_the_code() {
     let mut problems = Vec::new();
     let mut quotes = 0;
     for (path, block) in all_blocks() {
-        let paragraph = block.before.trim_end().rsplit("\n\n").next().unwrap_or_default();
+        let paragraph = block
+            .before
+            .trim_end()
+            .rsplit("\n\n")
+            .next()
+            .unwrap_or_default();
         let Some((_, target)) = links(paragraph).pop().filter(|_| paragraph.ends_with(':')) else {
             continue;
         };

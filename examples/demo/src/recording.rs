@@ -28,6 +28,9 @@ const FRAME_EVERY: Duration = Duration::from_millis(500);
 /// How long the last frame stays before the recording starts again.
 const LAST_FRAME: Duration = Duration::from_secs(4);
 
+/// Cells of a bar, by how many eighths of them are filled.
+const EIGHTHS: [&str; 8] = ["▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"];
+
 const STYLE: &str = "\
 text{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;fill:#1f2328}
 .page{fill:#f6f8fa;stroke:#d1d9e0}.line{stroke:#8c959f;fill:none}.on{fill:#fff}.bold{font-weight:700}.dim{fill:#6e7781}
@@ -158,23 +161,24 @@ fn row(buffer: &Buffer, y: u16) -> String {
         let (x, width) = (at * usize::from(CELL.0), len * usize::from(CELL.0));
         match kind(cell) {
             Kind::Blank => {}
-            Kind::Filled(colour) => {
-                let _ = write!(
-                    fills,
-                    "<path class=\"{colour}\" d=\"M{x} 1h{width}v16h-{width}z\"/>"
-                );
+            Kind::Filled(colour, eighths) => {
+                // A cell is eight pixels wide.
+                fill(&mut fills, x, width - (8 - eighths), colour);
             }
-            Kind::Line => cells[at..at + len].iter().enumerate().for_each(|(n, cell)| {
-                line(&mut lines, x + n * usize::from(CELL.0), cell.symbol());
-            }),
-            Kind::Text(style, fill) => {
-                if let Some(colour) = fill {
-                    let _ = write!(
-                        fills,
-                        "<path class=\"{colour}\" d=\"M{x} 1h{width}v16h-{width}z\"/>"
-                    );
+            Kind::Line => cells[at..at + len]
+                .iter()
+                .enumerate()
+                .for_each(|(n, cell)| {
+                    line(&mut lines, x + n * usize::from(CELL.0), cell.symbol());
+                }),
+            Kind::Text(style, background) => {
+                if let Some(colour) = background {
+                    fill(&mut fills, x, width, colour);
                 }
-                let text: String = cells[at..at + len].iter().map(|cell| cell.symbol()).collect();
+                let text: String = cells[at..at + len]
+                    .iter()
+                    .map(|cell| cell.symbol())
+                    .collect();
                 write_text(&mut texts, x, &text, style);
             }
         }
@@ -190,8 +194,8 @@ fn row(buffer: &Buffer, y: u16) -> String {
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Blank,
-    /// A bar's full cell, of this colour.
-    Filled(&'static str),
+    /// A bar's cell of this colour, filled from the left by so many eighths.
+    Filled(&'static str, usize),
     /// A border.
     Line,
     /// Letters of this style, on a bar of this colour if it covers them.
@@ -199,11 +203,16 @@ enum Kind {
 }
 
 fn kind(cell: &Cell) -> Kind {
-    let fill = colour(cell.bg);
+    let background = colour(cell.bg);
+    let bar = colour(cell.fg).unwrap_or("dim");
+    if let Some(less) = EIGHTHS.iter().position(|symbol| *symbol == cell.symbol()) {
+        return Kind::Filled(bar, less + 1);
+    }
     match cell.symbol() {
         "─" | "│" | "┌" | "┐" | "└" | "┘" => Kind::Line,
-        "█" => Kind::Filled(colour(cell.fg).unwrap_or("dim")),
-        " " if fill.is_none() && cell.modifier.is_empty() && cell.fg == Color::Reset => Kind::Blank,
+        " " if background.is_none() && cell.modifier.is_empty() && cell.fg == Color::Reset => {
+            Kind::Blank
+        }
         _ => {
             let weight = if cell.modifier.contains(Modifier::BOLD) {
                 "bold"
@@ -212,13 +221,20 @@ fn kind(cell: &Cell) -> Kind {
             } else {
                 ""
             };
-            let colour = match fill {
+            let colour = match background {
                 Some(_) => "on",
                 None => colour(cell.fg).unwrap_or(""),
             };
-            Kind::Text((colour, weight), fill)
+            Kind::Text((colour, weight), background)
         }
     }
+}
+
+fn fill(path: &mut String, x: usize, width: usize, colour: &str) {
+    let _ = write!(
+        path,
+        "<path class=\"{colour}\" d=\"M{x} 1h{width}v16h-{width}z\"/>"
+    );
 }
 
 const fn colour(colour: Color) -> Option<&'static str> {
@@ -291,7 +307,10 @@ mod tests {
                 terminal
                     .draw(|frame| frame.render_widget(page, frame.area()))
                     .expect("in memory");
-                (Duration::from_secs(second), terminal.backend().buffer().clone())
+                (
+                    Duration::from_secs(second),
+                    terminal.backend().buffer().clone(),
+                )
             })
             .collect();
         svg(&frames)
@@ -308,7 +327,10 @@ mod tests {
     #[test]
     fn text_keeps_its_column_and_colour_and_is_escaped() {
         let svg = recorded(&["a  <b>"]);
-        assert!(svg.contains("<text x=\"8\" y=\"13\" textLength=\"8\""), "{svg}");
+        assert!(
+            svg.contains("<text x=\"8\" y=\"13\" textLength=\"8\""),
+            "{svg}"
+        );
         assert!(svg.contains("x=\"32\""), "{svg}");
         assert!(svg.contains("class=\"red\">&lt;b&gt;<"), "{svg}");
     }
@@ -317,6 +339,9 @@ mod tests {
     fn every_frame_is_shown_from_its_time_on() {
         let svg = recorded(&["one", "two"]);
         // The second frame comes after 1 s of 1 s + 4 s.
-        assert!(svg.contains("20.00%{transform:translateY(-468px)}"), "{svg}");
+        assert!(
+            svg.contains("20.00%{transform:translateY(-468px)}"),
+            "{svg}"
+        );
     }
 }
