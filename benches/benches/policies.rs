@@ -1,10 +1,10 @@
-//! What a policy's pick costs, natively and as a module, and what becomes of modules: instances
-//! made, swapped, and rebuilt after a trap.
+//! The cost of a policy's pick, natively and as a module, and of a module's life cycle: instantiation, swap,
+//! and recovery after a trap.
 //!
-//! `pick/POLICY/{native,wasm}/BATCH` is a batch over ten backends, per flow; `pick/empty/wasm` is a
-//! module that only answers, the floor of any. `backends/POLICY/COUNT` is a batch of 64 as a module,
-//! over more backends. Both sides write the flows into the policy's records first, as the balancer
-//! does.
+//! `pick/POLICY/{native,wasm}/BATCH` picks for a batch over ten backends; the figure is per flow.
+//! `pick/empty/wasm` is a module that answers without work, the lower bound. `backends/POLICY/COUNT` picks
+//! for a batch of 64 as a module, over more backends. Native and Wasm runs both write the flows into the
+//! policy's records first, as the balancer does.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -24,8 +24,8 @@ use waxwing_sdk::testing::{self, Driver, TestFlow};
 const BATCHES: [usize; 4] = [1, 8, 32, 64];
 const BACKENDS: u32 = 10;
 const MORE_BACKENDS: [u32; 3] = [3, 100, 4096];
-/// Flows that each measurement goes through again and again: few enough to stay in the caches, as
-/// those of a batch are, which the balancer has just gathered.
+/// Flows that each measurement cycles through: few enough to stay in the caches, like those of a batch, which
+/// the balancer has just collected.
 const FLOWS: usize = 256;
 
 macro_rules! bench_each {
@@ -47,12 +47,12 @@ macro_rules! bench_each {
                 group.throughput(Throughput::Elements(64));
                 for count in MORE_BACKENDS {
                     let records = records(stringify!($name), count);
-                    // Not every policy takes every number of backends.
-                    let Some(mut side) = Wasm::new(host, stringify!($name), $config, &records) else {
+                    // Some policies reject some numbers of backends.
+                    let Some(mut wasm) = Wasm::new(host, stringify!($name), $config, &records) else {
                         continue;
                     };
                     group.bench_function(BenchmarkId::from_parameter(count), |bench| {
-                        bench.iter(|| side.pick(64));
+                        bench.iter(|| wasm.pick(64));
                     });
                 }
                 group.finish();
@@ -72,7 +72,7 @@ fn short<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, Wal
     group
 }
 
-/// Backends of different weights, with the tags that the policy's config is made for.
+/// Backends of different weights, with the tags that the policy's config refers to.
 fn records(name: &str, count: u32) -> Vec<BackendRecord> {
     let tags = if name == "quic_connection_id" {
         count
@@ -86,7 +86,7 @@ fn records(name: &str, count: u32) -> Vec<BackendRecord> {
     (0..count).map(record).collect()
 }
 
-/// Those of DNS and QUIC are UDP's.
+/// Flows that suit the policy: UDP for DNS and QUIC.
 fn flows(name: &str) -> Vec<TestFlow> {
     let udp = ["dns_name", "quic_connection_id"].contains(&name);
     let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x03www\x08internal\x04test\0\0\x01\0\x01";
@@ -138,20 +138,21 @@ fn native<P: waxwing_sdk::Policy>(
     let records = records(name, BACKENDS);
     let flows = flows(name);
     for batch in BATCHES {
-        let mut driver = Driver::<P>::start(config, &records, SEED).expect("it takes the config");
+        let mut driver =
+            Driver::<P>::start(config, &records, SEED).expect("the policy accepts the config");
         let mut batches = flows.chunks_exact(batch).cycle();
         let mut picks = Vec::with_capacity(batch);
         let mut nanos = 0_u64;
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(BenchmarkId::new("native", batch), |bench| {
             bench.iter(|| {
-                // As the host does before each call, lest sessions pile up without end.
+                // The host resets this before each call; otherwise sessions would accumulate.
                 for record in driver.backends_mut() {
                     record.active = 10;
                 }
                 nanos += 20_000;
                 driver.host().now_ms = nanos / 1_000_000;
-                let flows = batches.next().expect("it goes round");
+                let flows = batches.next().expect("the iterator is endless");
                 driver.pick_into(flows, &mut picks);
                 black_box(&picks);
             });
@@ -160,17 +161,17 @@ fn native<P: waxwing_sdk::Policy>(
 }
 
 fn wasm(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, name: &str, config: &str) {
-    let mut side =
-        Wasm::new(host, name, config, &records(name, BACKENDS)).expect("it takes the config");
+    let mut instance = Wasm::new(host, name, config, &records(name, BACKENDS))
+        .expect("the policy accepts the config");
     for batch in BATCHES {
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(BenchmarkId::new("wasm", batch), |bench| {
-            bench.iter(|| side.pick(batch));
+            bench.iter(|| instance.pick(batch));
         });
     }
 }
 
-/// A module's instance at work.
+/// A module's instance that picks.
 struct Wasm {
     policy: Box<dyn Policy>,
     ids: Vec<BackendId>,
@@ -200,7 +201,7 @@ impl Wasm {
         } else {
             self.at + batch
         };
-        // A new millisecond now and then, as on a wire.
+        // The millisecond changes now and then, as in production.
         self.nanos += 20_000;
         let context = PickContext {
             now: Now::from_start(Duration::from_nanos(self.nanos)),
@@ -210,54 +211,63 @@ impl Wasm {
         let flows = &self.flows[self.at..self.at + batch];
         self.policy
             .pick(SERVICE, context, flows, &mut self.picks[..batch])
-            .expect("it picks");
+            .expect("the pick succeeds");
         black_box(&self.picks);
     }
 }
 
-/// What becomes of modules: an instance made; one that takes the place of another, which is dropped;
-/// one that is made, traps, and tells why.
-fn life(criterion: &mut Criterion, host: &Host) {
+/// A module's life cycle: instantiation; a swap, which drops the previous instance; a trap with its report.
+fn life_cycle(criterion: &mut Criterion, host: &Host) {
     let mut group = short(criterion, "module");
     let services = [binding("{}", &records("round_robin", BACKENDS))];
-    let module = host.policy("round_robin").expect("it is shipped");
+    let module = host.policy("round_robin").expect("the module is shipped");
     group.bench_function("instantiate", |bench| {
-        bench.iter(|| host.instantiate(&module, 0, SEED, &services).expect("made"));
+        bench.iter(|| {
+            host.instantiate(&module, 0, SEED, &services)
+                .expect("the instance starts")
+        });
     });
     group.bench_function("swap", |bench| {
-        let mut serving = host.instantiate(&module, 0, SEED, &services).expect("made");
+        let mut serving = host
+            .instantiate(&module, 0, SEED, &services)
+            .expect("the instance starts");
         bench.iter(|| {
-            let next = host.instantiate(&module, 0, SEED, &services).expect("made");
+            let next = host
+                .instantiate(&module, 0, SEED, &services)
+                .expect("the instance starts");
             host.put_to_work(&module, false);
             serving = next;
         });
         black_box(serving.payload_len());
     });
     group.bench_function("trap_and_recover", |bench| {
-        let module = host.policy("trap").expect("it is shipped");
-        let mut side = Wasm::new(host, "trap", "{}", &records("trap", BACKENDS)).expect("made");
+        let module = host.policy("trap").expect("the module is shipped");
+        let mut wasm =
+            Wasm::new(host, "trap", "{}", &records("trap", BACKENDS)).expect("the instance starts");
         bench.iter(|| {
-            side.policy = host.instantiate(&module, 0, SEED, &services).expect("made");
+            wasm.policy = host
+                .instantiate(&module, 0, SEED, &services)
+                .expect("the instance starts");
             let context = PickContext {
                 now: Now::default(),
-                backends: &side.ids,
-                gauges: &side.gauges,
+                backends: &wasm.ids,
+                gauges: &wasm.gauges,
             };
-            let picks = &mut side.picks[..1];
-            let trapped = side.policy.pick(SERVICE, context, &side.flows[..1], picks);
-            assert!(trapped.is_err(), "it traps");
+            let picks = &mut wasm.picks[..1];
+            let trapped = wasm.policy.pick(SERVICE, context, &wasm.flows[..1], picks);
+            assert!(trapped.is_err(), "the pick traps");
         });
     });
     group.finish();
 }
 
-/// The empty module, but that it traps on flows from ports that its vetting does not have.
+/// The empty module with a trap on flows from ports that its vetting does not use.
 fn trap() -> String {
     let pick = "(local.get $n)))";
-    let checked = "(if (i32.gt_u (i32.load16_u offset=2088 (i32.const 0)) (i32.const 2000))
+    let trapping = "(if (i32.gt_u (i32.load16_u offset=2088 (i32.const 0)) (i32.const 2000))
                      (then unreachable))
                    (local.get $n)))";
-    EMPTY.replace(pick, checked)
+    EMPTY.replace(pick, trapping)
 }
 
 fn policies(criterion: &mut Criterion) {
@@ -267,7 +277,7 @@ fn policies(criterion: &mut Criterion) {
     group.finish();
     picks(criterion, &host);
     more_backends(criterion, &host);
-    life(criterion, &host);
+    life_cycle(criterion, &host);
 }
 
 criterion_group!(benches, policies);

@@ -1,6 +1,6 @@
-//! What the benches share that need policies: modules, and native policies at a worker.
+//! Policies for the benches: as modules, and as native code at a worker.
 //!
-//! The benches of criterion are in `benches/`; run them by `cargo xtask bench [FILTER]`.
+//! The criterion benches are in `benches/`; run them by `cargo xtask bench [FILTER]`.
 
 pub mod modules;
 pub mod native;

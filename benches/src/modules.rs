@@ -1,4 +1,4 @@
-//! Policies as modules, on the balancer's own host.
+//! Policies as modules, on the balancer's plugin host.
 
 use std::path::Path;
 
@@ -7,38 +7,40 @@ use waxwing_plugin::{BackendInfo, Host, Options, ServiceBinding};
 use waxwing_sdk::abi::BackendRecord;
 use waxwing_tests::Scratch;
 
-/// The service that all of them serve.
+/// The service of every policy.
 pub const SERVICE: ServiceId = ServiceId(0);
-/// What random policies draw from.
+/// The seed of random policies.
 pub const SEED: u64 = 42;
-/// A module that only answers, as text: the floor of any.
+/// A module that answers without work: the lower bound of any policy's cost.
 pub const EMPTY: &str = include_str!("../../runtime/plugin/src/workbench/empty.wat");
 
-/// A host with the modules of these packages, compiled for it, and others that are given as text.
+/// Makes a host that ships the modules of `packages`, which are compiled first, and `others`, given as text.
 ///
 /// # Panics
-/// There is no compiler for Wasm, or a module is not valid.
+/// The Wasm target is not installed, or a module is invalid.
 #[must_use]
 pub fn host(packages: &[&str], others: &[(&'static str, &str)]) -> Host {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    let target = Scratch::new().expect("a directory");
-    let modules = waxwing_module_build::build(&manifest, packages, target.path()).expect("modules");
+    let target = Scratch::new().expect("a scratch directory can be created");
+    let modules = waxwing_module_build::build(&manifest, packages, target.path())
+        .expect("the modules compile");
     let mut shipped: Vec<(&'static str, &'static [u8])> = modules
         .iter()
         .map(|module| {
-            let bytes = std::fs::read(&module.path).expect("a module");
+            let bytes = std::fs::read(&module.path).expect("the module can be read");
             (&*module.name.clone().leak(), &*bytes.leak())
         })
         .collect();
     drop(target);
     for (name, text) in others {
-        let bytes = wat::parse_str(text).expect("it is valid");
+        let bytes = wat::parse_str(text).expect("the module's text is valid");
         shipped.push((name, bytes.leak()));
     }
-    Host::new(Options::default(), &shipped, None, |_| ()).expect("a host")
+    Host::new(Options::default(), &shipped, None, |_| ()).expect("the host accepts the modules")
 }
 
-/// A worker's instance of a module for [`SERVICE`], or `None` where it does not take so many backends.
+/// Makes a worker's instance of a module for [`SERVICE`]; `None` if the policy does not accept so many
+/// backends.
 #[must_use]
 pub fn instance(
     host: &Host,
@@ -52,7 +54,7 @@ pub fn instance(
         .pop()
 }
 
-/// [`SERVICE`] with a config and these backends.
+/// Binds [`SERVICE`] to a config and backends.
 #[must_use]
 pub fn binding(config: &str, records: &[BackendRecord]) -> ServiceBinding {
     let backend = |record: &BackendRecord| BackendInfo {

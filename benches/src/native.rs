@@ -1,4 +1,4 @@
-//! A policy without Wasm at a worker, to compare with its module.
+//! A policy as native code at a worker, to compare with its module.
 
 use waxwing_dataplane::policy::PickContext;
 use waxwing_dataplane::{NewFlow, Policy, PolicyFault, ServiceId};
@@ -9,7 +9,7 @@ use waxwing_sdk::{Pick, testing};
 
 use crate::modules::SEED;
 
-/// Has a policy of the SDK choose, through the records that its module would get.
+/// Lets an SDK policy pick, through the same records as its module.
 pub struct Native<P: waxwing_sdk::Policy> {
     driver: Driver<P>,
     flows: Vec<TestFlow>,
@@ -17,10 +17,10 @@ pub struct Native<P: waxwing_sdk::Policy> {
 }
 
 impl<P: waxwing_sdk::Policy> Native<P> {
-    /// For a service with these backends.
+    /// Starts the policy for a service with these backends.
     ///
     /// # Errors
-    /// What the policy says of them, or of the config.
+    /// The policy rejects the backends or the config.
     pub fn new(config: &str, records: &[BackendRecord]) -> Result<Self, String> {
         Ok(Self {
             driver: Driver::start(config, records, SEED)?,

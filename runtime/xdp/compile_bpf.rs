@@ -1,4 +1,4 @@
-//! Compiles C for the BPF target: for the build scripts of this package and of `benches/wire`.
+//! Compiles C for the BPF target: for the build scripts of this package and of `benches/peers`.
 
 use std::env;
 use std::path::{Path, PathBuf};

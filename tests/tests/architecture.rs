@@ -49,17 +49,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waxwing-tests", ANY),
     ("waxwing-demo", ANY),
     ("waxwing-benches", ANY),
-    ("waxwing-vm-bench", ANY),
-    ("waxwing-wire-bench", ANY),
+    ("waxwing-peers-bench", ANY),
     (
         "bare-forwarder",
         &["waxwing-dataplane", "waxwing-packet", "waxwing-xdp"],
     ),
-    ("waxwing-bed", &["waxwing-dataplane", "waxwing-packet"]),
+    (
+        "waxwing-bench-core",
+        &["waxwing-dataplane", "waxwing-packet"],
+    ),
     (
         "waxwing-instructions",
         &[
-            "waxwing-bed",
+            "waxwing-bench-core",
             "waxwing-dataplane",
             "waxwing-packet",
             "waxwing-report",

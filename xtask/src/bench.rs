@@ -79,11 +79,11 @@ fn wire(arguments: &[String]) -> Result<(), String> {
         "waxwing",
         "waxwing-testbed",
         "bare-forwarder",
-        "waxwing-wire-bench",
+        "waxwing-peers-bench",
     ])?;
     let target = run::target().display().to_string();
-    let arguments = [&["--target", &target], arguments.as_slice()].concat();
-    run::as_root(&released("waxwing-wire-bench"), &arguments)?;
+    let arguments = [&["wire", "--target", &target], arguments.as_slice()].concat();
+    run::as_root(&released("waxwing-peers-bench"), &arguments)?;
     if keep { kept("wire") } else { Ok(()) }
 }
 

@@ -46,8 +46,8 @@ pub(crate) fn bench(arguments: &[&str]) -> Result<(), String> {
     run::step("building the balancer and the bench, as for a release");
     run::cargo(&["build", "--release", "--workspace", "--bins"])?;
     let target = run::target();
-    let mut call = Command::new(target.join("release/waxwing-vm-bench"));
-    call.arg("--target").arg(&target).args(arguments);
+    let mut call = Command::new(target.join("release/waxwing-peers-bench"));
+    call.args(["vm", "--target"]).arg(&target).args(arguments);
     run::step("measuring in a virtual machine");
     run::command(call.current_dir(run::root()))
 }

@@ -1,27 +1,27 @@
-//! The packet's way in memory: parse, look up, NAT, send; batches of 64 where nothing else is said.
+//! Forwarding in memory: parse, look up, NAT, send; in batches of 64 unless stated otherwise.
 //!
-//! What is timed is a worker's turn; making frames and putting them in is not. A name is
-//! `WHAT/FAMILY/…`; sessions are made when the first bench that needs them runs, so a filter is quick.
+//! Only the worker's turn is timed, not making and injecting frames. Names are `WHAT/FAMILY/…`. Sessions are
+//! opened when the first bench that needs them runs, so a filtered run is quick.
 //!
-//! Invariant: that hits are hits and misses misses is checked, by the frames sent and the sessions made.
+//! Invariant: each bench checks by frames sent and sessions opened that hits were hits and misses misses.
 
 mod churn;
-mod hits;
-mod misses;
-mod stand;
+mod established;
+mod new_sessions;
+mod setup;
 mod workers;
 
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use waxwing_bed::{Frames, Plan};
+use waxwing_bench_core::{AddressPlan, Frames};
 use waxwing_packet::parse;
 
 fn parsing(criterion: &mut Criterion) {
-    let mut group = stand::group(criterion, "parse");
-    for plan in [Plan::V4, Plan::V6] {
+    let mut group = setup::group(criterion, "parse");
+    for plan in [AddressPlan::V4, AddressPlan::V6] {
         let mut frames = Frames::new(plan, 1);
-        let frame = frames.later(0);
+        let frame = frames.established(0);
         group.bench_function(plan.name, |b| {
             b.iter(|| parse(black_box(frame)));
         });
@@ -32,8 +32,8 @@ fn parsing(criterion: &mut Criterion) {
 criterion_group!(
     benches,
     parsing,
-    hits::hits,
-    misses::misses,
+    established::established,
+    new_sessions::new_sessions,
     churn::churn,
     workers::workers
 );

@@ -1,8 +1,8 @@
-//! What is counted.
+//! The cases whose instructions are counted.
 
 use std::hint::black_box;
 
-use waxwing_bed::{Frames, Lane, Plan, Size, World};
+use waxwing_bench_core::{AddressPlan, Frames, Size, Testbed, WorkerDriver, open_sessions};
 use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::session::TableError;
 use waxwing_dataplane::{BATCH, FrameIo as _, PortId};
@@ -10,15 +10,15 @@ use waxwing_packet::parse;
 
 use crate::counted;
 
-/// Batches of each case.
+/// Batches per case.
 const TURNS: u32 = 64;
-/// Sessions of a case of packets that have one.
+/// Sessions of cases with established packets.
 const SESSIONS: u32 = 1024;
 
-/// One row of the table.
+/// A case: one row of the table.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    plan: Plan,
+    plan: AddressPlan,
     batch: u32,
     work: Work,
 }
@@ -27,22 +27,22 @@ pub(crate) struct Case {
 enum Work {
     /// The parser alone.
     Parse,
-    /// The ports in memory, without a balancer: receive, send on the other port.
+    /// The ports in memory without a balancer: receive, send on the other port.
     PassThrough,
     /// A turn without a frame.
-    Nothing,
-    /// A packet of a client whose session is established.
+    EmptyTurn,
+    /// A client's packet of an established session.
     Request,
-    /// Likewise, of its backend.
+    /// A backend's packet of an established session.
     Reply,
-    /// A packet that opens a session; the native fallback chooses.
-    Opening,
+    /// A packet that opens a session; the native fallback picks.
+    NewSession,
 }
 
-/// A whole batch.
+/// The frames of a full batch.
 const FULL: u32 = 64;
 
-const fn case(name: &'static str, plan: Plan, batch: u32, work: Work) -> Case {
+const fn case(name: &'static str, plan: AddressPlan, batch: u32, work: Work) -> Case {
     Case {
         name,
         plan,
@@ -51,48 +51,58 @@ const fn case(name: &'static str, plan: Plan, batch: u32, work: Work) -> Case {
     }
 }
 
-/// All rows.
+/// All cases.
 pub(crate) const CASES: &[Case] = &[
-    case(PASS_THROUGH, Plan::V4, FULL, Work::PassThrough),
-    case("empty_turn", Plan::V4, 1, Work::Nothing),
-    case("parse_v4", Plan::V4, FULL, Work::Parse),
-    case("parse_v6", Plan::V6, FULL, Work::Parse),
-    case("hit_v4_tcp_request", Plan::V4, FULL, Work::Request),
-    case("hit_v4_tcp_reply", Plan::V4, FULL, Work::Reply),
-    case("hit_v4_udp_request", Plan::V4_UDP, FULL, Work::Request),
-    case("hit_v4_udp_reply", Plan::V4_UDP, FULL, Work::Reply),
-    case("hit_v6_tcp_request", Plan::V6, FULL, Work::Request),
-    case("hit_v6_tcp_reply", Plan::V6, FULL, Work::Reply),
-    case("hit_v6_udp_request", Plan::V6_UDP, FULL, Work::Request),
-    case("hit_v6_udp_reply", Plan::V6_UDP, FULL, Work::Reply),
-    case("hit_v4_tcp_batch_of_8", Plan::V4, 8, Work::Request),
-    case("hit_v4_tcp_alone", Plan::V4, 1, Work::Request),
-    case("miss_v4_tcp", Plan::V4, FULL, Work::Opening),
-    case("miss_v4_udp", Plan::V4_UDP, FULL, Work::Opening),
-    case("miss_v6_tcp", Plan::V6, FULL, Work::Opening),
+    case(PASS_THROUGH, AddressPlan::V4, FULL, Work::PassThrough),
+    case("empty_turn", AddressPlan::V4, 1, Work::EmptyTurn),
+    case("parse_v4", AddressPlan::V4, FULL, Work::Parse),
+    case("parse_v6", AddressPlan::V6, FULL, Work::Parse),
+    case("hit_v4_tcp_request", AddressPlan::V4, FULL, Work::Request),
+    case("hit_v4_tcp_reply", AddressPlan::V4, FULL, Work::Reply),
+    case(
+        "hit_v4_udp_request",
+        AddressPlan::V4_UDP,
+        FULL,
+        Work::Request,
+    ),
+    case("hit_v4_udp_reply", AddressPlan::V4_UDP, FULL, Work::Reply),
+    case("hit_v6_tcp_request", AddressPlan::V6, FULL, Work::Request),
+    case("hit_v6_tcp_reply", AddressPlan::V6, FULL, Work::Reply),
+    case(
+        "hit_v6_udp_request",
+        AddressPlan::V6_UDP,
+        FULL,
+        Work::Request,
+    ),
+    case("hit_v6_udp_reply", AddressPlan::V6_UDP, FULL, Work::Reply),
+    case("hit_v4_tcp_batch_of_8", AddressPlan::V4, 8, Work::Request),
+    case("hit_v4_tcp_alone", AddressPlan::V4, 1, Work::Request),
+    case("miss_v4_tcp", AddressPlan::V4, FULL, Work::NewSession),
+    case("miss_v4_udp", AddressPlan::V4_UDP, FULL, Work::NewSession),
+    case("miss_v6_tcp", AddressPlan::V6, FULL, Work::NewSession),
 ];
 
-/// What the ports in memory take of each packet that is forwarded.
+/// The case that measures the share of the ports in memory in each forwarded packet.
 pub(crate) const PASS_THROUGH: &str = "io_in_memory";
 
 impl Case {
-    /// The packets that its count is of; of an empty turn, the turns.
+    /// The packets that the count covers; for the empty turn, the turns.
     pub(crate) const fn packets(&self) -> u64 {
         (TURNS * self.batch) as u64
     }
 
-    /// Whether the ports in memory are part of its count.
+    /// Whether the count includes the ports in memory.
     pub(crate) fn has_io(&self) -> bool {
-        matches!(self.work, Work::Request | Work::Reply | Work::Opening)
+        matches!(self.work, Work::Request | Work::Reply | Work::NewSession)
     }
 
-    /// Does what is to be counted, [`TURNS`] times.
+    /// Runs the counted work [`TURNS`] times.
     pub(crate) fn run(&self) -> Result<(), TableError> {
         match self.work {
             Work::Parse => self.parse(),
             Work::PassThrough => self.pass_through(),
-            Work::Nothing | Work::Request | Work::Reply => return self.hit(),
-            Work::Opening => return self.miss(),
+            Work::EmptyTurn | Work::Request | Work::Reply => return self.hit(),
+            Work::NewSession => return self.miss(),
         }
         Ok(())
     }
@@ -102,7 +112,7 @@ impl Case {
         for turn in 0..TURNS {
             let batch: Vec<Vec<u8>> = self
                 .clients(turn)
-                .map(|client| frames.later(client).to_vec())
+                .map(|client| frames.established(client).to_vec())
                 .collect();
             counted(|| {
                 for frame in &batch {
@@ -119,7 +129,7 @@ impl Case {
         let mut received = Vec::with_capacity(BATCH);
         for turn in 0..TURNS {
             for client in self.clients(turn) {
-                assert!(io.inject(PortId(0), frames.later(client)));
+                assert!(io.inject(PortId(0), frames.established(client)));
             }
             counted(|| {
                 io.receive(&mut received);
@@ -132,55 +142,63 @@ impl Case {
     }
 
     fn hit(&self) -> Result<(), TableError> {
-        let world = World::new(
+        let testbed = Testbed::new(
             self.plan,
             Size {
                 sessions_max: SESSIONS,
                 ..Size::default()
             },
         )?;
-        let backends = world.open(SESSIONS);
-        let mut lane = Lane::new(&world, 0, Vec::new());
-        let mut frames = world.frames();
+        let backends = open_sessions(&testbed, SESSIONS);
+        let mut driver = WorkerDriver::new(&testbed, 0, Vec::new());
+        let mut frames = testbed.frames();
         let mut sent = 0;
         for turn in 0..TURNS {
             for client in self.clients(turn).map(|client| client % SESSIONS) {
                 match self.work {
-                    Work::Request => lane.put_request(frames.later(client)),
+                    Work::Request => driver.inject_request(frames.established(client)),
                     Work::Reply => {
                         let backend = backends[client as usize].into();
-                        lane.put_reply(frames.reply(backend, client));
+                        driver.inject_reply(frames.reply(backend, client));
                     }
                     _ => continue,
                 }
                 sent += 1;
             }
-            let now = lane.next_turn();
-            counted(|| lane.handle(now));
+            let now = driver.next_turn();
+            counted(|| driver.run_turn(now));
         }
-        assert_eq!(lane.sent(), sent, "each was forwarded");
-        assert_eq!(world.sessions(), SESSIONS as usize, "none opened another");
+        assert_eq!(driver.sent(), sent, "each packet was forwarded");
+        assert_eq!(
+            testbed.sessions(),
+            SESSIONS as usize,
+            "no packet opened a session"
+        );
         Ok(())
     }
 
     fn miss(&self) -> Result<(), TableError> {
-        let world = World::new(
+        let testbed = Testbed::new(
             self.plan,
             Size {
                 sessions_max: 2 * TURNS * self.batch,
                 ..Size::default()
             },
         )?;
-        let mut lane = Lane::new(&world, 0, Vec::new());
-        let mut frames = world.frames();
+        let mut driver = WorkerDriver::new(&testbed, 0, Vec::new());
+        let mut frames = testbed.frames();
         for turn in 0..TURNS {
             for client in self.clients(turn) {
-                lane.put_request(frames.opening(client));
+                driver.inject_request(frames.opening(client));
             }
-            let now = lane.next_turn();
-            counted(|| lane.handle(now));
+            let now = driver.next_turn();
+            counted(|| driver.run_turn(now));
         }
-        assert_eq!(world.sessions() as u64, self.packets(), "each opened one");
+        assert_eq!(
+            testbed.sessions() as u64,
+            self.packets(),
+            "each packet opened a session"
+        );
         Ok(())
     }
 

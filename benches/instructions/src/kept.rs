@@ -1,6 +1,6 @@
-//! The table that stays in the repository.
+//! The kept table in the repository.
 //!
-//! Invariant: what is written is read back as it was.
+//! Invariant: [`read`] returns the figures that [`write`] wrote.
 
 use std::fs;
 use std::io;
@@ -15,31 +15,32 @@ const HEAD: &str = "\
 
 `cargo xtask bench instructions` counts them and shows the difference to this table; `--keep` writes it anew.
 
-Counted by callgrind, in the release profile: all that one turn of a worker executes, for 64 turns of 64 frames, divided by the
-frames. Making frames and putting them in is not counted. The ports are memory: `io_in_memory` is what receiving and sending take
-there without a balancer, and *its own* is the rest, which runs on any ports. `hit` is a packet of an established session (1,024 of
-them, one service, eight backends), `miss` one that opens a session, its backend chosen by the native fallback. Time goes on by
-a microsecond a packet, so the upkeep between two batches is in the figures. `empty_turn` is a turn without a frame.
+Counted by callgrind, in the release profile: all instructions of a worker's turn, over 64 turns of 64
+frames, per frame. Making and injecting frames is not counted. The ports are in memory: `io_in_memory` is
+the cost of receiving and sending there without a balancer, and *its own* is the rest, which any ports need.
+`hit` is a packet of an established session (1,024 sessions, one service, eight backends), `miss` a packet
+that opens a session, whose backend the native fallback picks. Time advances by a microsecond per packet, so
+the figures include the upkeep between two batches. `empty_turn` is a turn without a frame.
 
 ";
 
 const PASSES: &str = "\
-## Where they are
+## By pass
 
-By the functions that the passes over a batch are, with what the compiler has put into them.
+Instructions by the functions of the passes over a batch, including code that the compiler inlined into them.
 
 ";
 
-/// What was counted of one case, each for a packet.
+/// A case's instructions per packet.
 pub(crate) struct Figure {
     pub(crate) name: &'static str,
-    /// With the ports in memory.
+    /// Including the ports in memory.
     pub(crate) in_all: u64,
-    /// Without them, where they are part of it.
+    /// Without the ports in memory; `None` for cases that do not use them.
     pub(crate) own: Option<u64>,
 }
 
-/// From each case's count.
+/// Computes the figures from each case's count.
 pub(crate) fn figures(counts: &[(&Case, u64)]) -> Vec<Figure> {
     let each = |(case, count): &(&Case, u64)| {
         let packets = case.packets();
@@ -60,7 +61,7 @@ pub(crate) fn figures(counts: &[(&Case, u64)]) -> Vec<Figure> {
     counts.iter().map(figure).collect()
 }
 
-/// Each case's figure in all, as they were kept; nothing where nothing was.
+/// Reads each case's kept total; empty if there is no file.
 pub(crate) fn read(path: &Path) -> Vec<(String, u64)> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines()
@@ -72,7 +73,7 @@ pub(crate) fn read(path: &Path) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// Keeps them, and with them where the instructions of one case are.
+/// Writes the figures, and one case's instructions by pass.
 pub(crate) fn write(path: &Path, figures: &[Figure], passes: &str) -> io::Result<()> {
     let mut table = Table::new(["what", "in all", "its own"]);
     for figure in figures {
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_read_back() {
+    fn kept_figures_are_read_back() {
         let path = std::env::temp_dir().join(format!("waxwing-kept-{}.md", std::process::id()));
         let figures = figures(&counts(|_| 300));
         write(&path, &figures, "").unwrap();
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ports_are_taken_off() {
+    fn the_ports_cost_is_subtracted() {
         let io_takes_50 = |case: &Case| if case.name == PASS_THROUGH { 50 } else { 300 };
         for figure in figures(&counts(io_takes_50)) {
             let forwarded = figure.name.starts_with("hit") || figure.name.starts_with("miss");

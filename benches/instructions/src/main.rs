@@ -1,11 +1,11 @@
-//! Counts the instructions that a packet takes, by callgrind: a change shows its cost to the last
-//! one, on any machine, however busy.
+//! Counts the instructions per packet by callgrind: the exact cost of a change, on any machine under any
+//! load.
 //!
-//! Each case is a run of this program of its own under callgrind, which counts while [`counted`] runs
-//! and not otherwise: frames are made, put in and taken out before and after. The figures are set beside
-//! those kept in `benches/instructions.md`; `--keep` writes them there.
+//! Each case is a run of this program under callgrind, which counts only while [`counted`] runs; frames are
+//! made, injected and removed outside it. The result is compared with the figures kept in
+//! `benches/instructions.md`; `--keep` replaces those.
 //!
-//! Invariant: the same program counts the same. Keys, addresses, order and time are fixed.
+//! Invariant: the same program yields the same counts. Keys, addresses, order and time are fixed.
 
 mod case;
 mod kept;
@@ -35,10 +35,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether each of these is part of a case's name.
+/// Checks that each of `parts` is part of a case's name.
 fn check(parts: &[&str]) -> Result<(), String> {
     if parts.contains(&"--keep") {
-        return Err("--keep replaces all that is kept: run it without PART".to_owned());
+        return Err("--keep replaces the whole kept table: run it without PART".to_owned());
     }
     let is_none = |part: &&&str| !CASES.iter().any(|case| case.name.contains(**part));
     match parts.iter().find(is_none) {
@@ -47,32 +47,33 @@ fn check(parts: &[&str]) -> Result<(), String> {
             let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
             let names = names.join(", ");
             Err(format!(
-                "no case has `{part}` in its name; there are {names}"
+                "no case has `{part}` in its name; the cases are {names}"
             ))
         }
     }
 }
 
-/// Counts the cases whose names have one of these parts, and shows them beside the kept ones.
+/// Counts the cases whose names contain one of `parts` (all if empty), and prints them beside the kept
+/// figures.
 fn compare(parts: &[&str], keep: bool) -> Result<(), String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../instructions.md");
-    let folder = out_folder()?;
-    let wanted = |case: &&Case| {
+    let directory = out_directory()?;
+    let is_selected = |case: &&Case| {
         let named = parts.iter().any(|part| case.name.contains(part));
         parts.is_empty() || named || case.name == PASS_THROUGH
     };
     let counts: Vec<(&Case, u64)> = CASES
         .iter()
-        .filter(wanted)
-        .map(|case| Ok((case, count(case, &folder)?)))
+        .filter(is_selected)
+        .map(|case| Ok((case, count(case, &directory)?)))
         .collect::<Result<_, String>>()?;
     let figures = kept::figures(&counts);
     println!("{}", table(&figures, &kept::read(&path)));
-    let passes = passes_of(&counts, &folder)?;
+    let passes = passes_of(&counts, &directory)?;
     println!("{passes}");
     println!(
-        "where they are: callgrind_annotate {}/WHAT.out",
-        folder.display()
+        "details: callgrind_annotate {}/CASE.out",
+        directory.display()
     );
     if keep {
         kept::write(&path, &figures, &passes)
@@ -82,12 +83,12 @@ fn compare(parts: &[&str], keep: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Where the instructions of one case are, if it was counted.
-fn passes_of(counts: &[(&Case, u64)], folder: &Path) -> Result<String, String> {
+/// One case's instructions by pass, if it was counted.
+fn passes_of(counts: &[(&Case, u64)], directory: &Path) -> Result<String, String> {
     let Some((case, _)) = counts.iter().find(|(case, _)| case.name == passes::CASE) else {
         return Ok(String::new());
     };
-    let text = read(&out_file(case, folder))?;
+    let text = read(&out_file(case, directory))?;
     let mut table = Table::new([passes::CASE, "in all"]);
     for (pass, count) in passes::of(&text) {
         let packets = case.packets();
@@ -124,21 +125,22 @@ fn table(figures: &[Figure], before: &[(String, u64)]) -> Table {
     table
 }
 
-/// Where callgrind's own files go, for a look at what is behind a figure.
-fn out_folder() -> Result<PathBuf, String> {
+/// The directory of callgrind's output files.
+fn out_directory() -> Result<PathBuf, String> {
     let target = output::target().map_err(|error| error.to_string())?;
-    let folder = target.join("bench/instructions");
-    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    Ok(folder)
+    let directory = target.join("bench/instructions");
+    std::fs::create_dir_all(&directory)
+        .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
+    Ok(directory)
 }
 
-/// What callgrind counts within, by its name in the program: [`counted`].
+/// The pattern of the function that callgrind counts: [`counted`].
 const TOGGLE: &str = "*waxwing_instructions*counted*";
 
-/// The instructions of one case, in all.
-fn count(case: &Case, folder: &Path) -> Result<u64, String> {
+/// Counts all instructions of a case.
+fn count(case: &Case, directory: &Path) -> Result<u64, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let out = out_file(case, folder);
+    let out = out_file(case, directory);
     let run = Command::new("valgrind")
         .args(["--tool=callgrind", "--dump-instr=no"])
         .arg(format!("--toggle-collect={TOGGLE}"))
@@ -147,44 +149,49 @@ fn count(case: &Case, folder: &Path) -> Result<u64, String> {
         .args(["--case", case.name])
         .stdout(Stdio::null())
         .output()
-        .map_err(|error| format!("valgrind did not start: {error}; apt-get install valgrind"))?;
+        .map_err(|error| {
+            format!("cannot start valgrind: {error}; install it by `apt-get install valgrind`")
+        })?;
     if !run.status.success() {
-        let said = String::from_utf8_lossy(&run.stderr);
-        return Err(format!("{} failed under valgrind:\n{said}", case.name));
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        return Err(format!("{} failed under valgrind:\n{stderr}", case.name));
     }
     total(&read(&out)?).map_err(|error| format!("{}: {error}", out.display()))
 }
 
-fn out_file(case: &Case, folder: &Path) -> PathBuf {
-    folder.join(format!("{}.out", case.name))
+fn out_file(case: &Case, directory: &Path) -> PathBuf {
+    directory.join(format!("{}.out", case.name))
 }
 
 fn read(file: &Path) -> Result<String, String> {
-    std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
+    std::fs::read_to_string(file)
+        .map_err(|error| format!("cannot read {}: {error}", file.display()))
 }
 
-/// The total that callgrind has written.
+/// Parses the total of callgrind's output.
 fn total(text: &str) -> Result<u64, String> {
     let total = |line: &str| line.strip_prefix("totals: ")?.trim().parse().ok();
     match text.lines().find_map(total) {
-        None => Err("there are no totals in it: is it of another version of valgrind?".to_owned()),
+        None => {
+            Err("no totals found: is this the output of another version of valgrind?".to_owned())
+        }
         Some(0) => Err(format!(
-            "nothing was counted: no function has a name like `{TOGGLE}`; see whether `counted` is \
-             inlined or has another name, and set TOGGLE by it"
+            "nothing was counted: no function matches `{TOGGLE}`. Check whether `counted` was inlined \
+             or renamed, and adapt TOGGLE"
         )),
         Some(total) => Ok(total),
     }
 }
 
-/// Within callgrind.
+/// Runs a case; called under callgrind.
 fn run_case(name: &str) -> Result<(), String> {
     let case = CASES.iter().find(|case| case.name == name);
-    case.ok_or_else(|| format!("no case {name}"))?
+    case.ok_or_else(|| format!("there is no case `{name}`"))?
         .run()
         .map_err(|error| error.to_string())
 }
 
-/// What callgrind counts: this function, and all that it calls.
+/// Runs `work`. Callgrind counts this function and all that it calls.
 #[inline(never)]
 pub(crate) fn counted<R>(work: impl FnOnce() -> R) -> R {
     std::hint::black_box(work())
@@ -195,7 +202,7 @@ mod tests {
     use super::{CASES, check, total};
 
     #[test]
-    fn a_part_that_names_no_case_is_refused_with_the_cases() {
+    fn an_unknown_part_is_rejected_with_a_list_of_cases() {
         assert_eq!(check(&[]), Ok(()));
         assert_eq!(check(&["hit", CASES[1].name]), Ok(()));
         let error = check(&["hit", "hti"]).expect_err("no case");
@@ -204,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_not_kept() {
+    fn keep_with_a_part_is_rejected() {
         let error = check(&["hit", "--keep"]).expect_err("refused");
         assert!(error.contains("without PART"), "{error}");
     }
 
     #[test]
-    fn nothing_counted_is_an_error() {
+    fn a_total_of_zero_or_none_is_an_error() {
         assert_eq!(total("events: Ir\ntotals: 1234\n"), Ok(1234));
         assert!(total("totals: 0\n").is_err_and(|error| error.contains("nothing was counted")));
         assert!(total("events: Ir\n").is_err());

@@ -1,26 +1,26 @@
-//! Which pass of the packet's way the instructions of a case are in.
+//! Attributes a case's instructions to the passes over a batch.
 //!
-//! Invariant: each counted instruction is in one row, so the rows add up to the case's figure.
+//! Invariant: each counted instruction is in exactly one row, so the rows add up to the case's figure.
 
 use std::collections::BTreeMap;
 
-/// The case that is looked at.
+/// The case whose passes are shown.
 pub(crate) const CASE: &str = "hit_v4_tcp_request";
 
-/// What a function's name has in it, and where its instructions belong then; the first that fits.
+/// Parts of function names and their passes; the first match counts.
 const PASSES: [(&str, &str); 4] = [
     ("memory::Memory", PORTS),
-    ("::classify", "parse, hash, ask for the index"),
+    ("::classify", "parse, hash, prefetch the index"),
     (
         "::look_up",
-        "read index and line, compare, find the way, rewrite",
+        "read index and session, compare, find the next hop, rewrite",
     ),
-    ("::send_all", "hand on"),
+    ("::send_all", "send"),
 ];
 const PORTS: &str = "the ports in memory";
-const REST: &str = "between batches, and all else";
+const REST: &str = "between batches, and the rest";
 
-/// Instructions by pass, of the text that callgrind has written.
+/// Sums callgrind's output by pass.
 pub(crate) fn of(text: &str) -> BTreeMap<&'static str, u64> {
     let mut passes = BTreeMap::new();
     for (function, count) in by_function(text) {
@@ -32,9 +32,9 @@ pub(crate) fn of(text: &str) -> BTreeMap<&'static str, u64> {
     passes
 }
 
-/// What each function has executed itself: the lines behind `fn=` but for those that a `calls=` has
-/// before them, which are what was called (Valgrind's manual, "Callgrind Format Specification"). A name is
-/// written out once, and is a number in brackets from then on.
+/// Sums the instructions that each function executed itself: the cost lines after `fn=`, except a line
+/// after `calls=`, which is the callee's cost (Valgrind manual, "Callgrind Format Specification"). The
+/// format writes a name once and refers to it by a number in brackets afterwards.
 fn by_function(text: &str) -> BTreeMap<&str, u64> {
     let (mut names, mut counts) = (BTreeMap::new(), BTreeMap::new());
     let (mut function, mut is_call) = ("", false);
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_called_counts_where_it_is_executed() {
+    fn a_callees_instructions_count_for_the_callee() {
         let text = "\
 fn=(1) a::Forwarder::look_up
 12 100
@@ -90,9 +90,9 @@ totals: 182
                 .find(|(pass, _)| pass.contains(name))
                 .map(|(_, count)| *count)
         };
-        assert_eq!(count("index and line"), Some(123));
+        assert_eq!(count("index and session"), Some(123));
         assert_eq!(count("ports"), Some(50));
-        assert_eq!(count("all else"), Some(9));
+        assert_eq!(count("the rest"), Some(9));
         assert_eq!(passes.values().sum::<u64>(), 182);
     }
 }

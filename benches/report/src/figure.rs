@@ -1,8 +1,8 @@
-//! Numbers for people to read.
+//! Numbers as text.
 //!
-//! Invariant: three significant digits or more are kept; what is below is noise.
+//! Invariant: the text keeps at least three significant digits; further ones are noise.
 
-/// A measured value: `0.93`, `41.2`, `1,450`.
+/// Formats a measured value: `0.93`, `41.2`, `1,450`.
 #[must_use]
 pub fn figure(value: f64) -> String {
     let decimals = match value.abs() {
@@ -19,8 +19,7 @@ pub fn figure(value: f64) -> String {
     format!("{sign}{}{decimals}", grouped(whole))
 }
 
-/// A number of things, in the steps that axes have: `8`, `100 k`, `1.5 M`; or whole, where that would
-/// not be exact: `4,096`.
+/// Formats a count: `8`, `100 k`, `1.5 M`; in full if the short form would be inexact: `4,096`.
 #[must_use]
 pub fn count(value: f64) -> String {
     if (1e3..1e5).contains(&value) && value % 100.0 != 0.0 {
@@ -37,7 +36,7 @@ pub fn count(value: f64) -> String {
     format!("{text}{unit}")
 }
 
-/// Digits in groups of three.
+/// Separates digits into groups of three.
 fn grouped(digits: &str) -> String {
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -54,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_keeps_three_digits() {
+    fn a_figure_keeps_three_significant_digits() {
         let cases = [
             (0.0, "0.00"),
             (0.0123, "0.0123"),
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_has_a_unit() {
+    fn a_count_is_short_where_that_is_exact() {
         let cases = [
             (0.0, "0"),
             (2.5, "2.5"),

@@ -1,5 +1,5 @@
-//! What the benches show their figures by: the spread of repeated runs, Markdown tables, charts as
-//! SVG, and the folder that a bench writes all of it into.
+//! Reports of the benchmarks: the spread of repeated runs, Markdown tables, SVG charts, and the directory
+//! that a bench writes them to.
 //!
 //! ```
 //! use waxwing_report::{Bar, Bars, Group, Spread, Table};
@@ -22,8 +22,8 @@
 //! assert!(bars.svg().is_ok_and(|svg| svg.starts_with("<svg")));
 //! ```
 //!
-//! Invariant: a figure is shown with the spread that it was measured with, or it is exact; nothing is
-//! smoothed and no run left out. An axis of values begins at zero.
+//! Invariant: a measured figure is shown with its spread; nothing is smoothed and no run is left out. Value
+//! axes start at zero.
 
 pub mod about;
 pub mod chart;

@@ -1,7 +1,7 @@
-//! Where a bench leaves what it measured.
+//! The result directory of a bench.
 //!
-//! Invariant: one folder for each bench, `target/bench/NAME`, which a run begins anew, so that no
-//! file in it is of another run.
+//! Invariant: each bench has one directory, `target/bench/NAME`. A run empties it first, so all files in it
+//! are of the same run.
 
 use std::fs;
 use std::io::{Error, Result};
@@ -12,25 +12,30 @@ use serde::Serialize;
 use crate::about::About;
 use crate::table::Table;
 
-/// Cargo's target folder, of the program that runs: it lies in `target/PROFILE`.
+/// Returns Cargo's target directory: this program is in `target/PROFILE`.
 ///
 /// # Errors
-/// The program has no path, or none so deep.
+/// The program's path is unknown or too short.
 pub fn target() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().nth(2).map(Path::to_owned);
-    target.ok_or_else(|| Error::other(format!("{} is in no target folder", program.display())))
+    target.ok_or_else(|| {
+        Error::other(format!(
+            "{} is not in a target directory",
+            program.display()
+        ))
+    })
 }
 
-/// A bench's folder, and its page as far as it is written.
+/// A bench's result directory, and its page so far.
 pub struct Output {
     name: String,
-    folder: PathBuf,
+    directory: PathBuf,
     about: About,
     page: String,
 }
 
-/// What is in the JSON.
+/// The content of the JSON file.
 #[derive(Serialize)]
 struct Figures<'a, T> {
     about: &'a About,
@@ -38,27 +43,27 @@ struct Figures<'a, T> {
 }
 
 impl Output {
-    /// The folder `bench/NAME` under this one, emptied. The page opens with `title`, and with what the run
-    /// is of.
+    /// Creates or empties the directory `bench/NAME` in `target`. The page starts with `title` and the run's
+    /// origin.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The directory cannot be created.
     pub fn begin(target: &Path, name: &str, title: &str) -> Result<Self> {
-        let folder = target.join("bench").join(name);
-        if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(|error| at(&folder, &error))?;
+        let directory = target.join("bench").join(name);
+        if directory.exists() {
+            fs::remove_dir_all(&directory).map_err(|error| at(&directory, &error))?;
         }
-        fs::create_dir_all(&folder).map_err(|error| at(&folder, &error))?;
+        fs::create_dir_all(&directory).map_err(|error| at(&directory, &error))?;
         let about = About::this(name);
         Ok(Self {
             name: name.to_owned(),
-            folder,
+            directory,
             page: format!("# {title}\n\n{about}\n"),
             about,
         })
     }
 
-    /// Prints a paragraph (or a heading), and adds it to the page.
+    /// Prints a paragraph or heading, and adds it to the page.
     pub fn say(&mut self, text: &str) {
         println!("\n{text}");
         self.page.push('\n');
@@ -71,7 +76,7 @@ impl Output {
         self.say(table.to_string().trim_end());
     }
 
-    /// Writes a chart to `CHART.svg`, and shows it on the page under its title.
+    /// Writes a chart to `CHART.svg`, and adds it to the page.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -82,23 +87,23 @@ impl Output {
         Ok(())
     }
 
-    /// Writes the page to `NAME.md`, what the run is of and all figures to `NAME.json`, and says where
-    /// they are.
+    /// Writes the page to `NAME.md`, the run's origin and all figures to `NAME.json`, and prints their
+    /// directory.
     ///
     /// # Errors
-    /// A file cannot be written, or a figure is none that JSON has.
+    /// A file cannot be written, or JSON cannot represent a figure.
     pub fn end(self, figures: &impl Serialize) -> Result<PathBuf> {
         let about = &self.about;
         let json =
             serde_json::to_string_pretty(&Figures { about, figures }).map_err(Error::other)?;
         self.write(&format!("{}.json", self.name), &(json + "\n"))?;
         self.write(&format!("{}.md", self.name), &self.page)?;
-        println!("\nwritten to {}", self.folder.display());
-        Ok(self.folder)
+        println!("\nwritten to {}", self.directory.display());
+        Ok(self.directory)
     }
 
     fn write(&self, file: &str, text: &str) -> Result<()> {
-        let path = self.folder.join(file);
+        let path = self.directory.join(file);
         fs::write(&path, text).map_err(|error| at(&path, &error))
     }
 }
@@ -115,7 +120,7 @@ mod tests {
     use crate::Spread;
 
     #[test]
-    fn a_run_leaves_its_page_its_charts_and_its_figures_and_nothing_of_the_run_before() {
+    fn a_run_writes_page_charts_and_figures_and_removes_those_of_the_run_before() {
         let target = tempfile::tempdir().unwrap();
         for run in ["first", "second"] {
             let mut output = Output::begin(target.path(), "cost", "Cost").unwrap();
@@ -123,19 +128,19 @@ mod tests {
             output.chart(run, "All of it", "<svg/>").unwrap();
             output.end(&Spread::exact(2.0)).unwrap();
         }
-        let folder = target.path().join("bench/cost");
-        let mut files: Vec<_> = fs::read_dir(&folder)
+        let directory = target.path().join("bench/cost");
+        let mut files: Vec<_> = fs::read_dir(&directory)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
         files.sort();
         assert_eq!(files, ["cost.json", "cost.md", "second.svg"]);
-        let page = fs::read_to_string(folder.join("cost.md")).unwrap();
+        let page = fs::read_to_string(directory.join("cost.md")).unwrap();
         let rest = page.strip_prefix("# Cost\n\n").unwrap();
         let (about, rest) = rest.split_once('\n').unwrap();
         assert!(about.contains("cargo xtask bench cost"), "{about}");
         assert_eq!(rest, "\nOf one run.\n\n![All of it](second.svg)\n");
-        let json = fs::read_to_string(folder.join("cost.json")).unwrap();
+        let json = fs::read_to_string(directory.join("cost.json")).unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(
             json["about"]["date"].as_str(),

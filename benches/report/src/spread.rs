@@ -1,6 +1,6 @@
-//! Repeated runs of one measurement.
+//! The spread of repeated runs of one measurement.
 //!
-//! Invariant: all runs count. On a busy machine the spread says so; nothing hides it.
+//! Invariant: all runs count, so a busy machine shows in the spread.
 
 use std::fmt;
 
@@ -8,30 +8,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::figure;
 
-/// The middle and the ends of what repeated runs measured, in the unit that they measured in.
+/// Median and extremes of repeated runs, in the unit of the measurement.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Spread {
-    /// Half of the runs were below, half above.
+    /// The median.
     pub median: f64,
     /// The lowest run.
     pub lowest: f64,
     /// The highest run.
     pub highest: f64,
-    /// How many there were.
+    /// The number of runs.
     pub runs: usize,
 }
 
 impl Spread {
-    /// Of these runs.
+    /// The spread of these runs.
     ///
     /// # Panics
-    /// There are none, or one is not a number: a bug of the bench.
+    /// There are no runs, or one is not a finite number: a bug of the bench.
     #[must_use]
     pub fn of(runs: &[f64]) -> Self {
-        assert!(!runs.is_empty(), "a measurement has runs");
+        assert!(!runs.is_empty(), "there are no runs");
         assert!(
             runs.iter().all(|run| run.is_finite()),
-            "a run measured no number: {runs:?}"
+            "a run is not a finite number: {runs:?}"
         );
         let mut sorted = runs.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -44,17 +44,17 @@ impl Spread {
         }
     }
 
-    /// A value that does not vary: a size, a count of instructions.
+    /// The spread of a value that does not vary, such as a size or an instruction count.
     #[must_use]
     pub fn exact(value: f64) -> Self {
         Self::of(&[value])
     }
 
-    /// Of the ratio of two things whose runs were interleaved: run by run, so that what disturbed
-    /// both in one moment cancels out.
+    /// The spread of the ratio of two interleaved measurements. Ratios are taken run by run, so that a
+    /// disturbance of both cancels out.
     ///
     /// # Panics
-    /// There are not as many runs of both, or there are none: a bug of the bench.
+    /// The numbers of runs differ or are 0: a bug of the bench.
     #[must_use]
     pub fn of_ratio(runs: &[f64], to: &[f64]) -> Self {
         assert_eq!(runs.len(), to.len(), "interleaved runs come in pairs");
@@ -62,7 +62,7 @@ impl Spread {
         Self::of(&ratios)
     }
 
-    /// In another unit, which is `factor` times smaller.
+    /// Converts to a unit that is `factor` times smaller.
     #[must_use]
     pub fn times(self, factor: f64) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl Spread {
     }
 }
 
-/// `41.2 (40.1 to 44.0)`; the ends are left out where there is one run.
+/// `41.2 (40.1 to 44.0)`, or `41.2` for one run.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let median = figure(self.median);
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_and_the_ends() {
+    fn a_spread_has_median_and_extremes() {
         let odd = Spread::of(&[3.0, 1.0, 2.0]);
         assert_eq!((odd.median, odd.lowest, odd.highest), (2.0, 1.0, 3.0));
         let even = Spread::of(&[4.0, 1.0, 2.0, 3.0]);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_its_ends_unless_it_has_none() {
+    fn the_text_has_the_extremes_unless_there_is_one_run() {
         assert_eq!(
             Spread::of(&[1.0, 2.0, 30.0]).to_string(),
             "2.00 (1.00 to 30.0)"
@@ -116,8 +116,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a run measured no number")]
-    fn what_is_not_a_number_is_refused() {
+    #[should_panic(expected = "a run is not a finite number")]
+    fn a_run_that_is_not_a_number_panics() {
         let _ = Spread::of(&[1.0, f64::NAN]);
     }
 }

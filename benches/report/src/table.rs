@@ -1,33 +1,37 @@
-//! Markdown tables that are aligned, to be read in a terminal as well as on a page.
+//! Markdown tables with aligned columns, readable in a terminal too.
 //!
-//! Invariant: every row has as many cells as the head.
+//! Invariant: every row has as many cells as the header.
 
 use std::fmt;
 
-/// A table: a head, then rows. A column of numbers is set to the right.
+/// A header and rows. Columns of numbers are right-aligned.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// With this head and no rows yet.
+    /// Makes a table without rows.
     #[must_use]
-    pub fn new<T: Into<String>>(head: impl IntoIterator<Item = T>) -> Self {
+    pub fn new<T: Into<String>>(header: impl IntoIterator<Item = T>) -> Self {
         Self {
-            rows: vec![head.into_iter().map(Into::into).collect()],
+            rows: vec![header.into_iter().map(Into::into).collect()],
         }
     }
 
-    /// Adds a row; a bar within a cell is escaped.
+    /// Adds a row; `|` in a cell is escaped.
     ///
     /// # Panics
-    /// It has more or fewer cells than the head: a bug of the bench.
+    /// The number of cells differs from the header's: a bug of the bench.
     pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
         let row: Vec<String> = cells
             .into_iter()
             .map(|cell| cell.into().replace('|', "\\|"))
             .collect();
-        assert_eq!(row.len(), self.rows[0].len(), "cells under a head: {row:?}");
+        assert_eq!(
+            row.len(),
+            self.rows[0].len(),
+            "the row does not fit the header: {row:?}"
+        );
         self.rows.push(row);
     }
 
@@ -36,7 +40,7 @@ impl Table {
         cells.max().unwrap_or(0).max(3)
     }
 
-    /// Whether what stands in a column are numbers, or nothing.
+    /// Whether all cells of a column are numbers or empty.
     fn is_numeric(&self, column: usize) -> bool {
         self.rows[1..].iter().all(|row| {
             let digits = row[column].trim_start_matches(['+', '-']);
@@ -76,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_set_to_the_right() {
+    fn columns_of_numbers_are_right_aligned() {
         let mut table = Table::new(["what", "ns", "note"]);
         table.row(["hit", "41.2", "a|b"]);
         table.row(["a miss", "+250", ""]);
@@ -90,8 +94,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "cells under a head")]
-    fn a_row_has_the_heads_cells() {
+    #[should_panic(expected = "the row does not fit the header")]
+    fn a_row_that_does_not_fit_the_header_panics() {
         Table::new(["what", "ns"]).row(["hit"]);
     }
 }

@@ -1,4 +1,4 @@
-//! The program itself, in a namespace: memory and start-up over sessions, a reload over services.
+//! The `waxwing` program in a namespace: memory and start-up over session capacity, a reload over services.
 
 use std::cell::RefCell;
 use std::fs;
@@ -10,17 +10,17 @@ use waxwing_report::Spread;
 use waxwing_tests::{Config, Layout, Service, Status, Topology, Waxwing};
 
 use crate::Effort;
-use crate::book::{Book, Cell, Subject, in_turns};
+use crate::sections::{Cell, Report, Subject, interleave};
 
-/// Runs of what takes seconds each.
+/// Runs per measurement; each takes seconds.
 const RUNS: usize = 3;
-/// How long after a reload all is done that follows from it.
+/// The time after which all follow-up work of a reload is done.
 const SETTLE: Duration = Duration::from_secs(2);
 const SERVICES: [u16; 5] = [1, 10, 100, 1_000, 10_000];
-/// Backends of each service.
+/// Backends per service.
 const BACKENDS: u8 = 2;
 
-pub(crate) fn memory(effort: Effort, book: &mut Book) -> Result<()> {
+pub(crate) fn memory(effort: Effort, report: &mut Report) -> Result<()> {
     const COUNTS: [u32; 4] = [1_000, 100_000, 1_000_000, 8_000_000];
     let topology = Topology::new(Layout::default())?;
     let start = |sessions: u32| -> Result<(f64, f64)> {
@@ -43,15 +43,16 @@ pub(crate) fn memory(effort: Effort, book: &mut Book) -> Result<()> {
             Ok(mebibytes)
         })
     });
-    let figures = in_turns(cells.collect(), RUNS)?;
-    book.lines(
+    let figures = interleave(cells.collect(), RUNS)?;
+    report.lines(
         &Subject {
             name: "memory",
             title: "Resident memory of the balancer, over the sessions it has room for",
             x: "sessions",
             y: "MiB",
-            note: "All of the table is resident from the start. What is there without sessions is the program, the Wasm \
-                   compiler above all, its modules, and the frames of two ports with one queue each.",
+            note: "The whole table is resident from the start. The base without sessions is the program, \
+                   above all the Wasm compiler, its modules, and the frame memory of two ports with one \
+                   queue each.",
         },
         figures,
     )?;
@@ -59,8 +60,8 @@ pub(crate) fn memory(effort: Effort, book: &mut Book) -> Result<()> {
         let starts = starts.borrow();
         let of_count = starts.iter().filter(|(of, _)| of == count);
         let seconds: Vec<f64> = of_count.map(|(_, took)| *took).collect();
-        book.say(&format!(
-            "With room for {}: {} s from its start to its first answer to `waxwing status`.",
+        report.say(&format!(
+            "With room for {}: {} s from the start to the first answer to `waxwing status`.",
             waxwing_report::count((*count).into()),
             Spread::of(&seconds)
         ));
@@ -68,7 +69,7 @@ pub(crate) fn memory(effort: Effort, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn reload(_: Effort, book: &mut Book) -> Result<()> {
+pub(crate) fn reload(_: Effort, report: &mut Report) -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let config = |services: u16, weight: u32| {
         let mut config = Config::new(&topology);
@@ -79,7 +80,7 @@ pub(crate) fn reload(_: Effort, book: &mut Book) -> Result<()> {
             let ports = (number, 20_000 + number);
             config = config.with(Service::v4(&name, "tcp", ports, BACKENDS));
         }
-        // What changes with each reload.
+        // The setting that each reload changes.
         config.services[0].backends[0].weight = weight;
         config
     };
@@ -96,24 +97,25 @@ pub(crate) fn reload(_: Effort, book: &mut Book) -> Result<()> {
     let change = &change;
     let cells = SERVICES.iter().map(|services| {
         Cell::new("one backend's weight changes", *services, move || {
-            // The services of this point, to begin with. What went by this is kept for its sessions, and is
-            // part of every snapshot until a reload finds it without any: the next.
+            // The first reload sets this cell's number of services. Removed services stay in the snapshot
+            // until a later reload finds them without sessions: the second one.
             change(*services)?;
             change(*services)?;
             thread::sleep(SETTLE);
             change(*services)
         })
     });
-    let figures = in_turns(cells.collect(), RUNS)?;
-    book.lines(
+    let figures = interleave(cells.collect(), RUNS)?;
+    report.lines(
         &Subject {
             name: "reload",
             title: "A reload, over services",
             x: "services",
             y: "ms",
-            note: "From the call of `waxwing reload` to its end, the start of that command included. It grows with the services, for \
-                   the config is read, checked and made a snapshot as a whole, and the one policy of all of them gets a new \
-                   instance with all of them. Packets flow on meanwhile, and none waits for it.",
+            note: "The duration of the command `waxwing reload`, its start included. It grows with the \
+                   services, because the whole config is parsed, checked and turned into a snapshot, and \
+                   the policy that all services share gets a new instance for all of them. Forwarding \
+                   continues meanwhile; no packet waits.",
         },
         figures,
     )?;
@@ -121,9 +123,9 @@ pub(crate) fn reload(_: Effort, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-/// The balancer's resident memory, in kibibytes.
+/// Reads the balancer's resident memory in KiB.
 fn resident_kib(status: &Status) -> Result<f64> {
-    let pid = status.0["pid"].as_u64().context("no pid in the status")?;
+    let pid = status.0["pid"].as_u64().context("the status has no pid")?;
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().split(' ').next()?.parse().ok());

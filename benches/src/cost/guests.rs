@@ -1,4 +1,4 @@
-//! What it takes to show a policy its backends.
+//! The cost of a policy's instances and calls, over its backends.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ use waxwing_sdk::abi::BackendRecord;
 use waxwing_sdk::testing;
 
 use crate::Effort;
-use crate::book::{Book, Cell, Subject, in_turns};
+use crate::sections::{Cell, Report, Subject, interleave};
 
 const BACKENDS: [u32; 5] = [2, 16, 128, 1_024, 4_096];
-/// Instances of a run.
+/// Instances per run.
 const INSTANCES: u32 = 8;
-/// Calls of a run.
+/// Calls per run.
 const CALLS: u32 = 2_000;
 
-pub(crate) fn guests(effort: Effort, book: &mut Book) -> Result<()> {
+pub(crate) fn guests(effort: Effort, report: &mut Report) -> Result<()> {
     let host = modules::host(
         &["waxwing-policy-round-robin", "waxwing-policy-maglev"],
         &[("empty", EMPTY)],
@@ -35,31 +35,31 @@ pub(crate) fn guests(effort: Effort, book: &mut Book) -> Result<()> {
             }
             let (host, records) = (&host, records.clone());
             cells.push(Cell::new(policy, backends, move || {
-                // What ran before has filled the caches with its own.
+                // The cell before filled the caches with its own data.
                 instantiate(host, policy, &records);
                 let times = (0..INSTANCES).map(|_| instantiate(host, policy, &records));
                 Ok(micros(times.sum()) / f64::from(INSTANCES))
             }));
         }
     }
-    let figures = in_turns(cells, effort.runs)?;
-    book.lines(
+    let figures = interleave(cells, effort.runs)?;
+    report.lines(
         &Subject {
             name: "guests-instances",
             title: "A new instance of a policy for one service, over its backends",
             x: "backends",
             y: "µs",
-            note: "What one worker's instance takes at a change of the service's backends, on the control thread: the instance, \
-                   its memory, the records of all backends, and what the policy makes of them (a table, for Maglev). Each \
-                   comes after one like it: where other work came between, the first finds nothing in the caches and takes \
-                   longer by some µs. The workers go on meanwhile.",
+            note: "The cost of one worker's new instance after a change of the service's backends, on the \
+                   control thread: the instance, its memory, the records of all backends, and what the \
+                   policy computes from them (for Maglev, a table). Each follows an equal one; with cold \
+                   caches it takes some µs longer. The workers keep forwarding meanwhile.",
         },
         figures,
     )?;
-    live_numbers(&host, effort, book)
+    calls(&host, effort, report)
 }
 
-fn live_numbers(host: &Host, effort: Effort, book: &mut Book) -> Result<()> {
+fn calls(host: &Host, effort: Effort, report: &mut Report) -> Result<()> {
     let guests: Vec<(u32, RefCell<Guest>)> = BACKENDS
         .iter()
         .filter_map(|backends| Some((*backends, RefCell::new(Guest::new(host, *backends)?))))
@@ -75,22 +75,23 @@ fn live_numbers(host: &Host, effort: Effort, book: &mut Book) -> Result<()> {
             }));
         }
     }
-    let figures = in_turns(cells, effort.runs)?;
-    book.lines(
+    let figures = interleave(cells, effort.runs)?;
+    report.lines(
         &Subject {
             name: "guests-calls",
-            title: "A call of a policy that only answers, over its service's backends",
+            title: "A call of a policy that answers without work, over its service's backends",
             x: "backends",
             y: "µs a call",
-            note: "The host writes each backend's live numbers (sessions, latency, failures, signals: 9 words) into the guest's \
-                   memory before the first call of a millisecond, and of few backends before each. The difference of the two \
-                   lines is what that takes, at most once a millisecond for each service and worker.",
+            note: "The host writes each backend's live numbers (sessions, latency, failures, signals: 9 \
+                   words) into the guest's memory before the first call of a millisecond; for few \
+                   backends, before each call. The difference of the two lines is the cost of that, paid \
+                   at most once a millisecond per service and worker.",
         },
         figures,
     )
 }
 
-/// The time of one instance that is made and dropped.
+/// Makes and drops an instance. Returns the time it took to make.
 fn instantiate(host: &Host, policy: &str, records: &[BackendRecord]) -> Duration {
     let services = [binding("{}", records)];
     let begun = Instant::now();
@@ -100,7 +101,7 @@ fn instantiate(host: &Host, policy: &str, records: &[BackendRecord]) -> Duration
     time
 }
 
-/// The empty module, for a service with so many backends.
+/// An instance of the empty module for one service.
 struct Guest {
     policy: Box<dyn Policy>,
     ids: Vec<BackendId>,
@@ -119,7 +120,7 @@ impl Guest {
         })
     }
 
-    /// The time of [`CALLS`] calls with one flow each, which are so long apart.
+    /// Makes [`CALLS`] calls with one flow each, `step` apart. Returns the time they took.
     fn calls(&mut self, step: Duration) -> Duration {
         let flow = NewFlow {
             source: Address::v4([100, 64, 0, 1]),
@@ -142,7 +143,7 @@ impl Guest {
                 gauges: &self.gauges,
             };
             let outcome = self.policy.pick(SERVICE, context, &[flow], &mut picks);
-            assert!(outcome.is_ok(), "it answers");
+            assert!(outcome.is_ok(), "the call succeeds");
         }
         begun.elapsed()
     }

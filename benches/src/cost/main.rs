@@ -1,13 +1,13 @@
-//! What work costs as it grows: packets over sessions, services, backends and workers; memory and
-//! start-up over sessions; a reload over services; a policy's view of its backends over their number.
+//! Costs as a quantity grows: packets over sessions, services, backends and workers; memory and start-up over
+//! session capacity; a reload over services; a policy's instances and calls over backends.
 //!
-//! Invariant: what is compared is measured in turns, one run of each and then the next, so that what
-//! disturbs the machine for a while disturbs all alike; every run is in the spread that is shown.
+//! Invariant: compared measurements are interleaved run by run, so that a disturbance of the machine hits all
+//! alike; every run counts in the spread.
 
 mod balancer;
-mod book;
 mod guests;
 mod packets;
+mod sections;
 
 use std::process::ExitCode;
 
@@ -15,16 +15,16 @@ use anyhow::{Context as _, Result, bail};
 use waxwing_report::output;
 use waxwing_tests::netns;
 
-use crate::book::Book;
+use crate::sections::Report;
 
-/// How much is measured.
+/// The extent of the measurements.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
-    /// Runs of each measurement.
+    /// Runs per measurement.
     pub(crate) runs: usize,
-    /// Packets of each run.
+    /// Packets per run.
     pub(crate) packets: u64,
-    /// The most sessions.
+    /// The most sessions that are measured.
     pub(crate) sessions_max: u32,
 }
 
@@ -34,7 +34,7 @@ const WHOLE: Effort = Effort {
     sessions_max: 8_000_000,
 };
 
-/// To try the program out.
+/// For a quick look.
 const QUICK: Effort = Effort {
     runs: 3,
     packets: 1 << 17,
@@ -42,15 +42,16 @@ const QUICK: Effort = Effort {
 };
 
 const METHOD: &str = "\
-Each figure is the median of repeated runs, with the lowest and the highest behind it; what is compared was measured in turns. \
-Packets: one worker's turns of 64 frames of 64 bytes, with ports in memory; making the frames and putting them in is not timed. Time \
-goes on by a microsecond a packet, so the upkeep between two batches is in the figures.";
+Each figure is the median of repeated runs, followed by the lowest and the highest; compared measurements \
+were interleaved. Packets: a worker's turns of 64 frames of 64 bytes, with ports in memory; making and \
+injecting frames is not timed. Time advances by a microsecond per packet, so the figures include the \
+upkeep between two batches.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = run(&arguments);
     if netns::is_ending() {
-        // A signal's thread is taking things down and ends the process when that is done.
+        // The signal handler is removing the namespaces and then exits.
         loop {
             std::thread::park();
         }
@@ -71,23 +72,23 @@ fn run(arguments: &[String]) -> Result<()> {
         match argument.as_str() {
             "--quick" => effort = QUICK,
             part if PARTS.iter().any(|(name, _)| *name == part) => parts.push(part),
-            other => bail!("no part `{other}`; there are {}", names()),
+            other => bail!("there is no part `{other}`; the parts are {}", names()),
         }
     }
     netns::remove_leftovers()
         .context("cannot list network namespaces; run as root, with iproute2 installed")?;
     netns::remove_own_on_signal(|| ())?;
-    let mut book = Book::begin(&output::target()?)?;
-    book.say(METHOD);
+    let mut report = Report::begin(&output::target()?)?;
+    report.say(METHOD);
     for (name, part) in PARTS {
         if parts.is_empty() || parts.contains(name) {
-            part(effort, &mut book).with_context(|| (*name).to_owned())?;
+            part(effort, &mut report).with_context(|| (*name).to_owned())?;
         }
     }
-    book.end()
+    report.end()
 }
 
-type Part = fn(Effort, &mut Book) -> Result<()>;
+type Part = fn(Effort, &mut Report) -> Result<()>;
 
 const PARTS: &[(&str, Part)] = &[
     ("sessions", packets::sessions),

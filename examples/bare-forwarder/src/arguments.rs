@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! Invariant: what is accepted here can be forwarded by: there are two ports, and each address is one.
+//! Invariant: accepted arguments have two ports and valid addresses.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -10,11 +10,11 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 use waxwing_packet::{Mac, Protocol};
 
-/// Forwards frames between two ports, with new MAC addresses and nothing else.
+/// Forwards frames between two ports and changes only their MAC addresses.
 #[derive(clap::Parser)]
 #[command(version)]
 pub(crate) struct Arguments {
-    /// A port, and to whom goes what leaves by it; twice.
+    /// A port, and the destination MAC address of frames that leave by it; twice.
     #[arg(
         long = "port",
         value_name = "INTERFACE=MAC",
@@ -22,23 +22,23 @@ pub(crate) struct Arguments {
         num_args = 1
     )]
     pub(crate) ports: Vec<Port>,
-    /// What is taken from the kernel: frames to this address and port, and from it.
+    /// Forward frames to and from this address and port.
     #[arg(
         long = "service",
         value_name = "ADDRESS:PORT/PROTOCOL",
         required = true
     )]
     pub(crate) services: Vec<Service>,
-    /// The processor to stay on.
+    /// Pin the forwarder to this CPU.
     #[arg(long)]
     pub(crate) cpu: Option<usize>,
-    /// Never sleep, and drive the device by the kernel's preferred busy polling.
+    /// Never sleep; drive the device by the kernel's preferred busy polling.
     #[arg(long)]
     pub(crate) busy: bool,
 }
 
 impl Arguments {
-    /// Those of this process. Where they are none to forward by, it says so and ends.
+    /// Parses this process's arguments; exits with a message if they are invalid.
     pub(crate) fn read() -> Self {
         Self::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
@@ -51,7 +51,7 @@ impl Arguments {
             2 => Ok(arguments),
             count => Err(Self::command().error(
                 ErrorKind::WrongNumberOfValues,
-                format!("{count} of --port, and there must be 2: give --port INTERFACE=MAC twice"),
+                format!("expected two ports, got {count}: give --port INTERFACE=MAC twice"),
             )),
         }
     }
@@ -67,7 +67,8 @@ impl FromStr for Port {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not like front=02:00:00:00:00:01");
+        let wrong =
+            || format!("`{text}` is not INTERFACE=MAC, for example front=02:00:00:00:00:01");
         let (interface, mac) = text.split_once('=').ok_or_else(wrong)?;
         let octets: Option<Vec<u8>> = mac
             .split(':')
@@ -91,7 +92,8 @@ impl FromStr for Service {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not like 203.0.113.10:80/tcp");
+        let wrong =
+            || format!("`{text}` is not ADDRESS:PORT/PROTOCOL, for example 203.0.113.10:80/tcp");
         let (address, protocol) = text.split_once('/').ok_or_else(wrong)?;
         Ok(Self {
             address: address.parse().map_err(|_| wrong())?,
@@ -109,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_and_services_are_read() {
+    fn ports_and_services_are_parsed() {
         let port = Port {
             interface: "front".to_owned(),
             mac: Mac([2, 0, 0, 0, 0, 0xab]),
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_two_ports() {
+    fn exactly_two_ports_are_accepted() {
         let ports = [
             "--port=front=02:00:00:00:00:01",
             "--port=back=02:00:00:00:00:02",
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_is_refused_with_what_to_write() {
+    fn errors_show_the_expected_form() {
         for text in [
             "front",
             "front=02:00:00:00:00",

@@ -1,18 +1,17 @@
-//! The least that AF_XDP forwarding costs: Waxwing's own frame I/O, and nothing of Waxwing above it.
+//! The minimal cost of AF_XDP forwarding: Waxwing's frame I/O without the balancer.
 //!
-//! Two ports; what a service's rule takes from the kernel on one of them leaves by the other, with that
-//! port's MAC address as its source and a given one as its destination. Nothing is parsed, looked up or
-//! counted by packet (but what is dropped). So it is the ceiling for anything that does more with the same rings, the same XDP
-//! program, the same batches and the same way to wait, and `cargo xtask bench wire` measures Waxwing
-//! against it.
+//! Frames that a service's rule takes from the kernel at one port leave by the other port, with that port's
+//! MAC address as source and a given one as destination. The forwarder parses, looks up and counts nothing
+//! per packet (except drops). It is the upper bound for any program with the same rings, XDP program,
+//! batches and polling; `cargo xtask bench wire` compares Waxwing with it.
 //!
 //! ```sh
 //! bare-forwarder --port front=02:00:00:00:00:01 --port back=02:00:00:00:00:02 \
 //!     --service 203.0.113.10:80/tcp --cpu 1
 //! ```
 //!
-//! Invariant: it forwards until it is ended by a signal, and the kernel has its interfaces again then,
-//! because the program is attached by a link that ends with the process.
+//! Invariant: it forwards until a signal ends it. The kernel then has its interfaces back, because the XDP
+//! program is attached by a link that ends with the process.
 
 mod arguments;
 
@@ -26,13 +25,13 @@ use waxwing_xdp::{Options, PollMode, PortOptions, pin_current_thread};
 
 use crate::arguments::{Arguments, Service};
 
-/// How long an idle turn sleeps at most, as a worker of Waxwing's does.
+/// The longest sleep of an idle turn, as in a worker of Waxwing.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
-/// How much it goes before others on its processor, as a worker of Waxwing's does.
+/// Its scheduling priority, as for a worker of Waxwing.
 const NICE: i32 = -10;
-/// How often it says what passed, and after how many turns it looks at the clock for that.
-const SAY_EVERY: Duration = Duration::from_secs(1);
-const TURNS_A_LOOK: u32 = 64;
+/// The time between two reports, and the turns between two readings of the clock for that.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+const TURNS_PER_CHECK: u32 = 64;
 
 fn main() -> Result<()> {
     let Arguments {
@@ -60,15 +59,16 @@ fn main() -> Result<()> {
         .apply(&rules(&services))
         .map_err(anyhow::Error::msg)?;
     if let Some(cpu) = cpu {
-        pin_current_thread(cpu).with_context(|| format!("cannot be pinned to CPU {cpu}"))?;
+        pin_current_thread(cpu).with_context(|| format!("cannot pin this thread to CPU {cpu}"))?;
     }
-    rustix::process::setpriority_process(None, NICE).context("cannot go before others")?;
+    rustix::process::setpriority_process(None, NICE)
+        .context("cannot raise the priority; needs root or CAP_SYS_NICE")?;
     let parts = workers.into_iter().next().context("a port has no queue")?;
     println!("ready");
     forward(parts.into_io(), &macs)
 }
 
-/// What is taken from the kernel: frames to the services, and what their servers answer.
+/// Rules for the frames to take from the kernel: to the services, and replies of their servers.
 fn rules(services: &[Service]) -> Rules {
     let endpoint = |service: &Service| {
         let Service { address, protocol } = *service;
@@ -81,11 +81,11 @@ fn rules(services: &[Service]) -> Rules {
     }
 }
 
-/// Sends every frame out of the other port, with that port's addresses: destination, then source.
+/// Sends every frame out of the other port. `macs` has each port's destination and source address.
 fn forward(mut io: impl FrameIo, macs: &[(Mac, Mac)]) -> Result<()> {
     let mut frames = Vec::with_capacity(BATCH);
     let mut count = Count::default();
-    let mut said = Instant::now();
+    let mut reported = Instant::now();
     for turn in 0_u32.. {
         io.receive(&mut frames);
         if frames.is_empty() {
@@ -104,25 +104,25 @@ fn forward(mut io: impl FrameIo, macs: &[(Mac, Mac)]) -> Result<()> {
             }
         }
         io.flush();
-        if turn % TURNS_A_LOOK == 0 && said.elapsed() >= SAY_EVERY {
-            count.say();
-            said = Instant::now();
+        if turn % TURNS_PER_CHECK == 0 && reported.elapsed() >= REPORT_EVERY {
+            count.report();
+            reported = Instant::now();
         }
     }
     Ok(())
 }
 
-/// What passed since the start.
+/// Frames since the start.
 #[derive(Default)]
 struct Count {
     received: u64,
-    /// Of these: the way out was full.
+    /// Received frames that were dropped because the other port was full.
     dropped: u64,
     batches: u64,
 }
 
 impl Count {
-    fn say(&self) {
+    fn report(&self) {
         let Self {
             received,
             dropped,

@@ -1,12 +1,12 @@
-//! A live demonstration: HTTP flows through Waxwing to three servers while the policy that chooses
-//! among them is replaced, a broken one is refused, and a server is drained; no request is lost.
+//! Live demonstration: Waxwing balances HTTP requests over three servers while its policy is replaced, a
+//! broken module is rejected, and a server is drained. No request fails.
 //!
-//! Invariant: whatever way it ends, it leaves no process, namespace or interface behind.
+//! Invariant: however the demo ends, it leaves no process, namespace or interface behind.
 
+mod harness;
 mod recording;
 mod report;
-mod stage;
-mod story;
+mod script;
 mod view;
 
 use std::path::PathBuf;
@@ -23,16 +23,16 @@ use crate::view::View;
 /// Shows traffic through Waxwing while its policy changes. Needs root, for network namespaces.
 #[derive(Parser)]
 struct Arguments {
-    /// How long the story takes.
+    /// Duration in seconds
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(8..=3600))]
     seconds: u32,
-    /// Where to write the report, as JSON.
+    /// Write the report to this file, as JSON
     #[arg(long)]
     report: Option<PathBuf>,
-    /// Lines instead of a live view, as when the output is not a terminal.
+    /// Print lines instead of the live view; the default if the output is not a terminal
     #[arg(long)]
     plain: bool,
-    /// Where to write the live view as an animated SVG.
+    /// Write the live view to this file, as an animated SVG
     #[arg(long)]
     record: Option<PathBuf>,
 }
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = run(&arguments);
     if netns::is_ending() {
-        // A signal's thread is taking things down and ends the process when that is done.
+        // The signal handler is removing the namespaces and then exits.
         loop {
             std::thread::park();
         }
@@ -61,7 +61,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
         .context("cannot list network namespaces; run as root, with iproute2 installed")?;
     netns::remove_own_on_signal(view::restore_terminal)?;
     let recording = arguments.record.clone().map(Recording::new).transpose()?;
-    let report = story::tell(arguments.seconds, View::new(arguments.plain, recording))?;
+    let report = script::run(arguments.seconds, View::new(arguments.plain, recording))?;
     if netns::is_ending() {
         return Ok(report);
     }

@@ -1,6 +1,6 @@
-//! What the demo found: a phase's shares against those that its policy promises, and the verdict.
+//! The demo's report: each phase's shares compared with those that its policy must yield.
 //!
-//! Invariant: a verdict follows from the counts alone, by bounds that can be derived by hand.
+//! Invariant: whether a phase passed depends on the counts alone, by bounds derived below.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,25 +10,25 @@ use serde::Serialize;
 use waxwing_tests::Tally;
 use waxwing_tests::load::Failure;
 
-/// The part of new sessions that each server should get, by server.
+/// The share of new sessions that each server must get.
 pub(crate) type Shares = &'static [(&'static str, f64)];
 
-/// What bounds the distance of counts from the promised shares.
+/// The quantities that bound the deviation of counts from the expected shares.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Slack {
-    /// Requests in flight at most.
+pub(crate) struct Bounds {
+    /// The most requests in flight.
     pub(crate) clients: u32,
-    /// Instances of the policy, each with turns of its own.
+    /// Instances of the policy, each with its own sequence of picks.
     pub(crate) workers: u32,
 }
 
-impl Slack {
-    /// The most by which one server's count may differ from its share of `answers`.
+impl Bounds {
+    /// The largest deviation of a server's count from its expected count, in requests.
     ///
-    /// The policies here deal in turns, so there is no chance in it: per instance, a count is
-    /// within two of its share over any stretch of picks. Picks and answers differ only at the
-    /// two ends of a phase, each time by the requests then in flight.
-    fn requests(self) -> u32 {
+    /// The demo's policies pick in fixed sequences: in any interval, an instance's count deviates by at
+    /// most two from its share. Picks and answers differ only at the start and the end of a phase, each
+    /// time by the requests in flight.
+    fn deviation(self) -> u32 {
         2 * self.clients + 2 * self.workers
     }
 }
@@ -36,17 +36,16 @@ impl Slack {
 /// The whole run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// Whether there was no failure and every phase matched its policy.
+    /// Whether no request failed and every phase passed.
     pub(crate) passed: bool,
-    /// Requests answered, between phases too.
+    /// Answered requests, including those between phases.
     pub(crate) requests: u64,
-    /// Requests that failed, between phases too.
+    /// Failed requests, including those between phases.
     pub(crate) failures: u64,
     /// Failures by kind.
     pub(crate) failures_by_kind: BTreeMap<Failure, u64>,
-    /// The phases, in order.
     pub(crate) phases: Vec<Phase>,
-    /// What ended the run early.
+    /// The error that ended the run early.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
 }
@@ -54,45 +53,44 @@ pub(crate) struct Report {
 /// One phase.
 #[derive(Debug, Serialize)]
 pub(crate) struct Phase {
-    /// Its name.
     pub(crate) name: &'static str,
-    /// What the policy in it promises.
+    /// What the policy does.
     pub(crate) policy: &'static str,
-    /// How long it was measured.
+    /// The duration of the measurement.
     pub(crate) seconds: f64,
-    /// Requests answered.
+    /// Answered requests.
     pub(crate) requests: u64,
-    /// Requests that failed.
+    /// Failed requests.
     pub(crate) failures: u64,
-    /// Hash of the module in use.
+    /// The serving module's hash.
     pub(crate) module: String,
-    /// Shares, measured and promised.
+    /// Each server's share.
     pub(crate) servers: BTreeMap<&'static str, Server>,
-    /// How far a share may be from the promised one: the bound in requests over the requests.
+    /// The largest deviation of a share: the deviation in requests over the requests.
     pub(crate) tolerance: f64,
-    /// Latency of the median request, in microseconds.
+    /// Median latency, in microseconds.
     pub(crate) latency_p50_us: u64,
-    /// Latency that one of a hundred requests exceeded, in microseconds.
+    /// 99th percentile of latency, in microseconds.
     pub(crate) latency_p99_us: u64,
-    /// Whether nothing failed and the shares are the promised ones.
+    /// Whether no request failed and the shares are as expected.
     pub(crate) passed: bool,
-    /// What is wrong, for people.
+    /// Why the phase failed.
     pub(crate) problems: Vec<String>,
 }
 
-/// One server's part in a phase.
+/// One server's share of a phase.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 pub(crate) struct Server {
-    /// Requests it answered.
+    /// Requests that it answered.
     pub(crate) requests: u64,
-    /// Its part of all, 0 to 1.
+    /// Its share of all requests, 0 to 1.
     pub(crate) share: f64,
-    /// The part that the policy promises.
+    /// The share that the policy must yield.
     pub(crate) expected: f64,
 }
 
 impl Phase {
-    /// Judges a phase.
+    /// Evaluates a phase.
     #[must_use]
     pub(crate) fn new(
         name: &'static str,
@@ -101,10 +99,10 @@ impl Phase {
         module: String,
         seconds: f64,
         tally: &Tally,
-        slack: Slack,
+        bounds: Bounds,
     ) -> Self {
         let requests = tally.answers();
-        let tolerance = f64::from(slack.requests()) / requests.max(1) as f64;
+        let tolerance = f64::from(bounds.deviation()) / requests.max(1) as f64;
         let servers: BTreeMap<_, _> = expected
             .iter()
             .map(|(name, expected)| {
@@ -138,7 +136,7 @@ impl Phase {
     }
 }
 
-/// Far below one request's share, far above what arithmetic on shares is off by.
+/// Far below one request's share, far above rounding errors.
 const ROUNDING: f64 = 1e-9;
 
 fn problems(
@@ -148,7 +146,7 @@ fn problems(
 ) -> Vec<String> {
     let mut problems = Vec::new();
     if tally.answers() == 0 {
-        problems.push("nothing was answered".to_owned());
+        problems.push("no request was answered".to_owned());
     }
     problems.extend(
         tally
@@ -157,8 +155,8 @@ fn problems(
             .map(|(kind, n)| format!("{n} requests failed: {kind}")),
     );
     for (name, server) in servers {
-        // One that takes no new sessions has none in flight either: a phase is measured from
-        // when the requests of before have been answered.
+        // A drained server has no requests in flight: a phase is measured after the requests from before were
+        // answered.
         let allowed = if server.expected == 0.0 {
             0.0
         } else {
@@ -166,7 +164,7 @@ fn problems(
         };
         if (server.share - server.expected).abs() > allowed + ROUNDING {
             problems.push(format!(
-                "server {name} has {:.2} % of the requests; its policy promises {:.2} %, give or take {:.2}",
+                "server {name} got {:.2} % of the requests instead of {:.2} % (+/- {:.2} %)",
                 server.share * 100.0,
                 server.expected * 100.0,
                 allowed * 100.0
@@ -177,7 +175,6 @@ fn problems(
 }
 
 impl Report {
-    /// Sums up.
     #[must_use]
     pub(crate) fn new(
         phases: Vec<Phase>,
@@ -185,8 +182,8 @@ impl Report {
         total: &Tally,
         error: Option<String>,
     ) -> Self {
-        let complete = error.is_none() && phases.len() == phases_planned;
-        let passed = complete && total.failed() == 0 && phases.iter().all(|phase| phase.passed);
+        let is_complete = error.is_none() && phases.len() == phases_planned;
+        let passed = is_complete && total.failed() == 0 && phases.iter().all(|phase| phase.passed);
         Self {
             passed,
             requests: total.answers(),
@@ -197,7 +194,7 @@ impl Report {
         }
     }
 
-    /// The summary for people.
+    /// The summary as text.
     #[must_use]
     pub(crate) fn summary(&self) -> String {
         let mut text = String::new();
@@ -228,10 +225,10 @@ impl Report {
                 let _ = writeln!(text, "     {problem}");
             }
         }
-        let verdict = if self.passed { "passed" } else { "FAILED" };
+        let result = if self.passed { "passed" } else { "FAILED" };
         let _ = write!(
             text,
-            "{verdict}: {} requests, {} failed",
+            "{result}: {} requests, {} failed",
             self.requests, self.failures
         );
         if let Some(error) = &self.error {
@@ -249,13 +246,13 @@ fn us(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    const SLACK: Slack = Slack {
+    const BOUNDS: Bounds = Bounds {
         clients: 4,
         workers: 1,
     };
     const SHARES: Shares = &[("1", 0.6), ("2", 0.4), ("3", 0.0)];
 
-    fn judge(counts: [u64; 3], failed: u64) -> Phase {
+    fn phase(counts: [u64; 3], failed: u64) -> Phase {
         let mut tally = Tally::default();
         tally.servers = ["1", "2", "3"]
             .map(str::to_owned)
@@ -272,28 +269,28 @@ mod tests {
             String::new(),
             1.0,
             &tally,
-            SLACK,
+            BOUNDS,
         )
     }
 
     #[test]
-    fn a_phase_passes_within_its_bound_and_no_further() {
+    fn a_phase_passes_up_to_its_tolerance() {
         for (what, counts, failed, passes) in [
-            ("the promised shares", [600, 400, 0], 0, true),
-            ("what was in flight", [610, 390, 0], 0, true),
-            ("one more than could be", [611, 389, 0], 0, false),
+            ("the expected shares", [600, 400, 0], 0, true),
+            ("the requests in flight", [610, 390, 0], 0, true),
+            ("one request more", [611, 389, 0], 0, false),
             ("a drained server that answers", [600, 399, 1], 0, false),
-            ("a failure", [600, 400, 0], 1, false),
-            ("nothing at all", [0, 0, 0], 0, false),
+            ("a failed request", [600, 400, 0], 1, false),
+            ("no request", [0, 0, 0], 0, false),
         ] {
-            let phase = judge(counts, failed);
+            let phase = phase(counts, failed);
             assert_eq!(phase.passed, passes, "{what}: {:?}", phase.problems);
         }
     }
 
     #[test]
-    fn a_run_passes_only_whole_and_without_failure() {
-        let good = || vec![judge([600, 400, 0], 0)];
+    fn a_run_passes_only_if_complete_and_without_failure() {
+        let good = || vec![phase([600, 400, 0], 0)];
         let mut failing = Tally::default();
         failing.failures.insert(Failure::Timeout, 1);
         assert!(Report::new(good(), 1, &Tally::default(), None).passed);

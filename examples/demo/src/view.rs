@@ -1,7 +1,7 @@
-//! The live view: bars and numbers on a terminal, plain lines elsewhere.
+//! The live view: bars and numbers on a terminal, otherwise lines.
 //!
-//! Invariant: the terminal is in the alternate screen only while a [`View`] lives, or until
-//! [`restore_terminal`]. It is never in raw mode, so Ctrl-C stays a signal.
+//! Invariant: the terminal shows the alternate screen only while a [`View`] exists, or until
+//! [`restore_terminal`]. It is never in raw mode, so Ctrl-C sends a signal.
 
 use std::io::{self, IsTerminal as _, Stdout, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use waxwing_tests::{Status, Tally};
 
 use crate::recording::Recording;
 
-/// Between two lines of numbers where there is no terminal.
+/// The time between two lines of numbers without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 /// The servers, in the order of their bars.
 const SERVERS: [(&str, Color); 3] = [
@@ -31,10 +31,10 @@ const SERVERS: [(&str, Color); 3] = [
     ("3", Color::Yellow),
 ];
 
-/// Whether the terminal is in the alternate screen, for [`restore_terminal`].
+/// Whether the terminal shows the alternate screen.
 static IN_SCREEN: AtomicBool = AtomicBool::new(false);
 
-/// Where the demo shows itself.
+/// The demo's output.
 pub(crate) struct View {
     lines: Vec<String>,
     out: Out,
@@ -46,20 +46,19 @@ enum Out {
     Lines { next: Instant },
 }
 
-/// What a view shows.
-pub(crate) struct Picture<'a> {
-    /// The last second or so.
+/// The numbers that a view shows.
+pub(crate) struct Numbers<'a> {
+    /// The most recent samples.
     pub(crate) recent: &'a Tally,
-    /// How long that is.
+    /// The time that they cover.
     pub(crate) recent_seconds: f64,
-    /// All since the start.
+    /// All samples since the start.
     pub(crate) total: &'a Tally,
-    /// The balancer's.
     pub(crate) status: &'a Status,
 }
 
 impl View {
-    /// On the terminal, where standard output is one.
+    /// Uses the terminal if standard output is one, unless `plain`.
     #[must_use]
     pub(crate) fn new(plain: bool, recording: Option<Recording>) -> Self {
         let screen = (!plain && io::stdout().is_terminal())
@@ -78,8 +77,8 @@ impl View {
         }
     }
 
-    /// Says what happens now.
-    pub(crate) fn say(&mut self, line: &str) {
+    /// Announces what happens next.
+    pub(crate) fn announce(&mut self, line: &str) {
         self.lines.push(line.to_owned());
         match &mut self.out {
             Out::Lines { next } => {
@@ -88,8 +87,8 @@ impl View {
             }
             Out::Screen(terminal) => {
                 let lines = &self.lines;
-                // The next picture shows it where this one could not.
-                drop(terminal.draw(|frame| story(frame, frame.area(), lines)));
+                // If drawing fails, the next update shows the line.
+                drop(terminal.draw(|frame| log(frame, frame.area(), lines)));
             }
         }
     }
@@ -97,21 +96,21 @@ impl View {
     /// Shows the numbers.
     ///
     /// # Errors
-    /// Nobody reads the output any more.
-    pub(crate) fn show(&mut self, picture: &Picture<'_>) -> Result<()> {
+    /// The output was closed.
+    pub(crate) fn show(&mut self, numbers: &Numbers<'_>) -> Result<()> {
         if let Some(recording) = &mut self.recording {
-            recording.take(|frame| draw(frame, &self.lines, picture))?;
+            recording.take(|frame| draw(frame, &self.lines, numbers))?;
         }
         match &mut self.out {
             Out::Screen(terminal) if IN_SCREEN.load(Ordering::SeqCst) => {
                 let lines = &self.lines;
-                terminal.draw(|frame| draw(frame, lines, picture))?;
+                terminal.draw(|frame| draw(frame, lines, numbers))?;
             }
             Out::Lines { next } if Instant::now() >= *next => {
                 *next += LINE_EVERY;
-                writeln!(io::stdout(), "{}", plain(picture))?;
+                writeln!(io::stdout(), "{}", plain(numbers))?;
             }
-            // The terminal has been given back, or the next line is not due.
+            // The terminal was restored, or the next line is not due.
             Out::Screen(_) | Out::Lines { .. } => {}
         }
         Ok(())
@@ -134,10 +133,10 @@ impl Drop for View {
     }
 }
 
-/// Leaves the alternate screen, where it was entered. For a signal's handler too.
+/// Leaves the alternate screen if it was entered. The signal handler calls this too.
 pub(crate) fn restore_terminal() {
     if IN_SCREEN.swap(false, Ordering::SeqCst) {
-        // A terminal that is gone needs no restoring.
+        // A closed terminal needs no restoring.
         drop(execute!(io::stdout(), Show, LeaveAlternateScreen));
     }
 }
@@ -148,19 +147,19 @@ fn screen() -> Result<Terminal<CrosstermBackend<Stdout>>> {
     Ok(Terminal::new(CrosstermBackend::new(io::stdout()))?)
 }
 
-fn draw(frame: &mut Frame<'_>, lines: &[String], picture: &Picture<'_>) {
-    let [story_area, servers_area, numbers_area] = Layout::vertical([
+fn draw(frame: &mut Frame<'_>, lines: &[String], numbers: &Numbers<'_>) {
+    let [log_area, servers_area, totals_area] = Layout::vertical([
         Constraint::Min(6),
         Constraint::Length(2 * 3 + 2),
         Constraint::Length(8),
     ])
     .areas(frame.area());
-    story(frame, story_area, lines);
-    servers(frame, servers_area, picture);
-    numbers(frame, numbers_area, picture);
+    log(frame, log_area, lines);
+    servers(frame, servers_area, numbers);
+    totals(frame, totals_area, numbers);
 }
 
-fn story(frame: &mut Frame<'_>, area: Rect, lines: &[String]) {
+fn log(frame: &mut Frame<'_>, area: Rect, lines: &[String]) {
     let room = usize::from(area.height.saturating_sub(2)).max(1);
     let shown = &lines[lines.len().saturating_sub(room)..];
     let text: Vec<Line<'_>> = shown
@@ -181,7 +180,7 @@ fn story(frame: &mut Frame<'_>, area: Rect, lines: &[String]) {
     );
 }
 
-fn servers(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
+fn servers(frame: &mut Frame<'_>, area: Rect, numbers: &Numbers<'_>) {
     let block = Block::bordered().title(" new connections by server ");
     let inner = block.inner(area);
     frame.render_widget(block, area);
@@ -189,13 +188,13 @@ fn servers(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
     for ((name, colour), row) in SERVERS.into_iter().zip(rows.iter()) {
         let [label, bar] =
             Layout::horizontal([Constraint::Length(24), Constraint::Min(10)]).areas(*row);
-        let rate = per_second(picture, name);
+        let rate = per_second(numbers, name);
         let text = format!("server {name} {rate:>7.0} /s");
         frame.render_widget(
             Paragraph::new(Span::styled(text, Style::new().fg(colour))),
             label,
         );
-        let share = picture.recent.share(name).clamp(0.0, 1.0);
+        let share = numbers.recent.share(name).clamp(0.0, 1.0);
         let gauge = Gauge::default()
             .ratio(share)
             .label(format!("{:.1} %", share * 100.0))
@@ -205,8 +204,8 @@ fn servers(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
     }
 }
 
-fn numbers(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
-    let (recent, total, status) = (picture.recent, picture.total, picture.status);
+fn totals(frame: &mut Frame<'_>, area: Rect, numbers: &Numbers<'_>) {
+    let (recent, total, status) = (numbers.recent, numbers.total, numbers.status);
     let failed = Span::raw(format!("{} failed", total.failed()));
     let failed = if total.failed() == 0 {
         failed.green()
@@ -236,14 +235,14 @@ fn numbers(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
     frame.render_widget(Paragraph::new(text).block(block), area);
 }
 
-fn plain(picture: &Picture<'_>) -> String {
-    let (recent, total, status) = (picture.recent, picture.total, picture.status);
+fn plain(numbers: &Numbers<'_>) -> String {
+    let (recent, total, status) = (numbers.recent, numbers.total, numbers.status);
     let mut line = String::from("  ");
     for (name, _) in SERVERS {
         line += &format!(
             "server {name} {:>5.1} % {:>4.0}/s   ",
             recent.share(name) * 100.0,
-            per_second(picture, name)
+            per_second(numbers, name)
         );
     }
     line + &format!(
@@ -257,9 +256,9 @@ fn plain(picture: &Picture<'_>) -> String {
     )
 }
 
-fn per_second(picture: &Picture<'_>, server: &str) -> f64 {
-    let answers = picture.recent.servers.get(server).copied().unwrap_or(0);
-    answers as f64 / picture.recent_seconds
+fn per_second(numbers: &Numbers<'_>, server: &str) -> f64 {
+    let answers = numbers.recent.servers.get(server).copied().unwrap_or(0);
+    answers as f64 / numbers.recent_seconds
 }
 
 fn ms(latency: Duration) -> String {

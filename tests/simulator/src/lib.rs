@@ -1,37 +1,27 @@
-//! The whole core in a world of its own: clients, servers and attackers, a network that loses,
-//! doubles, delays and damages, workers in any order, changes of the config, and time that passes as
-//! the world wants it.
+//! Simulates the core with clients, servers and attackers, a network that loses, duplicates, delays and
+//! damages frames, workers that run in any order, config changes, and virtual time.
 //!
-//! Invariant: a world follows from its seed alone. What is checked at each turn of a worker is in
-//! `oracle`, `translation` and `ledger`, and at each byte that reaches its peer in `tcp` and `hosts`.
+//! Invariant: the seed determines the whole run. `oracle` checks every turn of a worker, `hosts` every byte
+//! that reaches its peer.
 //!
-//! The worlds differ: see `plan`. Each ends in rest: all is well again, and every connection that was
-//! established and that nobody harmed has to come to its good end.
+//! Worlds differ: see `plan`. Each finally settles: all faults stop, and every established connection that
+//! did not lose its session legitimately must complete.
 
 #![expect(
     clippy::cast_possible_truncation,
-    reason = "numbers are drawn from ranges that fit, or are cut to draw them"
+    reason = "drawn numbers are in ranges that fit, or are truncated on purpose"
 )]
 
-mod attacker;
-mod audit;
+mod addresses;
+mod attack;
 mod balancer;
-mod config;
 mod hosts;
-mod ledger;
-mod network;
 mod oracle;
-mod pin;
 mod plan;
-mod policy;
 mod random;
-mod schedule;
 mod siege;
 mod tally;
-mod tcp;
-mod translation;
 mod view;
-mod wire;
 mod world;
 
 use std::fmt;
@@ -41,16 +31,16 @@ pub use siege::{Siege, corpus};
 pub use tally::Tally;
 use world::World;
 
-/// An invariant that does not hold.
+/// A violated invariant.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// The world that it happened in.
+    /// The world's seed.
     pub seed: u64,
-    /// The events up to it.
+    /// The number of the event.
     pub step: u64,
-    /// Which it is.
+    /// The violation.
     pub what: String,
-    /// What the world is like, and what came before.
+    /// The world's parameters and the last events.
     pub trace: Vec<String>,
 }
 
@@ -65,47 +55,48 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Lives through a world until its workers took so many packets, and then to its rest.
+/// Runs a world until its workers received `packets` packets, and then until it settled.
 ///
 /// # Errors
-/// The first [`Failure`], told with its trace.
+/// The first [`Failure`], with its trace.
 pub fn simulate(seed: u64, packets: u64) -> Result<Tally, Box<Failure>> {
     attempt(
         seed,
         |tracing| World::new(seed, tracing),
         |world| {
             world.run(packets)?;
-            world.rest()?;
+            world.settle()?;
             Ok(world.tally())
         },
     )
 }
 
-/// Lives through a siege, whose attackers know these frames too.
+/// Runs a siege, whose attackers also send these frames.
 ///
 /// # Errors
-/// The first [`Failure`], told with its trace: of an invariant, or of a transfer that was harmed.
+/// The first [`Failure`], with its trace: a violated invariant, or a transfer that did not complete.
 pub fn besiege(seed: u64, corpus: &[Vec<u8>]) -> Result<Siege, Box<Failure>> {
     let world = |tracing| World::besieged(seed, corpus, tracing);
-    attempt(seed, world, World::endure)
+    attempt(seed, world, World::run_siege)
 }
 
-/// A failure is lived through once more to be told: to keep a trace takes most of the time.
+/// Runs without a trace, and again with one after a failure: tracing takes most of the time.
 fn attempt<T>(
     seed: u64,
     world: impl Fn(bool) -> World,
-    live: impl Fn(&mut World) -> Result<T, String>,
+    run: impl Fn(&mut World) -> Result<T, String>,
 ) -> Result<T, Box<Failure>> {
-    lived(seed, world(false), &live).or_else(|_| lived(seed, world(true), &live))
+    run_once(seed, world(false), &run).or_else(|_| run_once(seed, world(true), &run))
 }
 
-fn lived<T>(
+/// Runs a world; panics count as failures.
+fn run_once<T>(
     seed: u64,
     mut world: World,
-    live: impl Fn(&mut World) -> Result<T, String>,
+    run: impl Fn(&mut World) -> Result<T, String>,
 ) -> Result<T, Box<Failure>> {
-    let what = match catch_unwind(AssertUnwindSafe(|| live(&mut world))) {
-        Ok(Ok(came_to)) => return Ok(came_to),
+    let what = match catch_unwind(AssertUnwindSafe(|| run(&mut world))) {
+        Ok(Ok(result)) => return Ok(result),
         Ok(Err(what)) => what,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();

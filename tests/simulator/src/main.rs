@@ -1,5 +1,5 @@
-//! `cargo xtask simulate`: world after world, until it is interrupted, has seen enough, or finds
-//! an invariant that does not hold.
+//! `cargo xtask simulate`: simulates world after world until it is interrupted, has handled enough packets,
+//! or finds a violated invariant.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,13 +8,13 @@ use waxwing_dataplane::DropReason;
 use waxwing_simulator::{Tally, besiege, corpus, simulate};
 
 const USAGE: &str = "\
---seed N      begin with this world; a failure names its own (by the clock)
---packets N   end after so many packets in all (never)
---world N     packets of each world, before it comes to rest (100000)
---siege       worlds of another kind: a thousand transfers under attack for ten minutes
+--seed N      start with this seed; a failure prints its own (default: the current time)
+--packets N   stop after so many packets in all (default: never)
+--world N     packets per world before it settles (default: 100000)
+--siege       simulate sieges: a thousand transfers, attacked for ten minutes of simulated time
 ";
 
-/// How often it says where it is.
+/// The time between two progress reports.
 const REPORT: Duration = Duration::from_secs(2);
 
 struct Options {
@@ -42,12 +42,12 @@ fn options() -> Result<Options, String> {
             "--seed" => &mut options.seed,
             "--packets" => &mut options.packets,
             "--world" => &mut options.world,
-            other => return Err(format!("no option `{other}`\n\n{USAGE}")),
+            other => return Err(format!("unknown option `{other}`\n\n{USAGE}")),
         };
         let value = arguments
             .next()
             .and_then(|text| text.replace('_', "").parse().ok());
-        *place = value.ok_or_else(|| format!("{name} takes a number\n\n{USAGE}"))?;
+        *place = value.ok_or_else(|| format!("{name} needs a number\n\n{USAGE}"))?;
     }
     Ok(options)
 }
@@ -73,11 +73,11 @@ impl Options {
 }
 
 fn sieges(options: &Options) -> Result<(), String> {
-    let corpus = corpus()?;
+    let corpus = corpus().map_err(|error| error.to_string())?;
     let mut packets = 0;
     for seed in options.seed.. {
         let siege = besiege(seed, &corpus).map_err(|failure| {
-            format!("{failure}\nagain: cargo xtask simulate --siege --seed {seed}")
+            format!("{failure}\nreproduce by: cargo xtask simulate --siege --seed {seed}")
         })?;
         println!("seed {seed}: {siege}");
         packets += siege.tally.packets;
@@ -94,22 +94,22 @@ fn worlds(options: &Options) -> Result<(), String> {
     for seed in options.seed.. {
         let tally = simulate(seed, options.world).map_err(|failure| {
             format!(
-                "{failure}\nagain: cargo xtask simulate --seed {seed} --world {}",
+                "{failure}\nreproduce by: cargo xtask simulate --seed {seed} --world {}",
                 options.world
             )
         })?;
         all.add(&tally);
-        let over = all.packets >= options.packets;
-        if over || reported.elapsed() >= REPORT {
+        let is_over = all.packets >= options.packets;
+        if is_over || reported.elapsed() >= REPORT {
             reported = Instant::now();
             println!(
                 "seeds {} to {seed}, {:.0} s: {}",
                 options.seed,
                 start.elapsed().as_secs_f64(),
-                told(&all)
+                summary(&all)
             );
         }
-        if over {
+        if is_over {
             break;
         }
     }
@@ -117,14 +117,14 @@ fn worlds(options: &Options) -> Result<(), String> {
         .iter()
         .zip(&all.drops)
         .filter(|(_, n)| **n > 0);
-    println!("no violation; dropped by reason:");
+    println!("no violation; drops by reason:");
     for (reason, n) in drops {
         println!("  {:<20} {n}", reason.label());
     }
     Ok(())
 }
 
-fn told(all: &Tally) -> String {
+fn summary(all: &Tally) -> String {
     format!(
         "{} packets, {} sessions ({} expired, {} evicted), {} exchanges completed, {} changes, \
          {} dropped",

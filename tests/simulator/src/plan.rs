@@ -1,50 +1,57 @@
-//! What a seed's world is like: how many of everything, and how often what goes wrong.
+//! The parameters of a simulated world: sizes, and the rates of events and faults.
 //!
-//! Invariant: all of it follows from the seed.
+//! Invariant: the seed determines all of them.
 
 use crate::random::Random;
 
-/// A network's ways, each so often in a thousand frames.
+/// The simulated time of a siege's attacks, in microseconds.
+pub(crate) const SIEGE_US: u64 = 600 * 1_000_000;
+/// The longest time until all transfers of a siege are accepted, in microseconds.
+pub(crate) const SIEGE_OPENING_US: u64 = 30 * 1_000_000;
+
+/// The faults of the network, each per thousand frames.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Network {
     pub(crate) lost: u64,
-    pub(crate) doubled: u64,
+    pub(crate) duplicated: u64,
     pub(crate) damaged: u64,
-    /// How long a frame takes at most, in microseconds; what left later may so come earlier.
+    /// The longest delay of a frame, in microseconds. Delays are random, so frames may overtake each other.
     pub(crate) delay_us: u64,
 }
 
-/// What happens in a world, each once in so many microseconds on average; 0 is never.
+/// The parameters of a world. Fields in `_us` of recurring events are mean intervals; 0: never.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) workers: usize,
     pub(crate) sessions_max: u32,
     pub(crate) network: Network,
-    /// Each frame comes to a worker by chance, and not by its flow.
+    /// Whether frames are distributed to workers at random instead of by flow.
     pub(crate) scattered: bool,
-    /// The longest wait of a worker that has frames to do, in microseconds.
+    /// The longest delay of a worker with waiting frames, in microseconds.
     pub(crate) turn_us: u64,
-    /// Addresses of each family, and ports of each.
+    /// Client addresses of each family.
     pub(crate) clients: u64,
+    /// Ports of each client address.
     pub(crate) client_ports: u64,
     pub(crate) connect_us: u64,
     pub(crate) datagram_us: u64,
     pub(crate) attack_us: u64,
+    /// The most frames of a flood.
     pub(crate) flood: u64,
     pub(crate) change_us: u64,
     pub(crate) jump_us: u64,
     pub(crate) fail_over_us: u64,
-    /// So many long transfers and no other connection, all of them under siege.
+    /// In a siege: the number of long transfers; there are no other connections.
     pub(crate) transfers: Option<usize>,
-    /// The ports of each source address.
+    /// Ports of each source NAT address.
     pub(crate) source_ports: u16,
-    /// What sessions may be idle for: half-open, established, closing, UDP, in seconds.
+    /// Session timeouts in seconds: half-open, established, closing, UDP.
     pub(crate) timeouts_s: [u64; 4],
 }
 
 impl Plan {
     pub(crate) fn new(random: &mut Random) -> Self {
-        // A third of all worlds is kind, so that what is rare elsewhere goes its whole way here.
+        // A third of all worlds has no network faults, so that long sequences of events complete there.
         let harsh = random.below(3);
         let rate = |random: &mut Random, most: u64| random.below(most * harsh / 2 + 1);
         Self {
@@ -52,7 +59,7 @@ impl Plan {
             sessions_max: random.one(&[8, 32, 64, 128, 256, 512, 2048]),
             network: Network {
                 lost: rate(random, 60),
-                doubled: rate(random, 60),
+                duplicated: rate(random, 60),
                 damaged: rate(random, 30),
                 delay_us: random.one(&[20, 200, 2_000, 50_000]),
             },
@@ -73,15 +80,15 @@ impl Plan {
         }
     }
 
-    /// A siege: the network is kind, so that whatever breaks was broken by somebody. The table has
-    /// little more room than the transfers take.
+    /// The parameters of a siege. The network has no faults, so only attackers can break a connection. The
+    /// table has little more room than the transfers need.
     pub(crate) const fn siege() -> Self {
         Self {
             workers: 2,
             sessions_max: 1_200,
             network: Network {
                 lost: 0,
-                doubled: 0,
+                duplicated: 0,
                 damaged: 0,
                 delay_us: 200,
             },

@@ -1,7 +1,13 @@
-//! Chance, drawn from a seed.
+//! Seeded randomness.
 //!
-//! Invariant: the same seed gives the same draws, on every machine. Nothing else in the simulator
-//! is left to chance: no clock, no thread, no map with a key of its own.
+//! Invariant: the same seed yields the same draws on every machine. The simulator has no other source of
+//! randomness: no clock, no thread, no map with a random key.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
+
+/// A hash map with the same iteration order in every run.
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// `SplitMix64` (Steele, Lea and Flood, 2014).
 #[derive(Clone, Debug)]
@@ -19,26 +25,27 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number from 0 to `end - 1`.
+    /// Draws a number from 0 to `end - 1`.
     pub(crate) const fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// An index below `end`.
+    /// Draws an index below `end`.
     pub(crate) const fn index(&mut self, end: usize) -> usize {
         self.below(end as u64) as usize
     }
 
-    /// A number from `first` to `last`, both included.
+    /// Draws a number from `first` to `last`, both included.
     pub(crate) const fn between(&mut self, first: u64, last: u64) -> u64 {
         first + self.below(last - first + 1)
     }
 
-    /// Whether something happens that happens so often in a thousand times.
+    /// Draws `true` with a probability of `permille` / 1000.
     pub(crate) const fn chance(&mut self, permille: u64) -> bool {
         self.below(1000) < permille
     }
 
+    /// Draws an element.
     pub(crate) fn one<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.index(of.len())]
     }

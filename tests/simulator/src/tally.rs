@@ -1,29 +1,29 @@
-//! What is counted of worlds.
+//! The counts of simulated worlds.
 
 #[cfg(doc)]
 use waxwing_dataplane::DropReason;
 
-/// What a world has come to.
+/// The counts of one or more worlds.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Frames that the workers took.
+    /// Frames that the workers received.
     pub packets: u64,
-    /// Sessions that were made.
+    /// Sessions opened.
     pub sessions: u64,
-    /// Sessions evicted, and sessions whose time was up.
+    /// Sessions evicted.
     pub evicted: u64,
-    /// See [`Tally::evicted`].
+    /// Sessions expired.
     pub expired: u64,
-    /// Connections and exchanges of datagrams that came to their good end.
+    /// Connections and exchanges of datagrams that completed.
     pub completed: u64,
-    /// Changes of the config that all workers took up.
+    /// Changes of the config.
     pub changes: u64,
     /// Dropped frames, in the order of [`DropReason::ALL`].
     pub drops: Vec<u64>,
 }
 
 impl Tally {
-    /// Adds another world's.
+    /// Adds the counts of another world.
     pub fn add(&mut self, other: &Self) {
         self.packets += other.packets;
         self.sessions += other.sessions;

@@ -1,7 +1,7 @@
-//! A frame, read by a second opinion: it shares no code with the core's parser and checksums.
+//! A second frame parser, which shares no code with the core's parser and checksums.
 //!
-//! Invariant: a [`View`] is of a whole TCP, UDP or ICMP packet without IP options, extension
-//! headers or fragments. Of all else nothing is claimed.
+//! Invariant: a [`View`] is of a complete TCP, UDP or ICMP packet without IP options, extension headers or
+//! fragmentation. Other frames have no view.
 
 use std::ops::Range;
 
@@ -12,14 +12,17 @@ pub(crate) const UDP: u8 = 17;
 const ICMP_V4: u8 = 1;
 const ICMP_V6: u8 = 58;
 
-/// What a frame says, and where.
+/// The fields of a frame and their places.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) v6: bool,
-    /// Where the IP header, the transport header and its payload start, and where the packet ends.
+    /// The start of the IP header.
     pub(crate) network: usize,
+    /// The start of the transport header.
     pub(crate) segment: usize,
+    /// The start of the transport payload.
     pub(crate) payload: usize,
+    /// The end of the packet.
     pub(crate) end: usize,
     pub(crate) source: Address,
     pub(crate) destination: Address,
@@ -27,7 +30,7 @@ pub(crate) struct View {
     pub(crate) protocol: u8,
     pub(crate) source_port: u16,
     pub(crate) destination_port: u16,
-    /// TCP alone has the last three.
+    /// TCP only, as the next two fields; otherwise 0.
     pub(crate) flags: u8,
     pub(crate) sequence: u32,
     pub(crate) acknowledgment: u32,
@@ -41,17 +44,18 @@ fn long(bytes: &[u8], at: usize) -> u32 {
     u32::from(word(bytes, at)) << 16 | u32::from(word(bytes, at + 2))
 }
 
-/// The frame's destination and source MAC.
+/// A frame's destination and source MAC address.
 pub(crate) fn macs(frame: &[u8]) -> (Mac, Mac) {
     let mac = |at: usize| Mac(std::array::from_fn(|n| frame[at + n]));
     (mac(0), mac(6))
 }
 
-/// The link header behind the MACs: VLAN tags and the type of what follows.
+/// The link header after the MAC addresses: VLAN tags and EtherType.
 pub(crate) fn tags(frame: &[u8], network: usize) -> &[u8] {
     &frame[12..network]
 }
 
+/// Parses a frame; `None` for frames without a view.
 pub(crate) fn view(frame: &[u8]) -> Option<View> {
     let mut network = 14;
     while network <= 18
@@ -108,7 +112,7 @@ pub(crate) fn view(frame: &[u8]) -> Option<View> {
     })
 }
 
-/// The sum of 16-bit words modulo 65,535: 0 where they hold their checksum and it is right.
+/// The sum of 16-bit words modulo 65,535: 0 if they include a correct checksum.
 fn residue(words: impl Iterator<Item = u64>) -> u64 {
     words.sum::<u64>() % 0xffff
 }
@@ -121,7 +125,7 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 }
 
 impl View {
-    /// Where its checksum lies, and that of an IPv4 header.
+    /// The place of the transport checksum.
     pub(crate) fn checksum_at(&self) -> usize {
         self.segment
             + match self.protocol {
@@ -131,14 +135,13 @@ impl View {
             }
     }
 
-    /// Whether it is a UDP datagram without a checksum.
+    /// Whether the packet is a UDP datagram without a checksum.
     pub(crate) fn has_no_checksum(&self, frame: &[u8]) -> bool {
         self.protocol == UDP && word(frame, self.checksum_at()) == 0
     }
 
-    /// By how much its checksums are wrong: of the IPv4 header, and of the segment. A translation
-    /// has to leave both as they were.
-    pub(crate) fn errors(&self, frame: &[u8]) -> (u64, u64) {
+    /// The errors of the checksums of the IPv4 header and of the segment. A translation must preserve both.
+    pub(crate) fn checksum_errors(&self, frame: &[u8]) -> (u64, u64) {
         let header = if self.v6 {
             0
         } else {
@@ -161,7 +164,7 @@ impl View {
         (header, sum)
     }
 
-    pub(crate) fn is_right(&self, frame: &[u8]) -> bool {
-        self.errors(frame) == (0, 0) && !(self.v6 && self.has_no_checksum(frame))
+    pub(crate) fn has_valid_checksums(&self, frame: &[u8]) -> bool {
+        self.checksum_errors(frame) == (0, 0) && !(self.v6 && self.has_no_checksum(frame))
     }
 }

@@ -1,26 +1,26 @@
-//! Some worlds for every build; `cargo xtask simulate` goes on for as long as one likes.
+//! Simulates some worlds; `cargo xtask simulate` simulates more.
 
 use std::time::{Duration, Instant};
 
 use waxwing_simulator::{Tally, simulate};
 
-/// Worlds that are lived through in any case: what they have in common is seen in each build.
+/// The worlds of every run.
 const WORLDS: std::ops::Range<u64> = 0..24;
-/// After that, as many as there is time for.
+/// The time for further worlds.
 const TIME: Duration = Duration::from_secs(12);
 const PACKETS: u64 = 10_000;
 
-fn live(seed: u64) -> Tally {
+fn run(seed: u64) -> Tally {
     match simulate(seed, PACKETS) {
         Ok(tally) => tally,
         Err(failure) => {
-            panic!("{failure}\nagain: cargo xtask simulate --seed {seed} --world {PACKETS}")
+            panic!("{failure}\nreproduce by: cargo xtask simulate --seed {seed} --world {PACKETS}")
         }
     }
 }
 
 #[test]
-fn no_world_breaks_an_invariant() {
+fn no_world_violates_an_invariant() {
     let start = Instant::now();
     let mut all = Tally::default();
     let mut seeds = 0;
@@ -28,11 +28,11 @@ fn no_world_breaks_an_invariant() {
         if !WORLDS.contains(&seed) && start.elapsed() > TIME {
             break;
         }
-        all.add(&live(seed));
+        all.add(&run(seed));
         seeds = seed + 1;
     }
     println!("seeds 0 to {}: {all:?}", seeds - 1);
-    // A world in which nothing happens breaks nothing.
+    // Worlds without much activity would prove nothing.
     for (what, count) in [
         ("completed", all.completed),
         ("expired", all.expired),
@@ -44,9 +44,9 @@ fn no_world_breaks_an_invariant() {
 }
 
 #[test]
-fn a_seed_tells_the_same_story_twice() {
+fn a_seed_yields_the_same_run_twice() {
     for seed in 0..3 {
-        let told = [0; 2].map(|_| format!("{:?}", live(seed)));
-        assert_eq!(told[0], told[1], "seed {seed}");
+        let runs = [0; 2].map(|_| format!("{:?}", run(seed)));
+        assert_eq!(runs[0], runs[1], "seed {seed}");
     }
 }

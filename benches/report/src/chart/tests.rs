@@ -23,7 +23,7 @@ fn lines(scale: Scale, xs: &[f64]) -> Lines {
     }
 }
 
-/// What a reader sees as text, in the order of the file.
+/// The text elements, in the order of the file.
 fn texts(svg: &str) -> Vec<&str> {
     svg.split("</text>")
         .filter_map(|part| part.rsplit_once('>'))
@@ -33,7 +33,7 @@ fn texts(svg: &str) -> Vec<&str> {
 }
 
 #[test]
-fn lines_have_a_title_a_legend_labels_and_the_measured_ticks() {
+fn a_line_chart_has_title_legend_axis_labels_and_ticks_at_measured_places() {
     let svg = lines(Scale::Log, &[1e3, 1e5, 1e6, 8e6]).svg().unwrap();
     let texts = texts(&svg);
     for text in [
@@ -49,18 +49,21 @@ fn lines_have_a_title_a_legend_labels_and_the_measured_ticks() {
     ] {
         assert!(texts.contains(&text), "{text} is not in {texts:?}");
     }
-    assert!(texts.contains(&"0"), "values begin at zero: {texts:?}");
+    assert!(
+        texts.contains(&"0"),
+        "the value axis starts at zero: {texts:?}"
+    );
 }
 
 #[test]
-fn ticks_that_would_run_into_each_other_are_left_out() {
+fn ticks_whose_labels_would_overlap_are_left_out() {
     let many: Vec<f64> = (0..200).map(f64::from).collect();
     let ticks = lines(Scale::Linear, &many).ticks();
     assert!((5..=15).contains(&ticks.len()), "{ticks:?}");
 }
 
 #[test]
-fn bars_of_one_name_have_one_colour_in_every_group() {
+fn bars_of_the_same_name_have_the_same_colour_in_every_group() {
     let group = |name: &str, bars: &[&str]| Group {
         name: name.to_owned(),
         bars: bars
@@ -79,13 +82,13 @@ fn bars_of_one_name_have_one_colour_in_every_group() {
     assert_eq!(bars.names(), ["bare", "Waxwing"]);
     let svg = bars.svg().unwrap();
     let fills = |colour: &str| svg.matches(&format!("fill=\"{colour}\"")).count();
-    // Each has a swatch in the legend.
+    // Each name also has a swatch in the legend.
     assert_eq!((fills("#0072B2"), fills("#D55E00")), (1 + 1, 1 + 2));
     assert!(texts(&svg).contains(&"established"));
 }
 
 #[test]
-fn a_chart_of_one_point_or_of_nothing_is_drawn_all_the_same() {
+fn a_chart_of_one_point_or_none_is_drawn() {
     assert!(lines(Scale::Log, &[64.0]).svg().is_ok());
     assert!(lines(Scale::Linear, &[]).svg().is_ok());
     let bars = Bars {

@@ -1,9 +1,9 @@
-//! A valid conversation, one of whose frames was changed.
+//! A valid conversation with one mutated frame.
 
 #![no_main]
 
 #[path = "../../tests/fuzz/balancer.rs"]
-#[expect(dead_code, reason = "the other targets use the rest")]
+#[expect(dead_code, reason = "other targets use the other functions")]
 mod balancer;
 
 use libfuzzer_sys::fuzz_target;

@@ -1,9 +1,9 @@
-//! Any sequence of frames and of the time between them.
+//! An arbitrary sequence of frames with delays.
 
 #![no_main]
 
 #[path = "../../tests/fuzz/balancer.rs"]
-#[expect(dead_code, reason = "the other targets use the rest")]
+#[expect(dead_code, reason = "other targets use the other functions")]
 mod balancer;
 
 use libfuzzer_sys::fuzz_target;

@@ -1,8 +1,8 @@
-//! Any frames, from the wire to their end: what the fuzzer and the ordinary test do with each input.
+//! Runs arbitrary frames through the balancer, for the fuzzer and the ordinary test.
 //!
-//! Invariant: nothing panics; each frame ends in exactly one way and is counted so, a fragment that
-//! was held once it is released; what the kernel gets is what came; what came with right checksums
-//! leaves with right ones; no session is lost count of.
+//! Invariant: nothing panics. Each frame has exactly one counted outcome; a held fragment has it at its
+//! release. The kernel gets frames unmodified. Frames that arrive with correct checksums leave with correct
+//! ones. The session counts are consistent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,19 +41,19 @@ const BACKENDS: [Address; 2] = [
 ];
 const MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
 const PEER: Mac = Mac([2, 0, 0, 0, 1, 0]);
-/// So few that floods fill it.
+/// Few, so that floods fill the table.
 const SESSIONS_MAX: u32 = 8;
-/// Services, one backend each that is well; and behind the second one each that is down.
+/// The backends of all services: two each, one of which is down.
 const BACKENDS_MAX: usize = 12;
-/// The frames of one input, at most.
+/// The most frames of an input.
 const FRAMES_MAX: usize = 256;
 
-/// One worker, with services of both protocols and families.
+/// A worker with services of both protocols and address families.
 pub(crate) struct Balancer {
     worker: Worker<MemoryIo>,
     shared: Shared,
     counters: Arc<WorkerCounters>,
-    /// The fragments that wait, or did so since none was waiting.
+    /// Fragments held since the last time that none was held.
     held: Vec<Vec<u8>>,
     now: Duration,
 }
@@ -67,7 +67,7 @@ fn snapshot() -> Snapshot {
     ];
     for (n, (port, protocol)) in endpoints.into_iter().enumerate() {
         for (family, vip) in VIPS.into_iter().enumerate() {
-            let id = u32::try_from(services.len()).expect("a few");
+            let id = u32::try_from(services.len()).expect("there are few services");
             let service = Service {
                 id: ServiceId(id),
                 name: "fuzzed".into(),
@@ -83,7 +83,7 @@ fn snapshot() -> Snapshot {
             };
             let backend =
                 |of: u32| Backend::new(BackendId(2 * id + of), &service, BACKENDS[family], 8080, 1);
-            // The second TCP service has none that is well.
+            // The second TCP service has no healthy backend.
             let down = Backend {
                 healthy: false,
                 sessions: SessionsFate::Reset,
@@ -107,7 +107,10 @@ fn snapshot() -> Snapshot {
 impl Balancer {
     pub(crate) fn new() -> Self {
         let shared = Shared {
-            sessions: Arc::new(SessionTable::new(SESSIONS_MAX, [1, 2, 3, 4]).expect("memory")),
+            sessions: Arc::new(
+                SessionTable::new(SESSIONS_MAX, [1, 2, 3, 4])
+                    .expect("a small table fits in memory"),
+            ),
             next_hops: Arc::new(NextHops::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [9; 4])),
@@ -142,7 +145,7 @@ impl Balancer {
             held: Vec::new(),
             now: Duration::from_secs(10),
         };
-        // Past its announcements.
+        // Skips the announcements.
         for _ in 0..4 {
             balancer.turn();
             balancer.now += Duration::from_secs(3);
@@ -162,8 +165,8 @@ impl Balancer {
             .sum()
     }
 
-    /// A frame arrives, and what is sent because of it.
-    pub(crate) fn take(&mut self, port: PortId, frame: &[u8]) -> Vec<Vec<u8>> {
+    /// Handles a frame and checks the invariants. Returns the frames sent.
+    pub(crate) fn handle(&mut self, port: PortId, frame: &[u8]) -> Vec<Vec<u8>> {
         let counters = Arc::clone(&self.counters);
         let before = (self.dropped(), counters.held.get(), counters.released.get());
         if !self.worker.io().inject(port, frame) {
@@ -182,12 +185,16 @@ impl Balancer {
             self.held.push(frame.to_vec());
         }
         for (_, bytes) in &kernel {
-            let came = bytes == frame || self.held.contains(bytes);
-            assert!(came, "the kernel got another frame than came");
+            let is_unmodified = bytes == frame || self.held.contains(bytes);
+            assert!(is_unmodified, "the kernel got a modified frame");
         }
-        let right = is_right(frame) && self.held.iter().all(|held| is_right(held));
+        let is_valid =
+            has_valid_checksums(frame) && self.held.iter().all(|held| has_valid_checksums(held));
         for (_, bytes) in &sent {
-            assert!(!right || is_right(bytes), "{frame:02x?} to {bytes:02x?}");
+            assert!(
+                !is_valid || has_valid_checksums(bytes),
+                "{frame:02x?} to {bytes:02x?}"
+            );
         }
         if self.shared.fragments.held() == 0 {
             self.held.clear();
@@ -200,23 +207,23 @@ impl Balancer {
     }
 }
 
-/// Whether its checksums are; of what has none, always.
-fn is_right(frame: &[u8]) -> bool {
+/// Whether a frame's checksums are correct; frames without checksums count as correct.
+fn has_valid_checksums(frame: &[u8]) -> bool {
     match parse(frame) {
         Ok(Packet::Ip(packet)) => checksum::are_right(frame, &packet),
         _ => true,
     }
 }
 
-/// Any bytes as one frame, by either port.
+/// Arbitrary bytes as a frame, at either port.
 pub(crate) fn any_bytes(bytes: &[u8]) {
     let mut balancer = Balancer::new();
     for port in [PortId(0), PortId(1)] {
-        balancer.take(port, bytes);
+        balancer.handle(port, bytes);
     }
 }
 
-/// A valid conversation, one of whose frames was changed: three bytes say at which place and to what.
+/// A valid conversation with one mutated frame: three bytes encode the place and the value of each change.
 pub(crate) fn mutated(bytes: &[u8]) {
     let Some((which, changes)) = bytes.split_first() else {
         return;
@@ -241,23 +248,23 @@ pub(crate) fn mutated(bytes: &[u8]) {
     let at = usize::from(which & 0x7f) % conversation.len();
     for (n, step) in conversation.iter().enumerate() {
         let (port, mut frame) = step.frame();
-        balancer.take(port, &frame);
+        balancer.handle(port, &frame);
         if n == at {
             for change in changes.chunks_exact(3).take(FRAMES_MAX) {
                 let place = usize::from(u16::from_be_bytes([change[0], change[1]]));
                 match frame.len() {
                     0 => break,
-                    // The upper places cut the frame, which random offsets would seldom do.
+                    // High places truncate the frame, which random offsets would rarely do.
                     len if place >= 0xff00 => frame.truncate(usize::from(change[2]).min(len)),
                     len => frame[place % len] = change[2],
                 }
-                balancer.take(port, &frame);
+                balancer.handle(port, &frame);
             }
         }
     }
 }
 
-/// A sequence of frames: five bytes say what each is.
+/// A sequence of frames, encoded in five bytes each.
 pub(crate) fn sequence(bytes: &[u8]) {
     let mut balancer = Balancer::new();
     for step in bytes.chunks_exact(5).take(FRAMES_MAX) {
@@ -268,13 +275,13 @@ pub(crate) fn sequence(bytes: &[u8]) {
             flags: step[3],
             wait: step[4],
         };
-        balancer.now += step.waits();
+        balancer.now += step.delay();
         let (port, frame) = step.frame();
-        balancer.take(port, &frame);
+        balancer.handle(port, &frame);
     }
 }
 
-/// One frame, and the time before it.
+/// A frame and the time before it.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     kind: u8,
@@ -285,11 +292,12 @@ struct Step {
 }
 
 impl Step {
-    /// From nothing at all to hours.
-    fn waits(self) -> Duration {
+    /// The time before the frame: from 0 to hours.
+    fn delay(self) -> Duration {
         Duration::from_millis((1 << (self.wait % 26)) - 1)
     }
 
+    /// The frame and the port that it arrives at.
     fn frame(self) -> (PortId, Vec<u8>) {
         let family = usize::from(self.family % 2);
         let client = (CLIENTS[family], 4000 + u16::from(self.client % 16));
@@ -337,11 +345,12 @@ impl Step {
                 };
                 (front, echo.frame())
             }
-            _ => (front, self.who_has(client.0, VIPS[family])),
+            _ => (front, self.address_query(client.0, VIPS[family])),
         }
     }
 
-    fn who_has(self, sender: Address, target: Address) -> Vec<u8> {
+    /// An ARP request or a neighbour solicitation.
+    fn address_query(self, sender: Address, target: Address) -> Vec<u8> {
         if self.family.is_multiple_of(2) {
             let request = build::ArpRequest {
                 mac: PEER,

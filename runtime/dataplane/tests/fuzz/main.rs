@@ -1,5 +1,4 @@
-//! The core under all input that coverage led the fuzzer to, and under random input for some seconds.
-//! `fuzz/` goes on for as long as one likes.
+//! Runs the fuzzer's corpus and random input through the core. The fuzzer itself is in `fuzz/`.
 
 mod balancer;
 
@@ -8,10 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long each test runs.
+/// The duration of each test with random input.
 const TIME: Duration = Duration::from_secs(3);
 
-/// Set to a seed that was printed, the seeds from there on are tried.
+/// The environment variable with the first seed, to reproduce a failure.
 const SEED: &str = "WAXWING_SEED";
 
 /// SplitMix64.
@@ -25,7 +24,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Bytes, of which every other one is at the edge of something.
+    /// Draws bytes, about half of them boundary values.
     fn bytes(&mut self, len_max: u64) -> Vec<u8> {
         let len = self.next() % len_max;
         let edges = [0, 1, 6, 17, 0x45, 0x7f, 0x80, 0xff];
@@ -38,8 +37,8 @@ impl Random {
     }
 }
 
-/// Gives `take` what one seed after the other comes to.
-fn fuzz(len_max: u64, take: impl Fn(&[u8])) {
+/// Calls `handle` with the bytes of consecutive seeds.
+fn fuzz(len_max: u64, handle: impl Fn(&[u8])) {
     let given = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
     let first = given.unwrap_or_else(|| {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -49,19 +48,22 @@ fn fuzz(len_max: u64, take: impl Fn(&[u8])) {
     let mut tried = 0;
     for seed in first.. {
         let bytes = Random(seed).bytes(len_max);
-        let taken = catch_unwind(AssertUnwindSafe(|| take(&bytes)));
-        assert!(taken.is_ok(), "again with {SEED}={seed}: {bytes:02x?}");
+        let outcome = catch_unwind(AssertUnwindSafe(|| handle(&bytes)));
+        assert!(
+            outcome.is_ok(),
+            "reproduce with {SEED}={seed}: {bytes:02x?}"
+        );
         tried += 1;
         if Instant::now() >= end {
             break;
         }
     }
-    println!("{SEED}={first} and on, {tried} inputs");
-    assert!(tried > 100, "{tried} inputs are too few to tell anything");
+    println!("{SEED}={first}, {tried} inputs");
+    assert!(tried > 100, "only {tried} inputs: too few to be meaningful");
 }
 
-/// Link and IP headers that are none of chance's, or few would come past the first look.
-fn dressed(bytes: &[u8]) -> Vec<u8> {
+/// Overwrites link and IP headers with valid values; otherwise few random frames would pass the parser.
+fn with_headers(bytes: &[u8]) -> Vec<u8> {
     let mut frame = bytes.to_vec();
     let mut set = |at: usize, what: &[u8]| {
         if let Some(place) = frame.get_mut(at..at + what.len()) {
@@ -77,40 +79,40 @@ fn dressed(bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Gives `take` each input that is kept of a target.
-fn replay(target: &str, take: impl Fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    let folder = folder.join(target);
-    let entries = fs::read_dir(&folder).expect("the corpus is committed");
+/// Calls `handle` with each input in a target's corpus.
+fn replay(target: &str, handle: impl Fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let directory = directory.join(target);
+    let entries = fs::read_dir(&directory).expect("the corpus is committed");
     let mut replayed = 0;
     for entry in entries {
-        let path = entry.expect("a file of the corpus").path();
-        let bytes = fs::read(&path).expect("a file of the corpus");
-        let taken = catch_unwind(AssertUnwindSafe(|| take(&bytes)));
-        assert!(taken.is_ok(), "{}", path.display());
+        let path = entry.expect("a file of the corpus can be read").path();
+        let bytes = fs::read(&path).expect("a file of the corpus can be read");
+        let outcome = catch_unwind(AssertUnwindSafe(|| handle(&bytes)));
+        assert!(outcome.is_ok(), "{}", path.display());
         replayed += 1;
     }
-    assert!(replayed > 0, "{} is empty", folder.display());
+    assert!(replayed > 0, "{} is empty", directory.display());
 }
 
 #[test]
-fn what_the_fuzzer_keeps_comes_to_its_ends() {
+fn the_fuzzers_corpus_violates_no_invariant() {
     replay("any_bytes", balancer::any_bytes);
     replay("mutated", balancer::mutated);
     replay("sequence", balancer::sequence);
 }
 
 #[test]
-fn any_bytes_come_to_one_end() {
-    fuzz(160, |bytes| balancer::any_bytes(&dressed(bytes)));
+fn arbitrary_bytes_violate_no_invariant() {
+    fuzz(160, |bytes| balancer::any_bytes(&with_headers(bytes)));
 }
 
 #[test]
-fn a_changed_conversation_comes_to_its_ends() {
+fn a_mutated_conversation_violates_no_invariant() {
     fuzz(60, balancer::mutated);
 }
 
 #[test]
-fn any_sequence_of_frames_comes_to_its_ends() {
+fn arbitrary_frame_sequences_violate_no_invariant() {
     fuzz(600, balancer::sequence);
 }

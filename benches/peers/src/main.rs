@@ -1,0 +1,53 @@
+//! Measures Waxwing and its peers under the same load.
+//!
+//! `cargo xtask bench wire` runs the contenders in network namespaces of this host ([`wire`]);
+//! `cargo xtask bench vm` runs them in a virtual machine whose network cards support zero-copy ([`vm`]).
+//! Both use the same [`contender`]s, [`network`] and [`wrk`], and report [`outcome`]s by [`page`].
+//!
+//! Invariant: however it ends, it leaves no namespace, process or setting behind, and it touches only
+//! interfaces that it created.
+
+mod contender;
+mod cpu;
+mod network;
+mod outcome;
+mod page;
+mod sample;
+mod vm;
+mod wire;
+mod wrk;
+
+use std::thread;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use waxwing_tests::netns;
+
+/// Measures Waxwing and its peers.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Waxwing, a bare AF_XDP forwarder, nftables, HAProxy and nginx in network namespaces
+    Wire(wire::Arguments),
+    /// Waxwing with zero-copy, IPVS and nftables in a virtual machine
+    Vm(vm::Arguments),
+}
+
+fn main() -> Result<()> {
+    vm::serve_if_guest();
+    let outcome = match Arguments::parse().bench {
+        Bench::Wire(arguments) => wire::run(&arguments),
+        Bench::Vm(arguments) => vm::run(&arguments),
+    };
+    while netns::is_ending() {
+        // The signal handler is removing the namespaces and then exits; it also caused any error here.
+        thread::park();
+    }
+    outcome
+}

@@ -1,0 +1,162 @@
+//! Compares the core's sessions with the oracle's models: those with frames at the end of each turn, all of
+//! them now and then.
+//!
+//! Invariant: after an audit, the core's sessions and the models match one to one, and each session that
+//! ended had a reason.
+
+use std::collections::BTreeMap;
+
+use waxwing_dataplane::BackendId;
+
+use super::Oracle;
+use super::turn::{Turn, evictions, source_of, tuple_of_session};
+use crate::balancer::BACKENDS_MAX;
+
+impl Oracle {
+    /// Checks that the core's sessions of this turn's frames match their models.
+    pub(super) fn compare_touched(&mut self, turn: &Turn<'_>) -> Result<(), String> {
+        let evicted = evictions(turn.balancer);
+        for tuple in std::mem::take(&mut self.touched) {
+            let Some(model) = self.models.get_mut(&tuple) else {
+                continue;
+            };
+            let Some((at, session)) = turn.session(&tuple) else {
+                // Packets of established sessions take effect before new sessions of the batch need room.
+                let had_to_stay = model.stayed_established() || evicted == model.evictions;
+                if had_to_stay && !model.may_end && !model.uncertain {
+                    return Err(format!(
+                        "the session of {tuple:?} ended without a reason: {model:?}"
+                    ));
+                }
+                let model = model.clone();
+                self.models.remove(&tuple);
+                self.forget_reply(turn.snapshot(), &tuple, &model);
+                self.findings.ended.push(tuple);
+                continue;
+            };
+            if model.at.is_some_and(|known| known != at) {
+                if !model.may_end {
+                    return Err(format!(
+                        "the session of {tuple:?} was replaced without a reason: {model:?}"
+                    ));
+                }
+                model.uncertain = true;
+                self.findings.ended.push(tuple);
+            }
+            let known = (model.backend, model.source);
+            let here = (session.backend, source_of(turn.snapshot(), &session));
+            if known != here && !model.uncertain {
+                return Err(format!("{session:?} does not match {model:?}"));
+            }
+            if session.tcp.phase() != model.tcp.phase() && !model.uncertain {
+                return Err(format!(
+                    "{:?} is the wrong state of {tuple:?}: {model:?}",
+                    session.tcp
+                ));
+            }
+            // The client's last packet sets the route, even if another worker received it or it was dropped
+            // after the look-up. Of several packets in a batch, any may be the last.
+            let route = (session.hop, session.tags);
+            let stayed = model.routes.is_empty() || model.uncertain;
+            let is_known = model.routes.contains(&route) || (stayed && route == model.route);
+            if !(is_known || self.fragment_routes.has(&tuple, route)) {
+                return Err(format!(
+                    "{route:?} is not the route to the client: {model:?}"
+                ));
+            }
+            model.route = route;
+            model.routes.clear();
+            (model.at, model.evictions) = (Some(at), evicted);
+            (model.may_end, model.replaced_this_turn) = (false, false);
+            if model.is_established() && !model.uncertain {
+                self.findings.established.push(tuple);
+            }
+            if known != here {
+                // Another session of the flow, whose start was not seen.
+                (model.backend, model.source) = here;
+                let backend = turn.snapshot().backend(session.backend);
+                let backend = backend.ok_or("the session's backend is unknown")?;
+                self.note_reply(turn, backend, &tuple, here.1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks all sessions: their number, the gauges, and that each session's start and end was seen.
+    pub(super) fn audit(&mut self, turn: &Turn<'_>) -> Result<(), String> {
+        let balancer = turn.balancer;
+        let shared = &balancer.shared;
+        let workers = balancer.current.len();
+        let mut active = vec![vec![0_u32; workers]; BACKENDS_MAX];
+        let mut from = BTreeMap::new();
+        let mut known = 0;
+        let mut count = 0;
+        for (at, session) in shared.sessions.iter() {
+            count += 1;
+            active[session.backend.index()][usize::from(session.worker)] += 1;
+            *from.entry(session.source).or_insert(0) += 1;
+            let mut vips = balancer.current.iter();
+            let vip = vips.find_map(|snapshot| Some(snapshot.backend(session.backend)?.vip));
+            let tuple = tuple_of_session(&session, vip);
+            let tuple = tuple.ok_or_else(|| format!("the backend of {session:?} is unknown"))?;
+            let model = self.models.get(&tuple).filter(|model| model.at == Some(at));
+            let model = model.ok_or_else(|| format!("the start of {session:?} was not seen"))?;
+            known += usize::from(model.backend == session.backend || model.uncertain);
+        }
+        let (len, capacity) = (shared.sessions.len(), shared.sessions.capacity());
+        if count != len || len > capacity || known != count {
+            return Err(format!(
+                "{count} sessions, {len} by the table's counter (capacity {capacity}), {known} known"
+            ));
+        }
+        for (id, _) in turn.snapshot().sources().iter() {
+            let here = from.get(&id).copied().unwrap_or(0);
+            if shared.gauges.active_from(id) != here {
+                return Err(format!(
+                    "{here} sessions use source {id:?}, but its gauge differs"
+                ));
+            }
+        }
+        for (id, here) in (0..).map(BackendId).zip(&active) {
+            let counted: Vec<u32> = (0..workers)
+                .map(|worker| shared.gauges.active_here(worker, id))
+                .collect();
+            let sum: u32 = here.iter().sum();
+            if counted != *here || shared.gauges.active(id) != sum {
+                return Err(format!(
+                    "{id:?} has {here:?} sessions by worker, but its gauges are {counted:?}"
+                ));
+            }
+        }
+        self.audit_ends(turn)
+    }
+
+    /// Checks that each session that ended had a reason.
+    fn audit_ends(&mut self, turn: &Turn<'_>) -> Result<(), String> {
+        let evicted = evictions(turn.balancer);
+        let now = self.latest;
+        let sessions = &turn.balancer.shared.sessions;
+        let mut gone = Vec::new();
+        for (tuple, model) in &mut self.models {
+            if model.at.is_some_and(|at| sessions.get(at).is_some()) {
+                model.evictions = evicted;
+                continue;
+            }
+            let expired = model.is_expired(&self.timeouts, tuple.protocol, now);
+            let is_evicted = evicted > model.evictions && !model.is_established();
+            if !(expired || is_evicted || model.uncertain) {
+                return Err(format!(
+                    "the session of {tuple:?} ended without a reason: {model:?} at {now:?}"
+                ));
+            }
+            gone.push(*tuple);
+        }
+        for tuple in gone {
+            if let Some(model) = self.models.remove(&tuple) {
+                self.forget_reply(turn.snapshot(), &tuple, &model);
+            }
+            self.findings.ended.push(tuple);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! Frames of clients.
+
+use waxwing_dataplane::session::Tuple;
+use waxwing_dataplane::snapshot::SessionsFate;
+use waxwing_packet::Protocol;
+
+use super::drops::{is_excused, is_time_exceeded};
+use super::routes::route_of;
+use super::session_model::{SessionModel, is_client_syn, touch};
+use super::turn::{Turn, backend_of, evictions, source_of};
+use super::{Oracle, translation};
+use crate::balancer::{Handled, Outcome};
+use crate::view::{View, view};
+
+impl Oracle {
+    /// Checks a frame of a client's flow.
+    pub(super) fn request(
+        &mut self,
+        turn: &Turn<'_>,
+        frame: &Handled,
+        received: &View,
+        tuple: Tuple,
+    ) -> Result<(), String> {
+        if let Some(model) = self.models.get_mut(&tuple) {
+            touch(model, self.turn, tuple, &mut self.touched);
+            model.may_end |= model.is_expired(&self.timeouts, tuple.protocol, self.latest)
+                || may_end(turn, model, received, tuple.protocol);
+        }
+        let model = self.models.get(&tuple);
+        match frame.outcomes.first() {
+            Some(Outcome::ToKernel(_)) => Err("a client's frame went to the kernel".into()),
+            Some(Outcome::Sent(port, out)) => {
+                let sent = view(out).ok_or("an incomplete packet was sent")?;
+                if is_time_exceeded(received, &sent) {
+                    let from = tuple.destination;
+                    translation::check_reject(frame, received, (*port, out), (from, &sent))?;
+                    return self.request_dropped(turn, frame, received, tuple);
+                }
+                if sent.destination == received.source {
+                    if model.is_some_and(SessionModel::is_protected) {
+                        return Err("a frame of a protected session was rejected".into());
+                    }
+                    let from = tuple.destination;
+                    return translation::check_reject(frame, received, (*port, out), (from, &sent));
+                }
+                translation::check_request(frame, received, (*port, out), &sent)?;
+                self.forwarded(turn, frame, received, (tuple, &sent))
+            }
+            None => self.request_dropped(turn, frame, received, tuple),
+        }
+    }
+
+    /// Checks a client's frame that was forwarded, and updates its session's model.
+    fn forwarded(
+        &mut self,
+        turn: &Turn<'_>,
+        frame: &Handled,
+        received: &View,
+        (tuple, sent): (Tuple, &View),
+    ) -> Result<(), String> {
+        let snapshot = turn.snapshot();
+        let backend = backend_of(snapshot, &tuple, sent)
+            .ok_or("a client's frame was not sent to a backend of its service")?;
+        let found = turn.session(&tuple);
+        let source = (sent.source, sent.source_port);
+        let before = self.models.get(&tuple);
+        let newer = before.is_some_and(|model| {
+            let expired = model.is_expired(&self.timeouts, tuple.protocol, turn.now.tick());
+            // A session that opened and ended in the same batch is known by its frame alone.
+            let found = found.map_or(expired && !model.uncertain, |(at, session)| {
+                let here = (session.backend, source_of(snapshot, &session));
+                model.at != Some(at) && here == (backend.id, source)
+            });
+            model.may_end && model.at.is_some() && found
+        });
+        let other =
+            before.is_none_or(|model| (model.backend, model.source) != (backend.id, source));
+        let renewed = newer || other;
+        if renewed {
+            let old = self.models.remove(&tuple);
+            if let Some(model) = &old {
+                if !model.may_end {
+                    return Err(format!("a session moved: {model:?} to {:?}", backend.id));
+                }
+                self.forget_reply(snapshot, &tuple, model);
+                self.findings.ended.push(tuple);
+            }
+            let service = snapshot.service(backend.service);
+            let listed = service.is_some_and(|s| s.backends.contains(&backend.id));
+            if !listed || !(backend.takes_new() || backend.keeps_sessions()) {
+                return Err(format!(
+                    "a new session on {:?}, which accepts none, after {old:?}",
+                    backend.id
+                ));
+            }
+            // A reply of the same batch uses the route that was current at its look-up.
+            let route = old.map_or_else(|| route_of(frame), |model| model.route);
+            let mut model = self.new_model(turn, backend, (received.flags, source), route);
+            model.replaced_this_turn = newer && !is_client_syn(received.flags);
+            self.models.insert(tuple, model);
+            self.touched.push(tuple);
+            // A session that found no room in the table has no replies.
+            if found.is_some() {
+                self.note_reply(turn, backend, &tuple, source)?;
+            }
+        }
+        let (now, timeouts) = (turn.now.tick(), &self.timeouts);
+        let Some(model) = self.models.get_mut(&tuple) else {
+            return Ok(());
+        };
+        if model.is_expired(timeouts, tuple.protocol, now) && !model.uncertain {
+            return Err(format!("an expired session was used: {model:?} at {now:?}"));
+        }
+        model.uncertain |= model.replaced_this_turn && is_client_syn(received.flags);
+        model.tcp.client_sent(received.flags);
+        model.seen = model.seen.max(now);
+        model.routes.push(route_of(frame));
+        Ok(())
+    }
+
+    /// Checks a client's frame that was dropped.
+    fn request_dropped(
+        &mut self,
+        turn: &Turn<'_>,
+        frame: &Handled,
+        received: &View,
+        tuple: Tuple,
+    ) -> Result<(), String> {
+        let excused = is_excused(turn, received);
+        if let Some(model) = self.models.get_mut(&tuple) {
+            if model.is_protected() && !excused {
+                return Err(format!(
+                    "a frame of a protected session was dropped: {model:?}"
+                ));
+            }
+            model.routes.push(route_of(frame));
+            if model.may_end {
+                model.uncertain = true;
+            } else {
+                model.tcp.client_sent(received.flags);
+                model.seen = model.seen.max(turn.now.tick());
+            }
+            return Ok(());
+        }
+        // It may have opened a session although the packet was dropped.
+        if excused {
+            return self.adopt(turn, tuple, (received.flags, route_of(frame)));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the session may end at a client's frame.
+fn may_end(turn: &Turn<'_>, model: &SessionModel, received: &View, protocol: Protocol) -> bool {
+    let Some(backend) = turn.snapshot().backend(model.backend) else {
+        return false;
+    };
+    let opening = protocol == Protocol::Tcp && is_client_syn(received.flags);
+    let is_evictable = !model.stayed_established();
+    model.uncertain
+        || backend.sessions != SessionsFate::Keep
+        || (opening && !model.stayed_open())
+        || (opening && !backend.healthy && (is_evictable || model.tcp.has_only_syn()))
+        || (is_evictable && evictions(turn.balancer) > model.evictions)
+}

@@ -1,0 +1,172 @@
+//! The oracle's model of a session, derived from its frames alone.
+//!
+//! Invariant: a [`SessionModel`] takes nothing from the core except the session's place in the table, which
+//! distinguishes consecutive sessions of a flow.
+
+use waxwing_dataplane::session::{Phase, SessionRef, Tuple};
+use waxwing_dataplane::snapshot::TimeoutTicks;
+use waxwing_dataplane::{BackendId, Tick};
+use waxwing_packet::{Address, Protocol, TcpFlags};
+
+use super::routes::Route;
+
+const FIN: u8 = TcpFlags::FIN;
+const SYN: u8 = TcpFlags::SYN;
+const RST: u8 = TcpFlags::RST;
+const ACK: u8 = TcpFlags::ACK;
+
+/// Whether a client's segment opens a connection.
+pub(crate) const fn is_client_syn(flags: u8) -> bool {
+    flags & (SYN | ACK | RST | FIN) == SYN
+}
+
+/// Whether a server's segment is a SYN, with or without ACK. In a connection that both ends closed, it
+/// belongs to a new one.
+pub(super) const fn is_server_syn(flags: u8) -> bool {
+    flags & (SYN | RST) == SYN
+}
+
+/// A second implementation of what a middlebox may conclude about a TCP connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TcpModel {
+    /// Whether the first packet was a SYN.
+    started_with_syn: bool,
+    server_syn: bool,
+    server_answered: bool,
+    /// Whether both ends agreed on the connection: the client acknowledged the server's SYN, or the server
+    /// answered a connection that was picked up mid-stream.
+    is_agreed: bool,
+    /// FINs of client and server.
+    fins: [bool; 2],
+    reset: bool,
+}
+
+impl TcpModel {
+    pub(super) fn first(flags: u8) -> Self {
+        let mut tcp = Self {
+            started_with_syn: is_client_syn(flags),
+            server_syn: false,
+            server_answered: false,
+            is_agreed: false,
+            fins: [false; 2],
+            reset: false,
+        };
+        tcp.client_sent(flags);
+        tcp
+    }
+
+    pub(super) fn client_sent(&mut self, flags: u8) {
+        self.reset = flags & RST != 0;
+        if !self.reset {
+            self.is_agreed |= self.server_syn && flags & ACK != 0;
+            self.fins[0] |= flags & FIN != 0;
+        }
+    }
+
+    pub(super) fn server_sent(&mut self, flags: u8) {
+        self.server_answered = true;
+        self.reset = flags & RST != 0;
+        if !self.reset {
+            self.server_syn |= flags & SYN != 0;
+            self.is_agreed |= !self.started_with_syn;
+            self.fins[1] |= flags & FIN != 0;
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        if self.reset || self.fins == [true; 2] {
+            Phase::Closing
+        } else if self.is_agreed {
+            Phase::Established
+        } else {
+            Phase::HalfOpen
+        }
+    }
+
+    /// Whether both ends agreed on a connection and did not both close it; RSTs are ignored.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_agreed && self.fins != [true; 2]
+    }
+
+    /// Whether only the client's SYN was seen.
+    pub(super) fn has_only_syn(&self) -> bool {
+        self.started_with_syn && !self.server_answered
+    }
+}
+
+/// A session as its packets show it.
+#[derive(Clone, Debug)]
+pub(super) struct SessionModel {
+    pub(super) backend: BackendId,
+    /// The client's address and port as seen by the backend.
+    pub(super) source: (Address, u16),
+    pub(super) tcp: TcpModel,
+    /// The tick of the last packet.
+    pub(super) seen: Tick,
+    /// Its place in the core's table; unknown until the end of its first turn.
+    pub(super) at: Option<SessionRef>,
+    /// The route to its client.
+    pub(super) route: Route,
+    /// The routes that the client's packets of this turn arrived by.
+    pub(super) routes: Vec<Route>,
+    /// The last turn with a packet of it.
+    pub(super) turn: u64,
+    /// Whether it was established before that turn.
+    pub(super) was_established: bool,
+    /// Whether it was open before that turn, RSTs ignored.
+    pub(super) was_open: bool,
+    /// The total number of evictions when this session was last known to exist.
+    pub(super) evictions: u64,
+    /// Whether a packet of this turn may have ended it.
+    pub(super) may_end: bool,
+    /// Whether it replaced an older session in this turn, possibly only at a later frame.
+    pub(super) replaced_this_turn: bool,
+    /// Whether its state is unknown, because a dropped packet may or may not have counted.
+    pub(super) uncertain: bool,
+}
+
+impl SessionModel {
+    pub(super) fn is_established(&self) -> bool {
+        self.tcp.phase() == Phase::Established
+    }
+
+    /// Whether it was established before this turn and still is.
+    pub(super) fn stayed_established(&self) -> bool {
+        self.was_established && self.is_established()
+    }
+
+    /// Whether it was open before this turn and still is.
+    pub(super) fn stayed_open(&self) -> bool {
+        self.was_open && self.tcp.is_open()
+    }
+
+    /// Whether neither eviction nor a client's packet may end it.
+    pub(super) fn is_protected(&self) -> bool {
+        self.stayed_established() && !self.may_end && !self.uncertain
+    }
+
+    pub(super) fn is_expired(
+        &self,
+        timeouts: &TimeoutTicks,
+        protocol: Protocol,
+        now: Tick,
+    ) -> bool {
+        let timeout = match (protocol, self.tcp.phase()) {
+            (Protocol::Udp, _) => timeouts.udp,
+            (Protocol::Tcp, Phase::HalfOpen) => timeouts.tcp_half_open,
+            (Protocol::Tcp, Phase::Established) => timeouts.tcp_established,
+            (Protocol::Tcp, Phase::Closing) => timeouts.tcp_closing,
+        };
+        now.0.saturating_sub(self.seen.0) > timeout
+    }
+}
+
+/// Notes that a frame of the session is checked.
+pub(super) fn touch(model: &mut SessionModel, turn: u64, tuple: Tuple, touched: &mut Vec<Tuple>) {
+    if model.turn != turn {
+        model.turn = turn;
+        model.was_established = model.is_established();
+        model.was_open = model.tcp.is_open();
+        touched.push(tuple);
+    }
+}
