@@ -235,7 +235,7 @@ fn life_cycle(criterion: &mut Criterion, host: &Host) {
             let next = host
                 .instantiate(&module, 0, SEED, &services)
                 .expect("the instance starts");
-            host.put_to_work(&module, false);
+            host.activate(&module, false);
             serving = next;
         });
         black_box(serving.payload_len());

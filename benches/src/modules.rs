@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use waxwing_dataplane::{BackendId, Policy, ServiceId};
-use waxwing_plugin::{BackendInfo, Host, Options, ServiceBinding};
+use waxwing_plugin::{BackendInfo, Host, HostOptions, ServiceBinding};
 use waxwing_sdk::abi::BackendRecord;
 use waxwing_tests::Scratch;
 
@@ -12,7 +12,7 @@ pub const SERVICE: ServiceId = ServiceId(0);
 /// The seed of random policies.
 pub const SEED: u64 = 42;
 /// A module that answers without work: the lower bound of any policy's cost.
-pub const EMPTY: &str = include_str!("../../runtime/plugin/src/workbench/empty.wat");
+pub const EMPTY: &str = include_str!("../../runtime/workbench/src/empty.wat");
 
 /// Makes a host that ships the modules of `packages`, which are compiled first, and `others`, given as text.
 ///
@@ -36,7 +36,7 @@ pub fn host(packages: &[&str], others: &[(&'static str, &str)]) -> Host {
         let bytes = wat::parse_str(text).expect("the module's text is valid");
         shipped.push((name, bytes.leak()));
     }
-    Host::new(Options::default(), &shipped, None, |_| ()).expect("the host accepts the modules")
+    Host::new(HostOptions::default(), &shipped, None, |_| ()).expect("the host accepts the modules")
 }
 
 /// Makes a worker's instance of a module for [`SERVICE`]; `None` if the policy does not accept so many

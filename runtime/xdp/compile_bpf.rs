@@ -1,18 +1,18 @@
-//! Compiles C for the BPF target: for the build scripts of this package and of `benches/peers`.
+//! Compiles C for the BPF target, for the build scripts of this package and of `benches/peers`.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
-/// Compiles `source` with clang to `object` in `OUT_DIR`, or ends the build with what to install.
+/// Compiles `source` with clang to `object` in `OUT_DIR`. On failure ends the build, with the packages to
+/// install.
 pub(crate) fn compile(source: &str, object: &str) {
     println!("cargo::rerun-if-changed={source}");
     println!("cargo::rerun-if-env-changed=CLANG");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let object = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join(object);
 
-    // Without an architecture of its own, the BPF target does not search the multiarch directory
-    // where Debian keeps <asm/types.h>.
+    // The BPF target does not search the architecture's directory, in which Debian has <asm/types.h>.
     let headers = format!("/usr/include/{}-linux-gnu", env::consts::ARCH);
     let mut command = Command::new(&clang);
     command.args(["-target", "bpf", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
@@ -20,13 +20,13 @@ pub(crate) fn compile(source: &str, object: &str) {
         command.arg("-I").arg(&headers);
     }
     let output = command.args(["-c", source, "-o"]).arg(&object).output();
-    let said = match output {
+    let message = match output {
         Ok(output) if output.status.success() => return,
         Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
         Err(error) => format!("cannot run `{clang}`: {error}"),
     };
     eprintln!(
-        "{said}\n{source} did not compile for BPF. On Debian or Ubuntu, install what it needs with:\n\
+        "{message}\n{source} did not compile for BPF. On Debian or Ubuntu, install the packages it needs:\n\
          \n    apt-get install clang libbpf-dev linux-libc-dev\n"
     );
     exit(1);

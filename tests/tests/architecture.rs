@@ -22,6 +22,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "waxwing-workbench",
+        &[
+            "waxwing-dataplane",
+            "waxwing-packet",
+            "waxwing-plugin",
+            "waxwing-sdk",
+        ],
+    ),
+    (
         "waxwing-control",
         &["waxwing-dataplane", "waxwing-packet", "waxwing-plugin"],
     ),
@@ -33,14 +42,16 @@ const ARROWS: &[(&str, &[&str])] = &[
             "waxwing-module-build",
             "waxwing-packet",
             "waxwing-plugin",
+            "waxwing-workbench",
             "waxwing-xdp",
         ],
     ),
     ("waxwing-sdk", &[]),
     ("waxwing-module-build", &[]),
+    ("waxwing-testkit", &["waxwing-dataplane", "waxwing-packet"]),
     (
         "waxwing-simulator",
-        &["waxwing-dataplane", "waxwing-packet"],
+        &["waxwing-dataplane", "waxwing-packet", "waxwing-testkit"],
     ),
     ("xtask", &["waxwing-module-build"]),
     ("waxwing-report", &[]),
@@ -56,7 +67,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "waxwing-bench-core",
-        &["waxwing-dataplane", "waxwing-packet"],
+        &["waxwing-dataplane", "waxwing-packet", "waxwing-testkit"],
     ),
     (
         "waxwing-instructions",
@@ -65,6 +76,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "waxwing-dataplane",
             "waxwing-packet",
             "waxwing-report",
+            "waxwing-testkit",
         ],
     ),
 ];
@@ -91,6 +103,12 @@ fn dependencies_point_as_the_architecture_says() {
             let test_only =
                 ["waxwing-demo", "waxwing-benches", "waxwing-policies"].contains(&to.as_str());
             assert!(!test_only, "{from} uses {to}, which is nobody's library");
+            let may_use_doubles =
+                directory.starts_with("tests") || directory.starts_with("benches");
+            assert!(
+                to != "waxwing-testkit" || may_use_doubles,
+                "{from} ({directory}) ships and uses {to}: test doubles are for dev-dependencies"
+            );
             assert!(
                 allowed == ANY || allowed.contains(&to.as_str()),
                 "{from} uses {to}; it may use {allowed:?}. Turn the arrow around (a trait in the \
@@ -106,7 +124,7 @@ fn unsafe_code_lives_behind_its_fences() {
     const FENCES: &[&str] = &[
         "runtime/dataplane/src/prefetch.rs",
         "runtime/dataplane/src/session/memory.rs",
-        "runtime/plugin/src/compile.rs",
+        "runtime/plugin/src/build/compile.rs",
         "runtime/xdp/src",
         "sdk/src/export.rs",
         "sdk/src/health/guest.rs",

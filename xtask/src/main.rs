@@ -9,10 +9,12 @@ mod figures;
 mod fuzz;
 mod machine;
 mod packages;
+mod programs;
 mod run;
 mod services;
 mod setup;
 mod simulate;
+mod stopwatch;
 mod tests;
 
 use std::process::ExitCode;

@@ -3,8 +3,9 @@
 //! Invariant: a frame's checksums are correct. A frame is a copy of a complete template with translated
 //! endpoints. This is fast enough to make each frame on demand, so no stock of frames occupies the caches.
 
+use waxwing_packet::parse;
 use waxwing_packet::{Address, IpPacket, Link, Packet, Protocol, Rewrite, TcpFlags, Translation};
-use waxwing_packet::{build, parse};
+use waxwing_testkit::build;
 
 use crate::addresses::{AddressPlan, MACS, ROUTER, SERVERS};
 

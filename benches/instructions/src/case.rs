@@ -3,10 +3,10 @@
 use std::hint::black_box;
 
 use waxwing_bench_core::{AddressPlan, Frames, Size, Testbed, WorkerDriver, open_sessions};
-use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::session::TableError;
 use waxwing_dataplane::{BATCH, FrameIo as _, PortId};
 use waxwing_packet::parse;
+use waxwing_testkit::memory::MemoryIo;
 
 use crate::counted;
 

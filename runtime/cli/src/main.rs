@@ -152,7 +152,7 @@ fn main() -> ExitCode {
             cpu_s,
             memory_bytes,
             kind,
-        } => waxwing_plugin::compile_child(cpu_s, memory_bytes, &kind).map_err(anyhow::Error::msg),
+        } => waxwing_plugin::compile_child(cpu_s, memory_bytes, &kind).map_err(Into::into),
         Command::Reload { running } => ask::reload(&running.socket),
         Command::Module { command } => module::run(&command),
     };

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use waxwing_control::health::{Admin, State};
 use waxwing_control::status::{
     BackendHealthStatus, BackendStatus, CanaryStatus, CheckStatus, ModuleStatus, PortStatus,
-    Quarantined, ReturnPathStatus, ServiceStatus, Status, StepStatus, WorkerStatus,
+    QuarantinedBuild, ReturnPathStatus, ServiceStatus, Status, StepStatus, WorkerStatus,
 };
 
 /// The whole status.
@@ -335,7 +335,7 @@ fn write_module(out: &mut String, module: &ModuleStatus) -> fmt::Result {
             build.hash, build.version
         )?;
     }
-    for Quarantined { hash, reason, .. } in &module.quarantined {
+    for QuarantinedBuild { hash, reason, .. } in &module.quarantined {
         let digits = hash.get(..12).unwrap_or(hash);
         writeln!(out, "  quarantined {digits}: {reason}")?;
     }

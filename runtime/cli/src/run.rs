@@ -28,7 +28,9 @@ use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges, Now};
 use waxwing_plugin::{CompileLimits, Compiler};
-use waxwing_xdp::{Attached, Options, PollMode, PortOptions, PortReport, Statistics, WorkerParts};
+use waxwing_xdp::{
+    Attached, Options, PollMode, PortOptions, PortReport, Statistics, WorkerSockets,
+};
 
 use crate::shipped;
 
@@ -275,7 +277,7 @@ impl Launch {
         }
     }
 
-    fn start(self, parts: Vec<WorkerParts>, ends: Vec<WorkerEnds>) -> Result<Workers> {
+    fn start(self, parts: Vec<WorkerSockets>, ends: Vec<WorkerEnds>) -> Result<Workers> {
         let mut workers = Workers {
             stop: Arc::default(),
             threads: Vec::new(),

@@ -35,7 +35,7 @@ use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{BackendId, Epoch, Snapshot};
 use waxwing_packet::Address;
 use waxwing_plugin::checks::CheckHost;
-use waxwing_plugin::{Bound, FaultReport, Host, InUse, ModuleError, Recovery};
+use waxwing_plugin::{BoundModule, BuildsInUse, FaultReport, Host, ModuleError, Recovery};
 
 pub(crate) use draft::Draft;
 
@@ -116,7 +116,7 @@ pub(crate) struct Controller {
     /// Told to the policies, each of which mixes it with its worker's and service's number.
     pub(crate) seed: u64,
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) modules: Vec<InUse>,
+    pub(crate) modules: Vec<BuildsInUse>,
     pub(crate) check_host: Arc<CheckHost>,
     pub(crate) checks: BoundChecks,
     /// To the thread that runs the checks.
@@ -162,7 +162,7 @@ impl Controller {
     pub(crate) async fn publish_changed_modules(&mut self) -> Result<(), PublishError> {
         let config = Arc::clone(&self.config);
         let (catalog, draft) = self.draft(&config, Builds::Newest).await?;
-        if draft.modules.iter().all(Bound::is_kept) {
+        if draft.modules.iter().all(BoundModule::is_kept) {
             return Ok(());
         }
         self.put_into_effect(config, catalog, draft).await
@@ -189,7 +189,7 @@ impl Controller {
     }
 
     /// What serves and may go on: all but what has failed.
-    fn going_on(&self) -> Vec<InUse> {
+    fn going_on(&self) -> Vec<BuildsInUse> {
         let modules = self.modules.iter();
         let sound = modules.filter(|in_use| !self.faulted.contains(&in_use.module.name));
         sound.cloned().collect()
@@ -245,7 +245,7 @@ impl Controller {
     }
 
     /// Sends every worker its epoch, then lets all take it up.
-    fn send(&mut self, draft: Draft, before: &[InUse]) -> Result<(), PublishError> {
+    fn send(&mut self, draft: Draft, before: &[BuildsInUse]) -> Result<(), PublishError> {
         let release = Release::held();
         let epochs = draft.epochs(self.workers.len(), before, &release);
         self.sent_at = Instant::now();

@@ -11,8 +11,8 @@ use waxwing_dataplane::{Backend, BackendId, Gauges, Snapshot};
 use waxwing_packet::Address;
 use waxwing_plugin::checks::{CheckHost, CheckOptions};
 use waxwing_plugin::{
-    BackendInfo, Bound, Compiler, Event, Host, HostError, InUse, ModuleError, Options, Refusal,
-    ServiceBinding,
+    BackendInfo, BoundModule, BuildsInUse, Compiler, Host, HostError, HostEvent, HostOptions,
+    ModuleError, Refusal, ServiceBinding,
 };
 
 use crate::catalog::{Catalog, key_of};
@@ -32,7 +32,7 @@ pub struct Shipped {
 pub struct Modules {
     pub(crate) host: Arc<Host>,
     pub(crate) checks: Arc<CheckHost>,
-    pub(crate) events: mpsc::UnboundedReceiver<Event>,
+    pub(crate) events: mpsc::UnboundedReceiver<HostEvent>,
 }
 
 impl Modules {
@@ -48,10 +48,10 @@ impl Modules {
             ..CheckOptions::default()
         };
         let checks = CheckHost::new(options, shipped.checks, folder.clone())?;
-        let options = Options {
+        let options = HostOptions {
             compiler,
             canary: config.canary,
-            ..Options::default()
+            ..HostOptions::default()
         };
         let host = Host::new(options, shipped.policies, folder, move |event| {
             // Nobody listens any more only at the very end.
@@ -81,7 +81,7 @@ pub(crate) struct Wanted {
     /// Told to the policies.
     pub(crate) seed: u64,
     /// What serves: its instances go on where they would be made the same.
-    pub(crate) before: Vec<InUse>,
+    pub(crate) before: Vec<BuildsInUse>,
     pub(crate) builds: Builds,
 }
 
@@ -95,9 +95,9 @@ pub(crate) enum Builds {
 }
 
 /// Tells the host what was put to work.
-pub(crate) fn tell(host: &Host, modules: &[InUse]) {
-    for InUse { module, others, .. } in modules {
-        host.put_to_work(module, others.is_some());
+pub(crate) fn tell(host: &Host, modules: &[BuildsInUse]) {
+    for BuildsInUse { module, others, .. } in modules {
+        host.activate(module, others.is_some());
     }
 }
 
@@ -117,7 +117,7 @@ pub(crate) async fn bind(
     host: &Arc<Host>,
     subject: Subject,
     wanted: Wanted,
-) -> Result<Vec<Bound>, ModuleError> {
+) -> Result<Vec<BoundModule>, ModuleError> {
     let host = Arc::clone(host);
     blocking(move || {
         let config = &subject.config;
@@ -130,7 +130,7 @@ pub(crate) async fn bind(
                 (Some(before), Builds::Serving) => {
                     host.rebind(before, workers, wanted.seed, &services)
                 }
-                _ => host.bind_again(name, workers, wanted.seed, &services, before),
+                _ => host.bind_or_fall_back(name, workers, wanted.seed, &services, before),
             }
         };
         config.policies().iter().map(bind).collect()

@@ -14,7 +14,7 @@ use waxwing_dataplane::session::{Phase, Session, SessionTable};
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot, SourceId};
 use waxwing_packet::{Address, Family, Protocol};
 use waxwing_plugin::checks::CheckHost;
-use waxwing_plugin::{Host, InUse};
+use waxwing_plugin::{BuildsInUse, Host};
 
 use crate::catalog::{BackendKey, backend_key, key_of};
 use crate::config::{self, Config};
@@ -24,8 +24,8 @@ use crate::neighbours::{HopStates, Resolver};
 use crate::next_hop::HopState;
 use crate::signals;
 use crate::status::{
-    BackendStatus, BatchTimes, ConfigStatus, NextHopStatus, PortStatus, ReloadStatus,
-    ReturnPathStatus, ServiceHealthStatus, ServiceStatus, Serving, SessionStatus, SessionsStatus,
+    BackendStatus, BatchTimes, BuildStatus, ConfigStatus, NextHopStatus, PortStatus, ReloadStatus,
+    ReturnPathStatus, ServiceHealthStatus, ServiceStatus, SessionStatus, SessionsStatus,
     SourceStatus, Status, TrafficStatus, WorkerStatus,
 };
 
@@ -46,7 +46,7 @@ pub(crate) struct View {
     pub(crate) loaded_at: SystemTime,
     pub(crate) snapshot: Arc<Snapshot>,
     /// By the place of a policy in [`Config::policies`].
-    pub(crate) modules: Vec<InUse>,
+    pub(crate) modules: Vec<BuildsInUse>,
     pub(crate) last_reload: Option<ReloadStatus>,
     /// What is wrong, by what it is about.
     pub(crate) problems: Vec<String>,
@@ -267,7 +267,7 @@ impl Reporter {
                 module: view
                     .modules
                     .get(service.policy)
-                    .map(|module| Serving::from(&**module.mostly())),
+                    .map(|module| BuildStatus::from(&**module.majority())),
                 active: backends
                     .iter()
                     .map(|backend| u64::from(backend.active))

@@ -28,7 +28,7 @@ use waxwing_dataplane::forward::Shared;
 use waxwing_dataplane::snapshot::Port;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{Epoch, PortId};
-use waxwing_plugin::{Event, FaultReport};
+use waxwing_plugin::{FaultReport, HostEvent};
 
 use crate::admin::{AdminError, AdminSocket, Request};
 use crate::bridge;
@@ -114,7 +114,7 @@ pub enum StartError {
 /// The control side, ready to run.
 pub struct Control {
     controller: Controller,
-    events: mpsc::UnboundedReceiver<Event>,
+    events: mpsc::UnboundedReceiver<HostEvent>,
     facts: watch::Receiver<Arc<HostFacts>>,
     socket: AdminSocket,
 }
@@ -287,7 +287,7 @@ impl Control {
 
 /// What asks for changes.
 struct Asked {
-    events: mpsc::UnboundedReceiver<Event>,
+    events: mpsc::UnboundedReceiver<HostEvent>,
     facts: watch::Receiver<Arc<HostFacts>>,
     requests: mpsc::Receiver<Request>,
     hangup: Signal,
@@ -372,18 +372,18 @@ async fn answer(controller: &mut Controller, request: Request) {
 /// modules whose files changed.
 async fn take_events(
     controller: &mut Controller,
-    first: Event,
-    events: &mut mpsc::UnboundedReceiver<Event>,
+    first: HostEvent,
+    events: &mut mpsc::UnboundedReceiver<HostEvent>,
 ) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut reports: Vec<FaultReport> = Vec::new();
     let mut next = Some(first);
     while let Some(event) = next {
         match event {
-            Event::Changed { name } => {
+            HostEvent::Changed { name } => {
                 names.insert(name);
             }
-            Event::Fault(report) => reports.push(report),
+            HostEvent::Fault(report) => reports.push(report),
         }
         next = events.try_recv().ok();
     }

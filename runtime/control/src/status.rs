@@ -12,7 +12,7 @@ use crate::health::{Admin, State};
 use serde::{Deserialize, Serialize};
 use waxwing_dataplane::Ports;
 pub use waxwing_plugin::{
-    CanaryStatus, ModuleStatus, Quarantined, RefusedStatus, Serving, StepStatus,
+    BuildStatus, CanaryStatus, ModuleStatus, QuarantinedBuild, RefusedStatus, StepStatus,
 };
 
 /// Everything.
@@ -269,7 +269,7 @@ pub struct ServiceStatus {
     /// The name of its policy; see [`Status::modules`].
     pub policy: String,
     /// The module in use for it.
-    pub module: Option<Serving>,
+    pub module: Option<BuildStatus>,
     /// Sessions now, over all its backends in the config.
     pub active: u64,
     /// What its module counts, by the names that the module gives; over all workers and builds.

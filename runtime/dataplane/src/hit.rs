@@ -3,7 +3,9 @@
 //! Invariant: on this way nothing allocates, calls a policy or reads a clock, nor takes a lock but where the
 //! client's way back has changed; and of what workers share only that is written which has changed.
 
-use waxwing_packet::{Address, Changes, Cut, IpPacket, Rewrite, TcpFlags, Translation, VlanTags};
+use waxwing_packet::{
+    Address, Changes, Fragmentation, IpPacket, Rewrite, TcpFlags, Translation, VlanTags,
+};
 
 use crate::answers;
 use crate::citizen;
@@ -234,7 +236,7 @@ impl Forwarder {
         }
         // Of a bridge too: a sender that is not told would wait for ever.
         let too_big = packet.end - packet.network > exit.egress.mtu;
-        if too_big && !Cut::may_be_made(frame.bytes(), packet) {
+        if too_big && !Fragmentation::is_allowed(frame.bytes(), packet) {
             return Err(Stop::TooBig(exit.egress.mtu));
         }
         let full;

@@ -23,7 +23,6 @@ mod histogram;
 mod hit;
 pub mod io;
 pub mod locks;
-pub mod memory;
 mod misses;
 mod next_hops;
 mod opening;

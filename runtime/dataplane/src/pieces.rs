@@ -4,7 +4,7 @@
 //! back to the pool. So where the pool or the ring has no room the rest of the packet is dropped, and no
 //! frame is ever in two places.
 
-use waxwing_packet::{Cut, Packet, parse};
+use waxwing_packet::{Fragmentation, Packet, parse};
 
 use crate::counters::WorkerCounters;
 use crate::{DropReason, FrameBuf, FrameIo, PortId};
@@ -26,7 +26,7 @@ pub(crate) fn send<I: FrameIo>(
     let Ok(Packet::Ip(packet)) = parse(frame) else {
         return Err(DropReason::Malformed);
     };
-    let cut = Cut::new(frame, &packet, mtu)
+    let cut = Fragmentation::new(frame, &packet, mtu)
         .filter(|cut| cut.count() <= PIECES_MAX)
         .ok_or(DropReason::TooBig)?;
     for number in 0..cut.count() {

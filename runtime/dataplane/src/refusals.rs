@@ -10,7 +10,7 @@
 //! it, and a server routes to it as to its clients. But to a server that was sent to from a source
 //! address, it comes from that one.
 
-use waxwing_packet::refusal::{self, IcmpError};
+use waxwing_packet::reject::{self, IcmpError};
 use waxwing_packet::{Address, IpPacket, Transport, checksum};
 
 use crate::counters::WorkerCounters;
@@ -66,7 +66,7 @@ impl Refusals {
         now: Now,
     ) -> Fate {
         let (may, limit) = match packet.transport {
-            Transport::Tcp { .. } => (refusal::may_reset(packet), &mut self.resets),
+            Transport::Tcp { .. } => (reject::may_reset(packet), &mut self.resets),
             _ => (IcmpError::may_be_about(packet), &mut self.errors),
         };
         if !may {
@@ -126,7 +126,7 @@ impl Refusals {
 #[cold]
 pub(crate) fn write<F: FrameBuf>(frame: &mut F, packet: &IpPacket) -> Result<(), DropReason> {
     if let Transport::Tcp { .. } = packet.transport {
-        let written = refusal::reset(frame.bytes_mut(), packet);
+        let written = reject::reset(frame.bytes_mut(), packet);
         return match written {
             Some(len) if frame.set_len(len) => Ok(()),
             _ => Err(DropReason::Malformed),

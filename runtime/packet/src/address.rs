@@ -1,7 +1,7 @@
-//! Addresses of the two layers, small and `Copy`.
+//! IP and MAC addresses, small and `Copy`.
 //!
-//! Invariant: an IPv4 address is held in its IPv4-mapped form (RFC 4291 section 2.5.5.2), so
-//! that one key, one comparison and one hash serve both families.
+//! Invariant: an IPv4 address is stored in its IPv4-mapped form (RFC 4291 section 2.5.5.2), so one
+//! key type, one comparison and one hash serve both families.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,11 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The upper 96 bits of an IPv4-mapped IPv6 address, `::ffff:0:0`.
 const MAPPED: u128 = 0xffff << 32;
 
-/// An IPv4 or IPv6 address as one 128-bit value in network order (IPv4 in its mapped form).
+/// An IPv4 or IPv6 address as one 128-bit value, most significant bit first (IPv4 in mapped form).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Address(u128);
 
-/// Which IP version a packet, address or flow is of.
+/// The IP version of a packet, an address or a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Family {
     /// IPv4 (RFC 791).
@@ -23,28 +23,28 @@ pub enum Family {
 }
 
 impl Address {
-    /// From the four octets of an IPv4 address.
+    /// Creates an IPv4 address from its octets.
     #[inline]
     #[must_use]
     pub const fn v4(octets: [u8; 4]) -> Self {
         Self(MAPPED | u32::from_be_bytes(octets) as u128)
     }
 
-    /// From the sixteen octets of an IPv6 address.
+    /// Creates an IPv6 address from its octets.
     #[inline]
     #[must_use]
     pub const fn v6(octets: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(octets))
     }
 
-    /// The sixteen octets, IPv4 in its mapped form.
+    /// Returns the sixteen octets, of an IPv4 address in mapped form.
     #[inline]
     #[must_use]
     pub const fn octets(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
 
-    /// The last four octets: the IPv4 address, where this is one.
+    /// Returns the last four octets: those of an IPv4 address.
     #[inline]
     #[must_use]
     #[expect(
@@ -55,22 +55,21 @@ impl Address {
         (self.0 as u32).to_be_bytes()
     }
 
-    /// The 128-bit value in network order.
+    /// Returns the 128-bit value, most significant bit first.
     #[inline]
     #[must_use]
     pub const fn bits(self) -> u128 {
         self.0
     }
 
-    /// From the 128-bit value that [`Address::bits`] gave.
+    /// Creates an address from the value that [`Address::bits`] returns.
     #[inline]
     #[must_use]
     pub const fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
 
-    /// Whether one host can be sent to by it: neither unspecified nor multicast, and not the
-    /// limited broadcast of IPv4.
+    /// Returns whether this is not unspecified, multicast, or the limited broadcast address of IPv4.
     #[must_use]
     pub const fn is_unicast(self) -> bool {
         match self.family() {
@@ -85,7 +84,7 @@ impl Address {
         }
     }
 
-    /// The address's family.
+    /// Returns the address's family.
     #[inline]
     #[must_use]
     pub const fn family(self) -> Family {
@@ -135,14 +134,14 @@ impl Mac {
     /// `ff:ff:ff:ff:ff:ff`.
     pub const BROADCAST: Self = Self([0xff; 6]);
 
-    /// The group address that an IPv6 multicast address maps to (RFC 2464 section 7).
+    /// Returns the group address that an IPv6 multicast address maps to (RFC 2464 section 7).
     #[must_use]
     pub const fn of_multicast(address: Address) -> Self {
         let [a, b, c, d] = address.v4_octets();
         Self([0x33, 0x33, a, b, c, d])
     }
 
-    /// Whether the group bit is set: multicast or broadcast.
+    /// Returns whether the group bit is set: multicast or broadcast.
     #[inline]
     #[must_use]
     pub const fn is_group(self) -> bool {
@@ -163,7 +162,7 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// A transport protocol that sessions are kept for.
+/// A transport protocol that Waxwing balances.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum Protocol {

@@ -1,8 +1,8 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 //!
-//! Invariant: a [`Delta`] is a number modulo 65,535 in its one canonical form, 0 to 0xfffe. So a
-//! change and its reverse cancel out exactly, and an update never turns a checksum into 0xffff,
-//! the second zero of ones' complement, which a sender never computes (RFC 1624 section 3).
+//! Invariant: a [`Delta`] is a number modulo 65,535 in canonical form, 0 to 0xfffe. So a change and
+//! its reverse cancel out exactly, and an update never turns a checksum into 0xffff, the second zero
+//! of ones' complement, which a sender never computes (RFC 1624 section 3).
 
 use std::ops::{Add, AddAssign};
 
@@ -11,19 +11,19 @@ use crate::{Address, Family, IpPacket, Transport, icmp, tcp, udp};
 /// The modulus of ones' complement arithmetic on 16 bits.
 const MODULUS: u32 = 0xffff;
 
-/// What a change of some 16-bit words adds to a ones' complement checksum.
+/// The change of a ones' complement checksum when 16-bit words change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Delta(
-    /// In network order: the arithmetic does not care (RFC 1071 section 2 B), and an update then
-    /// swaps no bytes.
+    /// In network order, which the arithmetic allows (RFC 1071 section 2 B), so an update swaps no
+    /// bytes.
     u16,
 );
 
 impl Delta {
-    /// What a decrement of TTL adds: it is the upper byte of its word.
+    /// The change for a TTL decrement: TTL is the upper byte of its word.
     pub(crate) const HOP_LIMIT_DECREMENT: Self = Self::between(&[0x0100], &[0x0000]);
 
-    /// Of words that become others: the sum of `~m + m'` (RFC 1624 equation 3).
+    /// Returns the change when words `old` become `new`: the sum of `~m + m'` (RFC 1624 equation 3).
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "below the modulus")]
     pub const fn between(old: &[u16], new: &[u16]) -> Self {
@@ -41,14 +41,14 @@ impl Delta {
         Self((sum as u16).to_be())
     }
 
-    /// Of an address that becomes another. IPv4 addresses in their mapped form give what their
-    /// four octets would: the upper words do not change.
+    /// Returns the change when address `old` becomes `new`. Mapped IPv4 addresses give the same result
+    /// as their four octets, because the upper words are equal.
     #[must_use]
     pub const fn between_addresses(old: Address, new: Address) -> Self {
         Self::between(&words(old), &words(new))
     }
 
-    /// The checksum after the change (RFC 1624 equation 3).
+    /// Returns the checksum after the change (RFC 1624 equation 3).
     #[inline]
     #[must_use]
     #[expect(
@@ -57,12 +57,12 @@ impl Delta {
     )]
     pub const fn apply(self, checksum: u16) -> u16 {
         let sum = !checksum.to_be() as u32 + self.0 as u32;
-        // At most 0x1fffd, so one fold carries all there is to carry.
+        // The sum is at most 0x1fffd, so one fold suffices.
         u16::from_be(!((sum & MODULUS) + (sum >> 16)) as u16)
     }
 
-    /// The UDP checksum after the change: zero means that there is none and stays, and a computed
-    /// zero is sent as 0xffff (RFC 768).
+    /// Returns the UDP checksum after the change: 0, "no checksum", stays 0, and a computed 0 becomes
+    /// 0xffff (RFC 768).
     #[inline]
     #[must_use]
     pub const fn apply_udp(self, checksum: u16) -> u16 {
@@ -72,7 +72,7 @@ impl Delta {
         }
     }
 
-    /// Both changes together; `+` for constants.
+    /// Returns both changes combined; a `const` form of `+`.
     #[inline]
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "below the modulus")]
@@ -114,13 +114,13 @@ const fn words(address: Address) -> [u16; 8] {
     words
 }
 
-/// A ones' complement sum in the making (RFC 1071).
+/// An accumulator for a ones' complement sum (RFC 1071).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(u64);
 
 impl Sum {
-    /// Adds bytes as 16-bit words. An odd last byte is the upper half of its word, so only the
-    /// last piece of a message may be of odd length.
+    /// Adds bytes as 16-bit words. An odd last byte is the upper half of its word, so only a message's
+    /// last slice may have an odd length.
     #[must_use]
     pub fn bytes(self, bytes: &[u8]) -> Self {
         let (words, odd) = bytes.as_chunks::<2>();
@@ -132,13 +132,13 @@ impl Sum {
         Self(self.0 + sum + last)
     }
 
-    /// Adds a number as the words it consists of.
+    /// Adds a number as two 16-bit words.
     #[must_use]
     pub fn number(self, number: u32) -> Self {
         self.bytes(&number.to_be_bytes())
     }
 
-    /// The checksum: the complement of the sum.
+    /// Returns the checksum: the complement of the sum.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
     pub const fn checksum(self) -> u16 {
@@ -150,19 +150,19 @@ impl Sum {
     }
 }
 
-/// The checksum of bytes alone: an IPv4 header, an `ICMPv4` message. Over bytes that hold their
-/// checksum it is 0 where that is right.
+/// Returns the checksum of bytes without a pseudo-header: an IPv4 header or an `ICMPv4` message. The
+/// result is 0 for bytes that contain their correct checksum.
 #[must_use]
 pub fn of(bytes: &[u8]) -> u16 {
     Sum::default().bytes(bytes).checksum()
 }
 
-/// The checksum of a TCP, UDP or `ICMPv6` segment with its pseudo-header (RFC 9293 section 3.1,
-/// RFC 8200 section 8.1), as it goes onto the wire once the segment's own field is zero. Over
-/// a segment that holds its checksum it is 0 (UDP: 0xffff) where that is right.
+/// Returns the checksum to send with a TCP, UDP or `ICMPv6` segment whose checksum field is zero. It
+/// covers the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1). The result is 0 (UDP:
+/// 0xffff) for a segment that contains its correct checksum.
 ///
-/// One formula serves both families: the mapped form of an IPv4 address adds only 0xffff, which
-/// is zero in this arithmetic.
+/// One formula serves both families: the mapped form of an IPv4 address adds 0xffff, which is zero in
+/// this arithmetic.
 #[must_use]
 #[expect(
     clippy::cast_possible_truncation,
@@ -183,9 +183,9 @@ pub fn transport(source: Address, destination: Address, protocol: u8, segment: &
     }
 }
 
-/// Whether a packet's checksums are right, as who answers it has to know: of its IPv4 header, and
-/// of its segment unless that is a part, or of a protocol that has none here. A UDP datagram over
-/// IPv4 may do without.
+/// Returns whether a packet's IPv4 header checksum and transport checksum are correct; a packet must
+/// be verified before it is answered. A fragment's transport checksum and those of other protocols
+/// are not verified. A UDP datagram over IPv4 may have no checksum.
 #[must_use]
 pub fn are_right(frame: &[u8], packet: &IpPacket) -> bool {
     let (network, start) = (packet.network.into(), packet.transport_start.into());
@@ -231,18 +231,18 @@ mod tests {
         of(&bytes)
     }
 
-    /// RFC 1071 section 3: the example's sum is 0xddf2.
+    /// The sum in RFC 1071 section 3 is 0xddf2.
     #[test]
-    fn sums_the_example_of_rfc_1071() {
+    fn the_sum_equals_the_example_of_rfc_1071() {
         assert_eq!(
             !of(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]),
             0xddf2
         );
     }
 
-    /// RFC 1624 section 4: 0x5555 becomes 0x3285 under checksum 0xdd2f, which becomes 0x0000.
+    /// RFC 1624 section 4: when 0x5555 becomes 0x3285, checksum 0xdd2f becomes 0x0000.
     #[test]
-    fn updates_the_example_of_rfc_1624() {
+    fn an_update_equals_the_example_of_rfc_1624() {
         assert_eq!(Delta::between(&[0x5555], &[0x3285]).apply(0xdd2f), 0x0000);
     }
 
@@ -251,9 +251,9 @@ mod tests {
         assert_eq!(of(&[0x12, 0x34, 0x56]), of(&[0x12, 0x34, 0x56, 0x00]));
     }
 
-    /// Every old word, every new word: against a recomputation over a message of two words.
+    /// Every word, from and to each corner value, in a message of two words.
     #[test]
-    fn update_equals_recomputation_for_every_word() {
+    fn an_update_equals_a_recomputation() {
         for word in 0..=u16::MAX {
             for corner in CORNERS {
                 for other in [1, 0x0100, 0xfffe, 0xffff] {
@@ -268,10 +268,9 @@ mod tests {
         }
     }
 
-    /// Every checksum: an update and its reverse cancel out, to the bit, also for 0xffff when
-    /// nothing changed.
+    /// For every checksum, 0xffff only when nothing changes.
     #[test]
-    fn update_is_reversible_for_every_checksum() {
+    fn an_update_and_its_reverse_cancel_out() {
         for checksum in 0..=u16::MAX {
             assert_eq!(Delta::between(&[7], &[7]).apply(checksum), checksum);
             for (old, new) in [
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn adding_equals_one_change_of_both() {
+    fn the_sum_of_two_deltas_equals_one_delta_of_both_changes() {
         for a in CORNERS {
             for b in CORNERS {
                 let apart = Delta::between(&[a], &[b]) + Delta::between(&[b], &[0x4711]);
@@ -303,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_udp_checksum_keeps_its_rules() {
+    fn a_udp_update_keeps_no_checksum_and_never_produces_it() {
         for checksum in 0..=u16::MAX {
             for corner in CORNERS {
                 let updated = Delta::between(&[corner], &[0x5a5a]).apply_udp(checksum);

@@ -1,7 +1,7 @@
 //! Ethernet II with up to two VLAN tags (IEEE 802.3, 802.1Q, 802.1ad).
 //!
-//! Invariant: of an [`Ethernet`] that was parsed or made by [`Ethernet::new`], `payload` is the
-//! length of its header.
+//! Invariant: in an [`Ethernet`] that was parsed or created by [`Ethernet::new`], `payload` is the
+//! header's length.
 
 use crate::{Mac, ParseError, wire};
 
@@ -20,7 +20,7 @@ pub(crate) mod field {
     pub(crate) const DESTINATION: Range<usize> = 0..6;
     pub(crate) const SOURCE: Range<usize> = 6..12;
     pub(crate) const ETHERTYPE: Range<usize> = 12..14;
-    /// Behind the `EtherType` that says so: the tag's control information, then the next one.
+    /// In a tag, which follows the `EtherType` that announces it.
     pub(crate) const TAG_CONTROL: Range<usize> = 0..2;
     pub(crate) const TAG_ETHERTYPE: Range<usize> = 2..4;
 }
@@ -36,7 +36,7 @@ pub struct Ethernet {
     pub tags: VlanTags,
     /// The payload's `EtherType`.
     pub ethertype: u16,
-    /// Where the payload starts.
+    /// Offset of the payload in the frame.
     pub payload: u16,
 }
 
@@ -52,7 +52,7 @@ pub struct VlanTag {
 /// Zero to two VLAN tags, outermost first.
 #[derive(Clone, Copy, Debug, Eq, Default)]
 pub struct VlanTags {
-    /// How many of `tags` are in use.
+    /// Number of `tags` in use.
     pub count: u8,
     /// The tags.
     pub tags: [VlanTag; 2],
@@ -65,10 +65,10 @@ impl PartialEq for VlanTags {
     }
 }
 
-/// The MAC addresses a frame leaves with.
+/// The MAC addresses of a frame to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Link {
-    /// The egress port's own address.
+    /// The egress port's address.
     pub source: Mac,
     /// The next hop's address.
     pub destination: Mac,
@@ -99,14 +99,14 @@ impl VlanTags {
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no tags.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Whether both name the same VLAN, at whatever priority.
+    /// Returns whether both name the same VLAN. Priorities may differ.
     #[must_use]
     pub fn is_same_vlan(&self, other: &Self) -> bool {
         const ID: u16 = 0xfff;
@@ -115,7 +115,7 @@ impl VlanTags {
         own.map(name).eq(others.map(name))
     }
 
-    /// The tags in use.
+    /// Returns the tags in use.
     #[inline]
     #[must_use]
     pub fn as_slice(&self) -> &[VlanTag] {
@@ -126,7 +126,7 @@ impl VlanTags {
 }
 
 impl Ethernet {
-    /// A header to write.
+    /// Creates a header to write.
     #[must_use]
     pub fn new(link: Link, tags: VlanTags, ethertype: u16) -> Self {
         Self {
@@ -138,7 +138,7 @@ impl Ethernet {
         }
     }
 
-    /// Parses the header of a frame without tags; of one with tags, the part before them.
+    /// Parses the header of a frame without tags, or the part before the tags.
     #[inline(always)]
     pub(crate) fn parse_untagged(frame: &[u8]) -> Result<Self, ParseError> {
         let header = frame
@@ -153,8 +153,8 @@ impl Ethernet {
         })
     }
 
-    /// Parses the tags behind [`Ethernet::parse_untagged`], two at most: a third is left as the
-    /// `EtherType` of the payload.
+    /// Parses the tags after [`Ethernet::parse_untagged`], at most two. A third stays in `ethertype`,
+    /// as the payload's.
     pub(crate) fn parse_tags(&mut self, frame: &[u8]) -> Result<(), ParseError> {
         let mut rest = frame.get(HEADER_LEN..).ok_or(ParseError::Truncated)?;
         for tag in &mut self.tags.tags {
@@ -174,14 +174,14 @@ impl Ethernet {
         Ok(())
     }
 
-    /// Length of the header, tags included.
+    /// Returns the length of the header with its tags, in bytes.
     #[inline]
     #[must_use]
     pub fn header_len(&self) -> usize {
         usize::from(self.payload)
     }
 
-    /// The header of an answer on the same VLAN, from `mac` to `destination`.
+    /// Returns the header of a reply on the same VLAN, from `mac` to `destination`.
     #[must_use]
     pub const fn answer(&self, mac: Mac, destination: Mac) -> Self {
         Self {
@@ -191,7 +191,7 @@ impl Ethernet {
         }
     }
 
-    /// Writes the header and gives what lies behind it; `None`, and nothing written, where the
+    /// Writes the header and returns the bytes behind it. Returns `None` and writes nothing when the
     /// frame is shorter than the header.
     pub fn write<'a>(&self, frame: &'a mut [u8]) -> Option<&'a mut [u8]> {
         let tags = self.tags.as_slice();

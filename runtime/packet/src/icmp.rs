@@ -1,17 +1,18 @@
-//! `ICMPv4` (RFC 792) and `ICMPv6` (RFC 4443): which message is what, and the echo messages, which a
-//! VIP answers. (What errors quote is in [`crate::quote`], how they are made in [`crate::refusal`].)
+//! `ICMPv4` (RFC 792) and `ICMPv6` (RFC 4443): message types, and echo replies for a VIP.
+//! [`crate::quote`] reads the packet quoted in an error, [`crate::reject`] writes errors.
 //!
-//! Invariant: an answer is its request with two addresses swapped and one type changed, so every
-//! checksum follows by its increment, and a request that was damaged stays so.
+//! Invariant: an echo reply is its request with two addresses swapped and the type changed. Every
+//! checksum is updated incrementally, so a damaged request gives a damaged reply.
 
 use crate::ip::HOP_LIMIT;
-use crate::{Address, Delta, Family, IpPacket, Transport, checksum, ethernet, ipv4, ipv6, wire};
+use crate::wire::{self, header_view};
+use crate::{Address, Delta, Family, IpPacket, Transport, checksum, ethernet, ipv4, ipv6};
 
 /// The IP protocol number of `ICMPv4`.
 pub const PROTOCOL_V4: u8 = 1;
 /// The next-header number of `ICMPv6`.
 pub const PROTOCOL_V6: u8 = 58;
-/// Length of the header of an echo message, and the least length of any message.
+/// Length of an echo message's header; minimum length of any message.
 pub const HEADER_LEN: usize = 8;
 
 /// `ICMPv4` destination unreachable.
@@ -46,56 +47,26 @@ pub(crate) mod field {
     pub(crate) const CHECKSUM: Range<usize> = 2..4;
     pub(crate) const IDENTIFIER: Range<usize> = 4..6;
     pub(crate) const SEQUENCE: Range<usize> = 6..8;
-    /// Of an error, in the place of the two.
+    /// Errors only: overlays identifier and sequence.
     pub(crate) const PARAMETER: Range<usize> = 4..8;
 }
 
-/// A view of the header of an echo message; of any message, its type, code and checksum.
-#[derive(Clone, Copy, Debug)]
-pub struct Header<'a>(&'a [u8; HEADER_LEN]);
-
-impl<'a> Header<'a> {
-    /// The header that `bytes` start with, or `None` where they are too few.
-    #[inline(always)]
-    #[must_use]
-    pub fn from_prefix(bytes: &'a [u8]) -> Option<Self> {
-        bytes.first_chunk().map(Self)
-    }
-
+header_view! {
+    /// A view of an echo message's header. Type, code and checksum are those of any message.
+    Header(HEADER_LEN);
     /// Type.
-    #[inline(always)]
-    #[must_use]
-    pub const fn kind(self) -> u8 {
-        self.0[field::TYPE]
-    }
-
+    kind: u8 = field::TYPE;
     /// Code.
-    #[inline(always)]
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        self.0[field::CODE]
-    }
-
+    code: u8 = field::CODE;
     /// Checksum.
-    #[must_use]
-    pub fn checksum(self) -> u16 {
-        wire::word(self.0, field::CHECKSUM)
-    }
-
-    /// The echo's identifier.
-    #[must_use]
-    pub fn identifier(self) -> u16 {
-        wire::word(self.0, field::IDENTIFIER)
-    }
-
-    /// The echo's sequence number.
-    #[must_use]
-    pub fn sequence(self) -> u16 {
-        wire::word(self.0, field::SEQUENCE)
-    }
+    checksum: u16 = field::CHECKSUM;
+    /// Identifier of an echo message.
+    identifier: u16 = field::IDENTIFIER;
+    /// Sequence number of an echo message.
+    sequence: u16 = field::SEQUENCE;
 }
 
-/// Whether a packet is a whole echo request that [`answer_echo`] answers.
+/// Returns whether a packet is an unfragmented echo request.
 #[must_use]
 pub fn is_echo_request(packet: &IpPacket) -> bool {
     let request = match packet.family {
@@ -110,8 +81,8 @@ pub fn is_echo_request(packet: &IpPacket) -> bool {
             })
 }
 
-/// Whether a packet is a whole error that says what became of another packet. Source quench is none
-/// any more (RFC 6633), and a redirect is the next router's word to its neighbour alone.
+/// Returns whether a packet is an unfragmented error about another packet. Source quench is
+/// deprecated (RFC 6633), and a redirect is only for the sender's own link.
 #[must_use]
 pub const fn is_error(packet: &IpPacket) -> bool {
     let Transport::Icmp { kind, .. } = packet.transport else {
@@ -130,7 +101,7 @@ pub const fn is_error(packet: &IpPacket) -> bool {
     known && packet.fragment.is_none()
 }
 
-/// Writes a message's checksum; of these addresses only that of `ICMPv6` knows.
+/// Writes a message's checksum. Only `ICMPv6` covers the addresses.
 pub(crate) fn write_checksum(message: &mut [u8], source: Address, destination: Address) {
     wire::set_word(message, field::CHECKSUM, 0);
     let checksum = match destination.family() {
@@ -140,30 +111,30 @@ pub(crate) fn write_checksum(message: &mut [u8], source: Address, destination: A
     wire::set_word(message, field::CHECKSUM, checksum);
 }
 
-/// Whether an `ICMPv4` type is a question or its answer, and no error: echo, router discovery,
-/// timestamp, information, address mask (RFC 792, RFC 950, RFC 1256).
+/// Returns whether an `ICMPv4` type is a query or its reply: echo, router discovery, timestamp,
+/// information, address mask (RFC 792, RFC 950, RFC 1256).
 pub(crate) const fn is_query_v4(kind: u8) -> bool {
     matches!(kind, ECHO_REPLY_V4 | ECHO_REQUEST_V4 | 9 | 10 | 13..=18)
 }
 
-/// Whether an `ICMPv6` type is no error, and no redirect, which none is sent about either (RFC 4443
-/// sections 2.1 and 2.4 e).
+/// Returns whether an `ICMPv6` type is neither an error nor a redirect. No error is sent about
+/// either (RFC 4443 sections 2.1 and 2.4 e).
 pub(crate) const fn is_information_v6(kind: u8) -> bool {
     const REDIRECT: u8 = 137;
     kind >= ECHO_REQUEST_V6 && kind != REDIRECT
 }
 
-/// Turns an echo request into its reply in place, back to where the frame came from. The frame's
-/// first buffer is enough: what is echoed stays as it is.
+/// Turns an echo request into its reply in place, addressed to the request's sender. Needs only the
+/// frame's first buffer: the payload does not change.
 ///
-/// `false`, and nothing changed, where it is no such request, is a fragment, carries IP options or
-/// extension headers, or came from an address that nothing can be sent to.
+/// Returns `false` and changes nothing when the packet is not an echo request, is a fragment, has IP
+/// options or extension headers, or has a source or destination that is not unicast.
 #[must_use]
 pub fn answer_echo(frame: &mut [u8], packet: &IpPacket) -> bool {
     is_echo_request(packet) && packet.is_unicast() && turn_around(frame, packet).is_some()
 }
 
-/// Swaps the addresses and changes the type, once all parts were found to lie in the frame.
+/// Swaps the addresses and changes the type, after checking that all headers lie in the frame.
 fn turn_around(frame: &mut [u8], packet: &IpPacket) -> Option<()> {
     let (head, message) = frame.split_at_mut_checked(packet.transport_start.into())?;
     let (link, network) = head.split_at_mut_checked(packet.network.into())?;
@@ -175,9 +146,9 @@ fn turn_around(frame: &mut [u8], packet: &IpPacket) -> Option<()> {
             turn_v4(network.try_into().ok()?);
             set_kind(message, ECHO_REPLY_V4);
             if *message == [0; HEADER_LEN] && payload.iter().all(|byte| *byte == 0) {
-                // Of nothing but zeros the sum is zero, of all others its other form: the one case
-                // in which an update differs from a recomputation (RFC 1624 section 3). Where there
-                // is more to it than is at hand, this form is right for both.
+                // The checksum of a message of zeros is 0xffff; the update gives 0. They differ in
+                // this case only (RFC 1624 section 3). Receivers accept 0xffff too when further
+                // buffers hold a payload that is not zero.
                 wire::set_word(message, field::CHECKSUM, 0xffff);
             }
         }
@@ -202,161 +173,10 @@ fn turn_v4(header: &mut [u8; ipv4::HEADER_LEN]) {
     wire::swap::<4>(header, SOURCE, DESTINATION);
 }
 
-/// Changes the type of a message whose code is 0.
+/// Changes the type of a message with code 0.
 fn set_kind(message: &mut [u8; HEADER_LEN], kind: u8) {
     let (old, new) = (u16::from(message[field::TYPE]) << 8, u16::from(kind) << 8);
     let checksum = Delta::between(&[old], &[new]).apply(wire::word(message, field::CHECKSUM));
     message[field::TYPE] = kind;
     wire::set_word(message, field::CHECKSUM, checksum);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Address, Link, Mac, Packet, VlanTag, VlanTags, build, parse};
-
-    const CLIENT: Address = Address::v4([192, 0, 2, 1]);
-    const VIP: Address = Address::v4([203, 0, 113, 10]);
-    const CLIENT_V6: Address = Address::from_bits(0x2001_0db8 << 96 | 1);
-    const VIP_V6: Address = Address::from_bits(0x2001_0db8 << 96 | 2);
-    const CLIENT_LINK: Link = Link {
-        source: Mac([2, 0, 0, 0, 0, 1]),
-        destination: Mac([2, 0, 0, 0, 0, 9]),
-    };
-    const VIP_LINK: Link = Link {
-        source: CLIENT_LINK.destination,
-        destination: CLIENT_LINK.source,
-    };
-
-    fn request(source: Address, destination: Address) -> build::Echo<'static> {
-        build::Echo {
-            link: CLIENT_LINK,
-            tags: VlanTags::one(VlanTag {
-                tpid: 0x8100,
-                tci: 7,
-            }),
-            source,
-            destination,
-            hop_limit: 3,
-            identifier: 0x1234,
-            sequence: 5,
-            payload: b"how are you?!",
-            ..Default::default()
-        }
-    }
-
-    fn answer(frame: &mut [u8]) -> bool {
-        match parse(frame) {
-            Ok(Packet::Ip(packet)) => answer_echo(frame, &packet),
-            other => panic!("not IP: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_request_becomes_its_reply() {
-        for (source, destination) in [(CLIENT, VIP), (CLIENT_V6, VIP_V6)] {
-            let request = request(source, destination);
-            let mut frame = request.frame();
-            assert!(answer(&mut frame));
-            let reply = build::Echo {
-                link: VIP_LINK,
-                source: destination,
-                destination: source,
-                hop_limit: HOP_LIMIT,
-                reply: true,
-                ..request
-            };
-            assert_eq!(frame, reply.frame());
-        }
-    }
-
-    #[test]
-    fn what_nobody_can_be_answered_for_stays_as_it_is() {
-        let v4 = || request(CLIENT, VIP);
-        let group = Mac([1, 0, 0, 0, 0, 1]);
-        let fragment = |mut frame: Vec<u8>| {
-            frame[ethernet::HEADER_LEN + ethernet::TAG_LEN + ipv4::field::FLAGS_OFFSET.start] =
-                0x20;
-            frame
-        };
-        let rows = [
-            (
-                "a reply",
-                build::Echo {
-                    reply: true,
-                    ..v4()
-                }
-                .frame(),
-            ),
-            ("a fragment", fragment(v4().frame())),
-            ("from 0.0.0.0", request(Address::v4([0; 4]), VIP).frame()),
-            (
-                "from broadcast",
-                request(Address::v4([255; 4]), VIP).frame(),
-            ),
-            (
-                "from a multicast group",
-                request(Address::v4([224, 0, 0, 1]), VIP).frame(),
-            ),
-            ("from ::", request(Address::from_bits(0), VIP_V6).frame()),
-            (
-                "to ff02::1",
-                request(CLIENT_V6, crate::ndp::ALL_NODES).frame(),
-            ),
-            (
-                "to a group MAC",
-                build::Echo {
-                    link: Link {
-                        destination: group,
-                        ..CLIENT_LINK
-                    },
-                    ..v4()
-                }
-                .frame(),
-            ),
-            (
-                "from a group MAC",
-                build::Echo {
-                    link: Link {
-                        source: group,
-                        ..CLIENT_LINK
-                    },
-                    ..v4()
-                }
-                .frame(),
-            ),
-        ];
-        for (what, mut frame) in rows {
-            let before = frame.clone();
-            assert!(!answer(&mut frame), "{what}");
-            assert_eq!(frame, before, "{what}");
-        }
-    }
-
-    /// Its checksum is the one that an update cannot tell from its right one: there is no other word
-    /// in an `ICMPv4` echo's sum that is never zero.
-    #[test]
-    fn a_reply_of_nothing_but_zeros_is_believed() {
-        for payload in [&[][..], &[0; 56]] {
-            let echo = build::Echo {
-                identifier: 0,
-                sequence: 0,
-                payload,
-                ..request(CLIENT, VIP)
-            };
-            let mut frame = echo.frame();
-            assert!(answer(&mut frame));
-            assert_eq!(build::verify_checksums(&frame), Ok(()));
-            *frame.last_mut().expect("a message") ^= 1;
-            assert!(build::verify_checksums(&frame).is_err());
-        }
-    }
-
-    #[test]
-    fn a_damaged_request_gets_a_damaged_reply() {
-        let mut frame = request(CLIENT, VIP).frame();
-        *frame.last_mut().expect("a payload") ^= 1;
-        assert!(answer(&mut frame));
-        assert!(build::verify_checksums(&frame).is_err());
-    }
 }

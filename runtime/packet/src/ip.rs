@@ -1,17 +1,17 @@
-//! The headers in front of a segment that the balancer itself sends: link and IP, of either family.
+//! Link and IP headers of packets that the balancer originates.
 //!
-//! Invariant: what is written depends on the values alone, never on what the frame held before.
+//! Invariant: the written headers depend on the values alone, never on the frame's previous content.
 
 use crate::{Address, Ethernet, Family, Link, VlanTags, ipv4, ipv6};
 
-/// The hop limit of what the balancer itself sends (RFC 1700, "IP time to live").
+/// Hop limit of packets that the balancer originates (RFC 1700, "IP time to live").
 pub(crate) const HOP_LIMIT: u8 = 64;
 
-/// DSCP CS6, which is precedence 6, "internetwork control" (RFC 2474 section 4.2.2), as the type of
-/// service and the traffic class have it.
+/// DSCP CS6, precedence 6 "internetwork control" (RFC 2474 section 4.2.2), as a value of the type of
+/// service and traffic class fields.
 pub(crate) const INTERNETWORK_CONTROL: u8 = 0xc0;
 
-/// Everything in front of the segment.
+/// The headers in front of a segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Envelope {
     pub(crate) ethernet: Ethernet,
@@ -24,7 +24,7 @@ pub(crate) struct Envelope {
 }
 
 impl Envelope {
-    /// From one address to another of the same family, in the default class.
+    /// Creates headers between two addresses of one family, with traffic class 0.
     pub(crate) fn new(
         link: Link,
         tags: VlanTags,
@@ -47,7 +47,7 @@ impl Envelope {
         }
     }
 
-    /// Length of the frame around a segment.
+    /// Returns the length of the frame around a segment of `segment_len` bytes.
     pub(crate) fn frame_len(&self, segment_len: usize) -> usize {
         let network = match self.destination.family() {
             Family::V4 => ipv4::HEADER_LEN,
@@ -56,8 +56,8 @@ impl Envelope {
         self.ethernet.header_len() + network + segment_len
     }
 
-    /// Writes the headers and gives the segment's place, zeroed; `None`, and nothing written,
-    /// where the frame is shorter or the segment longer than an IP packet can be.
+    /// Writes the headers and zeroes the segment, which it returns. Returns `None` and writes nothing
+    /// when the frame is too short, or the segment too long for an IP packet.
     pub(crate) fn write<'a>(
         &self,
         frame: &'a mut [u8],
@@ -68,7 +68,7 @@ impl Envelope {
         Some(segment)
     }
 
-    /// The same, but the segment's place is as the frame had it.
+    /// Like [`Envelope::write`], but keeps the segment's bytes.
     pub(crate) fn write_headers<'a>(
         &self,
         frame: &'a mut [u8],

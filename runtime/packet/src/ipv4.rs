@@ -1,9 +1,10 @@
 //! IPv4 (RFC 791).
 //!
-//! Invariant: a [`Header`] is the fixed 20 bytes, so its getters cannot fail; what they give is as
-//! the sender wrote it, and only [`crate::parse()`] has held it against the frame.
+//! Invariant: a [`Header`] holds the sender's values unchecked; only [`crate::parse()`] compares
+//! them with the frame.
 
-use crate::{Address, Fragment, checksum, wire};
+use crate::wire::{self, header_view};
+use crate::{Address, Fragment, checksum};
 
 /// The `EtherType`.
 pub const ETHERTYPE: u16 = 0x0800;
@@ -11,17 +12,17 @@ pub const ETHERTYPE: u16 = 0x0800;
 pub const VERSION: u8 = 4;
 /// Length of the header without options.
 pub const HEADER_LEN: usize = IHL_MIN as usize * 4;
-/// The same in units of four bytes, as the header says it.
+/// [`HEADER_LEN`] in 32-bit words, the header's own unit.
 const IHL_MIN: u8 = 5;
 const IHL_MAX: u8 = 15;
-/// The first byte of a header without options, and of one with as many as fit.
+/// The first byte of a header without options, and with the most options.
 const VERSION_IHL_MIN: u8 = VERSION << 4 | IHL_MIN;
 const VERSION_IHL_MAX: u8 = VERSION << 4 | IHL_MAX;
 /// More fragments follow.
 pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
-/// The fragment's offset in units of eight bytes.
+/// The fragment offset, in units of eight bytes.
 const OFFSET_MASK: u16 = 0x1fff;
-/// No router may cut the packet to pieces.
+/// Routers must not fragment the packet.
 const DONT_FRAGMENT: u16 = 0x4000;
 
 pub(crate) mod field {
@@ -39,20 +40,24 @@ pub(crate) mod field {
     pub(crate) const DESTINATION: Range<usize> = 16..20;
 }
 
-/// A view of the header's fixed part.
-#[derive(Clone, Copy, Debug)]
-pub struct Header<'a>(&'a [u8; HEADER_LEN]);
+header_view! {
+    /// A view of the header's fixed part.
+    Header(HEADER_LEN);
+    /// Length of the packet, in bytes.
+    total_len: u16 = field::TOTAL_LEN;
+    /// The value that all fragments of one packet share.
+    identification: u16 = field::IDENTIFICATION;
+    /// Time to live.
+    ttl: u8 = field::TTL;
+    /// The payload's protocol number.
+    protocol: u8 = field::PROTOCOL;
+    /// The header's checksum.
+    checksum: u16 = field::CHECKSUM;
+}
 
-impl<'a> Header<'a> {
-    /// The header that `bytes` start with, or `None` where they are too few.
-    #[inline(always)]
-    #[must_use]
-    pub fn from_prefix(bytes: &'a [u8]) -> Option<Self> {
-        bytes.first_chunk().map(Self)
-    }
-
-    /// Length of the header with its options, in bytes; `None` where its first byte says that
-    /// it is not IPv4, or shorter than its fixed part.
+impl Header<'_> {
+    /// Length of the header with its options, in bytes. `None` when the first byte has another
+    /// version, or a length below that of the fixed part.
     #[inline(always)]
     #[must_use]
     pub const fn header_len(self) -> Option<u16> {
@@ -62,21 +67,7 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Length of the packet, in bytes.
-    #[inline(always)]
-    #[must_use]
-    pub fn total_len(self) -> u16 {
-        wire::word(self.0, field::TOTAL_LEN)
-    }
-
-    /// What the fragments of one packet share.
-    #[inline(always)]
-    #[must_use]
-    pub fn identification(self) -> u16 {
-        wire::word(self.0, field::IDENTIFICATION)
-    }
-
-    /// Whether this is a part of a packet and not a whole one.
+    /// Whether this is a fragment, not a whole packet.
     #[inline(always)]
     #[must_use]
     pub fn is_fragment(self) -> bool {
@@ -90,21 +81,21 @@ impl<'a> Header<'a> {
         wire::word(self.0, field::FLAGS_OFFSET) & MORE_FRAGMENTS != 0
     }
 
-    /// Whether a packet that does not fit is to be given up, and its sender told.
+    /// Whether routers must not fragment the packet.
     #[inline(always)]
     #[must_use]
     pub fn dont_fragment(self) -> bool {
         wire::word(self.0, field::FLAGS_OFFSET) & DONT_FRAGMENT != 0
     }
 
-    /// The fragment's place in its packet, in bytes.
+    /// The fragment's offset in its packet, in bytes.
     #[inline(always)]
     #[must_use]
     pub fn fragment_offset(self) -> u16 {
         (wire::word(self.0, field::FLAGS_OFFSET) & OFFSET_MASK) * 8
     }
 
-    /// The place of a fragment with `len` bytes of data, or `None` where it is the whole packet.
+    /// The place of a fragment with `len` bytes of data, or `None` for a whole packet.
     #[must_use]
     pub fn fragment(self, len: u16) -> Option<Fragment> {
         self.is_fragment().then(|| Fragment {
@@ -113,27 +104,6 @@ impl<'a> Header<'a> {
             len,
             more: self.more_fragments(),
         })
-    }
-
-    /// Time to live.
-    #[inline(always)]
-    #[must_use]
-    pub const fn ttl(self) -> u8 {
-        self.0[field::TTL]
-    }
-
-    /// The payload's protocol number.
-    #[inline(always)]
-    #[must_use]
-    pub const fn protocol(self) -> u8 {
-        self.0[field::PROTOCOL]
-    }
-
-    /// The header's checksum.
-    #[inline(always)]
-    #[must_use]
-    pub fn checksum(self) -> u16 {
-        wire::word(self.0, field::CHECKSUM)
     }
 
     /// Source address.
@@ -151,7 +121,7 @@ impl<'a> Header<'a> {
     }
 }
 
-/// A header without options, to be written: "don't fragment" set, not a fragment.
+/// A header to write: without options, not a fragment, "don't fragment" set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewHeader {
     pub(crate) type_of_service: u8,

@@ -1,9 +1,10 @@
 //! IPv6 and its extension headers (RFC 8200).
 //!
-//! Invariant: a [`Header`] is the fixed 40 bytes, so its getters cannot fail; what they give is as
-//! the sender wrote it, and only [`crate::parse()`] has held it against the frame.
+//! Invariant: a [`Header`] holds the sender's values unchecked; only [`crate::parse()`] compares
+//! them with the frame.
 
-use crate::{Address, Fragment, wire};
+use crate::wire::{self, header_view};
+use crate::{Address, Fragment};
 
 /// The `EtherType`.
 pub const ETHERTYPE: u16 = 0x86dd;
@@ -11,7 +12,7 @@ pub const ETHERTYPE: u16 = 0x86dd;
 pub const VERSION: u8 = 6;
 /// Length of the fixed header.
 pub const HEADER_LEN: usize = 40;
-/// Length of the shortest extension header, and of every fragment header.
+/// Minimum length of an extension header; length of a fragment header.
 pub const EXTENSION_LEN_MIN: usize = 8;
 
 /// Next header: hop-by-hop options.
@@ -20,7 +21,7 @@ pub const HOP_BY_HOP: u8 = 0;
 pub const ROUTING: u8 = 43;
 /// Next header: fragment.
 pub const FRAGMENT: u8 = 44;
-/// Next header: authentication (RFC 4302), in IPv4 too.
+/// Next header: authentication (RFC 4302). Also the protocol number in IPv4.
 pub const AUTHENTICATION: u8 = 51;
 /// Next header: destination options.
 pub const DESTINATION_OPTIONS: u8 = 60;
@@ -41,54 +42,33 @@ mod extension_field {
     use std::ops::Range;
 
     pub(super) const NEXT_HEADER: usize = 0;
-    /// In units of eight bytes, the first eight not counted.
+    /// In units of eight bytes, without the first eight.
     pub(super) const LEN: usize = 1;
     /// Routing header only.
     pub(super) const SEGMENTS_LEFT: usize = 3;
-    /// Fragment header only: 13 bits of offset, 2 reserved, 1 for "more".
+    /// Fragment header only: 13 bits of offset, 2 reserved, 1 "more fragments".
     pub(super) const FRAGMENT_OFFSET: Range<usize> = 2..4;
     /// Fragment header only.
     pub(super) const IDENTIFICATION: Range<usize> = 4..8;
 }
 
-/// A view of the fixed header.
-#[derive(Clone, Copy, Debug)]
-pub struct Header<'a>(&'a [u8; HEADER_LEN]);
+header_view! {
+    /// A view of the fixed header.
+    Header(HEADER_LEN);
+    /// Length of the packet behind this header, extension headers included, in bytes.
+    payload_len: u16 = field::PAYLOAD_LEN;
+    /// Number of the next header: an extension header or a protocol.
+    next_header: u8 = field::NEXT_HEADER;
+    /// Hop limit.
+    hop_limit: u8 = field::HOP_LIMIT;
+}
 
-impl<'a> Header<'a> {
-    /// The header that `bytes` start with, or `None` where they are too few.
-    #[inline(always)]
-    #[must_use]
-    pub fn from_prefix(bytes: &'a [u8]) -> Option<Self> {
-        bytes.first_chunk().map(Self)
-    }
-
+impl Header<'_> {
     /// IP version.
     #[inline(always)]
     #[must_use]
     pub const fn version(self) -> u8 {
         self.0[field::VERSION_CLASS.start] >> 4
-    }
-
-    /// Length of what follows this header, extension headers included, in bytes.
-    #[inline(always)]
-    #[must_use]
-    pub fn payload_len(self) -> u16 {
-        wire::word(self.0, field::PAYLOAD_LEN)
-    }
-
-    /// What follows: an extension header or a protocol.
-    #[inline(always)]
-    #[must_use]
-    pub const fn next_header(self) -> u8 {
-        self.0[field::NEXT_HEADER]
-    }
-
-    /// Hop limit.
-    #[inline(always)]
-    #[must_use]
-    pub const fn hop_limit(self) -> u8 {
-        self.0[field::HOP_LIMIT]
     }
 
     /// Source address.
@@ -106,38 +86,24 @@ impl<'a> Header<'a> {
     }
 }
 
-/// A view of an extension header's first eight bytes, the least that any has.
-#[derive(Clone, Copy, Debug)]
-pub struct Extension<'a>(&'a [u8; EXTENSION_LEN_MIN]);
+header_view! {
+    /// A view of an extension header's first eight bytes, the minimum length.
+    Extension(EXTENSION_LEN_MIN);
+    /// Number of the next header.
+    next_header: u8 = extension_field::NEXT_HEADER;
+    /// Routing header: number of nodes still to visit.
+    segments_left: u8 = extension_field::SEGMENTS_LEFT;
+}
 
-impl<'a> Extension<'a> {
-    /// The header that `bytes` start with, or `None` where they are too few.
-    #[inline(always)]
-    #[must_use]
-    pub fn from_prefix(bytes: &'a [u8]) -> Option<Self> {
-        bytes.first_chunk().map(Self)
-    }
-
-    /// What follows it.
-    #[must_use]
-    pub const fn next_header(self) -> u8 {
-        self.0[extension_field::NEXT_HEADER]
-    }
-
-    /// Its length in bytes. (A fragment header has no such field: it is 8 bytes long.)
+impl Extension<'_> {
+    /// Length in bytes. A fragment header has no length field: it is 8 bytes long.
     #[must_use]
     pub const fn total_len(self) -> u16 {
         (self.0[extension_field::LEN] as u16 + 1) * 8
     }
 
-    /// Routing header: how many nodes are still to be visited.
-    #[must_use]
-    pub const fn segments_left(self) -> u8 {
-        self.0[extension_field::SEGMENTS_LEFT]
-    }
-
-    /// Fragment header: the place of a fragment with `len` bytes of data, or `None` where it is the
-    /// whole packet, which is handled as one (RFC 6946).
+    /// Fragment header: the place of a fragment with `len` bytes of data. `None` for an atomic
+    /// fragment, which is handled as a whole packet (RFC 6946).
     #[must_use]
     pub fn fragment(self, len: u16) -> Option<Fragment> {
         let word = wire::word(self.0, extension_field::FRAGMENT_OFFSET);
@@ -152,7 +118,7 @@ impl<'a> Extension<'a> {
     }
 }
 
-/// A fixed header to be written, flow label zero.
+/// A fixed header to write, with flow label zero.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewHeader {
     pub(crate) traffic_class: u8,

@@ -1,8 +1,7 @@
-//! Neighbour discovery for IPv6 (RFC 4861): solicitations read and answered, advertisements made.
+//! Neighbour discovery for IPv6 (RFC 4861): solicitations and advertisements, parsed and written.
 //!
-//! Invariant: a message is a value, parsed from one frame and written to another (or to the same);
-//! what it does not hold cannot leak from a question into its answer. A parsed message has passed
-//! every check of RFC 4861 section 7.1.
+//! Invariant: a parsed message has passed every check of RFC 4861 section 7.1. A message is a value
+//! that is parsed and written as a whole, so no field of a solicitation remains in its answer.
 
 use crate::ip::Envelope;
 use crate::{
@@ -14,20 +13,20 @@ use crate::{
 pub const SOLICITATION: u8 = 135;
 /// `ICMPv6` type of a neighbour advertisement.
 pub const ADVERTISEMENT: u8 = 136;
-/// A message with any other hop limit came through a router and is void.
+/// The hop limit of valid messages; another one means that a router forwarded the message.
 pub const HOP_LIMIT: u8 = 255;
-/// All nodes of a link, `ff02::1`.
+/// The multicast group of all nodes on a link, `ff02::1`.
 pub const ALL_NODES: Address = Address::from_bits(0xff02 << 112 | 1);
 
-/// Length of a message before its options.
+/// Length of a message without options.
 const FIXED_LEN: usize = 24;
 /// Length of a link-layer address option.
 const OPTION_LEN: usize = 8;
-/// Option: the sender's link-layer address.
+/// Option type: the sender's link-layer address.
 const SOURCE_LINK: u8 = 1;
-/// Option: the target's link-layer address.
+/// Option type: the target's link-layer address.
 const TARGET_LINK: u8 = 2;
-/// `ff02::1:ff00:0/104`, which the last 24 bits of an address complete.
+/// `ff02::1:ff00:0/104`, the prefix of solicited-node groups; an address's last 24 bits follow.
 const SOLICITED_NODE: u128 = 0xff02 << 112 | 0x1_ff00_0000;
 const SOLICITED_NODE_BITS: u128 = 0xff_ffff;
 
@@ -43,46 +42,46 @@ mod field {
 }
 
 mod flag {
-    /// The answer to a solicitation.
+    /// The advertisement answers a solicitation.
     pub(super) const SOLICITED: u8 = 0x40;
-    /// It replaces what the receiver has in its cache.
+    /// The advertisement overrides the receiver's cache entry.
     pub(super) const OVERRIDE: u8 = 0x20;
 }
 
-/// The question who has an address.
+/// A neighbour solicitation: asks for the MAC address of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Solicitation {
     /// The link header.
     pub ethernet: Ethernet,
-    /// Who asks; unspecified (`::`) in duplicate address detection (RFC 4862 section 5.4).
+    /// Source address; unspecified (`::`) in duplicate address detection (RFC 4862 section 5.4).
     pub source: Address,
-    /// Whom it is sent to: the target's solicited-node group, or the target.
+    /// Destination address: the target's solicited-node group, or the target.
     pub destination: Address,
-    /// The address asked for.
+    /// The address to resolve.
     pub target: Address,
-    /// The asker's MAC address, where the message says it.
+    /// The sender's MAC address, if the message contains it.
     pub source_mac: Option<Mac>,
 }
 
-/// The word that a MAC address has an address.
+/// A neighbour advertisement: states that a MAC address has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advertisement {
     /// The link header.
     pub ethernet: Ethernet,
-    /// Who says it.
+    /// Source address.
     pub source: Address,
-    /// Whom it is said to.
+    /// Destination address.
     pub destination: Address,
-    /// The address.
+    /// The advertised address.
     pub target: Address,
-    /// Its MAC address, where the message says it.
+    /// The target's MAC address, if the message contains it.
     pub target_mac: Option<Mac>,
-    /// Whether it answers a solicitation.
+    /// Whether this answers a solicitation.
     pub solicited: bool,
 }
 
 impl Solicitation {
-    /// Whether a packet is one, valid or not.
+    /// Returns whether a packet is a solicitation, valid or not.
     #[must_use]
     pub fn is_in(packet: &IpPacket) -> bool {
         packet.family == Family::V6
@@ -93,10 +92,10 @@ impl Solicitation {
                 })
     }
 
-    /// Reads one (RFC 4861 section 7.1.1).
+    /// Parses a solicitation (RFC 4861 section 7.1.1).
     ///
     /// # Errors
-    /// A [`ParseError`] where it is not a valid solicitation: the receiver must drop it silently.
+    /// A [`ParseError`] for an invalid solicitation, which the receiver must drop silently.
     pub fn parse(frame: &[u8], packet: &IpPacket) -> Result<Self, ParseError> {
         let (target, options) = parse_message(frame, packet, SOLICITATION)?;
         let source_mac = link_option(options, SOURCE_LINK)?;
@@ -114,8 +113,8 @@ impl Solicitation {
         })
     }
 
-    /// The question of `source` at `mac` who has `target`, to the target's solicited-node group.
-    /// From the unspecified address it detects duplicates.
+    /// Creates the solicitation of `target` by `source` at `mac`, sent to the target's solicited-node
+    /// group. An unspecified `source` makes it duplicate address detection.
     #[must_use]
     pub fn new(mac: Mac, tags: VlanTags, source: Address, target: Address) -> Self {
         let destination = solicited_node(target);
@@ -134,8 +133,8 @@ impl Solicitation {
         }
     }
 
-    /// The answer that `mac` has the target address (RFC 4861 section 7.2.4): to the asker, or to
-    /// all nodes where the asker has no address yet.
+    /// Creates the advertisement that `mac` has the target address (RFC 4861 section 7.2.4): sent to
+    /// the solicitation's source, or to all nodes when the source is unspecified.
     #[must_use]
     pub fn answer(&self, mac: Mac) -> Advertisement {
         if self.source.bits() == 0 {
@@ -153,13 +152,13 @@ impl Solicitation {
         }
     }
 
-    /// Length of the frame that [`Solicitation::write`] writes.
+    /// Returns the length of the frame that [`Solicitation::write`] writes.
     #[must_use]
     pub fn frame_len(&self) -> usize {
         self.message().frame_len()
     }
 
-    /// Writes the frame. `false`, and nothing written, where `frame` is shorter than
+    /// Writes the frame. Returns `false` and writes nothing when `frame` is shorter than
     /// [`Solicitation::frame_len`].
     #[must_use]
     pub fn write(&self, frame: &mut [u8]) -> bool {
@@ -178,10 +177,10 @@ impl Solicitation {
 }
 
 impl Advertisement {
-    /// Reads one (RFC 4861 section 7.1.2).
+    /// Parses an advertisement (RFC 4861 section 7.1.2).
     ///
     /// # Errors
-    /// A [`ParseError`] where it is not a valid advertisement: the receiver must drop it silently.
+    /// A [`ParseError`] for an invalid advertisement, which the receiver must drop silently.
     pub fn parse(frame: &[u8], packet: &IpPacket) -> Result<Self, ParseError> {
         let (target, options) = parse_message(frame, packet, ADVERTISEMENT)?;
         let (source, destination) = (packet.source, packet.destination);
@@ -200,7 +199,7 @@ impl Advertisement {
         })
     }
 
-    /// The unsolicited announcement to all nodes that `mac` has `address` (RFC 4861 section
+    /// Creates the unsolicited advertisement to all nodes that `mac` has `address` (RFC 4861 section
     /// 7.2.6).
     #[must_use]
     pub fn announcement(mac: Mac, tags: VlanTags, address: Address) -> Self {
@@ -218,13 +217,13 @@ impl Advertisement {
         }
     }
 
-    /// Length of the frame that [`Advertisement::write`] writes.
+    /// Returns the length of the frame that [`Advertisement::write`] writes.
     #[must_use]
     pub fn frame_len(&self) -> usize {
         self.message().frame_len()
     }
 
-    /// Writes the frame. `false`, and nothing written, where `frame` is shorter than
+    /// Writes the frame. Returns `false` and writes nothing when `frame` is shorter than
     /// [`Advertisement::frame_len`].
     #[must_use]
     pub fn write(&self, frame: &mut [u8]) -> bool {
@@ -243,7 +242,7 @@ impl Advertisement {
     }
 }
 
-/// The solicited-node multicast group of an address (RFC 4291 section 2.7.1).
+/// Returns the solicited-node multicast group of an address (RFC 4291 section 2.7.1).
 #[must_use]
 pub const fn solicited_node(address: Address) -> Address {
     Address::from_bits(SOLICITED_NODE | address.bits() & SOLICITED_NODE_BITS)
@@ -253,7 +252,7 @@ const fn is_solicited_node(address: Address) -> bool {
     address.bits() & !SOLICITED_NODE_BITS == SOLICITED_NODE
 }
 
-/// What solicitation and advertisement are checked for alike; gives target and options.
+/// Makes the checks that both messages share; returns target and options.
 fn parse_message<'a>(
     frame: &'a [u8],
     packet: &IpPacket,
@@ -299,7 +298,7 @@ fn flags_of(frame: &[u8], packet: &IpPacket) -> u8 {
         .unwrap_or(0)
 }
 
-/// Walks all options and gives the MAC address of the link-layer address option `kind`.
+/// Returns the MAC address in the link-layer address option `kind`, after checking all options.
 fn link_option(mut options: &[u8], kind: u8) -> Result<Option<Mac>, ParseError> {
     let mut found = None;
     while !options.is_empty() {
@@ -333,7 +332,7 @@ fn envelope(ethernet: Ethernet, source: Address, destination: Address) -> Envelo
     }
 }
 
-/// A message to be written.
+/// A message to write.
 struct Message {
     kind: u8,
     flags: u8,
@@ -366,163 +365,5 @@ impl Message {
         let checksum = checksum::transport(source, destination, icmp::PROTOCOL_V6, message);
         wire::set_word(message, icmp::field::CHECKSUM, checksum);
         Some(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Packet, build, parse};
-
-    const ASKER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
-    const VIP_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
-    const ASKER: Address = Address::from_bits(0x2001_0db8 << 96 | 1);
-    const VIP: Address = Address::from_bits(0x2001_0db8 << 96 | 0x12_3456);
-    const UNSPECIFIED: Address = Address::from_bits(0);
-
-    fn ip(frame: &[u8]) -> IpPacket {
-        match parse(frame).expect("valid frame") {
-            Packet::Ip(packet) => packet,
-            other => panic!("not IP: {other:?}"),
-        }
-    }
-
-    fn solicitation(source: Address) -> Vec<u8> {
-        let tags = VlanTags::NONE;
-        build::NeighborSolicitation {
-            mac: ASKER_MAC,
-            tags,
-            source,
-            target: VIP,
-        }
-        .frame()
-    }
-
-    fn solicit(frame: &[u8]) -> Result<Solicitation, ParseError> {
-        Solicitation::parse(frame, &ip(frame))
-    }
-
-    fn advertised(advertisement: &Advertisement) -> Advertisement {
-        let mut frame = vec![0xa5; advertisement.frame_len()];
-        assert!(!advertisement.write(&mut frame[1..]));
-        assert!(advertisement.write(&mut frame));
-        assert_eq!(build::verify_checksums(&frame), Ok(()));
-        Advertisement::parse(&frame, &ip(&frame)).expect("valid advertisement")
-    }
-
-    #[test]
-    fn a_solicitation_is_sent_to_the_solicited_node_group() {
-        let read = solicit(&solicitation(ASKER)).expect("valid solicitation");
-        assert_eq!(
-            read,
-            Solicitation::new(ASKER_MAC, VlanTags::NONE, ASKER, VIP)
-        );
-        assert_eq!(read.destination.to_string(), "ff02::1:ff12:3456");
-        assert_eq!(read.ethernet.destination.to_string(), "33:33:ff:12:34:56");
-        assert_eq!(read.source_mac, Some(ASKER_MAC));
-    }
-
-    #[test]
-    fn the_answer_goes_to_the_asker() {
-        let read = solicit(&solicitation(ASKER)).expect("valid solicitation");
-        let answer = advertised(&read.answer(VIP_MAC));
-        assert_eq!((answer.source, answer.destination), (VIP, ASKER));
-        assert_eq!((answer.target, answer.target_mac), (VIP, Some(VIP_MAC)));
-        assert_eq!(
-            (answer.ethernet.source, answer.ethernet.destination),
-            (VIP_MAC, ASKER_MAC)
-        );
-        assert!(answer.solicited);
-    }
-
-    #[test]
-    fn the_answer_to_duplicate_detection_goes_to_all_nodes() {
-        let read = solicit(&solicitation(UNSPECIFIED)).expect("valid solicitation");
-        assert_eq!(read.source_mac, None);
-        let answer = advertised(&read.answer(VIP_MAC));
-        assert_eq!(
-            answer,
-            Advertisement::announcement(VIP_MAC, VlanTags::NONE, VIP)
-        );
-        assert_eq!(answer.destination.to_string(), "ff02::1");
-        assert_eq!(answer.ethernet.destination.to_string(), "33:33:00:00:00:01");
-        assert!(!answer.solicited);
-    }
-
-    #[test]
-    fn what_the_rfc_says_to_drop_is_refused() {
-        let network = crate::ethernet::HEADER_LEN;
-        let message = network + crate::ipv6::HEADER_LEN;
-        let hop_limit = network + crate::ipv6::field::HOP_LIMIT;
-        let option = message + FIXED_LEN;
-        // What is wrong, the byte that says so, its value, the error.
-        let rows = [
-            (
-                "forwarded by a router",
-                hop_limit,
-                254,
-                ParseError::Forbidden,
-            ),
-            (
-                "checksum",
-                message + icmp::field::CHECKSUM.start,
-                0x5a,
-                ParseError::BadChecksum,
-            ),
-            (
-                "multicast target",
-                message + field::TARGET.start,
-                0xff,
-                ParseError::Forbidden,
-            ),
-            (
-                "option of no length",
-                option + field::OPTION_LEN,
-                0,
-                ParseError::BadLength,
-            ),
-            (
-                "option beyond the end",
-                option + field::OPTION_LEN,
-                2,
-                ParseError::Truncated,
-            ),
-            (
-                "group MAC",
-                option + field::OPTION_MAC.start,
-                1,
-                ParseError::Forbidden,
-            ),
-            (
-                "code",
-                message + icmp::field::CODE,
-                1,
-                ParseError::Forbidden,
-            ),
-        ];
-        for (what, at, value, error) in rows {
-            let mut frame = solicitation(ASKER);
-            frame[at] = value;
-            if error != ParseError::BadChecksum {
-                mend(&mut frame[message..]);
-            }
-            assert_eq!(solicit(&frame), Err(error), "{what}");
-        }
-    }
-
-    #[test]
-    fn duplicate_detection_must_not_name_a_mac() {
-        let mut question = Solicitation::new(ASKER_MAC, VlanTags::NONE, UNSPECIFIED, VIP);
-        question.source_mac = Some(ASKER_MAC);
-        let mut frame = vec![0; question.frame_len()];
-        assert!(question.write(&mut frame));
-        assert_eq!(solicit(&frame), Err(ParseError::Forbidden));
-    }
-
-    /// Computes the message's checksum anew.
-    fn mend(message: &mut [u8]) {
-        wire::set_word(message, icmp::field::CHECKSUM, 0);
-        let sum = checksum::transport(ASKER, solicited_node(VIP), icmp::PROTOCOL_V6, message);
-        wire::set_word(message, icmp::field::CHECKSUM, sum);
     }
 }

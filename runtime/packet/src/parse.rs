@@ -1,43 +1,43 @@
-//! One pass over a frame: offsets and the fields that the forwarding path decides by.
+//! Parses a frame in one pass into offsets and the fields that forwarding depends on.
 //!
-//! Invariant: every offset in a returned [`Packet`] lies inside the frame it was parsed from, so
-//! that whoever holds both may access without a further check of lengths. Of a frame that lies in
-//! several buffers the headers are in the first, and only [`IpPacket::end`] may lie behind it.
+//! Invariant: every offset in a returned [`Packet`] lies inside the parsed frame, so the frame may be
+//! accessed there without a length check. In a multi-buffer frame all headers lie in the first buffer;
+//! only [`IpPacket::end`] may lie behind it.
 //!
-//! Checksums are not verified here: an incremental update carries an error on to the receiver,
-//! who finds it (RFC 1624 section 1).
+//! Checksums are not verified here: an incremental update preserves an error, which the receiver then
+//! detects (RFC 1624 section 1).
 
 use std::fmt;
 
 use crate::{Address, Ethernet, Family, TcpFlags, arp, icmp, ipv4, ipv6, tcp, udp, wire};
 
-/// The most extension headers that an IPv6 packet may have: RFC 8200 section 4.1 has each of the
-/// four walked here at most once, and destination options twice.
+/// Maximum number of extension headers. RFC 8200 section 4.1 allows each of the four handled here
+/// once, and destination options twice.
 const EXTENSIONS_MAX: usize = 5;
 
-/// What a frame carries.
+/// A frame's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packet {
     /// An IPv4 or IPv6 packet.
     Ip(IpPacket),
-    /// ARP; read and answer it with [`crate::arp`].
+    /// ARP; see [`crate::arp`].
     Arp(Ethernet),
     /// Any other `EtherType`.
     Other(Ethernet),
 }
 
-/// An IP packet's offsets and the fields that decide its way.
+/// An IP packet's offsets in its frame, and the fields that forwarding depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpPacket {
-    /// The link header before it.
+    /// Link header.
     pub ethernet: Ethernet,
     /// Family.
     pub family: Family,
-    /// Where the IP header starts.
+    /// Offset of the IP header.
     pub network: u16,
-    /// Where the transport header starts (behind options and extension headers).
+    /// Offset of the transport header (behind options and extension headers).
     pub transport_start: u16,
-    /// Where the IP packet ends; what follows is Ethernet padding.
+    /// Offset of the IP packet's end; Ethernet padding may follow.
     pub end: u16,
     /// Source address.
     pub source: Address,
@@ -45,14 +45,14 @@ pub struct IpPacket {
     pub destination: Address,
     /// TTL or hop limit.
     pub hop_limit: u8,
-    /// Set where this is a fragment and not a whole packet.
+    /// The fragment's place; `None` for a whole packet.
     pub fragment: Option<Fragment>,
-    /// The transport header. In a fragment that is not the first: [`Transport::Other`].
+    /// Transport header; [`Transport::Other`] in every fragment but the first.
     pub transport: Transport,
 }
 
 impl IpPacket {
-    /// Whether it came from one host to another, on the link and above it: nothing else is answered.
+    /// Returns whether all IP and MAC addresses are unicast. No other packet is answered.
     #[must_use]
     pub const fn is_unicast(&self) -> bool {
         self.source.is_unicast()
@@ -62,20 +62,20 @@ impl IpPacket {
     }
 }
 
-/// A fragment's place (RFC 791, RFC 8200 section 4.5).
+/// A fragment's place in its packet (RFC 791, RFC 8200 section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
-    /// The identification that its packet's fragments share.
+    /// The value that all fragments of one packet share.
     pub identification: u32,
     /// Offset in bytes.
     pub offset: u16,
-    /// Length of the data that it carries of its packet, in bytes.
+    /// Length of the fragment's data, in bytes.
     pub len: u16,
-    /// Whether more follow.
+    /// Whether more fragments follow.
     pub more: bool,
 }
 
-/// The transport header's deciding fields.
+/// The transport header's fields that forwarding depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP.
@@ -86,10 +86,10 @@ pub enum Transport {
         destination: u16,
         /// Flags.
         flags: TcpFlags,
-        /// Where its payload starts.
+        /// Offset of the payload in the frame.
         payload: u16,
     },
-    /// UDP; its payload starts 8 bytes behind `transport_start`.
+    /// UDP; the payload starts 8 bytes behind `transport_start`.
     Udp {
         /// Source port.
         source: u16,
@@ -103,9 +103,9 @@ pub enum Transport {
         /// Code.
         code: u8,
     },
-    /// Any other protocol number. A routing header that still names nodes to visit is left as
-    /// one (43), because the packet's destination is not the one it will end at; so is an
-    /// authentication header (51), which covers the addresses and rules out rewriting them.
+    /// Any other protocol number. Includes a routing header (43) with nodes left to visit, because
+    /// the packet's destination is not its final one, and an authentication header (51), because it
+    /// covers the addresses and so forbids rewriting them.
     Other(u8),
 }
 
@@ -116,15 +116,15 @@ pub enum ParseError {
     Truncated,
     /// A version, length or offset field contradicts the frame.
     BadLength,
-    /// A first fragment ends inside the headers that it has to hold: the transport header, and all
-    /// extension headers before it (RFC 1858 section 2.1, RFC 7112 section 5).
+    /// A first fragment ends inside the transport header or an extension header before it (RFC 1858
+    /// section 2.1, RFC 7112 section 5).
     TinyFragment,
-    /// IPv6 extension headers beyond the bound, or a second fragment header.
+    /// Too many IPv6 extension headers, or a second fragment header.
     TooManyExtensions,
-    /// A field holds what its protocol forbids on a wire: an IPv4-mapped address in IPv6, a
-    /// neighbour solicitation that a router has forwarded.
+    /// A field has a value that its protocol forbids, such as an IPv4-mapped address in IPv6, or the
+    /// hop limit of a forwarded neighbour solicitation.
     Forbidden,
-    /// The checksum of a message that is answered, and not passed on, is wrong.
+    /// Wrong checksum in a message that is processed, not forwarded.
     BadChecksum,
 }
 
@@ -133,9 +133,9 @@ impl fmt::Display for ParseError {
         f.write_str(match self {
             Self::Truncated => "the frame ends inside a header",
             Self::BadLength => "a version, length or offset field contradicts the frame",
-            Self::TinyFragment => "a first fragment ends inside the headers that it has to hold",
-            Self::TooManyExtensions => "more IPv6 extension headers than are followed",
-            Self::Forbidden => "a field holds what its protocol forbids on a wire",
+            Self::TinyFragment => "a first fragment ends inside its headers",
+            Self::TooManyExtensions => "too many IPv6 extension headers, or two fragment headers",
+            Self::Forbidden => "a field has a value that its protocol forbids",
             Self::BadChecksum => "the checksum is wrong",
         })
     }
@@ -143,10 +143,10 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// Parses a frame.
+/// Parses a frame that lies in one buffer.
 ///
 /// # Errors
-/// A [`ParseError`] where a header does not fit the frame.
+/// A [`ParseError`] when a header is malformed.
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
     match parse_plain(frame) {
@@ -155,19 +155,19 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
     }
 }
 
-/// Parses what nearly every frame holds: a whole TCP or UDP packet without VLAN tags or extension headers.
-/// `None` for any other frame, well-formed or not.
+/// Parses the most common frames: an unfragmented TCP or UDP packet without VLAN tags and extension
+/// headers. Returns `None` for any other frame, well-formed or not.
 #[inline(always)]
 #[must_use]
 pub fn parse_plain(frame: &[u8]) -> Option<IpPacket> {
-    let frame = View::whole(frame);
+    let frame = FrameHead::whole(frame);
     let ethernet = Ethernet::parse_untagged(frame.head).ok()?;
     let network = match ethernet.ethertype {
         ipv4::ETHERTYPE => parse_v4(frame, ethernet.payload).ok()?,
         ipv6::ETHERTYPE => parse_v6(frame, ethernet.payload).ok()?,
         _ => return None,
     };
-    if network.goes_on {
+    if network.is_partial {
         return None;
     }
     let segment = network.upper.bytes(frame).ok()?;
@@ -179,14 +179,14 @@ pub fn parse_plain(frame: &[u8]) -> Option<IpPacket> {
     Some(network.packet(ethernet, transport))
 }
 
-/// Parses any frame, of which `rest` bytes more lie in other buffers, behind these.
+/// Parses any frame. `head` is its first buffer; `rest` bytes follow in further buffers.
 ///
 /// # Errors
-/// A [`ParseError`] where a header does not fit the frame, or does not lie in its first buffer.
+/// A [`ParseError`] when a header is malformed, or not in the first buffer.
 #[cold]
 #[inline(never)]
 pub fn parse_head(head: &[u8], rest: usize) -> Result<Packet, ParseError> {
-    let frame = View { head, rest };
+    let frame = FrameHead { head, rest };
     let mut ethernet = Ethernet::parse_untagged(head)?;
     ethernet.parse_tags(head)?;
     let (mut network, icmp) = match ethernet.ethertype {
@@ -195,7 +195,7 @@ pub fn parse_head(head: &[u8], rest: usize) -> Result<Packet, ParseError> {
         arp::ETHERTYPE => return Ok(Packet::Arp(ethernet)),
         _ => return Ok(Packet::Other(ethernet)),
     };
-    if network.goes_on {
+    if network.is_partial {
         network.upper = match network.family {
             Family::V4 => fragment_v4(frame, network.start, network.upper)?,
             Family::V6 => walk_extensions(frame, network.upper)?,
@@ -205,15 +205,15 @@ pub fn parse_head(head: &[u8], rest: usize) -> Result<Packet, ParseError> {
     Ok(Packet::Ip(network.packet(ethernet, transport)))
 }
 
-/// What is at hand of a frame, and how much is not. Of a whole frame the compiler knows that nothing is
-/// missing.
+/// A frame's first buffer, and the number of bytes in further buffers. After [`FrameHead::whole`] the
+/// compiler knows that this is 0.
 #[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
+pub(crate) struct FrameHead<'a> {
     head: &'a [u8],
     rest: usize,
 }
 
-impl<'a> View<'a> {
+impl<'a> FrameHead<'a> {
     #[inline(always)]
     pub(crate) const fn whole(frame: &'a [u8]) -> Self {
         Self {
@@ -222,13 +222,13 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether an offset lies in the frame, or at its end.
+    /// Returns whether an offset lies in the frame or at its end.
     #[inline(always)]
     const fn holds(self, at: u16) -> bool {
         at as usize <= self.head.len() + self.rest
     }
 
-    /// What is at hand between two offsets.
+    /// Returns the bytes of the first buffer between two offsets.
     #[inline(always)]
     fn between(self, start: u16, end: u16) -> Option<&'a [u8]> {
         let mut end = usize::from(end);
@@ -239,18 +239,16 @@ impl<'a> View<'a> {
     }
 }
 
-/// What an IP header says.
+/// A parsed IP header.
 struct Network {
     family: Family,
-    /// Where it starts.
     start: u16,
     source: Address,
     destination: Address,
     hop_limit: u8,
-    /// What lies behind the header.
-    upper: Upper,
-    /// Whether that is a fragment (IPv4), or an extension header (IPv6).
-    goes_on: bool,
+    upper: UpperLayer,
+    /// Whether `upper` is a fragment (IPv4) or an extension header (IPv6), which is not parsed yet.
+    is_partial: bool,
 }
 
 impl Network {
@@ -272,7 +270,7 @@ impl Network {
 }
 
 #[inline(always)]
-fn parse_v4(frame: View<'_>, network: u16) -> Result<Network, ParseError> {
+fn parse_v4(frame: FrameHead<'_>, network: u16) -> Result<Network, ParseError> {
     let header = header_v4(frame, network)?;
     let start = network + header.header_len().ok_or(ParseError::BadLength)?;
     let end = end_of(frame, network, header.total_len())?;
@@ -288,35 +286,39 @@ fn parse_v4(frame: View<'_>, network: u16) -> Result<Network, ParseError> {
         source: header.source(),
         destination: header.destination(),
         hop_limit: header.ttl(),
-        upper: Upper {
+        upper: UpperLayer {
             start,
             end,
             fragment: None,
             protocol: header.protocol(),
         },
-        goes_on: header.is_fragment(),
+        is_partial: header.is_fragment(),
     })
 }
 
 #[inline(always)]
-fn header_v4(frame: View<'_>, network: u16) -> Result<ipv4::Header<'_>, ParseError> {
+fn header_v4(frame: FrameHead<'_>, network: u16) -> Result<ipv4::Header<'_>, ParseError> {
     let bytes = frame.head.get(usize::from(network)..);
     bytes
         .and_then(ipv4::Header::from_prefix)
         .ok_or(ParseError::Truncated)
 }
 
-/// With the fragment's place.
-fn fragment_v4(frame: View<'_>, network: u16, upper: Upper) -> Result<Upper, ParseError> {
+/// Returns `upper` with the fragment's place.
+fn fragment_v4(
+    frame: FrameHead<'_>,
+    network: u16,
+    upper: UpperLayer,
+) -> Result<UpperLayer, ParseError> {
     let header = header_v4(frame, network)?;
-    Ok(Upper {
+    Ok(UpperLayer {
         fragment: header.fragment(upper.end - upper.start),
         ..upper
     })
 }
 
 #[inline(always)]
-fn parse_v6(frame: View<'_>, network: u16) -> Result<Network, ParseError> {
+fn parse_v6(frame: FrameHead<'_>, network: u16) -> Result<Network, ParseError> {
     let bytes = frame
         .head
         .get(usize::from(network)..)
@@ -337,19 +339,19 @@ fn parse_v6(frame: View<'_>, network: u16) -> Result<Network, ParseError> {
         source,
         destination,
         hop_limit: header.hop_limit(),
-        upper: Upper {
+        upper: UpperLayer {
             start,
             end,
             fragment: None,
             protocol: header.next_header(),
         },
-        goes_on: is_extension(header.next_header()),
+        is_partial: is_extension(header.next_header()),
     })
 }
 
-/// Where `len` bytes from `start` end, if that lies in the frame.
+/// Returns the offset `len` bytes behind `start`, if it lies in the frame.
 #[inline(always)]
-fn end_of(frame: View<'_>, start: u16, len: u16) -> Result<u16, ParseError> {
+fn end_of(frame: FrameHead<'_>, start: u16, len: u16) -> Result<u16, ParseError> {
     let end = start.checked_add(len).ok_or(ParseError::BadLength)?;
     if frame.holds(end) {
         Ok(end)
@@ -358,30 +360,33 @@ fn end_of(frame: View<'_>, start: u16, len: u16) -> Result<u16, ParseError> {
     }
 }
 
-/// What lies behind the IP headers: `start <= end`, and both in the frame.
+/// The bytes behind the IP headers ("upper layer" in RFC 8200): `start <= end`, both in the frame.
 #[derive(Clone, Copy)]
-pub(crate) struct Upper {
+pub(crate) struct UpperLayer {
     pub(crate) start: u16,
     pub(crate) end: u16,
     pub(crate) fragment: Option<Fragment>,
     pub(crate) protocol: u8,
 }
 
-/// Walks the extension headers up to the transport header, or to where the walk must end: a
-/// fragment without its packet's start, or a routing header with nodes to visit.
-pub(crate) fn walk_extensions(frame: View<'_>, mut upper: Upper) -> Result<Upper, ParseError> {
-    // A second fragment header could make a fragment look whole.
-    let mut divided = false;
+/// Walks the extension headers up to the transport header, a fragment header with an offset above 0,
+/// or a routing header with nodes left to visit.
+pub(crate) fn walk_extensions(
+    frame: FrameHead<'_>,
+    mut upper: UpperLayer,
+) -> Result<UpperLayer, ParseError> {
+    // A second fragment header could make a fragment look like a whole packet.
+    let mut has_fragment_header = false;
     for _ in 0..=EXTENSIONS_MAX {
-        let later = upper.fragment.is_some_and(|fragment| fragment.offset > 0);
-        if later || !is_extension(upper.protocol) {
+        let is_later_fragment = upper.fragment.is_some_and(|fragment| fragment.offset > 0);
+        if is_later_fragment || !is_extension(upper.protocol) {
             return Ok(upper);
         }
         let bytes = upper.bytes(frame)?;
-        let header = ipv6::Extension::from_prefix(bytes).ok_or_else(|| upper.cut_short())?;
+        let header = ipv6::Extension::from_prefix(bytes).ok_or_else(|| upper.truncated())?;
         let len = match upper.protocol {
             ipv6::ROUTING if header.segments_left() > 0 => return Ok(upper),
-            ipv6::FRAGMENT if std::mem::replace(&mut divided, true) => {
+            ipv6::FRAGMENT if std::mem::replace(&mut has_fragment_header, true) => {
                 return Err(ParseError::TooManyExtensions);
             }
             ipv6::FRAGMENT => {
@@ -392,7 +397,7 @@ pub(crate) fn walk_extensions(frame: View<'_>, mut upper: Upper) -> Result<Upper
             _ => header.total_len(),
         };
         if usize::from(len) > bytes.len() {
-            return Err(upper.cut_short());
+            return Err(upper.truncated());
         }
         upper.start += len;
         upper.protocol = header.next_header();
@@ -408,24 +413,24 @@ const fn is_extension(next_header: u8) -> bool {
     )
 }
 
-impl Upper {
+impl UpperLayer {
     #[inline(always)]
-    pub(crate) fn bytes(self, frame: View<'_>) -> Result<&[u8], ParseError> {
+    pub(crate) fn bytes(self, frame: FrameHead<'_>) -> Result<&[u8], ParseError> {
         frame
             .between(self.start, self.end)
             .ok_or(ParseError::Truncated)
     }
 
-    /// What it is called where these bytes end inside a header.
+    /// Returns the error for a header that exceeds these bytes.
     #[cold]
-    const fn cut_short(&self) -> ParseError {
+    const fn truncated(&self) -> ParseError {
         match self.fragment {
             Some(_) => ParseError::TinyFragment,
             None => ParseError::Truncated,
         }
     }
 
-    /// What it is called where a TCP header is too short, or longer than these bytes.
+    /// Returns the error for a TCP header length that is too small, or exceeds these bytes.
     #[cold]
     const fn bad_data_offset(&self, header_len: u16) -> ParseError {
         match self.fragment {
@@ -435,7 +440,11 @@ impl Upper {
     }
 }
 
-fn parse_transport(frame: View<'_>, upper: &Upper, icmp: u8) -> Result<Transport, ParseError> {
+fn parse_transport(
+    frame: FrameHead<'_>,
+    upper: &UpperLayer,
+    icmp: u8,
+) -> Result<Transport, ParseError> {
     if upper.fragment.is_some_and(|fragment| fragment.offset > 0) {
         return Ok(Transport::Other(upper.protocol));
     }
@@ -444,7 +453,7 @@ fn parse_transport(frame: View<'_>, upper: &Upper, icmp: u8) -> Result<Transport
         tcp::PROTOCOL => parse_tcp(segment, upper),
         udp::PROTOCOL => parse_udp(segment, upper),
         protocol if protocol == icmp => {
-            let header = icmp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
+            let header = icmp::Header::from_prefix(segment).ok_or_else(|| upper.truncated())?;
             Ok(Transport::Icmp {
                 kind: header.kind(),
                 code: header.code(),
@@ -455,8 +464,8 @@ fn parse_transport(frame: View<'_>, upper: &Upper, icmp: u8) -> Result<Transport
 }
 
 #[inline(always)]
-fn parse_tcp(segment: &[u8], upper: &Upper) -> Result<Transport, ParseError> {
-    let header = tcp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
+fn parse_tcp(segment: &[u8], upper: &UpperLayer) -> Result<Transport, ParseError> {
+    let header = tcp::Header::from_prefix(segment).ok_or_else(|| upper.truncated())?;
     let header_len = header.header_len();
     if usize::from(header_len) < tcp::HEADER_LEN || usize::from(header_len) > segment.len() {
         return Err(upper.bad_data_offset(header_len));
@@ -470,12 +479,12 @@ fn parse_tcp(segment: &[u8], upper: &Upper) -> Result<Transport, ParseError> {
 }
 
 #[inline(always)]
-fn parse_udp(segment: &[u8], upper: &Upper) -> Result<Transport, ParseError> {
-    let header = udp::Header::from_prefix(segment).ok_or_else(|| upper.cut_short())?;
+fn parse_udp(segment: &[u8], upper: &UpperLayer) -> Result<Transport, ParseError> {
+    let header = udp::Header::from_prefix(segment).ok_or_else(|| upper.truncated())?;
     let len = header.total_len();
-    // What a datagram's IP packet has beyond it is allowed (RFC 9868).
-    let beyond = len > upper.end - upper.start && upper.fragment.is_none();
-    if usize::from(len) < udp::HEADER_LEN || beyond {
+    // The IP packet may hold more bytes behind the datagram (RFC 9868).
+    let exceeds_packet = len > upper.end - upper.start && upper.fragment.is_none();
+    if usize::from(len) < udp::HEADER_LEN || exceeds_packet {
         return Err(ParseError::BadLength);
     }
     Ok(Transport::Udp {

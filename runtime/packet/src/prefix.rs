@@ -1,26 +1,26 @@
-//! Networks: all addresses that begin alike.
+//! IP networks in prefix notation.
 //!
-//! Invariant: the bits behind the prefix are zero, so that each network is one value.
+//! Invariant: the bits behind the prefix are zero, so equal networks are equal values.
 
 use std::fmt;
 
 use crate::{Address, Family};
 
-/// An IPv4 or IPv6 network (RFC 4632, RFC 4291 section 2.3). In order, one that holds others is before
-/// them.
+/// An IPv4 or IPv6 network (RFC 4632, RFC 4291 section 2.3). A network sorts before the networks that
+/// it contains.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Prefix {
     network: Address,
-    /// Of the 128 bits that an address is held in.
+    /// Counted in the 128 bits of an [`Address`].
     len: u8,
 }
 
-/// Before an IPv4 address in its 128 bits.
+/// Number of bits before an IPv4 address in its mapped form.
 const MAPPED_LEN: u8 = 96;
 
 impl Prefix {
-    /// The network that an address is in, and all that share its first `len` bits. There are 32 of an IPv4
-    /// address and 128 of an IPv6 one: with as many, or more, it is alone.
+    /// Creates the network of all addresses that share the first `len` bits of `address`. A `len`
+    /// above 32 (IPv4) or 128 (IPv6) counts as 32 or 128.
     #[must_use]
     pub const fn new(address: Address, len: u8) -> Self {
         let len = match address.family() {
@@ -34,13 +34,13 @@ impl Prefix {
         }
     }
 
-    /// Its first address.
+    /// Returns the first address.
     #[must_use]
     pub const fn network(self) -> Address {
         self.network
     }
 
-    /// How many bits its addresses share, of 32 or 128.
+    /// Returns the prefix length: 0 to 32 (IPv4) or 128 (IPv6).
     #[must_use]
     pub const fn bits(self) -> u8 {
         match self.network.family() {
@@ -49,14 +49,14 @@ impl Prefix {
         }
     }
 
-    /// The first and the last of its addresses.
+    /// Returns the first and the last address.
     #[must_use]
     pub const fn bounds(self) -> (Address, Address) {
         let last = self.network.bits() | !mask(self.len);
         (self.network, Address::from_bits(last))
     }
 
-    /// Whether an address is in it. No IPv4 address is in an IPv6 network.
+    /// Returns whether the network contains an address. An IPv6 network contains no IPv4 address.
     #[inline]
     #[must_use]
     pub fn contains(self, address: Address) -> bool {
@@ -65,7 +65,7 @@ impl Prefix {
     }
 }
 
-/// The upper `len` bits of 128.
+/// Returns a mask of the upper `len` bits.
 const fn mask(len: u8) -> u128 {
     match len {
         0 => 0,
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_has_the_addresses_that_begin_like_it() {
+    fn a_network_contains_exactly_the_addresses_with_its_prefix() {
         let rows = [
             (Address::v4([10, 2, 0, 9]), 24, [10, 2, 0, 255], true),
             (Address::v4([10, 2, 0, 9]), 24, [10, 2, 1, 0], false),
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn each_network_is_one_value() {
+    fn equal_networks_are_equal_values() {
         let of = |last, len| Prefix::new(Address::v4([10, 2, 0, last]), len);
         assert_eq!(of(9, 24), of(200, 24));
         assert_ne!(of(9, 24), of(9, 25));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_ends_where_the_next_begins() {
+    fn bounds_are_the_first_and_last_address() {
         let rows = [
             ([10, 2, 0, 9], 24, [10, 2, 0, 0], [10, 2, 0, 255]),
             ([10, 2, 0, 9], 32, [10, 2, 0, 9], [10, 2, 0, 9]),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_holds_others_is_before_them() {
+    fn a_network_sorts_before_the_networks_that_it_contains() {
         let of = |last, len| Prefix::new(Address::v4([10, 2, 0, last]), len);
         let sorted = [
             of(9, 0),

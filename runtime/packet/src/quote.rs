@@ -1,22 +1,22 @@
-//! The packet that an ICMP error is about, as far as the error quotes it.
+//! The packet quoted in an ICMP error.
 //!
-//! Invariant: every offset in a [`Quote`] lies inside the frame it was parsed from, and the quoted
-//! addresses, ports and checksum are those that the frame holds there.
+//! Invariant: every offset in a [`Quote`] lies inside the parsed frame, and its addresses and ports are
+//! the frame's bytes there.
 //!
-//! A quote ends anywhere behind the first eight bytes of its transport header (RFC 792), so a length
-//! field in it says nothing of this frame. Its own checksums are left as they are found, right or
-//! wrong, and follow by their increments: some systems quote a header that they have changed already.
-//! What may stand behind a quote (RFC 4884) begins after 128 bytes of it, and is not touched.
+//! A quote may end anywhere behind the first eight bytes of its transport header (RFC 792), so its
+//! length fields do not apply to the frame. Its checksums are not verified and are updated
+//! incrementally, because some systems quote a header that they have already changed. ICMP extensions
+//! (RFC 4884) start at least 128 bytes behind the quote's start and are not changed.
 
-use crate::parse::{Upper, View, walk_extensions};
+use crate::parse::{FrameHead, UpperLayer, walk_extensions};
 use crate::{
     Address, Family, IpPacket, ParseError, Protocol, Rewrite, icmp, ipv4, ipv6, tcp, udp, wire,
 };
 
-/// The least of a transport header that a quote has (RFC 792): the ports, and UDP's checksum.
+/// Minimum length of a quoted transport header (RFC 792): the ports, and UDP's checksum.
 const TRANSPORT_LEN_MIN: usize = 8;
 
-/// A quoted TCP or UDP packet: who sent it to whom, and where its headers stand in the error's frame.
+/// A quoted TCP or UDP packet: its endpoints, and the offsets of its headers in the error's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote {
     /// Source address.
@@ -29,19 +29,19 @@ pub struct Quote {
     pub destination_port: u16,
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// Where its IP header starts.
+    /// Offset of the quoted IP header.
     network: u16,
-    /// Where its transport header starts.
+    /// Offset of the quoted transport header.
     transport: u16,
 }
 
 impl Quote {
-    /// Reads what an error quotes. `None` where the packet is no error ([`icmp::is_error`]), or its
-    /// quote is of another protocol, or of a fragment without its packet's start.
+    /// Parses the quote of an ICMP error. Returns `None` when the packet is not an error
+    /// ([`icmp::is_error`]), or quotes another protocol or a fragment other than the first.
     ///
     /// # Errors
-    /// A [`ParseError`] where the quote ends before the eighth byte of its transport header, or is no
-    /// IP header of the error's family.
+    /// A [`ParseError`] when the quote ends before the eighth byte of its transport header, or does
+    /// not start with an IP header of the error's family.
     pub fn parse(frame: &[u8], packet: &IpPacket) -> Result<Option<Self>, ParseError> {
         if !icmp::is_error(packet) {
             return Ok(None);
@@ -65,8 +65,8 @@ impl Quote {
         if upper.fragment.is_some_and(|fragment| fragment.offset > 0) {
             return Ok(None);
         }
-        // The ports of both protocols stand where UDP has them.
-        let segment = upper.bytes(View::whole(frame))?;
+        // Both protocols have their ports at the same offsets.
+        let segment = upper.bytes(FrameHead::whole(frame))?;
         let ports = udp::Header::from_prefix(segment).ok_or(ParseError::Truncated)?;
         Ok(Some(Self {
             source,
@@ -79,10 +79,9 @@ impl Quote {
         }))
     }
 
-    /// Rewrites an error: `outer` its own headers, `quoted` those of the packet that it quotes. The
-    /// error's checksum is computed anew: the caller has seen that it was right
-    /// ([`crate::checksum::are_right`]), which is the last that can be said of it. A quote that does
-    /// not belong to the frame is a bug of the caller and leaves the frame as it is.
+    /// Rewrites an error: applies `outer` to its own headers and `quoted` to those of the quoted
+    /// packet. The ICMP checksum is recomputed, so the caller must have verified it
+    /// ([`crate::checksum::are_right`]). A quote from another frame is a bug in the caller.
     pub fn rewrite(&self, frame: &mut [u8], packet: &IpPacket, outer: &Rewrite, quoted: &Rewrite) {
         let applied = self.rewrite_quoted(frame, packet, quoted);
         debug_assert!(applied.is_some(), "{self:?} was not parsed from this frame");
@@ -124,17 +123,17 @@ impl Quote {
     }
 }
 
-/// What of a quoted packet's headers its addresses and its transport header are found by.
-type Found = (Address, Address, Upper);
+/// The quoted source and destination addresses, and the bytes behind the IP headers.
+type QuotedHeader = (Address, Address, UpperLayer);
 
-fn parse_v4(bytes: &[u8], network: u16, end: u16) -> Result<Found, ParseError> {
+fn parse_v4(bytes: &[u8], network: u16, end: u16) -> Result<QuotedHeader, ParseError> {
     let header = ipv4::Header::from_prefix(bytes).ok_or(ParseError::Truncated)?;
     let len = header.header_len().ok_or(ParseError::BadLength)?;
     if usize::from(len) > bytes.len() {
         return Err(ParseError::Truncated);
     }
     let start = network + len;
-    let upper = Upper {
+    let upper = UpperLayer {
         start,
         end,
         fragment: header.fragment(end - start),
@@ -143,7 +142,12 @@ fn parse_v4(bytes: &[u8], network: u16, end: u16) -> Result<Found, ParseError> {
     Ok((header.source(), header.destination(), upper))
 }
 
-fn parse_v6(frame: &[u8], bytes: &[u8], network: u16, end: u16) -> Result<Found, ParseError> {
+fn parse_v6(
+    frame: &[u8],
+    bytes: &[u8],
+    network: u16,
+    end: u16,
+) -> Result<QuotedHeader, ParseError> {
     let header = ipv6::Header::from_prefix(bytes).ok_or(ParseError::Truncated)?;
     if header.version() != ipv6::VERSION {
         return Err(ParseError::BadLength);
@@ -152,7 +156,7 @@ fn parse_v6(frame: &[u8], bytes: &[u8], network: u16, end: u16) -> Result<Found,
     if source.family() == Family::V4 || destination.family() == Family::V4 {
         return Err(ParseError::Forbidden);
     }
-    let upper = Upper {
+    let upper = UpperLayer {
         start: network + const { wire::offset(ipv6::HEADER_LEN) },
         end,
         fragment: None,
@@ -161,6 +165,6 @@ fn parse_v6(frame: &[u8], bytes: &[u8], network: u16, end: u16) -> Result<Found,
     Ok((
         source,
         destination,
-        walk_extensions(View::whole(frame), upper)?,
+        walk_extensions(FrameHead::whole(frame), upper)?,
     ))
 }

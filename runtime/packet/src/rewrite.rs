@@ -1,8 +1,7 @@
-//! Network address translation as a value: computed when a backend or session is set up,
-//! applied to each packet.
+//! NAT as a value: computed once per backend or session, applied to each packet.
 //!
-//! Invariant: `apply` reads nothing but the packet and the `Rewrite`; the checksum deltas in a
-//! [`Translation`] were computed once from the old and the new endpoint (RFC 1624 equation 3).
+//! Invariant: `apply` depends on the packet and the `Rewrite` alone. The checksum deltas in a
+//! [`Translation`] are computed once, from the old and the new endpoint (RFC 1624 equation 3).
 
 use std::ops::Range;
 
@@ -11,35 +10,35 @@ use crate::{
     wire,
 };
 
-/// One side of a packet's addressing replaced: address and port, with the checksum difference.
+/// A new source or destination endpoint, with the resulting checksum changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
-    /// The address written.
+    /// The new address.
     pub address: Address,
-    /// The port written (TCP and UDP).
+    /// The new port (TCP and UDP).
     pub port: u16,
-    /// What the address change adds to an IPv4 header checksum.
+    /// Change of the IPv4 header checksum.
     pub network: Delta,
-    /// What address and port together add to the transport checksum (pseudo-header included).
+    /// Change of the transport checksum, which covers addresses (in the pseudo-header) and ports.
     pub transport: Delta,
 }
 
-/// Everything NAT and routing change in one packet.
+/// All changes that NAT and routing make to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Rewrite {
-    /// Replaces the source endpoint (a reply: backend becomes VIP; or source NAT).
+    /// New source endpoint: the VIP in a reply, or a source NAT address in a request.
     pub source: Option<Translation>,
-    /// Replaces the destination endpoint (a request: VIP becomes backend).
+    /// New destination endpoint: the backend in a request, or the client in a reply after source NAT.
     pub destination: Option<Translation>,
-    /// Source and destination MAC, or `None` to leave both (transparent mode).
+    /// New MAC addresses; `None` keeps both (transparent mode).
     pub link: Option<Link>,
-    /// Whether TTL or hop limit is decremented (RFC 1812 section 5.3.1). The caller has checked
+    /// Whether to decrement TTL or hop limit (RFC 1812 section 5.3.1). The caller must have checked
     /// that it is above 1.
     pub decrement_hop_limit: bool,
 }
 
 impl Translation {
-    /// From one endpoint to another of the same family.
+    /// Creates the translation from one endpoint to another of the same family.
     #[must_use]
     pub const fn new(from: (Address, u16), to: (Address, u16)) -> Self {
         let network = Delta::between_addresses(from.0, to.0);
@@ -53,19 +52,19 @@ impl Translation {
     }
 }
 
-/// The parts of a frame that a rewrite changes: link header, IP header, transport header.
-type Parts<'a, const NETWORK: usize, const SEGMENT: usize> = (
+/// The headers that a rewrite changes: link, IP, transport.
+type Headers<'a, const NETWORK: usize, const SEGMENT: usize> = (
     &'a mut [u8; ethernet::HEADER_LEN],
     &'a mut [u8; NETWORK],
     &'a mut [u8; SEGMENT],
 );
 
-/// Finds the parts, all of them before any is written to.
+/// Returns the headers, or `None` when one is not in the frame, so that a rewrite is all or nothing.
 #[inline(always)]
-fn parts<'a, const NETWORK: usize, const SEGMENT: usize>(
+fn headers<'a, const NETWORK: usize, const SEGMENT: usize>(
     frame: &'a mut [u8],
     packet: &IpPacket,
-) -> Option<Parts<'a, NETWORK, SEGMENT>> {
+) -> Option<Headers<'a, NETWORK, SEGMENT>> {
     let (head, segment) = frame.split_at_mut_checked(packet.transport_start.into())?;
     let (link, network) = head.split_at_mut_checked(packet.network.into())?;
     Some((
@@ -76,16 +75,16 @@ fn parts<'a, const NETWORK: usize, const SEGMENT: usize>(
 }
 
 impl Rewrite {
-    /// Applies it to a frame and its parsed packet.
+    /// Applies the changes to a frame and its parsed packet.
     ///
-    /// In a fragment that is not its packet's first, only addresses change: the transport
-    /// checksum, which covers them, is in the first. A packet that does not belong to the frame
-    /// is a bug of the caller and leaves the frame as it is.
+    /// In every fragment but the first, only addresses change: the transport checksum, which covers
+    /// them, is in the first. A packet of another frame is a bug in the caller; the frame does not
+    /// change.
     pub fn apply(&self, frame: &mut [u8], packet: &IpPacket) {
         self.changes().apply(frame, packet);
     }
 
-    /// The same, by reference.
+    /// Returns the same changes by reference.
     #[inline(always)]
     #[must_use]
     pub const fn changes(&self) -> Changes<'_> {
@@ -101,7 +100,7 @@ impl Rewrite {
     }
 }
 
-/// A [`Rewrite`] whose translations lie elsewhere, for the way on which nothing is copied.
+/// A [`Rewrite`] by reference: the hot path copies no translation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Changes<'a> {
     /// See [`Rewrite::source`].
@@ -115,14 +114,14 @@ pub struct Changes<'a> {
 }
 
 impl Changes<'_> {
-    /// Applies them, as [`Rewrite::apply`] does.
+    /// Applies the changes like [`Rewrite::apply`].
     #[inline(always)]
     pub fn apply(&self, frame: &mut [u8], packet: &IpPacket) {
         use Family::{V4, V6};
         use Transport::{Tcp, Udp};
 
         let applied = match (packet.family, packet.transport) {
-            (V4, Tcp { .. }) => match parts(frame, packet) {
+            (V4, Tcp { .. }) => match headers(frame, packet) {
                 Some((link, network, segment)) => {
                     self.apply_link(link);
                     self.apply_v4(network);
@@ -131,7 +130,7 @@ impl Changes<'_> {
                 }
                 None => false,
             },
-            (V4, Udp { .. }) => match parts(frame, packet) {
+            (V4, Udp { .. }) => match headers(frame, packet) {
                 Some((link, network, segment)) => {
                     self.apply_link(link);
                     self.apply_v4(network);
@@ -140,7 +139,7 @@ impl Changes<'_> {
                 }
                 None => false,
             },
-            (V6, Tcp { .. }) => match parts(frame, packet) {
+            (V6, Tcp { .. }) => match headers(frame, packet) {
                 Some((link, network, segment)) => {
                     self.apply_link(link);
                     self.apply_v6(network);
@@ -149,7 +148,7 @@ impl Changes<'_> {
                 }
                 None => false,
             },
-            (V6, Udp { .. }) => match parts(frame, packet) {
+            (V6, Udp { .. }) => match headers(frame, packet) {
                 Some((link, network, segment)) => {
                     self.apply_link(link);
                     self.apply_v6(network);
@@ -169,18 +168,18 @@ impl Changes<'_> {
         match (packet.family, packet.transport) {
             // ICMPv4 has no pseudo-header: nothing in it depends on the addresses.
             (Family::V4, _) => {
-                let (link, network, []) = parts(frame, packet)?;
+                let (link, network, []) = headers(frame, packet)?;
                 self.apply_link(link);
                 self.apply_v4(network);
             }
             (Family::V6, Transport::Icmp { .. }) => {
-                let (link, network, message) = parts(frame, packet)?;
+                let (link, network, message) = headers(frame, packet)?;
                 self.apply_link(link);
                 self.apply_v6(network);
                 self.apply_icmp_v6(message);
             }
             (Family::V6, _) => {
-                let (link, network, []) = parts(frame, packet)?;
+                let (link, network, []) = headers(frame, packet)?;
                 self.apply_link(link);
                 self.apply_v6(network);
             }
@@ -239,7 +238,7 @@ impl Changes<'_> {
         wire::update(header, CHECKSUM, |checksum| delta.apply_udp(checksum));
     }
 
-    /// Writes the ports; gives what they and the addresses add to the checksum.
+    /// Writes the ports; returns the checksum change of ports and addresses.
     #[inline(always)]
     pub(crate) fn apply_ports(
         &self,
@@ -259,7 +258,7 @@ impl Changes<'_> {
         delta
     }
 
-    /// An `ICMPv6` checksum covers the addresses.
+    /// Updates the checksum, which covers the addresses in `ICMPv6`.
     #[inline(always)]
     fn apply_icmp_v6(&self, header: &mut [u8; icmp::HEADER_LEN]) {
         let sides = [self.source, self.destination].into_iter().flatten();

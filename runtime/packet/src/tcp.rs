@@ -1,14 +1,12 @@
 //! TCP (RFC 9293).
-//!
-//! Invariant: a [`Header`] is the fixed 20 bytes, so its getters cannot fail.
 
-use crate::wire;
+use crate::wire::{self, header_view};
 
 /// The IP protocol number.
 pub const PROTOCOL: u8 = 6;
 /// Length of the header without options.
 pub const HEADER_LEN: usize = DATA_OFFSET_MIN as usize * 4;
-/// The same in units of four bytes, as the header says it.
+/// [`HEADER_LEN`] in 32-bit words, the header's own unit.
 const DATA_OFFSET_MIN: u8 = 5;
 
 pub(crate) mod field {
@@ -40,14 +38,14 @@ impl TcpFlags {
     /// ACK.
     pub const ACK: u8 = 0x10;
 
-    /// Whether all of `flags` are set.
+    /// Returns whether all of `flags` are set.
     #[inline]
     #[must_use]
     pub const fn has(self, flags: u8) -> bool {
         self.0 & flags == flags
     }
 
-    /// Whether any of `flags` is set.
+    /// Returns whether any of `flags` is set.
     #[inline]
     #[must_use]
     pub const fn has_any(self, flags: u8) -> bool {
@@ -55,46 +53,22 @@ impl TcpFlags {
     }
 }
 
-/// A view of the header's fixed part.
-#[derive(Clone, Copy, Debug)]
-pub struct Header<'a>(&'a [u8; HEADER_LEN]);
-
-impl<'a> Header<'a> {
-    /// The header that `bytes` start with, or `None` where they are too few.
-    #[inline(always)]
-    #[must_use]
-    pub fn from_prefix(bytes: &'a [u8]) -> Option<Self> {
-        bytes.first_chunk().map(Self)
-    }
-
+header_view! {
+    /// A view of the header's fixed part.
+    Header(HEADER_LEN);
     /// Source port.
-    #[inline(always)]
-    #[must_use]
-    pub fn source(self) -> u16 {
-        wire::word(self.0, field::SOURCE)
-    }
-
+    source: u16 = field::SOURCE;
     /// Destination port.
-    #[inline(always)]
-    #[must_use]
-    pub fn destination(self) -> u16 {
-        wire::word(self.0, field::DESTINATION)
-    }
-
+    destination: u16 = field::DESTINATION;
     /// Sequence number.
-    #[inline(always)]
-    #[must_use]
-    pub fn sequence(self) -> u32 {
-        wire::long(self.0, field::SEQUENCE)
-    }
-
+    sequence: u32 = field::SEQUENCE;
     /// Acknowledgment number.
-    #[inline(always)]
-    #[must_use]
-    pub fn acknowledgment(self) -> u32 {
-        wire::long(self.0, field::ACKNOWLEDGMENT)
-    }
+    acknowledgment: u32 = field::ACKNOWLEDGMENT;
+    /// Checksum.
+    checksum: u16 = field::CHECKSUM;
+}
 
+impl Header<'_> {
     /// Length of the header with its options, in bytes.
     #[inline(always)]
     #[must_use]
@@ -108,16 +82,9 @@ impl<'a> Header<'a> {
     pub const fn flags(self) -> TcpFlags {
         TcpFlags(self.0[field::FLAGS])
     }
-
-    /// Checksum.
-    #[inline(always)]
-    #[must_use]
-    pub fn checksum(self) -> u16 {
-        wire::word(self.0, field::CHECKSUM)
-    }
 }
 
-/// A header without options, to be written; its checksum is left zero.
+/// A header to write, without options. Its checksum is written as zero.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewHeader {
     pub(crate) source: u16,

@@ -1,14 +1,12 @@
 //! UDP (RFC 768).
-//!
-//! Invariant: a [`Header`] is the fixed 8 bytes, so its getters cannot fail.
 
-use crate::wire;
+use crate::wire::header_view;
 
 /// The IP protocol number.
 pub const PROTOCOL: u8 = 17;
 /// Length of the header.
 pub const HEADER_LEN: usize = 8;
-/// What stands for "the sender computed no checksum".
+/// The checksum field's value when the sender computed no checksum.
 pub const NO_CHECKSUM: u16 = 0;
 
 pub(crate) mod field {
@@ -20,8 +18,8 @@ pub(crate) mod field {
     pub(crate) const CHECKSUM: Range<usize> = 6..8;
 }
 
-/// A computed checksum as it goes onto the wire: zero means "none" there, so its other form in
-/// ones' complement is sent.
+/// Returns the value to send for a computed checksum: 0 means "no checksum" on the wire, so a
+/// computed 0 is sent as 0xffff, its equal in ones' complement.
 #[inline(always)]
 #[must_use]
 pub const fn on_wire(checksum: u16) -> u16 {
@@ -31,43 +29,15 @@ pub const fn on_wire(checksum: u16) -> u16 {
     }
 }
 
-/// A view of the header.
-#[derive(Clone, Copy, Debug)]
-pub struct Header<'a>(&'a [u8; HEADER_LEN]);
-
-impl<'a> Header<'a> {
-    /// The header that `bytes` start with, or `None` where they are too few.
-    #[inline(always)]
-    #[must_use]
-    pub fn from_prefix(bytes: &'a [u8]) -> Option<Self> {
-        bytes.first_chunk().map(Self)
-    }
-
+header_view! {
+    /// A view of the header.
+    Header(HEADER_LEN);
     /// Source port.
-    #[inline(always)]
-    #[must_use]
-    pub fn source(self) -> u16 {
-        wire::word(self.0, field::SOURCE)
-    }
-
+    source: u16 = field::SOURCE;
     /// Destination port.
-    #[inline(always)]
-    #[must_use]
-    pub fn destination(self) -> u16 {
-        wire::word(self.0, field::DESTINATION)
-    }
-
+    destination: u16 = field::DESTINATION;
     /// Length of header and payload, in bytes.
-    #[inline(always)]
-    #[must_use]
-    pub fn total_len(self) -> u16 {
-        wire::word(self.0, field::LEN)
-    }
-
-    /// Checksum, [`NO_CHECKSUM`] where the sender computed none.
-    #[inline(always)]
-    #[must_use]
-    pub fn checksum(self) -> u16 {
-        wire::word(self.0, field::CHECKSUM)
-    }
+    total_len: u16 = field::LEN;
+    /// Checksum; [`NO_CHECKSUM`] when the sender computed none.
+    checksum: u16 = field::CHECKSUM;
 }

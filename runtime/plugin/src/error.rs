@@ -1,30 +1,30 @@
-//! Why a module is not taken, said so that the operator knows what to do.
+//! Why a module is refused, and why the host does not start.
 //!
-//! Invariant: the text names the module and where it came from, what is wrong with it, and what
-//! would be right.
+//! Invariant: the text of a refusal names the module and its source, what is wrong, and what would
+//! be right.
 
 use std::path::PathBuf;
 
 use waxwing_sdk::abi::{Kind, SectionError};
 
-use crate::functions::importable_names;
+use crate::build::abi::health_import_names;
 
 /// The plugin host could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The compiler or runtime cannot work on this machine.
-    #[error("Wasm engine: {0}; this processor or kernel may lack what it needs")]
+    /// The Wasm engine cannot work on this machine.
+    #[error("Wasm engine: {0}; this processor or kernel may lack a required feature")]
     Engine(String),
-    /// No thread for the epoch clock or the watcher.
+    /// The thread of the epoch clock or of the watcher could not be started.
     #[error("plugin host: cannot start a thread: {0}; raise the limit of processes (ulimit -u)")]
     Thread(std::io::Error),
 }
 
-/// A module was refused.
+/// A refused module.
 #[derive(Debug, thiserror::Error)]
 #[error("module {module}: {refusal}")]
 pub struct ModuleError {
-    /// Its name and where it came from: `maglev (shipped)`, `maglev (modules/maglev.wasm)`.
+    /// Its name and source: `maglev (shipped)`, `maglev (modules/maglev.wasm)`.
     pub module: String,
     /// Why.
     pub refusal: Refusal,
@@ -33,22 +33,22 @@ pub struct ModuleError {
 /// Why a module was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The name could not be a file's stem.
+    /// The name cannot be a file's stem.
     #[error("not a module name; use 1 to 64 of a-z, A-Z, 0-9, `_` and `-`")]
     Name,
-    /// Neither shipped nor in the folder.
+    /// No shipped module and no file of the folder has this name.
     #[error("there is no such module; write one of {shipped}{}", in_folder(folder.as_ref()))]
     Unknown {
         /// The watched folder, if there is one.
         folder: Option<PathBuf>,
-        /// The shipped modules' names.
+        /// The names of the shipped modules.
         shipped: String,
     },
     /// The file could not be read.
     #[error("cannot be read: {0}")]
     Read(#[from] std::io::Error),
-    /// A directory, socket or device.
-    #[error("not a regular file; put the module itself there")]
+    /// It is a directory, socket or device.
+    #[error("not a regular file; copy the module itself there")]
     NotAFile,
     /// The file is larger than the limit.
     #[error("{bytes} bytes long, over the limit of {max}; build it in release mode and strip it")]
@@ -58,148 +58,151 @@ pub enum Refusal {
         /// The limit.
         max: u64,
     },
-    /// Not a WebAssembly module by its first bytes.
+    /// The first bytes are not those of a WebAssembly module.
     #[error(
         "not a WebAssembly module; build it as a `cdylib` for wasm32-unknown-unknown (components \
-         and text files are not taken)"
+         and text files are not accepted)"
     )]
     NotWasm,
-    /// Truncated, not valid, or with a WebAssembly feature that modules may not have.
-    #[error("not valid at byte {offset}: {why}; the file may be cut short, or need rebuilding")]
+    /// It is truncated, invalid, or uses a WebAssembly feature that modules may not use.
+    #[error(
+        "not valid at byte {offset}: {why}; the file may be truncated, or use WebAssembly features that \
+         modules may not use; build it again for wasm32-unknown-unknown"
+    )]
     Malformed {
-        /// Where in the file.
+        /// The offset in the file, in bytes.
         offset: usize,
-        /// What the parser says.
+        /// The parser's message.
         why: String,
     },
-    /// No `waxwing.module` section.
+    /// It has no `waxwing.module` section.
     #[error(
         "no custom section `waxwing.module`; write `waxwing_sdk::export_policy!(YourPolicy)`, or \
          `export_health_check!(YourCheck)` (stripping must keep that section)"
     )]
     SectionMissing,
-    /// More than one `waxwing.module` section.
+    /// It has more than one `waxwing.module` section.
     #[error("more than one custom section `waxwing.module`; a module exports one policy or check")]
     SectionTwice,
-    /// The section is not one that this host serves.
+    /// The section is invalid, or for an ABI that this host does not serve.
     #[error("{0}")]
     Section(#[from] SectionError),
-    /// It is a module of another kind than the place where it is named.
+    /// Its kind does not fit the place in the config that names it.
     #[error("is {found}, not {}; {}", other(*found), place(*found))]
     Kind {
-        /// What it is.
+        /// The module's kind.
         found: Kind,
     },
     /// A policy imports something.
     #[error(
         "imports `{first}`{}; a policy has no imports: build for wasm32-unknown-unknown, without \
-         crates that want an operating system", and_more(*count)
+         crates that need an operating system", and_more(*count)
     )]
     Imports {
         /// The first import, `module.name`.
         first: String,
-        /// How many in all.
+        /// The number of imports.
         count: u32,
     },
-    /// A health check imports something else than it may.
+    /// A health check imports a function that it may not import.
     #[error(
         "imports `{name}`; a health check may import only functions of `waxwing` ({}): build \
-         for wasm32-unknown-unknown, without crates that want an operating system",
-        importable_names()
+         for wasm32-unknown-unknown, without crates that need an operating system",
+        health_import_names()
     )]
     Import {
         /// The import, `module.name`.
         name: String,
     },
-    /// An import has another type than the ABI says.
+    /// An import's type differs from the ABI's.
     #[error("import `{name}` is {found}; it must be {expected}")]
     ImportType {
         /// The import.
         name: &'static str,
-        /// What it is.
+        /// Its actual type.
         found: String,
-        /// What it must be.
+        /// The type that the ABI demands.
         expected: String,
     },
     /// A required export is missing.
     #[error("exports no `{name}` {expected}; the SDK's `export_{}!` makes it", macro_of(*kind))]
     ExportMissing {
-        /// What it is to be.
+        /// The module's kind.
         kind: Kind,
         /// The export.
         name: &'static str,
         /// Its type.
         expected: String,
     },
-    /// An export has another type than the ABI says.
+    /// An export's type differs from the ABI's.
     #[error("export `{name}` is {found}; it must be {expected}")]
     ExportType {
         /// The export.
         name: &'static str,
-        /// What it is.
+        /// Its actual type.
         found: String,
-        /// What it must be.
+        /// The type that the ABI demands.
         expected: String,
     },
-    /// More of something than the limit.
+    /// It has more of something than the limit.
     #[error("has {count} {what}, over the limit of {max}; make it smaller")]
     TooMuch {
-        /// Of what, with its unit.
+        /// What is limited, with its unit.
         what: &'static str,
-        /// How much.
+        /// How much it has.
         count: u64,
         /// The limit.
         max: u64,
     },
-    /// It is being written to.
-    #[error("changed while it was read; it is read again once it stays the same")]
+    /// Its file changed while it was read.
+    #[error("changed while it was read; it is read again once it has settled")]
     Changing,
-    /// The compiler gave up on it.
+    /// The compiler refused it or reached its limits.
     #[error("cannot be compiled: {0}")]
     Compile(String),
-    /// The process that compiles could not be run.
+    /// The compiler's process could not be run.
     #[error(
-        "the compiler's process failed: {0}; see the limits of processes, memory and open files"
+        "the compiler's process failed: {0}; check the limits of processes, memory and open files"
     )]
     Compiler(String),
-    /// It faulted too often while serving.
-    #[error("quarantined: {0}; copy a mended build over it")]
+    /// It is quarantined: it faulted too often while serving.
+    #[error("quarantined: {0}; replace it with a corrected build")]
     Quarantined(String),
-    /// It cannot be set up: its start code trapped, or memory ran out.
+    /// Its start function trapped, or memory ran out.
     #[error("cannot be instantiated: {0}")]
     Instantiate(String),
-    /// It refused a service's config.
+    /// It refused a service's config or backends.
     #[error("refuses service {service}: {why}; see its `{setting}`")]
     Refused {
         /// The service.
         service: String,
-        /// The module's own words.
+        /// The module's own reason.
         why: String,
-        /// What it refuses.
+        /// The setting to change.
         setting: &'static str,
     },
-    /// It trapped or ran too long while a service was set up.
+    /// It trapped or ran too long during a service's set-up.
     #[error("failed while service {service} was set up: {why}")]
     SetUp {
         /// The service.
         service: String,
-        /// Which call, and how it ended.
+        /// The call, and how it ended.
         why: String,
     },
-    /// A service's header, or what an address points to, breaks the ABI.
+    /// A service's header, or a region that it points to, breaks the ABI.
     #[error("breaks the ABI for service {service}: {why}; see sdk/ABI.md")]
     Abi {
         /// The service.
         service: String,
-        /// Which field, and what is wrong with it.
+        /// The field, and what is wrong with it.
         why: String,
     },
-    /// It failed on test flows.
+    /// It failed on test flows during vetting.
     #[error("fails on test flows for service {service}: {why}")]
     Vetting {
         /// The service.
         service: String,
-        /// How.
+        /// What failed.
         why: String,
     },
 }
@@ -218,7 +221,7 @@ fn other(kind: Kind) -> Kind {
     }
 }
 
-/// Where the config names modules of a kind.
+/// Returns where the config names modules of a kind.
 fn place(kind: Kind) -> &'static str {
     match kind {
         Kind::Policy => "name it as a service's `policy`",
@@ -242,7 +245,7 @@ fn and_more(count: u32) -> String {
 }
 
 impl Refusal {
-    /// The error for a module.
+    /// Turns the refusal into an error of this module.
     pub(crate) fn of(self, module: impl Into<String>) -> ModuleError {
         ModuleError {
             module: module.into(),

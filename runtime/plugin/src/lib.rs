@@ -1,65 +1,50 @@
-//! Policies and health checks as sandboxed Wasm modules: loaded, vetted, run, watched and swapped.
+//! Runs policies and health checks as sandboxed Wasm modules: loads, validates, vets, calls, watches and
+//! swaps them.
 //!
-//! For policies the control side holds a [`Host`]. It turns a module's name and the services that use it into
-//! one instance per worker ([`Host::bind`]), each of which the core drives as a
-//! [`Policy`](waxwing_dataplane::Policy). What a module may do is bounded five times over:
+//! A policy goes through a [`Host`], which turns a module's name and the services that use it into
+//! one instance per worker ([`Host::bind`]). The data plane calls each instance as a
+//! [`Policy`](waxwing_dataplane::Policy). Five layers bound what a module can do:
 //!
-//! - `validate` reads its bytes before anything is compiled: imports, the ABI's exports, sizes;
-//! - `compile` has them compiled by a child process with limits of its own;
-//! - `engine` gives it a memory limit, a small stack and a time budget for each call;
-//! - `bind` and `regions` check every address it names, once;
-//! - `instance` checks every answer it gives, always.
+//! - `build::validate` reads its bytes before anything is compiled: imports, exports, sizes;
+//! - `build::compile` compiles it in a child process with resource limits;
+//! - `build::engine` gives it a memory limit, a small stack and a time budget for each call;
+//! - `policy::bind` and `policy::regions` check every address that it gives, once;
+//! - `policy::instance` checks every answer that it gives, always.
 //!
-//! A module that fails costs its batch the native fallback. It never costs a packet, and a bad new
-//! build never replaces a good one (`library`, `shelf`, `vetting`), nor does it after a restart
-//! (`store`).
+//! A module that fails sends its batch to the native fallback and costs no packet. A bad new build
+//! never replaces a good one, not even across a restart (`registry`).
 //!
-//! For health checks it holds a [`CheckHost`](checks::CheckHost): the same way from a file to an
-//! instance, on an engine of its own, whose instances live for one run each (`checks`).
+//! A health check goes through a [`CheckHost`](checks::CheckHost): the same path from a file to an
+//! instance, on an engine of its own, with a new instance for each run (`checks`).
 //!
-//! What is deliberately absent: imports of a policy, of any kind, and unsafe code of our own, but for the
-//! one call that takes the child's machine code (`compile`).
+//! [`trial`] runs one module without a balancer, for the authors' tools.
+//!
+//! Deliberately absent: imports for policies, of any kind; unsafe code, except the one call in
+//! `build::compile` that loads the child's machine code.
 
 #![warn(missing_docs)]
 
-mod bind;
+mod build;
 pub mod checks;
-mod compile;
-mod engine;
 mod error;
-mod functions;
-mod guest;
-mod heir;
-mod host;
-mod instance;
-mod library;
-mod module;
-mod payloads;
-mod read;
-mod records;
-mod regions;
-mod shelf;
-mod status;
-mod store;
-#[cfg(test)]
-mod trace;
-mod validate;
-mod vetting;
-mod watch;
-mod words;
-pub mod workbench;
+mod lock;
+mod policy;
+mod registry;
+pub mod sample_payloads;
+mod text;
+pub mod trial;
 
-pub use bind::{BackendInfo, ServiceBinding};
-pub use compile::{CompileLimits, Compiler, compile_child};
-pub use engine::prepare_thread;
+pub use build::compile::{CompileError, CompileLimits, Compiler, compile_child};
+pub use build::engine::prepare_thread;
+pub use build::module::{BuildCounters, CompiledModule, ModuleHash, ModuleSource};
+pub use build::read::is_module_name;
+pub use build::validate::{ModuleLimits, validate};
 pub use error::{HostError, ModuleError, Refusal};
-pub use host::{Bound, Event, Host, InUse, Options};
-pub use instance::FaultReport;
-pub use library::Recovery;
-pub use module::{CompiledModule, Hash, ModuleCounters, Source};
-pub use read::is_module_name;
-pub use shelf::FaultLimit;
-pub use status::{CanaryStatus, ModuleStatus, RefusedStatus, Serving, StepStatus};
-pub use store::Quarantined;
-pub use validate::{Limits, validate};
+pub use policy::bind::{BackendInfo, ServiceBinding, service_seed};
+pub use policy::host::{BoundModule, BuildsInUse, Host, HostEvent};
+pub use policy::instance::FaultReport;
+pub use registry::options::{FaultLimit, HostOptions};
+pub use registry::recovery::Recovery;
+pub use registry::status::{BuildStatus, CanaryStatus, ModuleStatus, RefusedStatus, StepStatus};
+pub use registry::store::QuarantinedBuild;
 pub use waxwing_sdk::abi::{Kind, ModuleInfo};

@@ -1,8 +1,7 @@
-//! Ports attached: the program on each, a socket on every queue, the parts of every worker.
+//! Attaches ports: the XDP program to each port, a socket to each queue.
 //!
-//! Invariant: what was attached is undone when the values made here are dropped, workers first,
-//! or when the process ends, in any way it ends (busy polling's two device settings excepted:
-//! those only an orderly end restores).
+//! Invariant: everything is undone when the values created here are dropped, workers first, or when the
+//! process ends in any way. Exception: only an orderly exit restores the device settings for busy polling.
 
 use std::mem;
 
@@ -11,79 +10,76 @@ use waxwing_dataplane::steering::{Rules, Steering};
 use xsk_rs::umem::Umem;
 
 use crate::device::{self, DeviceSetting};
-use crate::groups::Groups;
-use crate::io::WorkerParts;
+use crate::io::WorkerSockets;
+use crate::multicast::Memberships;
 use crate::options::LINK_LEN_MAX;
-use crate::program::{Addressees, AttachMode, Class, Program};
+use crate::program::{AttachMode, Class, MacFilter, Program};
 use crate::socket::{self, Counts, QueueSocket};
 use crate::sys::Statistics;
 use crate::tap::{self, TapQueue};
 use crate::{Buffers, Interface, Options, PortOptions, XdpError};
 
-/// The attached ports, kept by the control thread for as long as the workers run.
+/// The attached ports, owned by the control thread while the workers run.
 ///
-/// Drop it after the workers have ended and dropped their [`crate::XdpIo`]s: it detaches the
-/// program from every port.
+/// Dropping it detaches the program from every port. Drop it after the workers have dropped their
+/// [`crate::XdpIo`]s.
 pub struct Attached {
     program: Program,
     mtu_max: u32,
     reports: Vec<PortReport>,
     counts: Vec<(PortId, u32, Counts)>,
-    /// What the program was told, by port id.
-    addressees: Vec<Addressees>,
-    groups: Groups,
-    /// Restored when this is dropped.
+    /// The filters in effect, by port id.
+    filters: Vec<MacFilter>,
+    memberships: Memberships,
+    /// Restored on drop.
     _device_settings: Vec<DeviceSetting>,
 }
 
 /// How a port was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortReport {
-    /// The interface, as it was at start.
+    /// The interface at start.
     pub interface: Interface,
-    /// Native or generic.
     pub attach_mode: AttachMode,
-    /// Why not native, where it is not.
+    /// Why not in native mode.
     pub attach_why: Option<String>,
-    /// Whether its interrupts are deferred, as preferred busy polling wants them.
+    /// Whether its interrupts are deferred for busy polling.
     pub interrupts_deferred: bool,
-    /// Its queues, in order.
+    /// By queue index.
     pub queues: Vec<QueueReport>,
 }
 
 /// How a queue was bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueReport {
-    /// Its index, which is its worker's too.
+    /// Index of the queue, and of its worker.
     pub queue: u32,
-    /// Whether zero-copy is in effect, as the kernel says.
+    /// Whether the kernel reports zero-copy mode.
     pub zero_copy: bool,
-    /// Why not, where it was tried and is not.
+    /// Why zero-copy was tried without success.
     pub why: Option<String>,
 }
 
-/// A queue's counts.
+/// A queue's counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueStatistics {
-    /// The port.
     pub port: PortId,
-    /// The queue.
     pub queue: u32,
-    /// What the kernel counted; `None` once the worker has closed the socket.
+    /// The kernel's counters; `None` after the worker has closed the socket.
     pub counts: Option<Statistics>,
 }
 
-/// Attaches the ports: the one entry to this crate.
+/// Attaches the ports.
 ///
-/// There is one [`WorkerParts`] per queue index, in order; worker `q` has queue `q` of every port
-/// that has one. No frame is taken from the kernel before [`Steering::apply`] says which.
+/// Returns one [`WorkerSockets`] per queue index, in order; worker `q` serves queue `q` of every port that
+/// has one. The kernel gets every frame until [`Steering::apply`].
 ///
 /// # Errors
-/// What failed, on which interface and queue, and what to do. Nothing stays attached.
+/// An [`XdpError`] with interface, queue and remedy. Nothing stays attached.
 pub fn attach(
     ports: &[PortOptions],
     options: &Options,
-) -> Result<(Attached, Vec<WorkerParts>), XdpError> {
+) -> Result<(Attached, Vec<WorkerSockets>), XdpError> {
     options.check()?;
     let interfaces = find_interfaces(ports, options)?;
     let buffers = buffers_for(&interfaces, options);
@@ -91,14 +87,14 @@ pub fn attach(
     let ports_count = u32::try_from(interfaces.len()).unwrap_or(u32::MAX);
     let mut program = Program::load(options, buffers, ports_count, sockets_count)?;
 
-    // The program first: it finds an interface that is in use before anything there changes.
+    // The program first: it detects an interface in use before anything there changes.
     let mut modes = Vec::with_capacity(interfaces.len());
     for interface in &interfaces {
         modes.push(program.attach(interface)?);
     }
     let sockets = socket::bind_all(&interfaces, options, buffers)?;
     let mut reports = report(&interfaces, modes, &sockets.bound, sockets.why.as_deref());
-    let counts = steer(&mut program, &interfaces, &sockets.bound)?;
+    let counts = register_sockets(&mut program, &interfaces, &sockets.bound)?;
     let workers = interfaces
         .iter()
         .map(|interface| interface.queues)
@@ -109,19 +105,19 @@ pub fn attach(
         None => Vec::new(),
     };
     let settings = device::defer_interrupts_of(&mut reports, &sockets.bound, options);
-    let parts = share_out(&sockets.umem, sockets.bound, taps, options, buffers);
-    let own = |interface: &Interface| Addressees::Own(interface.mac);
+    let workers = split_by_worker(&sockets.umem, sockets.bound, taps, options, buffers);
+    let own = |interface: &Interface| MacFilter::Own(interface.mac);
     Ok((
         Attached {
             mtu_max: options.mtu_max(buffers),
             program,
             reports,
             counts,
-            addressees: interfaces.iter().map(own).collect(),
-            groups: Groups::default(),
+            filters: interfaces.iter().map(own).collect(),
+            memberships: Memberships::default(),
             _device_settings: settings,
         },
-        parts,
+        workers,
     ))
 }
 
@@ -129,7 +125,7 @@ fn find_interfaces(ports: &[PortOptions], options: &Options) -> Result<Vec<Inter
     if ports.is_empty() || ports.len() > usize::from(u8::MAX) {
         let count = ports.len();
         return Err(XdpError::Options(format!(
-            "{count} ports: there must be from 1 to 255"
+            "{count} ports: must be from 1 to 255"
         )));
     }
     let mut found: Vec<Interface> = Vec::with_capacity(ports.len());
@@ -161,8 +157,8 @@ fn find_interfaces(ports: &[PortOptions], options: &Options) -> Result<Vec<Inter
     Ok(found)
 }
 
-/// Whether the MTU of any port asks for frames in several chunks. What is not needed is not asked for:
-/// not every driver has it, least of all in zero-copy mode.
+/// Returns [`Buffers::Several`] only if a port's MTU needs it: few drivers support multi-buffer frames,
+/// fewer in zero-copy mode.
 fn buffers_for(interfaces: &[Interface], options: &Options) -> Buffers {
     let mtu_max = options.mtu_max(Buffers::One);
     if interfaces.iter().all(|interface| interface.mtu <= mtu_max) {
@@ -197,8 +193,8 @@ fn report(
         .collect()
 }
 
-/// Tells the program where every queue's socket is.
-fn steer(
+/// Stores every queue's socket in the program's map.
+fn register_sockets(
     program: &mut Program,
     interfaces: &[Interface],
     bound: &[Vec<QueueSocket>],
@@ -210,21 +206,21 @@ fn steer(
             program.set_socket(first + queue, socket.rings.socket())?;
             counts.push((port, queue, socket.counts.0.clone()));
         }
-        let own = Addressees::Own(interface.mac);
+        let own = MacFilter::Own(interface.mac);
         program.set_port(interface.index, own, first, interface.queues)?;
         first += interface.queues;
     }
     Ok(counts)
 }
 
-/// Gives each worker its queue of every port, its frames and its way to the kernel.
-fn share_out(
+/// Gives each worker its queue of every port, its chunks and its queue of the TAP device.
+fn split_by_worker(
     umem: &Umem,
     bound: Vec<Vec<QueueSocket>>,
     taps: Vec<TapQueue>,
     options: &Options,
     buffers: Buffers,
-) -> Vec<WorkerParts> {
+) -> Vec<WorkerSockets> {
     let workers = bound.iter().map(Vec::len).max().unwrap_or(0);
     let mut by_port: Vec<_> = bound.into_iter().map(Vec::into_iter).collect();
     let mut taps = taps.into_iter();
@@ -234,7 +230,7 @@ fn share_out(
         let of_socket = |socket: &mut QueueSocket| mem::take(&mut socket.free);
         let free = sockets.iter_mut().flatten().flat_map(of_socket).collect();
         let (umem, tap, poll) = (umem.clone(), taps.next(), options.poll);
-        WorkerParts {
+        WorkerSockets {
             queue,
             umem,
             free,
@@ -249,19 +245,19 @@ fn share_out(
 }
 
 impl Attached {
-    /// How every port was attached, by port id.
+    /// Returns how every port was attached, by port id.
     #[must_use]
     pub fn reports(&self) -> &[PortReport] {
         &self.reports
     }
 
-    /// The largest MTU of which frames fit, in bytes: that of a port may grow later.
+    /// Returns the maximum MTU, in bytes: a port's MTU may grow up to it later.
     #[must_use]
     pub fn mtu_max(&self) -> u32 {
         self.mtu_max
     }
 
-    /// The longest frame that the ports' MTU at the start asks for, link header and tags included, in
+    /// Returns the maximum frame length for the ports' MTU at start, link header and tags included, in
     /// bytes.
     #[must_use]
     pub fn frame_len_max(&self) -> u32 {
@@ -269,7 +265,7 @@ impl Attached {
         mtus.max().unwrap_or(0) + LINK_LEN_MAX
     }
 
-    /// The kernel's counts of every queue.
+    /// Returns the kernel's counters of every queue.
     #[must_use]
     pub fn statistics(&self) -> Vec<QueueStatistics> {
         let read = |&(port, queue, ref counts): &(PortId, u32, Counts)| QueueStatistics {
@@ -280,7 +276,7 @@ impl Attached {
         self.counts.iter().map(read).collect()
     }
 
-    /// How many frames the program put in each class, over all ports.
+    /// Returns the number of frames of each class, over all ports.
     #[must_use]
     pub fn classes(&self) -> [(Class, u64); Class::ALL.len()] {
         self.program.classes()
@@ -290,12 +286,12 @@ impl Attached {
 impl Steering for Attached {
     fn apply(&mut self, rules: &Rules) -> Result<(), String> {
         let mut first = 0;
-        let ports = self.reports.iter_mut().zip(&mut self.addressees);
+        let ports = self.reports.iter_mut().zip(&mut self.filters);
         for ((report, in_effect), mac) in ports.zip(&rules.macs) {
             let Interface { index, queues, .. } = report.interface;
             let wanted = rules
                 .bridge
-                .map_or(Addressees::Own(*mac), Addressees::Bridged);
+                .map_or(MacFilter::Own(*mac), MacFilter::Bridged);
             if *in_effect != wanted {
                 self.program
                     .set_port(index, wanted, first, queues)
@@ -306,12 +302,12 @@ impl Steering for Attached {
             first += queues;
         }
         let ports: Vec<u32> = self.reports.iter().map(|r| r.interface.index).collect();
-        if let Err(error) = self.groups.follow(rules, &ports) {
+        if let Err(error) = self.memberships.update(rules, &ports) {
             tracing::warn!(
-                "neighbours may not find an IPv6 VIP, for no port hears the group that they ask in: \
-                 {error}; is IPv6 on at every port (net.ipv6.conf.*.disable_ipv6)?"
+                "joining the solicited-node multicast groups of the VIPs: {error}; neighbours may not \
+                 resolve IPv6 VIPs; enable IPv6 on every port (net.ipv6.conf.*.disable_ipv6 = 0)"
             );
         }
-        self.program.apply(rules)
+        self.program.apply(rules).map_err(|error| error.to_string())
     }
 }

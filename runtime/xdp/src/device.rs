@@ -1,30 +1,31 @@
-//! Settings of a device that busy polling wants otherwise.
+//! Device settings that busy polling needs.
 //!
-//! Invariant: what is changed here is put back when its [`DeviceSetting`] is dropped, and both settings are
-//! changed or neither.
+//! Invariant: dropping a [`DeviceSetting`] restores the previous value. Either both settings are changed
+//! or none.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::attach::PortReport;
 use crate::socket::QueueSocket;
 use crate::{Options, PollMode, sys};
 
-/// Busy polling wants the device's interrupts deferred for so long between two polls.
+/// Defers the device's interrupts for this many polls and nanoseconds (Documentation/networking/napi.rst).
 const DEVICE_SETTINGS: [(&str, &str); 2] = [
     ("napi_defer_hard_irqs", "2"),
     ("gro_flush_timeout", "200000"),
 ];
 
-/// A device's setting as it was; restored on drop.
+/// A changed setting; its previous value is restored on drop.
 pub(crate) struct DeviceSetting {
     path: PathBuf,
     before: String,
 }
 
-/// For busy polling: defers the interrupts of each port that the kernel can busy poll. Where it
-/// cannot (it does not know a copy mode socket's receive loop before the first frame, and of veth
-/// never), frames would wait for the timer, and the port keeps its interrupts.
+/// Defers the interrupts of each port that the kernel can busy poll, if `options` ask for busy polling.
+/// Other ports keep their interrupts, because frames would wait for the timer: a socket in copy mode has
+/// no known NAPI instance before the first frame, and one on veth never has.
 pub(crate) fn defer_interrupts_of(
     reports: &mut [PortReport],
     bound: &[Vec<QueueSocket>],
@@ -32,8 +33,8 @@ pub(crate) fn defer_interrupts_of(
 ) -> Vec<DeviceSetting> {
     let mut settings = Vec::new();
     for (report, sockets) in reports.iter_mut().zip(bound) {
-        let known = |socket: &QueueSocket| sys::can_busy_poll(socket.rings.socket());
-        if options.poll != PollMode::Busy || !sockets.iter().all(known) {
+        let has_napi = |socket: &QueueSocket| sys::can_busy_poll(socket.rings.socket());
+        if options.poll != PollMode::Busy || !sockets.iter().all(has_napi) {
             continue;
         }
         let device = PathBuf::from("/sys/class/net").join(&report.interface.name);
@@ -43,23 +44,33 @@ pub(crate) fn defer_interrupts_of(
                 report.interrupts_deferred = true;
             }
             Err(error) => tracing::warn!(
-                "{error}; busy polling goes on with its interrupts: deferring them takes root, and a \
-                 /sys that can be written"
+                "{error}; busy polling continues without deferred interrupts; to defer them, run as root \
+                 with a writable /sys"
             ),
         }
     }
     settings
 }
 
+/// A setting could not be changed.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", path.display())]
+struct SettingError {
+    path: PathBuf,
+    source: io::Error,
+}
+
 impl DeviceSetting {
-    /// All of them, or none: one works only with the other.
-    fn change_all(device: &Path) -> Result<Vec<Self>, String> {
+    /// Changes both settings or none: one has no effect without the other.
+    fn change_all(device: &Path) -> Result<Vec<Self>, SettingError> {
         let change = |(name, value)| {
             let path = device.join(name);
             let before = fs::read_to_string(&path);
             let changed = before.and_then(|before| fs::write(&path, value).map(|()| before));
-            let before = changed.map_err(|error| format!("{}: {error}", path.display()))?;
-            Ok(Self { path, before })
+            match changed {
+                Ok(before) => Ok(Self { path, before }),
+                Err(source) => Err(SettingError { path, source }),
+            }
         };
         DEVICE_SETTINGS.into_iter().map(change).collect()
     }
@@ -69,7 +80,7 @@ impl Drop for DeviceSetting {
     fn drop(&mut self) {
         if let Err(error) = fs::write(&self.path, &self.before) {
             tracing::warn!(
-                "{}: {error}; it was {}",
+                "{}: {error}; its previous value {} was not restored",
                 self.path.display(),
                 self.before.trim()
             );
@@ -82,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn device_settings_are_changed_together_or_not_at_all_and_restored() {
+    fn settings_are_changed_both_or_none_and_restored_on_drop() {
         let device = std::env::temp_dir().join(format!("wwx-settings-{}", std::process::id()));
         fs::create_dir_all(&device).expect("a directory");
         let files = DEVICE_SETTINGS.map(|(name, _)| device.join(name));

@@ -1,159 +1,156 @@
-//! What can go wrong before the first frame, in words for the operator.
+//! Errors of attaching and steering, with texts for the operator.
 //!
-//! Invariant: an error names the interface and the queue that it is about, and what to do. Nothing
-//! that was attached before it stays attached after it.
+//! Invariant: an error names the interface and queue, and the remedy. After an error of [`attach`] nothing
+//! stays attached.
+//!
+//! [`attach`]: crate::attach()
 
 use std::error::Error;
 use std::io;
 
-/// Why the ports could not be attached.
+use aya::maps::MapError;
+
+/// Why ports could not be attached or steered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum XdpError {
-    /// No such interface in this network namespace.
-    #[error("interface {0}: there is none of this name; `ip link` lists them")]
+    #[error("interface {0}: does not exist; `ip link` lists all interfaces")]
     InterfaceMissing(String),
 
-    /// The loopback interface has no wire.
     #[error("interface {0}: loopback cannot be a port; name the interface that faces the network")]
     Loopback(String),
 
-    /// An interface is named twice.
-    #[error("interface {0}: named by two ports; name it once")]
+    #[error("interface {0}: used by two ports; name it once")]
     InterfaceTwice(String),
 
-    /// Its frames would not fit.
     #[error(
-        "interface {interface}: MTU {mtu} is more than frames hold here; lower it (`ip link set dev \
-         {interface} mtu {mtu_max}` or less)"
+        "interface {interface}: MTU {mtu} exceeds the maximum of {mtu_max}; lower it (`ip link set dev \
+         {interface} mtu {mtu_max}`)"
     )]
     MtuTooLarge {
-        /// The interface.
         interface: String,
-        /// Its MTU in bytes.
+        /// In bytes.
         mtu: u32,
-        /// The largest one that fits, in bytes.
+        /// In bytes.
         mtu_max: u32,
     },
 
-    /// The MTU asks for frames in several chunks, and the kernel or the driver has none.
+    /// A port's MTU needs multi-buffer frames, which the kernel or the driver does not support.
     #[error(
-        "interface {interface}: frames in several buffers were refused ({source}), which its MTU, or \
-         another port's, asks for; that takes Linux 6.6 and a driver that has them. Lower the MTU of all \
-         ports to {mtu_lower} or less (`ip link set dev {interface} mtu {mtu_lower}`)"
+        "interface {interface}: multi-buffer frames are not supported ({source}), but an MTU above \
+         {mtu_lower} needs them; use Linux 6.6 or later and a driver that supports them, or lower the \
+         MTU of all ports (`ip link set dev {interface} mtu {mtu_lower}`)"
     )]
     NoJumbo {
-        /// The interface.
         interface: String,
-        /// The kernel's answer.
         source: io::Error,
-        /// The largest MTU that does without, in bytes.
+        /// The largest MTU without multi-buffer frames, in bytes.
         mtu_lower: u32,
     },
 
-    /// A queue could receive but not answer.
     #[error(
         "interface {interface}: {receive} receive queues but {transmit} transmit queues; give it \
          as many transmit queues (`ethtool -L {interface} tx {receive}`)"
     )]
     QueuesUneven {
-        /// The interface.
         interface: String,
-        /// Its receive queues.
         receive: u32,
-        /// Its transmit queues.
         transmit: u32,
     },
 
-    /// Two ports have different numbers of queues.
     #[error(
         "{first} has {first_queues} queues and {other} has {other_queues}; a worker serves one queue \
-         of every port, so give all ports as many (`ethtool -L {other} combined {first_queues}`)"
+         of every port, so give all ports the same number (`ethtool -L {other} combined {first_queues}`)"
     )]
     QueuesDiffer {
-        /// One interface.
         first: String,
-        /// Its queues.
         first_queues: u32,
-        /// Another.
         other: String,
-        /// Its queues.
         other_queues: u32,
     },
 
-    /// Another XDP program is attached; it was left alone.
     #[error(
-        "interface {0}: another XDP program is attached and was left in place; if it is not \
-         needed, take it off with `ip link set dev {0} xdp off`"
+        "interface {0}: another XDP program is attached and was not replaced; if it is not needed, \
+         detach it with `ip link set dev {0} xdp off`"
     )]
     Occupied(String),
 
-    /// A capability is missing.
     #[error(
         "{what}: not permitted; run as root, or grant CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and \
          CAP_PERFMON (systemd: AmbientCapabilities=)"
     )]
     Privilege {
-        /// What was refused.
+        /// The operation, and its object.
         what: String,
-        /// The kernel's answer.
         source: io::Error,
     },
 
-    /// Zero-copy was required and a queue has none.
+    /// Zero-copy is required, but a queue does not support it.
     #[error(
         "interface {interface} queue {queue}: no zero-copy ({source}); set zero_copy = \"auto\" \
          to run in copy mode, or \"off\"{}",
         lower_mtu(*mtu_lower)
     )]
     NoZeroCopy {
-        /// The interface.
         interface: String,
-        /// The queue.
         queue: u32,
-        /// The kernel's answer.
         source: io::Error,
-        /// The largest MTU that does without jumbo frames, in bytes, where that of a port asks for
-        /// them: its driver may have no zero-copy for those alone.
+        /// The largest MTU without multi-buffer frames, in bytes, when a port's MTU needs them: the
+        /// driver may support zero-copy for other frames only.
         mtu_lower: Option<u32>,
     },
 
-    /// An option out of bounds.
+    /// An option is out of bounds.
     #[error("{0}")]
     Options(String),
 
-    /// A system call failed in another way.
+    /// Any other failed system call.
     #[error("{what}: {source}{}", advice(source))]
     System {
-        /// What failed, on what.
+        /// The operation, and its object.
         what: String,
-        /// The kernel's answer.
         source: io::Error,
     },
 
-    /// The XDP program was refused.
-    #[error("the XDP program: {what}: {text}")]
+    /// The XDP program, or one of its maps, could not be loaded, attached or used.
+    #[error("XDP program: {what}: {text}")]
     Program {
-        /// What failed.
+        /// The operation, and its object.
         what: String,
-        /// The chain of causes.
+        /// The error with its causes.
         text: String,
+    },
+
+    /// More rules than the program's map has room for.
+    #[error("{count} {what}: this process has room for {max}; start it with a higher limit")]
+    TooManyRules {
+        /// The kind of rules.
+        what: &'static str,
+        count: usize,
+        max: u32,
+    },
+
+    /// A map of the program refused a rule.
+    #[error("{doing} a rule of the XDP program: {source}; the previous rules stay in effect")]
+    Rule {
+        doing: &'static str,
+        source: MapError,
     },
 }
 
-/// What to do where zero-copy may be missing for jumbo frames alone, as the end of a message.
+/// Returns the remedy when zero-copy may be missing for multi-buffer frames only.
 fn lower_mtu(mtu_lower: Option<u32>) -> String {
     mtu_lower.map_or_else(String::new, |mtu| {
         format!(
-            "; or lower the MTU of all ports to {mtu}: many drivers have none for longer frames"
+            "; or lower the MTU of all ports to {mtu}: many drivers have no zero-copy for longer frames"
         )
     })
 }
 
-/// What to do about an error number, as the end of a message.
+/// Returns the remedy for an error number.
 fn advice(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
-        Some(libc::EBUSY) => "; another process holds it, stop that one first",
+        Some(libc::EBUSY) => "; another process uses it, stop that process first",
         Some(libc::ENETDOWN) => "; bring it up with `ip link set dev NAME up`",
         Some(libc::ENOBUFS) => "; raise the locked memory limit (systemd: LimitMEMLOCK=infinity)",
         Some(libc::ENOMEM) => "; free memory, or lower frames_per_queue",
@@ -163,7 +160,7 @@ fn advice(source: &io::Error) -> &'static str {
 }
 
 impl XdpError {
-    /// From the kernel's answer to `what`.
+    /// Creates the error of a failed system call: [`XdpError::Privilege`] or [`XdpError::System`].
     pub(crate) fn system(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.raw_os_error() {
@@ -172,7 +169,8 @@ impl XdpError {
         }
     }
 
-    /// From a library's error: as [`XdpError::system`] where the kernel's answer is in its causes.
+    /// Creates the error of a failed library call: [`XdpError::Privilege`] if that is among the causes,
+    /// otherwise [`XdpError::Program`].
     pub(crate) fn program(what: impl Into<String>, error: &(dyn Error + 'static)) -> Self {
         let what = what.into();
         match system_cause(error) {
@@ -187,7 +185,7 @@ impl XdpError {
     }
 }
 
-/// The kernel's answer somewhere in an error's causes.
+/// Returns the first system error among an error and its causes.
 pub(crate) fn system_cause(error: &(dyn Error + 'static)) -> Option<io::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -202,7 +200,7 @@ pub(crate) fn system_cause(error: &(dyn Error + 'static)) -> Option<io::Error> {
     None
 }
 
-/// An error with all its causes on one line.
+/// Returns an error with all its causes on one line.
 fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,13 +1,13 @@
-//! Frames and the pool they come from.
+//! Frames and their pool.
 //!
-//! A frame is one chunk of the UMEM; a jumbo frame is several, of which the first is the frame as far as
-//! the worker is concerned, and the others follow it wherever it goes.
+//! A frame occupies one chunk of the UMEM, a jumbo frame several. The worker rewrites only the first; the
+//! others move with it.
 //!
-//! Invariant: of every chunk of the UMEM there is exactly one [`Owned`], or none while the kernel
-//! has the frame. An `Owned` is made where a frame enters this process's hands (at start, from the
-//! receive and completion rings) and unmade where it leaves them (into the fill and transmit
-//! rings), nowhere else. It can be neither copied nor cloned, so memory reached through it is
-//! reached by nobody else. Its descriptor is marked to go on in another chunk only while it is in a ring.
+//! Invariant: for each chunk of the UMEM there is exactly one [`Chunk`], or none while the kernel holds the
+//! chunk. A `Chunk` is created when this process gets a chunk (at start, from the receive and completion
+//! rings) and consumed when the chunk goes to the kernel (into the fill and transmit rings), nowhere else.
+//! It is neither `Copy` nor `Clone`, so its owner has exclusive access to the chunk's memory. A descriptor
+//! is marked `XDP_PKT_CONTD` only while it is in a ring.
 
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
@@ -21,40 +21,40 @@ use xsk_rs::{umem::Umem, umem::frame::FrameDesc};
 use crate::options::CHUNKS_MAX;
 use crate::window::{Move, Window};
 
-/// A descriptor's mark that the frame goes on in the next (`XDP_PKT_CONTD`, `<linux/if_xdp.h>`).
-const GOES_ON: u32 = 1 << 0;
+/// Descriptor option: the frame continues in the next descriptor (`<linux/if_xdp.h>`).
+const XDP_PKT_CONTD: u32 = 1 << 0;
 
-/// Jumbo frames that a worker may hold at once, beside those of which a port has a part: a batch, and
-/// the one that is made of a copy.
+/// Jumbo frames that a worker may hold at once, besides one incomplete frame per port: a batch, and one
+/// written as a copy.
 const JUMBO_MAX: usize = BATCH + 1;
 
-/// A chunk of the worker's UMEM that is in nobody else's hands.
-pub(crate) struct Owned(FrameDesc);
+/// Exclusive ownership of a chunk of the worker's UMEM.
+pub(crate) struct Chunk(FrameDesc);
 
-impl Owned {
+impl Chunk {
     /// # Safety
-    /// `desc` is of a frame of the UMEM of the worker's [`Pool`], that neither the kernel nor
-    /// another `Owned` has.
+    /// `desc` describes a chunk of the UMEM of the worker's [`Pool`]. Neither the kernel nor another
+    /// `Chunk` owns it.
     pub(crate) const unsafe fn adopt(desc: FrameDesc) -> Self {
         Self(desc)
     }
 
-    /// Gives it up; what is left is its name, to hand to the kernel.
+    /// Ends ownership; returns the descriptor to pass to the kernel.
     pub(crate) fn release(self) -> FrameDesc {
         self.0
     }
 
-    /// Whether it was received as a part of a frame that goes on in another chunk.
+    /// Returns whether the frame continues in the next chunk received.
     #[inline]
-    pub(crate) fn goes_on(&self) -> bool {
-        self.0.options() & GOES_ON != 0
+    pub(crate) fn is_continued(&self) -> bool {
+        self.0.options() & XDP_PKT_CONTD != 0
     }
 
-    /// The same, and from here on the mark is off.
-    pub(crate) fn take_mark(&mut self) -> bool {
-        let goes_on = self.goes_on();
+    /// Clears the mark; returns whether it was set.
+    pub(crate) fn clear_continued(&mut self) -> bool {
+        let was_continued = self.is_continued();
         self.0.set_options(0);
-        goes_on
+        was_continued
     }
 
     fn len(&self) -> usize {
@@ -62,39 +62,36 @@ impl Owned {
     }
 }
 
-/// What lies behind a jumbo frame's first chunk.
-struct Rest {
-    /// With room for [`CHUNKS_MAX`], less the first.
-    chunks: Vec<Owned>,
-    /// In bytes, over all of them.
+/// A jumbo frame's chunks behind the first.
+struct TailChunks {
+    /// Capacity: [`CHUNKS_MAX`] - 1.
+    chunks: Vec<Chunk>,
+    /// Frame bytes in all of them.
     len: usize,
 }
 
-/// A worker's chunks that are in nobody's hands, and how many are in the worker's.
+/// A worker's free chunks, and the number of chunks in its frames.
 pub(crate) struct Pool {
     umem: Umem,
-    free: RefCell<Vec<Owned>>,
-    #[expect(
-        clippy::vec_box,
-        reason = "they move in and out of frames, by their address"
-    )]
-    rests: RefCell<Vec<Box<Rest>>>,
+    free: RefCell<Vec<Chunk>>,
+    #[expect(clippy::vec_box, reason = "frames take and return the boxes")]
+    tails: RefCell<Vec<Box<TailChunks>>>,
     held: Cell<usize>,
     total: usize,
 }
 
 impl Pool {
-    /// Of the chunks of one worker, each a chunk of `umem`: those that are free, of so many. A worker
-    /// of so many ports; `None` where no frame is a jumbo frame.
+    /// Creates the pool of one worker with `total` chunks of `umem`, of which `free` are free.
+    /// `jumbo_ports` is the worker's number of ports, or `None` without jumbo frames.
     pub(crate) fn new(
         umem: Umem,
-        free: Vec<Owned>,
+        free: Vec<Chunk>,
         total: usize,
         jumbo_ports: Option<usize>,
     ) -> Rc<Self> {
-        let rests = jumbo_ports.map_or(0, |ports| ports + JUMBO_MAX);
-        let rest = |_| {
-            Box::new(Rest {
+        let tails = jumbo_ports.map_or(0, |ports| ports + JUMBO_MAX);
+        let tail = |_| {
+            Box::new(TailChunks {
                 chunks: Vec::with_capacity(CHUNKS_MAX - 1),
                 len: 0,
             })
@@ -102,49 +99,49 @@ impl Pool {
         Rc::new(Self {
             umem,
             free: RefCell::new(free),
-            rests: RefCell::new((0..rests).map(rest).collect()),
+            tails: RefCell::new((0..tails).map(tail).collect()),
             held: Cell::new(0),
             total,
         })
     }
 
-    /// Chunks free.
+    /// Returns the number of free chunks.
     pub(crate) fn free(&self) -> usize {
         self.free.borrow().len()
     }
 
-    /// Chunks that are in an [`XdpFrame`] now.
+    /// Returns the number of chunks in frames ([`XdpFrame`]).
     pub(crate) fn held(&self) -> usize {
         self.held.get()
     }
 
-    /// Chunks in all.
+    /// Returns the worker's number of chunks.
     pub(crate) fn total(&self) -> usize {
         self.total
     }
 
-    /// Takes up to `count` chunks; what `with` does not consume of them is not a chunk any more,
-    /// so it consumes all.
-    pub(crate) fn take<R>(&self, count: usize, with: impl FnOnce(Drain<'_, Owned>) -> R) -> R {
+    /// Passes up to `count` free chunks to `with`, which must consume all of them: the others are
+    /// lost.
+    pub(crate) fn take<R>(&self, count: usize, with: impl FnOnce(Drain<'_, Chunk>) -> R) -> R {
         let mut free = self.free.borrow_mut();
-        let rest = free.len().saturating_sub(count);
-        with(free.drain(rest..))
+        let kept = free.len().saturating_sub(count);
+        with(free.drain(kept..))
     }
 
-    /// Puts one back.
-    pub(crate) fn put(&self, frame: Owned) {
-        self.free.borrow_mut().push(frame);
+    /// Returns a chunk to the pool.
+    pub(crate) fn put(&self, chunk: Chunk) {
+        self.free.borrow_mut().push(chunk);
     }
 
-    /// Puts one back that a frame had.
-    fn put_held(&self, chunk: Owned) {
+    /// Returns a frame's chunk to the pool.
+    fn put_held(&self, chunk: Chunk) {
         self.held.set(self.held.get() - 1);
         self.put(chunk);
     }
 
-    /// Sets a chunk's length, to at most what it has room for; says what that is.
-    fn resize(&self, chunk: &mut Owned, len: usize) -> usize {
-        // SAFETY: the descriptor is an `Owned`'s of this UMEM, so nobody else reaches its memory.
+    /// Sets a chunk's length, limited to its capacity; returns the new length.
+    fn resize(&self, chunk: &mut Chunk, len: usize) -> usize {
+        // SAFETY: the descriptor is of a `Chunk` of this UMEM, borrowed mutably, so access is exclusive.
         let mut segment = unsafe { self.umem.data_mut(&mut chunk.0) };
         let mut cursor = segment.cursor();
         let len = len.min(cursor.buf_len());
@@ -152,21 +149,21 @@ impl Pool {
         len
     }
 
-    /// A chunk's bytes, as many as its length says.
-    fn bytes_mut<'a>(&'a self, chunk: &'a mut Owned) -> &'a mut [u8] {
+    /// Returns a chunk's bytes, up to its length.
+    fn bytes_mut<'a>(&'a self, chunk: &'a mut Chunk) -> &'a mut [u8] {
         let len = chunk.len();
-        // SAFETY: the descriptor is an `Owned`'s of this UMEM, so nobody else reaches its memory.
+        // SAFETY: the descriptor is of a `Chunk` of this UMEM, borrowed mutably, so access is exclusive.
         let mut segment = unsafe { self.umem.data_mut(&mut chunk.0) };
         let data = NonNull::from(segment.contents_mut()).cast();
-        // SAFETY: the pointer and the length are of the slice just made, over memory that the pool keeps
-        // mapped; the chunk is borrowed for as long.
+        // SAFETY: `data` points to the segment just borrowed, of at least `len` bytes, in memory that the
+        // pool keeps mapped. The result borrows the `Chunk` mutably, so it is the only reference.
         unsafe { slice::from_raw_parts_mut(data.as_ptr(), len) }
     }
 
-    /// Makes a received or fresh chunk a frame that the worker can use.
-    pub(crate) fn hold(self: &Rc<Self>, mut frame: Owned, port: PortId) -> XdpFrame {
+    /// Turns a received or free chunk into a frame.
+    pub(crate) fn hold(self: &Rc<Self>, mut frame: Chunk, port: PortId) -> XdpFrame {
         let len = frame.0.lengths().data();
-        // SAFETY: the descriptor is an `Owned`'s of this UMEM, so nobody else reaches its memory.
+        // SAFETY: `frame` is a `Chunk` of this UMEM, owned here, so access is exclusive.
         let mut segment = unsafe { self.umem.data_mut(&mut frame.0) };
         let mut cursor = segment.cursor();
         let capacity = cursor.buf_len();
@@ -179,92 +176,92 @@ impl Pool {
             data,
             window,
             port,
-            rest: None,
+            tail: None,
             pool: Rc::clone(self),
         }
     }
 }
 
-/// A frame in the UMEM as the worker has it. Dropped, it goes back to its pool.
+/// A frame in the UMEM, owned by the worker. Its chunks return to the pool on drop.
 pub struct XdpFrame {
-    /// Its first chunk; there until the frame is sent or dropped, both of which end this value.
-    frame: Option<Owned>,
-    /// That chunk's data segment, of the window's capacity. It stays mapped: the pool has the UMEM.
+    /// First chunk; `None` only while the frame is being sent or dropped.
+    frame: Option<Chunk>,
+    /// The first chunk's data segment, of the window's capacity. It stays mapped: the pool owns the UMEM.
     data: NonNull<u8>,
     window: Window,
     port: PortId,
-    /// Of a jumbo frame, and never empty.
-    rest: Option<Box<Rest>>,
+    /// Set in a jumbo frame, and never empty.
+    tail: Option<Box<TailChunks>>,
     pool: Rc<Pool>,
 }
 
 impl XdpFrame {
     fn segment(&self) -> &[u8] {
-        // SAFETY: `data` and the capacity came from one slice over this frame's data segment; the
-        // frame is ours alone while this value lives, and `&self` keeps it from being written.
+        // SAFETY: `data` and the capacity come from one slice over this chunk's data segment, which stays
+        // mapped. This value owns the `Chunk`, and `&self` excludes writers.
         unsafe { slice::from_raw_parts(self.data.as_ptr(), self.window.capacity()) }
     }
 
     fn segment_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `segment`, and `&mut self` makes this borrow the only one.
+        // SAFETY: as in `segment`; `&mut self` makes the result the only reference.
         unsafe { slice::from_raw_parts_mut(self.data.as_ptr(), self.window.capacity()) }
     }
 
-    fn settle(&mut self, window: Window, moved: Option<Move>) {
+    fn apply_window(&mut self, window: Window, moved: Option<Move>) {
         if let Some(Move { from, to }) = moved {
             self.segment_mut().copy_within(from, to);
         }
         self.window = window;
     }
 
-    /// Gives up the frame to be sent: the packet at the place packets are sent from, the
-    /// descriptors as long as what is in them, in order.
+    /// Ends ownership to send the frame: moves the packet to the segment's start and appends the
+    /// descriptors, in order, each with its chunk's length.
     pub(crate) fn release(mut self, into: &mut Vec<FrameDesc>) {
         let (window, moved) = self.window.at_start();
-        self.settle(window, moved);
+        self.apply_window(window, moved);
         let Some(mut frame) = self.frame.take() else {
             return;
         };
         self.pool.resize(&mut frame, window.range().len());
         self.pool.held.set(self.pool.held.get() - 1);
-        if let Some(rest) = self.rest.take() {
-            let last = self.release_rest(frame, rest, into);
+        if let Some(tail) = self.tail.take() {
+            let last = self.release_tail(frame, tail, into);
             into.push(last);
         } else {
             into.push(frame.release());
         }
     }
 
-    /// Gives up all but the last chunk, and says which that is.
+    /// Appends the descriptors of all chunks but the last, whose descriptor it returns.
     #[cold]
-    fn release_rest(
+    fn release_tail(
         &self,
-        first: Owned,
-        mut rest: Box<Rest>,
+        first: Chunk,
+        mut tail: Box<TailChunks>,
         into: &mut Vec<FrameDesc>,
     ) -> FrameDesc {
         let held = &self.pool.held;
-        held.set(held.get() - rest.chunks.len());
+        held.set(held.get() - tail.chunks.len());
         let mut last = first.release();
-        for chunk in rest.chunks.drain(..) {
-            last.set_options(GOES_ON);
+        for chunk in tail.chunks.drain(..) {
+            last.set_options(XDP_PKT_CONTD);
             into.push(last);
             last = chunk.release();
         }
-        rest.len = 0;
-        self.pool.rests.borrow_mut().push(rest);
+        tail.len = 0;
+        self.pool.tails.borrow_mut().push(tail);
         last
     }
 
-    /// How many chunks it lies in.
+    /// Returns the number of chunks.
     #[inline]
     pub(crate) fn chunks(&self) -> usize {
-        1 + self.rest.as_ref().map_or(0, |rest| rest.chunks.len())
+        1 + self.tail.as_ref().map_or(0, |tail| tail.chunks.len())
     }
 
-    /// Adds a chunk, received behind those that it has. Where that is one too many, which no frame of
-    /// the kernel's has, nothing is left of the frame: it is then dropped as malformed.
-    pub(crate) fn append(&mut self, chunk: Owned) {
+    /// Appends a received chunk. A frame with more than [`CHUNKS_MAX`] chunks, which the kernel never
+    /// delivers, becomes empty, and is then dropped as malformed.
+    pub(crate) fn append(&mut self, chunk: Chunk) {
         if self.bytes().is_empty() {
             self.pool.put(chunk);
         } else if !self.insert(self.chunks() - 1, chunk) {
@@ -272,30 +269,31 @@ impl XdpFrame {
         }
     }
 
-    /// Puts a chunk in a place among those behind the first, where it may have one more.
-    fn insert(&mut self, at: usize, chunk: Owned) -> bool {
-        let rest = match self.rest.take() {
-            Some(rest) => Some(rest),
-            None => self.pool.rests.borrow_mut().pop(),
+    /// Inserts a chunk into the tail. Returns `false`, and the chunk to the pool, when the frame may not
+    /// have more.
+    fn insert(&mut self, at: usize, chunk: Chunk) -> bool {
+        let tail = match self.tail.take() {
+            Some(tail) => Some(tail),
+            None => self.pool.tails.borrow_mut().pop(),
         };
-        let Some(mut rest) = rest else {
+        let Some(mut tail) = tail else {
             self.pool.put(chunk);
             return false;
         };
-        let fits = rest.chunks.len() < CHUNKS_MAX - 1;
+        let fits = tail.chunks.len() < CHUNKS_MAX - 1;
         if fits {
-            rest.len += chunk.len();
-            rest.chunks.insert(at, chunk);
+            tail.len += chunk.len();
+            tail.chunks.insert(at, chunk);
             self.pool.held.set(self.pool.held.get() + 1);
         } else {
             self.pool.put(chunk);
         }
-        self.rest = Some(rest);
+        self.tail = Some(tail);
         fits
     }
 
-    /// Makes room in the first chunk: moves its last bytes into one that then follows it. Chunks are
-    /// sent from a fixed place, so that a full one cannot grow towards its head.
+    /// Makes room for `count` bytes in the first chunk: moves its last bytes into a new second chunk. A
+    /// full chunk cannot grow at its start, because chunks are sent from a fixed offset.
     #[cold]
     fn spill(&mut self, count: usize) -> bool {
         let Some(kept) = self.bytes().len().checked_sub(count) else {
@@ -319,15 +317,15 @@ impl XdpFrame {
         })
     }
 
-    /// [`FrameBuf::set_len`] of a frame that lies in several chunks, or is to.
+    /// [`FrameBuf::set_len`] for a frame that has, or needs, several chunks.
     #[cold]
-    fn set_len_of_all(&mut self, len: usize) -> bool {
+    fn set_len_multi(&mut self, len: usize) -> bool {
         let first = self.bytes().len();
-        if self.rest.is_some() {
+        if self.tail.is_some() {
             if len > first + self.rest_len() {
                 return false;
             }
-            self.cut_rest(len.saturating_sub(first));
+            self.shrink_tail(len.saturating_sub(first));
             return len >= first || self.set_len(len);
         }
         let window = self.window;
@@ -336,16 +334,16 @@ impl XdpFrame {
             return false;
         };
         self.window = full;
-        let grown = self.grow_rest(len - capacity);
+        let grown = self.grow_tail(len - capacity);
         if !grown {
-            self.cut_rest(0);
+            self.shrink_tail(0);
             self.window = window;
         }
         grown
     }
 
-    /// Takes free chunks for a rest of so many bytes; whether there were enough.
-    fn grow_rest(&mut self, mut len: usize) -> bool {
+    /// Appends free chunks for `len` bytes. Returns `false` when there are too few.
+    fn grow_tail(&mut self, mut len: usize) -> bool {
         while len > 0 {
             let Some(mut chunk) = self.pool.take(1, |mut chunks| chunks.next()) else {
                 return false;
@@ -358,26 +356,26 @@ impl XdpFrame {
         true
     }
 
-    /// Cuts the rest to so many bytes, of those that it has. What it does not need goes back.
+    /// Shortens the tail to at most `len` bytes; unneeded chunks return to the pool.
     #[cold]
-    fn cut_rest(&mut self, len: usize) {
-        let Some(mut rest) = self.rest.take() else {
+    fn shrink_tail(&mut self, len: usize) {
+        let Some(mut tail) = self.tail.take() else {
             return;
         };
-        while let Some(mut chunk) = rest.chunks.pop() {
-            rest.len -= chunk.len();
-            if rest.len >= len {
+        while let Some(mut chunk) = tail.chunks.pop() {
+            tail.len -= chunk.len();
+            if tail.len >= len {
                 self.pool.put_held(chunk);
                 continue;
             }
-            rest.len += self.pool.resize(&mut chunk, len - rest.len);
-            rest.chunks.push(chunk);
+            tail.len += self.pool.resize(&mut chunk, len - tail.len);
+            tail.chunks.push(chunk);
             break;
         }
-        if rest.chunks.is_empty() {
-            self.pool.rests.borrow_mut().push(rest);
+        if tail.chunks.is_empty() {
+            self.pool.tails.borrow_mut().push(tail);
         } else {
-            self.rest = Some(rest);
+            self.tail = Some(tail);
         }
     }
 }
@@ -401,43 +399,43 @@ impl FrameBuf for XdpFrame {
 
     #[inline]
     fn rest_len(&self) -> usize {
-        self.rest.as_ref().map_or(0, |rest| rest.len)
+        self.tail.as_ref().map_or(0, |tail| tail.len)
     }
 
     fn rest(&self, number: usize) -> Option<&[u8]> {
-        let chunk = self.rest.as_ref()?.chunks.get(number)?;
-        // SAFETY: the descriptor is an `Owned`'s of this UMEM, and `&self` keeps it from being written.
+        let chunk = self.tail.as_ref()?.chunks.get(number)?;
+        // SAFETY: this frame owns the `Chunk`, which is of this UMEM, and `&self` excludes writers.
         let segment = unsafe { self.pool.umem.data(&chunk.0) };
         let data = NonNull::from(segment.contents()).cast();
-        // SAFETY: the pointer and the length are of the slice just made, over memory that the pool keeps
-        // mapped; the chunk is this frame's while it is borrowed.
+        // SAFETY: `data` points to the segment just borrowed, of at least that length, in memory that the
+        // pool keeps mapped. The result borrows this frame, which owns the `Chunk`.
         Some(unsafe { slice::from_raw_parts(data.as_ptr(), chunk.len()) })
     }
 
     fn rest_mut(&mut self, number: usize) -> Option<&mut [u8]> {
-        let chunk = self.rest.as_mut()?.chunks.get_mut(number)?;
+        let chunk = self.tail.as_mut()?.chunks.get_mut(number)?;
         Some(self.pool.bytes_mut(chunk))
     }
 
     fn move_start(&mut self, by: isize) -> bool {
-        let mut settled = self.window.move_start(by);
-        if settled.is_none() && by < 0 && self.spill(by.unsigned_abs()) {
-            settled = self.window.move_start(by);
+        let mut placed = self.window.move_start(by);
+        if placed.is_none() && by < 0 && self.spill(by.unsigned_abs()) {
+            placed = self.window.move_start(by);
         }
-        let Some((window, moved)) = settled else {
+        let Some((window, moved)) = placed else {
             return false;
         };
-        self.settle(window, moved);
+        self.apply_window(window, moved);
         true
     }
 
     fn set_len(&mut self, len: usize) -> bool {
         match self.window.set_len(len) {
-            Some(window) if self.rest.is_none() => {
+            Some(window) if self.tail.is_none() => {
                 self.window = window;
                 true
             }
-            _ => self.set_len_of_all(len),
+            _ => self.set_len_multi(len),
         }
     }
 }
@@ -446,8 +444,8 @@ impl Drop for XdpFrame {
     fn drop(&mut self) {
         if let Some(frame) = self.frame.take() {
             self.pool.put_held(frame);
-            if self.rest.is_some() {
-                self.cut_rest(0);
+            if self.tail.is_some() {
+                self.shrink_tail(0);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! What is known of an interface before it is attached.
+//! Properties of an interface, read before it is attached.
 //!
-//! Invariant: asked by ioctl, not from `/sys`, so that it is of the network namespace the process
-//! is in, whatever is mounted there.
+//! Invariant: they are read by ioctl, which always applies to the process's network namespace; the
+//! mounted `/sys` may belong to another one.
 
 use std::fs;
 use std::io;
@@ -11,26 +11,24 @@ use waxwing_packet::Mac;
 use crate::XdpError;
 use crate::sys::InterfaceRequest;
 
-/// An interface's facts when it was asked.
+/// An interface's properties when they were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name.
     pub name: String,
-    /// Its index in this network namespace.
+    /// In this network namespace.
     pub index: u32,
-    /// Its MAC address.
     pub mac: Mac,
-    /// Its MTU in bytes, link header not included.
+    /// In bytes, without the link header.
     pub mtu: u32,
-    /// Its receive queues.
+    /// Number of receive queues.
     pub queues: u32,
 }
 
 impl Interface {
-    /// Asks for an interface that can be a port.
+    /// Finds an interface that can be a port.
     ///
     /// # Errors
-    /// It does not exist, is loopback, or has fewer transmit than receive queues.
+    /// The interface does not exist, is loopback, or has fewer transmit than receive queues.
     pub fn find(name: &str) -> Result<Self, XdpError> {
         let mut request =
             InterfaceRequest::new(name).map_err(|error| about(name, "name", error))?;
@@ -65,7 +63,7 @@ impl Interface {
     }
 }
 
-/// The queues of a driver that has no ethtool channels.
+/// Returns the receive and transmit queues of a driver without ethtool channels.
 fn queues_in_sys(name: &str) -> (u32, u32) {
     let count = |kind: &str| {
         let entries = fs::read_dir(format!("/sys/class/net/{name}/queues"));
@@ -78,11 +76,11 @@ fn queues_in_sys(name: &str) -> (u32, u32) {
     (bounded(count("rx-")), bounded(count("tx-")))
 }
 
-/// An error about one fact of an interface.
-fn about(name: &str, fact: &str, error: io::Error) -> XdpError {
+/// Returns the error of reading a property.
+fn about(name: &str, property: &str, error: io::Error) -> XdpError {
     match error.raw_os_error() {
         Some(libc::ENODEV) => XdpError::InterfaceMissing(name.into()),
-        _ => XdpError::system(format!("interface {name}: its {fact}"), error),
+        _ => XdpError::system(format!("interface {name}: reading its {property}"), error),
     }
 }
 
@@ -91,13 +89,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_interface_is_named() {
+    fn a_missing_interface_gives_an_error_with_its_name() {
         let error = Interface::find("wwx-none").expect_err("missing");
         assert!(matches!(&error, XdpError::InterfaceMissing(name) if name == "wwx-none"));
     }
 
     #[test]
-    fn loopback_is_refused() {
+    fn loopback_is_not_accepted() {
         assert!(matches!(Interface::find("lo"), Err(XdpError::Loopback(_))));
     }
 }

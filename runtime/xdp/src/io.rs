@@ -1,7 +1,7 @@
-//! A worker's frame I/O: its queue of every port, its pool, its way back to the kernel.
+//! A worker's frame I/O: its queue of every port, its chunks, and its queue of the TAP device.
 //!
-//! Invariant: every frame of the worker is free in the pool, held by the worker, or in the hands
-//! of the kernel by one socket's rings; [`XdpIo::account`] counts them in each place.
+//! Invariant: each of the worker's chunks is in exactly one place: free in the pool, in a frame of the
+//! worker, or in the rings of one socket. [`XdpIo::account`] counts them in each place.
 
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -10,43 +10,44 @@ use std::time::{Duration, Instant};
 use waxwing_dataplane::{BATCH, DropReason, FrameBuf, FrameIo, PortId};
 use xsk_rs::umem::Umem;
 
-use crate::assembly::Assembly;
-use crate::frame::{Owned, Pool, XdpFrame};
+use crate::frame::{Chunk, Pool, XdpFrame};
+use crate::multi_buffer::PartialFrame;
 use crate::socket::QueueSocket;
 use crate::sys::{self, PollSet};
 use crate::tap::TapQueue;
 use crate::{Buffers, PollMode};
 
-/// How long an adaptive worker looks for frames before it sleeps: no shorter than a sleep and its end take.
+/// How long an adaptive worker polls before it sleeps: at least as long as falling asleep and waking take.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// The longest sleep while frames are on their way out: they are the pool's only after their
-/// completion was reaped.
+/// Maximum sleep while frames are being sent: their chunks return to the pool only when the worker reaps
+/// completions.
 const REAP_PAUSE: Duration = Duration::from_millis(1);
 
-/// Everything of one worker's, made on the control thread; the worker's thread makes an
-/// [`XdpIo`] of it.
-pub struct WorkerParts {
+/// One worker's sockets and chunks, created on the control thread. The worker's thread turns them into an
+/// [`XdpIo`].
+pub struct WorkerSockets {
     pub(crate) queue: u32,
     pub(crate) umem: Umem,
-    /// Those of its frames that are not lent to a socket, and how many it has in all.
-    pub(crate) free: Vec<Owned>,
+    /// Chunks that are not in a ring.
+    pub(crate) free: Vec<Chunk>,
+    /// The worker's number of chunks.
     pub(crate) total: usize,
-    /// By port; `None` where the port has no such queue.
+    /// By port; `None` for a port without this queue.
     pub(crate) sockets: Vec<Option<QueueSocket>>,
     pub(crate) tap: Option<TapQueue>,
     pub(crate) poll: PollMode,
     pub(crate) buffers: Buffers,
 }
 
-impl WorkerParts {
-    /// The queue index that this worker serves on every port.
+impl WorkerSockets {
+    /// Returns the queue index that this worker serves on every port.
     #[must_use]
     pub fn queue(&self) -> u32 {
         self.queue
     }
 
-    /// The worker's I/O, on the thread that will run it.
+    /// Creates the worker's I/O. Call it on the worker's thread.
     #[must_use]
     pub fn into_io(self) -> XdpIo {
         let sockets = self.sockets.iter().flatten();
@@ -56,7 +57,7 @@ impl WorkerParts {
             Buffers::Several => Some(self.sockets.len()),
         };
         XdpIo {
-            assemblies: self.sockets.iter().map(|_| Assembly::new()).collect(),
+            partials: self.sockets.iter().map(|_| PartialFrame::new()).collect(),
             pool: Pool::new(self.umem, self.free, self.total, jumbo_ports),
             ports: self.sockets,
             tap: self.tap,
@@ -68,42 +69,42 @@ impl WorkerParts {
     }
 }
 
-/// One worker's ports. Dropped, it closes its sockets, and the kernel has their traffic.
+/// One worker's frame I/O. Dropping it closes the sockets; the kernel then gets their traffic.
 pub struct XdpIo {
     ports: Vec<Option<QueueSocket>>,
-    /// By port, too.
-    assemblies: Vec<Assembly<XdpFrame>>,
+    /// By port.
+    partials: Vec<PartialFrame<XdpFrame>>,
     pool: Rc<Pool>,
     tap: Option<TapQueue>,
     poll: PollMode,
     poll_set: PollSet,
-    /// The port whose turn it is to be first.
+    /// The port to receive from first in the next round.
     next: usize,
-    /// Since the first wait of those without a frame between.
+    /// The first wait since the last received frame.
     idle_since: Option<Instant>,
 }
 
-/// Where a worker's frames are, counted in chunks.
+/// The number of a worker's chunks in each place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrameAccount {
     /// In the pool.
     pub free: usize,
-    /// Held by the worker: received or allocated, not yet sent or dropped.
+    /// In frames of the worker: received or allocated, not yet sent or dropped.
     pub held: usize,
-    /// With the kernel to receive into.
+    /// With the kernel, to receive into.
     pub fill: usize,
-    /// Received, not yet taken.
+    /// Received, not yet read by the worker.
     pub rx: usize,
-    /// Queued or with the kernel to be sent.
+    /// Queued, or with the kernel, to be sent.
     pub tx: usize,
     /// Sent, not yet reaped.
     pub completion: usize,
-    /// All there are.
+    /// All chunks.
     pub total: usize,
 }
 
 impl FrameAccount {
-    /// Whether every frame is in exactly one place.
+    /// Returns whether every chunk is in exactly one place.
     #[must_use]
     pub const fn is_balanced(&self) -> bool {
         self.free + self.held + self.fill + self.rx + self.tx + self.completion == self.total
@@ -111,7 +112,7 @@ impl FrameAccount {
 }
 
 impl XdpIo {
-    /// Counts the worker's frames; call it between batches.
+    /// Counts the worker's chunks. Call it between batches.
     pub fn account(&mut self) -> FrameAccount {
         let mut account = FrameAccount {
             free: self.pool.free(),
@@ -146,10 +147,10 @@ impl FrameIo for XdpIo {
             rings.refill(&self.pool);
             let room = BATCH.saturating_sub(into.len());
             let port = PortId(u8::try_from(at).unwrap_or(u8::MAX));
-            let assembly = &mut self.assemblies[at];
-            let taken = rings.receive(&self.pool, port, room, assembly, into);
-            received += taken;
-            if taken == 0 {
+            let partial = &mut self.partials[at];
+            let chunks = rings.receive(&self.pool, port, room, partial, into);
+            received += chunks;
+            if chunks == 0 {
                 match self.poll {
                     PollMode::Adaptive => rings.kick_starved(),
                     PollMode::Busy => sys::kick_receive(rings.socket()),
@@ -217,10 +218,7 @@ impl Drop for XdpIo {
     fn drop(&mut self) {
         let account = self.account();
         if !account.is_balanced() {
-            tracing::error!(
-                ?account,
-                "frames are missing or owned twice: a bug in this process"
-            );
+            tracing::error!(?account, "a bug: chunks are missing or counted twice");
         }
     }
 }

@@ -1,49 +1,48 @@
-//! What an operator may choose, with defaults that suit most machines.
+//! Options for the operator, with defaults for most machines.
 //!
-//! Invariant: every size is a bound; what it bounds is allocated at start and never grows.
+//! Invariant: memory of every configured size is allocated at start and never grows.
 
 use waxwing_dataplane::BATCH;
 
 use crate::XdpError;
 
-/// The room that XDP keeps before a received frame's first byte (`XDP_PACKET_HEADROOM`).
+/// Bytes that XDP reserves before a received frame (`XDP_PACKET_HEADROOM`).
 const XDP_HEADROOM: u32 = 256;
 
-/// The most chunks of one frame: the kernel sends and receives a first one and `MAX_SKB_FRAGS` more
-/// (`xsk_build_skb`, net/xdp/xsk.c).
+/// Maximum number of chunks per frame: one, and `MAX_SKB_FRAGS` more (`xsk_build_skb`, net/xdp/xsk.c).
 pub(crate) const CHUNKS_MAX: usize = 18;
 
-/// The longest frame of all: offsets in it are sixteen bits.
+/// Maximum length of a frame: offsets have 16 bits.
 const FRAME_LEN_MAX: u32 = u16::MAX as u32;
 
 /// Ethernet header and two VLAN tags, in bytes.
 pub(crate) const LINK_LEN_MAX: u32 = 22;
 
-/// How many chunks a frame may lie in, as the MTU of the ports asks.
+/// Whether a frame may occupy several chunks, as decided by the ports' MTU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Buffers {
-    /// One: none is longer.
+    /// One chunk per frame.
     #[default]
     One,
-    /// Several: multi-buffer AF_XDP (Linux 6.6 and later).
+    /// Several chunks per frame: multi-buffer AF_XDP (Linux 6.6 and later).
     Several,
 }
 
-/// An interface to attach to. Its place in the list is its [`waxwing_dataplane::PortId`].
+/// An interface to attach to. Its index in the list is its [`waxwing_dataplane::PortId`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortOptions {
-    /// Its name, as `ip link` shows it.
+    /// Name, as in `ip link`.
     pub interface: String,
 }
 
-/// Whether the driver's rings carry the UMEM's frames themselves, without a copy.
+/// Whether the driver receives into and sends from the UMEM directly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ZeroCopy {
-    /// Zero-copy where every port's driver has it, else copy mode. The sockets of one UMEM
-    /// share the mode.
+    /// Zero-copy if every port's driver supports it, otherwise copy mode. All sockets of a UMEM have the
+    /// same mode.
     #[default]
     Auto,
-    /// Zero-copy or an error.
+    /// Zero-copy, or an error.
     Require,
     /// Copy mode.
     Off,
@@ -52,41 +51,38 @@ pub enum ZeroCopy {
 /// How a worker waits for frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PollMode {
-    /// Spins a while, then sleeps in `poll(2)`.
+    /// Spins for a short time, then sleeps in `poll(2)`.
     #[default]
     Adaptive,
-    /// Never sleeps and drives the driver itself: the kernel's preferred busy polling. Costs a
-    /// whole CPU per worker and gives the steadiest latency.
+    /// Never sleeps, and runs the driver from the worker: the kernel's preferred busy polling. Uses a
+    /// whole CPU per worker; has the most stable latency.
     Busy,
 }
 
-/// Sizes and modes, the same for every port.
+/// Sizes and modes of all ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Zero-copy or not.
     pub zero_copy: ZeroCopy,
-    /// How workers wait.
     pub poll: PollMode,
-    /// Entries of each of a socket's four rings: a power of two.
+    /// Entries in each of a socket's four rings: a power of two.
     pub ring_size: u32,
-    /// Chunks a socket gets, at least twice `ring_size`: one ring's worth to receive into, one
-    /// to transmit from.
+    /// Chunks per socket, at least twice `ring_size`: to fill the receive and the transmit side.
     pub frames_per_queue: u32,
-    /// Bytes of a chunk, 2048 or 4096. It carries 256 bytes less than that, and a frame that is longer
-    /// lies in several. The larger one suits any driver: some have buffers of whole KiB only, and the
-    /// smaller one then holds less than an Ethernet's frame.
+    /// Bytes per chunk, 2048 or 4096. A chunk holds 256 bytes less of a frame; a longer frame occupies
+    /// several. 4096 works with every driver: some use whole KiB only, and a chunk of 2048 then holds less
+    /// than a standard Ethernet frame.
     pub frame_size: u32,
-    /// Whether to try huge pages for the frames first.
+    /// Whether to try huge pages for the UMEM.
     pub huge_pages: bool,
-    /// Whether the driver may sleep and ask for a wake-up (`XDP_USE_NEED_WAKEUP`).
+    /// Whether the driver may sleep and request a wake-up (`XDP_USE_NEED_WAKEUP`).
     pub need_wakeup: bool,
-    /// The TAP device that hands frames back to the kernel; `None` does without.
+    /// Name of the TAP device that passes frames to the kernel; `None` for no device.
     pub kernel_path: Option<String>,
-    /// Most services in effect.
+    /// Maximum number of services in effect.
     pub services_max: u32,
-    /// Most backend endpoints in effect.
+    /// Maximum number of backend endpoints in effect.
     pub backends_max: u32,
-    /// Most of the host's own addresses in effect.
+    /// Maximum number of the host's own addresses in effect.
     pub locals_max: u32,
 }
 
@@ -109,9 +105,9 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The longest frame, link header included, in bytes.
+    /// Returns the maximum frame length, link header included, in bytes.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "chunks of a frame are few")]
+    #[expect(clippy::cast_possible_truncation, reason = "CHUNKS_MAX is 18")]
     pub const fn frame_len_max(&self, buffers: Buffers) -> u32 {
         let chunk = self.frame_size.saturating_sub(XDP_HEADROOM);
         let several = chunk * CHUNKS_MAX as u32;
@@ -122,7 +118,7 @@ impl Options {
         }
     }
 
-    /// The largest MTU of a port, in bytes: with it a frame fits with its link header and two tags.
+    /// Returns the maximum MTU of a port, in bytes: leaves room for a link header with two tags.
     #[must_use]
     pub const fn mtu_max(&self, buffers: Buffers) -> u32 {
         self.frame_len_max(buffers).saturating_sub(LINK_LEN_MAX)
@@ -152,7 +148,7 @@ impl Options {
                 self.frame_size
             ));
         }
-        // Twice the bound is allocated, so that a reload can add the new before it removes the old.
+        // Twice the limit is allocated, because a reload adds new rules before it removes old ones.
         let endpoints = [self.services_max, self.backends_max, self.locals_max];
         if endpoints.iter().any(|&max| max == 0 || max > 1 << 22) {
             return refuse(format!(
@@ -166,7 +162,7 @@ impl Options {
 
 const _: () = assert!(
     BATCH == 64,
-    "the default of frames_per_queue counts four batches"
+    "the default of frames_per_queue includes four batches"
 );
 
 #[cfg(test)]
@@ -179,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mtu_that_fits_follows_the_chunks() {
+    fn the_maximum_mtu_depends_on_chunk_size_and_count() {
         let (large, small) = (4096, 2048);
         for (frame_size, buffers, mtu_max) in [
             (small, Buffers::One, 1770),
@@ -196,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bound_is_checked() {
+    fn values_out_of_bounds_are_rejected() {
         let default = Options::default();
         for wrong in [
             Options {

@@ -1,9 +1,8 @@
-//! One socket's four rings, spoken to in owned frames only.
+//! One socket's four rings.
 //!
-//! Invariant: a frame goes into a ring by giving up its [`Owned`] and comes out as a new one, and so
-//! does one that the ring did not take. The two [`Loan`]s keep every ring from overflowing; but the
-//! kernel may be late in freeing the slots of what it has given back, so a ring with room by its
-//! loan may take nothing for a moment, which is tried again.
+//! Invariant: putting a chunk into a ring consumes its [`Chunk`]; taking it out, or the ring not accepting
+//! it, creates a new one. The two [`RingCredit`]s prevent overflow. The kernel may free slots later than it
+//! returns chunks, so a ring with credit may accept nothing for a moment; the next round tries again.
 
 use std::mem;
 use std::os::fd::AsRawFd;
@@ -14,18 +13,18 @@ use xsk_rs::socket::{RxQueue, TxQueue};
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::umem::{CompQueue, FillQueue};
 
-use crate::assembly::Assembly;
-use crate::frame::{Owned, Pool, XdpFrame};
-use crate::loan::Loan;
+use crate::frame::{Chunk, Pool, XdpFrame};
+use crate::multi_buffer::PartialFrame;
+use crate::ring_credit::RingCredit;
 use crate::{Options, PollMode, sys};
 
 /// Frames that the kernel sends per call in copy mode (`TX_BATCH_SIZE`, net/xdp/xsk.c).
 const COPY_MODE_BATCH: usize = 32;
 
-/// Fewest frames worth a refill, unless the driver ran dry.
+/// Minimum number of chunks per refill.
 const REFILL_MIN: usize = BATCH / 2;
 
-/// Refilled and reaped per round, at most: bounds a round's work.
+/// Maximum number of chunks refilled and reaped per round, which bounds its work.
 const RING_BATCH: usize = 4 * BATCH;
 
 /// The rings of one bound socket.
@@ -34,21 +33,23 @@ pub(crate) struct Rings {
     rx: RxQueue,
     fill: FillQueue,
     completion: CompQueue,
-    receive_side: Loan,
-    transmit_side: Loan,
+    /// Credit of fill and receive ring.
+    receive_side: RingCredit,
+    /// Credit of transmit and completion ring.
+    transmit_side: RingCredit,
     ring_size: u32,
     zero_copy: bool,
-    /// Whether the kernel says when it needs a wake-up; it always does where it does not say.
-    says_when: bool,
+    /// Whether the kernel signals when it needs a wake-up. Without the signal it always needs one.
+    need_wakeup: bool,
     /// Whether the socket prefers busy polling.
     busy: bool,
-    /// Given up by the worker, not yet in the transmit ring. Room for them is kept there. The chunks of
-    /// a frame go into the ring together, as all of these do.
+    /// Descriptors to send that are not in the transmit ring yet; the ring has room for all. They go
+    /// into the ring together, so a frame's chunks do too.
     pending: Vec<FrameDesc>,
     scratch: Box<[FrameDesc]>,
 }
 
-/// How many of a socket's frames are where, now.
+/// The number of chunks in each of a socket's rings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RingAccount {
     pub(crate) fill: usize,
@@ -58,7 +59,7 @@ pub(crate) struct RingAccount {
 }
 
 impl Rings {
-    /// Of a socket just bound as `options` ask, to which no frame has been lent.
+    /// Creates the rings of a newly bound socket. The kernel holds no chunks.
     pub(crate) fn new(
         (tx, rx, fill, completion): (TxQueue, RxQueue, FillQueue, CompQueue),
         options: &Options,
@@ -70,139 +71,140 @@ impl Rings {
             rx,
             fill,
             completion,
-            receive_side: Loan::new(ring_size),
-            transmit_side: Loan::new(ring_size),
+            receive_side: RingCredit::new(ring_size),
+            transmit_side: RingCredit::new(ring_size),
             ring_size,
             zero_copy,
-            says_when: options.need_wakeup,
+            need_wakeup: options.need_wakeup,
             busy: options.poll == PollMode::Busy,
             pending: Vec::with_capacity(ring_size as usize),
             scratch: vec![FrameDesc::default(); RING_BATCH].into(),
         }
     }
 
-    /// The socket.
     pub(crate) fn socket(&self) -> &impl AsRawFd {
         self.rx.fd()
     }
 
-    /// Frames that were sent go back to the pool.
+    /// Returns sent chunks to the pool.
     pub(crate) fn reap(&mut self, pool: &Pool) {
-        if self.transmit_side.lent() == 0 {
+        if self.transmit_side.outstanding() == 0 {
             return;
         }
-        // SAFETY: the descriptors only receive values; this ring is of the pool's UMEM.
+        // SAFETY: the call only writes `scratch`; this ring belongs to the pool's UMEM.
         let count = unsafe { self.completion.consume(&mut self.scratch) };
         self.transmit_side.give_back(count);
         for &desc in &self.scratch[..count] {
-            // SAFETY: the kernel gave it back just now, each once; `transmit` gave up its `Owned`.
-            pool.put(unsafe { Owned::adopt(desc) });
+            // SAFETY: the kernel just returned each once; `XdpFrame::release` consumed its `Chunk`.
+            pool.put(unsafe { Chunk::adopt(desc) });
         }
     }
 
-    /// Lends the kernel frames to receive into, where it has room for some.
+    /// Gives the kernel chunks to receive into, if at least [`REFILL_MIN`] fit.
     pub(crate) fn refill(&mut self, pool: &Pool) {
-        let room = self.receive_side.room();
-        if room < REFILL_MIN {
+        let available = self.receive_side.available();
+        if available < REFILL_MIN {
             return;
         }
-        let count = pool.take(room.min(RING_BATCH), |frames| self.stage(frames));
-        let taken = self.lend(count);
-        for &desc in &self.scratch[taken..count] {
-            // SAFETY: it was an `Owned`'s of the pool until `stage`, and the ring did not take it.
-            pool.put(unsafe { Owned::adopt(desc) });
+        let count = pool.take(available.min(RING_BATCH), |chunks| self.stage(chunks));
+        let accepted = self.submit_fill(count);
+        for &desc in &self.scratch[accepted..count] {
+            // SAFETY: `stage` consumed its `Chunk` of the pool, and the ring did not accept it.
+            pool.put(unsafe { Chunk::adopt(desc) });
         }
     }
 
-    /// Before the first frame: lends the kernel as many as it has room for, or as there are.
-    pub(crate) fn fill_up(&mut self, frames: &mut Vec<Owned>) {
-        while self.receive_side.room() > 0 && !frames.is_empty() {
-            let count = frames.len().min(self.receive_side.room()).min(RING_BATCH);
-            let count = self.stage(frames.drain(frames.len() - count..));
-            let taken = self.lend(count);
-            let rest = self.scratch[taken..count].iter();
-            // SAFETY: each was an `Owned`'s until `stage`, and the ring did not take it.
-            frames.extend(rest.map(|&desc| unsafe { Owned::adopt(desc) }));
-            if taken == 0 {
+    /// Gives the kernel as many of these chunks as the fill ring accepts, before the first frame.
+    pub(crate) fn fill_up(&mut self, chunks: &mut Vec<Chunk>) {
+        while self.receive_side.available() > 0 && !chunks.is_empty() {
+            let available = self.receive_side.available();
+            let count = chunks.len().min(available).min(RING_BATCH);
+            let count = self.stage(chunks.drain(chunks.len() - count..));
+            let accepted = self.submit_fill(count);
+            let refused = self.scratch[accepted..count].iter();
+            // SAFETY: `stage` consumed its `Chunk`, and the ring did not accept it.
+            chunks.extend(refused.map(|&desc| unsafe { Chunk::adopt(desc) }));
+            if accepted == 0 {
                 return;
             }
         }
     }
 
-    /// Gives up frames, at most [`RING_BATCH`], into `scratch`; says how many.
-    fn stage(&mut self, frames: impl Iterator<Item = Owned>) -> usize {
+    /// Moves at most [`RING_BATCH`] chunks into `scratch`; returns their number.
+    fn stage(&mut self, chunks: impl Iterator<Item = Chunk>) -> usize {
         let mut count = 0;
-        for (slot, frame) in self.scratch.iter_mut().zip(frames) {
-            *slot = frame.release();
+        for (slot, chunk) in self.scratch.iter_mut().zip(chunks) {
+            *slot = chunk.release();
             count += 1;
         }
         count
     }
 
-    /// Lends the first `count` frames in `scratch`, for which the loan has room; says how many the
-    /// ring took. In copy mode the kernel hands received frames over a moment before it frees their
-    /// slots in the fill ring (`xsk_flush`, net/xdp/xsk.c): seen in between, the ring is full.
-    fn lend(&mut self, count: usize) -> usize {
-        // SAFETY: each descriptor was an `Owned`'s of this UMEM, given up by `stage`.
-        let taken = unsafe { self.fill.produce(&self.scratch[..count]) };
-        self.receive_side.lend(taken);
-        taken
+    /// Puts the first `count` descriptors of `scratch`, for which there is credit, into the fill ring;
+    /// returns how many the ring accepted. In copy mode the kernel delivers received chunks a moment
+    /// before it frees their slots in the fill ring (`xsk_flush`, net/xdp/xsk.c); in between the ring is
+    /// full.
+    fn submit_fill(&mut self, count: usize) -> usize {
+        // SAFETY: `stage` consumed the `Chunk` of each descriptor, which is of this UMEM.
+        let accepted = unsafe { self.fill.produce(&self.scratch[..count]) };
+        self.receive_side.take(accepted);
+        accepted
     }
 
-    /// Appends received frames, at most `max` and a batch; says how many chunks were received. What
-    /// there is of a frame whose rest was not taken yet waits in `assembly`, which is this socket's.
+    /// Appends the frames of at most `max` chunks and one batch; returns the number of chunks received.
+    /// `partial` keeps this socket's incomplete frame.
     pub(crate) fn receive(
         &mut self,
         pool: &Rc<Pool>,
         port: PortId,
         max: usize,
-        assembly: &mut Assembly<XdpFrame>,
+        partial: &mut PartialFrame<XdpFrame>,
         into: &mut Vec<XdpFrame>,
     ) -> usize {
         let max = max.min(BATCH);
-        // SAFETY: the descriptors only receive values; this ring is of the pool's UMEM.
+        // SAFETY: the call only writes `scratch`; this ring belongs to the pool's UMEM.
         let count = unsafe { self.rx.consume(&mut self.scratch[..max]) };
         self.receive_side.give_back(count);
         for &desc in &self.scratch[..count] {
-            // SAFETY: the kernel gave it back just now, each once; `refill` gave up its `Owned`.
-            let mut chunk = unsafe { Owned::adopt(desc) };
-            if assembly.is_empty() && !chunk.goes_on() {
+            // SAFETY: the kernel just returned each once; `stage` consumed its `Chunk`.
+            let mut chunk = unsafe { Chunk::adopt(desc) };
+            if partial.is_empty() && !chunk.is_continued() {
                 into.push(pool.hold(chunk, port));
                 continue;
             }
-            let goes_on = chunk.take_mark();
-            let begin = |chunk| pool.hold(chunk, port);
-            into.extend(assembly.take(chunk, goes_on, begin, XdpFrame::append));
+            let has_more = chunk.clear_continued();
+            let start = |chunk| pool.hold(chunk, port);
+            into.extend(partial.push(chunk, has_more, start, XdpFrame::append));
         }
         count
     }
 
-    /// Whether a frame in so many chunks can be queued.
+    /// Returns whether a frame of `chunks` chunks can be queued.
     pub(crate) fn has_room(&self, chunks: usize) -> bool {
-        self.pending.len() + chunks <= self.transmit_side.room()
+        self.pending.len() + chunks <= self.transmit_side.available()
     }
 
-    /// Queues a frame, for which there is room.
+    /// Queues a frame for which [`Rings::has_room`].
     pub(crate) fn queue(&mut self, frame: XdpFrame) {
         frame.release(&mut self.pending);
     }
 
-    /// Submits what was queued and wakes the kernel where it asks for that.
+    /// Submits queued frames, and wakes the kernel if needed.
     pub(crate) fn flush(&mut self) {
         if self.pending.is_empty() {
             return;
         }
-        // SAFETY: each descriptor was an `Owned`'s of this UMEM, given up when it was queued.
-        let taken = unsafe { self.tx.produce(&self.pending) };
-        // What the ring has no room for yet waits for the next flush.
-        self.pending.drain(..taken);
-        self.transmit_side.lend(taken);
-        if !self.says_when || self.tx.needs_wakeup() {
+        // SAFETY: `queue` consumed the `Chunk` of each descriptor, which is of this UMEM.
+        let accepted = unsafe { self.tx.produce(&self.pending) };
+        // The next flush submits the others.
+        self.pending.drain(..accepted);
+        self.transmit_side.take(accepted);
+        if !self.need_wakeup || self.tx.needs_wakeup() {
             self.kick_transmit();
         }
     }
 
-    /// Lets the kernel send. In copy mode a call sends a bounded number, so several may be needed.
+    /// Makes the kernel send. In copy mode each call sends at most [`COPY_MODE_BATCH`] frames.
     fn kick_transmit(&mut self) {
         let calls = if self.zero_copy {
             1
@@ -210,10 +212,10 @@ impl Rings {
             1 + self.unsent() / COPY_MODE_BATCH
         };
         for _ in 0..calls {
-            // An error is of the device (it went down or away): the frames stay in the ring, and
-            // are sent when it is back or returned when the socket is closed.
-            let gone = self.tx.wakeup().is_err();
-            if gone || self.unsent() == 0 {
+            // On an error the device is down or gone: the frames stay in the ring until it is back, or
+            // the socket is closed.
+            let failed = self.tx.wakeup().is_err();
+            if failed || self.unsent() == 0 {
                 return;
             }
         }
@@ -222,53 +224,52 @@ impl Rings {
         }
     }
 
-    /// Wakes the driver itself. A socket that prefers busy polling only polls the device's receive
-    /// loop when it is told to send (`xsk_no_wakeup`, net/xdp/xsk.c). Most drivers send in that same
-    /// loop; but virtio sends in another, which nothing but its wake-up starts, and `poll` is the
-    /// call that wakes without asking for the preference (`xsk_poll`).
+    /// Wakes the driver itself. A send call on a socket that prefers busy polling only polls the device's
+    /// receive NAPI (`xsk_no_wakeup`, net/xdp/xsk.c). Most drivers send from there too. Virtio sends from
+    /// another NAPI, which only its wake-up starts; `poll` wakes regardless of the preference (`xsk_poll`).
     fn wake_sender(&self) {
         if self.tx.needs_wakeup() {
             sys::wake(self.tx.fd());
         }
     }
 
-    /// Frames in the transmit ring that the kernel has not taken out yet.
+    /// Returns the number of chunks in the transmit ring that the kernel has not taken yet.
     fn unsent(&mut self) -> usize {
         (self.ring_size - self.tx.nb_free_exact()) as usize
     }
 
-    /// Before the worker sleeps: whether frames are still on their way out, after a kick. Some
-    /// drivers in zero-copy mode send, or report what was sent, only after a wake-up, also when
-    /// they say that none is needed.
+    /// Wakes the kernel for outstanding transmissions, before the worker sleeps; returns whether there were
+    /// any. Some drivers in zero-copy mode send, or report completions, only after a wake-up, even when
+    /// they signal that they need none.
     pub(crate) fn kick_outstanding(&mut self) -> bool {
-        if self.transmit_side.lent() == 0 {
+        if self.transmit_side.outstanding() == 0 {
             return false;
         }
         if self.zero_copy || self.unsent() > 0 {
             self.kick_transmit();
         }
-        if self.busy && self.zero_copy && self.transmit_side.lent() > 0 {
-            // What was sent is reported in the same loop as it is sent in.
+        if self.busy && self.zero_copy && self.transmit_side.outstanding() > 0 {
+            // The NAPI that sends also reports completions.
             self.wake_sender();
         }
         true
     }
 
-    /// Lets the kernel receive, where it waits to be told that there are frames to receive into.
+    /// Wakes the kernel if it waits for chunks to receive into.
     pub(crate) fn kick_starved(&self) {
         if self.fill.needs_wakeup() {
             sys::kick_receive(self.rx.fd());
         }
     }
 
-    /// Counts the frames in the kernel's hands, and those queued, as `tx`.
+    /// Counts the chunks that the kernel holds, and the queued ones as `tx`.
     pub(crate) fn account(&mut self) -> RingAccount {
         let rx = self.rx.nb_avail_exact() as usize;
         let completion = self.completion.nb_avail_exact() as usize;
         RingAccount {
-            fill: self.receive_side.lent() - rx,
+            fill: self.receive_side.outstanding() - rx,
             rx,
-            tx: self.transmit_side.lent() - completion + self.pending.len(),
+            tx: self.transmit_side.outstanding() - completion + self.pending.len(),
             completion,
         }
     }
@@ -276,9 +277,8 @@ impl Rings {
 
 impl Drop for Rings {
     fn drop(&mut self) {
-        // What was queued was promised to be sent; the last chance is now.
         if !mem::take(&mut self.pending).is_empty() {
-            tracing::debug!("frames queued and not flushed were dropped with their socket");
+            tracing::debug!("queued frames were not sent: their socket closed before a flush");
         }
     }
 }
@@ -291,9 +291,9 @@ mod tests {
     use crate::socket::{QueueSocket, bind_all};
     use crate::{Buffers, Interface, ZeroCopy};
 
-    /// The kernel has given frames back whose slots in the fill ring it has not freed yet.
+    /// The kernel has returned chunks, but not yet freed their slots in the fill ring.
     #[test]
-    fn frames_that_the_fill_ring_has_no_room_for_yet_stay_in_the_pool() {
+    fn chunks_that_the_fill_ring_does_not_accept_stay_in_the_pool() {
         const RING: u32 = 64;
         let options = Options {
             zero_copy: ZeroCopy::Off,
@@ -326,7 +326,7 @@ mod tests {
 
         rings.receive_side.give_back(BATCH / 2);
         rings.refill(&pool);
-        assert_eq!(pool.free(), total - RING as usize, "none is lost");
-        assert_eq!(rings.receive_side.lent(), RING as usize - BATCH / 2);
+        assert_eq!(pool.free(), total - RING as usize, "no chunk is lost");
+        assert_eq!(rings.receive_side.outstanding(), RING as usize - BATCH / 2);
     }
 }

@@ -1,8 +1,8 @@
 //! AF_XDP sockets: one for every queue of every port, over one UMEM.
 //!
-//! Invariant: the sockets of one UMEM are all in zero-copy mode or all in copy mode, because the
-//! kernel gives a socket that shares a UMEM the mode of the first (`xsk_bind`, net/xdp/xsk.c). So
-//! the mode is tried for all, and where one queue refuses, all are bound again.
+//! Invariant: all sockets of the UMEM are in zero-copy mode, or all in copy mode, because a socket that
+//! shares a UMEM gets the mode of the first (`xsk_bind`, net/xdp/xsk.c). If one queue has no zero-copy, all
+//! are bound again in copy mode.
 
 use std::io;
 use std::num::NonZeroU32;
@@ -20,48 +20,48 @@ use xsk_rs::umem::Umem;
 use xsk_rs::umem::frame::FrameDesc;
 
 use crate::error::system_cause;
-use crate::frame::Owned;
+use crate::frame::Chunk;
 use crate::rings::Rings;
 use crate::sys::{self, Statistics};
 use crate::{Buffers, Interface, Options, PollMode, XdpError, ZeroCopy};
 
-/// How long a queue that was just closed may stay taken before that is an error.
+/// How long a queue may stay busy after its socket was closed before binding it fails.
 const REBIND_WAIT: Duration = Duration::from_secs(1);
 const REBIND_PAUSE: Duration = Duration::from_millis(20);
 
-/// Busy polling: microseconds per poll, frames per poll.
+/// Busy polling: microseconds and frames per poll.
 const BUSY_POLL_US: i32 = 20;
 const BUSY_POLL_BUDGET: i32 = 64;
 
-/// Every socket, and the memory they share.
+/// All sockets and their UMEM.
 pub(crate) struct Sockets {
     pub(crate) umem: Umem,
     /// By port, then queue.
     pub(crate) bound: Vec<Vec<QueueSocket>>,
-    /// Why they are not in zero-copy mode, where that was tried.
+    /// Why the sockets are not in zero-copy mode, if it was tried.
     pub(crate) why: Option<String>,
 }
 
 /// One bound socket.
 pub(crate) struct QueueSocket {
     pub(crate) rings: Rings,
-    /// Its share of the frames, but for those that its rings were lent at once.
-    pub(crate) free: Vec<Owned>,
+    /// Its chunks that are not in the fill ring.
+    pub(crate) free: Vec<Chunk>,
     pub(crate) zero_copy: bool,
     pub(crate) counts: CountsOwner,
 }
 
-/// A queue could not be bound.
-struct Refused {
+/// A queue that could not be bound.
+struct BindError {
     interface: String,
     queue: u32,
     source: io::Error,
 }
 
-/// Binds every queue of `interfaces` in the mode that `options` ask for.
+/// Binds every queue of `interfaces` in the mode of `options`.
 ///
 /// # Errors
-/// The queue that could not be bound, and why. None is bound then.
+/// The queue that could not be bound, and the reason. All sockets are closed.
 pub(crate) fn bind_all(
     interfaces: &[Interface],
     options: &Options,
@@ -76,7 +76,7 @@ pub(crate) fn bind_all(
     if options.zero_copy != ZeroCopy::Off {
         match bind_as(interfaces, options, BindFlags::XDP_ZEROCOPY | flags)? {
             Ok(sockets) => return Ok(sockets),
-            Err(Refused {
+            Err(BindError {
                 interface,
                 queue,
                 source,
@@ -98,19 +98,20 @@ pub(crate) fn bind_all(
     }
     match bind_as(interfaces, options, BindFlags::XDP_COPY | flags)? {
         Ok(sockets) => Ok(Sockets { why, ..sockets }),
-        Err(Refused {
-            interface,
-            queue,
-            source,
-        }) => Err(refused(&interface, queue, source, mtu_lower)),
+        Err(error) => Err(copy_mode_error(error, mtu_lower)),
     }
 }
 
-/// The error of a queue that could not be bound in copy mode.
-fn refused(interface: &str, queue: u32, source: io::Error, mtu_lower: Option<u32>) -> XdpError {
+/// Returns the error of a queue that could not be bound in copy mode.
+fn copy_mode_error(error: BindError, mtu_lower: Option<u32>) -> XdpError {
+    let BindError {
+        interface,
+        queue,
+        source,
+    } = error;
     match (source.raw_os_error(), mtu_lower) {
         (Some(libc::EINVAL | libc::EOPNOTSUPP), Some(mtu_lower)) => XdpError::NoJumbo {
-            interface: interface.into(),
+            interface,
             source,
             mtu_lower,
         },
@@ -125,29 +126,29 @@ fn bind_as(
     interfaces: &[Interface],
     options: &Options,
     mode: BindFlags,
-) -> Result<Result<Sockets, Refused>, XdpError> {
+) -> Result<Result<Sockets, BindError>, XdpError> {
     let queues: u32 = interfaces.iter().map(|interface| interface.queues).sum();
-    let (umem, frames) = make_umem(options, queues)?;
-    let mut frames = frames.into_iter().map(|desc| {
-        // SAFETY: each descriptor of the UMEM just made comes here once, and none was lent yet.
-        unsafe { Owned::adopt(desc) }
+    let (umem, descriptors) = create_umem(options, queues)?;
+    let mut chunks = descriptors.into_iter().map(|desc| {
+        // SAFETY: the UMEM is new: the kernel holds no chunk, and each descriptor occurs once.
+        unsafe { Chunk::adopt(desc) }
     });
     let mut bound = Vec::with_capacity(interfaces.len());
     for interface in interfaces {
         let mut sockets = Vec::with_capacity(interface.queues as usize);
         for queue in 0..interface.queues {
-            match bind_patiently(&umem, &interface.name, queue, options, mode) {
+            match bind_with_retry(&umem, &interface.name, queue, options, mode) {
                 Ok(mut socket) => {
-                    // At once: a queue that shares our frames has no others to receive into, and
-                    // what comes for the kernel is lost until it has some.
-                    let share = frames.by_ref().take(options.frames_per_queue as usize);
-                    socket.free = share.collect();
+                    // At once: from now on the queue receives into the fill ring's chunks only, and
+                    // loses the kernel's frames too while it has none.
+                    let chunks = chunks.by_ref().take(options.frames_per_queue as usize);
+                    socket.free = chunks.collect();
                     socket.rings.fill_up(&mut socket.free);
                     sockets.push(socket);
                 }
                 Err(source) => {
                     let interface = interface.name.clone();
-                    return Ok(Err(Refused {
+                    return Ok(Err(BindError {
                         interface,
                         queue,
                         source,
@@ -164,29 +165,29 @@ fn bind_as(
     }))
 }
 
-/// The UMEM: in huge pages where they are wanted and there are enough.
-fn make_umem(options: &Options, queues: u32) -> Result<(Umem, Vec<FrameDesc>), XdpError> {
-    // Huge pages are unmapped whole, so the frames fill the last one.
+/// Creates the UMEM, in huge pages if `options` ask for them and enough are free.
+fn create_umem(options: &Options, queues: u32) -> Result<(Umem, Vec<FrameDesc>), XdpError> {
+    // Huge pages are unmapped as a whole, so the UMEM fills the last one.
     let per_huge_page = (2 << 20) / options.frame_size;
     let count = (queues * options.frames_per_queue).next_multiple_of(per_huge_page);
     let what = || format!("{count} frames of {} bytes", options.frame_size);
-    let bug = |error: &(dyn std::error::Error + 'static)| XdpError::Options(error.to_string());
+    let invalid = |error: &(dyn std::error::Error + 'static)| XdpError::Options(error.to_string());
 
-    let ring = QueueSize::new(options.ring_size).map_err(|error| bug(&error))?;
-    let frame = FrameSize::new(options.frame_size).map_err(|error| bug(&error))?;
+    let ring = QueueSize::new(options.ring_size).map_err(|error| invalid(&error))?;
+    let frame = FrameSize::new(options.frame_size).map_err(|error| invalid(&error))?;
     let mut builder = UmemConfig::builder();
-    // No headroom of our own: XDP keeps 256 bytes before the data as it is.
+    // XDP's own headroom of 256 bytes suffices.
     builder
         .frame_size(frame)
         .frame_headroom(0)
         .fill_queue_size(ring)
         .comp_queue_size(ring);
-    let config = builder.build().map_err(|error| bug(&error))?;
+    let config = builder.build().map_err(|error| invalid(&error))?;
     let frames = NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
     if options.huge_pages
-        && let Ok(made) = Umem::new(config, frames, true)
+        && let Ok(umem) = Umem::new(config, frames, true)
     {
-        return Ok(made);
+        return Ok(umem);
     }
     Umem::new(config, frames, false).map_err(|error| {
         let source = system_cause(&error).unwrap_or_else(|| io::Error::other(error.to_string()));
@@ -194,8 +195,8 @@ fn make_umem(options: &Options, queues: u32) -> Result<(Umem, Vec<FrameDesc>), X
     })
 }
 
-/// Binds a queue; waits a while where it is still taken, as just after its last owner's end.
-fn bind_patiently(
+/// Binds a queue; retries for [`REBIND_WAIT`] while it is busy, as after its previous owner's exit.
+fn bind_with_retry(
     umem: &Umem,
     interface: &str,
     queue: u32,
@@ -235,14 +236,14 @@ fn bind(
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
         .bind_flags(mode | wakeup);
     let name: InterfaceName = interface.parse().map_err(io::Error::other)?;
-    // SAFETY: the flag that this contract asks for is set above.
+    // SAFETY: the configuration above has the flag that the function's contract requires.
     let socket = unsafe { Socket::new(config.build(), umem, &name, queue) };
     let (tx, rx, shared) = socket.map_err(|error| {
         system_cause(&error).unwrap_or_else(|| io::Error::other(error.to_string()))
     })?;
-    // A queue's rings come with its first socket; each queue is bound once.
+    // Fill and completion ring belong to a queue's first socket; each queue is bound once.
     let Some((fill, completion)) = shared else {
-        return Err(io::Error::other("bound twice by this process"));
+        return Err(io::Error::other("already bound by this process"));
     };
     let fd = rx.fd();
     sys::close_on_exec(fd)?;
@@ -251,8 +252,8 @@ fn bind(
         busy_poll(fd)?;
     }
     let counts = CountsOwner(Counts(Arc::new(Mutex::new(Some(sys::duplicate(fd)?)))));
-    // In copy mode each frame sent becomes a kernel buffer, counted against the socket; the
-    // default bound holds about a hundred. Without CAP_NET_ADMIN the default stays.
+    // In copy mode each sent frame becomes a kernel buffer that counts against the socket's limit; the
+    // default allows about a hundred. Without CAP_NET_ADMIN the default stays.
     let send_buffer = i32::try_from(options.ring_size * 4096).unwrap_or(i32::MAX);
     let _ = sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer);
     let queues = (tx, rx, fill, completion);
@@ -264,7 +265,7 @@ fn bind(
     })
 }
 
-/// The kernel's preferred busy polling (`busy_poll` in Documentation/networking/napi.rst).
+/// Enables preferred busy polling (Documentation/networking/napi.rst).
 fn busy_poll(fd: &impl std::os::fd::AsRawFd) -> io::Result<()> {
     sys::set_option(fd, libc::SOL_SOCKET, sys::SO_PREFER_BUSY_POLL, 1)?;
     sys::set_option(fd, libc::SOL_SOCKET, sys::SO_BUSY_POLL, BUSY_POLL_US)?;
@@ -276,19 +277,19 @@ fn busy_poll(fd: &impl std::os::fd::AsRawFd) -> io::Result<()> {
     )
 }
 
-/// A way to a socket's counts from any thread, for as long as the socket is open.
+/// Reads a socket's counters from any thread while the socket is open.
 #[derive(Clone)]
 pub(crate) struct Counts(Arc<Mutex<Option<OwnedFd>>>);
 
 impl Counts {
-    /// The counts; `None` once the worker has closed the socket.
+    /// Returns the counters; `None` after the worker has closed the socket.
     pub(crate) fn read(&self) -> Option<Statistics> {
         let fd = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         fd.as_ref().and_then(|fd| sys::statistics(fd).ok())
     }
 }
 
-/// Closes that way with the socket: a descriptor left open would keep it bound.
+/// Closes the duplicate descriptor together with the socket: while open, it would keep the socket bound.
 pub(crate) struct CountsOwner(pub(crate) Counts);
 
 impl Drop for CountsOwner {

@@ -1,9 +1,9 @@
-//! The way back to the kernel: a TAP device that frames which proved not ours are written to.
+//! The kernel path: a TAP device that passes frames without a service or session to the kernel.
 //!
-//! The kernel sees them arrive on that device, as they would have arrived on their port.
+//! The kernel receives them on that device as it would have received them on their port.
 //!
-//! Invariant: a write never blocks. The device answers no ARP and has no address, so that it
-//! attracts no traffic, and it is gone when the last descriptor is closed.
+//! Invariant: a write never blocks. The device answers no ARP and has no address, so it attracts no
+//! traffic. It disappears when its last descriptor is closed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Write};
@@ -19,21 +19,21 @@ use crate::sys::{self, InterfaceRequest};
 
 /// Destination and source of an Ethernet header.
 const MACS_LEN: usize = 12;
-/// 802.1Q and 802.1ad.
+/// `EtherTypes` of VLAN tags (802.1Q, 802.1ad).
 const VLAN_TYPES: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
 const VLAN_TAG_LEN: usize = 4;
 const VLAN_TAGS_MAX: usize = 2;
 
-/// One worker's queue of the device.
+/// One worker's queue of the TAP device.
 pub(crate) struct TapQueue {
     device: File,
     mac: Mac,
 }
 
-/// Makes the device and one queue of it for each worker.
+/// Creates the device, with one queue for each worker.
 ///
 /// # Errors
-/// No privilege, no `/dev/net/tun`, or another process has a device of this name.
+/// No privilege, no `/dev/net/tun`, or another process owns a device of this name.
 pub(crate) fn create(
     name: &str,
     workers: usize,
@@ -67,28 +67,28 @@ pub(crate) fn create(
         .collect())
 }
 
-/// Sets what routes a frame from this device as from a port, best effort: a kernel without IPv6
+/// Makes the kernel route frames of this device like those of a port. Ignores errors: a kernel without IPv6
 /// has no IPv6 settings.
 fn configure(name: &str, like_interface: &str) {
     let set = |family: &str, key: &str, value: &str| {
         let path = format!("/proc/sys/net/{family}/conf/{name}/{key}");
         if let Err(error) = fs::write(&path, value) {
-            tracing::debug!(path, %error, "not set");
+            tracing::debug!(path, %error, "setting not changed");
         }
     };
     let port = |family: &str, key: &str| {
         let path = format!("/proc/sys/net/{family}/conf/{like_interface}/{key}");
         fs::read_to_string(path).map_or_else(|_| "0".into(), |value| value.trim().to_owned())
     };
-    // The frame's source address is routed through its port, not through this device, so a
-    // reverse path check here would drop every frame. The kernel applies the larger of this
-    // value and `all` (ip-sysctl.rst), so a strict `all` defeats it.
+    // The route to a frame's source address leads through its port, so a strict reverse path check on
+    // this device drops every frame. The kernel applies the larger of this value and `all`
+    // (ip-sysctl.rst), so a strict `all` overrides it.
     set("ipv4", "rp_filter", "0");
     let all = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter");
     if all.is_ok_and(|value| value.trim() == "1") {
         tracing::warn!(
-            "net.ipv4.conf.all.rp_filter = 1 makes the kernel drop the frames handed back to it \
-             by {name}; set it to 2 (loose) or to 0 and choose per interface"
+            "net.ipv4.conf.all.rp_filter = 1 makes the kernel drop the frames that it gets through {name}; \
+             set it to 2 (loose), or to 0 and configure each interface"
         );
     }
     set("ipv4", "forwarding", &port("ipv4", "forwarding"));
@@ -102,11 +102,11 @@ fn configure(name: &str, like_interface: &str) {
 }
 
 impl TapQueue {
-    /// Hands a frame to the kernel: addressed to this device, else the kernel would take it for
-    /// another host's, and without VLAN tags, whose devices are on the port and not here.
+    /// Passes a frame to the kernel, with this device's MAC as unicast destination, because the kernel
+    /// drops frames to other hosts, and without VLAN tags, because this device has no VLAN interfaces.
     ///
     /// # Errors
-    /// `EAGAIN` where the kernel's queue is full.
+    /// `EAGAIN` when the kernel's queue is full.
     pub(crate) fn write<F: FrameBuf>(&mut self, frame: &mut F) -> io::Result<()> {
         let start = strip_tags(frame.bytes_mut());
         let untagged = &mut frame.bytes_mut()[start..];
@@ -116,7 +116,7 @@ impl TapQueue {
         if destination[0] & 1 == 0 {
             destination.copy_from_slice(&self.mac.0);
         }
-        // A device takes a whole frame with each call, or nothing.
+        // Each call writes a complete frame or nothing.
         let mut parts = [IoSlice::new(&[]); CHUNKS_MAX];
         let bytes = iter::once(&frame.bytes()[start..]);
         let rest = (0..).map_while(|number| frame.rest(number));
@@ -129,7 +129,7 @@ impl TapQueue {
     }
 }
 
-/// Moves a frame's MAC addresses up to the type that follows its VLAN tags; says where it begins then.
+/// Removes a frame's VLAN tags by moving its MAC addresses forward; returns the frame's new start.
 fn strip_tags(frame: &mut [u8]) -> usize {
     let mut tags = 0;
     while tags < VLAN_TAGS_MAX {
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_go_and_the_rest_stays() {
+    fn only_the_tags_are_removed() {
         let macs = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
         let rest = [0x08, 0x00, 0x45, 0x00];
         let (inner, outer) = ([0x81, 0x00, 0, 5], [0x88, 0xa8, 0, 7]);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_cut_short_are_left_alone() {
+    fn short_frames_cause_no_panic() {
         for len in 0..18 {
             let mut frame = vec![0x81; len];
             let _ = strip_tags(&mut frame);

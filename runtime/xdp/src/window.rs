@@ -1,14 +1,14 @@
-//! Where a packet lies in its frame's data segment.
+//! The packet's place in its chunk's data segment.
 //!
-//! The kernel puts a received packet at a fixed place, and a packet is sent from that place. So
-//! cutting the head only moves `start`, growing it takes that back, and where there is nothing
-//! to take back the bytes move instead.
+//! The kernel stores a received packet at a fixed offset and sends a packet from the same offset. So
+//! removing bytes at the packet's start only moves `start` forward; adding bytes moves `start` back as far
+//! as possible, and otherwise shifts the packet.
 //!
 //! Invariant: `start <= end <= capacity`.
 
 use std::ops::Range;
 
-/// A packet's place: offsets into the data segment.
+/// A packet's place, as offsets in the data segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
     start: u32,
@@ -16,7 +16,7 @@ pub(crate) struct Window {
     capacity: u32,
 }
 
-/// Bytes to move within the segment, before the new window is used.
+/// Bytes to move in the segment before the new window applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Move {
     pub(crate) from: Range<usize>,
@@ -24,7 +24,7 @@ pub(crate) struct Move {
 }
 
 impl Window {
-    /// A packet of `len` bytes at the start of a segment of `capacity` bytes.
+    /// Creates the window of a packet of `len` bytes at the start of a segment of `capacity` bytes.
     pub(crate) fn new(len: usize, capacity: usize) -> Self {
         let capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
         Self {
@@ -34,12 +34,12 @@ impl Window {
         }
     }
 
-    /// The packet's bytes.
+    /// Returns the packet's range in the segment.
     pub(crate) const fn range(self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
 
-    /// The segment's length in bytes.
+    /// Returns the segment's length in bytes.
     pub(crate) const fn capacity(self) -> usize {
         self.capacity as usize
     }
@@ -48,8 +48,8 @@ impl Window {
         self.end - self.start
     }
 
-    /// The window with its start moved by `by`, negative towards the head, and what has to move
-    /// for it. `None` where there is no room.
+    /// Returns the window with its start moved by `by` bytes (a negative `by` adds bytes), and the move
+    /// that it needs. Returns `None` when there is no room.
     pub(crate) fn move_start(self, by: isize) -> Option<(Self, Option<Move>)> {
         let distance = u32::try_from(by.unsigned_abs()).ok()?;
         if by >= 0 {
@@ -80,13 +80,13 @@ impl Window {
         ))
     }
 
-    /// The window with a packet of `len` bytes. `None` where there is no room.
+    /// Returns the window with length `len`, or `None` when there is no room.
     pub(crate) fn set_len(self, len: usize) -> Option<Self> {
         let end = self.start.checked_add(u32::try_from(len).ok()?)?;
         (end <= self.capacity).then_some(Self { end, ..self })
     }
 
-    /// The window at the segment's start, from where packets are sent, and what has to move.
+    /// Returns the window at the segment's start, from which packets are sent, and the move that it needs.
     pub(crate) fn at_start(self) -> (Self, Option<Move>) {
         if self.start == 0 {
             return (self, None);
@@ -110,7 +110,7 @@ impl Window {
 mod tests {
     use super::*;
 
-    /// Applies a move to bytes as the frame does.
+    /// Applies a move like `XdpFrame`.
     fn apply(bytes: &mut [u8], (window, moved): (Window, Option<Move>)) -> Window {
         if let Some(Move { from, to }) = moved {
             bytes.copy_within(from, to);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn cutting_and_growing_back_moves_no_byte() {
+    fn removing_and_adding_back_moves_no_bytes() {
         let window = Window::new(60, 100);
         let (cut, moved) = window.move_start(4).expect("room");
         assert_eq!((cut.range(), moved), (4..60, None));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grown_packet_keeps_its_bytes_behind_the_new_ones() {
+    fn a_grown_packet_keeps_its_bytes_behind_the_added_ones() {
         let mut bytes: Vec<u8> = (0..100).collect();
         let window = Window::new(60, 100).move_start(2).expect("room").0;
         let grown = window.move_start(-6).expect("room");
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_is_sent_from_the_start() {
+    fn a_packet_to_send_moves_to_the_segment_start() {
         let mut bytes: Vec<u8> = (0..100).collect();
         let cut = Window::new(60, 100).move_start(14).expect("room").0;
         let window = apply(&mut bytes, cut.at_start());
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn no_room_changes_nothing() {
+    fn without_room_there_is_no_window() {
         let window = Window::new(60, 64);
         assert_eq!(window.move_start(61), None);
         assert_eq!(window.move_start(-5), None);

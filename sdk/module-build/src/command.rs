@@ -1,4 +1,4 @@
-//! The one cargo command, and the environment that it runs in.
+//! The cargo command and its environment.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,12 @@ use std::process::Command;
 
 use crate::{TARGET, Toolchain};
 
-/// A module's stack, at the start of its memory: an overflow runs into address 0 and traps, it
-/// does not run into data. Policies need little, and services share one instance's stack.
+/// A module's stack, in bytes. It is at the start of memory, so an overflow goes below address 0
+/// and traps instead of overwriting data. Policies need little, and the services of an instance
+/// share one stack.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// The release profile of modules, whatever the workspace's is: fast, small, and a panic traps.
+/// The release profile of modules, independent of the workspace's: fast, small, and a panic traps.
 const PROFILE: [(&str, &str); 6] = [
     ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3"),
     ("CARGO_PROFILE_RELEASE_LTO", "fat"),
@@ -20,8 +21,8 @@ const PROFILE: [(&str, &str); 6] = [
     ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
 ];
 
-/// Variables that cargo and rustup may keep: where they live and how they reach the network, the
-/// toolchain in use, and the tokens that bound the outer cargo's parallelism.
+/// The variables that cargo and rustup may keep: their folders, network settings, the toolchain in
+/// use, and the job tokens of an outer cargo.
 const KEPT: [&str; 11] = [
     "CARGO_HOME",
     "CARGO_HTTP_",
@@ -75,7 +76,7 @@ pub(crate) fn cargo_build(
     command
 }
 
-/// Whether a variable would change what is compiled.
+/// Returns whether a variable would change the compiled code.
 fn is_foreign(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let of_rust = ["CARGO", "RUST", "CLIPPY_"]
@@ -84,13 +85,13 @@ fn is_foreign(name: &OsStr) -> bool {
     of_rust && !KEPT.iter().any(|kept| name.starts_with(kept))
 }
 
-/// In cargo's encoding, in which a flag may hold spaces.
+/// Returns the flags in cargo's encoding, in which a flag may contain spaces.
 fn rustflags(manifest: &Path) -> String {
     let mut flags = vec![
         "-Clink-arg=-z".to_string(),
         format!("-Clink-arg=stack-size={STACK_BYTES}"),
     ];
-    // Panic texts name source files: by paths that are the same on every machine.
+    // Panic texts contain source paths: make them the same on every machine.
     let workspace = manifest.parent().map(Path::to_path_buf);
     for (path, name) in [(workspace, "."), (cargo_home(), "cargo")] {
         if let Some(path) = path {
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_outer_cargo_sets_does_not_reach_the_inner() {
+    fn variables_of_an_outer_cargo_are_removed() {
         let foreign = [
             "CARGO_ENCODED_RUSTFLAGS",
             "CARGO_BUILD_TARGET",

@@ -1,4 +1,4 @@
-//! Modules within a program, so that it needs no folder to serve them.
+//! Embeds modules in a program, which then needs no folder to serve them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Module, TOOLCHAIN_VARIABLE, build};
 
-/// For a build script: compiles packages of the workspace at `manifest` and writes
-/// `out_dir/modules.rs` with a list for each of `lists`, which are names of statics and the packages in
-/// them, such as
+/// For a build script: compiles packages of the workspace at `manifest`, and writes
+/// `out_dir/modules.rs` with one static per entry of `lists` (the static's name, and its packages),
+/// such as
 ///
 /// ```
 /// /// Modules that ship with this program, by name.
 /// pub static POLICIES: &[(&str, &[u8])] = &[/* ("maglev", include_bytes!("…")), … */];
 /// ```
 ///
-/// Tells cargo to run the script again when a source of the modules changes. Returns the
-/// modules, whose files are under `out_dir`.
+/// Tells cargo to run the script again when a source of the modules changes. Returns the modules,
+/// whose files are in `out_dir`.
 ///
 /// # Errors
-/// As [`build`], and when `out_dir` cannot be written.
+/// As [`build`], or if `out_dir` cannot be written.
 pub fn embed(
     manifest: &Path,
     lists: &[(&str, &[&str])],
@@ -59,8 +59,8 @@ fn source(list: &str, modules: &[Module]) -> String {
     text + "];\n"
 }
 
-/// What the modules are made of: the sources that cargo lists beside each, and the workspace's
-/// manifest and lock.
+/// Returns the inputs of the modules: the sources that cargo lists beside each, and the workspace's
+/// manifest and lock file.
 fn inputs(manifest: &Path, modules: &[Module]) -> Result<BTreeSet<PathBuf>, Error> {
     let mut inputs = BTreeSet::from([manifest.into(), manifest.with_file_name("Cargo.lock")]);
     for module in modules {
@@ -71,7 +71,7 @@ fn inputs(manifest: &Path, modules: &[Module]) -> Result<BTreeSet<PathBuf>, Erro
     Ok(inputs)
 }
 
-/// The files after the colon of a dep-info line, in which a space of a name is escaped.
+/// Parses the files after the colon of a dep-info line, in which a space in a name is escaped.
 fn dependencies(text: &str) -> impl Iterator<Item = PathBuf> {
     let (_, files) = text.split_once(": ").unwrap_or_default();
     let files = files.trim_end().replace("\\ ", "\0");
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_becomes_a_line() {
+    fn each_module_becomes_an_entry_of_the_list() {
         let modules = [Module {
             name: "a".to_string(),
             path: "/o/\"a\".wasm".into(),

@@ -1,4 +1,4 @@
-//! What can go wrong, told to the one who can mend it.
+//! Errors of compiling modules, with their remedies.
 
 use std::fmt;
 use std::io;
@@ -6,33 +6,33 @@ use std::path::PathBuf;
 
 use crate::TARGET;
 
-/// Why there is no module.
+/// Why no module was built.
 #[derive(Debug)]
 pub enum Error {
-    /// No compiler for Wasm on this machine.
+    /// This machine has no Wasm compiler.
     NoToolchain {
-        /// What was looked for and not found, a line each.
+        /// What is missing, one line each.
         missing: Vec<String>,
     },
     /// Cargo failed.
     Compile {
-        /// The crates asked for.
+        /// The requested crates.
         packages: String,
         /// [`crate::Toolchain::name`].
         toolchain: &'static str,
-        /// What cargo and the compiler said.
+        /// The output of cargo and the compiler.
         stderr: String,
     },
-    /// Cargo succeeded, but some crate is not a module.
+    /// Cargo succeeded, but a crate is not a module.
     NotModules {
-        /// The crates asked for.
+        /// The requested crates.
         packages: String,
     },
     /// A file or program could not be used.
     Io {
-        /// Which.
+        /// The file or program.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }
@@ -41,17 +41,14 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoToolchain { missing } => {
-                writeln!(
-                    f,
-                    "no compiler for {TARGET} on this machine. Install one, either way:"
-                )?;
+                writeln!(f, "no compiler for {TARGET} on this machine. Install one:")?;
                 writeln!(f, "  with rustup:      rustup target add {TARGET}")?;
                 writeln!(
                     f,
                     "  on Debian/Ubuntu: apt-get install rustc-web cargo-web libstd-rust-web-dev \
                      rust-web-src lld"
                 )?;
-                write!(f, "Looked for:")?;
+                write!(f, "Missing:")?;
                 missing.iter().try_for_each(|line| write!(f, "\n  {line}"))
             }
             Self::Compile {
@@ -66,7 +63,7 @@ impl fmt::Display for Error {
             }
             Self::NotModules { packages } => write!(
                 f,
-                "not every one of {packages} gave a .wasm file: set `crate-type = [\"cdylib\", \
+                "not every crate of {packages} built a .wasm file: set `crate-type = [\"cdylib\", \
                  \"rlib\"]` under [lib] in its Cargo.toml"
             ),
             Self::Io { path, source } => write!(f, "{}: {source}", path.display()),

@@ -1,10 +1,10 @@
-//! Compiles crates of policies and health checks of a cargo workspace to Wasm modules, with whichever compiler for Wasm
-//! this machine has.
+//! Compiles policy and health check crates of a cargo workspace to Wasm modules, with the Wasm
+//! compiler of this machine.
 //!
-//! Invariant: the outcome hangs on the sources and the compiler alone. What an outer cargo, a
-//! wrapper or a user's flags have put into the environment is taken out of it, paths of this
-//! machine do not get into the module, and the target directory is the caller's own, so that no
-//! outer cargo's lock is waited for.
+//! Invariant: the result depends only on the sources and the compiler. Variables of an outer cargo,
+//! a wrapper or a user's flags are removed from the environment; paths of this machine do not get
+//! into the module; the target directory is the caller's own, so that no build waits for an outer
+//! cargo's lock.
 //!
 //! From a build script:
 //!
@@ -29,32 +29,31 @@ pub use embed::embed;
 pub use error::Error;
 pub use toolchain::{TOOLCHAIN_VARIABLE, Toolchain, find_toolchain};
 
-/// The target that modules are compiled for.
+/// The target of modules.
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
 /// A compiled module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Module {
-    /// Its name, by which a service asks for it: the file's without `.wasm`, the crate's
-    /// library's.
+    /// The module's name, by which a config refers to it: the name of the crate's library.
     pub name: String,
-    /// The file.
+    /// The `.wasm` file.
     pub path: PathBuf,
 }
 
 /// Compiles `packages` of the workspace at `manifest` (the path of its `Cargo.toml`) into
-/// `target_dir`, with the toolchain that [`find_toolchain`] finds. The modules come in the order
-/// of their names. Fast when nothing changed.
+/// `target_dir`, with the toolchain of [`find_toolchain`]. Returns the modules, sorted by name.
+/// Fast when nothing changed.
 ///
 /// # Errors
-/// No toolchain, a crate that does not compile (with what cargo said), or one that gave no
-/// module.
+/// If there is no toolchain, a crate does not compile (the error has cargo's output), or a crate is
+/// not a module.
 pub fn build(manifest: &Path, packages: &[&str], target_dir: &Path) -> Result<Vec<Module>, Error> {
     find_toolchain()?.build(manifest, packages, target_dir)
 }
 
 impl Toolchain {
-    /// [`build`] with this toolchain.
+    /// As [`build`], with this toolchain.
     ///
     /// # Errors
     /// As [`build`].
@@ -91,9 +90,9 @@ impl Toolchain {
     }
 }
 
-/// The modules among the artifacts that cargo reports, a line of JSON each: strings that end in
-/// `.wasm`. (No JSON parser, since this crate has no dependencies; cargo escapes nothing in a
-/// path but quotes and backslashes, which we do without.)
+/// Returns the modules among the artifacts that cargo reports, one line of JSON each: strings that
+/// end in `.wasm`. (Not a JSON parser, because this crate has no dependencies. In a path cargo
+/// escapes only quotes and backslashes, which are not supported.)
 fn modules_of(messages: &str) -> Vec<Module> {
     let mut modules: Vec<_> = messages
         .lines()

@@ -1,7 +1,7 @@
-//! Which compiler for Wasm this machine has.
+//! Finds the Wasm compiler of this machine.
 //!
-//! Invariant: a toolchain that is found can compile: its compiler ran and its standard library,
-//! compiled or as source, is where it says.
+//! Invariant: a toolchain that is found can compile: its compiler ran, and its standard library,
+//! compiled or as source, exists.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,16 +9,16 @@ use std::process::Command;
 
 use crate::{Error, TARGET};
 
-/// The environment variable that chooses a toolchain where there are both: `rustup` or `debian`.
+/// The environment variable that selects a toolchain if there are both: `rustup` or `debian`.
 pub const TOOLCHAIN_VARIABLE: &str = "WAXWING_WASM_TOOLCHAIN";
 
-/// Where Debian's packages put their programs.
+/// The folder of the programs of Debian's packages.
 const DEBIAN_BIN: &str = "/usr/bin";
 
-/// A compiler for Wasm.
+/// A Wasm compiler.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Toolchain {
-    /// The compiler in use has a standard library for Wasm: what `rustup target add` installs.
+    /// The compiler in use, with a standard library for Wasm, which `rustup target add` installs.
     Installed {
         /// The program `cargo`.
         cargo: PathBuf,
@@ -37,7 +37,7 @@ pub enum Toolchain {
 }
 
 impl Toolchain {
-    /// For people.
+    /// Returns the toolchain's name, for messages.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Toolchain {
         }
     }
 
-    /// Its program `cargo`.
+    /// Returns its program `cargo`.
     #[must_use]
     pub fn cargo(&self) -> &Path {
         match self {
@@ -55,26 +55,26 @@ impl Toolchain {
     }
 }
 
-/// The installed Rust's Wasm target, else Debian's packages.
+/// Returns the installed Rust's Wasm target, else Debian's packages.
 ///
 /// # Errors
 /// [`Error::NoToolchain`], which says how to install either.
 pub fn find_toolchain() -> Result<Toolchain, Error> {
-    let wanted = std::env::var(TOOLCHAIN_VARIABLE).unwrap_or_default();
+    let selected = std::env::var(TOOLCHAIN_VARIABLE).unwrap_or_default();
     let mut missing = Vec::new();
-    if !matches!(wanted.as_str(), "" | "rustup" | "debian") {
+    if !matches!(selected.as_str(), "" | "rustup" | "debian") {
         missing.push(format!(
-            "{TOOLCHAIN_VARIABLE}={wanted}: expected `rustup` or `debian`"
+            "{TOOLCHAIN_VARIABLE}={selected}: expected `rustup` or `debian`"
         ));
         return Err(Error::NoToolchain { missing });
     }
-    if wanted != "debian" {
+    if selected != "debian" {
         match installed() {
             Ok(toolchain) => return Ok(toolchain),
             Err(why) => missing.push(why),
         }
     }
-    if wanted != "rustup" {
+    if selected != "rustup" {
         match debian() {
             Ok(toolchain) => return Ok(toolchain),
             Err(why) => missing.push(why),
@@ -84,12 +84,12 @@ pub fn find_toolchain() -> Result<Toolchain, Error> {
 }
 
 fn installed() -> Result<Toolchain, String> {
-    // An outer cargo says which programs it is and uses.
+    // An outer cargo sets these variables.
     let program = |variable, name: &str| {
         PathBuf::from(std::env::var_os(variable).unwrap_or_else(|| OsString::from(name)))
     };
     let (cargo, rustc) = (program("CARGO", "cargo"), program("RUSTC", "rustc"));
-    let library = PathBuf::from(ask(
+    let library = PathBuf::from(query(
         &rustc,
         &["--print", "target-libdir", "--target", TARGET],
     )?);
@@ -119,7 +119,7 @@ fn debian() -> Result<Toolchain, String> {
     let cargo = program("cargo", "cargo-web")?;
     let rustc = program("rustc", "rustc-web")?;
     let linker = program("wasm-ld", "lld")?;
-    let sysroot = ask(&rustc, &["--print", "sysroot"])?;
+    let sysroot = query(&rustc, &["--print", "sysroot"])?;
     let source = Path::new(&sysroot).join("lib/rustlib/src/rust/library/std/Cargo.toml");
     if !source.is_file() {
         return Err(format!("{} (package rust-web-src)", source.display()));
@@ -131,16 +131,16 @@ fn debian() -> Result<Toolchain, String> {
     })
 }
 
-/// What a compiler answers, in one line.
-fn ask(rustc: &Path, arguments: &[&str]) -> Result<String, String> {
+/// Runs a compiler. Returns its output, trimmed.
+fn query(rustc: &Path, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(rustc)
         .args(arguments)
         .output()
         .map_err(|error| format!("the program {}: {error}", rustc.display()))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         return Err(format!(
-            "{} {}: {said}",
+            "{} {}: {stderr}",
             rustc.display(),
             arguments.join(" ")
         ));

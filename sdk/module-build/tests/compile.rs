@@ -1,4 +1,4 @@
-//! Real compiles of this workspace's crates.
+//! Compiles crates of this workspace.
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
@@ -9,7 +9,7 @@ use waxwing_module_build::{Error, Module, build, embed};
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
 
-/// Of all tests, so that the dependencies are compiled once.
+/// One folder for all tests, so that the dependencies are compiled once.
 fn out_dir() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
@@ -23,7 +23,7 @@ fn compile(package: &str) -> Result<Vec<Module>, Error> {
 }
 
 #[test]
-fn a_policy_becomes_a_module_that_names_no_path_of_this_machine() {
+fn a_compiled_module_contains_no_path_of_this_machine() {
     let modules = compile("first-policy").unwrap();
     assert_eq!(modules.len(), 1);
     assert_eq!(modules[0].name, "first_policy");
@@ -51,7 +51,7 @@ fn a_policy_becomes_a_module_that_names_no_path_of_this_machine() {
 }
 
 #[test]
-fn embedding_lists_the_modules_in_rust() {
+fn embed_writes_the_lists_as_rust_source() {
     let lists: [(&str, &[&str]); 2] = [
         ("POLICIES", &["first-policy"]),
         ("CHECKS", &["waxwing-health-tcp"]),
@@ -73,13 +73,13 @@ fn embedding_lists_the_modules_in_rust() {
 }
 
 #[test]
-fn a_crate_that_is_no_module_is_refused_with_what_to_write() {
+fn a_crate_that_is_not_a_module_is_refused_with_a_hint() {
     let error = compile("waxwing-sdk").unwrap_err().to_string();
     assert!(error.contains("crate-type"), "{error}");
 }
 
 #[test]
-fn a_failed_compile_shows_what_cargo_said() {
+fn a_failed_compile_shows_cargos_output() {
     let error = compile("no-such-crate").unwrap_err();
     assert!(matches!(error, Error::Compile { .. }));
     assert!(error.to_string().contains("no-such-crate"), "{error}");

@@ -246,7 +246,7 @@ fn traps() -> [Row; 20] {
 }
 
 fn answers() -> [Row; 10] {
-    const COUNT: &str = "waxwing_pick answered";
+    const COUNT: &str = "waxwing_pick returned";
     const PICK: &str = "waxwing_pick chose backend";
     [
         (
@@ -254,7 +254,7 @@ fn answers() -> [Row; 10] {
             "(return (i32.const 0))",
             "",
             BadAnswer,
-            "waxwing_pick answered 0 for",
+            "waxwing_pick returned 0 for",
         ),
         (
             "answers one too many",
@@ -268,21 +268,21 @@ fn answers() -> [Row; 10] {
             "(return (i32.const -1))",
             "",
             BadAnswer,
-            "waxwing_pick answered -1 for",
+            "waxwing_pick returned -1 for",
         ),
         (
             "answers the least",
             "(return (i32.const 0x80000000))",
             "",
             BadAnswer,
-            "answered -2147483648",
+            "returned -2147483648",
         ),
         (
             "answers the most",
             "(return (i32.const 0x7fffffff))",
             "",
             BadAnswer,
-            "answered 2147483647",
+            "returned 2147483647",
         ),
         (
             "picks backend 9",

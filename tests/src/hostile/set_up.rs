@@ -89,17 +89,17 @@ fn calls() -> Vec<Hostile> {
         (
             "gives no buffer",
             reserve("(i32.const 0)"),
-            (REFUSES, "it does not say why"),
+            (REFUSES, "it gives no reason"),
         ),
         (
             "gives a buffer at the end",
             reserve("(i32.const 0xffff)"),
-            (BREAKS, "waxwing_reserve gave 0xffff"),
+            (BREAKS, "waxwing_reserve returned 0xffff"),
         ),
         (
             "gives a buffer behind the end",
             reserve("(i32.const 0x10000)"),
-            (BREAKS, "waxwing_reserve gave 0x10000"),
+            (BREAKS, "waxwing_reserve returned 0x10000"),
         ),
         (
             "gives a buffer at 2^32 - 1",
@@ -109,12 +109,12 @@ fn calls() -> Vec<Hostile> {
         (
             "refuses",
             init("(i32.const 0)"),
-            (REFUSES, "it does not say why"),
+            (REFUSES, "it gives no reason"),
         ),
         (
             "refuses its backends",
             changed("(i32.const 0)"),
-            (REFUSES, "it does not say why"),
+            (REFUSES, "it gives no reason"),
         ),
     ]
     .map(|(what, wat, (stage, why))| Hostile::of(what, &wat, Refused(stage, why)))
@@ -264,7 +264,7 @@ fn headers() -> Vec<Hostile> {
 
 /// What a module says when it refuses goes to the operator's terminal.
 fn words() -> Vec<Hostile> {
-    const NONE: &str = "it does not say why";
+    const NONE: &str = "it gives no reason";
     let saying = |body: &str, data: &str| Wat {
         init: "(i32.const 0)",
         more: made(format!(

@@ -92,7 +92,7 @@ fn bombs() -> Vec<Hostile> {
         (
             "five times 40,000 loops, one in the other",
             with(loops.repeat(5)),
-            "make its functions smaller",
+            "make the module's functions smaller",
         ),
         (
             "a jump to 100,000 places",

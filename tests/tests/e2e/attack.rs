@@ -5,9 +5,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
-use waxwing_packet::build::{Error, Tcp};
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Link, Mac, TcpFlags, VlanTags, ethernet};
+use waxwing_testkit::build::{Error, Tcp};
 use waxwing_tests::inject::{Garbage, Wire};
 use waxwing_tests::topology::{CLIENT4, CLIENT6, VIP4, VIP6};
 use waxwing_tests::{Namespace, Topology};

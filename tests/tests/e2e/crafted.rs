@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::SockProtocol;
-use waxwing_packet::build::{Echo, Error, Tcp, Udp};
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{
     Address, Family, IpPacket, Link, Mac, Packet, TcpFlags, Transport, VlanTag, VlanTags, checksum,
     ethernet, parse,
 };
+use waxwing_testkit::build::{Echo, Error, Tcp, Udp};
 use waxwing_tests::inject::Wire;
 use waxwing_tests::topology::{VIP4, VIP6};
 use waxwing_tests::{Backend, Capture, Config, Layout, Namespace, Service, Topology, Waxwing};

@@ -19,7 +19,7 @@ use crate::traffic::web;
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(a_thousand_transfers_survive_it_all, "nginx"),
+    scenario!(a_thousand_transfers_survive_it_all, "nginx").alone(),
     scenario!(a_forged_reset_and_syn_move_no_connection),
 ];
 

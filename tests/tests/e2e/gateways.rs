@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use waxwing_packet::build::{ArpRequest, Tcp};
 use waxwing_packet::{Link, Mac, TcpFlags, VlanTag, VlanTags, ethernet};
+use waxwing_testkit::build::{ArpRequest, Tcp};
 use waxwing_tests::inject::Wire;
 use waxwing_tests::netns::{VethOptions, veth};
 use waxwing_tests::topology::{VIP4, VIP6, server4, server6};

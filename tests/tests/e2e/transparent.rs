@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use waxwing_packet::{Link, Mac, TcpFlags, build};
+use waxwing_packet::{Link, Mac, TcpFlags};
+use waxwing_testkit::build;
 use waxwing_tests::actors::{self, RunningLoad};
 use waxwing_tests::inline::{BRIDGE4, BRIDGE6, ROUTER4, ROUTER6};
 use waxwing_tests::topology::{CLIENT4, CLIENT6, VIP4, VIP6, server4, server6};
@@ -24,7 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "ping"
     ),
     scenario!(a_port_that_served_a_session_connects_directly, "nginx"),
-    scenario!(a_killed_balancer_stays_a_bridge, "curl", "ping"),
+    scenario!(a_killed_balancer_stays_a_bridge, "curl", "ping").alone(),
     scenario!(health_checks_go_by_the_bridge, "curl"),
     scenario!(a_bridge_that_flaps_or_forgets_serves_on),
     scenario!(frames_to_another_holder_of_the_vip_pass),

@@ -1,15 +1,15 @@
-//! Backends, as an argument gives them.
+//! Parses the argument `--backends`.
 //!
-//! Invariant: there is at least one, and no more than a service can have.
+//! Invariant: the result has at least one backend, and at most as many as a service can have.
 
 use anyhow::{Result, bail};
-use waxwing_plugin::workbench::{BACKENDS_MAX, BackendSpec};
+use waxwing_workbench::{BACKENDS_MAX, BackendSpec};
 
-/// The backends of `--backends`.
+/// The value of `--backends`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Specs(pub(super) Vec<BackendSpec>);
 
-/// How many (`5`), or their weights (`3,1,1`), with tags where wanted (`3@7,1@8`).
+/// Parses a number of backends (`5`) or their weights (`3,1,1`), optionally with tags (`3@7,1@8`).
 pub(super) fn specs(text: &str) -> Result<Specs> {
     let count = (!text.contains([',', '@'])).then(|| backends_count(text));
     if let Some(count) = count {
@@ -29,11 +29,11 @@ fn spec(text: &str) -> Result<BackendSpec> {
     let (weight, tag) = text.split_once('@').unwrap_or((text, "0"));
     match (weight.trim().parse(), tag.trim().parse()) {
         (Ok(weight), Ok(tag)) => Ok(BackendSpec { weight, tag }),
-        _ => bail!("{text:?} is no backend; write WEIGHT or WEIGHT@TAG, whole numbers"),
+        _ => bail!("{text:?} is not a backend; write WEIGHT or WEIGHT@TAG as whole numbers"),
     }
 }
 
-/// A number of backends that a service can have.
+/// Parses a number of backends.
 fn backends_count(text: &str) -> Result<usize> {
     match text.parse() {
         Ok(count) if (1..=BACKENDS_MAX).contains(&count) => Ok(count),

@@ -6,29 +6,29 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use waxwing_plugin::workbench::{Bench, BenchReport, Row, Spread, Workbench};
+use waxwing_workbench::{Bench, BenchReport, BenchRow, TimeSpread, Workbench};
 
 use super::Config;
 use super::backends::{Specs, specs};
 use crate::ask::print;
 
-/// What `--serve` says first: its name and its version.
+/// The first line of `--serve`: its protocol and version.
 const GREETING: &str = "waxwing module bench 1";
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The module.
+    /// The module's file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
     config: Config,
-    /// The backends: how many (`5`), or their weights (`3,1,1`), with tags where wanted (`3@7,1@8`).
+    /// The backends: a number (`5`), or weights (`3,1,1`), optionally with tags (`3@7,1@8`).
     #[arg(long, value_name = "SPEC", default_value = "8", value_parser = specs)]
     backends: Specs,
-    /// As JSON.
+    /// Prints JSON.
     #[arg(long, conflicts_with = "serve")]
     json: bool,
-    /// Times what standard input asks for, line by line (--help has the protocol).
+    /// Answers requests on standard input, line by line (the protocol is in --help).
     #[arg(long)]
     serve: bool,
 }
@@ -37,8 +37,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let workbench = Workbench::open(&arguments.file)?;
     if cfg!(debug_assertions) {
         eprintln!(
-            "This waxwing is a development build, whose checks cost more than a pick does. For \
-             figures that\nmean something: cargo build --release --package waxwing"
+            "warning: this is a development build, whose checks cost more than a pick. For meaningful \
+             figures:\ncargo build --release --package waxwing"
         );
     }
     let mut bench = workbench.bench(&arguments.config.json, &arguments.backends.0)?;
@@ -52,20 +52,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     print(&text(&report))
 }
 
-fn serve(bench: &mut Bench<'_>) -> Result<()> {
+fn serve(bench: &mut Bench) -> Result<()> {
     print(&format!("{GREETING}\n"))?;
     for line in io::stdin().lock().lines() {
         let line = line.context("cannot read standard input")?;
-        let time = match asked(&line) {
+        let time = match parse_request(&line) {
             Some((batch, calls)) => bench.run(batch, calls)?.as_nanos().to_string(),
-            None => format!("{line:?} is not `BATCH CALLS`, a batch of 1 to 64"),
+            None => format!("{line:?} is not `BATCH CALLS` with a batch of 1 to 64"),
         };
         print(&(time + "\n"))?;
     }
     Ok(())
 }
 
-fn asked(line: &str) -> Option<(usize, u64)> {
+fn parse_request(line: &str) -> Option<(usize, u64)> {
     let (batch, calls) = line.trim().split_once(' ')?;
     let batch = batch
         .parse()
@@ -84,16 +84,16 @@ fn text(report: &BenchReport) -> String {
 fn write_report(out: &mut String, report: &BenchReport) -> fmt::Result {
     writeln!(
         out,
-        "nanoseconds a pick: the median, and from a tenth of the rounds to nine; backends: {}\n",
+        "nanoseconds per pick: median (10th to 90th percentile); backends: {}\n",
         report.backends
     )?;
     writeln!(
         out,
         "{:>5}  {:^24}  {:^24}  {:^24}",
-        "batch", "module", "empty module", "above it"
+        "batch", "module", "empty module", "policy alone"
     )?;
     for row in &report.rows {
-        let Row {
+        let BenchRow {
             batch,
             module,
             empty,
@@ -104,13 +104,13 @@ fn write_report(out: &mut String, report: &BenchReport) -> fmt::Result {
     }
     writeln!(
         out,
-        "\nThe empty module's pick returns at once: what is left is the call, the flows written and \
-         the\npicks read. Above it is the policy."
+        "\nThe empty module returns at once: its time is the host's, for the call, writing flows and \
+         reading picks.\nThe last column is the policy's own time."
     )
 }
 
-fn cell(spread: Spread) -> String {
-    let Spread {
+fn cell(spread: TimeSpread) -> String {
+    let TimeSpread {
         median_ns,
         low_ns,
         high_ns,
@@ -126,10 +126,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_a_batch_and_a_number_of_calls() {
-        assert_eq!(asked("32 1000"), Some((32, 1000)));
+    fn a_request_names_a_batch_size_and_a_number_of_calls() {
+        assert_eq!(parse_request("32 1000"), Some((32, 1000)));
         for bad in ["", "32", "0 5", "65 5", "a b", "8 -1"] {
-            assert_eq!(asked(bad), None, "{bad}");
+            assert_eq!(parse_request(bad), None, "{bad}");
         }
     }
 }

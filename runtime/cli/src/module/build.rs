@@ -1,7 +1,7 @@
 //! `waxwing module build`.
 //!
-//! Invariant: a module that does not pass is put nowhere, and one that does is put there whole, so
-//! that the folder may be the one that a balancer watches.
+//! Invariant: a module is copied only if it passes, and in one step, so the folder may be one that
+//! a balancer watches.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,16 +17,16 @@ use crate::ask::print;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The crate's folder.
+    /// The folder of the crate.
     #[arg(value_name = "PATH", default_value = ".")]
     path: PathBuf,
-    /// Where NAME.wasm is put if it passes, for instance a folder that a balancer watches; else it
-    /// stays in cargo's target folder.
+    /// Copies NAME.wasm into this folder if it passes, for instance one that a balancer watches.
+    /// Without it, the module stays in cargo's target folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
     services: check::Services,
-    /// As JSON: `passed`, `path`, and `module` or `error`.
+    /// Prints JSON: `passed`, `path`, and `module` or `error`.
     #[arg(long)]
     json: bool,
 }
@@ -42,20 +42,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         _ => built,
     };
     if arguments.json {
-        let mut said = check::verdict(&outcome);
-        said["path"] = path.display().to_string().into();
-        print(&(serde_json::to_string_pretty(&said)? + "\n"))?;
+        let mut verdict = check::verdict(&outcome);
+        verdict["path"] = path.display().to_string().into();
+        print(&(serde_json::to_string_pretty(&verdict)? + "\n"))?;
     } else if let Ok(report) = &outcome {
         print(&format!("{}\n{}", path.display(), check::text(report)))?;
     }
     outcome.map(|_| ()).map_err(Into::into)
 }
 
-/// A module's crate, by what cargo says of it.
+/// A module's crate, from cargo's metadata.
 struct Package {
     name: String,
     manifest: PathBuf,
-    /// Its library's name: the module's.
+    /// Its library's name, which is the module's.
     library: String,
     target: PathBuf,
 }
@@ -65,7 +65,7 @@ impl Package {
         let manifest = folder.join("Cargo.toml");
         let manifest = manifest.canonicalize().with_context(|| {
             let path = manifest.display();
-            format!("{path}; name a crate's folder, or make one: waxwing module new NAME")
+            format!("{path}; give the folder of a crate, or create one: waxwing module new NAME")
         })?;
         let output = Command::new(toolchain.cargo())
             .args(["metadata", "--no-deps", "--format-version=1"])
@@ -76,7 +76,8 @@ impl Package {
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        let metadata = serde_json::from_slice(&output.stdout).context("what cargo says")?;
+        let metadata = serde_json::from_slice(&output.stdout)
+            .context("cannot parse the output of cargo metadata")?;
         Self::find(&metadata, manifest)
     }
 
@@ -86,7 +87,7 @@ impl Package {
             |package: &&Value| package["manifest_path"].as_str().map(Path::new) == Some(&manifest);
         let package = packages.clone().find(here).with_context(|| {
             let path = manifest.display();
-            format!("{path} is a workspace's; name the folder of one of its crates")
+            format!("{path} is the manifest of a workspace; give the folder of one of its crates")
         })?;
         let targets = package["targets"].as_array().into_iter().flatten();
         let is_module = |target: &&Value| {
@@ -96,7 +97,7 @@ impl Package {
         let library = targets.clone().find(is_module).with_context(|| {
             let path = manifest.display();
             format!(
-                "{path} makes no module: write `crate-type = [\"cdylib\", \"rlib\"]` under [lib]"
+                "{path} builds no module: write `crate-type = [\"cdylib\", \"rlib\"]` under [lib]"
             )
         })?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -113,12 +114,12 @@ impl Package {
         let module = modules
             .into_iter()
             .find(|module| module.name == self.library);
-        let module = module.with_context(|| format!("cargo made no {}.wasm", self.library))?;
+        let module = module.with_context(|| format!("cargo built no {}.wasm", self.library))?;
         Ok(module.path)
     }
 }
 
-/// Puts the module into a folder, in one step.
+/// Copies the module into a folder, in one step.
 fn put(module: &Path, folder: &Path) -> Result<PathBuf> {
     let name = module.file_name().unwrap_or_default();
     let path = folder.join(name);

@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use waxwing_plugin::workbench::{
-    AtSize, CheckReport, Facts, HealthBench, Verdict, Workbench, WorkbenchError,
+use waxwing_workbench::{
+    CheckReport, CheckSize, HealthWorkbench, ModuleFacts, SizeVerdict, Workbench, WorkbenchError,
 };
 
 use super::backends::{Specs, specs};
@@ -17,33 +17,33 @@ use crate::ask::print;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The module.
+    /// The module's file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
     services: Services,
-    /// As JSON: `passed`, and `module` or `error`.
+    /// Prints JSON: `passed`, and `module` or `error`.
     #[arg(long)]
     json: bool,
 }
 
-/// The services that a module is tried on.
+/// The services on which a module is tried.
 #[derive(Args)]
 pub(super) struct Services {
     #[command(flatten)]
     config: Config,
-    /// What their backends are like: weights (`3,1,1`), with tags where wanted (`3@7,1@8`), over and
-    /// over as far as a service's number of backends goes.
+    /// The backends, repeated up to each service's number of backends: weights (`3,1,1`),
+    /// optionally with tags (`3@7,1@8`).
     #[arg(long, value_name = "SPEC", default_value = "1", value_parser = specs)]
     backends: Specs,
 }
 
-/// What is known of a module that passed.
+/// The report on a module that passed.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Report {
     Policy(Box<CheckReport>),
-    Health(Facts),
+    Health(ModuleFacts),
 }
 
 impl Services {
@@ -55,7 +55,7 @@ impl Services {
                 Ok(Report::Policy(report.into()))
             }
             Err(error) if error.is_health_check() => {
-                let facts = HealthBench::open(module, config)?.facts();
+                let facts = HealthWorkbench::open(module, config)?.facts();
                 Ok(Report::Health(facts))
             }
             Err(error) => Err(error),
@@ -85,22 +85,22 @@ pub(super) fn verdict(outcome: &Result<Report, WorkbenchError>) -> serde_json::V
     }
 }
 
-/// The report, for people.
+/// Formats the report as text.
 pub(super) fn text(report: &Report) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = match report {
         Report::Policy(report) => write_report(&mut text, report),
         Report::Health(facts) => write_facts(&mut text, facts).and_then(|()| {
-            let hint = "\nTry it on a server: waxwing module probe FILE ADDRESS:PORT";
+            let hint = "\nTry it with a server: waxwing module probe FILE ADDRESS:PORT";
             writeln!(text, "{hint}")
         }),
     };
     text
 }
 
-fn write_facts(out: &mut String, facts: &Facts) -> fmt::Result {
-    let Facts {
+fn write_facts(out: &mut String, facts: &ModuleFacts) -> fmt::Result {
+    let ModuleFacts {
         name,
         title,
         version,
@@ -123,12 +123,12 @@ fn write_facts(out: &mut String, facts: &Facts) -> fmt::Result {
 
 fn write_report(out: &mut String, report: &CheckReport) -> fmt::Result {
     write_facts(out, &report.facts)?;
-    writeln!(out, "wants     {}", Wants(report))?;
+    writeln!(out, "requests  {}", Requests(report))?;
     writeln!(out, "memory    {}", Memory(report))?;
     writeln!(
         out,
-        "\n{:>8}  {:>11}  {:>13}  slowest batch of 64",
-        "backends", "fuel a pick", "at most alone"
+        "\n{:>8}  {:>13}  {:>12}  slowest batch of 64",
+        "backends", "fuel per pick", "most for one"
     )?;
     report
         .sizes
@@ -136,15 +136,15 @@ fn write_report(out: &mut String, report: &CheckReport) -> fmt::Result {
         .try_for_each(|size| write_size(out, size))?;
     writeln!(
         out,
-        "\nFuel is about one Wasm instruction: on average in full batches, and of the most \
-         expensive\ncall for one flow. It is the same on every machine; time is this one's."
+        "\nA unit of fuel is about one Wasm instruction: the average per pick in full batches, and the \
+         most\nexpensive call for one flow. Fuel is the same on every machine; times are this machine's."
     )
 }
 
-fn write_size(out: &mut String, size: &AtSize) -> fmt::Result {
-    let AtSize { backends, verdict } = size;
+fn write_size(out: &mut String, size: &CheckSize) -> fmt::Result {
+    let CheckSize { backends, verdict } = size;
     match verdict {
-        Verdict::Good(cost) => {
+        SizeVerdict::Good(cost) => {
             let part = cost.worst_batch_us / cost.budget_us * 100.0;
             let over = if part > 100.0 {
                 "  OVER THE BUDGET"
@@ -153,21 +153,21 @@ fn write_size(out: &mut String, size: &AtSize) -> fmt::Result {
             };
             writeln!(
                 out,
-                "{backends:>8}  {:>11.1}  {:>13}  {:.1} us, {part:.0} % of the {:.0} us that it \
-                 may take{over}",
+                "{backends:>8}  {:>13.1}  {:>12}  {:.1} us, {part:.0} % of the budget of \
+                 {:.0} us{over}",
                 cost.fuel_average, cost.fuel_worst, cost.worst_batch_us, cost.budget_us
             )
         }
-        Verdict::Refused { why } => writeln!(out, "{backends:>8}  refused: {why}"),
-        Verdict::TooSlow { why } => writeln!(
+        SizeVerdict::Refused { why } => writeln!(out, "{backends:>8}  refused: {why}"),
+        SizeVerdict::TooSlow { why } => writeln!(
             out,
-            "{backends:>8}  TOO SLOW: the balancer refuses it for a service of so many; others it \
-             serves\n          ({why})"
+            "{backends:>8}  TOO SLOW: the balancer refuses it for a service with this many backends\n          \
+             ({why})"
         ),
     }
 }
 
-/// Names with commas between.
+/// Displays names, separated by commas.
 struct List<'a>(&'a [String]);
 
 impl Display for List<'_> {
@@ -179,10 +179,10 @@ impl Display for List<'_> {
     }
 }
 
-/// What the module's section asks for.
-struct Wants<'a>(&'a CheckReport);
+/// Displays what the module's section requests.
+struct Requests<'a>(&'a CheckReport);
 
-impl Display for Wants<'_> {
+impl Display for Requests<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let CheckReport {
             payload,
@@ -202,22 +202,17 @@ impl Display for Wants<'_> {
     }
 }
 
-/// An instance's memory at the start, and at the most.
+/// Displays an instance's initial and largest memory.
 struct Memory<'a>(&'a CheckReport);
 
 impl Display for Memory<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let start = self.0.memory_start_bytes;
         let memories = self.0.sizes.iter().filter_map(|size| match &size.verdict {
-            Verdict::Good(cost) => Some(cost.memory_bytes),
-            Verdict::Refused { .. } | Verdict::TooSlow { .. } => None,
+            SizeVerdict::Good(cost) => Some(cost.memory_bytes),
+            SizeVerdict::Refused { .. } | SizeVerdict::TooSlow { .. } => None,
         });
         let most = memories.max().unwrap_or(start);
-        write!(
-            f,
-            "{} at the start, {} at the most",
-            Bytes(start),
-            Bytes(most)
-        )
+        write!(f, "{} initially, {} at most", Bytes(start), Bytes(most))
     }
 }

@@ -1,7 +1,6 @@
-//! `waxwing module`: for those who write modules. None of it needs a running balancer, or rights.
+//! `waxwing module`: commands for authors of modules. None needs a running balancer or privileges.
 //!
-//! Invariant: what a module does is asked of the host that serves it
-//! ([`waxwing_plugin::workbench`]); here are arguments and texts only.
+//! Invariant: [`waxwing_workbench`] runs the modules; these files hold only arguments and texts.
 
 mod backends;
 mod bench;
@@ -16,38 +15,38 @@ use std::fmt::{self, Display};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
-/// The commands.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Makes a crate with a small policy or health check and its tests, ready to build.
+    /// Creates a crate with a small policy or health check and its tests, ready to build.
     New(new::Arguments),
-    /// Builds a crate to a Wasm module, and checks that.
+    /// Builds a crate to a Wasm module and checks the module.
     Build(build::Arguments),
-    /// Tries a module as the balancer does, and says what is wrong, or what a pick costs.
+    /// Validates and tries a module as the balancer does; shows what is wrong, or what a pick
+    /// costs.
     Check(check::Arguments),
-    /// Runs a health check against a server, once, as the balancer would.
+    /// Runs a health check once against a server, as the balancer does.
     ///
-    /// Ends with 0 where the server is well, else with 1.
+    /// Exits with 0 if the server is healthy or draining, else with 1.
     Probe(probe::Arguments),
-    /// Runs flows through a policy: how they spread, and how many move when a backend goes.
+    /// Runs flows through a policy; shows how they spread, and how many move when a backend is
+    /// removed.
     Simulate(simulate::Arguments),
-    /// Times a module, in nanoseconds a pick, beside one that does nothing.
+    /// Times a policy, in nanoseconds per pick, and a module that does nothing.
     ///
-    /// The two are timed in turns, in short rounds; shown is the median, and where a tenth of the
-    /// rounds was below and above.
+    /// The two are timed in turns, in short rounds; the output shows the median and the 10th and
+    /// 90th percentiles.
     ///
-    /// With --serve it does what standard input says. For each line "BATCH CALLS" it calls the module
-    /// CALLS times with BATCH flows (1 to 64), and answers the nanoseconds that took in a line. Its
-    /// first line is "waxwing module bench 1"; it ends with its input. The SDK's HostBench, which a
-    /// crate's own bench uses, is the other end.
+    /// With --serve, the command answers requests on standard input. For each line "BATCH CALLS" it
+    /// calls the module CALLS times with BATCH flows (1 to 64) each, and prints the nanoseconds
+    /// that took. Its first output line is "waxwing module bench 1"; it ends at the end of its
+    /// input. The SDK's HostBench, which a crate's own bench uses, is the client of this protocol.
     Bench(bench::Arguments),
 }
 
-/// The config that a module is given.
+/// The config that a module gets.
 #[derive(Args)]
 struct Config {
-    /// What the config hands to the module, as JSON: a service's `policy_config`, a health check's
-    /// `config`.
+    /// The module's config, as JSON: a service's `policy_config`, or a health check's `config`.
     #[arg(id = "config_json", long = "config", value_name = "JSON", default_value = "{}", value_parser = object)]
     json: String,
 }
@@ -63,7 +62,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
     }
 }
 
-/// A text that is a JSON object.
+/// Parses a text that must be a JSON object.
 fn object(text: &str) -> Result<String> {
     let value: serde_json::Value = serde_json::from_str(text).context("not JSON")?;
     if !value.is_object() {
@@ -72,7 +71,7 @@ fn object(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// A size in bytes, for people.
+/// Displays a size in bytes.
 struct Bytes(usize);
 
 impl Display for Bytes {

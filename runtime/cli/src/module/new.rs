@@ -1,6 +1,7 @@
 //! `waxwing module new`.
 //!
-//! Invariant: nothing that is there is written over, and a crate is made whole or not at all.
+//! Invariant: an existing file is never overwritten, and a crate is created completely or not at
+//! all.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +12,13 @@ use waxwing_plugin::is_module_name;
 
 use crate::ask::print;
 
-/// The SDK of the tree that this program was built from.
+/// The SDK in the source tree that this program was built from.
 const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk");
 
-/// A crate's files: their paths and texts, in which `{{crate}}`, `{{library}}` and `{{sdk}}` stand for what
-/// differs.
+/// A crate's files: paths and templates, in which `{{crate}}`, `{{library}}` and `{{sdk}}` are
+/// placeholders.
 type Files = &'static [(&'static str, &'static str)];
 
-/// Those of a policy.
 const POLICY: Files = &[
     ("Cargo.toml", include_str!("template/policy/manifest.toml")),
     ("src/lib.rs", include_str!("template/policy/lib.rs")),
@@ -26,16 +26,15 @@ const POLICY: Files = &[
     ("README.md", include_str!("template/policy/README.md")),
 ];
 
-/// Those of a health check.
 const HEALTH: Files = &[
     ("Cargo.toml", include_str!("template/health/manifest.toml")),
     ("src/lib.rs", include_str!("template/health/lib.rs")),
     ("README.md", include_str!("template/health/README.md")),
 ];
 
-/// Names that a library cannot have: Rust's keywords, what cargo makes itself, and the crates that a
-/// module uses.
-const TAKEN: &[&str] = &[
+/// Names that a library cannot have: Rust's keywords, names that cargo uses, and the crates that a
+/// module depends on.
+const RESERVED: &[&str] = &[
     "abstract",
     "alloc",
     "as",
@@ -104,26 +103,26 @@ const TAKEN: &[&str] = &[
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The crate's name. A config names the module so, with `_` for `-`.
+    /// The crate's name. A config refers to the module by it, with `_` in place of `-`.
     #[arg(value_name = "NAME")]
     name: String,
-    /// What the module is to be.
+    /// The kind of module.
     #[arg(long, value_enum, default_value = "policy")]
     kind: Kind,
-    /// The folder `sdk` of Waxwing's source; by default of the tree that this program was built from.
+    /// The folder `sdk` of Waxwing's source; by default, in the tree that this program was built
+    /// from.
     #[arg(long, value_name = "PATH")]
     sdk: Option<PathBuf>,
-    /// Where the crate's folder is made.
+    /// The folder in which the crate's folder is created.
     #[arg(long, value_name = "DIR", default_value = ".")]
     path: PathBuf,
 }
 
-/// The kinds of modules.
 #[derive(Clone, Copy, ValueEnum)]
 enum Kind {
     /// Chooses the backend of each new session.
     Policy,
-    /// Says whether a backend is well.
+    /// Decides whether a backend is healthy.
     Health,
 }
 
@@ -135,11 +134,11 @@ impl Kind {
         }
     }
 
-    /// What the crate is before its author changes it.
+    /// Describes the crate before its author changes it.
     const fn summary(self) -> &'static str {
         match self {
-            Self::Policy => "a policy that keeps a client with its server",
-            Self::Health => "a health check that says a line and looks at the answer",
+            Self::Policy => "a policy that keeps each client on one server",
+            Self::Health => "a health check that sends a line and checks the answer",
         }
     }
 }
@@ -159,26 +158,26 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     };
     if folder.symlink_metadata().is_ok() {
         let folder = folder.display();
-        bail!("{folder} is there already; choose another name, or another folder by --path");
+        bail!("{folder} exists already; choose another name, or another folder with --path");
     }
     write(&folder, kind.files(), name, &sdk)?;
     print(&format!(
-        "{0}: {1}\n\n  cd {0}\n  cargo test\n  waxwing module build\n\nREADME.md there has the rest.\n",
+        "{0}: {1}\n\n  cd {0}\n  cargo test\n  waxwing module build\n\nSee README.md there for more.\n",
         folder.display(),
         kind.summary()
     ))
 }
 
-/// A crate that cargo takes, whose module a service can name.
+/// Checks that cargo accepts the crate's name and that a service can name its module.
 fn check_name(name: &str) -> Result<()> {
     let starts_well = name.starts_with(|first: char| first.is_ascii_alphabetic());
     if !starts_well || !is_module_name(name) {
         bail!(
-            "{name:?} is no name for a module: write 1 to 64 of a-z, A-Z, 0-9, `_` and `-`, a letter first"
+            "{name:?} is not a valid module name: write 1 to 64 of a-z, A-Z, 0-9, `_` and `-`, a letter first"
         );
     }
-    if TAKEN.contains(&name.replace('-', "_").as_str()) {
-        bail!("{name:?} means something to Rust or cargo; write another name, like my-{name}");
+    if RESERVED.contains(&name.replace('-', "_").as_str()) {
+        bail!("{name:?} is reserved by Rust or cargo; write another name, like my-{name}");
     }
     Ok(())
 }
@@ -196,13 +195,13 @@ fn find_sdk(given: Option<&Path>) -> Result<PathBuf> {
         let why = if given.is_some() {
             format!("{} is not Waxwing's SDK", folder.display())
         } else {
-            "the source that this program was built from is not there any more".to_owned()
+            "the source tree that this program was built from no longer exists".to_owned()
         };
-        format!("{why}; name the SDK's folder in a checkout of Waxwing: --sdk /path/to/waxwing/sdk")
+        format!("{why}; give the SDK's folder in a checkout of Waxwing: --sdk /path/to/waxwing/sdk")
     })
 }
 
-/// Makes the crate beside its place, then moves it there.
+/// Creates the crate in a temporary folder, then renames it.
 fn write(folder: &Path, files: Files, name: &str, sdk: &Path) -> Result<()> {
     let sdk = sdk.to_str().context("the SDK's path is not UTF-8")?;
     let aside = folder.with_file_name(format!(".{name}.{}", std::process::id()));
@@ -215,16 +214,16 @@ fn write(folder: &Path, files: Files, name: &str, sdk: &Path) -> Result<()> {
         fs::rename(&aside, folder)
     };
     make().map_err(|error| {
-        // What was made so far is nobody's; where it cannot be removed, that changes nothing.
+        // If the partial crate cannot be removed, the original error still matters more.
         let _ = fs::remove_dir_all(&aside);
         anyhow::Error::new(error).context(format!("cannot make {}", folder.display()))
     })
 }
 
-/// A template with the crate's own names, in one pass: what is put in is not looked at again.
+/// Fills in a template in one pass, so that substituted text is not substituted again.
 fn fill(template: &str, name: &str, sdk: &str) -> String {
     let library = name.replace('-', "_");
-    // JSON and TOML write a string alike, as far as paths go.
+    // JSON and TOML strings have the same syntax for paths.
     let sdk = serde_json::Value::from(sdk).to_string();
     let mut pieces = template.split("{{");
     let mut text = pieces.next().unwrap_or_default().to_owned();
@@ -234,7 +233,7 @@ fn fill(template: &str, name: &str, sdk: &str) -> String {
             "crate" => name,
             "library" => &library,
             "sdk" => &sdk,
-            // The templates have no other, which a test sees to.
+            // A test checks that the templates have no other placeholder.
             other => other,
         };
         text += after;
@@ -247,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_is_filled_once_whatever_the_names_are() {
+    fn substituted_names_are_not_substituted_again() {
         let template = "{{crate}} {{library}} at {{sdk}}.";
         assert_eq!(
             fill(template, "my-my_policy2", "/my-policy/{{crate}}/sdk"),
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_templates_have_known_tokens_only() {
+    fn templates_contain_only_known_tokens() {
         for (path, template) in POLICY.iter().chain(HEALTH) {
             for piece in template.split("{{").skip(1) {
                 let token = piece.split_once("}}").map(|(token, _)| token);
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_a_crates_and_a_modules() {
+    fn a_name_must_suit_cargo_and_the_module_registry() {
         for good in ["a", "by-token", "By_Client2", "policy"] {
             assert!(check_name(good).is_ok(), "{good}");
         }
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_no_sdk_is_refused_with_what_to_write() {
+    fn a_folder_without_the_sdk_is_refused_with_a_hint() {
         let error = find_sdk(Some(Path::new("/")))
             .map(|_| ())
             .expect_err("no SDK");
@@ -299,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_that_are_taken_are_in_order() {
-        assert!(TAKEN.is_sorted());
+    fn reserved_names_are_sorted() {
+        assert!(RESERVED.is_sorted());
     }
 }

@@ -5,68 +5,70 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use waxwing_packet::Protocol;
-use waxwing_plugin::checks::{CheckOutcome, CheckRoots, CheckTarget, CheckTls, CheckVerdict};
-use waxwing_plugin::workbench::HealthBench;
+use waxwing_plugin::checks::{
+    CheckOutcome, CheckRoots, CheckTarget, CheckTls, CheckVerdict, TlsConfigError,
+};
+use waxwing_workbench::HealthWorkbench;
 
 use super::Config;
 use crate::ask::{print, wait};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The module.
+    /// The module's file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The server: `10.2.0.11:8080`, `[2001:db8::11]:8080`.
+    /// The server: `10.2.0.11:8080` or `[2001:db8::11]:8080`.
     #[arg(value_name = "ADDRESS:PORT")]
     server: SocketAddr,
     #[command(flatten)]
     config: Config,
-    /// As for a service over UDP.
+    /// Runs the check as for a service over UDP.
     #[arg(long)]
     udp: bool,
-    /// How long it may take, in milliseconds.
+    /// The timeout, in milliseconds.
     #[arg(long, value_name = "MS", default_value = "1000")]
     timeout: u64,
-    /// For TLS: a file of trusted roots (PEM); the system's without it.
+    /// For TLS: a file of trusted roots (PEM) instead of the system's.
     #[arg(long, value_name = "FILE")]
     roots: Option<PathBuf>,
-    /// For TLS: the name to ask for; the address without it.
+    /// For TLS: the server's name instead of its address.
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
-    /// For TLS: trusts whoever answers.
+    /// For TLS: accepts any certificate.
     #[arg(long)]
     insecure: bool,
-    /// Names of the service's signals, by their place.
+    /// The names of the service's signals, in order.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     signals: Vec<String>,
-    /// As JSON.
+    /// Prints JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let bench = HealthBench::open(&arguments.file, &arguments.config.json)?;
+    let bench = HealthWorkbench::open(&arguments.file, &arguments.config.json)?;
     let target = arguments.target()?;
     let outcome = wait(async { Ok(bench.probe(&target).await) })?;
     print(&arguments.text(&outcome))?;
     match outcome.verdict {
         CheckVerdict::Healthy | CheckVerdict::Draining => Ok(()),
         CheckVerdict::Unhealthy if arguments.json => std::process::exit(1),
-        CheckVerdict::Unhealthy => bail!("{} is not well", arguments.server),
+        CheckVerdict::Unhealthy => bail!("{} is unhealthy", arguments.server),
     }
 }
 
 impl Arguments {
     fn target(&self) -> Result<CheckTarget> {
-        let asked = self.roots.is_some() || self.server_name.is_some() || self.insecure;
+        let requested = self.roots.is_some() || self.server_name.is_some() || self.insecure;
         let tls = match self.tls() {
             Ok(tls) => Some(Arc::new(tls)),
-            Err(why) if asked => return Err(anyhow!(why)),
-            // A check that wants it says so.
+            Err(why) if requested => return Err(why.into()),
+            // A check that needs TLS reports this in its result.
             Err(_) => None,
         };
         Ok(CheckTarget {
@@ -89,9 +91,9 @@ impl Arguments {
         })
     }
 
-    fn tls(&self) -> Result<CheckTls, String> {
+    fn tls(&self) -> Result<CheckTls, TlsConfigError> {
         let roots = if self.insecure {
-            CheckRoots::anyone()?
+            CheckRoots::accept_any()?
         } else {
             CheckRoots::read(self.roots.as_deref())?
         };
@@ -115,19 +117,19 @@ impl Arguments {
         };
         let took_ms = took.as_secs_f64() * 1e3;
         if self.json {
-            let said = json!({
+            let json = json!({
                 "verdict": verdict, "reason": reason, "weight": weight, "signals": signals,
                 "took_ms": took_ms, "fault": fault, "inconclusive": inconclusive,
             });
-            return format!("{said:#}\n");
+            return format!("{json:#}\n");
         }
         let mut text = format!("{verdict}: {reason} ({took_ms:.1} ms)\n");
         if *fault {
-            text += "The module failed, and not the server.\n";
+            text += "The module failed, not the server.\n";
         }
         if *inconclusive {
             text +=
-                "Nothing was found out about the server: this machine was short of something.\n";
+                "The result says nothing about the server: this machine ran out of a resource.\n";
         }
         if let Some(weight) = weight {
             text += &format!("weight    {weight} %\n");

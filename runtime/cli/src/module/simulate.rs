@@ -6,42 +6,42 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use waxwing_plugin::workbench::{Plan, Removal, Share, Simulation, Workbench};
+use waxwing_workbench::{BackendShare, Removal, Simulation, SimulationPlan, Workbench};
 
 use super::Config;
 use super::backends::{Specs, specs};
 use crate::ask::print;
 
-/// The width of a terminal that is none, and the least that bars are drawn for.
+/// The width of output that is not a terminal, and the smallest width for bars, in columns.
 const WIDTH: usize = 80;
 const WIDTH_MIN: usize = 60;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The module.
+    /// The module's file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The backends: how many (`5`), or their weights (`3,1,1`), with tags where wanted (`3@7,1@8`).
+    /// The backends: a number (`5`), or weights (`3,1,1`), optionally with tags (`3@7,1@8`).
     #[arg(long, value_name = "SPEC", value_parser = specs)]
     backends: Specs,
-    /// How many flows, of random clients.
+    /// The number of flows, from random clients.
     #[arg(long, value_name = "N", default_value = "100000", value_parser = clap::value_parser!(u32).range(1..))]
     flows: u32,
     #[command(flatten)]
     config: Config,
-    /// Takes this backend away (its number, from 0) and counts the others' flows that move.
+    /// Removes this backend (its number, from 0) and counts the other backends' flows that move.
     #[arg(long, value_name = "ID")]
     remove: Option<u32>,
-    /// Other flows, and other random choices of the module.
+    /// Seeds the flows and the module's random choices.
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
-    /// As JSON.
+    /// Prints JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let plan = Plan {
+    let plan = SimulationPlan {
         backends: arguments.backends.0.clone(),
         flows: arguments.flows as usize,
         seed: arguments.seed,
@@ -84,17 +84,17 @@ fn write_simulation(out: &mut String, simulation: &Simulation, width: usize) -> 
     write_shares(out, shares, width)?;
     writeln!(
         out,
-        "\nevenness    the fullest is {:.2} % over its share by weight",
+        "\nevenness    the fullest backend is {:.2} % over its share by weight",
         fullest_over_share * 100.0
     )?;
     if *fallback > 0 {
         writeln!(
             out,
-            "fallback    {fallback} flows were left to the host's own choice"
+            "fallback    {fallback} flows went to the native fallback"
         )?;
     }
     if *unavailable > 0 {
-        let why = "of these were for a backend that takes no sessions";
+        let why = "of these picked a backend that takes no sessions";
         writeln!(out, "            {unavailable} {why}")?;
     }
     if *dropped > 0 {
@@ -106,7 +106,7 @@ fn write_simulation(out: &mut String, simulation: &Simulation, width: usize) -> 
     removal.map_or(Ok(()), |removal| write_removal(out, removal))
 }
 
-fn write_shares(out: &mut String, shares: &[Share], width: usize) -> fmt::Result {
+fn write_shares(out: &mut String, shares: &[BackendShare], width: usize) -> fmt::Result {
     let head = format!(
         "{:>7}  {:>6}  {:>10}  {:>9}  {:>9}  {:>9}  ",
         "backend", "weight", "tag", "flows", "share", "by weight"
@@ -114,7 +114,7 @@ fn write_shares(out: &mut String, shares: &[Share], width: usize) -> fmt::Result
     writeln!(out, "{}", head.trim_end())?;
     let largest = shares.iter().map(|share| share.share).fold(0.0, f64::max);
     for share in shares {
-        let Share {
+        let BackendShare {
             id,
             weight,
             tag,
@@ -143,13 +143,13 @@ fn write_removal(out: &mut String, removal: Removal) -> fmt::Result {
     } = removal;
     writeln!(
         out,
-        "disruption  {:.2} %: without backend {id} and its {flows} flows, {moved} of the others' \
-         {staying} moved",
+        "disruption  {:.2} %: without backend {id} and its {flows} flows, {moved} of the \
+         {staying} other flows moved",
         disruption * 100.0
     )
 }
 
-/// A part of the width, to an eighth of a character.
+/// Returns a bar of this fraction of the width, to an eighth of a character.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_is_its_part_of_the_width() {
+    fn a_bar_covers_its_fraction_of_the_width() {
         let cases = [
             (0.0, ""),
             (1.0, "████"),

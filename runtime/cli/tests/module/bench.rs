@@ -1,4 +1,4 @@
-//! `waxwing module bench`: the table, and the protocol that benches of other crates use.
+//! `waxwing module bench`: the table, and the protocol for benches of other crates.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -8,12 +8,12 @@ use tempfile::TempDir;
 use crate::common::{WAXWING, module, shipped};
 
 #[test]
-fn every_batch_size_is_timed_above_the_floor() {
+fn every_batch_size_takes_longer_than_the_empty_module() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "least_connections");
-    let said = module(&["bench", &policy, "--backends", "64", "--json"]).json();
-    assert_eq!(said["backends"], 64);
-    let rows = said["rows"].as_array().unwrap();
+    let report = module(&["bench", &policy, "--backends", "64", "--json"]).json();
+    assert_eq!(report["backends"], 64);
+    let rows = report["rows"].as_array().unwrap();
     let batches = rows.iter().map(|row| row["batch"].as_u64().unwrap());
     assert_eq!(batches.collect::<Vec<_>>(), [1, 8, 32, 64]);
     for row in rows {
@@ -26,17 +26,17 @@ fn every_batch_size_is_timed_above_the_floor() {
 }
 
 #[test]
-fn the_backends_have_the_weights_and_tags_that_are_given() {
+fn bench_uses_the_given_weights_and_tags() {
     let folder = TempDir::new().unwrap();
     let failover = shipped(&folder, "failover");
     let bench = ["bench", &failover, "--config", r#"{"order": [2, 1]}"#];
-    let said = module(&[&bench[..], &["--json", "--backends", "1@1,3@2"]].concat()).json();
-    assert_eq!(said["backends"], 2);
-    module(&bench).complains("a backend has tag 0");
+    let report = module(&[&bench[..], &["--json", "--backends", "1@1,3@2"]].concat()).json();
+    assert_eq!(report["backends"], 2);
+    module(&bench).fails_with("a backend has tag 0");
 }
 
 #[test]
-fn a_serving_bench_answers_line_by_line() {
+fn bench_serve_answers_line_by_line() {
     let folder = TempDir::new().unwrap();
     let mut child = Command::new(WAXWING)
         .args([

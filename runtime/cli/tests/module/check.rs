@@ -1,4 +1,4 @@
-//! `waxwing module check`: what passes, and what is said of what does not.
+//! `waxwing module check`: reports on valid modules, errors of invalid ones.
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -6,15 +6,15 @@ use tempfile::TempDir;
 use crate::common::{file, module, shipped, wat};
 
 #[test]
-fn a_good_module_passes_with_its_costs() {
+fn a_valid_module_passes_and_its_costs_are_shown() {
     let folder = TempDir::new().unwrap();
     let maglev = shipped(&folder, "maglev");
     let expected = ["maglev passes", "ABI 1.0", "imports   none", "waxwing_pick"];
-    module(&["check", &maglev]).says(&expected);
+    module(&["check", &maglev]).succeeds_with(&expected);
 
-    let said = module(&["check", &maglev, "--json"]).json();
-    assert_eq!(said["passed"], true);
-    let sizes = said["module"]["sizes"].as_array().unwrap();
+    let report = module(&["check", &maglev, "--json"]).json();
+    assert_eq!(report["passed"], true);
+    let sizes = report["module"]["sizes"].as_array().unwrap();
     let backends = sizes.iter().map(|size| size["backends"].as_u64().unwrap());
     assert_eq!(backends.collect::<Vec<_>>(), [1, 3, 64, 4096]);
     for size in sizes {
@@ -25,12 +25,12 @@ fn a_good_module_passes_with_its_costs() {
 }
 
 #[test]
-fn fuel_is_the_same_each_time() {
+fn fuel_is_reproducible() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "least_connections");
     let fuel = || -> Vec<Value> {
-        let said = module(&["check", &policy, "--json"]).json();
-        let sizes = said["module"]["sizes"].as_array().unwrap();
+        let report = module(&["check", &policy, "--json"]).json();
+        let sizes = report["module"]["sizes"].as_array().unwrap();
         sizes
             .iter()
             .map(|size| size["fuel_average"].clone())
@@ -43,26 +43,29 @@ fn fuel_is_the_same_each_time() {
 fn a_policy_may_refuse_a_size_but_not_all() {
     let folder = TempDir::new().unwrap();
     let maglev = shipped(&folder, "maglev");
-    let said = module(&["check", &maglev, "--json", "--config", r#"{"table":251}"#]).json();
-    assert_eq!(said["passed"], true);
-    assert_eq!(said["module"]["sizes"][3]["verdict"], "refused", "{said}");
+    let report = module(&["check", &maglev, "--json", "--config", r#"{"table":251}"#]).json();
+    assert_eq!(report["passed"], true);
+    assert_eq!(
+        report["module"]["sizes"][3]["verdict"], "refused",
+        "{report}"
+    );
 
     let misspelt = module(&["check", &maglev, "--config", r#"{"tabel":251}"#]);
-    misspelt.complains("policy_config.tabel");
-    misspelt.complains("of 1 backend:");
+    misspelt.fails_with("policy_config.tabel");
+    misspelt.fails_with("with 1 backend:");
 }
 
-/// Groups are by tag, so their policies pass with the tags that their configs name.
+/// Policies with groups pass only with the tags that their configs name.
 #[test]
-fn backends_are_like_the_given_ones_over_and_over() {
+fn backends_repeat_the_given_ones() {
     let folder = TempDir::new().unwrap();
     let split = shipped(&folder, "percent_split");
     let config = r#"{"groups": [{"tag": 1, "percent": 95}, {"tag": 2, "percent": 5}]}"#;
     let check = ["check", &split, "--json", "--config", config];
-    let said = module(&[&check[..], &["--backends", "1@1,1@2"]].concat()).json();
-    assert_eq!(said["passed"], true, "{said}");
-    let sizes = said["module"]["sizes"].as_array().unwrap();
-    assert_eq!(sizes.len(), 4, "{said}");
+    let report = module(&[&check[..], &["--backends", "1@1,1@2"]].concat()).json();
+    assert_eq!(report["passed"], true, "{report}");
+    let sizes = report["module"]["sizes"].as_array().unwrap();
+    assert_eq!(sizes.len(), 4, "{report}");
     for size in sizes {
         assert_eq!(size["verdict"], "good", "{size}");
     }
@@ -72,18 +75,21 @@ fn backends_are_like_the_given_ones_over_and_over() {
     let why = without["error"].to_string();
     assert!(why.contains("a backend has tag 0"), "{why}");
 
-    // A tag that is to be one backend's: refused where the given ones come again.
+    // Each tag may belong to one backend only: refused once the given ones repeat.
     let quic = shipped(&folder, "quic_connection_id");
-    let said = module(&["check", &quic, "--json", "--backends", "1@1,1@2,1@3"]).json();
+    let report = module(&["check", &quic, "--json", "--backends", "1@1,1@2,1@3"]).json();
     let verdicts = ["good", "good", "refused", "refused"];
     for (size, expected) in verdicts.into_iter().enumerate() {
-        assert_eq!(said["module"]["sizes"][size]["verdict"], expected, "{said}");
+        assert_eq!(
+            report["module"]["sizes"][size]["verdict"], expected,
+            "{report}"
+        );
     }
-    module(&["check", &quic, "--backends", "1@"]).complains("WEIGHT@TAG");
+    module(&["check", &quic, "--backends", "1@"]).fails_with("WEIGHT@TAG");
 }
 
 #[test]
-fn a_bad_module_fails_and_is_told_why() {
+fn an_invalid_module_fails_with_a_reason() {
     let folder = TempDir::new().unwrap();
     let endless = "(loop $l (br $l))";
     let endless_tick = r#"(func (export "waxwing_tick") (param i32) (loop $l (br $l)))"#;
@@ -112,28 +118,31 @@ fn a_bad_module_fails_and_is_told_why() {
         ),
     ];
     for (path, expected) in cases {
-        module(&["check", &path]).complains(expected);
-        let said = module(&["check", &path, "--json"]);
-        assert!(!said.good && said.json()["passed"] == false, "{path}");
+        module(&["check", &path]).fails_with(expected);
+        let report = module(&["check", &path, "--json"]);
         assert!(
-            said.json()["error"].to_string().contains(expected),
+            !report.success && report.json()["passed"] == false,
+            "{path}"
+        );
+        assert!(
+            report.json()["error"].to_string().contains(expected),
             "{path}"
         );
     }
-    // The same without what is wrong.
-    module(&["check", &wat(&folder, "good", "", "")]).says(&["good passes", "no SDK"]);
+    // The same module without a defect.
+    module(&["check", &wat(&folder, "good", "", "")]).succeeds_with(&["good passes", "no SDK"]);
 }
 
 #[test]
 fn a_policy_too_slow_for_thousands_of_backends_still_serves_few() {
     let folder = TempDir::new().unwrap();
-    // A thousand turns for each backend (their number is in the header, at 1024 + 32).
+    // A thousand iterations per backend (the header holds their number, at 1024 + 32).
     let slow = "(local $i i32)
       (local.set $i (i32.mul (i32.load (i32.const 1056)) (i32.const 1000)))
       (loop $l (br_if $l (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))";
-    let said = module(&["check", &wat(&folder, "slow", slow, ""), "--json"]).json();
-    assert_eq!(said["passed"], true, "{said}");
-    let sizes = &said["module"]["sizes"];
+    let report = module(&["check", &wat(&folder, "slow", slow, ""), "--json"]).json();
+    assert_eq!(report["passed"], true, "{report}");
+    let sizes = &report["module"]["sizes"];
     assert_eq!(
         (&sizes[1]["verdict"], &sizes[3]["verdict"]),
         (&"good".into(), &"too_slow".into())

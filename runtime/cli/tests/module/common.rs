@@ -1,4 +1,4 @@
-//! The program's ends, and modules to give it.
+//! Runs the program, and provides modules for it.
 
 use std::fs;
 use std::process::Command;
@@ -8,73 +8,74 @@ use tempfile::TempDir;
 
 pub(crate) const WAXWING: &str = env!("CARGO_BIN_EXE_waxwing");
 
-/// The modules that ship with the program, as the build script made them.
+/// The modules that ship with the program, as the build script wrote them.
 #[expect(unreachable_pub, reason = "what is generated suits libraries too")]
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 }
 
-/// How a command ended.
-pub(crate) struct Ended {
-    pub(crate) good: bool,
+/// The result of a command.
+pub(crate) struct CommandResult {
+    pub(crate) success: bool,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Ended {
+impl CommandResult {
     pub(crate) fn json(&self) -> Value {
         let Self { stdout, stderr, .. } = self;
         serde_json::from_str(stdout).unwrap_or_else(|e| panic!("{e}: {stdout}{stderr}"))
     }
 
-    /// It ended well, and said all these.
-    pub(crate) fn says(&self, expected: &[&str]) {
+    /// Asserts that the command succeeded and printed all these texts.
+    pub(crate) fn succeeds_with(&self, expected: &[&str]) {
         let Self {
-            good,
+            success,
             stdout,
             stderr,
         } = self;
-        assert!(good, "it failed: {stdout}{stderr}");
+        assert!(*success, "the command failed: {stdout}{stderr}");
         for text in expected {
             assert!(stdout.contains(text), "no {text:?} in: {stdout}{stderr}");
         }
     }
 
-    /// It failed, and said this on standard error.
-    pub(crate) fn complains(&self, expected: &str) {
+    /// Asserts that the command failed with this text on standard error.
+    pub(crate) fn fails_with(&self, expected: &str) {
         let Self {
-            good,
+            success,
             stdout,
             stderr,
         } = self;
-        assert!(!good, "it ended well: {stdout}");
+        assert!(!success, "the command succeeded: {stdout}");
         assert!(stderr.contains(expected), "no {expected:?} in: {stderr}");
     }
 }
 
-pub(crate) fn end(command: &mut Command) -> Ended {
+pub(crate) fn run(command: &mut Command) -> CommandResult {
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    Ended {
-        good: output.status.success(),
+    CommandResult {
+        success: output.status.success(),
         stdout: text(&output.stdout),
         stderr: text(&output.stderr),
     }
 }
 
-/// `waxwing module ...`.
-pub(crate) fn module(arguments: &[&str]) -> Ended {
-    end(Command::new(WAXWING).arg("module").args(arguments))
+/// Runs `waxwing module ...`.
+pub(crate) fn module(arguments: &[&str]) -> CommandResult {
+    run(Command::new(WAXWING).arg("module").args(arguments))
 }
 
-/// A module that ships with the program, in a file.
+/// Writes a shipped module to a file. Returns its path.
 pub(crate) fn shipped(folder: &TempDir, name: &str) -> String {
     let mut all = embedded::MODULES.iter().chain(embedded::HEALTH_CHECKS);
     let found = all.find(|module| module.0 == name);
     file(folder, &format!("{name}.wasm"), found.unwrap().1)
 }
 
-/// A policy in text form whose pick does this and no more, and which has these parts too.
+/// Writes a policy in text form with this code in its pick, and these additional parts. Returns its
+/// path.
 pub(crate) fn wat(folder: &TempDir, name: &str, pick: &str, parts: &str) -> String {
     let text = format!(
         r#"(module
@@ -92,7 +93,7 @@ pub(crate) fn wat(folder: &TempDir, name: &str, pick: &str, parts: &str) -> Stri
     file(folder, &format!("{name}.wasm"), &bytes)
 }
 
-/// A file with these contents; its path.
+/// Writes a file. Returns its path.
 pub(crate) fn file(folder: &TempDir, name: &str, contents: &[u8]) -> String {
     let path = folder.path().join(name);
     fs::write(&path, contents).unwrap();

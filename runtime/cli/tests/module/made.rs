@@ -1,4 +1,4 @@
-//! `waxwing module new` and `build`: a crate of one's own, outside of this repository.
+//! `waxwing module new` and `build`: a crate outside of this repository.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -8,10 +8,10 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::common::{WAXWING, end, module};
+use crate::common::{WAXWING, module, run};
 
 #[test]
-fn a_crate_is_made_once() {
+fn new_does_not_overwrite_an_existing_crate() {
     let folder = TempDir::new().unwrap();
     let new = [
         "new",
@@ -19,7 +19,7 @@ fn a_crate_is_made_once() {
         "--path",
         folder.path().to_str().unwrap(),
     ];
-    module(&new).says(&["waxwing module build"]);
+    module(&new).succeeds_with(&["waxwing module build"]);
     let made = folder.path().join("by-client");
     let read = |file: &str| fs::read_to_string(made.join(file)).unwrap();
     for (file, expected) in [
@@ -32,16 +32,16 @@ fn a_crate_is_made_once() {
     }
 
     fs::write(made.join("src/lib.rs"), "mine").unwrap();
-    module(&new).complains("is there already");
+    module(&new).fails_with("exists already");
     assert_eq!(read("src/lib.rs"), "mine");
 }
 
-/// Names that are in one another, or in what a template says.
+/// Names that contain one another, or occur in the templates.
 #[test]
-fn a_crate_goes_by_its_own_name_everywhere() {
+fn a_new_crate_uses_its_own_name_everywhere() {
     let folder = TempDir::new().unwrap();
     for name in ["my_policy2", "my-policy", "my-my_policy", "sdk", "library"] {
-        module(&["new", name, "--path", folder.path().to_str().unwrap()]).says(&[name]);
+        module(&["new", name, "--path", folder.path().to_str().unwrap()]).succeeds_with(&[name]);
         let made = folder.path().join(name);
         let library = name.replace('-', "_");
         for (file, expected) in [
@@ -58,32 +58,32 @@ fn a_crate_goes_by_its_own_name_everywhere() {
 }
 
 #[test]
-fn a_crate_needs_a_good_name_and_an_sdk() {
+fn new_requires_a_valid_name_and_an_sdk() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().to_str().unwrap();
     for (name, more, expected) in [
-        ("fn", &[][..], "means something to Rust"),
-        ("a/b", &[], "no name for a module"),
+        ("fn", &[][..], "is reserved by Rust"),
+        ("a/b", &[], "not a valid module name"),
         ("other", &["--sdk", path], "not Waxwing's SDK"),
         ("other", &["--kind", "cheese"], "policy, health"),
     ] {
-        module(&[&["new", name, "--path", path], more].concat()).complains(expected);
+        module(&[&["new", name, "--path", path], more].concat()).fails_with(expected);
     }
     assert_eq!(
         fs::read_dir(path).unwrap().count(),
         0,
-        "nothing is left over"
+        "no partial crate remains"
     );
-    module(&["build", path]).complains("waxwing module new");
+    module(&["build", path]).fails_with("waxwing module new");
 }
 
-/// As the README of a made health check goes, with the real cargo.
+/// Follows the README of a new health check, with the real cargo.
 #[test]
-fn a_made_health_check_tests_and_builds_by_itself() {
+fn a_new_health_check_passes_its_tests_and_builds() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().to_str().unwrap();
     let new = ["new", "my-check", "--kind", "health", "--path", path];
-    module(&new).says(&["a health check", "waxwing module build"]);
+    module(&new).succeeds_with(&["a health check", "waxwing module build"]);
     let made = folder.path().join("my-check");
     let read = |file: &str| fs::read_to_string(made.join(file)).unwrap();
     for (file, expected) in [
@@ -103,14 +103,14 @@ fn a_made_health_check_tests_and_builds_by_itself() {
     test.arg("test").current_dir(&made);
     test.env("CARGO_TARGET_DIR", &target)
         .env("CARGO_NET_OFFLINE", "true");
-    end(&mut test).says(&["a_server_is_what_it_says ... ok"]);
+    run(&mut test).succeeds_with(&["the_answer_decides_the_verdict ... ok"]);
 
     let out = folder.path().join("modules");
     let mut build = Command::new(WAXWING);
     build.args(["module", "build", "--out"]).arg(&out);
     build.current_dir(&made).env("CARGO_NET_OFFLINE", "true");
     build.env("CARGO_TARGET_DIR", &target);
-    end(&mut build).says(&["my_check passes", "module    my-check", "connect"]);
+    run(&mut build).succeeds_with(&["my_check passes", "module    my-check", "connect"]);
 
     let file = out.join("my_check.wasm");
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -122,20 +122,20 @@ fn a_made_health_check_tests_and_builds_by_itself() {
         client.write_all(b"OK\n").unwrap();
     });
     let file = file.to_str().unwrap();
-    module(&["probe", file, &address]).says(&["healthy: "]);
+    module(&["probe", file, &address]).succeeds_with(&["healthy: "]);
     answers.join().unwrap();
-    module(&["probe", file, &address]).complains("is not well");
-    module(&["check", file, "--config", r#"{ "cheese": 1 }"#]).complains("cheese");
+    module(&["probe", file, &address]).fails_with("is unhealthy");
+    module(&["check", file, "--config", r#"{ "cheese": 1 }"#]).fails_with("cheese");
 }
 
-/// The way that the made crate's README goes, with the real cargo.
+/// Follows the README of a new policy, with the real cargo.
 #[test]
-fn a_made_crate_tests_builds_and_benches_by_itself() {
+fn a_new_policy_passes_its_tests_builds_and_benches() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().to_str().unwrap();
-    module(&["new", "my_policy2", "--path", path]).says(&[]);
+    module(&["new", "my_policy2", "--path", path]).succeeds_with(&[]);
     let made = folder.path().join("my_policy2");
-    // The versions that are here already, so that no network is needed.
+    // This workspace's versions, so that no network is needed.
     let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
     fs::copy(lock, made.join("Cargo.lock")).unwrap();
     let inside = |program: &str, arguments: &[&str]| {
@@ -149,7 +149,7 @@ fn a_made_crate_tests_builds_and_benches_by_itself() {
     };
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
 
-    end(&mut inside(&cargo, &["test"])).says(&["a_full_server_spills_over ... ok"]);
+    run(&mut inside(&cargo, &["test"])).succeeds_with(&["a_full_server_spills_over ... ok"]);
 
     let modules = folder.path().join("modules");
     let build = [
@@ -160,9 +160,12 @@ fn a_made_crate_tests_builds_and_benches_by_itself() {
         modules.to_str().unwrap(),
     ];
     let misspelt = [&build[..], &["--config", r#"{"sessions":1}"#]].concat();
-    end(&mut inside(WAXWING, &misspelt)).complains("policy_config.sessions");
-    assert!(!modules.exists(), "what does not pass is put nowhere");
-    let built = end(&mut inside(WAXWING, &build)).json();
+    run(&mut inside(WAXWING, &misspelt)).fails_with("policy_config.sessions");
+    assert!(
+        !modules.exists(),
+        "a module that does not pass is not copied"
+    );
+    let built = run(&mut inside(WAXWING, &build)).json();
     let module_file = built["path"].as_str().map(PathBuf::from);
     assert_eq!(module_file, Some(modules.join("my_policy2.wasm")));
     assert_eq!(built["module"]["counters"][0], "spilled");
@@ -175,7 +178,7 @@ fn a_made_crate_tests_builds_and_benches_by_itself() {
         "--measurement-time",
         "0.2",
     ];
-    // The tests' profile, in which the dependencies are built by now.
+    // The dev profile, in which the dependencies are built by now.
     let bench = [&["bench", "--profile", "dev", "--"], &quick[..]].concat();
     let both = [
         "pick/native/1",
@@ -183,9 +186,9 @@ fn a_made_crate_tests_builds_and_benches_by_itself() {
         "pick/wasm/1",
         "pick/wasm/64",
     ];
-    end(&mut inside(&cargo, &bench)).says(&both);
-    let alone = end(inside(&cargo, &bench).env("WAXWING", "/nowhere/waxwing"));
-    alone.says(&["pick/native/64"]);
+    run(&mut inside(&cargo, &bench)).succeeds_with(&both);
+    let alone = run(inside(&cargo, &bench).env("WAXWING", "/nowhere/waxwing"));
+    alone.succeeds_with(&["pick/native/64"]);
     assert!(!alone.stdout.contains("pick/wasm"), "{}", alone.stdout);
     assert!(alone.stderr.contains("natively only"), "{}", alone.stderr);
     assert!(

@@ -1,4 +1,4 @@
-//! The commands for authors of policies (`waxwing module`), by the real program.
+//! Tests of `waxwing module` with the real program.
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 

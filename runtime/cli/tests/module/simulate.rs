@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use crate::common::{module, shipped};
 
 #[test]
-fn flows_spread_by_weight_and_add_up() {
+fn simulate_spreads_flows_by_weight() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "round_robin");
     let fixed = [
@@ -16,8 +16,8 @@ fn flows_spread_by_weight_and_add_up() {
         "--flows",
         "10000",
     ];
-    let said = module(&[&fixed[..], &["--json"]].concat()).json();
-    let shares = said["shares"].as_array().unwrap();
+    let report = module(&[&fixed[..], &["--json"]].concat()).json();
+    let shares = report["shares"].as_array().unwrap();
     let column = |key: &str| -> Vec<u64> {
         shares
             .iter()
@@ -28,12 +28,12 @@ fn flows_spread_by_weight_and_add_up() {
     assert_eq!(column("weight"), [3, 1, 0]);
     assert_eq!(column("tag"), [7, 8, 0]);
     assert_eq!(
-        (&said["fallback"], &said["dropped"]),
+        (&report["fallback"], &report["dropped"]),
         (&0.into(), &0.into())
     );
 
     let expected = ["75.00 %", "25.00 %", "████", "0.00 % over its share"];
-    module(&fixed).says(&expected);
+    module(&fixed).succeeds_with(&expected);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_removal_moves_most_flows_of_round_robin_and_few_of_maglev() {
     let folder = TempDir::new().unwrap();
     let disruption = |policy: &str| {
         let path = shipped(&folder, policy);
-        let said = module(&[
+        let report = module(&[
             "simulate",
             &path,
             "--backends",
@@ -50,7 +50,7 @@ fn a_removal_moves_most_flows_of_round_robin_and_few_of_maglev() {
             "4",
             "--json",
         ]);
-        let removal = &said.json()["removal"];
+        let removal = &report.json()["removal"];
         assert_eq!(removal["id"], 4);
         let counts = ["flows", "staying"].map(|key| removal[key].as_u64().unwrap());
         assert_eq!(counts.iter().sum::<u64>(), 100_000, "{removal}");
@@ -61,7 +61,7 @@ fn a_removal_moves_most_flows_of_round_robin_and_few_of_maglev() {
 }
 
 #[test]
-fn a_seed_makes_the_run() {
+fn the_seed_determines_the_run() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "maglev");
     let run = |seed| module(&["simulate", &policy, "--backends", "5", "--seed", seed]).stdout;
@@ -70,7 +70,7 @@ fn a_seed_makes_the_run() {
 }
 
 #[test]
-fn a_plan_that_cannot_be_is_refused() {
+fn invalid_simulation_arguments_are_refused() {
     let folder = TempDir::new().unwrap();
     let policy = shipped(&folder, "round_robin");
     let cases = [
@@ -84,6 +84,6 @@ fn a_plan_that_cannot_be_is_refused() {
         (&["--backends", "3", "--config", "[]"], "not an object"),
     ];
     for (more, expected) in cases {
-        module(&[&["simulate", &policy], more].concat()).complains(expected);
+        module(&[&["simulate", &policy], more].concat()).fails_with(expected);
     }
 }

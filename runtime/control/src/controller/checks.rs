@@ -65,7 +65,7 @@ impl Controller {
         self.jobs.send_replace(jobs);
         let (host, checks) = (Arc::clone(&self.check_host), self.checks.clone());
         // The host writes files then.
-        modules::blocking(move || checks.put_to_work(&host)).await;
+        modules::blocking(move || checks.activate(&host)).await;
     }
 
     /// Binds the modules of the checks anew.

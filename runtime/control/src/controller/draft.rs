@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::{Epoch, Snapshot};
-use waxwing_plugin::{Bound, Host, InUse, ModuleError};
+use waxwing_plugin::{BoundModule, BuildsInUse, Host, ModuleError};
 
 use crate::config::Config;
 use crate::health::Effects;
@@ -15,7 +15,7 @@ pub(crate) struct Draft {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) effects: Effects,
     /// By their place in the config's policies.
-    pub(super) modules: Vec<Bound>,
+    pub(super) modules: Vec<BoundModule>,
 }
 
 impl Draft {
@@ -41,14 +41,19 @@ impl Draft {
     }
 
     /// What the instances are made of.
-    pub(crate) fn in_use(&self) -> Vec<InUse> {
+    pub(crate) fn in_use(&self) -> Vec<BuildsInUse> {
         let in_use = self.modules.iter().map(|module| module.in_use.clone());
         in_use.collect()
     }
 
     /// One epoch for each of `workers` workers, all held back by one release. `before` is what they
     /// work with, whose instances go on where the draft keeps them.
-    pub(crate) fn epochs(self, workers: usize, before: &[InUse], release: &Release) -> Vec<Epoch> {
+    pub(crate) fn epochs(
+        self,
+        workers: usize,
+        before: &[BuildsInUse],
+        release: &Release,
+    ) -> Vec<Epoch> {
         let mut epochs: Vec<Epoch> = (0..workers)
             .map(|_| Epoch {
                 snapshot: Arc::clone(&self.snapshot),

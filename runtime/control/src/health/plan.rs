@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use waxwing_dataplane::{BackendId, Snapshot};
-use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckRoots, CheckTarget, CheckTls};
+use waxwing_plugin::checks::{
+    Check, CheckConfig, CheckHost, CheckRoots, CheckTarget, CheckTls, TlsConfigError,
+};
 use waxwing_plugin::{ModuleError, Refusal};
 
 use super::roster::Identity;
@@ -54,9 +56,9 @@ pub(crate) struct BoundChecks {
 
 impl BoundChecks {
     /// Tells the host that these are in use, and no others.
-    pub(crate) fn put_to_work(&self, host: &CheckHost) {
+    pub(crate) fn activate(&self, host: &CheckHost) {
         for check in self.modules.values() {
-            host.put_to_work(check);
+            host.activate(check);
         }
         let names: Vec<Arc<str>> = self.modules.keys().cloned().collect();
         host.retain(&names);
@@ -135,7 +137,7 @@ pub(crate) fn bind(
             let made = trust.tls(&check.tls).map(Arc::new).or_else(|why| {
                 let before = before.tls(&check.tls).ok_or(why.clone())?;
                 tracing::warn!("TLS of health checks goes on as it was read before: {why}");
-                Ok::<_, String>(before)
+                Ok::<_, TlsConfigError>(before)
             });
             match made {
                 Ok(tls) => bound.tls.push((check.tls.clone(), tls)),
@@ -150,13 +152,13 @@ pub(crate) fn bind(
 /// Whom a config's checks trust: each file is read once, whatever the number of names.
 #[derive(Default)]
 struct Trust {
-    roots: HashMap<Option<PathBuf>, Result<CheckRoots, String>>,
+    roots: HashMap<Option<PathBuf>, Result<CheckRoots, TlsConfigError>>,
 }
 
 impl Trust {
-    fn roots(&mut self, tls: &Tls) -> Result<CheckRoots, String> {
+    fn roots(&mut self, tls: &Tls) -> Result<CheckRoots, TlsConfigError> {
         if !tls.verify {
-            return CheckRoots::anyone();
+            return CheckRoots::accept_any();
         }
         let path = tls.roots.as_ref().map(|roots| roots.value.clone());
         let read = |path: &Option<PathBuf>| CheckRoots::read(path.as_deref());
@@ -164,7 +166,7 @@ impl Trust {
         entry.clone()
     }
 
-    fn tls(&mut self, tls: &Tls) -> Result<CheckTls, String> {
+    fn tls(&mut self, tls: &Tls) -> Result<CheckTls, TlsConfigError> {
         let name = tls.server_name.as_ref().map(|name| &*name.value);
         CheckTls::new(&self.roots(tls)?, name)
     }
@@ -192,12 +194,12 @@ pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
         if let Some(roots) = &check.tls.roots
             && let Err(why) = trust.roots(&check.tls)
         {
-            problems.push(config.error_at(roots.span, why));
+            problems.push(config.error_at(roots.span, why.to_string()));
         }
         if let Some(name) = &check.tls.server_name
-            && let Some(why) = CheckTls::name_error(&name.value)
+            && let Err(why) = CheckTls::check_name(&name.value)
         {
-            problems.push(config.error_at(name.span, why));
+            problems.push(config.error_at(name.span, why.to_string()));
         }
     }
     problems

@@ -368,31 +368,46 @@ mod tests {
     use std::sync::atomic::AtomicU32;
     use std::thread;
 
-    use waxwing_packet::{Address, Packet, build, parse};
+    use waxwing_packet::{
+        Address, Ethernet, Family, Fragment, IpPacket, Link, Transport, VlanTags, ipv4, udp,
+    };
 
     use super::*;
 
     /// A datagram's key and the places of its fragments.
     fn datagram(identification: u32) -> (DatagramKey, [Piece; 3]) {
-        let [_, _, high, low] = identification.to_be_bytes();
-        let fragment = |flags_offset: [u8; 2]| {
-            let mut frame = build::Udp {
-                source: (Address::v4([192, 0, 2, 1]), 4000),
-                destination: (Address::v4([203, 0, 113, 10]), 80),
-                payload: &[0; 8],
-                ..build::Udp::default()
-            }
-            .frame();
-            frame[18..22].copy_from_slice(&[high, low, flags_offset[0], flags_offset[1]]);
-            let Ok(Packet::Ip(packet)) = parse(&frame) else {
-                panic!("not IP")
+        const LEN: u16 = 16;
+        let piece = |offset, more, transport| {
+            let fragment = Fragment {
+                identification,
+                offset,
+                len: LEN,
+                more,
             };
-            let fragment = packet.fragment.expect("a fragment");
+            let packet = IpPacket {
+                ethernet: Ethernet::new(Link::default(), VlanTags::NONE, ipv4::ETHERTYPE),
+                family: Family::V4,
+                network: 14,
+                transport_start: 34,
+                end: 34 + LEN,
+                source: Address::v4([192, 0, 2, 1]),
+                destination: Address::v4([203, 0, 113, 10]),
+                hop_limit: 64,
+                fragment: Some(fragment),
+                transport,
+            };
             let key = DatagramKey::of(&packet, &fragment).expect("UDP");
             (key, Piece::of(&packet, &fragment).expect("a place"))
         };
-        let [first, middle, last] = [[0x20, 0], [0x20, 2], [0, 4]].map(fragment);
-        (first.0, [first.1, middle.1, last.1])
+        let ports = Transport::Udp {
+            source: 4000,
+            destination: 80,
+        };
+        let later = Transport::Other(udp::PROTOCOL);
+        let (key, first) = piece(0, true, ports);
+        let (_, middle) = piece(LEN, true, later);
+        let (_, last) = piece(2 * LEN, false, later);
+        (key, [first, middle, last])
     }
 
     /// Whatever two threads do at once: each later fragment either hears the first one's word, or

@@ -9,7 +9,8 @@ use crate::world::{
 use waxwing_dataplane::Pick;
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::session::Session;
-use waxwing_packet::{Link, Mac, Packet, TcpFlags, VlanTag, VlanTags, build, parse};
+use waxwing_packet::{Link, Mac, Packet, TcpFlags, VlanTag, VlanTags, parse};
+use waxwing_testkit::build;
 
 #[test]
 fn replies_follow_the_client_to_another_gateway() {

@@ -9,8 +9,9 @@ use crate::world::{
 };
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Session;
-use waxwing_packet::refusal::IcmpError;
-use waxwing_packet::{Address, Family, Link, Mac, Protocol, TcpFlags, VlanTag, VlanTags, build};
+use waxwing_packet::reject::IcmpError;
+use waxwing_packet::{Address, Family, Link, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
+use waxwing_testkit::build;
 
 /// Every error that is passed on.
 pub(crate) fn kinds(plan: Plan) -> &'static [(u8, u8, u32)] {

@@ -12,8 +12,9 @@ use crate::frames::{
 };
 use crate::world::{BACK, BACKEND_PORT, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::{BackendId, DropReason};
-use waxwing_packet::refusal::IcmpError;
-use waxwing_packet::{Address, Family, Packet, Protocol, build, icmp, parse};
+use waxwing_packet::reject::IcmpError;
+use waxwing_packet::{Address, Family, Packet, Protocol, icmp, parse};
+use waxwing_testkit::build;
 
 /// The packets that errors are about in the scenarios below, as the networks beyond saw them.
 fn both_ways(world: &mut World) -> (Vec<u8>, Vec<u8>) {

@@ -203,7 +203,7 @@ fn fragments_that_cannot_be_are_dropped_by_themselves() {
 #[test]
 fn a_ping_in_fragments_is_not_answered_and_not_waited_for() {
     for plan in [V4, V6] {
-        let ping = waxwing_packet::build::Echo {
+        let ping = waxwing_testkit::build::Echo {
             link: crate::frames::FROM_CLIENT,
             source: plan.client,
             destination: plan.vip,

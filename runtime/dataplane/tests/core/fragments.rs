@@ -11,7 +11,8 @@ use crate::world::{
     BACK, BACKEND_PORT, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
 };
 use waxwing_dataplane::{DropReason, Pick, PortId};
-use waxwing_packet::{Address, Link, Protocol, TcpFlags, build};
+use waxwing_packet::{Address, Link, Protocol, TcpFlags};
+use waxwing_testkit::build;
 
 /// The identification of every datagram that has no reason for another.
 pub(crate) const ID: u32 = 0x4711;

@@ -4,10 +4,9 @@ use crate::world::{
     BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, World, backend_mac,
 };
 use waxwing_dataplane::PortId;
-use waxwing_packet::refusal::IcmpError;
-use waxwing_packet::{
-    Address, IpPacket, Link, Mac, Packet, TcpFlags, Transport, VlanTags, build, parse,
-};
+use waxwing_packet::reject::IcmpError;
+use waxwing_packet::{Address, IpPacket, Link, Mac, Packet, TcpFlags, Transport, VlanTags, parse};
+use waxwing_testkit::build;
 
 pub(crate) const SYN: u8 = TcpFlags::SYN;
 pub(crate) const ACK: u8 = TcpFlags::ACK;

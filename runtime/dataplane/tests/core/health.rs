@@ -9,7 +9,8 @@ use waxwing_dataplane::policy::End;
 use waxwing_dataplane::session::Phase;
 use waxwing_dataplane::snapshot::{MidStream, SessionsFate};
 use waxwing_dataplane::{DropReason, Pick};
-use waxwing_packet::{Protocol, Transport, VlanTag, VlanTags, build};
+use waxwing_packet::{Protocol, Transport, VlanTag, VlanTags};
+use waxwing_testkit::build;
 
 const DOWN: bool = false;
 

@@ -3,7 +3,8 @@
 use crate::frames::{ip, one, ports};
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Plan, World, backend_mac};
 use waxwing_dataplane::PortId;
-use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags, VlanTags, build};
+use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags, VlanTags};
+use waxwing_testkit::build;
 
 /// An address and port.
 pub(crate) type Endpoint = (Address, u16);

@@ -155,7 +155,7 @@ fn a_frame_is_sent_whole_or_not_at_all() {
 fn a_jumbo_ping_is_answered() {
     for plan in [V4, V6] {
         let small = ping(plan, plan.vip);
-        let large = waxwing_packet::build::Echo {
+        let large = waxwing_testkit::build::Echo {
             link: crate::frames::FROM_CLIENT,
             source: plan.client,
             destination: plan.vip,

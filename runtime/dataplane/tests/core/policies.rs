@@ -11,7 +11,8 @@ use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::policy::{End, Vacant};
 use waxwing_dataplane::snapshot::Timeouts;
 use waxwing_dataplane::{BackendId, Pick, Snapshot};
-use waxwing_packet::{Link, Protocol, build};
+use waxwing_packet::{Link, Protocol};
+use waxwing_testkit::build;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 

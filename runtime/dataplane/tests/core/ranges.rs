@@ -9,8 +9,9 @@ use crate::world::{
 };
 use waxwing_dataplane::steering::Rules;
 use waxwing_dataplane::{BackendId, DropReason, Ports};
-use waxwing_packet::refusal::IcmpError;
-use waxwing_packet::{Link, Protocol, VlanTags, build};
+use waxwing_packet::reject::IcmpError;
+use waxwing_packet::{Link, Protocol, VlanTags};
+use waxwing_testkit::build;
 
 fn range(first: u16, last: u16) -> Ports {
     Ports::range(first, last).expect("there are some")

@@ -11,7 +11,8 @@ use crate::frames::{
 use crate::world::{BACK, CLIENT_MAC, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::snapshot::{MidStream, NoBackend, SessionsFate};
 use waxwing_dataplane::{BackendId, DropReason, Pick};
-use waxwing_packet::{Link, Mac, Protocol, Transport, VlanTag, VlanTags, build};
+use waxwing_packet::{Link, Mac, Protocol, Transport, VlanTag, VlanTags};
+use waxwing_testkit::build;
 
 /// A service whose backends are all down, and which tells its clients.
 fn rejecting(protocol: Protocol) -> Settings {

@@ -229,7 +229,7 @@ fn the_mtu_of_the_way_that_a_reply_takes_counts() {
     one(&world.frame(FRONT, &request(V6, 4000, SYN)));
     route(&world, &by_gateway(), Some(gateway(UPLINK)));
     let payload = [0; 1400];
-    let large = waxwing_packet::build::Tcp {
+    let large = waxwing_testkit::build::Tcp {
         payload: &payload,
         ..reply_parts()
     };
@@ -241,8 +241,8 @@ fn the_mtu_of_the_way_that_a_reply_takes_counts() {
 }
 
 /// What a backend's frame to the client is made from.
-fn reply_parts() -> waxwing_packet::build::Tcp<'static> {
-    waxwing_packet::build::Tcp {
+fn reply_parts() -> waxwing_testkit::build::Tcp<'static> {
+    waxwing_testkit::build::Tcp {
         link: waxwing_packet::Link {
             source: crate::world::backend_mac(0),
             destination: PORT_MACS[1],
@@ -250,6 +250,6 @@ fn reply_parts() -> waxwing_packet::build::Tcp<'static> {
         source: (V6.backend(0), crate::world::BACKEND_PORT),
         destination: (V6.client, 4000),
         flags: waxwing_packet::TcpFlags(ACK),
-        ..waxwing_packet::build::Tcp::default()
+        ..waxwing_testkit::build::Tcp::default()
     }
 }

@@ -12,7 +12,8 @@ use crate::world::{
 use waxwing_dataplane::session::Phase;
 use waxwing_dataplane::snapshot::{MidStream, SessionsFate, Timeouts};
 use waxwing_dataplane::{DropReason, Pick};
-use waxwing_packet::{Link, Protocol, build};
+use waxwing_packet::{Link, Protocol};
+use waxwing_testkit::build;
 
 #[test]
 fn a_connection_is_translated_both_ways_from_handshake_to_reuse() {

@@ -11,8 +11,9 @@ use crate::world::{
 };
 use waxwing_dataplane::snapshot::{SourceId, SourcePool, SourceUse};
 use waxwing_dataplane::{DropReason, Pick, Ports};
-use waxwing_packet::refusal::IcmpError;
-use waxwing_packet::{Address, Family, Link, Packet, Prefix, Protocol, VlanTags, build, parse};
+use waxwing_packet::reject::IcmpError;
+use waxwing_packet::{Address, Family, Link, Packet, Prefix, Protocol, VlanTags, parse};
+use waxwing_testkit::build;
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 /// The first ports of the pools here.

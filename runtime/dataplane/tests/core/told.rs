@@ -9,8 +9,9 @@ use crate::frames::{
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Plan, Settings, V4, V6, World};
 use waxwing_dataplane::{DropReason, PortId};
 use waxwing_packet::{
-    Address, Delta, Link, Mac, Packet, Protocol, Quote, Transport, VlanTag, VlanTags, build, parse,
+    Address, Delta, Link, Mac, Packet, Protocol, Quote, Transport, VlanTag, VlanTags, parse,
 };
+use waxwing_testkit::build;
 
 /// The least hop limit that is not passed on.
 pub(crate) const LAST_HOP: u8 = 1;

@@ -11,9 +11,8 @@ use crate::world::{
 use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
 use waxwing_dataplane::{BackendId, DropReason, NextHop, PortId};
 use waxwing_packet::arp::Arp;
-use waxwing_packet::{
-    Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTag, VlanTags, build, parse,
-};
+use waxwing_packet::{Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTag, VlanTags, parse};
+use waxwing_testkit::build;
 
 /// The servers' gateway; the clients are behind it.
 const ROUTER: Mac = CLIENT_MAC;

@@ -7,7 +7,6 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use waxwing_dataplane::counters::{BackendCounters, Counter, WorkerCounters};
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::forward::Shared;
-use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::policy::{Closed, PickContext, TickContext};
 use waxwing_dataplane::session::{Session, SessionTable};
 use waxwing_dataplane::snapshot::{
@@ -20,6 +19,7 @@ use waxwing_dataplane::{
     Pick, Policy, PolicyFault, PortId, Ports, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Mac, Protocol};
+use waxwing_testkit::memory::MemoryIo;
 
 /// The port that clients are behind.
 pub(crate) const FRONT: PortId = PortId(0);

@@ -11,7 +11,6 @@ use crossbeam_channel::unbounded;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::epoch::Release;
 use waxwing_dataplane::forward::Shared;
-use waxwing_dataplane::memory::MemoryIo;
 use waxwing_dataplane::policy::Vacant;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::snapshot::{
@@ -23,9 +22,9 @@ use waxwing_dataplane::{
     BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, Now, PortId, Ports,
     ServiceId, Snapshot,
 };
-use waxwing_packet::{
-    Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, build, checksum, parse,
-};
+use waxwing_packet::{Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, checksum, parse};
+use waxwing_testkit::build;
+use waxwing_testkit::memory::MemoryIo;
 
 const VIPS: [Address; 2] = [
     Address::v4([203, 0, 113, 10]),

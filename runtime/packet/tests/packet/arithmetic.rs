@@ -1,47 +1,48 @@
-//! The arithmetic of checksums, proven: every case that the code can tell apart is tried.
+//! Proves the checksum arithmetic by trying every distinguishable case.
 //!
-//! The claim (RFC 1624 section 3): where words of a message become others, `Delta::apply` gives the
-//! checksum that a recomputation would. All 2^32 pairs of checksum and change need not be tried:
+//! Claim (RFC 1624 section 3): when words of a message change, `Delta::apply` returns the checksum that
+//! a recomputation returns. It is not necessary to try all 2^32 pairs of checksum and change:
 //!
-//! 1. `apply` computes `!fold(!checksum + change)`. Both operands meet in one sum `t` and are not
-//!    looked at again, so it is a function of `t`, from 0 to 0xffff + 0xfffe. Each `t` is tried, from
-//!    both ends of the pairs that add up to it: the result is congruent to `t` modulo 65,535, and is
-//!    zero for `t = 0` alone. A `Delta` is below 65,535, which is what leaves no other way to a zero.
-//! 2. The words of a change meet in such a sum too, one after the other, and so do two changes that
-//!    are added. Each `t` is tried; that the result is canonical again is what carries the
-//!    induction over any number of words.
-//! 3. In network order, the operands are swapped on most machines. To swap the bytes of a number is
-//!    to multiply it by 256 modulo 65,535 (RFC 1071 section 2 B), which commutes with sums. Each
-//!    number is tried.
+//! 1. `apply` computes `!fold(!checksum + change)`. Both operands occur only in the sum `t`, so the
+//!    result is a function of `t`, from 0 to 0xffff + 0xfffe. The tests try each `t`, with the largest
+//!    first and the largest second operand: the result is congruent to `t` modulo 65,535, and zero for
+//!    `t = 0` only. A `Delta` is below 65,535, so no other `t` gives zero.
+//! 2. The words of a change, and two changes that are added, occur only in such a sum as well. The tests
+//!    try each `t`; the result is canonical again, which extends the proof to any number of words by
+//!    induction.
+//! 3. The operands are in network order, swapped on most machines. Swapping the bytes of a number
+//!    multiplies it by 256 modulo 65,535 (RFC 1071 section 2 B), which commutes with sums. The tests try
+//!    each number.
 //!
-//! So the sum that a checksum complements is always in the class of the right one. A class has one
-//! representative, but for zero: 0 and 0xffff. A recomputation gives 0 for nothing but zeros, and
-//! the update for nothing but zeros that stay. Headers and pseudo-headers of IP have a version or a
-//! protocol and are never all zero; an `ICMPv4` echo reply may be, and `icmp::answer_echo` knows of
-//! that. The exception is a test of its own.
+//! So the complemented sum is always congruent to the correct one. Each residue class has one
+//! representative, except zero, which has 0 and 0xffff. A recomputation gives 0 only for all-zero
+//! words; an update, only for all-zero words that stay so. IP headers and pseudo-headers contain a
+//! version or a protocol and are never all zero. An `ICMPv4` echo reply may be; `icmp::answer_echo`
+//! handles it. The exception has a test of its own.
 
-use waxwing_packet::{Address, Delta, Rewrite, Translation, build, checksum};
+use waxwing_packet::{Address, Delta, Rewrite, Translation, checksum};
+use waxwing_testkit::build;
 
 use crate::samples::ip;
 
 const MODULUS: u32 = 0xffff;
 
-/// A change that adds a number below 65,535.
+/// Returns a change that adds a number below 65,535.
 fn adding(number: u32) -> Delta {
     Delta::between(&[0], &[word(number)])
 }
 
-/// What a change adds. It rests on [`an_update_adds_modulo_65535`].
+/// Returns the number that a change adds. Correct by [`an_update_adds_modulo_65535`].
 fn added(delta: Delta) -> u32 {
     u32::from(!delta.apply(0xffff))
 }
 
 fn word(number: u32) -> u16 {
-    u16::try_from(number).expect("it is one word")
+    u16::try_from(number).expect("a 16-bit number")
 }
 
-/// Every sum of two numbers, the first at most `first_max` and the second `second_max`: from the
-/// pair with the largest first number, and from the one with the largest second.
+/// Returns two pairs for every sum of a number up to `first_max` and one up to `second_max`: the pair
+/// with the largest first number, and that with the largest second.
 fn sums(first_max: u32, second_max: u32) -> impl Iterator<Item = (u32, u32)> {
     (0..=first_max + second_max).flat_map(move |sum| {
         let (first, second) = (sum.min(first_max), sum.min(second_max));
@@ -77,7 +78,7 @@ fn two_changes_add_up_modulo_65535() {
 }
 
 #[test]
-fn to_swap_bytes_is_to_multiply() {
+fn swapping_bytes_multiplies_by_256() {
     for number in 0..=u16::MAX {
         let swapped = u32::from(number.swap_bytes());
         assert_eq!(swapped % MODULUS, u32::from(number) * 256 % MODULUS);
@@ -86,16 +87,16 @@ fn to_swap_bytes_is_to_multiply() {
 }
 
 #[test]
-fn what_becomes_all_zero_has_the_other_zero() {
+fn an_update_to_all_zero_words_gives_the_other_zero() {
     let delta = Delta::between(&[0x1234], &[0]);
     let before = checksum::of(&[0x12, 0x34]);
     assert_eq!((delta.apply(before), checksum::of(&[0, 0])), (0, 0xffff));
 }
 
-/// What UDP adds to it: no checksum stays none, and none becomes none (RFC 768). Every checksum is
-/// tried with the one change that takes its sum to 0xffff, with those beside it, and with none.
+/// RFC 768: "no checksum" stays so, and no checksum becomes "no checksum". Tries every checksum with the
+/// change that takes its sum to 0xffff, the changes next to that one, and small ones.
 #[test]
-fn a_udp_checksum_comes_and_goes_never() {
+fn a_udp_update_neither_adds_nor_removes_the_checksum() {
     for old in 0..=u16::MAX {
         let to_zero = (MODULUS - u32::from(!old)) % MODULUS;
         for change in [
@@ -116,10 +117,9 @@ fn a_udp_checksum_comes_and_goes_never() {
     }
 }
 
-/// A header whose identification is each word, and so whose checksum is each that there is; and
-/// every TTL. A rewrite of all fields, and the recomputation.
+/// Compares a rewrite with a recomputation. Every identification, hence every checksum, and every TTL.
 #[test]
-fn a_rewritten_header_is_right_for_every_checksum_and_every_ttl() {
+fn a_rewritten_header_is_correct_for_every_checksum_and_every_ttl() {
     const IDENTIFICATION: usize = 14 + 4;
     const CHECKSUM: usize = 14 + 10;
 
@@ -152,5 +152,5 @@ fn a_rewritten_header_is_right_for_every_checksum_and_every_ttl() {
         assert_eq!(build::verify_checksums(&frame), Ok(()));
     }
     let missing = seen.iter().filter(|seen| !**seen).count();
-    assert_eq!(missing, 1, "all but 0xffff, which no header has");
+    assert_eq!(missing, 1, "all but 0xffff, which no header can have");
 }

@@ -1,15 +1,16 @@
-//! Frames of which only the head is at hand: what is read of them, rewritten in them and answered by
-//! them is what it would be of the whole frame.
+//! Multi-buffer frames: parsing, rewriting and answering the first buffer gives the result that the
+//! whole frame would give.
 
 use proptest::prelude::*;
 use waxwing_packet::{
-    Address, Family, IpPacket, Link, Mac, Packet, Rewrite, Translation, Transport, build, checksum,
-    icmp, parse_head,
+    Address, Family, IpPacket, Link, Mac, Packet, Rewrite, Translation, Transport, checksum, icmp,
+    parse_head,
 };
+use waxwing_testkit::build;
 
 use crate::samples::{ip, samples};
 
-/// How much of a frame has to be at hand for it to be read: all of its headers.
+/// Returns the length of a frame's headers: the bytes that parsing needs.
 fn headers_len(packet: &IpPacket) -> usize {
     let start = packet.transport_start;
     usize::from(match packet.transport {
@@ -21,7 +22,7 @@ fn headers_len(packet: &IpPacket) -> usize {
 
 proptest! {
     #[test]
-    fn a_head_with_all_headers_reads_as_the_whole_frame(sample in samples(), cut in 0..200_usize) {
+    fn a_first_buffer_with_all_headers_is_parsed_like_the_frame(sample in samples(), cut in 0..200_usize) {
         let frame = &sample.frame;
         let (head, rest) = frame.split_at(cut.min(frame.len() - 1));
         let whole = ip(frame);
@@ -34,7 +35,7 @@ proptest! {
     }
 
     #[test]
-    fn a_rewrite_needs_no_more_than_the_headers(sample in samples(), cut in 0..200_usize) {
+    fn a_rewrite_needs_only_the_headers(sample in samples(), cut in 0..200_usize) {
         let packet = ip(&sample.frame);
         let cut = cut.max(headers_len(&packet)).min(sample.frame.len());
         let address = match packet.family {
@@ -54,10 +55,9 @@ proptest! {
     }
 }
 
-/// A ping as large as a jumbo frame is answered by its first buffer, and every checksum is right
-/// when it is computed over all of it.
+/// The reply's checksums are correct over the whole jumbo frame.
 #[test]
-fn a_ping_is_answered_by_its_head() {
+fn a_jumbo_echo_request_is_answered_in_its_first_buffer() {
     let (client, vip) = (Address::v4([192, 0, 2, 1]), Address::v4([203, 0, 113, 10]));
     let documentation = |host: u128| Address::from_bits(0x2001_0db8 << 96 | host);
     for (source, destination) in [(client, vip), (documentation(1), documentation(2))] {

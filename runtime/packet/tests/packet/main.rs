@@ -1,10 +1,15 @@
-//! The crate from outside: scenario tables, and properties held against etherparse.
+//! Tests of the public API: scenario tables, and properties compared with etherparse.
 
 mod arithmetic;
+mod arp;
+mod checksums;
+mod echo;
+mod fragment_out;
 mod head;
+mod ndp;
 mod parse;
-mod pieces;
+mod parse_etherparse;
 mod quote;
-mod refusal;
+mod reject;
 mod rewrite;
 mod samples;

@@ -1,5 +1,4 @@
-//! What an ICMP error says of another packet: read, and rewritten, held against frames that are built
-//! anew and against etherparse.
+//! `Quote`: parsed and rewritten, compared with newly built frames and with etherparse.
 
 use etherparse::{NetSlice, SlicedPacket};
 use proptest::collection::vec;
@@ -7,11 +6,12 @@ use proptest::prelude::*;
 
 use crate::rewrite::verified_by_etherparse;
 use crate::samples::{Segment, ip, samples};
-use waxwing_packet::refusal::IcmpError;
+use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{
     Address, Link, Mac, ParseError, Protocol, Quote, Rewrite, TcpFlags, Translation, VlanTag,
-    VlanTags, build, icmp,
+    VlanTags, icmp,
 };
+use waxwing_testkit::build;
 
 type Endpoint = (Address, u16);
 
@@ -42,7 +42,7 @@ const LEAVES: Link = Link {
 const V4: usize = 0;
 const V6: usize = 1;
 
-/// Every error that is passed on, by family.
+/// Every kind of error that is forwarded, by family: type, code, parameter.
 const KINDS: [&[(u8, u8, u32)]; 2] = [
     &[
         (3, 1, 0),
@@ -62,7 +62,7 @@ fn error((kind, code, parameter): (u8, u8, u32)) -> IcmpError {
     }
 }
 
-/// An IP packet from one endpoint to another, without its link header.
+/// Returns an IP packet without its link header.
 fn packet(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Vec<u8> {
     let frame = match protocol {
         Protocol::Tcp => build::Tcp {
@@ -86,7 +86,7 @@ fn packet(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Vec<u8
     frame[14..].to_vec()
 }
 
-/// An error of a router about a packet that it got from `destination`.
+/// Returns a router's error to `destination`.
 fn from_router(family: usize, destination: Address, quote: &[u8]) -> build::Error<'_> {
     build::Error {
         link: ARRIVES,
@@ -103,10 +103,10 @@ fn parsed(frame: &[u8]) -> Result<Option<Quote>, ParseError> {
     Quote::parse(frame, &ip(frame))
 }
 
-/// Whatever is quoted of the packet: the error becomes what the router would have said if it had seen
-/// the packet as the backend sent it.
+/// For every length of the quote, the rewritten error is the one that quotes the packet as the backend
+/// sent it.
 #[test]
-fn an_error_about_a_reply_becomes_one_about_what_the_backend_sent() {
+fn an_error_about_a_reply_quotes_the_packet_that_the_backend_sent() {
     for family in [V4, V6] {
         let header_len = [20, 40][family];
         for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -117,7 +117,7 @@ fn an_error_about_a_reply_becomes_one_about_what_the_backend_sent() {
             {
                 let mut sent = sent[..len].to_vec();
                 if protocol == Protocol::Tcp && len == header_len + 17 {
-                    // Half a checksum is none.
+                    // An incomplete checksum does not change.
                     sent[len - 1] = seen[len - 1];
                 }
                 let arrives = build::Error {
@@ -160,9 +160,9 @@ fn an_error_about_a_reply_becomes_one_about_what_the_backend_sent() {
     }
 }
 
-/// The quote's destination changes, its source port too, and the one who says it.
+/// Changes the error's source, and the quote's source port and destination.
 #[test]
-fn an_error_about_a_request_becomes_one_about_what_the_client_sent() {
+fn an_error_about_a_request_quotes_the_packet_that_the_client_sent() {
     for family in [V4, V6] {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let translated = (CLIENT[family].0, 50_000);
@@ -194,54 +194,45 @@ fn an_error_about_a_request_becomes_one_about_what_the_client_sent() {
     }
 }
 
-#[test]
-fn a_datagram_without_a_checksum_is_quoted_without_one() {
-    let mut seen = packet(Protocol::Udp, VIP[V4], CLIENT[V4]);
-    seen[26..28].fill(0);
-    let mut frame = from_router(V4, VIP[V4].0, &seen).frame();
+/// Checks that an error's quote of `seen` becomes `sent` when its source becomes the backend.
+fn check_quoted_source(seen: &[u8], sent: &[u8]) {
+    let mut frame = from_router(V4, VIP[V4].0, seen).frame();
     let quoted = Rewrite {
         source: Some(Translation::new(VIP[V4], BACKEND[V4])),
         ..Rewrite::default()
     };
-    let (read, quote) = (
-        ip(&frame),
-        parsed(&frame)
-            .expect("it is well-formed")
-            .expect("of a datagram"),
-    );
+    let quote = parsed(&frame).expect("it is well-formed");
+    let quote = quote.expect("of a TCP or UDP packet");
+    let read = ip(&frame);
     quote.rewrite(&mut frame, &read, &Rewrite::default(), &quoted);
-    let mut sent = packet(Protocol::Udp, BACKEND[V4], CLIENT[V4]);
-    sent[26..28].fill(0);
-    assert_eq!(frame, from_router(V4, VIP[V4].0, &sent).frame());
+    assert_eq!(frame, from_router(V4, VIP[V4].0, sent).frame());
 }
 
-/// Some systems quote a header that they have changed: what is wrong stays as wrong as it was.
 #[test]
-fn a_quoted_checksum_that_is_wrong_stays_wrong() {
+fn a_quoted_datagram_without_checksum_stays_without() {
+    let mut seen = packet(Protocol::Udp, VIP[V4], CLIENT[V4]);
+    let mut sent = packet(Protocol::Udp, BACKEND[V4], CLIENT[V4]);
+    for packet in [&mut seen, &mut sent] {
+        packet[26..28].fill(0);
+    }
+    check_quoted_source(&seen, &sent);
+}
+
+/// Some systems quote a header that they have changed.
+#[test]
+fn a_wrong_quoted_checksum_stays_wrong() {
     let mut seen = packet(Protocol::Tcp, VIP[V4], CLIENT[V4]);
     let mut sent = packet(Protocol::Tcp, BACKEND[V4], CLIENT[V4]);
     for packet in [&mut seen, &mut sent] {
-        // One hop less than the checksum says, and a damaged sequence number.
+        // A TTL below the checksum's, and a damaged sequence number.
         packet[8] -= 1;
         packet[24] ^= 0x40;
     }
-    let mut frame = from_router(V4, VIP[V4].0, &seen).frame();
-    let quoted = Rewrite {
-        source: Some(Translation::new(VIP[V4], BACKEND[V4])),
-        ..Rewrite::default()
-    };
-    let (read, quote) = (
-        ip(&frame),
-        parsed(&frame)
-            .expect("it is well-formed")
-            .expect("of a segment"),
-    );
-    quote.rewrite(&mut frame, &read, &Rewrite::default(), &quoted);
-    assert_eq!(frame, from_router(V4, VIP[V4].0, &sent).frame());
+    check_quoted_source(&seen, &sent);
 }
 
 #[test]
-fn a_quote_is_read_only_as_far_as_it_is_there() {
+fn a_quote_needs_eight_bytes_of_its_transport_header() {
     let v4 = packet(Protocol::Tcp, VIP[V4], CLIENT[V4]);
     let v6 = packet(Protocol::Udp, VIP[V6], CLIENT[V6]);
     for (family, whole, headers) in [(V4, &v4, 20), (V6, &v6, 40)] {
@@ -251,6 +242,14 @@ fn a_quote_is_read_only_as_far_as_it_is_there() {
             assert_eq!(parsed(&frame).is_ok(), expected, "{len} bytes");
         }
     }
+}
+
+#[test]
+fn only_quotes_of_first_tcp_and_udp_packets_are_parsed() {
+    use ParseError::{BadLength, Forbidden, TooManyExtensions, Truncated};
+    type Expected = Result<bool, ParseError>;
+    let v4 = packet(Protocol::Tcp, VIP[V4], CLIENT[V4]);
+    let v6 = packet(Protocol::Udp, VIP[V6], CLIENT[V6]);
     let with = |packet: &[u8], at: usize, byte: u8| {
         let mut packet = packet.to_vec();
         packet[at] = byte;
@@ -258,8 +257,8 @@ fn a_quote_is_read_only_as_far_as_it_is_there() {
     };
     let mut mapped = v6.clone();
     mapped[24..40].copy_from_slice(&CLIENT[V4].0.octets());
-    // A fragment header in front of the ports, at this offset.
-    let part = |offset: u8| {
+    // With a fragment header of this offset in front of the ports.
+    let fragment = |offset: u8| {
         let mut packet = with(&v6, 6, 44);
         packet.splice(40..40, [17, 0, 0, offset | 1, 0, 0, 0, 9]);
         packet
@@ -270,46 +269,23 @@ fn a_quote_is_read_only_as_far_as_it_is_there() {
     }
     let mut routed = with(&v6, 6, 43);
     routed.splice(40..40, [17, 0, 0, 1, 0, 0, 0, 0]);
-    // Whether it is one of a TCP or UDP packet, or what is wrong with it.
-    let rows = [
-        ("of another protocol", V4, with(&v4, 9, 47), Ok(false)),
-        ("of an echo", V4, with(&v4, 9, icmp::PROTOCOL_V4), Ok(false)),
-        ("of a first fragment", V4, with(&v4, 6, 0x20), Ok(true)),
-        ("of a later fragment", V4, with(&v4, 7, 1), Ok(false)),
-        (
-            "of another family",
-            V4,
-            v6.clone(),
-            Err(ParseError::BadLength),
-        ),
-        (
-            "of another family",
-            V6,
-            v4.clone(),
-            Err(ParseError::BadLength),
-        ),
-        (
-            "a header too short",
-            V4,
-            with(&v4, 0, 0x44),
-            Err(ParseError::BadLength),
-        ),
-        (
-            "a header too long",
-            V4,
-            with(&v4[..40], 0, 0x4f),
-            Err(ParseError::Truncated),
-        ),
-        ("a mapped address", V6, mapped, Err(ParseError::Forbidden)),
-        ("of a first fragment", V6, part(0), Ok(true)),
-        ("of a later fragment", V6, part(8), Ok(false)),
-        (
-            "too many headers",
-            V6,
-            endless,
-            Err(ParseError::TooManyExtensions),
-        ),
-        ("of a packet on its way", V6, routed, Ok(false)),
+    // Name, family of the error, quote, whether it is parsed.
+    let echo = with(&v4, 9, icmp::PROTOCOL_V4);
+    let (short, long) = (with(&v4, 0, 0x44), with(&v4[..40], 0, 0x4f));
+    let rows: [(&str, usize, Vec<u8>, Expected); 13] = [
+        ("other protocol", V4, with(&v4, 9, 47), Ok(false)),
+        ("echo", V4, echo, Ok(false)),
+        ("first fragment", V4, with(&v4, 6, 0x20), Ok(true)),
+        ("later fragment", V4, with(&v4, 7, 1), Ok(false)),
+        ("other family", V4, v6.clone(), Err(BadLength)),
+        ("other family", V6, v4.clone(), Err(BadLength)),
+        ("header too short", V4, short, Err(BadLength)),
+        ("header too long", V4, long, Err(Truncated)),
+        ("mapped address", V6, mapped, Err(Forbidden)),
+        ("first fragment", V6, fragment(0), Ok(true)),
+        ("later fragment", V6, fragment(8), Ok(false)),
+        ("too many headers", V6, endless, Err(TooManyExtensions)),
+        ("nodes left to visit", V6, routed, Ok(false)),
     ];
     for (what, family, quote, expected) in rows {
         let frame = from_router(family, VIP[family].0, &quote).frame();
@@ -322,7 +298,7 @@ fn a_quote_is_read_only_as_far_as_it_is_there() {
 }
 
 #[test]
-fn only_errors_that_say_what_became_of_a_packet_are_read() {
+fn only_errors_about_other_packets_are_parsed() {
     for family in [V4, V6] {
         let quote = packet(Protocol::Tcp, VIP[family], CLIENT[family]);
         for kind in 0..=u8::MAX {
@@ -337,13 +313,13 @@ fn only_errors_that_say_what_became_of_a_packet_are_read() {
             assert_eq!(icmp::is_error(&ip(&frame)), known.contains(&kind));
             if family == V4 {
                 frame[14 + 6] |= 0x20;
-                assert!(!icmp::is_error(&ip(&frame)), "a part of an error");
+                assert!(!icmp::is_error(&ip(&frame)), "a fragment of an error");
             }
         }
     }
 }
 
-/// What etherparse reads of a whole packet's addresses.
+/// Returns the addresses that etherparse finds.
 fn addresses(frame: &[u8]) -> (Address, Address) {
     let sliced = SlicedPacket::from_ethernet(frame).expect("a valid frame");
     match sliced.net.expect("IP") {
@@ -362,10 +338,14 @@ fn addresses(frame: &[u8]) -> (Address, Address) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Whatever options, extension headers and tags it came with, and however much of it is quoted: what
-    /// is read is what etherparse reads of the packet, and a rewrite and its reverse cancel out.
+    /// With any options, extension headers and tags, and any length of the quote: the addresses are those
+    /// that etherparse finds in the packet, and a rewrite and its reverse cancel out.
     #[test]
-    fn any_packet_can_be_quoted(sample in samples(), cut in any::<prop::sample::Index>(), count in 0..3_u8) {
+    fn any_packet_can_be_quoted(
+        sample in samples(),
+        cut in any::<prop::sample::Index>(),
+        count in 0..3_u8,
+    ) {
         let about = ip(&sample.frame);
         let whole = &sample.frame[about.network.into()..about.end.into()];
         let len = cut.index(whole.len()) + 1;
@@ -399,18 +379,21 @@ proptest! {
         quote.rewrite(&mut frame, &read, &Rewrite::default(), &there);
         verified_by_etherparse(&frame);
         prop_assert!(frame != before || ends == BACKEND[family]);
-        let after = Quote::parse(&frame, &read).expect("it is well-formed").expect("it is still there");
+        let after = Quote::parse(&frame, &read).expect("it is well-formed").expect("of the same packet");
         prop_assert_eq!((after.source, after.source_port), BACKEND[family]);
         quote.rewrite(&mut frame, &read, &Rewrite::default(), &back);
         prop_assert_eq!(frame, before);
     }
 
-    /// Any bytes at all: read or refused, and never a panic.
     #[test]
-    fn any_bytes_can_be_quoted(quote in vec(any::<u8>(), 0..120), head in 0..4_usize, kind in 0..13_u8) {
+    fn a_quote_of_arbitrary_bytes_causes_no_panic(
+        quote in vec(any::<u8>(), 0..120),
+        head in 0..4_usize,
+        kind in 0..13_u8,
+    ) {
         for family in [V4, V6] {
             let mut bytes = quote.clone();
-            // Most begin as a header does, else none would be read any further.
+            // Most start like an IP header; otherwise none would be parsed further.
             let starts: [&[u8]; 4] = [&[], &[0x45], &[0x60], &[0x4f]];
             let start = starts[head];
             let len = start.len().min(bytes.len());

@@ -1,12 +1,12 @@
-//! What a rewrite leaves behind: right checksums (recomputed by etherparse), the right fields, and
-//! nothing else changed.
+//! `Rewrite`: correct checksums (recomputed by etherparse), the requested fields, and no other change.
 
 use crate::samples::{ip, samples, whole_packets};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use waxwing_packet::{
-    Address, Family, IpPacket, Link, Mac, Rewrite, TcpFlags, Translation, Transport, build,
+    Address, Family, IpPacket, Link, Mac, Rewrite, TcpFlags, Translation, Transport,
 };
+use waxwing_testkit::build;
 
 const CLIENT: (Address, u16) = (Address::v4([192, 0, 2, 1]), 40_000);
 const VIP: (Address, u16) = (Address::v4([203, 0, 113, 10]), 80);
@@ -83,7 +83,7 @@ fn udp(payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_request_goes_to_the_backend() {
+fn a_rewritten_request_is_addressed_to_the_backend() {
     let mut frame = tcp();
     apply(&request(), &mut frame);
     let expected = build::Tcp {
@@ -101,7 +101,7 @@ fn a_request_goes_to_the_backend() {
 }
 
 #[test]
-fn a_reply_comes_from_the_vip_and_keeps_its_macs_in_transparent_mode() {
+fn a_rewritten_reply_has_the_vip_as_source_and_keeps_its_macs_in_transparent_mode() {
     let reply = |source| {
         build::Udp {
             source,
@@ -130,7 +130,7 @@ fn a_default_rewrite_changes_nothing() {
 }
 
 #[test]
-fn a_spent_hop_limit_stays_zero() {
+fn a_hop_limit_of_zero_stays_zero() {
     let mut frame = build::Tcp {
         source: CLIENT,
         destination: VIP,
@@ -151,9 +151,9 @@ fn a_udp_datagram_without_checksum_stays_without() {
     assert_eq!(build::verify_checksums(&frame), Ok(()));
 }
 
-/// Each value of a payload word, so that each checksum occurs, before and after.
+/// Tries every payload word, hence every checksum before and after.
 #[test]
-fn a_udp_checksum_that_comes_to_zero_is_sent_as_its_other_form() {
+fn a_udp_checksum_of_zero_is_sent_as_0xffff() {
     let mut other_form = [0, 0];
     for word in 0..=u16::MAX {
         let mut frame = udp(&word.to_be_bytes());
@@ -169,17 +169,17 @@ fn a_udp_checksum_that_comes_to_zero_is_sent_as_its_other_form() {
     }
     assert!(
         other_form.iter().all(|seen| *seen > 0),
-        "the corner occurred: {other_form:?}"
+        "0xffff occurs before and after: {other_form:?}"
     );
 }
 
-/// The first fragment has the checksum of the whole packet, the second only addresses.
+/// The first fragment holds the whole packet's checksum; the second changes only in its addresses.
 #[test]
-fn a_fragmented_packet_is_right_again_when_reassembled() {
+fn rewritten_fragments_reassemble_to_the_rewritten_packet() {
     let payload: Vec<u8> = (0..=255).collect();
     let whole = udp(&payload);
     let cut = SEGMENT + 64;
-    let part = |bytes: &[u8], flags_offset: u16| {
+    let fragment = |bytes: &[u8], flags_offset: u16| {
         let mut frame = [&whole[..SEGMENT], bytes].concat();
         let len = u16::try_from(frame.len() - 14).expect("a short frame");
         frame[16..18].copy_from_slice(&len.to_be_bytes());
@@ -189,8 +189,8 @@ fn a_fragmented_packet_is_right_again_when_reassembled() {
         frame[24..26].copy_from_slice(&checksum.to_be_bytes());
         frame
     };
-    let mut first = part(&whole[SEGMENT..cut], 0x2000);
-    let mut second = part(&whole[cut..], 64 / 8);
+    let mut first = fragment(&whole[SEGMENT..cut], 0x2000);
+    let mut second = fragment(&whole[cut..], 64 / 8);
     apply(&request(), &mut first);
     apply(&request(), &mut second);
     assert_eq!(build::verify_checksums(&first), Ok(()));
@@ -203,9 +203,9 @@ fn a_fragmented_packet_is_right_again_when_reassembled() {
     assert_eq!(ip(&second).destination, BACKEND.0);
 }
 
-/// In a debug build it says so; in either, the frame stays as it was.
+/// Debug builds panic as well.
 #[test]
-fn a_packet_of_another_frame_leaves_the_frame_as_it_is() {
+fn a_packet_of_another_frame_does_not_change_the_frame() {
     let packet = ip(&tcp());
     for len in 0..SEGMENT + 20 {
         let mut frame = tcp()[..len].to_vec();
@@ -218,7 +218,7 @@ fn a_packet_of_another_frame_leaves_the_frame_as_it_is() {
     }
 }
 
-/// Every checksum of a whole packet, recomputed by etherparse.
+/// Recomputes every checksum of an unfragmented packet with etherparse.
 pub(crate) fn verified_by_etherparse(frame: &[u8]) {
     let sliced = SlicedPacket::from_ethernet(frame).expect("a valid frame");
     let transport = sliced.transport.as_ref().expect("a whole packet");
@@ -313,7 +313,7 @@ impl Plan {
     }
 }
 
-/// The rewrite that takes one back, but for the hop limit.
+/// Returns the rewrite that reverses `rewrite`, except the hop limit.
 fn reverse(rewrite: &Rewrite, packet: &IpPacket) -> Rewrite {
     let [source, destination] = endpoints(packet);
     let back = |to: (Address, u16), side: Option<Translation>| {
@@ -335,7 +335,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn checksums_are_right_after_any_rewrite(sample in whole_packets(), plan in plans()) {
+    fn checksums_are_correct_after_any_rewrite(sample in whole_packets(), plan in plans()) {
         let mut frame = sample.frame;
         verified_by_etherparse(&frame);
         prop_assert_eq!(build::verify_checksums(&frame), Ok(()));
@@ -345,7 +345,7 @@ proptest! {
     }
 
     #[test]
-    fn the_fields_are_those_of_the_rewrite(sample in samples(), plan in plans()) {
+    fn exactly_the_requested_fields_change(sample in samples(), plan in plans()) {
         let mut frame = sample.frame;
         let before = ip(&frame);
         let rewrite = plan.rewrite(&before);
@@ -386,7 +386,6 @@ proptest! {
         prop_assert_eq!(frame, expected);
     }
 
-    /// An error on the way in is still one on the way out.
     #[test]
     fn a_damaged_checksum_stays_damaged(sample in whole_packets(), plan in plans(), flip in 1..=u8::MAX) {
         let mut frame = sample.frame;

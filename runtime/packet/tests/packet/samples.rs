@@ -1,5 +1,4 @@
-//! Frames for the property tests, written by etherparse: a second opinion that shares no code with
-//! this crate.
+//! Frames for property tests, written by etherparse, which shares no code with this crate.
 
 use etherparse::{
     IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions,
@@ -10,37 +9,39 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use waxwing_packet::{Family, Fragment, IpPacket, Packet, parse};
 
-/// What a frame's transport header was made from.
+/// The values that a frame's transport header was built from.
 #[derive(Clone, Debug)]
 pub(crate) enum Segment {
-    /// Ports, flags, options in words.
     Tcp {
         ports: (u16, u16),
         flags: u8,
+        /// In 32-bit words.
         options: usize,
     },
-    /// Ports.
-    Udp { ports: (u16, u16) },
-    /// An echo request.
-    Echo { identifier: u16, sequence: u16 },
+    Udp {
+        ports: (u16, u16),
+    },
+    Echo {
+        identifier: u16,
+        sequence: u16,
+    },
 }
 
-/// A valid frame and what it was made from.
+/// A valid frame and the values that it was built from.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
-    /// The frame, Ethernet padding included.
+    /// Ethernet padding included.
     pub(crate) frame: Vec<u8>,
-    /// How much of it is padding.
+    /// Length of the padding, in bytes.
     pub(crate) padding: usize,
     /// VLAN ids, outermost first.
     pub(crate) vlans: Vec<u16>,
-    /// The place, where it is a fragment; its length is what the frame has.
+    /// `None` for a whole packet. The length is not set.
     pub(crate) fragment: Option<Fragment>,
-    /// The transport header.
     pub(crate) segment: Segment,
 }
 
-/// The one IP packet of a frame that has one.
+/// Parses a frame with an IP packet.
 pub(crate) fn ip(frame: &[u8]) -> IpPacket {
     match parse(frame).expect("a valid frame") {
         Packet::Ip(packet) => packet,
@@ -48,12 +49,10 @@ pub(crate) fn ip(frame: &[u8]) -> IpPacket {
     }
 }
 
-/// Whole packets and fragments.
 pub(crate) fn samples() -> impl Strategy<Value = Sample> {
     prop_oneof![3 => Just(None), 1 => fragments().prop_map(Some)].prop_flat_map(samples_of)
 }
 
-/// Whole packets.
 pub(crate) fn whole_packets() -> impl Strategy<Value = Sample> {
     samples_of(None)
 }
@@ -124,7 +123,7 @@ fn v4_headers(fragment: Option<Fragment>) -> impl Strategy<Value = IpHeaders> {
                 header.more_fragments = fragment.more;
                 header.fragment_offset = units(fragment);
                 header.identification =
-                    u16::try_from(fragment.identification).expect("made from 16 bits");
+                    u16::try_from(fragment.identification).expect("built from 16 bits");
             }
             IpHeaders::Ipv4(header, Ipv4Extensions::default())
         },
@@ -146,7 +145,7 @@ fn v6_headers(fragment: Option<Fragment>) -> impl Strategy<Value = IpHeaders> {
         });
     (addresses, 2..=255_u8, any::<[bool; 4]>(), 0..3_usize).prop_map(
         move |((source, destination), hop_limit, [hop, dest, route, last], units_behind)| {
-            // Options and routing data: zeros, that is padding, no segments left.
+            // Zeros: options are padding, and a routing header has no segments left.
             let raw = || {
                 let data = vec![0; 6 + 8 * units_behind];
                 Ipv6RawExtHeader::new_raw(IpNumber(0), &data).expect("whole units")
@@ -156,7 +155,7 @@ fn v6_headers(fragment: Option<Fragment>) -> impl Strategy<Value = IpHeaders> {
                 destination_options: dest.then(raw),
                 routing: route.then(|| Ipv6RoutingExtensions {
                     routing: raw(),
-                    // Behind a fragment header, so a later fragment does not begin with them.
+                    // They follow the fragment header, so a later fragment does not start with them.
                     final_destination_options: (last && !later).then(raw),
                 }),
                 fragment: fragment.map(|fragment| {
@@ -226,7 +225,7 @@ fn write(headers: IpHeaders, segment: &Segment, vlans: &[u16], payload: &[u8]) -
             .icmpv6_echo_request(*identifier, *sequence)
             .write_to_vec(&mut frame, payload),
     }
-    .expect("a packet that can be written");
+    .expect("the packet is valid");
     frame
 }
 

@@ -1,4 +1,4 @@
-//! Any bytes as a module's file.
+//! Any bytes as the file of a module.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Valid modules with the ABI's exports and section, and whatever code wasm-smith makes of the input.
+//! Valid modules with the ABI's exports and section, and random code by wasm-smith.
 
 #![no_main]
 
@@ -14,7 +14,7 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use loader::Loader;
 use wasm_smith::{Config, Module};
 
-/// The exports that a module must have to come past validation.
+/// The exports that validation requires.
 const EXPORTS: &str = r#"(module
     (memory (export "memory") 1)
     (func (export "waxwing_reserve") (param i32) (result i32) (local.get 0))
@@ -25,17 +25,17 @@ const EXPORTS: &str = r#"(module
     (func (export "waxwing_tick") (param i32))
     (func (export "waxwing_error") (result i64) (i64.const 0)))"#;
 
-/// The custom section, as its bytes are in the file.
+/// The bytes of the custom section.
 const SECTION: &[u8] =
     b"\x00\x36\x0ewaxwing.modulekind=policy\nabi=1.0\nname=smith\ntick=10\n";
 
-/// What a module may do before it traps: endless loops are for the other tests.
+/// How many steps a module may run before it traps; other tests cover endless loops.
 const STEPS_MAX: u32 = 100_000;
 
 thread_local! {
     static LOADER: LazyCell<Loader> = LazyCell::new(Loader::new);
     static EXPORTED: LazyCell<Vec<u8>> =
-        LazyCell::new(|| wat::parse_str(EXPORTS).expect("it is good text"));
+        LazyCell::new(|| wat::parse_str(EXPORTS).expect("valid text"));
 }
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
@@ -51,13 +51,13 @@ fn module(bytes: &[u8]) -> Option<Vec<u8>> {
         exports: Some(EXPORTED.with(|exports| exports.to_vec())),
         allow_start_export: true,
         max_imports: 0,
-        // That of the exports is added.
+        // The memory of EXPORTS is added.
         max_memories: 0,
         max_memory32_bytes: 4 << 20,
         max_tables: 1,
         max_table_elements: 10_000,
         bulk_memory_enabled: true,
-        // It makes `externref` too, which no policy has.
+        // This would allow `externref` too, which no policy uses.
         reference_types_enabled: false,
         exceptions_enabled: false,
         extended_const_enabled: false,

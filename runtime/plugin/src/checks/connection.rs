@@ -1,6 +1,6 @@
-//! One connection of a check: TCP, TLS over it, or UDP.
+//! A connection of a check: TCP, TLS over TCP, or UDP.
 //!
-//! Invariant: it is to the target and to nothing else, and closed when it is dropped.
+//! Invariant: it leads only to the target, and is closed when it is dropped.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,46 +13,47 @@ use waxwing_sdk::abi::health::errors;
 
 use super::tls::{self, CheckTls};
 
-/// A datagram's headers, of IPv4 and UDP: so that an empty one is not free.
+/// The IPv4 and UDP headers of a datagram, in bytes; counted so that an empty datagram is not free.
 const DATAGRAM_HEADERS: usize = 28;
 
-/// Why something could not be done: what the module gets, and the words to it.
+/// Why an import failed: an error code for the module, and a text.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Failed {
+pub(super) struct ImportError {
     pub(super) code: i32,
-    pub(super) words: String,
-    /// Whether the balancer itself was short of something, so that it says nothing of the backend.
+    pub(super) text: String,
+    /// Whether the balancer itself ran out of a resource, so the failure says nothing about the
+    /// backend.
     pub(super) is_local: bool,
 }
 
-impl From<io::Error> for Failed {
+impl From<io::Error> for ImportError {
     fn from(error: io::Error) -> Self {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
         if let Some(error) = inner {
             return Self::new(errors::TLS, tls::describe(error));
         }
         match error.raw_os_error().and_then(shortage) {
-            Some(words) => Self {
+            Some(text) => Self {
                 is_local: true,
-                ..Self::new(errors::OTHER, words)
+                ..Self::new(errors::OTHER, text)
             },
             None => Self::of_kind(&error),
         }
     }
 }
 
-impl Failed {
-    pub(super) fn new(code: i32, words: impl Into<String>) -> Self {
-        let words = words.into();
+impl ImportError {
+    pub(super) fn new(code: i32, text: impl Into<String>) -> Self {
+        let text = text.into();
         Self {
             code,
-            words,
+            text,
             is_local: false,
         }
     }
 
     fn of_kind(error: &io::Error) -> Self {
-        let (code, words) = match error.kind() {
+        let (code, text) = match error.kind() {
             ErrorKind::ConnectionRefused => (errors::REFUSED, "connection refused"),
             ErrorKind::HostUnreachable => (errors::UNREACHABLE, "host unreachable"),
             ErrorKind::NetworkUnreachable => (errors::UNREACHABLE, "network unreachable"),
@@ -63,16 +64,16 @@ impl Failed {
             ErrorKind::TimedOut => (errors::TIMED_OUT, "the server does not answer"),
             _ => return Self::new(errors::OTHER, error.to_string()),
         };
-        Self::new(code, words)
+        Self::new(code, text)
     }
 }
 
-/// What the balancer is short of, by the system's error: nothing that a server does makes one of these.
+/// Returns the resource that the balancer ran out of. No behaviour of a server causes these errors.
 fn shortage(errno: i32) -> Option<&'static str> {
     Some(match errno {
         libc::EMFILE => "no open file left for the check; raise the balancer's limit (ulimit -n)",
         libc::ENFILE => "no open file left on this machine for the check (sysctl fs.file-max)",
-        // The last two are what `bind` and `connect` say where all ports are taken.
+        // `bind` and `connect` return the last two if all ports are in use.
         libc::EADDRNOTAVAIL | libc::EADDRINUSE | libc::EAGAIN => {
             "no address or port left to connect from (sysctl net.ipv4.ip_local_port_range)"
         }
@@ -81,7 +82,7 @@ fn shortage(errno: i32) -> Option<&'static str> {
     })
 }
 
-/// An open one.
+/// An open connection.
 pub(super) enum Connection {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -89,8 +90,7 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// Connects to an address.
-    pub(super) async fn open(address: SocketAddr, protocol: Protocol) -> Result<Self, Failed> {
+    pub(super) async fn open(address: SocketAddr, protocol: Protocol) -> Result<Self, ImportError> {
         match protocol {
             Protocol::Tcp => {
                 let stream = TcpStream::connect(address).await?;
@@ -109,22 +109,27 @@ impl Connection {
         }
     }
 
-    /// Has TLS from here on.
+    /// Performs a TLS handshake over a TCP connection.
     pub(super) async fn secure(
         self,
         tls: &CheckTls,
         address: SocketAddr,
         alpn: &[u8],
-    ) -> Result<Self, Failed> {
+    ) -> Result<Self, ImportError> {
         let stream = match self {
             Self::Tcp(stream) => stream,
-            Self::Tls(_) => return Err(Failed::new(errors::INVALID, "it has TLS already")),
-            Self::Udp(_) => return Err(Failed::new(errors::INVALID, "TLS is of TCP only")),
+            Self::Tls(_) => {
+                return Err(ImportError::new(
+                    errors::INVALID,
+                    "the connection already uses TLS",
+                ));
+            }
+            Self::Udp(_) => return Err(ImportError::new(errors::INVALID, "TLS requires TCP")),
         };
         let secured = tls.connector(alpn).connect(tls.name(address.ip()), stream);
         match secured.await {
             Ok(stream) => Ok(Self::Tls(Box::new(stream))),
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(Failed::new(
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(ImportError::new(
                 errors::TLS,
                 "the server closed the connection during the TLS handshake",
             )),
@@ -132,8 +137,8 @@ impl Connection {
         }
     }
 
-    /// Sends all of it.
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<usize, Failed> {
+    /// Sends all bytes, or one datagram.
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<usize, ImportError> {
         match self {
             Self::Tcp(stream) => stream.write_all(bytes).await?,
             Self::Tls(stream) => {
@@ -145,13 +150,13 @@ impl Connection {
         Ok(bytes.len())
     }
 
-    /// Receives some; 0 at the end of the stream.
-    pub(super) async fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Failed> {
+    /// Receives some bytes; 0 at the end of a stream.
+    pub(super) async fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, ImportError> {
         let received = match self {
             Self::Tcp(stream) => stream.read(buffer).await,
             Self::Tls(stream) => match stream.read(buffer).await {
-                // Many servers close without the TLS word for it. What a check reads says where it
-                // ends.
+                // Many servers close without a TLS close_notify. The check's own protocol says
+                // whether the data is complete.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
                 received => received,
             },
@@ -164,7 +169,7 @@ impl Connection {
         matches!(self, Self::Udp(_))
     }
 
-    /// What each message costs beside its bytes.
+    /// Returns the bytes counted per message in addition to its own.
     pub(super) fn overhead(&self) -> usize {
         if self.is_udp() { DATAGRAM_HEADERS } else { 0 }
     }
@@ -175,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_balancers_own_shortages_are_local() {
+    fn only_shortages_of_the_balancer_are_local() {
         let cases = [
             (libc::EMFILE, true),
             (libc::ENFILE, true),
@@ -192,7 +197,7 @@ mod tests {
             (libc::EPERM, false),
         ];
         for (errno, local) in cases {
-            let failed = Failed::from(io::Error::from_raw_os_error(errno));
+            let failed = ImportError::from(io::Error::from_raw_os_error(errno));
             assert_eq!(failed.is_local, local, "{failed:?}");
         }
     }

@@ -1,7 +1,7 @@
-//! One instance of a health check, from its first call to its verdict.
+//! An instance of a health check, from its first call to its verdict.
 //!
-//! Invariant: every call is cut at the run's limit of processor time, and gives way to others at
-//! every tick; what goes wrong comes back as a [`Failure`], never as a panic.
+//! Invariant: every call ends at the run's limit of processor time, and yields to other runs at
+//! every tick; a failure is returned as a [`RunFailure`] and never panics.
 
 use std::fmt;
 use std::pin::pin;
@@ -15,26 +15,26 @@ use wasmtime::{
 use waxwing_sdk::abi::health::exports::{CHECK, CONFIGURE};
 use waxwing_sdk::abi::{ERROR_MAX, exports};
 
-use super::state::State;
-use super::verdict::Findings;
+use super::run_state::RunState;
+use super::verdict::RunVerdict;
 use crate::error::Refusal;
-use crate::guest::describe;
-use crate::words::{fit_for_people, unpack};
+use crate::policy::guest::describe_error;
+use crate::text::{sanitize, unpack};
 
-/// How a run failed by the module's own doing.
+/// A run that failed because of its module.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Failure {
-    /// It could not be instantiated.
+pub(super) enum RunFailure {
+    /// The module could not be instantiated.
     Instantiate(String),
-    /// A call ended in a trap, or gave nothing.
+    /// A call trapped or returned nothing.
     Call(String),
-    /// It refused what it was given.
+    /// The module refused its input.
     Refused(String),
-    /// It gave what the ABI does not allow.
+    /// The module returned something that the ABI does not allow.
     Abi(String),
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for RunFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Instantiate(why) => write!(f, "the check cannot be instantiated: {why}"),
@@ -45,8 +45,8 @@ impl fmt::Display for Failure {
     }
 }
 
-impl Failure {
-    /// Why a build is not taken for a service.
+impl RunFailure {
+    /// Turns the failure into the refusal of a build for a service.
     pub(super) fn refusal(self, service: &str) -> Refusal {
         let service = service.to_owned();
         match self {
@@ -62,37 +62,36 @@ impl Failure {
     }
 }
 
-/// An instance with its store.
-pub(super) struct Guest {
-    store: Store<State>,
+/// An instance and its store.
+pub(super) struct CheckGuest {
+    store: Store<RunState>,
     instance: Instance,
     memory: Memory,
 }
 
-impl Guest {
-    /// Instantiates a module for one run.
+impl CheckGuest {
     pub(super) async fn new(
         engine: &Engine,
-        code: &InstancePre<State>,
-        state: State,
-    ) -> Result<Self, Failure> {
+        code: &InstancePre<RunState>,
+        state: RunState,
+    ) -> Result<Self, RunFailure> {
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.memory);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|context| {
-            let meter = &context.data().meter;
-            Ok(if meter.is_over() {
+            let budget = &context.data().budget;
+            Ok(if budget.is_over() {
                 UpdateDeadline::Interrupt
             } else {
-                UpdateDeadline::YieldCustom(1, Box::pin(Arc::clone(meter).give_way()))
+                UpdateDeadline::YieldCustom(1, Box::pin(Arc::clone(budget).yield_to_others()))
             })
         });
         let instantiated = code.instantiate_async(&mut store).await;
         let instance = instantiated
-            .map_err(|error| Failure::Instantiate(said(&store, "its start", &error)))?;
+            .map_err(|error| RunFailure::Instantiate(describe_call(&store, "its start", &error)))?;
         let memory = instance
             .get_memory(&mut store, exports::MEMORY)
-            .ok_or_else(|| Failure::Instantiate("it has no memory".into()))?;
+            .ok_or_else(|| RunFailure::Instantiate("it exports no memory".into()))?;
         Ok(Self {
             store,
             instance,
@@ -100,36 +99,36 @@ impl Guest {
         })
     }
 
-    /// Has it take its config.
-    pub(super) async fn configure(&mut self, json: &str) -> Result<(), Failure> {
-        let len = self.hand_over(json).await?;
+    /// Passes the config to the module.
+    pub(super) async fn configure(&mut self, json: &str) -> Result<(), RunFailure> {
+        let len = self.write_text(json).await?;
         match self.call(CONFIGURE, len).await? {
             1 => Ok(()),
             _ => Err(self.refused().await),
         }
     }
 
-    /// Has it check its target.
-    pub(super) async fn check(&mut self, target: &str) -> Result<Findings, Failure> {
-        let len = self.hand_over(target).await?;
+    /// Lets the module check its target.
+    pub(super) async fn check(&mut self, target: &str) -> Result<RunVerdict, RunFailure> {
+        let len = self.write_text(target).await?;
         self.store.data_mut().may_connect = true;
         let verdict: Result<i32, _> = self.call(CHECK, len).await;
         self.store.data_mut().may_connect = false;
         match verdict? {
             0 => {
-                let words = self.words().await;
-                let words = words.unwrap_or_else(|| "it gave no verdict".into());
-                Err(Failure::Call(words))
+                let text = self.error_text().await;
+                let text = text.unwrap_or_else(|| "it returned no verdict".into());
+                Err(RunFailure::Call(text))
             }
-            address => Findings::read(self.memory.data(&self.store), address.cast_unsigned())
-                .map_err(Failure::Abi),
+            address => RunVerdict::read(self.memory.data(&self.store), address.cast_unsigned())
+                .map_err(RunFailure::Abi),
         }
     }
 
-    /// Writes a text into the buffer that the module reserves for it; gives its length.
-    async fn hand_over(&mut self, text: &str) -> Result<i32, Failure> {
+    /// Writes a text into the buffer that the module reserves for it. Returns its length.
+    async fn write_text(&mut self, text: &str) -> Result<i32, RunFailure> {
         let len = i32::try_from(text.len())
-            .map_err(|_| Failure::Abi(format!("{} bytes are too long a text", text.len())))?;
+            .map_err(|_| RunFailure::Abi(format!("a text of {} bytes is too long", text.len())))?;
         let buffer: i32 = self.call(exports::RESERVE, len.max(1)).await?;
         if buffer == 0 {
             return Err(self.refused().await);
@@ -140,13 +139,13 @@ impl Guest {
             .get_mut(start..start.saturating_add(text.len()))
             .ok_or_else(|| {
                 let reserve = exports::RESERVE;
-                Failure::Abi(format!("{reserve} gave {start:#x}, outside of memory"))
+                RunFailure::Abi(format!("{reserve} returned {start:#x}, outside of memory"))
             })?
             .copy_from_slice(text.as_bytes());
         Ok(len)
     }
 
-    async fn call<P, R>(&mut self, name: &str, parameters: P) -> Result<R, Failure>
+    async fn call<P, R>(&mut self, name: &str, parameters: P) -> Result<R, RunFailure>
     where
         P: WasmParams + Sync,
         R: WasmResults + Sync,
@@ -160,13 +159,13 @@ impl Guest {
             Err(error) => error,
         };
         self.store.data_mut().may_connect = false;
-        let mut text = said(&self.store, name, &error);
+        let mut text = describe_call(&self.store, name, &error);
         if error.downcast_ref::<Trap>() != Some(&Trap::Interrupt)
-            && let Some(words) = self.words().await
+            && let Some(own) = self.error_text().await
         {
-            text = format!("{text}: {words}");
+            text = format!("{text}: {own}");
         }
-        Err(Failure::Call(text))
+        Err(RunFailure::Call(text))
     }
 
     fn function<P: WasmParams, R: WasmResults>(
@@ -176,33 +175,33 @@ impl Guest {
         self.instance.get_typed_func(&mut self.store, name)
     }
 
-    /// It has said no, and may say why.
-    async fn refused(&mut self) -> Failure {
-        let words = self.words().await;
-        Failure::Refused(words.unwrap_or_else(|| "it does not say why".into()))
+    /// Reads the reason of a refusal.
+    async fn refused(&mut self) -> RunFailure {
+        let text = self.error_text().await;
+        RunFailure::Refused(text.unwrap_or_else(|| "it gives no reason".into()))
     }
 
-    /// The module's own words on its last refusal or panic, if it has any.
-    async fn words(&mut self) -> Option<String> {
+    /// Returns the module's text on its last refusal or panic, if it has one.
+    async fn error_text(&mut self) -> Option<String> {
         let function = self.function::<(), i64>(exports::ERROR).ok()?;
         let packed = function.call_async(&mut self.store, ()).await.ok()?;
         let memory = self.memory.data(&self.store);
-        let words = fit_for_people(memory.get(unpack(packed, ERROR_MAX))?);
-        Some(words).filter(|words| !words.is_empty())
+        let text = sanitize(memory.get(unpack(packed, ERROR_MAX))?);
+        Some(text).filter(|text| !text.is_empty())
     }
 }
 
-/// How a call ended.
-fn said(store: &Store<State>, call: &str, error: &wasmtime::Error) -> String {
+/// Describes how a call failed.
+fn describe_call(store: &Store<RunState>, call: &str, error: &wasmtime::Error) -> String {
     if error.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
-        let limit = store.data().meter.limit().as_millis();
+        let limit = store.data().budget.limit().as_millis();
         return format!("{call} used up the {limit} ms of processor time that a check has");
     }
-    format!("{call} {}", describe(error).text)
+    format!("{call} {}", describe_error(error).text)
 }
 
-/// Runs a future that waits for nothing, and only gives way.
-pub(super) fn run_through<T>(future: impl Future<Output = T>) -> T {
+/// Polls a future to its end. For futures that only yield and wait for nothing.
+pub(super) fn poll_to_end<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
     loop {

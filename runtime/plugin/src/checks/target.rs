@@ -1,6 +1,6 @@
-//! What is checked, and what came of it.
+//! The target of a check, and the outcome of a run.
 //!
-//! Invariant: plain values; the target's JSON is all that a module learns of the balancer.
+//! Invariant: plain values; the target's JSON is all that a module learns about the balancer.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use waxwing_packet::Protocol;
 
 use super::tls::CheckTls;
 
-/// A config that a module is to take.
+/// A config that a module has to accept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckConfig {
     /// The service's name, for messages.
@@ -20,30 +20,29 @@ pub struct CheckConfig {
     pub json: Arc<str>,
 }
 
-/// A backend's endpoint, and how it is checked.
+/// A backend's endpoint and the check's settings for it.
 #[derive(Clone, Debug)]
 pub struct CheckTarget {
     /// The service's name.
     pub service: Arc<str>,
     /// The backend's name.
     pub backend: Arc<str>,
-    /// Where the check connects, and nowhere else.
+    /// The only address and port that the check can connect to.
     pub address: SocketAddr,
     /// The service's protocol. The check may use another.
     pub protocol: Protocol,
     /// The check's config, JSON text that [`CheckHost::bind`](super::CheckHost::bind) was given.
     pub config_json: Arc<str>,
-    /// How the check asks for TLS, where it may.
+    /// TLS settings, if TLS is set up.
     pub tls: Option<Arc<CheckTls>>,
-    /// The time for all of it.
+    /// The time limit of the whole run.
     pub timeout: Duration,
-    /// The names of the service's signals, by place.
+    /// The names of the service's signals, by index.
     pub signals: Arc<[Arc<str>]>,
 }
 
-/// The target as the module reads it.
 #[derive(Serialize)]
-struct Told<'a> {
+struct TargetJson<'a> {
     service: &'a str,
     backend: &'a str,
     address: IpAddr,
@@ -55,7 +54,7 @@ struct Told<'a> {
 }
 
 impl CheckTarget {
-    /// No backend: a config is tried, and nothing may be connected to.
+    /// Returns a target without a backend, for trying a config: nothing can be connected to.
     pub(super) fn of_config(config: &CheckConfig) -> Self {
         Self {
             service: Arc::clone(&config.service),
@@ -69,11 +68,11 @@ impl CheckTarget {
         }
     }
 
-    /// The text for the module.
+    /// Returns the target as JSON for the module.
     pub(super) fn json(&self) -> String {
         let address = self.address.ip().to_string();
         let name = self.tls.as_ref().and_then(|tls| tls.server_name());
-        let told = Told {
+        let target = TargetJson {
             service: &self.service,
             backend: &self.backend,
             address: self.address.ip(),
@@ -86,40 +85,40 @@ impl CheckTarget {
             server_name: name.unwrap_or(&address),
             signals: self.signals.iter().map(|name| &**name).collect(),
         };
-        // It has no map whose keys could be no strings, which is all that could fail.
-        serde_json::to_string(&told).unwrap_or_default()
+        // Serialization fails only for maps with keys that are not strings; this has none.
+        serde_json::to_string(&target).unwrap_or_default()
     }
 }
 
-/// How a backend is.
+/// The state of a backend, by a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CheckVerdict {
-    /// Well.
+    /// It is healthy.
     Healthy,
-    /// Not well, or that could not be found out.
+    /// It is unhealthy, or its state could not be determined.
     Unhealthy,
-    /// Well, and wants no new sessions.
+    /// It is healthy and wants no new sessions.
     Draining,
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckOutcome {
-    /// How the backend is.
+    /// The state of the backend.
     pub verdict: CheckVerdict,
-    /// Why, for people: the module's own words, or the host's. Without control characters.
+    /// The reason: the module's text, or the host's. Without control characters.
     pub reason: String,
-    /// What is made of the backend's weight, in percent; `None` leaves it.
+    /// The factor for the backend's weight, in percent; `None` leaves it.
     pub weight: Option<u16>,
-    /// New values of the backend's signals; `None` leaves one.
+    /// New values of the backend's signals; `None` leaves a value unchanged.
     pub signals: [Option<u32>; 4],
-    /// How long it took.
+    /// How long the run took.
     pub took: Duration,
-    /// Whether the module failed, and not the backend:
-    /// [`CheckHost::recover`](super::CheckHost::recover) is to be told.
+    /// Whether the module failed rather than the backend; if so, call
+    /// [`CheckHost::recover`](super::CheckHost::recover).
     pub fault: bool,
-    /// Whether nothing was found out about the backend, for the balancer itself was short of files, ports
-    /// or memory: the verdict is [`CheckVerdict::Unhealthy`] then and should not count, and the reason
-    /// says what is missing.
+    /// Whether the run says nothing about the backend, because the balancer itself ran out of
+    /// files, ports or memory. The verdict is [`CheckVerdict::Unhealthy`] then and should not
+    /// count; the reason names the missing resource.
     pub inconclusive: bool,
 }

@@ -1,12 +1,12 @@
-//! TLS of checks: whom to trust, and which name to ask for.
+//! TLS for checks: which roots to trust, and which server name to expect.
 //!
 //! Invariant: the server's certificate is verified in every handshake (none is resumed), unless the
 //! operator says `verify = false`.
 
-use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::Resumption;
@@ -20,44 +20,83 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
-/// Where distributions keep the certificates that they trust.
+/// Where distributions keep their trusted certificates.
 const BUNDLES: [&str; 3] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",
 ];
 
-/// Whom checks trust. Clones share all of it, so that any number of names costs one bundle.
+/// Why TLS cannot be set up for checks.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TlsConfigError {
+    /// The system has no bundle of certificates.
+    #[error("no bundle of certificates at {}; name a PEM file in `roots`", BUNDLES[0])]
+    NoBundle,
+    /// The file of roots cannot be read.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be read.
+        error: Arc<io::Error>,
+    },
+    /// The file of roots is not valid PEM.
+    #[error("{}: {why}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file of roots holds no usable certificate.
+    #[error(
+        "{}: holds no certificate; write them in PEM form (-----BEGIN CERTIFICATE-----)",
+        path.display()
+    )]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The server name is not a host name.
+    #[error("server_name: \"{0}\" is not a host name; write one like \"api.example\"")]
+    ServerName(String),
+    /// The TLS library offers no usable protocol version.
+    #[error("TLS: {0}")]
+    Library(Error),
+}
+
+/// The roots that checks trust. Clones share one copy, so any number of names costs one bundle.
 #[derive(Clone, Debug)]
 pub struct CheckRoots(Arc<ClientConfig>);
 
 impl CheckRoots {
-    /// The certificates of a PEM file, else those of the system. Reads files.
+    /// Reads the certificates of a PEM file, else those of the system.
     ///
     /// # Errors
-    /// A text for the operator.
-    pub fn read(path: Option<&Path>) -> Result<Self, String> {
+    /// If there is no file, or no valid certificate in it.
+    pub fn read(path: Option<&Path>) -> Result<Self, TlsConfigError> {
         Self::new(Some(read_roots(path)?))
     }
 
-    /// Whoever answers: `verify = false`.
+    /// Trusts any server: `verify = false`.
     ///
     /// # Errors
-    /// A text for the operator.
-    pub fn anyone() -> Result<Self, String> {
+    /// If the TLS library does not work.
+    pub fn accept_any() -> Result<Self, TlsConfigError> {
         Self::new(None)
     }
 
-    fn new(roots: Option<RootCertStore>) -> Result<Self, String> {
+    fn new(roots: Option<RootCertStore>) -> Result<Self, TlsConfigError> {
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
+            .map_err(TlsConfigError::Library)?;
         let config = match roots {
             Some(roots) => config.with_root_certificates(roots),
             None => config
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Anyone(provider))),
+                .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider))),
         };
         let mut config = config.with_no_client_auth();
         config.resumption = Resumption::disabled();
@@ -65,7 +104,7 @@ impl CheckRoots {
     }
 }
 
-/// How a check has TLS.
+/// The TLS settings of a check.
 #[derive(Debug)]
 pub struct CheckTls {
     config: Arc<ClientConfig>,
@@ -73,25 +112,28 @@ pub struct CheckTls {
 }
 
 impl CheckTls {
-    /// Asks for this host name, else for the target's address.
+    /// Expects a certificate for this host name, else for the target's address.
     ///
     /// # Errors
-    /// See [`CheckTls::name_error`].
-    pub fn new(roots: &CheckRoots, server_name: Option<&str>) -> Result<Self, String> {
-        let name = server_name.map(|name| Ok::<_, String>((name.to_owned(), parse_name(name)?)));
+    /// As [`CheckTls::check_name`].
+    pub fn new(roots: &CheckRoots, server_name: Option<&str>) -> Result<Self, TlsConfigError> {
+        let name =
+            server_name.map(|name| Ok::<_, TlsConfigError>((name.to_owned(), parse_name(name)?)));
         Ok(Self {
             config: Arc::clone(&roots.0),
             name: name.transpose()?,
         })
     }
 
-    /// What is wrong with a host name to ask for, for the operator.
-    #[must_use]
-    pub fn name_error(server_name: &str) -> Option<String> {
-        parse_name(server_name).err()
+    /// Checks that a server name is a host name.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn check_name(server_name: &str) -> Result<(), TlsConfigError> {
+        parse_name(server_name).map(drop)
     }
 
-    /// The host name to ask for, where one is set.
+    /// Returns the host name to expect, if one is set.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
         self.name.as_ref().map(|(name, _)| &**name)
@@ -104,7 +146,7 @@ impl CheckTls {
         }
     }
 
-    /// Offers these protocols, with commas between.
+    /// Returns a connector that offers these protocols (ALPN), separated by commas.
     pub(super) fn connector(&self, alpn: &[u8]) -> TlsConnector {
         let offered = alpn.split(|byte| *byte == b',');
         let offered: Vec<_> = offered.filter(|name| !name.is_empty()).collect();
@@ -117,45 +159,41 @@ impl CheckTls {
     }
 }
 
-fn parse_name(name: &str) -> Result<ServerName<'static>, String> {
-    ServerName::try_from(name.to_owned()).map_err(|_| {
-        format!("server_name: \"{name}\" is no host name; write one like \"api.example\"")
-    })
+fn parse_name(name: &str) -> Result<ServerName<'static>, TlsConfigError> {
+    ServerName::try_from(name.to_owned()).map_err(|_| TlsConfigError::ServerName(name.to_owned()))
 }
 
-fn read_roots(path: Option<&Path>) -> Result<RootCertStore, String> {
+fn read_roots(path: Option<&Path>) -> Result<RootCertStore, TlsConfigError> {
     let of_system = || BUNDLES.iter().map(Path::new).find(|path| path.exists());
-    let path = path.or_else(of_system).ok_or_else(|| {
-        format!(
-            "there is no bundle of certificates at {}; name a PEM file by `roots`",
-            BUNDLES[0]
-        )
+    let path = path.or_else(of_system).ok_or(TlsConfigError::NoBundle)?;
+    let text = fs::read(path).map_err(|error| TlsConfigError::Read {
+        path: path.into(),
+        error: Arc::new(error),
     })?;
-    let text = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|error| format!("{}: {error}", path.display()))?;
-        // A bundle has some that are too old to be read. The others are trusted.
+        let certificate = certificate.map_err(|error| TlsConfigError::Pem {
+            path: path.into(),
+            why: error.to_string(),
+        })?;
+        // A bundle holds some certificates that are too old to be parsed. The others are trusted.
         let _ = roots.add(certificate);
     }
     if roots.is_empty() {
-        let path = path.display();
-        return Err(format!(
-            "{path}: holds no certificate; write them in PEM form (-----BEGIN CERTIFICATE-----)"
-        ));
+        return Err(TlsConfigError::NoCertificate { path: path.into() });
     }
     Ok(roots)
 }
 
-/// What went wrong, for people.
+/// Describes a TLS error for the operator.
 pub(super) fn describe(error: &Error) -> String {
     let Error::InvalidCertificate(why) = error else {
         return format!("TLS: {error}");
     };
     let why = match why {
-        // A bad signature is that of another authority of the same name.
+        // A bad signature comes from another authority of the same name.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "is signed by nobody trusted; see `roots`".into()
+            "is not signed by a trusted authority; see `roots`".into()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "is for another name; see `server_name`".into()
@@ -164,16 +202,16 @@ pub(super) fn describe(error: &Error) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "is not valid yet".into()
         }
-        other => format!("is not good: {other}"),
+        other => format!("is not valid: {other}"),
     };
     format!("the server's certificate {why}")
 }
 
-/// Takes any certificate: `verify = false`.
+/// Accepts any certificate: `verify = false`.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,7 +1,7 @@
-//! The verdict that a module gives, checked.
+//! The verdict that a module returns, checked.
 //!
-//! Invariant: nothing of a [`VerdictRecord`] is taken that the ABI does not allow; its text is cut and
-//! made fit for people.
+//! Invariant: a value of a [`VerdictRecord`] that the ABI does not allow is an error; its text is
+//! truncated and sanitized.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use waxwing_sdk::abi::health::{
 };
 
 use super::target::{CheckOutcome, CheckVerdict};
-use crate::words::fit_for_people;
+use crate::text::sanitize;
 
-/// What a run found.
+/// The verdict of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Findings {
+pub(super) struct RunVerdict {
     verdict: CheckVerdict,
     reason: String,
     weight: Option<u16>,
@@ -23,8 +23,8 @@ pub(super) struct Findings {
     inconclusive: bool,
 }
 
-impl Findings {
-    /// It is not well, and no more is said.
+impl RunVerdict {
+    /// Unhealthy, without weight or signals.
     pub(super) fn unhealthy(reason: String) -> Self {
         Self {
             verdict: CheckVerdict::Unhealthy,
@@ -35,9 +35,9 @@ impl Findings {
         }
     }
 
-    /// Where it did not come out well: it says nothing of the backend, for the balancer was short of
-    /// something. Words that blame the module stay.
-    pub(super) fn hindered(self, words: &str, fault: bool) -> Self {
+    /// Marks an unhealthy verdict as inconclusive, because the balancer ran out of a resource. The
+    /// reason becomes `text`, unless the module is at fault.
+    pub(super) fn with_local_shortage(self, text: &str, fault: bool) -> Self {
         if self.verdict != CheckVerdict::Unhealthy {
             return self;
         }
@@ -46,12 +46,12 @@ impl Findings {
             ..if fault {
                 self
             } else {
-                Self::unhealthy(words.to_owned())
+                Self::unhealthy(text.to_owned())
             }
         }
     }
 
-    /// Reads the record at this address of a module's memory, or says what is wrong with it.
+    /// Reads the record at this address of a module's memory. The error says what is wrong with it.
     pub(super) fn read(memory: &[u8], address: u32) -> Result<Self, String> {
         if !address.is_multiple_of(ALIGNMENT) {
             return Err(format!(
@@ -68,7 +68,11 @@ impl Findings {
             HEALTHY => CheckVerdict::Healthy,
             UNHEALTHY => return reason(memory, &record).map(Self::unhealthy),
             DRAINING => CheckVerdict::Draining,
-            other => return Err(format!("the verdict's status is {other}, which is none")),
+            other => {
+                return Err(format!(
+                    "the verdict's status is {other}, which is not a status"
+                ));
+            }
         };
         Ok(Self {
             verdict,
@@ -81,7 +85,7 @@ impl Findings {
         })
     }
 
-    /// With what the host knows.
+    /// Adds what the host knows.
     pub(super) fn outcome(self, took: Duration, fault: bool) -> CheckOutcome {
         let Self {
             verdict,
@@ -124,5 +128,5 @@ fn reason(memory: &[u8], record: &VerdictRecord) -> Result<String, String> {
         .get(start..)
         .and_then(|rest| rest.get(..len))
         .ok_or_else(|| format!("the verdict's reason at {start:#x} is outside of memory"))?;
-    Ok(fit_for_people(&text[..len.min(REASON_MAX)]))
+    Ok(sanitize(&text[..len.min(REASON_MAX)]))
 }

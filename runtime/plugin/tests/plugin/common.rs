@@ -1,4 +1,4 @@
-//! Modules in text form and a host to run them: what the tests share.
+//! A host, a service and flows, shared by the tests.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -11,33 +11,36 @@ use waxwing_dataplane::{
     BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Ports, Service, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Protocol};
-use waxwing_plugin::{BackendInfo, Event, Host, Options, ServiceBinding};
+use waxwing_plugin::{BackendInfo, Host, HostEvent, HostOptions, ServiceBinding};
 
-/// A host with these shipped modules, and its events.
+/// Returns a host with these shipped modules, and its events.
 pub(crate) fn host(
     shipped: &[(&'static str, &'static [u8])],
     folder: Option<PathBuf>,
-) -> (Host, Receiver<Event>) {
-    host_with(Options::default(), shipped, folder)
+) -> (Host, Receiver<HostEvent>) {
+    host_with(HostOptions::default(), shipped, folder)
 }
 
-/// The same with other options.
+/// As [`host`], with other options.
 pub(crate) fn host_with(
-    options: Options,
+    options: HostOptions,
     shipped: &[(&'static str, &'static [u8])],
     folder: Option<PathBuf>,
-) -> (Host, Receiver<Event>) {
+) -> (Host, Receiver<HostEvent>) {
     let (sender, events) = channel();
     let sender = std::sync::Mutex::new(sender);
     let host = Host::new(options, shipped, folder, move |event| {
-        let _ = sender.lock().expect("no test panics with it").send(event);
+        let _ = sender
+            .lock()
+            .expect("no test panics while holding it")
+            .send(event);
     });
     (host.expect("a host"), events)
 }
 
 pub(crate) const SERVICE: ServiceId = ServiceId(3);
 
-/// A service named `web` with one backend for each weight.
+/// Returns a service named `web` with one backend per weight.
 pub(crate) fn service(weights: &[u32]) -> ServiceBinding {
     let backends = (0..)
         .zip(weights)
@@ -73,7 +76,7 @@ pub(crate) fn flow(hash: u64) -> NewFlow {
     }
 }
 
-/// One batch of flows with these hashes.
+/// Picks for one batch of flows with these hashes.
 pub(crate) fn pick(
     policy: &mut dyn Policy,
     backends: u32,
@@ -92,8 +95,8 @@ pub(crate) fn pick(
     Ok(picks)
 }
 
-/// All that a worker calls, once, for the service with two backends: at a time of its own in each
-/// round. What fails is in the host's events.
+/// Makes each kind of call that a worker makes, once, for the service with two backends, at a later
+/// time in each round. Failures arrive as the host's events.
 pub(crate) fn all_calls(policy: &mut dyn Policy, round: u64) {
     let _ = pick(policy, 2, &[round, u64::MAX - round, 1]);
     let ended = [0, 1, u32::MAX].map(|backend| Closed {

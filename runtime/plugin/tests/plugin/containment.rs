@@ -1,18 +1,18 @@
-//! What a good module gets, and what the host makes of its answers. The bad ones are in `hostile.rs`.
+//! What the host does with the answers of a valid module. Invalid modules are in `hostile.rs`.
 
 use crate::common::{SERVICE, host, pick, service};
 use waxwing_dataplane::policy::{Closed, End};
 use waxwing_dataplane::{Pick, PolicyFault};
-use waxwing_plugin::{Event, Recovery};
+use waxwing_plugin::{HostEvent, Recovery};
 use waxwing_tests::wat::Wat;
 
 #[test]
-fn a_good_module_picks() {
+fn a_valid_module_picks() {
     let (host, _events) = host(&[("test", Wat::default().shipped())], None);
     let mut bound = host
         .bind("test", 2, 1, &[service(&[1, 1, 1])])
-        .expect("it is good");
-    host.put_to_work(&bound.in_use.module, false);
+        .expect("it is valid");
+    host.activate(&bound.in_use.module, false);
     assert_eq!(bound.policies.len(), 2);
     let picks = pick(&mut *bound.policies[1], 3, &[0, 1, 2, 3]).expect("picks");
     assert_eq!(picks, [0, 1, 2, 0].map(Pick::Backend));
@@ -29,13 +29,13 @@ fn a_good_module_picks() {
 }
 
 #[test]
-fn a_backend_that_takes_no_sessions_is_never_picked() {
+fn a_pick_of_an_unavailable_backend_goes_to_the_fallback() {
     let drained = service(&[1, 0]);
     let mut down = service(&[1, 1]);
     down.backends[1].healthy = false;
     for service in [drained, down] {
         let (host, _events) = host(&[("test", Wat::default().shipped())], None);
-        let mut bound = host.bind("test", 1, 1, &[service]).expect("it is good");
+        let mut bound = host.bind("test", 1, 1, &[service]).expect("it is valid");
         let picks = pick(&mut *bound.policies[0], 2, &[0, 1]).expect("picks");
         assert_eq!(picks, [Pick::Backend(0), Pick::Fallback]);
         assert!(bound.in_use.module.counters.unavailable_picks() > 0);
@@ -43,7 +43,7 @@ fn a_backend_that_takes_no_sessions_is_never_picked() {
 }
 
 #[test]
-fn a_module_that_fails_with_no_other_to_go_back_to_is_left_to_the_fallback() {
+fn a_failing_module_without_a_replacement_is_left_to_the_fallback() {
     let counted = "(i32.store (i32.const 16) (i32.add (i32.load (i32.const 16)) (i32.const 1)))
                    (if (i32.ge_u (i32.load (i32.const 16)) (i32.const 8)) (then unreachable))
                    (local.get 1)";
@@ -51,10 +51,10 @@ fn a_module_that_fails_with_no_other_to_go_back_to_is_left_to_the_fallback() {
     let mut bound = host
         .bind("test", 1, 1, &[service(&[1, 1])])
         .expect("it passes vetting");
-    host.put_to_work(&bound.in_use.module, false);
+    host.activate(&bound.in_use.module, false);
     let found = (0..10).find_map(|_| pick(&mut *bound.policies[0], 2, &[1]).err());
     assert_eq!(found, Some(PolicyFault::Trap));
-    let Ok(Event::Fault(report)) = events.try_recv() else {
+    let Ok(HostEvent::Fault(report)) = events.try_recv() else {
         panic!("a report")
     };
     assert_eq!(&*report.service, "web");
@@ -63,8 +63,8 @@ fn a_module_that_fails_with_no_other_to_go_back_to_is_left_to_the_fallback() {
     assert_eq!(recoveries, [Rebuild, Rebuild, Exhausted]);
 }
 
-/// Counts ended sessions at address 32, and their backends at 36; picks say whether 100 of
-/// backend 1 were told.
+/// Counts ended sessions at address 32, and sums their backends at 36. Each pick reports whether
+/// 100 ended sessions of backend 1 were counted.
 const CLOSED: Wat = Wat {
     pick: "(i32.store (i32.const 0x4000) (i32.and
              (i32.eq (i32.load (i32.const 32)) (i32.const 100))
@@ -78,13 +78,13 @@ const CLOSED: Wat = Wat {
 };
 
 #[test]
-fn ended_sessions_are_told_in_batches() {
+fn ended_sessions_are_reported_in_batches() {
     let mut wat = CLOSED;
     wat.set(72, 64);
     let (host, _events) = host(&[("test", wat.shipped())], None);
     let mut bound = host
         .bind("test", 1, 1, &[service(&[1, 1])])
-        .expect("it is good");
+        .expect("it is valid");
     let policy = &mut *bound.policies[0];
     assert_eq!(pick(policy, 2, &[0]), Ok(vec![Pick::Backend(0)]));
     policy.closed(

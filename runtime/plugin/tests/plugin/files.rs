@@ -1,5 +1,5 @@
-//! Whatever lies in the watched folder: what is no module is refused, the good one serves, and the
-//! next change is seen.
+//! Whatever lies in the watched folder: invalid files are refused, the good build keeps serving,
+//! and the next change is seen.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,23 +14,23 @@ use std::time::{Duration, Instant};
 
 use crate::common::{host, pick, service};
 use waxwing_dataplane::Pick;
-use waxwing_plugin::{Bound, Event, Host, Source};
+use waxwing_plugin::{BoundModule, Host, HostEvent, ModuleSource};
 use waxwing_tests::wat::Wat;
 
 const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
 const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";
 
-/// How long a change may take to be seen, on a busy machine.
+/// How long a change may take to be reported, on a busy machine.
 const SEEN: Duration = Duration::from_secs(20);
 
-/// A folder in which `test.wasm` picks the first backend, with the host that serves it.
-struct Watched {
+/// A folder in which `test.wasm` picks the first backend, and the host that serves it.
+struct WatchedFolder {
     root: tempfile::TempDir,
     host: Host,
-    events: Receiver<Event>,
+    events: Receiver<HostEvent>,
 }
 
-impl Watched {
+impl WatchedFolder {
     fn new() -> Self {
         let root = tempfile::tempdir().expect("a folder");
         fs::write(root.path().join("test.wasm"), Wat::picking(FIRST).bytes()).expect("written");
@@ -48,18 +48,18 @@ impl Watched {
         self.path("test.wasm")
     }
 
-    /// Moves a module to the place, as `install` does.
+    /// Moves a module into place, as `install` does.
     fn put(&self, pick: &'static str) {
         fs::write(self.path("test.new"), Wat::picking(pick).bytes()).expect("written");
         fs::rename(self.path("test.new"), self.file()).expect("moved");
     }
 
-    fn bind(&self) -> Bound {
+    fn bind(&self) -> BoundModule {
         let bound = self
             .host
             .bind("test", 1, 1, &[service(&[1, 1])])
-            .expect("the good one serves");
-        self.host.put_to_work(&bound.in_use.module, false);
+            .expect("the good build serves");
+        self.host.activate(&bound.in_use.module, false);
         bound
     }
 
@@ -68,15 +68,19 @@ impl Watched {
         assert_eq!(picks, [Pick::Backend(backend)], "{:?}", self.reason());
     }
 
-    /// Waits until a change of `test` is told; those of other names are passed over.
+    /// Waits until a change of `test` is reported; those of other names are ignored.
     fn wait_changed(&self) {
         let deadline = Instant::now() + SEEN;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(left).expect("a change is told") {
-                Event::Changed { name } if name == "test" => return,
-                Event::Changed { .. } => {}
-                Event::Fault(report) => panic!("{report:?}"),
+            match self
+                .events
+                .recv_timeout(left)
+                .expect("a change is reported")
+            {
+                HostEvent::Changed { name } if name == "test" => return,
+                HostEvent::Changed { .. } => {}
+                HostEvent::Fault(report) => panic!("{report:?}"),
             }
         }
     }
@@ -86,12 +90,13 @@ impl Watched {
         status.refused.map(|refused| refused.reason)
     }
 
-    /// The watcher works on: another build is seen, and serves.
-    fn assert_watches_on(&self) {
+    /// Asserts that the watcher still works: another build is seen, and serves.
+    fn assert_still_watches(&self) {
         self.put(SECOND);
         while {
             self.wait_changed();
-            self.bind().in_use.module.source != Source::File(self.file()) || self.reason().is_some()
+            self.bind().in_use.module.source != ModuleSource::File(self.file())
+                || self.reason().is_some()
         } {}
         self.assert_serves(1);
     }
@@ -102,11 +107,11 @@ fn run(program: &str, path: &Path) {
     assert!(status.success(), "{program}");
 }
 
-/// Makes something in the place of the module.
+/// Puts something in place of the module.
 type Make = fn(&Path);
 
 #[test]
-fn what_is_no_module_is_refused_and_the_good_one_serves() {
+fn whatever_replaces_the_file_is_refused_and_the_good_build_keeps_serving() {
     let cases: &[(&str, Make, &str)] = &[
         (
             "nothing",
@@ -149,7 +154,7 @@ fn what_is_no_module_is_refused_and_the_good_one_serves() {
         ),
     ];
     for (what, make, why) in cases {
-        let watched = Watched::new();
+        let watched = WatchedFolder::new();
         fs::remove_file(watched.file()).expect("removed");
         make(&watched.file());
         watched.wait_changed();
@@ -159,13 +164,13 @@ fn what_is_no_module_is_refused_and_the_good_one_serves() {
         if watched.file().is_dir() && !watched.file().is_symlink() {
             fs::remove_dir(watched.file()).expect("removed");
         }
-        watched.assert_watches_on();
+        watched.assert_still_watches();
     }
 }
 
 #[test]
-fn a_file_that_may_not_be_read_is_refused() {
-    let watched = Watched::new();
+fn an_unreadable_file_is_refused() {
+    let watched = WatchedFolder::new();
     fs::set_permissions(watched.file(), PermissionsExt::from_mode(0o0)).expect("set");
     if File::open(watched.file()).is_ok() {
         println!("skipped: this user may read every file");
@@ -175,12 +180,12 @@ fn a_file_that_may_not_be_read_is_refused() {
     watched.assert_serves(0);
     let reason = watched.reason().unwrap_or_default();
     assert!(reason.contains("cannot be read"), "{reason:?}");
-    watched.assert_watches_on();
+    watched.assert_still_watches();
 }
 
 #[test]
-fn names_that_are_no_modules_are_passed_over() {
-    let watched = Watched::new();
+fn files_with_invalid_names_are_ignored() {
+    let watched = WatchedFolder::new();
     let long = format!("{}.wasm", "x".repeat(250));
     let names: [&[u8]; 11] = [
         b".wasm",
@@ -199,17 +204,17 @@ fn names_that_are_no_modules_are_passed_over() {
         fs::write(watched.path(OsStr::from_bytes(name)), b"x").expect("written");
     }
     watched.put(SECOND);
-    // The first change that is told is the module's.
+    // The first reported change is the module's.
     match watched.events.recv_timeout(SEEN).expect("a change") {
-        Event::Changed { name } => assert_eq!(name, "test"),
-        Event::Fault(report) => panic!("{report:?}"),
+        HostEvent::Changed { name } => assert_eq!(name, "test"),
+        HostEvent::Fault(report) => panic!("{report:?}"),
     }
     watched.assert_serves(1);
 }
 
 #[test]
-fn a_file_that_grows_while_it_is_read_waits_until_it_rests() {
-    let watched = Watched::new();
+fn a_growing_file_is_loaded_only_once_it_settles() {
+    let watched = WatchedFolder::new();
     let mut file = File::options()
         .append(true)
         .open(watched.file())
@@ -222,25 +227,22 @@ fn a_file_that_grows_while_it_is_read_waits_until_it_rests() {
     drop(file);
     watched.wait_changed();
     watched.assert_serves(0);
-    assert!(
-        watched.reason().is_some(),
-        "it ends in bytes that are none of a module's"
-    );
-    watched.assert_watches_on();
+    assert!(watched.reason().is_some(), "the file ends in invalid bytes");
+    watched.assert_still_watches();
 }
 
 #[test]
-fn two_thousand_files_at_once_hide_none() {
-    let watched = Watched::new();
+fn a_change_is_seen_among_two_thousand_new_files() {
+    let watched = WatchedFolder::new();
     for at in 0..2_000 {
         fs::write(watched.path(format!("other-{at}.wasm")), b"x").expect("written");
     }
-    watched.assert_watches_on();
+    watched.assert_still_watches();
 }
 
 #[test]
-fn of_fifty_files_in_a_second_the_last_one_serves() {
-    let watched = Watched::new();
+fn the_last_of_fifty_files_in_a_second_serves() {
+    let watched = WatchedFolder::new();
     for at in 0..50 {
         match at % 3 {
             0 => fs::write(watched.file(), b"half a fi").expect("written"),
@@ -250,10 +252,10 @@ fn of_fifty_files_in_a_second_the_last_one_serves() {
         watched.assert_serves_something();
         std::thread::sleep(Duration::from_millis(15));
     }
-    watched.assert_watches_on();
+    watched.assert_still_watches();
 }
 
-impl Watched {
+impl WatchedFolder {
     fn assert_serves_something(&self) {
         let picks = pick(&mut *self.bind().policies[0], 2, &[0]).expect("a pick");
         assert!(matches!(picks[..], [Pick::Backend(0 | 1)]));
@@ -261,8 +263,8 @@ impl Watched {
 }
 
 #[test]
-fn a_file_that_is_deleted_and_made_anew_is_seen() {
-    let watched = Watched::new();
+fn a_deleted_and_recreated_file_is_seen() {
+    let watched = WatchedFolder::new();
     for (pick, backend) in [(SECOND, 1), (FIRST, 0)] {
         fs::remove_file(watched.file()).expect("removed");
         watched.wait_changed();
@@ -271,9 +273,10 @@ fn a_file_that_is_deleted_and_made_anew_is_seen() {
         watched.wait_changed();
         watched.assert_serves(backend);
     }
-    // At once, and the same: whether that is told or not, it serves.
+    // Removed and restored at once with the same bytes: it serves, whether or not a change is
+    // reported.
     fs::remove_file(watched.file()).expect("removed");
     watched.put(FIRST);
     watched.assert_serves(0);
-    watched.assert_watches_on();
+    watched.assert_still_watches();
 }

@@ -1,18 +1,17 @@
-//! The loader under random input, for some seconds. `fuzz/` does the same for as long as one likes,
-//! led by coverage.
+//! The loader with random input, for some seconds. `fuzz/` does the same without a time limit,
+//! guided by coverage.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::loader::{Came, Loader};
+use crate::loader::{Loader, Progress};
 use waxwing_tests::wat::Wat;
 
-/// How long each test runs.
 const TIME: Duration = Duration::from_secs(4);
 
-/// Set to a seed that was printed, the seeds from there on are tried.
+/// An environment variable: a printed seed, from which the tests start.
 const SEED: &str = "WAXWING_SEED";
 
 /// SplitMix64.
@@ -39,7 +38,7 @@ impl Random {
     }
 }
 
-/// The seed to begin with, which is printed.
+/// Returns the first seed, and prints it.
 pub(crate) fn first_seed() -> u64 {
     let given = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
     let first = given.unwrap_or_else(|| {
@@ -50,28 +49,28 @@ pub(crate) fn first_seed() -> u64 {
     first
 }
 
-/// Takes what `make` makes of one seed after the other, and counts how far it came.
+/// Loads what `make` returns for one seed after the other. Counts how far each got.
 fn fuzz(make: impl Fn(&mut Random) -> Vec<u8>) -> BTreeMap<String, u32> {
     let first = first_seed();
     let loader = Loader::new();
-    let mut came = BTreeMap::new();
+    let mut progress = BTreeMap::new();
     let end = Instant::now() + TIME;
     for seed in first.. {
         let take = AssertUnwindSafe(|| loader.take(&make(&mut Random(seed))));
         let how = catch_unwind(take).unwrap_or_else(|_| panic!("again with {SEED}={seed}"));
-        *came.entry(format!("{how:?}")).or_default() += 1;
+        *progress.entry(format!("{how:?}")).or_default() += 1;
         if Instant::now() >= end {
             break;
         }
     }
-    came
+    progress
 }
 
-fn has(came: &BTreeMap<String, u32>, how: Came) -> bool {
-    came.contains_key(&format!("{how:?}"))
+fn has(progress: &BTreeMap<String, u32>, how: Progress) -> bool {
+    progress.contains_key(&format!("{how:?}"))
 }
 
-/// Replaces, inserts, removes and doubles bytes.
+/// Replaces, inserts, removes and duplicates bytes.
 fn mutated(mut bytes: Vec<u8>, random: &mut Random) -> Vec<u8> {
     for _ in 0..=random.below(4) {
         let at = random.below(bytes.len());
@@ -90,7 +89,7 @@ fn mutated(mut bytes: Vec<u8>, random: &mut Random) -> Vec<u8> {
 }
 
 #[test]
-fn any_bytes_get_a_verdict() {
+fn mutated_bytes_are_refused_or_serve() {
     let seeds: Vec<Vec<u8>> = [
         Wat::GOOD,
         Wat::field(52, 65),
@@ -104,7 +103,7 @@ fn any_bytes_get_a_verdict() {
     .iter()
     .map(Wat::bytes)
     .collect();
-    let came = fuzz(|random| {
+    let progress = fuzz(|random| {
         if random.below(8) > 0 {
             let seed = random.below(seeds.len());
             return mutated(seeds[seed].clone(), random);
@@ -112,25 +111,25 @@ fn any_bytes_get_a_verdict() {
         let noise = (0..random.below(200)).map(|_| random.byte());
         b"\0asm\x01\0\0\0".iter().copied().chain(noise).collect()
     });
-    println!("{came:?}");
+    println!("{progress:?}");
     assert!(
-        has(&came, Came::Refused) && has(&came, Came::Served),
-        "{came:?}"
+        has(&progress, Progress::Refused) && has(&progress, Progress::Served),
+        "{progress:?}"
     );
 }
 
 #[test]
-fn any_program_gets_a_verdict() {
-    let came = fuzz(|random| program(random).bytes());
-    println!("{came:?}");
+fn random_programs_are_refused_or_serve() {
+    let progress = fuzz(|random| program(random).bytes());
+    println!("{progress:?}");
     assert!(
-        has(&came, Came::Unbound) && has(&came, Came::Served),
-        "{came:?}"
+        has(&progress, Progress::Unbound) && has(&progress, Progress::Served),
+        "{progress:?}"
     );
 }
 
-/// A policy whose functions are random but well typed. Most of those that set it up are good, or few
-/// would come to work.
+/// Returns a policy with random, well-typed functions. Its set-up functions are mostly valid,
+/// because otherwise few would get to serve.
 fn program(random: &mut Random) -> Wat {
     let set_up = |random: &mut Random, good: &'static str| {
         if random.below(8) > 0 {
@@ -151,7 +150,7 @@ fn program(random: &mut Random) -> Wat {
         let (offset, _) = wat.header[random.below(wat.header.len())];
         wat.set(offset, interesting(random));
     }
-    // Half of them behave on the test flows: what they do then happens at work only.
+    // Half of them behave during vetting, and act only while serving.
     let when = random.one(&["(i64.load (i32.const 0x1008))", "(i64.const 1)"]);
     let body = statements(random);
     wat.pick = format!(
@@ -176,11 +175,11 @@ fn more(random: &mut Random) -> String {
             0 => statements(random),
             _ => String::new(),
         };
-        write!(more, "(func {head} {body} {result})").expect("a string takes all");
+        write!(more, "(func {head} {body} {result})").expect("writing to a string cannot fail");
     };
     function("$f (param i32 i32) (result i32)", random, "(local.get 0)");
     function("(export \"waxwing_closed\") (param i32 i32)", random, "");
-    // One local more, so that a body may use two everywhere.
+    // One more local, so that every body may use two.
     function(
         "(export \"waxwing_tick\") (param i32) (local i32)",
         random,
@@ -242,7 +241,7 @@ fn value(random: &mut Random, depth: u32) -> String {
     }
 }
 
-/// Numbers at the edges of something.
+/// Returns a number near an edge.
 fn interesting(random: &mut Random) -> u32 {
     let edge: u32 = random.one(&[
         0,

@@ -1,4 +1,4 @@
-//! Every module of the table of hostile ones gets its verdict, and the good one serves on.
+//! Every hostile module of the table gets its verdict, and the good one keeps serving.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,25 +9,27 @@ use std::time::{Duration, Instant};
 use crate::common::{all_calls, host, host_with, pick, service};
 use waxwing_dataplane::{Pick, Policy, PolicyFault};
 use waxwing_plugin::{
-    Bound, CompileLimits, Compiler, Event, FaultReport, Host, Options, Recovery, Source,
+    BoundModule, CompileLimits, Compiler, FaultReport, Host, HostEvent, HostOptions, ModuleSource,
+    Recovery,
 };
 use waxwing_tests::hostile::{self, Fault, Hostile, Verdict};
 use waxwing_tests::wat::Wat;
 
-/// The longest reason that an operator is to read: the longest words of a module, and some of ours.
+/// The longest reason that is shown to an operator: the longest text of a module, and the host's
+/// own part.
 const REASON_MAX: usize = 4096 + 512;
 
-/// Rounds of calls that an instance is driven through, each 10 ms after the one before.
+/// Rounds of calls per instance, 10 ms apart.
 const ROUNDS: u64 = 60;
 
-/// A host whose good module is shipped, and a folder to put others in its place.
-struct Bench {
+/// A host whose good module is shipped, and a folder for hostile ones.
+struct HostileBed {
     folder: tempfile::TempDir,
     host: Host,
-    events: Receiver<Event>,
+    events: Receiver<HostEvent>,
 }
 
-impl Bench {
+impl HostileBed {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let compiler = Compiler::Child {
@@ -35,31 +37,31 @@ impl Bench {
             arguments: Vec::new(),
             limits: CompileLimits::default(),
         };
-        let options = Options {
+        let options = HostOptions {
             compiler,
-            ..Options::default()
+            ..HostOptions::default()
         };
         let good = ("test", Wat::default().shipped());
         let (host, events) = host_with(options, &[good], Some(folder.path().into()));
-        let bench = Self {
+        let bed = Self {
             folder,
             host,
             events,
         };
-        bench.assert_the_good_one_serves();
-        bench
+        bed.assert_good_build_serves();
+        bed
     }
 
-    fn bind(&self) -> Bound {
+    fn bind(&self) -> BoundModule {
         self.host
             .bind("test", 1, 1, &[service(&[1, 1])])
             .expect("something serves")
     }
 
-    fn assert_the_good_one_serves(&self) {
+    fn assert_good_build_serves(&self) {
         let mut bound = self.bind();
-        self.host.put_to_work(&bound.in_use.module, false);
-        assert_eq!(bound.in_use.module.source, Source::Shipped);
+        self.host.activate(&bound.in_use.module, false);
+        assert_eq!(bound.in_use.module.source, ModuleSource::Shipped);
         let picks = pick(&mut *bound.policies[0], 2, &[0, 1]).expect("picks");
         assert_eq!(picks, [0, 1].map(Pick::Backend));
     }
@@ -71,12 +73,12 @@ impl Bench {
 
     fn fault(&self) -> Option<FaultReport> {
         self.events.try_iter().find_map(|event| match event {
-            Event::Fault(report) => Some(report),
-            Event::Changed { .. } => None,
+            HostEvent::Fault(report) => Some(report),
+            HostEvent::Changed { .. } => None,
         })
     }
 
-    /// Calls all that a worker calls, until it fails or for all rounds.
+    /// Makes all calls of a worker, until the module fails or for all rounds.
     fn drive(&self, policy: &mut dyn Policy) -> Option<FaultReport> {
         (0..ROUNDS).find_map(|round| {
             all_calls(policy, round);
@@ -84,7 +86,7 @@ impl Bench {
         })
     }
 
-    fn judge(&self, module: &Hostile) {
+    fn check(&self, module: &Hostile) {
         let file = self.folder.path().join("test.wasm");
         fs::write(&file, &module.bytes).expect("written");
         let start = Instant::now();
@@ -95,7 +97,7 @@ impl Bench {
             Verdict::Serves => {
                 assert_eq!(
                     bound.in_use.module.source,
-                    Source::File(file.clone()),
+                    ModuleSource::File(file.clone()),
                     "{}",
                     self.reason()
                 );
@@ -106,7 +108,7 @@ impl Bench {
         let took = start.elapsed().as_millis();
         println!("{took:>6} ms  {}: {}", module.what, self.reason());
         fs::remove_file(&file).expect("removed");
-        self.assert_the_good_one_serves();
+        self.assert_good_build_serves();
     }
 
     fn assert_refused(&self, stage: &str, why: &str) {
@@ -115,73 +117,73 @@ impl Bench {
             reason.contains(stage) && reason.contains(why),
             "{reason:?} lacks {stage:?} or {why:?}"
         );
-        assert_fit_for_a_terminal(&reason);
-        self.assert_the_good_one_serves();
+        assert_safe_to_print(&reason);
+        self.assert_good_build_serves();
     }
 
-    fn assert_cut(&self, bound: &mut Bound, fault: Fault, why: &str) {
+    fn assert_cut(&self, bound: &mut BoundModule, fault: Fault, why: &str) {
         assert_ne!(
             bound.in_use.module.source,
-            Source::Shipped,
+            ModuleSource::Shipped,
             "{}",
             self.reason()
         );
-        self.host.put_to_work(&bound.in_use.module, false);
+        self.host.activate(&bound.in_use.module, false);
         let policy = &mut *bound.policies[0];
         let report = self.drive(policy).expect("a fault");
         assert_eq!(pick(policy, 2, &[1]), Err(PolicyFault::Disabled));
         assert_eq!(format!("{:?}", report.fault), format!("{fault:?}"));
         assert!(report.text.contains(why), "{:?} lacks {why:?}", report.text);
-        assert_fit_for_a_terminal(&report.text);
+        assert_safe_to_print(&report.text);
         let recoveries = [0; 3].map(|_| self.host.recover(&report));
         use Recovery::{Rebuild, RolledBack};
         assert_eq!(recoveries, [Rebuild, Rebuild, RolledBack]);
         assert!(self.reason().contains("quarantined"), "{}", self.reason());
-        self.assert_the_good_one_serves();
+        self.assert_good_build_serves();
     }
 }
 
-fn assert_fit_for_a_terminal(text: &str) {
+fn assert_safe_to_print(text: &str) {
     let control = text.chars().find(|c| c.is_control());
     assert_eq!(control, None, "{text:?}");
     assert!(text.len() <= REASON_MAX, "{} bytes: {text:?}", text.len());
 }
 
-/// Judges all, and names every one that did not get its verdict.
-fn judge_all(modules: Vec<Hostile>) {
-    let mut bench = Bench::new();
+/// Checks the verdicts of all modules, and lists every module with a wrong one.
+fn check_all(modules: Vec<Hostile>) {
+    let mut bed = HostileBed::new();
     let mut wrong = Vec::new();
     for module in modules {
-        let judge = AssertUnwindSafe(|| bench.judge(&module));
-        if catch_unwind(judge).is_err() {
+        let check = AssertUnwindSafe(|| bed.check(&module));
+        if catch_unwind(check).is_err() {
             wrong.push(format!("{}: not {:?}", module.what, module.verdict));
-            bench = Bench::new();
+            bed = HostileBed::new();
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
-fn bad_files_are_refused() {
-    judge_all(hostile::at_the_file());
+fn hostile_files_are_refused() {
+    check_all(hostile::at_the_file());
 }
 
 #[test]
-fn bad_set_ups_are_refused() {
-    judge_all(hostile::at_set_up());
+fn hostile_set_ups_are_refused() {
+    check_all(hostile::at_set_up());
 }
 
 #[test]
-fn what_fails_at_once_fails_on_test_flows() {
-    judge_all(hostile::on_test_flows());
+fn immediate_failures_are_caught_by_vetting() {
+    check_all(hostile::on_test_flows());
 }
 
 #[test]
-fn what_fails_at_work_is_cut_and_quarantined() {
-    judge_all(hostile::at_work());
+fn failures_while_serving_are_stopped_and_quarantined() {
+    check_all(hostile::at_work());
 }
 
-/// A policy that does this once it is to work.
+/// Returns a host with a policy whose pick runs this code after vetting.
 fn at_work(pick: &'static str, memory: &'static str) -> Host {
     let wat = Wat {
         memory,
@@ -190,7 +192,7 @@ fn at_work(pick: &'static str, memory: &'static str) -> Host {
     host(&[("test", wat.shipped())], None).0
 }
 
-/// The median of `count` failing calls, each of a new instance, and the longest.
+/// Returns the median and the longest time of `count` failing calls, each on a new instance.
 fn times(host: &Host, count: usize) -> (Duration, Duration) {
     let module = host.policy("test").expect("it compiles");
     let mut times: Vec<Duration> = (0..count)
@@ -208,7 +210,7 @@ fn times(host: &Host, count: usize) -> (Duration, Duration) {
 }
 
 #[test]
-fn a_loop_is_cut_by_its_budget() {
+fn an_endless_loop_is_stopped_by_its_budget() {
     let host = at_work(
         "(if (i64.ne (i64.load (i32.const 0x1008)) (i64.const 0)) (then (loop $l (br $l))))
          (local.get 1)",
@@ -219,7 +221,7 @@ fn a_loop_is_cut_by_its_budget() {
 }
 
 #[test]
-fn instructions_that_take_long_are_cut_between_two_of_them() {
+fn long_instructions_are_stopped_between_two_of_them() {
     let host = at_work(
         "(local $bytes i32)
          (if (i64.ne (i64.load (i32.const 0x1008)) (i64.const 0)) (then

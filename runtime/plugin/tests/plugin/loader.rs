@@ -1,6 +1,6 @@
-//! Any bytes, from the file to work: what the fuzzer and the ordinary test do with each input.
+//! Takes any bytes from the file to calls: shared by the fuzzers and the ordinary tests.
 //!
-//! Invariant: the verdict is an error or a module whose calls end in time; the host never panics.
+//! Invariant: the result is a refusal or a module whose calls end in time; the host never panics.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,33 +8,32 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use crate::common::{all_calls, host, service};
-use waxwing_plugin::{Event, Host};
+use waxwing_plugin::{Host, HostEvent};
 
-/// The longest that one file may take, on a busy machine. What may take so long is its set-up: a
-/// second for its trial, and one for its work.
+/// The longest time that one file may take on a busy machine. Set-up may take most of it: a second
+/// for vetting, and one for the instance.
 const TIME: Duration = Duration::from_secs(30);
 
-/// Rounds of calls that a module gets, if it does not fail before.
+/// Rounds of calls, unless the module fails before.
 const ROUNDS: u64 = 8;
 
-/// How far a file came.
+/// How far a file got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Came {
-    /// It is not valid, or cannot be compiled.
+pub(crate) enum Progress {
+    /// It is invalid, or does not compile.
     Refused,
-    /// It is a module, and does not fit its service.
+    /// It is a module, but does not accept its service.
     Unbound,
-    /// It passed, and failed at work.
+    /// It passed, and failed while serving.
     Failed,
-    /// It served.
     Served,
 }
 
-/// A host, and a folder with one file.
+/// A host and a folder with one file.
 pub(crate) struct Loader {
     folder: tempfile::TempDir,
     host: Host,
-    events: Receiver<Event>,
+    events: Receiver<HostEvent>,
 }
 
 impl Loader {
@@ -52,29 +51,33 @@ impl Loader {
         self.folder.path().join("test.wasm")
     }
 
-    /// Takes bytes all the way that they get.
-    pub(crate) fn take(&self, bytes: &[u8]) -> Came {
+    /// Loads, binds and calls a file with these bytes.
+    pub(crate) fn take(&self, bytes: &[u8]) -> Progress {
         fs::write(self.file(), bytes).expect("written");
         let start = Instant::now();
-        let came = self.load();
+        let progress = self.load();
         let took = start.elapsed();
         assert!(took < TIME, "it took {took:?}");
-        came
+        progress
     }
 
-    fn load(&self) -> Came {
+    fn load(&self) -> Progress {
         if let Err(error) = self.host.policy("test") {
             assert!(!error.to_string().contains(|c: char| c.is_control()));
-            return Came::Refused;
+            return Progress::Refused;
         }
         let Ok(mut bound) = self.host.bind("test", 1, 1, &[service(&[1, 1])]) else {
-            return Came::Unbound;
+            return Progress::Unbound;
         };
         let failed = (0..ROUNDS).any(|round| {
             all_calls(&mut *bound.policies[0], round);
             let mut events = self.events.try_iter();
-            events.any(|event| matches!(event, Event::Fault(_)))
+            events.any(|event| matches!(event, HostEvent::Fault(_)))
         });
-        if failed { Came::Failed } else { Came::Served }
+        if failed {
+            Progress::Failed
+        } else {
+            Progress::Served
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The plugin host from outside: modules in text form, real files, real time limits.
+//! Tests of the hosts through their public API: modules in text form, real files, real time limits.
 
 mod checks;
 mod common;
@@ -7,6 +7,7 @@ mod files;
 mod fuzz;
 mod hostile;
 mod loader;
+mod native_parity;
 mod pipeline;
 mod swap;
 mod validation;

@@ -1,4 +1,4 @@
-//! A new build's way: compiled by a child process, seen on one worker, kept for a restart.
+//! The life of a new build: compiled by a child process, tried as a canary, kept for a restart.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,17 @@ use std::time::Duration;
 use crate::common::{host_with, pick, service};
 use waxwing_dataplane::{Pick, Policy, PolicyFault};
 use waxwing_plugin::{
-    Bound, CompileLimits, Compiler, FaultReport, Host, ModuleStatus, Options, Recovery,
-    ServiceBinding, Source,
+    BoundModule, CompileLimits, Compiler, FaultReport, Host, HostOptions, ModuleSource,
+    ModuleStatus, Recovery, ServiceBinding,
 };
 use waxwing_tests::wat::Wat;
 
 const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
 const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";
 
-/// A canary so long that no test sees its end, where the test does not wait for it.
+/// A canary period that no test outlasts.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// A folder with one module's file.
 struct Folder {
     root: tempfile::TempDir,
 }
@@ -47,24 +46,24 @@ impl Folder {
     }
 
     fn host(&self, shipped: &[(&'static str, &'static [u8])], canary: Duration) -> Host {
-        let options = Options {
+        let options = HostOptions {
             canary,
-            ..Options::default()
+            ..HostOptions::default()
         };
         host_with(options, shipped, Some(self.path())).0
     }
 }
 
-/// Binds for two workers and puts that to work.
-fn work(host: &Host) -> Bound {
+/// Binds for two workers and activates the build.
+fn work(host: &Host) -> BoundModule {
     let bound = host
         .bind("test", 2, 1, &[service(&[1, 1])])
         .expect("something serves");
-    host.put_to_work(&bound.in_use.module, bound.in_use.others.is_some());
+    host.activate(&bound.in_use.module, bound.in_use.others.is_some());
     bound
 }
 
-fn chosen(bound: &mut Bound) -> Vec<Pick> {
+fn chosen(bound: &mut BoundModule) -> Vec<Pick> {
     let policies = bound.policies.iter_mut();
     policies
         .map(|policy| pick(&mut **policy, 2, &[0]).expect("a pick")[0])
@@ -72,10 +71,10 @@ fn chosen(bound: &mut Bound) -> Vec<Pick> {
 }
 
 fn status(host: &Host) -> ModuleStatus {
-    host.status().into_iter().next().expect("it was asked for")
+    host.status().into_iter().next().expect("it was requested")
 }
 
-fn fault(bound: &Bound) -> FaultReport {
+fn fault(bound: &BoundModule) -> FaultReport {
     FaultReport {
         module: bound.in_use.module.clone(),
         worker: 0,
@@ -94,7 +93,7 @@ fn a_new_build_serves_on_one_worker_first() {
     assert_eq!(
         chosen(&mut work(&host)),
         both_first,
-        "the first of all has no other to be compared with"
+        "the first build has no predecessor, so no canary period"
     );
 
     folder.put(SECOND);
@@ -105,7 +104,7 @@ fn a_new_build_serves_on_one_worker_first() {
     assert_eq!(canary.build.hash, bound.in_use.module.hash.to_string());
     assert_ne!(Some(canary.build.hash), shown.serving.map(|s| s.hash));
 
-    // A change meanwhile changes nothing about that; its end does.
+    // Binding again does not end the canary period; its end does.
     assert!(work(&host).in_use.others.is_some());
     let ends = host.canary_ends().expect("a canary");
     std::thread::sleep(ends.saturating_duration_since(std::time::Instant::now()));
@@ -126,7 +125,7 @@ fn a_new_build_serves_on_one_worker_first() {
 }
 
 #[test]
-fn a_canary_that_fails_once_is_quarantined() {
+fn the_first_fault_of_a_canary_quarantines_it() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], LONG);
@@ -148,7 +147,7 @@ fn a_canary_that_fails_once_is_quarantined() {
 }
 
 #[test]
-fn the_file_put_back_ends_the_canary() {
+fn restoring_the_file_ends_the_canary() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], LONG);
@@ -161,7 +160,7 @@ fn the_file_put_back_ends_the_canary() {
 }
 
 #[test]
-fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
+fn after_a_restart_the_last_good_build_replaces_a_bad_file() {
     let folder = Folder::new();
     folder.put(SECOND);
     let shipped = Wat::picking(FIRST).shipped();
@@ -172,26 +171,27 @@ fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
     let mut bound = work(&host);
     assert_eq!(
         bound.in_use.module.source,
-        Source::LastGood(folder.last_good())
+        ModuleSource::LastGood(folder.last_good())
     );
     assert_eq!(chosen(&mut bound), [Pick::Backend(1); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(refused.reason.contains("not a WebAssembly"), "{refused:?}");
 
-    // Mended, the file serves; deleted, the shipped one does, and that is kept too.
+    // A corrected file serves. After its removal the shipped module serves, and the last good build
+    // is forgotten.
     folder.put(SECOND);
     assert_eq!(
         work(&host).in_use.module.source,
-        Source::File(folder.file())
+        ModuleSource::File(folder.file())
     );
     assert_eq!(status(&host).refused, None);
     fs::remove_file(folder.file()).expect("removed");
-    assert_eq!(work(&host).in_use.module.source, Source::Shipped);
+    assert_eq!(work(&host).in_use.module.source, ModuleSource::Shipped);
     assert!(!folder.last_good().exists());
 }
 
 #[test]
-fn after_a_restart_a_quarantined_build_stays_away() {
+fn quarantine_survives_a_restart() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], Duration::ZERO);
@@ -207,7 +207,7 @@ fn after_a_restart_a_quarantined_build_stays_away() {
     let mut bound = work(&host);
     assert_eq!(
         bound.in_use.module.source,
-        Source::LastGood(folder.last_good())
+        ModuleSource::LastGood(folder.last_good())
     );
     assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
     let refused = status(&host).refused.expect("the file");
@@ -216,17 +216,17 @@ fn after_a_restart_a_quarantined_build_stays_away() {
         "{refused:?}"
     );
 
-    // With nothing else to serve, it gets another try rather than the service none at all.
+    // If no other build can serve, the quarantined one is tried again.
     fs::remove_file(folder.last_good()).expect("removed");
     let host = folder.host(&[], Duration::ZERO);
     assert_eq!(
         work(&host).in_use.module.source,
-        Source::File(folder.file())
+        ModuleSource::File(folder.file())
     );
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_costs_only_the_memory_of_a_restart() {
+fn an_unwritable_folder_costs_only_the_state_across_a_restart() {
     let folder = Folder::new();
     fs::write(folder.path().join(".waxwing"), "in the way").expect("written");
     folder.put(FIRST);
@@ -235,7 +235,7 @@ fn a_folder_that_cannot_be_written_costs_only_the_memory_of_a_restart() {
 }
 
 #[test]
-fn at_a_start_the_shipped_build_stands_in_for_one_that_cannot_be_set_up() {
+fn at_start_the_shipped_build_replaces_one_whose_set_up_fails() {
     let folder = Folder::new();
     let bad = Wat {
         init: "(loop $l (br $l)) (i32.const 0)",
@@ -245,14 +245,14 @@ fn at_a_start_the_shipped_build_stands_in_for_one_that_cannot_be_set_up() {
     let shipped = Wat::picking(FIRST).shipped();
     let host = folder.host(&[("test", shipped)], Duration::ZERO);
     let mut bound = work(&host);
-    assert_eq!(bound.in_use.module.source, Source::Shipped);
+    assert_eq!(bound.in_use.module.source, ModuleSource::Shipped);
     assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(refused.reason.contains("waxwing_init"), "{refused:?}");
 }
 
 #[test]
-fn a_build_without_another_to_go_back_to_is_left_alone_once_it_is_quarantined() {
+fn a_quarantined_build_without_a_replacement_is_left_disabled() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], Duration::ZERO);
@@ -267,12 +267,12 @@ fn a_build_without_another_to_go_back_to_is_left_alone_once_it_is_quarantined() 
             Recovery::Exhausted,
             Recovery::Exhausted
         ],
-        "as from the other workers, whose instances fail a moment later"
+        "later faults come from the other workers' instances"
     );
 }
 
 #[test]
-fn a_module_that_no_service_names_is_forgotten_with_its_canary() {
+fn an_unused_module_is_forgotten_with_its_canary() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], LONG);
@@ -285,28 +285,28 @@ fn a_module_that_no_service_names_is_forgotten_with_its_canary() {
 }
 
 #[test]
-fn services_that_no_build_can_serve_any_more_have_the_fallback() {
+fn services_that_no_build_can_serve_get_the_native_fallback() {
     let folder = Folder::new();
     folder.put(FIRST);
     let host = folder.host(&[], Duration::ZERO);
     work(&host);
-    // More than a policy may have: whatever the build, it cannot be set up for that.
+    // More backends than the ABI allows, so no build can be set up.
     let weights = vec![1; 5000];
     assert!(host.bind("test", 1, 1, &[service(&weights)]).is_err());
     let mut bound = host
-        .bind_again("test", 1, 1, &[service(&weights)], None)
+        .bind_or_fall_back("test", 1, 1, &[service(&weights)], None)
         .expect("it has served");
     assert_eq!(
         pick(&mut *bound.policies[0], 2, &[0]),
         Err(PolicyFault::Disabled)
     );
     assert!(
-        host.bind_again("never", 1, 1, &[service(&[1])], None)
+        host.bind_or_fall_back("never", 1, 1, &[service(&[1])], None)
             .is_err()
     );
 }
 
-/// Picks the backend of the number of picks so far; told of backends, it starts at 1.
+/// Picks the backend whose index is the number of picks so far. `keep=1` asks for a handover.
 const REMEMBERS: Wat = Wat {
     section: "kind=policy\\0aabi=1.0\\0aname=test\\0akeep=1\\0a",
     pick: "(i32.store (i32.const 0x4000) (i32.load (i32.const 32)))
@@ -317,12 +317,16 @@ const REMEMBERS: Wat = Wat {
 };
 
 #[test]
-fn what_a_module_remembers_outlives_a_change_of_backends() {
-    let (host, _events) = host_with(Options::default(), &[("test", REMEMBERS.shipped())], None);
+fn module_state_survives_a_change_of_backends() {
+    let (host, _events) = host_with(
+        HostOptions::default(),
+        &[("test", REMEMBERS.shipped())],
+        None,
+    );
     let bind = |weights: &[u32], config: &str| {
         let mut service = service(weights);
         service.config_json = config.into();
-        let bound = host.bind("test", 1, 1, &[service]).expect("it is good");
+        let bound = host.bind("test", 1, 1, &[service]).expect("it is valid");
         bound.policies.into_iter().next().expect("one")
     };
     let next = |policy: &mut Box<dyn Policy>, backends| {
@@ -332,18 +336,18 @@ fn what_a_module_remembers_outlives_a_change_of_backends() {
     assert_eq!(next(&mut first, 9), Pick::Backend(0));
     assert_eq!(next(&mut first, 9), Pick::Backend(1));
 
-    // Two more backends, and another instance in its place.
+    // Two more backends, and a new instance in place of the first.
     let mut second = bind(&[1; 11], "{}");
     second.inherit(&mut *first);
-    assert_eq!(next(&mut second, 11), Pick::Backend(2), "it goes on");
+    assert_eq!(next(&mut second, 11), Pick::Backend(2), "its state is kept");
     assert_eq!(
         pick(&mut *first, 9, &[0]),
         Err(PolicyFault::Disabled),
-        "the old one has nothing left"
+        "the old instance is disabled"
     );
     drop(first);
 
-    // Another config is another matter.
+    // A changed config prevents the handover.
     let mut third = bind(&[1; 11], r#"{"a":1}"#);
     third.inherit(&mut *second);
     assert_eq!(next(&mut third, 11), Pick::Backend(0));
@@ -351,30 +355,30 @@ fn what_a_module_remembers_outlives_a_change_of_backends() {
 }
 
 #[test]
-fn an_instance_goes_on_until_it_would_be_another() {
+fn an_instance_is_kept_while_build_and_services_are_the_same() {
     let folder = Folder::new();
     folder.put(FIRST);
-    let (host, _events) = host_with(Options::default(), &[], Some(folder.path()));
+    let (host, _events) = host_with(HostOptions::default(), &[], Some(folder.path()));
     let one = service(&[1, 1]);
     let first = host
         .bind("test", 2, 1, std::slice::from_ref(&one))
-        .expect("it is good");
-    host.put_to_work(&first.in_use.module, false);
+        .expect("it is valid");
+    host.activate(&first.in_use.module, false);
     assert!(first.kept.is_empty());
     let again = |services: &[ServiceBinding], before| {
-        let bound = host.bind_again("test", 2, 1, services, before);
+        let bound = host.bind_or_fall_back("test", 2, 1, services, before);
         bound.expect("it has served")
     };
 
     let same = again(std::slice::from_ref(&one), Some(&first.in_use));
-    assert_eq!(same.kept, [0, 1], "nothing has changed");
+    assert_eq!(same.kept, [0, 1], "nothing changed");
     let other = again(&[service(&[1, 2])], Some(&same.in_use));
-    assert!(other.kept.is_empty(), "a weight has");
+    assert!(other.kept.is_empty(), "a weight changed");
     let failed = again(std::slice::from_ref(&one), None);
-    assert!(failed.kept.is_empty(), "there is nothing to go on");
+    assert!(failed.kept.is_empty(), "no instances exist");
     folder.put(SECOND);
     let build = again(std::slice::from_ref(&one), Some(&same.in_use));
-    assert!(build.kept.is_empty(), "the build has");
+    assert!(build.kept.is_empty(), "the build changed");
 }
 
 fn compiled_by(program: &Path, arguments: &[&str], limits: CompileLimits) -> Result<(), String> {
@@ -385,9 +389,9 @@ fn compiled_by(program: &Path, arguments: &[&str], limits: CompileLimits) -> Res
         arguments: arguments.iter().map(ToString::to_string).collect(),
         limits,
     };
-    let options = Options {
+    let options = HostOptions {
         compiler,
-        ..Options::default()
+        ..HostOptions::default()
     };
     let (host, _events) = host_with(options, &[], Some(folder.path()));
     let module = host.policy("test").map_err(|error| error.to_string())?;
@@ -436,7 +440,7 @@ fn a_child_compiles_within_its_limits() {
 }
 
 #[test]
-fn what_the_compiler_gave_up_is_not_tried_again_at_once() {
+fn a_failed_compile_is_not_retried_at_once() {
     let folder = Folder::new();
     folder.put(FIRST);
     let runs = folder.path().join("runs");
@@ -446,9 +450,9 @@ fn what_the_compiler_gave_up_is_not_tried_again_at_once() {
         arguments: ["-c".into(), script, "sh".into()].into(),
         limits: CompileLimits::default(),
     };
-    let options = Options {
+    let options = HostOptions {
         compiler,
-        ..Options::default()
+        ..HostOptions::default()
     };
     let count = || fs::read(&runs).expect("it ran").len();
     let (host, _events) = host_with(options, &[], Some(folder.path()));
@@ -456,5 +460,5 @@ fn what_the_compiler_gave_up_is_not_tried_again_at_once() {
     assert_eq!((first, count()), (second, 1));
     folder.put(SECOND);
     assert!(host.policy("test").is_err());
-    assert_eq!(count(), 2, "another build is tried");
+    assert_eq!(count(), 2, "another build is compiled");
 }

@@ -1,4 +1,4 @@
-//! A file in the watched folder takes over from the shipped module, and a bad one never does.
+//! A file in the watched folder replaces the shipped module, and a bad file never does.
 
 use std::fs;
 use std::sync::mpsc::Receiver;
@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 
 use crate::common::{host, pick, service};
 use waxwing_dataplane::Pick;
-use waxwing_plugin::{Bound, Event, Host, Source};
+use waxwing_plugin::{BoundModule, Host, HostEvent, ModuleSource};
 use waxwing_tests::wat::Wat;
 
 const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
 const SECOND: &str = "(i32.store (i32.const 0x4000) (i32.const 1)) (local.get 1)";
 
-fn bind(host: &Host) -> Bound {
+fn bind(host: &Host) -> BoundModule {
     let bound = host
         .bind("test", 1, 1, &[service(&[1, 1])])
         .expect("something serves");
-    host.put_to_work(&bound.in_use.module, false);
+    host.activate(&bound.in_use.module, false);
     bound
 }
 
 #[test]
-fn a_build_that_was_only_tried_does_not_serve() {
+fn a_bound_build_serves_only_after_activation() {
     let first = Wat {
         pick: FIRST,
         ..Wat::default()
@@ -29,30 +29,30 @@ fn a_build_that_was_only_tried_does_not_serve() {
     let (host, _events) = host(&[("test", first.shipped())], None);
     let tried = host
         .bind("test", 1, 1, &[service(&[1, 1])])
-        .expect("it is good");
+        .expect("it is valid");
     assert_eq!(host.status()[0].serving, None);
-    host.put_to_work(&tried.in_use.module, false);
+    host.activate(&tried.in_use.module, false);
     assert!(host.status()[0].serving.is_some());
 }
 
-fn chosen(bound: &mut Bound) -> Pick {
+fn chosen(bound: &mut BoundModule) -> Pick {
     pick(&mut *bound.policies[0], 2, &[0]).expect("a pick")[0]
 }
 
-fn changed(events: &Receiver<Event>) -> Duration {
+fn changed(events: &Receiver<HostEvent>) -> Duration {
     let start = Instant::now();
     match events
         .recv_timeout(Duration::from_secs(5))
         .expect("an event")
     {
-        Event::Changed { name } => assert_eq!(name, "test"),
-        Event::Fault(report) => panic!("{report:?}"),
+        HostEvent::Changed { name } => assert_eq!(name, "test"),
+        HostEvent::Fault(report) => panic!("{report:?}"),
     }
     start.elapsed()
 }
 
 #[test]
-fn a_folder_over_its_life() {
+fn a_module_follows_its_folders_changes() {
     let root = tempfile::tempdir().expect("a folder");
     let folder = root.path().join("modules");
     let file = folder.join("test.wasm");
@@ -64,10 +64,10 @@ fn a_folder_over_its_life() {
     let mut bound = bind(&host);
     assert_eq!(
         (chosen(&mut bound), &bound.in_use.module.source),
-        (Pick::Backend(0), &Source::Shipped)
+        (Pick::Backend(0), &ModuleSource::Shipped)
     );
 
-    // The folder is made only now; other files in it are nobody's business.
+    // The folder is created only now; files that are not modules are ignored.
     fs::create_dir(&folder).expect("made");
     fs::write(folder.join("notes.txt"), "x").expect("written");
     fs::create_dir(folder.join("sub.wasm")).expect("made");
@@ -77,17 +77,17 @@ fn a_folder_over_its_life() {
     let mut bound = bind(&host);
     assert_eq!(
         (chosen(&mut bound), &bound.in_use.module.source),
-        (Pick::Backend(1), &Source::File(file.clone()))
+        (Pick::Backend(1), &ModuleSource::File(file.clone()))
     );
 
-    // Bytes that are no module, then a module that fails on test flows: the good one stays.
+    // Invalid bytes, then a module that fails on test flows: the good build keeps serving.
     for (bad, why) in [
         (b"broken".to_vec(), "not a WebAssembly module"),
         (Wat::picking("unreachable").bytes(), "fails on test flows"),
     ] {
         fs::write(&file, bad).expect("written");
         let took = changed(&events);
-        assert!(took < Duration::from_secs(1), "told after {took:?}");
+        assert!(took < Duration::from_secs(1), "reported after {took:?}");
         assert_eq!(chosen(&mut bind(&host)), Pick::Backend(1));
         let status = &host.status()[0];
         let refused = status.refused.as_ref().expect("a refusal");
@@ -98,25 +98,25 @@ fn a_folder_over_its_life() {
         );
     }
 
-    // Mended, it serves and the refusal is forgotten.
+    // A corrected file serves, and the refusal is cleared.
     fs::write(&file, Wat::picking(FIRST).bytes()).expect("written");
     changed(&events);
     let mut bound = bind(&host);
     assert_eq!(
         (chosen(&mut bound), &bound.in_use.module.source),
-        (Pick::Backend(0), &Source::File(file))
+        (Pick::Backend(0), &ModuleSource::File(file))
     );
     assert_eq!(host.status()[0].refused, None);
 
-    // The whole folder goes: the shipped module is back.
+    // The whole folder is removed: the shipped module serves again.
     fs::remove_dir_all(&folder).expect("removed");
     changed(&events);
-    assert_eq!(bind(&host).in_use.module.source, Source::Shipped);
-    assert!(events.try_recv().is_err(), "one event a change");
+    assert_eq!(bind(&host).in_use.module.source, ModuleSource::Shipped);
+    assert!(events.try_recv().is_err(), "one event per change");
 }
 
 #[test]
-fn a_copy_in_progress_is_waited_for() {
+fn a_copy_in_progress_is_not_reported() {
     let root = tempfile::tempdir().expect("a folder");
     let file = root.path().join("test.wasm");
     let (host, events) = host(&[], Some(root.path().into()));
@@ -126,14 +126,14 @@ fn a_copy_in_progress_is_waited_for() {
         written.extend_from_slice(part);
         fs::write(&file, &written).expect("written");
         std::thread::sleep(Duration::from_millis(60));
-        assert!(events.try_recv().is_err(), "told too early");
+        assert!(events.try_recv().is_err(), "reported too early");
     }
     changed(&events);
     assert_eq!(chosen(&mut bind(&host)), Pick::Backend(0));
 }
 
 #[test]
-fn a_module_without_a_file_goes_on_serving() {
+fn a_removed_file_keeps_serving_without_a_shipped_module() {
     let root = tempfile::tempdir().expect("a folder");
     let file = root.path().join("test.wasm");
     fs::write(&file, Wat::default().bytes()).expect("written");
@@ -141,11 +141,11 @@ fn a_module_without_a_file_goes_on_serving() {
     bind(&host);
     fs::remove_file(&file).expect("removed");
     changed(&events);
-    assert_eq!(bind(&host).in_use.module.source, Source::File(file));
+    assert_eq!(bind(&host).in_use.module.source, ModuleSource::File(file));
 }
 
 #[test]
-fn a_faulty_build_is_rolled_back_and_stays_away() {
+fn a_faulty_build_is_rolled_back_and_not_loaded_again() {
     let root = tempfile::tempdir().expect("a folder");
     let file = root.path().join("test.wasm");
     let (host, _events) = host(
@@ -167,19 +167,19 @@ fn a_faulty_build_is_rolled_back_and_stays_away() {
     assert_eq!(recoveries, [Rebuild, Rebuild, RolledBack]);
     assert_eq!(
         bind(&host).in_use.module.source,
-        Source::Shipped,
-        "the file is still there, and quarantined"
+        ModuleSource::Shipped,
+        "the file is quarantined"
     );
     fs::write(&file, Wat::default().bytes()).expect("written");
     assert_eq!(
         bind(&host).in_use.module.source,
-        Source::File(file),
-        "a new build gets its chance"
+        ModuleSource::File(file),
+        "a new build is tried"
     );
 }
 
 #[test]
-fn names_that_are_no_modules_are_refused() {
+fn invalid_and_unknown_module_names_are_refused() {
     let (host, _events) = host(&[("maglev", Wat::default().shipped())], None);
     for (name, expected) in [
         ("../etc/passwd", "not a module name"),

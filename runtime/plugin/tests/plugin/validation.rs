@@ -1,15 +1,19 @@
-//! What a module's bytes must be. What the operator reads when they are not is in the table of hostile
-//! modules (`waxwing_tests::hostile`).
+//! Validation of a module's bytes. The texts of refusals are in the table of hostile modules
+//! (`waxwing_tests::hostile`).
 
 use proptest::prelude::*;
-use waxwing_plugin::{Kind, Limits, validate};
+use waxwing_plugin::{Kind, ModuleLimits, validate};
 use waxwing_tests::check_wat::CheckWat;
 use waxwing_tests::wat::{PICK_NINE, Wat};
 
 #[test]
-fn a_good_module_says_what_it_is() {
-    let info =
-        validate(&Wat::default().bytes(), Kind::Policy, &Limits::default()).expect("it is good");
+fn a_valid_module_is_accepted_with_its_section() {
+    let info = validate(
+        &Wat::default().bytes(),
+        Kind::Policy,
+        &ModuleLimits::default(),
+    )
+    .expect("it is valid");
     assert_eq!(
         (info.name.as_str(), info.version.as_str(), info.payload),
         ("test", "7", 0)
@@ -19,8 +23,8 @@ fn a_good_module_says_what_it_is() {
 #[test]
 fn sizes_have_limits() {
     let good = Wat::default().bytes();
-    let tight = |change: fn(&mut Limits)| {
-        let mut limits = Limits::default();
+    let tight = |change: fn(&mut ModuleLimits)| {
+        let mut limits = ModuleLimits::default();
         change(&mut limits);
         validate(&good, Kind::Policy, &limits)
             .expect_err("over the limit")
@@ -35,11 +39,11 @@ fn sizes_have_limits() {
 
 #[test]
 fn every_truncation_is_refused() {
-    // No local has a name, or the last section would be one that can be left out.
+    // Without names of locals, because a name section at the end could be left out.
     let good = Wat::picking(PICK_NINE).bytes();
     for len in 0..good.len() {
         assert!(
-            validate(&good[..len], Kind::Policy, &Limits::default()).is_err(),
+            validate(&good[..len], Kind::Policy, &ModuleLimits::default()).is_err(),
             "cut at {len}"
         );
     }
@@ -48,19 +52,19 @@ fn every_truncation_is_refused() {
 /// Validates bytes as a module of either kind.
 fn validate_all(bytes: &[u8]) {
     for kind in [Kind::Policy, Kind::Health] {
-        let _ = validate(bytes, kind, &Limits::default());
+        let _ = validate(bytes, kind, &ModuleLimits::default());
     }
 }
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+    fn validation_never_panics_on_random_bytes(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         validate_all(&bytes);
         validate_all(&[b"\0asm\x01\0\0\0", bytes.as_slice()].concat());
     }
 
     #[test]
-    fn no_change_of_a_good_module_makes_it_panic(
+    fn validation_never_panics_on_a_mutated_module(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         for mut bytes in [Wat::default().bytes(), CheckWat::default().bytes()] {

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT OR Apache-2.0
 /*
- * Which frames the workers get; every other frame stays with the kernel.
+ * Steers frames to the workers' sockets; all other frames stay with the kernel.
  *
- * Invariant: a frame that no rule names passes untouched, and so does every frame when its queue
- * has no socket. The program never writes to a frame.
+ * Invariant: a frame without a matching rule, or from a queue without a socket, passes to the kernel
+ * unchanged. The program never writes to a frame.
  *
- * A frame addressed to the balancer's own MAC goes to the queue's socket when it is
- *   - TCP or UDP to a service,
- *   - ICMP, ICMPv6, a fragment or anything else to a VIP, or to a source address of source NAT, which
- *     is one of the VIPs here: the worker drops and counts what it
- *     does not serve; the kernel, which has no such address, would send it back to the router,
- *   - TCP or UDP from a backend's endpoint, which may be all ports of an address, to an address that
- *     is not the host's own,
- *   - a fragment of TCP or UDP from a backend's address to such an address: only the first has
- *     ports, and the worker knows by it whether the others are a reply,
- *   - an ICMP or ICMPv6 error to such an address, about a packet to a backend's endpoint,
- * and, also by broadcast or multicast, when it is
+ * A frame to the balancer's own MAC is redirected to its queue's socket when it is
+ *   - TCP or UDP to a service;
+ *   - ICMP, ICMPv6, a fragment, or any other packet to a VIP or to a source NAT address, which is one of
+ *     the VIPs here. The worker drops and counts what it does not serve. The kernel does not own the
+ *     address, and would send the packet back to the router;
+ *   - TCP or UDP from a backend's endpoint (possibly with any port) to an address that is not the
+ *     host's own;
+ *   - a fragment of TCP or UDP from a backend's address to such an address: only the first fragment has
+ *     ports, by which the worker decides whether all fragments are a reply;
+ *   - an ICMP or ICMPv6 error to such an address, about a packet to a backend's endpoint;
+ * and, also when sent by broadcast or multicast, when it is
  *   - an ARP request or a neighbour solicitation for a VIP.
  *
- * A bridged port (transparent mode) is passed by frames between others. Those of the servers are
- * taken by the same rules, whomever they are addressed to; those to a VIP are not: another host, to
- * which they are addressed, may have that VIP now.
+ * A bridged port (transparent mode) also forwards frames between other hosts. The program takes the
+ * servers' frames by the same rules, to any destination MAC. It does not take frames to a VIP with another
+ * host's MAC: that host may own the VIP now.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -34,24 +34,24 @@
 
 /* An 802.1ad service tag and an 802.1Q customer tag. */
 #define VLAN_TAGS_MAX 2
-/* IPv6 extension headers read before a packet is left to the kernel; RFC 8200 lists six kinds. */
+/* Maximum number of IPv6 extension headers; RFC 8200 lists six kinds. */
 #define EXTENSIONS_MAX 6
 
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
-/* Of the place: the offset, and whether more follow; all zero in a packet that is whole (RFC 6946). */
+/* Offset and "more fragments"; both are zero in an atomic fragment, a whole packet (RFC 6946). */
 #define IPV6_FRAGMENT 0xfff9
 #define IPV6_FRAGMENT_OFFSET 0xfff8
 #define ICMP_HEADER_LEN 8
 #define NEIGHBOR_SOLICITATION 135
 #define ARP_REQUEST 1
-/* In place of a port: every one. */
+/* Instead of a port: all ports. */
 #define ANY_PORT 0
 #define HARDWARE_ETHERNET 1
-/* The port's own, and where it is bridged those of the other port and of the bridge. */
+/* The port's own MAC, and, if it is bridged, those of the other port and of the bridge. */
 #define MACS_MAX 3
 
-/* What the program made of a frame: the index of its counter. `Class` in program.rs mirrors it. */
+/* A frame's class: the index of its counter. `Class` in program.rs mirrors this enum. */
 enum class {
 	CLASS_PASS,
 	CLASS_SERVICE,
@@ -65,7 +65,7 @@ enum class {
 	CLASS_COUNT,
 };
 
-/* Network order; IPv4 in its mapped form, ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2). */
+/* In network order; IPv4 in mapped form, ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2). */
 struct address {
 	__u32 word[4];
 };
@@ -85,11 +85,11 @@ struct port {
 	__u8 zero;
 };
 
-/* Whom a frame is addressed to. */
-enum addressee {
+/* A frame's destination MAC: the balancer, a multicast or broadcast group, another host. */
+enum recipient {
 	TO_US,
 	TO_GROUP,
-	TO_ANOTHER,
+	TO_OTHER,
 };
 
 struct vlan_tag {
@@ -123,7 +123,7 @@ struct solicitation {
 struct fragment_header {
 	__u8 next;
 	__u8 reserved;
-	__be16 place;
+	__be16 offset_more;
 	__be32 identification;
 };
 
@@ -132,7 +132,7 @@ struct transport_ports {
 	__be16 destination;
 };
 
-/* The sizes here are placeholders: the loader sets them from its options. */
+/* The map sizes are placeholders; the loader sets them from its options. */
 #define ENDPOINTS(name)                                                                            \
 	struct {                                                                                   \
 		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
@@ -176,7 +176,7 @@ struct {
 	__type(value, __u64);
 } classes SEC(".maps");
 
-/* A packet's addresses and what its transport header begins with. */
+/* A packet's addresses, and the start of its transport header. */
 struct packet {
 	struct address source;
 	struct address destination;
@@ -205,7 +205,7 @@ static __always_inline bool is_vip(const struct address *address)
 	return bpf_map_lookup_elem(&vips, address) != NULL;
 }
 
-/* Both are aligned to two bytes. Spelled out, because the target has no memcmp to call. */
+/* Both are aligned to two bytes. BPF has no memcmp. */
 static __always_inline bool is_same_mac(const void *a, const void *b)
 {
 	const __u16 *x = a, *y = b;
@@ -213,8 +213,8 @@ static __always_inline bool is_same_mac(const void *a, const void *b)
 	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
 }
 
-static __always_inline enum addressee addressee(const struct ethhdr *ethernet,
-						const struct port *port)
+static __always_inline enum recipient recipient_of(const struct ethhdr *ethernet,
+						   const struct port *port)
 {
 	if (ethernet->h_dest[0] & 1)
 		return TO_GROUP;
@@ -222,7 +222,7 @@ static __always_inline enum addressee addressee(const struct ethhdr *ethernet,
 		if (is_same_mac(ethernet->h_dest, port->mac[i]))
 			return TO_US;
 	}
-	return TO_ANOTHER;
+	return TO_OTHER;
 }
 
 static __always_inline enum class classify_arp(void *at, void *end)
@@ -242,7 +242,7 @@ static __always_inline enum class classify_arp(void *at, void *end)
 	return is_vip(&target) ? CLASS_ARP : CLASS_PASS;
 }
 
-/* Fills `packet` from an IPv4 header; false where it is cut short. */
+/* Fills `packet` from an IPv4 header; returns false when the header is truncated. */
 static __always_inline bool parse_ipv4(struct packet *packet, void *at)
 {
 	struct iphdr *ip = at;
@@ -258,7 +258,7 @@ static __always_inline bool parse_ipv4(struct packet *packet, void *at)
 	return true;
 }
 
-/* Fills `packet` from an IPv6 header and its extensions; false where they are cut short. */
+/* Fills `packet` from an IPv6 header and its extension headers; returns false when one is truncated. */
 static __always_inline bool parse_ipv6(struct packet *packet, void *at)
 {
 	struct ipv6hdr *ip = at;
@@ -281,7 +281,7 @@ static __always_inline bool parse_ipv6(struct packet *packet, void *at)
 				return false;
 			next = fragment->next;
 			at = fragment + 1;
-			packet->fragment = (fragment->place & bpf_htons(IPV6_FRAGMENT)) != 0;
+			packet->fragment = (fragment->offset_more & bpf_htons(IPV6_FRAGMENT)) != 0;
 			if (packet->fragment)
 				break;
 			continue;
@@ -315,7 +315,7 @@ static __always_inline bool is_local(const struct address *address)
 	return bpf_map_lookup_elem(&locals, address) != NULL;
 }
 
-/* What is of a service with a range of ports, after all others. */
+/* Services with a port range, after all others. */
 static __always_inline enum class classify_ranges(const struct packet *packet)
 {
 	struct endpoint endpoint = { .port = ANY_PORT, .protocol = packet->protocol };
@@ -350,8 +350,8 @@ static __always_inline enum class classify_transport(const struct packet *packet
 }
 
 /*
- * What a fragment says of its transport protocol is true of its whole packet: over IPv4 always, over
- * IPv6 wherever senders are sane, but for extension headers that the first one begins with.
+ * A fragment's protocol field holds for its whole packet: always in IPv4; in IPv6 for senders that follow
+ * RFC 8200, except when the first fragment starts with extension headers.
  */
 static __always_inline enum class classify_fragment(const struct packet *packet)
 {
@@ -371,18 +371,18 @@ static __always_inline bool is_error(const struct packet *packet)
 
 	if ((void *)(type + ICMP_HEADER_LEN) > packet->end)
 		return false;
-	/* Unreachable, time exceeded, parameter problem. */
+	/* Destination unreachable, time exceeded, parameter problem. */
 	if (packet->protocol == IPPROTO_ICMP)
 		return *type == 3 || *type == 11 || *type == 12;
-	/* The same, and packet too big. */
+	/* The same three, and packet too big. */
 	return *type >= 1 && *type <= 4;
 }
 
-/* Fills `quoted` from what an error quotes; false where that is no beginning of a TCP or UDP packet. */
+/* Fills `quoted` from an error's quote; returns false unless the quote is the start of a packet. */
 static __always_inline bool parse_quoted(struct packet *quoted, const struct packet *error)
 {
 	void *at = error->transport + ICMP_HEADER_LEN;
-	struct fragment_header *part;
+	struct fragment_header *fragment;
 
 	if (error->protocol == IPPROTO_ICMP) {
 		struct iphdr *ip = at;
@@ -394,13 +394,13 @@ static __always_inline bool parse_quoted(struct packet *quoted, const struct pac
 		return false;
 	if (!quoted->fragment)
 		return true;
-	/* What a fragment holds of its packet starts right behind the fragment header. */
-	part = quoted->transport - sizeof(*part);
-	return (part->place & bpf_htons(IPV6_FRAGMENT_OFFSET)) == 0;
+	/* A fragment's data follows its fragment header directly. */
+	fragment = quoted->transport - sizeof(*fragment);
+	return (fragment->offset_more & bpf_htons(IPV6_FRAGMENT_OFFSET)) == 0;
 }
 
-/* An error from the servers' side about a packet that was forwarded to a backend: it is addressed
- * to the client that the packet seemed to come from. */
+/* An error from the servers' side about a packet forwarded to a backend is addressed to the packet's
+ * source, the client. */
 static __always_inline enum class classify_error(const struct packet *packet)
 {
 	struct packet quoted = { .end = packet->end };
@@ -424,19 +424,19 @@ static __always_inline enum class classify_error(const struct packet *packet)
 	return about_backend && !is_local(&packet->destination) ? CLASS_ERROR : CLASS_PASS;
 }
 
-static __always_inline enum class classify_ip(const struct packet *packet, enum addressee to)
+static __always_inline enum class classify_ip(const struct packet *packet, enum recipient to)
 {
 	bool icmp = packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6;
 
-	if (to == TO_ANOTHER && is_vip(&packet->destination))
+	if (to == TO_OTHER && is_vip(&packet->destination))
 		return CLASS_PASS;
-	if (packet->protocol == IPPROTO_ICMPV6 && !packet->fragment && to != TO_ANOTHER) {
+	if (packet->protocol == IPPROTO_ICMPV6 && !packet->fragment && to != TO_OTHER) {
 		enum class class = classify_solicitation(packet);
 
 		if (class != CLASS_PASS)
 			return class;
 	}
-	/* A unicast packet in a group frame is not for us (RFC 1122 section 3.3.6). */
+	/* A unicast packet in a multicast or broadcast frame is not for this host (RFC 1122 section 3.3.6). */
 	if (to == TO_GROUP)
 		return CLASS_PASS;
 	if (packet->fragment)
@@ -454,12 +454,12 @@ static __always_inline enum class classify(void *data, void *end, const struct p
 	struct packet packet = { .end = end };
 	void *at = ethernet + 1;
 	__be16 protocol;
-	enum addressee to;
+	enum recipient to;
 
 	if (at > end)
 		return CLASS_PASS;
-	to = addressee(ethernet, port);
-	if (to == TO_ANOTHER && !port->bridged)
+	to = recipient_of(ethernet, port);
+	if (to == TO_OTHER && !port->bridged)
 		return CLASS_PASS;
 	protocol = ethernet->h_proto;
 	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
@@ -473,7 +473,7 @@ static __always_inline enum class classify(void *data, void *end, const struct p
 		at = tag + 1;
 	}
 	if (protocol == bpf_htons(ETH_P_ARP))
-		return to == TO_ANOTHER ? CLASS_PASS : classify_arp(at, end);
+		return to == TO_OTHER ? CLASS_PASS : classify_arp(at, end);
 	if (protocol == bpf_htons(ETH_P_IP))
 		return parse_ipv4(&packet, at) ? classify_ip(&packet, to) : CLASS_PASS;
 	if (protocol == bpf_htons(ETH_P_IPV6))
@@ -505,8 +505,8 @@ int waxwing(struct xdp_md *context)
 	return steer(context);
 }
 
-/* For ports whose MTU is larger than a buffer: a frame may lie in several, of which the first has all
- * headers, and is all that is seen here. Drivers that have no such frames need not take it. */
+/* For ports with multi-buffer frames: sees the first buffer only, which has all headers. The program above
+ * also serves drivers without multi-buffer support. */
 SEC("xdp.frags")
 int waxwing_jumbo(struct xdp_md *context)
 {

@@ -1,174 +1,94 @@
-//! ICMP errors about packets to servers: each a frame and its class.
+//! ICMP errors about packets to servers.
 
 use waxwing_xdp::Class::{Error, Icmp, Pass};
 
-use crate::Row;
 use crate::frames::{
     BACKEND, BACKEND6, CLIENT, CLIENT6, FIRST, ICMP, ICMPV6, LATER, LOCAL, OTHER, PORT, ROUTER,
     ROUTER6, TCP, UDP, VIP, error, ethernet, ipv4, ipv6, ipv6_fragment, ports, v4, v6,
 };
+use crate::{Row, rows};
 
-pub(crate) fn errors() -> Vec<Row> {
-    let forwarded = ipv4(CLIENT, BACKEND, TCP, 0, 0, &ports(40000, 8080));
-    let forwarded6 = ipv6(CLIENT6, BACKEND6, &[], TCP, &ports(40000, 8080));
-    let says =
+fn forwarded_v4() -> Vec<u8> {
+    ipv4(CLIENT, BACKEND, TCP, 0, 0, &ports(40000, 8080))
+}
+
+fn forwarded_v6() -> Vec<u8> {
+    ipv6(CLIENT6, BACKEND6, &[], TCP, &ports(40000, 8080))
+}
+
+pub(crate) fn errors_v4() -> Vec<Row> {
+    let tag = [0x81, 0, 0, 5];
+    let forwarded = forwarded_v4();
+    let of_kind =
         |from, to, kind, quoted: &[u8]| v4(&ipv4(from, to, ICMP, 0, 0, &error(kind, quoted)));
-    let about = |quoted: Vec<u8>| says(ROUTER, CLIENT, 3, &quoted);
-    let says6 =
+    let from_router = |kind| of_kind(ROUTER, CLIENT, kind, &forwarded);
+    let about = |quoted: &[u8]| of_kind(ROUTER, CLIENT, 3, quoted);
+    let about_packet = |protocol, fragment, port| {
+        about(&ipv4(
+            CLIENT,
+            BACKEND,
+            protocol,
+            0,
+            fragment,
+            &ports(40000, port),
+        ))
+    };
+    let packet = ipv4(ROUTER, CLIENT, ICMP, 0, 0, &error(3, &forwarded));
+    let with_options = ipv4(CLIENT, BACKEND, TCP, 10, 0, &ports(40000, 8080));
+    let both_with_options = ipv4(ROUTER, CLIENT, ICMP, 10, 0, &error(3, &with_options));
+    let from_backend = ipv4(BACKEND, CLIENT, TCP, 0, 0, &ports(8080, 40000));
+    let fragment = ipv4(ROUTER, CLIENT, ICMP, 0, 0x2000, &error(3, &forwarded));
+    rows! {
+        "unreachable, about a packet to a backend": from_router(3) => Error;
+        "time exceeded": from_router(11) => Error;
+        "parameter problem": from_router(12) => Error;
+        "from the backend itself": of_kind(BACKEND, CLIENT, 3, &forwarded) => Error;
+        "source quench": from_router(4) => Pass;
+        "a redirect": from_router(5) => Pass;
+        "an echo that contains a packet": from_router(8) => Pass;
+        "to the host itself": of_kind(ROUTER, LOCAL, 3, &forwarded) => Pass;
+        "to a VIP": of_kind(ROUTER, VIP, 3, &forwarded) => Icmp;
+        "options in both headers": v4(&both_with_options) => Error;
+        "eight bytes quoted": about(&forwarded[..28]) => Error;
+        "no ports quoted": about(&forwarded[..22]) => Pass;
+        "nothing quoted": about(&[]) => Pass;
+        "an IPv6 packet quoted": about(&forwarded_v6()) => Pass;
+        "about another port": about_packet(TCP, 0, 81) => Pass;
+        "about another protocol": about_packet(UDP, 0, 8080) => Pass;
+        "about a backend's own packet": about(&from_backend) => Pass;
+        "about a first fragment": about_packet(TCP, 0x2000, 8080) => Error;
+        "about a later fragment": about_packet(TCP, 0x2001, 8080) => Pass;
+        "a fragmented error": v4(&fragment) => Pass;
+        "tagged error": ethernet(PORT, &[tag], 0x0800, &packet) => Error;
+        "an error to another host's MAC": ethernet(OTHER, &[], 0x0800, &packet) => Pass;
+    }
+}
+
+pub(crate) fn errors_v6() -> Vec<Row> {
+    let forwarded = forwarded_v6();
+    let of_kind =
         |kind, quoted: &[u8]| v6(&ipv6(ROUTER6, CLIENT6, &[], ICMPV6, &error(kind, quoted)));
-    let later6 = ipv6_fragment(CLIENT6, BACKEND6, LATER, TCP, &ports(40000, 8080));
-    vec![
-        (
-            "unreachable, of a packet to a backend",
-            says(ROUTER, CLIENT, 3, &forwarded),
-            Error,
-        ),
-        ("time exceeded", says(ROUTER, CLIENT, 11, &forwarded), Error),
-        (
-            "parameter problem",
-            says(ROUTER, CLIENT, 12, &forwarded),
-            Error,
-        ),
-        (
-            "the backend's own",
-            says(BACKEND, CLIENT, 3, &forwarded),
-            Error,
-        ),
-        ("source quench", says(ROUTER, CLIENT, 4, &forwarded), Pass),
-        ("a redirect", says(ROUTER, CLIENT, 5, &forwarded), Pass),
-        (
-            "an echo that carries a packet",
-            says(ROUTER, CLIENT, 8, &forwarded),
-            Pass,
-        ),
-        (
-            "to the host itself",
-            says(ROUTER, LOCAL, 3, &forwarded),
-            Pass,
-        ),
-        ("to a VIP", says(ROUTER, VIP, 3, &forwarded), Icmp),
-        (
-            "with options outside and inside",
-            v4(&ipv4(
-                ROUTER,
-                CLIENT,
-                ICMP,
-                10,
-                0,
-                &error(3, &ipv4(CLIENT, BACKEND, TCP, 10, 0, &ports(40000, 8080))),
-            )),
-            Error,
-        ),
-        ("eight bytes quoted", about(forwarded[..28].to_vec()), Error),
-        ("no ports quoted", about(forwarded[..22].to_vec()), Pass),
-        ("nothing quoted", about(Vec::new()), Pass),
-        ("a wrong version quoted", about(forwarded6.clone()), Pass),
-        (
-            "of another port",
-            about(ipv4(CLIENT, BACKEND, TCP, 0, 0, &ports(40000, 81))),
-            Pass,
-        ),
-        (
-            "of another protocol",
-            about(ipv4(CLIENT, BACKEND, UDP, 0, 0, &ports(40000, 8080))),
-            Pass,
-        ),
-        (
-            "of a backend's own packet",
-            about(ipv4(BACKEND, CLIENT, TCP, 0, 0, &ports(8080, 40000))),
-            Pass,
-        ),
-        (
-            "of a first fragment",
-            about(ipv4(CLIENT, BACKEND, TCP, 0, 0x2000, &ports(40000, 8080))),
-            Error,
-        ),
-        (
-            "of a later fragment",
-            about(ipv4(CLIENT, BACKEND, TCP, 0, 0x2001, &ports(40000, 8080))),
-            Pass,
-        ),
-        (
-            "an error in fragments",
-            v4(&ipv4(
-                ROUTER,
-                CLIENT,
-                ICMP,
-                0,
-                0x2000,
-                &error(3, &forwarded),
-            )),
-            Pass,
-        ),
-        (
-            "tagged",
-            ethernet(
-                PORT,
-                &[[0x81, 0, 0, 5]],
-                0x0800,
-                &ipv4(ROUTER, CLIENT, ICMP, 0, 0, &error(3, &forwarded)),
-            ),
-            Error,
-        ),
-        (
-            "in another host's frame",
-            ethernet(
-                OTHER,
-                &[],
-                0x0800,
-                &ipv4(ROUTER, CLIENT, ICMP, 0, 0, &error(3, &forwarded)),
-            ),
-            Pass,
-        ),
-        ("unreachable over IPv6", says6(1, &forwarded6), Error),
-        ("packet too big", says6(2, &forwarded6), Error),
-        ("time exceeded over IPv6", says6(3, &forwarded6), Error),
-        ("parameter problem over IPv6", says6(4, &forwarded6), Error),
-        ("an unknown error over IPv6", says6(100, &forwarded6), Pass),
-        ("no error at all over IPv6", says6(0, &forwarded6), Pass),
-        ("an IPv4 quote over IPv6", says6(1, &forwarded), Pass),
-        (
-            "extension headers outside and inside",
-            v6(&ipv6(
-                ROUTER6,
-                CLIENT6,
-                &[(0, 1), (60, 2)],
-                ICMPV6,
-                &error(
-                    2,
-                    &ipv6(
-                        CLIENT6,
-                        BACKEND6,
-                        &[(0, 1), (60, 3), (43, 2)],
-                        TCP,
-                        &ports(40000, 8080),
-                    ),
-                ),
-            )),
-            Error,
-        ),
-        (
-            "of a first fragment over IPv6",
-            says6(
-                2,
-                &ipv6_fragment(CLIENT6, BACKEND6, FIRST, TCP, &ports(40000, 8080)),
-            ),
-            Error,
-        ),
-        (
-            "of a fragment that is whole",
-            says6(
-                2,
-                &ipv6(
-                    CLIENT6,
-                    BACKEND6,
-                    &[(0, 1), (44, 1)],
-                    TCP,
-                    &ports(40000, 8080),
-                ),
-            ),
-            Error,
-        ),
-        ("of a later fragment over IPv6", says6(2, &later6), Pass),
-    ]
+    let fragment = |place| ipv6_fragment(CLIENT6, BACKEND6, place, TCP, &ports(40000, 8080));
+    let extended = |headers: &[_]| ipv6(CLIENT6, BACKEND6, headers, TCP, &ports(40000, 8080));
+    let quoted = extended(&[(0, 1), (60, 3), (43, 2)]);
+    let both_extended = ipv6(
+        ROUTER6,
+        CLIENT6,
+        &[(0, 1), (60, 2)],
+        ICMPV6,
+        &error(2, &quoted),
+    );
+    rows! {
+        "unreachable over IPv6": of_kind(1, &forwarded) => Error;
+        "packet too big": of_kind(2, &forwarded) => Error;
+        "time exceeded over IPv6": of_kind(3, &forwarded) => Error;
+        "parameter problem over IPv6": of_kind(4, &forwarded) => Error;
+        "an unknown error over IPv6": of_kind(100, &forwarded) => Pass;
+        "not an error, over IPv6": of_kind(0, &forwarded) => Pass;
+        "an IPv4 packet quoted over IPv6": of_kind(1, &forwarded_v4()) => Pass;
+        "extension headers in both packets": v6(&both_extended) => Error;
+        "about a first fragment over IPv6": of_kind(2, &fragment(FIRST)) => Error;
+        "about an atomic fragment": of_kind(2, &extended(&[(0, 1), (44, 1)])) => Error;
+        "about a later fragment over IPv6": of_kind(2, &fragment(LATER)) => Pass;
+    }
 }

@@ -1,4 +1,4 @@
-//! The hosts that frames are between, the rules, and the frames byte by byte.
+//! Addresses, rules, and functions that build frames.
 
 use std::net::IpAddr;
 
@@ -22,10 +22,10 @@ pub(crate) const CLIENT: &str = "198.51.100.7";
 pub(crate) const CLIENT6: &str = "2001:db8:1::7";
 pub(crate) const BACKEND: &str = "10.2.0.11";
 pub(crate) const BACKEND6: &str = "2001:db8:2::11";
-/// Of a UDP service with a range of ports.
+/// VIP of a UDP service with a port range.
 pub(crate) const RANGE_VIP: &str = "203.0.113.20";
 pub(crate) const RANGE_BACKEND: &str = "10.2.0.20";
-/// Of source NAT.
+/// A source NAT address.
 pub(crate) const SOURCE: &str = "10.2.0.9";
 pub(crate) const LOCAL: &str = "10.2.0.1";
 pub(crate) const LOCAL6: &str = "2001:db8:2::1";
@@ -79,7 +79,7 @@ pub(crate) fn ports(source: u16, destination: u16) -> Vec<u8> {
     bytes
 }
 
-/// An IPv4 packet with `options` 32-bit words of options and this fragment field.
+/// `options` is the length of the options in 32-bit words; `fragment` is the field of flags and offset.
 pub(crate) fn ipv4(
     from: &str,
     to: &str,
@@ -101,7 +101,7 @@ pub(crate) fn ipv4(
     packet
 }
 
-/// An IPv6 packet with extension headers: each its own type and its length in eight bytes.
+/// Each extension header is its type and its length, in units of eight bytes.
 pub(crate) fn ipv6(
     from: &str,
     to: &str,
@@ -154,13 +154,12 @@ pub(crate) fn v6(payload: &[u8]) -> Vec<u8> {
     ethernet(PORT, &[], 0x86dd, payload)
 }
 
-/// A fragment header's place and identification, behind its type and a reserved byte.
+/// Fragment headers behind next header and reserved byte: offset, flags, identification.
 pub(crate) const FIRST: [u8; 6] = [0, 1, 0, 0, 0, 7];
 
 pub(crate) const LATER: [u8; 6] = [0, 8, 0, 0, 0, 7];
 pub(crate) const ATOMIC: [u8; 6] = [0, 0, 0, 0, 0, 7];
 
-/// An IPv6 packet with this fragment header.
 pub(crate) fn ipv6_fragment(
     from: &str,
     to: &str,
@@ -173,7 +172,7 @@ pub(crate) fn ipv6_fragment(
     packet
 }
 
-/// What a router or a backend says of a packet: a message of this type, and the packet.
+/// An ICMP error of this type about a packet.
 pub(crate) fn error(kind: u8, quoted: &[u8]) -> Vec<u8> {
     [&[kind, 0, 0, 0, 0, 0, 0, 0], quoted].concat()
 }

@@ -1,5 +1,5 @@
-//! The XDP program, frame by frame, under the kernel's `BPF_PROG_TEST_RUN`: a frame in, the class
-//! it is put in out. Needs no interface and no namespace, but the privilege to load a program.
+//! Classifies single frames with the XDP program, by the kernel's `BPF_PROG_TEST_RUN`. Needs the privilege
+//! to load a program, but no interface and no namespace.
 
 mod bridged;
 mod errors;
@@ -13,21 +13,30 @@ use std::sync::{Arc, Mutex};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use waxwing_packet::Mac;
-use waxwing_xdp::{Addressees, Buffers, Class, Options, Program};
+use waxwing_xdp::{Buffers, Class, MacFilter, Options, Program};
 
 use crate::bridged::{bridged_frames, on_each_port};
-use crate::errors::errors;
+use crate::errors::{errors_v4, errors_v6};
 use crate::fragments::fragments_of_servers;
 use crate::frames::{PORT, rules};
 use crate::ranges::ranges_and_source_addresses;
-use crate::services::{icmp_fragments_and_neighbors, services_and_replies};
-use crate::whole::{cut_anywhere, long_frames, rules_change, too_many_rules};
+use crate::services::{fragments, icmp, neighbours, services_and_replies};
+use crate::whole::{every_length, multi_buffer_frames, rules_change, too_many_rules};
 
-/// The index of the loopback device, which a test run receives on.
+/// Index of the loopback device, on which a test run receives.
 const LOOPBACK: u32 = 1;
 
 type Test = Box<dyn FnOnce(&mut Program) -> Result<(), Failed> + Send>;
+/// Name, frame, expected class.
 type Row = (&'static str, Vec<u8>, Class);
+
+/// A table of frames: `"name": frame => Class, …;`.
+macro_rules! rows {
+    ($($name:literal: $frame:expr => $($class:expr),+;)*) => {
+        vec![$(($name, $frame, $($class),+)),*]
+    };
+}
+pub(crate) use rows;
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -40,32 +49,31 @@ fn main() {
     let loaded = [Buffers::One, Buffers::Several].map(|buffers| load(&options, buffers));
     let trials = loaded
         .into_iter()
-        .zip(["", ", for jumbo frames"])
+        .zip(["", ", multi-buffer"])
         .flat_map(|(program, suffix)| trials(program, suffix))
         .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// The program for frames in so many buffers; `None` where this process may not load one.
+/// Loads the program; returns `None` without the privilege.
 fn load(options: &Options, buffers: Buffers) -> Option<Program> {
     let loaded = Program::load(options, buffers, 1, 1).and_then(|mut program| {
-        program.set_port(LOOPBACK, Addressees::Own(Mac(PORT)), 0, 1)?;
+        program.set_port(LOOPBACK, MacFilter::Own(Mac(PORT)), 0, 1)?;
         Ok(program)
     });
     match loaded {
         Ok(program) => Some(program),
         Err(error @ waxwing_xdp::XdpError::Privilege { .. }) => {
-            println!("skipped, as the program cannot be loaded: {error}");
+            println!("skipped, because the program cannot be loaded: {error}");
             None
         }
         Err(error) => panic!("{error}"),
     }
 }
 
-/// Every test, of one program.
 fn trials(program: Option<Program>, suffix: &str) -> Vec<Trial> {
     let skip = program.is_none();
-    let jumbo = !suffix.is_empty();
+    let has_multi_buffer = !suffix.is_empty();
     let program = Arc::new(Mutex::new(program));
     let trial = |name: &str, test: Test| {
         let program = Arc::clone(&program);
@@ -77,39 +85,37 @@ fn trials(program: Option<Program>, suffix: &str) -> Vec<Trial> {
         };
         Trial::test(format!("{name}{suffix}"), run).with_ignored_flag(skip)
     };
-    let rows = services_and_replies()
-        .into_iter()
-        .chain(icmp_fragments_and_neighbors())
-        .chain(ranges_and_source_addresses())
-        .chain(fragments_of_servers())
-        .chain(errors());
-    let mut trials: Vec<Trial> = rows
-        .map(|(name, frame, expected)| {
-            trial(
-                name,
-                Box::new(move |program| {
-                    let class = program.classify(&frame)?;
-                    if class == expected {
-                        Ok(())
-                    } else {
-                        Err(format!("{class:?}").into())
-                    }
-                }),
-            )
-        })
-        .collect();
+    let tables = [
+        services_and_replies(),
+        icmp(),
+        fragments(),
+        neighbours(),
+        ranges_and_source_addresses(),
+        fragments_of_servers(),
+        errors_v4(),
+        errors_v6(),
+    ];
+    let row = |(name, frame, expected): Row| trial(name, Box::new(expect(frame, expected)));
+    let mut trials: Vec<Trial> = tables.into_iter().flatten().map(row).collect();
     trials.extend(bridged_frames().into_iter().map(|row| {
         let name = format!("at a bridge: {}", row.0);
         trial(&name, Box::new(move |program| on_each_port(program, &row)))
     }));
-    trials.push(trial("frames cut anywhere", Box::new(cut_anywhere)));
-    trials.push(trial("rules come and go", Box::new(rules_change)));
+    trials.push(trial("frames of every length", Box::new(every_length)));
+    trials.push(trial("rules are added and removed", Box::new(rules_change)));
     trials.push(trial(
-        "too many rules are refused",
+        "too many rules are rejected",
         Box::new(too_many_rules),
     ));
-    if jumbo {
-        trials.push(trial("frames in several buffers", Box::new(long_frames)));
+    if has_multi_buffer {
+        trials.push(trial("multi-buffer frames", Box::new(multi_buffer_frames)));
     }
     trials
+}
+
+fn expect(frame: Vec<u8>, expected: Class) -> impl FnOnce(&mut Program) -> Result<(), Failed> {
+    move |program| match program.classify(&frame)? {
+        class if class == expected => Ok(()),
+        class => Err(format!("{class:?}").into()),
+    }
 }

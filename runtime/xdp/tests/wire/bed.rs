@@ -1,4 +1,4 @@
-//! A wire with an end that asks and one that answers.
+//! A veth pair with a client and a server.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -10,21 +10,22 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Failed;
 use waxwing_dataplane::steering::{Rules, Steering};
 use waxwing_dataplane::{BATCH, DropReason, FrameBuf, FrameIo, PortId};
-use waxwing_packet::{Address, Mac};
+use waxwing_packet::{Address, Link, Mac};
+use waxwing_testkit::build;
 use waxwing_xdp::{
-    Attached, FrameAccount, Options, PortOptions, WorkerParts, XdpFrame, XdpIo, attach,
+    Attached, FrameAccount, Options, PortOptions, WorkerSockets, XdpFrame, XdpIo, attach,
 };
 
 use crate::Outcome;
 
 pub(crate) const UDP: u8 = 17;
-pub(crate) const ASKER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
-pub(crate) const ANSWERER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
-pub(crate) const ASKER_PORT: u16 = 40_000;
-pub(crate) const ANSWERER_PORT: u16 = 7;
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+pub(crate) const CLIENT_PORT: u16 = 40_000;
+pub(crate) const SERVER_PORT: u16 = 7;
 pub(crate) const PORT: PortId = PortId(0);
 
-/// Ethernet, IPv4 and UDP headers; the sequence number follows.
+/// Offset of the payload, which starts with the request's number.
 pub(crate) const PAYLOAD: usize = 42;
 
 pub(crate) const FRAME_LEN: usize = 64;
@@ -42,7 +43,7 @@ pub(crate) fn ip(arguments: &str) -> Outcome {
     .into())
 }
 
-/// A veth pair, both ends up; removed when dropped.
+/// A veth pair, both ends up; deleted on drop.
 pub(crate) struct Wire;
 
 impl Wire {
@@ -53,22 +54,22 @@ impl Wire {
     pub(crate) fn with_mtu(queues: u32, mtu: u32) -> Result<Self, Failed> {
         let many = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
         ip(&format!(
-            "link add ask {many} type veth peer name answer {many}"
+            "link add client {many} type veth peer name server {many}"
         ))?;
         let wire = Self;
-        ip("link set ask up")?;
-        ip("link set answer up")?;
+        ip("link set client up")?;
+        ip("link set server up")?;
         Ok(wire)
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        let _ = ip("link del ask");
+        let _ = ip("link del client");
     }
 }
 
-/// One end of the wire, attached.
+/// One end of the veth pair, attached.
 pub(crate) struct End {
     pub(crate) attached: Attached,
     pub(crate) mac: Mac,
@@ -86,12 +87,12 @@ pub(crate) fn small() -> Options {
     }
 }
 
-/// Attaches `interface`, steering UDP to this address and port.
+/// Attaches `interface`, and steers UDP to this endpoint.
 pub(crate) fn end(
     interface: &str,
     options: &Options,
     to: (Ipv4Addr, u16),
-) -> Result<(End, Vec<WorkerParts>), Failed> {
+) -> Result<(End, Vec<WorkerSockets>), Failed> {
     let (mut attached, workers) = attach(
         &[PortOptions {
             interface: interface.into(),
@@ -107,38 +108,31 @@ pub(crate) fn end(
     Ok((End { attached, mac }, workers))
 }
 
-/// A UDP frame that carries a number.
-pub(crate) fn write_question(frame: &mut XdpFrame, from: Mac, to: Mac, number: u64) {
-    let mut bytes = [0; FRAME_LEN];
-    write_headers(&mut bytes, from, to, number);
-    assert!(frame.set_len(FRAME_LEN));
-    frame.copy_from(&bytes);
+/// Returns a UDP frame of `len` bytes with a number; the payload behind it depends on the number.
+pub(crate) fn request(from: Mac, to: Mac, number: u64, len: usize) -> Vec<u8> {
+    let mut payload: Vec<u8> = (PAYLOAD..len)
+        .map(|at| (at as u64 * 7 + number * 13 + at as u64 / 256).to_le_bytes()[0])
+        .collect();
+    payload[..8].copy_from_slice(&number.to_be_bytes());
+    build::Udp {
+        link: Link {
+            source: from,
+            destination: to,
+        },
+        source: (Address::v4(CLIENT.octets()), CLIENT_PORT),
+        destination: (Address::v4(SERVER.octets()), SERVER_PORT),
+        payload: &payload,
+        ..build::Udp::default()
+    }
+    .frame()
 }
 
-/// The headers of a UDP packet, and a number behind them, in a frame of zeros.
-pub(crate) fn write_headers(bytes: &mut [u8], from: Mac, to: Mac, number: u64) {
-    let ip_len = u16::try_from(bytes.len() - 14).expect("a packet");
-    bytes[0..6].copy_from_slice(&to.0);
-    bytes[6..12].copy_from_slice(&from.0);
-    bytes[12..14].copy_from_slice(&[8, 0]);
-    bytes[14] = 0x45;
-    bytes[16..18].copy_from_slice(&ip_len.to_be_bytes());
-    bytes[22] = 64;
-    bytes[23] = UDP;
-    bytes[26..30].copy_from_slice(&ASKER.octets());
-    bytes[30..34].copy_from_slice(&ANSWERER.octets());
-    let sum: u32 = (14..34)
-        .step_by(2)
-        .map(|at| u32::from(u16::from_be_bytes([bytes[at], bytes[at + 1]])))
-        .sum();
-    let folded = !(sum + (sum >> 16)).to_be_bytes()[2..]
-        .iter()
-        .fold(0_u16, |value, &byte| (value << 8) | u16::from(byte));
-    bytes[24..26].copy_from_slice(&folded.to_be_bytes());
-    bytes[34..36].copy_from_slice(&ASKER_PORT.to_be_bytes());
-    bytes[36..38].copy_from_slice(&ANSWERER_PORT.to_be_bytes());
-    bytes[38..40].copy_from_slice(&(ip_len - 20).to_be_bytes());
-    bytes[PAYLOAD..PAYLOAD + 8].copy_from_slice(&number.to_be_bytes());
+/// Allocates a frame with these bytes.
+pub(crate) fn allocate(io: &mut XdpIo, bytes: &[u8]) -> Option<XdpFrame> {
+    let mut frame = io.allocate(PORT)?;
+    assert!(frame.set_len(bytes.len()));
+    frame.copy_from(bytes);
+    Some(frame)
 }
 
 pub(crate) fn number(bytes: &[u8]) -> Option<u64> {
@@ -147,8 +141,8 @@ pub(crate) fn number(bytes: &[u8]) -> Option<u64> {
     ))
 }
 
-/// Source and destination change places, in all three headers.
-pub(crate) fn turn_around(bytes: &mut [u8]) {
+/// Swaps source and destination in all three headers.
+pub(crate) fn swap_endpoints(bytes: &mut [u8]) {
     let (to, from) = bytes[0..12].split_at_mut(6);
     to.swap_with_slice(from);
     let (from, to) = bytes[26..34].split_at_mut(4);
@@ -157,22 +151,22 @@ pub(crate) fn turn_around(bytes: &mut [u8]) {
     from.swap_with_slice(to);
 }
 
-/// Answers what it receives until told to end.
-pub(crate) struct Answerer {
+/// A thread that answers every frame until it is stopped.
+pub(crate) struct Server {
     pub(crate) end: Option<Arc<AtomicBool>>,
     pub(crate) answered: Arc<AtomicU64>,
     pub(crate) thread: Option<JoinHandle<FrameAccount>>,
 }
 
-impl Answerer {
-    pub(crate) fn start(parts: WorkerParts, answer: fn(&mut XdpFrame)) -> Self {
+impl Server {
+    pub(crate) fn start(sockets: WorkerSockets, answer: fn(&mut XdpFrame)) -> Self {
         let (end, answered) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
         let (ended, count) = (Arc::clone(&end), Arc::clone(&answered));
         let thread = thread::spawn(move || {
-            let mut io = parts.into_io();
+            let mut io = sockets.into_io();
             let mut batch = Vec::with_capacity(BATCH);
             while !ended.load(Ordering::Relaxed) {
                 io.receive(&mut batch);
@@ -205,11 +199,11 @@ impl Answerer {
         let thread = self.thread.take().ok_or("stopped twice")?;
         thread
             .join()
-            .map_err(|_| "the answering worker panicked".into())
+            .map_err(|_| "the server thread panicked".into())
     }
 }
 
-impl Drop for Answerer {
+impl Drop for Server {
     fn drop(&mut self) {
         if self.thread.is_some() {
             let _ = self.stop();
@@ -217,7 +211,7 @@ impl Drop for Answerer {
     }
 }
 
-/// Waits until nothing is on its way out, and counts.
+/// Waits until no frame is being sent, and counts the chunks.
 pub(crate) fn settle(io: &mut XdpIo) -> FrameAccount {
     let deadline = Instant::now() + PATIENCE;
     let mut batch = Vec::new();
@@ -232,8 +226,8 @@ pub(crate) fn settle(io: &mut XdpIo) -> FrameAccount {
     }
 }
 
-/// At rest every frame is in the pool or lent to receive into.
-pub(crate) fn at_rest(account: FrameAccount) -> Outcome {
+/// Checks that every chunk is in the pool or in the fill ring.
+pub(crate) fn check_idle(account: FrameAccount) -> Outcome {
     let FrameAccount {
         free, fill, total, ..
     } = account;
@@ -244,20 +238,25 @@ pub(crate) fn at_rest(account: FrameAccount) -> Outcome {
     }
 }
 
-/// Asks `count` questions, `window` at a time, until each was answered once.
-pub(crate) fn ask(io: &mut XdpIo, from: Mac, to: Mac, count: u64, window: u64) -> Outcome {
+/// Sends `count` requests, `window` at a time, until each was answered once.
+pub(crate) fn send_requests(
+    io: &mut XdpIo,
+    from: Mac,
+    to: Mac,
+    count: u64,
+    window: u64,
+) -> Outcome {
     let mut answered = vec![false; usize::try_from(count)?];
-    let (mut asked, mut back) = (0, 0);
+    let (mut sent, mut back) = (0, 0);
     let mut batch = Vec::with_capacity(BATCH);
     let deadline = Instant::now() + PATIENCE;
     while back < count {
-        while asked < count && asked - back < window {
-            let Some(mut frame) = io.allocate(PORT) else {
+        while sent < count && sent - back < window {
+            let Some(frame) = allocate(io, &request(from, to, sent, FRAME_LEN)) else {
                 break;
             };
-            write_question(&mut frame, from, to, asked);
             io.send(PORT, frame).map_err(DropReason::label)?;
-            asked += 1;
+            sent += 1;
         }
         io.flush();
         io.receive(&mut batch);
@@ -270,12 +269,12 @@ pub(crate) fn ask(io: &mut XdpIo, from: Mac, to: Mac, count: u64, window: u64) -
                 .get_mut(usize::try_from(number)?)
                 .ok_or("a wrong answer")?;
             if std::mem::replace(seen, true) {
-                return Err(format!("question {number} answered twice").into());
+                return Err(format!("request {number} was answered twice").into());
             }
             back += 1;
         }
         if Instant::now() > deadline {
-            return Err(format!("{back} of {asked} came back: {:?}", io.account()).into());
+            return Err(format!("{back} of {sent} were answered: {:?}", io.account()).into());
         }
     }
     Ok(())

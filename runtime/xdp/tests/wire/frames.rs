@@ -1,4 +1,4 @@
-//! Frames there and back: none is lost, and each is accounted for.
+//! Frames to the server and back: none is lost, and the chunk counts are balanced.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,57 +8,59 @@ use waxwing_xdp::{Class, Options, XdpFrame};
 
 use crate::Outcome;
 use crate::bed::{
-    ANSWERER, ANSWERER_PORT, ASKER, ASKER_PORT, Answerer, FRAME_LEN, PATIENCE, PORT, Wire, ask,
-    at_rest, end, number, settle, small, turn_around, write_question,
+    CLIENT, CLIENT_PORT, FRAME_LEN, PATIENCE, PORT, SERVER, SERVER_PORT, Server, Wire, allocate,
+    check_idle, end, number, request, send_requests, settle, small, swap_endpoints,
 };
 
-/// Every frame comes back once, and at the end every frame is where it was at the start.
-pub(crate) fn all_come_back(options: &Options, count: u64, window: u64) -> Outcome {
+/// Every frame is answered once; at the end every chunk is free or in a fill ring.
+pub(crate) fn every_frame_is_answered(options: &Options, count: u64, window: u64) -> Outcome {
     let _wire = Wire::new(1)?;
-    let (asker, mut workers) = end("ask", options, (ASKER, ASKER_PORT))?;
-    let (answerer, mut answering) = end("answer", options, (ANSWERER, ANSWERER_PORT))?;
-    let mut echo = Answerer::start(answering.remove(0), |frame| turn_around(frame.bytes_mut()));
+    let (client, mut workers) = end("client", options, (CLIENT, CLIENT_PORT))?;
+    let (server, mut server_workers) = end("server", options, (SERVER, SERVER_PORT))?;
+    let mut echo = Server::start(server_workers.remove(0), |frame| {
+        swap_endpoints(frame.bytes_mut());
+    });
     let mut io = workers.remove(0).into_io();
-    let begun = Instant::now();
-    ask(&mut io, asker.mac, answerer.mac, count, window)?;
-    let each = begun.elapsed() / u32::try_from(count)?;
-    println!("    {count} frames there and back, {window} at a time: {each:?} each");
-    at_rest(settle(&mut io))?;
-    at_rest(echo.stop()?)?;
-    let classes = answerer.attached.classes();
+    let start = Instant::now();
+    send_requests(&mut io, client.mac, server.mac, count, window)?;
+    let each = start.elapsed() / u32::try_from(count)?;
+    println!("    {count} frames answered, {window} at a time: {each:?} each");
+    check_idle(settle(&mut io))?;
+    check_idle(echo.stop()?)?;
+    let classes = server.attached.classes();
     if !classes.contains(&(Class::Service, count)) {
         return Err(format!("{classes:?}").into());
     }
-    let statistics = answerer.attached.statistics();
+    let statistics = server.attached.statistics();
     if statistics.iter().any(|queue| queue.counts.is_some()) {
-        return Err("a closed socket still has counts".into());
+        return Err("a closed socket still has counters".into());
     }
     Ok(())
 }
 
 pub(crate) fn two_queues() -> Outcome {
     let _wire = Wire::new(2)?;
-    let (asker, workers) = end("ask", &small(), (ASKER, ASKER_PORT))?;
-    let (answerer, answering) = end("answer", &small(), (ANSWERER, ANSWERER_PORT))?;
-    if workers.len() != 2 || answering.len() != 2 {
-        return Err(format!("{} and {} workers", workers.len(), answering.len()).into());
+    let (client, workers) = end("client", &small(), (CLIENT, CLIENT_PORT))?;
+    let (server, server_workers) = end("server", &small(), (SERVER, SERVER_PORT))?;
+    if workers.len() != 2 || server_workers.len() != 2 {
+        return Err(format!("{} and {} workers", workers.len(), server_workers.len()).into());
     }
-    let turn = |frame: &mut XdpFrame| turn_around(frame.bytes_mut());
-    let mut echoes: Vec<_> = answering
+    let swap = |frame: &mut XdpFrame| swap_endpoints(frame.bytes_mut());
+    let mut echoes: Vec<_> = server_workers
         .into_iter()
-        .map(|parts| Answerer::start(parts, turn))
+        .map(|sockets| Server::start(sockets, swap))
         .collect();
-    for (parts, count) in workers.into_iter().zip([3000, 2000]) {
-        let mut io = parts.into_io();
-        ask(&mut io, asker.mac, answerer.mac, count, 64)?;
-        at_rest(settle(&mut io))?;
+    for (sockets, count) in workers.into_iter().zip([3000, 2000]) {
+        let mut io = sockets.into_io();
+        send_requests(&mut io, client.mac, server.mac, count, 64)?;
+        check_idle(settle(&mut io))?;
     }
     let answered: Vec<_> = echoes
         .iter()
         .map(|e| e.answered.load(Ordering::Relaxed))
         .collect();
     for echo in &mut echoes {
-        at_rest(echo.stop()?)?;
+        check_idle(echo.stop()?)?;
     }
     if answered == [3000, 2000] {
         Ok(())
@@ -67,14 +69,15 @@ pub(crate) fn two_queues() -> Outcome {
     }
 }
 
-/// Bytes 0 to 12 of the frame, cut off its head with the tag that follows, and put before the rest.
+/// Removes the VLAN tag behind the MAC addresses.
 pub(crate) fn pop_tag(frame: &mut XdpFrame) {
     let macs: [u8; 12] = frame.bytes()[..12].try_into().expect("twelve bytes");
     assert!(frame.move_start(4));
     frame.bytes_mut()[..12].copy_from_slice(&macs);
 }
 
-/// A tag after the MAC addresses; the head is first cut, so that growing it moves bytes.
+/// Inserts a VLAN tag behind the MAC addresses. First removes bytes at the start, so that adding some moves
+/// the packet.
 pub(crate) fn push_tag(frame: &mut XdpFrame) {
     let macs: [u8; 12] = frame.bytes()[..12].try_into().expect("twelve bytes");
     assert!(frame.move_start(4));
@@ -83,20 +86,20 @@ pub(crate) fn push_tag(frame: &mut XdpFrame) {
     frame.bytes_mut()[12..16].copy_from_slice(&[0x81, 0, 0, 5]);
 }
 
-/// A frame whose head grew and shrank arrives as it should.
-pub(crate) fn heads_move() -> Outcome {
+/// A frame arrives intact after its start has moved.
+pub(crate) fn frame_start_moves() -> Outcome {
     let _wire = Wire::new(1)?;
-    let (asker, mut workers) = end("ask", &small(), (ASKER, ASKER_PORT))?;
-    let (answerer, mut answering) = end("answer", &small(), (ANSWERER, ANSWERER_PORT))?;
-    let _echo = Answerer::start(answering.remove(0), |frame| {
-        turn_around(frame.bytes_mut());
+    let (client, mut workers) = end("client", &small(), (CLIENT, CLIENT_PORT))?;
+    let (server, mut server_workers) = end("server", &small(), (SERVER, SERVER_PORT))?;
+    let _echo = Server::start(server_workers.remove(0), |frame| {
+        swap_endpoints(frame.bytes_mut());
         push_tag(frame);
         push_tag(frame);
         pop_tag(frame);
     });
     let mut io = workers.remove(0).into_io();
-    let mut frame = io.allocate(PORT).ok_or("no frame")?;
-    write_question(&mut frame, asker.mac, answerer.mac, 77);
+    let bytes = request(client.mac, server.mac, 77, FRAME_LEN);
+    let frame = allocate(&mut io, &bytes).ok_or("no frame")?;
     io.send(PORT, frame).map_err(DropReason::label)?;
     io.flush();
     let mut batch = Vec::new();
@@ -114,15 +117,15 @@ pub(crate) fn heads_move() -> Outcome {
     }
 }
 
-/// What does not fit the transmit ring is refused and not lost.
+/// Frames that exceed the transmit ring are refused, and their chunks not lost.
 pub(crate) fn transmit_ring_full() -> Outcome {
     let _wire = Wire::new(1)?;
-    let (asker, mut workers) = end("ask", &small(), (ASKER, ASKER_PORT))?;
+    let (client, mut workers) = end("client", &small(), (CLIENT, CLIENT_PORT))?;
     let mut io = workers.remove(0).into_io();
     let mut refused = 0;
     for sequence in 0..600 {
-        let mut frame = io.allocate(PORT).ok_or("the pool is empty")?;
-        write_question(&mut frame, asker.mac, asker.mac, sequence);
+        let bytes = request(client.mac, client.mac, sequence, FRAME_LEN);
+        let frame = allocate(&mut io, &bytes).ok_or("the pool is empty")?;
         if io.send(PORT, frame) == Err(DropReason::TransmitRingFull) {
             refused += 1;
         }
@@ -132,8 +135,8 @@ pub(crate) fn transmit_ring_full() -> Outcome {
     }
     let frame = io.allocate(PORT).ok_or("the pool is empty")?;
     if io.send(PortId(9), frame) != Err(DropReason::PortMissing) {
-        return Err("a port that is not there".into());
+        return Err("sent to a port that does not exist".into());
     }
     io.flush();
-    at_rest(settle(&mut io))
+    check_idle(settle(&mut io))
 }

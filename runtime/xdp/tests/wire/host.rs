@@ -1,4 +1,4 @@
-//! What the host keeps: its sockets, its interfaces, and both after an end of any kind.
+//! The host's own sockets and interfaces, while a port is attached and after it ends in any way.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -12,36 +12,32 @@ use waxwing_dataplane::{DropReason, FrameBuf, FrameIo};
 use waxwing_xdp::{AttachMode, Options, PollMode, PortOptions, XdpError, ZeroCopy, attach};
 
 use crate::bed::{
-    ANSWERER, ANSWERER_PORT, ASKER, ASKER_PORT, PATIENCE, PORT, Wire, at_rest, end, ip, settle,
-    small, write_question,
+    CLIENT, CLIENT_PORT, FRAME_LEN, PATIENCE, PORT, SERVER, SERVER_PORT, Wire, allocate,
+    check_idle, end, ip, request, settle, small,
 };
 use crate::{Outcome, ROLE};
 
-/// A frame handed back reaches a socket of the host, a tagged one too.
+/// A frame passed to the kernel, tagged or not, reaches a socket of the host.
 pub(crate) fn kernel_path() -> Outcome {
     let _wire = Wire::new(1)?;
-    ip(&format!("address add {ANSWERER}/24 dev answer"))?;
-    let host = UdpSocket::bind((ANSWERER, ANSWERER_PORT))?;
+    ip(&format!("address add {SERVER}/24 dev server"))?;
+    let host = UdpSocket::bind((SERVER, SERVER_PORT))?;
     host.set_read_timeout(Some(PATIENCE))?;
-    let with_path = Options {
-        kernel_path: Some("wwxtap".into()),
-        ..small()
-    };
-    let (asker, mut workers) = end("ask", &small(), (ASKER, ASKER_PORT))?;
-    let (answerer, mut answering) = end("answer", &with_path, (ANSWERER, ANSWERER_PORT))?;
-    let mut asking = workers.remove(0).into_io();
-    let mut io = answering.remove(0).into_io();
+    let (client, mut workers) = end("client", &small(), (CLIENT, CLIENT_PORT))?;
+    let (server, mut server_workers) = end("server", &with_kernel_path(), (SERVER, SERVER_PORT))?;
+    let mut client_io = workers.remove(0).into_io();
+    let mut io = server_workers.remove(0).into_io();
     let mut batch = Vec::new();
     for tagged in [false, true] {
-        let mut frame = asking.allocate(PORT).ok_or("no frame")?;
-        write_question(&mut frame, asker.mac, answerer.mac, u64::from(tagged));
+        let bytes = request(client.mac, server.mac, u64::from(tagged), FRAME_LEN);
+        let mut frame = allocate(&mut client_io, &bytes).ok_or("no frame")?;
         if tagged {
             assert!(frame.move_start(-4));
             frame.bytes_mut().copy_within(4..16, 0);
             frame.bytes_mut()[12..16].copy_from_slice(&[0x81, 0, 0, 5]);
         }
-        asking.send(PORT, frame).map_err(DropReason::label)?;
-        asking.flush();
+        client_io.send(PORT, frame).map_err(DropReason::label)?;
+        client_io.flush();
         while batch.is_empty() {
             io.receive(&mut batch);
         }
@@ -50,33 +46,44 @@ pub(crate) fn kernel_path() -> Outcome {
         }
         let mut buffer = [0; 64];
         let (len, from) = host.recv_from(&mut buffer)?;
-        let expected = (ASKER, ASKER_PORT).into();
+        let expected = (CLIENT, CLIENT_PORT).into();
         if from != expected || len != 22 || buffer[7] != u8::from(tagged) {
             return Err(format!("{len} bytes from {from}: {:02x?}", &buffer[..len]).into());
         }
     }
-    at_rest(settle(&mut io))?;
+    check_idle(settle(&mut io))?;
     drop(io);
-    drop(answering);
+    drop(server_workers);
     match ip("link show wwxtap") {
-        Ok(()) => Err("the TAP device is still there".into()),
+        Ok(()) => Err("the TAP device still exists".into()),
         Err(_) => Ok(()),
     }
 }
 
-pub(crate) fn is_attached(interface: &str) -> Result<bool, Failed> {
+fn server_port() -> [PortOptions; 1] {
+    [PortOptions {
+        interface: "server".into(),
+    }]
+}
+
+fn with_kernel_path() -> Options {
+    Options {
+        kernel_path: Some("wwxtap".into()),
+        ..small()
+    }
+}
+
+fn is_attached(interface: &str) -> Result<bool, Failed> {
     let output = Command::new("ip")
         .args(["link", "show", interface])
         .output()?;
     Ok(String::from_utf8_lossy(&output.stdout).contains("xdp"))
 }
 
-/// An interface in use is refused and left as it is; one given up can be taken at once.
+/// An interface in use is refused and not changed. After it is released it can be attached at once.
 pub(crate) fn one_owner() -> Outcome {
     let _wire = Wire::new(2)?;
-    let port = [PortOptions {
-        interface: "answer".into(),
-    }];
+    let port = server_port();
     let first = attach(&port, &small())?;
     let report = &first.0.reports()[0];
     let zero_copy = report
@@ -87,14 +94,14 @@ pub(crate) fn one_owner() -> Outcome {
         return Err(format!("{report:?}").into());
     }
     match attach(&port, &small()).err() {
-        Some(XdpError::Occupied(name)) if name == "answer" => {}
+        Some(XdpError::Occupied(name)) if name == "server" => {}
         other => return Err(format!("{other:?}").into()),
     }
-    if !is_attached("answer")? {
+    if !is_attached("server")? {
         return Err("the first one was detached".into());
     }
     drop(first);
-    if is_attached("answer")? {
+    if is_attached("server")? {
         return Err("still attached".into());
     }
     for _ in 0..3 {
@@ -112,26 +119,26 @@ pub(crate) fn one_owner() -> Outcome {
         Some(XdpError::NoZeroCopy { queue: 0, .. }) => {}
         other => return Err(format!("{other:?}").into()),
     }
-    if is_attached("answer")? {
+    if is_attached("server")? {
         Err("still attached".into())
     } else {
         Ok(())
     }
 }
 
-/// A port whose worker is gone, though the program is attached, is the kernel's.
-pub(crate) fn without_a_socket_the_kernel_has_it() -> Outcome {
+/// The kernel gets the frames of an attached port whose worker has ended.
+pub(crate) fn without_a_socket_the_kernel_gets_the_frames() -> Outcome {
     let _wire = Wire::new(1)?;
-    ip(&format!("address add {ANSWERER}/24 dev answer"))?;
-    ip("link set dev answer arp off")?;
-    let host = UdpSocket::bind((ANSWERER, ANSWERER_PORT))?;
+    ip(&format!("address add {SERVER}/24 dev server"))?;
+    ip("link set dev server arp off")?;
+    let host = UdpSocket::bind((SERVER, SERVER_PORT))?;
     host.set_read_timeout(Some(PATIENCE))?;
-    let (asker, mut workers) = end("ask", &small(), (ASKER, ASKER_PORT))?;
-    let (answerer, answering) = end("answer", &small(), (ANSWERER, ANSWERER_PORT))?;
-    drop(answering);
+    let (client, mut workers) = end("client", &small(), (CLIENT, CLIENT_PORT))?;
+    let (server, server_workers) = end("server", &small(), (SERVER, SERVER_PORT))?;
+    drop(server_workers);
     let mut io = workers.remove(0).into_io();
-    let mut frame = io.allocate(PORT).ok_or("no frame")?;
-    write_question(&mut frame, asker.mac, answerer.mac, 5);
+    let bytes = request(client.mac, server.mac, 5, FRAME_LEN);
+    let frame = allocate(&mut io, &bytes).ok_or("no frame")?;
     io.send(PORT, frame).map_err(DropReason::label)?;
     io.flush();
     let mut buffer = [0; 64];
@@ -143,7 +150,7 @@ pub(crate) fn without_a_socket_the_kernel_has_it() -> Outcome {
     }
 }
 
-/// A killed process leaves nothing behind, and another starts at once.
+/// A killed process leaves nothing attached, and another one can attach at once.
 pub(crate) fn killed() -> Outcome {
     let _wire = Wire::new(1)?;
     let mut holder: Child = Command::new(env::current_exe()?)
@@ -153,45 +160,27 @@ pub(crate) fn killed() -> Outcome {
     let mut line = String::new();
     let stdout = holder.stdout.take().ok_or("no output")?;
     let read = BufReader::new(stdout).read_line(&mut line);
-    let attached = is_attached("answer");
+    let attached = is_attached("server");
     holder.kill()?;
     holder.wait()?;
     read?;
     if line.trim() != "attached" || !attached? {
-        return Err(format!("the process to kill said {line:?}").into());
+        return Err(format!("the process to kill printed {line:?}").into());
     }
     let deadline = Instant::now() + Duration::from_secs(1);
-    while is_attached("answer")? {
+    while is_attached("server")? {
         if Instant::now() > deadline {
             return Err("still attached a second after the kill".into());
         }
     }
-    let options = Options {
-        kernel_path: Some("wwxtap".into()),
-        ..small()
-    };
-    attach(
-        &[PortOptions {
-            interface: "answer".into(),
-        }],
-        &options,
-    )?;
+    attach(&server_port(), &with_kernel_path())?;
     Ok(())
 }
 
-/// The process that [`killed`] kills.
+/// Runs as the process that [`killed`] kills.
 pub(crate) fn hold() -> ExitCode {
-    let options = Options {
-        kernel_path: Some("wwxtap".into()),
-        ..small()
-    };
-    match attach(
-        &[PortOptions {
-            interface: "answer".into(),
-        }],
-        &options,
-    ) {
-        Ok(_held) => {
+    match attach(&server_port(), &with_kernel_path()) {
+        Ok(_attached) => {
             println!("attached");
             thread::sleep(Duration::from_secs(30));
             ExitCode::SUCCESS
@@ -203,21 +192,16 @@ pub(crate) fn hold() -> ExitCode {
     }
 }
 
-/// A device that cannot be busy polled keeps its interrupts: frames would wait for a timer.
+/// A device that cannot be busy polled keeps its interrupts; without them frames would wait for a timer.
 pub(crate) fn veth_keeps_its_interrupts() -> Outcome {
-    let setting = "/sys/class/net/answer/napi_defer_hard_irqs";
+    let setting = "/sys/class/net/server/napi_defer_hard_irqs";
     let _wire = Wire::new(1)?;
     let before = std::fs::read_to_string(setting)?;
     let options = Options {
         poll: PollMode::Busy,
         ..small()
     };
-    let (attached, _workers) = attach(
-        &[PortOptions {
-            interface: "answer".into(),
-        }],
-        &options,
-    )?;
+    let (attached, _workers) = attach(&server_port(), &options)?;
     let deferred = attached.reports()[0].interrupts_deferred;
     let during = std::fs::read_to_string(setting)?;
     if before == during && !deferred {
@@ -229,15 +213,8 @@ pub(crate) fn veth_keeps_its_interrupts() -> Outcome {
 
 pub(crate) fn mtu_too_large() -> Outcome {
     let _wire = Wire::new(1)?;
-    ip("link set answer mtu 65535")?;
-    match attach(
-        &[PortOptions {
-            interface: "answer".into(),
-        }],
-        &small(),
-    )
-    .err()
-    {
+    ip("link set server mtu 65535")?;
+    match attach(&server_port(), &small()).err() {
         Some(XdpError::MtuTooLarge {
             mtu: 65_535,
             mtu_max: 65_513,

@@ -1,7 +1,7 @@
-//! Frames over a real wire: both ends of a veth pair, in a network namespace of the test's own.
+//! Frames between the two ends of a veth pair, in a network namespace of this test.
 //!
-//! The test runs itself again inside the namespace and removes that at the end, also after a
-//! failure. One end of the pair asks, the other answers; both are this crate.
+//! The test runs itself again inside the namespace, and deletes the namespace at the end, also after a
+//! failure. One end of the pair sends requests, the other answers; both use this crate.
 
 mod bed;
 mod frames;
@@ -15,129 +15,99 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use waxwing_xdp::{Options, PollMode};
 
 use crate::bed::{ip, small};
-use crate::frames::{all_come_back, heads_move, transmit_ring_full, two_queues};
+use crate::frames::{every_frame_is_answered, frame_start_moves, transmit_ring_full, two_queues};
 use crate::host::{
     hold, kernel_path, killed, mtu_too_large, one_owner, veth_keeps_its_interrupts,
-    without_a_socket_the_kernel_has_it,
+    without_a_socket_the_kernel_gets_the_frames,
 };
 use crate::jumbo::{
-    jumbo_frames_come_back, jumbo_heads_move, jumbo_kernel_path, jumbo_lengths, jumbo_overload,
-    jumbo_reopened, jumbo_ring_full,
+    jumbo_frame_start_moves, jumbo_frames_are_answered, jumbo_kernel_path, jumbo_length_changes,
+    jumbo_overload, jumbo_reopened, jumbo_ring_full,
 };
 
 type Outcome = Result<(), Failed>;
-type Test = Box<dyn FnOnce() -> Outcome + Send>;
+type Test = fn() -> Outcome;
 
-/// Says which part of this program the process is.
+/// Environment variable: the role of this process.
 const ROLE: &str = "WAXWING_WIRE_TEST";
 
-fn trials(skip: bool) -> Vec<Trial> {
-    let busy = || Options {
+/// Options with chunks of 2048 bytes.
+fn small_chunks() -> Options {
+    Options {
+        frame_size: 2048,
+        ..small()
+    }
+}
+
+/// Name, count of frames, count in flight, options.
+fn echo_rows() -> [(&'static str, u64, u64, Options); 8] {
+    let busy = Options {
         poll: PollMode::Busy,
         ..small()
     };
-    let small_frames = || Options {
-        frame_size: 2048,
-        ..small()
-    };
-    let no_wakeup = || Options {
+    let no_wakeup = Options {
         need_wakeup: false,
         ..small()
     };
-    let all: Vec<(&str, Test)> = vec![
+    let default_sizes = Options {
+        kernel_path: None,
+        ..Options::default()
+    };
+    [
+        ("10,000 frames", 10_000, 64, small()),
+        ("one at a time", 500, 1, small()),
+        ("more in flight than a batch", 10_000, 400, small()),
+        ("busy polling", 10_000, 64, busy.clone()),
+        ("busy polling, one at a time", 500, 1, busy),
+        ("chunks of 2048 bytes", 10_000, 64, small_chunks()),
+        ("without need-wakeup", 1_000, 16, no_wakeup),
+        ("default sizes", 20_000, 64, default_sizes),
+    ]
+}
+
+fn trials(skip: bool) -> Vec<Trial> {
+    let echoes = echo_rows().map(|(name, count, window, options)| {
+        let test = move || every_frame_is_answered(&options, count, window);
+        Trial::test(format!("every frame is answered: {name}"), test)
+    });
+    let tests: [(&str, Test); 18] = [
+        ("two queues, two workers", two_queues),
+        ("a frame's start moves", frame_start_moves),
+        ("a full transmit ring", transmit_ring_full),
+        ("frames passed to the kernel", kernel_path),
+        ("one owner of an interface", one_owner),
         (
-            "10,000 frames all come back",
-            Box::new(|| all_come_back(&small(), 10_000, 64)),
+            "without a socket the kernel gets the frames",
+            without_a_socket_the_kernel_gets_the_frames,
         ),
-        (
-            "one at a time",
-            Box::new(|| all_come_back(&small(), 500, 1)),
-        ),
-        (
-            "with more in flight than a batch",
-            Box::new(|| all_come_back(&small(), 10_000, 400)),
-        ),
-        (
-            "by busy polling",
-            Box::new(move || all_come_back(&busy(), 10_000, 64)),
-        ),
-        (
-            "by busy polling, one at a time",
-            Box::new(move || all_come_back(&busy(), 500, 1)),
-        ),
-        (
-            "in frames of 2048 bytes",
-            Box::new(move || all_come_back(&small_frames(), 10_000, 64)),
-        ),
-        (
-            "without need-wakeup",
-            Box::new(move || all_come_back(&no_wakeup(), 1_000, 16)),
-        ),
-        (
-            "with the default sizes",
-            Box::new(|| {
-                all_come_back(
-                    &Options {
-                        kernel_path: None,
-                        ..Options::default()
-                    },
-                    20_000,
-                    64,
-                )
-            }),
-        ),
-        ("two queues, two workers", Box::new(two_queues)),
-        ("heads grow and shrink", Box::new(heads_move)),
-        ("a full transmit ring", Box::new(transmit_ring_full)),
-        ("frames handed back to the kernel", Box::new(kernel_path)),
-        ("one owner of an interface", Box::new(one_owner)),
-        (
-            "without a socket the kernel has it",
-            Box::new(without_a_socket_the_kernel_has_it),
-        ),
-        ("killed", Box::new(killed)),
-        (
-            "veth keeps its interrupts",
-            Box::new(veth_keeps_its_interrupts),
-        ),
-        ("an MTU that is too large", Box::new(mtu_too_large)),
-        (
-            "jumbo frames of any length",
-            Box::new(|| jumbo_frames_come_back(&small(), 9000)),
-        ),
-        (
-            "jumbo frames in chunks of 2048 bytes",
-            Box::new(move || jumbo_frames_come_back(&small_frames(), 9000)),
-        ),
-        (
-            "the longest frames there are",
-            Box::new(|| jumbo_frames_come_back(&small(), 65_513)),
-        ),
-        (
-            "jumbo frames' heads grow and shrink",
-            Box::new(jumbo_heads_move),
-        ),
-        ("jumbo frames are cut and made", Box::new(jumbo_lengths)),
-        (
-            "a transmit ring with room for a part of a frame",
-            Box::new(jumbo_ring_full),
-        ),
-        ("more jumbo frames than fit", Box::new(jumbo_overload)),
-        (
-            "jumbo frames handed back to the kernel",
-            Box::new(jumbo_kernel_path),
-        ),
-        (
-            "closed and opened again under jumbo frames",
-            Box::new(jumbo_reopened),
-        ),
+        ("a killed process", killed),
+        ("veth keeps its interrupts", veth_keeps_its_interrupts),
+        ("an MTU above the maximum", mtu_too_large),
+        ("jumbo frames of every length", || {
+            jumbo_frames_are_answered(&small(), 9000)
+        }),
+        ("jumbo frames in chunks of 2048 bytes", || {
+            jumbo_frames_are_answered(&small_chunks(), 9000)
+        }),
+        ("jumbo frames of the maximum length", || {
+            jumbo_frames_are_answered(&small(), 65_513)
+        }),
+        ("a jumbo frame's start moves", jumbo_frame_start_moves),
+        ("a jumbo frame's length changes", jumbo_length_changes),
+        ("a transmit ring full of jumbo frames", jumbo_ring_full),
+        ("more jumbo frames than chunks", jumbo_overload),
+        ("jumbo frames passed to the kernel", jumbo_kernel_path),
+        ("reopened while receiving jumbo frames", jumbo_reopened),
     ];
-    all.into_iter()
-        .map(|(name, test)| Trial::test(name, test).with_ignored_flag(skip))
+    let tests = tests.map(|(name, test)| Trial::test(name, test));
+    echoes
+        .into_iter()
+        .chain(tests)
+        .map(|trial| trial.with_ignored_flag(skip))
         .collect()
 }
 
-/// Runs this program again inside a namespace made for it.
+/// Runs this program again inside a new namespace.
 fn inside_a_namespace() -> Result<ExitCode, Failed> {
     let name = format!("wwx-xdp-{}", std::process::id());
     ip(&format!("netns add {name}"))?;
@@ -166,12 +136,12 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(error) => {
                 let reason = error.message().unwrap_or("no namespace").trim().to_owned();
-                println!("skipped, as there is no namespace to run in (needs root): {reason}");
+                println!("skipped, because a network namespace needs root: {reason}");
                 return libtest_mimic::run(&arguments, trials(true)).exit_code();
             }
         },
     }
-    // Frames of the kernel's own (router solicitations) are no part of these tests.
+    // So that the kernel sends no frames itself (router solicitations).
     let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
     let _ = std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "0");
     libtest_mimic::run(&arguments, trials(false)).exit_code()

@@ -5,8 +5,9 @@
 
 use waxwing_dataplane::session::Tuple;
 use waxwing_dataplane::{Backend, PortId};
-use waxwing_packet::refusal::IcmpError;
-use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags, build};
+use waxwing_packet::reject::IcmpError;
+use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags};
+use waxwing_testkit::build;
 
 use crate::addresses::{BACK, FRONT, PORT_MACS, any_service, server_mac, service_addresses};
 use crate::hosts::{Connection, Departure, FORGED, Hosts};

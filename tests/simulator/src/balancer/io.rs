@@ -5,9 +5,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use waxwing_dataplane::memory::{MemoryFrame, MemoryIo};
 use waxwing_dataplane::{DropReason, FrameBuf, FrameIo, PortId};
 use waxwing_packet::{Packet, parse};
+use waxwing_testkit::memory::{MemoryFrame, MemoryIo};
 
 /// The outcome of a frame that was not dropped.
 #[derive(Debug)]

@@ -2,7 +2,8 @@
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Tuple;
-use waxwing_packet::{Address, Link, Protocol, TcpFlags, VlanTags, build};
+use waxwing_packet::{Address, Link, Protocol, TcpFlags, VlanTags};
+use waxwing_testkit::build;
 
 use super::behaviour::{any_behaviour, transfer_behaviour};
 use super::connection::{Connection, Side};

@@ -1,4 +1,5 @@
-//! What a run costs. Not a test: `cargo test --workspace --test plugin bench -- --ignored --nocapture`.
+//! What a run costs. Not a test: run it by `cargo test --workspace --test plugin bench -- --ignored
+//! --nocapture`.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +9,11 @@ use waxwing_tests::check_wat::CheckWat;
 
 use super::common::{bind, host, nowhere, server, target};
 
-/// Runs of each, one after the other.
+/// Sequential runs of each check.
 const RUNS: u32 = 20_000;
 
-/// As the SDK's modules are: a stack of 1 MiB, data behind it, and some of both touched.
+/// Memory like that of a module made with the SDK: a stack of 1 MiB, data behind it, and some of
+/// both touched.
 const LIKE_THE_SDK: CheckWat = CheckWat {
     memory: "(memory (export \"memory\") 20)
              (data (i32.const 0x100000) \"0123456789\") (data (i32.const 0x118000) \"0123456789\")",
@@ -23,7 +25,7 @@ const LIKE_THE_SDK: CheckWat = CheckWat {
 
 const CONNECTS: &str = "(drop (call $connect (i32.const 6))) (call $say (i32.const 1))";
 
-/// The processor time of this process.
+/// Returns the processor time of this process.
 fn process_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.try_into().expect("a time since the start")
@@ -45,7 +47,7 @@ async fn a_run_of_a_check() {
         let start = Instant::now();
         let host = host(&wat, None);
         println!("a host is made in {:?}", start.elapsed());
-        let check = bind(&host).expect("it is good");
+        let check = bind(&host).expect("it is valid");
         let target = target(address);
         let (start, used) = (Instant::now(), process_time());
         for _ in 0..RUNS {

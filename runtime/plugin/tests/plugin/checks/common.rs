@@ -1,4 +1,4 @@
-//! A host of checks and servers to check: what the tests share.
+//! A host of checks and servers to check, shared by the tests.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use waxwing_plugin::checks::{
 };
 use waxwing_tests::check_wat::CheckWat;
 
-/// A host with one shipped check, named `test`.
+/// Returns a host with one shipped check, named `test`.
 pub(crate) fn host(wat: &CheckWat, folder: Option<PathBuf>) -> CheckHost {
     CheckHost::new(CheckOptions::default(), &[("test", wat.shipped())], folder).expect("a host")
 }
@@ -27,7 +27,7 @@ pub(crate) fn bind(host: &CheckHost) -> Result<Arc<Check>, ModuleError> {
     host.bind("test", &[config])
 }
 
-/// A backend at an address.
+/// Returns a target at an address.
 pub(crate) fn target(address: SocketAddr) -> CheckTarget {
     CheckTarget {
         service: "web".into(),
@@ -41,16 +41,16 @@ pub(crate) fn target(address: SocketAddr) -> CheckTarget {
     }
 }
 
-/// TLS with whoever answers.
+/// Returns TLS settings without verification.
 pub(crate) fn anyone() -> Arc<CheckTls> {
-    let anyone = CheckRoots::anyone().expect("it is good");
-    Arc::new(CheckTls::new(&anyone, None).expect("it is good"))
+    let anyone = CheckRoots::accept_any().expect("it is valid");
+    Arc::new(CheckTls::new(&anyone, None).expect("it is valid"))
 }
 
-/// A body without an end.
+/// A function body that never ends.
 pub(crate) const LOOP: &str = "(loop $l (br $l)) (i32.const 0)";
 
-/// A check that adds this to the good one.
+/// Returns the valid check with this code added.
 pub(crate) fn with(more: &str) -> CheckWat {
     CheckWat {
         more: format!("{}{more}", CheckWat::GOOD.more).leak(),
@@ -58,19 +58,19 @@ pub(crate) fn with(more: &str) -> CheckWat {
     }
 }
 
-/// Nobody's address.
+/// Returns an address at which no server listens.
 pub(crate) fn nowhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 1).into()
 }
 
-/// One run of a check.
+/// Runs a check once.
 pub(crate) async fn run(wat: &CheckWat, target: &CheckTarget) -> CheckOutcome {
     let host = host(wat, None);
-    let check = bind(&host).expect("it takes its config");
+    let check = bind(&host).expect("the config is accepted");
     host.run(&check, target).await
 }
 
-/// A server of TCP that serves each connection so.
+/// Starts a TCP server that calls `serve` for each connection. Returns its address.
 pub(crate) async fn server<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
@@ -87,7 +87,7 @@ where
     address
 }
 
-/// A server that keeps connections open and says nothing.
+/// Starts a server that keeps connections open and sends nothing.
 pub(crate) async fn silent() -> SocketAddr {
     server(async |stream| {
         tokio::time::sleep(Duration::from_secs(60)).await;

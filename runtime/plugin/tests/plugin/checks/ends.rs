@@ -1,4 +1,4 @@
-//! How a run ends: by its timeout, by being dropped, by the module's own doing.
+//! How a run ends: by its timeout, by being dropped, or by itself.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::common::{anyone, bind, host, nowhere, server, silent, target};
 const HANGS: &str =
     "(call $say (call $recv (call $connect (i32.const 6)) (i32.const 0) (i32.const 9)))";
 
-/// A server whose queue of connections is full.
+/// Returns a server whose backlog is full.
 async fn full() -> (SocketAddr, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket
@@ -34,7 +34,7 @@ async fn full() -> (SocketAddr, Vec<TcpStream>) {
 }
 
 #[tokio::test]
-async fn a_timeout_says_what_the_check_was_doing() {
+async fn a_timeout_names_the_checks_activity() {
     let silent = silent().await;
     let (full, _queued) = full().await;
     let tls = "(call $say (call $tls (call $connect (i32.const 6)) (i32.const 0) (i32.const 0)))";
@@ -68,7 +68,7 @@ async fn a_timeout_says_what_the_check_was_doing() {
     for (address, check, doing) in cases {
         let wat = CheckWat::checking(check);
         let host = CheckHost::new(options(), &[("test", wat.shipped())], None).expect("a host");
-        let check = bind(&host).expect("it takes its config");
+        let check = bind(&host).expect("the config is accepted");
         let target = CheckTarget {
             tls: Some(anyone()),
             timeout: Duration::from_millis(300),
@@ -77,7 +77,7 @@ async fn a_timeout_says_what_the_check_was_doing() {
         let outcome = host.run(&check, &target).await;
         assert_eq!(outcome.verdict, CheckVerdict::Unhealthy);
         assert_eq!(outcome.reason, format!("no answer within 0.3 s ({doing})"));
-        // One that computes is at fault only if this machine gave it the time to.
+        // A computing check is at fault only if this machine gave it enough processor time.
         assert!(!outcome.fault || doing == "while computing", "{outcome:?}");
         assert!(outcome.took >= target.timeout, "{outcome:?}");
         assert!(outcome.took < 10 * target.timeout, "{outcome:?}");
@@ -85,7 +85,7 @@ async fn a_timeout_says_what_the_check_was_doing() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_dropped_leaves_nothing_behind() {
+async fn a_dropped_run_closes_its_connection_and_frees_its_slot() {
     let (ended, mut ends) = unbounded_channel();
     let address = server(move |mut stream| {
         let ended = ended.clone();
@@ -100,19 +100,19 @@ async fn a_run_that_is_dropped_leaves_nothing_behind() {
     };
     let wat = CheckWat::checking(HANGS);
     let host = CheckHost::new(options, &[("test", wat.shipped())], None).expect("a host");
-    let check = bind(&host).expect("it takes its config");
+    let check = bind(&host).expect("the config is accepted");
     let target = target(address);
     for _ in 0..3 {
         let run = host.run(&check, &target);
         let dropped = timeout(Duration::from_millis(100), run).await;
-        assert!(dropped.is_err(), "it hung");
+        assert!(dropped.is_err(), "the run hangs");
         let end = timeout(Duration::from_secs(5), ends.recv()).await;
         assert_eq!(end, Ok(Some(0)), "its connection is closed");
     }
 }
 
 #[tokio::test]
-async fn a_check_waits_for_a_place_without_losing_time() {
+async fn waiting_for_a_slot_does_not_count_as_run_time() {
     let options = CheckOptions {
         at_once: 2,
         ..CheckOptions::default()
@@ -121,7 +121,7 @@ async fn a_check_waits_for_a_place_without_losing_time() {
     let wat = CheckWat::checking(sleeps);
     let host = CheckHost::new(options, &[("test", wat.shipped())], None).expect("a host");
     let host = Arc::new(host);
-    let check = bind(&host).expect("it takes its config");
+    let check = bind(&host).expect("the config is accepted");
     let start = Instant::now();
     let runs: Vec<_> = (0..6)
         .map(|_| {
@@ -151,7 +151,7 @@ async fn every_run_has_a_fresh_instance() {
         ..CheckWat::checking(counts)
     };
     let host = host(&wat, None);
-    let check = bind(&host).expect("it takes its config");
+    let check = bind(&host).expect("the config is accepted");
     for _ in 0..100 {
         let outcome = host.run(&check, &target(nowhere())).await;
         assert_eq!(outcome.signals[0], Some(11), "{outcome:?}");

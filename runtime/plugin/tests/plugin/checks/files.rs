@@ -1,4 +1,4 @@
-//! A health check's life as a file: it is taken, replaced, refused, rolled back and kept.
+//! The life of a health check's file: loaded, replaced, refused, rolled back and kept.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckOptions, CheckVerdict};
-use waxwing_plugin::{CompileLimits, Compiler, Recovery, Source};
+use waxwing_plugin::{CompileLimits, Compiler, ModuleSource, Recovery};
 use waxwing_tests::check_wat::CheckWat;
 use waxwing_tests::wat::Wat;
 
@@ -16,7 +16,7 @@ const FIRST: &str = "(call $say (i32.const 1))";
 const SECOND: &str = "(call $say (i32.const 2))";
 const TRAPS: &str = "(i32.store (i32.const 0xfff0) (i32.const 5)) unreachable";
 
-/// A folder with one check, and a host that has no other.
+/// A folder with one check; its host has no shipped checks.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -39,10 +39,10 @@ impl Folder {
     }
 }
 
-/// Binds, and puts to work what was bound.
+/// Binds and activates.
 fn serve(host: &CheckHost) -> Arc<Check> {
     let check = bind(host).expect("something serves");
-    host.put_to_work(&check);
+    host.activate(&check);
     check
 }
 
@@ -56,7 +56,7 @@ fn refused(host: &CheckHost) -> String {
 }
 
 #[tokio::test]
-async fn a_file_goes_before_what_is_shipped_and_after_it_again() {
+async fn a_file_takes_precedence_over_the_shipped_module_until_it_is_removed() {
     let folder = Folder::new(FIRST);
     let host = host(&CheckWat::GOOD, Some(folder.0.path().into()));
     assert_eq!(number(&host, &serve(&host)).await, Some(1));
@@ -69,7 +69,7 @@ async fn a_file_goes_before_what_is_shipped_and_after_it_again() {
 }
 
 #[tokio::test]
-async fn a_bad_build_is_refused_and_the_good_one_serves_on() {
+async fn a_bad_build_is_refused_and_the_previous_one_keeps_serving() {
     let folder = Folder::new(FIRST);
     let host = folder.host();
     serve(&host);
@@ -89,7 +89,7 @@ async fn a_bad_build_is_refused_and_the_good_one_serves_on() {
         ),
         (
             CheckWat::configuring("(call $connect (i32.const 6))"),
-            "called `connect` outside of waxwing_check",
+            "called `connect` outside waxwing_check",
         ),
         (
             CheckWat {
@@ -108,9 +108,9 @@ async fn a_bad_build_is_refused_and_the_good_one_serves_on() {
 }
 
 #[tokio::test]
-async fn a_config_that_is_refused_has_the_modules_own_words() {
+async fn a_refused_config_is_reported_with_the_modules_text() {
     let wat = CheckWat {
-        // It wants a config of two bytes, and says so of the service whose has more.
+        // It accepts only a config of two bytes.
         configure: "(i32.eq (local.get 0) (i32.const 2))",
         more: "(func (export \"waxwing_error\") (result i64) (i64.const 0x2000000006))
                (data (i32.const 32) \"\\07empty\")",
@@ -133,7 +133,7 @@ async fn a_config_that_is_refused_has_the_modules_own_words() {
 }
 
 #[tokio::test]
-async fn a_faulty_build_is_rolled_back_and_stays_away() {
+async fn a_faulty_build_is_rolled_back_and_not_loaded_again() {
     let folder = Folder::new(FIRST);
     let host = folder.host();
     serve(&host);
@@ -163,14 +163,14 @@ async fn a_faulty_build_is_rolled_back_and_stays_away() {
     let after = folder.host();
     let check = serve(&after);
     assert!(
-        matches!(check.module().source, Source::LastGood(_)),
+        matches!(check.module().source, ModuleSource::LastGood(_)),
         "{check:?}"
     );
     assert_eq!(number(&after, &check).await, Some(1));
 }
 
 #[tokio::test]
-async fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
+async fn after_a_restart_the_last_good_build_replaces_a_bad_file() {
     let folder = Folder::new(FIRST);
     serve(&folder.host());
     fs::write(folder.file(), b"half a fi").expect("written");
@@ -182,7 +182,7 @@ async fn after_a_restart_the_last_good_build_stands_in_for_a_bad_file() {
 }
 
 #[test]
-fn a_module_of_the_other_kind_is_refused_with_words_that_say_so() {
+fn a_module_of_the_other_kind_is_refused_with_a_reason() {
     let folder = Folder::new(FIRST);
     let (policies, _events) = crate::common::host(&[], Some(folder.0.path().into()));
     let error = policies
@@ -201,7 +201,7 @@ fn a_module_of_the_other_kind_is_refused_with_words_that_say_so() {
 }
 
 #[tokio::test]
-async fn a_child_compiles_what_the_engine_of_checks_runs() {
+async fn the_check_engine_runs_code_that_the_child_compiled() {
     let folder = Folder::new(FIRST);
     let options = CheckOptions {
         compiler: Compiler::Child {
@@ -217,9 +217,9 @@ async fn a_child_compiles_what_the_engine_of_checks_runs() {
 }
 
 #[tokio::test]
-async fn a_quarantined_build_without_another_rests_until_a_trial_goes_well() {
+async fn a_quarantined_build_without_a_replacement_backs_off_until_a_trial_succeeds() {
     const TRIAL_EVERY: Duration = Duration::from_millis(200);
-    // It traps where it cannot connect: whether it does so is the server's doing.
+    // It traps if it cannot connect, so the server decides whether a run is a fault.
     let check = "(if (i32.lt_s (call $connect (i32.const 6)) (i32.const 0)) (then unreachable))
                  (call $say (i32.const 1))";
     let options = CheckOptions {
@@ -246,7 +246,7 @@ async fn a_quarantined_build_without_another_rests_until_a_trial_goes_well() {
 
     tokio::time::sleep(TRIAL_EVERY).await;
     let trial = host.run(&check, &bad).await;
-    assert!(trial.fault, "it was run, and is no better: {trial:?}");
+    assert!(trial.fault, "the trial ran and failed: {trial:?}");
     assert_eq!(host.recover(&check, &trial.reason), Exhausted);
     let resting = host.run(&check, &good).await;
     assert!(resting.reason.starts_with("quarantined: "), "{resting:?}");
@@ -261,6 +261,6 @@ async fn a_quarantined_build_without_another_rests_until_a_trial_goes_well() {
     assert_eq!(
         host.recover(&check, "late"),
         Rebuild,
-        "it is watched as before"
+        "its faults are counted from zero"
     );
 }

@@ -1,4 +1,4 @@
-//! Checks that take all they can get: they end at their limits, and cost the others nothing.
+//! Checks that take all they can get end at their limits and do not harm others.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -17,7 +17,7 @@ use waxwing_tests::check_wat::CheckWat;
 
 use super::common::{LOOP, bind, host, nowhere, run, server, target, with};
 
-/// Counts connections, and keeps them.
+/// Starts a server that counts connections and keeps them open.
 async fn counting() -> (SocketAddr, Arc<AtomicUsize>) {
     let count = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&count);
@@ -42,14 +42,14 @@ async fn a_flood_of_connects_ends_at_the_limit() {
     let outcome = run(&CheckWat::checking(check), &target(address)).await;
     assert!(
         outcome.fault,
-        "it goes on until its time is used up: {outcome:?}"
+        "it loops until its processor time is used up: {outcome:?}"
     );
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(count.load(Ordering::Relaxed) <= 16, "{count:?}");
 }
 
 #[tokio::test]
-async fn streams_without_end_are_ended() {
+async fn endless_streams_end_at_the_byte_limits() {
     let pours = server(async |mut stream| {
         let water = vec![7; 1 << 20];
         while stream.write_all(&water).await.is_ok() {}
@@ -59,7 +59,7 @@ async fn streams_without_end_are_ended() {
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     })
     .await;
-    // They go on until there is an error, and say which.
+    // They continue until an error, and return it.
     let reads = "(local $c i32) (local $n i32)
         (local.set $c (call $connect (i32.const 6)))
         (loop $more
@@ -80,7 +80,7 @@ async fn streams_without_end_are_ended() {
     }
 }
 
-/// What is logged at debug level and says whose it is.
+/// The log events of checks, with their fields.
 #[derive(Clone, Default)]
 struct Logged(Arc<Mutex<Vec<String>>>);
 
@@ -108,7 +108,7 @@ impl Subscriber for Logged {
         event.record(&mut fields);
         self.0
             .lock()
-            .expect("no test panics with it")
+            .expect("no test panics while holding it")
             .push(fields.0);
     }
 
@@ -118,7 +118,7 @@ impl Subscriber for Logged {
 }
 
 #[tokio::test]
-async fn a_flood_of_log_lines_is_cut() {
+async fn a_flood_of_log_lines_ends_at_the_limit() {
     let check = "(local $n i32)
         (loop $more
           (call $log (i32.const 0x3000) (i32.const 0x4000))
@@ -133,7 +133,7 @@ async fn a_flood_of_log_lines_is_cut() {
     let _here = tracing::subscriber::set_default(logged.clone());
     let outcome = run(&wat, &target(nowhere())).await;
     assert_eq!(outcome.signals[0], Some(1000));
-    let lines = logged.0.lock().expect("no test panics with it");
+    let lines = logged.0.lock().expect("no test panics while holding it");
     assert_eq!(lines.len(), 16, "{lines:?}");
     for line in &*lines {
         assert!(line.contains("message=one [2Jtwo "), "{line:?}");
@@ -148,7 +148,7 @@ async fn a_flood_of_log_lines_is_cut() {
     }
 }
 
-/// A server in a thread of its own, that answers each connection after it was asked.
+/// Starts a server in its own thread that answers each connection after a request.
 fn answering() -> SocketAddr {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -162,7 +162,7 @@ fn answering() -> SocketAddr {
     address
 }
 
-/// Connects, asks and reads until the end: five times of waiting.
+/// Connects, sends and reads until the end, which waits five times.
 const HONEST: &str = "(local $c i32) (local $n i32)
     (local.set $c (call $connect (i32.const 6)))
     (drop (call $send (local.get $c) (i32.const 0) (i32.const 4)))
@@ -172,11 +172,11 @@ const HONEST: &str = "(local $c i32) (local $n i32)
     (call $say (local.get $n))";
 
 #[tokio::test(flavor = "current_thread")]
-async fn fifty_that_loop_do_not_hold_up_an_honest_one() {
+async fn fifty_endless_loops_do_not_delay_an_honest_check() {
     const HOSTILE: usize = 50;
     const CHECKS: usize = 10;
     let loops = Arc::new(host(&CheckWat::checking(LOOP), None));
-    let check = bind(&loops).expect("it takes its config");
+    let check = bind(&loops).expect("the config is accepted");
     let hostile: Vec<_> = (0..HOSTILE)
         .map(|_| {
             let (host, check) = (Arc::clone(&loops), Arc::clone(&check));
@@ -189,7 +189,7 @@ async fn fifty_that_loop_do_not_hold_up_an_honest_one() {
         })
         .collect();
     let honest = host(&CheckWat::checking(HONEST), None);
-    let check = bind(&honest).expect("it takes its config");
+    let check = bind(&honest).expect("the config is accepted");
     let target = target(answering());
     let mut took = Vec::new();
     for _ in 0..CHECKS {
@@ -211,28 +211,28 @@ async fn fifty_that_loop_do_not_hold_up_an_honest_one() {
     assert!(took[CHECKS - 1] < target.timeout / 2, "{took:?}");
     assert!(
         hostile.iter().all(|task| !task.is_finished()),
-        "they went on"
+        "the loops still run"
     );
 }
 
-/// The processor time of this thread.
+/// Returns the processor time of this thread.
 fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.try_into().expect("a time since the start")
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_loop_on_a_hundred_backends_has_one_builds_share() {
+async fn an_endless_loop_on_a_hundred_backends_gets_one_builds_quota() {
     const BACKENDS: usize = 100;
     const CHECKS: usize = 20;
     let loops = Arc::new(host(&CheckWat::checking(LOOP), None));
-    let check = bind(&loops).expect("it takes its config");
+    let check = bind(&loops).expect("the config is accepted");
     let ended = Arc::new(AtomicUsize::new(0));
     for _ in 0..BACKENDS {
         let (host, check) = (Arc::clone(&loops), Arc::clone(&check));
         let ended = Arc::clone(&ended);
         tokio::spawn(async move {
-            // On a busy machine its time may be long in coming.
+            // On a busy machine it may get its processor time late.
             let target = CheckTarget {
                 timeout: Duration::from_secs(600),
                 ..target(nowhere())
@@ -244,9 +244,9 @@ async fn a_loop_on_a_hundred_backends_has_one_builds_share() {
         });
     }
     let honest = host(&CheckWat::checking(HONEST), None);
-    let check = bind(&honest).expect("it takes its config");
+    let check = bind(&honest).expect("the config is accepted");
     let target = target(answering());
-    // What they may use at once is used up first.
+    // Their burst is used up first.
     while ended.load(Ordering::Relaxed) < 10 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -259,7 +259,7 @@ async fn a_loop_on_a_hundred_backends_has_one_builds_share() {
         busy.push(thread_time() - before);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // Processor time, and not what else this machine does meanwhile: each of an honest check's five
+    // Processor time is independent of the machine's other load. Each of an honest check's five
     // waits would let a hundred loops go first, for a millisecond each.
     busy.sort_unstable();
     let middle = busy[CHECKS / 2];
@@ -267,13 +267,13 @@ async fn a_loop_on_a_hundred_backends_has_one_builds_share() {
     assert!(middle < Duration::from_millis(25), "{busy:?}");
     let (passed, used) = (start.elapsed(), thread_time() - used);
     println!("in {passed:?} the thread computed for {used:?}");
-    // The loops' quarter, the honest checks, and what a late clock lets through.
+    // The loops' quota, the honest checks, and what a late clock lets through.
     assert!(
         used < passed * 2 / 5 + Duration::from_millis(100),
         "{used:?} of {passed:?}"
     );
     assert!(
         ended.load(Ordering::Relaxed) > 10,
-        "one after the other they end"
+        "the loops end one after the other"
     );
 }

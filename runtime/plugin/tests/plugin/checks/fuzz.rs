@@ -1,5 +1,4 @@
-//! Random checks, well typed, against a server that answers: whatever they call and with what, each run
-//! has an outcome in time.
+//! Random, well-typed checks against a server that answers: every run has an outcome in time.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -11,10 +10,9 @@ use waxwing_tests::check_wat::CheckWat;
 use super::common::{anyone, bind, host, server, target};
 use crate::fuzz::{Random, first_seed};
 
-/// How long the test runs.
 const TIME: Duration = Duration::from_secs(4);
 
-/// Numbers where things begin and end: of connections, protocols, pages, limits, and of all.
+/// Edge values of connections, protocols, pages, limits and integers.
 const EDGES: [i32; 20] = [
     0,
     1,
@@ -38,7 +36,7 @@ const EDGES: [i32; 20] = [
     -1,
 ];
 
-/// Imports with results, and how many arguments each takes.
+/// Imports with a result, and their number of arguments.
 const RESULTS: [(&str, usize); 5] = [
     ("connect", 1),
     ("tls", 3),
@@ -47,10 +45,10 @@ const RESULTS: [(&str, usize); 5] = [
     ("error_text", 2),
 ];
 
-/// Imports without.
+/// Imports without a result, and their number of arguments.
 const EFFECTS: [(&str, usize); 3] = [("close", 1), ("sleep_ms", 1), ("log", 2)];
 
-/// A number: most of them of a connection, or small, or few calls would do anything.
+/// Returns a number. Most are small or a connection's, because other calls would fail at once.
 fn value(random: &mut Random) -> String {
     match random.below(8) {
         0 => format!("(i32.const {})", random.one(&EDGES)),
@@ -65,7 +63,7 @@ fn call(random: &mut Random, (import, arguments): (&str, usize)) -> String {
     format!("(call ${import} {})", arguments.join(" "))
 }
 
-/// The body of a check.
+/// Returns the body of a check.
 fn program(random: &mut Random) -> String {
     let mut text = "(local i32) (drop (call $connect (i32.const 6)))".to_owned();
     for _ in 0..random.below(16) {
@@ -91,7 +89,7 @@ fn program(random: &mut Random) -> String {
 }
 
 #[tokio::test]
-async fn any_check_has_an_outcome_in_time() {
+async fn a_random_check_has_an_outcome_in_time() {
     let address = server(async |mut stream| {
         let _ = stream
             .write_all(b"\x16\x03\x03 \x1b[2J neither TLS nor much else")
@@ -113,7 +111,7 @@ async fn any_check_has_an_outcome_in_time() {
             ..CheckWat::checking(check.leak())
         };
         let host = host(&wat, None);
-        let bound = bind(&host).expect("only its check is random");
+        let bound = bind(&host).expect("its config is accepted");
         let outcome = host.run(&bound, &target).await;
         let took = outcome.took;
         assert!(took < Duration::from_secs(5), "{seed}: {outcome:?}");

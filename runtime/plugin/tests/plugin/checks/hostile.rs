@@ -1,4 +1,4 @@
-//! What a check does that means harm, or is broken: it is cut or gets an error. (See `floods`.)
+//! Malicious or broken checks are stopped or get an error. (See also `floods`.)
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use waxwing_tests::check_wat::CheckWat;
 
 use super::common::{LOOP, anyone, bind, host, nowhere, run, silent, target, with};
 
-/// `waxwing_error` gives these words.
+/// A `waxwing_error` that returns a text.
 const WORDS: &str = "(func (export \"waxwing_error\") (result i64) (i64.const 0x200000000f))
                      (data (i32.const 32) \"\\1b[2Jindex is 9\\0a\")";
 
-/// A check whose `waxwing_error` has words.
+/// Returns a check whose `waxwing_error` returns a text.
 fn with_words(check: &'static str) -> CheckWat {
     CheckWat {
         more: format!("{}{WORDS}", CheckWat::GOOD.more).leak(),
@@ -22,7 +22,7 @@ fn with_words(check: &'static str) -> CheckWat {
 }
 
 #[test]
-fn a_module_that_fails_with_its_config_is_not_taken() {
+fn a_module_that_fails_with_its_config_is_refused() {
     let used_up = "used up the 50 ms of processor time that a check has";
     let cases = [
         (
@@ -35,7 +35,7 @@ fn a_module_that_fails_with_its_config_is_not_taken() {
         ),
         (
             with("(func $start (drop (call $connect (i32.const 6)))) (start $start)"),
-            "called `connect` outside of waxwing_check",
+            "called `connect` outside waxwing_check",
         ),
         (CheckWat::configuring(LOOP), used_up),
         (
@@ -55,21 +55,21 @@ fn a_module_that_fails_with_its_config_is_not_taken() {
                 reserve: "(i32.const 0)",
                 ..CheckWat::GOOD
             },
-            "refuses service web: it does not say why",
+            "refuses service web: it gives no reason",
         ),
         (
             CheckWat {
                 reserve: "(i32.const 0xffff)",
                 ..CheckWat::GOOD
             },
-            "waxwing_reserve gave 0xffff",
+            "waxwing_reserve returned 0xffff",
         ),
         (
             CheckWat {
                 reserve: "(i32.const -1)",
                 ..CheckWat::GOOD
             },
-            "waxwing_reserve gave 0xffffffff",
+            "waxwing_reserve returned 0xffffffff",
         ),
         (
             CheckWat {
@@ -93,7 +93,7 @@ fn a_module_that_fails_with_its_config_is_not_taken() {
 }
 
 #[tokio::test]
-async fn a_check_that_breaks_is_a_fault_with_a_reason() {
+async fn a_broken_check_is_a_fault_with_a_reason() {
     let recursion = "(func $deep (param i32) (result i32)
         (i32.add (i32.const 1) (call $deep (i32.add (local.get 0) (i32.const 1)))))";
     let verdict = |fields: &[(u32, u32)]| -> CheckWat {
@@ -117,7 +117,10 @@ async fn a_check_that_breaks_is_a_fault_with_a_reason() {
             with_words("(i32.const 0)"),
             "the check failed: [2Jindex is 9",
         ),
-        (CheckWat::checking("(i32.const 0)"), "it gave no verdict"),
+        (
+            CheckWat::checking("(i32.const 0)"),
+            "it returned no verdict",
+        ),
         (
             CheckWat {
                 check: "(call $deep (i32.const 0))",
@@ -141,10 +144,13 @@ async fn a_check_that_breaks_is_a_fault_with_a_reason() {
             CheckWat::checking("(i32.const -8)"),
             "the verdict at 0xfffffff8 is outside of memory",
         ),
-        (verdict(&[]), "the verdict's status is 0, which is none"),
+        (
+            verdict(&[]),
+            "the verdict's status is 0, which is not a status",
+        ),
         (
             verdict(&[(0x1000, 4)]),
-            "the verdict's status is 4, which is none",
+            "the verdict's status is 4, which is not a status",
         ),
         (
             verdict(&[(0x1000, 1), (0x1004, 1), (0x1008, 1001)]),
@@ -163,7 +169,7 @@ async fn a_check_that_breaks_is_a_fault_with_a_reason() {
             "the verdict's reason at 0xffffffff is outside of memory",
         ),
         (
-            // Its words are nowhere, or there is no end of them.
+            // Its `waxwing_error` returns an invalid place, or never returns.
             CheckWat {
                 check: "unreachable",
                 ..with("(func (export \"waxwing_error\") (result i64) (i64.const -1))")
@@ -202,7 +208,7 @@ async fn a_check_that_breaks_is_a_fault_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_reason_is_cut() {
+async fn a_long_reason_is_truncated() {
     let check = "(memory.fill (i32.const 0x2000) (i32.const 0x61) (i32.const 0xe000))
                  (i32.store (i32.const 0x1000) (i32.const 2))
                  (i32.store (i32.const 0x1020) (i32.const 0x2000))
@@ -214,7 +220,7 @@ async fn a_reason_is_cut() {
 }
 
 #[tokio::test]
-async fn of_a_backend_that_is_not_well_only_the_reason_is_read() {
+async fn an_unhealthy_verdict_carries_only_a_reason() {
     let check = "(drop (call $say (i32.const 7)))
                  (i32.store (i32.const 0x1000) (i32.const 2))
                  (i32.store (i32.const 0x1004) (i32.const -1))
@@ -227,7 +233,7 @@ async fn of_a_backend_that_is_not_well_only_the_reason_is_read() {
 }
 
 #[tokio::test]
-async fn numbers_that_make_no_sense_are_errors() {
+async fn invalid_numbers_are_errors() {
     let silent = silent().await;
     let target = CheckTarget {
         tls: Some(anyone()),
@@ -246,7 +252,7 @@ async fn numbers_that_make_no_sense_are_errors() {
             ));
         }
     }
-    // TLS where it cannot be.
+    // TLS over UDP.
     checks.push("(call $tls (call $connect (i32.const 17)) (i32.const 0) (i32.const 0))".into());
     for check in checks {
         let wat = CheckWat::checking(format!("(call $say (block (result i32) {check}))").leak());
@@ -258,7 +264,7 @@ async fn numbers_that_make_no_sense_are_errors() {
 }
 
 #[tokio::test]
-async fn memory_and_tables_end_at_their_limits() {
+async fn memory_and_tables_do_not_grow_past_their_limits() {
     let grow = "(local $pages i32)
         (loop $more (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
         (call $say (memory.size))";
@@ -278,8 +284,9 @@ async fn memory_and_tables_end_at_their_limits() {
 }
 
 #[tokio::test]
-async fn an_import_is_no_export() {
-    // Its check is the host's own `connect`, which makes of the target's length a protocol.
+async fn an_import_exported_as_the_check_is_a_fault() {
+    // Its `waxwing_check` is the host's own `connect`, called with the target's length as the
+    // protocol.
     let text = format!(
         "(module (@custom \"waxwing.module\" \"{}\") {} (memory (export \"memory\") 1)
            (func (export \"waxwing_reserve\") (param i32) (result i32) (i32.const 64))
@@ -290,13 +297,13 @@ async fn an_import_is_no_export() {
     );
     let module = wat::parse_str(text).expect("it is WebAssembly text").leak();
     let host = CheckHost::new(Default::default(), &[("test", module)], None).expect("a host");
-    let check = bind(&host).expect("it takes its config");
+    let check = bind(&host).expect("the config is accepted");
     let outcome = host.run(&check, &target(nowhere())).await;
     assert!(outcome.fault, "{outcome:?}");
 }
 
 #[tokio::test]
-async fn places_outside_of_memory_are_faults() {
+async fn ranges_outside_of_memory_are_faults() {
     let silent = silent().await;
     let places = [
         (0x10000, 1),
@@ -324,7 +331,7 @@ async fn places_outside_of_memory_are_faults() {
     for (import, call) in calls {
         let check = format!("{call} (call $say (i32.const 1))").leak();
         let outcome = run(&CheckWat::checking(check), &target(silent)).await;
-        let why = format!("gave `{import}` ");
+        let why = format!(" to `{import}`, ");
         assert!(outcome.reason.contains(&why), "{call}: {outcome:?}");
         assert!(
             outcome.reason.ends_with("which are outside of memory"),

@@ -11,7 +11,7 @@ use waxwing_tests::check_wat::CheckWat;
 
 use super::common::{nowhere, run, server, silent, target, with};
 
-/// The number that the check gave as its first signal.
+/// Returns the number that the check returned as its first signal.
 fn number(outcome: &CheckOutcome) -> i32 {
     let signal = outcome.signals[0];
     signal
@@ -20,7 +20,7 @@ fn number(outcome: &CheckOutcome) -> i32 {
 }
 
 #[tokio::test]
-async fn a_good_check_gives_its_verdict() {
+async fn a_verdict_sets_state_reason_weight_and_signals() {
     let check = "(i32.store (i32.const 0x1000) (i32.const 3))
                  (i32.store (i32.const 0x1004) (i32.const 0x91))
                  (i32.store (i32.const 0x1008) (i32.const 50))
@@ -36,14 +36,17 @@ async fn a_good_check_gives_its_verdict() {
     };
     let outcome = run(&wat, &target(nowhere())).await;
     assert_eq!(outcome.verdict, CheckVerdict::Draining);
-    assert_eq!(outcome.reason, "going [2J  dow", "it is fit for a terminal");
+    assert_eq!(
+        outcome.reason, "going [2J  dow",
+        "the reason is safe to print"
+    );
     assert_eq!(outcome.weight, Some(50));
     assert_eq!(outcome.signals, [Some(1), None, None, Some(4)]);
     assert!(!outcome.fault);
     assert!(outcome.took < Duration::from_secs(1));
 }
 
-/// Says what text it was given last, at the buffer's address.
+/// Returns the text that it was passed last as its reason.
 const ECHO_TARGET: &str = "
   (i32.store (i32.const 0x1000) (i32.const 1))
   (i32.store (i32.const 0x1020) (i32.const 0x5000))
@@ -51,7 +54,7 @@ const ECHO_TARGET: &str = "
   (i32.const 0x1000)";
 
 #[tokio::test]
-async fn it_is_told_its_target() {
+async fn a_check_receives_its_target_as_json() {
     let outcome = run(&CheckWat::checking(ECHO_TARGET), &target(nowhere())).await;
     let expected = "{\"service\":\"web\",\"backend\":\"s1\",\"address\":\"127.0.0.1\",\"port\":1,\
                     \"protocol\":\"tcp\",\"timeout_ms\":5000,\"server_name\":\"127.0.0.1\",\
@@ -60,7 +63,7 @@ async fn it_is_told_its_target() {
 }
 
 #[tokio::test]
-async fn it_sends_and_receives_over_tcp() {
+async fn a_check_sends_and_receives_over_tcp() {
     let address = server(async |mut stream| {
         let mut asked = [0; 4];
         stream.read_exact(&mut asked).await.expect("read");
@@ -68,7 +71,8 @@ async fn it_sends_and_receives_over_tcp() {
         stream.write_all(b"pong!").await.expect("written");
     })
     .await;
-    // What it received is its reason, and the length of all its number: then the stream ends.
+    // The reason is what it received; the signal combines the lengths of two reads, the second at
+    // the stream's end.
     let check = "(local $c i32) (local $n i32)
         (local.set $c (call $connect (i32.const 6)))
         (drop (call $send (local.get $c) (i32.const 0x3000) (i32.const 4)))
@@ -87,7 +91,7 @@ async fn it_sends_and_receives_over_tcp() {
 }
 
 #[tokio::test]
-async fn it_sends_and_receives_datagrams() {
+async fn a_check_sends_and_receives_datagrams() {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .expect("a port");
@@ -112,12 +116,12 @@ async fn it_sends_and_receives_datagrams() {
     assert_eq!(
         (number(&outcome), outcome.reason.as_str()),
         (8, "ping-and.."),
-        "one datagram, cut"
+        "one datagram, truncated"
     );
 }
 
 #[tokio::test]
-async fn errors_have_numbers_and_words() {
+async fn errors_have_codes_and_texts() {
     let refusing = {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
@@ -151,16 +155,11 @@ async fn errors_have_numbers_and_words() {
             errors::RESET,
             "connection reset by the server",
         ),
-        (
-            silent,
-            closed,
-            errors::INVALID,
-            "there is no open connection 0",
-        ),
+        (silent, closed, errors::INVALID, "connection 0 is not open"),
     ];
-    for (address, check, code, words) in cases {
+    for (address, check, code, text) in cases {
         let outcome = run(&CheckWat::checking(check), &target(address)).await;
-        assert_eq!((number(&outcome), outcome.reason.as_str()), (code, words));
+        assert_eq!((number(&outcome), outcome.reason.as_str()), (code, text));
         assert!(!outcome.fault);
     }
 }
@@ -182,7 +181,7 @@ async fn a_datagram_to_a_closed_port_is_refused() {
 }
 
 #[tokio::test]
-async fn it_waits_and_tells_the_time() {
+async fn a_check_sleeps_and_reads_the_time() {
     let check = "(local $before i64)
         (local.set $before (call $now_ms))
         (call $sleep_ms (i32.const 50))
@@ -192,9 +191,9 @@ async fn it_waits_and_tells_the_time() {
 }
 
 #[tokio::test]
-async fn a_limit_is_an_error_and_no_fault() {
+async fn reaching_a_limit_is_an_error_and_not_a_fault() {
     let silent = silent().await;
-    // It makes as many connections as it may, and says the last number, or closes each.
+    // It makes as many connections as it may, and returns the last number, or closes each.
     let open = "(local $c i32)
         (loop $more (local.set $c (call $connect (i32.const 6)))
           (br_if $more (i32.lt_u (local.get $c) (i32.const 7))))
@@ -211,7 +210,7 @@ async fn a_limit_is_an_error_and_no_fault() {
         .await
         .expect("a port");
     let deaf = socket.local_addr().expect("an address");
-    // Empty ones, until there is an error.
+    // Empty datagrams until an error.
     let datagrams = "(local $c i32) (local $n i32)
         (local.set $c (call $connect (i32.const 17)))
         (loop $more
@@ -219,23 +218,15 @@ async fn a_limit_is_an_error_and_no_fault() {
           (br_if $more (i32.ge_s (local.get $n) (i32.const 0))))
         (call $say (local.get $n))";
     let cases = [
-        (silent, open, "8 connections are open"),
-        (silent, all, "16 connections were made"),
-        (
-            silent,
-            sent,
-            "65536 bytes are the most that one check sends",
-        ),
-        (
-            deaf,
-            datagrams,
-            "65536 bytes are the most that one check sends",
-        ),
+        (silent, open, "at most 8 connections open"),
+        (silent, all, "at most 16 connections"),
+        (silent, sent, "a check may send at most 65536 bytes"),
+        (deaf, datagrams, "a check may send at most 65536 bytes"),
     ];
-    for (address, check, words) in cases {
+    for (address, check, text) in cases {
         let outcome = run(&CheckWat::checking(check), &target(address)).await;
         assert_eq!(number(&outcome), errors::LIMIT, "{outcome:?}");
-        assert!(outcome.reason.contains(words), "{outcome:?}");
+        assert!(outcome.reason.contains(text), "{outcome:?}");
         assert!(!outcome.fault);
     }
 }

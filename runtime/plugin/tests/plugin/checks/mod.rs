@@ -1,4 +1,5 @@
-//! Health checks from outside: modules in text form against real servers, in real time.
+//! Tests of health checks through the public API: modules in text form against real servers, in
+//! real time.
 
 mod bench;
 mod common;

@@ -1,4 +1,4 @@
-//! The balancer itself is short of something: that is not held against a backend.
+//! A shortage of the balancer itself does not count against a backend.
 
 use std::env;
 use std::fs::File;
@@ -10,47 +10,50 @@ use waxwing_tests::check_wat::CheckWat;
 
 use super::common::{bind, host, nowhere, run, silent, target};
 
-/// Set in the process whose files run out, so that other tests keep theirs.
+/// Set in a child process whose files run out, so that other tests are not affected.
 const ALONE: &str = "WAXWING_TEST_ALONE";
 
-/// The open files that there are then.
+/// The limit of open files in that process.
 const FILES: u64 = 64;
 
-/// Well if it connects; else not, with a reason of its own.
+/// Healthy if it connects, else unhealthy with a reason of its own.
 const CONNECTS: &str = "(drop (call $say (i32.const 1)))
     (if (i32.lt_s (call $connect (i32.const 6)) (i32.const 0))
       (then (i32.store (i32.const 0x1000) (i32.const 2))))
     (i32.const 0x1000)";
 
-/// Well, whether it connects or not.
+/// Healthy whether or not it connects.
 const SHRUGS: &str = "(call $say (call $connect (i32.const 6)))";
 
-/// Fails where it cannot connect.
+/// Traps if it cannot connect.
 const PANICS: &str =
     "(if (i32.lt_s (call $connect (i32.const 6)) (i32.const 0)) (then unreachable))
     (call $say (i32.const 1))";
 
 #[tokio::test]
-async fn want_of_open_files_is_not_held_against_a_backend() {
+async fn a_shortage_of_open_files_is_inconclusive() {
     if env::var_os(ALONE).is_none() {
-        let name = "checks::shortage::want_of_open_files_is_not_held_against_a_backend";
+        let name = "checks::shortage::a_shortage_of_open_files_is_inconclusive";
         let program = env::current_exe().expect("a program");
         let ran = Command::new(program)
             .args([name, "--exact"])
             .env(ALONE, "1")
             .output()
             .expect("it starts");
-        let said = String::from_utf8_lossy(&ran.stdout);
-        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+        let stdout = String::from_utf8_lossy(&ran.stdout);
+        assert!(
+            ran.status.success() && stdout.contains("1 passed"),
+            "{stdout}"
+        );
         return;
     }
     let few = Rlimit {
         current: Some(FILES),
         ..getrlimit(Resource::Nofile)
     };
-    setrlimit(Resource::Nofile, few).expect("fewer may always be had");
+    setrlimit(Resource::Nofile, few).expect("a limit may be lowered");
     let target = target(silent().await);
-    // What it does, how that ends, and how it ends once there are files again.
+    // The check, its outcome without files (verdict, inconclusive, fault).
     let cases = [
         (CONNECTS, (CheckVerdict::Unhealthy, true, false)),
         (PANICS, (CheckVerdict::Unhealthy, true, true)),
@@ -58,7 +61,7 @@ async fn want_of_open_files_is_not_held_against_a_backend() {
     ];
     for (check, expected) in cases {
         let host = host(&CheckWat::checking(check), None);
-        let check = bind(&host).expect("it takes its config");
+        let check = bind(&host).expect("the config is accepted");
         let mut files = Vec::new();
         while let Ok(file) = File::open("/dev/null") {
             files.push(file);
@@ -77,7 +80,7 @@ async fn want_of_open_files_is_not_held_against_a_backend() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_is_conclusive() {
+async fn a_refused_connection_is_conclusive() {
     let outcome = run(&CheckWat::checking(CONNECTS), &target(nowhere())).await;
     assert_eq!(outcome.verdict, CheckVerdict::Unhealthy);
     assert!(!outcome.inconclusive, "{outcome:?}");

@@ -1,4 +1,4 @@
-//! TLS: whom a check trusts, and by which name.
+//! TLS: which certificates a check accepts.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use waxwing_tests::check_wat::CheckWat;
 
 use super::common::{run, server, target, with};
 
-/// A certificate for these names, as its own authority.
+/// Returns a self-signed certificate for these names.
 fn certificate(names: &[&str]) -> CertifiedKey<KeyPair> {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     rcgen::generate_simple_self_signed(names).expect("made")
 }
 
-/// A server that says `hello` over TLS, to clients that offer the protocol `h2`.
+/// Starts a server that sends `hello` over TLS to clients that offer the protocol `h2`.
 async fn tls_server(own: &CertifiedKey<KeyPair>) -> SocketAddr {
     let key = own.signing_key.serialize_der();
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -29,14 +29,14 @@ async fn tls_server(own: &CertifiedKey<KeyPair>) -> SocketAddr {
         .expect("known")
         .with_no_client_auth()
         .with_single_cert(vec![own.cert.der().clone()], key.try_into().expect("a key"))
-        .expect("they fit");
+        .expect("key and certificate match");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     server(move |stream| {
         let acceptor = acceptor.clone();
         async move {
             if let Ok(mut stream) = acceptor.accept(stream).await {
-                // It ends without a word, as many do.
+                // It closes without close_notify, as many servers do.
                 let _ = stream.write_all(b"hello").await;
                 let _ = stream.flush().await;
             }
@@ -45,7 +45,7 @@ async fn tls_server(own: &CertifiedKey<KeyPair>) -> SocketAddr {
     .await
 }
 
-/// Two reads after a handshake; a handshake that failed is the number, with its words.
+/// Reads twice after a handshake; returns the error of a failed handshake.
 const READS: &str = "(local $c i32) (local $n i32)
     (local.set $c (call $connect (i32.const 6)))
     (local.set $n (call $tls (local.get $c) (i32.const 0x3000) (i32.const 5)))
@@ -67,7 +67,7 @@ async fn check(address: SocketAddr, tls: Option<CheckTls>, alpn: &str) -> CheckO
     run(&wat, &target).await
 }
 
-/// Files with certificates in PEM form.
+/// A file of certificates in PEM form.
 struct Roots(tempfile::TempDir);
 
 impl Roots {
@@ -82,13 +82,13 @@ impl Roots {
     }
 
     fn tls(&self, name: Option<&str>) -> Option<CheckTls> {
-        let roots = CheckRoots::read(Some(&self.path())).expect("they are good");
-        Some(CheckTls::new(&roots, name).expect("it is good"))
+        let roots = CheckRoots::read(Some(&self.path())).expect("the roots are valid");
+        Some(CheckTls::new(&roots, name).expect("it is valid"))
     }
 }
 
 #[tokio::test]
-async fn a_server_with_a_good_certificate_is_talked_to() {
+async fn a_server_with_a_valid_certificate_is_accepted() {
     let own = certificate(&["api.example", "127.0.0.1"]);
     let (address, roots) = (tls_server(&own).await, Roots::of(&own));
     for name in [Some("api.example"), None] {
@@ -102,7 +102,7 @@ async fn a_server_with_a_good_certificate_is_talked_to() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_fails_says_why() {
+async fn a_failed_handshake_reports_its_cause() {
     let own = certificate(&["api.example"]);
     let (address, roots) = (tls_server(&own).await, Roots::of(&own));
     let strangers = Roots::of(&certificate(&["api.example"]));
@@ -115,7 +115,7 @@ async fn a_handshake_that_fails_says_why() {
             address,
             strangers.tls(Some("api.example")),
             "h2,h2",
-            "the server's certificate is signed by nobody trusted; see `roots`",
+            "the server's certificate is not signed by a trusted authority; see `roots`",
         ),
         (
             address,
@@ -143,13 +143,13 @@ async fn a_handshake_that_fails_says_why() {
             "TLS is not set up; write `tls = {}` for this check",
         ),
     ];
-    for (address, tls, alpn, words) in cases {
+    for (address, tls, alpn, text) in cases {
         let outcome = check(address, tls, alpn).await;
         let number = outcome.signals[0].map(u32::cast_signed);
         assert_eq!(number, Some(errors::TLS), "{outcome:?}");
         assert!(
-            outcome.reason.contains(words),
-            "{:?} lacks {words:?}",
+            outcome.reason.contains(text),
+            "{:?} lacks {text:?}",
             outcome.reason
         );
         assert!(!outcome.fault);
@@ -157,19 +157,22 @@ async fn a_handshake_that_fails_says_why() {
 }
 
 #[tokio::test]
-async fn any_certificate_will_do_where_the_operator_says_so() {
+async fn without_verification_any_certificate_is_accepted() {
     let address = tls_server(&certificate(&["api.example"])).await;
-    let anyone = CheckRoots::anyone().expect("it is good");
-    let tls = CheckTls::new(&anyone, None).expect("it is good");
+    let anyone = CheckRoots::accept_any().expect("it is valid");
+    let tls = CheckTls::new(&anyone, None).expect("it is valid");
     let outcome = check(address, Some(tls), "h2,h2").await;
     assert_eq!(outcome.reason, "hello");
 }
 
 #[test]
-fn roots_that_are_none_are_refused() {
+fn files_without_valid_roots_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ca.pem");
-    let refused = || CheckRoots::read(Some(&path)).expect_err("no roots");
+    let refused = || {
+        let refused = CheckRoots::read(Some(&path)).expect_err("no roots");
+        refused.to_string()
+    };
     assert!(refused().contains("No such file"), "{}", refused());
     std::fs::write(&path, "no certificate").expect("written");
     assert!(refused().contains("holds no certificate"), "{}", refused());
@@ -179,29 +182,31 @@ fn roots_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_name_that_is_none_is_refused() {
-    let anyone = CheckRoots::anyone().expect("it is good");
+fn an_invalid_server_name_is_refused() {
+    let anyone = CheckRoots::accept_any().expect("it is valid");
     let why = CheckTls::new(&anyone, Some("no name")).expect_err("a space");
-    assert!(why.contains("no host name"), "{why}");
-    assert_eq!(CheckTls::name_error("no name"), Some(why));
-    assert_eq!(CheckTls::name_error("api.example"), None);
+    let why = why.to_string();
+    assert!(why.contains("is not a host name"), "{why}");
+    let checked = CheckTls::check_name("no name").expect_err("a space");
+    assert_eq!(checked.to_string(), why);
+    assert!(CheckTls::check_name("api.example").is_ok());
 }
 
 #[tokio::test]
-async fn any_number_of_names_costs_one_bundle() {
+async fn roots_are_read_once_for_any_number_of_names() {
     let own = certificate(&["api.example", "www.example"]);
     let (address, files) = (tls_server(&own).await, Roots::of(&own));
-    let roots = CheckRoots::read(Some(&files.path())).expect("they are good");
+    let roots = CheckRoots::read(Some(&files.path())).expect("the roots are valid");
     std::fs::remove_file(files.path()).expect("removed");
     for name in ["api.example", "www.example"] {
-        let tls = CheckTls::new(&roots, Some(name)).expect("nothing is read");
+        let tls = CheckTls::new(&roots, Some(name)).expect("no file is read");
         let outcome = check(address, Some(tls), "h2,h2").await;
         assert_eq!(outcome.reason, "hello", "{name}");
     }
 }
 
 #[test]
-fn the_systems_certificates_are_read() {
+fn the_system_certificates_are_found() {
     let bundle = std::path::Path::new("/etc/ssl/certs/ca-certificates.crt");
     if bundle.exists() {
         assert!(CheckRoots::read(None).is_ok());

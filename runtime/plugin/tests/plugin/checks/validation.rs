@@ -1,22 +1,26 @@
-//! What a health check's bytes must be.
+//! Validation of a health check's bytes.
 
-use waxwing_plugin::{Kind, Limits, validate};
+use waxwing_plugin::{Kind, ModuleLimits, validate};
 use waxwing_tests::check_wat::{CheckWat, IMPORTS};
 
 fn refusal(wat: &CheckWat) -> String {
-    let error = validate(&wat.bytes(), Kind::Health, &Limits::default());
-    error.expect_err("it is bad").to_string()
+    let error = validate(&wat.bytes(), Kind::Health, &ModuleLimits::default());
+    error.expect_err("it is invalid").to_string()
 }
 
 #[test]
-fn a_good_check_says_what_it_is() {
-    let info = validate(&CheckWat::GOOD.bytes(), Kind::Health, &Limits::default());
-    let info = info.expect("it is good");
+fn a_valid_check_is_accepted_with_its_section() {
+    let info = validate(
+        &CheckWat::GOOD.bytes(),
+        Kind::Health,
+        &ModuleLimits::default(),
+    );
+    let info = info.expect("it is valid");
     assert_eq!((info.kind, info.name.as_str()), (Kind::Health, "test"));
 }
 
 #[test]
-fn imports_are_the_abis_and_of_their_types() {
+fn imports_must_match_the_abi_by_name_and_type() {
     let bare = CheckWat {
         imports: "",
         check: "(i32.const 0)",
@@ -63,11 +67,11 @@ fn imports_are_the_abis_and_of_their_types() {
         imports: twice,
         ..bare
     };
-    assert!(validate(&good.bytes(), Kind::Health, &Limits::default()).is_ok());
+    assert!(validate(&good.bytes(), Kind::Health, &ModuleLimits::default()).is_ok());
 }
 
 #[test]
-fn exports_are_the_abis_and_of_their_types() {
+fn exports_must_match_the_abi_by_name_and_type() {
     let bytes = |exports: &str| {
         let section = "(@custom \"waxwing.module\" \"kind=health\\0aabi=1.0\\0aname=x\\0a\")";
         let parsed = wat::parse_str(format!("(module {section} {IMPORTS} {exports})"));
@@ -97,7 +101,7 @@ fn exports_are_the_abis_and_of_their_types() {
         ),
     ];
     for (exports, why) in cases {
-        let error = validate(&bytes(&exports), Kind::Health, &Limits::default());
+        let error = validate(&bytes(&exports), Kind::Health, &ModuleLimits::default());
         let reason = error.expect_err(why).to_string();
         assert!(reason.contains(why), "{reason:?} lacks {why:?}");
     }

@@ -1,7 +1,7 @@
-//! A health check: says a line to the server and looks at the line that it answers.
+//! A health check: sends a line to the server and checks the line that it answers.
 //!
-//! A server that answers as expected is well. One that answers `LEAVING` is well too and wants no new
-//! sessions: it drains. Any other answer, or none, is the reason that `waxwing status` shows.
+//! A server that answers as expected is healthy. One that answers `LEAVING` is healthy and wants no
+//! new sessions: it drains. Any other answer, or none, is the reason that `waxwing status` shows.
 
 use std::io::{BufReader, Write};
 
@@ -9,16 +9,16 @@ use serde::Deserialize;
 use waxwing_sdk::health::lines::{quote, read_line};
 use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
-/// The longest line that is read, in bytes: a server that is not well may send anything.
+/// The longest line that is read, in bytes: an unhealthy server may send anything.
 const LINE_BYTES_MAX: usize = 200;
 
-/// What an operator may set: `config = { question = "STATUS", answer = "OK" }`.
+/// The config: `config = { question = "STATUS", answer = "OK" }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The line to say.
+    /// The line to send.
     pub question: String,
-    /// The line to hear.
+    /// The expected answer.
     pub answer: String,
 }
 
@@ -31,7 +31,7 @@ impl Default for Config {
     }
 }
 
-/// The check of one config. Every run has a value of its own.
+/// The check with its config. Every run has its own value.
 pub struct AskLine {
     config: Config,
 }
@@ -39,7 +39,8 @@ pub struct AskLine {
 impl HealthCheck for AskLine {
     type Config = Config;
 
-    /// Also called when the operator's config is read. An error is shown, and what ran before goes on.
+    /// Also called when the operator's config is loaded. An error is shown, and the previous config
+    /// stays.
     fn new(config: Config) -> Result<Self, String> {
         if config.question.contains('\n') {
             return Err("config.question has more than one line; write one".to_owned());
@@ -47,8 +48,8 @@ impl HealthCheck for AskLine {
         Ok(Self { config })
     }
 
-    /// It has the operator's `timeout` for everything, after which the host ends it. `?` makes an
-    /// error of the connection the reason.
+    /// The host ends it after the operator's `timeout`. `?` turns an error of the connection into
+    /// the reason.
     fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
         let Config { question, answer } = &self.config;
         let mut conn = target.connect()?;
@@ -58,9 +59,9 @@ impl HealthCheck for AskLine {
             return Err("closed by the server without an answer".into());
         }
         match line.as_slice() {
-            b"LEAVING" => Ok(Verdict::draining("it is leaving")),
-            line if line == answer.as_bytes() => Ok(Verdict::healthy(format!("it says {answer}"))),
-            other => Err(format!("it says {}, expected {answer:?}", quote(other)).into()),
+            b"LEAVING" => Ok(Verdict::draining("the server is leaving")),
+            line if line == answer.as_bytes() => Ok(Verdict::healthy(format!("answered {answer}"))),
+            other => Err(format!("answered {}, expected {answer:?}", quote(other)).into()),
         }
     }
 }
@@ -78,11 +79,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_what_it_says() -> io::Result<()> {
+    fn the_answer_decides_the_verdict() -> io::Result<()> {
         for (answer, expected) in [
-            ("OK\r\n", Ok(Verdict::healthy("it says OK"))),
-            ("LEAVING\n", Ok(Verdict::draining("it is leaving"))),
-            ("BUSY\n", Err("it says \"BUSY\", expected \"OK\"".into())),
+            ("OK\r\n", Ok(Verdict::healthy("answered OK"))),
+            ("LEAVING\n", Ok(Verdict::draining("the server is leaving"))),
+            ("BUSY\n", Err("answered \"BUSY\", expected \"OK\"".into())),
             ("", Err("closed by the server without an answer".into())),
         ] {
             let server = TestServer::answers(answer)?;
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_nothing_or_too_much_is_not_well() -> io::Result<()> {
+    fn a_server_that_says_nothing_or_too_much_is_unhealthy() -> io::Result<()> {
         let silent = TestServer::hangs_after("O")?;
         let target = TestTarget::from(&silent).timeout(Duration::from_millis(100));
         let found = check::<AskLine>("{}", target);
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operator_chooses_the_words() -> io::Result<()> {
+    fn the_config_sets_question_and_answer() -> io::Result<()> {
         let server = TestServer::answers("PONG\n")?;
         let config = r#"{ "question": "PING", "answer": "PONG" }"#;
         assert!(check::<AskLine>(config, &server).is_ok());
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_config_is_an_error_that_says_what_to_write() -> io::Result<()> {
+    fn an_invalid_config_is_refused_with_a_reason() -> io::Result<()> {
         for (config, expected) in [
             (r#"{ "questions": "PING" }"#, "unknown field `questions`"),
             (r#"{ "question": "A\nB" }"#, "more than one line"),

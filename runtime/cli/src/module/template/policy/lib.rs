@@ -1,24 +1,25 @@
-//! A policy: a client stays with one server, whatever port it comes from, until that server is full.
+//! A policy: a client stays on one server, whatever port it comes from, until that server is full.
 //!
-//! Which server is the client's hangs on its address and the servers' keys alone, so every worker,
-//! every balancer and every restart agrees. A server that has `sessions_max` gets no new client's
-//! session while others have room: it spills over, evenly, by the hash of the whole flow.
+//! A client's server depends only on the client's address and the servers' keys, so every worker,
+//! every balancer and every restart agree. A server with `sessions_max` sessions gets no new ones
+//! while others have room: they spill over evenly, by the hash of the whole flow.
 //!
-//! `by_hash` looks at every server, which is well for a hundred. For thousands make a table in `new` and
-//! `backends_changed`, as the shipped `maglev` does; `waxwing module check` shows what a pick costs.
+//! `by_hash` looks at every server, which is fast enough for a hundred. For thousands, build a
+//! table in `new` and `backends_changed`, as the shipped `maglev` does; `waxwing module check`
+//! shows what a pick costs.
 
 use serde::Deserialize;
 use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
 
-/// What a service may set: `policy_config = { sessions_max = 10000 }`.
+/// The config: `policy_config = { sessions_max = 10000 }`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Sessions that a server may have before its clients' new ones go elsewhere; 0 for no bound.
+    /// The most sessions of a server before its clients' new ones go elsewhere; 0 for no limit.
     pub sessions_max: u32,
 }
 
-/// The policy at work for one service. Each worker has a value of its own.
+/// The policy for one service. Each worker has its own value.
 pub struct ClientHash {
     sessions_max: u32,
     /// Sessions that went to another server than their client's.
@@ -28,15 +29,15 @@ pub struct ClientHash {
 impl Policy for ClientHash {
     type Config = Config;
 
-    /// Shown by `waxwing status` for each service.
+    /// `waxwing status` shows these for each service.
     const COUNTERS: &'static [&'static str] = &["spilled"];
 
-    /// Off the packet's way: check the config, build tables. An error is shown to the operator, and
-    /// what ran before goes on.
+    /// Runs outside the hot path: check the config, build tables. An error is shown to the
+    /// operator, and the previous instance keeps serving.
     fn new(config: Config, _: &Backends<'_>) -> Result<Self, String> {
         if config.sessions_max > 10_000_000 {
             return Err(format!(
-                "policy_config.sessions_max = {}: expected 0 (no bound) to 10000000",
+                "policy_config.sessions_max = {}: expected 0 (no limit) to 10000000",
                 config.sessions_max
             ));
         }
@@ -46,8 +47,8 @@ impl Policy for ClientHash {
         })
     }
 
-    /// On the packet's way, up to 64 times in 100 microseconds. `None` becomes `Pick::Fallback`: the
-    /// host chooses.
+    /// Runs on the hot path, up to 64 times in 100 microseconds. `None` becomes `Pick::Fallback`:
+    /// the host chooses.
     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick {
         let own = backends.by_hash(hash::bytes(flow.source_octets()));
         if own.is_none_or(|server| !self.is_full(server.active())) {
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_stays_with_its_server() -> Result<(), String> {
+    fn a_client_stays_on_its_server() -> Result<(), String> {
         let picks = policy("{}", &[1, 1, 1])?.pick_all(one_client().take(300));
         assert!(picks.iter().all(|pick| *pick == picks[0]));
         Ok(())
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drained_server_gets_none_and_none_at_all_is_the_hosts_choice() -> Result<(), String> {
+    fn drained_servers_get_no_new_sessions() -> Result<(), String> {
         let picks = policy("{}", &[0, 1])?.pick_all(testing::flows(3).take(100));
         assert_eq!(testing::counts(&picks, 2), [0, 100]);
         let picks = policy("{}", &[0, 0])?.pick_all(testing::flows(3).take(100));

@@ -1,7 +1,7 @@
-//! The policy's time by the size of the batch: natively, and as a module on the balancer's own host.
+//! The policy's time by batch size: natively, and as a module on the balancer's host.
 //!
-//! The first packets of new sessions come in batches; a call into the module costs some 30 ns, which
-//! its flows share. `waxwing module bench` shows the same for the module alone.
+//! The first packets of new sessions come in batches; a call into the module costs some 30 ns,
+//! which its flows share. `waxwing module bench` shows the same for the module alone.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use waxwing_sdk::HostBench;
@@ -16,10 +16,10 @@ const WEIGHTS: [u32; 8] = [1; 8];
 
 fn pick(criterion: &mut Criterion) {
     let mut native = Driver::<ClientHash>::start(CONFIG, &testing::backends(&WEIGHTS), 1)
-        .expect("the policy takes its config");
+        .expect("the policy accepts its config");
     let flows: Vec<TestFlow> = testing::flows(1).take(64).collect();
     let mut wasm = HostBench::start(env!("CARGO_MANIFEST_DIR"), CONFIG)
-        .inspect_err(|why| eprintln!("natively only, no Wasm beside it: {why}"))
+        .inspect_err(|why| eprintln!("natively only, without Wasm: {why}"))
         .ok();
 
     let mut group = criterion.benchmark_group("pick");

@@ -1,0 +1,263 @@
+//! Compiles a module's bytes to machine code, in a child process with resource limits.
+//!
+//! A small valid file can make the compiler use much time and memory; its authors do not treat that
+//! as a bug. So a file from the folder is compiled in another process, which the kernel stops at
+//! its limits.
+//!
+//! Invariant: whatever the bytes are, this process uses no more memory for them than the sizes of
+//! the file and of the machine code, and waits no longer than [`CompileLimits::wall`].
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, Signal};
+use waxwing_sdk::abi::Kind;
+
+use crate::build::engine::Engine;
+use crate::error::Refusal;
+
+/// The largest machine code accepted from the child, in bytes.
+const CODE_MAX: u64 = 256 << 20;
+
+/// The child's nice value, so that compiling takes only idle processor time.
+const NICE: i32 = 5;
+
+/// The longest error text read from the child, in bytes.
+const TEXT_MAX: u64 = 4096;
+
+/// What compiles the modules of the folder. (Shipped modules are compiled in this process.)
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Compiler {
+    /// This process: for tools that run the user's own module, and for tests.
+    #[default]
+    Here,
+    /// A new child process for each module.
+    Child {
+        /// The program, which has to call [`compile_child`].
+        program: PathBuf,
+        /// Its arguments, before the two limits and the kind.
+        arguments: Vec<String>,
+        /// The child's limits.
+        limits: CompileLimits,
+    },
+}
+
+/// Limits for compiling one module.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompileLimits {
+    /// Processor time, in seconds.
+    pub cpu_s: u64,
+    /// Address space, in bytes.
+    pub memory_bytes: u64,
+    /// Wall-clock time.
+    pub wall: Duration,
+}
+
+impl Default for CompileLimits {
+    fn default() -> Self {
+        Self {
+            cpu_s: 10,
+            memory_bytes: 1 << 30,
+            wall: Duration::from_secs(20),
+        }
+    }
+}
+
+impl fmt::Display for CompileLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mebibytes = self.memory_bytes >> 20;
+        write!(
+            f,
+            "{} s of processor time and {mebibytes} MiB of memory",
+            self.cpu_s
+        )
+    }
+}
+
+impl Compiler {
+    /// Compiles a validated module.
+    pub(crate) fn compile(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+    ) -> Result<wasmtime::Module, Refusal> {
+        let Self::Child {
+            program,
+            arguments,
+            limits,
+        } = self
+        else {
+            return here(engine, bytes);
+        };
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .args([limits.cpu_s.to_string(), limits.memory_bytes.to_string()])
+            .arg(engine.kind().word())
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let code = run(command, bytes, *limits)?;
+        load(engine, &code)
+    }
+}
+
+/// Compiles in this process.
+pub(crate) fn here(engine: &Engine, bytes: &[u8]) -> Result<wasmtime::Module, Refusal> {
+    wasmtime::Module::from_binary(engine.wasmtime(), bytes)
+        .map_err(|error| Refusal::Compile(format!("{error:#}")))
+}
+
+#[expect(unsafe_code, reason = "wasmtime trusts machine code that it is given")]
+fn load(engine: &Engine, code: &[u8]) -> Result<wasmtime::Module, Refusal> {
+    // SAFETY: the bytes are the output of `Engine::precompile_module` in `compile_child`: the child
+    // is this program, exited with success, and wrote them to a pipe that no other process holds.
+    // wasmtime refuses code from another version or with other engine settings.
+    let module = unsafe { wasmtime::Module::deserialize(engine.wasmtime(), code) };
+    module.map_err(|error| Refusal::Compile(format!("{error:#}")))
+}
+
+/// Runs the child: writes the module to it and reads the machine code.
+fn run(mut command: Command, bytes: &[u8], limits: CompileLimits) -> Result<Vec<u8>, Refusal> {
+    let failed = |error: io::Error| Refusal::Compiler(error.to_string());
+    let mut child = command.spawn().map_err(failed)?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (finished, wait) = channel();
+    let outcome = thread::scope(|scope| {
+        scope.spawn(move || {
+            // Fails if the child exited early; its exit status tells why.
+            let _ = stdin.map(|mut stdin| stdin.write_all(bytes));
+        });
+        let text = scope.spawn(move || read_capped(stderr, TEXT_MAX));
+        let code = scope.spawn(move || {
+            let code = read_capped(stdout, CODE_MAX);
+            let _ = finished.send(());
+            code
+        });
+        let in_time = wait.recv_timeout(limits.wall).is_ok();
+        let status = reap(&mut child, in_time);
+        (in_time, status, code.join(), text.join())
+    });
+    match outcome {
+        (true, Ok(status), Ok(code), Ok(text)) => check_exit(status, code, &text, limits),
+        (false, ..) => Err(Refusal::Compile(format!(
+            "compiling took longer than {} s; make the module's functions smaller",
+            limits.wall.as_secs_f32()
+        ))),
+        (_, Err(error), ..) => Err(failed(error)),
+        (.., Err(_), _) | (.., Err(_)) => {
+            Err(Refusal::Compiler("its output cannot be read".into()))
+        }
+    }
+}
+
+/// Reaps a child that has closed its output; kills it first if it is late.
+fn reap(child: &mut Child, in_time: bool) -> io::Result<ExitStatus> {
+    if !in_time {
+        child.kill()?;
+    }
+    child.wait()
+}
+
+fn read_capped(source: Option<impl Read>, max: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // After a read error, the exit status decides about the bytes read so far.
+    let _ = source.map(|source| source.take(max).read_to_end(&mut bytes));
+    bytes
+}
+
+fn check_exit(
+    status: ExitStatus,
+    code: Vec<u8>,
+    text: &[u8],
+    limits: CompileLimits,
+) -> Result<Vec<u8>, Refusal> {
+    if status.success() {
+        return Ok(code);
+    }
+    let text = String::from_utf8_lossy(text);
+    let text = text.lines().next().unwrap_or_default();
+    Err(match status.signal() {
+        None => Refusal::Compile(text.to_owned()),
+        // SIGXCPU means the limit of processor time, SIGABRT a failed allocation.
+        Some(signal) => Refusal::Compile(format!(
+            "the compiler was stopped (signal {signal}{}); its limits are {limits}; make the \
+             module's functions smaller",
+            if text.is_empty() {
+                String::new()
+            } else {
+                format!(", {text}")
+            }
+        )),
+    })
+}
+
+/// Why the compiling child failed. Its text goes to standard error, from which the parent reads it.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The kind is neither `policy` nor `health`.
+    #[error("{0}: no such kind of module; expected `policy` or `health`")]
+    Kind(String),
+    /// The kernel refused the resource limits.
+    #[error("cannot set resource limits: {0}")]
+    Limits(io::Error),
+    /// Standard input or output failed.
+    #[error("cannot transfer the module: {0}")]
+    Transfer(io::Error),
+    /// The module cannot be compiled, or the compiler cannot work on this machine.
+    #[error("{0}")]
+    Compile(String),
+}
+
+/// The child's side of [`Compiler::Child`]: compiles the module on standard input, of the given kind
+/// (`policy` or `health`), and writes the machine code to standard output. Call this first in a process
+/// that does nothing else: it limits the process's resources.
+///
+/// # Errors
+/// The caller writes the error to standard error and exits without success.
+pub fn compile_child(cpu_s: u64, memory_bytes: u64, kind: &str) -> Result<(), CompileError> {
+    let kind = [Kind::Policy, Kind::Health]
+        .into_iter()
+        .find(|known| known.word() == kind)
+        .ok_or_else(|| CompileError::Kind(kind.to_owned()))?;
+    confine(cpu_s, memory_bytes).map_err(CompileError::Limits)?;
+    let mut bytes = Vec::new();
+    io::stdin()
+        .read_to_end(&mut bytes)
+        .map_err(CompileError::Transfer)?;
+    let code = Engine::compile_only(kind)
+        .and_then(|engine| engine.precompile_module(&bytes))
+        .map_err(|error| CompileError::Compile(format!("{error:#}")))?;
+    let mut output = io::stdout().lock();
+    output
+        .write_all(&code)
+        .and_then(|()| output.flush())
+        .map_err(CompileError::Transfer)
+}
+
+/// Gives up what compiling does not need: processor time, memory, files, priority.
+fn confine(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
+    let limit = |resource, value| {
+        let limit = Rlimit {
+            current: Some(value),
+            maximum: Some(value),
+        };
+        rustix::process::setrlimit(resource, limit)
+    };
+    limit(Resource::Cpu, cpu_s)?;
+    limit(Resource::As, memory_bytes)?;
+    limit(Resource::Core, 0)?;
+    limit(Resource::Fsize, 0)?;
+    limit(Resource::Nofile, 16)?;
+    // The child ends with its parent and uses only idle processor time.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::setpriority_process(None, NICE)?;
+    Ok(())
+}

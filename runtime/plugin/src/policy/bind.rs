@@ -1,0 +1,296 @@
+//! Sets an instance up for its services, on the control thread.
+//!
+//! Invariant: a returned instance has every service's config accepted, regions checked and backends
+//! written. If one service fails, the whole instance fails, so a worker never gets a partial one.
+
+use std::sync::Arc;
+
+use waxwing_dataplane::{BackendId, PolicyFault, ServiceId};
+use waxwing_sdk::abi::{
+    BACKEND_DRAINING, BACKEND_HEALTHY, BACKENDS_MAX, BackendRecord, CONFIG_MAX,
+};
+
+use crate::build::engine::{CallBudget, Engine};
+use crate::build::module::CompiledModule;
+use crate::error::{ModuleError, Refusal};
+use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
+use crate::policy::instance::{FaultSink, HostedService, WasmPolicy, write_host};
+use crate::policy::module_counters::{CounterPublisher, ModuleCounters};
+use crate::policy::recent_flows::RecentFlows;
+use crate::policy::regions::{Regions, RequiredSizes};
+
+/// A backend, as a policy sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackendInfo {
+    /// Its stable id.
+    pub id: BackendId,
+    /// A hash of its address and port under the cluster's key: the same on every worker and
+    /// balancer, and after a restart.
+    pub key: u64,
+    /// Its share of new sessions; 0 takes none.
+    pub weight: u32,
+    /// Whether its health lets it take new sessions.
+    pub healthy: bool,
+    /// The factor that its health checks apply to its weight, in percent.
+    pub health_weight: u16,
+    /// The operator's tag; 0 if none.
+    pub tag: u32,
+}
+
+/// A service that a module is to serve.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceBinding {
+    /// Its stable id.
+    pub service: ServiceId,
+    /// Its name, for messages.
+    pub name: Arc<str>,
+    /// The policy's config, JSON text.
+    pub config_json: String,
+    /// Its backends, in the order of [`waxwing_dataplane::Service::backends`].
+    pub backends: Vec<BackendInfo>,
+}
+
+/// The worker that an instance is for, and where the instance reports to.
+pub(crate) struct InstanceOwner {
+    pub(crate) worker: u32,
+    pub(crate) seed: u64,
+    pub(crate) generation: u64,
+    pub(crate) faults: FaultSink,
+    pub(crate) counters: Arc<ModuleCounters>,
+    pub(crate) recent_flows: Arc<RecentFlows>,
+}
+
+/// Makes an instance that serves all of `services`.
+pub(crate) fn bind(
+    engine: &Engine,
+    module: &Arc<CompiledModule>,
+    owner: InstanceOwner,
+    services: &[ServiceBinding],
+) -> Result<WasmPolicy, ModuleError> {
+    let budget = CallBudget::set_up(services.len());
+    let (mut guest, functions) = PolicyGuest::new(engine, module, services.len(), budget)?;
+    let mut hosted = Vec::with_capacity(services.len());
+    for service in services {
+        let set_up = ServiceSetup {
+            guest: &mut guest,
+            functions: &functions,
+            module,
+            owner: &owner,
+            service,
+            budget,
+        };
+        let one = set_up.run();
+        hosted.push(one.map_err(|refusal| refusal.of(module.label()))?);
+    }
+    Ok(WasmPolicy {
+        module: Arc::clone(module),
+        worker: owner.worker,
+        guest,
+        functions,
+        by_service: by_service(services),
+        hosted: hosted.into(),
+        disabled: false,
+        faults: owner.faults,
+        recent_flows: owner.recent_flows,
+        next_upkeep: 0,
+        upkeep_ms: 0,
+    })
+}
+
+/// Returns the room for backends in an instance whose state is to survive the arrival of some.
+fn room_to_grow(backends: usize) -> usize {
+    let room = backends.saturating_mul(2).next_power_of_two().max(64);
+    room.min(BACKENDS_MAX).max(backends)
+}
+
+/// The set-up of one service in an instance.
+struct ServiceSetup<'a> {
+    guest: &'a mut PolicyGuest,
+    functions: &'a PolicyExports,
+    module: &'a CompiledModule,
+    owner: &'a InstanceOwner,
+    service: &'a ServiceBinding,
+    budget: CallBudget,
+}
+
+impl ServiceSetup<'_> {
+    fn run(mut self) -> Result<HostedService, Refusal> {
+        let header = self.init()?;
+        let info = &self.module.info;
+        let required = RequiredSizes {
+            backends: self.service.backends.len(),
+            payload: self.module.payload_len(),
+            counters: info.counters.len(),
+        };
+        let regions = Regions::read(self.guest.memory(), header.cast_unsigned(), required)
+            .map_err(|why| self.breaks_abi(why))?;
+        let hosted = self.hosted(regions);
+        write_host(self.guest.memory(), &hosted.regions, &hosted, 0);
+        write_backends(self.guest.memory(), &hosted, &self.service.backends);
+        if let Some(changed) = &self.functions.backends_changed {
+            let accepted = self
+                .guest
+                .call(changed, header, self.budget)
+                .map_err(|failure| self.failed("waxwing_backends_changed", &failure))?;
+            if accepted == 0 {
+                return Err(self.refused());
+            }
+        }
+        Ok(hosted)
+    }
+
+    /// Passes the config to the module. Returns the address of the service's header.
+    fn init(&mut self) -> Result<i32, Refusal> {
+        let service = self.service;
+        let config_len = self.size("config", service.config_json.len(), CONFIG_MAX)?;
+        let room = if self.module.info.keep {
+            room_to_grow(service.backends.len())
+        } else {
+            service.backends.len()
+        };
+        let backends_max = self.size("backends", room, BACKENDS_MAX)?;
+        let buffer = self
+            .guest
+            .call(&self.functions.reserve, config_len.max(1), self.budget)
+            .map_err(|failure| self.failed("waxwing_reserve", &failure))?;
+        self.write_config(buffer)?;
+        let parameters = (config_len, backends_max);
+        let header = self
+            .guest
+            .call(&self.functions.init, parameters, self.budget)
+            .map_err(|failure| self.failed("waxwing_init", &failure))?;
+        if header == 0 {
+            return Err(self.refused());
+        }
+        Ok(header)
+    }
+
+    fn hosted(&self, regions: Regions) -> HostedService {
+        let (service, owner) = (self.service, self.owner);
+        let backends = &service.backends;
+        let names = &self.module.info.counters;
+        HostedService {
+            service: service.service,
+            name: Arc::clone(&service.name),
+            config_json: service.config_json.as_str().into(),
+            regions,
+            available: backends.iter().map(|b| b.weight > 0 && b.healthy).collect(),
+            healthy: backends.iter().map(|b| b.healthy).collect(),
+            generation: owner.generation,
+            seed: service_seed(owner.seed, service.service, owner.worker),
+            refreshed_ms: u64::MAX,
+            ticked_ms: 0,
+            counters: CounterPublisher::new(&owner.counters, &service.name, names),
+        }
+    }
+
+    fn size(&self, what: &str, len: usize, max: usize) -> Result<i32, Refusal> {
+        i32::try_from(len)
+            .ok()
+            .filter(|_| len <= max)
+            .ok_or_else(|| Refusal::SetUp {
+                service: self.name(),
+                why: format!("the size of its {what} is {len}; a policy takes at most {max}"),
+            })
+    }
+
+    fn write_config(&mut self, buffer: i32) -> Result<(), Refusal> {
+        if buffer == 0 {
+            return Err(self.refused());
+        }
+        let config = self.service.config_json.as_bytes();
+        let start = buffer.cast_unsigned() as usize;
+        let place = start..start.saturating_add(config.len());
+        let Some(place) = self.guest.memory().get_mut(place) else {
+            let why = format!("waxwing_reserve returned {start:#x}, outside of memory");
+            return Err(self.breaks_abi(why));
+        };
+        place.copy_from_slice(config);
+        Ok(())
+    }
+
+    fn failed(&self, call: &str, failure: &CallFailure) -> Refusal {
+        let CallFailure { fault, text } = failure;
+        let why = match fault {
+            PolicyFault::Overrun => format!("{call} {text}"),
+            _ => format!("{call}: {text}"),
+        };
+        Refusal::SetUp {
+            service: self.name(),
+            why,
+        }
+    }
+
+    fn refused(&mut self) -> Refusal {
+        let why = self.guest.error_text();
+        Refusal::Refused {
+            service: self.name(),
+            why: why.unwrap_or_else(|| "it gives no reason".into()),
+            setting: "policy_config",
+        }
+    }
+
+    fn breaks_abi(&self, why: String) -> Refusal {
+        Refusal::Abi {
+            service: self.name(),
+            why,
+        }
+    }
+
+    fn name(&self) -> String {
+        self.service.name.to_string()
+    }
+}
+
+fn write_backends(memory: &mut [u8], hosted: &HostedService, backends: &[BackendInfo]) {
+    let Some(records) = memory.get_mut(hosted.regions.backends..) else {
+        return;
+    };
+    let records = records.as_chunks_mut::<{ BackendRecord::SIZE }>().0;
+    for (record, backend) in records.iter_mut().zip(backends) {
+        let healthy = if backend.healthy { BACKEND_HEALTHY } else { 0 };
+        let draining = if backend.weight == 0 {
+            BACKEND_DRAINING
+        } else {
+            0
+        };
+        *record = BackendRecord {
+            key: backend.key,
+            id: backend.id.0,
+            flags: healthy | draining,
+            weight: backend.weight,
+            tag: backend.tag,
+            health_weight: backend.health_weight,
+            ..BackendRecord::default()
+        }
+        .to_le_bytes();
+    }
+}
+
+fn by_service(services: &[ServiceBinding]) -> Box<[u32]> {
+    let len = services
+        .iter()
+        .map(|s| s.service.index() + 1)
+        .max()
+        .unwrap_or(0);
+    let mut places = vec![u32::MAX; len];
+    for (at, service) in (0_u32..).zip(services) {
+        places[service.service.index()] = at;
+    }
+    places.into()
+}
+
+/// Returns the seed that a service's instance on a worker gets from the host's seed: different for each
+/// service and worker, and reproducible.
+#[must_use]
+pub const fn service_seed(seed: u64, service: ServiceId, worker: u32) -> u64 {
+    mix(seed ^ mix((service.0 as u64) << 32 | worker as u64))
+}
+
+/// Mixes the bits of a seed (SplitMix64's finisher).
+const fn mix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

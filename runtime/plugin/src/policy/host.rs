@@ -1,0 +1,409 @@
+//! The host of policies: loads modules, binds them to services, and handles their faults.
+//!
+//! Invariant: everything here runs on the control side; a worker gets only finished instances.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tracing::error;
+use waxwing_dataplane::Policy;
+use waxwing_dataplane::policy::Vacant;
+use waxwing_sdk::abi::Kind;
+
+use crate::build::engine::Engine;
+use crate::build::module::CompiledModule;
+use crate::error::{HostError, ModuleError};
+use crate::lock::lock;
+use crate::policy::bind::{InstanceOwner, ServiceBinding, bind};
+use crate::policy::instance::{FaultReport, FaultSink};
+use crate::policy::module_counters::ModuleCounters;
+use crate::policy::recent_flows::RecentFlows;
+use crate::policy::vetting::vet;
+use crate::registry::library::{Library, Placement};
+use crate::registry::options::HostOptions;
+use crate::registry::recovery::Recovery;
+use crate::registry::status::ModuleStatus;
+use crate::registry::watch::Watcher;
+
+/// What a host reports. Sent on the host's and the workers' threads: the receiver must not block.
+#[derive(Clone, Debug)]
+pub enum HostEvent {
+    /// A module's file appeared, changed or disappeared, and has settled. Call [`Host::bind`] again if
+    /// the module is in use.
+    Changed {
+        /// The module's name.
+        name: String,
+    },
+    /// An instance failed and is disabled. [`Host::recover`] returns what to do.
+    Fault(FaultReport),
+}
+
+/// The builds of a module that the workers' instances were made of, and the services they serve.
+#[derive(Clone, Debug)]
+pub struct BuildsInUse {
+    /// The newest build that passed.
+    pub module: Arc<CompiledModule>,
+    /// If [`BuildsInUse::module`] is a canary: the build on all workers except the first.
+    pub others: Option<Arc<CompiledModule>>,
+    /// The services; `None` if no build can serve them and the native fallback does.
+    pub services: Option<Arc<[ServiceBinding]>>,
+}
+
+impl BuildsInUse {
+    /// Returns the build that most workers have.
+    #[must_use]
+    pub fn majority(&self) -> &Arc<CompiledModule> {
+        self.others.as_ref().unwrap_or(&self.module)
+    }
+
+    /// Returns the build of a worker's instance, if it was made for these services.
+    fn build_for(&self, worker: u32, services: &[ServiceBinding]) -> Option<&CompiledModule> {
+        let same = self.services.as_deref() == Some(services);
+        let build = if worker == 0 {
+            &self.module
+        } else {
+            self.majority()
+        };
+        same.then_some(build)
+    }
+}
+
+/// A module with one instance per worker.
+pub struct BoundModule {
+    /// The builds that the instances were made of.
+    pub in_use: BuildsInUse,
+    /// Instances by worker; [`Vacant`] for those in [`BoundModule::kept`].
+    pub policies: Vec<Box<dyn Policy>>,
+    /// The workers that keep their present instance: it has the same build and the same services.
+    pub kept: Vec<usize>,
+}
+
+impl BoundModule {
+    /// Returns whether all workers keep their instances.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept.len() == self.policies.len()
+    }
+}
+
+struct BindRequest<'a> {
+    workers: u32,
+    seed: u64,
+    services: Arc<[ServiceBinding]>,
+    before: Option<&'a BuildsInUse>,
+}
+
+impl<'a> BindRequest<'a> {
+    fn new(
+        workers: u32,
+        seed: u64,
+        services: &[ServiceBinding],
+        before: Option<&'a BuildsInUse>,
+    ) -> Self {
+        Self {
+            workers,
+            seed,
+            services: services.into(),
+            before,
+        }
+    }
+}
+
+/// What outlives the instances of a module, over all its builds and workers.
+#[derive(Clone, Default)]
+struct ModuleHistory {
+    counters: Arc<ModuleCounters>,
+    recent_flows: Arc<RecentFlows>,
+}
+
+/// Loads, vets, runs and watches policies.
+pub struct Host {
+    engine: Engine,
+    library: Library,
+    faults: FaultSink,
+    generation: AtomicU64,
+    /// By module name.
+    histories: Mutex<HashMap<String, ModuleHistory>>,
+    /// Dropping it ends the watcher's thread.
+    _watcher: Option<Watcher>,
+}
+
+impl Host {
+    /// Starts the engine, and the watcher if there is a folder (which may be created later).
+    ///
+    /// `shipped` are the modules that come with the program, by name. `events` is called with each
+    /// [`HostEvent`].
+    ///
+    /// # Errors
+    /// If the engine does not work on this machine, or a thread cannot be started.
+    pub fn new(
+        options: HostOptions,
+        shipped: &[(&'static str, &'static [u8])],
+        folder: Option<PathBuf>,
+        events: impl Fn(HostEvent) + Send + Sync + 'static,
+    ) -> Result<Self, HostError> {
+        let events = Arc::new(events);
+        let on_change = Arc::clone(&events);
+        let watcher = folder
+            .clone()
+            .map(|folder| Watcher::new(folder, move |name| on_change(HostEvent::Changed { name })))
+            .transpose()?;
+        Ok(Self {
+            engine: Engine::new()?,
+            library: Library::new(shipped, folder, options, Kind::Policy),
+            faults: Arc::new(move |report| events(HostEvent::Fault(report))),
+            generation: AtomicU64::new(0),
+            histories: Mutex::default(),
+            _watcher: watcher,
+        })
+    }
+
+    /// Returns the newest build of a module: the folder's file, else the shipped module. If the newest
+    /// is bad, returns the serving build; the refusal is logged and shown by [`Host::status`]. Compiling
+    /// takes some 10 ms to seconds: do not call this on an async executor's thread.
+    ///
+    /// # Errors
+    /// If no build of the name can serve.
+    pub fn policy(&self, name: &str) -> Result<Arc<CompiledModule>, ModuleError> {
+        self.library.load(&self.engine, name)
+    }
+
+    /// Makes a worker's instance of a build for its services. The first time, the build has to answer
+    /// test flows for these services.
+    ///
+    /// # Errors
+    /// If the module refuses a service, breaks the ABI or fails on the test flows.
+    pub fn instantiate(
+        &self,
+        module: &Arc<CompiledModule>,
+        worker: u32,
+        seed: u64,
+        services: &[ServiceBinding],
+    ) -> Result<Box<dyn Policy>, ModuleError> {
+        let history = self.history(&module.name);
+        if !module.vetted.load(Ordering::Acquire) {
+            let flows = vet(&self.engine, module, services, &history.recent_flows)?;
+            module.vetted.store(true, Ordering::Release);
+            let services = services.len();
+            let text = format!("answered {flows} test flows for {services} services");
+            self.library.log_step(module, text);
+        }
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let owner = InstanceOwner {
+            worker,
+            seed,
+            generation,
+            faults: Arc::clone(&self.faults),
+            counters: history.counters,
+            recent_flows: history.recent_flows,
+        };
+        let policy = bind(&self.engine, module, owner, services)?;
+        Ok(Box::new(policy))
+    }
+
+    /// Records that a build's instances now serve, on all workers or as a canary. The build before
+    /// becomes the target of a roll-back. Do not call this for instances that only checked a config.
+    pub fn activate(&self, module: &Arc<CompiledModule>, is_canary: bool) {
+        if is_canary {
+            self.library.start_canary(module);
+        } else {
+            self.library.promote(module);
+        }
+    }
+
+    /// Returns when the first canary period ends; [`Host::bind`] then gives the build to all workers.
+    #[must_use]
+    pub fn canary_ends(&self) -> Option<Instant> {
+        self.library.canary_ends()
+    }
+
+    /// Loads a module and makes an instance for each of `workers` workers. A replacement build goes
+    /// to the first worker only, as a canary, for a while. If the newest build does not pass on these
+    /// services, the serving one is taken; the refusal is logged and shown by [`Host::status`].
+    ///
+    /// # Errors
+    /// If no build of the name can serve these services.
+    pub fn bind(
+        &self,
+        name: &str,
+        workers: u32,
+        seed: u64,
+        services: &[ServiceBinding],
+    ) -> Result<BoundModule, ModuleError> {
+        self.bind_newest(name, &BindRequest::new(workers, seed, services, None))
+    }
+
+    fn bind_newest(
+        &self,
+        name: &str,
+        request: &BindRequest<'_>,
+    ) -> Result<BoundModule, ModuleError> {
+        self.library.try_builds(&self.engine, name, |build| {
+            let others = match self.library.placement(build, Instant::now()) {
+                Placement::Canary(current) if request.workers > 1 => Some(current),
+                Placement::Canary(_) | Placement::AllWorkers => None,
+            };
+            self.bind_builds(build, others, request)
+        })
+    }
+
+    /// As [`Host::bind`], for services that `before` serves now. A worker keeps its instance, with its
+    /// state, if the new one would have the same build and the same services. If no build can serve
+    /// the services any more, the native fallback does, so that one bad module does not block changes
+    /// of the others.
+    ///
+    /// # Errors
+    /// If no build of the name can serve these services, and none has served before.
+    pub fn bind_or_fall_back(
+        &self,
+        name: &str,
+        workers: u32,
+        seed: u64,
+        services: &[ServiceBinding],
+        before: Option<&BuildsInUse>,
+    ) -> Result<BoundModule, ModuleError> {
+        let request = BindRequest::new(workers, seed, services, before);
+        let error = match self.bind_newest(name, &request) {
+            Ok(bound) => return Ok(bound),
+            Err(error) => error,
+        };
+        let Some(module) = self.library.current(name) else {
+            return Err(error);
+        };
+        error!("{error}; its services use weighted rendezvous until a good build is installed");
+        Ok(BoundModule {
+            in_use: BuildsInUse {
+                module,
+                others: None,
+                services: None,
+            },
+            policies: (0..workers).map(|_| Box::new(Vacant) as _).collect(),
+            kept: Vec::new(),
+        })
+    }
+
+    /// As [`Host::bind_or_fall_back`], with the builds that serve now: reads and compiles nothing,
+    /// unless these builds cannot serve the services.
+    ///
+    /// # Errors
+    /// As [`Host::bind_or_fall_back`].
+    pub fn rebind(
+        &self,
+        before: &BuildsInUse,
+        workers: u32,
+        seed: u64,
+        services: &[ServiceBinding],
+    ) -> Result<BoundModule, ModuleError> {
+        let request = BindRequest::new(workers, seed, services, Some(before));
+        match self.bind_builds(&before.module, before.others.clone(), &request) {
+            Ok(bound) => Ok(bound),
+            Err(_) => {
+                self.bind_or_fall_back(&before.module.name, workers, seed, services, Some(before))
+            }
+        }
+    }
+
+    /// Forgets all modules except these.
+    pub fn retain(&self, names: &[Arc<str>]) {
+        self.library.retain(names);
+        lock(&self.histories).retain(|name, _| names.iter().any(|used| **used == **name));
+    }
+
+    fn bind_builds(
+        &self,
+        module: &Arc<CompiledModule>,
+        others: Option<Arc<CompiledModule>>,
+        request: &BindRequest<'_>,
+    ) -> Result<BoundModule, ModuleError> {
+        let instances = |module: &Arc<CompiledModule>, workers: Range<u32>| {
+            workers
+                .map(|worker| self.new_instance(module, worker, request))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let first = request.workers.min(1);
+        let mut made = instances(module, 0..first)?;
+        // If only the new build accepts a changed config, it serves on all workers.
+        let rest = others.and_then(|others| {
+            let rest = instances(&others, first..request.workers).ok()?;
+            Some((others, rest))
+        });
+        let (others, rest) = match rest {
+            Some((others, rest)) => (Some(others), rest),
+            None => (None, instances(module, first..request.workers)?),
+        };
+        made.extend(rest);
+        let kept = (0..).zip(&made);
+        Ok(BoundModule {
+            in_use: BuildsInUse {
+                module: Arc::clone(module),
+                others,
+                services: Some(Arc::clone(&request.services)),
+            },
+            kept: kept
+                .filter_map(|(worker, made)| made.is_none().then_some(worker))
+                .collect(),
+            policies: made
+                .into_iter()
+                .map(|made| made.unwrap_or_else(|| Box::new(Vacant)))
+                .collect(),
+        })
+    }
+
+    /// Makes a worker's instance; returns `None` if the worker keeps the one it has.
+    fn new_instance(
+        &self,
+        module: &Arc<CompiledModule>,
+        worker: u32,
+        request: &BindRequest<'_>,
+    ) -> Result<Option<Box<dyn Policy>>, ModuleError> {
+        let present = request
+            .before
+            .and_then(|before| before.build_for(worker, &request.services));
+        if present.is_some_and(|present| std::ptr::eq(present, &**module)) {
+            return Ok(None);
+        }
+        self.instantiate(module, worker, request.seed, &request.services)
+            .map(Some)
+    }
+
+    /// Counts a fault and returns what to do. When the fault limit is reached, the build is
+    /// quarantined and the one before it is brought back.
+    pub fn recover(&self, report: &FaultReport) -> Recovery {
+        self.library
+            .faulted(&self.engine, &report.module, &report.text, Instant::now())
+    }
+
+    /// Returns the values of a module's own counters by service, summed over all workers and builds
+    /// since the start.
+    #[must_use]
+    pub fn counters(&self, module: &str) -> HashMap<Arc<str>, BTreeMap<String, u64>> {
+        let history = lock(&self.histories).get(module).cloned();
+        let (Some(history), Some(current)) = (history, self.library.current(module)) else {
+            return HashMap::new();
+        };
+        history.counters.values(&current.info.counters)
+    }
+
+    fn history(&self, module: &str) -> ModuleHistory {
+        let mut histories = lock(&self.histories);
+        let history = histories.entry(module.into()).or_default();
+        history.recent_flows.reserve();
+        history.clone()
+    }
+
+    /// Returns the state of each requested module, sorted by name.
+    #[must_use]
+    pub fn status(&self) -> Vec<ModuleStatus> {
+        let period = self.library.canary_period();
+        let modules = self.library.list().into_iter();
+        modules
+            .map(|(name, lifecycle, quarantined)| {
+                ModuleStatus::new(name, lifecycle, quarantined, period)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,476 @@
+//! A worker's instance of a policy: one per worker, for all services that name the module.
+//!
+//! Invariant: a call on the hot path allocates only when it fails; everything that the guest wrote
+//! is checked before use; after a failure the instance is never called again.
+//!
+//! Invalid answers: a backend index out of range, or a wrong count, means a broken module: the
+//! whole batch goes to the native fallback with [`PolicyFault::BadAnswer`]. A backend that takes no
+//! new sessions (weight 0, or down) is an answer that a simple policy may give, because it ignores
+//! weights: only that flow goes to the fallback, and is counted.
+
+use std::any::Any;
+use std::mem::offset_of;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
+use waxwing_dataplane::{NewFlow, Pick, Policy, PolicyFault, ServiceId};
+use waxwing_packet::{Address, Family};
+use waxwing_sdk::abi::{
+    BackendRecord, ClosedRecord, END_CLOSED, END_EVICTED, END_IDLE, END_REFUSED, END_RESET,
+    END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields, PICK_DROP, PICK_FALLBACK, PICK_KEEP,
+};
+
+use crate::build::engine::CallBudget;
+use crate::build::module::CompiledModule;
+use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
+use crate::policy::module_counters::CounterPublisher;
+use crate::policy::recent_flows::RecentFlows;
+use crate::policy::regions::Regions;
+
+/// Up to this many backends, the live numbers are written before every call; above it, once a
+/// millisecond.
+const REFRESH_ALWAYS_MAX: usize = 64;
+
+/// The most services that get upkeep between two batches, and the most that get their tick; the
+/// others follow after the next batch.
+const UPKEEP_MAX: usize = 1024;
+const TICKS_MAX: usize = 4;
+
+/// A failed call.
+#[derive(Clone, Debug)]
+pub struct FaultReport {
+    /// The module.
+    pub module: Arc<CompiledModule>,
+    /// The worker of the instance, which is disabled until it is replaced.
+    pub worker: u32,
+    /// The service that the call was for.
+    pub service: Arc<str>,
+    /// The kind of failure.
+    pub fault: PolicyFault,
+    /// What happened, with the module's error text.
+    pub text: String,
+}
+
+/// Receives failed calls, on the worker's thread: it must not block.
+pub(crate) type FaultSink = Arc<dyn Fn(FaultReport) + Send + Sync>;
+
+/// A service that an instance serves.
+pub(crate) struct HostedService {
+    pub(crate) service: ServiceId,
+    pub(crate) name: Arc<str>,
+    pub(crate) config_json: Arc<str>,
+    pub(crate) regions: Regions,
+    /// Which backends take new sessions, and which are healthy: a healthy one may keep its clients.
+    pub(crate) available: Box<[bool]>,
+    pub(crate) healthy: Box<[bool]>,
+    pub(crate) generation: u64,
+    pub(crate) seed: u64,
+    pub(crate) refreshed_ms: u64,
+    pub(crate) ticked_ms: u64,
+    pub(crate) counters: CounterPublisher,
+}
+
+pub(crate) struct WasmPolicy {
+    pub(crate) module: Arc<CompiledModule>,
+    pub(crate) worker: u32,
+    pub(crate) guest: PolicyGuest,
+    pub(crate) functions: PolicyExports,
+    pub(crate) hosted: Box<[HostedService]>,
+    /// Index into `hosted` by service id; `u32::MAX` for services of other modules.
+    pub(crate) by_service: Box<[u32]>,
+    pub(crate) disabled: bool,
+    pub(crate) faults: FaultSink,
+    pub(crate) recent_flows: Arc<RecentFlows>,
+    /// The next service due for upkeep, and when upkeep was done last.
+    pub(crate) next_upkeep: usize,
+    pub(crate) upkeep_ms: u64,
+}
+
+impl Policy for WasmPolicy {
+    fn payload_len(&self) -> usize {
+        self.module.payload_len()
+    }
+
+    fn pick(
+        &mut self,
+        service: ServiceId,
+        context: PickContext<'_>,
+        flows: &[NewFlow],
+        picks: &mut [Pick],
+    ) -> Result<(), PolicyFault> {
+        let Some(at) = self.place(service) else {
+            return Err(PolicyFault::Disabled);
+        };
+        self.try_pick(at, context, flows, picks)
+            .map_err(|failure| self.fail(at, failure))
+    }
+
+    fn wants_closed(&self) -> bool {
+        !self.disabled
+            && self.functions.closed.is_some()
+            && self
+                .hosted
+                .iter()
+                .any(|hosted| hosted.regions.closed_capacity > 0)
+    }
+
+    fn closed(&mut self, service: ServiceId, events: &[Closed]) {
+        let Some(at) = self.place(service) else {
+            return;
+        };
+        if let Err(failure) = self.try_closed(at, events) {
+            self.fail(at, failure);
+        }
+    }
+
+    fn inherit(&mut self, old: &mut dyn Policy) {
+        if self.module.info.keep
+            && let Some(old) = old.as_any().and_then(|old| old.downcast_mut())
+        {
+            self.take_over(old);
+        }
+    }
+
+    fn as_any(&mut self) -> Option<&mut dyn Any> {
+        Some(self)
+    }
+
+    fn tick(&mut self, context: TickContext<'_>) {
+        let now_ms = context.now.millis();
+        if self.disabled || now_ms == self.upkeep_ms {
+            return;
+        }
+        self.upkeep_ms = now_ms;
+        let mut ticks = 0;
+        for _ in 0..self.hosted.len().min(UPKEEP_MAX) {
+            let at = self.next_upkeep;
+            let due = self.is_tick_due(at, now_ms);
+            if due && ticks == TICKS_MAX {
+                return;
+            }
+            self.next_upkeep = (at + 1) % self.hosted.len();
+            if due {
+                ticks += 1;
+                if let Err(failure) = self.try_tick(at, context) {
+                    self.fail(at, failure);
+                    return;
+                }
+            }
+            let hosted = &mut self.hosted[at];
+            hosted
+                .counters
+                .publish_if_due(self.guest.memory(), &hosted.regions, now_ms);
+        }
+    }
+}
+
+impl Drop for WasmPolicy {
+    /// Publishes the last counts. Instances are dropped outside the hot path.
+    fn drop(&mut self) {
+        for hosted in &mut self.hosted {
+            hosted
+                .counters
+                .publish(self.guest.memory(), &hosted.regions);
+        }
+    }
+}
+
+impl WasmPolicy {
+    /// Returns a service's index in `hosted`; `None` if the instance is disabled or does not serve
+    /// it.
+    #[inline]
+    pub(crate) fn place(&self, service: ServiceId) -> Option<usize> {
+        let at = self
+            .by_service
+            .get(service.index())
+            .map_or(u32::MAX, |at| *at) as usize;
+        (!self.disabled && at < self.hosted.len()).then_some(at)
+    }
+
+    fn try_pick(
+        &mut self,
+        at: usize,
+        context: PickContext<'_>,
+        flows: &[NewFlow],
+        picks: &mut [Pick],
+    ) -> Result<(), CallFailure> {
+        let hosted = &mut self.hosted[at];
+        let regions = hosted.regions;
+        let now_ms = context.now.millis();
+        let count = i32::try_from(flows.len()).unwrap_or(i32::MAX);
+        let memory = self.guest.memory();
+        write_host(memory, &hosted.regions, hosted, now_ms);
+        if hosted.available.len() <= REFRESH_ALWAYS_MAX || hosted.refreshed_ms != now_ms {
+            hosted.refreshed_ms = now_ms;
+            write_live(memory, hosted, self.worker as usize, context);
+        }
+        write_flows(memory, &regions, flows).ok_or_else(|| bad("the batch is too large"))?;
+        hosted.counters.dirty = true;
+        let answered = self.guest.call(
+            &self.functions.pick,
+            (regions.header, count),
+            CallBudget::BATCH,
+        )?;
+        if answered != count {
+            return Err(bad(&format!(
+                "waxwing_pick returned {answered} for {count} flows"
+            )));
+        }
+        self.read_picks(at, picks)?;
+        self.recent_flows
+            .sample(self.hosted[at].service, flows, now_ms);
+        Ok(())
+    }
+
+    fn read_picks(&mut self, at: usize, picks: &mut [Pick]) -> Result<(), CallFailure> {
+        let hosted = &self.hosted[at];
+        let start = hosted.regions.picks;
+        let memory = self.guest.memory();
+        let bytes = memory
+            .get(start..start + picks.len() * 4)
+            .ok_or_else(|| bad("the batch is too large"))?;
+        let mut unavailable = 0_u64;
+        for (pick, bytes) in picks.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *pick = match u32::from_le_bytes(*bytes) {
+                PICK_DROP => Pick::Drop,
+                PICK_FALLBACK => Pick::Fallback,
+                answer => {
+                    let index = answer & !PICK_KEEP;
+                    let (allowed, pick) = if answer == index {
+                        (&hosted.available, Pick::Backend(index))
+                    } else {
+                        (&hosted.healthy, Pick::Keep(index))
+                    };
+                    match allowed.get(index as usize) {
+                        Some(true) => pick,
+                        Some(false) => {
+                            unavailable += 1;
+                            Pick::Fallback
+                        }
+                        None => return Err(out_of_range(index, allowed.len())),
+                    }
+                }
+            };
+        }
+        if unavailable > 0 {
+            self.module
+                .counters
+                .unavailable_picks
+                .fetch_add(unavailable, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn is_tick_due(&self, at: usize, now_ms: u64) -> bool {
+        let every = u64::from(self.module.info.tick_ms);
+        every > 0
+            && self.functions.tick.is_some()
+            && now_ms >= self.hosted[at].ticked_ms.saturating_add(every)
+    }
+
+    fn try_tick(&mut self, at: usize, context: TickContext<'_>) -> Result<(), CallFailure> {
+        let TickContext {
+            now,
+            snapshot,
+            gauges,
+        } = context;
+        let (Some(tick), hosted) = (&self.functions.tick, &mut self.hosted[at]) else {
+            return Ok(());
+        };
+        // The instance was published with this snapshot, so the service is in it.
+        let Some(service) = snapshot.service(hosted.service) else {
+            return Ok(());
+        };
+        hosted.ticked_ms = now.millis();
+        let context = PickContext {
+            now,
+            backends: &service.backends,
+            gauges,
+        };
+        let memory = self.guest.memory();
+        write_host(memory, &hosted.regions, hosted, now.millis());
+        write_live(memory, hosted, self.worker as usize, context);
+        hosted.counters.dirty = true;
+        self.guest
+            .call(tick, hosted.regions.header, CallBudget::BATCH)
+    }
+
+    fn try_closed(&mut self, at: usize, events: &[Closed]) -> Result<(), CallFailure> {
+        let Some(closed) = &self.functions.closed else {
+            return Ok(());
+        };
+        let regions = self.hosted[at].regions;
+        if regions.closed_capacity == 0 {
+            return Ok(());
+        }
+        for events in events.chunks(regions.closed_capacity) {
+            let count = i32::try_from(events.len()).unwrap_or(i32::MAX);
+            let records = self
+                .guest
+                .memory()
+                .get_mut(regions.closed..)
+                .ok_or_else(|| bad("the batch is too large"))?
+                .as_chunks_mut::<{ ClosedRecord::SIZE }>()
+                .0;
+            for (record, event) in records.iter_mut().zip(events) {
+                *record = closed_record(event).to_le_bytes();
+            }
+            self.guest
+                .call(closed, (regions.header, count), CallBudget::BATCH)?;
+        }
+        Ok(())
+    }
+
+    /// Disables the instance and reports the failure.
+    #[cold]
+    fn fail(&mut self, at: usize, failure: CallFailure) -> PolicyFault {
+        self.disabled = true;
+        self.module.counters.faults.fetch_add(1, Ordering::Relaxed);
+        (self.faults)(FaultReport {
+            module: Arc::clone(&self.module),
+            worker: self.worker,
+            service: Arc::clone(&self.hosted[at].name),
+            fault: failure.fault,
+            text: failure.text,
+        });
+        failure.fault
+    }
+}
+
+#[cold]
+fn bad(text: &str) -> CallFailure {
+    CallFailure {
+        fault: PolicyFault::BadAnswer,
+        text: text.into(),
+    }
+}
+
+#[cold]
+fn out_of_range(index: u32, count: usize) -> CallFailure {
+    bad(&format!("waxwing_pick chose backend {index} of {count}"))
+}
+
+/// Writes the host's fields of the header. Regions lie within memory and memory never shrinks; if
+/// that were violated, nothing is written.
+#[inline]
+pub(crate) fn write_host(
+    memory: &mut [u8],
+    regions: &Regions,
+    hosted: &HostedService,
+    now_ms: u64,
+) {
+    let fields = HostFields {
+        generation: hosted.generation,
+        now_ms,
+        seed: hosted.seed,
+        backends_count: u32::try_from(hosted.available.len()).unwrap_or(u32::MAX),
+        reserved: 0,
+    };
+    let host = memory
+        .get_mut(regions.host..)
+        .and_then(<[u8]>::first_chunk_mut);
+    if let Some(host) = host {
+        *host = fields.to_le_bytes();
+    }
+}
+
+/// Writes the live numbers into the backend records: the fields between weight and tag, and the
+/// signals.
+fn write_live(memory: &mut [u8], hosted: &HostedService, worker: usize, context: PickContext<'_>) {
+    const START: usize = offset_of!(BackendRecord, active);
+    const SIGNALS: usize = offset_of!(BackendRecord, signals);
+    let Some(records) = memory.get_mut(hosted.regions.backends..) else {
+        return;
+    };
+    let records = records.as_chunks_mut::<{ BackendRecord::SIZE }>().0;
+    let gauges = context.gauges;
+    for ((record, backend), _) in records
+        .iter_mut()
+        .zip(context.backends)
+        .zip(&hosted.available)
+    {
+        let numbers = [
+            gauges.active(*backend),
+            gauges.active_here(worker, *backend),
+            gauges.sessions_per_s(*backend),
+            gauges.latency_us(*backend),
+            gauges.failures_ppm(*backend),
+        ];
+        write_words(&mut record[START..], numbers);
+        write_words(&mut record[SIGNALS..], gauges.signals(*backend));
+    }
+}
+
+#[inline]
+fn write_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
+    for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
+    }
+}
+
+/// Writes the flows and their payload prefixes. Returns `None` if they do not fit.
+#[inline]
+fn write_flows(memory: &mut [u8], regions: &Regions, flows: &[NewFlow]) -> Option<()> {
+    let end = regions.flows + flows.len() * FlowRecord::SIZE;
+    let records = memory
+        .get_mut(regions.flows..end)?
+        .as_chunks_mut::<{ FlowRecord::SIZE }>()
+        .0;
+    for (record, flow) in records.iter_mut().zip(flows) {
+        *record = flow_record(flow, regions.payload_stride).to_le_bytes();
+    }
+    let stride = regions.payload_stride;
+    if stride > 0 {
+        let end = regions.payload + flows.len() * stride;
+        let prefixes = memory
+            .get_mut(regions.payload..end)?
+            .chunks_exact_mut(stride);
+        for (prefix, flow) in prefixes.zip(flows) {
+            prefix.copy_from_slice(&flow.payload[..stride]);
+        }
+    }
+    Some(())
+}
+
+#[inline]
+fn flow_record(flow: &NewFlow, stride: usize) -> FlowRecord {
+    FlowRecord {
+        source: flow.source.octets(),
+        destination: flow.destination.octets(),
+        hash: flow.hash,
+        source_port: flow.source_port,
+        destination_port: flow.destination_port,
+        protocol: flow.protocol as u8,
+        family: family(flow.destination),
+        flags: if flow.mid_stream { FLOW_MID_STREAM } else { 0 },
+        payload_len: u32::from(flow.payload_len).min(u32::try_from(stride).unwrap_or(0)),
+        reserved: [0; 3],
+    }
+}
+
+fn closed_record(closed: &Closed) -> ClosedRecord {
+    ClosedRecord {
+        duration_ms: closed.duration_ms,
+        bytes: closed.bytes,
+        backend: closed.backend,
+        end: match closed.end {
+            End::Closed => END_CLOSED,
+            End::Reset => END_RESET,
+            End::Idle => END_IDLE,
+            End::Unanswered => END_UNANSWERED,
+            End::Refused => END_REFUSED,
+            End::Evicted => END_EVICTED,
+        },
+        reserved: 0,
+    }
+}
+
+#[inline]
+fn family(address: Address) -> u8 {
+    match address.family() {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
+}

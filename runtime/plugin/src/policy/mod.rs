@@ -1,0 +1,13 @@
+//! Policies: from a [`CompiledModule`](crate::CompiledModule) to an instance on each worker.
+//!
+//! Invariant: everything except [`instance`] and [`handover`] runs on the control thread.
+
+pub(crate) mod bind;
+pub(crate) mod guest;
+pub(crate) mod handover;
+pub(crate) mod host;
+pub(crate) mod instance;
+pub(crate) mod module_counters;
+pub(crate) mod recent_flows;
+pub(crate) mod regions;
+pub(crate) mod vetting;

@@ -1,0 +1,112 @@
+//! Vetting: a new build has to answer test flows, and recent flows of its services, before it serves.
+//!
+//! Invariant: vetting runs on an instance of its own, on the control thread, and drops it; a build that
+//! loops, traps or picks an invalid backend here never reaches a worker.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex};
+
+use waxwing_dataplane::policy::{PAYLOAD_MAX, PickContext};
+use waxwing_dataplane::{BATCH, BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault};
+use waxwing_packet::Protocol;
+
+use crate::build::engine::Engine;
+use crate::build::module::CompiledModule;
+use crate::error::{ModuleError, Refusal};
+use crate::lock::lock;
+use crate::policy::bind::{InstanceOwner, ServiceBinding, bind};
+use crate::policy::instance::FaultReport;
+use crate::policy::recent_flows::RecentFlows;
+use crate::sample_payloads::{dns_query, payload_prefix, quic_packet};
+
+/// The batch sizes tried: the smallest, the fullest, and some between.
+const BATCHES: [usize; 6] = [1, 2, 3, 31, 32, BATCH];
+
+/// The most services that are tried; the code is the same for all.
+const SERVICES_MAX: usize = 64;
+
+/// Vets a build on its services. Returns how many flows it answered.
+pub(crate) fn vet(
+    engine: &Engine,
+    module: &Arc<CompiledModule>,
+    services: &[ServiceBinding],
+    recent_flows: &RecentFlows,
+) -> Result<usize, ModuleError> {
+    let services = &services[..services.len().min(SERVICES_MAX)];
+    let reports = Arc::new(Mutex::new(Vec::<FaultReport>::new()));
+    let sink = Arc::clone(&reports);
+    let owner = InstanceOwner {
+        worker: 0,
+        seed: 0,
+        generation: 0,
+        faults: Arc::new(move |report| lock(&sink).push(report)),
+        counters: Arc::default(),
+        recent_flows: Arc::default(),
+    };
+    let mut policy = bind(engine, module, owner, services)?;
+    let mut flows = 0;
+    for service in services {
+        let recent = recent_flows.of(service.service);
+        flows += recent.len() + BATCHES.iter().sum::<usize>();
+        if let Err(fault) = try_service(&mut policy, service, &recent) {
+            let report = lock(&reports).pop();
+            let why = report.map_or_else(|| format!("{fault:?}"), |report| report.text);
+            let service = service.name.to_string();
+            return Err(Refusal::Vetting { service, why }.of(module.label()));
+        }
+    }
+    Ok(flows)
+}
+
+fn try_service(
+    policy: &mut impl Policy,
+    service: &ServiceBinding,
+    recent: &[NewFlow],
+) -> Result<(), PolicyFault> {
+    let backends: Vec<BackendId> = service.backends.iter().map(|b| b.id).collect();
+    let ids = backends.iter().map(|id| id.index() + 1).max().unwrap_or(0);
+    let gauges = Gauges::new(ids, 1);
+    let context = PickContext {
+        now: Now::default(),
+        backends: &backends,
+        gauges: &gauges,
+    };
+    let made = BATCHES.map(|count| (0..).take(count).map(test_flow).collect::<Vec<_>>());
+    let batches = made.iter().map(Vec::as_slice).chain(recent.chunks(BATCH));
+    for flows in batches {
+        let mut picks = vec![Pick::Fallback; flows.len()];
+        policy.pick(service.service, context, flows, &mut picks)?;
+    }
+    Ok(())
+}
+
+/// Returns test flow number `at`. Neighbours differ in family, protocol, SYN and payload length; every
+/// second UDP payload is a DNS query with many labels or a QUIC packet.
+fn test_flow(at: u8) -> NewFlow {
+    let address = |host: u8| -> IpAddr {
+        match at % 3 {
+            0 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(host)).into(),
+            _ => Ipv4Addr::new(192, 0, 2, host).into(),
+        }
+    };
+    let (payload, payload_len) = match at % 8 {
+        1 => payload_prefix(&dns_query((0..at).map(|label| [b'a' + label % 26]))),
+        3 => payload_prefix(&quic_packet(&[0, 0, 0, 0, at / 8])),
+        _ => ([at; PAYLOAD_MAX], at.saturating_mul(2)),
+    };
+    NewFlow {
+        source: address(at).into(),
+        source_port: 1024 + u16::from(at),
+        destination: address(254).into(),
+        destination_port: 443,
+        protocol: if at.is_multiple_of(2) {
+            Protocol::Tcp
+        } else {
+            Protocol::Udp
+        },
+        hash: u64::from(at).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        mid_stream: at % 8 == 4,
+        payload_len,
+        payload,
+    }
+}

@@ -1,0 +1,409 @@
+//! Which build a module's name stands for: a file of the watched folder, else the last good build,
+//! else the shipped module.
+//!
+//! Invariant: a serving build is replaced only by one that passed; when a new file is bad, the last
+//! good build stays. A quarantined build returns only if nothing else can serve the name, at a start
+//! or a change; its faults are counted as before.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::{info, warn};
+use waxwing_sdk::abi::Kind;
+
+use crate::build::compile::Compiler;
+use crate::build::engine::Engine;
+use crate::build::module::{CompiledModule, ModuleHash, ModuleSource, label};
+use crate::build::read::{check_name, read_capped};
+use crate::error::{ModuleError, Refusal};
+use crate::lock::lock;
+use crate::registry::lifecycle::{CompiledBuild, Lifecycles, ModuleLifecycle, RefusedBuild};
+use crate::registry::options::HostOptions;
+use crate::registry::sources::{ModuleBytes, Sources};
+use crate::registry::store::{QuarantinedBuild, Store};
+
+/// The workers on which a build serves.
+pub(crate) enum Placement {
+    AllWorkers,
+    /// The first worker; the others keep this build.
+    Canary(Arc<CompiledModule>),
+}
+
+/// The modules of one kind, by name.
+pub(crate) struct Library {
+    pub(super) sources: Sources,
+    pub(super) options: HostOptions,
+    pub(super) store: Store,
+    pub(super) lifecycles: Mutex<Lifecycles>,
+    /// Serializes loading, so that `lifecycles` stays free for `status` meanwhile.
+    loading: Mutex<()>,
+}
+
+impl Library {
+    pub(crate) fn new(
+        shipped: &[(&'static str, &'static [u8])],
+        folder: Option<PathBuf>,
+        options: HostOptions,
+        kind: Kind,
+    ) -> Self {
+        let store = Store::new(folder.as_deref(), kind);
+        Self {
+            sources: Sources::new(shipped, folder, options.limits.file_bytes_max),
+            options,
+            lifecycles: Mutex::new(Lifecycles::new(store.quarantined())),
+            store,
+            loading: Mutex::default(),
+        }
+    }
+
+    /// Calls `make` with the newest build of a name, then with each substitute, until one succeeds.
+    /// If the newest fails, its refusal is logged and kept for `status`.
+    pub(crate) fn try_builds<T>(
+        &self,
+        engine: &Engine,
+        name: &str,
+        make: impl Fn(&Arc<CompiledModule>) -> Result<T, ModuleError>,
+    ) -> Result<T, ModuleError> {
+        let newest = self.load(engine, name)?;
+        let error = match make(&newest) {
+            Ok(made) => return Ok(made),
+            Err(error) => error,
+        };
+        self.refuse(name, Some(newest.hash), &error);
+        let mut tried = vec![newest.hash];
+        while let Some(other) = self.substitute(engine, name, &tried) {
+            match make(&other) {
+                Ok(made) => return Ok(made),
+                Err(error) => warn!("{error}"),
+            }
+            tried.push(other.hash);
+        }
+        Err(error)
+    }
+
+    /// Returns the newest build of a name: the file, else the shipped module. If that is bad, returns
+    /// the serving build, else the last good one. The build does not serve before
+    /// [`Library::promote`] or [`Library::start_canary`].
+    pub(crate) fn load(
+        &self,
+        engine: &Engine,
+        name: &str,
+    ) -> Result<Arc<CompiledModule>, ModuleError> {
+        let _one_at_a_time = lock(&self.loading);
+        check_name(name)?;
+        let error = match self.load_newest(engine, name) {
+            Ok(module) => return Ok(module),
+            Err(error) => error,
+        };
+        if let Some(current) = self.current(name) {
+            return Ok(current);
+        }
+        if let Some(module) = self.load_last_good(engine, name) {
+            return Ok(module);
+        }
+        let has_file = self.sources.file(name).is_some();
+        if let Some(bytes) = self.sources.shipped(name).filter(|_| has_file) {
+            return self.compile(engine, name, ModuleSource::Shipped, bytes);
+        }
+        if let (Refusal::Quarantined(_), Ok(Some(found))) =
+            (&error.refusal, self.sources.find(name))
+        {
+            warn!("{error}; tried again because no other build can serve");
+            return self.compile(engine, name, found.source, &found.bytes);
+        }
+        Err(error)
+    }
+
+    fn load_newest(&self, engine: &Engine, name: &str) -> Result<Arc<CompiledModule>, ModuleError> {
+        let refused = |hash, error| {
+            self.refuse(name, hash, &error);
+            error
+        };
+        let found = self.sources.find(name).map_err(|e| refused(None, e))?;
+        let Some(ModuleBytes { source, bytes }) = found else {
+            return self.keep_serving(engine, name);
+        };
+        let hash = ModuleHash::of(&bytes);
+        let quarantined = lock(&self.lifecycles).quarantined(hash);
+        if let Some(why) = quarantined {
+            let error = Refusal::Quarantined(why).of(label(name, &source));
+            return Err(refused(Some(hash), error));
+        }
+        if let Some(compiled) = self.compiled(name, hash, &source) {
+            return Ok(compiled);
+        }
+        let failed = lock(&self.lifecycles).module(name).failed_compile(hash);
+        if let Some(why) = failed {
+            let error = Refusal::Compile(why).of(label(name, &source));
+            return Err(refused(Some(hash), error));
+        }
+        self.compile(engine, name, source, &bytes).map_err(|error| {
+            if let Refusal::Compile(why) = &error.refusal {
+                lock(&self.lifecycles)
+                    .module(name)
+                    .note_failed_compile(hash, why);
+            }
+            refused(Some(hash), error)
+        })
+    }
+
+    /// Returns the serving build, or the last good one, of a name that has no file and no shipped
+    /// module any more.
+    fn keep_serving(
+        &self,
+        engine: &Engine,
+        name: &str,
+    ) -> Result<Arc<CompiledModule>, ModuleError> {
+        let kept = self.current(name);
+        let kept = kept.or_else(|| self.load_last_good(engine, name));
+        let kept = kept.ok_or_else(|| self.sources.unknown(name))?;
+        warn!(
+            "module {}: its file was removed; this build continues to serve",
+            kept.label()
+        );
+        Ok(kept)
+    }
+
+    /// Loads the build that the store kept before this process started.
+    fn load_last_good(&self, engine: &Engine, name: &str) -> Option<Arc<CompiledModule>> {
+        let path = self.store.last_good(name)?;
+        let bytes = read_capped(&path, self.options.limits.file_bytes_max).ok()?;
+        let hash = ModuleHash::of(&bytes);
+        if lock(&self.lifecycles).quarantined(hash).is_some() {
+            return None;
+        }
+        let source = ModuleSource::LastGood(path);
+        if let Some(compiled) = self.compiled(name, hash, &source) {
+            return Some(compiled);
+        }
+        match self.compile(engine, name, source, &bytes) {
+            Ok(module) => {
+                warn!("module {}: {hash} serves instead", module.label());
+                Some(module)
+            }
+            Err(error) => {
+                warn!("{error}");
+                None
+            }
+        }
+    }
+
+    /// Returns the build if it is compiled already.
+    fn compiled(
+        &self,
+        name: &str,
+        hash: ModuleHash,
+        source: &ModuleSource,
+    ) -> Option<Arc<CompiledModule>> {
+        let mut lifecycles = lock(&self.lifecycles);
+        let lifecycle = lifecycles.module(name);
+        match lifecycle.compiled(|module| module.hash == hash && module.source == *source)? {
+            CompiledBuild::Current(current) => {
+                lifecycle.refused = None;
+                Some(current)
+            }
+            CompiledBuild::Other(other) => {
+                lifecycle.candidate = Some(Arc::clone(&other));
+                Some(other)
+            }
+        }
+    }
+
+    pub(super) fn compile(
+        &self,
+        engine: &Engine,
+        name: &str,
+        source: ModuleSource,
+        bytes: &[u8],
+    ) -> Result<Arc<CompiledModule>, ModuleError> {
+        // Shipped modules are as trusted as this program.
+        let compiler = match source {
+            ModuleSource::Shipped => &Compiler::Here,
+            ModuleSource::File(_) | ModuleSource::LastGood(_) => &self.options.compiler,
+        };
+        let same = lock(&self.lifecycles).with_hash(ModuleHash::of(bytes));
+        let (module, text) = match same {
+            Some(same) => {
+                let text = format!("is the same build as {}", same.label());
+                (same.renamed(name, source), text)
+            }
+            None => {
+                let start = Instant::now();
+                let limits = &self.options.limits;
+                let module = CompiledModule::new(engine, compiler, limits, name, source, bytes)?;
+                let took = start.elapsed().as_millis();
+                (module, format!("validated and compiled in {took} ms"))
+            }
+        };
+        let module = Arc::new(module);
+        self.log_step(&module, text);
+        lock(&self.lifecycles).module(name).candidate = Some(Arc::clone(&module));
+        Ok(module)
+    }
+
+    /// Returns the workers on which a build that passed on its services is to serve.
+    pub(crate) fn placement(&self, module: &Arc<CompiledModule>, now: Instant) -> Placement {
+        let lifecycles = lock(&self.lifecycles);
+        let Some(lifecycle) = lifecycles.get(&module.name) else {
+            return Placement::AllWorkers;
+        };
+        let served = lifecycle.canary.as_ref().and_then(|canary| {
+            Arc::ptr_eq(&canary.module, module).then(|| now.duration_since(canary.since))
+        });
+        let done = served.unwrap_or(Duration::ZERO) >= self.options.canary;
+        match &lifecycle.current {
+            Some(current) if !done && !Arc::ptr_eq(current, module) => {
+                Placement::Canary(Arc::clone(current))
+            }
+            _ => Placement::AllWorkers,
+        }
+    }
+
+    /// Records that a build now serves on the first worker.
+    pub(crate) fn start_canary(&self, module: &Arc<CompiledModule>) {
+        let started = lock(&self.lifecycles)
+            .module(&module.name)
+            .start_canary(module);
+        if started {
+            let seconds = self.options.canary.as_secs_f32();
+            self.log_step(module, format!("serves on worker 0, for {seconds} s"));
+        }
+    }
+
+    /// Returns when the first canary period ends.
+    pub(crate) fn canary_ends(&self) -> Option<Instant> {
+        let lifecycles = lock(&self.lifecycles);
+        let ends = lifecycles.modules().filter_map(|(_, lifecycle)| {
+            let canary = lifecycle.canary.as_ref()?;
+            Some(canary.since + self.options.canary)
+        });
+        ends.min()
+    }
+
+    /// Records that a build now serves on all workers.
+    pub(crate) fn promote(&self, module: &Arc<CompiledModule>) {
+        let replaced = {
+            let mut lifecycles = lock(&self.lifecycles);
+            let lifecycle = lifecycles.module(&module.name);
+            let replaced = lifecycle.promote(module);
+            if replaced && !self.is_substitute(module) {
+                lifecycle.refused = None;
+            }
+            replaced
+        };
+        if !replaced {
+            return;
+        }
+        self.log_step(module, "serves on all workers".into());
+        match module.source {
+            ModuleSource::File(_) => self.store.keep(&module.name, &module.image),
+            ModuleSource::Shipped if !self.is_substitute(module) => {
+                self.store.forget(&module.name);
+            }
+            ModuleSource::Shipped | ModuleSource::LastGood(_) => {}
+        }
+    }
+
+    /// Returns whether a build serves instead of a bad file.
+    fn is_substitute(&self, module: &CompiledModule) -> bool {
+        let has_file = || {
+            let file = self.sources.file(&module.name);
+            file.is_some_and(|path| path.exists())
+        };
+        !matches!(module.source, ModuleSource::File(_)) && has_file()
+    }
+
+    /// Logs a refusal and keeps it for `status`. A repeated refusal is not logged again.
+    pub(crate) fn refuse(&self, name: &str, hash: Option<ModuleHash>, error: &ModuleError) {
+        let reason = error.to_string();
+        let mut lifecycles = lock(&self.lifecycles);
+        let lifecycle = lifecycles.module(name);
+        let repeated = lifecycle
+            .refused
+            .as_ref()
+            .is_some_and(|r| r.hash == hash && r.reason == reason);
+        if repeated || matches!(error.refusal, Refusal::Changing) {
+            return;
+        }
+        match &lifecycle.current {
+            Some(current) => warn!(
+                "{reason}; {} {} continues to serve",
+                current.label(),
+                current.hash
+            ),
+            None => warn!("{reason}"),
+        }
+        if let Some(hash) = hash {
+            lifecycle.log_step(hash, format!("refused: {}", error.refusal));
+        }
+        lifecycle.refused = Some(RefusedBuild {
+            hash,
+            reason,
+            at: SystemTime::now(),
+        });
+    }
+
+    /// Returns the next build to try after the builds in `tried` failed: the serving one, the last good
+    /// one, the shipped one. If the serving build failed too, the config is at fault, so nothing
+    /// else is tried.
+    fn substitute(
+        &self,
+        engine: &Engine,
+        name: &str,
+        tried: &[ModuleHash],
+    ) -> Option<Arc<CompiledModule>> {
+        let untried = |module: &Arc<CompiledModule>| !tried.contains(&module.hash);
+        if let Some(current) = self.current(name) {
+            return Some(current).filter(untried);
+        }
+        let shipped = || {
+            let bytes = self.sources.shipped(name)?;
+            if tried.contains(&ModuleHash::of(bytes)) {
+                return None;
+            }
+            self.compile(engine, name, ModuleSource::Shipped, bytes)
+                .ok()
+        };
+        self.load_last_good(engine, name)
+            .filter(untried)
+            .or_else(shipped)
+    }
+
+    /// Forgets all modules except these.
+    pub(crate) fn retain(&self, names: &[Arc<str>]) {
+        lock(&self.lifecycles).retain(|name| names.iter().any(|used| **used == *name));
+    }
+
+    /// Logs a step of a build's life and keeps it for `status`.
+    pub(crate) fn log_step(&self, module: &CompiledModule, text: String) {
+        info!("module {} {}: {text}", module.label(), module.hash);
+        lock(&self.lifecycles)
+            .module(&module.name)
+            .log_step(module.hash, text);
+    }
+
+    /// Returns each requested module with its state, sorted by name.
+    pub(crate) fn list(&self) -> Vec<(String, ModuleLifecycle, Vec<QuarantinedBuild>)> {
+        let lifecycles = lock(&self.lifecycles);
+        let mut list: Vec<_> = lifecycles
+            .modules()
+            .map(|(name, lifecycle)| {
+                let quarantined = lifecycles.quarantined_of(name);
+                (name.clone(), lifecycle.clone(), quarantined)
+            })
+            .collect();
+        list.sort_by(|a, b| a.0.cmp(&b.0));
+        list
+    }
+
+    /// Returns how long a new build serves on the first worker only.
+    pub(crate) const fn canary_period(&self) -> Duration {
+        self.options.canary
+    }
+
+    /// Returns the build that serves a name.
+    pub(crate) fn current(&self, name: &str) -> Option<Arc<CompiledModule>> {
+        lock(&self.lifecycles).get(name)?.current.clone()
+    }
+}

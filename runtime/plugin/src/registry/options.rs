@@ -1,0 +1,38 @@
+//! Settings of a host.
+
+use std::time::Duration;
+
+use crate::build::compile::Compiler;
+use crate::build::validate::ModuleLimits;
+
+/// Settings of a [`Host`](crate::Host).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostOptions {
+    /// Size limits of modules.
+    pub limits: ModuleLimits,
+    /// How many faults quarantine a build.
+    pub fault_limit: FaultLimit,
+    /// What compiles the modules of the folder.
+    pub compiler: Compiler,
+    /// How long a replacement build serves on the first worker only; 0 gives it to all workers at
+    /// once.
+    pub canary: Duration,
+}
+
+/// How many faults, within how long, quarantine a build.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FaultLimit {
+    /// Faults over all workers.
+    pub faults: usize,
+    /// The sliding window in which they are counted.
+    pub window: Duration,
+}
+
+impl Default for FaultLimit {
+    fn default() -> Self {
+        Self {
+            faults: 3,
+            window: Duration::from_secs(60),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What happens to a build after a fault: tolerated, quarantined, rolled back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::error;
+
+use crate::build::engine::Engine;
+use crate::build::module::{CompiledModule, ModuleHash, ModuleSource};
+use crate::error::Refusal;
+use crate::lock::lock;
+use crate::registry::library::Library;
+use crate::registry::lifecycle::FaultOutcome;
+
+/// What the caller has to do after a fault.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Recovery {
+    /// Nothing: the instance is no longer in use.
+    Nothing,
+    /// Make new instances of the same build.
+    Rebuild,
+    /// The build is quarantined: bind the name again, which now stands for another build.
+    RolledBack,
+    /// The build is quarantined and there is no other: leave its instances disabled and the native
+    /// fallback in charge until the file changes.
+    Exhausted,
+}
+
+impl Library {
+    /// Counts a fault of a build and returns what to do.
+    pub(crate) fn faulted(
+        &self,
+        engine: &Engine,
+        module: &Arc<CompiledModule>,
+        why: &str,
+        now: Instant,
+    ) -> Recovery {
+        if lock(&self.lifecycles).is_exhausted(module) {
+            return Recovery::Exhausted;
+        }
+        let limit = self.options.fault_limit;
+        let outcome = lock(&self.lifecycles)
+            .module(&module.name)
+            .faulted(module, why, now, limit);
+        match outcome {
+            FaultOutcome::Stale => Recovery::Nothing,
+            FaultOutcome::Tolerated => Recovery::Rebuild,
+            FaultOutcome::Quarantined { reason, is_canary } => {
+                self.quarantine(module, &reason);
+                if is_canary || self.roll_back(engine, module) {
+                    Recovery::RolledBack
+                } else {
+                    Recovery::Exhausted
+                }
+            }
+        }
+    }
+
+    fn quarantine(&self, module: &Arc<CompiledModule>, reason: &str) {
+        let all = lock(&self.lifecycles).quarantine(module, reason);
+        self.store.set_quarantined(&all);
+        let error = Refusal::Quarantined(reason.into()).of(module.label());
+        self.refuse(&module.name, Some(module.hash), &error);
+    }
+
+    /// Returns why a build is quarantined; `None` if it is not.
+    pub(crate) fn quarantined(&self, module: &CompiledModule) -> Option<String> {
+        lock(&self.lifecycles).quarantined(module.hash)
+    }
+
+    /// Ends the quarantine of a build without a replacement that works again. The store is not
+    /// updated, because the caller's thread must not block on a file: after a restart the build has to
+    /// pass a trial again.
+    pub(crate) fn release(&self, module: &CompiledModule) {
+        lock(&self.lifecycles).release(module);
+        self.log_step(module, "works again; quarantine ended".into());
+    }
+
+    /// Replaces a build by the previous one, else by the shipped one. Returns whether there was one.
+    fn roll_back(&self, engine: &Engine, module: &Arc<CompiledModule>) -> bool {
+        let name = &module.name;
+        let previous = lock(&self.lifecycles).module(name).previous.take();
+        let good = |hash| lock(&self.lifecycles).quarantined(hash).is_none();
+        let shipped = || {
+            let bytes = self.sources.shipped(name);
+            let bytes = bytes.filter(|bytes| good(ModuleHash::of(bytes)))?;
+            self.compile(engine, name, ModuleSource::Shipped, bytes)
+                .inspect_err(|error| error!("{error}"))
+                .ok()
+        };
+        let back = previous
+            .filter(|previous| good(previous.hash))
+            .or_else(shipped);
+        let Some(back) = back else {
+            self.store.forget(name);
+            return false;
+        };
+        lock(&self.lifecycles).module(name).roll_back_to(&back);
+        match back.source {
+            ModuleSource::Shipped => self.store.forget(name),
+            ModuleSource::File(_) | ModuleSource::LastGood(_) => {
+                self.store.keep(name, &back.image);
+            }
+        }
+        self.log_step(&back, "serves again on all workers".into());
+        true
+    }
+}

@@ -1,0 +1,302 @@
+//! Watches the folder of modules and reports the names whose files changed.
+//!
+//! Invariant: the folder's listing is the truth; the kernel's events only make the next scan come
+//! sooner. The folder is scanned every second in any case, so a lost event, a folder that is deleted
+//! and made again, or a file system without events costs at most a second. A file is reported once it
+//! has not changed for a while and no process holds an exclusive lock on it.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tracing::{debug, warn};
+
+use crate::build::read::{EXTENSION, file_name, is_module_name};
+use crate::error::HostError;
+
+/// The pause between two scans without an event.
+const RESCAN: Duration = Duration::from_secs(1);
+/// The pause between two scans while a file is changing.
+const RESCAN_PENDING: Duration = Duration::from_millis(50);
+/// How long a file must not change before it is reported: a copy in progress changes it all the time.
+const SETTLE: Duration = Duration::from_millis(200);
+/// The most module files that are watched: listing them takes some 10 ms of each second.
+const FILES_MAX: usize = 10_000;
+
+/// Tells two states of a file apart without reading it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct FileStamp {
+    inode: u64,
+    bytes: u64,
+    modified: Option<SystemTime>,
+    changed: (i64, i64),
+}
+
+impl From<Metadata> for FileStamp {
+    fn from(metadata: Metadata) -> Self {
+        Self {
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: metadata.modified().ok(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// A file over time; `None` stands for no file.
+#[derive(Debug)]
+struct WatchedFile {
+    now: Option<FileStamp>,
+    since: Instant,
+    reported: Option<FileStamp>,
+}
+
+impl WatchedFile {
+    fn update(&mut self, stamp: Option<FileStamp>, now: Instant) {
+        if self.now != stamp {
+            self.now = stamp;
+            self.since = now;
+        }
+    }
+}
+
+/// Compares the folder's listings over time.
+#[derive(Debug)]
+struct FolderScanner {
+    folder: PathBuf,
+    files: HashMap<String, WatchedFile>,
+    /// Whether the folder holds more files than are watched.
+    full: bool,
+}
+
+impl FolderScanner {
+    /// Counts the files that are there now as reported.
+    fn new(folder: PathBuf, now: Instant) -> Self {
+        let file = |(name, stamp)| {
+            let file = WatchedFile {
+                now: Some(stamp),
+                since: now,
+                reported: Some(stamp),
+            };
+            (name, file)
+        };
+        Self {
+            files: list(&folder).into_iter().map(file).collect(),
+            folder,
+            full: false,
+        }
+    }
+
+    /// Scans the folder. Returns the names whose files changed and settled, and whether others are
+    /// still changing.
+    fn scan(&mut self, now: Instant) -> (Vec<String>, bool) {
+        self.update(now);
+        let mut settled = Vec::new();
+        let mut pending = false;
+        for (name, file) in &mut self.files {
+            if file.now == file.reported {
+                continue;
+            }
+            let quiet = now.duration_since(file.since) >= SETTLE;
+            if quiet && !(file.now.is_some() && locked(&path(&self.folder, name))) {
+                file.reported = file.now;
+                settled.push(name.clone());
+            } else {
+                pending = true;
+            }
+        }
+        self.files
+            .retain(|_, file| file.now.is_some() || file.reported.is_some());
+        settled.sort_unstable();
+        (settled, pending)
+    }
+
+    fn update(&mut self, now: Instant) {
+        let mut listed = list(&self.folder);
+        let full = listed.len() == FILES_MAX;
+        if full && !self.full {
+            warn!(
+                "{}: only {FILES_MAX} modules are watched, others are not; remove some",
+                self.folder.display()
+            );
+        }
+        self.full = full;
+        for (name, file) in &mut self.files {
+            file.update(listed.remove(name), now);
+        }
+        for (name, stamp) in listed {
+            let file = WatchedFile {
+                now: Some(stamp),
+                since: now,
+                reported: None,
+            };
+            self.files.insert(name, file);
+        }
+    }
+}
+
+fn path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(file_name(name))
+}
+
+/// Lists the module files of a folder; a missing folder has none. Skips directories, broken links and
+/// names that no module can have.
+fn list(folder: &Path) -> HashMap<String, FileStamp> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return HashMap::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let file = entry.file_name();
+            let name = file.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.')?;
+            let metadata = fs::metadata(entry.path()).ok()?;
+            (is_module_name(name) && metadata.is_file()).then(|| (name.to_owned(), metadata.into()))
+        })
+        .take(FILES_MAX)
+        .collect()
+}
+
+/// Returns whether another process holds an exclusive lock (flock) on a file.
+fn locked(path: &Path) -> bool {
+    let file: std::io::Result<File> = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path);
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// Wakes the watcher's thread.
+enum WatchSignal {
+    /// The kernel reported a change.
+    Changed,
+    Stop,
+}
+
+/// Owns the watcher's thread, which ends when this is dropped.
+pub(crate) struct Watcher {
+    signal: Sender<WatchSignal>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Starts to watch a folder, which may not exist yet. `changed` is called with each name whose
+    /// file changes from now on, on the watcher's thread.
+    pub(crate) fn new(
+        folder: PathBuf,
+        changed: impl Fn(String) + Send + 'static,
+    ) -> Result<Self, HostError> {
+        let (signal, signals) = channel();
+        let scanner = FolderScanner::new(folder, Instant::now());
+        let events = FolderEvents::new(signal.clone());
+        let thread = std::thread::Builder::new()
+            .name("waxwing-watch".into())
+            .spawn(move || watch(scanner, events, &signals, changed))
+            .map_err(HostError::Thread)?;
+        Ok(Self {
+            signal,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // Both fail only if the thread has ended already.
+        let _ = self.signal.send(WatchSignal::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(
+    mut scanner: FolderScanner,
+    mut events: FolderEvents,
+    signals: &Receiver<WatchSignal>,
+    changed: impl Fn(String),
+) {
+    let mut wait = Duration::ZERO;
+    loop {
+        match signals.recv_timeout(wait) {
+            Ok(WatchSignal::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(WatchSignal::Changed) | Err(RecvTimeoutError::Timeout) => {}
+        }
+        // One scan covers all events so far.
+        if signals
+            .try_iter()
+            .any(|signal| matches!(signal, WatchSignal::Stop))
+        {
+            return;
+        }
+        events.follow(&scanner.folder);
+        let (settled, pending) = scanner.scan(Instant::now());
+        for name in settled {
+            debug!(
+                "module file {} changed",
+                path(&scanner.folder, &name).display()
+            );
+            changed(name);
+        }
+        wait = if pending {
+            // A file that is written without pause causes events without pause: limit the rate.
+            std::thread::sleep(RESCAN_PENDING);
+            Duration::ZERO
+        } else {
+            RESCAN
+        };
+    }
+}
+
+/// The kernel's change events for the folder, if the file system has any.
+struct FolderEvents {
+    watcher: Option<RecommendedWatcher>,
+    /// Device and inode of the watched folder.
+    watched: Option<(u64, u64)>,
+}
+
+impl FolderEvents {
+    fn new(signal: Sender<WatchSignal>) -> Self {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Scanning the folder causes access events, which would cause the next scan.
+            if event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_))) {
+                let _ = signal.send(WatchSignal::Changed);
+            }
+        });
+        let watcher = watcher
+            .inspect_err(|error| {
+                warn!("no change events for the modules folder ({error}); scanning it each second");
+            })
+            .ok();
+        Self {
+            watcher,
+            watched: None,
+        }
+    }
+
+    /// Watches the folder that is at this path now.
+    fn follow(&mut self, folder: &Path) {
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        let identity = fs::metadata(folder).ok().map(|m| (m.dev(), m.ino()));
+        if identity == self.watched {
+            return;
+        }
+        if self.watched.take().is_some() {
+            // Fails if the folder was deleted: the kernel has dropped the watch then.
+            let _ = watcher.unwatch(folder);
+        }
+        if identity.is_some() {
+            match watcher.watch(folder, RecursiveMode::NonRecursive) {
+                Ok(()) => self.watched = identity,
+                Err(error) => debug!("{}: no change events: {error}", folder.display()),
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Test doubles for tests, benches and the simulator. No production crate depends on this one.
+
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod memory;
