@@ -153,7 +153,7 @@ fn a_standard_port_beside_a_jumbo_one_is_found() -> Result<()> {
                 "{port}, {vip}: only {received:?} bytes arrived"
             );
         }
-        let told = waxwing.status()?.counted("told_too_big");
+        let told = waxwing.status()?.counted("too_big_sent");
         ensure!(told >= 2, "{port}: only {told} senders were told");
         waxwing.stop()?;
     }
@@ -183,7 +183,7 @@ fn a_jumbo_datagram_that_may_be_cut_arrives_whole() -> Result<()> {
         client.send(&large())?;
         ensure!(receive(&server)? == large(), "the datagram changed");
     }
-    let cut = waxwing.status()?.counted("cut");
+    let cut = waxwing.status()?.counted("packets_fragmented");
     ensure!(cut == 3, "{cut} datagrams were cut");
     waxwing.stop().map(drop)
 }
