@@ -24,7 +24,7 @@ use crate::config::{self, Config};
 use crate::health::{Health, State};
 use crate::network::hop_state::HopState;
 use crate::network::resolver::{HopStates, Resolver};
-use crate::publish::backend_counters::BackendCounters;
+use crate::publish::counter_totals::CounterTotals;
 use crate::publish::keys::{BackendKey, backend_key, service_in, snapshot_key};
 use crate::publish::view::{CurrentView, View};
 use crate::time::unix_seconds;
@@ -45,7 +45,7 @@ pub(crate) struct Reporter {
     pub(crate) view: Arc<CurrentView>,
     pub(crate) sessions: Arc<SessionTable>,
     pub(crate) gauges: Arc<Gauges>,
-    pub(crate) counters: Arc<BackendCounters>,
+    pub(crate) counters: Arc<CounterTotals>,
     pub(crate) ports: Arc<dyn AttachedPorts>,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) policy_host: Arc<Host>,

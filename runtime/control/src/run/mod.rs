@@ -39,9 +39,9 @@ use crate::network::host::HostNetwork;
 use crate::network::kernel::Kernel;
 use crate::network::resolver::Resolver;
 use crate::network::vlans::with_vlans;
-use crate::publish::backend_counters::BackendCounters;
 use crate::publish::catalog::{Catalog, CatalogError};
 use crate::publish::controller::{Controller, Draft, PublishError, WorkerLink};
+use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::preflight::Checked;
 use crate::publish::view::{CurrentView, View};
@@ -178,7 +178,7 @@ impl Control {
             worker_problem: None,
             republish_due: false,
             last_reload: None,
-            counters: Arc::new(BackendCounters::new(setup.counters)),
+            counters: Arc::new(CounterTotals::new(setup.counters)),
             port_report: setup.ports.into(),
         };
         let control = Self {

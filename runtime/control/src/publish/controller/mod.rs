@@ -50,8 +50,8 @@ use crate::health::{BoundChecks, Effects, Health, Job};
 use crate::network::kernel::Kernel;
 use crate::network::port::PortLink;
 use crate::network::resolver::Resolver;
-use crate::publish::backend_counters::BackendCounters;
 use crate::publish::catalog::{Catalog, CatalogError};
+use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::view::CurrentView;
 
@@ -142,7 +142,7 @@ pub(crate) struct Controller {
     pub(crate) republish_due: bool,
     pub(crate) last_reload: Option<ReloadStatus>,
     pub(crate) view: Arc<CurrentView>,
-    pub(crate) counters: Arc<BackendCounters>,
+    pub(crate) counters: Arc<CounterTotals>,
     pub(crate) port_report: Arc<dyn AttachedPorts>,
 }
 

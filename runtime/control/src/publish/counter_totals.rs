@@ -12,7 +12,7 @@ use waxwing_dataplane::{BackendId, Gauges, Snapshot};
 use crate::admin::status::TrafficStatus;
 
 /// All workers' counters, by backend.
-pub(crate) struct BackendCounters {
+pub(crate) struct CounterTotals {
     workers: Vec<Arc<WorkerCounters>>,
     /// The totals under an id when its current backend got it.
     bases: Mutex<HashMap<BackendId, BackendTotals>>,
@@ -29,7 +29,7 @@ pub(crate) struct BackendTotals {
     pub(crate) reply: TrafficStatus,
 }
 
-impl BackendCounters {
+impl CounterTotals {
     pub(crate) fn new(workers: Vec<Arc<WorkerCounters>>) -> Self {
         Self {
             workers,

@@ -1,8 +1,8 @@
-//! A policy under traffic, in virtual time: sessions begin at a rate, live, end; backends are slow,
-//! fail, come and go.
+//! Runs a policy under traffic, in virtual time: sessions arrive at a rate, live and end; backends
+//! are slow, fail, come and go.
 //!
-//! Invariant: each session that began is alive, or ended and told to the policy, or its backend was
-//! taken away; the same numbers in give the same numbers out.
+//! Invariant: every session is alive, or ended and reported to the policy, or its backend was
+//! removed. Equal inputs give equal results.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -12,23 +12,23 @@ use super::flows::flow;
 use super::{Driver, disruption, fairness, overload};
 use crate::abi::{BATCH_MAX, BackendRecord, ClosedRecord, END_CLOSED, END_REFUSED};
 use crate::random::Random;
-use crate::{Pick, Policy, hash};
+use crate::{ConfigError, Pick, Policy, hash};
 
 /// How long sessions live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Durations {
-    /// All alike, in milliseconds.
+    /// All the same, in milliseconds.
     Fixed(u64),
     /// Exponentially distributed, with this mean in milliseconds.
     Exponential(u64),
-    /// Most are short and a few are long: `long_percent` of them have a mean of `long_ms`, the others
-    /// of `short_ms`, exponentially distributed.
+    /// Mostly short: `long_percent` of the sessions have the mean `long_ms` and the others
+    /// `short_ms`, exponentially distributed.
     Mixed {
-        /// Mean of the short ones.
+        /// Mean of the short ones, in milliseconds.
         short_ms: u64,
-        /// Mean of the long ones.
+        /// Mean of the long ones, in milliseconds.
         long_ms: u64,
-        /// How many of a hundred are long.
+        /// Percentage of long ones.
         long_percent: u64,
     },
 }
@@ -55,35 +55,35 @@ impl Durations {
     }
 }
 
-/// What one backend got, by its id.
+/// What happened to one backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
-    /// Sessions that the policy sent to it, those that it refused too.
+pub struct BackendStats {
+    /// Sessions that the policy sent to it, including refused ones.
     pub sessions: usize,
     /// Sessions that it refused.
     pub refused: usize,
-    /// The most that it had at a time.
+    /// Most sessions that it had at once.
     pub active_max: u32,
-    /// The time that all its sessions that ended have lived together: its load over time.
+    /// Total lifetime of its ended sessions, in milliseconds: its load over time.
     pub session_ms: usize,
 }
 
-/// A session that lives.
+/// A live session.
 struct Session {
     backend: u32,
     began_ms: u64,
     end: u32,
 }
 
-/// A policy, traffic for it and servers behind it.
+/// A policy with traffic for it and servers behind it.
 ///
 /// ```
 /// use waxwing_sdk::testing::{self, Durations, Simulator};
-/// # use waxwing_sdk::{Backend, Backends, Flow, NoConfig, Pick, Policy};
+/// # use waxwing_sdk::{Backend, Backends, ConfigError, Flow, NoConfig, Pick, Policy};
 /// # struct Fewest;
 /// # impl Policy for Fewest {
 /// #     type Config = NoConfig;
-/// #     fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, String> { Ok(Self) }
+/// #     fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, ConfigError> { Ok(Self) }
 /// #     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
 /// #         backends.available().min_by_key(Backend::active).into()
 /// #     }
@@ -102,65 +102,65 @@ struct Session {
 /// simulator.set_backends(&backends)?;
 /// simulator.reset();
 /// simulator.run(5_000);
-/// assert!(simulator.tally(1).refused > 200);
-/// assert_eq!(simulator.tally(2).sessions, 0);
-/// # Ok::<(), String>(())
+/// assert!(simulator.stats(1).refused > 200);
+/// assert_eq!(simulator.stats(2).sessions, 0);
+/// # Ok::<(), waxwing_sdk::ConfigError>(())
 /// ```
 pub struct Simulator<P: Policy> {
-    /// New sessions a second; 100 at first.
+    /// New sessions per second; 100 at the start.
     pub sessions_per_s: u64,
-    /// How long they live; a second each at first.
+    /// Lifetime of new sessions; one second at the start.
     pub durations: Durations,
     driver: Driver<P>,
     config: String,
     seed: u64,
     random: Random,
     now_ms: u64,
-    /// Parts of a session that are due, in thousandths.
+    /// Thousandths of a session that are due.
     due: u64,
-    /// How many flows there were.
+    /// Number of flows so far.
     flows: u64,
-    /// By when they end, and by the number of their flow.
+    /// By end time in milliseconds, then by flow number.
     live: BTreeMap<(u64, u64), Session>,
-    tallies: BTreeMap<u32, Tally>,
+    stats: BTreeMap<u32, BackendStats>,
     unserved: usize,
 }
 
 impl<P: Policy> Simulator<P> {
-    /// Sessions move this many bytes a millisecond.
+    /// Bytes per millisecond that a session transfers.
     pub const BYTES_PER_MS: u64 = 1000;
 
-    /// Makes the policy, as [`Driver::start`] does.
+    /// Makes the policy, like [`Driver::start`].
     ///
     /// # Errors
     /// As [`Driver::start`].
-    pub fn start(config: &str, backends: &[BackendRecord], seed: u64) -> Result<Self, String> {
+    pub fn start(config: &str, backends: &[BackendRecord], seed: u64) -> Result<Self, ConfigError> {
         Ok(Self {
             sessions_per_s: 100,
             durations: Durations::Fixed(1000),
             driver: Driver::start(config, backends, seed)?,
             config: config.into(),
             seed,
-            // Not the numbers that the policy draws: they would go together.
+            // Independent of the policy's random numbers, which follow from `seed`.
             random: Random::new(!seed),
             now_ms: 0,
             due: 0,
             flows: 0,
             live: BTreeMap::new(),
-            tallies: BTreeMap::new(),
+            stats: BTreeMap::new(),
             unserved: 0,
         })
     }
 
-    /// Lets so many milliseconds pass: in each, sessions end, the policy has its tick if it is time,
-    /// and new sessions begin.
+    /// Advances the time. In each millisecond, due sessions end, the policy gets its tick if it is
+    /// due, and new sessions arrive.
     ///
     /// # Panics
-    /// If the policy panics.
+    /// Panics if the policy panics.
     pub fn run(&mut self, milliseconds: u64) {
         for _ in 0..milliseconds {
             self.now_ms += 1;
-            self.driver.host().now_ms = self.now_ms;
+            self.driver.host_mut().now_ms = self.now_ms;
             self.end_sessions();
             if P::TICK_MS > 0 && self.now_ms % u64::from(P::TICK_MS) == 0 {
                 self.driver.tick(0);
@@ -180,7 +180,7 @@ impl<P: Policy> Simulator<P> {
             let Some(at) = self.index(session.backend) else {
                 continue;
             };
-            self.tally_mut(session.backend).session_ms += as_usize(duration_ms);
+            self.stats_mut(session.backend).session_ms += as_usize(duration_ms);
             self.driver.end(ClosedRecord {
                 duration_ms,
                 bytes: duration_ms * Self::BYTES_PER_MS,
@@ -208,8 +208,8 @@ impl<P: Policy> Simulator<P> {
         }
     }
 
-    /// A session lives as long as connecting takes and then its own time, or is refused once it
-    /// tried to connect.
+    /// Starts a session. It lives as long as connecting takes and then its own lifetime; a refused
+    /// one ends after connecting.
     fn begin(&mut self, number: u64, at: usize) {
         let backend = self.driver.backends_mut()[at];
         let refused = self.random.below(1_000_000) < u64::from(backend.failures_ppm);
@@ -219,10 +219,10 @@ impl<P: Policy> Simulator<P> {
             self.durations.draw(&mut self.random)
         };
         let ends_ms = self.now_ms + (u64::from(backend.latency_us) / 1000 + served_ms).max(1);
-        let tally = self.tally_mut(backend.id);
-        tally.sessions += 1;
-        tally.refused += usize::from(refused);
-        tally.active_max = tally.active_max.max(backend.active);
+        let stats = self.stats_mut(backend.id);
+        stats.sessions += 1;
+        stats.refused += usize::from(refused);
+        stats.active_max = stats.active_max.max(backend.active);
         let session = Session {
             backend: backend.id,
             began_ms: self.now_ms,
@@ -231,84 +231,84 @@ impl<P: Policy> Simulator<P> {
         self.live.insert((ends_ms, number), session);
     }
 
-    /// The backend records. Set `latency_us`, `failures_ppm` and `signals` here: sessions then take as
-    /// long to connect and fail as often, and the policy sees it. Other changes are for
-    /// [`Simulator::set_backends`].
+    /// Returns the backend records. Set `latency_us`, `failures_ppm` and `signals` here: sessions
+    /// then take that long to connect and fail that often, and the policy sees the values. Make
+    /// other changes with [`Simulator::set_backends`].
     pub fn backends_mut(&mut self) -> &mut [BackendRecord] {
         self.driver.backends_mut()
     }
 
-    /// Writes the backends anew and tells the policy. Those that stay, by id, keep their sessions; the
-    /// sessions of those that go are forgotten.
+    /// Writes new backend records and notifies the policy. Backends that stay, by id, keep their
+    /// sessions; the sessions of removed ones are dropped.
     ///
     /// # Errors
     /// As [`Driver::set_backends`].
-    pub fn set_backends(&mut self, backends: &[BackendRecord]) -> Result<(), String> {
+    pub fn set_backends(&mut self, backends: &[BackendRecord]) -> Result<(), ConfigError> {
         let stays = |id| backends.iter().any(|backend| backend.id == id);
         self.live.retain(|_, session| stays(session.backend));
         let mut backends = backends.to_vec();
         for backend in &mut backends {
-            let of_it = self
+            let sessions = self
                 .live
                 .values()
                 .filter(|session| session.backend == backend.id);
-            backend.active = u32::try_from(of_it.count()).unwrap_or(u32::MAX);
+            backend.active = u32::try_from(sessions.count()).unwrap_or(u32::MAX);
             backend.active_here = backend.active;
         }
         self.driver.set_backends(&backends)
     }
 
-    /// Forgets what was counted so far; sessions live on.
+    /// Resets the statistics; live sessions stay.
     pub fn reset(&mut self) {
-        self.tallies.clear();
+        self.stats.clear();
         self.unserved = 0;
     }
 
-    /// What the backend with this id got.
+    /// Returns the statistics of the backend with this id.
     #[must_use]
-    pub fn tally(&self, id: u32) -> Tally {
-        self.tallies.get(&id).copied().unwrap_or_default()
+    pub fn stats(&self, id: u32) -> BackendStats {
+        self.stats.get(&id).copied().unwrap_or_default()
     }
 
-    /// Flows that the policy dropped, or left to the host.
+    /// Returns the number of flows that the policy dropped or left to the host.
     #[must_use]
     pub const fn unserved(&self) -> usize {
         self.unserved
     }
 
-    /// The policy's own counters.
+    /// Returns the policy's counters.
     #[must_use]
     pub const fn counters(&self) -> &[u64] {
         self.driver.counters()
     }
 
-    /// [`overload`] by the sessions that each backend got.
+    /// Returns the [`overload`] of the backends' session counts.
     pub fn overload(&mut self) -> f64 {
-        let (counts, weights) = self.shares(|tally| tally.sessions);
+        let (counts, weights) = self.shares(|stats| stats.sessions);
         overload(&counts, &weights)
     }
 
-    /// [`fairness`] by the sessions that each backend got.
+    /// Returns the [`fairness`] of the backends' session counts.
     pub fn fairness(&mut self) -> f64 {
-        let (counts, weights) = self.shares(|tally| tally.sessions);
+        let (counts, weights) = self.shares(|stats| stats.sessions);
         fairness(&counts, &weights)
     }
 
-    /// [`fairness`] by the time that each backend's sessions lived: of load, not of numbers.
+    /// Returns the [`fairness`] of the backends' total session time, so of load.
     pub fn fairness_over_time(&mut self) -> f64 {
-        let (counts, weights) = self.shares(|tally| tally.session_ms);
+        let (counts, weights) = self.shares(|stats| stats.session_ms);
         fairness(&counts, &weights)
     }
 
-    /// The part of the living sessions that a balancer which starts now would send to another
-    /// backend: [`disruption`] of a failover to one that knows none of them.
+    /// Returns the fraction of live sessions that a newly started balancer would send to another
+    /// backend: the [`disruption`] of a failover to a balancer without their state.
     ///
     /// # Errors
     /// As [`Driver::start`].
     ///
     /// # Panics
-    /// If the policy panics.
-    pub fn disruption(&mut self) -> Result<f64, String> {
+    /// Panics if the policy panics.
+    pub fn disruption(&mut self) -> Result<f64, ConfigError> {
         let backends = self.driver.backends_mut().to_vec();
         let mut other = Driver::<P>::start(&self.config, &backends, !self.seed)?;
         let flows = self.live.keys().map(|(_, number)| flow(self.seed, *number));
@@ -321,9 +321,9 @@ impl<P: Policy> Simulator<P> {
         Ok(disruption((&ours, &backends), (&picks, &backends)))
     }
 
-    fn shares(&mut self, of: impl Fn(Tally) -> usize) -> (Vec<usize>, Vec<u32>) {
+    fn shares(&mut self, of: impl Fn(BackendStats) -> usize) -> (Vec<usize>, Vec<u32>) {
         let backends = self.driver.backends_mut().to_vec();
-        let share = |backend: &BackendRecord| (of(self.tally(backend.id)), backend.weight);
+        let share = |backend: &BackendRecord| (of(self.stats(backend.id)), backend.weight);
         backends.iter().map(share).unzip()
     }
 
@@ -331,8 +331,8 @@ impl<P: Policy> Simulator<P> {
         index(self.driver.backends_mut(), id)
     }
 
-    fn tally_mut(&mut self, id: u32) -> &mut Tally {
-        self.tallies.entry(id).or_default()
+    fn stats_mut(&mut self, id: u32) -> &mut BackendStats {
+        self.stats.entry(id).or_default()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client (RFC 9112): one request on a connection, and its answer.
+//! A small HTTP/1.1 client (RFC 9112): one request per connection, and its response.
 //!
 //! ```
 //! use std::io::Read;
@@ -22,9 +22,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Invariant: whatever a server sends, no more of it is held at once than a head of
-//! [`HEAD_BYTES_MAX`] and a buffer, nothing panics, and a body ends where its framing says or with
-//! an error. A connection serves one request, so what follows the body is never read.
+//! Invariant: whatever a server sends, the client holds at most a head of [`HEAD_BYTES_MAX`] and
+//! one buffer, and never panics. A body ends where its framing says, or with an error. Bytes after
+//! the body are never read, because a connection serves one request.
 
 mod body;
 mod head;
@@ -38,14 +38,15 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 
 use self::body::Body;
 use self::head::Head;
+use crate::ConfigError;
 
-/// The longest head of an answer, in bytes, with those of interim answers before it.
+/// Longest head of a response, in bytes, including the interim responses before it.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Headers that say how the request is framed; it says so itself.
+/// Headers that state the framing of the request; the client sets them.
 const OWN_HEADERS: [&str; 3] = ["connection", "content-length", "transfer-encoding"];
 
-/// A request. It is made once, where the config is read, and may be sent many times.
+/// A request. Make it once, when the config is read, and send it any number of times.
 #[derive(Clone, Debug)]
 pub struct Request {
     method: String,
@@ -55,20 +56,21 @@ pub struct Request {
 }
 
 impl Request {
-    /// `path` goes into the request line as it is, with its query.
+    /// Makes a request. `path` includes the query and is sent unchanged.
     ///
     /// # Errors
-    /// A text for the operator: the method is no token, or the path cannot stand in a request line.
-    pub fn new(method: &str, path: &str) -> Result<Self, String> {
+    /// Fails if the method is not a token, or the path contains what a request line cannot.
+    pub fn new(method: &str, path: &str) -> Result<Self, ConfigError> {
         if !is_token(method) {
-            return Err(format!("{method:?} is no method; write GET or HEAD"));
+            return Err(format!("{method:?} is not a method; write GET or HEAD").into());
         }
         let is_visible = path.bytes().all(|byte| byte.is_ascii_graphic());
         if !is_visible || !(path.starts_with('/') || path == "*") {
             return Err(format!(
-                "{path:?} is no path; write it as in a request, with / in front and percent signs \
-                 for what is no visible ASCII: /healthz?full=1"
-            ));
+                "{path:?} is not a path; start it with / and percent-encode all but visible ASCII, \
+                 like /healthz?full=1"
+            )
+            .into());
         }
         Ok(Self {
             method: method.to_string(),
@@ -78,44 +80,44 @@ impl Request {
         })
     }
 
-    /// Adds a header. `host` and `user-agent` take the place of what is sent otherwise.
+    /// Adds a header. `host` and `user-agent` replace the client's own.
     ///
     /// # Errors
-    /// A text for the operator: no token as its name, a line break or the like in its value, or one
-    /// that says how the request is framed.
-    pub fn header(mut self, name: &str, value: &str) -> Result<Self, String> {
+    /// Fails if the name is not a token, the value contains a control character, or the header
+    /// states the framing.
+    pub fn header(mut self, name: &str, value: &str) -> Result<Self, ConfigError> {
         if !is_token(name) {
-            return Err(format!("{name:?} is no name of a header"));
+            return Err(format!("{name:?} is not a header name").into());
         }
         if OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name)) {
-            return Err(format!(
-                "the header {name} is the check's own; leave it out"
-            ));
+            return Err(format!("the check sets the header {name}; leave it out").into());
         }
         if value
             .bytes()
             .any(|byte| byte.is_ascii_control() && byte != b'\t')
         {
             return Err(format!(
-                "the header {name} has a control character: {value:?}"
-            ));
+                "the value of the header {name} has a control character: {value:?}"
+            )
+            .into());
         }
         self.headers.push((name.to_string(), value.to_string()));
         Ok(self)
     }
 
-    /// Gives it a body.
+    /// Sets the body.
     #[must_use]
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
 
-    /// Sends it and reads the head of the answer. `host`: whom it asks, as [`host`] writes it.
+    /// Sends the request and reads the head of the response. `host` is the value of the `host`
+    /// header, from [`host`].
     ///
     /// # Errors
-    /// The connection's; `InvalidData` or `UnexpectedEof` where the answer is no HTTP or not whole,
-    /// with words that say so.
+    /// Fails with the connection's error, and with `InvalidData` or `UnexpectedEof` if the response
+    /// is malformed or incomplete. The text says which.
     pub fn send<C: Read + Write>(&self, mut connection: C, host: &str) -> io::Result<Response<C>> {
         connection.write_all(&self.bytes(host))?;
         connection.flush()?;
@@ -153,8 +155,8 @@ impl Request {
     }
 }
 
-/// The value of `host` for a server: its name, or its address, in brackets if it is one of IPv6; and
-/// the port unless it is `port_default`, that of the scheme (80, or 443 with TLS).
+/// Returns the value of the `host` header: a name or an address, IPv6 in brackets, and the port
+/// unless it is the scheme's default (80, or 443 with TLS).
 #[must_use]
 pub fn host(name: &str, port: u16, port_default: u16) -> String {
     let name = if name.contains(':') {
@@ -176,7 +178,7 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token_byte)
 }
 
-/// An answer: its head, and its body to read.
+/// A response: its head, and the body to read.
 #[derive(Debug)]
 pub struct Response<C> {
     head: Head,
@@ -184,17 +186,17 @@ pub struct Response<C> {
 }
 
 impl<C> Response<C> {
-    /// The status code, 200 to 999.
+    /// Returns the status code, 200 to 999.
     pub fn status(&self) -> u16 {
         self.head.status
     }
 
-    /// The status in words, such as `Not Found`; empty where the server gives none.
+    /// Returns the reason phrase, such as `Not Found`; empty if the server sends none.
     pub fn reason(&self) -> &str {
         &self.head.reason
     }
 
-    /// The value of the first header of this name, in any case.
+    /// Returns the value of the first header of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.values(name).next()
     }

@@ -1,32 +1,33 @@
-//! Choices among backends at random by weight, and by load.
+//! Choices among backends, at random by weight and by load.
 //!
-//! Invariant: each has a bounded cost however many backends there are, and none gives a backend
+//! Invariant: a choice has a bounded cost for any number of backends, and never returns a backend
 //! without weight.
 
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
+use crate::random::Random;
 use crate::{Backend, Backends, hash};
 
-/// Backends to choose from at random, each in proportion to its weight: log n a choice. Build it
-/// anew when the backends change; it takes 16 bytes a backend.
+/// Chooses backends at random in proportion to their weights, in log n per choice. Build a new one
+/// when the backends change. Takes 16 bytes per backend.
 ///
 /// ```
-/// use waxwing_sdk::choice::Weighted;
+/// use waxwing_sdk::choice::WeightedRandom;
 /// use waxwing_sdk::random::Random;
-/// use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy};
+/// use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy};
 ///
 /// struct AtRandom {
-///     backends: Weighted,
+///     backends: WeightedRandom,
 ///     random: Random,
 /// }
 ///
 /// impl Policy for AtRandom {
 ///     type Config = NoConfig;
 ///
-///     fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+///     fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
 ///         Ok(Self {
-///             backends: Weighted::new(backends.available()),
+///             backends: WeightedRandom::new(backends.available()),
 ///             random: Random::new(backends.seed()),
 ///         })
 ///     }
@@ -36,26 +37,26 @@ use crate::{Backend, Backends, hash};
 ///         index.map_or(Pick::Fallback, Pick::Backend)
 ///     }
 ///
-///     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-///         self.backends = Weighted::new(backends.available());
+///     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+///         self.backends = WeightedRandom::new(backends.available());
 ///         Ok(())
 ///     }
 /// }
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Weighted {
+pub struct WeightedRandom {
     parts: Vec<Part>,
 }
 
-/// A backend's part of the sum of all weights: from the end of the part before it to its own end.
+/// A backend's part of the sum of all weights: from the end of the previous part to `end`.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     end: u64,
     index: usize,
 }
 
-impl Weighted {
-    /// Of these backends, leaving out those without weight.
+impl WeightedRandom {
+    /// Makes the choice among those of the backends that have weight.
     #[must_use]
     pub fn new<'a>(backends: impl IntoIterator<Item = Backend<'a>>) -> Self {
         let mut end = 0;
@@ -70,26 +71,43 @@ impl Weighted {
         }
     }
 
-    /// The index of the backend that a random number falls on; `None` if there are no backends.
+    /// Returns the index of the backend that a random number selects; `None` if there are no
+    /// backends.
     #[must_use]
     pub fn pick(&self, random: u64) -> Option<usize> {
         let at = self.at(hash::below(random, self.total()));
         self.parts.get(at).map(|part| part.index)
     }
 
-    /// Two different backends: the first as by [`Weighted::pick`], the second likewise of the others.
-    /// The second is the first where there is only one.
+    /// Returns the indices of two different backends: the first as in [`WeightedRandom::pick`], the
+    /// second in the same way among the others. Both are the same if there is only one backend.
     #[must_use]
     pub fn pick_two(&self, random: (u64, u64)) -> Option<(usize, usize)> {
         let first = self.at(hash::below(random.0, self.total()));
         let part = self.parts.get(first)?;
         let start = first.checked_sub(1).map_or(0, |at| self.parts[at].end);
         let weight = part.end - start;
-        // A point in what is left when the first backend's part is cut out.
+        // A point in the range without the first backend's part.
         let point = hash::below(random.1, self.total() - weight);
         let second = self.at(if point < start { point } else { point + weight });
         let second = self.parts.get(second).unwrap_or(part);
         Some((part.index, second.index))
+    }
+
+    /// Draws two backends with [`WeightedRandom::pick_two`] and returns the less loaded one, the first
+    /// if they are equally loaded; `None` if there are no backends.
+    pub fn less_loaded<'a>(
+        &self,
+        random: &mut Random,
+        backends: &Backends<'a>,
+    ) -> Option<Backend<'a>> {
+        let (first, second) = self.pick_two((random.next(), random.next()))?;
+        let (first, second) = (backends.get(first)?, backends.get(second)?);
+        Some(if Load::of(&second) < Load::of(&first) {
+            second
+        } else {
+            first
+        })
     }
 
     fn total(&self) -> u64 {
@@ -101,7 +119,7 @@ impl Weighted {
     }
 }
 
-/// How loaded a backend is for its weight. Loads compare exactly, without division.
+/// The load of a backend: sessions per unit of weight. Loads compare exactly, without division.
 ///
 /// ```
 /// use waxwing_sdk::choice::Load;
@@ -116,20 +134,20 @@ pub struct Load {
 }
 
 impl Load {
-    /// So many sessions (at most 2^32) for this weight. A weight of 0 counts as 1.
+    /// Returns the load of `sessions` (at most 2^32) for this weight. A weight of 0 counts as 1.
     #[must_use]
     pub const fn new(sessions: u64, weight: u32) -> Self {
         let weight = if weight == 0 { 1 } else { weight };
         Self { sessions, weight }
     }
 
-    /// Of the sessions that a backend has.
+    /// Returns the load of the backend's current sessions.
     #[must_use]
     pub fn of(backend: &Backend<'_>) -> Self {
         Self::new(u64::from(backend.active()), backend.weight())
     }
 
-    /// Of the sessions that a backend would have with one more.
+    /// Returns the load that the backend would have with one session more.
     #[must_use]
     pub fn with_one_more(backend: &Backend<'_>) -> Self {
         Self::new(u64::from(backend.active()) + 1, backend.weight())
@@ -157,21 +175,22 @@ impl PartialEq for Load {
 
 impl Eq for Load {}
 
-/// The least of the available backends by a measure, looking at [`Scan::MAX`] of them at most. Of
-/// more than that it looks at a window that moves on with every choice: the least of a few chosen
-/// evenly is nearly as good as the least of all (Mitzenmacher 2001). Build it anew when the
-/// backends change; it takes 2 bytes a backend.
+/// Finds the available backend with the lowest key, examining at most [`Scan::MAX`] of them.
+///
+/// Of more backends it examines a window that moves on with every choice: the best of a few, chosen
+/// evenly, is nearly as good as the best of all (Mitzenmacher 2001). Build a new one when the
+/// backends change. Takes 2 bytes per backend.
 ///
 /// ```
 /// use waxwing_sdk::choice::Scan;
-/// use waxwing_sdk::{Backend, Backends, Flow, NoConfig, Pick, Policy};
+/// use waxwing_sdk::{Backend, Backends, ConfigError, Flow, NoConfig, Pick, Policy};
 ///
 /// struct Fewest(Scan);
 ///
 /// impl Policy for Fewest {
 ///     type Config = NoConfig;
 ///
-///     fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+///     fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
 ///         Ok(Self(Scan::new(backends)))
 ///     }
 ///
@@ -179,7 +198,7 @@ impl Eq for Load {}
 ///         self.0.least(backends, Backend::active).into()
 ///     }
 ///
-///     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+///     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
 ///         self.0 = Scan::new(backends);
 ///         Ok(())
 ///     }
@@ -187,40 +206,40 @@ impl Eq for Load {}
 /// ```
 #[derive(Clone, Debug)]
 pub struct Scan {
-    /// The available backends' indices.
+    /// Indices of the available backends.
     candidates: Vec<u16>,
-    /// Which candidate the next window begins at.
+    /// The candidate at which the next window starts.
     next: usize,
 }
 
 impl Scan {
-    /// The most backends that one choice looks at: 64 choices of 128 take some 10 microseconds.
+    /// Most backends that one choice examines: 64 choices of 128 take about 10 microseconds.
     pub const MAX: usize = 128;
 
-    /// Of the backends that are available now.
+    /// Makes a scan of the backends that are available now.
     #[must_use]
     pub fn new(backends: &Backends<'_>) -> Self {
         let index = |backend: Backend<'_>| u16::try_from(backend.index()).ok();
         let candidates: Vec<_> = backends.available().filter_map(index).collect();
-        // Workers that all started at the same backend would send it their first sessions.
+        // Workers that all started with the same backend would send it their first sessions.
         let random = usize::try_from(backends.seed() >> 40).unwrap_or(0);
         let next = random % candidates.len().max(1);
         Self { candidates, next }
     }
 
-    /// The backend that measures least. The first of equals wins and the next window begins behind
-    /// it, so ties take turns.
+    /// Returns the backend with the lowest key; `None` if none is available. Of equal ones the
+    /// first in the window wins and the next window starts after it, so equal backends take turns.
     pub fn least<'a, K: Ord>(
         &mut self,
         backends: &Backends<'a>,
-        mut measure: impl FnMut(&Backend<'a>) -> K,
+        mut key: impl FnMut(&Backend<'a>) -> K,
     ) -> Option<Backend<'a>> {
         let (before, from_next) = self.candidates.split_at(self.next);
         let window = from_next.iter().chain(before).take(Self::MAX);
         let (offset, least) = window
             .enumerate()
             .filter_map(|(offset, index)| Some((offset, backends.get(usize::from(*index))?)))
-            .min_by_key(|(_, backend)| measure(backend))?;
+            .min_by_key(|(_, backend)| key(backend))?;
         self.next = (self.next + offset + 1) % self.candidates.len();
         Some(least)
     }
