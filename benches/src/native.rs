@@ -21,9 +21,9 @@ impl<P: waxwing_sdk::Policy> Native<P> {
     ///
     /// # Errors
     /// The policy rejects the backends or the config.
-    pub fn new(config: &str, records: &[BackendRecord]) -> Result<Self, String> {
+    pub fn new(config: &str, records: &[BackendRecord]) -> anyhow::Result<Self> {
         Ok(Self {
-            driver: Driver::start(config, records, SEED)?,
+            driver: Driver::start(config, records, SEED).map_err(anyhow::Error::msg)?,
             flows: testing::flows(SEED)
                 .take(waxwing_dataplane::BATCH)
                 .collect(),
