@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use waxwing_control::admin::report::AttachedPorts;
 use waxwing_control::admin::status::{PortStatus, QueueStatus};
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_xdp::{Attached, PortReport, Statistics};
 
 /// The attached ports, shared between the control plane's steering and its status.
@@ -23,7 +23,7 @@ impl SharedAttached {
 }
 
 impl Steering for SharedAttached {
-    fn apply(&mut self, rules: &Rules) -> Result<(), String> {
+    fn apply(&mut self, rules: &Rules) -> Result<(), SteeringError> {
         self.lock().apply(rules)
     }
 }

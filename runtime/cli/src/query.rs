@@ -66,7 +66,7 @@ pub(crate) fn reload(socket: &Path) -> Result<()> {
 /// `waxwing backend signal`.
 pub(crate) fn signal(which: OneBackend, values: &[String]) -> Result<()> {
     let OneBackend {
-        running,
+        admin,
         service,
         backend,
     } = which;
@@ -79,14 +79,14 @@ pub(crate) fn signal(which: OneBackend, values: &[String]) -> Result<()> {
         backend,
         values,
     };
-    let client = Client::new(&running.socket);
+    let client = Client::new(&admin.socket);
     wait(async { Ok(client.set_signals(&request).await?) })
 }
 
 /// `waxwing backend drain`, `disable` and `enable`.
 pub(crate) fn set_backend(which: OneBackend, state: Admin) -> Result<()> {
     let OneBackend {
-        running,
+        admin,
         service,
         backend,
     } = which;
@@ -95,7 +95,7 @@ pub(crate) fn set_backend(which: OneBackend, state: Admin) -> Result<()> {
         backend,
         state,
     };
-    let client = Client::new(&running.socket);
+    let client = Client::new(&admin.socket);
     wait(async { Ok(client.set_backend(&request).await?) })
 }
 

@@ -15,10 +15,10 @@ use rustix::process::{Resource, Rlimit};
 use waxwing_control::config::{Config, Poll, ZeroCopy};
 use waxwing_control::publish::{modules, preflight};
 use waxwing_control::run::{Control, ControlSetup};
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges};
 use waxwing_plugin::{CompileLimits, Compiler};
 use waxwing_xdp::{Options, PollMode, PortOptions, PortReport};
@@ -187,15 +187,15 @@ fn options(config: &Config) -> Options {
 }
 
 /// Creates the state that all workers share, for frames of up to `frame_len_max` bytes.
-fn shared(config: &Config, workers: usize, frame_len_max: u32) -> Result<Shared> {
+fn shared(config: &Config, workers: usize, frame_len_max: u32) -> Result<SharedState> {
     let sessions_max = u32::try_from(config.sessions_max).unwrap_or(u32::MAX);
     // Each RandomState has its own keys, from the operating system.
     let seed = || std::array::from_fn(|word| RandomState::new().hash_one(word));
     let sessions =
         SessionTable::new(sessions_max, seed()).context("cannot create the session table")?;
-    Ok(Shared {
+    Ok(SharedState {
         sessions: Arc::new(sessions),
-        next_hops: Arc::new(NextHops::new(config.backends_max)),
+        next_hops: Arc::new(HopTable::new(config.backends_max)),
         gauges: Arc::new(Gauges::new(config.backends_max, workers)),
         fragments: Arc::new(FragmentTable::new(fragment_limits(frame_len_max), seed())),
     })

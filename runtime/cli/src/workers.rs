@@ -10,7 +10,7 @@ use waxwing_control::config::Config;
 use waxwing_control::publish::modules;
 use waxwing_control::run::WorkerChannels;
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{Epoch, Now};
 use waxwing_xdp::WorkerSockets;
@@ -22,7 +22,7 @@ const WORKER_NICE: i32 = -10;
 
 /// What starts the workers, one thread each.
 pub(crate) struct Launch {
-    shared: Shared,
+    shared: SharedState,
     counters: Vec<Arc<WorkerCounters>>,
     cluster_key: [u64; 4],
     /// The CPUs for the workers in turn; empty for no pinning.
@@ -33,7 +33,7 @@ pub(crate) struct Launch {
 impl Launch {
     pub(crate) fn new(
         config: &Config,
-        shared: &Shared,
+        shared: &SharedState,
         counters: &[Arc<WorkerCounters>],
         started: Instant,
     ) -> Self {
@@ -56,8 +56,8 @@ impl Launch {
         self,
         parts: Vec<WorkerSockets>,
         channels: Vec<WorkerChannels>,
-    ) -> Result<Workers> {
-        let mut workers = Workers {
+    ) -> Result<WorkerThreads> {
+        let mut workers = WorkerThreads {
             stop: Arc::default(),
             threads: Vec::new(),
         };
@@ -126,12 +126,12 @@ fn work(
 }
 
 /// The running workers. Dropping them stops them and waits for their end.
-pub(crate) struct Workers {
+pub(crate) struct WorkerThreads {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<bool>>,
 }
 
-impl Workers {
+impl WorkerThreads {
     /// Waits until a worker has ended by itself, which only a panic causes.
     pub(crate) async fn any_ended(&self) {
         while !self.threads.iter().any(JoinHandle::is_finished) {
@@ -155,7 +155,7 @@ impl Workers {
     }
 }
 
-impl Drop for Workers {
+impl Drop for WorkerThreads {
     fn drop(&mut self) {
         self.end();
     }

@@ -24,7 +24,7 @@ use crate::config::{self, Config};
 use crate::health::{Health, State};
 use crate::network::hop_state::HopState;
 use crate::network::resolver::{HopStates, Resolver};
-use crate::publish::backend_counters::BackendCounters;
+use crate::publish::counter_totals::CounterTotals;
 use crate::publish::keys::{BackendKey, backend_key, service_in, snapshot_key};
 use crate::publish::view::{CurrentView, View};
 use crate::time::unix_seconds;
@@ -45,7 +45,7 @@ pub(crate) struct Reporter {
     pub(crate) view: Arc<CurrentView>,
     pub(crate) sessions: Arc<SessionTable>,
     pub(crate) gauges: Arc<Gauges>,
-    pub(crate) counters: Arc<BackendCounters>,
+    pub(crate) counters: Arc<CounterTotals>,
     pub(crate) ports: Arc<dyn AttachedPorts>,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) policy_host: Arc<Host>,
@@ -346,7 +346,7 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         bridged: counters.bridged.get(),
         fragments_held: counters.held.get(),
         fragments_released: counters.released.get(),
-        requests_answered: counters.answered.get(),
+        requests_answered: counters.responded.get(),
         announcements_sent: counters.announced.get(),
         batches: counters.batches.get(),
         batch_times: batch_times(&counters.batch_times()),
@@ -355,11 +355,11 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         sessions_rejected: counters.rejected.get(),
         sessions_reset: counters.reset.get(),
         sessions_moved: counters.repicked.get(),
-        icmp_errors_forwarded: counters.errors_passed.get(),
-        time_exceeded_sent: counters.told_hop_limit.get(),
-        too_big_sent: counters.told_too_big.get(),
-        last_hop_fallbacks: counters.by_last_hop.get(),
-        packets_fragmented: counters.cut.get(),
+        icmp_errors_forwarded: counters.icmp_errors_forwarded.get(),
+        time_exceeded_sent: counters.time_exceeded_sent.get(),
+        too_big_sent: counters.too_big_sent.get(),
+        last_hop_fallbacks: counters.last_hop_fallbacks.get(),
+        packets_fragmented: counters.packets_fragmented.get(),
         fallback_choices: counters.fallback.get(),
         epochs: counters.epochs.get(),
         drops,

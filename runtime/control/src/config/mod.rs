@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use waxwing_dataplane::Ports;
-use waxwing_dataplane::snapshot::{Backend as SnapshotBackend, MidStream, SourceUse, Timeouts};
+use waxwing_dataplane::model::{Backend as SnapshotBackend, MidStream, SourceUse, Timeouts};
 use waxwing_packet::{Address, Protocol};
 
 use crate::network::return_routes::ReturnPlan;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 use waxwing_dataplane::Ports;
 use waxwing_dataplane::counters::SIGNALS;
-use waxwing_dataplane::snapshot::{MidStream, Timeouts};
+use waxwing_dataplane::model::{MidStream, Timeouts};
 use waxwing_dataplane::time::TICK;
 use waxwing_packet::Protocol;
 

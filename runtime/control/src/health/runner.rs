@@ -21,7 +21,7 @@ use super::Health;
 use super::backend::Outcome;
 use super::plan::Job;
 use super::schedule::{Due, Schedule};
-use crate::publish::backend_counters::BackendCounters;
+use crate::publish::counter_totals::CounterTotals;
 use crate::publish::keys::{BackendKey, ServiceKey, snapshot_key};
 use crate::publish::view::CurrentView;
 
@@ -48,7 +48,7 @@ pub(crate) struct Runner {
     pub(crate) host: Arc<CheckHost>,
     pub(crate) health: Arc<Health>,
     pub(crate) view: Arc<CurrentView>,
-    pub(crate) counters: Arc<BackendCounters>,
+    pub(crate) counters: Arc<CounterTotals>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) jobs: watch::Receiver<Vec<Arc<Job>>>,
     pub(crate) faults: mpsc::Sender<Fault>,

@@ -12,8 +12,8 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::time::{Duration, Instant};
-use waxwing_dataplane::routes::{Path, Routes};
-use waxwing_dataplane::snapshot::NextHops;
+use waxwing_dataplane::HopTable;
+use waxwing_dataplane::egress::routes::{Path, Routes};
 use waxwing_dataplane::{NextHop, PortId};
 use waxwing_packet::{Address, Prefix};
 
@@ -185,7 +185,7 @@ impl ReturnRoutes {
     /// `gateways` are in the order of their numbers.
     pub(crate) fn publish(
         &mut self,
-        hops: &NextHops,
+        hops: &HopTable,
         gateways: Vec<(Address, HopState)>,
     ) -> ReturnState {
         if let Some(table) = &self.table {

@@ -23,9 +23,9 @@ use crossbeam_channel::{Receiver, Sender};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::forward::Shared;
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::path::SharedState;
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{Epoch, Snapshot};
 use waxwing_plugin::{BuildsInUse, HostEvent, ModuleError};
 
@@ -39,9 +39,9 @@ use crate::network::host::HostNetwork;
 use crate::network::kernel::Kernel;
 use crate::network::resolver::Resolver;
 use crate::network::vlans::with_vlans;
-use crate::publish::backend_counters::BackendCounters;
 use crate::publish::catalog::{Catalog, CatalogError};
 use crate::publish::controller::{Controller, Draft, PublishError, WorkerLink};
+use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::preflight::Checked;
 use crate::publish::view::{CurrentView, View};
@@ -55,7 +55,7 @@ pub struct ControlSetup {
     /// The checked config. Its warnings have been logged.
     pub checked: Checked,
     /// The state that all workers share, sized for the config's `backends_max`.
-    pub shared: Shared,
+    pub shared: SharedState,
     /// The counters of each worker.
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Sets the steering rules of the attached ports.
@@ -178,7 +178,7 @@ impl Control {
             worker_problem: None,
             republish_due: false,
             last_reload: None,
-            counters: Arc::new(BackendCounters::new(setup.counters)),
+            counters: Arc::new(CounterTotals::new(setup.counters)),
             port_report: setup.ports.into(),
         };
         let control = Self {
@@ -214,7 +214,7 @@ impl Control {
             .map_err(PublishError::Steering)?;
         controller.update_steering();
         if let Some(why) = controller.steering_problem.take() {
-            return Err(PublishError::Steering(why).into());
+            return Err(PublishError::Steering(SteeringError(why)).into());
         }
         controller.update_view();
         let admin = tokio::spawn(socket.serve(Arc::clone(&reporter), request));

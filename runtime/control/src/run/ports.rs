@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use waxwing_dataplane::PortId;
-use waxwing_dataplane::snapshot::Port;
+use waxwing_dataplane::model::Port;
 
 use super::StartError;
 use crate::config::Config;

@@ -13,11 +13,11 @@ use waxwing_control::admin::status::{PortStatus, Status};
 use waxwing_control::publish::modules::Shipped;
 use waxwing_control::publish::preflight::{self, Checked};
 use waxwing_control::run::{Control, ControlSetup, StartError, WorkerChannels};
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::snapshot::NextHops;
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges};
 use waxwing_plugin::Compiler;
 
@@ -132,7 +132,7 @@ pub(crate) struct Book(
 );
 
 impl Steering for Book {
-    fn apply(&mut self, rules: &Rules) -> Result<(), String> {
+    fn apply(&mut self, rules: &Rules) -> Result<(), SteeringError> {
         let slowest = self
             .1
             .iter()
@@ -168,7 +168,7 @@ pub(crate) struct Bed {
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) control: Option<tokio::task::JoinHandle<Result<(), StartError>>>,
     pub(crate) client: Client,
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedState,
     pub(crate) seen: Vec<Arc<Seen>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) book: Book,
@@ -187,9 +187,9 @@ impl Bed {
         write_config(folder.path(), services);
         let seen: Vec<Arc<Seen>> = (0..WORKERS).map(|_| Arc::default()).collect();
         let book = Book(Arc::default(), seen.clone());
-        let shared = Shared {
+        let shared = SharedState {
             sessions: Arc::new(SessionTable::new(1000, [1; 4]).unwrap()),
-            next_hops: Arc::new(NextHops::new(64)),
+            next_hops: Arc::new(HopTable::new(64)),
             gauges: Arc::new(Gauges::new(64, 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [2; 4])),
         };
@@ -292,7 +292,7 @@ pub(crate) async fn load(folder: &Path) -> Result<Checked, String> {
         .map_err(|e| e.to_string())
 }
 
-pub(crate) fn setup(checked: Checked, shared: &Shared, book: &Book) -> ControlSetup {
+pub(crate) fn setup(checked: Checked, shared: &SharedState, book: &Book) -> ControlSetup {
     ControlSetup {
         checked,
         shared: shared.clone(),

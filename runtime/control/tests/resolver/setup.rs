@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use waxwing_control::network::kernel::Kernel;
 use waxwing_control::network::port::{MovedNeighbour, PortLink};
 use waxwing_control::network::resolver::Resolver;
-use waxwing_dataplane::snapshot::NextHops;
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
 use waxwing_packet::Mac;
 
@@ -23,7 +23,7 @@ pub(crate) struct Bed {
     pub(crate) namespaces: Namespaces,
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) resolver: Resolver,
-    pub(crate) hops: Arc<NextHops>,
+    pub(crate) hops: Arc<HopTable>,
     pub(crate) moves: Arc<Mutex<Vec<MovedNeighbour>>>,
 }
 
@@ -47,7 +47,7 @@ impl Bed {
             .enable_all()
             .build()
             .unwrap();
-        let hops = Arc::new(NextHops::new(64));
+        let hops = Arc::new(HopTable::new(64));
         let moves = Arc::new(Mutex::default());
         let resolver = runtime.block_on(start(Arc::clone(&hops), Arc::clone(&moves)));
         Self {
@@ -112,7 +112,7 @@ impl Bed {
     }
 }
 
-async fn start(hops: Arc<NextHops>, moves: Arc<Mutex<Vec<MovedNeighbour>>>) -> Resolver {
+async fn start(hops: Arc<HopTable>, moves: Arc<Mutex<Vec<MovedNeighbour>>>) -> Resolver {
     let links = Kernel::connect().unwrap().links().await.unwrap();
     let link = links.iter().find(|link| link.name == "p1").unwrap();
     let port = PortLink {

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use waxwing_dataplane::snapshot::{NoBackend, Port, SourceUse};
+use waxwing_dataplane::model::{NoBackend, Port, SourceUse};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Service, ServiceId, Snapshot};
 use waxwing_packet::Address;
 

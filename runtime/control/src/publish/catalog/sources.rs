@@ -5,8 +5,8 @@
 
 use std::collections::HashSet;
 
-use waxwing_dataplane::snapshot::{SourcePool, Sources};
-use waxwing_dataplane::source_nat::SOURCES_MAX;
+use waxwing_dataplane::model::SOURCES_MAX;
+use waxwing_dataplane::model::{SourcePool, Sources};
 use waxwing_dataplane::{Gauges, SourceId};
 use waxwing_packet::Address;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use waxwing_dataplane::Ports;
-use waxwing_dataplane::snapshot::MidStream;
+use waxwing_dataplane::model::MidStream;
 use waxwing_packet::Protocol;
 
 use super::*;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::model::Release;
 use waxwing_dataplane::{Epoch, Snapshot};
 use waxwing_plugin::{BoundModule, BuildsInUse, Host, ModuleError};
 

@@ -32,10 +32,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use tokio::sync::watch;
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::forward::Shared;
-use waxwing_dataplane::snapshot::Port;
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::model::Port;
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::path::SharedState;
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{BackendId, Epoch, Snapshot};
 use waxwing_packet::Address;
 use waxwing_plugin::checks::CheckHost;
@@ -50,8 +50,8 @@ use crate::health::{BoundChecks, Effects, Health, Job};
 use crate::network::kernel::Kernel;
 use crate::network::port::PortLink;
 use crate::network::resolver::Resolver;
-use crate::publish::backend_counters::BackendCounters;
 use crate::publish::catalog::{Catalog, CatalogError};
+use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::view::CurrentView;
 
@@ -77,7 +77,7 @@ pub enum PublishError {
     Module(#[from] ModuleError),
     /// The steering rules for new backends' replies could not be set.
     #[error("steering: {0}")]
-    Steering(String),
+    Steering(SteeringError),
     /// Workers have not acknowledged the last change.
     #[error(
         "worker {workers} has not taken the last change for {} s and may be stuck; further changes wait \
@@ -115,7 +115,7 @@ pub(crate) struct Controller {
     /// The attached interfaces and the VLAN devices on them.
     pub(crate) ports: Vec<Port>,
     pub(crate) links: Vec<PortLink>,
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedState,
     pub(crate) kernel: Kernel,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) policy_host: Arc<Host>,
@@ -142,7 +142,7 @@ pub(crate) struct Controller {
     pub(crate) republish_due: bool,
     pub(crate) last_reload: Option<ReloadStatus>,
     pub(crate) view: Arc<CurrentView>,
-    pub(crate) counters: Arc<BackendCounters>,
+    pub(crate) counters: Arc<CounterTotals>,
     pub(crate) port_report: Arc<dyn AttachedPorts>,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use waxwing_dataplane::Snapshot;
-use waxwing_dataplane::steering::Rules;
+use waxwing_dataplane::steering::{Rules, SteeringError};
 use waxwing_packet::Address;
 
 use super::Controller;
@@ -23,14 +23,14 @@ impl Controller {
         let outcome = self.steering.apply(&rules);
         match &outcome {
             Ok(()) => self.steering_rules = rules,
-            Err(why) if self.steering_problem.as_ref() == Some(why) => {}
+            Err(why) if self.steering_problem.as_ref() == Some(&why.0) => {}
             Err(why) => tracing::error!("steering: {why}; trying again"),
         }
-        self.steering_problem = outcome.err();
+        self.steering_problem = outcome.err().map(|why| why.0);
     }
 
     /// Adds the rules of a snapshot's backends to those in effect.
-    pub(crate) fn add_reply_rules(&mut self, snapshot: &Snapshot) -> Result<(), String> {
+    pub(crate) fn add_reply_rules(&mut self, snapshot: &Snapshot) -> Result<(), SteeringError> {
         let locals = self.resolver.host().borrow().locals();
         let next = rules(snapshot, locals);
         let added = Rules {
