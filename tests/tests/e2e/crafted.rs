@@ -15,19 +15,12 @@ use waxwing_packet::{
     ethernet, parse,
 };
 use waxwing_testkit::build::{Echo, Error, Tcp, Udp};
+use waxwing_testkit::fragmenter;
 use waxwing_tests::inject::Wire;
 use waxwing_tests::topology::{VIP4, VIP6};
 use waxwing_tests::{Backend, Capture, Config, Layout, Namespace, Service, Topology, Waxwing};
 
 use crate::{Scenario, scenario};
-
-#[path = "../../../runtime/dataplane/tests/core/cutting.rs"]
-#[expect(
-    dead_code,
-    clippy::cast_possible_truncation,
-    reason = "the core's tests use the rest; every length fits its field"
-)]
-mod cutting;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(every_requirement_holds_frame_by_frame)];
 
@@ -418,11 +411,11 @@ fn strange_error(talk: &Talk<'_>) -> Result<()> {
 
 fn fragments(talk: &Talk<'_>) -> Result<()> {
     let (sent, received) = talk.question(&[7; 60]);
-    for fragment in cutting::cut(&sent, &[32], 7).iter().rev() {
+    for fragment in fragmenter::fragment(&sent, &[32], 7).iter().rev() {
         talk.send(Client, fragment)?;
     }
     let came = [talk.next(Server)?.0, talk.next(Server)?.0];
-    let expected = cutting::cut(&received, &[32], 7);
+    let expected = fragmenter::fragment(&received, &[32], 7);
     ensure!(
         came.iter().all(|frame| expected.contains(frame)) && came[0] != came[1],
         "{came:02x?} is not {expected:02x?}"
@@ -432,9 +425,9 @@ fn fragments(talk: &Talk<'_>) -> Result<()> {
 
 fn overlap(talk: &Talk<'_>) -> Result<()> {
     let (sent, received) = talk.question(&[7; 60]);
-    let first = |frame: &[u8]| cutting::piece(frame, 7, 0, 32, true);
+    let first = |frame: &[u8]| fragmenter::fragment_at(frame, 7, 0, 32, true);
     talk.passes(Client, (first(&sent), first(&received)))?;
-    let second = cutting::piece(&sent, 7, 24, 44, false);
+    let second = fragmenter::fragment_at(&sent, 7, 24, 44, false);
     talk.ends(Client, &second, "fragment_overlap")
 }
 

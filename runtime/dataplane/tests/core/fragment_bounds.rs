@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::fragmenter::cut;
 use crate::fragments::{assert_forgotten, back, bytes, opened, there};
 use crate::frames::{one, request};
 use crate::world::{BACK, FRONT, Settings, V4, V6, World};
 use waxwing_dataplane::{DropReason, FragmentLimits};
 use waxwing_packet::{Protocol, TcpFlags};
+use waxwing_testkit::fragmenter::fragment;
 
 const SMALL: FragmentLimits = FragmentLimits {
     datagrams: 64,
@@ -26,7 +26,7 @@ fn small() -> Settings {
 
 fn pieces(client_port: u16, id: u32) -> Vec<Vec<u8>> {
     let whole = there(V4, client_port).frame(Protocol::Udp, &bytes(88));
-    cut(&whole, &[32, 32], id)
+    fragment(&whole, &[32, 32], id)
 }
 
 /// Fragments of datagrams whose first one never arrives.
@@ -121,7 +121,7 @@ fn a_flood_of_first_fragments_evicts_the_oldest_and_drops_none() {
 fn a_frame_too_long_to_be_held_passes_only_in_order() {
     let mut world = opened(small());
     let whole = there(V4, 4000).frame(Protocol::Udp, &bytes(600));
-    let long = cut(&whole, &[304], 7);
+    let long = fragment(&whole, &[304], 7);
     assert_eq!(world.frame(FRONT, &long[0]).len(), 1);
     assert_eq!(world.frame(FRONT, &long[1]).len(), 1);
     assert!(world.frame(FRONT, &long[1]).is_empty());
@@ -171,7 +171,7 @@ fn a_fragment_flood_at_two_workers_is_counted_exactly() {
                 _ => there(plan, 4000 + (id % 5) as u16),
             };
             let whole = way.frame(Protocol::Udp, &bytes(88));
-            let all = cut(&whole, &[32, 32], id % 700);
+            let all = fragment(&whole, &[32, 32], id % 700);
             let frame = &all[(id.wrapping_mul(2_654_435_761) >> 16) as usize % 3];
             world.frame_at(id as usize & 1, way.port, frame);
         }
@@ -190,7 +190,7 @@ fn forged_fragments_of_a_connection_do_not_disturb_it() {
     crate::frames::establish(&mut world, 4000, 0);
     let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(88));
     for id in 0..1000 {
-        for late in &cut(&whole, &[32, 32], id)[1..] {
+        for late in &fragment(&whole, &[32, 32], id)[1..] {
             assert!(world.frame(FRONT, late).is_empty());
         }
         one(&world.frame(FRONT, &request(V4, 4000, TcpFlags::ACK)));

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
-use crate::fragmenter::{IP, cut, ip_of, join, orders, piece, place, right_checksum};
 use crate::fragments::{ID, Way, assert_forgotten, back, bytes, opened, there};
 use crate::frames::request;
 use crate::world::{BACK, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::NoBackend;
 use waxwing_dataplane::{BackendId, DropReason, FragmentLimits};
 use waxwing_packet::{Protocol, TcpFlags, Transport, icmp};
+use waxwing_testkit::fragmenter::{
+    IP, fix_checksum, fragment, fragment_at, fragment_with, ip_of, permutations, reassemble,
+};
 
 use DropReason::{
     Fragment, FragmentDuplicate, FragmentLimit, FragmentOverlap, FragmentTimeout, Malformed,
@@ -112,7 +114,7 @@ fn an_overlapping_fragment_and_all_later_ones_are_dropped() {
                 let whole = datagram(way);
                 let frames: Vec<_> = places
                     .iter()
-                    .map(|&(from, to, more)| piece(&whole, ID, from, to - from, more))
+                    .map(|&(from, to, more)| fragment_at(&whole, ID, from, to - from, more))
                     .collect();
                 assert_eq!(all_frames(&mut world, way, &frames), sent, "{places:?}");
                 assert_eq!(world.dropped(reason), dropped, "{places:?}");
@@ -129,14 +131,14 @@ fn an_overlapping_fragment_and_all_later_ones_are_dropped() {
 /// spoiled datagram passes twice.
 #[test]
 fn an_overlap_within_one_batch_is_found() {
-    for order in orders(3) {
+    for order in permutations(3) {
         let mut world = opened(udp(V4));
         let way = there(V4, 4000);
         let whole = datagram(way);
         let frames = [
-            piece(&whole, ID, 0, 40, true),
-            piece(&whole, ID, 32, 32, true),
-            piece(&whole, ID, 64, 32, false),
+            fragment_at(&whole, ID, 0, 40, true),
+            fragment_at(&whole, ID, 32, 32, true),
+            fragment_at(&whole, ID, 64, 32, false),
         ];
         for n in order {
             assert!(world.io(0).inject(FRONT, &frames[n]));
@@ -159,18 +161,18 @@ fn an_overlap_within_one_batch_is_found() {
 fn impossible_fragments_are_dropped_alone() {
     let tcp = |at: usize, more, len: usize| {
         let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
-        place(&whole, ID, at, more, &bytes(len))
+        fragment_with(&whole, ID, at, more, &bytes(len))
     };
     let header = there(V4, 4000).frame(Protocol::Tcp, &[])[IP + 20..].to_vec();
     let first = |len: usize| {
         let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
-        place(&whole, ID, 0, true, &header[..len])
+        fragment_with(&whole, ID, 0, true, &header[..len])
     };
     let mut other_protocol = tcp(24, false, 40);
     other_protocol[IP + 9] = 132;
     other_protocol[IP + 10..IP + 12].fill(0);
     let v6 = datagram(there(V6, 4000));
-    let mut tiny = place(&v6, ID, 0, true, &[17, 0, 1, 4, 0, 0, 0, 0]);
+    let mut tiny = fragment_with(&v6, ID, 0, true, &[17, 0, 1, 4, 0, 0, 0, 0]);
     tiny[IP + 40] = 60;
     for (what, frame, reason) in [
         ("eight bytes of TCP", first(8), TinyFragment),
@@ -188,7 +190,7 @@ fn impossible_fragments_are_dropped_alone() {
         ),
         (
             "behind it over IPv6",
-            place(&v6, ID, 65_528, false, &bytes(8)),
+            fragment_with(&v6, ID, 65_528, false, &bytes(8)),
             Malformed,
         ),
         ("another protocol", other_protocol, Fragment),
@@ -210,9 +212,9 @@ fn a_fragmented_ping_is_neither_answered_nor_held() {
             payload: &bytes(88),
             ..Default::default()
         };
-        for order in orders(3) {
+        for order in permutations(3) {
             let mut world = World::new(udp(plan));
-            let pieces = cut(&ping.frame(), &[32, 32], ID);
+            let pieces = fragment(&ping.frame(), &[32, 32], ID);
             for n in order {
                 assert!(world.frame(FRONT, &pieces[n]).is_empty());
             }
@@ -227,8 +229,8 @@ fn a_fragment_without_its_first_one_times_out() {
     for plan in [V4, V6] {
         let mut world = opened(udp(plan));
         let (way, answer) = (there(plan, 4000), back(plan, 0, 4000));
-        let lost = cut(&datagram(way), &[32, 32], ID);
-        let lost_back = cut(&datagram(answer), &[32, 32], ID);
+        let lost = fragment(&datagram(way), &[32, 32], ID);
+        let lost_back = fragment(&datagram(answer), &[32, 32], ID);
         assert_eq!(all_frames(&mut world, way, &lost[1..]), 0);
         assert_eq!(all_frames(&mut world, answer, &lost_back[1..]), 0);
         assert_eq!(world.shared.fragments.held(), 4);
@@ -267,7 +269,7 @@ fn a_fragment_without_its_first_one_times_out() {
 fn an_identification_reused_after_the_timeout_is_another_datagram() {
     let mut world = opened(udp(V4));
     let way = there(V4, 4000);
-    let pieces = cut(&datagram(way), &[32, 32], ID);
+    let pieces = fragment(&datagram(way), &[32, 32], ID);
     // The middle fragment is lost.
     assert_eq!(
         all_frames(&mut world, way, &[pieces[0].clone(), pieces[2].clone()]),
@@ -283,10 +285,10 @@ fn an_identification_reused_after_the_timeout_is_another_datagram() {
 #[test]
 fn fragments_of_no_session_go_to_the_kernel_in_order() {
     for plan in [V4, V6] {
-        for order in orders(3) {
+        for order in permutations(3) {
             let mut world = World::new(udp(plan));
             let way = back(plan, 0, 4000);
-            let pieces = cut(&datagram(way), &[32, 32], ID);
+            let pieces = fragment(&datagram(way), &[32, 32], ID);
             let frames: Vec<_> = order.iter().map(|&n| pieces[n].clone()).collect();
             assert_eq!(all_frames(&mut world, way, &frames), 0);
             let kernel: Vec<_> = world.io(0).passed_to_kernel();
@@ -323,9 +325,9 @@ fn later_fragments_share_the_first_ones_drop_reason() {
         (drained, there(V4, 4000), DropReason::NoBackend, 0),
         (rejecting, there(V4, 4000), DropReason::NoBackend, 1),
     ] {
-        for order in orders(3) {
+        for order in permutations(3) {
             let mut world = World::new(settings.clone());
-            let pieces = cut(&datagram(way), &[32, 32], ID);
+            let pieces = fragment(&datagram(way), &[32, 32], ID);
             let mut sent = Vec::new();
             for &n in &order {
                 sent.extend(world.frame(FRONT, &pieces[n]));
@@ -350,7 +352,7 @@ fn each_fragment_is_checked_against_the_egress_mtu() {
     let mut world = opened(udp(V4));
     world.shared.next_hops.set(BackendId(0), None);
     let way = there(V4, 4000);
-    let pieces = cut(&datagram(way), &[32, 32], ID);
+    let pieces = fragment(&datagram(way), &[32, 32], ID);
     for n in [1, 0, 2] {
         assert!(world.frame(FRONT, &pieces[n]).is_empty());
     }
@@ -359,7 +361,7 @@ fn each_fragment_is_checked_against_the_egress_mtu() {
 
     // The second is too big, and is fragmented again if that is allowed.
     let mut world = opened(Settings { mtu: 60, ..udp(V4) });
-    let mut pieces = cut(&datagram(way), &[40], ID);
+    let mut pieces = fragment(&datagram(way), &[40], ID);
     let sent: Vec<_> = pieces
         .iter()
         .flat_map(|piece| world.frame(FRONT, piece))
@@ -367,14 +369,14 @@ fn each_fragment_is_checked_against_the_egress_mtu() {
         .collect();
     assert_eq!(sent.len(), 3);
     assert!(sent.iter().all(|frame| frame.len() <= IP + 60));
-    assert!(join(&sent).ends_with(&bytes(88)));
+    assert!(reassemble(&sent).ends_with(&bytes(88)));
     assert_eq!(world.counters[0].packets_fragmented.get(), 1);
     assert_forgotten(&world);
 
     // No error is sent about one that must not be fragmented: it has no ports to quote.
     let mut world = opened(Settings { mtu: 60, ..udp(V4) });
     pieces[1][IP + 6] |= 0x40;
-    right_checksum(&mut pieces[1]);
+    fix_checksum(&mut pieces[1]);
     assert_eq!(all_frames(&mut world, way, &pieces), 1);
     assert_eq!(world.drops(), [(DropReason::TooBig, 1)]);
     assert_forgotten(&world);
@@ -384,7 +386,7 @@ fn each_fragment_is_checked_against_the_egress_mtu() {
 fn later_fragments_of_an_ended_session_are_dropped() {
     let mut world = opened(udp(V4));
     let way = there(V4, 4000);
-    let pieces = cut(&datagram(way), &[32, 32], ID);
+    let pieces = fragment(&datagram(way), &[32, 32], ID);
     assert_eq!(world.frame(FRONT, &pieces[0]).len(), 1);
     let mut slots = world.shared.sessions.slot_cache();
     let at: Vec<_> = world.shared.sessions.iter().map(|(at, _)| at).collect();
@@ -401,7 +403,7 @@ fn a_datagram_has_a_limit_of_fragments() {
     let mut world = opened(udp(V4));
     let way = there(V4, 4000);
     let whole = way.frame(Protocol::Udp, &bytes(8 * 80 - 8));
-    let pieces = cut(&whole, &[8; 79], ID);
+    let pieces = fragment(&whole, &[8; 79], ID);
     let sent = all_frames(&mut world, way, &pieces);
     assert_eq!((sent, world.drops()), (64, vec![(FragmentLimit, 80 - 64)]));
 
@@ -418,7 +420,7 @@ fn a_segments_first_fragment_updates_the_connection() {
     let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
     let mut syn = whole.clone();
     syn[IP + 33] = TcpFlags::SYN;
-    for piece in cut(&syn, &[40], ID) {
+    for piece in fragment(&syn, &[40], ID) {
         world.frame(FRONT, &piece);
     }
     assert!(world.session().tcp.is_opening());

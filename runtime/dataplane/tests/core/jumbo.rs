@@ -3,7 +3,6 @@
 
 use proptest::prelude::*;
 
-use crate::fragmenter::{cut, join};
 use crate::fragments::{back, bytes, there};
 use crate::frames::{ACK, RST, SYN, datagram, ip, one, ports, request};
 use crate::icmp_sent::{LAST_HOP, assert_told, may_be_cut, opened, packet, ping, tagged};
@@ -11,6 +10,7 @@ use crate::world::{BACK, BACKEND_PORT, FRONT, Plan, SERVICE_PORT, Settings, V4, 
 use waxwing_dataplane::model::NoBackend;
 use waxwing_dataplane::{DropReason, FragmentLimits, PortId};
 use waxwing_packet::{Protocol, Transport, VlanTags};
+use waxwing_testkit::fragmenter::{fragment, reassemble};
 
 /// Bytes per buffer: as in XDP sockets, less, an odd number,
 /// and little more than the headers.
@@ -113,7 +113,7 @@ fn a_too_big_datagram_is_fragmented_or_reported() {
             assert_eq!(sent.len(), 7);
             assert!(sent.iter().all(|(_, piece)| piece.len() <= 1514));
             let pieces: Vec<_> = sent.iter().map(|(_, piece)| piece.clone()).collect();
-            assert_eq!(payload_of(&join(&pieces)), payload_of(&asked));
+            assert_eq!(payload_of(&reassemble(&pieces)), payload_of(&asked));
         }
         for (plan, kind, code) in [(V4, 3, 4), (V6, 2, 0)] {
             let mut world = divided(plan, Protocol::Tcp, 1500, part_len);
@@ -136,7 +136,7 @@ fn fragments_may_be_jumbo_frames_themselves() {
     let lens: Vec<_> = sent.iter().map(|(_, piece)| piece.len()).collect();
     assert_eq!(lens, [9010, 7078]);
     let pieces: Vec<_> = sent.into_iter().map(|(_, piece)| piece).collect();
-    assert_eq!(payload_of(&join(&pieces)), payload_of(&asked));
+    assert_eq!(payload_of(&reassemble(&pieces)), payload_of(&asked));
 }
 
 /// A ring with room for a part of a frame takes none of it.
@@ -224,7 +224,7 @@ fn jumbo_fragments_wait_for_their_first_one() {
         world.io(0).split_frames(part_len);
         for (id, way) in [(1, there(plan, 4000)), (2, back(plan, 0, 4000))] {
             let datagram = way.frame(Protocol::Udp, &bytes(20_000));
-            let mut pieces = cut(&datagram, &[8800, 8800], id);
+            let mut pieces = fragment(&datagram, &[8800, 8800], id);
             pieces.rotate_left(1);
             let mut sent = Vec::new();
             for piece in &pieces {
@@ -232,7 +232,7 @@ fn jumbo_fragments_wait_for_their_first_one() {
             }
             assert_eq!(world.counters[0].held.get(), 2 * u64::from(id));
             let pieces: Vec<_> = sent.into_iter().map(|(_, piece)| piece).collect();
-            assert_eq!(payload_of(&join(&pieces)), bytes(20_000));
+            assert_eq!(payload_of(&reassemble(&pieces)), bytes(20_000));
         }
         assert_eq!(world.drops(), []);
     }

@@ -13,7 +13,6 @@
 
 mod fragment_bounds;
 mod fragment_ends;
-mod fragmenter;
 mod fragments;
 mod frames;
 mod gauges;

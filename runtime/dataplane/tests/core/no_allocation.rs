@@ -6,7 +6,6 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use crate::fragmenter::cut;
 use crate::fragments::{back, bytes, opened, there};
 use crate::frames::{
     ACK, SYN, SYN_ACK, datagram, datagram_back, error_back, error_to, reply, request,
@@ -19,6 +18,7 @@ use waxwing_dataplane::egress::routes::{Path, Routes};
 use waxwing_dataplane::model::{NoBackend, SessionAction};
 use waxwing_dataplane::{DropReason, NextHop, locks};
 use waxwing_packet::{Family, Prefix, Protocol, VlanTags, checksum};
+use waxwing_testkit::fragmenter::fragment;
 
 struct Counting;
 
@@ -207,7 +207,7 @@ fn fragments_allocate_nothing() {
         for way in [there(plan, 4000), back(plan, 0, 4000)] {
             for id in 0..100 {
                 let whole = way.frame(Protocol::Udp, &bytes(88));
-                let mut pieces = cut(&whole, &[32, 32], id);
+                let mut pieces = fragment(&whole, &[32, 32], id);
                 pieces.rotate_left(id as usize % 3);
                 arrivals.extend(pieces.into_iter().map(|piece| (way.port, piece)));
             }

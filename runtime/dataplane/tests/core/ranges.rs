@@ -1,6 +1,5 @@
 //! Services with a range of ports, or all of them: the port stays, and the most specific one wins.
 
-use crate::fragmenter::{cut, join};
 use crate::fragments::{ID, assert_forgotten, bytes};
 use crate::frames::{ACK, SYN, SYN_ACK};
 use crate::hosts::{Arrival, Endpoint, Host, Kind, packet_of};
@@ -12,6 +11,7 @@ use waxwing_dataplane::{BackendId, DropReason, Ports};
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Link, Protocol, VlanTags};
 use waxwing_testkit::build;
+use waxwing_testkit::fragmenter::{fragment, reassemble};
 
 fn range(first: u16, last: u16) -> Ports {
     Ports::range(first, last).expect("there are some")
@@ -185,14 +185,14 @@ fn fragments_of_a_range_keep_its_port() {
         ] {
             let whole = host.frame(from, to, kind);
             let expected = world.frame(host.port, &whole).remove(0).1;
-            let mut pieces = cut(&whole, &[32, 32], ID);
+            let mut pieces = fragment(&whole, &[32, 32], ID);
             pieces.reverse();
             let sent: Vec<Vec<u8>> = pieces
                 .iter()
                 .flat_map(|piece| world.frame(host.port, piece))
                 .map(|(_, frame)| frame)
                 .collect();
-            assert_eq!(join(&sent), expected);
+            assert_eq!(reassemble(&sent), expected);
         }
         assert_eq!(world.drops(), []);
         assert_forgotten(&world);

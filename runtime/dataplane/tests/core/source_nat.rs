@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::fragmenter::{cut, join};
 use crate::fragments::{ID, assert_forgotten, bytes};
 use crate::frames::{ACK, RST, SYN, SYN_ACK, ip};
 use crate::hosts::{Arrival, Endpoint, Host, Kind, inside, packet_of};
@@ -14,6 +13,7 @@ use waxwing_dataplane::{DropReason, Pick, Ports};
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Address, Family, Link, Packet, Prefix, Protocol, VlanTags, parse};
 use waxwing_testkit::build;
+use waxwing_testkit::fragmenter::{fragment, reassemble};
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 /// The first port of each pool.
@@ -399,14 +399,14 @@ fn fragments_are_translated_like_the_whole() {
             let whole = host.frame(from, to, kind);
             let expected = world.frame(BACK, &whole).remove(0).1;
             for rotated in 0..3 {
-                let mut pieces = cut(&whole, &[32, 32], ID + rotated);
+                let mut pieces = fragment(&whole, &[32, 32], ID + rotated);
                 pieces.rotate_left(rotated as usize);
                 let sent: Vec<Vec<u8>> = pieces
                     .iter()
                     .flat_map(|piece| world.frame(BACK, piece))
                     .map(|(_, frame)| frame)
                     .collect();
-                assert_eq!(join(&sent), expected, "rotated by {rotated}");
+                assert_eq!(reassemble(&sent), expected, "rotated by {rotated}");
             }
         }
         assert_eq!(world.drops(), []);
