@@ -125,8 +125,8 @@ fn everything_else(topology: &Topology, inline: &Inline) -> Result<()> {
     Ok(())
 }
 
-/// A client's system gives the port of a closed connection to one to another address, here to that of the server
-/// that the session was with.
+/// A client's system gives the port of a closed connection to one to another address, here to that of the
+/// server that the session was with.
 fn a_port_that_served_a_session_connects_directly() -> Result<()> {
     let topology = network(2, 2)?;
     let _inline = Inline::new(&topology)?;
