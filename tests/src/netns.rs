@@ -117,7 +117,8 @@ impl Namespace {
             let thread = scope.spawn(|| setns(&file, CloneFlags::CLONE_NEWNET).map(|()| run()));
             thread.join()
         });
-        let entered = entered.map_err(|_| anyhow::anyhow!("the function in {} panicked", self.name))?;
+        let entered =
+            entered.map_err(|_| anyhow::anyhow!("the function in {} panicked", self.name))?;
         entered.with_context(|| format!("cannot enter {}", self.name))
     }
 
