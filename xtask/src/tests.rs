@@ -20,10 +20,10 @@ const ZERO_COPY: &str = "zerocopy";
 /// swap, a health check, a crash.
 const QUICK: &[&str] = &[
     "traffic::curl_reaches_nginx_on_both_families",
-    "transparent::frames_to_another_holder_of_the_vip_pass",
+    "transparent::frames_to_another_owner_of_the_vip_pass",
     "reload::sighup_reloads",
     "modules::a_module_swap_changes_the_distribution",
-    "consequences::the_health_command_speaks_by_its_exit_code",
+    "consequences::the_health_command_reports_by_exit_code",
     "crafted::every_requirement_holds_frame_by_frame",
     "hostile::after_a_kill_the_last_good_build_serves_for_a_bad_file",
 ];
