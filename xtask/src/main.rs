@@ -27,6 +27,7 @@ cargo xtask COMMAND
       --seconds N         length of the demo (30)
       --report FILE.json  write the measurements
       --plain             lines instead of the live view
+      --record FILE.svg   write the live view as an animated picture
   test [FILTER]         all tests: unit, property, model, doc, end to end in network namespaces, zero-copy
                         in a virtual machine (its kernel is fetched from Debian); prints a table of times
   test e2e [FILTER]     only the end-to-end scenarios

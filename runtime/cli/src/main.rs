@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use waxwing_control::health::Admin;
+use waxwing_control::health::AdminState;
 
 /// A programmable layer-4 load balancer: AF_XDP and NAT natively, policies as Wasm modules.
 #[derive(Parser)]
@@ -42,7 +42,7 @@ enum Command {
     /// Shows the state of the running balancer.
     Status {
         #[command(flatten)]
-        running: Running,
+        admin: AdminAddress,
         /// Prints JSON.
         #[arg(long)]
         json: bool,
@@ -50,7 +50,7 @@ enum Command {
     /// Lists the sessions of the running balancer.
     Sessions {
         #[command(flatten)]
-        running: Running,
+        admin: AdminAddress,
         /// Prints JSON, one session per line.
         #[arg(long)]
         json: bool,
@@ -65,7 +65,7 @@ enum Command {
     /// otherwise with 1. For routing daemons that announce a VIP only while it is served.
     Health {
         #[command(flatten)]
-        running: Running,
+        admin: AdminAddress,
         /// Only this service.
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
@@ -78,7 +78,7 @@ enum Command {
     /// Reloads the running balancer's config; if it has errors, the running config stays.
     Reload {
         #[command(flatten)]
-        running: Running,
+        admin: AdminAddress,
     },
     /// For module authors: creates, builds, checks, simulates and times a module.
     Module {
@@ -97,7 +97,7 @@ enum Command {
 #[derive(Args)]
 struct OneBackend {
     #[command(flatten)]
-    running: Running,
+    admin: AdminAddress,
     /// The service's name.
     service: String,
     /// The backend's name, or its address and port.
@@ -124,7 +124,7 @@ enum BackendCommand {
 }
 
 #[derive(Args)]
-struct Running {
+struct AdminAddress {
     /// The balancer's admin socket.
     #[arg(long, value_name = "PATH", default_value = "/run/waxwing.sock")]
     socket: PathBuf,
@@ -134,26 +134,26 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config } => run::run(&config),
         Command::Check { config } => run::check(&config),
-        Command::Status { running, json } => query::status(&running.socket, json),
+        Command::Status { admin, json } => query::status(&admin.socket, json),
         Command::Sessions {
-            running,
+            admin,
             json,
             service,
             limit,
-        } => query::sessions(&running.socket, json, service.as_deref(), limit),
-        Command::Health { running, service } => query::health(&running.socket, service.as_deref()),
+        } => query::sessions(&admin.socket, json, service.as_deref(), limit),
+        Command::Health { admin, service } => query::health(&admin.socket, service.as_deref()),
         Command::Backend { command } => match command {
             BackendCommand::Signal { which, values } => query::signal(which, &values),
-            BackendCommand::Drain(which) => query::set_backend(which, Admin::Draining),
-            BackendCommand::Disable(which) => query::set_backend(which, Admin::Disabled),
-            BackendCommand::Enable(which) => query::set_backend(which, Admin::Enabled),
+            BackendCommand::Drain(which) => query::set_backend(which, AdminState::Draining),
+            BackendCommand::Disable(which) => query::set_backend(which, AdminState::Disabled),
+            BackendCommand::Enable(which) => query::set_backend(which, AdminState::Enabled),
         },
         Command::CompileModule {
             cpu_s,
             memory_bytes,
             kind,
         } => waxwing_plugin::compile_child(cpu_s, memory_bytes, &kind).map_err(Into::into),
-        Command::Reload { running } => query::reload(&running.socket),
+        Command::Reload { admin } => query::reload(&admin.socket),
         Command::Module { command } => module::run(&command),
     };
     match outcome {

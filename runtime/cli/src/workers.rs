@@ -56,8 +56,8 @@ impl Launch {
         self,
         parts: Vec<WorkerSockets>,
         channels: Vec<WorkerChannels>,
-    ) -> Result<Workers> {
-        let mut workers = Workers {
+    ) -> Result<WorkerThreads> {
+        let mut workers = WorkerThreads {
             stop: Arc::default(),
             threads: Vec::new(),
         };
@@ -126,12 +126,12 @@ fn work(
 }
 
 /// The running workers. Dropping them stops them and waits for their end.
-pub(crate) struct Workers {
+pub(crate) struct WorkerThreads {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<bool>>,
 }
 
-impl Workers {
+impl WorkerThreads {
     /// Waits until a worker has ended by itself, which only a panic causes.
     pub(crate) async fn any_ended(&self) {
         while !self.threads.iter().any(JoinHandle::is_finished) {
@@ -155,7 +155,7 @@ impl Workers {
     }
 }
 
-impl Drop for Workers {
+impl Drop for WorkerThreads {
     fn drop(&mut self) {
         self.end();
     }

@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::model::{Bridge, Port};
-use waxwing_packet::{Address, Family, Mac};
+use waxwing_packet::Mac;
 
-use crate::network::host::HostNetwork;
+use crate::network::host::{HostNetwork, is_link_local};
 use crate::network::kernel::{Link, Station};
 use crate::network::port::PortLink;
 
@@ -131,11 +131,6 @@ pub(crate) fn warnings(host: &HostNetwork, ports: [&str; 2]) -> Vec<(usize, Stri
         }
     }
     warnings
-}
-
-/// Returns whether this is an IPv6 link-local address, which every interface has.
-fn is_link_local(address: Address) -> bool {
-    address.family() == Family::V6 && address.bits() >> 118 == 0xfe80 >> 6
 }
 
 /// The bridge port of each station, by MAC.

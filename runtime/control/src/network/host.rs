@@ -121,3 +121,9 @@ pub const fn forwarding_setting(family: Family) -> &'static str {
         Family::V6 => "net.ipv6.conf.all.forwarding=1",
     }
 }
+
+/// Returns whether an address is IPv6 link-local (RFC 4291 section 2.5.6). Every interface has one, so it
+/// does not mean that the interface is in use.
+pub(crate) fn is_link_local(address: Address) -> bool {
+    address.family() == Family::V6 && address.bits() >> 118 == 0xfe80 >> 6
+}

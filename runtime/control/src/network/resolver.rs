@@ -20,7 +20,7 @@ use waxwing_packet::Address;
 
 use crate::network::hop_state::HopState;
 use crate::network::host::HostNetwork;
-use crate::network::kernel::{Change, Changes, Kernel};
+use crate::network::kernel::{Kernel, NetworkChange, NetworkChanges};
 use crate::network::next_hop::NextHopTable;
 use crate::network::port::{MovedNeighbour, PortLink};
 use crate::network::return_routes::{ReturnPlan, ReturnState};
@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_millis(100);
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// A request to the task.
-enum Command {
+enum ResolverRequest {
     Track(Vec<(BackendId, Address)>),
     SetReturnPlan(ReturnPlan),
 }
@@ -42,7 +42,7 @@ pub type HopStates = Arc<BTreeMap<Address, HopState>>;
 
 /// A handle to the task that resolves next hops. The task ends when the handle is dropped.
 pub struct Resolver {
-    commands: mpsc::UnboundedSender<Command>,
+    requests: mpsc::UnboundedSender<ResolverRequest>,
     states: watch::Receiver<HopStates>,
     return_state: watch::Receiver<Arc<ReturnState>>,
     host: watch::Receiver<Arc<HostNetwork>>,
@@ -62,12 +62,12 @@ impl Resolver {
         on_move: impl Fn(MovedNeighbour) + Send + 'static,
     ) -> io::Result<Self> {
         // Subscribe before reading, so that no change is lost in between.
-        let changes = Changes::subscribe()?;
+        let changes = NetworkChanges::subscribe()?;
         let kernel = Kernel::connect()?;
         let mut table = NextHopTable::new(ports, hops);
         table.read(&kernel).await?;
 
-        let (commands, received) = mpsc::unbounded_channel();
+        let (requests, received) = mpsc::unbounded_channel();
         let (host, host_seen) = watch::channel(table.take_host().unwrap_or_default());
         let (states, states_seen) = watch::channel(HopStates::default());
         let (return_state, return_state_seen) = watch::channel(Arc::default());
@@ -75,7 +75,7 @@ impl Resolver {
             kernel,
             changes,
             table,
-            commands: received,
+            requests: received,
             on_move: Box::new(on_move),
             return_state,
             host,
@@ -83,7 +83,7 @@ impl Resolver {
         };
         let task = tokio::spawn(task.run()).abort_handle();
         Ok(Self {
-            commands,
+            requests,
             states: states_seen,
             return_state: return_state_seen,
             host: host_seen,
@@ -94,12 +94,12 @@ impl Resolver {
     /// Replaces the backends to resolve, and clears the next hops of those that left.
     pub fn track(&self, backends: Vec<(BackendId, Address)>) {
         // Cannot fail: the task lives as long as this handle.
-        let _ = self.commands.send(Command::Track(backends));
+        let _ = self.requests.send(ResolverRequest::Track(backends));
     }
 
     /// Sets whether replies to clients follow the kernel's routes.
     pub fn set_return_plan(&self, plan: ReturnPlan) {
-        let _ = self.commands.send(Command::SetReturnPlan(plan));
+        let _ = self.requests.send(ResolverRequest::SetReturnPlan(plan));
     }
 
     /// Returns the state of the return path to clients.
@@ -142,9 +142,9 @@ impl Drop for Resolver {
 
 struct Task {
     kernel: Kernel,
-    changes: Changes,
+    changes: NetworkChanges,
     table: NextHopTable,
-    commands: mpsc::UnboundedReceiver<Command>,
+    requests: mpsc::UnboundedReceiver<ResolverRequest>,
     on_move: Box<dyn Fn(MovedNeighbour) + Send>,
     return_state: watch::Sender<Arc<ReturnState>>,
     host: watch::Sender<Arc<HostNetwork>>,
@@ -157,9 +157,9 @@ impl Task {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                command = self.commands.recv() => match command {
-                    Some(Command::Track(backends)) => self.table.track(backends),
-                    Some(Command::SetReturnPlan(plan)) => self.table.set_return_plan(plan),
+                request = self.requests.recv() => match request {
+                    Some(ResolverRequest::Track(backends)) => self.table.track(backends),
+                    Some(ResolverRequest::SetReturnPlan(plan)) => self.table.set_return_plan(plan),
                     None => return,
                 },
                 change = self.changes.next() => self.note_all(change).await,
@@ -174,11 +174,11 @@ impl Task {
     }
 
     /// Applies a change and all that are queued behind it, so that a burst costs one pass.
-    async fn note_all(&mut self, first: Option<Change>) {
+    async fn note_all(&mut self, first: Option<NetworkChange>) {
         let mut next = Some(first);
         while let Some(change) = next {
             match change {
-                Some(Change::Overrun) => {
+                Some(NetworkChange::Overrun) => {
                     tracing::warn!(
                         "the kernel's network notifications overran their buffer; reading its tables \
                          again"
@@ -195,7 +195,8 @@ impl Task {
     async fn reconnect(&mut self) {
         loop {
             tokio::time::sleep(RECONNECT).await;
-            match Changes::subscribe().and_then(|changes| Ok((changes, Kernel::connect()?))) {
+            match NetworkChanges::subscribe().and_then(|changes| Ok((changes, Kernel::connect()?)))
+            {
                 Ok((changes, kernel)) => {
                     self.changes = changes;
                     self.kernel = kernel;

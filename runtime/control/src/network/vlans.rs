@@ -7,23 +7,23 @@ use std::collections::BTreeMap;
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::model::Port;
-use waxwing_packet::{Address, Family, VlanTag, VlanTags};
+use waxwing_packet::{VlanTag, VlanTags};
 
-use crate::network::host::HostNetwork;
+use crate::network::host::{HostNetwork, is_link_local};
 use crate::network::port::{PortLink, VlanPort};
 
 /// The last id of a VLAN device; the id after it is reserved.
 const ID_MAX: u8 = u8::MAX - 1;
 
 /// The VLAN devices on our ports, by the kernel's index.
-pub(crate) struct Vlans {
+pub(crate) struct VlanPorts {
     ports: Vec<PortLink>,
     known: BTreeMap<u32, VlanPort>,
     /// The first id to try for the next device.
     next: u8,
 }
 
-impl Vlans {
+impl VlanPorts {
     pub(crate) fn new(ports: Vec<PortLink>) -> Self {
         let next = u8::try_from(ports.len()).unwrap_or(u8::MAX);
         Self {
@@ -155,12 +155,6 @@ fn port(index: u32, vlan: &VlanPort, host: &HostNetwork, attached: &[Port]) -> O
             && host.addresses_of(index).any(|a| !is_link_local(a)),
         bridge: wire.bridge,
     })
-}
-
-/// Returns whether this is an IPv6 link-local address, which every interface has: it does not mean that
-/// the interface is in use.
-fn is_link_local(address: Address) -> bool {
-    address.family() == Family::V6 && address.octets()[..2] == [0xfe, 0x80]
 }
 
 #[cfg(test)]

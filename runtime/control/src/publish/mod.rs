@@ -3,9 +3,9 @@
 //! [`preflight`] checks a config against this machine; [`catalog`] makes snapshots with stable ids;
 //! [`modules`] binds policies; [`controller`] sends the result to the workers.
 
-pub(crate) mod backend_counters;
 pub mod catalog;
 pub mod controller;
+pub(crate) mod counter_totals;
 pub(crate) mod keys;
 pub mod modules;
 pub mod preflight;

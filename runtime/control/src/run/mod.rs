@@ -33,15 +33,15 @@ use crate::admin::rates;
 use crate::admin::report::{AttachedPorts, Reporter};
 use crate::admin::server::{AdminError, AdminSocket, Request};
 use crate::config::Config;
-use crate::health::{BoundChecks, Health};
+use crate::health::{BoundChecks, HealthMonitor};
 use crate::network::gateway_failover::session_updater;
 use crate::network::host::HostNetwork;
 use crate::network::kernel::Kernel;
 use crate::network::resolver::Resolver;
 use crate::network::vlans::with_vlans;
-use crate::publish::backend_counters::BackendCounters;
 use crate::publish::catalog::{Catalog, CatalogError};
 use crate::publish::controller::{Controller, Draft, PublishError, WorkerLink};
+use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::preflight::Checked;
 use crate::publish::view::{CurrentView, View};
@@ -131,7 +131,7 @@ impl Control {
         resolver.set_return_plan(config.return_plan());
         let ports = with_vlans(&attached, &[], &resolver.host().borrow());
 
-        let health = Health::new();
+        let health = HealthMonitor::new();
         health.adopt(&config);
         let seed = RandomState::new().build_hasher().finish();
         let policy_host = setup.checked.modules.policy_host;
@@ -178,7 +178,7 @@ impl Control {
             worker_problem: None,
             republish_due: false,
             last_reload: None,
-            counters: Arc::new(BackendCounters::new(setup.counters)),
+            counters: Arc::new(CounterTotals::new(setup.counters)),
             port_report: setup.ports.into(),
         };
         let control = Self {

@@ -83,10 +83,12 @@ impl<'s> Exit<'s> {
         frame: &mut F,
         arrived: &Ethernet,
     ) -> Result<(), DropReason> {
-        match self.link() {
-            Some(link) if arrived.tags != self.tags => retag(frame, arrived, link, self.tags),
-            _ => Ok(()),
+        if arrived.tags != self.tags
+            && let Some(link) = self.link()
+        {
+            return retag(frame, arrived, link, self.tags);
         }
+        Ok(())
     }
 }
 

@@ -147,22 +147,14 @@ impl FragmentPass {
         }
     }
 
-    /// After pass 4: takes out the next fragment that no longer waits, with its packet and verdict.
+    /// Whether fragments no longer wait and are to be taken by [`Self::next_released`].
     #[inline]
-    pub(crate) fn next_released<I: FrameIo>(
-        &mut self,
-        context: &WorkerContext,
-        io: &mut I,
-        snapshot: &Snapshot,
-    ) -> Option<(I::Frame, Option<IpPacket>, Verdict)> {
-        if self.released.is_empty() {
-            return None;
-        }
-        self.take_released(context, io, snapshot)
+    pub(crate) fn has_released(&self) -> bool {
+        !self.released.is_empty()
     }
 
-    #[cold]
-    fn take_released<I: FrameIo>(
+    /// After pass 4: takes out the next fragment that no longer waits, with its packet and verdict.
+    pub(crate) fn next_released<I: FrameIo>(
         &mut self,
         context: &WorkerContext,
         io: &mut I,
@@ -191,6 +183,7 @@ impl FragmentPass {
     }
 
     /// Forgets datagrams that timed out: this turn's share of the table.
+    #[inline]
     pub(crate) fn sweep(&mut self, context: &WorkerContext, now: Now) {
         let table = &context.shared.fragments;
         let elapsed = now.millis().saturating_sub(self.swept_at.millis());

@@ -39,7 +39,7 @@ pub(crate) fn forward<F: FrameBuf>(
 pub(crate) fn forward_checked<F: FrameBuf>(
     context: &WorkerContext,
     snapshot: &Snapshot,
-    mut arrived: Arrived<'_, F>,
+    arrived: Arrived<'_, F>,
     found: &FoundSession<'_>,
     now: Now,
 ) -> Result<PortId, Stop> {
@@ -63,12 +63,12 @@ pub(crate) fn forward_checked<F: FrameBuf>(
         }
         Direction::Reply => context.hops().to_client(snapshot, stored)?,
     };
-    match untagged_exit(snapshot, stored, &to) {
-        Some(exit) if packet.ethernet.tags.is_empty() => {
-            rewrite(context, snapshot, arrived.reborrow(), found, &exit)
-        }
-        _ => rewrite_other(context, snapshot, arrived.reborrow(), *found, to),
+    if packet.ethernet.tags.is_empty()
+        && let Some(exit) = untagged_exit(snapshot, stored, &to)
+    {
+        return rewrite(context, snapshot, arrived, found, &exit);
     }
+    rewrite_other(context, snapshot, arrived, *found, to)
 }
 
 /// Whether the packet changes nothing in its session, as nearly all do not. The session's cache line then

@@ -91,6 +91,7 @@ impl Forwarder {
     }
 
     /// Forgets fragmented datagrams that timed out: this turn's share of the table.
+    #[inline]
     pub(crate) fn sweep_fragments<I: FrameIo>(
         &mut self,
         io: &mut I,
@@ -104,6 +105,13 @@ impl Forwarder {
     /// Ends the fragments that no longer wait. They follow the first fragments that they waited for.
     #[inline]
     fn release_fragments<I: FrameIo>(&mut self, io: &mut I, snapshot: &Snapshot, now: Now) {
+        if self.fragments.has_released() {
+            self.release_all_fragments(io, snapshot, now);
+        }
+    }
+
+    #[cold]
+    fn release_all_fragments<I: FrameIo>(&mut self, io: &mut I, snapshot: &Snapshot, now: Now) {
         while let Some((frame, packet, verdict)) =
             self.fragments.next_released(&self.context, io, snapshot)
         {
@@ -149,7 +157,8 @@ fn look_up<F: FrameBuf>(
             continue;
         };
         let mut arrived = Arrived { frame, packet };
-        *verdict = if let Some(tuple) = tuple_of(packet)
+        // Each arm assigns: a verdict is large, and most are small variants that need not be built apart.
+        if let Some(tuple) = tuple_of(packet)
             && let Some((at, stored)) = context.shared.sessions.read(candidate)
             && let Some((backend, direction)) = match_with(&stored, snapshot, &tuple)
         {
@@ -160,12 +169,14 @@ fn look_up<F: FrameBuf>(
                 backend,
             };
             match fast_path::forward(context, snapshot, arrived.reborrow(), &found, now) {
-                Ok(port) => Verdict::Forward(port),
-                Err(stop) => slow_path::resolve(context, stop, snapshot, arrived, found, now),
+                Ok(port) => *verdict = Verdict::Forward(port),
+                Err(stop) => {
+                    *verdict = slow_path::resolve(context, stop, snapshot, arrived, found, now);
+                }
             }
         } else {
-            look_up_again(context, snapshot, arrived, hash, now)
-        };
+            *verdict = look_up_again(context, snapshot, arrived, hash, now);
+        }
     }
 }
 

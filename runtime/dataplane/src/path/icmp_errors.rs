@@ -103,7 +103,7 @@ impl SessionError {
         if is_martian(packet.source) {
             return Err(DropReason::Martian);
         }
-        if !checksum::are_right(frame.bytes(), packet) {
+        if !checksum::are_correct(frame.bytes(), packet) {
             return Err(DropReason::Malformed);
         }
         // The snapshot has the backend: `of` has just found it there.

@@ -70,7 +70,7 @@ impl RejectLimits {
             Verdict::Drop(silent)
         } else if !limit.take(now) {
             Verdict::Drop(DropReason::AnswerLimit)
-        } else if checksum::are_right(linearizer.whole(arrived.frame), packet) {
+        } else if checksum::are_correct(linearizer.whole(arrived.frame), packet) {
             Verdict::Reject
         } else {
             Verdict::Drop(DropReason::Malformed)
@@ -111,7 +111,7 @@ impl RejectLimits {
         if !self.errors.take(now) {
             return Err(DropReason::AnswerLimit);
         }
-        if !checksum::are_right(linearizer.whole(frame), packet) {
+        if !checksum::are_correct(linearizer.whole(frame), packet) {
             return Err(DropReason::Malformed);
         }
         write_error(frame, packet, error, from)?;

@@ -209,7 +209,7 @@ impl Balancer {
 /// Whether a frame's checksums are correct; frames without checksums count as correct.
 fn has_valid_checksums(frame: &[u8]) -> bool {
     match parse(frame) {
-        Ok(Packet::Ip(packet)) => checksum::are_right(frame, &packet),
+        Ok(Packet::Ip(packet)) => checksum::are_correct(frame, &packet),
         _ => true,
     }
 }

@@ -12,7 +12,7 @@ mod vlan;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStream, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -108,7 +108,7 @@ pub enum NoRoute {
 
 /// A change in the kernel's tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Change {
+pub enum NetworkChange {
     /// A link appeared or changed.
     Link(Link),
     /// A link is gone.
@@ -138,7 +138,7 @@ pub struct Kernel {
 }
 
 /// The kernel's notifications, in order.
-pub struct Changes {
+pub struct NetworkChanges {
     messages: Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send + Unpin>,
     connection: AbortHandle,
 }
@@ -159,15 +159,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refused, or the socket failed.
     pub async fn links(&self) -> io::Result<Vec<Link>> {
-        let messages: Vec<_> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(into_io)?;
-        Ok(messages.iter().filter_map(link).collect())
+        collect(self.handle.link().get().execute(), link).await
     }
 
     /// Returns every address of the host.
@@ -175,15 +167,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refused, or the socket failed.
     pub async fn addresses(&self) -> io::Result<Vec<LocalAddress>> {
-        let messages: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(into_io)?;
-        Ok(messages.iter().filter_map(local_address).collect())
+        collect(self.handle.address().get().execute(), local_address).await
     }
 
     /// Returns the neighbour table.
@@ -191,15 +175,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refused, or the socket failed.
     pub async fn neighbours(&self) -> io::Result<Vec<Neighbour>> {
-        let messages: Vec<_> = self
-            .handle
-            .neighbours()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(into_io)?;
-        Ok(messages.iter().filter_map(neighbour).collect())
+        collect(self.handle.neighbours().get().execute(), neighbour).await
     }
 
     /// Returns the stations that bridges have learned, without the bridges' own addresses.
@@ -209,8 +185,7 @@ impl Kernel {
     pub async fn stations(&self) -> io::Result<Vec<Station>> {
         let mut request = self.handle.neighbours().get();
         request.message_mut().header.family = AddressFamily::Bridge;
-        let messages: Vec<_> = request.execute().try_collect().await.map_err(into_io)?;
-        Ok(messages.iter().filter_map(station).collect())
+        collect(request.execute(), station).await
     }
 
     /// Returns the route of a packet to `destination` (`ip route get`).
@@ -292,7 +267,7 @@ impl Kernel {
     }
 }
 
-impl Changes {
+impl NetworkChanges {
     /// Subscribes to changes of links, addresses, routes, routing rules and neighbours. Existing
     /// entries are not reported: read the tables afterwards.
     ///
@@ -319,7 +294,7 @@ impl Changes {
     }
 
     /// Returns the next change; `None` if the socket failed, then subscribe again. Cancel safe.
-    pub async fn next(&mut self) -> Option<Change> {
+    pub async fn next(&mut self) -> Option<NetworkChange> {
         loop {
             let message = self.messages.next().await?;
             if let Some(change) = change(&message) {
@@ -329,10 +304,19 @@ impl Changes {
     }
 }
 
-impl Drop for Changes {
+impl Drop for NetworkChanges {
     fn drop(&mut self) {
         self.connection.abort();
     }
+}
+
+/// Collects what `parse` takes from the kernel's messages.
+async fn collect<M, T>(
+    messages: impl TryStream<Ok = M, Error = rtnetlink::Error>,
+    parse: impl Fn(&M) -> Option<T>,
+) -> io::Result<Vec<T>> {
+    let messages: Vec<M> = messages.try_collect().await.map_err(into_io)?;
+    Ok(messages.iter().filter_map(parse).collect())
 }
 
 /// Converts a netlink error into an OS error, for its familiar kind and text.
@@ -343,20 +327,22 @@ fn into_io(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-fn change(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
+fn change(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<NetworkChange> {
     use RouteNetlinkMessage as M;
     match &message.payload {
-        NetlinkPayload::Overrun(_) => Some(Change::Overrun),
+        NetlinkPayload::Overrun(_) => Some(NetworkChange::Overrun),
         NetlinkPayload::InnerMessage(inner) => match inner {
-            M::NewLink(m) => link(m).map(Change::Link),
-            M::DelLink(m) => link(m).map(|l| Change::LinkGone(l.index)),
-            M::NewAddress(m) => local_address(m).map(Change::Address),
-            M::DelAddress(m) => local_address(m).map(Change::AddressGone),
-            M::NewNeighbour(m) if is_fdb(m) => station(m).map(Change::Station),
-            M::DelNeighbour(m) if is_fdb(m) => station(m).map(Change::StationGone),
-            M::NewNeighbour(m) => neighbour(m).map(Change::Neighbour),
-            M::DelNeighbour(m) => neighbour(m).map(|n| Change::NeighbourGone(n.key)),
-            M::NewRoute(_) | M::DelRoute(_) | M::NewRule(_) | M::DelRule(_) => Some(Change::Routes),
+            M::NewLink(m) => link(m).map(NetworkChange::Link),
+            M::DelLink(m) => link(m).map(|l| NetworkChange::LinkGone(l.index)),
+            M::NewAddress(m) => local_address(m).map(NetworkChange::Address),
+            M::DelAddress(m) => local_address(m).map(NetworkChange::AddressGone),
+            M::NewNeighbour(m) if is_fdb(m) => station(m).map(NetworkChange::Station),
+            M::DelNeighbour(m) if is_fdb(m) => station(m).map(NetworkChange::StationGone),
+            M::NewNeighbour(m) => neighbour(m).map(NetworkChange::Neighbour),
+            M::DelNeighbour(m) => neighbour(m).map(|n| NetworkChange::NeighbourGone(n.key)),
+            M::NewRoute(_) | M::DelRoute(_) | M::NewRule(_) | M::DelRule(_) => {
+                Some(NetworkChange::Routes)
+            }
             _ => None,
         },
         _ => None,

@@ -19,10 +19,10 @@ use waxwing_packet::{Address, VlanTags};
 use crate::network::bridge::Stations;
 use crate::network::hop_state::{Condition, HopState};
 use crate::network::host::HostNetwork;
-use crate::network::kernel::{Change, Kernel, Neighbour, NeighbourKey, NoRoute, Route};
+use crate::network::kernel::{Kernel, Neighbour, NeighbourKey, NetworkChange, NoRoute, Route};
 use crate::network::port::{MovedNeighbour, PortLink};
 use crate::network::return_routes::{ReturnPlan, ReturnRoutes, ReturnState};
-use crate::network::vlans::Vlans;
+use crate::network::vlans::VlanPorts;
 use neighbour::{NeighbourEntry, Probe, Reach, refusal};
 
 /// The most neighbours probed in one pass; bounds the ARP and NDP that we cause.
@@ -49,7 +49,7 @@ impl BackendRoute {
 
 pub(crate) struct NextHopTable {
     ports: Vec<PortLink>,
-    vlans: Vlans,
+    vlans: VlanPorts,
     return_routes: ReturnRoutes,
     moved: Vec<MovedNeighbour>,
     hops: Arc<HopTable>,
@@ -70,7 +70,7 @@ pub(crate) struct NextHopTable {
 impl NextHopTable {
     pub(crate) fn new(ports: Vec<PortLink>, hops: Arc<HopTable>) -> Self {
         Self {
-            vlans: Vlans::new(ports.clone()),
+            vlans: VlanPorts::new(ports.clone()),
             return_routes: ReturnRoutes::new(),
             moved: Vec::new(),
             ports,
@@ -108,23 +108,25 @@ impl NextHopTable {
         Ok(())
     }
 
-    /// Applies one change. On [`Change::Overrun`] call [`NextHopTable::read`] instead.
-    pub(crate) fn note(&mut self, change: Change) {
+    /// Applies one change. On [`NetworkChange::Overrun`] call [`NextHopTable::read`] instead.
+    pub(crate) fn note(&mut self, change: NetworkChange) {
         match change {
-            Change::Neighbour(neighbour) => return self.note_neighbour(neighbour),
-            Change::NeighbourGone(key) => return self.note_gone(key),
-            Change::Station(station) => return self.note_station(station),
-            Change::StationGone(station) => return self.stations.note_gone(station),
-            Change::Routes | Change::Overrun => {}
-            Change::Link(link) => {
+            NetworkChange::Neighbour(neighbour) => return self.note_neighbour(neighbour),
+            NetworkChange::NeighbourGone(key) => return self.note_gone(key),
+            NetworkChange::Station(station) => return self.note_station(station),
+            NetworkChange::StationGone(station) => return self.stations.note_gone(station),
+            NetworkChange::Routes | NetworkChange::Overrun => {}
+            NetworkChange::Link(link) => {
                 self.host_changed |= self.host.links.get(&link.index) != Some(&link);
                 self.host.links.insert(link.index, link);
             }
-            Change::LinkGone(index) => {
+            NetworkChange::LinkGone(index) => {
                 self.host_changed |= self.host.links.remove(&index).is_some();
             }
-            Change::Address(address) => self.host_changed |= self.host.addresses.insert(address),
-            Change::AddressGone(address) => {
+            NetworkChange::Address(address) => {
+                self.host_changed |= self.host.addresses.insert(address);
+            }
+            NetworkChange::AddressGone(address) => {
                 self.host_changed |= self.host.addresses.remove(&address);
             }
         }

@@ -35,13 +35,13 @@ fn host(links: impl IntoIterator<Item = Link>) -> HostNetwork {
     }
 }
 
-fn vlans() -> Vlans {
+fn vlans() -> VlanPorts {
     let port = |id, link| PortLink {
         id: PortId(id),
         name: format!("eth{id}").into(),
         link,
     };
-    Vlans::new(vec![port(0, 2), port(1, 3)])
+    VlanPorts::new(vec![port(0, 2), port(1, 3)])
 }
 
 fn ports() -> Vec<Port> {
