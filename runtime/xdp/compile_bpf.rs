@@ -7,7 +7,9 @@ use std::process::{Command, exit};
 /// Compiles `source` with clang to `object` in `OUT_DIR`. On failure ends the build, with the packages to
 /// install.
 pub(crate) fn compile(source: &str, object: &str) {
-    println!("cargo::rerun-if-changed={source}");
+    // Its folder: headers beside it too.
+    let folder = Path::new(source).parent().unwrap_or(Path::new("."));
+    println!("cargo::rerun-if-changed={}", folder.display());
     println!("cargo::rerun-if-env-changed=CLANG");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let object = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join(object);

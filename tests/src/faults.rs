@@ -13,7 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::moody_server::Mood;
-use crate::servers::{Kind, Server};
+use crate::server_kind::Kind;
+use crate::servers::Server;
 
 /// How long a signal may take to work.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -19,7 +19,6 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::process::{self, Process};
-use crate::vm::machine::card_mac;
 
 /// The prefix of names of namespaces and directories of test runs.
 pub const PREFIX: &str = "wwt-";
@@ -362,4 +361,10 @@ fn processes_in(name: &str) -> Result<Vec<i32>> {
 
 fn ip(args: &[&str]) -> Result<String> {
     process::run(Command::new("ip").args(args))
+}
+
+/// The MAC address of a card.
+#[must_use]
+pub fn card_mac(number: u8) -> String {
+    format!("02:77:78:00:00:{number:02x}")
 }

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use crate::servers::Kind;
+use crate::server_kind::Kind;
 
 /// The longest time for connecting, and for each read.
 pub const PATIENCE: Duration = Duration::from_millis(500);

@@ -23,6 +23,7 @@ use crate::actors::built_program;
 use crate::moody_server::{LATE, Mood};
 use crate::netns::Namespace;
 use crate::process::{self, Process};
+use crate::server_kind::Kind;
 use crate::topology::{Topology, server4};
 use crate::{certificate, faults, query};
 
@@ -33,78 +34,6 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 pub const TLS_PORT: u16 = 8443;
 /// The name in nginx's certificate.
 pub const TLS_NAME: &str = "api.test";
-
-/// A kind of server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// nginx; its mood applies only to `/healthz`.
-    Nginx,
-    /// Redis.
-    Redis,
-    /// dnsmasq; it resolves one name, [`query::DNS_NAME`].
-    Dnsmasq,
-    /// PostgreSQL, with its own cluster and no passwords.
-    Postgres,
-    /// MariaDB, without tables: it still sends its greeting.
-    Mariadb,
-    /// [`crate::moody_server`].
-    Moody,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Nginx,
-        Self::Redis,
-        Self::Dnsmasq,
-        Self::Postgres,
-        Self::Mariadb,
-        Self::Moody,
-    ];
-
-    /// Returns its name, for services and files.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Nginx => "nginx",
-            Self::Redis => "redis",
-            Self::Dnsmasq => "dnsmasq",
-            Self::Postgres => "postgres",
-            Self::Mariadb => "mariadb",
-            Self::Moody => "moody",
-        }
-    }
-
-    /// Returns its port.
-    #[must_use]
-    pub fn port(self) -> u16 {
-        match self {
-            Self::Nginx => 8080,
-            Self::Redis => 6379,
-            Self::Dnsmasq => 53,
-            Self::Postgres => 5432,
-            Self::Mariadb => 3306,
-            Self::Moody => 9000,
-        }
-    }
-
-    /// Returns its transport protocol, `tcp` or `udp`.
-    #[must_use]
-    pub fn protocol(self) -> &'static str {
-        match self {
-            Self::Dnsmasq => "udp",
-            _ => "tcp",
-        }
-    }
-
-    /// Returns the signal that stops it soon and in order. At `SIGTERM` PostgreSQL waits for its clients.
-    fn end(self) -> Signal {
-        match self {
-            Self::Postgres => Signal::SIGINT,
-            _ => Signal::SIGTERM,
-        }
-    }
-}
 
 /// A server in its namespace, running or stopped.
 pub struct Server<'a> {

@@ -44,6 +44,7 @@ fn play(row: &str, packets: &[(&str, Phase)]) -> TcpState {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn every_valid_open_and_close() {
     let rows: &[(&str, &[(&str, Phase)])] = &[
         (

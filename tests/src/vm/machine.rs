@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use super::image::{INIT, Image};
 use super::kernel::Kernel;
 use super::{HOST_TOOLS, Word};
+use crate::netns::card_mac;
 use crate::process::Process;
 use crate::scratch::Scratch;
 
@@ -42,12 +43,6 @@ const CARD: &str = "virtio-net-pci,iommu_platform=on,disable-legacy=on,csum=off,
 /// The guest's cards by number, and how two of them share a hub: 0 with 2, 1 with 3.
 const CARDS: u8 = 4;
 const HUBS: u8 = 2;
-
-/// The MAC address of a card.
-#[must_use]
-pub fn card_mac(number: u8) -> String {
-    format!("02:77:78:00:00:{number:02x}")
-}
 
 /// A guest that runs.
 #[derive(Debug)]

@@ -39,6 +39,7 @@ fn all_frames(world: &mut World, way: Way, frames: &[Vec<u8>]) -> usize {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn an_overlapping_fragment_and_all_later_ones_are_dropped() {
     // Ranges (from, to, more follow), frames sent, frames dropped, drop reason.
     type Row = (&'static [(usize, usize, bool)], usize, DropReason, u64);

@@ -25,6 +25,7 @@ fn both_ways(world: &mut World) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn an_error_about_no_session_is_dropped_at_a_vip_and_passed_to_the_kernel_otherwise() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {

@@ -53,6 +53,7 @@ fn ends(world: &World) -> Vec<End> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn a_policy_learns_how_each_connection_ended() {
     let rows: &[(&str, &[Step], End)] = &[
         (

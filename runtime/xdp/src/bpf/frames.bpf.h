@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT OR Apache-2.0 */
+/*
+ * What the program reads: headers of frames, and the maps that the balancer fills.
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+
+/* An 802.1ad service tag and an 802.1Q customer tag. */
+#define VLAN_TAGS_MAX 2
+/* Maximum number of IPv6 extension headers; RFC 8200 lists six kinds. */
+#define EXTENSIONS_MAX 6
+
+#define IPV4_MORE_FRAGMENTS 0x2000
+#define IPV4_FRAGMENT_OFFSET 0x1fff
+/* Offset and "more fragments"; both are zero in an atomic fragment, a whole packet (RFC 6946). */
+#define IPV6_FRAGMENT 0xfff9
+#define IPV6_FRAGMENT_OFFSET 0xfff8
+#define ICMP_HEADER_LEN 8
+#define NEIGHBOR_SOLICITATION 135
+#define ARP_REQUEST 1
+/* Instead of a port: all ports. */
+#define ANY_PORT 0
+#define HARDWARE_ETHERNET 1
+/* The port's own MAC, and, if it is bridged, those of the other port and of the bridge. */
+#define MACS_MAX 3
+
+/* A frame's class: the index of its counter. `Class` in program.rs mirrors this enum. */
+enum class {
+	CLASS_PASS,
+	CLASS_SERVICE,
+	CLASS_REPLY,
+	CLASS_ICMP,
+	CLASS_FRAGMENT,
+	CLASS_ARP,
+	CLASS_NDP,
+	CLASS_OTHER,
+	CLASS_ERROR,
+	CLASS_COUNT,
+};
+
+/* In network order; IPv4 in mapped form, ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2). */
+struct address {
+	__u32 word[4];
+};
+
+struct endpoint {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+
+struct port {
+	__u32 first_socket;
+	__u32 queues;
+	__u8 mac[MACS_MAX][ETH_ALEN];
+	__u8 bridged;
+	__u8 zero;
+};
+
+/* A frame's destination MAC: the balancer, a multicast or broadcast group, another host. */
+enum recipient {
+	TO_US,
+	TO_GROUP,
+	TO_OTHER,
+};
+
+struct vlan_tag {
+	__be16 control;
+	__be16 protocol;
+};
+
+/* RFC 826 for IPv4 over Ethernet. */
+struct arp_packet {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_len;
+	__u8 protocol_len;
+	__be16 operation;
+	__u8 sender_mac[ETH_ALEN];
+	__u8 sender_address[4];
+	__u8 target_mac[ETH_ALEN];
+	__u8 target_address[4];
+} __attribute__((packed));
+
+/* RFC 4861 section 4.3. */
+struct solicitation {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__u32 reserved;
+	struct address target;
+};
+
+/* RFC 8200 section 4.5. */
+struct fragment_header {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset_more;
+	__be32 identification;
+};
+
+struct transport_ports {
+	__be16 source;
+	__be16 destination;
+};
+
+/* The map sizes are placeholders; the loader sets them from its options. */
+#define ENDPOINTS(name)                                                                            \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
+		__uint(max_entries, 1);                                                            \
+		__type(key, struct endpoint);                                                      \
+		__type(value, __u8);                                                               \
+	} name SEC(".maps")
+
+#define ADDRESSES(name)                                                                            \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
+		__uint(max_entries, 1);                                                            \
+		__type(key, struct address);                                                       \
+		__type(value, __u8);                                                               \
+	} name SEC(".maps")
+
+ENDPOINTS(services);
+ENDPOINTS(backends);
+ADDRESSES(servers);
+ADDRESSES(vips);
+ADDRESSES(locals);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32); /* interface index */
+	__type(value, struct port);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, CLASS_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} classes SEC(".maps");
+
+/* A packet's addresses, and the start of its transport header. */
+struct packet {
+	struct address source;
+	struct address destination;
+	void *transport;
+	void *end;
+	__u8 protocol;
+	bool fragment;
+};
