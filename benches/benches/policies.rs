@@ -151,7 +151,7 @@ fn native<P: waxwing_sdk::Policy>(
                     record.active = 10;
                 }
                 nanos += 20_000;
-                driver.host().now_ms = nanos / 1_000_000;
+                driver.host_mut().now_ms = nanos / 1_000_000;
                 let flows = batches.next().expect("the iterator is endless");
                 driver.pick_into(flows, &mut picks);
                 black_box(&picks);

@@ -5,7 +5,7 @@ use waxwing_dataplane::{NewFlow, Policy, PolicyFault, ServiceId};
 use waxwing_packet::{Family, Protocol};
 use waxwing_sdk::abi::{BackendRecord, FlowRecord, PROTOCOL_TCP, PROTOCOL_UDP};
 use waxwing_sdk::testing::{Driver, TestFlow};
-use waxwing_sdk::{Pick, testing};
+use waxwing_sdk::{ConfigError, Pick, testing};
 
 use crate::modules::SEED;
 
@@ -21,7 +21,7 @@ impl<P: waxwing_sdk::Policy> Native<P> {
     ///
     /// # Errors
     /// The policy rejects the backends or the config.
-    pub fn new(config: &str, records: &[BackendRecord]) -> Result<Self, String> {
+    pub fn new(config: &str, records: &[BackendRecord]) -> Result<Self, ConfigError> {
         Ok(Self {
             driver: Driver::start(config, records, SEED)?,
             flows: testing::flows(SEED)
@@ -47,7 +47,7 @@ where
         flows: &[NewFlow],
         picks: &mut [waxwing_dataplane::Pick],
     ) -> Result<(), PolicyFault> {
-        self.driver.host().now_ms = context.now.millis();
+        self.driver.host_mut().now_ms = context.now.millis();
         for (room, flow) in self.flows.iter_mut().zip(flows) {
             room.record = record(flow);
         }

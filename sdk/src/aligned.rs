@@ -1,7 +1,7 @@
-//! Regions of small values at addresses that the ABI allows.
+//! Memory regions of small values, aligned as the ABI requires.
 //!
-//! Invariant: the first value is at a multiple of 8, whatever the allocator does, and stays there as
-//! long as the region lives.
+//! Invariant: the first value is at a multiple of 8, whatever the allocator returns, and does not
+//! move while the region lives.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -9,19 +9,19 @@ use core::ops::{Deref, DerefMut, Range};
 
 use crate::abi::ALIGNMENT;
 
-/// A slice that may begin a little behind its allocation's start. Records need none of this: their
-/// type has the alignment.
+/// A slice that may start a few bytes into its allocation. Records do not need this: their type has
+/// the alignment.
 pub(crate) struct Aligned<T> {
     room: Box<[T]>,
     used: Range<usize>,
 }
 
 impl<T: Copy> Aligned<T> {
-    /// So many of the value, which is of 1, 2, 4 or 8 bytes.
+    /// Makes a region of `count` copies of a value, which has 1, 2, 4 or 8 bytes.
     pub(crate) fn new(value: T, count: usize) -> Self {
         let spare = ALIGNMENT as usize / size_of::<T>() - 1;
         let room: Box<[T]> = vec![value; count + spare].into();
-        // At most `spare`, since the allocation has the type's own alignment.
+        // At most `spare`, because the allocation has the type's own alignment.
         let start = room.as_ptr().align_offset(ALIGNMENT as usize);
         Self {
             room,
@@ -55,8 +55,8 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_aligned_wherever_it_comes_to_lie() {
-        // Held, so that each lies elsewhere.
+    fn regions_are_aligned_at_any_allocation() {
+        // Kept alive, so that each region has another address.
         let mut held = Vec::new();
         for count in 0..200 {
             let (bytes, words) = (Aligned::new(7_u8, count), Aligned::new(7_u32, count));

@@ -1,12 +1,12 @@
-//! What [`crate::export_policy!`] and [`crate::export_health_check!`] expand to: the module's exports.
+//! The functions that [`crate::export_policy!`] and [`crate::export_health_check!`] export.
 //!
-//! Invariant: all `unsafe` that exports need is here, and none of it is compiled but for Wasm. It rests
-//! on two facts: a module has one thread (there are no imports to start another, and the host
-//! makes one call at a time), and the handles that the host passes are those that
-//! `waxwing_init` returned, of services which live as long as the module.
+//! Invariant: all `unsafe` that exports need is here and is compiled only for Wasm. It relies on
+//! two facts. A module has one thread: no import starts another, and the host makes one call at a
+//! time. And the host passes only handles that `waxwing_init` returned, of services that live as
+//! long as the module.
 
-/// Exports a [`crate::Policy`] as a Wasm module: the functions that the host calls, and the
-/// custom section that says what the module is. Once in a crate; native builds get nothing.
+/// Exports a [`crate::Policy`] as a Wasm module: the functions that the host calls, and the custom
+/// section that describes the module. Use it once in a crate. It exports nothing in a native build.
 #[macro_export]
 macro_rules! export_policy {
     ($policy:ty) => {
@@ -15,12 +15,12 @@ macro_rules! export_policy {
                 kind: $crate::abi::Kind::Policy,
                 name: env!("CARGO_PKG_NAME"),
                 version: env!("CARGO_PKG_VERSION"),
-                payload: <$policy as $crate::Policy>::PAYLOAD,
+                payload: <$policy as $crate::Policy>::PAYLOAD_BYTES,
                 tick_ms: <$policy as $crate::Policy>::TICK_MS,
                 counters: <$policy as $crate::Policy>::COUNTERS,
-                keep: <$policy as $crate::Policy>::KEEP,
+                keep: <$policy as $crate::Policy>::KEEP_STATE,
             };
-            // Evaluated on every target, so that a native build finds what is out of bounds.
+            // Evaluated on every target, so that a native build reports what exceeds a limit.
             const TEXT: [u8; SECTION.len()] = SECTION.text();
             const _: usize = TEXT.len();
 
@@ -69,7 +69,7 @@ macro_rules! export_policy {
     };
 }
 
-/// Exports a [`crate::HealthCheck`] as a Wasm module, as [`crate::export_policy!`] does a policy.
+/// Exports a [`crate::HealthCheck`] as a Wasm module, like [`crate::export_policy!`] for a policy.
 #[cfg(feature = "std")]
 #[macro_export]
 macro_rules! export_health_check {
@@ -79,7 +79,7 @@ macro_rules! export_health_check {
                 $crate::export::Section::health(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
             const TEXT: [u8; SECTION.len()] = SECTION.text();
             const _: usize = TEXT.len();
-            // A native build finds what is no health check.
+            // Makes a native build fail if the type is no health check.
             const fn is_health_check<H: $crate::HealthCheck>() {}
             const _: () = is_health_check::<$check>();
 
@@ -139,10 +139,10 @@ mod wasm {
     use crate::health::{HealthCheck, run};
     use crate::service::{Batch, Service, as_u32};
 
-    /// A static of a module.
+    /// A static variable of a module.
     struct Single<T>(RefCell<T>);
 
-    // SAFETY: a module has one thread, so that no two can share the cell.
+    // SAFETY: a module has one thread, so no two threads share the cell.
     unsafe impl<T> Sync for Single<T> {}
 
     static CONFIG: Single<Vec<u8>> = Single(RefCell::new(Vec::new()));
@@ -156,7 +156,7 @@ mod wasm {
         let len = len as usize;
         if len > CONFIG_MAX {
             refuse(format_args!(
-                "a config of {len} bytes; at most {CONFIG_MAX} are taken"
+                "{len} bytes of config; expected at most {CONFIG_MAX}"
             ));
             return 0;
         }
@@ -215,19 +215,19 @@ mod wasm {
         service::<P>(header).tick();
     }
 
-    /// A check that is made, of whichever type; it is called with the target.
+    /// A configured check of any type; called with the target's JSON text.
     #[cfg(feature = "std")]
     type Check = Box<dyn FnMut(&[u8]) -> Result<(VerdictRecord, String), String>>;
 
     #[cfg(feature = "std")]
     static CHECK: Single<Option<Check>> = Single(RefCell::new(None));
     #[cfg(feature = "std")]
-    static FOUND: Single<Option<Found>> = Single(RefCell::new(None));
+    static VERDICT: Single<Option<KeptVerdict>> = Single(RefCell::new(None));
 
-    /// What a check found, where the host reads it.
+    /// The last verdict, which the host reads after `waxwing_check`.
     #[cfg(feature = "std")]
     #[repr(C, align(8))]
-    struct Found {
+    struct KeptVerdict {
         record: VerdictRecord,
         reason: String,
     }
@@ -260,13 +260,13 @@ mod wasm {
         let target = &target[..target.len().min(len as usize)];
         let found = match &mut *CHECK.0.borrow_mut() {
             Some(check) => check(target),
-            None => Err("it is asked to check before it has a config".into()),
+            None => Err("waxwing_check was called before waxwing_configure".into()),
         };
         match found {
             Ok((mut record, reason)) => {
                 record.reason_address = as_u32(reason.as_ptr().addr());
-                let mut kept = FOUND.0.borrow_mut();
-                as_u32(core::ptr::from_ref(kept.insert(Found { record, reason })).addr())
+                let mut kept = VERDICT.0.borrow_mut();
+                as_u32(core::ptr::from_ref(kept.insert(KeptVerdict { record, reason })).addr())
             }
             Err(why) => {
                 refuse(why);
@@ -284,7 +284,7 @@ mod wasm {
         }
     }
 
-    /// Keeps a text for `waxwing_error`: why the module refuses, or what its panic said.
+    /// Keeps a text for `waxwing_error`: why the module refuses, or the message of its panic.
     pub fn refuse(why: impl fmt::Display) {
         if let Ok(mut text) = ERROR.0.try_borrow_mut() {
             text.clear();
@@ -296,17 +296,18 @@ mod wasm {
         }
     }
 
-    /// A panic becomes a trap; its text stays behind for the host to read.
+    /// Installs a hook that keeps a panic's message for the host, which sees only a trap.
     fn hook_panics() {
         #[cfg(feature = "std")]
         std::panic::set_hook(Box::new(|info| refuse(info)));
     }
 
-    /// The service that the host means.
+    /// Returns the service behind a handle.
     fn service<P: Policy>(header: u32) -> &'static mut Service<P> {
         let service = core::ptr::with_exposed_provenance_mut::<Service<P>>(header as usize);
         // SAFETY: the host passes what `init` of this module, and so of this `P`, returned: a
-        // leaked box, exposed, never freed. One thread and one call at a time make it unique.
+        // leaked box, exposed and never freed. One thread and one call at a time make the reference
+        // unique.
         unsafe { &mut *service }
     }
 }

@@ -1,33 +1,30 @@
-//! Groups of a service's backends, by tag: for policies that choose a group first and a backend in
-//! it then.
+//! Groups of backends by tag, for policies that first choose a group and then a backend in it.
 //!
-//! Invariant: which backend of a group a hash belongs to depends on nothing but the keys and weights
-//! of the group's available backends; so workers and balancers agree on it. A look-up in 4096
-//! backends scores some fifty nodes, about half a microsecond, where [`Backends::by_hash`] scores
-//! them all.
+//! Invariant: the backend of a hash depends only on the keys and weights of the group's available
+//! backends, so workers and balancers agree. A lookup among 4096 backends computes about fifty
+//! scores, half a microsecond; [`Backends::by_hash`] computes them all.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::Deserialize;
 
-use crate::{Backend, Backends, Flow, Pick, hash};
+use crate::{Backend, Backends, ConfigError, Flow, Pick, hash};
 
-/// What a policy's choice for a flow hangs on: the key `by` in the configs of the shipped policies.
+/// What a policy hashes to choose a backend: the key `by` in the configs of the shipped policies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum By {
-    /// Addresses, ports and protocol: each session of a client for itself.
+pub enum HashBy {
+    /// Addresses, ports and protocol: each session of a client is chosen for separately.
     #[default]
     Flow,
-    /// The client's address: all of a client's sessions alike.
+    /// The client's address: all sessions of a client go the same way.
     Source,
 }
 
-impl By {
-    /// The hash to choose by.
+impl HashBy {
+    /// Returns the flow's hash for the choice.
     #[must_use]
     pub fn hash(self, flow: &Flow<'_>) -> u64 {
         match self {
@@ -37,7 +34,7 @@ impl By {
     }
 }
 
-/// A service's available backends, all together and by tag.
+/// A service's available backends: all of them, and by tag.
 #[derive(Clone, Debug, Default)]
 pub struct Groups {
     all: Group,
@@ -45,7 +42,8 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// The backends as they are; make it anew in [`crate::Policy::backends_changed`].
+    /// Groups the backends as they are now. Build new groups in
+    /// [`crate::Policy::backends_changed`].
     #[must_use]
     pub fn new(backends: &Backends<'_>) -> Self {
         let mut tagged = BTreeMap::<_, Vec<_>>::new();
@@ -61,26 +59,26 @@ impl Groups {
         }
     }
 
-    /// The available backends with this tag; `None` if there are none.
+    /// Returns the available backends with this tag; `None` if there are none.
     #[must_use]
     pub fn tagged(&self, tag: u32) -> Option<&Group> {
         self.tagged.get(&tag)
     }
 
-    /// All available backends.
+    /// Returns all available backends.
     #[must_use]
     pub const fn all(&self) -> &Group {
         &self.all
     }
 }
 
-/// The tags of groups that serve one after another: those listed, or every tag there is, the lowest
-/// first, if none is.
+/// Returns the tags of groups in the order in which they serve: the listed tags, or if none is
+/// listed all tags in ascending order.
 ///
 /// # Errors
-/// If a tag is listed twice, or a backend's is not listed: a text for the operator, for whom the list
-/// is `policy_config.order`.
-pub fn order(listed: &[u32], backends: &Backends<'_>) -> Result<Vec<u32>, String> {
+/// Fails if a tag is listed twice, or a backend's tag is not listed. The text names the config key
+/// `policy_config.order`.
+pub fn order(listed: &[u32], backends: &Backends<'_>) -> Result<Vec<u32>, ConfigError> {
     if listed.is_empty() {
         let mut tags: Vec<_> = backends.iter().map(|backend| backend.tag()).collect();
         tags.sort_unstable();
@@ -90,48 +88,49 @@ pub fn order(listed: &[u32], backends: &Backends<'_>) -> Result<Vec<u32>, String
     for (at, tag) in listed.iter().enumerate() {
         if listed[..at].contains(tag) {
             return Err(format!(
-                "policy_config.order has tag {tag} twice; write each once, the first to serve in \
-                 front"
-            ));
+                "policy_config.order lists tag {tag} twice; list each tag once, in the order of \
+                 service"
+            )
+            .into());
         }
     }
-    let of_none = |backend: &Backend<'_>| !listed.contains(&backend.tag());
-    match backends.iter().find(of_none) {
+    let is_unlisted = |backend: &Backend<'_>| !listed.contains(&backend.tag());
+    match backends.iter().find(is_unlisted) {
         Some(backend) => Err(format!(
             "a backend has tag {0}, which is not in policy_config.order = {listed:?}: it would never \
              serve. Add {0} to the order, or give the backend another tag",
             backend.tag()
-        )),
+        ).into()),
         None => Ok(listed.to_vec()),
     }
 }
 
-/// How many bits of a backend's place choose the way at each of the two upper levels.
-const WAY_BITS: u32 = 4;
+/// Bits of a backend's position that select the child at each of the two upper levels.
+const CHILD_BITS: u32 = 4;
 
-/// Some backends, of which each hash belongs to one, in proportion to their weights: weighted
-/// rendezvous hashing in a tree (Wang, Ravishankar 2009), so that few of many are looked at.
+/// A set of backends that maps each hash to one of them, in proportion to their weights.
 ///
-/// A backend that goes moves the hashes that it had, and of others' hashes at most twice as many:
-/// the parts of the tree above it weigh less then.
+/// The mapping is weighted rendezvous hashing in a tree (Wang, Ravishankar 2009), which scores few
+/// of many backends. When a backend goes, its hashes move, and at most twice as many of other
+/// backends, because the subtrees above it lose weight.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
-    /// From the top down; the last are the backends.
+    /// From the root down; the last level has the backends.
     levels: [Vec<Node>; 3],
 }
 
 #[derive(Clone, Debug)]
 struct Node {
     key: u64,
-    /// Of all backends below: a sum of integers below 2^53, and so exact.
+    /// Sum over all backends below. Exact: integers below 2^53.
     weight: f64,
-    /// Of the children in the next level; of a backend, its index.
+    /// Index of the first child in the next level; for a backend, its index.
     first: usize,
     count: usize,
 }
 
 impl Group {
-    /// Those of these backends that take new sessions.
+    /// Makes a group of those of the backends that take new sessions.
     #[must_use]
     pub fn new<'a>(backends: impl IntoIterator<Item = Backend<'a>>) -> Self {
         let mut available: Vec<_> = backends
@@ -139,20 +138,20 @@ impl Group {
             .filter(Backend::is_available)
             .map(|backend| (hash::mix(backend.key()), backend))
             .collect();
-        available.sort_unstable_by_key(|(place, backend)| (*place, backend.id()));
+        available.sort_unstable_by_key(|(position, backend)| (*position, backend.id()));
         let mut group = Self::default();
-        for (place, backend) in available {
-            group.add(place, &backend);
+        for (position, backend) in available {
+            group.add(position, &backend);
         }
         group
     }
 
-    /// Adds a backend behind those before it in place.
-    fn add(&mut self, place: u64, backend: &Backend<'_>) {
+    /// Adds a backend. Backends are added in ascending order of position.
+    fn add(&mut self, position: u64, backend: &Backend<'_>) {
         let weight = f64::from(backend.weight());
         for above in 0..2 {
-            let way = place >> (u64::BITS - WAY_BITS * (above + 1));
-            let key = hash::mix(!(way << 1 | u64::from(above)));
+            let path = position >> (u64::BITS - CHILD_BITS * (above + 1));
+            let key = hash::mix(!(path << 1 | u64::from(above)));
             let [this, next] = [above as usize, above as usize + 1];
             let first = self.levels[next].len();
             match self.levels[this].last_mut().filter(|last| last.key == key) {
@@ -179,19 +178,19 @@ impl Group {
         }
     }
 
-    /// How many backends there are.
+    /// Returns the number of backends.
     #[must_use]
     pub fn len(&self) -> usize {
         self.levels[2].len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no backends.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.levels[2].is_empty()
     }
 
-    /// The index of the backend that a hash belongs to; `None` if there are none.
+    /// Returns the index of the backend for a hash; `None` if there are no backends.
     #[must_use]
     pub fn by_hash(&self, hash: u64) -> Option<usize> {
         let [top, middle, backends] = &self.levels;
@@ -201,14 +200,14 @@ impl Group {
         Some(node.first)
     }
 
-    /// [`Group::by_hash`] as a pick; [`Pick::Fallback`] if there are no backends.
+    /// Returns [`Group::by_hash`] as a pick; [`Pick::Fallback`] if there are no backends.
     #[must_use]
     pub fn pick(&self, hash: u64) -> Pick {
         self.by_hash(hash).map_or(Pick::Fallback, Pick::Backend)
     }
 }
 
-/// The node with the highest score; a single one without working it out.
+/// Returns the node with the highest score. A single node needs no score.
 fn best(nodes: &[Node], hash: u64) -> Option<&Node> {
     if let [only] = nodes {
         return Some(only);
@@ -230,18 +229,18 @@ mod tests {
     use crate::testing::{self, Driver};
     use crate::{NoConfig, Policy};
 
-    /// One group of all backends.
+    /// All backends in one group.
     struct One(Group);
 
     impl Policy for One {
         type Config = NoConfig;
 
-        fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+        fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
             Ok(Self(Group::new(backends.iter())))
         }
 
         fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
-            self.0.pick(By::Flow.hash(flow))
+            self.0.pick(HashBy::Flow.hash(flow))
         }
     }
 
@@ -271,9 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn thousands_have_their_shares() {
+    fn shares_follow_weights_among_thousands() {
         let counts = testing::counts(&picks(&testing::backends(&vec![1; 4096]), 409_600), 4096);
-        // A hundred each, ten of standard deviation.
+        // A hundred each; the standard deviation is ten.
         assert!(counts.iter().all(|count| (40..180).contains(count)));
     }
 
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_goes_moves_at_most_twice_its_share_of_others() {
+    fn removing_a_backend_moves_at_most_twice_its_share_of_others() {
         for n in [2_u32, 5, 16, 100, 1000] {
             let before = testing::backends(&vec![1; n as usize]);
             let mut after = before.clone();
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_up_scores_few_of_many() {
+    fn a_lookup_scores_few_of_many() {
         let records = testing::backends(&vec![1; 4096]);
         let host = HostFields::default();
         let group = Group::new(Backends::new(&records, &host).iter());

@@ -1,11 +1,11 @@
-//! Hashes for policies that must agree over workers and balancers.
+//! Hashes for policies that must agree on all workers and balancers.
 //!
-//! Invariant: integer operations and IEEE 754's exact ones only, so that native code and Wasm
-//! give the same bits. None of these is keyed: mix in [`crate::Backend::key`] or
-//! [`crate::Flow::hash`], which are, where a client must not guess the outcome.
+//! Invariant: only integer operations and exact IEEE 754 operations, so native code and Wasm
+//! compute the same bits. No function here is keyed. Where a client must not predict the result,
+//! mix in [`crate::Backend::key`] or [`crate::Flow::hash`], which are.
 
-/// Spreads every bit of a number over all the bits: the finalizer of SplitMix64 (Steele, Lea,
-/// Flood 2014, with Stafford's constants).
+/// Spreads every input bit over all output bits: the finalizer of SplitMix64 (Steele, Lea, Flood
+/// 2014, with Stafford's constants).
 #[inline]
 #[must_use]
 pub const fn mix(mut value: u64) -> u64 {
@@ -15,7 +15,7 @@ pub const fn mix(mut value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// A hash of some bytes: an address, a connection id, a token.
+/// Returns a hash of bytes, such as an address, a connection id or a token.
 #[inline]
 #[must_use]
 pub fn bytes(bytes: &[u8]) -> u64 {
@@ -28,24 +28,26 @@ pub fn bytes(bytes: &[u8]) -> u64 {
         })
 }
 
-/// A number below `limit`, evenly over all hashes or random numbers; 0 if `limit` is 0.
+/// Maps a hash or a random number evenly to `0..limit`; returns 0 if `limit` is 0.
 #[inline]
 #[must_use]
 pub const fn below(hash: u64, limit: u64) -> u64 {
     ((hash as u128 * limit as u128) >> 64) as u64
 }
 
-/// A backend's score for a key in weighted rendezvous hashing, the highest of which wins:
-/// `weight / -ln(u)` with `u` uniform in (0, 1) (Schindelhauer, Schomaker 2005). The key is of the
-/// backend and of what wants one, such as one's key xor the other's hash.
+/// Returns the score of a backend for a key in weighted rendezvous hashing, where the highest score
+/// wins: `weight / -ln(u)` with `u` uniform in (0, 1) (Schindelhauer, Schomaker 2005).
+///
+/// The key combines the backend and the flow, such as the backend's key XOR the flow's hash.
 #[must_use]
 pub fn score(key: u64, weight: f64) -> f64 {
     weight / minus_ln(mix(key))
 }
 
-/// `-ln(hash / 2^64)`, to about 1e-6, by arithmetic that is exact everywhere (a library's `ln` may
-/// differ in its last bit from one machine to another). Of random numbers it makes exponentially
-/// distributed ones with mean 1; never 0.
+/// Returns `-ln(hash / 2^64)`, accurate to about 1e-6 and never 0.
+///
+/// The arithmetic is exact on every machine; a library's `ln` may differ in the last bit. Uniform
+/// random numbers become exponentially distributed ones with mean 1.
 #[must_use]
 pub fn minus_ln(hash: u64) -> f64 {
     // The hash as a mantissa in [1, 2) and an exponent.
@@ -64,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_logarithm_is_one() {
+    fn minus_ln_is_accurate() {
         for hash in [
             1,
             2,
@@ -90,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn below_a_limit_every_number_comes_as_often() {
+    fn below_is_uniform() {
         let mut counts = [0; 6];
         for n in 0..60_000 {
             counts[usize::try_from(below(mix(n), 6)).unwrap_or(usize::MAX)] += 1;
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_one_prefix_differ() {
+    fn inputs_with_a_common_prefix_have_different_hashes() {
         assert_ne!(bytes(b"ab"), bytes(b"ab\0"));
         assert_ne!(bytes(b""), bytes(b"\0"));
         assert_ne!(bytes(b"12345678a"), bytes(b"12345678b"));

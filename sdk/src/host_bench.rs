@@ -1,25 +1,25 @@
-//! Times a policy as a module on the installed balancer, from a bench of the policy's own crate.
+//! Times a policy as a module in the installed balancer's host, from a bench of the policy's crate.
 //!
-//! The program `waxwing` builds the crate and runs the module; this is only the other end of its
-//! pipe. So a bench needs no Wasm engine of its own, and measures the host that will serve.
+//! The program `waxwing` builds the crate and runs the module; this is the other end of its pipe. So a
+//! bench needs no Wasm engine, and measures the host that will serve the module.
 //!
-//! Invariant: the child ends with its value.
+//! Invariant: the child process ends when its [`HostBench`] is dropped.
 
-use alloc::format;
 use alloc::string::{String, ToString};
+use core::fmt;
 use core::time::Duration;
-use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// Names the program `waxwing`, where it is not in `PATH`.
+/// Environment variable with the path of the program `waxwing`, for when it is not in `PATH`.
 const PROGRAM_VARIABLE: &str = "WAXWING";
 
-/// What `waxwing module bench --serve` says first.
+/// The first line that `waxwing module bench --serve` prints.
 const GREETING: &str = "waxwing module bench 1";
 
-/// A module at work on the balancer's host, to be timed.
+/// A module in the balancer's host, to be timed.
 ///
 /// For criterion's `iter_custom`:
 ///
@@ -27,26 +27,25 @@ const GREETING: &str = "waxwing module bench 1";
 /// # use waxwing_sdk::HostBench;
 /// let mut host = HostBench::start(env!("CARGO_MANIFEST_DIR"), "{}")?;
 /// // bencher.iter_custom(|calls| host.run(32, calls));
-/// let a_call = host.run(32, 1000) / 1000;
-/// # Ok::<(), String>(())
+/// let per_call = host.run(32, 1000) / 1000;
+/// # Ok::<(), waxwing_sdk::HostBenchError>(())
 /// ```
 #[derive(Debug)]
 pub struct HostBench {
     child: Child,
-    /// Dropped first, which ends the child.
+    /// Dropped first; the end of its input ends the child.
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
 impl HostBench {
-    /// Builds the crate in `directory` to a module (`waxwing module build`) and has the balancer's
-    /// host run it with this config (JSON, an object). The program is the environment variable
-    /// `WAXWING`, else `waxwing` in `PATH`.
+    /// Builds the crate in `directory` to a module (`waxwing module build`) and runs it in the balancer's
+    /// host with this config (a JSON object). The program is `$WAXWING`, or `waxwing` in `PATH`.
     ///
     /// # Errors
-    /// No such program, a crate that does not build, or a module that does not pass; the text says
-    /// what to do.
-    pub fn start(directory: impl AsRef<Path>, config: &str) -> Result<Self, String> {
+    /// Fails if the program is not found, the crate does not build, or the module is refused. The text
+    /// says what to do.
+    pub fn start(directory: impl AsRef<Path>, config: &str) -> Result<Self, HostBenchError> {
         let program =
             std::env::var_os(PROGRAM_VARIABLE).unwrap_or_else(|| OsString::from("waxwing"));
         let module = build(&program, directory.as_ref(), config)?;
@@ -56,50 +55,47 @@ impl HostBench {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|error| no_program(&program, &error))?;
+            .map_err(|source| HostBenchError::program(&program, source))?;
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err("a child process without its pipes".to_string());
+            return Err(HostBenchError::Ended);
         };
         let mut host = Self {
             child,
             requests: Some(requests),
             answers: BufReader::new(answers),
         };
-        match host.answer()?.as_str() {
-            GREETING => Ok(host),
-            other => Err(format!(
-                "{} says {other:?}, not {GREETING:?}; take the SDK and the program from one version",
-                Path::new(&program).display()
-            )),
+        match host.answer()? {
+            greeting if greeting == GREETING => Ok(host),
+            greeting => Err(HostBenchError::Version {
+                program: program.into(),
+                greeting,
+            }),
         }
     }
 
-    /// How long `calls` calls take on the host, each for a batch of so many flows (1 to 64).
+    /// Returns how long `calls` calls take in the host, each for a batch of `batch` flows (1 to 64).
     ///
     /// # Panics
-    /// If the module fails; its words are on standard error.
+    /// Panics if the module fails; standard error has the module's text.
     pub fn run(&mut self, batch: usize, calls: u64) -> Duration {
-        let asked = self
-            .requests
-            .as_mut()
-            .map(|requests| writeln!(requests, "{batch} {calls}").and_then(|()| requests.flush()));
-        let answer = match asked {
-            Some(Ok(())) => self.answer(),
-            _ => Err("the host has ended".to_string()),
-        };
-        let time = answer.and_then(|answer| {
-            let nanoseconds = answer.parse().map(Duration::from_nanos);
-            nanoseconds.map_err(|_| answer)
-        });
-        time.unwrap_or_else(|why| panic!("the module cannot be timed: {why}"))
+        self.try_run(batch, calls)
+            .unwrap_or_else(|error| panic!("the module cannot be timed: {error}"))
     }
 
-    fn answer(&mut self) -> Result<String, String> {
+    fn try_run(&mut self, batch: usize, calls: u64) -> Result<Duration, HostBenchError> {
+        let requests = self.requests.as_mut().ok_or(HostBenchError::Ended)?;
+        writeln!(requests, "{batch} {calls}").map_err(|_| HostBenchError::Ended)?;
+        requests.flush().map_err(|_| HostBenchError::Ended)?;
+        let answer = self.answer()?;
+        let nanoseconds = answer.parse().map(Duration::from_nanos);
+        nanoseconds.map_err(|_| HostBenchError::Module(answer))
+    }
+
+    fn answer(&mut self) -> Result<String, HostBenchError> {
         let mut line = String::new();
         match self.answers.read_line(&mut line) {
-            Ok(0) => Err("the host has ended; why is on standard error".to_string()),
+            Ok(0) | Err(_) => Err(HostBenchError::Ended),
             Ok(_) => Ok(line.trim_end().to_string()),
-            Err(error) => Err(error.to_string()),
         }
     }
 }
@@ -107,33 +103,93 @@ impl HostBench {
 impl Drop for HostBench {
     fn drop(&mut self) {
         self.requests = None;
-        // It ends by itself, and if not there is nothing that a bench could do.
+        // The child ends when its input does; a bench has no remedy for an error here.
         let _ = self.child.wait();
     }
 }
 
-/// The module's path.
-fn build(program: &OsString, directory: &Path, config: &str) -> Result<PathBuf, String> {
+/// Builds the crate and returns the module's path.
+fn build(program: &OsStr, directory: &Path, config: &str) -> Result<PathBuf, HostBenchError> {
     let output = Command::new(program)
         .args(["module", "build", "--json", "--config", config])
         .arg(directory)
         .stderr(Stdio::inherit())
         .output()
-        .map_err(|error| no_program(program, &error))?;
+        .map_err(|source| HostBenchError::program(program, source))?;
     if !output.status.success() {
-        return Err("`waxwing module build` failed; why is above".to_string());
+        return Err(HostBenchError::Build);
     }
-    let built: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("`waxwing module build --json` gave no JSON: {error}"))?;
+    let built: serde_json::Value =
+        serde_json::from_slice(&output.stdout).map_err(|_| HostBenchError::BuildOutput)?;
     let path = built.get("path").and_then(|path| path.as_str());
-    path.map(PathBuf::from)
-        .ok_or_else(|| "`waxwing module build --json` names no path".to_string())
+    path.map(PathBuf::from).ok_or(HostBenchError::BuildOutput)
 }
 
-fn no_program(program: &OsString, error: &std::io::Error) -> String {
-    format!(
-        "cannot run {}: {error}; install the balancer (`cargo build --release --package waxwing`) \
-         and put it into PATH, or name it by {PROGRAM_VARIABLE}=/path/to/waxwing",
-        Path::new(program).display()
-    )
+/// Why a module cannot be timed in the balancer's host.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum HostBenchError {
+    /// The program cannot be run.
+    Program {
+        /// The program's name or path.
+        program: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// `waxwing module build` failed; standard error says why.
+    Build,
+    /// `waxwing module build --json` did not print the module's path.
+    BuildOutput,
+    /// The program is of another version than the SDK.
+    Version {
+        /// The program's name or path.
+        program: PathBuf,
+        /// Its first line.
+        greeting: String,
+    },
+    /// The program ended; standard error says why.
+    Ended,
+    /// The module failed, with this text.
+    Module(String),
+}
+
+impl HostBenchError {
+    fn program(program: &OsStr, source: io::Error) -> Self {
+        let program = program.into();
+        Self::Program { program, source }
+    }
+}
+
+impl fmt::Display for HostBenchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Program { program, source } => write!(
+                f,
+                "cannot run {}: {source}; install the balancer (`cargo build --release --package \
+                 waxwing`) and put it into PATH, or set {PROGRAM_VARIABLE}=/path/to/waxwing",
+                program.display()
+            ),
+            Self::Build => f.write_str("`waxwing module build` failed; see its errors above"),
+            Self::BuildOutput => {
+                f.write_str("`waxwing module build --json` printed no path of a module")
+            }
+            Self::Version { program, greeting } => write!(
+                f,
+                "{} prints {greeting:?}, expected {GREETING:?}; use the SDK and the program of one \
+                 version",
+                program.display()
+            ),
+            Self::Ended => f.write_str("the host ended; see its errors above"),
+            Self::Module(text) => f.write_str(text),
+        }
+    }
+}
+
+impl core::error::Error for HostBenchError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Program { source, .. } => Some(source),
+            _ => None,
+        }
+    }
 }

@@ -1,11 +1,12 @@
-//! Write a balancing policy or a health check in Rust, test it natively, run it in Waxwing as a Wasm
-//! module.
+//! Write a balancing policy or a health check in Rust, test it natively, run it in Waxwing as a
+//! Wasm module.
 //!
-//! A policy says which backend a new session goes to. It is a type with [`Policy`], a line
-//! `export_policy!`, in a crate of `crate-type = ["cdylib", "rlib"]` (`waxwing module new` makes one):
+//! A policy chooses the backend of each new session. It is a type that implements [`Policy`], and
+//! one line `export_policy!`, in a crate with `crate-type = ["cdylib", "rlib"]`. `waxwing module
+//! new` creates such a crate.
 //!
 //! ```
-//! use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
+//! use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy};
 //!
 //! /// The backend with the fewest sessions.
 //! struct Fewest;
@@ -13,7 +14,7 @@
 //! impl Policy for Fewest {
 //!     type Config = NoConfig;
 //!
-//!     fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, String> {
+//!     fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, ConfigError> {
 //!         Ok(Self)
 //!     }
 //!
@@ -29,22 +30,23 @@
 //! let mut driver = Driver::<Fewest>::start("{}", &testing::backends(&[1, 1, 1]), 7)?;
 //! let picks = driver.pick_all(testing::flows(7).take(300));
 //! assert_eq!(testing::counts(&picks, 3), [100, 100, 100]);
-//! # Ok::<(), String>(())
+//! # Ok::<(), waxwing_sdk::ConfigError>(())
 //! ```
 //!
-//! What policies are often made of is here, ready to use: random numbers ([`random`]), choices by
-//! weight and by load ([`choice`]), turns ([`turns`]), consistent hashing ([`maglev`],
-//! [`Backends::by_hash`]), also among the backends of a tag ([`group`]). The shipped policies are
-//! little more than these.
+//! Ready-made parts of policies: random numbers ([`random`]), choices by weight and by load
+//! ([`choice`]), weighted round robin ([`round_robin`]), clients by network ([`client`]),
+//! consistent hashing ([`maglev`], [`Backends::by_hash`]), and all of these among the backends of a
+//! tag ([`group`]). The shipped policies are little more than these parts.
 //!
-//! A health check says whether a backend is well: see [`health`].
+//! A health check says whether a backend is healthy: see [`health`]. [`testing`] runs both
+//! natively.
 //!
-//! Invariant: a policy sees checked views and never an address; a health check reaches its target alone.
-//! The few lines of `unsafe` that the exports and imports need are in [`export`] and in `health::guest`,
-//! and only for Wasm.
+//! Invariant: a policy sees checked views and no pointers; a health check reaches only its
+//! target. The `unsafe` code for exports and imports is in [`export`] and `health::guest`, and is
+//! compiled only for Wasm.
 //!
-//! `ABI.md` beside this crate specifies what the host and a module say to one another, for
-//! modules in any language.
+//! `ABI.md` beside this crate specifies the interface between the host and a module, for all
+//! languages.
 
 #![no_std]
 #![warn(missing_docs)]
@@ -56,6 +58,7 @@ extern crate std;
 pub mod abi;
 mod aligned;
 pub mod choice;
+pub mod client;
 mod config;
 pub mod export;
 pub mod group;
@@ -67,15 +70,16 @@ mod host_bench;
 pub mod maglev;
 mod policy;
 pub mod random;
+pub mod round_robin;
 mod section;
 mod service;
 pub mod testing;
-pub mod turns;
 mod view;
 
+pub use config::ConfigError;
 #[cfg(feature = "std")]
 pub use health::{Conn, Datagrams, HealthCheck, Target, Unhealthy, Verdict};
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
-pub use host_bench::HostBench;
+pub use host_bench::{HostBench, HostBenchError};
 pub use policy::{NoConfig, Pick, Policy};
-pub use view::{Backend, Backends, Closed, End, Flow, Protocol};
+pub use view::{Backend, Backends, ClosedSession, Flow, Protocol, SessionEnd};

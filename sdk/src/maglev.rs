@@ -1,24 +1,22 @@
-//! Maglev, weighted: a table that gives each backend its share of entries and changes little when
-//! backends come or go (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load
-//! Balancer", NSDI 2016, section 3.4).
+//! Weighted Maglev hashing: a table that gives each backend its share of entries, and changes
+//! little when backends come or go (Eisenbud et al., "Maglev: A Fast and Reliable Software Network
+//! Load Balancer", NSDI 2016, section 3.4).
 //!
-//! Invariant: a table depends on nothing but its backends' keys and weights and its own size, so
-//! every worker and every balancer of a cluster finds the same backend for a hash, and so does one
-//! that was restarted.
+//! Invariant: a table depends only on its backends' keys and weights and on its size. So all
+//! workers and balancers of a cluster find the same backend for a hash, also after a restart.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::turns::{Turn, Turns};
-use crate::{Backend, hash};
+use crate::round_robin::{Entry, WeightedRoundRobin};
+use crate::{Backend, ConfigError, hash};
 
-/// Backends by hash: one look-up each. Build it anew when the backends change.
+/// Maps hashes to backends, one lookup each. Build a new table when the backends change.
 ///
 /// ```
 /// use waxwing_sdk::maglev::Table;
-/// use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, hash};
+/// use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, hash};
 ///
 /// /// A client's connections go to one backend, of those with the client's parity as their tag.
 /// struct ByClient([Table; 2]);
@@ -26,7 +24,7 @@ use crate::{Backend, hash};
 /// impl Policy for ByClient {
 ///     type Config = NoConfig;
 ///
-///     fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+///     fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
 ///         let part = |tag| Table::new(backends.available().filter(move |b| b.tag() == tag), 5003);
 ///         Ok(Self([part(0)?, part(1)?]))
 ///     }
@@ -37,7 +35,7 @@ use crate::{Backend, hash};
 ///         table.get(hash::bytes(client)).map_or(Pick::Fallback, Pick::Backend)
 ///     }
 ///
-///     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+///     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
 ///         *self = Self::new(NoConfig {}, backends)?;
 ///         Ok(())
 ///     }
@@ -45,61 +43,62 @@ use crate::{Backend, hash};
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Table {
-    /// Backend indices; none if there are no backends.
+    /// Backend indices; empty if there are no backends.
     entries: Vec<u16>,
 }
 
-/// An entry of a table being filled that is nobody's yet.
+/// Marks an entry without a backend while the table is filled.
 const FREE: u16 = u16::MAX;
 
 impl Table {
-    /// The largest table, 2 MiB: a hundred entries for each of ten thousand backends.
+    /// Largest table, 2 MiB: a hundred entries for each of ten thousand backends.
     pub const SIZE_MAX: u32 = 1_048_573;
 
-    /// A table of these backends, leaving out those without weight, with `size` entries of two bytes
-    /// each: a prime, and for shares within a percent or two at least a hundred times the number of
-    /// backends (section 5.3 of the paper). It takes some 100 nanoseconds an entry.
+    /// Builds a table of the backends with weight. `size` is the number of entries of two bytes: a
+    /// prime, and for shares within one or two percent at least a hundred times the number of
+    /// backends (section 5.3 of the paper). Takes about 100 nanoseconds per entry.
     ///
     /// # Errors
-    /// That the size is no prime, or is less than the number of backends, and what to write instead:
-    /// to put behind the name of the key that it comes from.
+    /// Fails if the size is not prime, too large, or less than the number of backends. Put the
+    /// config key in front with [`ConfigError::at`].
     pub fn new<'a>(
         backends: impl IntoIterator<Item = Backend<'a>>,
         size: u32,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ConfigError> {
         if size > Self::SIZE_MAX || !is_prime(size) {
             return Err(format!(
                 "{size} entries; expected a prime up to {}, like 251 (few backends, many services), \
                  65537 (most services) or 655373 (thousands of backends)",
                 Self::SIZE_MAX
-            ));
+            ).into());
         }
         let with_weight = |backend: &Backend<'_>| backend.weight() > 0;
         let backends: Vec<_> = backends.into_iter().filter(with_weight).collect();
         let count = backends.len();
         if count > size as usize {
             return Err(format!(
-                "{size} is fewer entries than the {count} backends; expected a prime of at least {}",
+                "{size} entries for {count} backends; expected a prime of at least {}",
                 count * 100
-            ));
+            )
+            .into());
         }
         Ok(Self {
             entries: fill(backends, size),
         })
     }
 
-    /// The index of the backend that a hash belongs to; `None` if there are no backends.
+    /// Returns the index of the backend for a hash; `None` if there are no backends.
     #[inline]
     #[must_use]
     pub fn get(&self, hash: u64) -> Option<usize> {
-        // The upper half of the hash, scaled to the table: a multiplication, not a division.
+        // Scales the upper half of the hash to the table: a multiplication instead of a division.
         let entry = ((hash >> 32) * self.entries.len() as u64) >> 32;
         let entry = usize::try_from(entry).ok()?;
         self.entries.get(entry).map(|index| usize::from(*index))
     }
 }
 
-/// A backend's permutation of the entries, of which it claims the first that is free.
+/// A backend's permutation of the entries. It claims the first free ones.
 struct Claims {
     index: u16,
     weight: u32,
@@ -116,7 +115,7 @@ impl Claims {
             index: u16::try_from(backend.index()).ok()?,
             weight: backend.weight(),
             next: below(size, hash::mix(backend.key())),
-            // From 1 to size - 1: as the size is a prime, the steps visit every entry.
+            // From 1 to size - 1. The size is prime, so the steps visit every entry.
             skip: 1 + below(size - 1, hash::mix(!backend.key())),
         })
     }
@@ -137,10 +136,10 @@ impl Claims {
     }
 }
 
-/// The paper's backends claim an entry each in every round; these take turns by weight, which is
-/// the same where the weights are.
+/// Fills the entries. In the paper each backend claims one entry per round; here backends take
+/// turns by weight, which is the same if the weights are equal.
 fn fill(mut backends: Vec<Backend<'_>>, size: u32) -> Vec<u16> {
-    // By key, since the order in which backends claim must not hang on the order in the config.
+    // Sorted by key, so that the order in the config does not matter.
     backends.sort_unstable_by_key(|backend| (backend.key(), backend.id()));
     let claims = backends
         .iter()
@@ -149,12 +148,12 @@ fn fill(mut backends: Vec<Backend<'_>>, size: u32) -> Vec<u16> {
     if claims.is_empty() {
         return Vec::new();
     }
-    // From the middle of the first stride on, so that shares are rounded, not cut.
-    let turn = |(at, claims): (usize, &Claims)| Turn::new(at, claims.weight, 1 << 63);
-    let turns = Turns::of(claims.iter().enumerate().filter_map(turn));
+    // Starts in the middle of the first stride, so that shares are rounded instead of truncated.
+    let entry = |(at, claims): (usize, &Claims)| Entry::new(at, claims.weight, 1 << 63);
+    let order = WeightedRoundRobin::from_entries(claims.iter().enumerate().filter_map(entry));
     let mut entries = vec![FREE; size as usize];
-    for turn in turns.take(size as usize) {
-        claims[turn].claim(&mut entries, size);
+    for at in order.take(size as usize) {
+        claims[at].claim(&mut entries, size);
     }
     entries
 }
@@ -172,7 +171,7 @@ mod tests {
     use crate::abi::{BackendRecord, HostFields};
     use crate::testing;
 
-    fn table(records: &[BackendRecord], size: u32) -> Result<Table, String> {
+    fn table(records: &[BackendRecord], size: u32) -> Result<Table, ConfigError> {
         let host = HostFields::default();
         Table::new(Backends::new(records, &host).iter(), size)
     }
@@ -186,13 +185,13 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_belongs_to_a_backend_by_weight() {
+    fn entries_are_shared_by_weight() {
         let table = table(&testing::backends(&[1, 0, 2, 5]), 8011).unwrap();
         assert_eq!(shares(&table, 4), [1001, 0, 2003, 5007]);
     }
 
     #[test]
-    fn a_light_backend_among_heavy_ones_costs_no_time() {
+    fn extreme_weights_fill_quickly() {
         let mut weights = [1; 4096];
         weights[17] = u32::MAX;
         let table = table(&testing::backends(&weights), 65_537).unwrap();
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_the_backends_has_a_table_of_its_own() {
+    fn a_table_may_have_some_of_the_backends() {
         let records = testing::backends(&[1; 6]);
         let host = HostFields::default();
         let backends = Backends::new(&records, &host);
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_finds_the_entry_it_falls_on() {
+    fn the_hash_range_maps_evenly_to_entries() {
         let table = table(&testing::backends(&[1, 1]), 2).unwrap();
         let (low, high) = (table.get(0), table.get(u64::MAX));
         assert_ne!(low, high);
@@ -218,15 +217,18 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_do_not_serve_are_refused() {
+    fn wrong_sizes_are_refused() {
         let three = testing::backends(&[1, 1, 1]);
         for size in [0, 1, 4, 65_536, 1_048_583] {
             let error = table(&three, size).unwrap_err();
-            assert!(error.contains("expected a prime"), "{size}: {error}");
+            assert!(
+                error.reason().contains("expected a prime"),
+                "{size}: {error}"
+            );
         }
         let error = table(&three, 2).unwrap_err();
         assert!(
-            error.contains("2 is fewer entries than the 3 backends"),
+            error.reason().contains("2 entries for 3 backends"),
             "{error}"
         );
         assert_eq!(table(&[], 2).unwrap().get(0), None);

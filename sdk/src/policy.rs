@@ -1,96 +1,150 @@
-//! What a policy is: the trait that its author writes.
-
-use alloc::string::String;
+//! The trait that a policy's author implements.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Backend, Backends, Closed, Flow};
+use crate::{Backend, Backends, ClosedSession, ConfigError, Flow};
 
-/// Chooses the backend of each new session of one service. Each worker has a value of its own
-/// for each service, so no state is shared and none needs a lock.
+/// Chooses the backend of each new session of one service.
+///
+/// Each worker has a value of its own for each service, so a policy shares no state and needs no locks.
+///
+/// ```
+/// use serde::Deserialize;
+/// use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
+///
+/// /// Keeps a client on one backend until that has `sessions_max` sessions.
+/// struct ByClient {
+///     sessions_max: u32,
+///     spilled: u64,
+/// }
+///
+/// /// `policy_config = { sessions_max = 1000 }`
+/// #[derive(Deserialize)]
+/// #[serde(default, deny_unknown_fields)]
+/// struct Config {
+///     sessions_max: u32,
+/// }
+///
+/// impl Default for Config {
+///     fn default() -> Self {
+///         Self { sessions_max: 1000 }
+///     }
+/// }
+///
+/// impl Policy for ByClient {
+///     type Config = Config;
+///     const COUNTERS: &'static [&'static str] = &["spilled"];
+///
+///     fn new(config: Config, _: &Backends<'_>) -> Result<Self, ConfigError> {
+///         if config.sessions_max == 0 {
+///             return Err("policy_config.sessions_max = 0: expected 1 or more".into());
+///         }
+///         let Config { sessions_max } = config;
+///         Ok(Self { sessions_max, spilled: 0 })
+///     }
+///
+///     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick {
+///         let own = backends.by_hash(hash::bytes(flow.source_octets()));
+///         if own.is_some_and(|backend| backend.active() >= self.sessions_max) {
+///             self.spilled += 1;
+///             return backends.by_hash(flow.hash()).into();
+///         }
+///         own.into()
+///     }
+///
+///     fn counters(&self, values: &mut [u64]) {
+///         values[0] = self.spilled;
+///     }
+/// }
+///
+/// export_policy!(ByClient);
+/// ```
 pub trait Policy: Sized + 'static {
-    /// The service's `policy_config`, read from JSON. Derive `serde::Deserialize`, with
-    /// `#[serde(default, deny_unknown_fields)]` so that a misspelt key is an error that names
-    /// it. [`NoConfig`] takes no keys.
+    /// The service's `policy_config`, deserialized from JSON. Derive `serde::Deserialize` with
+    /// `#[serde(default, deny_unknown_fields)]`, so that a misspelled key is an error that names the key.
+    /// [`NoConfig`] takes no keys.
     type Config: DeserializeOwned + 'static;
 
-    /// How many bytes of a flow's first payload [`Flow::payload`] should hold, at most
-    /// [`crate::abi::PAYLOAD_MAX`]. (The first packet of a TCP connection has none.)
-    const PAYLOAD: usize = 0;
+    /// Bytes of a flow's first payload that [`Flow::payload`] has at most, up to
+    /// [`crate::abi::PAYLOAD_MAX`]. The first packet of a TCP connection has no payload.
+    const PAYLOAD_BYTES: usize = 0;
 
-    /// Whether [`Policy::closed`] is to be called. The balancer then counts each session's bytes,
-    /// which it does not do otherwise.
-    const CLOSED: bool = false;
+    /// Whether the host calls [`Policy::closed`]. Only then does the balancer count the bytes of each
+    /// session.
+    const WANTS_CLOSED: bool = false;
 
-    /// Milliseconds between two calls of [`Policy::tick`], from 10 to 60000; 0 for none.
+    /// Milliseconds between two calls of [`Policy::tick`], 10 to 60000; 0 for none.
     const TICK_MS: u32 = 0;
 
-    /// Names of counters that `waxwing status` shows for each service: at most 16, each of at most
-    /// 32 of a-z, 0-9 and `_`. [`Policy::counters`] gives their values.
+    /// Names of the counters that `waxwing status` shows for each service: at most 16, each of 1 to 32 of
+    /// `a-z`, `0-9` and `_`. [`Policy::counters`] returns their values.
     const COUNTERS: &'static [&'static str] = &[];
 
-    /// Whether this value goes on serving where backends came, went or changed, and is told so by
-    /// [`Policy::backends_changed`]: for what it remembers. That call then has a batch's time, about
-    /// 100 microseconds, and what does not manage in it starts anew. Otherwise each such change makes a
-    /// new value, off the packet's way, which has time to build tables.
-    const KEEP: bool = false;
+    /// Whether this value continues to serve when backends change, so that its state survives.
+    ///
+    /// If `true`, the host calls [`Policy::backends_changed`] on it between two batches, with the time
+    /// limit of a batch (aim for 100 microseconds); if that fails, a new value replaces it. If `false`,
+    /// the host makes a new value for each change, off the hot path, with time to build tables.
+    const KEEP_STATE: bool = false;
 
-    /// Makes the policy for a service. Called off the packet's way: take the time you need (up
-    /// to a second) to build tables.
+    /// Makes the policy for a service. Runs off the hot path and may take up to a second, for example to
+    /// build tables.
     ///
     /// # Errors
-    /// A text for the operator: which value is wrong and what is expected. The host shows it and
-    /// keeps what ran before.
-    fn new(config: Self::Config, backends: &Backends<'_>) -> Result<Self, String>;
+    /// Says which value is wrong and what is expected. The host shows the text to the operator and keeps
+    /// what ran before.
+    fn new(config: Self::Config, backends: &Backends<'_>) -> Result<Self, ConfigError>;
 
-    /// The backend of one new flow. Called for up to 64 flows in a row with about 100
-    /// microseconds for them all, so keep it to a look-up, or a scan of a bounded number of
-    /// backends. [`Backend::active`] already counts the picks made earlier in the batch.
+    /// Picks the backend of one new flow.
+    ///
+    /// The host calls it for up to 64 flows in a row and expects all of them within about 100
+    /// microseconds, so do no more than a lookup or a scan of a bounded number of backends.
+    /// [`Backend::active`] already counts the earlier picks of the batch.
     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick;
 
-    /// Backends came, went, or changed in weight or health: build tables anew. Called with
-    /// [`Policy::KEEP`], between two batches of packets. Between two such calls only the live numbers change (sessions, latency, failures,
-    /// signals).
+    /// Handles changed backends: some came, went, or changed in weight, health or tag. Rebuild tables
+    /// here. Between two calls only the live numbers change (sessions, latency, failures, signals).
+    ///
+    /// The host calls it only with [`Policy::KEEP_STATE`].
     ///
     /// # Errors
     /// As [`Policy::new`].
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         let _ = backends;
         Ok(())
     }
 
-    /// A session ended. Only with [`Policy::CLOSED`].
-    fn closed(&mut self, closed: &Closed<'_>, backends: &Backends<'_>) {
+    /// Handles the end of a session. Called only with [`Policy::WANTS_CLOSED`].
+    fn closed(&mut self, closed: &ClosedSession<'_>, backends: &Backends<'_>) {
         let _ = (closed, backends);
     }
 
-    /// Writes the values of [`Policy::COUNTERS`], in their order. They count up from 0, which they
-    /// are when the policy is made. Called after each batch: copy numbers, do not work them out.
+    /// Writes the values of [`Policy::COUNTERS`], in their order. Counters start at 0 and only increase.
+    /// Called after each batch, so copy numbers and compute nothing.
     fn counters(&self, values: &mut [u64]) {
         let _ = values;
     }
 
-    /// Every [`Policy::TICK_MS`], between batches and also when there are none: a time to let
-    /// averages decay and to forget what is old. About 100 microseconds, as for a batch.
+    /// Runs every [`Policy::TICK_MS`] between batches, with or without traffic: decays averages, expires
+    /// entries. It has the time limit of a batch; aim for 100 microseconds.
     fn tick(&mut self, backends: &Backends<'_>) {
         let _ = backends;
     }
 }
 
-/// What a policy says of one new flow.
+/// A policy's choice for one new flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pick {
-    /// The session goes to the backend at this index of [`Backends`].
+    /// The backend at this index of [`Backends`].
     Backend(usize),
-    /// The session goes to the backend at this index of [`Backends`] even if that is draining: the
-    /// flow belongs to a connection that the backend has already, as of a QUIC client that has
-    /// changed its address.
+    /// The backend at this index of [`Backends`], even if it is draining: the flow belongs to a
+    /// connection that the backend already has, such as that of a QUIC client with a new address.
     Keep(usize),
-    /// The packet is dropped; no session is made.
+    /// Drop the packet and create no session.
     Drop,
-    /// The host chooses, by weighted rendezvous; where no backend is available it counts the
-    /// flow as such.
+    /// The host chooses by weighted rendezvous hashing. If no backend is available it counts the flow as
+    /// such.
     Fallback,
 }
 
@@ -100,14 +154,14 @@ impl From<Backend<'_>> for Pick {
     }
 }
 
-/// `None` is [`Pick::Fallback`], so that a search among the available backends is a pick.
+/// `None` becomes [`Pick::Fallback`], so the result of a search among available backends is a pick.
 impl From<Option<Backend<'_>>> for Pick {
     fn from(backend: Option<Backend<'_>>) -> Self {
         backend.map_or(Self::Fallback, Self::from)
     }
 }
 
-/// The config of a policy that has none: `{ }`, and any key is an error.
+/// The config of a policy or a health check without keys: any key is an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoConfig {}

@@ -1,13 +1,14 @@
 //! Random numbers for policies.
 //!
-//! Invariant: the numbers follow from the seed alone, in Wasm as natively, so a test that passes a
+//! Invariant: the numbers follow from the seed alone, in Wasm and natively, so a test with a given
 //! seed sees what a balancer with that seed does.
 
 use crate::hash;
 
-/// A generator of random numbers: SplitMix64 (Steele, Lea, Flood 2014). Quick and even, and not for
-/// secrets. Start it with [`Backends::seed`](crate::Backends::seed), which differs from worker to
-/// worker.
+/// A random number generator: SplitMix64 (Steele, Lea, Flood 2014). Fast and uniform; not for
+/// secrets.
+///
+/// Seed it with [`Backends::seed`](crate::Backends::seed), which differs between workers.
 ///
 /// ```
 /// use waxwing_sdk::random::Random;
@@ -24,22 +25,22 @@ pub struct Random {
 }
 
 impl Random {
-    /// A generator whose numbers follow from this seed.
+    /// Creates a generator with this seed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        // Mixed, since the generators of seeds that are a step apart would be one number apart.
+        // Mixed: seeds one step apart would otherwise give sequences shifted by one number.
         Self {
             state: hash::mix(seed),
         }
     }
 
-    /// The next number, evenly of all there are.
+    /// Returns the next number, uniform over all of `u64`.
     pub const fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         hash::mix(self.state)
     }
 
-    /// A number below `limit`, each as likely as the others; 0 if `limit` is 0.
+    /// Returns a number below `limit`, uniformly; 0 if `limit` is 0.
     pub const fn below(&mut self, limit: u64) -> u64 {
         hash::below(self.next(), limit)
     }
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbouring_seeds_have_nothing_in_common() {
+    fn adjacent_seeds_share_no_numbers() {
         let numbers = |seed| {
             let mut random = Random::new(seed);
             (0..100).map(|_| random.next()).collect::<Vec<_>>()

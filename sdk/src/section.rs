@@ -1,35 +1,35 @@
-//! The custom section of a module, put together by the compiler: what `export_policy!` and
-//! `export_health_check!` embed.
+//! The custom section of a module, which `export_policy!` and `export_health_check!` build at
+//! compile time.
 //!
-//! Invariant: [`ModuleInfo::parse`](crate::abi::ModuleInfo::parse) takes every section that this
-//! makes; what it would not take does not compile.
+//! Invariant: [`ModuleInfo::parse`](crate::abi::ModuleInfo::parse) accepts every section built
+//! here; a section that it would refuse does not compile.
 
 use crate::abi::{
     ABI_VERSION, COUNTERS_MAX, Kind, PAYLOAD_MAX, SECTION_MAX, TICK_MS_MAX, TICK_MS_MIN,
     is_counter_name,
 };
 
-/// What a section says, beside the ABI's and the SDK's version.
+/// The content of a section, without the versions of the ABI and of the SDK.
 #[derive(Clone, Copy, Debug)]
 pub struct Section {
-    /// What the module is for. A health check leaves what is a policy's at its zero.
+    /// What the module is. A health check leaves the policy's fields at zero.
     pub kind: Kind,
     /// The crate's name.
     pub name: &'static str,
     /// The crate's version.
     pub version: &'static str,
-    /// [`Policy::PAYLOAD`](crate::Policy::PAYLOAD).
+    /// [`Policy::PAYLOAD_BYTES`](crate::Policy::PAYLOAD_BYTES).
     pub payload: usize,
     /// [`Policy::TICK_MS`](crate::Policy::TICK_MS).
     pub tick_ms: u32,
     /// [`Policy::COUNTERS`](crate::Policy::COUNTERS).
     pub counters: &'static [&'static str],
-    /// [`Policy::KEEP`](crate::Policy::KEEP).
+    /// [`Policy::KEEP_STATE`](crate::Policy::KEEP_STATE).
     pub keep: bool,
 }
 
 impl Section {
-    /// The section of a health check.
+    /// Returns the section of a health check.
     #[must_use]
     pub const fn health(name: &'static str, version: &'static str) -> Self {
         Self {
@@ -43,19 +43,19 @@ impl Section {
         }
     }
 
-    /// How long its text is, in bytes.
+    /// Returns the length of the text, in bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.write(Text::<0>::new()).end
     }
 
-    /// Never: a section has keys.
+    /// Returns `false`: every section has keys.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         false
     }
 
-    /// Its text; `N` is [`Section::len`].
+    /// Returns the text; `N` is [`Section::len`].
     #[must_use]
     pub const fn text<const N: usize>(&self) -> [u8; N] {
         self.check();
@@ -65,21 +65,21 @@ impl Section {
     const fn check(&self) {
         assert!(
             self.payload <= PAYLOAD_MAX,
-            "Policy::PAYLOAD is at most 128 bytes"
+            "Policy::PAYLOAD_BYTES must be at most 128"
         );
         assert!(
             self.tick_ms == 0 || (TICK_MS_MIN <= self.tick_ms && self.tick_ms <= TICK_MS_MAX),
-            "Policy::TICK_MS is 0, or from 10 to 60000"
+            "Policy::TICK_MS must be 0, or 10 to 60000"
         );
         assert!(
             self.counters.len() <= COUNTERS_MAX,
-            "Policy::COUNTERS has at most 16 names"
+            "Policy::COUNTERS must have at most 16 names"
         );
         let mut at = 0;
         while at < self.counters.len() {
             assert!(
                 is_counter_name(self.counters[at]),
-                "a name in Policy::COUNTERS has 1 to 32 of a-z, 0-9 and _"
+                "a name in Policy::COUNTERS must have 1 to 32 of a-z, 0-9 and _"
             );
             at += 1;
         }
@@ -92,7 +92,7 @@ impl Section {
     const fn write<const N: usize>(&self, text: Text<N>) -> Text<N> {
         let text = text
             .put("kind=")
-            .put(self.kind.word())
+            .put(self.kind.as_str())
             .put("\nabi=")
             .put(ABI_VERSION)
             .put("\nname=")
@@ -130,7 +130,7 @@ impl Section {
     }
 }
 
-/// A text that grows; past `N` bytes it only counts.
+/// A text that grows; beyond `N` bytes only its length counts on.
 #[derive(Clone, Copy)]
 struct Text<const N: usize> {
     bytes: [u8; N],
@@ -161,7 +161,7 @@ impl<const N: usize> Text<N> {
         self
     }
 
-    /// In decimal, without leading zeros.
+    /// Appends a number in decimal.
     const fn number(self, value: u64) -> Self {
         let text = if value >= 10 {
             self.number(value / 10)
@@ -191,7 +191,7 @@ mod tests {
     };
 
     #[test]
-    fn the_host_reads_what_the_compiler_made() {
+    fn a_policys_section_parses_and_round_trips() {
         const TEXT: [u8; SECTION.len()] = SECTION.text();
         let info = ModuleInfo::parse(&TEXT).map_err(|error| error.to_string());
         let info = info.as_ref();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_health_check_says_nothing_that_is_a_policys() {
+    fn a_health_checks_section_has_no_policy_keys() {
         const SECTION: Section = Section::health("ping", "1.2.3");
         const TEXT: [u8; SECTION.len()] = SECTION.text();
         let text = core::str::from_utf8(&TEXT).unwrap_or_default();

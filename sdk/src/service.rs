@@ -1,12 +1,11 @@
 //! A service within a module: its header, its backend records and its policy.
 //!
-//! Invariant: this is the one way from records to a policy and back, on the host machine in
-//! tests as in Wasm. The records are the host's to write between calls; what a policy returns is
-//! checked here before it becomes a pick.
+//! Invariant: all data between records and a policy passes through here, in native tests and in
+//! Wasm. The host writes the records between calls; a policy's answer is checked here before it
+//! becomes a pick.
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::{String, ToString};
 use alloc::vec;
 
 use crate::abi::{
@@ -15,10 +14,10 @@ use crate::abi::{
 };
 use crate::aligned::Aligned;
 use crate::config;
-use crate::{Backends, Closed, Flow, Pick, Policy};
+use crate::{Backends, ClosedSession, ConfigError, Flow, Pick, Policy};
 
-/// The regions of a batch. One serves all services of a module, since the host calls about one
-/// service at a time.
+/// The memory regions of a batch. All services of a module share one, because each call of the host
+/// is about one service.
 pub(crate) struct Batch {
     pub(crate) flows: Box<[FlowRecord]>,
     pub(crate) picks: Aligned<u32>,
@@ -31,36 +30,42 @@ impl Batch {
         Self {
             flows: vec![FlowRecord::default(); BATCH_MAX].into(),
             picks: Aligned::new(PICK_FALLBACK, BATCH_MAX),
-            payload: Aligned::new(0, BATCH_MAX * P::PAYLOAD),
-            closed: vec![ClosedRecord::default(); if P::CLOSED { BATCH_MAX } else { 0 }].into(),
+            payload: Aligned::new(0, BATCH_MAX * P::PAYLOAD_BYTES),
+            closed: vec![ClosedRecord::default(); if P::WANTS_CLOSED { BATCH_MAX } else { 0 }]
+                .into(),
         }
     }
 }
 
-/// A service. The header comes first, so that its address is the service's too.
+/// A service. The header is the first field, so the service has the header's address.
 #[repr(C)]
 pub(crate) struct Service<P: Policy> {
     pub(crate) header: Header,
     pub(crate) backends: Box<[BackendRecord]>,
-    /// The module's own counters, for the host to read.
+    /// The policy's counters, which the host reads.
     pub(crate) counters: Box<[u64]>,
     state: State<P>,
 }
 
 enum State<P: Policy> {
-    /// The config is read; the backends are not there yet.
+    /// Configured, before the host wrote the first backend records.
     Configured(P::Config),
     Running(P),
     Refused,
 }
 
 impl<P: Policy> Service<P> {
-    /// Reads the config and makes room for the backends.
-    pub(crate) fn new(config: &[u8], backends_max: usize, batch: &Batch) -> Result<Self, String> {
+    /// Reads the config and allocates the backend records.
+    pub(crate) fn new(
+        config: &[u8],
+        backends_max: usize,
+        batch: &Batch,
+    ) -> Result<Self, ConfigError> {
         if backends_max > BACKENDS_MAX {
             return Err(format!(
-                "{backends_max} backends; a service has at most {BACKENDS_MAX}"
-            ));
+                "{backends_max} backends; a service may have at most {BACKENDS_MAX}"
+            )
+            .into());
         }
         let config = config::read("policy_config", config)?;
         let backends: Box<[_]> = vec![BackendRecord::default(); backends_max].into();
@@ -75,7 +80,7 @@ impl<P: Policy> Service<P> {
             flows_capacity: as_u32(batch.flows.len()),
             picks_address: address(&batch.picks),
             payload_address: address(&batch.payload),
-            payload_stride: as_u32(P::PAYLOAD),
+            payload_stride: as_u32(P::PAYLOAD_BYTES),
             closed_address: address(&batch.closed),
             closed_capacity: as_u32(batch.closed.len()),
             counters_address: address(&counters),
@@ -90,8 +95,8 @@ impl<P: Policy> Service<P> {
         })
     }
 
-    /// The host has written the backends: the first time the policy is made, then it is told.
-    pub(crate) fn backends_changed(&mut self) -> Result<(), String> {
+    /// Handles new backend records: creates the policy the first time, and notifies it afterwards.
+    pub(crate) fn backends_changed(&mut self) -> Result<(), ConfigError> {
         let backends = view(&self.header, &self.backends);
         self.state = match core::mem::replace(&mut self.state, State::Refused) {
             State::Configured(config) => State::Running(P::new(config, &backends)?),
@@ -99,12 +104,14 @@ impl<P: Policy> Service<P> {
                 policy.backends_changed(&backends)?;
                 State::Running(policy)
             }
-            State::Refused => return Err("the policy has refused its backends before".to_string()),
+            State::Refused => {
+                return Err("the policy refused earlier backends of this service".into());
+            }
         };
         Ok(())
     }
 
-    /// Asks the policy about the first `n` flows.
+    /// Picks for the first `n` flows of the batch. Returns the number of picks.
     pub(crate) fn pick(&mut self, batch: &mut Batch, n: usize) -> usize {
         let n = n.min(batch.flows.len());
         let State::Running(policy) = &mut self.state else {
@@ -113,16 +120,16 @@ impl<P: Policy> Service<P> {
         };
         let (picks, payload) = (&mut *batch.picks, &*batch.payload);
         for (at, (record, pick)) in batch.flows.iter().zip(picks).take(n).enumerate() {
-            let start = at * P::PAYLOAD;
-            let len = P::PAYLOAD.min(record.payload_len as usize);
+            let start = at * P::PAYLOAD_BYTES;
+            let len = P::PAYLOAD_BYTES.min(record.payload_len as usize);
             let flow = Flow::new(record, &payload[start..start + len]);
             let backends = view(&self.header, &self.backends);
             *pick = match policy.pick(&flow, &backends) {
                 Pick::Backend(index) => {
-                    take(&mut self.backends, backends_count(&self.header), index)
+                    count_pick(&mut self.backends, backends_count(&self.header), index)
                 }
                 Pick::Keep(index) => {
-                    take(&mut self.backends, backends_count(&self.header), index) | PICK_KEEP
+                    count_pick(&mut self.backends, backends_count(&self.header), index) | PICK_KEEP
                 }
                 Pick::Drop => PICK_DROP,
                 Pick::Fallback => PICK_FALLBACK,
@@ -132,18 +139,18 @@ impl<P: Policy> Service<P> {
         n
     }
 
-    /// Tells the policy of the first `n` closed sessions.
+    /// Passes the first `n` closed sessions to the policy.
     pub(crate) fn closed(&mut self, batch: &Batch, n: usize) {
         if let State::Running(policy) = &mut self.state {
             let backends = view(&self.header, &self.backends);
             for record in batch.closed.iter().take(n) {
-                policy.closed(&Closed::new(record), &backends);
+                policy.closed(&ClosedSession::new(record), &backends);
             }
             policy.counters(&mut self.counters);
         }
     }
 
-    /// Lets the policy tidy up.
+    /// Passes a tick to the policy.
     pub(crate) fn tick(&mut self) {
         if let State::Running(policy) = &mut self.state {
             policy.tick(&view(&self.header, &self.backends));
@@ -152,13 +159,14 @@ impl<P: Policy> Service<P> {
     }
 }
 
-/// Counts the new session on its backend, so that the picks of one batch see one another.
+/// Counts the new session on its backend, so that later picks of the batch see it. Returns the
+/// index.
 #[inline]
-fn take(records: &mut [BackendRecord], count: usize, index: usize) -> u32 {
+fn count_pick(records: &mut [BackendRecord], count: usize, index: usize) -> u32 {
     let Some(record) = records.get_mut(index).filter(|_| index < count) else {
         panic!("the policy picked backend {index} of {count}");
     };
-    // Neither comes near its end: sessions take memory.
+    // Cannot overflow: sessions take memory. Wrapping saves the check.
     record.active = record.active.wrapping_add(1);
     record.active_here = record.active_here.wrapping_add(1);
     as_u32(index)
@@ -173,7 +181,7 @@ const fn backends_count(header: &Header) -> usize {
     header.host.backends_count as usize
 }
 
-/// Where the host finds a region; 0 for an empty one, and where there is no host.
+/// Returns a region's address for the host; 0 for an empty region and in a native build.
 fn address<T>(region: &[T]) -> u32 {
     if cfg!(target_arch = "wasm32") && !region.is_empty() {
         as_u32(region.as_ptr().addr())
@@ -182,7 +190,7 @@ fn address<T>(region: &[T]) -> u32 {
     }
 }
 
-/// Every size in a module fits: its memory has 32-bit addresses.
+/// Converts a size. Every size in a module fits, because its memory has 32-bit addresses.
 pub(crate) fn as_u32(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }

@@ -1,6 +1,6 @@
-//! Views of the host's records, for policies to read.
+//! Read-only views of the host's records, for policies.
 //!
-//! Invariant: what the host counts and names is only read here; an index out of range is `None`.
+//! Invariant: a policy cannot change what the host counts; an index out of range gives `None`.
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -17,13 +17,13 @@ use crate::hash;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// TCP.
+    /// TCP, RFC 9293.
     Tcp,
-    /// UDP.
+    /// UDP, RFC 768.
     Udp,
 }
 
-/// A new flow that wants a backend.
+/// A new flow that needs a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow<'a> {
     record: &'a FlowRecord,
@@ -35,13 +35,13 @@ impl<'a> Flow<'a> {
         Self { record, payload }
     }
 
-    /// The client's address and port.
+    /// Returns the client's address and port.
     #[must_use]
     pub fn source(&self) -> SocketAddr {
         SocketAddr::new(address(self.record.source), self.record.source_port)
     }
 
-    /// The VIP and the service's port.
+    /// Returns the VIP and the service's port.
     #[must_use]
     pub fn destination(&self) -> SocketAddr {
         SocketAddr::new(
@@ -50,20 +50,20 @@ impl<'a> Flow<'a> {
         )
     }
 
-    /// The client's address in network order, an IPv4 address in its mapped form
+    /// Returns the client's address in network order, an IPv4 address in mapped form
     /// (`::ffff:a.b.c.d`): one form for both families, ready to hash.
     #[must_use]
     pub const fn source_octets(&self) -> &'a [u8; 16] {
         &self.record.source
     }
 
-    /// The VIP in network order, in the form of [`Flow::source_octets`].
+    /// Returns the VIP in network order, in the form of [`Flow::source_octets`].
     #[must_use]
     pub const fn destination_octets(&self) -> &'a [u8; 16] {
         &self.record.destination
     }
 
-    /// TCP or UDP.
+    /// Returns the flow's protocol.
     #[must_use]
     pub const fn protocol(&self) -> Protocol {
         if self.record.protocol == PROTOCOL_TCP {
@@ -73,22 +73,22 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// A hash of addresses, ports and protocol under the cluster's key: the same on every
-    /// worker and every balancer, and not to be guessed by clients.
+    /// Returns the flow's hash: addresses, ports and protocol under the cluster's key. It is the
+    /// same on every worker and every balancer, and clients cannot predict it.
     #[must_use]
     pub const fn hash(&self) -> u64 {
         self.record.hash
     }
 
-    /// Whether this is TCP in the middle of a connection (no SYN): one that may be older than
-    /// this balancer, and whose backend only a consistent policy finds again.
+    /// Returns whether the packet is a TCP packet without SYN. Its connection may be older than
+    /// this balancer, and only a consistent policy finds its backend again.
     #[must_use]
     pub const fn is_mid_stream(&self) -> bool {
         self.record.flags & FLOW_MID_STREAM != 0
     }
 
-    /// The start of the packet's payload: up to [`crate::Policy::PAYLOAD`] bytes, none if the
-    /// packet has none.
+    /// Returns the start of the packet's payload, up to [`crate::Policy::PAYLOAD_BYTES`] bytes;
+    /// empty if the packet has none.
     #[must_use]
     pub const fn payload(&self) -> &'a [u8] {
         self.payload
@@ -99,7 +99,7 @@ fn address(octets: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(octets).to_canonical()
 }
 
-/// The service's backends as the host last wrote them, and the time it did.
+/// The service's backends, and the time, as the host last wrote them.
 #[derive(Clone, Copy, Debug)]
 pub struct Backends<'a> {
     records: &'a [BackendRecord],
@@ -111,19 +111,19 @@ impl<'a> Backends<'a> {
         Self { records, host }
     }
 
-    /// How many backends there are, available or not.
+    /// Returns the number of backends, available or not.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no backends.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
-    /// The backend at an index.
+    /// Returns the backend at an index; `None` if there is none.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<Backend<'a>> {
         self.records
@@ -131,7 +131,7 @@ impl<'a> Backends<'a> {
             .map(|record| Backend { record, index })
     }
 
-    /// Every backend, by index.
+    /// Returns all backends, by index.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Backend<'a>> + use<'a> {
         self.records
             .iter()
@@ -139,19 +139,23 @@ impl<'a> Backends<'a> {
             .map(|(index, record)| Backend { record, index })
     }
 
-    /// The backends whose health checks pass, or that have none, by index; draining ones too.
+    /// Returns the backends whose health checks pass, or that have none, by index. Draining ones
+    /// are included.
     pub fn healthy(&self) -> impl Iterator<Item = Backend<'a>> + use<'a> {
         self.iter().filter(Backend::is_healthy)
     }
 
-    /// The backends that take new sessions, by index.
+    /// Returns the backends that take new sessions, by index.
     pub fn available(&self) -> impl Iterator<Item = Backend<'a>> + use<'a> {
         self.iter().filter(Backend::is_available)
     }
 
-    /// The available backend that a hash belongs to, each in proportion to its weight: weighted
-    /// rendezvous hashing. Workers and balancers agree on it, and a backend that goes moves only
-    /// the hashes that it had. Looks at every backend: about 10 ns each.
+    /// Returns the available backend for a hash, in proportion to the weights, by weighted
+    /// rendezvous hashing; `None` if none is available.
+    ///
+    /// Workers and balancers agree. When a backend goes, only its own hashes move. Scores every
+    /// backend, in about 10 nanoseconds each; [`group::Group`](crate::group::Group) scores few of
+    /// many.
     #[must_use]
     pub fn by_hash(&self, hash: u64) -> Option<Backend<'a>> {
         self.available()
@@ -163,11 +167,11 @@ impl<'a> Backends<'a> {
             .map(|(_, backend)| backend)
     }
 
-    /// The available backend that a random number falls on, each in proportion to its weight. Looks
-    /// at every backend; [`choice::Weighted`](crate::choice::Weighted) is quicker where there are
-    /// many.
+    /// Returns the available backend that a random number selects, in proportion to the weights;
+    /// `None` if none is available. Examines every backend;
+    /// [`choice::WeightedRandom`](crate::choice::WeightedRandom) is faster for many.
     #[must_use]
-    pub fn weighted(&self, random: u64) -> Option<Backend<'a>> {
+    pub fn by_weight(&self, random: u64) -> Option<Backend<'a>> {
         let total = self.available().map(|b| u64::from(b.weight())).sum();
         let mut point = hash::below(random, total);
         self.available().find(|backend| {
@@ -178,26 +182,26 @@ impl<'a> Backends<'a> {
         })
     }
 
-    /// Monotonic time in milliseconds, from an arbitrary start, read once a batch.
+    /// Returns the monotonic time in milliseconds, from an arbitrary start, read once per batch.
     #[must_use]
     pub const fn now_ms(&self) -> u64 {
         self.host.now_ms
     }
 
-    /// A random number of this worker and service, the same as long as the policy lives.
+    /// Returns a random number of this worker and service, constant over the policy's life.
     #[must_use]
     pub const fn seed(&self) -> u64 {
         self.host.seed
     }
 
-    /// Counts up with every change of the services or backends.
+    /// Returns a number that increases with every change of services or backends.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.host.generation
     }
 }
 
-/// A server of the service.
+/// A backend of the service.
 #[derive(Clone, Copy, Debug)]
 pub struct Backend<'a> {
     record: &'a BackendRecord,
@@ -205,65 +209,67 @@ pub struct Backend<'a> {
 }
 
 impl Backend<'_> {
-    /// Its place in [`Backends`], until the next change of backends.
+    /// Returns the backend's index in [`Backends`], which holds until the next change of backends.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
     }
 
-    /// A hash of its address and port under the cluster's key: the same on every worker and
-    /// every balancer, and after a restart.
+    /// Returns a hash of the backend's address and port under the cluster's key: the same on every
+    /// worker and every balancer, and after a restart.
     #[must_use]
     pub const fn key(&self) -> u64 {
         self.record.key
     }
 
-    /// Its number on this balancer, kept over every change of the config.
+    /// Returns the backend's number on this balancer, which survives config changes. Use it to
+    /// carry state over.
     #[must_use]
     pub const fn id(&self) -> u32 {
         self.record.id
     }
 
-    /// Its share of new sessions, relative to the others', by the config and by its health; 0 takes
-    /// none.
+    /// Returns the backend's share of new sessions, relative to the other backends, from the config
+    /// and the health checks; 0 takes none.
     #[must_use]
     pub const fn weight(&self) -> u32 {
         self.record.weight
     }
 
-    /// Whether its health checks pass, or there are none.
+    /// Returns whether the health checks pass, or there are none.
     #[must_use]
     pub const fn is_healthy(&self) -> bool {
         self.record.flags & BACKEND_HEALTHY != 0
     }
 
-    /// Whether it takes new sessions: healthy, not draining, with a weight.
+    /// Returns whether the backend takes new sessions: it is healthy, not draining, and has a
+    /// weight.
     #[must_use]
     pub const fn is_available(&self) -> bool {
         self.is_healthy() && self.record.flags & BACKEND_DRAINING == 0 && self.weight() > 0
     }
 
-    /// Sessions on it now, over all workers of this balancer as of the batch's start, and the
-    /// picks that this policy made since.
+    /// Returns the backend's current sessions: those of all workers of this balancer at the start
+    /// of the batch, and this policy's picks since then.
     #[must_use]
     pub const fn active(&self) -> u32 {
         self.record.active
     }
 
-    /// Those of its sessions that this worker made; each worker has a policy of its own.
+    /// Returns the backend's current sessions that this worker created.
     #[must_use]
     pub const fn active_here(&self) -> u32 {
         self.record.active_here
     }
 
-    /// New sessions a second, over all workers: a moving average over some seconds.
+    /// Returns new sessions per second over all workers, a moving average over some seconds.
     #[must_use]
     pub const fn sessions_per_s(&self) -> u32 {
         self.record.sessions_per_s
     }
 
-    /// Moving average of the time from a client's SYN to the backend's SYN-ACK, as the balancer
-    /// sees them pass, in microseconds; `None` if not measured (yet, or UDP).
+    /// Returns the time from a client's SYN to the backend's SYN-ACK at the balancer, in
+    /// microseconds, a moving average; `None` if not measured (yet, or UDP).
     #[must_use]
     pub const fn latency_us(&self) -> Option<u32> {
         match self.record.latency_us {
@@ -272,26 +278,27 @@ impl Backend<'_> {
         }
     }
 
-    /// Of a million new sessions, how many it refused or left unanswered: a moving average over
-    /// some seconds.
+    /// Returns how many of a million new sessions the backend refused or did not answer, a moving
+    /// average over some seconds.
     #[must_use]
     pub const fn failures_ppm(&self) -> u32 {
         self.record.failures_ppm
     }
 
-    /// What its health check makes of its weight, in percent; [`Backend::weight`] has it in it.
+    /// Returns the health check's factor on the weight, in percent. [`Backend::weight`] already
+    /// includes it.
     #[must_use]
     pub const fn health_weight(&self) -> u16 {
         self.record.health_weight
     }
 
-    /// The operator's tag (a zone, a version); 0 if none.
+    /// Returns the operator's tag, such as a zone or a version; 0 if none.
     #[must_use]
     pub const fn tag(&self) -> u32 {
         self.record.tag
     }
 
-    /// Four free numbers, set by health checks or from outside; 0 until then.
+    /// Returns four free numbers, set by health checks or from outside; 0 until then.
     #[must_use]
     pub const fn signals(&self) -> [u32; 4] {
         self.record.signals
@@ -300,43 +307,43 @@ impl Backend<'_> {
 
 /// A session that ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Closed<'a> {
+pub struct ClosedSession<'a> {
     record: &'a ClosedRecord,
 }
 
-impl<'a> Closed<'a> {
+impl<'a> ClosedSession<'a> {
     pub(crate) const fn new(record: &'a ClosedRecord) -> Self {
         Self { record }
     }
 
-    /// Its backend's index in [`Backends`].
+    /// Returns the index of its backend in [`Backends`].
     #[must_use]
     pub const fn backend(&self) -> usize {
         self.record.backend as usize
     }
 
-    /// How long it lived, in milliseconds.
+    /// Returns its lifetime in milliseconds.
     #[must_use]
     pub const fn duration_ms(&self) -> u64 {
         self.record.duration_ms
     }
 
-    /// Bytes of its frames, both ways.
+    /// Returns the bytes of all its frames, in both directions.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.record.bytes
     }
 
-    /// How it ended; `None` for an end that this version of the SDK does not know.
+    /// Returns how it ended; `None` for an end that this version of the SDK does not know.
     #[must_use]
-    pub const fn end(&self) -> Option<End> {
+    pub const fn end(&self) -> Option<SessionEnd> {
         Some(match self.record.end {
-            END_CLOSED => End::Closed,
-            END_RESET => End::Reset,
-            END_IDLE => End::Idle,
-            END_UNANSWERED => End::Unanswered,
-            END_REFUSED => End::Refused,
-            END_EVICTED => End::Evicted,
+            END_CLOSED => SessionEnd::Closed,
+            END_RESET => SessionEnd::Reset,
+            END_IDLE => SessionEnd::Idle,
+            END_UNANSWERED => SessionEnd::Unanswered,
+            END_REFUSED => SessionEnd::Refused,
+            END_EVICTED => SessionEnd::Evicted,
             _ => return None,
         })
     }
@@ -344,17 +351,17 @@ impl<'a> Closed<'a> {
 
 /// How a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum End {
+pub enum SessionEnd {
     /// Both ends closed the connection (FIN).
     Closed,
     /// One end reset the connection (RST).
     Reset,
-    /// Nothing came for as long as the service's timeout.
+    /// No packet came within the service's timeout.
     Idle,
     /// The backend never answered.
     Unanswered,
-    /// The backend answered the connection's SYN with RST.
+    /// The backend answered the SYN with RST.
     Refused,
-    /// It made room for another in a full session table.
+    /// Evicted from a full session table.
     Evicted,
 }

@@ -1,4 +1,4 @@
-//! The way from records to a policy and back.
+//! The path from records to a policy and back.
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
@@ -8,10 +8,11 @@ use serde::Deserialize;
 use waxwing_sdk::abi::{BACKEND_HEALTHY, FLOW_MID_STREAM};
 use waxwing_sdk::testing::{self, Driver};
 use waxwing_sdk::{
-    Backend, Backends, Closed, Flow, NoConfig, Pick, Policy, Protocol, export_policy,
+    Backend, Backends, ClosedSession, ConfigError, Flow, NoConfig, Pick, Policy, Protocol,
+    export_policy,
 };
 
-/// Goes to the backend that the first payload byte names, and notes what it is told.
+/// Picks the backend that the first payload byte names, and records its notifications.
 struct ByFirstByte {
     refuse_three: bool,
     closed_ms: u64,
@@ -34,10 +35,10 @@ struct Start {
 
 impl Policy for ByFirstByte {
     type Config = Config;
-    const PAYLOAD: usize = 4;
-    const CLOSED: bool = true;
+    const PAYLOAD_BYTES: usize = 4;
+    const WANTS_CLOSED: bool = true;
 
-    fn new(config: Config, _: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, _: &Backends<'_>) -> Result<Self, ConfigError> {
         let ticks = usize::from(config.start.ticks);
         Ok(Self {
             refuse_three: config.refuse_three,
@@ -58,14 +59,14 @@ impl Policy for ByFirstByte {
         }
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         if self.refuse_three && backends.len() == 3 {
-            return Err("three is too many".to_string());
+            return Err("three is too many".into());
         }
         Ok(())
     }
 
-    fn closed(&mut self, closed: &Closed<'_>, _: &Backends<'_>) {
+    fn closed(&mut self, closed: &ClosedSession<'_>, _: &Backends<'_>) {
         self.closed_ms += closed.duration_ms();
     }
 
@@ -88,15 +89,15 @@ fn flow(payload: &str) -> testing::TestFlow {
 }
 
 #[test]
-fn payload_is_cut_to_what_was_asked_for_and_never_left_over() {
+fn payload_is_truncated_and_never_that_of_another_flow() {
     let mut driver = driver("");
     assert_eq!(driver.pick(&[flow("drop me")]), [Pick::Drop]);
-    // The buffer still holds the last flow's bytes; this flow has none.
+    // The buffer still holds the previous flow's bytes; this flow has none.
     assert_eq!(driver.pick(&[flow("")]), [Pick::Fallback]);
 }
 
 #[test]
-fn picks_of_one_batch_see_one_another() {
+fn picks_count_earlier_picks_of_the_batch() {
     let mut driver = driver("{}");
     let picks = driver.pick(&[flow("aaaaaa"), flow("aaaa"), flow("aaaa"), flow("aaaa")]);
     assert_eq!(picks, [0, 1, 2, 0].map(Pick::Backend));
@@ -104,7 +105,7 @@ fn picks_of_one_batch_see_one_another() {
 }
 
 #[test]
-fn draining_unhealthy_and_weightless_backends_are_not_available() {
+fn draining_unhealthy_and_zero_weight_backends_are_unavailable() {
     let mut driver = driver("{}");
     driver.backends_mut()[0].weight = 0;
     driver.backends_mut()[1].flags &= !BACKEND_HEALTHY;
@@ -117,25 +118,25 @@ fn draining_unhealthy_and_weightless_backends_are_not_available() {
 }
 
 #[test]
-fn closed_sessions_and_ticks_arrive() {
+fn a_policy_gets_closed_sessions_and_ticks() {
     let mut driver = driver(r#"{"start": {"ticks": 1}}"#);
     driver.close(0, 2);
     assert_eq!(driver.pick(&[flow("c")]), [Pick::Backend(2)]);
     driver.tick(100);
     assert_eq!(driver.pick(&[flow("t")]), [Pick::Backend(2)]);
-    assert_eq!(driver.host().now_ms, 100);
+    assert_eq!(driver.host_mut().now_ms, 100);
 }
 
 #[test]
 #[should_panic(expected = "the policy picked backend 7 of 3")]
-fn an_index_out_of_range_says_so() {
+fn an_index_out_of_range_panics() {
     let mut driver = driver("{}");
     driver.close(0, 7);
     driver.pick(&[flow("c")]);
 }
 
 #[test]
-fn a_wrong_config_names_the_field_and_what_is_expected() {
+fn config_errors_name_the_field_and_what_is_expected() {
     let cases = [
         (
             r#"{"startt": 1}"#,
@@ -152,31 +153,31 @@ fn a_wrong_config_names_the_field_and_what_is_expected() {
     for (config, expected) in cases {
         let error = Driver::<ByFirstByte>::start(config, &[], 1).err().unwrap();
         assert!(
-            error.contains(expected),
+            error.reason().contains(expected),
             "{config}: {error:?} lacks {expected:?}"
         );
     }
 }
 
 #[test]
-fn a_policy_may_refuse_a_change_of_backends_and_then_picks_nothing() {
+fn a_policy_that_refused_its_backends_leaves_picks_to_the_fallback() {
     let mut driver = driver(r#"{"refuse_three": true}"#);
     driver.set_backends(&testing::backends(&[1, 1])).unwrap();
     let error = driver
         .set_backends(&testing::backends(&[1, 1, 1]))
         .unwrap_err();
-    assert_eq!(error, "three is too many");
+    assert_eq!(error.reason(), "three is too many");
     assert_eq!(driver.pick(&[flow("aaaa")]), [Pick::Fallback]);
     assert!(driver.set_backends(&testing::backends(&[1])).is_err());
 }
 
-/// Checks what it sees of a flow.
-struct Looks;
+/// Checks the flow's fields.
+struct ChecksFlow;
 
-impl Policy for Looks {
+impl Policy for ChecksFlow {
     type Config = NoConfig;
 
-    fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, String> {
+    fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self)
     }
 
@@ -194,15 +195,15 @@ impl Policy for Looks {
 }
 
 #[test]
-fn a_flow_shows_its_addresses() {
-    let mut driver = Driver::<Looks>::start("{}", &[], 1).unwrap();
+fn a_flow_has_its_records_values() {
+    let mut driver = Driver::<ChecksFlow>::start("{}", &[], 1).unwrap();
     let flows = ["192.0.2.1", "2001:db8::1"].map(|address| {
         let mut flow = flow("ignored").from_address(address.parse().unwrap());
         flow.record.flags = FLOW_MID_STREAM;
         flow
     });
     assert_eq!(driver.pick(&flows), [Pick::Drop; 2]);
-    assert!(Driver::<Looks>::start(r#"{"x": 1}"#, &[], 1).is_err());
+    assert!(Driver::<ChecksFlow>::start(r#"{"x": 1}"#, &[], 1).is_err());
 }
 
 /// Weighted rendezvous.
@@ -211,7 +212,7 @@ struct Rendezvous;
 impl Policy for Rendezvous {
     type Config = NoConfig;
 
-    fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, String> {
+    fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self)
     }
 
@@ -221,7 +222,7 @@ impl Policy for Rendezvous {
 }
 
 #[test]
-fn by_hash_follows_weights_and_moves_only_what_it_must() {
+fn by_hash_follows_weights_and_moves_only_flows_of_the_removed_backend() {
     let weights = [1, 2, 3, 4];
     let before = testing::backends(&weights);
     let mut driver = Driver::<Rendezvous>::start("{}", &before, 1).unwrap();

@@ -1,4 +1,4 @@
-//! Health checks, natively, against servers that answer, refuse, hang and break off.
+//! Native health checks against servers that answer, refuse, hang and break the connection.
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use waxwing_sdk::testing::{TestTarget, check};
-use waxwing_sdk::{HealthCheck, NoConfig, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{
+    ConfigError, HealthCheck, NoConfig, Target, Unhealthy, Verdict, export_health_check,
+};
 
-/// Sends a line and wants five bytes back.
+/// Sends a line and expects five bytes.
 struct Five {
     greeting: String,
 }
@@ -25,11 +27,9 @@ struct Config {
 impl HealthCheck for Five {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         if config.greeting.is_empty() {
-            return Err(
-                "config.greeting is empty; write what the server wants to hear".to_string(),
-            );
+            return Err("config.greeting is empty; write what the server expects".into());
         }
         Ok(Self {
             greeting: config.greeting,
@@ -47,15 +47,15 @@ impl HealthCheck for Five {
 
 export_health_check!(Five);
 
-/// A server that does this with its one client, who has been heard.
+/// A server for one client. It reads the greeting and then runs `serve`.
 fn server(serve: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         let (mut client, _) = listener.accept().unwrap();
-        let mut heard = [0; 2];
-        client.read_exact(&mut heard).unwrap();
-        assert_eq!(&heard, b"hi");
+        let mut received = [0; 2];
+        client.read_exact(&mut received).unwrap();
+        assert_eq!(&received, b"hi");
         serve(client);
     });
     address
@@ -66,7 +66,7 @@ fn five(target: impl Into<TestTarget>) -> Result<Verdict, Unhealthy> {
 }
 
 #[test]
-fn an_answer_in_pieces_is_a_verdict() {
+fn an_answer_in_pieces_is_read_whole() {
     let address = server(|mut client| {
         for piece in ["a", "bc", "de", "f"] {
             client.write_all(piece.as_bytes()).unwrap();
@@ -77,7 +77,7 @@ fn an_answer_in_pieces_is_a_verdict() {
 }
 
 #[test]
-fn what_is_wrong_with_a_connection_has_words() {
+fn connection_errors_have_plain_messages() {
     let closes = server(drop);
     let breaks_off = server(|mut client| client.write_all(b"abc").unwrap());
     let hangs = server(|_client| thread::park());
@@ -97,7 +97,7 @@ fn what_is_wrong_with_a_connection_has_words() {
 }
 
 #[test]
-fn a_config_is_refused_with_its_place_and_what_is_expected() {
+fn config_errors_name_the_place_and_what_is_expected() {
     let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
     for (config, expected) in [
         ("", "config: missing field `greeting`"),
@@ -109,20 +109,20 @@ fn a_config_is_refused_with_its_place_and_what_is_expected() {
             r#"{"greeting": "", "x": 1}"#,
             "config.x: unknown field `x`, expected `greeting`",
         ),
-        (r#"{"greeting": ""}"#, "write what the server wants to hear"),
+        (r#"{"greeting": ""}"#, "write what the server expects"),
     ] {
         let error = check::<Five>(config, nobody).unwrap_err();
         assert!(error.reason().contains(expected), "{config}: {error}");
     }
 }
 
-/// Asks over UDP until it hears the right thing, and says what it knows of its target.
+/// Sends a datagram, reads the answer, and uses all parts of its target.
 struct Echo;
 
 impl HealthCheck for Echo {
     type Config = NoConfig;
 
-    fn new(_: NoConfig) -> Result<Self, String> {
+    fn new(_: NoConfig) -> Result<Self, ConfigError> {
         Ok(Self)
     }
 
@@ -135,14 +135,14 @@ impl HealthCheck for Echo {
         target.sleep(Duration::from_millis(20));
         assert!(target.now() >= start + Duration::from_millis(20));
         target.log(format_args!("{} answers {len} bytes", target.backend()));
-        let place = target.signal("len").ok_or("no signal named `len`")?;
+        let place = target.signal_index("len").ok_or("no signal named `len`")?;
         let len = u32::try_from(len).unwrap();
         Ok(Verdict::draining(target.server_name()).signal(place, len))
     }
 }
 
 #[test]
-fn datagrams_go_to_the_target_and_back() {
+fn datagrams_reach_the_target_and_return() {
     for address in [
         "127.0.0.1:0".parse().unwrap(),
         SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
@@ -164,14 +164,14 @@ fn datagrams_go_to_the_target_and_back() {
 }
 
 #[test]
-fn a_closed_port_refuses_datagrams_and_a_deaf_one_leaves_them() {
-    let deaf = UdpSocket::bind("127.0.0.1:0").unwrap();
+fn a_closed_udp_port_refuses_and_a_silent_one_times_out() {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let closed = UdpSocket::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
     for (address, expected) in [
-        (deaf.local_addr().unwrap(), "no answer in time"),
+        (silent.local_addr().unwrap(), "no answer in time"),
         (closed, "connection refused"),
     ] {
         let target = TestTarget::new(address).timeout(Duration::from_millis(200));
@@ -179,13 +179,13 @@ fn a_closed_port_refuses_datagrams_and_a_deaf_one_leaves_them() {
     }
 }
 
-/// Wants what only the host has.
+/// Uses TLS, which only the host has.
 struct Secure;
 
 impl HealthCheck for Secure {
     type Config = NoConfig;
 
-    fn new(_: NoConfig) -> Result<Self, String> {
+    fn new(_: NoConfig) -> Result<Self, ConfigError> {
         Ok(Self)
     }
 
@@ -196,8 +196,11 @@ impl HealthCheck for Secure {
 }
 
 #[test]
-fn tls_is_the_hosts() {
+fn tls_is_unavailable_natively() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let error = check::<Secure>("", listener.local_addr().unwrap()).unwrap_err();
-    assert!(error.reason().starts_with("TLS is the host's"), "{error}");
+    assert!(
+        error.reason().starts_with("TLS is not available natively"),
+        "{error}"
+    );
 }

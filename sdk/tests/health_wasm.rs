@@ -1,7 +1,7 @@
-//! Health checks as modules, run for real against real servers.
+//! Health checks compiled to Wasm, run against real servers.
 //!
-//! The host here is the smallest that keeps to ABI.md, on an interpreter and without limits; the real
-//! one is `runtime/plugin`.
+//! The host here is the smallest that follows ABI.md, on an interpreter and without limits. The
+//! real host is `runtime/plugin`.
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
@@ -18,8 +18,8 @@ use waxwing_sdk::abi::health::exports::{CHECK, CONFIGURE};
 use waxwing_sdk::abi::health::{HEALTHY, UNHEALTHY, VerdictRecord, errors, imports};
 use waxwing_sdk::abi::{ALIGNMENT, Kind, ModuleInfo, PROTOCOL_TCP, SECTION_NAME, exports};
 
-/// What a run has of the world.
-struct World {
+/// The host's state of a run.
+struct HostState {
     target: SocketAddr,
     start: Instant,
     connections: Vec<Option<TcpStream>>,
@@ -27,8 +27,8 @@ struct World {
     log: Vec<String>,
 }
 
-impl World {
-    /// A result for the guest.
+impl HostState {
+    /// Converts a result for the guest.
     fn answer(&mut self, result: std::io::Result<usize>) -> i32 {
         result.map_or_else(
             |error| {
@@ -61,25 +61,25 @@ impl World {
     }
 }
 
-fn memory(caller: &Caller<'_, World>) -> Memory {
+fn memory(caller: &Caller<'_, HostState>) -> Memory {
     let memory = caller
         .get_export(exports::MEMORY)
         .and_then(Extern::into_memory);
     memory.unwrap()
 }
 
-/// A piece of the guest's memory, and the world.
+/// Returns a slice of the guest's memory, and the state.
 fn piece<'a>(
-    caller: &'a mut Caller<'_, World>,
+    caller: &'a mut Caller<'_, HostState>,
     address: u32,
     len: u32,
-) -> (&'a mut [u8], &'a mut World) {
+) -> (&'a mut [u8], &'a mut HostState) {
     let (data, world) = memory(caller).data_and_store_mut(caller);
     (&mut data[address as usize..][..len as usize], world)
 }
 
-fn linker(engine: &Engine) -> Linker<World> {
-    type Guest<'a> = Caller<'a, World>;
+fn linker(engine: &Engine) -> Linker<HostState> {
+    type Guest<'a> = Caller<'a, HostState>;
     let mut linker = Linker::new(engine);
     let from = imports::MODULE;
     let connect = |mut guest: Guest<'_>, protocol: u32| {
@@ -134,9 +134,8 @@ fn linker(engine: &Engine) -> Linker<World> {
     linker
 }
 
-/// One run of a module.
 struct Run {
-    store: Store<World>,
+    store: Store<HostState>,
     instance: Instance,
     memory: Memory,
 }
@@ -145,7 +144,7 @@ impl Run {
     fn new(wasm: &[u8], target: SocketAddr) -> Self {
         let engine = Engine::default();
         let module = Module::new(&engine, wasm).unwrap();
-        let world = World {
+        let world = HostState {
             target,
             start: Instant::now(),
             connections: Vec::new(),
@@ -172,7 +171,7 @@ impl Run {
         function.call(&mut self.store, parameters)
     }
 
-    /// Writes a text where the module wants it, and calls what reads it.
+    /// Writes a text to the module's buffer and calls the export that reads it.
     fn tell(&mut self, name: &str, text: &str) -> Result<u32, wasmi::Error> {
         let len = u32::try_from(text.len()).unwrap();
         let at = self.call(exports::RESERVE, len.max(1)).unwrap();
@@ -197,7 +196,7 @@ impl Run {
         self.text(u32::try_from(address).unwrap(), u32::try_from(len).unwrap())
     }
 
-    /// The verdict's record and its reason.
+    /// Returns the verdict record and its reason.
     fn check(&mut self) -> Result<(VerdictRecord, String), wasmi::Error> {
         let target = self.store.data().target;
         let target = format!(
@@ -218,7 +217,7 @@ impl Run {
     }
 }
 
-/// Configures a module and runs it: its status and reason.
+/// Configures a module and runs it once. Returns its status and reason.
 fn run(wasm: &[u8], config: &str, target: SocketAddr) -> (u32, String) {
     let mut run = Run::new(wasm, target);
     assert_eq!(run.tell(CONFIGURE, config).unwrap(), 1, "{config}");
@@ -226,7 +225,7 @@ fn run(wasm: &[u8], config: &str, target: SocketAddr) -> (u32, String) {
     (record.status, reason)
 }
 
-/// A server that answers its one client so, once that has said something.
+/// A server for one client: waits for a request and sends this answer.
 fn server(answer: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -241,13 +240,13 @@ fn server(answer: &'static str) -> SocketAddr {
     address
 }
 
-fn nobody() -> SocketAddr {
+fn closed_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
 
 #[test]
-fn the_health_check_in_abi_md_works() {
+fn the_example_health_check_of_abi_md_works() {
     let text = include_str!("../ABI.md");
     let wat = text.split("```wat").nth(2).unwrap();
     let wasm = wat::parse_str(wat.split("```").next().unwrap()).unwrap();
@@ -259,13 +258,17 @@ fn the_health_check_in_abi_md_works() {
             UNHEALTHY,
             "closed by the server before its answer",
         ),
-        (nobody(), UNHEALTHY, "Connection refused (os error 111)"),
+        (
+            closed_port(),
+            UNHEALTHY,
+            "Connection refused (os error 111)",
+        ),
     ] {
         assert_eq!(run(&wasm, "{}", target), (status, reason.to_string()));
     }
 }
 
-/// The shipped checks, compiled once for all tests.
+/// Returns a shipped check's module. All are compiled once.
 fn module(name: &str) -> Vec<u8> {
     static MODULES: OnceLock<Vec<waxwing_module_build::Module>> = OnceLock::new();
     let modules = MODULES.get_or_init(|| {
@@ -290,107 +293,99 @@ fn module(name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_module_finds_what_is_found_natively_and_says_it_in_the_same_words() {
+fn tcp_and_http_return_the_same_reasons_as_natively() {
     let (http, tcp) = (module("http"), module("tcp"));
-    let (redis, postgres, metrics) = (module("redis"), module("postgres"), module("metrics"));
-    let queue = r#"{"metric": "queue{of=\"a\"}", "signal": 2}"#;
     let ping = r#"{"send": "PING\r\n", "expect": "+PONG"}"#;
     let page = r#"{"path": "/x", "body": "ready"}"#;
     let chunks =
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nre\r\n3\r\nady\r\n0\r\n\r\n";
-    for (wasm, config, target, status, reason) in [
+    let not_ready = "HTTP/1.1 200 OK\r\n\r\n";
+    let tls = r#"{"tls": true}"#;
+    for (wasm, config, target, expected) in [
         (
             &tcp,
             ping,
             server("+PONG\r\n"),
-            HEALTHY,
-            "answered as expected in ",
+            Ok("answered as expected in "),
         ),
         (
             &tcp,
             ping,
             server("+P"),
-            UNHEALTHY,
-            "closed by the server after 2 bytes",
+            Err("closed by the server after 2 bytes"),
         ),
         (
             &tcp,
             ping,
             server("-ER"),
-            UNHEALTHY,
-            "it answers \"-ER\", expected \"+PONG\"",
+            Err(r#"answered "-ER", expected "+PONG""#),
         ),
-        (
-            &tcp,
-            r#"{"tls": true}"#,
-            server(""),
-            UNHEALTHY,
-            "this host has no TLS",
-        ),
-        (&http, page, server(chunks), HEALTHY, "200 OK in "),
+        (&tcp, tls, server(""), Err("this host has no TLS")),
+        (&http, page, server(chunks), Ok("200 OK in ")),
         (
             &http,
             page,
             server("HTTP/1.1 500 No\r\n\r\n"),
-            UNHEALTHY,
-            "status 500, expected 200-399",
+            Err("status 500, expected 200-399"),
         ),
         (
             &http,
             page,
-            server("HTTP/1.1 200 OK\r\n\r\n"),
-            UNHEALTHY,
-            "the body lacks \"ready\"",
+            server(not_ready),
+            Err("the body lacks \"ready\""),
         ),
         (
             &http,
             page,
             server("SSH-2.0\r\n"),
-            UNHEALTHY,
-            "no HTTP/1.1 status line but \"SSH-2.0\"",
+            Err("not an HTTP/1.1 status line: \"SSH-2.0\""),
         ),
-        (
-            &redis,
-            "{}",
-            server("-LOADING It is loading\r\n"),
-            UNHEALTHY,
-            "it answers: LOADING It is loading",
-        ),
-        (&redis, "{}", server("+PONG\r\n"), HEALTHY, "PONG"),
-        (
-            &postgres,
-            "{}",
-            server("R\0\0\0\x08\0\0\0\x03"),
-            HEALTHY,
-            "it asks who is there",
-        ),
-        (
-            &metrics,
-            queue,
-            server("HTTP/1.1 200 OK\r\n\r\nqueue 1\nqueue{of=\"a\"} 7.2\n"),
-            HEALTHY,
-            "queue{of=\"a\"} is 7.2",
-        ),
-        // The host's words, which are the system's here.
+        // The host's message, which is the system's here.
         (
             &http,
             page,
-            nobody(),
-            UNHEALTHY,
-            "Connection refused (os error 111)",
+            closed_port(),
+            Err("Connection refused (os error 111)"),
         ),
     ] {
-        let found = run(wasm, config, target);
-        assert_eq!(found.0, status, "{found:?}");
-        assert!(found.1.starts_with(reason), "{found:?}");
+        assert_result(wasm, config, target, expected);
     }
 }
 
 #[test]
-fn a_module_says_why_it_refuses() {
-    let mut run = Run::new(&module("http"), nobody());
+fn other_checks_return_the_same_reasons_as_natively() {
+    let (redis, postgres, metrics) = (module("redis"), module("postgres"), module("metrics"));
+    let loading = server("-LOADING It is loading\r\n");
+    assert_result(
+        &redis,
+        "{}",
+        loading,
+        Err("server error: LOADING It is loading"),
+    );
+    assert_result(&redis, "{}", server("+PONG\r\n"), Ok("PONG"));
+    let asks = server("R\0\0\0\x08\0\0\0\x03");
+    assert_result(&postgres, "{}", asks, Ok("asks for authentication"));
+    let queue = r#"{"metric": "queue{of=\"a\"}", "signal": 2}"#;
+    let page = server("HTTP/1.1 200 OK\r\n\r\nqueue 1\nqueue{of=\"a\"} 7.2\n");
+    assert_result(&metrics, queue, page, Ok("queue{of=\"a\"} is 7.2"));
+}
+
+/// Runs a check and compares whether it is healthy, and how its reason starts.
+fn assert_result(wasm: &[u8], config: &str, target: SocketAddr, expected: Result<&str, &str>) {
+    let (status, reason) = match expected {
+        Ok(reason) => (HEALTHY, reason),
+        Err(reason) => (UNHEALTHY, reason),
+    };
+    let found = run(wasm, config, target);
+    assert_eq!(found.0, status, "{found:?}");
+    assert!(found.1.starts_with(reason), "{found:?}");
+}
+
+#[test]
+fn refusals_have_texts() {
+    let mut run = Run::new(&module("http"), closed_port());
     assert_eq!(run.tell(CHECK, "{}").unwrap(), 0);
-    assert!(run.error().contains("before it has a config"));
+    assert!(run.error().contains("before waxwing_configure"));
     assert_eq!(run.tell(CONFIGURE, r#"{"status": "ok"}"#).unwrap(), 0);
     assert!(
         run.error().starts_with("config.status: "),
@@ -400,7 +395,8 @@ fn a_module_says_why_it_refuses() {
     assert_eq!(run.tell(CONFIGURE, "").unwrap(), 1);
     assert_eq!(run.tell(CHECK, r#"{"port": 1}"#).unwrap(), 0);
     assert!(
-        run.error().starts_with("the target that the host wrote: "),
+        run.error()
+            .starts_with("cannot read the target from the host: "),
         "{}",
         run.error()
     );
@@ -408,7 +404,7 @@ fn a_module_says_why_it_refuses() {
 }
 
 #[test]
-fn what_a_check_has_opened_is_closed_when_it_is_done() {
+fn connections_close_when_the_check_returns() {
     let mut run = Run::new(&module("tcp"), server(""));
     assert_eq!(run.tell(CONFIGURE, "{}").unwrap(), 1);
     assert_eq!(run.check().unwrap().0.status, HEALTHY);
@@ -416,7 +412,7 @@ fn what_a_check_has_opened_is_closed_when_it_is_done() {
 }
 
 #[test]
-fn a_module_imports_what_it_uses_and_its_section_says_what_it_is() {
+fn modules_import_only_what_they_use_and_have_a_health_section() {
     for (name, expected) in [
         ("agent", "close connect error_text recv send"),
         ("dns", "close connect error_text now_ms recv send"),

@@ -1,6 +1,6 @@
-//! Modules compiled for real and run: the same picks as natively, and what a module refuses.
+//! Shipped policies compiled to Wasm: they pick as natively, and refuse with a text.
 //!
-//! The host here is the smallest that keeps to ABI.md, on an interpreter; the real one is
+//! The host here is the smallest that follows ABI.md, on an interpreter. The real host is
 //! `runtime/plugin`.
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
@@ -18,7 +18,7 @@ use waxwing_sdk::testing::{self, Driver, TestFlow};
 
 const SEED: u64 = 0x5eed;
 
-/// An instance with one service or more.
+/// An instance with any number of services.
 struct Host {
     store: Store<()>,
     instance: Instance,
@@ -64,7 +64,7 @@ impl Host {
         String::from_utf8(self.read(address, usize::try_from(len).unwrap())).unwrap()
     }
 
-    /// The new service's header, as it was after init.
+    /// Creates a service. Returns its address and its header after init.
     fn service(
         &mut self,
         config: &str,
@@ -131,7 +131,7 @@ impl Host {
     }
 }
 
-/// The shipped policies, compiled once for all tests.
+/// Returns a shipped policy's module. All are compiled once.
 fn module(name: &str) -> Vec<u8> {
     static MODULES: OnceLock<Vec<waxwing_module_build::Module>> = OnceLock::new();
     let modules = MODULES.get_or_init(|| {
@@ -162,7 +162,7 @@ fn module(name: &str) -> Vec<u8> {
     .unwrap()
 }
 
-/// Two services of one instance against two native drivers, batch by batch in turn.
+/// Runs two services of one instance against two native drivers, in alternating batches.
 fn same_as_native<P: Policy>(name: &str, config: &str) {
     let mut host = Host::new(&module(name));
     let backends = [
@@ -205,51 +205,51 @@ fn maglev_picks_as_natively() {
     same_as_native::<maglev::Maglev>("maglev", r#"{"table": 5003}"#);
 }
 
-/// Random numbers, and products of 128 bits.
+/// Covers random numbers and 128-bit products.
 #[test]
 fn power_of_two_picks_as_natively() {
     same_as_native::<power_of_two::PowerOfTwo>("power_of_two", "{}");
 }
 
-/// Logarithms and sums of floats.
+/// Covers logarithms and float sums.
 #[test]
 fn rendezvous_picks_as_natively() {
     same_as_native::<rendezvous::Rendezvous>("rendezvous", r#"{"table": 5000}"#);
 }
 
-/// Products and quotients of floats.
+/// Covers float products and quotients.
 #[test]
 fn ring_hash_picks_as_natively() {
     same_as_native::<ring_hash::RingHash>("ring_hash", r#"{"bound": 1.1}"#);
 }
 
-/// Sums and scores in a tree.
+/// Covers sums and scores in a tree.
 #[test]
 fn failover_picks_as_natively() {
     same_as_native::<failover::Failover>("failover", "{}");
 }
 
-/// Products and quotients of floats.
+/// Covers float products and quotients.
 #[test]
 fn least_latency_picks_as_natively() {
     same_as_native::<least_latency::LeastLatency>("least_latency", "{}");
 }
 
-/// Scores of groups.
+/// Covers scores of groups.
 #[test]
 fn percent_split_picks_as_natively() {
     let config = r#"{"groups": [{"tag": 0, "percent": 70}, {"tag": 1, "percent": 30}]}"#;
     same_as_native::<percent_split::PercentSplit>("percent_split", config);
 }
 
-/// Addresses of 128 bits, and a table that fills up.
+/// Covers 128-bit addresses and a table that fills up.
 #[test]
 fn sticky_source_picks_as_natively() {
     same_as_native::<sticky_source::StickySource>("sticky_source", r#"{"clients_max": 100}"#);
 }
 
 #[test]
-fn a_module_says_why_it_refuses() {
+fn refusals_have_texts() {
     let mut host = Host::new(&module("maglev"));
     let three = testing::backends(&[1; 3]);
     let error = host.service(r#"{"table": "big"}"#, &three).unwrap_err();
@@ -259,15 +259,15 @@ fn a_module_says_why_it_refuses() {
     );
     let error = host.service(r#"{"table": 65536}"#, &three).unwrap_err();
     assert!(error.contains("expected a prime"), "{error}");
-    // The instance still serves others.
+    // The instance still serves other services.
     assert!(host.service("{}", &three).is_ok());
 }
 
 #[test]
-fn a_panic_is_a_trap_and_leaves_its_text() {
+fn a_panic_traps_and_leaves_its_message() {
     let mut host = Host::new(&module("round_robin"));
     let (address, header) = host.service("{}", &testing::backends(&[1; 3])).unwrap();
-    // A host that breaks its word: fewer backends, and the policy not told.
+    // A faulty host: it removes backends without notifying the policy.
     let none = HostFields::default().to_le_bytes();
     host.write(address + u32::try_from(HOST_FIELDS_OFFSET).unwrap(), &none);
     let flows: Vec<_> = testing::flows(1).take(1).collect();
@@ -277,7 +277,7 @@ fn a_panic_is_a_trap_and_leaves_its_text() {
 }
 
 #[test]
-fn the_policy_in_abi_md_works() {
+fn the_example_policy_of_abi_md_works() {
     let text = include_str!("../ABI.md");
     let wat = text
         .split("```wat")
@@ -296,7 +296,7 @@ fn the_policy_in_abi_md_works() {
 }
 
 #[test]
-fn the_section_is_what_the_host_reads() {
+fn the_section_parses() {
     let wasm = module("maglev");
     let section = wasmparser::Parser::new(0)
         .parse_all(&wasm)

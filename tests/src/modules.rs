@@ -5,21 +5,30 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use waxwing_module_build::Module;
 
 /// Compiles a policy crate of this workspace and returns its module. Fast when nothing changed.
 ///
 /// # Errors
 /// No compiler for Wasm, or the crate does not compile.
 pub fn compile(package: &str) -> Result<Vec<u8>> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    // A directory of our own in cargo's: an inner cargo then waits for no lock of an outer one.
-    let target = target_dir()?.join("modules");
-    let modules = waxwing_module_build::build(&manifest, &[package], &target)
-        .with_context(|| format!("cannot compile the policy {package}"))?;
+    let modules = compile_all(&[package])?;
     let module = modules
         .first()
         .with_context(|| format!("{package} has no module"))?;
     std::fs::read(&module.path).with_context(|| format!("cannot read {}", module.path.display()))
+}
+
+/// Compiles several at once: for a caller that must not wait for a compiler later.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_all(packages: &[&str]) -> Result<Vec<Module>> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    // A directory of our own in cargo's: an inner cargo then waits for no lock of an outer one.
+    let target = target_dir()?.join("modules");
+    waxwing_module_build::build(&manifest, packages, &target)
+        .with_context(|| format!("cannot compile {}", packages.join(", ")))
 }
 
 /// Cargo's target directory, which the running program is in.

@@ -5,6 +5,7 @@
 //! where the run was killed, at the start of the next one.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -133,13 +134,13 @@ impl Namespace {
         .map(drop)
     }
 
-    /// Sets kernel parameters (`net.ipv4.ip_forward=1`).
+    /// Sets kernel parameters (`net.ipv4.ip_forward=1`). No name of an interface here has a dot.
     ///
     /// # Errors
     /// One does not exist.
     pub fn sysctl(&self, settings: &[&str]) -> Result<()> {
-        let mut command = self.command("sysctl");
-        process::run(command.arg("-qw").args(settings)).map(drop)
+        // `/proc/sys/net` shows the namespace of the thread that opens a file in it.
+        self.enter(|| settings.iter().try_for_each(|setting| set(setting)))?
     }
 
     /// The link layer address of an interface, as six octets.
@@ -204,6 +205,15 @@ impl Drop for Namespace {
     }
 }
 
+/// Sets one kernel parameter, in the namespace of this thread.
+fn set(setting: &str) -> Result<()> {
+    let (name, value) = setting
+        .split_once('=')
+        .with_context(|| format!("`{setting}` is no setting"))?;
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    fs::write(&path, value).with_context(|| format!("cannot set {name} to {value}"))
+}
+
 /// The interface of this process's own namespace that has an address.
 fn interface_with(mac: &str) -> Result<Option<String>> {
     let has = |entry: &fs::DirEntry| {
@@ -231,12 +241,15 @@ pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str), options: VethOptions) 
         b.0.name()
     ))?;
     for (namespace, interface) in [a, b] {
-        namespace.run(
-            "ethtool",
-            &[
-                "-K", interface, "rx", "off", "tx", "off", "tso", "off", "gso", "off", "gro", "off",
-            ],
-        )?;
+        let mut ethtool = Command::new("ethtool");
+        ethtool.args(["-K", interface]);
+        ethtool.args(
+            ["rx", "tx", "tso", "gso", "gro"]
+                .iter()
+                .flat_map(|offload| [offload, "off"]),
+        );
+        // It needs no `/sys` of the namespace, which `ip netns exec` would mount.
+        namespace.enter(|| process::run(&ethtool))??;
         namespace.ip(&format!("link set {interface} up\n"))?;
     }
     Ok(())
@@ -323,8 +336,7 @@ fn remove_where(unwanted: impl Fn(&str) -> bool) -> Result<()> {
 /// the namespace lives as long as a process in it.
 fn remove(name: &str) {
     let deadline = Instant::now() + Duration::from_secs(2);
-    while let Ok(pids) = ip(&["netns", "pids", name]) {
-        let pids: Vec<i32> = pids.lines().filter_map(|pid| pid.parse().ok()).collect();
+    while let Ok(pids) = processes_in(name) {
         if pids.is_empty() || Instant::now() >= deadline {
             break;
         }
@@ -332,9 +344,21 @@ fn remove(name: &str) {
             // It may be gone by now, which is what is wanted.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(1));
     }
     drop(ip(&["netns", "del", name]));
+}
+
+/// The processes in a namespace, as `ip netns pids` finds them: those whose namespace is the same file.
+fn processes_in(name: &str) -> Result<Vec<i32>> {
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    let namespace = identity(&Path::new("/run/netns").join(name))?;
+    let is_inside = |pid: &i32| {
+        identity(Path::new(&format!("/proc/{pid}/ns/net"))).is_ok_and(|its| its == namespace)
+    };
+    let entries = fs::read_dir("/proc")?.flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(pids.filter(is_inside).collect())
 }
 
 fn ip(args: &[&str]) -> Result<String> {

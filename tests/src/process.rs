@@ -15,8 +15,10 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-/// How often a wait looks again.
-const POLL: Duration = Duration::from_millis(5);
+/// The longest between two looks of a wait. The first comes after [`POLL_MIN`], for most children are
+/// set-up commands that end at once.
+const POLL_MAX: Duration = Duration::from_millis(5);
+const POLL_MIN: Duration = Duration::from_micros(200);
 
 /// How long [`run`] lets a set-up command take: they are all instant, but the machine may be busy.
 const RUN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -188,6 +190,7 @@ impl Process {
     /// It took too long; the text has what it wrote.
     pub fn finish(mut self, timeout: Duration) -> Result<Finished> {
         let deadline = Instant::now() + timeout;
+        let mut poll = POLL_MIN;
         let status = loop {
             if let Some(status) = self.try_wait()? {
                 break status;
@@ -201,13 +204,14 @@ impl Process {
                     self.stderr()
                 );
             }
-            thread::sleep(POLL);
+            thread::sleep(poll);
+            poll = (poll * 2).min(POLL_MAX);
         };
         for reader in self.readers.drain(..) {
             // A reader ends with its pipe. A grandchild may hold that open; so no endless join.
             let patience = Instant::now() + Duration::from_secs(1);
             while !reader.is_finished() && Instant::now() < patience {
-                thread::sleep(POLL);
+                thread::sleep(POLL_MIN);
             }
         }
         Ok(Finished {

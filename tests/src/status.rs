@@ -59,7 +59,7 @@ impl Status {
         sockets
     }
 
-    /// What all workers counted under a name (`told_too_big`).
+    /// What all workers counted under a name (`too_big_sent`).
     #[must_use]
     pub fn counted(&self, name: &str) -> u64 {
         let count = |worker: &Value| worker[name].as_u64().unwrap_or(0);

@@ -274,10 +274,10 @@ impl Drop for Waxwing<'_> {
 
 /// At its end each worker counts its frames: in the pool, in the rings, with the kernel.
 fn assert_frames_accounted(log: &str, workers: u32) -> Result<()> {
-    let accounts = log.lines().filter(|line| line.contains("ends, frames:"));
+    let accounts = log.lines().filter(|line| line.contains("ended, frames:"));
     let good = accounts
         .clone()
-        .filter(|line| line.contains("frames: all there"));
+        .filter(|line| line.contains("frames: all accounted for"));
     let (accounts, good) = (accounts.count(), good.count());
     ensure!(
         accounts == good && accounts == workers as usize,

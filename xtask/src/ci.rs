@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::stopwatch::Stopwatch;
 use crate::{fuzz, run, tests};
 
 /// The version of cargo-deny that CI installs where there is none.
@@ -12,9 +13,16 @@ const FUZZ_SECONDS: u64 = 20;
 
 /// Formatting, lints, tests, some fuzzing, docs, licences.
 pub(crate) fn all() -> Result<(), String> {
-    run::step("formatting");
-    run::cargo(&["fmt", "--all", "--check"])?;
-    run::step("lints");
+    let stopwatch = &mut Stopwatch::new();
+    stopwatch.time("formatting", || run::cargo(&["fmt", "--all", "--check"]))?;
+    stopwatch.time("lints", lints)?;
+    tests::timed(stopwatch, &[])?;
+    stopwatch.time("fuzzing", || fuzz::some(FUZZ_SECONDS))?;
+    stopwatch.time("docs", docs)?;
+    stopwatch.time("licences, sources and duplicates of dependencies", deny)
+}
+
+fn lints() -> Result<(), String> {
     run::cargo(&[
         "clippy",
         "--workspace",
@@ -22,10 +30,10 @@ pub(crate) fn all() -> Result<(), String> {
         "--",
         "--deny",
         "warnings",
-    ])?;
-    tests::all(&[])?;
-    fuzz::some(FUZZ_SECONDS)?;
-    run::step("docs");
+    ])
+}
+
+fn docs() -> Result<(), String> {
     run::command(
         Command::new(run::cargo_path())
             .args([
@@ -36,9 +44,7 @@ pub(crate) fn all() -> Result<(), String> {
             ])
             .current_dir(run::root())
             .env("RUSTDOCFLAGS", "--deny warnings"),
-    )?;
-    run::step("licences, sources and duplicates of dependencies");
-    deny()
+    )
 }
 
 /// Installs cargo-deny where it is missing, and checks all that needs no network.

@@ -9,10 +9,12 @@ mod figures;
 mod fuzz;
 mod machine;
 mod packages;
+mod programs;
 mod run;
 mod services;
 mod setup;
 mod simulate;
+mod stopwatch;
 mod tests;
 
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ cargo xtask COMMAND
       --seconds N         how long the story takes in all (30)
       --report FILE.json  write what was measured
       --plain             lines instead of the live view
+      --record FILE.svg   write the live view as an animated picture
   test [FILTER]         every test: unit, property, model, end to end in network namespaces, and with zero-copy
                         in a virtual machine (`test zerocopy`), whose kernel is fetched from Debian
   ci                    what CI runs: formatting, lints, tests, some fuzzing, docs, licences

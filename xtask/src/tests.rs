@@ -1,48 +1,110 @@
-//! Every test: pure ones, models, and real servers and clients in network namespaces and in a virtual
-//! machine.
+//! Every test: unit, property and model tests, real servers and clients in network namespaces, and
+//! zero-copy in a virtual machine.
+//!
+//! Invariant: all test programs are built once, before the first runs; loom and ThreadSanitizer, which
+//! replace atomics or the standard library, have builds of their own.
 
 use std::process::Command;
 
+use crate::programs::{self, Program};
+use crate::stopwatch::Stopwatch;
 use crate::{machine, run, setup};
 
-/// The suite in the virtual machine, which a filter names as a whole.
-const MACHINE: &str = "zerocopy";
+/// The suite in network namespaces.
+const END_TO_END: &str = "e2e";
 
-/// All tests, or those whose name contains the filter.
-pub(crate) fn all(filter: &[String]) -> Result<(), String> {
-    let filter: Vec<&str> = filter.iter().map(String::as_str).collect();
-    machine::prepare();
-    run::step("building everything");
-    run::build()?;
-    if let [MACHINE, rest @ ..] = filter.as_slice() {
-        run::step("zero-copy, in a virtual machine");
-        return in_the_workspace(&[&["--test", MACHINE, "--"], rest].concat());
-    }
-    run::step("unit, property, scenario and end-to-end tests");
-    in_the_workspace(&filter)?;
-    run::step("the session table under every interleaving (loom)");
-    loom(&filter)?;
-    run::step("the session table under ThreadSanitizer");
-    thread_sanitizer(&filter)
+/// The suite in the virtual machine.
+const ZERO_COPY: &str = "zerocopy";
+
+/// The end-to-end scenarios that `test quick` runs: one of each kind of traffic, a reload, a module
+/// swap, a health check, a crash.
+const QUICK: &[&str] = &[
+    "traffic::curl_reaches_nginx_on_both_families",
+    "transparent::frames_to_another_holder_of_the_vip_pass",
+    "reload::sighup_reloads",
+    "modules::a_module_swap_changes_the_distribution",
+    "consequences::the_health_command_speaks_by_its_exit_code",
+    "crafted::every_requirement_holds_frame_by_frame",
+    "hostile::after_a_kill_the_last_good_build_serves_for_a_bad_file",
+];
+
+/// `test [quick | e2e | zerocopy] [FILTER]`, with a table of times at the end.
+pub(crate) fn all(arguments: &[String]) -> Result<(), String> {
+    timed(&mut Stopwatch::new(), arguments)
 }
 
-/// As root, because namespaces and AF_XDP need it; what cannot run says why and counts as ignored.
-fn in_the_workspace(filter: &[&str]) -> Result<(), String> {
-    let mut cargo = Command::new(run::cargo_path());
-    cargo
-        .args(["test", "--workspace"])
-        .args(filter)
-        .current_dir(run::root());
-    if !run::is_root() && run::sudo_works() {
-        let arch = std::env::consts::ARCH.to_uppercase();
-        cargo.env(
-            format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_GNU_RUNNER"),
-            "sudo --preserve-env",
-        );
+/// As [`all`], on a stopwatch of the caller's.
+pub(crate) fn timed(stopwatch: &mut Stopwatch, arguments: &[String]) -> Result<(), String> {
+    // As `cargo test` takes them: options of the test programs come behind `--`.
+    let arguments: Vec<&str> = arguments
+        .iter()
+        .map(String::as_str)
+        .filter(|argument| *argument != "--")
+        .collect();
+    let (suite, filter) = match arguments.as_slice() {
+        [suite @ ("quick" | END_TO_END | ZERO_COPY), filter @ ..] => (Some(*suite), filter),
+        filter => (None, filter),
+    };
+    if matches!(suite, None | Some(ZERO_COPY)) {
+        machine::prepare();
     }
-    run::command(&mut cargo)
+    let programs = stopwatch.time("building the tests", programs::build)?;
+    match suite {
+        Some("quick") => {
+            fast(stopwatch, &programs, filter)?;
+            let scenarios = [&["--exact"], QUICK].concat();
+            end_to_end(stopwatch, &programs, &scenarios)
+        }
+        Some(END_TO_END) => end_to_end(stopwatch, &programs, filter),
+        Some(_) => zero_copy(stopwatch, &programs, filter),
+        None => {
+            fast(stopwatch, &programs, filter)?;
+            stopwatch.time("examples in the docs", || doc_tests(filter))?;
+            end_to_end(stopwatch, &programs, filter)?;
+            zero_copy(stopwatch, &programs, filter)?;
+            let loom_step = "the session table under every interleaving (loom)";
+            stopwatch.time(loom_step, || loom(filter))?;
+            let sanitizer_step = "the session table under ThreadSanitizer";
+            stopwatch.time(sanitizer_step, || thread_sanitizer(filter))
+        }
+    }
 }
 
+/// All programs but the two suites that need networks of their own, or a machine.
+fn fast(stopwatch: &mut Stopwatch, programs: &[Program], filter: &[&str]) -> Result<(), String> {
+    let is_fast = |program: &&Program| ![END_TO_END, ZERO_COPY].contains(&&*program.target);
+    stopwatch.time("unit, property, model and scenario tests", || {
+        programs::run(programs.iter().filter(is_fast), filter)
+    })
+}
+
+fn end_to_end(
+    stopwatch: &mut Stopwatch,
+    programs: &[Program],
+    filter: &[&str],
+) -> Result<(), String> {
+    stopwatch.time("end to end, in network namespaces", || {
+        suite(programs, END_TO_END, filter)
+    })
+}
+
+fn zero_copy(
+    stopwatch: &mut Stopwatch,
+    programs: &[Program],
+    filter: &[&str],
+) -> Result<(), String> {
+    stopwatch.time("zero-copy, in a virtual machine", || {
+        suite(programs, ZERO_COPY, filter)
+    })
+}
+
+fn suite(programs: &[Program], target: &str, filter: &[&str]) -> Result<(), String> {
+    programs::run(programs.iter().filter(|it| it.target == target), filter)
+}
+
+fn doc_tests(filter: &[&str]) -> Result<(), String> {
+    run::cargo(&[&["test", "--workspace", "--doc", "--"], filter].concat())
+}
 /// Loom replaces the atomics of the whole build, hence a target folder of its own.
 fn loom(filter: &[&str]) -> Result<(), String> {
     run::command(
@@ -54,6 +116,7 @@ fn loom(filter: &[&str]) -> Result<(), String> {
                 "waxwing-dataplane",
                 "--test",
                 "session_loom",
+                "--",
             ])
             .args(filter)
             .current_dir(run::root())
@@ -80,6 +143,7 @@ fn thread_sanitizer(filter: &[&str]) -> Result<(), String> {
                 "-Zbuild-std",
                 "--target",
                 &target,
+                "--",
             ])
             .args(filter)
             .current_dir(run::root())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::model::Release;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{BATCH, BackendId, Epoch, Now, Policy, PortId};
 use waxwing_packet::{Packet, parse};

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::HopTable;
+use waxwing_dataplane::model::{Backend, MidStream, NoBackend, Port, Service, SourceUse, Timeouts};
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::{SessionTable, TableError};
-use waxwing_dataplane::snapshot::{
-    Backend, MidStream, NextHops, NoBackend, Port, Service, SourceUse, Timeouts,
-};
 use waxwing_dataplane::{
     BackendId, FragmentLimits, FragmentTable, Gauges, NextHop, Ports, ServiceId, Snapshot,
 };
@@ -47,7 +46,7 @@ impl Default for Size {
 pub struct Testbed {
     pub(crate) plan: AddressPlan,
     pub(crate) size: Size,
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedState,
     pub(crate) snapshot: Arc<Snapshot>,
     /// The latest virtual time of any past driver, in nanoseconds; the next driver starts there.
     pub(crate) clock: AtomicU64,
@@ -60,9 +59,9 @@ impl Testbed {
     /// The table's memory cannot be allocated, or no table can be so large.
     pub fn new(plan: AddressPlan, size: Size) -> Result<Self, TableError> {
         let backends_max = (size.services * size.backends) as usize;
-        let shared = Shared {
+        let shared = SharedState {
             sessions: Arc::new(SessionTable::new(size.sessions_max, [1, 2, 3, 4])?),
-            next_hops: Arc::new(NextHops::new(backends_max)),
+            next_hops: Arc::new(HopTable::new(backends_max)),
             gauges: Arc::new(Gauges::new(backends_max, size.workers + 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [5, 6, 7, 8])),
         };

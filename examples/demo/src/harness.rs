@@ -154,10 +154,10 @@ impl<'a> Harness<'a> {
             total,
             ..
         } = self;
-        drop(view);
+        let recorded = view.close();
         // Includes the samples after the last step.
         let counted = load.stop().and_then(|()| load.finish());
-        let stopped = waxwing.stop().map(drop);
+        let stopped = waxwing.stop().map(drop).and(recorded);
         match counted {
             Ok(all) => (all, stopped),
             Err(error) => (total, Err(error)),

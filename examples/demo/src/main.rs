@@ -4,6 +4,7 @@
 //! Invariant: however the demo ends, it leaves no process, namespace or interface behind.
 
 mod harness;
+mod recording;
 mod report;
 mod script;
 mod view;
@@ -15,6 +16,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use waxwing_tests::netns;
 
+use crate::recording::Recording;
 use crate::report::Report;
 use crate::view::View;
 
@@ -30,6 +32,9 @@ struct Arguments {
     /// Print lines instead of the live view; the default if the output is not a terminal
     #[arg(long)]
     plain: bool,
+    /// Write the live view to this file, as an animated SVG
+    #[arg(long)]
+    record: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -55,7 +60,8 @@ fn run(arguments: &Arguments) -> Result<Report> {
     netns::remove_leftovers()
         .context("cannot list network namespaces; run as root, with iproute2 installed")?;
     netns::remove_own_on_signal(view::restore_terminal)?;
-    let report = script::run(arguments.seconds, View::new(arguments.plain))?;
+    let recording = arguments.record.clone().map(Recording::new).transpose()?;
+    let report = script::run(arguments.seconds, View::new(arguments.plain, recording))?;
     if netns::is_ending() {
         return Ok(report);
     }

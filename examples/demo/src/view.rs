@@ -20,6 +20,8 @@ use ratatui::widgets::{Block, Gauge, Paragraph};
 use ratatui::{Frame, symbols};
 use waxwing_tests::{Status, Tally};
 
+use crate::recording::Recording;
+
 /// The time between two lines of numbers without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 /// The servers, in the order of their bars.
@@ -36,6 +38,7 @@ static IN_SCREEN: AtomicBool = AtomicBool::new(false);
 pub(crate) struct View {
     lines: Vec<String>,
     out: Out,
+    recording: Option<Recording>,
 }
 
 enum Out {
@@ -57,7 +60,7 @@ pub(crate) struct Numbers<'a> {
 impl View {
     /// Uses the terminal if standard output is one, unless `plain`.
     #[must_use]
-    pub(crate) fn new(plain: bool) -> Self {
+    pub(crate) fn new(plain: bool, recording: Option<Recording>) -> Self {
         let screen = (!plain && io::stdout().is_terminal())
             .then(screen)
             .and_then(Result::ok);
@@ -70,6 +73,7 @@ impl View {
         Self {
             lines: Vec::new(),
             out,
+            recording,
         }
     }
 
@@ -94,6 +98,9 @@ impl View {
     /// # Errors
     /// The output was closed.
     pub(crate) fn show(&mut self, numbers: &Numbers<'_>) -> Result<()> {
+        if let Some(recording) = &mut self.recording {
+            recording.take(|frame| draw(frame, &self.lines, numbers))?;
+        }
         match &mut self.out {
             Out::Screen(terminal) if IN_SCREEN.load(Ordering::SeqCst) => {
                 let lines = &self.lines;
@@ -107,6 +114,16 @@ impl View {
             Out::Screen(_) | Out::Lines { .. } => {}
         }
         Ok(())
+    }
+}
+
+impl View {
+    /// Ends the view and writes the recording, if there is one.
+    ///
+    /// # Errors
+    /// The recording cannot be written.
+    pub(crate) fn close(mut self) -> Result<()> {
+        self.recording.take().map_or(Ok(()), Recording::write)
     }
 }
 

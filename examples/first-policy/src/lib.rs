@@ -1,14 +1,14 @@
-//! A first policy: a client stays with one server, whatever port it comes from.
+//! A first policy: a client stays on one backend, whatever its port.
 
-use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy, hash};
 
-/// Chooses by the client's address alone.
+/// Chooses by the client's address.
 pub struct BySource;
 
 impl Policy for BySource {
     type Config = NoConfig;
 
-    fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, String> {
+    fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self)
     }
 
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_stays_and_clients_spread() -> Result<(), String> {
+    fn a_client_stays_and_clients_spread() -> Result<(), ConfigError> {
         let mut driver = Driver::<BySource>::start("{}", &testing::backends(&[1, 1, 2]), 1)?;
         let client = testing::flows(1).map(|flow| flow.from_address([192, 0, 2, 7].into()));
         let picks = driver.pick_all(client.take(100));

@@ -1,27 +1,26 @@
-//! A health check for a made-up protocol: a server that is asked `PING` answers with what it has to do,
-//! `PONG depth=17 state=ready`. README.md beside it builds it up step by step.
+//! A health check for a made-up protocol: a server answers `PING` with its workload, `PONG depth=17
+//! state=ready`. README.md builds it step by step.
 //!
-//! Invariant: an answer is read whole or not at all; what it says beyond `depth` and `state` is for
-//! others.
+//! Invariant: the check reads a bounded answer and ignores unknown words in it.
 
 use std::io::{BufReader, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::{quote, read_line};
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
-/// The longest answer that is read, in bytes.
+/// Longest answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 200;
 
-/// What an operator may set: `config = { depth_max = 500 }`.
+/// `config = { depth_max = 500 }`; all keys are optional.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// A server with a longer queue is not well; none by default.
+    /// A server with a longer queue is unhealthy. Default: no limit.
     pub depth_max: Option<u32>,
 }
 
-/// The check of one config. Every run has a value of its own.
+/// The check for one config. Each run has its own value.
 pub struct QueueCheck {
     config: Config,
 }
@@ -29,29 +28,31 @@ pub struct QueueCheck {
 impl HealthCheck for QueueCheck {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         if config.depth_max == Some(0) {
-            return Err("config.depth_max = 0: any queue is too long; leave it out".to_string());
+            return Err(
+                "config.depth_max = 0: no queue would be short enough; leave it out".into(),
+            );
         }
         Ok(Self { config })
     }
 
     fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
         let Answer { depth, state } = ask(target)?;
-        let reason = format!("{state}, {depth} in its queue");
+        let reason = format!("{state}, {depth} in the queue");
         if let Some(max) = self.config.depth_max.filter(|max| depth > *max) {
             return Err(format!("{reason}, expected at most {max}").into());
         }
         let verdict = match &*state {
             "ready" => Verdict::healthy(reason),
             "leaving" => Verdict::draining(reason),
-            _ => return Err(format!("its state is {state:?}, expected ready or leaving").into()),
+            _ => return Err(format!("the state is {state:?}, expected ready or leaving").into()),
         };
-        Ok(verdict.signal(target.signal("depth").unwrap_or(0), depth))
+        Ok(verdict.signal(target.signal_index("depth").unwrap_or(0), depth))
     }
 }
 
-/// What the server says of itself.
+/// The server's answer.
 #[derive(PartialEq, Eq, Debug)]
 struct Answer {
     depth: u32,
@@ -59,8 +60,8 @@ struct Answer {
 }
 
 impl Answer {
-    /// From `PONG depth=17 state=ready`. Words that it does not know are passed over: servers of a later
-    /// version may say more.
+    /// Parses `PONG depth=17 state=ready`. Unknown words are ignored: later versions of the server
+    /// may add some.
     fn read(line: &str) -> Option<Self> {
         let words = line.strip_prefix("PONG ")?;
         let value = |key| {
@@ -84,7 +85,7 @@ fn ask(target: &Target) -> Result<Answer, Unhealthy> {
     let answer = std::str::from_utf8(&line).ok().and_then(Answer::read);
     answer.ok_or_else(|| {
         let line = quote(&line);
-        format!("it says {line}, expected \"PONG depth=... state=...\"").into()
+        format!("answered {line}, expected \"PONG depth=... state=...\"").into()
     })
 }
 
@@ -100,16 +101,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_queue_is_a_signal_and_a_server_that_leaves_drains() -> io::Result<()> {
-        let ready = Verdict::healthy("ready, 17 in its queue").signal(0, 17);
-        let leaving = Verdict::draining("leaving, 3 in its queue").signal(0, 3);
+    fn the_queue_length_is_a_signal_and_a_leaving_server_drains() -> io::Result<()> {
+        let ready = Verdict::healthy("ready, 17 in the queue").signal(0, 17);
+        let leaving = Verdict::draining("leaving, 3 in the queue").signal(0, 3);
         for (answer, expected) in [
             ("PONG depth=17 state=ready\r\n", Ok(ready.clone())),
             ("PONG zone=b state=ready depth=17\n", Ok(ready)),
             ("PONG depth=3 state=leaving\n", Ok(leaving)),
             (
                 "PONG depth=0 state=broken\n",
-                Err("its state is \"broken\", expected ready or leaving".into()),
+                Err("the state is \"broken\", expected ready or leaving".into()),
             ),
             ("", Err("closed by the server without an answer".into())),
         ] {
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_shown() -> io::Result<()> {
+    fn malformed_answers_are_the_reason() -> io::Result<()> {
         for answer in [
             "PANG depth=1 state=ready",
             "PONG",
@@ -130,7 +131,7 @@ mod tests {
             "PONG depth=4294967296 state=ready",
         ] {
             let server = TestServer::answers(answer)?;
-            let expected = format!("it says \"{answer}\", expected \"PONG depth=... state=...\"");
+            let expected = format!("answered \"{answer}\", expected \"PONG depth=... state=...\"");
             let found = check::<QueueCheck>("{}", &server);
             assert_eq!(found, Err(expected.into()));
         }
@@ -138,27 +139,27 @@ mod tests {
     }
 
     #[test]
-    fn the_signal_is_the_one_that_the_operator_names_depth() -> io::Result<()> {
+    fn the_signal_named_depth_is_set() -> io::Result<()> {
         let server = TestServer::answers("PONG depth=17 state=ready\n")?;
         let target = TestTarget::from(&server).signals(&["load", "depth"]);
-        let expected = Verdict::healthy("ready, 17 in its queue").signal(1, 17);
+        let expected = Verdict::healthy("ready, 17 in the queue").signal(1, 17);
         assert_eq!(check::<QueueCheck>("{}", target), Ok(expected));
         Ok(())
     }
 
     #[test]
-    fn a_queue_that_is_too_long_is_not_well() -> io::Result<()> {
+    fn a_queue_over_the_limit_is_unhealthy() -> io::Result<()> {
         let config = r#"{ "depth_max": 500 }"#;
-        for (depth, is_well) in [(500, true), (501, false)] {
+        for (depth, is_healthy) in [(500, true), (501, false)] {
             let server = TestServer::answers(format!("PONG depth={depth} state=ready\n"))?;
             let found = check::<QueueCheck>(config, &server);
-            assert_eq!(found.is_ok(), is_well, "{found:?}");
+            assert_eq!(found.is_ok(), is_healthy, "{found:?}");
         }
         Ok(())
     }
 
     #[test]
-    fn a_server_that_hangs_is_not_well() -> io::Result<()> {
+    fn a_server_that_hangs_is_unhealthy() -> io::Result<()> {
         let server = TestServer::hangs_after("PONG depth=17")?;
         let target = TestTarget::from(&server).timeout(Duration::from_millis(100));
         let found = check::<QueueCheck>("{}", target);
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_config_is_refused_with_what_to_write() -> io::Result<()> {
+    fn config_errors_say_what_to_write() -> io::Result<()> {
         for (config, expected) in [
             (r#"{ "depth_max": 0 }"#, "leave it out"),
             (

@@ -1,26 +1,27 @@
-//! Destination hash: all sessions to one VIP and port go to one backend (IPVS's `dh`, which takes the
-//! address alone).
+//! Destination hash: all sessions to one VIP and port go to one backend (IPVS's `dh`, which hashes
+//! only the address).
 //!
-//! A service has one VIP and port, so **all its sessions have one backend**, and the others stand by.
-//! Use it when many services share the same servers and each should have a home: caches that would
-//! otherwise all hold everything, or shards that move only when their server goes. Weights then
-//! share out services.
+//! A service has one VIP and port, so **all its sessions go to one backend**; the others are
+//! spares. Use it when many services share the same servers and each service should stay on one:
+//! caches that would otherwise all hold everything, or shards that move only when their server
+//! goes. Weights share out services.
 //!
-//! By a Maglev table: small by default, since a service only ever looks at one entry of it.
+//! It uses a Maglev table, small by default, because a service only ever reads one entry.
 //!
-//! Invariant: a pick depends on nothing but the available backends' keys and weights, the table's
-//! size, and the destination; so balancers agree, and a service moves with its server or hardly ever.
+//! Invariant: a pick depends only on the available backends' keys and weights, the size of the
+//! table and the destination. So balancers agree, and a service rarely moves unless its server
+//! goes.
 
 use serde::Deserialize;
 use waxwing_sdk::maglev::Table;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
 /// `policy_config = { table = 5003 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Entries in the table, two bytes each: a prime, and no less than the backends are. More make
-    /// the shares of services more even.
+    /// Entries of the table, two bytes each: a prime, at least the number of backends. More entries
+    /// make the shares of services more even.
     table: u32,
 }
 
@@ -30,7 +31,7 @@ impl Default for Config {
     }
 }
 
-/// Backends by the hash of a destination.
+/// Maps the hash of a destination to a backend.
 pub struct DestinationHash {
     config: Config,
     table: Table,
@@ -39,7 +40,7 @@ pub struct DestinationHash {
 impl Policy for DestinationHash {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         let table = table(&config, backends)?;
         Ok(Self { config, table })
     }
@@ -51,15 +52,14 @@ impl Policy for DestinationHash {
         index.map_or(Pick::Fallback, Pick::Backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.table = table(&self.config, backends)?;
         Ok(())
     }
 }
 
-fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, String> {
-    Table::new(backends.available(), config.table)
-        .map_err(|why| format!("policy_config.table = {why}"))
+fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, ConfigError> {
+    Table::new(backends.available(), config.table).map_err(|error| error.at("policy_config.table"))
 }
 
 export_policy!(DestinationHash);
@@ -79,7 +79,7 @@ mod tests {
         Driver::start("{}", backends, 1).unwrap()
     }
 
-    /// Ten thousand services' flows: a hundred VIPs with a hundred ports.
+    /// Flows to ten thousand services: a hundred VIPs with a hundred ports each.
     fn services() -> impl Iterator<Item = TestFlow> {
         let destinations = (0..100).flat_map(|vip| {
             let address = Ipv4Addr::new(203, 0, 113, vip);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_has_one_backend_and_services_have_all_by_weight() {
+    fn a_service_stays_on_one_backend_and_services_follow_weights() {
         let weights = [1, 2, 3, 4];
         let mut driver = driver(&testing::backends(&weights));
         for service in services().take(20) {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn families_and_ports_are_destinations_of_their_own() {
+    fn ports_and_address_families_are_different_destinations() {
         let mut driver = driver(&testing::backends(&[1; 100]));
         let flow = testing::flows(1).next().unwrap();
         let to = |destination: &str| flow.clone().to_destination(destination.parse().unwrap());
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_goes_moves_few_other_services() {
+    fn removing_a_backend_moves_few_other_services() {
         let before = testing::backends(&[1; 20]);
         let mut after = before.clone();
         after.remove(7);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_backends_is_a_new_table() {
+    fn a_change_of_backends_rebuilds_the_table() {
         let mut driver = driver(&testing::backends(&[1, 1, 1]));
         driver.set_backends(&testing::backends(&[0, 1, 0])).unwrap();
         let picks = driver.pick_all(testing::flows(1).take(10));
@@ -143,13 +143,15 @@ mod tests {
     }
 
     #[test]
-    fn the_default_table_holds_as_many_backends_as_a_service_may_have() {
+    fn the_default_table_has_room_for_the_most_backends() {
         let mut driver = driver(&testing::backends(&[1; 4096]));
         assert_ne!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);
         let started = Driver::<DestinationHash>::start(r#"{"table": 5000}"#, &[], 1);
         let error = started.err().unwrap();
         assert!(
-            error.contains("policy_config.table = 5000 entries; expected a prime"),
+            error
+                .reason()
+                .contains("policy_config.table: 5000 entries; expected a prime"),
             "{error}"
         );
     }

@@ -1,31 +1,33 @@
 //! The question of a DNS message, RFC 1035 sections 4.1.1 and 4.1.2.
 //!
-//! Invariant: every byte is read once and within bounds; labels run from the front to the root, or to
-//! where the payload's start was cut off. No compression pointer is followed: a query's only name
-//! has nothing to point to.
+//! Invariant: every byte is read once and within bounds, label by label up to the root or to the
+//! end of a truncated payload. Compression pointers are not followed: a query has only one name, so
+//! a pointer has no valid target.
 
-/// The message's header, in bytes.
+use waxwing_sdk::ConfigError;
+
+/// Length of the message header, in bytes.
 const HEADER: usize = 12;
-/// The longest label (section 2.3.4); a longer length is a pointer or reserved.
+/// Longest label (section 2.3.4). A larger length byte is a pointer or reserved.
 const LABEL_MAX: usize = 63;
-/// The longest name in wire form, with the root.
+/// Longest name in wire form, including the root.
 const NAME_MAX: usize = 255;
-/// As many labels as fit into the payload's start.
+/// Most labels that fit into the payload's start.
 const STARTS_MAX: usize = 64;
 
 /// A name in wire form, lower case, without the root's empty label.
 pub(crate) struct Name {
     wire: [u8; 128],
     len: usize,
-    /// Where each label starts.
+    /// Start of each label in `wire`.
     starts: [u8; STARTS_MAX],
     labels: usize,
-    /// Whether all of it was there; if not, nobody knows how it ends.
+    /// Whether the payload had the whole name. If not, its end is unknown.
     is_whole: bool,
 }
 
-/// The name that a query asks for; `None` if it is none. `payload_max` is where a longer one was cut
-/// off.
+/// Returns the name that a query asks for; `None` if the payload is not a query. Longer payloads
+/// were truncated to `payload_max` bytes.
 pub(crate) fn question(payload: &[u8], payload_max: usize) -> Option<Name> {
     let (header, rest) = payload.split_first_chunk::<HEADER>()?;
     let is_query = header[2] & 0x80 == 0;
@@ -79,12 +81,13 @@ impl Name {
         self.len += 1 + label.len();
     }
 
-    /// What there is of it, for a hash.
+    /// Returns the known part of the name, to be hashed.
     pub(crate) fn wire(&self) -> &[u8] {
         &self.wire[..self.len]
     }
 
-    /// Its ends of up to so many labels, the longest first; none if its end is not there.
+    /// Returns the name's suffixes of at most `labels` labels, the longest first; none if the name
+    /// was truncated.
     pub(crate) fn suffixes(&self, labels: usize) -> impl Iterator<Item = &[u8]> {
         let labels = if self.is_whole { labels } else { 0 };
         let from = self.labels.saturating_sub(labels);
@@ -99,15 +102,13 @@ impl Name {
     }
 }
 
-/// A suffix as an operator writes it, in wire form, with the number of its labels.
-pub(crate) fn suffix(text: &str, labels_max: usize) -> Result<(Vec<u8>, usize), String> {
+/// Converts an operator's suffix to wire form, and counts its labels.
+pub(crate) fn suffix(text: &str, labels_max: usize) -> Result<(Vec<u8>, usize), ConfigError> {
     let mut wire = Vec::new();
     let text = text.strip_suffix('.').unwrap_or(text);
     let labels = text.split('.').count();
     if labels > labels_max {
-        return Err(format!(
-            "it has {labels} labels; at most {labels_max} are compared"
-        ));
+        return Err(format!("{labels} labels; at most {labels_max} are compared").into());
     }
     for label in text.split('.') {
         let len = u8::try_from(label.len()).unwrap_or(u8::MAX);
@@ -115,17 +116,17 @@ pub(crate) fn suffix(text: &str, labels_max: usize) -> Result<(Vec<u8>, usize), 
             return Err(
                 "expected labels of 1 to 63 bytes with dots between, like example.com (which \
                  covers all names under it; write no *)"
-                    .to_string(),
+                    .into(),
             );
         }
         if !label.is_ascii() {
-            return Err("write it as it is asked for, in ASCII: xn--...".to_string());
+            return Err("write it as it is asked for, in ASCII: xn--...".into());
         }
         wire.push(len);
         wire.extend(label.bytes().map(|byte| byte.to_ascii_lowercase()));
     }
     if wire.len() >= NAME_MAX {
-        return Err(format!("a name has at most {NAME_MAX} bytes"));
+        return Err(format!("a name has at most {NAME_MAX} bytes").into());
     }
     Ok((wire, labels))
 }

@@ -1,12 +1,13 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use waxwing_sdk::ConfigError;
 use waxwing_sdk::abi::PROTOCOL_UDP;
 use waxwing_sdk::testing::{self, Driver, TestFlow};
 
 use super::*;
 
-/// A driver with two backends for each of the tags 0, 1 and 2.
-fn driver(config: &str) -> Result<Driver<DnsName>, String> {
+/// Makes a driver with two backends for each of the tags 0, 1 and 2.
+fn driver(config: &str) -> Result<Driver<DnsName>, ConfigError> {
     let mut backends = testing::backends(&[1; 6]);
     for (backend, tag) in backends.iter_mut().zip([0, 0, 1, 1, 2, 2]) {
         backend.tag = tag;
@@ -14,10 +15,10 @@ fn driver(config: &str) -> Result<Driver<DnsName>, String> {
     Driver::start(config, &backends, 1)
 }
 
-/// A header with one question.
+/// A header that announces one question.
 const QUERY: [u8; 12] = [0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
 
-/// A query for the A record of a name.
+/// Returns a query for the A record of a name.
 fn query(name: &str) -> Vec<u8> {
     let mut payload = QUERY.to_vec();
     for label in name.split('.').filter(|label| !label.is_empty()) {
@@ -28,14 +29,14 @@ fn query(name: &str) -> Vec<u8> {
     payload
 }
 
-/// The nth flow over UDP, with that payload.
+/// Returns the nth flow, over UDP, with this payload.
 fn flow(n: usize, payload: &[u8]) -> TestFlow {
     let mut flow = testing::flows(1).nth(n).unwrap().with_payload(payload);
     flow.record.protocol = PROTOCOL_UDP;
     flow
 }
 
-/// Where twenty flows with this payload go, if all go alike.
+/// Returns the pick for twenty flows with this payload; `None` if the picks differ.
 fn pick(driver: &mut Driver<DnsName>, payload: &[u8]) -> Option<Pick> {
     let flows: Vec<_> = (0..20).map(|n| flow(n, payload)).collect();
     let picks = driver.pick(&flows);
@@ -56,7 +57,7 @@ const CONFIG: &str = r#"{"suffixes": {"example.com": 1, "Internal.example.com.":
     "default": 0}"#;
 
 #[test]
-fn the_longest_suffix_in_whole_labels_wins() {
+fn the_longest_suffix_of_whole_labels_wins() {
     let mut driver = driver(CONFIG).unwrap();
     for (name, expected) in [
         ("example.com", 1),
@@ -77,13 +78,13 @@ fn the_longest_suffix_in_whole_labels_wins() {
 }
 
 #[test]
-fn a_name_has_one_backend_in_any_spelling_and_names_spread() {
+fn a_name_stays_on_one_backend_in_any_case_and_names_spread() {
     let mut driver = driver("{}").unwrap();
     let mut picks = Vec::new();
     for n in 0..600 {
         let name = format!("host-{n}.example.net");
         let lower = pick(&mut driver, &query(&name));
-        // Resolvers mix the case of a query as a nonce.
+        // Resolvers vary the case of a query as a nonce.
         assert_eq!(lower, pick(&mut driver, &query(&name.to_uppercase())));
         picks.push(lower.unwrap());
     }
@@ -92,7 +93,7 @@ fn a_name_has_one_backend_in_any_spelling_and_names_spread() {
 }
 
 #[test]
-fn a_tag_without_backends_leaves_its_names_to_all() {
+fn names_of_a_tag_without_backends_go_to_any_backend() {
     let mut driver = driver(r#"{"suffixes": {"com": 7}}"#).unwrap();
     assert!(pick(&mut driver, &query("example.com")).is_some());
     driver.set_backends(&testing::backends(&[0])).unwrap();
@@ -103,7 +104,7 @@ fn a_tag_without_backends_leaves_its_names_to_all() {
 }
 
 #[test]
-fn what_is_no_query_is_dropped_or_picked_for() {
+fn payloads_that_are_not_queries_are_picked_or_dropped() {
     let mut response = query("example.com");
     response[2] |= 0x80;
     let mut two_questions = query("example.com");
@@ -114,11 +115,11 @@ fn what_is_no_query_is_dropped_or_picked_for() {
         &QUERY,
         &response,
         &two_questions,
-        // A pointer to itself, one behind a label, a reserved label type.
+        // A pointer to itself, a pointer after a label, a reserved label type.
         &[&QUERY[..], &[0xc0, 12]].concat(),
         &[&QUERY[..], &[1, b'a', 0xc0, 12]].concat(),
         &[&QUERY[..], &[0x40, 0]].concat(),
-        // A label that ends before its length, and a name without a root.
+        // A label shorter than its length, and a name without a root.
         &[&QUERY[..], &[5, b'a']].concat(),
         &[&QUERY[..], &[1, b'a']].concat(),
     ];
@@ -132,7 +133,7 @@ fn what_is_no_query_is_dropped_or_picked_for() {
 }
 
 #[test]
-fn a_name_that_was_cut_off_is_hashed_by_its_start_and_matches_no_suffix() {
+fn a_truncated_name_matches_no_suffix_and_hashes_by_its_start() {
     let mut driver = driver(CONFIG).unwrap();
     for label in [1, 2, 50, 63] {
         let long = format!(
@@ -142,7 +143,7 @@ fn a_name_that_was_cut_off_is_hashed_by_its_start_and_matches_no_suffix() {
         let payload = query(&long);
         assert!(payload.len() > 128);
         assert_eq!(tag(&mut driver, &long), 0, "labels of {label}");
-        // Cut at every place, and garbage from every place on: no panic, and a pick.
+        // Truncated at every byte, and garbage from every byte on: no panic.
         for at in 12..128 {
             driver.pick(&[flow(0, &payload[..at])]);
             let garbage: Vec<u8> = (0..128)
@@ -155,14 +156,14 @@ fn a_name_that_was_cut_off_is_hashed_by_its_start_and_matches_no_suffix() {
 }
 
 #[test]
-fn connections_go_by_their_flow() {
+fn tcp_connections_are_hashed_by_flow() {
     let mut driver = driver(r#"{"default": 2, "malformed": "drop"}"#).unwrap();
     let picks = driver.pick_all(testing::flows(1).take(400));
     assert!(testing::counts(&picks, 6)[4..].iter().all(|n| *n > 150));
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn config_errors_say_what_to_write() {
     let long = format!(r#"{{"suffixes": {{"{}.com": 1}}}}"#, "x".repeat(64));
     for (config, expected) in [
         (r#"{"suffixes": {"*.example.com": 1}}"#, "write no *"),
@@ -182,6 +183,6 @@ fn what_is_wrong_is_said_with_what_to_write() {
         (r#"{"suffix": {}}"#, "unknown field `suffix`"),
     ] {
         let error = driver(config).err().unwrap();
-        assert!(error.contains(expected), "{config}: {error}");
+        assert!(error.reason().contains(expected), "{config}: {error}");
     }
 }

@@ -1,42 +1,42 @@
-//! Failover: all sessions go to the first group of backends, by priority, that has enough available;
-//! a backup group gets none until then, and gives back the new sessions as soon as the group before
-//! it is well again.
+//! Failover: all sessions go to the first group of backends, by priority, that has enough available
+//! ones. A backup group gets no sessions until then, and new sessions return to an earlier group as
+//! soon as it has enough again.
 //!
-//! Take it for a second site, or for spare machines that must stay idle. Where the spare group
-//! should help out under load, take `overflow`.
+//! Use it for a second site, or for spare machines that must stay idle. Use `overflow` if the spare
+//! group should help under load.
 //!
-//! Invariant: between two changes of backends one group serves. Unless its backends take turns, a pick
-//! depends on nothing but those available and the flow; so workers and balancers agree.
+//! Invariant: between two changes of backends one group serves. A pick depends only on the
+//! available backends and the flow, unless the backends take turns; so workers and balancers agree.
 
 use serde::Deserialize;
-use waxwing_sdk::group::{self, Group};
-use waxwing_sdk::turns::Turns;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::group::{self, Group, HashBy};
+use waxwing_sdk::round_robin::WeightedRoundRobin;
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 /// `policy_config = { order = [1, 2], min_available = 1, min_available_percent = 0, by = "flow" }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The groups' tags, the one to serve first in front. Empty: every tag, the lowest first.
+    /// Tags of the groups in the order of priority. Empty: all tags, the lowest first.
     order: Vec<u32>,
-    /// A group serves with at least so many available backends.
+    /// A group serves if it has at least this many available backends.
     min_available: usize,
-    /// And with at least this part of its backends available, 0 to 100. Drained ones are its
-    /// backends too: what is drained is not there to carry load.
+    /// And if at least this percentage of its backends is available. Draining backends count as
+    /// unavailable.
     min_available_percent: usize,
-    /// What the choice inside the group hangs on.
-    by: By,
+    /// How to choose in the group.
+    by: ChooseBy,
 }
 
-/// What the choice inside a group hangs on.
+/// How to choose in a group.
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "snake_case")]
-pub enum By {
-    /// Addresses, ports and protocol.
+pub enum ChooseBy {
+    /// By a hash of addresses, ports and protocol.
     Flow,
-    /// The client's address.
+    /// By a hash of the client's address.
     Source,
-    /// Nothing: the backends take turns.
+    /// In turns.
     Turns,
 }
 
@@ -46,12 +46,12 @@ impl Default for Config {
             order: Vec::new(),
             min_available: 1,
             min_available_percent: 0,
-            by: By::Flow,
+            by: ChooseBy::Flow,
         }
     }
 }
 
-/// The group that serves now.
+/// Serves from one group.
 pub struct Failover {
     config: Config,
     serving: Serving,
@@ -61,19 +61,19 @@ pub struct Failover {
 }
 
 enum Serving {
-    Hash(Group, group::By),
-    Turns(Turns),
+    Hash(Group, HashBy),
+    Turns(WeightedRoundRobin),
 }
 
 impl Policy for Failover {
     type Config = Config;
     const COUNTERS: &'static [&'static str] = &["first", "failed_over"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         check(&config)?;
         let mut failover = Self {
             config,
-            serving: Serving::Hash(Group::default(), group::By::Flow),
+            serving: Serving::Hash(Group::default(), HashBy::Flow),
             is_first: true,
             first: 0,
             failed_over: 0,
@@ -99,18 +99,18 @@ impl Policy for Failover {
         Pick::Backend(index)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         let order = group::order(&self.config.order, backends)?;
         let enough = |tag: &&u32| self.config.is_enough(**tag, backends);
         let any = |tag: &&u32| backends.available().any(|backend| backend.tag() == **tag);
-        // Where no group has enough, a group with too few is better than none.
+        // If no group has enough, the first group with any available backend serves.
         let serving = order.iter().find(enough).or(order.iter().find(any));
         self.is_first = serving == order.first();
         let group = || backends.available().filter(|b| Some(&b.tag()) == serving);
         self.serving = match self.config.by {
-            By::Flow => Serving::Hash(Group::new(group()), group::By::Flow),
-            By::Source => Serving::Hash(Group::new(group()), group::By::Source),
-            By::Turns => Serving::Turns(Turns::new(group(), backends.seed())),
+            ChooseBy::Flow => Serving::Hash(Group::new(group()), HashBy::Flow),
+            ChooseBy::Source => Serving::Hash(Group::new(group()), HashBy::Source),
+            ChooseBy::Turns => Serving::Turns(WeightedRoundRobin::new(group(), backends.seed())),
         };
         Ok(())
     }
@@ -120,15 +120,16 @@ impl Policy for Failover {
     }
 }
 
-fn check(config: &Config) -> Result<(), String> {
+fn check(config: &Config) -> Result<(), ConfigError> {
     if config.min_available == 0 {
-        return Err("policy_config.min_available = 0: expected 1 or more".to_string());
+        return Err("policy_config.min_available = 0: expected 1 or more".into());
     }
     if config.min_available_percent > 100 {
         return Err(format!(
             "policy_config.min_available_percent = {}: expected 0 to 100",
             config.min_available_percent
-        ));
+        )
+        .into());
     }
     Ok(())
 }
@@ -153,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// Backends of weight 1 with these tags, of which those are down.
+    /// Returns backends of weight 1 with these tags. Those at the indices `down` are unhealthy.
     fn backends(tags: &[u32], down: &[usize]) -> Vec<BackendRecord> {
         let mut backends = testing::backends(&vec![1; tags.len()]);
         for (at, (backend, tag)) in backends.iter_mut().zip(tags).enumerate() {
@@ -163,7 +164,7 @@ mod tests {
         backends
     }
 
-    /// Which backends got sessions.
+    /// Returns the indices of the backends that get sessions.
     fn serving(config: &str, backends: &[BackendRecord]) -> Vec<usize> {
         let mut driver = Driver::<Failover>::start(config, backends, 1).unwrap();
         let counts = counts(
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_group_with_enough_available_serves_alone() {
+    fn the_first_group_with_enough_available_backends_serves_alone() {
         let tags = [2, 1, 1, 1, 2, 3];
         for (config, down, expected) in [
             ("{}", &[][..], &[1, 2, 3][..]),
@@ -187,7 +188,7 @@ mod tests {
             (r#"{"min_available_percent": 66}"#, &[1], &[2, 3]),
             (r#"{"order": [3, 2, 1]}"#, &[], &[5]),
             (r#"{"order": [3, 2, 1]}"#, &[5], &[0, 4]),
-            // No group has enough: the first that has any.
+            // No group has enough: the first one with an available backend serves.
             (r#"{"min_available": 3}"#, &[1, 0], &[2, 3]),
         ] {
             let got = serving(config, &backends(&tags, down));
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_well_again_takes_over_and_counters_tell() {
+    fn a_recovered_group_serves_again_and_is_counted() {
         let tags = [1, 1, 2];
         let mut driver = Driver::<Failover>::start("{}", &backends(&tags, &[0, 1]), 1).unwrap();
         driver.pick_all(testing::flows(1).take(10));
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_in_a_group_follow_weights_and_clients_if_asked() {
+    fn the_choice_in_a_group_follows_weights_and_the_config() {
         let mut backends = backends(&[0, 0, 1], &[]);
         backends[1].weight = 3;
         let mut driver = Driver::<Failover>::start(r#"{"by": "source"}"#, &backends, 1).unwrap();
@@ -229,9 +230,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_to_write() {
+    fn config_errors_say_what_to_write() {
         for (config, expected) in [
-            (r#"{"order": [1, 2, 1]}"#, "has tag 1 twice"),
+            (r#"{"order": [1, 2, 1]}"#, "lists tag 1 twice"),
             (r#"{"order": [1]}"#, "Add 2 to the order"),
             (r#"{"min_available": 0}"#, "expected 1 or more"),
             (r#"{"min_available_percent": 101}"#, "expected 0 to 100"),
@@ -244,7 +245,7 @@ mod tests {
             let error = Driver::<Failover>::start(config, &backends(&[1, 2], &[]), 1)
                 .err()
                 .unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
     }
 }

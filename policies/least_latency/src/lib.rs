@@ -1,27 +1,28 @@
-//! Least latency: of two backends drawn by weight, the one that answers sooner for the sessions it has,
-//! by `latency * (active + 1)`. It is Finagle's Peak EWMA (`com.twitter.finagle.loadbalancer.PeakEwma`)
-//! on the time that connecting takes, as the balancer sees it.
+//! Least latency: of two backends drawn by weight, the one with the lower `latency * (active + 1)`.
+//! This is Finagle's Peak EWMA (`com.twitter.finagle.loadbalancer.PeakEwma`), applied to the
+//! connect time that the balancer measures.
 //!
-//! Take it where backends are at different distances, or slow down under load. A backend's latency is
-//! believed at once when it rises and by and by when it falls, so one that stumbles is spared before
-//! its queue is long. UDP has no handshake: there this is the less loaded of two.
+//! Use it when backends are at different distances, or slow down under load. A rising latency
+//! counts at once and a falling one gradually, so a backend that slows down is avoided before its
+//! queue is long. UDP has no handshake; there this policy is the power of two choices.
 //!
-//! Invariant: a pick looks at two backends, drawn by weight alone. So a bad one is drawn as often as
-//! a good one, gets a session whenever the other is busier than it is bad, and is measured by that.
+//! Invariant: a pick examines two backends, drawn by weight alone. So a slow backend is drawn as
+//! often as a fast one, and gets a session, which measures it again, whenever the other one is busy
+//! enough.
 
 use serde::Deserialize;
-use waxwing_sdk::choice::Weighted;
+use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 /// `policy_config = { decay_ms = 10000, failure_penalty = 100 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How long a peak is remembered, in milliseconds: after about so long it counts by a third.
+    /// Decay time of a latency peak, in milliseconds. After this time a third of the peak is left.
     decay_ms: u32,
-    /// How many times worse a backend is that refuses every session; one that refuses a tenth is a
-    /// tenth of that worse. 0 ignores failures.
+    /// Cost factor of a backend that refuses every session; one that refuses a tenth of them costs
+    /// a tenth of that more. 0 ignores failures.
     failure_penalty: u32,
 }
 
@@ -34,11 +35,11 @@ impl Default for Config {
     }
 }
 
-/// What was seen of the backends' latencies.
+/// Chooses by the peak latencies of the backends.
 pub struct LeastLatency {
     decay_ms: f64,
     penalty_per_ppm: f64,
-    backends: Weighted,
+    backends: WeightedRandom,
     peaks: Vec<Peak>,
     random: Random,
 }
@@ -46,7 +47,7 @@ pub struct LeastLatency {
 impl Policy for LeastLatency {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         if config.decay_ms == 0 {
             return Err(
                 "policy_config.decay_ms = 0: expected 1 or more milliseconds, like 10000".into(),
@@ -55,7 +56,7 @@ impl Policy for LeastLatency {
         let mut least = Self {
             decay_ms: f64::from(config.decay_ms),
             penalty_per_ppm: f64::from(config.failure_penalty) / 1e6,
-            backends: Weighted::default(),
+            backends: WeightedRandom::default(),
             peaks: Vec::new(),
             random: Random::new(backends.seed()),
         };
@@ -72,28 +73,29 @@ impl Policy for LeastLatency {
         };
         let now_ms = backends.now_ms();
         let (of_a, of_b) = (self.latency(&a, now_ms), self.latency(&b, now_ms));
-        // One that was not measured is tried as if it were like the other.
+        // A backend without a measurement is assumed to be like the other.
         let cost_a = of_a.or(of_b).unwrap_or(1.0) * self.burden(&a);
         let cost_b = of_b.or(of_a).unwrap_or(1.0) * self.burden(&b);
         Pick::from(if cost_b < cost_a { b } else { a })
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.backends = Weighted::new(backends.available());
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        self.backends = WeightedRandom::new(backends.available());
         self.peaks = vec![Peak::default(); backends.len()];
         Ok(())
     }
 }
 
 impl LeastLatency {
-    /// A backend's latency in microseconds, or what is left of a peak above it.
+    /// Returns a backend's latency in microseconds, or what is left of a higher peak.
     fn latency(&mut self, backend: &Backend<'_>, now_ms: u64) -> Option<f64> {
         let latency_us = f64::from(backend.latency_us()?);
         let peak = self.peaks.get_mut(backend.index())?;
         Some(peak.look(latency_us, now_ms, self.decay_ms))
     }
 
-    /// What a session there has to share it with, and how likely it fails.
+    /// Returns the cost of a session per unit of latency: the sessions that share the backend, and
+    /// its failures.
     fn burden(&self, backend: &Backend<'_>) -> f64 {
         let sessions = f64::from(backend.active()) + 1.0;
         let failures = f64::from(backend.failures_ppm()) * self.penalty_per_ppm;
@@ -101,7 +103,7 @@ impl LeastLatency {
     }
 }
 
-/// A latency that rises at once and falls slowly.
+/// A latency that rises at once and decays slowly.
 #[derive(Clone, Copy, Default)]
 struct Peak {
     us: f64,
@@ -109,8 +111,8 @@ struct Peak {
 }
 
 impl Peak {
-    /// The way down is exponential, in as many steps as there are looks: an implicit one each, which
-    /// is exact arithmetic in Wasm as natively, and never goes below the latency.
+    /// Updates the peak. It decays exponentially, by one implicit step per look, which is exact
+    /// arithmetic in Wasm and natively, and never falls below the latency.
     fn look(&mut self, latency_us: f64, now_ms: u64, decay_ms: f64) -> f64 {
         let elapsed_ms = now_ms.saturating_sub(self.looked_ms);
         let elapsed_ms = f64::from(u32::try_from(elapsed_ms).unwrap_or(u32::MAX));
@@ -131,7 +133,8 @@ mod tests {
 
     use super::*;
 
-    /// Backends of weight 1 that take so many microseconds to connect to; 0 is not measured.
+    /// Returns a simulator with backends of weight 1 and these connect times in microseconds; 0 is
+    /// not measured.
     fn simulator(config: &str, latencies_us: &[u32]) -> Simulator<LeastLatency> {
         let mut backends = testing::backends(&vec![1; latencies_us.len()]);
         for (backend, latency_us) in backends.iter_mut().zip(latencies_us) {
@@ -143,26 +146,26 @@ mod tests {
         simulator
     }
 
-    /// The sessions of each backend in the next so many milliseconds.
+    /// Returns the sessions of each backend in the next `ms` milliseconds.
     fn sessions(simulator: &mut Simulator<LeastLatency>, ms: u64) -> Vec<usize> {
         simulator.reset();
         simulator.run(ms);
         let ids: Vec<_> = simulator.backends_mut().iter().map(|b| b.id).collect();
-        ids.iter().map(|id| simulator.tally(*id).sessions).collect()
+        ids.iter().map(|id| simulator.stats(*id).sessions).collect()
     }
 
     #[test]
-    fn sessions_are_shared_by_latency() {
+    fn faster_backends_get_more_sessions() {
         let mut simulator = simulator("{}", &[1_000, 1_000, 2_000, 20_000]);
         let got = sessions(&mut simulator, 20_000);
         assert!(got[0].abs_diff(got[1]) < got[0] / 10, "{got:?}");
         assert!(got[2] < got[0] * 3 / 4 && got[2] > got[0] / 4, "{got:?}");
-        // Twenty times slower: few, but not none.
+        // Twenty times slower: few sessions, but more than none.
         assert!(got[3] < got[0] / 5 && got[3] > 0, "{got:?}");
     }
 
     #[test]
-    fn equal_backends_share_by_weight() {
+    fn backends_of_equal_latency_share_by_weight() {
         let mut backends = testing::backends(&[1, 2, 5]);
         for backend in &mut backends {
             backend.latency_us = 500;
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_is_believed_at_once_and_forgotten_by_and_by() {
+    fn a_peak_counts_at_once_and_decays_gradually() {
         let mut simulator = simulator(r#"{"decay_ms": 5000}"#, &[1_000, 1_000]);
         sessions(&mut simulator, 2_000);
         simulator.backends_mut()[1].latency_us = 50_000;
@@ -192,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_falls_to_a_third_in_its_time_however_often_it_is_looked_at() {
+    fn a_peak_decays_to_a_third_in_decay_ms_for_any_number_of_looks() {
         for steps in [20, 100, 1_000, 10_000] {
             let mut peak = Peak::default();
             peak.look(1_001_000.0, 0, 10_000.0);
@@ -206,21 +209,21 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_not_measured_is_tried_as_if_it_were_like_the_others() {
+    fn a_backend_without_a_measurement_is_assumed_average() {
         let mut simulator = simulator("{}", &[1_000, 1_000, 0]);
         let got = sessions(&mut simulator, 10_000);
         assert!(
             got[2] > got[0] * 9 / 10 && got[2] < got[0] * 11 / 10,
             "{got:?}"
         );
-        // None is measured, as over UDP: the less loaded of two.
+        // No latency is measured, as over UDP: the power of two choices.
         let mut simulator = self::simulator("{}", &[0, 0, 0]);
         simulator.run(10_000);
         assert!(simulator.fairness() > 0.999);
     }
 
     #[test]
-    fn one_that_fails_gets_few_though_its_sessions_end_at_once() {
+    fn a_failing_backend_gets_few_sessions() {
         let mut simulator = simulator("{}", &[1_000, 1_000, 1_000]);
         simulator.backends_mut()[2].failures_ppm = 500_000;
         let got = sessions(&mut simulator, 10_000);
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn backends_without_weight_or_health_take_none() {
+    fn unavailable_backends_take_no_sessions() {
         let mut backends = testing::backends(&[1, 0, 1]);
         backends[0].flags = 0;
         let mut driver = Driver::<LeastLatency>::start("{}", &backends, 1).unwrap();
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_to_write() {
+    fn config_errors_say_what_to_write() {
         for (config, expected) in [
             (r#"{"decay_ms": 0}"#, "like 10000"),
             (
@@ -256,7 +259,7 @@ mod tests {
             (r#"{"decay": 5}"#, "unknown field `decay`"),
         ] {
             let error = Driver::<LeastLatency>::start(config, &[], 1).err().unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
     }
 }

@@ -1,38 +1,39 @@
-//! Least signal: of two backends drawn by weight, the one that reports less: the requests in its queue,
-//! its load, the share of its memory that is taken. A health check, or something outside, sets a
-//! backend's four signals.
+//! Least signal: of two backends drawn by weight, the one that reports the lower signal, such as
+//! the requests in its queue, its load, or its memory use. A health check or something outside sets
+//! a backend's four signals.
 //!
-//! Take it where sessions cost very different amounts and the servers know what they have to do better
-//! than a balancer that counts sessions: inference servers above all, whose queue and cache decide.
+//! Use it when sessions differ a lot in cost, and the servers know their load better than a count
+//! of sessions does, as inference servers do.
 //!
-//! A signal is as old as its report. A policy that believed it would send a whole batch, and all that
-//! comes until the next report, to the one backend that was least (Mitzenmacher, "How Useful Is Old
-//! Information?", 2000). So each of this worker's picks counts as `per_session` more until the signal
-//! changes; where it does not change, half of them are forgotten every half second.
+//! A signal is as old as its report. Trusting it alone would send all sessions until the next
+//! report to the backend that was lowest (Mitzenmacher, "How Useful Is Old Information?", 2000). So
+//! each of this worker's picks adds `per_session` until the signal changes. If it does not change,
+//! half of the added picks are dropped every half second.
 //!
-//! Invariant: a pick looks at no more than [`PAIRS`] pairs. One over `max` gets a session only if all
-//! that it looked at are.
+//! Invariant: a pick examines at most [`PAIRS`] pairs. A backend over `max` gets a session only if
+//! all examined ones are over it.
 
 use serde::Deserialize;
-use waxwing_sdk::choice::{Load, Weighted};
+use waxwing_sdk::abi::SIGNALS;
+use waxwing_sdk::choice::{Load, WeightedRandom};
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
-/// How many pairs a pick draws while all that it has seen are full.
+/// Most pairs that a pick draws while all examined backends are full.
 pub const PAIRS: usize = 4;
 
 /// `policy_config = { signal = 0, per_session = 1, per_weight = false, max = 200 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Which of the four signals, 0 to 3.
+    /// Index of the signal, 0 to 3.
     signal: usize,
-    /// What a session adds to the signal, as a guess until the backend reports.
+    /// What a session adds to the signal until the backend reports again.
     per_session: u32,
-    /// Whether a backend of twice the weight may report twice as much. Set it for what counts work,
-    /// such as a queue; not for what is a share already, such as percent.
+    /// Whether the signal is divided by the weight. Set it for a signal that counts work, such as a
+    /// queue length; not for a ratio, such as a percentage.
     per_weight: bool,
-    /// A backend that reports so much or more is avoided.
+    /// A backend that reports this much or more is avoided.
     max: Option<u32>,
 }
 
@@ -47,23 +48,23 @@ impl Default for Config {
     }
 }
 
-/// What was picked since the backends' reports.
+/// Chooses by the reported signals and the picks since the reports.
 pub struct LeastSignal {
     config: Config,
-    backends: Weighted,
-    since: Vec<Since>,
+    backends: WeightedRandom,
+    since: Vec<SinceReport>,
     random: Random,
     full: u64,
 }
 
 /// This worker's picks of a backend since its signal changed.
 #[derive(Clone, Copy, Default)]
-struct Since {
+struct SinceReport {
     signal: u32,
     picks: u32,
 }
 
-/// Full ones last, then by signal.
+/// Full backends last, then by signal.
 type Rank = (bool, Load);
 
 impl Policy for LeastSignal {
@@ -71,23 +72,22 @@ impl Policy for LeastSignal {
     const TICK_MS: u32 = 500;
     const COUNTERS: &'static [&'static str] = &["full"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
-        if config.signal > 3 {
-            return Err(format!(
-                "policy_config.signal = {}: expected 0 to 3",
-                config.signal
-            ));
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
+        if config.signal >= SIGNALS {
+            return Err(
+                format!("policy_config.signal = {}: expected 0 to 3", config.signal).into(),
+            );
         }
         if config.max == Some(0) {
             return Err(
-                "policy_config.max = 0: every backend would be avoided; leave it out, or write the \
-                 signal at which one has enough"
-                    .to_string(),
+                "policy_config.max = 0: every backend would be full; leave it out, or write the \
+                 signal of a full backend"
+                    .into(),
             );
         }
         let mut least = Self {
             config,
-            backends: Weighted::default(),
+            backends: WeightedRandom::default(),
             since: Vec::new(),
             random: Random::new(backends.seed()),
             full: 0,
@@ -122,14 +122,14 @@ impl Policy for LeastSignal {
         backend.into()
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.backends = Weighted::new(backends.available());
-        self.since = vec![Since::default(); backends.len()];
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        self.backends = WeightedRandom::new(backends.available());
+        self.since = vec![SinceReport::default(); backends.len()];
         Ok(())
     }
 
     fn tick(&mut self, _: &Backends<'_>) {
-        // A report that says the same again looks like none: what it knew of is not added for ever.
+        // A report of the same value is invisible, so old picks must not count for ever.
         for since in &mut self.since {
             since.picks /= 2;
         }
@@ -145,7 +145,7 @@ impl LeastSignal {
         let signal = backend.signals()[self.config.signal];
         let since = &mut self.since[backend.index()];
         if since.signal != signal {
-            *since = Since { signal, picks: 0 };
+            *since = SinceReport { signal, picks: 0 };
         }
         let picked = u64::from(since.picks) * u64::from(self.config.per_session);
         let now = u64::from(signal).saturating_add(picked);
@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    /// A driver whose backends have these weights and report these signals.
+    /// Makes a driver whose backends have these weights and report these signals.
     fn driver(config: &str, weights: &[u32], signals: &[u32]) -> Driver<LeastSignal> {
         let mut driver = Driver::start(config, &testing::backends(weights), 1).unwrap();
         report(&mut driver, 0, signals);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_fills_the_valleys_and_does_not_pile_on_one() {
+    fn a_batch_spreads_to_the_level_of_the_signals() {
         let mut driver = driver("{}", &[1, 1], &[10, 50]);
         assert_eq!(picks(&mut driver, 20), [20, 0]);
         // Ten reported and fifty picked are sixty; then both take turns.
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_takes_the_place_of_the_guess() {
+    fn a_report_replaces_the_added_picks() {
         let mut driver = driver("{}", &[1, 1], &[10, 20]);
         assert_eq!(picks(&mut driver, 10), [10, 0]);
         report(&mut driver, 0, &[12, 20]);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_that_stays_is_believed_again_in_time() {
+    fn added_picks_decay_while_the_signal_stays() {
         let mut driver = driver("{}", &[1, 1], &[10, 50]);
         assert_eq!(picks(&mut driver, 40), [40, 0]);
         driver.tick(500);
@@ -216,29 +216,29 @@ mod tests {
     }
 
     #[test]
-    fn full_backends_are_avoided_while_others_are_seen() {
+    fn full_backends_are_avoided_while_others_are_drawn() {
         let mut driver = driver(r#"{"max": 100}"#, &[1; 3], &[100, 200, 95]);
         assert_eq!(picks(&mut driver, 5), [0, 0, 5]);
         assert_eq!(driver.counters(), [0]);
-        // Now all are, and the least of those it sees gets the next.
+        // Now all are full, and the lowest of the examined ones is picked.
         let all_full = picks(&mut driver, 30);
         assert_eq!(all_full[1], 0, "{all_full:?}");
         assert_eq!(driver.counters(), [30]);
     }
 
     #[test]
-    fn of_many_two_are_compared() {
+    fn among_thousands_two_are_compared() {
         let mut signals = vec![50; 1000];
         signals[3] = 1_000_000;
         let mut driver = driver(r#"{"per_session": 50}"#, &[1; 1000], &signals);
         let picks = picks(&mut driver, 10_000);
         assert_eq!(picks[3], 0);
         let most = picks.iter().max().unwrap();
-        assert!(*most <= 15, "one got {most} where ten are its part");
+        assert!(*most <= 15, "{most} on one backend; the mean is ten");
     }
 
     #[test]
-    fn weights_count_twice_where_a_signal_counts_work() {
+    fn per_weight_divides_the_signal_by_the_weight() {
         let mut plain = driver("{}", &[1, 3], &[0, 0]);
         assert_eq!(picks(&mut plain, 400), [200, 200]);
         let mut per_weight = driver(r#"{"per_weight": true}"#, &[1, 3], &[0, 0]);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_the_four_signals_may_be_the_one() {
+    fn any_of_the_four_signals_may_be_used() {
         for which in 0..4 {
             let config = format!(r#"{{"signal": {which}}}"#);
             let mut driver = driver(&config, &[1, 1], &[0, 0]);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn backends_without_weight_or_health_take_none() {
+    fn unavailable_backends_take_no_sessions() {
         let mut backends = testing::backends(&[1, 0, 1]);
         backends[0].flags = 0;
         let mut driver = Driver::<LeastSignal>::start("{}", &backends, 1).unwrap();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_to_write() {
+    fn config_errors_say_what_to_write() {
         for (config, expected) in [
             (r#"{"signal": 4}"#, "expected 0 to 3"),
             (r#"{"max": 0}"#, "leave it out"),
@@ -274,7 +274,7 @@ mod tests {
             (r#"{"signals": 0}"#, "unknown field `signals`"),
         ] {
             let error = Driver::<LeastSignal>::start(config, &[], 1).err().unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
     }
 }

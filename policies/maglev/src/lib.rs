@@ -1,22 +1,22 @@
-//! Maglev, weighted: consistent hashing by a table (Eisenbud et al., "Maglev: A Fast and Reliable
-//! Software Network Load Balancer", NSDI 2016; IPVS has it as `mh`).
+//! Weighted Maglev: consistent hashing by a table (Eisenbud et al., "Maglev: A Fast and Reliable
+//! Software Network Load Balancer", NSDI 2016; IPVS's `mh`).
 //!
-//! Use it when several balancers share the traffic, or connections must survive a restart: each
-//! balancer with the same backends sends a flow to the same one.
+//! Use it when several balancers share the traffic, or connections must survive a restart: all
+//! balancers with the same backends send a flow to the same one.
 //!
-//! Invariant: a pick depends on nothing but the available backends' keys and weights, the table's
-//! size and the flow's hash ([`Table`]); so every worker and every balancer of a cluster picks
-//! alike, and so does one that was restarted.
+//! Invariant: a pick depends only on the available backends' keys and weights, the size of the
+//! table and the flow's hash ([`Table`]). So all workers and balancers of a cluster agree, also
+//! after a restart.
 
 use serde::Deserialize;
 use waxwing_sdk::maglev::Table;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 /// `policy_config = { table = 65537 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Entries in the table, two bytes each: a prime, and for shares within a percent or two at
+    /// Entries of the table, two bytes each: a prime, and for shares within one or two percent at
     /// least a hundred times the number of backends (section 5.3 of the paper).
     table: u32,
 }
@@ -27,7 +27,7 @@ impl Default for Config {
     }
 }
 
-/// Backends by the flow's hash.
+/// Maps the flow's hash to a backend.
 pub struct Maglev {
     config: Config,
     table: Table,
@@ -36,7 +36,7 @@ pub struct Maglev {
 impl Policy for Maglev {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         let table = table(&config, backends)?;
         Ok(Self { config, table })
     }
@@ -46,15 +46,14 @@ impl Policy for Maglev {
         index.map_or(Pick::Fallback, Pick::Backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.table = table(&self.config, backends)?;
         Ok(())
     }
 }
 
-fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, String> {
-    Table::new(backends.available(), config.table)
-        .map_err(|why| format!("policy_config.table = {why}"))
+fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, ConfigError> {
+    Table::new(backends.available(), config.table).map_err(|error| error.at("policy_config.table"))
 }
 
 export_policy!(Maglev);

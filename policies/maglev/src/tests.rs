@@ -13,7 +13,7 @@ fn picks(backends: &[BackendRecord], n: usize) -> Vec<Pick> {
     driver(backends).pick_all(testing::flows(9).take(n))
 }
 
-/// How many table entries each backend has, by a hash that falls on each entry once.
+/// Returns the number of table entries of each backend, by one hash for each entry.
 fn entries(config: &str, backends: &[BackendRecord], size: u64) -> Vec<usize> {
     let mut driver = Driver::<Maglev>::start(config, backends, 1).unwrap();
     let flows = testing::flows(1).zip(0..size).map(|(mut flow, entry)| {
@@ -23,13 +23,13 @@ fn entries(config: &str, backends: &[BackendRecord], size: u64) -> Vec<usize> {
     counts(&driver.pick_all(flows), backends.len())
 }
 
-/// A thousand equal backends in a table of 65537, as in the paper's figures.
+/// A thousand equal backends for a table of 65537 entries, as in the paper's figures.
 fn a_thousand() -> Vec<BackendRecord> {
     testing::backends(&[1; 1000])
 }
 
 #[test]
-fn of_a_thousand_backends_the_fullest_has_at_most_2_percent_more_than_the_mean() {
+fn among_a_thousand_backends_no_share_is_over_2_percent_above_the_mean() {
     let entries = entries("{}", &a_thousand(), 65_537);
     assert_eq!(entries.iter().sum::<usize>(), 65_537);
     let over = overload(&entries, &[1; 1000]);
@@ -37,7 +37,7 @@ fn of_a_thousand_backends_the_fullest_has_at_most_2_percent_more_than_the_mean()
 }
 
 #[test]
-fn of_a_thousand_backends_one_that_goes_moves_at_most_2_percent_of_the_others_flows() {
+fn removing_one_of_a_thousand_moves_at_most_2_percent_of_other_flows() {
     let before = a_thousand();
     let old = picks(&before, 200_000);
     for gone in [0, 31, 500, 999] {
@@ -49,7 +49,7 @@ fn of_a_thousand_backends_one_that_goes_moves_at_most_2_percent_of_the_others_fl
 }
 
 #[test]
-fn weights_are_honoured_within_2_percent() {
+fn shares_follow_weights_within_2_percent() {
     let mixed: Vec<_> = (0..300).map(|n| 1 + n % 4).collect();
     for weights in [
         &[1, 2, 3, 4][..],
@@ -71,7 +71,7 @@ fn weights_are_honoured_within_2_percent() {
 }
 
 #[test]
-fn flows_follow_the_table() {
+fn flows_are_shared_as_the_table_is() {
     let weights = [1; 10];
     let over = overload(
         &counts(&picks(&testing::backends(&weights), 200_000), 10),
@@ -81,7 +81,7 @@ fn flows_follow_the_table() {
 }
 
 #[test]
-fn a_backend_that_drains_is_one_that_goes() {
+fn draining_a_backend_moves_what_removing_it_does() {
     let before = testing::backends(&[1; 100]);
     let old = picks(&before, 100_000);
     let mut gone = before.clone();
@@ -94,7 +94,7 @@ fn a_backend_that_drains_is_one_that_goes() {
 }
 
 #[test]
-fn a_backend_that_comes_takes_its_share_and_little_more() {
+fn adding_a_backend_moves_little_more_than_its_share() {
     let before = testing::backends(&[1; 20]);
     let after = testing::backends(&[1; 21]);
     let (old, new) = (picks(&before, 100_000), picks(&after, 100_000));
@@ -103,7 +103,7 @@ fn a_backend_that_comes_takes_its_share_and_little_more() {
 }
 
 #[test]
-fn order_ids_and_seeds_change_nothing() {
+fn order_ids_and_seeds_do_not_matter() {
     let before = testing::backends(&[1, 2, 3, 4, 5]);
     let old = picks(&before, 10_000);
     let mut after = before.clone();
@@ -114,7 +114,7 @@ fn order_ids_and_seeds_change_nothing() {
 }
 
 #[test]
-fn a_change_of_backends_is_a_new_table() {
+fn a_change_of_backends_rebuilds_the_table() {
     let after = testing::backends(&[1, 0, 3]);
     let mut driver = driver(&testing::backends(&[1, 1, 1]));
     driver.set_backends(&after).unwrap();
@@ -129,15 +129,15 @@ fn a_change_of_backends_is_a_new_table() {
 }
 
 #[test]
-fn a_wrong_config_says_what_to_write() {
+fn config_errors_say_what_to_write() {
     let cases = [
         (
             r#"{"table": 65536}"#,
-            "policy_config.table = 65536 entries; expected a prime",
+            "policy_config.table: 65536 entries; expected a prime",
         ),
         (
             r#"{"table": 2}"#,
-            "policy_config.table = 2 is fewer entries than the 3 backends",
+            "policy_config.table: 2 entries for 3 backends",
         ),
         (
             r#"{"tabel": 251}"#,
@@ -148,7 +148,7 @@ fn a_wrong_config_says_what_to_write() {
         let started = Driver::<Maglev>::start(config, &testing::backends(&[1; 3]), 1);
         let error = started.err().unwrap();
         assert!(
-            error.contains(expected),
+            error.reason().contains(expected),
             "{config}: {error:?} lacks {expected:?}"
         );
     }

@@ -1,39 +1,39 @@
-//! Overflow: the first group of backends takes all sessions until it is full, then the next one takes
-//! what is above that. For the cheap or near servers first, with rented or distant ones for the peak
-//! (IPVS's `ovf` does it server by server: `net/netfilter/ipvs/ip_vs_ovf.c`).
+//! Overflow: the first group of backends takes all sessions until it is full, then the next group
+//! takes the excess. Use it for cheap or near servers first, with rented or distant ones for the
+//! peak (IPVS's `ovf` does the same server by server: `net/netfilter/ipvs/ip_vs_ovf.c`).
 //!
-//! Inside a group the less loaded of two backends, drawn by weight, gets the session. When every group
-//! is full, the one least full for its weight does.
+//! In a group, the less loaded of two backends drawn by weight gets the session. When all groups
+//! are full, the group with the lowest load per weight takes it.
 //!
-//! Invariant: a pick looks at two backends and at the sums of no more than [`GROUPS_MAX`] groups. Sums
-//! are counted anew every ten milliseconds and count this worker's own picks in between, so that no
-//! group is overfilled by more than the other workers' sessions of that time.
+//! Invariant: a pick examines two backends and the sums of at most [`GROUPS_MAX`] groups. The sums
+//! are recounted every ten milliseconds and include this worker's own picks since then, so a group
+//! exceeds its limit by at most the other workers' sessions of that time.
 
 use std::cmp::Ordering;
 
 use serde::Deserialize;
-use waxwing_sdk::choice::{Load, Weighted};
+use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy, group};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, group};
 
-/// How old a group's sum may be, in milliseconds.
+/// Oldest age of a group's sum, in milliseconds.
 const TICK_MS: u32 = 10;
 
-/// The most groups.
+/// Most groups.
 pub const GROUPS_MAX: usize = 64;
 
 /// `policy_config = { sessions_per_weight = 100, order = [1, 2] }`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// A group is full with so many sessions for each unit of its available backends' weights.
+    /// A group is full at this many sessions per unit of weight of its available backends.
     sessions_per_weight: u32,
-    /// The groups' tags, the first to fill in front. Empty: every tag, the lowest first.
+    /// Tags of the groups in the order in which they fill. Empty: all tags, the lowest first.
     #[serde(default)]
     order: Vec<u32>,
 }
 
-/// The groups in order.
+/// Fills the groups in order.
 pub struct Overflow {
     config: Config,
     groups: Vec<Tier>,
@@ -43,12 +43,12 @@ pub struct Overflow {
     beyond: u64,
 }
 
-/// A group that has available backends.
+/// A group with available backends.
 struct Tier {
-    backends: Weighted,
+    backends: WeightedRandom,
     indices: Vec<usize>,
     weight: u64,
-    /// Sessions on them now, as far as this worker knows.
+    /// Its current sessions, as far as this worker knows.
     active: u64,
     is_first: bool,
 }
@@ -58,12 +58,12 @@ impl Policy for Overflow {
     const TICK_MS: u32 = TICK_MS;
     const COUNTERS: &'static [&'static str] = &["first", "overflowed", "beyond"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         if config.sessions_per_weight == 0 {
             return Err(
-                "policy_config.sessions_per_weight = 0: expected how many sessions a backend of \
-                 weight 1 should have before the next group helps, like 100"
-                    .to_string(),
+                "policy_config.sessions_per_weight = 0: expected the sessions of a backend of \
+                 weight 1 above which the next group helps, like 100"
+                    .into(),
             );
         }
         let mut overflow = Self {
@@ -95,18 +95,19 @@ impl Policy for Overflow {
         };
         *counter += 1;
         tier.active += 1;
-        let two = (self.random.next(), self.random.next());
-        tier.less_loaded(two, backends).into()
+        let backend = tier.backends.less_loaded(&mut self.random, backends);
+        backend.into()
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         let order = group::order(&self.config.order, backends)?;
         if order.len() > GROUPS_MAX {
             return Err(format!(
                 "the backends have {} different tags; expected at most {GROUPS_MAX}, one for each \
-                 group that fills before the next",
+                 group",
                 order.len()
-            ));
+            )
+            .into());
         }
         let tier = |(at, tag): (usize, &u32)| Tier::new(at == 0, *tag, backends);
         self.groups = order.iter().enumerate().filter_map(tier).collect();
@@ -131,23 +132,16 @@ impl Tier {
         let of_group = || backends.available().filter(|backend| backend.tag() == tag);
         let weight = of_group().map(|backend| u64::from(backend.weight())).sum();
         (weight > 0).then(|| Self {
-            backends: Weighted::new(of_group()),
+            backends: WeightedRandom::new(of_group()),
             indices: of_group().map(|backend| backend.index()).collect(),
             weight,
             active: 0,
             is_first,
         })
     }
-
-    /// Of two drawn by weight.
-    fn less_loaded<'a>(&self, random: (u64, u64), backends: &Backends<'a>) -> Option<Backend<'a>> {
-        let (a, b) = self.backends.pick_two(random)?;
-        let (a, b) = (backends.get(a)?, backends.get(b)?);
-        Some(if Load::of(&b) < Load::of(&a) { b } else { a })
-    }
 }
 
-/// Compares `active / weight`, multiplied out.
+/// Compares `active / weight` without division.
 fn by_load(a: &Tier, b: &Tier) -> Ordering {
     let load = |of: &Tier, other: &Tier| u128::from(of.active) * u128::from(other.weight);
     load(a, b).cmp(&load(b, a))
@@ -164,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// Backends with these tags and weights.
+    /// Returns backends with these tags and weights.
     fn backends(of: &[(u32, u32)]) -> Vec<BackendRecord> {
         let weights: Vec<_> = of.iter().map(|(_, weight)| *weight).collect();
         let mut backends = testing::backends(&weights);
@@ -181,7 +175,7 @@ mod tests {
     const TEN: &str = r#"{"sessions_per_weight": 10}"#;
 
     #[test]
-    fn each_group_fills_before_the_next_and_the_rest_is_shared_by_weight() {
+    fn groups_fill_in_order_and_the_excess_is_shared_by_weight() {
         let backends = backends(&[(2, 1), (1, 3), (3, 4)]);
         let mut driver = Driver::<Overflow>::start(TEN, &backends, 1).unwrap();
         for (more, expected) in [
@@ -200,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_followed_and_a_group_that_is_down_is_passed_over() {
+    fn the_configs_order_is_followed_and_a_down_group_is_skipped() {
         let config = r#"{"sessions_per_weight": 10, "order": [7, 1, 4]}"#;
         let mut backends = backends(&[(1, 1), (4, 1), (7, 1)]);
         let mut driver = Driver::<Overflow>::start(config, &backends, 1).unwrap();
@@ -210,7 +204,7 @@ mod tests {
         let mut driver = Driver::<Overflow>::start(config, &backends, 1).unwrap();
         driver.pick_all(testing::flows(1).take(15));
         assert_eq!(active(&mut driver), [10, 5, 0]);
-        // The group in front is down: what the next ones take has overflowed.
+        // The first group is down, so all sessions have overflowed.
         assert_eq!(driver.counters(), [0, 15, 0]);
         backends.truncate(0);
         driver.set_backends(&backends).unwrap();
@@ -218,23 +212,23 @@ mod tests {
     }
 
     #[test]
-    fn sessions_come_back_to_the_first_group_as_its_own_end() {
+    fn new_sessions_return_to_the_first_group_when_it_has_room() {
         let backends = backends(&[(1, 10), (1, 10), (2, 10)]);
         let mut simulator = Simulator::<Overflow>::start(TEN, &backends, 1).unwrap();
         simulator.durations = Durations::Fixed(1000);
-        // 150 sessions at a time fit into the first group, 300 do not.
+        // The first group has room for 150 concurrent sessions, not for 300.
         simulator.sessions_per_s = 150;
         simulator.run(10_000);
-        assert_eq!(simulator.tally(2).sessions, 0);
+        assert_eq!(simulator.stats(2).sessions, 0);
         simulator.sessions_per_s = 300;
         simulator.run(10_000);
-        let spilled = simulator.tally(2);
+        let spilled = simulator.stats(2);
         assert!((800..1_200).contains(&spilled.sessions), "{spilled:?}");
         simulator.sessions_per_s = 150;
         simulator.run(2_000);
         simulator.reset();
         simulator.run(5_000);
-        assert_eq!(simulator.tally(2).sessions, 0);
+        assert_eq!(simulator.stats(2).sessions, 0);
     }
 
     #[test]
@@ -250,13 +244,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_to_write() {
+    fn config_errors_say_what_to_write() {
         for (config, expected) in [
             ("{}", "missing field `sessions_per_weight`"),
             (r#"{"sessions_per_weight": 0}"#, "like 100"),
             (
                 r#"{"sessions_per_weight": 1, "order": [1, 1]}"#,
-                "has tag 1 twice",
+                "lists tag 1 twice",
             ),
             (
                 r#"{"sessions_per_weight": 1, "order": [1]}"#,
@@ -271,10 +265,10 @@ mod tests {
             let error = Driver::<Overflow>::start(config, &backends, 1)
                 .err()
                 .unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
         let each_its_own: Vec<_> = (0..65).map(|tag| (tag, 1)).collect();
         let error = Driver::<Overflow>::start(TEN, &backends(&each_its_own), 1).err();
-        assert!(error.unwrap().contains("65 different tags"));
+        assert!(error.unwrap().reason().contains("65 different tags"));
     }
 }

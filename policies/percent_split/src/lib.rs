@@ -1,24 +1,25 @@
-//! Percent split: each group of backends (a version, a site) has a percentage of the clients, and a
-//! client stays with its group. For canary releases: 5 percent of the clients see the new version,
-//! then 20, then all.
+//! Percent split: each group of backends, such as a version or a site, gets a percentage of the
+//! clients, and a client stays with its group. Use it for canary releases: 5 percent of the clients
+//! get the new version, then 20, then all.
 //!
-//! Invariant: raising a group's percentage moves clients into that group and lowering it moves them
-//! out, never between two others: a client's group is the highest of its scores, of which each hangs
-//! on one group's percentage alone (weighted rendezvous; Schindelhauer, Schomaker 2005).
+//! Invariant: raising a group's percentage only moves clients into it, and lowering it only moves
+//! clients out; no client moves between two other groups. A client's group is the one with the
+//! highest score, and a score depends only on that group's percentage (weighted rendezvous hashing;
+//! Schindelhauer, Schomaker 2005).
 
 use serde::Deserialize;
-use waxwing_sdk::group::{By, Group};
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::group::{Group, HashBy};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
 /// `policy_config = { groups = [{ tag = 1, percent = 95 }, { tag = 2, percent = 5 }] }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The groups, whose percentages sum to 100.
-    groups: Vec<Part>,
-    /// Whether a client has its group (`"source"`, the default) or each of its sessions (`"flow"`).
-    by: By,
-    /// Another salt draws other clients, so that not the same ones try every new version.
+    /// The groups; their percentages sum to 100.
+    groups: Vec<GroupConfig>,
+    /// Whether a client has a group (`"source"`, the default) or each of its sessions (`"flow"`).
+    by: HashBy,
+    /// Another salt selects other clients, so that not the same ones try every new version.
     salt: u32,
 }
 
@@ -26,35 +27,35 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             groups: Vec::new(),
-            by: By::Source,
+            by: HashBy::Source,
             salt: 0,
         }
     }
 }
 
-/// A group's part.
+/// A group of the config.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Part {
-    /// The tag of its backends.
+pub struct GroupConfig {
+    /// Tag of its backends.
     tag: u32,
-    /// How many of a hundred clients it gets; 0 is a group that waits.
+    /// Percentage of clients that it gets; 0 for a group that is not in use yet.
     percent: u32,
 }
 
-/// The most groups: as many as have a counter.
+/// Most groups: as many as have a counter.
 const GROUPS_MAX: usize = 8;
 
 /// The groups in the config's order.
 pub struct PercentSplit {
-    by: By,
+    by: HashBy,
     salt: u64,
-    groups: Vec<Share>,
+    groups: Vec<GroupState>,
     rerouted: u64,
 }
 
-struct Share {
-    part: Part,
+struct GroupState {
+    config: GroupConfig,
     key: u64,
     backends: Group,
     sessions: u64,
@@ -67,18 +68,18 @@ impl Policy for PercentSplit {
         "group_8",
     ];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         check(&config.groups)?;
-        let share = |part: Part| Share {
-            key: hash::mix(!u64::from(part.tag)),
-            part,
+        let state = |config: GroupConfig| GroupState {
+            key: hash::mix(!u64::from(config.tag)),
+            config,
             backends: Group::default(),
             sessions: 0,
         };
         let mut split = Self {
             by: config.by,
             salt: hash::mix(u64::from(config.salt)),
-            groups: config.groups.into_iter().map(share).collect(),
+            groups: config.groups.into_iter().map(state).collect(),
             rerouted: 0,
         };
         split.backends_changed(backends)?;
@@ -87,81 +88,91 @@ impl Policy for PercentSplit {
 
     fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
         let hash = self.by.hash(flow);
-        let Some(mut group) = self.group_of(hash, |_| true) else {
+        let Some(mut index) = self.group_of(hash, |_| true) else {
             return Pick::Fallback;
         };
-        if self.groups[group].backends.is_empty() {
-            let Some(other) = self.group_of(hash, |share| !share.backends.is_empty()) else {
-                // None, or those alone that have no percentage yet: the host knows.
+        if self.groups[index].backends.is_empty() {
+            let Some(other) = self.group_of(hash, |group| !group.backends.is_empty()) else {
+                // No backend is available, or only in groups without a percentage: the host
+                // chooses.
                 return Pick::Fallback;
             };
-            group = other;
+            index = other;
             self.rerouted += 1;
         }
-        let share = &mut self.groups[group];
-        share.sessions += 1;
-        share.backends.pick(hash)
+        let group = &mut self.groups[index];
+        group.sessions += 1;
+        group.backends.pick(hash)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        let has_group = |tag| self.groups.iter().any(|share| share.part.tag == tag);
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        let has_group = |tag| self.groups.iter().any(|group| group.config.tag == tag);
         if let Some(other) = backends.iter().find(|backend| !has_group(backend.tag())) {
             return Err(format!(
                 "a backend has tag {0}, which no group in policy_config.groups has: it would never \
                  serve. Add {{ tag = {0}, percent = 0 }}, or give the backend another tag",
                 other.tag()
-            ));
+            )
+            .into());
         }
-        for share in &mut self.groups {
-            let of_group = backends.iter().filter(|b| b.tag() == share.part.tag);
-            share.backends = Group::new(of_group);
+        for group in &mut self.groups {
+            let of_group = backends.iter().filter(|b| b.tag() == group.config.tag);
+            group.backends = Group::new(of_group);
         }
         Ok(())
     }
 
     fn counters(&self, values: &mut [u64]) {
         values[0] = self.rerouted;
-        for (value, share) in values[1..].iter_mut().zip(&self.groups) {
-            *value = share.sessions;
+        for (value, group) in values[1..].iter_mut().zip(&self.groups) {
+            *value = group.sessions;
         }
     }
 }
 
 impl PercentSplit {
-    /// The place of the group that a hash belongs to, of those that may be and have a percentage.
-    fn group_of(&self, hash: u64, may_be: impl Fn(&Share) -> bool) -> Option<usize> {
+    /// Returns the index of the group for a hash, among the groups that `may_serve` accepts and
+    /// that have a percentage.
+    fn group_of(&self, hash: u64, may_serve: impl Fn(&GroupState) -> bool) -> Option<usize> {
         let hash = hash ^ self.salt;
         self.groups
             .iter()
             .enumerate()
-            .filter(|(_, share)| share.part.percent > 0 && may_be(share))
-            .map(|(at, share)| (hash::score(share.key ^ hash, share.part.percent.into()), at))
+            .filter(|(_, group)| group.config.percent > 0 && may_serve(group))
+            .map(|(at, group)| {
+                (
+                    hash::score(group.key ^ hash, group.config.percent.into()),
+                    at,
+                )
+            })
             .max_by(|(a, _), (b, _)| a.total_cmp(b))
             .map(|(_, at)| at)
     }
 }
 
-fn check(groups: &[Part]) -> Result<(), String> {
+fn check(groups: &[GroupConfig]) -> Result<(), ConfigError> {
     if groups.is_empty() || groups.len() > GROUPS_MAX {
         return Err(format!(
             "policy_config.groups has {} groups; expected 1 to {GROUPS_MAX}, like \
              [{{ tag = 1, percent = 95 }}, {{ tag = 2, percent = 5 }}]",
             groups.len()
-        ));
+        )
+        .into());
     }
-    for (at, part) in groups.iter().enumerate() {
-        if groups[..at].iter().any(|other| other.tag == part.tag) {
+    for (at, config) in groups.iter().enumerate() {
+        if groups[..at].iter().any(|other| other.tag == config.tag) {
             return Err(format!(
-                "policy_config.groups has tag {} twice; write each once",
-                part.tag
-            ));
+                "policy_config.groups lists tag {} twice; list each tag once",
+                config.tag
+            )
+            .into());
         }
     }
-    let sum: u64 = groups.iter().map(|part| u64::from(part.percent)).sum();
+    let sum: u64 = groups.iter().map(|config| u64::from(config.percent)).sum();
     if sum != 100 {
-        return Err(format!(
-            "the percentages in policy_config.groups sum to {sum}; expected 100"
-        ));
+        return Err(
+            format!("the percentages in policy_config.groups sum to {sum}; expected 100").into(),
+        );
     }
     Ok(())
 }
@@ -177,7 +188,8 @@ mod tests {
 
     use super::*;
 
-    /// Two backends for each of the tags 1, 2 and 3, of which these tags are down.
+    /// Returns two backends for each of the tags 1, 2 and 3. Those with a tag in `down` are
+    /// unhealthy.
     fn backends(down: &[u32]) -> Vec<BackendRecord> {
         let mut backends = testing::backends(&[1; 6]);
         for (backend, tag) in backends.iter_mut().zip([1, 1, 2, 2, 3, 3]) {
@@ -199,7 +211,7 @@ mod tests {
         Driver::start(&config(percents), &backends(down), 1).unwrap()
     }
 
-    /// The group of each of 20,000 clients; 0 is none.
+    /// Returns the group of each of 20,000 clients; 0 for none.
     fn groups(percents: [u32; 3], down: &[u32]) -> Vec<usize> {
         let picks = driver(percents, down).pick_all(testing::flows(4).take(20_000));
         let group = |pick| match pick {
@@ -210,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn each_group_has_its_percentage_of_clients() {
+    fn each_group_gets_its_percentage_of_clients() {
         for percents in [[95, 5, 0], [50, 30, 20], [0, 100, 0], [33, 33, 34]] {
             let groups = groups(percents, &[]);
             for (group, percent) in (1..).zip(percents) {
@@ -223,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn raising_the_new_version_moves_clients_to_it_and_none_back() {
+    fn raising_a_percentage_moves_clients_into_that_group_only() {
         let mut before = groups([100, 0, 0], &[]);
         for percent in [1, 5, 20, 50, 99, 100] {
             let after = groups([100 - percent, percent, 0], &[]);
@@ -235,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_keeps_its_percentage_never_trades_with_another_that_does() {
+    fn clients_never_move_between_groups_of_unchanged_percentage() {
         let before = groups([40, 30, 30], &[]);
         let after = groups([20, 50, 30], &[]);
         for (old, new) in before.iter().zip(&after) {
@@ -244,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_keeps_its_group_over_its_sessions_and_flows_may_not() {
+    fn a_client_keeps_its_group_unless_split_by_flow() {
         let sessions = || {
             testing::flows(2)
                 .map(|flow| flow.from_address("192.0.2.7".parse().unwrap()))
@@ -259,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_without_backends_lends_its_clients_and_gets_them_back() {
+    fn clients_of_a_group_without_backends_go_to_the_others() {
         let (well, ill) = (groups([90, 10, 0], &[]), groups([90, 10, 0], &[2]));
         for (well, ill) in well.iter().zip(&ill) {
             assert_eq!(*ill, 1, "from {well}");
@@ -268,12 +280,12 @@ mod tests {
         driver.pick_all(testing::flows(4).take(20_000));
         let moved = well.iter().filter(|group| **group == 2).count() as u64;
         assert_eq!(driver.counters(), [moved, 20_000, 0, 0, 0, 0, 0, 0, 0]);
-        // A group that waits is not sent clients by this policy.
+        // A group without a percentage gets no clients.
         assert_eq!(groups([90, 10, 0], &[1, 2])[0], 0);
     }
 
     #[test]
-    fn another_salt_draws_other_clients() {
+    fn another_salt_selects_other_clients() {
         let salted = config([50, 50, 0]).replace(r#"{"groups""#, r#"{"salt": 7, "groups""#);
         let mut salted = Driver::<PercentSplit>::start(&salted, &backends(&[]), 1).unwrap();
         let flows = || testing::flows(4).take(1000);
@@ -284,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_to_write() {
+    fn config_errors_say_what_to_write() {
         for (config, expected) in [
             ("{}", "has 0 groups; expected 1 to 8"),
             (&config([50, 40, 5]), "sum to 95; expected 100"),
@@ -302,7 +314,7 @@ mod tests {
             let error = Driver::<PercentSplit>::start(config, &backends(&[]), 1)
                 .err()
                 .unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
     }
 }

@@ -1,46 +1,40 @@
-//! The power of two choices: two backends at random by weight, and of these the one with fewer
-//! sessions for its weight (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing",
-//! IEEE TPDS 2001; nginx's `random two least_conn`, Envoy's least request).
+//! The power of two choices: of two backends drawn at random by weight, the one with fewer sessions
+//! per unit of weight (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", IEEE
+//! TPDS 2001; nginx's `random two least_conn`, Envoy's least request).
 //!
-//! Use it in place of `least_connections` when there are very many backends, or several balancers
-//! in front of the same ones: those that all looked for the least loaded backend would find the same
-//! one and rush at it. Two choices come close to the least of all, at a cost that does not grow.
+//! Use it instead of `least_connections` with very many backends, or with several balancers in
+//! front of the same ones: balancers that all seek the least loaded backend would find the same one
+//! and overload it. Two choices are nearly as even, at a constant cost.
 //!
-//! Invariant: a pick looks at two backends, different ones where there are two.
+//! Invariant: a pick examines two backends, which differ if there are two.
 
-use waxwing_sdk::choice::{Load, Weighted};
+use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
+use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy};
 
-/// The available backends, and the dice.
 pub struct PowerOfTwo {
-    backends: Weighted,
+    backends: WeightedRandom,
     random: Random,
 }
 
 impl Policy for PowerOfTwo {
     type Config = NoConfig;
 
-    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
-            backends: Weighted::new(backends.available()),
+            backends: WeightedRandom::new(backends.available()),
             random: Random::new(backends.seed()),
         })
     }
 
     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-        let random = (self.random.next(), self.random.next());
-        let Some((first, second)) = self.backends.pick_two(random) else {
-            return Pick::Fallback;
-        };
-        let load = |index| backends.get(index).map(|backend| Load::of(&backend));
-        // The first where they are equal, so that idle backends share by weight.
-        let second_is_less = load(second) < load(first);
-        Pick::Backend(if second_is_less { second } else { first })
+        // The first one on a tie, so that idle backends share by weight.
+        let backend = self.backends.less_loaded(&mut self.random, backends);
+        backend.into()
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.backends = Weighted::new(backends.available());
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        self.backends = WeightedRandom::new(backends.available());
         Ok(())
     }
 }
@@ -60,8 +54,9 @@ mod tests {
     }
 
     #[test]
-    fn the_fullest_of_a_thousand_is_a_few_sessions_over_the_mean() {
-        // One random choice would put about 20 + 3.5 * sqrt(20) on it, two put log log n more.
+    fn the_most_loaded_of_a_thousand_is_a_few_sessions_over_the_mean() {
+        // One random choice would put about 20 + 3.5 * sqrt(20) on it; two put log log n more than
+        // the mean.
         let mut driver = driver(&[1; 1000]);
         let picks = driver.pick_all(testing::flows(1).take(20_000));
         let most = testing::counts(&picks, 1000).into_iter().max().unwrap();
@@ -69,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn under_load_the_time_served_follows_weights() {
+    fn session_time_follows_weights_under_load() {
         let weights = testing::backends(&[1, 2, 3, 10]);
         let mut simulator = Simulator::<PowerOfTwo>::start("{}", &weights, 1).unwrap();
         simulator.sessions_per_s = 2000;
@@ -101,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_backends_the_less_loaded_gets_everything() {
+    fn the_less_loaded_of_two_gets_all_sessions() {
         let mut driver = driver(&[1, 1]);
         driver.backends_mut()[0].active = 100;
         let picks = driver.pick_all(testing::flows(1).take(100));
@@ -109,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn backends_without_weight_or_health_take_none() {
+    fn unavailable_backends_take_no_sessions() {
         let mut backends = testing::backends(&[1, 0, 1]);
         backends[0].flags = 0;
         let mut driver = driver(&[1]);

@@ -1,15 +1,15 @@
-//! QUIC connection id: a connection that changes its client's address goes on with its server, since
-//! the server's id is in the connection ids that the server gives out.
+//! QUIC connection id: a connection stays with its server when its client's address changes,
+//! because the connection ids that the server issues contain the server's id.
 //!
-//! A client chooses the destination connection id of its first packets at random; every later one is
-//! the server's. So only the server can put into it what finds it again: its servers must be set to do
-//! so, as QUIC-LB describes in plain text (draft-ietf-quic-load-balancers): a first byte, the server
-//! id, a nonce. A hash of connection ids finds nothing: each hashes to another server, the client's
-//! first one too. That is why this policy has no such mode.
+//! A client chooses the destination connection id of its first packets at random; the server
+//! chooses all later ones. So only the server can put into an id what identifies it. The servers
+//! must do so as QUIC-LB describes for plaintext ids (draft-ietf-quic-load-balancers): a first
+//! byte, the server id, a nonce. There is no mode that hashes connection ids, because each of a
+//! connection's ids, the client's first one included, would hash to another server.
 //!
-//! Invariant: a packet whose id is the server's own goes to that server, whatever its addresses. All
-//! others (new connections, ids that no backend has, what is no QUIC) go by the flow's hash, so that no
-//! client can choose its server for a new connection.
+//! Invariant: a packet with a server's id goes to that server, whatever its addresses. All others
+//! (new connections, ids that no backend has, payloads that are not QUIC) are hashed by flow, so no
+//! client can choose the server of a new connection.
 
 mod header;
 
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use waxwing_sdk::group::Group;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 use crate::header::CONNECTION_ID_MAX;
 
@@ -25,13 +25,13 @@ use crate::header::CONNECTION_ID_MAX;
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where in a connection id the server id begins, in bytes. In front of it, in the first byte, are
-    /// three bits of which all set say that there is none.
+    /// Offset of the server id in a connection id, in bytes. If it is not 0 and the top three bits
+    /// of the first byte are all set, the connection id has no server id.
     server_id_offset: usize,
-    /// How many bytes it has, 1 to 15.
+    /// Length of the server id, 1 to 15 bytes.
     server_id_length: usize,
-    /// From server id, in hexadecimal digits, to the backend's tag. Empty: a server's id is its tag,
-    /// in network byte order.
+    /// Server ids in hexadecimal digits, each with the tag of its backend. Empty: a server's id is
+    /// its backend's tag, in network byte order.
     server_ids: BTreeMap<String, u32>,
 }
 
@@ -45,19 +45,19 @@ impl Default for Config {
     }
 }
 
-/// The longest server id: a first byte, this and a nonce of four bytes fill a connection id.
+/// Longest server id: with a first byte and a nonce of four bytes it fills a connection id.
 const SERVER_ID_MAX: usize = 15;
 
-/// The servers by id.
+/// Finds servers by id.
 pub struct QuicConnectionId {
     offset: usize,
     length: usize,
-    /// Server id and tag, as configured.
+    /// Server ids and tags, as configured.
     listed: Vec<(u128, u32)>,
-    /// Server id and backend, by id. Draining ones too: their connections are not new, even if their
-    /// addresses are.
+    /// Server ids and backend indices, sorted by id. Includes draining backends: their connections
+    /// are not new, even from a new address.
     servers: Vec<(u128, usize)>,
-    /// For all packets without a server's id.
+    /// For packets without a server id.
     backends: Group,
     by_id: u64,
     by_flow: u64,
@@ -66,22 +66,24 @@ pub struct QuicConnectionId {
 
 impl Policy for QuicConnectionId {
     type Config = Config;
-    const PAYLOAD: usize = header::LEN_MAX;
+    const PAYLOAD_BYTES: usize = header::LEN_MAX;
     const COUNTERS: &'static [&'static str] = &["by_id", "by_flow", "unknown_id"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         let (offset, length) = (config.server_id_offset, config.server_id_length);
         if !(1..=SERVER_ID_MAX).contains(&length) {
             return Err(format!(
                 "policy_config.server_id_length = {length}: expected 1 to {SERVER_ID_MAX} bytes"
-            ));
+            )
+            .into());
         }
         if offset > CONNECTION_ID_MAX - length {
             return Err(format!(
                 "policy_config.server_id_offset = {offset}: a connection id has at most \
                  {CONNECTION_ID_MAX} bytes; expected up to {}",
                 CONNECTION_ID_MAX - length
-            ));
+            )
+            .into());
         }
         let mut quic = Self {
             offset,
@@ -111,7 +113,7 @@ impl Policy for QuicConnectionId {
         self.backends.pick(flow.hash())
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         check_tags(backends, self.length, self.listed.is_empty())?;
         self.servers = if self.listed.is_empty() {
             let with_id = backends.healthy().filter(|backend| backend.tag() != 0);
@@ -134,7 +136,8 @@ impl Policy for QuicConnectionId {
 }
 
 impl QuicConnectionId {
-    /// The server id in a connection id; `None` if it is too short, or says that it has none.
+    /// Returns the server id in a connection id; `None` if the connection id is too short or has
+    /// none.
     fn server_id(&self, connection_id: &[u8]) -> Option<u128> {
         let has_none = self.offset > 0 && *connection_id.first()? >> 5 == 0b111;
         let id = connection_id.get(self.offset..self.offset + self.length)?;
@@ -142,14 +145,17 @@ impl QuicConnectionId {
     }
 }
 
-/// Server ids are bytes without meaning; as numbers they compare quickly.
+/// Returns a server id as a number, which compares fast.
 fn number(id: &[u8]) -> u128 {
     id.iter()
         .fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
-/// The config's server ids, each once, with their tags.
-fn listed(server_ids: &BTreeMap<String, u32>, length: usize) -> Result<Vec<(u128, u32)>, String> {
+/// Returns the config's server ids with their tags.
+fn listed(
+    server_ids: &BTreeMap<String, u32>,
+    length: usize,
+) -> Result<Vec<(u128, u32)>, ConfigError> {
     let mut listed = BTreeMap::new();
     for (text, tag) in server_ids {
         let id = from_hex(text, length).ok_or_else(|| {
@@ -162,7 +168,8 @@ fn listed(server_ids: &BTreeMap<String, u32>, length: usize) -> Result<Vec<(u128
         if listed.insert(id, *tag).is_some() {
             return Err(format!(
                 "policy_config.server_ids has one id in two spellings: {text:?}; write each once"
-            ));
+            )
+            .into());
         }
     }
     Ok(listed.into_iter().collect())
@@ -173,8 +180,9 @@ fn from_hex(text: &str, length: usize) -> Option<u128> {
     u128::from_str_radix(text, 16).ok().filter(|_| is_hex)
 }
 
-/// Each server has a tag of its own, which fits into a server id where it is one. Tag 0 is none.
-fn check_tags(backends: &Backends<'_>, length: usize, is_id: bool) -> Result<(), String> {
+/// Checks that each server has its own tag, and that the tag fits into a server id if it is one.
+/// Tag 0 is none.
+fn check_tags(backends: &Backends<'_>, length: usize, is_id: bool) -> Result<(), ConfigError> {
     let mut tags: Vec<_> = backends.iter().map(|backend| backend.tag()).collect();
     tags.sort_unstable();
     if let Some(twice) = tags
@@ -182,9 +190,10 @@ fn check_tags(backends: &Backends<'_>, length: usize, is_id: bool) -> Result<(),
         .find(|pair| pair[0] == pair[1] && pair[0] != 0)
     {
         return Err(format!(
-            "two backends have tag {}; each needs one of its own, by which its server id finds it",
+            "two backends have tag {}; each needs its own tag, which its server id refers to",
             twice[0]
-        ));
+        )
+        .into());
     }
     let bits = u32::try_from(length * 8).unwrap_or(u32::MAX);
     let max = u32::MAX
@@ -194,7 +203,8 @@ fn check_tags(backends: &Backends<'_>, length: usize, is_id: bool) -> Result<(),
         Some(tag) => Err(format!(
             "a backend has tag {tag}, which does not fit into a server id of {length} bytes; \
              expected tags up to {max}, or a larger policy_config.server_id_length"
-        )),
+        )
+        .into()),
         None => Ok(()),
     }
 }

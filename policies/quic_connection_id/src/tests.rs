@@ -5,7 +5,7 @@ use waxwing_sdk::testing::{self, Driver, TestFlow};
 
 use super::*;
 
-/// Backends of weight 1 with these tags.
+/// Returns backends of weight 1 with these tags.
 fn backends(tags: &[u32]) -> Vec<BackendRecord> {
     let mut backends = testing::backends(&vec![1; tags.len()]);
     for (backend, tag) in backends.iter_mut().zip(tags) {
@@ -18,7 +18,7 @@ fn driver(config: &str, tags: &[u32]) -> Driver<QuicConnectionId> {
     Driver::start(config, &backends(tags), 1).unwrap()
 }
 
-/// Fifty clients that send this payload.
+/// Returns flows of fifty clients with this payload.
 fn clients(payload: &[u8]) -> Vec<TestFlow> {
     let over_udp = |mut flow: TestFlow| {
         flow.record.protocol = PROTOCOL_UDP;
@@ -27,17 +27,17 @@ fn clients(payload: &[u8]) -> Vec<TestFlow> {
     testing::flows(1).map(over_udp).take(50).collect()
 }
 
-/// A connection id as a server makes it: configuration 0, length, its id, a nonce.
+/// Returns a connection id as a server makes it: a first byte, the server id, a nonce.
 fn connection_id(server_id: &[u8], nonce: u64) -> Vec<u8> {
     [&[0x0c], server_id, &nonce.to_be_bytes()].concat()
 }
 
-/// A 1-RTT packet: fixed bit, key phase and packet number under header protection.
+/// Returns a 1-RTT packet: fixed bit, key phase and packet number under header protection.
 fn short(connection_id: &[u8]) -> Vec<u8> {
     [&[0x4b], connection_id, b"protected payload"].concat()
 }
 
-/// A long-header packet of that type.
+/// Returns a long-header packet of this type.
 fn long(packet_type: u8, version: u32, connection_id: &[u8]) -> Vec<u8> {
     let length = u8::try_from(connection_id.len()).unwrap();
     [
@@ -54,10 +54,11 @@ fn long(packet_type: u8, version: u32, connection_id: &[u8]) -> Vec<u8> {
 const TAGS: [u32; 4] = [0x0102_0304, 7, 0xffff_ffff, 0];
 
 #[test]
-fn a_connection_survives_its_clients_change_of_address() {
+fn a_connection_survives_a_change_of_the_clients_address() {
     let mut driver = driver("{}", &TAGS);
     for (at, tag) in TAGS.iter().enumerate().take(3) {
-        // The handshake: the client's Initial, by its flow, and what follows with the server's id.
+        // The handshake: the client's Initial is hashed by flow, later packets have the server's
+        // id.
         let handshake = long(2, VERSION_1, &connection_id(&tag.to_be_bytes(), 1));
         assert_eq!(driver.pick(&clients(&handshake)), [Pick::Keep(at); 50]);
         // Later, from fifty other addresses, under another connection id of the same server.
@@ -71,7 +72,7 @@ const VERSION_1: u32 = 1;
 const VERSION_2: u32 = 0x6b33_43cf;
 
 #[test]
-fn a_new_connection_goes_by_its_flow_and_cannot_choose_its_server() {
+fn a_new_connection_is_hashed_by_flow_and_cannot_choose_its_server() {
     let mut driver = driver("{}", &TAGS);
     let of_server_7 = connection_id(&7_u32.to_be_bytes(), 1);
     let by_flow = driver.pick(&clients(&[]));
@@ -107,7 +108,7 @@ fn a_new_connection_goes_by_its_flow_and_cannot_choose_its_server() {
 }
 
 #[test]
-fn an_id_of_no_server_goes_by_its_flow_and_is_counted() {
+fn an_unknown_server_id_is_hashed_by_flow_and_counted() {
     let mut driver = driver("{}", &TAGS);
     let by_flow = driver.pick(&clients(&[]));
     for id in [8_u32, 0] {
@@ -118,7 +119,7 @@ fn an_id_of_no_server_goes_by_its_flow_and_is_counted() {
 }
 
 #[test]
-fn a_drained_server_keeps_its_connections_and_gets_no_new_ones() {
+fn a_draining_server_keeps_its_connections_and_gets_no_new_ones() {
     let mut backends = backends(&TAGS);
     backends[1] = BackendRecord {
         tag: 7,
@@ -134,7 +135,7 @@ fn a_drained_server_keeps_its_connections_and_gets_no_new_ones() {
 }
 
 #[test]
-fn server_ids_may_lie_elsewhere_and_be_listed() {
+fn server_ids_may_have_another_offset_and_be_listed() {
     let config = r#"{"server_id_offset": 3, "server_id_length": 2,
         "server_ids": {"00aF": 7, "beef": 7, "0001": 9}}"#;
     let mut driver = driver(config, &[9, 7]);
@@ -142,7 +143,7 @@ fn server_ids_may_lie_elsewhere_and_be_listed() {
         let packet = short(&[&[1, 2, 3], &id[..], &[4; 8]].concat());
         assert_eq!(driver.pick(&clients(&packet)), [Pick::Keep(at); 50]);
     }
-    // No first byte: every bit is the server id's.
+    // Without a first byte every bit belongs to the server id.
     let config = r#"{"server_id_offset": 0, "server_id_length": 1}"#;
     let mut driver = self::driver(config, &[255, 1]);
     let picks = driver.pick(&clients(&short(&[255, 1])));
@@ -150,7 +151,7 @@ fn server_ids_may_lie_elsewhere_and_be_listed() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn config_errors_say_what_to_write() {
     for (config, tags, expected) in [
         (r#"{"server_id_length": 16}"#, &[1][..], "expected 1 to 15"),
         (r#"{"server_id_length": 0}"#, &[1], "expected 1 to 15"),
@@ -181,9 +182,9 @@ fn what_is_wrong_is_said_with_what_to_write() {
         let error = Driver::<QuicConnectionId>::start(config, &backends(tags), 1)
             .err()
             .unwrap();
-        assert!(error.contains(expected), "{config}: {error}");
+        assert!(error.reason().contains(expected), "{config}: {error}");
     }
-    // Backends without a tag are no server of anyone's and may be many; a long id holds every tag.
+    // Any number of backends may have no tag; a long id fits every tag.
     assert!(Driver::<QuicConnectionId>::start("{}", &backends(&[0, 0]), 1).is_ok());
     let config = r#"{"server_id_length": 15}"#;
     assert!(Driver::<QuicConnectionId>::start(config, &backends(&[u32::MAX]), 1).is_ok());

@@ -1,27 +1,26 @@
-//! Random: each backend with a chance in proportion to its weight.
+//! Random: each backend is chosen with a probability in proportion to its weight.
 //!
-//! Use it when there are many short sessions, and many balancers or workers that know nothing of one
-//! another: random choices never fall into step. Sessions on a backend vary by the square root of
-//! their number, where `round_robin` would be even and `power_of_two` nearly so.
+//! Use it for many short sessions with many independent balancers or workers: random choices never
+//! synchronize. The sessions of a backend vary by the square root of their number; `round_robin` is
+//! even and `power_of_two` nearly so.
 //!
-//! Invariant: a choice depends on the weights and the worker's seed alone, not on load or clients.
+//! Invariant: a choice depends only on the weights and the worker's seed, not on load or clients.
 
-use waxwing_sdk::choice::Weighted;
+use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random as Generator;
-use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
+use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy};
 
-/// The available backends, and the dice.
 pub struct Random {
-    backends: Weighted,
+    backends: WeightedRandom,
     random: Generator,
 }
 
 impl Policy for Random {
     type Config = NoConfig;
 
-    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
-            backends: Weighted::new(backends.available()),
+            backends: WeightedRandom::new(backends.available()),
             random: Generator::new(backends.seed()),
         })
     }
@@ -31,8 +30,8 @@ impl Policy for Random {
         index.map_or(Pick::Fallback, Pick::Backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.backends = Weighted::new(backends.available());
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        self.backends = WeightedRandom::new(backends.available());
         Ok(())
     }
 }
@@ -52,18 +51,18 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_shared_by_weight_within_chance() {
+    fn sessions_follow_weights_within_chance() {
         let weights = [1, 2, 3, 4];
         for seed in 0..10 {
             let picks = driver(&weights, seed).pick_all(testing::flows(1).take(100_000));
             let over = testing::overload(&testing::counts(&picks, 4), &weights);
-            // Of 10,000 expected, four standard deviations are 400.
+            // 10,000 expected; four standard deviations are 400.
             assert!(over < 0.04, "seed {seed}: {over} over its share");
         }
     }
 
     #[test]
-    fn workers_choose_apart() {
+    fn workers_choose_independently() {
         let of = |seed| driver(&[1; 10], seed).pick_all(testing::flows(1).take(10_000));
         let (one, other) = (of(1), of(2));
         let same = one.iter().zip(&other).filter(|(a, b)| a == b).count();
@@ -72,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn backends_without_weight_or_health_take_none() {
+    fn unavailable_backends_take_no_sessions() {
         let mut backends = testing::backends(&[1, 0, 1]);
         backends[0].flags = 0;
         let mut driver = driver(&[1], 1);

@@ -14,7 +14,7 @@ fn picks(backends: &[BackendRecord]) -> Vec<Pick> {
 }
 
 #[test]
-fn flows_are_shared_by_weight_within_chance() {
+fn flows_follow_weights_within_chance() {
     for weights in [
         &[1, 1][..],
         &[1, 2, 3, 4],
@@ -28,8 +28,9 @@ fn flows_are_shared_by_weight_within_chance() {
 }
 
 #[test]
-fn a_table_is_as_even_as_the_square_root_says() {
-    // Entries themselves: with 65536 of them a hundred backends have 655 each, give or take 26.
+fn the_standard_deviation_of_shares_is_as_documented() {
+    // Counts entries: of 65536, each of a hundred backends has 655, with a standard deviation of
+    // 26.
     let mut driver = driver("{}", &testing::backends(&[1; 100]));
     let flows = testing::flows(1).zip(0..65_536).map(|(mut flow, bucket)| {
         flow.record.hash = bucket << 48;
@@ -42,14 +43,14 @@ fn a_table_is_as_even_as_the_square_root_says() {
 }
 
 #[test]
-fn nothing_moves_that_need_not() {
+fn only_flows_of_the_changed_backend_move() {
     let before = testing::backends(&[1, 2, 3, 4, 5, 0]);
     let old = picks(&before);
     let id = |pick: &Pick, of: &[BackendRecord]| match pick {
         Pick::Backend(index) => of[*index].id,
         _ => u32::MAX,
     };
-    // (what changes, to which weight, whether flows may leave it, whether they may come to it)
+    // (backend, its new weight, whether flows may leave it, whether flows may come to it)
     for (changed, weight, leave, come) in [
         (2, 0, true, false),
         (4, 1, true, false),
@@ -77,7 +78,7 @@ fn nothing_moves_that_need_not() {
 }
 
 #[test]
-fn of_thousands_of_backends_one_that_goes_moves_nothing_else() {
+fn removing_one_of_thousands_moves_only_its_flows() {
     let before = testing::backends(&[1; 4096]);
     let mut after = before.clone();
     after.remove(99);
@@ -88,7 +89,7 @@ fn of_thousands_of_backends_one_that_goes_moves_nothing_else() {
 }
 
 #[test]
-fn seeds_change_nothing_and_a_change_of_backends_is_a_new_race() {
+fn seeds_do_not_matter_and_a_change_of_backends_rebuilds_the_table() {
     let backends = testing::backends(&[1, 0, 3]);
     let mut driver = Driver::<Rendezvous>::start("{}", &testing::backends(&[1; 3]), 99).unwrap();
     driver.set_backends(&backends).unwrap();
@@ -101,7 +102,7 @@ fn seeds_change_nothing_and_a_change_of_backends_is_a_new_race() {
 }
 
 #[test]
-fn a_wrong_config_says_what_to_write() {
+fn config_errors_say_what_to_write() {
     let cases = [
         (
             r#"{"table": 0}"#,
@@ -112,7 +113,7 @@ fn a_wrong_config_says_what_to_write() {
     ];
     for (config, expected) in cases {
         let error = Driver::<Rendezvous>::start(config, &[], 1).err().unwrap();
-        assert!(error.contains(expected), "{config}: {error:?}");
+        assert!(error.reason().contains(expected), "{config}: {error:?}");
     }
     let one =
         driver(r#"{"table": 1}"#, &testing::backends(&[1, 1])).pick_all(testing::flows(1).take(9));

@@ -1,30 +1,30 @@
 //! A consistent hash ring with bounded loads: backends have points on a ring, a flow goes to the
-//! first point behind its hash whose backend has room, and none has room for more than `bound` times
-//! its share of the sessions (Karger et al., STOC 1997; Mirrokni, Thorup, Zadimoghaddam,
-//! "Consistent Hashing with Bounded Loads", SODA 2018; HAProxy's `hash-balance-factor`).
+//! first point after its hash whose backend has room, and a backend has room for `bound` times its
+//! share of the sessions (Karger et al., STOC 1997; Mirrokni, Thorup, Zadimoghaddam, "Consistent
+//! Hashing with Bounded Loads", SODA 2018; HAProxy's `hash-balance-factor`).
 //!
-//! Use it when flows should find their backend again, and yet none may be overrun: where sessions
-//! differ in length, or a few clients have most of them. Flows that find no room go on to the next
-//! backend on the ring, the same one each time. The fewer sessions there are, the more often that
-//! happens; where every flow must stay in place, take `maglev`.
+//! Use it when flows should find their backend again but no backend may be overloaded: when
+//! sessions differ in length, or a few clients have most of them. Flows without room go on to the
+//! next backend on the ring, always the same one. The fewer sessions there are, the more often this
+//! happens; use `maglev` when every flow must stay in place.
 //!
-//! Invariant: the ring depends on the available backends' keys and weights and on the config alone,
-//! so balancers agree on a flow's first choice, and a backend that goes changes those of its own
-//! flows only; a pick looks at no more than [`WALK_MAX`] points.
+//! Invariant: the ring depends only on the available backends' keys and weights and on the config.
+//! So balancers agree on a flow's first choice, and removing a backend changes the first choice of
+//! its own flows only. A pick examines at most [`WALK_MAX`] points.
 
 use serde::Deserialize;
 use waxwing_sdk::choice::Load;
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 /// `policy_config = { points = 100, bound = 1.25 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Points on the ring for each unit of weight, 1 to 1000. More are more even: the shares of first
-    /// choices have a standard deviation of `1 / sqrt(points * weight)`.
+    /// Points on the ring per unit of weight, 1 to 1000. More points make the shares more even: the
+    /// first choices have a standard deviation of `1 / sqrt(points * weight)`.
     points: u32,
-    /// How many times its share of the sessions a backend may have, more than 1.
+    /// Most sessions of a backend, as a multiple of its share; more than 1.
     bound: f64,
 }
 
@@ -37,21 +37,21 @@ impl Default for Config {
     }
 }
 
-/// The most points of a ring, 2 MiB. Where there would be more, each backend has half as many, or a
-/// fourth, and so on.
+/// Most points of a ring, 2 MiB. For more, each backend has half as many, or a fourth, and so on.
 pub const RING_MAX: u64 = 1 << 18;
 
-/// The most points that one pick looks at. Behind so many full ones the least loaded of them goes.
+/// Most points that one pick examines. If all of them are full, the least loaded of their backends
+/// is picked.
 pub const WALK_MAX: usize = 128;
 
-/// The points, and the sessions to share.
+/// The ring, and the session count that the bound refers to.
 pub struct RingHash {
     config: Config,
-    /// In the order of the ring: 48 bits of place, 16 of the backend's index.
+    /// Points in ring order: 48 bits of position, 16 bits of backend index.
     ring: Vec<u64>,
-    /// Of all available backends.
+    /// Sum over all available backends.
     weight: u64,
-    /// The sessions of all available backends as of the batch's start, and the picks since.
+    /// Sessions of all available backends at the start of the batch, and the picks since then.
     active: u64,
     counted_ms: u64,
 }
@@ -59,19 +59,17 @@ pub struct RingHash {
 impl Policy for RingHash {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         if !(1..=1000).contains(&config.points) {
             let points = config.points;
-            return Err(format!(
-                "policy_config.points = {points}: expected 1 to 1000"
-            ));
+            return Err(format!("policy_config.points = {points}: expected 1 to 1000").into());
         }
         if config.bound <= 1.0 {
             return Err(format!(
-                "policy_config.bound = {}: expected more than 1, like 1.25 for at most a quarter over \
+                "policy_config.bound = {}: expected more than 1, like 1.25 for at most a quarter more than \
                  a backend's share",
                 config.bound
-            ));
+            ).into());
         }
         let mut ring_hash = Self {
             config,
@@ -85,7 +83,7 @@ impl Policy for RingHash {
     }
 
     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-        // Counting looks at all backends, so once a millisecond is enough.
+        // Counting examines all backends; once a millisecond is enough.
         if self.counted_ms != backends.now_ms() {
             self.count(backends);
         }
@@ -94,7 +92,7 @@ impl Policy for RingHash {
         backend.into()
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.weight = backends.available().map(|b| u64::from(b.weight())).sum();
         self.count(backends);
         self.ring.clear();
@@ -114,7 +112,7 @@ impl RingHash {
         let (before, behind) = self.ring.split_at(start);
         let walk = behind.iter().chain(before).take(WALK_MAX);
         let walk = walk.filter_map(|point| backends.get((point & 0xffff) as usize));
-        // Sessions for each unit of weight, the new one among them.
+        // Sessions per unit of weight, including the new one.
         let share = self.active as f64 / self.weight as f64;
         let bound = self.config.bound * share;
         let has_room = |backend: &Backend<'_>| {
@@ -126,8 +124,8 @@ impl RingHash {
     }
 }
 
-/// A backend's points are the first so many of one random sequence, so another number of them moves
-/// nothing but what those gain or lose that come or go.
+/// Places the points. A backend's points are the first ones of a random sequence, so another number
+/// of points only adds or removes some.
 fn place(ring: &mut Vec<u64>, points: u32, backends: &Backends<'_>) {
     let points_of = |backend: &Backend<'_>, halvings: u32| {
         let points = u64::from(points) * u64::from(backend.weight());

@@ -5,26 +5,26 @@ use waxwing_sdk::testing::{self, Driver, Durations, Simulator, counts, disruptio
 
 use super::*;
 
-/// Without a bound to speak of, for what the ring alone does.
+/// A bound that is never reached, to test the ring alone.
 const RING_ALONE: &str = r#"{"bound": 1e9}"#;
 
 fn driver(config: &str, backends: &[BackendRecord]) -> Driver<RingHash> {
     Driver::start(config, backends, 1).unwrap()
 }
 
-/// First choices.
+/// Returns first choices.
 fn picks(backends: &[BackendRecord]) -> Vec<Pick> {
     driver(RING_ALONE, backends).pick_all(testing::flows(9).take(50_000))
 }
 
 #[test]
-fn first_choices_are_shared_by_weight_as_the_points_are() {
+fn first_choices_follow_weights_as_the_points_do() {
     for weights in [&[1, 1][..], &[1, 2, 3, 4], &[1; 10]] {
         let over = overload(
             &counts(&picks(&testing::backends(weights)), weights.len()),
             weights,
         );
-        // The fullest of ten is about 1.5 standard deviations over, of a tenth each.
+        // The most loaded of ten is about 1.5 standard deviations, of a tenth each, over its share.
         assert!(over < 0.25, "{weights:?}: {over} over its share");
     }
     let over = overload(
@@ -38,7 +38,7 @@ fn first_choices_are_shared_by_weight_as_the_points_are() {
 }
 
 #[test]
-fn no_backend_gets_more_than_the_bound() {
+fn no_backend_exceeds_the_bound() {
     for (bound, weights) in [
         (1.25, &[1; 50][..]),
         (1.05, &[1; 50]),
@@ -61,10 +61,10 @@ fn no_backend_gets_more_than_the_bound() {
 }
 
 #[test]
-fn flows_that_find_no_room_go_on_to_one_and_the_same_backend() {
+fn flows_without_room_go_on_to_the_same_backend() {
     let mut driver = driver("{}", &testing::backends(&[1; 10]));
     for flow in testing::flows(1).take(50) {
-        driver.host().now_ms += 1;
+        driver.host_mut().now_ms += 1;
         driver
             .backends_mut()
             .iter_mut()
@@ -72,8 +72,8 @@ fn flows_that_find_no_room_go_on_to_one_and_the_same_backend() {
         let [Pick::Backend(first)] = driver.pick(std::slice::from_ref(&flow))[..] else {
             panic!("no backend")
         };
-        // Of 1900 sessions it may have 237.
-        driver.host().now_ms += 1;
+        // It may have 237 of 1900 sessions.
+        driver.host_mut().now_ms += 1;
         driver.backends_mut()[first].active = 1000;
         let next = driver.pick(&vec![flow; 64]);
         assert_ne!(next[0], Pick::Backend(first));
@@ -82,7 +82,7 @@ fn flows_that_find_no_room_go_on_to_one_and_the_same_backend() {
 }
 
 #[test]
-fn live_sessions_stay_bounded_while_they_come_and_go() {
+fn live_sessions_stay_within_the_bound() {
     let backends = testing::backends(&[1, 1, 1, 1, 2, 2, 2, 2]);
     let mut simulator = Simulator::<RingHash>::start("{}", &backends, 1).unwrap();
     simulator.sessions_per_s = 2000;
@@ -99,7 +99,7 @@ fn live_sessions_stay_bounded_while_they_come_and_go() {
             .map(|b| b.active as usize)
             .collect();
         let over = overload(&active, &[1, 1, 1, 1, 2, 2, 2, 2]);
-        // Those that end at one backend lower the share of the others.
+        // Sessions that end on one backend lower the share of the others.
         assert!(over < 0.35, "{over}: {active:?}");
     }
     let moved = simulator.disruption().unwrap();
@@ -110,7 +110,7 @@ fn live_sessions_stay_bounded_while_they_come_and_go() {
 }
 
 #[test]
-fn a_backend_that_goes_moves_only_its_own_flows() {
+fn removing_a_backend_moves_only_its_own_flows() {
     let before = testing::backends(&[1, 2, 3, 4, 5]);
     let old = picks(&before);
     let mut after = before.clone();
@@ -120,18 +120,18 @@ fn a_backend_that_goes_moves_only_its_own_flows() {
 }
 
 #[test]
-fn a_ring_that_would_be_too_large_keeps_its_shares() {
+fn a_ring_of_reduced_points_keeps_its_shares() {
     let mut weights = vec![1_000_000; 10];
     weights.extend([1; 100]);
     let counts = counts(&picks(&testing::backends(&weights)), weights.len());
     let over = overload(&counts[..10], &weights[..10]);
     assert!(over < 0.03, "{over} over: {counts:?}");
-    // A point each is the least, of some 200,000.
+    // One point each is the minimum, of about 200,000.
     assert!(counts[10..].iter().sum::<usize>() < 100, "{counts:?}");
 }
 
 #[test]
-fn backends_without_weight_or_health_take_none() {
+fn unavailable_backends_take_no_sessions() {
     let mut backends = testing::backends(&[1, 0, 1]);
     backends[0].flags = 0;
     backends[0].active = 1000;
@@ -144,7 +144,7 @@ fn backends_without_weight_or_health_take_none() {
 }
 
 #[test]
-fn a_wrong_config_says_what_to_write() {
+fn config_errors_say_what_to_write() {
     let cases = [
         (
             r#"{"points": 0}"#,
@@ -166,6 +166,6 @@ fn a_wrong_config_says_what_to_write() {
     ];
     for (config, expected) in cases {
         let error = Driver::<RingHash>::start(config, &[], 1).err().unwrap();
-        assert!(error.contains(expected), "{config}: {error:?}");
+        assert!(error.reason().contains(expected), "{config}: {error:?}");
     }
 }

@@ -1,25 +1,24 @@
-//! Smooth weighted round robin: each backend takes its turns evenly spread, in proportion to its
-//! weight (IPVS's `wrr` and nginx's default have the same shares).
+//! Smooth weighted round robin: backends take turns in proportion to their weights, evenly spread
+//! over time (IPVS's `wrr` and nginx's default have the same shares).
 //!
-//! Use it when sessions are alike and short. It counts sessions and not what they cost.
+//! Use it when sessions are similar and short. It counts sessions, not their cost.
 //!
-//! Invariant: between two turns of a backend every other takes as many as the ratio of their
-//! weights says, within one ([`Turns`]).
+//! Invariant: between two turns of a backend, every other backend takes as many turns as the ratio
+//! of their weights, within one ([`WeightedRoundRobin`]).
 
-use waxwing_sdk::turns::Turns;
-use waxwing_sdk::{Backends, Flow, NoConfig, Pick, Policy, export_policy};
+use waxwing_sdk::round_robin::WeightedRoundRobin;
+use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy};
 
-/// Whose turn it is.
 pub struct RoundRobin {
-    turns: Turns,
+    turns: WeightedRoundRobin,
 }
 
 impl Policy for RoundRobin {
     type Config = NoConfig;
 
-    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
-            turns: Turns::new(backends.available(), backends.seed()),
+            turns: WeightedRoundRobin::new(backends.available(), backends.seed()),
         })
     }
 
@@ -27,8 +26,8 @@ impl Policy for RoundRobin {
         self.turns.next().map_or(Pick::Fallback, Pick::Backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
-        self.turns = Turns::new(backends.available(), backends.seed());
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
+        self.turns = WeightedRoundRobin::new(backends.available(), backends.seed());
         Ok(())
     }
 }
@@ -48,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_shared_by_weight() {
+    fn sessions_follow_weights_exactly() {
         let picks = driver(&[5, 1, 1], 1).pick_all(testing::flows(1).take(700));
         assert_eq!(testing::counts(&picks, 3), [500, 100, 100]);
     }
@@ -64,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn backends_without_weight_or_health_take_none() {
+    fn unavailable_backends_take_no_sessions() {
         let mut backends = testing::backends(&[1, 0, 2, 1]);
         backends[3].flags = 0;
         let mut driver = Driver::<RoundRobin>::start("{}", &backends, 1).unwrap();

@@ -1,31 +1,32 @@
-//! Source hash: all of a client's sessions go to one backend, by its address alone (what IPVS's `sh`
-//! and nginx's `ip_hash` are for).
+//! Source hash: all sessions of a client go to one backend, by the client's address (as with IPVS's
+//! `sh` and nginx's `ip_hash`).
 //!
-//! Use it when a server keeps something of a client between connections: a login, a cache, FTP's
-//! two connections. Clients behind one NAT count as one. Nothing is remembered, so a restarted or
-//! second balancer finds the same backends. Who has many addresses can choose some that fall on one
-//! backend; a shorter `prefix_v6`, such as 64, leaves a client fewer of them.
+//! Use it when a server keeps state of a client between connections: a login, a cache, FTP's two
+//! connections. Clients behind one NAT count as one. There is no table of clients, so a restarted
+//! or second balancer finds the same backends. A client with many addresses can choose ones that
+//! map to one backend; a shorter `prefix_v6`, such as 64, leaves it fewer of them.
 //!
-//! By a Maglev table, not by a scan for the highest random weight: a look-up costs the same however
-//! many backends there are, and shares of addresses are even within a percent or two.
+//! It uses a Maglev table rather than a scan for the highest random weight: a lookup costs the same
+//! for any number of backends, and the shares of addresses are even within one or two percent.
 //!
-//! Invariant: a pick depends on nothing but the available backends' keys and weights, the config
-//! and the client's address.
+//! Invariant: a pick depends only on the available backends' keys and weights, the config and the
+//! client's address.
 
 use serde::Deserialize;
+use waxwing_sdk::client::ClientPrefix;
 use waxwing_sdk::maglev::Table;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
 /// `policy_config = { prefix_v4 = 32, prefix_v6 = 128, table = 65537 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many bits of an IPv4 address count, 1 to 32: 24 keeps a network of 256 together.
+    /// Bits of an IPv4 address that count, 1 to 32; 24 keeps a network of 256 together.
     prefix_v4: u32,
-    /// How many bits of an IPv6 address count, 1 to 128: 64 keeps a host together that changes its
-    /// address (RFC 8981).
+    /// Bits of an IPv6 address that count, 1 to 128; 64 keeps a host with changing addresses
+    /// together (RFC 8981).
     prefix_v6: u32,
-    /// Entries in the table, two bytes each: a prime, at least a hundred times the number of
+    /// Entries of the table, two bytes each: a prime, at least a hundred times the number of
     /// backends.
     table: u32,
 }
@@ -40,55 +41,38 @@ impl Default for Config {
     }
 }
 
-/// Backends by the hash of a client's prefix.
+/// Maps the hash of a client's prefix to a backend.
 pub struct SourceHash {
     size: u32,
     table: Table,
-    mask_v4: u128,
-    mask_v6: u128,
+    prefix: ClientPrefix,
 }
 
 impl Policy for SourceHash {
     type Config = Config;
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
             size: config.table,
             table: table(config.table, backends)?,
-            mask_v4: mask("prefix_v4", config.prefix_v4, 32)?,
-            mask_v6: mask("prefix_v6", config.prefix_v6, 128)?,
+            prefix: ClientPrefix::new(config.prefix_v4, config.prefix_v6)?,
         })
     }
 
     fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
-        let mask = if flow.source().is_ipv4() {
-            self.mask_v4
-        } else {
-            self.mask_v6
-        };
-        let prefix = u128::from_be_bytes(*flow.source_octets()) & mask;
-        let index = self.table.get(hash::bytes(&prefix.to_be_bytes()));
+        let client = self.prefix.of(flow);
+        let index = self.table.get(hash::bytes(&client.to_be_bytes()));
         index.map_or(Pick::Fallback, Pick::Backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.table = table(self.size, backends)?;
         Ok(())
     }
 }
 
-/// The bits that count, of addresses of which the last `bits` vary.
-fn mask(key: &str, prefix: u32, bits: u32) -> Result<u128, String> {
-    if !(1..=bits).contains(&prefix) {
-        return Err(format!(
-            "policy_config.{key} = {prefix}: expected 1 to {bits}"
-        ));
-    }
-    Ok(u128::MAX << (bits - prefix))
-}
-
-fn table(size: u32, backends: &Backends<'_>) -> Result<Table, String> {
-    Table::new(backends.available(), size).map_err(|why| format!("policy_config.table = {why}"))
+fn table(size: u32, backends: &Backends<'_>) -> Result<Table, ConfigError> {
+    Table::new(backends.available(), size).map_err(|error| error.at("policy_config.table"))
 }
 
 export_policy!(SourceHash);
@@ -111,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_sessions_go_to_one_backend_and_clients_to_all() {
+    fn a_client_stays_on_one_backend_and_clients_spread() {
         let mut driver = driver("{}", &[1; 10]);
         for address in ["192.0.2.7", "2001:db8::7"] {
             let picks = driver.pick_all(from(address).take(200));
@@ -123,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_prefix_go_together() {
+    fn addresses_of_one_prefix_share_a_backend() {
         let config = r#"{"prefix_v4": 24, "prefix_v6": 64}"#;
         let mut driver = driver(config, &[1; 50]);
         let cases = [
@@ -139,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_goes_moves_few_other_clients() {
+    fn removing_a_backend_moves_few_other_clients() {
         let before = testing::backends(&[1; 100]);
         let mut after = before.clone();
         after.remove(31);
@@ -152,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_backends_is_a_new_table() {
+    fn a_change_of_backends_rebuilds_the_table() {
         let mut driver = driver("{}", &[1, 1, 1]);
         driver.set_backends(&testing::backends(&[0, 1, 0])).unwrap();
         let picks = driver.pick_all(testing::flows(1).take(100));
@@ -162,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_config_says_what_to_write() {
+    fn config_errors_say_what_to_write() {
         let cases = [
             (
                 r#"{"prefix_v4": 33}"#,
@@ -174,7 +158,7 @@ mod tests {
             ),
             (
                 r#"{"table": 65536}"#,
-                "policy_config.table = 65536 entries; expected a prime",
+                "policy_config.table: 65536 entries; expected a prime",
             ),
             (
                 r#"{"prefix": 24}"#,
@@ -183,7 +167,7 @@ mod tests {
         ];
         for (config, expected) in cases {
             let error = Driver::<SourceHash>::start(config, &[], 1).err().unwrap();
-            assert!(error.contains(expected), "{config}: {error:?}");
+            assert!(error.reason().contains(expected), "{config}: {error:?}");
         }
     }
 }

@@ -1,34 +1,35 @@
-//! Sticky source: a client stays with its backend for some time since its last session, also when
-//! backends come or change weight in the meantime. For servers that keep a client's state.
+//! Sticky source: a client stays with its backend for some time after its last session, even if
+//! backends come or change weight. For servers that keep state of a client.
 //!
-//! A client that is not known goes by weighted rendezvous on its address. So a table that is lost
-//! (every instance begins with an empty one) or too small sends nearly all clients where they were:
-//! what is left to remember is who would have moved since. Where that is not worth a table, take
-//! `source_hash`.
+//! A client that is not in the table goes by weighted rendezvous hashing of its address. So if the
+//! table is lost (every new instance starts with an empty one) or too small, nearly all clients go
+//! where they were; the table only keeps those that would have moved since. If that is not worth a
+//! table, use `source_hash`.
 //!
-//! Invariant: the table has a fixed number of entries, in sets of eight; a pick looks at one set,
-//! whose place hangs on the worker's seed so that clients cannot choose it. A full set gives up its
-//! longest idle client. Clients remembered are `new - expired - released - evicted`.
+//! Invariant: the table has a fixed number of entries, in sets of eight. A pick examines one set,
+//! selected with the worker's seed so that clients cannot choose it. A full set evicts its longest
+//! idle client. The table holds `new - expired - released - evicted` clients.
 
 mod table;
 
 use serde::Deserialize;
+use waxwing_sdk::client::ClientPrefix;
 use waxwing_sdk::group::Group;
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
 
-use crate::table::{Found, Table, WAYS};
+use crate::table::{Lookup, SET_ENTRIES, Table};
 
 /// `policy_config = { timeout_s = 300, clients_max = 16384, prefix_v4 = 32, prefix_v6 = 128 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How long a client stays since its last session began, in seconds.
+    /// How long a client stays after its last session began, in seconds.
     timeout_s: u32,
-    /// How many clients are remembered, 32 bytes each; rounded up to a multiple of eight.
+    /// Most clients in the table, 32 bytes each, rounded up to a multiple of eight.
     clients_max: usize,
-    /// How many bits of an IPv4 address are one client, 1 to 32.
+    /// Bits of an IPv4 address that identify a client, 1 to 32.
     prefix_v4: u32,
-    /// How many bits of an IPv6 address are one client, 1 to 128: 64 for those that change their
+    /// Bits of an IPv6 address that identify a client, 1 to 128; 64 for clients that change their
     /// address within their network (RFC 8981).
     prefix_v6: u32,
 }
@@ -44,20 +45,19 @@ impl Default for Config {
     }
 }
 
-/// The most clients: 2 MiB of them.
+/// Most clients: a table of 2 MiB.
 const CLIENTS_MAX: usize = 65_536;
-/// How many entries a tick looks at: some ten microseconds.
-const SWEEP: usize = 8_192;
+/// Entries that a tick examines, in about ten microseconds.
+const SWEEP_ENTRIES: usize = 8_192;
 
-/// Who is where.
+/// The table of clients, and where new clients go.
 pub struct StickySource {
     table: Table,
-    mask_v4: u128,
-    mask_v6: u128,
+    prefix: ClientPrefix,
     seed: u64,
-    /// Where clients begin.
+    /// Chooses the backends of new clients.
     backends: Group,
-    /// The backends' ids, by the index that the table knows them by.
+    /// Ids of the backends, by the indices in the table.
     ids: Vec<u32>,
     counts: Counts,
 }
@@ -74,16 +74,14 @@ struct Counts {
 impl Policy for StickySource {
     type Config = Config;
     const TICK_MS: u32 = 1_000;
-    const KEEP: bool = true;
+    const KEEP_STATE: bool = true;
     const COUNTERS: &'static [&'static str] = &["hits", "new", "expired", "released", "evicted"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         check(&config)?;
         let mut sticky = Self {
             table: Table::new(config.clients_max, u64::from(config.timeout_s) * 1000),
-            // In the mapped form an IPv4 address has 96 bits in front.
-            mask_v4: mask(96 + config.prefix_v4),
-            mask_v6: mask(config.prefix_v6),
+            prefix: ClientPrefix::new(config.prefix_v4, config.prefix_v6)?,
             seed: backends.seed(),
             backends: Group::default(),
             ids: Vec::new(),
@@ -94,22 +92,24 @@ impl Policy for StickySource {
     }
 
     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-        let client = self.client(flow);
+        let client = self.prefix.of(flow);
         let hash = hash::bytes(&client.to_be_bytes());
         let place = hash::mix(hash ^ self.seed);
         let first = || self.backends.by_hash(hash);
-        let Some((found, backend)) = self.table.find(client, place, backends.now_ms(), first)
+        let Some((lookup, backend)) =
+            self.table
+                .find_or_insert(client, place, backends.now_ms(), first)
         else {
             return Pick::Fallback;
         };
-        match found {
-            Found::Known => self.counts.hits += 1,
-            Found::InFree => self.counts.new += 1,
-            Found::InExpired => {
+        match lookup {
+            Lookup::Hit => self.counts.hits += 1,
+            Lookup::NewInFree => self.counts.new += 1,
+            Lookup::NewInExpired => {
                 self.counts.new += 1;
                 self.counts.expired += 1;
             }
-            Found::InEvicted => {
+            Lookup::NewInEvicted => {
                 self.counts.new += 1;
                 self.counts.evicted += 1;
             }
@@ -117,7 +117,7 @@ impl Policy for StickySource {
         Pick::Backend(backend)
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.backends = Group::new(backends.iter());
         let mut by_id: Vec<_> = backends.available().map(|b| (b.id(), b.index())).collect();
         by_id.sort_unstable();
@@ -127,13 +127,15 @@ impl Policy for StickySource {
             let at = by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
             Some(by_id[at].1)
         };
-        self.counts.released += self.table.rename(index_now);
+        self.counts.released += self.table.reindex(index_now);
         self.ids = backends.iter().map(|backend| backend.id()).collect();
         Ok(())
     }
 
     fn tick(&mut self, backends: &Backends<'_>) {
-        self.counts.expired += self.table.sweep(SWEEP / WAYS, backends.now_ms());
+        self.counts.expired += self
+            .table
+            .sweep(SWEEP_ENTRIES / SET_ENTRIES, backends.now_ms());
     }
 
     fn counters(&self, values: &mut [u64]) {
@@ -148,28 +150,11 @@ impl Policy for StickySource {
     }
 }
 
-impl StickySource {
-    /// The bits of the address that tell clients apart.
-    fn client(&self, flow: &Flow<'_>) -> u128 {
-        let mask = if flow.source().is_ipv4() {
-            self.mask_v4
-        } else {
-            self.mask_v6
-        };
-        u128::from_be_bytes(*flow.source_octets()) & mask
-    }
-}
-
-fn mask(bits: u32) -> u128 {
-    !u128::MAX.checked_shr(bits).unwrap_or(0)
-}
-
-fn check(config: &Config) -> Result<(), String> {
+fn check(config: &Config) -> Result<(), ConfigError> {
     let Config {
         timeout_s,
         clients_max,
-        prefix_v4,
-        prefix_v6,
+        ..
     } = *config;
     if timeout_s == 0 {
         return Err("policy_config.timeout_s = 0: expected 1 or more seconds, like 300".into());
@@ -177,17 +162,8 @@ fn check(config: &Config) -> Result<(), String> {
     if !(1..=CLIENTS_MAX).contains(&clients_max) {
         return Err(format!(
             "policy_config.clients_max = {clients_max}: expected 1 to {CLIENTS_MAX}"
-        ));
-    }
-    if !(1..=32).contains(&prefix_v4) {
-        return Err(format!(
-            "policy_config.prefix_v4 = {prefix_v4}: expected 1 to 32 bits"
-        ));
-    }
-    if !(1..=128).contains(&prefix_v6) {
-        return Err(format!(
-            "policy_config.prefix_v6 = {prefix_v6}: expected 1 to 128 bits"
-        ));
+        )
+        .into());
     }
     Ok(())
 }

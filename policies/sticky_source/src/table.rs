@@ -1,26 +1,26 @@
-//! Which client is with which backend: a set-associative table.
+//! Maps clients to backends: a set-associative table.
 //!
-//! Invariant: a client has at most one entry, in the set of its place; an entry that is idle for
-//! the timeout is as good as free.
+//! Invariant: a client has at most one entry, in its set. An entry that is idle for the timeout
+//! counts as free.
 
 use waxwing_sdk::hash;
 
-/// Entries in a set, among which the longest idle goes.
-pub(crate) const WAYS: usize = 8;
+/// Entries of a set. The longest idle one is evicted.
+pub(crate) const SET_ENTRIES: usize = 8;
 
 pub(crate) struct Table {
-    sets: Box<[[Entry; WAYS]]>,
+    sets: Box<[[Entry; SET_ENTRIES]]>,
     timeout_ms: u64,
-    /// The set that the next sweep begins at.
+    /// The set at which the next sweep starts.
     next: usize,
 }
 
 #[derive(Clone, Copy)]
 struct Entry {
     client: u128,
-    /// When its last session began.
+    /// Start of its last session.
     last_ms: u64,
-    /// The backend's index; [`FREE`] if the entry is nobody's.
+    /// Index of the backend; [`FREE`] for a free entry.
     backend: u32,
 }
 
@@ -32,17 +32,17 @@ const EMPTY: Entry = Entry {
     backend: FREE,
 };
 
-/// How a client came to its entry.
+/// How a client got its entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Found {
-    /// It had it.
-    Known,
-    /// It got a free one.
-    InFree,
-    /// It got one whose client was idle for the timeout.
-    InExpired,
-    /// It got the one that was idle longest.
-    InEvicted,
+pub(crate) enum Lookup {
+    /// The client had an entry.
+    Hit,
+    /// The client took a free entry.
+    NewInFree,
+    /// The client took an expired entry.
+    NewInExpired,
+    /// The client took the longest idle entry.
+    NewInEvicted,
 }
 
 impl Entry {
@@ -54,21 +54,21 @@ impl Entry {
 impl Table {
     pub(crate) fn new(clients_max: usize, timeout_ms: u64) -> Self {
         Self {
-            sets: vec![[EMPTY; WAYS]; clients_max.div_ceil(WAYS)].into(),
+            sets: vec![[EMPTY; SET_ENTRIES]; clients_max.div_ceil(SET_ENTRIES)].into(),
             timeout_ms,
             next: 0,
         }
     }
 
-    /// The client's backend, and from now on the timeout runs again. A client that is not known gets
-    /// what `first` says; `None` if that is `None`.
-    pub(crate) fn find(
+    /// Returns the client's backend and restarts its timeout. A client without an entry gets one
+    /// with the backend that `choose` returns; `None` if it returns `None`.
+    pub(crate) fn find_or_insert(
         &mut self,
         client: u128,
         place: u64,
         now_ms: u64,
-        first: impl FnOnce() -> Option<usize>,
-    ) -> Option<(Found, usize)> {
+        choose: impl FnOnce() -> Option<usize>,
+    ) -> Option<(Lookup, usize)> {
         let timeout_ms = self.timeout_ms;
         let at = hash::below(place, self.sets.len() as u64);
         let set = &mut self.sets[usize::try_from(at).ok()?];
@@ -76,28 +76,29 @@ impl Table {
         let is_own = |entry: &Entry| entry.client == client && entry.backend != FREE;
         if let Some(own) = set.iter_mut().find(|e| is_own(e) && is_live(e)) {
             own.last_ms = now_ms;
-            return Some((Found::Known, own.backend as usize));
+            return Some((Lookup::Hit, own.backend as usize));
         }
-        let backend = first()?;
-        // Its own that expired, free ones, other expired ones, the longest idle.
-        let worth = |e: &Entry| (!is_own(e), e.backend != FREE, is_live(e), e.last_ms);
-        let entry = set.iter_mut().min_by_key(|entry| worth(entry))?;
-        let found = match *entry {
-            Entry { backend: FREE, .. } => Found::InFree,
-            other if is_live(&other) => Found::InEvicted,
-            _ => Found::InExpired,
+        let backend = choose()?;
+        // In this order: the client's own expired entry, free ones, other expired ones, the longest
+        // idle one.
+        let eviction_rank = |e: &Entry| (!is_own(e), e.backend != FREE, is_live(e), e.last_ms);
+        let entry = set.iter_mut().min_by_key(|entry| eviction_rank(entry))?;
+        let lookup = match *entry {
+            Entry { backend: FREE, .. } => Lookup::NewInFree,
+            other if is_live(&other) => Lookup::NewInEvicted,
+            _ => Lookup::NewInExpired,
         };
         *entry = Entry {
             client,
             last_ms: now_ms,
             backend: u32::try_from(backend).ok()?,
         };
-        Some((found, backend))
+        Some((lookup, backend))
     }
 
-    /// Knows backends by other indices from now on; returns how many clients were released because
-    /// theirs has none.
-    pub(crate) fn rename(&mut self, index_now: impl Fn(usize) -> Option<usize>) -> u64 {
+    /// Updates the indices of the backends. Returns how many clients were released because their
+    /// backend is gone.
+    pub(crate) fn reindex(&mut self, index_now: impl Fn(usize) -> Option<usize>) -> u64 {
         let mut released = 0;
         for entry in self.sets.as_flattened_mut() {
             if entry.backend == FREE {
@@ -110,7 +111,7 @@ impl Table {
         released
     }
 
-    /// Frees what expired in the next so many sets; returns how many entries that was.
+    /// Frees the expired entries of the next `sets` sets. Returns how many were freed.
     pub(crate) fn sweep(&mut self, sets: usize, now_ms: u64) -> u64 {
         let mut expired = 0;
         for _ in 0..sets.min(self.sets.len()) {

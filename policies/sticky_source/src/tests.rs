@@ -17,7 +17,7 @@ fn clients(n: usize) -> Vec<TestFlow> {
     testing::flows(8).take(n).collect()
 }
 
-/// The policy's counters by name.
+/// Returns the value of the counter of this name.
 fn counter(driver: &Driver<StickySource>, name: &str) -> u64 {
     let names = StickySource::COUNTERS.iter();
     names
@@ -27,7 +27,7 @@ fn counter(driver: &Driver<StickySource>, name: &str) -> u64 {
 }
 
 #[test]
-fn clients_stay_when_backends_come_and_only_those_of_one_that_goes_move() {
+fn clients_stay_unless_their_backend_goes() {
     let mut driver = driver("{}", &[1, 1, 1]);
     let before = driver.pick_all(clients(1000));
     let mut five = testing::backends(&[3, 1, 1, 1, 1]);
@@ -50,17 +50,17 @@ fn clients_stay_when_backends_come_and_only_those_of_one_that_goes_move() {
 }
 
 #[test]
-fn a_table_that_is_lost_moves_no_client_if_the_backends_are_the_same() {
+fn losing_the_table_moves_no_client_if_the_backends_are_unchanged() {
     let before = driver("{}", &[1, 2, 3]).pick_all(clients(1000));
     let other = Driver::<StickySource>::start("{}", &testing::backends(&[1, 2, 3]), 99);
     assert_eq!(other.unwrap().pick_all(clients(1000)), before);
 }
 
 #[test]
-fn the_timeout_runs_from_the_last_session_and_not_from_the_first() {
+fn the_timeout_starts_at_the_last_session() {
     let mut driver = driver(r#"{"timeout_s": 10}"#, &[1, 1]);
     for (wait_ms, hits) in [(0, 0), (9_999, 1), (9_999, 2), (10_000, 2), (1, 3)] {
-        driver.host().now_ms += wait_ms;
+        driver.host_mut().now_ms += wait_ms;
         driver.pick(&[flow("192.0.2.1")]);
         assert_eq!(counter(&driver, "hits"), hits, "after {wait_ms} ms more");
     }
@@ -68,7 +68,7 @@ fn the_timeout_runs_from_the_last_session_and_not_from_the_first() {
 }
 
 #[test]
-fn ticks_free_what_expired_in_bounded_steps() {
+fn ticks_free_expired_entries_in_bounded_steps() {
     let mut driver = driver(r#"{"timeout_s": 5, "clients_max": 65536}"#, &[1, 1]);
     driver.pick_all(clients(20_000));
     let new = counter(&driver, "new") - counter(&driver, "evicted");
@@ -76,7 +76,7 @@ fn ticks_free_what_expired_in_bounded_steps() {
     assert_eq!(counter(&driver, "expired"), 0);
     driver.tick(1_000);
     let first = counter(&driver, "expired");
-    assert!(first > 0 && first <= SWEEP as u64, "{first}");
+    assert!(first > 0 && first <= SWEEP_ENTRIES as u64, "{first}");
     for _ in 0..8 {
         driver.tick(1_000);
     }
@@ -84,15 +84,15 @@ fn ticks_free_what_expired_in_bounded_steps() {
 }
 
 #[test]
-fn a_full_table_gives_up_the_longest_idle() {
+fn a_full_set_evicts_the_longest_idle_client() {
     let mut driver = driver(r#"{"clients_max": 1}"#, &[1, 1]);
     let clients = clients(9);
     for (now_ms, client) in (0..).zip(&clients[..8]) {
-        driver.host().now_ms = now_ms;
+        driver.host_mut().now_ms = now_ms;
         driver.pick(std::slice::from_ref(client));
     }
-    // The first comes again, so the second is the longest idle when the ninth comes.
-    driver.host().now_ms = 10;
+    // The first client returns, so the second one is the longest idle when the ninth arrives.
+    driver.host_mut().now_ms = 10;
     driver.pick(&[clients[0].clone(), clients[8].clone()]);
     assert_eq!(counter(&driver, "evicted"), 1);
     driver.pick(&[clients[0].clone(), clients[2].clone(), clients[8].clone()]);
@@ -102,7 +102,7 @@ fn a_full_table_gives_up_the_longest_idle() {
 }
 
 #[test]
-fn prefixes_make_a_network_one_client() {
+fn addresses_of_one_prefix_are_one_client() {
     let config = r#"{"prefix_v4": 24, "prefix_v6": 64}"#;
     for (source, hits) in [
         ("192.0.2.1", 1),
@@ -120,14 +120,14 @@ fn prefixes_make_a_network_one_client() {
 }
 
 #[test]
-fn without_backends_nobody_is_remembered() {
+fn without_backends_no_client_is_stored() {
     let mut driver = driver("{}", &[0, 0]);
     assert_eq!(driver.pick_all(clients(2)), [Pick::Fallback; 2]);
     assert_eq!(driver.counters(), [0; 5]);
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn config_errors_say_what_to_write() {
     for (config, expected) in [
         (r#"{"timeout_s": 0}"#, "expected 1 or more"),
         (r#"{"clients_max": 0}"#, "expected 1 to 65536"),
@@ -140,6 +140,6 @@ fn what_is_wrong_is_said_with_what_to_write() {
         let error = Driver::<StickySource>::start(config, &backends, 1)
             .err()
             .unwrap();
-        assert!(error.contains(expected), "{config}: {error}");
+        assert!(error.reason().contains(expected), "{config}: {error}");
     }
 }

@@ -1,18 +1,18 @@
 //! Subnet: clients of a network go to the backends of a tag; the longest prefix decides. For sites
-//! that serve their own region, tenants with servers of their own, or an office that tries the new
+//! that serve their own region, tenants with their own servers, or an office that tries a new
 //! version first.
 //!
-//! Invariant: the routes are kept as ranges of addresses that follow one another without gap or
-//! overlap, so a look-up is one binary search however prefixes nest. IPv4 has the range
-//! `::ffff:0:0/96` to itself: no IPv6 prefix routes an IPv4 client.
+//! Invariant: the routes are kept as adjacent ranges of addresses without gap or overlap, so a
+//! lookup is one binary search for any nesting of prefixes. IPv4 has the range `::ffff:0:0/96` for
+//! itself: no IPv6 prefix routes an IPv4 client.
 
 mod prefix;
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use waxwing_sdk::group::{By, Groups};
-use waxwing_sdk::{Backends, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::group::{Groups, HashBy};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy};
 
 use crate::prefix::{IPV4, Prefix};
 
@@ -20,15 +20,15 @@ use crate::prefix::{IPV4, Prefix};
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// From prefix to the tag of the backends for its clients.
+    /// Prefixes, each with the tag of the backends for its clients.
     routes: BTreeMap<String, u32>,
-    /// The tag for clients of no prefix; without it any backend may serve them.
+    /// The tag for clients without a matching prefix. Without it, any backend may serve them.
     default: Option<u32>,
-    /// Whether clients may go to any backend where their own tag has none available; if not, their
-    /// packets are dropped.
+    /// Whether clients go to any backend if none of their tag is available. If not, their packets
+    /// are dropped.
     spill: bool,
-    /// What the choice among the backends of a tag hangs on.
-    by: By,
+    /// What is hashed to choose among the backends of a tag.
+    by: HashBy,
 }
 
 impl Default for Config {
@@ -37,22 +37,22 @@ impl Default for Config {
             routes: BTreeMap::new(),
             default: None,
             spill: true,
-            by: By::Flow,
+            by: HashBy::Flow,
         }
     }
 }
 
-/// The routes and the backends by tag.
+/// The routes, and the backends by tag.
 pub struct Subnet {
     ranges: Vec<Range>,
     groups: Groups,
     spill: bool,
-    by: By,
+    by: HashBy,
     spilled: u64,
     dropped: u64,
 }
 
-/// The addresses from `first` up to the next range's.
+/// Addresses from `first` up to the next range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Range {
     first: u128,
@@ -63,7 +63,7 @@ impl Policy for Subnet {
     type Config = Config;
     const COUNTERS: &'static [&'static str] = &["spilled", "dropped"];
 
-    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, String> {
+    fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
             ranges: ranges(&routes(&config)?, config.default),
             groups: Groups::new(backends),
@@ -92,7 +92,7 @@ impl Policy for Subnet {
         }
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), String> {
+    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.groups = Groups::new(backends);
         Ok(())
     }
@@ -110,12 +110,12 @@ impl Subnet {
     }
 }
 
-/// The config's routes and one for all of IPv4, those that contain others in front.
-fn routes(config: &Config) -> Result<Vec<(Prefix, Option<u32>)>, String> {
+/// Returns the config's routes and one for all of IPv4, containing prefixes before contained ones.
+fn routes(config: &Config) -> Result<Vec<(Prefix, Option<u32>)>, ConfigError> {
     let mut routes = Vec::new();
     for (text, tag) in &config.routes {
         let prefix = Prefix::parse(text)
-            .map_err(|why| format!("policy_config.routes has {text:?}: {why}"))?;
+            .map_err(|error| error.at(&format!("policy_config.routes has {text:?}")))?;
         routes.push((prefix, Some(*tag)));
     }
     if !routes.iter().any(|(prefix, _)| *prefix == IPV4) {
@@ -126,12 +126,13 @@ fn routes(config: &Config) -> Result<Vec<(Prefix, Option<u32>)>, String> {
         Some(twice) => Err(format!(
             "policy_config.routes has one prefix in two spellings: {}",
             twice[0].0
-        )),
+        )
+        .into()),
         None => Ok(routes),
     }
 }
 
-/// Nested prefixes, in order, as ranges.
+/// Converts nested prefixes, in order, to ranges.
 fn ranges(routes: &[(Prefix, Option<u32>)], default: Option<u32>) -> Vec<Range> {
     let mut open = vec![(u128::MAX, default)];
     let mut ranges = vec![Range {
@@ -148,7 +149,7 @@ fn ranges(routes: &[(Prefix, Option<u32>)], default: Option<u32>) -> Vec<Range> 
     ranges
 }
 
-/// Where a prefix ended before this address, the one around it goes on.
+/// Closes the prefixes that end before `first`; the enclosing prefix continues after each.
 fn close_before(first: u128, open: &mut Vec<(u128, Option<u32>)>, ranges: &mut Vec<Range>) {
     while let [.., (_, around), (last, _)] = open[..] {
         if last >= first {
@@ -172,8 +173,9 @@ mod tests {
 
     use super::*;
 
-    /// A driver with one backend for each tag from 0 on, of which those are down.
-    fn driver(config: &str, tags: u32, down: &[usize]) -> Result<Driver<Subnet>, String> {
+    /// Makes a driver with one backend for each tag from 0 on. Those at the indices `down` are
+    /// unhealthy.
+    fn driver(config: &str, tags: u32, down: &[usize]) -> Result<Driver<Subnet>, ConfigError> {
         let mut backends = testing::backends(&vec![1; tags as usize]);
         for (tag, backend) in (0..).zip(&mut backends) {
             backend.tag = tag;
@@ -222,11 +224,11 @@ mod tests {
     }
 
     #[test]
-    fn ranges_agree_with_looking_at_every_prefix() {
+    fn ranges_agree_with_a_scan_of_all_prefixes() {
         let mut config = Config::default();
         let random = |n: u64| waxwing_sdk::hash::mix(n).to_be_bytes();
         for n in 0..500 {
-            // Few bits of few networks, so that many nest.
+            // Few bits of few networks, so that many prefixes nest.
             let [a, b, bits, ..] = random(n);
             let bits = bits % 17;
             let address =
@@ -256,7 +258,7 @@ mod tests {
                 ranges: ranges(routes, None),
                 groups: Groups::default(),
                 spill: true,
-                by: By::Flow,
+                by: HashBy::Flow,
                 spilled: 0,
                 dropped: 0,
             }
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_without_backends_spills_or_drops() {
+    fn clients_of_a_tag_without_backends_spill_or_are_dropped() {
         let config = r#"{"routes": {"10.0.0.0/8": 1, "11.0.0.0/8": 7}, "default": 0}"#;
         let mut spills = driver(config, 3, &[1]).unwrap();
         let picks = spills.pick_all(testing::flows(1).take(100));
@@ -278,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_no_prefix_go_anywhere_without_a_default() {
+    fn clients_without_a_prefix_or_default_go_to_any_backend() {
         let mut driver = driver(r#"{"routes": {"192.0.2.0/24": 1}}"#, 4, &[]).unwrap();
         let picks = driver.pick_all(testing::flows(1).take(4000));
         assert!(testing::overload(&testing::counts(&picks, 4), &[1; 4]) < 0.1);
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_to_write() {
+    fn config_errors_say_what_to_write() {
         for (config, expected) in [
             (r#"{"routes": {"10.0.0.1/8": 1}}"#, "write 10.0.0.0/8"),
             (
@@ -308,7 +310,7 @@ mod tests {
             (r#"{"route": {}}"#, "unknown field `route`"),
         ] {
             let error = driver(config, 1, &[]).err().unwrap();
-            assert!(error.contains(expected), "{config}: {error}");
+            assert!(error.reason().contains(expected), "{config}: {error}");
         }
     }
 }

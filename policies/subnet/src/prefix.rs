@@ -1,18 +1,19 @@
-//! Prefixes of both families as ranges of one space of addresses, IPv4 in its mapped form.
+//! Prefixes of both families as ranges of one address space, with IPv4 in mapped form.
 //!
-//! Invariant: bits behind the prefix are zero; what an operator writes otherwise is an error.
+//! Invariant: the bits after the prefix are zero; the parser refuses others.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// A network.
+use waxwing_sdk::ConfigError;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Prefix {
     first: u128,
     bits: u32,
 }
 
-/// How many bits an IPv4 address has in front of it in its mapped form.
+/// Bits in front of an IPv4 address in mapped form.
 const MAPPED: u32 = 96;
 
 /// All of IPv4.
@@ -22,21 +23,21 @@ pub(crate) const IPV4: Prefix = Prefix {
 };
 
 impl Prefix {
-    /// From `10.0.0.0/8` or `2001:db8::/32`.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    /// Parses `10.0.0.0/8` or `2001:db8::/32`.
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         let (address, bits) = text.split_once('/').unwrap_or((text, ""));
         let address: IpAddr = address
             .parse()
-            .map_err(|_| "expected an address and a length, like 10.0.0.0/8".to_string())?;
+            .map_err(|_| "expected an address and a length, like 10.0.0.0/8")?;
         let (first, before) = match address {
             IpAddr::V4(v4) => (v4.to_ipv6_mapped().to_bits(), MAPPED),
             IpAddr::V6(v6) => (v6.to_bits(), 0),
         };
         let bits_max = u128::BITS - before;
         if bits.is_empty() {
-            return Err(format!(
-                "it has no length; for one address write {address}/{bits_max}"
-            ));
+            return Err(
+                format!("expected a length; for one address write {address}/{bits_max}").into(),
+            );
         }
         let bits: u32 = bits
             .parse()
@@ -53,27 +54,27 @@ impl Prefix {
         };
         let is_mapped = address.is_ipv6() && prefix.bits >= MAPPED && prefix.is_ipv4();
         if prefix != written || is_mapped {
-            return Err(format!("write {prefix}"));
+            return Err(format!("write {prefix}").into());
         }
         Ok(prefix)
     }
 
-    /// The lowest address.
+    /// Returns the lowest address.
     pub(crate) const fn first(&self) -> u128 {
         self.first
     }
 
-    /// The highest address.
+    /// Returns the highest address.
     pub(crate) fn last(&self) -> u128 {
         self.first | self.behind()
     }
 
-    /// The prefix's length in the common space: 96 more than written for IPv4.
+    /// Returns the prefix length in the common address space: for IPv4, 96 more than written.
     pub(crate) const fn bits(&self) -> u32 {
         self.bits
     }
 
-    /// The bits behind the prefix.
+    /// Returns the mask of the bits after the prefix.
     fn behind(&self) -> u128 {
         u128::MAX.checked_shr(self.bits).unwrap_or(0)
     }

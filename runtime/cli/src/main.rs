@@ -1,13 +1,15 @@
 //! `waxwing`: a programmable layer-4 load balancer.
 //!
-//! This crate only wires the others together: arguments in, adapters attached to the core, texts
-//! out.
+//! This crate only connects the others: it parses arguments, attaches the data plane to the ports, and
+//! prints results.
 
-mod ask;
+mod attached;
 mod module;
+mod query;
 mod render;
 mod run;
 mod shipped;
+mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,65 +27,65 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Attaches to the config's ports and balances until SIGTERM or SIGINT; SIGHUP reloads.
+    /// Attaches to the config's ports and balances until SIGTERM or SIGINT; SIGHUP reloads the config.
     Run {
         /// The config file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Checks a config, and the system that it is for, and says all that is wrong.
+    /// Checks a config and this system, and reports all problems.
     Check {
         /// The config file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Shows what the running balancer does.
+    /// Shows the state of the running balancer.
     Status {
         #[command(flatten)]
-        running: Running,
-        /// As JSON.
+        admin: AdminAddress,
+        /// Prints JSON.
         #[arg(long)]
         json: bool,
     },
     /// Lists the sessions of the running balancer.
     Sessions {
         #[command(flatten)]
-        running: Running,
-        /// As JSON, one session a line.
+        admin: AdminAddress,
+        /// Prints JSON, one session per line.
         #[arg(long)]
         json: bool,
-        /// Only those of this service.
+        /// Only sessions of this service.
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
-        /// At most this many.
+        /// The most sessions to list.
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
     },
-    /// Says whether services can be served: ends with 0 where each has a backend that takes new
-    /// sessions, else with 1. For routing daemons that announce a VIP while it is served.
+    /// Shows whether services are available: exits with 0 if each has a backend that takes new sessions,
+    /// otherwise with 1. For routing daemons that announce a VIP only while it is served.
     Health {
         #[command(flatten)]
-        running: Running,
+        admin: AdminAddress,
         /// Only this service.
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
     },
-    /// Tells the running balancer something about a backend.
+    /// Changes a backend of the running balancer.
     Backend {
         #[command(subcommand)]
         command: BackendCommand,
     },
-    /// Has the running balancer read its config again; a bad config leaves the running one.
+    /// Reloads the running balancer's config; if it has errors, the running config stays.
     Reload {
         #[command(flatten)]
-        running: Running,
+        admin: AdminAddress,
     },
-    /// For authors of policies: makes, builds, checks, simulates and times a module.
+    /// For module authors: creates, builds, checks, simulates and times a module.
     Module {
         #[command(subcommand)]
         command: module::Command,
     },
-    /// Compiles a module from standard input; what `run` calls itself with, within limits.
+    /// Compiles a module from standard input within limits; `run` starts it as a child process.
     #[command(name = run::COMPILE, hide = true)]
     CompileModule {
         cpu_s: u64,
@@ -92,11 +94,10 @@ enum Command {
     },
 }
 
-/// A backend of the running balancer.
 #[derive(Args)]
 struct OneBackend {
     #[command(flatten)]
-    running: Running,
+    admin: AdminAddress,
     /// The service's name.
     service: String,
     /// The backend's name, or its address and port.
@@ -105,27 +106,26 @@ struct OneBackend {
 
 #[derive(Subcommand)]
 enum BackendCommand {
-    /// Gives a backend no new sessions; it keeps those that it has, for the service's
-    /// `drain_timeout` if there is one.
+    /// Gives a backend no new sessions. Its sessions stay, at most for the service's `drain_timeout` if it
+    /// has one.
     Drain(#[command(flatten)] OneBackend),
-    /// Takes a backend out as if it were down: what becomes of its sessions, the service's `on_down` says.
+    /// Treats a backend as down; the service's `on_down` decides about its sessions.
     Disable(#[command(flatten)] OneBackend),
-    /// Ends both: its health decides again.
+    /// Ends `drain` and `disable`; the backend's health decides again.
     Enable(#[command(flatten)] OneBackend),
-    /// Sets signals of a backend: numbers that policies balance on, such as a queue's length.
+    /// Sets a backend's signals: numbers for policies to use, such as a queue's length.
     Signal {
         #[command(flatten)]
         which: OneBackend,
-        /// Signals by the names that the service's `signals` gives them, or 0 to 3.
+        /// Signals by their names in the service's `signals`, or by number from 0 to 3.
         #[arg(required = true, value_name = "NAME=VALUE")]
         values: Vec<String>,
     },
 }
 
-/// How to reach the running balancer.
 #[derive(Args)]
-struct Running {
-    /// Its admin socket.
+struct AdminAddress {
+    /// The balancer's admin socket.
     #[arg(long, value_name = "PATH", default_value = "/run/waxwing.sock")]
     socket: PathBuf,
 }
@@ -134,26 +134,26 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config } => run::run(&config),
         Command::Check { config } => run::check(&config),
-        Command::Status { running, json } => ask::status(&running.socket, json),
+        Command::Status { admin, json } => query::status(&admin.socket, json),
         Command::Sessions {
-            running,
+            admin,
             json,
             service,
             limit,
-        } => ask::sessions(&running.socket, json, service.as_deref(), limit),
-        Command::Health { running, service } => ask::health(&running.socket, service.as_deref()),
+        } => query::sessions(&admin.socket, json, service.as_deref(), limit),
+        Command::Health { admin, service } => query::health(&admin.socket, service.as_deref()),
         Command::Backend { command } => match command {
-            BackendCommand::Signal { which, values } => ask::signal(which, &values),
-            BackendCommand::Drain(which) => ask::set_backend(which, Admin::Draining),
-            BackendCommand::Disable(which) => ask::set_backend(which, Admin::Disabled),
-            BackendCommand::Enable(which) => ask::set_backend(which, Admin::Enabled),
+            BackendCommand::Signal { which, values } => query::signal(which, &values),
+            BackendCommand::Drain(which) => query::set_backend(which, Admin::Draining),
+            BackendCommand::Disable(which) => query::set_backend(which, Admin::Disabled),
+            BackendCommand::Enable(which) => query::set_backend(which, Admin::Enabled),
         },
         Command::CompileModule {
             cpu_s,
             memory_bytes,
             kind,
         } => waxwing_plugin::compile_child(cpu_s, memory_bytes, &kind).map_err(Into::into),
-        Command::Reload { running } => ask::reload(&running.socket),
+        Command::Reload { admin } => query::reload(&admin.socket),
         Command::Module { command } => module::run(&command),
     };
     match outcome {

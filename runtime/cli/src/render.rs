@@ -5,11 +5,11 @@
 use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
-use waxwing_control::health::{Admin, State};
-use waxwing_control::status::{
+use waxwing_control::admin::status::{
     BackendHealthStatus, BackendStatus, CanaryStatus, CheckStatus, ModuleStatus, PortStatus,
     QuarantinedBuild, ReturnPathStatus, ServiceStatus, Status, StepStatus, WorkerStatus,
 };
+use waxwing_control::health::{Admin, State};
 
 /// The whole status.
 pub(crate) fn status(status: &Status) -> String {
@@ -182,9 +182,9 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
         worker.received.packets,
         worker.transmitted.packets,
         worker.to_kernel,
-        worker.answered,
-        worker.expired,
-        worker.evicted,
+        worker.requests_answered,
+        worker.sessions_expired,
+        worker.sessions_evicted,
     )?;
     let times = &worker.batch_times;
     if !times.buckets.is_empty() {
@@ -195,24 +195,33 @@ fn write_worker(out: &mut String, worker: &WorkerStatus) -> fmt::Result {
         )?;
     }
     let rare = [
-        (worker.fallback, "flows chosen for by the native fallback"),
-        (worker.bridged, "frames passed from port to port"),
-        (worker.errors_passed, "ICMP errors passed on"),
-        (worker.told_hop_limit, "senders told of a hop limit used up"),
-        (worker.told_too_big, "senders told of a packet too big"),
         (
-            worker.by_last_hop,
+            worker.fallback_choices,
+            "flows chosen for by the native fallback",
+        ),
+        (worker.bridged, "frames passed from port to port"),
+        (worker.icmp_errors_forwarded, "ICMP errors passed on"),
+        (
+            worker.time_exceeded_sent,
+            "senders told of a hop limit used up",
+        ),
+        (worker.too_big_sent, "senders told of a packet too big"),
+        (
+            worker.last_hop_fallbacks,
             "replies by the last hop, for their route cannot be followed",
         ),
-        (worker.cut, "packets cut to pieces"),
-        (worker.held, "fragments held"),
+        (worker.packets_fragmented, "packets cut to pieces"),
+        (worker.fragments_held, "fragments held"),
         (
-            worker.rejected,
+            worker.sessions_rejected,
             "new sessions rejected, for no backend takes them",
         ),
-        (worker.reset, "sessions reset, for their backend is down"),
         (
-            worker.repicked,
+            worker.sessions_reset,
+            "sessions reset, for their backend is down",
+        ),
+        (
+            worker.sessions_moved,
             "sessions given to another backend, for theirs is down",
         ),
     ];
@@ -247,7 +256,7 @@ fn write_backend(out: &mut String, backend: &BackendStatus) -> fmt::Result {
         n => format!(", {n} {what}"),
     };
     let refused = count(backend.refused, "refused")
-        + &count(backend.repeated, "not answered at once")
+        + &count(backend.syn_retransmitted, "not answered at once")
         + &count(backend.unanswered, "unanswered");
     write!(
         out,
@@ -404,7 +413,7 @@ impl Display for Indented<'_> {
 
 #[cfg(test)]
 mod tests {
-    use waxwing_control::status::NextHopStatus;
+    use waxwing_control::admin::status::NextHopStatus;
 
     use super::*;
 
@@ -468,7 +477,7 @@ mod tests {
             backends: vec![backend],
             ..Default::default()
         });
-        let refused = waxwing_control::status::RefusedStatus {
+        let refused = waxwing_control::admin::status::RefusedStatus {
             reason: "not a Wasm module".into(),
             ..Default::default()
         };

@@ -1,29 +1,21 @@
-//! The control side of the balancer: everything that is not a packet's way.
+//! The control plane of the balancer.
 //!
 //! It reads the config and the kernel's view of the network, decides what the workers forward by,
-//! and tells people what goes on. It never touches a frame: what it decides reaches the workers as
-//! one [`Epoch`](waxwing_dataplane::Epoch) at a time.
+//! and reports status to operators. It never touches a frame: workers receive its decisions as
+//! [`Epoch`](waxwing_dataplane::Epoch)s.
 //!
-//! Read [`controller`] first: it is the one owner of change.
+//! - [`config`]: the config file, parsed and checked.
+//! - [`health`]: health checks, and which backends take new sessions.
+//! - [`network`]: the kernel's links, routes and neighbours, and the next hops made from them.
+//! - [`publish`]: changes, made into epochs. Start with [`publish::controller`], the only place that
+//!   changes the running state.
+//! - [`admin`]: the admin socket, its client, and the status that it serves.
+//! - [`run`]: start-up and the control loop.
 
 pub mod admin;
-mod bridge;
-pub mod catalog;
-pub mod check;
-pub mod client;
 pub mod config;
-pub mod controller;
-pub mod facts;
-mod failover;
 pub mod health;
-pub mod kernel;
-pub mod modules;
-pub mod neighbours;
-pub mod next_hop;
-mod rates;
-pub mod report;
-pub mod returns;
+pub mod network;
+pub mod publish;
 pub mod run;
-pub mod signals;
-pub mod status;
-pub mod vlans;
+mod time;

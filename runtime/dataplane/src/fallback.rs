@@ -1,12 +1,12 @@
-//! The native choice, for when a policy has none: weighted rendezvous hashing.
+//! The native fallback for policies: weighted rendezvous hashing.
 //!
-//! Invariant: it depends on nothing but the flow's hash and the backends' endpoints and weights,
-//! so every worker, and every balancer of a cluster, chooses alike; and a change of one backend
-//! moves no flow between two others (Thaler and Ravishankar, 1998).
+//! Invariant: the choice depends only on the flow's hash and the backends' endpoints and weights. So all
+//! workers, and all balancers of a cluster, choose alike; and a change of one backend moves no flow between
+//! two others (Thaler and Ravishankar, 1998).
 
 use crate::{Backend, BackendId, Snapshot};
 
-/// The backend with the highest score for the flow, of those that take new sessions.
+/// Among the backends that take new sessions, the one with the highest score for the flow.
 pub(crate) fn rendezvous(
     flow_hash: u64,
     backends: &[BackendId],
@@ -25,7 +25,7 @@ pub(crate) fn rendezvous(
     best.map(|(_, id)| id)
 }
 
-/// What a backend drew for a flow: uniform, and its weight.
+/// A backend's uniform random draw for a flow, with its weight.
 #[derive(Clone, Copy)]
 struct Draw {
     bits: u64,
@@ -42,7 +42,8 @@ impl Draw {
         }
     }
 
-    /// Whether its score is the higher. Among equals the score grows with the draw, and is not needed.
+    /// Whether its score is higher. With equal weights the score grows with the draw and need not be
+    /// computed.
     fn beats(self, other: Self) -> bool {
         if self.weight == other.weight {
             self.bits > other.bits
@@ -80,7 +81,7 @@ mod tests {
     use waxwing_packet::{Address, Protocol};
 
     use super::*;
-    use crate::snapshot::{Backend, Service, SourceUse};
+    use crate::model::{Backend, Service, SourceUse};
     use crate::{Ports, ServiceId, Snapshot};
 
     fn snapshot(weights: &[u32]) -> (Vec<BackendId>, Snapshot) {
@@ -94,9 +95,9 @@ mod tests {
             source_nat: SourceUse::Auto,
             policy: 0,
             backends: ids.clone().into(),
-            mid_stream: crate::snapshot::MidStream::Pick,
-            no_backend: crate::snapshot::NoBackend::Drop,
-            timeouts: crate::snapshot::Timeouts::default(),
+            mid_stream: crate::model::MidStream::Pick,
+            no_backend: crate::model::NoBackend::Drop,
+            timeouts: crate::model::Timeouts::default(),
         };
         let backends = (0_u32..)
             .zip(weights)

@@ -1,54 +1,53 @@
-//! What the core asks of the thing that moves frames.
+//! The interface to frame I/O.
 //!
-//! Invariant: a frame is owned by exactly one place at any time. It moves by value; sending
-//! consumes it, dropping it returns it to the pool it came from. A double send does not compile.
+//! Invariant: a frame has exactly one owner. It moves by value: sending consumes it, dropping it returns it
+//! to its pool. A double send does not compile.
 
 use std::iter;
 use std::time::Duration;
 
 use crate::{DropReason, PortId};
 
-/// A received (or allocated) frame: bytes from the Ethernet header on, with room before them.
+/// A received or allocated frame: bytes from the Ethernet header on, with headroom before them.
 ///
-/// A jumbo frame is longer than a buffer and lies in several. All that is read and written on a packet's
-/// way, its headers and the beginning of its payload, is in the first; the rest goes where that goes.
+/// A jumbo frame is longer than a buffer and lies in several. The hot path reads and writes the first one
+/// only, which holds the headers and the start of the payload.
 ///
-/// Dropping one returns its memory to its pool; nothing else is sent or lost by it.
+/// Dropping a frame returns its memory to its pool.
 pub trait FrameBuf {
-    /// The port it was received on, or was allocated for.
+    /// The port it was received on, or allocated for.
     fn port(&self) -> PortId;
 
-    /// The frame, from the Ethernet header to its end (no frame check sequence), or to the end of its
-    /// first buffer.
+    /// The frame from the Ethernet header to the end of its first buffer, without frame check sequence.
     fn bytes(&self) -> &[u8];
 
-    /// The same, to be rewritten in place.
+    /// [`FrameBuf::bytes`], mutable.
     fn bytes_mut(&mut self) -> &mut [u8];
 
-    /// How many bytes of it lie in further buffers: 0 for all but jumbo frames.
+    /// The number of bytes in further buffers: 0 unless it is a jumbo frame.
     fn rest_len(&self) -> usize;
 
-    /// What lies in one of these, numbered from 0; `None` behind the last.
+    /// A further buffer, numbered from 0; `None` after the last.
     fn rest(&self, number: usize) -> Option<&[u8]>;
 
-    /// The same, to be written to.
+    /// [`FrameBuf::rest`], mutable.
     fn rest_mut(&mut self, number: usize) -> Option<&mut [u8]>;
 
-    /// Its whole length in bytes.
+    /// Its total length in bytes.
     #[inline]
     fn frame_len(&self) -> usize {
         self.bytes().len() + self.rest_len()
     }
 
-    /// Moves the frame's start by `by` bytes: negative grows the frame into its headroom,
-    /// positive cuts bytes off its head. `false`, and nothing changed, where there is no room.
+    /// Moves the frame's start by `by` bytes: a negative value grows it into its headroom, a positive one
+    /// cuts bytes off its start. Returns `false` and changes nothing if there is no room.
     fn move_start(&mut self, by: isize) -> bool;
 
-    /// Sets the frame's whole length; bytes that it grows by are unspecified. `false`, and nothing
-    /// changed, where there is no room, or where it lies in several buffers already and is to grow.
+    /// Sets the total length; new bytes are unspecified. Returns `false` and changes nothing if there is no
+    /// room, or if a frame of several buffers is to grow.
     fn set_len(&mut self, len: usize) -> bool;
 
-    /// Copies the frame out, or as much of it as `into` takes; says how much that was.
+    /// Copies the frame out, as far as `into` has room; returns the bytes copied.
     fn copy_to(&self, into: &mut [u8]) -> usize {
         let parts = iter::once(self.bytes()).chain((0..).map_while(|number| self.rest(number)));
         let mut copied = 0;
@@ -60,10 +59,10 @@ pub trait FrameBuf {
         copied
     }
 
-    /// Overwrites the frame with bytes that are as many.
+    /// Overwrites the frame with as many bytes.
     ///
     /// # Panics
-    /// They are more or fewer: a bug of the caller, who has just set the length.
+    /// If the lengths differ.
     fn copy_from(&mut self, bytes: &[u8]) {
         let (head, mut bytes) = bytes.split_at(self.bytes().len());
         self.bytes_mut().copy_from_slice(head);
@@ -79,36 +78,34 @@ pub trait FrameBuf {
     }
 }
 
-/// A worker's way to its ports: receive, transmit, wait. One value per worker, owned by its thread.
+/// A worker's ports: receive, transmit, wait. One value per worker, owned by its thread.
 pub trait FrameIo {
-    /// The frames it moves.
     type Frame: FrameBuf;
 
-    /// Appends received frames, from all of the worker's ports, up to [`crate::BATCH`] in `into`.
-    /// Also reaps completed transmissions and refills the receive side, so a worker that calls
-    /// it keeps every frame in circulation.
+    /// Appends frames received on any of the worker's ports, until `into` has [`crate::BATCH`]. Also reaps
+    /// completed transmissions and refills the receive side, so a worker that calls it keeps all frames in
+    /// circulation.
     fn receive(&mut self, into: &mut Vec<Self::Frame>);
 
-    /// A fresh frame to originate a packet with (an announcement), or `None` when the pool is empty.
+    /// A new frame for a packet of our own, such as an announcement; `None` if the pool is empty.
     fn allocate(&mut self, port: PortId) -> Option<Self::Frame>;
 
-    /// Queues a frame on a port. It is consumed either way; where it could not be queued it went
-    /// back to its pool, and the reason says why.
+    /// Queues a frame on a port. A frame that cannot be queued returns to its pool.
     ///
     /// # Errors
     /// [`DropReason::TransmitRingFull`] or [`DropReason::PortMissing`].
     fn send(&mut self, port: PortId, frame: Self::Frame) -> Result<(), DropReason>;
 
-    /// Hands a frame that is not ours back to the kernel, as if it had arrived there.
+    /// Passes a frame that is not ours to the kernel, as if it had arrived there.
     ///
     /// # Errors
-    /// [`DropReason::KernelPathFull`] where the kernel did not take it.
+    /// [`DropReason::KernelPathFull`] if the kernel does not take it.
     fn pass_to_kernel(&mut self, frame: Self::Frame) -> Result<(), DropReason>;
 
-    /// Submits what was queued and wakes the kernel where it asks for that. Called once per batch.
+    /// Submits queued frames and wakes the kernel if it needs that. Called once per batch.
     fn flush(&mut self);
 
     /// Waits until a frame may have arrived or `timeout` has passed. Called after an empty
-    /// [`FrameIo::receive`]; an adaptive implementation spins a while before it sleeps.
+    /// [`FrameIo::receive`]; an adaptive implementation spins before it sleeps.
     fn wait(&mut self, timeout: Duration);
 }

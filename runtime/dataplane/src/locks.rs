@@ -1,7 +1,7 @@
-//! How many locks a thread has taken: counted in debug builds, for the test that says that a hit takes none.
+//! Counts the locks a thread takes, in debug builds: a test asserts that the fast path takes none.
 //!
-//! Invariant: every lock of this crate is noted here, before it is waited for. `clippy.toml` disallows the
-//! standard library's own ways to take one.
+//! Invariant: every lock of this crate is counted here before the thread waits for it. `clippy.toml` forbids
+//! the standard library's own methods.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,23 +10,22 @@ thread_local! {
     static TAKEN: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// One more is about to be taken.
+/// Counts a lock that is about to be taken.
 #[inline(always)]
 pub(crate) fn note() {
     #[cfg(debug_assertions)]
     TAKEN.set(TAKEN.get() + 1);
 }
 
-/// Locks. A lock whose holder panicked is taken all the same: what each of them guards is consistent, or
-/// bounded whatever it holds, after every single step.
+/// Locks a mutex, also if a holder panicked: what each of them guards is consistent after every single step.
 #[inline]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     note();
-    #[expect(clippy::disallowed_methods, reason = "it has been noted")]
+    #[expect(clippy::disallowed_methods, reason = "counted above")]
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many this thread has taken until now; `None` in a build that does not count.
+/// The locks this thread has taken; `None` in a release build, which does not count.
 #[must_use]
 pub fn taken() -> Option<u64> {
     #[cfg(debug_assertions)]

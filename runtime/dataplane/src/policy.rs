@@ -1,4 +1,4 @@
-//! What the core asks of the thing that chooses backends.
+//! The interface to policies, which choose backends.
 
 use std::any::Any;
 
@@ -6,63 +6,55 @@ use waxwing_packet::{Address, Protocol};
 
 use crate::{BackendId, Gauges, Now, ServiceId, Snapshot};
 
-/// The most bytes of a flow's first payload that a policy may ask for.
+/// The largest payload prefix a policy may request, in bytes.
 pub const PAYLOAD_MAX: usize = 128;
 
 /// A new flow, before it has a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFlow {
-    /// The client's address.
     pub source: Address,
-    /// The client's port.
     pub source_port: u16,
-    /// The VIP.
     pub destination: Address,
-    /// The service's port.
     pub destination_port: u16,
-    /// TCP or UDP.
     pub protocol: Protocol,
-    /// A hash of the 5-tuple keyed by the cluster key: the same on every balancer of a cluster.
+    /// A hash of the 5-tuple, keyed by the cluster key: equal on all balancers of a cluster.
     pub hash: u64,
-    /// A TCP packet that did not open a connection (no SYN): the connection may be older than
-    /// this balancer, and a consistent policy will find its backend again.
+    /// Whether this is a TCP packet that opens no connection (no SYN). The connection may be older than this
+    /// balancer; a consistent policy finds its backend again.
     pub mid_stream: bool,
     /// How many bytes of [`NewFlow::payload`] are set.
     pub payload_len: u8,
-    /// The start of the packet's transport payload, as much as the policy asked for.
+    /// The start of the transport payload, as much as the policy requested.
     pub payload: [u8; PAYLOAD_MAX],
 }
 
-/// What a policy says of one new flow.
+/// A policy's choice for one new flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pick {
-    /// The session goes to this backend: an index into the service's backend list
-    /// ([`crate::Service::backends`]), not a [`BackendId`].
+    /// This backend: an index into [`crate::Service::backends`], not a [`BackendId`].
     Backend(u32),
-    /// The session goes to this backend even if it is draining: the flow belongs to a connection
-    /// that it has already.
+    /// This backend even if it drains: the flow belongs to a connection that it already serves.
     Keep(u32),
-    /// The packet is dropped; no session is made.
+    /// The packet is dropped; no session is opened.
     Drop,
-    /// The policy has no opinion: the native fallback (weighted rendezvous) chooses.
+    /// The native fallback (weighted rendezvous hashing) chooses.
     Fallback,
 }
 
-/// Why a policy gave no picks for a batch. The core answers with the native fallback and counts
-/// it; the policy's owner has logged the detail and mends or replaces it off the packet's way.
+/// Why a policy returned no picks for a batch. The core uses the native fallback and counts that; the
+/// policy's host logs the details, and repairs or replaces the policy outside the hot path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PolicyFault {
-    /// The module trapped.
     Trap,
-    /// The module ran past its time budget.
+    /// The module exceeded its time budget.
     Overrun,
-    /// The module answered with something that is not an answer.
+    /// The module returned an invalid answer.
     BadAnswer,
-    /// The instance is waiting to be rebuilt after a fault.
+    /// The instance has not been rebuilt yet after a fault.
     Disabled,
 }
 
-/// What a policy may look at beside the flows.
+/// What a policy may read besides the flows.
 #[derive(Clone, Copy)]
 pub struct PickContext<'a> {
     /// The batch's time.
@@ -73,48 +65,45 @@ pub struct PickContext<'a> {
     pub gauges: &'a Gauges,
 }
 
-/// A session that ended.
+/// A closed session.
 #[derive(Clone, Copy, Debug)]
 pub struct Closed {
-    /// Index into the service's backend list, as [`Pick::Backend`].
+    /// An index into the service's backend list, as in [`Pick::Backend`].
     pub backend: u32,
-    /// How long it lived, in milliseconds, to the precision of a tick.
+    /// Its duration in milliseconds, with the precision of a tick.
     pub duration_ms: u64,
-    /// Bytes of its frames, both ways, for as long as its service's policies wanted to hear of them.
+    /// The bytes of its frames in both directions, counted while its service's policy wanted closed sessions.
     pub bytes: u64,
-    /// How it ended.
     pub end: End,
 }
 
 /// How a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum End {
-    /// Both ends closed the connection (FIN).
+    /// Both ends sent a FIN.
     Closed,
-    /// One end reset the connection (RST), or it ended because its backend was down.
+    /// One end sent an RST, or its backend was down.
     Reset,
-    /// Nothing came for as long as the service's timeout.
+    /// It timed out.
     Idle,
     /// The backend never answered.
     Unanswered,
-    /// The backend answered the connection's SYN with RST.
+    /// The backend answered the SYN with an RST.
     Refused,
-    /// It made room for another in a full session table.
+    /// It was evicted for another session.
     Evicted,
 }
 
-/// What a policy may look at between two batches.
+/// What a policy may read between two batches.
 #[derive(Clone, Copy)]
 pub struct TickContext<'a> {
-    /// The time.
     pub now: Now,
-    /// Services and backends.
     pub snapshot: &'a Snapshot,
     /// Live numbers by backend.
     pub gauges: &'a Gauges,
 }
 
-/// Where no module serves: leaves every choice to the native fallback.
+/// The absence of a policy: the native fallback makes every choice.
 #[derive(Clone, Copy, Debug)]
 pub struct Vacant;
 
@@ -134,14 +123,14 @@ impl Policy for Vacant {
     }
 }
 
-/// Chooses backends for the new flows of the services that it serves. One value per worker and
-/// module, owned by the worker's thread; it is bound to the snapshot it was handed over with.
+/// Chooses backends for new flows. One value per worker and module, owned by the worker's thread and bound to
+/// the snapshot of its epoch.
 pub trait Policy: Send {
-    /// How many bytes of payload it wants of each new flow, at most [`PAYLOAD_MAX`].
+    /// The payload prefix it wants of each new flow, in bytes, at most [`PAYLOAD_MAX`].
     fn payload_len(&self) -> usize;
 
-    /// Fills `picks[i]` for each `flows[i]`, all of one service; both are of one length, at
-    /// most [`crate::BATCH`].
+    /// Fills `picks[i]` for each `flows[i]`. All flows are of one service; both slices have the same length,
+    /// at most [`crate::BATCH`].
     ///
     /// # Errors
     /// A [`PolicyFault`]; `picks` is then unspecified.
@@ -153,30 +142,28 @@ pub trait Policy: Send {
         picks: &mut [Pick],
     ) -> Result<(), PolicyFault>;
 
-    /// Whether [`Policy::closed`] is to be called, and the bytes of sessions counted for it. Asked
-    /// once, when the epoch is taken up.
+    /// Whether to call [`Policy::closed`], and to count sessions' bytes for it. Asked once per epoch.
     fn wants_closed(&self) -> bool {
         false
     }
 
-    /// Sessions of `service` that ended since the last call, at most [`crate::BATCH`].
+    /// Reports sessions of `service` that closed since the last call, at most [`crate::BATCH`].
     fn closed(&mut self, service: ServiceId, events: &[Closed]) {
         let _ = (service, events);
     }
 
-    /// This policy takes the place of one of the last epoch's, between two batches: it may take over
-    /// what that one remembers, in a bounded time.
+    /// Takes over the state of a policy of the previous epoch that this one replaces. Called between two
+    /// batches; must take bounded time.
     fn inherit(&mut self, old: &mut dyn Policy) {
         let _ = old;
     }
 
-    /// Itself, for another policy of its kind that is to [`Policy::inherit`] from it.
+    /// For a policy of the same type to [`Policy::inherit`] from.
     fn as_any(&mut self) -> Option<&mut dyn Any> {
         None
     }
 
-    /// Called between batches, and when there are none, at least every 20 ms: a bounded piece of
-    /// the policy's own upkeep.
+    /// Runs a bounded piece of the policy's own upkeep. Called between batches, and at least every 20 ms.
     fn tick(&mut self, context: TickContext<'_>) {
         let _ = context;
     }

@@ -1,4 +1,4 @@
-//! Which frames the workers want: the rules that an adapter puts into effect before the sockets.
+//! Steering: which frames go to the workers. An adapter applies these rules before the sockets.
 
 use std::collections::BTreeSet;
 
@@ -6,30 +6,30 @@ use waxwing_packet::{Address, Mac, Protocol};
 
 use crate::{Backend, Snapshot};
 
-/// The frames that go to the workers; all others stay with the kernel.
+/// The frames that go to the workers. All others stay with the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rules {
-    /// Destination endpoints of services; a range of ports is [`Rules::ANY_PORT`], and so it is of the
-    /// whole VIP, all of which goes to the workers anyway.
+    /// Destination endpoints of services. [`Rules::ANY_PORT`] stands for a range of ports: all of a VIP goes
+    /// to the workers anyway.
     pub services: BTreeSet<(Address, u16, u8)>,
-    /// VIPs, and source addresses: their ICMP, fragments, ARP and NDP, and all else that is sent there.
+    /// VIPs and source addresses: all that is sent to them, including ICMP, fragments, ARP and NDP.
     pub vips: BTreeSet<Address>,
-    /// Source endpoints of replies, or [`Rules::ANY_PORT`] of an address.
+    /// Source endpoints of replies; the port may be [`Rules::ANY_PORT`].
     pub backends: BTreeSet<(Address, u16, u8)>,
-    /// The host's own addresses: a reply to one of them is the kernel's.
+    /// The host's own addresses: a reply to one of them stays with the kernel.
     pub locals: BTreeSet<Address>,
-    /// Each attached port's own MAC, by its id: what is addressed to another is another host's.
+    /// Each attached port's MAC, by port id: a frame to another MAC is for another host.
     pub macs: Vec<Mac>,
-    /// In transparent mode, the MACs of the balancer itself. What backends send to other hosts passes
-    /// through it, and is taken too; what others send to a VIP at another host is not.
+    /// In transparent mode, the balancer's own MACs. Frames that backends send to other hosts pass through it
+    /// and go to the workers too; frames to a VIP at another host do not.
     pub bridge: Option<[Mac; 3]>,
 }
 
 impl Rules {
-    /// In place of a port: every one. No packet that anybody answers has it.
+    /// Any port. (No valid packet has port 0.)
     pub const ANY_PORT: u16 = Backend::PORT_KEPT;
 
-    /// The rules of a snapshot on a host with these addresses.
+    /// The rules for a snapshot on a host with these addresses.
     #[must_use]
     pub fn new(snapshot: &Snapshot, locals: impl IntoIterator<Item = Address>) -> Self {
         let key = |address: Address, port: u16, protocol: Protocol| (address, port, protocol as u8);
@@ -60,8 +60,8 @@ impl Rules {
         }
     }
 
-    /// Source addresses of replies in fragments, of which the first alone has a port. All fragments of
-    /// a datagram go to the workers, or none: they know by the first what the others are.
+    /// The backends' addresses, to steer fragments of replies: only a first fragment has ports, and the
+    /// workers need all fragments of a datagram or none.
     #[must_use]
     pub fn servers(&self) -> BTreeSet<Address> {
         self.backends
@@ -71,12 +71,16 @@ impl Rules {
     }
 }
 
-/// Puts [`Rules`] into effect, without a moment in which a frame of a rule that stays is missed.
+/// Why rules could not be applied, for the operator: what failed, and what to do.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SteeringError(pub String);
+
+/// Applies [`Rules`] without ever missing a frame of a rule that stays.
 pub trait Steering: Send {
-    /// Brings the rules in effect to `rules`.
+    /// Replaces the rules in effect by `rules`.
     ///
     /// # Errors
-    /// A text for the operator: what failed, and what to do about it. Rules that were in effect
-    /// and are in `rules` stay in effect.
-    fn apply(&mut self, rules: &Rules) -> Result<(), String>;
+    /// On error, rules that were in effect and are in `rules` stay in effect.
+    fn apply(&mut self, rules: &Rules) -> Result<(), SteeringError>;
 }

@@ -1,19 +1,19 @@
-//! Time as the core sees it: an argument, read once per batch by whoever drives the worker.
+//! Time, which the core takes as an argument: the caller reads its clock once per batch.
 
 use std::time::Duration;
 
-/// How long one [`Tick`] is.
+/// The length of a [`Tick`].
 pub const TICK: Duration = Duration::from_millis(TICK_MS);
-/// The same in milliseconds.
+/// [`TICK`] in milliseconds.
 pub const TICK_MS: u64 = 100;
 
-/// A coarse point in time: 100 ms units since the balancer started. Sessions keep time in ticks,
-/// so that a busy session's line is written ten times a second and not once a packet.
+/// A coarse point in time: units of 100 ms since the balancer started. Sessions keep time in ticks, so a busy
+/// session's line is written ten times a second rather than once a packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Tick(pub u32);
 
 impl Tick {
-    /// The ticks gone by since `earlier`, 0 where that lies ahead (workers' clocks are read apart).
+    /// The ticks since `earlier`; 0 if that is in the future (workers read their clocks separately).
     #[inline]
     #[must_use]
     pub const fn since(self, earlier: Self) -> u32 {
@@ -21,7 +21,7 @@ impl Tick {
     }
 }
 
-/// How many ticks a duration takes, the last begun one included.
+/// A duration in ticks, rounded up.
 #[must_use]
 pub(crate) fn ticks_of(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX)
@@ -46,21 +46,20 @@ impl Now {
         }
     }
 
-    /// In milliseconds since the balancer started.
+    /// Milliseconds since the balancer started.
     #[inline]
     #[must_use]
     pub const fn millis(self) -> u64 {
         self.nanos / 1_000_000
     }
 
-    /// In microseconds since the balancer started.
+    /// Microseconds since the balancer started.
     #[inline]
     #[must_use]
     pub const fn micros(self) -> u64 {
         self.nanos / 1_000
     }
 
-    /// The tick this lies in.
     #[inline]
     #[must_use]
     #[expect(

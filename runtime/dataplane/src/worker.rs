@@ -1,8 +1,7 @@
-//! A worker: one thread that runs each batch to completion.
+//! The worker loop: one thread that runs each batch to completion.
 //!
-//! Invariant: an epoch changes only between two batches, and only once every worker has been sent
-//! its own (see [`crate::epoch::Release`]). A batch is sent before any background work is done, and
-//! that is bounded per turn, so that the next batch does not wait long for it.
+//! Invariant: an epoch changes only between two batches, and only after every worker has been sent its own
+//! (see [`crate::model::Release`]). A batch is sent before background work, which is bounded per turn.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,45 +9,43 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::announce::Announcements;
 use crate::counters::WorkerCounters;
-use crate::ended::Cause;
-use crate::forward::{Forwarder, Shared};
+use crate::path::Announcements;
+use crate::path::RemovalCause;
+use crate::path::{Forwarder, SharedState};
 use crate::policy::TickContext;
 use crate::{BATCH, Epoch, FrameIo, Now};
 
-/// How long an idle worker sleeps at most; also how late it may see a new epoch.
+/// The longest sleep of an idle worker, and so the longest delay until it sees a new epoch.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
-/// How long one round over the whole session table takes, in microseconds: an ended session
-/// keeps its slot for about that much longer (more where an idle worker sleeps and the table is
-/// large: [`SWEEP_MAX`] bounds each turn). Its packets see its end exactly.
+/// How long a sweep of the whole session table takes, in microseconds. An expired session keeps its slot for
+/// up to that long (longer on an idle worker with a large table: [`SWEEP_MAX`] bounds each turn). Its packets
+/// see its end at once.
 const SWEEP_ROUND_US: u64 = 4_000_000;
-/// How many slots are looked at in one step: so few that no packet waits long for them.
+/// Slots per step: few enough that no packet waits long.
 const SWEEP_STEP: u64 = 64;
-/// The longest between two steps: a small table is gone over more often.
+/// The longest pause between two steps: a small table is swept more often.
 const SWEEP_PAUSE_US: u64 = 4000;
-/// The most slots that are looked at between two batches.
+/// The most slots visited between two batches.
 const SWEEP_MAX: u64 = 4096;
 
 /// What a worker is built from.
 pub struct WorkerSetup {
-    /// Its number: the queue index that it serves on every port.
+    /// Its number: the queue that it serves on each port.
     pub number: usize,
-    /// How many workers there are; they share the sweeping of the session table.
+    /// The number of workers, which share the sweep of the session table.
     pub workers: usize,
-    /// What all of them share.
-    pub shared: Shared,
-    /// Its counters, read by others.
+    pub shared: SharedState,
     pub counters: Arc<WorkerCounters>,
-    /// Keys the hash that policies see; equal on all balancers of a cluster.
+    /// The key of the hash that policies see; equal on all balancers of a cluster.
     pub cluster_key: [u64; 4],
-    /// New epochs come here.
+    /// Receives new epochs.
     pub mailbox: Receiver<Epoch>,
-    /// Old ones go back here, to be dropped off the packet's way.
+    /// Returns old epochs, to be dropped outside the hot path.
     pub returned: Sender<Epoch>,
 }
 
-/// One worker, with its I/O and the epoch that it works by.
+/// One worker with its I/O and its epoch.
 pub struct Worker<I: FrameIo> {
     io: I,
     setup: WorkerSetup,
@@ -58,14 +55,13 @@ pub struct Worker<I: FrameIo> {
     announcements: Announcements,
     frames: Vec<I::Frame>,
     swept_at: Now,
-    /// The time between two steps of the sweep, in microseconds.
+    /// The pause between two sweep steps, in microseconds.
     sweep_pause: u64,
-    /// When the turn before this one began, if it had a batch.
+    /// When the previous turn began, if it had a batch.
     batch_began: Option<Now>,
 }
 
 impl<I: FrameIo> Worker<I> {
-    /// Starts with this epoch.
     pub fn new(io: I, setup: WorkerSetup, epoch: Epoch) -> Self {
         let mut announcements = Announcements::default();
         if setup.number == 0 {
@@ -93,7 +89,7 @@ impl<I: FrameIo> Worker<I> {
         }
     }
 
-    /// Works until `stop` is set. The clock is read once per turn.
+    /// Runs until `stop` is set. Reads the clock once per turn.
     pub fn run(&mut self, clock: impl Fn() -> Now, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             if !self.turn(clock()) {
@@ -102,15 +98,15 @@ impl<I: FrameIo> Worker<I> {
         }
     }
 
-    /// One turn: take up a new epoch, handle one batch, do a bounded piece of background work.
-    /// Says whether there was a frame. If so, the next turn is to follow at once: its start is taken
-    /// for the end of this one.
+    /// One turn: receive, switch to a new epoch, forward one batch, do bounded background work. Returns
+    /// whether there was a frame. If so, call it again at once: the start of the next turn is taken as the
+    /// end of this one.
     pub fn turn(&mut self, now: Now) -> bool {
         if let Some(began) = self.batch_began.take() {
             let took = now.micros().saturating_sub(began.micros());
             self.setup.counters.count_batch_time(took);
         }
-        // In this order: what was received before the epoch is looked at needs no later epoch.
+        // In this order: frames received before the epoch is taken need no later epoch.
         self.io.receive(&mut self.frames);
         self.take_epoch();
         self.forwarder.refresh_routes();
@@ -125,7 +121,7 @@ impl<I: FrameIo> Worker<I> {
         self.sweep(now);
         self.forwarder
             .sweep_fragments(&mut self.io, &self.epoch.snapshot, now);
-        self.attend_to_policies(now);
+        self.tick_policies(now);
         self.announcements.send(
             &mut self.io,
             &self.epoch.snapshot,
@@ -136,12 +132,12 @@ impl<I: FrameIo> Worker<I> {
         busy
     }
 
-    /// The I/O, for who drives the worker in memory.
+    /// The I/O, for tests that run the worker in memory.
     pub fn io(&mut self) -> &mut I {
         &mut self.io
     }
 
-    /// Ends the worker and gives back its I/O, for a last look at its frames.
+    /// Ends the worker and returns its I/O, to account for its frames.
     pub fn into_io(self) -> I {
         self.io
     }
@@ -163,52 +159,48 @@ impl<I: FrameIo> Worker<I> {
                     policy.inherit(&mut **before);
                 }
             }
-            self.forwarder.ended.listen_for(&self.epoch);
+            self.forwarder.context.closed.take_epoch(&self.epoch);
             self.setup.counters.epochs.add(1);
-            // The receiver is gone only at shutdown; then the epoch is dropped here.
+            // At shutdown the receiver is gone, and the epoch is dropped here.
             let _ = self.setup.returned.send(old);
         }
     }
 
-    /// Removes sessions whose time is up: this worker's share of the table's slots for the time
-    /// that has passed.
+    /// Removes expired sessions in this worker's share of the table for the time that has passed.
     fn sweep(&mut self, now: Now) {
         let elapsed = now.micros().saturating_sub(self.swept_at.micros());
         if elapsed < self.sweep_pause {
             return;
         }
         self.swept_at = now;
-        // After a long sleep a whole round is enough.
+        // One whole round is enough after a long sleep.
         let round = self.setup.shared.sessions.capacity() as u64;
         let quota = (elapsed * SWEEP_STEP / self.sweep_pause).min(SWEEP_MAX.min(round));
-        let Forwarder {
-            shared,
-            slots,
-            ended,
-            ..
-        } = &mut self.forwarder;
+        let context = &mut self.forwarder.context;
         let snapshot = &self.epoch.snapshot;
         let tick = now.tick();
         let counters = &self.setup.counters;
-        shared.sessions.sweep(
-            slots,
+        context.shared.sessions.sweep(
+            &mut context.slots,
             usize::try_from(quota).unwrap_or(usize::MAX),
             |session| {
-                // A backend that this epoch does not know yet is one of the next epoch's.
+                // A backend that this epoch does not know belongs to the next one.
                 snapshot
                     .backend(session.backend)
                     .is_some_and(|backend| session.is_expired(&backend.timeouts, tick))
             },
             |removed| {
-                ended.record(snapshot, &removed, Cause::Over, tick);
+                context
+                    .closed
+                    .record(snapshot, &removed, RemovalCause::Over, tick);
                 counters.expired.add(1);
             },
         );
     }
 
-    /// What policies do between two batches: hear of the sessions that ended, and their upkeep.
-    fn attend_to_policies(&mut self, now: Now) {
-        self.forwarder.ended.deliver(&mut self.epoch);
+    /// Reports closed sessions to policies, and runs their upkeep.
+    fn tick_policies(&mut self, now: Now) {
+        self.forwarder.context.closed.deliver(&mut self.epoch);
         let context = TickContext {
             now,
             snapshot: &self.epoch.snapshot,

@@ -2,8 +2,8 @@
 
 #![cfg(not(loom))]
 
+use waxwing_dataplane::model::{TimeoutTicks, Timeouts};
 use waxwing_dataplane::session::{Direction, Phase, Session, TcpState};
-use waxwing_dataplane::snapshot::{TimeoutTicks, Timeouts};
 use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTags};
 
@@ -328,9 +328,16 @@ fn a_servers_syn_is_of_another_connection_where_both_ends_have_closed_this_one()
         (reset, true),
         (open.on_packet(Direction::Reply, packet("<R").1), false),
     ] {
-        assert_eq!(state.is_succeeded(packet("<SA").1), succeeded, "{state:?}");
+        assert_eq!(
+            state.is_reused_by_server(packet("<SA").1),
+            succeeded,
+            "{state:?}"
+        );
         for other in ["<A", "<FA", "<R", "<SR", "<PA"] {
-            assert!(!state.is_succeeded(packet(other).1), "{state:?} {other}");
+            assert!(
+                !state.is_reused_by_server(packet(other).1),
+                "{state:?} {other}"
+            );
         }
     }
 }

@@ -187,7 +187,7 @@ pub fn transport(source: Address, destination: Address, protocol: u8, segment: &
 /// be verified before it is answered. A fragment's transport checksum and those of other protocols
 /// are not verified. A UDP datagram over IPv4 may have no checksum.
 #[must_use]
-pub fn are_right(frame: &[u8], packet: &IpPacket) -> bool {
+pub fn are_correct(frame: &[u8], packet: &IpPacket) -> bool {
     let (network, start) = (packet.network.into(), packet.transport_start.into());
     let (Some(header), Some(segment)) = (
         frame.get(network..start),

@@ -81,7 +81,7 @@ impl Quote {
 
     /// Rewrites an error: applies `outer` to its own headers and `quoted` to those of the quoted
     /// packet. The ICMP checksum is recomputed, so the caller must have verified it
-    /// ([`crate::checksum::are_right`]). A quote from another frame is a bug in the caller.
+    /// ([`crate::checksum::are_correct`]). A quote from another frame is a bug in the caller.
     pub fn rewrite(&self, frame: &mut [u8], packet: &IpPacket, outer: &Rewrite, quoted: &Rewrite) {
         let applied = self.rewrite_quoted(frame, packet, quoted);
         debug_assert!(applied.is_some(), "{self:?} was not parsed from this frame");

@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use waxwing_dataplane::model::{Backend, MidStream, NoBackend, Service, SourceUse, Timeouts};
 use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
-use waxwing_dataplane::snapshot::{Backend, MidStream, NoBackend, Service, SourceUse, Timeouts};
 use waxwing_dataplane::{
     BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Ports, ServiceId, Snapshot,
 };

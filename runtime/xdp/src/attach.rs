@@ -6,7 +6,7 @@
 use std::mem;
 
 use waxwing_dataplane::PortId;
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use xsk_rs::umem::Umem;
 
 use crate::device::{self, DeviceSetting};
@@ -284,7 +284,8 @@ impl Attached {
 }
 
 impl Steering for Attached {
-    fn apply(&mut self, rules: &Rules) -> Result<(), String> {
+    fn apply(&mut self, rules: &Rules) -> Result<(), SteeringError> {
+        let failed = |error: &dyn std::fmt::Display| SteeringError(error.to_string());
         let mut first = 0;
         let ports = self.reports.iter_mut().zip(&mut self.filters);
         for ((report, in_effect), mac) in ports.zip(&rules.macs) {
@@ -295,7 +296,7 @@ impl Steering for Attached {
             if *in_effect != wanted {
                 self.program
                     .set_port(index, wanted, first, queues)
-                    .map_err(|error| error.to_string())?;
+                    .map_err(|error| failed(&error))?;
                 *in_effect = wanted;
             }
             report.interface.mac = *mac;
@@ -308,6 +309,6 @@ impl Steering for Attached {
                  resolve IPv6 VIPs; enable IPv6 on every port (net.ipv6.conf.*.disable_ipv6 = 0)"
             );
         }
-        self.program.apply(rules).map_err(|error| error.to_string())
+        self.program.apply(rules).map_err(|error| failed(&error))
     }
 }

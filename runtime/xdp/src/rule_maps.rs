@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use aya::maps::{HashMap, MapData};
 use aya::{Ebpf, Pod};
-use waxwing_dataplane::source_nat::SOURCES_MAX;
+use waxwing_dataplane::model::SOURCES_MAX;
 use waxwing_dataplane::steering::Rules;
 use waxwing_packet::Address;
 

@@ -170,7 +170,12 @@ fn create_umem(options: &Options, queues: u32) -> Result<(Umem, Vec<FrameDesc>),
     // Huge pages are unmapped as a whole, so the UMEM fills the last one.
     let per_huge_page = (2 << 20) / options.frame_size;
     let count = (queues * options.frames_per_queue).next_multiple_of(per_huge_page);
-    let what = || format!("{count} frames of {} bytes", options.frame_size);
+    let what = || {
+        format!(
+            "allocating a UMEM of {count} chunks of {} bytes",
+            options.frame_size
+        )
+    };
     let invalid = |error: &(dyn std::error::Error + 'static)| XdpError::Options(error.to_string());
 
     let ring = QueueSize::new(options.ring_size).map_err(|error| invalid(&error))?;

@@ -20,17 +20,17 @@ fn view(records: &[BackendRecord]) -> Backends<'_> {
 }
 
 #[test]
-fn random_choices_follow_weights() {
+fn weighted_random_follows_weights() {
     for weights in [&[1][..], &[1, 2, 3, 4], &[0, 5, 0, 1], &[u32::MAX; 7]] {
         let records = testing::backends(weights);
         let backends = view(&records);
-        let weighted = Weighted::new(backends.available());
+        let weighted = WeightedRandom::new(backends.available());
         let mut random = Random::new(1);
         let (mut by_table, mut by_scan) = (vec![0; weights.len()], vec![0; weights.len()]);
         for _ in 0..100_000 {
             let random = random.next();
             by_table[weighted.pick(random).unwrap()] += 1;
-            by_scan[backends.weighted(random).unwrap().index()] += 1;
+            by_scan[backends.by_weight(random).unwrap().index()] += 1;
         }
         assert_eq!(by_table, by_scan, "one number, one choice");
         let over = overload(&by_table, weights);
@@ -42,21 +42,21 @@ fn random_choices_follow_weights() {
 }
 
 #[test]
-fn of_no_backends_none_is_chosen() {
+fn without_available_backends_nothing_is_chosen() {
     let records = testing::backends(&[0, 0]);
     let backends = view(&records);
-    let weighted = Weighted::new(backends.iter());
+    let weighted = WeightedRandom::new(backends.iter());
     assert_eq!(weighted.pick(u64::MAX), None);
     assert_eq!(weighted.pick_two((1, u64::MAX)), None);
-    assert!(backends.weighted(1).is_none());
+    assert!(backends.by_weight(1).is_none());
     assert!(Scan::new(&backends).least(&backends, Load::of).is_none());
 }
 
 #[test]
-fn two_choices_are_two_backends_each_by_weight() {
+fn pick_two_returns_two_backends_each_by_weight() {
     let weights = [1, 2, 3];
     let records = testing::backends(&weights);
-    let weighted = Weighted::new(view(&records).available());
+    let weighted = WeightedRandom::new(view(&records).available());
     let mut random = Random::new(1);
     let (mut first, mut after_last) = ([0; 3], [0; 3]);
     for _ in 0..120_000 {
@@ -70,12 +70,12 @@ fn two_choices_are_two_backends_each_by_weight() {
     assert!(overload(&first, &weights) < 0.02, "{first:?}");
     assert!(overload(&after_last[..2], &[1, 2]) < 0.02, "{after_last:?}");
 
-    let alone = Weighted::new(view(&records[..1]).iter());
+    let alone = WeightedRandom::new(view(&records[..1]).iter());
     assert_eq!(alone.pick_two((5, u64::MAX)), Some((0, 0)));
 }
 
 #[test]
-fn loads_compare_as_fractions() {
+fn loads_compare_as_exact_fractions() {
     let most = u64::from(u32::MAX) + 1;
     let cases = [
         ((0, 1), Ordering::Equal, (0, 9)),
@@ -91,7 +91,7 @@ fn loads_compare_as_fractions() {
 }
 
 #[test]
-fn a_scan_finds_the_least_and_ties_take_turns() {
+fn a_scan_finds_the_least_and_equal_backends_take_turns() {
     let mut records = testing::backends(&[1, 1, 0, 1]);
     records[3].active = 5;
     records[1].active = 5;
@@ -100,7 +100,7 @@ fn a_scan_finds_the_least_and_ties_take_turns() {
     let mut two = [(); 2].map(|()| scan.least(&view(&records), Load::of).unwrap().index());
     two.sort_unstable();
     assert_eq!(two, [1, 3]);
-    // Wherever a window begins, it goes around to the others.
+    // The window wraps around, wherever it starts.
     records[1].active = 0;
     for _ in 0..5 {
         let least = scan.least(&view(&records), Load::of);
@@ -109,8 +109,8 @@ fn a_scan_finds_the_least_and_ties_take_turns() {
 }
 
 #[test]
-fn a_scan_looks_at_no_more_than_its_maximum_of_available_backends() {
-    // Every other one is drained: these must not cost a look.
+fn a_scan_examines_at_most_its_maximum_of_available_backends() {
+    // Every other backend is drained; the scan must not spend looks on them.
     let weights: Vec<_> = (0..4096).map(|index| index % 2).collect();
     let records = testing::backends(&weights);
     let backends = view(&records);
@@ -121,7 +121,7 @@ fn a_scan_looks_at_no_more_than_its_maximum_of_available_backends() {
         let last = scan.least(&backends, |backend| {
             looks += 1;
             seen[backend.index()] += 1;
-            // The last of the window, so that the next one begins behind it.
+            // The last of the window wins, so the next window starts after it.
             u32::MAX - looks
         });
         assert!(last.unwrap().is_available());

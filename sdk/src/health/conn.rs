@@ -1,12 +1,12 @@
-//! The connections of a check: a stream, or datagrams.
+//! A check's connections: a TCP stream, or UDP datagrams.
 //!
-//! Invariant: one goes to the check's target, and is closed when it is dropped.
+//! Invariant: a connection goes to the check's target and closes when it is dropped.
 
 use std::io::{self, Read, Write};
 
-use super::{Target, system, words};
+use super::{Target, messages, system};
 
-/// A TCP connection to the target, perhaps with TLS. What a check sends goes out at once: write a
+/// A TCP connection to the target, with or without TLS. Every write is sent at once, so write a
 /// request in one piece.
 pub struct Conn {
     stream: system::Stream,
@@ -21,12 +21,13 @@ impl Conn {
         })
     }
 
-    /// Goes on with TLS, which the host does: with the roots that the operator names or the
-    /// system's, asking for [`Target::server_name`] and offering these protocols ("h2", "http/1.1"),
-    /// or none. A check that runs natively has no TLS.
+    /// Starts TLS on the connection. The host does it: it checks the certificate against the
+    /// operator's roots or the system's, asks for [`Target::server_name`], and offers these
+    /// protocols ("h2", "http/1.1") or none.
     ///
     /// # Errors
-    /// The handshake failed, with what is wrong with the certificate; or natively, that it cannot.
+    /// Fails if the handshake fails; the error names what is wrong with the certificate. Always
+    /// fails natively, where there is no TLS.
     pub fn tls(self, alpn: &[&str]) -> io::Result<Self> {
         Ok(Self {
             stream: self.stream.tls(alpn)?,
@@ -34,11 +35,11 @@ impl Conn {
         })
     }
 
-    /// The error for a stream that ended ([`Read::read`] gave 0) where more was expected: "closed by
-    /// the server after 5 bytes".
+    /// Returns the error for a stream that ended too early, after [`Read::read`] returned 0:
+    /// "closed by the server after 5 bytes".
     #[must_use]
     pub fn closed_early(&self) -> io::Error {
-        words::closed_after(self.received)
+        messages::closed_after(self.received)
     }
 }
 
@@ -85,20 +86,22 @@ impl Datagrams {
     /// Sends one datagram.
     ///
     /// # Errors
-    /// It was not taken: too large, over the host's limit, or an earlier one met a closed port.
+    /// Fails if the datagram is too large or over the host's limit, or if an earlier one reached a
+    /// closed port.
     pub fn send(&self, datagram: &[u8]) -> io::Result<()> {
         let count = self.socket.send(datagram)?;
         if count == datagram.len() {
             Ok(())
         } else {
-            Err(io::Error::other("the datagram was cut"))
+            Err(io::Error::other("the datagram was truncated"))
         }
     }
 
-    /// Waits for one datagram from the target. Returns its length; what does not fit is lost.
+    /// Waits for one datagram from the target and returns its length. Bytes that do not fit are
+    /// lost.
     ///
     /// # Errors
-    /// None came in time, or the target's port is closed.
+    /// Fails if none comes in time, or the target's port is closed.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.recv(buffer)
     }

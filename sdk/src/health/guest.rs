@@ -1,7 +1,7 @@
-//! A check's way to its target in a module: what the host lets it import.
+//! Access to the target in a module: the functions that the host lets a check import.
 //!
-//! Invariant: all `unsafe` of the SDK that is not in [`crate::export`] is here. Each block hands the
-//! host the address and length of a slice that is borrowed for as long as the call lasts.
+//! Invariant: all `unsafe` of the SDK outside [`crate::export`] is here. Each block passes the host
+//! the address and length of a slice that is borrowed during the call.
 
 #![expect(unsafe_code, reason = "the host reads and writes slices by address")]
 
@@ -10,12 +10,12 @@ use alloc::vec;
 use core::time::Duration;
 use std::io::{Error, ErrorKind, Result};
 
-use super::{Target, words};
+use super::{Target, messages};
 use crate::abi::health::{REASON_MAX, errors};
 use crate::abi::{PROTOCOL_TCP, PROTOCOL_UDP};
 use crate::service::as_u32;
 
-/// The names and types in [`crate::abi::health::imports`].
+/// Names and types as in [`crate::abi::health::imports`].
 mod imports {
     #[link(wasm_import_module = "waxwing")]
     unsafe extern "C" {
@@ -31,7 +31,7 @@ mod imports {
     }
 }
 
-/// A connection's number at the host.
+/// The host's number of a connection.
 struct Handle(i32);
 
 impl Handle {
@@ -42,13 +42,13 @@ impl Handle {
     }
 
     fn send(&self, bytes: &[u8]) -> Result<usize> {
-        // SAFETY: the slice is borrowed over the call.
+        // SAFETY: the slice is borrowed during the call.
         count(unsafe { imports::send(self.0, bytes.as_ptr(), as_u32(bytes.len())) })
     }
 
     fn recv(&self, buffer: &mut [u8]) -> Result<usize> {
         let (address, len) = (buffer.as_mut_ptr(), as_u32(buffer.len()));
-        // SAFETY: the slice is borrowed, for writing, over the call.
+        // SAFETY: the slice is borrowed for writing during the call.
         count(unsafe { imports::recv(self.0, address, len) })
     }
 }
@@ -59,7 +59,6 @@ impl Drop for Handle {
     }
 }
 
-/// A TCP connection.
 pub(super) struct Stream(Handle);
 
 impl Stream {
@@ -69,7 +68,7 @@ impl Stream {
 
     pub(super) fn tls(self, alpn: &[&str]) -> Result<Self> {
         let alpn = alpn.join(",");
-        // SAFETY: the text is borrowed over the call.
+        // SAFETY: the text is borrowed during the call.
         count(unsafe { imports::tls(self.0.0, alpn.as_ptr(), as_u32(alpn.len())) })?;
         Ok(self)
     }
@@ -83,7 +82,6 @@ impl Stream {
     }
 }
 
-/// A UDP socket.
 pub(super) struct Socket(Handle);
 
 impl Socket {
@@ -110,16 +108,16 @@ pub(super) fn sleep(time: Duration) {
 }
 
 pub(super) fn log(line: &str) {
-    // SAFETY: the text is borrowed over the call.
+    // SAFETY: the text is borrowed during the call.
     unsafe { imports::log(line.as_ptr(), as_u32(line.len())) }
 }
 
-/// What an import returned: a number, or below zero an error.
+/// Converts the result of an import: a count, or a negative error code.
 fn count(returned: i32) -> Result<usize> {
     usize::try_from(returned).map_err(|_| error(returned))
 }
 
-/// The error in the host's words, else in those for its kind.
+/// Returns the error with the host's text, or with the text for its kind.
 fn error(code: i32) -> Error {
     let kind = match code {
         errors::REFUSED => ErrorKind::ConnectionRefused,
@@ -130,14 +128,11 @@ fn error(code: i32) -> Error {
         _ => ErrorKind::Other,
     };
     let mut text = vec![0; REASON_MAX];
-    // SAFETY: the buffer is borrowed, for writing, over the call.
+    // SAFETY: the buffer is borrowed for writing during the call.
     let len = unsafe { imports::error_text(text.as_mut_ptr(), as_u32(text.len())) };
     text.truncate(usize::try_from(len).unwrap_or(0));
     match String::from_utf8(text) {
         Ok(text) if !text.is_empty() => Error::new(kind, text),
-        _ => Error::new(
-            kind,
-            words::of(kind).unwrap_or("an error of the connection"),
-        ),
+        _ => Error::new(kind, messages::for_kind(kind).unwrap_or("connection error")),
     }
 }

@@ -1,21 +1,22 @@
-//! Lines from a server, bounded, and its bytes as words for an operator.
+//! Reads bounded lines from a server, and makes its bytes readable for an operator.
 //!
-//! Invariant: no more of a line is held than the caller allows, and no byte of a server gets into a
-//! text but as printable ASCII.
+//! Invariant: at most the given number of bytes of a line is held, and a server's bytes enter a
+//! text only as printable ASCII.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use std::io::{self, BufRead, Read};
 
-/// As many bytes of an answer as [`quote`] shows.
+/// Bytes of an answer that [`quote`] shows.
 const QUOTE_MAX: usize = 60;
 
-/// Reads a line of at most `bytes_max` bytes into `line`, which is cleared first, and takes off its
-/// end: LF, or CR and LF. The last line of a stream may lack one. `false`: the stream is at its end.
+/// Reads a line of at most `bytes_max` bytes into `line`, without its end (LF or CR LF), and
+/// replaces what `line` held. The last line of a stream may lack its end. Returns `false` at the
+/// end of the stream.
 ///
 /// # Errors
-/// The reader's, and `InvalidData` where the line is longer.
+/// Fails with the reader's error, and with `InvalidData` if the line is longer.
 pub fn read_line(
     reader: &mut impl BufRead,
     bytes_max: usize,
@@ -33,15 +34,15 @@ pub fn read_line(
         }
     }
     if line.len() > bytes_max {
-        return Err(invalid(format!(
-            "a line of more than {bytes_max} bytes: {}",
+        return Err(invalid_data(format!(
+            "a line has more than {bytes_max} bytes: {}",
             quote(line)
         )));
     }
     Ok(true)
 }
 
-/// The start of what a server sent, in quotes, with escapes for what is not printable ASCII.
+/// Returns the start of a server's bytes in quotes, with escapes for all but printable ASCII.
 #[must_use]
 pub fn quote(bytes: &[u8]) -> String {
     let shown = &bytes[..bytes.len().min(QUOTE_MAX)];
@@ -49,14 +50,14 @@ pub fn quote(bytes: &[u8]) -> String {
     format!("\"{}\"{more}", shown.escape_ascii())
 }
 
-/// The start of what a server sent as text to read: one line, and `?` for what is not printable
-/// ASCII. For the words in which a server itself says what is wrong.
+/// Returns the start of a server's bytes as one line of text, with `?` for all but printable ASCII.
+/// For error messages of the server.
 #[must_use]
-pub fn words(bytes: &[u8]) -> String {
-    const WORDS_MAX: usize = 200;
+pub fn printable(bytes: &[u8]) -> String {
+    const PRINTABLE_MAX: usize = 200;
     let text: String = bytes
         .iter()
-        .take(WORDS_MAX)
+        .take(PRINTABLE_MAX)
         .map(|byte| match byte {
             b' '..=b'~' => char::from(*byte),
             b'\t' | b'\r' | b'\n' => ' ',
@@ -66,9 +67,9 @@ pub fn words(bytes: &[u8]) -> String {
     text.trim().to_string()
 }
 
-/// An error about what a server sent.
+/// Returns an error about a server's data.
 #[must_use]
-pub fn invalid(why: impl Into<String>) -> io::Error {
+pub fn invalid_data(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
 
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_the_limit_is_an_error_and_one_at_it_is_not() {
+    fn a_line_may_have_the_limit_but_no_byte_more() {
         let mut line = Vec::new();
         for end in ["\n", "\r\n", ""] {
             let whole = format!("12345{end}");
@@ -106,13 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_sent_is_shown_as_printable_ascii() {
+    fn a_servers_bytes_become_printable_ascii() {
         assert_eq!(quote(b"SSH-2.0\r\n\xff"), r#""SSH-2.0\r\n\xff""#);
         assert_eq!(quote(&[b'x'; 61]), format!("\"{}\"...", "x".repeat(60)));
         assert_eq!(
-            words(b" no\tspace\r\nleft \x1b[0m\xff\n"),
+            printable(b" no\tspace\r\nleft \x1b[0m\xff\n"),
             "no space  left ?[0m?"
         );
-        assert_eq!(words(&[b'x'; 900]).len(), 200);
+        assert_eq!(printable(&[b'x'; 900]).len(), 200);
     }
 }

@@ -1,13 +1,13 @@
 //! Write a health check in Rust, test it natively against a server, run it in Waxwing as a Wasm
 //! module.
 //!
-//! A check asks one backend whether it is well. It is a type with [`HealthCheck`] and a line
-//! `export_health_check!` in a crate of `crate-type = ["cdylib", "rlib"]`
-//! (`waxwing module new NAME --kind health` makes one):
+//! A check asks one backend whether it is healthy. It is a type that implements [`HealthCheck`],
+//! and one line `export_health_check!`, in a crate with `crate-type = ["cdylib", "rlib"]`. `waxwing
+//! module new NAME --kind health` creates such a crate.
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Read, Write};
-//! use waxwing_sdk::{HealthCheck, NoConfig, Target, Unhealthy, Verdict, export_health_check};
+//! use waxwing_sdk::{ConfigError, HealthCheck, NoConfig, Target, Unhealthy, Verdict, export_health_check};
 //!
 //! /// A server that answers `PING` with `PONG`.
 //! struct Ping;
@@ -15,7 +15,7 @@
 //! impl HealthCheck for Ping {
 //!     type Config = NoConfig;
 //!
-//!     fn new(_: NoConfig) -> Result<Self, String> {
+//!     fn new(_: NoConfig) -> Result<Self, ConfigError> {
 //!         Ok(Self)
 //!     }
 //!
@@ -26,7 +26,7 @@
 //!         BufReader::new(conn.take(100)).read_line(&mut line)?;
 //!         match line.trim_end() {
 //!             "PONG" => Ok(Verdict::healthy("PONG")),
-//!             other => Err(format!("it says {other:?}, expected \"PONG\"").into()),
+//!             other => Err(format!("the server answered {other:?}, expected \"PONG\"").into()),
 //!         }
 //!     }
 //! }
@@ -42,32 +42,31 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! Lines and HTTP from a server that may send anything are in [`lines`] and [`http`].
+//! [`lines`] and [`http`] read lines and HTTP responses from a server that may send anything.
 //!
-//! Invariant: a check reaches the target that it was given and nothing else: the types here take no
-//! address. What it does natively it does through `std::net`, as a module through the host, by the
-//! same code above that.
+//! Invariant: a check reaches only its target: the types here take no address. Natively they use
+//! `std::net`, in a module the host's imports; all code above that is the same.
 
 mod conn;
 #[cfg(target_arch = "wasm32")]
 mod guest;
 pub mod http;
 pub mod lines;
+mod messages;
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
 pub(crate) mod run;
 mod target;
 mod verdict;
-mod words;
 
 #[cfg(target_arch = "wasm32")]
 use guest as system;
 #[cfg(not(target_arch = "wasm32"))]
 use native as system;
 
-use alloc::string::String;
-
 use serde::de::DeserializeOwned;
+
+use crate::ConfigError;
 
 pub use conn::{Conn, Datagrams};
 #[cfg(not(target_arch = "wasm32"))]
@@ -75,28 +74,30 @@ pub(crate) use target::Fields;
 pub use target::Target;
 pub use verdict::{Unhealthy, Verdict};
 
-/// Says whether one backend is well. Every run has a value of its own, in an instance of the module
-/// of its own, so nothing is left over from an earlier run.
+/// Checks whether one backend is healthy. Each run has its own value, in its own instance of the
+/// module, so no state survives a run.
 pub trait HealthCheck: Sized + 'static {
-    /// The check's `config`, read from JSON. Derive `serde::Deserialize`, with
-    /// `#[serde(default, deny_unknown_fields)]` so that a misspelt key is an error that names it.
-    /// [`crate::NoConfig`] takes no keys.
+    /// The check's `config`, deserialized from JSON. Derive `serde::Deserialize` with
+    /// `#[serde(default, deny_unknown_fields)]`, so that a misspelled key is an error that names
+    /// the key. [`crate::NoConfig`] takes no keys.
     type Config: DeserializeOwned + 'static;
 
-    /// Makes the check. Also called when the operator's config is read, without a run after it:
-    /// find here all that is wrong with the config.
+    /// Makes the check. The host also calls it, without a run, when it reads the operator's config,
+    /// so report every mistake in the config here.
     ///
     /// # Errors
-    /// A text for the operator: which value is wrong and what is expected. The host shows it and
+    /// Says which value is wrong and what is expected. The host shows the text to the operator and
     /// keeps what ran before.
-    fn new(config: Self::Config) -> Result<Self, String>;
+    fn new(config: Self::Config) -> Result<Self, ConfigError>;
 
-    /// Asks the target. It has [`Target::timeout`] for everything, after which the host ends the run
-    /// wherever it is and the backend counts as unhealthy: there is no need to look at the clock. (By
-    /// default 50 milliseconds of that may be the check's own computing.)
+    /// Asks the target.
+    ///
+    /// The whole run has [`Target::timeout`]. Then the host ends it wherever it is and the backend
+    /// counts as unhealthy, so a check does not look at the clock. By default a run may use 50
+    /// milliseconds of processor time.
     ///
     /// # Errors
-    /// That the backend is not well, with a reason for the operator: what was found and what was
-    /// expected. Errors of a [`Conn`] turn into such with `?`.
+    /// The backend is unhealthy. The reason is for the operator: what was found and what was
+    /// expected. Errors of a [`Conn`] convert with `?`.
     fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy>;
 }

@@ -1,7 +1,7 @@
-//! A check's way to its target natively, in tests: `std::net`.
+//! Access to the target in native tests, over `std::net`.
 //!
-//! Invariant: nothing waits longer than the target's timeout. (The host holds the whole run to it;
-//! here it is each call.)
+//! Invariant: no call waits longer than the target's timeout. (The host applies the timeout to the
+//! whole run.)
 
 use std::eprintln;
 use std::io::{Error, ErrorKind, Read, Result, Write};
@@ -9,9 +9,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::{Target, words};
+use super::{Target, messages};
 
-/// A TCP connection.
 pub(super) struct Stream(TcpStream);
 
 impl Stream {
@@ -23,26 +22,26 @@ impl Stream {
             stream.set_nodelay(true)?;
             Ok(Self(stream))
         };
-        connect().map_err(worded)
+        connect().map_err(with_message)
     }
 
     pub(super) fn tls(self, _: &[&str]) -> Result<Self> {
         Err(Error::new(
             ErrorKind::Unsupported,
-            "TLS is the host's: a check that runs natively has none, so test this one in Waxwing",
+            "TLS is not available natively, because the host provides it; test this check in Waxwing",
         ))
     }
 
     pub(super) fn recv(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        self.0.read(buffer).map_err(worded)
+        self.0.read(buffer).map_err(with_message)
     }
 
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.0.write(bytes).map_err(worded)
+        self.0.write(bytes).map_err(with_message)
     }
 }
 
-/// A UDP socket that takes datagrams from the target alone.
+/// A UDP socket that receives only from the target.
 pub(super) struct Socket(UdpSocket);
 
 impl Socket {
@@ -58,15 +57,15 @@ impl Socket {
             socket.set_read_timeout(Some(target.timeout()))?;
             Ok(Self(socket))
         };
-        connect().map_err(worded)
+        connect().map_err(with_message)
     }
 
     pub(super) fn recv(&self, buffer: &mut [u8]) -> Result<usize> {
-        self.0.recv(buffer).map_err(worded)
+        self.0.recv(buffer).map_err(with_message)
     }
 
     pub(super) fn send(&self, bytes: &[u8]) -> Result<usize> {
-        self.0.send(bytes).map_err(worded)
+        self.0.send(bytes).map_err(with_message)
     }
 }
 
@@ -87,10 +86,10 @@ fn address(target: &Target) -> SocketAddr {
     SocketAddr::new(target.address(), target.port())
 }
 
-/// The same words as from the host.
-fn worded(error: Error) -> Error {
-    match words::of(error.kind()) {
-        Some(words) => Error::new(error.kind(), words),
+/// Gives an error the text that the host gives it.
+fn with_message(error: Error) -> Error {
+    match messages::for_kind(error.kind()) {
+        Some(message) => Error::new(error.kind(), message),
         None => error,
     }
 }

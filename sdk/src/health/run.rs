@@ -1,19 +1,23 @@
-//! One run: from the host's texts to the check and back to a record.
+//! One run of a check: from the host's JSON texts to the check, and from its verdict to a record.
 //!
-//! Invariant: this is the one way, natively in tests as in Wasm.
+//! Invariant: native tests and Wasm modules both run through this code.
 
 use alloc::string::String;
 
 use super::{HealthCheck, Target, verdict};
+use crate::ConfigError;
 use crate::abi::health::VerdictRecord;
 use crate::config;
 
 /// Makes the check from its config, JSON text.
-pub(crate) fn configure<H: HealthCheck>(config: &[u8]) -> Result<H, String> {
+pub(crate) fn configure<H: HealthCheck>(config: &[u8]) -> Result<H, ConfigError> {
     H::new(config::read("config", config)?)
 }
 
-/// Asks the target, JSON text too. The record lacks the address of the reason that is with it.
+/// Runs the check against the target, JSON text. Returns the record and its reason; the caller sets the
+/// record's address of the reason.
+///
+/// Fails if the host's target cannot be read.
 pub(crate) fn check<H: HealthCheck>(
     check: &mut H,
     target: &[u8],

@@ -1,6 +1,6 @@
-//! The one backend that a check is about.
+//! The backend that a check asks.
 //!
-//! Invariant: what it says comes from the host and does not change during a run.
+//! Invariant: the host states everything about a target, and nothing changes during a run.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 use super::{Conn, Datagrams, system};
 use crate::Protocol;
 
-/// The backend that a check asks, and the way to it.
+/// The backend that a check asks, and the connections to it.
 #[derive(Clone, Debug)]
 pub struct Target(Fields);
 
-/// A target as the host writes it, in JSON. A host of a later minor version may say more.
+/// A target as the host writes it in JSON. A host of a later minor version may add keys.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Fields {
     pub(crate) service: String,
@@ -36,94 +36,96 @@ impl Target {
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(json)
             .map(Self)
-            .map_err(|error| format!("the target that the host wrote: {error}"))
+            .map_err(|error| format!("cannot read the target from the host: {error}"))
     }
 
-    /// The service's name.
+    /// Returns the service's name.
     #[must_use]
     pub fn service(&self) -> &str {
         &self.0.service
     }
 
-    /// The backend's name.
+    /// Returns the backend's name.
     #[must_use]
     pub fn backend(&self) -> &str {
         &self.0.backend
     }
 
-    /// The backend's address.
+    /// Returns the backend's address.
     #[must_use]
     pub const fn address(&self) -> IpAddr {
         self.0.address
     }
 
-    /// The port that the check connects to: the backend's own unless the operator names another.
+    /// Returns the port that the check connects to: the backend's port unless the operator sets
+    /// another.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.0.port
     }
 
-    /// The protocol of the service. A check may connect by the other one too.
+    /// Returns the service's protocol. A check may use the other protocol too.
     #[must_use]
     pub const fn protocol(&self) -> Protocol {
         self.0.protocol
     }
 
-    /// How long the whole run may take.
+    /// Returns how long the whole run may take.
     #[must_use]
     pub const fn timeout(&self) -> Duration {
         Duration::from_millis(self.0.timeout_ms)
     }
 
-    /// The name of the host to ask for, in TLS and in HTTP; the address's text if the operator sets
-    /// none.
+    /// Returns the host name to ask for, in TLS and in HTTP; the address as text if the operator
+    /// sets none.
     #[must_use]
     pub fn server_name(&self) -> &str {
         &self.0.server_name
     }
 
-    /// The names that the operator has given to the backend's signals, by their place.
+    /// Returns the operator's names of the backend's signals, by index.
     #[must_use]
     pub fn signals(&self) -> &[String] {
         &self.0.signals
     }
 
-    /// The place of the signal that the operator has given this name, for [`super::Verdict::signal`].
+    /// Returns the index of the signal that the operator gave this name, for
+    /// [`super::Verdict::signal`].
     #[must_use]
-    pub fn signal(&self, name: &str) -> Option<usize> {
+    pub fn signal_index(&self, name: &str) -> Option<usize> {
         self.0.signals.iter().position(|signal| signal == name)
     }
 
-    /// Connects by TCP. A limited number of connections may be open at once.
+    /// Connects over TCP. The host limits the number of connections that are open at once.
     ///
     /// # Errors
-    /// The target refused it, is not reachable or did not answer; or the host's limit is reached.
+    /// Fails if the target refuses, is unreachable or does not answer, and over the host's limit.
     pub fn connect(&self) -> io::Result<Conn> {
         Conn::open(self)
     }
 
-    /// A socket for datagrams to and from the target. It counts as a connection.
+    /// Opens a socket for datagrams to and from the target. It counts as a connection.
     ///
     /// # Errors
-    /// There is no way to the target, or the host's limit is reached.
+    /// Fails if there is no route to the target, and over the host's limit.
     pub fn connect_udp(&self) -> io::Result<Datagrams> {
         Datagrams::open(self)
     }
 
-    /// The time since an arbitrary start, in whole milliseconds or better; it never goes back. (A
-    /// module has no other clock: `std::time::Instant` panics there.)
+    /// Returns the time since an arbitrary start. It never goes back; its resolution is a
+    /// millisecond or better. A module has no other clock: `std::time::Instant` panics there.
     #[must_use]
     pub fn now(&self) -> Duration {
         system::now()
     }
 
-    /// Waits. The time counts towards [`Target::timeout`].
+    /// Sleeps. The time counts towards [`Target::timeout`].
     pub fn sleep(&self, time: Duration) {
         system::sleep(time);
     }
 
-    /// Writes a line into the balancer's log, at debug level; natively to standard error. Of long lines
-    /// and of many the host keeps a part.
+    /// Writes a line to the balancer's log at debug level; natively, to standard error. The host
+    /// truncates long lines and drops lines over its limit.
     pub fn log(&self, line: fmt::Arguments<'_>) {
         system::log(&line.to_string());
     }
@@ -135,12 +137,12 @@ mod tests {
 
     use super::*;
 
-    /// As ABI.md shows it.
+    /// The target in ABI.md.
     const JSON: &str = r#"{"service":"web","backend":"s1","address":"10.2.0.11","port":8080,
         "protocol":"tcp","timeout_ms":1500,"server_name":"api.example","signals":["queue","load"]}"#;
 
     #[test]
-    fn a_target_is_what_the_host_wrote() {
+    fn a_target_has_the_hosts_values() {
         let target = Target::parse(JSON.as_bytes()).unwrap();
         assert_eq!((target.service(), target.backend()), ("web", "s1"));
         assert_eq!(target.address(), IpAddr::from([10, 2, 0, 11]));
@@ -148,11 +150,14 @@ mod tests {
         assert_eq!(target.timeout(), Duration::from_millis(1500));
         assert_eq!(target.server_name(), "api.example");
         assert_eq!(target.signals(), ["queue", "load"]);
-        assert_eq!((target.signal("load"), target.signal("x")), (Some(1), None));
+        assert_eq!(
+            (target.signal_index("load"), target.signal_index("x")),
+            (Some(1), None)
+        );
     }
 
     #[test]
-    fn what_a_later_host_adds_is_no_error_and_what_is_missing_is() {
+    fn unknown_keys_are_ignored_and_missing_ones_are_errors() {
         let more = JSON.replacen('{', r#"{"zone":"a","#, 1);
         assert!(Target::parse(more.as_bytes()).is_ok());
         let less = JSON.replace(r#""port":8080,"#, "");

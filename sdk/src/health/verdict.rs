@@ -1,23 +1,21 @@
-//! What a check found.
+//! The result of a check.
 //!
-//! Invariant: a reason is never longer than the host reads, and a verdict sets no weight that the
-//! host would refuse.
+//! Invariant: a reason is never longer than the host reads, and a weight is never more than the
+//! host accepts.
 
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
 use core::fmt;
 use std::io;
 
-use super::words;
+use super::messages;
+use crate::abi::SIGNALS;
 use crate::abi::health::{
     DRAINING, HEALTHY, REASON_MAX, SET_SIGNAL, SET_WEIGHT, UNHEALTHY, VerdictRecord, WEIGHT_MAX,
 };
 use crate::service::as_u32;
 
-/// How many signals a backend has.
-const SIGNALS: usize = 4;
-
-/// The backend is well, and what else it says of itself.
+/// The backend is healthy. A verdict may also set its weight and its signals.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
     is_draining: bool,
@@ -27,8 +25,8 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// It takes sessions. The reason is for people, such as "200 OK in 3 ms"; the host reads
-    /// [`REASON_MAX`] bytes of it.
+    /// The backend takes sessions. The reason is for people, such as "200 OK in 3 ms"; the host
+    /// reads [`REASON_MAX`] bytes of it.
     #[must_use]
     pub fn healthy(reason: impl Into<String>) -> Self {
         Self {
@@ -39,7 +37,7 @@ impl Verdict {
         }
     }
 
-    /// It serves the sessions that it has, and wants no new ones.
+    /// The backend serves its sessions and takes no new ones.
     #[must_use]
     pub fn draining(reason: impl Into<String>) -> Self {
         Self {
@@ -48,8 +46,8 @@ impl Verdict {
         }
     }
 
-    /// Makes the backend's weight so many percent of the operator's, at most [`WEIGHT_MAX`] (more is
-    /// taken as that). It stays until a later verdict says otherwise.
+    /// Sets the backend's weight to this percentage of the operator's weight, at most
+    /// [`WEIGHT_MAX`]; a larger one is cut to that. It stays until a later verdict sets another.
     #[must_use]
     pub fn weight(self, percent: u32) -> Self {
         Self {
@@ -58,46 +56,47 @@ impl Verdict {
         }
     }
 
-    /// Sets one of the backend's four signals, which policies can balance on. See
-    /// [`super::Target::signal`] for the place of a signal that the operator has named.
+    /// Sets one of the backend's four signals, which policies can balance on.
+    /// [`super::Target::signal_index`] finds the index of a signal by the operator's name.
     ///
     /// # Panics
-    /// If the place is not 0 to 3.
+    /// Panics if the index is not 0 to 3.
     #[must_use]
-    pub fn signal(mut self, place: usize, value: u32) -> Self {
+    pub fn signal(mut self, index: usize, value: u32) -> Self {
         assert!(
-            place < SIGNALS,
-            "the check set signal {place}; a backend has {SIGNALS}, from 0 on"
+            index < SIGNALS,
+            "the check set signal {index}; a backend has the signals 0 to {}",
+            SIGNALS - 1
         );
-        self.signals[place] = Some(value);
+        self.signals[index] = Some(value);
         self
     }
 
-    /// Whether it wants no new sessions.
+    /// Returns whether the backend takes no new sessions.
     #[must_use]
     pub const fn is_draining(&self) -> bool {
         self.is_draining
     }
 
-    /// What was found, for people.
+    /// Returns the reason.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// What [`Verdict::weight`] set.
+    /// Returns the weight that [`Verdict::weight`] set, in percent.
     #[must_use]
     pub const fn weight_percent(&self) -> Option<u32> {
         self.weight
     }
 
-    /// What [`Verdict::signal`] set, by place.
+    /// Returns the signals that [`Verdict::signal`] set, by index.
     #[must_use]
     pub const fn signals(&self) -> [Option<u32>; SIGNALS] {
         self.signals
     }
 
-    /// From the record and the text that it refers to, as a host reads them.
+    /// Reads the record and its reason as the host does.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn read(record: &VerdictRecord, reason: String) -> Result<Self, Unhealthy> {
         if record.status == UNHEALTHY {
@@ -113,14 +112,14 @@ impl Verdict {
     }
 }
 
-/// The backend is not well.
+/// The backend is unhealthy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unhealthy {
     reason: String,
 }
 
 impl Unhealthy {
-    /// What is wrong, for people.
+    /// Returns what is wrong, for people.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
@@ -151,16 +150,16 @@ impl From<&str> for Unhealthy {
 
 impl From<io::Error> for Unhealthy {
     fn from(error: io::Error) -> Self {
-        // An error with words of its own keeps them; those of the system and of std's readers are
-        // for programmers.
-        match words::of(error.kind()) {
-            Some(words) if error.get_ref().is_none() => words.into(),
+        // An error with a message of its own keeps it. The messages of the system and of std's
+        // readers are for programmers.
+        match messages::for_kind(error.kind()) {
+            Some(message) if error.get_ref().is_none() => message.into(),
             _ => error.to_string().into(),
         }
     }
 }
 
-/// The record of what a check returned, and its reason, whose address is not set yet.
+/// Returns the record of a check's result, and its reason, whose address the caller sets.
 pub(crate) fn record(found: Result<Verdict, Unhealthy>) -> (VerdictRecord, String) {
     let mut record = VerdictRecord::default();
     let reason = match found {
@@ -191,7 +190,7 @@ pub(crate) fn record(found: Result<Verdict, Unhealthy>) -> (VerdictRecord, Strin
     (record, reason)
 }
 
-/// As much of a text as the host reads, in whole characters.
+/// Truncates a text to what the host reads, between characters.
 fn cut(mut reason: String) -> String {
     let at = (0..=REASON_MAX.min(reason.len()))
         .rev()
@@ -209,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_check_finds_reaches_the_host_whole() {
+    fn results_round_trip_through_the_record() {
         let found = [
             Ok(Verdict::healthy("")),
             Ok(Verdict::healthy("fine").weight(75)),
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_cut_to_what_the_host_reads_between_characters() {
+    fn a_reason_is_truncated_between_characters() {
         let long: String = core::iter::repeat_n('ü', 400).collect();
         let unhealthy = Unhealthy::from(alloc::format!("x{long}"));
         assert_eq!(unhealthy.reason().len(), REASON_MAX - 1);
@@ -235,26 +234,23 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_over_the_largest_is_the_largest() {
+    fn a_weight_is_cut_to_the_maximum() {
         let (record, _) = record(Ok(Verdict::healthy("").weight(5000)));
         assert_eq!((record.set, record.weight), (SET_WEIGHT, WEIGHT_MAX));
     }
 
     #[test]
-    #[should_panic(expected = "the check set signal 4; a backend has 4, from 0 on")]
-    fn a_fifth_signal_says_so() {
+    #[should_panic(expected = "the check set signal 4; a backend has the signals 0 to 3")]
+    fn a_fifth_signal_panics() {
         let _ = Verdict::healthy("").signal(4, 1);
     }
 
     #[test]
-    fn errors_of_the_system_and_of_readers_get_words_and_others_keep_theirs() {
+    fn errors_of_the_system_and_of_readers_get_messages_and_others_keep_theirs() {
         let early = io::Read::read_exact(&mut io::empty(), &mut [0]);
         let cases = [
             (io::Error::from_raw_os_error(111), "connection refused"),
-            (
-                early.unwrap_err(),
-                "closed by the server before the answer was whole",
-            ),
+            (early.unwrap_err(), "closed by the server within its answer"),
             (
                 io::Error::from(io::ErrorKind::WouldBlock),
                 "no answer in time",

@@ -1,4 +1,4 @@
-//! One run of a health check, natively, against a server that the test has started.
+//! Runs a health check natively, against a server that the test started.
 //!
 //! Invariant: config, target and verdict pass through the code that they pass through in a module.
 
@@ -10,12 +10,12 @@ use core::time::Duration;
 use crate::health::{Fields, run};
 use crate::{HealthCheck, Protocol, Unhealthy, Verdict};
 
-/// The target of a [`check()`]: a server of the test, with a timeout of a second.
+/// The target of a [`check()`]: a server of the test, with a timeout of one second.
 #[derive(Clone, Debug)]
 pub struct TestTarget(Fields);
 
 impl TestTarget {
-    /// The server at this address.
+    /// Makes the target for the server at this address.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
         Self(Fields {
@@ -30,8 +30,8 @@ impl TestTarget {
         })
     }
 
-    /// Sets [`crate::Target::timeout`], in whole milliseconds. Natively each call that waits has so
-    /// long.
+    /// Sets [`crate::Target::timeout`], in whole milliseconds. Natively it applies to each call
+    /// that waits.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.0.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -66,20 +66,20 @@ impl From<SocketAddr> for TestTarget {
     }
 }
 
-/// Makes a check of this config, JSON text, and runs it: [`crate::health`] has an example.
+/// Makes a check with this config, JSON text, and runs it. [`crate::health`] has an example.
 ///
 /// # Errors
-/// That the target is not well, and why. Also what the check, or the reading of its config, says to
-/// the operator: the host would have refused that before any run.
+/// The target is unhealthy, or the check refuses its config, which the host would do before any
+/// run.
 ///
 /// # Panics
-/// If the check panics.
+/// Panics if the check panics.
 pub fn check<H: HealthCheck>(
     config: &str,
     target: impl Into<TestTarget>,
 ) -> Result<Verdict, Unhealthy> {
     let target = serde_json::to_vec(&target.into().0).map_err(|error| error.to_string())?;
-    let mut check = run::configure::<H>(config.as_bytes())?;
+    let mut check = run::configure::<H>(config.as_bytes()).map_err(|error| error.to_string())?;
     let (record, reason): (_, String) = run::check(&mut check, &target)?;
     Verdict::read(&record, reason)
 }

@@ -1,8 +1,7 @@
-//! One policy for one service, batch by batch.
+//! Runs one policy for one service, batch by batch.
 //!
 //! Invariant: records and picks pass through the code that they pass through in a module.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::TestFlow;
@@ -11,20 +10,20 @@ use crate::abi::{
     PICK_FALLBACK, PICK_KEEP,
 };
 use crate::service::{Batch, Service};
-use crate::{Pick, Policy};
+use crate::{ConfigError, Pick, Policy};
 
-/// A policy at work for one service, as one worker has it.
+/// A policy that serves one service, as on one worker.
 pub struct Driver<P: Policy> {
     service: Service<P>,
     batch: Batch,
 }
 
 impl<P: Policy> Driver<P> {
-    /// Makes the policy as the host does: reads the config, writes the backends.
+    /// Makes the policy as the host does: reads the config and writes the backends.
     ///
     /// # Errors
-    /// What the policy, or the reading of its config, says to the operator.
-    pub fn start(config: &str, backends: &[BackendRecord], seed: u64) -> Result<Self, String> {
+    /// Returns the error of the policy, or of reading its config.
+    pub fn start(config: &str, backends: &[BackendRecord], seed: u64) -> Result<Self, ConfigError> {
         let batch = Batch::new::<P>();
         let mut service = Service::new(config.as_bytes(), crate::abi::BACKENDS_MAX, &batch)?;
         service.header.host.seed = seed;
@@ -33,14 +32,14 @@ impl<P: Policy> Driver<P> {
         Ok(driver)
     }
 
-    /// Writes the backends anew and tells the policy.
+    /// Writes new backend records and notifies the policy.
     ///
     /// # Errors
-    /// What the policy says to the operator.
+    /// Returns the policy's error.
     ///
     /// # Panics
-    /// If there are more than [`crate::abi::BACKENDS_MAX`].
-    pub fn set_backends(&mut self, backends: &[BackendRecord]) -> Result<(), String> {
+    /// Panics if there are more than [`crate::abi::BACKENDS_MAX`].
+    pub fn set_backends(&mut self, backends: &[BackendRecord]) -> Result<(), ConfigError> {
         self.service.backends[..backends.len()].copy_from_slice(backends);
         let host = &mut self.service.header.host;
         host.generation += 1;
@@ -48,35 +47,35 @@ impl<P: Policy> Driver<P> {
         self.service.backends_changed()
     }
 
-    /// The backend records, for a test to read, or to set what the host measures.
+    /// Returns the backend records, to read them or to set what the host measures.
     pub fn backends_mut(&mut self) -> &mut [BackendRecord] {
-        let count = self.host().backends_count as usize;
+        let count = self.host_mut().backends_count as usize;
         &mut self.service.backends[..count]
     }
 
-    /// The host's fields of the header: the time, the seed.
-    pub const fn host(&mut self) -> &mut HostFields {
+    /// Returns the header's host fields: the time and the seed.
+    pub const fn host_mut(&mut self) -> &mut HostFields {
         &mut self.service.header.host
     }
 
-    /// Asks the policy about one batch of flows.
+    /// Picks for one batch of flows.
     ///
     /// # Panics
-    /// If there are more flows than [`BATCH_MAX`], or the policy panics.
+    /// Panics if there are more flows than [`BATCH_MAX`], or the policy panics.
     pub fn pick(&mut self, flows: &[TestFlow]) -> Vec<Pick> {
         let mut picks = Vec::new();
         self.pick_into(flows, &mut picks);
         picks
     }
 
-    /// The same into a list that is used again, for benches.
+    /// Picks into a list that the caller reuses, for benches.
     ///
     /// # Panics
     /// As [`Driver::pick`].
     pub fn pick_into(&mut self, flows: &[TestFlow], picks: &mut Vec<Pick>) {
         for (at, flow) in flows.iter().enumerate() {
-            let prefix = &flow.payload[..flow.payload.len().min(P::PAYLOAD)];
-            self.batch.payload[at * P::PAYLOAD..][..prefix.len()].copy_from_slice(prefix);
+            let prefix = &flow.payload[..flow.payload.len().min(P::PAYLOAD_BYTES)];
+            self.batch.payload[at * P::PAYLOAD_BYTES..][..prefix.len()].copy_from_slice(prefix);
             let payload_len = u32::try_from(prefix.len()).unwrap_or(u32::MAX);
             self.batch.flows[at] = FlowRecord {
                 payload_len,
@@ -88,10 +87,10 @@ impl<P: Policy> Driver<P> {
         picks.extend(self.batch.picks[..n].iter().map(|pick| read_pick(*pick)));
     }
 
-    /// Asks the policy about flows without end, in full batches.
+    /// Picks for any number of flows, in full batches.
     ///
     /// # Panics
-    /// If the policy panics.
+    /// Panics if the policy panics.
     pub fn pick_all(&mut self, flows: impl IntoIterator<Item = TestFlow>) -> Vec<Pick> {
         let flows: Vec<_> = flows.into_iter().collect();
         flows
@@ -100,8 +99,8 @@ impl<P: Policy> Driver<P> {
             .collect()
     }
 
-    /// Ends a session that lived so long and was closed by both ends: the backend has one less, and
-    /// the policy is told if it wants to be.
+    /// Ends a session that lived this long and that both ends closed: lowers the backend's session
+    /// count, and notifies a policy with [`Policy::WANTS_CLOSED`].
     pub fn close(&mut self, backend: usize, duration_ms: u64) {
         self.end(ClosedRecord {
             duration_ms,
@@ -111,10 +110,10 @@ impl<P: Policy> Driver<P> {
         });
     }
 
-    /// Ends a session in any way, as [`Driver::close`] does in one.
+    /// Ends a session in the way that the record states; otherwise like [`Driver::close`].
     ///
     /// # Panics
-    /// If there is no such backend, or the policy panics.
+    /// Panics if there is no such backend, or the policy panics.
     pub fn end(&mut self, closed: ClosedRecord) {
         let record = &mut self.service.backends[closed.backend as usize];
         record.active = record.active.saturating_sub(1);
@@ -125,15 +124,15 @@ impl<P: Policy> Driver<P> {
         }
     }
 
-    /// The policy's own counters, in the order of [`Policy::COUNTERS`].
+    /// Returns the policy's counters, in the order of [`Policy::COUNTERS`].
     #[must_use]
     pub const fn counters(&self) -> &[u64] {
         &self.service.counters
     }
 
-    /// Lets time pass, and the policy tidy up.
+    /// Advances the time and calls the policy's tick.
     pub fn tick(&mut self, elapsed_ms: u64) {
-        self.host().now_ms += elapsed_ms;
+        self.host_mut().now_ms += elapsed_ms;
         self.service.tick();
     }
 }

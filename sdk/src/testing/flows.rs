@@ -1,4 +1,4 @@
-//! Flows and backends to ask a policy about.
+//! Flows and backends for tests of policies.
 //!
 //! Invariant: they follow from the numbers that the test passes.
 
@@ -8,22 +8,22 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use crate::abi::{BACKEND_DRAINING, BACKEND_HEALTHY, BackendRecord, FlowRecord, PROTOCOL_TCP};
 use crate::hash;
 
-/// A flow to ask a policy about.
+/// A flow to pick for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TestFlow {
-    /// The flow; `payload_len` is set from the payload.
+    /// The flow's record; `payload_len` is set from the payload.
     pub record: FlowRecord,
-    /// The start of its payload.
+    /// Start of the flow's payload.
     pub payload: Vec<u8>,
 }
 
-/// TCP flows from random clients and ports to one VIP, without payload; the same for the same
-/// seed, without end.
+/// Returns endless TCP flows from random clients and ports to one VIP, without payload. The same
+/// seed gives the same flows.
 pub fn flows(seed: u64) -> impl Iterator<Item = TestFlow> {
     (0..).map(move |n| flow(seed, n))
 }
 
-/// The `n`th of [`flows`].
+/// Returns the `n`th flow of [`flows`].
 pub(super) fn flow(seed: u64, n: u64) -> TestFlow {
     let random = hash::mix(seed ^ hash::mix(n)).to_le_bytes();
     let [a, b, c, port_low, port_high, ..] = random;
@@ -43,7 +43,7 @@ pub(super) fn flow(seed: u64, n: u64) -> TestFlow {
 }
 
 impl TestFlow {
-    /// The same flow from another address.
+    /// Sets the client's address.
     #[must_use]
     pub fn from_address(mut self, address: IpAddr) -> Self {
         (self.record.source, self.record.family) = match address {
@@ -53,7 +53,7 @@ impl TestFlow {
         self
     }
 
-    /// The same flow to another VIP and port.
+    /// Sets the VIP and the service's port.
     #[must_use]
     pub fn to_destination(mut self, destination: SocketAddr) -> Self {
         self.record.destination = match destination.ip() {
@@ -64,7 +64,7 @@ impl TestFlow {
         self
     }
 
-    /// The same flow with a payload.
+    /// Sets the payload.
     #[must_use]
     pub fn with_payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.into();
@@ -76,7 +76,7 @@ fn mapped(address: Ipv4Addr) -> [u8; 16] {
     address.to_ipv6_mapped().octets()
 }
 
-/// A healthy backend with this id and weight; weight 0 drains.
+/// Returns a healthy backend with this id and weight; one of weight 0 drains.
 #[must_use]
 pub fn backend(id: u32, weight: u32) -> BackendRecord {
     let draining = if weight == 0 { BACKEND_DRAINING } else { 0 };
@@ -90,7 +90,7 @@ pub fn backend(id: u32, weight: u32) -> BackendRecord {
     }
 }
 
-/// Healthy backends with these weights, ids from 0 on.
+/// Returns healthy backends with these weights and ids from 0.
 #[must_use]
 pub fn backends(weights: &[u32]) -> Vec<BackendRecord> {
     (0..)

@@ -1,6 +1,6 @@
-//! What a test asks of picks: even shares, few changes.
+//! Measures of picks: evenness and stability.
 //!
-//! Invariant: these look at backends' ids and weights alone, and at no policy.
+//! Invariant: they look only at the backends' ids and weights.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use crate::Pick;
 use crate::abi::BackendRecord;
 
-/// How many of the picks each of `n` backends got.
+/// Returns how many picks each of `n` backends got.
 #[must_use]
 pub fn counts(picks: &[Pick], n: usize) -> Vec<usize> {
     let mut counts = vec![0; n];
@@ -20,7 +20,7 @@ pub fn counts(picks: &[Pick], n: usize) -> Vec<usize> {
     counts
 }
 
-/// How far the backend that got most is over its share by weight: 0.02 is 2 % over.
+/// Returns how far the most loaded backend is over its share by weight: 0.02 is 2 % over.
 #[must_use]
 #[expect(
     clippy::cast_precision_loss,
@@ -37,8 +37,8 @@ pub fn overload(counts: &[usize], weights: &[u32]) -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// How fair the shares are for the weights, by Jain's index: 1 where all are as the weights say, 1/n
-/// where one of n has everything (Jain, Chiu, Hawe 1984).
+/// Returns the fairness of the shares for the weights, by Jain's index: 1 if all shares follow the
+/// weights, 1/n if one backend of n has everything (Jain, Chiu, Hawe 1984).
 #[must_use]
 #[expect(
     clippy::cast_precision_loss,
@@ -60,12 +60,12 @@ pub fn fairness(counts: &[usize], weights: &[u32]) -> f64 {
     }
 }
 
-/// The part of the flows that changed its backend, by the backends' ids, though its first one
-/// is still there: what a consistent policy keeps small. `before` and `after` are picks for the
-/// same flows among these backends.
+/// Returns the fraction of flows that changed backend, by id, although their first backend is still
+/// there. Consistent policies keep it small. `before` and `after` are picks for the same flows,
+/// each with its backends.
 ///
 /// # Panics
-/// If the two differ in length.
+/// Panics if the two differ in length.
 #[must_use]
 #[expect(
     clippy::cast_precision_loss,
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn even_shares_are_fair_and_one_taker_is_not() {
+    fn overload_and_fairness_follow_their_definitions() {
         let cases = [
             (&[10, 20, 30][..], &[1, 2, 3][..], 0.0, 1.0),
             (&[12, 8], &[1, 1], 0.2, 400.0 / 416.0),

@@ -1,7 +1,7 @@
-//! Servers for health checks to ask, on this machine.
+//! Local servers for tests of health checks.
 //!
-//! Invariant: a server has one script and one thread, which ends with its client or with the
-//! test; what its client sent is there to compare.
+//! Invariant: a server has one script and one thread, which ends with its client or with the test.
+//! It keeps what its client sent.
 
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -13,11 +13,11 @@ use std::thread::{self, JoinHandle};
 use super::TestTarget;
 use crate::hash;
 
-/// How long a server waits for its client to go.
+/// How long a server waits for its client to close.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A TCP server for one connection. It does not wait to be asked: what it answers is on its way as
-/// soon as somebody connects.
+/// A TCP server for one connection. It sends its answer as soon as the client connects, without
+/// waiting for a request.
 #[derive(Debug)]
 pub struct TestServer {
     address: SocketAddr,
@@ -25,15 +25,15 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// Sends these bytes in small pieces, and then closes its side.
+    /// Starts a server that sends these bytes in small pieces and then closes its side.
     ///
     /// # Errors
-    /// The system's, where it has no port to listen on.
+    /// Fails if no port is free to listen on.
     pub fn answers(bytes: impl Into<Vec<u8>>) -> io::Result<Self> {
         Self::start(bytes.into(), true)
     }
 
-    /// Sends these bytes, and then nothing, with the connection left open.
+    /// Starts a server that sends these bytes and keeps the connection open.
     ///
     /// # Errors
     /// As [`TestServer::answers`].
@@ -48,13 +48,13 @@ impl TestServer {
         Ok(Self { address, thread })
     }
 
-    /// What its client sent until it closed the connection. Call it after the check.
+    /// Returns what the client sent until it closed the connection. Call it after the check.
     ///
     /// # Errors
-    /// The client is still there, or the connection broke.
+    /// Fails if the client does not close, or the connection broke.
     ///
     /// # Panics
-    /// If the server's thread did.
+    /// Panics if the server's thread did.
     pub fn received(self) -> io::Result<Vec<u8>> {
         self.thread.join().expect("the server does not panic")
     }
@@ -69,7 +69,7 @@ impl From<&TestServer> for TestTarget {
 fn serve(mut client: TcpStream, answer: &[u8], is_closing: bool) -> io::Result<Vec<u8>> {
     client.set_nodelay(true)?;
     client.set_read_timeout(Some(PATIENCE))?;
-    // A client that has read enough may be gone at any time.
+    // A client that has read enough may be gone.
     let is_sent = answer
         .chunks(1000)
         .flat_map(|large| [&large[..large.len().min(3)], &large[large.len().min(3)..]])
@@ -79,17 +79,18 @@ fn serve(mut client: TcpStream, answer: &[u8], is_closing: bool) -> io::Result<V
     }
     let mut received = Vec::new();
     client.read_to_end(&mut received).or_else(|error| {
-        // It closed with an answer unread.
+        // The client closed with data unread.
         let is_reset = error.kind() == io::ErrorKind::ConnectionReset;
         if is_reset { Ok(0) } else { Err(error) }
     })?;
     Ok(received)
 }
 
-/// A UDP server: what `answer` makes of each datagram goes back, in order, until the test ends.
+/// Starts a UDP server that answers each datagram with the datagrams of `answer`, in order, until
+/// the test ends.
 ///
 /// # Errors
-/// The system's, where it has no port to listen on.
+/// Fails if no port is free.
 pub fn serve_datagrams(
     mut answer: impl FnMut(&[u8]) -> Vec<Vec<u8>> + Send + 'static,
 ) -> io::Result<SocketAddr> {
@@ -97,7 +98,7 @@ pub fn serve_datagrams(
     let address = socket.local_addr()?;
     thread::spawn(move || {
         let mut buffer = [0; 2048];
-        // Sending may meet a client that has gone; that ends no server.
+        // Sending fails if the client is gone; the server continues.
         while let Ok((count, client)) = socket.recv_from(&mut buffer) {
             for datagram in answer(&buffer[..count]) {
                 let _ = socket.send_to(&datagram, client);
@@ -107,9 +108,9 @@ pub fn serve_datagrams(
     Ok(address)
 }
 
-/// Endlessly many damaged versions of an answer: three bytes of it changed, and every other one cut
-/// as well. The seed decides which.
-pub fn damaged(answer: &[u8], seed: u64) -> impl Iterator<Item = Vec<u8>> {
+/// Returns endless corrupted copies of an answer: three bytes changed, and every other copy
+/// truncated. The seed decides which bytes.
+pub fn corrupted(answer: &[u8], seed: u64) -> impl Iterator<Item = Vec<u8>> {
     (0..).map(move |n: u64| {
         let mut answer = answer.to_vec();
         let [a, b, c, to_a, to_b, to_c, cut, is_cut] = hash::mix(n ^ hash::mix(seed)).to_le_bytes();

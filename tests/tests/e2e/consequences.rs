@@ -20,20 +20,23 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(the_health_command_speaks_by_its_exit_code),
     scenario!(sessions_of_a_backend_that_went_down_are_kept_or_reset),
     scenario!(datagrams_to_a_backend_that_went_down_find_another),
-    scenario!(with_all_down_clients_are_refused_or_ignored, "nft"),
+    scenario!(with_all_down_clients_are_refused_or_ignored, "nft").alone(),
     scenario!(a_backup_serves_while_nobody_else_does),
     scenario!(a_recovered_backend_starts_slowly),
     scenario!(failures_of_sessions_eject_a_backend_for_a_time, "nft"),
     scenario!(a_broken_check_empties_no_pool, "nginx", "openssl"),
 ];
 
+/// Within this time [`served`] opens its connections where only who answers matters.
+pub(crate) const PROBE: Duration = Duration::from_millis(500);
+
 pub(crate) const WEB: SocketAddr = SocketAddr::new(VIP4, 80);
 
-/// A second of new connections, none of which may fail.
-pub(crate) fn served(topology: &Topology) -> Result<Tally> {
+/// Opens 300 connections within this time, none of which may fail.
+pub(crate) fn served(topology: &Topology, within: Duration) -> Result<Tally> {
     let load = Load {
-        rate: 300,
-        ..connections(VIP4, 80, Duration::from_secs(1))
+        rate: 300 * 1000 / u32::try_from(within.as_millis())?,
+        ..connections(VIP4, 80, within)
     };
     let tally = actors::load(&topology.client, load)?;
     ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
@@ -42,7 +45,7 @@ pub(crate) fn served(topology: &Topology) -> Result<Tally> {
 
 /// Asserts that new connections are answered by these servers and no others.
 pub(crate) fn assert_served_by(topology: &Topology, servers: &[&str]) -> Result<()> {
-    let tally = served(topology)?;
+    let tally = served(topology, PROBE)?;
     let by: Vec<&str> = tally.servers.keys().map(String::as_str).collect();
     ensure!(by == servers, "answers are from {by:?}, not {servers:?}");
     Ok(())
@@ -306,7 +309,7 @@ fn a_recovered_backend_starts_slowly() -> Result<()> {
     let mut shares = Vec::new();
     let mut weights = Vec::new();
     for _ in 0..8 {
-        shares.push(served(&topology)?.share("1"));
+        shares.push(served(&topology, Duration::from_secs(1))?.share("1"));
         weights.push(waxwing.status()?.health("web", "server-1").weight_percent);
     }
     eprintln!("its shares, second by second: {shares:.2?}; its weights: {weights:?} %");

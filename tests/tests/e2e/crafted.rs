@@ -138,7 +138,7 @@ impl Talk<'_> {
                 && [packet.source, packet.destination].contains(&self.client.0)
             {
                 ensure!(
-                    checksum::are_right(&captured.frame, &packet),
+                    checksum::are_correct(&captured.frame, &packet),
                     "a wrong checksum: {:02x?}",
                     captured.frame
                 );

@@ -13,8 +13,8 @@ use crate::health::{quick, three, wait_web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(a_hundred_checks_that_loop_make_no_other_late),
-    scenario!(six_hundred_silent_backends_make_no_other_check_late, "nft"),
+    scenario!(a_hundred_checks_that_loop_make_no_other_late).alone(),
+    scenario!(six_hundred_silent_backends_make_no_other_check_late, "nft").alone(),
 ];
 
 /// A service of this many backends on the second server, beside `web`: its checks are planned first.

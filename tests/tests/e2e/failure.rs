@@ -11,7 +11,7 @@ use crate::traffic::{assert_served, curl, host, web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(killed_it_leaves_the_kernel_its_traffic, "curl"),
+    scenario!(killed_it_leaves_the_kernel_its_traffic, "curl").alone(),
     scenario!(stopped_it_leaves_nothing_behind),
     scenario!(garbage_is_counted_and_disturbs_nothing),
 ];

@@ -248,8 +248,8 @@ fn replies_go_by_the_kernels_routes() -> Result<()> {
             status.gateways().len() == 2
         })?;
         fetch(&topology, from, vip)?;
-        let by_last_hop = waxwing.status()?.counted("by_last_hop");
-        ensure!(by_last_hop > 0, "{vip}: no reply took the last hop");
+        let last_hop_fallbacks = waxwing.status()?.counted("last_hop_fallbacks");
+        ensure!(last_hop_fallbacks > 0, "{vip}: no reply took the last hop");
     }
     // Without a restart, replies go back where requests come from.
     let mut config = by_route(&topology);

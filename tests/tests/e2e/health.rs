@@ -29,9 +29,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "pg_ctlcluster",
         "mariadbd",
         "nft"
-    ),
-    scenario!(a_killed_server_fails_only_what_was_open_to_it),
-    scenario!(two_thousand_backends_are_checked_on_time, "taskset"),
+    )
+    .alone(),
+    scenario!(a_killed_server_fails_only_what_was_open_to_it).alone(),
+    scenario!(two_thousand_backends_are_checked_on_time, "taskset").alone(),
 ];
 
 /// Short enough that a scenario takes seconds; a check is over before the next is due.

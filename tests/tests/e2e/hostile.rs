@@ -21,12 +21,12 @@ use crate::traffic::assert_served;
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(no_file_in_the_folder_costs_a_request),
+    scenario!(no_file_in_the_folder_costs_a_request).alone(),
     scenario!(
         after_a_kill_the_last_good_build_serves_for_a_bad_file,
         "curl"
     ),
-    scenario!(hostile_checks_make_no_other_check_late),
+    scenario!(hostile_checks_make_no_other_check_late).alone(),
 ];
 
 /// As many services with a module each as files are dropped at once.

@@ -18,9 +18,9 @@ use crate::traffic::iperf3;
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(a_narrow_link_on_the_servers_side_is_found, "iperf3"),
-    scenario!(a_narrow_link_on_the_clients_side_is_found, "iperf3"),
-    scenario!(a_narrow_port_is_found, "iperf3"),
+    scenario!(a_narrow_link_on_the_servers_side_is_found, "iperf3").alone(),
+    scenario!(a_narrow_link_on_the_clients_side_is_found, "iperf3").alone(),
+    scenario!(a_narrow_port_is_found, "iperf3").alone(),
     scenario!(a_trace_sees_the_vip_at_every_hop),
     scenario!(a_closed_port_of_a_server_is_refused_to_the_client),
     scenario!(a_datagram_that_may_be_cut_arrives_whole),
@@ -69,7 +69,7 @@ fn assert_narrow_link_found(port: &str) -> Result<()> {
         }
     }
     // In one of the two directions the router is the sender's neighbour, in the other we stand between.
-    let passed = waxwing.status()?.counted("errors_passed");
+    let passed = waxwing.status()?.counted("icmp_errors_forwarded");
     ensure!(passed >= 2, "only {passed} errors were passed on");
     waxwing.stop().map(drop)
 }
@@ -87,7 +87,7 @@ fn a_narrow_port_is_found() -> Result<()> {
         for vip in [VIP4, VIP6] {
             assert_streams(&topology, vip, direction)?;
         }
-        let told = waxwing.status()?.counted("told_too_big");
+        let told = waxwing.status()?.counted("too_big_sent");
         ensure!(told >= 2, "{port}: only {told} senders were told");
         waxwing.stop()?;
     }
@@ -151,7 +151,7 @@ fn a_trace_sees_the_vip_at_every_hop() -> Result<()> {
         let datagram = receive(&server)?.0;
         ensure!(datagram == b"arrives", "{vip}: {datagram:?} arrived");
     }
-    let told = waxwing.status()?.counted("told_hop_limit");
+    let told = waxwing.status()?.counted("time_exceeded_sent");
     ensure!(told == 2, "the balancer itself told {told} senders");
     waxwing.stop().map(drop)
 }
@@ -232,7 +232,7 @@ fn a_datagram_that_may_be_cut_arrives_whole() -> Result<()> {
             let (datagram, _) = receive(&client).context("the client")?;
             ensure!(datagram == answer, "{port}: the answer changed");
         }
-        let cut = waxwing.status()?.counted("cut");
+        let cut = waxwing.status()?.counted("packets_fragmented");
         ensure!(cut == 3, "{port}: {cut} datagrams were cut");
         waxwing.stop()?;
     }

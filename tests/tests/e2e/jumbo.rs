@@ -15,8 +15,8 @@ use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(jumbo_frames_carry_a_download_unchanged, "nginx", "curl"),
-    scenario!(jumbo_frames_carry_streams_and_datagrams, "iperf3"),
-    scenario!(a_standard_port_beside_a_jumbo_one_is_found, "iperf3"),
+    scenario!(jumbo_frames_carry_streams_and_datagrams, "iperf3").alone(),
+    scenario!(a_standard_port_beside_a_jumbo_one_is_found, "iperf3").alone(),
     scenario!(a_jumbo_datagram_that_may_be_cut_arrives_whole),
     scenario!(a_jumbo_datagram_that_may_not_be_cut_is_refused),
     scenario!(an_mtu_that_is_raised_is_told, "nginx", "curl"),
@@ -153,7 +153,7 @@ fn a_standard_port_beside_a_jumbo_one_is_found() -> Result<()> {
                 "{port}, {vip}: only {received:?} bytes arrived"
             );
         }
-        let told = waxwing.status()?.counted("told_too_big");
+        let told = waxwing.status()?.counted("too_big_sent");
         ensure!(told >= 2, "{port}: only {told} senders were told");
         waxwing.stop()?;
     }
@@ -183,7 +183,7 @@ fn a_jumbo_datagram_that_may_be_cut_arrives_whole() -> Result<()> {
         client.send(&large())?;
         ensure!(receive(&server)? == large(), "the datagram changed");
     }
-    let cut = waxwing.status()?.counted("cut");
+    let cut = waxwing.status()?.counted("packets_fragmented");
     ensure!(cut == 3, "{cut} datagrams were cut");
     waxwing.stop().map(drop)
 }

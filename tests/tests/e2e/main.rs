@@ -1,7 +1,8 @@
 //! The balancer in a network, end to end: real programs talk through it, over real interfaces.
 //!
-//! Invariant: a scenario builds a network of its own and takes it down; they run one after
-//! another, each within a bound of time. One that cannot run here shows as ignored, and why.
+//! Invariant: a scenario builds a network of its own and takes it down, within a bound of time. Scenarios
+//! that mostly wait run side by side; one that measures time or load ([`Scenario::alone`]) has the machine
+//! to itself. One that cannot run here shows as ignored, with the reason.
 
 mod attack;
 mod checks;
@@ -30,18 +31,33 @@ mod transparent;
 
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use waxwing_tests::netns;
 
 /// The longest that a scenario may take.
-const SCENARIO_TIMEOUT: Duration = Duration::from_secs(120);
+const SCENARIO_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// What scenarios drop into the modules' folder, compiled before the first of them begins.
+const MODULES: &[&str] = &[
+    "favourite",
+    "queue-check",
+    "waxwing-policy-maglev",
+    "waxwing-policy-round-robin",
+];
+
+/// Scenarios that run side by side: each keeps a processor busy for a quarter of its time at most.
+const SIDE_BY_SIDE: usize = 4;
+
+/// Slow scenarios that are listed at the end.
+const SLOWEST: usize = 15;
 
 /// What every scenario needs.
-const TOOLS: &[&str] = &["ip", "ethtool", "sysctl", "setpriv", "ss"];
+const TOOLS: &[&str] = &["ip", "ethtool", "setpriv", "ss"];
 
 /// Stands among a scenario's programs for what not every kernel has.
 pub(crate) const VLAN_DEVICES: &str = "VLAN devices";
@@ -51,6 +67,17 @@ pub(crate) struct Scenario {
     name: &'static str,
     tools: &'static [&'static str],
     run: fn() -> Result<()>,
+    is_alone: bool,
+}
+
+impl Scenario {
+    /// Marks a scenario that measures time or load: nothing runs beside it.
+    pub(crate) const fn alone(self) -> Self {
+        Self {
+            is_alone: true,
+            ..self
+        }
+    }
 }
 
 /// Names a function's scenario after the function.
@@ -60,6 +87,7 @@ macro_rules! scenario {
             name: concat!(module_path!(), "::", stringify!($run)),
             tools: &[$($tool),*],
             run: $run,
+            is_alone: false,
         }
     };
 }
@@ -67,9 +95,7 @@ pub(crate) use scenario;
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    // The machine's processors are the network's: two networks at once would starve each other.
-    // And children are tied to the thread that starts them; with one, that is the main thread.
-    arguments.test_threads = Some(1);
+    arguments.test_threads.get_or_insert(SIDE_BY_SIDE);
     if !arguments.list
         && let Err(error) = prepare()
     {
@@ -100,15 +126,42 @@ fn main() {
         pool::SCENARIOS,
         crowd::SCENARIOS,
     ];
-    let trials = trials.into_iter().flatten().map(trial).collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    let mut scenarios: Vec<&Scenario> = trials.into_iter().flatten().collect();
+    // Those that need the machine alone come last: before one of them the others have to end.
+    scenarios.sort_by_key(|scenario| scenario.is_alone);
+    let trials = scenarios.into_iter().map(trial).collect();
+    let begun = Instant::now();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    print_times(begun.elapsed());
+    conclusion.exit();
+}
+
+/// How long each scenario took.
+static TIMES: Mutex<Vec<(&str, Duration)>> = Mutex::new(Vec::new());
+
+/// Prints the slowest scenarios, and what running side by side saved.
+fn print_times(elapsed: Duration) {
+    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    times.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+    let sum: Duration = times.iter().map(|(_, time)| *time).sum();
+    println!(
+        "{} scenarios took {:.0} s in all, {:.0} s side by side; the slowest:",
+        times.len(),
+        sum.as_secs_f64(),
+        elapsed.as_secs_f64()
+    );
+    for (name, time) in times.iter().take(SLOWEST) {
+        println!("{:7.1} s  {name}", time.as_secs_f64());
+    }
 }
 
 fn prepare() -> Result<()> {
+    netns::remove_own_on_signal(|| {})?;
     if is_root() {
         netns::remove_leftovers()?;
+        waxwing_tests::modules::compile_all(MODULES)?;
     }
-    netns::remove_own_on_signal(|| {})
+    Ok(())
 }
 
 fn trial(scenario: &'static Scenario) -> Trial {
@@ -118,10 +171,28 @@ fn trial(scenario: &'static Scenario) -> Trial {
             eprintln!("ignored: {name}: {reason}");
             return Ok(Completion::ignored_with(reason));
         }
-        let _watchdog = Watchdog::new(name);
-        (scenario.run)().map_err(|error| Failed::from(format!("{error:#}")))?;
+        let outcome = if scenario.is_alone {
+            let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+            run(scenario, name)
+        } else {
+            let _beside_others = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+            run(scenario, name)
+        };
+        outcome.map_err(|error| Failed::from(format!("{error:#}")))?;
         Ok(Completion::Completed)
     })
+}
+
+/// Shared by scenarios side by side, exclusive for one that runs alone.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+fn run(scenario: &Scenario, name: &'static str) -> Result<()> {
+    let begun = Instant::now();
+    let _watchdog = Watchdog::new(name);
+    let outcome = (scenario.run)();
+    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    times.push((name, begun.elapsed()));
+    outcome
 }
 
 /// Why a scenario cannot run here.

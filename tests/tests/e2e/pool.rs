@@ -12,7 +12,7 @@ use waxwing_tests::{
     Config, Fault, HealthCheck, Kind, Layout, Load, Server, Service, Topology, Waxwing,
 };
 
-use crate::consequences::{WEB, ask, assert_reset, assert_served_by, but, served, stay};
+use crate::consequences::{PROBE, WEB, ask, assert_reset, assert_served_by, but, served, stay};
 use crate::health::{eject_only, quick, three, wait_web};
 use crate::{Scenario, scenario};
 
@@ -67,7 +67,7 @@ fn checked(config: &Config, check: HealthCheck) -> Result<Config> {
 
 /// Asserts that new connections are answered by all three servers, by each as often.
 fn assert_shared(topology: &Topology) -> Result<()> {
-    let tally = served(topology)?;
+    let tally = served(topology, PROBE)?;
     let is_third = |server| (tally.share(server) - 1.0 / 3.0).abs() < 0.05;
     ensure!(
         ["1", "2", "3"].into_iter().all(is_third),
@@ -92,7 +92,7 @@ fn a_server_that_is_dead_at_the_start_is_out_and_stays_out() -> Result<()> {
         })?;
         let took = found.elapsed();
         ensure!(took < FOLLOWS, "the workers knew after {took:?} only");
-        let tally = served(&topology)?;
+        let tally = served(&topology, PROBE)?;
         let name = format!("{}", dead + 1);
         ensure!(!tally.servers.contains_key(&name), "{:?}", tally.servers);
         let status = wait_web(&waxwing, but(dead, "down"))?;
@@ -234,7 +234,7 @@ fn a_server_that_was_restarted_while_it_drained_starts_slowly() -> Result<()> {
     let mut weights = vec![weight()?];
     let mut shares = Vec::new();
     for _ in 0..5 {
-        shares.push(served(&topology)?.share("1"));
+        shares.push(served(&topology, Duration::from_secs(1))?.share("1"));
         weights.push(weight()?);
     }
     eprintln!("its shares, second by second: {shares:.2?}; its weights: {weights:?} %");

@@ -223,7 +223,7 @@ fn the_mtu_of_a_port_changes() -> Result<()> {
         topology.balancer.ip("link set front mtu 1400\n")?;
         // Servers are told that the way to the client has become narrower, and go on.
         waxwing.wait_status("packets that are too big now", |status| {
-            status.port("front")["mtu"] == 1400 && status.counted("told_too_big") > 0
+            status.port("front")["mtu"] == 1400 && status.counted("too_big_sent") > 0
         })?;
         topology.balancer.ip("link set front mtu 1500\n")?;
         waxwing

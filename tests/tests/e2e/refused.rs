@@ -193,8 +193,8 @@ fn transparent_mode_says_what_bridge_it_needs() -> Result<()> {
     let asks_for = |words: &[&str]| assert_says(&run_in_vain(&topology, &text, &[])?, words);
     let balancer = &topology.balancer;
     asks_for(&[
-        "front is a port of no bridge",
-        "back is a port of no bridge",
+        "front is not in a bridge",
+        "back is not in a bridge",
         "`ip link add br0 type bridge`",
         "`ip link set back master br0`",
     ])?;

@@ -11,7 +11,7 @@ use waxwing_tests::{Config, Layout, Load, Service, Status, Topology, Waxwing, mo
 
 use crate::{Scenario, scenario};
 
-pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(a_thousand_swaps_cost_nothing)];
+pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(a_thousand_swaps_cost_nothing).alone()];
 
 /// Services, each with a module of its own, and how often each module is swapped.
 const SERVICES: u16 = 20;

@@ -12,14 +12,14 @@ use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(curl_reaches_nginx_on_both_families, "nginx", "curl"),
-    scenario!(wrk_loses_no_request, "nginx", "wrk"),
-    scenario!(iperf3_streams_tcp_and_udp, "iperf3"),
+    scenario!(wrk_loses_no_request, "nginx", "wrk").alone(),
+    scenario!(iperf3_streams_tcp_and_udp, "iperf3").alone(),
     scenario!(two_queues_have_two_workers),
-    scenario!(busy_polling_serves),
+    scenario!(busy_polling_serves).alone(),
     scenario!(one_arm_serves_both_sides),
     scenario!(a_gateway_route_leads_to_the_vip),
     scenario!(status_and_sessions_tell_what_happens),
-    scenario!(a_million_sessions_start_at_once),
+    scenario!(a_million_sessions_start_at_once).alone(),
 ];
 
 /// The web service on both families, from port 80 to our servers' or nginx's 8080.
@@ -75,11 +75,11 @@ pub(crate) fn wrk_result(wrk: Process, seconds: u32) -> Result<u64> {
     actors::wrk_requests(&finished)
 }
 
-/// Puts connections on an address for a second and asserts that all were answered, by all servers.
+/// Opens 300 connections to an address and asserts that all were answered, by all servers.
 pub(crate) fn assert_served(topology: &Topology, address: IpAddr) -> Result<()> {
     let load = Load {
-        rate: 300,
-        ..actors::connections(address, 80, Duration::from_secs(1))
+        rate: 600,
+        ..actors::connections(address, 80, Duration::from_millis(500))
     };
     let tally = actors::load(&topology.client, load)?;
     ensure!(

@@ -25,7 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "ping"
     ),
     scenario!(a_port_that_served_a_session_connects_directly, "nginx"),
-    scenario!(a_killed_balancer_stays_a_bridge, "curl", "ping"),
+    scenario!(a_killed_balancer_stays_a_bridge, "curl", "ping").alone(),
     scenario!(health_checks_go_by_the_bridge, "curl"),
     scenario!(a_bridge_that_flaps_or_forgets_serves_on),
     scenario!(frames_to_another_holder_of_the_vip_pass),

@@ -1,28 +1,28 @@
-//! Agent: a program beside the server says in a line how the server is, as for HAProxy's
-//! `agent-check`: `up 75%`, `drain`, `down # disk full`. For servers that know best what they can do.
+//! Agent: a program beside the server reports the server's state in one line, as for HAProxy's
+//! `agent-check`: `up 75%`, `drain`, `down # disk full`. For servers that know best how much they
+//! can take.
 //!
-//! Invariant: one line is read, of at most `LINE_BYTES_MAX`. Every word of it is known or the line is
-//! an error, so a misspelt `drian` does not pass for `up`.
+//! Invariant: the check reads one line of at most `LINE_BYTES_MAX`. A line with an unknown word is
+//! an error, so a misspelled `drian` does not count as `up`.
 
 use std::io::{BufReader, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::abi::health::WEIGHT_MAX;
-use waxwing_sdk::health::lines::{quote, read_line, words};
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::health::lines::{printable, quote, read_line};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
-/// The longest line, in bytes.
+/// Longest line, in bytes.
 const LINE_BYTES_MAX: usize = 1024;
 
-/// `config = { send = "web\n" }`, or nothing.
+/// `config = { send = "web\n" }`; all keys are optional.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What is sent to the agent first, such as which server is meant.
+    /// What to send to the agent first, such as the name of the server.
     send: String,
 }
 
-/// Asks an agent.
 pub struct Agent {
     send: String,
 }
@@ -30,7 +30,7 @@ pub struct Agent {
 impl HealthCheck for Agent {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         Ok(Self { send: config.send })
     }
 
@@ -48,13 +48,13 @@ impl HealthCheck for Agent {
 /// A word of a line.
 enum Word {
     State(State),
-    /// Percent of the operator's weight.
+    /// A percentage of the operator's weight.
     Weight(u32),
-    /// It says something that is nothing to this balancer.
+    /// A known word without a meaning for this balancer.
     Other,
 }
 
-/// A server's state, the better first: of several the worst counts.
+/// A server's state, from best to worst. If a line has several, the worst counts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
     Up,
@@ -62,7 +62,8 @@ enum State {
     Down,
 }
 
-/// What a line says: words with spaces, tabs or commas between, and a text for people behind `#`.
+/// Reads a line: words separated by spaces, tabs or commas, then optional text for people after
+/// `#`.
 fn verdict(line: &[u8]) -> Result<Verdict, Unhealthy> {
     let known = line.split(|byte| *byte == b'#').next().unwrap_or_default();
     let mut state = None;
@@ -72,20 +73,20 @@ fn verdict(line: &[u8]) -> Result<Verdict, Unhealthy> {
         .filter(|text| !text.is_empty())
     {
         match word(text) {
-            Some(Word::State(said)) => state = state.max(Some(said)),
+            Some(Word::State(reported)) => state = state.max(Some(reported)),
             Some(Word::Weight(percent)) => weight = Some(percent),
             Some(Word::Other) => {}
-            None => return Err(unknown(text)),
+            None => return Err(unknown_word(text)),
         }
     }
     if state.is_none() && weight.is_none() {
-        return Err(format!("the agent says no state but {}", quote(line)).into());
+        return Err(format!("no state in the agent's line: {}", quote(line)).into());
     }
-    let said = format!("the agent says: {}", words(line));
+    let reason = format!("agent: {}", printable(line));
     let verdict = match state.unwrap_or(State::Up) {
-        State::Up => Verdict::healthy(said),
-        State::Draining => Verdict::draining(said),
-        State::Down => return Err(said.into()),
+        State::Up => Verdict::healthy(reason),
+        State::Draining => Verdict::draining(reason),
+        State::Down => return Err(reason.into()),
     };
     Ok(match weight {
         Some(percent) => verdict.weight(percent),
@@ -108,10 +109,10 @@ fn word(text: &[u8]) -> Option<Word> {
     })
 }
 
-/// A percentage, at most the largest that a verdict may set.
+/// Parses a percentage, cut to the largest weight that a verdict may set.
 fn percent(text: &str) -> Option<u32> {
     let digits = text.strip_suffix('%')?;
-    // More digits than fit are a larger number still.
+    // A number with too many digits is larger still.
     is_number(digits).then(|| digits.parse().unwrap_or(WEIGHT_MAX).min(WEIGHT_MAX))
 }
 
@@ -119,10 +120,10 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn unknown(text: &[u8]) -> Unhealthy {
+fn unknown_word(text: &[u8]) -> Unhealthy {
     format!(
-        "the agent says {}; expected up, ready, drain, maint, down, fail, stopped or a percentage \
-         such as 75%",
+        "unknown word from the agent: {}; expected up, ready, drain, maint, down, fail, stopped or \
+         a percentage such as 75%",
         quote(text)
     )
     .into()
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_how_the_server_is() {
+    fn a_line_states_health_and_weight() {
         let (up, drain, down) = (Some(false), Some(true), None);
         for (line, draining, weight) in [
             ("up\n", up, None),
@@ -178,27 +179,27 @@ mod tests {
     }
 
     #[test]
-    fn what_the_agent_says_is_the_reason() {
+    fn the_agents_line_is_the_reason() {
         let unhealthy = check(b"down 10%#disk \xff full, \x1b[1mreplace\r\n").unwrap_err();
-        let expected = "the agent says: down 10%#disk ? full, ?[1mreplace";
+        let expected = "agent: down 10%#disk ? full, ?[1mreplace";
         assert_eq!(unhealthy.reason(), expected);
-        assert_eq!(check(b"up\r\n").unwrap().reason(), "the agent says: up");
+        assert_eq!(check(b"up\r\n").unwrap().reason(), "agent: up");
     }
 
     #[test]
-    fn a_line_that_is_not_understood_is_not_up() {
+    fn an_unknown_line_is_unhealthy() {
         let cases: [(&[u8], &str); 11] = [
             (b"", "closed by the agent without a line"),
-            (b"\n", "no state but \"\""),
-            (b"# all is well\n", "no state but"),
-            (b"maxconn:30\n", "no state but"),
-            (b"drian\n", r#"says "drian"; expected up"#),
-            (b"UP\n", r#"says "UP"; expected up"#),
-            (b"up %\n", r#"says "%""#),
-            (b"up -5%\n", r#"says "-5%""#),
-            (b"up 7.5%\n", r#"says "7.5%""#),
-            (b"up maxconn:\n", r#"says "maxconn:""#),
-            (b"SSH-2.0-OpenSSH\r\n", r#"says "SSH-2.0-OpenSSH""#),
+            (b"\n", "no state in the agent's line: \"\""),
+            (b"# all is well\n", "no state in the agent's line"),
+            (b"maxconn:30\n", "no state in the agent's line"),
+            (b"drian\n", r#"agent: "drian"; expected up"#),
+            (b"UP\n", r#"agent: "UP"; expected up"#),
+            (b"up %\n", r#"agent: "%""#),
+            (b"up -5%\n", r#"agent: "-5%""#),
+            (b"up 7.5%\n", r#"agent: "7.5%""#),
+            (b"up maxconn:\n", r#"agent: "maxconn:""#),
+            (b"SSH-2.0-OpenSSH\r\n", r#"agent: "SSH-2.0-OpenSSH""#),
         ];
         for (line, expected) in cases {
             let unhealthy = check(line).unwrap_err();
@@ -216,15 +217,15 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_told_what_the_config_says() {
+    fn the_agent_receives_the_configured_text() {
         let server = TestServer::answers("up\n").unwrap();
         testing::check::<Agent>(r#"{"send": "web\n"}"#, &server).unwrap();
         assert_eq!(server.received().unwrap(), b"web\n");
     }
 
     #[test]
-    fn any_bytes_are_a_state_or_an_error() {
-        for line in testing::damaged(b"up,75% maxconn:3 # fine\n", 1).take(5000) {
+    fn corrupted_lines_do_not_panic() {
+        for line in testing::corrupted(b"up,75% maxconn:3 # fine\n", 1).take(5000) {
             let _ = verdict(&line);
         }
     }

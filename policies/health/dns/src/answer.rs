@@ -1,47 +1,46 @@
 //! An answer, RFC 1035 section 4.1.
 //!
-//! Invariant: names are passed over and never followed, so a compression pointer leads nowhere; the
-//! walk goes forward only, within the message and its number of records.
+//! Invariant: the parser skips names and follows no compression pointer, so it only moves forward,
+//! within the message and its record count.
 
 use std::fmt;
 
-use waxwing_sdk::Unhealthy;
+use waxwing_sdk::{ConfigError, Unhealthy};
 
-/// The message's header, in bytes.
+/// Length of the message header, in bytes.
 const HEADER: usize = 12;
-/// Flags in the third byte of the header: it is a response; it is cut.
+/// Flags in the third byte of the header: response, truncated.
 const RESPONSE: u8 = 0x80;
 const TRUNCATED: u8 = 0x02;
-/// The response code, in the fourth.
+/// The response code in the fourth byte.
 const RCODE_MASK: u8 = 0x0f;
-/// The two high bits of a length: a pointer, or a kind of label that nobody uses.
+/// The top two bits of a length byte: a compression pointer, or a reserved kind of label.
 const POINTER: u8 = 0xc0;
-/// Type and class behind a name.
+/// Length of type and class after a name, in bytes.
 const TYPE_AND_CLASS: usize = 4;
-/// The type that stands for all.
+/// The query type that matches all records.
 const ANY: [u8; 2] = [0, 255];
 
-/// Names of response codes, in order, RFC 1035 and RFC 2136.
+/// Names of response codes, in order: RFC 1035 and RFC 2136.
 const RCODES: [&str; 11] = [
     "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET",
     "NXRRSET", "NOTAUTH", "NOTZONE",
 ];
 
-/// Why an answer over TCP, or all that came over UDP, does not count.
-pub(crate) const NOT_OURS: &str = "it answers another query than it was asked";
-const MALFORMED: &str = "its answer is no DNS message, or a malformed one";
+/// Why an answer over TCP, or all datagrams over UDP, do not count.
+pub(crate) const OTHER_QUERY: &str = "the answer is for another query";
+const MALFORMED: &str = "malformed DNS answer";
 
-/// What an answer says.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Answer {
     pub(crate) rcode: u8,
-    /// Records of the type that was asked for.
+    /// Records of the queried type.
     pub(crate) records: u16,
     pub(crate) is_truncated: bool,
 }
 
 impl Answer {
-    /// Reads a message; `None` if it is no answer to this query.
+    /// Parses a message; `None` if it does not answer this query.
     pub(crate) fn parse(message: &[u8], query: &[u8]) -> Result<Option<Self>, Unhealthy> {
         let (header, rest) = message.split_first_chunk::<HEADER>().ok_or(MALFORMED)?;
         if header[..2] != query[..2] || header[2] & RESPONSE == 0 {
@@ -58,14 +57,14 @@ impl Answer {
                 }
                 records
             }
-            // A server that could not read the query may leave out its question.
+            // A server that could not parse the query may omit the question.
             [0, 0] if rcode != 0 => rest,
             _ => return Ok(None),
         };
         let kind = query.last_chunk::<TYPE_AND_CLASS>().ok_or(MALFORMED)?;
         let count = u16::from_be_bytes([header[6], header[7]]);
         let found = count_records(records, count, [kind[0], kind[1]]);
-        if found.is_cut && !is_truncated {
+        if found.is_truncated && !is_truncated {
             return Err(MALFORMED.into());
         }
         Ok(Some(Self {
@@ -83,48 +82,48 @@ impl fmt::Display for Answer {
     }
 }
 
-/// Names are alike in upper and lower case; type and class are numbers.
+/// Compares names without case, and type and class exactly.
 fn is_same_question(a: &[u8], b: &[u8]) -> bool {
     let (a_name, a_kind) = a.split_at(a.len().saturating_sub(TYPE_AND_CLASS));
     let (b_name, b_kind) = b.split_at(b.len().saturating_sub(TYPE_AND_CLASS));
     a_name.eq_ignore_ascii_case(b_name) && a_kind == b_kind
 }
 
-struct Found {
-    /// Whole records of the type.
+struct RecordCount {
+    /// Complete records of the type.
     records: u16,
-    /// The message ends within a record, or before the last.
-    is_cut: bool,
+    /// Whether the message ends within a record or before the last one.
+    is_truncated: bool,
 }
 
-fn count_records(mut rest: &[u8], count: u16, kind: [u8; 2]) -> Found {
+fn count_records(mut rest: &[u8], count: u16, kind: [u8; 2]) -> RecordCount {
     let mut records = 0;
     for _ in 0..count {
         let Some((found, behind)) = split_record(rest) else {
-            return Found {
+            return RecordCount {
                 records,
-                is_cut: true,
+                is_truncated: true,
             };
         };
         records += u16::from(found == kind || kind == ANY);
         rest = behind;
     }
-    Found {
+    RecordCount {
         records,
-        is_cut: false,
+        is_truncated: false,
     }
 }
 
-/// The type of the record at the start, and what is behind it.
+/// Returns the type of the first record, and the bytes after the record.
 fn split_record(bytes: &[u8]) -> Option<([u8; 2], &[u8])> {
     let rest = behind_name(bytes)?;
-    // Type, class, time to live, and the length of what follows.
+    // Type, class, time to live, and the length of the data.
     let ([a, b, _, _, _, _, _, _, len @ ..], rest) = rest.split_first_chunk::<10>()?;
     let rest = rest.get(u16::from_be_bytes(*len).into()..)?;
     Some(([*a, *b], rest))
 }
 
-/// What is behind a name: its root, or the first pointer.
+/// Returns the bytes after a name, which ends with its root or its first pointer.
 fn behind_name(mut bytes: &[u8]) -> Option<&[u8]> {
     loop {
         let (&len, rest) = bytes.split_first()?;
@@ -137,8 +136,8 @@ fn behind_name(mut bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The number of a response code, or `None` for any.
-pub(crate) fn rcode(text: &str) -> Result<Option<u8>, String> {
+/// Returns the number of a response code; `None` for any.
+pub(crate) fn rcode(text: &str) -> Result<Option<u8>, ConfigError> {
     if text.eq_ignore_ascii_case("any") {
         return Ok(None);
     }
@@ -147,13 +146,14 @@ pub(crate) fn rcode(text: &str) -> Result<Option<u8>, String> {
         .map(Some)
         .ok_or_else(|| {
             format!(
-                "{text:?} is not known; write any, or one of {}",
+                "{text:?} is unknown; write any, or one of {}",
                 RCODES.join(", ")
             )
+            .into()
         })
 }
 
-/// The name of a response code.
+/// Returns the name of a response code.
 pub(crate) fn rcode_name(number: u8) -> String {
     match RCODES.get(usize::from(number)) {
         Some(name) => (*name).to_string(),

@@ -1,7 +1,7 @@
-//! DNS: a server that answers a query, with the response code and as many records as it should.
+//! DNS: the server answers a query with the expected response code and number of records.
 //!
-//! Invariant: an answer counts only if it is to this query, by its id and its question (RFC 1035,
-//! RFC 5452); other datagrams are passed over, a bounded number of them.
+//! Invariant: an answer counts only if its id and its question are those of the query (RFC 1035,
+//! RFC 5452). A bounded number of other datagrams is skipped.
 
 mod answer;
 mod query;
@@ -10,34 +10,33 @@ use std::io::{Read, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::hash;
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
-use crate::answer::{Answer, NOT_OURS};
+use crate::answer::{Answer, OTHER_QUERY};
 use crate::query::Query;
 
-/// How many datagrams that are no answer to the query are passed over.
+/// Most datagrams that are skipped because they do not answer the query.
 const STRAYS_MAX: usize = 16;
-/// An answer over UDP has at most 512 bytes (RFC 1035 section 4.2.1), where the query offers no more;
-/// not every server keeps to that.
+/// Without a larger offer in the query an answer over UDP has at most 512 bytes (RFC 1035 section
+/// 4.2.1); not every server respects that.
 const DATAGRAM_BYTES_MAX: usize = 4096;
 
-/// `config = { name = "www.example.com", type = "AAAA", answers = 2, tcp = true }`; all may be left
-/// out.
+/// `config = { name = "www.example.com", type = "AAAA", answers = 2, tcp = true }`; all keys are
+/// optional.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The name to ask for.
+    /// Name to query.
     name: String,
-    /// The type of records: `A`, or `TYPE1`. Without it `NS` for the root, and `A` for other names.
+    /// Record type: `A`, or by number `TYPE1`. Default: `NS` for the root, `A` for other names.
     r#type: Option<String>,
-    /// The response code that is expected: `NOERROR`, `RCODE0`, or `any`.
+    /// Expected response code: `NOERROR`, `RCODE11`, or `any`.
     rcode: String,
-    /// How many records of the type the answer must have at least. Without it 1 if `NOERROR` is
-    /// expected, and else none.
+    /// Least number of records of the type. Default: 1 if `NOERROR` is expected, otherwise 0.
     answers: Option<u16>,
-    /// Whether the server is to ask others, as a resolver does.
+    /// Whether the server should query other servers, as a resolver does.
     recursion: bool,
-    /// Whether to ask over TCP.
+    /// Whether to query over TCP.
     tcp: bool,
 }
 
@@ -54,7 +53,7 @@ impl Default for Config {
     }
 }
 
-/// What to ask and what to expect.
+/// The query and the expected answer.
 pub struct Dns {
     query: Query,
     /// `None`: any.
@@ -66,14 +65,14 @@ pub struct Dns {
 impl HealthCheck for Dns {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         let is_root = config.name == ".";
         let default_type = if is_root { "NS" } else { "A" };
         let kind = config.r#type.as_deref().unwrap_or(default_type);
-        let kind = query::kind(kind).map_err(|why| format!("config.type: {why}"))?;
+        let kind = query::kind(kind).map_err(|error| error.at("config.type"))?;
         let query = Query::new(&config.name, kind, config.recursion)
-            .map_err(|why| format!("config.name: {why}"))?;
-        let rcode = answer::rcode(&config.rcode).map_err(|why| format!("config.rcode: {why}"))?;
+            .map_err(|error| error.at("config.name"))?;
+        let rcode = answer::rcode(&config.rcode).map_err(|error| error.at("config.rcode"))?;
         Ok(Self {
             query,
             rcode,
@@ -104,10 +103,10 @@ impl Dns {
                 return Ok(answer);
             }
         }
-        Err(NOT_OURS.into())
+        Err(OTHER_QUERY.into())
     }
 
-    /// RFC 1035 section 4.2.2: a length of two bytes is in front of each message.
+    /// RFC 1035 section 4.2.2: each message has a length of two bytes in front.
     fn ask_over_tcp(&self, target: &Target) -> Result<Answer, Unhealthy> {
         let mut server = target.connect()?;
         let query = self.query.bytes(id(target));
@@ -117,30 +116,30 @@ impl Dns {
         server.read_exact(&mut len)?;
         let mut message = vec![0; u16::from_be_bytes(len).into()];
         server.read_exact(&mut message)?;
-        Answer::parse(&message, &query)?.ok_or_else(|| NOT_OURS.into())
+        Answer::parse(&message, &query)?.ok_or_else(|| OTHER_QUERY.into())
     }
 
     fn judge(&self, answer: &Answer) -> Result<Verdict, Unhealthy> {
         let found = answer.to_string();
         if let Some(rcode) = self.rcode.filter(|rcode| *rcode != answer.rcode) {
             let expected = answer::rcode_name(rcode);
-            return Err(format!("it answers {found}, expected {expected}").into());
+            return Err(format!("answered {found}, expected {expected}").into());
         }
         if answer.records < self.answers {
-            let cure = if answer.is_truncated && !self.tcp {
-                "; the answer is cut, set config.tcp = true"
+            let remedy = if answer.is_truncated && !self.tcp {
+                "; the answer is truncated, set config.tcp = true"
             } else {
                 ""
             };
             let expected = self.answers;
-            return Err(format!("it answers {found}, expected at least {expected}{cure}").into());
+            return Err(format!("answered {found}, expected at least {expected}{remedy}").into());
         }
-        Ok(Verdict::healthy(format!("it answers {found}")))
+        Ok(Verdict::healthy(format!("answered {found}")))
     }
 }
 
-/// An id for a query, another for each run and backend. It need not be a secret: the socket is
-/// connected to the server, on a port of the system's choice.
+/// Returns a query id that differs between runs and backends. It needs no secrecy: the socket is
+/// connected to the server, from a port that the system chose.
 fn id(target: &Target) -> u16 {
     let backend = hash::bytes(target.backend().as_bytes());
     let time = u64::try_from(target.now().as_micros()).unwrap_or(u64::MAX);

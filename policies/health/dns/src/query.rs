@@ -1,18 +1,19 @@
 //! A query, RFC 1035 section 4.1.
 //!
-//! Invariant: what the operator writes either goes into the query as it is or is refused with
-//! words.
+//! Invariant: the operator's name and type are sent unchanged, or refused with a text.
 
-/// The longest name in wire form, with the root.
+use waxwing_sdk::ConfigError;
+
+/// Longest name in wire form, including the root.
 const NAME_MAX: usize = 255;
-/// The longest label.
+/// Longest label, in bytes.
 const LABEL_MAX: usize = 63;
-/// Flag: recursion is desired.
+/// Flag: recursion desired.
 const RECURSION: u16 = 0x0100;
-/// The class of the Internet.
+/// Class IN, the Internet.
 const CLASS: u16 = 1;
 
-/// Types of records by name; the others are written as RFC 3597 has it, `TYPE65`.
+/// Record types by name. Others are written as in RFC 3597: `TYPE65`.
 const KINDS: [(&str, u16); 16] = [
     ("A", 1),
     ("NS", 2),
@@ -40,7 +41,7 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    pub(crate) fn new(name: &str, kind: u16, is_recursive: bool) -> Result<Self, String> {
+    pub(crate) fn new(name: &str, kind: u16, is_recursive: bool) -> Result<Self, ConfigError> {
         let mut question = wire(name)?;
         question.extend(kind.to_be_bytes());
         question.extend(CLASS.to_be_bytes());
@@ -50,7 +51,7 @@ impl Query {
         })
     }
 
-    /// The message: a header with one question, and the question.
+    /// Returns the message: a header for one question, and the question.
     pub(crate) fn bytes(&self, id: u16) -> Vec<u8> {
         let mut message = Vec::new();
         for field in [id, self.flags, 1, 0, 0, 0] {
@@ -61,18 +62,20 @@ impl Query {
     }
 }
 
-/// The number of a type of records.
-pub(crate) fn kind(text: &str) -> Result<u16, String> {
+/// Returns the number of a record type.
+pub(crate) fn kind(text: &str) -> Result<u16, ConfigError> {
     KINDS
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(text))
         .map(|(_, number)| *number)
         .or_else(|| text.strip_prefix("TYPE")?.parse().ok())
-        .ok_or_else(|| format!("{text:?} is not known; write A, NS, SOA, or by number TYPE257"))
+        .ok_or_else(|| {
+            format!("{text:?} is unknown; write A, NS, SOA, or a number like TYPE257").into()
+        })
 }
 
-/// A name in wire form: labels with their lengths, up to the root.
-fn wire(name: &str) -> Result<Vec<u8>, String> {
+/// Converts a name to wire form: labels with their lengths, up to the root.
+fn wire(name: &str) -> Result<Vec<u8>, ConfigError> {
     let mut wire = Vec::new();
     let labels = name.strip_suffix('.').unwrap_or(name);
     // The root has no labels.
@@ -82,17 +85,17 @@ fn wire(name: &str) -> Result<Vec<u8>, String> {
             return Err(format!(
                 "expected labels of 1 to 63 bytes with dots between, like www.example.com, or . for \
                  the root; got {name:?}"
-            ));
+            ).into());
         }
         if !label.is_ascii() {
-            return Err("write it as it is asked for, in ASCII: xn--...".to_string());
+            return Err("write it as it is asked for, in ASCII: xn--...".into());
         }
         wire.push(len);
         wire.extend(label.bytes());
     }
     wire.push(0);
     if wire.len() > NAME_MAX {
-        return Err(format!("a name has at most {NAME_MAX} bytes"));
+        return Err(format!("a name has at most {NAME_MAX} bytes").into());
     }
     Ok(wire)
 }
@@ -121,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_has_a_name_or_a_number() {
+    fn types_are_written_by_name_or_by_number() {
         for (text, expected) in [("a", 1), ("AAAA", 28), ("TYPE65535", 65535), ("caa", 257)] {
             assert_eq!(kind(text), Ok(expected));
         }

@@ -6,25 +6,25 @@ use waxwing_sdk::testing::{self, TestServer, serve_datagrams};
 
 use super::*;
 
-/// A change to a good answer.
+/// A change to a correct answer.
 type Change = fn(Vec<u8>) -> Vec<u8>;
 
 fn check(config: &str, address: SocketAddr) -> Result<Verdict, Unhealthy> {
     testing::check::<Dns>(config, address)
 }
 
-/// A record of a type with some data, its name a pointer to the question's.
+/// Returns a record with this type and data, whose name is a pointer to the question's.
 fn record(kind: u8, data: &[u8]) -> Vec<u8> {
     let len = u8::try_from(data.len()).unwrap();
     [&[0xc0, 12, 0, kind, 0, 1, 0, 0, 1, 0, 0, len], data].concat()
 }
 
-/// The answer to a query: a CNAME and two addresses.
+/// Returns the answer to a query: a CNAME and two addresses.
 fn answer(query: &[u8]) -> Vec<u8> {
     let mut answer = query.to_vec();
     answer[2] |= 0x80;
     answer[7] = 3;
-    // A name with a label, and one without anything but the root, besides the pointer.
+    // Names in all forms: a label before a pointer, and the root alone.
     answer.extend(record(5, b"\x03www\xc0\x0c"));
     answer.extend(record(1, &[192, 0, 2, 1]));
     answer.extend([1, b'x', 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 192, 0, 2, 2]);
@@ -38,7 +38,7 @@ fn over_udp(config: &str, change: Change) -> Result<Verdict, Unhealthy> {
     )
 }
 
-/// The same over TCP: a server that waits for the query.
+/// As `over_udp`, over TCP: the server waits for the query.
 fn over_tcp(config: &str, change: Change) -> Result<Verdict, Unhealthy> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -66,7 +66,7 @@ fn an_answer_with_the_code_and_the_records_is_healthy() {
         let id = &answer[..2];
         [id, &[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0]].concat()
     };
-    let cut: Change = |mut answer| {
+    let truncated: Change = |mut answer| {
         answer[2] |= 2;
         answer.truncate(answer.len() - 5);
         answer
@@ -76,69 +76,50 @@ fn an_answer_with_the_code_and_the_records_is_healthy() {
         answer
     };
     for (config, change, expected) in [
-        (
-            r#"{"name": "www.example"}"#,
-            same,
-            "it answers NOERROR, 2 records",
-        ),
+        (r#"{"name": "www.example"}"#, same, "NOERROR, 2 records"),
         (
             r#"{"name": "www.example.", "answers": 2}"#,
             same,
-            "it answers NOERROR, 2 records",
+            "NOERROR, 2 records",
         ),
         (
             r#"{"name": "www.example", "type": "CNAME"}"#,
             same,
-            "it answers NOERROR, 1 record",
+            "NOERROR, 1 record",
         ),
         (
             r#"{"name": "www.example", "type": "TYPE255"}"#,
             same,
-            "it answers NOERROR, 3 records",
+            "NOERROR, 3 records",
         ),
-        (r#"{"type": "A"}"#, same, "it answers NOERROR, 2 records"),
-        (r#"{"answers": 0}"#, same, "it answers NOERROR, 0 records"),
-        (r#"{"rcode": "any"}"#, same, "it answers NOERROR, 0 records"),
-        (
-            r#"{"rcode": "any"}"#,
-            refused,
-            "it answers REFUSED, 0 records",
-        ),
-        (
-            r#"{"rcode": "refused"}"#,
-            refused,
-            "it answers REFUSED, 0 records",
-        ),
+        (r#"{"type": "A"}"#, same, "NOERROR, 2 records"),
+        (r#"{"answers": 0}"#, same, "NOERROR, 0 records"),
+        (r#"{"rcode": "any"}"#, same, "NOERROR, 0 records"),
+        (r#"{"rcode": "any"}"#, refused, "REFUSED, 0 records"),
+        (r#"{"rcode": "refused"}"#, refused, "REFUSED, 0 records"),
         (
             r#"{"rcode": "FORMERR"}"#,
             bare_formerr,
-            "it answers FORMERR, 0 records",
+            "FORMERR, 0 records",
         ),
-        (
-            r#"{"name": "www.example"}"#,
-            cut,
-            "it answers NOERROR, 1 record",
-        ),
-        (
-            r#"{"name": "www.example"}"#,
-            upper,
-            "it answers NOERROR, 2 records",
-        ),
+        (r#"{"name": "www.example"}"#, truncated, "NOERROR, 1 record"),
+        (r#"{"name": "www.example"}"#, upper, "NOERROR, 2 records"),
     ] {
         for found in [over_udp(config, change), over_tcp(config, change)] {
-            assert_eq!(found, Ok(Verdict::healthy(expected)), "{config}");
+            let expected = Verdict::healthy(format!("answered {expected}"));
+            assert_eq!(found, Ok(expected), "{config}");
         }
     }
 }
 
 #[test]
-fn another_answer_is_not() {
+fn unexpected_codes_and_too_few_records_are_unhealthy() {
     let same: Change = |answer| answer;
     let servfail: Change = |mut answer| {
         answer[3] |= 2;
         answer
     };
-    let cut: Change = |mut answer| {
+    let truncated: Change = |mut answer| {
         answer.truncate(answer.len() - 5);
         answer
     };
@@ -157,19 +138,19 @@ fn another_answer_is_not() {
         (
             r#"{"recursion": false}"#,
             same,
-            "it answers NOERROR, 0 records, expected at least 1",
+            "answered NOERROR, 0 records, expected at least 1",
         ),
         (
             r#"{"name": "a", "answers": 3}"#,
             same,
-            "it answers NOERROR, 2 records, expected at least 3",
+            "answered NOERROR, 2 records, expected at least 3",
         ),
         (
             name,
             servfail,
-            "it answers SERVFAIL, 2 records, expected NOERROR",
+            "answered SERVFAIL, 2 records, expected NOERROR",
         ),
-        (name, cut, "malformed"),
+        (name, truncated, "malformed"),
         (name, looping, "malformed"),
         (name, reserved, "malformed"),
         (name, |answer| answer[..9].to_vec(), "malformed"),
@@ -181,19 +162,19 @@ fn another_answer_is_not() {
             assert!(unhealthy.reason().contains(expected), "{unhealthy}");
         }
     }
-    let cut_by_server: Change = |mut answer| {
+    let truncated_by_server: Change = |mut answer| {
         answer[2] |= 2;
         answer.truncate(30);
         answer
     };
-    let unhealthy = over_udp(name, cut_by_server).unwrap_err();
+    let unhealthy = over_udp(name, truncated_by_server).unwrap_err();
     assert!(
         unhealthy.reason().ends_with("set config.tcp = true"),
         "{unhealthy}"
     );
 }
 
-/// Answers to other queries than the one that was asked.
+/// Changes that make the answer one to another query.
 const STRAYS: [Change; 6] = [
     |mut answer| {
         answer[0] ^= 1;
@@ -207,7 +188,7 @@ const STRAYS: [Change; 6] = [
         answer[14] ^= 1;
         answer
     },
-    // Another type: one that would be the same letter in another case.
+    // Another type, the same letter in the other case.
     |mut answer| {
         answer[26] ^= 0x20;
         answer
@@ -223,29 +204,29 @@ const STRAYS: [Change; 6] = [
 ];
 
 #[test]
-fn answers_to_other_queries_are_passed_over() {
+fn answers_to_other_queries_are_skipped() {
     let name = r#"{"name": "www.example"}"#;
     let server = serve_datagrams(|query| {
         let strays = STRAYS.iter().map(|change| change(answer(query)));
         strays.chain([answer(query)]).collect()
     });
     assert!(check(name, server.unwrap()).is_ok());
-    let none_of_ours = |query: &[u8]| STRAYS.map(|change| change(answer(query))).to_vec();
-    let silent = check(name, serve_datagrams(none_of_ours).unwrap()).unwrap_err();
+    let only_strays = |query: &[u8]| STRAYS.map(|change| change(answer(query))).to_vec();
+    let silent = check(name, serve_datagrams(only_strays).unwrap()).unwrap_err();
     assert_eq!(silent.reason(), "no answer in time");
     for change in STRAYS {
         let other = over_tcp(name, change).unwrap_err();
-        assert_eq!(other.reason(), NOT_OURS);
+        assert_eq!(other.reason(), OTHER_QUERY);
     }
     let endless = serve_datagrams(|query| vec![STRAYS[0](answer(query)); 100]);
     assert_eq!(
         check(name, endless.unwrap()).unwrap_err().reason(),
-        NOT_OURS
+        OTHER_QUERY
     );
 }
 
 #[test]
-fn a_server_that_is_not_there_or_breaks_off_says_so() {
+fn connection_errors_are_the_reason() {
     let closed = UdpSocket::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -268,10 +249,10 @@ fn a_server_that_is_not_there_or_breaks_off_says_so() {
 }
 
 #[test]
-fn damaged_answers_are_answers_or_errors() {
+fn corrupted_answers_do_not_panic() {
     let query = Query::new("www.example", 1, true).unwrap().bytes(7);
     let mut found = [0; 3];
-    for message in testing::damaged(&answer(&query), 1).take(50_000) {
+    for message in testing::corrupted(&answer(&query), 1).take(50_000) {
         found[match Answer::parse(&message, &query) {
             Ok(Some(_)) => 0,
             Ok(None) => 1,
@@ -282,15 +263,15 @@ fn damaged_answers_are_answers_or_errors() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn config_errors_say_what_to_write() {
     for (config, expected) in [
         (r#"{"name": ""}"#, "config.name: expected labels"),
         (r#"{"name": "a..b"}"#, "or . for the root"),
         (r#"{"name": "münchen.de"}"#, "xn--"),
-        (r#"{"type": "AA"}"#, "config.type: \"AA\" is not known"),
+        (r#"{"type": "AA"}"#, "config.type: \"AA\" is unknown"),
         (
             r#"{"rcode": "OK"}"#,
-            "config.rcode: \"OK\" is not known; write any, or one of NOERROR",
+            "config.rcode: \"OK\" is unknown; write any, or one of NOERROR",
         ),
         (r#"{"tls": true}"#, "unknown field `tls`"),
     ] {

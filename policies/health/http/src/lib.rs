@@ -1,11 +1,11 @@
-//! HTTP: asks for a page, over HTTP/1.1 or HTTPS, and looks at the status; at the body too, where the
-//! config says what it must contain.
+//! HTTP: requests a page over HTTP/1.1 or HTTPS and checks the status, and the body if the config
+//! says what it must contain.
 //!
-//! Take it for whatever serves HTTP. A page that the application makes for this, and that looks at
-//! what it needs itself, says more than a file.
+//! Use it for every server that speaks HTTP. A page that the application makes for this purpose,
+//! and that checks its own dependencies, shows more than a file.
 //!
-//! Invariant: of a body no more is read than it takes to find the text, at most [`BODY_BYTES_MAX`];
-//! of a head no more than [`HEAD_BYTES_MAX`](waxwing_sdk::health::http::HEAD_BYTES_MAX).
+//! Invariant: the check reads a body only until the text is found, at most [`BODY_BYTES_MAX`], and
+//! a head of at most [`HEAD_BYTES_MAX`](waxwing_sdk::health::http::HEAD_BYTES_MAX).
 
 mod status;
 
@@ -15,32 +15,32 @@ use std::io::{self, BufRead};
 use serde::Deserialize;
 use waxwing_sdk::health::http::{Request, host};
 use waxwing_sdk::health::lines::quote;
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 use crate::status::Statuses;
 
-/// As much of a body as is searched.
+/// Bytes of a body that are searched.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
-/// The longest text to search for, in bytes.
+/// Longest text to search for, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1024;
 
 /// `config = { path = "/healthz", status = "200-399", body = "ok", headers = { x-probe = "1" } }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How it is asked for: `GET`, `HEAD` or whatever the server takes.
+    /// Request method, such as `GET` or `HEAD`.
     method: String,
-    /// What is asked for, with its query.
+    /// Path and query.
     path: String,
-    /// Whom it is asked of, where several have one address; the target's name by default.
+    /// Host to request, if several share one address. Default: the target's name.
     host: Option<String>,
-    /// Which status codes are good.
+    /// Healthy status codes.
     status: Statuses,
-    /// What the body must contain.
+    /// Text that the body must contain.
     body: Option<String>,
-    /// More headers to send.
+    /// Additional headers.
     headers: BTreeMap<String, String>,
-    /// Whether it is HTTPS.
+    /// Whether to use HTTPS.
     tls: bool,
 }
 
@@ -58,7 +58,7 @@ impl Default for Config {
     }
 }
 
-/// A check of one config.
+/// The request and the expected response.
 pub struct Http {
     request: Request,
     status: Statuses,
@@ -69,9 +69,9 @@ pub struct Http {
 impl HealthCheck for Http {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         check_body(&config)?;
-        let request = request(&config).map_err(|why| format!("config: {why}"))?;
+        let request = request(&config).map_err(|error| error.at("config"))?;
         Ok(Self {
             request,
             status: config.status,
@@ -98,15 +98,15 @@ impl HealthCheck for Http {
         if let Some(text) = &self.body {
             search(&mut response, text.as_bytes())?;
         }
-        let words = match response.reason() {
+        let phrase = match response.reason() {
             "" => String::new(),
-            words => format!(" {words}"),
+            phrase => format!(" {phrase}"),
         };
-        Ok(Verdict::healthy(format!("{status}{words} in {took} ms")))
+        Ok(Verdict::healthy(format!("{status}{phrase} in {took} ms")))
     }
 }
 
-fn request(config: &Config) -> Result<Request, String> {
+fn request(config: &Config) -> Result<Request, ConfigError> {
     let mut request = Request::new(&config.method, &config.path)?;
     if let Some(host) = &config.host {
         if config
@@ -114,7 +114,7 @@ fn request(config: &Config) -> Result<Request, String> {
             .keys()
             .any(|name| name.eq_ignore_ascii_case("host"))
         {
-            return Err("the host is said twice; leave it out of the headers".to_string());
+            return Err("the host is given twice; leave it out of the headers".into());
         }
         request = request.header("host", host)?;
     }
@@ -124,26 +124,27 @@ fn request(config: &Config) -> Result<Request, String> {
     Ok(request)
 }
 
-fn check_body(config: &Config) -> Result<(), String> {
+fn check_body(config: &Config) -> Result<(), ConfigError> {
     match &config.body {
-        Some(text) if text.is_empty() => Err(
-            "config.body is empty; leave it out, or write what the body must contain".to_string(),
-        ),
+        Some(text) if text.is_empty() => {
+            Err("config.body is empty; leave it out, or write what the body must contain".into())
+        }
         Some(text) if text.len() > TEXT_BYTES_MAX => Err(format!(
-            "config.body has {} bytes; at most {TEXT_BYTES_MAX} are searched for",
+            "config.body has {} bytes; expected at most {TEXT_BYTES_MAX}",
             text.len()
-        )),
+        )
+        .into()),
         Some(_) if config.method == "HEAD" => {
-            Err("config.body: an answer to HEAD has no body; write method = \"GET\"".to_string())
+            Err("config.body: a response to HEAD has no body; write method = \"GET\"".into())
         }
         _ => Ok(()),
     }
 }
 
-/// Reads a body until the text has come.
+/// Reads the body until the text is found.
 fn search(body: &mut impl BufRead, text: &[u8]) -> Result<(), Unhealthy> {
     let mut read = 0;
-    // What may be the text's start, and the piece behind it.
+    // The last bytes of the previous piece, where the text may start, and the current piece.
     let mut last: Vec<u8> = Vec::new();
     while read < BODY_BYTES_MAX {
         let piece = match body.fill_buf() {

@@ -1,12 +1,13 @@
-//! Which status codes are good.
+//! The set of healthy status codes.
 //!
-//! Invariant: a set has a code in it, and none that cannot be an answer's.
+//! Invariant: a set is not empty, and has only codes that a response can have.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use serde_json::Value;
+use waxwing_sdk::ConfigError;
 
 /// Ranges of codes: `"200-399"`, `"200,204"`, `204` or `[200, "300-399"]`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -21,14 +22,14 @@ impl Statuses {
 
 impl Default for Statuses {
     fn default() -> Self {
-        Self(vec![200..=399])
+        Self(std::iter::once(200..=399).collect())
     }
 }
 
 impl TryFrom<Value> for Statuses {
-    type Error = String;
+    type Error = ConfigError;
 
-    fn try_from(value: Value) -> Result<Self, String> {
+    fn try_from(value: Value) -> Result<Self, ConfigError> {
         let parts = match value {
             Value::Array(parts) => parts,
             one => vec![one],
@@ -36,11 +37,16 @@ impl TryFrom<Value> for Statuses {
         let mut ranges = Vec::new();
         for part in &parts {
             ranges.extend(read(part).ok_or_else(|| {
-                format!("{part} is no status; write codes of 200 to 999, like \"200-399\" or \"200,204\"")
+                format!(
+                    "{part} is not a status; write codes from 200 to 999, like \"200-399\" or \
+                     \"200,204\""
+                )
             })?);
         }
         if ranges.is_empty() {
-            return Err("no status is good; leave it out, or write some, like \"200-399\"".into());
+            return Err(
+                "no status is healthy; leave it out, or write some, like \"200-399\"".into(),
+            );
         }
         Ok(Self(ranges))
     }
@@ -87,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_has_the_codes_that_are_written() {
+    fn a_set_has_the_written_codes() {
         for (json, good, bad) in [
             (r#""200-399""#, &[200, 301, 399][..], &[199, 400][..]),
             (r#""200, 204""#, &[200, 204], &[201]),
@@ -102,14 +108,14 @@ mod tests {
             for code in bad {
                 assert!(!set.contains(*code), "{json}: {code}");
             }
-            // What it is shown as is how it may be written.
+            // The displayed text parses to the same set.
             assert_eq!(statuses(&format!("\"{set}\"")), Ok(set));
         }
         assert_eq!(Statuses::default().to_string(), "200-399");
     }
 
     #[test]
-    fn what_is_no_set_is_refused_with_how_one_is_written() {
+    fn errors_say_how_to_write_a_set() {
         for json in [
             r#""""#,
             r#""ok""#,

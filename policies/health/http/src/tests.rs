@@ -7,7 +7,7 @@ use waxwing_sdk::testing::{TestServer, TestTarget, check};
 
 use super::*;
 
-/// The reason, of a healthy one without the time.
+/// Returns the reason, without the time of a healthy one.
 fn reason(found: Result<Verdict, Unhealthy>) -> String {
     match found {
         Ok(verdict) => verdict.reason().split(" in ").next().unwrap().to_string(),
@@ -15,20 +15,20 @@ fn reason(found: Result<Verdict, Unhealthy>) -> String {
     }
 }
 
-/// The same for a server that sends this and leaves the connection open.
+/// Runs the check against a server that sends this and keeps the connection open.
 fn says(config: &str, answer: &[u8]) -> String {
     let server = TestServer::hangs_after(answer).unwrap();
     let target = TestTarget::from(&server).timeout(Duration::from_millis(300));
     reason(check::<Http>(config, target))
 }
 
-/// The same of one that closes it.
+/// Runs the check against a server that sends this and closes the connection.
 fn ends(config: &str, answer: &[u8]) -> String {
     let server = TestServer::answers(answer).unwrap();
     reason(check::<Http>(config, &server))
 }
 
-/// What the server is asked.
+/// Returns what the server received.
 fn asks(config: &str, target: impl Fn(TestTarget) -> TestTarget) -> String {
     let server = TestServer::answers("HTTP/1.1 200 OK\r\n\r\n").unwrap();
     let found = check::<Http>(config, target(TestTarget::from(&server)));
@@ -37,7 +37,7 @@ fn asks(config: &str, target: impl Fn(TestTarget) -> TestTarget) -> String {
 }
 
 #[test]
-fn a_request_is_what_the_config_says() {
+fn a_request_has_the_configs_values() {
     let plain = asks("{}", |target| target.server_name("web.test"));
     assert!(
         plain.starts_with("GET / HTTP/1.1\r\nhost: web.test:"),
@@ -54,7 +54,7 @@ fn a_request_is_what_the_config_says() {
 }
 
 #[test]
-fn a_status_in_the_set_is_well_and_another_is_not() {
+fn only_a_status_of_the_set_is_healthy() {
     let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
     let moved = b"HTTP/1.1 302 Found\r\nlocation: /x\r\n\r\n";
     let broken = b"HTTP/1.1 500 Internal Server Error\r\n\r\n";
@@ -73,14 +73,14 @@ fn a_status_in_the_set_is_well_and_another_is_not() {
         (not_ok, broken, "500 Internal Server Error"),
         (not_ok, ok, "unhealthy: status 200, expected 500,502-599"),
     ] {
-        // The connection's end makes no difference: the head is enough.
+        // The same whether the server closes or not: the head is enough.
         assert_eq!(says(config, answer), expected, "{config}");
         assert_eq!(ends(config, answer), expected, "{config}");
     }
 }
 
 #[test]
-fn a_body_is_searched_however_it_is_framed() {
+fn a_body_is_searched_with_any_framing() {
     let ok = r#"{"body": "ready"}"#;
     let lacks = "unhealthy: the body lacks \"ready\"";
     for (answer, expected) in [
@@ -98,7 +98,7 @@ fn a_body_is_searched_however_it_is_framed() {
         ),
         (
             "transfer-encoding: chunked\r\n\r\nready",
-            "unhealthy: no size of a chunk but \"ready\"",
+            "unhealthy: not a chunk size: \"ready\"",
         ),
         ("\r\nready", "200 OK"),
     ] {
@@ -106,12 +106,12 @@ fn a_body_is_searched_however_it_is_framed() {
         assert_eq!(ends(ok, answer.as_bytes()), expected, "{answer}");
     }
     assert_eq!(ends(ok, b"HTTP/1.1 200 OK\r\n\r\nstead"), lacks);
-    // The text is enough, though more is to come.
+    // The text is enough, although more is to come.
     assert_eq!(says(ok, b"HTTP/1.1 200 OK\r\n\r\nalready"), "200 OK");
 }
 
 #[test]
-fn a_text_is_found_wherever_pieces_part_it() {
+fn a_text_is_found_across_pieces() {
     for before in [0, 1, 8190, 8191, 8192, 8193, 50_000] {
         let body = [&vec![b'r'; before][..], b"ready, set"].concat();
         let answer = [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &body].concat();
@@ -120,7 +120,7 @@ fn a_text_is_found_wherever_pieces_part_it() {
 }
 
 #[test]
-fn a_body_without_end_is_searched_to_a_limit() {
+fn an_endless_body_is_searched_up_to_the_limit() {
     let body = vec![b'x'; BODY_BYTES_MAX + 20_000];
     let answer = [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &body].concat();
     let expected = "unhealthy: the first 256 KiB of the body lack \"ready\"";
@@ -128,16 +128,19 @@ fn a_body_without_end_is_searched_to_a_limit() {
 }
 
 #[test]
-fn what_is_no_answer_has_its_reason() {
+fn malformed_responses_are_the_reason() {
     let endless = [&b"HTTP/1.1 200 OK\r\n"[..], &b"a: b\r\n".repeat(10_000)].concat();
     for (answer, expected) in [
         (
             &b"SSH-2.0-OpenSSH_9.2\r\n"[..],
-            "no HTTP/1.1 status line but \"SSH-2.0-OpenSSH_9.2\"",
+            "not an HTTP/1.1 status line: \"SSH-2.0-OpenSSH_9.2\"",
         ),
-        (b"\x15\x03\x01\x00\x02\x02\x46\n", "no HTTP/1.1 status line"),
-        (&endless, "the head of the answer has more than"),
-        (b"HTTP/1.1 200 OK\r\nwhat\r\n\r\n", "no header but \"what\""),
+        (
+            b"\x15\x03\x01\x00\x02\x02\x46\n",
+            "not an HTTP/1.1 status line",
+        ),
+        (&endless, "the head of the response has more than"),
+        (b"HTTP/1.1 200 OK\r\nwhat\r\n\r\n", "not a header: \"what\""),
         (b"HTTP/1.1 200 OK\r\n", "no answer in time"),
         (b"", "no answer in time"),
     ] {
@@ -151,7 +154,7 @@ fn what_is_no_answer_has_its_reason() {
         (&b""[..], "closed by the server without an answer"),
         (
             b"HTTP/1.1 200 OK\r\na: b\r\n",
-            "closed by the server within the head of its answer",
+            "closed by the server within the head of its response",
         ),
     ] {
         assert_eq!(ends("{}", answer), format!("unhealthy: {expected}"));
@@ -162,11 +165,11 @@ fn what_is_no_answer_has_its_reason() {
 }
 
 #[test]
-fn a_server_that_does_not_listen_is_not_well_and_tls_is_the_hosts() {
+fn a_closed_port_and_tls_without_the_host_are_unhealthy() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let said = reason(check::<Http>(r#"{"tls": true}"#, address));
-    assert!(said.contains("TLS is the host's"), "{said}");
+    assert!(said.contains("TLS is not available natively"), "{said}");
     drop(listener);
     assert_eq!(
         reason(check::<Http>("{}", address)),
@@ -175,33 +178,36 @@ fn a_server_that_does_not_listen_is_not_well_and_tls_is_the_hosts() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn config_errors_say_what_to_write() {
     let long = format!(r#"{{"body": "{}"}}"#, "x".repeat(TEXT_BYTES_MAX + 1));
     for (config, expected) in [
         (
             r#"{"method": "GET /"}"#,
-            "config: \"GET /\" is no method; write GET",
+            "config: \"GET /\" is not a method; write GET",
         ),
-        (r#"{"path": "healthz"}"#, "config: \"healthz\" is no path"),
+        (
+            r#"{"path": "healthz"}"#,
+            "config: \"healthz\" is not a path",
+        ),
         (
             r#"{"status": "ok"}"#,
-            "config.status: \"ok\" is no status; write codes of 200 to 999",
+            "config.status: \"ok\" is not a status; write codes from 200 to 999",
         ),
-        (r#"{"status": []}"#, "config.status: no status is good"),
+        (r#"{"status": []}"#, "config.status: no status is healthy"),
         (r#"{"body": ""}"#, "config.body is empty; leave it out"),
         (
             r#"{"method": "HEAD", "body": "x"}"#,
-            "an answer to HEAD has no body",
+            "a response to HEAD has no body",
         ),
-        (&long, "at most 1024 are searched for"),
+        (&long, "expected at most 1024"),
         (r#"{"host": "a\r\nb: c"}"#, "has a control character"),
         (
             r#"{"headers": {"connection": "x"}}"#,
-            "the header connection is the check's own",
+            "the check sets the header connection",
         ),
         (
             r#"{"host": "a", "headers": {"Host": "b"}}"#,
-            "the host is said twice",
+            "the host is given twice",
         ),
         (
             r#"{"headers": {"a": 1}}"#,

@@ -1,8 +1,8 @@
-//! Metrics: a number from the server's page of Prometheus metrics becomes a signal of the backend,
-//! such as the requests that wait in an inference server's queue; policies balance on it.
+//! Metrics: makes a number of the server's Prometheus page a signal of the backend, such as the
+//! queue length of an inference server. Policies balance on signals.
 //!
-//! Invariant: the page is read line by line and none of it is kept, so its length costs no memory; a
-//! number that is none never becomes a signal.
+//! Invariant: the page is read line by line and not kept, so its length costs no memory; a value
+//! that is not a number never becomes a signal.
 
 mod sample;
 
@@ -10,42 +10,41 @@ use std::collections::BTreeMap;
 use std::io::BufRead;
 
 use serde::Deserialize;
+use waxwing_sdk::abi::SIGNALS;
 use waxwing_sdk::health::http::{self, Request};
 use waxwing_sdk::health::lines::{quote, read_line};
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 use crate::sample::Selector;
 
-/// The longest line, in bytes.
+/// Longest line, in bytes.
 const LINE_BYTES_MAX: usize = 16 * 1024;
-/// How many signals a backend has.
-const SIGNALS: usize = 4;
 
 /// `config = { metric = 'vllm:num_requests_waiting{model_name="m"}', signal = "queue" }`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The metric's name, and in braces the labels that a sample must have.
+    /// Name of the metric, with the labels that a sample must have in braces.
     metric: String,
-    /// The signal to set: a name of the service's `signals`, or 0 to 3.
+    /// The signal to set: a name from the service's `signals`, or 0 to 3.
     #[serde(default)]
     signal: Signal,
-    /// Where the page is.
+    /// Path of the page.
     #[serde(default = "default_path")]
     path: String,
-    /// Headers of the request, such as `authorization`.
+    /// Additional headers, such as `authorization`.
     #[serde(default)]
     headers: BTreeMap<String, String>,
-    /// Whether to speak TLS.
+    /// Whether to use TLS.
     #[serde(default)]
     tls: bool,
-    /// What the number is multiplied by.
+    /// Factor on the number.
     #[serde(default = "default_scale")]
     scale: f64,
-    /// What is made of several samples.
+    /// How to combine several matching samples.
     #[serde(default)]
     several: Several,
-    /// What a server without the metric is.
+    /// What it means if the page does not have the metric.
     #[serde(default)]
     missing: Missing,
 }
@@ -58,45 +57,44 @@ fn default_scale() -> f64 {
     1.0
 }
 
-/// A signal as the operator writes it.
+/// A signal, as the operator writes it.
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(untagged, expecting = "expected a signal's name, or 0 to 3")]
 pub enum Signal {
-    /// Its place.
-    Place(usize),
-    /// Its name among the service's.
+    /// By index.
+    Index(usize),
+    /// By its name in the service's `signals`.
     Name(String),
 }
 
 impl Default for Signal {
     fn default() -> Self {
-        Self::Place(0)
+        Self::Index(0)
     }
 }
 
-/// What is made of several samples that fit.
+/// How to combine several matching samples.
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum Several {
-    /// Their sum.
     #[default]
     Sum,
-    /// The largest.
+    /// The largest one.
     Max,
 }
 
-/// What a server is whose page does not have the metric.
+/// What it means if the page does not have the metric.
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
-    /// Not well.
+    /// The backend is unhealthy.
     #[default]
     Unhealthy,
-    /// Well; the signal stays what it is.
+    /// The backend is healthy, and the signal keeps its value.
     Ignore,
 }
 
-/// What to ask for and what to make of it.
+/// The request, and what to take from the page.
 pub struct Metrics {
     request: Request,
     selector: Selector,
@@ -106,22 +104,22 @@ pub struct Metrics {
 impl HealthCheck for Metrics {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         let selector =
-            Selector::parse(&config.metric).map_err(|why| format!("config.metric: {why}"))?;
+            Selector::parse(&config.metric).map_err(|error| error.at("config.metric"))?;
         let mut request = Request::new("GET", &config.path)
-            .map_err(|why| format!("config.path: {why}"))?
+            .map_err(|error| error.at("config.path"))?
             .header("accept", "text/plain; version=0.0.4")?;
         for (name, value) in &config.headers {
             request = request
                 .header(name, value)
-                .map_err(|why| format!("config.headers: {why}"))?;
+                .map_err(|error| error.at("config.headers"))?;
         }
-        if matches!(config.signal, Signal::Place(place) if place >= SIGNALS) {
-            return Err("config.signal: a backend has the signals 0 to 3".to_string());
+        if matches!(config.signal, Signal::Index(index) if index >= SIGNALS) {
+            return Err("config.signal: a backend has the signals 0 to 3".into());
         }
         if !config.scale.is_finite() {
-            return Err("config.scale: expected a number such as 0.001".to_string());
+            return Err("config.scale: expected a number such as 0.001".into());
         }
         Ok(Self {
             request,
@@ -131,7 +129,7 @@ impl HealthCheck for Metrics {
     }
 
     fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
-        let place = self.place(target)?;
+        let index = self.signal_index(target)?;
         let connection = target.connect()?;
         let (connection, port_default) = if self.config.tls {
             (connection.tls(&["http/1.1"])?, 443)
@@ -142,15 +140,14 @@ impl HealthCheck for Metrics {
         let mut page = self.request.send(connection, &host)?;
         if page.status() != 200 {
             let (status, path) = (page.status(), &self.config.path);
-            return Err(format!("{path} gives status {status}, expected 200").into());
+            return Err(format!("{path} returned status {status}, expected 200").into());
         }
         let metric = &self.config.metric;
         match (self.read(&mut page)?, self.config.missing) {
             (Some(number), _) => {
-                let value = signal_value(number * self.config.scale).ok_or_else(|| {
-                    format!("{metric} is {number}, which is no number to balance on")
-                })?;
-                Ok(Verdict::healthy(format!("{metric} is {number}")).signal(place, value))
+                let value = signal_value(number * self.config.scale)
+                    .ok_or_else(|| format!("{metric} is {number}, which cannot be a signal"))?;
+                Ok(Verdict::healthy(format!("{metric} is {number}")).signal(index, value))
             }
             (None, Missing::Unhealthy) => Err(format!("the page has no {metric}").into()),
             (None, Missing::Ignore) => Ok(Verdict::healthy(format!("the page has no {metric}"))),
@@ -159,10 +156,10 @@ impl HealthCheck for Metrics {
 }
 
 impl Metrics {
-    fn place(&self, target: &Target) -> Result<usize, Unhealthy> {
+    fn signal_index(&self, target: &Target) -> Result<usize, Unhealthy> {
         match &self.config.signal {
-            Signal::Place(place) => Ok(*place),
-            Signal::Name(name) => target.signal(name).ok_or_else(|| {
+            Signal::Index(index) => Ok(*index),
+            Signal::Name(name) => target.signal_index(name).ok_or_else(|| {
                 format!(
                     "config.signal is {name:?}; the service's signals are {:?}",
                     target.signals()
@@ -172,7 +169,7 @@ impl Metrics {
         }
     }
 
-    /// What the page's samples of the metric come to, if it has any.
+    /// Returns the combined value of the matching samples; `None` if there are none.
     fn read(&self, page: &mut impl BufRead) -> Result<Option<f64>, Unhealthy> {
         let mut line = Vec::new();
         let mut total: Option<f64> = None;
@@ -181,11 +178,11 @@ impl Metrics {
                 continue;
             };
             let number =
-                value.ok_or_else(|| format!("the page has no number in {}", quote(&line)))?;
+                value.ok_or_else(|| format!("not a number in the line {}", quote(&line)))?;
             total = Some(match (total, self.config.several) {
                 (None, _) => number,
                 (Some(total), Several::Sum) => total + number,
-                // Not `f64::max`, which would take the other where one is no number.
+                // Not `f64::max`, which ignores NaN.
                 (Some(total), Several::Max) if total >= number || total.is_nan() => total,
                 (Some(_), Several::Max) => number,
             });
@@ -194,7 +191,7 @@ impl Metrics {
     }
 }
 
-/// The nearest number that a signal can be, or none for what is no number.
+/// Returns the nearest value of a signal; `None` for NaN.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "`as` takes what is out of bounds to the nearer bound"

@@ -1,10 +1,12 @@
-//! Samples in Prometheus's text format: `name{label="value",...} number timestamp`. OpenMetrics is
-//! alike as far as it is read here.
+//! Samples in Prometheus's text format: `name{label="value",...} number timestamp`. OpenMetrics has
+//! the same syntax as far as it is read here.
 //!
-//! Invariant: a line is walked once, in bytes, and one that is cut or malformed in its labels is no
+//! Invariant: a line is parsed once, in bytes. A line with truncated or malformed labels is not a
 //! sample of any metric.
 
-/// Which samples are meant: those of a name that have these labels, and maybe more.
+use waxwing_sdk::ConfigError;
+
+/// Selects the samples of a metric that have these labels, and possibly more.
 #[derive(Debug)]
 pub(crate) struct Selector {
     name: Vec<u8>,
@@ -18,15 +20,15 @@ struct Label {
 }
 
 impl Selector {
-    /// From a name as in the page, with or without labels in braces.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        const EXPECTED: &str = "expected a metric's name and maybe labels, such as \
+    /// Parses a metric's name, with or without labels in braces, as the page has it.
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        const EXPECTED: &str = "expected a metric's name and optional labels, such as \
                                 queue_depth{queue=\"main\"}";
         let whole = text.trim().as_bytes();
         let (name, rest) = split_name(whole).ok_or(EXPECTED)?;
         let (labels, rest) = split_labels(rest).ok_or(EXPECTED)?;
         if !rest.is_empty() {
-            return Err(EXPECTED.to_string());
+            return Err(EXPECTED.into());
         }
         Ok(Self {
             name: name.to_vec(),
@@ -34,10 +36,10 @@ impl Selector {
         })
     }
 
-    /// The number in a line of the page, or none where it is no number; `None` if the line is no
-    /// sample that is meant.
+    /// Returns the value of a sample, `Some(None)` if it is not a number; `None` if the line is not
+    /// a selected sample.
     pub(crate) fn value(&self, line: &[u8]) -> Option<Option<f64>> {
-        // Most lines are of other metrics.
+        // Most lines belong to other metrics.
         if !line.starts_with(&self.name) {
             return None;
         }
@@ -51,7 +53,7 @@ impl Selector {
     }
 }
 
-/// The name at the start of a text.
+/// Splits off the name at the start.
 fn split_name(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_:".contains(byte);
     let len = text.iter().take_while(|byte| is_name_byte(byte)).count();
@@ -59,8 +61,7 @@ fn split_name(text: &[u8]) -> Option<(&[u8], &[u8])> {
     is_name.then(|| text.split_at(len))
 }
 
-/// The labels in braces at the start of a text, none where it starts otherwise, and what is behind
-/// them.
+/// Splits off the labels in braces at the start, if there are any.
 fn split_labels(text: &[u8]) -> Option<(Vec<Label>, &[u8])> {
     let mut labels = Vec::new();
     let Some(mut text) = text.strip_prefix(b"{") else {
@@ -78,7 +79,7 @@ fn split_labels(text: &[u8]) -> Option<(Vec<Label>, &[u8])> {
             name: name.to_vec(),
             value,
         });
-        // A comma may also stand behind the last label.
+        // The last label may have a comma too.
         text = rest.trim_ascii_start();
         match text.strip_prefix(b",") {
             Some(rest) => text = rest,
@@ -88,7 +89,7 @@ fn split_labels(text: &[u8]) -> Option<(Vec<Label>, &[u8])> {
     }
 }
 
-/// The text up to the closing quote, without its escapes, and what is behind.
+/// Reads a label's value up to the closing quote and resolves its escapes. Also returns the rest.
 fn read_value(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut value = Vec::new();
     let mut rest = text;
@@ -108,7 +109,7 @@ fn read_value(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
-/// The number behind a sample's labels; a timestamp or an exemplar may follow it.
+/// Parses the number after a sample's labels. A timestamp or an exemplar may follow it.
 fn number(text: &[u8]) -> Option<f64> {
     let word = text
         .split(u8::is_ascii_whitespace)
@@ -124,13 +125,13 @@ mod tests {
 
     use super::*;
 
-    /// What a line is to a selector: no sample of it, a sample without a number, or a number.
+    /// Returns `None` for a line that is not selected, `Some(None)` for a sample without a number.
     fn value(selector: &str, line: &str) -> Option<Option<f64>> {
         Selector::parse(selector).unwrap().value(line.as_bytes())
     }
 
     #[test]
-    fn a_sample_is_meant_by_its_name_and_some_of_its_labels() {
+    fn samples_are_selected_by_name_and_labels() {
         for (selector, line, expected) in [
             ("up", "up 1", Some(1.0)),
             ("up", "up\t1 1700000000000", Some(1.0)),
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written_in_all_of_prometheus_ways() {
+    fn all_of_prometheuss_number_formats_parse() {
         assert_eq!(value("up", "up +Inf"), Some(Some(f64::INFINITY)));
         assert_eq!(value("up", "up -Inf"), Some(Some(f64::NEG_INFINITY)));
         assert_eq!(value("up", "up -1.5e-3"), Some(Some(-0.0015)));
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_selector_is_refused() {
+    fn malformed_selectors_are_refused() {
         for text in [
             "",
             "7up",
@@ -203,14 +204,14 @@ mod tests {
             "a{b=~\"c\"}",
         ] {
             let error = Selector::parse(text).unwrap_err();
-            assert!(error.contains("such as queue_depth"), "{text}");
+            assert!(error.reason().contains("such as queue_depth"), "{text}");
         }
     }
 
     #[test]
-    fn any_bytes_are_a_sample_or_none() {
+    fn corrupted_lines_do_not_panic() {
         let selector = Selector::parse("up{a=\"b\"}").unwrap();
-        for line in testing::damaged(b"up{x=\"y\\n\",a=\"b\"} 12.5 1700000000", 1).take(20_000) {
+        for line in testing::corrupted(b"up{x=\"y\\n\",a=\"b\"} 12.5 1700000000", 1).take(20_000) {
             let _ = selector.value(&line);
         }
     }

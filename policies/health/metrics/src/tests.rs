@@ -25,13 +25,13 @@ fn ask(config: &str, answer: &[u8]) -> Result<Verdict, Unhealthy> {
     )
 }
 
-/// The signals that a config makes of the page.
+/// Returns the signals that a config sets from the page.
 fn signals(config: &str) -> [Option<u32>; 4] {
     ask(config, answer(PAGE).as_bytes()).unwrap().signals()
 }
 
 #[test]
-fn a_metric_becomes_the_signal_that_is_named() {
+fn a_metric_becomes_the_configured_signal() {
     for (config, expected) in [
         (r#"{"metric": "queue_max"}"#, [Some(9), None, None, None]),
         (
@@ -64,7 +64,7 @@ fn a_metric_becomes_the_signal_that_is_named() {
 }
 
 #[test]
-fn the_request_is_for_the_page() {
+fn the_request_has_the_configs_path_and_headers() {
     let server = TestServer::answers(answer(PAGE)).unwrap();
     let config =
         r#"{"metric": "busy", "path": "/m?x=1", "headers": {"authorization": "Bearer k"}}"#;
@@ -82,7 +82,7 @@ fn the_request_is_for_the_page() {
 }
 
 #[test]
-fn a_page_without_a_number_is_not_healthy() {
+fn a_page_without_the_number_is_unhealthy() {
     let page = answer(PAGE);
     let cut = &page[..page.len() - 60];
     let queue = r#"{"metric": "queue"}"#;
@@ -95,9 +95,13 @@ fn a_page_without_a_number_is_not_healthy() {
         (
             r#"{"metric": "none"}"#,
             &page,
-            "none is NaN, which is no number",
+            "none is NaN, which cannot be a signal",
         ),
-        (r#"{"metric": "bad"}"#, &page, "no number in \"bad x\""),
+        (
+            r#"{"metric": "bad"}"#,
+            &page,
+            "not a number in the line \"bad x\"",
+        ),
         (
             r#"{"metric": "busy", "signal": "q"}"#,
             &page,
@@ -106,16 +110,16 @@ fn a_page_without_a_number_is_not_healthy() {
         (
             r#"{"metric": "much", "scale": 0}"#,
             &page,
-            "which is no number",
+            "which cannot be a signal",
         ),
         (
             queue,
             "HTTP/1.1 503 No\r\n\r\n",
-            "/metrics gives status 503, expected 200",
+            "/metrics returned status 503, expected 200",
         ),
         (queue, cut, "before the end of the body"),
         (queue, "", "closed by the server without an answer"),
-        (queue, "+PONG\r\n", "no HTTP/1.1 status line"),
+        (queue, "+PONG\r\n", "not an HTTP/1.1 status line"),
     ] {
         let unhealthy = ask(config, answer.as_bytes()).unwrap_err();
         assert!(unhealthy.reason().contains(expected), "{unhealthy}");
@@ -127,12 +131,13 @@ fn a_page_without_a_number_is_not_healthy() {
 }
 
 #[test]
-fn a_page_may_be_long_and_a_line_may_not() {
+fn a_page_may_be_long_but_a_line_may_not() {
     let many: String = (0..20_000)
         .map(|n| format!("other{{n=\"{n}\"}} {n}\n"))
         .collect();
     let chunked = format!(
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{many}\r\n6\r\nqueue \r\n2\r\n7\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+         {:x}\r\n{many}\r\n6\r\nqueue \r\n2\r\n7\n\r\n0\r\n\r\n",
         many.len()
     );
     let found = ask(r#"{"metric": "queue"}"#, chunked.as_bytes()).unwrap();
@@ -146,7 +151,7 @@ fn a_page_may_be_long_and_a_line_may_not() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn config_errors_say_what_to_write() {
     for (config, expected) in [
         ("{}", "missing field `metric`"),
         (
@@ -160,7 +165,7 @@ fn what_is_wrong_is_said_with_what_to_write() {
         ),
         (
             r#"{"metric": "a", "path": "m"}"#,
-            "config.path: \"m\" is no path",
+            "config.path: \"m\" is not a path",
         ),
         (
             r#"{"metric": "a", "headers": {"a b": "c"}}"#,

@@ -1,21 +1,21 @@
-//! Packets of the client/server protocol: a length of three bytes, a number that counts on, and a
-//! body; and the body of an error.
+//! Packets of the client/server protocol: a length of three bytes, a sequence number, and a body;
+//! and the body of an error.
 //!
-//! Invariant: nothing is read or held by a length over [`BYTES_MAX`].
+//! Invariant: no length over [`BYTES_MAX`] is read or allocated.
 
 use std::fmt;
 use std::io::{Read, Write};
 
-use waxwing_sdk::health::lines::{quote, words};
+use waxwing_sdk::health::lines::{printable, quote};
 use waxwing_sdk::{Conn, Unhealthy};
 
-/// The longest body that a server sends in a handshake, in bytes, and more.
+/// Longest body in a handshake, in bytes, with room to spare.
 pub(crate) const BYTES_MAX: usize = 16 * 1024;
 
-/// The packets of a connection, to and fro.
+/// The packets of a connection, in both directions.
 pub(crate) struct Packets {
     server: Conn,
-    /// The number of the next one.
+    /// Sequence number of the next packet.
     next: u8,
 }
 
@@ -24,19 +24,19 @@ impl Packets {
         Self { server, next: 0 }
     }
 
-    /// A command follows, whose number is 0.
+    /// Restarts the sequence for a command.
     pub(crate) fn start_over(&mut self) {
         self.next = 0;
     }
 
-    /// The body of the next packet.
+    /// Reads the body of the next packet.
     pub(crate) fn read(&mut self) -> Result<Vec<u8>, Unhealthy> {
         let mut head = [0; 4];
         self.server.read_exact(&mut head)?;
         let [a, b, c, number] = head;
         let bytes = u32::from_le_bytes([a, b, c, 0]) as usize;
         if bytes > BYTES_MAX || number != self.next {
-            return Err(format!("no answer of MySQL but {}", quote(&head)).into());
+            return Err(format!("not a MySQL answer: {}", quote(&head)).into());
         }
         self.next = number.wrapping_add(1);
         let mut body = vec![0; bytes];
@@ -44,7 +44,7 @@ impl Packets {
         Ok(body)
     }
 
-    /// Sends one with this body, which is short.
+    /// Sends a packet with this short body.
     pub(crate) fn write(&mut self, body: &[u8]) -> Result<(), Unhealthy> {
         let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
         let [a, b, c, _] = len.to_le_bytes();
@@ -56,14 +56,14 @@ impl Packets {
 
 /// An error of the server.
 #[derive(PartialEq, Eq, Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct ServerError {
     pub(crate) code: u16,
     text: String,
 }
 
-impl Refusal {
-    /// From a body: 0xff, the code, in most of them `#` and five characters of the SQL standard, and
-    /// the text. What is cut off is 0 or empty.
+impl ServerError {
+    /// Parses a body: 0xff, the code, usually `#` and a SQLSTATE of five characters, and the text.
+    /// What is truncated is 0 or empty.
     pub(crate) fn parse(body: &[u8]) -> Self {
         let rest = body.get(1..).unwrap_or_default();
         let (code, text) = rest.split_first_chunk().unwrap_or((&[0; 2], &[]));
@@ -73,12 +73,12 @@ impl Refusal {
         };
         Self {
             code: u16::from_le_bytes(*code),
-            text: words(text),
+            text: printable(text),
         }
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.text, self.code)
     }

@@ -9,7 +9,7 @@ use super::*;
 const SHA2: &str = "caching_sha2_password";
 const NATIVE: &str = "mysql_native_password";
 
-/// What comes of a server's packets, and what the server got.
+/// Returns the result for these packets, and what the server received.
 fn check(packets: &[Vec<u8>]) -> (Result<Verdict, Unhealthy>, Vec<u8>) {
     let server = TestServer::answers(packets.concat()).unwrap();
     let found = testing::check::<Mysql>("{}", &server);
@@ -21,12 +21,12 @@ fn packet(number: u8, body: &[u8]) -> Vec<u8> {
     [&[a, b, c, number], body].concat()
 }
 
-/// A greeting as servers send it.
+/// Returns a greeting.
 fn greeting(version: &str, plugin: &str) -> Vec<u8> {
     let mut body = vec![10];
     body.extend(version.bytes());
     body.push(0);
-    // Connection id, challenge, a byte 0, capabilities, character set, status, capabilities.
+    // Connection id, challenge, a zero byte, capabilities, character set, status, capabilities.
     body.extend([7, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0]);
     body.extend([0xff, 0xff, 0xff, 2, 0, 0xff, 0xdf, 21]);
     body.extend([0; 10]);
@@ -45,7 +45,7 @@ fn error(number: u8, code: u16, text: &str) -> Vec<u8> {
 
 const DENIED: &str = "#28000Access denied for user 'waxwing'@'10.0.0.1' (using password: NO)";
 
-/// The packets that a client sent: their numbers and bodies.
+/// Returns the sequence numbers and bodies of the packets that the client sent.
 fn packets(mut sent: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut packets = Vec::new();
     while let Some(([len, 0, 0, number], rest)) = sent.split_first_chunk() {
@@ -57,7 +57,7 @@ fn packets(mut sent: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 #[test]
-fn a_server_that_denies_access_is_alive() {
+fn a_server_that_denies_access_is_healthy() {
     let (found, sent) = check(&[greeting("8.0.36", SHA2), error(2, 1045, DENIED)]);
     let reason =
         "MySQL 8.0.36: Access denied for user 'waxwing'@'10.0.0.1' (using password: NO) (1045)";
@@ -71,7 +71,7 @@ fn a_server_that_denies_access_is_alive() {
 }
 
 #[test]
-fn a_server_that_lets_the_user_in_is_told_good_bye() {
+fn after_a_successful_login_the_check_quits() {
     let (found, sent) = check(&[
         greeting("5.5.5-10.11.6-MariaDB-0+deb12u1", NATIVE),
         packet(2, &[0, 0, 0, 2, 0, 0, 0]),
@@ -83,7 +83,7 @@ fn a_server_that_lets_the_user_in_is_told_good_bye() {
 }
 
 #[test]
-fn a_handshake_is_gone_through_to_its_end() {
+fn the_handshake_is_completed() {
     let switch = |plugin: &str| [&[0xfe], plugin.as_bytes(), b"\0challenge of 20 bytes\0"].concat();
     for (packets_after, answers) in [
         (
@@ -113,20 +113,20 @@ fn a_handshake_is_gone_through_to_its_end() {
     }
     let endless: Vec<_> = (0..9).map(|n| packet(2 + 2 * n, &switch(SHA2))).collect();
     let found = check(&[vec![greeting("8.4.0", SHA2)], endless].concat()).0;
-    assert_eq!(found.unwrap_err().reason(), "its handshake has no end");
+    assert_eq!(found.unwrap_err().reason(), "the handshake does not end");
 }
 
 #[test]
-fn a_server_that_takes_no_connections_says_why() {
+fn a_server_that_accepts_no_connections_is_unhealthy() {
     let hello = || greeting("8.0.36", SHA2);
     for (packets, expected) in [
         (
             vec![error(0, 1040, "Too many connections")],
-            "it answers: Too many connections (1040)",
+            "server error: Too many connections (1040)",
         ),
         (
             vec![error(0, 1040, "#08004Too many connections")],
-            "it answers: Too many connections (1040)",
+            "server error: Too many connections (1040)",
         ),
         (
             vec![error(0, 1129, "Host '10.0.0.1' is blocked")],
@@ -144,7 +144,7 @@ fn a_server_that_takes_no_connections_says_why() {
             vec![hello(), error(2, 1226, "#42000User has exceeded")],
             "User has exceeded (1226)",
         ),
-        (vec![packet(0, &[0xff])], "it answers:  (0)"),
+        (vec![packet(0, &[0xff])], "server error:  (0)"),
     ] {
         let unhealthy = check(&packets).0.unwrap_err();
         assert!(unhealthy.reason().contains(expected), "{unhealthy}");
@@ -152,7 +152,7 @@ fn a_server_that_takes_no_connections_says_why() {
 }
 
 #[test]
-fn what_is_no_answer_of_mysql_is_not_alive() {
+fn malformed_answers_are_unhealthy() {
     let hello = greeting("8.0.36", SHA2);
     for (answer, expected) in [
         (vec![], "closed by the server without an answer"),
@@ -164,29 +164,26 @@ fn what_is_no_answer_of_mysql_is_not_alive() {
         (hello.clone(), "closed by the server after"),
         (
             b"HTTP/1.1 400 Bad Request\r\n".to_vec(),
-            "no answer of MySQL but \"HTTP\"",
+            "not a MySQL answer: \"HTTP\"",
         ),
-        (packet(1, &[10]), "no answer of MySQL but"),
-        (packet(0, &[]), "no greeting of MySQL but \"\""),
-        (packet(0, &[10]), "no greeting of MySQL but"),
-        (
-            packet(0, b"\x0a8.0.36\0\x01\x02"),
-            "no greeting of MySQL but",
-        ),
+        (packet(1, &[10]), "not a MySQL answer:"),
+        (packet(0, &[]), "not a MySQL greeting: \"\""),
+        (packet(0, &[10]), "not a MySQL greeting:"),
+        (packet(0, b"\x0a8.0.36\0\x01\x02"), "not a MySQL greeting:"),
         (
             packet(
                 0,
                 b"\x09 3.20 and more of that, as long as it has to be to be long",
             ),
-            "no greeting of MySQL but",
+            "not a MySQL greeting:",
         ),
         (
             [hello.clone(), packet(2, &[])].concat(),
-            "no answer of MySQL but \"\"",
+            "not a MySQL answer: \"\"",
         ),
         (
             [hello, packet(2, &[7])].concat(),
-            r#"no answer of MySQL but "\x07""#,
+            r#"not a MySQL answer: "\x07""#,
         ),
     ] {
         let unhealthy = check(&[answer]).0.unwrap_err();
@@ -199,22 +196,22 @@ fn what_is_no_answer_of_mysql_is_not_alive() {
 }
 
 #[test]
-fn damaged_answers_are_answers_or_errors() {
+fn corrupted_answers_do_not_panic() {
     let whole = [greeting("8.0.36", SHA2), error(2, 1045, DENIED)].concat();
-    for answer in testing::damaged(&whole, 1).take(500) {
+    for answer in testing::corrupted(&whole, 1).take(500) {
         let _ = check(&[answer]);
     }
-    for body in testing::damaged(&greeting("8.0.36", SHA2)[4..], 2).take(5000) {
+    for body in testing::corrupted(&greeting("8.0.36", SHA2)[4..], 2).take(5000) {
         let _ = Greeting::parse(&body);
-        let _ = Refusal::parse(&body);
+        let _ = ServerError::parse(&body);
     }
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn config_errors_say_what_to_write() {
     for (config, expected) in [
         (r#"{"user": ""}"#, "config.user: expected 1 to 255 bytes"),
-        (r#"{"user": "a\u0000"}"#, "none of them 0"),
+        (r#"{"user": "a\u0000"}"#, "without a zero byte"),
         (r#"{"password": "x"}"#, "unknown field `password`"),
     ] {
         let target = std::net::SocketAddr::from(([127, 0, 0, 1], 1));

@@ -1,9 +1,8 @@
-//! PostgreSQL: a server that takes connections. It needs no user and no password: a server that asks
-//! who is there, or says that it does not know the one who is, is alive; one that is starting up,
-//! shutting down or full says so, and is not.
+//! PostgreSQL: the server accepts connections. The check needs no user and no password: a server
+//! that asks for authentication, or does not know the user, is healthy. One that is starting up,
+//! shutting down or full says so, and is unhealthy.
 //!
-//! Invariant: one answer is read, bounded, and no password is ever sent; nothing of a connection
-//! gets as far as a query.
+//! Invariant: the check reads one bounded answer, never sends a password, and never sends a query.
 
 mod answer;
 
@@ -11,26 +10,28 @@ use std::io::{Read, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::quote;
-use waxwing_sdk::{Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{
+    ConfigError, Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check,
+};
 
 use crate::answer::Answer;
 
-/// The version of the protocol: 3.0.
+/// Version 3.0 of the protocol.
 const PROTOCOL: u32 = 3 << 16;
-/// What stands in a version's place to ask for TLS.
+/// Sent in place of a version to request TLS.
 const TLS_REQUEST: u32 = 80_877_103;
-/// Says good-bye.
+/// The message that ends a session.
 const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
-/// `config = { user = "waxwing", database = "postgres", tls = true }`; all may be left out.
+/// `config = { user = "waxwing", database = "postgres", tls = true }`; all keys are optional.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Who connects. The server need not know the user; its log may name it.
+    /// User to connect as. It need not exist; the server's log may name it.
     user: String,
-    /// To which database; without it that of the user's name. It need not be there.
+    /// Database to connect to. Default: one with the user's name. It need not exist.
     database: Option<String>,
-    /// Whether to ask for TLS.
+    /// Whether to request TLS.
     tls: bool,
 }
 
@@ -53,9 +54,9 @@ pub struct Postgres {
 impl HealthCheck for Postgres {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         if config.user.is_empty() {
-            return Err("config.user: expected a name; leave it out for \"waxwing\"".to_string());
+            return Err("config.user: expected a name; leave it out for \"waxwing\"".into());
         }
         let mut parameters = vec![("user", config.user.as_str())];
         parameters.extend(config.database.as_deref().map(|name| ("database", name)));
@@ -73,28 +74,29 @@ impl HealthCheck for Postgres {
         }
         server.write_all(&self.startup)?;
         match Answer::read(&mut server)? {
-            Answer::Welcome => {
-                // It is in already; the others still wait for a password and would log this.
+            Answer::Authenticated => {
+                // The user is logged in, so the check ends the session. A server that waits for a
+                // password would log this message as an error.
                 server.write_all(&TERMINATE)?;
-                Ok(Verdict::healthy("it asks for no password"))
+                Ok(Verdict::healthy("accepts the user without a password"))
             }
-            Answer::WhoIsThere => Ok(Verdict::healthy("it asks who is there")),
-            Answer::Refusal(refusal) if refusal.is_about_the_user() => {
-                Ok(Verdict::healthy(format!("it answers: {refusal}")))
+            Answer::AuthenticationRequired => Ok(Verdict::healthy("asks for authentication")),
+            Answer::Error(error) if error.is_about_the_user() => {
+                Ok(Verdict::healthy(format!("server error: {error}")))
             }
-            Answer::Refusal(refusal) => Err(format!("it answers: {refusal}").into()),
+            Answer::Error(error) => Err(format!("server error: {error}").into()),
         }
     }
 }
 
-/// The message that opens a connection.
-fn startup(parameters: &[(&str, &str)]) -> Result<Vec<u8>, String> {
+/// Returns the message that opens a connection.
+fn startup(parameters: &[(&str, &str)]) -> Result<Vec<u8>, ConfigError> {
     let mut body = PROTOCOL.to_be_bytes().to_vec();
     for (name, value) in parameters {
         if value.contains('\0') || value.len() > 255 {
-            return Err(format!(
-                "config.{name}: expected at most 255 bytes, none of them 0"
-            ));
+            return Err(
+                format!("config.{name}: expected at most 255 bytes without a zero byte").into(),
+            );
         }
         for text in [name, value] {
             body.extend(text.bytes());
@@ -105,7 +107,7 @@ fn startup(parameters: &[(&str, &str)]) -> Result<Vec<u8>, String> {
     Ok(with_length(&body))
 }
 
-/// A message with its length in front, which counts itself.
+/// Prepends the length of a message, which includes the length field.
 fn with_length(body: &[u8]) -> Vec<u8> {
     let len = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
     [&len.to_be_bytes(), body].concat()
@@ -117,8 +119,10 @@ fn with_tls(mut server: Conn) -> Result<Conn, Unhealthy> {
     server.read_exact(&mut answer)?;
     match answer {
         [b'S'] => Ok(server.tls(&[])?),
-        [b'N'] => Err("it offers no TLS; leave out config.tls, or set ssl = on there".into()),
-        _ => Err(format!("no answer of PostgreSQL but {}", quote(&answer)).into()),
+        [b'N'] => Err(
+            "the server offers no TLS; leave out config.tls, or set ssl = on in the server".into(),
+        ),
+        _ => Err(format!("not a PostgreSQL answer: {}", quote(&answer)).into()),
     }
 }
 

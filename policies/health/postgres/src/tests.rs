@@ -6,7 +6,7 @@ use waxwing_sdk::testing::{self, TestServer, TestTarget};
 
 use super::*;
 
-/// What comes of a server's answer, and what the server got.
+/// Returns the result for a server's answer, and what the server received.
 fn check(config: &str, answer: &[u8]) -> (Result<Verdict, Unhealthy>, Vec<u8>) {
     let server = TestServer::answers(answer).unwrap();
     let found = testing::check::<Postgres>(config, &server);
@@ -17,7 +17,7 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind], &with_length(body)[..]].concat()
 }
 
-/// An error as a server sends it.
+/// Returns an error message of a server.
 fn error(code: &str, text: &str) -> Vec<u8> {
     let fields = format!("SFATAL\0VFATAL\0C{code}\0M{text}\0Fpostmaster.c\0L2341\0\0");
     message(b'E', fields.as_bytes())
@@ -41,11 +41,11 @@ fn a_startup_message_names_the_user_and_the_database() {
 }
 
 #[test]
-fn a_server_that_asks_who_is_there_is_alive() {
+fn a_server_that_asks_for_authentication_is_healthy() {
     let sasl = [&10_u32.to_be_bytes(), &b"SCRAM-SHA-256\0\0"[..]].concat();
     for request in [&sasl[..], &[0, 0, 0, 5, 1, 2, 3, 4], &[0, 0, 0, 3]] {
         let (found, sent) = check("{}", &message(b'R', request));
-        assert_eq!(found, Ok(Verdict::healthy("it asks who is there")));
+        assert_eq!(found, Ok(Verdict::healthy("asks for authentication")));
         assert_ne!(
             sent.last_chunk(),
             Some(&TERMINATE),
@@ -55,15 +55,18 @@ fn a_server_that_asks_who_is_there_is_alive() {
 }
 
 #[test]
-fn a_server_that_lets_the_user_in_is_alive_and_told_good_bye() {
+fn after_a_login_without_password_the_check_ends_the_session() {
     let welcome = message(b'R', &[0; 4]);
     let (found, sent) = check("{}", &[&welcome, &b"S\0\0\0\x09a\0b\0"[..]].concat());
-    assert_eq!(found, Ok(Verdict::healthy("it asks for no password")));
+    assert_eq!(
+        found,
+        Ok(Verdict::healthy("accepts the user without a password"))
+    );
     assert_eq!(sent.last_chunk(), Some(&TERMINATE));
 }
 
 #[test]
-fn a_server_that_refuses_the_user_is_alive_and_others_say_why_not() {
+fn only_errors_about_the_user_or_database_are_healthy() {
     for (code, text, is_alive) in [
         ("28000", "role \"waxwing\" does not exist", true),
         (
@@ -84,7 +87,7 @@ fn a_server_that_refuses_the_user_is_alive_and_others_say_why_not() {
         ("08P01", "unsupported startup parameter", false),
     ] {
         let found = check("{}", &error(code, text)).0;
-        let expected = format!("it answers: {text} ({code})");
+        let expected = format!("server error: {text} ({code})");
         match found {
             Ok(verdict) => assert!(is_alive && verdict.reason() == expected, "{verdict:?}"),
             Err(unhealthy) => assert!(!is_alive && unhealthy.reason() == expected, "{unhealthy}"),
@@ -93,20 +96,20 @@ fn a_server_that_refuses_the_user_is_alive_and_others_say_why_not() {
 }
 
 #[test]
-fn what_is_no_answer_of_postgresql_is_not_alive() {
+fn malformed_answers_are_unhealthy() {
     let long = message(b'R', &[0; 9000]);
     let cases: [(&[u8], &str); 9] = [
         (b"", "closed by the server without an answer"),
         (b"R\0\0", "closed by the server after 3 bytes"),
         (b"R\0\0\0\x08\0", "closed by the server after 6 bytes"),
-        (b"R\0\0\0\x03", "no answer of PostgreSQL but"),
-        (b"R\0\0\0\x04", "no answer of PostgreSQL but"),
-        (&long, "no answer of PostgreSQL but"),
-        (b"HTTP/1.1 400", "no answer of PostgreSQL but \"H\""),
-        (b"E\0\0\0\x04", "it answers: "),
+        (b"R\0\0\0\x03", "not a PostgreSQL answer:"),
+        (b"R\0\0\0\x04", "not a PostgreSQL answer:"),
+        (&long, "not a PostgreSQL answer:"),
+        (b"HTTP/1.1 400", "not a PostgreSQL answer: \"H\""),
+        (b"E\0\0\0\x04", "server error: "),
         (
             b"Ecould not fork new process for connection: busy\n\0",
-            "it answers: could not fork new process for connection: busy",
+            "server error: could not fork new process for connection: busy",
         ),
     ];
     for (answer, expected) in cases {
@@ -120,35 +123,45 @@ fn what_is_no_answer_of_postgresql_is_not_alive() {
 }
 
 #[test]
-fn tls_is_asked_for_before_anything_else() {
+fn tls_is_requested_before_anything_else() {
     let tls = r#"{"tls": true}"#;
     let (found, sent) = check(tls, b"N");
-    assert!(found.unwrap_err().reason().starts_with("it offers no TLS"));
+    assert!(
+        found
+            .unwrap_err()
+            .reason()
+            .starts_with("the server offers no TLS")
+    );
     assert_eq!(sent, [0, 0, 0, 8, 4, 210, 22, 47]);
     let (found, _) = check(tls, b"Eoops");
     assert_eq!(
         found.unwrap_err().reason(),
-        "no answer of PostgreSQL but \"E\""
+        "not a PostgreSQL answer: \"E\""
     );
-    // As far as a check without the host gets.
+    // This is as far as a native check gets.
     let (found, _) = check(tls, b"S");
-    assert!(found.unwrap_err().reason().starts_with("TLS is the host's"));
+    assert!(
+        found
+            .unwrap_err()
+            .reason()
+            .starts_with("TLS is not available natively")
+    );
 }
 
 #[test]
-fn damaged_answers_are_answers_or_errors() {
+fn corrupted_answers_do_not_panic() {
     let welcome = message(b'R', &[0; 4]);
     let refusal = error("57P03", "the database system is starting up");
-    for answer in testing::damaged(&welcome, 1)
+    for answer in testing::corrupted(&welcome, 1)
         .take(200)
-        .chain(testing::damaged(&refusal, 2).take(200))
+        .chain(testing::corrupted(&refusal, 2).take(200))
     {
         let _ = check("{}", &answer);
     }
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn config_errors_say_what_to_write() {
     let long = format!(r#"{{"user": "{}"}}"#, "x".repeat(256));
     for (config, expected) in [
         (r#"{"user": ""}"#, "config.user: expected a name"),

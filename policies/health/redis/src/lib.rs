@@ -1,42 +1,44 @@
-//! Redis: a server that answers `PING` with `PONG`, after `AUTH` where it wants that, and in the role
-//! that is asked for. Valkey, KeyDB and others that speak RESP are alike.
+//! Redis: the server answers `PING` with `PONG`, after `AUTH` if it requires that, and has the
+//! configured role. Valkey, KeyDB and other servers that speak RESP are the same.
 //!
-//! Invariant: of a reply no more is read than its first word or the line of its error, both bounded;
-//! and the password goes to the server and into no text.
+//! Invariant: the check reads only the first word of a reply or the line of an error, both bounded.
+//! The password goes to the server and into no text.
 
 use std::io::{BufRead, BufReader, Write};
 
 use serde::Deserialize;
-use waxwing_sdk::health::lines::{quote, read_line, words};
-use waxwing_sdk::{Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::health::lines::{printable, quote, read_line};
+use waxwing_sdk::{
+    ConfigError, Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check,
+};
 
-/// The longest line of a reply, in bytes.
+/// Longest line of a reply, in bytes.
 const LINE_BYTES_MAX: usize = 1024;
-/// How deep the first word of a reply may be in arrays.
+/// Most arrays around the first word of a reply.
 const DEPTH_MAX: usize = 3;
 
-/// `config = { username = "probe", password = "secret", role = "master", tls = true }`; all may be
-/// left out.
+/// `config = { username = "probe", password = "secret", role = "master", tls = true }`; all keys
+/// are optional.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The user of `AUTH`; without it the server's default user.
+    /// User of `AUTH`. Default: the server's default user.
     username: Option<String>,
-    /// The password of `AUTH`; without it there is none.
+    /// Password of `AUTH`. Without it, `AUTH` is not sent.
     password: Option<String>,
-    /// The role that the server must have. The user must be allowed `ROLE`.
+    /// Role that the server must have. The user needs permission for `ROLE`.
     role: Option<Role>,
-    /// Whether to speak TLS.
+    /// Whether to use TLS.
     tls: bool,
 }
 
-/// What a server is to the others.
+/// A server's role in replication.
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// It takes writes.
+    /// Accepts writes.
     Master,
-    /// It follows a master.
+    /// Replicates a master.
     Replica,
 }
 
@@ -50,12 +52,12 @@ pub struct Redis {
 impl HealthCheck for Redis {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         let auth = match (&config.username, &config.password) {
             (None, None) => None,
             (None, Some(password)) => Some(command(&["AUTH", password])),
             (Some(username), Some(password)) => Some(command(&["AUTH", username, password])),
-            (Some(_), None) => return Err("config.username needs config.password".to_string()),
+            (Some(_), None) => return Err("config.username needs config.password".into()),
         };
         Ok(Self {
             auth,
@@ -89,7 +91,7 @@ impl HealthCheck for Redis {
     }
 }
 
-/// A command as RESP has it: an array of strings.
+/// Encodes a command in RESP: an array of strings.
 fn command(words: &[&str]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len());
     for word in words {
@@ -107,18 +109,18 @@ fn expect(command: &str, found: &[u8], expected: &str) -> Result<(), Unhealthy> 
     if found == expected.as_bytes() {
         return Ok(());
     }
-    Err(format!("{command} gives {}, expected {expected}", quote(found)).into())
+    Err(format!("{command} returned {}, expected {expected}", quote(found)).into())
 }
 
-/// The first word of a reply, be it in an array; an error's words are why the server is not well.
+/// Returns the first word of a reply, inside arrays too. An error's text becomes the reason.
 fn first_word(server: &mut impl BufRead) -> Result<Vec<u8>, Unhealthy> {
     let mut line = Vec::new();
     for _ in 0..DEPTH_MAX {
         whole_line(server, &mut line)?;
         match line.split_first() {
             Some((b'+', word)) => return Ok(word.to_vec()),
-            Some((b'-', error)) => return Err(refusal(error).into()),
-            // The length of a string, which has a line to itself; below zero there is none.
+            Some((b'-', error)) => return Err(server_error(error).into()),
+            // The length of a string, which follows in the next line; a negative length means none.
             Some((b'$', [b'0'..=b'9', ..])) => {
                 whole_line(server, &mut line)?;
                 return Ok(line);
@@ -127,7 +129,7 @@ fn first_word(server: &mut impl BufRead) -> Result<Vec<u8>, Unhealthy> {
             _ => break,
         }
     }
-    Err(format!("no reply of Redis but {}", quote(&line)).into())
+    Err(format!("not a Redis reply: {}", quote(&line)).into())
 }
 
 fn whole_line(server: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), Unhealthy> {
@@ -138,17 +140,16 @@ fn whole_line(server: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), Unhea
     }
 }
 
-/// What the server says is clear by itself (it is loading, its master is down), but where the cure
-/// is here.
-fn refusal(error: &[u8]) -> String {
-    let text = words(error);
-    let cure = match text.split(' ').next() {
+/// Returns the server's error, with a remedy if it is in this check's config.
+fn server_error(error: &[u8]) -> String {
+    let text = printable(error);
+    let remedy = match text.split(' ').next() {
         Some("NOAUTH") => " (set config.password)",
         Some("WRONGPASS") => " (config.username or config.password is wrong)",
         Some("NOPERM") => " (allow config.username this command)",
         _ => "",
     };
-    format!("it answers: {text}{cure}")
+    format!("server error: {text}{remedy}")
 }
 
 export_health_check!(Redis);
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_answers_is_healthy() {
+    fn a_server_that_answers_as_expected_is_healthy() {
         let ping = "*1\r\n$4\r\nPING\r\n";
         let role = "*1\r\n$4\r\nROLE\r\n";
         let auth = "*2\r\n$4\r\nAUTH\r\n$3\r\np w\r\n";
@@ -213,13 +214,13 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_not_well_says_why() {
+    fn an_unhealthy_server_has_its_reason() {
         let master = r#"{"role": "master"}"#;
         let cases: [(&str, &[u8], &str); 13] = [
             (
                 "{}",
                 b"-LOADING Redis is loading the dataset in memory\r\n",
-                "it answers: LOADING Redis is loading the dataset in memory",
+                "server error: LOADING Redis is loading the dataset in memory",
             ),
             (
                 "{}",
@@ -244,16 +245,16 @@ mod tests {
             (
                 master,
                 b"+PONG\r\n*5\r\n$5\r\nslave\r\n",
-                r#"ROLE gives "slave", expected master"#,
+                r#"ROLE returned "slave", expected master"#,
             ),
-            ("{}", b"+OK\r\n", r#"PING gives "OK", expected PONG"#),
-            ("{}", b"$-1\r\n", "no reply of Redis but"),
-            ("{}", b"*1\r\n*1\r\n*1\r\n*1\r\n", "no reply of Redis but"),
-            ("{}", b"\r\n", "no reply of Redis but"),
+            ("{}", b"+OK\r\n", r#"PING returned "OK", expected PONG"#),
+            ("{}", b"$-1\r\n", "not a Redis reply:"),
+            ("{}", b"*1\r\n*1\r\n*1\r\n*1\r\n", "not a Redis reply:"),
+            ("{}", b"\r\n", "not a Redis reply:"),
             (
                 "{}",
                 b"HTTP/1.1 400 Bad Request\r\n",
-                "no reply of Redis but \"HTTP/1.1",
+                "not a Redis reply: \"HTTP/1.1",
             ),
             ("{}", b"", "closed by the server before its reply"),
             (
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_server_is_not_waited_for_longer_than_the_timeout() {
+    fn a_silent_server_times_out() {
         let server = TestServer::hangs_after("+PO").unwrap();
         let target = TestTarget::from(&server).timeout(Duration::from_millis(100));
         let unhealthy = testing::check::<Redis>("{}", target).unwrap_err();
@@ -282,15 +283,15 @@ mod tests {
     }
 
     #[test]
-    fn damaged_replies_are_answers_or_errors() {
+    fn corrupted_replies_do_not_panic() {
         let good = b"+PONG\r\n*3\r\n$6\r\nmaster\r\n:3129659\r\n*0\r\n";
-        for answer in testing::damaged(good, 1).take(300) {
+        for answer in testing::corrupted(good, 1).take(300) {
             let _ = check(r#"{"role": "master"}"#, &answer);
         }
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_to_write() {
+    fn config_errors_say_what_to_write() {
         for (config, expected) in [
             (
                 r#"{"username": "u"}"#,

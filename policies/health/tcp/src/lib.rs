@@ -1,34 +1,35 @@
-//! TCP: connects to the backend, over TLS if so configured; may say something and look at how the
-//! answer begins.
+//! TCP: connects to the backend, with TLS if configured, and may send a text and check how the
+//! answer starts.
 //!
-//! Take it where a server has no page to ask for. A connection alone shows that somebody listens: the
-//! kernel answers for a process that hangs. What the server itself says, such as the greeting of a mail
-//! server, shows more.
+//! Use it for servers that have no page to request. A connection alone only shows that the port is
+//! open: the kernel accepts connections for a process that hangs. An answer of the server itself,
+//! such as a mail server's greeting, shows more.
 //!
-//! Invariant: an answer is read no further than to where it differs, and a buffer beyond.
+//! Invariant: an answer is read only until it differs, plus one buffer.
 
 use std::io::{self, Read, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::quote;
-use waxwing_sdk::{Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{
+    ConfigError, Conn, HealthCheck, Target, Unhealthy, Verdict, export_health_check,
+};
 
-/// As much as one read takes; what is behind the expected start shows in the reason.
+/// Size of one read. Bytes after the expected start appear in the reason.
 const READ_MAX: usize = 512;
 
-/// `config = { tls = false, send = "PING\r\n", expect = "+PONG" }`.
+/// `config = { tls = false, send = "PING\r\n", expect = "+PONG" }`; all keys are optional.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Whether the server speaks TLS from the start.
     tls: bool,
-    /// What it is told.
+    /// Text to send.
     send: Option<String>,
-    /// How its answer, or its greeting, begins.
+    /// Start of the server's answer or greeting.
     expect: Option<String>,
 }
 
-/// A check of one config.
 pub struct Tcp {
     config: Config,
 }
@@ -36,12 +37,10 @@ pub struct Tcp {
 impl HealthCheck for Tcp {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         for (key, text) in [("send", &config.send), ("expect", &config.expect)] {
             if text.as_ref().is_some_and(String::is_empty) {
-                return Err(format!(
-                    "config.{key} is empty; leave it out, or write a text"
-                ));
+                return Err(format!("config.{key} is empty; leave it out, or write a text").into());
             }
         }
         Ok(Self { config })
@@ -68,7 +67,7 @@ impl HealthCheck for Tcp {
     }
 }
 
-/// Reads as much as it takes to know whether the answer begins so.
+/// Reads until it is clear whether the answer starts with `expected`.
 fn expect(conn: &mut Conn, expected: &[u8]) -> Result<(), Unhealthy> {
     let mut answer = Vec::new();
     while answer.len() < expected.len() {
@@ -82,7 +81,7 @@ fn expect(conn: &mut Conn, expected: &[u8]) -> Result<(), Unhealthy> {
         let compared = answer.len().min(expected.len());
         if answer[..compared] != expected[..compared] {
             let (answer, expected) = (quote(&answer), quote(expected));
-            return Err(format!("it answers {answer}, expected {expected}").into());
+            return Err(format!("answered {answer}, expected {expected}").into());
         }
     }
     Ok(())
@@ -101,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    /// The reason, of a healthy one without the time.
+    /// Returns the reason, without the time of a healthy one.
     fn reason(found: Result<Verdict, Unhealthy>) -> String {
         match found {
             Ok(verdict) => verdict.reason().split(" in ").next().unwrap().to_string(),
@@ -109,7 +108,7 @@ mod tests {
         }
     }
 
-    /// The reason, and what the server was told.
+    /// Returns the reason, and what the server received.
     fn ask(config: &str, server: TestServer) -> (String, String) {
         let target = TestTarget::from(&server).timeout(Duration::from_millis(300));
         let reason = reason(check::<Tcp>(config, target));
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_listens_is_well() {
+    fn a_server_that_listens_is_healthy() {
         let server = TestServer::hangs_after("").unwrap();
         assert_eq!(ask("{}", server), ("connected".into(), String::new()));
         let server = TestServer::hangs_after("").unwrap();
@@ -129,15 +128,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_compared_as_it_comes() {
+    fn an_answer_is_compared_as_it_arrives() {
         let config = r#"{"send": "PING\r\n", "expect": "+PONG"}"#;
         let says = |answer: &str| TestServer::hangs_after(answer).unwrap();
         let ends = |answer: &str| TestServer::answers(answer).unwrap();
         for (server, expected) in [
             (says("+PONG\r\n"), "answered as expected"),
             (ends("+PONG"), "answered as expected"),
-            // The server sends it in pieces, the first of which will do.
-            (says("-LOADING\r\n"), "it answers \"-LO"),
+            // The server sends in pieces, and the first one decides.
+            (says("-LOADING\r\n"), "answered \"-LO"),
             (ends(""), "closed by the server without an answer"),
             (ends("+PO"), "closed by the server after 3 bytes"),
             (says("+PON"), "no answer in time"),
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_does_not_listen_is_not_well() {
+    fn a_closed_port_is_unhealthy() {
         let nobody: SocketAddr = {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             listener.local_addr().unwrap()
@@ -158,17 +157,20 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_asked_for_before_anything_is_said() {
+    fn tls_starts_before_anything_is_sent() {
         let (reason, told) = ask(
             r#"{"tls": true, "send": "secret"}"#,
             TestServer::hangs_after("").unwrap(),
         );
-        assert!(reason.starts_with("TLS is the host's"), "{reason}");
+        assert!(
+            reason.starts_with("TLS is not available natively"),
+            "{reason}"
+        );
         assert_eq!(told, "");
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_what_to_write() {
+    fn config_errors_say_what_to_write() {
         for (config, expected) in [
             (r#"{"expect": ""}"#, "config.expect is empty; leave it out"),
             (r#"{"send": 1}"#, "config.send: invalid type: integer `1`"),

@@ -1,26 +1,32 @@
-//! Bytes in a config: as text, or in hexadecimal digits.
+//! Bytes in a config, as text or in hexadecimal digits.
 //!
-//! Invariant: what is written in both ways, or in digits that are none, is an error and not a
-//! guess.
+//! Invariant: giving both, or invalid digits, is an error.
 
-/// The bytes of `key` or of `key_hex`, whichever is there.
+use waxwing_sdk::ConfigError;
+
+/// Returns the bytes of `key` or of `key_hex`, whichever is set.
 pub(crate) fn one_of(
     key: &str,
     text: Option<String>,
     digits: Option<String>,
-) -> Result<Option<Vec<u8>>, String> {
+) -> Result<Option<Vec<u8>>, ConfigError> {
     match (text, digits) {
-        (Some(_), Some(_)) => Err(format!("write config.{key} or config.{key}_hex, not both")),
+        (Some(_), Some(_)) => {
+            Err(format!("write config.{key} or config.{key}_hex, not both").into())
+        }
         (Some(text), None) => Ok(Some(text.into_bytes())),
-        (None, Some(digits)) => hexadecimal(&digits).map(Some).ok_or(format!(
-            "config.{key}_hex: expected pairs of hexadecimal digits, such as \"00 ff\", got \
-             {digits:?}"
-        )),
+        (None, Some(digits)) => hexadecimal(&digits).map(Some).ok_or_else(|| {
+            format!(
+                "config.{key}_hex: expected pairs of hexadecimal digits, such as \"00 ff\", got \
+                 {digits:?}"
+            )
+            .into()
+        }),
         (None, None) => Ok(None),
     }
 }
 
-/// Pairs of digits; spaces may be between them.
+/// Parses pairs of digits, with optional spaces.
 fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<_>> = text
         .chars()

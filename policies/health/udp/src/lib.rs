@@ -1,59 +1,57 @@
-//! UDP: a datagram goes to the server, and one comes back, as it should. For services that answer
-//! nobody there is `silence = "healthy"`: then only a closed port is a fault.
+//! UDP: sends a datagram and checks the one that comes back. `silence = "healthy"` is for services
+//! that never answer: then only a closed port is unhealthy.
 //!
-//! Invariant: one datagram decides; it is never held beyond the largest that UDP has.
+//! Invariant: one datagram decides; its buffer has the largest size of a datagram.
 
 mod bytes;
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::quote;
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
 use crate::bytes::one_of;
 
-/// The longest datagram over IPv4, in bytes.
+/// Longest datagram over IPv4, in bytes.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 /// `config = { send = "status\n", expect = "ok" }`.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What to send, as text. This or `send_hex` is required.
+    /// Text to send. This or `send_hex` is required.
     send: Option<String>,
-    /// What to send, in hexadecimal digits.
+    /// Bytes to send, in hexadecimal digits.
     send_hex: Option<String>,
-    /// What the answer must have in it, as text; without it, and without `expect_hex`, any answer
-    /// will do.
+    /// Text that the answer must contain. Without it and `expect_hex`, any answer is healthy.
     expect: Option<String>,
-    /// What the answer must have in it, in hexadecimal digits.
+    /// Bytes that the answer must contain, in hexadecimal digits.
     expect_hex: Option<String>,
-    /// Where the answer must have it.
+    /// Where the answer must contain it.
     at: At,
-    /// What it is if no answer comes.
+    /// What no answer means.
     silence: Silence,
 }
 
-/// Where an answer must have what is expected.
+/// Where an answer must contain the expected bytes.
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum At {
-    /// Anywhere.
     #[default]
     Anywhere,
     /// At its start.
     Start,
-    /// It is all of the answer.
+    /// The whole answer.
     Whole,
 }
 
-/// What a server that does not answer is.
+/// What no answer means.
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum Silence {
-    /// Not well.
+    /// The backend is unhealthy.
     #[default]
     Unhealthy,
-    /// Well, unless its port is closed. No answer is waited for.
+    /// The backend is healthy unless its port is closed. The check does not wait for an answer.
     Healthy,
 }
 
@@ -68,21 +66,22 @@ pub struct Udp {
 impl HealthCheck for Udp {
     type Config = Config;
 
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: Config) -> Result<Self, ConfigError> {
         let send = one_of("send", config.send, config.send_hex)?
             .ok_or("write what to send: config.send = \"status\", or config.send_hex = \"00ff\"")?;
         if send.len() > DATAGRAM_BYTES_MAX {
             return Err(format!(
                 "config.send has {} bytes; a datagram has at most {DATAGRAM_BYTES_MAX}",
                 send.len()
-            ));
+            )
+            .into());
         }
         let expect = one_of("expect", config.expect, config.expect_hex)?;
         if expect.is_some() && config.silence == Silence::Healthy {
             return Err(
-                "config.expect wants an answer, and config.silence = \"healthy\" waits for none; \
+                "config.expect needs an answer, and config.silence = \"healthy\" waits for none; \
                  leave out one of them"
-                    .to_string(),
+                    .into(),
             );
         }
         Ok(Self {
@@ -97,10 +96,10 @@ impl HealthCheck for Udp {
         let server = target.connect_udp()?;
         server.send(&self.send)?;
         if self.silence == Silence::Healthy {
-            // That the port is closed comes back as an ICMP error, which the next call reports.
+            // A closed port returns an ICMP error, which the next call reports.
             target.sleep(target.timeout() / 2);
             server.send(&self.send)?;
-            return Ok(Verdict::healthy("its port is not closed"));
+            return Ok(Verdict::healthy("the port is not closed"));
         }
         let mut answer = vec![0; DATAGRAM_BYTES_MAX];
         let count = server.recv(&mut answer)?;
@@ -111,7 +110,7 @@ impl HealthCheck for Udp {
 impl Udp {
     fn compare(&self, answer: &[u8]) -> Result<Verdict, Unhealthy> {
         let Some(expect) = &self.expect else {
-            return Ok(Verdict::healthy(format!("{} bytes came", answer.len())));
+            return Ok(Verdict::healthy(format!("{} bytes received", answer.len())));
         };
         let is_there = match self.at {
             At::Anywhere => contains(answer, expect),
@@ -119,10 +118,10 @@ impl Udp {
             At::Whole => answer == expect,
         };
         if is_there {
-            Ok(Verdict::healthy(format!("it answers {}", quote(answer))))
+            Ok(Verdict::healthy(format!("answered {}", quote(answer))))
         } else {
             let (answer, expect) = (quote(answer), quote(expect));
-            Err(format!("it answers {answer}, expected {expect}").into())
+            Err(format!("answered {answer}, expected {expect}").into())
         }
     }
 }

@@ -10,19 +10,19 @@ fn check(config: &str, address: SocketAddr) -> Result<Verdict, Unhealthy> {
     testing::check::<Udp>(config, address)
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago.
 fn closed_port() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.local_addr().unwrap()
 }
 
-/// A server that sends back what it gets, between brackets.
+/// Starts a server that returns each datagram in brackets.
 fn echo() -> SocketAddr {
     serve_datagrams(|query| vec![[b"<", query, b">"].concat()]).unwrap()
 }
 
 #[test]
-fn an_answer_with_what_is_expected_is_healthy() {
+fn an_answer_with_the_expected_bytes_is_healthy() {
     for config in [
         r#"{"send": "ok"}"#,
         r#"{"send": ""}"#,
@@ -35,15 +35,15 @@ fn an_answer_with_what_is_expected_is_healthy() {
         check(config, echo()).unwrap();
     }
     let found = check(r#"{"send": "ok", "expect": "k"}"#, echo()).unwrap();
-    assert_eq!(found.reason(), r#"it answers "<ok>""#);
+    assert_eq!(found.reason(), r#"answered "<ok>""#);
 }
 
 #[test]
-fn an_answer_without_it_is_not() {
+fn an_answer_without_the_expected_bytes_is_unhealthy() {
     for (config, expected) in [
         (
             r#"{"send": "no", "expect": "ok"}"#,
-            r#"it answers "<no>", expected "ok""#,
+            r#"answered "<no>", expected "ok""#,
         ),
         (
             r#"{"send": "ok", "expect": "ok", "at": "start"}"#,
@@ -68,14 +68,14 @@ fn an_answer_without_it_is_not() {
 }
 
 #[test]
-fn silence_is_what_the_config_says_and_a_closed_port_never_healthy() {
+fn silence_follows_the_config_and_a_closed_port_is_never_healthy() {
     let silent = || serve_datagrams(|_| Vec::new()).unwrap();
     let unhealthy = check(r#"{"send": "x"}"#, silent()).unwrap_err();
     assert_eq!(unhealthy.reason(), "no answer in time");
     let healthy = r#"{"send": "x", "silence": "healthy"}"#;
     assert_eq!(
         check(healthy, silent()),
-        Ok(Verdict::healthy("its port is not closed"))
+        Ok(Verdict::healthy("the port is not closed"))
     );
     for config in [r#"{"send": "x"}"#, healthy] {
         let unhealthy = check(config, closed_port()).unwrap_err();
@@ -93,7 +93,7 @@ fn the_largest_datagram_fits() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn config_errors_say_what_to_write() {
     let long = format!(r#"{{"send": "{}"}}"#, "x".repeat(65_508));
     for (config, expected) in [
         ("{}", "config.send = \"status\""),

@@ -10,7 +10,7 @@ use waxwing_workbench::{Bench, BenchReport, BenchRow, TimeSpread, Workbench};
 
 use super::Config;
 use super::backends::{Specs, specs};
-use crate::ask::print;
+use crate::query::print;
 
 /// The first line of `--serve`: its protocol and version.
 const GREETING: &str = "waxwing module bench 1";

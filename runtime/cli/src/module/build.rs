@@ -13,7 +13,7 @@ use serde_json::Value;
 use waxwing_module_build::{Toolchain, find_toolchain};
 
 use super::check;
-use crate::ask::print;
+use crate::query::print;
 
 #[derive(Args)]
 pub(crate) struct Arguments {

@@ -13,7 +13,7 @@ use waxwing_workbench::{
 
 use super::backends::{Specs, specs};
 use super::{Bytes, Config};
-use crate::ask::print;
+use crate::query::print;
 
 #[derive(Args)]
 pub(crate) struct Arguments {

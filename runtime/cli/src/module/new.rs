@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use waxwing_plugin::is_module_name;
 
-use crate::ask::print;
+use crate::query::print;
 
 /// The SDK in the source tree that this program was built from.
 const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk");

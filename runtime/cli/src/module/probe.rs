@@ -15,7 +15,7 @@ use waxwing_plugin::checks::{
 use waxwing_workbench::HealthWorkbench;
 
 use super::Config;
-use crate::ask::{print, wait};
+use crate::query::{print, wait};
 
 #[derive(Args)]
 pub(crate) struct Arguments {

@@ -10,7 +10,7 @@ use waxwing_workbench::{BackendShare, Removal, Simulation, SimulationPlan, Workb
 
 use super::Config;
 use super::backends::{Specs, specs};
-use crate::ask::print;
+use crate::query::print;
 
 /// The width of output that is not a terminal, and the smallest width for bars, in columns.
 const WIDTH: usize = 80;

@@ -103,7 +103,7 @@ fn a_new_health_check_passes_its_tests_and_builds() {
     test.arg("test").current_dir(&made);
     test.env("CARGO_TARGET_DIR", &target)
         .env("CARGO_NET_OFFLINE", "true");
-    run(&mut test).succeeds_with(&["the_answer_decides_the_verdict ... ok"]);
+    run(&mut test).succeeds_with(&["the_answer_decides ... ok"]);
 
     let out = folder.path().join("modules");
     let mut build = Command::new(WAXWING);
@@ -149,7 +149,7 @@ fn a_new_policy_passes_its_tests_builds_and_benches() {
     };
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
 
-    run(&mut inside(&cargo, &["test"])).succeeds_with(&["a_full_server_spills_over ... ok"]);
+    run(&mut inside(&cargo, &["test"])).succeeds_with(&["a_full_backend_spills_over ... ok"]);
 
     let modules = folder.path().join("modules");
     let build = [
@@ -190,10 +190,6 @@ fn a_new_policy_passes_its_tests_builds_and_benches() {
     let alone = run(inside(&cargo, &bench).env("WAXWING", "/nowhere/waxwing"));
     alone.succeeds_with(&["pick/native/64"]);
     assert!(!alone.stdout.contains("pick/wasm"), "{}", alone.stdout);
-    assert!(alone.stderr.contains("natively only"), "{}", alone.stderr);
-    assert!(
-        alone.stderr.contains("name it by WAXWING="),
-        "{}",
-        alone.stderr
-    );
+    assert!(alone.stderr.contains("native only"), "{}", alone.stderr);
+    assert!(alone.stderr.contains("set WAXWING="), "{}", alone.stderr);
 }

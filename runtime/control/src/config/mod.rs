@@ -34,10 +34,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use waxwing_dataplane::Ports;
-use waxwing_dataplane::snapshot::{Backend as SnapshotBackend, MidStream, SourceUse, Timeouts};
+use waxwing_dataplane::model::{Backend as SnapshotBackend, MidStream, SourceUse, Timeouts};
 use waxwing_packet::{Address, Protocol};
 
-use crate::returns::ReturnPlan;
+use crate::network::return_routes::ReturnPlan;
 
 pub use health::{AllDown, Check, Ejection, Health, OnDown, OnRefused, Override, Pace, Tls};
 pub use source_nat::SourceNat;

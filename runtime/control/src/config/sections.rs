@@ -10,11 +10,9 @@ use std::time::Duration;
 use toml::de::DeTable;
 use waxwing_dataplane::Ports;
 use waxwing_dataplane::counters::SIGNALS;
-use waxwing_dataplane::snapshot::{MidStream, Timeouts};
+use waxwing_dataplane::model::{MidStream, Timeouts};
 use waxwing_dataplane::time::TICK;
 use waxwing_packet::Protocol;
-
-use crate::signals::is_signal_name;
 
 use super::problem::{Located, Source, Span};
 use super::reader::{Report, Table};
@@ -420,4 +418,12 @@ fn timeouts(service: &Table<'_, '_>, protocol: Option<Protocol>, report: &mut Re
         tcp_closing: timeout(&schema::TCP_CLOSING, least.tcp_closing, Protocol::Tcp, tcp),
         udp: timeout(&schema::UDP, least.udp, Protocol::Udp, "RFC 4787 REQ-5"),
     }
+}
+
+/// Whether a text can name a signal: not a number, which would be taken for its place.
+fn is_signal_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    (1..=32).contains(&text.len())
+        && text.bytes().all(plain)
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
 }

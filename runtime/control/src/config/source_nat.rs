@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 
 use waxwing_dataplane::Ports;
-use waxwing_dataplane::snapshot::SourceUse;
-use waxwing_dataplane::source_nat::SOURCES_MAX;
+use waxwing_dataplane::model::SOURCES_MAX;
+use waxwing_dataplane::model::SourceUse;
 use waxwing_packet::{Address, Family, Prefix};
 
 use super::problem::{Located, Span};

@@ -14,6 +14,7 @@ mod roster;
 mod runner;
 mod schedule;
 mod shared;
+pub mod status;
 
 #[cfg(test)]
 mod tests;

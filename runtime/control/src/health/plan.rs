@@ -13,9 +13,9 @@ use waxwing_plugin::{ModuleError, Refusal};
 
 use super::roster::Identity;
 use super::schedule::Timed;
-use crate::catalog::{BackendKey, backend_key};
 use crate::config::{self, Config, Pace, Problem, Service, Tls};
-use crate::report::service_of;
+use crate::publish::keys::service_in;
+use crate::publish::keys::{BackendKey, backend_key};
 
 /// What a check is known by: its backend, and its place among the service's checks.
 pub(crate) type CheckKey = (BackendKey, usize);
@@ -228,7 +228,7 @@ pub(crate) fn jobs(config: &Config, snapshot: &Snapshot, bound: &BoundChecks) ->
     let mut jobs = Vec::new();
     for entry in &config.services {
         // The snapshot was made from this config, its backends in the same order.
-        let Some(service) = service_of(entry, snapshot) else {
+        let Some(service) = service_in(snapshot, entry) else {
             continue;
         };
         for (at, check) in entry.health.checks.iter().enumerate() {

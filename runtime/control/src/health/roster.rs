@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use waxwing_dataplane::snapshot::SessionsFate;
+use waxwing_dataplane::model::SessionAction;
 
 use super::backend::{Admin, BackendHealth, Change, CheckState, Outcome, State};
-use crate::catalog::{BackendKey, ServiceKey, backend_key, service_key};
 use crate::config::{self, Backend, Config, Health, OnDown, Pace, Service};
+use crate::publish::keys::{BackendKey, ServiceKey, backend_key, service_key};
 
 /// What a backend's health means for the snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +24,7 @@ pub struct Effect {
     /// What is made of its weight, in percent; 0 takes no new sessions.
     pub percent: u32,
     /// What becomes of its sessions.
-    pub sessions: SessionsFate,
+    pub sessions: SessionAction,
 }
 
 impl Default for Effect {
@@ -32,7 +32,7 @@ impl Default for Effect {
         Self {
             healthy: true,
             percent: 100,
-            sessions: SessionsFate::Keep,
+            sessions: SessionAction::Keep,
         }
     }
 }
@@ -415,16 +415,16 @@ fn effect(rules: &Rules, health: &BackendHealth, usage: &Usage, now: Duration) -
         ..
     } = rules.health;
     let fate = match on_down {
-        OnDown::Keep => SessionsFate::Keep,
-        OnDown::Reset => SessionsFate::Reset,
-        OnDown::Repick => SessionsFate::Repick,
+        OnDown::Keep => SessionAction::Keep,
+        OnDown::Reset => SessionAction::Reset,
+        OnDown::Repick => SessionAction::Repick,
     };
     let down = Effect {
         healthy: false,
         percent: 100,
         sessions: fate,
     };
-    let kept = SessionsFate::Keep;
+    let kept = SessionAction::Keep;
     let out = Effect {
         sessions: kept,
         ..down
@@ -442,7 +442,7 @@ fn effect(rules: &Rules, health: &BackendHealth, usage: &Usage, now: Duration) -
         State::Draining => Effect {
             percent: 0,
             sessions: if health.is_drained(drain_timeout, now) {
-                SessionsFate::Reset
+                SessionAction::Reset
             } else {
                 kept
             },

@@ -14,15 +14,16 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use waxwing_dataplane::BackendId;
+use waxwing_dataplane::{BackendId, Gauges};
 use waxwing_plugin::checks::{Check, CheckHost, CheckOutcome, CheckVerdict};
 
 use super::Health;
 use super::backend::Outcome;
 use super::plan::Job;
 use super::schedule::{Due, Schedule};
-use crate::catalog::{BackendKey, ServiceKey, key_of};
-use crate::report::Reporter;
+use crate::publish::counter_totals::CounterTotals;
+use crate::publish::keys::{BackendKey, ServiceKey, snapshot_key};
+use crate::publish::view::CurrentView;
 
 /// Checks that run at once; what is due beyond that waits.
 const RUNNING_MAX: usize = 1024;
@@ -46,7 +47,9 @@ pub(crate) struct Fault {
 pub(crate) struct Runner {
     pub(crate) host: Arc<CheckHost>,
     pub(crate) health: Arc<Health>,
-    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) view: Arc<CurrentView>,
+    pub(crate) counters: Arc<CounterTotals>,
+    pub(crate) gauges: Arc<Gauges>,
     pub(crate) jobs: watch::Receiver<Vec<Arc<Job>>>,
     pub(crate) faults: mpsc::Sender<Fault>,
     /// When it last said that the balancer itself cannot check.
@@ -192,10 +195,9 @@ impl Runner {
         let signals = outcome.signals;
         // A check that left the config has no backend either whose signals it may set.
         if self.health.result(job.key, &job.identity, &plain(outcome)) {
-            let gauges = &self.reporter.gauges;
             let set = signals.into_iter().enumerate();
             for (place, value) in set.filter_map(|(place, value)| Some((place, value?))) {
-                gauges.set_signal(job.backend, place, value);
+                self.gauges.set_signal(job.backend, place, value);
             }
         }
     }
@@ -211,18 +213,22 @@ impl Runner {
 
     /// Counts failures of clients' connections, and the checks' own time.
     fn count(&self) {
-        let view = self.reporter.view();
+        let view = self.view.get();
         let by_key = || -> HashMap<BackendKey, BackendId> {
             let backends = view.snapshot.backends();
             backends
-                .map(|backend| (key_of(backend), backend.id))
+                .map(|backend| (snapshot_key(backend), backend.id))
                 .collect()
         };
         // Asked for only where a service ejects.
         let ids = LazyCell::new(by_key);
-        let reporter = &self.reporter;
+        // Connections that the backend refused, or whose first SYN it did not answer.
+        let failed = |id| {
+            let totals = self.counters.since_start(id);
+            totals.refused + totals.syn_retransmitted
+        };
         self.health
-            .failures(|key| ids.get(&key).map(|id| reporter.failed_connections(*id)));
+            .failures(|key| ids.get(&key).copied().map(failed));
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let cpu = Duration::try_from(cpu).unwrap_or_default().as_millis();
         let cpu = u64::try_from(cpu).unwrap_or(u64::MAX);

@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use super::backend::{Admin, CheckState, Known, Outcome, State};
 use super::plan::CheckKey;
 use super::roster::{Effects, Identity, Outcomes, Roster, Told};
-use crate::catalog::BackendKey;
+use super::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
 use crate::config::{self, Config};
-use crate::report::seconds;
-use crate::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
+use crate::publish::keys::BackendKey;
+use crate::time::unix_seconds;
 
 /// How many checks' lateness is looked back at.
 const LATE_MAX: usize = 4096;
@@ -160,7 +160,7 @@ impl Health {
     pub(crate) fn status(&self, key: BackendKey, rules: &config::Health) -> BackendHealthStatus {
         let now = self.now();
         let today = SystemTime::now();
-        let clock = |at: Duration| seconds(today - now.saturating_sub(at));
+        let clock = |at: Duration| unix_seconds(today - now.saturating_sub(at));
         let roster = self.roster();
         let Some(health) = roster.get(key) else {
             return BackendHealthStatus::default();
@@ -207,7 +207,7 @@ fn check_status(check: &CheckState, name: &str, clock: impl Fn(Duration) -> u64)
     CheckStatus {
         check: name.to_owned(),
         state: state.to_owned(),
-        contrary: check.contrary,
+        contradicting: check.contrary,
         reason: last.map(|last| last.reason.clone()).unwrap_or_default(),
         latency_us: last.map_or(0, |last| {
             u64::try_from(last.took.as_micros()).unwrap_or(u64::MAX)

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use waxwing_dataplane::snapshot::SessionsFate;
+use waxwing_dataplane::model::SessionAction;
 
 use super::backend::{Admin, Outcome, State};
 use super::roster::{Effect, Effects, Identity, Roster};
-use crate::catalog::{BackendKey, backend_key};
 use crate::config::Config;
+use crate::publish::keys::{BackendKey, backend_key};
 
 const START: Duration = Duration::from_secs(1000);
 
@@ -208,16 +208,16 @@ fn a_backend_is_up_while_all_its_checks_pass() {
 #[test]
 fn sessions_of_a_backend_that_goes_down_have_the_fate_that_the_service_says() {
     let rows = [
-        ("keep", SessionsFate::Keep),
-        ("reset", SessionsFate::Reset),
-        ("repick", SessionsFate::Repick),
+        ("keep", SessionAction::Keep),
+        ("reset", SessionAction::Reset),
+        ("repick", SessionAction::Repick),
     ];
     for (word, fate) in rows {
         let mut world = World::new(&format!("on_down = \"{word}\"\n{CHECKED}"), "");
         world.result(0, &failed("refused"), at(1));
         let [down, other, _] = world.effects(at(1));
         assert_eq!((down.healthy, down.sessions), (false, fate));
-        assert_eq!(other.sessions, SessionsFate::Keep);
+        assert_eq!(other.sessions, SessionAction::Keep);
     }
 }
 
@@ -334,7 +334,7 @@ fn a_backend_without_weight_drains_whoever_says_so() {
     let mut world = World::new(&format!("drain_timeout = \"60s\"\n{CHECKED}"), "weight = 0");
     assert_eq!(world.state(2), State::Draining, "the config does");
     assert_eq!(world.next_change(at(0)), Some(at(60)));
-    assert_eq!(world.effects(at(60))[2].sessions, SessionsFate::Reset);
+    assert_eq!(world.effects(at(60))[2].sessions, SessionAction::Reset);
     let none = Outcome {
         weight: Some(0),
         ..passed("up 0%")
@@ -356,12 +356,12 @@ fn a_draining_backend_keeps_its_sessions_for_as_long_as_it_may() {
         let effect = world.effects(now)[0];
         (effect.healthy, effect.percent, effect.sessions)
     };
-    assert_eq!(effect(&world, at(10)), (true, 0, SessionsFate::Keep));
+    assert_eq!(effect(&world, at(10)), (true, 0, SessionAction::Keep));
     assert_eq!(world.next_change(at(10)), Some(at(70)));
-    assert_eq!(effect(&world, at(69)), (true, 0, SessionsFate::Keep));
-    assert_eq!(effect(&world, at(70)), (true, 0, SessionsFate::Reset));
+    assert_eq!(effect(&world, at(69)), (true, 0, SessionAction::Keep));
+    assert_eq!(effect(&world, at(70)), (true, 0, SessionAction::Reset));
     world.roster.set_admin(world.key(0), Admin::Enabled, at(80));
-    assert_eq!(effect(&world, at(80)), (true, 100, SessionsFate::Keep));
+    assert_eq!(effect(&world, at(80)), (true, 100, SessionAction::Keep));
 
     // The server's own word.
     let draining = Outcome {
@@ -402,7 +402,7 @@ fn failures_of_connections_eject_and_the_time_out_doubles() {
     count(&mut world, [109, 0, 0], at(14));
     assert_eq!(world.state(0), State::Ejected);
     assert_eq!(world.takes_new(at(14)), [false, true, true]);
-    assert_eq!(world.effects(at(14))[0].sessions, SessionsFate::Keep);
+    assert_eq!(world.effects(at(14))[0].sessions, SessionAction::Keep);
     assert_eq!(world.next_change(at(14)), Some(at(24)));
     count(&mut world, [109, 0, 0], at(24));
     assert_eq!(world.state(0), State::Up);

@@ -1,14 +1,11 @@
-//! Two network namespaces joined by a veth pair: the balancer's, with `p1` (10.77.0.1, fd77::1), and
-//! a server's, with `s1` (10.77.0.2, fd77::2).
+//! Two network namespaces joined by a veth pair: the balancer's with `p1` (10.77.0.1, fd77::1), and the
+//! server's with `s1` (10.77.0.2, fd77::2).
 //!
-//! Invariant: everything happens in namespaces made here, named `wwn-…`, and they are removed again,
-//! also after a failure.
+//! Invariant: tests act only in namespaces created here, named `wwn-…`, which are removed even after a
+//! failure.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![expect(
-    unreachable_pub,
-    reason = "shared by test programs that each have it as a module"
-)]
+#![expect(unreachable_pub, reason = "several test programs include this module")]
 
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,11 +16,11 @@ use waxwing_packet::{Address, Mac};
 /// The server's MAC address.
 pub const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
 
-/// Runs every test on a thread of its own, which enters a namespace and does not come back.
+/// Runs each test on its own thread, which enters a namespace for good.
 pub fn run(mut arguments: Arguments, tests: &[(&str, fn())], one_by_one: bool) -> ExitCode {
     let missing = missing();
     if let Some(reason) = missing {
-        eprintln!("skipped, every test here: {reason}");
+        eprintln!("skipping all tests: {reason}");
     }
     if one_by_one {
         arguments.test_threads = Some(1);
@@ -43,10 +40,10 @@ fn on_thread(test: fn()) -> Result<(), Failed> {
     })
 }
 
-/// What this machine lacks for these tests.
+/// Returns what this machine lacks for these tests.
 fn missing() -> Option<&'static str> {
     if !nix::unistd::geteuid().is_root() {
-        return Some("making network namespaces needs root");
+        return Some("creating network namespaces needs root");
     }
     let ip = Command::new("ip").arg("-V").output();
     ip.is_err()
@@ -62,7 +59,7 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// Makes them, joined and with addresses, and has the calling thread enter the balancer's.
+    /// Creates and joins them, sets addresses, and moves the calling thread into the balancer's.
     pub fn enter() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let tag = format!(
@@ -80,7 +77,7 @@ impl Namespaces {
         ip(&format!(
             "-n {balancer} link add p1 type veth peer name s1 netns {server}"
         ));
-        // No duplicate address detection: an IPv6 address is of use at once.
+        // Without duplicate address detection, IPv6 addresses work at once.
         sysctl(balancer, "net.ipv6.conf.p1.accept_dad=0");
         sysctl(server, "net.ipv6.conf.s1.accept_dad=0");
         for (namespace, link, host) in [(balancer, "p1", 1), (server, "s1", 2)] {
@@ -135,7 +132,7 @@ pub fn sysctl(namespace: &str, setting: &str) {
     );
 }
 
-/// An address.
+/// Parses an address.
 pub fn parse(address: &str) -> Address {
     address.parse::<std::net::IpAddr>().unwrap().into()
 }

@@ -1,15 +1,15 @@
-//! What is asked of a running balancer: by its socket, and by signals.
+//! The admin socket and signals.
 
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::{Signal, raise};
-use waxwing_control::client::ClientError;
+use waxwing_control::admin::client::ClientError;
 use waxwing_control::run::Control;
 use waxwing_dataplane::session::{FlowHash, Insert, Session, TcpState};
 use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Mac, Protocol, VlanTags};
 
-use crate::balancer::{Bed, DNS, WEB, load, parts};
+use crate::balancer::{Bed, DNS, WEB, load, setup};
 use crate::bed::parse;
 
 pub(crate) fn sessions() {
@@ -80,21 +80,21 @@ pub(crate) fn socket() {
     let prepare = |bed: &Bed| {
         bed.wait(async {
             let checked = load(bed.folder.path()).await.unwrap();
-            Control::prepare(parts(checked, &bed.shared, &bed.book))
+            Control::prepare(setup(checked, &bed.shared, &bed.book))
                 .await
                 .map(drop)
         })
         .map_err(|e| e.to_string())
     };
     let error = prepare(&bed).unwrap_err();
-    assert!(error.contains("another process answers there"), "{error}");
+    assert!(error.contains("another process listens on it"), "{error}");
     assert_eq!(
         bed.status().pid,
         std::process::id(),
         "the first one still has its socket"
     );
 
-    // The end takes the socket away; one that a killed balancer left behind is replaced.
+    // The balancer removes its socket at the end; a stale one is replaced.
     let control = bed.control.take().unwrap();
     control.abort();
     let _ = bed.wait(control);
@@ -111,7 +111,7 @@ pub(crate) fn socket() {
     ));
     std::fs::write(&path, "a file").unwrap();
     let error = prepare(&bed).unwrap_err();
-    assert!(error.contains("something that is no socket"), "{error}");
+    assert!(error.contains("exists and is not a socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
 }
 
@@ -127,6 +127,6 @@ pub(crate) fn signals() {
     bed.wait(control).unwrap().unwrap();
     assert!(
         !bed.folder.path().join("admin.sock").exists(),
-        "the socket is taken away"
+        "the socket is removed"
     );
 }

@@ -1,4 +1,4 @@
-//! A control side at work, with workers that take up epochs and forward nothing.
+//! A running control plane with workers that take epochs and forward nothing.
 
 use std::future::Future;
 use std::path::Path;
@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use waxwing_control::check::{self, Checked};
-use waxwing_control::client::Client;
-use waxwing_control::modules::Shipped;
-use waxwing_control::report::PortFacts;
-use waxwing_control::run::{Control, Parts, StartError, WorkerEnds};
-use waxwing_control::status::{PortStatus, Status};
+use waxwing_control::admin::client::Client;
+use waxwing_control::admin::report::AttachedPorts;
+use waxwing_control::admin::status::{PortStatus, Status};
+use waxwing_control::publish::modules::Shipped;
+use waxwing_control::publish::preflight::{self, Checked};
+use waxwing_control::run::{Control, ControlSetup, StartError, WorkerChannels};
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::snapshot::NextHops;
-use waxwing_dataplane::steering::{Rules, Steering};
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges};
 use waxwing_plugin::Compiler;
 
@@ -95,7 +95,7 @@ address = "fd77::2"
 port = 53
 "#;
 
-/// A worker's memory of what it works by.
+/// The state that a test shares with a worker.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) generation: AtomicU64,
@@ -103,12 +103,12 @@ pub(crate) struct Seen {
     pub(crate) stop: AtomicBool,
 }
 
-pub(crate) fn work(seen: &Seen, ends: WorkerEnds) {
-    let mut epoch = ends.epoch;
+pub(crate) fn work(seen: &Seen, channels: WorkerChannels) {
+    let mut epoch = channels.epoch;
     while !seen.stop.load(Ordering::Relaxed) {
         seen.generation
             .store(epoch.snapshot.generation, Ordering::Release);
-        let Ok(next) = ends.mailbox.recv_timeout(Duration::from_millis(5)) else {
+        let Ok(next) = channels.mailbox.recv_timeout(Duration::from_millis(5)) else {
             continue;
         };
         while !next.release.is_given() || seen.frozen.load(Ordering::Relaxed) {
@@ -120,11 +120,11 @@ pub(crate) fn work(seen: &Seen, ends: WorkerEnds) {
         let old = std::mem::replace(&mut epoch, next);
         seen.generation
             .store(epoch.snapshot.generation, Ordering::Release);
-        let _ = ends.returned.send(old);
+        let _ = channels.returned.send(old);
     }
 }
 
-/// Writes down every set of rules, with the generation that the slowest worker had then.
+/// Records every set of rules with the generation of the slowest worker at that time.
 #[derive(Clone, Default)]
 pub(crate) struct Book(
     pub(crate) Arc<Mutex<Vec<(Rules, u64)>>>,
@@ -132,7 +132,7 @@ pub(crate) struct Book(
 );
 
 impl Steering for Book {
-    fn apply(&mut self, rules: &Rules) -> Result<(), String> {
+    fn apply(&mut self, rules: &Rules) -> Result<(), SteeringError> {
         let slowest = self
             .1
             .iter()
@@ -146,9 +146,9 @@ impl Steering for Book {
     }
 }
 
-pub(crate) struct NoFacts;
+pub(crate) struct OnePort;
 
-impl PortFacts for NoFacts {
+impl AttachedPorts for OnePort {
     fn ports(&self) -> Vec<PortStatus> {
         vec![PortStatus {
             interface: "p1".into(),
@@ -162,13 +162,13 @@ impl PortFacts for NoFacts {
     }
 }
 
-/// A control side at work in a network namespace.
+/// A control plane running in a network namespace.
 pub(crate) struct Bed {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) control: Option<tokio::task::JoinHandle<Result<(), StartError>>>,
     pub(crate) client: Client,
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedState,
     pub(crate) seen: Vec<Arc<Seen>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) book: Book,
@@ -187,9 +187,9 @@ impl Bed {
         write_config(folder.path(), services);
         let seen: Vec<Arc<Seen>> = (0..WORKERS).map(|_| Arc::default()).collect();
         let book = Book(Arc::default(), seen.clone());
-        let shared = Shared {
+        let shared = SharedState {
             sessions: Arc::new(SessionTable::new(1000, [1; 4]).unwrap()),
-            next_hops: Arc::new(NextHops::new(64)),
+            next_hops: Arc::new(HopTable::new(64)),
             gauges: Arc::new(Gauges::new(64, 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [2; 4])),
         };
@@ -197,18 +197,18 @@ impl Bed {
         let (control, ends) = runtime
             .block_on(async {
                 let checked = load(folder.path()).await.unwrap();
-                Control::prepare(parts(checked, &shared, &book)).await
+                Control::prepare(setup(checked, &shared, &book)).await
             })
             .unwrap();
-        let spawn = |(seen, ends): (&Arc<Seen>, WorkerEnds)| {
+        let spawn = |(seen, ends): (&Arc<Seen>, WorkerChannels)| {
             let seen = Arc::clone(seen);
             std::thread::spawn(move || work(&seen, ends))
         };
         let threads = seen.iter().zip(ends).map(spawn).collect();
-        let (tell, ready) = tokio::sync::oneshot::channel();
+        let (sender, ready) = tokio::sync::oneshot::channel();
         let control = runtime.spawn(control.run(move || {
             // Waited for below.
-            let _ = tell.send(());
+            let _ = sender.send(());
         }));
         runtime.block_on(ready).unwrap();
         let control = Some(control);
@@ -245,7 +245,7 @@ impl Bed {
         self.wait(self.client.reload()).map_err(|e| e.to_string())
     }
 
-    /// Waits until the status is so.
+    /// Waits until the status satisfies `holds`.
     pub(crate) fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -287,20 +287,20 @@ pub(crate) fn write_config(folder: &Path, services: &str) {
 }
 
 pub(crate) async fn load(folder: &Path) -> Result<Checked, String> {
-    check::load(&folder.join("lb.toml"), shipped(), Compiler::Here)
+    preflight::load(&folder.join("lb.toml"), shipped(), Compiler::Here)
         .await
         .map_err(|e| e.to_string())
 }
 
-pub(crate) fn parts(checked: Checked, shared: &Shared, book: &Book) -> Parts {
-    Parts {
+pub(crate) fn setup(checked: Checked, shared: &SharedState, book: &Book) -> ControlSetup {
+    ControlSetup {
         checked,
         shared: shared.clone(),
         counters: (0..WORKERS)
             .map(|_| Arc::new(WorkerCounters::new(64)))
             .collect(),
         steering: Box::new(book.clone()),
-        ports: Box::new(NoFacts),
+        ports: Box::new(OnePort),
         started: Instant::now(),
     }
 }

@@ -1,4 +1,4 @@
-//! Configs and what becomes of them: checked whole, and put into effect in order.
+//! Changes of the config: checked as a whole, put into effect in order.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -26,7 +26,7 @@ pub(crate) fn checks() {
     for expected in [
         "there is no interface eth77; this host has lo, p1",
         "lb.toml:13:10: module \"frist\": there is no such module; write one of first",
-        "lb.toml:15:11: backend 198.51.100.7 cannot be reached: no route",
+        "lb.toml:15:11: backend 198.51.100.7 cannot be reached: this host has no route to it",
         "warning: the VIP fd77::1 is an address of this host, on p1",
         "there is no folder",
     ] {
@@ -53,15 +53,15 @@ pub(crate) fn order() {
     assert_eq!(
         (*at_backends, *at_services),
         (generation - 1, generation),
-        "replies are the workers' before there are any, requests once all know the service"
+        "reply rules come before the epoch, service rules after all workers have it"
     );
-    // The new backend's next hop was known before its first packet.
+    // The new backend's next hop is resolved before its first packet.
     let status = bed.status();
     assert!(
         status.services[1].backends[0].next_hop.resolved,
         "{status:#?}"
     );
-    // An address of the host that appears later is the kernel's too.
+    // Packets to an address that the host gets later belong to the kernel too.
     ip(&format!(
         "-n {} addr add 10.79.0.1/24 dev p1",
         bed._namespaces.balancer
@@ -97,7 +97,7 @@ pub(crate) fn reload() {
     );
     bed.write(&format!("{WEB}[[port]]\ninterface = \"lo\"\n"));
     let error = bed.reload().unwrap_err();
-    assert!(error.contains("lo is no Ethernet interface"), "{error}");
+    assert!(error.contains("lo is not an Ethernet interface"), "{error}");
     bed.write(&format!("{WEB}[rings]\nframes = 16384\n"));
     let error = bed.reload().unwrap_err();
     assert!(
@@ -118,7 +118,7 @@ pub(crate) fn reload() {
     assert_eq!(after.config.last_reload.unwrap().error, None);
 }
 
-/// An MTU that grows beyond what memory was laid out for is a problem for as long as it is so large.
+/// An MTU above the size that memory was allocated for is a problem while it lasts.
 pub(crate) fn larger_mtu() {
     let bed = Bed::new(WEB);
     let set = |mtu| {
@@ -144,7 +144,7 @@ pub(crate) fn larger_mtu() {
 
 pub(crate) fn retired() {
     let bed = Bed::new(&format!("{WEB}{DNS}"));
-    // One session of the service that goes away. Ids follow the order of the file.
+    // One session of the removed service. Ids follow the order of the file.
     bed.shared.gauges.begin(0, BackendId(1));
     bed.write(WEB);
     bed.reload().unwrap();
@@ -166,14 +166,14 @@ pub(crate) fn stuck() {
     bed.reload().unwrap();
     let status = bed.until("the problem", |status| !status.problems.is_empty());
     assert!(
-        status.problems[0].contains("worker 1 has not taken up"),
+        status.problems[0].contains("worker 1 has not taken the last change"),
         "{status:#?}"
     );
     let in_effect = bed.rules().last().unwrap().0.clone();
     assert_eq!(
         in_effect.services.len(),
         1,
-        "a service's rules before every worker knows it"
+        "service rules wait for every worker"
     );
     assert!(bed.reload().unwrap_err().contains("may be stuck"));
     bed.seen[1].frozen.store(false, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The control side as a whole: config, modules, epochs, steering, signals and the admin socket,
-//! with threads that take up epochs as workers do and steering that is written down.
+//! The control plane as a whole: config, modules, epochs, steering, signals and the admin socket. Threads
+//! take epochs as workers do, and steering rules are recorded.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -18,13 +18,13 @@ use crate::policies::{backend_signals, canary, modules};
 
 fn main() -> ExitCode {
     let tests: &[(&str, fn())] = &[
-        ("what is wrong with a config is found in one go", checks),
+        ("all errors of a config are reported at once", checks),
         (
-            "backends' rules go before the workers, services' follow them",
+            "reply rules precede the epoch, service rules follow it",
             order,
         ),
         (
-            "a reload adds and removes; a bad one changes nothing",
+            "a reload adds and removes; a bad config changes nothing",
             reload,
         ),
         (
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             retired,
         ),
         (
-            "a module in the folder takes over; a bad one is refused",
+            "a module in the folder replaces the built-in one; a bad one is refused",
             modules,
         ),
         ("a new module serves on one worker first", canary),
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             backend_signals,
         ),
         (
-            "a worker that does not take a change up holds back the next",
+            "a worker that does not take a change delays the next",
             stuck,
         ),
         ("sessions are listed, all or one service's", sessions),
@@ -49,9 +49,9 @@ fn main() -> ExitCode {
             "the admin socket is private, unique and replaces a stale one",
             socket,
         ),
-        ("an MTU that is raised is a problem", larger_mtu),
+        ("an MTU above the allocated memory is a problem", larger_mtu),
         ("SIGHUP reloads and SIGTERM ends", signals),
     ];
-    // Signals reach every control side of the process.
+    // One at a time: signals reach every control plane in the process.
     bed::run(libtest_mimic::Arguments::from_args(), tests, true)
 }

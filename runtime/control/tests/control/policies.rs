@@ -1,9 +1,9 @@
-//! Modules that come and go, and the numbers that they balance on.
+//! Policy modules: replacing them, their canary, and the signals that they read.
 
 use std::path::{Path, PathBuf};
 
-use waxwing_control::signals::SetSignals;
-use waxwing_control::status::Status;
+use waxwing_control::admin::signals::SetSignals;
+use waxwing_control::admin::status::Status;
 
 use crate::balancer::{Bed, WEB, module};
 
@@ -25,7 +25,7 @@ pub(crate) fn modules() {
     assert_eq!(of_web(&bed.until("another refusal", is_text)), shipped);
 
     let mut good = module(0);
-    // Another custom section: another hash.
+    // An added custom section changes the hash.
     good.extend([0, 2, 1, b'x']);
     put(&folder, "first.wasm", &good);
     let status = bed.until("the new module", |status| {
@@ -96,7 +96,7 @@ pub(crate) fn backend_signals() {
         (
             "web-1",
             &[("queue", 1), ("lod", 1)],
-            "no signal \"lod\"; write a number from 0 to 3; their names are: queue, load",
+            "no signal \"lod\"; write a number from 0 to 3, or one of: queue, load",
         ),
         ("web-1", &[("4", 1)], "no signal \"4\""),
     ];
@@ -108,7 +108,7 @@ pub(crate) fn backend_signals() {
     assert_eq!(
         shown(),
         expected,
-        "a reload keeps them, a bad request changes none"
+        "a reload keeps signals, a bad request changes none"
     );
 }
 

@@ -1,11 +1,11 @@
-//! One datagram in fragments: what tells it from others, and which places of it were seen.
+//! One fragmented datagram: its key, and the byte ranges seen of it.
 //!
-//! Invariant: the places noted of a datagram share no byte and lie before its end, where that is
-//! known. So the datagram is whole when their lengths add up to it.
+//! Invariant: the ranges of a datagram do not overlap and lie before its end, if that is known. So the
+//! datagram is complete when their lengths add up to its own.
 
 use waxwing_packet::{Address, Family, Fragment, IpPacket, Protocol, Transport, tcp, udp};
 
-use super::PIECES_MAX;
+use super::FRAGMENTS_MAX;
 use crate::DropReason;
 use crate::session::{Key, Tuple};
 
@@ -15,12 +15,12 @@ pub(crate) struct DatagramKey {
     source: Address,
     destination: Address,
     identification: u32,
-    /// `None` in IPv6: there the first fragment alone says it, and later ones may say otherwise.
+    /// `None` for IPv6: only the first fragment states it reliably.
     protocol: Option<Protocol>,
 }
 
 impl DatagramKey {
-    /// Of a fragment; `None` where its datagram is of no protocol that sessions are kept for.
+    /// The key of a fragment's datagram; `None` unless it is TCP or UDP.
     pub(crate) fn of(packet: &IpPacket, fragment: &Fragment) -> Option<Self> {
         let protocol = match (packet.family, packet.transport) {
             (Family::V6, _) => None,
@@ -40,7 +40,7 @@ impl DatagramKey {
         })
     }
 
-    /// Its hash: that of a flow with the identification in place of the ports.
+    /// Hashed like a flow, with the identification instead of the ports.
     #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
     pub(super) fn hash(&self, key: &Key) -> u64 {
         let as_flow = Tuple {
@@ -54,24 +54,23 @@ impl DatagramKey {
     }
 }
 
-/// A fragment's place in its datagram, in bytes: from `start` to before `end`, and never empty.
+/// A fragment's byte range in its datagram: `start..end`, never empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Piece {
+pub(crate) struct ByteRange {
     start: u16,
     end: u16,
-    /// Whether it is the datagram's last.
+    /// Whether it ends the datagram.
     last: bool,
 }
 
-impl Piece {
-    /// The place of a fragment. All but the last are multiples of eight bytes long, and the datagram
-    /// fits an IP packet (RFC 791 section 3.2, RFC 8200 section 4.5). A TCP header lies in the first
-    /// (RFC 3128).
+impl ByteRange {
+    /// The range of a fragment. All but the last have a multiple of eight bytes, and the datagram must fit an
+    /// IP packet (RFC 791 section 3.2, RFC 8200 section 4.5). A TCP header must be in the first (RFC 3128).
     pub(crate) fn of(packet: &IpPacket, fragment: &Fragment) -> Result<Self, DropReason> {
         let Fragment {
             offset, len, more, ..
         } = *fragment;
-        // What stands before the data once it is put together, but for IPv6's fixed header.
+        // The headers that would precede the reassembled data, without IPv6's fixed header.
         let fixed = match packet.family {
             Family::V4 => 0,
             Family::V6 => 48,
@@ -93,60 +92,57 @@ impl Piece {
     }
 }
 
-/// The places of a datagram that were seen.
+/// The ranges seen of a datagram.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pieces {
+pub(super) struct SeenRanges {
     count: u8,
-    /// How long the datagram is, once its last fragment was seen.
+    /// The datagram's length in bytes, once its last fragment was seen.
     total: Option<u16>,
-    places: [(u16, u16); PIECES_MAX],
+    ranges: [(u16, u16); FRAGMENTS_MAX],
 }
 
-impl Pieces {
+impl SeenRanges {
     pub(super) const NONE: Self = Self {
         count: 0,
         total: None,
-        places: [(0, 0); PIECES_MAX],
+        ranges: [(0, 0); FRAGMENTS_MAX],
     };
 
-    /// Notes a place.
+    /// Adds a range.
     ///
     /// # Errors
-    /// That it was noted before; that it cannot be a part of the same datagram, or is one too many,
-    /// which both spoil the datagram.
-    pub(super) fn add(&mut self, piece: Piece) -> Result<(), DropReason> {
-        let (start, end) = (piece.start, piece.end);
-        let seen = &self.places[..usize::from(self.count)];
-        let same_end = piece.last == (self.total == Some(end));
+    /// A duplicate; or an inconsistent range or one too many, both of which spoil the datagram.
+    pub(super) fn add(&mut self, range: ByteRange) -> Result<(), DropReason> {
+        let (start, end) = (range.start, range.end);
+        let seen = &self.ranges[..usize::from(self.count)];
+        let same_end = range.last == (self.total == Some(end));
         if same_end && seen.contains(&(start, end)) {
             return Err(DropReason::FragmentDuplicate);
         }
         let overlaps = seen.iter().any(|&(from, to)| start < to && from < end);
-        let behind = |total| end > total || (end == total && !piece.last);
-        let ends_before = piece.last
+        let behind = |total| end > total || (end == total && !range.last);
+        let ends_before = range.last
             && (self.total.is_some_and(|total| total != end)
                 || seen.iter().any(|&(_, to)| to > end));
         if overlaps || ends_before || self.total.is_some_and(behind) {
             return Err(DropReason::FragmentOverlap);
         }
-        let place = self.places.get_mut(usize::from(self.count));
-        *place.ok_or(DropReason::FragmentLimit)? = (start, end);
+        let next = self.ranges.get_mut(usize::from(self.count));
+        *next.ok_or(DropReason::FragmentLimit)? = (start, end);
         self.count += 1;
-        if piece.last {
+        if range.last {
             self.total = Some(end);
         }
         Ok(())
     }
 
-    /// Whether the first fragment was seen.
     pub(super) fn have_first(&self) -> bool {
-        let seen = &self.places[..usize::from(self.count)];
+        let seen = &self.ranges[..usize::from(self.count)];
         seen.iter().any(|&(start, _)| start == 0)
     }
 
-    /// Whether all of the datagram was seen.
-    pub(super) fn are_whole(&self) -> bool {
-        let seen = &self.places[..usize::from(self.count)];
+    pub(super) fn are_complete(&self) -> bool {
+        let seen = &self.ranges[..usize::from(self.count)];
         let sum: u32 = seen
             .iter()
             .map(|&(start, end)| u32::from(end - start))
@@ -161,94 +157,94 @@ mod tests {
 
     use super::*;
 
-    const fn piece(start: u16, end: u16, last: bool) -> Piece {
-        Piece { start, end, last }
+    const fn range(start: u16, end: u16, last: bool) -> ByteRange {
+        ByteRange { start, end, last }
     }
 
     #[test]
-    fn places_that_cannot_be_of_one_datagram_are_told() {
-        // Seen before, the next, what comes of it.
-        let rows: [(&[Piece], Piece, Result<(), DropReason>); 13] = [
-            (&[], piece(8, 16, false), Ok(())),
-            (&[piece(0, 8, false)], piece(8, 16, false), Ok(())),
-            (&[piece(16, 24, true)], piece(0, 8, false), Ok(())),
+    fn inconsistent_ranges_are_refused() {
+        // Ranges seen, the next range, the result.
+        let rows: [(&[ByteRange], ByteRange, Result<(), DropReason>); 13] = [
+            (&[], range(8, 16, false), Ok(())),
+            (&[range(0, 8, false)], range(8, 16, false), Ok(())),
+            (&[range(16, 24, true)], range(0, 8, false), Ok(())),
             (
-                &[piece(0, 8, false)],
-                piece(0, 8, false),
+                &[range(0, 8, false)],
+                range(0, 8, false),
                 Err(FragmentDuplicate),
             ),
             (
-                &[piece(8, 16, true)],
-                piece(8, 16, true),
+                &[range(8, 16, true)],
+                range(8, 16, true),
                 Err(FragmentDuplicate),
             ),
             (
-                &[piece(8, 16, true)],
-                piece(8, 16, false),
+                &[range(8, 16, true)],
+                range(8, 16, false),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(8, 16, false)],
-                piece(8, 16, true),
+                &[range(8, 16, false)],
+                range(8, 16, true),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(0, 16, false)],
-                piece(8, 24, false),
+                &[range(0, 16, false)],
+                range(8, 24, false),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(8, 16, false)],
-                piece(0, 24, false),
+                &[range(8, 16, false)],
+                range(0, 24, false),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(0, 24, false)],
-                piece(8, 16, false),
+                &[range(0, 24, false)],
+                range(8, 16, false),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(8, 16, true)],
-                piece(16, 24, false),
+                &[range(8, 16, true)],
+                range(16, 24, false),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(8, 16, true)],
-                piece(24, 32, true),
+                &[range(8, 16, true)],
+                range(24, 32, true),
                 Err(FragmentOverlap),
             ),
             (
-                &[piece(16, 24, false)],
-                piece(0, 8, true),
+                &[range(16, 24, false)],
+                range(0, 8, true),
                 Err(FragmentOverlap),
             ),
         ];
         for (seen, next, expected) in rows {
-            let mut pieces = Pieces::NONE;
-            for piece in seen {
-                assert_eq!(pieces.add(*piece), Ok(()), "{piece:?}");
+            let mut ranges = SeenRanges::NONE;
+            for range in seen {
+                assert_eq!(ranges.add(*range), Ok(()), "{range:?}");
             }
-            assert_eq!(pieces.add(next), expected, "{next:?} after {seen:?}");
+            assert_eq!(ranges.add(next), expected, "{next:?} after {seen:?}");
         }
     }
 
     #[test]
-    fn a_datagram_is_whole_with_its_last_missing_byte() {
-        let all = [piece(16, 21, true), piece(0, 8, false), piece(8, 16, false)];
-        let mut pieces = Pieces::NONE;
-        for (n, piece) in all.into_iter().enumerate() {
-            assert!(!pieces.are_whole(), "after {n}");
-            assert_eq!(pieces.add(piece), Ok(()));
-            assert_eq!(pieces.have_first(), n > 0);
+    fn a_datagram_is_complete_with_its_last_missing_byte() {
+        let all = [range(16, 21, true), range(0, 8, false), range(8, 16, false)];
+        let mut ranges = SeenRanges::NONE;
+        for (n, range) in all.into_iter().enumerate() {
+            assert!(!ranges.are_complete(), "after {n}");
+            assert_eq!(ranges.add(range), Ok(()));
+            assert_eq!(ranges.have_first(), n > 0);
         }
-        assert!(pieces.are_whole());
+        assert!(ranges.are_complete());
     }
 
     #[test]
-    fn more_pieces_than_are_followed_are_one_too_many() {
-        let mut pieces = Pieces::NONE;
-        let mut at = |n: u16| pieces.add(piece(n * 8, n * 8 + 8, false));
-        let room = u16::try_from(PIECES_MAX).expect("a few");
+    fn a_datagram_has_a_limit_of_fragments() {
+        let mut ranges = SeenRanges::NONE;
+        let mut at = |n: u16| ranges.add(range(n * 8, n * 8 + 8, false));
+        let room = u16::try_from(FRAGMENTS_MAX).expect("a few");
         for n in 0..room {
             assert_eq!(at(n), Ok(()));
         }

@@ -1,8 +1,8 @@
-//! Fragments that wait for their datagram's first one: copies, in the order in which they came.
+//! Copies of fragments that wait for their datagram's first, in the order of arrival.
 //!
-//! Invariant: the places form a ring, and whoever comes takes the next, from the oldest if it is
-//! taken. A ticket says which turn of which place a copy has; it opens nothing else. Frames of the
-//! workers never wait here: they are needed to receive into.
+//! Invariant: the slots form a ring. A new fragment takes the next slot, evicting the oldest fragment if the
+//! slot is taken. A ticket names one use of one slot and gives access to nothing else. Frames themselves
+//! never wait here: workers need them to receive into.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,33 +10,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::PortId;
 use crate::locks::lock;
 
-/// A held fragment's turn in the ring.
+/// One use of a slot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Ticket(u64);
 
-/// What became of a fragment that was to be held.
+/// The result of [`Held::put`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Put {
-    /// It is held.
     Held(Ticket),
-    /// It is held, and the oldest one there was is not any more.
-    InPlaceOfOldest(Ticket),
-    /// It is not: it is too long, or others took the whole ring while this one tried.
+    /// Held in the slot of the oldest fragment, which was evicted.
+    EvictedOldest(Ticket),
+    /// Not held: too long, or others went once around the ring meanwhile.
     No,
 }
 
-/// The ring.
 pub(super) struct Held {
-    places: Box<[Mutex<Place>]>,
+    slots: Box<[Mutex<Slot>]>,
     next: AtomicU64,
     len_max: usize,
 }
 
-struct Place {
-    /// Whose turn it is or was.
+struct Slot {
     ticket: Ticket,
     taken: bool,
-    /// The fragment of the same datagram that came before.
+    /// The previous fragment of the same datagram.
     before: Option<Ticket>,
     port: PortId,
     len: usize,
@@ -45,8 +42,8 @@ struct Place {
 
 impl Held {
     pub(super) fn new(count: usize, len_max: usize) -> Self {
-        let place = |_| {
-            Mutex::new(Place {
+        let slot = |_| {
+            Mutex::new(Slot {
                 ticket: Ticket(0),
                 taken: false,
                 before: None,
@@ -56,79 +53,77 @@ impl Held {
             })
         };
         Self {
-            places: (0..count.max(1)).map(place).collect(),
+            slots: (0..count.max(1)).map(slot).collect(),
             next: AtomicU64::new(0),
             len_max,
         }
     }
 
-    /// Copies a frame that came by a port, after `before` of the same datagram.
+    /// Copies a frame that arrived on `port`. `before` is the previous one of its datagram.
     pub(super) fn put(&self, frame: &[u8], port: PortId, before: Option<Ticket>) -> Put {
         if frame.len() > self.len_max {
             return Put::No;
         }
         let ticket = Ticket(self.next.fetch_add(1, Ordering::Relaxed));
-        let mut place = lock(self.place(ticket));
-        if place.taken && place.ticket > ticket {
+        let mut slot = lock(self.slot(ticket));
+        if slot.taken && slot.ticket > ticket {
             return Put::No;
         }
-        place.bytes[..frame.len()].copy_from_slice(frame);
-        let was_taken = std::mem::replace(&mut place.taken, true);
-        (place.ticket, place.before) = (ticket, before);
-        (place.port, place.len) = (port, frame.len());
+        slot.bytes[..frame.len()].copy_from_slice(frame);
+        let was_taken = std::mem::replace(&mut slot.taken, true);
+        (slot.ticket, slot.before) = (ticket, before);
+        (slot.port, slot.len) = (port, frame.len());
         if was_taken {
-            Put::InPlaceOfOldest(ticket)
+            Put::EvictedOldest(ticket)
         } else {
             Put::Held(ticket)
         }
     }
 
-    /// The tickets of a datagram's fragments by the newest one's, in the order in which they came.
-    /// Those that had to give way are not among them: as the oldest, they end the chain.
+    /// The tickets of a datagram's fragments, from its newest one, in the order of arrival. Evicted ones are
+    /// not among them: being the oldest, they end the chain.
     pub(super) fn chain(&self, newest: Ticket, into: &mut Vec<Ticket>) {
         into.clear();
         let mut next = Some(newest);
-        while let Some(ticket) = next.filter(|_| into.len() < super::PIECES_MAX) {
-            let place = lock(self.place(ticket));
-            if !place.taken || place.ticket != ticket {
+        while let Some(ticket) = next.filter(|_| into.len() < super::FRAGMENTS_MAX) {
+            let slot = lock(self.slot(ticket));
+            if !slot.taken || slot.ticket != ticket {
                 break;
             }
             into.push(ticket);
-            next = place.before;
+            next = slot.before;
         }
         into.reverse();
     }
 
-    /// Takes a fragment out, after `with` has seen it and the port it came by; `None` where it had
-    /// to give way meanwhile.
+    /// Takes a fragment out, after passing it and its ingress port to `with`; `None` if it was evicted.
     pub(super) fn take<R>(
         &self,
         ticket: Ticket,
         with: impl FnOnce(&[u8], PortId) -> R,
     ) -> Option<R> {
-        let mut place = lock(self.place(ticket));
-        if !place.taken || place.ticket != ticket {
+        let mut slot = lock(self.slot(ticket));
+        if !slot.taken || slot.ticket != ticket {
             return None;
         }
-        place.taken = false;
-        Some(with(&place.bytes[..place.len], place.port))
+        slot.taken = false;
+        Some(with(&slot.bytes[..slot.len], slot.port))
     }
 
-    /// Fragments held now.
     pub(super) fn len(&self) -> usize {
-        let taken = |place: &&Mutex<Place>| lock(place).taken;
-        self.places.iter().filter(taken).count()
+        let taken = |slot: &&Mutex<Slot>| lock(slot).taken;
+        self.slots.iter().filter(taken).count()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.places.len() * (size_of::<Mutex<Place>>() + self.len_max)
+        self.slots.len() * (size_of::<Mutex<Slot>>() + self.len_max)
     }
 
-    fn place(&self, Ticket(turn): Ticket) -> &Mutex<Place> {
-        let count = self.places.len() as u64;
+    fn slot(&self, Ticket(turn): Ticket) -> &Mutex<Slot> {
+        let count = self.slots.len() as u64;
         #[expect(clippy::cast_possible_truncation, reason = "below the ring's length")]
         let at = (turn % count) as usize;
-        &self.places[at]
+        &self.slots[at]
     }
 }
 
@@ -138,18 +133,18 @@ mod tests {
 
     fn ticket(put: Put) -> Ticket {
         match put {
-            Put::Held(ticket) | Put::InPlaceOfOldest(ticket) => ticket,
+            Put::Held(ticket) | Put::EvictedOldest(ticket) => ticket,
             Put::No => panic!("not held"),
         }
     }
 
     #[test]
-    fn the_oldest_give_way_and_the_rest_come_out_in_order() {
+    fn the_oldest_are_evicted_and_the_others_leave_in_order() {
         let held = Held::new(4, 8);
         let mut newest = None;
         for n in 0..6 {
             let put = held.put(&[n; 3], PortId(n), newest);
-            assert_eq!(matches!(put, Put::InPlaceOfOldest(_)), n >= 4, "{n}");
+            assert_eq!(matches!(put, Put::EvictedOldest(_)), n >= 4, "{n}");
             newest = Some(ticket(put));
         }
         assert_eq!(held.len(), 4);

@@ -1,32 +1,30 @@
-//! Fragments: each is translated by itself, by what its datagram's first one said.
+//! Fragments: each is translated on its own, by the verdict on its datagram's first fragment.
 //!
-//! Only a datagram's first fragment has ports. It goes the way of a whole packet, and what becomes
-//! of it is noted under the datagram's addresses and identification; the others are looked up there,
-//! and get their addresses translated. Nothing is put together and nothing is cut: the transport
-//! checksum lies in the first fragment, and is updated there by the difference as ever. A fragment
-//! that comes before its first one is copied, and waits (RFC 4787 REQ-14).
+//! Only the first fragment has ports. It is handled like a whole packet, and its verdict is stored under the
+//! datagram's addresses and identification. Later fragments find the verdict there and get their addresses
+//! translated. Nothing is reassembled: the transport checksum is in the first fragment and is updated
+//! incrementally, as in any packet. A fragment that arrives before its first one is copied and waits (RFC
+//! 4787 REQ-14).
 //!
-//! The fragments of one datagram may come to several workers, since a network card spreads
-//! fragments by their addresses and whole packets, and perhaps first fragments, by their ports. So
-//! there is one table for all workers, with a lock on each of its buckets. Whole packets touch none
-//! of this.
+//! The fragments of one datagram may arrive at several workers, because network cards spread fragments by
+//! their addresses and whole packets (some also first fragments) by their ports. So there is one table for
+//! all workers, with a lock per bucket. Whole packets never touch it.
 //!
 //! # Invariants
-//! 1. **Nothing twice.** Of every byte of a datagram one fragment at most is let through. A second
-//!    one of the very same place is dropped as a duplicate, whatever it holds; one that overlaps
-//!    another, or contradicts it on where the datagram ends, spoils the datagram: it and all that
-//!    still come are dropped (RFC 5722, RFC 8200 section 4.5; for IPv4 as well).
-//! 2. **One moment of decision.** A fragment that waits is put there under the lock under which the
-//!    first one's word is noted. So it either finds the word, or is found by it.
-//! 3. **Bounds.** Memory is allocated at start. A look-up reads one bucket. A datagram has at most
-//!    [`PIECES_MAX`] fragments, lives for the timeout from the first one seen on, and is forgotten
-//!    as soon as all of it passed, so that its identification may come again (RFC 4963).
-//! 4. **The orderly come first.** Datagrams whose first fragment has not come, or was dropped, get
-//!    half of a bucket at most, and take no place of the others: a flood of them costs those that
-//!    come in order nothing (RFC 4787 REQ-14 a). The oldest of a kind gives way to the newest, since the
-//!    parts of a datagram follow each other within milliseconds, and a flood's never do.
-//! 5. **Locks.** A worker holds the lock of one bucket at most, and inside of it one of a held
-//!    frame's place, never the other way round.
+//! 1. **No byte twice.** At most one fragment passes for each byte of a datagram. A second one with the same
+//!    range is dropped as a duplicate. One that overlaps another, or contradicts the datagram's end, spoils
+//!    the datagram: it and all that follow are dropped (RFC 5722, RFC 8200 section 4.5; also for IPv4).
+//! 2. **No lost wake-up.** A fragment starts to wait under the same lock that protects the first fragment's
+//!    verdict. So it either finds the verdict or is released by it.
+//! 3. **Bounds.** Memory is allocated at start. A lookup reads one bucket. A datagram has at most
+//!    [`FRAGMENTS_MAX`] fragments, expires after the timeout, and is forgotten once all of it has passed, so
+//!    that its identification may be reused (RFC 4963).
+//! 4. **Order has priority.** Datagrams whose first fragment is missing or was dropped get at most half of a
+//!    bucket, and never take a slot of the others: a flood of them does not hurt datagrams that arrive in
+//!    order (RFC 4787 REQ-14 a). Within each kind the oldest is evicted: the fragments of a real datagram
+//!    arrive within milliseconds.
+//! 5. **Lock order.** A worker locks at most one bucket, and within it at most one held frame; never the
+//!    reverse.
 
 mod datagram;
 mod held;
@@ -38,29 +36,28 @@ pub use table::FragmentTable;
 
 use std::time::Duration;
 
-/// The most fragments that a datagram may have. The largest datagram of 64 KiB has 45 at an MTU of
-/// 1500 bytes, and 54 at 1280, the least of IPv6.
-pub(crate) const PIECES_MAX: usize = 64;
+/// The most fragments of a datagram. The largest datagram, 64 KiB, has 45 at an MTU of 1500 bytes, and 54 at
+/// 1280, the minimum of IPv6.
+pub(crate) const FRAGMENTS_MAX: usize = 64;
 
-/// How much is kept of fragments, over all workers.
+/// Limits on fragments, over all workers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FragmentLimits {
-    /// Datagrams that are on their way at once, some 400 bytes each; rounded up to the buckets of the
-    /// table.
+    /// Concurrent datagrams, about 400 bytes each; rounded up to whole buckets.
     pub datagrams: usize,
-    /// Fragments that wait for their datagram's first one at once.
+    /// Fragments waiting for their datagram's first.
     pub held: usize,
-    /// The longest frame that may wait, in bytes.
+    /// The longest frame that can wait, in bytes.
     pub held_len_max: usize,
-    /// How long a datagram may take from the first fragment that is seen to the last.
+    /// How long a datagram may take, from the first fragment seen to the last.
     pub timeout: Duration,
 }
 
 impl Default for FragmentLimits {
-    /// What a busy service needs, in less than 3 MiB: the parts of a datagram lie milliseconds
-    /// apart, so that 4096 datagrams are some hundred thousand in a second; and those that come out
-    /// of order are few, so that 1 MiB holds them (512 frames of an Ethernet's 1500 bytes). Five
-    /// seconds are long for a network and short for an identification to come again.
+    /// Enough for a busy service, in less than 3 MiB. The fragments of a datagram arrive within milliseconds,
+    /// so 4096 concurrent datagrams are some hundred thousand per second. Few arrive out of order, so 512
+    /// frames of 2 KiB hold them. Five seconds are long for a network, and short for an identification to be
+    /// reused.
     fn default() -> Self {
         Self {
             datagrams: 4096,

@@ -1,251 +1,272 @@
-//! A worker's part: fragments of a batch, and those that leave the table because of them.
+//! One worker's handling of fragments: those of its batch, and those that the batch releases from the table.
 //!
-//! Invariant: a fragment that waits has ended as a frame, which is counted as held; taken out again
-//! it is counted as released, and ends as any frame does: sent, handed to the kernel, or dropped.
+//! Invariant: a fragment that waits has ended as a frame and counts as held. When it is taken out again it
+//! counts as released, and ends as any frame does: sent, passed to the kernel, or dropped.
 
 use waxwing_packet::{Fragment, IpPacket, Packet, parse_head};
 
-use super::datagram::{DatagramKey, Piece};
+use super::FRAGMENTS_MAX;
+use super::datagram::{ByteRange, DatagramKey};
 use super::held::Ticket;
-use super::table::{Later, Leaving, Word};
-use super::{PIECES_MAX, table};
-use crate::flow::tuple_of;
-use crate::forward::{Fate, Forwarder};
+use super::table::{self, FragmentVerdict, LaterOutcome, ReleasedGroup};
+use crate::path::{Batch, Verdict, WorkerContext, tuple_of};
 use crate::{BATCH, DropReason, FrameBuf, FrameIo, Now, Snapshot};
 
-/// How long one round over the table takes, in milliseconds: a fragment whose first one never comes
-/// waits for about that much longer (more where an idle worker sleeps).
+/// How long one sweep over the table takes, in milliseconds. A fragment whose first one never comes waits for
+/// about that much longer than its timeout (more on an idle worker).
 const SWEEP_ROUND_MS: u64 = 250;
-/// The most buckets that are looked at between two batches.
+/// The most buckets swept between two batches.
 const SWEEP_MAX: usize = 16;
 
-/// One worker's room for a batch's fragments.
+/// One worker's buffers for a batch's fragments.
 pub(crate) struct FragmentPass {
-    /// The datagrams whose first fragment is in the batch, by its place there.
+    /// The datagrams whose first fragment is in the batch, with its index there.
     firsts: Vec<(usize, DatagramKey)>,
-    /// Whether there are others in the batch.
-    have_later: bool,
-    leaving: Vec<Leaving>,
+    /// Whether the batch has later fragments.
+    has_later: bool,
+    /// Fragments that no longer wait, in groups by datagram; `next_group` is the first not yet opened.
+    released: Vec<ReleasedGroup>,
+    next_group: usize,
+    /// The fragments of the current group; `next_ticket` is the first not yet taken.
     tickets: Vec<Ticket>,
+    next_ticket: usize,
+    /// The verdict of the current group's first fragment; `None` if that never came.
+    group_verdict: Option<FragmentVerdict>,
     swept_at: Now,
 }
 
 impl FragmentPass {
     pub(crate) fn new() -> Self {
-        // A frame makes no more than three groups leave: another datagram's whose place it takes,
-        // its own that is over or spoiled, and its own that it decides on.
+        // A frame releases at most three groups: the evicted datagram's, its own if that timed out or is
+        // inconsistent, and its own when it decides.
         let groups = (3 * BATCH).max(SWEEP_MAX * table::WAYS);
         Self {
             firsts: Vec::with_capacity(BATCH),
-            have_later: false,
-            leaving: Vec::with_capacity(groups),
-            tickets: Vec::with_capacity(PIECES_MAX),
+            has_later: false,
+            released: Vec::with_capacity(groups),
+            next_group: 0,
+            tickets: Vec::with_capacity(FRAGMENTS_MAX),
+            next_ticket: 0,
+            group_verdict: None,
             swept_at: Now::default(),
         }
     }
 
-    /// Whether the batch has fragments that [`Forwarder::settle_fragments`] is to look at.
-    #[inline]
-    pub(crate) fn is_due(&self) -> bool {
-        self.have_later || !self.firsts.is_empty()
-    }
-}
-
-impl Forwarder {
-    /// A fragment: the first goes on like a whole packet, the others wait for pass 3 to be over.
+    /// In pass 1: a first fragment continues like a whole packet; later ones wait for the end of pass 3. `at`
+    /// is the fragment's index in the batch.
     #[cold]
-    pub(crate) fn classify_fragment(
+    pub(crate) fn classify(
         &mut self,
+        context: &WorkerContext,
+        at: usize,
         snapshot: &Snapshot,
         (packet, fragment): (&IpPacket, Fragment),
         now: Now,
-    ) -> Fate {
+    ) -> Verdict {
         let Some(key) = DatagramKey::of(packet, &fragment) else {
-            return not_served(snapshot, packet);
+            return verdict_without_service(snapshot, packet);
         };
-        let piece = match Piece::of(packet, &fragment) {
-            Ok(piece) => piece,
-            Err(reason) => return Fate::Drop(reason),
+        let range = match ByteRange::of(packet, &fragment) {
+            Ok(range) => range,
+            Err(reason) => return Verdict::Drop(reason),
         };
         if fragment.offset > 0 {
-            self.fragments.have_later = true;
-            return Fate::Later(fragment);
+            self.has_later = true;
+            return Verdict::LaterFragment(fragment);
         }
-        let table = &self.shared.fragments;
-        let leaving = &mut self.fragments.leaving;
-        if let Err(reason) = table.admit_first(&key, piece, now.tick(), leaving) {
-            return Fate::Drop(reason);
+        let table = &context.shared.fragments;
+        if let Err(reason) = table.admit_first(&key, range, now.tick(), &mut self.released) {
+            return Verdict::Drop(reason);
         }
-        self.fragments.firsts.push((self.fates.len(), key));
+        self.firsts.push((at, key));
         tuple_of(packet).map_or_else(
-            || not_served(snapshot, packet),
-            |tuple| Fate::Lookup(self.shared.sessions.hash(&tuple), None),
+            || verdict_without_service(snapshot, packet),
+            |tuple| Verdict::Lookup(context.shared.sessions.hash(&tuple), None),
         )
     }
 
-    /// After pass 3: what became of first fragments is noted, and the others follow it or wait.
+    /// Whether the batch has fragments for [`Self::settle`].
+    #[inline]
+    pub(crate) fn is_due(&self) -> bool {
+        self.has_later || !self.firsts.is_empty()
+    }
+
+    /// After pass 3: records the verdicts of first fragments; later ones follow them or wait.
     #[cold]
-    pub(crate) fn settle_fragments<F: FrameBuf>(&mut self, frames: &[F], now: Now) {
-        let mut firsts = std::mem::take(&mut self.fragments.firsts);
+    pub(crate) fn settle<F: FrameBuf>(
+        &mut self,
+        context: &mut WorkerContext,
+        batch: &mut Batch,
+        frames: &[F],
+        now: Now,
+    ) {
+        let mut firsts = std::mem::take(&mut self.firsts);
         let mut next = firsts.iter().peekable();
         for (at, frame) in frames.iter().enumerate() {
-            let fate = self.fates[at];
+            let verdict = batch.verdicts[at];
             if let Some((_, key)) = next.next_if(|(place, _)| *place == at) {
-                let leaving = &mut self.fragments.leaving;
-                let settled = self.shared.fragments.settle(key, word_of(&fate), leaving);
-                if let Err(reason) = settled {
-                    self.fates[at] = Fate::Drop(reason);
+                let decided = decided_by(&verdict);
+                let table = &context.shared.fragments;
+                if let Err(reason) = table.settle(key, decided, &mut self.released) {
+                    batch.verdicts[at] = Verdict::Drop(reason);
                 }
-            } else if let (Fate::Later(fragment), Some(packet)) = (fate, self.packets[at]) {
-                self.fates[at] = self
-                    .later_fate(frame, (&packet, fragment), now)
-                    .unwrap_or_else(Fate::Drop);
+            } else if let (Verdict::LaterFragment(fragment), Some(packet)) =
+                (verdict, &batch.packets[at])
+            {
+                batch.verdicts[at] = self
+                    .admit_later(context, frame, (packet, fragment), now)
+                    .unwrap_or_else(Verdict::Drop);
             }
         }
         firsts.clear();
-        self.fragments.firsts = firsts;
-        self.fragments.have_later = false;
+        self.firsts = firsts;
+        self.has_later = false;
     }
 
-    fn later_fate<F: FrameBuf>(
+    fn admit_later<F: FrameBuf>(
         &mut self,
+        context: &mut WorkerContext,
         frame: &F,
         (packet, fragment): (&IpPacket, Fragment),
         now: Now,
-    ) -> Result<Fate, DropReason> {
+    ) -> Result<Verdict, DropReason> {
         let key = DatagramKey::of(packet, &fragment).ok_or(DropReason::Fragment)?;
-        let piece = Piece::of(packet, &fragment)?;
-        let arrived = (self.gather.whole(frame), frame.port());
-        let leaving = &mut self.fragments.leaving;
-        let table = &self.shared.fragments;
-        match table.admit_later(&key, piece, arrived, now.tick(), leaving)? {
-            Later::As(word) => Ok(self.follow(word)),
-            Later::Waits { evicted } => {
-                self.counters.held.add(1);
+        let range = ByteRange::of(packet, &fragment)?;
+        let arrived = (context.linearizer.whole(frame), frame.port());
+        let table = &context.shared.fragments;
+        match table.admit_later(&key, range, arrived, now.tick(), &mut self.released)? {
+            LaterOutcome::Decided(decided) => Ok(verdict_of(context, decided)),
+            LaterOutcome::Held { evicted } => {
+                context.counters.held.add(1);
                 if evicted {
-                    self.counters.released.add(1);
-                    self.counters.dropped(DropReason::FragmentLimit).add(1);
+                    context.counters.released.add(1);
+                    context.counters.dropped(DropReason::FragmentLimit).add(1);
                 }
-                Ok(Fate::Held)
+                Ok(Verdict::Held)
             }
         }
     }
 
-    /// What the first fragment's word means for another.
-    fn follow(&self, word: Word) -> Fate {
-        match word {
-            Word::Session(at, direction) => match self.shared.sessions.get(at) {
-                Some(session) => Fate::Session(at, session, direction),
-                // It has ended in between, and its backend is not known any more.
-                None => Fate::Drop(DropReason::Fragment),
-            },
-            Word::Kernel => Fate::Kernel,
-            Word::Drop(reason) => Fate::Drop(reason),
-        }
-    }
-
-    /// After a batch: what waits no more leaves, behind the first fragments that it waited for.
+    /// Whether fragments no longer wait and are to be taken by [`Self::next_released`].
     #[inline]
-    pub(crate) fn release_fragments<I: FrameIo>(
-        &mut self,
-        io: &mut I,
-        snapshot: &Snapshot,
-        now: Now,
-    ) {
-        if !self.fragments.leaving.is_empty() {
-            self.release_all(io, snapshot, now);
-        }
+    pub(crate) fn has_released(&self) -> bool {
+        !self.released.is_empty()
     }
 
-    #[cold]
-    fn release_all<I: FrameIo>(&mut self, io: &mut I, snapshot: &Snapshot, now: Now) {
-        let mut leaving = std::mem::take(&mut self.fragments.leaving);
-        let mut tickets = std::mem::take(&mut self.fragments.tickets);
-        for group in leaving.drain(..) {
-            self.shared.fragments.held.chain(group.newest, &mut tickets);
-            for ticket in tickets.drain(..) {
-                self.release(io, snapshot, ticket, group.word, now);
+    /// After pass 4: takes out the next fragment that no longer waits, with its packet and verdict.
+    pub(crate) fn next_released<I: FrameIo>(
+        &mut self,
+        context: &WorkerContext,
+        io: &mut I,
+        snapshot: &Snapshot,
+    ) -> Option<(I::Frame, Option<IpPacket>, Verdict)> {
+        let held = &context.shared.fragments.held;
+        loop {
+            if let Some(ticket) = self.tickets.get(self.next_ticket) {
+                self.next_ticket += 1;
+                let released = release(context, io, snapshot, *ticket, self.group_verdict);
+                if released.is_some() {
+                    return released;
+                }
+            } else if let Some(group) = self.released.get(self.next_group) {
+                self.next_group += 1;
+                self.group_verdict = group.decided;
+                held.chain(group.newest, &mut self.tickets);
+                self.next_ticket = 0;
+            } else {
+                self.released.clear();
+                self.tickets.clear();
+                (self.next_group, self.next_ticket) = (0, 0);
+                return None;
             }
         }
-        (self.fragments.leaving, self.fragments.tickets) = (leaving, tickets);
     }
 
-    fn release<I: FrameIo>(
-        &mut self,
-        io: &mut I,
-        snapshot: &Snapshot,
-        ticket: Ticket,
-        word: Option<Word>,
-        now: Now,
-    ) {
-        let taken = self.shared.fragments.held.take(ticket, |bytes, port| {
-            let dropped = matches!(word, Some(Word::Drop(_)));
-            let mut frame = io.allocate(port).filter(|_| !dropped)?;
-            frame.set_len(bytes.len()).then(|| {
-                frame.copy_from(bytes);
-                frame
-            })
-        });
-        // Where it had to give way, who took its place has counted it.
-        let Some(frame) = taken else {
-            return;
-        };
-        self.counters.released.add(1);
-        let frame = match (frame, word) {
-            (_, Some(Word::Drop(reason))) => return self.counters.dropped(reason).add(1),
-            (None, _) => return self.counters.dropped(DropReason::FragmentLimit).add(1),
-            (Some(frame), _) => frame,
-        };
-        let packet = match parse_head(frame.bytes(), frame.rest_len()) {
-            Ok(Packet::Ip(packet)) => Some(packet),
-            _ => None,
-        };
-        let fate = match (&packet, word) {
-            (Some(_), Some(word)) => self.follow(word),
-            (Some(packet), None) if !snapshot.is_vip(packet.destination) => Fate::Kernel,
-            _ => Fate::Drop(DropReason::FragmentTimeout),
-        };
-        self.finish(io, snapshot, frame, (packet, fate), now);
-    }
-
-    /// Forgets datagrams whose time is up: this turn's part of the table.
-    pub(crate) fn sweep_fragments<I: FrameIo>(
-        &mut self,
-        io: &mut I,
-        snapshot: &Snapshot,
-        now: Now,
-    ) {
-        let table = &self.shared.fragments;
-        let pass = &mut self.fragments;
-        let elapsed = now.millis().saturating_sub(pass.swept_at.millis());
+    /// Forgets datagrams that timed out: this turn's share of the table.
+    #[inline]
+    pub(crate) fn sweep(&mut self, context: &WorkerContext, now: Now) {
+        let table = &context.shared.fragments;
+        let elapsed = now.millis().saturating_sub(self.swept_at.millis());
         if elapsed == 0 || table.is_empty() {
             return;
         }
-        pass.swept_at = now;
+        self.swept_at = now;
         let quota = table.buckets() as u64 * elapsed / SWEEP_ROUND_MS;
         let quota = usize::try_from(quota).map_or(SWEEP_MAX, |quota| quota.clamp(1, SWEEP_MAX));
-        table.sweep(quota, now.tick(), &mut pass.leaving);
-        self.release_fragments(io, snapshot, now);
+        table.sweep(quota, now.tick(), &mut self.released);
     }
 }
 
-/// A fragment of a datagram that no session can be of.
-fn not_served(snapshot: &Snapshot, packet: &IpPacket) -> Fate {
+/// Takes a held fragment out of the table into a frame of its own; `None` if it was dropped.
+fn release<I: FrameIo>(
+    context: &WorkerContext,
+    io: &mut I,
+    snapshot: &Snapshot,
+    ticket: Ticket,
+    decided: Option<FragmentVerdict>,
+) -> Option<(I::Frame, Option<IpPacket>, Verdict)> {
+    let counters = &context.counters;
+    let dropped = match decided {
+        Some(FragmentVerdict::Drop(reason)) => Some(reason),
+        _ => None,
+    };
+    let taken = context.shared.fragments.held.take(ticket, |bytes, port| {
+        let mut frame = io.allocate(port).filter(|_| dropped.is_none())?;
+        frame.set_len(bytes.len()).then(|| {
+            frame.copy_from(bytes);
+            frame
+        })
+    });
+    // An evicted fragment was counted by the worker that evicted it.
+    let frame = taken?;
+    counters.released.add(1);
+    let Some(frame) = frame else {
+        let reason = dropped.unwrap_or(DropReason::FragmentLimit);
+        counters.dropped(reason).add(1);
+        return None;
+    };
+    let packet = match parse_head(frame.bytes(), frame.rest_len()) {
+        Ok(Packet::Ip(packet)) => Some(packet),
+        _ => None,
+    };
+    let verdict = match (&packet, decided) {
+        (Some(_), Some(decided)) => verdict_of(context, decided),
+        (Some(packet), None) if !snapshot.is_vip(packet.destination) => Verdict::PassToKernel,
+        _ => Verdict::Drop(DropReason::FragmentTimeout),
+    };
+    Some((frame, packet, verdict))
+}
+
+/// What the first fragment's verdict means for a later one.
+fn verdict_of(context: &WorkerContext, decided: FragmentVerdict) -> Verdict {
+    match decided {
+        FragmentVerdict::Session(at, direction) => match context.shared.sessions.get(at) {
+            Some(session) => Verdict::Session(at, session, direction),
+            // The session has ended since.
+            None => Verdict::Drop(DropReason::Fragment),
+        },
+        FragmentVerdict::PassToKernel => Verdict::PassToKernel,
+        FragmentVerdict::Drop(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// What a first fragment's verdict means for the later ones.
+fn decided_by(verdict: &Verdict) -> FragmentVerdict {
+    match *verdict {
+        Verdict::Session(at, _, direction) => FragmentVerdict::Session(at, direction),
+        Verdict::PassToKernel => FragmentVerdict::PassToKernel,
+        Verdict::Drop(reason) => FragmentVerdict::Drop(reason),
+        // Only the first fragment is answered.
+        Verdict::Reject => FragmentVerdict::Drop(DropReason::NoBackend),
+        _ => FragmentVerdict::Drop(DropReason::Fragment),
+    }
+}
+
+/// The verdict on a fragment whose datagram can belong to no session.
+fn verdict_without_service(snapshot: &Snapshot, packet: &IpPacket) -> Verdict {
     if snapshot.is_vip(packet.destination) {
-        Fate::Drop(DropReason::Fragment)
+        Verdict::Drop(DropReason::Fragment)
     } else {
-        Fate::Kernel
-    }
-}
-
-/// What a first fragment's fate says to the others.
-fn word_of(fate: &Fate) -> Word {
-    match *fate {
-        Fate::Session(at, _, direction) => Word::Session(at, direction),
-        Fate::Kernel => Word::Kernel,
-        Fate::Drop(reason) => Word::Drop(reason),
-        // Its sender is told by the first one alone.
-        Fate::Refuse => Word::Drop(DropReason::NoBackend),
-        _ => Word::Drop(DropReason::Fragment),
+        Verdict::PassToKernel
     }
 }

@@ -1,111 +1,106 @@
-//! Datagrams on their way, found by any worker.
+//! The table of fragmented datagrams, shared by all workers.
 //!
-//! Invariant: see those of [`super`]. What is taken out of the table while fragments of it wait is
-//! handed to the caller as a [`Leaving`], so that each of them ends in one of a frame's ways.
+//! Invariant: see [`super`]. When a datagram leaves the table while fragments of it wait, the caller gets
+//! them as a [`ReleasedGroup`], so that each of them ends as a frame does.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use super::FragmentLimits;
-use super::datagram::{DatagramKey, Piece, Pieces};
+use super::datagram::{ByteRange, DatagramKey, SeenRanges};
 use super::held::{Held, Put, Ticket};
 use crate::locks::lock;
 use crate::session::{Direction, Key, SessionRef};
 use crate::time::ticks_of;
 use crate::{DropReason, PortId, Tick};
 
-/// The datagrams that one bucket holds.
+/// Datagrams per bucket.
 pub(super) const WAYS: usize = 16;
-/// How many of them may be of those that give way.
+/// How many of them may be evictable by others (see [`Datagram::is_weak`]).
 const WEAK_MAX: usize = WAYS / 2;
-/// How many may be of the others, before a new one takes the place of one of its own kind: so that
-/// there is room for datagrams that begin with a later fragment.
+/// How many may be of the other kind before a new one evicts its own kind. This leaves room for datagrams
+/// that begin with a later fragment.
 const STRONG_MAX: usize = WAYS * 3 / 4;
 
-/// What became of a datagram's first fragment, and so becomes of the others.
+/// The verdict on a datagram's first fragment, which the others follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Word {
-    /// It is of this session.
+pub(crate) enum FragmentVerdict {
     Session(SessionRef, Direction),
-    /// It is not ours.
-    Kernel,
-    /// It was dropped.
+    PassToKernel,
     Drop(DropReason),
 }
 
-/// Fragments that do not wait any more.
+/// Fragments of one datagram that no longer wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Leaving {
-    /// The newest of them; it leads to the others.
+pub(super) struct ReleasedGroup {
+    /// The newest one; it links to the others.
     pub(super) newest: Ticket,
-    /// What their first one said; `None` where it did not come in time.
-    pub(super) word: Option<Word>,
+    /// Their first fragment's verdict; `None` if it did not arrive in time.
+    pub(super) decided: Option<FragmentVerdict>,
 }
 
-/// What becomes of a fragment that is not its datagram's first.
+/// The result of [`FragmentTable::admit_later`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Later {
-    /// What the first one said.
-    As(Word),
-    /// It was copied and waits for the first; `evicted` says whether another had to give way.
-    Waits { evicted: bool },
+pub(super) enum LaterOutcome {
+    /// The first fragment's verdict.
+    Decided(FragmentVerdict),
+    /// It was copied and waits for the first; `evicted` if another fragment was evicted for it.
+    Held { evicted: bool },
 }
 
-/// The table.
+/// Fragmented datagrams.
 pub struct FragmentTable {
     key: Key,
     buckets: Box<[Mutex<Bucket>]>,
     pub(super) held: Held,
     timeout_ticks: u32,
-    /// Datagrams in the table. Written under the lock of any bucket, so it orders nothing.
+    /// The number of datagrams. Written under different locks, so it orders nothing.
     live: AtomicUsize,
-    /// The bucket that the next [`FragmentTable::sweep`] starts with.
+    /// The bucket at which the next [`FragmentTable::sweep`] starts.
     next: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Bucket {
     slots: [Option<Datagram>; WAYS],
-    /// Datagrams that it has had.
+    /// Datagrams it has ever held.
     count: u64,
 }
 
-/// A datagram of which something was seen.
 #[derive(Clone, Copy)]
 struct Datagram {
     key: DatagramKey,
     since: Tick,
-    /// Its number in its bucket: ticks are too long to tell a flood's oldest from its newest.
+    /// Its number in its bucket. (Ticks are too coarse to order the datagrams of a flood.)
     number: u64,
     state: State,
-    pieces: Pieces,
-    /// The newest fragment that waits.
+    seen: SeenRanges,
+    /// The newest waiting fragment.
     waiting: Option<Ticket>,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    /// The first fragment has not said anything yet.
+    /// The first fragment has no verdict yet.
     Open,
-    /// It has.
-    Said(Word),
-    /// There is something wrong with it, and nothing more of it passes.
+    Decided(FragmentVerdict),
+    /// Its fragments are inconsistent: no more of it passes.
     Spoiled(DropReason),
 }
 
 impl Datagram {
-    /// Whether it is of those that give way: nothing of it is known to be wanted.
+    /// Whether others may evict it: no fragment of it is known to be wanted.
     fn is_weak(&self) -> bool {
         match self.state {
-            State::Open => !self.pieces.have_first(),
-            State::Said(Word::Drop(_)) | State::Spoiled(_) => true,
-            State::Said(_) => false,
+            State::Open => !self.seen.have_first(),
+            State::Decided(FragmentVerdict::Drop(_)) | State::Spoiled(_) => true,
+            State::Decided(_) => false,
         }
     }
 }
 
 impl FragmentTable {
-    /// An empty table. Allocates all of its memory now.
+    /// An empty table. Allocates all of its memory at once.
     ///
     /// `seed` keys the hash: draw it at random at each start.
     #[must_use]
@@ -123,71 +118,69 @@ impl FragmentTable {
         }
     }
 
-    /// Datagrams of which something was seen, and not all.
+    /// The number of incomplete datagrams.
     #[must_use]
     pub fn len(&self) -> usize {
         self.live.load(Ordering::Relaxed)
     }
 
-    /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The most datagrams that it holds.
+    /// The largest possible number of datagrams.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.buckets.len() * WAYS
     }
 
-    /// Fragments that wait for their datagram's first one. Looks at each place: not for a packet's
-    /// way.
+    /// The number of waiting fragments. Visits every slot: not for the hot path.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// The memory it takes, in bytes.
+    /// Its memory in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.buckets) + self.held.memory_bytes()
     }
 
-    /// A datagram's first fragment came; [`FragmentTable::settle`] follows, in the same batch.
+    /// Admits a datagram's first fragment. [`FragmentTable::settle`] follows in the same batch.
     ///
     /// # Errors
-    /// Why it is dropped.
+    /// Why the fragment is dropped.
     pub(super) fn admit_first(
         &self,
         key: &DatagramKey,
-        piece: Piece,
+        range: ByteRange,
         now: Tick,
-        leaving: &mut Vec<Leaving>,
+        released: &mut Vec<ReleasedGroup>,
     ) -> Result<(), DropReason> {
         let mut bucket = self.bucket(key);
-        let (_, datagram) = self.enter(&mut bucket, (key, piece), false, now, leaving)?;
+        let (_, datagram) = self.enter(&mut bucket, (key, range), false, now, released)?;
         match datagram.state {
             State::Open => Ok(()),
-            // Its place was not noted, and yet another first one has spoken: a table that was full
-            // forgot the datagram between the two. Which of them is right is not known.
-            State::Said(_) | State::Spoiled(_) => Err(DropReason::FragmentLimit),
+            // Its range is new, and yet another first fragment has a verdict: a full table forgot the
+            // datagram between the two. Which of them is right is unknown.
+            State::Decided(_) | State::Spoiled(_) => Err(DropReason::FragmentLimit),
         }
     }
 
-    /// What became of a datagram's first fragment. Those that wait for it leave.
+    /// Stores the verdict of a datagram's first fragment, and releases those that wait for it.
     ///
     /// # Errors
-    /// Why it is dropped after all: another worker has found the datagram spoiled.
+    /// Why the fragment is dropped after all: another worker spoiled the datagram meanwhile.
     pub(super) fn settle(
         &self,
         key: &DatagramKey,
-        word: Word,
-        leaving: &mut Vec<Leaving>,
+        decided: FragmentVerdict,
+        released: &mut Vec<ReleasedGroup>,
     ) -> Result<(), DropReason> {
         let mut bucket = self.bucket(key);
         let Some(slot) = bucket.slot(key) else {
-            // It had to give way meanwhile: the others will not be known.
+            // It was evicted meanwhile: the later fragments will find nothing.
             return Ok(());
         };
         let Some(datagram) = slot else {
@@ -196,59 +189,58 @@ impl FragmentTable {
         if let State::Spoiled(reason) = datagram.state {
             return Err(reason);
         }
-        datagram.state = State::Said(word);
-        leaving.extend(datagram.waiting.take().map(|newest| Leaving {
+        datagram.state = State::Decided(decided);
+        released.extend(datagram.waiting.take().map(|newest| ReleasedGroup {
             newest,
-            word: Some(word),
+            decided: Some(decided),
         }));
-        if datagram.pieces.are_whole() {
+        if datagram.seen.are_complete() {
             self.forget(slot);
         }
         Ok(())
     }
 
-    /// Another fragment of a datagram came, by this port.
+    /// Admits a later fragment, which arrived on this port.
     ///
     /// # Errors
-    /// Why it is dropped.
+    /// Why the fragment is dropped.
     pub(super) fn admit_later(
         &self,
         key: &DatagramKey,
-        piece: Piece,
+        range: ByteRange,
         (frame, port): (&[u8], PortId),
         now: Tick,
-        leaving: &mut Vec<Leaving>,
-    ) -> Result<Later, DropReason> {
+        released: &mut Vec<ReleasedGroup>,
+    ) -> Result<LaterOutcome, DropReason> {
         let mut bucket = self.bucket(key);
-        let (at, datagram) = self.enter(&mut bucket, (key, piece), true, now, leaving)?;
-        if let State::Said(word) = datagram.state {
-            if datagram.pieces.are_whole() {
+        let (at, datagram) = self.enter(&mut bucket, (key, range), true, now, released)?;
+        if let State::Decided(decided) = datagram.state {
+            if datagram.seen.are_complete() {
                 self.forget(&mut bucket.slots[at]);
             }
-            return Ok(Later::As(word));
+            return Ok(LaterOutcome::Decided(decided));
         }
         let (ticket, evicted) = match self.held.put(frame, port, datagram.waiting) {
             Put::Held(ticket) => (ticket, false),
-            Put::InPlaceOfOldest(ticket) => (ticket, true),
-            Put::No => return Err(spoil(datagram, DropReason::FragmentLimit, leaving)),
+            Put::EvictedOldest(ticket) => (ticket, true),
+            Put::No => return Err(spoil(datagram, DropReason::FragmentLimit, released)),
         };
         datagram.waiting = Some(ticket);
-        Ok(Later::Waits { evicted })
+        Ok(LaterOutcome::Held { evicted })
     }
 
-    /// Forgets the datagrams of the next `count` buckets whose time is up.
-    pub(super) fn sweep(&self, count: usize, now: Tick, leaving: &mut Vec<Leaving>) {
+    /// Expires the datagrams of the next `count` buckets that timed out.
+    pub(super) fn sweep(&self, count: usize, now: Tick, released: &mut Vec<ReleasedGroup>) {
         let from = self.next.fetch_add(count, Ordering::Relaxed);
         for at in from..from.saturating_add(count) {
             for slot in &mut lock(&self.buckets[at % self.buckets.len()]).slots {
-                if slot.as_ref().is_some_and(|d| self.is_over(d, now)) {
-                    self.give_up(slot, None, leaving);
+                if slot.as_ref().is_some_and(|d| self.is_expired(d, now)) {
+                    self.expire(slot, None, released);
                 }
             }
         }
     }
 
-    /// Buckets in all.
     pub(super) fn buckets(&self) -> usize {
         self.buckets.len()
     }
@@ -258,23 +250,23 @@ impl FragmentTable {
         lock(&self.buckets[at])
     }
 
-    /// The fragment's datagram, with its place noted; a new one where none is known.
+    /// The fragment's datagram, new or known, with the fragment's range added.
     fn enter<'a>(
         &self,
         bucket: &'a mut Bucket,
-        (key, piece): (&DatagramKey, Piece),
+        (key, range): (&DatagramKey, ByteRange),
         weak: bool,
         now: Tick,
-        leaving: &mut Vec<Leaving>,
+        released: &mut Vec<ReleasedGroup>,
     ) -> Result<(usize, &'a mut Datagram), DropReason> {
         let known = bucket.find(key);
-        let at = known.or_else(|| bucket.room(weak, |d| self.is_over(d, now)));
+        let at = known.or_else(|| bucket.room(weak, |d| self.is_expired(d, now)));
         let at = at.ok_or(DropReason::FragmentLimit)?;
         let slot = &mut bucket.slots[at];
-        let over = slot.as_ref().is_some_and(|d| self.is_over(d, now));
+        let over = slot.as_ref().is_some_and(|d| self.is_expired(d, now));
         if known.is_none() || over {
-            let why = (!over).then_some(Word::Drop(DropReason::FragmentLimit));
-            self.give_up(slot, why, leaving);
+            let why = (!over).then_some(FragmentVerdict::Drop(DropReason::FragmentLimit));
+            self.expire(slot, why, released);
         }
         let datagram = slot.get_or_insert_with(|| {
             self.live.fetch_add(1, Ordering::Relaxed);
@@ -284,28 +276,33 @@ impl FragmentTable {
                 since: now,
                 number: bucket.count,
                 state: State::Open,
-                pieces: Pieces::NONE,
+                seen: SeenRanges::NONE,
                 waiting: None,
             }
         });
         if let State::Spoiled(reason) = datagram.state {
             return Err(reason);
         }
-        match datagram.pieces.add(piece) {
+        match datagram.seen.add(range) {
             Ok(()) => Ok((at, datagram)),
             Err(DropReason::FragmentDuplicate) => Err(DropReason::FragmentDuplicate),
-            Err(reason) => Err(spoil(datagram, reason, leaving)),
+            Err(reason) => Err(spoil(datagram, reason, released)),
         }
     }
 
-    fn is_over(&self, datagram: &Datagram, now: Tick) -> bool {
+    fn is_expired(&self, datagram: &Datagram, now: Tick) -> bool {
         now.since(datagram.since) > self.timeout_ticks
     }
 
-    /// Forgets a datagram, and what waits of it leaves.
-    fn give_up(&self, slot: &mut Option<Datagram>, word: Option<Word>, leaving: &mut Vec<Leaving>) {
+    /// Forgets a datagram and releases its waiting fragments.
+    fn expire(
+        &self,
+        slot: &mut Option<Datagram>,
+        decided: Option<FragmentVerdict>,
+        released: &mut Vec<ReleasedGroup>,
+    ) {
         let newest = slot.as_mut().and_then(|datagram| datagram.waiting.take());
-        leaving.extend(newest.map(|newest| Leaving { newest, word }));
+        released.extend(newest.map(|newest| ReleasedGroup { newest, decided }));
         self.forget(slot);
     }
 
@@ -326,15 +323,15 @@ impl Bucket {
         self.find(key).map(|at| &mut self.slots[at])
     }
 
-    /// Where a new datagram goes: the place of the oldest of its kind where there are enough of them;
-    /// else a free one or one whose time is up; else that of the oldest that gives way.
-    fn room(&self, weak: bool, is_over: impl Fn(&Datagram) -> bool) -> Option<usize> {
+    /// The slot for a new datagram: that of the oldest of its kind if the kind has its maximum; else a free
+    /// or expired one; else that of the oldest weak one.
+    fn room(&self, weak: bool, is_expired: impl Fn(&Datagram) -> bool) -> Option<usize> {
         let count = self.of_kind(weak).count();
         let max = if weak { WEAK_MAX } else { STRONG_MAX };
         if count >= max {
             return oldest(self.of_kind(weak));
         }
-        let is_free = |slot: &Option<Datagram>| slot.as_ref().is_none_or(&is_over);
+        let is_free = |slot: &Option<Datagram>| slot.as_ref().is_none_or(&is_expired);
         let free = self.slots.iter().position(is_free);
         free.or_else(|| oldest(self.of_kind(true)))
             .or_else(|| oldest(self.of_kind(false)))
@@ -352,13 +349,17 @@ fn oldest<'a>(datagrams: impl Iterator<Item = (usize, &'a Datagram)>) -> Option<
     first.map(|(at, _)| at)
 }
 
-/// Lets nothing more of a datagram pass, and gives the reason back.
-fn spoil(datagram: &mut Datagram, reason: DropReason, leaving: &mut Vec<Leaving>) -> DropReason {
+/// Lets no more of a datagram pass; returns the reason.
+fn spoil(
+    datagram: &mut Datagram,
+    reason: DropReason,
+    released: &mut Vec<ReleasedGroup>,
+) -> DropReason {
     datagram.state = State::Spoiled(reason);
     let newest = datagram.waiting.take();
-    leaving.extend(newest.map(|newest| Leaving {
+    released.extend(newest.map(|newest| ReleasedGroup {
         newest,
-        word: Some(Word::Drop(reason)),
+        decided: Some(FragmentVerdict::Drop(reason)),
     }));
     reason
 }
@@ -374,10 +375,10 @@ mod tests {
 
     use super::*;
 
-    /// A datagram's key and the places of its fragments.
-    fn datagram(identification: u32) -> (DatagramKey, [Piece; 3]) {
+    /// A datagram's key and the ranges of its fragments.
+    fn datagram(identification: u32) -> (DatagramKey, [ByteRange; 3]) {
         const LEN: u16 = 16;
-        let piece = |offset, more, transport| {
+        let range = |offset, more, transport| {
             let fragment = Fragment {
                 identification,
                 offset,
@@ -397,27 +398,30 @@ mod tests {
                 transport,
             };
             let key = DatagramKey::of(&packet, &fragment).expect("UDP");
-            (key, Piece::of(&packet, &fragment).expect("a place"))
+            (
+                key,
+                ByteRange::of(&packet, &fragment).expect("a valid range"),
+            )
         };
         let ports = Transport::Udp {
             source: 4000,
             destination: 80,
         };
         let later = Transport::Other(udp::PROTOCOL);
-        let (key, first) = piece(0, true, ports);
-        let (_, middle) = piece(LEN, true, later);
-        let (_, last) = piece(2 * LEN, false, later);
+        let (key, first) = range(0, true, ports);
+        let (_, middle) = range(LEN, true, later);
+        let (_, last) = range(2 * LEN, false, later);
         (key, [first, middle, last])
     }
 
-    /// Whatever two threads do at once: each later fragment either hears the first one's word, or
-    /// leaves with it.
+    /// However two threads interleave: each later fragment either finds the first one's verdict, or is
+    /// released by it.
     #[test]
-    fn no_fragment_is_left_waiting_for_a_first_one_that_has_come() {
+    fn no_fragment_waits_for_a_first_one_that_has_arrived() {
         let table = FragmentTable::new(FragmentLimits::default(), [1, 2, 3, 4]);
         let rounds = 20_000;
         let progress = [AtomicU32::new(0), AtomicU32::new(0)];
-        // Neither is far ahead, as the parts of a datagram are not.
+        // Neither thread runs far ahead, as the fragments of a datagram do not.
         let keep_pace = |own: usize, id: u32| {
             progress[own].store(id, Ordering::Relaxed);
             while id > progress[1 - own].load(Ordering::Relaxed) + 20 {
@@ -427,18 +431,18 @@ mod tests {
         let finish = |own: usize| progress[own].store(rounds, Ordering::Relaxed);
         let firsts = || {
             let mut left = 0;
-            let (mut leaving, mut tickets) = (Vec::new(), Vec::new());
+            let (mut released, mut tickets) = (Vec::new(), Vec::new());
             for id in 0..rounds {
                 keep_pace(0, id);
                 let (key, [first, ..]) = datagram(id);
                 table
-                    .admit_first(&key, first, Tick(0), &mut leaving)
+                    .admit_first(&key, first, Tick(0), &mut released)
                     .expect("there is room");
                 table
-                    .settle(&key, Word::Kernel, &mut leaving)
+                    .settle(&key, FragmentVerdict::PassToKernel, &mut released)
                     .expect("nothing overlaps");
-                for group in leaving.drain(..) {
-                    assert_eq!(group.word, Some(Word::Kernel));
+                for group in released.drain(..) {
+                    assert_eq!(group.decided, Some(FragmentVerdict::PassToKernel));
                     table.held.chain(group.newest, &mut tickets);
                     let taken = tickets
                         .iter()
@@ -451,21 +455,21 @@ mod tests {
         };
         let laters = || {
             let (mut followed, mut waited) = (0, 0);
-            let mut leaving = Vec::new();
+            let mut released = Vec::new();
             for id in 0..rounds {
                 keep_pace(1, id);
                 let (key, [_, middle, last]) = datagram(id);
-                for piece in [last, middle] {
+                for range in [last, middle] {
                     let arrived = (&[7; 60][..], PortId(0));
-                    match table.admit_later(&key, piece, arrived, Tick(0), &mut leaving) {
-                        Ok(Later::As(Word::Kernel)) => followed += 1,
-                        Ok(Later::Waits { evicted: false }) => waited += 1,
+                    match table.admit_later(&key, range, arrived, Tick(0), &mut released) {
+                        Ok(LaterOutcome::Decided(FragmentVerdict::PassToKernel)) => followed += 1,
+                        Ok(LaterOutcome::Held { evicted: false }) => waited += 1,
                         other => panic!("{other:?}"),
                     }
                 }
             }
             finish(1);
-            assert_eq!(leaving, []);
+            assert_eq!(released, []);
             (followed, waited)
         };
         let (left, (followed, waited)) = thread::scope(|scope| {

@@ -1,8 +1,8 @@
-//! Connection attempts under way: when each one's SYN passed, to measure how long its answer takes.
+//! When the SYN of each pending connection passed, to measure its connect time.
 //!
-//! Invariant: what is measured is the time of the very session that asks, or nothing. A session's
-//! place is shared with others and the latest to begin has it; the tag tells whose it is. Each is
-//! one word, so that neither lock nor order is needed: whatever is lost is one measurement.
+//! Invariant: a session gets its own measurement or none. Sessions share entries; the latest to begin has the
+//! entry, and a tag tells whose it is. An entry is one word, so no lock or ordering is needed: at worst a
+//! measurement is lost.
 
 use std::collections::TryReserveError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,28 +11,27 @@ use super::SessionRef;
 use super::words::{high, low, pack};
 use crate::Now;
 
-/// The most attempts that are kept. At 100,000 new sessions a second these are the last 160 ms,
-/// which is longer than most backends take.
+/// The number of entries. At 100,000 new sessions per second they cover the last 160 ms, longer than most
+/// backends take to answer.
 const ATTEMPTS_MAX: u32 = 1 << 14;
 
-/// The latest attempts, by slot. Words: upper half the tag, which is never 0; lower half the time
-/// of the SYN in microseconds, which wraps after 71 minutes; 0 is empty.
+/// The latest pending connections, by slot. Upper half of a word: the tag, never 0. Lower half: the time of
+/// the SYN in microseconds, which wraps after 71 minutes. 0 is empty.
 pub(super) struct Connects(Box<[AtomicU64]>);
 
 impl Connects {
-    /// For a table of this many sessions.
     pub(super) fn new(sessions: u32) -> Result<Self, TryReserveError> {
         let len = sessions.min(ATTEMPTS_MAX) as usize;
         Ok(Self(super::memory::allocate(len)?))
     }
 
-    /// The session's first SYN.
+    /// Records the session's first SYN.
     pub(super) fn begin(&self, at: SessionRef, now: Now) {
         self.place(at)
             .store(pack(tag(at), clock_us(now)), Ordering::Relaxed);
     }
 
-    /// A SYN of the session that may be another than the first.
+    /// Cancels the measurement if this is not the first SYN.
     pub(super) fn repeat(&self, at: SessionRef, now: Now) {
         let word = self.place(at).load(Ordering::Relaxed);
         if high(word) == tag(at) && low(word) != clock_us(now) {
@@ -40,12 +39,12 @@ impl Connects {
         }
     }
 
-    /// The time since the session's one SYN, in microseconds.
+    /// The microseconds since the session's only SYN.
     pub(super) fn elapsed_us(&self, at: SessionRef, now: Now) -> Option<u32> {
         let word = self.place(at).load(Ordering::Relaxed);
         let elapsed = clock_us(now).wrapping_sub(low(word));
-        // More than half the clock's range: workers read their clocks apart, and the one that saw
-        // the answer had read its own before.
+        // More than half the clock's range means a negative time: the worker that saw the answer read its
+        // clock first.
         (high(word) == tag(at) && elapsed <= u32::MAX / 2).then_some(elapsed)
     }
 
@@ -58,13 +57,13 @@ impl Connects {
     }
 }
 
-/// Tells sessions that share a place apart: the slot's bits above those that chose the place, and
-/// the version's lower ones, of which the lowest is 1 while the session lives.
+/// Distinguishes sessions that share an entry: the slot's bits above those that choose the entry, and the
+/// version's lower ones, of which the lowest is 1 while the session lives.
 const fn tag(at: SessionRef) -> u32 {
     (at.version << 14) | (at.slot / ATTEMPTS_MAX)
 }
 
-/// The clock that attempts are timed by: microseconds, wrapping.
+/// Microseconds, wrapping.
 const fn clock_us(now: Now) -> u32 {
     low(now.micros())
 }

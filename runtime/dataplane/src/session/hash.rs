@@ -1,23 +1,18 @@
 //! The keyed hash of a flow.
 //!
-//! Invariant: without the key, which is drawn at random at each start, nobody outside can choose
-//! flows that meet in one bucket. (It is a fast keyed hash in the manner of wyhash, and no
-//! cryptographic one: it relies on its values never being shown to anyone.)
+//! Invariant: without the key, which is drawn at random at each start, nobody can choose flows that share a
+//! bucket. (It is a fast keyed hash in the manner of wyhash, not a cryptographic one: its values must never
+//! be shown to anyone.)
 
 use waxwing_packet::{Address, Protocol};
 
-/// The 5-tuple as it stands in a packet.
+/// A packet's 5-tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Tuple {
-    /// Source address.
     pub source: Address,
-    /// Destination address.
     pub destination: Address,
-    /// Source port.
     pub source_port: u16,
-    /// Destination port.
     pub destination_port: u16,
-    /// TCP or UDP.
     pub protocol: Protocol,
 }
 
@@ -26,13 +21,12 @@ pub struct Tuple {
 pub struct FlowHash(pub(super) u64);
 
 impl FlowHash {
-    /// From 64 bits, for tests that want hashes of their own choice.
+    /// For tests that choose hashes.
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// Its 64 bits.
     #[inline]
     #[must_use]
     pub const fn bits(self) -> u64 {
@@ -40,11 +34,11 @@ impl FlowHash {
     }
 }
 
-/// The key of a hash. Same key, same hash: on every machine, and in every version of Waxwing, since
-/// a cluster's balancers agree by it.
+/// The key of a hash. One key gives one hash on every machine and in every version of Waxwing: the balancers
+/// of a cluster rely on it.
 pub struct Key([u64; 6]);
 
-/// The fractional digits of pi: so that a poor seed still makes a usable key.
+/// The fractional digits of pi, so that a poor seed still makes a usable key.
 const PI: [u64; 6] = [
     0x243f_6a88_85a3_08d3,
     0x1319_8a2e_0370_7344,
@@ -55,7 +49,7 @@ const PI: [u64; 6] = [
 ];
 
 impl Key {
-    /// From a seed; any seed will do.
+    /// A key from any seed.
     #[must_use]
     pub fn new([a, b, c, d]: [u64; 4]) -> Self {
         let seed = [
@@ -69,7 +63,6 @@ impl Key {
         Self(std::array::from_fn(|i| seed[i] ^ PI[i]))
     }
 
-    /// The hash of a tuple.
     #[inline]
     #[must_use]
     pub fn hash(&self, tuple: &Tuple) -> FlowHash {
@@ -88,18 +81,17 @@ impl Key {
     }
 }
 
-/// The two halves of the 128-bit product, one on the other: every bit of either factor reaches
-/// every bit of the result.
+/// The XOR of the two halves of the 128-bit product: each bit of either factor affects each bit of the
+/// result.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+#[expect(clippy::cast_possible_truncation, reason = "takes the lower half")]
 const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
     (product >> 64) as u64 ^ product as u64
 }
 
-/// Upper and lower half.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+#[expect(clippy::cast_possible_truncation, reason = "takes the lower half")]
 const fn halves(bits: u128) -> [u64; 2] {
     [(bits >> 64) as u64, bits as u64]
 }

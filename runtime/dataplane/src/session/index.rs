@@ -1,12 +1,12 @@
 //! The index: from a flow's hash to the slots that may hold its session.
 //!
-//! Invariant: a word is written by its owner alone. An empty word is taken by compare-and-swap;
-//! from then on it is the taker's, does not move, and is emptied by whoever removes the session.
+//! Invariant: only its owner writes a word. A thread takes an empty word by compare-and-swap; the word then
+//! does not move until the thread that removes the session empties it.
 //!
-//! Each hash has two buckets, and a new word goes to the emptier one. With as many words again as
-//! are in use at most (four of eight a bucket) a full bucket is a one-in-10^10 event and two
-//! full ones, the only case in which a word finds no place, the square of that (Azar et al.,
-//! "Balanced Allocations": the tail falls doubly exponentially).
+//! Each hash has two buckets, and a new word goes to the emptier one. At most half of all words are in use
+//! (four of eight in a bucket). Then a bucket is full with a probability of about 10^-10, and both buckets of
+//! a hash, the only case in which an insert fails, with the square of that (Azar et al., "Balanced
+//! Allocations": the tail falls doubly exponentially).
 
 use std::collections::TryReserveError;
 
@@ -21,13 +21,13 @@ pub(super) const WIDTH: usize = 8;
 #[cfg(loom)]
 pub(super) const WIDTH: usize = 2;
 
-/// The fewest buckets, so that a table of a few sessions has room for every choice of hashes.
+/// The fewest buckets, so that a small table has room whatever the hashes are.
 #[cfg(not(loom))]
 const BUCKETS_MIN: usize = 64;
 #[cfg(loom)]
 const BUCKETS_MIN: usize = 2;
 
-/// Words: upper half the slot plus one, lower half the tag, which is never 0; 0 is empty.
+/// Upper half of a word: the slot plus one. Lower half: the tag, never 0. 0 is empty.
 #[repr(align(64))]
 #[derive(Default)]
 pub(super) struct Bucket([AtomicU64; WIDTH]);
@@ -36,10 +36,10 @@ pub(super) struct Bucket([AtomicU64; WIDTH]);
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 impl Bucket {
-    /// A word with this tag, the last of several; 0 where there is none.
+    /// The last word with this tag; 0 if there is none.
     ///
-    /// It looks at all words of the cache line without a branch: where in it the hit is cannot be
-    /// predicted, and nearly always there is one at most.
+    /// Compares all words of the cache line without a branch: the position of the match cannot be predicted,
+    /// and there is nearly always one at most.
     #[inline(always)]
     fn word_of(&self, tag: u32) -> u64 {
         let mut hit = 0;
@@ -51,13 +51,12 @@ impl Bucket {
     }
 }
 
-/// All buckets.
 pub(super) struct Index {
     buckets: Box<[Bucket]>,
 }
 
 impl Index {
-    /// How many buckets serve `sessions`, of two words each: half of all words stay empty.
+    /// The number of buckets for `sessions` of two words each: half of all words stay empty.
     pub(super) fn buckets_for(sessions: u32) -> usize {
         (2 * sessions as usize).div_ceil(WIDTH / 2).max(BUCKETS_MIN)
     }
@@ -68,7 +67,7 @@ impl Index {
         })
     }
 
-    /// A slot which may hold the hash: the one where it nearly always is, if it is anywhere.
+    /// The first slot that may hold the hash: nearly always the right one, if there is one.
     #[inline(always)]
     pub(super) fn first(&self, hash: FlowHash) -> Option<u32> {
         let tag = tag(hash);
@@ -80,7 +79,7 @@ impl Index {
         high(word).checked_sub(1)
     }
 
-    /// The first `Some` that `visit` gives for a slot which may hold the hash.
+    /// The first `Some` that `visit` returns for a slot that may hold the hash.
     pub(super) fn find_map<T>(
         &self,
         hash: FlowHash,
@@ -102,7 +101,7 @@ impl Index {
         None
     }
 
-    /// Visits every slot in a bucket that has this tag.
+    /// Visits every slot with this tag in a bucket.
     #[cold]
     fn find_among_equals<T>(
         &self,
@@ -120,8 +119,8 @@ impl Index {
         })
     }
 
-    /// Links a slot under a hash. The position, to [`Index::unlink`] it by, or `None` where both
-    /// buckets are full.
+    /// Links a slot under a hash; returns the position for [`Index::unlink`], or `None` if both buckets are
+    /// full.
     pub(super) fn link(&self, hash: FlowHash, slot: u32) -> Option<u32> {
         let word = pack(slot + 1, tag(hash));
         let [a, b] = self.choices(hash);
@@ -140,13 +139,12 @@ impl Index {
         })
     }
 
-    /// Empties the word at a position that [`Index::link`] gave.
+    /// Empties the word at a position that [`Index::link`] returned.
     pub(super) fn unlink(&self, position: u32) {
         let (at, lane) = (position as usize / WIDTH, position as usize % WIDTH);
         self.buckets[at].0[lane].store(0, Ordering::Release);
     }
 
-    /// Asks the processor to fetch both buckets of a hash.
     #[inline]
     pub(super) fn prefetch(&self, hash: FlowHash) {
         for at in self.choices(hash) {
@@ -177,8 +175,8 @@ impl Index {
     }
 }
 
-/// What tells words in one bucket apart: bits of the whole hash, since the upper ones of either
-/// half are the same for all that share its bucket. Never 0, which is the tag of an empty word.
+/// Distinguishes words in one bucket: bits of the whole hash, since the upper bits of one half are equal in
+/// all that share its bucket. Never 0, which marks an empty word.
 #[inline]
 const fn tag(FlowHash(hash): FlowHash) -> u32 {
     high(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1

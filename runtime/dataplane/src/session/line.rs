@@ -1,7 +1,7 @@
 //! One session in one cache line, read without a lock.
 //!
-//! Invariant: the fields of a live line are what one insert wrote, but for the last-seen tick, the
-//! TCP bits and the route, each of which changes as a whole. See the invariants of [`super`].
+//! Invariant: the fields of a live line are what one insert wrote, except the last-seen tick, the TCP bits
+//! and the return hop, each of which changes as a whole. See the invariants of [`super`].
 
 use waxwing_packet::VlanTags;
 
@@ -11,7 +11,7 @@ use super::words::{high, pack};
 use super::{Session, SessionRef, TcpState};
 use crate::{BackendId, NextHop, Tick};
 
-/// The line; what its words hold, [`Stored`] says. Fields that are written together share a word.
+/// The line. [`Stored`] documents its words. Fields that are written together share a word.
 #[repr(align(64))]
 #[derive(Default)]
 pub(super) struct Line {
@@ -19,12 +19,12 @@ pub(super) struct Line {
     endpoints: AtomicU64,
     state: AtomicU64,
     hop: AtomicU64,
-    /// The lowest bit of the route's sequence number says which of the two is valid; the other is where
-    /// the next route's go.
+    /// The lowest bit of the return hop's sequence number says which one is valid; the other is for the next
+    /// hop.
     tags: [AtomicU32; 2],
     created: AtomicU32,
     seen: AtomicU32,
-    /// Where the index words are: the forward and the reply flow's.
+    /// The positions of the index words, of the forward and the reply flow.
     positions: [AtomicU32; 2],
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Line {
 const _: () = assert!(size_of::<Line>() == 64);
 
 impl Line {
-    /// The session, or `None` where the line is free or was changing hands.
+    /// The session; `None` if the line is free or changed its session during the read.
     #[inline(always)]
     pub(super) fn read(&self) -> Option<Stored> {
         loop {
@@ -42,14 +42,14 @@ impl Line {
             }
             let hop = self.hop.load(Ordering::Acquire);
             let stored = self.take(state, hop);
-            // Whoever wrote a value read above had changed the version, or the route, before
-            // (release fence): then one of the loads below sees it.
+            // A thread that wrote a value read above had changed the version or the hop before (release
+            // fence), and one of the loads below sees that.
             fence(Ordering::Acquire);
             if high(self.state.load(Ordering::Relaxed)) != high(state) {
                 return None;
             }
-            // A new route is the one change that spans two words; take it as a whole. The loop
-            // turns once more only where another thread got something done.
+            // A new hop is the only change that spans two words: read it as a whole. The loop repeats only
+            // when another thread made progress.
             if self.hop.load(Ordering::Relaxed) == hop {
                 return Some(stored);
             }
@@ -69,11 +69,11 @@ impl Line {
         }
     }
 
-    /// Fills a free line that the caller owns, and makes it live. The version it lives under.
+    /// Fills a free line that the caller owns, and sets it live; returns its version.
     pub(super) fn publish(&self, session: &Session, positions: [u32; 2]) -> u32 {
         let version = high(self.state.load(Ordering::Relaxed)).wrapping_add(1);
         let stored = Stored::new(session, version);
-        // The version turned free before; no field is written before that is seen.
+        // Orders the field writes after the version that turned free.
         fence(Ordering::Release);
         for (half, bits) in self.client.iter().zip(stored.client) {
             half.store(bits, Ordering::Relaxed);
@@ -89,9 +89,8 @@ impl Line {
         version
     }
 
-    /// Turns a live line free, if it still has this version and, where one is given, this TCP
-    /// state. The one caller that succeeds owns the slot, and gets the session and the positions
-    /// of its index words.
+    /// Sets a live line free, if it still has this version and TCP state (if given). The one caller that
+    /// succeeds owns the slot, and gets the session and the positions of its index words.
     pub(super) fn claim(&self, version: u32, tcp: Option<TcpState>) -> Option<(Session, [u32; 2])> {
         let mut state = self.state.load(Ordering::Acquire);
         loop {
@@ -108,7 +107,7 @@ impl Line {
                 Err(now) => state = now,
             }
         }
-        // The line is the caller's own now; nobody else writes a route or a position to it.
+        // The caller owns the line now: no other thread writes its hop or positions.
         let stored = self.take(state, self.hop.load(Ordering::Relaxed));
         Some((
             stored.session(),
@@ -116,7 +115,7 @@ impl Line {
         ))
     }
 
-    /// The backend of the session, if the line is live.
+    /// The session's backend, if the line is live.
     #[inline(always)]
     pub(super) fn backend(&self) -> BackendId {
         stored::backend_of(self.endpoints.load(Ordering::Relaxed))
@@ -128,24 +127,24 @@ impl Line {
         high(self.state.load(Ordering::Acquire)) == at.version
     }
 
-    /// Moves the last-seen tick forward. Never back: workers read their clocks apart, and a stale
-    /// caller must not age a newer session. Where it was before.
+    /// Advances the last-seen tick and returns the previous one. It never goes back: workers read their
+    /// clocks separately, and a stale caller must not age a newer session.
     #[inline]
     pub(super) fn touch(&self, now: Tick) -> Tick {
         Tick(self.seen.fetch_max(now.0, Ordering::Relaxed))
     }
 
-    /// Replaces the route. The caller holds the slot's lock and knows that the line is live.
+    /// Replaces the return hop. The caller holds the slot's lock and knows that the line is live.
     pub(super) fn set_hop(&self, hop: NextHop, tags: &VlanTags) {
-        let (hop, tags) = stored::next_route(self.hop.load(Ordering::Relaxed), hop, tags);
-        // The tags go to the half that the present route does not use. It may be the one before
-        // it that a slow reader still reads; the fence lets it see that its route is gone.
+        let (hop, tags) = stored::next_hop_words(self.hop.load(Ordering::Relaxed), hop, tags);
+        // The tags go to the half that the current hop does not use. A slow reader may still read that half
+        // for the previous hop; the fence makes it see that the hop changed.
         fence(Ordering::Release);
         self.tags[stored::tags_at(hop)].store(tags, Ordering::Relaxed);
         self.hop.store(hop, Ordering::Release);
     }
 
-    /// Changes the TCP state, if the line has this version. Before and after.
+    /// Applies `f` to the TCP state, if the line has this version; returns the states before and after.
     #[inline]
     pub(super) fn update_tcp(
         &self,
@@ -162,8 +161,8 @@ impl Line {
             if after == before {
                 return Some((before, after));
             }
-            // Relaxed is enough: it publishes nothing else, and being a read-modify-write it
-            // hands on what the insert's release store published.
+            // Relaxed suffices: this publishes nothing else, and a read-modify-write continues the release
+            // sequence of the insert's store.
             match self.state.compare_exchange_weak(
                 state,
                 state & !0xff | u64::from(after.bits()),

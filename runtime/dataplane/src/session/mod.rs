@@ -1,46 +1,44 @@
-//! Sessions: which backend a flow is pinned to, shared by all workers.
+//! The session table: which backend each flow is pinned to, shared by all workers.
 //!
-//! A reply may arrive at another worker than the request, so there is one table. A session is one
-//! 64-byte line; two index words point to it, one found by the client's packets and one by the
-//! backend's. Looking one up takes no lock and writes nothing; making and removing one lock a
-//! stripe of the table.
+//! There is one table because a reply may arrive at another worker than the request. A session is one
+//! 64-byte line. Two index words point to it: the client's packets find one, the backend's the other. A
+//! lookup takes no lock and writes nothing; insert and remove lock a stripe of the table.
 //!
 //! # Invariants
 //! A line is *free* or *live*, by the lowest bit of the version in its state word. A slot (the
 //! line's number) belongs to the pool, to one [`SlotCache`], to the one thread that is inserting
 //! it or removing it, or it is live.
 //!
-//! 1. **One moment of birth.** An insert first links both index words, then fills the line, then
-//!    sets the version live (release). Before that store every reader that follows a word finds a
-//!    free line and passes on; after it both directions find the whole session. So no reader sees
-//!    half a session, or one direction without the other.
-//! 2. **One moment of death.** A remove turns the version free by one compare-and-swap, which one
-//!    caller wins. Then it clears the index words, and only then gives the slot back. So a free
-//!    slot is linked nowhere, and the index never holds more than two words per slot.
-//! 3. **No torn reads.** A reader takes the version before and after the fields and believes them
-//!    only if both are the same and live. The next owner of the slot writes its fields behind a
-//!    release fence after the version turned free; whoever has seen one of its writes sees the
-//!    changed version too. Versions only count up: mistaking a reused line for the old one takes
-//!    2^31 reuses of a slot within one look-up.
-//! 4. **No miss.** A word does not move while its session lives, and a look-up reads every word
-//!    that can hold its flow (two buckets). So a session that was live before a look-up began, and
-//!    is still live when it ends, is found. A look-up that meets a remove and a new insert of its
-//!    flow may miss both: there was a moment without one. That is why an insert looks again.
-//! 5. **One session per tuple.** An insert holds the lock stripes of both of its hashes while it
-//!    looks for either tuple and makes the session. A remove needs no stripe: it can turn
-//!    "present" into "absent" only, and clears its words (release) after the version, so that
-//!    whoever sees the newer session (acquire) cannot see the older as live afterwards.
-//! 6. **Stale references are harmless.** A [`SessionRef`] carries the version. Removing and TCP
-//!    updates are compare-and-swaps on the word that holds the version; the route is written under
-//!    the lock of the slot, which a remove takes too; a stale [`SessionTable::touch`] that slips
-//!    through can only move a newer session's last-seen forward to a time that has been.
-//! 7. **What is measured orders nothing.** A session's bytes and the time of its SYN are kept beside
-//!    the lines, by slot, and are written without a lock. At a session's end, or where two meet at
-//!    one place, a measurement may be lost; no session is.
-//! 8. **Bounds.** A look-up reads 16 words at most, whatever keys an attacker chooses; where both
-//!    buckets of a hash are full, an insert says [`Insert::Full`].
+//! 1. **A session appears at once.** An insert links both index words, then fills the line, then sets the
+//!    version live (release). A reader that follows a word before that store finds a free line and moves on;
+//!    after it, both directions find the whole session. No reader sees half a session, or one direction only.
+//! 2. **A session disappears at once.** A remove sets the version free by one compare-and-swap, which one
+//!    caller wins. It then clears the index words, and returns the slot last. So a free slot is linked
+//!    nowhere, and the index never holds more than two words per slot.
+//! 3. **No torn reads.** A reader loads the version before and after the fields and accepts them only if both
+//!    are equal and live. The next owner of the slot writes its fields behind a release fence after the
+//!    version turned free, so a reader that saw one of its writes also sees the changed version. Versions
+//!    only count up: to mistake a reused line for the old one takes 2^31 reuses of a slot within one lookup.
+//! 4. **No miss.** A word does not move while its session lives, and a lookup reads every word that can hold
+//!    its flow (two buckets). So a session that is live throughout a lookup is found. A lookup that overlaps
+//!    a remove and a new insert of its flow may miss both, since there was a moment without a session. That
+//!    is why an insert looks again.
+//! 5. **One session per tuple.** An insert holds the lock stripes of both its hashes while it looks for
+//!    either tuple and creates the session. A remove needs no stripe: it only turns "present" into "absent",
+//!    and clears its words (release) after the version. So a thread that sees the newer session (acquire)
+//!    cannot see the older one as live afterwards.
+//! 6. **Stale references are harmless.** A [`SessionRef`] carries the version. Remove and TCP updates are
+//!    compare-and-swaps on the word that holds the version. The return hop is written under the slot's lock,
+//!    which a remove takes too. A stale [`SessionTable::touch`] can only move a newer session's last-seen
+//!    forward, to a time that has passed.
+//! 7. **Measurements order nothing.** A session's bytes and the time of its SYN are stored beside the lines,
+//!    by slot, and written without a lock. At a session's end, or when two sessions share an entry, a
+//!    measurement may be lost; a session never is.
+//! 8. **Bounds.** A lookup reads at most 16 words, whatever keys an attacker chooses. If both buckets of a
+//!    hash are full, an insert returns [`Insert::Full`].
 
 mod connects;
+mod entry;
 mod hash;
 mod index;
 mod line;
@@ -53,8 +51,7 @@ mod tcp;
 mod upkeep;
 mod words;
 
-use waxwing_packet::{Address, Protocol, VlanTags};
-
+pub use entry::{Candidate, Removed, Session, SessionRef, WORKER_UNCOUNTED};
 pub use hash::{FlowHash, Key, Tuple};
 pub use pool::SlotCache;
 pub use stored::Stored;
@@ -62,87 +59,3 @@ pub use table::{Insert, SESSIONS_MAX, SessionTable, TableError};
 pub(crate) use tcp::is_opening;
 pub use tcp::{Direction, Phase, TcpState};
 pub use upkeep::Evictable;
-
-use crate::snapshot::TimeoutTicks;
-use crate::{BackendId, NextHop, SourceId, Tick};
-
-/// The number that stands for every worker from this one on in [`Session::worker`]: such workers'
-/// sessions are counted in all, but not by worker.
-pub const WORKER_UNCOUNTED: u8 = 127;
-
-/// One session, as plain values.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Session {
-    /// The client's address.
-    pub client: Address,
-    /// The client's port.
-    pub client_port: u16,
-    /// The port that the client used on the VIP.
-    pub service_port: u16,
-    /// The client's address as the backend sees it: the client's own unless source NAT has given it
-    /// another.
-    pub source: SourceId,
-    /// The client's port as the backend sees it: the client's own unless translated.
-    pub source_port: u16,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The number of the worker that made it, at most [`WORKER_UNCOUNTED`].
-    pub worker: u8,
-    /// The backend that it is pinned to: an id below 2^24.
-    pub backend: BackendId,
-    /// The way back to the client: the next hop its last packet came from.
-    pub hop: NextHop,
-    /// The way back to the client: its VLAN tags. Up to two, with TPID 0x8100 or 0x88a8 (any other
-    /// TPID is kept as 0x8100).
-    pub tags: VlanTags,
-    /// When it was made.
-    pub created: Tick,
-    /// When its last packet was seen, of either direction.
-    pub seen: Tick,
-    /// What was seen of the connection. Of UDP, which is without flags: whether the backend has
-    /// answered.
-    pub tcp: TcpState,
-}
-
-impl Session {
-    /// How long the session may be idle, in ticks.
-    #[inline]
-    #[must_use]
-    pub const fn timeout_ticks(&self, timeouts: &TimeoutTicks) -> u32 {
-        match (self.protocol, self.tcp.phase()) {
-            (Protocol::Udp, _) => timeouts.udp,
-            (Protocol::Tcp, Phase::HalfOpen) => timeouts.tcp_half_open,
-            (Protocol::Tcp, Phase::Established) => timeouts.tcp_established,
-            (Protocol::Tcp, Phase::Closing) => timeouts.tcp_closing,
-        }
-    }
-
-    /// Whether it has been idle for longer than it may. Ticks cut time off, so a difference of one
-    /// tick more than the timeout is what proves that the whole timeout has passed.
-    #[inline]
-    #[must_use]
-    pub const fn is_expired(&self, timeouts: &TimeoutTicks, now: Tick) -> bool {
-        now.since(self.seen) > self.timeout_ticks(timeouts)
-    }
-}
-
-/// A session that was removed from the table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Removed {
-    /// As it was at its end.
-    pub session: Session,
-    /// What [`SessionTable::add_bytes`] added up.
-    pub bytes: u64,
-}
-
-/// Where a session may be, by what the index says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Candidate(u32);
-
-/// Where a session was found. It may have ended since: every operation checks that it is still
-/// the same session, and does nothing where it is not.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct SessionRef {
-    slot: u32,
-    version: u32,
-}

@@ -1,10 +1,10 @@
-//! Free slots: a shared pool, and a magazine of them with each worker.
+//! Free slots: a shared pool, and a cache of them in each worker.
 //!
-//! Invariant: a slot is in the pool or in one cache only while its line is free and linked nowhere.
+//! Invariant: a slot is in the pool or in a cache only while its line is free and not linked.
 
 use super::sync::{Arc, Mutex, lock};
 
-/// The largest magazine. 256 slots make the shared lock one in 256 inserts.
+/// The largest magazine: 256 slots make one insert in 256 take the shared lock.
 const MAGAZINE_MAX: u32 = 256;
 
 /// The free slots that no cache holds.
@@ -13,7 +13,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// All slots below `slots.len()`, as it comes: filled by the table, lowest last.
+    /// `slots` holds all slots, the lowest last.
     pub(super) fn new(slots: Vec<u32>) -> Self {
         Self {
             slots: Mutex::new(slots),
@@ -21,12 +21,12 @@ impl Pool {
     }
 }
 
-/// A worker's own free slots, so that making and ending sessions seldom touches what workers
-/// share. Dropping it gives the slots back.
+/// A worker's own free slots, so that opening and closing sessions seldom takes the shared lock. Dropping the
+/// cache returns its slots.
 ///
-/// A cache holds at most two magazines of 256 slots or of 1/256 of the table, whichever is less
-/// (none at all below 256 sessions). So a table of 1 M sessions and 8 workers may be called full
-/// with up to 3,584 slots free in the other workers' caches, 0.4 % of it.
+/// A cache holds at most two magazines, each of 256 slots or 1/256 of the table, whichever is less (none for
+/// a table of fewer than 256 sessions). So with 1 M sessions and 8 workers, an insert may find the table full
+/// while up to 3,584 slots (0.4 %) are free in other workers' caches.
 pub struct SlotCache {
     slots: Vec<u32>,
     magazine: usize,
@@ -43,7 +43,6 @@ impl SlotCache {
         }
     }
 
-    /// A free slot, from here or from the pool.
     pub(super) fn take(&mut self) -> Option<u32> {
         if self.slots.is_empty() {
             let mut shared = lock(&self.pool.slots);
@@ -53,7 +52,7 @@ impl SlotCache {
         self.slots.pop()
     }
 
-    /// Takes a slot back. Of more than two magazines the older one goes to the pool.
+    /// Returns a slot. Beyond two magazines the older one goes to the pool.
     pub(super) fn give(&mut self, slot: u32) {
         self.slots.push(slot);
         if self.slots.len() > 2 * self.magazine {
@@ -62,7 +61,6 @@ impl SlotCache {
         }
     }
 
-    /// Whether its slots are those of this pool.
     pub(super) fn is_of(&self, pool: &Arc<Pool>) -> bool {
         Arc::ptr_eq(&self.pool, pool)
     }

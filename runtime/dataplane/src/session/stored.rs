@@ -1,7 +1,7 @@
-//! A session as its line holds it: a few words, of which a packet's way takes what it needs.
+//! A session in the packed form of its line. The hot path unpacks only what it needs.
 //!
-//! Invariant: [`Stored::new`] and [`Stored::session`] are each other's reverse, but for what [`Session`] says of
-//! its tags and its worker.
+//! Invariant: [`Stored::session`] reverses [`Stored::new`], within the limits that [`Session`] states for its
+//! tags and worker.
 
 use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
 
@@ -9,8 +9,8 @@ use super::words::{high, low, pack, pack16, ports};
 use super::{Session, TcpState, Tuple, WORKER_UNCOUNTED};
 use crate::{BackendId, NextHop, PortId, SourceId, Tick};
 
-/// The words of a session. To take them apart costs more than to look one up, so that the way of most packets
-/// only compares them.
+/// The words of a session. Unpacking them all costs more than the lookup, so the fast path only compares
+/// them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stored {
     /// Address, upper and lower half.
@@ -19,30 +19,29 @@ pub struct Stored {
     pub(super) endpoints: u64,
     /// Version (32 bits; odd is live), service port (16), UDP or not (1), worker (7), TCP state (8).
     pub(super) state: u64,
-    /// The route's sequence number, tag count and TPIDs (8 bits, see [`RouteBits`]), port (8),
-    /// MAC (48).
+    /// The return hop's sequence number, tag count and TPIDs (8 bits, see [`HopBits`]), port (8), MAC (48).
     pub(super) hop: u64,
-    /// The route's tag control information, outer (16 bits) and inner (16).
+    /// The return hop's tag control information, outer (16 bits) and inner (16).
     pub(super) tags: u32,
     pub(super) created: u32,
     pub(super) seen: u32,
 }
 
 impl Stored {
-    /// The words of a session that lives under this version.
+    /// Packs a session that lives under this version.
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "the lower half of the address is meant"
+        reason = "takes the lower half of the address"
     )]
     pub(super) fn new(session: &Session, version: u32) -> Self {
         debug_assert!(
             session.backend.0 <= BACKEND_BITS,
-            "a backend's id has 24 bits"
+            "a backend id has 24 bits"
         );
         let client = session.client.bits();
         let far = u32::from(session.source.0) << 24 | session.backend.0 & BACKEND_BITS;
         let kind = u16::from_be_bytes([origin(session), session.tcp.bits()]);
-        let (route, tags) = RouteBits::of(&session.tags, 0);
+        let (route, tags) = HopBits::of(&session.tags, 0);
         Self {
             client: [(client >> 64) as u64, client as u64],
             endpoints: pack(far, pack16(session.client_port, session.source_port)),
@@ -54,7 +53,7 @@ impl Stored {
         }
     }
 
-    /// All of it.
+    /// Unpacks all of it.
     #[must_use]
     pub fn session(&self) -> Session {
         let [client_port, source_port] = ports(low(self.endpoints));
@@ -77,7 +76,6 @@ impl Stored {
         }
     }
 
-    /// The version that it lives under.
     #[inline(always)]
     pub(super) const fn version(&self) -> u32 {
         high(self.state)
@@ -156,18 +154,18 @@ impl Stored {
     #[must_use]
     pub fn tags(&self) -> VlanTags {
         let [route, ..] = self.hop.to_be_bytes();
-        RouteBits(route).tags(ports(self.tags))
+        HopBits(route).tags(ports(self.tags))
     }
 
-    /// Whether the way back to the client is without VLAN tags.
+    /// Whether frames to the return hop carry no VLAN tags.
     #[inline(always)]
     #[must_use]
     pub const fn is_untagged(&self) -> bool {
         let [route, ..] = self.hop.to_be_bytes();
-        RouteBits(route).count() == 0
+        HopBits(route).count() == 0
     }
 
-    /// Whether this is the client's address and port, and the port it sent to.
+    /// Whether the tuple has the client's address and port, and the service port.
     #[inline(always)]
     #[must_use]
     pub fn is_client_of(&self, tuple: &Tuple) -> bool {
@@ -201,32 +199,32 @@ impl From<&Session> for Stored {
     }
 }
 
-/// Which of a line's two words of tags goes with this route.
+/// Which of a line's two tag words belongs to this return hop.
 #[inline(always)]
 pub(super) const fn tags_at(hop: u64) -> usize {
     let [route, ..] = hop.to_be_bytes();
     (route & 1) as usize
 }
 
-/// The words of a route that follows one with this word.
-pub(super) fn next_route(before: u64, hop: NextHop, tags: &VlanTags) -> (u64, u32) {
+/// The words of the return hop that replaces the one in word `before`.
+pub(super) fn next_hop_words(before: u64, hop: NextHop, tags: &VlanTags) -> (u64, u32) {
     let [before, ..] = before.to_be_bytes();
-    let (route, tags) = RouteBits::of(tags, RouteBits(before).sequence() + 1);
+    let (route, tags) = HopBits::of(tags, HopBits(before).sequence() + 1);
     (hop_word(route, hop), tags)
 }
 
-/// How a route stands in the first byte of its word, from the lowest bit: sequence number (4
-/// bits), tag count (2), whether the outer and the inner TPID is 0x88a8 (1 each).
+/// The first byte of a return hop's word, from the lowest bit: sequence number (4 bits), tag count (2),
+/// whether the outer and the inner TPID is 0x88a8 (1 each).
 ///
-/// A sequence number of four bits tells routes apart for a reader that is overtaken by fewer than
-/// 16 changes within one read, or by routes that differ in MAC or port.
+/// Four bits of sequence number suffice unless a reader is overtaken by 16 changes within one read, back to
+/// the same MAC and port.
 #[derive(Clone, Copy)]
-struct RouteBits(u8);
+struct HopBits(u8);
 
 /// The TPIDs of a customer's and a service provider's tag (IEEE 802.1Q section 9.5).
 const TPIDS: [u16; 2] = [0x8100, 0x88a8];
 
-impl RouteBits {
+impl HopBits {
     fn of(tags: &VlanTags, sequence: u8) -> (Self, u32) {
         let [outer, inner] = tags.tags;
         let bits = sequence & 15
@@ -284,7 +282,7 @@ const fn origin(session: &Session) -> u8 {
     }
 }
 
-fn hop_word(route: RouteBits, hop: NextHop) -> u64 {
+fn hop_word(route: HopBits, hop: NextHop) -> u64 {
     let [a, b, c, d, e, f] = hop.mac.0;
     u64::from_be_bytes([route.0, hop.port.0, a, b, c, d, e, f])
 }

@@ -1,7 +1,7 @@
-//! The atomics and locks of the session table: std's, or loom's where the table is model-checked.
+//! The atomics and locks of the session table: std's, or loom's when the table is model-checked.
 //!
-//! Invariant: the session table takes every atomic, lock and shared pointer from here, so that the
-//! model explores the very code that runs.
+//! Invariant: the session table takes every atomic, lock and shared pointer from here, so the model checks
+//! the code that runs.
 
 #[cfg(loom)]
 pub(super) use loom::sync::{
@@ -14,11 +14,11 @@ pub(super) use std::sync::{
     atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-/// Many locks that stand for many more things: a thing's lock is chosen by its number.
+/// Striped locks: item `n` shares lock `n % STRIPES`.
 pub(super) struct Stripes(Box<[Mutex<()>]>);
 
-/// How many locks there are: a power of two. With 16 workers inserting at once, two of them meet
-/// at one lock about once in a hundred inserts.
+/// A power of two. With 16 workers inserting at once, two contend for one lock about once in a hundred
+/// inserts.
 #[cfg(not(loom))]
 const STRIPES: usize = 2048;
 #[cfg(loom)]
@@ -29,20 +29,17 @@ impl Stripes {
         Self((0..STRIPES).map(|_| Mutex::new(())).collect())
     }
 
-    /// Locks for one number.
     pub(super) fn lock(&self, number: usize) -> MutexGuard<'_, ()> {
         lock(&self.0[number % STRIPES])
     }
 
-    /// Locks for two numbers, always the lower lock first, so that no two threads wait for one
-    /// another.
+    /// Locks two items, the lower lock first, so threads cannot deadlock.
     pub(super) fn lock_both(&self, one: usize, other: usize) -> [Option<MutexGuard<'_, ()>>; 2] {
         let (one, other) = (one % STRIPES, other % STRIPES);
         let first = Some(self.lock(one.min(other)));
         [first, (one != other).then(|| self.lock(one.max(other)))]
     }
 
-    /// How much memory the locks take.
     pub(super) const fn memory_bytes() -> usize {
         STRIPES * size_of::<Mutex<()>>()
     }
@@ -51,7 +48,7 @@ impl Stripes {
 #[cfg(not(loom))]
 pub(super) use crate::locks::lock;
 
-/// As [`crate::locks::lock`].
+/// Like [`crate::locks::lock`].
 #[cfg(loom)]
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     crate::locks::note();

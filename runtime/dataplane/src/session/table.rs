@@ -1,6 +1,6 @@
-//! The session table: look up, insert, change, remove.
+//! The session table: look up, insert, update, remove.
 //!
-//! Invariant: see those of [`super`]; this file keeps the order of steps that they rest on.
+//! Invariant: this file keeps the order of steps that the invariants of [`super`] rest on.
 
 use std::sync::atomic::AtomicU64;
 
@@ -18,16 +18,14 @@ use super::{Candidate, FlowHash, Removed, Session, SessionRef, Stored, TcpState,
 use crate::prefetch::prefetch;
 use crate::{BackendId, NextHop, Now, Tick};
 
-/// The most sessions that a table can be made for.
+/// The largest table.
 pub const SESSIONS_MAX: u32 = 1 << 28;
 
-/// Why a table could not be made.
+/// Why a table could not be created.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TableError {
-    /// A number of sessions that no table can have.
     #[error("sessions_max = {0} is out of range: write a number from 1 to {SESSIONS_MAX}")]
     OutOfRange(u32),
-    /// The memory for it could not be had.
     #[error(
         "no memory for a table of {0} sessions (108 bytes each): lower sessions_max, \
          or give the process more memory"
@@ -35,16 +33,15 @@ pub enum TableError {
     OutOfMemory(u32),
 }
 
-/// What came of [`SessionTable::insert`].
+/// The result of [`SessionTable::insert`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Insert {
-    /// The session was made.
     Created(SessionRef),
-    /// Another thread was faster: the flow has this session.
+    /// The flow has this session already: another thread was faster.
     Exists(SessionRef, Session),
-    /// Another session, this one, owns the reply tuple: the backend could not tell the two apart.
+    /// This other session has the reply tuple: the backend could not tell the two apart.
     Clash(SessionRef, Session),
-    /// There is no room; [`SessionTable::evict`] may make some.
+    /// No free slot; [`SessionTable::evict`] may free one.
     Full,
 }
 
@@ -53,30 +50,30 @@ pub struct SessionTable {
     key: Key,
     index: Index,
     pub(super) lines: Box<[Line]>,
-    /// Each session's bytes, by slot, where they are counted. Apart from the lines, which packets
-    /// only read; and plain atomics in the model too, since they order nothing.
+    /// Each session's bytes by slot, if a policy wants them. Apart from the lines, which packets only read.
+    /// Plain atomics in the loom model too, since they order nothing.
     bytes: Box<[AtomicU64]>,
     connects: Connects,
-    /// Held by an insert, by the hashes of its two tuples.
+    /// An insert holds those of its two tuples' hashes.
     tuple_locks: Stripes,
-    /// Held while a route is written or a session's life ends, by slot.
+    /// By slot: held while a return hop is written and while a session is removed.
     slot_locks: Stripes,
     pool: Arc<Pool>,
-    shared: Shared,
+    cursors: Cursors,
 }
 
-/// What workers write in turn, apart from what they only read.
+/// What workers write, on a cache line apart from what they only read.
 #[repr(align(64))]
 #[derive(Default)]
-pub(super) struct Shared {
+pub(super) struct Cursors {
     live: AtomicU32,
-    /// Where the next [`SessionTable::sweep`] starts, and the next [`SessionTable::evict`].
+    /// Where the next [`SessionTable::sweep`] and [`SessionTable::evict`] start.
     pub(super) sweep: AtomicUsize,
     pub(super) evict: AtomicUsize,
 }
 
 impl SessionTable {
-    /// A table for `sessions_max` sessions. Allocates and touches all of its memory now.
+    /// A table for `sessions_max` sessions. Allocates and touches all of its memory at once.
     ///
     /// `seed` keys the hash: draw it at random at each start.
     ///
@@ -101,7 +98,7 @@ impl SessionTable {
             tuple_locks: Stripes::new(),
             slot_locks: Stripes::new(),
             pool: Arc::new(Pool::new(slots)),
-            shared: Shared::default(),
+            cursors: Cursors::default(),
         })
     }
 
@@ -111,23 +108,20 @@ impl SessionTable {
         SlotCache::new(self.pool.clone(), self.slots())
     }
 
-    /// The hash of a tuple in this table.
     #[inline]
     #[must_use]
     pub fn hash(&self, tuple: &Tuple) -> FlowHash {
         self.key.hash(tuple)
     }
 
-    /// Has the index words of a hash fetched into the cache: call it for a whole batch before the
-    /// first [`SessionTable::find`].
+    /// Prefetches the index buckets of a hash. Call it for a whole batch first.
     #[inline]
     pub fn prefetch(&self, hash: FlowHash) {
         self.index.prefetch(hash);
     }
 
-    /// Has the session's line fetched into the cache. A second pass over the batch, after
-    /// [`SessionTable::prefetch`]: it waits for the index words, and hides the wait for the line. Where
-    /// the session may be; `None` where there was none.
+    /// Reads the index, after [`SessionTable::prefetch`] was called for the whole batch, and prefetches the
+    /// line of the session that it names. `None` if the index has none.
     #[inline(always)]
     pub fn prefetch_session(&self, hash: FlowHash) -> Option<Candidate> {
         let slot = self.index.first(hash)?;
@@ -135,15 +129,15 @@ impl SessionTable {
         Some(Candidate(slot))
     }
 
-    /// The backend of the session that may be in a place: to have its parts fetched into the cache, too. It may
-    /// be another one by the time the session is read.
+    /// The backend of the session in a slot, to prefetch what is read of it. The slot may hold another
+    /// session by the time it is read.
     #[inline(always)]
     #[must_use]
     pub fn guess_backend(&self, Candidate(slot): Candidate) -> Option<BackendId> {
         Some(self.lines.get(slot as usize)?.backend())
     }
 
-    /// The session that is in a place now, whosever it is.
+    /// The session that the slot holds now, which may be another flow's.
     #[inline(always)]
     #[must_use]
     pub fn read(&self, Candidate(slot): Candidate) -> Option<(SessionRef, Stored)> {
@@ -152,7 +146,7 @@ impl SessionTable {
         Some((SessionRef { slot, version }, stored))
     }
 
-    /// The session under a hash for which `matches` holds: the caller compares the whole tuple.
+    /// The session under a hash for which `matches` holds. The caller compares the whole tuple.
     #[inline]
     #[must_use]
     pub fn find(
@@ -167,9 +161,9 @@ impl SessionTable {
         })
     }
 
-    /// Makes a session, found from now on under both hashes, unless one of its two tuples is
-    /// taken: `same_forward` and `same_reply` compare them. They are called under a lock: keep
-    /// them short, and call nothing of this table in them.
+    /// Inserts a session under both hashes, unless one of its tuples is taken: `same_forward` and
+    /// `same_reply` compare them. They run under a lock: keep them short, and do not call this table from
+    /// them.
     pub fn insert(
         &self,
         pool: &mut SlotCache,
@@ -179,7 +173,7 @@ impl SessionTable {
         same_forward: impl Fn(&Session) -> bool,
         same_reply: impl Fn(&Session) -> bool,
     ) -> Insert {
-        debug_assert!(pool.is_of(&self.pool), "the cache is of another table");
+        debug_assert!(pool.is_of(&self.pool), "the cache belongs to another table");
         let _locks = self.tuple_locks.lock_both(stripe(forward), stripe(reply));
         if let Some((at, session)) = self.find(forward, same_forward) {
             return Insert::Exists(at, session);
@@ -194,26 +188,26 @@ impl SessionTable {
             pool.give(slot);
             return Insert::Full;
         };
-        // Counted before it can be removed, so that the count never falls below zero.
-        self.shared.live.fetch_add(1, Ordering::Relaxed);
+        // Counted before it can be removed, so the count never falls below zero.
+        self.cursors.live.fetch_add(1, Ordering::Relaxed);
         self.bytes[slot as usize].store(0, Ordering::Relaxed);
         let version = self.lines[slot as usize].publish(session, positions);
         Insert::Created(SessionRef { slot, version })
     }
 
-    /// Removes a session. Of several callers one gets it, and so counts its end.
+    /// Removes a session. Of several concurrent callers exactly one gets it, and counts its end.
     pub fn remove(&self, pool: &mut SlotCache, at: SessionRef) -> Option<Removed> {
         self.remove_if(pool, at, None)
     }
 
-    /// Removes a session that still has this TCP state, where one is given.
+    /// Removes a session, but only in TCP state `tcp` if that is given.
     pub(crate) fn remove_if(
         &self,
         pool: &mut SlotCache,
         at: SessionRef,
         tcp: Option<TcpState>,
     ) -> Option<Removed> {
-        debug_assert!(pool.is_of(&self.pool), "the cache is of another table");
+        debug_assert!(pool.is_of(&self.pool), "the cache belongs to another table");
         let line = self.lines.get(at.slot as usize)?;
         let (session, positions) = {
             let _lock = self.slot_locks.lock(at.slot as usize);
@@ -222,22 +216,22 @@ impl SessionTable {
         for position in positions {
             self.index.unlink(position);
         }
-        self.shared.live.fetch_sub(1, Ordering::Relaxed);
+        self.cursors.live.fetch_sub(1, Ordering::Relaxed);
         let bytes = self.bytes[at.slot as usize].load(Ordering::Relaxed);
         pool.give(at.slot);
         Some(Removed { session, bytes })
     }
 
-    /// Notes a packet of the session: once per tick is enough, so call it only where
-    /// [`Session::seen`] is older. When one was seen last before; `None` where the session has ended.
+    /// Updates the last-seen tick and returns the previous one; `None` if the session has ended. Once per
+    /// tick is enough: call it only if [`Session::seen`] is older.
     #[inline]
     pub fn touch(&self, at: SessionRef, now: Tick) -> Option<Tick> {
         self.line(at).map(|line| line.touch(now))
     }
 
-    /// Counts bytes of the session. It costs a write per packet to a line that workers share: call
-    /// it only where somebody wants to know. What is added in the very moment in which the session
-    /// ends may be lost, or be counted to the slot's next one.
+    /// Counts bytes of the session. This writes a cache line that workers share, so call it only if a policy
+    /// wants the bytes. Bytes added while the session ends may be lost, or counted for the slot's next
+    /// session.
     #[inline]
     pub fn add_bytes(&self, at: SessionRef, n: u64) {
         if self.line(at).is_some() {
@@ -245,26 +239,26 @@ impl SessionTable {
         }
     }
 
-    /// The client's SYN was seen for the first time: the time to the answer is measured from now.
+    /// Starts to measure the connect time: the client's first SYN was seen.
     pub fn begin_connect(&self, at: SessionRef, now: Now) {
         self.connects.begin(at, now);
     }
 
-    /// The client's SYN was seen again. Which of the two an answer is to cannot be told, so it is
-    /// not measured (Karn's algorithm, RFC 6298 section 3). A SYN of the first one's batch has the
-    /// first one's time, and changes nothing.
+    /// Cancels the measurement: the client's SYN was seen again, and it is unknown which of the two will be
+    /// answered (Karn's algorithm, RFC 6298 section 3). A SYN with the first one's time (same batch) changes
+    /// nothing.
     pub fn repeat_connect(&self, at: SessionRef, now: Now) {
         self.connects.repeat(at, now);
     }
 
-    /// The server's SYN-ACK was seen: the microseconds since the client's SYN, where they can be
-    /// told. The measurement may have been lost to that of another session.
+    /// The microseconds since the client's SYN, at the server's SYN-ACK. `None` if the measurement was
+    /// cancelled, or overwritten by another session's.
     #[must_use]
     pub fn connect_us(&self, at: SessionRef, now: Now) -> Option<u32> {
         self.connects.elapsed_us(at, now)
     }
 
-    /// Replaces the way back to the client. Takes a lock: call it only where the way has changed.
+    /// Replaces the return hop. Takes a lock: call it only if the hop changed.
     pub fn set_hop(&self, at: SessionRef, hop: NextHop, tags: VlanTags) {
         let _lock = self.slot_locks.lock(at.slot as usize);
         if let Some(line) = self.line(at) {
@@ -272,9 +266,8 @@ impl SessionTable {
         }
     }
 
-    /// Changes the TCP state to what `f` makes of it, and gives it before and after; `None` where
-    /// the session has ended. Writes only where `f` changes something; calls `f` again where
-    /// another worker changed the state meanwhile.
+    /// Applies `f` to the TCP state and returns the states before and after; `None` if the session has ended.
+    /// Writes only if `f` changes the state; calls `f` again if another worker changed it meanwhile.
     #[inline]
     pub fn update_tcp(
         &self,
@@ -284,14 +277,14 @@ impl SessionTable {
         self.lines.get(at.slot as usize)?.update_tcp(at.version, f)
     }
 
-    /// The session as it is now, or `None` where it has ended.
+    /// The session as it is now; `None` if it has ended.
     #[inline]
     #[must_use]
     pub fn get(&self, at: SessionRef) -> Option<Session> {
         self.stored(at).map(|stored| stored.session())
     }
 
-    /// The same, as its line holds it.
+    /// Like [`SessionTable::get`], in the packed form of its line.
     #[inline]
     #[must_use]
     pub fn stored(&self, at: SessionRef) -> Option<Stored> {
@@ -299,25 +292,24 @@ impl SessionTable {
         (now == at).then_some(stored)
     }
 
-    /// The sessions now.
+    /// The number of sessions.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shared.live.load(Ordering::Relaxed) as usize
+        self.cursors.live.load(Ordering::Relaxed) as usize
     }
 
-    /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The most sessions it holds.
+    /// The largest possible number of sessions.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.lines.len()
     }
 
-    /// The memory it takes, in bytes; all of it is resident from the start.
+    /// Its memory in bytes, all of it resident from the start.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
@@ -329,21 +321,21 @@ impl SessionTable {
             + 2 * Stripes::memory_bytes()
     }
 
-    pub(super) fn shared(&self) -> &Shared {
-        &self.shared
+    pub(super) fn cursors(&self) -> &Cursors {
+        &self.cursors
     }
 
     fn slots(&self) -> u32 {
         u32::try_from(self.lines.len()).unwrap_or(SESSIONS_MAX)
     }
 
-    /// The line of a session that has not ended.
+    /// The session's line, unless the session has ended.
     #[inline]
     fn line(&self, at: SessionRef) -> Option<&Line> {
         self.lines.get(at.slot as usize).filter(|line| line.is(at))
     }
 
-    /// Links a slot under both hashes, or under none.
+    /// Links a slot under both hashes, or under neither.
     fn link(&self, forward: FlowHash, reply: FlowHash, slot: u32) -> Option<[u32; 2]> {
         let first = self.index.link(forward, slot)?;
         let Some(second) = self.index.link(reply, slot) else {
@@ -354,7 +346,7 @@ impl SessionTable {
     }
 }
 
-/// The lock stripe of a hash. Any bits will do: equal tuples have equal hashes.
+/// The lock stripe of a hash.
 const fn stripe(FlowHash(hash): FlowHash) -> usize {
     (high(hash) ^ low(hash)) as usize
 }

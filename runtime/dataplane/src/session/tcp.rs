@@ -1,23 +1,23 @@
-//! What a middlebox may conclude about a TCP connection from the flags that pass by.
+//! A connection's TCP state, as a middlebox sees it from the flags.
 //!
-//! Invariant: no single packet ends a session, and none makes it count as established by itself:
-//! that takes a word from both ends. A forged RST only shortens the timer until either end speaks.
+//! Invariant: no single packet ends a session, and none makes it established: that takes packets of both
+//! ends. A forged RST only shortens the timeout until either end sends again.
 //!
-//! Sequence numbers are not tracked, so a packet's flags are believed as far as RFC 6146 section
-//! 3.5.2 does, with the timers of RFC 5382 REQ-5 and the care for RST of RFC 7857 section 2.
+//! Sequence numbers are not tracked. Flags are trusted as far as RFC 6146 section 3.5.2 does, with the timers
+//! of RFC 5382 REQ-5 and the handling of RST of RFC 7857 section 2.
 
 use waxwing_packet::TcpFlags;
 
-/// Which way a packet goes.
+/// A packet's direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Direction {
-    /// From the client to the backend.
+    /// Client to backend.
     Forward,
-    /// From the backend to the client.
+    /// Backend to client.
     Reply,
 }
 
-/// How far a connection is, which decides its timeout and whether it may be evicted.
+/// A connection's phase. It decides the timeout, and whether the session may be evicted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Phase {
     /// Before the client's ACK of the server's SYN.
@@ -28,15 +28,15 @@ pub enum Phase {
     Closing,
 }
 
-/// What was seen of a connection.
+/// The flags seen of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct TcpState(u8);
 
 /// The server has sent its SYN, with or without ACK.
 const SERVER_SYN: u8 = 1;
-/// The first packet seen was no opening SYN: the connection is older than the session.
+/// The first packet seen was not a SYN: the connection is older than the session.
 const MID_STREAM: u8 = 1 << 1;
-/// Both ends have shown that they know of the connection.
+/// Both ends have acknowledged the connection.
 const ESTABLISHED: u8 = 1 << 2;
 /// The client has sent its FIN.
 const CLIENT_FIN: u8 = 1 << 3;
@@ -44,16 +44,16 @@ const CLIENT_FIN: u8 = 1 << 3;
 const SERVER_FIN: u8 = 1 << 4;
 /// The last packet of either end was an RST.
 const RESET: u8 = 1 << 5;
-/// The server has sent something, be it an RST.
+/// The server has sent anything, even an RST.
 const SERVER_SPOKE: u8 = 1 << 6;
 /// The server has sent an RST.
 const SERVER_RST: u8 = 1 << 7;
 
 impl TcpState {
-    /// The state after the packet that a session is made for, which came from the client.
+    /// The state after the client's packet that opens the session.
     ///
-    /// A connection picked up in its middle counts as half-open until the server answers with
-    /// anything but RST. So a flood of bare ACKs holds no session that a flood of SYNs could not.
+    /// A connection picked up mid-stream counts as half-open until the server sends anything but RST. So a
+    /// flood of bare ACKs gains no more than a flood of SYNs.
     #[inline]
     #[must_use]
     pub const fn first(flags: TcpFlags) -> Self {
@@ -61,7 +61,7 @@ impl TcpState {
         Self(start).on_packet(Direction::Forward, flags)
     }
 
-    /// The state after one more packet.
+    /// The state after a further packet.
     #[inline]
     #[must_use]
     pub const fn on_packet(self, direction: Direction, flags: TcpFlags) -> Self {
@@ -71,7 +71,7 @@ impl TcpState {
                 Direction::Reply => Self(self.0 | RESET | SERVER_RST | SERVER_SPOKE),
             };
         }
-        // Any other packet revives a connection that a (forged, or stale) RST seemed to end.
+        // Any other packet revives a connection that a forged or stale RST seemed to end.
         let mut seen = self.0 & !RESET;
         match direction {
             Direction::Forward => {
@@ -98,7 +98,6 @@ impl TcpState {
         Self(seen)
     }
 
-    /// How far the connection is.
     #[inline]
     #[must_use]
     pub const fn phase(self) -> Phase {
@@ -111,29 +110,28 @@ impl TcpState {
         }
     }
 
-    /// Whether the session began with the client's SYN, and not in a connection's middle.
+    /// Whether the session began with the client's SYN rather than mid-stream.
     #[inline]
     #[must_use]
     pub const fn is_opening(self) -> bool {
         self.0 & MID_STREAM == 0
     }
 
-    /// Whether the server has answered the client's SYN with its own. An RST from the server
-    /// before that is a refusal.
+    /// Whether the server has sent its SYN. An RST from the server before that is a refusal.
     #[inline]
     #[must_use]
     pub const fn is_answered(self) -> bool {
         self.0 & (SERVER_SYN | ESTABLISHED) != 0
     }
 
-    /// Whether the server has answered the client's SYN with RST, and not with its own since.
+    /// Whether the server has answered the client's SYN with an RST, and not with a SYN since.
     #[inline]
     #[must_use]
     pub const fn is_refused(self) -> bool {
         self.0 & SERVER_RST != 0 && self.is_opening() && !self.is_answered()
     }
 
-    /// Whether nothing at all has come from the server.
+    /// Whether the server has sent nothing.
     #[inline]
     #[must_use]
     pub const fn is_unanswered(self) -> bool {
@@ -155,23 +153,23 @@ impl TcpState {
         self.0 & RESET != 0
     }
 
-    /// Whether a client's packet with these flags opens a new connection in place of this one,
-    /// which is over (RFC 9293 section 3.6.1: a SYN may reuse a connection in TIME-WAIT).
+    /// Whether a client's packet with these flags opens a new connection because this one is over (RFC 9293
+    /// section 3.6.1: a SYN may reuse a connection in TIME-WAIT).
     ///
-    /// One that only an RST seems to have ended is not over: who forged that may forge a SYN too, and
-    /// the connection would move. Such a SYN goes to the server that has the connection, or had it.
+    /// A connection that only an RST seems to have ended is not over: an attacker who forged the RST could
+    /// forge a SYN too, and so move the connection. Such a SYN goes to the server of the session.
     #[inline]
     #[must_use]
     pub const fn may_reuse(self, flags: TcpFlags) -> bool {
         is_opening(flags) && (self.is_closed() || (self.is_reset() && self.is_refused()))
     }
 
-    /// Whether a server's packet with these flags is none of this connection, which both ends have closed, but
-    /// opens one that did not come by the service: the client has asked the server itself, from the port that
-    /// this connection had.
+    /// Whether a server's packet with these flags belongs to a new connection that bypasses the service: both
+    /// ends have closed this one, and the client has since connected to the server's own address from the
+    /// same port.
     #[inline]
     #[must_use]
-    pub const fn is_succeeded(self, flags: TcpFlags) -> bool {
+    pub const fn is_reused_by_server(self, flags: TcpFlags) -> bool {
         flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::RST) && self.is_closed()
     }
 
@@ -192,7 +190,7 @@ impl std::fmt::Debug for TcpState {
     }
 }
 
-/// A SYN that opens a connection.
+/// Whether these are the flags of a SYN that opens a connection.
 #[inline]
 pub(crate) const fn is_opening(flags: TcpFlags) -> bool {
     flags.0 & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST | TcpFlags::FIN) == TcpFlags::SYN

@@ -1,7 +1,7 @@
-//! Going through the table's lines: listing, expiry, eviction.
+//! Scans of the table: listing, expiry, eviction.
 //!
-//! Invariant: each call looks at a bounded number of lines (listing apart), and removes a session
-//! only in the TCP state in which it was judged: one that got established meanwhile stays.
+//! Invariant: each call except listing visits a bounded number of slots. It removes a session only in the TCP
+//! state in which it was judged, so a session that became established meanwhile stays.
 
 use waxwing_packet::Mac;
 
@@ -9,26 +9,26 @@ use super::sync::{AtomicUsize, Ordering};
 use super::{Candidate, Removed, Session, SessionRef, SessionTable, SlotCache};
 use crate::{NextHop, Tick};
 
-/// Whether a session may be ended to make room for another.
+/// Whether, and in which order, a session may be evicted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Evictable {
-    /// First of all: its handshake is not complete.
+    /// First: its handshake is not complete, or it has timed out.
     HalfOpen,
-    /// Where there is none half-open: it was closed or reset.
+    /// If none is half-open: it was closed or reset.
     Closing,
-    /// Never: it is established.
+    /// It is established.
     Never,
 }
 
 impl SessionTable {
-    /// Every session, each as it was at one moment; they come and go while this runs. From any
-    /// thread, and in the workers' way no more than any look-up.
+    /// All sessions, each consistent in itself; sessions begin and end while this runs. May be called from
+    /// any thread and disturbs workers no more than a lookup.
     pub fn iter(&self) -> impl Iterator<Item = (SessionRef, Session)> + '_ {
         (0..self.lines.len()).filter_map(|at| self.at(at))
     }
 
-    /// Has the sessions whose next hop towards the client is another MAC by now go there: `moved` says
-    /// which, if it is. How many there were. It looks at every session.
+    /// Moves the return hops for which `moved` returns another MAC address; returns how many. Visits every
+    /// session.
     pub fn move_hops(&self, moved: impl Fn(&Session) -> Option<Mac>) -> usize {
         let mut count = 0;
         for (at, session) in self.iter() {
@@ -41,11 +41,11 @@ impl SessionTable {
         count
     }
 
-    /// Looks at the next `slots` slots, which are each worker's turn by a shared cursor, and
-    /// removes the sessions that `expired` holds for; `ended` gets each of them.
+    /// Visits the next `slots` slots behind a cursor that workers share. Removes the sessions for which
+    /// `expired` holds, and passes each to `ended`.
     ///
-    /// A session that is touched between the two is removed all the same: its packet arrived in
-    /// the very moment in which its time was up.
+    /// A session that is touched between the check and the removal is removed too: its packet arrived just as
+    /// its timeout passed.
     pub fn sweep(
         &self,
         pool: &mut SlotCache,
@@ -53,7 +53,7 @@ impl SessionTable {
         mut expired: impl FnMut(&Session) -> bool,
         mut ended: impl FnMut(Removed),
     ) {
-        for (at, session) in self.window(&self.shared().sweep, slots) {
+        for (at, session) in self.window(&self.cursors().sweep, slots) {
             if expired(&session)
                 && let Some(removed) = self.remove_if(pool, at, Some(session.tcp))
             {
@@ -62,12 +62,11 @@ impl SessionTable {
         }
     }
 
-    /// Makes room: goes on from where the last call ended and removes the first half-open session among
-    /// the next `window` slots or, where there is none, the longest idle closing one. `None` where
-    /// all are to stay.
+    /// Evicts a session: the first half-open one among the next `window` slots behind a cursor or, if there
+    /// is none, the longest idle closing one. `None` if all must stay.
     ///
-    /// So a flood evicts itself, one slot after the other, and a connection among it has all the time
-    /// that it takes to come round. Which of two that come at one moment goes first does not matter.
+    /// So a flood evicts itself, slot after slot, and a legitimate handshake has the time of a whole round to
+    /// complete.
     pub fn evict(
         &self,
         pool: &mut SlotCache,
@@ -75,7 +74,7 @@ impl SessionTable {
         classify: impl Fn(&Session) -> Evictable,
         now: Tick,
     ) -> Option<Removed> {
-        let cursor = &self.shared().evict;
+        let cursor = &self.cursors().evict;
         let start = cursor.load(Ordering::Relaxed);
         let mut closing: Option<(SessionRef, Session)> = None;
         for (slot, at, session) in self.live(start, window) {
@@ -101,7 +100,7 @@ impl SessionTable {
         self.remove_if(pool, at, Some(session.tcp))
     }
 
-    /// The sessions in the next `slots` slots behind a cursor, which it moves on.
+    /// The sessions in the next `slots` slots behind a cursor, which it advances.
     fn window<'a>(
         &'a self,
         cursor: &AtomicUsize,
@@ -112,7 +111,7 @@ impl SessionTable {
             .map(|(_, at, session)| (at, session))
     }
 
-    /// The sessions in so many slots from one on, at most once round.
+    /// The sessions in `slots` slots from `start` on, wrapping around once at most.
     fn live(
         &self,
         start: usize,

@@ -7,7 +7,7 @@ use crate::world::{
     BACK, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
 };
 use waxwing_dataplane::Pick;
-use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::model::Release;
 use waxwing_dataplane::session::Session;
 use waxwing_packet::{Link, Mac, Packet, TcpFlags, VlanTag, VlanTags, parse};
 use waxwing_testkit::build;
@@ -116,7 +116,7 @@ fn a_vip_answers_ping_arp_and_neighbour_solicitations() {
     let (_, packet) = one(&sent);
     let answer = waxwing_packet::ndp::Advertisement::parse(&sent[0].1, &packet).expect("an answer");
     assert_eq!((answer.target, packet.destination), (V6.vip, V6.client));
-    assert_eq!(world.counters[0].answered.get(), 1);
+    assert_eq!(world.counters[0].responded.get(), 1);
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn an_error_from_the_servers_side_reaches_the_client_as_the_vips() {
                 }
             }
         }
-        assert_eq!(opened.world.counters[0].errors_passed.get(), count);
+        assert_eq!(opened.world.counters[0].icmp_errors_forwarded.get(), count);
         assert_eq!(opened.world.drops(), []);
         assert_eq!(
             opened.world.sessions(),

@@ -111,7 +111,7 @@ fn an_error_about_no_session_ends_at_a_vip_and_is_the_kernels_elsewhere() {
             assert!(world.frame(BACK, &frame).is_empty(), "{what}");
             assert_eq!(world.io(0).passed_to_kernel(), [(BACK, frame)], "{what}");
         }
-        assert_eq!(world.counters[0].errors_passed.get(), 0);
+        assert_eq!(world.counters[0].icmp_errors_forwarded.get(), 0);
         assert_eq!(world.sessions(), before);
     }
 }

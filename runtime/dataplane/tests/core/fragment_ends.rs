@@ -7,7 +7,7 @@ use crate::cutting::{IP, cut, ip_of, join, orders, piece, place, right_checksum}
 use crate::fragments::{ID, Way, assert_forgotten, back, bytes, opened, there};
 use crate::frames::request;
 use crate::world::{BACK, FRONT, SERVICE_PORT, Settings, V4, V6, World};
-use waxwing_dataplane::snapshot::NoBackend;
+use waxwing_dataplane::model::NoBackend;
 use waxwing_dataplane::{BackendId, DropReason, FragmentLimits};
 use waxwing_packet::{Protocol, TcpFlags, Transport, icmp};
 
@@ -368,7 +368,7 @@ fn each_fragment_meets_the_egress_by_itself() {
     assert_eq!(sent.len(), 3);
     assert!(sent.iter().all(|frame| frame.len() <= IP + 60));
     assert!(join(&sent).ends_with(&bytes(88)));
-    assert_eq!(world.counters[0].cut.get(), 1);
+    assert_eq!(world.counters[0].packets_fragmented.get(), 1);
     assert_forgotten(&world);
 
     // Nobody is told of one that may not be cut: it does not say whose it is.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::frames::{ACK, FIN_ACK, RST, SYN, SYN_ACK, one, reply, request};
 use crate::world::{BACK, FRONT, Settings, V4, World};
+use waxwing_dataplane::model::Timeouts;
 use waxwing_dataplane::session::WORKER_UNCOUNTED;
-use waxwing_dataplane::snapshot::Timeouts;
 use waxwing_dataplane::{BackendId, Gauges};
 
 const BACKEND: BackendId = BackendId(0);

@@ -5,9 +5,9 @@ use crate::frames::{
     request, segment,
 };
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World};
+use waxwing_dataplane::model::{MidStream, SessionAction};
 use waxwing_dataplane::policy::End;
 use waxwing_dataplane::session::Phase;
-use waxwing_dataplane::snapshot::{MidStream, SessionsFate};
 use waxwing_dataplane::{DropReason, Pick};
 use waxwing_packet::{Protocol, Transport, VlanTag, VlanTags};
 use waxwing_testkit::build;
@@ -29,7 +29,7 @@ fn udp() -> Settings {
 }
 
 /// The first backend changes its health, and from now on policies pick the second.
-fn first_backend_is(world: &mut World, healthy: bool, sessions: SessionsFate) {
+fn first_backend_is(world: &mut World, healthy: bool, sessions: SessionAction) {
     world.change(|settings| settings.health = vec![(healthy, sessions)]);
     world.script().picks = vec![Pick::Backend(1)];
 }
@@ -51,7 +51,7 @@ fn a_connection_to_a_backend_that_is_down_is_reset_at_the_clients_next_packet() 
             ..Settings::default()
         });
         establish(&mut world, 4000, 0);
-        first_backend_is(&mut world, DOWN, SessionsFate::Reset);
+        first_backend_is(&mut world, DOWN, SessionAction::Reset);
         let (port, packet) = one(&world.frame(BACK, &reply(plan, 0, 4000, ACK)));
         assert_eq!((port, packet.source), (FRONT, plan.vip), "it still speaks");
 
@@ -90,7 +90,7 @@ fn a_datagram_to_a_backend_that_is_down_is_unreachable_and_the_next_one_finds_an
             let mut world = World::new(Settings { plan, ..udp() });
             one(&world.frame(FRONT, &datagram(plan, 5000, b"one")));
             one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
-            first_backend_is(&mut world, DOWN, SessionsFate::Reset);
+            first_backend_is(&mut world, DOWN, SessionAction::Reset);
             one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
 
             let asked = build::Udp {
@@ -138,7 +138,7 @@ fn a_flow_of_a_backend_that_is_down_goes_on_at_another_where_that_is_wanted() {
         let mut world = World::new(Settings { plan, ..udp() });
         one(&world.frame(FRONT, &datagram(plan, 5000, b"one")));
         one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
-        first_backend_is(&mut world, DOWN, SessionsFate::Repick);
+        first_backend_is(&mut world, DOWN, SessionAction::Repick);
         one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
         let (_, packet) = one(&world.frame(FRONT, &datagram(plan, 5000, b"two")));
         assert_eq!(packet.destination, plan.backend(1), "no datagram is lost");
@@ -153,7 +153,7 @@ fn a_connection_that_is_to_go_on_at_another_is_one_in_its_middle() {
     for (mid_stream, goes_on) in [(MidStream::Pick, true), (MidStream::Drop, false)] {
         let mut world = World::new(tcp(mid_stream));
         establish(&mut world, 4000, 0);
-        first_backend_is(&mut world, DOWN, SessionsFate::Repick);
+        first_backend_is(&mut world, DOWN, SessionAction::Repick);
         let sent = world.frame(FRONT, &request(V4, 4000, ACK));
         assert_eq!(sent.len(), usize::from(goes_on));
         assert_eq!(world.dropped(DropReason::MidStream), u64::from(!goes_on));
@@ -171,7 +171,7 @@ fn a_session_that_is_kept_outlives_its_backends_bad_time() {
             ..Settings::default()
         });
         establish(&mut world, 4000, 0);
-        first_backend_is(&mut world, DOWN, SessionsFate::Keep);
+        first_backend_is(&mut world, DOWN, SessionAction::Keep);
         let to = |world: &mut World, port, flags| {
             one(&world.frame(FRONT, &request(plan, port, flags)))
                 .1
@@ -184,7 +184,7 @@ fn a_session_that_is_kept_outlives_its_backends_bad_time() {
             "RFC 5961 has it answered there"
         );
         assert_eq!(to(&mut world, 4001, SYN), plan.backend(1));
-        first_backend_is(&mut world, true, SessionsFate::Keep);
+        first_backend_is(&mut world, true, SessionAction::Keep);
         world.script().picks = vec![Pick::Backend(0)];
         one(&world.frame(BACK, &reply(plan, 0, 4000, ACK)));
         assert_eq!(to(&mut world, 4000, ACK), plan.backend(0));
@@ -197,9 +197,9 @@ fn a_session_that_is_kept_outlives_its_backends_bad_time() {
 #[test]
 fn a_syn_never_waits_for_a_backend_that_is_down() {
     for fate in [
-        SessionsFate::Keep,
-        SessionsFate::Reset,
-        SessionsFate::Repick,
+        SessionAction::Keep,
+        SessionAction::Reset,
+        SessionAction::Repick,
     ] {
         let mut world = World::new(Settings::default());
         one(&world.frame(FRONT, &request(V4, 4000, SYN)));
@@ -211,7 +211,7 @@ fn a_syn_never_waits_for_a_backend_that_is_down() {
         assert_eq!(world.active(), [0, 1, 0]);
     }
     // Nor is one refused that comes in a connection which would be reset or given up.
-    for fate in [SessionsFate::Reset, SessionsFate::Repick] {
+    for fate in [SessionAction::Reset, SessionAction::Repick] {
         let mut world = World::new(Settings::default());
         establish(&mut world, 4000, 0);
         first_backend_is(&mut world, DOWN, fate);
@@ -225,7 +225,7 @@ fn a_syn_never_waits_for_a_backend_that_is_down() {
 fn what_the_client_itself_resets_is_told_to_the_backend_and_ends() {
     let mut world = World::new(Settings::default());
     establish(&mut world, 4000, 0);
-    first_backend_is(&mut world, true, SessionsFate::Reset);
+    first_backend_is(&mut world, true, SessionAction::Reset);
     let (port, packet) = one(&world.frame(FRONT, &request(V4, 4000, RST)));
     assert_eq!((port, packet.destination), (BACK, V4.backend(0)));
     assert_eq!(
@@ -238,7 +238,7 @@ fn what_the_client_itself_resets_is_told_to_the_backend_and_ends() {
 
 #[test]
 fn a_connection_that_both_ends_have_closed_is_left_alone() {
-    for fate in [SessionsFate::Reset, SessionsFate::Repick] {
+    for fate in [SessionAction::Reset, SessionAction::Repick] {
         let mut world = World::new(Settings::default());
         establish(&mut world, 4000, 0);
         one(&world.frame(BACK, &reply(V4, 0, 4000, FIN_ACK)));
@@ -260,7 +260,7 @@ fn behind_the_frame_that_ends_a_session_comes_a_new_flow() {
     for at_once in [true, false] {
         let mut world = World::new(tcp(MidStream::Drop));
         establish(&mut world, 4000, 0);
-        first_backend_is(&mut world, DOWN, SessionsFate::Reset);
+        first_backend_is(&mut world, DOWN, SessionAction::Reset);
         let mut sent = Vec::new();
         for flags in [ACK, ACK, SYN, ACK] {
             assert!(world.io(0).inject(FRONT, &request(V4, 4000, flags)));
@@ -288,7 +288,7 @@ fn a_session_is_reset_once_whichever_worker_its_client_comes_to() {
         ..tcp(MidStream::Drop)
     });
     establish(&mut world, 4000, 0);
-    first_backend_is(&mut world, DOWN, SessionsFate::Reset);
+    first_backend_is(&mut world, DOWN, SessionAction::Reset);
     one(&world.frame_at(1, FRONT, &request(V4, 4000, ACK)));
     assert!(world.frame_at(0, FRONT, &request(V4, 4000, ACK)).is_empty());
     let reset = [0, 1].map(|worker| world.counters[worker].reset.get());
@@ -304,7 +304,7 @@ fn a_worker_that_has_not_heard_yet_goes_on() {
     });
     one(&world.frame_at(0, FRONT, &request(V4, 4000, SYN)));
     world.change_at(1, |settings| {
-        settings.health = vec![(DOWN, SessionsFate::Repick)];
+        settings.health = vec![(DOWN, SessionAction::Repick)];
     });
     world.script().picks = vec![Pick::Backend(1)];
     let (_, packet) = one(&world.frame_at(0, FRONT, &request(V4, 4000, ACK)));

@@ -8,7 +8,7 @@ use crate::fragments::{back, bytes, there};
 use crate::frames::{ACK, RST, SYN, datagram, ip, one, ports, request};
 use crate::told::{LAST_HOP, assert_told, may_be_cut, opened, packet, ping, tagged};
 use crate::world::{BACK, BACKEND_PORT, FRONT, Plan, SERVICE_PORT, Settings, V4, V6, World};
-use waxwing_dataplane::snapshot::NoBackend;
+use waxwing_dataplane::model::NoBackend;
 use waxwing_dataplane::{DropReason, FragmentLimits, PortId};
 use waxwing_packet::{Protocol, Transport, VlanTags};
 

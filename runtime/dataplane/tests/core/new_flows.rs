@@ -2,8 +2,8 @@
 
 use crate::frames::{ACK, FIN_ACK, RST, SYN, SYN_ACK, establish, ip, one, ports, request};
 use crate::world::{BACKEND_PORT, FRONT, SERVICE_PORT, Settings, V4, V6, World};
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::snapshot::{MidStream, SessionsFate};
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::model::{MidStream, SessionAction};
 use waxwing_dataplane::{DropReason, Pick, PolicyFault};
 use waxwing_packet::Address;
 
@@ -176,22 +176,28 @@ fn a_change_moves_no_session_and_waits_for_its_release() {
 
 #[test]
 fn picks_of_what_is_down_go_to_the_fallback() {
-    let up = (true, SessionsFate::Keep);
+    let up = (true, SessionAction::Keep);
     let cases = [
         ("up", up, Pick::Backend(0), 1, true),
         ("drains", up, Pick::Backend(0), 0, false),
         ("drains", up, Pick::Keep(0), 0, true),
         (
             "down",
-            (false, SessionsFate::Keep),
+            (false, SessionAction::Keep),
             Pick::Backend(0),
             1,
             false,
         ),
-        ("down", (false, SessionsFate::Keep), Pick::Keep(0), 1, false),
+        (
+            "down",
+            (false, SessionAction::Keep),
+            Pick::Keep(0),
+            1,
+            false,
+        ),
         (
             "at its end",
-            (true, SessionsFate::Reset),
+            (true, SessionAction::Reset),
             Pick::Keep(0),
             0,
             false,

@@ -15,8 +15,8 @@ use crate::hosts::{Host, Kind};
 use crate::source_nat;
 use crate::told::{may_be_cut, packet};
 use crate::world::{BACK, FRONT, Settings, V4, V6, World, backend_mac};
-use waxwing_dataplane::routes::{Path, Routes};
-use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
+use waxwing_dataplane::egress::routes::{Path, Routes};
+use waxwing_dataplane::model::{NoBackend, SessionAction};
 use waxwing_dataplane::{DropReason, NextHop, locks};
 use waxwing_packet::{Family, Prefix, Protocol, VlanTags, checksum};
 
@@ -180,7 +180,7 @@ fn refusals_allocate_nothing() {
         let batches = [batch(), batch(), batch()];
         world.script().asked.reserve(1000);
         take(&mut world, &batches[0]);
-        world.change(|settings| settings.health = vec![(false, SessionsFate::Reset); 3]);
+        world.change(|settings| settings.health = vec![(false, SessionAction::Reset); 3]);
         world.run(0);
 
         let before = ALLOCATIONS.get();
@@ -263,8 +263,8 @@ fn icmp_errors_allocate_nothing() {
         world.run(0);
         assert_eq!(ALLOCATIONS.get() - before, 0, "{protocol}");
         let counters = &world.counters[0];
-        assert_eq!(counters.errors_passed.get(), 2);
-        assert_eq!(counters.told_hop_limit.get(), 1);
+        assert_eq!(counters.icmp_errors_forwarded.get(), 2);
+        assert_eq!(counters.time_exceeded_sent.get(), 1);
     }
 }
 
@@ -284,8 +284,8 @@ fn jumbo_frames_allocate_nothing() {
         world.run(0);
         assert_eq!(ALLOCATIONS.get() - before, 0, "MTU {mtu}");
         let (cut, told) = if mtu == 1500 { (20, 20) } else { (0, 0) };
-        assert_eq!(world.counters[0].cut.get(), cut);
-        assert_eq!(world.counters[0].told_too_big.get(), told);
+        assert_eq!(world.counters[0].packets_fragmented.get(), cut);
+        assert_eq!(world.counters[0].too_big_sent.get(), told);
         assert_eq!(world.drops(), []);
     }
 }

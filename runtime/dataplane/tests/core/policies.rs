@@ -7,9 +7,9 @@ use crate::world::{
     BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, World,
     backend_mac,
 };
-use waxwing_dataplane::epoch::Release;
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::model::Timeouts;
 use waxwing_dataplane::policy::{End, Vacant};
-use waxwing_dataplane::snapshot::Timeouts;
 use waxwing_dataplane::{BackendId, Pick, Snapshot};
 use waxwing_packet::{Link, Protocol};
 use waxwing_testkit::build;

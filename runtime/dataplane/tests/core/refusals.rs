@@ -9,7 +9,7 @@ use crate::frames::{
     ACK, FIN_ACK, RST, SYN, SYN_ACK, datagram, establish, ip, one, ports, reply, request, segment,
 };
 use crate::world::{BACK, CLIENT_MAC, FRONT, SERVICE_PORT, Settings, V4, V6, World};
-use waxwing_dataplane::snapshot::{MidStream, NoBackend, SessionsFate};
+use waxwing_dataplane::model::{MidStream, NoBackend, SessionAction};
 use waxwing_dataplane::{BackendId, DropReason, Pick};
 use waxwing_packet::{Link, Mac, Protocol, Transport, VlanTag, VlanTags};
 use waxwing_testkit::build;
@@ -18,7 +18,7 @@ use waxwing_testkit::build;
 fn rejecting(protocol: Protocol) -> Settings {
     Settings {
         protocol,
-        health: vec![(false, SessionsFate::Keep); 3],
+        health: vec![(false, SessionAction::Keep); 3],
         no_backend: NoBackend::Reject,
         ..Settings::default()
     }
@@ -184,7 +184,7 @@ fn refusals_have_a_limit_of_their_own_kind_and_what_is_over_it_is_counted() {
         world.advance(Duration::from_millis(10));
         assert_eq!(refused_at_once(&mut world, protocol, 1200), in_a_tenth / 10);
         assert_eq!(
-            world.counters[0].answered.get(),
+            world.counters[0].responded.get(),
             0,
             "those are pings and the like"
         );
@@ -194,7 +194,7 @@ fn refusals_have_a_limit_of_their_own_kind_and_what_is_over_it_is_counted() {
 #[test]
 fn a_connection_over_the_limit_waits_for_its_turn_and_a_datagrams_session_does_not() {
     let down = |settings: &mut Settings| {
-        settings.health = vec![(false, SessionsFate::Reset); 3];
+        settings.health = vec![(false, SessionAction::Reset); 3];
         settings.no_backend = NoBackend::Reject;
     };
     let mut world = World::new(Settings::default());
@@ -237,16 +237,16 @@ enum Step {
     /// A worker works off what has arrived.
     Turn(usize),
     /// Backends change.
-    Health(Vec<(bool, SessionsFate)>, NoBackend),
+    Health(Vec<(bool, SessionAction)>, NoBackend),
     Wait(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let flags = prop::sample::select(vec![SYN, ACK, SYN_ACK, FIN_ACK, RST, RST | ACK, 0]);
     let fate = prop::sample::select(vec![
-        SessionsFate::Keep,
-        SessionsFate::Reset,
-        SessionsFate::Repick,
+        SessionAction::Keep,
+        SessionAction::Reset,
+        SessionAction::Repick,
     ]);
     let no_backend = prop::sample::select(vec![NoBackend::Drop, NoBackend::Reject]);
     let client = 4000..4004_u16;

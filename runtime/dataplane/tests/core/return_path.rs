@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::frames::{ACK, SYN, SYN_ACK, error_back, establish, ip, one, reply, request, segment};
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Settings, V4, V6, World};
-use waxwing_dataplane::routes::{Path, Routes};
-use waxwing_dataplane::snapshot::Port;
+use waxwing_dataplane::egress::routes::{Path, Routes};
+use waxwing_dataplane::model::Port;
 use waxwing_dataplane::{DropReason, NextHop, PortId};
 use waxwing_packet::{Mac, Prefix, VlanTag, VlanTags};
 
@@ -74,7 +74,7 @@ fn a_reply_goes_by_the_route_and_not_where_the_request_came_from() {
             assert_eq!(packet.ethernet.source, PORT_MACS[wire.index()]);
             assert_eq!(packet.ethernet.tags, tags);
             assert_eq!(world.session().hop.mac, CLIENT_MAC, "it is still known");
-            assert_eq!(world.counters[0].by_last_hop.get(), 0);
+            assert_eq!(world.counters[0].last_hop_fallbacks.get(), 0);
         }
     }
 }
@@ -161,7 +161,7 @@ fn a_route_that_cannot_be_followed() {
             (0, Err(DropReason::PortMissing)),
         ),
     ];
-    for (what, path, gateway, (by_last_hop, outcome)) in scenarios {
+    for (what, path, gateway, (last_hop_fallbacks, outcome)) in scenarios {
         let mut world = world(Settings::default());
         one(&world.frame(FRONT, &request(V4, 4000, SYN)));
         route(&world, &path, gateway);
@@ -178,8 +178,8 @@ fn a_route_that_cannot_be_followed() {
                 assert_eq!(world.drops(), [(reason, 1)], "{what}");
             }
         }
-        let counted = world.counters[0].by_last_hop.get();
-        assert_eq!(counted, by_last_hop, "{what}");
+        let counted = world.counters[0].last_hop_fallbacks.get();
+        assert_eq!(counted, last_hop_fallbacks, "{what}");
     }
 }
 

@@ -9,8 +9,8 @@ use crate::world::{
     BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World,
     backend_mac,
 };
+use waxwing_dataplane::model::{MidStream, SessionAction, Timeouts};
 use waxwing_dataplane::session::Phase;
-use waxwing_dataplane::snapshot::{MidStream, SessionsFate, Timeouts};
 use waxwing_dataplane::{DropReason, Pick};
 use waxwing_packet::{Link, Protocol};
 use waxwing_testkit::build;
@@ -147,7 +147,7 @@ fn a_syn_behind_an_rst_stays_with_the_server_while_that_is_there() {
     let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
     assert_eq!(packet.destination, V4.backend(0));
     one(&world.frame(FRONT, &request(V4, 4000, RST)));
-    world.change(|settings| settings.health = vec![(false, SessionsFate::Keep)]);
+    world.change(|settings| settings.health = vec![(false, SessionAction::Keep)]);
     let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
     assert_eq!(packet.destination, V4.backend(1));
     assert_eq!(world.drops(), []);

@@ -9,7 +9,7 @@ use crate::hosts::{Arrival, Endpoint, Host, Kind, inside, packet_of};
 use crate::world::{
     BACK, BACKEND_PORT, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
 };
-use waxwing_dataplane::snapshot::{SourceId, SourcePool, SourceUse};
+use waxwing_dataplane::model::{SourceId, SourcePool, SourceUse};
 use waxwing_dataplane::{DropReason, Pick, Ports};
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Address, Family, Link, Packet, Prefix, Protocol, VlanTags, parse};
@@ -341,7 +341,7 @@ fn errors_pass_both_ways_as_if_nothing_were_translated() {
                 let sent = world.frame(BACK, &from_client.frame());
                 assert_eq!(sent, expected(server, seen.0, &as_sent), "to the server");
             }
-            assert_eq!(world.counters[0].errors_passed.get(), 3);
+            assert_eq!(world.counters[0].icmp_errors_forwarded.get(), 3);
             assert_eq!(world.drops(), []);
         }
     }
@@ -374,7 +374,7 @@ fn a_server_is_told_from_the_source_address_that_it_sent_to() {
             let told = ip(&sent[0].1);
             assert_eq!((told.source, told.destination), (from, host.address));
         }
-        assert_eq!(world.counters[0].told_hop_limit.get(), 2);
+        assert_eq!(world.counters[0].time_exceeded_sent.get(), 2);
     }
 }
 

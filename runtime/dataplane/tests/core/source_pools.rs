@@ -7,8 +7,8 @@ use crate::frames::{ACK, FIN_ACK, SYN, SYN_ACK, one, ports};
 use crate::hosts::{Arrival, Endpoint, Host, Kind};
 use crate::source_nat::{FIRST_PORT, establish, network, pool, settings, source, vip};
 use crate::world::{BACK, BACKEND_PORT, Settings, V4, V6, World};
+use waxwing_dataplane::model::SourceId;
 use waxwing_dataplane::session::Phase;
-use waxwing_dataplane::snapshot::SourceId;
 use waxwing_dataplane::{DropReason, Pick};
 use waxwing_packet::{Address, Protocol};
 

@@ -137,7 +137,7 @@ fn who_sent_a_packet_with_no_hop_left_is_told_so_by_the_vip() {
                 let asked = packet(plan, protocol, from, tags, LAST_HOP + 1, b"");
                 assert_eq!(one(&world.frame(from, &asked)).1.hop_limit, 1);
             }
-            assert_eq!(world.counters[0].told_hop_limit.get(), count);
+            assert_eq!(world.counters[0].time_exceeded_sent.get(), count);
             assert_eq!(world.drops(), []);
         }
     }
@@ -160,7 +160,7 @@ fn who_sent_a_packet_too_big_for_the_way_ahead_is_told_its_mtu() {
                     assert_told(plan, (from, &asked), &sent, (kind, code, mtu.into()));
                 }
             }
-            assert_eq!(world.counters[0].told_too_big.get(), 4);
+            assert_eq!(world.counters[0].too_big_sent.get(), 4);
             assert_eq!(world.drops(), []);
         }
     }
@@ -210,8 +210,8 @@ fn a_packet_that_may_be_cut_leaves_in_pieces_that_make_what_would_have_left_whol
             assert_eq!(together, whole[0].1[segment]);
             let counters = &world.counters[0];
             let cut = u64::from(count > 1);
-            assert_eq!(counters.cut.get(), cut);
-            assert_eq!(counters.pieces.get(), cut * count as u64);
+            assert_eq!(counters.packets_fragmented.get(), cut);
+            assert_eq!(counters.fragments_sent.get(), cut * count as u64);
             assert_eq!(counters.transmitted.packets.get() - before, count as u64);
             assert_eq!(world.drops(), []);
         }
@@ -225,8 +225,8 @@ fn pieces_that_have_no_room_are_dropped_with_the_rest_of_their_packet() {
     world.io(0).limit_transmit(1);
     assert_eq!(world.frame(FRONT, &asked).len(), 1);
     assert_eq!(world.drops(), [(DropReason::TransmitRingFull, 1)]);
-    assert_eq!(world.counters[0].cut.get(), 0);
-    assert_eq!(world.counters[0].pieces.get(), 1);
+    assert_eq!(world.counters[0].packets_fragmented.get(), 0);
+    assert_eq!(world.counters[0].fragments_sent.get(), 1);
 
     let mut world = opened(V4, Protocol::Tcp, 1280);
     // All frames but two are on their way elsewhere: the packet's own, and one for its first piece.
@@ -276,8 +276,8 @@ fn nobody_is_told_who_may_not_be_or_did_not_ask() {
     }
     assert!(world.frame(BACK, &error.frame()).is_empty(), "an error");
     world.io(0).passed_to_kernel();
-    assert_eq!(world.counters[0].told_hop_limit.get(), 0);
-    assert_eq!(world.counters[0].told_too_big.get(), 0);
+    assert_eq!(world.counters[0].time_exceeded_sent.get(), 0);
+    assert_eq!(world.counters[0].too_big_sent.get(), 0);
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn pings_beyond_their_limit_are_not_answered_and_take_nothing_from_errors() {
         };
         assert_eq!(answered(&mut world), 1000);
         assert_eq!(world.drops(), [(DropReason::AnswerLimit, 500)]);
-        assert_eq!(world.counters[0].answered.get(), 1000);
+        assert_eq!(world.counters[0].responded.get(), 1000);
         world.advance(Duration::from_millis(10));
         assert_eq!(answered(&mut world), 100);
         let last_hop = packet(plan, Protocol::Tcp, FRONT, VlanTags::NONE, LAST_HOP, b"");

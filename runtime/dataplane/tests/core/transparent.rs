@@ -8,7 +8,7 @@ use crate::world::{
     BACK, BACKEND_PORT, BRIDGE_MAC, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4,
     V6, World, backend_mac,
 };
-use waxwing_dataplane::snapshot::{NoBackend, SessionsFate};
+use waxwing_dataplane::model::{NoBackend, SessionAction};
 use waxwing_dataplane::{BackendId, DropReason, NextHop, PortId};
 use waxwing_packet::arp::Arp;
 use waxwing_packet::{Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTag, VlanTags, parse};
@@ -332,7 +332,7 @@ fn a_client_whose_backend_is_down_is_told_by_the_port_it_asked_by() {
         ..Settings::default()
     });
     establish(&mut world, CLIENT_PORT, 0);
-    world.change(|settings| settings.health = vec![(false, SessionsFate::Reset); 3]);
+    world.change(|settings| settings.health = vec![(false, SessionAction::Reset); 3]);
     for client_port in [CLIENT_PORT, CLIENT_PORT + 1] {
         let flags = if client_port == CLIENT_PORT { ACK } else { SYN };
         let (port, packet) = one(&world.frame(FRONT, &request(V4, client_port, flags)));
@@ -372,7 +372,7 @@ fn a_packet_too_big_for_the_other_port_is_told_of_where_it_came_from() {
     // The router's address is at the balancer's port for everybody on the servers' side.
     let macs = (packet.ethernet.source, packet.ethernet.destination);
     assert_eq!(macs, (ROUTER, backend_mac(0)));
-    assert_eq!(world.counters[0].told_too_big.get(), 1);
+    assert_eq!(world.counters[0].too_big_sent.get(), 1);
 }
 
 #[test]
@@ -427,6 +427,6 @@ fn errors_about_a_session_are_translated_and_leave_as_its_packets_do() {
         }
         .frame();
         assert_eq!(world.frame(BACK, &stranger), [(FRONT, stranger)]);
-        assert_eq!(world.counters[0].errors_passed.get(), 2);
+        assert_eq!(world.counters[0].icmp_errors_forwarded.get(), 2);
     }
 }

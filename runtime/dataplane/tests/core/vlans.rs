@@ -7,7 +7,7 @@ use crate::frames::{ACK, SYN, SYN_ACK, error_back, one, ports, reply, request};
 use crate::world::{
     BACK, BACKEND_PORT, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
 };
-use waxwing_dataplane::snapshot::Port;
+use waxwing_dataplane::model::Port;
 use waxwing_dataplane::{BackendId, DropReason, NextHop, PortId};
 use waxwing_packet::ethernet::{TAG_LEN, TPID_CUSTOMER, TPID_SERVICE};
 use waxwing_packet::{Mac, Packet, VlanTag, VlanTags, parse};
@@ -132,7 +132,7 @@ fn a_vlans_own_mtu_counts() {
     large.payload = b"eleven byte";
     let (port, _) = one(&world.frame(FRONT, &large.frame()));
     assert_eq!(port, FRONT, "it is told of");
-    assert_eq!(world.counters[0].told_too_big.get(), 1);
+    assert_eq!(world.counters[0].too_big_sent.get(), 1);
 }
 
 #[test]

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::{BackendCounters, Counter, WorkerCounters};
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::model::{
+    Backend, Bridge, MidStream, NoBackend, Port, Service, SessionAction, SourceId, SourcePool,
+    SourceUse, Sources, Timeouts,
+};
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::policy::{Closed, PickContext, TickContext};
 use waxwing_dataplane::session::{Session, SessionTable};
-use waxwing_dataplane::snapshot::{
-    Backend, Bridge, MidStream, NextHops, NoBackend, Port, Service, SessionsFate, SourceId,
-    SourcePool, SourceUse, Sources, Timeouts,
-};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, NewFlow, NextHop, Now,
@@ -136,7 +137,7 @@ pub(crate) struct Settings {
     pub(crate) protocol: Protocol,
     pub(crate) weights: Vec<u32>,
     /// Of the first backends, what is known of their health; the others are well.
-    pub(crate) health: Vec<(bool, SessionsFate)>,
+    pub(crate) health: Vec<(bool, SessionAction)>,
     pub(crate) sessions_max: u32,
     pub(crate) workers: usize,
     pub(crate) mid_stream: MidStream,
@@ -260,7 +261,7 @@ impl Settings {
 /// The balancer with its workers, which the test drives turn by turn.
 pub(crate) struct World {
     pub(crate) settings: Settings,
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedState,
     pub(crate) script: Arc<std::sync::Mutex<Script>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) mailboxes: Vec<Sender<Epoch>>,
@@ -272,11 +273,11 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(settings: Settings) -> Self {
         let backends_max = 64;
-        let shared = Shared {
+        let shared = SharedState {
             sessions: Arc::new(
                 SessionTable::new(settings.sessions_max, [1, 2, 3, 4]).expect("it is small"),
             ),
-            next_hops: Arc::new(NextHops::new(backends_max)),
+            next_hops: Arc::new(HopTable::new(backends_max)),
             gauges: Arc::new(Gauges::new(backends_max, settings.workers)),
             fragments: Arc::new(FragmentTable::new(settings.fragments, [9, 10, 11, 12])),
         };
@@ -470,11 +471,11 @@ impl Drop for World {
         };
         let dropped: u64 = self.drops().into_iter().map(|(_, n)| n).sum();
         assert_eq!(
-            sum(|c| &c.received.packets) + sum(|c| &c.released) + sum(|c| &c.pieces),
+            sum(|c| &c.received.packets) + sum(|c| &c.released) + sum(|c| &c.fragments_sent),
             sum(|c| &c.transmitted.packets)
                 + sum(|c| &c.to_kernel)
                 + sum(|c| &c.held)
-                + sum(|c| &c.cut)
+                + sum(|c| &c.packets_fragmented)
                 + dropped,
             "every frame ends in one way"
         );

@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use crossbeam_channel::unbounded;
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::model::{
+    Backend, MidStream, NoBackend, Port, Service, SessionAction, SourceUse, Timeouts,
+};
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::policy::Vacant;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::snapshot::{
-    Backend, MidStream, NextHop, NextHops, NoBackend, Port, Service, SessionsFate, SourceUse,
-    Timeouts,
-};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, Now, PortId, Ports,
     ServiceId, Snapshot,
 };
+use waxwing_dataplane::{HopTable, NextHop};
 use waxwing_packet::{Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, checksum, parse};
 use waxwing_testkit::build;
 use waxwing_testkit::memory::MemoryIo;
@@ -50,7 +50,7 @@ const FRAMES_MAX: usize = 256;
 /// A worker with services of both protocols and address families.
 pub(crate) struct Balancer {
     worker: Worker<MemoryIo>,
-    shared: Shared,
+    shared: SharedState,
     counters: Arc<WorkerCounters>,
     /// Fragments held since the last time that none was held.
     held: Vec<Vec<u8>>,
@@ -85,7 +85,7 @@ fn snapshot() -> Snapshot {
             // The second TCP service has no healthy backend.
             let down = Backend {
                 healthy: false,
-                sessions: SessionsFate::Reset,
+                sessions: SessionAction::Reset,
                 ..backend(1)
             };
             backends.extend([
@@ -105,12 +105,12 @@ fn snapshot() -> Snapshot {
 
 impl Balancer {
     pub(crate) fn new() -> Self {
-        let shared = Shared {
+        let shared = SharedState {
             sessions: Arc::new(
                 SessionTable::new(SESSIONS_MAX, [1, 2, 3, 4])
                     .expect("a small table fits in memory"),
             ),
-            next_hops: Arc::new(NextHops::new(BACKENDS_MAX)),
+            next_hops: Arc::new(HopTable::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [9; 4])),
         };
@@ -209,7 +209,7 @@ impl Balancer {
 /// Whether a frame's checksums are correct; frames without checksums count as correct.
 fn has_valid_checksums(frame: &[u8]) -> bool {
     match parse(frame) {
-        Ok(Packet::Ip(packet)) => checksum::are_right(frame, &packet),
+        Ok(Packet::Ip(packet)) => checksum::are_correct(frame, &packet),
         _ => true,
     }
 }

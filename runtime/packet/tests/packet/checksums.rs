@@ -1,4 +1,4 @@
-//! `checksum::are_right` compared with the independent check of `waxwing-testkit`.
+//! `checksum::are_correct` compared with the independent check of `waxwing-testkit`.
 
 use proptest::prelude::*;
 
@@ -34,13 +34,13 @@ fn a_udp_checksum_covers_the_datagram_alone_and_may_be_absent_in_ipv4() {
         let at = usize::from(ip(&frame).transport_start) + 6;
         let mut without = frame.clone();
         without[at..at + 2].fill(0);
-        assert_eq!(checksum::are_right(&without, &ip(&without)), family == V4);
+        assert_eq!(checksum::are_correct(&without, &ip(&without)), family == V4);
     }
     // Bytes of the IP packet behind the datagram (RFC 9868).
     let mut longer = datagram(V6);
     longer[PAYLOAD_LEN_V6] += 3;
     longer.extend(*b"...");
-    assert!(checksum::are_right(&longer, &ip(&longer)));
+    assert!(checksum::are_correct(&longer, &ip(&longer)));
     // A fragment's transport checksum covers the whole packet.
     let mut fragment = datagram(V4);
     fragment[FLAGS_V4] |= 0x20;
@@ -48,10 +48,10 @@ fn a_udp_checksum_covers_the_datagram_alone_and_may_be_absent_in_ipv4() {
     let header = checksum::of(&fragment[14..34]);
     fragment[24..26].copy_from_slice(&header.to_be_bytes());
     fragment[34 + 6] ^= 1;
-    assert!(checksum::are_right(&fragment, &ip(&fragment)));
+    assert!(checksum::are_correct(&fragment, &ip(&fragment)));
     fragment[24] ^= 1;
     assert!(
-        !checksum::are_right(&fragment, &ip(&fragment)),
+        !checksum::are_correct(&fragment, &ip(&fragment)),
         "the header checksum is verified"
     );
 }
@@ -67,9 +67,9 @@ proptest! {
     ) {
         let mut frame = sample.frame;
         let packet = ip(&frame);
-        prop_assert!(checksum::are_right(&frame, &packet));
+        prop_assert!(checksum::are_correct(&frame, &packet));
         let (start, end) = (usize::from(packet.transport_start), usize::from(packet.end));
         frame[start + at.index(end - start)] ^= flip;
-        prop_assert_eq!(checksum::are_right(&frame, &packet), build::verify_checksums(&frame).is_ok());
+        prop_assert_eq!(checksum::are_correct(&frame, &packet), build::verify_checksums(&frame).is_ok());
     }
 }

@@ -73,7 +73,7 @@ fn a_jumbo_echo_request_is_answered_in_its_first_buffer() {
             assert!(icmp::answer_echo(&mut frame[..3840], &packet));
             let reply = ip(&frame);
             assert_eq!((reply.source, reply.destination), (destination, source));
-            assert!(checksum::are_right(&frame, &reply), "{source:?}, {byte}");
+            assert!(checksum::are_correct(&frame, &reply), "{source:?}, {byte}");
         }
     }
 }

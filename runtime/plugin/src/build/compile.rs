@@ -99,7 +99,7 @@ impl Compiler {
         command
             .args(arguments)
             .args([limits.cpu_s.to_string(), limits.memory_bytes.to_string()])
-            .arg(engine.kind().word())
+            .arg(engine.kind().as_str())
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -225,7 +225,7 @@ pub enum CompileError {
 pub fn compile_child(cpu_s: u64, memory_bytes: u64, kind: &str) -> Result<(), CompileError> {
     let kind = [Kind::Policy, Kind::Health]
         .into_iter()
-        .find(|known| known.word() == kind)
+        .find(|known| known.as_str() == kind)
         .ok_or_else(|| CompileError::Kind(kind.to_owned()))?;
     confine(cpu_s, memory_bytes).map_err(CompileError::Limits)?;
     let mut bytes = Vec::new();

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use waxwing_dataplane::model::{MidStream, NoBackend, SourceUse, Timeouts};
 use waxwing_dataplane::policy::{Closed, End, PAYLOAD_MAX, PickContext, TickContext};
-use waxwing_dataplane::snapshot::{MidStream, NoBackend, SourceUse, Timeouts};
 use waxwing_dataplane::{
     BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Ports, Service, ServiceId, Snapshot,
 };

@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
+use waxwing_dataplane::model::{MidStream, NoBackend, SourceUse, Timeouts};
 use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
-use waxwing_dataplane::snapshot::{MidStream, NoBackend, SourceUse, Timeouts};
 use waxwing_dataplane::{
     BATCH, Backend, BackendId, Gauges, NewFlow, Now, Pick, Policy, Ports, Service, ServiceId,
     Snapshot,
@@ -210,7 +210,7 @@ impl<'a> Trace<'a> {
 
     /// Writes the live numbers for the native side, as the host does for the module.
     fn write_live<P: waxwing_sdk::Policy>(&self, native: &mut Driver<P>) {
-        native.host().now_ms = self.now_ms;
+        native.host_mut().now_ms = self.now_ms;
         for record in native.backends_mut() {
             let id = BackendId(record.id);
             record.active = self.gauges.active(id);

@@ -145,8 +145,8 @@ pub(crate) fn jumbo_frame_start_moves() -> Outcome {
     Ok(())
 }
 
-/// A frame is shortened to a length in its first chunk, in a later one, and at a chunk's end; then emptied and
-/// extended again.
+/// A frame is shortened to a length in its first chunk, in a later one, and at a chunk's end; then emptied
+/// and extended again.
 pub(crate) fn jumbo_length_changes() -> Outcome {
     const CUTS: [usize; 7] = [64, 3840, 3841, 7000, 7680, 9000, 9014];
     let lens = [9014; 7];

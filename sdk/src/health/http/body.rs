@@ -1,21 +1,21 @@
-//! The body of an answer (RFC 9112 sections 6 and 7.1), as a reader that ends where it ends.
+//! The body of a response (RFC 9112 sections 6 and 7.1), as a reader that ends where the body ends.
 //!
-//! Invariant: a body that the server breaks off is an error and never a shorter body, but where only
-//! the connection's end marks its own.
+//! Invariant: a truncated body is an error, never a shorter body, unless only the end of the
+//! connection marks the end of the body.
 
 use alloc::format;
 use alloc::vec::Vec;
 use std::io::{self, BufRead, BufReader, Read};
 
-use crate::health::lines::{invalid, quote, read_line};
+use crate::health::lines::{invalid_data, quote, read_line};
 
-/// The longest line with a chunk's size, in bytes; what is behind the size means nothing here.
+/// Longest line with a chunk size, in bytes. The client ignores what follows the size.
 const SIZE_LINE_BYTES_MAX: usize = 1024;
 
 /// What marks the end of a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Framing {
-    /// So many bytes.
+    /// A length in bytes.
     Length(u64),
     /// A chunk of size 0.
     Chunked,
@@ -27,10 +27,11 @@ pub(super) enum Framing {
 pub(super) struct Body<C> {
     reader: BufReader<C>,
     framing: Framing,
-    /// What is left of the body, or of the chunk; `u64::MAX` up to the end of the stream.
+    /// Bytes left of the body or of the chunk; `u64::MAX` for a body that the end of the stream
+    /// ends.
     left: u64,
-    /// Whether a chunk came before, whose data a line end follows.
-    is_behind_chunk: bool,
+    /// Whether a chunk was read, whose line end comes before the next size.
+    is_after_chunk: bool,
     is_done: bool,
 }
 
@@ -45,7 +46,7 @@ impl<C> Body<C> {
             reader,
             framing,
             left,
-            is_behind_chunk: false,
+            is_after_chunk: false,
             is_done: framing == Framing::Length(0),
         }
     }
@@ -56,7 +57,7 @@ impl<C: Read> Body<C> {
         if !self.is_done && self.left == 0 && self.framing == Framing::Chunked {
             self.left = self.chunk_size()?;
             self.is_done = self.left == 0;
-            self.is_behind_chunk = true;
+            self.is_after_chunk = true;
         }
         if self.is_done {
             return Ok(&[]);
@@ -65,7 +66,7 @@ impl<C: Read> Body<C> {
         let bytes = self.reader.fill_buf()?;
         if bytes.is_empty() {
             if self.framing != Framing::Close {
-                return Err(broken_off());
+                return Err(truncated());
             }
             self.is_done = true;
         }
@@ -81,12 +82,13 @@ impl<C: Read> Body<C> {
         }
     }
 
-    /// Reads up to the next chunk's data. Behind the last one is a trailer, which nobody needs.
+    /// Reads up to the next chunk's data and returns its size. Nothing after the last chunk is
+    /// read: the trailer is ignored.
     fn chunk_size(&mut self) -> io::Result<u64> {
         let mut line = Vec::new();
-        if self.is_behind_chunk && self.size_line(&mut line)? > 0 {
-            return Err(invalid(format!(
-                "a chunk is longer than it said: {}",
+        if self.is_after_chunk && self.size_line(&mut line)? > 0 {
+            return Err(invalid_data(format!(
+                "a chunk is longer than its size: {}",
                 quote(&line)
             )));
         }
@@ -94,13 +96,13 @@ impl<C: Read> Body<C> {
         let digits = line.split(|byte| *byte == b';').next();
         let digits = digits.unwrap_or_default().trim_ascii();
         hexadecimal(digits)
-            .ok_or_else(|| invalid(format!("no size of a chunk but {}", quote(&line))))
+            .ok_or_else(|| invalid_data(format!("not a chunk size: {}", quote(&line))))
     }
 
-    /// Reads a line and says how long it is.
+    /// Reads a line and returns its length.
     fn size_line(&mut self, line: &mut Vec<u8>) -> io::Result<usize> {
         if !read_line(&mut self.reader, SIZE_LINE_BYTES_MAX, line)? {
-            return Err(broken_off());
+            return Err(truncated());
         }
         Ok(line.len())
     }
@@ -114,7 +116,7 @@ fn hexadecimal(digits: &[u8]) -> Option<u64> {
         .flatten()
 }
 
-fn broken_off() -> io::Error {
+fn truncated() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
         "closed by the server before the end of the body",

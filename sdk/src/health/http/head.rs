@@ -1,6 +1,6 @@
-//! The head of an answer: its status line and its headers (RFC 9112 sections 4 and 5).
+//! The head of a response: its status line and its headers (RFC 9112 sections 4 and 5).
 //!
-//! Invariant: a head that leaves open how long the body is, or says it twice, is an error.
+//! Invariant: a head that does not state the length of the body, or states it twice, is an error.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -9,7 +9,7 @@ use std::io::{self, BufRead};
 
 use super::body::Framing;
 use super::{HEAD_BYTES_MAX, is_token};
-use crate::health::lines::{invalid, quote, read_line, words};
+use crate::health::lines::{invalid_data, printable, quote, read_line};
 
 #[derive(Debug)]
 pub(super) struct Head {
@@ -19,7 +19,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Reads the final answer's; interim ones (status 100 to 199) are passed over.
+    /// Reads the head of the final response and skips interim ones (status 100 to 199).
     pub(super) fn read(reader: &mut impl BufRead) -> io::Result<Self> {
         let mut left = HEAD_BYTES_MAX;
         loop {
@@ -30,18 +30,21 @@ impl Head {
         }
     }
 
-    /// Reads a head of at most `left` bytes, and takes from them what it has.
+    /// Reads one head of at most `left` bytes and subtracts its length from `left`.
     fn read_one(reader: &mut impl BufRead, left: &mut usize) -> io::Result<Self> {
         let mut line = Vec::new();
         if !read_head_line(reader, left, &mut line)? {
             return Err(closed("closed by the server without an answer"));
         }
-        let (status, reason) = status_line(&line)
-            .ok_or_else(|| invalid(format!("no HTTP/1.1 status line but {}", quote(&line))))?;
+        let (status, reason) = status_line(&line).ok_or_else(|| {
+            invalid_data(format!("not an HTTP/1.1 status line: {}", quote(&line)))
+        })?;
         let mut headers: Vec<(String, String)> = Vec::new();
         loop {
             if !read_head_line(reader, left, &mut line)? {
-                return Err(closed("closed by the server within the head of its answer"));
+                return Err(closed(
+                    "closed by the server within the head of its response",
+                ));
             }
             if line.is_empty() {
                 return Ok(Self {
@@ -51,20 +54,21 @@ impl Head {
                 });
             }
             match (line[0], headers.last_mut()) {
-                // Section 5.2: a value that goes on in the next line, as old servers write it.
+                // RFC 9112 section 5.2: a folded value continues in the next line, as old servers
+                // send it.
                 (b' ' | b'\t', Some((_, value))) => {
                     value.push(' ');
                     value.push_str(String::from_utf8_lossy(&line).trim());
                 }
                 _ => headers.push(
                     header_line(&line)
-                        .ok_or_else(|| invalid(format!("no header but {}", quote(&line))))?,
+                        .ok_or_else(|| invalid_data(format!("not a header: {}", quote(&line))))?,
                 ),
             }
         }
     }
 
-    /// The values of the headers of a name.
+    /// Returns the values of all headers of this name.
     pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers
             .iter()
@@ -72,7 +76,7 @@ impl Head {
             .map(|(_, value)| value.as_str())
     }
 
-    /// How long the body is, RFC 9112 section 6.3.
+    /// Returns what marks the end of the body, RFC 9112 section 6.3.
     pub(super) fn framing(&self, is_answer_to_head: bool) -> io::Result<Framing> {
         if is_answer_to_head || matches!(self.status, 204 | 304) {
             return Ok(Framing::Length(0));
@@ -82,8 +86,8 @@ impl Head {
             return if coding.eq_ignore_ascii_case("chunked") && codings.next().is_none() {
                 Ok(Framing::Chunked)
             } else {
-                Err(invalid(format!(
-                    "transfer-encoding {} is not known; only chunked is",
+                Err(invalid_data(format!(
+                    "unknown transfer-encoding {}; only chunked is known",
                     quote(coding.as_bytes())
                 )))
             };
@@ -98,7 +102,7 @@ impl Head {
         let bytes = number(length.as_bytes());
         match bytes {
             Some(bytes) if lengths.all(|other| other == length) => Ok(Framing::Length(bytes)),
-            _ => Err(invalid("content-length is no single number")),
+            _ => Err(invalid_data("content-length is not a single number")),
         }
     }
 }
@@ -109,20 +113,20 @@ fn read_head_line(
     line: &mut Vec<u8>,
 ) -> io::Result<bool> {
     let too_long = || {
-        invalid(format!(
-            "the head of the answer has more than {HEAD_BYTES_MAX} bytes"
+        invalid_data(format!(
+            "the head of the response has more than {HEAD_BYTES_MAX} bytes"
         ))
     };
     let is_there = read_line(reader, *left, line).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => too_long(),
         _ => error,
     })?;
-    // An empty line counts too, or a server could send them for ever.
+    // Empty lines count too; otherwise a server could send them for ever.
     *left = left.checked_sub(line.len() + 2).ok_or_else(too_long)?;
     Ok(is_there)
 }
 
-/// The status and its words.
+/// Returns the status and the reason phrase.
 fn status_line(line: &[u8]) -> Option<(u16, String)> {
     let rest = line.strip_prefix(b"HTTP/1.")?;
     let ([minor, b' ', a, b, c], rest) = rest.split_first_chunk()? else {
@@ -130,7 +134,7 @@ fn status_line(line: &[u8]) -> Option<(u16, String)> {
     };
     let status = u16::try_from(number(&[*a, *b, *c])?).ok()?;
     let is_separate = rest.first().is_none_or(|byte| *byte == b' ');
-    (minor.is_ascii_digit() && is_separate && status >= 100).then(|| (status, words(rest)))
+    (minor.is_ascii_digit() && is_separate && status >= 100).then(|| (status, printable(rest)))
 }
 
 fn header_line(line: &[u8]) -> Option<(String, String)> {
@@ -140,7 +144,7 @@ fn header_line(line: &[u8]) -> Option<(String, String)> {
     is_token(name).then(|| (name.to_string(), value.trim().to_string()))
 }
 
-/// A number in decimal digits and nothing else.
+/// Parses a number of decimal digits only.
 fn number(digits: &[u8]) -> Option<u64> {
     let is_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     is_digits

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A connection on which this answer comes, so many bytes at a time.
+/// A connection that sends this answer in pieces of `piece` bytes.
 struct Wire {
     sent: Vec<u8>,
     answer: Vec<u8>,
@@ -55,7 +55,7 @@ fn ask(method: &str, answer: &[u8], piece: usize) -> io::Result<(u16, String)> {
 }
 
 #[test]
-fn a_request_says_what_it_must_and_what_it_is_told() {
+fn a_request_has_its_default_headers_and_the_given_ones() {
     let sent = |request: Request| {
         let mut wire = Wire::new(b"HTTP/1.1 200 OK\r\n\r\n", 99);
         request.send(&mut wire, "s1:81").unwrap();
@@ -80,40 +80,40 @@ fn a_request_says_what_it_must_and_what_it_is_told() {
 }
 
 #[test]
-fn a_host_has_its_port_where_it_is_not_the_scheme_s_own() {
+fn a_host_names_a_port_that_is_not_the_schemes_default() {
     assert_eq!(host("a.example", 80, 80), "a.example");
     assert_eq!(host("a.example", 80, 443), "a.example:80");
     assert_eq!(host("2001:db8::1", 81, 80), "[2001:db8::1]:81");
 }
 
 #[test]
-fn what_cannot_stand_in_a_request_is_refused_with_words() {
+fn invalid_request_parts_are_refused_with_a_remedy() {
     for (method, path, expected) in [
-        ("", "/", "is no method"),
-        ("GET /", "/", "is no method"),
-        ("GET", "", "is no path"),
-        ("GET", "healthz", "with / in front"),
-        ("GET", "/a b", "percent signs"),
-        ("GET", "/\r\nx: y", "percent signs"),
-        ("GET", "/ä", "percent signs"),
+        ("", "/", "is not a method"),
+        ("GET /", "/", "is not a method"),
+        ("GET", "", "is not a path"),
+        ("GET", "healthz", "start it with /"),
+        ("GET", "/a b", "percent-encode"),
+        ("GET", "/\r\nx: y", "percent-encode"),
+        ("GET", "/ä", "percent-encode"),
     ] {
         let error = Request::new(method, path).unwrap_err();
-        assert!(error.contains(expected), "{error}");
+        assert!(error.reason().contains(expected), "{error}");
     }
     for (name, value, expected) in [
-        ("a b", "", "no name of a header"),
+        ("a b", "", "not a header name"),
         ("a", "b\r\nc: d", "control character"),
         ("Connection", "keep-alive", "leave it out"),
         ("Content-Length", "7", "leave it out"),
     ] {
         let request = Request::new("GET", "/").unwrap();
         let error = request.header(name, value).unwrap_err();
-        assert!(error.contains(expected), "{error}");
+        assert!(error.reason().contains(expected), "{error}");
     }
 }
 
 #[test]
-fn a_body_ends_where_its_framing_says_however_it_comes() {
+fn a_body_ends_where_its_framing_says_in_pieces_of_any_size() {
     let answers: [(&[u8], u16, &str); 9] = [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwellmore", 200, "well"),
         (b"HTTP/1.1 200 OK\nContent-Length: 4, 4\n\nwell", 200, "well"),
@@ -129,7 +129,8 @@ fn a_body_ends_where_its_framing_says_however_it_comes() {
             "",
         ),
         (
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nA: b\r\n\r\nHTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nA: b\r\n\r\n\
+              HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
             503,
             "",
         ),
@@ -153,7 +154,7 @@ fn a_body_ends_where_its_framing_says_however_it_comes() {
 }
 
 #[test]
-fn a_header_is_found_in_any_case_and_a_status_has_its_words() {
+fn headers_are_case_insensitive_and_the_reason_phrase_is_kept() {
     let answer = b"HTTP/1.1 503 Too Much\r\nX-Load:  7 \r\nx-load: 8\r\nFolded: a\r\n\tb\r\n\r\n";
     let request = Request::new("GET", "/").unwrap();
     let response = request.send(Wire::new(answer, 9), "a").unwrap();
@@ -164,41 +165,41 @@ fn a_header_is_found_in_any_case_and_a_status_has_its_words() {
 }
 
 #[test]
-fn an_answer_that_is_no_http_or_not_whole_is_an_error_that_says_so() {
+fn malformed_and_truncated_responses_are_errors_that_say_why() {
     let answers: [(&[u8], &str); 19] = [
         (b"", "without an answer"),
-        (b"SSH-2.0-OpenSSH_9\r\n", r#"but "SSH-2.0-OpenSSH_9""#),
+        (b"SSH-2.0-OpenSSH_9\r\n", r#"line: "SSH-2.0-OpenSSH_9""#),
         (b"\x15\x03\x01\x00\x02\x02\x46", r"\x15\x03"),
-        (b"HTTP/2 200\r\n\r\n", "no HTTP/1.1 status line"),
-        (b"HTTP/1.1 20\r\n\r\n", "no HTTP/1.1 status line"),
-        (b"HTTP/1.1 2000\r\n\r\n", "no HTTP/1.1 status line"),
-        (b"HTTP/1.1 099 x\r\n\r\n", "no HTTP/1.1 status line"),
+        (b"HTTP/2 200\r\n\r\n", "not an HTTP/1.1 status line"),
+        (b"HTTP/1.1 20\r\n\r\n", "not an HTTP/1.1 status line"),
+        (b"HTTP/1.1 2000\r\n\r\n", "not an HTTP/1.1 status line"),
+        (b"HTTP/1.1 099 x\r\n\r\n", "not an HTTP/1.1 status line"),
         (b"HTTP/1.1 200 OK\r\n", "within the head"),
         (b"HTTP/1.1 200 OK\r\nA: b", "within the head"),
         (
             b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
-            r#"no header but "no colon""#,
+            r#"not a header: "no colon""#,
         ),
-        (b"HTTP/1.1 200 OK\r\n folded\r\n\r\n", "no header"),
+        (b"HTTP/1.1 200 OK\r\n folded\r\n\r\n", "not a header"),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwell",
             "before the end of the body",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n",
-            "no single number",
+            "not a single number",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-            "no single number",
+            "not a single number",
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
-            "only chunked is",
+            "only chunked is known",
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
-            "no size of a chunk",
+            "not a chunk size",
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwe",
@@ -206,11 +207,11 @@ fn an_answer_that_is_no_http_or_not_whole_is_an_error_that_says_so() {
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nwell\r\n0\r\n",
-            "longer than it said",
+            "longer than its size",
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-            "no size of a chunk",
+            "not a chunk size",
         ),
     ];
     for (answer, expected) in answers {
@@ -226,7 +227,7 @@ fn an_answer_that_is_no_http_or_not_whole_is_an_error_that_says_so() {
 }
 
 #[test]
-fn a_head_is_bounded_in_its_lines_and_in_all() {
+fn the_head_is_bounded_per_line_and_in_total() {
     let line = [b"HTTP/1.1 200 OK\r\nA: ", &[b'x'; HEAD_BYTES_MAX][..]].concat();
     let many = [
         b"HTTP/1.1 200 OK\r\n",
@@ -236,7 +237,7 @@ fn a_head_is_bounded_in_its_lines_and_in_all() {
     let interim = b"HTTP/1.1 100 Go on\r\n\r\n".repeat(HEAD_BYTES_MAX / 20);
     for answer in [line, many, interim] {
         let error = get(&answer, 1000).unwrap_err().to_string();
-        assert_eq!(error, "the head of the answer has more than 16384 bytes");
+        assert_eq!(error, "the head of the response has more than 16384 bytes");
     }
     let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;";
     let chunk = [&chunk[..], &[b'x'; 2000]].concat();
@@ -244,8 +245,9 @@ fn a_head_is_bounded_in_its_lines_and_in_all() {
 }
 
 #[test]
-fn any_bytes_are_an_answer_or_an_error() {
-    let good = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nA: b\r\n\r\n3;x\r\nwel\r\n1\r\nl\r\n0\r\n\r\n";
+fn corrupted_responses_parse_or_fail_without_panic() {
+    let good = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nA: b\r\n\r\n\
+        3;x\r\nwel\r\n1\r\nl\r\n0\r\n\r\n";
     for seed in 0..4000_usize {
         let random = crate::hash::mix(seed as u64);
         let mut answer = good.to_vec();
@@ -254,7 +256,7 @@ fn any_bytes_are_an_answer_or_an_error() {
             let at = usize::from(at) % answer.len();
             answer[at] = to;
         }
-        // Must end, whichever way.
+        // Returns in any case.
         let _ = get(&answer, [1, 7, 400][seed % 3]);
         let _ = get(&answer[..seed % answer.len()], 400);
     }

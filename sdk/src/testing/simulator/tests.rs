@@ -2,9 +2,9 @@
 
 use super::super::backends;
 use super::*;
-use crate::{Backends, Closed, End, Flow, NoConfig};
+use crate::{Backends, ClosedSession, ConfigError, Flow, NoConfig, SessionEnd};
 
-/// By the flow's hash; counts what it is told.
+/// Picks by the flow's hash and counts its notifications.
 #[derive(Default)]
 struct ByHash {
     ends: [u64; 3],
@@ -13,11 +13,11 @@ struct ByHash {
 
 impl Policy for ByHash {
     type Config = NoConfig;
-    const CLOSED: bool = true;
+    const WANTS_CLOSED: bool = true;
     const TICK_MS: u32 = 50;
     const COUNTERS: &'static [&'static str] = &["closed", "refused", "ticks", "bytes_per_ms"];
 
-    fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, String> {
+    fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self::default())
     }
 
@@ -25,10 +25,10 @@ impl Policy for ByHash {
         backends.by_hash(flow.hash()).into()
     }
 
-    fn closed(&mut self, closed: &Closed<'_>, _: &Backends<'_>) {
+    fn closed(&mut self, closed: &ClosedSession<'_>, _: &Backends<'_>) {
         match closed.end() {
-            Some(End::Closed) => self.ends[0] += 1,
-            Some(End::Refused) => self.ends[1] += 1,
+            Some(SessionEnd::Closed) => self.ends[0] += 1,
+            Some(SessionEnd::Refused) => self.ends[1] += 1,
             _ => {}
         }
         self.bytes_per_ms = closed.bytes() / closed.duration_ms();
@@ -49,16 +49,16 @@ fn simulator(weights: &[u32]) -> Simulator<ByHash> {
 }
 
 #[test]
-fn sessions_begin_at_the_rate_and_end_after_their_time() {
+fn sessions_arrive_at_the_rate_and_end_after_their_lifetime() {
     let mut simulator = simulator(&[1]);
     simulator.sessions_per_s = 300;
     simulator.durations = Durations::Fixed(100);
     simulator.run(1000);
-    // Those of the last 100 ms live.
-    assert_eq!(simulator.tally(0).sessions, 300);
-    assert_eq!(simulator.tally(0).active_max, 30);
+    // Sessions of the last 100 ms are alive.
+    assert_eq!(simulator.stats(0).sessions, 300);
+    assert_eq!(simulator.stats(0).active_max, 30);
     assert_eq!(simulator.counters(), [270, 0, 20, 1000]);
-    assert_eq!(simulator.tally(0).session_ms, 270 * 100);
+    assert_eq!(simulator.stats(0).session_ms, 270 * 100);
     assert_eq!(simulator.backends_mut()[0].active, 30);
 }
 
@@ -82,7 +82,7 @@ fn durations_have_their_means() {
 }
 
 #[test]
-fn slow_and_failing_backends_show() {
+fn latency_and_failures_affect_sessions() {
     let mut simulator = simulator(&[1, 1]);
     simulator.sessions_per_s = 2000;
     simulator.durations = Durations::Fixed(10);
@@ -91,11 +91,11 @@ fn slow_and_failing_backends_show() {
     simulator.run(10_000);
     simulator.sessions_per_s = 0;
     simulator.run(100);
-    let (slow, failing) = (simulator.tally(0), simulator.tally(1));
+    let (slow, failing) = (simulator.stats(0), simulator.stats(1));
     assert_eq!(slow.refused, 0);
     let part = failing.sessions / failing.refused;
     assert!((3..=4).contains(&part), "{failing:?}");
-    // A refused session is over at once.
+    // A refused session ends at once.
     assert!(
         slow.session_ms > 5 * failing.session_ms,
         "{slow:?} {failing:?}"
@@ -104,7 +104,7 @@ fn slow_and_failing_backends_show() {
 }
 
 #[test]
-fn a_change_of_backends_keeps_the_sessions_of_those_that_stay() {
+fn sessions_of_remaining_backends_survive_a_change() {
     let mut simulator = simulator(&[1, 1, 1]);
     simulator.run(1000);
     let (stay, go) = (simulator.backends_mut()[2], simulator.backends_mut()[0]);
@@ -114,22 +114,22 @@ fn a_change_of_backends_keeps_the_sessions_of_those_that_stay() {
     simulator.run(2000);
     assert_eq!(simulator.backends_mut()[0].active, 100);
     let before = usize::try_from(stay.active).unwrap();
-    assert_eq!(simulator.tally(2).sessions, before + 200);
+    assert_eq!(simulator.stats(2).sessions, before + 200);
     simulator.set_backends(&[]).unwrap();
     simulator.reset();
     simulator.run(1000);
     assert_eq!(
-        (simulator.unserved(), simulator.tally(2)),
-        (100, Tally::default())
+        (simulator.unserved(), simulator.stats(2)),
+        (100, BackendStats::default())
     );
 }
 
 #[test]
-fn a_policy_by_hash_is_found_again_by_another_balancer() {
+fn a_hash_policy_has_no_disruption_on_failover() {
     let mut simulator = simulator(&[1, 2, 3]);
     simulator.run(3000);
     assert_eq!(simulator.disruption(), Ok(0.0));
-    // A fourth of equal weight takes a seventh of each one's sessions.
+    // A fourth backend of weight 1 takes a seventh of the others' sessions.
     simulator.set_backends(&backends(&[1, 2, 3, 1])).unwrap();
     let moved = simulator.disruption().unwrap();
     assert!((0.05..0.25).contains(&moved), "{moved} moved");

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use waxwing_dataplane::snapshot::{
-    MidStream, NoBackend, Port, SessionsFate, SourceId, SourcePool, SourceUse, Sources,
+use waxwing_dataplane::model::{
+    MidStream, NoBackend, Port, SessionAction, SourceId, SourcePool, SourceUse, Sources,
     TimeoutTicks, Timeouts,
 };
 use waxwing_dataplane::{Backend, BackendId, Gauges, PortId, Ports, Service, ServiceId, Snapshot};
@@ -54,7 +54,7 @@ fn sources(plan: &Plan) -> ([(SourceId, Address); 2], SourcePool) {
 struct BackendConfig {
     weight: u32,
     healthy: bool,
-    sessions: SessionsFate,
+    sessions: SessionAction,
 }
 
 /// A service in the config.
@@ -111,7 +111,7 @@ impl Config {
     const HEALTHY: BackendConfig = BackendConfig {
         weight: 1,
         healthy: true,
-        sessions: SessionsFate::Keep,
+        sessions: SessionAction::Keep,
     };
 
     fn service(random: &mut Random) -> ServiceConfig {
@@ -133,9 +133,9 @@ impl Config {
             return "a service is added";
         };
         let fates = [
-            SessionsFate::Keep,
-            SessionsFate::Reset,
-            SessionsFate::Repick,
+            SessionAction::Keep,
+            SessionAction::Reset,
+            SessionAction::Repick,
         ];
         match random.below(12) {
             0 => {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
-use waxwing_dataplane::epoch::Release;
-use waxwing_dataplane::forward::Shared;
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::snapshot::NextHops;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BackendId, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, Snapshot,
@@ -35,7 +35,7 @@ const FRAMES: usize = 512;
 
 /// The balancer under test.
 pub(crate) struct Balancer {
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedState,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) config: Config,
     /// The snapshot that each worker uses.
@@ -55,11 +55,11 @@ pub(crate) struct Balancer {
 impl Balancer {
     pub(crate) fn new(plan: &Plan, random: &mut Random) -> Self {
         let key = std::array::from_fn(|_| random.next());
-        let shared = Shared {
+        let shared = SharedState {
             sessions: Arc::new(
                 SessionTable::new(plan.sessions_max, key).expect("a small table fits in memory"),
             ),
-            next_hops: Arc::new(NextHops::new(BACKENDS_MAX)),
+            next_hops: Arc::new(HopTable::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, plan.workers)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), key)),
         };

@@ -14,8 +14,8 @@ mod session_model;
 mod translation;
 mod turn;
 
+use waxwing_dataplane::model::TimeoutTicks;
 use waxwing_dataplane::session::Tuple;
-use waxwing_dataplane::snapshot::TimeoutTicks;
 use waxwing_dataplane::{Backend, Snapshot, Tick};
 use waxwing_packet::{Address, IpPacket, Packet, Protocol, Transport, parse};
 

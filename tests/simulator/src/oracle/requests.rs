@@ -1,7 +1,7 @@
 //! Frames of clients.
 
+use waxwing_dataplane::model::SessionAction;
 use waxwing_dataplane::session::Tuple;
-use waxwing_dataplane::snapshot::SessionsFate;
 use waxwing_packet::Protocol;
 
 use super::drops::{is_excused, is_time_exceeded};
@@ -158,7 +158,7 @@ fn may_end(turn: &Turn<'_>, model: &SessionModel, received: &View, protocol: Pro
     let opening = protocol == Protocol::Tcp && is_client_syn(received.flags);
     let is_evictable = !model.stayed_established();
     model.uncertain
-        || backend.sessions != SessionsFate::Keep
+        || backend.sessions != SessionAction::Keep
         || (opening && !model.stayed_open())
         || (opening && !backend.healthy && (is_evictable || model.tcp.has_only_syn()))
         || (is_evictable && evictions(turn.balancer) > model.evictions)

@@ -3,8 +3,8 @@
 //! Invariant: a [`SessionModel`] takes nothing from the core except the session's place in the table, which
 //! distinguishes consecutive sessions of a flow.
 
+use waxwing_dataplane::model::TimeoutTicks;
 use waxwing_dataplane::session::{Phase, SessionRef, Tuple};
-use waxwing_dataplane::snapshot::TimeoutTicks;
 use waxwing_dataplane::{BackendId, Tick};
 use waxwing_packet::{Address, Protocol, TcpFlags};
 

@@ -1,7 +1,7 @@
 //! Services with many ports, and source NAT: what is said across tables.
 
 use waxwing_dataplane::Ports;
-use waxwing_dataplane::snapshot::SourceUse;
+use waxwing_dataplane::model::SourceUse;
 
 use super::{Config, path, problems};
 

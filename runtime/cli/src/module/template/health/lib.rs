@@ -1,24 +1,25 @@
 //! A health check: sends a line to the server and checks the line that it answers.
 //!
-//! A server that answers as expected is healthy. One that answers `LEAVING` is healthy and wants no
-//! new sessions: it drains. Any other answer, or none, is the reason that `waxwing status` shows.
+//! The expected answer is healthy. The answer `LEAVING` is healthy too, but the server takes no new
+//! sessions: it drains. Any other answer, or none, is unhealthy, and `waxwing status` shows it as
+//! the reason.
 
 use std::io::{BufReader, Write};
 
 use serde::Deserialize;
 use waxwing_sdk::health::lines::{quote, read_line};
-use waxwing_sdk::{HealthCheck, Target, Unhealthy, Verdict, export_health_check};
+use waxwing_sdk::{ConfigError, HealthCheck, Target, Unhealthy, Verdict, export_health_check};
 
-/// The longest line that is read, in bytes: an unhealthy server may send anything.
+/// Longest line, in bytes: an unhealthy server may send anything.
 const LINE_BYTES_MAX: usize = 200;
 
-/// The config: `config = { question = "STATUS", answer = "OK" }`.
+/// `config = { question = "STATUS", answer = "OK" }`; all keys are optional.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The line to send.
     pub question: String,
-    /// The expected answer.
+    /// The expected line.
     pub answer: String,
 }
 
@@ -31,7 +32,7 @@ impl Default for Config {
     }
 }
 
-/// The check with its config. Every run has its own value.
+/// The check for one config. Each run has its own value.
 pub struct AskLine {
     config: Config,
 }
@@ -39,17 +40,17 @@ pub struct AskLine {
 impl HealthCheck for AskLine {
     type Config = Config;
 
-    /// Also called when the operator's config is loaded. An error is shown, and the previous config
-    /// stays.
-    fn new(config: Config) -> Result<Self, String> {
+    /// The host also calls this when it reads the operator's config. It shows an error to the
+    /// operator and keeps what ran before.
+    fn new(config: Config) -> Result<Self, ConfigError> {
         if config.question.contains('\n') {
-            return Err("config.question has more than one line; write one".to_owned());
+            return Err("config.question has more than one line; write one line".into());
         }
         Ok(Self { config })
     }
 
-    /// The host ends it after the operator's `timeout`. `?` turns an error of the connection into
-    /// the reason.
+    /// The operator's `timeout` covers the whole run; then the host ends it. `?` makes a
+    /// connection's error the reason.
     fn check(&mut self, target: &Target) -> Result<Verdict, Unhealthy> {
         let Config { question, answer } = &self.config;
         let mut conn = target.connect()?;
@@ -59,7 +60,7 @@ impl HealthCheck for AskLine {
             return Err("closed by the server without an answer".into());
         }
         match line.as_slice() {
-            b"LEAVING" => Ok(Verdict::draining("the server is leaving")),
+            b"LEAVING" => Ok(Verdict::draining("leaving")),
             line if line == answer.as_bytes() => Ok(Verdict::healthy(format!("answered {answer}"))),
             other => Err(format!("answered {}, expected {answer:?}", quote(other)).into()),
         }
@@ -68,7 +69,7 @@ impl HealthCheck for AskLine {
 
 export_health_check!(AskLine);
 
-// The tests run the check natively, against a server of their own on this machine.
+// The tests run the check natively, against local servers.
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -79,10 +80,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_decides_the_verdict() -> io::Result<()> {
+    fn the_answer_decides() -> io::Result<()> {
         for (answer, expected) in [
             ("OK\r\n", Ok(Verdict::healthy("answered OK"))),
-            ("LEAVING\n", Ok(Verdict::draining("the server is leaving"))),
+            ("LEAVING\n", Ok(Verdict::draining("leaving"))),
             ("BUSY\n", Err("answered \"BUSY\", expected \"OK\"".into())),
             ("", Err("closed by the server without an answer".into())),
         ] {
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_nothing_or_too_much_is_unhealthy() -> io::Result<()> {
+    fn silence_and_endless_lines_are_unhealthy() -> io::Result<()> {
         let silent = TestServer::hangs_after("O")?;
         let target = TestTarget::from(&silent).timeout(Duration::from_millis(100));
         let found = check::<AskLine>("{}", target);
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_config_sets_question_and_answer() -> io::Result<()> {
+    fn question_and_answer_are_configurable() -> io::Result<()> {
         let server = TestServer::answers("PONG\n")?;
         let config = r#"{ "question": "PING", "answer": "PONG" }"#;
         assert!(check::<AskLine>(config, &server).is_ok());
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_config_is_refused_with_a_reason() -> io::Result<()> {
+    fn config_errors_say_what_to_write() -> io::Result<()> {
         for (config, expected) in [
             (r#"{ "questions": "PING" }"#, "unknown field `questions`"),
             (r#"{ "question": "A\nB" }"#, "more than one line"),

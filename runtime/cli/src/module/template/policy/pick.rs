@@ -1,7 +1,7 @@
-//! The policy's time by batch size: natively, and as a module on the balancer's host.
+//! Times the policy by batch size, natively and as a module in the balancer's own host.
 //!
-//! The first packets of new sessions come in batches; a call into the module costs some 30 ns,
-//! which its flows share. `waxwing module bench` shows the same for the module alone.
+//! The first packets of new sessions come in batches. A call into the module costs about 30 ns,
+//! which the flows of a batch share. `waxwing module bench` times the module alone.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use waxwing_sdk::HostBench;
@@ -11,15 +11,15 @@ use {{library}}::ClientHash;
 
 const BATCHES: [usize; 4] = [1, 8, 32, 64];
 const CONFIG: &str = "{}";
-/// As many as the host's side has.
+/// As many backends as the host's side has.
 const WEIGHTS: [u32; 8] = [1; 8];
 
 fn pick(criterion: &mut Criterion) {
     let mut native = Driver::<ClientHash>::start(CONFIG, &testing::backends(&WEIGHTS), 1)
-        .expect("the policy accepts its config");
+        .expect("the policy takes its config");
     let flows: Vec<TestFlow> = testing::flows(1).take(64).collect();
     let mut wasm = HostBench::start(env!("CARGO_MANIFEST_DIR"), CONFIG)
-        .inspect_err(|why| eprintln!("natively only, without Wasm: {why}"))
+        .inspect_err(|why| eprintln!("native only: {why}"))
         .ok();
 
     let mut group = criterion.benchmark_group("pick");

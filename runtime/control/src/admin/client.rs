@@ -1,0 +1,274 @@
+//! The client of the admin socket, for `waxwing status` and the other commands.
+//!
+//! Invariant: a response is untrusted input; a malformed one is an error, never a panic.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
+
+use crate::admin::signals::{SetBackend, SetSignals};
+use crate::admin::status::{ServiceHealthStatus, SessionStatus, Status};
+
+/// The longest accepted line of a session list, in bytes.
+const LINE_MAX: usize = 64 << 10;
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no socket.
+    #[error(
+        "{}: no such socket; is waxwing running, and is this its [admin] socket?",
+        .0.display()
+    )]
+    Missing(PathBuf),
+    /// Nobody listens on the socket.
+    #[error("{}: waxwing is not running; the socket is left over from an earlier run", .0.display())]
+    NotRunning(PathBuf),
+    /// The socket belongs to another user.
+    #[error(
+        "{}: permission denied; only the user that waxwing runs as may use the admin socket; try sudo",
+        .0.display()
+    )]
+    Permission(PathBuf),
+    /// Connecting, sending or parsing failed.
+    #[error("{}: {why}", path.display())]
+    Failed {
+        /// The socket's path.
+        path: PathBuf,
+        /// The cause.
+        why: String,
+    },
+    /// The balancer refused the request, with this text.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A client of one balancer.
+pub struct Client {
+    path: PathBuf,
+}
+
+/// A session list, read as it arrives.
+pub struct Sessions {
+    path: PathBuf,
+    response: Response<Incoming>,
+    buffer: Vec<u8>,
+    /// The bytes of the buffer already returned.
+    consumed: usize,
+    connection: AbortHandle,
+}
+
+impl Client {
+    /// Creates a client for the balancer with this admin socket.
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            path: socket.to_owned(),
+        }
+    }
+
+    /// Returns the status.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.read("/v1/status").await
+    }
+
+    /// Returns how many backends of each service are up.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn health(&self) -> Result<Vec<ServiceHealthStatus>, ClientError> {
+        self.read("/v1/health").await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+        let body = self.read_all(Method::GET, target, None).await?;
+        serde_json::from_slice(&body).map_err(|e| {
+            self.failed(format!(
+                "cannot parse the response ({e}); do both waxwing programs have the same version?"
+            ))
+        })
+    }
+
+    /// Reloads the config. Returns its warnings.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with all errors of the config; any other [`ClientError`].
+    pub async fn reload(&self) -> Result<String, ClientError> {
+        let body = self.read_all(Method::POST, "/v1/reload", None).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Sets a backend's signals.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the error in the request; any other [`ClientError`].
+    pub async fn set_signals(&self, request: &SetSignals) -> Result<(), ClientError> {
+        let text = serde_json::to_vec(request).map_err(|e| self.failed(e.to_string()))?;
+        self.read_all(Method::POST, "/v1/signals", Some(text))
+            .await?;
+        Ok(())
+    }
+
+    /// Sets a backend's admin state.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the error in the request; any other [`ClientError`].
+    pub async fn set_backend(&self, request: &SetBackend) -> Result<(), ClientError> {
+        let text = serde_json::to_vec(request).map_err(|e| self.failed(e.to_string()))?;
+        self.read_all(Method::POST, "/v1/backends", Some(text))
+            .await?;
+        Ok(())
+    }
+
+    /// Lists all sessions or one service's, at most `limit`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn sessions(
+        &self,
+        service: Option<&str>,
+        limit: Option<u64>,
+    ) -> Result<Sessions, ClientError> {
+        let mut query = Vec::new();
+        // A service's name has no character that needs escaping.
+        query.extend(service.map(|name| format!("service={name}")));
+        query.extend(limit.map(|limit| format!("limit={limit}")));
+        let target = format!("/v1/sessions?{}", query.join("&"));
+        let (response, connection) = self.send(Method::GET, &target, None).await?;
+        Ok(Sessions {
+            path: self.path.clone(),
+            response,
+            buffer: Vec::new(),
+            consumed: 0,
+            connection,
+        })
+    }
+
+    async fn read_all(
+        &self,
+        method: Method,
+        target: &str,
+        json: Option<Vec<u8>>,
+    ) -> Result<Bytes, ClientError> {
+        let (response, connection) = self.send(method, target, json).await?;
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| self.failed(e.to_string()));
+        connection.abort();
+        Ok(body?.to_bytes())
+    }
+
+    /// Sends a request. A status other than 200 is an error with the response's text.
+    async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        json: Option<Vec<u8>>,
+    ) -> Result<(Response<Incoming>, AbortHandle), ClientError> {
+        let stream = UnixStream::connect(&self.path)
+            .await
+            .map_err(|e| self.connect_error(&e))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.failed(e.to_string()))?;
+        let connection = tokio::spawn(connection).abort_handle();
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header("host", "waxwing")
+            .header("content-type", "application/json")
+            .body(Full::<Bytes>::from(json.unwrap_or_default()))
+            .map_err(|e| self.failed(format!("cannot build the request: {e}")))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.failed(e.to_string()))?;
+        if response.status() == StatusCode::OK {
+            return Ok((response, connection));
+        }
+        let status = response.status();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| self.failed(e.to_string()))?;
+        let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+        Err(if text.is_empty() {
+            self.failed(format!("HTTP status {status}"))
+        } else {
+            ClientError::Refused(text)
+        })
+    }
+
+    fn connect_error(&self, error: &io::Error) -> ClientError {
+        let path = self.path.clone();
+        match error.kind() {
+            io::ErrorKind::NotFound => ClientError::Missing(path),
+            io::ErrorKind::ConnectionRefused => ClientError::NotRunning(path),
+            io::ErrorKind::PermissionDenied => ClientError::Permission(path),
+            _ => self.failed(error.to_string()),
+        }
+    }
+
+    fn failed(&self, why: String) -> ClientError {
+        ClientError::Failed {
+            path: self.path.clone(),
+            why,
+        }
+    }
+}
+
+impl Sessions {
+    /// Returns the next session: its line of JSON, and parsed.
+    ///
+    /// # Errors
+    /// [`ClientError::Failed`] if the list is malformed or breaks off.
+    pub async fn next(&mut self) -> Result<Option<(String, SessionStatus)>, ClientError> {
+        loop {
+            let rest = &self.buffer[self.consumed..];
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+                self.consumed += end + 1;
+                let session =
+                    serde_json::from_str(&line).map_err(|e| self.failed(format!("{e}: {line}")))?;
+                return Ok(Some((line, session)));
+            }
+            if rest.len() > LINE_MAX {
+                return Err(self.failed("a line of the session list is too long".into()));
+            }
+            self.buffer.drain(..self.consumed);
+            self.consumed = 0;
+            match self.response.body_mut().frame().await {
+                Some(Ok(frame)) => self.buffer.extend(frame.into_data().unwrap_or_default()),
+                Some(Err(e)) => return Err(self.failed(format!("the session list broke off: {e}"))),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(self.failed("the session list broke off".into())),
+            }
+        }
+    }
+
+    fn failed(&self, why: String) -> ClientError {
+        ClientError::Failed {
+            path: self.path.clone(),
+            why,
+        }
+    }
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}

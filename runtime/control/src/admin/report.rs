@@ -1,0 +1,425 @@
+//! Builds the status from the controller's published view and the current counters.
+//!
+//! Invariant: it only reads and never waits. A status is available while a module compiles, a reload is
+//! checked or a worker is stuck.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
+use waxwing_dataplane::session::{Phase, Session, SessionTable};
+use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot, SourceId};
+use waxwing_packet::{Address, Family, Protocol};
+use waxwing_plugin::Host;
+use waxwing_plugin::checks::CheckHost;
+
+use crate::admin::signals;
+use crate::admin::status::{
+    BackendStatus, BatchTimes, BuildStatus, ConfigStatus, NextHopStatus, PortStatus,
+    ReturnPathStatus, ServiceHealthStatus, ServiceStatus, SessionStatus, SessionsStatus,
+    SourceStatus, Status, TrafficStatus, WorkerStatus,
+};
+use crate::config::{self, Config};
+use crate::health::{Health, State};
+use crate::network::hop_state::HopState;
+use crate::network::resolver::{HopStates, Resolver};
+use crate::publish::counter_totals::CounterTotals;
+use crate::publish::keys::{BackendKey, backend_key, service_in, snapshot_key};
+use crate::publish::view::{CurrentView, View};
+use crate::time::unix_seconds;
+
+/// What the I/O side reports of the attached ports.
+pub trait AttachedPorts: Send + Sync {
+    /// Returns every port in the order of ids. The caller fills in [`PortStatus::link_up`], `mac` and
+    /// `mtu`.
+    fn ports(&self) -> Vec<PortStatus>;
+
+    /// Returns the largest MTU that fits the frame memory, which is sized at start, in bytes.
+    fn mtu_max(&self) -> u32;
+}
+
+/// Everything that the status is built from.
+pub(crate) struct Reporter {
+    pub(crate) started: Instant,
+    pub(crate) view: Arc<CurrentView>,
+    pub(crate) sessions: Arc<SessionTable>,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) counters: Arc<CounterTotals>,
+    pub(crate) ports: Arc<dyn AttachedPorts>,
+    pub(crate) resolver: Arc<Resolver>,
+    pub(crate) policy_host: Arc<Host>,
+    pub(crate) check_host: Arc<CheckHost>,
+    pub(crate) health: Arc<Health>,
+}
+
+impl Reporter {
+    pub(crate) fn has_service(&self, name: &str) -> bool {
+        self.view
+            .get()
+            .snapshot
+            .services()
+            .any(|service| &*service.name == name)
+    }
+
+    pub(crate) fn service_names(&self) -> Vec<String> {
+        self.view
+            .get()
+            .snapshot
+            .services()
+            .map(|service| service.name.to_string())
+            .collect()
+    }
+
+    /// Returns how many backends of each service are up.
+    pub(crate) fn health(&self) -> Vec<ServiceHealthStatus> {
+        let view = self.view.get();
+        let is_up = |id: &&BackendId| {
+            let backend = view.snapshot.backend(**id);
+            backend.is_some_and(|backend| {
+                backend.takes_new() && self.health.state(snapshot_key(backend)) != State::Checking
+            })
+        };
+        let status = |service: &Service| ServiceHealthStatus {
+            service: service.name.to_string(),
+            backends: service.backends.len(),
+            up: service.backends.iter().filter(is_up).count(),
+        };
+        view.snapshot.services().map(status).collect()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let view = self.view.get();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            config: ConfigStatus {
+                path: view.config.source().path().display().to_string(),
+                generation: view.snapshot.generation,
+                loaded_at: unix_seconds(view.loaded_at),
+                last_reload: view.last_reload.clone(),
+            },
+            mode: view.config.mode.value.label().to_owned(),
+            problems: view.problems.clone(),
+            ports: self.ports(),
+            return_path: self.return_path(&view),
+            workers: self
+                .counters
+                .workers()
+                .iter()
+                .enumerate()
+                .map(|(n, c)| worker(n, c))
+                .collect(),
+            sessions: self.table(),
+            source_nat: self.sources(&view),
+            services: self.services(&view),
+            retired: self.retired(&view),
+            modules: self.policy_host.status(),
+            checks: self.check_host.status(),
+            health_checks: self.health.checks_status(),
+        }
+    }
+
+    fn ports(&self) -> Vec<PortStatus> {
+        let host = self.resolver.host().borrow().clone();
+        let mut ports = self.ports.ports();
+        for port in &mut ports {
+            let link = host.link(&port.interface);
+            port.link_up = link.map(|link| link.up && link.carrier);
+            port.mac = link
+                .and_then(|link| link.mac)
+                .map(|m| m.to_string())
+                .unwrap_or_default();
+            port.mtu = link.map(|link| link.mtu).unwrap_or_default();
+        }
+        ports
+    }
+
+    fn return_path(&self, view: &View) -> ReturnPathStatus {
+        let known = self.resolver.return_state();
+        let gateways = known.gateways.iter();
+        ReturnPathStatus {
+            mode: if known.by_routes { "route" } else { "last-hop" }.into(),
+            routes: known.routes,
+            gateways: gateways
+                .map(|(_, hop)| hop_status(hop, &view.snapshot))
+                .collect(),
+            problem: known.problem.clone(),
+        }
+    }
+
+    fn table(&self) -> SessionsStatus {
+        let (max, memory_bytes) = (self.sessions.capacity(), self.sessions.memory_bytes());
+        #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+        let bytes_per_session = memory_bytes as f64 / max.max(1) as f64;
+        SessionsStatus {
+            active: self.sessions.len(),
+            max,
+            memory_bytes,
+            bytes_per_session,
+        }
+    }
+
+    fn services(&self, view: &View) -> Vec<ServiceStatus> {
+        let hops = self.resolver.states();
+        let names = backend_names(&view.config);
+        let by_endpoint = |entry| Some((entry, service_in(&view.snapshot, entry)?));
+        let policies = view.config.policies();
+        let mut counters: HashMap<&str, _> = HashMap::new();
+        for policy in &policies {
+            counters.insert(policy, self.policy_host.counters(policy));
+        }
+        let status = |(entry, service): (&config::Service, &Service)| {
+            let backends: Vec<BackendStatus> = service
+                .backends
+                .iter()
+                .filter_map(|id| view.snapshot.backend(*id))
+                .map(|backend| {
+                    let known = self.health.status(snapshot_key(backend), &entry.health);
+                    BackendStatus {
+                        health: Some(known),
+                        ..self.backend(backend, &view.snapshot, &names, &entry.signals, &hops)
+                    }
+                })
+                .collect();
+            ServiceStatus {
+                name: service.name.to_string(),
+                vip: service.vip.to_string(),
+                port: service.ports.into(),
+                protocol: service.protocol.to_string(),
+                policy: policies
+                    .get(service.policy)
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                module: view
+                    .modules
+                    .get(service.policy)
+                    .map(|module| BuildStatus::from(&**module.majority())),
+                active: backends
+                    .iter()
+                    .map(|backend| u64::from(backend.active))
+                    .sum(),
+                counters: counters
+                    .get(&*entry.policy.value)
+                    .and_then(|of_module| of_module.get(&service.name))
+                    .cloned()
+                    .unwrap_or_default(),
+                backends,
+            }
+        };
+        view.config
+            .services
+            .iter()
+            .filter_map(by_endpoint)
+            .map(status)
+            .collect()
+    }
+
+    /// Returns the source addresses, including removed ones that still have sessions.
+    fn sources(&self, view: &View) -> Vec<SourceStatus> {
+        let status = |(id, address): (SourceId, Address)| {
+            let mut tables = view.config.source_nat.iter();
+            let table = tables.find(|table| table.addresses.iter().any(|it| it.value == address));
+            SourceStatus {
+                address: address.to_string(),
+                ports: table.map(|table| table.ports.to_string()),
+                active: self.gauges.active_from(id),
+            }
+        };
+        view.snapshot.sources().iter().map(status).collect()
+    }
+
+    /// Returns the backends in the snapshot that no service lists.
+    fn retired(&self, view: &View) -> Vec<BackendStatus> {
+        let hops = self.resolver.states();
+        let listed: std::collections::HashSet<BackendId> = view
+            .snapshot
+            .services()
+            .flat_map(|s| s.backends.iter().copied())
+            .collect();
+        view.snapshot
+            .backends()
+            .filter(|backend| !listed.contains(&backend.id))
+            .map(|backend| self.backend(backend, &view.snapshot, &HashMap::new(), &[], &hops))
+            .collect()
+    }
+
+    fn backend(
+        &self,
+        backend: &Backend,
+        snapshot: &Snapshot,
+        names: &HashMap<BackendKey, String>,
+        signal_names: &[Arc<str>],
+        hops: &HopStates,
+    ) -> BackendStatus {
+        let totals = self.counters.of(backend.id);
+        BackendStatus {
+            name: names.get(&snapshot_key(backend)).cloned(),
+            address: backend.address.to_string(),
+            port: (backend.port != Backend::PORT_KEPT).then_some(backend.port),
+            weight: backend.weight,
+            healthy: backend.healthy,
+            health: None,
+            active: self.gauges.active(backend.id),
+            sessions: totals.sessions,
+            refused: totals.refused,
+            unanswered: totals.unanswered,
+            syn_retransmitted: totals.syn_retransmitted,
+            sessions_per_s: self.gauges.sessions_per_s(backend.id),
+            failures_ppm: self.gauges.failures_ppm(backend.id),
+            latency_us: self.gauges.latency_us(backend.id),
+            signals: signals::named(signal_names, self.gauges.signals(backend.id)),
+            forward: totals.forward,
+            reply: totals.reply,
+            next_hop: next_hop(backend.address, snapshot, hops),
+        }
+    }
+
+    /// Returns every session, or one service's, in the order of the table.
+    pub(crate) fn sessions(&self, service: Option<&str>) -> impl Iterator<Item = SessionStatus> {
+        let view = self.view.get();
+        let now = Now::from_start(self.started.elapsed());
+        let wanted = service.and_then(|name| {
+            view.snapshot
+                .services()
+                .find(|service| &*service.name == name)
+                .map(|s| s.id)
+        });
+        self.sessions.iter().filter_map(move |(_, session)| {
+            // A session of a backend newer than this view is left out.
+            let backend = view.snapshot.backend(session.backend)?;
+            if wanted.is_some_and(|wanted| wanted != backend.service) {
+                return None;
+            }
+            Some(session_status(&session, backend, &view.snapshot, now))
+        })
+    }
+}
+
+/// Returns the backends' names in the config.
+fn backend_names(config: &Config) -> HashMap<BackendKey, String> {
+    let named = |service: &config::Service| -> Vec<(BackendKey, String)> {
+        let names = service.backends.iter().filter_map(|backend| {
+            let name = backend.name.as_ref()?.value.to_string();
+            Some((backend_key(service, backend), name))
+        });
+        names.collect()
+    };
+    config.services.iter().flat_map(named).collect()
+}
+
+fn next_hop(address: Address, snapshot: &Snapshot, hops: &HopStates) -> NextHopStatus {
+    let Some(hop) = hops.get(&address) else {
+        return NextHopStatus {
+            state: "route not looked up yet".into(),
+            ..NextHopStatus::default()
+        };
+    };
+    hop_status(hop, snapshot)
+}
+
+fn hop_status(hop: &HopState, snapshot: &Snapshot) -> NextHopStatus {
+    let port = hop.port.and_then(|port| snapshot.port(port));
+    let tags = port.map_or(&[][..], |port| port.tags.as_slice());
+    NextHopStatus {
+        resolved: hop.is_resolved(),
+        via: hop.via.map(Into::into),
+        interface: port.map(|port| port.name.to_string()),
+        vlans: tags.iter().map(|tag| tag.tci & 0xfff).collect(),
+        mac: hop.mac.map(|mac| mac.to_string()),
+        state: hop.condition.to_string(),
+    }
+}
+
+fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
+    let drops = DropReason::ALL
+        .iter()
+        .map(|reason| (reason.label().to_owned(), counters.dropped(*reason).get()))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    WorkerStatus {
+        worker: number,
+        received: traffic(&counters.received),
+        transmitted: traffic(&counters.transmitted),
+        to_kernel: counters.to_kernel.get(),
+        bridged: counters.bridged.get(),
+        fragments_held: counters.held.get(),
+        fragments_released: counters.released.get(),
+        requests_answered: counters.responded.get(),
+        announcements_sent: counters.announced.get(),
+        batches: counters.batches.get(),
+        batch_times: batch_times(&counters.batch_times()),
+        sessions_expired: counters.expired.get(),
+        sessions_evicted: counters.evicted.get(),
+        sessions_rejected: counters.rejected.get(),
+        sessions_reset: counters.reset.get(),
+        sessions_moved: counters.repicked.get(),
+        icmp_errors_forwarded: counters.icmp_errors_forwarded.get(),
+        time_exceeded_sent: counters.time_exceeded_sent.get(),
+        too_big_sent: counters.too_big_sent.get(),
+        last_hop_fallbacks: counters.last_hop_fallbacks.get(),
+        packets_fragmented: counters.packets_fragmented.get(),
+        fallback_choices: counters.fallback.get(),
+        epochs: counters.epochs.get(),
+        drops,
+    }
+}
+
+fn batch_times(times: &Distribution) -> BatchTimes {
+    let quantile = |q| times.quantile_us(q).unwrap_or_default();
+    BatchTimes {
+        p50_us: quantile(0.5),
+        p99_us: quantile(0.99),
+        p999_us: quantile(0.999),
+        buckets: times.buckets().collect(),
+    }
+}
+
+fn traffic(traffic: &Traffic) -> TrafficStatus {
+    TrafficStatus {
+        packets: traffic.packets.get(),
+        bytes: traffic.bytes.get(),
+    }
+}
+
+fn session_status(
+    session: &Session,
+    backend: &Backend,
+    snapshot: &Snapshot,
+    now: Now,
+) -> SessionStatus {
+    let vip = endpoint(backend.vip, session.service_port);
+    let translated = !session.source.is_client() || session.source_port != session.client_port;
+    let source = snapshot.seen_by_backend(session).filter(|_| translated);
+    let tick_ms = |since: u32| u64::from(since) * 100;
+    SessionStatus {
+        service: snapshot
+            .service(backend.service)
+            .map_or_else(|| vip.clone(), |service| service.name.to_string()),
+        protocol: session.protocol.to_string(),
+        client: endpoint(session.client, session.client_port),
+        vip,
+        source: source.map(|source| endpoint(source, session.source_port)),
+        backend: endpoint(backend.address, backend.port_for(session.service_port)),
+        phase: (session.protocol == Protocol::Tcp).then(|| phase(session.tcp.phase()).to_owned()),
+        age_ms: tick_ms(now.tick().since(session.created)),
+        idle_ms: tick_ms(now.tick().since(session.seen)),
+    }
+}
+
+const fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::HalfOpen => "half-open",
+        Phase::Established => "established",
+        Phase::Closing => "closing",
+    }
+}
+
+/// Formats an address and port as in a URL: an IPv6 address in brackets.
+fn endpoint(address: Address, port: u16) -> String {
+    match address.family() {
+        Family::V4 => format!("{address}:{port}"),
+        Family::V6 => format!("[{address}]:{port}"),
+    }
+}

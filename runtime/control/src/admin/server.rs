@@ -1,0 +1,306 @@
+//! The admin server: HTTP/1.1 over a unix socket that only the balancer's own user can open.
+//!
+//! | request | response |
+//! |---|---|
+//! | `GET /v1/status` | a [`Status`] |
+//! | `GET /v1/health` | a list of [`ServiceHealthStatus`] |
+//! | `GET /v1/sessions?service=NAME&limit=N` | a [`SessionStatus`] per line |
+//! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with the error |
+//! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with the error |
+//! | `POST /v1/reload` | 200 with the warnings, or 409 with all errors of the config |
+//!
+//! Invariant: answers come from the controller's published view and from counters. No request makes a
+//! worker wait, and only a `POST` changes anything.
+//!
+//! [`Status`]: crate::admin::status::Status
+//! [`ServiceHealthStatus`]: crate::admin::status::ServiceHealthStatus
+//! [`SessionStatus`]: crate::admin::status::SessionStatus
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admin::report::Reporter;
+use crate::admin::signals::{self, SetBackend, SetSignals};
+use crate::publish::controller::checks::SetBackendError;
+use crate::publish::controller::reload::ReloadError;
+
+/// The size at which a chunk of a session list is sent, in bytes.
+const CHUNK: usize = 32 << 10;
+
+/// The most chunks of a session list queued for a slow reader.
+const CHUNKS_QUEUED: usize = 4;
+
+/// Why there is no admin socket.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Another process listens on it.
+    #[error(
+        "admin socket {}: another process listens on it; is waxwing already running? Give each \
+         balancer its own `socket` under [admin]",
+        .0.display()
+    )]
+    BuildsInUse(PathBuf),
+    /// The path is taken by something else.
+    #[error(
+        "admin socket {}: the path exists and is not a socket; move it or set another `socket`",
+        .0.display()
+    )]
+    NotASocket(PathBuf),
+    /// Its folder is missing.
+    #[error(
+        "admin socket {}: its folder does not exist; create it (mkdir -p {})",
+        path.display(), folder.display()
+    )]
+    NoFolder {
+        /// The socket's path.
+        path: PathBuf,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// It could not be created.
+    #[error("cannot create admin socket {}: {source}", path.display())]
+    Io {
+        /// The socket's path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// A request to the controller, with the sender for the result.
+pub(crate) enum Request {
+    /// Reloads the config; returns its warnings.
+    Reload(oneshot::Sender<Result<Vec<String>, ReloadError>>),
+    /// Sets a backend's admin state.
+    SetBackend(SetBackend, oneshot::Sender<Result<(), SetBackendError>>),
+}
+
+/// The listening socket; dropping it removes the socket's file.
+pub struct AdminSocket {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl AdminSocket {
+    /// Creates the socket; its mode is 0600 from the start. A stale socket is replaced.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn bind(path: &Path) -> Result<Self, AdminError> {
+        let failed = |source| AdminError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        if !folder.is_dir() {
+            return Err(AdminError::NoFolder {
+                path: path.to_owned(),
+                folder: folder.to_owned(),
+            });
+        }
+        check_path(path).await?;
+        // Created in a private folder and then moved: bound in place, it would be open to other users
+        // until its mode is set.
+        let private = folder.join(format!(".waxwing-{}", std::process::id()));
+        std::fs::create_dir(&private).map_err(failed)?;
+        let bound = bind_and_move(&private, path);
+        // Best effort: an empty folder left behind is harmless.
+        let _ = std::fs::remove_dir(&private);
+        let (listener, inode) = bound.map_err(failed)?;
+        Ok(Self {
+            listener: Some(listener),
+            path: path.to_owned(),
+            inode,
+        })
+    }
+
+    /// Serves until the future is dropped.
+    pub(crate) async fn serve(mut self, reporter: Arc<Reporter>, requests: mpsc::Sender<Request>) {
+        let router = Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/health", get(health))
+            .route("/v1/sessions", get(sessions))
+            .route("/v1/signals", post(set_signals))
+            .route("/v1/backends", post(set_backend))
+            .route("/v1/reload", post(reload))
+            .with_state(App { reporter, requests });
+        if let Some(listener) = self.listener.take()
+            && let Err(e) = axum::serve(listener, router).await
+        {
+            tracing::error!("admin socket {}: {e}", self.path.display());
+        }
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        // Only if the file is still ours: another balancer may have replaced it.
+        if std::fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Checks that the path is free or holds a stale socket.
+async fn check_path(path: &Path) -> Result<(), AdminError> {
+    let file = match std::fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(AdminError::Io {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    if !file.file_type().is_socket() {
+        return Err(AdminError::NotASocket(path.to_owned()));
+    }
+    match UnixStream::connect(path).await {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(AdminError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+        Ok(_) => Err(AdminError::BuildsInUse(path.to_owned())),
+    }
+}
+
+fn bind_and_move(private: &Path, path: &Path) -> io::Result<(UnixListener, u64)> {
+    let new = private.join("s");
+    let bound = (|| {
+        std::fs::set_permissions(private, std::fs::Permissions::from_mode(0o700))?;
+        let listener = UnixListener::bind(&new)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+        let inode = std::fs::metadata(&new)?.ino();
+        std::fs::rename(&new, path)?;
+        Ok((listener, inode))
+    })();
+    if bound.is_err() {
+        let _ = std::fs::remove_file(&new);
+    }
+    bound
+}
+
+#[derive(Clone)]
+struct App {
+    reporter: Arc<Reporter>,
+    requests: mpsc::Sender<Request>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SessionsQuery {
+    service: Option<String>,
+    limit: Option<u64>,
+}
+
+async fn status(State(app): State<App>) -> Response {
+    Json(app.reporter.status()).into_response()
+}
+
+async fn health(State(app): State<App>) -> Response {
+    Json(app.reporter.health()).into_response()
+}
+
+async fn sessions(State(app): State<App>, Query(query): Query<SessionsQuery>) -> Response {
+    if let Some(name) = &query.service
+        && !app.reporter.has_service(name)
+    {
+        let names = app.reporter.service_names().join(", ");
+        let text = format!("there is no service \"{name}\"; the services are: {names}");
+        return (StatusCode::NOT_FOUND, text).into_response();
+    }
+    let (chunks, queued) = mpsc::channel(CHUNKS_QUEUED);
+    tokio::task::spawn_blocking(move || write_sessions(&app.reporter, &query, &chunks));
+    let body = futures_util::stream::unfold(queued, async |mut queued| {
+        let chunk: Vec<u8> = queued.recv().await?;
+        Some((Ok::<_, io::Error>(chunk), queued))
+    });
+    (
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(body),
+    )
+        .into_response()
+}
+
+/// Writes the session list in one pass over the table; stops if the reader is gone.
+fn write_sessions(reporter: &Reporter, query: &SessionsQuery, chunks: &mpsc::Sender<Vec<u8>>) {
+    let limit = query
+        .limit
+        .and_then(|limit| limit.try_into().ok())
+        .unwrap_or(usize::MAX);
+    let mut chunk = Vec::with_capacity(CHUNK + 512);
+    for session in reporter.sessions(query.service.as_deref()).take(limit) {
+        // Strings and numbers, written to memory: this cannot fail.
+        if serde_json::to_writer(&mut chunk, &session).is_err() {
+            return;
+        }
+        chunk.push(b'\n');
+        if chunk.len() >= CHUNK {
+            let full = std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK + 512));
+            if chunks.blocking_send(full).is_err() {
+                return;
+            }
+        }
+    }
+    let _ = chunks.blocking_send(chunk);
+}
+
+async fn set_signals(State(app): State<App>, Json(request): Json<SetSignals>) -> Response {
+    let view = app.reporter.view.get();
+    match signals::set(&view, &app.reporter.gauges, &request) {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(why) => (StatusCode::CONFLICT, why.to_string()).into_response(),
+    }
+}
+
+async fn set_backend(State(app): State<App>, Json(request): Json<SetBackend>) -> Response {
+    match app
+        .request(|answer| Request::SetBackend(request, answer))
+        .await
+    {
+        Some(Ok(())) => StatusCode::OK.into_response(),
+        Some(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
+        None => shutting_down(),
+    }
+}
+
+async fn reload(State(app): State<App>) -> Response {
+    match app.request(Request::Reload).await {
+        Some(Ok(warnings)) => warnings.join("\n\n").into_response(),
+        Some(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
+        None => shutting_down(),
+    }
+}
+
+fn shutting_down() -> Response {
+    let text = "waxwing is shutting down";
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+impl App {
+    /// Sends a request to the controller and waits for the result; `None` if the controller has ended.
+    async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (answer, result) = oneshot::channel();
+        self.requests.send(request(answer)).await.ok()?;
+        result.await.ok()
+    }
+}

@@ -1,0 +1,61 @@
+//! The status types of backends' health. Times are in seconds since 1970.
+
+use serde::{Deserialize, Serialize};
+
+use super::backend::{Admin, State};
+
+/// Statistics of the health checks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChecksStatus {
+    /// Checks that ended since the start.
+    pub runs: u64,
+    /// Checks running now.
+    pub running: u64,
+    /// How late checks started, in milliseconds: the 99th percentile of the last few thousand.
+    pub late_p99_ms: u64,
+    /// The maximum of the same.
+    pub late_max_ms: u64,
+    /// CPU time of all checks, in milliseconds.
+    pub cpu_ms: u64,
+}
+
+/// A backend's health. Times are in seconds since 1970.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BackendHealthStatus {
+    pub state: State,
+    pub admin: Admin,
+    /// When the state began.
+    pub since: u64,
+    pub reason: String,
+    /// Its weight after health adjustments, in percent of the configured one.
+    pub weight_percent: u32,
+    /// In the config's order.
+    pub checks: Vec<CheckStatus>,
+    /// The last changes of state, oldest first.
+    pub history: Vec<ChangeStatus>,
+}
+
+/// A health check of a backend.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// The module's name.
+    pub check: String,
+    /// `undecided`, `passing` or `failing`.
+    pub state: String,
+    /// Consecutive results that contradict the state.
+    pub contradicting: u32,
+    /// The last result.
+    pub reason: String,
+    /// The duration of the last run, in microseconds.
+    pub latency_us: u64,
+    /// When the last run ended.
+    pub last_at: Option<u64>,
+}
+
+/// A change of a backend's state.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChangeStatus {
+    pub at: u64,
+    pub state: State,
+    pub reason: String,
+}

@@ -1,0 +1,43 @@
+//! The attached interfaces, and the VLAN devices on them.
+
+use std::sync::Arc;
+
+use waxwing_dataplane::PortId;
+use waxwing_packet::{Mac, VlanTags};
+
+/// An attached interface and its index in the kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortLink {
+    /// The port's id.
+    pub id: PortId,
+    /// The interface's name.
+    pub name: Arc<str>,
+    /// The kernel's index of the interface.
+    pub link: u32,
+}
+
+/// A VLAN device on a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VlanPort {
+    /// Its own port id.
+    pub id: PortId,
+    /// The attached port that it is on.
+    pub wire: PortId,
+    /// The tags of its frames there.
+    pub tags: VlanTags,
+    /// Why no frame can leave through it; `None` if frames can.
+    pub problem: Option<String>,
+}
+
+/// A neighbour whose MAC changed, most likely a gateway that failed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MovedNeighbour {
+    /// The port that it is behind.
+    pub wire: PortId,
+    /// The tags of its VLAN there.
+    pub tags: VlanTags,
+    /// The old MAC.
+    pub from: Mac,
+    /// The new MAC.
+    pub to: Mac,
+}

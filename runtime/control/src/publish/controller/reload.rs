@@ -1,0 +1,77 @@
+//! Reloading the config file.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Controller, PublishError};
+use crate::admin::status::ReloadStatus;
+use crate::config::{Config, ConfigErrors};
+use crate::publish::{modules, preflight};
+use crate::time::unix_seconds;
+
+/// Why a reload was refused; the running config stays.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReloadError {
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    #[error("cannot read the kernel's network tables (rtnetlink): {0}")]
+    Netlink(#[from] io::Error),
+    #[error(
+        "{}: changes of {keys} take effect only at start; restart waxwing, or undo them and reload",
+        path.display()
+    )]
+    NeedsRestart { path: PathBuf, keys: String },
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+impl Controller {
+    /// Reads the config file again and puts it into effect. Returns its warnings.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the config; the running one stays.
+    pub(crate) async fn reload(&mut self) -> Result<Vec<String>, ReloadError> {
+        let outcome = self.try_reload().await;
+        let mut status = ReloadStatus {
+            at: unix_seconds(SystemTime::now()),
+            ..ReloadStatus::default()
+        };
+        match &outcome {
+            Ok(warnings) => {
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                tracing::info!("config reloaded, generation {}", self.snapshot.generation);
+                status.warnings.clone_from(warnings);
+            }
+            Err(why) => {
+                tracing::error!("config not reloaded, the running config stays:\n{why}");
+                status.error = Some(why.to_string());
+            }
+        }
+        self.last_reload = Some(status);
+        self.update_view();
+        outcome
+    }
+
+    async fn try_reload(&mut self) -> Result<Vec<String>, ReloadError> {
+        let mut reading = Config::read_file(self.config.source().path())?;
+        let found = preflight::network(reading.config(), &self.kernel).await?;
+        reading.add(found);
+        let config = reading.config().clone();
+        reading.add(modules::check(&self.policy_host, &self.check_host, config).await);
+        let (config, warnings) = reading.finish()?;
+        let fixed = config.needs_restart(&self.config);
+        if !fixed.is_empty() {
+            return Err(ReloadError::NeedsRestart {
+                path: config.source().path().to_owned(),
+                keys: fixed.join(", "),
+            });
+        }
+        self.publish(Arc::new(config)).await?;
+        self.loaded_at = SystemTime::now();
+        Ok(warnings.iter().map(ToString::to_string).collect())
+    }
+}

@@ -1,0 +1,271 @@
+//! Binds a config's policies: which services each module serves, with which backends.
+//!
+//! Invariant: a module sees a service's backends in the order of [`Service::backends`]. A backend's key
+//! is the same on every worker and balancer, and after a restart.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use waxwing_dataplane::session::{Key, Tuple};
+use waxwing_dataplane::{Backend, BackendId, Gauges, Snapshot};
+use waxwing_packet::Address;
+use waxwing_plugin::checks::{CheckHost, CheckOptions};
+use waxwing_plugin::{
+    BackendInfo, BoundModule, BuildsInUse, Compiler, Host, HostError, HostEvent, HostOptions,
+    ModuleError, Refusal, ServiceBinding,
+};
+
+use crate::config::{self, ClusterKey, Config, Problem, Service};
+use crate::health::{self, Effects};
+use crate::publish::catalog::Catalog;
+use crate::publish::keys::{service_in, snapshot_key};
+
+/// The modules built into the program: name and bytes of each.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shipped {
+    /// Policies.
+    pub policies: &'static [(&'static str, &'static [u8])],
+    /// Health checks.
+    pub checks: &'static [(&'static str, &'static [u8])],
+}
+
+/// The plugin hosts and their events.
+pub struct Modules {
+    pub(crate) policy_host: Arc<Host>,
+    pub(crate) check_host: Arc<CheckHost>,
+    pub(crate) events: mpsc::UnboundedReceiver<HostEvent>,
+}
+
+impl Modules {
+    /// Starts the hosts and watches the config's module folder.
+    ///
+    /// # Errors
+    /// The Wasm engine does not work on this machine.
+    pub fn start(config: &Config, shipped: Shipped, compiler: Compiler) -> Result<Self, HostError> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let folder = config.modules.as_ref().map(|folder| folder.value.clone());
+        let options = CheckOptions {
+            compiler: compiler.clone(),
+            ..CheckOptions::default()
+        };
+        let check_host = CheckHost::new(options, shipped.checks, folder.clone())?;
+        let options = HostOptions {
+            compiler,
+            canary: config.canary,
+            ..HostOptions::default()
+        };
+        let policy_host = Host::new(options, shipped.policies, folder, move |event| {
+            // Fails only during shutdown.
+            let _ = sender.send(event);
+        })?;
+        Ok(Self {
+            policy_host: Arc::new(policy_host),
+            check_host: Arc::new(check_host),
+            events,
+        })
+    }
+}
+
+/// Returns the seed of the hashes that policies see and of backends' keys.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "both halves of the key are used"
+)]
+pub const fn cluster_seed(ClusterKey(key): ClusterKey) -> [u64; 4] {
+    [(key >> 64) as u64, key as u64, 0, 0]
+}
+
+/// How policies are bound.
+pub(crate) struct BindOptions {
+    pub(crate) workers: usize,
+    /// Given to the policies.
+    pub(crate) seed: u64,
+    /// Modules in use; their instances are kept where new ones would be equal.
+    pub(crate) reusable: Vec<BuildsInUse>,
+    pub(crate) builds: Builds,
+}
+
+/// Which builds are bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Builds {
+    /// The newest builds that pass validation; compiles new files.
+    Newest,
+    /// The builds in use, where possible.
+    Serving,
+}
+
+/// Tells the host which modules are in use.
+pub(crate) fn activate(host: &Host, modules: &[BuildsInUse]) {
+    for BuildsInUse { module, others, .. } in modules {
+        host.activate(module, others.is_some());
+    }
+}
+
+/// The state that policies are bound to.
+pub(crate) struct BindTarget {
+    pub(crate) config: Arc<Config>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) effects: Effects,
+}
+
+/// Binds every policy of a config, in the order of [`Config::policies`], with one instance per worker.
+///
+/// # Errors
+/// Of the first policy that cannot serve.
+pub(crate) async fn bind(
+    host: &Arc<Host>,
+    target: BindTarget,
+    options: BindOptions,
+) -> Result<Vec<BoundModule>, ModuleError> {
+    let host = Arc::clone(host);
+    blocking(move || {
+        let config = &target.config;
+        let keys = Key::new(cluster_seed(config.cluster_key));
+        let workers = u32::try_from(options.workers).unwrap_or(u32::MAX);
+        let bind = |name: &Arc<str>| {
+            let before = options
+                .reusable
+                .iter()
+                .find(|old| old.module.name == **name);
+            let services = bindings(&target, &keys, name);
+            match (before, options.builds) {
+                (Some(before), Builds::Serving) => {
+                    host.rebind(before, workers, options.seed, &services)
+                }
+                _ => host.bind_or_fall_back(name, workers, options.seed, &services, before),
+            }
+        };
+        config.policies().iter().map(bind).collect()
+    })
+    .await
+}
+
+/// Returns a problem for each module that is missing or refuses its services, at a service that names
+/// it.
+pub(crate) async fn check(
+    host: &Arc<Host>,
+    checks: &Arc<CheckHost>,
+    config: Config,
+) -> Vec<Problem> {
+    let (host, checks) = (Arc::clone(host), Arc::clone(checks));
+    blocking(move || {
+        let mut problems = problems(&host, config.clone());
+        problems.extend(health::problems(&checks, &config));
+        problems
+    })
+    .await
+}
+
+/// Runs blocking work, such as compiling for up to seconds, outside the executor's threads.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // The task is never cancelled, so it panicked: pass the panic on.
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
+fn problems(host: &Host, config: Config) -> Vec<Problem> {
+    let gauges = Gauges::new(config.backends_max, 1);
+    // A lack of ids is reported when the real catalog applies the config.
+    let mut catalog = Catalog::new(config.services_max, config.backends_max);
+    let effects = Effects::new();
+    let Ok(snapshot) = catalog.apply(&config, &[], &gauges, &effects) else {
+        return Vec::new();
+    };
+    let target = BindTarget {
+        config: Arc::new(config),
+        snapshot: Arc::new(snapshot),
+        effects,
+    };
+    let config = &target.config;
+    let keys = Key::new(cluster_seed(config.cluster_key));
+    let check = |name: &Arc<str>| {
+        let bound = host.bind(name, 1, 0, &bindings(&target, &keys, name));
+        bound.err().and_then(|error| problem(config, name, &error))
+    };
+    config.policies().iter().filter_map(check).collect()
+}
+
+/// Returns the error at its place in the config: the `policy_config` that the module refused, or the
+/// first `policy` that names the module.
+fn problem(config: &Config, policy: &str, error: &ModuleError) -> Option<Problem> {
+    let named = |name: &str| {
+        config
+            .services
+            .iter()
+            .find(|service| &*service.name.value == name)
+    };
+    let span = match &error.refusal {
+        Refusal::Refused { service, .. } => named(service).map(|s| s.policy_config.span),
+        Refusal::SetUp { service, .. }
+        | Refusal::Abi { service, .. }
+        | Refusal::Vetting { service, .. } => named(service).map(|s| s.policy.span),
+        _ => None,
+    };
+    let first = || {
+        let mut policies = config.services.iter().map(|service| &service.policy);
+        policies
+            .find(|named| &*named.value == policy)
+            .map(|named| named.span)
+    };
+    span.or_else(first)
+        .map(|span| config.error_at(span, error.to_string()))
+}
+
+fn bindings(target: &BindTarget, keys: &Key, policy: &str) -> Vec<ServiceBinding> {
+    let services = target
+        .config
+        .services
+        .iter()
+        .filter(|service| &*service.policy.value == policy);
+    services
+        .filter_map(|service| binding(service, target, keys))
+        .collect()
+}
+
+/// Returns the binding of a service; `None` if it is not in the snapshot, which is made from the same
+/// config.
+fn binding(entry: &Service, target: &BindTarget, keys: &Key) -> Option<ServiceBinding> {
+    let BindTarget {
+        snapshot, effects, ..
+    } = target;
+    let service = service_in(snapshot, entry)?;
+    let info = |(id, entry): (&BackendId, &config::Backend)| {
+        let backend = snapshot.backend(*id)?;
+        Some(BackendInfo {
+            id: *id,
+            key: stable_key(keys, backend),
+            weight: backend.weight,
+            healthy: backend.healthy,
+            health_weight: effects.get(&snapshot_key(backend)).map_or(100, |effect| {
+                u16::try_from(effect.percent).unwrap_or(u16::MAX)
+            }),
+            tag: entry.tag,
+        })
+    };
+    Some(ServiceBinding {
+        service: service.id,
+        name: Arc::clone(&service.name),
+        config_json: entry.policy_config.value.to_string(),
+        backends: service
+            .backends
+            .iter()
+            .zip(&entry.backends)
+            .filter_map(info)
+            .collect(),
+    })
+}
+
+/// Returns a key that depends on the address, port and protocol alone.
+fn stable_key(keys: &Key, backend: &Backend) -> u64 {
+    let endpoint = Tuple {
+        source: backend.address,
+        destination: Address::default(),
+        source_port: backend.port,
+        destination_port: 0,
+        protocol: backend.protocol,
+    };
+    keys.hash(&endpoint).bits()
+}

@@ -1,0 +1,297 @@
+//! Start-up and the control loop.
+//!
+//! Invariant: changes happen one after the other. Signals, admin requests, module files and timers all
+//! end up in one loop, so no two of them change anything at once.
+//!
+//! The program starts in this order:
+//! 1. [`preflight::load`](crate::publish::preflight::load) the config;
+//! 2. attach to the ports and create what all workers share;
+//! 3. [`Control::prepare`]: returns each worker's first epoch and its mailbox;
+//! 4. start the workers;
+//! 5. [`Control::run`] until a signal ends it; then stop the workers and detach.
+
+mod ports;
+mod triggers;
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use waxwing_dataplane::counters::WorkerCounters;
+use waxwing_dataplane::model::Release;
+use waxwing_dataplane::path::SharedState;
+use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
+use waxwing_dataplane::{Epoch, Snapshot};
+use waxwing_plugin::{BuildsInUse, HostEvent, ModuleError};
+
+use crate::admin::rates;
+use crate::admin::report::{AttachedPorts, Reporter};
+use crate::admin::server::{AdminError, AdminSocket, Request};
+use crate::config::Config;
+use crate::health::{BoundChecks, Health};
+use crate::network::gateway_failover::session_updater;
+use crate::network::host::HostNetwork;
+use crate::network::kernel::Kernel;
+use crate::network::resolver::Resolver;
+use crate::network::vlans::with_vlans;
+use crate::publish::catalog::{Catalog, CatalogError};
+use crate::publish::controller::{Controller, Draft, PublishError, WorkerLink};
+use crate::publish::counter_totals::CounterTotals;
+use crate::publish::modules::{self, BindOptions, Builds};
+use crate::publish::preflight::Checked;
+use crate::publish::view::{CurrentView, View};
+use triggers::Triggers;
+
+/// The capacity of the queue of admin requests.
+const REQUESTS_QUEUED: usize = 16;
+
+/// What the program hands to the control plane.
+pub struct ControlSetup {
+    /// The checked config. Its warnings have been logged.
+    pub checked: Checked,
+    /// The state that all workers share, sized for the config's `backends_max`.
+    pub shared: SharedState,
+    /// The counters of each worker.
+    pub counters: Vec<Arc<WorkerCounters>>,
+    /// Sets the steering rules of the attached ports.
+    pub steering: Box<dyn Steering>,
+    /// Reports the attached ports for the status.
+    pub ports: Box<dyn AttachedPorts>,
+    /// The zero of the workers' clock.
+    pub started: Instant,
+}
+
+/// A worker's end of the channels to the control plane.
+pub struct WorkerChannels {
+    /// The first epoch, already released.
+    pub epoch: Epoch,
+    /// Receives later epochs.
+    pub mailbox: Receiver<Epoch>,
+    /// Takes replaced epochs back.
+    pub returned: Sender<Epoch>,
+}
+
+/// Why the control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The admin socket could not be created.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The kernel's network tables or signals are not available.
+    #[error("cannot watch the kernel's network tables or signals: {0}")]
+    System(#[from] io::Error),
+    /// An interface disappeared after the check.
+    #[error("interface {0} is gone")]
+    PortGone(String),
+    /// The config could not be put into effect.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+impl From<CatalogError> for StartError {
+    fn from(error: CatalogError) -> Self {
+        Self::Publish(error.into())
+    }
+}
+
+impl From<ModuleError> for StartError {
+    fn from(error: ModuleError) -> Self {
+        Self::Publish(error.into())
+    }
+}
+
+/// The control plane, ready to run.
+pub struct Control {
+    controller: Controller,
+    reporter: Arc<Reporter>,
+    events: mpsc::UnboundedReceiver<HostEvent>,
+    socket: AdminSocket,
+}
+
+impl Control {
+    /// Does everything that can fail, and makes each worker's first epoch, in the order of
+    /// [`ControlSetup::counters`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn prepare(setup: ControlSetup) -> Result<(Self, Vec<WorkerChannels>), StartError> {
+        let socket = AdminSocket::bind(&setup.checked.config.admin.socket.value).await?;
+        let config = Arc::new(setup.checked.config);
+        let kernel = Kernel::connect()?;
+        let (attached, links) = ports::attached(&config, &HostNetwork::read(&kernel).await?)?;
+        let shared = setup.shared;
+        let on_move = session_updater(&shared.sessions);
+        let hops = Arc::clone(&shared.next_hops);
+        let resolver = Resolver::start(links.clone(), hops, on_move).await?;
+        resolver.set_return_plan(config.return_plan());
+        let ports = with_vlans(&attached, &[], &resolver.host().borrow());
+
+        let health = Health::new();
+        health.adopt(&config);
+        let seed = RandomState::new().build_hasher().finish();
+        let policy_host = setup.checked.modules.policy_host;
+        let options = BindOptions {
+            workers: setup.counters.len(),
+            seed,
+            reusable: Vec::new(),
+            builds: Builds::Newest,
+        };
+        let mut catalog = Catalog::new(config.services_max, config.backends_max);
+        let effects = health.effects(&config);
+        let snapshot = catalog.apply(&config, &ports, &shared.gauges, &effects)?;
+        let draft = Draft::make(&policy_host, &config, (snapshot, effects), options).await?;
+        let modules = draft.in_use();
+        modules::activate(&policy_host, &modules);
+        let (snapshot, effects) = (Arc::clone(&draft.snapshot), draft.effects.clone());
+        let (workers, channels) = worker_channels(draft, setup.counters.len());
+        let controller = Controller {
+            view: Arc::new(CurrentView::new(first_view(&config, &snapshot, &modules))),
+            config,
+            loaded_at: SystemTime::now(),
+            catalog,
+            attached,
+            ports,
+            links,
+            shared,
+            kernel,
+            resolver: Arc::new(resolver),
+            policy_host,
+            seed,
+            snapshot,
+            modules,
+            check_host: setup.checked.modules.check_host,
+            checks: BoundChecks::default(),
+            jobs: watch::Sender::default(),
+            health: Arc::new(health),
+            effects,
+            faulted: BTreeSet::new(),
+            workers,
+            sent_at: setup.started,
+            steering: setup.steering,
+            steering_rules: Rules::default(),
+            steering_problem: None,
+            worker_problem: None,
+            republish_due: false,
+            last_reload: None,
+            counters: Arc::new(CounterTotals::new(setup.counters)),
+            port_report: setup.ports.into(),
+        };
+        let control = Self {
+            reporter: Arc::new(reporter(&controller, setup.started)),
+            controller,
+            events: setup.checked.modules.events,
+            socket,
+        };
+        Ok((control, channels))
+    }
+
+    /// Steers traffic to the started workers, then makes changes until SIGTERM or SIGINT. Calls `ready`
+    /// once when traffic flows.
+    ///
+    /// # Errors
+    /// The steering rules or the health checks could not be started. Later errors do not end the loop.
+    pub async fn run(self, ready: impl FnOnce()) -> Result<(), StartError> {
+        let Self {
+            mut controller,
+            reporter,
+            events,
+            socket,
+        } = self;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
+        let (request, requests) = mpsc::channel::<Request>(REQUESTS_QUEUED);
+
+        let snapshot = Arc::clone(&controller.snapshot);
+        controller.resolve_next_hops(&snapshot).await;
+        controller
+            .add_reply_rules(&snapshot)
+            .map_err(PublishError::Steering)?;
+        controller.update_steering();
+        if let Some(why) = controller.steering_problem.take() {
+            return Err(PublishError::Steering(SteeringError(why)).into());
+        }
+        controller.update_view();
+        let admin = tokio::spawn(socket.serve(Arc::clone(&reporter), request));
+        // Watched before the checks start, so that no result is missed.
+        let health = controller.health.watch();
+        let faults = controller.start_checks().await?;
+        ready();
+
+        let triggers = Triggers {
+            events,
+            host: controller.resolver.host(),
+            requests,
+            hangup,
+            faults,
+            health,
+        };
+        let rates = rates::keep(reporter);
+        // A signal abandons a change in progress between two of its steps.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = triggers.drive(&mut controller) => {}
+            _ = rates => {}
+        }
+        tracing::info!("shutting down on a signal");
+        admin.abort();
+        // When the task has ended, the socket is removed.
+        let _ = admin.await;
+        Ok(())
+    }
+}
+
+fn first_view(config: &Arc<Config>, snapshot: &Arc<Snapshot>, modules: &[BuildsInUse]) -> View {
+    View {
+        config: Arc::clone(config),
+        loaded_at: SystemTime::now(),
+        snapshot: Arc::clone(snapshot),
+        modules: modules.to_vec(),
+        last_reload: None,
+        problems: Vec::new(),
+    }
+}
+
+fn reporter(controller: &Controller, started: Instant) -> Reporter {
+    Reporter {
+        started,
+        view: Arc::clone(&controller.view),
+        sessions: Arc::clone(&controller.shared.sessions),
+        gauges: Arc::clone(&controller.shared.gauges),
+        counters: Arc::clone(&controller.counters),
+        ports: Arc::clone(&controller.port_report),
+        resolver: Arc::clone(&controller.resolver),
+        policy_host: Arc::clone(&controller.policy_host),
+        check_host: Arc::clone(&controller.check_host),
+        health: Arc::clone(&controller.health),
+    }
+}
+
+/// Makes the channels between the controller and each worker, with the first epoch released.
+fn worker_channels(draft: Draft, workers: usize) -> (Vec<WorkerLink>, Vec<WorkerChannels>) {
+    let release = Release::held();
+    let epochs = draft.epochs(workers, &[], &release);
+    release.give();
+    let pair = |epoch| {
+        let (mailbox, new) = crossbeam_channel::unbounded();
+        let (old, returned) = crossbeam_channel::unbounded();
+        let link = WorkerLink {
+            mailbox,
+            returned,
+            unacknowledged: 0,
+        };
+        let channels = WorkerChannels {
+            epoch,
+            mailbox: new,
+            returned: old,
+        };
+        (link, channels)
+    };
+    epochs.into_iter().map(pair).unzip()
+}

@@ -1,0 +1,31 @@
+//! A counter with one writer.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter that one thread writes and any thread reads.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds. Only the owner's thread may call it.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Default, Debug)]
+pub struct Traffic {
+    pub packets: Counter,
+    /// Including link headers.
+    pub bytes: Counter,
+}

@@ -1,0 +1,12 @@
+//! Where a packet leaves: next hop, port, VLAN tags, MAC addresses.
+
+mod exit;
+mod hop;
+mod hop_table;
+mod next_hop;
+pub mod routes;
+
+pub(crate) use exit::{Exit, bridge_exit, untagged_exit};
+pub use hop::NextHop;
+pub use hop_table::HopTable;
+pub(crate) use next_hop::{EgressHop, HopLookup};

@@ -1,0 +1,216 @@
+//! The services, backends and ports that a worker forwards by, as one immutable value.
+//!
+//! Invariant: ids are stable (see [`super::ids`]), so a session's ids mean the same in every snapshot of its
+//! lifetime. A removed backend stays in the snapshot, with weight 0 and outside its service's list, until
+//! its last session has ended.
+
+use foldhash::{HashMap, HashMapExt};
+use waxwing_packet::{Address, Protocol};
+
+use super::ports::Narrowest;
+use super::{Backend, BackendId, Port, PortId, Ports, Service, ServiceId, SourceId, Sources};
+use crate::prefetch::prefetch;
+use crate::session::Session;
+
+/// What a worker forwards by.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Increases with every change.
+    pub generation: u64,
+    services: Box<[Option<Service>]>,
+    backends: Box<[Option<Backend>]>,
+    ports: Box<[Port]>,
+    by_endpoint: HashMap<(Address, Ports, Protocol), ServiceId>,
+    ranges: HashMap<(Address, Protocol), Narrowest<ServiceId>>,
+    sources: Sources,
+    vips: Box<[Address]>,
+    ping: bool,
+}
+
+impl Snapshot {
+    /// `services` and `backends` may come in any order. If two services have one VIP, ports and protocol
+    /// (the config refuses that), the last one wins.
+    #[must_use]
+    pub fn new(
+        generation: u64,
+        services: Vec<Service>,
+        mut backends: Vec<Backend>,
+        ports: Vec<Port>,
+    ) -> Self {
+        let places: HashMap<BackendId, (u32, usize)> = services
+            .iter()
+            .flat_map(|s| (0..).zip(&s.backends).map(|(at, id)| (*id, (at, s.policy))))
+            .collect();
+        for backend in &mut backends {
+            (backend.place, backend.policy) = places.get(&backend.id).copied().unzip();
+        }
+        let by_endpoint = services
+            .iter()
+            .map(|s| ((s.vip, s.ports, s.protocol), s.id))
+            .collect();
+        let mut ranges: HashMap<_, Vec<_>> = HashMap::new();
+        for service in services.iter().filter(|s| s.ports.single().is_none()) {
+            let of_vip = ranges.entry((service.vip, service.protocol)).or_default();
+            of_vip.push((service.ports, service.id));
+        }
+        let narrowest = |(of, ranges)| (of, Narrowest::new(ranges));
+        // A removed service's VIP stays ours while its sessions live.
+        let of_backends = backends.iter().map(|b| b.vip);
+        let mut vips: Vec<Address> = services.iter().map(|s| s.vip).chain(of_backends).collect();
+        vips.sort_unstable();
+        vips.dedup();
+        Self {
+            generation,
+            services: by_index(services, |s| s.id.index()),
+            backends: by_index(backends, |b| b.id.index()),
+            ports: ports.into(),
+            by_endpoint,
+            ranges: ranges.into_iter().map(narrowest).collect(),
+            sources: Sources::default(),
+            vips: vips.into(),
+            ping: true,
+        }
+    }
+
+    /// Sets whether VIPs answer ping.
+    #[must_use]
+    pub fn answering_ping(mut self, ping: bool) -> Self {
+        self.ping = ping;
+        self
+    }
+
+    /// Sets the source NAT addresses. Waxwing answers ARP, NDP and ping for them as it does for VIPs.
+    #[must_use]
+    pub fn with_sources(mut self, sources: Sources) -> Self {
+        let mut vips: Vec<Address> = self.vips.into_vec();
+        vips.extend(sources.iter().map(|(_, address)| address));
+        vips.sort_unstable();
+        vips.dedup();
+        self.vips = vips.into();
+        self.sources = sources;
+        self
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn answers_ping(&self) -> bool {
+        self.ping
+    }
+
+    /// The service for a packet to this VIP, port and protocol: the one with exactly that port, else the
+    /// one with the narrowest range around it.
+    #[inline]
+    #[must_use]
+    pub fn service_at(&self, vip: Address, port: u16, protocol: Protocol) -> Option<&Service> {
+        self.service_of(vip, Ports::one(port), protocol)
+            .or_else(|| {
+                let ranges = self.ranges.get(&(vip, protocol))?;
+                self.service(ranges.at(port)?)
+            })
+    }
+
+    /// The service with exactly these ports.
+    #[inline]
+    #[must_use]
+    pub fn service_of(&self, vip: Address, ports: Ports, protocol: Protocol) -> Option<&Service> {
+        self.by_endpoint
+            .get(&(vip, ports, protocol))
+            .and_then(|id| self.service(*id))
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// The client's address as the session's backend sees it; `None` if this snapshot does not have the
+    /// session's source address.
+    #[inline]
+    #[must_use]
+    pub fn seen_by_backend(&self, session: &Session) -> Option<Address> {
+        self.address_of(session.source, session.client)
+    }
+
+    /// [`Self::seen_by_backend`] for a session with this source and client.
+    #[inline(always)]
+    pub(crate) fn address_of(&self, source: SourceId, client: Address) -> Option<Address> {
+        if source.is_client() {
+            Some(client)
+        } else {
+            self.sources.address(source)
+        }
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(id.index()).and_then(Option::as_ref)
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn backend(&self, id: BackendId) -> Option<&Backend> {
+        self.backends.get(id.index()).and_then(Option::as_ref)
+    }
+
+    #[inline(always)]
+    pub(crate) fn prefetch_backend(&self, id: BackendId) {
+        if let Some(backend) = self.backends.get(id.index()) {
+            prefetch(backend);
+        }
+    }
+
+    /// Whether there are too many backends for all to stay in a core's own caches.
+    #[inline(always)]
+    pub(crate) fn is_far(&self) -> bool {
+        self.backends.len() > BACKENDS_NEAR
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.index())
+    }
+
+    /// All ports by id: attached interfaces first, then the VLANs on them.
+    #[must_use]
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().flatten()
+    }
+
+    /// All backends, including removed ones that still have sessions.
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().flatten()
+    }
+
+    /// All VIPs and source addresses, each once, sorted.
+    #[must_use]
+    pub fn vips(&self) -> &[Address] {
+        &self.vips
+    }
+
+    /// Whether the address is a VIP or a source address.
+    #[inline]
+    #[must_use]
+    pub fn is_vip(&self, address: Address) -> bool {
+        self.vips.binary_search(&address).is_ok()
+    }
+}
+
+/// How many backends stay in a core's own caches, together with their counters and next hops.
+const BACKENDS_NEAR: usize = 1024;
+
+fn by_index<T>(items: Vec<T>, index: impl Fn(&T) -> usize) -> Box<[Option<T>]> {
+    let len = items.iter().map(|item| index(item) + 1).max().unwrap_or(0);
+    let mut slots: Vec<Option<T>> = (0..len).map(|_| None).collect();
+    for item in items {
+        let at = index(&item);
+        slots[at] = Some(item);
+    }
+    slots.into()
+}

@@ -1,0 +1,35 @@
+//! A packet's path, in the order in which it is walked. Start with [`forward`].
+//!
+//! Invariant: no file here is imported by one that it imports.
+
+mod announce;
+mod batch;
+mod classify;
+mod context;
+mod fast_path;
+mod flow;
+mod forward;
+mod fragment_out;
+mod handshake;
+mod icmp_errors;
+mod linearize;
+mod nat;
+mod new_flows;
+mod rate_limit;
+mod reject;
+mod session_check;
+mod session_close;
+mod session_open;
+mod shared;
+mod slow_path;
+mod verdict;
+mod vip_responder;
+
+pub(crate) use announce::Announcements;
+pub(crate) use batch::{Arrived, Batch};
+pub(crate) use context::WorkerContext;
+pub(crate) use flow::tuple_of;
+pub use forward::Forwarder;
+pub(crate) use session_close::RemovalCause;
+pub use shared::SharedState;
+pub(crate) use verdict::Verdict;

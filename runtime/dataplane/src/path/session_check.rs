@@ -1,0 +1,138 @@
+//! Whether a session still stands when a packet of it arrives: by its timeout, its TCP state and its
+//! backend's health.
+//!
+//! Invariant: a session that does not stand ends before its packet is handled. The packet is then one of a
+//! new flow, or is rejected.
+
+use waxwing_packet::{IpPacket, Protocol, TcpFlags};
+
+use super::flow::{FoundSession, tcp_flags, tuple_of, verdict_without_session};
+use super::session_close::RemovalCause;
+use super::verdict::Ending;
+use super::{Arrived, Verdict, WorkerContext};
+use crate::model::{Backend, SessionAction};
+use crate::session::{Direction, Session, SessionRef, Stored, is_opening};
+use crate::{DropReason, FrameBuf, Now, Snapshot};
+
+/// Why the session ends before this packet; `None` if it stands.
+#[inline(always)]
+pub(crate) fn ending(found: &FoundSession<'_>, flags: TcpFlags, now: Now) -> Option<Ending> {
+    let FoundSession {
+        stored,
+        direction,
+        backend,
+        ..
+    } = found;
+    // A session seen in this tick cannot have timed out.
+    if stored.seen() != now.tick() && is_expired(*stored, backend, now) {
+        Some(Ending::Over)
+    } else if *direction == Direction::Reply {
+        stored
+            .tcp()
+            .is_reused_by_server(flags)
+            .then_some(Ending::Over)
+    } else if is_opening(flags) {
+        ending_at_syn(backend, *stored, flags)
+    } else if backend.sessions == SessionAction::Keep {
+        None
+    } else {
+        ending_at_loss(backend, *stored)
+    }
+}
+
+#[inline(never)]
+fn is_expired(stored: Stored, backend: &Backend, now: Now) -> bool {
+    stored.session().is_expired(&backend.timeouts, now.tick())
+}
+
+/// At the client's SYN. It may reuse the tuple of a connection that is over (RFC 9293 section 3.6.1). If the
+/// backend is down, the flow moves to another one, unless sessions stay with their backend and the client has
+/// something to lose there.
+#[inline(never)]
+fn ending_at_syn(backend: &Backend, stored: Stored, flags: TcpFlags) -> Option<Ending> {
+    let tcp = stored.tcp();
+    let unanswered = tcp.is_opening() && tcp.is_unanswered();
+    let has_nothing_to_lose = unanswered || tcp.is_reset();
+    if tcp.may_reuse(flags) {
+        Some(Ending::Over)
+    } else if backend.sessions != SessionAction::Keep || (!backend.healthy && has_nothing_to_lose) {
+        Some(Ending::Repick)
+    } else {
+        None
+    }
+}
+
+/// At another packet of the client, when the backend's sessions do not stay. A connection that both ends have
+/// closed is left to its timeout.
+#[cold]
+fn ending_at_loss(backend: &Backend, stored: Stored) -> Option<Ending> {
+    match backend.sessions {
+        _ if stored.tcp().is_closed() => None,
+        SessionAction::Keep => None,
+        SessionAction::Reset => Some(Ending::Reset),
+        SessionAction::Repick => Some(Ending::Repick),
+    }
+}
+
+/// Ends a session; returns the verdict on the packet that found it so.
+#[cold]
+pub(crate) fn end<F: FrameBuf>(
+    context: &mut WorkerContext,
+    ending: Ending,
+    snapshot: &Snapshot,
+    arrived: &Arrived<'_, F>,
+    (at, session): (SessionRef, Session),
+    now: Now,
+) -> Verdict {
+    match ending {
+        Ending::Over => {
+            if context.close_session(snapshot, at, RemovalCause::Over, now) {
+                context.counters.expired.add(1);
+            }
+            as_new_flow(context, snapshot, arrived.packet)
+        }
+        Ending::Repick => {
+            if context.close_session(snapshot, at, RemovalCause::BackendDown, now) {
+                context.counters.repicked.add(1);
+            }
+            as_new_flow(context, snapshot, arrived.packet)
+        }
+        Ending::Reset => {
+            let verdict = verdict_at_reset(context, arrived, (at, session), now);
+            // If the RST cannot be sent now (rate limit), a TCP session stays for the client's next packet,
+            // which would otherwise belong to an unknown connection. A datagram simply finds another backend.
+            let stays = matches!(verdict, Verdict::Drop(_)) && session.protocol == Protocol::Tcp;
+            if !stays && context.close_session(snapshot, at, RemovalCause::BackendDown, now) {
+                context.counters.reset.add(1);
+            }
+            verdict
+        }
+    }
+}
+
+fn as_new_flow(context: &WorkerContext, snapshot: &Snapshot, packet: &IpPacket) -> Verdict {
+    match tuple_of(packet) {
+        Some(tuple) => {
+            let hash = context.shared.sessions.hash(&tuple);
+            verdict_without_session(snapshot, packet, hash)
+        }
+        None => Verdict::PassToKernel,
+    }
+}
+
+/// The verdict on the packet whose session is reset. An RST is never answered; it goes on to the backend,
+/// which may be draining and has no other way to learn that the connection ended.
+fn verdict_at_reset<F: FrameBuf>(
+    context: &mut WorkerContext,
+    arrived: &Arrived<'_, F>,
+    (at, session): (SessionRef, Session),
+    now: Now,
+) -> Verdict {
+    if tcp_flags(arrived.packet).has(TcpFlags::RST) {
+        return Verdict::Session(at, session, Direction::Forward);
+    }
+    let WorkerContext {
+        reject, linearizer, ..
+    } = context;
+    reject.check(linearizer, arrived, DropReason::BackendDown, now)
+}

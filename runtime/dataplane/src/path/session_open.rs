@@ -1,0 +1,303 @@
+//! A new flow's session: its source endpoint towards the backend, and its entry in the table.
+//!
+//! Invariant: no session is overwritten. If another session has a source endpoint towards the same backend
+//! endpoint, the next candidate is tried. When the pool is empty, closed and then half-open sessions are
+//! evicted; otherwise the new flow is dropped.
+
+use waxwing_packet::{Address, IpPacket, Protocol};
+
+use super::flow::{first_state, is_forward, is_reply, tuple_of};
+use super::session_close::RemovalCause;
+use super::shared::SharedState;
+use super::{Verdict, WorkerContext};
+use crate::model::{Backend, Pool, Service};
+use crate::session::{
+    Direction, Evictable, FlowHash, Insert, Phase, Session, SessionRef, SessionTable, Tuple,
+};
+use crate::{DropReason, NextHop, Now, Snapshot, SourceId, Tick};
+
+/// How many slots of a full table are searched for a session to evict.
+const EVICTION_WINDOW: usize = 128;
+/// How long a connection that an RST seems to have ended may show that it lives, before it can be evicted:
+/// ten seconds, as in Linux's connection tracking.
+const RESET_TICKS: u32 = 100;
+/// How long a reply to a datagram may be under way, before another client may get its source port.
+const REPLY_TICKS: u32 = 100;
+/// How many translated source ports are tried when a tuple clashes.
+const CLASH_TRIES: u16 = 16;
+/// The lowest source port a clash is translated to (RFC 6056 section 3.2).
+const TRANSLATED_PORT_MIN: u16 = 1024;
+
+/// The first packet of a new flow, and the hop it came from.
+pub(crate) struct FirstPacket<'a> {
+    pub(crate) packet: &'a IpPacket,
+    pub(crate) hash: FlowHash,
+    pub(crate) hop: NextHop,
+}
+
+/// Opens a session towards a backend. Its source endpoint is translated if source NAT applies or if the tuple
+/// towards the backend is taken. If the table is full, another session is evicted.
+pub(crate) fn open_session(
+    snapshot: &Snapshot,
+    (service, backend): (&Service, &Backend),
+    first: &FirstPacket<'_>,
+    context: &mut WorkerContext,
+    now: Now,
+) -> Result<Verdict, DropReason> {
+    let tuple = tuple_of(first.packet).ok_or(DropReason::Unsupported)?;
+    let pool = snapshot.sources().pool(service, backend, tuple.source)?;
+    let session = Session {
+        client: tuple.source,
+        client_port: tuple.source_port,
+        service_port: tuple.destination_port,
+        source: SourceId::CLIENT,
+        source_port: tuple.source_port,
+        protocol: tuple.protocol,
+        worker: context.worker,
+        backend: backend.id,
+        hop: first.hop,
+        tags: first.packet.ethernet.tags,
+        created: now.tick(),
+        seen: now.tick(),
+        tcp: first_state(first.packet),
+    };
+    let mut opening = Opening {
+        snapshot,
+        backend,
+        hash: first.hash,
+        tuple,
+        session,
+        has_evicted: false,
+        context,
+        now,
+    };
+    match pool {
+        None => opening.with_client_address(),
+        Some(pool) => opening.with_pool_address(pool),
+    }
+}
+
+/// A session being opened.
+struct Opening<'a> {
+    snapshot: &'a Snapshot,
+    backend: &'a Backend,
+    /// The hash of `tuple`.
+    hash: FlowHash,
+    /// The first packet's.
+    tuple: Tuple,
+    session: Session,
+    /// Whether a session was evicted for it: once is the limit.
+    has_evicted: bool,
+    context: &'a mut WorkerContext,
+    now: Now,
+}
+
+/// The result of trying one source endpoint.
+enum Attempt {
+    Opened(Verdict),
+    /// Another session has it.
+    Taken(SessionRef, Session),
+}
+
+impl Opening<'_> {
+    /// Keeps the client's address; its port too, unless another service's session has it.
+    fn with_client_address(&mut self) -> Result<Verdict, DropReason> {
+        let hash = self.hash;
+        let others = (1..=CLASH_TRIES).map(|n| other_port(hash, n));
+        for port in std::iter::once(self.tuple.source_port).chain(others) {
+            if let Attempt::Opened(verdict) = self.attempt(SourceId::CLIENT, port)? {
+                return Ok(verdict);
+            }
+        }
+        Err(DropReason::TupleClash)
+    }
+
+    /// Takes a source endpoint from the pool, evicting a session for it if all candidates are taken.
+    fn with_pool_address(&mut self, pool: &Pool) -> Result<Verdict, DropReason> {
+        let client = hash_of_client(&self.context.shared.sessions, self.tuple.source);
+        // Each retry of a client draws other ports.
+        let turn = u64::from(self.now.tick().0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let draw = self.hash.bits().wrapping_add(turn);
+        let mut best: Option<((u8, u32), SessionRef, Session)> = None;
+        for (source, port) in pool.candidates(client, draw, self.tuple.source_port) {
+            match self.attempt(source, port)? {
+                Attempt::Opened(verdict) => return Ok(verdict),
+                Attempt::Taken(at, other) => {
+                    let now = self.now.tick();
+                    if let Some(rank) = eviction_rank(self.snapshot, &other, now)
+                        && best.is_none_or(|(highest, ..)| rank > highest)
+                    {
+                        best = Some((rank, at, other));
+                    }
+                }
+            }
+        }
+        let (_, at, other) = best.ok_or(DropReason::SourcePorts)?;
+        self.replace(at, &other)
+    }
+
+    /// Evicts a session and takes its source endpoint.
+    fn replace(&mut self, at: SessionRef, other: &Session) -> Result<Verdict, DropReason> {
+        let WorkerContext {
+            shared,
+            slots,
+            closed,
+            counters,
+            ..
+        } = &mut *self.context;
+        let removed = shared.sessions.remove_if(slots, at, Some(other.tcp));
+        let removed = removed.ok_or(DropReason::SourcePorts)?;
+        closed.record(
+            self.snapshot,
+            &removed,
+            RemovalCause::Evicted,
+            self.now.tick(),
+        );
+        counters.evicted.add(1);
+        match self.attempt(other.source, other.source_port)? {
+            Attempt::Opened(verdict) => Ok(verdict),
+            // Another worker was faster.
+            Attempt::Taken(..) => Err(DropReason::SourcePorts),
+        }
+    }
+
+    /// Inserts the session with this source endpoint, if that is free.
+    fn attempt(&mut self, source: SourceId, port: u16) -> Result<Attempt, DropReason> {
+        self.session.source = source;
+        self.session.source_port = port;
+        loop {
+            match self.insert()? {
+                Insert::Created(at) => return Ok(Attempt::Opened(self.begin(at))),
+                // Another worker was faster with the same flow.
+                Insert::Exists(at, found) => {
+                    let verdict = Verdict::Session(at, found, Direction::Forward);
+                    return Ok(Attempt::Opened(verdict));
+                }
+                Insert::Clash(at, other) => return Ok(Attempt::Taken(at, other)),
+                Insert::Full if !self.has_evicted => {
+                    evict_one(self.snapshot, self.context, self.now.tick())?;
+                    self.has_evicted = true;
+                }
+                Insert::Full => return Err(DropReason::SessionTableFull),
+            }
+        }
+    }
+
+    fn insert(&mut self) -> Result<Insert, DropReason> {
+        let Self {
+            snapshot,
+            backend,
+            session,
+            tuple,
+            ..
+        } = self;
+        let sessions = &self.context.shared.sessions;
+        let seen = snapshot.seen_by_backend(session);
+        let reply = Tuple {
+            source: backend.address,
+            source_port: backend.port_for(session.service_port),
+            destination: seen.ok_or(DropReason::NoSourceAddress)?,
+            destination_port: session.source_port,
+            protocol: session.protocol,
+        };
+        let of = |other: &Session| snapshot.backend(other.backend);
+        Ok(sessions.insert(
+            &mut self.context.slots,
+            self.hash,
+            sessions.hash(&reply),
+            session,
+            |other| of(other).is_some_and(|backend| is_forward(&other.into(), backend, tuple)),
+            |other| {
+                of(other).is_some_and(|backend| is_reply(&other.into(), backend, snapshot, &reply))
+            },
+        ))
+    }
+
+    /// Counts the new session.
+    fn begin(&self, at: SessionRef) -> Verdict {
+        let SharedState {
+            sessions, gauges, ..
+        } = &self.context.shared;
+        let session = self.session;
+        gauges.begin(session.worker.into(), session.backend);
+        gauges.begin_source(session.source);
+        let counters = self.context.counters.backend(session.backend);
+        counters.sessions.add(1);
+        if session.tcp.is_opening() {
+            sessions.begin_connect(at, self.now);
+        }
+        Verdict::Session(at, session, Direction::Forward)
+    }
+}
+
+/// The `n`-th source port to try, spread by the flow's hash.
+fn other_port(hash: FlowHash, n: u16) -> u16 {
+    let range = u64::from(u16::MAX - TRANSLATED_PORT_MIN) + 1;
+    let offset = (hash.bits() >> 16).wrapping_add(u64::from(n) * 7919) % range;
+    u16::try_from(offset).map_or(TRANSLATED_PORT_MIN, |offset| TRANSLATED_PORT_MIN + offset)
+}
+
+/// A hash of the client's address alone.
+fn hash_of_client(sessions: &SessionTable, client: Address) -> u64 {
+    let alone = Tuple {
+        source: client,
+        destination: Address::default(),
+        source_port: 0,
+        destination_port: 0,
+        protocol: Protocol::Tcp,
+    };
+    sessions.hash(&alone).bits()
+}
+
+/// Whether a session may be evicted, and in which order.
+fn evictable(snapshot: &Snapshot, session: &Session, now: Tick) -> Evictable {
+    // A backend that this epoch does not know belongs to the next one.
+    let Some(backend) = snapshot.backend(session.backend) else {
+        return Evictable::Never;
+    };
+    if session.is_expired(&backend.timeouts, now) {
+        return Evictable::HalfOpen;
+    }
+    match session.tcp.phase() {
+        Phase::HalfOpen => Evictable::HalfOpen,
+        Phase::Closing if session.tcp.is_closed() => Evictable::Closing,
+        Phase::Closing if now.since(session.seen) >= RESET_TICKS => Evictable::Closing,
+        Phase::Closing | Phase::Established => Evictable::Never,
+    }
+}
+
+/// The order in which the sessions that hold a pool's ports are evicted, highest first; `None` for never. The
+/// longest closed one goes first, then the oldest half-open one. (A full table evicts half-open sessions
+/// first: there they are most likely a flood's. Here they are as likely this client's neighbours, while the
+/// ports of closed sessions are held out of caution only.)
+///
+/// A late segment meets other sequence numbers at the next client. A late datagram does not, and would show
+/// it another client's reply.
+fn eviction_rank(snapshot: &Snapshot, session: &Session, now: Tick) -> Option<(u8, u32)> {
+    if session.protocol == Protocol::Udp && now.since(session.seen) < REPLY_TICKS {
+        return None;
+    }
+    match evictable(snapshot, session, now) {
+        Evictable::Closing => Some((1, now.since(session.seen))),
+        Evictable::HalfOpen => Some((0, now.since(session.created))),
+        Evictable::Never => None,
+    }
+}
+
+fn evict_one(
+    snapshot: &Snapshot,
+    context: &mut WorkerContext,
+    now: Tick,
+) -> Result<(), DropReason> {
+    let classify = |session: &Session| evictable(snapshot, session, now);
+    let evicted = context
+        .shared
+        .sessions
+        .evict(&mut context.slots, EVICTION_WINDOW, classify, now)
+        .ok_or(DropReason::SessionTableFull)?;
+    context
+        .closed
+        .record(snapshot, &evicted, RemovalCause::Evicted, now);
+    context.counters.evicted.add(1);
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! What all workers share.
+
+use std::sync::Arc;
+
+use crate::counters::Gauges;
+use crate::egress::HopTable;
+use crate::fragments::FragmentTable;
+use crate::session::SessionTable;
+
+/// The tables that all workers read and write.
+#[derive(Clone)]
+pub struct SharedState {
+    pub sessions: Arc<SessionTable>,
+    /// Next hops by backend.
+    pub next_hops: Arc<HopTable>,
+    /// Live numbers by backend.
+    pub gauges: Arc<Gauges>,
+    /// Fragmented datagrams.
+    pub fragments: Arc<FragmentTable>,
+}
