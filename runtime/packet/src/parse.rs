@@ -205,8 +205,8 @@ pub fn parse_head(head: &[u8], rest: usize) -> Result<Packet, ParseError> {
     Ok(Packet::Ip(network.packet(ethernet, transport)))
 }
 
-/// A frame's first buffer, and the number of bytes in further buffers. After [`FrameHead::whole`] the
-/// compiler knows that this is 0.
+/// A frame's first buffer, and the number of bytes in further buffers: a constant 0 after
+/// [`FrameHead::whole`], so the compiler removes its checks.
 #[derive(Clone, Copy)]
 pub(crate) struct FrameHead<'a> {
     head: &'a [u8],

@@ -145,10 +145,7 @@ fn a_client_in_the_servers_network_is_served() -> Result<()> {
         "clients elsewhere keep their addresses:\n{listed}"
     );
     let status = waxwing.ask(&["status"])?.stdout;
-    ensure!(
-        status.contains(&format!("source    {v4}  ports 1024-65535")),
-        "{status}"
-    );
+    ensure!(status.contains(&format!("{v4}  1024-65535")), "{status}");
     waxwing.stop().map(drop)
 }
 
