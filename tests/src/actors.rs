@@ -1,6 +1,6 @@
-//! Who plays in the namespaces: servers of ours, nginx, iperf3, and the load.
+//! Starts servers (our own, nginx, iperf3) and load generators in namespaces.
 //!
-//! Invariant: a server's function returns only when it accepts connections.
+//! Invariant: a function that starts a server returns when the server accepts connections.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use crate::topology::Topology;
 
 /// How long a server may take to listen.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a load may take above its own duration and timeout.
+/// What a load may take beyond its duration and timeouts.
 const LOAD_GRACE: Duration = Duration::from_secs(10);
 
-/// A program built from this workspace: the path in `<NAME>_BIN` (`WAXWING_BIN`), else the one
+/// Returns the path of a program of this workspace: that in `<NAME>_BIN` (`WAXWING_BIN`), otherwise the one
 /// beside the running program.
 ///
 /// # Errors
@@ -74,15 +74,15 @@ pub fn http_server(namespace: &Namespace, port: u16, name: &str) -> Result<Proce
     Ok(server)
 }
 
-/// Starts nginx on a server of a topology (from 1): `/` says the server's name as our own servers
-/// do, `/data` is `data_bytes` bytes, and `/slow/data` the same at half a megabyte a second.
+/// Starts nginx on server `number` (from 1) of a topology. `/` returns the server's name, like our own
+/// servers; `/data` is `data_bytes` bytes, `/slow/data` the same bytes at 500 kB/s.
 ///
 /// # Errors
 /// It is not installed or does not start.
 pub fn nginx(topology: &Topology, number: u8, port: u16, data_bytes: usize) -> Result<Process> {
     let directory = topology.scratch.path().join(format!("nginx{number}"));
     std::fs::create_dir_all(directory.join("www"))?;
-    // Bytes that differ from place to place, so that a misplaced segment would show.
+    // Bytes depend on their position, so that a misplaced segment shows.
     let data: Vec<u8> = (0..data_bytes)
         .map(|at| (at ^ (at >> 8) ^ (at >> 16)).to_le_bytes()[0])
         .collect();
@@ -125,10 +125,10 @@ pub fn iperf3_server(namespace: &Namespace, port: u16) -> Result<Process> {
     Ok(server)
 }
 
-/// Waits until a port is listened on, and for no longer than `server` lives.
+/// Waits until a server listens on a TCP port.
 ///
 /// # Errors
-/// It ended, or took longer than 10 s.
+/// The server ended, or took longer than 10 s.
 pub fn wait_listening(namespace: &Namespace, server: &mut Process, port: u16) -> Result<()> {
     wait_for("the server to listen", server, |_| {
         let filter = format!("sport = :{port}");
@@ -136,10 +136,10 @@ pub fn wait_listening(namespace: &Namespace, server: &mut Process, port: u16) ->
     })
 }
 
-/// Waits until `is_done`, with a bound, and for no longer than `process` lives.
+/// Waits until `is_done`, while `process` lives, for at most 10 s.
 ///
 /// # Errors
-/// It ended, or took longer than 10 s; or looking failed.
+/// The process ended, the time is over, or `is_done` failed.
 pub fn wait_for(
     what: &str,
     process: &mut Process,
@@ -155,14 +155,14 @@ pub fn wait_for(
         }
         ensure!(
             Instant::now() < deadline,
-            "waited for {what} for {START_TIMEOUT:?} in vain"
+            "waited {START_TIMEOUT:?} for {what}"
         );
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())
 }
 
-/// A load that is being put on from inside a namespace.
+/// A load generator that runs in a namespace.
 #[derive(Debug)]
 pub struct RunningLoad {
     process: Process,
@@ -193,7 +193,7 @@ impl RunningLoad {
         })
     }
 
-    /// The samples that came since the last call.
+    /// Returns the samples since the last call.
     ///
     /// # Errors
     /// The load generator wrote something else.
@@ -205,7 +205,7 @@ impl RunningLoad {
             .collect()
     }
 
-    /// Ends it early: no more requests are begun.
+    /// Ends it early: it starts no more requests.
     ///
     /// # Errors
     /// It has ended.
@@ -213,7 +213,7 @@ impl RunningLoad {
         self.process.signal(Signal::SIGTERM)
     }
 
-    /// Whether it is over.
+    /// Whether it has ended.
     ///
     /// # Errors
     /// The kernel does not say.
@@ -221,10 +221,10 @@ impl RunningLoad {
         Ok(self.process.try_wait()?.is_some())
     }
 
-    /// Waits for its end and returns the sum of all of its samples, taken before or not.
+    /// Waits for its end and returns the sum of all its samples, including those taken before.
     ///
     /// # Errors
-    /// It did not end well, or in time.
+    /// It failed, or did not end in time.
     pub fn finish(self) -> Result<Tally> {
         let limit = self.load.duration + 2 * self.load.timeout + LOAD_GRACE;
         let finished = self.process.finish(limit)?;
@@ -241,7 +241,7 @@ impl RunningLoad {
     }
 }
 
-/// Puts a load on from a namespace and waits for its end.
+/// Runs a load generator in a namespace and returns the sum of its samples.
 ///
 /// # Errors
 /// As [`RunningLoad::finish`].
@@ -249,10 +249,10 @@ pub fn load(client: &Namespace, load: Load) -> Result<Tally> {
     RunningLoad::start(client, load)?.finish()
 }
 
-/// How many requests wrk got answers to.
+/// Returns how many requests wrk got answers to.
 ///
 /// # Errors
-/// It failed, lost one, or got one answered badly.
+/// wrk failed, or a request was lost or not answered with status 2xx.
 pub fn wrk_requests(wrk: &Finished) -> Result<u64> {
     let report = &wrk.stdout;
     ensure!(wrk.status.success(), "wrk failed: {}{report}", wrk.stderr);
@@ -262,7 +262,7 @@ pub fn wrk_requests(wrk: &Finished) -> Result<u64> {
     );
     ensure!(
         !report.contains("Non-2xx"),
-        "requests were answered badly:\n{report}"
+        "requests were answered with errors:\n{report}"
     );
     let requests = report
         .lines()
@@ -273,7 +273,7 @@ pub fn wrk_requests(wrk: &Finished) -> Result<u64> {
     Ok(requests)
 }
 
-/// A moderate load of new connections, for `duration`.
+/// Returns a moderate load of new connections.
 #[must_use]
 pub fn connections(address: IpAddr, port: u16, duration: Duration) -> Load {
     Load {

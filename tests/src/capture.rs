@@ -1,6 +1,6 @@
-//! Frames as they come off the wire.
+//! Captures frames on an interface.
 //!
-//! Invariant: what its own host sends is among them only where that is asked for.
+//! Invariant: frames that the host itself sends are captured only by [`Capture::of_wire`].
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -16,17 +16,17 @@ use nix::sys::time::TimeVal;
 use crate::inject::link;
 use crate::netns::Namespace;
 
-/// The largest frame that is read whole.
+/// The largest frame that is read whole, in bytes.
 const FRAME_MAX: usize = 1 << 16;
 /// `PACKET_OUTGOING`: sent by this host.
 const OUTGOING: u8 = 4;
-/// `PACKET_OTHERHOST`: addressed to another host, or in a VLAN that this one has no part in.
+/// `PACKET_OTHERHOST`: addressed to another host, or in a VLAN without a device here.
 const OTHER_HOST: u8 = 3;
 
-/// What the kernel holds of frames of both ways until they are taken, in bytes.
+/// The kernel's buffer for frames of both directions, in bytes.
 const BUFFER: usize = 8 << 20;
 
-/// What an interface receives, from now on.
+/// An open capture.
 #[derive(Debug)]
 pub struct Capture {
     packets: OwnedFd,
@@ -36,14 +36,14 @@ pub struct Capture {
 /// A received frame.
 #[derive(Clone, Debug)]
 pub struct Captured {
-    /// The frame; a VLAN tag is not in it, for the kernel has taken it out.
+    /// The frame, without its outer VLAN tag, which the kernel strips.
     pub frame: Vec<u8>,
-    /// Whether the host would not take it.
+    /// Whether it is for another host.
     pub other_host: bool,
 }
 
 impl Capture {
-    /// Listens on an interface of the namespace that this thread is in, for packets of a protocol.
+    /// Captures received packets of a protocol on an interface in this thread's namespace.
     ///
     /// # Errors
     /// There is no such interface, or no privilege for packet sockets.
@@ -63,7 +63,7 @@ impl Capture {
         })
     }
 
-    /// Listens on an interface of a namespace for all that passes it, what its host sends included.
+    /// Captures all frames on an interface of a namespace, sent and received.
     ///
     /// # Errors
     /// There is no such interface, or no privilege for packet sockets.
@@ -77,7 +77,7 @@ impl Capture {
         })
     }
 
-    /// All that passed and still passes, until nothing did for `pause`.
+    /// Returns all captured frames, once no frame has come for `pause`.
     ///
     /// # Errors
     /// The interface is gone.
@@ -89,7 +89,7 @@ impl Capture {
         Ok(frames)
     }
 
-    /// The next frame, or `None` where none comes in time.
+    /// Returns the next frame, or `None` after the time `within`.
     ///
     /// # Errors
     /// The interface is gone.
@@ -98,7 +98,7 @@ impl Capture {
         let mut buffer = vec![0; FRAME_MAX];
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            // Zero would be for ever.
+            // Zero means no timeout.
             let left_us = i64::try_from(left.as_micros())?.max(1);
             let wait = TimeVal::new(left_us / 1_000_000, left_us % 1_000_000);
             setsockopt(&self.packets, sockopt::ReceiveTimeout, &wait)?;

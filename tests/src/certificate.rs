@@ -1,7 +1,7 @@
-//! Certificates for servers that speak TLS: each vouches for itself.
+//! Self-signed certificates for TLS servers.
 //!
-//! Invariant: a certificate is of no authority, so that a verifier that takes an authority's for a
-//! server's own, which none may, is not misled by the tests into doing so.
+//! Invariant: no certificate is an authority's (`CA:FALSE`): a verifier must not accept an authority's
+//! certificate as a server's, and the tests must not need it to.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,7 @@ use anyhow::Result;
 
 use crate::process;
 
-/// Makes one for a name, valid for two days, in a directory: `NAME.pem`, and `NAME.key`. Returns the
-/// certificate's path.
+/// Writes `NAME.pem` and `NAME.key` to a directory, valid for two days, and returns the certificate's path.
 ///
 /// # Errors
 /// `openssl` is not installed.

@@ -1,9 +1,9 @@
-//! Health checks as WebAssembly text, in parts.
+//! Health checks as WebAssembly text, in replaceable parts.
 //!
-//! Invariant: [`CheckWat::GOOD`] is a check that passes without asking anybody; a test that replaces
-//! one part knows what its verdict is about.
+//! Invariant: [`CheckWat::GOOD`] passes without a connection, so that the verdict on a module with one part
+//! replaced is about that part.
 
-/// A health check in parts, each of which a test may replace.
+/// The parts of a health check.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckWat {
     /// The custom section's text, as it stands in WAT.
@@ -25,7 +25,7 @@ pub struct CheckWat {
 /// A good section.
 pub const SECTION: &str = "kind=health\\0aabi=1.0\\0aname=test\\0aversion=7\\0a";
 
-/// All that there is to import.
+/// All imports.
 pub const IMPORTS: &str = "
   (import \"waxwing\" \"connect\" (func $connect (param i32) (result i32)))
   (import \"waxwing\" \"tls\" (func $tls (param i32 i32 i32) (result i32)))
@@ -37,7 +37,7 @@ pub const IMPORTS: &str = "
   (import \"waxwing\" \"log\" (func $log (param i32 i32)))
   (import \"waxwing\" \"error_text\" (func $error_text (param i32 i32) (result i32)))";
 
-/// `$say`: a good verdict, with a number as its first signal, and the last error's words as its reason.
+/// `$say`: the verdict "up", with a number as first signal and the last error's text as reason.
 const SAY: &str = "
   (func $say (param $number i32) (result i32)
     (i32.store (i32.const 0x1000) (i32.const 1))
@@ -65,7 +65,7 @@ impl CheckWat {
         more: SAY,
     };
 
-    /// A good check with this body of `waxwing_check`.
+    /// Returns a good check with this body of `waxwing_check`.
     #[must_use]
     pub fn checking(check: &'static str) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl CheckWat {
         }
     }
 
-    /// A good check with this body of `waxwing_configure`.
+    /// Returns a good check with this body of `waxwing_configure`.
     #[must_use]
     pub fn configuring(configure: &'static str) -> Self {
         Self {
@@ -83,7 +83,7 @@ impl CheckWat {
         }
     }
 
-    /// The module.
+    /// Returns the module in binary form.
     ///
     /// # Panics
     /// One of the parts is not WebAssembly text.
@@ -111,7 +111,7 @@ impl CheckWat {
         wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
-    /// The module, for as long as the program runs, as a shipped one.
+    /// Returns the module with a static lifetime, like a shipped one.
     #[must_use]
     pub fn shipped(&self) -> &'static [u8] {
         self.bytes().leak()

@@ -1,4 +1,4 @@
-//! The balancer's config as a value, to vary and write out.
+//! The balancer's config as a value that tests change and write to a file.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,28 +15,28 @@ mod health;
 /// A config file.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
-    /// The watched folder.
+    /// The modules' watched folder.
     pub modules: PathBuf,
-    /// How long a new build serves on one worker only.
+    /// How long a new build serves as a canary, on one worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<&'static str>,
     /// Size of the session table.
     pub sessions_max: u64,
-    /// The most services, where it is not the default.
+    /// The most services.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub services_max: Option<u32>,
-    /// The most backends, likewise.
+    /// The most backends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backends_max: Option<u32>,
-    /// What a worker does while nothing arrives.
+    /// How a worker waits for packets: `adaptive` or `busy`.
     pub poll: &'static str,
-    /// Whether frames are shared with the driver: `auto`, `require` or `off`.
+    /// Zero-copy: `auto`, `require` or `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zero_copy: Option<&'static str>,
-    /// Where the balancer stands: `routed`, which is the default, or `transparent`.
+    /// `routed` (the default) or `transparent`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<&'static str>,
-    /// Where replies go.
+    /// How replies find their next hop: `last-hop` or `route`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub return_path: Option<&'static str>,
     admin: Admin,
@@ -63,10 +63,10 @@ pub struct Port {
     pub interface: String,
 }
 
-/// Source addresses, and who gets one.
+/// Source NAT: addresses, and the clients that get one.
 #[derive(Clone, Debug, Serialize)]
 pub struct SourceNat {
-    /// Networks of clients that do.
+    /// Networks of these clients.
     pub clients: Vec<&'static str>,
     /// The addresses.
     pub addresses: Vec<&'static str>,
@@ -97,73 +97,73 @@ pub struct Service {
     pub protocol: &'static str,
     /// Its policy's name.
     pub policy: String,
-    /// Who gets a source address: `auto` or `always`.
+    /// Source NAT: `auto` or `always`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_nat: Option<&'static str>,
     /// Names of its backends' signals.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub signals: Vec<&'static str>,
-    /// What becomes of the sessions of a backend that went down: `keep`, `reset` or `repick`.
+    /// Sessions of a backend that went down: `keep`, `reset` or `repick`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_down: Option<&'static str>,
-    /// What becomes of a connection that a backend refuses: `pass` or `retry`.
+    /// A connection that a backend refuses: `pass` or `retry`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_refused: Option<&'static str>,
-    /// How long the weight of a backend that recovers ramps up.
+    /// How long a recovered backend's weight ramps up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<&'static str>,
-    /// How long the sessions of a backend that drains live on.
+    /// How long a draining backend keeps its sessions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout: Option<&'static str>,
-    /// What new sessions get while no backend is up: `drop` or `reject`.
+    /// New sessions while no backend is up: `drop` or `reject`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all_down: Option<&'static str>,
-    /// What becomes of TCP packets of no session and without SYN.
+    /// TCP packets without a session and without SYN.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mid_stream: Option<&'static str>,
-    /// Below this percentage of backends that are up, all are used.
+    /// Panic mode: below this percentage of healthy backends, all are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub panic_threshold: Option<u8>,
-    /// When failures of sessions take a backend out for a while.
+    /// When failed sessions eject a backend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejection: Option<Ejection>,
-    /// What the policy gets.
+    /// The policy's own config.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub policy_config: BTreeMap<String, toml::Value>,
-    /// How long its sessions live, by the config's keys.
+    /// Session timeouts, by config key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub timeouts: BTreeMap<&'static str, &'static str>,
-    /// Checks, all of which a backend must pass.
+    /// Health checks; a healthy backend passes all.
     #[serde(rename = "health", skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<HealthCheck>,
-    /// Its servers.
+    /// Its backends.
     #[serde(rename = "backend")]
     pub backends: Vec<Backend>,
 }
 
-/// A server of a service.
+/// A backend of a service.
 #[derive(Clone, Debug, Serialize)]
 pub struct Backend {
     /// Its address.
     pub address: IpAddr,
-    /// Its port; none where its service has many.
+    /// Its port; none if its service has many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// Its weight; 0 drains.
     pub weight: u32,
-    /// What it is called; else by address and port.
+    /// Its name; without one, address and port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Whether it serves only while no other backend is up.
+    /// Whether it serves only while no main backend is healthy.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub backup: bool,
-    /// What is otherwise with its health checks, by the config's keys.
+    /// Overrides of its service's health checks, by config key.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub health: toml::Table,
 }
 
 impl Backend {
-    /// A server of weight 1.
+    /// Returns a backend of weight 1.
     #[must_use]
     pub fn new(address: IpAddr, port: u16) -> Self {
         Self {
@@ -178,7 +178,7 @@ impl Backend {
 }
 
 impl Config {
-    /// The ports of a topology and no service yet.
+    /// Returns a config with a topology's ports and no service.
     #[must_use]
     pub fn new(topology: &Topology) -> Self {
         let directory = topology.scratch.path();
@@ -204,30 +204,30 @@ impl Config {
         }
     }
 
-    /// With one more service.
+    /// Adds a service.
     #[must_use]
     pub fn with(mut self, service: Service) -> Self {
         self.services.push(service);
         self
     }
 
-    /// With these source addresses.
+    /// Sets the source addresses.
     #[must_use]
     pub fn with_sources(mut self, source_nat: Vec<SourceNat>) -> Self {
         self.source_nat = source_nat;
         self
     }
 
-    /// The admin socket.
+    /// Returns the admin socket's path.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.admin.socket
     }
 
-    /// The service of a name, to change it.
+    /// Returns a service by name.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such service.
     pub fn service_mut(&mut self, name: &str) -> Result<&mut Service> {
         self.services
             .iter_mut()
@@ -235,7 +235,7 @@ impl Config {
             .ok_or_else(|| anyhow::anyhow!("the config has no service {name}"))
     }
 
-    /// As the text of a file.
+    /// Returns the text of the config file.
     ///
     /// # Errors
     /// A value has no form in TOML.
@@ -245,7 +245,7 @@ impl Config {
 }
 
 impl Service {
-    /// A service on [`VIP4`], in turns over servers 1 to `servers`.
+    /// Returns a service on [`VIP4`] over servers 1 to `servers`, round robin.
     #[must_use]
     pub fn v4(name: &str, protocol: &'static str, ports: (u16, u16), servers: u8) -> Self {
         Self::new(
@@ -257,7 +257,7 @@ impl Service {
         )
     }
 
-    /// A service on [`VIP6`], in turns over servers 1 to `servers`.
+    /// Returns a service on [`VIP6`] over servers 1 to `servers`, round robin.
     #[must_use]
     pub fn v6(name: &str, protocol: &'static str, ports: (u16, u16), servers: u8) -> Self {
         Self::new(
@@ -269,7 +269,7 @@ impl Service {
         )
     }
 
-    /// The same with many ports, each of which is its servers' own.
+    /// Sets a range of ports, or all; backends get the client's destination port.
     #[must_use]
     pub fn on_ports(mut self, ports: &'static str) -> Self {
         self.port = Ports::Many(ports);
@@ -279,7 +279,7 @@ impl Service {
         self
     }
 
-    /// The same with one more check.
+    /// Adds a health check.
     #[must_use]
     pub fn checked(mut self, check: HealthCheck) -> Self {
         self.health.push(check);

@@ -1,5 +1,5 @@
-//! Two routers between one of the balancer's ports and the hosts behind it, and the link between
-//! them, which may be narrower than any other.
+//! Two routers between one of the balancer's ports and the hosts behind it. The link between them may have
+//! the smallest MTU of the path.
 //!
 //! ```text
 //!   [balancer] port ───────── near ═════════ far ───────── hosts
@@ -7,8 +7,8 @@
 //!              fd00:8::1  10.9.0.1        fd00:9::2   fd00:1::1 or fd00:2::1
 //! ```
 //!
-//! Invariant: no host knows of it. The far router has the address that the balancer had on the hosts'
-//! network; so clients need the layout in which the way to the VIPs is [`VipRoute::Gateway`].
+//! Invariant: hosts keep their addresses and routes. The far router takes the balancer's address on the
+//! hosts' network, so clients need the layout [`VipRoute::Gateway`].
 //!
 //! [`VipRoute::Gateway`]: crate::topology::VipRoute::Gateway
 
@@ -17,7 +17,7 @@ use anyhow::{Result, bail};
 use crate::netns::{Namespace, VethOptions, veth};
 use crate::topology::Topology;
 
-/// The routers, standing. They fall before their topology does, or with it.
+/// The two routers. Drop them before their topology.
 #[derive(Debug)]
 pub struct Detour {
     /// The balancer's neighbour.
@@ -27,8 +27,8 @@ pub struct Detour {
 }
 
 impl Detour {
-    /// Puts them behind `front` or `back` of a balancer with two arms that does not run yet. `mtu` is
-    /// that of the link between them, in bytes.
+    /// Inserts them behind the port `front` or `back` of a two-armed balancer that is not running. `mtu`
+    /// is that of the link between them, in bytes.
     ///
     /// # Errors
     /// The balancer has no such port, or a tool is missing.
@@ -44,7 +44,7 @@ impl Detour {
         for router in [&near, &far] {
             router.sysctl(&["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])?;
         }
-        // The wire to the hosts gets another end; they keep theirs, and their addresses.
+        // Moves the balancer's end of the hosts' link to the far router; the hosts' ends stay.
         let moved = format!(
             "link set {port} down\nlink set {port} netns {} name hosts\n",
             far.name()

@@ -1,6 +1,6 @@
-//! Datagrams that are sent back, and a client that waits for them.
+//! A UDP echo server, and a client that waits for each answer.
 //!
-//! Invariant: a client waits for each answer with a bound, and knows an answer by what it sent.
+//! Invariant: the client's wait is bounded, and it recognises an answer by the number that it sent.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -13,10 +13,10 @@ use anyhow::Result;
 
 use crate::Namespace;
 
-/// How soon a server sees that it is to end.
+/// How soon a server notices that it must end.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A server that sends each datagram back, until it is dropped.
+/// A server that returns each datagram, until it is dropped.
 #[derive(Debug)]
 pub struct Echo {
     ends: Arc<AtomicBool>,
@@ -37,7 +37,7 @@ impl Echo {
             let mut bytes = [0; 2048];
             while !is_over.load(Ordering::Relaxed) {
                 if let Ok((len, from)) = socket.recv_from(&mut bytes) {
-                    // A datagram that is lost shows at the client.
+                    // The client notices a lost datagram.
                     drop(socket.send_to(&bytes[..len], from));
                 }
             }
@@ -58,15 +58,15 @@ impl Drop for Echo {
     }
 }
 
-/// One flow of a client's.
+/// One flow of a client.
 #[derive(Debug)]
 pub struct Pinger(UdpSocket);
 
 impl Pinger {
-    /// From this thread's namespace to a server; each answer may take `patience`.
+    /// Opens a flow from this thread's namespace to a server. Each answer may take `patience`.
     ///
     /// # Errors
-    /// There is no way to it.
+    /// The server has no route.
     pub fn new(server: SocketAddr, patience: Duration) -> io::Result<Self> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.set_read_timeout(Some(patience))?;
@@ -82,10 +82,10 @@ impl Pinger {
         self.0.send(&number.to_le_bytes()).map(drop)
     }
 
-    /// Waits until it is back.
+    /// Waits for a number's return.
     ///
     /// # Errors
-    /// It is not, or something else is.
+    /// It does not return in time, or another number does.
     pub fn wait(&self, number: u64) -> io::Result<()> {
         let mut answer = [0; 8];
         self.0

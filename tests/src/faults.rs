@@ -1,7 +1,7 @@
-//! What happens to servers, done on purpose and undone.
+//! Faults of servers, injected and undone.
 //!
-//! Invariant: a fault that has returned is in force, and one that is undone has left nothing: the
-//! server runs, and has answered a query in its own namespace.
+//! Invariant: a fault is in force when [`Server::suffer`] returns. When [`Server::recover`] returns,
+//! nothing of it is left; a restarted server has answered a query in its own namespace.
 
 use std::fs;
 use std::thread;
@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use crate::moody_server::Mood;
 use crate::servers::{Kind, Server};
 
-/// How long the kernel may take until a signal has worked.
+/// How long a signal may take to work.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A way to fail.
@@ -25,17 +25,17 @@ pub enum Fault {
     Stopped,
     /// Ended by `SIGKILL`, with all of its processes.
     Killed,
-    /// `SIGSTOP`, to all of its processes: the kernel still accepts for it.
+    /// `SIGSTOP` to all of its processes: the kernel still accepts connections.
     Paused,
-    /// A firewall drops what comes for its port.
+    /// A firewall drops packets to its port.
     Dropped,
-    /// A firewall rejects it: TCP by a reset, UDP by port unreachable.
+    /// A firewall rejects packets to its port: TCP by a reset, UDP by port unreachable.
     Rejected,
     /// It answers with status 500.
     Failing,
-    /// It answers, but [`crate::moody_server::LATE`].
+    /// It answers after [`crate::moody_server::LATE`].
     Late,
-    /// It accepts and says nothing.
+    /// It accepts connections and sends nothing.
     Hanging,
 }
 
@@ -52,7 +52,7 @@ impl Fault {
         Self::Hanging,
     ];
 
-    /// Whether a kind of server can be made to.
+    /// Whether a kind of server can have this fault.
     #[must_use]
     pub fn befalls(self, kind: Kind) -> bool {
         match self {
@@ -64,16 +64,16 @@ impl Fault {
 }
 
 impl Server<'_> {
-    /// Makes it fail.
+    /// Injects a fault.
     ///
     /// # Errors
-    /// It cannot be made to, or does not run.
+    /// This kind of server cannot have it, or it is not running.
     pub fn suffer(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Stopped => self.stop(),
             Fault::Killed => {
                 self.signal_all(Signal::SIGKILL)?;
-                // Reaps the first of its processes; the others are for the system to reap.
+                // Reaps the first process; init reaps the others.
                 self.process = None;
                 Ok(())
             }
@@ -92,7 +92,7 @@ impl Server<'_> {
     /// Undoes a fault.
     ///
     /// # Errors
-    /// It was not in force, or the server does not come back.
+    /// It was not in force, or the server does not start.
     pub fn recover(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Stopped | Fault::Killed => self.run(),
@@ -113,7 +113,7 @@ impl Server<'_> {
         signal_tree(process.id(), signal)
     }
 
-    /// Has the kernel treat what comes for its port so, whether a connection stands or not.
+    /// Applies a verdict of nftables to packets for its port, also of established connections.
     fn firewall(&self, tcp: &str, udp: &str) -> Result<()> {
         let (table, port) = (self.table(), self.address().port());
         let rules = format!(
@@ -130,17 +130,17 @@ impl Server<'_> {
     }
 }
 
-/// Sends a signal to a process and all below it, from the top: one that is stopped makes no more.
-/// Returns when it has worked on each.
+/// Sends a signal to a process and its descendants, parents first, because a stopped parent starts no more
+/// children. Returns when the signal has worked on each.
 pub(crate) fn signal_tree(root: u32, signal: Signal) -> Result<()> {
     let mut pending = vec![i32::try_from(root).context("a process id is positive")?];
     let mut done = Vec::new();
     while let Some(process) = pending.pop() {
-        // Once it is gone, nobody knows whose its children were.
+        // A killed process's children can no longer be found.
         pending.extend(children(process)?);
         match kill(Pid::from_raw(process), signal) {
             Ok(()) => pending.extend(children(process)?),
-            // It ended meanwhile, as one that is below a killed one may.
+            // It ended meanwhile, for example because its parent was killed.
             Err(Errno::ESRCH) => {}
             Err(error) => return Err(error).context(format!("cannot send {signal} to {process}")),
         }
@@ -160,7 +160,7 @@ pub(crate) fn signal_tree(root: u32, signal: Signal) -> Result<()> {
     Ok(())
 }
 
-/// Whether a process is as a signal makes it: ended (and perhaps not reaped yet), stopped, or not.
+/// Whether a signal has worked: the process has ended (perhaps not reaped), is stopped, or is not.
 fn has_worked(process: i32, signal: Signal) -> bool {
     let Some((state, _)) = stat(process) else {
         return true;
@@ -173,7 +173,7 @@ fn has_worked(process: i32, signal: Signal) -> bool {
     }
 }
 
-/// A process's state and its parent (proc(5): the fields of `stat` after the name).
+/// Returns a process's state and parent (proc(5), fields 3 and 4 of `stat`).
 fn stat(process: i32) -> Option<(char, i32)> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;

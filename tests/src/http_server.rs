@@ -1,6 +1,7 @@
-//! A small HTTP server that says its name: the backend of tests and demo.
+//! A small HTTP server that returns its name: the backend of tests and demo.
 //!
-//! Invariant: every answer but `/counters` is `server=NAME` and a line end, so that a client knows who served it.
+//! Invariant: every answer but `/counters` is `server=NAME` and a line end, so that a client knows who
+//! served it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,12 +13,12 @@ use axum::{Json, Router, routing};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-/// What a server has seen since its start.
+/// Counters of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Counters {
     /// Connections accepted.
     pub connections: u64,
-    /// Requests answered, those for `/counters` not among them.
+    /// Requests answered, without those for `/counters`.
     pub requests: u64,
 }
 
@@ -27,7 +28,7 @@ struct Live {
     requests: AtomicU64,
 }
 
-/// Serves until the process ends: connections are kept alive, several at once.
+/// Serves concurrent keep-alive connections until the process ends.
 ///
 /// # Errors
 /// An address cannot be listened on.
@@ -41,12 +42,12 @@ pub async fn serve(addresses: &[SocketAddr], name: &str) -> Result<()> {
         let (counted, router) = (Arc::clone(&live), router(Arc::clone(&live), name));
         let listener = listener.tap_io(move |connection| {
             counted.connections.fetch_add(1, Ordering::Relaxed);
-            // Only a matter of latency; where it fails, answers come a little later.
+            // Without it answers are only a little later.
             drop(connection.set_nodelay(true));
         });
         servers.spawn(async move { axum::serve(listener, router).await });
     }
-    // It tells whoever started it that connections are accepted from here on.
+    // Tells the parent process that connections are accepted.
     println!("ready");
     while let Some(ended) = servers.join_next().await {
         ended

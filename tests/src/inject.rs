@@ -1,7 +1,6 @@
-//! Frames for the wire, as they are; and garbage for it: frames aimed at a VIP that are broken in every
-//! way a parser must survive.
+//! Sends raw frames, and generates broken frames for a VIP that a parser must survive.
 //!
-//! Invariant: garbage follows from the seed alone, so a run that fails can be had again.
+//! Invariant: the seed determines the broken frames, so that a failed run can be repeated.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -11,7 +10,7 @@ use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 
-/// Sends `count` frames of [`Garbage`] on an interface, as they are, past the kernel's protocols.
+/// Sends `count` frames of [`Garbage`] on an interface.
 ///
 /// # Errors
 /// As [`Wire::open`] and [`Wire::send`].
@@ -22,8 +21,7 @@ pub fn send(interface: &str, count: u32, garbage: Garbage) -> Result<()> {
         .try_for_each(|frame| wire.send(&frame))
 }
 
-/// An interface to send frames on as they are, past the kernel's protocols. It stays in the namespace
-/// in which it was opened.
+/// A raw socket on an interface, in the namespace in which it was opened.
 #[derive(Debug)]
 pub struct Wire {
     packets: OwnedFd,
@@ -31,7 +29,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Opens an interface of the namespace that this thread is in.
+    /// Opens an interface in this thread's namespace.
     ///
     /// # Errors
     /// There is no such interface, or no privilege for packet sockets.
@@ -47,10 +45,10 @@ impl Wire {
         Ok(Self { packets, link })
     }
 
-    /// Sends a frame, once the other end has room for it.
+    /// Sends a frame; waits while the socket's buffer is full.
     ///
     /// # Errors
-    /// The interface is down, or the frame is larger than it takes.
+    /// The interface is down, or the frame exceeds its MTU.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         loop {
             let sent = sendto(
@@ -71,7 +69,7 @@ impl Wire {
     }
 }
 
-/// The address of an interface, by which packet sockets know it.
+/// Returns the address of an interface for packet sockets.
 pub(crate) fn link(interface: &str) -> Result<LinkAddr> {
     getifaddrs()
         .context("cannot list the interfaces")?
@@ -123,8 +121,8 @@ const BREAKERS: &[Breaker] = &[
 ];
 
 impl Garbage {
-    /// Frames to `destination`, from `sources` to `vips` (IPv4 and IPv6 in that order) and
-    /// `port`. Addresses of the wrong family become unspecified ones.
+    /// Returns frames to the MAC address `destination`, from `sources` to `vips` (IPv4 and IPv6 in that
+    /// order) and `port`. Addresses of the wrong family become unspecified.
     #[must_use]
     pub fn new(
         destination: [u8; 6],
@@ -154,7 +152,7 @@ impl Garbage {
         }
     }
 
-    /// Marsaglia's xorshift64: enough to break frames with, and the same everywhere.
+    /// Marsaglia's xorshift64.
     fn random(&mut self, below: usize) -> usize {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
@@ -185,8 +183,8 @@ impl Garbage {
         frame
     }
 
-    /// A SYN (or what `protocol` makes of the same bytes) to the VIP, in which `spoil` may change
-    /// anything from the IP header on. The header's checksum is made good again after.
+    /// Returns a SYN to the VIP with another `protocol` number; `spoil` may change anything from the IP
+    /// header on. The IP header's checksum is valid afterwards.
     fn ipv4(&mut self, protocol: u8, spoil: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut ip = vec![0x45, 0, 0, 40, 0, 1, 0, 0, 64, protocol, 0, 0];
         ip.extend(self.source4.octets());
@@ -217,14 +215,14 @@ impl Garbage {
         tcp
     }
 
-    /// A question for the VIP's MAC address that ends in the middle of an address.
+    /// Returns an ARP request for the VIP that is cut off within an address.
     fn arp(&mut self) -> Vec<u8> {
         let mut frame = self.ethernet(0x0806);
         frame.extend([0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0]);
         frame
     }
 
-    /// A good SYN cut off anywhere.
+    /// Returns a good SYN, cut off anywhere.
     fn cut(&mut self) -> Vec<u8> {
         let mut frame = self.ipv4(6, |_| {});
         let len = 14 + self.random(frame.len() - 14);
@@ -232,7 +230,7 @@ impl Garbage {
         frame
     }
 
-    /// A good SYN with a few bits changed anywhere after the Ethernet header.
+    /// Returns a good SYN with a few bits changed after the Ethernet header.
     fn flipped(&mut self) -> Vec<u8> {
         let mut frame = self.ipv4(6, |_| {});
         for _ in 0..3 {
@@ -253,7 +251,7 @@ impl Iterator for Garbage {
     }
 }
 
-/// The Internet checksum (RFC 1071) of a header whose checksum field is zero.
+/// Returns the Internet checksum (RFC 1071) of a header whose checksum field is zero.
 fn checksum(header: &[u8]) -> u16 {
     let mut sum: u32 = header
         .chunks(2)

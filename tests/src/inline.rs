@@ -1,4 +1,4 @@
-//! A router between the clients and a balancer that is no hop but a bridge: the servers' gateway.
+//! A router between the clients and a balancer in transparent mode: the servers' gateway.
 //!
 //! ```text
 //!   client ─────── hosts [router] balancer ─────── front [balancer] back ───── switch ─── servers
@@ -6,9 +6,9 @@
 //!   fd00:1::2   fd00:1::1        fd00:2::1                   fd00:2::5                 fd00:2::11 ..
 //! ```
 //!
-//! Invariant: no host knows of it. The router has the addresses that the balancer had, and the VIPs
-//! are on its network to the servers; so clients need the layout in which the way to the VIPs is
-//! [`VipRoute::Gateway`]. The balancer's kernel forwards no packet, but by its bridge.
+//! Invariant: hosts keep their addresses and routes. The router takes the balancer's addresses, and the VIPs
+//! are in its network to the servers, so clients need the layout [`VipRoute::Gateway`]. The balancer's
+//! kernel bridges packets and does not route them.
 //!
 //! [`VipRoute::Gateway`]: crate::topology::VipRoute::Gateway
 
@@ -28,7 +28,7 @@ pub const ROUTER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 2, 0, 1));
 /// The router's address on the servers' network, IPv6.
 pub const ROUTER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1));
 
-/// The router, standing. It falls before its topology does, or with it.
+/// The router. Drop it before its topology.
 #[derive(Debug)]
 pub struct Inline {
     /// The clients' and the servers' gateway.
@@ -36,7 +36,7 @@ pub struct Inline {
 }
 
 impl Inline {
-    /// Puts it in front of a balancer with two arms that does not run yet, and makes those a bridge's.
+    /// Inserts it in front of a two-armed balancer that is not running, and makes the arms ports of a bridge.
     ///
     /// # Errors
     /// A tool is missing.
@@ -45,7 +45,7 @@ impl Inline {
         let router = Namespace::new("router")?;
         router.sysctl(&["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])?;
         balancer.sysctl(&["net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"])?;
-        // The wire to the client gets another end; the client keeps its own.
+        // Moves the balancer's end of the client's link to the router; the client's end stays.
         let moved = format!(
             "link set front down\nlink set front netns {} name hosts\naddr flush dev back\n",
             router.name()

@@ -1,8 +1,7 @@
-//! A load generator: concurrent HTTP clients that note, for each request, who answered, how long
-//! it took, or how it failed.
+//! A load generator: concurrent HTTP clients that record for each request the server and the latency, or
+//! the failure.
 //!
-//! Invariant: every request that was begun ends in exactly one count, an answer's or a failure's,
-//! within its timeout.
+//! Invariant: every request is counted exactly once, as an answer or a failure, within its timeout.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,27 +19,27 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-/// Largest latency told apart, in microseconds; longer ones count as this.
+/// The longest latency, in microseconds; longer ones count as this.
 const LATENCY_US_MAX: u64 = 60_000_000;
-/// An answer is a status line, a few headers and a name.
+/// The longest answer: a status line, a few headers and a name.
 const ANSWER_BYTES_MAX: usize = 4096;
 
-/// A load to put on an address.
+/// A load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// Where to.
+    /// The address under load.
     pub target: SocketAddr,
-    /// Clients at once.
+    /// Concurrent clients.
     pub clients: u32,
-    /// Each client keeps its connection, else it makes one per request.
+    /// Whether each client keeps its connection, instead of one per request.
     pub keep_alive: bool,
-    /// Requests per second of all clients together; 0 is as many as they can.
+    /// Requests per second of all clients together; 0 for as many as possible.
     pub rate: u32,
-    /// How long.
+    /// How long the load lasts.
     pub duration: Duration,
     /// Time between samples.
     pub interval: Duration,
-    /// Longest a connect, and longest a request, may take.
+    /// The longest time for connecting, and for a request.
     pub timeout: Duration,
 }
 
@@ -60,7 +59,7 @@ pub enum Failure {
     Closed,
     /// An answer took too long.
     Timeout,
-    /// What came is not one of our servers' answers.
+    /// The answer is not one of our servers'.
     BadAnswer,
 }
 
@@ -87,8 +86,7 @@ pub struct Sample {
     pub servers: BTreeMap<String, u64>,
     /// Failures by kind.
     pub failures: BTreeMap<Failure, u64>,
-    /// Latency of the answers, connecting included where a connection was made: pairs of
-    /// microseconds and count, to three digits.
+    /// Latency of the answers, including connecting: pairs of microseconds (three digits) and count.
     pub latency_us: Vec<(u64, u64)>,
 }
 
@@ -139,14 +137,14 @@ impl Tally {
         self.failures.values().sum()
     }
 
-    /// A server's part of the answers, 0 to 1.
+    /// Returns a server's share of the answers, 0 to 1.
     #[must_use]
     pub fn share(&self, server: &str) -> f64 {
         let count = self.servers.get(server).copied().unwrap_or(0);
         count as f64 / self.answers().max(1) as f64
     }
 
-    /// The latency that `quantile` (0 to 1) of the answers did not exceed.
+    /// Returns the latency that `quantile` (0 to 1) of the answers did not exceed.
     #[must_use]
     pub fn latency(&self, quantile: f64) -> Duration {
         Duration::from_micros(self.latency_us.value_at_quantile(quantile))
@@ -158,7 +156,7 @@ impl Tally {
         self.latency_us.saturating_record(us);
     }
 
-    /// Takes what was counted since the last call.
+    /// Returns the counts since the last call.
     fn take(&mut self, at: Duration) -> Sample {
         let latency_us = self
             .latency_us
@@ -175,11 +173,11 @@ impl Tally {
     }
 }
 
-/// Puts the load on and hands each sample to `report` as it is taken. When its time is over or
-/// `stop` completes, clients end with the request they are at; the last sample comes after them.
+/// Runs a load and passes each sample to `report`. After its duration, or when `stop` completes, clients
+/// finish their current request; the last sample follows.
 ///
 /// # Errors
-/// What `report` returns ends it.
+/// `report` fails.
 pub async fn generate(
     load: Load,
     stop: impl Future<Output = ()>,
@@ -220,7 +218,7 @@ pub async fn generate(
     }
 }
 
-/// One client: a request, and the next, until the time is over.
+/// Runs one client until the time is over.
 async fn client(
     load: Load,
     number: u32,
@@ -251,13 +249,13 @@ async fn client(
             }
         }
         if failed {
-            // Where nothing answers, a failure may be instant: do not spin on it.
+            // A failure may be instant: do not spin.
             sleep_until(begun + Duration::from_millis(10)).await;
         }
     }
 }
 
-/// The ticks of one client's requests; the clients' are spread evenly.
+/// Returns the times of one client's requests; all clients' are spread evenly.
 fn pace(load: Load, number: u32, start: Instant) -> Option<tokio::time::Interval> {
     let period = Duration::from_secs(1).checked_div(load.rate)?;
     let mut pace = interval_at(start + period * number, period * load.clients);
@@ -265,7 +263,7 @@ fn pace(load: Load, number: u32, start: Instant) -> Option<tokio::time::Interval
     Some(pace)
 }
 
-/// Makes one request, on the connection in `kept` where there is one. Returns the server's name.
+/// Makes one request, on the connection in `kept` if there is one. Returns the server's name.
 async fn request(load: Load, kept: &mut Option<TcpStream>) -> Result<String, Failure> {
     let mut connection = match kept.take() {
         Some(connection) => connection,
@@ -304,12 +302,12 @@ async fn connect(load: Load) -> Result<TcpStream, Failure> {
             ErrorKind::TimedOut => Failure::ConnectTimeout,
             _ => Failure::Connect,
         })?;
-    // Only a matter of latency.
+    // Without it requests are only a little later.
     drop(connection.set_nodelay(true));
     Ok(connection)
 }
 
-/// Reads one answer whole and returns the server's name in it.
+/// Reads one answer and returns the server's name in it.
 async fn read_answer(connection: &mut TcpStream) -> Result<String, Failure> {
     let mut bytes = [0; ANSWER_BYTES_MAX];
     let mut len = 0;
@@ -332,7 +330,7 @@ async fn read_answer(connection: &mut TcpStream) -> Result<String, Failure> {
     }
 }
 
-/// The server's name in an answer, or `None` while the answer is not complete.
+/// Returns the server's name in an answer, or `None` while the answer is incomplete.
 fn parse_answer(bytes: &[u8]) -> Result<Option<String>, Failure> {
     let text = std::str::from_utf8(bytes).map_err(|_invalid| Failure::BadAnswer)?;
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
@@ -408,7 +406,7 @@ mod tests {
         assert!((50..=51).contains(&median), "median {median} ms");
     }
 
-    /// Servers and clients of ours on loopback: all requests answered, both ways of connecting.
+    /// Our servers and clients on loopback, with and without keep-alive.
     #[tokio::test]
     async fn a_load_is_answered() {
         let address = std::net::TcpListener::bind("127.0.0.1:0")

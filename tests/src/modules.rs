@@ -1,16 +1,16 @@
-//! Policy modules of this workspace, compiled from source, and broken ones.
+//! Compiles policy modules of this workspace, and breaks them.
 //!
-//! Invariant: a broken module is a good one with one thing wrong, so that it is refused for that.
+//! Invariant: a broken module is a good one with one defect, so that it is refused for that defect.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use waxwing_module_build::Module;
 
-/// Compiles a policy crate of this workspace and returns its module. Fast when nothing changed.
+/// Compiles a policy crate and returns its module. Fast if nothing changed.
 ///
 /// # Errors
-/// No compiler for Wasm, or the crate does not compile.
+/// There is no compiler for Wasm, or the crate does not compile.
 pub fn compile(package: &str) -> Result<Vec<u8>> {
     let modules = compile_all(&[package])?;
     let module = modules
@@ -19,22 +19,22 @@ pub fn compile(package: &str) -> Result<Vec<u8>> {
     std::fs::read(&module.path).with_context(|| format!("cannot read {}", module.path.display()))
 }
 
-/// Compiles several at once: for a caller that must not wait for a compiler later.
+/// Compiles several crates at once, so that later calls of [`compile`] are fast.
 ///
 /// # Errors
 /// As [`compile`].
 pub fn compile_all(packages: &[&str]) -> Result<Vec<Module>> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    // A directory of our own in cargo's: an inner cargo then waits for no lock of an outer one.
+    // With its own directory the inner cargo does not wait for the outer cargo's lock.
     let target = target_dir()?.join("modules");
     waxwing_module_build::build(&manifest, packages, &target)
         .with_context(|| format!("cannot compile {}", packages.join(", ")))
 }
 
-/// Cargo's target directory, which the running program is in.
+/// Returns cargo's target directory, in which the running program is.
 ///
 /// # Errors
-/// It is not in one.
+/// The program is in no target directory.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let current = std::env::current_exe().context("the running program has no path")?;
     let target = current
@@ -49,22 +49,22 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     Ok(target.to_owned())
 }
 
-/// One way to break a good module: what is wrong, and the bytes.
+/// A broken module.
 #[derive(Clone, Debug)]
 pub struct Broken {
-    /// What is wrong.
+    /// The defect.
     pub what: &'static str,
     /// The file's contents.
     pub bytes: Vec<u8>,
 }
 
-/// Modules that must be refused, made from a good one.
+/// Returns modules with one defect each, made from a good one. Each must be refused.
 #[must_use]
 pub fn broken(good: &[u8]) -> Vec<Broken> {
     let mut flipped = good.to_vec();
-    // The version of the binary format, which no host serves.
+    // An unknown version of the binary format.
     flipped[4] ^= 0xff;
-    // The four magic bytes and the version alone are a valid module without anything in it.
+    // Magic and version alone are a valid, empty module.
     [
         ("cut in half", good[..good.len() / 2].to_vec()),
         ("empty", Vec::new()),

@@ -1,7 +1,7 @@
-//! A small server that does as it is told: answers well, badly, late, or not at all.
+//! A small server whose behaviour a file sets: it answers well, badly, late, or not at all.
 //!
-//! Invariant: how a connection or a datagram is treated follows from the mood in the file at the
-//! moment that it comes; a mood that changes ends nothing that is under way.
+//! Invariant: a connection or datagram is treated by the mood in the file when it arrives; a changed mood
+//! ends no connection.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,9 +16,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::sleep;
 
-/// How late a late answer is.
+/// The delay of a late answer.
 pub const LATE: Duration = Duration::from_secs(1);
-/// A request's head is a line and a few headers.
+/// The longest head of a request: a line and a few headers.
 const HEAD_BYTES_MAX: usize = 4096;
 
 /// How a server treats its clients.
@@ -29,20 +29,20 @@ pub enum Mood {
     Well,
     /// Status 500.
     Failing,
-    /// As well as ever, but [`LATE`].
+    /// As [`Mood::Well`], after [`LATE`].
     Late,
-    /// It accepts, reads, and never says a word.
+    /// It accepts and reads, and never answers.
     Hanging,
-    /// It sends without end, whatever is asked.
+    /// It sends without end.
     Flooding,
-    /// It resets each connection that it has accepted.
+    /// It accepts connections and resets them.
     Resetting,
-    /// This text at once, whatever is asked, and the end.
+    /// It sends this text at once and closes the connection.
     Saying(String),
 }
 
 impl Mood {
-    /// Puts the server whose file this is in this mood. The file is replaced whole.
+    /// Writes a server's mood file, atomically.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -52,21 +52,21 @@ impl Mood {
         fs::rename(&beside, file).with_context(|| format!("cannot replace {}", file.display()))
     }
 
-    /// Without a file, or with one that makes no sense, a server is well.
+    /// Reads a mood file; without a valid one the mood is [`Mood::Well`].
     fn of(file: &Path) -> Self {
         let text = fs::read(file).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or(Self::Well)
     }
 }
 
-/// What the tasks of a server share.
+/// State shared by a server's tasks.
 #[derive(Debug)]
 struct Server {
     name: String,
     mood: Box<Path>,
 }
 
-/// Serves TCP and UDP until the process ends, on an address and as many ports from its own on.
+/// Serves TCP and UDP on consecutive ports, beginning with the address's, until the process ends.
 ///
 /// # Errors
 /// A port cannot be listened on.
@@ -87,7 +87,7 @@ pub async fn serve(listen: SocketAddr, ports: u16, name: &str, mood: &Path) -> R
         let socket = socket.with_context(|| format!("cannot bind to {address}"))?;
         tasks.spawn(echo(socket, Arc::clone(&server)));
     }
-    // It tells whoever started it that connections are accepted from here on.
+    // Tells the parent process that connections are accepted.
     println!("ready");
     while let Some(ended) = tasks.join_next().await {
         ended.context("a server task panicked")??;
@@ -100,7 +100,7 @@ async fn accept(listener: TcpListener, server: Arc<Server>) -> Result<()> {
         let (connection, _) = listener.accept().await?;
         let server = Arc::clone(&server);
         tokio::spawn(async move {
-            // What fails here fails for the client that went away.
+            // It fails only if the client has gone.
             drop(server.treat(connection).await);
         });
     }
@@ -110,7 +110,7 @@ async fn echo(socket: UdpSocket, server: Arc<Server>) -> Result<()> {
     let socket = Arc::new(socket);
     let mut datagram = [0; HEAD_BYTES_MAX];
     loop {
-        // A client that is gone makes the socket say so; that is no reason to end.
+        // An error reports a client that has gone; continue.
         let Ok((_, from)) = socket.recv_from(&mut datagram).await else {
             continue;
         };
@@ -125,7 +125,7 @@ async fn echo(socket: UdpSocket, server: Arc<Server>) -> Result<()> {
 
 impl Server {
     async fn treat(&self, mut connection: TcpStream) -> Result<()> {
-        // Only a matter of latency.
+        // Without it answers are only a little later.
         drop(connection.set_nodelay(true));
         match Mood::of(&self.mood) {
             Mood::Resetting => connection.set_zero_linger()?,
@@ -143,7 +143,7 @@ impl Server {
         Ok(())
     }
 
-    /// Answers requests as the mood is at each.
+    /// Answers each request by the current mood.
     async fn speak_http(&self, connection: &mut TcpStream) -> Result<()> {
         while let Some(head) = read_head(connection).await? {
             let mood = Mood::of(&self.mood);
@@ -164,7 +164,7 @@ impl Server {
         Ok(())
     }
 
-    /// The answer in a mood, after the time that the mood takes; nothing where there is none.
+    /// Returns a mood's answer, after the mood's delay; `None` if the mood has none.
     async fn answer_in_time(&self, mood: &Mood) -> Option<String> {
         match mood {
             Mood::Hanging | Mood::Flooding | Mood::Resetting => return None,
@@ -176,7 +176,7 @@ impl Server {
     }
 }
 
-/// The head of the next request, which has no body; `None` at the end of the stream.
+/// Reads the head of the next request, which has no body; `None` at the end of the stream.
 async fn read_head(connection: &mut TcpStream) -> Result<Option<String>> {
     let mut head = Vec::with_capacity(HEAD_BYTES_MAX);
     while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_BYTES_MAX {
@@ -187,7 +187,7 @@ async fn read_head(connection: &mut TcpStream) -> Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&head).into_owned()))
 }
 
-/// Reads until the client has had enough.
+/// Reads until the client closes.
 async fn drain(connection: &mut TcpStream) -> Result<()> {
     let mut bytes = [0; HEAD_BYTES_MAX];
     while connection.read(&mut bytes).await? > 0 {}

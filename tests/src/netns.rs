@@ -1,8 +1,8 @@
 //! Network namespaces and the veth pairs between them.
 //!
-//! Invariant: a namespace's name is `wwt-<process id>-<serial>-<role>`. All that runs in one is
-//! killed and the namespace deleted when its value is dropped, when the run gets a signal, or,
-//! where the run was killed, at the start of the next one.
+//! Invariant: a namespace's name is `wwt-<process id>-<serial>-<role>`. Its processes are killed and it is
+//! deleted when its value is dropped, when a signal ends the run, or, if the run was killed, at the start of
+//! the next run.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::process::{self, Process};
 use crate::vm::machine::card_mac;
 
-/// What the names of all namespaces and directories of test runs begin with.
+/// The prefix of names of namespaces and directories of test runs.
 pub const PREFIX: &str = "wwt-";
 
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
@@ -32,7 +32,7 @@ pub struct Namespace {
     name: String,
 }
 
-/// How a veth pair is made.
+/// Options of a veth pair.
 #[derive(Clone, Copy, Debug)]
 pub struct VethOptions {
     /// Receive and transmit queues of both ends.
@@ -51,10 +51,10 @@ impl Default for VethOptions {
 }
 
 impl Namespace {
-    /// Makes one with its loopback up.
+    /// Creates a namespace with its loopback up.
     ///
     /// # Errors
-    /// `ip` is missing, or this process may not make namespaces.
+    /// `ip` is missing, or this process lacks the privilege.
     pub fn new(role: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -62,19 +62,18 @@ impl Namespace {
         ip(&["netns", "add", &name])?;
         let namespace = Self { name };
         namespace.ip("link set lo up\n")?;
-        // Interfaces made from here on have their link-local addresses at once, without the
-        // seconds that duplicate address detection takes.
+        // Without duplicate address detection, link-local addresses are valid at once.
         namespace.sysctl(&["net.ipv6.conf.default.accept_dad=0"])?;
         Ok(namespace)
     }
 
-    /// Its name, as `ip netns` lists it.
+    /// Returns its name in `ip netns`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A command that runs in it.
+    /// Returns a command that runs in it.
     #[must_use]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("ip");
@@ -106,11 +105,11 @@ impl Namespace {
         Process::spawn(&name, self.command(program).args(args))
     }
 
-    /// Runs a function in it, on a thread of its own. Sockets that it opens stay in the namespace,
-    /// wherever they are used from then on.
+    /// Runs a function in it, on a new thread. Sockets that the function opens belong to the namespace, also
+    /// when another thread uses them.
     ///
     /// # Errors
-    /// This process may not enter it.
+    /// This process lacks the privilege, or the function panicked.
     pub fn enter<T: Send>(&self, run: impl FnOnce() -> T + Send) -> Result<T> {
         let path = Path::new("/run/netns").join(&self.name);
         let file = fs::File::open(&path).with_context(|| format!("no {}", path.display()))?;
@@ -118,14 +117,15 @@ impl Namespace {
             let thread = scope.spawn(|| setns(&file, CloneFlags::CLONE_NEWNET).map(|()| run()));
             thread.join()
         });
-        let entered = entered.map_err(|_| anyhow::anyhow!("what ran in {} panicked", self.name))?;
+        let entered =
+            entered.map_err(|_| anyhow::anyhow!("the function in {} panicked", self.name))?;
         entered.with_context(|| format!("cannot enter {}", self.name))
     }
 
     /// Runs lines of `ip` commands in it, each without the leading `ip`.
     ///
     /// # Errors
-    /// A line fails; those before it have been done.
+    /// A line fails; the lines before it took effect.
     pub fn ip(&self, lines: &str) -> Result<()> {
         process::run_with_input(
             Command::new("ip").args(["-n", &self.name, "-batch", "-"]),
@@ -134,16 +134,16 @@ impl Namespace {
         .map(drop)
     }
 
-    /// Sets kernel parameters (`net.ipv4.ip_forward=1`). No name of an interface here has a dot.
+    /// Sets kernel parameters (`net.ipv4.ip_forward=1`). Names of interfaces in them must have no dot.
     ///
     /// # Errors
     /// One does not exist.
     pub fn sysctl(&self, settings: &[&str]) -> Result<()> {
-        // `/proc/sys/net` shows the namespace of the thread that opens a file in it.
+        // `/proc/sys/net` belongs to the namespace of the thread that opens a file in it.
         self.enter(|| settings.iter().try_for_each(|setting| set(setting)))?
     }
 
-    /// The link layer address of an interface, as six octets.
+    /// Returns the MAC address of an interface.
     ///
     /// # Errors
     /// There is no such interface.
@@ -164,8 +164,8 @@ impl Namespace {
             .with_context(|| format!("`{mac}` is not a MAC address"))
     }
 
-    /// Takes a card of the virtual machine that this runs in, by its number, and brings it up under
-    /// a name, until [`Namespace::return_card`].
+    /// Moves a network card of this virtual machine into it, by the card's number, under a new name, and
+    /// brings it up; see [`Namespace::return_card`].
     ///
     /// # Errors
     /// There is no such card, or another namespace has it.
@@ -177,8 +177,8 @@ impl Namespace {
         self.ip(&format!("link set {name} up\n"))
     }
 
-    /// Gives a card back. One that is left here comes back with the namespace's end, which a
-    /// connection that nobody answers any more puts off for minutes.
+    /// Moves a card back. Otherwise it returns only when the kernel frees the namespace, which an unanswered
+    /// connection delays for minutes.
     ///
     /// # Errors
     /// There is no such interface.
@@ -214,7 +214,7 @@ fn set(setting: &str) -> Result<()> {
     fs::write(&path, value).with_context(|| format!("cannot set {name} to {value}"))
 }
 
-/// The interface of this process's own namespace that has an address.
+/// Returns the interface with a MAC address in this process's namespace.
 fn interface_with(mac: &str) -> Result<Option<String>> {
     let has = |entry: &fs::DirEntry| {
         let address = fs::read_to_string(entry.path().join("address"));
@@ -225,9 +225,9 @@ fn interface_with(mac: &str) -> Result<Option<String>> {
     Ok(found.map(|entry| entry.file_name().to_string_lossy().into_owned()))
 }
 
-/// Joins two namespaces by a veth pair: `a` and `b` name the ends. Both are up, and offloads are
-/// off: a frame on the wire then is what a NIC would put there, with whole checksums and within
-/// the MTU, which AF_XDP needs (it reads frames before the kernel would complete them).
+/// Joins two namespaces by a veth pair with ends `a` and `b`, and brings both up. Offloads are off, so that
+/// frames have complete checksums and fit the MTU, as from a NIC: AF_XDP reads frames before the kernel
+/// would complete them.
 ///
 /// # Errors
 /// A name is taken, or `ip` or `ethtool` is missing.
@@ -248,15 +248,14 @@ pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str), options: VethOptions) 
                 .iter()
                 .flat_map(|offload| [offload, "off"]),
         );
-        // It needs no `/sys` of the namespace, which `ip netns exec` would mount.
+        // ethtool does not need the namespace's `/sys`, which `ip netns exec` would mount.
         namespace.enter(|| process::run(&ethtool))??;
         namespace.ip(&format!("link set {interface} up\n"))?;
     }
     Ok(())
 }
 
-/// Removes what runs that are no more have left behind: namespaces, processes in them,
-/// directories.
+/// Removes namespaces, the processes in them, and directories of runs that have ended.
 ///
 /// # Errors
 /// The namespaces cannot be listed.
@@ -267,17 +266,17 @@ pub fn remove_leftovers() -> Result<()> {
     remove_where(gone)
 }
 
-/// Removes everything of this run, at once: for a signal's handler, before the process exits.
+/// Removes everything of this run at once, before the process exits.
 pub fn remove_own() {
-    // The process ends next; the next run removes what this could not.
+    // The next run removes the rest.
     drop(remove_where(|name| owner(name) == Some(std::process::id())));
 }
 
-/// Has a signal that ends this process (`SIGINT`, `SIGTERM`, `SIGHUP`) first run `before_exit`,
-/// then remove everything of this run. The exit code is then 130.
+/// On `SIGINT`, `SIGTERM` or `SIGHUP`, runs `before_exit`, removes everything of this run, and exits with
+/// code 130.
 ///
 /// # Errors
-/// The handlers cannot be set.
+/// The handlers cannot be installed.
 pub fn remove_own_on_signal(before_exit: impl FnOnce() + Send + 'static) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -303,13 +302,13 @@ pub fn remove_own_on_signal(before_exit: impl FnOnce() + Send + 'static) -> Resu
     Ok(())
 }
 
-/// Whether a signal is ending this run: what fails from then on fails for that, and needs no words.
+/// Whether a signal is ending this run; failures from then on need no message.
 #[must_use]
 pub fn is_ending() -> bool {
     IS_ENDING.load(Ordering::SeqCst)
 }
 
-/// The process id in a name of ours.
+/// Returns the process id in a name of a test run.
 fn owner(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
 }
@@ -332,8 +331,8 @@ fn remove_where(unwanted: impl Fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
-/// Kills what runs in a namespace and deletes it. Deleting alone would only take its name away:
-/// the namespace lives as long as a process in it.
+/// Kills the processes in a namespace and deletes it. Deletion alone removes only its name: a namespace lives
+/// as long as a process in it.
 fn remove(name: &str) {
     let deadline = Instant::now() + Duration::from_secs(2);
     while let Ok(pids) = processes_in(name) {
@@ -341,7 +340,7 @@ fn remove(name: &str) {
             break;
         }
         for pid in pids {
-            // It may be gone by now, which is what is wanted.
+            // It fails if the process has ended meanwhile.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         thread::sleep(Duration::from_millis(1));
@@ -349,7 +348,7 @@ fn remove(name: &str) {
     drop(ip(&["netns", "del", name]));
 }
 
-/// The processes in a namespace, as `ip netns pids` finds them: those whose namespace is the same file.
+/// Returns the processes in a namespace, as `ip netns pids` does: those whose namespace is the same inode.
 fn processes_in(name: &str) -> Result<Vec<i32>> {
     let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
     let namespace = identity(&Path::new("/run/netns").join(name))?;

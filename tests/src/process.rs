@@ -1,8 +1,8 @@
-//! Child processes with a bound on everything: their life, their output, the wait for them.
+//! Child processes with bounded waits.
 //!
-//! Invariant: a child never outlives its [`Process`]: dropping one kills and reaps it. Should this
-//! process die first, the kernel kills the child (`PR_SET_PDEATHSIG`, set through `setpriv`; it
-//! is tied to the thread that spawned the child, so spawn from a thread that stays).
+//! Invariant: a child never outlives its [`Process`]: dropping one kills and reaps it. If this process dies
+//! first, the kernel kills the child (`PR_SET_PDEATHSIG`, by `setpriv`). The kernel ties that to the thread
+//! that spawned the child, so spawn from a thread that lives longer.
 
 use std::io::{Read, Write as _};
 use std::os::unix::process::CommandExt;
@@ -15,18 +15,18 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-/// The longest between two looks of a wait. The first comes after [`POLL_MIN`], for most children are
-/// set-up commands that end at once.
+/// The longest interval at which a wait polls. It begins with [`POLL_MIN`], because most children are set-up
+/// commands that end at once.
 const POLL_MAX: Duration = Duration::from_millis(5);
 const POLL_MIN: Duration = Duration::from_micros(200);
 
-/// How long [`run`] lets a set-up command take: they are all instant, but the machine may be busy.
+/// The longest that a command of [`run`] may take.
 const RUN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Output of a child, filled by a thread of its own while the child lives.
+/// A child's output, filled by a thread while the child lives.
 type Pipe = Arc<Mutex<Vec<u8>>>;
 
-/// A running child whose output is collected as it comes.
+/// A running child and its output so far.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -77,7 +77,7 @@ pub fn run_with_input(command: &Command, input: &str) -> Result<String> {
         .stdin
         .take()
         .context("standard input is piped")?;
-    // A child that fails early closes its end; its own error says more than ours would.
+    // A child that fails early closes its end; report its own error first.
     let written = stdin.write_all(input.as_bytes());
     drop(stdin);
     let finished = process.finish(RUN_TIMEOUT)?;
@@ -93,8 +93,8 @@ pub fn run_with_input(command: &Command, input: &str) -> Result<String> {
 }
 
 impl Process {
-    /// Starts a command in a process group of its own (Ctrl-C then reaches the owner, who
-    /// takes things down in order) and tied to this thread's life. `name` is for errors.
+    /// Starts a command in a new process group, so that Ctrl-C reaches only this process. The child dies with
+    /// this thread. `name` is for errors.
     ///
     /// # Errors
     /// The program is missing or could not be started.
@@ -102,7 +102,7 @@ impl Process {
         Self::spawn_with_stdin(name, command, Stdio::null())
     }
 
-    /// The same with its standard input open, for [`Process::ask`].
+    /// As [`Process::spawn`], with standard input open for [`Process::ask`].
     ///
     /// # Errors
     /// As [`Process::spawn`].
@@ -141,10 +141,10 @@ impl Process {
         })
     }
 
-    /// Writes a line to its standard input, which [`Process::spawn_asked`] has left open.
+    /// Writes a line to its standard input, which [`Process::spawn_asked`] leaves open.
     ///
     /// # Errors
-    /// It does not read it.
+    /// It has closed its standard input.
     pub fn ask(&mut self, line: &str) -> Result<()> {
         let stdin = self.child.stdin.as_mut();
         let stdin = stdin.with_context(|| format!("`{}` is not asked", self.name))?;
@@ -177,14 +177,14 @@ impl Process {
     /// Its status, where it has ended.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// `waitpid` fails.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         self.child
             .try_wait()
             .with_context(|| format!("cannot wait for `{}`", self.name))
     }
 
-    /// Waits for its end; one that takes longer than `timeout` is killed, which is an error.
+    /// Waits for its end. After `timeout` it is killed, which is an error.
     ///
     /// # Errors
     /// It took too long; the text has what it wrote.
@@ -208,7 +208,7 @@ impl Process {
             poll = (poll * 2).min(POLL_MAX);
         };
         for reader in self.readers.drain(..) {
-            // A reader ends with its pipe. A grandchild may hold that open; so no endless join.
+            // A grandchild may hold the pipe open: do not join for ever.
             let patience = Instant::now() + Duration::from_secs(1);
             while !reader.is_finished() && Instant::now() < patience {
                 thread::sleep(POLL_MIN);
@@ -223,7 +223,7 @@ impl Process {
 
     /// Kills it at once (`SIGKILL`) and reaps it.
     pub fn kill(&mut self) {
-        // Both fail only where it has already been reaped.
+        // Both fail only if it has been reaped.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -240,7 +240,7 @@ impl Process {
         text(&self.stderr)
     }
 
-    /// The next complete line of its standard output, where one has come.
+    /// Returns the next complete line of its standard output, if there is one.
     pub fn take_line(&mut self) -> Option<String> {
         let bytes = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = &bytes[self.lines_taken..];
@@ -249,7 +249,7 @@ impl Process {
         Some(String::from_utf8_lossy(&fresh[..end]).into_owned())
     }
 
-    /// The complete lines of its standard output that came since the last call.
+    /// Returns the complete lines of its standard output since the last call.
     pub fn take_lines(&mut self) -> Vec<String> {
         let bytes = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = &bytes[self.lines_taken..];
@@ -270,8 +270,8 @@ impl Drop for Process {
     }
 }
 
-/// Wraps a command so that its process dies with the spawning thread. `setpriv` replaces itself
-/// by the program, so the child's id is the program's.
+/// Wraps a command so that its process dies with the spawning thread. `setpriv` executes the program in its
+/// own process, so the child's id is the program's.
 fn bind_to_thread(command: &Command) -> Command {
     let mut bound = Command::new("setpriv");
     bound

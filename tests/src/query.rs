@@ -1,8 +1,7 @@
-//! One query to each kind of server in its own protocol, by the standard library alone: a second
-//! opinion on what a health check finds.
+//! A query to each kind of server in its own protocol, independent of the health checks under test.
 //!
-//! Invariant: a query ends within [`PATIENCE`] a step, and succeeds only where the server has said what
-//! a server that is well says.
+//! Invariant: each step of a query ends within [`PATIENCE`], and a query succeeds only with a healthy
+//! server's answer.
 
 use std::io::{self, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -16,16 +15,16 @@ use nix::sys::time::TimeVal;
 
 use crate::servers::Kind;
 
-/// The longest that connecting, and each read, may take.
+/// The longest time for connecting, and for each read.
 pub const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The name that our dnsmasq knows.
+/// The name that our dnsmasq resolves.
 pub const DNS_NAME: &str = "up.test";
 
-/// Asks a server; returns what it said, for people.
+/// Queries a server and returns its answer as text.
 ///
 /// # Errors
-/// It is not reached, or says something else.
+/// It does not answer, or not as a healthy server.
 pub fn ask(kind: Kind, server: SocketAddr) -> io::Result<String> {
     match kind {
         Kind::Nginx | Kind::Moody => http(server, "/healthz"),
@@ -36,21 +35,21 @@ pub fn ask(kind: Kind, server: SocketAddr) -> io::Result<String> {
     }
 }
 
-/// A connection with [`PATIENCE`].
+/// Connects with [`PATIENCE`].
 ///
 /// # Errors
-/// As the system says.
+/// A socket error.
 pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {
     let connection = TcpStream::connect_timeout(&server, PATIENCE)?;
     connection.set_read_timeout(Some(PATIENCE))?;
     Ok(connection)
 }
 
-/// A connection with ten times [`PATIENCE`] from this port of the client's, which an earlier connection may have
-/// left in TIME-WAIT.
+/// Connects from a local port, with ten times [`PATIENCE`]. An earlier connection may have left the port in
+/// TIME-WAIT.
 ///
 /// # Errors
-/// As the system says.
+/// A socket error.
 pub fn connect_from(port: u16, server: SocketAddr) -> io::Result<TcpStream> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -70,20 +69,20 @@ pub fn connect_from(port: u16, server: SocketAddr) -> io::Result<TcpStream> {
     Ok(connection)
 }
 
-/// Closes a connection, and returns when the server has closed it, too.
+/// Closes a connection and waits until the server has closed it.
 ///
 /// # Errors
-/// As the system says.
+/// A socket error.
 pub fn close(mut connection: TcpStream) -> io::Result<()> {
     connection.shutdown(Shutdown::Write)?;
     let rest = connection.read(&mut [0])?;
     expect(rest == 0, "more than was asked for")
 }
 
-/// A datagram socket to one server, with [`PATIENCE`].
+/// Returns a UDP socket connected to a server, with [`PATIENCE`].
 ///
 /// # Errors
-/// As the system says.
+/// A socket error.
 pub fn connect_udp(server: SocketAddr) -> io::Result<UdpSocket> {
     let any = match server {
         SocketAddr::V4(_) => "0.0.0.0:0",
@@ -95,10 +94,10 @@ pub fn connect_udp(server: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Asks for a page on a connection that stays, and returns the body of an answer of status 200.
+/// Fetches a page over a keep-alive connection and returns the body.
 ///
 /// # Errors
-/// As the system says; another status.
+/// A socket error, or a status other than 200.
 pub fn get(connection: &mut TcpStream, path: &str) -> io::Result<String> {
     write!(connection, "GET {path} HTTP/1.1\r\nHost: waxwing\r\n\r\n")?;
     let mut head = String::new();
@@ -149,7 +148,7 @@ fn dns(server: SocketAddr) -> io::Result<String> {
     Ok(said)
 }
 
-/// A start-up message of protocol 3.0; a server at work answers that this user needs no password.
+/// Sends a start-up message of protocol 3.0; a healthy server answers that no password is needed.
 fn postgres(server: SocketAddr) -> io::Result<String> {
     let mut connection = connect(server)?;
     let body = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0";
@@ -160,7 +159,7 @@ fn postgres(server: SocketAddr) -> io::Result<String> {
     Ok("authentication ok".to_owned())
 }
 
-/// The greeting that the server begins with: a header of four bytes, version 10, its own version.
+/// Reads the server's greeting: a header of four bytes, protocol version 10, server version.
 fn mysql(server: SocketAddr) -> io::Result<String> {
     let mut connection = connect(server)?;
     let [_, _, _, _, version]: [u8; 5] = read(&mut connection)?;

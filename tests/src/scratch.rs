@@ -1,7 +1,7 @@
-//! A run's directory for configs, modules, sockets and logs.
+//! A temporary directory for configs, modules, sockets and logs.
 //!
-//! Invariant: it is removed with its value; one that a killed run left behind is removed by
-//! [`crate::netns::remove_leftovers`], by the process id in its name.
+//! Invariant: dropping its value removes it. [`crate::netns::remove_leftovers`] removes those of a killed
+//! run, by the process id in the name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use anyhow::{Context as _, Result};
 
 use crate::netns::PREFIX;
 
-/// A directory of this run.
+/// A temporary directory of this run.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes one under the system's directory for temporary files.
+    /// Creates one in the system's directory for temporary files.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be created.
     pub fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -47,7 +47,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Nothing useful can be done where it fails; the next run tries again.
+        // The next run tries again.
         drop(fs::remove_dir_all(&self.0));
     }
 }

@@ -1,7 +1,7 @@
-//! Servers to check, as they run anywhere: nginx, Redis, dnsmasq, PostgreSQL, MariaDB, and ours.
+//! Real servers for health checks: nginx, Redis, dnsmasq, PostgreSQL, MariaDB, and our own.
 //!
-//! Invariant: a server that was started has answered a query in its own protocol, and nothing of it
-//! runs once its value is dropped.
+//! Invariant: a started server has answered a query in its own protocol. Dropping its value kills all of its
+//! processes.
 
 use std::fmt;
 use std::fs;
@@ -26,10 +26,10 @@ use crate::process::{self, Process};
 use crate::topology::{Topology, server4};
 use crate::{certificate, faults, query};
 
-/// How long a server may take until it answers, and to end.
+/// The longest that a server may take to answer, and to stop.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Where nginx speaks TLS.
+/// nginx's port for TLS.
 pub const TLS_PORT: u16 = 8443;
 /// The name in nginx's certificate.
 pub const TLS_NAME: &str = "api.test";
@@ -37,15 +37,15 @@ pub const TLS_NAME: &str = "api.test";
 /// A kind of server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// nginx; its mood is that of `/healthz` alone.
+    /// nginx; its mood applies only to `/healthz`.
     Nginx,
     /// Redis.
     Redis,
-    /// dnsmasq, which knows one name: [`query::DNS_NAME`].
+    /// dnsmasq; it resolves one name, [`query::DNS_NAME`].
     Dnsmasq,
-    /// PostgreSQL, with a cluster of its own that trusts everyone.
+    /// PostgreSQL, with its own cluster and no passwords.
     Postgres,
-    /// MariaDB, without tables: it greets all the same.
+    /// MariaDB, without tables: it still sends its greeting.
     Mariadb,
     /// [`crate::moody_server`].
     Moody,
@@ -62,7 +62,7 @@ impl Kind {
         Self::Moody,
     ];
 
-    /// What it is called in names of services and files.
+    /// Returns its name, for services and files.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ impl Kind {
         }
     }
 
-    /// The port that it listens on.
+    /// Returns its port.
     #[must_use]
     pub fn port(self) -> u16 {
         match self {
@@ -88,7 +88,7 @@ impl Kind {
         }
     }
 
-    /// The protocol that it is served by, `tcp` or `udp`.
+    /// Returns its transport protocol, `tcp` or `udp`.
     #[must_use]
     pub fn protocol(self) -> &'static str {
         match self {
@@ -97,7 +97,7 @@ impl Kind {
         }
     }
 
-    /// What ends it soon and in order. PostgreSQL would wait for its clients at `SIGTERM`.
+    /// Returns the signal that stops it soon and in order. At `SIGTERM` PostgreSQL waits for its clients.
     fn end(self) -> Signal {
         match self {
             Self::Postgres => Signal::SIGINT,
@@ -106,7 +106,7 @@ impl Kind {
     }
 }
 
-/// A server in a server's namespace, running or not.
+/// A server in its namespace, running or stopped.
 pub struct Server<'a> {
     kind: Kind,
     pub(crate) namespace: &'a Namespace,
@@ -114,12 +114,12 @@ pub struct Server<'a> {
     command: Command,
     directory: PathBuf,
     pub(crate) process: Option<Process>,
-    /// nginx asks here when it is to be late; nobody ever accepts.
+    /// The upstream of a late nginx; it never accepts.
     _nobody: UnixListener,
 }
 
 impl<'a> Server<'a> {
-    /// Starts one on a server of a topology (from 1), and waits until it answers.
+    /// Starts a server in server namespace `number` (from 1) of a topology, and waits until it answers.
     ///
     /// # Errors
     /// It is not installed, or does not answer in time; the text has what it wrote.
@@ -127,7 +127,7 @@ impl<'a> Server<'a> {
         Self::on_ports(topology, number, kind, kind.port()..=kind.port())
     }
 
-    /// Starts ours on these ports.
+    /// Starts our own server on these ports.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -171,18 +171,18 @@ impl<'a> Server<'a> {
         self.address
     }
 
-    /// The certificate by which nginx is known at [`TLS_PORT`].
+    /// Returns the path of nginx's certificate.
     #[must_use]
     pub fn certificate(&self) -> PathBuf {
         self.directory.join(format!("{TLS_NAME}.pem"))
     }
 
-    /// Starts it again after its end, and waits until it answers.
+    /// Starts it again after it stopped, and waits until it answers.
     ///
     /// # Errors
-    /// It runs; else as [`Server::start`].
+    /// It is running; otherwise as [`Server::start`].
     pub fn run(&mut self) -> Result<()> {
-        ensure!(self.process.is_none(), "{self:?} runs already");
+        ensure!(self.process.is_none(), "{self:?} is already running");
         let process = Process::spawn(self.kind.name(), &self.command)?;
         let process = self.process.insert(process);
         let deadline = Instant::now() + TIMEOUT;
@@ -202,20 +202,20 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Ends it in order, and waits for its end.
+    /// Stops it in order, and waits for its end.
     ///
     /// # Errors
-    /// It does not run, or does not end.
+    /// It is not running, or does not end.
     pub fn stop(&mut self) -> Result<()> {
         let mut process = self.process.take().context("the server does not run")?;
         process.signal(self.kind.end())?;
         process.finish(TIMEOUT).map(drop)
     }
 
-    /// Has it treat its clients otherwise, from now on.
+    /// Sets its mood.
     ///
     /// # Errors
-    /// This kind of server cannot.
+    /// This kind of server does not have the mood.
     pub fn set_mood(&self, mood: &Mood) -> Result<()> {
         match (self.kind, mood) {
             (Kind::Moody, mood) => mood.put(&self.directory.join("mood")),
@@ -230,7 +230,7 @@ impl<'a> Server<'a> {
                 }
                 Ok(())
             }
-            (kind, mood) => bail!("{kind:?} is never {mood:?}"),
+            (kind, mood) => bail!("{kind:?} has no mood {mood:?}"),
         }
     }
 }
@@ -244,13 +244,13 @@ impl fmt::Debug for Server<'_> {
 impl Drop for Server<'_> {
     fn drop(&mut self) {
         if let Some(process) = &self.process {
-            // Children as well, which may be stopped; what is gone already is as wanted.
+            // Its children too, which may be stopped. It fails only if they have ended.
             drop(faults::signal_tree(process.id(), Signal::SIGKILL));
         }
     }
 }
 
-/// The command that runs a server in the foreground, with what it needs in its directory.
+/// Writes a server's files to its directory and returns the command that runs it in the foreground.
 fn command(
     namespace: &Namespace,
     kind: Kind,
@@ -295,7 +295,7 @@ fn command(
             ),
         ),
         Kind::Postgres => postgres(namespace, directory),
-        // Without tables there is nobody to ask for a password, and nothing to install.
+        // Without grant tables no installation is needed.
         Kind::Mariadb => words(
             "mariadbd",
             &format!(
@@ -316,9 +316,8 @@ fn command(
     }
 }
 
-/// `/` says the server's name as our own servers do; `/healthz` goes by files in the directory; there
-/// is no other page. To be late it asks somebody who never answers, and answers itself once that took
-/// too long.
+/// `/` returns the server's name, like our own servers; files in the directory set the answer of
+/// `/healthz`. A late answer comes when the upstream, which never accepts, times out.
 fn nginx(directory: &Path, number: u8) -> String {
     let (root, port, late) = (directory.display(), Kind::Nginx.port(), LATE.as_millis());
     format!(
@@ -349,8 +348,8 @@ fn nginx(directory: &Path, number: u8) -> String {
     )
 }
 
-/// Makes a cluster that trusts everyone. PostgreSQL runs as no root; changing its user undoes the
-/// bond to this process's life, which is tied anew after it.
+/// Creates a cluster without passwords. PostgreSQL refuses to run as root; changing the user clears
+/// `PR_SET_PDEATHSIG`, so it is set again.
 fn postgres(namespace: &Namespace, directory: &Path) -> Result<Command> {
     let programs = newest_postgres()?;
     let user = User::from_name("postgres")?.context("there is no user postgres")?;
@@ -377,7 +376,7 @@ fn postgres(namespace: &Namespace, directory: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Debian keeps PostgreSQL's programs by major version, and not where programs are looked for.
+/// Debian installs PostgreSQL's programs by major version, outside `PATH`.
 fn newest_postgres() -> Result<PathBuf> {
     let root = Path::new("/usr/lib/postgresql");
     let versions = fs::read_dir(root).into_iter().flatten().flatten();

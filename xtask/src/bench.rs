@@ -1,14 +1,13 @@
-//! The benches: what each needs is installed, built and run; what a run measured may be kept.
+//! Installs what a bench needs, builds it, runs it, and keeps its results on request.
 //!
-//! Invariant: a bench leaves all that it measured in `target/bench/NAME`. Only `--keep` writes into the
-//! repository.
+//! Invariant: results go to `target/bench/NAME`. Only `--keep` writes into the repository.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::{figures, machine, packages, run, setup};
 
-/// `bench WHAT`, or a filter of the criterion benches.
+/// Runs `bench NAME`; any other word filters the criterion benches.
 pub(crate) fn any(arguments: &[String]) -> Result<(), String> {
     match arguments.split_first() {
         Some((what, rest)) if what == "wire" => wire(rest),
@@ -31,7 +30,7 @@ fn criterion(filter: &[String]) -> Result<(), String> {
         "policies",
     ];
     if !filter.is_empty() {
-        // Criterion takes one expression: a bench that any of the words names.
+        // Criterion takes one regular expression.
         arguments.extend(["--", &any]);
     }
     run::cargo(&arguments)?;
@@ -39,7 +38,7 @@ fn criterion(filter: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Instructions a packet. It builds without the Wasm compiler, in half a minute.
+/// Counts instructions per packet. It builds without the Wasm compiler, in half a minute.
 fn instructions(arguments: &[String]) -> Result<(), String> {
     setup::debian(packages::COUNT)?;
     let mut call = vec![
@@ -54,18 +53,18 @@ fn instructions(arguments: &[String]) -> Result<(), String> {
     run::cargo(&call)
 }
 
-/// What work costs as it grows.
+/// Measures cost over the number of sessions, services, backends and workers.
 fn cost(arguments: &[String]) -> Result<(), String> {
-    // It takes parts and `--quick`, and nothing else.
+    // Its arguments, parts and `--quick`, all narrow what is measured.
     let (keep, arguments) = without_keep(arguments, |_| true)?;
     setup::everything()?;
-    run::step("building the balancer and the bench, as they are when released");
+    run::step("building the balancer and the bench in release mode");
     build(&["waxwing", "waxwing-cost"])?;
     run::as_root(&released("waxwing-cost"), &arguments)?;
     if keep { kept("cost") } else { Ok(()) }
 }
 
-/// Waxwing beside its peers, all as they are when released.
+/// Measures Waxwing beside its peers.
 fn wire(arguments: &[String]) -> Result<(), String> {
     let narrows = |argument: &str| {
         let option = argument.split('=').next().unwrap_or(argument);
@@ -74,7 +73,7 @@ fn wire(arguments: &[String]) -> Result<(), String> {
     let (keep, arguments) = without_keep(arguments, narrows)?;
     setup::everything()?;
     setup::debian(packages::WIRE)?;
-    run::step("building the balancer, the bare forwarder and the bench, as they are when released");
+    run::step("building the balancer, the bare forwarder and the bench in release mode");
     build(&[
         "waxwing",
         "waxwing-testbed",
@@ -87,14 +86,14 @@ fn wire(arguments: &[String]) -> Result<(), String> {
     if keep { kept("wire") } else { Ok(()) }
 }
 
-/// Waxwing in zero-copy mode, in a virtual machine.
+/// Measures Waxwing in zero-copy mode, in a virtual machine.
 fn vm(arguments: &[String]) -> Result<(), String> {
     let (keep, arguments) = without_keep(arguments, |_| false)?;
     machine::bench(&arguments)?;
     if keep { kept("vm") } else { Ok(()) }
 }
 
-/// Builds programs as they are when released; as always, of the whole workspace's selection.
+/// Builds programs in release mode, with the features of the whole workspace (see [`run::build`]).
 fn build(programs: &[&str]) -> Result<(), String> {
     let mut call = vec!["build", "--release", "--workspace"];
     for program in programs {
@@ -107,8 +106,8 @@ fn released(program: &str) -> PathBuf {
     run::target().join("release").join(program)
 }
 
-/// Whether `--keep` is among the arguments, and the others: none that `narrows` what is measured, for
-/// [`kept`] replaces all.
+/// Splits off `--keep`. Refuses it beside an argument that `narrows` what is measured, because [`kept`]
+/// replaces all results.
 fn without_keep(
     arguments: &[String],
     narrows: impl Fn(&str) -> bool,
@@ -120,13 +119,13 @@ fn without_keep(
     let keep = !keep.is_empty();
     if keep && others.iter().any(|argument| narrows(argument)) {
         return Err(
-            "--keep replaces all that is kept: run it without PART / --only / --quick".to_owned(),
+            "--keep replaces all kept results: run it without PART / --only / --quick".to_owned(),
         );
     }
     Ok((keep, others))
 }
 
-/// Copies what a bench has measured to `benches/results/NAME`, in place of what is there.
+/// Replaces `benches/results/NAME` by the results of this run.
 fn kept(name: &str) -> Result<(), String> {
     let from = run::target().join("bench").join(name);
     let to = run::root().join("benches/results").join(name);
@@ -152,7 +151,7 @@ mod tests {
     use super::any;
 
     #[test]
-    fn a_part_is_not_kept_and_nothing_is_run_for_it() {
+    fn keep_is_refused_before_a_narrowed_run() {
         for line in [
             "cost sessions --keep",
             "cost --keep --quick",
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_whole_is_kept_however_long_it_is_measured() {
+    fn keep_is_accepted_with_any_number_of_rounds() {
         let line = ["--rounds", "--keep", "3"].map(str::to_owned);
         let narrows = |argument: &str| argument == "--only";
         let read = super::without_keep(&line, narrows);

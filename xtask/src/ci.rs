@@ -1,17 +1,16 @@
-//! What CI runs, in the order in which it is cheap to fail.
+//! The checks of CI, cheapest first.
 
 use std::process::Command;
 
 use crate::stopwatch::Stopwatch;
 use crate::{fuzz, run, tests};
 
-/// The version of cargo-deny that CI installs where there is none.
+/// The version of cargo-deny to install if there is none.
 const DENY_VERSION: &str = "0.20.2";
 
-/// Seconds that CI fuzzes each target for.
+/// Fuzzing time per target, in seconds.
 const FUZZ_SECONDS: u64 = 20;
 
-/// Formatting, lints, tests, some fuzzing, docs, licences.
 pub(crate) fn all() -> Result<(), String> {
     let stopwatch = &mut Stopwatch::new();
     stopwatch.time("formatting", || run::cargo(&["fmt", "--all", "--check"]))?;
@@ -47,7 +46,7 @@ fn docs() -> Result<(), String> {
     )
 }
 
-/// Installs cargo-deny where it is missing, and checks all that needs no network.
+/// Checks licences, sources and duplicates, and advisories if their database can be fetched.
 fn deny() -> Result<(), String> {
     if run::output("cargo-deny", &["--version"]).is_none() {
         run::command(Command::new(run::cargo_path()).args([
@@ -59,9 +58,8 @@ fn deny() -> Result<(), String> {
         ]))?;
     }
     run::cargo(&["deny", "check", "bans", "licenses", "sources"])?;
-    // The database of advisories is fetched anew each time.
     if run::cargo(&["deny", "fetch"]).is_err() {
-        println!("   skipped: security advisories, whose database cannot be fetched here");
+        println!("   skipped: security advisories, because their database cannot be fetched here");
         return Ok(());
     }
     run::cargo(&["deny", "check", "advisories"])

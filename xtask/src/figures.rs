@@ -1,6 +1,6 @@
-//! The table of what a policy's pick costs, from what criterion has measured.
+//! The table of what a policy's pick costs, from criterion's measurements.
 //!
-//! Invariant: a figure that was not measured is left empty, not made up.
+//! Invariant: a cell without a measurement stays empty.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,7 +9,8 @@ use std::path::Path;
 const BATCHES: [u32; 4] = [1, 8, 32, 64];
 const MORE_BACKENDS: [u32; 3] = [3, 100, 4096];
 
-/// The Markdown table of `policies/README.md`, from criterion's folder; the floor comes first.
+/// Returns the Markdown table of `policies/README.md`, read from criterion's folder. The empty policy comes
+/// first.
 pub(crate) fn table(criterion: &Path) -> String {
     let mut names: Vec<String> = fs::read_dir(criterion)
         .into_iter()
@@ -24,8 +25,9 @@ pub(crate) fn table(criterion: &Path) -> String {
     if names.is_empty() {
         return String::new();
     }
-    let mut table = "Nanoseconds a flow; ten backends where the head says no other number.\n\n\
-        | policy | native, batch 32 | Wasm, 1 | 8 | 32 | 64 | above native, 32 | 3 backends, 64 | 100 | 4096 |\n\
+    let mut table = "Nanoseconds per flow, with ten backends unless the column says otherwise.\n\n\
+        | policy | native, batch 32 | Wasm, 1 | 8 | 32 | 64 | above native, 32 | 3 backends, 64 \
+         | 100 | 4096 |\n\
         |---|---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
     for name in names {
@@ -53,7 +55,7 @@ pub(crate) fn table(criterion: &Path) -> String {
     table
 }
 
-/// The median of a measurement, in nanoseconds.
+/// Returns the median of a measurement, in nanoseconds.
 fn median(measurement: &Path) -> Option<f64> {
     let text = fs::read_to_string(measurement.join("new/estimates.json")).ok()?;
     let (_, median) = text.split_once("\"median\":")?;

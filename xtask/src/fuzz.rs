@@ -1,35 +1,35 @@
-//! The packet's way under input that is led by coverage, by cargo-fuzz on the toolchain of the day.
+//! Coverage-guided fuzzing of the hot path by cargo-fuzz, on the stable toolchain.
 //!
-//! Invariant: the corpus that is committed is read and not written. What is found beside it stays in
-//! the target folder, where the next run goes on from it.
+//! Invariant: the committed corpus is only read. New inputs go to the target folder, where the next run
+//! starts from them.
 
 use std::process::Command;
 
 use crate::run;
 
-/// The version of cargo-fuzz that is installed where there is none.
+/// The version of cargo-fuzz to install if there is none.
 const VERSION: &str = "0.13.2";
-/// The crate that has the targets in its folder `fuzz`.
+/// The crate whose folder `fuzz` has the targets.
 const CRATE: &str = "runtime/dataplane";
 const TARGETS: [&str; 3] = ["any_bytes", "mutated", "sequence"];
-/// How long each target runs where nobody says.
+/// Default time per target, in seconds.
 const SECONDS: u64 = 600;
-/// The longest input, in bytes: none of the targets makes more of a longer one.
+/// The longest input, in bytes; no target reads more.
 const INPUT_MAX: usize = 300;
 
-/// As the command line says.
+/// Runs `fuzz [--seconds N]`.
 pub(crate) fn all(arguments: &[String]) -> Result<(), String> {
     let seconds = match arguments {
         [] => Some(SECONDS),
         [name, n] if name == "--seconds" => n.parse().ok(),
         _ => None,
     };
-    let seconds = seconds.ok_or("fuzz takes `--seconds N` and nothing else")?;
+    let seconds = seconds.ok_or("usage: fuzz [--seconds N]")?;
     install()?;
     each(seconds)
 }
 
-/// A run that is bounded, where cargo-fuzz can be had.
+/// Fuzzes each target for some seconds; skips if cargo-fuzz cannot be installed.
 pub(crate) fn some(seconds: u64) -> Result<(), String> {
     if let Err(error) = install() {
         println!("   skipped: fuzzing, because cargo-fuzz cannot be installed here: {error}");
@@ -54,7 +54,7 @@ fn each(seconds: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// A finding ends it with an error, and is told as the command that runs it again.
+/// Fuzzes one target. A finding is an error; cargo-fuzz prints the command that reproduces it.
 fn fuzz(target: &str, seconds: u64) -> Result<(), String> {
     let crate_folder = run::root().join(CRATE);
     let build = run::target().join("fuzz");
@@ -62,13 +62,13 @@ fn fuzz(target: &str, seconds: u64) -> Result<(), String> {
     std::fs::create_dir_all(&found).map_err(|error| format!("{}: {error}", found.display()))?;
     run::command(
         Command::new(run::cargo_path())
-            // No sanitizer: they want a nightly compiler, and look for what only `unsafe` can do.
+            // Sanitizers need a nightly compiler, and only find bugs in `unsafe` code.
             .args(["fuzz", "run", "--sanitizer", "none", target])
             .args([found, crate_folder.join("fuzz/corpus").join(target)])
             .arg("--")
             .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-max_len={INPUT_MAX}"))
-            // How far it got is told at the end.
+            // Statistics only at the end.
             .args(["-verbosity=0", "-print_final_stats=1"])
             .current_dir(crate_folder)
             .env("CARGO_TARGET_DIR", build),

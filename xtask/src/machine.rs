@@ -1,8 +1,8 @@
-//! What the virtual machine needs that shows zero-copy: QEMU, and a kernel of Debian's that is newer than
-//! most hosts' own.
+//! Installs what the virtual machine for zero-copy needs: QEMU, and a Debian kernel that is newer than most
+//! hosts' kernels.
 //!
-//! Invariant: the host's sources and kernel stay as they are; a kernel is unpacked only after apt has
-//! verified it by Debian's keys, and put in place by one rename, so that one that is there is whole.
+//! Invariant: the host's apt sources and kernel do not change. A kernel is unpacked only after apt verified
+//! it by Debian's keys, and renamed into place, so that an existing one is complete.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use std::process::Command;
 
 use crate::{packages, run, setup};
 
-/// The series whose kernels are one package each, and which the scenarios have been run on.
+/// The tested series. Each of its kernels is one package.
 const SERIES: &str = "6.18.";
 
-/// Of newer series: the packages that are one kernel.
+/// The packages that make up one kernel of a newer series.
 const SPLIT: [&str; 2] = ["linux-binary-", "linux-modules-"];
 
-/// How Debian's names of kernels for virtual machines end.
+/// The suffix of Debian's kernels for virtual machines.
 const FLAVOUR: &str = "-cloud-amd64";
 
-/// Where they come from: virtio's zero-copy began with Linux 6.13.
+/// The source of kernels: virtio has zero-copy since Linux 6.13.
 const SOURCE: &str = "deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
                       http://deb.debian.org/debian trixie-backports main\n";
 
-/// Installs and fetches what is missing. What cannot be had is said, and its tests show as ignored.
+/// Installs and fetches what is missing. If that fails, prints why; the tests then show as ignored.
 pub(crate) fn prepare() {
     if std::env::consts::ARCH != "x86_64" {
         return;
@@ -38,12 +38,12 @@ fn fetch() -> Result<(), String> {
     kernel()
 }
 
-/// Waxwing beside the balancers of that kernel.
+/// Runs the bench of Waxwing beside the kernel's balancers.
 pub(crate) fn bench(arguments: &[&str]) -> Result<(), String> {
     setup::everything()?;
     fetch()?;
     setup::debian(packages::MACHINE_PEERS)?;
-    run::step("building the balancer and the bench, as for a release");
+    run::step("building the balancer and the bench in release mode");
     run::cargo(&["build", "--release", "--workspace", "--bins"])?;
     let target = run::target();
     let mut call = Command::new(target.join("release/waxwing-peers-bench"));
@@ -52,14 +52,14 @@ pub(crate) fn bench(arguments: &[&str]) -> Result<(), String> {
     run::command(call.current_dir(run::root()))
 }
 
-/// Fetches the kernel, once.
+/// Fetches the kernel if it is not there.
 fn kernel() -> Result<(), String> {
     let place = run::target().join("vm/kernel");
     if place.is_dir() {
         return Ok(());
     }
     run::step("fetching the kernel of the virtual machine from Debian (some 30 MB, once)");
-    // One that was cut off has left its own behind.
+    // An interrupted run leaves its folder behind.
     let work = run::target().join("vm/fetch");
     remove(&work)?;
     let apt = Apt::new(&work.join("apt"))?;
@@ -73,8 +73,8 @@ fn kernel() -> Result<(), String> {
     remove(&work)
 }
 
-/// The packages of the newest kernel of our series, or else of the newest at all: `names` has one
-/// name a line.
+/// Returns the packages of the newest kernel of [`SERIES`], otherwise of the newest kernel. `names` has one
+/// package per line.
 fn newest(names: &str) -> Option<Vec<String>> {
     let versions = |prefix: &str| {
         let of = |name: &str| Some(name.strip_prefix(prefix)?.strip_suffix(FLAVOUR)?.to_owned());
@@ -100,7 +100,7 @@ fn newest(names: &str) -> Option<Vec<String>> {
     )
 }
 
-/// The numbers in a version, in their order.
+/// Returns the numbers in a version, in order.
 fn numbers(version: &str) -> Vec<u32> {
     version
         .split(|letter: char| !letter.is_ascii_digit())
@@ -108,7 +108,7 @@ fn numbers(version: &str) -> Vec<u32> {
         .collect()
 }
 
-/// Unpacks the packages that are in a directory. Returns where the kernel and its modules are.
+/// Unpacks all packages of a directory. Returns the directory of the kernel and its modules.
 fn unpack(packages: &Path, work: &Path) -> Result<PathBuf, String> {
     let root = work.join("root");
     let files = fs::read_dir(packages).into_iter().flatten().flatten();
@@ -119,7 +119,7 @@ fn unpack(packages: &Path, work: &Path) -> Result<PathBuf, String> {
     }
     let image = only(&root.join("boot"), |name| name.starts_with("vmlinuz-"))?;
     rename(&image, &root.join("vmlinuz"))?;
-    // Newer packages have no `/lib` of their own.
+    // Newer packages put modules below `/usr`.
     let modules = root.join("usr/lib/modules");
     if modules.is_dir() {
         make(&root.join("lib"))?;
@@ -129,7 +129,7 @@ fn unpack(packages: &Path, work: &Path) -> Result<PathBuf, String> {
     remove(&root.join("boot"))?;
     let release = only(&root.join("lib/modules"), |_| true)?;
     let release = release.file_name().unwrap_or_default();
-    // The index that a package's installation would have written.
+    // Installing the package would write this index.
     run::command(
         Command::new("/sbin/depmod")
             .arg("--basedir")
@@ -139,7 +139,7 @@ fn unpack(packages: &Path, work: &Path) -> Result<PathBuf, String> {
     Ok(root)
 }
 
-/// apt with a source and state of its own.
+/// apt with its own sources and state.
 struct Apt {
     directory: PathBuf,
     options: Vec<String>,
@@ -157,12 +157,12 @@ impl Apt {
         let settings = [
             format!("Dir::Etc::SourceList={}", at("sources.list")),
             "Dir::Etc::SourceParts=/dev/null".to_owned(),
-            // What is installed here says nothing of what is wanted there.
+            // Packages installed on the host do not matter.
             "Dir::State::Status=/dev/null".to_owned(),
             format!("Dir::State::Lists={}", at("lists")),
             format!("Dir::Cache={}", at("cache")),
             "APT::Architecture=amd64".to_owned(),
-            // The user that apt fetches as may not write here.
+            // apt's own user may not write here.
             "APT::Sandbox::User=".to_owned(),
             "Acquire::Languages=none".to_owned(),
             "Acquire::http::Timeout=20".to_owned(),
@@ -173,14 +173,14 @@ impl Apt {
         })
     }
 
-    /// The names of all packages of kernels, one a line.
+    /// Returns the names of all kernel packages, one per line.
     fn names(&self) -> Result<String, String> {
         let mut arguments: Vec<&str> = self.options.iter().map(String::as_str).collect();
         arguments.extend(["pkgnames", "linux-"]);
         run::output("apt-cache", &arguments).ok_or("`apt-cache pkgnames` failed".to_owned())
     }
 
-    /// Runs a command of apt's in its directory.
+    /// Runs one of apt's programs in its directory.
     fn run(&self, program: &str, arguments: &[&str]) -> Result<(), String> {
         println!("   {program} {} (Debian backports)", arguments.join(" "));
         let status = Command::new(program)
@@ -196,14 +196,14 @@ impl Apt {
     }
 }
 
-/// The one entry of a directory whose name is wanted.
+/// Returns the only entry of a directory that matches.
 fn only(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf, String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut found = entries.filter(|entry| wanted(&entry.file_name().to_string_lossy()));
     match (found.next(), found.next()) {
         (Some(entry), None) => Ok(entry.path()),
         _ => Err(format!(
-            "{} is not as a kernel's package has it",
+            "{} does not have the layout of a kernel package",
             directory.display()
         )),
     }
@@ -224,7 +224,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), String> {
     })
 }
 
-/// Removes a directory, where there is one.
+/// Removes a directory if it exists.
 fn remove(directory: &Path) -> Result<(), String> {
     if !directory.exists() {
         return Ok(());
@@ -238,7 +238,7 @@ mod tests {
     use super::newest;
 
     #[test]
-    fn a_kernel_of_our_series_comes_first_and_else_the_newest_that_is_whole() {
+    fn the_tested_series_is_preferred_to_the_newest_complete_kernel() {
         let ours = "linux-image-6.18.9+deb13-cloud-amd64\n\
                     linux-image-6.18.15+deb13-cloud-amd64\n\
                     linux-image-6.18.15+deb13-amd64\n";

@@ -1,7 +1,7 @@
-//! `cargo xtask`: everything one does with the project, in one command each.
+//! `cargo xtask`: one command for each chore of the project.
 //!
-//! Invariant: it builds with the Rust toolchain alone, so that it can install what the rest needs
-//! before the rest is built.
+//! Invariant: it builds with the Rust toolchain alone, so that it can install what the other crates need
+//! to build.
 
 mod bench;
 mod ci;
@@ -22,44 +22,49 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  setup                 install what building and testing need (Debian, Ubuntu), and say what
-  demo [OPTIONS]        three servers, one VIP, live: modules swapped under traffic
-      --seconds N         how long the story takes in all (30)
-      --report FILE.json  write what was measured
+  setup                 install what building and testing need (Debian, Ubuntu), and name each package
+  demo [OPTIONS]        three servers and one VIP, live: policy modules are swapped under traffic
+      --seconds N         length of the demo (30)
+      --report FILE.json  write the measurements
       --plain             lines instead of the live view
       --record FILE.svg   write the live view as an animated picture
-  test [FILTER]         every test: unit, property, model, end to end in network namespaces, and with zero-copy
-                        in a virtual machine (`test zerocopy`), whose kernel is fetched from Debian
-  ci                    what CI runs: formatting, lints, tests, some fuzzing, docs, licences
-  simulate [OPTIONS]    the core in one simulated world after the other, until interrupted
-      --seed N            begin with this world
-      --packets N         end after so many packets in all
-      --world N           packets of each world (100000)
-      --siege             a thousand transfers under attack for ten minutes, in each world
-  fuzz [--seconds N]    the packet's way under input that is led by coverage, each target for so long
-                        (600); installs cargo-fuzz, where it is missing
-  bench [FILTER]        the criterion benches, and the table of what each policy's pick costs
+  test [FILTER]         all tests: unit, property, model, doc, end to end in network namespaces, zero-copy
+                        in a virtual machine (its kernel is fetched from Debian); prints a table of times
+  test e2e [FILTER]     only the end-to-end scenarios
+  test zerocopy [FILTER]
+                        only the scenarios in the virtual machine
+  test quick [FILTER]   for the inner loop: no doc tests, loom, ThreadSanitizer or virtual machine, and
+                        seven of the end-to-end scenarios
+  ci                    what CI runs: formatting, lints, all tests, 20 s of fuzzing per target, docs, licences
+  simulate [OPTIONS]    the core in simulated networks, one after another, until interrupted
+      --seed N            begin with this network
+      --packets N         stop after this many packets in all
+      --world N           packets per network (100000)
+      --siege             a thousand transfers under attack for ten minutes, in each network
+  fuzz [--seconds N]    coverage-guided fuzzing of the hot path, N seconds per target (600); installs
+                        cargo-fuzz if missing
+  bench [FILTER]        the criterion benches, and a table of what each policy's pick costs
   bench instructions [--keep | PART]
-                        instructions a packet, beside those in benches/instructions.md; `--keep` writes
-                        them there, PART counts only what has it in its name and is not kept
+                        instructions per packet, beside those in benches/instructions.md; `--keep` writes
+                        them there, PART counts only the rows whose names contain it
   bench cost [--keep | [--quick] [PART]]
-                        what work costs as it grows, over sessions, services, backends and workers; a table,
-                        charts and JSON in target/bench/cost
+                        cost over the number of sessions, services, backends and workers; a table, charts and
+                        JSON in target/bench/cost
       --quick             fewer and shorter runs, to see that it works
-      --keep              also put the results in place of benches/results/cost
+      --keep              also replace benches/results/cost
   bench vm [OPTIONS]    Waxwing in zero-copy mode beside IPVS and nftables, in a virtual machine; a table,
                         charts and JSON in target/bench/vm
-      --rounds N          how often each is measured (5)
-      --keep              also put the results in place of benches/results/vm
-  bench wire [OPTIONS]  Waxwing beside its peers in network namespaces: packets a second, requests,
-                        latencies, processor use; a table, charts and JSON in target/bench/wire
+      --rounds N          measurements of each contender (5)
+      --keep              also replace benches/results/vm
+  bench wire [OPTIONS]  Waxwing beside its peers in network namespaces: packets and requests per second,
+                        latency, processor use; a table, charts and JSON in target/bench/wire
       --quick             one round of one second, to see that it works
-      --rounds N          how often each contender is measured in each case (5)
-      --seconds N         how long each time (2)
+      --rounds N          measurements of each contender in each case (5)
+      --seconds N         length of each measurement (2)
       --only CASE,..      established, new-sessions, packet-latency, short-connections, keep-alive,
                           light-latency, half-latency, bulk
-      --poll busy         AF_XDP without sleep (adaptive)
-      --keep              also put the results in place of benches/results/wire; not with --quick or --only
+      --poll busy         AF_XDP workers that never sleep (adaptive)
+      --keep              also replace benches/results/wire; not with --quick or --only
 ";
 
 fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! The Debian and Ubuntu packages that building, testing and the demo need, each with its use.
+//! Debian and Ubuntu packages, by what needs them.
 
 /// To build: the XDP program, and the C libraries below the sockets.
 pub(crate) const BUILD: &[&str] = &[
@@ -12,7 +12,7 @@ pub(crate) const BUILD: &[&str] = &[
     "pkg-config",
 ];
 
-/// To test and to show: real peers.
+/// For tests and the demo: real servers, clients and tools.
 pub(crate) const PEERS: &[&str] = &[
     "iproute2", // network namespaces
     "ethtool",  // their interfaces' offloads
@@ -22,12 +22,12 @@ pub(crate) const PEERS: &[&str] = &[
     "curl",
     "wrk",
     "iperf3",
-    "tcpdump", // what shows VLAN tags
+    "tcpdump", // shows VLAN tags
     "redis-server",
     "dnsmasq-base", // the program without the service
     "postgresql",
     "mariadb-server-core", // likewise
-    "nftables",            // what firewalled servers are behind
+    "nftables",            // firewalled servers
     "procps",              // sysctl
     "util-linux",          // setpriv, taskset
 ];
@@ -36,17 +36,16 @@ pub(crate) const PEERS: &[&str] = &[
 pub(crate) const MACHINE: &[&str] = &[
     "qemu-system-x86",
     "kmod",                   // indexes and loads its kernel's modules
-    "debian-archive-keyring", // what its kernel is verified by
+    "debian-archive-keyring", // verifies its kernel
 ];
 
-/// To compare with there.
+/// The peers in the virtual machine's bench.
 pub(crate) const MACHINE_PEERS: &[&str] = &["ipvsadm"];
 
-/// To compare with on the wire.
+/// The peers in the wire bench.
 pub(crate) const WIRE: &[&str] = &["haproxy", "libnginx-mod-stream"];
 
-/// The packages among all these that bring a service, and what systemd calls it: none of them may run
-/// beside what the tests start themselves.
+/// Packages that install a service, and its systemd unit: it must not run beside the tests' own servers.
 pub(crate) const SERVICES: &[(&str, &str)] = &[
     ("nginx-light", "nginx"),
     ("redis-server", "redis-server"),
@@ -55,7 +54,7 @@ pub(crate) const SERVICES: &[(&str, &str)] = &[
     ("haproxy", "haproxy"),
 ];
 
-/// Debian's own compiler for Wasm, where rustup cannot fetch its target.
+/// Debian's compiler for Wasm, if rustup cannot install its target.
 pub(crate) const WASM: &[&str] = &[
     "rustc-web",
     "cargo-web",

@@ -113,8 +113,10 @@ mod tests {
     fn programs_are_read_from_cargos_messages() {
         let of = |name: &str, test: bool, executable: &str| {
             format!(
-                "{{\"reason\":\"compiler-artifact\",\"package_id\":\"path+file:///w/cli#waxwing@0.1.0\",\
-                 \"manifest_path\":\"/w/cli/Cargo.toml\",\"target\":{{\"kind\":[\"test\"],\"name\":\"{name}\",\
+                "{{\"reason\":\"compiler-artifact\",\
+                 \"package_id\":\"path+file:///w/cli#waxwing@0.1.0\",\
+                 \"manifest_path\":\"/w/cli/Cargo.toml\",\
+                 \"target\":{{\"kind\":[\"test\"],\"name\":\"{name}\",\
                  \"test\":true}},\"profile\":{{\"opt_level\":\"1\",\"test\":{test}}},\"features\":[],\
                  \"filenames\":[\"/t/x\"],\"executable\":{executable},\"fresh\":true}}\n"
             )

@@ -1,10 +1,10 @@
-//! Running other programs: shown before they run, and their failure told in full.
+//! Runs other programs. Each is printed before it runs, and named in the error if it fails.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Says what comes now.
+/// Prints a heading.
 pub(crate) fn step(what: &str) {
     println!("\n=> {what}");
 }
@@ -29,8 +29,8 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<(), String> {
     )
 }
 
-/// Builds the whole workspace. Always all of it: with other selections of packages cargo unifies
-/// their dependencies' features otherwise, and builds the Wasm compiler once more.
+/// Builds the whole workspace. Another selection of packages would unify features differently, and cargo
+/// would build the Wasm compiler again.
 pub(crate) fn build() -> Result<(), String> {
     cargo(&["build", "--workspace"])
 }
@@ -47,19 +47,19 @@ pub(crate) fn root() -> &'static Path {
         .unwrap_or_else(|| Path::new("."))
 }
 
-/// Where cargo puts what it builds.
+/// Cargo's target folder.
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// A program that the dev profile has built.
+/// Returns a program built in the dev profile.
 pub(crate) fn built(name: &str) -> Result<PathBuf, String> {
     let path = target().join("debug").join(name);
     if path.is_file() {
         Ok(path)
     } else {
         Err(format!(
-            "{} is not there although its build succeeded",
+            "{} does not exist although its build succeeded",
             path.display()
         ))
     }
@@ -83,7 +83,7 @@ pub(crate) fn as_root<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> Resul
     command(call.args(arguments).current_dir(root()))
 }
 
-/// Whether this process is root's.
+/// Whether this process runs as root.
 pub(crate) fn is_root() -> bool {
     output("id", &["-u"]).is_some_and(|id| id.trim() == "0")
 }
@@ -93,7 +93,7 @@ pub(crate) fn sudo_works() -> bool {
     output("sudo", &["-n", "true"]).is_some()
 }
 
-/// What a program that succeeds prints.
+/// Returns what a program prints, or `None` if it fails.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     output

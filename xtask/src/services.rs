@@ -1,23 +1,21 @@
-//! Packages bring services, and Debian starts each at its installation and at every boot. Tests start
-//! their servers themselves, in namespaces of their own; the host is to run none for them.
+//! Keeps the services of newly installed packages stopped. Debian starts a package's service when it is
+//! installed and at every boot; tests start their own servers in network namespaces.
 //!
-//! Invariant: a service that was there before is not touched, and a refusal of services that somebody
-//! else has put in place stays.
+//! Invariant: services that were installed before, and another's policy-rc.d, are left alone.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::{packages, run};
 
-/// Whom Debian's maintainer scripts ask before they start a service (Debian Policy, section 9.3.3).
-const ASKED: &str = "/usr/sbin/policy-rc.d";
+/// Debian's maintainer scripts ask this program before they start a service (Debian Policy, section 9.3.3).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// The refusal: 101 is "forbidden by policy".
+/// Refuses every start: 101 is "forbidden by policy".
 const REFUSAL: &str =
-    "#!/bin/sh\n# Put here by `cargo xtask setup`, for its own time only.\nexit 101\n";
+    "#!/bin/sh\n# Written by `cargo xtask setup`, which removes it at its end.\nexit 101\n";
 
-/// Installs packages that were missing, and leaves the services that they bring stopped and
-/// disabled.
+/// Installs missing packages, and leaves their services stopped and disabled.
 pub(crate) fn kept_down(
     missing: &[&str],
     install: impl FnOnce() -> Result<(), String>,
@@ -30,15 +28,15 @@ pub(crate) fn kept_down(
     if brought.is_empty() {
         return install();
     }
-    // An interrupted set-up leaves a refusal behind; that one is ours as well.
-    let theirs = std::fs::read_to_string(ASKED).is_ok_and(|text| text != REFUSAL);
+    // A refusal with our text is left from an interrupted set-up.
+    let theirs = std::fs::read_to_string(POLICY).is_ok_and(|text| text != REFUSAL);
     if !theirs {
-        let write = format!("printf %s '{REFUSAL}' > {ASKED} && chmod 755 {ASKED}");
+        let write = format!("printf %s '{REFUSAL}' > {POLICY} && chmod 755 {POLICY}");
         run::command(as_root("sh").args(["-c", &write]))?;
     }
     let installed = install();
     if !theirs {
-        run::command(as_root("rm").arg(ASKED))?;
+        run::command(as_root("rm").arg(POLICY))?;
     }
     installed?;
     if Path::new("/run/systemd/system").is_dir() {
@@ -52,7 +50,7 @@ pub(crate) fn kept_down(
     Ok(())
 }
 
-/// Where this process has no right to, the installation has said so before.
+/// A command with root's rights, or with sudo; without either, the installation failed before.
 fn as_root(program: &str) -> Command {
     if run::is_root() {
         return Command::new(program);

@@ -1,12 +1,11 @@
-//! Set-up: what is missing is installed and named; where that needs rights that we do not have,
-//! the exact command is printed.
+//! Installs what is missing. Without the rights to do so, it prints the exact command instead.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::{packages, run, services};
 
-/// Everything that `demo`, `test`, `ci` and `bench` need.
+/// Installs what `demo`, `test`, `ci` and `bench` need.
 pub(crate) fn everything() -> Result<(), String> {
     debian(&[packages::BUILD, packages::PEERS].concat())?;
     wasm_target()
@@ -16,7 +15,7 @@ pub(crate) fn everything() -> Result<(), String> {
 pub(crate) fn debian(wanted: &[&str]) -> Result<(), String> {
     if run::output("dpkg-query", &["--version"]).is_none() {
         println!(
-            "   this is not a Debian or Ubuntu system; what Waxwing needs is there called: {}",
+            "   this is not Debian or Ubuntu; on those, Waxwing needs these packages: {}",
             wanted.join(" ")
         );
         return Ok(());
@@ -69,18 +68,18 @@ fn apt(arguments: &[&str]) -> Result<(), String> {
     )
 }
 
-/// A compiler for Wasm: rustup's target, else Debian's.
+/// Installs a compiler for Wasm: rustup's target, otherwise Debian's packages.
 fn wasm_target() -> Result<(), String> {
     if waxwing_module_build::find_toolchain().is_ok() {
         return Ok(());
     }
-    run::step("adding the Wasm target, which the policy modules are compiled for");
+    run::step("adding the Wasm target, to compile policy modules");
     let rustup = Command::new("rustup")
         .args(["target", "add", waxwing_module_build::TARGET])
         .status()
         .is_ok_and(|status| status.success());
     if !rustup {
-        println!("   rustup did not add it; Debian's compiler does as well");
+        println!("   rustup did not add it; installing Debian's compiler instead");
         debian(packages::WASM)?;
     }
     waxwing_module_build::find_toolchain()
@@ -88,7 +87,7 @@ fn wasm_target() -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Whether the standard library's source is there, or can be had.
+/// Whether the standard library's source is installed, or rustup can install it.
 pub(crate) fn has_library_source() -> bool {
     let is_there = || {
         run::output("rustc", &["--print", "sysroot"]).is_some_and(|sysroot| {

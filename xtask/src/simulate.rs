@@ -1,8 +1,8 @@
-//! The simulator, with the sources of the day.
+//! The simulator.
 
 use crate::run;
 
-/// Builds it optimised, and runs it until it is interrupted or has seen enough.
+/// Builds it in release mode and runs it until it is interrupted or reaches its limit.
 pub(crate) fn forever(arguments: &[String]) -> Result<(), String> {
     let mut call = vec![
         "run",

@@ -8,8 +8,6 @@ use waxwing_dataplane::{BATCH, FrameIo as _, PortId};
 use waxwing_packet::parse;
 use waxwing_testkit::memory::MemoryIo;
 
-use crate::counted;
-
 /// Batches per case.
 const TURNS: u32 = 64;
 /// Sessions of cases with established packets.
@@ -205,4 +203,10 @@ impl Case {
     fn clients(&self, turn: u32) -> std::ops::Range<u32> {
         turn * self.batch..(turn + 1) * self.batch
     }
+}
+
+/// Runs `work`. Callgrind counts this function and all that it calls.
+#[inline(never)]
+fn counted<R>(work: impl FnOnce() -> R) -> R {
+    black_box(work())
 }

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use waxwing_control::health::Admin;
+use waxwing_control::health::AdminState;
 
 /// A programmable layer-4 load balancer: AF_XDP and NAT natively, policies as Wasm modules.
 #[derive(Parser)]
@@ -144,9 +144,9 @@ fn main() -> ExitCode {
         Command::Health { admin, service } => query::health(&admin.socket, service.as_deref()),
         Command::Backend { command } => match command {
             BackendCommand::Signal { which, values } => query::signal(which, &values),
-            BackendCommand::Drain(which) => query::set_backend(which, Admin::Draining),
-            BackendCommand::Disable(which) => query::set_backend(which, Admin::Disabled),
-            BackendCommand::Enable(which) => query::set_backend(which, Admin::Enabled),
+            BackendCommand::Drain(which) => query::set_backend(which, AdminState::Draining),
+            BackendCommand::Disable(which) => query::set_backend(which, AdminState::Disabled),
+            BackendCommand::Enable(which) => query::set_backend(which, AdminState::Enabled),
         },
         Command::CompileModule {
             cpu_s,

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use waxwing_control::admin::client::Client;
 use waxwing_control::admin::signals::{SetBackend, SetSignals};
 use waxwing_control::admin::status::ServiceHealthStatus;
-use waxwing_control::health::Admin;
+use waxwing_control::health::AdminState;
 
 use crate::{OneBackend, render};
 
@@ -24,6 +24,9 @@ pub(crate) fn status(socket: &Path, json: bool) -> Result<()> {
     print(&text)
 }
 
+/// Sessions in one table of `waxwing sessions`. A table is held in memory until it is printed.
+const SESSIONS_PER_TABLE: usize = 1000;
+
 /// `waxwing sessions`.
 pub(crate) fn sessions(
     socket: &Path,
@@ -33,27 +36,19 @@ pub(crate) fn sessions(
 ) -> Result<()> {
     wait(async {
         let mut sessions = Client::new(socket).sessions(service, limit).await?;
+        let mut page = Vec::new();
         while let Some((line, session)) = sessions.next().await? {
             if json {
                 print(&(line + "\n"))?;
                 continue;
             }
-            let client = match &session.source {
-                Some(source) => format!("{} as {source}", session.client),
-                None => session.client.clone(),
-            };
-            print(&format!(
-                "{:<16} {} {:<44} -> {:<44} {:<12} {:>8.1} s old, {:>8.1} s idle\n",
-                session.service,
-                session.protocol,
-                client,
-                session.backend,
-                session.phase.unwrap_or_default(),
-                session.age_ms as f64 / 1000.0,
-                session.idle_ms as f64 / 1000.0,
-            ))?;
+            page.push(session);
+            if page.len() == SESSIONS_PER_TABLE {
+                print(&render::sessions(&page))?;
+                page.clear();
+            }
         }
-        Ok(())
+        print(&render::sessions(&page))
     })
 }
 
@@ -84,7 +79,7 @@ pub(crate) fn signal(which: OneBackend, values: &[String]) -> Result<()> {
 }
 
 /// `waxwing backend drain`, `disable` and `enable`.
-pub(crate) fn set_backend(which: OneBackend, state: Admin) -> Result<()> {
+pub(crate) fn set_backend(which: OneBackend, state: AdminState) -> Result<()> {
     let OneBackend {
         admin,
         service,
@@ -116,14 +111,7 @@ pub(crate) fn health(socket: &Path, service: Option<&str>) -> Result<()> {
         let names = names.join(", ");
         bail!("there is no service \"{name}\"; the services are: {names}");
     }
-    for it in &chosen {
-        let ServiceHealthStatus {
-            service,
-            backends,
-            up,
-        } = it;
-        print(&format!("{service}: {up} of {backends} backends are up\n"))?;
-    }
+    print(&render::health(chosen.iter().copied()))?;
     let dead = chosen.iter().find(|it| it.up == 0);
     dead.map_or(Ok(()), |it| {
         bail!("service {} has no backend that is up", it.service)

@@ -1,8 +1,8 @@
-//! The session table under every interleaving that loom finds within a bound of preemptions.
+//! The session table under every interleaving that loom explores within a preemption bound.
 //!
 //!     RUSTFLAGS="--cfg loom" cargo test -p waxwing-dataplane --test session_loom --release
 //!
-//! Each model states what a thread may see while others work, in the words of the invariants in
+//! Each model checks an invariant of
 //! `waxwing_dataplane::session`. The table is the real one with buckets of two words.
 
 #![cfg(loom)]
@@ -27,7 +27,7 @@ fn table(sessions: u32) -> Arc<SessionTable> {
     Arc::new(SessionTable::new(sessions, [1, 2, 3, 4]).expect("memory"))
 }
 
-/// A session whose every field follows from `n`, so that a torn one shows.
+/// A session whose fields all follow from `n`, so that a torn read shows.
 fn session(n: u8) -> Session {
     Session {
         client: Address::v6([n; 16]),
@@ -76,7 +76,7 @@ fn insert(table: &SessionTable, cache: &mut SlotCache, session: &Session) -> Ins
     table.insert(cache, FORWARD, REPLY, session, forward, reply)
 }
 
-/// Whether it is the session of the same flow.
+/// Whether both are of the same flow.
 fn is(wanted: &Session) -> impl Fn(&Session) -> bool + use<> {
     let key = (wanted.client, wanted.client_port);
     move |session| (session.client, session.client_port) == key
@@ -89,7 +89,7 @@ fn created(insert: Insert) -> SessionRef {
     }
 }
 
-/// Two workers make one flow's session: one does, the other gets that one.
+/// Two workers insert one flow's session: one creates it, the other finds it.
 #[test]
 fn one_of_two_inserts_wins() {
     model(3, || {
@@ -115,7 +115,7 @@ fn one_of_two_inserts_wins() {
     });
 }
 
-/// Two flows that would be one tuple at the backend: one gets it.
+/// Two flows share a reply tuple: one gets it.
 #[test]
 fn one_of_two_clashing_inserts_wins() {
     model(3, || {
@@ -146,9 +146,9 @@ fn one_of_two_clashing_inserts_wins() {
     });
 }
 
-/// A reader sees no session or the whole one; once one direction finds it, the other does.
+/// A reader sees no session or a whole one; once one direction finds it, so does the other.
 #[test]
-fn birth_is_one_moment() {
+fn a_session_appears_at_once() {
     model(3, || {
         let table = table(1);
         let reader = {
@@ -168,10 +168,10 @@ fn birth_is_one_moment() {
     });
 }
 
-/// A slot goes from one session to another while a reader looks for either: it sees each whole
+/// A slot changes its session while a reader looks for either: it sees each whole
 /// or not at all, and never the older after the newer.
 #[test]
-fn reuse_of_a_slot_tears_nothing() {
+fn a_reused_slot_is_read_whole() {
     model(2, || {
         let table = table(1);
         let mut cache = table.slot_cache();
@@ -193,11 +193,11 @@ fn reuse_of_a_slot_tears_nothing() {
     });
 }
 
-/// A session that stays is found at every moment, whatever its bucket's neighbours do, be their
-/// tags other than its own or the same.
+/// A session that stays is always found, whatever happens in its bucket, whether the
+/// neighbours' tags differ from its own or not.
 #[test]
-fn a_staying_session_is_never_missed() {
-    // A bit in the middle of a half leaves the buckets alone and changes the tag.
+fn a_staying_session_is_always_found() {
+    // A bit in the middle of a half changes the tag but not the buckets.
     const OTHER_TAG: u64 = 1 << 8;
     for (preemptions, difference) in [(3, OTHER_TAG), (1, 0)] {
         model(preemptions, move || {
@@ -226,7 +226,7 @@ fn a_staying_session_is_never_missed() {
     }
 }
 
-/// Of two removers one gets the session; its slot is free once.
+/// Of two removers one gets the session; its slot is freed once.
 #[test]
 fn one_of_two_removes_wins() {
     model(3, || {
@@ -246,9 +246,9 @@ fn one_of_two_removes_wins() {
     });
 }
 
-/// A flow that ends and begins anew while another worker inserts it too: one session in the end.
+/// A flow ends and starts again while another worker inserts it too: one session remains.
 #[test]
-fn remove_and_two_inserts() {
+fn a_remove_and_two_inserts_leave_one_session() {
     model(2, || {
         let table = table(2);
         let mut cache = table.slot_cache();
@@ -269,9 +269,9 @@ fn remove_and_two_inserts() {
     });
 }
 
-/// A route is read as a whole, also by a reader whom two changes overtake.
+/// A return hop is read as a whole, even by a reader that two changes overtake.
 #[test]
-fn routes_do_not_tear() {
+fn return_hops_are_read_whole() {
     model(3, || {
         let table = table(1);
         let mut cache = table.slot_cache();
@@ -291,8 +291,8 @@ fn routes_do_not_tear() {
     });
 }
 
-/// What a worker does with a reference to a session that ends meanwhile leaves the next session
-/// in that slot alone. (The last-seen tick apart: loom lets a store come between the two halves
+/// Operations on a stale reference leave the slot's next session unchanged.
+/// (Except the last-seen tick: loom lets a store come between the two halves
 /// of a `fetch_max` and so lose it, which no memory model of a processor or of C++ does.)
 #[test]
 fn stale_references_change_nothing() {
@@ -324,7 +324,7 @@ fn stale_references_change_nothing() {
     });
 }
 
-/// Two workers see two packets of one connection at once: both count.
+/// Two workers process two packets of one connection at once: both take effect.
 #[test]
 fn no_tcp_update_is_lost() {
     model(3, || {
@@ -342,9 +342,9 @@ fn no_tcp_update_is_lost() {
     });
 }
 
-/// An eviction that judged a session half-open does not end it once it is established.
+/// An eviction that judged a session half-open does not remove it once it is established.
 #[test]
-fn eviction_spares_what_got_established() {
+fn eviction_spares_a_session_that_became_established() {
     use waxwing_dataplane::session::Evictable;
     model(3, || {
         let table = table(1);

@@ -1,5 +1,5 @@
-//! The session table against a plain map: any sequence of operations, in tables small enough to
-//! be full, with hashes poor enough to collide, gives what the map gives.
+//! The session table compared with a plain map: any sequence of operations, in tables small enough to
+//! fill up, with hashes poor enough to collide, gives the map's results.
 
 #![cfg(not(loom))]
 
@@ -13,7 +13,7 @@ use waxwing_dataplane::session::{
 use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
 
-/// A flow of the model's small world. Two services; backend `b` serves service `b % 2` at server
+/// A flow of the model. Two services; backend `b` serves service `b % 2` at server
 /// `b / 2`, so that both services share their servers and reply tuples can clash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Flow {
@@ -132,7 +132,7 @@ fn expired(session: &Session, now: Tick) -> bool {
 
 type Known = HashMap<(u8, u8), (Session, Flow, SessionRef)>;
 
-/// Takes what the table has removed out of the map: one of ours, with all of its bytes.
+/// Removes from the map what the table removed, and compares its bytes.
 fn forget(map: &mut Known, bytes: &mut HashMap<SessionRef, u64>, removed: &Removed) {
     let mut of_map = map.iter();
     let (key, at) = of_map
@@ -142,14 +142,14 @@ fn forget(map: &mut Known, bytes: &mut HashMap<SessionRef, u64>, removed: &Remov
     map.remove(&key);
 }
 
-/// The table beside the map, and how hashes are spoilt.
+/// The table, the map, and the mask that spoils hashes.
 struct World {
     table: SessionTable,
     cache: SlotCache,
     map: Known,
-    /// What was added to each session's bytes.
+    /// Each session's bytes.
     bytes: HashMap<SessionRef, u64>,
-    /// One that was removed; its slot may have another session by now.
+    /// A removed session, whose slot may hold another by now.
     stale: Option<SessionRef>,
     now: Tick,
     mask: u64,
@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    /// The hashes of both directions, with only the bits of the mask left of them.
+    /// The masked hashes of both directions.
     fn hashes(&self, flow: Flow) -> [FlowHash; 2] {
         let client = (address(flow.client), 1_000 + u16::from(flow.client));
         let vip = (Address::v4([203, 0, 113, flow.service]), 80);
@@ -287,7 +287,7 @@ impl World {
         }
     }
 
-    /// A sweep of part of the table takes expired sessions only; one of the whole takes them all.
+    /// A partial sweep removes only expired sessions; a full one removes all of them.
     fn sweep(&mut self, slots: usize) {
         let now = self.now;
         let (map, bytes) = (&mut self.map, &mut self.bytes);
@@ -326,7 +326,7 @@ impl World {
         }
     }
 
-    /// The table holds what the map holds: by count, by listing, and by both hashes of each.
+    /// The table equals the map: by count, by listing, and by both hashes of each session.
     fn check(&self) {
         assert_eq!(self.table.len(), self.map.len());
         let listed: HashMap<SessionRef, Session> = self.table.iter().collect();
@@ -379,7 +379,7 @@ proptest! {
     }
 }
 
-/// Every table takes exactly what it promises, and gives every slot back.
+/// Every table holds exactly its capacity, and all slots return.
 #[test]
 fn fills_to_its_capacity_and_empties() {
     for sessions_max in [1, 2, 3, 7, 8, 9, 64, 255, 256, 300, 1_000, 70_000] {
@@ -419,9 +419,9 @@ fn fills_to_its_capacity_and_empties() {
     }
 }
 
-/// Slots that a cache held are there for others once it is dropped.
+/// A dropped cache's slots are available to others.
 #[test]
-fn a_dropped_cache_gives_its_slots_back() {
+fn a_dropped_cache_returns_its_slots() {
     let table = SessionTable::new(1_000, [1; 4]).expect("memory");
     let insert = |cache: &mut SlotCache, n: u32| {
         let [a, b] = [u64::from(n) << 32, u64::from(n) << 33 | 1]
@@ -451,9 +451,9 @@ fn a_dropped_cache_gives_its_slots_back() {
     assert!(matches!(insert(&mut other, made), Insert::Created(_)));
 }
 
-/// A session has seven bits for its worker's number.
+/// A session stores its worker in seven bits.
 #[test]
-fn a_worker_that_has_no_number_is_told_as_such() {
+fn a_worker_beyond_the_limit_is_stored_as_uncounted() {
     let table = SessionTable::new(10, [1; 4]).expect("memory");
     let mut cache = table.slot_cache();
     let flow = Flow {

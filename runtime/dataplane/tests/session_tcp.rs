@@ -1,4 +1,4 @@
-//! TCP session states: every handshake and close as a row of packets and the phase after each.
+//! TCP states: each handshake and close as a row of packets, with the phase after each.
 
 #![cfg(not(loom))]
 
@@ -9,7 +9,7 @@ use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTags};
 
 use Phase::{Closing, Established, HalfOpen};
 
-/// A packet as it is written in the rows: `>` from the client, `<` from the server, then flags.
+/// A packet in a row: `>` from the client, `<` from the server, then flags.
 fn packet(text: &str) -> (Direction, TcpFlags) {
     let (direction, flags) = text.split_at(1);
     let direction = if direction == ">" {
@@ -28,7 +28,7 @@ fn packet(text: &str) -> (Direction, TcpFlags) {
     (direction, TcpFlags(bits.fold(0, |all, bit| all | bit)))
 }
 
-/// Feeds a row to a new session and gives the last state.
+/// Applies a row to a new session; returns the last state.
 fn play(row: &str, packets: &[(&str, Phase)]) -> TcpState {
     let mut state: Option<TcpState> = None;
     for (step, (text, phase)) in packets.iter().enumerate() {
@@ -280,7 +280,7 @@ fn every_valid_open_and_close() {
 }
 
 #[test]
-fn a_new_syn_reuses_what_is_over_and_nothing_else() {
+fn a_new_syn_reuses_only_a_connection_that_is_over() {
     let syn = packet(">S").1;
     let half_open = play("half-open", &[(">S", HalfOpen)]);
     let open = play(
@@ -298,9 +298,9 @@ fn a_new_syn_reuses_what_is_over_and_nothing_else() {
         (closed, true),
         (reset(closed, ">R"), true),
         (refused, true),
-        // The client tried once more meanwhile.
+        // The client retried meanwhile.
         (refused.on_packet(Direction::Forward, syn), false),
-        // Whoever sent these RSTs may send a SYN, too.
+        // The sender of these RSTs may forge a SYN too.
         (reset(half_open, ">R"), false),
         (reset(open, "<R"), false),
         (reset(open, ">R"), false),
@@ -313,9 +313,9 @@ fn a_new_syn_reuses_what_is_over_and_nothing_else() {
     }
 }
 
-/// The client's SYN of that connection went past the service.
+/// The client's SYN bypassed the service.
 #[test]
-fn a_servers_syn_is_of_another_connection_where_both_ends_have_closed_this_one() {
+fn a_servers_syn_after_both_fins_belongs_to_another_connection() {
     let open = [(">S", HalfOpen), ("<SA", HalfOpen), (">A", Established)];
     let open = play("open", &open);
     let half_closed = open.on_packet(Direction::Forward, packet(">FA").1);
@@ -343,7 +343,7 @@ fn a_servers_syn_is_of_another_connection_where_both_ends_have_closed_this_one()
 }
 
 #[test]
-fn an_answer_tells_a_refusal_from_an_abort() {
+fn a_refusal_is_distinguished_from_an_abort() {
     let refused = play("refused", &[(">S", HalfOpen), ("<RA", Closing)]);
     assert!(refused.is_refused() && !refused.is_answered());
     let aborted = [(">S", HalfOpen), ("<SA", HalfOpen), ("<R", Closing)];
@@ -355,10 +355,10 @@ fn an_answer_tells_a_refusal_from_an_abort() {
     assert!(!unknown.is_refused() && !unknown.is_unanswered());
 }
 
-/// Whatever packets pass: without a word from the server nothing is established, and any packet
-/// but RST after an RST takes it back.
+/// For any packets: without a packet from the server no connection is established, and any packet
+/// except RST revives a reset one.
 #[test]
-fn no_flags_break_the_invariants() {
+fn no_sequence_of_flags_breaks_the_invariants() {
     let all = || (0..=u8::MAX).map(TcpFlags);
     for first in all() {
         let state = TcpState::first(first);
@@ -392,7 +392,7 @@ fn no_flags_break_the_invariants() {
     }
 }
 
-/// Each phase has its timeout; a session lives for all of it and no tick longer than it must.
+/// Each phase has its timeout: a session lives exactly that long, to the tick.
 #[test]
 fn timeouts_by_protocol_and_phase() {
     let timeouts = TimeoutTicks::from(Timeouts::default());

@@ -1,4 +1,4 @@
-//! The session table under real threads: what loom proves for a few steps, over millions.
+//! The session table under real threads: loom's invariants over millions of steps.
 
 #![cfg(not(loom))]
 
@@ -15,7 +15,7 @@ use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
 
 const THREADS: u8 = 4;
 
-/// SplitMix64: a seeded source of bits that anyone can replay.
+/// SplitMix64: seeded, so that runs can be replayed.
 struct Random(u64);
 
 impl Random {
@@ -31,7 +31,7 @@ impl Random {
     }
 }
 
-/// The session of flow `key`, the `nonce`-th one: each field follows from the two.
+/// The `nonce`-th session of flow `key`: each field follows from both.
 fn session(key: u32, nonce: u32) -> Session {
     let bits = mix(key, nonce);
     let [a, b, c, d, ..] = bits.to_be_bytes();
@@ -82,8 +82,8 @@ fn key_of(session: &Session) -> u32 {
     u32::try_from(session.client.bits() >> 96).expect("the upper 32 bits")
 }
 
-/// A session read at any time is whole: what does not change follows from key and nonce, and the
-/// route that others change belongs together.
+/// A session is always read whole: constant fields follow from key and nonce, and the
+/// return hop, which other threads change, is consistent.
 fn assert_whole(found: &Session) {
     let whole = session(key_of(found), found.backend.0);
     let n = found.hop.port.0;
@@ -131,9 +131,9 @@ fn insert(table: &SessionTable, cache: &mut SlotCache, key: u32, nonce: u32) -> 
     table.insert(cache, forward, reply, &session(key, nonce), same, same)
 }
 
-/// Every operation from every thread on few flows, in a table too small for all of them.
+/// All operations from all threads on few flows, in a table too small for all of them.
 #[test]
-fn sessions_are_whole_and_single() {
+fn sessions_are_read_whole_and_are_unique() {
     const KEYS: u32 = 40;
     let table = SessionTable::new(24, [9; 4]).expect("memory");
     let barrier = Barrier::new(THREADS.into());
@@ -174,7 +174,7 @@ fn sessions_are_whole_and_single() {
     );
 }
 
-/// One step of one thread; references are kept for long, so that most are stale.
+/// One step of one thread; references are kept long, so most are stale.
 fn act(
     table: &SessionTable,
     cache: &mut SlotCache,
@@ -243,7 +243,7 @@ fn act(
     }
 }
 
-/// While nobody works: one session per flow, each found both ways, and the counts are right.
+/// At rest: one session per flow, found in both directions, and the counts are right.
 fn assert_settled(table: &SessionTable, live: u64) {
     let mut listed = HashMap::new();
     for (at, session) in table.iter() {
@@ -261,9 +261,9 @@ fn assert_settled(table: &SessionTable, live: u64) {
     assert_eq!((table.len() as u64, listed.len() as u64), (live, live));
 }
 
-/// Two threads at the same flow at the same time: one creates it, one removes it.
+/// Two threads at the same flow at once: one creates it, one removes it.
 #[test]
-fn exactly_one_wins() {
+fn exactly_one_of_two_threads_wins() {
     let table = SessionTable::new(1_000, [9; 4]).expect("memory");
     let barrier = Barrier::new(2);
     let race = || {
@@ -294,9 +294,9 @@ fn exactly_one_wins() {
     assert!(table.is_empty());
 }
 
-/// Sessions that stay are found every time, while others come and go in their very buckets.
+/// Sessions that stay are always found, while others come and go in their buckets.
 #[test]
-fn staying_sessions_are_never_missed() {
+fn staying_sessions_are_always_found() {
     const STAYING: u32 = 10;
     let table = SessionTable::new(24, [9; 4]).expect("memory");
     let mut cache = table.slot_cache();

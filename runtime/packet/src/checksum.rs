@@ -6,7 +6,8 @@
 
 use std::ops::{Add, AddAssign};
 
-use crate::{Address, Family, IpPacket, Transport, icmp, tcp, udp};
+use crate::packet::ICMP_V6;
+use crate::{Address, Family, IpPacket, Transport, tcp, udp};
 
 /// The modulus of ones' complement arithmetic on 16 bits.
 const MODULUS: u32 = 0xffff;
@@ -213,7 +214,7 @@ pub fn are_correct(frame: &[u8], packet: &IpPacket) -> bool {
                 }
             }
             Transport::Icmp { .. } if packet.family == Family::V4 => of(segment) == 0,
-            Transport::Icmp { .. } => sum(icmp::PROTOCOL_V6, segment) == 0,
+            Transport::Icmp { .. } => sum(ICMP_V6, segment) == 0,
             Transport::Other(_) => true,
         }
 }

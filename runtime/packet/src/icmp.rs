@@ -11,7 +11,7 @@ use crate::{Address, Delta, Family, IpPacket, Transport, checksum, ethernet, ipv
 /// The IP protocol number of `ICMPv4`.
 pub const PROTOCOL_V4: u8 = 1;
 /// The next-header number of `ICMPv6`.
-pub const PROTOCOL_V6: u8 = 58;
+pub const PROTOCOL_V6: u8 = crate::packet::ICMP_V6;
 /// Length of an echo message's header; minimum length of any message.
 pub const HEADER_LEN: usize = 8;
 

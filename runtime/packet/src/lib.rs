@@ -19,6 +19,7 @@
 mod address;
 pub mod arp;
 pub mod checksum;
+mod error;
 pub mod ethernet;
 mod fragment_out;
 pub mod icmp;
@@ -26,6 +27,7 @@ mod ip;
 pub mod ipv4;
 pub mod ipv6;
 pub mod ndp;
+mod packet;
 mod parse;
 mod prefix;
 pub mod quote;
@@ -37,11 +39,11 @@ mod wire;
 
 pub use address::{Address, Family, Mac, Protocol};
 pub use checksum::Delta;
+pub use error::ParseError;
 pub use ethernet::{Ethernet, Link, VlanTag, VlanTags};
 pub use fragment_out::Fragmentation;
-pub use parse::{
-    Fragment, IpPacket, Packet, ParseError, Transport, parse, parse_head, parse_plain,
-};
+pub use packet::{Fragment, IpPacket, Packet, Transport};
+pub use parse::{parse, parse_head, parse_plain};
 pub use prefix::Prefix;
 pub use quote::Quote;
 pub use rewrite::{Changes, Rewrite, Translation};

@@ -7,141 +7,14 @@
 //! Checksums are not verified here: an incremental update preserves an error, which the receiver then
 //! detects (RFC 1624 section 1).
 
-use std::fmt;
-
-use crate::{Address, Ethernet, Family, TcpFlags, arp, icmp, ipv4, ipv6, tcp, udp, wire};
+use crate::{
+    Address, Ethernet, Family, Fragment, IpPacket, Packet, ParseError, Transport, arp, icmp, ipv4,
+    ipv6, tcp, udp, wire,
+};
 
 /// Maximum number of extension headers. RFC 8200 section 4.1 allows each of the four handled here
 /// once, and destination options twice.
 const EXTENSIONS_MAX: usize = 5;
-
-/// A frame's payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packet {
-    /// An IPv4 or IPv6 packet.
-    Ip(IpPacket),
-    /// ARP; see [`crate::arp`].
-    Arp(Ethernet),
-    /// Any other `EtherType`.
-    Other(Ethernet),
-}
-
-/// An IP packet's offsets in its frame, and the fields that forwarding depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IpPacket {
-    /// Link header.
-    pub ethernet: Ethernet,
-    /// Family.
-    pub family: Family,
-    /// Offset of the IP header.
-    pub network: u16,
-    /// Offset of the transport header (behind options and extension headers).
-    pub transport_start: u16,
-    /// Offset of the IP packet's end; Ethernet padding may follow.
-    pub end: u16,
-    /// Source address.
-    pub source: Address,
-    /// Destination address.
-    pub destination: Address,
-    /// TTL or hop limit.
-    pub hop_limit: u8,
-    /// The fragment's place; `None` for a whole packet.
-    pub fragment: Option<Fragment>,
-    /// Transport header; [`Transport::Other`] in every fragment but the first.
-    pub transport: Transport,
-}
-
-impl IpPacket {
-    /// Returns whether all IP and MAC addresses are unicast. No other packet is answered.
-    #[must_use]
-    pub const fn is_unicast(&self) -> bool {
-        self.source.is_unicast()
-            && self.destination.is_unicast()
-            && !self.ethernet.source.is_group()
-            && !self.ethernet.destination.is_group()
-    }
-}
-
-/// A fragment's place in its packet (RFC 791, RFC 8200 section 4.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// The value that all fragments of one packet share.
-    pub identification: u32,
-    /// Offset in bytes.
-    pub offset: u16,
-    /// Length of the fragment's data, in bytes.
-    pub len: u16,
-    /// Whether more fragments follow.
-    pub more: bool,
-}
-
-/// The transport header's fields that forwarding depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// TCP.
-    Tcp {
-        /// Source port.
-        source: u16,
-        /// Destination port.
-        destination: u16,
-        /// Flags.
-        flags: TcpFlags,
-        /// Offset of the payload in the frame.
-        payload: u16,
-    },
-    /// UDP; the payload starts 8 bytes behind `transport_start`.
-    Udp {
-        /// Source port.
-        source: u16,
-        /// Destination port.
-        destination: u16,
-    },
-    /// `ICMPv4` (only in IPv4) or `ICMPv6` (only in IPv6), by the packet's family.
-    Icmp {
-        /// Type.
-        kind: u8,
-        /// Code.
-        code: u8,
-    },
-    /// Any other protocol number. Includes a routing header (43) with nodes left to visit, because
-    /// the packet's destination is not its final one, and an authentication header (51), because it
-    /// covers the addresses and so forbids rewriting them.
-    Other(u8),
-}
-
-/// Why a frame is malformed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParseError {
-    /// The frame ends inside a header.
-    Truncated,
-    /// A version, length or offset field contradicts the frame.
-    BadLength,
-    /// A first fragment ends inside the transport header or an extension header before it (RFC 1858
-    /// section 2.1, RFC 7112 section 5).
-    TinyFragment,
-    /// Too many IPv6 extension headers, or a second fragment header.
-    TooManyExtensions,
-    /// A field has a value that its protocol forbids, such as an IPv4-mapped address in IPv6, or the
-    /// hop limit of a forwarded neighbour solicitation.
-    Forbidden,
-    /// Wrong checksum in a message that is processed, not forwarded.
-    BadChecksum,
-}
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Truncated => "the frame ends inside a header",
-            Self::BadLength => "a version, length or offset field contradicts the frame",
-            Self::TinyFragment => "a first fragment ends inside its headers",
-            Self::TooManyExtensions => "too many IPv6 extension headers, or two fragment headers",
-            Self::Forbidden => "a field has a value that its protocol forbids",
-            Self::BadChecksum => "the checksum is wrong",
-        })
-    }
-}
-
-impl std::error::Error for ParseError {}
 
 /// Parses a frame that lies in one buffer.
 ///
@@ -205,8 +78,8 @@ pub fn parse_head(head: &[u8], rest: usize) -> Result<Packet, ParseError> {
     Ok(Packet::Ip(network.packet(ethernet, transport)))
 }
 
-/// A frame's first buffer, and the number of bytes in further buffers. After [`FrameHead::whole`] the
-/// compiler knows that this is 0.
+/// A frame's first buffer, and the number of bytes in further buffers: a constant 0 after
+/// [`FrameHead::whole`], so the compiler removes its checks.
 #[derive(Clone, Copy)]
 pub(crate) struct FrameHead<'a> {
     head: &'a [u8],

@@ -1,23 +1,23 @@
-//! Health checks that mean harm: each fails for itself, and no other check is late for it.
+//! Hostile health checks: each fails alone, and delays no other check.
 //!
-//! Invariant: each is a check that would be served but for what it does in `waxwing_check`.
+//! Invariant: each would be served, except for its `waxwing_check`.
 
 use crate::check_wat::CheckWat;
 
 /// A check, as a module's file.
 #[derive(Clone, Debug)]
 pub struct HostileCheck {
-    /// What it is called, in the folder and in a config.
+    /// Its name, in the folder and in a config.
     pub name: &'static str,
     /// The file.
     pub bytes: Vec<u8>,
 }
 
-/// For a check that names an address of its own: there is no such function.
+/// An import that no host has: a check does not choose its address.
 const ELSEWHERE: &str = r#"
   (import "waxwing" "connect_to" (func $connect_to (param i32 i32 i32) (result i32)))"#;
 
-/// What is in `waxwing_check`, by name.
+/// Bodies of `waxwing_check`, by name.
 const BODIES: &[(&str, &str)] = &[
     ("computes_for_ever", "(loop $on (br $on)) (unreachable)"),
     ("traps", "(unreachable)"),
@@ -49,7 +49,7 @@ const BODIES: &[(&str, &str)] = &[
     ("has_a_verdict_nowhere", "(i32.const 0x7ffffff8)"),
 ];
 
-/// All that are taken, and fail at work.
+/// Returns all checks that are accepted and fail at work.
 ///
 /// # Panics
 /// One is not WebAssembly text.
@@ -62,7 +62,7 @@ pub fn at_work() -> Vec<HostileCheck> {
     BODIES.iter().map(module).collect()
 }
 
-/// One that would connect elsewhere: it asks for what no host has, and is refused.
+/// Returns a check that would connect to an address of its own. It is refused for its import.
 ///
 /// # Panics
 /// It is not WebAssembly text.

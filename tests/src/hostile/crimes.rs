@@ -1,6 +1,5 @@
-//! What a call into a module should not do.
-//!
-//! Each is done twice in `work.rs`: in the first call, and only once the module is at work.
+//! What a call into a module must not do. `work.rs` does each twice: in the first call, and only once the
+//! module is at work.
 
 use super::Fault::{BadAnswer, Overrun, Trap};
 use super::{Fault, call_bomb, made};
@@ -12,7 +11,7 @@ const TABLE: &str = "out of bounds table access";
 
 /// A memory that grows.
 const GROWING: &str = "(memory (export \"memory\") 1)";
-/// The most that a file may ask for.
+/// The largest memory that a module may declare.
 const LARGE: &str = "(memory (export \"memory\") 64)";
 /// Fills all but the first page.
 const FILL: &str = "(memory.fill (i32.const 0x10000) (i32.const 7) (i32.const 0x3f0000))";
@@ -24,7 +23,7 @@ const CALLS: &str = "(type $void (func))
                      (func $nothing)
                      (elem (i32.const 1) $number $nothing)";
 
-/// Something that a policy should not do.
+/// A violation.
 #[derive(Clone, Copy)]
 pub(super) struct Crime {
     pub(super) what: &'static str,
@@ -35,7 +34,7 @@ pub(super) struct Crime {
     pub(super) why: &'static str,
 }
 
-/// What it is, how it is done, with which other fields of the module, and how it ends.
+/// Description, code, further fields of the module, and outcome.
 type Row = (
     &'static str,
     &'static str,
@@ -237,7 +236,8 @@ fn traps() -> [Row; 20] {
         ),
         (
             "calls what it has just taken away",
-            "(table.fill $t (i32.const 0) (ref.null func) (i32.const 3)) (call_indirect (type $void) (i32.const 2))",
+            "(table.fill $t (i32.const 0) (ref.null func) (i32.const 3)) \
+             (call_indirect (type $void) (i32.const 2))",
             CALLS,
             Trap,
             "uninitialized element",
@@ -341,7 +341,7 @@ fn growing() -> [Row; 2] {
     ]
 }
 
-/// Instructions that each take long: between two of them the clock is looked at.
+/// Long instructions: the clock is checked between two of them.
 fn large() -> Vec<Row> {
     let fills = made(format!("(func $fills {})", FILL.repeat(2_000)));
     let fill_loop = made(format!("(loop $l {FILL} (br $l))"));

@@ -4,7 +4,7 @@ use super::Verdict::Refused;
 use super::{Hostile, made};
 use crate::wat::{SECTION, Wat};
 
-/// The stages, by the words that their refusals have in common.
+/// Stages, by the text that their refusals have in common.
 const NOT_WASM: &str = "not a WebAssembly module";
 const NOT_VALID: &str = "not valid at byte";
 const SECTION_OF: &str = "custom section";
@@ -18,7 +18,7 @@ pub(super) fn text(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-/// A good module with these fields more.
+/// Returns a good module with more fields.
 pub(super) fn with(more: impl Into<String>) -> Vec<u8> {
     let more = made(more.into());
     Wat { more, ..Wat::GOOD }.bytes()
@@ -40,7 +40,7 @@ fn section(section: &'static str) -> Vec<u8> {
     .bytes()
 }
 
-/// A good module and a custom section behind it.
+/// Returns a good module with a custom section appended.
 pub(super) fn and_custom(name: &str, content: &[u8]) -> Vec<u8> {
     let mut bytes = Wat::GOOD.bytes();
     push_custom(&mut bytes, name, content);
@@ -55,7 +55,7 @@ pub(super) fn push_custom(bytes: &mut Vec<u8>, name: &str, content: &[u8]) {
     bytes.extend_from_slice(content);
 }
 
-/// Appends a number as WebAssembly writes it, seven bits a byte.
+/// Appends a number in LEB128, seven bits per byte.
 fn leb(bytes: &mut Vec<u8>, mut value: usize) {
     while value >= 0x80 {
         bytes.push(value.to_le_bytes()[0] | 0x80);
@@ -68,7 +68,8 @@ fn bytes() -> Vec<Hostile> {
     let good = Wat::GOOD.bytes();
     let cut = good[..good.len() - 3].to_vec();
     // One function with 2^32 - 1 variables, in eight bytes.
-    let variables = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a\x0a\x01\x08\x01\xff\xff\xff\xff\x0f\x7f\x0b";
+    let variables = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\
+        \x0a\x0a\x01\x08\x01\xff\xff\xff\xff\x0f\x7f\x0b";
     [
         ("nothing at all", Vec::new(), (NOT_WASM, "cdylib")),
         (

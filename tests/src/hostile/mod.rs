@@ -1,9 +1,9 @@
-//! Modules that mean harm, or come from someone very unlucky: each with the verdict that it must get.
+//! Hostile and broken modules, each with the verdict that it must get.
 //!
 //! The plugin host's tests judge each of them alone; the end-to-end test drops all of them into the
 //! folder of a balancer under load.
 //!
-//! Invariant: no two are the same file, so that a verdict is about the file that just came.
+//! Invariant: no two files are equal, so that a verdict is about the latest file.
 
 pub mod checks;
 mod crimes;
@@ -14,25 +14,25 @@ mod work;
 
 use crate::wat::Wat;
 
-/// A file, and what must become of it.
+/// A module's file and its expected verdict.
 #[derive(Clone, Debug)]
 pub struct Hostile {
     /// What it does, for people.
     pub what: String,
     /// The file.
     pub bytes: Vec<u8>,
-    /// What must become of it.
+    /// The expected verdict.
     pub verdict: Verdict,
 }
 
-/// What must become of a module.
+/// The verdict on a module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It is refused before it serves: the stage that does, and a part of the reason.
+    /// Refused before it serves: the stage, and a part of the reason.
     Refused(&'static str, &'static str),
-    /// It passes for a good one, and is cut off at work: how it fails, and a part of the reason.
+    /// Accepted, and quarantined at work: the failure, and a part of the reason.
     Cut(Fault, &'static str),
-    /// It harms nobody but itself, and serves.
+    /// Accepted: it harms only itself.
     Serves,
 }
 
@@ -41,13 +41,13 @@ pub enum Verdict {
 pub enum Fault {
     /// It trapped.
     Trap,
-    /// It ran past its time.
+    /// It exceeded its time.
     Overrun,
-    /// Its answer is none.
+    /// Its answer is invalid.
     BadAnswer,
 }
 
-/// All of them.
+/// Returns all of them.
 ///
 /// # Panics
 /// One is not WebAssembly text.
@@ -56,25 +56,25 @@ pub fn all() -> Vec<Hostile> {
     [at_the_file(), at_set_up(), on_test_flows(), at_work()].concat()
 }
 
-/// Those that are refused for what is in the file.
+/// Returns modules that are refused for the file's contents.
 #[must_use]
 pub fn at_the_file() -> Vec<Hostile> {
     [file::all(), size::all()].concat()
 }
 
-/// Those that are refused while they are set up for a service.
+/// Returns modules that are refused while they are set up for a service.
 #[must_use]
 pub fn at_set_up() -> Vec<Hostile> {
     set_up::all()
 }
 
-/// Those that fail at the first call.
+/// Returns modules that fail in the first call.
 #[must_use]
 pub fn on_test_flows() -> Vec<Hostile> {
     work::on_test_flows()
 }
 
-/// Those that behave while they are tried and fail at work, and those that only look dangerous.
+/// Returns modules that pass the trial and fail at work, and modules that only look dangerous.
 #[must_use]
 pub fn at_work() -> Vec<Hostile> {
     work::at_work()
@@ -94,7 +94,7 @@ impl Hostile {
     }
 }
 
-/// Text that is made once and lives as long as the tests, as a [`Wat`] wants it.
+/// Returns text with a static lifetime, for a [`Wat`].
 fn made(text: String) -> &'static str {
     text.leak()
 }

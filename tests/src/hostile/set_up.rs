@@ -45,7 +45,7 @@ fn calls() -> Vec<Hostile> {
         more: call_bomb(),
         ..Wat::GOOD
     };
-    // Good in the trial, whose generation is 0, and not in the instance that is to work.
+    // Good in the trial, whose generation is 0, and bad in the serving instance.
     let later = changed(
         "(if (i64.ne (i64.load (i32.const 0x1008)) (i64.const 0)) (then unreachable)) (i32.const 1)",
     );
@@ -262,7 +262,7 @@ fn headers() -> Vec<Hostile> {
     .into()
 }
 
-/// What a module says when it refuses goes to the operator's terminal.
+/// The text of a refusal goes to the operator's terminal.
 fn words() -> Vec<Hostile> {
     const NONE: &str = "it gives no reason";
     let saying = |body: &str, data: &str| Wat {
@@ -321,7 +321,7 @@ fn words() -> Vec<Hostile> {
     .into()
 }
 
-/// Modules that ask for more than there is, get what there is, and serve.
+/// Modules that request more than the maximum get the maximum, and serve.
 fn greedy() -> Vec<Hostile> {
     let all = "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
                (i32.const 0x1000)";

@@ -1,4 +1,4 @@
-//! Files with more of something than a policy needs.
+//! Files that exceed a limit of size or count.
 
 use super::Hostile;
 use super::Verdict::{Refused, Serves};
@@ -80,7 +80,7 @@ fn sizes() -> Vec<Hostile> {
     .into()
 }
 
-/// What the compiler cannot do, or not in its time.
+/// Modules that the compiler rejects, or does not finish in time.
 fn bombs() -> Vec<Hostile> {
     const STAGE: &str = "cannot be compiled";
     let loops = format!(
@@ -108,7 +108,7 @@ fn jump(places: usize) -> String {
     format!("(func (br_table {} (i32.const 0)))", "0 ".repeat(places))
 }
 
-/// What looks like an attack on the parser or the compiler, and is within the limits.
+/// Modules that look like attacks on parser or compiler, but are within the limits.
 fn only_odd() -> Vec<Hostile> {
     let nested = format!(
         "(func {} {})",

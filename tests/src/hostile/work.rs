@@ -1,5 +1,4 @@
-//! Modules that do in a call what they should not: at the first, where the test flows tell, and
-//! only once they are at work.
+//! Modules with a violation in a call: in the first call, where the test flows show it, and only at work.
 
 use super::Fault::{Overrun, Trap};
 use super::Verdict::{Cut, Refused, Serves};
@@ -9,15 +8,16 @@ use crate::wat::Wat;
 
 const TIME: &str = "ran past its time budget";
 
-/// Whether the instance is to work: the trial's has generation 0 in its header. No module can be
-/// kept from seeing a difference between a trial and the real thing, so here it is plain.
+/// Whether the instance serves: a trial's header has generation 0. A module can always tell a trial from
+/// service, so these do it openly.
 const AT_WORK: &str = "(i64.ne (i64.load (i32.const 0x1008)) (i64.const 0))";
 
 /// A memory that grows.
 const GROWING: &str = "(memory (export \"memory\") 1)";
 
 impl Crime {
-    /// A policy that does it in `waxwing_pick`, where `when` holds, and else takes the first backend.
+    /// Returns a policy that commits it in `waxwing_pick` if `when` holds, and otherwise picks the first
+    /// backend.
     fn picking(self, when: &str) -> Wat {
         let body = self.body;
         Wat {
@@ -53,7 +53,7 @@ pub(super) fn at_work() -> Vec<Hostile> {
         .collect()
 }
 
-/// What starts it: a count of calls, or what a client sends.
+/// What triggers the violation: a count of calls, or a client's packet.
 fn triggered() -> Vec<Hostile> {
     let counted = "(i32.store (i32.const 16) (i32.add (i32.load (i32.const 16)) (i32.const 1)))
                    (if (i32.ge_u (i32.load (i32.const 16)) (i32.const 40)) (then unreachable))
@@ -125,7 +125,7 @@ fn in_other_calls() -> Vec<Hostile> {
     .into()
 }
 
-/// What it says after a trap.
+/// A policy's message after a trap.
 fn in_words() -> Vec<Hostile> {
     let saying = |words: &str| Wat {
         pick: made(format!("(if {AT_WORK} (then unreachable)) (local.get 1)")),
@@ -161,7 +161,7 @@ fn in_words() -> Vec<Hostile> {
     .into()
 }
 
-/// What looks bad and harms nobody else.
+/// Modules that look bad and harm only themselves.
 fn harmless() -> Vec<Hostile> {
     let picking = |body: &str| Wat {
         pick: made(format!("{body} (local.get 1)")),

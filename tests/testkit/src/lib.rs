@@ -3,4 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod fragmenter;
 pub mod memory;

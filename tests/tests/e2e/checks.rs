@@ -18,14 +18,14 @@ use crate::health::{quick, three, wait_web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(an_https_check_goes_by_roots_and_name, "nginx", "openssl"),
-    scenario!(an_agents_word_sets_the_weight),
-    scenario!(a_number_on_a_page_becomes_a_signal),
-    scenario!(a_check_of_ones_own_finds_a_long_queue),
+    scenario!(an_https_check_verifies_roots_and_name, "nginx", "openssl"),
+    scenario!(an_agent_check_sets_the_weight),
+    scenario!(a_metric_of_a_page_becomes_a_signal),
+    scenario!(a_custom_check_detects_a_long_queue),
 ];
 
 /// One server that speaks TLS; who is asked for, and who is trusted, differs from check to check.
-fn an_https_check_goes_by_roots_and_name() -> Result<()> {
+fn an_https_check_verifies_roots_and_name() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let server = Server::start(&topology, 1, Kind::Nginx)?;
     let strange = certificate::make(topology.scratch.path(), TLS_NAME)?;
@@ -69,7 +69,7 @@ fn an_https_check_goes_by_roots_and_name() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-fn an_agents_word_sets_the_weight() -> Result<()> {
+fn an_agent_check_sets_the_weight() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (servers, mut config) = three(&topology)?;
     config.service_mut("web")?.health = vec![quick("agent")];
@@ -92,7 +92,7 @@ fn an_agents_word_sets_the_weight() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-fn a_number_on_a_page_becomes_a_signal() -> Result<()> {
+fn a_metric_of_a_page_becomes_a_signal() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (servers, mut config) = three(&topology)?;
     let web = config.service_mut("web")?;
@@ -122,7 +122,7 @@ fn a_number_on_a_page_becomes_a_signal() -> Result<()> {
 }
 
 /// The tutorial's module, dropped into the folder; a server that says how long its queue is.
-fn a_check_of_ones_own_finds_a_long_queue() -> Result<()> {
+fn a_custom_check_detects_a_long_queue() -> Result<()> {
     let module = modules::compile("queue-check")?;
     let topology = Topology::new(Layout::default())?;
     let (servers, mut config) = three(&topology)?;

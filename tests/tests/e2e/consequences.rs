@@ -1,4 +1,4 @@
-//! What follows from health: for new sessions, for old ones, and where nobody is left.
+//! The effects of health states on new sessions, on existing sessions, and with no healthy backend.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -15,16 +15,20 @@ use crate::health::{check_of, eject_only, quick, three, wait_judged, wait_web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(a_drained_backend_lives_on_and_a_disabled_one_does_not_return_by_itself),
+    scenario!(a_drained_backend_keeps_sessions_and_a_disabled_one_stays_disabled),
     scenario!(a_drained_backends_sessions_end_at_the_deadline),
-    scenario!(the_health_command_speaks_by_its_exit_code),
+    scenario!(the_health_command_reports_by_exit_code),
     scenario!(sessions_of_a_backend_that_went_down_are_kept_or_reset),
-    scenario!(datagrams_to_a_backend_that_went_down_find_another),
+    scenario!(datagrams_to_a_down_backend_move_to_another),
     scenario!(with_all_down_clients_are_refused_or_ignored, "nft").alone(),
-    scenario!(a_backup_serves_while_nobody_else_does),
+    scenario!(a_backup_serves_while_all_main_backends_are_down),
     scenario!(a_recovered_backend_starts_slowly),
     scenario!(failures_of_sessions_eject_a_backend_for_a_time, "nft"),
-    scenario!(a_broken_check_empties_no_pool, "nginx", "openssl"),
+    scenario!(
+        panic_mode_keeps_a_pool_with_a_broken_check,
+        "nginx",
+        "openssl"
+    ),
 ];
 
 /// Within this time [`served`] opens its connections where only who answers matters.
@@ -51,7 +55,7 @@ pub(crate) fn assert_served_by(topology: &Topology, servers: &[&str]) -> Result<
     Ok(())
 }
 
-/// Runs a command of the balancer's that must succeed.
+/// Runs a command of the balancer, which must succeed.
 pub(crate) fn ask(waxwing: &Waxwing<'_>, args: &[&str]) -> Result<()> {
     let finished = waxwing.ask(args)?;
     ensure!(
@@ -63,28 +67,28 @@ pub(crate) fn ask(waxwing: &Waxwing<'_>, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A client's connection that stays, and the place of the server that it is with.
+/// Opens a connection and returns it with its backend's index.
 pub(crate) fn stay(topology: &Topology) -> Result<(TcpStream, usize)> {
     let mut connection = topology.client.enter(|| query::connect(WEB))??;
     let number = server_of(&query::get(&mut connection, "/")?)?;
     Ok((connection, number - 1))
 }
 
-/// The number in `server=1`.
+/// Returns the number in `server=1`.
 fn server_of(answer: &str) -> Result<usize> {
     let number = answer.trim().strip_prefix("server=");
     let number = number.and_then(|number| number.parse().ok());
     number.with_context(|| format!("no server's name: {answer}"))
 }
 
-/// A state for one backend, and `up` for the others.
+/// Returns a state for one backend, and `up` for the others.
 pub(crate) fn but(place: usize, state: &str) -> [&str; 3] {
     let mut states = ["up"; 3];
     states[place] = state;
     states
 }
 
-fn a_drained_backend_lives_on_and_a_disabled_one_does_not_return_by_itself() -> Result<()> {
+fn a_drained_backend_keeps_sessions_and_a_disabled_one_stays_disabled() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (_servers, config) = three(&topology)?;
     let waxwing = Waxwing::start(&topology, &config)?;
@@ -99,7 +103,7 @@ fn a_drained_backend_lives_on_and_a_disabled_one_does_not_return_by_itself() -> 
         let answer = query::get(connection, "/")?;
         ensure!(server_of(&answer)? == *place + 1, "it moved: {answer}");
     }
-    // An operator's word holds over a reload.
+    // An operator's command survives a reload.
     waxwing.reload(&config)?;
     assert_served_by(&topology, &["2", "3"])?;
     wait_web(&waxwing, but(0, "draining"))?;
@@ -135,7 +139,7 @@ fn a_drained_backends_sessions_end_at_the_deadline() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Asserts that the next that a client sends is answered by a reset, at once.
+/// Asserts that the client's next segment is answered by a reset, at once.
 pub(crate) fn assert_reset(connection: &mut TcpStream) -> Result<()> {
     let sent = Instant::now();
     let error = query::get(connection, "/").err().context("it was served")?;
@@ -145,7 +149,7 @@ pub(crate) fn assert_reset(connection: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-fn the_health_command_speaks_by_its_exit_code() -> Result<()> {
+fn the_health_command_reports_by_exit_code() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, config) = three(&topology)?;
     let waxwing = Waxwing::start(&topology, &config)?;
@@ -154,7 +158,7 @@ fn the_health_command_speaks_by_its_exit_code() -> Result<()> {
         let finished = waxwing.ask(&["health", "--service", service])?;
         Ok(finished.status.code())
     };
-    // It goes by what packets meet, which follows the state within a second.
+    // It reports what the workers use, which follows the state within a second.
     let becomes = |wanted| -> Result<bool> {
         let deadline = Instant::now() + Duration::from_secs(1);
         while code("web")? != Some(wanted) {
@@ -179,7 +183,7 @@ fn the_health_command_speaks_by_its_exit_code() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// The server is paused, so that it is the balancer that answers for it, or nobody.
+/// The server is paused, so that only the balancer can answer.
 fn sessions_of_a_backend_that_went_down_are_kept_or_reset() -> Result<()> {
     for on_down in ["keep", "reset"] {
         let topology = Topology::new(Layout::default())?;
@@ -203,7 +207,7 @@ fn sessions_of_a_backend_that_went_down_are_kept_or_reset() -> Result<()> {
     Ok(())
 }
 
-fn datagrams_to_a_backend_that_went_down_find_another() -> Result<()> {
+fn datagrams_to_a_down_backend_move_to_another() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
     let web = config.service_mut("web")?;
@@ -228,7 +232,7 @@ fn datagrams_to_a_backend_that_went_down_find_another() -> Result<()> {
     wait_web(&waxwing, but(first - 1, "down"))?;
     let second = exchange().context("on_down = \"repick\"")?;
     ensure!(second != first, "the paused server cannot have answered");
-    // It stays there when the first is back.
+    // The session stays there when the first backend recovers.
     servers[first - 1].recover(Fault::Paused)?;
     wait_web(&waxwing, ["up"; 3])?;
     ensure!(exchange()? == second, "it moved back");
@@ -277,7 +281,7 @@ fn with_all_down_clients_are_refused_or_ignored() -> Result<()> {
     Ok(())
 }
 
-fn a_backup_serves_while_nobody_else_does() -> Result<()> {
+fn a_backup_serves_while_all_main_backends_are_down() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
     config.service_mut("web")?.backends[2].backup = true;
@@ -321,7 +325,7 @@ fn a_recovered_backend_starts_slowly() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// No checks at all: what is known of the server is what became of its sessions.
+/// Without checks, health follows from sessions alone.
 fn failures_of_sessions_eject_a_backend_for_a_time() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
@@ -344,7 +348,7 @@ fn failures_of_sessions_eject_a_backend_for_a_time() -> Result<()> {
     })?;
     assert_served_by(&topology, &["1", "2", "3"])?;
 
-    // With one out already, another would leave fewer than half.
+    // Ejecting a second backend would leave fewer than half.
     for server in &mut servers[..2] {
         server.suffer(Fault::Rejected)?;
     }
@@ -358,8 +362,8 @@ fn failures_of_sessions_eject_a_backend_for_a_time() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// nginx fails on `/healthz` alone and serves as before: the check is wrong, not the servers.
-fn a_broken_check_empties_no_pool() -> Result<()> {
+/// nginx fails only on `/healthz`: the check is broken, not the servers.
+fn panic_mode_keeps_a_pool_with_a_broken_check() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let mut servers = (1..=3)
         .map(|number| Server::start(&topology, number, Kind::Nginx))

@@ -1,4 +1,4 @@
-//! Many backends whose checks take all the time they may: those of other services are on time.
+//! Many backends with slow checks do not delay the checks of other services.
 
 use std::fs;
 use std::thread;
@@ -17,7 +17,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(six_hundred_silent_backends_make_no_other_check_late, "nft").alone(),
 ];
 
-/// A service of this many backends on the second server, beside `web`: its checks are planned first.
+/// Returns a service of many backends on the second server. Its checks are scheduled before those of `web`.
 fn crowd(name: &str, backends: u16, check: HealthCheck) -> Service {
     let mut service = Service::v4(name, "tcp", (1000, 0), 0);
     let ports = 10_000..10_000 + backends;
@@ -25,11 +25,11 @@ fn crowd(name: &str, backends: u16, check: HealthCheck) -> Service {
     service.checked(check)
 }
 
-/// Looks for five seconds at `web`, whose servers are checked every 300 ms: they stay up, and the last
-/// check of each is never long ago. The status tells times to the second, rounded down.
+/// Observes `web` for five seconds, whose backends are checked every 300 ms: they stay up, and the last check
+/// of each is recent. The status has times in seconds, rounded down.
 fn assert_on_time(waxwing: &Waxwing<'_>) -> Result<()> {
     const LOOKED: Duration = Duration::from_secs(5);
-    // Of what is due every 300 ms, on the slowest machine.
+    // A bound for the slowest machine.
     const AGO_MAX: Duration = Duration::from_secs(10);
     let before = wait_web(waxwing, ["up"; 3])?;
     let end = Instant::now() + LOOKED;
@@ -66,7 +66,7 @@ fn assert_on_time(waxwing: &Waxwing<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Five seconds' worth of computing is due each second, until the module is found out.
+/// Each second five seconds of computing are due, until the module is quarantined.
 fn a_hundred_checks_that_loop_make_no_other_late() -> Result<()> {
     const NAME: &str = "looping";
     let topology = Topology::new(Layout::default())?;

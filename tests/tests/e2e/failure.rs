@@ -11,12 +11,12 @@ use crate::traffic::{assert_served, curl, host, web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(killed_it_leaves_the_kernel_its_traffic, "curl").alone(),
-    scenario!(stopped_it_leaves_nothing_behind),
-    scenario!(garbage_is_counted_and_disturbs_nothing),
+    scenario!(after_a_kill_the_kernel_serves_its_traffic, "curl").alone(),
+    scenario!(a_stop_restores_the_interfaces),
+    scenario!(broken_frames_are_counted_and_fail_no_request),
 ];
 
-fn killed_it_leaves_the_kernel_its_traffic() -> Result<()> {
+fn after_a_kill_the_kernel_serves_its_traffic() -> Result<()> {
     let topology = Topology::new(Layout {
         queues: 2,
         ..Layout::default()
@@ -58,7 +58,7 @@ fn killed_it_leaves_the_kernel_its_traffic() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-fn stopped_it_leaves_nothing_behind() -> Result<()> {
+fn a_stop_restores_the_interfaces() -> Result<()> {
     let topology = Topology::new(Layout {
         queues: 2,
         ..Layout::default()
@@ -82,7 +82,7 @@ fn stopped_it_leaves_nothing_behind() -> Result<()> {
     Ok(())
 }
 
-fn garbage_is_counted_and_disturbs_nothing() -> Result<()> {
+fn broken_frames_are_counted_and_fail_no_request() -> Result<()> {
     const FRAMES: u32 = 20_000;
     let topology = Topology::new(Layout {
         queues: 2,

@@ -1,5 +1,5 @@
-//! Figure 2.3 of the textbook, step by step, in both of its topologies: the balancer as the servers'
-//! gateway, and on the wire to the gateway that they have.
+//! The four hops of a request and its reply (figure 2.3 of the textbook), in both topologies: the balancer
+//! as the servers' gateway, and as a bridge in front of their gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,14 +16,18 @@ use crate::traffic::{curl, host, web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(each_step_is_as_it_says_routed, "nginx", "curl"),
-    scenario!(each_step_is_as_it_says_transparent, "nginx", "curl"),
+    scenario!(each_hop_is_as_documented_in_routed_mode, "nginx", "curl"),
+    scenario!(
+        each_hop_is_as_documented_in_transparent_mode,
+        "nginx",
+        "curl"
+    ),
 ];
 
-/// How long nothing must pass until all has passed.
+/// After this time without a frame, a capture is complete.
 pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
-/// Hosts whose clients have a router, so that its place can be taken.
+/// Returns a topology in which the client reaches the VIPs through a router, which tests replace.
 pub(crate) fn network(servers: u8, queues: u32) -> Result<Topology> {
     Topology::new(Layout {
         servers,
@@ -40,7 +44,7 @@ pub(crate) fn transparent(topology: &Topology) -> Config {
     config
 }
 
-/// Who has which MAC address, for people.
+/// Names of MAC addresses, for messages.
 struct Names(BTreeMap<[u8; 6], String>);
 
 impl Names {
@@ -62,7 +66,7 @@ impl Names {
     }
 }
 
-/// What is seen of the packets between two addresses: their MAC addresses, by name, and hop limits.
+/// MAC addresses, by name, and hop limits of the packets between two addresses.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
     macs: BTreeSet<(String, String)>,
@@ -85,11 +89,11 @@ fn seen(frames: &[Vec<u8>], (source, destination): (IpAddr, IpAddr), names: &Nam
     seen
 }
 
-/// A row of the figure's table: addresses, and what is to be seen of the packets between them.
+/// A row of the figure's table: addresses, and the expected packets between them.
 type Step = ((IpAddr, IpAddr), Seen);
 
-/// The table: what passes the router's wire (steps 1 and 4), and a server's (steps 2 and 3). In
-/// transparent mode step 4 tells the servers apart, so that it is of both.
+/// Returns the table: frames on the router's link (steps 1 and 4) and on a server's link (steps 2 and 3). In
+/// transparent mode step 4 has the MAC addresses of both servers.
 fn figure(
     is_transparent: bool,
     [client, vip]: [IpAddr; 2],
@@ -104,8 +108,8 @@ fn figure(
         ((source, destination), seen)
     };
     let own = &*format!("server {number}");
-    // Linux sends with 64. Between client and balancer are two routers in the one network, and one in
-    // the other; a bridge is none.
+    // Linux sends with 64. Two routers are between client and balancer in routed mode, one in transparent
+    // mode; a bridge does not count.
     if is_transparent {
         let both = [("server 1", "router"), ("server 2", "router")];
         [
@@ -124,13 +128,13 @@ fn figure(
     }
 }
 
-fn each_step_is_as_it_says_routed() -> Result<()> {
+fn each_hop_is_as_documented_in_routed_mode() -> Result<()> {
     let topology = network(2, 1)?;
     let detour = Detour::new(&topology, "front", 1500)?;
     assert_figure(&topology, &web(&topology), (&detour.near, "balancer"))
 }
 
-fn each_step_is_as_it_says_transparent() -> Result<()> {
+fn each_hop_is_as_documented_in_transparent_mode() -> Result<()> {
     let topology = network(2, 1)?;
     let inline = Inline::new(&topology)?;
     assert_figure(
@@ -140,8 +144,8 @@ fn each_step_is_as_it_says_transparent() -> Result<()> {
     )
 }
 
-/// Fetches a page from each server through the VIPs, and compares all that passed the router's and the
-/// servers' wires meanwhile with the figure's table.
+/// Fetches a page from each server through the VIPs, and compares all frames on the router's and the servers'
+/// links with the figure's table.
 fn assert_figure(topology: &Topology, config: &Config, router: (&Namespace, &str)) -> Result<()> {
     let is_transparent = config.mode.is_some();
     let names = Names::new(topology, router)?;

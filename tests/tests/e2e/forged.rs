@@ -19,7 +19,11 @@ use crate::traffic::web;
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(a_thousand_transfers_survive_it_all, "nginx").alone(),
+    scenario!(
+        a_thousand_transfers_survive_forgeries_floods_and_failovers,
+        "nginx"
+    )
+    .alone(),
     scenario!(a_forged_reset_and_syn_move_no_connection),
 ];
 
@@ -97,7 +101,7 @@ impl Transfer {
 /// All at once: each of the transfers' connections is reset, reopened and reported as unreachable, from
 /// both sides; the table is full of half-open sessions; frames come that are broken in every way; and the
 /// gateways on both sides fail over.
-fn a_thousand_transfers_survive_it_all() -> Result<()> {
+fn a_thousand_transfers_survive_forgeries_floods_and_failovers() -> Result<()> {
     allow_files(4 * TRANSFERS as u64)?;
     let topology = Topology::new(Layout::default())?;
     let file_len = usize::from(WAVES) * READ_LEN;

@@ -23,7 +23,7 @@ use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(connections_follow_a_gateway_to_its_new_mac, "nginx", "curl"),
-    scenario!(replies_go_by_the_kernels_routes, "curl"),
+    scenario!(replies_follow_the_kernels_routes, "curl"),
     scenario!(a_change_of_routes_moves_live_downloads, "nginx", "curl"),
     scenario!(a_client_in_a_vlan_is_answered_in_it, "tcpdump"),
     scenario!(
@@ -209,7 +209,7 @@ fn fetch(topology: &Topology, from: IpAddr, vip: IpAddr) -> Result<()> {
     topology.client.run("curl", &arguments).map(drop)
 }
 
-fn replies_go_by_the_kernels_routes() -> Result<()> {
+fn replies_follow_the_kernels_routes() -> Result<()> {
     let topology = topology()?;
     second_link(&topology)?;
     let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;

@@ -1,4 +1,4 @@
-//! Health checks against real servers that fail on purpose: what is found, and how soon.
+//! Health checks against real servers with injected faults: which fault is detected, and how soon.
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -21,7 +21,7 @@ use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(
-        every_fault_is_found_in_time_and_for_its_reason,
+        every_fault_is_detected_in_time_with_its_reason,
         "nginx",
         "openssl",
         "redis-server",
@@ -35,18 +35,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(two_thousand_backends_are_checked_on_time, "taskset").alone(),
 ];
 
-/// Short enough that a scenario takes seconds; a check is over before the next is due.
+/// Short, so that a scenario takes seconds. A check ends before the next one is due.
 const INTERVAL: Duration = Duration::from_millis(300);
 const TIMEOUT: Duration = Duration::from_millis(200);
 const FALL: u32 = 3;
 const RISE: u32 = 2;
 
-/// What is above the schedule: asking for the status takes a process, on a machine that runs
-/// seven servers and a balancer without optimisation; and those that fail at once, one after another,
-/// are looked at when the last has failed.
+/// Tolerance above the schedule: reading the status starts a process, on a machine that runs seven servers
+/// and an unoptimised balancer; and servers fail one after another, but are observed after the last.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// A check with the times above.
+/// Returns a check with the times above.
 pub(crate) fn quick(check: &str) -> HealthCheck {
     HealthCheck {
         interval: Some("300ms"),
@@ -59,7 +58,7 @@ pub(crate) fn quick(check: &str) -> HealthCheck {
     }
 }
 
-/// The check of a kind of server, by the shipped modules.
+/// Returns the shipped check for a kind of server.
 pub(crate) fn check_of(kind: Kind) -> HealthCheck {
     match kind {
         Kind::Nginx | Kind::Moody => quick("http").with("path = '/healthz'"),
@@ -70,20 +69,20 @@ pub(crate) fn check_of(kind: Kind) -> HealthCheck {
     }
 }
 
-/// The longest from a fault until it is found.
+/// The longest time from a fault to its detection.
 pub(crate) const FOUND: Duration = INTERVAL.saturating_mul(FALL).saturating_add(TIMEOUT);
-/// The longest from a recovery until it is found.
+/// The longest time from a recovery to its detection.
 pub(crate) const RECOVERED: Duration = INTERVAL.saturating_mul(RISE).saturating_add(TIMEOUT);
 
-/// A kind of server that something happened to, and when.
+/// A kind of server, and the time of its fault or recovery.
 type Moment = (Kind, Instant);
 
-/// The services of a kind of server, on both families.
+/// Returns the names of the services of a kind of server, IPv4 and IPv6.
 fn services_of(kind: Kind) -> [String; 2] {
     [kind.name().to_owned(), format!("{}6", kind.name())]
 }
 
-/// Waits until the services of these kinds are in a state, each within a bound from its moment.
+/// Waits until the services of these kinds have a state, each within a bound after its moment.
 fn wait_states(
     waxwing: &Waxwing<'_>,
     state: &str,
@@ -110,7 +109,7 @@ fn wait_states(
     }
 }
 
-/// What a check says of a fault.
+/// Returns a part of the reason that a check gives for a fault.
 fn word(fault: Fault) -> &'static str {
     match fault {
         Fault::Stopped | Fault::Killed | Fault::Rejected => "refused",
@@ -119,7 +118,7 @@ fn word(fault: Fault) -> &'static str {
     }
 }
 
-/// A server of each kind on the three servers, behind services of its own.
+/// Starts a server of each kind, each behind its own services.
 fn one_of_each(topology: &Topology) -> Result<(Vec<Server<'_>>, Config)> {
     let mut config = Config::new(topology);
     let mut servers = Vec::new();
@@ -138,7 +137,7 @@ fn one_of_each(topology: &Topology) -> Result<(Vec<Server<'_>>, Config)> {
     Ok((servers, config))
 }
 
-/// Does something to each server that the fault befalls, and notes when it was done.
+/// Applies `act` to each server that can have the fault, and returns the times.
 fn to_each(
     servers: &mut [Server<'_>],
     fault: Fault,
@@ -153,8 +152,8 @@ fn to_each(
         .collect()
 }
 
-/// Each fault befalls all servers at once, on both families.
-fn every_fault_is_found_in_time_and_for_its_reason() -> Result<()> {
+/// Each fault is injected into all servers at once.
+fn every_fault_is_detected_in_time_with_its_reason() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, config) = one_of_each(&topology)?;
     let waxwing = Waxwing::start(&topology, &config)?;
@@ -168,7 +167,7 @@ fn every_fault_is_found_in_time_and_for_its_reason() -> Result<()> {
         for kind in Kind::ALL {
             for service in services_of(kind) {
                 let health = status.health(&service, 0);
-                // Those that it does not befall are as well as before.
+                // Servers that cannot have the fault stay up.
                 let (state, word) = match fault.befalls(kind) {
                     true => ("down", word(fault)),
                     false => ("up", ""),
@@ -191,7 +190,7 @@ fn every_fault_is_found_in_time_and_for_its_reason() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Three servers of ours, checked, behind the service `web`.
+/// Starts three of our servers behind the service `web`, with checks.
 pub(crate) fn three<'a>(topology: &'a Topology) -> Result<(Vec<Server<'a>>, Config)> {
     let servers = (1..=3).map(|number| Server::start(topology, number, Kind::Moody));
     let servers = servers.collect::<Result<_>>()?;
@@ -203,8 +202,8 @@ pub(crate) fn three<'a>(topology: &'a Topology) -> Result<(Vec<Server<'a>>, Conf
     Ok((servers, config))
 }
 
-/// Nothing is checked: five of clients' own connections that fail take a backend out, for three seconds
-/// at first.
+/// Removes checks from a service: five failed client connections eject a backend, for three seconds at
+/// first.
 pub(crate) fn eject_only(service: &mut Service) {
     service.health.clear();
     service.ejection = Some(Ejection {
@@ -216,13 +215,13 @@ pub(crate) fn eject_only(service: &mut Service) {
     });
 }
 
-/// Waits for states alone: below the panic threshold the workers use all backends.
+/// Waits for states only: below the panic threshold the workers use all backends.
 pub(crate) fn wait_judged(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<Status> {
     let what = format!("`web` to be judged {states:?}");
     waxwing.wait_status(&what, |status| status.states("web") == states)
 }
 
-/// Waits for states, and until the workers know them.
+/// Waits for states, and until the workers apply them.
 pub(crate) fn wait_web(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<Status> {
     let what = format!("`web` to be {states:?}, and the workers to know");
     waxwing.wait_status(&what, |status| {
@@ -243,13 +242,13 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
     const RATE: u32 = 200;
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
-    // Until it is found, new connections to it are refused: those try another.
+    // Until detection, new connections to it are refused, and retried on another backend.
     config.service_mut("web")?.on_refused = Some("retry");
     let waxwing = Waxwing::start(&topology, &config)?;
     wait_web(&waxwing, ["up"; 3])?;
     let load = Load {
         rate: RATE,
-        // A SYN that is sent again takes one second, and three more the time after.
+        // A repeated SYN takes one second, the next three.
         timeout: Duration::from_secs(15),
         ..connections(VIP4, 80, Duration::from_secs(40))
     };
@@ -266,7 +265,7 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
     wait_web(&waxwing, ["down", "up", "up"])?;
     let found = killed.elapsed();
     ensure!(found < FOUND + SLACK, "found after {found:?} only");
-    // What was under way at that moment ends, and its sample is written.
+    // Requests in flight end, and their sample is written.
     thread::sleep(load.interval * 2);
     let before = failed(&mut running)?;
     thread::sleep(Duration::from_secs(5));
@@ -280,7 +279,7 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
     );
     ensure!(after == 0, "{after} requests failed after it was found");
     ensure!(retried > 0, "none was refused in the meantime");
-    // A request takes a millisecond or so: of 200 a second few are under way at any moment.
+    // A request takes about a millisecond: of 200 per second few are in flight at once.
     ensure!(
         tally.failed() <= 5 && !tally.failures.contains_key(&Failure::Refused),
         "more than what was open: {:?}",
@@ -292,7 +291,7 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Time on processors that a process has used (proc(5): `utime` and `stime`, in hundredths).
+/// Returns the processor time of a process (proc(5): `utime` and `stime`, in hundredths of a second).
 fn cpu_time(pid: u64) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = stat.rsplit_once(')').context("a name")?;
@@ -301,7 +300,7 @@ fn cpu_time(pid: u64) -> Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// Nothing is asserted of times: the build is not optimised, and the machine is busy.
+/// Times are printed, not asserted: the build is not optimised.
 fn two_thousand_backends_are_checked_on_time() -> Result<()> {
     const PORTS: RangeInclusive<u16> = 10_000..=10_499;
     const SECONDS: u64 = 10;

@@ -1,5 +1,4 @@
-//! Whatever is dropped into the folder of a balancer under load: it gets its verdict, and no request
-//! fails.
+//! Hostile files in the module folder of a balancer under load: each gets its verdict, and no request fails.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -21,7 +20,7 @@ use crate::traffic::assert_served;
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(no_file_in_the_folder_costs_a_request).alone(),
+    scenario!(no_file_in_the_module_folder_fails_a_request).alone(),
     scenario!(
         after_a_kill_the_last_good_build_serves_for_a_bad_file,
         "curl"
@@ -29,7 +28,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(hostile_checks_make_no_other_check_late).alone(),
 ];
 
-/// As many services with a module each as files are dropped at once.
+/// Services with a module each, and so the number of files dropped at once.
 const SERVICES: u16 = 8;
 
 /// Always the first backend.
@@ -43,7 +42,7 @@ fn file(policy: &str) -> String {
     format!("{policy}.wasm")
 }
 
-/// Services on ports 80 and up, each with a policy of its own, which is in the folder.
+/// Returns services on ports 80 and up, each with its own policy, and writes the policies to the folder.
 fn services(topology: &Topology, count: u16) -> Result<Config> {
     let mut config = Config::new(topology);
     config.canary = Some("300ms");
@@ -54,14 +53,14 @@ fn services(topology: &Topology, count: u16) -> Result<Config> {
         let name = format!("web{number}");
         let mut service = Service::v4(&name, "tcp", (80 + number, 8080), 3);
         service.policy = policy;
-        // A policy is told of an end when the session's slot is free.
+        // A policy learns of a session's end when its slot is freed.
         service.timeouts.insert("tcp_closing", "1s");
         config = config.with(service);
     }
     Ok(config)
 }
 
-/// A hostile module in a policy's place, and what served before.
+/// A hostile module in a policy's file, and what served before.
 struct Dropped<'a> {
     policy: String,
     module: &'a Hostile,
@@ -85,12 +84,11 @@ impl<'a> Dropped<'a> {
         })
     }
 
-    /// Whether the status shows the verdict; a module that is refused or cut leaves the one before at
-    /// work, or gives way to it again.
+    /// Whether the status shows the verdict. After a refusal or quarantine the previous module serves.
     fn is_judged(&self, status: &Status) -> bool {
         let (stage, why) = match self.module.verdict {
             Verdict::Refused(stage, why) => (stage, why),
-            // What recent flows bring out is refused by its trial.
+            // Recent flows may show the violation already in the trial.
             Verdict::Cut(_, why) => ("", why),
             Verdict::Serves => {
                 let serving = status.module_hash(&self.policy);
@@ -106,7 +104,7 @@ impl<'a> Dropped<'a> {
     }
 }
 
-/// Puts modules in the policies' places, and waits for all verdicts.
+/// Replaces the policies' files, and waits for all verdicts.
 fn judge(waxwing: &Waxwing<'_>, modules: &[Hostile]) -> Result<()> {
     let was = waxwing.status()?;
     let dropped = (0..)
@@ -122,7 +120,7 @@ fn judge(waxwing: &Waxwing<'_>, modules: &[Hostile]) -> Result<()> {
     Ok(())
 }
 
-/// Files that nobody asked for, and no files at all.
+/// Writes unrelated files, and things that are no regular files.
 fn litter(config: &Config) -> Result<()> {
     for number in 0..1000 {
         fs::write(config.modules.join(format!("litter-{number}.wasm")), b"x")?;
@@ -134,13 +132,13 @@ fn litter(config: &Config) -> Result<()> {
     fs::File::create(place("sparse.wasm"))?.set_len(100_000_000)?;
     nix::unistd::mkfifo(&place("pipe.wasm"), nix::sys::stat::Mode::S_IRWXU)?;
     fs::write(place("\u{1b}[2J.wasm"), b"x")?;
-    // And in a policy's own place.
+    // And a folder under a policy's file name.
     fs::remove_file(place(&file(&policy(0))))?;
     fs::create_dir(place(&file(&policy(0))))?;
     Ok(())
 }
 
-fn no_file_in_the_folder_costs_a_request() -> Result<()> {
+fn no_file_in_the_module_folder_fails_a_request() -> Result<()> {
     let topology = Topology::new(Layout {
         queues: 2,
         ..Layout::default()
@@ -167,7 +165,7 @@ fn no_file_in_the_folder_costs_a_request() -> Result<()> {
         .sum();
     let is_cut = |module: &&Hostile| matches!(module.verdict, Verdict::Cut(..));
     let cut = modules.iter().filter(is_cut).count();
-    // One goes by what clients send: if its trial has seen such a client, it was refused there.
+    // One is triggered by a client's packet: if its trial saw that packet, it was refused.
     ensure!(
         quarantined == cut || quarantined == cut - 1,
         "{quarantined} builds are quarantined, and {cut} failed at work: {status}"
@@ -226,8 +224,8 @@ fn after_a_kill_the_last_good_build_serves_for_a_bad_file() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Every hostile check at once, each on a service of its own, beside a service whose check is due every
-/// 300 ms: that one's servers stay up, by checks that are begun and answered in time.
+/// All hostile checks run at once, each on its own service, beside a service that is checked every 300 ms.
+/// That service's backends stay up.
 fn hostile_checks_make_no_other_check_late() -> Result<()> {
     const SECONDS: u64 = 6;
     let topology = Topology::new(Layout::default())?;
@@ -273,7 +271,7 @@ fn hostile_checks_make_no_other_check_late() -> Result<()> {
         times.late_p99_ms, times.late_max_ms
     );
 
-    // A module that asks for more than a check may have is not taken; the one before serves.
+    // A module that imports more than a check may is refused; the previous one serves.
     waxwing.drop_in(
         &file("elsewhere"),
         &checks::connecting_elsewhere(),

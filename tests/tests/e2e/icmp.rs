@@ -23,8 +23,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_narrow_port_is_found, "iperf3").alone(),
     scenario!(a_trace_sees_the_vip_at_every_hop),
     scenario!(a_closed_port_of_a_server_is_refused_to_the_client),
-    scenario!(a_datagram_that_may_be_cut_arrives_whole),
-    scenario!(a_datagram_that_may_not_be_cut_is_refused),
+    scenario!(a_datagram_that_may_be_fragmented_arrives_whole),
+    scenario!(a_datagram_that_may_not_be_fragmented_is_refused),
 ];
 
 /// The least MTU of IPv6, and so the narrowest link that both families use.
@@ -202,7 +202,7 @@ fn a_closed_port_of_a_server_is_refused_to_the_client() -> Result<()> {
 }
 
 /// Both ways, each by a port that is too narrow for it.
-fn a_datagram_that_may_be_cut_arrives_whole() -> Result<()> {
+fn a_datagram_that_may_be_fragmented_arrives_whole() -> Result<()> {
     for port in ["back", "front"] {
         let topology = network()?;
         topology
@@ -240,7 +240,7 @@ fn a_datagram_that_may_be_cut_arrives_whole() -> Result<()> {
 }
 
 /// IPv6 has no routers that cut. The sender learns from its first datagram, and cuts itself then.
-fn a_datagram_that_may_not_be_cut_is_refused() -> Result<()> {
+fn a_datagram_that_may_not_be_fragmented_is_refused() -> Result<()> {
     let topology = network()?;
     topology
         .balancer

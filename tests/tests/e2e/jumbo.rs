@@ -17,9 +17,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(jumbo_frames_carry_a_download_unchanged, "nginx", "curl"),
     scenario!(jumbo_frames_carry_streams_and_datagrams, "iperf3").alone(),
     scenario!(a_standard_port_beside_a_jumbo_one_is_found, "iperf3").alone(),
-    scenario!(a_jumbo_datagram_that_may_be_cut_arrives_whole),
-    scenario!(a_jumbo_datagram_that_may_not_be_cut_is_refused),
-    scenario!(an_mtu_that_is_raised_is_told, "nginx", "curl"),
+    scenario!(a_jumbo_datagram_that_may_be_fragmented_arrives_whole),
+    scenario!(a_jumbo_datagram_that_may_not_be_fragmented_is_refused),
+    scenario!(a_raised_mtu_is_reported, "nginx", "curl"),
 ];
 
 const MTU: u32 = 9000;
@@ -172,7 +172,7 @@ fn receive(socket: &UdpSocket) -> Result<Vec<u8>> {
     Ok(buffer)
 }
 
-fn a_jumbo_datagram_that_may_be_cut_arrives_whole() -> Result<()> {
+fn a_jumbo_datagram_that_may_be_fragmented_arrives_whole() -> Result<()> {
     let topology = network(1)?;
     topology.balancer.ip("link set back mtu 1500\n")?;
     // Its sockets then leave it to routers to cut what they send.
@@ -188,7 +188,7 @@ fn a_jumbo_datagram_that_may_be_cut_arrives_whole() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-fn a_jumbo_datagram_that_may_not_be_cut_is_refused() -> Result<()> {
+fn a_jumbo_datagram_that_may_not_be_fragmented_is_refused() -> Result<()> {
     let topology = network(1)?;
     topology.balancer.ip("link set back mtu 1500\n")?;
     let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
@@ -203,7 +203,7 @@ fn a_jumbo_datagram_that_may_not_be_cut_is_refused() -> Result<()> {
 }
 
 /// While it runs the memory is what it was laid out as at the start; what fits goes on.
-fn an_mtu_that_is_raised_is_told() -> Result<()> {
+fn a_raised_mtu_is_reported() -> Result<()> {
     let topology = Topology::new(Layout {
         servers: 1,
         ..Layout::default()

@@ -1,4 +1,4 @@
-//! Modules dropped into the watched folder of a balancer under load.
+//! Modules copied to the watched folder of a balancer under load.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_module_swap_changes_the_distribution),
     scenario!(a_broken_module_is_refused_and_the_last_good_one_serves),
     scenario!(a_signal_steers_without_a_reload),
-    scenario!(a_policy_sees_what_passes),
+    scenario!(a_policy_sees_latency_rates_and_failures),
 ];
 
-/// The hash of the module in use for round robin.
+/// Returns the hash of the serving module of `round_robin`.
 fn hash(waxwing: &Waxwing<'_>) -> Result<String> {
     let status = waxwing.status()?;
     let hash = status.module_hash("round_robin").map(str::to_owned);
@@ -37,8 +37,7 @@ fn wait_swap(waxwing: &Waxwing<'_>, from: &str) -> Result<String> {
 }
 
 fn a_module_swap_loses_no_request() -> Result<()> {
-    // Six swaps, each with a canary of a second, while both processors are busy with the load: long
-    // enough for the slowest machine, for it is stopped with the last swap.
+    // Longer than six swaps with a canary of a second each need: the load is stopped after the last swap.
     const SECONDS: u32 = 90;
     let [one, other] = [
         modules::compile("favourite")?,
@@ -85,7 +84,7 @@ fn a_module_swap_changes_the_distribution() -> Result<()> {
         rate: 600,
         ..connections(VIP4, 80, Duration::from_secs(2))
     };
-    // What is counted by turns is exact, but for a few at either end.
+    // Round robin is exact, except for a few requests at either end.
     let assert_shares = |expected: [f64; 3]| {
         let tally = actors::load(&topology.client, load)?;
         ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
@@ -149,7 +148,7 @@ fn a_broken_module_is_refused_and_the_last_good_one_serves() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// The servers' shares of a second's requests.
+/// Returns the servers' shares of a second's requests.
 fn shares(topology: &Topology) -> Result<[f64; 3]> {
     let load = Load {
         rate: 600,
@@ -167,7 +166,7 @@ fn a_signal_steers_without_a_reload() -> Result<()> {
     let service = config.service_mut("web")?;
     service.policy = "least_signal".to_owned();
     service.signals = vec!["queue"];
-    // Requests are over at once here, so they add nothing to a queue.
+    // Requests end at once here, so that they add nothing to a queue.
     let keys = [("max", 100), ("per_session", 0)];
     service.policy_config = keys
         .map(|(key, value)| (key.to_owned(), value.into()))
@@ -198,7 +197,7 @@ fn a_signal_steers_without_a_reload() -> Result<()> {
     set(1, 100)?;
     set(3, 100)?;
     let only_2 = shares(&topology)?;
-    // A pick looks at a few pairs, and now and then server 2 is in none of them.
+    // A pick compares a few random pairs; sometimes server 2 is in none of them.
     ensure!(only_2[1] > 0.9, "{only_2:?}");
     ensure!(
         generation(&waxwing.status()?) == before,
@@ -213,8 +212,8 @@ fn a_signal_steers_without_a_reload() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Live numbers come from the packets: latency, rates, failures; and a module's counters show.
-fn a_policy_sees_what_passes() -> Result<()> {
+/// Latency, rates and failures come from the packets; the status shows a module's counters.
+fn a_policy_sees_latency_rates_and_failures() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let servers = actors::http_servers(&topology, 8080)?;
     let mut config = web(&topology);
@@ -228,7 +227,7 @@ fn a_policy_sees_what_passes() -> Result<()> {
         },
     )?;
     ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
-    // All requests are of one client, so one server has them all.
+    // All requests come from one client, so that one server gets all.
     let status = waxwing.wait_status("the counters", |status| {
         status.0["services"][0]["counters"]["new"] == 1
     })?;
@@ -242,7 +241,7 @@ fn a_policy_sees_what_passes() -> Result<()> {
         ensure!(busy[number].as_u64() > Some(0), "no {number}: {status}");
     }
 
-    // Its servers gone, connections are refused: counted, and rated.
+    // Without servers, connections are refused: the status counts them and has their rate.
     drop(servers);
     let load = Load {
         rate: 50,

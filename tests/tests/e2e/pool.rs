@@ -1,4 +1,4 @@
-//! Who is in a pool, and who is not: at a start, over a reload, and when the check itself is wrong.
+//! Which backends are in a pool: at the start, after a reload, and with a broken check.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,12 +24,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "openssl"
     ),
     scenario!(
-        a_new_check_takes_nobody_out_before_it_knows,
+        a_new_check_removes_no_backend_before_its_first_results,
         "nginx",
         "openssl"
     ),
     scenario!(a_backup_that_is_well_serves_before_mains_that_are_down),
-    scenario!(a_weight_of_none_drains_until_the_deadline),
+    scenario!(weight_zero_drains_until_the_deadline),
     scenario!(a_server_that_was_restarted_while_it_drained_starts_slowly),
     scenario!(
         clients_that_wait_for_an_ejected_backend_go_to_another,
@@ -37,10 +37,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// What the workers have follows a state within this time.
+/// Workers apply a state within this time.
 const FOLLOWS: Duration = Duration::from_secs(1);
 
-/// Three servers of nginx, not checked, behind the service `web`.
+/// Starts three nginx servers behind the service `web`, without checks.
 fn three_of_nginx(topology: &Topology) -> Result<(Vec<Server<'_>>, Config)> {
     let servers = (1..=3).map(|number| Server::start(topology, number, Kind::Nginx));
     let servers = servers.collect::<Result<_>>()?;
@@ -58,14 +58,14 @@ fn slow(path: &str) -> HealthCheck {
     }
 }
 
-/// The same config, with this check of `web` alone.
+/// Returns the config with this as the only check of `web`.
 fn checked(config: &Config, check: HealthCheck) -> Result<Config> {
     let mut config = config.clone();
     config.service_mut("web")?.health = vec![check];
     Ok(config)
 }
 
-/// Asserts that new connections are answered by all three servers, by each as often.
+/// Asserts that the three servers answer a third of new connections each.
 fn assert_shared(topology: &Topology) -> Result<()> {
     let tally = served(topology, PROBE)?;
     let is_third = |server| (tally.share(server) - 1.0 / 3.0).abs() < 0.05;
@@ -77,7 +77,7 @@ fn assert_shared(topology: &Topology) -> Result<()> {
     Ok(())
 }
 
-/// The first results of all come within milliseconds of the start, in another order each time.
+/// The first results come within milliseconds of the start, in varying order.
 fn a_server_that_is_dead_at_the_start_is_out_and_stays_out() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, config) = three(&topology)?;
@@ -123,14 +123,14 @@ fn without_its_broken_check_a_pool_serves_at_once() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// The servers served without a check: a new one must find out first, as if they had been up by it.
-fn a_new_check_takes_nobody_out_before_it_knows() -> Result<()> {
+/// Backends that served without a check stay up under a new one until its first results.
+fn a_new_check_removes_no_backend_before_its_first_results() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (servers, config) = three_of_nginx(&topology)?;
     let waxwing = Waxwing::start(&topology, &config)?;
     wait_web(&waxwing, ["up"; 3])?;
 
-    // The first answers a second before the others, and does not serve alone for that.
+    // The first backend answers a second before the others, and must not serve alone.
     servers[1].set_mood(&Mood::Late)?;
     servers[2].set_mood(&Mood::Late)?;
     waxwing.reload(&checked(&config, slow("/healthz"))?)?;
@@ -160,7 +160,7 @@ fn a_new_check_takes_nobody_out_before_it_knows() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// A panic is for want of anyone who is known to be well; a backup is one.
+/// Panic mode needs all backends unhealthy, and a healthy backup prevents it.
 fn a_backup_that_is_well_serves_before_mains_that_are_down() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
@@ -187,7 +187,7 @@ fn a_backup_that_is_well_serves_before_mains_that_are_down() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-fn a_weight_of_none_drains_until_the_deadline() -> Result<()> {
+fn weight_zero_drains_until_the_deadline() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (_servers, mut config) = three(&topology)?;
     config.service_mut("web")?.drain_timeout = Some("2s");
@@ -213,7 +213,7 @@ fn a_weight_of_none_drains_until_the_deadline() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// As an upgrade goes: drained, stopped, started, enabled. Its caches are as cold as after a fall.
+/// The steps of an upgrade: drain, stop, start, enable. The caches are as cold as after a failure.
 fn a_server_that_was_restarted_while_it_drained_starts_slowly() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
@@ -245,8 +245,8 @@ fn a_server_that_was_restarted_while_it_drained_starts_slowly() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// A client repeats its SYN after a second: by then the backend that did not answer is out, and the SYN
-/// goes to another.
+/// A client repeats its SYN after a second: by then the silent backend is ejected, and the SYN goes to
+/// another.
 fn clients_that_wait_for_an_ejected_backend_go_to_another() -> Result<()> {
     const TIME: Duration = Duration::from_secs(3);
     let topology = Topology::new(Layout::default())?;
@@ -255,7 +255,7 @@ fn clients_that_wait_for_an_ejected_backend_go_to_another() -> Result<()> {
     let waxwing = Waxwing::start(&topology, &config)?;
     assert_served_by(&topology, &["1", "2", "3"])?;
     servers[0].suffer(Fault::Dropped)?;
-    // One client for each request, so that those who wait hold up nobody.
+    // One client per request, so that waiting clients delay no other.
     let load = Load {
         clients: 90,
         rate: 90,

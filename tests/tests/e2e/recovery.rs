@@ -1,9 +1,8 @@
-//! What breaks around the balancer and comes back: it goes on without a restart, and connections that
-//! live through it end as they would have without it.
+//! Links, ports, MTUs, MAC addresses, neighbours and routes that fail and recover: the balancer continues
+//! without a restart, and connections survive.
 //!
-//! Invariant: each scenario has downloads under way, on both families and each over one connection that
-//! is never made anew, while something happens; each byte must arrive. What is dropped meanwhile is
-//! dropped for reasons that the scenario names.
+//! Invariant: each scenario has downloads in progress on both families, each over a single connection, and
+//! every byte must arrive. Frames may be dropped only for the reasons that the scenario names.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -30,14 +29,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(routes_to_the_servers_go_and_come_back, "nginx", "curl"),
 ];
 
-/// What each download moves: at the servers' pace it takes some eight seconds, whatever happens.
+/// Bytes per download: at the servers' rate limit it takes about eight seconds.
 const DATA_LEN: usize = 4 << 20;
-/// How long a download may take in all, outages and retransmissions included.
+/// The longest that a download may take, including outages and retransmissions.
 const DOWNLOAD_MAX: Duration = Duration::from_secs(40);
 /// Downloads at once, by family.
 const DOWNLOADS: usize = 4;
 
-/// A network in which downloads go through what happens to it.
+/// Downloads in progress.
 pub(crate) struct Downloads<'a> {
     topology: &'a Topology,
     running: Vec<(Process, PathBuf)>,
@@ -52,7 +51,7 @@ pub(crate) fn start_nginx(topology: &Topology) -> Result<Vec<Process>> {
 }
 
 impl<'a> Downloads<'a> {
-    /// Starts them, from these addresses of the client, one of each family.
+    /// Starts them from these addresses of the client, one of each family.
     pub(crate) fn start(
         topology: &'a Topology,
         servers: Vec<Process>,
@@ -87,7 +86,7 @@ impl<'a> Downloads<'a> {
         })
     }
 
-    /// Asserts that all are still under way.
+    /// Asserts that all are in progress.
     pub(crate) fn are_under_way(&mut self) -> Result<()> {
         for (number, (curl, _)) in self.running.iter_mut().enumerate() {
             let status = curl.try_wait()?;
@@ -100,7 +99,7 @@ impl<'a> Downloads<'a> {
         Ok(())
     }
 
-    /// Waits for their ends: each has every byte.
+    /// Waits for their ends, and asserts that each has every byte.
     pub(crate) fn finish(self) -> Result<()> {
         let data = self.topology.scratch.path().join("nginx1/www/data");
         let data = std::fs::read(data)?;
@@ -120,8 +119,8 @@ impl<'a> Downloads<'a> {
     }
 }
 
-/// Has downloads under way while something happens, and the services served afterwards. Only for
-/// these reasons may frames have been dropped.
+/// Runs `happens` during downloads, and asserts that the services are served afterwards. Frames may be
+/// dropped only for the reasons `drops`.
 fn through(
     topology: &Topology,
     drops: &[&str],
@@ -161,7 +160,7 @@ pub(crate) fn served_again(topology: &Topology, vip: IpAddr) -> Result<()> {
     }
 }
 
-/// Long enough for packets to be lost, and for the balancer to see the state.
+/// Waits long enough for packets to be lost.
 fn a_while() {
     thread::sleep(Duration::from_millis(700));
 }
@@ -195,7 +194,7 @@ fn the_other_end_of_a_link_flaps() -> Result<()> {
 
 fn the_balancers_own_ports_go_down_and_up() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
-    // The kernel forgets IPv6 addresses of what goes down, unless it is told not to.
+    // By default the kernel removes IPv6 addresses of an interface that goes down.
     topology.balancer.sysctl(&[
         "net.ipv6.conf.front.keep_addr_on_down=1",
         "net.ipv6.conf.back.keep_addr_on_down=1",
@@ -218,10 +217,10 @@ fn the_balancers_own_ports_go_down_and_up() -> Result<()> {
 
 fn the_mtu_of_a_port_changes() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
-    // Of many packets that are too big at once, not each is told of.
+    // ICMP errors about too many big packets at once are limited.
     through(&topology, &["answer_limit"], |topology, waxwing| {
         topology.balancer.ip("link set front mtu 1400\n")?;
-        // Servers are told that the way to the client has become narrower, and go on.
+        // Servers learn the smaller path MTU, and continue.
         waxwing.wait_status("packets that are too big now", |status| {
             status.port("front")["mtu"] == 1400 && status.counted("too_big_sent") > 0
         })?;
@@ -234,7 +233,7 @@ fn the_mtu_of_a_port_changes() -> Result<()> {
     })
 }
 
-/// A server at the same address, and the kernel has to find out by itself that it is another.
+/// The kernel has to detect by itself that the address has a new MAC address.
 fn a_server_comes_back_with_another_mac() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     topology.balancer.sysctl(&[

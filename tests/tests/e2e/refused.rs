@@ -17,9 +17,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_missing_interface_is_named),
     scenario!(zero_copy_is_refused_where_the_driver_has_none),
     scenario!(ports_with_different_numbers_of_queues_are_refused),
-    scenario!(without_privilege_it_says_what_it_needs),
+    scenario!(without_privilege_the_error_names_the_capability),
     scenario!(a_port_with_another_program_is_left_alone),
-    scenario!(transparent_mode_says_what_bridge_it_needs),
+    scenario!(transparent_mode_names_the_commands_for_its_bridge),
 ];
 
 /// Runs the balancer, which must end by itself with an error. `wrapper` goes before it.
@@ -146,7 +146,7 @@ fn a_missing_interface_is_named() -> Result<()> {
     )
 }
 
-fn without_privilege_it_says_what_it_needs() -> Result<()> {
+fn without_privilege_the_error_names_the_capability() -> Result<()> {
     let topology = Topology::new(Layout {
         servers: 1,
         ..Layout::default()
@@ -185,7 +185,7 @@ fn a_port_with_another_program_is_left_alone() -> Result<()> {
 }
 
 /// From two ports of no bridge on, each command that is asked for is done, until it runs.
-fn transparent_mode_says_what_bridge_it_needs() -> Result<()> {
+fn transparent_mode_names_the_commands_for_its_bridge() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let mut config = web(&topology);
     config.mode = Some("transparent");

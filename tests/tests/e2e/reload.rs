@@ -1,4 +1,4 @@
-//! A config that changes while traffic flows: nothing is lost, nothing moves.
+//! Config reloads under load: no request fails, no session moves.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,8 +39,8 @@ fn backends_come_and_go_under_load() -> Result<()> {
         waxwing.reload(&over(&topology, servers)?)?;
         await_answers_from(&mut running, servers)?;
     }
-    // An answer that the client did not expect (from a server's own address, say) makes it reset
-    // the connection; TCP would hide that by a second SYN.
+    // An unexpected answer (for example from a server's own address) makes the client reset the
+    // connection; TCP would hide that by a second SYN.
     let resets = resets_sent(&topology)?;
     running.stop()?;
     let tally = running.finish()?;
@@ -49,7 +49,7 @@ fn backends_come_and_go_under_load() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Segments with RST that the client has sent (`tcpOutRsts` of RFC 4022).
+/// Returns how many segments with RST the client has sent (`tcpOutRsts` of RFC 4022).
 fn resets_sent(topology: &Topology) -> Result<u64> {
     let counters = topology.client.run("cat", &["/proc/net/snmp"])?;
     let mut lines = counters
@@ -67,8 +67,8 @@ fn resets_sent(topology: &Topology) -> Result<u64> {
     Ok(value.parse()?)
 }
 
-/// Waits until answers come from this many servers and no other. A request from before the reload
-/// may still be on its way, so the first few answers may be of the old config.
+/// Waits until answers come from exactly this many servers. Requests from before the reload may be in
+/// flight, so that the first answers may follow the old config.
 fn await_answers_from(running: &mut RunningLoad, servers: usize) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {

@@ -17,7 +17,7 @@ use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(
-        every_fault_shows_and_is_undone,
+        every_fault_takes_effect_and_is_undone,
         "nginx",
         "openssl",
         "redis-server",
@@ -26,12 +26,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "mariadbd",
         "nft"
     ),
-    scenario!(
-        nginx_is_known_by_its_certificate,
-        "nginx",
-        "openssl",
-        "curl"
-    ),
+    scenario!(nginx_presents_its_certificate, "nginx", "openssl", "curl"),
     scenario!(one_server_has_many_ports),
 ];
 
@@ -47,7 +42,7 @@ fn shows(fault: Fault, kind: Kind) -> (&'static [ErrorKind], &'static str) {
     }
 }
 
-fn every_fault_shows_and_is_undone() -> Result<()> {
+fn every_fault_takes_effect_and_is_undone() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     for (number, kind) in (1..=3).cycle().zip(Kind::ALL) {
         let begun = Instant::now();
@@ -103,7 +98,7 @@ fn answers_again(fault: Fault, query: impl Fn() -> Result<io::Result<String>>) -
     Ok(())
 }
 
-fn nginx_is_known_by_its_certificate() -> Result<()> {
+fn nginx_presents_its_certificate() -> Result<()> {
     let topology = Topology::new(Layout {
         servers: 1,
         ..Layout::default()

@@ -1,4 +1,4 @@
-//! Modules swapped a thousand times under load: what it costs connections, memory and time.
+//! A thousand module swaps under load: effects on requests, memory and batch times.
 
 use std::fs;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use waxwing_tests::{Config, Layout, Load, Service, Status, Topology, Waxwing, mo
 
 use crate::{Scenario, scenario};
 
-pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(a_thousand_swaps_cost_nothing).alone()];
+pub(crate) const SCENARIOS: &[Scenario] =
+    &[scenario!(a_thousand_swaps_fail_no_request_and_leak_no_memory).alone()];
 
 /// Services, each with a module of its own, and how often each module is swapped.
 const SERVICES: u16 = 20;
 const ROUNDS: usize = 50;
 
-/// The first rounds are for memory to find its level.
+/// Memory is measured from this round on, after it has settled.
 const WARM_UP: usize = 10;
 
 fn config(topology: &Topology) -> Config {
@@ -35,7 +36,7 @@ fn module(n: u16) -> String {
     format!("policy{n}")
 }
 
-/// New connections all the time on one service, and connections that stay on another.
+/// Starts new connections on one service, and keep-alive connections on another.
 fn start_load(topology: &Topology, seconds: u64) -> Result<[RunningLoad; 2]> {
     let duration = Duration::from_secs(seconds);
     let short = Load {
@@ -64,7 +65,7 @@ fn finish(loads: [RunningLoad; 2]) -> Result<u64> {
     Ok(answers)
 }
 
-/// Puts a build in the place of each module and waits until all serve.
+/// Replaces each module by a build and waits until all serve.
 fn swap_all(waxwing: &Waxwing<'_>, build: &[u8], hash: &str) -> Result<()> {
     for n in 0..SERVICES {
         waxwing.drop_in(&format!("{}.wasm", module(n)), build, Copy::Atomic)?;
@@ -75,7 +76,7 @@ fn swap_all(waxwing: &Waxwing<'_>, build: &[u8], hash: &str) -> Result<()> {
     Ok(())
 }
 
-/// The balancer's resident memory, in kilobytes.
+/// Returns the balancer's resident memory, in kilobytes.
 fn resident(status: &Status) -> Result<u64> {
     let pid = status.0["pid"].as_u64().context("no pid in the status")?;
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -84,7 +85,7 @@ fn resident(status: &Status) -> Result<u64> {
     kilobytes.with_context(|| format!("no VmRSS in {text}"))
 }
 
-fn a_thousand_swaps_cost_nothing() -> Result<()> {
+fn a_thousand_swaps_fail_no_request_and_leak_no_memory() -> Result<()> {
     const BASE_SECONDS: u64 = 5;
     let builds = [
         modules::compile("waxwing-policy-round-robin")?,
@@ -113,7 +114,7 @@ fn a_thousand_swaps_cost_nothing() -> Result<()> {
         base.batch_times()
     );
 
-    // Long enough for the slowest machine: it is stopped with the last swap.
+    // Longer than needed: the load is stopped after the last swap.
     let mut loads = start_load(&topology, 110)?;
     let mut memory = 0;
     for round in 1..=ROUNDS {

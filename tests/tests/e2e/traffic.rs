@@ -18,11 +18,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(busy_polling_serves).alone(),
     scenario!(one_arm_serves_both_sides),
     scenario!(a_gateway_route_leads_to_the_vip),
-    scenario!(status_and_sessions_tell_what_happens),
+    scenario!(status_and_sessions_commands_report_traffic),
     scenario!(a_million_sessions_start_at_once).alone(),
 ];
 
-/// The web service on both families, from port 80 to our servers' or nginx's 8080.
+/// Returns the web service on both families, from port 80 to the servers' port 8080.
 pub(crate) fn web(topology: &Topology) -> Config {
     let servers = topology.layout().servers;
     Config::new(topology)
@@ -30,7 +30,7 @@ pub(crate) fn web(topology: &Topology) -> Config {
         .with(Service::v6("web6", "tcp", (80, 8080), servers))
 }
 
-/// A URL's host: IPv6 addresses in brackets.
+/// Returns the host part of a URL: IPv6 addresses in brackets.
 pub(crate) fn host(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
@@ -46,7 +46,7 @@ pub(crate) fn curl(from: &Namespace, url: &str) -> Result<String> {
     )
 }
 
-/// Runs wrk and asserts that every request was answered well. Returns how many there were.
+/// Runs wrk and asserts that every request was answered with success. Returns how many there were.
 pub(crate) fn wrk(
     from: &Namespace,
     address: IpAddr,
@@ -69,7 +69,7 @@ pub(crate) fn start_wrk(
     from.spawn("wrk", &args)
 }
 
-/// Waits for wrk's end and asserts that every request was answered well.
+/// Waits for wrk's end and asserts that every request was answered with success.
 pub(crate) fn wrk_result(wrk: Process, seconds: u32) -> Result<u64> {
     let finished = wrk.finish(Duration::from_secs(u64::from(seconds) + 15))?;
     actors::wrk_requests(&finished)
@@ -114,7 +114,7 @@ fn curl_reaches_nginx_on_both_families() -> Result<()> {
             "{vip}: {answers:?}"
         );
 
-        // Eight megabytes come through as they were sent, in many segments of full size.
+        // Eight megabytes in segments of full size arrive unchanged.
         let copy = topology.scratch.path().join("copy");
         let copy = copy.to_str().context("the path is text")?;
         let url = format!("{root}/data");
@@ -173,7 +173,7 @@ fn iperf3_streams_tcp_and_udp() -> Result<()> {
                 sum["packets"].as_u64().unwrap_or(0),
                 sum["lost_packets"].as_u64(),
             );
-            // The first datagram goes by a session that it makes; none may be lost for it.
+            // The first datagram creates the session; it must not be lost.
             ensure!(
                 sent > 1000 && lost == Some(0),
                 "{vip} {direction:?}: UDP {sent} {lost:?}: {sum}"
@@ -257,11 +257,11 @@ fn a_gateway_route_leads_to_the_vip() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-fn status_and_sessions_tell_what_happens() -> Result<()> {
+fn status_and_sessions_commands_report_traffic() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
-    // Eight connections, kept while we look.
+    // Eight keep-alive connections.
     let load = Load {
         clients: 8,
         keep_alive: true,
@@ -304,7 +304,7 @@ fn status_and_sessions_tell_what_happens() -> Result<()> {
         "web6 has no session, but: {}",
         other.stdout
     );
-    // What people read, beside what programs read.
+    // The text output.
     for command in ["status", "sessions"] {
         let text = waxwing.ask(&[command])?;
         ensure!(

@@ -19,21 +19,21 @@ use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(
-        what_is_not_a_services_passes_the_bridge,
+        traffic_of_no_service_passes_the_bridge,
         "nginx",
         "curl",
         "ping"
     ),
     scenario!(a_port_that_served_a_session_connects_directly, "nginx"),
     scenario!(a_killed_balancer_stays_a_bridge, "curl", "ping").alone(),
-    scenario!(health_checks_go_by_the_bridge, "curl"),
+    scenario!(health_checks_pass_the_bridge, "curl"),
     scenario!(a_bridge_that_flaps_or_forgets_serves_on),
-    scenario!(frames_to_another_holder_of_the_vip_pass),
+    scenario!(frames_to_another_owner_of_the_vip_pass),
 ];
 
 /// Direct connections to the backends' own endpoints, whose replies workers take and find not to be
 /// theirs, other ones, and ping: between all, in both directions.
-fn what_is_not_a_services_passes_the_bridge() -> Result<()> {
+fn traffic_of_no_service_passes_the_bridge() -> Result<()> {
     let topology = network(2, 2)?;
     let inline = Inline::new(&topology)?;
     let _servers = [1, 2]
@@ -125,8 +125,8 @@ fn everything_else(topology: &Topology, inline: &Inline) -> Result<()> {
     Ok(())
 }
 
-/// A client's system gives the port of a closed connection to one to another address, here to that of the server
-/// that the session was with.
+/// A client's system gives the port of a closed connection to one to another address, here to that of the
+/// server that the session was with.
 fn a_port_that_served_a_session_connects_directly() -> Result<()> {
     let topology = network(2, 2)?;
     let _inline = Inline::new(&topology)?;
@@ -188,7 +188,7 @@ fn a_killed_balancer_stays_a_bridge() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-fn health_checks_go_by_the_bridge() -> Result<()> {
+fn health_checks_pass_the_bridge() -> Result<()> {
     let topology = network(2, 1)?;
     let _inline = Inline::new(&topology)?;
     let mut servers = actors::http_servers(&topology, 8080)?;
@@ -283,7 +283,7 @@ fn serves_again(topology: &Topology) -> Result<()> {
 }
 
 /// As where two balancers stand behind one another and the other one has the VIP.
-fn frames_to_another_holder_of_the_vip_pass() -> Result<()> {
+fn frames_to_another_owner_of_the_vip_pass() -> Result<()> {
     let topology = network(1, 1)?;
     let inline = Inline::new(&topology)?;
     let waxwing = Waxwing::start(&topology, &transparent(&topology))?;

@@ -11,13 +11,13 @@ use crate::traffic::{curl, download, nginx};
 use crate::{assert_zero_copy, config_of_turns, scenario, topology};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(
-    killed_or_stopped_it_leaves_the_kernel_its_traffic
+    after_a_kill_or_stop_the_kernel_serves_its_traffic
 )];
 
 /// How soon the kernel must have its traffic again: programs start slowly in the machine.
 const BACK_MAX: Duration = Duration::from_secs(5);
 
-fn killed_or_stopped_it_leaves_the_kernel_its_traffic(report: &Report) -> Result<()> {
+fn after_a_kill_or_stop_the_kernel_serves_its_traffic(report: &Report) -> Result<()> {
     let topology = topology()?;
     let _servers = nginx(&topology)?;
     let _own = actors::http_server(&topology.balancer, 22, "balancer")?;

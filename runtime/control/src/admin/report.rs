@@ -21,7 +21,7 @@ use crate::admin::status::{
     SourceStatus, Status, TrafficStatus, WorkerStatus,
 };
 use crate::config::{self, Config};
-use crate::health::{Health, State};
+use crate::health::{HealthMonitor, HealthState};
 use crate::network::hop_state::HopState;
 use crate::network::resolver::{HopStates, Resolver};
 use crate::publish::counter_totals::CounterTotals;
@@ -50,7 +50,7 @@ pub(crate) struct Reporter {
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) policy_host: Arc<Host>,
     pub(crate) check_host: Arc<CheckHost>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) health: Arc<HealthMonitor>,
 }
 
 impl Reporter {
@@ -77,7 +77,8 @@ impl Reporter {
         let is_up = |id: &&BackendId| {
             let backend = view.snapshot.backend(**id);
             backend.is_some_and(|backend| {
-                backend.takes_new() && self.health.state(snapshot_key(backend)) != State::Checking
+                backend.takes_new()
+                    && self.health.state(snapshot_key(backend)) != HealthState::Checking
             })
         };
         let status = |service: &Service| ServiceHealthStatus {

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use waxwing_dataplane::Gauges;
 use waxwing_dataplane::counters::SIGNALS;
 
-use crate::config::Service;
-use crate::health::Admin;
+use crate::config::{Service, UnknownBackend};
+use crate::health::AdminState;
 use crate::publish::keys::service_in;
 use crate::publish::view::View;
 
@@ -37,14 +37,14 @@ pub struct SetBackend {
     /// The backend's name, or its address and port.
     pub backend: String,
     /// The admin state. It stays until it is set again or the backend leaves the config.
-    pub state: Admin,
+    pub state: AdminState,
 }
 
 /// Why signals were not set.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SignalError {
-    #[error("{0}")]
-    Backend(String),
+    #[error(transparent)]
+    Backend(#[from] UnknownBackend),
     #[error("service \"{0}\" is not served yet; try again")]
     NotServed(Arc<str>),
     #[error(
@@ -70,8 +70,7 @@ fn names(known: &[Arc<str>]) -> String {
 pub(crate) fn set(view: &View, gauges: &Gauges, request: &SetSignals) -> Result<(), SignalError> {
     let (service, at) = view
         .config
-        .find_backend(&request.service, &request.backend)
-        .map_err(SignalError::Backend)?;
+        .find_backend(&request.service, &request.backend)?;
     // The snapshot was made from this config and has the same order.
     let id = service_in(&view.snapshot, service).and_then(|it| it.backends.get(at).copied());
     let backend = id.ok_or_else(|| SignalError::NotServed(Arc::clone(&service.name.value)))?;

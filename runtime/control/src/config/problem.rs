@@ -1,26 +1,25 @@
 //! What is wrong with a config, where, and what to write instead.
 //!
-//! Invariant: a problem names a place in the file as it was read, whoever found it: the syntax,
-//! the values, or a look at the running system. So all of them sort and print alike.
+//! Invariant: every problem points into the file as it was read, whether it was found in the
+//! syntax, the values or the running system. So all of them sort and print alike.
 
 use std::fmt;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The most characters of an offending line that are shown.
-const EXCERPT_MAX: usize = 120;
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
-/// A part of the config's text, in bytes from its start.
+/// A range of the config's text, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Span {
-    /// Where it begins.
     pub start: usize,
-    /// Where it ends; the byte there is not in it.
+    /// Exclusive.
     pub end: usize,
 }
 
-impl From<std::ops::Range<usize>> for Span {
-    fn from(range: std::ops::Range<usize>) -> Self {
+impl From<Range<usize>> for Span {
+    fn from(range: Range<usize>) -> Self {
         Self {
             start: range.start,
             end: range.end,
@@ -28,22 +27,18 @@ impl From<std::ops::Range<usize>> for Span {
     }
 }
 
-/// A value and where in the config it was written (or, for a default, the table it is missing in).
+/// A value and its place in the config. A default has the place of the table that lacks it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Located<T> {
-    /// The value.
     pub value: T,
-    /// Where it is written.
     pub span: Span,
 }
 
 impl<T> Located<T> {
-    /// A value at a place.
     pub const fn new(value: T, span: Span) -> Self {
         Self { value, span }
     }
 
-    /// The same place with another value.
     pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Located<U> {
         Located {
             value: to(self.value),
@@ -52,25 +47,23 @@ impl<T> Located<T> {
     }
 }
 
-/// A place for people: both count from 1, the column in characters.
+/// A line and column for people: both count from 1, the column in characters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Position {
-    /// The line.
     pub line: usize,
-    /// The column.
     pub column: usize,
 }
 
-/// A config's text and where it came from: turns spans into positions and excerpts.
+/// A config's text and path. Turns spans into positions and excerpts.
 #[derive(Debug)]
-pub struct Source {
+pub struct SourceText {
     path: Arc<Path>,
     text: String,
-    /// Where each line begins, in bytes.
+    /// The byte offset of each line.
     lines: Vec<usize>,
 }
 
-impl Source {
+impl SourceText {
     pub(super) fn new(path: &Path, text: &str) -> Self {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1));
         Self {
@@ -80,78 +73,55 @@ impl Source {
         }
     }
 
-    /// The file's path, as it was given.
+    /// Returns the file's path as it was given.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The text.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The line and column where a span begins.
+    /// Returns where a span starts.
     #[must_use]
     pub fn position(&self, span: Span) -> Position {
-        let (line, start) = self.line_at(span.start);
-        let column = self.text[start..self.boundary(span.start)].chars().count() + 1;
+        let (line, line_start) = self.line_of(span);
+        let start = self.text.floor_char_boundary(span.start);
+        let column = self.text[line_start..start].chars().count() + 1;
         Position { line, column }
     }
 
-    /// The line (from 1) that holds a byte, and where it begins.
-    fn line_at(&self, byte: usize) -> (usize, usize) {
-        let line = self.lines.partition_point(|start| *start <= byte);
+    /// Returns the line that a span starts in, and the offset of that line.
+    fn line_of(&self, span: Span) -> (usize, usize) {
+        let start = self.text.floor_char_boundary(span.start);
+        let line = self.lines.partition_point(|first| *first <= start);
         (line, self.lines[line - 1])
     }
 
-    /// The last character boundary at or before a byte.
-    fn boundary(&self, byte: usize) -> usize {
-        self.text.floor_char_boundary(byte)
-    }
-
-    /// The line a span begins in, cut to a width fit for a terminal, with a caret line below.
+    /// Returns the line that a span starts in, and the part of the span in it.
     fn excerpt(&self, span: Span) -> Excerpt {
-        let Position { line, column } = self.position(span);
-        let (_, start) = self.line_at(span.start);
-        let text = self.text[start..].lines().next().unwrap_or_default();
-        let end = self.boundary(span.end).min(start + text.len());
-        let marked = self
-            .text
-            .get(self.boundary(span.start)..end)
-            .unwrap_or_default();
-        let skipped = if column > EXCERPT_MAX {
-            column - EXCERPT_MAX / 2
-        } else {
-            0
-        };
-        // A tab or an escape sequence would move the caret away from what it points at.
-        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        let (line, line_start) = self.line_of(span);
+        let text = self.text[line_start..].lines().next().unwrap_or_default();
+        // The span may start at the line break, or end in a later line.
+        let in_line = |at: usize| at.saturating_sub(line_start).min(text.len());
+        let start = text.floor_char_boundary(in_line(span.start));
+        let end = text.ceil_char_boundary(in_line(span.end));
         Excerpt {
             line,
-            text: text
-                .chars()
-                .skip(skipped)
-                .take(EXCERPT_MAX)
-                .map(plain)
-                .collect(),
-            indent: column - 1 - skipped,
-            width: marked
-                .chars()
-                .count()
-                .clamp(1, (EXCERPT_MAX + skipped + 1 - column).max(1)),
+            text: text.to_owned(),
+            marked: start..end.max(start),
         }
     }
 }
 
-/// An offending line and what to underline in it, in characters.
+/// One line of the config and the range to underline in it, in bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Excerpt {
     line: usize,
     text: String,
-    indent: usize,
-    width: usize,
+    marked: Range<usize>,
 }
 
 /// Whether a config with this problem can run.
@@ -159,17 +129,16 @@ struct Excerpt {
 pub enum Severity {
     /// It cannot.
     Error,
-    /// It can, but its writer should know.
+    /// It can, but probably does not do what its author wants.
     Warning,
 }
 
-/// One thing that is wrong with a config. It prints as `file:line:column: what; what to write`,
-/// with the offending line and a caret below it.
+/// One thing that is wrong with a config. Prints the severity and the text, then the place
+/// (`file:line:column`), then the line with the place underlined.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
-    /// Error or warning.
     pub severity: Severity,
-    /// Where, or `None` where the file as a whole is meant.
+    /// `None`: the file as a whole.
     pub position: Option<Position>,
     /// What is wrong, and what to write.
     pub text: String,
@@ -179,7 +148,7 @@ pub struct Problem {
 
 impl Problem {
     pub(super) fn at(
-        source: &Source,
+        source: &SourceText,
         severity: Severity,
         span: Span,
         text: impl Into<String>,
@@ -193,9 +162,10 @@ impl Problem {
         }
     }
 
-    pub(super) fn whole_file(path: &Path, severity: Severity, text: impl Into<String>) -> Self {
+    /// Returns an error about the file as a whole.
+    pub(super) fn whole_file(path: &Path, text: impl Into<String>) -> Self {
         Self {
-            severity,
+            severity: Severity::Error,
             position: None,
             text: text.into(),
             path: path.into(),
@@ -206,36 +176,69 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.path.display())?;
-        if let Some(Position { line, column }) = self.position {
-            write!(f, "{line}:{column}:")?;
-        }
-        match self.severity {
-            Severity::Error => write!(f, " {}", self.text)?,
-            Severity::Warning => write!(f, " warning: {}", self.text)?,
-        }
-        let Some(Excerpt {
-            line,
-            text,
-            indent,
-            width,
-        }) = &self.excerpt
-        else {
-            return Ok(());
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
         };
-        write!(f, "\n{line:>5} | {}", text.trim_end())?;
-        write!(f, "\n      | {:indent$}{:^<width$}", "", "")
+        let path = self.path.to_string_lossy();
+        let title = level.primary_title(&*self.text);
+        let group = match &self.excerpt {
+            Some(Excerpt { line, text, marked }) => title.element(
+                Snippet::source(&**text)
+                    .line_start(*line)
+                    .path(&*path)
+                    .annotation(AnnotationKind::Primary.span(marked.clone())),
+            ),
+            None => title.element(Origin::path(&*path)),
+        };
+        f.write_str(&Renderer::plain().render(&[group]))
     }
 }
 
-/// Why a config was refused: every problem found, warnings too, in the order of the file.
+/// The problems found so far.
+pub(super) struct Problems {
+    pub(super) source: Arc<SourceText>,
+    pub(super) list: Vec<Problem>,
+}
+
+impl Problems {
+    pub(super) fn new(source: &Arc<SourceText>) -> Self {
+        Self {
+            source: Arc::clone(source),
+            list: Vec::new(),
+        }
+    }
+
+    pub(super) fn error(&mut self, span: Span, text: impl Into<String>) {
+        self.list
+            .push(Problem::at(&self.source, Severity::Error, span, text));
+    }
+
+    pub(super) fn warn(&mut self, span: Span, text: impl Into<String>) {
+        self.list
+            .push(Problem::at(&self.source, Severity::Warning, span, text));
+    }
+
+    /// Returns the folder that relative paths in the config start from.
+    pub(super) fn folder(&self) -> PathBuf {
+        let parent = self.source.path().parent();
+        parent.map(Path::to_owned).unwrap_or_default()
+    }
+
+    /// Returns the line of a span, for a message that refers to another place.
+    pub(super) fn line(&self, span: Span) -> usize {
+        self.source.position(span).line
+    }
+}
+
+/// Why a config was refused: all problems, warnings too, in file order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigErrors {
     problems: Vec<Problem>,
 }
 
 impl ConfigErrors {
-    /// Every problem, in the order of the file; at least one is an error.
+    /// Returns all problems in file order. At least one is an error.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -261,17 +264,15 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Sorts problems by position and gives them back where all are warnings.
+/// Sorts problems by position, removes duplicates, and returns them if all are warnings.
 ///
 /// # Errors
-/// All of them, where one is an error.
-pub fn judge(mut problems: Vec<Problem>) -> Result<Vec<Problem>, ConfigErrors> {
+/// All problems, if at least one is an error.
+pub fn into_warnings(mut problems: Vec<Problem>) -> Result<Vec<Problem>, ConfigErrors> {
     problems.sort_by_key(|problem| problem.position);
     problems.dedup();
-    if problems
-        .iter()
-        .any(|problem| problem.severity == Severity::Error)
-    {
+    let is_error = |problem: &Problem| problem.severity == Severity::Error;
+    if problems.iter().any(is_error) {
         Err(ConfigErrors { problems })
     } else {
         Ok(problems)

@@ -1,78 +1,60 @@
-//! Reads typed values out of the parse tree and writes down everything that does not fit.
+//! Typed getters over the parse tree, which collect everything that does not fit.
 //!
-//! Invariant: reading never stops at a problem. A value that is missing or wrong is `None` to the
-//! caller and a [`Problem`] in the [`Report`]; the rest of the file is read on.
+//! Invariant: reading never stops at a problem. A missing or wrong value is `None` to the caller, a
+//! wrong one also a [`Problem`] in [`Problems`]; the rest of the file is still read.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 use waxwing_dataplane::Ports;
 
-use super::problem::{Located, Problem, Severity, Source, Span};
+use super::problem::{Located, Problems, Span};
 use super::schema::{Key, ROOT, Section, Shape};
 use super::values;
 
-/// The problems found so far.
-pub(super) struct Report {
-    pub(super) source: Arc<Source>,
-    pub(super) problems: Vec<Problem>,
+/// Returns the value, or `default` if the key is absent or wrong.
+pub(super) fn or<T>(read: Option<Located<T>>, default: T) -> T {
+    read.map_or(default, |located| located.value)
 }
 
-impl Report {
-    pub(super) fn new(source: &Arc<Source>) -> Self {
-        Self {
-            source: Arc::clone(source),
-            problems: Vec::new(),
-        }
-    }
-
-    pub(super) fn error(&mut self, span: Span, text: impl Into<String>) {
-        self.problems
-            .push(Problem::at(&self.source, Severity::Error, span, text));
-    }
-
-    pub(super) fn warn(&mut self, span: Span, text: impl Into<String>) {
-        self.problems
-            .push(Problem::at(&self.source, Severity::Warning, span, text));
-    }
-
-    /// The line a span begins in, to point at from another.
-    pub(super) fn line(&self, span: Span) -> usize {
-        self.source.position(span).line
-    }
+/// Returns the value, or its type's default if the key is absent or wrong.
+pub(super) fn or_default<T: Default>(read: Option<Located<T>>) -> T {
+    or(read, T::default())
 }
 
-/// One table of the file, all its keys known to its section.
+/// One table of the file.
 pub(super) struct Table<'a, 'i> {
     section: &'static Section,
     entries: &'a DeTable<'i>,
-    /// Its header, or the whole of an inline table.
+    /// The header, or a whole inline table.
     pub(super) span: Span,
 }
 
 impl<'a, 'i> Table<'a, 'i> {
-    /// Reports the keys that the section does not have, and those it lacks.
+    /// Wraps a table, and reports its unknown and its missing keys.
     pub(super) fn new(
         section: &'static Section,
         entries: &'a DeTable<'i>,
         span: Span,
-        report: &mut Report,
+        problems: &mut Problems,
     ) -> Self {
-        let mut meant = Vec::new();
+        // A mistyped key is not reported as missing too.
+        let mut suggested = Vec::new();
         for name in entries.keys() {
             let (name, span) = (name.get_ref(), name.span().into());
             if !section.keys.iter().any(|key| key.name == name.as_ref()) {
                 let nearest = nearest_key(name, section);
-                meant.extend(nearest);
-                report.error(span, unknown_key(name, nearest, section));
+                suggested.extend(nearest);
+                problems.error(span, unknown_key(name, nearest, section));
             }
         }
         for key in section.keys {
-            let is_there = entries.contains_key(key.name) || meant.contains(&key.name);
-            if key.required && !is_there {
-                report.error(span, missing_key(key, section));
+            let present = entries.contains_key(key.name) || suggested.contains(&key.name);
+            if key.required && !present {
+                problems.error(span, missing_key(key, section));
             }
         }
         Self {
@@ -82,17 +64,17 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
-    /// Whether the key is there, with whatever value.
+    /// Returns whether the key is present, with any value.
     pub(super) fn has(&self, key: &Key) -> bool {
         self.entries.contains_key(key.name)
     }
 
-    /// That a key is not there which must be.
+    /// Returns the error text for a missing key.
     pub(super) fn missing(&self, key: &Key) -> String {
         missing_key(key, self.section)
     }
 
-    /// The value of a key of this section.
+    /// Returns the value of a key of this section.
     fn get(&self, key: &'static Key) -> Option<(&'a DeValue<'i>, Span)> {
         debug_assert!(
             self.section.keys.contains(&key),
@@ -103,44 +85,25 @@ impl<'a, 'i> Table<'a, 'i> {
         Some((value.get_ref(), value.span().into()))
     }
 
-    /// A string.
-    pub(super) fn string(
-        &self,
-        key: &'static Key,
-        report: &mut Report,
-    ) -> Option<Located<&'a str>> {
-        let (value, span) = self.get(key)?;
-        match value {
-            DeValue::String(text) => Some(Located::new(text.as_ref(), span)),
-            other => wrong_type(key, "a string", other, span, report),
-        }
-    }
-
-    /// A string that `parse` makes a value of; its error says what is wrong and what to write.
+    /// Returns a string converted by `parse`, whose error says what is wrong and what to write.
     pub(super) fn parsed<T>(
         &self,
         key: &'static Key,
-        report: &mut Report,
+        problems: &mut Problems,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<Located<T>> {
-        let Located { value, span } = self.string(key, report)?;
-        match parse(value) {
-            Ok(value) => Some(Located::new(value, span)),
-            Err(text) => {
-                report.error(span, text);
-                None
-            }
-        }
+        let (value, span) = self.get(key)?;
+        parsed(key, value, span, problems, parse)
     }
 
-    /// One of a few words.
+    /// Returns the value of one of a few words.
     pub(super) fn choice<T: Copy>(
         &self,
         key: &'static Key,
         choices: &[(&'static str, T)],
-        report: &mut Report,
+        problems: &mut Problems,
     ) -> Option<Located<T>> {
-        self.parsed(key, report, |text| {
+        self.parsed(key, problems, |text| {
             let chosen = choices
                 .iter()
                 .find(|(word, _)| *word == text)
@@ -160,134 +123,162 @@ impl<'a, 'i> Table<'a, 'i> {
         })
     }
 
-    /// `true` or `false`.
-    pub(super) fn boolean(&self, key: &'static Key, report: &mut Report) -> Option<Located<bool>> {
+    /// Returns `true` or `false`.
+    pub(super) fn boolean(
+        &self,
+        key: &'static Key,
+        problems: &mut Problems,
+    ) -> Option<Located<bool>> {
         let (value, span) = self.get(key)?;
         match value {
             DeValue::Boolean(value) => Some(Located::new(*value, span)),
-            other => wrong_type(key, "true or false", other, span, report),
+            other => wrong_type(key, "true or false", other, span, problems),
         }
     }
 
-    /// A whole number in a range.
+    /// Returns a whole number in a range.
     pub(super) fn integer<T>(
         &self,
         key: &'static Key,
         range: RangeInclusive<T>,
-        report: &mut Report,
+        problems: &mut Problems,
     ) -> Option<Located<T>>
     where
         T: TryFrom<i128> + PartialOrd + Display,
     {
         let (value, span) = self.get(key)?;
-        integer(key, value, span, &range, report)
+        integer(key, value, span, &range, problems)
     }
 
-    /// Ports: the number of one, or a text as [`values::ports`] reads it.
-    pub(super) fn ports(&self, key: &'static Key, report: &mut Report) -> Option<Located<Ports>> {
+    /// Returns ports: one number, or a range as [`values::ports`] parses it.
+    pub(super) fn ports(
+        &self,
+        key: &'static Key,
+        problems: &mut Problems,
+    ) -> Option<Located<Ports>> {
         match self.get(key)? {
             (DeValue::Integer(_), _) => {
-                let port = self.integer(key, 1..=u16::MAX, report)?;
+                let port = self.integer(key, 1..=u16::MAX, problems)?;
                 Some(port.map(Ports::one))
             }
-            (DeValue::String(_), _) => self.parsed(key, report, values::ports),
-            (other, span) => wrong_type(key, "a port or a range", other, span, report),
+            (DeValue::String(_), _) => self.parsed(key, problems, values::ports),
+            (other, span) => wrong_type(key, "a port or a range", other, span, problems),
         }
     }
 
-    /// A list of whole numbers in a range.
+    /// Returns a list of whole numbers in a range.
     pub(super) fn integers<T>(
         &self,
         key: &'static Key,
         range: RangeInclusive<T>,
-        report: &mut Report,
+        problems: &mut Problems,
     ) -> Option<Vec<Located<T>>>
     where
         T: TryFrom<i128> + PartialOrd + Display,
     {
+        self.list(
+            key,
+            "a list of numbers",
+            problems,
+            |item, span, problems| integer(key, item, span, &range, problems),
+        )
+    }
+
+    /// Returns a list of strings, each converted by `parse`.
+    pub(super) fn strings<T>(
+        &self,
+        key: &'static Key,
+        problems: &mut Problems,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<Located<T>>> {
+        self.list(
+            key,
+            "a list of strings",
+            problems,
+            |item, span, problems| parsed(key, item, span, problems, &parse),
+        )
+    }
+
+    /// Returns the valid items of a list.
+    fn list<T>(
+        &self,
+        key: &'static Key,
+        expected: &str,
+        problems: &mut Problems,
+        read: impl Fn(&DeValue<'i>, Span, &mut Problems) -> Option<Located<T>>,
+    ) -> Option<Vec<Located<T>>> {
         match self.get(key)? {
             (DeValue::Array(items), _) => {
                 let items = items.iter();
-                let read = |item: &toml::Spanned<DeValue<'_>>| {
-                    integer(key, item.get_ref(), item.span().into(), &range, report)
+                let read = |item: &toml::Spanned<DeValue<'i>>| {
+                    read(item.get_ref(), item.span().into(), problems)
                 };
                 Some(items.filter_map(read).collect())
             }
-            (other, span) => wrong_type(key, "a list of numbers", other, span, report),
+            (other, span) => wrong_type(key, expected, other, span, problems),
         }
     }
 
-    /// A list of texts, each as `parse` takes it.
-    pub(super) fn texts<T>(
-        &self,
-        key: &'static Key,
-        report: &mut Report,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<Located<T>>> {
-        let (DeValue::Array(items), _) = self.get(key)? else {
-            let (other, span) = self.get(key)?;
-            return wrong_type(key, "a list of texts", other, span, report);
-        };
-        let read = |item: &toml::Spanned<DeValue<'_>>| {
-            let span = Span::from(item.span());
-            let DeValue::String(text) = item.get_ref() else {
-                return wrong_type(key, "a list of texts", item.get_ref(), span, report);
-            };
-            match parse(text) {
-                Ok(value) => Some(Located::new(value, span)),
-                Err(why) => {
-                    report.error(span, why);
-                    None
-                }
-            }
-        };
-        Some(items.iter().filter_map(read).collect())
-    }
-
-    /// A duration: text with units, or whole seconds.
+    /// Returns a duration: a string with units, or whole seconds. One outside of `bounds` is an
+    /// error.
     pub(super) fn duration(
         &self,
         key: &'static Key,
-        report: &mut Report,
-    ) -> Option<Located<std::time::Duration>> {
+        bounds: RangeInclusive<Duration>,
+        problems: &mut Problems,
+    ) -> Option<Located<Duration>> {
         let (value, span) = self.get(key)?;
-        match value {
-            DeValue::String(_) => self.parsed(key, report, values::duration),
-            DeValue::Integer(_) => integer(key, value, span, &(0..=u64::from(u32::MAX)), report)
-                .map(|seconds| seconds.map(std::time::Duration::from_secs)),
-            other => wrong_type(key, "a duration", other, span, report),
+        let read = match value {
+            DeValue::String(_) => self.parsed(key, problems, values::duration),
+            DeValue::Integer(_) => integer(key, value, span, &(0..=u64::from(u32::MAX)), problems)
+                .map(|seconds| seconds.map(Duration::from_secs)),
+            other => wrong_type(key, "a duration", other, span, problems),
+        }?;
+        if bounds.contains(&read.value) {
+            return Some(read);
         }
+        let [low, high] = [bounds.start(), bounds.end()].map(|it| values::duration_text(*it));
+        let text = format!(
+            "`{}` is out of range; write \"{low}\" to \"{high}\"",
+            key.name
+        );
+        problems.error(span, text);
+        None
     }
 
-    /// A table of any keys, as JSON.
-    pub(super) fn json(
+    /// Returns a table of any keys as JSON, `{}` if the key is absent or wrong.
+    pub(super) fn json(&self, key: &'static Key, problems: &mut Problems) -> Located<Arc<str>> {
+        let read = match self.get(key) {
+            Some((table @ DeValue::Table(_), span)) => {
+                let text = json(table, span, problems).to_string();
+                Some(Located::new(Arc::from(text), span))
+            }
+            Some((other, span)) => wrong_type(key, "a table", other, span, problems),
+            None => None,
+        };
+        read.unwrap_or_else(|| Located::new("{}".into(), self.span))
+    }
+
+    /// Returns the only table of a key.
+    pub(super) fn table(
         &self,
         key: &'static Key,
-        report: &mut Report,
-    ) -> Option<Located<serde_json::Value>> {
-        let (value, span) = self.get(key)?;
-        match value {
-            DeValue::Table(_) => Some(Located::new(json(value, span, report), span)),
-            other => wrong_type(key, "a table", other, span, report),
-        }
-    }
-
-    /// The one table of a key.
-    pub(super) fn table(&self, key: &'static Key, report: &mut Report) -> Option<Table<'a, 'i>> {
+        problems: &mut Problems,
+    ) -> Option<Table<'a, 'i>> {
         let Shape::Table(section) = key.shape else {
             return None;
         };
         match self.get(key)? {
-            (DeValue::Table(entries), span) => Some(Table::new(section, entries, span, report)),
+            (DeValue::Table(entries), span) => Some(Table::new(section, entries, span, problems)),
             (_, span) => {
-                report.error(span, wrong_header(key));
+                problems.error(span, wrong_header(key));
                 None
             }
         }
     }
 
-    /// Every table of a key.
-    pub(super) fn tables(&self, key: &'static Key, report: &mut Report) -> Vec<Table<'a, 'i>> {
+    /// Returns every table of a key.
+    pub(super) fn tables(&self, key: &'static Key, problems: &mut Problems) -> Vec<Table<'a, 'i>> {
         let Shape::Tables(section) = key.shape else {
             return Vec::new();
         };
@@ -295,7 +286,7 @@ impl<'a, 'i> Table<'a, 'i> {
             None => return Vec::new(),
             Some((DeValue::Array(items), _)) => items,
             Some((_, span)) => {
-                report.error(span, wrong_header(key));
+                problems.error(span, wrong_header(key));
                 return Vec::new();
             }
         };
@@ -303,13 +294,27 @@ impl<'a, 'i> Table<'a, 'i> {
         for item in items {
             match item.get_ref() {
                 DeValue::Table(entries) => {
-                    tables.push(Table::new(section, entries, item.span().into(), report));
+                    tables.push(Table::new(section, entries, item.span().into(), problems));
                 }
-                _ => report.error(item.span().into(), wrong_header(key)),
+                _ => problems.error(item.span().into(), wrong_header(key)),
             }
         }
         tables
     }
+}
+
+fn parsed<T>(
+    key: &'static Key,
+    value: &DeValue<'_>,
+    span: Span,
+    problems: &mut Problems,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<Located<T>> {
+    let DeValue::String(text) = value else {
+        return wrong_type(key, "a string", value, span, problems);
+    };
+    let value = parse(text).map_err(|why| problems.error(span, why)).ok()?;
+    Some(Located::new(value, span))
 }
 
 fn integer<T>(
@@ -317,13 +322,13 @@ fn integer<T>(
     value: &DeValue<'_>,
     span: Span,
     range: &RangeInclusive<T>,
-    report: &mut Report,
+    problems: &mut Problems,
 ) -> Option<Located<T>>
 where
     T: TryFrom<i128> + PartialOrd + Display,
 {
     let DeValue::Integer(digits) = value else {
-        return wrong_type(key, "a whole number", value, span, report);
+        return wrong_type(key, "a whole number", value, span, problems);
     };
     let number = i128::from_str_radix(digits.as_str(), digits.radix()).ok();
     let fits = number
@@ -332,13 +337,13 @@ where
     if fits.is_none() {
         let (low, high) = (range.start(), range.end());
         let text = format!("`{}` is out of range; write {low} to {high}", key.name);
-        report.error(span, text);
+        problems.error(span, text);
     }
     fits.map(|value| Located::new(value, span))
 }
 
-/// A TOML value as JSON. JSON has no dates, so they become text.
-fn json(value: &DeValue<'_>, span: Span, report: &mut Report) -> serde_json::Value {
+/// Converts a TOML value to JSON. JSON has no dates, so they become strings.
+fn json(value: &DeValue<'_>, span: Span, problems: &mut Problems) -> serde_json::Value {
     match value {
         DeValue::String(text) => text.as_ref().into(),
         DeValue::Boolean(value) => (*value).into(),
@@ -346,9 +351,9 @@ fn json(value: &DeValue<'_>, span: Span, report: &mut Report) -> serde_json::Val
         DeValue::Integer(digits) => {
             let number = i64::from_str_radix(digits.as_str(), digits.radix());
             number.map(Into::into).unwrap_or_else(|_| {
-                report.error(
+                problems.error(
                     span,
-                    "this number does not fit 64 bits; write it as a string",
+                    "this number does not fit 64 bits; write a string instead",
                 );
                 serde_json::Value::Null
             })
@@ -361,9 +366,9 @@ fn json(value: &DeValue<'_>, span: Span, report: &mut Report) -> serde_json::Val
                 .and_then(serde_json::Number::from_f64);
             number.map_or_else(
                 || {
-                    report.error(
+                    problems.error(
                         span,
-                        "JSON has no such number; write a finite one or a string",
+                        "JSON has no such number; write a finite number or a string",
                     );
                     serde_json::Value::Null
                 },
@@ -373,14 +378,14 @@ fn json(value: &DeValue<'_>, span: Span, report: &mut Report) -> serde_json::Val
         DeValue::Array(items) => {
             let items = items
                 .iter()
-                .map(|item| json(item.get_ref(), item.span().into(), report));
+                .map(|item| json(item.get_ref(), item.span().into(), problems));
             serde_json::Value::Array(items.collect())
         }
         DeValue::Table(entries) => {
             let entries = entries.iter().map(|(key, value)| {
                 (
                     key.get_ref().to_string(),
-                    json(value.get_ref(), value.span().into(), report),
+                    json(value.get_ref(), value.span().into(), problems),
                 )
             });
             serde_json::Value::Object(entries.collect())
@@ -390,15 +395,15 @@ fn json(value: &DeValue<'_>, span: Span, report: &mut Report) -> serde_json::Val
 
 fn wrong_type<T>(
     key: &'static Key,
-    wanted: &str,
+    expected: &str,
     found: &DeValue<'_>,
     span: Span,
-    report: &mut Report,
+    problems: &mut Problems,
 ) -> Option<T> {
     let found = match found {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
+        DeValue::Float(_) => "a decimal fraction",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
@@ -406,15 +411,15 @@ fn wrong_type<T>(
     };
     let Key { name, example, .. } = key;
     let text =
-        format!("`{name}` must be {wanted}, not {found}; write it as in `{name} = {example}`");
-    report.error(span, text);
+        format!("`{name}` must be {expected}, not {found}; write for example `{name} = {example}`");
+    problems.error(span, text);
     None
 }
 
 fn wrong_header(key: &Key) -> String {
     let brackets = match key.shape {
-        Shape::Tables(_) => "with two brackets on each side",
-        _ => "with one bracket on each side, once",
+        Shape::Tables(_) => "with double brackets",
+        _ => "once, with single brackets",
     };
     format!(
         "`{}` must be a table; write `{}`, {brackets}",
@@ -428,7 +433,7 @@ fn missing_key(key: &Key, section: &Section) -> String {
         Shape::Tables(inner) => {
             let first = inner.keys[0];
             let (first, value) = (first.name, first.example);
-            format!("there is no `{name}`; write {example} with `{first} = {value}` below it")
+            format!("there is no {example}; write {example} with `{first} = {value}` below it")
         }
         _ => format!(
             "{} has no `{name}`; write `{name} = {example}`",
@@ -437,13 +442,13 @@ fn missing_key(key: &Key, section: &Section) -> String {
     }
 }
 
-/// The key of the section that a mistyped one most likely means.
+/// Returns the key of the section that a mistyped name most likely means.
 fn nearest_key(name: &str, section: &Section) -> Option<&'static str> {
     let is_known = ROOT
         .all()
         .iter()
         .any(|s| s.keys.iter().any(|key| key.name == name));
-    // A key of another section is not mistyped but misplaced.
+    // A key of another section is misplaced, not mistyped.
     if is_known {
         None
     } else {
@@ -458,12 +463,12 @@ fn unknown_key(name: &str, nearest: Option<&str>, section: &Section) -> String {
         format!("did you mean `{near}`?")
     } else if let Some(home) = ROOT.all().iter().find(has_it) {
         home.header.map_or_else(
-            || "write it at the top of the file, before the first [table]".to_owned(),
-            |header| format!("write it below {header}"),
+            || "move it to the top of the file, before the first [table]".to_owned(),
+            |header| format!("move it below {header}"),
         )
     } else {
         let known: Vec<_> = section.keys.iter().map(|key| key.name).collect();
-        format!("it can have {}", known.join(", "))
+        format!("its keys are {}", known.join(", "))
     };
     format!("{title} has no key `{shown}`; {remedy}")
 }

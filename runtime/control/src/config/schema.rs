@@ -1,23 +1,23 @@
-//! Every key that a config may have, with an example of its value.
+//! Every key that a config may have, with an example value.
 //!
-//! Invariant: a key that is not here is refused, and one that is here is read by `sections` and
-//! documented in `examples/full.toml`; tests hold all three together.
+//! Invariant: a key that is not listed here is refused; each listed key is read by `sections` and
+//! documented in `examples/full.toml`. Tests check all three against each other.
 
 /// One key of a table.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Key {
     pub(super) name: &'static str,
-    /// What to write after `=`, or the header that begins the table.
+    /// A value, or the header of a table.
     pub(super) example: &'static str,
     pub(super) shape: Shape,
     pub(super) required: bool,
 }
 
-/// What stands behind a key.
+/// What a key holds.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Shape {
     Value,
-    /// A table of any keys, for the policy alone.
+    /// A table of any keys, passed to a module.
     Free,
     Table(&'static Section),
     Tables(&'static Section),
@@ -26,13 +26,13 @@ pub(super) enum Shape {
 /// A kind of table.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Section {
-    /// Its header; `None` for the top of the file.
+    /// `None`: the top of the file.
     pub(super) header: Option<&'static str>,
     pub(super) keys: &'static [&'static Key],
 }
 
 impl Section {
-    /// This section and all those in it.
+    /// Returns this section and all sections in it.
     pub(super) fn all(&'static self) -> Vec<&'static Self> {
         let inner = self.keys.iter().filter_map(|key| match key.shape {
             Shape::Table(section) | Shape::Tables(section) => Some(section.all()),
@@ -41,7 +41,7 @@ impl Section {
         std::iter::once(self).chain(inner.flatten()).collect()
     }
 
-    /// Its name in an error.
+    /// Returns its name in errors.
     pub(super) fn title(&self) -> &'static str {
         self.header.unwrap_or("the top of the file")
     }

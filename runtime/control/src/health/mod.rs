@@ -1,26 +1,33 @@
-//! Health: whether a backend may take new sessions, and what becomes of those it has.
+//! Health: whether a backend may take new sessions, and what happens to its existing ones.
 //!
-//! Three things decide: the health checks, which are modules ([`waxwing_plugin::checks::CheckHost`]); what
-//! clients' own connections meet at a backend; and the operator's word. `backend` is what is known
-//! of one backend, `roster` of all of them and what it means, and `schedule` when each check is
-//! due, all three without a clock or I/O; `runner` is the thread that runs the checks.
+//! Three sources decide: the health checks, which are modules
+//! ([`waxwing_plugin::checks::CheckHost`]); failures of client connections (ejection); and the
+//! operator. From the bottom up: `check_state` is one check of a backend, `backend` one backend,
+//! `service_health` all backends, `effects` the result for the snapshot, and `schedule` when each
+//! check is due. None of these has a clock or does I/O. `plan` turns a config into checks to run,
+//! `runner` is the thread that runs them, and `monitor` is shared with the controller and the admin
+//! socket.
 //!
-//! Invariant: what is known changes in the roster alone, and reaches the workers as every other
-//! change does: as an epoch that the controller publishes.
+//! Invariant: health changes only in `service_health`, and reaches the workers as any other change
+//! does, in an epoch that the controller publishes.
 
 mod backend;
+mod check_state;
+mod effects;
+mod ejection;
+mod monitor;
 mod plan;
-mod roster;
+mod rules;
 mod runner;
 mod schedule;
-mod shared;
+mod service_health;
 pub mod status;
 
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Admin, State};
-pub(crate) use plan::{BoundChecks, Job, bind, jobs, problems};
-pub use roster::{Effect, Effects};
-pub(crate) use runner::{Fault, Runner};
-pub(crate) use shared::Health;
+pub use backend::{AdminState, HealthState};
+pub use effects::{Effect, Effects};
+pub(crate) use monitor::HealthMonitor;
+pub(crate) use plan::{BoundChecks, CheckJob, bind, jobs, problems};
+pub(crate) use runner::{CheckFault, Runner};

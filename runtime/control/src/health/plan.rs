@@ -1,4 +1,4 @@
-//! From a config to the checks that are to be run: which module, where to, how often.
+//! From a config to the checks to run: which module, on which backend, how often.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,35 +11,30 @@ use waxwing_plugin::checks::{
 };
 use waxwing_plugin::{ModuleError, Refusal};
 
-use super::roster::Identity;
-use super::schedule::Timed;
-use crate::config::{self, Config, Pace, Problem, Service, Tls};
-use crate::publish::keys::service_in;
-use crate::publish::keys::{BackendKey, backend_key};
-
-/// What a check is known by: its backend, and its place among the service's checks.
-pub(crate) type CheckKey = (BackendKey, usize);
+use super::rules::{CheckIdentity, CheckKey, check_port};
+use super::schedule::ScheduledJob;
+use crate::config::{CheckTiming, Config, HealthCheck, Problem, Service, TlsConfig};
+use crate::publish::keys::{backend_key, service_in};
 
 /// One check of one backend.
-pub(crate) struct Job {
+pub(crate) struct CheckJob {
     pub(crate) key: CheckKey,
-    /// What makes it this check: its results count for no other.
-    pub(crate) identity: Identity,
+    pub(crate) identity: CheckIdentity,
     pub(crate) backend: BackendId,
-    pub(crate) pace: Pace,
+    pub(crate) timing: CheckTiming,
     /// In percent of the interval.
     pub(crate) jitter: u32,
     pub(crate) check: Arc<Check>,
     pub(crate) target: CheckTarget,
 }
 
-impl Timed for Job {
+impl ScheduledJob for CheckJob {
     fn key(&self) -> CheckKey {
         self.key
     }
 
-    fn pace(&self) -> Pace {
-        self.pace
+    fn timing(&self) -> CheckTiming {
+        self.timing
     }
 
     fn jitter(&self) -> u32 {
@@ -47,15 +42,15 @@ impl Timed for Job {
     }
 }
 
-/// The modules of a config's checks, and how they speak TLS.
+/// The modules of a config's checks, and their TLS settings.
 #[derive(Clone, Default)]
 pub(crate) struct BoundChecks {
     modules: HashMap<Arc<str>, Arc<Check>>,
-    tls: Vec<(Tls, Arc<CheckTls>)>,
+    tls: Vec<(TlsConfig, Arc<CheckTls>)>,
 }
 
 impl BoundChecks {
-    /// Tells the host that these are in use, and no others.
+    /// Puts these modules into service on the host, and removes all others.
     pub(crate) fn activate(&self, host: &CheckHost) {
         for check in self.modules.values() {
             host.activate(check);
@@ -64,18 +59,17 @@ impl BoundChecks {
         host.retain(&names);
     }
 
-    /// Whether a module is among them.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.modules.contains_key(name)
     }
 
-    fn tls(&self, wanted: &Tls) -> Option<Arc<CheckTls>> {
-        let found = self.tls.iter().find(|(tls, _)| is_same(tls, wanted));
-        found.map(|(_, made)| Arc::clone(made))
+    fn tls(&self, config: &TlsConfig) -> Option<Arc<CheckTls>> {
+        let found = self.tls.iter().find(|(other, _)| is_same(other, config));
+        found.map(|(_, tls)| Arc::clone(tls))
     }
 }
 
-/// The names of the modules that a config's checks use, each once.
+/// Returns the names of the modules that a config's checks use, each once.
 fn names(config: &Config) -> Vec<Arc<str>> {
     let mut names: Vec<Arc<str>> = checks(config)
         .map(|(_, check)| Arc::clone(&check.module.value))
@@ -85,7 +79,7 @@ fn names(config: &Config) -> Vec<Arc<str>> {
     names
 }
 
-fn checks(config: &Config) -> impl Iterator<Item = (&Service, &config::Check)> {
+fn checks(config: &Config) -> impl Iterator<Item = (&Service, &HealthCheck)> {
     let services = config.services.iter();
     services.flat_map(|service| {
         service
@@ -107,11 +101,11 @@ fn bind_module(host: &CheckHost, config: &Config, name: &str) -> Result<Arc<Chec
     host.bind(name, &configs)
 }
 
-/// Binds the modules of a config's checks. What no build can serve any more keeps the one of
-/// `before`. Compiling takes some 10 ms to seconds: not for an async executor's thread.
+/// Binds the modules of a config's checks. If no build of a module fits any more, the one in
+/// `before` continues. Compiling takes from 10 ms to seconds: do not call on an async thread.
 ///
 /// # Errors
-/// The first that cannot serve, and did not before.
+/// A module has no build that fits, and is not in `before`.
 pub(crate) fn bind(
     host: &CheckHost,
     config: &Config,
@@ -123,7 +117,7 @@ pub(crate) fn bind(
             Ok(check) => check,
             Err(error) => match before.modules.get(&name) {
                 Some(check) => {
-                    tracing::error!("{error}; the build before goes on");
+                    tracing::error!("{error}; the previous build continues");
                     Arc::clone(check)
                 }
                 None => return Err(error),
@@ -131,32 +125,32 @@ pub(crate) fn bind(
         };
         bound.modules.insert(name, check);
     }
-    let mut trust = Trust::default();
+    let mut cache = RootsCache::default();
     for (_, check) in checks(config) {
         if bound.tls(&check.tls).is_none() {
-            let made = trust.tls(&check.tls).map(Arc::new).or_else(|why| {
+            let made = cache.tls(&check.tls).map(Arc::new).or_else(|why| {
                 let before = before.tls(&check.tls).ok_or(why.clone())?;
-                tracing::warn!("TLS of health checks goes on as it was read before: {why}");
+                tracing::warn!("health checks continue with the previous TLS settings: {why}");
                 Ok::<_, TlsConfigError>(before)
             });
             match made {
                 Ok(tls) => bound.tls.push((check.tls.clone(), tls)),
-                // A check that wants TLS all the same says so in its result.
-                Err(why) => tracing::debug!("no TLS for health checks: {why}"),
+                // A check that uses TLS reports the missing roots in its result.
+                Err(why) => tracing::debug!("health checks without TLS: {why}"),
             }
         }
     }
     Ok(bound)
 }
 
-/// Whom a config's checks trust: each file is read once, whatever the number of names.
+/// The root certificates of a config's checks. Each file is read once.
 #[derive(Default)]
-struct Trust {
+struct RootsCache {
     roots: HashMap<Option<PathBuf>, Result<CheckRoots, TlsConfigError>>,
 }
 
-impl Trust {
-    fn roots(&mut self, tls: &Tls) -> Result<CheckRoots, TlsConfigError> {
+impl RootsCache {
+    fn roots(&mut self, tls: &TlsConfig) -> Result<CheckRoots, TlsConfigError> {
         if !tls.verify {
             return CheckRoots::accept_any();
         }
@@ -166,21 +160,21 @@ impl Trust {
         entry.clone()
     }
 
-    fn tls(&mut self, tls: &Tls) -> Result<CheckTls, TlsConfigError> {
+    fn tls(&mut self, tls: &TlsConfig) -> Result<CheckTls, TlsConfigError> {
         let name = tls.server_name.as_ref().map(|name| &*name.value);
         CheckTls::new(&self.roots(tls)?, name)
     }
 }
 
-/// Wherever the two are written.
-fn is_same(a: &Tls, b: &Tls) -> bool {
-    let roots = |tls: &Tls| tls.roots.as_ref().map(|roots| roots.value.clone());
-    let name = |tls: &Tls| tls.server_name.as_ref().map(|name| Arc::clone(&name.value));
+/// Returns whether two settings are equal, wherever they are written.
+fn is_same(a: &TlsConfig, b: &TlsConfig) -> bool {
+    let roots = |tls: &TlsConfig| tls.roots.as_ref().map(|roots| roots.value.clone());
+    let name = |tls: &TlsConfig| tls.server_name.as_ref().map(|name| Arc::clone(&name.value));
     a.verify == b.verify && roots(a) == roots(b) && name(a) == name(b)
 }
 
-/// Every check whose module is missing or refuses its config, each as a problem where it is
-/// written.
+/// Returns a problem for each check whose module is missing, whose module refuses its config, or
+/// whose TLS settings are invalid.
 pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     for name in names(config) {
@@ -188,11 +182,11 @@ pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
             problems.extend(problem(config, &name, &error));
         }
     }
-    let mut trust = Trust::default();
+    let mut cache = RootsCache::default();
     for (_, check) in checks(config) {
-        // Without them, TLS may not be wanted at all.
+        // Missing system roots are no problem: the check may not use TLS.
         if let Some(roots) = &check.tls.roots
-            && let Err(why) = trust.roots(&check.tls)
+            && let Err(why) = cache.roots(&check.tls)
         {
             problems.push(config.error_at(roots.span, why.to_string()));
         }
@@ -206,7 +200,7 @@ pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
 }
 
 fn problem(config: &Config, name: &str, error: &ModuleError) -> Option<Problem> {
-    let of_module = |(_, check): &(&Service, &config::Check)| &*check.module.value == name;
+    let of_module = |(_, check): &(&Service, &HealthCheck)| &*check.module.value == name;
     let refused = match &error.refusal {
         Refusal::Refused { service, .. } => checks(config)
             .filter(of_module)
@@ -223,11 +217,15 @@ fn problem(config: &Config, name: &str, error: &ModuleError) -> Option<Problem> 
     Some(config.error_at(span, error.to_string()))
 }
 
-/// Every check that is to be run.
-pub(crate) fn jobs(config: &Config, snapshot: &Snapshot, bound: &BoundChecks) -> Vec<Arc<Job>> {
+/// Returns every check to run.
+pub(crate) fn jobs(
+    config: &Config,
+    snapshot: &Snapshot,
+    bound: &BoundChecks,
+) -> Vec<Arc<CheckJob>> {
     let mut jobs = Vec::new();
     for entry in &config.services {
-        // The snapshot was made from this config, its backends in the same order.
+        // The snapshot was made from this config, and has its backends in the same order.
         let Some(service) = service_in(snapshot, entry) else {
             continue;
         };
@@ -238,13 +236,12 @@ pub(crate) fn jobs(config: &Config, snapshot: &Snapshot, bound: &BoundChecks) ->
             let tls = bound.tls(&check.tls);
             let backends = entry.backends.iter().zip(&service.backends);
             for (backend, id) in backends.filter(|(backend, _)| backend.health.enabled) {
-                let pace = backend.health.pace(check.pace);
-                let port = backend.health.port.or(check.port);
-                jobs.push(Arc::new(Job {
+                let timing = backend.health.apply(check.timing);
+                jobs.push(Arc::new(CheckJob {
                     key: (backend_key(entry, backend), at),
-                    identity: Identity::of(check, backend),
+                    identity: CheckIdentity::of(check, backend),
                     backend: *id,
-                    pace,
+                    timing,
                     jitter: check.jitter,
                     check: Arc::clone(module),
                     target: CheckTarget {
@@ -252,12 +249,12 @@ pub(crate) fn jobs(config: &Config, snapshot: &Snapshot, bound: &BoundChecks) ->
                         backend: backend.title().into(),
                         address: SocketAddr::new(
                             backend.address.value.into(),
-                            port.unwrap_or_else(|| backend.snapshot_port()),
+                            check_port(check, backend),
                         ),
                         protocol: entry.protocol.value,
                         config_json: Arc::clone(&check.config.value),
                         tls: tls.clone(),
-                        timeout: pace.timeout,
+                        timeout: timing.timeout,
                         signals: entry.signals.clone().into(),
                     },
                 }));

@@ -1,8 +1,8 @@
 //! The thread that runs the checks.
 //!
-//! Invariant: it waits for nothing but its own checks. A check that hangs, loops or floods ends by
-//! its own limits, and the others' go on meanwhile: a service has as many places as are free at most,
-//! so that there is one for the next. The control loop is on another thread.
+//! Invariant: it waits for nothing but its checks. A check that hangs, loops or floods ends by its
+//! own limits and does not delay others: a service may take at most as many slots as it leaves
+//! free, so that other services always find one. The control loop runs on another thread.
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -17,59 +17,57 @@ use tokio::task::{Id, JoinError, JoinSet};
 use waxwing_dataplane::{BackendId, Gauges};
 use waxwing_plugin::checks::{Check, CheckHost, CheckOutcome, CheckVerdict};
 
-use super::Health;
-use super::backend::Outcome;
-use super::plan::Job;
+use super::check_state::CheckResult;
+use super::monitor::HealthMonitor;
+use super::plan::CheckJob;
 use super::schedule::{Due, Schedule};
 use crate::publish::counter_totals::CounterTotals;
 use crate::publish::keys::{BackendKey, ServiceKey, snapshot_key};
 use crate::publish::view::CurrentView;
 
-/// Checks that run at once; what is due beyond that waits.
+/// Maximum concurrent checks; further ones wait.
 const RUNNING_MAX: usize = 1024;
 
-/// When a check is looked at again whose service has no place left.
-const AGAIN: Duration = Duration::from_millis(50);
+/// Delay of a check whose service has no slot left.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// How often failures of clients' connections are counted.
-const FAILURES_EVERY: Duration = Duration::from_millis(250);
+/// How often failures of client connections are counted.
+const FAILURE_COUNT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often it is said that the balancer itself cannot check.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Minimum time between two warnings that checks are inconclusive.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A module failed, and not the backend.
-pub(crate) struct Fault {
+/// A fault of a check's module, not of the backend.
+pub(crate) struct CheckFault {
     pub(crate) check: Arc<Check>,
     pub(crate) why: String,
 }
 
-/// What the runner works with.
 pub(crate) struct Runner {
     pub(crate) host: Arc<CheckHost>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) health: Arc<HealthMonitor>,
     pub(crate) view: Arc<CurrentView>,
     pub(crate) counters: Arc<CounterTotals>,
     pub(crate) gauges: Arc<Gauges>,
-    pub(crate) jobs: watch::Receiver<Vec<Arc<Job>>>,
-    pub(crate) faults: mpsc::Sender<Fault>,
-    /// When it last said that the balancer itself cannot check.
-    pub(crate) complained: Option<Duration>,
+    pub(crate) jobs: watch::Receiver<Vec<Arc<CheckJob>>>,
+    pub(crate) faults: mpsc::Sender<CheckFault>,
+    /// When it last warned that checks are inconclusive.
+    pub(crate) warned_at: Option<Duration>,
 }
 
-/// The checks that run.
 #[derive(Default)]
-struct Running {
+struct RunningChecks {
     tasks: JoinSet<CheckOutcome>,
-    by_task: HashMap<Id, (u64, Arc<Job>)>,
+    by_task: HashMap<Id, (u64, Arc<CheckJob>)>,
     by_service: HashMap<ServiceKey, usize>,
 }
 
-impl Running {
+impl RunningChecks {
     fn is_full(&self) -> bool {
         self.tasks.len() >= RUNNING_MAX
     }
 
-    fn has_place_for(&self, job: &Job) -> bool {
+    fn has_slot_for(&self, job: &CheckJob) -> bool {
         let (service, ..) = job.key.0;
         let own = self.by_service.get(&service).copied().unwrap_or(0);
         own < RUNNING_MAX - self.tasks.len()
@@ -78,7 +76,7 @@ impl Running {
     fn start(
         &mut self,
         id: u64,
-        job: Arc<Job>,
+        job: Arc<CheckJob>,
         run: impl Future<Output = CheckOutcome> + Send + 'static,
     ) {
         let (service, ..) = job.key.0;
@@ -87,8 +85,9 @@ impl Running {
         self.by_task.insert(task, (id, job));
     }
 
-    /// The next that has ended, with its schedule's id; waits for ever where none runs.
-    async fn ended(&mut self) -> Option<(u64, Arc<Job>, Result<CheckOutcome, JoinError>)> {
+    /// Waits for the next check to end. Returns its schedule id, job and outcome. Never returns
+    /// while none runs.
+    async fn ended(&mut self) -> Option<(u64, Arc<CheckJob>, Result<CheckOutcome, JoinError>)> {
         let (task, outcome) = match self.tasks.join_next_with_id().await {
             Some(Ok((task, outcome))) => (task, Ok(outcome)),
             Some(Err(error)) => (error.id(), Err(error)),
@@ -107,10 +106,10 @@ impl Running {
 }
 
 impl Runner {
-    /// Starts the thread, which ends when the sender of jobs is dropped.
+    /// Starts the thread. It ends when the sender of `jobs` is dropped.
     ///
     /// # Errors
-    /// There is no thread or event loop to be had.
+    /// The thread or its event loop cannot be created.
     pub(crate) fn start(self) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -124,8 +123,8 @@ impl Runner {
     async fn run(mut self) {
         let health = Arc::clone(&self.health);
         let mut schedule = Schedule::new(RandomState::new().build_hasher().finish());
-        let mut running = Running::default();
-        let mut failures = tokio::time::interval(FAILURES_EVERY);
+        let mut running = RunningChecks::default();
+        let mut failures = tokio::time::interval(FAILURE_COUNT_INTERVAL);
         failures.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         schedule.adopt(&self.jobs.borrow_and_update(), health.now());
         loop {
@@ -134,7 +133,7 @@ impl Runner {
             tokio::select! {
                 ended = running.ended() => {
                     if let Some((id, job, outcome)) = ended {
-                        self.take(&job, outcome);
+                        self.record(&job, outcome);
                         schedule.done(id, health.is_undecided(job.key), health.now());
                     }
                 }
@@ -145,25 +144,25 @@ impl Runner {
                     schedule.adopt(&self.jobs.borrow_and_update(), health.now());
                 }
                 () = sleep_until(&health, due) => {}
-                () = sleep_until(&health, health.next_change()) => health.settle(),
-                _ = failures.tick() => self.count(),
+                () = sleep_until(&health, health.next_change()) => health.advance(),
+                _ = failures.tick() => self.count_failures(),
             }
         }
     }
 
-    fn start_due(&self, schedule: &mut Schedule<Job>, running: &mut Running) {
+    fn start_due(&self, schedule: &mut Schedule<CheckJob>, running: &mut RunningChecks) {
         let now = self.health.now();
         while !running.is_full()
             && let Some(Due { id, job, at }) = schedule.take_due(now)
         {
-            if !running.has_place_for(&job) {
-                schedule.postpone(id, now + AGAIN);
+            if !running.has_slot_for(&job) {
+                schedule.postpone(id, now + RETRY_DELAY);
                 continue;
             }
             let (host, health) = (Arc::clone(&self.host), Arc::clone(&self.health));
             let own = Arc::clone(&job);
             running.start(id, job, async move {
-                health.note_late(health.now().saturating_sub(at));
+                health.record_delay(health.now().saturating_sub(at));
                 host.run(&own.check, &own.target).await
             });
         }
@@ -171,30 +170,33 @@ impl Runner {
         self.health.running.store(count, Ordering::Relaxed);
     }
 
-    fn take(&mut self, job: &Job, outcome: Result<CheckOutcome, JoinError>) {
+    fn record(&mut self, job: &CheckJob, outcome: Result<CheckOutcome, JoinError>) {
         self.health.runs.fetch_add(1, Ordering::Relaxed);
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(bug) => {
-                tracing::error!("a health check ended with a bug in waxwing: {bug}");
+                tracing::error!("a health check panicked, which is a bug in waxwing: {bug}");
                 return;
             }
         };
         if outcome.inconclusive {
-            self.complain(&outcome.reason);
+            self.warn_inconclusive(&outcome.reason);
             return;
         }
         if outcome.fault {
-            let fault = Fault {
+            let fault = CheckFault {
                 check: Arc::clone(&job.check),
                 why: outcome.reason.clone(),
             };
-            // Where so many wait already, one more tells nothing new.
+            // If the queue is full, one more fault is no news.
             let _ = self.faults.try_send(fault);
         }
         let signals = outcome.signals;
-        // A check that left the config has no backend either whose signals it may set.
-        if self.health.result(job.key, &job.identity, &plain(outcome)) {
+        // A check that was removed from the config must not set signals.
+        if self
+            .health
+            .record_result(job.key, &job.identity, &result(outcome))
+        {
             let set = signals.into_iter().enumerate();
             for (place, value) in set.filter_map(|(place, value)| Some((place, value?))) {
                 self.gauges.set_signal(job.backend, place, value);
@@ -202,17 +204,18 @@ impl Runner {
         }
     }
 
-    /// The balancer itself could not check, which says nothing of the backend.
-    fn complain(&mut self, why: &str) {
+    /// Warns that checks are inconclusive: the balancer could not run them, which says nothing about
+    /// the backends.
+    fn warn_inconclusive(&mut self, why: &str) {
         let now = self.health.now();
-        if self.complained.is_none_or(|at| now - at >= COMPLAIN_EVERY) {
-            self.complained = Some(now);
-            tracing::warn!("health checks cannot be made, backends stay as they are: {why}");
+        if self.warned_at.is_none_or(|at| now - at >= WARNING_INTERVAL) {
+            self.warned_at = Some(now);
+            tracing::warn!("health checks cannot run, backends keep their state: {why}");
         }
     }
 
-    /// Counts failures of clients' connections, and the checks' own time.
-    fn count(&self) {
+    /// Counts failures of client connections, and this thread's CPU time.
+    fn count_failures(&self) {
         let view = self.view.get();
         let by_key = || -> HashMap<BackendKey, BackendId> {
             let backends = view.snapshot.backends();
@@ -220,7 +223,7 @@ impl Runner {
                 .map(|backend| (snapshot_key(backend), backend.id))
                 .collect()
         };
-        // Asked for only where a service ejects.
+        // Built only if a service has ejection.
         let ids = LazyCell::new(by_key);
         // Connections that the backend refused, or whose first SYN it did not answer.
         let failed = |id| {
@@ -228,7 +231,7 @@ impl Runner {
             totals.refused + totals.syn_retransmitted
         };
         self.health
-            .failures(|key| ids.get(&key).copied().map(failed));
+            .record_failures(|key| ids.get(&key).copied().map(failed));
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let cpu = Duration::try_from(cpu).unwrap_or_default().as_millis();
         let cpu = u64::try_from(cpu).unwrap_or(u64::MAX);
@@ -236,15 +239,15 @@ impl Runner {
     }
 }
 
-async fn sleep_until(health: &Health, at: Option<Duration>) {
+async fn sleep_until(health: &HealthMonitor, at: Option<Duration>) {
     match at {
         Some(at) => tokio::time::sleep_until(health.instant(at).into()).await,
         None => std::future::pending().await,
     }
 }
 
-fn plain(outcome: CheckOutcome) -> Outcome {
-    Outcome {
+fn result(outcome: CheckOutcome) -> CheckResult {
+    CheckResult {
         passed: outcome.verdict != CheckVerdict::Unhealthy,
         draining: outcome.verdict == CheckVerdict::Draining,
         weight: outcome.weight.map(u32::from),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::backend::{Admin, State};
+use super::backend::{AdminState, HealthState};
 
 /// Statistics of the health checks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -22,8 +22,8 @@ pub struct ChecksStatus {
 /// A backend's health. Times are in seconds since 1970.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct BackendHealthStatus {
-    pub state: State,
-    pub admin: Admin,
+    pub state: HealthState,
+    pub admin: AdminState,
     /// When the state began.
     pub since: u64,
     pub reason: String,
@@ -56,6 +56,6 @@ pub struct CheckStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ChangeStatus {
     pub at: u64,
-    pub state: State,
+    pub state: HealthState,
     pub reason: String,
 }

@@ -1,12 +1,15 @@
-#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use waxwing_dataplane::model::SessionAction;
 
-use super::backend::{Admin, Outcome, State};
-use super::roster::{Effect, Effects, Identity, Roster};
+use super::backend::{AdminState, HealthState};
+use super::check_state::CheckResult;
+use super::effects::{Effect, Effects};
+use super::rules::CheckIdentity;
+use super::service_health::ServiceHealth;
 use crate::config::Config;
 use crate::publish::keys::{BackendKey, backend_key};
 
@@ -16,8 +19,8 @@ fn at(seconds: u64) -> Duration {
     START + Duration::from_secs(seconds)
 }
 
-fn passed(reason: &str) -> Outcome {
-    Outcome {
+fn passed(reason: &str) -> CheckResult {
+    CheckResult {
         passed: true,
         draining: false,
         weight: None,
@@ -26,22 +29,21 @@ fn passed(reason: &str) -> Outcome {
     }
 }
 
-fn failed(reason: &str) -> Outcome {
-    Outcome {
+fn failed(reason: &str) -> CheckResult {
+    CheckResult {
         passed: false,
         ..passed(reason)
     }
 }
 
-/// A service with three backends, the last of which is a backup where `more` says so, and a roster
-/// that has just taken it up.
+/// A service with three backends, and their health.
 struct World {
     config: Arc<Config>,
-    roster: Roster,
+    health: ServiceHealth,
 }
 
 impl World {
-    /// `service` are more keys of the service, `last` of its last backend.
+    /// `service`: more keys of the service; `last`: of its last backend.
     fn new(service: &str, last: &str) -> Self {
         let text = format!(
             r#"
@@ -67,9 +69,9 @@ impl World {
             "#
         );
         let config = Arc::new(Config::parse(&text, "lb.toml".as_ref()).unwrap().0);
-        let mut roster = Roster::default();
-        roster.adopt(&config, START);
-        Self { config, roster }
+        let mut health = ServiceHealth::default();
+        health.adopt(&config, START);
+        Self { config, health }
     }
 
     fn key(&self, backend: usize) -> BackendKey {
@@ -77,44 +79,43 @@ impl World {
         backend_key(service, &service.backends[backend])
     }
 
-    fn result(&mut self, backend: usize, outcome: &Outcome, now: Duration) {
+    fn result(&mut self, backend: usize, outcome: &CheckResult, now: Duration) {
         self.result_of(backend, 0, outcome, now);
     }
 
-    /// A check's result; whether effects may be others for it.
+    /// Records a result of one of several checks. Returns whether the effects may have changed.
     fn result_of(
         &mut self,
         backend: usize,
         check: usize,
-        outcome: &Outcome,
+        outcome: &CheckResult,
         now: Duration,
     ) -> bool {
         let service = &self.config.services[0];
-        let identity = Identity::of(&service.health.checks[check], &service.backends[backend]);
+        let identity = CheckIdentity::of(&service.health.checks[check], &service.backends[backend]);
         let key = (self.key(backend), check);
-        let outcomes = self.roster.result(key, &identity, outcome, now);
-        outcomes.unwrap().effects
+        let update = self.health.record_result(key, &identity, outcome, now);
+        update.unwrap().effects_changed
     }
 
-    /// Another config is taken up.
     fn reload(&mut self, config: &Arc<Config>, now: Duration) {
         self.config = Arc::clone(config);
-        self.roster.adopt(config, now);
+        self.health.adopt(config, now);
     }
 
-    fn state(&self, backend: usize) -> State {
-        self.roster.get(self.key(backend)).unwrap().state
+    fn state(&self, backend: usize) -> HealthState {
+        self.health.get(self.key(backend)).unwrap().state
     }
 
     fn effects(&self, now: Duration) -> [Effect; 3] {
-        let effects: Effects = self.roster.effects(&self.config, now);
+        let effects: Effects = self.health.effects(&self.config, now);
         [0, 1, 2].map(|backend| effects[&self.key(backend)])
     }
 
-    /// When something changes by time alone after this moment.
+    /// Returns when the next change by time alone is due after `now`.
     fn next_change(&mut self, now: Duration) -> Option<Duration> {
-        self.roster.settle(now);
-        self.roster.next_change()
+        self.health.advance(now);
+        self.health.next_change()
     }
 
     fn takes_new(&self, now: Duration) -> [bool; 3] {
@@ -126,45 +127,45 @@ impl World {
 const CHECKED: &str = "[[service.health]]\ncheck = \"tcp\"\nrise = 2\nfall = 3";
 
 #[test]
-fn the_first_result_decides_and_then_it_takes_several() {
+fn the_first_result_decides_later_ones_need_rise_or_fall() {
     let mut world = World::new(CHECKED, "");
-    assert_eq!(world.state(0), State::Checking);
+    assert_eq!(world.state(0), HealthState::Checking);
     let rows = [
-        (passed("a"), State::Up),
-        (failed("b"), State::Up),
-        (failed("c"), State::Up),
-        (passed("d"), State::Up),
-        (failed("e"), State::Up),
-        (failed("f"), State::Up),
-        (failed("g"), State::Down),
-        (passed("h"), State::Down),
-        (failed("i"), State::Down),
-        (passed("j"), State::Down),
-        (passed("k"), State::Up),
+        (passed("a"), HealthState::Up),
+        (failed("b"), HealthState::Up),
+        (failed("c"), HealthState::Up),
+        (passed("d"), HealthState::Up),
+        (failed("e"), HealthState::Up),
+        (failed("f"), HealthState::Up),
+        (failed("g"), HealthState::Down),
+        (passed("h"), HealthState::Down),
+        (failed("i"), HealthState::Down),
+        (passed("j"), HealthState::Down),
+        (passed("k"), HealthState::Up),
     ];
     for (second, (outcome, state)) in (1..).zip(rows) {
         world.result(0, &outcome, at(second));
         assert_eq!(world.state(0), state, "after {}", outcome.reason);
     }
-    let known = world.roster.get(world.key(0)).unwrap();
-    let history: Vec<_> = known
+    let backend = world.health.get(world.key(0)).unwrap();
+    let history: Vec<_> = backend
         .history
         .iter()
         .map(|change| (change.at, change.state, change.reason.as_str()))
         .collect();
     let expected = [
-        (at(1), State::Up, "a"),
-        (at(7), State::Down, "g"),
-        (at(11), State::Up, "k"),
+        (at(1), HealthState::Up, "a"),
+        (at(7), HealthState::Down, "g"),
+        (at(11), HealthState::Up, "k"),
     ];
     assert_eq!(history, expected);
 
     world.result(1, &failed("refused"), at(1));
-    assert_eq!(world.state(1), State::Down, "nothing was known before");
+    assert_eq!(world.state(1), HealthState::Down, "it was undecided before");
 }
 
 #[test]
-fn unknown_backends_serve_until_one_is_known_to_be_up() {
+fn undecided_backends_serve_while_they_are_the_majority_or_none_is_up() {
     let mut world = World::new(CHECKED, "");
     assert_eq!(world.takes_new(at(0)), [true; 3]);
     world.result(0, &failed("refused"), at(1));
@@ -174,10 +175,10 @@ fn unknown_backends_serve_until_one_is_known_to_be_up() {
     world.result(2, &passed("open"), at(1));
     assert_eq!(world.takes_new(at(1)), [false, true, true]);
 
-    // The first to answer does not get all that the others had.
+    // The first backend with a result does not get the share of all others.
     let mut world = World::new(CHECKED, "");
     world.result(0, &passed("open"), at(1));
-    assert_eq!(world.takes_new(at(1)), [true; 3], "most are unknown");
+    assert_eq!(world.takes_new(at(1)), [true; 3], "most are undecided");
     world.result(1, &passed("open"), at(1));
     assert_eq!(world.takes_new(at(1)), [true, true, false]);
 }
@@ -187,14 +188,14 @@ fn a_backend_is_up_while_all_its_checks_pass() {
     let two = format!("{CHECKED}\n[[service.health]]\ncheck = \"http\"\nfall = 1");
     let mut world = World::new(&two, "health = { fall = 5 }");
     world.result_of(0, 0, &passed("open"), at(1));
-    assert_eq!(world.state(0), State::Checking);
+    assert_eq!(world.state(0), HealthState::Checking);
     world.result_of(0, 1, &passed("200"), at(1));
-    assert_eq!(world.state(0), State::Up);
+    assert_eq!(world.state(0), HealthState::Up);
     world.result_of(0, 1, &failed("status 500"), at(2));
-    let known = world.roster.get(world.key(0)).unwrap();
+    let backend = world.health.get(world.key(0)).unwrap();
     assert_eq!(
-        (known.state, known.reason.as_str()),
-        (State::Down, "status 500")
+        (backend.state, backend.reason.as_str()),
+        (HealthState::Down, "status 500")
     );
     // The last backend has a `fall` of its own.
     world.result_of(2, 0, &passed("open"), at(1));
@@ -202,11 +203,11 @@ fn a_backend_is_up_while_all_its_checks_pass() {
     for _ in 0..4 {
         world.result_of(2, 1, &failed("status 500"), at(2));
     }
-    assert_eq!(world.state(2), State::Up);
+    assert_eq!(world.state(2), HealthState::Up);
 }
 
 #[test]
-fn sessions_of_a_backend_that_goes_down_have_the_fate_that_the_service_says() {
+fn on_down_decides_the_sessions_of_a_backend_that_goes_down() {
     let rows = [
         ("keep", SessionAction::Keep),
         ("reset", SessionAction::Reset),
@@ -222,7 +223,7 @@ fn sessions_of_a_backend_that_goes_down_have_the_fate_that_the_service_says() {
 }
 
 #[test]
-fn a_backup_serves_only_while_no_other_does() {
+fn a_backup_serves_only_while_no_main_backend_does() {
     let mut world = World::new(CHECKED, "backup = true");
     for backend in 0..3 {
         world.result(backend, &passed("open"), at(1));
@@ -241,7 +242,7 @@ fn a_backup_serves_only_while_no_other_does() {
 }
 
 #[test]
-fn below_the_panic_threshold_health_is_ignored_but_not_the_operator() {
+fn below_the_panic_threshold_only_the_operator_takes_backends_out() {
     let mut world = World::new(&format!("panic_threshold = 50\n{CHECKED}"), "");
     world.result(0, &passed("open"), at(1));
     world.result(1, &passed("open"), at(1));
@@ -251,16 +252,18 @@ fn below_the_panic_threshold_health_is_ignored_but_not_the_operator() {
         world.result(1, &failed("refused"), at(second));
     }
     assert_eq!(world.takes_new(at(5)), [true; 3], "one of three is up");
-    world.roster.set_admin(world.key(2), Admin::Disabled, at(6));
+    world
+        .health
+        .set_admin(world.key(2), AdminState::Disabled, at(6));
     assert_eq!(
         world.takes_new(at(6)),
         [true, false, false],
-        "one of two is"
+        "one of two is up"
     );
 }
 
 #[test]
-fn a_backend_that_comes_back_gets_its_weight_in_steps() {
+fn slow_start_raises_the_weight_in_steps() {
     let mut world = World::new(&format!("slow_start = \"10s\"\n{CHECKED}"), "");
     let percent = |world: &World, now| world.effects(now)[0].percent;
     world.result(0, &passed("open"), at(0));
@@ -274,19 +277,19 @@ fn a_backend_that_comes_back_gets_its_weight_in_steps() {
     assert_eq!(percent(&world, at(5)), 10);
     assert_eq!(world.next_change(at(5)), Some(at(6)));
     assert_eq!(
-        world.roster.next_change(),
+        world.health.next_change(),
         Some(at(6)),
-        "however late one asks"
+        "the answer stays until advance"
     );
     assert_eq!(percent(&world, at(6)), 20);
     assert_eq!(percent(&world, at(10)), 60);
     assert_eq!(percent(&world, at(14)), 100);
     assert_eq!(world.next_change(at(14)), None);
 
-    // It is taken out for maintenance, and is back before the operator says so.
+    // It goes down and recovers while it drains; slow start begins when the operator enables it.
     world
-        .roster
-        .set_admin(world.key(0), Admin::Draining, at(20));
+        .health
+        .set_admin(world.key(0), AdminState::Draining, at(20));
     for second in 21..24 {
         world.result(0, &failed("refused"), at(second));
     }
@@ -294,8 +297,8 @@ fn a_backend_that_comes_back_gets_its_weight_in_steps() {
         world.result(0, &passed("open"), at(second));
     }
     world
-        .roster
-        .set_admin(world.key(0), Admin::Enabled, at(100));
+        .health
+        .set_admin(world.key(0), AdminState::Enabled, at(100));
     assert_eq!(percent(&world, at(100)), 10);
 
     let mut world = World::new(CHECKED, "");
@@ -305,12 +308,12 @@ fn a_backend_that_comes_back_gets_its_weight_in_steps() {
     assert_eq!(
         world.next_change(at(3)),
         None,
-        "without a slow start nothing is due"
+        "nothing is due without a slow start"
     );
 }
 
 #[test]
-fn a_weight_that_a_check_gives_is_the_backends_share() {
+fn the_weight_of_a_check_scales_the_backends_weight() {
     let mut world = World::new(CHECKED, "");
     let rows = [
         (Some(75), 75, true),
@@ -320,7 +323,7 @@ fn a_weight_that_a_check_gives_is_the_backends_share() {
         (Some(300), 300, true),
     ];
     for (weight, percent, is_new) in rows {
-        let outcome = Outcome {
+        let outcome = CheckResult {
             weight,
             ..passed("up")
         };
@@ -330,28 +333,28 @@ fn a_weight_that_a_check_gives_is_the_backends_share() {
 }
 
 #[test]
-fn a_backend_without_weight_drains_whoever_says_so() {
+fn weight_0_drains_whether_from_the_config_or_a_check() {
     let mut world = World::new(&format!("drain_timeout = \"60s\"\n{CHECKED}"), "weight = 0");
-    assert_eq!(world.state(2), State::Draining, "the config does");
+    assert_eq!(world.state(2), HealthState::Draining, "by the config");
     assert_eq!(world.next_change(at(0)), Some(at(60)));
     assert_eq!(world.effects(at(60))[2].sessions, SessionAction::Reset);
-    let none = Outcome {
+    let none = CheckResult {
         weight: Some(0),
         ..passed("up 0%")
     };
     world.result(0, &none, at(1));
-    assert_eq!(world.state(0), State::Draining, "an agent does");
+    assert_eq!(world.state(0), HealthState::Draining, "by an agent check");
     world.result(1, &passed("open"), at(1));
     assert_eq!(world.takes_new(at(1)), [false, true, false]);
 }
 
 #[test]
-fn a_draining_backend_keeps_its_sessions_for_as_long_as_it_may() {
+fn a_draining_backend_keeps_its_sessions_for_drain_timeout() {
     let mut world = World::new(&format!("drain_timeout = \"60s\"\n{CHECKED}"), "");
     world.result(0, &passed("open"), at(0));
     world
-        .roster
-        .set_admin(world.key(0), Admin::Draining, at(10));
+        .health
+        .set_admin(world.key(0), AdminState::Draining, at(10));
     let effect = |world: &World, now| {
         let effect = world.effects(now)[0];
         (effect.healthy, effect.percent, effect.sessions)
@@ -360,102 +363,114 @@ fn a_draining_backend_keeps_its_sessions_for_as_long_as_it_may() {
     assert_eq!(world.next_change(at(10)), Some(at(70)));
     assert_eq!(effect(&world, at(69)), (true, 0, SessionAction::Keep));
     assert_eq!(effect(&world, at(70)), (true, 0, SessionAction::Reset));
-    world.roster.set_admin(world.key(0), Admin::Enabled, at(80));
+    world
+        .health
+        .set_admin(world.key(0), AdminState::Enabled, at(80));
     assert_eq!(effect(&world, at(80)), (true, 100, SessionAction::Keep));
 
-    // The server's own word.
-    let draining = Outcome {
+    // The server asks to drain.
+    let draining = CheckResult {
         draining: true,
         ..passed("drain")
     };
     world.result(1, &draining, at(80));
-    assert_eq!(world.state(1), State::Draining);
+    assert_eq!(world.state(1), HealthState::Draining);
     world.result(1, &passed("up"), at(81));
-    assert_eq!(world.state(1), State::Up);
+    assert_eq!(world.state(1), HealthState::Up);
 }
 
 const EJECTS: &str = "[service.ejection]\nfailures = 5\nwindow = \"10s\"\ntime = \"10s\"\n\
                       time_max = \"30s\"\nmin_healthy = 50";
 
-/// Lets so many connections in all have failed at the first backends, at a time.
+/// Sets the failure counters of the three backends.
 fn count(world: &mut World, counts: [u64; 3], now: Duration) {
     let keys = [0, 1, 2].map(|backend| world.key(backend));
-    world.roster.failures(now, |key| {
+    world.health.record_failures(now, |key| {
         let at = keys.iter().position(|it| *it == key)?;
         Some(counts[at])
     });
 }
 
 #[test]
-fn failures_of_connections_eject_and_the_time_out_doubles() {
+fn connection_failures_eject_and_the_ejection_time_doubles() {
     let mut world = World::new(EJECTS, "");
     count(&mut world, [100, 0, 0], at(0));
     assert_eq!(
         world.state(0),
-        State::Up,
-        "what was before it looked does not count"
+        HealthState::Up,
+        "failures before the first count are ignored"
     );
     count(&mut world, [104, 0, 0], at(1));
     count(&mut world, [104, 0, 0], at(12));
     count(&mut world, [105, 0, 0], at(13));
-    assert_eq!(world.state(0), State::Up, "never five within ten seconds");
+    assert_eq!(
+        world.state(0),
+        HealthState::Up,
+        "never five failures within ten seconds"
+    );
     count(&mut world, [109, 0, 0], at(14));
-    assert_eq!(world.state(0), State::Ejected);
+    assert_eq!(world.state(0), HealthState::Ejected);
     assert_eq!(world.takes_new(at(14)), [false, true, true]);
     assert_eq!(world.effects(at(14))[0].sessions, SessionAction::Keep);
     assert_eq!(world.next_change(at(14)), Some(at(24)));
     count(&mut world, [109, 0, 0], at(24));
-    assert_eq!(world.state(0), State::Up);
-    // Again, and again: 20 seconds, then 30, which is the most.
+    assert_eq!(world.state(0), HealthState::Up);
+    // The next ejections last 20 seconds, then 30, the maximum.
     for (ejected, back) in [(25, 45), (46, 76), (77, 107)] {
         let so_far = 109 + ejected * 10;
         count(&mut world, [so_far, 0, 0], at(ejected));
-        assert_eq!(world.state(0), State::Ejected);
+        assert_eq!(world.state(0), HealthState::Ejected);
         count(&mut world, [so_far, 0, 0], at(back - 1));
-        assert_eq!(world.state(0), State::Ejected);
+        assert_eq!(world.state(0), HealthState::Ejected);
         count(&mut world, [so_far, 0, 0], at(back));
-        assert_eq!(world.state(0), State::Up);
+        assert_eq!(world.state(0), HealthState::Up);
     }
-    // What comes while it is out is of sessions from before.
+    // Failures during an ejection belong to sessions from before it.
     count(&mut world, [1300, 0, 0], at(120));
-    assert_eq!(world.state(0), State::Ejected);
+    assert_eq!(world.state(0), HealthState::Ejected);
     count(&mut world, [1400, 0, 0], at(125));
     count(&mut world, [1400, 0, 0], at(150));
     count(&mut world, [1400, 0, 0], at(151));
-    assert_eq!(world.state(0), State::Up);
-    // In for longer than it was out: forgiven.
+    assert_eq!(world.state(0), HealthState::Up);
+    // It stayed in for longer than the last ejection, so the count starts anew.
     count(&mut world, [2000, 0, 0], at(200));
     count(&mut world, [2000, 0, 0], at(210));
-    assert_eq!(world.state(0), State::Up);
+    assert_eq!(world.state(0), HealthState::Up);
 }
 
 #[test]
-fn never_more_are_ejected_than_may_be() {
+fn min_healthy_limits_ejections() {
     let mut world = World::new(EJECTS, "");
     count(&mut world, [0; 3], at(0));
     count(&mut world, [50; 3], at(1));
-    let out = (0..3).filter(|backend| world.state(*backend) == State::Ejected);
-    assert_eq!(out.count(), 1, "two of three are half or more, one is not");
+    let out = (0..3).filter(|backend| world.state(*backend) == HealthState::Ejected);
+    assert_eq!(out.count(), 1, "two of three are at least half, one is not");
 }
 
 #[test]
-fn what_is_known_outlives_a_reload() {
+fn health_survives_a_reload() {
     let mut world = World::new(CHECKED, "");
     world.result(0, &failed("refused"), at(1));
-    world.roster.set_admin(world.key(1), Admin::Draining, at(1));
+    world
+        .health
+        .set_admin(world.key(1), AdminState::Draining, at(1));
     let config = World::new(&format!("on_down = \"reset\"\n{CHECKED}"), "weight = 5").config;
     world.reload(&config, at(2));
     assert_eq!(
         [0, 1, 2].map(|b| world.state(b)),
-        [State::Down, State::Draining, State::Checking]
+        [
+            HealthState::Down,
+            HealthState::Draining,
+            HealthState::Checking
+        ]
     );
     let without = World::new("", "").config;
     world.reload(&without, at(3));
-    assert_eq!(world.state(0), State::Up, "nothing checks it any more");
+    assert_eq!(world.state(0), HealthState::Up, "it has no check any more");
 }
 
 #[test]
-fn a_backup_that_is_well_goes_before_panic() {
+fn a_healthy_backup_is_preferred_to_panic() {
     let mut world = World::new(
         &format!("panic_threshold = 100\n{CHECKED}"),
         "backup = true",
@@ -465,14 +480,14 @@ fn a_backup_that_is_well_goes_before_panic() {
     }
     assert_eq!(world.takes_new(at(1)), [false, false, true]);
     world.result(2, &failed("refused"), at(1));
-    assert_eq!(world.takes_new(at(1)), [true, true, false], "nobody is up");
+    assert_eq!(world.takes_new(at(1)), [true, true, false], "none is up");
 }
 
 #[test]
-fn a_check_is_known_by_what_it_is_and_not_by_its_place() {
+fn a_check_keeps_its_state_by_identity_and_not_by_index() {
     let agent = "[[service.health]]\ncheck = \"agent\"\nport = 9100";
     let mut world = World::new(&format!("{agent}\n{CHECKED}"), "");
-    let weight = Outcome {
+    let weight = CheckResult {
         weight: Some(25),
         ..passed("25%")
     };
@@ -486,18 +501,18 @@ fn a_check_is_known_by_what_it_is_and_not_by_its_place() {
     assert_eq!(
         world.effects(at(2))[0].percent,
         100,
-        "its weight went with it"
+        "the weight went with the check"
     );
     let service = &old.services[0];
-    let gone = Identity::of(&service.health.checks[0], &service.backends[0]);
+    let gone = CheckIdentity::of(&service.health.checks[0], &service.backends[0]);
     let late = world
-        .roster
-        .result((world.key(0), 0), &gone, &failed("late"), at(3));
-    assert!(late.is_none(), "it is not what stands there now");
+        .health
+        .record_result((world.key(0), 0), &gone, &failed("late"), at(3));
+    assert!(late.is_none(), "another check has its index now");
 }
 
 #[test]
-fn a_check_that_is_new_must_fail_as_often_as_any() {
+fn a_new_check_needs_fall_failures_to_take_a_backend_down() {
     let mut world = World::new(CHECKED, "");
     for backend in 0..3 {
         world.result(backend, &passed("open"), at(1));
@@ -507,7 +522,11 @@ fn a_check_that_is_new_must_fail_as_often_as_any() {
     world.reload(&more, at(2));
     assert_eq!(world.takes_new(at(2)), [true; 3]);
     world.result_of(0, 1, &failed("status 404"), at(3));
-    assert_eq!(world.takes_new(at(3)), [true; 3], "nor does one get all");
+    assert_eq!(
+        world.takes_new(at(3)),
+        [true; 3],
+        "the other backends keep serving"
+    );
     world.result_of(0, 1, &failed("status 404"), at(4));
     assert_eq!(world.takes_new(at(4)), [false, true, true]);
 }

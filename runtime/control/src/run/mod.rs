@@ -33,7 +33,7 @@ use crate::admin::rates;
 use crate::admin::report::{AttachedPorts, Reporter};
 use crate::admin::server::{AdminError, AdminSocket, Request};
 use crate::config::Config;
-use crate::health::{BoundChecks, Health};
+use crate::health::{BoundChecks, HealthMonitor};
 use crate::network::gateway_failover::session_updater;
 use crate::network::host::HostNetwork;
 use crate::network::kernel::Kernel;
@@ -131,7 +131,7 @@ impl Control {
         resolver.set_return_plan(config.return_plan());
         let ports = with_vlans(&attached, &[], &resolver.host().borrow());
 
-        let health = Health::new();
+        let health = HealthMonitor::new();
         health.adopt(&config);
         let seed = RandomState::new().build_hasher().finish();
         let policy_host = setup.checked.modules.policy_host;

@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use waxwing_plugin::{FaultReport, HostEvent};
 
 use crate::admin::server::Request;
-use crate::health::Fault;
+use crate::health::CheckFault;
 use crate::network::host::HostNetwork;
 use crate::publish::controller::Controller;
 
@@ -37,7 +37,7 @@ pub(super) struct Triggers {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) hangup: Signal,
     /// Failed check modules.
-    pub(super) faults: mpsc::Receiver<Fault>,
+    pub(super) faults: mpsc::Receiver<CheckFault>,
     pub(super) health: watch::Receiver<()>,
 }
 

@@ -1,13 +1,13 @@
-//! Floods of fragments: memory stays bounded, everything is counted, and what is in order passes.
+//! Floods of fragments: memory is bounded, all is counted, and fragments in order pass.
 
 use std::time::Duration;
 
-use crate::cutting::cut;
 use crate::fragments::{assert_forgotten, back, bytes, opened, there};
 use crate::frames::{one, request};
 use crate::world::{BACK, FRONT, Settings, V4, V6, World};
 use waxwing_dataplane::{DropReason, FragmentLimits};
 use waxwing_packet::{Protocol, TcpFlags};
+use waxwing_testkit::fragmenter::fragment;
 
 const SMALL: FragmentLimits = FragmentLimits {
     datagrams: 64,
@@ -26,10 +26,10 @@ fn small() -> Settings {
 
 fn pieces(client_port: u16, id: u32) -> Vec<Vec<u8>> {
     let whole = there(V4, client_port).frame(Protocol::Udp, &bytes(88));
-    cut(&whole, &[32, 32], id)
+    fragment(&whole, &[32, 32], id)
 }
 
-/// Fragments of datagrams whose first one never comes.
+/// Fragments of datagrams whose first one never arrives.
 fn flood(world: &mut World, ids: std::ops::Range<u32>, mut between: impl FnMut(&mut World, u32)) {
     for id in ids {
         let late = &pieces(9999, id)[1 + id as usize % 2];
@@ -39,7 +39,7 @@ fn flood(world: &mut World, ids: std::ops::Range<u32>, mut between: impl FnMut(&
 }
 
 #[test]
-fn a_flood_without_first_fragments_is_held_within_bounds_and_counted() {
+fn a_flood_without_first_fragments_stays_within_bounds() {
     let mut world = opened(small());
     let capacity = world.shared.fragments.capacity();
     let memory = world.shared.fragments.memory_bytes();
@@ -62,7 +62,7 @@ fn a_flood_without_first_fragments_is_held_within_bounds_and_counted() {
 }
 
 #[test]
-fn whole_packets_and_datagrams_in_order_pass_through_such_a_flood() {
+fn packets_and_datagrams_in_order_pass_during_a_fragment_flood() {
     let mut world = opened(small());
     let ours = pieces(4000, 1 << 15);
     assert_eq!(world.frame(FRONT, &ours[0]).len(), 1);
@@ -84,10 +84,10 @@ fn whole_packets_and_datagrams_in_order_pass_through_such_a_flood() {
 }
 
 #[test]
-fn what_comes_out_of_order_passes_while_it_is_among_the_newest() {
+fn fragments_out_of_order_pass_while_they_are_among_the_newest() {
     let mut world = opened(small());
     for id in 0..1000 {
-        // Each time a few of the flood come between a fragment and its first one.
+        // Each time a few fragments of the flood arrive between a fragment and its first one.
         let ours = pieces(4000, 1 << 14 | id);
         assert!(world.frame(FRONT, &ours[1]).is_empty());
         flood(&mut world, id * 4..id * 4 + 4, |_, _| {});
@@ -101,7 +101,7 @@ fn what_comes_out_of_order_passes_while_it_is_among_the_newest() {
 }
 
 #[test]
-fn a_flood_of_first_fragments_forgets_the_oldest_and_drops_none_of_them() {
+fn a_flood_of_first_fragments_evicts_the_oldest_and_drops_none() {
     let mut world = opened(small());
     let capacity = world.shared.fragments.capacity();
     for id in 0..2000 {
@@ -109,7 +109,7 @@ fn a_flood_of_first_fragments_forgets_the_oldest_and_drops_none_of_them() {
         assert!(world.shared.fragments.len() <= capacity);
     }
     assert_eq!(world.drops(), []);
-    // The newest are known; the second of one that is not waits, and in vain.
+    // The newest are known. The second fragment of an evicted one waits in vain.
     assert_eq!(world.frame(FRONT, &pieces(4000, 1999)[1]).len(), 1);
     assert!(world.frame(FRONT, &pieces(4000, 0)[1]).is_empty());
     world.sweep_round(0, SMALL.timeout + Duration::from_secs(1));
@@ -118,19 +118,19 @@ fn a_flood_of_first_fragments_forgets_the_oldest_and_drops_none_of_them() {
 }
 
 #[test]
-fn a_frame_that_is_too_long_to_wait_is_dropped_and_forwarded_in_order() {
+fn a_frame_too_long_to_be_held_passes_only_in_order() {
     let mut world = opened(small());
     let whole = there(V4, 4000).frame(Protocol::Udp, &bytes(600));
-    let long = cut(&whole, &[304], 7);
+    let long = fragment(&whole, &[304], 7);
     assert_eq!(world.frame(FRONT, &long[0]).len(), 1);
     assert_eq!(world.frame(FRONT, &long[1]).len(), 1);
     assert!(world.frame(FRONT, &long[1]).is_empty());
     assert_eq!(world.drops(), [(DropReason::FragmentLimit, 1)]);
 }
 
-/// The pool is what frames are received into: with none left, what waited is dropped, not kept.
+/// Frames are received into the pool: if it is empty, a held fragment is dropped rather than kept.
 #[test]
-fn what_waited_is_dropped_where_there_is_no_frame_to_send_it_in() {
+fn a_held_fragment_is_dropped_if_the_pool_is_empty() {
     let mut world = opened(Settings {
         fragments: FragmentLimits::default(),
         ..small()
@@ -139,7 +139,7 @@ fn what_waited_is_dropped_where_there_is_no_frame_to_send_it_in() {
     for late in &ours[1..] {
         assert!(world.frame(FRONT, late).is_empty());
     }
-    // All of the pool but one frame is on its way.
+    // All frames of the pool but one are in flight.
     let mut others = 0;
     while world.io(0).in_flight() < 255 {
         assert!(
@@ -158,7 +158,7 @@ fn what_waited_is_dropped_where_there_is_no_frame_to_send_it_in() {
 }
 
 #[test]
-fn a_flood_at_two_workers_of_both_families_is_counted_to_the_last_frame() {
+fn a_fragment_flood_at_two_workers_is_counted_exactly() {
     for plan in [V4, V6] {
         let mut world = opened(Settings {
             plan,
@@ -171,18 +171,18 @@ fn a_flood_at_two_workers_of_both_families_is_counted_to_the_last_frame() {
                 _ => there(plan, 4000 + (id % 5) as u16),
             };
             let whole = way.frame(Protocol::Udp, &bytes(88));
-            let all = cut(&whole, &[32, 32], id % 700);
+            let all = fragment(&whole, &[32, 32], id % 700);
             let frame = &all[(id.wrapping_mul(2_654_435_761) >> 16) as usize % 3];
             world.frame_at(id as usize & 1, way.port, frame);
         }
         world.sweep_round(0, SMALL.timeout + Duration::from_secs(1));
         assert_forgotten(&world);
-        // That all of it adds up is what each world ends with.
+        // The end of each world checks that the counters add up.
     }
 }
 
 #[test]
-fn tcp_goes_on_while_fragments_of_its_own_tuple_are_forged() {
+fn forged_fragments_of_a_connection_do_not_disturb_it() {
     let mut world = World::new(Settings {
         fragments: SMALL,
         ..Settings::default()
@@ -190,7 +190,7 @@ fn tcp_goes_on_while_fragments_of_its_own_tuple_are_forged() {
     crate::frames::establish(&mut world, 4000, 0);
     let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(88));
     for id in 0..1000 {
-        for late in &cut(&whole, &[32, 32], id)[1..] {
+        for late in &fragment(&whole, &[32, 32], id)[1..] {
             assert!(world.frame(FRONT, late).is_empty());
         }
         one(&world.frame(FRONT, &request(V4, 4000, TcpFlags::ACK)));

@@ -1,15 +1,17 @@
-//! Fragments that do not get through, or not by us: what each is counted as, and that nothing of it
-//! stays.
+//! Fragments that are dropped or passed to the kernel: how each is counted, and that nothing of it
+//! remains.
 
 use std::time::Duration;
 
-use crate::cutting::{IP, cut, ip_of, join, orders, piece, place, right_checksum};
 use crate::fragments::{ID, Way, assert_forgotten, back, bytes, opened, there};
 use crate::frames::request;
 use crate::world::{BACK, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::NoBackend;
 use waxwing_dataplane::{BackendId, DropReason, FragmentLimits};
 use waxwing_packet::{Protocol, TcpFlags, Transport, icmp};
+use waxwing_testkit::fragmenter::{
+    IP, fix_checksum, fragment, fragment_at, fragment_with, ip_of, permutations, reassemble,
+};
 
 use DropReason::{
     Fragment, FragmentDuplicate, FragmentLimit, FragmentOverlap, FragmentTimeout, Malformed,
@@ -24,7 +26,7 @@ fn udp(plan: crate::world::Plan) -> Settings {
     }
 }
 
-/// A UDP datagram of 8 bytes and 88 more, so that 96 are to be cut.
+/// A UDP datagram with 88 bytes of payload: 96 bytes to fragment.
 fn datagram(way: Way) -> Vec<u8> {
     way.frame(Protocol::Udp, &bytes(88))
 }
@@ -37,8 +39,8 @@ fn all_frames(world: &mut World, way: Way, frames: &[Vec<u8>]) -> usize {
 }
 
 #[test]
-fn what_overlaps_is_dropped_and_all_that_follows() {
-    // Places (from, to, more follow), how many are sent, how many are dropped, and as what.
+fn an_overlapping_fragment_and_all_later_ones_are_dropped() {
+    // Ranges (from, to, more follow), frames sent, frames dropped, drop reason.
     type Row = (&'static [(usize, usize, bool)], usize, DropReason, u64);
     let rows: [Row; 10] = [
         (
@@ -83,7 +85,7 @@ fn what_overlaps_is_dropped_and_all_that_follows() {
             FragmentDuplicate,
             1,
         ),
-        // The same place, but the end of the datagram once and not the other time.
+        // The same range, once as the end of the datagram and once not.
         (
             &[(32, 64, false), (32, 64, true), (0, 32, true)],
             0,
@@ -112,11 +114,11 @@ fn what_overlaps_is_dropped_and_all_that_follows() {
                 let whole = datagram(way);
                 let frames: Vec<_> = places
                     .iter()
-                    .map(|&(from, to, more)| piece(&whole, ID, from, to - from, more))
+                    .map(|&(from, to, more)| fragment_at(&whole, ID, from, to - from, more))
                     .collect();
                 assert_eq!(all_frames(&mut world, way, &frames), sent, "{places:?}");
                 assert_eq!(world.dropped(reason), dropped, "{places:?}");
-                // What is left of it, a late duplicate too, ends with its time.
+                // The rest, a late duplicate included, times out.
                 world.sweep_round(0, FragmentLimits::default().timeout);
                 world.io(0).sent();
                 assert_forgotten(&world);
@@ -125,18 +127,18 @@ fn what_overlaps_is_dropped_and_all_that_follows() {
     }
 }
 
-/// The first fragment of a batch is noted before the others of the batch, and still nothing of a
+/// The batch's first fragment is recorded before the others, and still no byte of a
 /// spoiled datagram passes twice.
 #[test]
-fn an_overlap_within_one_batch_is_seen() {
-    for order in orders(3) {
+fn an_overlap_within_one_batch_is_found() {
+    for order in permutations(3) {
         let mut world = opened(udp(V4));
         let way = there(V4, 4000);
         let whole = datagram(way);
         let frames = [
-            piece(&whole, ID, 0, 40, true),
-            piece(&whole, ID, 32, 32, true),
-            piece(&whole, ID, 64, 32, false),
+            fragment_at(&whole, ID, 0, 40, true),
+            fragment_at(&whole, ID, 32, 32, true),
+            fragment_at(&whole, ID, 64, 32, false),
         ];
         for n in order {
             assert!(world.io(0).inject(FRONT, &frames[n]));
@@ -156,21 +158,21 @@ fn an_overlap_within_one_batch_is_seen() {
 }
 
 #[test]
-fn fragments_that_cannot_be_are_dropped_by_themselves() {
+fn impossible_fragments_are_dropped_alone() {
     let tcp = |at: usize, more, len: usize| {
         let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
-        place(&whole, ID, at, more, &bytes(len))
+        fragment_with(&whole, ID, at, more, &bytes(len))
     };
     let header = there(V4, 4000).frame(Protocol::Tcp, &[])[IP + 20..].to_vec();
     let first = |len: usize| {
         let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
-        place(&whole, ID, 0, true, &header[..len])
+        fragment_with(&whole, ID, 0, true, &header[..len])
     };
     let mut other_protocol = tcp(24, false, 40);
     other_protocol[IP + 9] = 132;
     other_protocol[IP + 10..IP + 12].fill(0);
     let v6 = datagram(there(V6, 4000));
-    let mut tiny = place(&v6, ID, 0, true, &[17, 0, 1, 4, 0, 0, 0, 0]);
+    let mut tiny = fragment_with(&v6, ID, 0, true, &[17, 0, 1, 4, 0, 0, 0, 0]);
     tiny[IP + 40] = 60;
     for (what, frame, reason) in [
         ("eight bytes of TCP", first(8), TinyFragment),
@@ -188,7 +190,7 @@ fn fragments_that_cannot_be_are_dropped_by_themselves() {
         ),
         (
             "behind it over IPv6",
-            place(&v6, ID, 65_528, false, &bytes(8)),
+            fragment_with(&v6, ID, 65_528, false, &bytes(8)),
             Malformed,
         ),
         ("another protocol", other_protocol, Fragment),
@@ -201,7 +203,7 @@ fn fragments_that_cannot_be_are_dropped_by_themselves() {
 }
 
 #[test]
-fn a_ping_in_fragments_is_not_answered_and_not_waited_for() {
+fn a_fragmented_ping_is_neither_answered_nor_held() {
     for plan in [V4, V6] {
         let ping = waxwing_testkit::build::Echo {
             link: crate::frames::FROM_CLIENT,
@@ -210,9 +212,9 @@ fn a_ping_in_fragments_is_not_answered_and_not_waited_for() {
             payload: &bytes(88),
             ..Default::default()
         };
-        for order in orders(3) {
+        for order in permutations(3) {
             let mut world = World::new(udp(plan));
-            let pieces = cut(&ping.frame(), &[32, 32], ID);
+            let pieces = fragment(&ping.frame(), &[32, 32], ID);
             for n in order {
                 assert!(world.frame(FRONT, &pieces[n]).is_empty());
             }
@@ -223,12 +225,12 @@ fn a_ping_in_fragments_is_not_answered_and_not_waited_for() {
 }
 
 #[test]
-fn without_its_first_one_a_fragment_waits_until_its_time_is_up() {
+fn a_fragment_without_its_first_one_times_out() {
     for plan in [V4, V6] {
         let mut world = opened(udp(plan));
         let (way, answer) = (there(plan, 4000), back(plan, 0, 4000));
-        let lost = cut(&datagram(way), &[32, 32], ID);
-        let lost_back = cut(&datagram(answer), &[32, 32], ID);
+        let lost = fragment(&datagram(way), &[32, 32], ID);
+        let lost_back = fragment(&datagram(answer), &[32, 32], ID);
         assert_eq!(all_frames(&mut world, way, &lost[1..]), 0);
         assert_eq!(all_frames(&mut world, answer, &lost_back[1..]), 0);
         assert_eq!(world.shared.fragments.held(), 4);
@@ -257,18 +259,18 @@ fn without_its_first_one_a_fragment_waits_until_its_time_is_up() {
             "it may be another's"
         );
 
-        // The first one comes too late: it is forwarded, and waits for nobody.
+        // The first one arrives too late: it is forwarded alone.
         assert_eq!(world.frame(FRONT, &lost[0]).len(), 1);
     }
 }
 
-/// Not by the sweep, but by the next of the same name, since a worker may be too busy to sweep.
+/// Found by the next use of the identification rather than the sweep: a worker may be too busy to sweep.
 #[test]
-fn an_identification_that_comes_again_after_the_time_limit_is_another_datagram() {
+fn an_identification_reused_after_the_timeout_is_another_datagram() {
     let mut world = opened(udp(V4));
     let way = there(V4, 4000);
-    let pieces = cut(&datagram(way), &[32, 32], ID);
-    // The middle one is lost.
+    let pieces = fragment(&datagram(way), &[32, 32], ID);
+    // The middle fragment is lost.
     assert_eq!(
         all_frames(&mut world, way, &[pieces[0].clone(), pieces[2].clone()]),
         2
@@ -281,12 +283,12 @@ fn an_identification_that_comes_again_after_the_time_limit_is_another_datagram()
 }
 
 #[test]
-fn what_is_of_no_session_goes_to_the_kernel_whole_and_in_order() {
+fn fragments_of_no_session_go_to_the_kernel_in_order() {
     for plan in [V4, V6] {
-        for order in orders(3) {
+        for order in permutations(3) {
             let mut world = World::new(udp(plan));
             let way = back(plan, 0, 4000);
-            let pieces = cut(&datagram(way), &[32, 32], ID);
+            let pieces = fragment(&datagram(way), &[32, 32], ID);
             let frames: Vec<_> = order.iter().map(|&n| pieces[n].clone()).collect();
             assert_eq!(all_frames(&mut world, way, &frames), 0);
             let kernel: Vec<_> = world.io(0).passed_to_kernel();
@@ -296,7 +298,7 @@ fn what_is_of_no_session_goes_to_the_kernel_whole_and_in_order() {
                     .iter()
                     .all(|(port, frame)| *port == BACK && pieces.contains(frame))
             );
-            // Behind the first, those that waited for it come in the order in which they came.
+            // Those that waited follow the first in the order of their arrival.
             let waited = order.iter().position(|&n| n == 0).unwrap_or_default();
             assert_eq!(kernel[0].1, pieces[0]);
             let came = order[..waited].iter().map(|&n| &pieces[n]);
@@ -308,7 +310,7 @@ fn what_is_of_no_session_goes_to_the_kernel_whole_and_in_order() {
 }
 
 #[test]
-fn the_others_share_the_reason_that_the_first_was_dropped_for() {
+fn later_fragments_share_the_first_ones_drop_reason() {
     let drained = Settings {
         weights: vec![0],
         ..udp(V4)
@@ -323,9 +325,9 @@ fn the_others_share_the_reason_that_the_first_was_dropped_for() {
         (drained, there(V4, 4000), DropReason::NoBackend, 0),
         (rejecting, there(V4, 4000), DropReason::NoBackend, 1),
     ] {
-        for order in orders(3) {
+        for order in permutations(3) {
             let mut world = World::new(settings.clone());
-            let pieces = cut(&datagram(way), &[32, 32], ID);
+            let pieces = fragment(&datagram(way), &[32, 32], ID);
             let mut sent = Vec::new();
             for &n in &order {
                 sent.extend(world.frame(FRONT, &pieces[n]));
@@ -346,20 +348,20 @@ fn the_others_share_the_reason_that_the_first_was_dropped_for() {
 }
 
 #[test]
-fn each_fragment_meets_the_egress_by_itself() {
+fn each_fragment_is_checked_against_the_egress_mtu() {
     let mut world = opened(udp(V4));
     world.shared.next_hops.set(BackendId(0), None);
     let way = there(V4, 4000);
-    let pieces = cut(&datagram(way), &[32, 32], ID);
+    let pieces = fragment(&datagram(way), &[32, 32], ID);
     for n in [1, 0, 2] {
         assert!(world.frame(FRONT, &pieces[n]).is_empty());
     }
     assert_eq!(world.drops(), [(DropReason::NeighborUnresolved, 3)]);
     assert_eq!(world.shared.next_hops.take_wanted(), [BackendId(0)]);
 
-    // The second is too big. Where it may be, it is cut once more.
+    // The second is too big, and is fragmented again if that is allowed.
     let mut world = opened(Settings { mtu: 60, ..udp(V4) });
-    let mut pieces = cut(&datagram(way), &[40], ID);
+    let mut pieces = fragment(&datagram(way), &[40], ID);
     let sent: Vec<_> = pieces
         .iter()
         .flat_map(|piece| world.frame(FRONT, piece))
@@ -367,24 +369,24 @@ fn each_fragment_meets_the_egress_by_itself() {
         .collect();
     assert_eq!(sent.len(), 3);
     assert!(sent.iter().all(|frame| frame.len() <= IP + 60));
-    assert!(join(&sent).ends_with(&bytes(88)));
+    assert!(reassemble(&sent).ends_with(&bytes(88)));
     assert_eq!(world.counters[0].packets_fragmented.get(), 1);
     assert_forgotten(&world);
 
-    // Nobody is told of one that may not be cut: it does not say whose it is.
+    // No error is sent about one that must not be fragmented: it has no ports to quote.
     let mut world = opened(Settings { mtu: 60, ..udp(V4) });
     pieces[1][IP + 6] |= 0x40;
-    right_checksum(&mut pieces[1]);
+    fix_checksum(&mut pieces[1]);
     assert_eq!(all_frames(&mut world, way, &pieces), 1);
     assert_eq!(world.drops(), [(DropReason::TooBig, 1)]);
     assert_forgotten(&world);
 }
 
 #[test]
-fn fragments_of_a_session_that_ended_in_between_are_dropped() {
+fn later_fragments_of_an_ended_session_are_dropped() {
     let mut world = opened(udp(V4));
     let way = there(V4, 4000);
-    let pieces = cut(&datagram(way), &[32, 32], ID);
+    let pieces = fragment(&datagram(way), &[32, 32], ID);
     assert_eq!(world.frame(FRONT, &pieces[0]).len(), 1);
     let mut slots = world.shared.sessions.slot_cache();
     let at: Vec<_> = world.shared.sessions.iter().map(|(at, _)| at).collect();
@@ -397,15 +399,15 @@ fn fragments_of_a_session_that_ended_in_between_are_dropped() {
 }
 
 #[test]
-fn a_datagram_of_too_many_fragments_is_cut_off() {
+fn a_datagram_has_a_limit_of_fragments() {
     let mut world = opened(udp(V4));
     let way = there(V4, 4000);
     let whole = way.frame(Protocol::Udp, &bytes(8 * 80 - 8));
-    let pieces = cut(&whole, &[8; 79], ID);
+    let pieces = fragment(&whole, &[8; 79], ID);
     let sent = all_frames(&mut world, way, &pieces);
     assert_eq!((sent, world.drops()), (64, vec![(FragmentLimit, 80 - 64)]));
 
-    // As many that wait for the first: with the last that does not fit they all go.
+    // As many that wait for the first: one too many drops them all.
     let mut world = opened(udp(V4));
     assert_eq!(all_frames(&mut world, way, &pieces[1..]), 0);
     assert_eq!(world.drops(), [(FragmentLimit, 79)]);
@@ -413,12 +415,12 @@ fn a_datagram_of_too_many_fragments_is_cut_off() {
 }
 
 #[test]
-fn a_first_fragment_of_a_segment_keeps_the_connection_s_state() {
+fn a_segments_first_fragment_updates_the_connection() {
     let mut world = World::new(Settings::default());
     let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
     let mut syn = whole.clone();
     syn[IP + 33] = TcpFlags::SYN;
-    for piece in cut(&syn, &[40], ID) {
+    for piece in fragment(&syn, &[40], ID) {
         world.frame(FRONT, &piece);
     }
     assert!(world.session().tcp.is_opening());

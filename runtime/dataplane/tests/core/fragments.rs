@@ -1,11 +1,10 @@
-//! Fragments arrive, in whatever order and at whichever worker: what comes out, put together again,
-//! is what would have come of the whole datagram.
+//! Fragments arrive in any order at any worker. The output, reassembled,
+//! equals the output for the whole datagram.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::cutting::{IP, cut, ip_of, join, orders, place};
 use crate::frames::{FROM_CLIENT, SYN, ip, one, ports, reply, request, request_to, segment};
 use crate::world::{
     BACK, BACKEND_PORT, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
@@ -13,11 +12,12 @@ use crate::world::{
 use waxwing_dataplane::{DropReason, Pick, PortId};
 use waxwing_packet::{Address, Link, Protocol, TcpFlags};
 use waxwing_testkit::build;
+use waxwing_testkit::fragmenter::{IP, fragment, fragment_with, ip_of, permutations, reassemble};
 
-/// The identification of every datagram that has no reason for another.
+/// The default identification.
 pub(crate) const ID: u32 = 0x4711;
 
-/// What travels: there and back.
+/// Both directions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Way {
     pub(crate) port: PortId,
@@ -98,14 +98,14 @@ pub(crate) fn opened(settings: Settings) -> World {
     world
 }
 
-/// Nothing is remembered of any datagram.
+/// The table is empty.
 #[track_caller]
 pub(crate) fn assert_forgotten(world: &World) {
     let table = &world.shared.fragments;
     assert_eq!((table.len(), table.held()), (0, 0), "datagrams, fragments");
 }
 
-/// Frames arrive, each at its worker: one by one, or all before any of them is looked at.
+/// Frames arrive, each at its worker: one by one, or all before the first turn.
 fn arrive(world: &mut World, way: Way, frames: &[(usize, Vec<u8>)], at_once: bool) -> Vec<Vec<u8>> {
     let mut sent = Vec::new();
     for (worker, frame) in frames {
@@ -126,7 +126,7 @@ fn arrive(world: &mut World, way: Way, frames: &[(usize, Vec<u8>)], at_once: boo
 }
 
 #[test]
-fn every_order_at_any_worker_is_translated_as_the_whole_is() {
+fn fragments_in_any_order_at_any_worker_are_translated_like_the_whole() {
     for plan in [V4, V6] {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let mut world = opened(Settings {
@@ -139,15 +139,15 @@ fn every_order_at_any_worker_is_translated_as_the_whole_is() {
                 let whole = way.frame(protocol, &bytes(99));
                 let expected = one_frame(&world.frame(way.port, &whole));
                 for lens in [&[24][..], &[32, 8], &[24, 16, 40]] {
-                    let pieces = cut(&whole, lens, ID);
-                    for order in orders(pieces.len()) {
+                    let pieces = fragment(&whole, lens, ID);
+                    for order in permutations(pieces.len()) {
                         for workers in 0..1 << pieces.len() {
                             let frames: Vec<_> = (order.iter())
                                 .map(|&n| (workers >> n & 1, pieces[n].clone()))
                                 .collect();
                             for at_once in [false, true] {
                                 let sent = arrive(&mut world, way, &frames, at_once);
-                                assert_eq!(join(&sent), expected, "{order:?} {workers:b}");
+                                assert_eq!(reassemble(&sent), expected, "{order:?} {workers:b}");
                                 assert_forgotten(&world);
                             }
                         }
@@ -176,7 +176,7 @@ fn a_first_fragment_opens_a_session_by_its_policy_even_when_it_comes_last() {
         world.script().payload_len = 16;
         let way = there(plan, 4000);
         let whole = way.frame(Protocol::Udp, &bytes(64));
-        let mut pieces = cut(&whole, &[32, 16], ID);
+        let mut pieces = fragment(&whole, &[32, 16], ID);
         pieces.reverse();
         let frames: Vec<_> = pieces.into_iter().map(|frame| (0, frame)).collect();
         let sent = arrive(&mut world, way, &frames, false);
@@ -208,7 +208,7 @@ fn a_datagram_without_checksum_stays_without() {
     });
     let mut whole = there(V4, 4000).frame(Protocol::Udp, &bytes(64));
     whole[40..42].fill(0);
-    for piece in cut(&whole, &[32], ID) {
+    for piece in fragment(&whole, &[32], ID) {
         let sent = one_frame(&world.frame(FRONT, &piece));
         let first = ip_of(&sent)
             .fragment
@@ -218,7 +218,7 @@ fn a_datagram_without_checksum_stays_without() {
 }
 
 #[test]
-fn a_translated_source_port_is_put_into_the_first_fragment_alone() {
+fn only_the_first_fragment_gets_the_translated_source_port() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
             plan,
@@ -242,12 +242,15 @@ fn a_translated_source_port_is_put_into_the_first_fragment_alone() {
             ),
         ] {
             let expected = one_frame(&world.frame(way.port, &whole));
-            let frames: Vec<_> = cut(&whole, &[40, 24], ID)
+            let frames: Vec<_> = fragment(&whole, &[40, 24], ID)
                 .into_iter()
                 .rev()
                 .map(|frame| (0, frame))
                 .collect();
-            assert_eq!(join(&arrive(&mut world, way, &frames, true)), expected);
+            assert_eq!(
+                reassemble(&arrive(&mut world, way, &frames, true)),
+                expected
+            );
         }
         assert_eq!(world.drops(), []);
     }
@@ -264,7 +267,7 @@ fn an_atomic_fragment_is_a_whole_packet() {
         (BACK, reply(V6, 0, 4000, TcpFlags::ACK)),
     ] {
         for _ in 0..2 {
-            let atomic = place(&whole, ID, 0, false, &whole[IP + 40..]);
+            let atomic = fragment_with(&whole, ID, 0, false, &whole[IP + 40..]);
             one(&world.frame(port, &atomic));
             assert_forgotten(&world);
         }
@@ -272,8 +275,8 @@ fn an_atomic_fragment_is_a_whole_packet() {
     assert_eq!(world.drops(), []);
 }
 
-/// Options for the whole way lie before the fragment header, those for the end behind it, in the
-/// first fragment: its data begins with them.
+/// Per-hop options precede the fragment header. Options for the destination follow it, in the
+/// first fragment's data.
 #[test]
 fn extension_headers_on_both_sides_of_the_fragment_header_are_walked() {
     let options = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
@@ -287,7 +290,7 @@ fn extension_headers_on_both_sides_of_the_fragment_header_are_walked() {
     whole[IP + 6] = 60;
     whole[IP + 4..IP + 6].copy_from_slice(&72_u16.to_be_bytes());
     let expected = one_frame(&world.frame(FRONT, &whole));
-    let pieces = cut(&whole, &[24, 24], ID);
+    let pieces = fragment(&whole, &[24, 24], ID);
     let hop_by_hop = |piece: &Vec<u8>| {
         let mut longer = piece.clone();
         longer.splice(IP + 40..IP + 40, options(44));
@@ -296,10 +299,13 @@ fn extension_headers_on_both_sides_of_the_fragment_header_are_walked() {
         longer[IP + 4..IP + 6].copy_from_slice(&len.to_be_bytes());
         longer
     };
-    for order in orders(3) {
+    for order in permutations(3) {
         let way = there(V6, 4000);
         let plain: Vec<_> = order.iter().map(|&n| (0, pieces[n].clone())).collect();
-        assert_eq!(join(&arrive(&mut world, way, &plain, false)), expected);
+        assert_eq!(
+            reassemble(&arrive(&mut world, way, &plain, false)),
+            expected
+        );
 
         let longer: Vec<_> = (order.iter())
             .map(|&n| (0, hop_by_hop(&pieces[n])))
@@ -312,7 +318,7 @@ fn extension_headers_on_both_sides_of_the_fragment_header_are_walked() {
             let len = u16::from_be_bytes([frame[IP + 4], frame[IP + 5]]) - 8;
             frame[IP + 4..IP + 6].copy_from_slice(&len.to_be_bytes());
         }
-        assert_eq!(join(&sent), expected);
+        assert_eq!(reassemble(&sent), expected);
     }
     assert_eq!(world.drops(), []);
 }
@@ -326,7 +332,7 @@ fn a_later_fragment_of_ipv6_may_name_another_protocol() {
         ..Settings::default()
     });
     let whole = there(V6, 4000).frame(Protocol::Udp, &bytes(56));
-    let mut pieces = cut(&whole, &[24], ID);
+    let mut pieces = fragment(&whole, &[24], ID);
     pieces[1][IP + 40] = 59;
     for at in [1, 0] {
         world.io(0).inject(FRONT, &pieces[at]);
@@ -336,7 +342,7 @@ fn a_later_fragment_of_ipv6_may_name_another_protocol() {
     assert_eq!(world.drops(), []);
 }
 
-/// What tells datagrams apart: an identification is of one source, destination and, over IPv4,
+/// An identification belongs to one source, destination and, for IPv4,
 /// protocol.
 #[test]
 fn one_identification_of_two_clients_is_two_datagrams() {
@@ -350,7 +356,7 @@ fn one_identification_of_two_clients_is_two_datagrams() {
         neighbor.client = Address::from_bits(plan.client.bits() + 1);
         let [ours, theirs] = [plan, neighbor].map(|plan| {
             let whole = there(plan, 4000).frame(Protocol::Udp, &bytes(64));
-            cut(&whole, &[32], ID)
+            fragment(&whole, &[32], ID)
         });
         let frames = [&theirs[1], &ours[0], &ours[1], &theirs[0]].map(|frame| (0, frame.clone()));
         let sent = arrive(&mut world, there(plan, 4000), &frames, false);
@@ -362,13 +368,13 @@ fn one_identification_of_two_clients_is_two_datagrams() {
 }
 
 #[test]
-fn a_route_and_its_next_fragments_survive_a_pause_within_the_time_limit() {
+fn later_fragments_may_pause_within_the_timeout() {
     let mut world = opened(Settings {
         protocol: Protocol::Udp,
         ..Settings::default()
     });
     let whole = there(V4, 4000).frame(Protocol::Udp, &bytes(64));
-    let pieces = cut(&whole, &[32, 16], ID);
+    let pieces = fragment(&whole, &[32, 16], ID);
     for piece in pieces.iter().rev() {
         world.advance(Duration::from_secs(2));
         world.frame(FRONT, piece);
@@ -385,19 +391,19 @@ fn one_frame(sent: &[(PortId, Vec<u8>)]) -> Vec<u8> {
     sent[0].1.clone()
 }
 
-/// A datagram's way through the balancer in pieces.
+/// A fragmented datagram's journey through the balancer.
 #[derive(Clone, Debug)]
 struct Travel {
     plan: bool,
     protocol: Protocol,
     reply: bool,
-    /// Lengths of the pieces, but for the last.
+    /// Lengths of all fragments but the last.
     lens: Vec<usize>,
     last_len: usize,
-    /// The order in which they come, and at which of two workers each.
+    /// The order of arrival, and each fragment's worker.
     order: Vec<usize>,
     workers: Vec<usize>,
-    /// Which of them come again, each at once.
+    /// Which fragments are duplicated.
     again: Vec<prop::sample::Index>,
 }
 
@@ -429,12 +435,12 @@ fn travels() -> impl Strategy<Value = Travel> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Translating a whole datagram, and cutting it and translating the pieces, is the same; and
-    /// what comes twice goes out once.
+    /// Translating the whole datagram equals translating its fragments;
+    /// duplicates leave once.
     #[test]
     fn translating_and_cutting_are_the_same_in_either_order(travel in travels()) {
         let plan = if travel.plan { V4 } else { V6 };
-        // So that the whole datagram is translated as one, to compare with.
+        // Translate the whole datagram for comparison.
         let mtu = 4000;
         let protocol = travel.protocol;
         let mut world = opened(Settings { plan, protocol, mtu, workers: 2, ..Settings::default() });
@@ -444,21 +450,21 @@ proptest! {
         let whole = way.frame(protocol, &bytes(len));
         let expected = one_frame(&world.frame(way.port, &whole));
 
-        let pieces = cut(&whole, &travel.lens, ID);
+        let pieces = fragment(&whole, &travel.lens, ID);
         let mut frames: Vec<_> = travel
             .order
             .iter()
             .map(|&n| (travel.workers[n], pieces[n].clone()))
             .collect();
         for index in &travel.again {
-            // Before the datagram is whole: after that it would be a new one's.
+            // Before the datagram is complete: later it would start a new one.
             let at = index.index(frames.len() - 1);
             let (worker, frame) = frames[at].clone();
             frames.insert(at + 1, (1 - worker, frame));
         }
         let sent = arrive(&mut world, way, &frames, false);
         prop_assert_eq!(sent.len(), pieces.len());
-        prop_assert_eq!(join(&sent), expected);
+        prop_assert_eq!(reassemble(&sent), expected);
         let duplicates = world.dropped(DropReason::FragmentDuplicate);
         prop_assert_eq!(duplicates, travel.again.len() as u64);
         prop_assert_eq!(world.drops().len(), usize::from(duplicates > 0));

@@ -1,4 +1,4 @@
-//! The frames that scenarios are told in: from a client, from a backend, and what was sent.
+//! Builders for the frames of clients and backends, and access to what was sent.
 
 use crate::world::{
     BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, World, backend_mac,
@@ -14,7 +14,7 @@ pub(crate) const SYN_ACK: u8 = SYN | ACK;
 pub(crate) const FIN_ACK: u8 = TcpFlags::FIN | ACK;
 pub(crate) const RST: u8 = TcpFlags::RST;
 
-/// The link that the client's frames come by.
+/// The link header of the client's frames.
 pub(crate) const FROM_CLIENT: Link = Link {
     source: CLIENT_MAC,
     destination: PORT_MACS[0],
@@ -33,7 +33,7 @@ pub(crate) fn request_to(plan: Plan, client_port: u16, port: u16, flags: u8) -> 
     .frame()
 }
 
-/// What a client's frame is made from, for tests to change.
+/// The parts of a client's frame, for tests to change.
 pub(crate) fn segment(plan: Plan, client_port: u16, flags: u8) -> build::Tcp<'static> {
     build::Tcp {
         link: FROM_CLIENT,
@@ -88,13 +88,13 @@ pub(crate) fn reply(plan: Plan, backend: u32, client_port: u16, flags: u8) -> Ve
     .frame()
 }
 
-/// The link that frames from the servers' side come by.
+/// The link header of frames from the servers' side.
 pub(crate) const FROM_SERVERS: Link = Link {
     source: Mac([2, 0, 0, 0, 2, 0xfe]),
     destination: PORT_MACS[1],
 };
 
-/// "Unreachable, this port", to the client, about a packet that was forwarded to a backend.
+/// Port unreachable to the client, about a packet that was forwarded to a backend.
 pub(crate) fn error_back(plan: Plan, source: Address, quote: &[u8]) -> Vec<u8> {
     build::Error {
         link: FROM_SERVERS,
@@ -105,7 +105,7 @@ pub(crate) fn error_back(plan: Plan, source: Address, quote: &[u8]) -> Vec<u8> {
     .frame()
 }
 
-/// The same, to the VIP, about a packet that was sent to the client.
+/// Port unreachable to the VIP, about a packet that was sent to the client.
 pub(crate) fn error_to(plan: Plan, source: Address, quote: &[u8]) -> Vec<u8> {
     build::Error {
         source,
@@ -114,7 +114,7 @@ pub(crate) fn error_to(plan: Plan, source: Address, quote: &[u8]) -> Vec<u8> {
     .frame()
 }
 
-/// What an error from the clients' side is made from, for tests to change.
+/// The parts of an error from the clients' side, for tests to change.
 pub(crate) fn port_unreachable(plan: Plan, quote: &[u8]) -> build::Error<'_> {
     build::Error {
         link: FROM_CLIENT,
@@ -150,13 +150,13 @@ pub(crate) fn ports(packet: &IpPacket) -> (u16, u16) {
     }
 }
 
-/// The one frame that was sent, and where.
+/// The one frame that was sent, and its port.
 pub(crate) fn one(sent: &[(PortId, Vec<u8>)]) -> (PortId, IpPacket) {
     assert_eq!(sent.len(), 1, "{sent:?}");
     (sent[0].0, ip(&sent[0].1))
 }
 
-/// Opens a connection up to the client's ACK.
+/// Opens a connection, up to the client's ACK.
 pub(crate) fn establish(world: &mut World, client_port: u16, backend: u32) {
     let plan = world.settings.plan;
     one(&world.frame(FRONT, &request(plan, client_port, SYN)));

@@ -1,4 +1,4 @@
-//! Live numbers: who made a backend's sessions, how fast it answers, how long batches take.
+//! Live numbers: sessions by worker, connect latency, batch times.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const fn micros(us: u64) -> Duration {
 }
 
 #[test]
-fn a_session_is_counted_at_the_worker_that_made_it_whoever_ends_it() {
+fn a_session_counts_at_the_worker_that_opened_it() {
     let mut world = World::new(Settings {
         workers: 2,
         ..Settings::default()
@@ -26,7 +26,7 @@ fn a_session_is_counted_at_the_worker_that_made_it_whoever_ends_it() {
     }
     assert_eq!((here(&world), world.active()[0]), ([2, 1], 3));
 
-    // Refused, and opened anew by way of the other worker.
+    // Refused, and opened again at the other worker.
     one(&world.frame_at(0, BACK, &reply(V4, 0, 4000, RST | ACK)));
     one(&world.frame_at(1, FRONT, &request(V4, 4000, SYN)));
     assert_eq!((here(&world), world.active()[0]), ([1, 2], 3));
@@ -37,10 +37,10 @@ fn a_session_is_counted_at_the_worker_that_made_it_whoever_ends_it() {
 }
 
 #[test]
-fn workers_beyond_what_a_session_can_tell_are_counted_in_all_only() {
+fn sessions_of_workers_beyond_the_limit_count_in_total_only() {
     let gauges = Gauges::new(4, 200);
     for worker in [0, 126, 127, 199] {
-        // As a session keeps it.
+        // As a session stores it.
         let worker = worker.min(usize::from(WORKER_UNCOUNTED));
         gauges.begin(worker, BACKEND);
         let here = gauges.active_here(worker, BACKEND);
@@ -51,7 +51,7 @@ fn workers_beyond_what_a_session_can_tell_are_counted_in_all_only() {
     assert_eq!(gauges.active(BACKEND), 3);
 }
 
-/// Opens a connection whose backend answers after this time.
+/// Opens a connection whose backend answers after this delay.
 fn connect(world: &mut World, client_port: u16, answer: Duration) {
     one(&world.frame(FRONT, &request(V4, client_port, SYN)));
     world.advance(answer);
@@ -71,7 +71,7 @@ fn the_time_from_syn_to_syn_ack_is_averaged() {
     connect(&mut world, 4001, micros(1600));
     assert_eq!(latency(&world), 900, "each further one counts an eighth");
 
-    // The answer comes back by way of another worker; it is sent again, which changes nothing.
+    // The SYN-ACK arrives at another worker, twice; the second changes nothing.
     one(&world.frame_at(0, FRONT, &request(V4, 4002, SYN)));
     world.advance(micros(1704));
     for _ in 0..2 {
@@ -82,8 +82,8 @@ fn the_time_from_syn_to_syn_ack_is_averaged() {
 }
 
 #[test]
-fn what_cannot_be_told_for_sure_is_not_measured() {
-    // What passes, a millisecond apart.
+fn ambiguous_connect_times_are_not_measured() {
+    // Packets, one millisecond apart.
     let rows: [(&str, &[(bool, u8)]); 5] = [
         (
             "a SYN sent again",
@@ -116,7 +116,7 @@ fn what_cannot_be_told_for_sure_is_not_measured() {
 }
 
 #[test]
-fn a_connection_that_reuses_a_slot_is_measured_from_its_own_syn() {
+fn a_reused_slot_is_measured_from_its_own_syn() {
     let mut world = World::new(Settings {
         sessions_max: 1,
         ..Settings::default()
@@ -130,10 +130,10 @@ fn a_connection_that_reuses_a_slot_is_measured_from_its_own_syn() {
     assert_eq!(world.shared.gauges.latency_us(BACKEND), 300);
 }
 
-/// The clock is read once a turn: a batch took as long as it is to the next turn, unless the worker
-/// has slept between the two.
+/// The clock is read once per turn: a batch lasts until the next turn, unless the worker
+/// slept in between.
 #[test]
-fn a_batch_is_timed_up_to_the_turn_that_follows_at_once() {
+fn a_batch_is_timed_until_the_next_turn() {
     let mut world = World::new(Settings::default());
     let mut turn_after = |wait: Duration, frames: u16| {
         world.advance(wait);
@@ -151,7 +151,7 @@ fn a_batch_is_timed_up_to_the_turn_that_follows_at_once() {
     assert_eq!((times.count(), times.quantile_us(0.5)), (1, Some(6)));
     let times = turn_after(micros(2), 0);
     assert_eq!((times.count(), times.quantile_us(0.5)), (2, Some(2)));
-    // An idle turn, and then a sleep.
+    // An idle turn, then a sleep.
     let times = turn_after(Duration::from_millis(20), 1);
     assert_eq!(times.count(), 2);
     let times = turn_after(micros(3), 0);
@@ -159,8 +159,8 @@ fn a_batch_is_timed_up_to_the_turn_that_follows_at_once() {
 }
 
 #[test]
-fn a_client_that_repeats_its_syn_for_want_of_an_answer_is_counted_once() {
-    // What passes, a second apart (from the client, flags); and whether it counts.
+fn a_retransmitted_syn_counts_once() {
+    // Packets, one second apart (from the client?, flags), and whether the SYN counts as retransmitted.
     type Row = (&'static str, &'static [(bool, u8)], u64);
     let rows: &[Row] = &[
         ("answered", &[(true, SYN), (false, SYN_ACK), (true, ACK)], 0),
@@ -206,13 +206,13 @@ fn a_client_that_repeats_its_syn_for_want_of_an_answer_is_counted_once() {
             assert_eq!(found, *counted, "{what}, {workers} workers");
         }
     }
-    // An answer that comes at once is one.
+    // An immediate answer.
     let mut world = World::new(Settings::default());
     connect(&mut world, 4000, micros(100));
     world.advance(Duration::from_secs(1));
     one(&world.frame(FRONT, &request(V4, 4000, SYN)));
     assert_eq!(world.counted(0, |backend| &backend.syn_repeated), 0);
-    // Copies of one frame, be it the first or the repeated one, are no further repetitions.
+    // Duplicates of one frame do not count as retransmissions.
     let mut world = World::new(Settings::default());
     for _ in 0..2 {
         for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! What a backend's health means to its clients: kept, reset, or given to another backend.
+//! A backend's health and its sessions: kept, reset, or picked anew.
 
 use crate::frames::{
     ACK, FIN_ACK, FROM_CLIENT, RST, SYN, datagram, datagram_back, establish, ip, one, ports, reply,
@@ -28,7 +28,7 @@ fn udp() -> Settings {
     }
 }
 
-/// The first backend changes its health, and from now on policies pick the second.
+/// Sets the first backend's health; from then on policies pick the second.
 fn first_backend_is(world: &mut World, healthy: bool, sessions: SessionAction) {
     world.change(|settings| settings.health = vec![(healthy, sessions)]);
     world.script().picks = vec![Pick::Backend(1)];
@@ -39,7 +39,7 @@ fn tag(tpid: u16, tci: u16) -> VlanTag {
 }
 
 #[test]
-fn a_connection_to_a_backend_that_is_down_is_reset_at_the_clients_next_packet() {
+fn a_connection_to_a_down_backend_is_reset_at_the_clients_next_packet() {
     let tags = [
         VlanTags::NONE,
         VlanTags::one(tag(0x8100, 100)),
@@ -84,7 +84,7 @@ fn a_connection_to_a_backend_that_is_down_is_reset_at_the_clients_next_packet() 
 }
 
 #[test]
-fn a_datagram_to_a_backend_that_is_down_is_unreachable_and_the_next_one_finds_another() {
+fn a_datagram_to_a_down_backend_is_unreachable_and_the_next_finds_another() {
     for plan in [V4, V6] {
         for tags in [VlanTags::NONE, VlanTags::one(tag(0x8100, 100))] {
             let mut world = World::new(Settings { plan, ..udp() });
@@ -133,7 +133,7 @@ fn a_datagram_to_a_backend_that_is_down_is_unreachable_and_the_next_one_finds_an
 }
 
 #[test]
-fn a_flow_of_a_backend_that_is_down_goes_on_at_another_where_that_is_wanted() {
+fn a_flow_of_a_down_backend_continues_at_another_if_configured() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings { plan, ..udp() });
         one(&world.frame(FRONT, &datagram(plan, 5000, b"one")));
@@ -149,7 +149,7 @@ fn a_flow_of_a_backend_that_is_down_goes_on_at_another_where_that_is_wanted() {
 }
 
 #[test]
-fn a_connection_that_is_to_go_on_at_another_is_one_in_its_middle() {
+fn a_connection_picked_anew_counts_as_mid_stream() {
     for (mid_stream, goes_on) in [(MidStream::Pick, true), (MidStream::Drop, false)] {
         let mut world = World::new(tcp(mid_stream));
         establish(&mut world, 4000, 0);
@@ -164,7 +164,7 @@ fn a_connection_that_is_to_go_on_at_another_is_one_in_its_middle() {
 }
 
 #[test]
-fn a_session_that_is_kept_outlives_its_backends_bad_time() {
+fn a_kept_session_outlives_its_backends_outage() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
             plan,
@@ -195,7 +195,7 @@ fn a_session_that_is_kept_outlives_its_backends_bad_time() {
 }
 
 #[test]
-fn a_syn_never_waits_for_a_backend_that_is_down() {
+fn a_syn_never_goes_to_a_down_backend() {
     for fate in [
         SessionAction::Keep,
         SessionAction::Reset,
@@ -210,7 +210,7 @@ fn a_syn_never_waits_for_a_backend_that_is_down() {
         assert_eq!(world.script().closed[0].end, End::Unanswered);
         assert_eq!(world.active(), [0, 1, 0]);
     }
-    // Nor is one refused that comes in a connection which would be reset or given up.
+    // A SYN within a connection that would be reset or picked anew is not rejected either.
     for fate in [SessionAction::Reset, SessionAction::Repick] {
         let mut world = World::new(Settings::default());
         establish(&mut world, 4000, 0);
@@ -222,7 +222,7 @@ fn a_syn_never_waits_for_a_backend_that_is_down() {
 }
 
 #[test]
-fn what_the_client_itself_resets_is_told_to_the_backend_and_ends() {
+fn a_clients_own_rst_reaches_the_backend() {
     let mut world = World::new(Settings::default());
     establish(&mut world, 4000, 0);
     first_backend_is(&mut world, true, SessionAction::Reset);
@@ -237,7 +237,7 @@ fn what_the_client_itself_resets_is_told_to_the_backend_and_ends() {
 }
 
 #[test]
-fn a_connection_that_both_ends_have_closed_is_left_alone() {
+fn a_closed_connection_is_not_reset() {
     for fate in [SessionAction::Reset, SessionAction::Repick] {
         let mut world = World::new(Settings::default());
         establish(&mut world, 4000, 0);
@@ -254,9 +254,9 @@ fn a_connection_that_both_ends_have_closed_is_left_alone() {
     }
 }
 
-/// The first frame ends the session, and where the batch ends makes no difference to the next.
+/// The first frame ends the session. Batch boundaries make no difference to the next one.
 #[test]
-fn behind_the_frame_that_ends_a_session_comes_a_new_flow() {
+fn the_packet_after_the_one_that_ends_a_session_is_a_new_flow() {
     for at_once in [true, false] {
         let mut world = World::new(tcp(MidStream::Drop));
         establish(&mut world, 4000, 0);
@@ -282,7 +282,7 @@ fn behind_the_frame_that_ends_a_session_comes_a_new_flow() {
 }
 
 #[test]
-fn a_session_is_reset_once_whichever_worker_its_client_comes_to() {
+fn a_session_is_reset_once_at_any_worker() {
     let mut world = World::new(Settings {
         workers: 2,
         ..tcp(MidStream::Drop)
@@ -297,7 +297,7 @@ fn a_session_is_reset_once_whichever_worker_its_client_comes_to() {
 }
 
 #[test]
-fn a_worker_that_has_not_heard_yet_goes_on() {
+fn a_worker_with_the_old_epoch_keeps_forwarding() {
     let mut world = World::new(Settings {
         workers: 2,
         ..Settings::default()

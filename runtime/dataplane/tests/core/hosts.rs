@@ -1,4 +1,4 @@
-//! Hosts anywhere, and what passes between them through the balancer.
+//! Hosts on any side, and their packets through the balancer.
 
 use crate::frames::{ip, one, ports};
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Plan, World, backend_mac};
@@ -27,12 +27,12 @@ impl Host {
         }
     }
 
-    /// A client in the servers' network, which is none of them.
+    /// A client in the servers' network.
     pub(crate) fn neighbour(plan: Plan) -> Self {
         Self::server(plan, 50)
     }
 
-    /// The client that the front port is towards.
+    /// The client behind the front port.
     pub(crate) fn far(plan: Plan) -> Self {
         Self {
             port: FRONT,
@@ -45,7 +45,7 @@ impl Host {
         (self.address, port)
     }
 
-    /// Its frame to the balancer.
+    /// The host's frame to the balancer.
     pub(crate) fn frame(self, from: u16, to: Endpoint, what: Kind<'_>) -> Vec<u8> {
         let link = Link {
             source: self.mac,
@@ -54,7 +54,7 @@ impl Host {
         what.frame(link, self.at(from), to, 64)
     }
 
-    /// Sends one that is forwarded; what came out where.
+    /// Sends a packet that must be forwarded; returns the output.
     pub(crate) fn sends(
         self,
         world: &mut World,
@@ -83,7 +83,7 @@ pub(crate) struct Kind<'a> {
 }
 
 impl Kind<'_> {
-    /// With these flags where it is TCP.
+    /// With these flags, if it is TCP.
     pub(crate) const fn of(protocol: Protocol, flags: u8) -> Self {
         Self {
             protocol,

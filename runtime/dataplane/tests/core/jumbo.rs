@@ -1,27 +1,27 @@
-//! Jumbo frames, which lie in several buffers: what becomes of them is what would of one in one buffer,
-//! wherever it is divided.
+//! Jumbo frames in several buffers: they are handled like frames in one buffer,
+//! wherever they are divided.
 
 use proptest::prelude::*;
 
-use crate::cutting::{cut, join};
 use crate::fragments::{back, bytes, there};
 use crate::frames::{ACK, RST, SYN, datagram, ip, one, ports, request};
-use crate::told::{LAST_HOP, assert_told, may_be_cut, opened, packet, ping, tagged};
+use crate::icmp_sent::{LAST_HOP, assert_told, may_be_cut, opened, packet, ping, tagged};
 use crate::world::{BACK, BACKEND_PORT, FRONT, Plan, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::NoBackend;
 use waxwing_dataplane::{DropReason, FragmentLimits, PortId};
 use waxwing_packet::{Protocol, Transport, VlanTags};
+use waxwing_testkit::fragmenter::{fragment, reassemble};
 
-/// What a buffer may take of a frame: as the XDP sockets have it, a page's worth less, an odd number,
-/// and hardly more than the headers.
+/// Bytes per buffer: as in XDP sockets, less, an odd number,
+/// and little more than the headers.
 const PART_LENS: [usize; 4] = [3840, 1792, 1501, 150];
 
-/// A payload that makes a frame of some 9000 bytes.
+/// A payload for a frame of about 9000 bytes.
 fn payload() -> Vec<u8> {
     (0..=250).cycle().take(8900).collect()
 }
 
-/// A session of one client, with frames in buffers of so many bytes.
+/// A session of one client, with this many bytes per buffer.
 fn divided(plan: Plan, protocol: Protocol, mtu: u16, part_len: usize) -> World {
     let mut world = opened(plan, protocol, mtu);
     world.io(0).split_frames(part_len);
@@ -76,8 +76,8 @@ fn jumbo_frames_are_translated_both_ways_and_their_checksums_are_right() {
 }
 
 proptest! {
-    /// The other frames of these tests take one buffer; divided anywhere behind their headers they
-    /// fare the same.
+    /// A frame divided anywhere after its headers is handled
+    /// like one in a single buffer.
     #[test]
     fn where_a_frame_is_divided_changes_nothing(
         part_len in 90..400_usize,
@@ -97,7 +97,7 @@ proptest! {
         let asked = packet(plan, protocol, from, tags, hops, &bytes(len));
         let mut whole = opened(plan, protocol, mtu);
         let mut parts = divided(plan, protocol, mtu, part_len);
-        // The answers that quote are written where they have room; see `quotes_need_a_head`.
+        // Errors need their quote in the first buffer; that has a test of its own.
         prop_assume!(asked.len() <= part_len || (!last_hop && len < 1200));
         prop_assert_eq!(whole.frame(from, &asked), parts.frame(from, &asked));
         prop_assert_eq!(whole.drops(), parts.drops());
@@ -105,7 +105,7 @@ proptest! {
 }
 
 #[test]
-fn a_datagram_that_may_be_cut_leaves_in_pieces_and_one_that_may_not_is_told() {
+fn a_too_big_datagram_is_fragmented_or_reported() {
     for part_len in [3840, 1792, 1501] {
         for from in [FRONT, BACK] {
             let asked = may_be_cut(V4, from, VlanTags::NONE, 8900);
@@ -113,7 +113,7 @@ fn a_datagram_that_may_be_cut_leaves_in_pieces_and_one_that_may_not_is_told() {
             assert_eq!(sent.len(), 7);
             assert!(sent.iter().all(|(_, piece)| piece.len() <= 1514));
             let pieces: Vec<_> = sent.iter().map(|(_, piece)| piece.clone()).collect();
-            assert_eq!(payload_of(&join(&pieces)), payload_of(&asked));
+            assert_eq!(payload_of(&reassemble(&pieces)), payload_of(&asked));
         }
         for (plan, kind, code) in [(V4, 3, 4), (V6, 2, 0)] {
             let mut world = divided(plan, Protocol::Tcp, 1500, part_len);
@@ -128,15 +128,15 @@ fn a_datagram_that_may_be_cut_leaves_in_pieces_and_one_that_may_not_is_told() {
     }
 }
 
-/// Where the way ahead takes jumbo frames too, but smaller ones.
+/// The egress MTU allows jumbo frames, but smaller ones.
 #[test]
-fn pieces_may_be_jumbo_frames_themselves() {
+fn fragments_may_be_jumbo_frames_themselves() {
     let asked = may_be_cut(V4, FRONT, VlanTags::NONE, 16_000);
     let sent = divided(V4, Protocol::Tcp, 9000, 3840).frame(FRONT, &asked);
     let lens: Vec<_> = sent.iter().map(|(_, piece)| piece.len()).collect();
     assert_eq!(lens, [9010, 7078]);
     let pieces: Vec<_> = sent.into_iter().map(|(_, piece)| piece).collect();
-    assert_eq!(payload_of(&join(&pieces)), payload_of(&asked));
+    assert_eq!(payload_of(&reassemble(&pieces)), payload_of(&asked));
 }
 
 /// A ring with room for a part of a frame takes none of it.
@@ -171,9 +171,9 @@ fn a_jumbo_ping_is_answered() {
     }
 }
 
-/// Its sender hears of it only where the whole of it arrived undamaged.
+/// Its sender is answered only if all of it arrived undamaged.
 #[test]
-fn a_jumbo_packet_that_nobody_takes_is_refused() {
+fn a_jumbo_packet_that_no_backend_takes_is_rejected() {
     for (plan, protocol) in [(V4, Protocol::Tcp), (V6, Protocol::Udp)] {
         let mut world = World::new(Settings {
             plan,
@@ -195,9 +195,9 @@ fn a_jumbo_packet_that_nobody_takes_is_refused() {
     }
 }
 
-/// As the XDP sockets hand on what they could not put together.
+/// XDP sockets deliver incomplete frames like this.
 #[test]
-fn a_frame_that_is_not_all_there_is_dropped_and_counted() {
+fn an_incomplete_frame_is_dropped_and_counted() {
     for (plan, part_len) in [(V4, 3840), (V6, 1501)] {
         let mut world = divided(plan, Protocol::Tcp, 9000, part_len);
         let frame = packet(plan, Protocol::Tcp, FRONT, VlanTags::NONE, 64, &payload());
@@ -209,7 +209,7 @@ fn a_frame_that_is_not_all_there_is_dropped_and_counted() {
 }
 
 #[test]
-fn jumbo_fragments_wait_for_their_first_one_like_others() {
+fn jumbo_fragments_wait_for_their_first_one() {
     for (plan, part_len) in [(V4, 3840), (V6, 1501)] {
         let mut world = crate::fragments::opened(Settings {
             plan,
@@ -224,7 +224,7 @@ fn jumbo_fragments_wait_for_their_first_one_like_others() {
         world.io(0).split_frames(part_len);
         for (id, way) in [(1, there(plan, 4000)), (2, back(plan, 0, 4000))] {
             let datagram = way.frame(Protocol::Udp, &bytes(20_000));
-            let mut pieces = cut(&datagram, &[8800, 8800], id);
+            let mut pieces = fragment(&datagram, &[8800, 8800], id);
             pieces.rotate_left(1);
             let mut sent = Vec::new();
             for piece in &pieces {
@@ -232,7 +232,7 @@ fn jumbo_fragments_wait_for_their_first_one_like_others() {
             }
             assert_eq!(world.counters[0].held.get(), 2 * u64::from(id));
             let pieces: Vec<_> = sent.into_iter().map(|(_, piece)| piece).collect();
-            assert_eq!(payload_of(&join(&pieces)), bytes(20_000));
+            assert_eq!(payload_of(&reassemble(&pieces)), bytes(20_000));
         }
         assert_eq!(world.drops(), []);
     }
@@ -258,7 +258,7 @@ fn a_policy_sees_the_beginning_of_the_payload() {
 }
 
 #[test]
-fn what_is_not_ours_goes_to_the_kernel_whole() {
+fn a_jumbo_frame_that_is_not_ours_goes_to_the_kernel_whole() {
     let mut world = World::new(Settings {
         mtu: 9000,
         ..Settings::default()
@@ -268,9 +268,9 @@ fn what_is_not_ours_goes_to_the_kernel_whole() {
     assert_eq!(world.io(0).passed_to_kernel(), [(PortId(1), direct)]);
 }
 
-/// A quote lies in the first buffer, as on any driver: one that has less in it gets no answer.
+/// The quote must lie in the first buffer; a frame with less there gets no error.
 #[test]
-fn quotes_need_a_head() {
+fn an_icmp_error_needs_its_quote_in_the_first_buffer() {
     let asked = packet(
         V4,
         Protocol::Udp,
@@ -284,7 +284,7 @@ fn quotes_need_a_head() {
         assert_eq!(world.frame(FRONT, &asked).len(), answers, "{part_len}");
         assert_eq!(world.dropped(DropReason::Malformed), 1 - answers as u64);
     }
-    // A session's way is not touched by that.
+    // Sessions' packets are not affected.
     let mut world = divided(V4, Protocol::Tcp, 9000, 150);
     for flags in [SYN, ACK] {
         let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, flags)));

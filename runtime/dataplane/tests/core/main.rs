@@ -1,6 +1,6 @@
 //! The core in memory: no socket, no clock, no Wasm.
 //!
-//! What a user relies on, told frame by frame under a clock that the test turns.
+//! Scenarios frame by frame, under a clock that the test advances.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -11,11 +11,6 @@
     reason = "the tests' own locks are not on the packet's way"
 )]
 
-mod citizenship;
-mod cutting;
-mod ends;
-mod errors;
-mod errors_hostile;
 mod fragment_bounds;
 mod fragment_ends;
 mod fragments;
@@ -23,17 +18,21 @@ mod frames;
 mod gauges;
 mod health;
 mod hosts;
+mod icmp_errors;
+mod icmp_errors_hostile;
+mod icmp_sent;
 mod jumbo;
 mod new_flows;
 mod no_allocation;
 mod policies;
 mod ranges;
-mod refusals;
+mod reject;
 mod return_path;
 mod sessions;
 mod source_nat;
 mod source_pools;
-mod told;
 mod transparent;
+mod verdicts;
+mod vip_responder;
 mod vlans;
 mod world;

@@ -1,4 +1,4 @@
-//! New flows: what a policy sees, and what becomes of its picks.
+//! New flows: what a policy sees, and the effect of its picks.
 
 use crate::frames::{ACK, FIN_ACK, RST, SYN, SYN_ACK, establish, ip, one, ports, request};
 use crate::world::{BACKEND_PORT, FRONT, SERVICE_PORT, Settings, V4, V6, World};
@@ -31,7 +31,7 @@ fn two_frames_of_one_new_flow_in_a_batch_get_one_session() {
 }
 
 #[test]
-fn frames_behind_a_refused_first_one_share_its_reason() {
+fn further_packets_of_a_dropped_flow_share_its_reason() {
     let mut world = World::new(Settings::default());
     world.script().picks = vec![Pick::Drop];
     for _ in 0..3 {
@@ -43,7 +43,7 @@ fn frames_behind_a_refused_first_one_share_its_reason() {
 }
 
 #[test]
-fn a_pick_is_trusted_in_nothing() {
+fn an_invalid_pick_goes_to_the_fallback() {
     let weights = vec![1, 0, 1];
     let mut world = World::new(Settings {
         weights,
@@ -91,7 +91,7 @@ fn a_policy_that_fails_costs_no_packet() {
 }
 
 #[test]
-fn a_policy_sees_the_flow_and_as_much_payload_as_it_asked_for() {
+fn a_policy_sees_the_flow_and_the_payload_it_requested() {
     let mut world = World::new(Settings {
         plan: V6,
         ..Settings::default()
@@ -114,7 +114,7 @@ fn a_policy_sees_the_flow_and_as_much_payload_as_it_asked_for() {
 }
 
 #[test]
-fn packets_in_the_middle_of_an_unknown_connection() {
+fn mid_stream_packets_are_picked_or_dropped() {
     for (mid_stream, flags, goes_on) in [
         (MidStream::Pick, ACK, true),
         (MidStream::Pick, FIN_ACK, true),
@@ -139,7 +139,7 @@ fn packets_in_the_middle_of_an_unknown_connection() {
 }
 
 #[test]
-fn a_change_moves_no_session_and_waits_for_its_release() {
+fn a_new_epoch_moves_no_session_and_waits_for_its_release() {
     let mut world = World::new(Settings::default());
     world.script().picks = vec![Pick::Backend(0)];
     establish(&mut world, 4000, 0);
@@ -175,7 +175,7 @@ fn a_change_moves_no_session_and_waits_for_its_release() {
 }
 
 #[test]
-fn picks_of_what_is_down_go_to_the_fallback() {
+fn a_pick_of_a_down_backend_goes_to_the_fallback() {
     let up = (true, SessionAction::Keep);
     let cases = [
         ("up", up, Pick::Backend(0), 1, true),

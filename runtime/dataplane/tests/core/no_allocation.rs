@@ -1,24 +1,24 @@
-//! The packet's way allocates nothing, and waits for nobody once a session exists: counted by the allocator
-//! itself, and by the locks.
+//! The hot path does not allocate, and takes no lock for established sessions: counted by the allocator
+//! and the locks themselves.
 
 #![expect(unsafe_code, reason = "counting allocations takes a global allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use crate::cutting::cut;
 use crate::fragments::{back, bytes, opened, there};
 use crate::frames::{
     ACK, SYN, SYN_ACK, datagram, datagram_back, error_back, error_to, reply, request,
 };
 use crate::hosts::{Host, Kind};
+use crate::icmp_sent::{may_be_cut, packet};
 use crate::source_nat;
-use crate::told::{may_be_cut, packet};
 use crate::world::{BACK, FRONT, Settings, V4, V6, World, backend_mac};
 use waxwing_dataplane::egress::routes::{Path, Routes};
 use waxwing_dataplane::model::{NoBackend, SessionAction};
 use waxwing_dataplane::{DropReason, NextHop, locks};
 use waxwing_packet::{Family, Prefix, Protocol, VlanTags, checksum};
+use waxwing_testkit::fragmenter::fragment;
 
 struct Counting;
 
@@ -26,16 +26,16 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: every call goes to the system's allocator unchanged.
+// SAFETY: each call goes to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of the same method.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of the same method.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -43,10 +43,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Not even the way of a new flow allocates, as far as the core goes (a policy may, in its own
-/// memory): everything has its room from the start.
+/// New flows do not allocate either, within the core (a policy may, in its own
+/// memory): all buffers exist from the start.
 #[test]
-fn neither_hits_nor_misses_allocate() {
+fn neither_established_packets_nor_new_flows_allocate() {
     for (plan, wants_closed, by_routes, transparent) in [
         (V4, false, false, false),
         (V6, true, false, false),
@@ -102,8 +102,8 @@ fn neither_hits_nor_misses_allocate() {
     }
 }
 
-/// Hits have taken none since `before`; a miss has, which shows that they are counted. A release build
-/// does not count them, and tests allocations alone.
+/// Established packets took no lock since `before`; a new flow did, which shows that locks are counted. A
+/// release build does not count locks and tests only allocations.
 fn assert_locks(are_hits: bool, before: Option<u64>) {
     let after = locks::taken();
     assert_eq!(after.is_some(), cfg!(debug_assertions), "they are counted");
@@ -114,7 +114,7 @@ fn assert_locks(are_hits: bool, before: Option<u64>) {
     }
 }
 
-/// Nor does a source port that is drawn, one that is taken over, or the search in a pool that is full.
+/// Neither does drawing a source port, evicting for one, or searching a full pool.
 #[test]
 fn source_nat_allocates_nothing() {
     for plan in [V4, V6] {
@@ -151,10 +151,10 @@ fn source_nat_allocates_nothing() {
     }
 }
 
-/// Sessions that end because their backends are down, and flows that no backend takes: each client
-/// is told in its own frame.
+/// Sessions of down backends, and flows that no backend takes: each answer
+/// is written into the client's own frame.
 #[test]
-fn refusals_allocate_nothing() {
+fn rejections_allocate_nothing() {
     for (plan, protocol) in [(V4, Protocol::Tcp), (V6, Protocol::Udp)] {
         let mut world = World::new(Settings {
             plan,
@@ -193,7 +193,7 @@ fn refusals_allocate_nothing() {
     }
 }
 
-/// Fragments are copied into room that was there from the start, in whatever order they come.
+/// Held fragments are copied into preallocated slots.
 #[test]
 fn fragments_allocate_nothing() {
     for plan in [V4, V6] {
@@ -207,7 +207,7 @@ fn fragments_allocate_nothing() {
         for way in [there(plan, 4000), back(plan, 0, 4000)] {
             for id in 0..100 {
                 let whole = way.frame(Protocol::Udp, &bytes(88));
-                let mut pieces = cut(&whole, &[32, 32], id);
+                let mut pieces = fragment(&whole, &[32, 32], id);
                 pieces.rotate_left(id as usize % 3);
                 arrivals.extend(pieces.into_iter().map(|piece| (way.port, piece)));
             }
@@ -224,7 +224,7 @@ fn fragments_allocate_nothing() {
     }
 }
 
-/// Errors about sessions' packets, both ways, and packets whose senders are told of their end.
+/// Forwarded ICMP errors in both directions, and errors of the balancer's own.
 #[test]
 fn icmp_errors_allocate_nothing() {
     for (plan, protocol) in [(V4, Protocol::Tcp), (V6, Protocol::Udp)] {
@@ -268,11 +268,11 @@ fn icmp_errors_allocate_nothing() {
     }
 }
 
-/// Jumbo frames are put in one piece, and cut, in room that was there from the start.
+/// Jumbo frames are linearized and fragmented in preallocated buffers.
 #[test]
 fn jumbo_frames_allocate_nothing() {
     for mtu in [9000, 1500] {
-        let mut world = crate::told::opened(V4, Protocol::Tcp, mtu);
+        let mut world = crate::icmp_sent::opened(V4, Protocol::Tcp, mtu);
         world.io(0).recycle_sent();
         let frame = may_be_cut(V4, FRONT, VlanTags::NONE, 8900);
         let told = packet(V4, Protocol::Tcp, BACK, VlanTags::NONE, 64, &bytes(8900));

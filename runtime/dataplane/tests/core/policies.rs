@@ -1,4 +1,4 @@
-//! What policies hear between two batches: how sessions ended, what they carried, and the time.
+//! What policies learn between two batches: closed sessions, their bytes, and the time.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ fn ends(world: &World) -> Vec<End> {
 }
 
 #[test]
-fn a_policy_hears_how_each_connection_ended() {
+fn a_policy_learns_how_each_connection_ended() {
     let rows: &[(&str, &[Step], End)] = &[
         (
             "closed by both",
@@ -152,7 +152,7 @@ fn a_policy_hears_how_each_connection_ended() {
             world.sweep_round(0, 2 * TIMEOUT);
             let heard: &[End] = if wants_closed { &[*end] } else { &[] };
             assert_eq!(ends(&world), heard, "{row}");
-            // Counted whether or not somebody hears.
+            // Counted whether or not a policy wants it.
             let unanswered = world.counted(0, |backend| &backend.unanswered);
             assert_eq!(unanswered, u64::from(*end == End::Unanswered), "{row}");
             let refusals = world.counted(0, |backend| &backend.refused);
@@ -163,7 +163,7 @@ fn a_policy_hears_how_each_connection_ended() {
 }
 
 #[test]
-fn a_new_connection_ends_the_old_one_by_what_that_was() {
+fn a_reused_tuple_reports_how_the_old_connection_ended() {
     let opened = [Client(SYN), Server(SYN_ACK), Client(ACK)];
     for (closing, end) in [
         (&[Client(FIN_ACK), Server(FIN_ACK)][..], &[End::Closed][..]),
@@ -171,7 +171,7 @@ fn a_new_connection_ends_the_old_one_by_what_that_was() {
             &[Client(FIN_ACK), Server(FIN_ACK), Server(RST)],
             &[End::Closed],
         ),
-        // Nobody knows whether that was the end.
+        // It is unknown whether that was the end.
         (&[Server(RST)], &[]),
     ] {
         let mut world = World::new(settings());
@@ -225,7 +225,7 @@ fn a_datagram_without_an_answer_is_unanswered() {
 }
 
 #[test]
-fn what_makes_room_was_evicted_unless_it_was_over() {
+fn an_evicted_session_is_reported_as_evicted_unless_it_was_over() {
     let full = |steps: &[Step]| {
         let mut world = World::new(Settings {
             sessions_max: 4,
@@ -268,7 +268,7 @@ fn what_makes_room_was_evicted_unless_it_was_over() {
 }
 
 #[test]
-fn a_policy_hears_how_long_a_session_lived_and_what_it_carried() {
+fn a_policy_learns_a_sessions_duration_and_bytes() {
     let mut world = World::new(settings());
     let mut bytes = 0;
     for (client_port, replies) in [(4000, 3), (4001, 0)] {
@@ -292,7 +292,7 @@ fn a_policy_hears_how_long_a_session_lived_and_what_it_carried() {
 }
 
 #[test]
-fn an_epoch_decides_who_hears_and_from_when_bytes_count() {
+fn an_epoch_decides_which_policies_get_closed_sessions() {
     let mut world = World::new(Settings {
         wants_closed: false,
         ..settings()
@@ -317,7 +317,7 @@ fn an_epoch_decides_who_hears_and_from_when_bytes_count() {
 }
 
 #[test]
-fn nobody_hears_of_the_sessions_of_a_removed_backend() {
+fn sessions_of_a_removed_backend_are_not_reported() {
     let mut world = World::new(settings());
     establish(&mut world, 4000, 0);
     let old = world.settings.snapshot(1);
@@ -334,7 +334,7 @@ fn nobody_hears_of_the_sessions_of_a_removed_backend() {
 }
 
 #[test]
-fn policies_have_their_tick_each_turn_with_frames_or_without() {
+fn policies_tick_each_turn_with_or_without_frames() {
     let mut world = World::new(settings());
     let before = world.script().ticks;
     for turn in 1..=5 {
@@ -348,7 +348,7 @@ fn policies_have_their_tick_each_turn_with_frames_or_without() {
 }
 
 #[test]
-fn a_connection_is_kept_by_a_backend_that_drains() {
+fn a_draining_backend_keeps_its_connections() {
     let world = |picks: &[Pick]| {
         let mut world = World::new(Settings {
             weights: vec![1, 0],
@@ -366,7 +366,7 @@ fn a_connection_is_kept_by_a_backend_that_drains() {
 }
 
 #[test]
-fn a_kept_policy_goes_on_in_the_next_epoch() {
+fn a_kept_policy_continues_in_the_next_epoch() {
     let mut world = World::new(Settings::default());
     let release = Release::held();
     release.give();

@@ -1,6 +1,5 @@
 //! Services with a range of ports, or all of them: the port stays, and the most specific one wins.
 
-use crate::cutting::{cut, join};
 use crate::fragments::{ID, assert_forgotten, bytes};
 use crate::frames::{ACK, SYN, SYN_ACK};
 use crate::hosts::{Arrival, Endpoint, Host, Kind, packet_of};
@@ -12,6 +11,7 @@ use waxwing_dataplane::{BackendId, DropReason, Ports};
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Link, Protocol, VlanTags};
 use waxwing_testkit::build;
+use waxwing_testkit::fragmenter::{fragment, reassemble};
 
 fn range(first: u16, last: u16) -> Ports {
     Ports::range(first, last).expect("there are some")
@@ -47,7 +47,7 @@ fn each_port_of_a_range_is_kept_and_no_other_is_served() {
 }
 
 #[test]
-fn the_service_with_the_fewest_ports_gets_what_is_for_it() {
+fn the_service_with_the_fewest_ports_wins() {
     let mut world = World::new(Settings {
         ranges: vec![Ports::ALL, range(8000, 8010), range(8003, 8005)],
         ..Settings::default()
@@ -76,10 +76,10 @@ fn the_service_with_the_fewest_ports_gets_what_is_for_it() {
     }
 }
 
-/// A server's port that two services lead to, one by its number and one by a range: to the server both are
-/// one connection's tuple.
+/// Two services lead to one server port, one by number and one by range: to the server both are
+/// the same tuple.
 #[test]
-fn one_client_port_towards_a_service_and_a_range_of_the_same_server_is_two_connections() {
+fn one_client_port_towards_a_service_and_a_range_of_one_server_is_two_connections() {
     for plan in [V4, V6] {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let mut world = World::new(Settings {
@@ -113,7 +113,7 @@ fn one_client_port_towards_a_service_and_a_range_of_the_same_server_is_two_conne
 }
 
 #[test]
-fn what_a_ranges_server_says_to_others_is_the_kernels() {
+fn other_packets_of_a_ranges_server_go_to_the_kernel() {
     let mut world = World::new(Settings {
         ranges: vec![Ports::ALL],
         ..Settings::default()
@@ -185,14 +185,14 @@ fn fragments_of_a_range_keep_its_port() {
         ] {
             let whole = host.frame(from, to, kind);
             let expected = world.frame(host.port, &whole).remove(0).1;
-            let mut pieces = cut(&whole, &[32, 32], ID);
+            let mut pieces = fragment(&whole, &[32, 32], ID);
             pieces.reverse();
             let sent: Vec<Vec<u8>> = pieces
                 .iter()
                 .flat_map(|piece| world.frame(host.port, piece))
                 .map(|(_, frame)| frame)
                 .collect();
-            assert_eq!(join(&sent), expected);
+            assert_eq!(reassemble(&sent), expected);
         }
         assert_eq!(world.drops(), []);
         assert_forgotten(&world);

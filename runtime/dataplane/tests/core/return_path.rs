@@ -1,5 +1,5 @@
-//! Replies by the kernel's routes: to a gateway that the client's packets did not come from, under its
-//! VLAN's tags, at once when a route changes; and what happens where a route cannot be followed.
+//! Replies along the kernel's routes: to a gateway other than the last hop, with its
+//! VLAN tags, at once when a route changes; and unusable routes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ fn all(path: &Path) -> BTreeMap<Prefix, Path> {
         .into()
 }
 
-/// Has everything routed like this; `gateway` is the only one.
+/// Publishes one default route; `gateway` is the only gateway.
 fn route(world: &World, path: &Path, gateway: Option<NextHop>) {
     let routes = Routes::new(&all(path), 1);
     routes.set_gateway(0, gateway);
@@ -59,7 +59,7 @@ fn gateway(port: PortId) -> NextHop {
 }
 
 #[test]
-fn a_reply_goes_by_the_route_and_not_where_the_request_came_from() {
+fn a_reply_follows_the_route_rather_than_the_last_hop() {
     for plan in [V4, V6] {
         for (port, wire, tags) in [(BACK, BACK, VlanTags::NONE), (UPLINK, BACK, UPLINK_TAGS)] {
             let mut world = world(Settings {
@@ -80,7 +80,7 @@ fn a_reply_goes_by_the_route_and_not_where_the_request_came_from() {
 }
 
 #[test]
-fn a_change_of_routes_moves_a_live_sessions_replies_at_once() {
+fn a_route_change_moves_replies_at_once() {
     let mut world = world(Settings::default());
     establish(&mut world, 4000, 0);
     let (port, packet) = one(&world.frame(BACK, &reply(V4, 0, 4000, ACK)));
@@ -113,7 +113,7 @@ fn a_change_of_routes_moves_a_live_sessions_replies_at_once() {
     assert_eq!(world.sessions().len(), 1);
 }
 
-/// What the routes say; how many replies took the last hop for want of a better way, and where they went.
+/// The route; how many replies fell back to the last hop; where they went.
 type Scenario = (
     &'static str,
     Path,
@@ -122,7 +122,7 @@ type Scenario = (
 );
 
 #[test]
-fn a_route_that_cannot_be_followed() {
+fn an_unusable_route_falls_back_to_the_last_hop_or_drops() {
     let scenarios: [Scenario; 6] = [
         (
             "the gateway does not answer",
@@ -191,7 +191,7 @@ fn a_table_without_a_route_drops_replies_and_keeps_the_session() {
     published.replace(Some(Arc::default()));
     assert!(world.frame(BACK, &reply(V4, 0, 4000, SYN_ACK)).is_empty());
     assert_eq!(world.dropped(DropReason::NoRoute), 1);
-    // Requests go on, and with a route the reply does too.
+    // Requests continue; with a route so do replies.
     one(&world.frame(FRONT, &request(V4, 4000, SYN)));
     route(&world, &by_gateway(), Some(gateway(FRONT)));
     one(&world.frame(BACK, &reply(V4, 0, 4000, SYN_ACK)));
@@ -199,7 +199,7 @@ fn a_table_without_a_route_drops_replies_and_keeps_the_session() {
 }
 
 #[test]
-fn an_error_from_the_servers_side_goes_by_the_route_too() {
+fn an_error_from_the_servers_side_follows_the_route() {
     let mut world = world(Settings::default());
     let sent = world.frame(FRONT, &request(V4, 4000, SYN));
     route(&world, &by_gateway(), Some(gateway(UPLINK)));
@@ -209,9 +209,9 @@ fn an_error_from_the_servers_side_goes_by_the_route_too() {
     assert_eq!(packet.ethernet.destination, GATEWAY);
 }
 
-/// The one who is told is the one who sent it, whatever the routes say.
+/// An answer returns to the ingress, whatever the routes say.
 #[test]
-fn what_the_balancer_answers_itself_goes_back_where_it_was_asked() {
+fn the_balancers_own_answers_return_to_the_ingress() {
     let mut world = world(Settings::default());
     route(&world, &by_gateway(), Some(gateway(BACK)));
     let mut used_up = segment(V4, 4000, SYN);
@@ -221,7 +221,7 @@ fn what_the_balancer_answers_itself_goes_back_where_it_was_asked() {
 }
 
 #[test]
-fn the_mtu_of_the_way_that_a_reply_takes_counts() {
+fn the_mtu_of_the_reply_route_applies() {
     let mut world = world(Settings {
         plan: V6,
         ..Settings::default()
@@ -240,7 +240,7 @@ fn the_mtu_of_the_way_that_a_reply_takes_counts() {
     assert_eq!(ip(&sent[0].1).source, V6.vip);
 }
 
-/// What a backend's frame to the client is made from.
+/// The parts of a backend's frame to the client.
 fn reply_parts() -> waxwing_testkit::build::Tcp<'static> {
     waxwing_testkit::build::Tcp {
         link: waxwing_packet::Link {

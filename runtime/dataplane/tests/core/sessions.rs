@@ -1,4 +1,4 @@
-//! A session's life: handshake to reuse, timeouts, resets, a full table.
+//! The life of a session: handshake to reuse, timeouts, resets, a full table.
 
 use std::time::Duration;
 
@@ -120,17 +120,17 @@ fn an_rst_ends_nothing_and_traffic_revives() {
     one(&world.frame(BACK, &reply(V4, 0, 4000, ACK)));
     assert_eq!(world.session().tcp.phase(), Phase::Established);
 
-    // Without traffic the shortened timer runs out.
+    // Without traffic the shortened timeout passes.
     one(&world.frame(FRONT, &request(V4, 4000, RST)));
     world.advance(Timeouts::default().tcp_closing + Duration::from_secs(1));
     one(&world.frame(FRONT, &request(V4, 4000, SYN)));
     assert_eq!(world.script().asked.len(), 2, "the tuple was free again");
 }
 
-/// Who forges an RST may forge a SYN, too. Where that went to another server the connection would
-/// be lost with its client's next segment.
+/// An attacker who forges an RST may forge a SYN too. If that went to another server, the connection would
+/// break at its client's next segment.
 #[test]
-fn a_syn_behind_an_rst_stays_with_the_server_while_that_is_there() {
+fn a_syn_after_an_rst_stays_with_its_server() {
     let mut world = World::new(Settings::default());
     world.script().picks = vec![Pick::Backend(0), Pick::Backend(1)];
     establish(&mut world, 4000, 0);
@@ -141,7 +141,7 @@ fn a_syn_behind_an_rst_stays_with_the_server_while_that_is_there() {
     assert_eq!(packet.destination, V4.backend(0));
     assert_eq!(world.session().tcp.phase(), Phase::Established);
 
-    // A server that drains may have the connection as well as any other; one that is down has none.
+    // A draining server may still have the connection; a down one does not.
     world.change(|settings| settings.weights[0] = 0);
     one(&world.frame(FRONT, &request(V4, 4000, RST)));
     let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
@@ -154,7 +154,7 @@ fn a_syn_behind_an_rst_stays_with_the_server_while_that_is_there() {
 }
 
 #[test]
-fn traffic_behind_an_rst_in_the_same_batch_revives_too() {
+fn traffic_after_an_rst_in_one_batch_revives() {
     let mut world = World::new(Settings::default());
     establish(&mut world, 4000, 0);
     for flags in [RST, ACK] {
@@ -193,7 +193,7 @@ fn each_phase_has_its_timeout_and_a_sweep_frees_the_slot() {
 }
 
 #[test]
-fn a_session_whose_time_is_up_serves_no_further_packet() {
+fn an_expired_session_serves_no_packet() {
     let mut world = World::new(Settings {
         mid_stream: MidStream::Drop,
         ..Settings::default()
@@ -205,7 +205,7 @@ fn a_session_whose_time_is_up_serves_no_further_packet() {
 }
 
 #[test]
-fn a_full_table_gives_up_half_open_sessions_and_never_an_established_one() {
+fn a_full_table_evicts_half_open_sessions_and_never_established_ones() {
     let mut world = World::new(Settings {
         sessions_max: 64,
         ..Settings::default()
@@ -213,7 +213,7 @@ fn a_full_table_gives_up_half_open_sessions_and_never_an_established_one() {
     for client_port in 0..32 {
         establish(&mut world, 4000 + client_port, 0);
     }
-    // A flood of SYNs that nobody answers, each newer than the last.
+    // A flood of unanswered SYNs, each newer than the last.
     for client_port in 0..500 {
         world.advance(Duration::from_millis(100));
         world.frame(FRONT, &request(V4, 10_000 + client_port, SYN));
@@ -233,10 +233,10 @@ fn a_full_table_gives_up_half_open_sessions_and_never_an_established_one() {
     }
 }
 
-/// Forged RSTs and a flood at once. The connections lie side by side, so that nothing else is near them
-/// where room is looked for.
+/// Forged RSTs and a flood at once. The connections are adjacent in the table, so that no other session is in
+/// the eviction window.
 #[test]
-fn a_connection_with_an_rst_makes_room_only_if_it_stays_silent() {
+fn a_reset_connection_is_evicted_only_if_it_stays_silent() {
     let mut world = World::new(Settings {
         sessions_max: 512,
         ..Settings::default()
@@ -256,11 +256,11 @@ fn a_connection_with_an_rst_makes_room_only_if_it_stays_silent() {
         world.frame(FRONT, &request(V4, 10_000 + client_port, SYN));
     }
     assert_eq!(left(&world), 300);
-    // Few, for it goes on where it found the last one.
+    // Few, because the search continues at the last victim.
     let full = world.dropped(DropReason::SessionTableFull);
     assert!((1..50).contains(&full), "{full}");
 
-    // Where the others all turn out to be connections, the silent ones give way.
+    // If all others are established, the silent ones are evicted.
     let others: Vec<u16> = world.sessions().iter().map(|s| s.client_port).collect();
     for port in others.into_iter().filter(|port| *port >= 10_000) {
         one(&world.frame(BACK, &reply(V4, 0, port, SYN_ACK)));
@@ -274,7 +274,7 @@ fn a_connection_with_an_rst_makes_room_only_if_it_stays_silent() {
 }
 
 #[test]
-fn a_flood_of_udp_gives_way_to_what_is_answered() {
+fn a_udp_flood_does_not_evict_answered_flows() {
     let settings = Settings {
         protocol: Protocol::Udp,
         sessions_max: 64,
@@ -318,7 +318,7 @@ fn a_flood_of_udp_gives_way_to_what_is_answered() {
 }
 
 #[test]
-fn a_table_full_of_established_sessions_refuses_and_counts() {
+fn a_table_full_of_established_sessions_drops_and_counts() {
     let mut world = World::new(Settings {
         sessions_max: 32,
         ..Settings::default()

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::cutting::{cut, join};
 use crate::fragments::{ID, assert_forgotten, bytes};
 use crate::frames::{ACK, RST, SYN, SYN_ACK, ip};
 use crate::hosts::{Arrival, Endpoint, Host, Kind, inside, packet_of};
@@ -14,9 +13,10 @@ use waxwing_dataplane::{DropReason, Pick, Ports};
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Address, Family, Link, Packet, Prefix, Protocol, VlanTags, parse};
 use waxwing_testkit::build;
+use waxwing_testkit::fragmenter::{fragment, reassemble};
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
-/// The first ports of the pools here.
+/// The first port of each pool.
 pub(crate) const FIRST_PORT: u16 = 1024;
 
 /// The n-th source address.
@@ -33,7 +33,7 @@ pub(crate) fn network(plan: Plan) -> Prefix {
     Prefix::new(plan.backend(0), bits)
 }
 
-/// All of this many source addresses, for these clients, with so many ports each.
+/// This many source addresses for these clients, with this many ports each.
 pub(crate) fn pool(clients: &[Prefix], addresses: u8, ports: u16) -> SourcePool {
     SourcePool {
         clients: clients.into(),
@@ -42,7 +42,7 @@ pub(crate) fn pool(clients: &[Prefix], addresses: u8, ports: u16) -> SourcePool 
     }
 }
 
-/// One source address for clients in the servers' network, with so many ports.
+/// One source address with this many ports, for clients in the servers' network.
 pub(crate) fn settings(plan: Plan, ports: u16) -> Settings {
     Settings {
         plan,
@@ -56,7 +56,7 @@ pub(crate) fn vip(plan: Plan) -> Endpoint {
     (plan.vip, SERVICE_PORT)
 }
 
-/// A client's connection up to its ACK; the source endpoint that the backend sees it by.
+/// Opens a client's connection; returns the source endpoint that the backend sees.
 pub(crate) fn establish(world: &mut World, client: Host, port: u16) -> Endpoint {
     let plan = world.settings.plan;
     let syn = client.sends(world, port, vip(plan), Kind::tcp(SYN));
@@ -108,9 +108,9 @@ fn other_clients_keep_their_own_address() {
 }
 
 #[test]
-fn a_server_meets_itself_at_its_own_vip() {
+fn a_server_reaches_itself_through_its_own_vip() {
     for plan in [V4, V6] {
-        // No network asks for source NAT: it is what it meets that makes the difference.
+        // No network is configured for source NAT: only the picked server matters.
         let mut world = World::new(Settings {
             pools: vec![pool(&[], 1, 100)],
             ..settings(plan, 100)
@@ -126,8 +126,8 @@ fn a_server_meets_itself_at_its_own_vip() {
 }
 
 #[test]
-fn without_a_source_address_a_server_does_not_meet_itself() {
-    // The second has one of the other family.
+fn without_a_source_address_a_server_cannot_reach_itself() {
+    // The second case has an address of the other family.
     for sources in [vec![], vec![source(V6, 0)]] {
         let mut world = World::new(Settings {
             sources,
@@ -161,7 +161,7 @@ fn a_service_of_source_nat_for_all_hides_every_client() {
 }
 
 #[test]
-fn the_narrowest_network_says_which_pool() {
+fn the_narrowest_network_chooses_the_pool() {
     let of = |bits| Prefix::new(V4.backend(50), bits);
     let mut world = World::new(Settings {
         sources: vec![source(V4, 0), source(V4, 1), source(V4, 2)],
@@ -213,7 +213,7 @@ fn one_client_port_towards_two_services_of_a_server_is_two_source_ports() {
 }
 
 #[test]
-fn a_refused_connection_that_is_tried_elsewhere_takes_its_source_address_along() {
+fn a_retried_connection_keeps_its_source_address() {
     let mut world = World::new(Settings {
         retries_refused: true,
         ..settings(V4, 4)
@@ -252,7 +252,7 @@ fn a_removed_source_address_serves_its_sessions_and_no_new_ones() {
 }
 
 #[test]
-fn what_comes_to_a_source_address_is_answered_or_counted_like_a_vips() {
+fn packets_to_a_source_address_are_handled_like_a_vips() {
     let mut world = World::new(settings(V4, 100));
     let who_has = build::ArpRequest {
         mac: backend_mac(0),
@@ -272,9 +272,9 @@ fn what_comes_to_a_source_address_is_answered_or_counted_like_a_vips() {
     assert!(world.io(0).passed_to_kernel().is_empty());
 }
 
-/// A reply to the client's own address from the very port is one of a direct connection.
+/// A reply to the client's own address from the same port belongs to a direct connection.
 #[test]
-fn a_direct_connection_from_the_same_ports_is_none_of_the_session() {
+fn a_direct_connection_from_the_same_ports_is_not_the_sessions() {
     let mut world = World::new(settings(V4, 60_000));
     let client = Host::neighbour(V4);
     let seen = establish(&mut world, client, 4000);
@@ -285,7 +285,7 @@ fn a_direct_connection_from_the_same_ports_is_none_of_the_session() {
 }
 
 #[test]
-fn errors_pass_both_ways_as_if_nothing_were_translated() {
+fn icmp_errors_pass_both_ways_through_source_nat() {
     for plan in [V4, V6] {
         for protocol in PROTOCOLS {
             let mut world = World::new(Settings {
@@ -353,7 +353,7 @@ fn one_hop_on(kind: Kind<'_>, source: Endpoint, destination: Endpoint) -> Vec<u8
 }
 
 #[test]
-fn a_server_is_told_from_the_source_address_that_it_sent_to() {
+fn a_server_gets_errors_from_the_source_address_it_sent_to() {
     for plan in [V4, V6] {
         let mut world = World::new(settings(plan, 100));
         let (client, server) = (Host::neighbour(plan), Host::server(plan, 0));
@@ -379,7 +379,7 @@ fn a_server_is_told_from_the_source_address_that_it_sent_to() {
 }
 
 #[test]
-fn fragments_are_translated_like_their_whole() {
+fn fragments_are_translated_like_the_whole() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
             protocol: Protocol::Udp,
@@ -399,14 +399,14 @@ fn fragments_are_translated_like_their_whole() {
             let whole = host.frame(from, to, kind);
             let expected = world.frame(BACK, &whole).remove(0).1;
             for rotated in 0..3 {
-                let mut pieces = cut(&whole, &[32, 32], ID + rotated);
+                let mut pieces = fragment(&whole, &[32, 32], ID + rotated);
                 pieces.rotate_left(rotated as usize);
                 let sent: Vec<Vec<u8>> = pieces
                     .iter()
                     .flat_map(|piece| world.frame(BACK, piece))
                     .map(|(_, frame)| frame)
                     .collect();
-                assert_eq!(join(&sent), expected, "rotated by {rotated}");
+                assert_eq!(reassemble(&sent), expected, "rotated by {rotated}");
             }
         }
         assert_eq!(world.drops(), []);

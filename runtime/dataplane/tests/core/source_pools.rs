@@ -1,4 +1,4 @@
-//! Pools of source ports: how many connections they hold, and what happens when they run out.
+//! Pools of source ports: capacity, and exhaustion.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn close(world: &mut World, client: Host, port: u16, seen: Endpoint) {
 }
 
 #[test]
-fn a_pool_of_eight_ports_holds_eight_connections_and_the_ninth_waits_for_an_end() {
+fn a_pool_of_eight_ports_holds_eight_connections() {
     for plan in [V4, V6] {
         let mut world = World::new(settings(plan, 8));
         let client = Host::neighbour(plan);
@@ -44,7 +44,7 @@ fn a_pool_of_eight_ports_holds_eight_connections_and_the_ninth_waits_for_an_end(
         assert_eq!(elsewhere.destination.0, plan.backend(1));
         world.script().picks = vec![Pick::Backend(0)];
 
-        // One that is over gives its port up when there is no other.
+        // A closed connection's port is reused when no other is free.
         close(&mut world, client, 4003, seen[3]);
         assert_eq!(establish(&mut world, client, 4008), seen[3]);
         assert_eq!(world.counters[0].evicted.get(), 1);
@@ -57,7 +57,7 @@ fn a_pool_of_eight_ports_holds_eight_connections_and_the_ninth_waits_for_an_end(
 }
 
 #[test]
-fn the_time_of_a_session_ends_its_hold_on_a_port() {
+fn an_expired_session_frees_its_port() {
     let mut world = World::new(Settings {
         protocol: Protocol::Udp,
         ..settings(V4, 1)
@@ -78,9 +78,9 @@ fn the_time_of_a_session_ends_its_hold_on_a_port() {
     assert_eq!(world.shared.gauges.active_from(SourceId(1)), 1);
 }
 
-/// Else a flood of SYNs would keep a pool taken for as long as a handshake may last.
+/// Otherwise a SYN flood would occupy a pool for the whole half-open timeout.
 #[test]
-fn half_open_connections_give_their_ports_up_the_oldest_first() {
+fn the_oldest_half_open_connection_frees_its_port_first() {
     let mut world = World::new(settings(V4, 8));
     let client = Host::neighbour(V4);
     let stays = establish(&mut world, client, 3999);
@@ -96,9 +96,9 @@ fn half_open_connections_give_their_ports_up_the_oldest_first() {
     assert_eq!(answer, Arrival::at(client, vip(V4), 3999));
 }
 
-/// Each try is at other ports, so who asks again gets one, even of the last.
+/// Each retry draws other ports, so a client that retries finds even the last one.
 #[test]
-fn a_nearly_full_pool_still_has_a_port_for_who_asks_again() {
+fn a_retry_finds_a_port_in_a_nearly_full_pool() {
     let mut world = World::new(Settings {
         sessions_max: 4096,
         ..settings(V4, 1024)
@@ -152,7 +152,7 @@ fn further_addresses_are_used_once_the_first_has_no_port_left() {
 }
 
 #[test]
-fn two_workers_give_no_port_out_twice() {
+fn two_workers_give_out_no_port_twice() {
     let mut world = World::new(Settings {
         workers: 2,
         ..settings(V4, 16)
@@ -167,7 +167,7 @@ fn two_workers_give_no_port_out_twice() {
         world.run(worker);
     }
     let sent: Vec<_> = [0, 1].map(|worker| world.io(worker).sent()).concat();
-    // The answers come to the other worker. Of 20, four had to give way: they were half-open.
+    // The replies arrive at the other worker. Of 20 sessions, four half-open ones were evicted.
     let live: HashSet<Endpoint> = (world.sessions().iter())
         .map(|session| (source(V4, 0), session.source_port))
         .collect();
@@ -183,9 +183,9 @@ fn two_workers_give_no_port_out_twice() {
     }
 }
 
-/// A closed connection's tuple is free for the same client at once, and a new source endpoint is drawn.
+/// A closed connection's tuple is free for the same client at once; it gets a new source endpoint.
 #[test]
-fn a_client_may_use_its_own_port_again() {
+fn a_client_may_reuse_its_own_port() {
     let mut world = World::new(settings(V4, 2));
     let client = Host::neighbour(V4);
     for _ in 0..5 {
@@ -199,9 +199,9 @@ fn a_client_may_use_its_own_port_again() {
     assert_eq!(world.shared.gauges.active_from(SourceId(1)), 1);
 }
 
-/// What answers the one is not to come to the other: a datagram has nothing that tells them apart.
+/// A reply to one client must not reach another: datagrams carry nothing to tell them apart.
 #[test]
-fn a_datagrams_port_is_another_clients_only_once_no_answer_can_come() {
+fn a_datagrams_port_is_reused_only_when_no_reply_can_arrive() {
     let mut world = World::new(Settings {
         protocol: Protocol::Udp,
         ..settings(V4, 1)

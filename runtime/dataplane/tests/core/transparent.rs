@@ -1,5 +1,5 @@
-//! The two topologies, frame by frame: what the balancer's hands change in each, and what passes through
-//! them as it came.
+//! The two topologies, frame by frame: what the balancer changes in each, and what passes
+//! unchanged.
 
 use crate::frames::{
     ACK, FIN_ACK, FROM_CLIENT, RST, SYN, SYN_ACK, establish, one, port_unreachable, reply, request,
@@ -14,7 +14,7 @@ use waxwing_packet::arp::Arp;
 use waxwing_packet::{Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTag, VlanTags, parse};
 use waxwing_testkit::build;
 
-/// The servers' gateway; the clients are behind it.
+/// The servers' gateway, with the clients behind it.
 const ROUTER: Mac = CLIENT_MAC;
 const CLIENT_PORT: u16 = 4000;
 
@@ -27,7 +27,7 @@ fn world(plan: Plan, protocol: Protocol, transparent: bool) -> World {
     })
 }
 
-/// What a row of the table says of a packet.
+/// A packet in a row of the table.
 #[derive(Clone, Copy)]
 struct Row {
     source: (Address, u16),
@@ -78,7 +78,7 @@ const fn link(source: Mac, destination: Mac) -> Link {
     }
 }
 
-/// Figure 2.3 as a table: the four steps of a packet and its answer.
+/// Figure 2.3 as a table: a request and its reply in four steps.
 fn steps(plan: Plan, transparent: bool, tags: VlanTags) -> [Row; 4] {
     let client = (plan.client, CLIENT_PORT);
     let vip = (plan.vip, SERVICE_PORT);
@@ -117,7 +117,7 @@ fn vlan() -> VlanTags {
 }
 
 #[test]
-fn each_step_of_both_topologies_is_as_the_figure_says() {
+fn each_step_of_both_topologies_is_as_in_the_figure() {
     for (plan, protocol) in [V4, V6]
         .into_iter()
         .flat_map(|plan| [(plan, Protocol::Tcp), (plan, Protocol::Udp)])
@@ -141,10 +141,10 @@ fn each_step_of_both_topologies_is_as_the_figure_says() {
     }
 }
 
-/// The servers' router may have the balancer for its gateway too, or another server may: whatever is
-/// addressed to the balancer itself turns back to where the client's packets come from.
+/// A server or router may use the balancer as its gateway even in transparent mode: a reply
+/// addressed to the balancer goes to the last hop.
 #[test]
-fn a_reply_that_is_addressed_to_the_balancer_goes_to_the_clients_gateway() {
+fn a_reply_addressed_to_the_balancer_goes_to_the_clients_gateway() {
     for own in [PORT_MACS[0], PORT_MACS[1], BRIDGE_MAC] {
         let mut world = world(V4, Protocol::Tcp, true);
         let [request, _, answer, _] = steps(V4, true, vlan());
@@ -166,7 +166,7 @@ fn a_reply_that_is_addressed_to_the_balancer_goes_to_the_clients_gateway() {
 }
 
 #[test]
-fn a_backend_whose_side_of_the_bridge_is_unknown_is_across_of_the_client() {
+fn a_backend_on_an_unknown_side_of_the_bridge_is_across() {
     for (from, to) in [(FRONT, BACK), (BACK, FRONT)] {
         let mut world = world(V4, Protocol::Tcp, true);
         let hop = NextHop {
@@ -179,7 +179,7 @@ fn a_backend_whose_side_of_the_bridge_is_unknown_is_across_of_the_client() {
         let macs = (packet.ethernet.source, packet.ethernet.destination);
         assert_eq!(macs, (PORT_MACS[to.index()], backend_mac(0)));
     }
-    // Without a bridge there is no other side.
+    // Without a bridge there is no opposite port.
     let mut world = world(V4, Protocol::Tcp, false);
     let hop = NextHop {
         port: PortId::ACROSS,
@@ -191,7 +191,7 @@ fn a_backend_whose_side_of_the_bridge_is_unknown_is_across_of_the_client() {
 }
 
 #[test]
-fn a_client_beside_its_backend_is_forwarded_back_by_the_port_it_came_by() {
+fn a_client_beside_its_backend_is_forwarded_by_the_ingress_port() {
     let mut world = world(V4, Protocol::Tcp, true);
     let mut frame = request(V4, CLIENT_PORT, SYN);
     frame[..6].copy_from_slice(&PORT_MACS[1].0);
@@ -201,7 +201,7 @@ fn a_client_beside_its_backend_is_forwarded_back_by_the_port_it_came_by() {
 }
 
 #[test]
-fn what_is_not_ours_goes_on_as_it_came_unless_it_is_addressed_to_the_balancer() {
+fn frames_that_are_not_ours_are_bridged_unless_addressed_to_the_balancer() {
     for tags in [VlanTags::NONE, vlan()] {
         let direct = |destination| build::Tcp {
             link: link(backend_mac(0), destination),
@@ -229,10 +229,10 @@ fn what_is_not_ours_goes_on_as_it_came_unless_it_is_addressed_to_the_balancer() 
     }
 }
 
-/// The client asks a server itself, from a port that a connection of the service had: the server's answers are
-/// its own from its SYN on, in either topology.
+/// A client connects to a server directly from the port of a closed session: in both topologies the
+/// server's packets bypass the session from its SYN on.
 #[test]
-fn a_direct_connection_from_the_port_of_a_closed_one_is_the_servers_own() {
+fn a_direct_connection_from_a_closed_sessions_port_bypasses_it() {
     for transparent in [false, true] {
         let mut world = world(V4, Protocol::Tcp, transparent);
         establish(&mut world, CLIENT_PORT, 0);
@@ -256,7 +256,7 @@ fn a_direct_connection_from_the_port_of_a_closed_one_is_the_servers_own() {
 }
 
 #[test]
-fn a_bridged_frame_that_the_other_port_has_no_room_for_is_counted() {
+fn a_bridged_frame_without_room_is_counted() {
     let mut world = world(V4, Protocol::Tcp, true);
     let mut direct = reply(V4, 0, CLIENT_PORT, SYN_ACK);
     direct[..6].copy_from_slice(&ROUTER.0);
@@ -265,7 +265,7 @@ fn a_bridged_frame_that_the_other_port_has_no_room_for_is_counted() {
     assert_eq!(world.drops(), [(DropReason::TransmitRingFull, 1)]);
 }
 
-/// Fragments of a direct connection wait for the first one as those of a session do, and pass then.
+/// Fragments of a direct connection wait for their first one like a session's, and then pass.
 #[test]
 fn fragments_of_a_direct_datagram_pass_in_any_order() {
     let whole = build::Udp {
@@ -276,7 +276,7 @@ fn fragments_of_a_direct_datagram_pass_in_any_order() {
         ..build::Udp::default()
     }
     .frame();
-    // Cut behind 40 bytes of IP payload; checksums are nobody's business on the way.
+    // Fragmented after 40 bytes of IP payload; checksums do not matter here.
     let part = |range: std::ops::Range<usize>, field: u16| {
         let mut frame = whole[..34].to_vec();
         frame.extend_from_slice(&whole[34..][range.clone()]);
@@ -295,7 +295,7 @@ fn fragments_of_a_direct_datagram_pass_in_any_order() {
 }
 
 #[test]
-fn answers_go_back_by_the_port_that_asked() {
+fn responses_leave_by_the_ingress_port() {
     let mut world = world(V4, Protocol::Tcp, true);
     for (port, mac) in [FRONT, BACK].into_iter().zip(PORT_MACS) {
         let who_has = build::ArpRequest {

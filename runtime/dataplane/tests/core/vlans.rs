@@ -1,5 +1,5 @@
-//! VLANs on either side: a client keeps the tags that it came with, a backend gets those of the VLAN
-//! that the route to it leaves by.
+//! VLANs on either side: a client keeps its tags, a backend gets those of the VLAN
+//! of its route.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use waxwing_dataplane::{BackendId, DropReason, NextHop, PortId};
 use waxwing_packet::ethernet::{TAG_LEN, TPID_CUSTOMER, TPID_SERVICE};
 use waxwing_packet::{Mac, Packet, VlanTag, VlanTags, parse};
 
-/// The VLAN that backends are in, where they are in one.
+/// The backends' VLAN, if they are in one.
 const BACK_VLAN: PortId = PortId(2);
 
 fn tag(tpid: u16, tci: u16) -> VlanTag {
     VlanTag { tpid, tci }
 }
 
-/// What either side may be: untagged, in a VLAN, in a VLAN of a provider's VLAN.
+/// Each side may be untagged, in a VLAN, or in a provider's double-tagged VLAN.
 fn sides(id: u16) -> [VlanTags; 3] {
     [
         VlanTags::NONE,
@@ -38,7 +38,7 @@ fn vlan(wire: PortId, tags: VlanTags, mtu: u16, announces: bool) -> Port {
     }
 }
 
-/// A world whose backends are behind a VLAN with these tags, or behind the port itself.
+/// A world with backends behind a VLAN with these tags, or behind the port itself.
 fn world(plan: Plan, tags: VlanTags) -> World {
     world_of(
         Settings {
@@ -67,7 +67,7 @@ fn world_of(mut settings: Settings, tags: VlanTags) -> World {
     world
 }
 
-/// The frame with tags put in.
+/// The frame with these tags inserted.
 fn tagged(frame: &[u8], tags: VlanTags) -> Vec<u8> {
     let (addresses, rest) = frame.split_at(12);
     let words = tags.as_slice().iter().flat_map(|tag| [tag.tpid, tag.tci]);
@@ -115,7 +115,7 @@ fn an_icmp_error_leaves_with_the_tags_of_its_side() {
 }
 
 #[test]
-fn a_vlans_own_mtu_counts() {
+fn a_vlans_own_mtu_applies() {
     let mut settings = Settings {
         plan: V6,
         ..Settings::default()
@@ -127,7 +127,7 @@ fn a_vlans_own_mtu_counts() {
         mac: backend_mac(0),
     };
     world.shared.next_hops.set(BackendId(0), Some(hop));
-    // 40 and 20 bytes of headers, and of payload what is one too many with them.
+    // 40 or 20 bytes of headers, and one byte of payload too many.
     let mut large = crate::frames::segment(V6, 4000, SYN);
     large.payload = b"eleven byte";
     let (port, _) = one(&world.frame(FRONT, &large.frame()));
@@ -136,7 +136,7 @@ fn a_vlans_own_mtu_counts() {
 }
 
 #[test]
-fn a_vlan_that_the_snapshot_does_not_know_is_a_counted_drop() {
+fn a_vlan_unknown_to_the_snapshot_is_a_counted_drop() {
     let mut world = world(V4, VlanTags::NONE);
     let hop = NextHop {
         port: PortId(77),
@@ -147,7 +147,7 @@ fn a_vlan_that_the_snapshot_does_not_know_is_a_counted_drop() {
     assert_eq!(world.drops(), [(DropReason::PortMissing, 1)]);
 }
 
-/// On the VLANs that the host itself is in, with their tags, and nowhere else.
+/// Only on VLANs that the host is in, with their tags.
 #[test]
 fn vips_are_announced_on_vlans_that_the_host_is_in() {
     let [_, one_tag, two_tags] = sides(300);
@@ -162,7 +162,7 @@ fn vips_are_announced_on_vlans_that_the_host_is_in() {
     let mut world = World::new(settings);
     let before = world.counters[0].announced.get();
     assert_eq!(before, 8, "one VIP, two ports and two VLANs, two rounds");
-    // A port's new MAC has it announced again, and this time we look.
+    // A port's new MAC triggers new announcements, which are checked here.
     world.change(|settings| settings.mtu = 1400);
     world.run(0);
     world.advance(Duration::from_secs(3));

@@ -1,4 +1,4 @@
-//! A balancer in memory: one client side, one server side, and a clock that the test turns.
+//! A balancer in memory: one client side, one server side, and a clock that the test advances.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +22,15 @@ use waxwing_dataplane::{
 use waxwing_packet::{Address, Mac, Protocol};
 use waxwing_testkit::memory::MemoryIo;
 
-/// The port that clients are behind.
+/// The clients' port.
 pub(crate) const FRONT: PortId = PortId(0);
-/// The port that backends are behind.
+/// The backends' port.
 pub(crate) const BACK: PortId = PortId(1);
 /// The balancer's MAC addresses by port.
 pub(crate) const PORT_MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
 /// In transparent mode, the bridge's own MAC address.
 pub(crate) const BRIDGE_MAC: Mac = Mac([2, 0, 0, 0, 0, 3]);
-/// The client's, or its gateway's.
+/// The MAC address of the client or its gateway.
 pub(crate) const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 0]);
 /// The TCP port of every service here.
 pub(crate) const SERVICE_PORT: u16 = 80;
@@ -68,7 +68,7 @@ pub(crate) fn backend_mac(n: u32) -> Mac {
     Mac([2, 0, 0, 0, 2, n as u8])
 }
 
-/// Picks what the test told it to, in turn; remembers what it was asked and told.
+/// Returns scripted picks in turn; records its calls.
 #[derive(Default)]
 pub(crate) struct Script {
     pub(crate) picks: Vec<Pick>,
@@ -80,7 +80,7 @@ pub(crate) struct Script {
     pub(crate) payload_len: usize,
 }
 
-/// A [`Policy`] that shares its script with the test.
+/// A [`Policy`] that shares a script with the test.
 struct Scripted {
     script: Arc<std::sync::Mutex<Script>>,
     wants_closed: bool,
@@ -130,13 +130,13 @@ impl Policy for Scripted {
     }
 }
 
-/// What a world is made of.
+/// The settings of a world.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) plan: Plan,
     pub(crate) protocol: Protocol,
     pub(crate) weights: Vec<u32>,
-    /// Of the first backends, what is known of their health; the others are well.
+    /// The health of the first backends; the others are up.
     pub(crate) health: Vec<(bool, SessionAction)>,
     pub(crate) sessions_max: u32,
     pub(crate) workers: usize,
@@ -145,20 +145,20 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     /// A second service on port 81 in front of the same servers.
     pub(crate) second_service: bool,
-    /// Services with a range of ports, behind those and in front of the same servers.
+    /// Further services with a range of ports, in front of the same servers.
     pub(crate) ranges: Vec<Ports>,
-    /// Source addresses, by ids from 1 on, and who gets them.
+    /// Source addresses, with ids from 1 on, and their clients.
     pub(crate) sources: Vec<Address>,
     pub(crate) pools: Vec<SourcePool>,
     pub(crate) source_nat: SourceUse,
-    /// Whether the policy wants to hear of ended sessions.
+    /// Whether the policy wants closed sessions.
     pub(crate) wants_closed: bool,
     pub(crate) mtu: u16,
-    /// Whether a connection that a backend refuses is to try another.
+    /// Whether a refused connection is retried at another backend.
     pub(crate) retries_refused: bool,
     /// Whether VIPs answer ping.
     pub(crate) ping: bool,
-    /// Whether the two ports are those of a bridge that passes what is not for the balancer itself.
+    /// Transparent mode: whether the two ports belong to a bridge.
     pub(crate) transparent: bool,
     pub(crate) fragments: FragmentLimits,
     /// Ports from number 2 on.
@@ -258,7 +258,7 @@ impl Settings {
     }
 }
 
-/// The balancer with its workers, which the test drives turn by turn.
+/// The balancer and its workers, which the test runs turn by turn.
 pub(crate) struct World {
     pub(crate) settings: Settings,
     pub(crate) shared: SharedState,
@@ -315,7 +315,7 @@ impl World {
             };
             let epoch = world.epoch(world.settings.snapshot(1), Release::held());
             let mut worker = Worker::new(MemoryIo::new(2, 256), setup, epoch);
-            // The announcements at start are a scenario of their own.
+            // Announcements at start have their own scenario.
             for seconds in [0, 3, 6] {
                 worker.turn(Now::from_start(Duration::from_secs(seconds)));
             }
@@ -327,7 +327,7 @@ impl World {
         world
     }
 
-    /// An epoch whose policy is this world's script.
+    /// An epoch with the scripted policy.
     pub(crate) fn epoch(&self, snapshot: Snapshot, release: Release) -> Epoch {
         Epoch {
             snapshot: Arc::new(snapshot),
@@ -340,7 +340,7 @@ impl World {
         }
     }
 
-    /// All workers go over to other settings, from their next turn on.
+    /// Gives all workers new settings from their next turn on.
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         for worker in 0..self.settings.workers {
@@ -348,7 +348,7 @@ impl World {
         }
     }
 
-    /// One worker goes over to other settings, before the others.
+    /// Gives one worker new settings before the others.
     pub(crate) fn change_at(&mut self, worker: usize, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         let release = Release::held();
@@ -371,12 +371,12 @@ impl World {
         self.workers[worker].io()
     }
 
-    /// One turn of a worker; whether there was a frame.
+    /// Runs one turn of a worker; returns whether there was a frame.
     pub(crate) fn turn(&mut self, worker: usize) -> bool {
         self.workers[worker].turn(Now::from_start(self.now))
     }
 
-    /// Lets time pass, and a worker with it, until every slot of a small table was looked at.
+    /// Advances time and runs a worker until it has swept a whole small table.
     pub(crate) fn sweep_round(&mut self, worker: usize, wait: Duration) {
         self.advance(wait);
         for _ in 0..100 {
@@ -385,17 +385,17 @@ impl World {
         }
     }
 
-    /// Lets a worker take turns until nothing arrives any more.
+    /// Runs a worker until no frame is left.
     pub(crate) fn run(&mut self, worker: usize) {
         while self.turn(worker) {}
     }
 
-    /// A frame arrives at worker 0; what is sent because of it.
+    /// Gives a frame to worker 0; returns what it sends.
     pub(crate) fn frame(&mut self, port: PortId, frame: &[u8]) -> Vec<(PortId, Vec<u8>)> {
         self.frame_at(0, port, frame)
     }
 
-    /// A frame arrives at a worker; what is sent because of it.
+    /// Gives a frame to a worker; returns what it sends.
     pub(crate) fn frame_at(
         &mut self,
         worker: usize,
@@ -411,7 +411,7 @@ impl World {
         self.counters.iter().map(|c| c.dropped(reason).get()).sum()
     }
 
-    /// All drops, for scenarios in which only some reasons may count.
+    /// The drops by reason.
     pub(crate) fn drops(&self) -> Vec<(DropReason, u64)> {
         DropReason::ALL
             .iter()
@@ -428,14 +428,14 @@ impl World {
             .collect()
     }
 
-    /// The one session there is.
+    /// The only session.
     pub(crate) fn session(&self) -> Session {
         let sessions = self.sessions();
         assert_eq!(sessions.len(), 1, "{sessions:?}");
         sessions[0]
     }
 
-    /// What all workers together counted of a backend.
+    /// A backend's counter, summed over all workers.
     pub(crate) fn counted(&self, id: u32, counter: fn(&BackendCounters) -> &Counter) -> u64 {
         let of_backend = |c: &Arc<WorkerCounters>| counter(c.backend(BackendId(id))).get();
         self.counters.iter().map(of_backend).sum()
@@ -449,7 +449,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// Every test ends with every frame back in its pool, and counted once.
+    /// Checks that every frame returned to its pool and was counted once.
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;

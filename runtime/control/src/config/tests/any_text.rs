@@ -1,11 +1,11 @@
-//! Any text whatever is read without a panic, and what comes of it can be printed.
+//! No input text makes the parser, or the printing of its problems, panic.
 
 use proptest::prelude::*;
 
 use super::super::{Config, Span};
 use super::{FULL, path};
 
-/// Pieces that make texts near to TOML.
+/// Pieces of texts that look like TOML.
 fn piece() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("[[service]]\n".to_owned()),
@@ -21,16 +21,16 @@ fn piece() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Reads it, prints what comes of it, and looks at places beyond its end.
+/// Reads a text and prints its problems, and one at a place beyond its end.
 fn read_and_print(text: &str) {
-    let reading = Config::read(text, path());
-    let config = reading.config();
+    let parsed = Config::read(text, path());
+    let config = parsed.config();
     let beyond = Span {
         start: text.len() / 2 + 1,
         end: usize::MAX,
     };
     let _ = config.error_at(beyond, "x").to_string();
-    match reading.finish() {
+    match parsed.finish() {
         Ok((_, warnings)) => warnings
             .iter()
             .for_each(|w| assert!(!w.to_string().is_empty())),
@@ -40,17 +40,17 @@ fn read_and_print(text: &str) {
 
 proptest! {
     #[test]
-    fn no_text_makes_it_panic(text in any::<String>()) {
+    fn no_text_panics(text in any::<String>()) {
         read_and_print(&text);
     }
 
     #[test]
-    fn no_near_toml_makes_it_panic(pieces in prop::collection::vec(piece(), 0..60)) {
+    fn no_text_that_looks_like_toml_panics(pieces in prop::collection::vec(piece(), 0..60)) {
         read_and_print(&pieces.concat());
     }
 
     #[test]
-    fn no_mutation_of_a_config_makes_it_panic(
+    fn no_mutated_config_panics(
         edits in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..40, piece()), 1..8),
     ) {
         let mut text = FULL.to_owned();

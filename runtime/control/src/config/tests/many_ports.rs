@@ -1,11 +1,11 @@
-//! Services with many ports, and source NAT: what is said across tables.
+//! Services with port ranges, and source NAT.
 
 use waxwing_dataplane::Ports;
 use waxwing_dataplane::model::SourceUse;
 
 use super::{Config, path, problems};
 
-/// A service on a VIP of its own or another's, with these ports, and what else stands in it.
+/// Returns the text of a service with these ports and more keys.
 fn service(name: &str, port: &str, more: &str) -> String {
     format!(
         "[[service]]\nname = \"{name}\"\nvip = \"203.0.113.10\"\nport = {port}\nprotocol = \"tcp\"\n\
@@ -22,7 +22,7 @@ fn read(text: &str) -> Config {
 }
 
 #[test]
-fn a_range_is_read_and_its_backends_have_its_ports() {
+fn backends_of_a_port_range_have_no_port_of_their_own() {
     let text = format!("{HEAD}{}", service("game", "\"8000-8010\"", BACKEND));
     let config = read(&text);
     let game = &config.services[0];
@@ -47,28 +47,28 @@ fn a_range_is_read_and_its_backends_have_its_ports() {
     assert_eq!(
         problems(&format!("{text}{BACKEND}")),
         [
-            "12:11: 10.2.0.11 is a backend of \"game\" already, in line 10; write it once, with a higher \
+            "12:11: 10.2.0.11 is already a backend of \"game\" in line 10; write it once, with a higher \
              `weight` for a larger share"
         ]
     );
 }
 
-/// Ports of services on one VIP => how the problem begins, if there is one.
+/// The ports of services on one VIP => a part of the only error, if there is one.
 const RANGES: &str = r#"
 80 "8000-8010" "all"                   =>
 "all" "8000-8010" 8003                 =>
 "1-9" "10-19" "20-29"                  =>
 "1-9" "1-5" "6-9" "7-9"                =>
-"1-5" "1-5"                            => 11:7: 203.0.113.10 tcp port 1-5 is a service already, in line 5
-"1-65535" "all"                        => 11:7: 203.0.113.10 tcp port all is a service already
-"1-5" "5-9"                            => 12:8: 5-9 and the 1-5 of "s0", in line 6, have ports in common
-"5-9" "1-5"                            => 6:8: 5-9 and the 1-5 of "s1", in line 12, have ports in common
-"all" "1-5" "5-9"                      => 18:8: 5-9 and the 1-5 of "s1"
-"1-9" "1-3" "3-9"                      => 18:8: 3-9 and the 1-3 of "s1"
+"1-5" "1-5"                            => 11:7: 203.0.113.10 tcp port 1-5 is already a service in line 5
+"1-65535" "all"                        => 11:7: 203.0.113.10 tcp port all is already a service
+"1-5" "5-9"                            => 12:8: ports 5-9 overlap ports 1-5 of "s0" in line 6
+"5-9" "1-5"                            => 6:8: ports 5-9 overlap ports 1-5 of "s1" in line 12
+"all" "1-5" "5-9"                      => 18:8: ports 5-9 overlap ports 1-5 of "s1"
+"1-9" "1-3" "3-9"                      => 18:8: ports 3-9 overlap ports 1-3 of "s1"
 "#;
 
 #[test]
-fn ranges_lie_apart_or_one_in_the_other() {
+fn port_ranges_must_be_separate_or_nested() {
     for row in RANGES.lines().filter(|row| !row.is_empty()) {
         let (ports, expected) = row.split_once("=>").unwrap();
         let services = ports.split_whitespace().zip(0..);
@@ -84,7 +84,7 @@ fn ranges_lie_apart_or_one_in_the_other() {
             }
         }
     }
-    // Another VIP or protocol is another matter.
+    // Ranges on different VIPs or protocols do not conflict.
     let two = [service("a", "\"1-5\"", ""), service("b", "\"5-9\"", "")].concat();
     for (from, to) in [("\"tcp\"", "\"udp\""), (".10\"", ".11\"")] {
         let other = format!("{HEAD}{}", two.replacen(from, to, 1));
@@ -93,7 +93,7 @@ fn ranges_lie_apart_or_one_in_the_other() {
 }
 
 #[test]
-fn a_check_of_a_range_is_told_its_port() {
+fn a_check_of_a_port_range_needs_a_port() {
     let check = "[[service.health]]\ncheck = \"tcp\"\n";
     let rows = [
         (check.to_owned(), BACKEND.to_owned(), false),
@@ -112,15 +112,15 @@ fn a_check_of_a_range_is_told_its_port() {
     for (check, backend, right) in rows {
         let service = service("game", "\"8000-8010\"", &(check + &backend));
         let found = problems(&format!("{HEAD}{service}"));
-        let expected = "9:1: \"game\" has ports 8000-8010, so the check is to be told which; write \
-                        `port = 8000` below it";
+        let expected = "9:1: \"game\" has ports 8000-8010, so the check needs a port; write \
+                        `port = 8000` in this table";
         let expected: &[&str] = if right { &[] } else { &[expected] };
         assert_eq!(found, expected, "{service}");
     }
 }
 
 #[test]
-fn source_nat_is_read_and_bounded() {
+fn source_nat_is_read_and_limited() {
     let table = "[[source_nat]]\nclients = [\"10.2.0.0/24\", \"fd00:2::/64\"]\n\
                  addresses = [\"10.2.0.9\", \"fd00:2::9\"]\nports = \"5000-5007\"\n";
     let backend = format!("source_nat = \"always\"\n{BACKEND}port = 80\n");
@@ -142,7 +142,7 @@ fn source_nat_is_read_and_bounded() {
     let many = text.replace("\"10.2.0.9\"", &many.join(", "));
     let found = problems(&many);
     assert!(
-        found.len() == 1 && found[0].contains("257 source addresses are more than there can be"),
+        found.len() == 1 && found[0].contains("257 source addresses are more than the maximum"),
         "{found:#?}"
     );
 }

@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// A check, due every half second where its result matters more.
+/// A check with a fast interval of half a second.
 #[derive(Clone, Copy)]
 struct Every {
     nth: usize,
@@ -21,15 +21,15 @@ struct Every {
     jitter: u32,
 }
 
-impl Timed for Every {
+impl ScheduledJob for Every {
     fn key(&self) -> CheckKey {
         let address = Address::from(IpAddr::from([10, 2, 0, 1]));
         let service = (address, Ports::one(80), Protocol::Tcp);
         ((service, address, 8080), self.nth)
     }
 
-    fn pace(&self) -> Pace {
-        Pace {
+    fn timing(&self) -> CheckTiming {
+        CheckTiming {
             interval: self.interval,
             fast_interval: ms(500),
             timeout: ms(1000),
@@ -43,7 +43,7 @@ impl Timed for Every {
     }
 }
 
-/// One that is due every two seconds, to the millisecond.
+/// Returns a check that is due every two seconds, without jitter.
 fn job(nth: usize) -> Arc<Every> {
     every(nth, ms(2000))
 }
@@ -56,21 +56,21 @@ fn every(nth: usize, interval: Duration) -> Arc<Every> {
     })
 }
 
-/// A schedule that has taken up these at the start.
+/// Returns a schedule that adopted these jobs at the start.
 fn schedule(jobs: &[Arc<Every>]) -> Schedule<Every> {
     let mut schedule = Schedule::new(1);
     schedule.adopt(jobs, START);
     schedule
 }
 
-/// All that is due by a time, in order: which, and since when. They run from then on.
+/// Takes all checks due at a time, in order. Returns which, and when each became due.
 fn take_all(schedule: &mut Schedule<Every>, now: Duration) -> Vec<(usize, Duration)> {
     let due = std::iter::from_fn(|| schedule.take_due(now));
     due.map(|due| (due.job.nth, due.at - START)).collect()
 }
 
 #[test]
-fn new_checks_follow_one_another_at_a_small_distance() {
+fn new_checks_are_due_one_after_another() {
     let mut schedule = schedule(&[job(1), job(2), job(3)]);
     assert_eq!(schedule.next_due(), Some(START));
     assert_eq!(take_all(&mut schedule, START), [(1, ms(0))]);
@@ -79,7 +79,7 @@ fn new_checks_follow_one_another_at_a_small_distance() {
 }
 
 #[test]
-fn very_many_new_checks_are_all_due_within_their_interval() {
+fn many_new_checks_are_all_due_within_their_interval() {
     let jobs: Vec<_> = (0..10_000).map(job).collect();
     let mut schedule = schedule(&jobs);
     let half = take_all(&mut schedule, START + ms(1000)).len();
@@ -99,15 +99,15 @@ fn a_check_is_not_due_while_it_runs() {
 }
 
 #[test]
-fn the_next_is_an_interval_after_the_time_of_the_last() {
-    // How long after its time it began, how long it took, whether the next matters more; when that is.
+fn the_next_run_is_due_an_interval_after_the_last_was_due() {
+    // How late it started, how long it took, whether the next is wanted soon; when that is due.
     let rows = [
         (0, 0, false, 2000),
         (0, 900, false, 2000),
         (300, 900, false, 2000),
         (0, 0, true, 500),
         (0, 400, true, 500),
-        // Longer than its interval: at once, and not several at once.
+        // Longer than its interval: due at once, and only once.
         (0, 2500, false, 2500),
         (9000, 100, false, 9100),
         (0, 900, true, 900),
@@ -126,13 +126,13 @@ fn the_next_is_an_interval_after_the_time_of_the_last() {
         assert_eq!(
             schedule.next_due(),
             after,
-            "no time is made up for: {row:?}"
+            "lost runs are not made up for: {row:?}"
         );
     }
 }
 
 #[test]
-fn what_was_due_first_is_first() {
+fn checks_are_taken_in_the_order_they_became_due() {
     let jobs = [every(1, ms(3000)), every(2, ms(1000)), every(3, ms(2000))];
     let mut schedule = schedule(&jobs);
     let due: Vec<_> = std::iter::from_fn(|| schedule.take_due(START + ms(2))).collect();
@@ -144,7 +144,7 @@ fn what_was_due_first_is_first() {
 }
 
 #[test]
-fn jitter_spreads_an_interval_to_both_sides_and_no_further() {
+fn jitter_varies_an_interval_to_both_sides_within_its_limit() {
     for seed in 0..50 {
         let mut schedule = Schedule::new(seed);
         let jittery = Every {
@@ -168,7 +168,7 @@ fn jitter_spreads_an_interval_to_both_sides_and_no_further() {
 }
 
 #[test]
-fn over_a_reload_a_check_keeps_its_time_and_a_new_one_is_due() {
+fn a_reload_keeps_the_times_of_known_checks_and_makes_new_ones_due() {
     let mut schedule = schedule(&[job(1), job(2)]);
     let due = schedule.take_due(START).unwrap();
     schedule.done(due.id, false, START);
@@ -182,13 +182,13 @@ fn over_a_reload_a_check_keeps_its_time_and_a_new_one_is_due() {
 }
 
 #[test]
-fn what_has_left_is_not_due_any_more_even_if_it_runs() {
+fn a_removed_check_is_never_due_even_if_it_was_running() {
     let mut schedule = schedule(&[job(1), job(2)]);
     let running = schedule.take_due(START).unwrap();
     schedule.adopt(&[], START);
     schedule.done(running.id, false, START + ms(5));
     assert_eq!(schedule.next_due(), None);
-    // Back while its last run is under way: the end of that one is none of the new one's.
+    // It is added again while its old run is under way: that run's end does not count.
     schedule.adopt(&[job(1)], START + ms(10));
     let again = schedule.take_due(START + ms(10)).unwrap();
     schedule.done(running.id, false, START + ms(20));
@@ -198,7 +198,7 @@ fn what_has_left_is_not_due_any_more_even_if_it_runs() {
 }
 
 #[test]
-fn a_shorter_interval_is_for_now_and_not_for_after_the_longer() {
+fn a_shorter_interval_applies_at_once() {
     let hours = Duration::from_secs(3600);
     let mut schedule = schedule(&[every(1, hours), every(2, hours)]);
     let due: Vec<_> = std::iter::from_fn(|| schedule.take_due(START + ms(1))).collect();
@@ -209,11 +209,11 @@ fn a_shorter_interval_is_for_now_and_not_for_after_the_longer() {
     schedule.adopt(&[every(1, ms(2000)), every(2, hours)], reload);
     assert_eq!(take_all(&mut schedule, reload), [(1, ms(60_000))]);
     let other = Some(START + ms(1) + hours);
-    assert_eq!(schedule.next_due(), other, "that one's is as before");
+    assert_eq!(schedule.next_due(), other, "the other keeps its time");
 }
 
 #[test]
-fn a_job_is_handed_out_as_the_last_reload_has_it() {
+fn a_job_is_the_one_of_the_last_reload() {
     let mut schedule = schedule(&[job(1)]);
     schedule.adopt(&[every(1, ms(1500))], START);
     let due = schedule.take_due(START).unwrap();
@@ -224,7 +224,7 @@ fn a_job_is_handed_out_as_the_last_reload_has_it() {
 }
 
 #[test]
-fn what_finds_no_place_is_due_again_and_is_late_since_its_own_time() {
+fn a_postponed_check_is_due_again_and_late_since_its_own_time() {
     let mut schedule = schedule(&[job(1), job(2)]);
     let due = schedule.take_due(START).unwrap();
     schedule.postpone(due.id, START + ms(50));

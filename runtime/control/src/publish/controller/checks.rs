@@ -7,8 +7,8 @@ use waxwing_plugin::{ModuleError, Recovery};
 
 use super::{Controller, PublishError};
 use crate::admin::signals::SetBackend;
-use crate::config::Config;
-use crate::health::{self, BoundChecks, Fault, Runner};
+use crate::config::{Config, UnknownBackend};
+use crate::health::{self, BoundChecks, CheckFault, Runner};
 use crate::publish::keys::backend_key;
 use crate::publish::modules::{self, Builds};
 
@@ -18,8 +18,8 @@ const FAULTS_QUEUED: usize = 64;
 /// Why a backend's admin state was not set.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SetBackendError {
-    #[error("{0}")]
-    Backend(String),
+    #[error(transparent)]
+    Backend(#[from] UnknownBackend),
     #[error(transparent)]
     Publish(#[from] PublishError),
 }
@@ -50,7 +50,9 @@ impl Controller {
     ///
     /// # Errors
     /// The thread cannot be started, or a check's module cannot serve any more.
-    pub(crate) async fn start_checks(&mut self) -> Result<mpsc::Receiver<Fault>, PublishError> {
+    pub(crate) async fn start_checks(
+        &mut self,
+    ) -> Result<mpsc::Receiver<CheckFault>, PublishError> {
         let checks = self.bind_checks(&self.config).await?;
         let (report, faults) = mpsc::channel(FAULTS_QUEUED);
         let runner = Runner {
@@ -61,7 +63,7 @@ impl Controller {
             gauges: Arc::clone(&self.shared.gauges),
             jobs: self.jobs.subscribe(),
             faults: report,
-            complained: None,
+            warned_at: None,
         };
         runner.start().map_err(PublishError::Thread)?;
         self.run_checks(checks).await;
@@ -88,10 +90,10 @@ impl Controller {
     }
 
     /// Handles failed check modules.
-    pub(crate) async fn checks_faulted(&mut self, faults: Vec<Fault>) {
+    pub(crate) async fn checks_faulted(&mut self, faults: Vec<CheckFault>) {
         let host = Arc::clone(&self.check_host);
         let recoveries = modules::blocking(move || {
-            let recover = |Fault { check, why }| host.recover(&check, &why);
+            let recover = |CheckFault { check, why }| host.recover(&check, &why);
             faults.into_iter().map(recover).collect::<Vec<_>>()
         })
         .await;
@@ -122,8 +124,7 @@ impl Controller {
     ) -> Result<(), SetBackendError> {
         let (service, at) = self
             .config
-            .find_backend(&request.service, &request.backend)
-            .map_err(SetBackendError::Backend)?;
+            .find_backend(&request.service, &request.backend)?;
         let key = backend_key(service, &service.backends[at]);
         self.health.set_admin(key, request.state);
         Ok(self.publish_health().await?)

@@ -46,7 +46,7 @@ pub(crate) use draft::Draft;
 use crate::admin::report::AttachedPorts;
 use crate::admin::status::ReloadStatus;
 use crate::config::Config;
-use crate::health::{BoundChecks, Effects, Health, Job};
+use crate::health::{BoundChecks, CheckJob, Effects, HealthMonitor};
 use crate::network::kernel::Kernel;
 use crate::network::port::PortLink;
 use crate::network::resolver::Resolver;
@@ -126,8 +126,8 @@ pub(crate) struct Controller {
     pub(crate) check_host: Arc<CheckHost>,
     pub(crate) checks: BoundChecks,
     /// Goes to the thread that runs the checks.
-    pub(crate) jobs: watch::Sender<Vec<Arc<Job>>>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) jobs: watch::Sender<Vec<Arc<CheckJob>>>,
+    pub(crate) health: Arc<HealthMonitor>,
     /// The health effects in the current snapshot.
     pub(crate) effects: Effects,
     /// Modules with a disabled instance; the next change replaces their instances.

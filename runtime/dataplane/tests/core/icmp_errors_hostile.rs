@@ -1,22 +1,22 @@
-//! ICMP errors that concern nobody, or lie: each has one end, and none changes a session.
+//! ICMP errors about no session, and forged ones: each ends once, and none changes a session.
 
 use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::errors::{kinds, router, sent_packet};
 use crate::frames::{
     ACK, FROM_CLIENT, FROM_SERVERS, SYN, SYN_ACK, datagram, datagram_back, error_back, error_to,
     establish, ip, one, port_unreachable, reply, request, segment,
 };
+use crate::icmp_errors::{kinds, router, sent_packet};
 use crate::world::{BACK, BACKEND_PORT, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::{BackendId, DropReason};
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Address, Family, Packet, Protocol, icmp, parse};
 use waxwing_testkit::build;
 
-/// The packets that errors are about in the scenarios below, as the networks beyond saw them.
+/// The quoted packets, as the networks saw them.
 fn both_ways(world: &mut World) -> (Vec<u8>, Vec<u8>) {
     let plan = world.settings.plan;
     let forwarded = sent_packet(&world.frame(FRONT, &request(plan, 4000, SYN)));
@@ -25,7 +25,7 @@ fn both_ways(world: &mut World) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
-fn an_error_about_no_session_ends_at_a_vip_and_is_the_kernels_elsewhere() {
+fn an_error_about_no_session_is_dropped_at_a_vip_and_passed_to_the_kernel_otherwise() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
             plan,
@@ -116,9 +116,9 @@ fn an_error_about_no_session_ends_at_a_vip_and_is_the_kernels_elsewhere() {
     }
 }
 
-/// Nothing is said of them: they are errors.
+/// No error is sent about an error.
 #[test]
-fn an_error_that_cannot_be_passed_on_is_dropped() {
+fn an_error_that_cannot_be_forwarded_is_dropped() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
             plan,
@@ -163,7 +163,7 @@ fn an_error_that_cannot_be_passed_on_is_dropped() {
 }
 
 #[test]
-fn an_error_does_not_keep_a_session_alive_and_finds_none_whose_time_is_up() {
+fn an_error_neither_refreshes_a_session_nor_finds_an_expired_one() {
     let mut world = World::new(Settings {
         protocol: Protocol::Udp,
         ..Settings::default()
@@ -180,7 +180,7 @@ fn an_error_does_not_keep_a_session_alive_and_finds_none_whose_time_is_up() {
     assert_eq!(world.drops(), [(DropReason::IcmpNoSession, 1)]);
 }
 
-/// Whoever guesses a tuple can forge an error about it; thousands of them do a session no harm.
+/// An attacker who guesses a tuple can forge errors about it. Thousands of them do not harm the session.
 #[test]
 fn a_flood_of_forged_errors_changes_no_session() {
     let mut world = World::new(Settings::default());
@@ -234,7 +234,7 @@ fn a_flood_of_forged_errors_changes_no_session() {
     }
 }
 
-/// A frame of an error, changed in some places and cut or grown at its end.
+/// An ICMP error with some bytes changed, truncated or extended.
 #[derive(Clone, Debug)]
 struct Damage {
     v6: bool,
@@ -270,9 +270,9 @@ fn is_error(frame: &[u8]) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever an error holds: no panic, one end, no change to a session; what is sent is whole.
+    /// For any content: no panic, one end, no session changed, and sent frames are well-formed.
     #[test]
-    fn damaged_errors_have_one_end_and_change_nothing(damages in vec(damages(), 1..40)) {
+    fn damaged_errors_end_once_and_change_no_session(damages in vec(damages(), 1..40)) {
         for plan in [V4, V6] {
             let mut world = World::new(Settings { plan, ..Settings::default() });
             let (forwarded, returned) = both_ways(&mut world);
@@ -297,7 +297,7 @@ proptest! {
                 };
                 let mut frame = error.frame();
                 for (at, byte) in &damage.bytes {
-                    // The addresses and what else the link header says are not the matter here.
+                    // The link header does not matter here.
                     let at = 14 + at.index(frame.len() - 14);
                     frame[at] = *byte;
                 }
@@ -306,7 +306,7 @@ proptest! {
             }
             world.run(0);
             let sent = world.io(0).sent();
-            // A damaged ping gets a damaged answer.
+            // A damaged ping gets a damaged reply.
             for (_, frame) in sent.iter().filter(|(_, frame)| is_error(frame)) {
                 ip(frame);
             }
@@ -314,7 +314,7 @@ proptest! {
             let dropped: u64 = world.drops().iter().map(|(_, n)| n).sum();
             prop_assert_eq!(counters.received.packets.get() - received, count);
             prop_assert_eq!(counters.transmitted.packets.get() - transmitted, sent.len() as u64);
-            // A damaged one may be a fragment that waits for its first.
+            // A damaged frame may be a fragment that is held.
             let ended = sent.len() as u64 + counters.to_kernel.get() + counters.held.get() + dropped;
             prop_assert_eq!(ended, count);
             prop_assert_eq!(world.sessions(), before);

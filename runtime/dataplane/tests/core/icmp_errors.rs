@@ -1,4 +1,4 @@
-//! ICMP errors about sessions' packets: passed on to whom they concern, as if nothing were translated.
+//! ICMP errors about sessions' packets: forwarded as if there were no NAT.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Address, Family, Link, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
 use waxwing_testkit::build;
 
-/// Every error that is passed on.
+/// Each error that is forwarded.
 pub(crate) fn kinds(plan: Plan) -> &'static [(u8, u8, u32)] {
     match plan.vip.family() {
         Family::V4 => &[
@@ -27,7 +27,7 @@ pub(crate) fn kinds(plan: Plan) -> &'static [(u8, u8, u32)] {
     }
 }
 
-/// A router's address on neither of the balancer's networks.
+/// A router outside the balancer's networks.
 pub(crate) fn router(plan: Plan) -> Address {
     match plan.vip.family() {
         Family::V4 => Address::v4([192, 0, 2, 33]),
@@ -44,7 +44,7 @@ fn tags(count: usize) -> VlanTags {
     ][count]
 }
 
-/// A frame of the protocol, between these endpoints.
+/// A frame of this protocol between these endpoints.
 fn frame(
     protocol: Protocol,
     (link, tags, hop_limit): (Link, VlanTags, u8),
@@ -75,14 +75,14 @@ fn frame(
     }
 }
 
-/// The one frame that was sent, where, and the IP packet in it.
+/// The one frame that was sent, its port, and its IP packet.
 pub(crate) fn sent_packet(sent: &[(PortId, Vec<u8>)]) -> Vec<u8> {
     let (_, packet) = one(sent);
     sent[0].1[usize::from(packet.network)..].to_vec()
 }
 
-/// A world with one session of a client on a VLAN. With `clash` the client has another at the same
-/// backend from the same port, and this one's port is translated.
+/// A world with one session of a client on a VLAN. With `clash` the client has another session at the same
+/// backend from the same port, so this one's port is translated.
 struct Opened {
     world: World,
     plan: Plan,
@@ -118,7 +118,7 @@ impl Opened {
         }
     }
 
-    /// Each shape of a session.
+    /// Each kind of session.
     fn each(mut test: impl FnMut(Self)) {
         for plan in [V4, V6] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -143,7 +143,7 @@ impl Opened {
         frame(self.protocol, way, self.client(), self.service())
     }
 
-    /// The backend's, to the client's port as it sees it.
+    /// The backend's packet, to the client's port as the backend sees it.
     fn answers(&self, hop_limit: u8) -> Vec<u8> {
         let way = (FROM_SERVERS, VlanTags::NONE, hop_limit);
         let backend = (self.plan.backend(0), BACKEND_PORT);
@@ -158,7 +158,7 @@ impl Opened {
             .expect("it was opened")
     }
 
-    /// How much of a quoted packet there may be: the least, a piece of a checksum, all of it.
+    /// Quote lengths: the minimum, part of a checksum, all.
     fn quoted_lens(&self, packet: &[u8]) -> [usize; 3] {
         let headers = match self.plan.vip.family() {
             Family::V4 => 20,
@@ -169,14 +169,14 @@ impl Opened {
 }
 
 #[test]
-fn an_error_from_the_servers_side_reaches_the_client_as_the_vips() {
+fn an_error_from_the_servers_side_reaches_the_client_from_the_vip() {
     Opened::each(|mut opened| {
         let plan = opened.plan;
         let asked = opened.asks(64);
         let forwarded = sent_packet(&opened.world.frame(FRONT, &asked));
         let clashes = opened.service_port != SERVICE_PORT;
         assert_eq!(opened.session().source_port != Opened::CLIENT_PORT, clashes);
-        // As the router saw it, but as the client sent it.
+        // The router saw the translated packet; the quote must show what the client sent.
         let network = usize::from(ip(&asked).network);
         let as_sent = &opened.asks(63)[network..];
         let before = opened.world.sessions();
@@ -224,7 +224,7 @@ fn an_error_from_the_servers_side_reaches_the_client_as_the_vips() {
 }
 
 #[test]
-fn an_error_from_the_clients_side_reaches_the_backend_from_who_sent_it() {
+fn an_error_from_the_clients_side_keeps_its_source() {
     Opened::each(|mut opened| {
         let plan = opened.plan;
         one(&opened.world.frame(FRONT, &opened.asks(64)));
@@ -236,7 +236,7 @@ fn an_error_from_the_clients_side_reaches_the_backend_from_who_sent_it() {
             for &(kind, code, parameter) in kinds(plan) {
                 for len in opened.quoted_lens(&returned) {
                     let error = build::Error {
-                        // By another way than the client's own packets, which stays theirs.
+                        // From another hop than the client's packets; the return hop must not change.
                         link: Link {
                             source: Mac([2, 0, 0, 0, 1, 0xfe]),
                             ..FROM_CLIENT

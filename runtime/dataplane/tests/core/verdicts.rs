@@ -1,4 +1,4 @@
-//! Every frame's end: sent, handed to the kernel, or dropped under its reason.
+//! How frames end: sent, passed to the kernel, or dropped with a reason.
 
 use crate::frames::{ACK, RST, SYN, SYN_ACK, establish, one, reply, request, request_to, segment};
 use crate::world::{BACK, FRONT, Settings, V4, World, backend_mac};
@@ -6,7 +6,7 @@ use waxwing_dataplane::{BackendId, DropReason};
 use waxwing_packet::{Address, Mac};
 
 #[test]
-fn what_is_not_ours_goes_to_the_kernel_unchanged() {
+fn frames_that_are_not_ours_go_to_the_kernel_unchanged() {
     let mut world = World::new(Settings::default());
     // A backend's reply on a connection that did not come through the VIP.
     let direct = reply(V4, 0, 4000, SYN_ACK);
@@ -30,7 +30,8 @@ fn every_drop_has_its_reason() {
     loopback.client = Address::v4([127, 0, 0, 1]);
     let mut itself = V4;
     itself.client = V4.vip;
-    // Nothing is said to a group, nor of what routers may cut to pieces, were they not too many.
+    // No error is sent to a multicast group, nor about a packet that may be fragmented but makes too many
+    // fragments.
     let mut last_hop = segment(V4, 4000, SYN);
     last_hop.hop_limit = 1;
     last_hop.link.source = Mac([1, 0, 0, 0, 0, 1]);
@@ -75,7 +76,7 @@ fn every_drop_has_its_reason() {
 }
 
 #[test]
-fn an_unresolved_backend_is_asked_for_and_counted() {
+fn an_unresolved_next_hop_is_requested_and_counted() {
     let mut world = World::new(Settings::default());
     world.shared.next_hops.set(BackendId(0), None);
     assert!(world.frame(FRONT, &request(V4, 4000, SYN)).is_empty());
@@ -98,7 +99,7 @@ fn an_unresolved_backend_is_asked_for_and_counted() {
 }
 
 #[test]
-fn a_full_transmit_ring_is_counted_and_passes() {
+fn a_full_transmit_ring_drops_and_recovers() {
     let mut world = World::new(Settings::default());
     establish(&mut world, 4000, 0);
     world.io(0).limit_transmit(0);
@@ -109,7 +110,7 @@ fn a_full_transmit_ring_is_counted_and_passes() {
 }
 
 #[test]
-fn counters_say_what_happened_and_nothing_else() {
+fn counters_count_exactly_what_happened() {
     let mut world = World::new(Settings::default());
     establish(&mut world, 4000, 0);
     let refused = world.frame(FRONT, &request(V4, 4001, SYN));

@@ -1,37 +1,42 @@
-//! Datagrams cut into fragments, and put together again: by the test alone, from RFC 791 section 3.2
+//! Fragments datagrams and reassembles them, independently of the core, after RFC 791 section 3.2
 //! and RFC 8200 section 4.5.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "every length fits its field"
+)]
 
 use waxwing_packet::{Fragment, IpPacket, Packet, checksum, parse};
 
-/// Where the IP header begins: no frame here is tagged.
-pub(crate) const IP: usize = 14;
-pub(crate) const V4_LEN: usize = 20;
+/// The offset of the IP header in an untagged frame.
+pub const IP: usize = 14;
+pub const V4_LEN: usize = 20;
 const V6_LEN: usize = 40;
 /// The fragment header's type.
 const FRAGMENT: u8 = 44;
 
-/// Cuts a frame's IP payload: each piece as long as told, the last what is left.
-pub(crate) fn cut(frame: &[u8], lens: &[usize], identification: u32) -> Vec<Vec<u8>> {
+/// Fragments a frame's IP payload into these lengths; the last fragment takes the rest.
+pub fn fragment(frame: &[u8], lens: &[usize], identification: u32) -> Vec<Vec<u8>> {
     let payload = frame.len() - header_end(frame);
     let mut at = 0;
     let mut pieces = Vec::new();
     for len in lens {
-        pieces.push(piece(frame, identification, at, *len, true));
+        pieces.push(fragment_at(frame, identification, at, *len, true));
         at += len;
     }
-    pieces.push(piece(frame, identification, at, payload - at, false));
+    pieces.push(fragment_at(frame, identification, at, payload - at, false));
     pieces
 }
 
 /// One fragment of a frame: `len` bytes of its IP payload, from `at` on.
-pub(crate) fn piece(frame: &[u8], id: u32, at: usize, len: usize, more: bool) -> Vec<u8> {
+pub fn fragment_at(frame: &[u8], id: u32, at: usize, len: usize, more: bool) -> Vec<u8> {
     let start = header_end(frame);
     let rest = &frame[start + at..start + at + len];
-    place(frame, id, at, more, rest)
+    fragment_with(frame, id, at, more, rest)
 }
 
-/// A fragment with the headers of a frame, which claims this place.
-pub(crate) fn place(frame: &[u8], id: u32, at: usize, more: bool, data: &[u8]) -> Vec<u8> {
+/// A fragment with a frame's headers and this range.
+pub fn fragment_with(frame: &[u8], id: u32, at: usize, more: bool, data: &[u8]) -> Vec<u8> {
     assert!(at.is_multiple_of(8), "offsets are in units of eight bytes");
     let start = header_end(frame);
     let mut made = frame[..start].to_vec();
@@ -39,7 +44,7 @@ pub(crate) fn place(frame: &[u8], id: u32, at: usize, more: bool, data: &[u8]) -
         set(&mut made, IP + 2, (V4_LEN + data.len()) as u16);
         set(&mut made, IP + 4, id as u16);
         set(&mut made, IP + 6, u16::from(more) << 13 | (at / 8) as u16);
-        right_checksum(&mut made);
+        fix_checksum(&mut made);
     } else {
         let next = std::mem::replace(&mut made[IP + 6], FRAGMENT);
         set(&mut made, IP + 4, (8 + data.len()) as u16);
@@ -51,9 +56,9 @@ pub(crate) fn place(frame: &[u8], id: u32, at: usize, more: bool, data: &[u8]) -
     made
 }
 
-/// Puts fragments together, in whatever order they are: the frame that they were cut from, if they
-/// are all there and nothing else is.
-pub(crate) fn join(frames: &[Vec<u8>]) -> Vec<u8> {
+/// Reassembles fragments in any order; returns the original frame if they
+/// are complete and nothing else is there.
+pub fn reassemble(frames: &[Vec<u8>]) -> Vec<u8> {
     let mut parts: Vec<(Fragment, &[u8], &[u8])> = frames
         .iter()
         .map(|frame| {
@@ -79,11 +84,11 @@ pub(crate) fn join(frames: &[Vec<u8>]) -> Vec<u8> {
 
     let mut whole = headers.to_vec();
     if is_v4(&whole) {
-        // As the builder of whole frames has them: "don't fragment".
+        // "Don't fragment", as in built frames.
         set(&mut whole, IP + 2, (V4_LEN + payload.len()) as u16);
         set(&mut whole, IP + 4, 0);
         set(&mut whole, IP + 6, 0x4000);
-        right_checksum(&mut whole);
+        fix_checksum(&mut whole);
     } else {
         whole[IP + 6] = whole[IP + V6_LEN];
         whole.truncate(IP + V6_LEN);
@@ -93,20 +98,20 @@ pub(crate) fn join(frames: &[Vec<u8>]) -> Vec<u8> {
     whole
 }
 
-pub(crate) fn ip_of(frame: &[u8]) -> IpPacket {
+pub fn ip_of(frame: &[u8]) -> IpPacket {
     match parse(frame) {
         Ok(Packet::Ip(packet)) => packet,
         other => panic!("not an IP packet: {other:?}"),
     }
 }
 
-/// Every order of `n` things.
-pub(crate) fn orders(n: usize) -> Vec<Vec<usize>> {
+/// All permutations of `n` items.
+pub fn permutations(n: usize) -> Vec<Vec<usize>> {
     if n == 0 {
         return vec![Vec::new()];
     }
     let mut all = Vec::new();
-    for shorter in orders(n - 1) {
+    for shorter in permutations(n - 1) {
         for at in 0..n {
             let mut order = shorter.clone();
             order.insert(at, n - 1);
@@ -128,7 +133,7 @@ fn set(frame: &mut [u8], at: usize, value: u16) {
     frame[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-pub(crate) fn right_checksum(frame: &mut [u8]) {
+pub fn fix_checksum(frame: &mut [u8]) {
     set(frame, IP + 10, 0);
     let sum = checksum::of(&frame[IP..IP + V4_LEN]);
     set(frame, IP + 10, sum);

@@ -1,38 +1,35 @@
 //! When each check is due.
 //!
-//! Invariant: it knows no clock and does no I/O. A check is due once at a time: while it runs it is
-//! not due, and where it takes longer than its interval the next one follows it at once.
+//! Invariant: no clock and no I/O. A running check is not due. If a check takes longer than its
+//! interval, it is due again as soon as it ends.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::plan::CheckKey;
-use crate::config::Pace;
+use super::rules::CheckKey;
+use crate::config::CheckTiming;
 
 #[cfg(test)]
 mod tests;
 
-/// How far apart the first checks of new backends are, at most: many at once would all be due
-/// together ever after.
+/// Maximum gap between the first checks of new backends. Without gaps, all of them would be due at
+/// the same time ever after.
 const SPREAD: Duration = Duration::from_millis(1);
 
-/// What is done now and then.
-pub(crate) trait Timed {
-    /// What it is known by.
+pub(crate) trait ScheduledJob {
     fn key(&self) -> CheckKey;
-    /// How often.
-    fn pace(&self) -> Pace;
-    /// How much an interval varies, in percent of it.
+    fn timing(&self) -> CheckTiming;
+    /// How much an interval varies, in percent.
     fn jitter(&self) -> u32;
 }
 
-/// A check that is to run.
+/// A check that is due.
 pub(crate) struct Due<T> {
     pub(crate) id: u64,
     pub(crate) job: Arc<T>,
-    /// Since when.
+    /// When it became due.
     pub(crate) at: Duration,
 }
 
@@ -40,7 +37,7 @@ pub(crate) struct Due<T> {
 pub(crate) struct Schedule<T> {
     entries: HashMap<u64, Entry<T>>,
     ids: HashMap<CheckKey, u64>,
-    /// May hold what is not due any more; `Entry::due` says what is.
+    /// May hold outdated times; `Entry::due` is right.
     heap: BinaryHeap<Reverse<(Duration, u64)>>,
     next_id: u64,
     random: u64,
@@ -50,12 +47,12 @@ struct Entry<T> {
     job: Arc<T>,
     /// `None` while it runs.
     due: Option<Duration>,
-    /// When it was due last.
+    /// When it was last due.
     was_due: Duration,
 }
 
-impl<T: Timed> Schedule<T> {
-    /// Nothing is due; `seed` is for jitter.
+impl<T: ScheduledJob> Schedule<T> {
+    /// Creates an empty schedule; `seed` is for jitter.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             entries: HashMap::new(),
@@ -66,14 +63,14 @@ impl<T: Timed> Schedule<T> {
         }
     }
 
-    /// Takes up other jobs. What was there before keeps its time, if that is within its interval; new
-    /// ones follow one another at a small distance, within an interval of theirs.
+    /// Replaces the jobs. Known ones keep their time, if it is within their interval; new ones are
+    /// due one after another, within their interval.
     pub(crate) fn adopt(&mut self, jobs: &[Arc<T>], now: Duration) {
         let mut ids = HashMap::with_capacity(jobs.len());
         let fresh: Vec<&Arc<T>> = jobs.iter().filter(|job| !self.keep(job, now)).collect();
         let count = u32::try_from(fresh.len()).unwrap_or(u32::MAX).max(1);
         for (nth, job) in (0..count).zip(fresh) {
-            let room = (SPREAD * count).min(job.pace().interval);
+            let room = (SPREAD * count).min(job.timing().interval);
             let at = now + room.mul_f64(f64::from(nth) / f64::from(count));
             let id = self.ids.get(&job.key()).copied().unwrap_or_else(|| {
                 self.next_id += 1;
@@ -96,7 +93,7 @@ impl<T: Timed> Schedule<T> {
         }
     }
 
-    /// Gives a job its earlier one's place and time; whether there was one whose time suits it.
+    /// Replaces a known job. Returns whether it is known and its time is within its interval.
     fn keep(&mut self, job: &Arc<T>, now: Duration) -> bool {
         let entry = self
             .ids
@@ -107,13 +104,13 @@ impl<T: Timed> Schedule<T> {
         };
         entry.job = Arc::clone(job);
         let longest = job
-            .pace()
+            .timing()
             .interval
             .mul_f64(1.0 + f64::from(job.jitter()) / 100.0);
         entry.due.is_none_or(|due| due <= now + longest)
     }
 
-    /// When the next one is due.
+    /// Returns when the next check is due.
     pub(crate) fn next_due(&mut self) -> Option<Duration> {
         loop {
             let Reverse((at, id)) = *self.heap.peek()?;
@@ -124,7 +121,7 @@ impl<T: Timed> Schedule<T> {
         }
     }
 
-    /// The next one, if it is due; it runs from now on.
+    /// Returns the next check if it is due. It counts as running from then on.
     pub(crate) fn take_due(&mut self, now: Duration) -> Option<Due<T>> {
         self.next_due().filter(|at| *at <= now)?;
         let Reverse((_, id)) = self.heap.pop()?;
@@ -134,21 +131,21 @@ impl<T: Timed> Schedule<T> {
         Some(Due { id, job, at })
     }
 
-    /// One that is due cannot run now: it is due again then.
+    /// Makes a check that was taken but cannot run now due again at `until`.
     pub(crate) fn postpone(&mut self, id: u64, until: Duration) {
         self.set(id, until);
     }
 
-    /// A check has ended; `soon` where the next result matters more than usual.
+    /// Schedules the next run of a check that ended, after its `fast_interval` if `soon`.
     pub(crate) fn done(&mut self, id: u64, soon: bool, now: Duration) {
         let Some(entry) = self.entries.get(&id) else {
             return;
         };
-        let (pace, jitter) = (entry.job.pace(), entry.job.jitter());
+        let (timing, jitter) = (entry.job.timing(), entry.job.jitter());
         let interval = if soon {
-            pace.fast_interval
+            timing.fast_interval
         } else {
-            pace.interval
+            timing.interval
         };
         let at = entry.was_due + interval.mul_f64(1.0 + self.deviation(jitter));
         let at = at.max(now);
@@ -158,9 +155,9 @@ impl<T: Timed> Schedule<T> {
         self.set(id, at);
     }
 
-    /// Of an interval, between minus and plus so many percent.
+    /// Returns a random fraction between minus and plus `percent` percent.
     fn deviation(&mut self, percent: u32) -> f64 {
-        // Xorshift (Marsaglia, 2003): any spread will do.
+        // Xorshift (Marsaglia, 2003); the quality does not matter here.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;

@@ -1,4 +1,4 @@
-//! Clients that nobody serves: told by RST or port unreachable, within limits, or not at all.
+//! Clients that no backend serves: an RST or port unreachable within rate limits, or silence.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use waxwing_dataplane::{BackendId, DropReason, Pick};
 use waxwing_packet::{Link, Mac, Protocol, Transport, VlanTag, VlanTags};
 use waxwing_testkit::build;
 
-/// A service whose backends are all down, and which tells its clients.
+/// A service whose backends are all down and that rejects.
 fn rejecting(protocol: Protocol) -> Settings {
     Settings {
         protocol,
@@ -25,7 +25,7 @@ fn rejecting(protocol: Protocol) -> Settings {
 }
 
 #[test]
-fn a_new_connection_that_no_backend_takes_is_refused() {
+fn a_new_connection_that_no_backend_takes_is_rejected() {
     let tag = |tpid, tci| VlanTag { tpid, tci };
     let all_tags = [
         VlanTags::NONE,
@@ -115,7 +115,7 @@ fn a_datagram_that_no_backend_takes_is_unreachable() {
 }
 
 #[test]
-fn what_is_not_to_be_answered_is_dropped() {
+fn packets_that_must_not_be_answered_are_dropped() {
     let group = Mac([1, 0, 0, 0, 0, 1]);
     let mut from_group = segment(V4, 4000, SYN);
     from_group.link = Link {
@@ -150,7 +150,7 @@ fn what_is_not_to_be_answered_is_dropped() {
 }
 
 #[test]
-fn frames_of_one_flow_in_a_batch_are_each_answered_for_themselves() {
+fn each_packet_of_a_rejected_flow_is_answered() {
     let mut world = World::new(rejecting(Protocol::Tcp));
     let mut damaged = request(V4, 4000, SYN);
     *damaged.last_mut().expect("a payload") ^= 1;
@@ -164,7 +164,7 @@ fn frames_of_one_flow_in_a_batch_are_each_answered_for_themselves() {
     assert_eq!(world.counters[0].rejected.get(), 2);
 }
 
-/// How many of so many refusals, all at one moment, are sent.
+/// How many of `count` simultaneous rejections are sent.
 fn refused_at_once(world: &mut World, protocol: Protocol, count: u16) -> usize {
     let frames = (0..count).map(|n| match protocol {
         Protocol::Tcp => request(V4, 1024 + n, SYN),
@@ -174,7 +174,7 @@ fn refused_at_once(world: &mut World, protocol: Protocol, count: u16) -> usize {
 }
 
 #[test]
-fn refusals_have_a_limit_of_their_own_kind_and_what_is_over_it_is_counted() {
+fn rejections_have_rate_limits_by_kind() {
     for (protocol, burst, in_a_tenth) in [(Protocol::Tcp, 1000, 1000), (Protocol::Udp, 100, 100)] {
         let mut world = World::new(rejecting(protocol));
         assert_eq!(refused_at_once(&mut world, protocol, 1200), burst);
@@ -192,7 +192,7 @@ fn refusals_have_a_limit_of_their_own_kind_and_what_is_over_it_is_counted() {
 }
 
 #[test]
-fn a_connection_over_the_limit_waits_for_its_turn_and_a_datagrams_session_does_not() {
+fn beyond_the_rate_limit_a_connection_waits_and_a_datagrams_session_ends() {
     let down = |settings: &mut Settings| {
         settings.health = vec![(false, SessionAction::Reset); 3];
         settings.no_backend = NoBackend::Reject;
@@ -228,13 +228,13 @@ fn a_connection_over_the_limit_waits_for_its_turn_and_a_datagrams_session_does_n
     assert_eq!(world.drops(), [(DropReason::AnswerLimit, 1)]);
 }
 
-/// What may happen, in any order.
+/// The possible steps, in any order.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A packet of this client, or to it, by way of this worker.
+    /// A packet of this client, or to it, at this worker.
     Client(usize, u16, u8),
     Server(usize, u32, u16, u8),
-    /// A worker works off what has arrived.
+    /// A worker processes its frames.
     Turn(usize),
     /// Backends change.
     Health(Vec<(bool, SessionAction)>, NoBackend),
@@ -263,9 +263,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever happens: every frame has one end, what is sent is whole, and sessions are counted.
+    /// For any sequence: each frame ends once, sent frames are well-formed, and sessions are counted.
     #[test]
-    fn every_frame_ends_in_one_way_whatever_happens_to_backends(steps in steps(), udp in any::<bool>(), drop in any::<bool>()) {
+    fn every_frame_ends_in_one_way_whatever_happens_to_backends(
+        steps in steps(),
+        udp in any::<bool>(),
+        drop in any::<bool>(),
+    ) {
         let mut world = World::new(Settings {
             protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
             mid_stream: if drop { MidStream::Drop } else { MidStream::Pick },
@@ -283,7 +287,11 @@ proptest! {
                 }
                 Step::Server(worker, backend, client, flags) => {
                     received += 1;
-                    let frame = if udp { crate::frames::datagram_back(V4, backend, client) } else { reply(V4, backend, client, flags) };
+                    let frame = if udp {
+                        crate::frames::datagram_back(V4, backend, client)
+                    } else {
+                        reply(V4, backend, client, flags)
+                    };
                     prop_assert!(world.io(worker).inject(BACK, &frame));
                 }
                 Step::Turn(worker) => world.run(worker),
@@ -317,7 +325,7 @@ proptest! {
 }
 
 #[test]
-fn a_refused_connection_tries_another_backend_if_there_is_one() {
+fn a_refused_connection_tries_another_backend() {
     for (weights, expected) in [(vec![1, 1], true), (vec![1, 0], false)] {
         let mut world = World::new(Settings {
             weights,

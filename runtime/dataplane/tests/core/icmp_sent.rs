@@ -1,4 +1,4 @@
-//! Whose packet goes no further is told, within limits: hop limit, path MTU, and ping's limit.
+//! ICMP errors of the balancer's own: hop limit, path MTU, their rate limits, and ping's.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use waxwing_packet::{
 };
 use waxwing_testkit::build;
 
-/// The least hop limit that is not passed on.
+/// The highest hop limit that is not forwarded.
 pub(crate) const LAST_HOP: u8 = 1;
 
 /// A world with one session, and a frame of each direction made from it.
@@ -37,7 +37,7 @@ pub(crate) fn opened(plan: Plan, protocol: Protocol, mtu: u16) -> World {
     world
 }
 
-/// A packet of the session from one side, with this hop limit and so much payload.
+/// A packet of the session from one side, with this hop limit and payload length.
 pub(crate) fn packet(
     plan: Plan,
     protocol: Protocol,
@@ -83,7 +83,7 @@ fn class(frame: &[u8], network: usize) -> u8 {
     }
 }
 
-/// The error goes back where the packet came from, from the VIP, and quotes it as its sender sent it.
+/// The error returns to the ingress, comes from the VIP, and quotes the packet as it was sent.
 pub(crate) fn assert_told(
     plan: Plan,
     (from, asked): (PortId, &[u8]),
@@ -119,7 +119,7 @@ pub(crate) fn tagged() -> VlanTags {
 }
 
 #[test]
-fn who_sent_a_packet_with_no_hop_left_is_told_so_by_the_vip() {
+fn an_exceeded_hop_limit_is_reported_by_the_vip() {
     for (plan, kind) in [(V4, 11), (V6, 3)] {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let mut world = opened(plan, protocol, 1500);
@@ -144,7 +144,7 @@ fn who_sent_a_packet_with_no_hop_left_is_told_so_by_the_vip() {
 }
 
 #[test]
-fn who_sent_a_packet_too_big_for_the_way_ahead_is_told_its_mtu() {
+fn a_too_big_packet_is_reported_with_the_mtu() {
     for (plan, kind, code) in [(V4, 3, 4), (V6, 2, 0)] {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let mtu = 1280;
@@ -166,7 +166,7 @@ fn who_sent_a_packet_too_big_for_the_way_ahead_is_told_its_mtu() {
     }
 }
 
-/// A TCP packet of the session with so much payload, whose sender leaves its length to the routers
+/// A TCP packet of the session with this payload length that may be fragmented
 /// (built frames say "don't fragment").
 pub(crate) fn may_be_cut(plan: Plan, from: PortId, tags: VlanTags, len: usize) -> Vec<u8> {
     let payload: Vec<u8> = (0..=255).cycle().take(len).collect();
@@ -180,7 +180,7 @@ pub(crate) fn may_be_cut(plan: Plan, from: PortId, tags: VlanTags, len: usize) -
 }
 
 #[test]
-fn a_packet_that_may_be_cut_leaves_in_pieces_that_make_what_would_have_left_whole() {
+fn fragments_of_a_packet_reassemble_to_the_packet() {
     let mtu = 1280;
     for (from, tags) in [(FRONT, VlanTags::NONE), (FRONT, tagged()), (BACK, tagged())] {
         for (len, count) in [(1240, 1), (1241, 2), (1400, 2), (3600, 3)] {
@@ -219,7 +219,7 @@ fn a_packet_that_may_be_cut_leaves_in_pieces_that_make_what_would_have_left_whol
 }
 
 #[test]
-fn pieces_that_have_no_room_are_dropped_with_the_rest_of_their_packet() {
+fn without_free_frames_the_rest_of_a_fragmented_packet_is_dropped() {
     let asked = may_be_cut(V4, FRONT, VlanTags::NONE, 3600);
     let mut world = opened(V4, Protocol::Tcp, 1280);
     world.io(0).limit_transmit(1);
@@ -229,7 +229,7 @@ fn pieces_that_have_no_room_are_dropped_with_the_rest_of_their_packet() {
     assert_eq!(world.counters[0].fragments_sent.get(), 1);
 
     let mut world = opened(V4, Protocol::Tcp, 1280);
-    // All frames but two are on their way elsewhere: the packet's own, and one for its first piece.
+    // All frames but two are in flight: the packet's own and one for its first fragment.
     for _ in 0..254 {
         let direct = reply(V4, 0, 9, SYN_ACK);
         assert!(world.io(0).inject(BACK, &direct));
@@ -240,9 +240,9 @@ fn pieces_that_have_no_room_are_dropped_with_the_rest_of_their_packet() {
 }
 
 #[test]
-fn nobody_is_told_who_may_not_be_or_did_not_ask() {
+fn no_error_is_sent_where_the_rfcs_forbid_it() {
     let mut world = opened(V4, Protocol::Tcp, 400);
-    // It would be cut, but to too many pieces.
+    // It may be fragmented, but into too many fragments.
     let may_be_cut = may_be_cut(V4, FRONT, VlanTags::NONE, 3700);
     let last_hop = segment(V4, 4000, crate::frames::ACK);
     let from_group = build::Tcp {
@@ -281,7 +281,7 @@ fn nobody_is_told_who_may_not_be_or_did_not_ask() {
 }
 
 #[test]
-fn errors_made_here_have_a_limit_for_both_directions_together() {
+fn own_errors_have_one_rate_limit_for_both_directions() {
     let mut world = opened(V6, Protocol::Udp, 1280);
     let told_of_200 = |world: &mut World| -> usize {
         let told = |n: usize| {
@@ -310,7 +310,7 @@ pub(crate) fn ping(plan: Plan, destination: Address) -> Vec<u8> {
 }
 
 #[test]
-fn pings_beyond_their_limit_are_not_answered_and_take_nothing_from_errors() {
+fn pings_have_a_rate_limit_of_their_own() {
     for plan in [V4, V6] {
         let mut world = opened(plan, Protocol::Tcp, 1500);
         let answered = |world: &mut World| -> usize {
@@ -331,7 +331,7 @@ fn pings_beyond_their_limit_are_not_answered_and_take_nothing_from_errors() {
 }
 
 #[test]
-fn a_vip_that_is_not_to_answer_ping_drops_it() {
+fn a_vip_with_ping_off_drops_pings() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
             plan,

@@ -1,33 +1,23 @@
-//! What a trusted NAT balancer must do, frame by frame: what is sent on one side, and the very frame that
-//! comes out on the other.
+//! The requirements on a NAT balancer, frame by frame: the frame sent on one side, and the exact frame
+//! that comes out on the other.
 //!
-//! Invariant: neither the client nor the server is a host of these networks, so that no kernel says a
-//! word. Every frame from or to the client that comes out is one that a row expects.
+//! Invariant: client and server are no hosts of these networks, so that no kernel answers for them. Every
+//! frame from or to the client that comes out is one that a row expects.
+
+mod exchange;
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::socket::SockProtocol;
-use waxwing_packet::reject::IcmpError;
-use waxwing_packet::{
-    Address, Family, IpPacket, Link, Mac, Packet, TcpFlags, Transport, VlanTag, VlanTags, checksum,
-    ethernet, parse,
-};
-use waxwing_testkit::build::{Echo, Error, Tcp, Udp};
-use waxwing_tests::inject::Wire;
+use waxwing_packet::{Family, TcpFlags, Transport, VlanTag, VlanTags, checksum, ethernet};
+use waxwing_testkit::build::{Echo, Tcp};
+use waxwing_testkit::fragmenter;
 use waxwing_tests::topology::{VIP4, VIP6};
-use waxwing_tests::{Backend, Capture, Config, Layout, Namespace, Service, Topology, Waxwing};
+use waxwing_tests::{Backend, Config, Layout, Service, Topology, Waxwing};
 
+use self::exchange::At::{Client, Server};
+use self::exchange::{Side, Talk, back};
 use crate::{Scenario, scenario};
-
-#[path = "../../../runtime/dataplane/tests/core/cutting.rs"]
-#[expect(
-    dead_code,
-    clippy::cast_possible_truncation,
-    reason = "the core's tests use the rest; every length fits its field"
-)]
-mod cutting;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(every_requirement_holds_frame_by_frame)];
 
@@ -36,13 +26,10 @@ const ACK: u8 = TcpFlags::ACK;
 const FIN: u8 = TcpFlags::FIN;
 const RST: u8 = TcpFlags::RST;
 
-/// How long a frame may take.
-const WAIT: Duration = Duration::from_secs(5);
-
-/// The frames that show something.
+/// The frames that demonstrate a requirement.
 type Frames = fn(&Talk<'_>) -> Result<()>;
 
-/// A requirement, its source, and the frames that show it.
+/// Requirement, source, frames.
 const ROWS: &[(&str, &str, Frames)] = &[
     ("a handshake and a close", "RFC 5382 REQ-2", handshake),
     ("a simultaneous open", "RFC 5382 REQ-2", simultaneous_open),
@@ -62,195 +49,6 @@ const ROWS: &[(&str, &str, Frames)] = &[
     ("a tagged request has a tagged answer", "802.1Q", tagged),
     ("a header that contradicts itself", "practice", malformed),
 ];
-
-/// One side of the balancer.
-struct Side {
-    name: &'static str,
-    wire: Wire,
-    captures: [Capture; 2],
-    /// From the host's MAC to the balancer's.
-    link: Link,
-}
-
-impl Side {
-    fn new(host: &Namespace, balancer: &Namespace, port: &'static str) -> Result<Self> {
-        let open = |protocol| host.enter(|| Capture::open("eth0", protocol))?;
-        Ok(Self {
-            name: port,
-            wire: host.enter(|| Wire::open("eth0"))??,
-            captures: [open(SockProtocol::EthIp)?, open(SockProtocol::EthIpv6)?],
-            link: Link {
-                source: Mac(host.mac("eth0")?),
-                destination: Mac(balancer.mac(port)?),
-            },
-        })
-    }
-}
-
-/// From the balancer.
-fn back(link: Link) -> Link {
-    Link {
-        source: link.destination,
-        destination: link.source,
-    }
-}
-
-/// A client and a server of one family, and how far the balancer is with them.
-struct Talk<'a> {
-    sides: &'a [Side; 2],
-    waxwing: &'a Waxwing<'a>,
-    vip: Address,
-    client: (Address, u16),
-    server: Address,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum At {
-    Client,
-    Server,
-}
-use At::{Client, Server};
-
-impl Talk<'_> {
-    fn side(&self, at: At) -> &Side {
-        &self.sides[at as usize]
-    }
-
-    fn send(&self, from: At, frame: &[u8]) -> Result<()> {
-        self.side(from).wire.send(frame)
-    }
-
-    /// The next frame of the client's; whether its host would leave it alone, for its tag.
-    fn next(&self, at: At) -> Result<(Vec<u8>, IpPacket, bool)> {
-        let side = self.side(at);
-        let capture = &side.captures[usize::from(self.vip.family() == Family::V6)];
-        let end = Instant::now() + WAIT;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let Some(captured) = capture.next(left)? else {
-                bail!(
-                    "nothing came out at {}: {:?}",
-                    side.name,
-                    self.waxwing.status()?.drops()
-                );
-            };
-            if let Ok(Packet::Ip(packet)) = parse(&captured.frame)
-                && [packet.source, packet.destination].contains(&self.client.0)
-            {
-                ensure!(
-                    checksum::are_correct(&captured.frame, &packet),
-                    "a wrong checksum: {:02x?}",
-                    captured.frame
-                );
-                return Ok((captured.frame, packet, captured.other_host));
-            }
-        }
-    }
-
-    fn expect(&self, at: At, expected: &[u8]) -> Result<()> {
-        let (frame, packet, _) = self.next(at)?;
-        ensure!(
-            frame == expected,
-            "expected at {} {expected:02x?}\n but it was {frame:02x?}\n {packet:?}",
-            self.side(at).name
-        );
-        Ok(())
-    }
-
-    /// A frame that one side sends, and the one that the other receives of it.
-    fn passes(&self, from: At, (sent, expected): (Vec<u8>, Vec<u8>)) -> Result<()> {
-        self.send(from, &sent)?;
-        self.expect(if from == Client { Server } else { Client }, &expected)
-    }
-
-    /// A frame that ends here, and how that is counted.
-    fn ends(&self, from: At, frame: &[u8], reason: &str) -> Result<()> {
-        let before = self.waxwing.status()?.dropped(reason);
-        self.send(from, frame)?;
-        let counted = |status: &waxwing_tests::Status| status.dropped(reason) > before;
-        self.waxwing
-            .wait_status(&format!("a drop as {reason}"), counted)
-            .map(drop)
-    }
-
-    /// A segment of the client's, as it is sent and as its server receives it.
-    fn request(&self, flags: u8) -> (Vec<u8>, Vec<u8>) {
-        let sent = Tcp {
-            link: self.side(Client).link,
-            source: self.client,
-            destination: (self.vip, 80),
-            flags: TcpFlags(flags),
-            sequence: 1000,
-            payload: b"request",
-            ..Tcp::default()
-        };
-        let received = Tcp {
-            link: back(self.side(Server).link),
-            destination: (self.server, 8080),
-            hop_limit: sent.hop_limit - 1,
-            ..sent
-        };
-        (sent.frame(), received.frame())
-    }
-
-    /// A segment of the server's, likewise.
-    fn answer(&self, flags: u8) -> (Vec<u8>, Vec<u8>) {
-        let sent = Tcp {
-            link: self.side(Server).link,
-            source: (self.server, 8080),
-            destination: self.client,
-            flags: TcpFlags(flags),
-            sequence: 2000,
-            payload: b"answer",
-            ..Tcp::default()
-        };
-        let received = Tcp {
-            link: back(self.side(Client).link),
-            source: (self.vip, 80),
-            hop_limit: sent.hop_limit - 1,
-            ..sent
-        };
-        (sent.frame(), received.frame())
-    }
-
-    /// A datagram of the client's, likewise.
-    fn question(&self, payload: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        let sent = Udp {
-            link: self.side(Client).link,
-            source: self.client,
-            destination: (self.vip, 53),
-            payload,
-            ..Udp::default()
-        };
-        let received = Udp {
-            link: back(self.side(Server).link),
-            destination: (self.server, 5353),
-            hop_limit: sent.hop_limit - 1,
-            ..sent
-        };
-        (sent.frame(), received.frame())
-    }
-
-    fn open(&self) -> Result<()> {
-        self.passes(Client, self.request(SYN))?;
-        self.passes(Server, self.answer(SYN | ACK))?;
-        self.passes(Client, self.request(ACK))
-    }
-
-    /// "Unreachable, this port", about a frame.
-    fn unreachable(&self, link: Link, ends: (Address, Address), about: &[u8]) -> Vec<u8> {
-        Error {
-            link,
-            tags: VlanTags::NONE,
-            source: ends.0,
-            destination: ends.1,
-            hop_limit: 64,
-            error: IcmpError::port_unreachable(self.vip.family()),
-            quote: &about[ethernet::HEADER_LEN..],
-        }
-        .frame()
-    }
-}
 
 fn every_requirement_holds_frame_by_frame() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
@@ -418,11 +216,11 @@ fn strange_error(talk: &Talk<'_>) -> Result<()> {
 
 fn fragments(talk: &Talk<'_>) -> Result<()> {
     let (sent, received) = talk.question(&[7; 60]);
-    for fragment in cutting::cut(&sent, &[32], 7).iter().rev() {
+    for fragment in fragmenter::fragment(&sent, &[32], 7).iter().rev() {
         talk.send(Client, fragment)?;
     }
     let came = [talk.next(Server)?.0, talk.next(Server)?.0];
-    let expected = cutting::cut(&received, &[32], 7);
+    let expected = fragmenter::fragment(&received, &[32], 7);
     ensure!(
         came.iter().all(|frame| expected.contains(frame)) && came[0] != came[1],
         "{came:02x?} is not {expected:02x?}"
@@ -432,9 +230,9 @@ fn fragments(talk: &Talk<'_>) -> Result<()> {
 
 fn overlap(talk: &Talk<'_>) -> Result<()> {
     let (sent, received) = talk.question(&[7; 60]);
-    let first = |frame: &[u8]| cutting::piece(frame, 7, 0, 32, true);
+    let first = |frame: &[u8]| fragmenter::fragment_at(frame, 7, 0, 32, true);
     talk.passes(Client, (first(&sent), first(&received)))?;
-    let second = cutting::piece(&sent, 7, 24, 44, false);
+    let second = fragmenter::fragment_at(&sent, 7, 24, 44, false);
     talk.ends(Client, &second, "fragment_overlap")
 }
 

@@ -1,4 +1,4 @@
-//! A good neighbour: what a VIP answers and announces, and the way back to a client.
+//! VIP responses and announcements, and the return path to a client.
 
 use std::time::Duration;
 
@@ -141,9 +141,9 @@ fn vips_are_announced_on_every_port_twice_and_again_when_they_change() {
     assert!(frames.iter().all(|(_, frame)| ip(frame).source == V6.vip));
 }
 
-/// The client waits for the reply and sends nothing: only who knows of the gateway's new MAC can tell.
+/// The client only waits for the reply, so only the neighbour table can report the gateway's new MAC.
 #[test]
-fn replies_follow_a_gateway_that_is_said_to_have_moved() {
+fn replies_follow_a_gateway_that_announced_a_new_mac() {
     let mut world = World::new(Settings::default());
     for port in 4000..4010 {
         world.script().picks = vec![Pick::Backend(u32::from(port % 3))];
@@ -162,7 +162,7 @@ fn replies_follow_a_gateway_that_is_said_to_have_moved() {
         };
         assert_eq!(packet.ethernet.destination, gateway);
     }
-    // Where the client's packets come from still decides.
+    // The client's next packet still decides.
     one(&world.frame(FRONT, &request(V4, 4000, ACK)));
     let (_, packet) = one(&world.frame(BACK, &reply(V4, 4000 % 3, 4000, ACK)));
     assert_eq!(packet.ethernet.destination, CLIENT_MAC);

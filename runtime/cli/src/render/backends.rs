@@ -1,0 +1,137 @@
+//! Services, their backends, and the health of those.
+
+use std::fmt::{self, Write};
+
+use waxwing_control::admin::status::{
+    BackendHealthStatus, BackendStatus, NextHopStatus, ServiceStatus,
+};
+use waxwing_control::health::{AdminState, HealthState};
+
+use super::table::Table;
+use super::units;
+
+pub(super) fn write_service(out: &mut String, service: &ServiceStatus) -> fmt::Result {
+    writeln!(
+        out,
+        "\nservice   {}  {} {} port {}, policy {}, {} sessions",
+        service.name, service.protocol, service.vip, service.port, service.policy, service.active,
+    )?;
+    for (name, count) in &service.counters {
+        writeln!(out, "  counter {name} = {count}")?;
+    }
+    write!(out, "{}", table(&service.backends).indented())
+}
+
+/// Returns the table of a service's backends.
+pub(super) fn table(backends: &[BackendStatus]) -> Table {
+    let mut table = Table::new([
+        "BACKEND",
+        "ADDRESS",
+        ">PORT",
+        ">WEIGHT",
+        ">ACTIVE",
+        ">TOTAL",
+        ">CONNECT (us)",
+        "STATE",
+        "DETAILS",
+    ]);
+    for backend in backends {
+        let latency = match backend.latency_us {
+            0 => String::new(),
+            latency => latency.to_string(),
+        };
+        let port = backend.port.map(|port| port.to_string());
+        table.add([
+            backend.name.clone().unwrap_or_default(),
+            backend.address.clone(),
+            port.unwrap_or_default(),
+            backend.weight.to_string(),
+            backend.active.to_string(),
+            backend.sessions.to_string(),
+            latency,
+            state(backend),
+            details(backend).join("\n"),
+        ]);
+    }
+    table
+}
+
+/// Returns the state, in capitals if the backend is out by itself.
+fn state(backend: &BackendStatus) -> String {
+    match backend.health.as_ref().map(|health| health.state) {
+        Some(state @ (HealthState::Down | HealthState::Ejected)) => state.label().to_uppercase(),
+        Some(state) => state.label().to_owned(),
+        None => "removed".to_owned(),
+    }
+}
+
+fn details(backend: &BackendStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    let hop = &backend.next_hop;
+    if !hop.resolved {
+        lines.push(next_hop(hop));
+    } else if !hop.vlans.is_empty() {
+        lines.push(vlans(&hop.vlans).trim_start().to_owned());
+    }
+    let failures = [
+        (backend.refused, "refused"),
+        (backend.syn_retransmitted, "SYN retransmitted"),
+        (backend.unanswered, "unanswered"),
+    ];
+    let failures = failures.iter().filter(|(count, _)| *count > 0);
+    let failures: Vec<String> = failures.map(|(n, what)| format!("{n} {what}")).collect();
+    if !failures.is_empty() {
+        lines.push(format!("connections: {}", failures.join(", ")));
+    }
+    let signals = backend.signals.iter();
+    let signals: Vec<String> = signals.map(|(name, n)| format!("{name}={n}")).collect();
+    if !signals.is_empty() {
+        lines.push(format!("signals: {}", signals.join(", ")));
+    }
+    lines.extend(backend.health.iter().flat_map(health));
+    lines
+}
+
+/// Returns nothing for a backend that is up and not checked.
+fn health(health: &BackendHealthStatus) -> Vec<String> {
+    if health.checks.is_empty() && health.state == HealthState::Up {
+        return Vec::new();
+    }
+    let admin = match health.admin {
+        AdminState::Enabled => "",
+        AdminState::Draining => ", drained by the operator",
+        AdminState::Disabled => ", disabled by the operator",
+    };
+    let weight = match health.weight_percent {
+        100 => String::new(),
+        percent => format!(", {percent}% of its weight"),
+    };
+    let (state, since) = (health.state.label(), units::since(health.since));
+    let mut lines = vec![format!(
+        "{state} for {since}{admin}{weight}: {}",
+        health.reason
+    )];
+    for check in &health.checks {
+        let ms = check.latency_us as f64 / 1000.0;
+        let (name, state, reason) = (&check.check, &check.state, &check.reason);
+        lines.push(format!("check {name} {state}: {reason} ({ms:.1} ms)"));
+    }
+    lines
+}
+
+/// Returns the state of a next hop, in capitals if it cannot be reached.
+pub(super) fn next_hop(hop: &NextHopStatus) -> String {
+    match hop.resolved {
+        true => hop.state.clone(),
+        false => format!("NOT REACHED: {}", hop.state),
+    }
+}
+
+/// Returns ` (VLAN …)`, or nothing for an untagged next hop.
+pub(super) fn vlans(ids: &[u16]) -> String {
+    if ids.is_empty() {
+        return String::new();
+    }
+    let ids: Vec<String> = ids.iter().rev().map(u16::to_string).collect();
+    format!(" (VLAN {})", ids.join(" in "))
+}

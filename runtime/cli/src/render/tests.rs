@@ -1,0 +1,98 @@
+use waxwing_control::admin::status::{
+    BackendStatus, ModuleStatus, NextHopStatus, RefusedStatus, ServiceHealthStatus, ServiceStatus,
+    SessionStatus, Status,
+};
+
+use super::{health, sessions, status};
+
+#[test]
+fn gateways_have_their_vlan_and_their_state() {
+    let mut shown = Status::default();
+    shown.return_path.mode = "route".into();
+    let gateway = |resolved, vlans: &[u16], state: &str| NextHopStatus {
+        resolved,
+        via: Some(std::net::Ipv4Addr::new(10, 1, 0, 2).into()),
+        interface: Some("eth0.200".into()),
+        vlans: vlans.into(),
+        mac: None,
+        state: state.into(),
+    };
+    shown.return_path.gateways = vec![
+        gateway(true, &[7, 200], "resolved"),
+        gateway(false, &[], "it does not answer"),
+    ];
+    let table = "
+replies   by route, 0 kernel routes
+  GATEWAY   INTERFACE                 STATE
+  10.1.0.2  eth0.200 (VLAN 200 in 7)  resolved
+  10.1.0.2  eth0.200                  NOT REACHED: it does not answer
+";
+    let text = status(&shown);
+    assert!(text.contains(table), "{text}");
+}
+
+#[test]
+fn an_unresolved_backend_and_a_refused_module_stand_out() {
+    let mut shown = Status::default();
+    let mut backend = BackendStatus {
+        address: "10.2.0.11".into(),
+        ..Default::default()
+    };
+    backend.next_hop.state = "10.2.0.11 does not answer".into();
+    shown.services.push(ServiceStatus {
+        backends: vec![backend],
+        ..Default::default()
+    });
+    let refused = RefusedStatus {
+        reason: "not a Wasm module".into(),
+        ..Default::default()
+    };
+    shown.modules.push(ModuleStatus {
+        refused: Some(refused),
+        ..Default::default()
+    });
+    let text = status(&shown);
+    assert!(
+        text.contains("NOT REACHED: 10.2.0.11 does not answer"),
+        "{text}"
+    );
+    assert!(
+        text.contains("NONE SERVES") && text.contains("not a Wasm module"),
+        "{text}"
+    );
+}
+
+#[test]
+fn sessions_and_health_are_tables() {
+    let session = SessionStatus {
+        service: "web".into(),
+        protocol: "tcp".into(),
+        client: "10.1.0.2:40000".into(),
+        source: Some("10.2.0.9:1024".into()),
+        backend: "10.2.0.11:8080".into(),
+        phase: Some("established".into()),
+        age_ms: 61_250,
+        idle_ms: 40,
+        ..Default::default()
+    };
+    let table = "\
+SERVICE  PROTO  CLIENT                           BACKEND         PHASE        AGE (s)  IDLE (s)
+web      tcp    10.1.0.2:40000 as 10.2.0.9:1024  10.2.0.11:8080  established     61.2       0.0
+";
+    assert_eq!(sessions(&[session]), table);
+    assert_eq!(sessions(&[]), "");
+    let services = [("web", 3, 2), ("dns", 12, 0)].map(|(name, backends, up)| {
+        let service = name.to_owned();
+        ServiceHealthStatus {
+            service,
+            backends,
+            up,
+        }
+    });
+    let table = "\
+SERVICE  BACKENDS UP  OF
+web                2   3
+dns                0  12
+";
+    assert_eq!(health(&services), table);
+}

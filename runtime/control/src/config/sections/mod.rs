@@ -1,0 +1,198 @@
+//! Reads the config's tables, key by key: the allowed values and the defaults.
+//!
+//! Invariant: a service or backend without a valid address is left out of the config; any other
+//! wrong value is replaced by its default.
+
+mod health;
+mod service;
+mod source_nat;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::model::{
+    AdminConfig, ClusterKey, Config, Mode, Poll, Port, ReturnPath, Rings, Workers, ZeroCopy,
+};
+use super::problem::{Located, Problems, SourceText, Span};
+use super::reader::{Table, or, or_default};
+use super::schema;
+use super::values;
+
+/// Maximum length of a Unix socket path, without the terminating zero byte of `sockaddr_un`.
+const SOCKET_PATH_MAX: usize = 107;
+/// Maximum canary time.
+const CANARY_MAX: Duration = Duration::from_secs(86_400);
+/// Highest CPU number in the 1024-bit masks of `sched_setaffinity`.
+const CPU_MAX: usize = 1023;
+
+const ZERO_COPY: [(&str, ZeroCopy); 3] = [
+    ("auto", ZeroCopy::Auto),
+    ("require", ZeroCopy::Require),
+    ("off", ZeroCopy::Off),
+];
+const POLL: [(&str, Poll); 2] = [("adaptive", Poll::Adaptive), ("busy", Poll::Busy)];
+const MODE: [(&str, Mode); 2] = [
+    (Mode::Routed.label(), Mode::Routed),
+    (Mode::Transparent.label(), Mode::Transparent),
+];
+const RETURN_PATH: [(&str, ReturnPath); 2] = [
+    ("last-hop", ReturnPath::LastHop),
+    ("route", ReturnPath::Route),
+];
+
+/// Reads the source of `problems`. Returns `None` if its syntax is broken, and reports only that:
+/// the meaning of the rest would be a guess.
+pub(super) fn read(problems: &mut Problems) -> Option<Config> {
+    let source = Arc::clone(&problems.source);
+    let (root, syntax) = DeTable::parse_recoverable(source.text());
+    for error in &syntax {
+        let span = error.span().map_or_else(Span::default, Span::from);
+        problems.error(span, syntax_error(error.message()));
+    }
+    syntax.is_empty().then(|| config(root.get_ref(), problems))
+}
+
+/// Returns the config of an empty file.
+pub(super) fn defaults(source: &Arc<SourceText>) -> Config {
+    config(&DeTable::new(), &mut Problems::new(source))
+}
+
+/// Returns the parser's message with the most likely remedy.
+fn syntax_error(message: &str) -> String {
+    let message = message.trim_end_matches(", expected nothing");
+    let missing = message.split_once("expected `").map(|(_, rest)| rest);
+    let remedy = if message.contains("duplicate key") {
+        "write each key and each [table] once; a list of tables has double brackets: [[service]]"
+    } else if message.contains("no value") {
+        "write `key = value`"
+    } else if let Some(missing) = missing {
+        let missing = missing.trim_end_matches('`');
+        return format!("invalid TOML: {message}; write the missing `{missing}`");
+    } else {
+        "write strings in quotes, such as `vip = \"203.0.113.10\"`, and each `key = value` on its own \
+         line"
+    };
+    format!("invalid TOML: {message}; {remedy}")
+}
+
+fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
+    let root = &Table::new(&schema::ROOT, entries, Span::default(), problems);
+    let canary = root.duration(&schema::CANARY, Duration::ZERO..=CANARY_MAX, problems);
+    let sessions_max = root.integer(&schema::SESSIONS_MAX, 1..=1 << 27, problems);
+    let services_max = root.integer(&schema::SERVICES_MAX, 1..=1 << 16, problems);
+    let backends_max = root.integer(&schema::BACKENDS_MAX, 1..=1 << 20, problems);
+    let routes_max = root.integer(&schema::ROUTES_MAX, 1..=1 << 21, problems);
+    let cluster_key = root.parsed(&schema::CLUSTER_KEY, problems, values::key_128);
+    let default_mode = Located::new(Mode::default(), Span::default());
+    Config {
+        modules: modules(root, problems),
+        canary: or(canary, Duration::from_secs(1)),
+        sessions_max: or(sessions_max, 1_000_000),
+        services_max: or(services_max, 1 << 10),
+        backends_max: or(backends_max, 1 << 14),
+        cluster_key: or_default(cluster_key.map(|key| key.map(ClusterKey))),
+        zero_copy: or_default(root.choice(&schema::ZERO_COPY, &ZERO_COPY, problems)),
+        poll: or_default(root.choice(&schema::POLL, &POLL, problems)),
+        mode: (root.choice(&schema::MODE, &MODE, problems)).unwrap_or(default_mode),
+        return_path: or_default(root.choice(&schema::RETURN_PATH, &RETURN_PATH, problems)),
+        routes_max: or(routes_max, 100_000),
+        ping: or(root.boolean(&schema::PING, problems), true),
+        admin: admin(root, problems),
+        workers: workers(root, problems),
+        rings: rings(root, problems),
+        ports: ports(root, problems),
+        source_nat: source_nat::read(root, problems),
+        services: service::read(root, problems),
+        source: Arc::clone(&problems.source),
+    }
+}
+
+fn modules(root: &Table<'_, '_>, problems: &mut Problems) -> Option<Located<PathBuf>> {
+    let folder = problems.folder();
+    root.parsed(&schema::MODULES, problems, |text| {
+        Ok(folder.join(values::path(text, "the folder's path")?))
+    })
+}
+
+fn admin(root: &Table<'_, '_>, problems: &mut Problems) -> AdminConfig {
+    let folder = problems.folder();
+    let table = root.table(&schema::ADMIN, problems);
+    let socket = table.as_ref().and_then(|table| {
+        table.parsed(&schema::SOCKET, problems, |text| {
+            let path = folder.join(values::path(text, "the socket's path")?);
+            if path.as_os_str().len() > SOCKET_PATH_MAX {
+                return Err(format!(
+                    "the path of a socket has at most {SOCKET_PATH_MAX} bytes; write a shorter one, \
+                     such as \"/run/waxwing.sock\""
+                ));
+            }
+            Ok(path)
+        })
+    });
+    let span = table.map_or_else(Span::default, |table| table.span);
+    AdminConfig {
+        socket: socket.unwrap_or_else(|| Located::new("/run/waxwing.sock".into(), span)),
+    }
+}
+
+fn workers(root: &Table<'_, '_>, problems: &mut Problems) -> Workers {
+    let Some(table) = root.table(&schema::WORKERS, problems) else {
+        return Workers {
+            pin: true,
+            cpus: Vec::new(),
+        };
+    };
+    let pin = or(table.boolean(&schema::PIN, problems), true);
+    let cpus = table.integers(&schema::CPUS, 0..=CPU_MAX, problems);
+    let cpus = cpus.unwrap_or_default();
+    if let (false, Some(first)) = (pin, cpus.first()) {
+        let text = "`cpus` has no effect without pinning; write `pin = true`, or remove `cpus`";
+        problems.warn(first.span, text);
+    }
+    Workers { pin, cpus }
+}
+
+fn rings(root: &Table<'_, '_>, problems: &mut Problems) -> Rings {
+    const SIZE: u32 = 2048;
+    let Some(table) = root.table(&schema::RINGS, problems) else {
+        return Rings::of_size(SIZE);
+    };
+    let size = table.integer(&schema::SIZE, 64..=32_768_u32, problems);
+    if let Some(Located { value, span }) = size
+        && !value.is_power_of_two()
+    {
+        let (low, high) = (value.next_power_of_two() / 2, value.next_power_of_two());
+        let text = format!("`size` must be a power of two; write {low} or {high}");
+        problems.error(span, text);
+    }
+    let rings = Rings::of_size(or(size, SIZE));
+    let frames = table.integer(&schema::FRAMES, 128..=1 << 20, problems);
+    if let Some(Located { value, span }) = frames
+        && value < 2 * rings.size
+    {
+        let text = format!(
+            "{value} frames cannot fill a receive ring and a transmit ring of {}; write \
+             `frames = {}` or more",
+            rings.size, rings.frames
+        );
+        problems.error(span, text);
+    }
+    Rings {
+        frames: or(frames, rings.frames),
+        ..rings
+    }
+}
+
+fn ports(root: &Table<'_, '_>, problems: &mut Problems) -> Vec<Port> {
+    let tables = root.tables(&schema::PORT, problems);
+    let read = |table: &Table<'_, '_>| {
+        let interface = table.parsed(&schema::INTERFACE, problems, values::interface);
+        Some(Port {
+            interface: interface?.map(Arc::from),
+        })
+    };
+    tables.iter().filter_map(read).collect()
+}

@@ -1,0 +1,221 @@
+//! The health of all backends, shared by the controller, the check runner and the admin socket.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use super::backend::{AdminState, HealthState};
+use super::check_state::{CheckResult, CheckState, Debounced};
+use super::effects::Effects;
+use super::rules::{CheckIdentity, CheckKey};
+use super::service_health::{ServiceHealth, Transition, Update};
+use super::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
+use crate::config::{Config, HealthConfig};
+use crate::publish::keys::BackendKey;
+use crate::time::unix_seconds;
+
+/// Check starts whose delays are kept for the status.
+const DELAYS_MAX: usize = 4096;
+
+pub(crate) struct HealthMonitor {
+    service_health: Mutex<ServiceHealth>,
+    started: Instant,
+    /// Notified when the effects may have changed.
+    changed: watch::Sender<()>,
+    /// How late the last checks started.
+    delays: Mutex<VecDeque<Duration>>,
+    pub(crate) runs: AtomicU64,
+    pub(crate) running: AtomicU64,
+    /// CPU time of the runner's thread, in milliseconds.
+    pub(crate) cpu_ms: AtomicU64,
+}
+
+impl HealthMonitor {
+    pub(crate) fn new() -> Self {
+        Self {
+            service_health: Mutex::default(),
+            started: Instant::now(),
+            changed: watch::Sender::default(),
+            delays: Mutex::default(),
+            runs: AtomicU64::new(0),
+            running: AtomicU64::new(0),
+            cpu_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns the time since start, which all times here count from.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Converts a time since start.
+    pub(crate) fn instant(&self, at: Duration) -> Instant {
+        self.started + at
+    }
+
+    /// Returns a receiver that is notified when the effects may have changed.
+    pub(crate) fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub(crate) fn adopt(&self, config: &Arc<Config>) {
+        let update = self.service_health().adopt(config, self.now());
+        self.publish(update);
+    }
+
+    pub(crate) fn effects(&self, config: &Arc<Config>) -> Effects {
+        self.service_health().effects(config, self.now())
+    }
+
+    /// Records a check's result. Returns whether the check is still in the config.
+    pub(crate) fn record_result(
+        &self,
+        key: CheckKey,
+        identity: &CheckIdentity,
+        result: &CheckResult,
+    ) -> bool {
+        let mut service_health = self.service_health();
+        let update = service_health.record_result(key, identity, result, self.now());
+        drop(service_health);
+        update.map(|update| self.publish(update)).is_some()
+    }
+
+    /// Records how many client connections have failed, by backend.
+    pub(crate) fn record_failures(&self, counted: impl FnMut(BackendKey) -> Option<u64>) {
+        let update = self.service_health().record_failures(self.now(), counted);
+        self.publish(update);
+    }
+
+    pub(crate) fn set_admin(&self, backend: BackendKey, admin: AdminState) {
+        let update = self.service_health().set_admin(backend, admin, self.now());
+        self.publish(update.unwrap_or_default());
+    }
+
+    /// Applies the changes that are due by time alone.
+    pub(crate) fn advance(&self) {
+        let update = self.service_health().advance(self.now());
+        self.publish(update);
+    }
+
+    /// Returns when [`HealthMonitor::advance`] is due next.
+    pub(crate) fn next_change(&self) -> Option<Duration> {
+        self.service_health().next_change()
+    }
+
+    pub(crate) fn is_undecided(&self, key: CheckKey) -> bool {
+        self.service_health().is_undecided(key)
+    }
+
+    /// Logs the transitions and notifies the watchers.
+    fn publish(&self, update: Update) {
+        for Transition {
+            service,
+            backend,
+            change,
+        } in update.transitions
+        {
+            let (state, reason) = (change.state.label(), change.reason);
+            match change.state {
+                HealthState::Down | HealthState::Ejected => {
+                    tracing::warn!("{service}: backend {backend} is {state}: {reason}");
+                }
+                _ => tracing::info!("{service}: backend {backend} is {state}: {reason}"),
+            }
+        }
+        if update.effects_changed {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Records how late a check started.
+    pub(crate) fn record_delay(&self, delay: Duration) {
+        let mut delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
+        if delays.len() == DELAYS_MAX {
+            delays.pop_front();
+        }
+        delays.push_back(delay);
+    }
+
+    pub(crate) fn checks_status(&self) -> ChecksStatus {
+        let delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut delays: Vec<Duration> = delays.iter().copied().collect();
+        delays.sort_unstable();
+        let p99 = delays.get(delays.len().saturating_sub(1) * 99 / 100);
+        let ms = |delay: Option<&Duration>| {
+            let ms = delay.map_or(0, Duration::as_millis);
+            u64::try_from(ms).unwrap_or(u64::MAX)
+        };
+        ChecksStatus {
+            runs: self.runs.load(Ordering::Relaxed),
+            running: self.running.load(Ordering::Relaxed),
+            late_p99_ms: ms(p99),
+            late_max_ms: ms(delays.last()),
+            cpu_ms: self.cpu_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns whether a backend takes new sessions, and why.
+    pub(crate) fn state(&self, key: BackendKey) -> HealthState {
+        self.service_health()
+            .get(key)
+            .map_or(HealthState::Up, |health| health.state)
+    }
+
+    pub(crate) fn status(&self, key: BackendKey, rules: &HealthConfig) -> BackendHealthStatus {
+        let now = self.now();
+        let today = SystemTime::now();
+        let clock = |at: Duration| unix_seconds(today - now.saturating_sub(at));
+        let service_health = self.service_health();
+        let Some(health) = service_health.get(key) else {
+            return BackendHealthStatus::default();
+        };
+        BackendHealthStatus {
+            state: health.state,
+            admin: health.admin,
+            since: clock(health.since),
+            reason: health.reason.clone(),
+            weight_percent: health.weight_percent(rules.slow_start, now),
+            checks: health
+                .checks
+                .iter()
+                .zip(&rules.checks)
+                .map(|(check, rule)| check_status(check, &rule.module.value, clock))
+                .collect(),
+            history: health
+                .history
+                .iter()
+                .map(|change| ChangeStatus {
+                    at: clock(change.at),
+                    state: change.state,
+                    reason: change.reason.clone(),
+                })
+                .collect(),
+        }
+    }
+
+    fn service_health(&self) -> MutexGuard<'_, ServiceHealth> {
+        let lock = self.service_health.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check_status(check: &CheckState, name: &str, clock: impl Fn(Duration) -> u64) -> CheckStatus {
+    let state = match check.debounced {
+        Debounced::Undecided => "undecided",
+        Debounced::Passing => "passing",
+        Debounced::Failing => "failing",
+    };
+    let last = check.last.as_ref();
+    let us = last.map_or(0, |(_, result)| result.took.as_micros());
+    CheckStatus {
+        check: name.to_owned(),
+        state: state.to_owned(),
+        contradicting: check.contradicting,
+        reason: last.map_or_else(String::new, |(_, result)| result.reason.clone()),
+        latency_us: u64::try_from(us).unwrap_or(u64::MAX),
+        last_at: last.map(|(at, _)| clock(*at)),
+    }
+}
