@@ -161,8 +161,8 @@ fn write_size(out: &mut String, size: &CheckSize) -> fmt::Result {
         SizeVerdict::Refused { why } => writeln!(out, "{backends:>8}  refused: {why}"),
         SizeVerdict::TooSlow { why } => writeln!(
             out,
-            "{backends:>8}  TOO SLOW: the balancer refuses it for a service with this many backends\n          \
-             ({why})"
+            "{backends:>8}  TOO SLOW: the balancer refuses it for a service with this many \
+             backends\n          ({why})"
         ),
     }
 }

@@ -47,7 +47,13 @@ pub(crate) enum Command {
 #[derive(Args)]
 struct Config {
     /// The module's config, as JSON: a service's `policy_config`, or a health check's `config`.
-    #[arg(id = "config_json", long = "config", value_name = "JSON", default_value = "{}", value_parser = object)]
+    #[arg(
+        id = "config_json",
+        long = "config",
+        value_name = "JSON",
+        default_value = "{}",
+        value_parser = object
+    )]
     json: String,
 }
 

@@ -25,7 +25,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SPEC", value_parser = specs)]
     backends: Specs,
     /// The number of flows, from random clients.
-    #[arg(long, value_name = "N", default_value = "100000", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "100000",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     flows: u32,
     #[command(flatten)]
     config: Config,

@@ -1,5 +1,5 @@
-//! Compiles one module from standard input, for the tests of this package; the balancer's own
-//! program does the same when it is called so.
+//! Compiles one module from standard input, for the tests of this package. The balancer's own program has a
+//! hidden command for this.
 
 use std::process::ExitCode;
 

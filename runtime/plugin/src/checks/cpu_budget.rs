@@ -243,7 +243,7 @@ mod tests {
     async fn a_run_keeps_its_turn_only_while_it_computes() {
         let limits = RunLimits::default();
         let quota = Arc::new(CpuQuota::default());
-        quota.charge(limits.share_burst + MS, Instant::now(), &limits);
+        quota.charge(limits.quota_burst + MS, Instant::now(), &limits);
         let budget = Arc::new(CpuBudget::new(limits, Some(Arc::clone(&quota))));
         let run = budget.measure(ClockWaker::default(), async {
             Arc::clone(&budget).yield_to_others().await;

@@ -33,7 +33,7 @@ impl LeakyBucket {
     fn drain(&mut self, now: Instant, limits: &RunLimits) {
         let since = self.at.replace(now);
         let passed = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let drained = passed.saturating_mul(limits.share_percent) / 100;
+        let drained = passed.saturating_mul(limits.quota_percent) / 100;
         self.used = self.used.saturating_sub(drained);
     }
 }
@@ -50,8 +50,8 @@ impl CpuQuota {
     pub(super) fn wait(&self, now: Instant, limits: &RunLimits) -> Option<Duration> {
         let mut bucket = lock(&self.bucket);
         bucket.drain(now, limits);
-        let over = bucket.used.checked_sub(limits.share_burst)?;
-        (!over.is_zero()).then(|| over.saturating_mul(100) / limits.share_percent.max(1))
+        let over = bucket.used.checked_sub(limits.quota_burst)?;
+        (!over.is_zero()).then(|| over.saturating_mul(100) / limits.quota_percent.max(1))
     }
 
     /// Waits for this run's turn, then until the quota allows more.

@@ -20,9 +20,9 @@ pub struct RunLimits {
     pub cpu: Duration,
     /// Average processor time of all runs of one build together, in percent of one processor. Runs
     /// above it wait, and their timeouts stand still.
-    pub share_percent: u32,
+    pub quota_percent: u32,
     /// Processor time that one build may use in a burst before that average applies.
-    pub share_burst: Duration,
+    pub quota_burst: Duration,
 }
 
 impl Default for RunLimits {
@@ -34,8 +34,8 @@ impl Default for RunLimits {
             sent: 64 << 10,
             log_lines: 16,
             cpu: Duration::from_millis(50),
-            share_percent: 25,
-            share_burst: Duration::from_millis(500),
+            quota_percent: 25,
+            quota_burst: Duration::from_millis(500),
         }
     }
 }

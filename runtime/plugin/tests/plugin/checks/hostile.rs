@@ -10,13 +10,13 @@ use waxwing_tests::check_wat::CheckWat;
 use super::common::{LOOP, anyone, bind, host, nowhere, run, silent, target, with};
 
 /// A `waxwing_error` that returns a text.
-const WORDS: &str = "(func (export \"waxwing_error\") (result i64) (i64.const 0x200000000f))
+const ERROR_TEXT: &str = "(func (export \"waxwing_error\") (result i64) (i64.const 0x200000000f))
                      (data (i32.const 32) \"\\1b[2Jindex is 9\\0a\")";
 
 /// Returns a check whose `waxwing_error` returns a text.
-fn with_words(check: &'static str) -> CheckWat {
+fn with_error_text(check: &'static str) -> CheckWat {
     CheckWat {
-        more: format!("{}{WORDS}", CheckWat::GOOD.more).leak(),
+        more: format!("{}{ERROR_TEXT}", CheckWat::GOOD.more).leak(),
         ..CheckWat::checking(check)
     }
 }
@@ -92,18 +92,11 @@ fn a_module_that_fails_with_its_config_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn a_broken_check_is_a_fault_with_a_reason() {
+/// Checks that fail in a call, and what their outcomes say.
+fn failing_calls() -> Vec<(CheckWat, &'static str)> {
     let recursion = "(func $deep (param i32) (result i32)
         (i32.add (i32.const 1) (call $deep (i32.add (local.get 0) (i32.const 1)))))";
-    let verdict = |fields: &[(u32, u32)]| -> CheckWat {
-        let stores = fields.iter().fold(String::new(), |mut text, (at, value)| {
-            let _ = write!(text, "(i32.store (i32.const {at}) (i32.const {value}))");
-            text
-        });
-        CheckWat::checking(format!("{stores} (i32.const 0x1000)").leak())
-    };
-    let cases = [
+    vec![
         (
             CheckWat::checking(LOOP),
             "waxwing_check used up the 50 ms of processor time",
@@ -112,9 +105,9 @@ async fn a_broken_check_is_a_fault_with_a_reason() {
             CheckWat::checking("unreachable"),
             "the check failed: waxwing_check trapped: ",
         ),
-        (with_words("unreachable"), "executed: [2Jindex is 9"),
+        (with_error_text("unreachable"), "executed: [2Jindex is 9"),
         (
-            with_words("(i32.const 0)"),
+            with_error_text("(i32.const 0)"),
             "the check failed: [2Jindex is 9",
         ),
         (
@@ -132,6 +125,46 @@ async fn a_broken_check_is_a_fault_with_a_reason() {
             CheckWat::checking("(i32.load (i32.const -4))"),
             "out of bounds memory access",
         ),
+        (
+            // Its `waxwing_error` returns an invalid place, or never returns.
+            CheckWat {
+                check: "unreachable",
+                ..with("(func (export \"waxwing_error\") (result i64) (i64.const -1))")
+            },
+            "trapped: ",
+        ),
+        (
+            CheckWat {
+                check: "unreachable",
+                ..with(
+                    "(func (export \"waxwing_error\") (result i64) (loop $l (br $l)) (i64.const 0))",
+                )
+            },
+            "trapped: ",
+        ),
+        (
+            CheckWat {
+                check: "unreachable",
+                ..with(
+                    "(func (export \"waxwing_error\") (result i64)
+                          (call $sleep_ms (i32.const -1)) (i64.const 0))",
+                )
+            },
+            "trapped: ",
+        ),
+    ]
+}
+
+/// Checks that return a verdict that the ABI does not allow, and what their outcomes say.
+fn invalid_verdicts() -> Vec<(CheckWat, &'static str)> {
+    let verdict = |fields: &[(u32, u32)]| -> CheckWat {
+        let stores = fields.iter().fold(String::new(), |mut text, (at, value)| {
+            let _ = write!(text, "(i32.store (i32.const {at}) (i32.const {value}))");
+            text
+        });
+        CheckWat::checking(format!("{stores} (i32.const 0x1000)").leak())
+    };
+    vec![
         (
             CheckWat::checking("(i32.const 0x1004)"),
             "0x1004 is not a multiple of 8",
@@ -168,35 +201,12 @@ async fn a_broken_check_is_a_fault_with_a_reason() {
             verdict(&[(0x1000, 1), (0x1020, u32::MAX), (0x1024, u32::MAX)]),
             "the verdict's reason at 0xffffffff is outside of memory",
         ),
-        (
-            // Its `waxwing_error` returns an invalid place, or never returns.
-            CheckWat {
-                check: "unreachable",
-                ..with("(func (export \"waxwing_error\") (result i64) (i64.const -1))")
-            },
-            "trapped: ",
-        ),
-        (
-            CheckWat {
-                check: "unreachable",
-                ..with(
-                    "(func (export \"waxwing_error\") (result i64) (loop $l (br $l)) (i64.const 0))",
-                )
-            },
-            "trapped: ",
-        ),
-        (
-            CheckWat {
-                check: "unreachable",
-                ..with(
-                    "(func (export \"waxwing_error\") (result i64)
-                          (call $sleep_ms (i32.const -1)) (i64.const 0))",
-                )
-            },
-            "trapped: ",
-        ),
-    ];
-    for (wat, why) in cases {
+    ]
+}
+
+#[tokio::test]
+async fn a_broken_check_is_a_fault_with_a_reason() {
+    for (wat, why) in failing_calls().into_iter().chain(invalid_verdicts()) {
         let outcome = run(&wat, &target(nowhere())).await;
         assert!(outcome.reason.contains(why), "{outcome:?} lacks {why:?}");
         assert!(outcome.fault, "{outcome:?}");
