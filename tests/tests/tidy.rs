@@ -166,8 +166,8 @@ struct Module {
     names: Vec<Vec<String>>,
 }
 
-/// Which of a crate's files import which. Re-exports count as imports of the file that defines the name, by the
-/// file that uses it; unit tests count for nothing.
+/// Which of a crate's files import which. Re-exports count as imports of the file that defines the name, by
+/// the file that uses it; unit tests count for nothing.
 fn imports(directory: &Path) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
     let mut modules = BTreeMap::new();
     let sources = sources();
@@ -284,7 +284,7 @@ impl Reader {
             }
             syn::UseTree::Name(name) => into.push((name.ident.to_string(), with(&name.ident))),
             syn::UseTree::Rename(rename) => {
-                into.push((rename.rename.to_string(), with(&rename.ident)))
+                into.push((rename.rename.to_string(), with(&rename.ident)));
             }
             syn::UseTree::Glob(_) => into.push(("*".to_owned(), prefix.to_vec())),
             syn::UseTree::Group(group) => {

@@ -1,8 +1,8 @@
 //! Counts the instructions per packet by callgrind: the exact cost of a change, on any machine under any
 //! load.
 //!
-//! Each case is a run of this program under callgrind, which counts only while [`case::counted`] runs; frames are
-//! made, injected and removed outside it. The result is compared with the figures kept in
+//! Each case is a run of this program under callgrind, which counts only while [`case::counted`] runs; frames
+//! are made, injected and removed outside it. The result is compared with the figures kept in
 //! `benches/instructions.md`; `--keep` replaces those.
 //!
 //! Invariant: the same program yields the same counts. Keys, addresses, order and time are fixed.

@@ -33,7 +33,8 @@ const EIGHTHS: [&str; 8] = ["▏", "▎", "▍", "▌", "▋", "▊", "▉", "�
 
 const STYLE: &str = "\
 text{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;fill:#1f2328}
-.page{fill:#f6f8fa;stroke:#d1d9e0}.line{stroke:#8c959f;fill:none}.on{fill:#fff}.bold{font-weight:700}.dim{fill:#6e7781}
+.page{fill:#f6f8fa;stroke:#d1d9e0}.line{stroke:#8c959f;fill:none}.on{fill:#fff}.bold{font-weight:700}
+.dim{fill:#6e7781}
 .cyan{fill:#1b7c83}.magenta{fill:#8250df}.yellow{fill:#9a6700}.green{fill:#1a7f37}.red{fill:#cf222e}
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.page{fill:#0d1117;stroke:#3d444d}.line{stroke:#656c76}
 .on{fill:#0d1117}.dim{fill:#848d97}
@@ -119,7 +120,8 @@ fn svg(frames: &[(Duration, Buffer)]) -> String {
          <title>A recording of cargo xtask demo</title>\n\
          <style>\n{STYLE}{animation}</style>\n<defs>\n{definitions}</defs>\n\
          <rect class=\"page\" x=\".5\" y=\".5\" width=\"{page_width}\" height=\"{page_height}\" rx=\"8\"/>\n\
-         <svg x=\"{MARGIN}\" y=\"{MARGIN}\" width=\"{width}\" height=\"{height}\"><g class=\"film\">\n{strip}</g></svg>\n\
+         <svg x=\"{MARGIN}\" y=\"{MARGIN}\" width=\"{width}\" height=\"{height}\">\
+         <g class=\"film\">\n{strip}</g></svg>\n\
          </svg>\n",
         animation = animation(frames, height),
         page_width = outer_width - 1,
@@ -282,7 +284,8 @@ fn write_text(out: &mut String, x: usize, text: &str, (colour, weight): (&str, &
                 .replace('>', "&gt;");
             let _ = write!(
                 out,
-                "<text x=\"{x}\" y=\"13\" textLength=\"{width}\" lengthAdjust=\"spacingAndGlyphs\"{class}>{words}</text>"
+                "<text x=\"{x}\" y=\"13\" textLength=\"{width}\" \
+                 lengthAdjust=\"spacingAndGlyphs\"{class}>{words}</text>"
             );
         }
         column += group.chars().count() + 2;

@@ -99,6 +99,7 @@ fn wide() -> &'static str {
     made(format!("(func $wide {values} (call $wide) {sums} drop)"))
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn traps() -> [Row; 20] {
     [
         (
@@ -245,6 +246,7 @@ fn traps() -> [Row; 20] {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn answers() -> [Row; 10] {
     const COUNT: &str = "waxwing_pick returned";
     const PICK: &str = "waxwing_pick chose backend";

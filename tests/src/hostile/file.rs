@@ -120,6 +120,7 @@ fn bytes() -> Vec<Hostile> {
     .into()
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn sections() -> Vec<Hostile> {
     let key = |line: &str| {
         let text = format!("kind=policy\\0aabi=1.0\\0aname=x\\0a{line}\\0a");
@@ -198,6 +199,7 @@ fn sections() -> Vec<Hostile> {
     .into()
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn shapes() -> Vec<Hostile> {
     let bare = |more: &str| {
         text(&format!(

@@ -39,6 +39,7 @@ fn changed(body: &str) -> Wat {
     ))
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn calls() -> Vec<Hostile> {
     let bomb = Wat {
         init: "(call $bomb40) (i32.const 0x1000)",
@@ -148,6 +149,7 @@ fn starts() -> Vec<Hostile> {
     .into()
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn headers() -> Vec<Hostile> {
     let closed = |address| {
         let mut wat = Wat::field(68, address);
