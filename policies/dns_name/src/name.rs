@@ -120,7 +120,7 @@ pub(crate) fn suffix(text: &str, labels_max: usize) -> Result<(Vec<u8>, usize), 
             );
         }
         if !label.is_ascii() {
-            return Err("write it as it is asked for, in ASCII: xn--...".into());
+            return Err("write the ASCII form: xn--...".into());
         }
         wire.push(len);
         wire.extend(label.bytes().map(|byte| byte.to_ascii_lowercase()));

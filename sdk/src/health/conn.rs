@@ -2,9 +2,11 @@
 //!
 //! Invariant: a connection goes to the check's target and closes when it is dropped.
 
+use core::net::SocketAddr;
+use core::time::Duration;
 use std::io::{self, Read, Write};
 
-use super::{Target, messages, system};
+use super::{messages, system};
 
 /// A TCP connection to the target, with or without TLS. Every write is sent at once, so write a
 /// request in one piece.
@@ -14,15 +16,15 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub(super) fn open(target: &Target) -> io::Result<Self> {
+    pub(super) fn open(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
         Ok(Self {
-            stream: system::Stream::connect(target)?,
+            stream: system::Stream::connect(address, timeout)?,
             received: 0,
         })
     }
 
     /// Starts TLS on the connection. The host does it: it checks the certificate against the
-    /// operator's roots or the system's, asks for [`Target::server_name`], and offers these
+    /// operator's roots or the system's, asks for [`super::Target::server_name`], and offers these
     /// protocols ("h2", "http/1.1") or none.
     ///
     /// # Errors
@@ -77,9 +79,9 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    pub(super) fn open(target: &Target) -> io::Result<Self> {
+    pub(super) fn open(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
         Ok(Self {
-            socket: system::Socket::connect(target)?,
+            socket: system::Socket::connect(address, timeout)?,
         })
     }
 

@@ -7,10 +7,11 @@
 
 use alloc::string::String;
 use alloc::vec;
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::io::{Error, ErrorKind, Result};
 
-use super::{Target, messages};
+use super::messages;
 use crate::abi::health::{REASON_MAX, errors};
 use crate::abi::{PROTOCOL_TCP, PROTOCOL_UDP};
 use crate::service::as_u32;
@@ -62,7 +63,7 @@ impl Drop for Handle {
 pub(super) struct Stream(Handle);
 
 impl Stream {
-    pub(super) fn connect(_: &Target) -> Result<Self> {
+    pub(super) fn connect(_: SocketAddr, _: Duration) -> Result<Self> {
         Handle::connect(PROTOCOL_TCP).map(Self)
     }
 
@@ -85,7 +86,7 @@ impl Stream {
 pub(super) struct Socket(Handle);
 
 impl Socket {
-    pub(super) fn connect(_: &Target) -> Result<Self> {
+    pub(super) fn connect(_: SocketAddr, _: Duration) -> Result<Self> {
         Handle::connect(PROTOCOL_UDP).map(Self)
     }
 

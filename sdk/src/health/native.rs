@@ -9,16 +9,16 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::{Target, messages};
+use super::messages;
 
 pub(super) struct Stream(TcpStream);
 
 impl Stream {
-    pub(super) fn connect(target: &Target) -> Result<Self> {
+    pub(super) fn connect(address: SocketAddr, timeout: Duration) -> Result<Self> {
         let connect = || {
-            let stream = TcpStream::connect_timeout(&address(target), target.timeout())?;
-            stream.set_read_timeout(Some(target.timeout()))?;
-            stream.set_write_timeout(Some(target.timeout()))?;
+            let stream = TcpStream::connect_timeout(&address, timeout)?;
+            stream.set_read_timeout(Some(timeout))?;
+            stream.set_write_timeout(Some(timeout))?;
             stream.set_nodelay(true)?;
             Ok(Self(stream))
         };
@@ -45,16 +45,16 @@ impl Stream {
 pub(super) struct Socket(UdpSocket);
 
 impl Socket {
-    pub(super) fn connect(target: &Target) -> Result<Self> {
+    pub(super) fn connect(address: SocketAddr, timeout: Duration) -> Result<Self> {
         let connect = || {
-            let any: SocketAddr = if target.address().is_ipv4() {
+            let any: SocketAddr = if address.is_ipv4() {
                 (Ipv4Addr::UNSPECIFIED, 0).into()
             } else {
                 (Ipv6Addr::UNSPECIFIED, 0).into()
             };
             let socket = UdpSocket::bind(any)?;
-            socket.connect(address(target))?;
-            socket.set_read_timeout(Some(target.timeout()))?;
+            socket.connect(address)?;
+            socket.set_read_timeout(Some(timeout))?;
             Ok(Self(socket))
         };
         connect().map_err(with_message)
@@ -80,10 +80,6 @@ pub(super) fn sleep(time: Duration) {
 
 pub(super) fn log(line: &str) {
     eprintln!("{line}");
-}
-
-fn address(target: &Target) -> SocketAddr {
-    SocketAddr::new(target.address(), target.port())
 }
 
 /// Gives an error the text that the host gives it.

@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::io;
 
@@ -101,7 +101,7 @@ impl Target {
     /// # Errors
     /// Fails if the target refuses, is unreachable or does not answer, and over the host's limit.
     pub fn connect(&self) -> io::Result<Conn> {
-        Conn::open(self)
+        Conn::open(self.socket_address(), self.timeout())
     }
 
     /// Opens a socket for datagrams to and from the target. It counts as a connection.
@@ -109,7 +109,11 @@ impl Target {
     /// # Errors
     /// Fails if there is no route to the target, and over the host's limit.
     pub fn connect_udp(&self) -> io::Result<Datagrams> {
-        Datagrams::open(self)
+        Datagrams::open(self.socket_address(), self.timeout())
+    }
+
+    const fn socket_address(&self) -> SocketAddr {
+        SocketAddr::new(self.address(), self.port())
     }
 
     /// Returns the time since an arbitrary start. It never goes back; its resolution is a

@@ -32,7 +32,8 @@ impl<P: Policy> Driver<P> {
         Ok(driver)
     }
 
-    /// Writes new backend records and notifies the policy.
+    /// Writes new backend records and calls [`Policy::backends_changed`]. (The host does so with
+    /// [`Policy::KEEP_STATE`]; otherwise it makes a new policy.)
     ///
     /// # Errors
     /// Returns the policy's error.

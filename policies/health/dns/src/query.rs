@@ -88,7 +88,7 @@ fn wire(name: &str) -> Result<Vec<u8>, ConfigError> {
             ).into());
         }
         if !label.is_ascii() {
-            return Err("write it as it is asked for, in ASCII: xn--...".into());
+            return Err("write the ASCII form: xn--...".into());
         }
         wire.push(len);
         wire.extend(label.bytes());
