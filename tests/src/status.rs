@@ -1,7 +1,7 @@
-//! What `waxwing status --json` says, by name: the only place of the bed that knows its form.
+//! Accessors of `waxwing status --json`; no other file of the test bed knows its format.
 //!
-//! Invariant: what is not there reads as zero or as nothing, and a scenario then fails with the whole
-//! status in its text; no accessor panics.
+//! Invariant: a missing value reads as zero or `None`, so that the scenario fails with the whole status in
+//! its text; no accessor panics.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,13 +19,13 @@ mod health;
 pub struct Status(pub Value);
 
 impl Status {
-    /// Sessions in the table.
+    /// Returns the number of sessions in the table.
     #[must_use]
     pub fn sessions(&self) -> u64 {
         self.0["sessions"]["active"].as_u64().unwrap_or(0)
     }
 
-    /// Memory of the table for each session that it has room for, in bytes.
+    /// Returns the table's memory per slot, in bytes.
     #[must_use]
     pub fn bytes_per_session(&self) -> f64 {
         self.0["sessions"]["bytes_per_session"]
@@ -33,14 +33,14 @@ impl Status {
             .unwrap_or(f64::INFINITY)
     }
 
-    /// Frames received by each worker.
+    /// Returns the frames received by each worker.
     #[must_use]
     pub fn received_by_worker(&self) -> Vec<u64> {
         let received = |worker: &Value| worker["received"]["packets"].as_u64().unwrap_or(0);
         list(&self.0["workers"]).iter().map(received).collect()
     }
 
-    /// The socket of every queue of every port.
+    /// Returns the sockets of all queues of all ports.
     #[must_use]
     pub fn sockets(&self) -> Vec<Socket> {
         let mut sockets = Vec::new();
@@ -59,20 +59,20 @@ impl Status {
         sockets
     }
 
-    /// What all workers counted under a name (`too_big_sent`).
+    /// Returns the sum of a counter over all workers (`too_big_sent`).
     #[must_use]
     pub fn counted(&self, name: &str) -> u64 {
         let count = |worker: &Value| worker[name].as_u64().unwrap_or(0);
         list(&self.0["workers"]).iter().map(count).sum()
     }
 
-    /// Frames dropped for a reason, by its label.
+    /// Returns the frames dropped for a reason.
     #[must_use]
     pub fn dropped(&self, reason: &str) -> u64 {
         self.drops().get(reason).copied().unwrap_or(0)
     }
 
-    /// Frames dropped by all workers, by reason.
+    /// Returns the frames dropped by all workers, by reason.
     #[must_use]
     pub fn drops(&self) -> BTreeMap<String, u64> {
         let mut drops = BTreeMap::new();
@@ -84,7 +84,7 @@ impl Status {
         drops
     }
 
-    /// The hash of the module that the workers use for a policy's name.
+    /// Returns the hash of the module that serves a policy.
     #[must_use]
     pub fn module_hash(&self, policy: &str) -> Option<&str> {
         let services = list(&self.0["services"]);
@@ -94,7 +94,7 @@ impl Status {
             .as_str()
     }
 
-    /// Why the module of a name that came last was refused, with its hash; nothing where it was not.
+    /// Returns hash and reason if the latest file of a module was refused.
     #[must_use]
     pub fn module_refused(&self, policy: &str) -> Option<String> {
         let refused = &self.module(policy)?["refused"];
@@ -104,13 +104,13 @@ impl Status {
             .map(|reason| format!("{hash}: {reason}"))
     }
 
-    /// How long all workers' batches took, as p50, p99 and p99.9 in microseconds.
+    /// Returns the batch times of all workers.
     #[must_use]
     pub fn batch_times(&self) -> BatchTimes {
         self.batch_times_since(&Self(Value::Null))
     }
 
-    /// The same of the batches since an earlier status.
+    /// Returns the batch times since an earlier status.
     #[must_use]
     pub fn batch_times_since(&self, earlier: &Self) -> BatchTimes {
         let buckets = self.buckets();
@@ -122,7 +122,7 @@ impl Status {
         BatchTimes(buckets.into_iter().map(since).collect())
     }
 
-    /// Batches by the time they took, over all workers.
+    /// Returns the batches of all workers by their time.
     fn buckets(&self) -> BTreeMap<u64, u64> {
         let mut buckets = BTreeMap::new();
         for worker in list(&self.0["workers"]) {
@@ -135,20 +135,20 @@ impl Status {
         buckets
     }
 
-    /// Where the module that serves a name is from.
+    /// Returns the file from which the serving module comes.
     #[must_use]
     pub fn module_source(&self, policy: &str) -> Option<&str> {
         self.module(policy)?["serving"]["source"].as_str()
     }
 
-    /// Whether a new build of a module serves on the first worker only.
+    /// Whether a module has a canary.
     #[must_use]
     pub fn has_canary(&self, policy: &str) -> bool {
         self.module(policy)
             .is_some_and(|module| !module["canary"].is_null())
     }
 
-    /// Why builds of a module are quarantined.
+    /// Returns the reasons of a module's quarantined builds.
     #[must_use]
     pub fn module_quarantined(&self, policy: &str) -> Vec<&str> {
         let builds = self.module(policy).map(|module| &module["quarantined"]);
@@ -158,7 +158,7 @@ impl Status {
             .collect()
     }
 
-    /// How often the build of a module that serves has failed.
+    /// Returns the failures of a module's serving build.
     #[must_use]
     pub fn module_faults(&self, policy: &str) -> u64 {
         let faults = self
@@ -167,7 +167,7 @@ impl Status {
         faults.and_then(Value::as_u64).unwrap_or(0)
     }
 
-    /// What happened to a module's builds lately, the oldest first.
+    /// Returns the recent steps of a module's builds, oldest first.
     #[must_use]
     pub fn module_steps(&self, policy: &str) -> Vec<&str> {
         let steps = self.module(policy).map(|module| &module["steps"]);
@@ -180,14 +180,14 @@ impl Status {
         services.iter().find(|service| service["name"] == name)
     }
 
-    /// A module of either kind: a policy, else a health check.
+    /// Returns the entry of a policy, or of a health check.
     fn module(&self, name: &str) -> Option<&Value> {
         let modules = [&self.0["modules"], &self.0["checks"]];
         let mut modules = modules.into_iter().flat_map(list);
         modules.find(|module| module["name"] == name)
     }
 
-    /// Sessions of a service's backend now.
+    /// Returns the sessions of a service's backend.
     ///
     /// # Errors
     /// The status has no such backend.
@@ -203,7 +203,7 @@ impl Status {
         self.backend(service, address).is_some()
     }
 
-    /// What the status says of a port, by its interface; nothing where there is none.
+    /// Returns the entry of a port; null if there is none.
     #[must_use]
     pub fn port(&self, interface: &str) -> &Value {
         let mut ports = list(&self.0["ports"]).iter();
@@ -212,7 +212,7 @@ impl Status {
             .unwrap_or(&Value::Null)
     }
 
-    /// The gateways of the ways back to clients, with their MAC addresses where they are known.
+    /// Returns the gateways of return paths, with their MAC addresses if known.
     #[must_use]
     pub fn gateways(&self) -> BTreeMap<&str, Option<&str>> {
         let gateways = list(&self.0["return_path"]["gateways"]).iter();
@@ -221,7 +221,7 @@ impl Status {
             .collect()
     }
 
-    /// What the status says of the way to a service's backend; nothing where there is none.
+    /// Returns the next hop of a service's backend; null if there is none.
     #[must_use]
     pub fn next_hop(&self, service: &str, address: IpAddr) -> &Value {
         self.backend(service, address)
@@ -236,23 +236,23 @@ impl Status {
     }
 }
 
-/// An AF_XDP socket of the balancer's.
+/// An AF_XDP socket of the balancer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Socket {
     /// The interface that it is bound to.
     pub interface: String,
-    /// Whether it shares frames with the driver, by the socket's own option.
+    /// Whether the socket's own option reports zero-copy.
     pub zero_copy: bool,
-    /// What the kernel counted for it, by the kernel's names.
+    /// The kernel's counters, by the kernel's names.
     pub statistics: BTreeMap<String, u64>,
 }
 
-/// How long batches took: how many, by microseconds.
+/// Histogram of batch times, in microseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BatchTimes(BTreeMap<u64, u64>);
 
 impl BatchTimes {
-    /// What this many of a thousand did not exceed, in microseconds; 0 where there are none.
+    /// Returns the time that `per_mille` of the batches did not exceed, in microseconds; 0 without batches.
     #[must_use]
     pub fn per_mille(&self, rank: u64) -> u64 {
         let wanted = self.0.values().sum::<u64>() * rank / 1000;

@@ -6,12 +6,11 @@
 //!   fd00:1::2   fd00:1::1        fd00:2::1          └── server 3   fd00:2::11 ..
 //! ```
 //!
-//! With one arm, the client sits at the switch too and the balancer has only `front`, with both
-//! networks on it. Servers have the balancer as their default gateway. The VIPs are on no
-//! interface at all.
+//! With one arm, the client is on the switch too, and the balancer has only `front`, with both networks on
+//! it. The balancer is the servers' default gateway. No interface has the VIPs.
 //!
-//! Invariant: without a balancer running, client and servers reach one another through the
-//! kernel of the balancer's namespace, and nobody answers for a VIP.
+//! Invariant: without a running balancer, the kernel of its namespace routes between client and servers,
+//! and the VIPs are unreachable.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -33,7 +32,7 @@ pub const CLIENT4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
 /// The client's address, IPv6.
 pub const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2));
 
-/// How the balancer is wired.
+/// The balancer's ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arms {
     /// `front` towards the client, `back` towards the servers.
@@ -42,7 +41,7 @@ pub enum Arms {
     One,
 }
 
-/// What joins the balancer to the client, and to the switch.
+/// The links between the balancer, the client and the switch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wires {
     /// veth pairs.
@@ -54,9 +53,9 @@ pub enum Wires {
 /// How the client reaches the VIPs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VipRoute {
-    /// As neighbours: it asks for their MAC address by ARP and NDP.
+    /// As neighbours, by ARP and NDP.
     OnLink,
-    /// By way of the balancer's own address.
+    /// Through the balancer's own address as gateway.
     Gateway,
 }
 
@@ -67,7 +66,7 @@ pub struct Layout {
     pub servers: u8,
     /// Queues of each of the balancer's ports.
     pub queues: u32,
-    /// How the balancer is wired.
+    /// The balancer's ports.
     pub arms: Arms,
     /// How the client reaches the VIPs.
     pub vips: VipRoute,

@@ -1,4 +1,4 @@
-//! A virtual machine with network cards whose driver has zero-copy: what no veth pair can show.
+//! A virtual machine whose network cards have a driver with zero-copy, which veth does not have.
 //!
 //! ```text
 //!   ┌──────────────────── guest: Debian's kernel, this program as its init ───────────────────┐
@@ -8,12 +8,12 @@
 //!                 └─ hub 0 ┘                     └─ hub 1 ┘        four virtio cards, in QEMU
 //! ```
 //!
-//! A program that runs scenarios in it is two programs: started by a person it is the host, which
-//! boots itself with [`Machine::boot`] and asks for scenarios by name; as a kernel's first process
-//! ([`guest::is_guest`]) it answers them with [`guest::serve`]. So there is one table of scenarios.
+//! One program is both host and guest, with one table of scenarios. The host boots itself as the guest with
+//! [`Machine::boot`] and requests scenarios by name; as the kernel's first process ([`guest::is_guest`]) it
+//! runs them with [`guest::serve`].
 //!
-//! Invariant: the machine ends with its value, or with this process, however that ends; what it
-//! needs but for QEMU and the real programs in it is below cargo's target directory.
+//! Invariant: the machine ends with its value, or with this process. Except for QEMU and the programs copied
+//! into it, all that it needs is below cargo's target directory.
 
 mod archive;
 pub mod guest;
@@ -30,24 +30,24 @@ pub use machine::Machine;
 /// The programs that the host needs.
 const HOST_TOOLS: &[&str] = &["qemu-system-x86_64", "ldd", "setpriv"];
 
-/// What the guest says: one of these a line, as JSON, on its second serial port. The host's lines
-/// are names of scenarios.
+/// A message of the guest: one line of JSON on its second serial port. The host's lines are names of
+/// scenarios.
 #[derive(PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
-    /// Booted; a scenario may be asked for.
+    /// Booted, and ready for a scenario.
     Ready,
-    /// For people.
+    /// A line of output.
     Said(String),
-    /// What was measured, and its value.
+    /// A measurement's name and value.
     Measured(String, f64),
     /// The scenario has passed.
     Passed,
-    /// It has not, and why.
+    /// The scenario has failed, and why.
     Failed(String),
 }
 
-/// Why no machine can be run here.
+/// Returns why no machine can run here, or `None`.
 #[must_use]
 pub fn missing() -> Option<String> {
     if cfg!(not(target_arch = "x86_64")) {

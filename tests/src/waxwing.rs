@@ -1,7 +1,6 @@
-//! The balancer's own program, run in its namespace as an operator would run it.
+//! Runs the balancer's program in its namespace, as an operator would.
 //!
-//! Invariant: a run that is neither stopped nor killed on purpose has failed, and its log is
-//! printed when its handle is dropped.
+//! Invariant: dropping a balancer that a test neither stopped nor killed prints its log.
 
 use std::fs;
 use std::io::Write as _;
@@ -19,15 +18,16 @@ use crate::process::{Finished, Process};
 use crate::status::Status;
 use crate::topology::Topology;
 
-/// How long the balancer may take to serve, or to end: with a debug build on a busy machine.
+/// The longest that the balancer may take to serve, to end, or to reach an expected state: a debug build on a
+/// busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a file gets into the watched folder.
+/// How a file is copied to the watched folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Copy {
-    /// Written beside and renamed, as `install` and `rsync` do.
+    /// Written to a temporary file and renamed, as `install` and `rsync` do.
     Atomic,
-    /// Written in place, piece by piece, as `scp` over a slow line does.
+    /// Written in place in parts, as `scp` over a slow link does.
     Slow,
 }
 
@@ -97,7 +97,7 @@ impl<'a> Waxwing<'a> {
         }
     }
 
-    /// Runs one of its commands that talk to the running balancer (`status`, `reload`, ..).
+    /// Runs a command against the running balancer (`status`, `reload`, …).
     ///
     /// # Errors
     /// The program has not been built or does not end.
@@ -107,7 +107,7 @@ impl<'a> Waxwing<'a> {
         Process::spawn("waxwing", &command)?.finish(TIMEOUT)
     }
 
-    /// What `waxwing status --json` says.
+    /// Returns the output of `waxwing status --json`.
     ///
     /// # Errors
     /// The balancer does not answer.
@@ -123,10 +123,10 @@ impl<'a> Waxwing<'a> {
             .with_context(|| format!("`waxwing status --json` wrote no JSON: {}", finished.stdout))
     }
 
-    /// Waits until the status is as wanted, for at most 20 s, and returns it.
+    /// Waits for a status, for at most a minute, and returns it.
     ///
     /// # Errors
-    /// It never was; the text has the last one.
+    /// The time is over; the text has the last status.
     pub fn wait_status(&self, what: &str, is: impl Fn(&Status) -> bool) -> Result<Status> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -151,10 +151,10 @@ impl<'a> Waxwing<'a> {
         fs::rename(next, &self.config).context("cannot replace the config")
     }
 
-    /// Replaces the config and has it taken up by `waxwing reload`.
+    /// Replaces the config file and runs `waxwing reload`.
     ///
     /// # Errors
-    /// It was refused.
+    /// The config was refused.
     pub fn reload(&self, config: &Config) -> Result<()> {
         self.write_config(&config.to_toml()?)?;
         let finished = self.ask(&["reload"])?;
@@ -177,7 +177,7 @@ impl<'a> Waxwing<'a> {
             .signal(signal)
     }
 
-    /// Puts a file in the watched folder.
+    /// Copies a file to the watched folder.
     ///
     /// # Errors
     /// It cannot be written.
@@ -200,7 +200,7 @@ impl<'a> Waxwing<'a> {
         Ok(())
     }
 
-    /// All that it wrote so far.
+    /// Returns its output so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.process
@@ -208,10 +208,10 @@ impl<'a> Waxwing<'a> {
             .map_or_else(String::new, |p| p.stdout() + &p.stderr())
     }
 
-    /// Waits until its log has a text, for at most 20 s.
+    /// Waits for a text in its log, for at most a minute.
     ///
     /// # Errors
-    /// It never had.
+    /// The time is over.
     pub fn wait_log(&self, text: &str) -> Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         while !self.log().contains(text) {
@@ -224,7 +224,7 @@ impl<'a> Waxwing<'a> {
         Ok(())
     }
 
-    /// Kills it (`SIGKILL`), as the kernel would for want of memory.
+    /// Kills it (`SIGKILL`), as the kernel does when memory runs out.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill();
@@ -272,7 +272,7 @@ impl Drop for Waxwing<'_> {
     }
 }
 
-/// At its end each worker counts its frames: in the pool, in the rings, with the kernel.
+/// Asserts that each worker found all of its frames at its end: in the pool, the rings and the kernel.
 fn assert_frames_accounted(log: &str, workers: u32) -> Result<()> {
     let accounts = log.lines().filter(|line| line.contains("ended, frames:"));
     let good = accounts

@@ -1,4 +1,4 @@
-//! What the status says of health.
+//! Health in the status.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,19 +11,19 @@ use super::{Status, list};
 pub struct Health {
     /// `up`, `down`, `checking`, `draining`, `disabled` or `ejected`.
     pub state: String,
-    /// Since when.
+    /// When the state began.
     pub since: f64,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// The share of its weight that it has now.
+    /// Its present weight, in percent of the configured one.
     pub weight_percent: u64,
     /// Its checks, in the config's order.
     pub checks: Vec<CheckHealth>,
-    /// The last changes, the oldest first.
+    /// The last changes, oldest first.
     pub history: Vec<Change>,
 }
 
-/// What one check says of a backend.
+/// The state of one check of a backend.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct CheckHealth {
@@ -31,11 +31,11 @@ pub struct CheckHealth {
     pub check: String,
     /// `passing`, `failing` or `undecided`.
     pub state: String,
-    /// What the last one found.
+    /// The last result's reason.
     pub reason: String,
-    /// How long it took, in microseconds.
+    /// Duration of the last run, in microseconds.
     pub latency_us: Option<u64>,
-    /// When it ended.
+    /// When the last run ended.
     pub last_at: Option<f64>,
 }
 
@@ -43,34 +43,34 @@ pub struct CheckHealth {
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Change {
-    /// When.
+    /// The time of the change.
     pub at: f64,
-    /// The state from then on.
+    /// The new state.
     pub state: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// How punctual checks are, over all backends.
+/// Punctuality of checks, over all backends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Punctuality {
-    /// Checks begun since the start.
+    /// Checks started so far.
     pub runs: u64,
-    /// Checks under way.
+    /// Checks running.
     pub running: u64,
-    /// What 99 of 100 were late by at most, in milliseconds.
+    /// The 99th percentile of lateness, in milliseconds.
     pub late_p99_ms: u64,
-    /// What the latest was late by.
+    /// The largest lateness, in milliseconds.
     pub late_max_ms: u64,
 }
 
-/// A backend of a service: by its place in the config, its name, address, or address and port.
+/// Selects a backend of a service: by index in the config, name, address, or address and port.
 #[derive(Clone, Copy, Debug)]
 pub enum Which<'a> {
-    /// Its place, from 0.
+    /// Its index, from 0.
     At(usize),
-    /// What it is called.
+    /// Its name.
     Called(&'a str),
 }
 
@@ -100,7 +100,7 @@ impl Which<'_> {
 }
 
 impl Status {
-    /// A backend's health; of a backend that is not there, and where its form is another, nothing.
+    /// Returns a backend's health; the default if there is no such backend.
     #[must_use]
     pub fn health<'a>(&self, service: &str, backend: impl Into<Which<'a>>) -> Health {
         let which = backend.into();
@@ -115,7 +115,7 @@ impl Status {
         })
     }
 
-    /// The states of all backends of a service, in the config's order.
+    /// Returns the states of all backends of a service, in the config's order.
     #[must_use]
     pub fn states(&self, service: &str) -> Vec<&str> {
         let backends = self.service(service).map(|found| &found["backends"]);
@@ -125,8 +125,7 @@ impl Status {
             .collect()
     }
 
-    /// Whether new sessions go to each backend of a service, by what the workers have: in the config's
-    /// order.
+    /// Returns for each backend of a service whether the workers send it new sessions, in the config's order.
     #[must_use]
     pub fn takes_new(&self, service: &str) -> Vec<bool> {
         let backends = self.service(service).map(|found| &found["backends"]);
@@ -137,8 +136,7 @@ impl Status {
         backends.map_or(&[][..], list).iter().map(takes).collect()
     }
 
-    /// Whether the backends of a service are healthy by what the workers work with, in the config's
-    /// order.
+    /// Returns for each backend of a service whether the workers treat it as healthy, in the config's order.
     #[must_use]
     pub fn healthy(&self, service: &str) -> Vec<bool> {
         let backends = self.service(service).map(|found| &found["backends"]);
@@ -148,7 +146,7 @@ impl Status {
             .collect()
     }
 
-    /// How punctual checks are.
+    /// Returns the punctuality of checks.
     #[must_use]
     pub fn punctuality(&self) -> Punctuality {
         Punctuality::deserialize(&self.0["health_checks"]).unwrap_or_default()

@@ -1,7 +1,7 @@
-//! The host's side: QEMU, and what it hears from the guest.
+//! The host's side: runs QEMU and reads the guest's messages.
 //!
-//! Invariant: every wait is bounded, and a guest that fails, falls silent or ends is told of with the
-//! last lines of its console.
+//! Invariant: every wait is bounded. The error about a guest that fails, hangs or ends has the last lines of
+//! its console.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,32 +19,32 @@ use crate::netns::card_mac;
 use crate::process::Process;
 use crate::scratch::Scratch;
 
-/// How long the guest may take until it is ready: it boots in some seconds on an idle machine.
+/// The longest that the guest may take to boot; an idle machine needs some seconds.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How often it is booted, at most. Emulated with several processors (TCG, `thread=multi`), a kernel now and
-/// then crashes on its way up: where it rewrites its own code, another processor may still run what was
-/// translated of the code before (seen of Debian's 6.18: `Oops: int3` in `sched_clock_cpu`). That is a
-/// fault of the emulation, not of what is tested, which has not begun yet.
+/// The most attempts to boot. Emulated with several processors (TCG, `thread=multi`), a kernel sometimes
+/// crashes while it boots: after it patches its own code, another processor may still run the old
+/// translation (seen with Debian's 6.18: `Oops: int3` in `sched_clock_cpu`). That is a fault of the
+/// emulation, before any test has begun.
 const BOOTS_MAX: usize = 3;
 
-/// Lines of the console that a failure shows.
+/// Lines of the console in an error.
 const CONSOLE_TAIL: usize = 60;
 
 /// Processors and memory of the guest.
 const PROCESSORS: &str = "2";
 const MEMORY: &str = "1536M";
 
-/// What makes virtio cards fit for zero-copy: their memory is reached by the DMA interface, which
-/// the kernel maps UMEM by; and frames are whole, with checksums, and within the MTU.
+/// Options that virtio cards need for zero-copy: the DMA API, by which the kernel maps UMEM, and frames with
+/// complete checksums that fit the MTU.
 const CARD: &str = "virtio-net-pci,iommu_platform=on,disable-legacy=on,csum=off,guest_csum=off,\
                     guest_tso4=off,guest_tso6=off,guest_ufo=off,romfile=";
 
-/// The guest's cards by number, and how two of them share a hub: 0 with 2, 1 with 3.
+/// The guest's cards by number; 0 and 2 share a hub, 1 and 3 the other.
 const CARDS: u8 = 4;
 const HUBS: u8 = 2;
 
-/// A guest that runs.
+/// A running guest.
 #[derive(Debug)]
 pub struct Machine {
     process: Process,
@@ -53,12 +53,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots this program as the guest's first one, and waits until it is ready, for `limit` at
-    /// most; `say` gets how far it is. A kernel that ends before this program has said anything is booted
-    /// again, three times in all at most.
+    /// Boots this program as the guest's first process, and waits until it is ready, for at most `limit`.
+    /// `say` gets the progress. A kernel that crashes before this program's first message is booted again, up
+    /// to three times in all.
     ///
     /// # Errors
-    /// Something that it needs is missing, or it does not get ready; the text has the console's end.
+    /// A requirement is missing, or the guest does not get ready; the text has the console's end.
     pub fn boot(
         kernel: &Kernel,
         image: &Image,
@@ -92,7 +92,7 @@ impl Machine {
             say(&format!("the kernel crashed and is booted again: {why}"));
             machine.process = Process::spawn_asked("qemu", &qemu)?;
         }
-        // It has unpacked the archive; memory is dearer than a look at it afterwards.
+        // The guest has unpacked the archive; it may take memory here.
         fs::remove_file(archive)?;
         Ok(machine)
     }
@@ -110,14 +110,14 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether it has ended by itself and orderly, as QEMU does where a guest's kernel restarts or
-    /// switches off, and nothing of ours was heard before. One that took too long was killed.
+    /// Whether QEMU ended by itself with success, as it does when a guest's kernel restarts, before a message
+    /// of our program. A guest that took too long was killed instead.
     fn ended_unheard(&mut self) -> bool {
         let ended = self.process.try_wait();
         matches!(ended, Ok(Some(status)) if status.success()) && self.process.stdout().is_empty()
     }
 
-    /// Runs a scenario to its end; `say` gets what it says for people. Returns what it measured.
+    /// Runs a scenario to its end; `say` gets its output. Returns its measurements.
     ///
     /// # Errors
     /// It failed, or did not end within `limit`; the text has the console's end.
@@ -131,7 +131,7 @@ impl Machine {
         self.listen(limit, &Word::Passed, say)
     }
 
-    /// Hears the guest until it says `end`, for `limit` at most.
+    /// Reads messages until `end`, for at most `limit`.
     fn listen(
         &mut self,
         limit: Duration,
@@ -151,15 +151,15 @@ impl Machine {
         }
     }
 
-    /// Whether it still runs and answers.
+    /// Whether QEMU is running.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(None))
     }
 
-    /// The next thing that the guest says.
+    /// Returns the guest's next message.
     fn hear(&mut self, deadline: Instant) -> Result<Word> {
         loop {
-            // Asked before the line is looked for: its last words come before its end.
+            // Checked before the line is read, because the last message comes before the end.
             let ended = self.process.try_wait()?;
             if let Some(line) = self.process.take_line() {
                 return serde_json::from_str(line.trim())
@@ -168,7 +168,6 @@ impl Machine {
             let why = match ended {
                 Some(status) => format!("the machine ended ({status}): {}", self.process.stderr()),
                 None if Instant::now() >= deadline => {
-                    // What it does from here on is of no use to anybody.
                     self.process.kill();
                     "the guest took too long and was switched off".to_owned()
                 }
@@ -181,7 +180,7 @@ impl Machine {
         }
     }
 
-    /// The last lines of its console.
+    /// Returns the last lines of its console.
     fn console_tail(&self) -> String {
         let text = self.console();
         let lines: Vec<&str> = text.lines().collect();
@@ -189,14 +188,14 @@ impl Machine {
         format!("--- the guest's console:\n{}\n---", tail.join("\n"))
     }
 
-    /// Its console, as far as it is written; a boot begins it anew.
+    /// Returns its console so far; each boot overwrites it.
     fn console(&self) -> String {
         let text = fs::read(&self.console).unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
     }
 }
 
-/// The line of a console that says best why its kernel has ended: the first of a crash, else the last.
+/// Returns the line of a console that tells why its kernel ended: the first of a crash, otherwise the last.
 fn telling(console: &str) -> &str {
     let is_crash = |line: &&str| line.contains("Oops") || line.contains("panic");
     let last = console.lines().rfind(|line| !line.trim().is_empty());
@@ -206,7 +205,7 @@ fn telling(console: &str) -> &str {
 
 fn qemu(kernel: &Kernel, archive: &Path, console: &Path) -> Command {
     let mut command = Command::new(HOST_TOOLS[0]);
-    // Emulated also where the processor could help: the same machine everywhere.
+    // Emulated even with hardware support: the same machine everywhere.
     command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
     command.args(["-smp", PROCESSORS, "-m", MEMORY]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
@@ -222,7 +221,7 @@ fn qemu(kernel: &Kernel, archive: &Path, console: &Path) -> Command {
     }
     command.arg("-kernel").arg(kernel.image());
     command.arg("-initrd").arg(archive);
-    // What the kernel does not know it hands to the first process as environment.
+    // The kernel passes unknown parameters to the first process as environment.
     command.arg("-append").arg(format!(
         "console=ttyS0 quiet panic=-1 rdinit={INIT} mitigations=off PATH=/sbin"
     ));
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_kernel_that_ended_by_itself_before_a_word_of_ours_is_booted_again() {
+    fn only_a_kernel_that_ended_by_itself_before_our_first_message_is_booted_again() {
         assert!(ended("exit 0", false).ended_unheard());
         assert!(!ended("exit 1", false).ended_unheard(), "QEMU failed");
         assert!(!ended("sleep 60", true).ended_unheard(), "it took too long");
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_is_told_by_its_first_line_and_any_other_end_by_the_last() {
+    fn a_crash_is_reported_by_its_first_line_and_any_other_end_by_the_last() {
         let crash = "[    0.4] Oops: int3: 0000 [#1] SMP\r\n\
                      [    0.4] RIP: 0010:sched_clock_cpu+0x5/0x110\r\n\
                      [    0.5] Kernel panic - not syncing: Attempted to kill init!\r\n";

@@ -1,4 +1,4 @@
-//! The balancer in a network, end to end: real programs talk through it, over real interfaces.
+//! The balancer end to end: real clients and servers in network namespaces.
 //!
 //! Invariant: a scenario builds a network of its own and takes it down, within a bound of time. Scenarios
 //! that mostly wait run side by side; one that measures time or load ([`Scenario::alone`]) has the machine
@@ -39,7 +39,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use waxwing_tests::netns;
 
-/// The longest that a scenario may take.
+/// The longest time for a scenario.
 const SCENARIO_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// What scenarios drop into the modules' folder, compiled before the first of them begins.
@@ -50,16 +50,16 @@ const MODULES: &[&str] = &[
     "waxwing-policy-round-robin",
 ];
 
-/// Scenarios that run side by side: each keeps a processor busy for a quarter of its time at most.
+/// Scenarios that run side by side. Each mostly waits, and uses less than half a processor on average.
 const SIDE_BY_SIDE: usize = 4;
 
 /// Slow scenarios that are listed at the end.
 const SLOWEST: usize = 15;
 
-/// What every scenario needs.
+/// Programs that every scenario needs.
 const TOOLS: &[&str] = &["ip", "ethtool", "setpriv", "ss"];
 
-/// Stands among a scenario's programs for what not every kernel has.
+/// Among a scenario's programs: it needs VLAN devices, which not every kernel has.
 pub(crate) const VLAN_DEVICES: &str = "VLAN devices";
 
 /// A scenario, and the programs that it needs beside [`TOOLS`].
@@ -80,7 +80,7 @@ impl Scenario {
     }
 }
 
-/// Names a function's scenario after the function.
+/// Returns the scenario of a function, under the function's name.
 macro_rules! scenario {
     ($run:ident $(, $tool:expr)*) => {
         $crate::Scenario {
@@ -195,7 +195,7 @@ fn run(scenario: &Scenario, name: &'static str) -> Result<()> {
     outcome
 }
 
-/// Why a scenario cannot run here.
+/// Returns why a scenario cannot run here, or `None`.
 fn missing(scenario: &Scenario) -> Option<String> {
     if !is_root() {
         return Some("it needs root, to make network namespaces".to_owned());
@@ -214,7 +214,7 @@ fn missing(scenario: &Scenario) -> Option<String> {
     })
 }
 
-/// Whether the kernel makes VLAN devices.
+/// Whether the kernel has VLAN devices.
 fn can_make_vlan() -> bool {
     let veth = "link add under type veth\nlink add link under name over type vlan id 1\n";
     netns::Namespace::new("vlan").is_ok_and(|namespace| namespace.ip(veth).is_ok())
@@ -231,7 +231,7 @@ fn is_installed(tool: &str) -> bool {
         .any(|directory| Path::new(&directory).join(tool).is_file())
 }
 
-/// Ends the whole run where a scenario hangs: after it nothing could be trusted.
+/// Ends the whole run if a scenario hangs, because later results could not be trusted.
 struct Watchdog(#[expect(dead_code, reason = "dropping it is the message")] mpsc::Sender<()>);
 
 impl Watchdog {

@@ -1,4 +1,4 @@
-//! The balancer dies or stops while the driver has its frames, and comes back to the same queues.
+//! The balancer is killed or stopped while the driver holds its frames, and starts again on the same queues.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(
     after_a_kill_or_stop_the_kernel_serves_its_traffic
 )];
 
-/// How soon the kernel must have its traffic again: programs start slowly in the machine.
+/// The longest until the kernel serves its traffic: programs start slowly in the machine.
 const BACK_MAX: Duration = Duration::from_secs(5);
 
 fn after_a_kill_or_stop_the_kernel_serves_its_traffic(report: &Report) -> Result<()> {
@@ -37,7 +37,7 @@ fn after_a_kill_or_stop_the_kernel_serves_its_traffic(report: &Report) -> Result
     let took = waxwing.restart()?;
     report.say(format!("the balancer served again after {took:?}"));
     assert_zero_copy(&topology, &waxwing, report)?;
-    // What is the kernel's goes to it also while frames are shared.
+    // The kernel's traffic reaches it in zero-copy mode too.
     assert_kernel_serves(&topology)?;
     download(&topology, VIP4)?;
     // It asserts that every frame was accounted for, those with the driver as well.
@@ -47,8 +47,8 @@ fn after_a_kill_or_stop_the_kernel_serves_its_traffic(report: &Report) -> Result
     assert_kernel_serves(&topology).map(drop)
 }
 
-/// Asserts that new connections of the kernel's are answered: to the balancer itself, and routed.
-/// Returns how long that took.
+/// Asserts that the kernel answers new connections to the balancer's own address, and routes others. Returns
+/// the time that this took.
 fn assert_kernel_serves(topology: &Topology) -> Result<Duration> {
     let begun = Instant::now();
     curl(topology, &format!("http://{}:8080/", server4(1)))?;

@@ -1,8 +1,8 @@
-//! The balancer in zero-copy mode, in a virtual machine whose network cards' driver has it: real
-//! servers and clients, as in the end-to-end tests, but frames that are shared with a driver.
+//! The balancer in zero-copy mode, in a virtual machine whose driver supports it, with real servers and
+//! clients as in the end-to-end tests.
 //!
-//! Invariant: host and guest are this one program and have one table of scenarios; the machine is
-//! booted for the first scenario that is run, and all together end within [`LIMIT`].
+//! Invariant: host and guest are this program, with one table of scenarios. The machine boots once, for the
+//! first scenario, and all scenarios end within [`LIMIT`].
 
 mod deaths;
 mod pings;
@@ -22,7 +22,7 @@ use waxwing_tests::vm::{self, Image, Kernel, Machine};
 use waxwing_tests::wat::Wat;
 use waxwing_tests::{Config, Layout, Service, Topology, Waxwing, netns};
 
-/// All that can be run in the machine, in this order.
+/// All scenarios, in the order in which they run.
 const SCENARIOS: &[&[Scenario]] = &[
     traffic::SCENARIOS,
     pings::SCENARIOS,
@@ -31,14 +31,13 @@ const SCENARIOS: &[&[Scenario]] = &[
     vlans::SCENARIOS,
 ];
 
-/// The longest that all scenarios together may take.
+/// The longest time for all scenarios together.
 const LIMIT: Duration = Duration::from_secs(290);
 
-/// The longest that a scenario may take. None is begun where less is left: that the processor is slow
-/// is no failure.
+/// The longest time for a scenario. None starts with less time left, because a slow processor is no failure.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(100);
 
-/// A small policy in whose picks the backends take turns.
+/// A small round-robin policy.
 const TURNS: Wat = Wat {
     more: "(global $turn (mut i32) (i32.const 0))",
     pick: "
@@ -72,7 +71,7 @@ fn main() {
         guest::serve(&scenarios);
     }
     let mut arguments = Arguments::from_args();
-    // There is one machine; and it is tied to the thread that starts it.
+    // There is one machine, and it dies with the thread that starts it.
     arguments.test_threads = Some(1);
     if !arguments.list
         && let Err(error) = netns::remove_own_on_signal(|| {})
@@ -98,7 +97,7 @@ fn main() {
     conclusion.exit();
 }
 
-/// The machine, from its first scenario on.
+/// The machine, booted for the first scenario.
 struct Host {
     machine: Option<Machine>,
     deadline: Instant,
@@ -116,7 +115,7 @@ impl Host {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Runs a scenario, where there is the time for it; what booting takes is not its own.
+    /// Runs a scenario if there is time left. Booting does not count as its time.
     fn run(&mut self, name: &str) -> Result<Completion> {
         if self.has_time() {
             self.boot()?;
@@ -135,10 +134,10 @@ impl Host {
         self.left() >= SCENARIO_LIMIT
     }
 
-    /// Boots the machine, where none runs.
+    /// Boots the machine unless it is running.
     fn boot(&mut self) -> Result<()> {
         if !self.machine.as_mut().is_some_and(Machine::is_alive) {
-            // The one before is gone before its memory is taken again.
+            // Free the memory of the previous machine first.
             self.machine = None;
             self.machine = Some(boot(self.left())?);
         }
@@ -153,7 +152,7 @@ fn boot(limit: Duration) -> Result<Machine> {
     })
 }
 
-/// A client, the balancer between two cards, and two servers.
+/// Returns a topology on the machine's cards, with two servers.
 pub(crate) fn topology() -> Result<Topology> {
     Topology::new(Layout {
         servers: 2,
@@ -162,7 +161,7 @@ pub(crate) fn topology() -> Result<Topology> {
     })
 }
 
-/// The web service on both families, by the shipped policy; copying is no option.
+/// Returns the web service on both families, with the shipped policy; zero-copy is required.
 pub(crate) fn config(topology: &Topology) -> Config {
     let mut config = Config::new(topology)
         .with(Service::v4("web", "tcp", (80, 8080), 2))
@@ -171,8 +170,8 @@ pub(crate) fn config(topology: &Topology) -> Config {
     config
 }
 
-/// The same by [`TURNS`], which saves the seconds that an emulated processor compiles the shipped
-/// policy for.
+/// Returns the web service with [`TURNS`], because an emulated processor compiles the shipped policy for
+/// seconds.
 pub(crate) fn config_of_turns(topology: &Topology) -> Result<Config> {
     let config = config(topology);
     fs::create_dir_all(&config.modules)?;
@@ -180,8 +179,8 @@ pub(crate) fn config_of_turns(topology: &Topology) -> Result<Config> {
     Ok(config)
 }
 
-/// Asserts that every socket is in zero-copy mode, by its own option and by what the kernel tells
-/// others of it, and that no ring named a frame that is none. Says what the kernel counted.
+/// Asserts that every socket is in zero-copy mode, by its own option and by `ss`, and that no ring had an
+/// invalid descriptor. Prints the kernel's counters.
 pub(crate) fn assert_zero_copy(
     topology: &Topology,
     waxwing: &Waxwing<'_>,
@@ -211,7 +210,7 @@ pub(crate) fn assert_zero_copy(
     let zero_copy = told.matches("zc:1").count();
     ensure!(
         zero_copy > 0 && !told.contains("zc:0"),
-        "ss tells otherwise:\n{told}"
+        "ss reports copy mode:\n{told}"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! One datagram at a time: where a wake-up is missing, nothing else comes to make up for it.
+//! One datagram at a time: no later packet hides a missing wake-up.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ const PORT: u16 = 7777;
 /// Datagrams, each of which waits for the one before.
 const COUNT: u64 = 300;
 
-/// The longest that an answer may take, on an emulated processor that others use as well.
+/// The longest that an answer may take, on a shared emulated processor.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What half of the answers must keep within; they take about 1 ms. A worker that sleeps looks again after
@@ -64,7 +64,7 @@ fn one_at_a_time(poll: &'static str, report: &Report) -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Sends one datagram after the other's answer, and says how long each took.
+/// Sends each datagram after the previous one's answer, and returns the round-trip times.
 fn pings(topology: &Topology) -> Result<Vec<Duration>> {
     let answers = topology.client.enter(move || {
         let pinger = Pinger::new(SocketAddr::new(VIP4, 7), PATIENCE)?;
@@ -73,7 +73,7 @@ fn pings(topology: &Topology) -> Result<Vec<Duration>> {
             pinger.send(number)?;
             pinger.wait(number).map(|()| begun.elapsed())
         };
-        // The first makes a session, and neighbours ask for one another's addresses.
+        // The first datagram creates the session and resolves neighbours.
         ping(0)?;
         (1..=COUNT).map(ping).collect::<io::Result<Vec<_>>>()
     })?;
