@@ -110,8 +110,8 @@ impl Template {
             source: from,
             destination: to,
         };
-        let build = |payload: &[u8]| match plan.protocol {
-            Protocol::Tcp => build::Tcp {
+        let build = |payload: &[u8]| {
+            build::Tcp {
                 link,
                 source,
                 destination,
@@ -119,15 +119,7 @@ impl Template {
                 payload,
                 ..build::Tcp::default()
             }
-            .frame(),
-            Protocol::Udp => build::Udp {
-                link,
-                source,
-                destination,
-                payload,
-                ..build::Udp::default()
-            }
-            .frame(),
+            .frame_of(plan.protocol)
         };
         let payload = vec![0; FRAME_MIN.saturating_sub(build(&[]).len())];
         let frame = build(&payload);

@@ -10,8 +10,8 @@ use waxwing_packet::arp::Arp;
 use waxwing_packet::ndp::Solicitation;
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{
-    Address, Ethernet, Family, IpPacket, Link, Mac, Packet, ParseError, TcpFlags, Transport,
-    VlanTags, checksum, icmp, ipv4, ipv6, parse, tcp, udp,
+    Address, Ethernet, Family, IpPacket, Link, Mac, Packet, ParseError, Protocol, TcpFlags,
+    Transport, VlanTags, checksum, icmp, ipv4, ipv6, parse, tcp, udp,
 };
 
 /// The default TTL or hop limit (RFC 1700, "IP time to live").
@@ -165,6 +165,26 @@ impl Tcp<'_> {
             protocol: tcp::PROTOCOL,
         }
         .frame(segment.concat())
+    }
+
+    /// This segment's frame for TCP; for UDP, a datagram with the same link header, endpoints and payload.
+    ///
+    /// # Panics
+    /// When the payload does not fit an IP packet of 65,535 bytes.
+    #[must_use]
+    pub fn frame_of(&self, protocol: Protocol) -> Vec<u8> {
+        match protocol {
+            Protocol::Tcp => self.frame(),
+            Protocol::Udp => Udp {
+                link: self.link,
+                tags: self.tags,
+                source: self.source,
+                destination: self.destination,
+                hop_limit: self.hop_limit,
+                payload: self.payload,
+            }
+            .frame(),
+        }
     }
 }
 

@@ -60,25 +60,15 @@ impl Way {
             destination,
             ..
         } = self;
-        match protocol {
-            Protocol::Udp => build::Udp {
-                link,
-                source,
-                destination,
-                payload,
-                ..build::Udp::default()
-            }
-            .frame(),
-            Protocol::Tcp => build::Tcp {
-                link,
-                source,
-                destination,
-                payload,
-                flags: TcpFlags(TcpFlags::ACK),
-                ..build::Tcp::default()
-            }
-            .frame(),
+        build::Tcp {
+            link,
+            source,
+            destination,
+            payload,
+            flags: TcpFlags(TcpFlags::ACK),
+            ..build::Tcp::default()
         }
+        .frame_of(protocol)
     }
 }
 

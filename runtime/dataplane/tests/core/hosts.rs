@@ -104,28 +104,17 @@ impl Kind<'_> {
         hop_limit: u8,
     ) -> Vec<u8> {
         let (tags, payload) = (VlanTags::NONE, self.payload);
-        match self.protocol {
-            Protocol::Tcp => build::Tcp {
-                link,
-                tags,
-                source,
-                destination,
-                hop_limit,
-                flags: TcpFlags(self.flags),
-                payload,
-                ..build::Tcp::default()
-            }
-            .frame(),
-            Protocol::Udp => build::Udp {
-                link,
-                tags,
-                source,
-                destination,
-                hop_limit,
-                payload,
-            }
-            .frame(),
+        build::Tcp {
+            link,
+            tags,
+            source,
+            destination,
+            hop_limit,
+            flags: TcpFlags(self.flags),
+            payload,
+            ..build::Tcp::default()
         }
+        .frame_of(self.protocol)
     }
 }
 

@@ -51,28 +51,17 @@ fn frame(
     source: (Address, u16),
     destination: (Address, u16),
 ) -> Vec<u8> {
-    match protocol {
-        Protocol::Tcp => build::Tcp {
-            link,
-            tags,
-            source,
-            destination,
-            hop_limit,
-            flags: TcpFlags(SYN),
-            payload: b"payload",
-            ..build::Tcp::default()
-        }
-        .frame(),
-        Protocol::Udp => build::Udp {
-            link,
-            tags,
-            source,
-            destination,
-            hop_limit,
-            payload: b"payload",
-        }
-        .frame(),
+    build::Tcp {
+        link,
+        tags,
+        source,
+        destination,
+        hop_limit,
+        flags: TcpFlags(SYN),
+        payload: b"payload",
+        ..build::Tcp::default()
     }
+    .frame_of(protocol)
 }
 
 /// The one frame that was sent, its port, and its IP packet.

@@ -51,27 +51,16 @@ pub(crate) fn packet(
     } else {
         (FROM_SERVERS, (plan.backend(0), 8080), (plan.client, 4000))
     };
-    match protocol {
-        Protocol::Tcp => build::Tcp {
-            link,
-            tags,
-            source,
-            destination,
-            hop_limit,
-            payload,
-            ..segment(plan, 4000, crate::frames::ACK)
-        }
-        .frame(),
-        Protocol::Udp => build::Udp {
-            link,
-            tags,
-            source,
-            destination,
-            hop_limit,
-            payload,
-        }
-        .frame(),
+    build::Tcp {
+        link,
+        tags,
+        source,
+        destination,
+        hop_limit,
+        payload,
+        ..segment(plan, 4000, crate::frames::ACK)
     }
+    .frame_of(protocol)
 }
 
 /// Type of service or traffic class.

@@ -46,28 +46,17 @@ impl Row {
             hop_limit,
             tags,
         } = *self;
-        match protocol {
-            Protocol::Tcp => build::Tcp {
-                link,
-                tags,
-                source,
-                destination,
-                hop_limit,
-                flags: TcpFlags(flags),
-                payload: b"payload",
-                ..build::Tcp::default()
-            }
-            .frame(),
-            Protocol::Udp => build::Udp {
-                link,
-                tags,
-                source,
-                destination,
-                hop_limit,
-                payload: b"payload",
-            }
-            .frame(),
+        build::Tcp {
+            link,
+            tags,
+            source,
+            destination,
+            hop_limit,
+            flags: TcpFlags(flags),
+            payload: b"payload",
+            ..build::Tcp::default()
         }
+        .frame_of(protocol)
     }
 }
 
