@@ -61,8 +61,9 @@ enum Command {
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
     },
-    /// Shows whether services are available: exits with 0 if each has a backend that takes new sessions,
-    /// otherwise with 1. For routing daemons that announce a VIP only while it is served.
+    /// Shows whether services are available: exits with 0 if each has a backend that takes new sessions and
+    /// is not waiting for its first check result, otherwise with 1. For routing daemons that announce a VIP
+    /// only while it is served.
     Health {
         #[command(flatten)]
         admin: AdminAddress,

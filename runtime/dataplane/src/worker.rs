@@ -106,7 +106,8 @@ impl<I: FrameIo> Worker<I> {
             let took = now.micros().saturating_sub(began.micros());
             self.setup.counters.count_batch_time(took);
         }
-        // In this order: frames received before the epoch is taken need no later epoch.
+        // In this order, so that no frame meets a snapshot older than the one that caused it: an epoch that
+        // another worker already acted on was in the mailbox before the frame arrived.
         self.io.receive(&mut self.frames);
         self.take_epoch();
         self.forwarder.refresh_routes();

@@ -247,7 +247,8 @@ pub struct ServiceStatus {
 pub struct ServiceHealthStatus {
     pub service: String,
     pub backends: usize,
-    /// Backends that take new sessions and, if checked, have passed.
+    /// Backends that take new sessions and are not waiting for their first check result. In panic mode this
+    /// includes backends that fail their checks.
     pub up: usize,
 }
 

@@ -46,8 +46,8 @@ fn is_expired(stored: Stored, backend: &Backend, now: Now) -> bool {
 }
 
 /// At the client's SYN. It may reuse the tuple of a connection that is over (RFC 9293 section 3.6.1). If the
-/// backend is down, the flow moves to another one, unless sessions stay with their backend and the client has
-/// something to lose there.
+/// backend's sessions do not stay (it is down, or drained for too long), the flow moves to another backend.
+/// If they stay although the backend is down, only a connection that was never answered, or was reset, moves.
 #[inline(never)]
 fn ending_at_syn(backend: &Backend, stored: Stored, flags: TcpFlags) -> Option<Ending> {
     let tcp = stored.tcp();
@@ -62,8 +62,8 @@ fn ending_at_syn(backend: &Backend, stored: Stored, flags: TcpFlags) -> Option<E
     }
 }
 
-/// At another packet of the client, when the backend's sessions do not stay. A connection that both ends have
-/// closed is left to its timeout.
+/// At a client's packet that is not a SYN, when the backend's sessions do not stay. A connection that both
+/// ends have closed is left to its timeout.
 #[cold]
 fn ending_at_loss(backend: &Backend, stored: Stored) -> Option<Ending> {
     match backend.sessions {

@@ -1,8 +1,8 @@
 //! A new flow's session: its source endpoint towards the backend, and its entry in the table.
 //!
 //! Invariant: no session is overwritten. If another session has a source endpoint towards the same backend
-//! endpoint, the next candidate is tried. When the pool is empty, closed and then half-open sessions are
-//! evicted; otherwise the new flow is dropped.
+//! endpoint, the next candidate is tried. When all candidates of a pool are taken, closed and then half-open
+//! sessions are evicted; otherwise the new flow is dropped.
 
 use waxwing_packet::{Address, IpPacket, Protocol};
 

@@ -30,7 +30,7 @@ pub(crate) enum Verdict {
     Respond,
     /// To be turned into an RST or port unreachable, which leaves by the ingress port.
     Reject,
-    /// Not ours.
+    /// Not ours: bridged in transparent mode, otherwise passed to the kernel.
     PassToKernel,
     Drop(DropReason),
 }
