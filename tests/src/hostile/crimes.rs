@@ -2,15 +2,12 @@
 //! module is at work.
 
 use super::Fault::{BadAnswer, Overrun, Trap};
-use super::{Fault, call_bomb, made};
+use super::{Fault, GROWING, TIME, call_bomb, made, rows};
 use crate::wat::Wat;
 
-const TIME: &str = "ran past its time budget";
 const MEMORY: &str = "out of bounds memory access";
 const TABLE: &str = "out of bounds table access";
 
-/// A memory that grows.
-const GROWING: &str = "(memory (export \"memory\") 1)";
 /// The largest memory that a module may declare.
 const LARGE: &str = "(memory (export \"memory\") 64)";
 /// Fills all but the first page.
@@ -54,40 +51,21 @@ pub(super) fn crimes() -> Vec<Crime> {
             why,
         }
     };
-    let small = small().into_iter().map(crime(Wat::GOOD.memory));
+    let small = endless().into_iter().chain(traps()).chain(answers());
+    let small = small.map(crime(Wat::GOOD.memory));
     let growing = growing().into_iter().map(crime(GROWING));
     let large = large().into_iter().map(crime(LARGE));
     small.chain(growing).chain(large).collect()
 }
 
-fn small() -> Vec<Row> {
-    let mut rows = vec![
-        ("loops", "(loop $l (br $l))", "", Overrun, TIME),
-        (
-            "calls 2^40 functions",
-            "(call $bomb40)",
-            call_bomb(),
-            Overrun,
-            TIME,
-        ),
-        (
-            "calls itself",
-            "(call $deep)",
-            "(func $deep (call $deep))",
-            Trap,
-            "call stack exhausted",
-        ),
-        (
-            "calls itself with 500 arguments",
-            "(call $wide)",
-            wide(),
-            Trap,
-            "call stack exhausted",
-        ),
-    ];
-    rows.extend(traps());
-    rows.extend(answers());
-    rows
+/// Loops and recursions without end.
+fn endless() -> [Row; 4] {
+    rows! {
+        "loops": "(loop $l (br $l))", "" => Overrun, TIME;
+        "calls 2^40 functions": "(call $bomb40)", call_bomb() => Overrun, TIME;
+        "calls itself": "(call $deep)", "(func $deep (call $deep))" => Trap, "call stack exhausted";
+        "calls itself with 500 arguments": "(call $wide)", wide() => Trap, "call stack exhausted";
+    }
 }
 
 /// A function that keeps 500 values while it calls itself.
@@ -99,281 +77,95 @@ fn wide() -> &'static str {
     made(format!("(func $wide {values} (call $wide) {sums} drop)"))
 }
 
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn traps() -> [Row; 20] {
-    [
-        (
-            "gives up",
-            "unreachable",
-            "",
-            Trap,
-            "`unreachable` instruction executed",
-        ),
-        (
-            "loads from behind the end",
-            "(drop (i32.load (i32.const 0xfffd)))",
-            "",
-            Trap,
-            MEMORY,
-        ),
-        (
-            "loads from 4 GiB on",
-            "(drop (i32.load offset=0xffffffff (i32.const -1)))",
-            "",
-            Trap,
-            MEMORY,
-        ),
-        (
-            "stores behind the end",
-            "(i64.store (i32.const 0xfff9) (i64.const 1))",
-            "",
-            Trap,
-            MEMORY,
-        ),
-        (
-            "fills over the end",
-            "(memory.fill (i32.const 0xffff) (i32.const 1) (i32.const 2))",
-            "",
-            Trap,
-            MEMORY,
-        ),
-        (
-            "fills 4 GiB",
-            "(memory.fill (i32.const 0) (i32.const 1) (i32.const -1))",
-            "",
-            Trap,
-            MEMORY,
-        ),
-        (
-            "copies from behind the end",
-            "(memory.copy (i32.const 0) (i32.const 0xffff) (i32.const 2))",
-            "",
-            Trap,
-            MEMORY,
-        ),
-        (
-            "copies data that is gone",
-            "(data.drop $d) (memory.init $d (i32.const 0) (i32.const 0) (i32.const 1))",
-            "(data $d \"x\")",
-            Trap,
-            MEMORY,
-        ),
-        (
-            "fills the table over its end",
-            "(table.fill $t (i32.const 2) (ref.null func) (i32.const 2))",
-            CALLS,
-            Trap,
-            TABLE,
-        ),
-        (
-            "copies the table over its end",
-            "(table.copy (i32.const 0) (i32.const 2) (i32.const 2))",
-            CALLS,
-            Trap,
-            TABLE,
-        ),
-        (
-            "takes from behind the table",
-            "(drop (table.get $t (i32.const 3)))",
-            CALLS,
-            Trap,
-            TABLE,
-        ),
-        (
-            "divides by zero",
-            "(drop (i32.div_u (i32.const 1) (i32.load (i32.const 0x7000))))",
-            "",
-            Trap,
-            "integer divide by zero",
-        ),
-        (
-            "divides by zero for the rest",
-            "(drop (i64.rem_s (i64.const 1) (i64.load (i32.const 0x7000))))",
-            "",
-            Trap,
-            "integer divide by zero",
-        ),
-        (
-            "divides the least by -1",
-            "(drop (i32.div_s (i32.const 0x80000000) (i32.const -1)))",
-            "",
-            Trap,
-            "integer overflow",
-        ),
-        (
-            "makes an integer of what is no number",
-            "(drop (i32.trunc_f32_s (f32.const nan)))",
-            "",
-            Trap,
-            "invalid conversion to integer",
-        ),
-        (
-            "makes an integer of 1e30",
-            "(drop (i64.trunc_f64_u (f64.const 1e30)))",
-            "",
-            Trap,
-            "integer overflow",
-        ),
-        (
-            "calls nothing",
-            "(call_indirect (type $void) (i32.const 0))",
-            CALLS,
-            Trap,
-            "uninitialized element",
-        ),
-        (
-            "calls a function of another type",
-            "(call_indirect (type $void) (i32.const 1))",
-            CALLS,
-            Trap,
-            "indirect call type mismatch",
-        ),
-        (
-            "calls from behind the table",
-            "(call_indirect (type $void) (i32.const -1))",
-            CALLS,
-            Trap,
-            "undefined element",
-        ),
-        (
-            "calls what it has just taken away",
+    rows! {
+        "gives up": "unreachable", "" => "`unreachable` instruction executed";
+        "loads from behind the end": "(drop (i32.load (i32.const 0xfffd)))", "" => MEMORY;
+        "loads from 4 GiB on": "(drop (i32.load offset=0xffffffff (i32.const -1)))", "" => MEMORY;
+        "stores behind the end": "(i64.store (i32.const 0xfff9) (i64.const 1))", "" => MEMORY;
+        "fills over the end": "(memory.fill (i32.const 0xffff) (i32.const 1) (i32.const 2))", "" => MEMORY;
+        "fills 4 GiB": "(memory.fill (i32.const 0) (i32.const 1) (i32.const -1))", "" => MEMORY;
+        "copies from behind the end": "(memory.copy (i32.const 0) (i32.const 0xffff) (i32.const 2))", ""
+            => MEMORY;
+        "copies data that is gone":
+            "(data.drop $d) (memory.init $d (i32.const 0) (i32.const 0) (i32.const 1))", "(data $d \"x\")"
+            => MEMORY;
+        "fills the table over its end": "(table.fill $t (i32.const 2) (ref.null func) (i32.const 2))", CALLS
+            => TABLE;
+        "copies the table over its end": "(table.copy (i32.const 0) (i32.const 2) (i32.const 2))", CALLS
+            => TABLE;
+        "takes from behind the table": "(drop (table.get $t (i32.const 3)))", CALLS => TABLE;
+        "divides by zero": "(drop (i32.div_u (i32.const 1) (i32.load (i32.const 0x7000))))", ""
+            => "integer divide by zero";
+        "divides by zero for the rest": "(drop (i64.rem_s (i64.const 1) (i64.load (i32.const 0x7000))))", ""
+            => "integer divide by zero";
+        "divides the least by -1": "(drop (i32.div_s (i32.const 0x80000000) (i32.const -1)))", ""
+            => "integer overflow";
+        "makes an integer of what is no number": "(drop (i32.trunc_f32_s (f32.const nan)))", ""
+            => "invalid conversion to integer";
+        "makes an integer of 1e30": "(drop (i64.trunc_f64_u (f64.const 1e30)))", "" => "integer overflow";
+        "calls nothing": "(call_indirect (type $void) (i32.const 0))", CALLS => "uninitialized element";
+        "calls a function of another type": "(call_indirect (type $void) (i32.const 1))", CALLS
+            => "indirect call type mismatch";
+        "calls from behind the table": "(call_indirect (type $void) (i32.const -1))", CALLS
+            => "undefined element";
+        "calls what it has just taken away":
             "(table.fill $t (i32.const 0) (ref.null func) (i32.const 3)) \
-             (call_indirect (type $void) (i32.const 2))",
-            CALLS,
-            Trap,
-            "uninitialized element",
-        ),
-    ]
+             (call_indirect (type $void) (i32.const 2))", CALLS
+            => "uninitialized element";
+    }
+    .map(|(what, body, more, why)| (what, body, more, Trap, why))
 }
 
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn answers() -> [Row; 10] {
     const COUNT: &str = "waxwing_pick returned";
     const PICK: &str = "waxwing_pick chose backend";
-    [
-        (
-            "answers 0",
-            "(return (i32.const 0))",
-            "",
-            BadAnswer,
-            "waxwing_pick returned 0 for",
-        ),
-        (
-            "answers one too many",
-            "(return (i32.add (local.get 1) (i32.const 1)))",
-            "",
-            BadAnswer,
-            COUNT,
-        ),
-        (
-            "answers -1",
-            "(return (i32.const -1))",
-            "",
-            BadAnswer,
-            "waxwing_pick returned -1 for",
-        ),
-        (
-            "answers the least",
-            "(return (i32.const 0x80000000))",
-            "",
-            BadAnswer,
-            "returned -2147483648",
-        ),
-        (
-            "answers the most",
-            "(return (i32.const 0x7fffffff))",
-            "",
-            BadAnswer,
-            "returned 2147483647",
-        ),
-        (
-            "picks backend 9",
-            "(i32.store (i32.const 0x4000) (i32.const 9))",
-            "",
-            BadAnswer,
-            "chose backend 9 of",
-        ),
-        (
-            "picks the backend behind the last",
-            "(i32.store (i32.const 0x4000) (i32.load (i32.const 0x1020)))",
-            "",
-            BadAnswer,
-            PICK,
-        ),
-        (
-            "picks backend 2^30",
-            "(i32.store (i32.const 0x4000) (i32.const 0x40000000))",
-            "",
-            BadAnswer,
-            "chose backend 1073741824",
-        ),
-        (
-            "picks just below `fallback`",
-            "(i32.store (i32.const 0x4000) (i32.const 0xfffffffd))",
-            "",
-            BadAnswer,
-            "chose backend 2147483645",
-        ),
-        (
-            "fills itself with rubbish",
-            "(memory.fill (i32.const 0) (i32.const 0x41) (i32.const 0x10000))",
-            "",
-            BadAnswer,
-            "chose backend 1094795585",
-        ),
-    ]
+    rows! {
+        "answers 0": "(return (i32.const 0))" => "waxwing_pick returned 0 for";
+        "answers one too many": "(return (i32.add (local.get 1) (i32.const 1)))" => COUNT;
+        "answers -1": "(return (i32.const -1))" => "waxwing_pick returned -1 for";
+        "answers the least": "(return (i32.const 0x80000000))" => "returned -2147483648";
+        "answers the most": "(return (i32.const 0x7fffffff))" => "returned 2147483647";
+        "picks backend 9": "(i32.store (i32.const 0x4000) (i32.const 9))" => "chose backend 9 of";
+        "picks the backend behind the last": "(i32.store (i32.const 0x4000) (i32.load (i32.const 0x1020)))"
+            => PICK;
+        "picks backend 2^30": "(i32.store (i32.const 0x4000) (i32.const 0x40000000))"
+            => "chose backend 1073741824";
+        "picks just below `fallback`": "(i32.store (i32.const 0x4000) (i32.const 0xfffffffd))"
+            => "chose backend 2147483645";
+        "fills itself with rubbish": "(memory.fill (i32.const 0) (i32.const 0x41) (i32.const 0x10000))"
+            => "chose backend 1094795585";
+    }
+    .map(|(what, body, why)| (what, body, "", BadAnswer, why))
 }
 
 fn growing() -> [Row; 2] {
-    [
-        (
-            "asks for no memory for ever",
-            "(loop $l (drop (memory.grow (i32.const 0))) (br $l))",
-            "",
-            Overrun,
-            TIME,
-        ),
-        (
-            "asks for table for ever",
-            "(loop $l (drop (table.grow $t (ref.null func) (i32.const 1))) (br $l))",
-            "(table $t 1 funcref)",
-            Overrun,
-            TIME,
-        ),
-    ]
+    rows! {
+        "asks for no memory for ever": "(loop $l (drop (memory.grow (i32.const 0))) (br $l))", ""
+            => Overrun, TIME;
+        "asks for table for ever":
+            "(loop $l (drop (table.grow $t (ref.null func) (i32.const 1))) (br $l))", "(table $t 1 funcref)"
+            => Overrun, TIME;
+    }
 }
 
 /// Long instructions: the clock is checked between two of them.
-fn large() -> Vec<Row> {
+fn large() -> [Row; 5] {
     let fills = made(format!("(func $fills {})", FILL.repeat(2_000)));
     let fill_loop = made(format!("(loop $l {FILL} (br $l))"));
     let copy = "(loop $l
                   (memory.copy (i32.const 0x10000) (i32.const 0x10001) (i32.const 0x3effff))
                   (br $l))";
     let table = "(table $t 10000 funcref)";
-    vec![
-        ("fills its memory for ever", fill_loop, "", Overrun, TIME),
-        (
-            "fills its memory 2,000 times, without a loop",
-            "(call $fills)",
-            fills,
-            Overrun,
-            TIME,
-        ),
-        ("copies its memory for ever", copy, "", Overrun, TIME),
-        (
-            "fills its table for ever",
-            "(loop $l (table.fill $t (i32.const 0) (ref.null func) (i32.const 10000)) (br $l))",
-            table,
-            Overrun,
-            TIME,
-        ),
-        (
-            "copies its table for ever",
-            "(loop $l (table.copy (i32.const 0) (i32.const 1) (i32.const 9999)) (br $l))",
-            table,
-            Overrun,
-            TIME,
-        ),
-    ]
+    rows! {
+        "fills its memory for ever": fill_loop, "" => Overrun, TIME;
+        "fills its memory 2,000 times, without a loop": "(call $fills)", fills => Overrun, TIME;
+        "copies its memory for ever": copy, "" => Overrun, TIME;
+        "fills its table for ever":
+            "(loop $l (table.fill $t (i32.const 0) (ref.null func) (i32.const 10000)) (br $l))", table
+            => Overrun, TIME;
+        "copies its table for ever":
+            "(loop $l (table.copy (i32.const 0) (i32.const 1) (i32.const 9999)) (br $l))", table
+            => Overrun, TIME;
+    }
 }

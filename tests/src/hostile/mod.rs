@@ -14,6 +14,12 @@ mod work;
 
 use crate::wat::Wat;
 
+/// The reason when a call takes too long.
+const TIME: &str = "ran past its time budget";
+
+/// A memory that grows.
+const GROWING: &str = "(memory (export \"memory\") 1)";
+
 /// A module's file and its expected verdict.
 #[derive(Clone, Debug)]
 pub struct Hostile {
@@ -93,6 +99,14 @@ impl Hostile {
         Self::new(what, wat.bytes(), verdict)
     }
 }
+
+/// A table of cases: `"what": part, … => expectation, …;`.
+macro_rules! rows {
+    ($($what:literal: $($part:expr),+ => $($expected:expr),+;)*) => {
+        [$(($what, $($part),+, $($expected),+)),*]
+    };
+}
+pub(crate) use rows;
 
 /// Returns text with a static lifetime, for a [`Wat`].
 fn made(text: String) -> &'static str {

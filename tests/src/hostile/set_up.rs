@@ -1,17 +1,14 @@
 //! Modules that fail, refuse or lie while they are set up for a service.
 
 use super::Verdict::{Refused, Serves};
-use super::{Hostile, call_bomb, made};
+use super::{GROWING, Hostile, TIME, call_bomb, made, rows};
 use crate::wat::Wat;
 
 const FAILED: &str = "failed while service";
 const REFUSES: &str = "refuses service";
 const BREAKS: &str = "breaks the ABI";
 const START: &str = "cannot be instantiated";
-
-const LOOP: &str = "(loop $l (br $l))";
-const TIME: &str = "ran past its time budget";
-const GROWING: &str = "(memory (export \"memory\") 1)";
+const NO_REASON: &str = "it gives no reason";
 
 pub(super) fn all() -> Vec<Hostile> {
     [calls(), starts(), headers(), words(), greedy()].concat()
@@ -39,7 +36,6 @@ fn changed(body: &str) -> Wat {
     ))
 }
 
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn calls() -> Vec<Hostile> {
     let bomb = Wat {
         init: "(call $bomb40) (i32.const 0x1000)",
@@ -50,106 +46,45 @@ fn calls() -> Vec<Hostile> {
     let later = changed(
         "(if (i64.ne (i64.load (i32.const 0x1008)) (i64.const 0)) (then unreachable)) (i32.const 1)",
     );
-    [
-        (
-            "loops in reserve",
-            reserve("(loop $l (br $l)) (i32.const 0)"),
-            (FAILED, "waxwing_reserve ran past"),
-        ),
-        (
-            "loops in init",
-            init("(loop $l (br $l)) (i32.const 0)"),
-            (FAILED, "waxwing_init ran past"),
-        ),
-        (
-            "loops in backends_changed",
-            changed("(loop $l (br $l)) (i32.const 1)"),
-            (FAILED, "waxwing_backends_changed ran past"),
-        ),
-        ("calls 2^40 functions in init", bomb, (FAILED, TIME)),
-        (
-            "traps in reserve",
-            reserve("unreachable"),
-            (FAILED, "waxwing_reserve: trapped"),
-        ),
-        (
-            "traps in init",
-            init("unreachable"),
-            (FAILED, "waxwing_init: trapped"),
-        ),
-        (
-            "traps in backends_changed",
-            changed("unreachable"),
-            (FAILED, "waxwing_backends_changed: trapped"),
-        ),
-        (
-            "traps in backends_changed, once it is to work",
-            later,
-            (FAILED, "waxwing_backends_changed: trapped"),
-        ),
-        (
-            "gives no buffer",
-            reserve("(i32.const 0)"),
-            (REFUSES, "it gives no reason"),
-        ),
-        (
-            "gives a buffer at the end",
-            reserve("(i32.const 0xffff)"),
-            (BREAKS, "waxwing_reserve returned 0xffff"),
-        ),
-        (
-            "gives a buffer behind the end",
-            reserve("(i32.const 0x10000)"),
-            (BREAKS, "waxwing_reserve returned 0x10000"),
-        ),
-        (
-            "gives a buffer at 2^32 - 1",
-            reserve("(i32.const -1)"),
-            (BREAKS, "outside of memory"),
-        ),
-        (
-            "refuses",
-            init("(i32.const 0)"),
-            (REFUSES, "it gives no reason"),
-        ),
-        (
-            "refuses its backends",
-            changed("(i32.const 0)"),
-            (REFUSES, "it gives no reason"),
-        ),
-    ]
-    .map(|(what, wat, (stage, why))| Hostile::of(what, &wat, Refused(stage, why)))
+    rows! {
+        "loops in reserve": reserve("(loop $l (br $l)) (i32.const 0)") => FAILED, "waxwing_reserve ran past";
+        "loops in init": init("(loop $l (br $l)) (i32.const 0)") => FAILED, "waxwing_init ran past";
+        "loops in backends_changed": changed("(loop $l (br $l)) (i32.const 1)")
+            => FAILED, "waxwing_backends_changed ran past";
+        "calls 2^40 functions in init": bomb => FAILED, TIME;
+        "traps in reserve": reserve("unreachable") => FAILED, "waxwing_reserve: trapped";
+        "traps in init": init("unreachable") => FAILED, "waxwing_init: trapped";
+        "traps in backends_changed": changed("unreachable") => FAILED, "waxwing_backends_changed: trapped";
+        "traps in backends_changed, once it is to work": later => FAILED, "waxwing_backends_changed: trapped";
+        "gives no buffer": reserve("(i32.const 0)") => REFUSES, NO_REASON;
+        "gives a buffer at the end": reserve("(i32.const 0xffff)")
+            => BREAKS, "waxwing_reserve returned 0xffff";
+        "gives a buffer behind the end": reserve("(i32.const 0x10000)")
+            => BREAKS, "waxwing_reserve returned 0x10000";
+        "gives a buffer at 2^32 - 1": reserve("(i32.const -1)") => BREAKS, "outside of memory";
+        "refuses": init("(i32.const 0)") => REFUSES, NO_REASON;
+        "refuses its backends": changed("(i32.const 0)") => REFUSES, NO_REASON;
+    }
+    .map(|(what, wat, stage, why)| Hostile::of(what, &wat, Refused(stage, why)))
     .into()
 }
 
 fn starts() -> Vec<Hostile> {
     let start = |body: &str| with(format!("(func $start {body}) (start $start)"));
     let bomb = format!("{} (start $bomb40)", call_bomb());
-    [
-        ("loops at its start", start(LOOP), TIME),
-        ("calls 2^40 functions at its start", with(bomb), TIME),
-        ("traps at its start", start("unreachable"), "trapped"),
-        (
-            "calls itself at its start",
-            start("(call $start)"),
-            "call stack exhausted",
-        ),
-        (
-            "data behind the end of memory",
-            with("(data (i32.const 0xfffe) \"four\")"),
-            "out of bounds memory",
-        ),
-        (
-            "elements behind the end of the table",
-            with("(table 1 funcref) (func $f) (elem (i32.const 1) $f)"),
-            "out of bounds table",
-        ),
-    ]
+    rows! {
+        "loops at its start": start("(loop $l (br $l))") => TIME;
+        "calls 2^40 functions at its start": with(bomb) => TIME;
+        "traps at its start": start("unreachable") => "trapped";
+        "calls itself at its start": start("(call $start)") => "call stack exhausted";
+        "data behind the end of memory": with("(data (i32.const 0xfffe) \"four\")") => "out of bounds memory";
+        "elements behind the end of the table": with("(table 1 funcref) (func $f) (elem (i32.const 1) $f)")
+            => "out of bounds table";
+    }
     .map(|(what, wat, why)| Hostile::of(what, &wat, Refused(START, why)))
     .into()
 }
 
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn headers() -> Vec<Hostile> {
     let closed = |address| {
         let mut wat = Wat::field(68, address);
@@ -160,113 +95,36 @@ fn headers() -> Vec<Hostile> {
         section: "kind=policy\\0aabi=1.0\\0aname=test\\0acounters=a\\0a",
         ..Wat::GOOD
     };
-    [
-        (
-            "a header that is not aligned",
-            init("(i32.const 0x1004)"),
-            "not a multiple of 8",
-        ),
-        (
-            "a header at the end",
-            init("(i32.const 0xffa8)"),
-            "the header at 0xffa8 lies outside",
-        ),
-        (
-            "a header behind the end",
-            init("(i32.const 0xfffff0)"),
-            "the header at 0xfffff0 lies outside",
-        ),
-        (
-            "a header at 2^32 - 8",
-            init("(i32.const -8)"),
-            "the header at 0xfffffff8 lies outside",
-        ),
-        (
-            "a header of zeros",
-            init("(i32.const 0x8000)"),
-            "abi_major is 0",
-        ),
-        ("a header of ABI 2", Wat::field(0, 2), "abi_major is 2"),
-        ("a small header", Wat::field(4, 95), "size is 95"),
-        (
-            "backends that are not aligned",
-            Wat::field(40, 0x2004),
-            "backends at 0x2004 is not a multiple",
-        ),
-        (
-            "backends that wrap around",
-            Wat::field(40, 0xffff_fff8),
-            "backends at 0xfffffff8",
-        ),
-        (
-            "room for one backend",
-            Wat::field(44, 1),
-            "backends_capacity is 1",
-        ),
-        (
-            "room for 2^32 - 1 backends",
-            Wat::field(44, u32::MAX),
-            "backends at 0x2000",
-        ),
-        (
-            "flows over the end",
-            Wat::field(48, 0xfff8),
-            "flows at 0xfff8 to 0x10ff8 lies outside",
-        ),
-        (
-            "flows in the header",
-            Wat::field(48, 0x0fc0),
-            "the header and flows overlap",
-        ),
-        (
-            "flows over the picks",
-            Wat::field(48, 0x3fc0),
-            "flows and picks overlap",
-        ),
-        (
-            "room for 63 flows",
-            Wat::field(52, 63),
-            "flows_capacity is 63",
-        ),
-        (
-            "picks that wrap around",
-            Wat::field(56, 0xffff_ff80),
-            "picks at 0xffffff80",
-        ),
-        (
-            "payload that nobody asked for",
-            Wat::field(64, 8),
-            "payload_stride is 8",
-        ),
-        (
-            "payload without end",
-            Wat::field(64, u32::MAX),
-            "payload_stride is 4294967295",
-        ),
-        (
-            "room for 63 ends",
-            Wat::field(72, 63),
-            "closed_capacity is 63",
-        ),
-        ("room for 2^32 - 1 ends", closed(0x4800), "closed at 0x4800"),
-        (
-            "ends that wrap around",
-            closed(0xffff_fff8),
-            "closed at 0xfffffff8",
-        ),
-        (
-            "counters in its section only",
-            counters,
-            "counters_count is 0",
-        ),
-    ]
+    rows! {
+        "a header that is not aligned": init("(i32.const 0x1004)") => "not a multiple of 8";
+        "a header at the end": init("(i32.const 0xffa8)") => "the header at 0xffa8 lies outside";
+        "a header behind the end": init("(i32.const 0xfffff0)") => "the header at 0xfffff0 lies outside";
+        "a header at 2^32 - 8": init("(i32.const -8)") => "the header at 0xfffffff8 lies outside";
+        "a header of zeros": init("(i32.const 0x8000)") => "abi_major is 0";
+        "a header of ABI 2": Wat::field(0, 2) => "abi_major is 2";
+        "a small header": Wat::field(4, 95) => "size is 95";
+        "backends that are not aligned": Wat::field(40, 0x2004) => "backends at 0x2004 is not a multiple";
+        "backends that wrap around": Wat::field(40, 0xffff_fff8) => "backends at 0xfffffff8";
+        "room for one backend": Wat::field(44, 1) => "backends_capacity is 1";
+        "room for 2^32 - 1 backends": Wat::field(44, u32::MAX) => "backends at 0x2000";
+        "flows over the end": Wat::field(48, 0xfff8) => "flows at 0xfff8 to 0x10ff8 lies outside";
+        "flows in the header": Wat::field(48, 0x0fc0) => "the header and flows overlap";
+        "flows over the picks": Wat::field(48, 0x3fc0) => "flows and picks overlap";
+        "room for 63 flows": Wat::field(52, 63) => "flows_capacity is 63";
+        "picks that wrap around": Wat::field(56, 0xffff_ff80) => "picks at 0xffffff80";
+        "payload that nobody asked for": Wat::field(64, 8) => "payload_stride is 8";
+        "payload without end": Wat::field(64, u32::MAX) => "payload_stride is 4294967295";
+        "room for 63 ends": Wat::field(72, 63) => "closed_capacity is 63";
+        "room for 2^32 - 1 ends": closed(0x4800) => "closed at 0x4800";
+        "ends that wrap around": closed(0xffff_fff8) => "closed at 0xfffffff8";
+        "counters in its section only": counters => "counters_count is 0";
+    }
     .map(|(what, wat, why)| Hostile::of(what, &wat, Refused(BREAKS, why)))
     .into()
 }
 
 /// The text of a refusal goes to the operator's terminal.
 fn words() -> Vec<Hostile> {
-    const NONE: &str = "it gives no reason";
     let saying = |body: &str, data: &str| Wat {
         init: "(i32.const 0)",
         more: made(format!(
@@ -276,49 +134,19 @@ fn words() -> Vec<Hostile> {
         ..Wat::GOOD
     };
     let long = "all work and no play ".repeat(1000);
-    [
-        (
-            "refuses in words",
-            saying("(i64.const 0x600000000009)", "no `zone`"),
-            "no `zone`",
-        ),
-        (
-            "refuses in a terminal's commands",
-            saying("(i64.const 0x60000000000b)", "\\1b[2J\\0d\\0aa\\c2\\9bbc"),
-            "[2J",
-        ),
-        (
-            "refuses in what is no text",
-            saying("(i64.const 0x600000000006)", "no \\ff\\feb"),
-            "no \u{fffd}\u{fffd}b",
-        ),
-        (
-            "refuses in 4 GiB",
-            saying("(i64.const 0x6000ffffffff)", &long),
-            "all work and no play",
-        ),
-        (
-            "refuses in zeros",
-            saying("(i64.const 0x700000000100)", ""),
-            NONE,
-        ),
-        (
-            "refuses from the end of memory",
-            saying("(i64.const 0xfff800000100)", ""),
-            NONE,
-        ),
-        (
-            "refuses from behind the end",
-            saying("(i64.const -1)", ""),
-            NONE,
-        ),
-        ("traps for its words", saying("unreachable", ""), NONE),
-        (
-            "loops for its words",
-            saying("(loop $l (br $l)) (i64.const 0)", ""),
-            NONE,
-        ),
-    ]
+    rows! {
+        "refuses in words": saying("(i64.const 0x600000000009)", "no `zone`") => "no `zone`";
+        "refuses in a terminal's commands": saying("(i64.const 0x60000000000b)", "\\1b[2J\\0d\\0aa\\c2\\9bbc")
+            => "[2J";
+        "refuses in what is no text": saying("(i64.const 0x600000000006)", "no \\ff\\feb")
+            => "no \u{fffd}\u{fffd}b";
+        "refuses in 4 GiB": saying("(i64.const 0x6000ffffffff)", &long) => "all work and no play";
+        "refuses in zeros": saying("(i64.const 0x700000000100)", "") => NO_REASON;
+        "refuses from the end of memory": saying("(i64.const 0xfff800000100)", "") => NO_REASON;
+        "refuses from behind the end": saying("(i64.const -1)", "") => NO_REASON;
+        "traps for its words": saying("unreachable", "") => NO_REASON;
+        "loops for its words": saying("(loop $l (br $l)) (i64.const 0)", "") => NO_REASON;
+    }
     .map(|(what, wat, why)| Hostile::of(what, &wat, Refused(REFUSES, why)))
     .into()
 }

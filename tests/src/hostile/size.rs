@@ -1,8 +1,8 @@
 //! Files that exceed a limit of size or count.
 
-use super::Hostile;
 use super::Verdict::{Refused, Serves};
 use super::file::{OVER, and_custom, memory, push_custom, with};
+use super::{Hostile, rows};
 use crate::wat::Wat;
 
 pub(super) fn all() -> Vec<Hostile> {
@@ -17,65 +17,22 @@ fn sizes() -> Vec<Hostile> {
     let exports: String = (0..10_001)
         .map(|at| format!("(export \"e{at}\" (func $same))"))
         .collect();
-    [
-        (
-            "65 pages of memory",
-            memory("(memory (export \"memory\") 65)"),
-            "4259840 bytes of memory",
-        ),
-        (
-            "4 GiB of memory",
-            memory("(memory (export \"memory\") 65536)"),
-            "bytes of memory",
-        ),
-        (
-            "10,001 table entries",
-            with("(table 10001 funcref)"),
-            "10001 table entries",
-        ),
-        (
-            "2^32 - 1 table entries",
-            with("(table 0xffffffff funcref)"),
-            "table entries",
-        ),
-        ("10,001 functions", many(10_001, "(func)"), "functions"),
-        ("10,001 types", with(types), "types"),
-        (
-            "10,001 globals",
-            many(10_001, "(global i32 (i32.const 0))"),
-            "globals",
-        ),
-        (
-            "10,001 exports",
-            with(format!("(func $same){exports}")),
-            "exports",
-        ),
-        (
-            "10,001 data segments",
-            many(10_001, "(data \"\")"),
-            "data segments",
-        ),
-        (
-            "10,001 element segments",
-            many(10_001, "(elem func)"),
-            "element segments",
-        ),
-        (
-            "2,001 variables",
-            with(format!("(func (local {}))", "i64 ".repeat(2001))),
-            "local variables",
-        ),
-        (
-            "a function of 140 kB",
-            many(1, &format!("(func {})", "nop ".repeat(140_000))),
-            "bytes in one function",
-        ),
-        (
-            "a jump to 140,000 places",
-            with(jump(140_000)),
-            "bytes in one function",
-        ),
-    ]
+    rows! {
+        "65 pages of memory": memory("(memory (export \"memory\") 65)") => "4259840 bytes of memory";
+        "4 GiB of memory": memory("(memory (export \"memory\") 65536)") => "bytes of memory";
+        "10,001 table entries": with("(table 10001 funcref)") => "10001 table entries";
+        "2^32 - 1 table entries": with("(table 0xffffffff funcref)") => "table entries";
+        "10,001 functions": many(10_001, "(func)") => "functions";
+        "10,001 types": with(types) => "types";
+        "10,001 globals": many(10_001, "(global i32 (i32.const 0))") => "globals";
+        "10,001 exports": with(format!("(func $same){exports}")) => "exports";
+        "10,001 data segments": many(10_001, "(data \"\")") => "data segments";
+        "10,001 element segments": many(10_001, "(elem func)") => "element segments";
+        "2,001 variables": with(format!("(func (local {}))", "i64 ".repeat(2001))) => "local variables";
+        "a function of 140 kB": many(1, &format!("(func {})", "nop ".repeat(140_000)))
+            => "bytes in one function";
+        "a jump to 140,000 places": with(jump(140_000)) => "bytes in one function";
+    }
     .map(|(what, bytes, why)| Hostile::new(what, bytes, Refused(OVER, why)))
     .into()
 }
@@ -88,18 +45,11 @@ fn bombs() -> Vec<Hostile> {
         "loop ".repeat(40_000),
         "end ".repeat(40_000)
     );
-    [
-        (
-            "five times 40,000 loops, one in the other",
-            with(loops.repeat(5)),
-            "make the module's functions smaller",
-        ),
-        (
-            "a jump to 100,000 places",
-            with(jump(100_000)),
-            "`br_table` has",
-        ),
-    ]
+    rows! {
+        "five times 40,000 loops, one in the other": with(loops.repeat(5))
+            => "make the module's functions smaller";
+        "a jump to 100,000 places": with(jump(100_000)) => "`br_table` has";
+    }
     .map(|(what, bytes, why)| Hostile::new(what, bytes, Refused(STAGE, why)))
     .into()
 }

@@ -3,17 +3,12 @@
 use super::Fault::{Overrun, Trap};
 use super::Verdict::{Cut, Refused, Serves};
 use super::crimes::{Crime, crimes};
-use super::{Hostile, call_bomb, made};
+use super::{GROWING, Hostile, TIME, call_bomb, made, rows};
 use crate::wat::Wat;
-
-const TIME: &str = "ran past its time budget";
 
 /// Whether the instance serves: a trial's header has generation 0. A module can always tell a trial from
 /// service, so these do it openly.
 const AT_WORK: &str = "(i64.ne (i64.load (i32.const 0x1008)) (i64.const 0))";
-
-/// A memory that grows.
-const GROWING: &str = "(memory (export \"memory\") 1)";
 
 impl Crime {
     /// Returns a policy that commits it in `waxwing_pick` if `when` holds, and otherwise picks the first
@@ -89,39 +84,15 @@ fn in_other_calls() -> Vec<Hostile> {
         wat
     };
     let bomb = ("(call $bomb40)", call_bomb());
-    [
-        (
-            "loops in tick",
-            tick("(loop $l (br $l))", ""),
-            (Overrun, TIME),
-        ),
-        (
-            "calls 2^40 functions in tick",
-            tick(bomb.0, bomb.1),
-            (Overrun, TIME),
-        ),
-        (
-            "traps in tick",
-            tick("unreachable", ""),
-            (Trap, "`unreachable`"),
-        ),
-        (
-            "loops in closed",
-            closed("(loop $l (br $l))", ""),
-            (Overrun, TIME),
-        ),
-        (
-            "calls 2^40 functions in closed",
-            closed(bomb.0, bomb.1),
-            (Overrun, TIME),
-        ),
-        (
-            "traps in closed",
-            closed("unreachable", ""),
-            (Trap, "`unreachable`"),
-        ),
-    ]
-    .map(|(what, wat, (fault, why))| Hostile::of(what, &wat, Cut(fault, why)))
+    rows! {
+        "loops in tick": tick("(loop $l (br $l))", "") => Overrun, TIME;
+        "calls 2^40 functions in tick": tick(bomb.0, bomb.1) => Overrun, TIME;
+        "traps in tick": tick("unreachable", "") => Trap, "`unreachable`";
+        "loops in closed": closed("(loop $l (br $l))", "") => Overrun, TIME;
+        "calls 2^40 functions in closed": closed(bomb.0, bomb.1) => Overrun, TIME;
+        "traps in closed": closed("unreachable", "") => Trap, "`unreachable`";
+    }
+    .map(|(what, wat, fault, why)| Hostile::of(what, &wat, Cut(fault, why)))
     .into()
 }
 
@@ -135,28 +106,12 @@ fn in_words() -> Vec<Hostile> {
         )),
         ..Wat::GOOD
     };
-    [
-        (
-            "traps in words",
-            saying("(i64.const 0x60000000000a)"),
-            "executed: on purpose",
-        ),
-        (
-            "traps for its words on a trap",
-            saying("unreachable"),
-            "executed",
-        ),
-        (
-            "loops for its words on a trap",
-            saying("(loop $l (br $l)) (i64.const 0)"),
-            "executed",
-        ),
-        (
-            "says 4 GiB on a trap",
-            saying("(i64.const 0x6000ffffffff)"),
-            "executed: on purpose",
-        ),
-    ]
+    rows! {
+        "traps in words": saying("(i64.const 0x60000000000a)") => "executed: on purpose";
+        "traps for its words on a trap": saying("unreachable") => "executed";
+        "loops for its words on a trap": saying("(loop $l (br $l)) (i64.const 0)") => "executed";
+        "says 4 GiB on a trap": saying("(i64.const 0x6000ffffffff)") => "executed: on purpose";
+    }
     .map(|(what, wat, why)| Hostile::of(what, &wat, Cut(Trap, why)))
     .into()
 }
