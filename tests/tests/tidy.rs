@@ -1,4 +1,5 @@
-//! The house stays tidy: no circles among a crate's files, no file too long to read, no line too wide.
+//! The tree stays tidy: no circles among a crate's files, no file too long to read, no line too wide, one
+//! module style.
 //!
 //! Clippy keeps the length of functions (`too_many_lines`, see `clippy.toml`).
 
@@ -49,6 +50,16 @@ fn no_line_is_too_wide() {
         wide.is_empty(),
         "wrap (at most {LINE_COLUMNS_MAX} columns):\n{}",
         wide.join("\n")
+    );
+}
+
+#[test]
+fn a_module_with_a_folder_is_its_mod_rs() {
+    let has_folder = |path: &PathBuf| root().join(path).with_extension("").is_dir();
+    let beside: Vec<PathBuf> = sources().into_iter().filter(has_folder).collect();
+    assert!(
+        beside.is_empty(),
+        "move to `mod.rs` in its folder: {beside:?}"
     );
 }
 

@@ -1,8 +1,6 @@
-//! Memory asked for ahead of its use.
-//!
-//! Invariant: it is a hint; nothing that is computed depends on it.
+//! Prefetch hints: they change speed only.
 
-/// Asks the processor to fetch the cache lines of a value.
+/// Prefetches the cache lines of a value.
 #[inline(always)]
 #[cfg_attr(
     all(target_arch = "x86_64", not(loom)),

@@ -12,7 +12,7 @@ macro_rules! drop_reasons {
             /// All reasons, in the order of their counters.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The name in `status`, metrics and logs.
+            /// The name in `status`.
             #[must_use]
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label,)* }

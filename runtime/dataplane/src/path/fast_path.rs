@@ -165,7 +165,7 @@ fn rewrite<F: FrameBuf>(
     if exit.routed && packet.hop_limit <= 1 {
         return Err(Stop::Undeliverable(Undeliverable::HopLimit));
     }
-    // Also in transparent mode: a sender that is not told would wait forever.
+    // Also in transparent mode: without an error the sender would wait forever.
     let too_big = packet.end - packet.network > exit.egress.mtu;
     if too_big && !Fragmentation::is_allowed(frame.bytes(), packet) {
         return Err(Stop::Undeliverable(Undeliverable::TooBig(exit.egress.mtu)));

@@ -18,7 +18,7 @@ use super::{Arrived, Verdict};
 use crate::counters::WorkerCounters;
 use crate::{DropReason, FrameBuf, Now, PortId};
 
-/// RSTs per second and worker. Generous, because a client that is not told waits long: it lets all
+/// RSTs per second and worker. Generous, because a client without an RST waits long: it lets all
 /// connections of a failed server be reset within seconds.
 const RESETS_PER_S: u64 = 10_000;
 const RESETS_BURST: u64 = 1000;

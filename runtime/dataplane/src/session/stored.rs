@@ -262,7 +262,7 @@ impl HopBits {
     }
 }
 
-/// What of a backend's id a line holds; the config allows for far fewer backends.
+/// The bits of a backend id in a line.
 const BACKEND_BITS: u32 = 0x00ff_ffff;
 
 /// Marks the origin of a UDP session; the bits below it are the worker's number.

@@ -260,13 +260,7 @@ impl CheckHost {
     /// Returns the state of each requested health check, sorted by name.
     #[must_use]
     pub fn status(&self) -> Vec<ModuleStatus> {
-        let period = self.library.canary_period();
-        let modules = self.library.list().into_iter();
-        modules
-            .map(|(name, lifecycle, quarantined)| {
-                ModuleStatus::new(name, lifecycle, quarantined, period)
-            })
-            .collect()
+        self.library.status()
     }
 }
 

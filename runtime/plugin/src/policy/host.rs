@@ -398,12 +398,6 @@ impl Host {
     /// Returns the state of each requested module, sorted by name.
     #[must_use]
     pub fn status(&self) -> Vec<ModuleStatus> {
-        let period = self.library.canary_period();
-        let modules = self.library.list().into_iter();
-        modules
-            .map(|(name, lifecycle, quarantined)| {
-                ModuleStatus::new(name, lifecycle, quarantined, period)
-            })
-            .collect()
+        self.library.status()
     }
 }

@@ -21,7 +21,8 @@ use crate::lock::lock;
 use crate::registry::lifecycle::{CompiledBuild, Lifecycles, ModuleLifecycle, RefusedBuild};
 use crate::registry::options::HostOptions;
 use crate::registry::sources::{ModuleBytes, Sources};
-use crate::registry::store::{QuarantinedBuild, Store};
+use crate::registry::status::ModuleStatus;
+use crate::registry::store::Store;
 
 /// The workers on which a build serves.
 pub(crate) enum Placement {
@@ -383,23 +384,23 @@ impl Library {
             .log_step(module.hash, text);
     }
 
-    /// Returns each requested module with its state, sorted by name.
-    pub(crate) fn list(&self) -> Vec<(String, ModuleLifecycle, Vec<QuarantinedBuild>)> {
+    /// Returns the state of each requested module, sorted by name.
+    pub(crate) fn status(&self) -> Vec<ModuleStatus> {
         let lifecycles = lock(&self.lifecycles);
-        let mut list: Vec<_> = lifecycles
+        let mut list: Vec<ModuleStatus> = lifecycles
             .modules()
             .map(|(name, lifecycle)| {
                 let quarantined = lifecycles.quarantined_of(name);
-                (name.clone(), lifecycle.clone(), quarantined)
+                ModuleStatus::new(
+                    name.clone(),
+                    lifecycle.clone(),
+                    quarantined,
+                    self.options.canary,
+                )
             })
             .collect();
-        list.sort_by(|a, b| a.0.cmp(&b.0));
+        list.sort_by(|a, b| a.name.cmp(&b.name));
         list
-    }
-
-    /// Returns how long a new build serves on the first worker only.
-    pub(crate) const fn canary_period(&self) -> Duration {
-        self.options.canary
     }
 
     /// Returns the build that serves a name.
