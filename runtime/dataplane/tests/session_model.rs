@@ -130,10 +130,10 @@ fn expired(session: &Session, now: Tick) -> bool {
     now.since(session.seen) > 30
 }
 
-type Known = HashMap<(u8, u8), (Session, Flow, SessionRef)>;
+type ModelSessions = HashMap<(u8, u8), (Session, Flow, SessionRef)>;
 
 /// Removes from the map what the table removed, and compares its bytes.
-fn forget(map: &mut Known, bytes: &mut HashMap<SessionRef, u64>, removed: &Removed) {
+fn forget(map: &mut ModelSessions, bytes: &mut HashMap<SessionRef, u64>, removed: &Removed) {
     let mut of_map = map.iter();
     let (key, at) = of_map
         .find_map(|(key, (known, _, at))| (*known == removed.session).then_some((*key, *at)))
@@ -146,7 +146,7 @@ fn forget(map: &mut Known, bytes: &mut HashMap<SessionRef, u64>, removed: &Remov
 struct World {
     table: SessionTable,
     cache: SlotCache,
-    map: Known,
+    map: ModelSessions,
     /// Each session's bytes.
     bytes: HashMap<SessionRef, u64>,
     /// A removed session, whose slot may hold another by now.

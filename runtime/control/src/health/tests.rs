@@ -213,11 +213,11 @@ fn on_down_decides_the_sessions_of_a_backend_that_goes_down() {
         ("reset", SessionAction::Reset),
         ("repick", SessionAction::Repick),
     ];
-    for (word, fate) in rows {
+    for (word, action) in rows {
         let mut world = World::new(&format!("on_down = \"{word}\"\n{CHECKED}"), "");
         world.result(0, &failed("refused"), at(1));
         let [down, other, _] = world.effects(at(1));
-        assert_eq!((down.healthy, down.sessions), (false, fate));
+        assert_eq!((down.healthy, down.sessions), (false, action));
         assert_eq!(other.sessions, SessionAction::Keep);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::fragments::{assert_forgotten, back, bytes, opened, there};
+use crate::fragments::{assert_forgotten, bytes, opened, to_backend, to_client};
 use crate::frames::{one, request};
 use crate::world::{BACK, FRONT, Settings, V4, V6, World};
 use waxwing_dataplane::{DropReason, FragmentLimits};
@@ -25,7 +25,7 @@ fn small() -> Settings {
 }
 
 fn pieces(client_port: u16, id: u32) -> Vec<Vec<u8>> {
-    let whole = there(V4, client_port).frame(Protocol::Udp, &bytes(88));
+    let whole = to_backend(V4, client_port).frame(Protocol::Udp, &bytes(88));
     fragment(&whole, &[32, 32], id)
 }
 
@@ -67,7 +67,7 @@ fn packets_and_datagrams_in_order_pass_during_a_fragment_flood() {
     let ours = pieces(4000, 1 << 15);
     assert_eq!(world.frame(FRONT, &ours[0]).len(), 1);
     flood(&mut world, 0..2000, |world, id| {
-        let whole = there(V4, 4000).frame(Protocol::Udp, b"whole");
+        let whole = to_backend(V4, 4000).frame(Protocol::Udp, b"whole");
         one(&world.frame(FRONT, &whole));
         for piece in pieces(4000, 1 << 14 | id) {
             assert_eq!(world.frame(FRONT, &piece).len(), 1, "in order, at {id}");
@@ -120,7 +120,7 @@ fn a_flood_of_first_fragments_evicts_the_oldest_and_drops_none() {
 #[test]
 fn a_frame_too_long_to_be_held_passes_only_in_order() {
     let mut world = opened(small());
-    let whole = there(V4, 4000).frame(Protocol::Udp, &bytes(600));
+    let whole = to_backend(V4, 4000).frame(Protocol::Udp, &bytes(600));
     let long = fragment(&whole, &[304], 7);
     assert_eq!(world.frame(FRONT, &long[0]).len(), 1);
     assert_eq!(world.frame(FRONT, &long[1]).len(), 1);
@@ -145,7 +145,7 @@ fn a_held_fragment_is_dropped_if_the_pool_is_empty() {
         assert!(
             world
                 .io(0)
-                .inject(BACK, &back(V4, 0, 4000).frame(Protocol::Udp, b"x"))
+                .inject(BACK, &to_client(V4, 0, 4000).frame(Protocol::Udp, b"x"))
         );
         others += 1;
     }
@@ -167,8 +167,8 @@ fn a_fragment_flood_at_two_workers_is_counted_exactly() {
         });
         for id in 0..3000_u32 {
             let way = match id % 3 {
-                0 => back(plan, 0, 4000),
-                _ => there(plan, 4000 + (id % 5) as u16),
+                0 => to_client(plan, 0, 4000),
+                _ => to_backend(plan, 4000 + (id % 5) as u16),
             };
             let whole = way.frame(Protocol::Udp, &bytes(88));
             let all = fragment(&whole, &[32, 32], id % 700);
@@ -188,7 +188,7 @@ fn forged_fragments_of_a_connection_do_not_disturb_it() {
         ..Settings::default()
     });
     crate::frames::establish(&mut world, 4000, 0);
-    let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(88));
+    let whole = to_backend(V4, 4000).frame(Protocol::Tcp, &bytes(88));
     for id in 0..1000 {
         for late in &fragment(&whole, &[32, 32], id)[1..] {
             assert!(world.frame(FRONT, late).is_empty());

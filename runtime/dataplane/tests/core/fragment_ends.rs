@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::fragments::{ID, Way, assert_forgotten, back, bytes, opened, there};
+use crate::fragments::{Endpoints, ID, assert_forgotten, bytes, opened, to_backend, to_client};
 use crate::frames::request;
 use crate::world::{BACK, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::NoBackend;
@@ -27,14 +27,14 @@ fn udp(plan: crate::world::Plan) -> Settings {
 }
 
 /// A UDP datagram with 88 bytes of payload: 96 bytes to fragment.
-fn datagram(way: Way) -> Vec<u8> {
-    way.frame(Protocol::Udp, &bytes(88))
+fn datagram(ends: Endpoints) -> Vec<u8> {
+    ends.frame(Protocol::Udp, &bytes(88))
 }
 
-fn all_frames(world: &mut World, way: Way, frames: &[Vec<u8>]) -> usize {
+fn all_frames(world: &mut World, ends: Endpoints, frames: &[Vec<u8>]) -> usize {
     frames
         .iter()
-        .map(|frame| world.frame(way.port, frame).len())
+        .map(|frame| world.frame(ends.port, frame).len())
         .sum()
 }
 
@@ -109,15 +109,15 @@ fn an_overlapping_fragment_and_all_later_ones_are_dropped() {
         ),
     ];
     for plan in [V4, V6] {
-        for way in [there(plan, 4000), back(plan, 0, 4000)] {
+        for ends in [to_backend(plan, 4000), to_client(plan, 0, 4000)] {
             for (places, sent, reason, dropped) in rows {
                 let mut world = opened(udp(plan));
-                let whole = datagram(way);
+                let whole = datagram(ends);
                 let frames: Vec<_> = places
                     .iter()
                     .map(|&(from, to, more)| fragment_at(&whole, ID, from, to - from, more))
                     .collect();
-                assert_eq!(all_frames(&mut world, way, &frames), sent, "{places:?}");
+                assert_eq!(all_frames(&mut world, ends, &frames), sent, "{places:?}");
                 assert_eq!(world.dropped(reason), dropped, "{places:?}");
                 // The rest, a late duplicate included, times out.
                 world.sweep_round(0, FragmentLimits::default().timeout);
@@ -134,8 +134,8 @@ fn an_overlapping_fragment_and_all_later_ones_are_dropped() {
 fn an_overlap_within_one_batch_is_found() {
     for order in permutations(3) {
         let mut world = opened(udp(V4));
-        let way = there(V4, 4000);
-        let whole = datagram(way);
+        let ends = to_backend(V4, 4000);
+        let whole = datagram(ends);
         let frames = [
             fragment_at(&whole, ID, 0, 40, true),
             fragment_at(&whole, ID, 32, 32, true),
@@ -161,18 +161,18 @@ fn an_overlap_within_one_batch_is_found() {
 #[test]
 fn impossible_fragments_are_dropped_alone() {
     let tcp = |at: usize, more, len: usize| {
-        let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
+        let whole = to_backend(V4, 4000).frame(Protocol::Tcp, &bytes(80));
         fragment_with(&whole, ID, at, more, &bytes(len))
     };
-    let header = there(V4, 4000).frame(Protocol::Tcp, &[])[IP + 20..].to_vec();
+    let header = to_backend(V4, 4000).frame(Protocol::Tcp, &[])[IP + 20..].to_vec();
     let first = |len: usize| {
-        let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
+        let whole = to_backend(V4, 4000).frame(Protocol::Tcp, &bytes(80));
         fragment_with(&whole, ID, 0, true, &header[..len])
     };
     let mut other_protocol = tcp(24, false, 40);
     other_protocol[IP + 9] = 132;
     other_protocol[IP + 10..IP + 12].fill(0);
-    let v6 = datagram(there(V6, 4000));
+    let v6 = datagram(to_backend(V6, 4000));
     let mut tiny = fragment_with(&v6, ID, 0, true, &[17, 0, 1, 4, 0, 0, 0, 0]);
     tiny[IP + 40] = 60;
     for (what, frame, reason) in [
@@ -229,10 +229,10 @@ fn a_fragmented_ping_is_neither_answered_nor_held() {
 fn a_fragment_without_its_first_one_times_out() {
     for plan in [V4, V6] {
         let mut world = opened(udp(plan));
-        let (way, answer) = (there(plan, 4000), back(plan, 0, 4000));
-        let lost = fragment(&datagram(way), &[32, 32], ID);
+        let (ends, answer) = (to_backend(plan, 4000), to_client(plan, 0, 4000));
+        let lost = fragment(&datagram(ends), &[32, 32], ID);
         let lost_back = fragment(&datagram(answer), &[32, 32], ID);
-        assert_eq!(all_frames(&mut world, way, &lost[1..]), 0);
+        assert_eq!(all_frames(&mut world, ends, &lost[1..]), 0);
         assert_eq!(all_frames(&mut world, answer, &lost_back[1..]), 0);
         assert_eq!(world.shared.fragments.held(), 4);
 
@@ -269,16 +269,16 @@ fn a_fragment_without_its_first_one_times_out() {
 #[test]
 fn an_identification_reused_after_the_timeout_is_another_datagram() {
     let mut world = opened(udp(V4));
-    let way = there(V4, 4000);
-    let pieces = fragment(&datagram(way), &[32, 32], ID);
+    let ends = to_backend(V4, 4000);
+    let pieces = fragment(&datagram(ends), &[32, 32], ID);
     // The middle fragment is lost.
     assert_eq!(
-        all_frames(&mut world, way, &[pieces[0].clone(), pieces[2].clone()]),
+        all_frames(&mut world, ends, &[pieces[0].clone(), pieces[2].clone()]),
         2
     );
     assert_eq!(world.shared.fragments.len(), 1);
     world.advance(FragmentLimits::default().timeout + Duration::from_secs(1));
-    assert_eq!(all_frames(&mut world, way, &pieces), 3);
+    assert_eq!(all_frames(&mut world, ends, &pieces), 3);
     assert_eq!(world.drops(), []);
     assert_forgotten(&world);
 }
@@ -288,10 +288,10 @@ fn fragments_of_no_session_go_to_the_kernel_in_order() {
     for plan in [V4, V6] {
         for order in permutations(3) {
             let mut world = World::new(udp(plan));
-            let way = back(plan, 0, 4000);
-            let pieces = fragment(&datagram(way), &[32, 32], ID);
+            let ends = to_client(plan, 0, 4000);
+            let pieces = fragment(&datagram(ends), &[32, 32], ID);
             let frames: Vec<_> = order.iter().map(|&n| pieces[n].clone()).collect();
-            assert_eq!(all_frames(&mut world, way, &frames), 0);
+            assert_eq!(all_frames(&mut world, ends, &frames), 0);
             let kernel: Vec<_> = world.io(0).passed_to_kernel();
             assert_eq!(kernel.len(), 3, "{order:?}");
             assert!(
@@ -320,15 +320,15 @@ fn later_fragments_share_the_first_ones_drop_reason() {
         no_backend: NoBackend::Reject,
         ..drained.clone()
     };
-    let no_service = there(V4, 4000).to_port(SERVICE_PORT + 9);
-    for (settings, way, reason, answers) in [
+    let no_service = to_backend(V4, 4000).to_port(SERVICE_PORT + 9);
+    for (settings, ends, reason, answers) in [
         (udp(V4), no_service, DropReason::NoService, 0),
-        (drained, there(V4, 4000), DropReason::NoBackend, 0),
-        (rejecting, there(V4, 4000), DropReason::NoBackend, 1),
+        (drained, to_backend(V4, 4000), DropReason::NoBackend, 0),
+        (rejecting, to_backend(V4, 4000), DropReason::NoBackend, 1),
     ] {
         for order in permutations(3) {
             let mut world = World::new(settings.clone());
-            let pieces = fragment(&datagram(way), &[32, 32], ID);
+            let pieces = fragment(&datagram(ends), &[32, 32], ID);
             let mut sent = Vec::new();
             for &n in &order {
                 sent.extend(world.frame(FRONT, &pieces[n]));
@@ -352,8 +352,8 @@ fn later_fragments_share_the_first_ones_drop_reason() {
 fn each_fragment_is_checked_against_the_egress_mtu() {
     let mut world = opened(udp(V4));
     world.shared.next_hops.set(BackendId(0), None);
-    let way = there(V4, 4000);
-    let pieces = fragment(&datagram(way), &[32, 32], ID);
+    let ends = to_backend(V4, 4000);
+    let pieces = fragment(&datagram(ends), &[32, 32], ID);
     for n in [1, 0, 2] {
         assert!(world.frame(FRONT, &pieces[n]).is_empty());
     }
@@ -362,7 +362,7 @@ fn each_fragment_is_checked_against_the_egress_mtu() {
 
     // The second is too big, and is fragmented again if that is allowed.
     let mut world = opened(Settings { mtu: 60, ..udp(V4) });
-    let mut pieces = fragment(&datagram(way), &[40], ID);
+    let mut pieces = fragment(&datagram(ends), &[40], ID);
     let sent: Vec<_> = pieces
         .iter()
         .flat_map(|piece| world.frame(FRONT, piece))
@@ -378,7 +378,7 @@ fn each_fragment_is_checked_against_the_egress_mtu() {
     let mut world = opened(Settings { mtu: 60, ..udp(V4) });
     pieces[1][IP + 6] |= 0x40;
     fix_checksum(&mut pieces[1]);
-    assert_eq!(all_frames(&mut world, way, &pieces), 1);
+    assert_eq!(all_frames(&mut world, ends, &pieces), 1);
     assert_eq!(world.drops(), [(DropReason::TooBig, 1)]);
     assert_forgotten(&world);
 }
@@ -386,15 +386,15 @@ fn each_fragment_is_checked_against_the_egress_mtu() {
 #[test]
 fn later_fragments_of_an_ended_session_are_dropped() {
     let mut world = opened(udp(V4));
-    let way = there(V4, 4000);
-    let pieces = fragment(&datagram(way), &[32, 32], ID);
+    let ends = to_backend(V4, 4000);
+    let pieces = fragment(&datagram(ends), &[32, 32], ID);
     assert_eq!(world.frame(FRONT, &pieces[0]).len(), 1);
     let mut slots = world.shared.sessions.slot_cache();
     let at: Vec<_> = world.shared.sessions.iter().map(|(at, _)| at).collect();
     for at in at {
         world.shared.sessions.remove(&mut slots, at);
     }
-    assert_eq!(all_frames(&mut world, way, &pieces[1..]), 0);
+    assert_eq!(all_frames(&mut world, ends, &pieces[1..]), 0);
     assert_eq!(world.drops(), [(Fragment, 2)]);
     assert_forgotten(&world);
 }
@@ -402,15 +402,15 @@ fn later_fragments_of_an_ended_session_are_dropped() {
 #[test]
 fn a_datagram_has_a_limit_of_fragments() {
     let mut world = opened(udp(V4));
-    let way = there(V4, 4000);
-    let whole = way.frame(Protocol::Udp, &bytes(8 * 80 - 8));
+    let ends = to_backend(V4, 4000);
+    let whole = ends.frame(Protocol::Udp, &bytes(8 * 80 - 8));
     let pieces = fragment(&whole, &[8; 79], ID);
-    let sent = all_frames(&mut world, way, &pieces);
+    let sent = all_frames(&mut world, ends, &pieces);
     assert_eq!((sent, world.drops()), (64, vec![(FragmentLimit, 80 - 64)]));
 
     // As many that wait for the first: one too many drops them all.
     let mut world = opened(udp(V4));
-    assert_eq!(all_frames(&mut world, way, &pieces[1..]), 0);
+    assert_eq!(all_frames(&mut world, ends, &pieces[1..]), 0);
     assert_eq!(world.drops(), [(FragmentLimit, 79)]);
     assert_eq!(world.shared.fragments.held(), 0);
 }
@@ -418,7 +418,7 @@ fn a_datagram_has_a_limit_of_fragments() {
 #[test]
 fn a_segments_first_fragment_updates_the_connection() {
     let mut world = World::new(Settings::default());
-    let whole = there(V4, 4000).frame(Protocol::Tcp, &bytes(80));
+    let whole = to_backend(V4, 4000).frame(Protocol::Tcp, &bytes(80));
     let mut syn = whole.clone();
     syn[IP + 33] = TcpFlags::SYN;
     for piece in fragment(&syn, &[40], ID) {

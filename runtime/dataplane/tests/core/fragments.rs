@@ -19,15 +19,15 @@ pub(crate) const ID: u32 = 0x4711;
 
 /// Both directions.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Way {
+pub(crate) struct Endpoints {
     pub(crate) port: PortId,
     link: Link,
     source: (Address, u16),
     destination: (Address, u16),
 }
 
-pub(crate) fn there(plan: Plan, client_port: u16) -> Way {
-    Way {
+pub(crate) fn to_backend(plan: Plan, client_port: u16) -> Endpoints {
+    Endpoints {
         port: FRONT,
         link: FROM_CLIENT,
         source: (plan.client, client_port),
@@ -35,8 +35,8 @@ pub(crate) fn there(plan: Plan, client_port: u16) -> Way {
     }
 }
 
-pub(crate) fn back(plan: Plan, backend: u32, client_port: u16) -> Way {
-    Way {
+pub(crate) fn to_client(plan: Plan, backend: u32, client_port: u16) -> Endpoints {
+    Endpoints {
         port: BACK,
         link: Link {
             source: backend_mac(backend),
@@ -47,7 +47,7 @@ pub(crate) fn back(plan: Plan, backend: u32, client_port: u16) -> Way {
     }
 }
 
-impl Way {
+impl Endpoints {
     pub(crate) fn to_port(mut self, port: u16) -> Self {
         self.destination.1 = port;
         self
@@ -82,7 +82,7 @@ pub(crate) fn opened(settings: Settings) -> World {
     let mut world = World::new(settings);
     let first = match protocol {
         Protocol::Tcp => request(plan, 4000, SYN),
-        Protocol::Udp => there(plan, 4000).frame(protocol, b"hello"),
+        Protocol::Udp => to_backend(plan, 4000).frame(protocol, b"hello"),
     };
     one(&world.frame(FRONT, &first));
     world
@@ -96,11 +96,16 @@ pub(crate) fn assert_forgotten(world: &World) {
 }
 
 /// Frames arrive, each at its worker: one by one, or all before the first turn.
-fn arrive(world: &mut World, way: Way, frames: &[(usize, Vec<u8>)], at_once: bool) -> Vec<Vec<u8>> {
+fn arrive(
+    world: &mut World,
+    ends: Endpoints,
+    frames: &[(usize, Vec<u8>)],
+    at_once: bool,
+) -> Vec<Vec<u8>> {
     let mut sent = Vec::new();
     for (worker, frame) in frames {
         assert!(
-            world.io(*worker).inject(way.port, frame),
+            world.io(*worker).inject(ends.port, frame),
             "the pool has a frame"
         );
         if !at_once {
@@ -125,9 +130,9 @@ fn fragments_in_any_order_at_any_worker_are_translated_like_the_whole() {
                 workers: 2,
                 ..Settings::default()
             });
-            for way in [there(plan, 4000), back(plan, 0, 4000)] {
-                let whole = way.frame(protocol, &bytes(99));
-                let expected = one_frame(&world.frame(way.port, &whole));
+            for ends in [to_backend(plan, 4000), to_client(plan, 0, 4000)] {
+                let whole = ends.frame(protocol, &bytes(99));
+                let expected = one_frame(&world.frame(ends.port, &whole));
                 for lens in [&[24][..], &[32, 8], &[24, 16, 40]] {
                     let pieces = fragment(&whole, lens, ID);
                     for order in permutations(pieces.len()) {
@@ -136,7 +141,7 @@ fn fragments_in_any_order_at_any_worker_are_translated_like_the_whole() {
                                 .map(|&n| (workers >> n & 1, pieces[n].clone()))
                                 .collect();
                             for at_once in [false, true] {
-                                let sent = arrive(&mut world, way, &frames, at_once);
+                                let sent = arrive(&mut world, ends, &frames, at_once);
                                 assert_eq!(reassemble(&sent), expected, "{order:?} {workers:b}");
                                 assert_forgotten(&world);
                             }
@@ -164,12 +169,12 @@ fn a_first_fragment_opens_a_session_by_its_policy_even_when_it_comes_last() {
         });
         world.script().picks = vec![Pick::Backend(2)];
         world.script().payload_len = 16;
-        let way = there(plan, 4000);
-        let whole = way.frame(Protocol::Udp, &bytes(64));
+        let ends = to_backend(plan, 4000);
+        let whole = ends.frame(Protocol::Udp, &bytes(64));
         let mut pieces = fragment(&whole, &[32, 16], ID);
         pieces.reverse();
         let frames: Vec<_> = pieces.into_iter().map(|frame| (0, frame)).collect();
-        let sent = arrive(&mut world, way, &frames, false);
+        let sent = arrive(&mut world, ends, &frames, false);
         assert_eq!(sent.len(), 3);
         for frame in &sent {
             let packet = ip_of(frame);
@@ -196,7 +201,7 @@ fn a_datagram_without_checksum_stays_without() {
         protocol: Protocol::Udp,
         ..Settings::default()
     });
-    let mut whole = there(V4, 4000).frame(Protocol::Udp, &bytes(64));
+    let mut whole = to_backend(V4, 4000).frame(Protocol::Udp, &bytes(64));
     whole[40..42].fill(0);
     for piece in fragment(&whole, &[32], ID) {
         let sent = one_frame(&world.frame(FRONT, &piece));
@@ -224,21 +229,21 @@ fn only_the_first_fragment_gets_the_translated_source_port() {
             payload: &bytes(80),
             ..segment(plan, 4000, TcpFlags::ACK)
         };
-        for (way, whole) in [
-            (there(plan, 4000), to_second.frame()),
+        for (ends, whole) in [
+            (to_backend(plan, 4000), to_second.frame()),
             (
-                back(plan, 0, translated),
-                back(plan, 0, translated).frame(Protocol::Tcp, &bytes(80)),
+                to_client(plan, 0, translated),
+                to_client(plan, 0, translated).frame(Protocol::Tcp, &bytes(80)),
             ),
         ] {
-            let expected = one_frame(&world.frame(way.port, &whole));
+            let expected = one_frame(&world.frame(ends.port, &whole));
             let frames: Vec<_> = fragment(&whole, &[40, 24], ID)
                 .into_iter()
                 .rev()
                 .map(|frame| (0, frame))
                 .collect();
             assert_eq!(
-                reassemble(&arrive(&mut world, way, &frames, true)),
+                reassemble(&arrive(&mut world, ends, &frames, true)),
                 expected
             );
         }
@@ -275,7 +280,7 @@ fn extension_headers_on_both_sides_of_the_fragment_header_are_walked() {
         protocol: Protocol::Udp,
         ..Settings::default()
     });
-    let mut whole = there(V6, 4000).frame(Protocol::Udp, &bytes(56));
+    let mut whole = to_backend(V6, 4000).frame(Protocol::Udp, &bytes(56));
     whole.splice(IP + 40..IP + 40, options(17));
     whole[IP + 6] = 60;
     whole[IP + 4..IP + 6].copy_from_slice(&72_u16.to_be_bytes());
@@ -290,17 +295,17 @@ fn extension_headers_on_both_sides_of_the_fragment_header_are_walked() {
         longer
     };
     for order in permutations(3) {
-        let way = there(V6, 4000);
+        let ends = to_backend(V6, 4000);
         let plain: Vec<_> = order.iter().map(|&n| (0, pieces[n].clone())).collect();
         assert_eq!(
-            reassemble(&arrive(&mut world, way, &plain, false)),
+            reassemble(&arrive(&mut world, ends, &plain, false)),
             expected
         );
 
         let longer: Vec<_> = (order.iter())
             .map(|&n| (0, hop_by_hop(&pieces[n])))
             .collect();
-        let mut sent = arrive(&mut world, way, &longer, false);
+        let mut sent = arrive(&mut world, ends, &longer, false);
         for frame in &mut sent {
             assert_eq!(ip_of(frame).destination, V6.backend(0));
             frame.drain(IP + 40..IP + 48);
@@ -321,7 +326,7 @@ fn a_later_fragment_of_ipv6_may_name_another_protocol() {
         protocol: Protocol::Udp,
         ..Settings::default()
     });
-    let whole = there(V6, 4000).frame(Protocol::Udp, &bytes(56));
+    let whole = to_backend(V6, 4000).frame(Protocol::Udp, &bytes(56));
     let mut pieces = fragment(&whole, &[24], ID);
     pieces[1][IP + 40] = 59;
     for at in [1, 0] {
@@ -345,11 +350,11 @@ fn one_identification_of_two_clients_is_two_datagrams() {
         let mut neighbor = plan;
         neighbor.client = Address::from_bits(plan.client.bits() + 1);
         let [ours, theirs] = [plan, neighbor].map(|plan| {
-            let whole = there(plan, 4000).frame(Protocol::Udp, &bytes(64));
+            let whole = to_backend(plan, 4000).frame(Protocol::Udp, &bytes(64));
             fragment(&whole, &[32], ID)
         });
         let frames = [&theirs[1], &ours[0], &ours[1], &theirs[0]].map(|frame| (0, frame.clone()));
-        let sent = arrive(&mut world, there(plan, 4000), &frames, false);
+        let sent = arrive(&mut world, to_backend(plan, 4000), &frames, false);
         let sources: Vec<_> = sent.iter().map(|frame| ip_of(frame).source).collect();
         let (a, b) = (plan.client, neighbor.client);
         assert_eq!(sources, [a, a, b, b]);
@@ -363,7 +368,7 @@ fn later_fragments_may_pause_within_the_timeout() {
         protocol: Protocol::Udp,
         ..Settings::default()
     });
-    let whole = there(V4, 4000).frame(Protocol::Udp, &bytes(64));
+    let whole = to_backend(V4, 4000).frame(Protocol::Udp, &bytes(64));
     let pieces = fragment(&whole, &[32, 16], ID);
     for piece in pieces.iter().rev() {
         world.advance(Duration::from_secs(2));
@@ -434,11 +439,11 @@ proptest! {
         let mtu = 4000;
         let protocol = travel.protocol;
         let mut world = opened(Settings { plan, protocol, mtu, workers: 2, ..Settings::default() });
-        let way = if travel.reply { back(plan, 0, 4000) } else { there(plan, 4000) };
+        let ends = if travel.reply { to_client(plan, 0, 4000) } else { to_backend(plan, 4000) };
         let header = if protocol == Protocol::Tcp { 20 } else { 8 };
         let len = travel.lens.iter().sum::<usize>() + travel.last_len - header;
-        let whole = way.frame(protocol, &bytes(len));
-        let expected = one_frame(&world.frame(way.port, &whole));
+        let whole = ends.frame(protocol, &bytes(len));
+        let expected = one_frame(&world.frame(ends.port, &whole));
 
         let pieces = fragment(&whole, &travel.lens, ID);
         let mut frames: Vec<_> = travel
@@ -452,7 +457,7 @@ proptest! {
             let (worker, frame) = frames[at].clone();
             frames.insert(at + 1, (1 - worker, frame));
         }
-        let sent = arrive(&mut world, way, &frames, false);
+        let sent = arrive(&mut world, ends, &frames, false);
         prop_assert_eq!(sent.len(), pieces.len());
         prop_assert_eq!(reassemble(&sent), expected);
         let duplicates = world.dropped(DropReason::FragmentDuplicate);

@@ -196,27 +196,27 @@ fn a_kept_session_outlives_its_backends_outage() {
 
 #[test]
 fn a_syn_never_goes_to_a_down_backend() {
-    for fate in [
+    for action in [
         SessionAction::Keep,
         SessionAction::Reset,
         SessionAction::Repick,
     ] {
         let mut world = World::new(Settings::default());
         one(&world.frame(FRONT, &request(V4, 4000, SYN)));
-        first_backend_is(&mut world, DOWN, fate);
+        first_backend_is(&mut world, DOWN, action);
         let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
-        assert_eq!(packet.destination, V4.backend(1), "{fate:?}");
+        assert_eq!(packet.destination, V4.backend(1), "{action:?}");
         assert_eq!(world.counters[0].repicked.get(), 1);
         assert_eq!(world.script().closed[0].end, End::Unanswered);
         assert_eq!(world.active(), [0, 1, 0]);
     }
     // A SYN within a connection that would be reset or picked anew is not rejected either.
-    for fate in [SessionAction::Reset, SessionAction::Repick] {
+    for action in [SessionAction::Reset, SessionAction::Repick] {
         let mut world = World::new(Settings::default());
         establish(&mut world, 4000, 0);
-        first_backend_is(&mut world, DOWN, fate);
+        first_backend_is(&mut world, DOWN, action);
         let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
-        assert_eq!(packet.destination, V4.backend(1), "{fate:?}");
+        assert_eq!(packet.destination, V4.backend(1), "{action:?}");
         assert_eq!(world.counters[0].repicked.get(), 1);
     }
 }
@@ -238,14 +238,14 @@ fn a_clients_own_rst_reaches_the_backend() {
 
 #[test]
 fn a_closed_connection_is_not_reset() {
-    for fate in [SessionAction::Reset, SessionAction::Repick] {
+    for action in [SessionAction::Reset, SessionAction::Repick] {
         let mut world = World::new(Settings::default());
         establish(&mut world, 4000, 0);
         one(&world.frame(BACK, &reply(V4, 0, 4000, FIN_ACK)));
         one(&world.frame(FRONT, &request(V4, 4000, FIN_ACK)));
-        first_backend_is(&mut world, DOWN, fate);
+        first_backend_is(&mut world, DOWN, action);
         let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, ACK)));
-        assert_eq!(packet.destination, V4.backend(0), "{fate:?}");
+        assert_eq!(packet.destination, V4.backend(0), "{action:?}");
         assert_eq!(world.session().tcp.phase(), Phase::Closing);
         let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
         assert_eq!(packet.destination, V4.backend(1), "and makes way");

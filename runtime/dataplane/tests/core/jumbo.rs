@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use crate::fragments::{back, bytes, there};
+use crate::fragments::{bytes, to_backend, to_client};
 use crate::frames::{ACK, RST, SYN, datagram, ip, one, ports, request};
 use crate::icmp_sent::{LAST_HOP, assert_told, may_be_cut, opened, packet, ping, tagged};
 use crate::world::{BACK, BACKEND_PORT, FRONT, Plan, SERVICE_PORT, Settings, V4, V6, World};
@@ -222,7 +222,7 @@ fn jumbo_fragments_wait_for_their_first_one() {
             ..Settings::default()
         });
         world.io(0).split_frames(part_len);
-        for (id, way) in [(1, there(plan, 4000)), (2, back(plan, 0, 4000))] {
+        for (id, way) in [(1, to_backend(plan, 4000)), (2, to_client(plan, 0, 4000))] {
             let datagram = way.frame(Protocol::Udp, &bytes(20_000));
             let mut pieces = fragment(&datagram, &[8800, 8800], id);
             pieces.rotate_left(1);

@@ -6,7 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use crate::fragments::{back, bytes, opened, there};
+use crate::fragments::{bytes, opened, to_backend, to_client};
 use crate::frames::{
     ACK, SYN, SYN_ACK, datagram, datagram_back, error_back, error_to, reply, request,
 };
@@ -204,7 +204,7 @@ fn fragments_allocate_nothing() {
         });
         world.io(0).recycle_sent();
         let mut arrivals = Vec::new();
-        for way in [there(plan, 4000), back(plan, 0, 4000)] {
+        for way in [to_backend(plan, 4000), to_client(plan, 0, 4000)] {
             for id in 0..100 {
                 let whole = way.frame(Protocol::Udp, &bytes(88));
                 let mut pieces = fragment(&whole, &[32, 32], id);

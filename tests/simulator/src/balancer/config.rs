@@ -132,7 +132,7 @@ impl Config {
             self.services[at] = Some(Self::service(random));
             return "a service is added";
         };
-        let fates = [
+        let actions = [
             SessionAction::Keep,
             SessionAction::Reset,
             SessionAction::Repick,
@@ -151,9 +151,9 @@ impl Config {
                 "a backend is added or recovers"
             }
             4 => {
-                let fate = random.one(&fates);
+                let action = random.one(&actions);
                 for backend in service.backends.iter_mut().flatten() {
-                    (backend.healthy, backend.sessions) = (false, fate);
+                    (backend.healthy, backend.sessions) = (false, action);
                 }
                 "all backends of a service go down"
             }
@@ -175,7 +175,7 @@ impl Config {
             }
             9 => {
                 if let Some(backend) = &mut service.backends[place] {
-                    (backend.healthy, backend.sessions) = (false, random.one(&fates));
+                    (backend.healthy, backend.sessions) = (false, random.one(&actions));
                 }
                 "a backend goes down"
             }
