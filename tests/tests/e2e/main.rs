@@ -6,7 +6,6 @@
 
 mod attack;
 mod checks;
-mod citizenship;
 mod consequences;
 mod crafted;
 mod crowd;
@@ -28,6 +27,7 @@ mod servers;
 mod swaps;
 mod traffic;
 mod transparent;
+mod vip_responder;
 
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -103,7 +103,7 @@ fn main() {
     }
     let trials = [
         traffic::SCENARIOS,
-        citizenship::SCENARIOS,
+        vip_responder::SCENARIOS,
         recovery::SCENARIOS,
         gateways::SCENARIOS,
         icmp::SCENARIOS,
