@@ -44,7 +44,7 @@ pub(crate) fn transparent(topology: &Topology) -> Config {
     config
 }
 
-/// Names of MAC addresses, for messages.
+/// Names of MAC addresses for test messages.
 struct Names(BTreeMap<[u8; 6], String>);
 
 impl Names {
@@ -180,7 +180,7 @@ fn assert_figure(topology: &Topology, config: &Config, router: (&Namespace, &str
                 let found = seen(frames, addresses, &names);
                 ensure!(
                     found == expected,
-                    "step {step}, {addresses:?}: {found:?} in place of {expected:?}"
+                    "step {step}, {addresses:?}: {found:?}, expected {expected:?}"
                 );
             }
         }
