@@ -352,7 +352,7 @@ fn a_recovered_backend_starts_slowly() -> Result<()> {
         weights.last() == Some(&100),
         "its last weight is not 100 %: {weights:?}"
     );
-    let last = shares.last().context("eight shares")?;
+    let last = shares.last().context("no shares")?;
     ensure!(
         (last - 1.0 / 3.0).abs() < 0.03,
         "its last share is not a third: {shares:.2?}"
@@ -388,7 +388,7 @@ fn failures_of_sessions_eject_a_backend_for_a_time() -> Result<()> {
         server.suffer(Fault::Rejected)?;
     }
     actors::load(&topology.client, load)?;
-    let status = waxwing.wait_status("one of two to be ejected", |status| {
+    let status = waxwing.wait_status("one of the two to be ejected", |status| {
         status.states("web").contains(&"ejected")
     })?;
     let states = status.states("web");

@@ -117,7 +117,7 @@ fn broken_frames_are_counted_and_fail_no_request() -> Result<()> {
 /// Sends malformed frames from the client's interface to the balancer.
 fn inject(topology: &Topology, seed: u8, count: u32) -> Result<()> {
     let program = built_program("waxwing-testbed")?;
-    let program = program.to_str().context("the path is text")?;
+    let program = program.to_str().context("the path is not UTF-8")?;
     let mac = topology
         .balancer
         .mac("front")?

@@ -243,7 +243,10 @@ fn replies_follow_the_kernels_routes() -> Result<()> {
         topology.balancer.ip(refused)?;
         waxwing.wait_status("no gateway", |status| status.gateways().is_empty())?;
         let drops = waxwing.status()?.dropped("no_route");
-        ensure!(fetch(&topology, from, vip).is_err(), "{vip}: it was served");
+        ensure!(
+            fetch(&topology, from, vip).is_err(),
+            "{vip}: the request was served"
+        );
         let drops = waxwing.status()?.dropped("no_route") - drops;
         ensure!(drops > 0, "{vip}: no packet was dropped as `no_route`");
 
@@ -310,7 +313,7 @@ fn backends_behind_a_vlan_device_are_reached() -> Result<()> {
     let hop = waxwing.status()?.next_hop("web", server4(1)).clone();
     ensure!(hop["vlans"] == serde_json::json!([100]), "next hop: {hop}");
     let url = format!("http://{}:8080/", host(server4(1)));
-    curl(&topology.client, &url).context("a direct connection")?;
+    curl(&topology.client, &url).context("direct connection")?;
     waxwing.stop().map(drop)
 }
 

@@ -80,7 +80,7 @@ fn a_server_meets_itself_at_its_own_vip() -> Result<()> {
         // Eight megabytes, from the server to itself.
         let url = format!("http://{}/data", host(vip));
         let copy = topology.scratch.path().join("copy");
-        let copy = copy.to_str().context("the path is text")?;
+        let copy = copy.to_str().context("the path is not UTF-8")?;
         let args = [
             "-sS",
             "--fail",
@@ -198,7 +198,7 @@ fn a_small_pool_holds_as_many_connections_as_ports() -> Result<()> {
         connections
             .iter_mut()
             .try_for_each(|it| ask(it).map(drop))?;
-        ensure!(connect(vip).is_err(), "the ninth was served");
+        ensure!(connect(vip).is_err(), "the ninth connection was served");
         connections
             .iter_mut()
             .try_for_each(|it| ask(it).map(drop))?;

@@ -242,7 +242,7 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
     const RATE: u32 = 200;
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
-    // Until detection, new connections to it are refused, and retried on another backend.
+    // Until detection, the killed server refuses new connections, which are retried on another backend.
     config.service_mut("web")?.on_refused = Some("retry");
     let waxwing = Waxwing::start(&topology, &config)?;
     wait_web(&waxwing, ["up"; 3])?;

@@ -275,7 +275,7 @@ fn hostile_checks_make_no_other_check_late() -> Result<()> {
         times.late_p99_ms, times.late_max_ms
     );
 
-    // A module that imports more than a check may is refused; the previous one serves.
+    // A module with an import that checks may not use is refused; the previous build serves.
     waxwing.drop_in(
         &file("elsewhere"),
         &checks::connecting_elsewhere(),

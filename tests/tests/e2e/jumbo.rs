@@ -79,7 +79,7 @@ fn jumbo_frames_carry_a_download_unchanged() -> Result<()> {
 /// Fetches nginx's data through a VIP with curl.
 fn download(topology: &Topology, vip: IpAddr) -> Result<Vec<u8>> {
     let copy = topology.scratch.path().join("copy");
-    let to = copy.to_str().context("the path is text")?;
+    let to = copy.to_str().context("the path is not UTF-8")?;
     let url = format!("http://{}/data", host(vip));
     let args = ["-sS", "--globoff", "--max-time", "60", "-o", to, &url];
     topology.client.run("curl", &args)?;

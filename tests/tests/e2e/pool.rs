@@ -183,7 +183,7 @@ fn a_backup_that_is_well_serves_before_mains_that_are_down() -> Result<()> {
     assert_served_by(&topology, &["3"])?;
     servers[0].recover(Fault::Stopped)?;
     wait_web(&waxwing, but(1, "down"))?;
-    waxwing.wait_status("a main one to serve again", |status| {
+    waxwing.wait_status("a main backend to serve again", |status| {
         status.takes_new("web") == [true, false, false]
     })?;
     assert_served_by(&topology, &["1"])?;
@@ -285,10 +285,10 @@ fn clients_that_wait_for_an_ejected_backend_go_to_another() -> Result<()> {
     wait_web(&waxwing, ["up"; 3])?;
     let out = ejected.elapsed();
     eprintln!(
-        "out for {out:?}; {} requests went to others",
+        "out for {out:?}; {} requests went to other backends",
         tally.answers()
     );
-    ensure!(out < TIME + FOLLOWS, "it was out for {out:?}");
+    ensure!(out < TIME + FOLLOWS, "the backend was out for {out:?}");
     assert_served_by(&topology, &["1", "2", "3"])?;
     let history = wait_web(&waxwing, ["up"; 3])?.health("web", 0).history;
     let ejections = history.iter().filter(|change| change.state == "ejected");

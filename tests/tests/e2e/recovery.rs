@@ -73,7 +73,7 @@ impl<'a> Downloads<'a> {
                     "--interface",
                     &from.to_string(),
                     "-o",
-                    copy.to_str().context("the path is text")?,
+                    copy.to_str().context("the path is not UTF-8")?,
                     &url,
                 ];
                 running.push((topology.client.spawn("curl", &arguments)?, copy));

@@ -127,7 +127,7 @@ fn a_thousand_swaps_fail_no_request_and_leak_no_memory() -> Result<()> {
             })?;
             hashes[build] = status.module_hash(&module(0)).map(str::to_owned);
         }
-        let hash = hashes[build].clone().context("a hash")?;
+        let hash = hashes[build].clone().context("no hash")?;
         swap_all(&waxwing, &builds[build], &hash)?;
         if round == WARM_UP {
             memory = resident(&waxwing.status()?)?;

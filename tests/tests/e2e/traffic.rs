@@ -116,7 +116,7 @@ fn curl_reaches_nginx_on_both_families() -> Result<()> {
 
         // Eight megabytes in segments of full size arrive unchanged.
         let copy = topology.scratch.path().join("copy");
-        let copy = copy.to_str().context("the path is text")?;
+        let copy = copy.to_str().context("the path is not UTF-8")?;
         let url = format!("{root}/data");
         topology.client.run(
             "curl",

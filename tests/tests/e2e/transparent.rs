@@ -85,7 +85,7 @@ fn traffic_of_no_service_passes_the_bridge() -> Result<()> {
 /// Fetches a megabyte from each server's own address, and asserts that it arrives unchanged.
 fn fetch_directly(topology: &Topology) -> Result<()> {
     let copy = topology.scratch.path().join("copy");
-    let to = copy.to_str().context("the path is text")?;
+    let to = copy.to_str().context("the path is not UTF-8")?;
     for (number, address) in [(1, server6(1)), (2, server4(2))] {
         let url = format!("http://{}:8080/data", host(address));
         let args = ["-sS", "--globoff", "--max-time", "20", "-o", to, &url];

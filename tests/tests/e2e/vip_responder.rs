@@ -146,7 +146,7 @@ fn a_direct_connection_to_a_backend_works() -> Result<()> {
             "{address} answered: {answer}"
         );
         let copy = topology.scratch.path().join("copy");
-        let to = copy.to_str().context("the path is text")?;
+        let to = copy.to_str().context("the path is not UTF-8")?;
         let url = format!("{root}/data");
         topology.client.run(
             "curl",

@@ -156,7 +156,9 @@ fn reuse(talk: &Talk<'_>) -> Result<()> {
     let opened = |talk: &Talk<'_>| -> Result<u64> {
         let status = talk.waxwing.status()?;
         let backends = |service: &serde_json::Value| service["backends"][0]["sessions"].as_u64();
-        let services = status.0["services"].as_array().context("services")?;
+        let services = status.0["services"]
+            .as_array()
+            .context("no services in the status")?;
         Ok(services.iter().filter_map(backends).sum())
     };
     let before = opened(talk)?;
