@@ -66,7 +66,7 @@ fn assert_on_time(waxwing: &Waxwing<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Until its quarantine, the looping module asks for five seconds of processor time each second.
+/// Until the module's quarantine, its 100 looping checks need five seconds of processor time each second.
 fn a_hundred_checks_that_loop_make_no_other_late() -> Result<()> {
     const NAME: &str = "looping";
     let topology = Topology::new(Layout::default())?;

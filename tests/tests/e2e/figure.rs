@@ -37,7 +37,7 @@ pub(crate) fn network(servers: u8, queues: u32) -> Result<Topology> {
     })
 }
 
-/// The web service, in transparent mode.
+/// Returns the config of the web service in transparent mode.
 pub(crate) fn transparent(topology: &Topology) -> Config {
     let mut config = web(topology);
     config.mode = Some("transparent");

@@ -191,13 +191,13 @@ fn a_forged_reset_and_syn_move_no_connection() -> Result<()> {
         let stream = topology.client.enter(|| TcpStream::connect((vip, 80)))??;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let before = ask(&stream).with_context(|| format!("{vip} before"))?;
-        // The client has sent its last acknowledgement.
+        // Waits until the client has acknowledged the answer.
         thread::sleep(Duration::from_millis(200));
         let client = stream.local_addr()?;
         let ends = ((client.ip(), client.port()), (vip, 80));
         for flags in [TcpFlags::RST, TcpFlags::SYN] {
             attack.segment(&attack.clients, ends, flags)?;
-            // Each forged segment is in a separate batch.
+            // Waits, so that the next segment is in another batch.
             thread::sleep(Duration::from_millis(100));
         }
         let after = ask(&stream).with_context(|| format!("{vip} after the forgeries"))?;

@@ -194,7 +194,7 @@ fn a_jumbo_datagram_that_may_be_fragmented_arrives_whole() -> Result<()> {
     let (server, client) = (server(&topology, VIP4)?, client(&topology, VIP4)?);
     for _ in 0..3 {
         client.send(&large())?;
-        ensure!(receive(&server)? == large(), "the datagram changed");
+        ensure!(receive(&server)? == large(), "the datagram was altered");
     }
     let cut = waxwing.status()?.counted("packets_fragmented");
     ensure!(cut == 3, "{cut} datagrams were fragmented, not 3");
@@ -211,7 +211,7 @@ fn a_jumbo_datagram_that_may_not_be_fragmented_is_refused() -> Result<()> {
     ensure!(error == Errno::EMSGSIZE, "{error}, not EMSGSIZE");
     // The sender has learned the path MTU, and fragments the datagram itself.
     client.send(&large())?;
-    ensure!(receive(&server)? == large(), "the datagram changed");
+    ensure!(receive(&server)? == large(), "the datagram was altered");
     waxwing.stop().map(drop)
 }
 

@@ -233,7 +233,9 @@ fn is_installed(tool: &str) -> bool {
 }
 
 /// Ends the whole run if a scenario hangs, because later results would be unreliable.
-struct Watchdog(#[expect(dead_code, reason = "dropping it is the message")] mpsc::Sender<()>);
+struct Watchdog(
+    #[expect(dead_code, reason = "dropping the sender stops the watchdog")] mpsc::Sender<()>,
+);
 
 impl Watchdog {
     fn new(name: &str) -> Self {

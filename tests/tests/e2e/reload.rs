@@ -19,7 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_bad_config_leaves_the_running_one),
 ];
 
-/// The web service over the first `servers` servers.
+/// Returns the config in which `web` has only the first `servers` servers as backends.
 fn over(topology: &Topology, servers: usize) -> Result<Config> {
     let mut config = web(topology);
     config.service_mut("web")?.backends.truncate(servers);

@@ -181,7 +181,7 @@ fn the_balancer_itself_reaches_a_backend() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// As after the fail-over of a bond, or by an operator's hand.
+/// A port's MAC address changes after the fail-over of a bond, or by an operator's command.
 fn a_port_with_a_new_mac_serves_on() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
