@@ -1,6 +1,6 @@
-//! What strangers send in the name of connections that are not theirs, and to harm everybody's.
+//! Attacks on connections: forged segments and ICMP errors, SYN floods, and malformed frames.
 //!
-//! Invariant: they know all of a connection but its sequence numbers.
+//! Invariant: attackers know everything about a connection except its sequence numbers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,17 +15,19 @@ use waxwing_tests::{Namespace, Topology};
 /// An address and a port.
 pub(crate) type Endpoint = (IpAddr, u16);
 
-/// Strangers on both sides. They come by the routers that the connections come by, which here are the
+/// Attackers on both sides. Their frames come through the same routers as the connections, which here are the
 /// client and a server.
 pub(crate) struct Attack {
     pub(crate) clients: Side,
     pub(crate) servers: Side,
-    /// Far apart, so that all but a few of all numbers lie outside of any window.
+    /// Sequence number of forged segments. Successive numbers are far apart, so that almost all are outside
+    /// every connection's window.
     sequence: u32,
+    /// Number of flood sources so far.
     strangers: u32,
 }
 
-/// Strangers on one side.
+/// Attackers on one side.
 pub(crate) struct Side {
     wire: Wire,
     link: Link,
@@ -46,12 +48,12 @@ impl Side {
         })
     }
 
-    /// From now on they come by another router, as everybody on this side does.
+    /// Sends later frames through another router, like all traffic of this side.
     pub(crate) fn fail_over(&mut self, router: Mac) {
         self.link.source = router;
     }
 
-    /// Frames that are broken in every way.
+    /// Sends malformed frames of every kind.
     pub(crate) fn garbage(&mut self, count: usize) -> Result<()> {
         let frames = self.garbage.by_ref().take(count);
         for frame in frames {
@@ -72,8 +74,8 @@ impl Attack {
         })
     }
 
-    /// Forges all that could end a client's connection to a VIP, or move it, and the same from the
-    /// servers that may have it.
+    /// Forges all packets that could end or move a client's connection to a VIP, from the client and from
+    /// each server that may serve it.
     pub(crate) fn strike(
         &mut self,
         client: Endpoint,
@@ -128,7 +130,7 @@ impl Attack {
         }
     }
 
-    /// Begins connections that nobody goes on with.
+    /// Sends SYNs from new addresses, and never completes the handshakes.
     pub(crate) fn flood(&mut self, vip: Endpoint, count: u32) -> Result<()> {
         for _ in 0..count {
             self.strangers += 1;
@@ -139,8 +141,8 @@ impl Attack {
     }
 }
 
-/// Type, code and parameter of errors that end something where they are believed: unreachable in
-/// several ways, time exceeded, and MTUs that no link has.
+/// Returns type, code and parameter of errors that would break a connection if its host believed them:
+/// several kinds of unreachable, time exceeded, and MTUs that are too small for any link.
 fn errors(family: IpAddr) -> &'static [(u8, u8, u32)] {
     match family {
         IpAddr::V4(_) => &[
@@ -165,12 +167,12 @@ fn errors(family: IpAddr) -> &'static [(u8, u8, u32)] {
     }
 }
 
-/// A router that says what the forgers want it to.
+/// Returns the source address of forged ICMP errors.
 fn router(family: IpAddr) -> IpAddr {
     stranger(family, u32::from(u16::MAX))
 }
 
-/// An address that nobody has, of a family (RFC 2544's and RFC 3849's ranges).
+/// Returns an unused address of a family (ranges of RFC 2544 and RFC 3849).
 fn stranger(family: IpAddr, number: u32) -> IpAddr {
     match family {
         IpAddr::V4(_) => Ipv4Addr::from(0xc612_0000 | (number & 0x1_ffff)).into(),

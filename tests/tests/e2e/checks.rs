@@ -1,4 +1,4 @@
-//! What single checks tell beside up and down, and a check of one's own.
+//! Single health checks: TLS verification, weights from an agent, a metric as a signal, and a custom check.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_custom_check_detects_a_long_queue),
 ];
 
-/// One server that speaks TLS; who is asked for, and who is trusted, differs from check to check.
+/// Four checks of one TLS server differ in the expected server name, the trusted roots and the verification.
 fn an_https_check_verifies_roots_and_name() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let server = Server::start(&topology, 1, Kind::Nginx)?;
@@ -63,7 +63,7 @@ fn an_https_check_verifies_roots_and_name() -> Result<()> {
         eprintln!("{name}: {state}: {reason}");
         ensure!(
             state == "up" || reason.contains("certificate"),
-            "{name} is down, but: {reason}"
+            "{name} is down for another reason: {reason}"
         );
     }
     waxwing.stop().map(drop)
@@ -121,7 +121,7 @@ fn a_metric_of_a_page_becomes_a_signal() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// The tutorial's module, dropped into the folder; a server that says how long its queue is.
+/// The tutorial's module, copied to the module folder, checks servers that report their queue's length.
 fn a_custom_check_detects_a_long_queue() -> Result<()> {
     let module = modules::compile("queue-check")?;
     let topology = Topology::new(Layout::default())?;
@@ -148,7 +148,7 @@ fn a_custom_check_detects_a_long_queue() -> Result<()> {
     ensure!(health.reason.contains("1000"), "{health:#?}");
     say(&servers[1], 3, "ready")?;
     wait_web(&waxwing, ["up"; 3])?;
-    // The same build once more, under the eyes of the folder's watcher: nobody goes down for it.
+    // Copying the same build again while the folder is watched takes no backend down.
     waxwing.drop_in("queue_check.wasm", &module, Copy::Slow)?;
     thread::sleep(Duration::from_secs(2));
     wait_web(&waxwing, ["up"; 3])?;

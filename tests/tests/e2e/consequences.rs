@@ -1,4 +1,4 @@
-//! The effects of health states on new sessions, on existing sessions, and with no healthy backend.
+//! The effects of health states on new sessions and on existing sessions, also without a healthy backend.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -31,12 +31,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// Within this time [`served`] opens its connections where only who answers matters.
+/// Duration for [`served`] in tests that only need to know which servers answer.
 pub(crate) const PROBE: Duration = Duration::from_millis(500);
 
 pub(crate) const WEB: SocketAddr = SocketAddr::new(VIP4, 80);
 
-/// Opens 300 connections within this time, none of which may fail.
+/// Opens 300 connections within this time, and asserts that none fails.
 pub(crate) fn served(topology: &Topology, within: Duration) -> Result<Tally> {
     let load = Load {
         rate: 300 * 1000 / u32::try_from(within.as_millis())?,
@@ -55,7 +55,7 @@ pub(crate) fn assert_served_by(topology: &Topology, servers: &[&str]) -> Result<
     Ok(())
 }
 
-/// Runs a command of the balancer, which must succeed.
+/// Runs a command of the balancer, and asserts that it succeeds.
 pub(crate) fn ask(waxwing: &Waxwing<'_>, args: &[&str]) -> Result<()> {
     let finished = waxwing.ask(args)?;
     ensure!(
@@ -78,10 +78,10 @@ pub(crate) fn stay(topology: &Topology) -> Result<(TcpStream, usize)> {
 fn server_of(answer: &str) -> Result<usize> {
     let number = answer.trim().strip_prefix("server=");
     let number = number.and_then(|number| number.parse().ok());
-    number.with_context(|| format!("no server's name: {answer}"))
+    number.with_context(|| format!("not a server's name: {answer}"))
 }
 
-/// Returns a state for one backend, and `up` for the others.
+/// Returns three states: this one for one backend, and `up` for the others.
 pub(crate) fn but(place: usize, state: &str) -> [&str; 3] {
     let mut states = ["up"; 3];
     states[place] = state;
@@ -101,7 +101,10 @@ fn a_drained_backend_keeps_sessions_and_a_disabled_one_stays_disabled() -> Resul
     assert_served_by(&topology, &["2", "3"])?;
     for (connection, place) in &mut stays {
         let answer = query::get(connection, "/")?;
-        ensure!(server_of(&answer)? == *place + 1, "it moved: {answer}");
+        ensure!(
+            server_of(&answer)? == *place + 1,
+            "the session moved: {answer}"
+        );
     }
     // An operator's command survives a reload.
     waxwing.reload(&config)?;
@@ -118,7 +121,7 @@ fn a_drained_backend_keeps_sessions_and_a_disabled_one_stays_disabled() -> Resul
     wait_web(&waxwing, ["up"; 3])?;
 
     let refused = waxwing.ask(&["backend", "drain", "web", "nonesuch"])?;
-    ensure!(!refused.status.success(), "a backend that is not there");
+    ensure!(!refused.status.success(), "an unknown backend was accepted");
     ensure!(refused.stderr.contains("nonesuch"), "{}", refused.stderr);
     waxwing.stop().map(drop)
 }
@@ -133,19 +136,28 @@ fn a_drained_backends_sessions_end_at_the_deadline() -> Result<()> {
     let name = format!("server-{}", place + 1);
     ask(&waxwing, &["backend", "drain", "web", &name])?;
     let drained = Instant::now();
-    query::get(&mut connection, "/").context("it drains, and has time")?;
+    query::get(&mut connection, "/").context("before the drain deadline")?;
     thread::sleep(Duration::from_millis(1500).saturating_sub(drained.elapsed()));
     assert_reset(&mut connection)?;
     waxwing.stop().map(drop)
 }
 
-/// Asserts that the client's next segment is answered by a reset, at once.
+/// Asserts that the client's next segment is answered with an RST at once.
 pub(crate) fn assert_reset(connection: &mut TcpStream) -> Result<()> {
     let sent = Instant::now();
-    let error = query::get(connection, "/").err().context("it was served")?;
+    let error = query::get(connection, "/")
+        .err()
+        .context("the request was served")?;
     let kinds = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
-    ensure!(kinds.contains(&error.kind()), "it was not reset: {error}");
-    ensure!(sent.elapsed() < PATIENCE, "after {:?}", sent.elapsed());
+    ensure!(
+        kinds.contains(&error.kind()),
+        "the connection was not reset: {error}"
+    );
+    ensure!(
+        sent.elapsed() < PATIENCE,
+        "reset only after {:?}",
+        sent.elapsed()
+    );
     Ok(())
 }
 
@@ -158,7 +170,7 @@ fn the_health_command_reports_by_exit_code() -> Result<()> {
         let finished = waxwing.ask(&["health", "--service", service])?;
         Ok(finished.status.code())
     };
-    // It reports what the workers use, which follows the state within a second.
+    // The command reports the states that the workers use. They follow the health states within a second.
     let becomes = |wanted| -> Result<bool> {
         let deadline = Instant::now() + Duration::from_secs(1);
         while code("web")? != Some(wanted) {
@@ -168,22 +180,31 @@ fn the_health_command_reports_by_exit_code() -> Result<()> {
         }
         Ok(true)
     };
-    ensure!(code("web")? == Some(0), "all are up");
+    ensure!(
+        code("web")? == Some(0),
+        "the exit code is not 0 with all up"
+    );
     servers[0].suffer(Fault::Paused)?;
     wait_web(&waxwing, but(0, "down"))?;
-    ensure!(code("web")? == Some(0), "two are up");
+    ensure!(
+        code("web")? == Some(0),
+        "the exit code is not 0 with two up"
+    );
     servers[1].suffer(Fault::Paused)?;
     servers[2].suffer(Fault::Paused)?;
     wait_web(&waxwing, ["down"; 3])?;
-    ensure!(becomes(1)?, "all are down");
-    ensure!(code("nonesuch")? != Some(0), "there is no such service");
+    ensure!(becomes(1)?, "the exit code is not 1 with all down");
+    ensure!(
+        code("nonesuch")? != Some(0),
+        "the exit code is 0 for an unknown service"
+    );
     servers[2].recover(Fault::Paused)?;
     wait_web(&waxwing, ["down", "down", "up"])?;
-    ensure!(becomes(0)?, "one is up");
+    ensure!(becomes(0)?, "the exit code is not 0 with one up");
     waxwing.stop().map(drop)
 }
 
-/// The server is paused, so that only the balancer can answer.
+/// The server is paused, so that only the balancer can send an RST.
 fn sessions_of_a_backend_that_went_down_are_kept_or_reset() -> Result<()> {
     for on_down in ["keep", "reset"] {
         let topology = Topology::new(Layout::default())?;
@@ -226,16 +247,16 @@ fn datagrams_to_a_down_backend_move_to_another() -> Result<()> {
     let first = exchange()?;
     ensure!(
         exchange()? == first,
-        "one socket's datagrams are one session"
+        "datagrams of one socket went to two servers"
     );
     servers[first - 1].suffer(Fault::Paused)?;
     wait_web(&waxwing, but(first - 1, "down"))?;
     let second = exchange().context("on_down = \"repick\"")?;
-    ensure!(second != first, "the paused server cannot have answered");
-    // The session stays there when the first backend recovers.
+    ensure!(second != first, "the paused server seems to have answered");
+    // The session stays on the second backend when the first recovers.
     servers[first - 1].recover(Fault::Paused)?;
     wait_web(&waxwing, ["up"; 3])?;
-    ensure!(exchange()? == second, "it moved back");
+    ensure!(exchange()? == second, "the session moved back");
     waxwing.stop().map(drop)
 }
 
@@ -256,19 +277,24 @@ fn with_all_down_clients_are_refused_or_ignored() -> Result<()> {
             server.suffer(Fault::Dropped)?;
         }
         wait_web(&waxwing, ["down"; 3])?;
-        waxwing.wait_status("the same of UDP", |status| {
+        waxwing.wait_status("the UDP service to be down too", |status| {
             status.states("datagrams") == ["down"; 3]
         })?;
         let begun = Instant::now();
         let connected = topology.client.enter(|| query::connect(WEB))?;
-        let error = connected.err().context("nobody can have answered")?;
+        let error = connected
+            .err()
+            .context("connected with all backends down")?;
         ensure!(error.kind() == expected, "{all_down}: {error}");
         if all_down == "reject" {
             let took = begun.elapsed();
             ensure!(took < Duration::from_millis(100), "refused after {took:?}");
             let socket = topology.client.enter(|| query::connect_udp(WEB))??;
             socket.send(b"?")?;
-            let error = socket.recv(&mut [0; 64]).err().context("an answer")?;
+            let error = socket
+                .recv(&mut [0; 64])
+                .err()
+                .context("received an answer with all backends down")?;
             ensure!(error.kind() == expected, "UDP, {all_down}: {error}");
         }
         for server in &mut servers {
@@ -318,14 +344,23 @@ fn a_recovered_backend_starts_slowly() -> Result<()> {
     }
     eprintln!("its shares, second by second: {shares:.2?}; its weights: {weights:?} %");
     ensure!(weights.is_sorted(), "its weight fell: {weights:?}");
-    ensure!(shares[0] < 0.15, "it starts with {shares:.2?}");
-    ensure!(weights.last() == Some(&100), "it ends with {weights:?}");
-    let last = shares.last().context("eight shares")?;
-    ensure!((last - 1.0 / 3.0).abs() < 0.03, "it ends with {shares:.2?}");
+    ensure!(
+        shares[0] < 0.15,
+        "its first share is too high: {shares:.2?}"
+    );
+    ensure!(
+        weights.last() == Some(&100),
+        "its last weight is not 100 %: {weights:?}"
+    );
+    let last = shares.last().context("no shares")?;
+    ensure!(
+        (last - 1.0 / 3.0).abs() < 0.03,
+        "its last share is not a third: {shares:.2?}"
+    );
     waxwing.stop().map(drop)
 }
 
-/// Without checks, health follows from sessions alone.
+/// Without checks, only failures of sessions change a backend's health.
 fn failures_of_sessions_eject_a_backend_for_a_time() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
@@ -338,12 +373,12 @@ fn failures_of_sessions_eject_a_backend_for_a_time() -> Result<()> {
         ..connections(VIP4, 80, Duration::from_secs(1))
     };
     let tally = actors::load(&topology.client, load)?;
-    eprintln!("failed until it was ejected: {:?}", tally.failures);
-    ensure!(tally.failed() >= 5, "it was ejected for fewer than 5");
+    eprintln!("failures until the ejection: {:?}", tally.failures);
+    ensure!(tally.failed() >= 5, "ejected after fewer than 5 failures");
     wait_web(&waxwing, but(0, "ejected"))?;
     assert_served_by(&topology, &["2", "3"])?;
     servers[0].recover(Fault::Rejected)?;
-    waxwing.wait_status("its return", |status| {
+    waxwing.wait_status("the ejected backend to be up", |status| {
         status.health("web", "server-1").state == "up"
     })?;
     assert_served_by(&topology, &["1", "2", "3"])?;
@@ -353,12 +388,12 @@ fn failures_of_sessions_eject_a_backend_for_a_time() -> Result<()> {
         server.suffer(Fault::Rejected)?;
     }
     actors::load(&topology.client, load)?;
-    let status = waxwing.wait_status("one of two to be ejected", |status| {
+    let status = waxwing.wait_status("one of the two to be ejected", |status| {
         status.states("web").contains(&"ejected")
     })?;
     let states = status.states("web");
     let ejected = states.iter().filter(|state| **state == "ejected").count();
-    ensure!(ejected == 1, "half of three is two: {states:?}");
+    ensure!(ejected == 1, "not exactly one is ejected: {states:?}");
     waxwing.stop().map(drop)
 }
 

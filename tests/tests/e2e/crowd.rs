@@ -25,11 +25,11 @@ fn crowd(name: &str, backends: u16, check: HealthCheck) -> Service {
     service.checked(check)
 }
 
-/// Observes `web` for five seconds, whose backends are checked every 300 ms: they stay up, and the last check
-/// of each is recent. The status has times in seconds, rounded down.
+/// Observes for five seconds that the backends of `web`, which are checked every 300 ms, stay up and that the
+/// last check of each is recent. The status has times in seconds, rounded down.
 fn assert_on_time(waxwing: &Waxwing<'_>) -> Result<()> {
     const LOOKED: Duration = Duration::from_secs(5);
-    // A bound for the slowest machine.
+    // Long enough for the slowest machine.
     const AGO_MAX: Duration = Duration::from_secs(10);
     let before = wait_web(waxwing, ["up"; 3])?;
     let end = Instant::now() + LOOKED;
@@ -46,13 +46,13 @@ fn assert_on_time(waxwing: &Waxwing<'_>) -> Result<()> {
                 "{server} was not up all the time: {is:#?}"
             );
             let last = is.checks.first().and_then(|check| check.last_at);
-            longest = longest.max(now - last.context("it is up without a result")?);
+            longest = longest.max(now - last.context("up without a check result")?);
         }
         thread::sleep(Duration::from_millis(100));
     }
     let (before, after) = (before.punctuality(), status.punctuality());
     eprintln!(
-        "the last check was {longest:.1} s ago at most; {} checks of all, {} at once, late by {} ms \
+        "the last check was {longest:.1} s ago at most; {} checks in total, {} running, late by {} ms \
          (p99), {} ms (most)",
         after.runs.saturating_sub(before.runs),
         after.running,
@@ -61,12 +61,12 @@ fn assert_on_time(waxwing: &Waxwing<'_>) -> Result<()> {
     );
     ensure!(
         longest < AGO_MAX.as_secs_f64(),
-        "what is due every 300 ms was last done {longest:.1} s ago"
+        "checks are due every 300 ms, but the last one was {longest:.1} s ago"
     );
     Ok(())
 }
 
-/// Each second five seconds of computing are due, until the module is quarantined.
+/// Until the module's quarantine, its 100 looping checks need five seconds of processor time each second.
 fn a_hundred_checks_that_loop_make_no_other_late() -> Result<()> {
     const NAME: &str = "looping";
     let topology = Topology::new(Layout::default())?;
@@ -81,11 +81,11 @@ fn a_hundred_checks_that_loop_make_no_other_late() -> Result<()> {
         ..quick(NAME)
     };
     config.services.insert(0, crowd(NAME, 100, check));
-    // Each that loops has a millisecond of the processor in turn, and an honest one needs a few turns.
+    // Looping checks run for a millisecond each in turn, and a check of `web` needs a few turns.
     config.service_mut("web")?.health[0].timeout = Some("1s");
     let waxwing = Waxwing::start(&topology, &config)?;
     assert_on_time(&waxwing)?;
-    let status = waxwing.wait_status("its quarantine", |status| {
+    let status = waxwing.wait_status("the module's quarantine", |status| {
         !status.module_quarantined(NAME).is_empty()
     })?;
     eprintln!(
@@ -97,7 +97,7 @@ fn a_hundred_checks_that_loop_make_no_other_late() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// A rack that is gone: nobody refuses, and each check waits for all of its ten seconds.
+/// A rack without power refuses no connection: each check waits for its whole timeout of ten seconds.
 fn six_hundred_silent_backends_make_no_other_check_late() -> Result<()> {
     const NAME: &str = "rack";
     let topology = Topology::new(Layout::default())?;
@@ -118,6 +118,9 @@ fn six_hundred_silent_backends_make_no_other_check_late() -> Result<()> {
     let waxwing = Waxwing::start(&topology, &config)?;
     assert_on_time(&waxwing)?;
     let reason = waxwing.status()?.health(NAME, 0).reason;
-    ensure!(!reason.contains("refused"), "it is not silent: {reason}");
+    ensure!(
+        !reason.contains("refused"),
+        "the rack refuses connections: {reason}"
+    );
     waxwing.stop().map(drop)
 }

@@ -1,4 +1,4 @@
-//! The balancer dies, stops, or gets garbage: the rest of the network does not notice.
+//! A balancer that is killed, stopped, or sent malformed frames does not disturb other traffic.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ fn after_a_kill_the_kernel_serves_its_traffic() -> Result<()> {
     for _ in 0..3 {
         assert_served(&topology, VIP4)?;
         waxwing.kill();
-        // Routed traffic and the balancer's own address, each by a new connection, at once.
+        // New connections to the balancer's own address, and routed through it, work at once.
         let killed = Instant::now();
         curl(&topology.client, &format!("http://{}:22/", host(FRONT4)))?;
         curl(
@@ -41,7 +41,7 @@ fn after_a_kill_the_kernel_serves_its_traffic() -> Result<()> {
         let took = killed.elapsed();
         ensure!(
             took < Duration::from_secs(1),
-            "the kernel's traffic came back after {took:?}"
+            "the kernel forwarded again only after {took:?}"
         );
         for port in topology.ports() {
             ensure!(
@@ -64,7 +64,7 @@ fn a_stop_restores_the_interfaces() -> Result<()> {
         ..Layout::default()
     })?;
     let _servers = actors::http_servers(&topology, 8080)?;
-    // Addresses, interfaces and their flags; without the counters and lifetimes.
+    // Interfaces, their flags and addresses, without counters and lifetimes.
     let state = || topology.balancer.run("ip", &["-brief", "address"]);
     let before = state()?;
     for _ in 0..3 {
@@ -114,10 +114,10 @@ fn broken_frames_are_counted_and_fail_no_request() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Sends broken frames from the client's end of the wire to the balancer.
+/// Sends malformed frames from the client's interface to the balancer.
 fn inject(topology: &Topology, seed: u8, count: u32) -> Result<()> {
     let program = built_program("waxwing-testbed")?;
-    let program = program.to_str().context("the path is text")?;
+    let program = program.to_str().context("the path is not UTF-8")?;
     let mac = topology
         .balancer
         .mac("front")?

@@ -37,14 +37,14 @@ pub(crate) fn network(servers: u8, queues: u32) -> Result<Topology> {
     })
 }
 
-/// The web service, in transparent mode.
+/// Returns the config of the web service in transparent mode.
 pub(crate) fn transparent(topology: &Topology) -> Config {
     let mut config = web(topology);
     config.mode = Some("transparent");
     config
 }
 
-/// Names of MAC addresses, for messages.
+/// Names of MAC addresses for test messages.
 struct Names(BTreeMap<[u8; 6], String>);
 
 impl Names {
@@ -180,7 +180,7 @@ fn assert_figure(topology: &Topology, config: &Config, router: (&Namespace, &str
                 let found = seen(frames, addresses, &names);
                 ensure!(
                     found == expected,
-                    "step {step}, {addresses:?}: {found:?} in place of {expected:?}"
+                    "step {step}, {addresses:?}: {found:?}, expected {expected:?}"
                 );
             }
         }

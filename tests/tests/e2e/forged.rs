@@ -1,5 +1,5 @@
-//! What strangers send harms no connection: resets, SYNs and ICMP errors in its name, from both sides,
-//! a flood of SYNs that fills the session table, and garbage.
+//! Connections survive attacks: forged resets, SYNs and ICMP errors from both sides, a SYN flood that fills
+//! the session table, and malformed frames.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -30,15 +30,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const TRANSFERS: usize = 1000;
 const SERVERS: [u8; 3] = [1, 2, 3];
 const WAVES: u8 = 8;
-/// Bytes that each client reads between two waves. No end keeps more than that, so all files are under
-/// way all the time.
+/// Bytes that each client reads between two waves. Socket buffers hold no more than that, so that all
+/// transfers stay in progress.
 const READ_LEN: usize = 32 << 10;
-/// Few enough for a flood to fill the table.
+/// Session limit, small enough for a flood to fill the table.
 const SESSIONS_MAX: u64 = 2000;
 const SYNS_PER_WAVE: u32 = 2000;
 const GARBAGE_PER_WAVE: usize = 3000;
 
-/// A file under way from port 80 of a VIP, which is port 8080 of one of the servers.
+/// A download in progress from port 80 of a VIP, which is forwarded to port 8080 of one of the servers.
 struct Transfer {
     stream: TcpStream,
     client: Endpoint,
@@ -53,7 +53,8 @@ impl Transfer {
         let vip = (vip, 80);
         let mut stream = TcpStream::connect(vip)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        // A client that waits for what got lost on the old way says nothing, and nobody learns the new.
+        // A client that only waits for lost segments sends nothing, and its new MAC address would not be
+        // learned.
         setsockopt(&stream, sockopt::KeepAlive, &true)?;
         setsockopt(&stream, sockopt::TcpKeepIdle, &1)?;
         setsockopt(&stream, sockopt::TcpKeepInterval, &1)?;
@@ -64,7 +65,7 @@ impl Transfer {
             stream.read_exact(&mut byte)?;
             head.extend(byte);
         }
-        ensure!(head.starts_with(b"HTTP/1.1 200"), "no file");
+        ensure!(head.starts_with(b"HTTP/1.1 200"), "the answer is not 200");
         let client = stream.local_addr()?;
         Ok(Self {
             client: (client.ip(), client.port()),
@@ -75,22 +76,22 @@ impl Transfer {
         })
     }
 
-    /// Reads on, and compares.
+    /// Reads the next part, and compares it with the file.
     fn read(&mut self, file: &[u8]) -> Result<()> {
         let mut part = vec![0; READ_LEN];
         let at = self.received;
-        let broke = || format!("{:?} broke after {at} bytes", self.client);
+        let broke = || format!("{:?} failed after {at} bytes", self.client);
         self.stream.read_exact(&mut part).with_context(broke)?;
         self.received += READ_LEN;
         ensure!(
             part == file[at..self.received],
-            "{:?}: it changed",
+            "{:?}: the data was altered",
             self.client
         );
         Ok(())
     }
 
-    /// Nothing but the end is left.
+    /// Asserts that the server closes the connection after the last part.
     fn finish(mut self) -> Result<()> {
         let left = self.stream.read(&mut [0]);
         ensure!(matches!(left, Ok(0)), "{:?}: {left:?}", self.client);
@@ -98,9 +99,8 @@ impl Transfer {
     }
 }
 
-/// All at once: each of the transfers' connections is reset, reopened and reported as unreachable, from
-/// both sides; the table is full of half-open sessions; frames come that are broken in every way; and the
-/// gateways on both sides fail over.
+/// All at once: resets, SYNs and ICMP errors are forged for each connection, from both sides; half-open
+/// sessions fill the table; malformed frames of every kind arrive; and the gateways on both sides fail over.
 fn a_thousand_transfers_survive_forgeries_floods_and_failovers() -> Result<()> {
     allow_files(4 * TRANSFERS as u64)?;
     let topology = Topology::new(Layout::default())?;
@@ -148,36 +148,40 @@ fn a_thousand_transfers_survive_forgeries_floods_and_failovers() -> Result<()> {
         transfer.finish()?;
     }
 
-    // Else it proves little: what was forged was taken for the connections', and the table was full.
+    // Asserts that the attack took effect: the balancer matched forged errors to sessions, and the table was
+    // full.
     let status = waxwing.status()?;
     for name in ["icmp_errors_forwarded", "sessions_evicted"] {
         let count = status.counted(name);
         eprintln!("{name}: {count}");
-        ensure!(count > 0, "nothing was counted under {name}: {status}");
+        ensure!(count > 0, "`{name}` is 0: {status}");
     }
-    ensure!(status.dropped("malformed") > 0, "no garbage came: {status}");
+    ensure!(
+        status.dropped("malformed") > 0,
+        "no malformed frame arrived: {status}"
+    );
     waxwing.stop().map(drop)
 }
 
-/// Another machine takes a gateway's place: it has the addresses, says so, and has a MAC of its own.
+/// Fails a gateway over: its addresses get a new MAC address, which it announces.
 fn fail_over(gateway: &Namespace, wave: u8) -> Result<Mac> {
     let mac = Mac([2, 0, 0, 0, 0xfa, wave]);
     gateway.ip(&format!("link set eth0 address {mac}\n"))?;
     Ok(mac)
 }
 
-/// Has this process, and those that it starts, open so many files.
+/// Raises the limit of open files for this process and its children.
 fn allow_files(count: u64) -> Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < count {
         setrlimit(Resource::RLIMIT_NOFILE, count, hard.max(count))
-            .context("cannot open enough files")?;
+            .context("cannot raise the limit of open files")?;
     }
     Ok(())
 }
 
-/// A SYN may take the place of a connection that is over; but one that a forged RST seems to end is not.
-/// Where the SYN went to another server, the client's next segment would be answered with RST.
+/// A SYN may replace a closed session, but a forged RST does not close a session. If the SYN moved the
+/// session to another server, that server would answer the client's next segment with RST.
 fn a_forged_reset_and_syn_move_no_connection() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
@@ -187,13 +191,13 @@ fn a_forged_reset_and_syn_move_no_connection() -> Result<()> {
         let stream = topology.client.enter(|| TcpStream::connect((vip, 80)))??;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let before = ask(&stream).with_context(|| format!("{vip} before"))?;
-        // What the answer left to acknowledge is done.
+        // Waits until the client has acknowledged the answer.
         thread::sleep(Duration::from_millis(200));
         let client = stream.local_addr()?;
         let ends = ((client.ip(), client.port()), (vip, 80));
         for flags in [TcpFlags::RST, TcpFlags::SYN] {
             attack.segment(&attack.clients, ends, flags)?;
-            // In a batch of its own.
+            // Waits, so that the next segment is in another batch.
             thread::sleep(Duration::from_millis(100));
         }
         let after = ask(&stream).with_context(|| format!("{vip} after the forgeries"))?;
@@ -202,14 +206,14 @@ fn a_forged_reset_and_syn_move_no_connection() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Asks who serves a connection: the last line of the answer.
+/// Sends a request, and returns the answering server: the last line of the answer.
 fn ask(mut stream: &TcpStream) -> Result<String> {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n")?;
     let mut answer = String::new();
     let mut part = [0; 1024];
     loop {
         let len = stream.read(&mut part)?;
-        ensure!(len > 0, "it was closed after: {answer}");
+        ensure!(len > 0, "the connection was closed after: {answer}");
         answer.push_str(std::str::from_utf8(&part[..len])?);
         let server = answer.trim_end().rsplit('\n').next().unwrap_or_default();
         if answer.ends_with('\n') && server.starts_with("server=") {

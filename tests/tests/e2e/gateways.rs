@@ -1,8 +1,8 @@
-//! Ways back to clients, and on to servers: gateways that fail over to another MAC address, replies that
-//! go by the kernel's routes rather than back where the request came from, and VLANs.
+//! Next hops to clients and servers: gateways that fail over to another MAC address, replies that follow the
+//! kernel's routes instead of the request's last hop, and VLANs.
 //!
-//! Invariant: where it is about gateways, the clients are in a network behind the client's host, which
-//! is their gateway for the balancer.
+//! Invariant: in scenarios about gateways, clients are in a network behind the client's host, which is the
+//! balancer's gateway to them.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
@@ -33,11 +33,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// A client's address in the network behind the client's host.
+/// Addresses of a client in the network behind the client's host.
 const BEHIND4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 const BEHIND6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 7));
 
-/// The topology, in which clients are behind the gateway that the client's host is.
+/// Returns a topology in which the client's host is the gateway to the clients.
 fn topology() -> Result<Topology> {
     let topology = Topology::new(Layout::default())?;
     topology.client.ip(&format!(
@@ -46,7 +46,7 @@ fn topology() -> Result<Topology> {
     topology
         .balancer
         .ip("route add 198.51.100.0/24 via 10.1.0.2\nroute add 2001:db8:51::/48 via fd00:1::2\n")?;
-    // It says so itself when its MAC address is another one, as a gateway that takes over does.
+    // The client's host announces a new MAC address, like a gateway that takes over.
     topology.client.sysctl(&[
         "net.ipv4.conf.eth0.arp_notify=1",
         "net.ipv6.conf.eth0.ndisc_notify=1",
@@ -54,18 +54,19 @@ fn topology() -> Result<Topology> {
     Ok(topology)
 }
 
-/// A connection through a VIP, both of whose ends are ours.
+/// Both ends of a connection through a VIP.
 struct Pair {
     client: TcpStream,
     server: TcpStream,
 }
 
 impl Pair {
-    /// From an address of the client's to port 90 of the VIP, which is port 9090 of server 1.
+    /// Connects from an address of the client to port 90 of the VIP, which is forwarded to port 9090 of
+    /// server 1.
     fn open(topology: &Topology, from: IpAddr, vip: IpAddr, server: IpAddr) -> Result<Self> {
         let listener = topology.servers[0].enter(|| TcpListener::bind((server, 9090)))??;
         let client = topology.client.enter(|| connect(from, vip))??;
-        let (server, _) = listener.accept().context("the connection")?;
+        let (server, _) = listener.accept().context("cannot accept the connection")?;
         let pair = Self { client, server };
         for stream in [&pair.client, &pair.server] {
             stream.set_read_timeout(Some(Duration::from_secs(4)))?;
@@ -76,7 +77,7 @@ impl Pair {
         Ok(pair)
     }
 
-    /// The server speaks first; within seconds the client has it.
+    /// Sends data from the server, and asserts that the client receives it within the read timeout.
     fn answer(&self) -> Result<()> {
         (&self.server).write_all(b"answer")?;
         let mut answer = [0; 6];
@@ -86,7 +87,7 @@ impl Pair {
     }
 }
 
-/// A connection from this address.
+/// Connects to port 90 of the VIP from this address.
 fn connect(from: IpAddr, vip: IpAddr) -> Result<TcpStream> {
     use nix::sys::socket::{
         AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
@@ -119,7 +120,7 @@ fn connections_follow_a_gateway_to_its_new_mac() -> Result<()> {
         Pair::open(&topology, BEHIND6, VIP6, server6(1))?,
     ];
     let downloads = Downloads::start(&topology, servers, [BEHIND4, BEHIND6])?;
-    waxwing.wait_status("the gateways to be known", |status| {
+    waxwing.wait_status("the gateways' MAC addresses", |status| {
         status
             .gateways()
             .values()
@@ -129,16 +130,16 @@ fn connections_follow_a_gateway_to_its_new_mac() -> Result<()> {
     })?;
     for turn in 1..=3 {
         let mac = format!("02:00:00:00:66:{turn:02x}");
-        // The kernel takes no other MAC for an entry that is younger than a second (`locktime`).
+        // The kernel accepts no new MAC address for an entry that is younger than a second (`locktime`).
         thread::sleep(Duration::from_millis(1100));
         topology
             .client
             .ip(&format!("link set eth0 address {mac}\n"))?;
-        waxwing.wait_status("the gateways' new MAC", |status| {
+        waxwing.wait_status("the gateways' new MAC address", |status| {
             let gateways = status.gateways();
             gateways.len() == 2 && gateways.values().all(|known| *known == Some(&mac))
         })?;
-        // Nothing comes from the client that could tell: it waits for what the server has to say.
+        // The client sends nothing, so that the balancer cannot learn the new MAC address from its packets.
         for pair in &pairs {
             pair.answer()?;
         }
@@ -152,7 +153,7 @@ fn connections_follow_a_gateway_to_its_new_mac() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// A second link between the client's host and the balancer, over which only replies go.
+/// Adds a second link between the client's host and the balancer, which only carries replies.
 fn second_link(topology: &Topology) -> Result<()> {
     veth(
         (&topology.client, "eth1"),
@@ -165,7 +166,7 @@ fn second_link(topology: &Topology) -> Result<()> {
     topology
         .balancer
         .ip("addr add 10.3.0.1/24 dev aside\naddr add fd00:3::1/64 dev aside nodad\n")?;
-    // What comes by another way than it would go is what this is about.
+    // Replies arrive on another interface than requests leave by; the reverse-path filter would drop them.
     topology.client.sysctl(&[
         "net.ipv4.conf.all.rp_filter=0",
         "net.ipv4.conf.eth1.rp_filter=0",
@@ -186,15 +187,15 @@ fn by_route(topology: &Topology) -> Config {
     config
 }
 
-/// Frames that an interface of the client's host has received.
+/// Returns how many frames an interface of the client's host has received.
 fn received(topology: &Topology, interface: &str) -> Result<u64> {
     let path = format!("/sys/class/net/{interface}/statistics/rx_packets");
     let text = topology.client.run("cat", &[&path])?;
-    text.trim().parse().context("a number")
+    text.trim().parse().context("not a number")
 }
 
-/// The fewest frames that the client receives of a fetch: SYN and ACK, the answer, and an ACK. A delayed
-/// server merges its other frames with these.
+/// Fewest frames that the client receives during a fetch: SYN-ACK, the answer, and an ACK. A slow server may
+/// merge its other frames with these.
 const FETCH_FRAMES_MIN: u64 = 3;
 
 fn fetch(topology: &Topology, from: IpAddr, vip: IpAddr) -> Result<()> {
@@ -218,7 +219,7 @@ fn replies_follow_the_kernels_routes() -> Result<()> {
     second_link(&topology)?;
     let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;
     let waxwing = Waxwing::start(&topology, &by_route(&topology))?;
-    // The client itself is a neighbour: its replies need no gateway.
+    // The client's own address is on the link: replies to it need no gateway.
     for vip in [VIP4, VIP6] {
         assert_served(&topology, vip)?;
     }
@@ -233,20 +234,23 @@ fn replies_follow_the_kernels_routes() -> Result<()> {
         let by_second = received(&topology, "eth1")? - before;
         ensure!(
             by_second >= FETCH_FRAMES_MIN,
-            "{vip}: {by_second} frames by the route"
+            "{vip}: only {by_second} frames followed the route"
         );
 
-        // A route that refuses is the operator's word.
+        // An `unreachable` route is the operator's decision: replies are dropped.
         let refused = "route replace unreachable 198.51.100.0/24\n\
                        route replace unreachable 2001:db8:51::/48\n";
         topology.balancer.ip(refused)?;
         waxwing.wait_status("no gateway", |status| status.gateways().is_empty())?;
         let drops = waxwing.status()?.dropped("no_route");
-        ensure!(fetch(&topology, from, vip).is_err(), "{vip}: it was served");
+        ensure!(
+            fetch(&topology, from, vip).is_err(),
+            "{vip}: the request was served"
+        );
         let drops = waxwing.status()?.dropped("no_route") - drops;
-        ensure!(drops > 0, "{vip}: nothing was dropped for want of a route");
+        ensure!(drops > 0, "{vip}: no packet was dropped as `no_route`");
 
-        // One whose gateway nobody is gives way to the last hop.
+        // While a route's gateway does not resolve, replies go to the request's last hop.
         topology
             .balancer
             .ip("route replace 198.51.100.0/24 via 10.3.0.99\n\
@@ -256,9 +260,12 @@ fn replies_follow_the_kernels_routes() -> Result<()> {
         })?;
         fetch(&topology, from, vip)?;
         let last_hop_fallbacks = waxwing.status()?.counted("last_hop_fallbacks");
-        ensure!(last_hop_fallbacks > 0, "{vip}: no reply took the last hop");
+        ensure!(
+            last_hop_fallbacks > 0,
+            "{vip}: no reply went to the last hop"
+        );
     }
-    // Without a restart, replies go back where requests come from.
+    // A reload switches replies to the request's last hop.
     let mut config = by_route(&topology);
     config.return_path = Some("last-hop");
     waxwing.reload(&config)?;
@@ -270,7 +277,7 @@ fn replies_follow_the_kernels_routes() -> Result<()> {
     fetch(&topology, BEHIND4, VIP4)?;
     ensure!(
         received(&topology, "eth0")? - before >= FETCH_FRAMES_MIN,
-        "not by the last hop"
+        "replies did not go to the last hop"
     );
     waxwing.stop().map(drop)
 }
@@ -287,14 +294,14 @@ fn a_change_of_routes_moves_live_downloads() -> Result<()> {
         let before = received(&topology, interface)?;
         thread::sleep(Duration::from_millis(500));
         let moved = received(&topology, interface)? - before;
-        ensure!(moved > 100, "{moved} frames came by {interface}");
+        ensure!(moved > 100, "only {moved} frames arrived on {interface}");
     }
     downloads.are_under_way()?;
     downloads.finish()?;
     waxwing.stop().map(drop)
 }
 
-/// The servers are in VLAN 100, by a VLAN device on the port.
+/// The servers are in VLAN 100; the balancer reaches them through a VLAN device on its port.
 fn backends_behind_a_vlan_device_are_reached() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     waxwing_tests::vlan::move_servers(&topology)?;
@@ -306,12 +313,12 @@ fn backends_behind_a_vlan_device_are_reached() -> Result<()> {
     let hop = waxwing.status()?.next_hop("web", server4(1)).clone();
     ensure!(hop["vlans"] == serde_json::json!([100]), "next hop: {hop}");
     let url = format!("http://{}:8080/", host(server4(1)));
-    curl(&topology.client, &url).context("a direct connection")?;
+    curl(&topology.client, &url).context("direct connection")?;
     waxwing.stop().map(drop)
 }
 
-/// Whose frames are tagged, as no VLAN device of the kernel's makes them: a client in a VLAN, and in
-/// one of a provider's VLAN. It is answered under its tags.
+/// A client's frames have one tag, or two (a VLAN in a provider's VLAN), on a port without VLAN devices. The
+/// replies have the same tags.
 fn a_client_in_a_vlan_is_answered_in_it() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;
@@ -332,7 +339,7 @@ fn a_client_in_a_vlan_is_answered_in_it() -> Result<()> {
             "vlan 7,",
         ),
     ];
-    // Neighbours of the client's, which nobody is: only the tagged frames are from them.
+    // Unused addresses in the client's network: only the crafted tagged frames come from them.
     let v6 = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x77));
     let ends = [(IpAddr::from([10, 1, 0, 77]), VIP4), (v6, VIP6)];
     for (port, tags, outer) in stacks {
@@ -370,16 +377,16 @@ fn a_client_in_a_vlan_is_answered_in_it() -> Result<()> {
         .with_context(|| format!("{answer}: {}", listener.stdout()))?;
     ensure!(
         waxwing.status()?.sessions() == 4,
-        "each tagged flow has a session"
+        "not every tagged flow has a session"
     );
     waxwing.stop().map(drop)
 }
 
-/// Waits for something to be heard, some seconds at most.
+/// Waits at most five seconds until a condition about tcpdump's output holds.
 fn heard(is_so: impl Fn() -> bool) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !is_so() {
-        ensure!(Instant::now() < deadline, "it was not heard");
+        ensure!(Instant::now() < deadline, "tcpdump did not print it");
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())

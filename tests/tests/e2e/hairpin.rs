@@ -1,5 +1,5 @@
-//! Clients on the servers' side of the balancer, servers that are their own clients, and services that
-//! have more than one port.
+//! Source NAT: clients in the servers' network, servers that are clients of their own VIP, and servers with
+//! another gateway; and services on several ports.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// Addresses in the servers' network that no host has.
+/// Addresses for source NAT, in the servers' network.
 const SOURCES: [&str; 2] = ["10.2.0.9", "fd00:2::9"];
 /// The servers' networks.
 const SERVERS: [&str; 2] = ["10.2.0.0/24", "fd00:2::/64"];
@@ -57,7 +57,7 @@ fn nginx(topology: &Topology) -> Result<Vec<Process>> {
         .collect()
 }
 
-/// The servers that answer so many requests to a VIP, each once.
+/// Sends some requests to a VIP, and returns the answering servers, sorted and without duplicates.
 fn who_answers(from: &Namespace, vip: IpAddr, requests: u32) -> Result<Vec<String>> {
     let url = format!("http://{}/", host(vip));
     let mut answers = (0..requests)
@@ -77,10 +77,10 @@ fn a_server_meets_itself_at_its_own_vip() -> Result<()> {
     let waxwing = Waxwing::start(&topology, &config)?;
     for vip in [VIP4, VIP6] {
         ensure!(who_answers(server, vip, 5)? == ["server=1\n"], "{vip}");
-        // Eight megabytes, from itself to itself.
+        // Eight megabytes, from the server to itself.
         let url = format!("http://{}/data", host(vip));
         let copy = topology.scratch.path().join("copy");
-        let copy = copy.to_str().context("the path is text")?;
+        let copy = copy.to_str().context("the path is not UTF-8")?;
         let args = [
             "-sS",
             "--fail",
@@ -93,13 +93,16 @@ fn a_server_meets_itself_at_its_own_vip() -> Result<()> {
         ];
         server.run("curl", &args)?;
         let data = topology.scratch.path().join("nginx1/www/data");
-        ensure!(std::fs::read(copy)? == std::fs::read(data)?, "{vip}: data");
+        ensure!(
+            std::fs::read(copy)? == std::fs::read(data)?,
+            "{vip}: the data was altered"
+        );
     }
-    // Without a source address it cannot be, and that is said.
+    // Without a source NAT address the server cannot reach itself; the drop is counted with that reason.
     waxwing.reload(&without)?;
     let refused = curl_briefly(server, VIP4);
     ensure!(refused.is_err(), "the server answered itself: {refused:?}");
-    let status = waxwing.wait_status("the drop is counted", |status| {
+    let status = waxwing.wait_status("the drop to be counted", |status| {
         status.dropped("no_source_address") > 0
     })?;
     ensure!(status.dropped("source_ports") == 0, "{status}");
@@ -107,7 +110,7 @@ fn a_server_meets_itself_at_its_own_vip() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// One request, which is not expected to be answered.
+/// Sends one request with a short timeout, for requests that should fail.
 fn curl_briefly(from: &Namespace, vip: IpAddr) -> Result<String> {
     let url = format!("http://{}/", host(vip));
     from.run("curl", &["-sS", "--globoff", "--max-time", "2", &url])
@@ -120,7 +123,7 @@ fn a_client_in_the_servers_network_is_served() -> Result<()> {
     let config = without
         .clone()
         .with_sources(sources(&SERVERS, "1024-65535"));
-    // A neighbour of all servers is a server too, and in its turn its own.
+    // The client is server 3, so that one of its backends is the client itself.
     let neighbour = &topology.servers[2];
     let all = ["server=1\n", "server=2\n", "server=3\n"];
     let waxwing = Waxwing::start(&topology, &without)?;
@@ -142,7 +145,7 @@ fn a_client_in_the_servers_network_is_served() -> Result<()> {
     let mut lines = listed.lines().filter(|line| line.contains(&outside));
     ensure!(
         lines.all(|line| !line.contains(" as ")),
-        "clients elsewhere keep their addresses:\n{listed}"
+        "a client outside the servers' networks has a source NAT address:\n{listed}"
     );
     let status = waxwing.ask(&["status"])?.stdout;
     let has_source = status.lines().any(|line| {
@@ -153,7 +156,7 @@ fn a_client_in_the_servers_network_is_served() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Nothing of what servers answer to the clients' network comes to the balancer.
+/// The servers' default gateway is not the balancer: without source NAT their replies do not reach it.
 fn servers_with_another_gateway_are_served() -> Result<()> {
     let topology = network(2)?;
     let _servers = nginx(&topology)?;
@@ -178,7 +181,7 @@ fn servers_with_another_gateway_are_served() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Eight ports are eight connections; the ninth is dropped and counted, and none of the eight suffers.
+/// Eight ports carry eight connections to a server. The ninth is dropped and counted, and the eight continue.
 fn a_small_pool_holds_as_many_connections_as_ports() -> Result<()> {
     let topology = network(2)?;
     let _server = Server::moody(&topology, 1, 9000..=9000)?;
@@ -195,12 +198,12 @@ fn a_small_pool_holds_as_many_connections_as_ports() -> Result<()> {
         connections
             .iter_mut()
             .try_for_each(|it| ask(it).map(drop))?;
-        ensure!(connect(vip).is_err(), "the ninth was served");
+        ensure!(connect(vip).is_err(), "the ninth connection was served");
         connections
             .iter_mut()
             .try_for_each(|it| ask(it).map(drop))?;
         drop(connections.pop());
-        // As soon as both ends have said so.
+        // A port is free as soon as both ends have closed.
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut ninth = loop {
             match connect(vip) {
@@ -220,7 +223,7 @@ fn a_small_pool_holds_as_many_connections_as_ports() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Each port serves one connection after another, though one that is over would hold it for minutes.
+/// A new connection takes the port of a closed session at once, although closed sessions last for minutes.
 fn short_connections_share_a_small_pool() -> Result<()> {
     let topology = network(3)?;
     let _servers = actors::http_servers(&topology, 8080)?;
@@ -228,7 +231,7 @@ fn short_connections_share_a_small_pool() -> Result<()> {
     let waxwing = Waxwing::start(&topology, &config)?;
     for vip in [VIP4, VIP6] {
         let load = Load {
-            // Twice as many as there are ports, and each has a second.
+            // More than two connections per second and port.
             rate: 150,
             ..actors::connections(vip, 80, Duration::from_secs(3))
         };
@@ -244,7 +247,8 @@ fn short_connections_share_a_small_pool() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// A VIP that is a server in all but its address; and one port of it that is not.
+/// Services on all TCP ports and on a range of UDP ports of a VIP lead to the same ports of server 1; a
+/// service on TCP port 80 of the VIP leads to server 2.
 fn all_ports_lead_to_the_servers_own() -> Result<()> {
     let topology = network(2)?;
     let first = [Kind::Nginx, Kind::Redis, Kind::Dnsmasq]
@@ -264,11 +268,11 @@ fn all_ports_lead_to_the_servers_own() -> Result<()> {
         for server in &first {
             let (kind, port) = (server.kind(), server.address().port());
             let asked = from.enter(|| query::ask(kind, SocketAddr::new(VIP4, port)))?;
-            asked.with_context(|| format!("{kind:?} by port {port}, from {}", from.name()))?;
+            asked.with_context(|| format!("{kind:?} on port {port}, from {}", from.name()))?;
         }
         ensure!(who_answers(from, VIP4, 3)? == ["server=2\n"], "port 80");
     }
-    // What such a server has to do with others is the kernel's, as ever.
+    // Other traffic of such a server still goes to the kernel.
     let _elsewhere = actors::http_server(&topology.client, 8080, "client")?;
     let answer = curl(&topology.servers[0], &format!("http://{CLIENT4}:8080/"))?;
     ensure!(answer.contains("client"), "{answer}");
@@ -280,7 +284,7 @@ fn all_ports_lead_to_the_servers_own() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// A server without a port is called by its address.
+/// Asserts that an address alone names a backend without a port: drains it, the only backend of its service.
 fn drained(waxwing: &Waxwing<'_>, backend: &Backend) -> Result<()> {
     let address = backend.address.to_string();
     let said = waxwing.ask(&["backend", "drain", "tcp", &address])?;
@@ -288,7 +292,7 @@ fn drained(waxwing: &Waxwing<'_>, backend: &Backend) -> Result<()> {
     let health = waxwing.ask(&["health", "--service", "tcp"])?;
     ensure!(
         !health.status.success(),
-        "its one server drains: {}",
+        "the service is healthy although its only server drains: {}",
         health.stdout
     );
     Ok(())

@@ -102,7 +102,7 @@ fn wait_states(
             let (took, health) = (now - *moment, status.health(service, 0));
             ensure!(
                 took < bound + SLACK,
-                "{service} is not {state} {took:?} after, with a bound of {bound:?}: {health:#?}"
+                "{service} is not {state} after {took:?}, the bound is {bound:?}: {health:#?}"
             );
         }
         thread::sleep(Duration::from_millis(10));
@@ -180,12 +180,12 @@ fn every_fault_is_detected_in_time_with_its_reason() -> Result<()> {
         let begun = Instant::now();
         wait_states(&waxwing, "up", RECOVERED, &moments)?;
         let recovered = begun.elapsed();
-        eprintln!("{fault:?}: all found after {found:?}, all well after {recovered:?}");
+        eprintln!("{fault:?}: all detected after {found:?}, all up again after {recovered:?}");
     }
     let history = waxwing.status()?.health("redis", 0).history;
     ensure!(
         history.iter().any(|change| change.state == "down"),
-        "no change is remembered: {history:#?}"
+        "the history has no change: {history:#?}"
     );
     waxwing.stop().map(drop)
 }
@@ -223,7 +223,7 @@ pub(crate) fn wait_judged(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<St
 
 /// Waits for states, and until the workers apply them.
 pub(crate) fn wait_web(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<Status> {
-    let what = format!("`web` to be {states:?}, and the workers to know");
+    let what = format!("`web` to be {states:?}, and the workers to apply it");
     waxwing.wait_status(&what, |status| {
         let healthy = status.healthy("web");
         let known = states
@@ -242,7 +242,7 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
     const RATE: u32 = 200;
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
-    // Until detection, new connections to it are refused, and retried on another backend.
+    // Until detection, the killed server refuses new connections, which are retried on another backend.
     config.service_mut("web")?.on_refused = Some("retry");
     let waxwing = Waxwing::start(&topology, &config)?;
     wait_web(&waxwing, ["up"; 3])?;
@@ -258,13 +258,16 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
         let samples = running.take_samples()?;
         Ok(samples.iter().flat_map(|s| s.failures.values()).sum())
     };
-    ensure!(failed(&mut running)? == 0, "requests failed before");
+    ensure!(
+        failed(&mut running)? == 0,
+        "requests failed before the kill"
+    );
 
     servers[0].suffer(Fault::Killed)?;
     let killed = Instant::now();
     wait_web(&waxwing, ["down", "up", "up"])?;
     let found = killed.elapsed();
-    ensure!(found < FOUND + SLACK, "found after {found:?} only");
+    ensure!(found < FOUND + SLACK, "detected only after {found:?}");
     // Requests in flight end, and their sample is written.
     thread::sleep(load.interval * 2);
     let before = failed(&mut running)?;
@@ -274,15 +277,15 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
     let tally = running.finish()?;
     let retried = waxwing.status()?.dropped("refused_retried");
     eprintln!(
-        "found after {found:?}: {before} requests failed, then {after}; {retried} refused \
-         connections went to another"
+        "detected after {found:?}: {before} requests failed, then {after}; {retried} refused \
+         connections were retried on another backend"
     );
-    ensure!(after == 0, "{after} requests failed after it was found");
-    ensure!(retried > 0, "none was refused in the meantime");
+    ensure!(after == 0, "{after} requests failed after the detection");
+    ensure!(retried > 0, "no refused connection was retried");
     // A request takes about a millisecond: of 200 per second few are in flight at once.
     ensure!(
         tally.failed() <= 5 && !tally.failures.contains_key(&Failure::Refused),
-        "more than what was open: {:?}",
+        "more requests failed than were in flight: {:?}",
         tally.failures
     );
 
@@ -294,7 +297,7 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
 /// Returns the processor time of a process (proc(5): `utime` and `stime`, in hundredths of a second).
 fn cpu_time(pid: u64) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').context("a name")?;
+    let (_, fields) = stat.rsplit_once(')').context("no name in /proc/PID/stat")?;
     let ticks = fields.split_whitespace().skip(11).take(2);
     let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
     Ok(Duration::from_millis(ticks * 10))
@@ -330,7 +333,7 @@ fn two_thousand_backends_are_checked_on_time() -> Result<()> {
     let (before, used) = (waxwing.status()?, cpu_time(pid)?);
     thread::sleep(Duration::from_secs(SECONDS));
     let (after, used) = (waxwing.status()?, cpu_time(pid)?.saturating_sub(used));
-    ensure!(is_up(&after), "not all are up any more");
+    ensure!(is_up(&after), "a backend went down");
     let (before, after) = (before.punctuality(), after.punctuality());
     let checks = after.runs.saturating_sub(before.runs);
     let expected = 2000 * SECONDS / 2;

@@ -28,10 +28,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(hostile_checks_make_no_other_check_late).alone(),
 ];
 
-/// Services with a module each, and so the number of files dropped at once.
+/// Number of services, each with its own module, and so the number of files copied at once.
 const SERVICES: u16 = 8;
 
-/// Always the first backend.
+/// Body of a pick function that always picks the first backend.
 const FIRST: &str = "(i32.store (i32.const 0x4000) (i32.const 0)) (local.get 1)";
 
 fn policy(number: u16) -> String {
@@ -60,7 +60,7 @@ fn services(topology: &Topology, count: u16) -> Result<Config> {
     Ok(config)
 }
 
-/// A hostile module in a policy's file, and what served before.
+/// A hostile module in a policy's file, and the policy's status before.
 struct Dropped<'a> {
     policy: String,
     module: &'a Hostile,
@@ -88,7 +88,7 @@ impl<'a> Dropped<'a> {
     fn is_judged(&self, status: &Status) -> bool {
         let (stage, why) = match self.module.verdict {
             Verdict::Refused(stage, why) => (stage, why),
-            // Recent flows may show the violation already in the trial.
+            // The trial with recent flows may already show the violation.
             Verdict::Cut(_, why) => ("", why),
             Verdict::Serves => {
                 let serving = status.module_hash(&self.policy);
@@ -120,7 +120,7 @@ fn judge(waxwing: &Waxwing<'_>, modules: &[Hostile]) -> Result<()> {
     Ok(())
 }
 
-/// Writes unrelated files, and things that are no regular files.
+/// Writes unrelated files, and entries that are not regular files.
 fn litter(config: &Config) -> Result<()> {
     for number in 0..1000 {
         fs::write(config.modules.join(format!("litter-{number}.wasm")), b"x")?;
@@ -132,7 +132,7 @@ fn litter(config: &Config) -> Result<()> {
     fs::File::create(place("sparse.wasm"))?.set_len(100_000_000)?;
     nix::unistd::mkfifo(&place("pipe.wasm"), nix::sys::stat::Mode::S_IRWXU)?;
     fs::write(place("\u{1b}[2J.wasm"), b"x")?;
-    // And a folder under a policy's file name.
+    // A folder with a policy's file name.
     fs::remove_file(place(&file(&policy(0))))?;
     fs::create_dir(place(&file(&policy(0))))?;
     Ok(())
@@ -165,23 +165,27 @@ fn no_file_in_the_module_folder_fails_a_request() -> Result<()> {
         .sum();
     let is_cut = |module: &&Hostile| matches!(module.verdict, Verdict::Cut(..));
     let cut = modules.iter().filter(is_cut).count();
-    // One is triggered by a client's packet: if its trial saw that packet, it was refused.
+    // A client's packet triggers one of the violations: if the trial has that packet, the build is refused
+    // instead.
     ensure!(
         quarantined == cut || quarantined == cut - 1,
-        "{quarantined} builds are quarantined, and {cut} failed at work: {status}"
+        "{quarantined} builds are quarantined, {cut} violate a rule while serving: {status}"
     );
 
     litter(&config)?;
-    waxwing.wait_status("the folder in a policy's place to be refused", |status| {
-        let refused = status.module_refused(&policy(0));
-        refused.is_some_and(|refused| refused.contains("not a regular file"))
-    })?;
+    waxwing.wait_status(
+        "the folder with a policy's file name to be refused",
+        |status| {
+            let refused = status.module_refused(&policy(0));
+            refused.is_some_and(|refused| refused.contains("not a regular file"))
+        },
+    )?;
     fs::remove_dir(config.modules.join(file(&policy(0))))?;
     for number in 0..SERVICES {
         let policy = policy(number);
         let before = waxwing.status()?.module_hash(&policy).map(str::to_owned);
         waxwing.drop_in(&file(&policy), &Wat::picking(FIRST).bytes(), Copy::Atomic)?;
-        let status = waxwing.wait_status("the mended build", |status| {
+        let status = waxwing.wait_status("the good build to serve", |status| {
             status.module_hash(&policy) != before.as_deref() && !status.has_canary(&policy)
         })?;
         ensure!(status.module_refused(&policy).is_none(), "{status}");
@@ -247,7 +251,7 @@ fn hostile_checks_make_no_other_check_late() -> Result<()> {
     config = config.with(service.checked(quick("elsewhere")));
     let waxwing = Waxwing::start(&topology, &config)?;
     for check in &hostile {
-        let what = format!("what {} to be found out", check.name);
+        let what = format!("the backend of {} to be down", check.name);
         let status =
             waxwing.wait_status(&what, |status| status.health(check.name, 0).state == "down")?;
         let reason = status.health(check.name, 0).reason;
@@ -271,7 +275,7 @@ fn hostile_checks_make_no_other_check_late() -> Result<()> {
         times.late_p99_ms, times.late_max_ms
     );
 
-    // A module that imports more than a check may is refused; the previous one serves.
+    // A module with an import that checks may not use is refused; the previous build serves.
     waxwing.drop_in(
         &file("elsewhere"),
         &checks::connecting_elsewhere(),
@@ -283,7 +287,7 @@ fn hostile_checks_make_no_other_check_late() -> Result<()> {
     })?;
     ensure!(
         waxwing.status()?.health("elsewhere", 0).state == "up",
-        "the check before it is gone"
+        "the previous check does not serve"
     );
     waxwing.stop().map(drop)
 }

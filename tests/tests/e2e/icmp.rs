@@ -1,5 +1,5 @@
-//! What the network says of packets that go no further reaches those who sent them: path MTU, time
-//! exceeded and unreachable, through the balancer and by it.
+//! ICMP errors reach the sender of the packet: too big, time exceeded and unreachable, both errors that the
+//! balancer forwards and errors that it sends.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -27,13 +27,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_datagram_that_may_not_be_fragmented_is_refused),
 ];
 
-/// The least MTU of IPv6, and so the narrowest link that both families use.
+/// The minimum MTU of IPv6, and so of a link that both families use.
 const NARROW: u32 = 1280;
-/// Bytes in a datagram that an Ethernet takes and a narrow link does not.
+/// Bytes in a datagram that fits a standard Ethernet link, but not a narrow link.
 const LARGE: usize = 1400;
 const PORT: u16 = 5201;
 
-/// One server, and clients that reach the VIPs by a router or by what stands in for one.
+/// Returns a topology with one server, in which the client reaches the VIPs through a gateway.
 fn network() -> Result<Topology> {
     Topology::new(Layout {
         servers: 1,
@@ -56,8 +56,8 @@ fn a_narrow_link_on_the_clients_side_is_found() -> Result<()> {
     assert_narrow_link_found("front")
 }
 
-/// Streams both ways through a link that only routers see. Nothing but their errors tells either end
-/// what the link takes: without them not one full segment arrives.
+/// Streams in both directions through a narrow link between two routers. Both ends learn its MTU only from
+/// the routers' ICMP errors: without them no segment of full size arrives.
 fn assert_narrow_link_found(port: &str) -> Result<()> {
     let topology = network()?;
     let _detour = Detour::new(&topology, port, NARROW)?;
@@ -68,14 +68,16 @@ fn assert_narrow_link_found(port: &str) -> Result<()> {
             assert_streams(&topology, vip, direction)?;
         }
     }
-    // In one of the two directions the router is the sender's neighbour, in the other we stand between.
+    // In one direction the router that sends the error is the sender's neighbour; in the other direction the
+    // balancer forwards the error.
     let passed = waxwing.status()?.counted("icmp_errors_forwarded");
-    ensure!(passed >= 2, "only {passed} errors were passed on");
+    ensure!(passed >= 2, "only {passed} errors were forwarded");
     waxwing.stop().map(drop)
 }
 
-/// The balancer is the router in front of the narrow link. What would come in by its narrow port is
-/// the business of the router at the other end, which this network does not have.
+/// The balancer itself is the router before the narrow link, and sends the errors. Only the direction out of
+/// the narrow port is tested: for the other direction the router at the link's other end would send them, and
+/// this network has none.
 fn a_narrow_port_is_found() -> Result<()> {
     for (port, direction) in [("back", &[][..]), ("front", &["--reverse"])] {
         let topology = network()?;
@@ -88,7 +90,10 @@ fn a_narrow_port_is_found() -> Result<()> {
             assert_streams(&topology, vip, direction)?;
         }
         let told = waxwing.status()?.counted("too_big_sent");
-        ensure!(told >= 2, "{port}: only {told} senders were told");
+        ensure!(
+            told >= 2,
+            "{port}: the balancer sent only {told} ICMP errors"
+        );
         waxwing.stop()?;
     }
     Ok(())
@@ -104,14 +109,14 @@ fn assert_streams(topology: &Topology, vip: IpAddr, direction: &[&str]) -> Resul
     );
     for (from, to) in [(&topology.client, vip), (&topology.servers[0], ends(vip).0)] {
         report_path(from, to)?;
-        // Who knows the path's MTU announces it to its peer, which then has nothing to find out.
+        // A host that knows the path MTU announces it to its peer, which would then have nothing to discover.
         from.run("ip", &["route", "flush", "cache"])?;
         from.run("ip", &["-6", "route", "flush", "cache"])?;
     }
     Ok(())
 }
 
-/// Prints what an end has learnt of the path's MTU.
+/// Prints the path MTU that a host has learned.
 fn report_path(from: &Namespace, to: IpAddr) -> Result<()> {
     let route = from.run("ip", &["route", "get", &to.to_string()])?;
     let mtu = route.split_once(" mtu ").map(|(_, rest)| rest);
@@ -120,7 +125,8 @@ fn report_path(from: &Namespace, to: IpAddr) -> Result<()> {
     Ok(())
 }
 
-/// Three hops, of which the last two are routers that clients are not to know of.
+/// Of the three hops the last two are routers on the servers' side. All errors come from the VIP, so that
+/// clients do not see these routers.
 fn a_trace_sees_the_vip_at_every_hop() -> Result<()> {
     let topology = network()?;
     let _detour = Detour::new(&topology, "back", 1500)?;
@@ -143,7 +149,7 @@ fn a_trace_sees_the_vip_at_every_hop() -> Result<()> {
             let told = told(&client)?;
             ensure!(
                 told == (time_exceeded, vip),
-                "{vip} at hop {hops}: told {told:?}"
+                "{vip} at hop {hops}: the ICMP error was {told:?}"
             );
         }
         set_hop_limit(&client, vip, 4)?;
@@ -152,7 +158,10 @@ fn a_trace_sees_the_vip_at_every_hop() -> Result<()> {
         ensure!(datagram == b"arrives", "{vip}: {datagram:?} arrived");
     }
     let told = waxwing.status()?.counted("time_exceeded_sent");
-    ensure!(told == 2, "the balancer itself told {told} senders");
+    ensure!(
+        told == 2,
+        "the balancer itself sent {told} ICMP errors, not 2"
+    );
     waxwing.stop().map(drop)
 }
 
@@ -164,7 +173,7 @@ fn set_hop_limit(socket: &UdpSocket, vip: IpAddr, hops: u8) -> Result<()> {
     Ok(())
 }
 
-/// The ICMP error that a socket was last told: its type and code, and who sent it.
+/// Returns the last ICMP error that a socket received: its type and code, and its sender.
 fn told(socket: &UdpSocket) -> Result<((u8, u8), IpAddr)> {
     let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let message = recvmsg::<()>(
@@ -186,7 +195,7 @@ fn told(socket: &UdpSocket) -> Result<((u8, u8), IpAddr)> {
         };
         return Ok(((error.ee_type, error.ee_code), from));
     }
-    bail!("the kernel kept no error")
+    bail!("the socket has no ICMP error queued")
 }
 
 fn a_closed_port_of_a_server_is_refused_to_the_client() -> Result<()> {
@@ -201,14 +210,14 @@ fn a_closed_port_of_a_server_is_refused_to_the_client() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Both ways, each by a port that is too narrow for it.
+/// Requests and replies, each sent out of a port with a smaller MTU.
 fn a_datagram_that_may_be_fragmented_arrives_whole() -> Result<()> {
     for port in ["back", "front"] {
         let topology = network()?;
         topology
             .balancer
             .ip(&format!("link set {port} mtu {NARROW}\n"))?;
-        // Sockets then leave it to routers to cut what they send.
+        // Without path MTU discovery, sockets allow routers to fragment their datagrams.
         for host in [&topology.client, &topology.servers[0]] {
             host.sysctl(&["net.ipv4.ip_no_pmtu_disc=1"])?;
         }
@@ -226,20 +235,21 @@ fn a_datagram_that_may_be_fragmented_arrives_whole() -> Result<()> {
         };
         for _ in 0..3 {
             client.send(&question)?;
-            let (datagram, from) = receive(&server).context("the server")?;
-            ensure!(datagram == question, "{port}: the question changed");
+            let (datagram, from) = receive(&server).context("at the server")?;
+            ensure!(datagram == question, "{port}: the question was altered");
             server.send_to(&answer, from)?;
-            let (datagram, _) = receive(&client).context("the client")?;
-            ensure!(datagram == answer, "{port}: the answer changed");
+            let (datagram, _) = receive(&client).context("at the client")?;
+            ensure!(datagram == answer, "{port}: the answer was altered");
         }
         let cut = waxwing.status()?.counted("packets_fragmented");
-        ensure!(cut == 3, "{port}: {cut} datagrams were cut");
+        ensure!(cut == 3, "{port}: {cut} datagrams were fragmented, not 3");
         waxwing.stop()?;
     }
     Ok(())
 }
 
-/// IPv6 has no routers that cut. The sender learns from its first datagram, and cuts itself then.
+/// IPv6 routers do not fragment. The sender learns the path MTU from the error about its first datagram, and
+/// fragments later datagrams itself.
 fn a_datagram_that_may_not_be_fragmented_is_refused() -> Result<()> {
     let topology = network()?;
     topology
@@ -249,19 +259,19 @@ fn a_datagram_that_may_not_be_fragmented_is_refused() -> Result<()> {
     let (server, client) = (server(&topology, VIP6)?, client(&topology, VIP6)?);
     client.send(&large())?;
     let error = failure(&client, VIP6)?;
-    ensure!(error == Errno::EMSGSIZE, "{error}, not too big");
+    ensure!(error == Errno::EMSGSIZE, "{error}, not EMSGSIZE");
     client.send(b"small")?;
     let datagram = receive(&server)?.0;
     ensure!(datagram == b"small", "{datagram:?} arrived");
     waxwing.stop().map(drop)
 }
 
-/// Bytes of which no two pieces are alike.
+/// Returns a payload in which no two fragments are equal.
 fn large() -> Vec<u8> {
     (0_u8..251).cycle().take(LARGE).collect()
 }
 
-/// The client's address and the server's, of a VIP's family.
+/// Returns the client's address and the server's address of a VIP's family.
 fn ends(vip: IpAddr) -> (IpAddr, IpAddr) {
     match vip {
         IpAddr::V4(_) => (CLIENT4, topology::server4(1)),
@@ -269,14 +279,14 @@ fn ends(vip: IpAddr) -> (IpAddr, IpAddr) {
     }
 }
 
-/// A socket of the client's that talks to a VIP.
+/// Returns a UDP socket of the client, connected to a VIP.
 pub(crate) fn client(topology: &Topology, vip: IpAddr) -> Result<UdpSocket> {
     let socket = socket(&topology.client, (ends(vip).0, 0).into())?;
     socket.connect((vip, PORT))?;
     Ok(socket)
 }
 
-/// The socket of the server that a VIP stands for.
+/// Returns the UDP socket of the server behind a VIP.
 pub(crate) fn server(topology: &Topology, vip: IpAddr) -> Result<UdpSocket> {
     socket(&topology.servers[0], (ends(vip).1, PORT).into())
 }
@@ -294,12 +304,12 @@ fn receive(socket: &UdpSocket) -> Result<(Vec<u8>, SocketAddr)> {
     Ok((buffer, from))
 }
 
-/// What a socket that waits for an answer gets told instead.
+/// Returns the error that a socket gets when it receives, instead of an answer.
 pub(crate) fn failure(socket: &UdpSocket, vip: IpAddr) -> Result<Errno> {
     let error: io::Error = match socket.recv(&mut [0; 2 * LARGE]) {
         Ok(len) => bail!("{vip}: {len} bytes arrived, and no error"),
         Err(error) => error,
     };
-    let number = error.raw_os_error().context("the kernel's error")?;
+    let number = error.raw_os_error().context("not an error of the kernel")?;
     Ok(Errno::from_raw(number))
 }

@@ -1,4 +1,4 @@
-//! Links that carry jumbo frames: everywhere, on one side only, and from some moment on.
+//! Jumbo frames: on both ports, on one port only, and after a port's MTU was raised.
 
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
@@ -23,8 +23,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 const MTU: u32 = 9000;
-/// Ethernet, IPv6 and TCP headers with timestamps leave this much of a frame of full size; where
-/// acknowledgements are counted with them, frames that are as long on average are jumbo frames.
+/// Minimum mean length of transmitted frames, in bytes. The mean includes acknowledgements, so that only
+/// jumbo frames can reach it.
 const MEAN_LEN_MIN: u64 = 3000;
 
 fn network(servers: u8) -> Result<Topology> {
@@ -36,7 +36,7 @@ fn network(servers: u8) -> Result<Topology> {
     })
 }
 
-/// How many bytes the workers sent so far, in how many frames.
+/// Returns how many bytes and how many frames the workers have sent.
 fn transmitted(status: &Status) -> (u64, u64) {
     let workers = status.0["workers"].as_array().into_iter().flatten();
     workers.fold((0, 0), |(bytes, packets), worker| {
@@ -45,18 +45,21 @@ fn transmitted(status: &Status) -> (u64, u64) {
     })
 }
 
-/// Asserts that what was sent since then went in jumbo frames.
+/// Asserts that the workers have sent jumbo frames since the status `before`.
 fn assert_jumbo(waxwing: &Waxwing<'_>, before: &Status, what: &str) -> Result<()> {
     let after = waxwing.status()?;
     let ((bytes, packets), earlier) = (transmitted(&after), transmitted(before));
     let mean = (bytes - earlier.0) / (packets - earlier.1).max(1);
-    eprintln!("{what}: {mean} bytes a frame, drops {:?}", after.drops());
-    ensure!(mean > MEAN_LEN_MIN, "{what}: {mean} bytes a frame only");
-    ensure!(after.dropped("malformed") == 0, "{what}: frames were torn");
+    eprintln!("{what}: {mean} bytes per frame, drops {:?}", after.drops());
+    ensure!(mean > MEAN_LEN_MIN, "{what}: only {mean} bytes per frame");
+    ensure!(
+        after.dropped("malformed") == 0,
+        "{what}: malformed frames were dropped"
+    );
     Ok(())
 }
 
-/// Fifty megabytes, over both families.
+/// Fifty megabytes, on both families.
 fn jumbo_frames_carry_a_download_unchanged() -> Result<()> {
     let topology = network(1)?;
     let _server = actors::nginx(&topology, 1, 8080, 50_000_000)?;
@@ -64,16 +67,19 @@ fn jumbo_frames_carry_a_download_unchanged() -> Result<()> {
     let data = fs::read(topology.scratch.path().join("nginx1/www/data"))?;
     for vip in [VIP4, VIP6] {
         let before = waxwing.status()?;
-        ensure!(download(&topology, vip)? == data, "{vip}: the data changed");
+        ensure!(
+            download(&topology, vip)? == data,
+            "{vip}: the data was altered"
+        );
         assert_jumbo(&waxwing, &before, &vip.to_string())?;
     }
     waxwing.stop().map(drop)
 }
 
-/// What curl gets of nginx's data.
+/// Fetches nginx's data through a VIP with curl.
 fn download(topology: &Topology, vip: IpAddr) -> Result<Vec<u8>> {
     let copy = topology.scratch.path().join("copy");
-    let to = copy.to_str().context("the path is text")?;
+    let to = copy.to_str().context("the path is not UTF-8")?;
     let url = format!("http://{}/data", host(vip));
     let args = ["-sS", "--globoff", "--max-time", "60", "-o", to, &url];
     topology.client.run("curl", &args)?;
@@ -104,10 +110,11 @@ fn jumbo_frames_carry_streams_and_datagrams() -> Result<()> {
             let udp = iperf3(&topology, vip, &[&udp, direction].concat())?;
             let sum = &udp["end"]["sum"];
             let (sent, lost) = (sum["packets"].as_u64(), sum["lost_packets"].as_u64());
-            // A socket holds a dozen of such datagrams while its reader waits for a processor.
+            // A socket's buffer holds about a dozen of these datagrams while its reader waits for a
+            // processor.
             let no_room = datagrams_without_room(&topology)? - no_room;
             let what = format!(
-                "{vip} {direction:?}: UDP, {lost:?} of {sent:?} lost, {no_room} for want of room at their end"
+                "{vip} {direction:?}: UDP, {lost:?} of {sent:?} lost, {no_room} to full socket buffers"
             );
             ensure!(sent > Some(400) && lost <= Some(no_room), "{what}");
             assert_jumbo(&waxwing, &before, &what)?;
@@ -116,7 +123,7 @@ fn jumbo_frames_carry_streams_and_datagrams() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Datagrams that arrived at the client or the server, whose sockets had no room for them.
+/// Returns how many datagrams the client and the server dropped because a socket's buffer was full.
 fn datagrams_without_room(topology: &Topology) -> Result<u64> {
     let mut count = 0;
     for host in [&topology.client, &topology.servers[0]] {
@@ -130,13 +137,16 @@ fn datagrams_without_room(topology: &Topology) -> Result<u64> {
         let mut fields = names.split_whitespace().zip(values.split_whitespace());
         let of_v4 = fields.find(|(name, _)| *name == "RcvbufErrors");
         for text in [of_v6, of_v4.map(|(_, value)| value)] {
-            count += text.context("the kernel's count")?.trim().parse::<u64>()?;
+            count += text
+                .context("the kernel has no such counter")?
+                .trim()
+                .parse::<u64>()?;
         }
     }
     Ok(count)
 }
 
-/// Both ends announce segments for jumbo frames, and the balancer's port on the way is a standard one.
+/// Both ends announce an MSS for jumbo frames, but one port of the balancer has the standard MTU.
 fn a_standard_port_beside_a_jumbo_one_is_found() -> Result<()> {
     for (port, direction) in [("back", &[][..]), ("front", &["--reverse"])] {
         let topology = network(1)?;
@@ -154,13 +164,16 @@ fn a_standard_port_beside_a_jumbo_one_is_found() -> Result<()> {
             );
         }
         let told = waxwing.status()?.counted("too_big_sent");
-        ensure!(told >= 2, "{port}: only {told} senders were told");
+        ensure!(
+            told >= 2,
+            "{port}: the balancer sent only {told} ICMP errors"
+        );
         waxwing.stop()?;
     }
     Ok(())
 }
 
-/// Bytes of which no two pieces are alike, as many as a jumbo frame takes.
+/// Returns a payload that fills a jumbo frame and in which no two fragments are equal.
 fn large() -> Vec<u8> {
     (0_u8..251).cycle().take(8900).collect()
 }
@@ -175,16 +188,16 @@ fn receive(socket: &UdpSocket) -> Result<Vec<u8>> {
 fn a_jumbo_datagram_that_may_be_fragmented_arrives_whole() -> Result<()> {
     let topology = network(1)?;
     topology.balancer.ip("link set back mtu 1500\n")?;
-    // Its sockets then leave it to routers to cut what they send.
+    // Without path MTU discovery, its sockets allow routers to fragment their datagrams.
     topology.client.sysctl(&["net.ipv4.ip_no_pmtu_disc=1"])?;
     let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
     let (server, client) = (server(&topology, VIP4)?, client(&topology, VIP4)?);
     for _ in 0..3 {
         client.send(&large())?;
-        ensure!(receive(&server)? == large(), "the datagram changed");
+        ensure!(receive(&server)? == large(), "the datagram was altered");
     }
     let cut = waxwing.status()?.counted("packets_fragmented");
-    ensure!(cut == 3, "{cut} datagrams were cut");
+    ensure!(cut == 3, "{cut} datagrams were fragmented, not 3");
     waxwing.stop().map(drop)
 }
 
@@ -195,14 +208,15 @@ fn a_jumbo_datagram_that_may_not_be_fragmented_is_refused() -> Result<()> {
     let (server, client) = (server(&topology, VIP6)?, client(&topology, VIP6)?);
     client.send(&large())?;
     let error = failure(&client, VIP6)?;
-    ensure!(error == Errno::EMSGSIZE, "{error}, not too big");
-    // The sender has learnt, and cuts it itself.
+    ensure!(error == Errno::EMSGSIZE, "{error}, not EMSGSIZE");
+    // The sender has learned the path MTU, and fragments the datagram itself.
     client.send(&large())?;
-    ensure!(receive(&server)? == large(), "the datagram changed");
+    ensure!(receive(&server)? == large(), "the datagram was altered");
     waxwing.stop().map(drop)
 }
 
-/// While it runs the memory is what it was laid out as at the start; what fits goes on.
+/// Frame buffers are sized at the start. A larger MTU is reported as a problem; frames that fit are still
+/// forwarded.
 fn a_raised_mtu_is_reported() -> Result<()> {
     let topology = Topology::new(Layout {
         servers: 1,
@@ -214,9 +228,12 @@ fn a_raised_mtu_is_reported() -> Result<()> {
     let words = "front: MTU 9000 is more than the 3818";
     waxwing.wait_log(words)?;
     let told = |status: &Status| status.0["problems"].to_string().contains(words);
-    waxwing.wait_status("the problem", told)?;
-    ensure!(download(&topology, VIP4)?.len() == 1 << 20, "it is cut off");
+    waxwing.wait_status("the MTU to be reported as a problem", told)?;
+    ensure!(
+        download(&topology, VIP4)?.len() == 1 << 20,
+        "the download is incomplete"
+    );
     topology.balancer.ip("link set front mtu 1500\n")?;
-    waxwing.wait_status("no problem", |status| !told(status))?;
+    waxwing.wait_status("the problem to disappear", |status| !told(status))?;
     waxwing.stop().map(drop)
 }

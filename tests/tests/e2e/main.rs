@@ -1,12 +1,11 @@
 //! The balancer end to end: real clients and servers in network namespaces.
 //!
-//! Invariant: a scenario builds a network of its own and takes it down, within a bound of time. Scenarios
-//! that mostly wait run side by side; one that measures time or load ([`Scenario::alone`]) has the machine
-//! to itself. One that cannot run here shows as ignored, with the reason.
+//! Invariant: each scenario builds its own network and removes it, within [`SCENARIO_TIMEOUT`]. Scenarios
+//! that mostly wait run in parallel; a scenario that measures time or load ([`Scenario::alone`]) runs alone.
+//! A scenario that cannot run on this machine is reported as ignored, with the reason.
 
 mod attack;
 mod checks;
-mod citizenship;
 mod consequences;
 mod crafted;
 mod crowd;
@@ -28,6 +27,7 @@ mod servers;
 mod swaps;
 mod traffic;
 mod transparent;
+mod vip_responder;
 
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -39,10 +39,10 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use waxwing_tests::netns;
 
-/// The longest time for a scenario.
+/// Longest run time of a scenario.
 const SCENARIO_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What scenarios drop into the modules' folder, compiled before the first of them begins.
+/// Modules that scenarios copy to the module folder. They are compiled before the first scenario starts.
 const MODULES: &[&str] = &[
     "favourite",
     "queue-check",
@@ -50,19 +50,20 @@ const MODULES: &[&str] = &[
     "waxwing-policy-round-robin",
 ];
 
-/// Scenarios that run side by side. Each mostly waits, and uses less than half a processor on average.
+/// Number of scenarios that run in parallel. Each mostly waits, and uses less than half a processor on
+/// average.
 const SIDE_BY_SIDE: usize = 4;
 
-/// Slow scenarios that are listed at the end.
+/// Number of slow scenarios listed at the end.
 const SLOWEST: usize = 15;
 
 /// Programs that every scenario needs.
 const TOOLS: &[&str] = &["ip", "ethtool", "setpriv", "ss"];
 
-/// Among a scenario's programs: it needs VLAN devices, which not every kernel has.
+/// A pseudo-program in a scenario's tools: the scenario needs VLAN devices, which some kernels lack.
 pub(crate) const VLAN_DEVICES: &str = "VLAN devices";
 
-/// A scenario, and the programs that it needs beside [`TOOLS`].
+/// A scenario, and the programs that it needs in addition to [`TOOLS`].
 pub(crate) struct Scenario {
     name: &'static str,
     tools: &'static [&'static str],
@@ -71,7 +72,7 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    /// Marks a scenario that measures time or load: nothing runs beside it.
+    /// Marks a scenario that measures time or load: no other scenario runs at the same time.
     pub(crate) const fn alone(self) -> Self {
         Self {
             is_alone: true,
@@ -80,7 +81,7 @@ impl Scenario {
     }
 }
 
-/// Returns the scenario of a function, under the function's name.
+/// Makes a [`Scenario`] from a function, named after the function.
 macro_rules! scenario {
     ($run:ident $(, $tool:expr)*) => {
         $crate::Scenario {
@@ -103,7 +104,7 @@ fn main() {
     }
     let trials = [
         traffic::SCENARIOS,
-        citizenship::SCENARIOS,
+        vip_responder::SCENARIOS,
         recovery::SCENARIOS,
         gateways::SCENARIOS,
         icmp::SCENARIOS,
@@ -127,7 +128,7 @@ fn main() {
         crowd::SCENARIOS,
     ];
     let mut scenarios: Vec<&Scenario> = trials.into_iter().flatten().collect();
-    // Those that need the machine alone come last: before one of them the others have to end.
+    // Scenarios that run alone come last, because each waits until all others have ended.
     scenarios.sort_by_key(|scenario| scenario.is_alone);
     let trials = scenarios.into_iter().map(trial).collect();
     let begun = Instant::now();
@@ -136,16 +137,16 @@ fn main() {
     conclusion.exit();
 }
 
-/// How long each scenario took.
+/// Run time of each scenario.
 static TIMES: Mutex<Vec<(&str, Duration)>> = Mutex::new(Vec::new());
 
-/// Prints the slowest scenarios, and what running side by side saved.
+/// Prints the slowest scenarios, and the time saved by running in parallel.
 fn print_times(elapsed: Duration) {
     let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
     times.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
     let sum: Duration = times.iter().map(|(_, time)| *time).sum();
     println!(
-        "{} scenarios took {:.0} s in all, {:.0} s side by side; the slowest:",
+        "{} scenarios took {:.0} s in sum, {:.0} s in parallel; the slowest:",
         times.len(),
         sum.as_secs_f64(),
         elapsed.as_secs_f64()
@@ -183,7 +184,7 @@ fn trial(scenario: &'static Scenario) -> Trial {
     })
 }
 
-/// Shared by scenarios side by side, exclusive for one that runs alone.
+/// Scenarios that run in parallel hold it for reading; a scenario that runs alone holds it for writing.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 fn run(scenario: &Scenario, name: &'static str) -> Result<()> {
@@ -195,26 +196,26 @@ fn run(scenario: &Scenario, name: &'static str) -> Result<()> {
     outcome
 }
 
-/// Returns why a scenario cannot run here, or `None`.
+/// Returns why a scenario cannot run on this machine, or `None` if it can.
 fn missing(scenario: &Scenario) -> Option<String> {
     if !is_root() {
-        return Some("it needs root, to make network namespaces".to_owned());
+        return Some("needs root to create network namespaces".to_owned());
     }
     if scenario.tools.contains(&VLAN_DEVICES) && !can_make_vlan() {
-        return Some("this kernel makes no VLAN devices (CONFIG_VLAN_8021Q)".to_owned());
+        return Some("this kernel has no VLAN devices (CONFIG_VLAN_8021Q)".to_owned());
     }
     let tools = TOOLS.iter().chain(scenario.tools);
     let tools = tools.filter(|tool| **tool != VLAN_DEVICES);
     let missing: Vec<&str> = tools.copied().filter(|tool| !is_installed(tool)).collect();
     (!missing.is_empty()).then(|| {
         format!(
-            "not installed: {}; `cargo xtask setup` does it",
+            "not installed: {}; `cargo xtask setup` installs it",
             missing.join(", ")
         )
     })
 }
 
-/// Whether the kernel has VLAN devices.
+/// Returns whether the kernel has VLAN devices.
 fn can_make_vlan() -> bool {
     let veth = "link add under type veth\nlink add link under name over type vlan id 1\n";
     netns::Namespace::new("vlan").is_ok_and(|namespace| namespace.ip(veth).is_ok())
@@ -231,8 +232,10 @@ fn is_installed(tool: &str) -> bool {
         .any(|directory| Path::new(&directory).join(tool).is_file())
 }
 
-/// Ends the whole run if a scenario hangs, because later results could not be trusted.
-struct Watchdog(#[expect(dead_code, reason = "dropping it is the message")] mpsc::Sender<()>);
+/// Ends the whole run if a scenario hangs, because later results would be unreliable.
+struct Watchdog(
+    #[expect(dead_code, reason = "dropping the sender stops the watchdog")] mpsc::Sender<()>,
+);
 
 impl Watchdog {
     fn new(name: &str) -> Self {

@@ -1,4 +1,4 @@
-//! Modules copied to the watched folder of a balancer under load.
+//! Modules copied to the module folder of a balancer under load.
 
 use std::time::{Duration, Instant};
 
@@ -134,7 +134,7 @@ fn a_broken_module_is_refused_and_the_last_good_one_serves() -> Result<()> {
         refused = status.module_refused("round_robin");
         ensure!(
             status.module_hash("round_robin") == Some(&serving),
-            "{} was taken",
+            "{} was accepted",
             broken.what
         );
     }
@@ -166,7 +166,7 @@ fn a_signal_steers_without_a_reload() -> Result<()> {
     let service = config.service_mut("web")?;
     service.policy = "least_signal".to_owned();
     service.signals = vec!["queue"];
-    // Requests end at once here, so that they add nothing to a queue.
+    // Requests end at once, so that sessions must not count as queue length.
     let keys = [("max", 100), ("per_session", 0)];
     service.policy_config = keys
         .map(|(key, value)| (key.to_owned(), value.into()))
@@ -201,7 +201,7 @@ fn a_signal_steers_without_a_reload() -> Result<()> {
     ensure!(only_2[1] > 0.9, "{only_2:?}");
     ensure!(
         generation(&waxwing.status()?) == before,
-        "there was no reload"
+        "the config was reloaded"
     );
     let refused = waxwing.ask(&["backend", "signal", "web", "10.9.9.9:1", "queue=1"])?;
     ensure!(
@@ -212,7 +212,8 @@ fn a_signal_steers_without_a_reload() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Latency, rates and failures come from the packets; the status shows a module's counters.
+/// The balancer measures latency, rates and failures from packets; the status shows them and a module's
+/// counters.
 fn a_policy_sees_latency_rates_and_failures() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let servers = actors::http_servers(&topology, 8080)?;
@@ -227,7 +228,7 @@ fn a_policy_sees_latency_rates_and_failures() -> Result<()> {
         },
     )?;
     ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
-    // All requests come from one client, so that one server gets all.
+    // All requests come from one client, so that one server answers all.
     let status = waxwing.wait_status("the counters", |status| {
         status.0["services"][0]["counters"]["new"] == 1
     })?;
@@ -236,7 +237,7 @@ fn a_policy_sees_latency_rates_and_failures() -> Result<()> {
     ensure!(hits + 1 == tally.answers(), "{hits} hits: {status}");
     let busy = (0..3).map(|at| &service["backends"][at]);
     let busy = busy.max_by_key(|backend| backend["sessions"].as_u64());
-    let busy = busy.context("a backend")?;
+    let busy = busy.context("no backend")?;
     for number in ["latency_us", "sessions_per_s"] {
         ensure!(busy[number].as_u64() > Some(0), "no {number}: {status}");
     }
@@ -248,7 +249,7 @@ fn a_policy_sees_latency_rates_and_failures() -> Result<()> {
         ..connections(VIP4, 80, Duration::from_secs(3))
     };
     let tally = actors::load(&topology.client, load)?;
-    ensure!(tally.answers() == 0, "nobody can have answered");
+    ensure!(tally.answers() == 0, "a server answered");
     let status = waxwing.status()?;
     let backends = (0..3).map(|at| &status.0["services"][0]["backends"][at]);
     let sum = |key: &str| {

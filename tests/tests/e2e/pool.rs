@@ -48,7 +48,7 @@ fn three_of_nginx(topology: &Topology) -> Result<(Vec<Server<'_>>, Config)> {
     Ok((servers, Config::new(topology).with(service)))
 }
 
-/// A check of `web` whose third result comes four seconds after its first.
+/// Returns an HTTP check whose third result comes four seconds after its first.
 fn slow(path: &str) -> HealthCheck {
     HealthCheck {
         interval: Some("2s"),
@@ -65,7 +65,7 @@ fn checked(config: &Config, check: HealthCheck) -> Result<Config> {
     Ok(config)
 }
 
-/// Asserts that the three servers answer a third of new connections each.
+/// Asserts that each of the three servers answers a third of the new connections.
 fn assert_shared(topology: &Topology) -> Result<()> {
     let tally = served(topology, PROBE)?;
     let is_third = |server| (tally.share(server) - 1.0 / 3.0).abs() < 0.05;
@@ -77,7 +77,7 @@ fn assert_shared(topology: &Topology) -> Result<()> {
     Ok(())
 }
 
-/// The first results come within milliseconds of the start, in varying order.
+/// The first results arrive within milliseconds after the start, in varying order.
 fn a_server_that_is_dead_at_the_start_is_out_and_stays_out() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, config) = three(&topology)?;
@@ -87,16 +87,19 @@ fn a_server_that_is_dead_at_the_start_is_out_and_stays_out() -> Result<()> {
         wait_web(&waxwing, but(dead, "down"))?;
         let found = Instant::now();
         let others = [0, 1, 2].map(|place| place != dead);
-        waxwing.wait_status("the workers to know", |status| {
+        waxwing.wait_status("the workers to apply it", |status| {
             status.takes_new("web") == others
         })?;
         let took = found.elapsed();
-        ensure!(took < FOLLOWS, "the workers knew after {took:?} only");
+        ensure!(took < FOLLOWS, "the workers applied it only after {took:?}");
         let tally = served(&topology, PROBE)?;
         let name = format!("{}", dead + 1);
         ensure!(!tally.servers.contains_key(&name), "{:?}", tally.servers);
         let status = wait_web(&waxwing, but(dead, "down"))?;
-        ensure!(status.takes_new("web") == others, "it came back: {status}");
+        ensure!(
+            status.takes_new("web") == others,
+            "the dead server takes new sessions: {status}"
+        );
         waxwing.stop()?;
         servers[dead].recover(Fault::Stopped)?;
     }
@@ -110,12 +113,12 @@ fn without_its_broken_check_a_pool_serves_at_once() -> Result<()> {
     let waxwing = Waxwing::start(&topology, &broken)?;
     let status = wait_web(&waxwing, ["down"; 3])?;
     let reason = status.health("web", 0).reason;
-    ensure!(reason.contains("404"), "it is down, but: {reason}");
-    waxwing.wait_status("the workers to know", |status| {
+    ensure!(reason.contains("404"), "down for another reason: {reason}");
+    waxwing.wait_status("the workers to apply it", |status| {
         status.takes_new("web") == [false; 3]
     })?;
     let connected = topology.client.enter(|| query::connect(WEB))?;
-    ensure!(connected.is_err(), "all are down, and one served");
+    ensure!(connected.is_err(), "connected with all backends down");
 
     waxwing.reload(&config)?;
     assert_shared(&topology)?;
@@ -145,16 +148,16 @@ fn a_new_check_removes_no_backend_before_its_first_results() -> Result<()> {
 
     let added = Instant::now();
     waxwing.reload(&checked(&config, slow("/healtz"))?)?;
-    assert_shared(&topology).context("while the typo is not known")?;
+    assert_shared(&topology).context("before the first results of the check with the typo")?;
     waxwing.wait_status("the first to be down", |status| {
         status.states("web").contains(&"down")
     })?;
     let fell = added.elapsed();
     let status = wait_web(&waxwing, ["down"; 3])?;
-    eprintln!("a typo took the first down after {fell:?}");
+    eprintln!("the first backend was down after {fell:?}");
     ensure!(
         fell >= Duration::from_secs(4),
-        "it is down after {fell:?}, for fewer than three failures: {:#?}",
+        "down after {fell:?}, with fewer than three failures: {:#?}",
         status.health("web", 0)
     );
     waxwing.stop().map(drop)
@@ -180,7 +183,7 @@ fn a_backup_that_is_well_serves_before_mains_that_are_down() -> Result<()> {
     assert_served_by(&topology, &["3"])?;
     servers[0].recover(Fault::Stopped)?;
     wait_web(&waxwing, but(1, "down"))?;
-    waxwing.wait_status("a main one to serve again", |status| {
+    waxwing.wait_status("a main backend to serve again", |status| {
         status.takes_new("web") == [true, false, false]
     })?;
     assert_served_by(&topology, &["1"])?;
@@ -198,7 +201,7 @@ fn weight_zero_drains_until_the_deadline() -> Result<()> {
     config.service_mut("web")?.backends[place].weight = 0;
     waxwing.reload(&config)?;
     let drained = Instant::now();
-    query::get(&mut connection, "/").context("it drains, and has time")?;
+    query::get(&mut connection, "/").context("before the drain deadline")?;
     wait_web(&waxwing, but(place, "draining"))?;
     thread::sleep(Duration::from_millis(2500).saturating_sub(drained.elapsed()));
     assert_reset(&mut connection)?;
@@ -213,7 +216,7 @@ fn weight_zero_drains_until_the_deadline() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// The steps of an upgrade: drain, stop, start, enable. The caches are as cold as after a failure.
+/// An upgrade drains, stops, starts and enables a server. Its caches are then as cold as after a failure.
 fn a_server_that_was_restarted_while_it_drained_starts_slowly() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
@@ -238,14 +241,20 @@ fn a_server_that_was_restarted_while_it_drained_starts_slowly() -> Result<()> {
         weights.push(weight()?);
     }
     eprintln!("its shares, second by second: {shares:.2?}; its weights: {weights:?} %");
-    ensure!(weights[0] <= 30, "it starts with {weights:?} %");
-    ensure!(shares[0] < 0.2, "it starts with {shares:.2?}");
+    ensure!(
+        weights[0] <= 30,
+        "its first weight is too high: {weights:?} %"
+    );
+    ensure!(shares[0] < 0.2, "its first share is too high: {shares:.2?}");
     ensure!(weights.is_sorted(), "its weight fell: {weights:?}");
-    ensure!(weights.last() == Some(&100), "it ends with {weights:?}");
+    ensure!(
+        weights.last() == Some(&100),
+        "its last weight is not 100 %: {weights:?}"
+    );
     waxwing.stop().map(drop)
 }
 
-/// A client repeats its SYN after a second: by then the silent backend is ejected, and the SYN goes to
+/// A client repeats its SYN after a second. By then the silent backend is ejected, and the SYN goes to
 /// another.
 fn clients_that_wait_for_an_ejected_backend_go_to_another() -> Result<()> {
     const TIME: Duration = Duration::from_secs(3);
@@ -269,17 +278,17 @@ fn clients_that_wait_for_an_ejected_backend_go_to_another() -> Result<()> {
     ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
     ensure!(
         !tally.servers.contains_key("1"),
-        "it answered: {:?}",
+        "the silent server answered: {:?}",
         tally.servers
     );
     servers[0].recover(Fault::Dropped)?;
     wait_web(&waxwing, ["up"; 3])?;
     let out = ejected.elapsed();
     eprintln!(
-        "out for {out:?}; {} requests went to others",
+        "out for {out:?}; {} requests went to other backends",
         tally.answers()
     );
-    ensure!(out < TIME + FOLLOWS, "it was out for {out:?}");
+    ensure!(out < TIME + FOLLOWS, "the backend was out for {out:?}");
     assert_served_by(&topology, &["1", "2", "3"])?;
     let history = wait_web(&waxwing, ["up"; 3])?.health("web", 0).history;
     let ejections = history.iter().filter(|change| change.state == "ejected");

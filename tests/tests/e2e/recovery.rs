@@ -1,5 +1,5 @@
-//! Links, ports, MTUs, MAC addresses, neighbours and routes that fail and recover: the balancer continues
-//! without a restart, and connections survive.
+//! Links, ports, MTUs, MAC addresses, neighbours and routes fail and recover: the balancer continues without
+//! a restart, and connections survive.
 //!
 //! Invariant: each scenario has downloads in progress on both families, each over a single connection, and
 //! every byte must arrive. Frames may be dropped only for the reasons that the scenario names.
@@ -31,9 +31,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// Bytes per download: at the servers' rate limit it takes about eight seconds.
 const DATA_LEN: usize = 4 << 20;
-/// The longest that a download may take, including outages and retransmissions.
+/// Longest duration of a download, including outages and retransmissions.
 const DOWNLOAD_MAX: Duration = Duration::from_secs(40);
-/// Downloads at once, by family.
+/// Number of parallel downloads per family.
 const DOWNLOADS: usize = 4;
 
 /// Downloads in progress.
@@ -51,7 +51,7 @@ pub(crate) fn start_nginx(topology: &Topology) -> Result<Vec<Process>> {
 }
 
 impl<'a> Downloads<'a> {
-    /// Starts them from these addresses of the client, one of each family.
+    /// Starts downloads from these addresses of the client, one per family.
     pub(crate) fn start(
         topology: &'a Topology,
         servers: Vec<Process>,
@@ -73,7 +73,7 @@ impl<'a> Downloads<'a> {
                     "--interface",
                     &from.to_string(),
                     "-o",
-                    copy.to_str().context("the path is text")?,
+                    copy.to_str().context("the path is not UTF-8")?,
                     &url,
                 ];
                 running.push((topology.client.spawn("curl", &arguments)?, copy));
@@ -86,20 +86,20 @@ impl<'a> Downloads<'a> {
         })
     }
 
-    /// Asserts that all are in progress.
+    /// Asserts that all downloads are in progress.
     pub(crate) fn are_under_way(&mut self) -> Result<()> {
         for (number, (curl, _)) in self.running.iter_mut().enumerate() {
             let status = curl.try_wait()?;
             ensure!(
                 status.is_none(),
-                "download {number} has ended before it was over: {status:?} {}",
+                "download {number} ended too early: {status:?} {}",
                 curl.stderr()
             );
         }
         Ok(())
     }
 
-    /// Waits for their ends, and asserts that each has every byte.
+    /// Waits until all downloads end, and asserts that each has every byte.
     pub(crate) fn finish(self) -> Result<()> {
         let data = self.topology.scratch.path().join("nginx1/www/data");
         let data = std::fs::read(data)?;
@@ -112,15 +112,15 @@ impl<'a> Downloads<'a> {
             );
             ensure!(
                 std::fs::read(copy)? == data,
-                "download {number}: data changed"
+                "download {number}: the data was altered"
             );
         }
         Ok(())
     }
 }
 
-/// Runs `happens` during downloads, and asserts that the services are served afterwards. Frames may be
-/// dropped only for the reasons `drops`.
+/// Runs `happens` during downloads, and asserts that the services work afterwards. Frames may be dropped only
+/// for the reasons in `drops`.
 fn through(
     topology: &Topology,
     drops: &[&str],
@@ -165,10 +165,10 @@ fn a_while() {
     thread::sleep(Duration::from_millis(700));
 }
 
-/// Waits until `status` says whether a port's link is up.
+/// Waits until the status shows a port's link as up or down.
 fn link_is(waxwing: &Waxwing<'_>, port: &str, up: bool) -> Result<()> {
     waxwing
-        .wait_status(&format!("{port} to be seen"), |status| {
+        .wait_status(&format!("the link of {port} to be up: {up}"), |status| {
             status.port(port)["link_up"] == up
         })
         .map(drop)
@@ -217,23 +217,23 @@ fn the_balancers_own_ports_go_down_and_up() -> Result<()> {
 
 fn the_mtu_of_a_port_changes() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
-    // ICMP errors about too many big packets at once are limited.
+    // ICMP errors are rate-limited, and a burst of large packets exceeds the limit.
     through(&topology, &["answer_limit"], |topology, waxwing| {
         topology.balancer.ip("link set front mtu 1400\n")?;
         // Servers learn the smaller path MTU, and continue.
-        waxwing.wait_status("packets that are too big now", |status| {
+        waxwing.wait_status("ICMP errors about packets that are too big", |status| {
             status.port("front")["mtu"] == 1400 && status.counted("too_big_sent") > 0
         })?;
         topology.balancer.ip("link set front mtu 1500\n")?;
         waxwing
-            .wait_status("the MTU as it was", |status| {
+            .wait_status("the previous MTU", |status| {
                 status.port("front")["mtu"] == 1500
             })
             .map(drop)
     })
 }
 
-/// The kernel has to detect by itself that the address has a new MAC address.
+/// The server does not announce its new MAC address: the kernel must detect it.
 fn a_server_comes_back_with_another_mac() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     topology.balancer.sysctl(&[
@@ -249,11 +249,11 @@ fn a_server_comes_back_with_another_mac() -> Result<()> {
         let resolved =
             |status: &waxwing_tests::Status| status.next_hop("web", server)["resolved"] == true;
         topology.switch.ip("link set server1 down\n")?;
-        waxwing.wait_status("the server to be missed", |status| !resolved(status))?;
+        waxwing.wait_status("the server to be unresolved", |status| !resolved(status))?;
         topology.servers[0].ip("link set eth0 address 02:00:00:00:55:01\n")?;
         topology.switch.ip("link set server1 up\n")?;
         waxwing
-            .wait_status("the server to be found", |status| {
+            .wait_status("the server's new MAC address", |status| {
                 resolved(status) && status.next_hop("web", server)["mac"] == "02:00:00:00:55:01"
             })
             .map(drop)
@@ -277,7 +277,7 @@ fn routes_to_the_servers_go_and_come_back() -> Result<()> {
         topology
             .balancer
             .ip("route del 10.2.0.0/24 dev back\nroute del fd00:2::/64 dev back\n")?;
-        waxwing.wait_status("packets to have no way", |status| {
+        waxwing.wait_status("packets without a route to be dropped", |status| {
             status.dropped("neighbor_unresolved") > 0
         })?;
         a_while();

@@ -1,4 +1,4 @@
-//! Starts that must not succeed: each ends with a clear error, and changes nothing.
+//! Starts that must fail: each ends with a clear error, and changes nothing.
 
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(transparent_mode_names_the_commands_for_its_bridge),
 ];
 
-/// Runs the balancer, which must end by itself with an error. `wrapper` goes before it.
+/// Runs the balancer, and asserts that it exits with an error and leaves no XDP program attached. `wrapper`
+/// is a command line that runs before it.
 fn run_in_vain(topology: &Topology, config: &str, wrapper: &[&str]) -> Result<Finished> {
     let path = topology.scratch.write("refused.toml", config)?;
     let waxwing = built_program("waxwing")?;
@@ -38,7 +39,7 @@ fn run_in_vain(topology: &Topology, config: &str, wrapper: &[&str]) -> Result<Fi
     let finished = Process::spawn("waxwing", &command)?.finish(Duration::from_secs(10))?;
     ensure!(
         !finished.status.success(),
-        "it ran and ended well:\n{}",
+        "it exited without an error:\n{}",
         finished.stderr
     );
     for port in topology.ports() {
@@ -53,7 +54,7 @@ fn run_in_vain(topology: &Topology, config: &str, wrapper: &[&str]) -> Result<Fi
 fn assert_says(finished: &Finished, words: &[&str]) -> Result<()> {
     let said = format!("{}{}", finished.stdout, finished.stderr);
     for word in words {
-        ensure!(said.contains(word), "it does not say `{word}`:\n{said}");
+        ensure!(said.contains(word), "the output lacks `{word}`:\n{said}");
     }
     ensure!(!said.contains("panicked"), "it panicked:\n{said}");
     Ok(())
@@ -90,7 +91,7 @@ fn bad_configs_are_refused_with_their_place() -> Result<()> {
     ] {
         assert_says(&run_in_vain(&topology, &text, &[])?, words)?;
     }
-    // Every error of a file at once, and `check` says the same as `run`.
+    // `check` reports all errors of a file at once, the same errors as `run`.
     let mut broken = good.clone();
     broken.services[0].protocol = "sctp";
     broken.services[1].port = Ports::One(0);
@@ -98,7 +99,7 @@ fn bad_configs_are_refused_with_their_place() -> Result<()> {
     let mut check = topology.balancer.command(built_program("waxwing")?);
     check.args(["check", "--config"]).arg(path);
     let finished = Process::spawn("waxwing", &check)?.finish(Duration::from_secs(10))?;
-    ensure!(!finished.status.success(), "`waxwing check` took it");
+    ensure!(!finished.status.success(), "`waxwing check` accepted it");
     assert_says(&finished, &["refused.toml:", "sctp", "port"])
 }
 
@@ -151,7 +152,7 @@ fn without_privilege_the_error_names_the_capability() -> Result<()> {
         servers: 1,
         ..Layout::default()
     })?;
-    // Somewhere nobody may read, so that only the privilege is missing.
+    // User `nobody` can read the files, so that only the capabilities are missing.
     let nobody = [
         "setpriv",
         "--reuid=65534",
@@ -163,7 +164,7 @@ fn without_privilege_the_error_names_the_capability() -> Result<()> {
     assert_says(&finished, &["CAP_"])
 }
 
-/// The other program is another balancer's, on a socket of its own.
+/// The port's XDP program belongs to another balancer, which has its own admin socket.
 fn a_port_with_another_program_is_left_alone() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
@@ -184,7 +185,7 @@ fn a_port_with_another_program_is_left_alone() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// From two ports of no bridge on, each command that is asked for is done, until it runs.
+/// Starts with two ports outside a bridge, and follows the commands in the errors until the balancer runs.
 fn transparent_mode_names_the_commands_for_its_bridge() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let mut config = web(&topology);
@@ -203,7 +204,7 @@ fn transparent_mode_names_the_commands_for_its_bridge() -> Result<()> {
     balancer
         .ip("link set back master br0\nlink add tap3 type veth peer name tap4\nlink set tap3 master br0\n")?;
     asks_for(&["br0 has a third port, tap3"])?;
-    // The host's addresses are still on the ports: servers are not reached by way of the bridge.
+    // The host's addresses are still on the ports, so that its routes to the servers bypass the bridge.
     balancer.ip("link set tap3 nomaster\n")?;
     asks_for(&[
         "10.2.0.1 is on back",
@@ -215,9 +216,9 @@ fn transparent_mode_names_the_commands_for_its_bridge() -> Result<()> {
          link set br0 type bridge stp_state 1\n")?;
     let waxwing = Waxwing::start(&topology, &config)?;
     waxwing.wait_log("`ip link set br0 type bridge stp_state 0`")?;
-    // What goes wrong later is a problem that the status names.
+    // The status reports faults that occur later.
     balancer.ip("link set back nomaster\n")?;
-    waxwing.wait_status("the port to be missed", |status| {
+    waxwing.wait_status("the port's absence to be reported", |status| {
         let problems = status.0["problems"].to_string();
         problems.contains("`ip link set back master br0`")
     })?;

@@ -19,7 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_bad_config_leaves_the_running_one),
 ];
 
-/// The web service over the first `servers` servers.
+/// Returns the config in which `web` has only the first `servers` servers as backends.
 fn over(topology: &Topology, servers: usize) -> Result<Config> {
     let mut config = web(topology);
     config.service_mut("web")?.backends.truncate(servers);
@@ -99,7 +99,7 @@ fn a_drained_backend_keeps_its_sessions() -> Result<()> {
     let _servers = actors::http_servers(&topology, 8080)?;
     let mut config = web(&topology);
     let waxwing = Waxwing::start(&topology, &config)?;
-    // Nine connections, kept: three for each server.
+    // Nine keep-alive connections: three per server.
     let kept = Load {
         clients: 9,
         keep_alive: true,
@@ -127,10 +127,10 @@ fn a_drained_backend_keeps_its_sessions() -> Result<()> {
     );
     ensure!(
         waxwing.status()?.backend_sessions("web", server4(1))? >= 3,
-        "its sessions are gone"
+        "the drained backend lost sessions"
     );
 
-    // The removed one keeps them too.
+    // A removed backend keeps its sessions too.
     config.service_mut("web")?.backends.remove(0);
     waxwing.reload(&config)?;
     let tally = kept.finish()?;
@@ -157,7 +157,7 @@ fn sighup_reloads() -> Result<()> {
     let mut waxwing = Waxwing::start(&topology, &over(&topology, 1)?)?;
     waxwing.write_config(&web(&topology).to_toml()?)?;
     waxwing.signal(Signal::SIGHUP)?;
-    waxwing.wait_status("server 3 to come", |status| {
+    waxwing.wait_status("server 3 to be in the config", |status| {
         status.has_backend("web", server4(3))
     })?;
     assert_served(&topology, VIP4)?;
@@ -184,19 +184,23 @@ fn a_bad_config_leaves_the_running_one() -> Result<()> {
             good.to_toml()? + "\ncolour = \"red\"\n",
             "colour",
         ),
-        ("a VIP twice", twice.to_toml()?, "203.0.113.10"),
+        (
+            "a VIP and port of two services",
+            twice.to_toml()?,
+            "203.0.113.10",
+        ),
         ("not TOML", "[[service\n".to_owned(), "waxwing.toml:1:"),
-        ("nothing at all", String::new(), "port"),
+        ("an empty file", String::new(), "port"),
     ] {
         waxwing.write_config(&text)?;
         let refused = waxwing.ask(&["reload"])?;
-        ensure!(!refused.status.success(), "{what} was taken");
+        ensure!(!refused.status.success(), "{what} was accepted");
         let said = refused.stdout + &refused.stderr;
         ensure!(
             said.contains(expected) && said.contains("waxwing.toml:"),
             "{what}: {said}"
         );
-        // By signal there is nobody to tell but the log.
+        // A reload by signal reports its error only in the log.
         waxwing.signal(Signal::SIGHUP)?;
     }
     let tally = running.finish()?;

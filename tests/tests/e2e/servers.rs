@@ -1,4 +1,4 @@
-//! The bed's own servers, without a balancer: each answers, each fault shows, each is undone.
+//! The test bed's own servers, without a balancer: each answers, each fault takes effect and can be undone.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(one_server_has_many_ports),
 ];
 
-/// What a query from the balancer's side meets: the kind of its error, or part of the words.
+/// Returns the expected error of a query during a fault: the possible kinds, and a part of the text.
 fn shows(fault: Fault, kind: Kind) -> (&'static [ErrorKind], &'static str) {
     const SILENT: &[ErrorKind] = &[ErrorKind::WouldBlock, ErrorKind::TimedOut];
     match (fault, kind.protocol()) {
@@ -59,7 +59,7 @@ fn every_fault_takes_effect_and_is_undone() -> Result<()> {
             let suffered = begun.elapsed();
             let (errors, words) = shows(fault, kind);
             match query()? {
-                Ok(said) => bail!("{kind:?} is {fault:?} and says {said}"),
+                Ok(said) => bail!("{kind:?} is {fault:?}, but answers {said}"),
                 Err(error) => ensure!(
                     errors.contains(&error.kind()) && error.to_string().contains(words),
                     "{kind:?} is {fault:?}: {error:?}"
@@ -76,22 +76,27 @@ fn every_fault_takes_effect_and_is_undone() -> Result<()> {
     for server in &topology.servers {
         let mut command = Command::new("ip");
         let list = command.args(["netns", "pids", server.name()]);
-        // Killed ones are gone soon, and not at once.
+        // Killed processes need some time to disappear.
         while !process::run(list)?.is_empty() {
-            ensure!(Instant::now() < deadline, "{} has processes", server.name());
+            ensure!(
+                Instant::now() < deadline,
+                "{} still has processes",
+                server.name()
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }
     Ok(())
 }
 
-/// What was under way while the server was stopped, or dropped, may need one more try.
+/// Repeats a query until the server answers. Packets that were in flight during the fault may fail the first
+/// try.
 fn answers_again(fault: Fault, query: impl Fn() -> Result<io::Result<String>>) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(2);
     while let Err(error) = query()? {
         ensure!(
             Instant::now() < deadline,
-            "{fault:?} is undone, but {error}"
+            "{fault:?} is undone, but the query fails: {error}"
         );
         thread::sleep(Duration::from_millis(20));
     }

@@ -14,11 +14,11 @@ use crate::{Scenario, scenario};
 pub(crate) const SCENARIOS: &[Scenario] =
     &[scenario!(a_thousand_swaps_fail_no_request_and_leak_no_memory).alone()];
 
-/// Services, each with a module of its own, and how often each module is swapped.
+/// Number of services, each with its own module, and of swaps of each module.
 const SERVICES: u16 = 20;
 const ROUNDS: usize = 50;
 
-/// Memory is measured from this round on, after it has settled.
+/// Memory is compared with its size after this round, when it has settled.
 const WARM_UP: usize = 10;
 
 fn config(topology: &Topology) -> Config {
@@ -70,7 +70,7 @@ fn swap_all(waxwing: &Waxwing<'_>, build: &[u8], hash: &str) -> Result<()> {
     for n in 0..SERVICES {
         waxwing.drop_in(&format!("{}.wasm", module(n)), build, Copy::Atomic)?;
     }
-    waxwing.wait_status("the next build everywhere", |status| {
+    waxwing.wait_status("the next build to serve everywhere", |status| {
         (0..SERVICES).all(|n| status.module_hash(&module(n)) == Some(hash))
     })?;
     Ok(())
@@ -127,7 +127,7 @@ fn a_thousand_swaps_fail_no_request_and_leak_no_memory() -> Result<()> {
             })?;
             hashes[build] = status.module_hash(&module(0)).map(str::to_owned);
         }
-        let hash = hashes[build].clone().context("a hash")?;
+        let hash = hashes[build].clone().context("no hash")?;
         swap_all(&waxwing, &builds[build], &hash)?;
         if round == WARM_UP {
             memory = resident(&waxwing.status()?)?;

@@ -22,7 +22,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_million_sessions_start_at_once).alone(),
 ];
 
-/// Returns the web service on both families, from port 80 to the servers' port 8080.
+/// Returns a config with the web service on both families, from port 80 to the servers' port 8080.
 pub(crate) fn web(topology: &Topology) -> Config {
     let servers = topology.layout().servers;
     Config::new(topology)
@@ -38,7 +38,7 @@ pub(crate) fn host(address: IpAddr) -> String {
     }
 }
 
-/// Fetches a URL, within 10 s.
+/// Fetches a URL within 10 s.
 pub(crate) fn curl(from: &Namespace, url: &str) -> Result<String> {
     from.run(
         "curl",
@@ -46,7 +46,7 @@ pub(crate) fn curl(from: &Namespace, url: &str) -> Result<String> {
     )
 }
 
-/// Runs wrk and asserts that every request was answered with success. Returns how many there were.
+/// Runs wrk and asserts that every request succeeded. Returns the number of requests.
 pub(crate) fn wrk(
     from: &Namespace,
     address: IpAddr,
@@ -69,7 +69,7 @@ pub(crate) fn start_wrk(
     from.spawn("wrk", &args)
 }
 
-/// Waits for wrk's end and asserts that every request was answered with success.
+/// Waits until wrk ends and asserts that every request succeeded. Returns the number of requests.
 pub(crate) fn wrk_result(wrk: Process, seconds: u32) -> Result<u64> {
     let finished = wrk.finish(Duration::from_secs(u64::from(seconds) + 15))?;
     actors::wrk_requests(&finished)
@@ -116,7 +116,7 @@ fn curl_reaches_nginx_on_both_families() -> Result<()> {
 
         // Eight megabytes in segments of full size arrive unchanged.
         let copy = topology.scratch.path().join("copy");
-        let copy = copy.to_str().context("the path is text")?;
+        let copy = copy.to_str().context("the path is not UTF-8")?;
         let url = format!("{root}/data");
         topology.client.run(
             "curl",
@@ -124,7 +124,7 @@ fn curl_reaches_nginx_on_both_families() -> Result<()> {
         )?;
         ensure!(
             std::fs::read(&data)? == std::fs::read(copy)?,
-            "{vip}: the data changed on its way"
+            "{vip}: the data was altered"
         );
     }
     waxwing.stop().map(drop)
@@ -156,7 +156,7 @@ fn iperf3_streams_tcp_and_udp() -> Result<()> {
         .with(Service::v6("udp6", "udp", (5201, 5201), 1));
     let waxwing = Waxwing::start(&topology, &config)?;
     for vip in [VIP4, VIP6] {
-        // Both ways: upload, then download.
+        // Upload, then download.
         for direction in [&[][..], &["--reverse"]] {
             let tcp = iperf3(&topology, vip, direction)?;
             let received = tcp["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0);
@@ -165,7 +165,7 @@ fn iperf3_streams_tcp_and_udp() -> Result<()> {
                 "{vip} {direction:?}: TCP moved only {received} bytes"
             );
 
-            // 1200 bytes a datagram, so that neither family fragments.
+            // 1200 bytes per datagram, so that neither family fragments.
             let udp = ["--udp", "--bitrate", "20M", "--length", "1200"];
             let udp = iperf3(&topology, vip, &[&udp, direction].concat())?;
             let sum = &udp["end"]["sum"];
@@ -183,8 +183,8 @@ fn iperf3_streams_tcp_and_udp() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Runs iperf3 from the client to port 5201, for two seconds if `more` does not say otherwise, and
-/// returns its report.
+/// Runs iperf3 from the client to port 5201, for two seconds unless `more` has another time, and returns its
+/// report.
 pub(crate) fn iperf3(topology: &Topology, address: IpAddr, more: &[&str]) -> Result<Value> {
     let address = address.to_string();
     let mut args = vec![
@@ -226,7 +226,7 @@ fn two_queues_have_two_workers() -> Result<()> {
     let received = waxwing.status()?.received_by_worker();
     ensure!(
         received.len() == 2 && received.iter().all(|packets| *packets > 0),
-        "not every worker had frames: {received:?}"
+        "not every worker received frames: {received:?}"
     );
     waxwing.stop().map(drop)
 }
@@ -279,7 +279,7 @@ fn status_and_sessions_commands_report_traffic() -> Result<()> {
     );
     ensure!(
         by_backend.iter().all(|n| (2..=3).contains(n)),
-        "not in turns: {by_backend:?}"
+        "sessions are not spread in turns: {by_backend:?}"
     );
 
     let sessions = waxwing.ask(&["sessions", "--json", "--service", "web"])?;
@@ -301,10 +301,10 @@ fn status_and_sessions_commands_report_traffic() -> Result<()> {
     let other = waxwing.ask(&["sessions", "--json", "--service", "web6"])?;
     ensure!(
         other.stdout.trim().is_empty(),
-        "web6 has no session, but: {}",
+        "web6 has no session, but `waxwing sessions` prints: {}",
         other.stdout
     );
-    // The text output.
+    // Without `--json` the output is text.
     for command in ["status", "sessions"] {
         let text = waxwing.ask(&[command])?;
         ensure!(

@@ -1,4 +1,5 @@
-//! On the wire between the servers and their router: what is a service's is balanced, all else passes.
+//! Transparent mode, between the servers and their router: packets of services are balanced, all others pass
+//! the bridge unchanged.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -31,8 +32,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(frames_to_another_owner_of_the_vip_pass),
 ];
 
-/// Direct connections to the backends' own endpoints, whose replies workers take and find not to be
-/// theirs, other ones, and ping: between all, in both directions.
+/// Direct connections to the backends' endpoints (workers receive their replies and find no session), other
+/// connections, and ping: between all hosts, in both directions.
 fn traffic_of_no_service_passes_the_bridge() -> Result<()> {
     let topology = network(2, 2)?;
     let inline = Inline::new(&topology)?;
@@ -61,12 +62,19 @@ fn traffic_of_no_service_passes_the_bridge() -> Result<()> {
     everything_else(&topology, &inline)?;
     let after = waxwing.status()?;
     let counted = |name| after.counted(name) - before.counted(name);
-    ensure!(counted("bridged") > 1000, "few frames bridged: {after}");
+    ensure!(
+        counted("bridged") > 1000,
+        "too few frames were bridged: {after}"
+    );
     ensure!(
         counted("to_kernel") == 0,
         "frames went to the kernel: {after}"
     );
-    ensure!(after.drops().is_empty(), "drops: {:?}", after.drops());
+    ensure!(
+        after.drops().is_empty(),
+        "frames were dropped: {:?}",
+        after.drops()
+    );
     ensure!(after.0["mode"] == "transparent", "the mode: {after}");
     for vip in [VIP4, VIP6] {
         assert_served(&topology, vip)?;
@@ -74,23 +82,27 @@ fn traffic_of_no_service_passes_the_bridge() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// A megabyte from each server's own address arrives as it was sent.
+/// Fetches a megabyte from each server's own address, and asserts that it arrives unchanged.
 fn fetch_directly(topology: &Topology) -> Result<()> {
     let copy = topology.scratch.path().join("copy");
-    let to = copy.to_str().context("the path is text")?;
+    let to = copy.to_str().context("the path is not UTF-8")?;
     for (number, address) in [(1, server6(1)), (2, server4(2))] {
         let url = format!("http://{}:8080/data", host(address));
         let args = ["-sS", "--globoff", "--max-time", "20", "-o", to, &url];
         topology.client.run("curl", &args)?;
         let sent = format!("nginx{number}/www/data");
         let sent = std::fs::read(topology.scratch.path().join(sent))?;
-        ensure!(sent == std::fs::read(&copy)?, "{address}: the data changed");
+        ensure!(
+            sent == std::fs::read(&copy)?,
+            "{address}: the data was altered"
+        );
     }
     Ok(())
 }
 
-/// Ping both ways through the bridge, to and from its own addresses; another port of a server, the
-/// balancer's own, and a server's connection to the world.
+/// Asserts that other traffic passes: ping through the bridge in both directions, and to and from its own
+/// addresses; connections to another port of a server and to the balancer; and a server's connection to the
+/// client.
 fn everything_else(topology: &Topology, inline: &Inline) -> Result<()> {
     let [server, ..] = &topology.servers[..] else {
         unreachable!("there is a server")
@@ -119,14 +131,14 @@ fn everything_else(topology: &Topology, inline: &Inline) -> Result<()> {
         let answer = curl(from, &format!("http://{}:{port}/", host(to)))?;
         ensure!(
             answer == format!("server={name}\n"),
-            "{to} answered {answer}"
+            "{to} answered: {answer}"
         );
     }
     Ok(())
 }
 
-/// A client's system gives the port of a closed connection to one to another address, here to that of the
-/// server that the session was with.
+/// A client's system may reuse the source port of a closed connection for a connection to another address,
+/// here directly to the session's server.
 fn a_port_that_served_a_session_connects_directly() -> Result<()> {
     let topology = network(2, 2)?;
     let _inline = Inline::new(&topology)?;
@@ -149,7 +161,7 @@ fn a_port_that_served_a_session_connects_directly() -> Result<()> {
             let direct = SocketAddr::new(server(number), 8080);
             let again = topology.client.enter(|| ask(direct))?;
             let again = again.with_context(|| format!("{direct} from port {port}"))?;
-            ensure!(again == answer, "{direct} is {again}");
+            ensure!(again == answer, "{direct} answered {again}, not {answer}");
         }
     }
     waxwing.stop().map(drop)
@@ -164,8 +176,8 @@ fn a_killed_balancer_stays_a_bridge() -> Result<()> {
     let _world = actors::http_server(&topology.client, 9000, "world")?;
     let mut waxwing = Waxwing::start(&topology, &transparent(&topology))?;
     assert_served(&topology, VIP4)?;
-    // Direct connections to a backend's own endpoint, from before the kill to after it. None fails, be
-    // it that its replies pass a worker or the kernel.
+    // Direct connections to a backend's endpoint, from before the kill until after it. None may fail, whether
+    // a worker or the kernel forwards its replies.
     let direct = Load {
         rate: 200,
         ..actors::connections(server4(1), 8080, Duration::from_secs(4))
@@ -177,10 +189,15 @@ fn a_killed_balancer_stays_a_bridge() -> Result<()> {
     everything_else(&topology, &inline)?;
     ensure!(
         killed.elapsed() < Duration::from_secs(15),
-        "the bridge is slow"
+        "the bridge took {:?}",
+        killed.elapsed()
     );
     let tally = running.finish()?;
-    ensure!(tally.failed() == 0, "direct: {:?}", tally.failures);
+    ensure!(
+        tally.failed() == 0,
+        "direct connections failed: {:?}",
+        tally.failures
+    );
     waxwing.restart()?;
     for vip in [VIP4, VIP6] {
         assert_served(&topology, vip)?;
@@ -211,7 +228,7 @@ fn health_checks_pass_the_bridge() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// How many backends of a service are up by their checks.
+/// Returns how many backends of a service are up.
 fn up(status: &Status, service: &str) -> usize {
     let services = status.0["services"].as_array().into_iter().flatten();
     let of_service = services.filter(|entry| entry["name"] == service);
@@ -222,8 +239,8 @@ fn up(status: &Status, service: &str) -> usize {
         .count()
 }
 
-/// A port that goes down and comes back, and a bridge that has forgotten all stations: without a
-/// restart, and for the latter without a packet lost.
+/// Ports that go down and up, and a bridge whose forwarding database is flushed: the balancer continues
+/// without a restart, and after a flush no request fails.
 fn a_bridge_that_flaps_or_forgets_serves_on() -> Result<()> {
     let topology = network(2, 1)?;
     let inline = Inline::new(&topology)?;
@@ -241,9 +258,13 @@ fn a_bridge_that_flaps_or_forgets_serves_on() -> Result<()> {
         std::thread::sleep(Duration::from_millis(50));
     }
     let tally = running.finish()?;
-    ensure!(tally.failed() == 0, "forgotten: {:?}", tally.failures);
-    // Each port by its own end and by the other's, and the bridge itself; a router that comes back has
-    // to be given its routes again.
+    ensure!(
+        tally.failed() == 0,
+        "requests failed after a flush: {:?}",
+        tally.failures
+    );
+    // Both ends of each port's link go down and up. The router loses its routes with its link, and needs them
+    // again.
     let routes = format!("route replace {VIP4} dev balancer\nroute replace {VIP6} dev balancer\n");
     let flaps: [(&Namespace, &str, &str); 4] = [
         (&topology.balancer, "back", ""),
@@ -256,7 +277,7 @@ fn a_bridge_that_flaps_or_forgets_serves_on() -> Result<()> {
         waxwing.wait_status("a port to be down", |status| {
             status.0["problems"].to_string().contains("is down")
         })?;
-        // A router gives up its IPv6 addresses with the link.
+        // The router loses its IPv6 addresses with its link.
         let six = match interface {
             "balancer" if std::ptr::eq(namespace, &raw const inline.router) => {
                 format!("addr replace {ROUTER6}/64 dev balancer nodad\n")
@@ -282,7 +303,8 @@ fn serves_again(topology: &Topology) -> Result<()> {
     }
 }
 
-/// As where two balancers stand behind one another and the other one has the VIP.
+/// The frame's destination MAC address is another host's, as with two balancers in a row when the other one
+/// owns the VIP.
 fn frames_to_another_owner_of_the_vip_pass() -> Result<()> {
     let topology = network(1, 1)?;
     let inline = Inline::new(&topology)?;
@@ -303,8 +325,8 @@ fn frames_to_another_owner_of_the_vip_pass() -> Result<()> {
     let wire = inline.router.enter(|| inject::Wire::open("balancer"))??;
     wire.send(&syn)?;
     let seen = at_server.take(QUIET)?;
-    ensure!(seen.contains(&syn), "it did not pass: {seen:02x?}");
+    ensure!(seen.contains(&syn), "the frame did not pass: {seen:02x?}");
     let sessions = waxwing.status()?.sessions();
-    ensure!(sessions == 0, "it made a session");
+    ensure!(sessions == 0, "the frame opened a session");
     waxwing.stop().map(drop)
 }

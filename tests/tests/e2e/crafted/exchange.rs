@@ -14,7 +14,7 @@ use waxwing_tests::{Capture, Namespace, Waxwing};
 
 use super::{ACK, SYN};
 
-/// The longest that a frame may take.
+/// Longest time until a frame arrives.
 const WAIT: Duration = Duration::from_secs(5);
 
 /// One side of the balancer.
@@ -74,7 +74,8 @@ impl Talk<'_> {
         self.side(from).wire.send(frame)
     }
 
-    /// Returns the next frame from or to the client, and whether its host ignores it, because of its tag.
+    /// Returns the next frame from or to the client, and whether the capturing host ignores it because of its
+    /// tag.
     pub(super) fn next(&self, at: At) -> Result<(Vec<u8>, IpPacket, bool)> {
         let side = self.side(at);
         let capture = &side.captures[usize::from(self.vip.family() == Family::V6)];
@@ -83,7 +84,7 @@ impl Talk<'_> {
             let left = end.saturating_duration_since(Instant::now());
             let Some(captured) = capture.next(left)? else {
                 bail!(
-                    "nothing came out at {}: {:?}",
+                    "no frame arrived at {}; drops: {:?}",
                     side.name,
                     self.waxwing.status()?.drops()
                 );
@@ -93,7 +94,7 @@ impl Talk<'_> {
             {
                 ensure!(
                     checksum::are_correct(&captured.frame, &packet),
-                    "a wrong checksum: {:02x?}",
+                    "wrong checksum: {:02x?}",
                     captured.frame
                 );
                 return Ok((captured.frame, packet, captured.other_host));
@@ -105,13 +106,13 @@ impl Talk<'_> {
         let (frame, packet, _) = self.next(at)?;
         ensure!(
             frame == expected,
-            "expected at {} {expected:02x?}\n but it was {frame:02x?}\n {packet:?}",
+            "at {}: expected {expected:02x?}\n received {frame:02x?}\n {packet:?}",
             self.side(at).name
         );
         Ok(())
     }
 
-    /// Sends a frame from one side, and asserts which frame the other side receives.
+    /// Sends a frame from one side, and asserts that the other side receives the expected frame.
     pub(super) fn passes(&self, from: At, (sent, expected): (Vec<u8>, Vec<u8>)) -> Result<()> {
         self.send(from, &sent)?;
         self.expect(if from == Client { Server } else { Client }, &expected)
@@ -192,7 +193,7 @@ impl Talk<'_> {
         self.passes(Client, self.request(ACK))
     }
 
-    /// Returns an ICMP error "port unreachable" about a frame.
+    /// Returns a frame with an ICMP error "port unreachable" that quotes the frame `about`.
     pub(super) fn unreachable(
         &self,
         link: Link,

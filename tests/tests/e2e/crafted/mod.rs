@@ -1,8 +1,8 @@
-//! The requirements on a NAT balancer, frame by frame: the frame sent on one side, and the exact frame
-//! that comes out on the other.
+//! The requirements on a NAT balancer, frame by frame: each row sends a frame on one side, and compares the
+//! frame that arrives on the other side byte by byte.
 //!
-//! Invariant: client and server are no hosts of these networks, so that no kernel answers for them. Every
-//! frame from or to the client that comes out is one that a row expects.
+//! Invariant: no host has the client's or the server's address, so that no kernel answers for them. A row
+//! expects every frame from or to the client.
 
 mod exchange;
 
@@ -33,21 +33,29 @@ type Frames = fn(&Talk<'_>) -> Result<()>;
 const ROWS: &[(&str, &str, Frames)] = &[
     ("a handshake and a close", "RFC 5382 REQ-2", handshake),
     ("a simultaneous open", "RFC 5382 REQ-2", simultaneous_open),
-    ("an RST ends nothing", "RFC 7857", reset_and_revived),
-    ("a SYN after both FINs opens anew", "RFC 9293 3.6.1", reuse),
-    ("an error from a server", "RFC 5508 REQ-4", error_back),
-    ("an error from a client", "RFC 5508 REQ-5", error_to),
-    ("an error about no session", "RFC 5508 REQ-3", strange_error),
+    ("a session survives an RST", "RFC 7857", reset_and_revived),
+    (
+        "a SYN after both FINs opens a new session",
+        "RFC 9293 3.6.1",
+        reuse,
+    ),
+    ("an ICMP error from a server", "RFC 5508 REQ-4", error_back),
+    ("an ICMP error from a client", "RFC 5508 REQ-5", error_to),
+    (
+        "an ICMP error without a session",
+        "RFC 5508 REQ-3",
+        strange_error,
+    ),
     ("fragments out of order", "RFC 4787 REQ-14", fragments),
     ("fragments that overlap", "RFC 5722", overlap),
-    ("no checksum stays no checksum", "RFC 768", no_checksum),
-    ("a hop limit that is used up", "RFC 1812", last_hop),
+    ("a zero UDP checksum stays zero", "RFC 768", no_checksum),
+    ("an expired hop limit", "RFC 1812", last_hop),
     ("ping", "RFC 1122", ping),
-    ("a packet in the middle of nothing", "practice", mid_stream),
-    ("a pool of none refuses", "practice", refused),
+    ("a segment without a session", "practice", mid_stream),
+    ("a service without backends refuses", "practice", refused),
     ("a packet from the VIP itself", "RFC 1812", land),
-    ("a tagged request has a tagged answer", "802.1Q", tagged),
-    ("a header that contradicts itself", "practice", malformed),
+    ("a tagged request gets a tagged answer", "802.1Q", tagged),
+    ("an invalid TCP header length", "practice", malformed),
 ];
 
 fn every_requirement_holds_frame_by_frame() -> Result<()> {
@@ -75,7 +83,7 @@ fn every_requirement_holds_frame_by_frame() -> Result<()> {
                 client: (client[family].into(), port),
                 server: server.into(),
             };
-            show(&talk).with_context(|| format!("{requirement} ({source}), by {vip}"))?;
+            show(&talk).with_context(|| format!("{requirement} ({source}), through {vip}"))?;
             eprintln!("{vip}: {requirement} ({source})");
         }
     }
@@ -148,16 +156,21 @@ fn reuse(talk: &Talk<'_>) -> Result<()> {
     let opened = |talk: &Talk<'_>| -> Result<u64> {
         let status = talk.waxwing.status()?;
         let backends = |service: &serde_json::Value| service["backends"][0]["sessions"].as_u64();
-        let services = status.0["services"].as_array().context("services")?;
+        let services = status.0["services"]
+            .as_array()
+            .context("no services in the status")?;
         Ok(services.iter().filter_map(backends).sum())
     };
     let before = opened(talk)?;
     handshake(talk)?;
-    // A SYN that comes twice opens nothing twice.
+    // A repeated SYN opens only one session.
     talk.passes(Client, talk.request(SYN))?;
     talk.passes(Client, talk.request(SYN))?;
     let after = opened(talk)?;
-    ensure!(after == before + 2, "{before} sessions, then {after}");
+    ensure!(
+        after == before + 2,
+        "{before} sessions before, {after} after, not two more"
+    );
     Ok(())
 }
 
@@ -168,13 +181,17 @@ fn error_back(talk: &Talk<'_>) -> Result<()> {
     let sent = talk.unreachable(talk.side(Server).link, (server, client), &forwarded);
     talk.send(Server, &sent)?;
     let (frame, packet, _) = talk.next(Client)?;
-    ensure!(packet.source == talk.vip, "it came from {}", packet.source);
+    ensure!(
+        packet.source == talk.vip,
+        "the error came from {}, not from the VIP",
+        packet.source
+    );
     let quoted = &frame[usize::from(packet.transport_start) + 8..];
-    // As the client sent it, but for the hop that it took on its way.
+    // The quoted packet is the client's, except for the hop limit, which is one less.
     let mut expected = asked[ethernet::HEADER_LEN..].to_vec();
     hop(&mut expected);
     ensure!(quoted == expected, "{quoted:02x?} is not {expected:02x?}");
-    // It ended nothing.
+    // The session survives the error.
     talk.passes(Client, (asked, forwarded))
 }
 
@@ -195,7 +212,7 @@ fn error_to(talk: &Talk<'_>) -> Result<()> {
     talk.passes(Server, talk.answer(ACK))
 }
 
-/// The hop that a quoted packet had taken.
+/// Decrements the hop limit of a packet and updates its IPv4 header checksum.
 fn hop(packet: &mut [u8]) {
     if packet[0] >> 4 == 6 {
         packet[7] -= 1;
@@ -236,8 +253,8 @@ fn overlap(talk: &Talk<'_>) -> Result<()> {
     talk.ends(Client, &second, "fragment_overlap")
 }
 
-/// Over IPv4 a datagram may do without a checksum (over IPv6 it may not), and one that comes to zero is
-/// written as its complement.
+/// A UDP checksum of zero means none, which is allowed over IPv4 only. A computed checksum of zero is sent as
+/// 0xffff.
 fn no_checksum(talk: &Talk<'_>) -> Result<()> {
     let (mut sent, mut received) = talk.question(b"no checksum");
     if talk.vip.family() == Family::V4 {
@@ -249,7 +266,7 @@ fn no_checksum(talk: &Talk<'_>) -> Result<()> {
     let zero =
         |(_, received): &(Vec<u8>, Vec<u8>)| received[received.len() - 4..][..2] == [0xff; 2];
     let questions = (0..=u16::MAX).map(|word| talk.question(&word.to_be_bytes()));
-    let question = { questions }.find(zero).context("one of them is zero")?;
+    let question = { questions }.find(zero).context("no checksum is zero")?;
     talk.passes(Client, question)
 }
 
@@ -267,7 +284,7 @@ fn last_hop(talk: &Talk<'_>) -> Result<()> {
     talk.send(Client, &expired)?;
     let (frame, packet, _) = talk.next(Client)?;
     let Transport::Icmp { kind, code } = packet.transport else {
-        bail!("no error: {packet:?}");
+        bail!("not an ICMP error: {packet:?}");
     };
     let told = (packet.source, packet.destination, kind, code);
     let kind = if talk.vip.family() == Family::V4 {
@@ -278,7 +295,7 @@ fn last_hop(talk: &Talk<'_>) -> Result<()> {
     ensure!(told == (talk.vip, talk.client.0, kind, 0), "{packet:?}");
     ensure!(
         frame.ends_with(&expired[ethernet::HEADER_LEN..]),
-        "it quotes another: {frame:02x?}"
+        "the error quotes another packet: {frame:02x?}"
     );
     Ok(())
 }
@@ -305,7 +322,7 @@ fn ping(talk: &Talk<'_>) -> Result<()> {
 }
 
 fn mid_stream(talk: &Talk<'_>) -> Result<()> {
-    // Its backend is picked as for a new one.
+    // By default a backend is picked as for a new session.
     talk.passes(Client, talk.request(ACK))?;
     let strict = Tcp {
         link: talk.side(Client).link,
@@ -329,7 +346,7 @@ fn refused(talk: &Talk<'_>) -> Result<()> {
     talk.send(Client, &sent.frame())?;
     let (frame, packet, _) = talk.next(Client)?;
     let Transport::Tcp { flags, source, .. } = packet.transport else {
-        bail!("no RST: {packet:?}");
+        bail!("not an RST: {packet:?}");
     };
     let acknowledged = &frame[usize::from(packet.transport_start) + 8..][..4];
     ensure!(
@@ -369,14 +386,18 @@ fn tagged(talk: &Talk<'_>) -> Result<()> {
     let (said, heard) = talk.answer(SYN | ACK);
     talk.send(Server, &said)?;
     let (frame, _, other_host) = talk.next(Client)?;
-    // The kernel has taken the tag out, and no part in the VLAN.
-    ensure!(frame == heard && other_host, "no tag: {frame:02x?}");
+    // The receiving kernel removes the tag. It has no device for the VLAN, so that the packet is for another
+    // host.
+    ensure!(
+        frame == heard && other_host,
+        "the answer has no tag: {frame:02x?}"
+    );
     Ok(())
 }
 
 fn malformed(talk: &Talk<'_>) -> Result<()> {
     let (mut sent, _) = talk.request(SYN);
-    // The TCP header's length, in words of four bytes: beyond the packet, and below its own.
+    // TCP header lengths in words of four bytes: one exceeds the packet, one is below the minimum of five.
     let offset = sent.len() - b"request".len() - 20 + 12;
     for words in [15, 4] {
         sent[offset] = words << 4;

@@ -1,4 +1,4 @@
-//! A good neighbour: VIPs answer as hosts do, and what is not ours stays the kernel's.
+//! VIPs answer ARP, NDP and ping like a host's addresses, and traffic of no service goes to the kernel.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn vips_answer_ping_arp_and_ndp() -> Result<()> {
     topology.client.ip("neigh flush dev eth0\n")?;
     let mac = topology.balancer.mac("front")?;
     for vip in [VIP4, VIP6] {
-        // ping's own exit code is 0 already with one answer of five.
+        // ping exits with 0 even if only one of five requests was answered.
         let vip = vip.to_string();
         let report = topology
             .client
@@ -36,7 +36,7 @@ fn vips_answer_ping_arp_and_ndp() -> Result<()> {
             report.contains("5 received"),
             "{vip} did not answer every ping:\n{report}"
         );
-        // A size that is far from the default, with its contents checked by ping.
+        // Much larger than the default. ping verifies the payload.
         let report = topology
             .client
             .run("ping", &["-n", "-c", "2", "-i", "0.2", "-s", "1400", &vip])?;
@@ -46,7 +46,7 @@ fn vips_answer_ping_arp_and_ndp() -> Result<()> {
         );
         ensure!(
             neighbour(&topology, &vip)? == Some(mac),
-            "{vip} is not at the balancer's MAC"
+            "{vip} does not resolve to the balancer's MAC address"
         );
     }
     waxwing.stop().map(drop)
@@ -54,13 +54,13 @@ fn vips_answer_ping_arp_and_ndp() -> Result<()> {
 
 fn vips_are_announced() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
-    // The client believes that the VIPs are elsewhere, as after a fail-over of balancers.
+    // The client's neighbour entries name another MAC address, as after a fail-over of balancers.
     let elsewhere = "02:00:00:00:00:99";
     topology.client.ip(&format!(
         "neigh replace {VIP4} lladdr {elsewhere} dev eth0 nud reachable\n\
          neigh replace {VIP6} lladdr {elsewhere} dev eth0 nud reachable\n"
     ))?;
-    // Linux takes a gratuitous ARP for an entry that is older than a second (`locktime`).
+    // Linux accepts a gratuitous ARP only for an entry that is older than a second (`locktime`).
     std::thread::sleep(Duration::from_millis(1200));
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
     let mac = topology.balancer.mac("front")?;
@@ -77,7 +77,7 @@ fn vips_are_announced() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// The MAC address that the client has for an address.
+/// Returns the MAC address in the client's neighbour entry for an address.
 fn neighbour(topology: &Topology, address: &str) -> Result<Option<[u8; 6]>> {
     let line = topology.client.run("ip", &["neigh", "show", address])?;
     let mac = line
@@ -93,11 +93,12 @@ fn neighbour(topology: &Topology, address: &str) -> Result<Option<[u8; 6]>> {
         octets
             .try_into()
             .ok()
-            .with_context(|| format!("a MAC address: {mac}"))?,
+            .with_context(|| format!("not a MAC address: {mac}"))?,
     ))
 }
 
-/// ssh on the balancer's own address, on the very port and interface of a service: here, HTTP.
+/// A server on the balancer's own address is reachable even on the port number and interface of a service.
+/// (In practice that is ssh; here it is HTTP.)
 fn the_balancers_own_address_stays_its_own() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
@@ -127,8 +128,8 @@ fn servers_reach_the_world_by_the_kernel() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Replies of a direct connection come from a backend's endpoint, as those of sessions do; they
-/// are found to be of no session and handed back to the kernel, which routes them.
+/// Replies of a direct connection come from a backend's endpoint, like replies of sessions. The workers find
+/// no session for them and pass them to the kernel, which routes them.
 fn a_direct_connection_to_a_backend_works() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = (1..=3)
@@ -145,7 +146,7 @@ fn a_direct_connection_to_a_backend_works() -> Result<()> {
             "{address} answered: {answer}"
         );
         let copy = topology.scratch.path().join("copy");
-        let to = copy.to_str().context("the path is text")?;
+        let to = copy.to_str().context("the path is not UTF-8")?;
         let url = format!("{root}/data");
         topology.client.run(
             "curl",
@@ -157,7 +158,7 @@ fn a_direct_connection_to_a_backend_works() -> Result<()> {
             .join(format!("nginx{number}/www/data"));
         ensure!(
             std::fs::read(data)? == std::fs::read(copy)?,
-            "{address}: the data changed"
+            "{address}: the data was altered"
         );
     }
     for vip in [VIP4, VIP6] {
@@ -180,7 +181,7 @@ fn the_balancer_itself_reaches_a_backend() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// As after the fail-over of a bond, or by an operator's hand.
+/// A port's MAC address changes after the fail-over of a bond, or by an operator's command.
 fn a_port_with_a_new_mac_serves_on() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
@@ -207,7 +208,7 @@ fn a_link_that_flaps_serves_on() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Waits until a VIP is served without a failure.
+/// Waits until the VIP is served without a failure.
 fn serves_again(topology: &Topology) -> Result<()> {
     let deadline = std::time::Instant::now() + Duration::from_secs(15);
     loop {
