@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use crate::Namespace;
 
-/// How soon a server notices that it must end.
+/// The longest time until a server notices that it must end.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A server that returns each datagram, until it is dropped.
@@ -77,15 +77,15 @@ impl Pinger {
     /// Sends a number.
     ///
     /// # Errors
-    /// As the kernel says.
+    /// A socket error.
     pub fn send(&self, number: u64) -> io::Result<()> {
         self.0.send(&number.to_le_bytes()).map(drop)
     }
 
-    /// Waits for a number's return.
+    /// Waits for the answer to a number.
     ///
     /// # Errors
-    /// It does not return in time, or another number does.
+    /// No answer arrives in time, or it contains another number.
     pub fn wait(&self, number: u64) -> io::Result<()> {
         let mut answer = [0; 8];
         self.0

@@ -102,7 +102,7 @@ impl Process {
         Self::spawn_with_stdin(name, command, Stdio::null())
     }
 
-    /// As [`Process::spawn`], with standard input open for [`Process::ask`].
+    /// Like [`Process::spawn`], but leaves standard input open for [`Process::ask`].
     ///
     /// # Errors
     /// As [`Process::spawn`].
@@ -147,13 +147,14 @@ impl Process {
     /// It has closed its standard input.
     pub fn ask(&mut self, line: &str) -> Result<()> {
         let stdin = self.child.stdin.as_mut();
-        let stdin = stdin.with_context(|| format!("`{}` is not asked", self.name))?;
+        let stdin =
+            stdin.with_context(|| format!("the standard input of `{}` is not open", self.name))?;
         stdin
             .write_all(format!("{line}\n").as_bytes())
-            .with_context(|| format!("`{}` does not listen", self.name))
+            .with_context(|| format!("`{}` does not read its standard input", self.name))
     }
 
-    /// Its process id.
+    /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -174,7 +175,7 @@ impl Process {
         signal::kill(pid, signal).with_context(|| format!("cannot send {signal} to {}", self.name))
     }
 
-    /// Its status, where it has ended.
+    /// Returns the exit status if the process has ended.
     ///
     /// # Errors
     /// `waitpid` fails.
@@ -208,7 +209,7 @@ impl Process {
             poll = (poll * 2).min(POLL_MAX);
         };
         for reader in self.readers.drain(..) {
-            // A grandchild may hold the pipe open: do not join for ever.
+            // A grandchild may hold the pipe open, so do not join without a limit.
             let patience = Instant::now() + Duration::from_secs(1);
             while !reader.is_finished() && Instant::now() < patience {
                 thread::sleep(POLL_MIN);
@@ -228,13 +229,13 @@ impl Process {
         drop(self.child.wait());
     }
 
-    /// Its standard output so far.
+    /// Returns the standard output so far.
     #[must_use]
     pub fn stdout(&self) -> String {
         text(&self.stdout)
     }
 
-    /// Its standard error so far.
+    /// Returns the standard error so far.
     #[must_use]
     pub fn stderr(&self) -> String {
         text(&self.stderr)

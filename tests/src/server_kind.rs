@@ -20,7 +20,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 6] = [
         Self::Nginx,
         Self::Redis,
@@ -65,7 +65,7 @@ impl Kind {
         }
     }
 
-    /// Returns the signal that stops it soon and in order. At `SIGTERM` PostgreSQL waits for its clients.
+    /// Returns the signal that stops it quickly and cleanly. On `SIGTERM` PostgreSQL waits for its clients.
     pub(crate) fn end(self) -> Signal {
         match self {
             Self::Postgres => Signal::SIGINT,

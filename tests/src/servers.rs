@@ -27,7 +27,7 @@ use crate::server_kind::Kind;
 use crate::topology::{Topology, server4};
 use crate::{certificate, faults, query};
 
-/// The longest that a server may take to answer, and to stop.
+/// The longest time for a server to answer, and to stop.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// nginx's port for TLS.
@@ -43,7 +43,7 @@ pub struct Server<'a> {
     command: Command,
     directory: PathBuf,
     pub(crate) process: Option<Process>,
-    /// The upstream of a late nginx; it never accepts.
+    /// The upstream of an nginx that answers late; it never accepts.
     _nobody: UnixListener,
 }
 
@@ -88,13 +88,13 @@ impl<'a> Server<'a> {
         Ok(server)
     }
 
-    /// Its kind.
+    /// Returns the server's kind.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -1,4 +1,4 @@
-//! Runs the balancer's program in its namespace, as an operator would.
+//! Runs the balancer in its namespace, as an operator would.
 //!
 //! Invariant: dropping a balancer that a test neither stopped nor killed prints its log.
 
@@ -18,7 +18,7 @@ use crate::process::{Finished, Process};
 use crate::status::Status;
 use crate::topology::Topology;
 
-/// The longest that the balancer may take to serve, to end, or to reach an expected state: a debug build on a
+/// The longest time for the balancer to serve, to end, or to reach an expected state, with a debug build on a
 /// busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -86,7 +86,10 @@ impl<'a> Waxwing<'a> {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };
-            let process = self.process.as_mut().context("it was started")?;
+            let process = self
+                .process
+                .as_mut()
+                .context("the balancer was not started")?;
             if let Some(status) = process.try_wait()? {
                 bail!("the balancer ended at its start ({status})");
             }
@@ -126,7 +129,7 @@ impl<'a> Waxwing<'a> {
     /// Waits for a status, for at most a minute, and returns it.
     ///
     /// # Errors
-    /// The time is over; the text has the last status.
+    /// The minute is over; the text has the last status.
     pub fn wait_status(&self, what: &str, is: impl Fn(&Status) -> bool) -> Result<Status> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -238,7 +241,7 @@ impl<'a> Waxwing<'a> {
     /// One of these does not hold.
     pub fn stop(mut self) -> Result<String> {
         self.signal(Signal::SIGTERM)?;
-        let process = self.process.take().context("the balancer is running")?;
+        let process = self.process.take().context("the balancer is not running")?;
         let finished = process.finish(TIMEOUT)?;
         let log = finished.stdout + &finished.stderr;
         let verdict = self.assert_clean_end(finished.status.success(), &log);
@@ -249,7 +252,7 @@ impl<'a> Waxwing<'a> {
     }
 
     fn assert_clean_end(&self, success: bool, log: &str) -> Result<()> {
-        ensure!(success, "the balancer did not end well");
+        ensure!(success, "the balancer failed at its end");
         assert_frames_accounted(log, self.topology.layout().queues)?;
         for port in self.topology.ports() {
             ensure!(
@@ -281,7 +284,7 @@ fn assert_frames_accounted(log: &str, workers: u32) -> Result<()> {
     let (accounts, good) = (accounts.count(), good.count());
     ensure!(
         accounts == good && accounts == workers as usize,
-        "of {workers} workers {accounts} counted their frames, and {good} had them all"
+        "of {workers} workers, {accounts} counted their frames and {good} accounted for all of them"
     );
     Ok(())
 }
