@@ -110,7 +110,7 @@ impl Server<'_> {
     }
 
     fn signal_all(&self, signal: Signal) -> Result<()> {
-        let process = self.process.as_ref().context("the server does not run")?;
+        let process = self.process.as_ref().context("the server is not running")?;
         signal_tree(process.id(), signal)
     }
 

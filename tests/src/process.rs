@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-/// The longest interval at which a wait polls. It begins with [`POLL_MIN`], because most children are set-up
+/// The longest interval at which a wait polls. The first is [`POLL_MIN`], because most children are set-up
 /// commands that end at once.
 const POLL_MAX: Duration = Duration::from_millis(5);
 const POLL_MIN: Duration = Duration::from_micros(200);
@@ -40,11 +40,10 @@ pub struct Process {
 /// How a child ended, and what it wrote (invalid UTF-8 replaced).
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// Its exit status.
     pub status: ExitStatus,
-    /// All of its standard output.
+    /// All of the standard output.
     pub stdout: String,
-    /// All of its standard error.
+    /// All of the standard error.
     pub stderr: String,
 }
 
@@ -144,7 +143,7 @@ impl Process {
     /// Writes a line to its standard input, which [`Process::spawn_asked`] leaves open.
     ///
     /// # Errors
-    /// It has closed its standard input.
+    /// The process has closed its standard input.
     pub fn ask(&mut self, line: &str) -> Result<()> {
         let stdin = self.child.stdin.as_mut();
         let stdin =
@@ -160,10 +159,10 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if let Some(status) = self.try_wait()? {
             bail!(
@@ -185,10 +184,10 @@ impl Process {
             .with_context(|| format!("cannot wait for `{}`", self.name))
     }
 
-    /// Waits for its end. After `timeout` it is killed, which is an error.
+    /// Waits for the process's end and returns its status and output. Kills it after `timeout`.
     ///
     /// # Errors
-    /// It took too long; the text has what it wrote.
+    /// The process exceeded `timeout`; the text has its output.
     pub fn finish(mut self, timeout: Duration) -> Result<Finished> {
         let deadline = Instant::now() + timeout;
         let mut poll = POLL_MIN;
@@ -222,7 +221,7 @@ impl Process {
         })
     }
 
-    /// Kills it at once (`SIGKILL`) and reaps it.
+    /// Kills the process (`SIGKILL`) and reaps it.
     pub fn kill(&mut self) {
         // Both fail only if it has been reaped.
         drop(self.child.kill());
