@@ -75,7 +75,7 @@ impl Capture {
         })
     }
 
-    /// Returns all captured frames, once no frame has come for `pause`.
+    /// Returns all captured frames, after a `pause` without a frame.
     ///
     /// # Errors
     /// The interface is gone.

@@ -1,6 +1,6 @@
 //! A UDP echo server, and a client that waits for each answer.
 //!
-//! Invariant: the client's wait is bounded, and it recognises an answer by the number that it sent.
+//! Invariant: the client's wait is bounded. The client recognises an answer by the number in it.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -24,7 +24,7 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Starts it on every address of a namespace.
+    /// Starts a server on all IPv4 addresses of a namespace.
     ///
     /// # Errors
     /// The port is taken.
@@ -37,7 +37,7 @@ impl Echo {
             let mut bytes = [0; 2048];
             while !is_over.load(Ordering::Relaxed) {
                 if let Ok((len, from)) = socket.recv_from(&mut bytes) {
-                    // The client notices a lost datagram.
+                    // Sending may fail: the client notices a lost datagram.
                     drop(socket.send_to(&bytes[..len], from));
                 }
             }

@@ -19,12 +19,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-/// The longest latency, in microseconds; longer ones count as this.
+/// The longest recorded latency, in microseconds; a longer one counts as this.
 const LATENCY_US_MAX: u64 = 60_000_000;
 /// The maximum size of an answer, in bytes: a status line, a few headers and a name.
 const ANSWER_BYTES_MAX: usize = 4096;
 
-/// A load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
     /// The address under load.
@@ -249,7 +248,7 @@ async fn client(
             }
         }
         if failed {
-            // A failure may be instant: do not spin.
+            // A failure may be instant, so do not retry in a tight loop.
             sleep_until(begun + Duration::from_millis(10)).await;
         }
     }

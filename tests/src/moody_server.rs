@@ -29,7 +29,7 @@ pub enum Mood {
     Well,
     /// Answers with status 500.
     Failing,
-    /// As [`Mood::Well`], after [`LATE`].
+    /// Like [`Mood::Well`], after [`LATE`].
     Late,
     /// Accepts and reads, and never answers.
     Hanging,

@@ -240,7 +240,7 @@ impl Process {
         text(&self.stderr)
     }
 
-    /// Returns the next complete line of its standard output, if there is one.
+    /// Returns the next complete line of the standard output, if there is one.
     pub fn take_line(&mut self) -> Option<String> {
         let bytes = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = &bytes[self.lines_taken..];
@@ -249,7 +249,7 @@ impl Process {
         Some(String::from_utf8_lossy(&fresh[..end]).into_owned())
     }
 
-    /// Returns the complete lines of its standard output since the last call.
+    /// Returns the complete lines of the standard output since the last call.
     pub fn take_lines(&mut self) -> Vec<String> {
         let bytes = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = &bytes[self.lines_taken..];

@@ -2,7 +2,6 @@
 
 use nix::sys::signal::Signal;
 
-/// A kind of server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// nginx; its mood applies only to `/healthz`.

@@ -14,7 +14,6 @@ pub use health::{Change, CheckHealth, Health, Punctuality, Which};
 
 mod health;
 
-/// A status.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Status(pub Value);
 

@@ -35,7 +35,7 @@ pub const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2
 /// The balancer's ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arms {
-    /// `front` towards the client, `back` towards the servers.
+    /// `front` faces the client, `back` the servers.
     Two,
     /// `front` only: client and servers on one switch.
     One,
@@ -46,7 +46,7 @@ pub enum Arms {
 pub enum Wires {
     /// veth pairs.
     Veth,
-    /// The network cards of the virtual machine that this runs in; with two arms.
+    /// The network cards of this virtual machine; only with two arms.
     Cards,
 }
 

@@ -32,7 +32,7 @@ pub enum Verdict {
     Refused(&'static str, &'static str),
     /// Accepted, and quarantined at work: the failure, and a part of the reason.
     Cut(Fault, &'static str),
-    /// Accepted: it harms only itself.
+    /// Accepted: the module harms only itself.
     Serves,
 }
 

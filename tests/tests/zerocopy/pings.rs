@@ -26,9 +26,9 @@ const COUNT: u64 = 300;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The limit for the median answer, which takes about 1 ms. A sleeping worker polls after 20 ms at the
-/// latest, so an answer takes longer than this limit if neither it nor its request wakes the worker. (While
-/// the worker has frames to transmit, it polls after 1 ms. A wake-up lost then costs no more than the delays
-/// of an emulated processor, and no limit can detect it.)
+/// latest, so a round trip takes longer than this limit if the request or its answer fails to wake the
+/// worker. (While the worker has frames to transmit, it polls after 1 ms. A wake-up lost then costs no more
+/// than the delays of an emulated processor, and no limit can detect it.)
 const MEDIAN_MAX: Duration = Duration::from_millis(15);
 
 fn each_datagram_waits_for_the_one_before(report: &Report) -> Result<()> {
