@@ -15,16 +15,16 @@ use crate::netns::Namespace;
 use crate::process::{Finished, Process};
 use crate::topology::Topology;
 
-/// How long a server may take to listen.
+/// The longest time for a server to listen.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a load may take beyond its duration and timeouts.
+/// Time that a load may take beyond its duration and timeouts.
 const LOAD_GRACE: Duration = Duration::from_secs(10);
 
 /// Returns the path of a program of this workspace: that in `<NAME>_BIN` (`WAXWING_BIN`), otherwise the one
 /// beside the running program.
 ///
 /// # Errors
-/// It has not been built.
+/// The program has not been built.
 pub fn built_program(name: &str) -> Result<PathBuf> {
     let variable = format!("{}_BIN", name.replace('-', "_").to_uppercase());
     if let Some(path) = std::env::var_os(&variable) {
@@ -170,7 +170,7 @@ pub struct RunningLoad {
 }
 
 impl RunningLoad {
-    /// Starts it.
+    /// Starts a load generator.
     ///
     /// # Errors
     /// The load generator has not been built.
@@ -196,7 +196,7 @@ impl RunningLoad {
     /// Returns the samples since the last call.
     ///
     /// # Errors
-    /// The load generator wrote something else.
+    /// A line is not a sample.
     pub fn take_samples(&mut self) -> Result<Vec<Sample>> {
         self.process
             .take_lines()
@@ -205,26 +205,26 @@ impl RunningLoad {
             .collect()
     }
 
-    /// Ends it early: it starts no more requests.
+    /// Stops the load early: the generator starts no more requests.
     ///
     /// # Errors
-    /// It has ended.
+    /// The generator has ended.
     pub fn stop(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)
     }
 
-    /// Whether it has ended.
+    /// Whether the generator has ended.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// `waitpid` fails.
     pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.process.try_wait()?.is_some())
     }
 
-    /// Waits for its end and returns the sum of all its samples, including those taken before.
+    /// Waits for the generator's end and returns the sum of all samples, including those returned earlier.
     ///
     /// # Errors
-    /// It failed, or did not end in time.
+    /// The generator failed, or did not end in time.
     pub fn finish(self) -> Result<Tally> {
         let limit = self.load.duration + 2 * self.load.timeout + LOAD_GRACE;
         let finished = self.process.finish(limit)?;
@@ -249,10 +249,10 @@ pub fn load(client: &Namespace, load: Load) -> Result<Tally> {
     RunningLoad::start(client, load)?.finish()
 }
 
-/// Returns how many requests wrk got answers to.
+/// Returns the number of answered requests in wrk's report.
 ///
 /// # Errors
-/// wrk failed, or a request was lost or not answered with status 2xx.
+/// wrk failed, or a request was lost, or an answer's status was not 2xx.
 pub fn wrk_requests(wrk: &Finished) -> Result<u64> {
     let report = &wrk.stdout;
     ensure!(wrk.status.success(), "wrk failed: {}{report}", wrk.stderr);

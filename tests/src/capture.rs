@@ -16,29 +16,27 @@ use nix::sys::time::TimeVal;
 use crate::inject::link;
 use crate::netns::Namespace;
 
-/// The largest frame that is read whole, in bytes.
+/// Bytes of a frame that are captured; a longer frame is cut.
 const FRAME_MAX: usize = 1 << 16;
 /// `PACKET_OUTGOING`: sent by this host.
 const OUTGOING: u8 = 4;
-/// `PACKET_OTHERHOST`: addressed to another host, or in a VLAN without a device here.
+/// `PACKET_OTHERHOST`: addressed to another host, or in a VLAN without a device on this host.
 const OTHER_HOST: u8 = 3;
 
 /// The kernel's buffer for frames of both directions, in bytes.
 const BUFFER: usize = 8 << 20;
 
-/// An open capture.
 #[derive(Debug)]
 pub struct Capture {
     packets: OwnedFd,
     both_ways: bool,
 }
 
-/// A received frame.
 #[derive(Clone, Debug)]
 pub struct Captured {
-    /// The frame, without its outer VLAN tag, which the kernel strips.
+    /// The frame's bytes, without the outer VLAN tag, which the kernel strips.
     pub frame: Vec<u8>,
-    /// Whether it is for another host.
+    /// Whether the frame is addressed to another host.
     pub other_host: bool,
 }
 
@@ -77,7 +75,7 @@ impl Capture {
         })
     }
 
-    /// Returns all captured frames, once no frame has come for `pause`.
+    /// Returns all captured frames, after a `pause` without a frame.
     ///
     /// # Errors
     /// The interface is gone.

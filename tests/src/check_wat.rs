@@ -6,11 +6,11 @@
 /// The parts of a health check.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckWat {
-    /// The custom section's text, as it stands in WAT.
+    /// The custom section's text, escaped for WAT.
     pub section: &'static str,
     /// The imports.
     pub imports: &'static str,
-    /// The memory, exported.
+    /// The definition of the exported memory.
     pub memory: &'static str,
     /// The body of `waxwing_reserve`.
     pub reserve: &'static str,
@@ -18,14 +18,14 @@ pub struct CheckWat {
     pub configure: &'static str,
     /// The body of `waxwing_check`.
     pub check: &'static str,
-    /// More fields of the module.
+    /// Further fields of the module.
     pub more: &'static str,
 }
 
-/// A good section.
+/// The custom section of a valid health check.
 pub const SECTION: &str = "kind=health\\0aabi=1.0\\0aname=test\\0aversion=7\\0a";
 
-/// All imports.
+/// All imports that the host provides.
 pub const IMPORTS: &str = "
   (import \"waxwing\" \"connect\" (func $connect (param i32) (result i32)))
   (import \"waxwing\" \"tls\" (func $tls (param i32 i32 i32) (result i32)))
@@ -37,7 +37,8 @@ pub const IMPORTS: &str = "
   (import \"waxwing\" \"log\" (func $log (param i32 i32)))
   (import \"waxwing\" \"error_text\" (func $error_text (param i32 i32) (result i32)))";
 
-/// `$say`: the verdict "up", with a number as first signal and the last error's text as reason.
+/// The function `$say` returns the verdict "up", with a number as first signal and the last error's text as
+/// reason.
 const SAY: &str = "
   (func $say (param $number i32) (result i32)
     (i32.store (i32.const 0x1000) (i32.const 1))
@@ -54,7 +55,7 @@ impl Default for CheckWat {
 }
 
 impl CheckWat {
-    /// A check that passes, with 7 as its first signal.
+    /// A valid check that passes, with 7 as its first signal.
     pub const GOOD: Self = Self {
         section: SECTION,
         imports: IMPORTS,
@@ -65,7 +66,7 @@ impl CheckWat {
         more: SAY,
     };
 
-    /// Returns a good check with this body of `waxwing_check`.
+    /// Returns a valid check with this body of `waxwing_check`.
     #[must_use]
     pub fn checking(check: &'static str) -> Self {
         Self {
@@ -74,7 +75,7 @@ impl CheckWat {
         }
     }
 
-    /// Returns a good check with this body of `waxwing_configure`.
+    /// Returns a valid check with this body of `waxwing_configure`.
     #[must_use]
     pub fn configuring(configure: &'static str) -> Self {
         Self {

@@ -1,6 +1,6 @@
 //! A UDP echo server, and a client that waits for each answer.
 //!
-//! Invariant: the client's wait is bounded, and it recognises an answer by the number that it sent.
+//! Invariant: the client's wait is bounded. The client recognises an answer by the number in it.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use crate::Namespace;
 
-/// How soon a server notices that it must end.
+/// The longest time until a server notices that it must end.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A server that returns each datagram, until it is dropped.
@@ -24,7 +24,7 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Starts it on every address of a namespace.
+    /// Starts a server on all IPv4 addresses of a namespace.
     ///
     /// # Errors
     /// The port is taken.
@@ -37,7 +37,7 @@ impl Echo {
             let mut bytes = [0; 2048];
             while !is_over.load(Ordering::Relaxed) {
                 if let Ok((len, from)) = socket.recv_from(&mut bytes) {
-                    // The client notices a lost datagram.
+                    // Sending may fail: the client notices a lost datagram.
                     drop(socket.send_to(&bytes[..len], from));
                 }
             }
@@ -77,15 +77,15 @@ impl Pinger {
     /// Sends a number.
     ///
     /// # Errors
-    /// As the kernel says.
+    /// A socket error.
     pub fn send(&self, number: u64) -> io::Result<()> {
         self.0.send(&number.to_le_bytes()).map(drop)
     }
 
-    /// Waits for a number's return.
+    /// Waits for the answer to a number.
     ///
     /// # Errors
-    /// It does not return in time, or another number does.
+    /// No answer arrives in time, or it contains another number.
     pub fn wait(&self, number: u64) -> io::Result<()> {
         let mut answer = [0; 8];
         self.0

@@ -16,13 +16,13 @@ use crate::moody_server::Mood;
 use crate::server_kind::Kind;
 use crate::servers::Server;
 
-/// How long a signal may take to work.
+/// The longest time until a signal takes effect.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A way to fail.
+/// A fault of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Ended in order: its port is closed.
+    /// Stopped cleanly: its port is closed.
     Stopped,
     /// Ended by `SIGKILL`, with all of its processes.
     Killed,
@@ -41,7 +41,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 8] = [
         Self::Stopped,
         Self::Killed,
@@ -110,7 +110,7 @@ impl Server<'_> {
     }
 
     fn signal_all(&self, signal: Signal) -> Result<()> {
-        let process = self.process.as_ref().context("the server does not run")?;
+        let process = self.process.as_ref().context("the server is not running")?;
         signal_tree(process.id(), signal)
     }
 
@@ -132,7 +132,7 @@ impl Server<'_> {
 }
 
 /// Sends a signal to a process and its descendants, parents first, because a stopped parent starts no more
-/// children. Returns when the signal has worked on each.
+/// children. Returns when the signal has taken effect on each.
 pub(crate) fn signal_tree(root: u32, signal: Signal) -> Result<()> {
     let mut pending = vec![i32::try_from(root).context("a process id is positive")?];
     let mut done = Vec::new();
@@ -153,7 +153,7 @@ pub(crate) fn signal_tree(root: u32, signal: Signal) -> Result<()> {
         while !has_worked(process, signal) {
             ensure!(
                 Instant::now() < deadline,
-                "{process} does not heed {signal} within {TIMEOUT:?}"
+                "{signal} had no effect on {process} within {TIMEOUT:?}"
             );
             thread::sleep(Duration::from_millis(1));
         }
@@ -161,7 +161,8 @@ pub(crate) fn signal_tree(root: u32, signal: Signal) -> Result<()> {
     Ok(())
 }
 
-/// Whether a signal has worked: the process has ended (perhaps not reaped), is stopped, or is not.
+/// Whether a signal has taken effect: the process has ended (perhaps not reaped), is stopped, or is running
+/// again.
 fn has_worked(process: i32, signal: Signal) -> bool {
     let Some((state, _)) = stat(process) else {
         return true;

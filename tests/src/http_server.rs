@@ -1,7 +1,7 @@
-//! A small HTTP server that returns its name: the backend of tests and demo.
+//! A small HTTP server that returns its name: the backend of the tests and the demo.
 //!
-//! Invariant: every answer but `/counters` is `server=NAME` and a line end, so that a client knows who
-//! served it.
+//! Invariant: every answer except that of `/counters` is `server=NAME` and a line end, so that a client can
+//! identify the server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub async fn serve(addresses: &[SocketAddr], name: &str) -> Result<()> {
         let (counted, router) = (Arc::clone(&live), router(Arc::clone(&live), name));
         let listener = listener.tap_io(move |connection| {
             counted.connections.fetch_add(1, Ordering::Relaxed);
-            // Without it answers are only a little later.
+            // Without TCP_NODELAY answers are only slightly later.
             drop(connection.set_nodelay(true));
         });
         servers.spawn(async move { axum::serve(listener, router).await });

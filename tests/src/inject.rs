@@ -1,4 +1,4 @@
-//! Sends raw frames, and generates broken frames for a VIP that a parser must survive.
+//! Sends raw frames, and generates broken frames to a VIP, which a parser must survive.
 //!
 //! Invariant: the seed determines the broken frames, so that a failed run can be repeated.
 
@@ -108,8 +108,8 @@ const BREAKERS: &[Breaker] = &[
     |g| g.ipv4(6, |ip| ip[0] = 0x42),       // header length below the minimum
     |g| g.ipv4(6, |ip| ip[0] = 0x4f),       // options past the end
     |g| g.ipv4(6, |ip| ip[6..8].copy_from_slice(&[0x20, 0x01])), // a fragment
-    |g| g.ipv4(253, |_| {}),                // a protocol nobody serves
-    |g| g.ipv4(6, |ip| ip[20 + 2..20 + 4].copy_from_slice(&[0, 9])), // a port nobody serves
+    |g| g.ipv4(253, |_| {}),                // a protocol without a service
+    |g| g.ipv4(6, |ip| ip[20 + 2..20 + 4].copy_from_slice(&[0, 9])), // a port without a service
     |g| g.ipv4(17, |ip| ip[20 + 4..20 + 6].copy_from_slice(&[0xff, 0xff])), // UDP length
     |g| g.ipv4(1, |ip| ip.truncate(22)),    // ICMP cut off
     |g| g.ipv6(0),                          // hop-by-hop options past the end

@@ -1,9 +1,9 @@
-//! The test bed: a small network of namespaces with real servers and clients, and the balancer in
-//! the middle of it. The end-to-end tests and the demo both run on it.
+//! The test bed: a small network of namespaces with real servers and clients, and the balancer between them.
+//! The end-to-end tests and the demo use it.
 //!
-//! Invariant: whatever a run makes carries the run's process id in its name, so that nothing
-//! outlives it: an owner that is dropped removes its own, a signal removes all of this run's, and
-//! the next run removes what a killed one left behind.
+//! Invariant: everything that a run creates has the run's process id in its name. Dropping an owner removes
+//! what it created, a signal removes everything of this run, and the next run removes the leftovers of a
+//! killed run.
 
 pub mod actors;
 pub mod capture;

@@ -19,12 +19,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-/// The longest latency, in microseconds; longer ones count as this.
+/// The longest recorded latency, in microseconds; a longer one counts as this.
 const LATENCY_US_MAX: u64 = 60_000_000;
-/// The longest answer: a status line, a few headers and a name.
+/// The maximum size of an answer, in bytes: a status line, a few headers and a name.
 const ANSWER_BYTES_MAX: usize = 4096;
 
-/// A load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
     /// The address under load.
@@ -49,7 +48,7 @@ pub struct Load {
 pub enum Failure {
     /// The connection was refused.
     Refused,
-    /// No connection for another reason (no route, no port left).
+    /// Connecting failed for another reason (no route, no free port).
     Connect,
     /// Connecting took too long.
     ConnectTimeout,
@@ -59,7 +58,7 @@ pub enum Failure {
     Closed,
     /// An answer took too long.
     Timeout,
-    /// The answer is not one of our servers'.
+    /// The answer is not from one of our servers.
     BadAnswer,
 }
 
@@ -77,7 +76,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What happened between two samples, as one line of JSON.
+/// The counts since the previous sample, as one line of JSON.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Sample {
     /// Milliseconds since the start.
@@ -90,7 +89,7 @@ pub struct Sample {
     pub latency_us: Vec<(u64, u64)>,
 }
 
-/// Samples added up.
+/// The sum of samples.
 #[derive(Clone, Debug)]
 pub struct Tally {
     /// Answers by server.
@@ -106,7 +105,7 @@ impl Default for Tally {
             servers: BTreeMap::new(),
             failures: BTreeMap::new(),
             latency_us: Histogram::new_with_max(LATENCY_US_MAX, 3)
-                .expect("the bounds are within the histogram's"),
+                .expect("the histogram's bounds are valid"),
         }
     }
 }
@@ -125,13 +124,13 @@ impl Tally {
         }
     }
 
-    /// Answers.
+    /// Returns the number of answers.
     #[must_use]
     pub fn answers(&self) -> u64 {
         self.servers.values().sum()
     }
 
-    /// Failures.
+    /// Returns the number of failures.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
@@ -218,7 +217,7 @@ pub async fn generate(
     }
 }
 
-/// Runs one client until the time is over.
+/// Runs one client until the load's duration is over.
 async fn client(
     load: Load,
     number: u32,
@@ -249,13 +248,13 @@ async fn client(
             }
         }
         if failed {
-            // A failure may be instant: do not spin.
+            // A failure may be instant, so do not retry in a tight loop.
             sleep_until(begun + Duration::from_millis(10)).await;
         }
     }
 }
 
-/// Returns the times of one client's requests; all clients' are spread evenly.
+/// Returns the times of one client's requests; the requests of all clients are spread evenly.
 fn pace(load: Load, number: u32, start: Instant) -> Option<tokio::time::Interval> {
     let period = Duration::from_secs(1).checked_div(load.rate)?;
     let mut pace = interval_at(start + period * number, period * load.clients);
@@ -302,7 +301,7 @@ async fn connect(load: Load) -> Result<TcpStream, Failure> {
             ErrorKind::TimedOut => Failure::ConnectTimeout,
             _ => Failure::Connect,
         })?;
-    // Without it requests are only a little later.
+    // Without TCP_NODELAY requests are only slightly later.
     drop(connection.set_nodelay(true));
     Ok(connection)
 }
@@ -432,7 +431,7 @@ mod tests {
                 Ok(())
             })
             .await
-            .expect("nothing ends it early");
+            .expect("the load ended early");
             assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
             assert_eq!(tally.servers.len(), 1);
             assert!(

@@ -1,7 +1,7 @@
-//! A small server whose behaviour a file sets: it answers well, badly, late, or not at all.
+//! A small server whose behaviour a file sets: it answers normally, with errors, late, or not at all.
 //!
-//! Invariant: a connection or datagram is treated by the mood in the file when it arrives; a changed mood
-//! ends no connection.
+//! Invariant: the mood in the file when a connection or datagram arrives determines its treatment. A changed
+//! mood closes no connection.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,26 +18,26 @@ use tokio::time::sleep;
 
 /// The delay of a late answer.
 pub const LATE: Duration = Duration::from_secs(1);
-/// The longest head of a request: a line and a few headers.
+/// The maximum size of a request's head, in bytes: a line and a few headers.
 const HEAD_BYTES_MAX: usize = 4096;
 
 /// How a server treats its clients.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mood {
-    /// Every HTTP request gets status 200 and the server's name, every datagram the name.
+    /// Answers an HTTP request with status 200 and the server's name, and a datagram with the name.
     Well,
-    /// Status 500.
+    /// Answers with status 500.
     Failing,
-    /// As [`Mood::Well`], after [`LATE`].
+    /// Like [`Mood::Well`], after [`LATE`].
     Late,
-    /// It accepts and reads, and never answers.
+    /// Accepts and reads, and never answers.
     Hanging,
-    /// It sends without end.
+    /// Sends endlessly.
     Flooding,
-    /// It accepts connections and resets them.
+    /// Accepts connections and resets them.
     Resetting,
-    /// It sends this text at once and closes the connection.
+    /// Sends this text at once and closes the connection.
     Saying(String),
 }
 
@@ -72,7 +72,8 @@ struct Server {
 /// A port cannot be listened on.
 pub async fn serve(listen: SocketAddr, ports: u16, name: &str, mood: &Path) -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot have more files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
+        .context("cannot raise the limit of open files")?;
     let server = Arc::new(Server {
         name: name.to_owned(),
         mood: mood.into(),
@@ -100,7 +101,7 @@ async fn accept(listener: TcpListener, server: Arc<Server>) -> Result<()> {
         let (connection, _) = listener.accept().await?;
         let server = Arc::clone(&server);
         tokio::spawn(async move {
-            // It fails only if the client has gone.
+            // Sending fails only if the client is gone.
             drop(server.treat(connection).await);
         });
     }
@@ -110,7 +111,7 @@ async fn echo(socket: UdpSocket, server: Arc<Server>) -> Result<()> {
     let socket = Arc::new(socket);
     let mut datagram = [0; HEAD_BYTES_MAX];
     loop {
-        // An error reports a client that has gone; continue.
+        // An error reports only that a client is gone; continue.
         let Ok((_, from)) = socket.recv_from(&mut datagram).await else {
             continue;
         };
@@ -125,7 +126,7 @@ async fn echo(socket: UdpSocket, server: Arc<Server>) -> Result<()> {
 
 impl Server {
     async fn treat(&self, mut connection: TcpStream) -> Result<()> {
-        // Without it answers are only a little later.
+        // Without TCP_NODELAY answers are only slightly later.
         drop(connection.set_nodelay(true));
         match Mood::of(&self.mood) {
             Mood::Resetting => connection.set_zero_linger()?,
@@ -164,7 +165,7 @@ impl Server {
         Ok(())
     }
 
-    /// Returns a mood's answer, after the mood's delay; `None` if the mood has none.
+    /// Returns the mood's answer after the mood's delay; `None` if the mood sends no answer.
     async fn answer_in_time(&self, mood: &Mood) -> Option<String> {
         match mood {
             Mood::Hanging | Mood::Flooding | Mood::Resetting => return None,

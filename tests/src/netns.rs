@@ -50,7 +50,7 @@ impl Default for VethOptions {
 }
 
 impl Namespace {
-    /// Creates a namespace with its loopback up.
+    /// Creates a namespace whose loopback interface is up.
     ///
     /// # Errors
     /// `ip` is missing, or this process lacks the privilege.
@@ -66,13 +66,13 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Returns its name in `ip netns`.
+    /// Returns the namespace's name in `ip netns`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns a command that runs in it.
+    /// Returns a command that runs in the namespace.
     #[must_use]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("ip");
@@ -82,7 +82,7 @@ impl Namespace {
         command
     }
 
-    /// Runs a program in it to its end and returns its standard output.
+    /// Runs a program in the namespace to its end and returns its standard output.
     ///
     /// # Errors
     /// As [`process::run`].
@@ -90,7 +90,7 @@ impl Namespace {
         process::run(self.command(program).args(args))
     }
 
-    /// Starts a program in it.
+    /// Starts a program in the namespace.
     ///
     /// # Errors
     /// As [`Process::spawn`].
@@ -104,8 +104,8 @@ impl Namespace {
         Process::spawn(&name, self.command(program).args(args))
     }
 
-    /// Runs a function in it, on a new thread. Sockets that the function opens belong to the namespace, also
-    /// when another thread uses them.
+    /// Runs a function in the namespace, on a new thread. Sockets that the function opens belong to the
+    /// namespace, even when another thread uses them.
     ///
     /// # Errors
     /// This process lacks the privilege, or the function panicked.
@@ -121,10 +121,10 @@ impl Namespace {
         entered.with_context(|| format!("cannot enter {}", self.name))
     }
 
-    /// Runs lines of `ip` commands in it, each without the leading `ip`.
+    /// Runs lines of `ip` commands in the namespace, each without the leading `ip`.
     ///
     /// # Errors
-    /// A line fails; the lines before it took effect.
+    /// A line failed; the lines before it took effect.
     pub fn ip(&self, lines: &str) -> Result<()> {
         process::run_with_input(
             Command::new("ip").args(["-n", &self.name, "-batch", "-"]),
@@ -136,7 +136,7 @@ impl Namespace {
     /// Sets kernel parameters (`net.ipv4.ip_forward=1`). Names of interfaces in them must have no dot.
     ///
     /// # Errors
-    /// One does not exist.
+    /// A parameter does not exist.
     pub fn sysctl(&self, settings: &[&str]) -> Result<()> {
         // `/proc/sys/net` belongs to the namespace of the thread that opens a file in it.
         self.enter(|| settings.iter().try_for_each(|setting| set(setting)))?
@@ -151,7 +151,7 @@ impl Namespace {
         let links: serde_json::Value = serde_json::from_str(&json)?;
         let mac = links[0]["address"]
             .as_str()
-            .context("an interface has an address")?;
+            .context("the interface has no MAC address")?;
         let octets: Vec<u8> = mac
             .split(':')
             .map(|octet| u8::from_str_radix(octet, 16))
@@ -163,21 +163,21 @@ impl Namespace {
             .with_context(|| format!("`{mac}` is not a MAC address"))
     }
 
-    /// Moves a network card of this virtual machine into it, by the card's number, under a new name, and
+    /// Moves a network card of this virtual machine into the namespace, by the card's number, renames it and
     /// brings it up; see [`Namespace::return_card`].
     ///
     /// # Errors
     /// There is no such card, or another namespace has it.
     pub fn adopt_card(&self, number: u8, name: &str) -> Result<()> {
         let card = interface_with(&card_mac(number))?;
-        let card = card.with_context(|| format!("card {number} is not here"))?;
+        let card = card.with_context(|| format!("this namespace has no card {number}"))?;
         ip(&["link", "set", &card, "down"])?;
         ip(&["link", "set", &card, "netns", &self.name, "name", name])?;
         self.ip(&format!("link set {name} up\n"))
     }
 
-    /// Moves a card back. Otherwise it returns only when the kernel frees the namespace, which an unanswered
-    /// connection delays for minutes.
+    /// Moves a card back. Otherwise the kernel returns it only when it frees the namespace, which an
+    /// unanswered connection delays for minutes.
     ///
     /// # Errors
     /// There is no such interface.

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-/// The longest interval at which a wait polls. It begins with [`POLL_MIN`], because most children are set-up
+/// The longest interval at which a wait polls. The first is [`POLL_MIN`], because most children are set-up
 /// commands that end at once.
 const POLL_MAX: Duration = Duration::from_millis(5);
 const POLL_MIN: Duration = Duration::from_micros(200);
@@ -40,11 +40,10 @@ pub struct Process {
 /// How a child ended, and what it wrote (invalid UTF-8 replaced).
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// Its exit status.
     pub status: ExitStatus,
-    /// All of its standard output.
+    /// All of the standard output.
     pub stdout: String,
-    /// All of its standard error.
+    /// All of the standard error.
     pub stderr: String,
 }
 
@@ -102,7 +101,7 @@ impl Process {
         Self::spawn_with_stdin(name, command, Stdio::null())
     }
 
-    /// As [`Process::spawn`], with standard input open for [`Process::ask`].
+    /// Like [`Process::spawn`], but leaves standard input open for [`Process::ask`].
     ///
     /// # Errors
     /// As [`Process::spawn`].
@@ -144,25 +143,26 @@ impl Process {
     /// Writes a line to its standard input, which [`Process::spawn_asked`] leaves open.
     ///
     /// # Errors
-    /// It has closed its standard input.
+    /// The process has closed its standard input.
     pub fn ask(&mut self, line: &str) -> Result<()> {
         let stdin = self.child.stdin.as_mut();
-        let stdin = stdin.with_context(|| format!("`{}` is not asked", self.name))?;
+        let stdin =
+            stdin.with_context(|| format!("the standard input of `{}` is not open", self.name))?;
         stdin
             .write_all(format!("{line}\n").as_bytes())
-            .with_context(|| format!("`{}` does not listen", self.name))
+            .with_context(|| format!("`{}` does not read its standard input", self.name))
     }
 
-    /// Its process id.
+    /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if let Some(status) = self.try_wait()? {
             bail!(
@@ -174,7 +174,7 @@ impl Process {
         signal::kill(pid, signal).with_context(|| format!("cannot send {signal} to {}", self.name))
     }
 
-    /// Its status, where it has ended.
+    /// Returns the exit status if the process has ended.
     ///
     /// # Errors
     /// `waitpid` fails.
@@ -184,10 +184,10 @@ impl Process {
             .with_context(|| format!("cannot wait for `{}`", self.name))
     }
 
-    /// Waits for its end. After `timeout` it is killed, which is an error.
+    /// Waits for the process's end and returns its status and output. Kills it after `timeout`.
     ///
     /// # Errors
-    /// It took too long; the text has what it wrote.
+    /// The process exceeded `timeout`; the text has its output.
     pub fn finish(mut self, timeout: Duration) -> Result<Finished> {
         let deadline = Instant::now() + timeout;
         let mut poll = POLL_MIN;
@@ -208,7 +208,7 @@ impl Process {
             poll = (poll * 2).min(POLL_MAX);
         };
         for reader in self.readers.drain(..) {
-            // A grandchild may hold the pipe open: do not join for ever.
+            // A grandchild may hold the pipe open, so do not join without a limit.
             let patience = Instant::now() + Duration::from_secs(1);
             while !reader.is_finished() && Instant::now() < patience {
                 thread::sleep(POLL_MIN);
@@ -221,26 +221,26 @@ impl Process {
         })
     }
 
-    /// Kills it at once (`SIGKILL`) and reaps it.
+    /// Kills the process (`SIGKILL`) and reaps it.
     pub fn kill(&mut self) {
         // Both fail only if it has been reaped.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 
-    /// Its standard output so far.
+    /// Returns the standard output so far.
     #[must_use]
     pub fn stdout(&self) -> String {
         text(&self.stdout)
     }
 
-    /// Its standard error so far.
+    /// Returns the standard error so far.
     #[must_use]
     pub fn stderr(&self) -> String {
         text(&self.stderr)
     }
 
-    /// Returns the next complete line of its standard output, if there is one.
+    /// Returns the next complete line of the standard output, if there is one.
     pub fn take_line(&mut self) -> Option<String> {
         let bytes = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = &bytes[self.lines_taken..];
@@ -249,7 +249,7 @@ impl Process {
         Some(String::from_utf8_lossy(&fresh[..end]).into_owned())
     }
 
-    /// Returns the complete lines of its standard output since the last call.
+    /// Returns the complete lines of the standard output since the last call.
     pub fn take_lines(&mut self) -> Vec<String> {
         let bytes = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = &bytes[self.lines_taken..];

@@ -76,7 +76,7 @@ pub fn connect_from(port: u16, server: SocketAddr) -> io::Result<TcpStream> {
 pub fn close(mut connection: TcpStream) -> io::Result<()> {
     connection.shutdown(Shutdown::Write)?;
     let rest = connection.read(&mut [0])?;
-    expect(rest == 0, "more than was asked for")
+    expect(rest == 0, "unexpected bytes after the answer")
 }
 
 /// Returns a UDP socket connected to a server, with [`PATIENCE`].

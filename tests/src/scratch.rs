@@ -1,7 +1,7 @@
 //! A temporary directory for configs, modules, sockets and logs.
 //!
-//! Invariant: dropping its value removes it. [`crate::netns::remove_leftovers`] removes those of a killed
-//! run, by the process id in the name.
+//! Invariant: dropping the value removes the directory. [`crate::netns::remove_leftovers`] removes those of a
+//! killed run, which it recognises by the process id in the name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use crate::netns::PREFIX;
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Creates one in the system's directory for temporary files.
+    /// Creates a directory in the system's directory for temporary files.
     ///
     /// # Errors
-    /// It cannot be created.
+    /// The directory cannot be created.
     pub fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -28,16 +28,16 @@ impl Scratch {
         Ok(Self(path))
     }
 
-    /// Its path.
+    /// Returns the directory's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Writes a file in it and returns the path.
+    /// Writes a file in the directory and returns its path.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<PathBuf> {
         let path = self.0.join(name);
         fs::write(&path, contents).with_context(|| format!("cannot write {}", path.display()))?;

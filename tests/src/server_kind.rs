@@ -2,7 +2,6 @@
 
 use nix::sys::signal::Signal;
 
-/// A kind of server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// nginx; its mood applies only to `/healthz`.
@@ -20,7 +19,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 6] = [
         Self::Nginx,
         Self::Redis,
@@ -65,7 +64,7 @@ impl Kind {
         }
     }
 
-    /// Returns the signal that stops it soon and in order. At `SIGTERM` PostgreSQL waits for its clients.
+    /// Returns the signal that stops it quickly and cleanly. On `SIGTERM` PostgreSQL waits for its clients.
     pub(crate) fn end(self) -> Signal {
         match self {
             Self::Postgres => Signal::SIGINT,

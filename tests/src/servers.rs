@@ -27,7 +27,7 @@ use crate::server_kind::Kind;
 use crate::topology::{Topology, server4};
 use crate::{certificate, faults, query};
 
-/// The longest that a server may take to answer, and to stop.
+/// The longest time for a server to answer, and to stop.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// nginx's port for TLS.
@@ -43,7 +43,7 @@ pub struct Server<'a> {
     command: Command,
     directory: PathBuf,
     pub(crate) process: Option<Process>,
-    /// The upstream of a late nginx; it never accepts.
+    /// The upstream of an nginx that answers late; it never accepts.
     _nobody: UnixListener,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Server<'a> {
     /// Starts a server in server namespace `number` (from 1) of a topology, and waits until it answers.
     ///
     /// # Errors
-    /// It is not installed, or does not answer in time; the text has what it wrote.
+    /// The server is not installed, or does not answer in time; the text has its output.
     pub fn start(topology: &'a Topology, number: u8, kind: Kind) -> Result<Self> {
         Self::on_ports(topology, number, kind, kind.port()..=kind.port())
     }
@@ -88,13 +88,13 @@ impl<'a> Server<'a> {
         Ok(server)
     }
 
-    /// Its kind.
+    /// Returns the server's kind.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -106,10 +106,10 @@ impl<'a> Server<'a> {
         self.directory.join(format!("{TLS_NAME}.pem"))
     }
 
-    /// Starts it again after it stopped, and waits until it answers.
+    /// Restarts a stopped server, and waits until it answers.
     ///
     /// # Errors
-    /// It is running; otherwise as [`Server::start`].
+    /// The server is running; otherwise as [`Server::start`].
     pub fn run(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{self:?} is already running");
         let process = Process::spawn(self.kind.name(), &self.command)?;
@@ -131,17 +131,17 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Stops it in order, and waits for its end.
+    /// Stops the server cleanly, and waits for its end.
     ///
     /// # Errors
-    /// It is not running, or does not end.
+    /// The server is not running, or does not end.
     pub fn stop(&mut self) -> Result<()> {
-        let mut process = self.process.take().context("the server does not run")?;
+        let mut process = self.process.take().context("the server is not running")?;
         process.signal(self.kind.end())?;
         process.finish(TIMEOUT).map(drop)
     }
 
-    /// Sets its mood.
+    /// Sets the server's mood.
     ///
     /// # Errors
     /// This kind of server does not have the mood.
@@ -173,7 +173,7 @@ impl fmt::Debug for Server<'_> {
 impl Drop for Server<'_> {
     fn drop(&mut self) {
         if let Some(process) = &self.process {
-            // Its children too, which may be stopped. It fails only if they have ended.
+            // Kills the children too, which may be stopped. It fails only if they have ended.
             drop(faults::signal_tree(process.id(), Signal::SIGKILL));
         }
     }

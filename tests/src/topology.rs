@@ -35,7 +35,7 @@ pub const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2
 /// The balancer's ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arms {
-    /// `front` towards the client, `back` towards the servers.
+    /// `front` faces the client, `back` the servers.
     Two,
     /// `front` only: client and servers on one switch.
     One,
@@ -46,7 +46,7 @@ pub enum Arms {
 pub enum Wires {
     /// veth pairs.
     Veth,
-    /// The network cards of the virtual machine that this runs in; with two arms.
+    /// The network cards of this virtual machine; only with two arms.
     Cards,
 }
 
@@ -59,18 +59,18 @@ pub enum VipRoute {
     Gateway,
 }
 
-/// What to build.
+/// The shape of a topology.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// Servers.
+    /// Number of servers.
     pub servers: u8,
-    /// Queues of each of the balancer's ports.
+    /// Number of queues of each of the balancer's ports.
     pub queues: u32,
     /// The balancer's ports.
     pub arms: Arms,
     /// How the client reaches the VIPs.
     pub vips: VipRoute,
-    /// What the balancer's ports are.
+    /// The links between the namespaces.
     pub wires: Wires,
     /// MTU of every interface, in bytes.
     pub mtu: u32,
@@ -89,29 +89,29 @@ impl Default for Layout {
     }
 }
 
-/// The network, standing. Dropping it removes it and all that runs in it.
+/// A running network. Dropping it removes the network and its processes.
 #[derive(Debug)]
 pub struct Topology {
-    /// Where clients run; its interface is `eth0`.
+    /// The clients' namespace; its interface is `eth0`.
     pub client: Namespace,
-    /// Where the balancer runs; see [`Topology::ports`].
+    /// The balancer's namespace; its interfaces are [`Topology::ports`].
     pub balancer: Namespace,
-    /// Where the servers run, server 1 first; the interface of each is `eth0`.
+    /// The servers' namespaces, server 1 first; the interface of each is `eth0`.
     pub servers: Vec<Namespace>,
-    /// The switch between balancer and servers.
+    /// The namespace of the switch between balancer and servers.
     pub switch: Namespace,
-    /// Files of what runs in it.
+    /// The directory of files of the network's processes.
     pub scratch: Scratch,
     layout: Layout,
 }
 
-/// The address of server `number` (from 1).
+/// Returns the IPv4 address of server `number` (from 1).
 #[must_use]
 pub fn server4(number: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 2, 0, 10 + number))
 }
 
-/// The IPv6 address of server `number` (from 1, at most 9).
+/// Returns the IPv6 address of server `number` (from 1, at most 9).
 #[must_use]
 pub fn server6(number: u8) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(
@@ -127,10 +127,10 @@ pub fn server6(number: u8) -> IpAddr {
 }
 
 impl Topology {
-    /// Builds it.
+    /// Builds a topology.
     ///
     /// # Errors
-    /// A tool is missing, or this process may not do it.
+    /// A tool is missing, or this process lacks the privilege.
     pub fn new(layout: Layout) -> Result<Self> {
         let topology = Self {
             client: Namespace::new("client")?,
@@ -150,7 +150,7 @@ impl Topology {
         Ok(topology)
     }
 
-    /// The balancer's interfaces.
+    /// Returns the names of the balancer's interfaces.
     #[must_use]
     pub fn ports(&self) -> &'static [&'static str] {
         match self.layout.arms {
@@ -159,7 +159,7 @@ impl Topology {
         }
     }
 
-    /// What it was built from.
+    /// Returns the layout from which the topology was built.
     #[must_use]
     pub fn layout(&self) -> Layout {
         self.layout
@@ -185,7 +185,8 @@ impl Topology {
             .try_for_each(|server| self.plug((server, "eth0"), narrow))
     }
 
-    /// Who has which card: the machine's hubs join cards 0 and 2, and cards 1 and 3.
+    /// Returns namespace and interface of each card, by number. The machine's hubs join cards 0 and 2, and
+    /// cards 1 and 3.
     fn cards(&self) -> [(&Namespace, &'static str); 4] {
         [
             (&self.client, "eth0"),
@@ -202,9 +203,9 @@ impl Topology {
         self.switch.ip("link set uplink master bridge\n")
     }
 
-    /// Joins an interface to the switch.
+    /// Connects an interface to the switch.
     fn plug(&self, end: (&Namespace, &str), options: VethOptions) -> Result<()> {
-        // A role is the last part of a name, and unique in a topology.
+        // The role is the last part of a namespace's name, and unique in a topology.
         let role = end.0.name().rsplit('-').next().unwrap_or("port");
         veth(end, (&self.switch, role), options)?;
         self.switch.ip(&format!("link set {role} master bridge\n"))
@@ -241,12 +242,12 @@ impl Topology {
              route add {VIP6}/128 {to6}\n"
         ))?;
         if self.layout.arms == Arms::One {
-            // The kernel would tell neighbours on one wire to do without the balancer.
+            // Otherwise the kernel redirects hosts on one link, so that they bypass the balancer.
             for host in self.servers.iter().chain([&self.client]) {
                 host.sysctl(&["net.ipv6.conf.eth0.accept_redirects=0"])?;
             }
         }
-        // A load of short connections must not run out of ports, nor wait a minute for each.
+        // A load of short connections must not exhaust the ports, nor wait a minute for TIME-WAIT.
         self.client.sysctl(&[
             "net.ipv4.ip_local_port_range=1024 65535",
             "net.ipv4.tcp_tw_reuse=1",
@@ -269,7 +270,7 @@ impl Drop for Topology {
     fn drop(&mut self) {
         if self.layout.wires == Wires::Cards {
             for (number, (namespace, name)) in (0..).zip(self.cards()) {
-                // One that is not there was not taken.
+                // It fails only if the card was never moved to the namespace.
                 drop(namespace.return_card(number, name));
             }
         }

@@ -1,19 +1,19 @@
-//! The servers' network as a VLAN, by VLAN devices at both ends: for kernels that have them.
+//! Makes the servers' network a VLAN, with VLAN devices on the balancer and the servers.
 
 use anyhow::Result;
 
 use crate::topology::{Topology, server4, server6};
 
-/// The VLAN's number.
+/// The VLAN id.
 pub const ID: u16 = 100;
 
 /// Moves the balancer's and the servers' addresses from their interfaces to VLAN devices on them.
 ///
 /// # Errors
-/// The kernel refuses; it may have no VLAN devices.
+/// The kernel has no VLAN devices, or refuses a command.
 pub fn move_servers(topology: &Topology) -> Result<()> {
     let add = |dev: &str| format!("link add link {dev} name vlan{ID} type vlan id {ID}\n");
-    // What the card takes off a frame, nobody here sees.
+    // If the card strips the tag, AF_XDP does not see it.
     let keep_tags = |dev| ["-K", dev, "rxvlan", "off", "txvlan", "off"];
     let balancer = &topology.balancer;
     balancer.ip(&add("back"))?;

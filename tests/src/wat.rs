@@ -1,31 +1,31 @@
-//! Policies as WebAssembly text, in parts: what the tests of the plugin host and of the balancer share.
+//! Policies as WebAssembly text, in replaceable parts, for the tests of the plugin host and the balancer.
 //!
-//! Invariant: [`Wat::GOOD`] is a policy that serves; a test that replaces one part knows what its
-//! verdict is about.
+//! Invariant: [`Wat::GOOD`] is a valid policy, so that the verdict on a module with one part replaced is
+//! about that part.
 
-/// A policy in parts, each of which a test may replace.
+/// The parts of a policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Wat {
-    /// The custom section's text, as it stands in WAT.
+    /// The custom section's text, escaped for WAT.
     pub section: &'static str,
-    /// The memory, exported.
+    /// The definition of the exported memory.
     pub memory: &'static str,
-    /// Offset and value of each field of the service's header, at 0x1000.
+    /// Offset and value of each field of the service header, which is at 0x1000.
     pub header: [(u32, u32); 10],
     /// The body of `waxwing_reserve`.
     pub reserve: &'static str,
-    /// The body of `waxwing_init`, after the header is written.
+    /// The body of `waxwing_init` after the stores that write the header.
     pub init: &'static str,
     /// The body of `waxwing_pick`.
     pub pick: &'static str,
-    /// More fields of the module.
+    /// Further fields of the module.
     pub more: &'static str,
 }
 
-/// A good section.
+/// The custom section of a valid policy.
 pub const SECTION: &str = "kind=policy\\0aabi=1.0\\0aname=test\\0aversion=7\\0apayload=0\\0a";
 
-/// `picks[i] = hash of flow i % backends_count`.
+/// `picks[i] = flows[i].hash % backends_count`.
 pub const PICK_HASH: &str = "
   (local $i i32)
   (block $done (loop $next
@@ -39,7 +39,7 @@ pub const PICK_HASH: &str = "
     (br $next)))
   (local.get 1)";
 
-/// Stores `value` as every pick.
+/// Picks backend 9 for the first flow.
 pub const PICK_NINE: &str = "(i32.store (i32.const 0x4000) (i32.const 9)) (local.get 1)";
 
 impl Default for Wat {
@@ -53,7 +53,7 @@ impl Wat {
     pub const GOOD: Self = Self {
         section: SECTION,
         memory: "(memory (export \"memory\") 1 1)",
-        // abi version and size, then backends, flows, picks.
+        // ABI version and size, then backends, flows, picks and closed sessions.
         header: [
             (0, 1),
             (4, 96),
@@ -72,7 +72,7 @@ impl Wat {
         more: "",
     };
 
-    /// A good policy with this body of `waxwing_pick`.
+    /// Returns a valid policy with this body of `waxwing_pick`.
     #[must_use]
     pub fn picking(pick: &'static str) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Wat {
         }
     }
 
-    /// A good policy but for the header field at this offset.
+    /// Returns a valid policy with another value in the header field at this offset.
     #[must_use]
     pub fn field(offset: u32, value: u32) -> Self {
         let mut wat = Self::GOOD;
@@ -96,7 +96,7 @@ impl Wat {
         }
     }
 
-    /// The module.
+    /// Returns the module in binary form.
     ///
     /// # Panics
     /// One of the parts is not WebAssembly text.
@@ -129,7 +129,7 @@ impl Wat {
         wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
-    /// The module, for as long as the program runs, as a shipped one.
+    /// Returns the module with a static lifetime, like a shipped one.
     #[must_use]
     pub fn shipped(&self) -> &'static [u8] {
         self.bytes().leak()

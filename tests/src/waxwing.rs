@@ -1,4 +1,4 @@
-//! Runs the balancer's program in its namespace, as an operator would.
+//! Runs the balancer in its namespace, as an operator would.
 //!
 //! Invariant: dropping a balancer that a test neither stopped nor killed prints its log.
 
@@ -18,7 +18,7 @@ use crate::process::{Finished, Process};
 use crate::status::Status;
 use crate::topology::Topology;
 
-/// The longest that the balancer may take to serve, to end, or to reach an expected state: a debug build on a
+/// The longest time for the balancer to serve, to end, or to reach an expected state, with a debug build on a
 /// busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -42,10 +42,10 @@ pub struct Waxwing<'a> {
 }
 
 impl<'a> Waxwing<'a> {
-    /// Starts it and waits until it serves.
+    /// Starts the balancer and waits until it serves.
     ///
     /// # Errors
-    /// It ended, or did not answer in time; the text has its log.
+    /// The balancer ended, or did not answer in time; the text has its log.
     pub fn start(topology: &'a Topology, config: &Config) -> Result<Self> {
         fs::create_dir_all(&config.modules)?;
         let path = topology.scratch.write("waxwing.toml", config.to_toml()?)?;
@@ -68,7 +68,7 @@ impl<'a> Waxwing<'a> {
         Ok(())
     }
 
-    /// Starts it again after [`Waxwing::kill`], and returns the time it took to serve.
+    /// Restarts the balancer after [`Waxwing::kill`], and returns the time until it serves.
     ///
     /// # Errors
     /// As [`Waxwing::start`].
@@ -86,7 +86,10 @@ impl<'a> Waxwing<'a> {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };
-            let process = self.process.as_mut().context("it was started")?;
+            let process = self
+                .process
+                .as_mut()
+                .context("the balancer was not started")?;
             if let Some(status) = process.try_wait()? {
                 bail!("the balancer ended at its start ({status})");
             }
@@ -126,7 +129,7 @@ impl<'a> Waxwing<'a> {
     /// Waits for a status, for at most a minute, and returns it.
     ///
     /// # Errors
-    /// The time is over; the text has the last status.
+    /// The minute is over; the text has the last status.
     pub fn wait_status(&self, what: &str, is: impl Fn(&Status) -> bool) -> Result<Status> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -166,10 +169,10 @@ impl<'a> Waxwing<'a> {
         Ok(())
     }
 
-    /// Sends it a signal.
+    /// Sends the balancer a signal.
     ///
     /// # Errors
-    /// It has ended.
+    /// The balancer has ended.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         self.process
             .as_mut()
@@ -180,7 +183,7 @@ impl<'a> Waxwing<'a> {
     /// Copies a file to the watched folder.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written.
     pub fn drop_in(&self, file: &str, bytes: &[u8], copy: Copy) -> Result<()> {
         let target = self.modules.join(file);
         match copy {
@@ -200,7 +203,7 @@ impl<'a> Waxwing<'a> {
         Ok(())
     }
 
-    /// Returns its output so far.
+    /// Returns the balancer's output so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.process
@@ -208,10 +211,10 @@ impl<'a> Waxwing<'a> {
             .map_or_else(String::new, |p| p.stdout() + &p.stderr())
     }
 
-    /// Waits for a text in its log, for at most a minute.
+    /// Waits for a text in the log, for at most a minute.
     ///
     /// # Errors
-    /// The time is over.
+    /// The minute is over.
     pub fn wait_log(&self, text: &str) -> Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         while !self.log().contains(text) {
@@ -224,21 +227,21 @@ impl<'a> Waxwing<'a> {
         Ok(())
     }
 
-    /// Kills it (`SIGKILL`), as the kernel does when memory runs out.
+    /// Kills the balancer (`SIGKILL`), as the kernel does when memory runs out.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
     }
 
-    /// Stops it (`SIGTERM`) and asserts a clean end: exit code 0, every frame accounted for, and no
-    /// XDP program left on any port. Returns its log.
+    /// Stops the balancer (`SIGTERM`) and asserts a clean end: exit code 0, every frame accounted for, and no
+    /// XDP program left on any port. Returns the log.
     ///
     /// # Errors
-    /// One of these does not hold.
+    /// One of these assertions fails.
     pub fn stop(mut self) -> Result<String> {
         self.signal(Signal::SIGTERM)?;
-        let process = self.process.take().context("the balancer is running")?;
+        let process = self.process.take().context("the balancer is not running")?;
         let finished = process.finish(TIMEOUT)?;
         let log = finished.stdout + &finished.stderr;
         let verdict = self.assert_clean_end(finished.status.success(), &log);
@@ -249,7 +252,7 @@ impl<'a> Waxwing<'a> {
     }
 
     fn assert_clean_end(&self, success: bool, log: &str) -> Result<()> {
-        ensure!(success, "the balancer did not end well");
+        ensure!(success, "the balancer failed at its end");
         assert_frames_accounted(log, self.topology.layout().queues)?;
         for port in self.topology.ports() {
             ensure!(
@@ -272,7 +275,8 @@ impl Drop for Waxwing<'_> {
     }
 }
 
-/// Asserts that each worker found all of its frames at its end: in the pool, the rings and the kernel.
+/// Asserts that each worker accounted for all of its frames when it ended: in the pool, the rings and the
+/// kernel.
 fn assert_frames_accounted(log: &str, workers: u32) -> Result<()> {
     let accounts = log.lines().filter(|line| line.contains("ended, frames:"));
     let good = accounts
@@ -281,7 +285,7 @@ fn assert_frames_accounted(log: &str, workers: u32) -> Result<()> {
     let (accounts, good) = (accounts.count(), good.count());
     ensure!(
         accounts == good && accounts == workers as usize,
-        "of {workers} workers {accounts} counted their frames, and {good} had them all"
+        "of {workers} workers, {accounts} counted their frames and {good} accounted for all of them"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the test bed runs inside its namespaces: servers, load, garbage.
+//! The program that the test bed runs in its namespaces: servers, and generators of load and broken frames.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -15,52 +15,52 @@ use waxwing_tests::{http_server, moody_server, topology};
 #[derive(Parser)]
 #[command(about, version)]
 enum Command {
-    /// Serves HTTP; every answer has the server's name.
+    /// Serves HTTP; every answer contains the server's name.
     HttpServer {
-        /// Address and port to listen on; may be given several times.
+        /// Address and port to listen on; can be repeated.
         #[arg(long, required = true)]
         listen: Vec<SocketAddr>,
         /// The name in the answers.
         #[arg(long)]
         name: String,
     },
-    /// Serves TCP and UDP as the mood in a file says.
+    /// Serves TCP and UDP; a file sets the behaviour (the mood).
     MoodyServer {
         /// Address and first port to listen on.
         #[arg(long)]
         listen: SocketAddr,
-        /// How many ports, from the first on.
+        /// Number of consecutive ports.
         #[arg(long, default_value_t = 1)]
         ports: u16,
         /// The name in the answers.
         #[arg(long)]
         name: String,
-        /// The file, as JSON; without it, all is well.
+        /// The mood file, in JSON; without it the server answers normally.
         #[arg(long)]
         mood: PathBuf,
     },
-    /// Puts HTTP load on an address and prints a line of JSON per interval;
-    /// `SIGTERM` ends it early, with every request begun answered or failed.
+    /// Sends HTTP requests to an address and prints a line of JSON per interval;
+    /// on `SIGTERM` it finishes the requests in progress and exits.
     Load {
-        /// Address and port.
+        /// Address and port to send requests to.
         #[arg(long)]
         target: SocketAddr,
-        /// Clients at once.
+        /// Number of concurrent clients.
         #[arg(long, default_value_t = 32)]
         clients: u32,
-        /// Keep connections, else one per request.
+        /// Keep connections open, instead of one connection per request.
         #[arg(long)]
         keep_alive: bool,
-        /// Requests per second of all clients; 0 is as many as they can.
+        /// Requests per second of all clients together; 0 means no limit.
         #[arg(long, default_value_t = 0)]
         rate: u32,
-        /// How long.
+        /// Duration of the load.
         #[arg(long, default_value_t = 10_000)]
         duration_ms: u64,
-        /// Between two lines.
+        /// Time between two lines of output.
         #[arg(long, default_value_t = 100)]
         interval_ms: u64,
-        /// Longest a connect or a request may take.
+        /// Longest time for connecting, and for a request.
         #[arg(long, default_value_t = 5_000)]
         timeout_ms: u64,
     },
@@ -69,22 +69,22 @@ enum Command {
         /// Interface to send on.
         #[arg(long)]
         interface: String,
-        /// MAC address to send to, six octets of two hex digits with colons.
+        /// Destination MAC address, such as 02:00:00:00:00:01.
         #[arg(long)]
         destination: String,
-        /// Service port in the frames that have one.
+        /// Destination port of the frames that have one.
         #[arg(long)]
         port: u16,
-        /// Frames.
+        /// Number of frames.
         #[arg(long)]
         count: u32,
-        /// The same seed gives the same frames.
+        /// Seed of the generator; equal seeds yield equal frames.
         #[arg(long)]
         seed: u64,
     },
 }
 
-// One thread: the bed's processes share the machine with the balancer that they put to work.
+// One thread, because the balancer under test needs the machine's processors.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     match Command::parse() {
@@ -122,7 +122,7 @@ async fn main() -> Result<()> {
                 line.push(b'\n');
                 io::stdout()
                     .write_all(&line)
-                    .context("nobody reads the samples")
+                    .context("cannot write a sample to standard output")
             })
             .await
         }

@@ -1,74 +1,74 @@
-//! The config's tables about health, to vary and write out.
+//! The health tables of a config.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// A check of a service's backends. What is not set is left to the balancer.
+/// A health check of a service's backends. An unset option takes the balancer's default.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct HealthCheck {
     /// The module's name.
     pub check: String,
-    /// What the module gets.
+    /// The module's own config.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub config: toml::Table,
-    /// Between two checks of a backend.
+    /// Time between two checks of a backend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<&'static str>,
-    /// The same while it is undecided.
+    /// Time between two checks while the result is undecided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fast_interval: Option<&'static str>,
-    /// The longest that a check may take.
+    /// Longest duration of a check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<&'static str>,
-    /// Checks passed in a row until it passes.
+    /// Consecutive successes after which the check is passing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rise: Option<u32>,
-    /// Checks failed in a row until it fails.
+    /// Consecutive failures after which the check is failing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fall: Option<u32>,
-    /// By how much intervals differ, in percent.
+    /// Random variation of the intervals, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<u32>,
-    /// Where it connects to, if not to the backend's own port.
+    /// The port to check instead of the backend's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// How connections are secured where the module asks for it.
+    /// TLS settings for modules that start TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
 
-/// How a check's connections are secured.
+/// TLS settings of a health check.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Tls {
-    /// The certificates to trust, in PEM.
+    /// File of the trusted certificates, in PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub roots: Option<PathBuf>,
-    /// The name that the server's certificate must have.
+    /// Name that the server's certificate must have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_name: Option<&'static str>,
-    /// Whether the certificate is looked at.
+    /// Whether to verify the server's certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<bool>,
 }
 
-/// When failures of sessions take a backend out for a while.
+/// When failed sessions eject a backend, and for how long.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Ejection {
-    /// So many failures ..
+    /// Failures within [`Self::window`] that eject a backend.
     pub failures: u32,
-    /// .. in this time.
+    /// Time in which failures are counted.
     pub window: &'static str,
-    /// How long it is out the first time.
+    /// Duration of the first ejection.
     pub time: &'static str,
-    /// The longest that it is out, however often it comes back in vain.
+    /// Longest duration of an ejection, after repeated ejections.
     pub time_max: &'static str,
-    /// Percentage of the backends that stay in.
+    /// Percentage of the backends that must not be ejected.
     pub min_healthy: u8,
 }
 
 impl HealthCheck {
-    /// A check by this module, as often as the balancer likes.
+    /// Returns a check by a module, with the balancer's default options.
     #[must_use]
     pub fn new(check: &str) -> Self {
         Self {
@@ -77,10 +77,10 @@ impl HealthCheck {
         }
     }
 
-    /// The same with this for the module: the text of a TOML document.
+    /// Sets the module's own config, from the text of a TOML document.
     ///
     /// # Panics
-    /// It is no TOML.
+    /// The text is not TOML.
     #[must_use]
     pub fn with(mut self, config: &str) -> Self {
         let parsed = config.parse();

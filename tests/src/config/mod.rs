@@ -1,4 +1,5 @@
-//! The balancer's config as a value that tests change and write to a file.
+//! The balancer's config, as a value that tests change and write to a file. An unset option takes the
+//! balancer's default.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,25 +13,24 @@ use crate::topology::{self, Topology, VIP4, VIP6};
 
 mod health;
 
-/// A config file.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
     /// The modules' watched folder.
     pub modules: PathBuf,
-    /// How long a new build serves as a canary, on one worker.
+    /// How long a new build serves as a canary on one worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<&'static str>,
-    /// Size of the session table.
+    /// Capacity of the session table.
     pub sessions_max: u64,
-    /// The most services.
+    /// Maximum number of services.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub services_max: Option<u32>,
-    /// The most backends.
+    /// Maximum number of backends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backends_max: Option<u32>,
     /// How a worker waits for packets: `adaptive` or `busy`.
     pub poll: &'static str,
-    /// Zero-copy: `auto`, `require` or `off`.
+    /// `auto`, `require` or `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zero_copy: Option<&'static str>,
     /// `routed` (the default) or `transparent`.
@@ -43,10 +43,8 @@ pub struct Config {
     /// Interfaces to attach to.
     #[serde(rename = "port")]
     pub ports: Vec<Port>,
-    /// Source addresses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub source_nat: Vec<SourceNat>,
-    /// Services.
     #[serde(rename = "service")]
     pub services: Vec<Service>,
 }
@@ -59,69 +57,60 @@ struct Admin {
 /// An interface to attach to.
 #[derive(Clone, Debug, Serialize)]
 pub struct Port {
-    /// Its name.
     pub interface: String,
 }
 
-/// Source NAT: addresses, and the clients that get one.
+/// Addresses for source NAT, and the clients whose sessions get one.
 #[derive(Clone, Debug, Serialize)]
 pub struct SourceNat {
-    /// Networks of these clients.
+    /// The clients' networks.
     pub clients: Vec<&'static str>,
-    /// The addresses.
     pub addresses: Vec<&'static str>,
-    /// The ports of each.
+    /// The range of ports of each address.
     pub ports: &'static str,
 }
 
-/// A service's ports.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Ports {
-    /// One.
     One(u16),
-    /// A range, or `all`.
+    /// A range such as `8000-8099`, or `all`.
     Many(&'static str),
 }
 
-/// A service.
 #[derive(Clone, Debug, Serialize)]
 pub struct Service {
-    /// Its name.
     pub name: String,
-    /// Its address.
     pub vip: IpAddr,
-    /// Its ports.
     pub port: Ports,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
-    /// Its policy's name.
     pub policy: String,
     /// Source NAT: `auto` or `always`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_nat: Option<&'static str>,
-    /// Names of its backends' signals.
+    /// Names of the signals that the backends' health checks yield.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub signals: Vec<&'static str>,
-    /// Sessions of a backend that went down: `keep`, `reset` or `repick`.
+    /// What to do with sessions of a backend that went down: `keep`, `reset` or `repick`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_down: Option<&'static str>,
-    /// A connection that a backend refuses: `pass` or `retry`.
+    /// What to do when a backend refuses a connection: `pass` or `retry`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_refused: Option<&'static str>,
-    /// How long a recovered backend's weight ramps up.
+    /// Time in which a recovered backend's weight rises to its full value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<&'static str>,
     /// How long a draining backend keeps its sessions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout: Option<&'static str>,
-    /// New sessions while no backend is up: `drop` or `reject`.
+    /// What to do with new sessions while no backend is up: `drop` or `reject`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all_down: Option<&'static str>,
-    /// TCP packets without a session and without SYN.
+    /// What to do with a TCP packet that has neither a session nor a SYN.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mid_stream: Option<&'static str>,
-    /// Panic mode: below this percentage of healthy backends, all are used.
+    /// Panic mode: below this percentage of healthy backends, all backends are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub panic_threshold: Option<u8>,
     /// When failed sessions eject a backend.
@@ -133,31 +122,28 @@ pub struct Service {
     /// Session timeouts, by config key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub timeouts: BTreeMap<&'static str, &'static str>,
-    /// Health checks; a healthy backend passes all.
+    /// Health checks; a healthy backend passes all of them.
     #[serde(rename = "health", skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<HealthCheck>,
-    /// Its backends.
     #[serde(rename = "backend")]
     pub backends: Vec<Backend>,
 }
 
-/// A backend of a service.
 #[derive(Clone, Debug, Serialize)]
 pub struct Backend {
-    /// Its address.
     pub address: IpAddr,
-    /// Its port; none if its service has many.
+    /// `None` if the service has several ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// Its weight; 0 drains.
+    /// 0 drains the backend.
     pub weight: u32,
-    /// Its name; without one, address and port.
+    /// Without a name, address and port name the backend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Whether it serves only while no main backend is healthy.
+    /// Whether the backend serves only while no main backend is healthy.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub backup: bool,
-    /// Overrides of its service's health checks, by config key.
+    /// Overrides of the service's health checks, by config key.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub health: toml::Table,
 }

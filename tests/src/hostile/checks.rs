@@ -1,19 +1,19 @@
-//! Hostile health checks: each fails alone, and delays no other check.
+//! Hostile health checks. Each fails alone and delays no other check.
 //!
-//! Invariant: each would be served, except for its `waxwing_check`.
+//! Invariant: each is valid except for its `waxwing_check`.
 
 use crate::check_wat::CheckWat;
 
-/// A check, as a module's file.
+/// A hostile check.
 #[derive(Clone, Debug)]
 pub struct HostileCheck {
-    /// Its name, in the folder and in a config.
+    /// The module's name, in the folder and in a config.
     pub name: &'static str,
-    /// The file.
+    /// The module's bytes.
     pub bytes: Vec<u8>,
 }
 
-/// An import that no host has: a check does not choose its address.
+/// An import that the host does not provide: a check must not choose an address.
 const ELSEWHERE: &str = r#"
   (import "waxwing" "connect_to" (func $connect_to (param i32 i32 i32) (result i32)))"#;
 
@@ -49,7 +49,7 @@ const BODIES: &[(&str, &str)] = &[
     ("has_a_verdict_nowhere", "(i32.const 0x7ffffff8)"),
 ];
 
-/// Returns all checks that are accepted and fail at work.
+/// Returns all checks that are accepted and fail when they run.
 ///
 /// # Panics
 /// One is not WebAssembly text.
@@ -62,7 +62,7 @@ pub fn at_work() -> Vec<HostileCheck> {
     BODIES.iter().map(module).collect()
 }
 
-/// Returns a check that would connect to an address of its own. It is refused for its import.
+/// Returns a check that imports a function to connect to any address. It is refused for the import.
 ///
 /// # Panics
 /// It is not WebAssembly text.

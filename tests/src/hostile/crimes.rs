@@ -1,5 +1,5 @@
-//! What a call into a module must not do. `work.rs` does each twice: in the first call, and only once the
-//! module is at work.
+//! Violations that a call into a module can commit. `work.rs` makes two modules of each: one commits it in
+//! the first call, one only when it serves.
 
 use super::Fault::{BadAnswer, Overrun, Trap};
 use super::{Fault, GROWING, TIME, call_bomb, made, rows};
@@ -10,10 +10,10 @@ const TABLE: &str = "out of bounds table access";
 
 /// The largest memory that a module may declare.
 const LARGE: &str = "(memory (export \"memory\") 64)";
-/// Fills all but the first page.
+/// Fills all pages except the first.
 const FILL: &str = "(memory.fill (i32.const 0x10000) (i32.const 7) (i32.const 0x3f0000))";
 
-/// A table of three: nothing, a function of another type, a good one.
+/// A table of three entries: null, a function of another type, and a function of the right type.
 const CALLS: &str = "(type $void (func))
                      (table $t 3 funcref)
                      (func $number (result i32) (i32.const 1))
@@ -68,7 +68,7 @@ fn endless() -> [Row; 4] {
     }
 }
 
-/// A function that keeps 500 values while it calls itself.
+/// Returns a function that keeps 500 values on the stack while it calls itself.
 fn wide() -> &'static str {
     let values: String = (0..500)
         .map(|at| format!("(i64.load (i32.const {}))", at * 8))
@@ -149,7 +149,7 @@ fn growing() -> [Row; 2] {
     }
 }
 
-/// Long instructions: the clock is checked between two of them.
+/// Long-running instructions: the time budget is checked only between instructions.
 fn large() -> [Row; 5] {
     let fills = made(format!("(func $fills {})", FILL.repeat(2_000)));
     let fill_loop = made(format!("(loop $l {FILL} (br $l))"));

@@ -4,7 +4,7 @@ use super::Verdict::Refused;
 use super::{Hostile, made, rows};
 use crate::wat::{SECTION, Wat};
 
-/// Stages, by the text that their refusals have in common.
+/// Each stage by the text that all of its refusals contain.
 const NOT_WASM: &str = "not a WebAssembly module";
 const NOT_VALID: &str = "not valid at byte";
 const SECTION_OF: &str = "custom section";
@@ -67,7 +67,7 @@ fn leb(bytes: &mut Vec<u8>, mut value: usize) {
 fn bytes() -> Vec<Hostile> {
     let good = Wat::GOOD.bytes();
     let cut = good[..good.len() - 3].to_vec();
-    // One function with 2^32 - 1 variables, in eight bytes.
+    // A function that declares 2^32 - 1 variables in eight bytes.
     let variables = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\
         \x0a\x0a\x01\x08\x01\xff\xff\xff\xff\x0f\x7f\x0b";
     rows! {

@@ -1,9 +1,9 @@
-//! Hostile and broken modules, each with the verdict that it must get.
+//! Hostile and broken modules, each with its expected verdict.
 //!
-//! The plugin host's tests judge each of them alone; the end-to-end test drops all of them into the
+//! The plugin host's tests load each of them alone. The end-to-end test copies all of them to the watched
 //! folder of a balancer under load.
 //!
-//! Invariant: no two files are equal, so that a verdict is about the latest file.
+//! Invariant: no two files are equal, so that a verdict always concerns the latest file.
 
 pub mod checks;
 mod crimes;
@@ -23,7 +23,7 @@ const GROWING: &str = "(memory (export \"memory\") 1)";
 /// A module's file and its expected verdict.
 #[derive(Clone, Debug)]
 pub struct Hostile {
-    /// What it does, for people.
+    /// A description of the violation.
     pub what: String,
     /// The file.
     pub bytes: Vec<u8>,
@@ -38,22 +38,22 @@ pub enum Verdict {
     Refused(&'static str, &'static str),
     /// Accepted, and quarantined at work: the failure, and a part of the reason.
     Cut(Fault, &'static str),
-    /// Accepted: it harms only itself.
+    /// Accepted: the module harms only itself.
     Serves,
 }
 
 /// How a call failed, by the name of the core's `PolicyFault`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// It trapped.
+    /// The call trapped.
     Trap,
-    /// It exceeded its time.
+    /// The call exceeded its time budget.
     Overrun,
-    /// Its answer is invalid.
+    /// The call returned an invalid answer.
     BadAnswer,
 }
 
-/// Returns all of them.
+/// Returns all hostile modules.
 ///
 /// # Panics
 /// One is not WebAssembly text.
@@ -74,7 +74,7 @@ pub fn at_set_up() -> Vec<Hostile> {
     set_up::all()
 }
 
-/// Returns modules that fail in the first call.
+/// Returns modules that fail in the first call, on the test flows.
 #[must_use]
 pub fn on_test_flows() -> Vec<Hostile> {
     work::on_test_flows()
@@ -113,7 +113,7 @@ fn made(text: String) -> &'static str {
     text.leak()
 }
 
-/// Functions `$bomb0` to `$bomb40`, each of which calls the one before twice: 2^40 calls.
+/// Returns functions `$bomb0` to `$bomb40`. Each calls the previous one twice, so `$bomb40` makes 2^40 calls.
 fn call_bomb() -> &'static str {
     let next = |at: u32| {
         let before = at - 1;

@@ -42,7 +42,7 @@ fn calls() -> Vec<Hostile> {
         more: call_bomb(),
         ..Wat::GOOD
     };
-    // Good in the trial, whose generation is 0, and bad in the serving instance.
+    // Valid in the trial, whose generation is 0; traps in the serving instance.
     let later = changed(
         "(if (i64.ne (i64.load (i32.const 0x1008)) (i64.const 0)) (then unreachable)) (i32.const 1)",
     );
@@ -123,7 +123,7 @@ fn headers() -> Vec<Hostile> {
     .into()
 }
 
-/// The text of a refusal goes to the operator's terminal.
+/// Returns modules whose refusal texts are hostile: the text reaches the operator's terminal.
 fn words() -> Vec<Hostile> {
     let saying = |body: &str, data: &str| Wat {
         init: "(i32.const 0)",
@@ -151,7 +151,7 @@ fn words() -> Vec<Hostile> {
     .into()
 }
 
-/// Modules that request more than the maximum get the maximum, and serve.
+/// Returns modules that request more memory or table than the maximum. They get the maximum and serve.
 fn greedy() -> Vec<Hostile> {
     let all = "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
                (i32.const 0x1000)";

@@ -37,7 +37,7 @@ fn sizes() -> Vec<Hostile> {
     .into()
 }
 
-/// Modules that the compiler rejects, or does not finish in time.
+/// Returns modules that the compiler rejects or does not compile in time.
 fn bombs() -> Vec<Hostile> {
     const STAGE: &str = "cannot be compiled";
     let loops = format!(
@@ -58,7 +58,7 @@ fn jump(places: usize) -> String {
     format!("(func (br_table {} (i32.const 0)))", "0 ".repeat(places))
 }
 
-/// Modules that look like attacks on parser or compiler, but are within the limits.
+/// Returns modules that look like attacks on the parser or compiler but are within the limits.
 fn only_odd() -> Vec<Hostile> {
     let nested = format!(
         "(func {} {})",

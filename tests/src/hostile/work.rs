@@ -1,4 +1,5 @@
-//! Modules with a violation in a call: in the first call, where the test flows show it, and only at work.
+//! Modules that commit a violation in a call: in the first call, where the test flows reveal it, or only when
+//! they serve.
 
 use super::Fault::{Overrun, Trap};
 use super::Verdict::{Cut, Refused, Serves};
@@ -6,13 +7,13 @@ use super::crimes::{Crime, crimes};
 use super::{GROWING, Hostile, TIME, call_bomb, made, rows};
 use crate::wat::Wat;
 
-/// Whether the instance serves: a trial's header has generation 0. A module can always tell a trial from
-/// service, so these do it openly.
+/// Whether the instance serves: a trial's header has generation 0. A hostile module can always distinguish a
+/// trial from service.
 const AT_WORK: &str = "(i64.ne (i64.load (i32.const 0x1008)) (i64.const 0))";
 
 impl Crime {
-    /// Returns a policy that commits it in `waxwing_pick` if `when` holds, and otherwise picks the first
-    /// backend.
+    /// Returns a policy that commits the violation in `waxwing_pick` if `when` holds, and otherwise picks the
+    /// first backend.
     fn picking(self, when: &str) -> Wat {
         let body = self.body;
         Wat {
@@ -48,7 +49,7 @@ pub(super) fn at_work() -> Vec<Hostile> {
         .collect()
 }
 
-/// What triggers the violation: a count of calls, or a client's packet.
+/// Returns modules whose violation is triggered by a count of calls or by a client's packet.
 fn triggered() -> Vec<Hostile> {
     let counted = "(i32.store (i32.const 16) (i32.add (i32.load (i32.const 16)) (i32.const 1)))
                    (if (i32.ge_u (i32.load (i32.const 16)) (i32.const 40)) (then unreachable))
@@ -96,7 +97,7 @@ fn in_other_calls() -> Vec<Hostile> {
     .into()
 }
 
-/// A policy's message after a trap.
+/// Returns modules that trap and have a hostile error message.
 fn in_words() -> Vec<Hostile> {
     let saying = |words: &str| Wat {
         pick: made(format!("(if {AT_WORK} (then unreachable)) (local.get 1)")),
@@ -116,7 +117,7 @@ fn in_words() -> Vec<Hostile> {
     .into()
 }
 
-/// Modules that look bad and harm only themselves.
+/// Returns modules that look dangerous but harm only themselves.
 fn harmless() -> Vec<Hostile> {
     let picking = |body: &str| Wat {
         pick: made(format!("{body} (local.get 1)")),

@@ -1,4 +1,4 @@
-//! Health in the status.
+//! Health in the output of `waxwing status --json`.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,11 +13,10 @@ pub struct Health {
     pub state: String,
     /// When the state began.
     pub since: f64,
-    /// The reason.
     pub reason: String,
-    /// Its present weight, in percent of the configured one.
+    /// The current weight, in percent of the configured weight.
     pub weight_percent: u64,
-    /// Its checks, in the config's order.
+    /// The checks, in the config's order.
     pub checks: Vec<CheckHealth>,
     /// The last changes, oldest first.
     pub history: Vec<Change>,
@@ -43,11 +42,8 @@ pub struct CheckHealth {
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Change {
-    /// The time of the change.
     pub at: f64,
-    /// The new state.
     pub state: String,
-    /// The reason.
     pub reason: String,
 }
 

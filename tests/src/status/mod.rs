@@ -1,7 +1,7 @@
 //! Accessors of `waxwing status --json`; no other file of the test bed knows its format.
 //!
-//! Invariant: a missing value reads as zero or `None`, so that the scenario fails with the whole status in
-//! its text; no accessor panics.
+//! Invariant: no accessor panics. A missing value reads as zero or `None`, so that the scenario fails with
+//! the whole status in its error.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,6 @@ pub use health::{Change, CheckHealth, Health, Punctuality, Which};
 
 mod health;
 
-/// A status.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Status(pub Value);
 

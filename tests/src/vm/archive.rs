@@ -1,7 +1,7 @@
-//! An archive that the kernel unpacks as its first file system: the "new ASCII" cpio of
+//! Writes an initramfs archive: cpio in the "new ASCII" format, as described in the kernel's
 //! Documentation/driver-api/early-userspace/buffer-format.rst.
 //!
-//! Invariant: a directory stands before what is in it, and the trailer comes once, at the end.
+//! Invariant: a directory precedes its contents, and one trailer ends the archive.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 
-/// An archive being written. Paths are absolute.
+/// A writer of an archive. All paths are absolute.
 pub(super) struct Archive<W> {
     out: W,
     entries: u32,
@@ -26,7 +26,7 @@ impl<W: Write> Archive<W> {
         }
     }
 
-    /// Adds a directory, and those above it, unless they are there.
+    /// Adds a directory and its parents unless the archive has them.
     pub(super) fn directory(&mut self, path: &Path) -> io::Result<()> {
         let is_new = |path: &&Path| path.parent().is_some();
         let all: Vec<&Path> = path.ancestors().take_while(is_new).collect();
@@ -38,7 +38,7 @@ impl<W: Write> Archive<W> {
         Ok(())
     }
 
-    /// Adds a file that may be run, and the directories above it.
+    /// Adds an executable file and its parent directories.
     pub(super) fn file(&mut self, path: &Path, contents: &[u8]) -> io::Result<()> {
         if let Some(parent) = path.parent() {
             self.directory(parent)?;
@@ -46,7 +46,7 @@ impl<W: Write> Archive<W> {
         self.entry(path, PROGRAM, contents)
     }
 
-    /// Ends the archive.
+    /// Writes the trailer.
     pub(super) fn finish(mut self) -> io::Result<W> {
         self.entry(Path::new("/TRAILER!!!"), 0, &[])?;
         self.out.flush()?;
@@ -72,8 +72,8 @@ impl<W: Write> Archive<W> {
             write!(self.out, "{field:08x}")?;
         }
         self.out.write_all(name)?;
-        // Of the head of 110 bytes and the name with its NUL, and of the contents: each is padded to
-        // a multiple of four.
+        // The format pads twice to a multiple of four bytes: after the name (110 bytes of header, then the
+        // name and its NUL), and after the contents.
         let after_name = 1 + (110 + name.len() + 1).wrapping_neg() % 4;
         self.out.write_all(&[0; 4][..after_name])?;
         self.out.write_all(contents)?;
@@ -98,7 +98,7 @@ mod tests {
         let names = at.iter().map(|at| text[at + 110..].split('\0').next());
         let names: Vec<&str> = names.flatten().collect();
         assert_eq!(names, ["a", "a/bc", "a/d", "TRAILER!!!"]);
-        assert_eq!(&text[at[1] + 6 + 6 * 8..][..8], "00000005", "the size");
+        assert_eq!(&text[at[1] + 6 + 6 * 8..][..8], "00000005", "file size");
         assert!(text.contains("a/bc\0\0hello\0\0\0"), "{text:?}");
     }
 }

@@ -1,8 +1,8 @@
-//! The guest's side: the kernel's first process makes the place habitable, and runs the scenarios
-//! that the host asks for.
+//! The guest's side: as the kernel's first process, this program mounts the file systems, loads the modules
+//! and runs the scenarios that the host requests.
 //!
-//! Invariant: it never returns: the machine is switched off when the host has no more to ask, and
-//! the kernel does so where this process ends in any other way.
+//! Invariant: [`serve`] never returns. It switches the machine off when the host closes the serial port. If
+//! this process ends in another way, the kernel panics and the machine ends.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -20,56 +20,56 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use super::Word;
 use crate::process;
 
-/// Where the host listens and asks.
+/// The serial port to the host.
 const HOST: &str = "/dev/ttyS1";
 
-/// Modules that nothing asks for by itself: the cards' driver, and the one behind `/dev/net/tun`.
+/// Kernel modules that nothing loads automatically: the cards' driver, and that of `/dev/net/tun`.
 const MODULES: &[&str] = &["virtio_net", "tun"];
 
 /// A scenario that the guest can run.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// Its name, unique in a program.
+    /// The name, unique in a program.
     pub name: &'static str,
-    /// Runs it.
+    /// The function that runs it.
     pub run: fn(&Report) -> Result<()>,
 }
 
-/// What a scenario tells the host while it runs.
+/// A running scenario's output to the host.
 #[derive(Debug)]
 pub struct Report(RefCell<File>);
 
 impl Report {
-    /// Says something for people.
+    /// Sends a line of text.
     pub fn say(&self, text: impl Display) {
         self.send(&Word::Said(text.to_string()));
     }
 
-    /// Gives the host a value.
+    /// Sends a measurement's name and value.
     pub fn measured(&self, what: &str, value: f64) {
         self.send(&Word::Measured(what.to_owned(), value));
     }
 
     fn send(&self, word: &Word) {
         let line = serde_json::to_string(word).unwrap_or_default();
-        // Where the host does not listen any more, the machine is about to end.
+        // Writing fails only if the host has closed the port; it is then ending the machine.
         drop(writeln!(self.0.borrow_mut(), "{line}"));
     }
 }
 
-/// Whether this process is a kernel's first one.
+/// Whether this process is the kernel's first process (process id 1).
 #[must_use]
 pub fn is_guest() -> bool {
     std::process::id() == 1
 }
 
-/// Runs the scenarios that the host asks for, until it asks for no more.
+/// Runs the scenarios that the host requests, then switches the machine off.
 pub fn serve(scenarios: &[Scenario]) -> ! {
     if let Err(error) = try_serve(scenarios) {
-        eprintln!("the guest gives up: {error:#}");
+        eprintln!("the guest stops serving: {error:#}");
     }
     loop {
-        // It returns only where this process may not, and it is root's.
+        // It returns only on an error; this process runs as root and has the privilege.
         let _ = reboot(RebootMode::RB_POWER_OFF);
         thread::sleep(Duration::from_secs(1));
     }
@@ -77,8 +77,8 @@ pub fn serve(scenarios: &[Scenario]) -> ! {
 
 fn try_serve(scenarios: &[Scenario]) -> Result<()> {
     mount_all()?;
-    let (asked, report) = open_host().context("the serial port to the host")?;
-    report.say("the kernel runs");
+    let (asked, report) = open_host().context("cannot open the serial port to the host")?;
+    report.say("the kernel has booted");
     for module in MODULES {
         process::run(Command::new("modprobe").arg(module))?;
     }
@@ -88,7 +88,7 @@ fn try_serve(scenarios: &[Scenario]) -> Result<()> {
         eprintln!("--- {name}");
         let scenario = scenarios.iter().find(|scenario| scenario.name == name);
         let outcome = scenario
-            .with_context(|| format!("the guest knows no scenario `{name}`"))
+            .with_context(|| format!("the guest has no scenario `{name}`"))
             .and_then(|scenario| (scenario.run)(&report));
         report.send(&match outcome {
             Ok(()) => Word::Passed,
@@ -98,7 +98,7 @@ fn try_serve(scenarios: &[Scenario]) -> Result<()> {
     Ok(())
 }
 
-/// What a system's own first process does before any other.
+/// Mounts the file systems that an init process must mount.
 fn mount_all() -> Result<()> {
     let none = None::<&str>;
     for (kind, path) in [
@@ -114,7 +114,7 @@ fn mount_all() -> Result<()> {
     Ok(())
 }
 
-/// The port as it is: no echo, and no other line ends than ours.
+/// Opens the serial port in raw mode: no echo, and no conversion of line ends.
 fn open_host() -> io::Result<(BufReader<File>, Report)> {
     let port = File::options().read(true).write(true).open(HOST)?;
     let mut attributes = tcgetattr(&port)?;

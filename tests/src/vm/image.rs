@@ -1,8 +1,7 @@
-//! The guest's file system: programs of ours and real ones, each with the libraries that it is
-//! linked against here.
+//! The guest's file system: our programs and installed ones, with their shared libraries.
 //!
-//! Invariant: a library has in the guest the path that it has here, so the guest's loader finds what
-//! ours found.
+//! Invariant: a library has the same path in the guest as on the host, so that the guest's loader finds the
+//! libraries that `ldd` listed on the host.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -17,19 +16,19 @@ use super::kernel::Kernel;
 use crate::actors::built_program;
 use crate::process;
 
-/// Programs of the system's that the guest has.
+/// Installed programs that are copied to the guest.
 pub(super) const PROGRAMS: &[&str] = &[
     "ip", "ethtool", "sysctl", "setpriv", "ss", "curl", "wrk", "nginx", "modprobe",
 ];
 
-/// Where the guest has programs of ours.
+/// The guest's directory of our programs.
 const OURS: &str = "/waxwing";
 
-/// The guest's first program: the one that runs here.
+/// The path of this program in the guest, where it is the init process.
 pub(super) const INIT: &str = "/waxwing/init";
 
-/// Written into the guest: users and groups for nginx, which wants to know root's, and the name of
-/// port 80 for wrk.
+/// Files of the guest: users and groups, because nginx looks up root's; and the name of port 80, because
+/// wrk looks it up.
 const FILES: &[(&str, &str)] = &[
     ("/etc/passwd", "root:x:0:0:root:/:/bin/false\n"),
     ("/etc/group", "root:x:0:\n"),
@@ -40,24 +39,24 @@ const FILES: &[(&str, &str)] = &[
     ("/etc/services", "http 80/tcp\n"),
 ];
 
-/// Empty directories of the guest.
+/// Directories of the guest that are created empty.
 const DIRECTORIES: &[&str] = &["/dev", "/proc", "/sys", "/run", "/tmp", "/var/log/nginx"];
 
-/// What is to be in the guest.
+/// The contents of the guest's file system.
 #[derive(Debug, Default)]
 pub struct Image {
     more_programs: Vec<&'static str>,
 }
 
 impl Image {
-    /// With this program of the system's besides.
+    /// Adds another installed program.
     #[must_use]
     pub fn with(mut self, program: &'static str) -> Self {
         self.more_programs.push(program);
         self
     }
 
-    /// Writes the archive that the kernel unpacks.
+    /// Writes the archive that the guest's kernel unpacks.
     ///
     /// # Errors
     /// A program is missing, or the archive cannot be written.
@@ -76,7 +75,7 @@ impl Image {
         }
         for name in PROGRAMS.iter().chain(&self.more_programs) {
             let here = find_program(name).with_context(|| format!("not installed: {name}"))?;
-            // The kernel looks for `modprobe` in `/sbin` alone.
+            // The kernel looks for `modprobe` only in `/sbin`.
             programs.push((here, Path::new("/sbin").join(name)));
         }
         let mut libraries = BTreeSet::new();
@@ -99,7 +98,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A program of the system's.
+/// Returns the path of an installed program: in `PATH`, `/usr/sbin` or `/sbin`.
 pub(super) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -108,7 +107,7 @@ pub(super) fn find_program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// The libraries that a program is linked against, its loader among them.
+/// Returns the paths of a program's shared libraries and of its loader, as `ldd` lists them.
 fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = process::run(Command::new("ldd").arg(program))?;
     let words = listed.split_whitespace();

@@ -1,16 +1,17 @@
-//! The guest's kernel, as `cargo xtask test` has fetched and unpacked it.
+//! The guest's kernel, which `cargo xtask test` fetches and unpacks.
 //!
-//! Invariant: what is found here is whole: the chore that fetches it puts it in place by one rename.
+//! Invariant: a kernel that is found is complete: `cargo xtask test` renames it into place when it is
+//! unpacked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-/// Modules that may be wanted in the guest: by directory, below `kernel` in the release's own.
+/// Directories of the modules that the guest may need, below `/lib/modules/RELEASE/kernel`.
 const MODULES: &[&str] = &["net", "lib", "crypto", "drivers/net"];
 
-/// A kernel and its modules.
+/// A kernel with its modules.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kernel {
     directory: PathBuf,
@@ -18,17 +19,17 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The one that was fetched.
+    /// Returns the fetched kernel.
     ///
     /// # Errors
-    /// None was.
+    /// No kernel was fetched.
     pub fn find() -> Result<Self> {
         let directory = crate::modules::target_dir()?.join("vm/kernel");
         let releases = fs::read_dir(directory.join("lib/modules"));
         let release = releases.into_iter().flatten().flatten().next();
         let release = release.with_context(|| {
             format!(
-                "no kernel in {}; `cargo xtask test` fetches it, where it can",
+                "no kernel in {}; `cargo xtask test` fetches it if it can",
                 directory.display()
             )
         })?;
@@ -38,22 +39,23 @@ impl Kernel {
         })
     }
 
-    /// Its release, as `uname -r` says it.
+    /// Returns the release, as `uname -r` prints it.
     #[must_use]
     pub fn release(&self) -> &str {
         &self.release
     }
 
-    /// What is booted.
+    /// Returns the path of the bootable image.
     #[must_use]
     pub fn image(&self) -> PathBuf {
         self.directory.join("vmlinuz")
     }
 
-    /// Its modules for the guest, and their index: where each file is, and where it belongs.
+    /// Returns the files of the guest's modules and of their index (`modules.*`): for each, the path on the
+    /// host and the path in the guest.
     ///
     /// # Errors
-    /// They cannot be listed.
+    /// A directory cannot be listed.
     pub(super) fn modules(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
         let root = Path::new("/lib/modules").join(&self.release);
         let here = self.directory.join("lib/modules").join(&self.release);
@@ -81,7 +83,7 @@ impl Kernel {
     }
 }
 
-/// A directory below `root` and, but for drivers, those below it.
+/// Returns a directory below `root`, and its subdirectories unless it holds drivers.
 fn directories(root: &Path, directory: &Path) -> Vec<String> {
     let mut found = vec![directory.to_string_lossy().into_owned()];
     if directory.starts_with("kernel/drivers") {

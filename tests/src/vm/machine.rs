@@ -24,8 +24,8 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The most attempts to boot. Emulated with several processors (TCG, `thread=multi`), a kernel sometimes
 /// crashes while it boots: after it patches its own code, another processor may still run the old
-/// translation (seen with Debian's 6.18: `Oops: int3` in `sched_clock_cpu`). That is a fault of the
-/// emulation, before any test has begun.
+/// translation (seen with Debian's 6.18: `Oops: int3` in `sched_clock_cpu`). The emulation is at fault, and
+/// no test has begun.
 const BOOTS_MAX: usize = 3;
 
 /// Lines of the console in an error.
@@ -54,8 +54,8 @@ pub struct Machine {
 
 impl Machine {
     /// Boots this program as the guest's first process, and waits until it is ready, for at most `limit`.
-    /// `say` gets the progress. A kernel that crashes before this program's first message is booted again, up
-    /// to three times in all.
+    /// `say` receives the progress. A kernel that crashes before this program's first message is booted
+    /// again, up to three times in all.
     ///
     /// # Errors
     /// A requirement is missing, or the guest does not get ready; the text has the console's end.
@@ -72,7 +72,7 @@ impl Machine {
         image.write(kernel, &archive)?;
         let megabytes = fs::metadata(&archive)?.len() >> 20;
         say(&format!(
-            "Linux {release}, {megabytes} MiB of programs: QEMU begins"
+            "starting QEMU: Linux {release}, {megabytes} MiB of programs"
         ));
         let qemu = qemu(kernel, &archive, &console);
         let deadline = Instant::now() + limit;
@@ -110,14 +110,14 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether QEMU ended by itself with success, as it does when a guest's kernel restarts, before a message
-    /// of our program. A guest that took too long was killed instead.
+    /// Whether QEMU exited with success before our program's first message, as when the guest's kernel
+    /// restarts. A guest that exceeded its time was killed instead.
     fn ended_unheard(&mut self) -> bool {
         let ended = self.process.try_wait();
         matches!(ended, Ok(Some(status)) if status.success()) && self.process.stdout().is_empty()
     }
 
-    /// Runs a scenario to its end; `say` gets its output. Returns its measurements.
+    /// Runs a scenario to its end and returns its measurements; `say` receives its output.
     ///
     /// # Errors
     /// It failed, or did not end within `limit`; the text has the console's end.
@@ -146,7 +146,10 @@ impl Machine {
                 Word::Measured(what, value) => drop(measured.insert(what, value)),
                 Word::Failed(why) => bail!("{why}\n{}", self.console_tail()),
                 word if word == *end => return Ok(measured),
-                word => bail!("the guest said {word:?}\n{}", self.console_tail()),
+                word => bail!(
+                    "unexpected message of the guest: {word:?}\n{}",
+                    self.console_tail()
+                ),
             }
         }
     }
@@ -163,13 +166,13 @@ impl Machine {
             let ended = self.process.try_wait()?;
             if let Some(line) = self.process.take_line() {
                 return serde_json::from_str(line.trim())
-                    .with_context(|| format!("the guest said `{line}`"));
+                    .with_context(|| format!("the guest sent no message but `{line}`"));
             }
             let why = match ended {
                 Some(status) => format!("the machine ended ({status}): {}", self.process.stderr()),
                 None if Instant::now() >= deadline => {
                     self.process.kill();
-                    "the guest took too long and was switched off".to_owned()
+                    "the guest exceeded its time and was killed".to_owned()
                 }
                 None => {
                     thread::sleep(Duration::from_millis(5));
@@ -195,7 +198,7 @@ impl Machine {
     }
 }
 
-/// Returns the line of a console that tells why its kernel ended: the first of a crash, otherwise the last.
+/// Returns the line of a console that explains the kernel's end: a crash's first line, otherwise the last.
 fn telling(console: &str) -> &str {
     let is_crash = |line: &&str| line.contains("Oops") || line.contains("panic");
     let last = console.lines().rfind(|line| !line.trim().is_empty());
@@ -205,7 +208,7 @@ fn telling(console: &str) -> &str {
 
 fn qemu(kernel: &Kernel, archive: &Path, console: &Path) -> Command {
     let mut command = Command::new(HOST_TOOLS[0]);
-    // Emulated even with hardware support: the same machine everywhere.
+    // Emulation even where hardware support exists, so that the machine is the same everywhere.
     command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
     command.args(["-smp", PROCESSORS, "-m", MEMORY]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
@@ -234,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    /// A machine that runs a line of the shell in place of QEMU, once that has ended or is killed.
+    /// Returns a machine with a shell command in place of QEMU, after the command ended or was killed.
     fn ended(line: &str, kill: bool) -> Machine {
         let scratch = Scratch::new().unwrap();
         let mut command = Command::new("sh");
@@ -257,12 +260,12 @@ mod tests {
     fn only_a_kernel_that_ended_by_itself_before_our_first_message_is_booted_again() {
         assert!(ended("exit 0", false).ended_unheard());
         assert!(!ended("exit 1", false).ended_unheard(), "QEMU failed");
-        assert!(!ended("sleep 60", true).ended_unheard(), "it took too long");
+        assert!(!ended("sleep 60", true).ended_unheard(), "it was killed");
         let mut heard = ended("echo a word", false);
         while heard.process.stdout().is_empty() {
             thread::sleep(Duration::from_millis(5));
         }
-        assert!(!heard.ended_unheard(), "our program had begun");
+        assert!(!heard.ended_unheard(), "our program had sent a message");
     }
 
     #[test]

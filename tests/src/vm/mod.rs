@@ -1,4 +1,4 @@
-//! A virtual machine whose network cards have a driver with zero-copy, which veth does not have.
+//! A virtual machine whose network cards' driver supports zero-copy, which veth does not.
 //!
 //! ```text
 //!   ┌──────────────────── guest: Debian's kernel, this program as its init ───────────────────┐
@@ -12,8 +12,8 @@
 //! [`Machine::boot`] and requests scenarios by name; as the kernel's first process ([`guest::is_guest`]) it
 //! runs them with [`guest::serve`].
 //!
-//! Invariant: the machine ends with its value, or with this process. Except for QEMU and the programs copied
-//! into it, all that it needs is below cargo's target directory.
+//! Invariant: the machine ends when its value is dropped or this process ends. QEMU and the copied programs
+//! are installed; everything else is below cargo's target directory.
 
 mod archive;
 pub mod guest;
@@ -27,31 +27,31 @@ pub use image::Image;
 pub use kernel::Kernel;
 pub use machine::Machine;
 
-/// The programs that the host needs.
+/// Programs that must be installed on the host.
 const HOST_TOOLS: &[&str] = &["qemu-system-x86_64", "ldd", "setpriv"];
 
-/// A message of the guest: one line of JSON on its second serial port. The host's lines are names of
-/// scenarios.
+/// A message from guest to host: one line of JSON on the guest's second serial port. In return, the host
+/// sends names of scenarios, one per line.
 #[derive(PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
-    /// Booted, and ready for a scenario.
+    /// The guest is ready for a scenario.
     Ready,
     /// A line of output.
     Said(String),
     /// A measurement's name and value.
     Measured(String, f64),
-    /// The scenario has passed.
+    /// The scenario passed.
     Passed,
-    /// The scenario has failed, and why.
+    /// The scenario failed, with the error's text.
     Failed(String),
 }
 
-/// Returns why no machine can run here, or `None`.
+/// Returns the reason why the machine cannot run on this host, or `None` if it can.
 #[must_use]
 pub fn missing() -> Option<String> {
     if cfg!(not(target_arch = "x86_64")) {
-        return Some("the virtual machine is one of x86-64".to_owned());
+        return Some("the virtual machine needs an x86-64 host".to_owned());
     }
     let needed = HOST_TOOLS.iter().chain(image::PROGRAMS);
     let missing: Vec<&str> = needed
@@ -60,7 +60,7 @@ pub fn missing() -> Option<String> {
         .collect();
     if !missing.is_empty() {
         return Some(format!(
-            "not installed: {}; `cargo xtask test` does it",
+            "not installed: {}; `cargo xtask test` installs them",
             missing.join(", ")
         ));
     }

@@ -1,4 +1,4 @@
-//! The balancer is killed or stopped while the driver holds its frames, and starts again on the same queues.
+//! The balancer is killed or stopped while the driver holds its frames, and restarts on the same queues.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(
     after_a_kill_or_stop_the_kernel_serves_its_traffic
 )];
 
-/// The longest until the kernel serves its traffic: programs start slowly in the machine.
+/// The longest time until the kernel serves its traffic; programs start slowly in the machine.
 const BACK_MAX: Duration = Duration::from_secs(5);
 
 fn after_a_kill_or_stop_the_kernel_serves_its_traffic(report: &Report) -> Result<()> {
@@ -27,7 +27,9 @@ fn after_a_kill_or_stop_the_kernel_serves_its_traffic(report: &Report) -> Result
     download(&topology, VIP4)?;
     waxwing.kill();
     let took = assert_kernel_serves(&topology)?;
-    report.say(format!("killed: the kernel served again after {took:?}"));
+    report.say(format!(
+        "after the kill: the kernel served its traffic in {took:?}"
+    ));
     for port in topology.ports() {
         ensure!(
             !topology.balancer.has_xdp(port)?,
@@ -35,20 +37,25 @@ fn after_a_kill_or_stop_the_kernel_serves_its_traffic(report: &Report) -> Result
         );
     }
     let took = waxwing.restart()?;
-    report.say(format!("the balancer served again after {took:?}"));
+    report.say(format!(
+        "after the restart: the balancer served in {took:?}"
+    ));
     assert_zero_copy(&topology, &waxwing, report)?;
-    // The kernel's traffic reaches it in zero-copy mode too.
+    // In zero-copy mode too, the kernel receives its own traffic.
     assert_kernel_serves(&topology)?;
     download(&topology, VIP4)?;
-    // It asserts that every frame was accounted for, those with the driver as well.
+    // `stop` asserts that every frame is accounted for, including those that the driver held.
     waxwing.stop()?;
     let after = addresses()?;
-    ensure!(before == after, "from\n{before}to\n{after}");
+    ensure!(
+        before == after,
+        "the balancer's addresses changed from\n{before}to\n{after}"
+    );
     assert_kernel_serves(&topology).map(drop)
 }
 
-/// Asserts that the kernel answers new connections to the balancer's own address, and routes others. Returns
-/// the time that this took.
+/// Asserts that the kernel answers new connections to the balancer's own address and routes others. Returns
+/// the duration.
 fn assert_kernel_serves(topology: &Topology) -> Result<Duration> {
     let begun = Instant::now();
     curl(topology, &format!("http://{}:8080/", server4(1)))?;

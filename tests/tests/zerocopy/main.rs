@@ -1,5 +1,5 @@
-//! The balancer in zero-copy mode, in a virtual machine whose driver supports it, with real servers and
-//! clients as in the end-to-end tests.
+//! Tests the balancer in zero-copy mode, with real servers and clients, in a virtual machine whose driver
+//! supports it.
 //!
 //! Invariant: host and guest are this program, with one table of scenarios. The machine boots once, for the
 //! first scenario, and all scenarios end within [`LIMIT`].
@@ -34,7 +34,7 @@ const SCENARIOS: &[&[Scenario]] = &[
 /// The longest time for all scenarios together.
 const LIMIT: Duration = Duration::from_secs(290);
 
-/// The longest time for a scenario. None starts with less time left, because a slow processor is no failure.
+/// The longest time for a scenario. None starts with less time left: a slow processor is not a failure.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(100);
 
 /// A small round-robin policy.
@@ -71,7 +71,7 @@ fn main() {
         guest::serve(&scenarios);
     }
     let mut arguments = Arguments::from_args();
-    // There is one machine, and it dies with the thread that starts it.
+    // All scenarios share one machine, which ends with the thread that started it.
     arguments.test_threads = Some(1);
     if !arguments.list
         && let Err(error) = netns::remove_own_on_signal(|| {})
@@ -92,7 +92,7 @@ fn main() {
         })
     };
     let conclusion = libtest_mimic::run(&arguments, scenarios.iter().map(trial).collect());
-    // Leaving a process drops nothing.
+    // `exit` runs no destructors.
     drop(host);
     conclusion.exit();
 }
@@ -121,11 +121,12 @@ impl Host {
             self.boot()?;
         }
         if !self.has_time() {
-            let reason = format!("of {LIMIT:?} for all, less than {SCENARIO_LIMIT:?} are left");
+            let reason =
+                format!("less than {SCENARIO_LIMIT:?} of {LIMIT:?} for all scenarios is left");
             eprintln!("ignored: {name}: {reason}");
             return Ok(Completion::ignored_with(reason));
         }
-        let machine = self.machine.as_mut().context("it was booted")?;
+        let machine = self.machine.as_mut().context("the machine is not booted")?;
         machine.run(name, SCENARIO_LIMIT, |text| eprintln!("{name}: {text}"))?;
         Ok(Completion::Completed)
     }
@@ -170,8 +171,8 @@ pub(crate) fn config(topology: &Topology) -> Config {
     config
 }
 
-/// Returns the web service with [`TURNS`], because an emulated processor compiles the shipped policy for
-/// seconds.
+/// Returns the web service with the policy [`TURNS`], because an emulated processor needs seconds to compile
+/// the shipped one.
 pub(crate) fn config_of_turns(topology: &Topology) -> Result<Config> {
     let config = config(topology);
     fs::create_dir_all(&config.modules)?;

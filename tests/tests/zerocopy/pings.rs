@@ -1,4 +1,4 @@
-//! One datagram at a time: no later packet hides a missing wake-up.
+//! Sends one datagram at a time, so that no later packet hides a missing wake-up.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,16 +19,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 const PORT: u16 = 7777;
 
-/// Datagrams, each of which waits for the one before.
+/// Datagrams to send, each after the previous one's answer.
 const COUNT: u64 = 300;
 
-/// The longest that an answer may take, on a shared emulated processor.
+/// The longest time for an answer, on a shared emulated processor.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What half of the answers must keep within; they take about 1 ms. A worker that sleeps looks again after
-/// 20 ms in any case: were it not woken, by the request or by its answer, that one would take longer than
-/// this. (While its own frames are on their way out, it looks again after 1 ms. What is lost then costs no
-/// more than an emulated processor's own delays, and no bound can tell it from them.)
+/// The limit for the median answer, which takes about 1 ms. A sleeping worker polls after 20 ms at the
+/// latest, so a round trip takes longer than this limit if the request or its answer fails to wake the
+/// worker. (While the worker has frames to transmit, it polls after 1 ms. A wake-up lost then costs no more
+/// than the delays of an emulated processor, and no limit can detect it.)
 const MEDIAN_MAX: Duration = Duration::from_millis(15);
 
 fn each_datagram_waits_for_the_one_before(report: &Report) -> Result<()> {
@@ -57,8 +57,8 @@ fn one_at_a_time(poll: &'static str, report: &Report) -> Result<()> {
     ));
     ensure!(
         median <= MEDIAN_MAX,
-        "half of the answers took {median:?} or longer, and more than {MEDIAN_MAX:?} means that wake-ups \
-         are lost: look at what wakes the worker, and at what has the card send"
+        "the median answer took {median:?}; more than {MEDIAN_MAX:?} means lost wake-ups: check what wakes \
+         the worker, and what makes the card transmit"
     );
     assert_zero_copy(&topology, &waxwing, report)?;
     waxwing.stop().map(drop)

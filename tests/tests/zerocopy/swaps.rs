@@ -1,4 +1,4 @@
-//! Policies swapped while frames are shared with the driver.
+//! Swaps policies while the driver holds frames.
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -18,11 +18,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(
     a_module_swap_loses_no_request_and_moves_no_session
 )];
 
-/// Connections that are open through all swaps.
+/// Connections that stay open during all swaps.
 const STAYING: usize = 24;
 
-/// Policies swapped in after the other, so small that they are compiled soon on an emulated
-/// processor: one spreads, one picks the first server always.
+/// The policies that take turns: the first spreads flows by hash, the second always picks the first server.
+/// They are small, so that an emulated processor compiles them quickly.
 const PICKS: [&str; 2] = [
     PICK_HASH,
     "(memory.fill (i32.const 0x4000) (i32.const 0) (i32.shl (local.get 1) (i32.const 2)))
@@ -37,7 +37,7 @@ fn a_module_swap_loses_no_request_and_moves_no_session(report: &Report) -> Resul
     config.canary = Some("0s");
     let waxwing = Waxwing::start(&topology, &config)?;
     let (mut staying, served_by) = connect(&topology)?;
-    // Long enough for the slowest machine: it is stopped with the last swap.
+    // Long enough for the slowest machine; the load is stopped after the last swap.
     let load = |keep_alive| Load {
         keep_alive,
         clients: 2,
@@ -61,7 +61,7 @@ fn a_module_swap_loses_no_request_and_moves_no_session(report: &Report) -> Resul
     let first = &picked[0];
     ensure!(
         picked.iter().all(|server| server == first) && served_by.iter().any(|one| one != first),
-        "the last policy picks one server, the first one both: {picked:?}, {served_by:?}"
+        "expected both servers at first and one after the last swap: {served_by:?}, {picked:?}"
     );
     for load in &mut loads {
         ensure!(!load.has_ended()?, "the load ended before the last swap");
@@ -70,14 +70,14 @@ fn a_module_swap_loses_no_request_and_moves_no_session(report: &Report) -> Resul
     for load in loads {
         let tally = load.finish()?;
         ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
-        ensure!(tally.answers() > 0, "there was no load");
+        ensure!(tally.answers() > 0, "the load got no answer");
         report.say(format!("{} requests answered", tally.answers()));
     }
     assert_zero_copy(&topology, &waxwing, report)?;
     waxwing.stop().map(drop)
 }
 
-/// Opens connections from the client that stay, and says which server each got.
+/// Opens the staying connections from the client. Returns them with the name of each one's server.
 fn connect(topology: &Topology) -> Result<(Vec<TcpStream>, Vec<String>)> {
     let vip = SocketAddr::new(VIP4, 80);
     let open = move || (0..STAYING).map(|_| TcpStream::connect(vip)).collect();
@@ -90,7 +90,7 @@ fn connect(topology: &Topology) -> Result<(Vec<TcpStream>, Vec<String>)> {
     Ok((connections, served_by))
 }
 
-/// Asks on each connection who serves it.
+/// Sends a request on each connection and returns the servers' names.
 fn ask(connections: &mut [TcpStream]) -> Result<Vec<String>> {
     let names = connections.iter_mut().map(|one| query::get(one, "/"));
     names

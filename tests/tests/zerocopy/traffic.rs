@@ -1,4 +1,4 @@
-//! HTTP through both cards, by new connections and by such that stay.
+//! HTTP through both cards, over new and over persistent connections.
 
 use std::fs;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::{assert_zero_copy, config, scenario, topology};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[scenario!(curl_and_wrk_reach_nginx_on_both_families)];
 
-/// More than a megabyte: several rings full of frames, all reaped and lent anew.
+/// Enough for several rings of frames, so that all frames are reaped and reused.
 const DATA_BYTES: usize = 4 << 20;
 
 fn curl_and_wrk_reach_nginx_on_both_families(report: &Report) -> Result<()> {
@@ -28,7 +28,7 @@ fn curl_and_wrk_reach_nginx_on_both_families(report: &Report) -> Result<()> {
             .collect::<Result<Vec<_>>>()?;
         ensure!(
             answers.iter().zip(&answers[1..]).all(|(a, b)| a != b),
-            "{root} did not go by turns: {answers:?}"
+            "{root}: the servers did not alternate: {answers:?}"
         );
         answers.sort();
         answers.dedup();
@@ -46,20 +46,20 @@ fn curl_and_wrk_reach_nginx_on_both_families(report: &Report) -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// nginx on both servers.
+/// Starts nginx on both servers.
 pub(crate) fn nginx(topology: &Topology) -> Result<Vec<Process>> {
     (1..=2)
         .map(|number| actors::nginx(topology, number, 8080, DATA_BYTES))
         .collect()
 }
 
-/// What the client gets for a URL, within 20 s.
+/// Fetches a URL from the client within 20 s and returns the body.
 pub(crate) fn curl(topology: &Topology, url: &str) -> Result<String> {
     let limits = ["-sS", "--fail", "--globoff", "--max-time", "20"];
     topology.client.run("curl", &[&limits[..], &[url]].concat())
 }
 
-/// The URL of a VIP, without a path.
+/// Returns the URL of a VIP, without a path.
 fn root(vip: IpAddr) -> String {
     match vip {
         IpAddr::V4(vip) => format!("http://{vip}"),
@@ -67,10 +67,10 @@ fn root(vip: IpAddr) -> String {
     }
 }
 
-/// Asserts that the client gets nginx's file through a VIP as it is.
+/// Asserts that the client downloads nginx's file through a VIP unchanged.
 pub(crate) fn download(topology: &Topology, vip: IpAddr) -> Result<()> {
     let copy = topology.scratch.path().join("copy");
-    let to = copy.to_str().context("the path is text")?;
+    let to = copy.to_str().context("the path is not UTF-8")?;
     let url = format!("{}/data", root(vip));
     let limits = ["-sS", "--fail", "--globoff", "--max-time", "20"];
     let download = [&limits[..], &["-o", to, &url]].concat();
@@ -78,13 +78,12 @@ pub(crate) fn download(topology: &Topology, vip: IpAddr) -> Result<()> {
     let data = topology.scratch.path().join("nginx1/www/data");
     ensure!(
         fs::read(copy)? == fs::read(data)?,
-        "{url}: not what was sent"
+        "{url}: the download differs from the file"
     );
     Ok(())
 }
 
-/// Puts wrk on a URL for a second, asserts that all requests were answered well, and returns how
-/// many.
+/// Runs wrk against a URL for a second, asserts that all requests succeeded, and returns their number.
 fn wrk(topology: &Topology, url: &str, headers: &[&str]) -> Result<u64> {
     let load = ["-t1", "-c16", "-d1s", "--timeout", "5s", url];
     let process = topology.client.spawn("wrk", &[&load, headers].concat())?;

@@ -1,4 +1,4 @@
-//! Backends behind a VLAN device of the kernel's, which not every host's kernel has: the machine's has.
+//! Backends behind a VLAN device of the kernel. The machine's kernel has VLAN devices; a host's may not.
 
 use anyhow::{Result, ensure};
 use waxwing_tests::topology::{VIP4, VIP6, server4};
@@ -24,7 +24,7 @@ fn backends_behind_a_vlan_device_are_reached(report: &Report) -> Result<()> {
         hop["vlans"] == serde_json::json!([vlan::ID]),
         "next hop: {hop}"
     );
-    // What is the kernel's finds its way through the device as well.
+    // The kernel routes its own traffic through the device too.
     curl(&topology, &format!("http://{}:8080/", server4(1)))?;
     assert_zero_copy(&topology, &waxwing, report)?;
     waxwing.stop().map(drop)
