@@ -4,7 +4,7 @@
 //! endpoints. This is fast enough to make each frame on demand, so no stock of frames occupies the caches.
 
 use waxwing_packet::parse;
-use waxwing_packet::{Address, IpPacket, Link, Packet, Protocol, Rewrite, TcpFlags, Translation};
+use waxwing_packet::{Address, IpPacket, Link, Packet, Rewrite, TcpFlags, Translation};
 use waxwing_testkit::build;
 
 use crate::addresses::{AddressPlan, MACS, ROUTER, SERVERS};

@@ -18,7 +18,7 @@ use crate::build::module::{CompiledModule, ModuleHash, ModuleSource, label};
 use crate::build::read::{check_name, read_capped};
 use crate::error::{ModuleError, Refusal};
 use crate::lock::lock;
-use crate::registry::lifecycle::{CompiledBuild, Lifecycles, ModuleLifecycle, RefusedBuild};
+use crate::registry::lifecycle::{CompiledBuild, Lifecycles, RefusedBuild};
 use crate::registry::options::HostOptions;
 use crate::registry::sources::{ModuleBytes, Sources};
 use crate::registry::status::ModuleStatus;
