@@ -1,6 +1,6 @@
 //! The kept table in the repository.
 //!
-//! Invariant: [`read`] returns the figures that [`write`] wrote.
+//! Invariant: [`read`] returns the figures that [`write()`] wrote.
 
 use std::fs;
 use std::io;

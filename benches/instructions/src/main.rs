@@ -1,7 +1,7 @@
 //! Counts the instructions per packet by callgrind: the exact cost of a change, on any machine under any
 //! load.
 //!
-//! Each case is a run of this program under callgrind, which counts only while [`case::counted`] runs; frames
+//! Each case is a run of this program under callgrind, which counts only while `case::counted` runs; frames
 //! are made, injected and removed outside it. The result is compared with the figures kept in
 //! `benches/instructions.md`; `--keep` replaces those.
 //!
@@ -134,7 +134,7 @@ fn out_directory() -> Result<PathBuf, String> {
     Ok(directory)
 }
 
-/// The pattern of the function that callgrind counts: [`case::counted`].
+/// The pattern of the function that callgrind counts: `case::counted`.
 const TOGGLE: &str = "*waxwing_instructions*counted*";
 
 /// Counts all instructions of a case.

@@ -15,7 +15,7 @@
 //!    | ^^^^
 //! ```
 //!
-//! The stages, in order: [`load`] reads the file; `sections` turns each table into a value of
+//! The stages, in order: `load` reads the file; `sections` turns each table into a value of
 //! `model`, by the key list in `schema`, with the typed getters of `reader` and `values`; `check`
 //! compares values across tables; `problem` holds and prints what is wrong.
 

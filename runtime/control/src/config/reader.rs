@@ -1,7 +1,7 @@
 //! Typed getters over the parse tree, which collect everything that does not fit.
 //!
 //! Invariant: reading never stops at a problem. A missing or wrong value is `None` to the caller, a
-//! wrong one also a [`Problem`] in [`Problems`]; the rest of the file is still read.
+//! wrong one also a `Problem` in [`Problems`]; the rest of the file is still read.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;

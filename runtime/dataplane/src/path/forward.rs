@@ -3,10 +3,10 @@
 //! Each pass goes over the whole batch, so that the wait for one packet's memory is filled with work on the
 //! others:
 //!
-//! 1. [`classify`](super::classify): parse and hash.
+//! 1. `classify.rs`: parse and hash.
 //! 2. `look_up`: find each packet's session; rewrite the packets of established ones
-//!    ([`fast_path`](super::fast_path)).
-//! 3. `open_sessions`: one policy call per service with new flows ([`new_flows`](super::new_flows)).
+//!    (`fast_path.rs`).
+//! 3. `open_sessions`: one policy call per service with new flows (`new_flows.rs`).
 //! 4. `send_all`: rewrite the packets that opened sessions, and send.
 //!
 //! Fragments leave this path in pass 1 and rejoin it before pass 4 (see [`crate::fragments`]).

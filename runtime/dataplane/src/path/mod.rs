@@ -1,4 +1,4 @@
-//! A packet's path, in the order in which it is walked. Start with [`forward`].
+//! A packet's path, in the order in which it is walked. Start with `forward.rs`.
 //!
 //! Invariant: no file here is imported by one that it imports.
 
