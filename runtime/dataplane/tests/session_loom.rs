@@ -2,8 +2,8 @@
 //!
 //!     RUSTFLAGS="--cfg loom" cargo test -p waxwing-dataplane --test session_loom --release
 //!
-//! Each model checks an invariant of
-//! `waxwing_dataplane::session`. The table is the real one with buckets of two words.
+//! Each model checks an invariant of `waxwing_dataplane::session`. The table is the real one with buckets of
+//! two words.
 
 #![cfg(loom)]
 
@@ -35,11 +35,7 @@ fn session(n: u8) -> Session {
         service_port: u16::from(n) + 1,
         source: SourceId(n),
         source_port: u16::from(n) + 2,
-        protocol: if n.is_multiple_of(2) {
-            Protocol::Udp
-        } else {
-            Protocol::Tcp
-        },
+        protocol: [Protocol::Udp, Protocol::Tcp][usize::from(n % 2)],
         worker: n,
         backend: BackendId(n.into()),
         hop: hop(n),
@@ -89,20 +85,31 @@ fn created(insert: Insert) -> SessionRef {
     }
 }
 
+/// A table with room for one session, and this session.
+fn one_session() -> (Arc<SessionTable>, SlotCache, SessionRef) {
+    let table = table(1);
+    let mut cache = table.slot_cache();
+    let at = created(insert(&table, &mut cache, &session(1)));
+    (table, cache, at)
+}
+
+/// Runs `f` beside the caller.
+fn beside<T: 'static>(
+    table: &Arc<SessionTable>,
+    f: impl FnOnce(&SessionTable) -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    let table = table.clone();
+    thread::spawn(move || f(&table))
+}
+
 /// Two workers insert one flow's session: one creates it, the other finds it.
 #[test]
 fn one_of_two_inserts_wins() {
     model(3, || {
         let table = table(2);
-        let worker = || {
-            let table = table.clone();
-            move || {
-                let mut cache = table.slot_cache();
-                insert(&table, &mut cache, &session(1))
-            }
-        };
-        let other = thread::spawn(worker());
-        let mine = worker()();
+        let work = |table: &SessionTable| insert(table, &mut table.slot_cache(), &session(1));
+        let other = beside(&table, work);
+        let mine = work(&table);
         let theirs = other.join().expect("no panic");
         match (mine, theirs) {
             (Insert::Created(a), Insert::Exists(b, found))
@@ -120,23 +127,15 @@ fn one_of_two_inserts_wins() {
 fn one_of_two_clashing_inserts_wins() {
     model(3, || {
         let table = table(2);
-        let worker = |n: u8, forward: u64| {
-            let table = table.clone();
-            move || {
-                let mut cache = table.slot_cache();
-                let forward = FlowHash::from_bits(forward);
-                table.insert(
-                    &mut cache,
-                    forward,
-                    REPLY,
-                    &session(n),
-                    is(&session(n)),
-                    |_| true,
-                )
-            }
+        let work = |table: &SessionTable, n: u8, forward: u64| {
+            let forward = FlowHash::from_bits(forward);
+            let (new, same) = (session(n), is(&session(n)));
+            table.insert(&mut table.slot_cache(), forward, REPLY, &new, same, |_| {
+                true
+            })
         };
-        let other = thread::spawn(worker(1, 1 << 40));
-        let mine = worker(3, 5 << 60)();
+        let other = beside(&table, move |table| work(table, 1, 1 << 40));
+        let mine = work(&table, 3, 5 << 60);
         let theirs = other.join().expect("no panic");
         assert!(matches!(
             (mine, theirs),
@@ -151,41 +150,33 @@ fn one_of_two_clashing_inserts_wins() {
 fn a_session_appears_at_once() {
     model(3, || {
         let table = table(1);
-        let reader = {
-            let table = table.clone();
-            thread::spawn(move || {
-                let wanted = session(1);
-                let first = table.find(FORWARD, is(&wanted));
-                let second = table.find(REPLY, is(&wanted));
-                if let Some((at, found)) = first {
-                    assert_eq!((found, second), (wanted, Some((at, wanted))));
-                }
-            })
-        };
+        let reader = beside(&table, move |table| {
+            let wanted = session(1);
+            let first = table.find(FORWARD, is(&wanted));
+            let second = table.find(REPLY, is(&wanted));
+            if let Some((at, found)) = first {
+                assert_eq!((found, second), (wanted, Some((at, wanted))));
+            }
+        });
         let mut cache = table.slot_cache();
         created(insert(&table, &mut cache, &session(1)));
         reader.join().expect("no panic");
     });
 }
 
-/// A slot changes its session while a reader looks for either: it sees each whole
-/// or not at all, and never the older after the newer.
+/// A slot changes its session while a reader looks for both. The reader sees each session whole
+/// or not at all, and never the older one after the newer one.
 #[test]
 fn a_reused_slot_is_read_whole() {
     model(2, || {
-        let table = table(1);
-        let mut cache = table.slot_cache();
-        let at = created(insert(&table, &mut cache, &session(1)));
-        let reader = {
-            let table = table.clone();
-            thread::spawn(move || {
-                let newer = table.find(FORWARD, is(&session(2)));
-                let older = table.find(FORWARD, is(&session(1)));
-                assert!(newer.is_none_or(|(_, found)| found == session(2)));
-                assert!(older.is_none_or(|(seen_at, found)| (seen_at, found) == (at, session(1))));
-                assert!(newer.is_none() || older.is_none());
-            })
-        };
+        let (table, mut cache, at) = one_session();
+        let reader = beside(&table, move |table| {
+            let newer = table.find(FORWARD, is(&session(2)));
+            let older = table.find(FORWARD, is(&session(1)));
+            assert!(newer.is_none_or(|(_, found)| found == session(2)));
+            assert!(older.is_none_or(|(seen_at, found)| (seen_at, found) == (at, session(1))));
+            assert!(newer.is_none() || older.is_none());
+        });
         let removed = table.remove(&mut cache, at).map(|it| it.session);
         assert_eq!(removed, Some(session(1)));
         created(insert(&table, &mut cache, &session(2)));
@@ -212,13 +203,10 @@ fn a_staying_session_is_always_found() {
             let leaving = neighbour(1);
             let mut cache = table.slot_cache();
             let staying = created(insert(&table, &mut cache, &session(2)));
-            let reader = {
-                let table = table.clone();
-                thread::spawn(move || {
-                    let found = table.find(FORWARD, is(&session(2)));
-                    assert_eq!(found, Some((staying, session(2))));
-                })
-            };
+            let reader = beside(&table, move |table| {
+                let found = table.find(FORWARD, is(&session(2)));
+                assert_eq!(found, Some((staying, session(2))));
+            });
             table.remove(&mut cache, leaving);
             neighbour(3);
             reader.join().expect("no panic");
@@ -230,13 +218,10 @@ fn a_staying_session_is_always_found() {
 #[test]
 fn one_of_two_removes_wins() {
     model(3, || {
-        let table = table(1);
-        let mut cache = table.slot_cache();
-        let at = created(insert(&table, &mut cache, &session(1)));
-        let other = {
-            let table = table.clone();
-            thread::spawn(move || table.remove(&mut table.slot_cache(), at).is_some())
-        };
+        let (table, mut cache, at) = one_session();
+        let other = beside(&table, move |table| {
+            table.remove(&mut table.slot_cache(), at).is_some()
+        });
         let mine = table.remove(&mut cache, at).is_some();
         let theirs = other.join().expect("no panic");
         assert!(mine != theirs, "{mine} {theirs}");
@@ -253,13 +238,10 @@ fn a_remove_and_two_inserts_leave_one_session() {
         let table = table(2);
         let mut cache = table.slot_cache();
         let at = created(insert(&table, &mut cache, &session(1)));
-        let other = {
-            let table = table.clone();
-            thread::spawn(move || {
-                let mut cache = table.slot_cache();
-                matches!(insert(&table, &mut cache, &session(1)), Insert::Created(_))
-            })
-        };
+        let other = beside(&table, move |table| {
+            let mut cache = table.slot_cache();
+            matches!(insert(&table, &mut cache, &session(1)), Insert::Created(_))
+        });
         table.remove(&mut cache, at).expect("the only remover");
         let mine = matches!(insert(&table, &mut cache, &session(1)), Insert::Created(_));
         let theirs = other.join().expect("no panic");
@@ -273,17 +255,12 @@ fn a_remove_and_two_inserts_leave_one_session() {
 #[test]
 fn return_hops_are_read_whole() {
     model(3, || {
-        let table = table(1);
-        let mut cache = table.slot_cache();
-        let at = created(insert(&table, &mut cache, &session(1)));
-        let reader = {
-            let table = table.clone();
-            thread::spawn(move || {
-                let found = table.get(at).expect("it stays");
-                let n = found.hop.port.0;
-                assert_eq!((found.hop, found.tags), (hop(n), tags(n)));
-            })
-        };
+        let (table, mut cache, at) = one_session();
+        let reader = beside(&table, move |table| {
+            let found = table.get(at).expect("it stays");
+            let n = found.hop.port.0;
+            assert_eq!((found.hop, found.tags), (hop(n), tags(n)));
+        });
         table.set_hop(at, hop(2), tags(2));
         table.set_hop(at, hop(3), tags(3));
         reader.join().expect("no panic");
@@ -291,25 +268,20 @@ fn return_hops_are_read_whole() {
     });
 }
 
-/// Operations on a stale reference leave the slot's next session unchanged.
-/// (Except the last-seen tick: loom lets a store come between the two halves
-/// of a `fetch_max` and so lose it, which no memory model of a processor or of C++ does.)
+/// Operations on a stale reference leave the slot's next session unchanged. The last-seen tick is not
+/// compared: loom lets a store come between the two halves of a `fetch_max`, which loses the store. No
+/// processor's memory model allows that, nor does that of C++.
 #[test]
 fn stale_references_change_nothing() {
     model(3, || {
-        let table = table(1);
-        let mut cache = table.slot_cache();
-        let at = created(insert(&table, &mut cache, &session(1)));
-        let stale = {
-            let table = table.clone();
-            thread::spawn(move || {
-                table.set_hop(at, hop(9), tags(9));
-                table.update_tcp(at, |tcp| {
-                    tcp.on_packet(Direction::Forward, TcpFlags(TcpFlags::RST))
-                });
-                table.touch(at, Tick(1));
-            })
-        };
+        let (table, mut cache, at) = one_session();
+        let stale = beside(&table, move |table| {
+            table.set_hop(at, hop(9), tags(9));
+            table.update_tcp(at, |tcp| {
+                tcp.on_packet(Direction::Forward, TcpFlags(TcpFlags::RST))
+            });
+            table.touch(at, Tick(1));
+        });
         table.remove(&mut cache, at).expect("the only remover");
         created(insert(&table, &mut cache, &session(2)));
         stale.join().expect("no panic");
@@ -328,14 +300,11 @@ fn stale_references_change_nothing() {
 #[test]
 fn no_tcp_update_is_lost() {
     model(3, || {
-        let table = table(1);
-        let mut cache = table.slot_cache();
-        let at = created(insert(&table, &mut cache, &session(1)));
+        let (table, mut cache, at) = one_session();
         let fin = TcpFlags(TcpFlags::FIN | TcpFlags::ACK);
-        let other = {
-            let table = table.clone();
-            thread::spawn(move || table.update_tcp(at, |s| s.on_packet(Direction::Reply, fin)))
-        };
+        let other = beside(&table, move |table| {
+            table.update_tcp(at, |s| s.on_packet(Direction::Reply, fin))
+        });
         table.update_tcp(at, |s| s.on_packet(Direction::Forward, fin));
         other.join().expect("no panic");
         assert_eq!(table.get(at).expect("it stays").tcp.phase(), Phase::Closing);
@@ -347,23 +316,18 @@ fn no_tcp_update_is_lost() {
 fn eviction_spares_a_session_that_became_established() {
     use waxwing_dataplane::session::Evictable;
     model(3, || {
-        let table = table(1);
-        let mut cache = table.slot_cache();
-        let at = created(insert(&table, &mut cache, &session(1)));
+        let (table, mut cache, at) = one_session();
         let syn_ack = TcpFlags(TcpFlags::SYN | TcpFlags::ACK);
         let ack = TcpFlags(TcpFlags::ACK);
         table.update_tcp(at, |s| s.on_packet(Direction::Reply, syn_ack));
-        let evictor = {
-            let table = table.clone();
-            thread::spawn(move || {
-                let classify = |s: &Session| match s.tcp.phase() {
-                    Phase::HalfOpen => Evictable::HalfOpen,
-                    Phase::Closing => Evictable::Closing,
-                    Phase::Established => Evictable::Never,
-                };
-                table.evict(&mut table.slot_cache(), 1, classify, Tick(5))
-            })
-        };
+        let evictor = beside(&table, move |table| {
+            let classify = |s: &Session| match s.tcp.phase() {
+                Phase::HalfOpen => Evictable::HalfOpen,
+                Phase::Closing => Evictable::Closing,
+                Phase::Established => Evictable::Never,
+            };
+            table.evict(&mut table.slot_cache(), 1, classify, Tick(5))
+        });
         let updated = table.update_tcp(at, |s| s.on_packet(Direction::Forward, ack));
         let evicted = evictor.join().expect("no panic");
         assert!(

@@ -22,30 +22,45 @@ struct Flow {
     server: u8,
 }
 
+const fn flow(client: u8, service: u8, server: u8) -> Flow {
+    Flow {
+        client,
+        service,
+        server,
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Insert(Flow, u8),
-    Remove(u8, u8),
-    Touch(u8, u8),
-    SetHop(u8, u8, u8),
-    Tcp(u8, u8, u8),
-    Bytes(u8, u8, u8),
+    /// A change of the session of a client and a service.
+    Change(u8, u8, Change),
     Advance(u8),
     Sweep(u8),
     Evict(u8),
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Remove,
+    Touch,
+    SetHop(u8),
+    Tcp(u8),
+    Bytes(u8),
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let client = || 0..24_u8;
-    let service = || 0..2_u8;
+    let change = prop_oneof![
+        4 => Just(Change::Remove),
+        2 => Just(Change::Touch),
+        2 => any::<u8>().prop_map(Change::SetHop),
+        4 => (0..3_u8).prop_map(Change::Tcp),
+        2 => any::<u8>().prop_map(Change::Bytes),
+    ];
     prop_oneof![
-        12 => (client(), service(), 0..2_u8, any::<u8>())
-            .prop_map(|(client, service, server, n)| Step::Insert(Flow { client, service, server }, n)),
-        4 => (client(), service()).prop_map(|(c, s)| Step::Remove(c, s)),
-        2 => (client(), service()).prop_map(|(c, s)| Step::Touch(c, s)),
-        2 => (client(), service(), any::<u8>()).prop_map(|(c, s, n)| Step::SetHop(c, s, n)),
-        4 => (client(), service(), 0..3_u8).prop_map(|(c, s, n)| Step::Tcp(c, s, n)),
-        2 => (client(), service(), any::<u8>()).prop_map(|(c, s, n)| Step::Bytes(c, s, n)),
+        12 => (0..24_u8, 0..2_u8, 0..2_u8, any::<u8>())
+            .prop_map(|(client, service, server, n)| Step::Insert(flow(client, service, server), n)),
+        14 => (0..24_u8, 0..2_u8, change).prop_map(|(c, s, change)| Step::Change(c, s, change)),
         2 => (1..40_u8).prop_map(Step::Advance),
         1 => (1..40_u8).prop_map(Step::Sweep),
         2 => (1..40_u8).prop_map(Step::Evict),
@@ -67,11 +82,7 @@ fn session(flow: Flow, n: u8, now: Tick) -> Session {
         service_port: 80 + u16::from(flow.service),
         source: SourceId(flow.client),
         source_port: 1_000 + u16::from(flow.client),
-        protocol: if flow.client.is_multiple_of(3) {
-            Protocol::Udp
-        } else {
-            Protocol::Tcp
-        },
+        protocol: [Protocol::Tcp, Protocol::Udp][usize::from(flow.client.is_multiple_of(3))],
         worker: n & WORKER_UNCOUNTED,
         backend: BackendId(u32::from(flow.server * 2 + flow.service)),
         hop: hop(n),
@@ -198,58 +209,52 @@ impl World {
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Insert(flow, n) => self.insert(flow, n),
-            Step::Remove(client, service) => {
-                let Some((session, _, at)) = self.map.remove(&(client, service)) else {
-                    return;
-                };
-                let bytes = self.bytes.remove(&at).unwrap_or(0);
-                let removed = self.table.remove(&mut self.cache, at);
-                assert_eq!(removed, Some(Removed { session, bytes }));
-                self.stale = Some(at);
-                assert_eq!(
-                    self.table.remove(&mut self.cache, at),
-                    None,
-                    "removed twice"
-                );
-                assert_eq!(self.table.get(at), None);
-                assert_eq!(self.table.update_tcp(at, |_| phase(2)), None);
-            }
-            Step::Touch(client, service) => {
-                let Some((session, _, at)) = self.map.get_mut(&(client, service)) else {
-                    return;
-                };
-                self.table.touch(*at, self.now);
-                self.table.touch(*at, Tick(self.now.0 - 1));
-                session.seen = self.now;
-            }
-            Step::SetHop(client, service, n) => {
-                let Some((session, _, at)) = self.map.get_mut(&(client, service)) else {
-                    return;
-                };
-                self.table.set_hop(*at, hop(n), tags(n));
-                (session.hop, session.tags) = (hop(n), tags(n));
-            }
-            Step::Tcp(client, service, n) => {
-                let Some((session, _, at)) = self.map.get_mut(&(client, service)) else {
-                    return;
-                };
-                let change = self.table.update_tcp(*at, |_| phase(n));
-                assert_eq!(change, Some((session.tcp, phase(n))));
-                session.tcp = phase(n);
-            }
-            Step::Bytes(client, service, n) => {
-                let Some((_, _, at)) = self.map.get(&(client, service)) else {
-                    return;
-                };
-                self.table.add_bytes(*at, n.into());
-                if let Some(stale) = self.stale {
-                    self.table.add_bytes(stale, 1_000);
-                }
-                *self.bytes.entry(*at).or_default() += u64::from(n);
-            }
+            Step::Change(client, service, change) => self.change((client, service), change),
             Step::Advance(ticks) => self.now.0 += u32::from(ticks),
             Step::Sweep(slots) => self.sweep(slots.into()),
             Step::Evict(window) => self.evict(window.into()),
+        }
+    }
+
+    fn change(&mut self, key: (u8, u8), change: Change) {
+        let Some((session, _, at)) = self.map.get_mut(&key) else {
+            return;
+        };
+        let at = *at;
+        match change {
+            Change::Remove => {
+                let bytes = self.bytes.remove(&at).unwrap_or(0);
+                let session = *session;
+                self.map.remove(&key);
+                let removed = self.table.remove(&mut self.cache, at);
+                assert_eq!(removed, Some(Removed { session, bytes }));
+                self.stale = Some(at);
+                let again = self.table.remove(&mut self.cache, at);
+                assert_eq!(again, None, "removed twice");
+                assert_eq!(self.table.get(at), None);
+                assert_eq!(self.table.update_tcp(at, |_| phase(2)), None);
+            }
+            Change::Touch => {
+                self.table.touch(at, self.now);
+                self.table.touch(at, Tick(self.now.0 - 1));
+                session.seen = self.now;
+            }
+            Change::SetHop(n) => {
+                self.table.set_hop(at, hop(n), tags(n));
+                (session.hop, session.tags) = (hop(n), tags(n));
+            }
+            Change::Tcp(n) => {
+                let change = self.table.update_tcp(at, |_| phase(n));
+                assert_eq!(change, Some((session.tcp, phase(n))));
+                session.tcp = phase(n);
+            }
+            Change::Bytes(n) => {
+                self.table.add_bytes(at, n.into());
+                if let Some(stale) = self.stale {
+                    self.table.add_bytes(stale, 1_000);
+                }
+                *self.bytes.entry(at).or_default() += u64::from(n);
+            }
         }
     }
 
@@ -335,11 +340,7 @@ impl World {
             for service in 0..2 {
                 let known = self.map.get(&(client, service));
                 for server in 0..2 {
-                    let flow = Flow {
-                        client,
-                        service,
-                        server,
-                    };
+                    let flow = flow(client, service, server);
                     let [forward, reply] = self.hashes(flow);
                     let expected = known.map(|(session, _, at)| (*at, *session));
                     let found = self.table.find(forward, Self::same_forward(flow));
@@ -395,12 +396,7 @@ fn fills_to_its_capacity_and_empties() {
                     protocol: Protocol::Udp,
                 };
                 let [forward, reply] = [0, 1].map(|direction| table.hash(&tuple(direction)));
-                let flow = Flow {
-                    client: 2,
-                    service: 0,
-                    server: 0,
-                };
-                let new = session(flow, 0, Tick(n));
+                let new = session(flow(2, 0, 0), 0, Tick(n));
                 let made = table.insert(&mut cache, forward, reply, &new, |_| false, |_| false);
                 assert_eq!(
                     matches!(made, Insert::Created(_)),
@@ -426,15 +422,7 @@ fn a_dropped_cache_returns_its_slots() {
     let insert = |cache: &mut SlotCache, n: u32| {
         let [a, b] = [u64::from(n) << 32, u64::from(n) << 33 | 1]
             .map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let new = session(
-            Flow {
-                client: 0,
-                service: 0,
-                server: 0,
-            },
-            0,
-            Tick(n),
-        );
+        let new = session(flow(0, 0, 0), 0, Tick(n));
         let hashes = [FlowHash::from_bits(a), FlowHash::from_bits(b)];
         table.insert(cache, hashes[0], hashes[1], &new, |_| false, |_| false)
     };
@@ -456,17 +444,12 @@ fn a_dropped_cache_returns_its_slots() {
 fn a_worker_beyond_the_limit_is_stored_as_uncounted() {
     let table = SessionTable::new(10, [1; 4]).expect("memory");
     let mut cache = table.slot_cache();
-    let flow = Flow {
-        client: 0,
-        service: 0,
-        server: 0,
-    };
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         for worker in [0, 1, 126, 127, 128, 255] {
             let new = Session {
                 worker,
                 protocol,
-                ..session(flow, 0, Tick(1))
+                ..session(flow(0, 0, 0), 0, Tick(1))
             };
             let hash = FlowHash::from_bits(1);
             let made = table.insert(&mut cache, hash, hash, &new, |_| false, |_| false);

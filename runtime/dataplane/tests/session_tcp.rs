@@ -6,306 +6,106 @@ use waxwing_dataplane::model::{TimeoutTicks, Timeouts};
 use waxwing_dataplane::session::{Direction, Phase, Session, TcpState};
 use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTags};
+use waxwing_testkit::conversation::packet;
 
 use Phase::{Closing, Established, HalfOpen};
 
-/// A packet in a row: `>` from the client, `<` from the server, then flags.
-fn packet(text: &str) -> (Direction, TcpFlags) {
-    let (direction, flags) = text.split_at(1);
-    let direction = if direction == ">" {
-        Direction::Forward
-    } else {
-        Direction::Reply
-    };
-    let bits = flags.chars().map(|flag| match flag {
-        'S' => TcpFlags::SYN,
-        'A' => TcpFlags::ACK,
-        'F' => TcpFlags::FIN,
-        'R' => TcpFlags::RST,
-        'P' => TcpFlags::PSH,
-        other => panic!("no such flag: {other}"),
-    });
-    (direction, TcpFlags(bits.fold(0, |all, bit| all | bit)))
-}
-
-/// Applies a row to a new session; returns the last state.
-fn play(row: &str, packets: &[(&str, Phase)]) -> TcpState {
-    let mut state: Option<TcpState> = None;
-    for (step, (text, phase)) in packets.iter().enumerate() {
-        let (direction, flags) = packet(text);
+/// Applies packets to a new session and compares the phase after each; returns the last state.
+///
+/// `half: >S <SA open: >A` is a handshake: half-open until the last packet, established after it.
+fn play(text: &str) -> TcpState {
+    let (mut state, mut expected) = (None, None);
+    for word in text.split_whitespace() {
+        if let Some(phase) = word.strip_suffix(':') {
+            expected = Some(match phase {
+                "half" => HalfOpen,
+                "open" => Established,
+                "closing" => Closing,
+                other => panic!("no such phase: {other}"),
+            });
+            continue;
+        }
+        let (direction, flags) = packet(word);
         let next = match state {
             None => TcpState::first(flags),
-            Some(state) => state.on_packet(direction, flags),
+            Some(state) => TcpState::on_packet(state, direction, flags),
         };
-        assert_eq!(next.phase(), *phase, "{row}: step {step}, {text}: {next:?}");
+        assert_eq!(Some(next.phase()), expected, "{text}: {word}: {next:?}");
         state = Some(next);
     }
-    state.expect("a row has packets")
+    state.expect("there is a packet")
 }
 
+/// The state after one more packet.
+fn after(state: TcpState, word: &str) -> TcpState {
+    let (direction, flags) = packet(word);
+    state.on_packet(direction, flags)
+}
+
+fn open() -> TcpState {
+    play("half: >S <SA open: >A")
+}
+
+/// A line for each conversation: its name, and its packets by the phase that each of them leaves.
+const CONVERSATIONS: &str = "
+    three-way handshake (RFC 9293 figure 6) | half: >S <SA open: >A >PA
+    every packet of it twice | half: >S >S <SA <SA open: >A >A
+    the client's ACK carries data | half: >S <SA open: >PA
+    the client's ACK is lost and its FIN comes first | half: >S <SA open: >FA closing: <FA
+    simultaneous open (RFC 9293 figure 7, RFC 5382 REQ-2) | half: >S <S open: >SA <SA >PA <PA
+    an ACK alone proves nothing before the server has spoken | half: >S >A >PA <SA open: >A
+    the server's ACK without SYN (challenge) opens nothing | half: >S <A >A
+    close by the client (RFC 9293 figure 12) | half: >S <SA open: >A >FA <A closing: <FA >A
+    close by the server | half: >S <SA open: >A <FA closing: >FA <A
+    simultaneous close (RFC 9293 figure 13) | half: >S <SA open: >A >FA closing: <FA >A <A
+    half-closed: one FIN, and data the other way for long | half: >S <SA open: >A >FA <PA >A >FA <PA
+    the server's FIN before the client's ACK (SYN-RECEIVED to FIN-WAIT-1) | half: >S <SA <FA open: >A closing: >FA
+    refused | half: >S closing: <RA
+    refused, tried again and accepted | half: >S closing: <RA half: >S <SA open: >A
+    the client gives up | half: >S <SA closing: >R
+    abort of an open connection | half: >S <SA open: >A closing: >RA <R
+    a forged RST: the client speaks on (RFC 7857 section 2.2) | half: >S <SA open: >A closing: <R open: >PA
+    a forged RST: a challenge ACK revives (RFC 5961 section 3.2) | half: >S <SA open: >A closing: >R open: <A
+    a forged SYN changes nothing (RFC 5961 section 4.2) | half: >S <SA open: >A >S <A
+    an RST revived keeps what FINs were seen | half: >S <SA open: >A >FA closing: <R open: >A closing: <FA >A
+    an RST while half-open, revived, is half-open still | half: >S <SA closing: <R half: <SA open: >A
+    RST counts before the flags beside it | half: >S <SA open: >A closing: >FR open: <FA
+    picked up in the middle: established when the server answers | half: >PA >PA open: <A >FA closing: <FA
+    picked up in the middle: the server does not know it | half: >A closing: <R
+    picked up at its RST | closing: >R
+    picked up at its FIN | half: >FA open: <A closing: <FA
+    picked up at the client's SYN-ACK | half: >SA open: <A
+";
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn every_valid_open_and_close() {
-    let rows: &[(&str, &[(&str, Phase)])] = &[
-        (
-            "three-way handshake (RFC 9293 figure 6)",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                (">PA", Established),
-            ],
-        ),
-        (
-            "every packet of it twice",
-            &[
-                (">S", HalfOpen),
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                (">A", Established),
-            ],
-        ),
-        (
-            "the client's ACK carries data",
-            &[(">S", HalfOpen), ("<SA", HalfOpen), (">PA", Established)],
-        ),
-        (
-            "the client's ACK is lost and its FIN comes first",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">FA", Established),
-                ("<FA", Closing),
-            ],
-        ),
-        (
-            "simultaneous open (RFC 9293 figure 7, RFC 5382 REQ-2)",
-            &[
-                (">S", HalfOpen),
-                ("<S", HalfOpen),
-                (">SA", Established),
-                ("<SA", Established),
-                (">PA", Established),
-                ("<PA", Established),
-            ],
-        ),
-        (
-            "an ACK alone proves nothing before the server has spoken",
-            &[
-                (">S", HalfOpen),
-                (">A", HalfOpen),
-                (">PA", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-            ],
-        ),
-        (
-            "the server's ACK without SYN (challenge) opens nothing",
-            &[(">S", HalfOpen), ("<A", HalfOpen), (">A", HalfOpen)],
-        ),
-        (
-            "close by the client (RFC 9293 figure 12)",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                (">FA", Established),
-                ("<A", Established),
-                ("<FA", Closing),
-                (">A", Closing),
-            ],
-        ),
-        (
-            "close by the server",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                ("<FA", Established),
-                (">FA", Closing),
-                ("<A", Closing),
-            ],
-        ),
-        (
-            "simultaneous close (RFC 9293 figure 13)",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                (">FA", Established),
-                ("<FA", Closing),
-                (">A", Closing),
-                ("<A", Closing),
-            ],
-        ),
-        (
-            "half-closed: one FIN, and data the other way for long",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                (">FA", Established),
-                ("<PA", Established),
-                (">A", Established),
-                (">FA", Established),
-                ("<PA", Established),
-            ],
-        ),
-        (
-            "the server closes before the client's ACK has come (SYN-RECEIVED to FIN-WAIT-1)",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                ("<FA", HalfOpen),
-                (">A", Established),
-                (">FA", Closing),
-            ],
-        ),
-        ("refused", &[(">S", HalfOpen), ("<RA", Closing)]),
-        (
-            "refused, tried again and accepted",
-            &[
-                (">S", HalfOpen),
-                ("<RA", Closing),
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-            ],
-        ),
-        (
-            "the client gives up",
-            &[(">S", HalfOpen), ("<SA", HalfOpen), (">R", Closing)],
-        ),
-        (
-            "abort of an open connection",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                (">RA", Closing),
-                ("<R", Closing),
-            ],
-        ),
-        (
-            "a forged RST: the client speaks on (RFC 7857 section 2.2)",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                ("<R", Closing),
-                (">PA", Established),
-            ],
-        ),
-        (
-            "a forged RST: the server's challenge ACK revives (RFC 5961 section 3.2)",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                (">R", Closing),
-                ("<A", Established),
-            ],
-        ),
-        (
-            "a forged SYN changes nothing (RFC 5961 section 4.2)",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                (">S", Established),
-                ("<A", Established),
-            ],
-        ),
-        (
-            "an RST revived keeps what FINs were seen",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                (">FA", Established),
-                ("<R", Closing),
-                (">A", Established),
-                ("<FA", Closing),
-                (">A", Closing),
-            ],
-        ),
-        (
-            "an RST while half-open, revived, is half-open still",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                ("<R", Closing),
-                ("<SA", HalfOpen),
-                (">A", Established),
-            ],
-        ),
-        (
-            "RST counts before the flags beside it",
-            &[
-                (">S", HalfOpen),
-                ("<SA", HalfOpen),
-                (">A", Established),
-                (">FR", Closing),
-                ("<FA", Established),
-            ],
-        ),
-        (
-            "picked up in the middle: established when the server answers",
-            &[
-                (">PA", HalfOpen),
-                (">PA", HalfOpen),
-                ("<A", Established),
-                (">FA", Established),
-                ("<FA", Closing),
-            ],
-        ),
-        (
-            "picked up in the middle: the server does not know it",
-            &[(">A", HalfOpen), ("<R", Closing)],
-        ),
-        ("picked up at its RST", &[(">R", Closing)]),
-        (
-            "picked up at its FIN",
-            &[(">FA", HalfOpen), ("<A", Established), ("<FA", Closing)],
-        ),
-        (
-            "picked up at the client's SYN-ACK",
-            &[(">SA", HalfOpen), ("<A", Established)],
-        ),
-    ];
-    for (row, packets) in rows {
-        play(row, packets);
+    let rows = CONVERSATIONS.trim().lines();
+    for (_, packets) in rows.map(|row| row.split_once(" | ").expect("two columns")) {
+        play(packets);
     }
 }
 
 #[test]
 fn a_new_syn_reuses_only_a_connection_that_is_over() {
     let syn = packet(">S").1;
-    let half_open = play("half-open", &[(">S", HalfOpen)]);
-    let open = play(
-        "open",
-        &[(">S", HalfOpen), ("<SA", HalfOpen), (">A", Established)],
-    );
-    let half_closed = open.on_packet(Direction::Forward, packet(">FA").1);
-    let closed = half_closed.on_packet(Direction::Reply, packet("<FA").1);
-    let reset = |state: TcpState, row| state.on_packet(packet(row).0, packet(row).1);
-    let refused = reset(half_open, "<RA");
+    let (half_open, open) = (play("half: >S"), open());
+    let half_closed = after(open, ">FA");
+    let closed = after(half_closed, "<FA");
+    let refused = after(half_open, "<RA");
     for (state, reused) in [
         (half_open, false),
         (open, false),
         (half_closed, false),
         (closed, true),
-        (reset(closed, ">R"), true),
+        (after(closed, ">R"), true),
         (refused, true),
         // The client retried meanwhile.
-        (refused.on_packet(Direction::Forward, syn), false),
+        (after(refused, ">S"), false),
         // The sender of these RSTs may forge a SYN too.
-        (reset(half_open, ">R"), false),
-        (reset(open, "<R"), false),
-        (reset(open, ">R"), false),
-        (reset(half_closed, "<R"), false),
+        (after(half_open, ">R"), false),
+        (after(open, "<R"), false),
+        (after(open, ">R"), false),
+        (after(half_closed, "<R"), false),
     ] {
         assert_eq!(state.may_reuse(syn), reused, "{state:?}");
         for other in [">A", ">SA", ">FA", ">R", ">SR", ">SF", ">PA"] {
@@ -317,42 +117,33 @@ fn a_new_syn_reuses_only_a_connection_that_is_over() {
 /// The client's SYN bypassed the service.
 #[test]
 fn a_servers_syn_after_both_fins_belongs_to_another_connection() {
-    let open = [(">S", HalfOpen), ("<SA", HalfOpen), (">A", Established)];
-    let open = play("open", &open);
-    let half_closed = open.on_packet(Direction::Forward, packet(">FA").1);
-    let closed = half_closed.on_packet(Direction::Reply, packet("<FA").1);
-    let reset = closed.on_packet(Direction::Reply, packet("<R").1);
-    for (state, succeeded) in [
+    let open = open();
+    let half_closed = after(open, ">FA");
+    let closed = after(half_closed, "<FA");
+    let is_reused = |state: TcpState, word| state.is_reused_by_server(packet(word).1);
+    for (state, reused) in [
         (open, false),
         (half_closed, false),
         (closed, true),
-        (reset, true),
-        (open.on_packet(Direction::Reply, packet("<R").1), false),
+        (after(closed, "<R"), true),
+        (after(open, "<R"), false),
     ] {
-        assert_eq!(
-            state.is_reused_by_server(packet("<SA").1),
-            succeeded,
-            "{state:?}"
-        );
+        assert_eq!(is_reused(state, "<SA"), reused, "{state:?}");
         for other in ["<A", "<FA", "<R", "<SR", "<PA"] {
-            assert!(
-                !state.is_reused_by_server(packet(other).1),
-                "{state:?} {other}"
-            );
+            assert!(!is_reused(state, other), "{state:?} {other}");
         }
     }
 }
 
 #[test]
 fn a_refusal_is_distinguished_from_an_abort() {
-    let refused = play("refused", &[(">S", HalfOpen), ("<RA", Closing)]);
+    let refused = play("half: >S closing: <RA");
     assert!(refused.is_refused() && !refused.is_answered());
-    let aborted = [(">S", HalfOpen), ("<SA", HalfOpen), ("<R", Closing)];
-    let aborted = play("aborted", &aborted);
+    let aborted = play("half: >S <SA closing: <R");
     assert!(!aborted.is_refused() && aborted.is_answered());
-    let given_up = play("given up", &[(">S", HalfOpen), (">R", Closing)]);
+    let given_up = play("half: >S closing: >R");
     assert!(!given_up.is_refused() && given_up.is_unanswered());
-    let unknown = play("unknown", &[(">A", HalfOpen), ("<R", Closing)]);
+    let unknown = play("half: >A closing: <R");
     assert!(!unknown.is_refused() && !unknown.is_unanswered());
 }
 
@@ -372,13 +163,9 @@ fn no_sequence_of_flags_breaks_the_invariants() {
             assert!(!answered.is_unanswered(), "{first:?} {second:?}");
         }
     }
-    let open = play(
-        "open",
-        &[(">S", HalfOpen), ("<SA", HalfOpen), (">A", Established)],
-    );
     for direction in [Direction::Forward, Direction::Reply] {
         for flags in all() {
-            let reset = open.on_packet(direction, packet(">R").1);
+            let reset = open().on_packet(direction, packet(">R").1);
             let expected = if flags.has(TcpFlags::RST) {
                 Closing
             } else {
@@ -415,31 +202,19 @@ fn timeouts_by_protocol_and_phase() {
         seen: Tick(100),
         tcp,
     };
-    let half_open = play("half-open", &[(">S", HalfOpen)]);
-    let open = play(
-        "open",
-        &[(">S", HalfOpen), ("<SA", HalfOpen), (">A", Established)],
-    );
-    let reset = open.on_packet(Direction::Reply, packet("<R").1);
+    let half_open = play("half: >S");
+    let reset = after(open(), "<R");
     for (session, seconds) in [
         (session(Protocol::Tcp, half_open), 240),
-        (session(Protocol::Tcp, open), 7440),
+        (session(Protocol::Tcp, open()), 7440),
         (session(Protocol::Tcp, reset), 240),
         (session(Protocol::Udp, TcpState::default()), 120),
     ] {
         let ticks = seconds * 10;
         assert_eq!(session.timeout_ticks(&timeouts), ticks);
-        assert!(
-            !session.is_expired(&timeouts, Tick(100 + ticks)),
-            "{session:?}"
-        );
-        assert!(
-            session.is_expired(&timeouts, Tick(100 + ticks + 1)),
-            "{session:?}"
-        );
-        assert!(
-            !session.is_expired(&timeouts, Tick(99)),
-            "a clock read earlier: {session:?}"
-        );
+        let is_expired = |tick| session.is_expired(&timeouts, Tick(tick));
+        assert!(!is_expired(100 + ticks), "{session:?}");
+        assert!(is_expired(100 + ticks + 1), "{session:?}");
+        assert!(!is_expired(99), "a clock read earlier: {session:?}");
     }
 }

@@ -12,24 +12,9 @@ use waxwing_dataplane::session::{
 };
 use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
+use waxwing_testkit::random::Random;
 
 const THREADS: u8 = 4;
-
-/// SplitMix64: seeded, so that runs can be replayed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    fn below(&mut self, n: u32) -> u32 {
-        u32::try_from(self.next() % u64::from(n)).expect("below a u32")
-    }
-}
 
 /// The `nonce`-th session of flow `key`: each field follows from both.
 fn session(key: u32, nonce: u32) -> Session {
@@ -41,11 +26,7 @@ fn session(key: u32, nonce: u32) -> Session {
         service_port: u16::from_be_bytes([b, c]),
         source: SourceId(d),
         source_port: u16::from_be_bytes([c, d]),
-        protocol: if a % 2 == 0 {
-            Protocol::Udp
-        } else {
-            Protocol::Tcp
-        },
+        protocol: [Protocol::Udp, Protocol::Tcp][usize::from(a % 2)],
         worker: a >> 1,
         backend: BackendId(nonce),
         hop: hop(d),
@@ -57,7 +38,7 @@ fn session(key: u32, nonce: u32) -> Session {
 }
 
 fn mix(key: u32, nonce: u32) -> u64 {
-    Random(u64::from(key) << 32 | u64::from(nonce)).next()
+    Random::new(u64::from(key) << 32 | u64::from(nonce)).next()
 }
 
 fn hop(n: u8) -> NextHop {
@@ -78,6 +59,10 @@ fn tags(n: u8) -> VlanTags {
     }
 }
 
+fn below(random: &mut Random, end: u32) -> u32 {
+    u32::try_from(random.below(end.into())).expect("below a u32")
+}
+
 fn key_of(session: &Session) -> u32 {
     u32::try_from(session.client.bits() >> 96).expect("the upper 32 bits")
 }
@@ -88,24 +73,14 @@ fn assert_whole(found: &Session) {
     let whole = session(key_of(found), found.backend.0);
     let n = found.hop.port.0;
     assert_eq!((found.hop, found.tags), (hop(n), tags(n)), "a torn route");
-    let Session {
-        hop,
-        tags,
-        seen,
-        tcp,
-        ..
-    } = *found;
-    assert_eq!(
-        *found,
-        Session {
-            hop,
-            tags,
-            seen,
-            tcp,
-            ..whole
-        },
-        "a torn session"
-    );
+    let constant = Session {
+        hop: whole.hop,
+        tags: whole.tags,
+        seen: whole.seen,
+        tcp: whole.tcp,
+        ..*found
+    };
+    assert_eq!(constant, whole, "a torn session");
 }
 
 /// Few hashes, so that many keys share buckets and tags.
@@ -140,28 +115,21 @@ fn sessions_are_read_whole_and_are_unique() {
     let (created, removed) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         for n in 0..THREADS {
-            let (table, barrier, created, removed) = (&table, &barrier, &created, &removed);
+            let (table, barrier, counts) = (&table, &barrier, (&created, &removed));
             scope.spawn(move || {
-                let mut random = Random(u64::from(n) + 1);
+                let mut random = Random::new(u64::from(n) + 1);
                 let mut cache = table.slot_cache();
                 let mut known: HashMap<u32, SessionRef> = HashMap::new();
                 for _round in 0..200 {
                     for _ in 0..500 {
-                        let key = random.below(KEYS);
-                        act(
-                            table,
-                            &mut cache,
-                            &mut random,
-                            &mut known,
-                            key,
-                            created,
-                            removed,
-                        );
+                        let key = below(&mut random, KEYS);
+                        act(table, &mut cache, &mut random, &mut known, key, counts);
                     }
                     barrier.wait();
                     if n == 0 {
-                        let live = created.load(Ordering::SeqCst) - removed.load(Ordering::SeqCst);
-                        assert_settled(table, live);
+                        let [created, removed] =
+                            [counts.0, counts.1].map(|count| count.load(Ordering::SeqCst));
+                        assert_settled(table, created - removed);
                     }
                     barrier.wait();
                 }
@@ -181,11 +149,10 @@ fn act(
     random: &mut Random,
     known: &mut HashMap<u32, SessionRef>,
     key: u32,
-    created: &AtomicU64,
-    removed: &AtomicU64,
+    (created, removed): (&AtomicU64, &AtomicU64),
 ) {
     match random.below(16) {
-        0..5 => match insert(table, cache, key, random.below(1 << 24)) {
+        0..5 => match insert(table, cache, key, below(random, 1 << 24)) {
             Insert::Created(at) => {
                 created.fetch_add(1, Ordering::SeqCst);
                 known.insert(key, at);
@@ -198,7 +165,7 @@ fn act(
             Insert::Clash(..) | Insert::Full => {}
         },
         5..8 => {
-            if let Some((at, _)) = find(table, random.below(2) as usize, key) {
+            if let Some((at, _)) = find(table, random.index(2), key) {
                 known.insert(key, at);
             }
         }
@@ -217,7 +184,7 @@ fn act(
             let Some(at) = known.get(&key).copied() else {
                 return;
             };
-            let n = random.next().to_be_bytes()[0];
+            let n = random.byte();
             match operation {
                 9..12 => {
                     if let Some(ended) = table.remove(cache, at) {
@@ -311,20 +278,20 @@ fn staying_sessions_are_always_found() {
         for n in 0..2 {
             let (table, done) = (&table, &done);
             scope.spawn(move || {
-                let mut random = Random(n);
+                let mut random = Random::new(n);
                 let mut cache = table.slot_cache();
                 while !done.load(Ordering::Relaxed) {
-                    let key = STAYING + random.below(20);
+                    let key = STAYING + below(&mut random, 20);
                     if let Insert::Created(at) = insert(table, &mut cache, key, 2) {
                         assert!(table.remove(&mut cache, at).is_some());
                     }
                 }
             });
         }
-        let mut random = Random(7);
+        let mut random = Random::new(7);
         for _ in 0..1_000_000 {
-            let key = random.below(STAYING);
-            let found = find(&table, random.below(2) as usize, key);
+            let key = below(&mut random, STAYING);
+            let found = find(&table, random.index(2), key);
             assert!(found.is_some(), "session {key} was missed");
         }
         done.store(true, Ordering::Relaxed);

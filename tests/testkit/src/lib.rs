@@ -3,5 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod conversation;
 pub mod fragmenter;
 pub mod memory;
+pub mod random;

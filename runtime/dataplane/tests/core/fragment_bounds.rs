@@ -18,9 +18,8 @@ const SMALL: FragmentLimits = FragmentLimits {
 
 fn small() -> Settings {
     Settings {
-        protocol: Protocol::Udp,
         fragments: SMALL,
-        ..Settings::default()
+        ..Settings::udp(V4)
     }
 }
 

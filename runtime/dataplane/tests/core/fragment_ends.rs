@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::fragments::{Endpoints, ID, assert_forgotten, bytes, opened, to_backend, to_client};
-use crate::frames::request;
+use crate::frames::{ping, request};
 use crate::world::{BACK, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::NoBackend;
 use waxwing_dataplane::{BackendId, DropReason, FragmentLimits};
@@ -18,14 +18,6 @@ use DropReason::{
     TinyFragment,
 };
 
-fn udp(plan: crate::world::Plan) -> Settings {
-    Settings {
-        plan,
-        protocol: Protocol::Udp,
-        ..Settings::default()
-    }
-}
-
 /// A UDP datagram with 88 bytes of payload: 96 bytes to fragment.
 fn datagram(ends: Endpoints) -> Vec<u8> {
     ends.frame(Protocol::Udp, &bytes(88))
@@ -38,87 +30,44 @@ fn all_frames(world: &mut World, ends: Endpoints, frames: &[Vec<u8>]) -> usize {
         .sum()
 }
 
+/// The fragment of a range such as `0-32+`; `+`: more follow.
+fn piece(whole: &[u8], range: &str) -> Vec<u8> {
+    let (from, to) = range
+        .trim_end_matches('+')
+        .split_once('-')
+        .expect("a range");
+    let [from, to] = [from, to].map(|end| end.parse::<usize>().expect("a number"));
+    fragment_at(whole, ID, from, to - from, range.ends_with('+'))
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn an_overlapping_fragment_and_all_later_ones_are_dropped() {
-    // Ranges (from, to, more follow), frames sent, frames dropped, drop reason.
-    type Row = (&'static [(usize, usize, bool)], usize, DropReason, u64);
-    let rows: [Row; 10] = [
-        (
-            &[(0, 32, true), (24, 96, false), (32, 96, false)],
-            1,
-            FragmentOverlap,
-            2,
-        ),
-        (
-            &[(0, 32, true), (8, 24, true), (32, 96, false)],
-            1,
-            FragmentOverlap,
-            2,
-        ),
-        (
-            &[(8, 24, true), (0, 32, true), (32, 96, false)],
-            0,
-            FragmentOverlap,
-            3,
-        ),
-        (
-            &[(48, 96, false), (24, 56, true), (0, 32, true)],
-            0,
-            FragmentOverlap,
-            3,
-        ),
-        (
-            &[(0, 32, true), (32, 96, false), (32, 96, false)],
-            2,
-            FragmentDuplicate,
-            0,
-        ),
-        (
-            &[(0, 32, true), (0, 32, true), (32, 96, false)],
-            2,
-            FragmentDuplicate,
-            1,
-        ),
-        (
-            &[(32, 96, false), (32, 96, false), (0, 32, true)],
-            2,
-            FragmentDuplicate,
-            1,
-        ),
+    // Ranges (`+`: more fragments follow), frames sent, drop reason, frames dropped.
+    let rows = [
+        ("0-32+ 24-96 32-96", 1, FragmentOverlap, 2),
+        ("0-32+ 8-24+ 32-96", 1, FragmentOverlap, 2),
+        ("8-24+ 0-32+ 32-96", 0, FragmentOverlap, 3),
+        ("48-96 24-56+ 0-32+", 0, FragmentOverlap, 3),
+        ("0-32+ 32-96 32-96", 2, FragmentDuplicate, 0),
+        ("0-32+ 0-32+ 32-96", 2, FragmentDuplicate, 1),
+        ("32-96 32-96 0-32+", 2, FragmentDuplicate, 1),
         // The same range, once as the end of the datagram and once not.
-        (
-            &[(32, 64, false), (32, 64, true), (0, 32, true)],
-            0,
-            FragmentOverlap,
-            3,
-        ),
+        ("32-64 32-64+ 0-32+", 0, FragmentOverlap, 3),
         // Two ends.
-        (
-            &[(0, 32, true), (48, 64, false), (64, 96, false)],
-            2,
-            FragmentOverlap,
-            1,
-        ),
+        ("0-32+ 48-64 64-96", 2, FragmentOverlap, 1),
         // Behind the end.
-        (
-            &[(0, 32, true), (40, 64, false), (64, 96, true)],
-            2,
-            FragmentOverlap,
-            1,
-        ),
+        ("0-32+ 40-64 64-96+", 2, FragmentOverlap, 1),
     ];
     for plan in [V4, V6] {
         for ends in [to_backend(plan, 4000), to_client(plan, 0, 4000)] {
-            for (places, sent, reason, dropped) in rows {
-                let mut world = opened(udp(plan));
+            for (ranges, sent, reason, dropped) in rows {
+                let mut world = opened(Settings::udp(plan));
                 let whole = datagram(ends);
-                let frames: Vec<_> = places
-                    .iter()
-                    .map(|&(from, to, more)| fragment_at(&whole, ID, from, to - from, more))
+                let frames: Vec<_> = (ranges.split(' '))
+                    .map(|range| piece(&whole, range))
                     .collect();
-                assert_eq!(all_frames(&mut world, ends, &frames), sent, "{places:?}");
-                assert_eq!(world.dropped(reason), dropped, "{places:?}");
+                assert_eq!(all_frames(&mut world, ends, &frames), sent, "{ranges}");
+                assert_eq!(world.dropped(reason), dropped, "{ranges}");
                 // The rest, a late duplicate included, times out.
                 world.sweep_round(0, FragmentLimits::default().timeout);
                 world.io(0).sent();
@@ -133,19 +82,12 @@ fn an_overlapping_fragment_and_all_later_ones_are_dropped() {
 #[test]
 fn an_overlap_within_one_batch_is_found() {
     for order in permutations(3) {
-        let mut world = opened(udp(V4));
+        let mut world = opened(Settings::udp(V4));
         let ends = to_backend(V4, 4000);
         let whole = datagram(ends);
-        let frames = [
-            fragment_at(&whole, ID, 0, 40, true),
-            fragment_at(&whole, ID, 32, 32, true),
-            fragment_at(&whole, ID, 64, 32, false),
-        ];
-        for n in order {
-            assert!(world.io(0).inject(FRONT, &frames[n]));
-        }
-        world.run(0);
-        let mut covered: Vec<(u16, u16)> = (world.io(0).sent().iter())
+        let frames = ["0-40+", "32-64+", "64-96"].map(|range| piece(&whole, range));
+        let sent = world.batch(FRONT, order.iter().map(|&n| &frames[n]));
+        let mut covered: Vec<(u16, u16)> = (sent.iter())
             .filter_map(|(_, frame)| ip_of(frame).fragment)
             .map(|f| (f.offset, f.offset + f.len))
             .collect();
@@ -206,16 +148,10 @@ fn impossible_fragments_are_dropped_alone() {
 #[test]
 fn a_fragmented_ping_is_neither_answered_nor_held() {
     for plan in [V4, V6] {
-        let ping = waxwing_testkit::build::Echo {
-            link: crate::frames::FROM_CLIENT,
-            source: plan.client,
-            destination: plan.vip,
-            payload: &bytes(88),
-            ..Default::default()
-        };
+        let ping = ping(plan, &bytes(88)).frame();
         for order in permutations(3) {
-            let mut world = World::new(udp(plan));
-            let pieces = fragment(&ping.frame(), &[32, 32], ID);
+            let mut world = World::new(Settings::udp(plan));
+            let pieces = fragment(&ping, &[32, 32], ID);
             for n in order {
                 assert!(world.frame(FRONT, &pieces[n]).is_empty());
             }
@@ -228,7 +164,7 @@ fn a_fragmented_ping_is_neither_answered_nor_held() {
 #[test]
 fn a_fragment_without_its_first_one_times_out() {
     for plan in [V4, V6] {
-        let mut world = opened(udp(plan));
+        let mut world = opened(Settings::udp(plan));
         let (ends, answer) = (to_backend(plan, 4000), to_client(plan, 0, 4000));
         let lost = fragment(&datagram(ends), &[32, 32], ID);
         let lost_back = fragment(&datagram(answer), &[32, 32], ID);
@@ -268,7 +204,7 @@ fn a_fragment_without_its_first_one_times_out() {
 /// Found by the next use of the identification rather than the sweep: a worker may be too busy to sweep.
 #[test]
 fn an_identification_reused_after_the_timeout_is_another_datagram() {
-    let mut world = opened(udp(V4));
+    let mut world = opened(Settings::udp(V4));
     let ends = to_backend(V4, 4000);
     let pieces = fragment(&datagram(ends), &[32, 32], ID);
     // The middle fragment is lost.
@@ -287,7 +223,7 @@ fn an_identification_reused_after_the_timeout_is_another_datagram() {
 fn fragments_of_no_session_go_to_the_kernel_in_order() {
     for plan in [V4, V6] {
         for order in permutations(3) {
-            let mut world = World::new(udp(plan));
+            let mut world = World::new(Settings::udp(plan));
             let ends = to_client(plan, 0, 4000);
             let pieces = fragment(&datagram(ends), &[32, 32], ID);
             let frames: Vec<_> = order.iter().map(|&n| pieces[n].clone()).collect();
@@ -314,7 +250,7 @@ fn fragments_of_no_session_go_to_the_kernel_in_order() {
 fn later_fragments_share_the_first_ones_drop_reason() {
     let drained = Settings {
         weights: vec![0],
-        ..udp(V4)
+        ..Settings::udp(V4)
     };
     let rejecting = Settings {
         no_backend: NoBackend::Reject,
@@ -322,7 +258,7 @@ fn later_fragments_share_the_first_ones_drop_reason() {
     };
     let no_service = to_backend(V4, 4000).to_port(SERVICE_PORT + 9);
     for (settings, ends, reason, answers) in [
-        (udp(V4), no_service, DropReason::NoService, 0),
+        (Settings::udp(V4), no_service, DropReason::NoService, 0),
         (drained, to_backend(V4, 4000), DropReason::NoBackend, 0),
         (rejecting, to_backend(V4, 4000), DropReason::NoBackend, 1),
     ] {
@@ -336,11 +272,8 @@ fn later_fragments_share_the_first_ones_drop_reason() {
             assert_eq!(world.drops(), [(reason, 3 - answers)], "{order:?}");
             assert_eq!(sent.len() as u64, answers);
             for (_, frame) in sent {
-                let told = matches!(
-                    ip_of(&frame).transport,
-                    Transport::Icmp { kind: 3, code: 3 }
-                );
-                assert!(told, "port unreachable");
+                let port_unreachable = Transport::Icmp { kind: 3, code: 3 };
+                assert_eq!(ip_of(&frame).transport, port_unreachable);
                 assert_eq!(icmp::PROTOCOL_V4, frame[IP + 9]);
             }
             assert_forgotten(&world);
@@ -350,7 +283,7 @@ fn later_fragments_share_the_first_ones_drop_reason() {
 
 #[test]
 fn each_fragment_is_checked_against_the_egress_mtu() {
-    let mut world = opened(udp(V4));
+    let mut world = opened(Settings::udp(V4));
     world.shared.next_hops.set(BackendId(0), None);
     let ends = to_backend(V4, 4000);
     let pieces = fragment(&datagram(ends), &[32, 32], ID);
@@ -361,7 +294,10 @@ fn each_fragment_is_checked_against_the_egress_mtu() {
     assert_eq!(world.shared.next_hops.take_wanted(), [BackendId(0)]);
 
     // The second is too big, and is fragmented again if that is allowed.
-    let mut world = opened(Settings { mtu: 60, ..udp(V4) });
+    let mut world = opened(Settings {
+        mtu: 60,
+        ..Settings::udp(V4)
+    });
     let mut pieces = fragment(&datagram(ends), &[40], ID);
     let sent: Vec<_> = pieces
         .iter()
@@ -375,7 +311,10 @@ fn each_fragment_is_checked_against_the_egress_mtu() {
     assert_forgotten(&world);
 
     // No error is sent about one that must not be fragmented: it has no ports to quote.
-    let mut world = opened(Settings { mtu: 60, ..udp(V4) });
+    let mut world = opened(Settings {
+        mtu: 60,
+        ..Settings::udp(V4)
+    });
     pieces[1][IP + 6] |= 0x40;
     fix_checksum(&mut pieces[1]);
     assert_eq!(all_frames(&mut world, ends, &pieces), 1);
@@ -385,15 +324,13 @@ fn each_fragment_is_checked_against_the_egress_mtu() {
 
 #[test]
 fn later_fragments_of_an_ended_session_are_dropped() {
-    let mut world = opened(udp(V4));
+    let mut world = opened(Settings::udp(V4));
     let ends = to_backend(V4, 4000);
     let pieces = fragment(&datagram(ends), &[32, 32], ID);
     assert_eq!(world.frame(FRONT, &pieces[0]).len(), 1);
-    let mut slots = world.shared.sessions.slot_cache();
-    let at: Vec<_> = world.shared.sessions.iter().map(|(at, _)| at).collect();
-    for at in at {
-        world.shared.sessions.remove(&mut slots, at);
-    }
+    let sessions = &world.shared.sessions;
+    let (at, _) = sessions.iter().next().expect("the datagram's");
+    sessions.remove(&mut sessions.slot_cache(), at);
     assert_eq!(all_frames(&mut world, ends, &pieces[1..]), 0);
     assert_eq!(world.drops(), [(Fragment, 2)]);
     assert_forgotten(&world);
@@ -401,7 +338,7 @@ fn later_fragments_of_an_ended_session_are_dropped() {
 
 #[test]
 fn a_datagram_has_a_limit_of_fragments() {
-    let mut world = opened(udp(V4));
+    let mut world = opened(Settings::udp(V4));
     let ends = to_backend(V4, 4000);
     let whole = ends.frame(Protocol::Udp, &bytes(8 * 80 - 8));
     let pieces = fragment(&whole, &[8; 79], ID);
@@ -409,7 +346,7 @@ fn a_datagram_has_a_limit_of_fragments() {
     assert_eq!((sent, world.drops()), (64, vec![(FragmentLimit, 80 - 64)]));
 
     // As many that wait for the first: one too many drops them all.
-    let mut world = opened(udp(V4));
+    let mut world = opened(Settings::udp(V4));
     assert_eq!(all_frames(&mut world, ends, &pieces[1..]), 0);
     assert_eq!(world.drops(), [(FragmentLimit, 79)]);
     assert_eq!(world.shared.fragments.held(), 0);

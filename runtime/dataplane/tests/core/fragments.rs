@@ -5,68 +5,47 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::frames::{FROM_CLIENT, SYN, ip, one, ports, reply, request, request_to, segment};
-use crate::world::{
-    BACK, BACKEND_PORT, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
-};
+use crate::frames::{ACK, SYN, ip, one, ports, reply, reply_segment, request, request_to, segment};
+use crate::world::{BACK, FRONT, Plan, SERVICE_PORT, Settings, V4, V6, World, backend_mac};
 use waxwing_dataplane::{DropReason, Pick, PortId};
-use waxwing_packet::{Address, Link, Protocol, TcpFlags};
+use waxwing_packet::{Address, Protocol};
 use waxwing_testkit::build;
 use waxwing_testkit::fragmenter::{IP, fragment, fragment_with, ip_of, permutations, reassemble};
 
 /// The default identification.
 pub(crate) const ID: u32 = 0x4711;
 
-/// Both directions.
+/// A frame of either direction, and the port that it arrives at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Endpoints {
     pub(crate) port: PortId,
-    link: Link,
-    source: (Address, u16),
-    destination: (Address, u16),
+    segment: build::Tcp<'static>,
 }
 
 pub(crate) fn to_backend(plan: Plan, client_port: u16) -> Endpoints {
     Endpoints {
         port: FRONT,
-        link: FROM_CLIENT,
-        source: (plan.client, client_port),
-        destination: (plan.vip, SERVICE_PORT),
+        segment: segment(plan, client_port, ACK),
     }
 }
 
 pub(crate) fn to_client(plan: Plan, backend: u32, client_port: u16) -> Endpoints {
     Endpoints {
         port: BACK,
-        link: Link {
-            source: backend_mac(backend),
-            destination: PORT_MACS[1],
-        },
-        source: (plan.backend(backend), BACKEND_PORT),
-        destination: (plan.client, client_port),
+        segment: reply_segment(plan, backend, client_port, ACK),
     }
 }
 
 impl Endpoints {
     pub(crate) fn to_port(mut self, port: u16) -> Self {
-        self.destination.1 = port;
+        self.segment.destination.1 = port;
         self
     }
 
     pub(crate) fn frame(self, protocol: Protocol, payload: &[u8]) -> Vec<u8> {
-        let Self {
-            link,
-            source,
-            destination,
-            ..
-        } = self;
         build::Tcp {
-            link,
-            source,
-            destination,
             payload,
-            flags: TcpFlags(TcpFlags::ACK),
-            ..build::Tcp::default()
+            ..self.segment
         }
         .frame_of(protocol)
     }
@@ -86,6 +65,12 @@ pub(crate) fn opened(settings: Settings) -> World {
     };
     one(&world.frame(FRONT, &first));
     world
+}
+
+/// The packet whose fragments were sent.
+pub(crate) fn reassembled(sent: Vec<(PortId, Vec<u8>)>) -> Vec<u8> {
+    let pieces: Vec<_> = sent.into_iter().map(|(_, piece)| piece).collect();
+    reassemble(&pieces)
 }
 
 /// The table is empty.
@@ -125,10 +110,8 @@ fn fragments_in_any_order_at_any_worker_are_translated_like_the_whole() {
     for plan in [V4, V6] {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let mut world = opened(Settings {
-                plan,
-                protocol,
                 workers: 2,
-                ..Settings::default()
+                ..Settings::new(plan, protocol)
             });
             for ends in [to_backend(plan, 4000), to_client(plan, 0, 4000)] {
                 let whole = ends.frame(protocol, &bytes(99));
@@ -162,11 +145,7 @@ fn fragments_in_any_order_at_any_worker_are_translated_like_the_whole() {
 #[test]
 fn a_first_fragment_opens_a_session_by_its_policy_even_when_it_comes_last() {
     for plan in [V4, V6] {
-        let mut world = World::new(Settings {
-            plan,
-            protocol: Protocol::Udp,
-            ..Settings::default()
-        });
+        let mut world = World::new(Settings::udp(plan));
         world.script().picks = vec![Pick::Backend(2)];
         world.script().payload_len = 16;
         let ends = to_backend(plan, 4000);
@@ -183,9 +162,9 @@ fn a_first_fragment_opens_a_session_by_its_policy_even_when_it_comes_last() {
             assert_eq!(packet.ethernet.destination, backend_mac(2));
             assert_eq!(packet.hop_limit, 63);
         }
-        let asked = world.script().asked.clone();
-        assert_eq!(asked.len(), 1);
-        let seen = (asked[0].payload_len, &asked[0].payload[..16]);
+        let flows = world.script().asked.clone();
+        assert_eq!(flows.len(), 1);
+        let seen = (flows[0].payload_len, &flows[0].payload[..16]);
         assert_eq!(
             seen,
             (16, &bytes(16)[..]),
@@ -197,10 +176,7 @@ fn a_first_fragment_opens_a_session_by_its_policy_even_when_it_comes_last() {
 
 #[test]
 fn a_datagram_without_checksum_stays_without() {
-    let mut world = opened(Settings {
-        protocol: Protocol::Udp,
-        ..Settings::default()
-    });
+    let mut world = opened(Settings::udp(V4));
     let mut whole = to_backend(V4, 4000).frame(Protocol::Udp, &bytes(64));
     whole[40..42].fill(0);
     for piece in fragment(&whole, &[32], ID) {
@@ -216,9 +192,8 @@ fn a_datagram_without_checksum_stays_without() {
 fn only_the_first_fragment_gets_the_translated_source_port() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
-            plan,
             second_service: true,
-            ..Settings::default()
+            ..Settings::tcp(plan)
         });
         one(&world.frame(FRONT, &request(plan, 4000, SYN)));
         let second = request_to(plan, 4000, SERVICE_PORT + 1, SYN);
@@ -227,7 +202,7 @@ fn only_the_first_fragment_gets_the_translated_source_port() {
         let to_second = build::Tcp {
             destination: (plan.vip, SERVICE_PORT + 1),
             payload: &bytes(80),
-            ..segment(plan, 4000, TcpFlags::ACK)
+            ..segment(plan, 4000, ACK)
         };
         for (ends, whole) in [
             (to_backend(plan, 4000), to_second.frame()),
@@ -253,13 +228,10 @@ fn only_the_first_fragment_gets_the_translated_source_port() {
 
 #[test]
 fn an_atomic_fragment_is_a_whole_packet() {
-    let mut world = opened(Settings {
-        plan: V6,
-        ..Settings::default()
-    });
+    let mut world = opened(Settings::tcp(V6));
     for (port, whole) in [
-        (FRONT, request(V6, 4000, TcpFlags::ACK)),
-        (BACK, reply(V6, 0, 4000, TcpFlags::ACK)),
+        (FRONT, request(V6, 4000, ACK)),
+        (BACK, reply(V6, 0, 4000, ACK)),
     ] {
         for _ in 0..2 {
             let atomic = fragment_with(&whole, ID, 0, false, &whole[IP + 40..]);
@@ -275,11 +247,7 @@ fn an_atomic_fragment_is_a_whole_packet() {
 #[test]
 fn extension_headers_on_both_sides_of_the_fragment_header_are_walked() {
     let options = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
-    let mut world = opened(Settings {
-        plan: V6,
-        protocol: Protocol::Udp,
-        ..Settings::default()
-    });
+    let mut world = opened(Settings::udp(V6));
     let mut whole = to_backend(V6, 4000).frame(Protocol::Udp, &bytes(56));
     whole.splice(IP + 40..IP + 40, options(17));
     whole[IP + 6] = 60;
@@ -321,19 +289,12 @@ fn extension_headers_on_both_sides_of_the_fragment_header_are_walked() {
 /// RFC 8200 section 4.5: the first fragment's next header is the packet's.
 #[test]
 fn a_later_fragment_of_ipv6_may_name_another_protocol() {
-    let mut world = opened(Settings {
-        plan: V6,
-        protocol: Protocol::Udp,
-        ..Settings::default()
-    });
+    let mut world = opened(Settings::udp(V6));
     let whole = to_backend(V6, 4000).frame(Protocol::Udp, &bytes(56));
     let mut pieces = fragment(&whole, &[24], ID);
     pieces[1][IP + 40] = 59;
-    for at in [1, 0] {
-        world.io(0).inject(FRONT, &pieces[at]);
-        world.run(0);
-    }
-    assert_eq!(world.io(0).sent().len(), 2);
+    assert!(world.frame(FRONT, &pieces[1]).is_empty());
+    assert_eq!(world.frame(FRONT, &pieces[0]).len(), 2);
     assert_eq!(world.drops(), []);
 }
 
@@ -342,11 +303,7 @@ fn a_later_fragment_of_ipv6_may_name_another_protocol() {
 #[test]
 fn one_identification_of_two_clients_is_two_datagrams() {
     for plan in [V4, V6] {
-        let mut world = opened(Settings {
-            plan,
-            protocol: Protocol::Udp,
-            ..Settings::default()
-        });
+        let mut world = opened(Settings::udp(plan));
         let mut neighbor = plan;
         neighbor.client = Address::from_bits(plan.client.bits() + 1);
         let [ours, theirs] = [plan, neighbor].map(|plan| {
@@ -364,10 +321,7 @@ fn one_identification_of_two_clients_is_two_datagrams() {
 
 #[test]
 fn later_fragments_may_pause_within_the_timeout() {
-    let mut world = opened(Settings {
-        protocol: Protocol::Udp,
-        ..Settings::default()
-    });
+    let mut world = opened(Settings::udp(V4));
     let whole = to_backend(V4, 4000).frame(Protocol::Udp, &bytes(64));
     let pieces = fragment(&whole, &[32, 16], ID);
     for piece in pieces.iter().rev() {

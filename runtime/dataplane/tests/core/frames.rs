@@ -4,9 +4,12 @@ use crate::world::{
     BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, World, backend_mac,
 };
 use waxwing_dataplane::PortId;
+use waxwing_dataplane::session::Direction;
 use waxwing_packet::reject::IcmpError;
-use waxwing_packet::{Address, IpPacket, Link, Mac, Packet, TcpFlags, Transport, VlanTags, parse};
-use waxwing_testkit::build;
+use waxwing_packet::{
+    Address, IpPacket, Link, Mac, Packet, Protocol, TcpFlags, Transport, VlanTag, VlanTags, parse,
+};
+use waxwing_testkit::{build, conversation};
 
 pub(crate) const SYN: u8 = TcpFlags::SYN;
 pub(crate) const ACK: u8 = TcpFlags::ACK;
@@ -18,6 +21,23 @@ pub(crate) const RST: u8 = TcpFlags::RST;
 pub(crate) const FROM_CLIENT: Link = Link {
     source: CLIENT_MAC,
     destination: PORT_MACS[0],
+};
+
+/// No tags, a VLAN's, and a VLAN's inside a provider's.
+pub(crate) const TAGS: [VlanTags; 3] = {
+    let inner = VlanTag {
+        tpid: 0x8100,
+        tci: 100,
+    };
+    let outer = VlanTag {
+        tpid: 0x88a8,
+        tci: 7,
+    };
+    [
+        VlanTags::NONE,
+        VlanTags::one(inner),
+        VlanTags::two(outer, inner),
+    ]
 };
 
 /// From the client to the VIP.
@@ -45,47 +65,85 @@ pub(crate) fn segment(plan: Plan, client_port: u16, flags: u8) -> build::Tcp<'st
     }
 }
 
+/// The parts of a client's ping of the VIP, for tests to change.
+pub(crate) fn ping(plan: Plan, payload: &[u8]) -> build::Echo<'_> {
+    build::Echo {
+        link: FROM_CLIENT,
+        source: plan.client,
+        destination: plan.vip,
+        payload,
+        ..build::Echo::default()
+    }
+}
+
 /// A datagram from the client to the VIP.
 pub(crate) fn datagram(plan: Plan, client_port: u16, payload: &[u8]) -> Vec<u8> {
-    build::Udp {
-        link: FROM_CLIENT,
-        source: (plan.client, client_port),
-        destination: (plan.vip, SERVICE_PORT),
+    build::Tcp {
         payload,
-        ..build::Udp::default()
+        ..segment(plan, client_port, 0)
     }
-    .frame()
+    .frame_of(Protocol::Udp)
 }
 
 /// A datagram from a backend to the client.
 pub(crate) fn datagram_back(plan: Plan, backend: u32, client_port: u16) -> Vec<u8> {
-    build::Udp {
-        link: Link {
-            source: backend_mac(backend),
-            destination: PORT_MACS[1],
-        },
-        source: (plan.backend(backend), BACKEND_PORT),
-        destination: (plan.client, client_port),
-        payload: b"200",
-        ..build::Udp::default()
-    }
-    .frame()
+    reply_segment(plan, backend, client_port, 0).frame_of(Protocol::Udp)
 }
 
 /// From a backend to the client.
 pub(crate) fn reply(plan: Plan, backend: u32, client_port: u16, flags: u8) -> Vec<u8> {
+    reply_segment(plan, backend, client_port, flags).frame()
+}
+
+/// The parts of a backend's frame, for tests to change.
+pub(crate) fn reply_segment(
+    plan: Plan,
+    backend: u32,
+    client_port: u16,
+    flags: u8,
+) -> build::Tcp<'static> {
     build::Tcp {
-        link: Link {
-            source: backend_mac(backend),
-            destination: PORT_MACS[1],
-        },
+        link: from_server(backend),
         source: (plan.backend(backend), BACKEND_PORT),
         destination: (plan.client, client_port),
         flags: TcpFlags(flags),
         payload: b"200",
         ..build::Tcp::default()
     }
-    .frame()
+}
+
+/// A packet between the client and the first backend, and the port that it arrives at.
+pub(crate) fn packet(
+    plan: Plan,
+    client_port: u16,
+    (direction, flags): (Direction, TcpFlags),
+) -> (PortId, Vec<u8>) {
+    match direction {
+        Direction::Forward => (FRONT, request(plan, client_port, flags.0)),
+        Direction::Reply => (BACK, reply(plan, 0, client_port, flags.0)),
+    }
+}
+
+/// Sends the packets of a text such as `>S <SA >A`, each of which must be forwarded.
+pub(crate) fn play(world: &mut World, client_port: u16, packets: &str) {
+    for step in conversation::packets(packets) {
+        let (port, frame) = packet(world.settings.plan, client_port, step);
+        one(&world.frame(port, &frame));
+    }
+}
+
+/// The frame with its last byte changed, so that the transport checksum is wrong.
+pub(crate) fn damaged(mut frame: Vec<u8>) -> Vec<u8> {
+    *frame.last_mut().expect("a payload") ^= 1;
+    frame
+}
+
+/// The link header of a backend's frames.
+pub(crate) fn from_server(backend: u32) -> Link {
+    Link {
+        source: backend_mac(backend),
+        destination: PORT_MACS[1],
+    }
 }
 
 /// The link header of frames from the servers' side.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::frames::{ACK, FIN_ACK, RST, SYN, SYN_ACK, one, reply, request};
+use crate::frames::{ACK, RST, SYN, SYN_ACK, one, packet, play, reply, request};
 use crate::world::{BACK, FRONT, Settings, V4, World};
 use waxwing_dataplane::model::Timeouts;
 use waxwing_dataplane::session::WORKER_UNCOUNTED;
 use waxwing_dataplane::{BackendId, Gauges};
+use waxwing_testkit::conversation;
 
 const BACKEND: BackendId = BackendId(0);
 
@@ -16,10 +17,7 @@ const fn micros(us: u64) -> Duration {
 
 #[test]
 fn a_session_counts_at_the_worker_that_opened_it() {
-    let mut world = World::new(Settings {
-        workers: 2,
-        ..Settings::default()
-    });
+    let mut world = World::with_workers(2);
     let here = |world: &World| [0, 1].map(|n| world.shared.gauges.active_here(n, BACKEND));
     for (worker, client_port) in [(0, 4000), (1, 4001), (0, 4002)] {
         one(&world.frame_at(worker, FRONT, &request(V4, client_port, SYN)));
@@ -60,10 +58,7 @@ fn connect(world: &mut World, client_port: u16, answer: Duration) {
 
 #[test]
 fn the_time_from_syn_to_syn_ack_is_averaged() {
-    let mut world = World::new(Settings {
-        workers: 2,
-        ..Settings::default()
-    });
+    let mut world = World::with_workers(2);
     let latency = |world: &World| world.shared.gauges.latency_us(BACKEND);
     assert_eq!(latency(&world), 0, "not measured yet");
     connect(&mut world, 4000, micros(800));
@@ -84,34 +79,19 @@ fn the_time_from_syn_to_syn_ack_is_averaged() {
 #[test]
 fn ambiguous_connect_times_are_not_measured() {
     // Packets, one millisecond apart.
-    let rows: [(&str, &[(bool, u8)]); 5] = [
-        (
-            "a SYN sent again",
-            &[(true, SYN), (true, SYN), (false, SYN_ACK)],
-        ),
-        ("a refusal", &[(true, SYN), (false, RST | ACK)]),
-        (
-            "a simultaneous open",
-            &[(true, SYN), (false, SYN), (true, SYN_ACK)],
-        ),
-        ("an ACK of another connection", &[(true, SYN), (false, ACK)]),
-        (
-            "a connection picked up in its middle",
-            &[(true, ACK), (false, SYN_ACK)],
-        ),
-    ];
-    for (what, packets) in rows {
+    for packets in [
+        ">S >S <SA", // A SYN sent again.
+        ">S <RA",    // A refusal.
+        ">S <S >SA", // A simultaneous open.
+        ">S <A",     // An ACK of another connection.
+        ">A <SA",    // A connection picked up in its middle.
+    ] {
         let mut world = World::new(Settings::default());
-        for (from_client, flags) in packets {
-            let (port, frame) = if *from_client {
-                (FRONT, request(V4, 4000, *flags))
-            } else {
-                (BACK, reply(V4, 0, 4000, *flags))
-            };
-            one(&world.frame(port, &frame));
+        for step in packets.split(' ') {
+            play(&mut world, 4000, step);
             world.advance(micros(1000));
         }
-        assert_eq!(world.shared.gauges.latency_us(BACKEND), 0, "{what}");
+        assert_eq!(world.shared.gauges.latency_us(BACKEND), 0, "{packets}");
     }
 }
 
@@ -122,8 +102,7 @@ fn a_reused_slot_is_measured_from_its_own_syn() {
         ..Settings::default()
     });
     connect(&mut world, 4000, micros(300));
-    one(&world.frame(FRONT, &request(V4, 4000, FIN_ACK)));
-    one(&world.frame(BACK, &reply(V4, 0, 4000, FIN_ACK)));
+    play(&mut world, 4000, ">FA <FA");
     world.advance(Duration::from_secs(1));
     connect(&mut world, 4000, micros(300));
     assert_eq!(world.sessions().len(), 1);
@@ -160,50 +139,26 @@ fn a_batch_is_timed_until_the_next_turn() {
 
 #[test]
 fn a_retransmitted_syn_counts_once() {
-    // Packets, one second apart (from the client?, flags), and whether the SYN counts as retransmitted.
-    type Row = (&'static str, &'static [(bool, u8)], u64);
-    let rows: &[Row] = &[
-        ("answered", &[(true, SYN), (false, SYN_ACK), (true, ACK)], 0),
-        ("repeated", &[(true, SYN), (true, SYN)], 1),
-        (
-            "repeated often",
-            &[(true, SYN), (true, SYN), (true, SYN), (true, SYN)],
-            1,
-        ),
-        (
-            "answered late",
-            &[(true, SYN), (true, SYN), (false, SYN_ACK), (true, SYN)],
-            1,
-        ),
-        (
-            "its answer was lost",
-            &[(true, SYN), (false, SYN_ACK), (true, SYN)],
-            0,
-        ),
-        (
-            "refused",
-            &[(true, SYN), (false, RST | ACK), (true, SYN)],
-            0,
-        ),
-        ("begun in its middle", &[(true, ACK), (true, SYN)], 0),
+    // Packets, one second apart, and whether the SYN counts as retransmitted.
+    let rows = [
+        ("answered", ">S <SA >A", 0),
+        ("repeated", ">S >S", 1),
+        ("repeated often", ">S >S >S >S", 1),
+        ("answered late", ">S >S <SA >S", 1),
+        ("its answer was lost", ">S <SA >S", 0),
+        ("refused", ">S <RA >S", 0),
+        ("begun in its middle", ">A >S", 0),
     ];
     for workers in [1, 2] {
         for (what, packets, counted) in rows {
-            let mut world = World::new(Settings {
-                workers,
-                ..Settings::default()
-            });
-            for (n, (from_client, flags)) in packets.iter().enumerate() {
-                let (port, frame) = if *from_client {
-                    (FRONT, request(V4, 4000, *flags))
-                } else {
-                    (BACK, reply(V4, 0, 4000, *flags))
-                };
+            let mut world = World::with_workers(workers);
+            for (n, step) in conversation::packets(packets).enumerate() {
+                let (port, frame) = packet(V4, 4000, step);
                 one(&world.frame_at(n % workers, port, &frame));
                 world.advance(Duration::from_secs(1));
             }
             let found = world.counted(0, |backend| &backend.syn_repeated);
-            assert_eq!(found, *counted, "{what}, {workers} workers");
+            assert_eq!(found, counted, "{what}, {workers} workers");
         }
     }
     // An immediate answer.
@@ -215,11 +170,8 @@ fn a_retransmitted_syn_counts_once() {
     // Duplicates of one frame do not count as retransmissions.
     let mut world = World::new(Settings::default());
     for _ in 0..2 {
-        for _ in 0..3 {
-            assert!(world.io(0).inject(FRONT, &request(V4, 4000, SYN)));
-        }
-        world.run(0);
-        assert_eq!(world.io(0).sent().len(), 3);
+        let sent = world.batch(FRONT, (0..3).map(|_| request(V4, 4000, SYN)));
+        assert_eq!(sent.len(), 3);
         world.advance(Duration::from_secs(1));
     }
     assert_eq!(world.counted(0, |backend| &backend.syn_repeated), 1);

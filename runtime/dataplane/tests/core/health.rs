@@ -1,15 +1,15 @@
 //! A backend's health and its sessions: kept, reset, or picked anew.
 
 use crate::frames::{
-    ACK, FIN_ACK, FROM_CLIENT, RST, SYN, datagram, datagram_back, establish, ip, one, ports, reply,
-    request, segment,
+    ACK, RST, SYN, TAGS, datagram, datagram_back, establish, ip, one, play, ports, reply, request,
+    segment,
 };
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::{MidStream, SessionAction};
 use waxwing_dataplane::policy::End;
 use waxwing_dataplane::session::Phase;
 use waxwing_dataplane::{DropReason, Pick};
-use waxwing_packet::{Protocol, Transport, VlanTag, VlanTags};
+use waxwing_packet::{Protocol, Transport};
 use waxwing_testkit::build;
 
 const DOWN: bool = false;
@@ -21,47 +21,28 @@ fn tcp(mid_stream: MidStream) -> Settings {
     }
 }
 
-fn udp() -> Settings {
-    Settings {
-        protocol: Protocol::Udp,
-        ..Settings::default()
-    }
-}
-
 /// Sets the first backend's health; from then on policies pick the second.
 fn first_backend_is(world: &mut World, healthy: bool, sessions: SessionAction) {
     world.change(|settings| settings.health = vec![(healthy, sessions)]);
     world.script().picks = vec![Pick::Backend(1)];
 }
 
-fn tag(tpid: u16, tci: u16) -> VlanTag {
-    VlanTag { tpid, tci }
-}
-
 #[test]
 fn a_connection_to_a_down_backend_is_reset_at_the_clients_next_packet() {
-    let tags = [
-        VlanTags::NONE,
-        VlanTags::one(tag(0x8100, 100)),
-        VlanTags::two(tag(0x88a8, 7), tag(0x8100, 100)),
-    ];
-    for (plan, tags) in [V4, V6].into_iter().flat_map(|p| tags.map(|t| (p, t))) {
-        let mut world = World::new(Settings {
-            plan,
-            ..Settings::default()
-        });
+    for (plan, tags) in [V4, V6].into_iter().flat_map(|p| TAGS.map(|t| (p, t))) {
+        let mut world = World::new(Settings::tcp(plan));
         establish(&mut world, 4000, 0);
         first_backend_is(&mut world, DOWN, SessionAction::Reset);
         let (port, packet) = one(&world.frame(BACK, &reply(plan, 0, 4000, ACK)));
         assert_eq!((port, packet.source), (FRONT, plan.vip), "it still speaks");
 
-        let asked = build::Tcp {
+        let original = build::Tcp {
             tags,
             sequence: 77,
             acknowledgment: 0xffff_fffe,
             ..segment(plan, 4000, ACK)
         };
-        let sent = world.frame(FRONT, &asked.frame());
+        let sent = world.frame(FRONT, &original.frame());
         let (port, packet) = one(&sent);
         assert_eq!(port, FRONT, "back to where it came from");
         assert_eq!(packet.ethernet.destination, CLIENT_MAC);
@@ -78,56 +59,53 @@ fn a_connection_to_a_down_backend_is_reset_at_the_clients_next_packet() {
         assert_eq!(world.script().closed[0].end, End::Reset);
         assert_eq!(world.counters[0].reset.get(), 1);
         assert_eq!(world.drops(), []);
-        let (_, packet) = one(&world.frame(FRONT, &request(plan, 4000, SYN)));
-        assert_eq!(packet.destination, plan.backend(1), "the client's next try");
+        assert_eq!(
+            world.destination_of(&request(plan, 4000, SYN)),
+            plan.backend(1),
+            "the client's next try"
+        );
     }
 }
 
 #[test]
 fn a_datagram_to_a_down_backend_is_unreachable_and_the_next_finds_another() {
     for plan in [V4, V6] {
-        for tags in [VlanTags::NONE, VlanTags::one(tag(0x8100, 100))] {
-            let mut world = World::new(Settings { plan, ..udp() });
+        for tags in [TAGS[0], TAGS[1]] {
+            let mut world = World::new(Settings::udp(plan));
             one(&world.frame(FRONT, &datagram(plan, 5000, b"one")));
             one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
             first_backend_is(&mut world, DOWN, SessionAction::Reset);
             one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
 
-            let asked = build::Udp {
-                link: FROM_CLIENT,
+            let original = build::Tcp {
                 tags,
-                source: (plan.client, 5000),
-                destination: (plan.vip, SERVICE_PORT),
                 hop_limit: 9,
-                payload: b"two",
+                ..segment(plan, 5000, 0)
             }
-            .frame();
-            let sent = world.frame(FRONT, &asked);
+            .frame_of(Protocol::Udp);
+            let sent = world.frame(FRONT, &original);
             let (port, packet) = one(&sent);
-            let unreachable = if plan.vip == V4.vip { (3, 3) } else { (1, 4) };
-            assert_eq!(
-                packet.transport,
-                Transport::Icmp {
-                    kind: unreachable.0,
-                    code: unreachable.1
-                }
-            );
+            let (kind, code) = if plan.vip == V4.vip { (3, 3) } else { (1, 4) };
+            let unreachable = Transport::Icmp { kind, code };
+            assert_eq!(packet.transport, unreachable);
             assert_eq!((port, packet.ethernet.destination), (FRONT, CLIENT_MAC));
             assert_eq!(packet.ethernet.tags, tags);
             assert_eq!((packet.source, packet.destination), (plan.vip, plan.client));
             let quote = usize::from(packet.transport_start) + 8;
-            let as_sent = usize::from(ip(&asked).network);
+            let as_sent = usize::from(ip(&original).network);
             assert_eq!(
                 sent[0].1[quote..],
-                asked[as_sent..],
+                original[as_sent..],
                 "as the client sent it"
             );
             assert_eq!(
                 (world.sessions().len(), world.counters[0].reset.get()),
                 (0, 1)
             );
-            let (_, packet) = one(&world.frame(FRONT, &datagram(plan, 5000, b"three")));
-            assert_eq!(packet.destination, plan.backend(1));
+            assert_eq!(
+                world.destination_of(&datagram(plan, 5000, b"three")),
+                plan.backend(1)
+            );
         }
     }
 }
@@ -135,13 +113,16 @@ fn a_datagram_to_a_down_backend_is_unreachable_and_the_next_finds_another() {
 #[test]
 fn a_flow_of_a_down_backend_continues_at_another_if_configured() {
     for plan in [V4, V6] {
-        let mut world = World::new(Settings { plan, ..udp() });
+        let mut world = World::new(Settings::udp(plan));
         one(&world.frame(FRONT, &datagram(plan, 5000, b"one")));
         one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
         first_backend_is(&mut world, DOWN, SessionAction::Repick);
         one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
-        let (_, packet) = one(&world.frame(FRONT, &datagram(plan, 5000, b"two")));
-        assert_eq!(packet.destination, plan.backend(1), "no datagram is lost");
+        assert_eq!(
+            world.destination_of(&datagram(plan, 5000, b"two")),
+            plan.backend(1),
+            "no datagram is lost"
+        );
         assert_eq!((world.active(), world.drops()), (vec![0, 1, 0], vec![]));
         assert_eq!(world.counters[0].repicked.get(), 1);
         assert_eq!(world.script().closed[0].end, End::Reset);
@@ -158,25 +139,18 @@ fn a_connection_picked_anew_counts_as_mid_stream() {
         assert_eq!(sent.len(), usize::from(goes_on));
         assert_eq!(world.dropped(DropReason::MidStream), u64::from(!goes_on));
         assert_eq!(world.active(), [0, u32::from(goes_on), 0]);
-        let asked = world.script().asked.clone();
-        assert!(asked[1..].iter().all(|flow| flow.mid_stream));
+        let flows = world.script().asked.clone();
+        assert!(flows[1..].iter().all(|flow| flow.mid_stream));
     }
 }
 
 #[test]
 fn a_kept_session_outlives_its_backends_outage() {
     for plan in [V4, V6] {
-        let mut world = World::new(Settings {
-            plan,
-            ..Settings::default()
-        });
+        let mut world = World::new(Settings::tcp(plan));
         establish(&mut world, 4000, 0);
         first_backend_is(&mut world, DOWN, SessionAction::Keep);
-        let to = |world: &mut World, port, flags| {
-            one(&world.frame(FRONT, &request(plan, port, flags)))
-                .1
-                .destination
-        };
+        let to = |world: &mut World, port, flags| world.destination_of(&request(plan, port, flags));
         assert_eq!(to(&mut world, 4000, ACK), plan.backend(0));
         assert_eq!(
             to(&mut world, 4000, SYN),
@@ -196,27 +170,30 @@ fn a_kept_session_outlives_its_backends_outage() {
 
 #[test]
 fn a_syn_never_goes_to_a_down_backend() {
-    for action in [
-        SessionAction::Keep,
-        SessionAction::Reset,
-        SessionAction::Repick,
-    ] {
+    use SessionAction::{Keep, Repick, Reset};
+    for action in [Keep, Reset, Repick] {
         let mut world = World::new(Settings::default());
         one(&world.frame(FRONT, &request(V4, 4000, SYN)));
         first_backend_is(&mut world, DOWN, action);
-        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
-        assert_eq!(packet.destination, V4.backend(1), "{action:?}");
+        assert_eq!(
+            world.destination_of(&request(V4, 4000, SYN)),
+            V4.backend(1),
+            "{action:?}"
+        );
         assert_eq!(world.counters[0].repicked.get(), 1);
         assert_eq!(world.script().closed[0].end, End::Unanswered);
         assert_eq!(world.active(), [0, 1, 0]);
     }
     // A SYN within a connection that would be reset or picked anew is not rejected either.
-    for action in [SessionAction::Reset, SessionAction::Repick] {
+    for action in [Reset, Repick] {
         let mut world = World::new(Settings::default());
         establish(&mut world, 4000, 0);
         first_backend_is(&mut world, DOWN, action);
-        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
-        assert_eq!(packet.destination, V4.backend(1), "{action:?}");
+        assert_eq!(
+            world.destination_of(&request(V4, 4000, SYN)),
+            V4.backend(1),
+            "{action:?}"
+        );
         assert_eq!(world.counters[0].repicked.get(), 1);
     }
 }
@@ -241,14 +218,19 @@ fn a_closed_connection_is_not_reset() {
     for action in [SessionAction::Reset, SessionAction::Repick] {
         let mut world = World::new(Settings::default());
         establish(&mut world, 4000, 0);
-        one(&world.frame(BACK, &reply(V4, 0, 4000, FIN_ACK)));
-        one(&world.frame(FRONT, &request(V4, 4000, FIN_ACK)));
+        play(&mut world, 4000, "<FA >FA");
         first_backend_is(&mut world, DOWN, action);
-        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, ACK)));
-        assert_eq!(packet.destination, V4.backend(0), "{action:?}");
+        assert_eq!(
+            world.destination_of(&request(V4, 4000, ACK)),
+            V4.backend(0),
+            "{action:?}"
+        );
         assert_eq!(world.session().tcp.phase(), Phase::Closing);
-        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
-        assert_eq!(packet.destination, V4.backend(1), "and makes way");
+        assert_eq!(
+            world.destination_of(&request(V4, 4000, SYN)),
+            V4.backend(1),
+            "and makes way"
+        );
         assert_eq!(world.counters[0].expired.get(), 1);
         assert_eq!(world.counters[0].repicked.get(), 0);
     }
@@ -298,10 +280,7 @@ fn a_session_is_reset_once_at_any_worker() {
 
 #[test]
 fn a_worker_with_the_old_epoch_keeps_forwarding() {
-    let mut world = World::new(Settings {
-        workers: 2,
-        ..Settings::default()
-    });
+    let mut world = World::with_workers(2);
     one(&world.frame_at(0, FRONT, &request(V4, 4000, SYN)));
     world.change_at(1, |settings| {
         settings.health = vec![(DOWN, SessionAction::Repick)];

@@ -6,44 +6,44 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::frames::{
-    ACK, FROM_CLIENT, FROM_SERVERS, SYN, SYN_ACK, datagram, datagram_back, error_back, error_to,
-    establish, ip, one, port_unreachable, reply, request, segment,
+    ACK, FROM_CLIENT, FROM_SERVERS, SYN, SYN_ACK, damaged, datagram, datagram_back, error_back,
+    error_to, establish, ip, one, port_unreachable, reply, request, segment,
 };
-use crate::icmp_errors::{kinds, router, sent_packet};
+use crate::hosts::packet_of;
+use crate::icmp_errors::{kinds, router};
 use crate::world::{BACK, BACKEND_PORT, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::{BackendId, DropReason};
 use waxwing_packet::reject::IcmpError;
-use waxwing_packet::{Address, Family, Packet, Protocol, icmp, parse};
+use waxwing_packet::{Address, Family, Packet, icmp, parse};
 use waxwing_testkit::build;
+
+use DropReason::{
+    HopLimit, IcmpNoSession, Malformed, Martian, NeighborUnresolved, TooBig, Unsupported,
+};
 
 /// The quoted packets, as the networks saw them.
 fn both_ways(world: &mut World) -> (Vec<u8>, Vec<u8>) {
     let plan = world.settings.plan;
-    let forwarded = sent_packet(&world.frame(FRONT, &request(plan, 4000, SYN)));
-    let returned = sent_packet(&world.frame(BACK, &reply(plan, 0, 4000, SYN_ACK)));
+    let forwarded = packet_of(&world.frame(FRONT, &request(plan, 4000, SYN)));
+    let returned = packet_of(&world.frame(BACK, &reply(plan, 0, 4000, SYN_ACK)));
     (forwarded, returned)
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn an_error_about_no_session_is_dropped_at_a_vip_and_passed_to_the_kernel_otherwise() {
     for plan in [V4, V6] {
-        let mut world = World::new(Settings {
-            plan,
-            ..Settings::default()
-        });
+        let mut world = World::new(Settings::tcp(plan));
         let (forwarded, returned) = both_ways(&mut world);
         let before = world.sessions();
         let to = |quote: &[u8]| error_to(plan, plan.client, quote);
         let back = |quote: &[u8]| error_back(plan, plan.backend(0), quote);
         let other_port = |packet: &[u8]| {
             let mut packet = packet.to_vec();
-            let ports = if plan.vip.family() == Family::V4 {
+            packet[if plan.vip.family() == Family::V4 {
                 20
             } else {
                 40
-            };
-            packet[ports] ^= 1;
+            }] ^= 1;
             packet
         };
         let short = |packet: &[u8]| packet[..27].to_vec();
@@ -70,33 +70,13 @@ fn an_error_about_no_session_is_dropped_at_a_vip_and_passed_to_the_kernel_otherw
             ..port_unreachable(plan, &forwarded)
         };
         for (what, frame, reason) in [
-            (
-                "another port",
-                to(&other_port(&returned)),
-                DropReason::IcmpNoSession,
-            ),
-            (
-                "the other way round",
-                to(&forwarded),
-                DropReason::IcmpNoSession,
-            ),
-            (
-                "what the client sent",
-                to(&as_sent),
-                DropReason::IcmpNoSession,
-            ),
-            (
-                "the VIP's own echo",
-                to(&ping.split_off(14)),
-                DropReason::IcmpNoSession,
-            ),
-            ("cut short", to(&short(&returned)), DropReason::Malformed),
-            ("nothing", to(&[]), DropReason::Malformed),
-            (
-                "of no known kind",
-                other_kind.frame(),
-                DropReason::Unsupported,
-            ),
+            ("another port", to(&other_port(&returned)), IcmpNoSession),
+            ("the other way round", to(&forwarded), IcmpNoSession),
+            ("what the client sent", to(&as_sent), IcmpNoSession),
+            ("the VIP's own echo", to(&ping.split_off(14)), IcmpNoSession),
+            ("cut short", to(&short(&returned)), Malformed),
+            ("nothing", to(&[]), Malformed),
+            ("of no known kind", other_kind.frame(), Unsupported),
         ] {
             let dropped = world.dropped(reason);
             assert!(world.frame(FRONT, &frame).is_empty(), "{what}");
@@ -122,9 +102,8 @@ fn an_error_about_no_session_is_dropped_at_a_vip_and_passed_to_the_kernel_otherw
 fn an_error_that_cannot_be_forwarded_is_dropped() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
-            plan,
             mtu: 120,
-            ..Settings::default()
+            ..Settings::tcp(plan)
         });
         let (_, returned) = both_ways(&mut world);
         let whole = port_unreachable(plan, &returned);
@@ -133,8 +112,6 @@ fn an_error_that_cannot_be_forwarded_is_dropped() {
             Family::V6 => Address::from_bits(1),
         };
         let long = [&returned[..], &[0; 100]].concat();
-        let mut damaged = whole.frame();
-        *damaged.last_mut().expect("a quote") ^= 1;
         let last_hop = build::Error {
             hop_limit: 1,
             ..whole
@@ -148,29 +125,26 @@ fn an_error_that_cannot_be_forwarded_is_dropped() {
             ..whole
         };
         for (frame, reason) in [
-            (damaged, DropReason::Malformed),
-            (last_hop.frame(), DropReason::HopLimit),
-            (from_martian.frame(), DropReason::Martian),
-            (too_long.frame(), DropReason::TooBig),
+            (damaged(whole.frame()), Malformed),
+            (last_hop.frame(), HopLimit),
+            (from_martian.frame(), Martian),
+            (too_long.frame(), TooBig),
         ] {
             assert!(world.frame(FRONT, &frame).is_empty(), "{reason:?}");
             assert_eq!(world.dropped(reason), 1, "{reason:?}");
         }
         world.shared.next_hops.set(BackendId(0), None);
         assert!(world.frame(FRONT, &whole.frame()).is_empty());
-        assert_eq!(world.dropped(DropReason::NeighborUnresolved), 1);
+        assert_eq!(world.dropped(NeighborUnresolved), 1);
         assert_eq!(world.shared.next_hops.take_wanted(), [BackendId(0)]);
     }
 }
 
 #[test]
 fn an_error_neither_refreshes_a_session_nor_finds_an_expired_one() {
-    let mut world = World::new(Settings {
-        protocol: Protocol::Udp,
-        ..Settings::default()
-    });
+    let mut world = World::new(Settings::udp(V4));
     one(&world.frame(FRONT, &datagram(V4, 4000, b"?")));
-    let returned = sent_packet(&world.frame(BACK, &datagram_back(V4, 0, 4000)));
+    let returned = packet_of(&world.frame(BACK, &datagram_back(V4, 0, 4000)));
     let error = error_to(V4, V4.client, &returned);
     for _ in 0..11 {
         world.advance(Duration::from_secs(10));
@@ -178,7 +152,7 @@ fn an_error_neither_refreshes_a_session_nor_finds_an_expired_one() {
     }
     world.advance(Duration::from_secs(11));
     assert!(world.frame(FRONT, &error).is_empty());
-    assert_eq!(world.drops(), [(DropReason::IcmpNoSession, 1)]);
+    assert_eq!(world.drops(), [(IcmpNoSession, 1)]);
 }
 
 /// An attacker who guesses a tuple can forge errors about it. Thousands of them do not harm the session.
@@ -210,16 +184,11 @@ fn a_flood_of_forged_errors_changes_no_session() {
                 (BACK, FROM_SERVERS, V4.client, to_backend.frame()),
                 (FRONT, FROM_CLIENT, V4.vip, to_client.frame()),
             ] {
-                let (kind, code, parameter) = error;
                 let forged = build::Error {
                     link,
                     destination,
                     source: router(V4),
-                    error: IcmpError {
-                        kind,
-                        code,
-                        parameter,
-                    },
+                    error,
                     ..port_unreachable(V4, &quote[14..])
                 };
                 passed += world.frame(ingress, &forged.frame()).len();

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use crate::frames::{
-    FROM_CLIENT, FROM_SERVERS, SYN, SYN_ACK, datagram, datagram_back, ip, one, port_unreachable,
-    reply, request, segment,
+    ACK, SYN, SYN_ACK, TAGS, damaged, datagram, datagram_back, ip, one, ping, port_unreachable,
+    reply, reply_segment, request, segment,
 };
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Plan, Settings, V4, V6, World};
 use waxwing_dataplane::{DropReason, PortId};
-use waxwing_packet::{
-    Address, Delta, Link, Mac, Packet, Protocol, Quote, Transport, VlanTag, VlanTags, parse,
-};
+use waxwing_packet::{Delta, Mac, Packet, Protocol, Quote, Transport, VlanTags, parse};
 use waxwing_testkit::build;
 
 /// The highest hop limit that is not forwarded.
@@ -19,10 +17,8 @@ pub(crate) const LAST_HOP: u8 = 1;
 /// A world with one session, and a frame of each direction made from it.
 pub(crate) fn opened(plan: Plan, protocol: Protocol, mtu: u16) -> World {
     let mut world = World::new(Settings {
-        plan,
-        protocol,
         mtu,
-        ..Settings::default()
+        ..Settings::new(plan, protocol)
     });
     match protocol {
         Protocol::Tcp => {
@@ -46,19 +42,16 @@ pub(crate) fn packet(
     hop_limit: u8,
     payload: &[u8],
 ) -> Vec<u8> {
-    let (link, source, destination) = if from == FRONT {
-        (FROM_CLIENT, (plan.client, 4000), (plan.vip, 80))
+    let segment = if from == FRONT {
+        segment(plan, 4000, ACK)
     } else {
-        (FROM_SERVERS, (plan.backend(0), 8080), (plan.client, 4000))
+        reply_segment(plan, 0, 4000, ACK)
     };
     build::Tcp {
-        link,
         tags,
-        source,
-        destination,
         hop_limit,
         payload,
-        ..segment(plan, 4000, crate::frames::ACK)
+        ..segment
     }
     .frame_of(protocol)
 }
@@ -73,16 +66,16 @@ fn class(frame: &[u8], network: usize) -> u8 {
 }
 
 /// The error returns to the ingress, comes from the VIP, and quotes the packet as it was sent.
-pub(crate) fn assert_told(
+pub(crate) fn assert_reported(
     plan: Plan,
-    (from, asked): (PortId, &[u8]),
+    (from, original): (PortId, &[u8]),
     sent: &[(PortId, Vec<u8>)],
     (kind, code, parameter): (u8, u8, u32),
 ) {
     let (port, error) = one(sent);
     let frame = &sent[0].1;
-    let Ok(Packet::Ip(packet)) = parse(asked) else {
-        panic!("{asked:?}")
+    let Ok(Packet::Ip(packet)) = parse(original) else {
+        panic!("{original:?}")
     };
     assert_eq!(port, from);
     assert_eq!((error.source, error.destination), (plan.vip, packet.source));
@@ -94,17 +87,14 @@ pub(crate) fn assert_told(
     );
     let message = usize::from(error.transport_start);
     assert_eq!(frame[message + 4..message + 8], parameter.to_be_bytes());
-    assert!(asked[packet.network.into()..].starts_with(&frame[message + 8..]));
+    assert!(original[packet.network.into()..].starts_with(&frame[message + 8..]));
     let quote = Quote::parse(frame, &error).expect("it is well-formed");
     assert_eq!(quote.expect("of a session").source, packet.source);
     assert_eq!(class(frame, error.network.into()), 0xc0, "CS6");
 }
 
-pub(crate) fn tagged() -> VlanTags {
-    VlanTags::one(VlanTag {
-        tpid: 0x8100,
-        tci: 100,
-    })
+pub(crate) const fn tagged() -> VlanTags {
+    TAGS[1]
 }
 
 #[test]
@@ -118,13 +108,13 @@ fn an_exceeded_hop_limit_is_reported_by_the_vip() {
                 .flat_map(|from| [(from, VlanTags::NONE), (from, tagged())])
             {
                 for (hop_limit, len) in [(0, 0), (LAST_HOP, 10), (LAST_HOP, 1400)] {
-                    let asked = packet(plan, protocol, from, tags, hop_limit, &vec![7; len]);
-                    let sent = world.frame(from, &asked);
-                    assert_told(plan, (from, &asked), &sent, (kind, 0, 0));
+                    let original = packet(plan, protocol, from, tags, hop_limit, &vec![7; len]);
+                    let sent = world.frame(from, &original);
+                    assert_reported(plan, (from, &original), &sent, (kind, 0, 0));
                     count += 1;
                 }
-                let asked = packet(plan, protocol, from, tags, LAST_HOP + 1, b"");
-                assert_eq!(one(&world.frame(from, &asked)).1.hop_limit, 1);
+                let original = packet(plan, protocol, from, tags, LAST_HOP + 1, b"");
+                assert_eq!(one(&world.frame(from, &original)).1.hop_limit, 1);
             }
             assert_eq!(world.counters[0].time_exceeded_sent.get(), count);
             assert_eq!(world.drops(), []);
@@ -141,12 +131,13 @@ fn a_too_big_packet_is_reported_with_the_mtu() {
             let headers = packet(plan, protocol, FRONT, VlanTags::NONE, 64, b"").len() - 14;
             let room = usize::from(mtu) - headers;
             for from in [FRONT, BACK] {
-                let asked = |len: usize| packet(plan, protocol, from, tagged(), 64, &vec![7; len]);
-                one(&world.frame(from, &asked(room)));
+                let original =
+                    |len: usize| packet(plan, protocol, from, tagged(), 64, &vec![7; len]);
+                one(&world.frame(from, &original(room)));
                 for len in [room + 1, room + 200] {
-                    let asked = asked(len);
-                    let sent = world.frame(from, &asked);
-                    assert_told(plan, (from, &asked), &sent, (kind, code, mtu.into()));
+                    let original = original(len);
+                    let sent = world.frame(from, &original);
+                    assert_reported(plan, (from, &original), &sent, (kind, code, mtu.into()));
                 }
             }
             assert_eq!(world.counters[0].too_big_sent.get(), 4);
@@ -173,11 +164,11 @@ fn fragments_of_a_packet_reassemble_to_the_packet() {
     let mtu = 1280;
     for (from, tags) in [(FRONT, VlanTags::NONE), (FRONT, tagged()), (BACK, tagged())] {
         for (len, count) in [(1240, 1), (1241, 2), (1400, 2), (3600, 3)] {
-            let asked = may_be_cut(V4, from, tags, len);
-            let whole = opened(V4, Protocol::Tcp, 9000).frame(from, &asked);
+            let original = may_be_cut(V4, from, tags, len);
+            let whole = opened(V4, Protocol::Tcp, 9000).frame(from, &original);
             let mut world = opened(V4, Protocol::Tcp, mtu);
             let before = world.counters[0].transmitted.packets.get();
-            let sent = world.frame(from, &asked);
+            let sent = world.frame(from, &original);
             assert_eq!(sent.len(), count, "{len} bytes");
             let expected = ip(&whole[0].1);
             let mut together = Vec::new();
@@ -209,22 +200,18 @@ fn fragments_of_a_packet_reassemble_to_the_packet() {
 
 #[test]
 fn without_free_frames_the_rest_of_a_fragmented_packet_is_dropped() {
-    let asked = may_be_cut(V4, FRONT, VlanTags::NONE, 3600);
+    let original = may_be_cut(V4, FRONT, VlanTags::NONE, 3600);
     let mut world = opened(V4, Protocol::Tcp, 1280);
     world.io(0).limit_transmit(1);
-    assert_eq!(world.frame(FRONT, &asked).len(), 1);
+    assert_eq!(world.frame(FRONT, &original).len(), 1);
     assert_eq!(world.drops(), [(DropReason::TransmitRingFull, 1)]);
     assert_eq!(world.counters[0].packets_fragmented.get(), 0);
     assert_eq!(world.counters[0].fragments_sent.get(), 1);
 
     let mut world = opened(V4, Protocol::Tcp, 1280);
     // All frames but two are in flight: the packet's own and one for its first fragment.
-    for _ in 0..254 {
-        let direct = reply(V4, 0, 9, SYN_ACK);
-        assert!(world.io(0).inject(BACK, &direct));
-    }
-    world.run(0);
-    assert_eq!(world.frame(FRONT, &asked).len(), 1);
+    world.batch(BACK, (0..254).map(|_| reply(V4, 0, 9, SYN_ACK)));
+    assert_eq!(world.frame(FRONT, &original).len(), 1);
     assert_eq!(world.drops(), [(DropReason::NoFrame, 1)]);
 }
 
@@ -233,21 +220,12 @@ fn no_error_is_sent_where_the_rfcs_forbid_it() {
     let mut world = opened(V4, Protocol::Tcp, 400);
     // It may be fragmented, but into too many fragments.
     let may_be_cut = may_be_cut(V4, FRONT, VlanTags::NONE, 3700);
-    let last_hop = segment(V4, 4000, crate::frames::ACK);
-    let from_group = build::Tcp {
+    let last_hop = build::Tcp {
         hop_limit: LAST_HOP,
-        link: Link {
-            source: Mac([1, 0, 0, 0, 0, 1]),
-            ..FROM_CLIENT
-        },
-        ..last_hop
+        ..segment(V4, 4000, ACK)
     };
-    let mut damaged = build::Tcp {
-        hop_limit: LAST_HOP,
-        ..last_hop
-    }
-    .frame();
-    *damaged.last_mut().expect("a payload") ^= 1;
+    let mut from_group = last_hop;
+    from_group.link.source = Mac([1, 0, 0, 0, 0, 1]);
     let quoted = packet(V4, Protocol::Tcp, FRONT, VlanTags::NONE, 64, b"");
     let error = build::Error {
         hop_limit: LAST_HOP,
@@ -258,7 +236,7 @@ fn no_error_is_sent_where_the_rfcs_forbid_it() {
     for (frame, reason) in [
         (may_be_cut, DropReason::TooBig),
         (from_group.frame(), DropReason::HopLimit),
-        (damaged, DropReason::Malformed),
+        (damaged(last_hop.frame()), DropReason::Malformed),
     ] {
         assert!(world.frame(FRONT, &frame).is_empty(), "{reason:?}");
         assert_eq!(world.dropped(reason), 1, "{reason:?}");
@@ -272,30 +250,19 @@ fn no_error_is_sent_where_the_rfcs_forbid_it() {
 #[test]
 fn own_errors_have_one_rate_limit_for_both_directions() {
     let mut world = opened(V6, Protocol::Udp, 1280);
-    let told_of_200 = |world: &mut World| -> usize {
-        let told = |n: usize| {
+    let reports_of_200 = |world: &mut World| -> usize {
+        let reports = |n: usize| {
             let from = [FRONT, BACK][n % 2];
             let payload = vec![7; 1300 * (n / 2 % 2)];
-            let asked = packet(V6, Protocol::Udp, from, VlanTags::NONE, LAST_HOP, &payload);
-            world.frame(from, &asked).len()
+            let original = packet(V6, Protocol::Udp, from, VlanTags::NONE, LAST_HOP, &payload);
+            world.frame(from, &original).len()
         };
-        (0..200).map(told).sum()
+        (0..200).map(reports).sum()
     };
-    assert_eq!(told_of_200(&mut world), 100);
+    assert_eq!(reports_of_200(&mut world), 100);
     assert_eq!(world.drops(), [(DropReason::AnswerLimit, 100)]);
     world.advance(Duration::from_millis(10));
-    assert_eq!(told_of_200(&mut world), 10);
-}
-
-pub(crate) fn ping(plan: Plan, destination: Address) -> Vec<u8> {
-    build::Echo {
-        link: FROM_CLIENT,
-        source: plan.client,
-        destination,
-        payload: b"are you there?",
-        ..build::Echo::default()
-    }
-    .frame()
+    assert_eq!(reports_of_200(&mut world), 10);
 }
 
 #[test]
@@ -304,7 +271,11 @@ fn pings_have_a_rate_limit_of_their_own() {
         let mut world = opened(plan, Protocol::Tcp, 1500);
         let answered = |world: &mut World| -> usize {
             (0..1500)
-                .map(|_| world.frame(FRONT, &ping(plan, plan.vip)).len())
+                .map(|_| {
+                    world
+                        .frame(FRONT, &ping(plan, b"are you there?").frame())
+                        .len()
+                })
                 .sum()
         };
         assert_eq!(answered(&mut world), 1000);
@@ -313,9 +284,9 @@ fn pings_have_a_rate_limit_of_their_own() {
         world.advance(Duration::from_millis(10));
         assert_eq!(answered(&mut world), 100);
         let last_hop = packet(plan, Protocol::Tcp, FRONT, VlanTags::NONE, LAST_HOP, b"");
-        let (port, told) = one(&world.frame(FRONT, &last_hop));
-        assert_eq!((port, told.ethernet.destination), (FRONT, CLIENT_MAC));
-        assert_eq!(told.ethernet.source, PORT_MACS[0]);
+        let (port, error) = one(&world.frame(FRONT, &last_hop));
+        assert_eq!((port, error.ethernet.destination), (FRONT, CLIENT_MAC));
+        assert_eq!(error.ethernet.source, PORT_MACS[0]);
     }
 }
 
@@ -323,13 +294,16 @@ fn pings_have_a_rate_limit_of_their_own() {
 fn a_vip_with_ping_off_drops_pings() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
-            plan,
             ping: false,
-            ..Settings::default()
+            ..Settings::tcp(plan)
         });
-        assert!(world.frame(FRONT, &ping(plan, plan.vip)).is_empty());
+        assert!(
+            world
+                .frame(FRONT, &ping(plan, b"are you there?").frame())
+                .is_empty()
+        );
         assert_eq!(world.drops(), [(DropReason::Unsupported, 1)]);
         world.change(|settings| settings.ping = true);
-        one(&world.frame(FRONT, &ping(plan, plan.vip)));
+        one(&world.frame(FRONT, &ping(plan, b"are you there?").frame()));
     }
 }

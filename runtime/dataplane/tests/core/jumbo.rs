@@ -3,14 +3,14 @@
 
 use proptest::prelude::*;
 
-use crate::fragments::{bytes, to_backend, to_client};
-use crate::frames::{ACK, RST, SYN, datagram, ip, one, ports, request};
-use crate::icmp_sent::{LAST_HOP, assert_told, may_be_cut, opened, packet, ping, tagged};
+use crate::fragments::{bytes, reassembled, to_backend, to_client};
+use crate::frames::{ACK, RST, SYN, damaged, datagram, ip, one, ping, ports, request};
+use crate::icmp_sent::{LAST_HOP, assert_reported, may_be_cut, opened, packet, tagged};
 use crate::world::{BACK, BACKEND_PORT, FRONT, Plan, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::NoBackend;
 use waxwing_dataplane::{DropReason, FragmentLimits, PortId};
 use waxwing_packet::{Protocol, Transport, VlanTags};
-use waxwing_testkit::fragmenter::{fragment, reassemble};
+use waxwing_testkit::fragmenter::fragment;
 
 /// Bytes per buffer: as in XDP sockets, less, an odd number,
 /// and little more than the headers.
@@ -94,12 +94,12 @@ proptest! {
         let from = if from_back { BACK } else { FRONT };
         let tags = if with_tags { tagged() } else { VlanTags::NONE };
         let hops = if last_hop { LAST_HOP } else { 64 };
-        let asked = packet(plan, protocol, from, tags, hops, &bytes(len));
+        let original = packet(plan, protocol, from, tags, hops, &bytes(len));
         let mut whole = opened(plan, protocol, mtu);
         let mut parts = divided(plan, protocol, mtu, part_len);
         // Errors need their quote in the first buffer; that has a test of its own.
-        prop_assume!(asked.len() <= part_len || (!last_hop && len < 1200));
-        prop_assert_eq!(whole.frame(from, &asked), parts.frame(from, &asked));
+        prop_assume!(original.len() <= part_len || (!last_hop && len < 1200));
+        prop_assert_eq!(whole.frame(from, &original), parts.frame(from, &original));
         prop_assert_eq!(whole.drops(), parts.drops());
     }
 }
@@ -108,21 +108,18 @@ proptest! {
 fn a_too_big_datagram_is_fragmented_or_reported() {
     for part_len in [3840, 1792, 1501] {
         for from in [FRONT, BACK] {
-            let asked = may_be_cut(V4, from, VlanTags::NONE, 8900);
-            let sent = divided(V4, Protocol::Tcp, 1500, part_len).frame(from, &asked);
+            let original = may_be_cut(V4, from, VlanTags::NONE, 8900);
+            let sent = divided(V4, Protocol::Tcp, 1500, part_len).frame(from, &original);
             assert_eq!(sent.len(), 7);
             assert!(sent.iter().all(|(_, piece)| piece.len() <= 1514));
-            let pieces: Vec<_> = sent.iter().map(|(_, piece)| piece.clone()).collect();
-            assert_eq!(payload_of(&reassemble(&pieces)), payload_of(&asked));
+            assert_eq!(payload_of(&reassembled(sent)), payload_of(&original));
         }
         for (plan, kind, code) in [(V4, 3, 4), (V6, 2, 0)] {
             let mut world = divided(plan, Protocol::Tcp, 1500, part_len);
-            let asked = packet(plan, Protocol::Tcp, FRONT, tagged(), 64, &payload());
-            let sent = world.frame(FRONT, &asked);
-            assert_told(plan, (FRONT, &asked), &sent, (kind, code, 1500));
-            let mut damaged = asked;
-            *damaged.last_mut().expect("a payload") ^= 1;
-            assert!(world.frame(FRONT, &damaged).is_empty());
+            let original = packet(plan, Protocol::Tcp, FRONT, tagged(), 64, &payload());
+            let sent = world.frame(FRONT, &original);
+            assert_reported(plan, (FRONT, &original), &sent, (kind, code, 1500));
+            assert!(world.frame(FRONT, &damaged(original)).is_empty());
             assert_eq!(world.drops(), [(DropReason::Malformed, 1)]);
         }
     }
@@ -131,12 +128,11 @@ fn a_too_big_datagram_is_fragmented_or_reported() {
 /// The egress MTU allows jumbo frames, but smaller ones.
 #[test]
 fn fragments_may_be_jumbo_frames_themselves() {
-    let asked = may_be_cut(V4, FRONT, VlanTags::NONE, 16_000);
-    let sent = divided(V4, Protocol::Tcp, 9000, 3840).frame(FRONT, &asked);
+    let original = may_be_cut(V4, FRONT, VlanTags::NONE, 16_000);
+    let sent = divided(V4, Protocol::Tcp, 9000, 3840).frame(FRONT, &original);
     let lens: Vec<_> = sent.iter().map(|(_, piece)| piece.len()).collect();
     assert_eq!(lens, [9010, 7078]);
-    let pieces: Vec<_> = sent.into_iter().map(|(_, piece)| piece).collect();
-    assert_eq!(payload_of(&reassemble(&pieces)), payload_of(&asked));
+    assert_eq!(payload_of(&reassembled(sent)), payload_of(&original));
 }
 
 /// A ring with room for a part of a frame takes none of it.
@@ -154,18 +150,9 @@ fn a_frame_is_sent_whole_or_not_at_all() {
 #[test]
 fn a_jumbo_ping_is_answered() {
     for plan in [V4, V6] {
-        let small = ping(plan, plan.vip);
-        let large = waxwing_testkit::build::Echo {
-            link: crate::frames::FROM_CLIENT,
-            source: plan.client,
-            destination: plan.vip,
-            payload: &payload(),
-            ..Default::default()
-        }
-        .frame();
-        for frame in [small, large] {
+        for payload in [b"are you there?", &payload()[..]] {
             let mut world = divided(plan, Protocol::Tcp, 9000, 3840);
-            let (port, reply) = one(&world.frame(FRONT, &frame));
+            let (port, reply) = one(&world.frame(FRONT, &ping(plan, payload).frame()));
             assert_eq!((port, reply.destination), (FRONT, plan.client));
         }
     }
@@ -176,21 +163,17 @@ fn a_jumbo_ping_is_answered() {
 fn a_jumbo_packet_that_no_backend_takes_is_rejected() {
     for (plan, protocol) in [(V4, Protocol::Tcp), (V6, Protocol::Udp)] {
         let mut world = World::new(Settings {
-            plan,
-            protocol,
             mtu: 9000,
             weights: Vec::new(),
             no_backend: NoBackend::Reject,
-            ..Settings::default()
+            ..Settings::new(plan, protocol)
         });
         let frame = packet(plan, protocol, FRONT, VlanTags::NONE, 64, &payload());
         let (port, answer) = one(&world.frame(FRONT, &frame));
         assert_eq!((port, answer.destination), (FRONT, plan.client));
         let is_reset = matches!(answer.transport, Transport::Tcp { flags, .. } if flags.has(RST));
         assert_eq!(is_reset, protocol == Protocol::Tcp);
-        let mut damaged = frame;
-        *damaged.last_mut().expect("a payload") ^= 1;
-        assert!(world.frame(FRONT, &damaged).is_empty());
+        assert!(world.frame(FRONT, &damaged(frame)).is_empty());
         assert_eq!(world.drops(), [(DropReason::Malformed, 1)]);
     }
 }
@@ -231,8 +214,7 @@ fn jumbo_fragments_wait_for_their_first_one() {
                 sent.extend(world.frame(way.port, piece));
             }
             assert_eq!(world.counters[0].held.get(), 2 * u64::from(id));
-            let pieces: Vec<_> = sent.into_iter().map(|(_, piece)| piece).collect();
-            assert_eq!(payload_of(&reassemble(&pieces)), bytes(20_000));
+            assert_eq!(payload_of(&reassembled(sent)), bytes(20_000));
         }
         assert_eq!(world.drops(), []);
     }
@@ -242,16 +224,15 @@ fn jumbo_fragments_wait_for_their_first_one() {
 fn a_policy_sees_the_beginning_of_the_payload() {
     for part_len in PART_LENS {
         let mut world = World::new(Settings {
-            protocol: Protocol::Udp,
             mtu: 9000,
-            ..Settings::default()
+            ..Settings::udp(V4)
         });
         world.io(0).split_frames(part_len);
         world.script().payload_len = 128;
         one(&world.frame(FRONT, &datagram(V4, 4000, &payload())));
-        let asked = world.script().asked.clone();
-        let seen = usize::from(asked[0].payload_len);
-        assert_eq!(asked[0].payload[..seen], payload()[..seen]);
+        let flows = world.script().asked.clone();
+        let seen = usize::from(flows[0].payload_len);
+        assert_eq!(flows[0].payload[..seen], payload()[..seen]);
         // Ethernet, IPv4 and UDP headers.
         assert_eq!(seen, 128.min(part_len - 42));
     }
@@ -271,7 +252,7 @@ fn a_jumbo_frame_that_is_not_ours_goes_to_the_kernel_whole() {
 /// The quote must lie in the first buffer; a frame with less there gets no error.
 #[test]
 fn an_icmp_error_needs_its_quote_in_the_first_buffer() {
-    let asked = packet(
+    let original = packet(
         V4,
         Protocol::Udp,
         FRONT,
@@ -281,7 +262,7 @@ fn an_icmp_error_needs_its_quote_in_the_first_buffer() {
     );
     for (part_len, answers) in [(1501, 1), (562, 1), (561, 0), (150, 0)] {
         let mut world = divided(V4, Protocol::Udp, 9000, part_len);
-        assert_eq!(world.frame(FRONT, &asked).len(), answers, "{part_len}");
+        assert_eq!(world.frame(FRONT, &original).len(), answers, "{part_len}");
         assert_eq!(world.dropped(DropReason::Malformed), 1 - answers as u64);
     }
     // Sessions' packets are not affected.

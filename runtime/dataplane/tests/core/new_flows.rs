@@ -11,11 +11,10 @@ use waxwing_packet::Address;
 fn two_frames_of_one_new_flow_in_a_batch_get_one_session() {
     let mut world = World::new(Settings::default());
     world.script().picks = vec![Pick::Backend(0), Pick::Backend(1), Pick::Backend(2)];
-    for client_port in [4000, 4001, 4000] {
-        assert!(world.io(0).inject(FRONT, &request(V4, client_port, SYN)));
-    }
-    world.run(0);
-    let sent = world.io(0).sent();
+    let sent = world.batch(
+        FRONT,
+        [4000, 4001, 4000].map(|client_port| request(V4, client_port, SYN)),
+    );
     let to: Vec<Address> = sent
         .iter()
         .map(|(_, frame)| ip(frame).destination)
@@ -34,10 +33,7 @@ fn two_frames_of_one_new_flow_in_a_batch_get_one_session() {
 fn further_packets_of_a_dropped_flow_share_its_reason() {
     let mut world = World::new(Settings::default());
     world.script().picks = vec![Pick::Drop];
-    for _ in 0..3 {
-        assert!(world.io(0).inject(FRONT, &request(V4, 4000, SYN)));
-    }
-    world.run(0);
+    world.batch(FRONT, (0..3).map(|_| request(V4, 4000, SYN)));
     assert_eq!(world.drops(), [(DropReason::Policy, 3)]);
     assert_eq!(world.script().asked.len(), 1);
 }
@@ -56,9 +52,8 @@ fn an_invalid_pick_goes_to_the_fallback() {
         Pick::Fallback,
     ];
     for client_port in 0..40 {
-        let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000 + client_port, SYN)));
         assert_ne!(
-            packet.destination,
+            world.destination_of(&request(V4, 4000 + client_port, SYN)),
             V4.backend(1),
             "a drained backend takes no session"
         );
@@ -92,25 +87,22 @@ fn a_policy_that_fails_costs_no_packet() {
 
 #[test]
 fn a_policy_sees_the_flow_and_the_payload_it_requested() {
-    let mut world = World::new(Settings {
-        plan: V6,
-        ..Settings::default()
-    });
+    let mut world = World::new(Settings::tcp(V6));
     world.script().payload_len = 2;
     one(&world.frame(FRONT, &request(V6, 4000, SYN)));
     one(&world.frame(FRONT, &request(V6, 4001, ACK)));
-    let asked = world.script().asked.clone();
-    assert_eq!((asked[0].source, asked[0].source_port), (V6.client, 4000));
+    let flows = world.script().asked.clone();
+    assert_eq!((flows[0].source, flows[0].source_port), (V6.client, 4000));
     assert_eq!(
-        (asked[0].destination, asked[0].destination_port),
+        (flows[0].destination, flows[0].destination_port),
         (V6.vip, SERVICE_PORT)
     );
     assert_eq!(
-        &asked[0].payload[..usize::from(asked[0].payload_len)],
+        &flows[0].payload[..usize::from(flows[0].payload_len)],
         b"GE"
     );
-    assert_eq!((asked[0].mid_stream, asked[1].mid_stream), (false, true));
-    assert_ne!(asked[0].hash, asked[1].hash);
+    assert_eq!((flows[0].mid_stream, flows[1].mid_stream), (false, true));
+    assert_ne!(flows[0].hash, flows[1].hash);
 }
 
 #[test]
@@ -150,23 +142,24 @@ fn a_new_epoch_moves_no_session_and_waits_for_its_release() {
     };
     let release = Release::held();
     let epoch = world.epoch(drained.snapshot(2), release.clone());
-    world.mailboxes[0].send(epoch).expect("the worker is there");
-    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4001, SYN)));
+    world.send(0, epoch);
     assert_eq!(
-        packet.destination,
+        world.destination_of(&request(V4, 4001, SYN)),
         V4.backend(0),
         "held back: the old epoch serves"
     );
 
     release.give();
-    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4002, SYN)));
     assert_ne!(
-        packet.destination,
+        world.destination_of(&request(V4, 4002, SYN)),
         V4.backend(0),
         "the drained backend takes no new session"
     );
-    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, ACK)));
-    assert_eq!(packet.destination, V4.backend(0), "its old session stays");
+    assert_eq!(
+        world.destination_of(&request(V4, 4000, ACK)),
+        V4.backend(0),
+        "its old session stays"
+    );
     assert_eq!(
         world.returned.try_iter().count(),
         1,
@@ -176,32 +169,15 @@ fn a_new_epoch_moves_no_session_and_waits_for_its_release() {
 
 #[test]
 fn a_pick_of_a_down_backend_goes_to_the_fallback() {
-    let up = (true, SessionAction::Keep);
+    let [up, down] = [true, false].map(|healthy| (healthy, SessionAction::Keep));
+    let ending = (true, SessionAction::Reset);
     let cases = [
         ("up", up, Pick::Backend(0), 1, true),
         ("drains", up, Pick::Backend(0), 0, false),
         ("drains", up, Pick::Keep(0), 0, true),
-        (
-            "down",
-            (false, SessionAction::Keep),
-            Pick::Backend(0),
-            1,
-            false,
-        ),
-        (
-            "down",
-            (false, SessionAction::Keep),
-            Pick::Keep(0),
-            1,
-            false,
-        ),
-        (
-            "at its end",
-            (true, SessionAction::Reset),
-            Pick::Keep(0),
-            0,
-            false,
-        ),
+        ("down", down, Pick::Backend(0), 1, false),
+        ("down", down, Pick::Keep(0), 1, false),
+        ("at its end", ending, Pick::Keep(0), 0, false),
     ];
     for (what, health, pick, weight, taken) in cases {
         let mut world = World::new(Settings {

@@ -54,10 +54,9 @@ fn neither_established_packets_nor_new_flows_allocate() {
         (V4, false, false, true),
     ] {
         let mut world = World::new(Settings {
-            plan,
             wants_closed,
             transparent,
-            ..Settings::default()
+            ..Settings::tcp(plan)
         });
         if by_routes {
             let everywhere = Prefix::new(V4.client, 0);
@@ -139,10 +138,7 @@ fn source_nat_allocates_nothing() {
 
         let before = ALLOCATIONS.get();
         for frames in arrivals {
-            for frame in frames {
-                assert!(world.io(0).inject(BACK, frame));
-            }
-            world.run(0);
+            world.batch(BACK, frames);
         }
         assert_eq!(ALLOCATIONS.get() - before, 0);
         assert_eq!(world.sessions().len(), 40);
@@ -157,11 +153,9 @@ fn source_nat_allocates_nothing() {
 fn rejections_allocate_nothing() {
     for (plan, protocol) in [(V4, Protocol::Tcp), (V6, Protocol::Udp)] {
         let mut world = World::new(Settings {
-            plan,
-            protocol,
             wants_closed: false,
             no_backend: NoBackend::Reject,
-            ..Settings::default()
+            ..Settings::new(plan, protocol)
         });
         world.io(0).recycle_sent();
         let batch = || -> Vec<_> {
@@ -172,10 +166,7 @@ fn rejections_allocate_nothing() {
             }
         };
         let take = |world: &mut World, frames: &[Vec<u8>]| {
-            for frame in frames {
-                assert!(world.io(0).inject(FRONT, frame));
-            }
-            world.run(0);
+            world.batch(FRONT, frames);
         };
         let batches = [batch(), batch(), batch()];
         world.script().asked.reserve(1000);
@@ -197,11 +188,7 @@ fn rejections_allocate_nothing() {
 #[test]
 fn fragments_allocate_nothing() {
     for plan in [V4, V6] {
-        let mut world = opened(Settings {
-            plan,
-            protocol: Protocol::Udp,
-            ..Settings::default()
-        });
+        let mut world = opened(Settings::udp(plan));
         world.io(0).recycle_sent();
         let mut arrivals = Vec::new();
         for way in [to_backend(plan, 4000), to_client(plan, 0, 4000)] {
@@ -228,11 +215,7 @@ fn fragments_allocate_nothing() {
 #[test]
 fn icmp_errors_allocate_nothing() {
     for (plan, protocol) in [(V4, Protocol::Tcp), (V6, Protocol::Udp)] {
-        let mut world = World::new(Settings {
-            plan,
-            protocol,
-            ..Settings::default()
-        });
+        let mut world = World::new(Settings::new(plan, protocol));
         let (to, back) = match protocol {
             Protocol::Tcp => (request(plan, 4000, SYN), reply(plan, 0, 4000, SYN_ACK)),
             Protocol::Udp => (datagram(plan, 4000, b"?"), datagram_back(plan, 0, 4000)),
@@ -275,17 +258,17 @@ fn jumbo_frames_allocate_nothing() {
         let mut world = crate::icmp_sent::opened(V4, Protocol::Tcp, mtu);
         world.io(0).recycle_sent();
         let frame = may_be_cut(V4, FRONT, VlanTags::NONE, 8900);
-        let told = packet(V4, Protocol::Tcp, BACK, VlanTags::NONE, 64, &bytes(8900));
+        let too_big = packet(V4, Protocol::Tcp, BACK, VlanTags::NONE, 64, &bytes(8900));
         for _ in 0..20 {
             assert!(world.io(0).inject(FRONT, &frame));
-            assert!(world.io(0).inject(BACK, &told));
+            assert!(world.io(0).inject(BACK, &too_big));
         }
         let before = ALLOCATIONS.get();
         world.run(0);
         assert_eq!(ALLOCATIONS.get() - before, 0, "MTU {mtu}");
-        let (cut, told) = if mtu == 1500 { (20, 20) } else { (0, 0) };
+        let (cut, reported) = if mtu == 1500 { (20, 20) } else { (0, 0) };
         assert_eq!(world.counters[0].packets_fragmented.get(), cut);
-        assert_eq!(world.counters[0].too_big_sent.get(), told);
+        assert_eq!(world.counters[0].too_big_sent.get(), reported);
         assert_eq!(world.drops(), []);
     }
 }

@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use crate::frames::{ACK, FIN_ACK, RST, SYN, SYN_ACK, establish, one, reply, request};
-use crate::world::{
-    BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, World,
-    backend_mac,
+use crate::frames::{
+    ACK, SYN, SYN_ACK, datagram, datagram_back, establish, one, play, reply, request,
 };
-use waxwing_dataplane::model::Release;
-use waxwing_dataplane::model::Timeouts;
+use crate::world::{BACK, FRONT, Settings, V4, World};
+use waxwing_dataplane::model::{Release, Timeouts};
 use waxwing_dataplane::policy::{End, Vacant};
 use waxwing_dataplane::{BackendId, Pick, Snapshot};
-use waxwing_packet::{Link, Protocol};
-use waxwing_testkit::build;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -29,135 +25,55 @@ fn settings() -> Settings {
     }
 }
 
-/// From the client, or from the backend.
-#[derive(Clone, Copy)]
-enum Step {
-    Client(u8),
-    Server(u8),
-}
-
-use Step::{Client, Server};
-
-fn play(world: &mut World, client_port: u16, steps: &[Step]) {
-    for step in steps {
-        let (port, frame) = match *step {
-            Client(flags) => (FRONT, request(V4, client_port, flags)),
-            Server(flags) => (BACK, reply(V4, 0, client_port, flags)),
-        };
-        one(&world.frame(port, &frame));
-    }
-}
-
 fn ends(world: &World) -> Vec<End> {
     world.script().closed.iter().map(|it| it.end).collect()
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn a_policy_learns_how_each_connection_ended() {
-    let rows: &[(&str, &[Step], End)] = &[
-        (
-            "closed by both",
-            &[
-                Client(SYN),
-                Server(SYN_ACK),
-                Client(ACK),
-                Client(FIN_ACK),
-                Server(FIN_ACK),
-            ],
-            End::Closed,
-        ),
+    let rows = [
+        ("closed by both", ">S <SA >A >FA <FA", End::Closed),
         (
             "closed by both, and reset on top",
-            &[
-                Client(SYN),
-                Server(SYN_ACK),
-                Server(FIN_ACK),
-                Client(FIN_ACK),
-                Client(RST),
-            ],
+            ">S <SA <FA >FA >R",
             End::Closed,
         ),
+        ("reset by the client", ">S <SA >A >R", End::Reset),
+        ("reset by the server", ">S <SA >A <R", End::Reset),
+        ("given up by the client", ">S >R", End::Reset),
+        ("unknown to the server", ">A <R", End::Reset),
+        ("an RST that was not the end", ">S <SA <R >A", End::Idle),
+        ("refused", ">S <RA", End::Refused),
         (
-            "reset by the client",
-            &[Client(SYN), Server(SYN_ACK), Client(ACK), Client(RST)],
-            End::Reset,
-        ),
-        (
-            "reset by the server",
-            &[Client(SYN), Server(SYN_ACK), Client(ACK), Server(RST)],
-            End::Reset,
-        ),
-        (
-            "given up by the client",
-            &[Client(SYN), Client(RST)],
-            End::Reset,
-        ),
-        (
-            "unknown to the server",
-            &[Client(ACK), Server(RST)],
-            End::Reset,
-        ),
-        (
-            "an RST that was not the end",
-            &[Client(SYN), Server(SYN_ACK), Server(RST), Client(ACK)],
-            End::Idle,
-        ),
-        ("refused", &[Client(SYN), Server(RST | ACK)], End::Refused),
-        (
-            "refused, whatever the client says to it",
-            &[Client(SYN), Server(RST | ACK), Client(ACK), Client(RST)],
+            "refused, and the client speaks on",
+            ">S <RA >A >R",
             End::Refused,
         ),
-        (
-            "a forged refusal",
-            &[Client(SYN), Server(RST | ACK), Server(SYN_ACK), Client(ACK)],
-            End::Idle,
-        ),
-        (
-            "refused after another word",
-            &[Client(SYN), Server(ACK), Server(RST)],
-            End::Refused,
-        ),
-        (
-            "a client's RST to a challenge ACK is no refusal",
-            &[Client(SYN), Server(ACK), Client(RST)],
-            End::Reset,
-        ),
-        ("unanswered", &[Client(SYN), Client(SYN)], End::Unanswered),
-        ("unanswered in its middle", &[Client(ACK)], End::Unanswered),
-        (
-            "half-open, but answered",
-            &[Client(SYN), Server(SYN_ACK)],
-            End::Idle,
-        ),
-        (
-            "a word that opens nothing",
-            &[Client(SYN), Server(ACK)],
-            End::Idle,
-        ),
-        (
-            "closed by one",
-            &[Client(SYN), Server(SYN_ACK), Client(ACK), Client(FIN_ACK)],
-            End::Idle,
-        ),
+        ("a forged refusal", ">S <RA <SA >A", End::Idle),
+        ("refused after another word", ">S <A <R", End::Refused),
+        ("no refusal: RST to a challenge ACK", ">S <A >R", End::Reset),
+        ("unanswered", ">S >S", End::Unanswered),
+        ("unanswered in its middle", ">A", End::Unanswered),
+        ("half-open, but answered", ">S <SA", End::Idle),
+        ("a word that opens nothing", ">S <A", End::Idle),
+        ("closed by one", ">S <SA >A >FA", End::Idle),
     ];
     for wants_closed in [true, false] {
-        for (row, steps, end) in rows {
+        for (row, packets, end) in rows {
             let mut world = World::new(Settings {
                 wants_closed,
                 ..settings()
             });
-            play(&mut world, 4000, steps);
+            play(&mut world, 4000, packets);
             assert_eq!(ends(&world), [], "{row}");
             world.sweep_round(0, 2 * TIMEOUT);
-            let heard: &[End] = if wants_closed { &[*end] } else { &[] };
+            let heard: &[End] = if wants_closed { &[end] } else { &[] };
             assert_eq!(ends(&world), heard, "{row}");
             // Counted whether or not a policy wants it.
             let unanswered = world.counted(0, |backend| &backend.unanswered);
-            assert_eq!(unanswered, u64::from(*end == End::Unanswered), "{row}");
+            assert_eq!(unanswered, u64::from(end == End::Unanswered), "{row}");
             let refusals = world.counted(0, |backend| &backend.refused);
-            let refused = *end == End::Refused || *row == "a forged refusal";
+            let refused = end == End::Refused || row == "a forged refusal";
             assert_eq!(refusals, u64::from(refused), "{row}");
         }
     }
@@ -165,25 +81,22 @@ fn a_policy_learns_how_each_connection_ended() {
 
 #[test]
 fn a_reused_tuple_reports_how_the_old_connection_ended() {
-    let opened = [Client(SYN), Server(SYN_ACK), Client(ACK)];
+    let opened = ">S <SA >A";
     for (closing, end) in [
-        (&[Client(FIN_ACK), Server(FIN_ACK)][..], &[End::Closed][..]),
-        (
-            &[Client(FIN_ACK), Server(FIN_ACK), Server(RST)],
-            &[End::Closed],
-        ),
+        (">FA <FA", &[End::Closed][..]),
+        (">FA <FA <R", &[End::Closed]),
         // It is unknown whether that was the end.
-        (&[Server(RST)], &[]),
+        ("<R", &[]),
     ] {
         let mut world = World::new(settings());
-        play(&mut world, 4000, &opened);
-        play(&mut world, 4000, closing);
-        play(&mut world, 4000, &opened);
+        for packets in [opened, closing, opened] {
+            play(&mut world, 4000, packets);
+        }
         assert_eq!(ends(&world), end);
     }
     let mut world = World::new(settings());
     for _ in 0..3 {
-        play(&mut world, 4000, &[Client(SYN), Server(RST | ACK)]);
+        play(&mut world, 4000, ">S <RA");
     }
     assert_eq!(ends(&world), [End::Refused; 2]);
 }
@@ -191,32 +104,13 @@ fn a_reused_tuple_reports_how_the_old_connection_ended() {
 #[test]
 fn a_datagram_without_an_answer_is_unanswered() {
     let mut world = World::new(Settings {
-        protocol: Protocol::Udp,
-        ..settings()
+        timeouts: settings().timeouts,
+        ..Settings::udp(V4)
     });
-    let datagram = |link, source, destination| {
-        build::Udp {
-            link,
-            source,
-            destination,
-            ..build::Udp::default()
-        }
-        .frame()
-    };
-    let front = Link {
-        source: CLIENT_MAC,
-        destination: PORT_MACS[0],
-    };
-    let back = Link {
-        source: backend_mac(0),
-        destination: PORT_MACS[1],
-    };
     for port in [4000, 4001] {
-        let (client, vip) = ((V4.client, port), (V4.vip, SERVICE_PORT));
-        one(&world.frame(FRONT, &datagram(front, client, vip)));
+        one(&world.frame(FRONT, &datagram(V4, port, b"?")));
     }
-    let (server, client) = ((V4.backend(0), BACKEND_PORT), (V4.client, 4000));
-    one(&world.frame(BACK, &datagram(back, server, client)));
+    one(&world.frame(BACK, &datagram_back(V4, 0, 4000)));
     world.sweep_round(0, 2 * TIMEOUT);
 
     let mut ends = ends(&world);
@@ -227,42 +121,22 @@ fn a_datagram_without_an_answer_is_unanswered() {
 
 #[test]
 fn an_evicted_session_is_reported_as_evicted_unless_it_was_over() {
-    let full = |steps: &[Step]| {
+    let now = Duration::ZERO;
+    for (what, packets, wait, end) in [
+        ("half-open", ">S <SA", now, End::Evicted),
+        ("unanswered so far", ">S", now, End::Evicted),
+        ("its time was up", ">S", 2 * TIMEOUT, End::Unanswered),
+        ("closed", ">S <SA >FA <FA", now, End::Closed),
+    ] {
         let mut world = World::new(Settings {
             sessions_max: 4,
             ..settings()
         });
         for client_port in 4000..4004 {
-            play(&mut world, client_port, steps);
+            play(&mut world, client_port, packets);
         }
-        world
-    };
-    let half_open: &[Step] = &[Client(SYN), Server(SYN_ACK)];
-    let closed: &[Step] = &[
-        Client(SYN),
-        Server(SYN_ACK),
-        Client(FIN_ACK),
-        Server(FIN_ACK),
-    ];
-    for (what, steps, wait, end) in [
-        ("half-open", half_open, Duration::ZERO, End::Evicted),
-        (
-            "unanswered so far",
-            &[Client(SYN)],
-            Duration::ZERO,
-            End::Evicted,
-        ),
-        (
-            "its time was up",
-            &[Client(SYN)],
-            2 * TIMEOUT,
-            End::Unanswered,
-        ),
-        ("closed", closed, Duration::ZERO, End::Closed),
-    ] {
-        let mut world = full(steps);
         world.advance(wait);
-        play(&mut world, 5000, &[Client(SYN)]);
+        play(&mut world, 5000, ">S");
         assert_eq!(world.counters[0].evicted.get(), 1, "{what}");
         assert_eq!(ends(&world)[0], end, "{what}");
     }
@@ -301,10 +175,7 @@ fn an_epoch_decides_which_policies_get_closed_sessions() {
     establish(&mut world, 4000, 0);
     let mut change = |wants_closed: bool, generation: u64| {
         world.settings.wants_closed = wants_closed;
-        let release = Release::held();
-        release.give();
-        let epoch = world.epoch(world.settings.snapshot(generation), release);
-        world.mailboxes[0].send(epoch).expect("the worker is there");
+        world.publish_at(0, world.settings.snapshot(generation));
         let frame = request(V4, 4000, ACK);
         one(&world.frame(FRONT, &frame));
         frame.len() as u64
@@ -326,10 +197,7 @@ fn sessions_of_a_removed_backend_are_not_reported() {
     services[0].backends = Box::default();
     let backends = old.backends().cloned().collect();
     let removed = Snapshot::new(2, services, backends, old.ports().to_vec());
-    let release = Release::held();
-    release.give();
-    let epoch = world.epoch(removed, release);
-    world.mailboxes[0].send(epoch).expect("the worker is there");
+    world.publish_at(0, removed);
     world.sweep_round(0, 2 * TIMEOUT);
     assert_eq!((ends(&world), world.active()), (vec![], vec![0, 0, 0]));
 }
@@ -374,7 +242,7 @@ fn a_kept_policy_continues_in_the_next_epoch() {
     let mut next = world.epoch(world.settings.snapshot(2), release);
     next.policies = vec![Box::new(Vacant)];
     next.kept = vec![(0, 0)];
-    world.mailboxes[0].send(next).expect("it listens");
+    world.send(0, next);
     world.turn(0);
     one(&world.frame(FRONT, &request(V4, 4000, SYN)));
     assert_eq!(

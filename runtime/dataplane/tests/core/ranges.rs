@@ -22,10 +22,8 @@ fn each_port_of_a_range_is_kept_and_no_other_is_served() {
     for plan in [V4, V6] {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let mut world = World::new(Settings {
-                plan,
-                protocol,
                 ranges: vec![range(8000, 8010)],
-                ..Settings::default()
+                ..Settings::new(plan, protocol)
             });
             let (client, server) = (Host::far(plan), Host::server(plan, 0));
             for port in [8000, 8005, 8010] {
@@ -83,11 +81,9 @@ fn one_client_port_towards_a_service_and_a_range_of_one_server_is_two_connection
     for plan in [V4, V6] {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let mut world = World::new(Settings {
-                plan,
-                protocol,
                 second_service: true,
                 ranges: vec![Ports::ALL],
-                ..Settings::default()
+                ..Settings::new(plan, protocol)
             });
             let (client, server) = (Host::far(plan), Host::server(plan, 0));
             let services: [Endpoint; 3] =
@@ -128,13 +124,12 @@ fn other_packets_of_a_ranges_server_go_to_the_kernel() {
 fn an_error_about_a_ranges_session_reaches_its_client() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
-            plan,
             ranges: vec![range(8000, 8010)],
-            ..Settings::default()
+            ..Settings::tcp(plan)
         });
         let (client, server) = (Host::far(plan), Host::server(plan, 0));
-        let asked = client.frame(4000, (plan.vip, 8004), Kind::tcp(SYN));
-        let forwarded = packet_of(&world.frame(FRONT, &asked));
+        let original = client.frame(4000, (plan.vip, 8004), Kind::tcp(SYN));
+        let forwarded = packet_of(&world.frame(FRONT, &original));
         let as_sent = Kind::tcp(SYN).frame(Link::default(), client.at(4000), (plan.vip, 8004), 63);
         let error = build::Error {
             link: Link {
@@ -167,10 +162,8 @@ fn an_error_about_a_ranges_session_reaches_its_client() {
 fn fragments_of_a_range_keep_its_port() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
-            plan,
-            protocol: Protocol::Udp,
             ranges: vec![Ports::ALL],
-            ..Settings::default()
+            ..Settings::udp(plan)
         });
         let (client, server) = (Host::far(plan), Host::server(plan, 0));
         let payload = bytes(88);

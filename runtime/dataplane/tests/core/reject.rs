@@ -6,12 +6,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::frames::{
-    ACK, FIN_ACK, RST, SYN, SYN_ACK, datagram, establish, ip, one, ports, reply, request, segment,
+    ACK, FIN_ACK, RST, SYN, SYN_ACK, TAGS, damaged, datagram, datagram_back, establish, ip, one,
+    ports, reply, request, segment,
 };
 use crate::world::{BACK, CLIENT_MAC, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::{MidStream, NoBackend, SessionAction};
 use waxwing_dataplane::{BackendId, DropReason, Pick};
-use waxwing_packet::{Link, Mac, Protocol, Transport, VlanTag, VlanTags};
+use waxwing_packet::{Mac, Protocol, Transport};
 use waxwing_testkit::build;
 
 /// A service whose backends are all down and that rejects.
@@ -26,18 +27,12 @@ fn rejecting(protocol: Protocol) -> Settings {
 
 #[test]
 fn a_new_connection_that_no_backend_takes_is_rejected() {
-    let tag = |tpid, tci| VlanTag { tpid, tci };
-    let all_tags = [
-        VlanTags::NONE,
-        VlanTags::one(tag(0x8100, 100)),
-        VlanTags::two(tag(0x88a8, 7), tag(0x8100, 100)),
-    ];
     let none_up: [fn(&mut Settings); 3] = [
         |_| {},
         |settings| (settings.weights, settings.health) = (vec![0, 0], Vec::new()),
         |settings| settings.weights = Vec::new(),
     ];
-    for (plan, tags) in [V4, V6].into_iter().flat_map(|p| all_tags.map(|t| (p, t))) {
+    for (plan, tags) in [V4, V6].into_iter().flat_map(|p| TAGS.map(|t| (p, t))) {
         for (n, change) in none_up.into_iter().enumerate() {
             let mut settings = rejecting(Protocol::Tcp);
             settings.plan = plan;
@@ -51,13 +46,13 @@ fn a_new_connection_that_no_backend_takes_is_rejected() {
                 (SYN_ACK, RST, 2000, 0),
                 (0, RST | ACK, 0, 1000 + 3),
             ] {
-                let asked = build::Tcp {
+                let original = build::Tcp {
                     tags,
                     sequence: 1000,
                     acknowledgment: 2000,
                     ..segment(plan, 4000, flags)
                 };
-                let sent = world.frame(FRONT, &asked.frame());
+                let sent = world.frame(FRONT, &original.frame());
                 let (port, packet) = one(&sent);
                 assert_eq!((port, packet.ethernet.destination), (FRONT, CLIENT_MAC));
                 assert_eq!(packet.ethernet.tags, tags);
@@ -92,8 +87,8 @@ fn a_datagram_that_no_backend_takes_is_unreachable() {
         let mut world = World::new(settings);
         let mut bytes = 0;
         for len in [0, 1, 500, 1400] {
-            let asked = datagram(plan, 5000, &vec![7; len]);
-            let sent = world.frame(FRONT, &asked);
+            let original = datagram(plan, 5000, &vec![7; len]);
+            let sent = world.frame(FRONT, &original);
             let (port, packet) = one(&sent);
             let (kind, code) = unreachable;
             assert_eq!(
@@ -101,7 +96,7 @@ fn a_datagram_that_no_backend_takes_is_unreachable() {
                 (FRONT, Transport::Icmp { kind, code })
             );
             let quote = &sent[0].1[usize::from(packet.transport_start) + 8..];
-            assert!(asked[14..].starts_with(quote) && !quote.is_empty());
+            assert!(original[14..].starts_with(quote) && !quote.is_empty());
             bytes += sent[0].1.len() as u64;
         }
         let transmitted = &world.counters[0].transmitted;
@@ -116,29 +111,21 @@ fn a_datagram_that_no_backend_takes_is_unreachable() {
 
 #[test]
 fn packets_that_must_not_be_answered_are_dropped() {
-    let group = Mac([1, 0, 0, 0, 0, 1]);
     let mut from_group = segment(V4, 4000, SYN);
-    from_group.link = Link {
-        source: group,
-        ..from_group.link
-    };
-    let mut damaged = request(V4, 4000, SYN);
-    *damaged.last_mut().expect("a payload") ^= 1;
+    from_group.link.source = Mac([1, 0, 0, 0, 0, 1]);
+    let damaged = damaged(request(V4, 4000, SYN));
+    let loud = rejecting(Protocol::Tcp);
     let middle = Settings {
         mid_stream: MidStream::Drop,
-        ..rejecting(Protocol::Tcp)
+        ..loud.clone()
     };
     let silent = Settings {
         no_backend: NoBackend::Drop,
-        ..rejecting(Protocol::Tcp)
+        ..loud.clone()
     };
     for (settings, frame, reason) in [
-        (
-            rejecting(Protocol::Tcp),
-            from_group.frame(),
-            DropReason::NoBackend,
-        ),
-        (rejecting(Protocol::Tcp), damaged, DropReason::Malformed),
+        (loud.clone(), from_group.frame(), DropReason::NoBackend),
+        (loud, damaged, DropReason::Malformed),
         (middle, request(V4, 4000, ACK), DropReason::MidStream),
         (silent, request(V4, 4000, SYN), DropReason::NoBackend),
     ] {
@@ -152,14 +139,14 @@ fn packets_that_must_not_be_answered_are_dropped() {
 #[test]
 fn each_packet_of_a_rejected_flow_is_answered() {
     let mut world = World::new(rejecting(Protocol::Tcp));
-    let mut damaged = request(V4, 4000, SYN);
-    *damaged.last_mut().expect("a payload") ^= 1;
+    let damaged = damaged(request(V4, 4000, SYN));
     let whole = request(V4, 4000, SYN);
-    for frame in [&damaged, &whole, &damaged, &whole] {
-        assert!(world.io(0).inject(FRONT, frame));
-    }
-    world.run(0);
-    assert_eq!(world.io(0).sent().len(), 2);
+    assert_eq!(
+        world
+            .batch(FRONT, [&damaged, &whole, &damaged, &whole])
+            .len(),
+        2
+    );
     assert_eq!(world.drops(), [(DropReason::Malformed, 2)]);
     assert_eq!(world.counters[0].rejected.get(), 2);
 }
@@ -213,10 +200,7 @@ fn beyond_the_rate_limit_a_connection_waits_and_a_datagrams_session_ends() {
         (0, 1)
     );
 
-    let mut world = World::new(Settings {
-        protocol: Protocol::Udp,
-        ..Settings::default()
-    });
+    let mut world = World::new(Settings::udp(V4));
     one(&world.frame(FRONT, &datagram(V4, 500, b"?")));
     world.change(down);
     refused_at_once(&mut world, Protocol::Udp, 100);
@@ -243,18 +227,15 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let flags = prop::sample::select(vec![SYN, ACK, SYN_ACK, FIN_ACK, RST, RST | ACK, 0]);
-    let fate = prop::sample::select(vec![
-        SessionAction::Keep,
-        SessionAction::Reset,
-        SessionAction::Repick,
-    ]);
+    use SessionAction::{Keep, Repick, Reset};
+    let action = prop::sample::select(vec![Keep, Reset, Repick]);
     let no_backend = prop::sample::select(vec![NoBackend::Drop, NoBackend::Reject]);
     let client = 4000..4004_u16;
     let step = prop_oneof![
         8 => (0..2_usize, client.clone(), flags.clone()).prop_map(|(w, c, f)| Step::Client(w, c, f)),
         4 => (0..2_usize, 0..3_u32, client, flags).prop_map(|(w, b, c, f)| Step::Server(w, b, c, f)),
         4 => (0..2_usize).prop_map(Step::Turn),
-        2 => (vec((any::<bool>(), fate), 3), no_backend).prop_map(|(health, n)| Step::Health(health, n)),
+        2 => (vec((any::<bool>(), action), 3), no_backend).prop_map(|(health, n)| Step::Health(health, n)),
         1 => prop::sample::select(vec![1, 100, 60_000, 300_000]).prop_map(Step::Wait),
     ];
     vec(step, 1..60)
@@ -288,7 +269,7 @@ proptest! {
                 Step::Server(worker, backend, client, flags) => {
                     received += 1;
                     let frame = if udp {
-                        crate::frames::datagram_back(V4, backend, client)
+                        datagram_back(V4, backend, client)
                     } else {
                         reply(V4, backend, client, flags)
                     };

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::frames::{ACK, SYN, SYN_ACK, error_back, establish, ip, one, reply, request, segment};
+use crate::frames::{
+    ACK, SYN, SYN_ACK, error_back, establish, ip, one, reply, reply_segment, request, segment,
+};
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Settings, V4, V6, World};
 use waxwing_dataplane::egress::routes::{Path, Routes};
 use waxwing_dataplane::model::Port;
@@ -62,10 +64,7 @@ fn gateway(port: PortId) -> NextHop {
 fn a_reply_follows_the_route_rather_than_the_last_hop() {
     for plan in [V4, V6] {
         for (port, wire, tags) in [(BACK, BACK, VlanTags::NONE), (UPLINK, BACK, UPLINK_TAGS)] {
-            let mut world = world(Settings {
-                plan,
-                ..Settings::default()
-            });
+            let mut world = world(Settings::tcp(plan));
             route(&world, &by_gateway(), Some(gateway(port)));
             one(&world.frame(FRONT, &request(plan, 4000, SYN)));
             let (left_by, packet) = one(&world.frame(BACK, &reply(plan, 0, 4000, SYN_ACK)));
@@ -85,12 +84,8 @@ fn a_route_change_moves_replies_at_once() {
     establish(&mut world, 4000, 0);
     let (port, packet) = one(&world.frame(BACK, &reply(V4, 0, 4000, ACK)));
     assert_eq!((port, packet.ethernet.destination), (FRONT, CLIENT_MAC));
-    let shared = Arc::clone(&world.shared.next_hops);
-    let publish = |routes: Option<Routes>| shared.routes().replace(routes.map(Arc::new));
 
-    let routes = Routes::new(&all(&by_gateway()), 1);
-    routes.set_gateway(0, Some(gateway(BACK)));
-    publish(Some(routes));
+    route(&world, &by_gateway(), Some(gateway(BACK)));
     let (port, packet) = one(&world.frame(BACK, &reply(V4, 0, 4000, ACK)));
     assert_eq!((port, packet.ethernet.destination), (BACK, GATEWAY));
 
@@ -98,16 +93,14 @@ fn a_route_change_moves_replies_at_once() {
         mac: Mac([2, 0, 0, 0, 7, 2]),
         ..gateway(FRONT)
     };
-    let routes = Routes::new(&all(&by_gateway()), 1);
-    routes.set_gateway(0, Some(failed_over));
-    publish(Some(routes));
+    route(&world, &by_gateway(), Some(failed_over));
     let (port, packet) = one(&world.frame(BACK, &reply(V4, 0, 4000, ACK)));
     assert_eq!(
         (port, packet.ethernet.destination),
         (FRONT, failed_over.mac)
     );
 
-    publish(None);
+    world.shared.next_hops.routes().replace(None);
     let (port, packet) = one(&world.frame(BACK, &reply(V4, 0, 4000, ACK)));
     assert_eq!((port, packet.ethernet.destination), (FRONT, CLIENT_MAC));
     assert_eq!(world.sessions().len(), 1);
@@ -222,34 +215,17 @@ fn the_balancers_own_answers_return_to_the_ingress() {
 
 #[test]
 fn the_mtu_of_the_reply_route_applies() {
-    let mut world = world(Settings {
-        plan: V6,
-        ..Settings::default()
-    });
+    let mut world = world(Settings::tcp(V6));
     one(&world.frame(FRONT, &request(V6, 4000, SYN)));
     route(&world, &by_gateway(), Some(gateway(UPLINK)));
     let payload = [0; 1400];
     let large = waxwing_testkit::build::Tcp {
         payload: &payload,
-        ..reply_parts()
+        ..reply_segment(V6, 0, 4000, ACK)
     };
     let sent = world.frame(BACK, &large.frame());
     let (port, packet) = one(&sent);
     assert_eq!(port, BACK);
-    assert_eq!(packet.destination, V6.backend(0), "the server is told");
+    assert_eq!(packet.destination, V6.backend(0), "reported to the server");
     assert_eq!(ip(&sent[0].1).source, V6.vip);
-}
-
-/// The parts of a backend's frame to the client.
-fn reply_parts() -> waxwing_testkit::build::Tcp<'static> {
-    waxwing_testkit::build::Tcp {
-        link: waxwing_packet::Link {
-            source: crate::world::backend_mac(0),
-            destination: PORT_MACS[1],
-        },
-        source: (V6.backend(0), crate::world::BACKEND_PORT),
-        destination: (V6.client, 4000),
-        flags: waxwing_packet::TcpFlags(ACK),
-        ..waxwing_testkit::build::Tcp::default()
-    }
 }

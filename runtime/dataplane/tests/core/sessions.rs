@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::frames::{
-    ACK, FIN_ACK, RST, SYN, SYN_ACK, establish, one, ports, reply, request, request_to,
+    ACK, FIN_ACK, RST, SYN, SYN_ACK, datagram, datagram_back, establish, one, ports, reply,
+    request, request_to,
 };
 use crate::world::{
     BACK, BACKEND_PORT, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World,
@@ -12,16 +13,11 @@ use crate::world::{
 use waxwing_dataplane::model::{MidStream, SessionAction, Timeouts};
 use waxwing_dataplane::session::Phase;
 use waxwing_dataplane::{DropReason, Pick};
-use waxwing_packet::{Link, Protocol};
-use waxwing_testkit::build;
 
 #[test]
 fn a_connection_is_translated_both_ways_from_handshake_to_reuse() {
     for plan in [V4, V6] {
-        let mut world = World::new(Settings {
-            plan,
-            ..Settings::default()
-        });
+        let mut world = World::new(Settings::tcp(plan));
         world.script().picks = vec![Pick::Backend(1), Pick::Backend(2)];
 
         let (port, packet) = one(&world.frame(FRONT, &request(plan, 4000, SYN)));
@@ -59,9 +55,8 @@ fn a_connection_is_translated_both_ways_from_handshake_to_reuse() {
         one(&world.frame(FRONT, &request(plan, 4000, ACK)));
         assert_eq!(world.session().tcp.phase(), Phase::Closing);
 
-        let (_, packet) = one(&world.frame(FRONT, &request(plan, 4000, SYN)));
         assert_eq!(
-            packet.destination,
+            world.destination_of(&request(plan, 4000, SYN)),
             plan.backend(2),
             "a new connection is picked anew"
         );
@@ -73,38 +68,15 @@ fn a_connection_is_translated_both_ways_from_handshake_to_reuse() {
 
 #[test]
 fn udp_is_translated_both_ways_and_a_missing_checksum_stays_missing() {
-    let mut world = World::new(Settings {
-        protocol: Protocol::Udp,
-        ..Settings::default()
-    });
-    let mut frame = build::Udp {
-        link: Link {
-            source: CLIENT_MAC,
-            destination: PORT_MACS[0],
-        },
-        source: (V4.client, 5000),
-        destination: (V4.vip, SERVICE_PORT),
-        payload: b"ping",
-        ..build::Udp::default()
-    }
-    .frame();
+    let mut world = World::new(Settings::udp(V4));
+    let mut frame = datagram(V4, 5000, b"ping");
     frame[40..42].fill(0);
     let sent = world.frame(FRONT, &frame);
     let (port, packet) = one(&sent);
     assert_eq!((port, packet.destination), (BACK, V4.backend(0)));
     assert_eq!(sent[0].1[40..42], [0, 0], "RFC 768: no checksum");
 
-    let answer = build::Udp {
-        link: Link {
-            source: backend_mac(0),
-            destination: PORT_MACS[1],
-        },
-        source: (V4.backend(0), BACKEND_PORT),
-        destination: (V4.client, 5000),
-        payload: b"pong",
-        ..build::Udp::default()
-    };
-    let (port, packet) = one(&world.frame(BACK, &answer.frame()));
+    let (port, packet) = one(&world.frame(BACK, &datagram_back(V4, 0, 5000)));
     assert_eq!(
         (port, packet.source, ports(&packet)),
         (FRONT, V4.vip, (SERVICE_PORT, 5000))
@@ -135,21 +107,17 @@ fn a_syn_after_an_rst_stays_with_its_server() {
     world.script().picks = vec![Pick::Backend(0), Pick::Backend(1)];
     establish(&mut world, 4000, 0);
     one(&world.frame(FRONT, &request(V4, 4000, RST)));
-    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
-    assert_eq!(packet.destination, V4.backend(0));
-    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, ACK)));
-    assert_eq!(packet.destination, V4.backend(0));
+    assert_eq!(world.destination_of(&request(V4, 4000, SYN)), V4.backend(0));
+    assert_eq!(world.destination_of(&request(V4, 4000, ACK)), V4.backend(0));
     assert_eq!(world.session().tcp.phase(), Phase::Established);
 
     // A draining server may still have the connection; a down one does not.
     world.change(|settings| settings.weights[0] = 0);
     one(&world.frame(FRONT, &request(V4, 4000, RST)));
-    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
-    assert_eq!(packet.destination, V4.backend(0));
+    assert_eq!(world.destination_of(&request(V4, 4000, SYN)), V4.backend(0));
     one(&world.frame(FRONT, &request(V4, 4000, RST)));
     world.change(|settings| settings.health = vec![(false, SessionAction::Keep)]);
-    let (_, packet) = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
-    assert_eq!(packet.destination, V4.backend(1));
+    assert_eq!(world.destination_of(&request(V4, 4000, SYN)), V4.backend(1));
     assert_eq!(world.drops(), []);
 }
 
@@ -157,11 +125,7 @@ fn a_syn_after_an_rst_stays_with_its_server() {
 fn traffic_after_an_rst_in_one_batch_revives() {
     let mut world = World::new(Settings::default());
     establish(&mut world, 4000, 0);
-    for flags in [RST, ACK] {
-        assert!(world.io(0).inject(FRONT, &request(V4, 4000, flags)));
-    }
-    world.run(0);
-    world.io(0).sent();
+    world.batch(FRONT, [RST, ACK].map(|flags| request(V4, 4000, flags)));
     assert_eq!(world.session().tcp.phase(), Phase::Established);
 }
 
@@ -204,6 +168,12 @@ fn an_expired_session_serves_no_packet() {
     assert_eq!(world.drops(), [(DropReason::MidStream, 1)]);
 }
 
+/// The sessions that are left of those before a flood, whose client ports are from 10,000 on.
+fn left(world: &World) -> usize {
+    let sessions = world.sessions();
+    sessions.iter().filter(|s| s.client_port < 10_000).count()
+}
+
 #[test]
 fn a_full_table_evicts_half_open_sessions_and_never_established_ones() {
     let mut world = World::new(Settings {
@@ -218,12 +188,7 @@ fn a_full_table_evicts_half_open_sessions_and_never_established_ones() {
         world.advance(Duration::from_millis(100));
         world.frame(FRONT, &request(V4, 10_000 + client_port, SYN));
     }
-    let established = world
-        .sessions()
-        .iter()
-        .filter(|s| s.client_port < 10_000)
-        .count();
-    assert_eq!(established, 32, "no established session was evicted");
+    assert_eq!(left(&world), 32, "no established session was evicted");
     assert_eq!(world.drops(), [], "every SYN found room");
     let evicted = world.counters[0].evicted.get();
     assert!(evicted >= 500 - 32, "{evicted}");
@@ -247,10 +212,6 @@ fn a_reset_connection_is_evicted_only_if_it_stays_silent() {
     for client_port in 0..300 {
         one(&world.frame(FRONT, &request(V4, 4000 + client_port, RST)));
     }
-    let left = |world: &World| {
-        let sessions = world.sessions();
-        sessions.iter().filter(|s| s.client_port < 10_000).count()
-    };
     for client_port in 0..2000 {
         world.advance(Duration::from_millis(4));
         world.frame(FRONT, &request(V4, 10_000 + client_port, SYN));
@@ -276,45 +237,18 @@ fn a_reset_connection_is_evicted_only_if_it_stays_silent() {
 #[test]
 fn a_udp_flood_does_not_evict_answered_flows() {
     let settings = Settings {
-        protocol: Protocol::Udp,
         sessions_max: 64,
-        ..Settings::default()
+        ..Settings::udp(V4)
     };
     let mut world = World::new(settings);
-    let datagram = |link, source, destination| {
-        build::Udp {
-            link,
-            source,
-            destination,
-            ..build::Udp::default()
-        }
-        .frame()
-    };
-    let front = Link {
-        source: CLIENT_MAC,
-        destination: PORT_MACS[0],
-    };
-    let back = Link {
-        source: backend_mac(0),
-        destination: PORT_MACS[1],
-    };
     for port in 4000..4032 {
-        let (client, vip) = ((V4.client, port), (V4.vip, SERVICE_PORT));
-        one(&world.frame(FRONT, &datagram(front, client, vip)));
-        one(&world.frame(BACK, &datagram(back, (V4.backend(0), BACKEND_PORT), client)));
+        one(&world.frame(FRONT, &datagram(V4, port, b"?")));
+        one(&world.frame(BACK, &datagram_back(V4, 0, port)));
     }
     for port in 10_000..10_500 {
-        world.frame(
-            FRONT,
-            &datagram(front, (V4.client, port), (V4.vip, SERVICE_PORT)),
-        );
+        world.frame(FRONT, &datagram(V4, port, b"?"));
     }
-    let answered = world
-        .sessions()
-        .iter()
-        .filter(|s| s.client_port < 10_000)
-        .count();
-    assert_eq!((answered, world.drops()), (32, Vec::new()));
+    assert_eq!((left(&world), world.drops()), (32, Vec::new()));
 }
 
 #[test]
@@ -334,10 +268,7 @@ fn a_table_full_of_established_sessions_drops_and_counts() {
 
 #[test]
 fn a_reply_that_arrives_at_another_worker_finds_its_session() {
-    let mut world = World::new(Settings {
-        workers: 2,
-        ..Settings::default()
-    });
+    let mut world = World::with_workers(2);
     one(&world.frame_at(0, FRONT, &request(V4, 4000, SYN)));
     let (port, packet) = one(&world.frame_at(1, BACK, &reply(V4, 0, 4000, SYN_ACK)));
     assert_eq!((port, packet.source), (FRONT, V4.vip));

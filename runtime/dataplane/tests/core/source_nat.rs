@@ -45,10 +45,9 @@ pub(crate) fn pool(clients: &[Prefix], addresses: u8, ports: u16) -> SourcePool 
 /// One source address with this many ports, for clients in the servers' network.
 pub(crate) fn settings(plan: Plan, ports: u16) -> Settings {
     Settings {
-        plan,
         sources: vec![source(plan, 0)],
         pools: vec![pool(&[network(plan)], 1, ports)],
-        ..Settings::default()
+        ..Settings::tcp(plan)
     }
 }
 
@@ -325,8 +324,8 @@ fn icmp_errors_pass_both_ways_through_source_nat() {
                 [(BACK, frame.frame())]
             };
 
-            let asked = client.frame(4000, vip(plan), kind);
-            let forwarded = packet_of(&world.frame(BACK, &asked));
+            let original = client.frame(4000, vip(plan), kind);
+            let forwarded = packet_of(&world.frame(BACK, &original));
             let seen = (source(plan, 0), world.session().source_port);
             let as_sent = one_hop_on(kind, client.at(4000), vip(plan));
             let from_server = error(server, router, seen.0, &forwarded);
@@ -371,8 +370,8 @@ fn a_server_gets_errors_from_the_source_address_it_sent_to() {
         ];
         for (host, frame, from) in rows {
             let sent = world.frame(BACK, &frame);
-            let told = ip(&sent[0].1);
-            assert_eq!((told.source, told.destination), (from, host.address));
+            let error = ip(&sent[0].1);
+            assert_eq!((error.source, error.destination), (from, host.address));
         }
         assert_eq!(world.counters[0].time_exceeded_sent.get(), 2);
     }

@@ -2,7 +2,8 @@
 //! unchanged.
 
 use crate::frames::{
-    ACK, FIN_ACK, FROM_CLIENT, RST, SYN, SYN_ACK, establish, one, port_unreachable, reply, request,
+    ACK, FIN_ACK, FROM_CLIENT, RST, SYN, SYN_ACK, TAGS, establish, one, ping, port_unreachable,
+    reply, reply_segment, request,
 };
 use crate::world::{
     BACK, BACKEND_PORT, BRIDGE_MAC, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4,
@@ -11,7 +12,7 @@ use crate::world::{
 use waxwing_dataplane::model::{NoBackend, SessionAction};
 use waxwing_dataplane::{BackendId, DropReason, NextHop, PortId};
 use waxwing_packet::arp::Arp;
-use waxwing_packet::{Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTag, VlanTags, parse};
+use waxwing_packet::{Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, parse};
 use waxwing_testkit::build;
 
 /// The servers' gateway, with the clients behind it.
@@ -20,10 +21,8 @@ const CLIENT_PORT: u16 = 4000;
 
 fn world(plan: Plan, protocol: Protocol, transparent: bool) -> World {
     World::new(Settings {
-        plan,
-        protocol,
         transparent,
-        ..Settings::default()
+        ..Settings::new(plan, protocol)
     })
 }
 
@@ -98,12 +97,8 @@ fn steps(plan: Plan, transparent: bool, tags: VlanTags) -> [Row; 4] {
     }
 }
 
-fn vlan() -> VlanTags {
-    VlanTags::one(VlanTag {
-        tpid: 0x8100,
-        tci: 100,
-    })
-}
+/// The tags of VLAN 100.
+const VLAN: VlanTags = TAGS[1];
 
 #[test]
 fn each_step_of_both_topologies_is_as_in_the_figure() {
@@ -112,7 +107,7 @@ fn each_step_of_both_topologies_is_as_in_the_figure() {
         .flat_map(|plan| [(plan, Protocol::Tcp), (plan, Protocol::Udp)])
     {
         for transparent in [false, true] {
-            for tags in [VlanTags::NONE, vlan()] {
+            for tags in [VlanTags::NONE, VLAN] {
                 let mut world = world(plan, protocol, transparent);
                 let [one, two, three, four] = steps(plan, transparent, tags);
                 for (port, (arrives, flags), (egress, leaves)) in [
@@ -136,7 +131,7 @@ fn each_step_of_both_topologies_is_as_in_the_figure() {
 fn a_reply_addressed_to_the_balancer_goes_to_the_clients_gateway() {
     for own in [PORT_MACS[0], PORT_MACS[1], BRIDGE_MAC] {
         let mut world = world(V4, Protocol::Tcp, true);
-        let [request, _, answer, _] = steps(V4, true, vlan());
+        let [request, _, answer, _] = steps(V4, true, VLAN);
         world.frame(FRONT, &request.frame(Protocol::Tcp, SYN));
         let to_us = Row {
             link: link(backend_mac(0), own),
@@ -149,7 +144,7 @@ fn a_reply_addressed_to_the_balancer_goes_to_the_clients_gateway() {
         let ethernet = packet.ethernet;
         assert_eq!(
             (ethernet.source, ethernet.destination, ethernet.tags),
-            (PORT_MACS[0], ROUTER, vlan())
+            (PORT_MACS[0], ROUTER, VLAN)
         );
     }
 }
@@ -191,15 +186,12 @@ fn a_client_beside_its_backend_is_forwarded_by_the_ingress_port() {
 
 #[test]
 fn frames_that_are_not_ours_are_bridged_unless_addressed_to_the_balancer() {
-    for tags in [VlanTags::NONE, vlan()] {
+    for tags in [VlanTags::NONE, VLAN] {
         let direct = |destination| build::Tcp {
             link: link(backend_mac(0), destination),
             tags,
-            source: (V4.backend(0), BACKEND_PORT),
-            destination: (V4.client, CLIENT_PORT),
             hop_limit: 1,
-            flags: TcpFlags(SYN_ACK),
-            ..build::Tcp::default()
+            ..reply_segment(V4, 0, CLIENT_PORT, SYN_ACK)
         };
         let mut world = world(V4, Protocol::Tcp, true);
         for (from, to) in [(BACK, FRONT), (FRONT, BACK)] {
@@ -257,14 +249,12 @@ fn a_bridged_frame_without_room_is_counted() {
 /// Fragments of a direct connection wait for their first one like a session's, and then pass.
 #[test]
 fn fragments_of_a_direct_datagram_pass_in_any_order() {
-    let whole = build::Udp {
+    let whole = build::Tcp {
         link: link(backend_mac(0), ROUTER),
-        source: (V4.backend(0), BACKEND_PORT),
-        destination: (V4.client, CLIENT_PORT),
         payload: &[7; 64],
-        ..build::Udp::default()
+        ..reply_segment(V4, 0, CLIENT_PORT, 0)
     }
-    .frame();
+    .frame_of(Protocol::Udp);
     // Fragmented after 40 bytes of IP payload; checksums do not matter here.
     let part = |range: std::ops::Range<usize>, field: u16| {
         let mut frame = whole[..34].to_vec();
@@ -302,10 +292,7 @@ fn responses_leave_by_the_ingress_port() {
 
         let ping = build::Echo {
             link: link(ROUTER, BRIDGE_MAC),
-            source: V4.client,
-            destination: V4.vip,
-            payload: b"are you there?",
-            ..build::Echo::default()
+            ..ping(V4, b"are you there?")
         };
         let (back_by, packet) = one(&world.frame(port, &ping.frame()));
         let macs = (packet.ethernet.source, packet.ethernet.destination);
@@ -314,7 +301,7 @@ fn responses_leave_by_the_ingress_port() {
 }
 
 #[test]
-fn a_client_whose_backend_is_down_is_told_by_the_port_it_asked_by() {
+fn a_client_whose_backend_is_down_is_answered_by_its_own_port() {
     let mut world = World::new(Settings {
         transparent: true,
         no_backend: NoBackend::Reject,
@@ -337,7 +324,7 @@ fn a_client_whose_backend_is_down_is_told_by_the_port_it_asked_by() {
 /// A bridge would drop it and say nothing; but the balancer is the one that knows, and the client would
 /// wait for ever. (The ports of a bridge have one MTU as a rule.)
 #[test]
-fn a_packet_too_big_for_the_other_port_is_told_of_where_it_came_from() {
+fn a_packet_too_big_for_the_other_port_is_reported_to_its_sender() {
     let mut world = World::new(Settings {
         plan: V6,
         transparent: true,
@@ -345,17 +332,14 @@ fn a_packet_too_big_for_the_other_port_is_told_of_where_it_came_from() {
         ..Settings::default()
     });
     establish(&mut world, CLIENT_PORT, 0);
-    let [_, _, answer, _] = steps(V6, true, vlan());
-    let mut big = build::Tcp {
+    let [_, _, answer, _] = steps(V6, true, VLAN);
+    let big = build::Tcp {
         link: answer.link,
         tags: answer.tags,
-        source: answer.source,
-        destination: answer.destination,
-        flags: TcpFlags(ACK),
+        hop_limit: 1,
         payload: &[7; 1300],
-        ..build::Tcp::default()
+        ..reply_segment(V6, 0, CLIENT_PORT, ACK)
     };
-    big.hop_limit = 1;
     let (port, packet) = one(&world.frame(BACK, &big.frame()));
     assert_eq!((port, packet.destination), (BACK, V6.backend(0)));
     // The router's address is at the balancer's port for everybody on the servers' side.
@@ -368,28 +352,27 @@ fn a_packet_too_big_for_the_other_port_is_told_of_where_it_came_from() {
 fn errors_about_a_session_are_translated_and_leave_as_its_packets_do() {
     for plan in [V4, V6] {
         let mut world = World::new(Settings {
-            plan,
             transparent: true,
-            ..Settings::default()
+            ..Settings::tcp(plan)
         });
         let forwarded = world.frame(FRONT, &request(plan, CLIENT_PORT, SYN));
         let quote = &forwarded[0].1[14..];
         let error = build::Error {
             link: link(backend_mac(0), ROUTER),
-            tags: vlan(),
+            tags: VLAN,
             source: plan.backend(0),
             destination: plan.client,
             hop_limit: 1,
             ..port_unreachable(plan, quote)
         };
-        let (port, told) = one(&world.frame(BACK, &error.frame()));
-        let ethernet = told.ethernet;
+        let (port, error) = one(&world.frame(BACK, &error.frame()));
+        let ethernet = error.ethernet;
         assert_eq!(
             (port, ethernet.source, ethernet.destination, ethernet.tags),
-            (FRONT, backend_mac(0), ROUTER, vlan())
+            (FRONT, backend_mac(0), ROUTER, VLAN)
         );
         assert_eq!(
-            (told.source, told.destination, told.hop_limit),
+            (error.source, error.destination, error.hop_limit),
             (plan.vip, plan.client, 1)
         );
 
@@ -400,13 +383,13 @@ fn errors_about_a_session_are_translated_and_leave_as_its_packets_do() {
             hop_limit: 1,
             ..port_unreachable(plan, quote)
         };
-        let (port, told) = one(&world.frame(FRONT, &error.frame()));
+        let (port, error) = one(&world.frame(FRONT, &error.frame()));
         assert_eq!(port, BACK);
         assert_eq!(
-            (told.ethernet.source, told.ethernet.destination),
+            (error.ethernet.source, error.ethernet.destination),
             (PORT_MACS[1], backend_mac(0))
         );
-        assert_eq!((told.destination, told.hop_limit), (plan.backend(0), 1));
+        assert_eq!((error.destination, error.hop_limit), (plan.backend(0), 1));
         // One that is about nothing of ours passes.
         let stranger = build::Error {
             link: link(backend_mac(0), ROUTER),

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use crate::frames::{ACK, SYN, SYN_ACK, establish, ip, one, ports, reply, request};
+use crate::frames::{
+    ACK, SYN, SYN_ACK, TAGS, establish, ip, one, ping, ports, reply, request, segment,
+};
 use crate::world::{
     BACK, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
 };
 use waxwing_dataplane::Pick;
 use waxwing_dataplane::model::Release;
 use waxwing_dataplane::session::Session;
-use waxwing_packet::{Link, Mac, Packet, TcpFlags, VlanTag, VlanTags, parse};
+use waxwing_packet::{Mac, Packet, VlanTags, parse};
 use waxwing_testkit::build;
 
 #[test]
@@ -26,22 +28,11 @@ fn replies_follow_the_client_to_another_gateway() {
 
 #[test]
 fn a_client_on_a_vlan_gets_its_tags_back() {
-    let tag = |tpid, tci| VlanTag { tpid, tci };
-    for tags in [
-        VlanTags::one(tag(0x8100, 100)),
-        VlanTags::two(tag(0x88a8, 7), tag(0x8100, 100)),
-    ] {
+    for tags in [TAGS[1], TAGS[2]] {
         let mut world = World::new(Settings::default());
         let tagged = build::Tcp {
-            link: Link {
-                source: CLIENT_MAC,
-                destination: PORT_MACS[0],
-            },
             tags,
-            source: (V4.client, 4000),
-            destination: (V4.vip, SERVICE_PORT),
-            flags: TcpFlags(SYN),
-            ..build::Tcp::default()
+            ..segment(V4, 4000, SYN)
         };
         let (_, packet) = one(&world.frame(FRONT, &tagged.frame()));
         assert_eq!(packet.ethernet.tags, VlanTags::NONE);
@@ -59,21 +50,9 @@ fn a_client_on_a_vlan_gets_its_tags_back() {
 #[test]
 fn a_vip_answers_ping_arp_and_neighbour_solicitations() {
     for plan in [V4, V6] {
-        let mut world = World::new(Settings {
-            plan,
-            ..Settings::default()
-        });
-        let ping = build::Echo {
-            link: Link {
-                source: CLIENT_MAC,
-                destination: PORT_MACS[0],
-            },
-            source: plan.client,
-            destination: plan.vip,
-            payload: b"are you there?",
-            ..build::Echo::default()
-        };
-        let (port, packet) = one(&world.frame(FRONT, &ping.frame()));
+        let mut world = World::new(Settings::tcp(plan));
+        let ping = ping(plan, b"are you there?").frame();
+        let (port, packet) = one(&world.frame(FRONT, &ping));
         assert_eq!(
             (port, packet.source, packet.destination),
             (FRONT, plan.vip, plan.client)
@@ -102,10 +81,7 @@ fn a_vip_answers_ping_arp_and_neighbour_solicitations() {
         "not ours"
     );
 
-    let mut world = World::new(Settings {
-        plan: V6,
-        ..Settings::default()
-    });
+    let mut world = World::new(Settings::tcp(V6));
     let solicitation = build::NeighborSolicitation {
         mac: CLIENT_MAC,
         source: V6.client,
@@ -131,7 +107,7 @@ fn vips_are_announced_on_every_port_twice_and_again_when_they_change() {
     };
     let release = Release::held();
     let epoch = world.epoch(more.snapshot(2), release.clone());
-    world.mailboxes[0].send(epoch).expect("the worker is there");
+    world.send(0, epoch);
     release.give();
     world.run(0);
     world.advance(Duration::from_secs(3));

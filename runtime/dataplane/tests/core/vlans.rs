@@ -40,13 +40,7 @@ fn vlan(wire: PortId, tags: VlanTags, mtu: u16, announces: bool) -> Port {
 
 /// A world with backends behind a VLAN with these tags, or behind the port itself.
 fn world(plan: Plan, tags: VlanTags) -> World {
-    world_of(
-        Settings {
-            plan,
-            ..Settings::default()
-        },
-        tags,
-    )
+    world_of(Settings::tcp(plan), tags)
 }
 
 fn world_of(mut settings: Settings, tags: VlanTags) -> World {
@@ -116,10 +110,7 @@ fn an_icmp_error_leaves_with_the_tags_of_its_side() {
 
 #[test]
 fn a_vlans_own_mtu_applies() {
-    let mut settings = Settings {
-        plan: V6,
-        ..Settings::default()
-    };
+    let mut settings = Settings::tcp(V6);
     settings.vlans = vec![vlan(BACK, sides(200)[1], 70, false)];
     let mut world = World::new(settings);
     let hop = NextHop {
@@ -131,7 +122,7 @@ fn a_vlans_own_mtu_applies() {
     let mut large = crate::frames::segment(V6, 4000, SYN);
     large.payload = b"eleven byte";
     let (port, _) = one(&world.frame(FRONT, &large.frame()));
-    assert_eq!(port, FRONT, "it is told of");
+    assert_eq!(port, FRONT, "it is reported");
     assert_eq!(world.counters[0].too_big_sent.get(), 1);
 }
 

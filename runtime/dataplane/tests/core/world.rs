@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::frames::one;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::{BackendCounters, Counter, WorkerCounters};
@@ -194,6 +195,23 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Services of one protocol at the addresses of one family.
+    pub(crate) fn new(plan: Plan, protocol: Protocol) -> Self {
+        Self {
+            plan,
+            protocol,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn tcp(plan: Plan) -> Self {
+        Self::new(plan, Protocol::Tcp)
+    }
+
+    pub(crate) fn udp(plan: Plan) -> Self {
+        Self::new(plan, Protocol::Udp)
+    }
+
     /// Every service's ports, and the port of its backends.
     fn ports(&self) -> Vec<(Ports, u16)> {
         let second = self.second_service.then_some(SERVICE_PORT + 1);
@@ -264,7 +282,7 @@ pub(crate) struct World {
     pub(crate) shared: SharedState,
     pub(crate) script: Arc<std::sync::Mutex<Script>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
-    pub(crate) mailboxes: Vec<Sender<Epoch>>,
+    mailboxes: Vec<Sender<Epoch>>,
     pub(crate) returned: Receiver<Epoch>,
     workers: Vec<Worker<MemoryIo>>,
     now: Duration,
@@ -327,6 +345,13 @@ impl World {
         world
     }
 
+    pub(crate) fn with_workers(workers: usize) -> Self {
+        Self::new(Settings {
+            workers,
+            ..Settings::default()
+        })
+    }
+
     /// An epoch with the scripted policy.
     pub(crate) fn epoch(&self, snapshot: Snapshot, release: Release) -> Epoch {
         Epoch {
@@ -351,12 +376,19 @@ impl World {
     /// Gives one worker new settings before the others.
     pub(crate) fn change_at(&mut self, worker: usize, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
+        self.publish_at(worker, self.settings.snapshot(2));
+    }
+
+    /// Gives a worker a snapshot that it may use at once.
+    pub(crate) fn publish_at(&mut self, worker: usize, snapshot: Snapshot) {
         let release = Release::held();
         release.give();
-        let epoch = self.epoch(self.settings.snapshot(2), release);
-        self.mailboxes[worker]
-            .send(epoch)
-            .expect("the worker is there");
+        self.send(worker, self.epoch(snapshot, release));
+    }
+
+    pub(crate) fn send(&self, worker: usize, epoch: Epoch) {
+        let mailbox = &self.mailboxes[worker];
+        mailbox.send(epoch).expect("the worker is there");
     }
 
     pub(crate) fn script(&self) -> std::sync::MutexGuard<'_, Script> {
@@ -405,6 +437,24 @@ impl World {
         assert!(self.io(worker).inject(port, frame), "the pool has a frame");
         self.run(worker);
         self.io(worker).sent()
+    }
+
+    /// Gives worker 0 all these frames before its turn; returns what it sends.
+    pub(crate) fn batch(
+        &mut self,
+        port: PortId,
+        frames: impl IntoIterator<Item = impl AsRef<[u8]>>,
+    ) -> Vec<(PortId, Vec<u8>)> {
+        for frame in frames {
+            assert!(self.io(0).inject(port, frame.as_ref()), "room in the pool");
+        }
+        self.run(0);
+        self.io(0).sent()
+    }
+
+    /// Gives worker 0 a client's frame that must be forwarded; returns its new destination.
+    pub(crate) fn destination_of(&mut self, frame: &[u8]) -> Address {
+        one(&self.frame(FRONT, frame)).1.destination
     }
 
     pub(crate) fn dropped(&self, reason: DropReason) -> u64 {

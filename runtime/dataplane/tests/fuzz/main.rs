@@ -5,60 +5,36 @@ mod balancer;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
+
+use waxwing_testkit::random::{Random, SEED, seeds};
 
 /// The duration of each test with random input.
 const TIME: Duration = Duration::from_secs(3);
 
-/// The environment variable with the first seed, to reproduce a failure.
-const SEED: &str = "WAXWING_SEED";
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Draws bytes, about half of them boundary values.
-    fn bytes(&mut self, len_max: u64) -> Vec<u8> {
-        let len = self.next() % len_max;
-        let edges = [0, 1, 6, 17, 0x45, 0x7f, 0x80, 0xff];
-        (0..len)
-            .map(|_| match self.next().to_le_bytes() {
-                [byte, 0..=127, ..] => byte,
-                [byte, ..] => edges[usize::from(byte) % edges.len()],
-            })
-            .collect()
-    }
+/// Draws bytes, about half of them boundary values.
+fn draw(random: &mut Random, len_max: usize) -> Vec<u8> {
+    let edges = [0, 1, 6, 17, 0x45, 0x7f, 0x80, 0xff];
+    (0..random.index(len_max))
+        .map(|_| match random.next().to_le_bytes() {
+            [byte, 0..=127, ..] => byte,
+            [byte, ..] => edges[usize::from(byte) % edges.len()],
+        })
+        .collect()
 }
 
 /// Calls `handle` with the bytes of consecutive seeds.
-fn fuzz(len_max: u64, handle: impl Fn(&[u8])) {
-    let given = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
-    let first = given.unwrap_or_else(|| {
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        now.as_secs() << 20
-    });
-    let end = Instant::now() + TIME;
+fn fuzz(len_max: usize, handle: impl Fn(&[u8])) {
     let mut tried = 0;
-    for seed in first.. {
-        let bytes = Random(seed).bytes(len_max);
+    for seed in seeds(TIME) {
+        let bytes = draw(&mut Random::new(seed), len_max);
         let outcome = catch_unwind(AssertUnwindSafe(|| handle(&bytes)));
         assert!(
             outcome.is_ok(),
             "reproduce with {SEED}={seed}: {bytes:02x?}"
         );
         tried += 1;
-        if Instant::now() >= end {
-            break;
-        }
     }
-    println!("{SEED}={first}, {tried} inputs");
     assert!(tried > 100, "only {tried} inputs: too few to be meaningful");
 }
 
