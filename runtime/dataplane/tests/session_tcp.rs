@@ -59,7 +59,7 @@ const CONVERSATIONS: &str = "
     close by the server | half: >S <SA open: >A <FA closing: >FA <A
     simultaneous close (RFC 9293 figure 13) | half: >S <SA open: >A >FA closing: <FA >A <A
     half-closed: one FIN, and data the other way for long | half: >S <SA open: >A >FA <PA >A >FA <PA
-    the server's FIN before the client's ACK (SYN-RECEIVED to FIN-WAIT-1) | half: >S <SA <FA open: >A closing: >FA
+    the server's FIN before the client's ACK (from SYN-RECEIVED) | half: >S <SA <FA open: >A closing: >FA
     refused | half: >S closing: <RA
     refused, tried again and accepted | half: >S closing: <RA half: >S <SA open: >A
     the client gives up | half: >S <SA closing: >R

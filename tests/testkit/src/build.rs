@@ -96,6 +96,31 @@ pub struct NeighborSolicitation {
     pub target: Address,
 }
 
+/// An ICMP error by its type, code and parameter.
+pub const fn icmp_error(kind: u8, code: u8, parameter: u32) -> IcmpError {
+    IcmpError {
+        kind,
+        code,
+        parameter,
+    }
+}
+
+/// The ports of a TCP segment or a UDP datagram: of source and destination.
+pub const fn ports(packet: &IpPacket) -> Option<(u16, u16)> {
+    match packet.transport {
+        Transport::Tcp {
+            source,
+            destination,
+            ..
+        }
+        | Transport::Udp {
+            source,
+            destination,
+        } => Some((source, destination)),
+        Transport::Icmp { .. } | Transport::Other(_) => None,
+    }
+}
+
 impl Default for Tcp<'_> {
     fn default() -> Self {
         Self {
@@ -142,9 +167,6 @@ impl Default for Echo<'_> {
 }
 
 impl Tcp<'_> {
-    /// # Panics
-    /// When the payload does not fit an IP packet of 65,535 bytes.
-    #[must_use]
     pub fn frame(&self) -> Vec<u8> {
         let segment = [
             &self.source.1.to_be_bytes()[..],
@@ -156,22 +178,16 @@ impl Tcp<'_> {
             &[0; 4], // Checksum, urgent pointer.
             self.payload,
         ];
-        IpHeader {
-            link: self.link,
-            tags: self.tags,
-            source: self.source.0,
-            destination: self.destination.0,
-            hop_limit: self.hop_limit,
-            protocol: tcp::PROTOCOL,
-        }
-        .frame(segment.concat())
+        let ends = (self.source.0, self.destination.0);
+        ip_frame(
+            (self.link, self.tags),
+            ends,
+            (self.hop_limit, tcp::PROTOCOL),
+            segment.concat(),
+        )
     }
 
     /// This segment's frame for TCP; for UDP, a datagram with the same link header, endpoints and payload.
-    ///
-    /// # Panics
-    /// When the payload does not fit an IP packet of 65,535 bytes.
-    #[must_use]
     pub fn frame_of(&self, protocol: Protocol) -> Vec<u8> {
         match protocol {
             Protocol::Tcp => self.frame(),
@@ -189,9 +205,6 @@ impl Tcp<'_> {
 }
 
 impl Udp<'_> {
-    /// # Panics
-    /// When the payload does not fit an IP packet of 65,535 bytes.
-    #[must_use]
     pub fn frame(&self) -> Vec<u8> {
         let len = u16::try_from(udp::HEADER_LEN + self.payload.len());
         let segment = [
@@ -201,22 +214,17 @@ impl Udp<'_> {
             &[0; 2], // Checksum.
             self.payload,
         ];
-        IpHeader {
-            link: self.link,
-            tags: self.tags,
-            source: self.source.0,
-            destination: self.destination.0,
-            hop_limit: self.hop_limit,
-            protocol: udp::PROTOCOL,
-        }
-        .frame(segment.concat())
+        let ends = (self.source.0, self.destination.0);
+        ip_frame(
+            (self.link, self.tags),
+            ends,
+            (self.hop_limit, udp::PROTOCOL),
+            segment.concat(),
+        )
     }
 }
 
 impl Echo<'_> {
-    /// # Panics
-    /// When the payload does not fit an IP packet of 65,535 bytes.
-    #[must_use]
     pub fn frame(&self) -> Vec<u8> {
         let (protocol, kind) = match (self.destination.family(), self.reply) {
             (Family::V4, false) => (icmp::PROTOCOL_V4, icmp::ECHO_REQUEST_V4),
@@ -230,45 +238,38 @@ impl Echo<'_> {
             &self.sequence.to_be_bytes(),
             self.payload,
         ];
-        IpHeader {
-            link: self.link,
-            tags: self.tags,
-            source: self.source,
-            destination: self.destination,
-            hop_limit: self.hop_limit,
-            protocol,
-        }
-        .frame(message.concat())
+        let ends = (self.source, self.destination);
+        ip_frame(
+            (self.link, self.tags),
+            ends,
+            (self.hop_limit, protocol),
+            message.concat(),
+        )
     }
 }
 
 impl Error<'_> {
-    /// # Panics
-    /// When the quote does not fit an IP packet of 65,535 bytes.
-    #[must_use]
     pub fn frame(&self) -> Vec<u8> {
         let message = [
             &[self.error.kind, self.error.code, 0, 0][..], // Checksum.
             &self.error.parameter.to_be_bytes(),
             self.quote,
         ];
-        IpHeader {
-            link: self.link,
-            tags: self.tags,
-            source: self.source,
-            destination: self.destination,
-            hop_limit: self.hop_limit,
-            protocol: match self.destination.family() {
-                Family::V4 => icmp::PROTOCOL_V4,
-                Family::V6 => icmp::PROTOCOL_V6,
-            },
-        }
-        .frame(message.concat())
+        let protocol = match self.destination.family() {
+            Family::V4 => icmp::PROTOCOL_V4,
+            Family::V6 => icmp::PROTOCOL_V6,
+        };
+        let ends = (self.source, self.destination);
+        ip_frame(
+            (self.link, self.tags),
+            ends,
+            (self.hop_limit, protocol),
+            message.concat(),
+        )
     }
 }
 
 impl ArpRequest {
-    #[must_use]
     pub fn frame(&self) -> Vec<u8> {
         let request = Arp::request(self.mac, self.tags, self.sender, self.target);
         let mut frame = vec![0; request.frame_len()];
@@ -281,7 +282,6 @@ impl ArpRequest {
 }
 
 impl NeighborSolicitation {
-    #[must_use]
     pub fn frame(&self) -> Vec<u8> {
         let solicitation = Solicitation::new(self.mac, self.tags, self.source, self.target);
         let mut frame = vec![0; solicitation.frame_len()];
@@ -293,68 +293,75 @@ impl NeighborSolicitation {
     }
 }
 
-/// The link and IP headers of a segment, of either family.
-struct IpHeader {
-    link: Link,
-    tags: VlanTags,
-    source: Address,
-    destination: Address,
-    hop_limit: u8,
-    protocol: u8,
+/// Returns the frame around a segment of either family whose checksum field is zero.
+fn ip_frame(
+    (link, tags): (Link, VlanTags),
+    ends: (Address, Address),
+    (hop_limit, protocol): (u8, u8),
+    mut segment: Vec<u8>,
+) -> Vec<u8> {
+    let checksum = transport_checksum(ends.0, ends.1, protocol, &segment);
+    segment[checksum_field(protocol)].copy_from_slice(&checksum.to_be_bytes());
+    let (ethertype, header) = match ends.1.family() {
+        Family::V4 => (
+            ipv4::ETHERTYPE,
+            v4_header(ends, hop_limit, protocol, segment.len()),
+        ),
+        Family::V6 => (
+            ipv6::ETHERTYPE,
+            v6_header(ends, hop_limit, protocol, segment.len()),
+        ),
+    };
+    let ethernet = Ethernet::new(link, tags, ethertype);
+    let mut frame = vec![0; ethernet.header_len()];
+    assert!(
+        ethernet.write(&mut frame).is_some(),
+        "it has the header's length"
+    );
+    frame.extend(header);
+    frame.extend(segment);
+    frame
 }
 
-impl IpHeader {
-    /// Returns the frame around a segment whose checksum field is zero.
-    fn frame(&self, mut segment: Vec<u8>) -> Vec<u8> {
-        let (source, destination) = (self.source, self.destination);
-        let field = checksum_field(self.protocol);
-        let checksum = transport_checksum(source, destination, self.protocol, &segment);
-        segment[field].copy_from_slice(&checksum.to_be_bytes());
-        let (ethertype, header) = match destination.family() {
-            Family::V4 => (ipv4::ETHERTYPE, self.v4_header(segment.len())),
-            Family::V6 => (ipv6::ETHERTYPE, self.v6_header(segment.len())),
-        };
-        let ethernet = Ethernet::new(self.link, self.tags, ethertype);
-        let mut frame = vec![0; ethernet.header_len()];
-        assert!(
-            ethernet.write(&mut frame).is_some(),
-            "it has the header's length"
-        );
-        frame.extend(header);
-        frame.extend(segment);
-        frame
-    }
+fn v4_header(
+    (source, destination): (Address, Address),
+    hop_limit: u8,
+    protocol: u8,
+    segment_len: usize,
+) -> Vec<u8> {
+    const VERSION_IHL: u8 = 0x45;
+    const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
+    let total_len = u16::try_from(ipv4::HEADER_LEN + segment_len);
+    let mut header = [
+        &[VERSION_IHL, 0][..], // Type of service 0.
+        &total_len.expect(TOO_LONG).to_be_bytes(),
+        &[0; 2], // Identification.
+        &DONT_FRAGMENT,
+        &[hop_limit, protocol],
+        &[0; 2], // Checksum.
+        &source.v4_octets(),
+        &destination.v4_octets(),
+    ]
+    .concat();
+    let checksum = checksum::of(&header);
+    header[V4_CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+    header
+}
 
-    fn v4_header(&self, segment_len: usize) -> Vec<u8> {
-        const VERSION_IHL: u8 = 0x45;
-        const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
-        let total_len = u16::try_from(ipv4::HEADER_LEN + segment_len);
-        let mut header = [
-            &[VERSION_IHL, 0][..], // Type of service 0.
-            &total_len.expect(TOO_LONG).to_be_bytes(),
-            &[0; 2], // Identification.
-            &DONT_FRAGMENT,
-            &[self.hop_limit, self.protocol],
-            &[0; 2], // Checksum.
-            &self.source.v4_octets(),
-            &self.destination.v4_octets(),
-        ]
-        .concat();
-        let checksum = checksum::of(&header);
-        header[V4_CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
-        header
-    }
-
-    fn v6_header(&self, segment_len: usize) -> Vec<u8> {
-        [
-            &[0x60, 0, 0, 0][..], // Version 6, traffic class and flow label 0.
-            &u16::try_from(segment_len).expect(TOO_LONG).to_be_bytes(),
-            &[self.protocol, self.hop_limit],
-            &self.source.octets(),
-            &self.destination.octets(),
-        ]
-        .concat()
-    }
+fn v6_header(
+    (source, destination): (Address, Address),
+    hop_limit: u8,
+    protocol: u8,
+    segment_len: usize,
+) -> Vec<u8> {
+    [
+        &[0x60, 0, 0, 0][..], // Version 6, traffic class and flow label 0.
+        &u16::try_from(segment_len).expect(TOO_LONG).to_be_bytes(),
+        &[protocol, hop_limit],
+        &source.octets(),
+        &destination.octets(),
+    ]
+    .concat()
 }
 
 const TOO_LONG: &str = "the payload fits an IP packet";

@@ -4,18 +4,11 @@ use waxwing_dataplane::session::Direction;
 use waxwing_packet::TcpFlags;
 
 /// The packets of a text such as `>S <SA >A`: a handshake.
-///
-/// # Panics
-/// When a letter is no flag of `S`, `A`, `F`, `R`, `P`.
 pub fn packets(text: &str) -> impl Iterator<Item = (Direction, TcpFlags)> + '_ {
     text.split_whitespace().map(packet)
 }
 
 /// The packet of a word such as `<SA`.
-///
-/// # Panics
-/// As [`packets`].
-#[must_use]
 pub fn packet(word: &str) -> (Direction, TcpFlags) {
     let (direction, flags) = match word.split_at(1) {
         (">", flags) => (Direction::Forward, flags),

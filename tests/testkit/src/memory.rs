@@ -192,7 +192,6 @@ type MemoryFrameOut = (PortId, MemoryFrame);
 
 impl MemoryIo {
     /// Creates `ports` ports and a pool of `frames` buffers. A jumbo frame takes several buffers.
-    #[must_use]
     pub fn new(ports: u8, frames: usize) -> Self {
         let buffers = (0..frames).map(|_| vec![0; BUFFER].into_boxed_slice());
         let pool = Rc::new(Pool {
@@ -256,7 +255,6 @@ impl MemoryIo {
     }
 
     /// Returns the number of buffers outside the pool: queued, held, or sent and not yet collected.
-    #[must_use]
     pub fn in_flight(&self) -> usize {
         self.pool.out.get()
     }

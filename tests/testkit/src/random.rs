@@ -10,7 +10,6 @@ pub const SEED: &str = "WAXWING_SEED";
 pub struct Random(u64);
 
 impl Random {
-    #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -28,9 +27,6 @@ impl Random {
     }
 
     /// Draws an index below `end`.
-    ///
-    /// # Panics
-    /// When there is none.
     pub fn index(&mut self, end: usize) -> usize {
         usize::try_from(self.below(end as u64)).expect("it is below an index")
     }
@@ -46,9 +42,6 @@ impl Random {
     }
 
     /// Draws an element.
-    ///
-    /// # Panics
-    /// When there is none.
     pub fn one<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.index(of.len())]
     }

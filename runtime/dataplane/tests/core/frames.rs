@@ -7,7 +7,7 @@ use waxwing_dataplane::PortId;
 use waxwing_dataplane::session::Direction;
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{
-    Address, IpPacket, Link, Mac, Packet, Protocol, TcpFlags, Transport, VlanTag, VlanTags, parse,
+    Address, IpPacket, Link, Mac, Packet, Protocol, TcpFlags, VlanTag, VlanTags, parse,
 };
 use waxwing_testkit::{build, conversation};
 
@@ -194,18 +194,7 @@ pub(crate) fn ip(frame: &[u8]) -> IpPacket {
 }
 
 pub(crate) fn ports(packet: &IpPacket) -> (u16, u16) {
-    match packet.transport {
-        Transport::Tcp {
-            source,
-            destination,
-            ..
-        }
-        | Transport::Udp {
-            source,
-            destination,
-        } => (source, destination),
-        other => panic!("no ports: {other:?}"),
-    }
+    build::ports(packet).unwrap_or_else(|| panic!("no ports: {packet:?}"))
 }
 
 /// The one frame that was sent, and its port.

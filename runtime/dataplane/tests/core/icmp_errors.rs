@@ -7,7 +7,8 @@ use crate::frames::{
 };
 use crate::hosts::packet_of;
 use crate::world::{
-    BACK, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
+    BACK, CLIENT_MAC, EACH, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World,
+    backend_mac,
 };
 use waxwing_dataplane::session::Session;
 use waxwing_packet::reject::IcmpError;
@@ -26,11 +27,7 @@ pub(crate) fn kinds(plan: Plan) -> [IcmpError; 5] {
         ],
         Family::V6 => [(1, 0, 0), (1, 4, 0), (2, 0, 1280), (3, 0, 0), (4, 0, 6)],
     };
-    kinds.map(|(kind, code, parameter)| IcmpError {
-        kind,
-        code,
-        parameter,
-    })
+    kinds.map(|(kind, code, parameter)| build::icmp_error(kind, code, parameter))
 }
 
 /// A router outside the balancer's networks.
@@ -74,11 +71,9 @@ impl Opened {
 
     /// Each kind of session.
     fn each(mut test: impl FnMut(Self)) {
-        for plan in [V4, V6] {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
-                for (count, clash) in [(0, false), (1, false), (2, false), (0, true), (1, true)] {
-                    test(Self::new(plan, protocol, TAGS[count], clash));
-                }
+        for (plan, protocol) in EACH {
+            for (count, clash) in [(0, false), (1, false), (2, false), (0, true), (1, true)] {
+                test(Self::new(plan, protocol, TAGS[count], clash));
             }
         }
     }

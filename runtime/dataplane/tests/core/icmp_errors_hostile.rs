@@ -13,7 +13,6 @@ use crate::hosts::packet_of;
 use crate::icmp_errors::{kinds, router};
 use crate::world::{BACK, BACKEND_PORT, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::{BackendId, DropReason};
-use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{Address, Family, Packet, icmp, parse};
 use waxwing_testkit::build;
 
@@ -56,11 +55,7 @@ fn an_error_about_no_session_is_dropped_at_a_vip_and_passed_to_the_kernel_otherw
         }
         .frame();
         let other_kind = build::Error {
-            error: IcmpError {
-                kind: 100,
-                code: 0,
-                parameter: 0,
-            },
+            error: build::icmp_error(100, 0, 0),
             ..port_unreachable(plan, &returned)
         };
         let elsewhere = build::Error {
@@ -262,7 +257,7 @@ proptest! {
                     link,
                     source: router(plan),
                     destination,
-                    error: IcmpError { kind: damage.kind, code: 0, parameter: 0 },
+                    error: build::icmp_error(damage.kind, 0, 0),
                     ..port_unreachable(plan, &quote)
                 };
                 let mut frame = error.frame();

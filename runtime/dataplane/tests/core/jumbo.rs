@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::fragments::{bytes, reassembled, to_backend, to_client};
 use crate::frames::{ACK, RST, SYN, damaged, datagram, ip, one, ping, ports, request};
 use crate::icmp_sent::{LAST_HOP, assert_reported, may_be_cut, opened, packet, tagged};
-use crate::world::{BACK, BACKEND_PORT, FRONT, Plan, SERVICE_PORT, Settings, V4, V6, World};
+use crate::world::{BACK, BACKEND_PORT, EACH, FRONT, Plan, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::NoBackend;
 use waxwing_dataplane::{DropReason, FragmentLimits, PortId};
 use waxwing_packet::{Protocol, Transport, VlanTags};
@@ -40,12 +40,7 @@ fn payload_of(frame: &[u8]) -> &[u8] {
 #[test]
 fn jumbo_frames_are_translated_both_ways_and_their_checksums_are_right() {
     for part_len in PART_LENS {
-        for (plan, protocol) in [
-            (V4, Protocol::Tcp),
-            (V4, Protocol::Udp),
-            (V6, Protocol::Tcp),
-            (V6, Protocol::Udp),
-        ] {
+        for (plan, protocol) in EACH {
             let mut world = divided(plan, protocol, 9000, part_len);
             for (from, to, destination) in [
                 (FRONT, BACK, (plan.backend(0), BACKEND_PORT)),

@@ -4,7 +4,7 @@ use crate::fragments::{ID, assert_forgotten, bytes};
 use crate::frames::{ACK, SYN, SYN_ACK};
 use crate::hosts::{Arrival, Endpoint, Host, Kind, packet_of};
 use crate::world::{
-    BACK, BACKEND_PORT, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
+    BACK, BACKEND_PORT, EACH, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
 };
 use waxwing_dataplane::steering::Rules;
 use waxwing_dataplane::{BackendId, DropReason, Ports};
@@ -19,28 +19,26 @@ fn range(first: u16, last: u16) -> Ports {
 
 #[test]
 fn each_port_of_a_range_is_kept_and_no_other_is_served() {
-    for plan in [V4, V6] {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let mut world = World::new(Settings {
-                ranges: vec![range(8000, 8010)],
-                ..Settings::new(plan, protocol)
-            });
-            let (client, server) = (Host::far(plan), Host::server(plan, 0));
-            for port in [8000, 8005, 8010] {
-                let to = (plan.vip, port);
-                let syn = client.sends(&mut world, 4000, to, Kind::of(protocol, SYN));
-                assert_eq!(syn, Arrival::at(server, client.at(4000), port));
-                let kind = Kind::of(protocol, SYN_ACK);
-                let answer = server.sends(&mut world, port, client.at(4000), kind);
-                assert_eq!(answer, Arrival::at(client, to, 4000));
-            }
-            for port in [7999, 8011, 1] {
-                let frame = client.frame(4000, (plan.vip, port), Kind::of(protocol, SYN));
-                assert_eq!(world.frame(FRONT, &frame), []);
-            }
-            assert_eq!(world.drops(), [(DropReason::NoService, 3)]);
-            assert_eq!(world.script().asked[2].destination_port, 8010);
+    for (plan, protocol) in EACH {
+        let mut world = World::new(Settings {
+            ranges: vec![range(8000, 8010)],
+            ..Settings::new(plan, protocol)
+        });
+        let (client, server) = (Host::far(plan), Host::server(plan, 0));
+        for port in [8000, 8005, 8010] {
+            let to = (plan.vip, port);
+            let syn = client.sends(&mut world, 4000, to, Kind::of(protocol, SYN));
+            assert_eq!(syn, Arrival::at(server, client.at(4000), port));
+            let kind = Kind::of(protocol, SYN_ACK);
+            let answer = server.sends(&mut world, port, client.at(4000), kind);
+            assert_eq!(answer, Arrival::at(client, to, 4000));
         }
+        for port in [7999, 8011, 1] {
+            let frame = client.frame(4000, (plan.vip, port), Kind::of(protocol, SYN));
+            assert_eq!(world.frame(FRONT, &frame), []);
+        }
+        assert_eq!(world.drops(), [(DropReason::NoService, 3)]);
+        assert_eq!(world.script().asked[2].destination_port, 8010);
     }
 }
 
@@ -78,33 +76,30 @@ fn the_service_with_the_fewest_ports_wins() {
 /// the same tuple.
 #[test]
 fn one_client_port_towards_a_service_and_a_range_of_one_server_is_two_connections() {
-    for plan in [V4, V6] {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let mut world = World::new(Settings {
-                second_service: true,
-                ranges: vec![Ports::ALL],
-                ..Settings::new(plan, protocol)
-            });
-            let (client, server) = (Host::far(plan), Host::server(plan, 0));
-            let services: [Endpoint; 3] =
-                [SERVICE_PORT, SERVICE_PORT + 1, BACKEND_PORT].map(|port| (plan.vip, port));
-            let went =
-                services.map(|to| client.sends(&mut world, 4000, to, Kind::of(protocol, SYN)));
-            for (at, one) in went.iter().enumerate() {
-                assert_eq!(one.destination, server.at(BACKEND_PORT));
-                assert!(went[..at].iter().all(|other| other.source != one.source));
-            }
-            assert_eq!(world.sessions().len(), 3, "no session was overwritten");
-            for (service, went) in services.into_iter().zip(went) {
-                let kind = Kind::of(protocol, SYN_ACK);
-                let answer = server.sends(&mut world, BACKEND_PORT, went.source, kind);
-                assert_eq!(answer, Arrival::at(client, service, 4000), "the right VIP");
-                let kind = Kind::of(protocol, ACK);
-                let again = client.sends(&mut world, 4000, service, kind);
-                assert_eq!(again, went);
-            }
-            assert_eq!(world.drops(), []);
+    for (plan, protocol) in EACH {
+        let mut world = World::new(Settings {
+            second_service: true,
+            ranges: vec![Ports::ALL],
+            ..Settings::new(plan, protocol)
+        });
+        let (client, server) = (Host::far(plan), Host::server(plan, 0));
+        let services: [Endpoint; 3] =
+            [SERVICE_PORT, SERVICE_PORT + 1, BACKEND_PORT].map(|port| (plan.vip, port));
+        let went = services.map(|to| client.sends(&mut world, 4000, to, Kind::of(protocol, SYN)));
+        for (at, one) in went.iter().enumerate() {
+            assert_eq!(one.destination, server.at(BACKEND_PORT));
+            assert!(went[..at].iter().all(|other| other.source != one.source));
         }
+        assert_eq!(world.sessions().len(), 3, "no session was overwritten");
+        for (service, went) in services.into_iter().zip(went) {
+            let kind = Kind::of(protocol, SYN_ACK);
+            let answer = server.sends(&mut world, BACKEND_PORT, went.source, kind);
+            assert_eq!(answer, Arrival::at(client, service, 4000), "the right VIP");
+            let kind = Kind::of(protocol, ACK);
+            let again = client.sends(&mut world, 4000, service, kind);
+            assert_eq!(again, went);
+        }
+        assert_eq!(world.drops(), []);
     }
 }
 

@@ -6,7 +6,8 @@ use crate::fragments::{ID, assert_forgotten, bytes};
 use crate::frames::{ACK, RST, SYN, SYN_ACK, ip};
 use crate::hosts::{Arrival, Endpoint, Host, Kind, inside, packet_of};
 use crate::world::{
-    BACK, BACKEND_PORT, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
+    BACK, BACKEND_PORT, EACH, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World,
+    backend_mac,
 };
 use waxwing_dataplane::model::{SourceId, SourcePool, SourceUse};
 use waxwing_dataplane::{DropReason, Pick, Ports};
@@ -15,7 +16,6 @@ use waxwing_packet::{Address, Family, Link, Packet, Prefix, Protocol, VlanTags, 
 use waxwing_testkit::build;
 use waxwing_testkit::fragmenter::{fragment, reassemble};
 
-const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 /// The first port of each pool.
 pub(crate) const FIRST_PORT: u16 = 1024;
 
@@ -72,28 +72,26 @@ pub(crate) fn establish(world: &mut World, client: Host, port: u16) -> Endpoint 
 
 #[test]
 fn a_client_in_the_servers_network_is_seen_as_a_source_address() {
-    for plan in [V4, V6] {
-        for protocol in PROTOCOLS {
-            let mut world = World::new(Settings {
-                protocol,
-                ..settings(plan, 60_000)
-            });
-            let (client, server) = (Host::neighbour(plan), Host::server(plan, 0));
-            // Within the pool, a client keeps its port.
-            for (own, kept) in [(4000, true), (80, false)] {
-                let syn = client.sends(&mut world, own, vip(plan), Kind::of(protocol, SYN));
-                assert_eq!(syn, Arrival::at(server, syn.source, BACKEND_PORT));
-                assert_eq!(syn.source.0, source(plan, 0));
-                assert_eq!(syn.source.1 == own, kept);
-                let kind = Kind::of(protocol, SYN_ACK);
-                let answer = server.sends(&mut world, BACKEND_PORT, syn.source, kind);
-                assert_eq!(answer, Arrival::at(client, vip(plan), own));
-                let ack = client.sends(&mut world, own, vip(plan), Kind::of(protocol, ACK));
-                assert_eq!(ack, syn);
-            }
-            assert_eq!(world.shared.gauges.active_from(SourceId(1)), 2);
-            assert_eq!(world.drops(), []);
+    for (plan, protocol) in EACH {
+        let mut world = World::new(Settings {
+            protocol,
+            ..settings(plan, 60_000)
+        });
+        let (client, server) = (Host::neighbour(plan), Host::server(plan, 0));
+        // Within the pool, a client keeps its port.
+        for (own, kept) in [(4000, true), (80, false)] {
+            let syn = client.sends(&mut world, own, vip(plan), Kind::of(protocol, SYN));
+            assert_eq!(syn, Arrival::at(server, syn.source, BACKEND_PORT));
+            assert_eq!(syn.source.0, source(plan, 0));
+            assert_eq!(syn.source.1 == own, kept);
+            let kind = Kind::of(protocol, SYN_ACK);
+            let answer = server.sends(&mut world, BACKEND_PORT, syn.source, kind);
+            assert_eq!(answer, Arrival::at(client, vip(plan), own));
+            let ack = client.sends(&mut world, own, vip(plan), Kind::of(protocol, ACK));
+            assert_eq!(ack, syn);
         }
+        assert_eq!(world.shared.gauges.active_from(SourceId(1)), 2);
+        assert_eq!(world.drops(), []);
     }
 }
 
@@ -189,24 +187,22 @@ fn the_narrowest_network_chooses_the_pool() {
 
 #[test]
 fn one_client_port_towards_two_services_of_a_server_is_two_source_ports() {
-    for plan in [V4, V6] {
-        for protocol in PROTOCOLS {
-            let mut world = World::new(Settings {
-                protocol,
-                second_service: true,
-                ..settings(plan, 100)
-            });
-            let (client, server) = (Host::neighbour(plan), Host::server(plan, 0));
-            let services = [0, 1].map(|n| (plan.vip, SERVICE_PORT + n));
-            let first = services
-                .map(|to| client.sends(&mut world, FIRST_PORT, to, Kind::of(protocol, SYN)));
-            assert_ne!(first[0].source, first[1].source);
-            assert_eq!(first[0].destination, first[1].destination);
-            for (service, went) in services.into_iter().zip(first) {
-                let kind = Kind::of(protocol, SYN_ACK);
-                let answer = server.sends(&mut world, BACKEND_PORT, went.source, kind);
-                assert_eq!(answer, Arrival::at(client, service, FIRST_PORT));
-            }
+    for (plan, protocol) in EACH {
+        let mut world = World::new(Settings {
+            protocol,
+            second_service: true,
+            ..settings(plan, 100)
+        });
+        let (client, server) = (Host::neighbour(plan), Host::server(plan, 0));
+        let services = [0, 1].map(|n| (plan.vip, SERVICE_PORT + n));
+        let first =
+            services.map(|to| client.sends(&mut world, FIRST_PORT, to, Kind::of(protocol, SYN)));
+        assert_ne!(first[0].source, first[1].source);
+        assert_eq!(first[0].destination, first[1].destination);
+        for (service, went) in services.into_iter().zip(first) {
+            let kind = Kind::of(protocol, SYN_ACK);
+            let answer = server.sends(&mut world, BACKEND_PORT, went.source, kind);
+            assert_eq!(answer, Arrival::at(client, service, FIRST_PORT));
         }
     }
 }
@@ -285,64 +281,62 @@ fn a_direct_connection_from_the_same_ports_is_not_the_sessions() {
 
 #[test]
 fn icmp_errors_pass_both_ways_through_source_nat() {
-    for plan in [V4, V6] {
-        for protocol in PROTOCOLS {
-            let mut world = World::new(Settings {
-                protocol,
-                ..settings(plan, 100)
-            });
-            let (client, server) = (Host::neighbour(plan), Host::server(plan, 0));
-            let kind = Kind::of(protocol, SYN);
-            let router = plan.backend(200);
-            let port_unreachable = IcmpError::port_unreachable(plan.vip.family());
-            let error = |from: Host, source, destination, quote| {
-                let link = Link {
-                    source: from.mac,
-                    destination: PORT_MACS[1],
-                };
-                build::Error {
-                    link,
-                    tags: VlanTags::NONE,
-                    source,
-                    destination,
-                    hop_limit: 50,
-                    error: port_unreachable,
-                    quote,
-                }
+    for (plan, protocol) in EACH {
+        let mut world = World::new(Settings {
+            protocol,
+            ..settings(plan, 100)
+        });
+        let (client, server) = (Host::neighbour(plan), Host::server(plan, 0));
+        let kind = Kind::of(protocol, SYN);
+        let router = plan.backend(200);
+        let port_unreachable = IcmpError::port_unreachable(plan.vip.family());
+        let error = |from: Host, source, destination, quote| {
+            let link = Link {
+                source: from.mac,
+                destination: PORT_MACS[1],
             };
-            let expected = |to: Host, source, quote| {
-                let link = Link {
-                    source: PORT_MACS[1],
-                    destination: to.mac,
-                };
-                let error = error(to, source, to.address, quote);
-                let frame = build::Error {
-                    link,
-                    hop_limit: 49,
-                    ..error
-                };
-                [(BACK, frame.frame())]
-            };
-
-            let original = client.frame(4000, vip(plan), kind);
-            let forwarded = packet_of(&world.frame(BACK, &original));
-            let seen = (source(plan, 0), world.session().source_port);
-            let as_sent = one_hop_on(kind, client.at(4000), vip(plan));
-            let from_server = error(server, router, seen.0, &forwarded);
-            let sent = world.frame(BACK, &from_server.frame());
-            assert_eq!(sent, expected(client, plan.vip, &as_sent), "to the client");
-
-            let answer = server.frame(BACKEND_PORT, seen, Kind::of(protocol, SYN_ACK));
-            let returned = packet_of(&world.frame(BACK, &answer));
-            let as_sent = one_hop_on(Kind::of(protocol, SYN_ACK), server.at(BACKEND_PORT), seen);
-            for from in [client.address, router] {
-                let from_client = error(client, from, plan.vip, &returned);
-                let sent = world.frame(BACK, &from_client.frame());
-                assert_eq!(sent, expected(server, seen.0, &as_sent), "to the server");
+            build::Error {
+                link,
+                tags: VlanTags::NONE,
+                source,
+                destination,
+                hop_limit: 50,
+                error: port_unreachable,
+                quote,
             }
-            assert_eq!(world.counters[0].icmp_errors_forwarded.get(), 3);
-            assert_eq!(world.drops(), []);
+        };
+        let expected = |to: Host, source, quote| {
+            let link = Link {
+                source: PORT_MACS[1],
+                destination: to.mac,
+            };
+            let error = error(to, source, to.address, quote);
+            let frame = build::Error {
+                link,
+                hop_limit: 49,
+                ..error
+            };
+            [(BACK, frame.frame())]
+        };
+
+        let original = client.frame(4000, vip(plan), kind);
+        let forwarded = packet_of(&world.frame(BACK, &original));
+        let seen = (source(plan, 0), world.session().source_port);
+        let as_sent = one_hop_on(kind, client.at(4000), vip(plan));
+        let from_server = error(server, router, seen.0, &forwarded);
+        let sent = world.frame(BACK, &from_server.frame());
+        assert_eq!(sent, expected(client, plan.vip, &as_sent), "to the client");
+
+        let answer = server.frame(BACKEND_PORT, seen, Kind::of(protocol, SYN_ACK));
+        let returned = packet_of(&world.frame(BACK, &answer));
+        let as_sent = one_hop_on(Kind::of(protocol, SYN_ACK), server.at(BACKEND_PORT), seen);
+        for from in [client.address, router] {
+            let from_client = error(client, from, plan.vip, &returned);
+            let sent = world.frame(BACK, &from_client.frame());
+            assert_eq!(sent, expected(server, seen.0, &as_sent), "to the server");
         }
+        assert_eq!(world.counters[0].icmp_errors_forwarded.get(), 3);
+        assert_eq!(world.drops(), []);
     }
 }
 

@@ -6,8 +6,8 @@ use crate::frames::{
     reply, reply_segment, request,
 };
 use crate::world::{
-    BACK, BACKEND_PORT, BRIDGE_MAC, CLIENT_MAC, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4,
-    V6, World, backend_mac,
+    BACK, BACKEND_PORT, BRIDGE_MAC, CLIENT_MAC, EACH, FRONT, PORT_MACS, Plan, SERVICE_PORT,
+    Settings, V4, V6, World, backend_mac,
 };
 use waxwing_dataplane::model::{NoBackend, SessionAction};
 use waxwing_dataplane::{BackendId, DropReason, NextHop, PortId};
@@ -102,10 +102,7 @@ const VLAN: VlanTags = TAGS[1];
 
 #[test]
 fn each_step_of_both_topologies_is_as_in_the_figure() {
-    for (plan, protocol) in [V4, V6]
-        .into_iter()
-        .flat_map(|plan| [(plan, Protocol::Tcp), (plan, Protocol::Udp)])
-    {
+    for (plan, protocol) in EACH {
         for transparent in [false, true] {
             for tags in [VlanTags::NONE, VLAN] {
                 let mut world = world(plan, protocol, transparent);

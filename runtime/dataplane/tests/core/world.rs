@@ -57,6 +57,14 @@ pub(crate) const V6: Plan = Plan {
     backend: Address::v6([0xfd, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]),
 };
 
+/// Each family with each protocol.
+pub(crate) const EACH: [(Plan, Protocol); 4] = [
+    (V4, Protocol::Tcp),
+    (V4, Protocol::Udp),
+    (V6, Protocol::Tcp),
+    (V6, Protocol::Udp),
+];
+
 impl Plan {
     /// The n-th backend's address.
     pub(crate) fn backend(&self, n: u32) -> Address {

@@ -1,34 +1,20 @@
 //! Echo requests answered in place (RFC 792, RFC 4443).
 
 use waxwing_packet::icmp::answer_echo;
-use waxwing_packet::{Address, Link, Mac, Packet, VlanTag, VlanTags, ethernet, ndp, parse};
+use waxwing_packet::{Address, Link, Mac, ethernet, ndp};
 use waxwing_testkit::build;
+
+use crate::samples::{CLIENT, LINK, LINK_BACK, TAGS, VIP, ip};
 
 /// The hop limit of a reply.
 const HOP_LIMIT: u8 = 64;
 /// Where an IPv4 header holds its flags and fragment offset.
 const FLAGS_OFFSET: usize = 6;
 
-const CLIENT: Address = Address::v4([192, 0, 2, 1]);
-const VIP: Address = Address::v4([203, 0, 113, 10]);
-const CLIENT_V6: Address = Address::from_bits(0x2001_0db8 << 96 | 1);
-const VIP_V6: Address = Address::from_bits(0x2001_0db8 << 96 | 2);
-const CLIENT_LINK: Link = Link {
-    source: Mac([2, 0, 0, 0, 0, 1]),
-    destination: Mac([2, 0, 0, 0, 0, 9]),
-};
-const VIP_LINK: Link = Link {
-    source: CLIENT_LINK.destination,
-    destination: CLIENT_LINK.source,
-};
-
 fn request(source: Address, destination: Address) -> build::Echo<'static> {
     build::Echo {
-        link: CLIENT_LINK,
-        tags: VlanTags::one(VlanTag {
-            tpid: 0x8100,
-            tci: 7,
-        }),
+        link: LINK,
+        tags: TAGS[1],
         source,
         destination,
         hop_limit: 3,
@@ -40,20 +26,18 @@ fn request(source: Address, destination: Address) -> build::Echo<'static> {
 }
 
 fn answer(frame: &mut [u8]) -> bool {
-    match parse(frame) {
-        Ok(Packet::Ip(packet)) => answer_echo(frame, &packet),
-        other => panic!("not IP: {other:?}"),
-    }
+    let packet = ip(frame);
+    answer_echo(frame, &packet)
 }
 
 #[test]
 fn a_request_becomes_its_reply() {
-    for (source, destination) in [(CLIENT, VIP), (CLIENT_V6, VIP_V6)] {
+    for (source, destination) in [(CLIENT[0], VIP[0]), (CLIENT[1], VIP[1])] {
         let request = request(source, destination);
         let mut frame = request.frame();
         assert!(answer(&mut frame));
         let reply = build::Echo {
-            link: VIP_LINK,
+            link: LINK_BACK,
             source: destination,
             destination: source,
             hop_limit: HOP_LIMIT,
@@ -66,55 +50,36 @@ fn a_request_becomes_its_reply() {
 
 #[test]
 fn other_packets_are_not_answered_and_do_not_change() {
-    let v4 = || request(CLIENT, VIP);
+    let v4 = || request(CLIENT[0], VIP[0]);
     let group = Mac([1, 0, 0, 0, 0, 1]);
     let fragment = |mut frame: Vec<u8>| {
         frame[ethernet::HEADER_LEN + ethernet::TAG_LEN + FLAGS_OFFSET] = 0x20;
         frame
     };
+    let from = |source| request(source, VIP[0]).frame();
+    let linked = |link| build::Echo { link, ..v4() }.frame();
+    let reply = build::Echo {
+        reply: true,
+        ..v4()
+    };
+    let to_group = Link {
+        destination: group,
+        ..LINK
+    };
+    let from_group = Link {
+        source: group,
+        ..LINK
+    };
     let rows = [
-        (
-            "a reply",
-            build::Echo {
-                reply: true,
-                ..v4()
-            }
-            .frame(),
-        ),
+        ("a reply", reply.frame()),
         ("a fragment", fragment(v4().frame())),
-        ("from 0.0.0.0", request(Address::v4([0; 4]), VIP).frame()),
-        (
-            "from broadcast",
-            request(Address::v4([255; 4]), VIP).frame(),
-        ),
-        (
-            "from a multicast group",
-            request(Address::v4([224, 0, 0, 1]), VIP).frame(),
-        ),
-        ("from ::", request(Address::from_bits(0), VIP_V6).frame()),
-        ("to ff02::1", request(CLIENT_V6, ndp::ALL_NODES).frame()),
-        (
-            "to a group MAC",
-            build::Echo {
-                link: Link {
-                    destination: group,
-                    ..CLIENT_LINK
-                },
-                ..v4()
-            }
-            .frame(),
-        ),
-        (
-            "from a group MAC",
-            build::Echo {
-                link: Link {
-                    source: group,
-                    ..CLIENT_LINK
-                },
-                ..v4()
-            }
-            .frame(),
-        ),
+        ("from 0.0.0.0", from(Address::v4([0; 4]))),
+        ("from broadcast", from(Address::v4([255; 4]))),
+        ("from a multicast group", from(Address::v4([224, 0, 0, 1]))),
+        ("from ::", request(Address::from_bits(0), VIP[1]).frame()),
+        ("to ff02::1", request(CLIENT[1], ndp::ALL_NODES).frame()),
+        ("to a group MAC", linked(to_group)),
+        ("from a group MAC", linked(from_group)),
     ];
     for (what, mut frame) in rows {
         let before = frame.clone();
@@ -132,7 +97,7 @@ fn a_reply_of_zeros_has_a_correct_checksum() {
             identifier: 0,
             sequence: 0,
             payload,
-            ..request(CLIENT, VIP)
+            ..request(CLIENT[0], VIP[0])
         };
         let mut frame = echo.frame();
         assert!(answer(&mut frame));
@@ -144,7 +109,7 @@ fn a_reply_of_zeros_has_a_correct_checksum() {
 
 #[test]
 fn a_damaged_request_gets_a_damaged_reply() {
-    let mut frame = request(CLIENT, VIP).frame();
+    let mut frame = request(CLIENT[0], VIP[0]).frame();
     *frame.last_mut().expect("a payload") ^= 1;
     assert!(answer(&mut frame));
     assert!(build::verify_checksums(&frame).is_err());

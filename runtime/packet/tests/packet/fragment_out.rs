@@ -3,8 +3,8 @@
 use etherparse::{NetSlice, SlicedPacket};
 use proptest::prelude::*;
 
-use crate::samples::{ip, samples};
-use waxwing_packet::{Address, Family, Fragmentation, VlanTag, VlanTags, parse};
+use crate::samples::{TAGS, ip, samples};
+use waxwing_packet::{Address, Family, Fragmentation, VlanTags, parse};
 use waxwing_testkit::build;
 
 /// Offset of the IPv4 flags in an untagged frame.
@@ -62,11 +62,7 @@ fn datagram(len: usize, tags: VlanTags) -> Vec<u8> {
 
 #[test]
 fn fragments_fit_the_mtu_and_reassemble_to_the_packet() {
-    let tag = VlanTag {
-        tpid: 0x8100,
-        tci: 7,
-    };
-    for tags in [VlanTags::NONE, VlanTags::one(tag), VlanTags::two(tag, tag)] {
+    for tags in TAGS {
         for (len, mtu, count) in [
             (1472, 1500, 1),
             (1473, 1500, 2),

@@ -1,16 +1,11 @@
 //! `parse`: tables of malformed frames, extension headers and VLAN tags.
 
-use crate::samples::ip;
+use crate::samples::{CLIENT, LINK, TAGS, VIP, ip};
 use waxwing_packet::ParseError::{
     self, BadLength, Forbidden, TinyFragment, TooManyExtensions, Truncated,
 };
-use waxwing_packet::{Address, Link, Mac, Packet, TcpFlags, Transport, VlanTag, VlanTags, parse};
+use waxwing_packet::{Address, Packet, TcpFlags, Transport, parse};
 use waxwing_testkit::build;
-
-const CLIENT: Address = Address::v4([192, 0, 2, 1]);
-const VIP: Address = Address::v4([203, 0, 113, 10]);
-const CLIENT_V6: Address = Address::from_bits(0x2001_0db8 << 96 | 1);
-const VIP_V6: Address = Address::from_bits(0x2001_0db8 << 96 | 2);
 
 /// Offset of the IP header in a frame without tags.
 const IP: usize = 14;
@@ -29,8 +24,8 @@ fn tcp(source: Address, destination: Address) -> Vec<u8> {
 
 fn udp() -> Vec<u8> {
     build::Udp {
-        source: (CLIENT, 40_000),
-        destination: (VIP, 53),
+        source: (CLIENT[0], 40_000),
+        destination: (VIP[0], 53),
         payload: b"query",
         ..Default::default()
     }
@@ -38,11 +33,11 @@ fn udp() -> Vec<u8> {
 }
 
 fn tcp_v4() -> Vec<u8> {
-    tcp(CLIENT, VIP)
+    tcp(CLIENT[0], VIP[0])
 }
 
 fn tcp_v6() -> Vec<u8> {
-    tcp(CLIENT_V6, VIP_V6)
+    tcp(CLIENT[1], VIP[1])
 }
 
 /// Returns an IPv6 frame with these extension headers before its TCP segment. Each is a number, and its
@@ -101,7 +96,7 @@ fn malformed_v4() -> Vec<Malformed> {
         ("IHL exceeds the packet", first_byte(0x4f), BadLength),
         ("total length 0", total_len([0, 0]), BadLength),
         (
-            "total length exceeds the frame",
+            "total length beyond the frame",
             total_len([0, 41]),
             BadLength,
         ),
@@ -109,7 +104,7 @@ fn malformed_v4() -> Vec<Malformed> {
         ("half a TCP header", total_len([0, 39]), Truncated),
         ("TCP header of 16 bytes", data_offset(0x40), BadLength),
         (
-            "TCP options exceed the packet",
+            "TCP options beyond the packet",
             data_offset(0x60),
             BadLength,
         ),
@@ -121,25 +116,18 @@ fn malformed_v4() -> Vec<Malformed> {
 }
 
 fn malformed_v6() -> Vec<Malformed> {
-    let mapped = CLIENT.octets();
+    let mapped = CLIENT[0].octets();
+    let mapped_destination = with(tcp_v6(), IP + 24, &mapped);
     let payload_len = |len: u8| with(tcp_v6(), IP + 4, &[0, len]);
     let options = with(tcp_v6(), IP + 6, &[60]);
     let six_headers = tcp_v6_behind(&[(60, PADDING); 6]);
     vec![
         ("half an IPv6 header", cut(tcp_v6(), IP + 39), Truncated),
         ("version 4 in IPv6", with(tcp_v6(), IP, &[0x45]), BadLength),
-        (
-            "payload length exceeds the frame",
-            payload_len(21),
-            BadLength,
-        ),
+        ("payload length too long", payload_len(21), BadLength),
         ("jumbogram", payload_len(0), Truncated),
         ("mapped source", with(tcp_v6(), IP + 8, &mapped), Forbidden),
-        (
-            "mapped destination",
-            with(tcp_v6(), IP + 24, &mapped),
-            Forbidden,
-        ),
+        ("mapped destination", mapped_destination, Forbidden),
         ("options exceed the packet", options, Truncated),
         ("six extension headers", six_headers, TooManyExtensions),
     ]
@@ -156,28 +144,20 @@ fn malformed_fragments() -> Vec<Malformed> {
     };
     vec![
         ("whole packet in a fragment", nested, TooManyExtensions),
+        ("first: half a TCP header", half_tcp, TinyFragment),
         (
-            "half a TCP header in a first fragment",
-            half_tcp,
-            TinyFragment,
-        ),
-        (
-            "half the TCP options in a first fragment",
+            "first: half the TCP options",
             data_offset(0x60),
             TinyFragment,
         ),
         (
-            "TCP header of 16 bytes in a first fragment",
+            "first: a TCP header of 16 bytes",
             data_offset(0x40),
             BadLength,
         ),
+        ("first: no transport header", first_v6(16), TinyFragment),
         (
-            "first fragment without transport header",
-            first_v6(16),
-            TinyFragment,
-        ),
-        (
-            "first fragment with half an extension header",
+            "first: half an extension header",
             first_v6(12),
             TinyFragment,
         ),
@@ -196,23 +176,18 @@ fn a_malformed_frame_gives_the_error_of_its_kind() {
 fn extension_headers_are_walked_up_to_the_transport_header() {
     const VISITED: [u8; 6] = [4, 0, 0, 0, 0, 0];
     const TO_VISIT: [u8; 6] = [4, 1, 0, 0, 0, 0];
+    const FIVE: [(u8, [u8; 6]); 5] = [
+        (0, PADDING),
+        (60, PADDING),
+        (43, VISITED),
+        (44, ATOMIC),
+        (60, PADDING),
+    ];
     // Name, headers, their length up to the transport header, its number unless it is TCP, whether
     // the packet is a fragment.
     let rows: [(&str, &[_], usize, Option<u8>, bool); 8] = [
         ("none", &[], 0, None, false),
-        (
-            "five",
-            &[
-                (0, PADDING),
-                (60, PADDING),
-                (43, VISITED),
-                (44, ATOMIC),
-                (60, PADDING),
-            ],
-            40,
-            None,
-            false,
-        ),
+        ("five", &FIVE, 40, None, false),
         ("atomic fragment", &[(44, ATOMIC)], 8, None, false),
         ("first fragment", &[(44, FIRST)], 8, None, true),
         ("later fragment", &[(44, LATER)], 8, Some(6), true),
@@ -240,25 +215,23 @@ fn extension_headers_are_walked_up_to_the_transport_header() {
             "{what}"
         );
         assert_eq!(packet.fragment.is_some(), fragment, "{what}");
-        match (other, packet.transport) {
-            (
-                None,
-                Transport::Tcp {
-                    source: 40_000,
-                    destination: 80,
-                    ..
-                },
-            ) => {}
-            (Some(number), Transport::Other(found)) if number == found => {}
-            (_, found) => panic!("{what}: {found:?}"),
-        }
+        assert_eq!(
+            build::ports(&packet),
+            other.is_none().then_some((40_000, 80)),
+            "{what}"
+        );
+        let number = match packet.transport {
+            Transport::Other(number) => Some(number),
+            _ => None,
+        };
+        assert_eq!(number, other, "{what}");
     }
 }
 
 #[test]
 fn other_ethertypes_give_arp_or_other() {
     let arp = build::ArpRequest {
-        target: VIP,
+        target: VIP[0],
         ..Default::default()
     }
     .frame();
@@ -269,21 +242,11 @@ fn other_ethertypes_give_arp_or_other() {
 
 #[test]
 fn a_third_vlan_tag_stays_as_the_ethertype() {
-    let tag = VlanTag {
-        tpid: 0x8100,
-        tci: 5,
-    };
-    let tags = VlanTags::two(
-        VlanTag {
-            tpid: 0x88a8,
-            tci: 0xe00a,
-        },
-        tag,
-    );
+    let tags = TAGS[2];
     let mut frame = build::Tcp {
         tags,
-        source: (CLIENT, 1),
-        destination: (VIP, 2),
+        source: (CLIENT[0], 1),
+        destination: (VIP[0], 2),
         ..Default::default()
     }
     .frame();
@@ -296,28 +259,12 @@ fn a_third_vlan_tag_stays_as_the_ethertype() {
 
 #[test]
 fn an_ethernet_header_is_written_as_it_was_parsed() {
-    let link = Link {
-        source: Mac([2, 0, 0, 0, 0, 1]),
-        destination: Mac([2, 0, 0, 0, 0, 2]),
-    };
-    let outer = VlanTag {
-        tpid: 0x88a8,
-        tci: 10,
-    };
-    let inner = VlanTag {
-        tpid: 0x8100,
-        tci: 20,
-    };
-    for tags in [
-        VlanTags::NONE,
-        VlanTags::one(inner),
-        VlanTags::two(outer, inner),
-    ] {
+    for tags in TAGS {
         let built = build::Udp {
-            link,
+            link: LINK,
             tags,
-            source: (CLIENT, 1),
-            destination: (VIP, 2),
+            source: (CLIENT[0], 1),
+            destination: (VIP[0], 2),
             ..Default::default()
         };
         let frame = built.frame();

@@ -5,13 +5,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::rewrite::verified_by_etherparse;
-use crate::samples::{Segment, ip, samples};
+use crate::samples::{LINK, Segment, TAGS, ip, samples};
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{
-    Address, Link, Mac, ParseError, Protocol, Quote, Rewrite, TcpFlags, Translation, VlanTag,
-    VlanTags, icmp,
+    Address, Link, Mac, ParseError, Protocol, Quote, Rewrite, TcpFlags, Translation, VlanTags, icmp,
 };
-use waxwing_testkit::build;
+use waxwing_testkit::build::{self, icmp_error};
 
 type Endpoint = (Address, u16);
 
@@ -31,10 +30,6 @@ const ROUTER: [Address; 2] = [
     Address::v4([192, 0, 2, 1]),
     Address::from_bits(0x2001_0db8 << 96 | 0xfe),
 ];
-const ARRIVES: Link = Link {
-    source: Mac([2, 0, 0, 0, 0, 1]),
-    destination: Mac([2, 0, 0, 0, 0, 9]),
-};
 const LEAVES: Link = Link {
     source: Mac([2, 0, 0, 0, 0, 7]),
     destination: Mac([2, 0, 0, 0, 0, 8]),
@@ -42,59 +37,48 @@ const LEAVES: Link = Link {
 const V4: usize = 0;
 const V6: usize = 1;
 
-/// Every kind of error that is forwarded, by family: type, code, parameter.
-const KINDS: [&[(u8, u8, u32)]; 2] = [
-    &[
-        (3, 1, 0),
-        (3, 3, 0),
-        (3, 4, 1280),
-        (11, 0, 0),
-        (12, 0, 0x1400_0000),
+/// Every kind of error that is forwarded, by family.
+const KINDS: [[IcmpError; 5]; 2] = [
+    [
+        icmp_error(3, 1, 0),
+        icmp_error(3, 3, 0),
+        icmp_error(3, 4, 1280),
+        icmp_error(11, 0, 0),
+        icmp_error(12, 0, 0x1400_0000),
     ],
-    &[(1, 0, 0), (1, 4, 0), (2, 0, 1280), (3, 0, 0), (4, 1, 6)],
+    [
+        icmp_error(1, 0, 0),
+        icmp_error(1, 4, 0),
+        icmp_error(2, 0, 1280),
+        icmp_error(3, 0, 0),
+        icmp_error(4, 1, 6),
+    ],
 ];
-
-fn error((kind, code, parameter): (u8, u8, u32)) -> IcmpError {
-    IcmpError {
-        kind,
-        code,
-        parameter,
-    }
-}
 
 /// Returns an IP packet without its link header.
 fn packet(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Vec<u8> {
-    let frame = match protocol {
-        Protocol::Tcp => build::Tcp {
-            source,
-            destination,
-            flags: TcpFlags(TcpFlags::ACK),
-            sequence: 1000,
-            acknowledgment: 2000,
-            payload: b"HTTP/1.1 200 OK",
-            ..build::Tcp::default()
-        }
-        .frame(),
-        Protocol::Udp => build::Udp {
-            source,
-            destination,
-            payload: b"an answer",
-            ..build::Udp::default()
-        }
-        .frame(),
-    };
+    let frame = build::Tcp {
+        source,
+        destination,
+        flags: TcpFlags(TcpFlags::ACK),
+        sequence: 1000,
+        acknowledgment: 2000,
+        payload: b"HTTP/1.1 200 OK",
+        ..build::Tcp::default()
+    }
+    .frame_of(protocol);
     frame[14..].to_vec()
 }
 
 /// Returns a router's error to `destination`.
 fn from_router(family: usize, destination: Address, quote: &[u8]) -> build::Error<'_> {
     build::Error {
-        link: ARRIVES,
+        link: LINK,
         tags: VlanTags::NONE,
         source: ROUTER[family],
         destination,
         hop_limit: 60,
-        error: error(KINDS[family][0]),
+        error: KINDS[family][0],
         quote,
     }
 }
@@ -121,7 +105,7 @@ fn an_error_about_a_reply_quotes_the_packet_that_the_backend_sent() {
                     sent[len - 1] = seen[len - 1];
                 }
                 let arrives = build::Error {
-                    error: error(kind),
+                    error: kind,
                     ..from_router(family, VIP[family].0, &seen[..len])
                 };
                 let mut frame = arrives.frame();
@@ -304,7 +288,7 @@ fn only_errors_about_other_packets_are_parsed() {
         for kind in 0..=u8::MAX {
             let known = [&[3, 11, 12][..], &[1, 2, 3, 4]][family];
             let mut frame = build::Error {
-                error: error((kind, 0, 0)),
+                error: icmp_error(kind, 0, 0),
                 ..from_router(family, VIP[family].0, &quote)
             }
             .frame();
@@ -344,15 +328,14 @@ proptest! {
     fn any_packet_can_be_quoted(
         sample in samples(),
         cut in any::<prop::sample::Index>(),
-        count in 0..3_u8,
+        count in 0..3_usize,
     ) {
         let about = ip(&sample.frame);
         let whole = &sample.frame[about.network.into()..about.end.into()];
         let len = cut.index(whole.len()) + 1;
         let family = usize::from(about.source.bits() >> 32 != 0xffff);
-        let tag = VlanTag { tpid: 0x8100, tci: 7 };
         let mut frame = build::Error {
-            tags: [VlanTags::NONE, VlanTags::one(tag), VlanTags::two(tag, tag)][usize::from(count)],
+            tags: TAGS[count],
             ..from_router(family, VIP[family].0, &whole[..len])
         }
         .frame();
@@ -399,7 +382,7 @@ proptest! {
             let len = start.len().min(bytes.len());
             bytes[..len].copy_from_slice(&start[..len]);
             let mut frame = build::Error {
-                error: error((kind, 0, 0)),
+                error: icmp_error(kind, 0, 0),
                 ..from_router(family, VIP[family].0, &bytes)
             }
             .frame();

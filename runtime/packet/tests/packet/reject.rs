@@ -6,43 +6,15 @@ use etherparse::{
 use proptest::prelude::*;
 
 use crate::rewrite::verified_by_etherparse;
-use crate::samples::{Segment, ip, samples, whole_packets};
+use crate::samples::{CLIENT, LINK, LINK_BACK, Segment, TAGS, VIP, ip, samples, whole_packets};
 use waxwing_packet::reject::{self, IcmpError};
-use waxwing_packet::{
-    Address, Delta, Family, IpPacket, Link, Mac, TcpFlags, Transport, VlanTag, VlanTags,
-};
+use waxwing_packet::{Address, Delta, Family, IpPacket, Link, Mac, TcpFlags, Transport};
 use waxwing_testkit::build;
 
 const SYN: u8 = TcpFlags::SYN;
 const ACK: u8 = TcpFlags::ACK;
 const FIN: u8 = TcpFlags::FIN;
 const RST: u8 = TcpFlags::RST;
-
-const CLIENT: [Address; 2] = [
-    Address::v4([192, 0, 2, 1]),
-    Address::from_bits(0x2001_0db8 << 96 | 1),
-];
-const VIP: [Address; 2] = [
-    Address::v4([203, 0, 113, 10]),
-    Address::from_bits(0x2001_0db8 << 96 | 2),
-];
-const LINK: Link = Link {
-    source: Mac([2, 0, 0, 0, 0, 1]),
-    destination: Mac([2, 0, 0, 0, 0, 9]),
-};
-const LINK_BACK: Link = Link {
-    source: LINK.destination,
-    destination: LINK.source,
-};
-
-fn tags(count: u8) -> VlanTags {
-    let tag = |tpid, tci| VlanTag { tpid, tci };
-    match count {
-        0 => VlanTags::NONE,
-        1 => VlanTags::one(tag(0x8100, 0x6007)),
-        _ => VlanTags::two(tag(0x88a8, 7), tag(0x8100, 100)),
-    }
-}
 
 /// Returns the RST for a frame, if any.
 fn reset(frame: &[u8]) -> Option<Vec<u8>> {
@@ -80,11 +52,11 @@ fn an_rst_is_acceptable_to_the_sender_of_the_segment() {
         (0, 1000, 9, b"", RST | ACK, 0, 1000),
     ];
     for family in [0, 1] {
-        for count in 0..=2 {
+        for tags in TAGS {
             for (flags, sequence, acknowledgment, payload, back, sequence_back, next) in ROWS {
                 let segment = build::Tcp {
                     link: LINK,
-                    tags: tags(count),
+                    tags,
                     source: (CLIENT[family], 4000),
                     destination: (VIP[family], 80),
                     hop_limit: 1,
@@ -126,7 +98,7 @@ fn close_window(frame: &mut [u8]) {
 #[test]
 fn an_error_of_any_packet_length_quotes_as_much_as_fits() {
     for (family, headers, len_max) in [(0, 28, 576), (1, 48, 1280)] {
-        for count in 0..=2 {
+        for tags in TAGS {
             for len in (0..80)
                 .chain(500..560)
                 .chain(1180..1240)
@@ -135,7 +107,7 @@ fn an_error_of_any_packet_length_quotes_as_much_as_fits() {
                 let payload: Vec<u8> = (0..=255).cycle().take(len).collect();
                 let datagram = build::Udp {
                     link: LINK,
-                    tags: tags(count),
+                    tags,
                     source: (CLIENT[family], 5000),
                     destination: (VIP[family], 53),
                     payload: &payload,
@@ -152,12 +124,8 @@ fn an_error_of_any_packet_length_quotes_as_much_as_fits() {
                 verified_by_etherparse(&answer);
                 assert_eq!(answer.len() - start, len_max.min(headers + end - start));
                 assert!(frame[start..].starts_with(&answer[start + headers..]));
-                assert_eq!(
-                    back.ethernet,
-                    packet
-                        .ethernet
-                        .answer(LINK_BACK.source, LINK_BACK.destination)
-                );
+                let link_back = (packet.ethernet).answer(LINK_BACK.source, LINK_BACK.destination);
+                assert_eq!(back.ethernet, link_back);
                 assert_eq!(
                     (back.source, back.destination),
                     (VIP[family], CLIENT[family])
@@ -170,43 +138,29 @@ fn an_error_of_any_packet_length_quotes_as_much_as_fits() {
 
 #[test]
 fn each_error_has_the_type_that_etherparse_finds() {
-    let udp = |family| {
-        build::Udp {
-            source: (CLIENT[family], 5000),
-            destination: (VIP[family], 53),
-            ..build::Udp::default()
-        }
-        .frame()
-    };
     let too_big = |frame: &[u8], mtu| IcmpError::too_big(frame, &ip(frame), mtu);
     let router = [
         Address::v4([10, 0, 0, 1]),
         Address::from_bits(0xfd << 120 | 1),
     ];
-    let v4 = |error| {
-        let frame = icmp_error(error, &udp(0), router[0]).expect("it is answered");
+    let transport = |error, family: usize| {
+        let frame = icmp_error(error, &datagram(family), router[family]).expect("it is answered");
+        assert_eq!(ip(&frame).source, router[family]);
         let sliced = SlicedPacket::from_ethernet(&frame).expect("a valid frame");
-        let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else {
-            panic!("{sliced:?}")
-        };
-        assert_eq!(ip(&frame).source, router[0]);
-        icmp.icmp_type()
+        match sliced.transport {
+            Some(TransportSlice::Icmpv4(icmp)) => (Some(icmp.icmp_type()), None),
+            Some(TransportSlice::Icmpv6(icmp)) => (None, Some(icmp.icmp_type())),
+            other => panic!("{other:?}"),
+        }
     };
-    let v6 = |error| {
-        let frame = icmp_error(error, &udp(1), router[1]).expect("it is answered");
-        let sliced = SlicedPacket::from_ethernet(&frame).expect("a valid frame");
-        let Some(TransportSlice::Icmpv6(icmp)) = sliced.transport else {
-            panic!("{sliced:?}")
-        };
-        assert_eq!(ip(&frame).source, router[1]);
-        icmp.icmp_type()
-    };
+    let v4 = |error| transport(error, 0).0.expect("ICMP");
+    let v6 = |error| transport(error, 1).1.expect("ICMPv6");
     assert_eq!(
         v4(IcmpError::port_unreachable(Family::V4)),
         Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port)
     );
     assert_eq!(
-        v4(too_big(&udp(0), 1400).expect("fragmentation is forbidden")),
+        v4(too_big(&datagram(0), 1400).expect("fragmentation is forbidden")),
         Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded {
             next_hop_mtu: 1400
         })
@@ -220,14 +174,14 @@ fn each_error_has_the_type_that_etherparse_finds() {
         Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port)
     );
     assert_eq!(
-        v6(too_big(&udp(1), 1280).expect("fragmentation is forbidden")),
+        v6(too_big(&datagram(1), 1280).expect("fragmentation is forbidden")),
         Icmpv6Type::PacketTooBig { mtu: 1280 }
     );
     assert_eq!(
         v6(IcmpError::time_exceeded(Family::V6)),
         Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded)
     );
-    let mut fragmentable = udp(0);
+    let mut fragmentable = datagram(0);
     fragmentable[FLAGS_V4] = 0;
     assert_eq!(too_big(&fragmentable, 1400), None);
 }
@@ -258,6 +212,7 @@ fn only_unicast_packets_are_answered_and_no_rst_answers_an_rst() {
         ..build::Tcp::default()
     };
     let group = Mac([1, 0, 0, 0, 0, 1]);
+    let multicast = Address::v4([239, 1, 1, 1]);
     let link = |source, destination| build::Tcp {
         link: Link {
             source,
@@ -283,18 +238,8 @@ fn only_unicast_packets_are_answered_and_no_rst_answers_an_rst() {
         ("from a group", link(group, LINK.destination), false, false),
         ("from 0.0.0.0", from(Address::v4([0; 4])), false, false),
         ("from broadcast", from(Address::v4([255; 4])), false, false),
-        (
-            "from multicast",
-            from(Address::v4([224, 0, 0, 1])),
-            false,
-            false,
-        ),
-        (
-            "to multicast",
-            to(Address::v4([239, 1, 1, 1])),
-            false,
-            false,
-        ),
+        ("from multicast", from(multicast), false, false),
+        ("to multicast", to(multicast), false, false),
         ("to broadcast", to(Address::v4([255; 4])), false, false),
     ];
     for (what, segment, resets, has_error) in rows {
@@ -379,12 +324,7 @@ fn datagram(family: usize) -> Vec<u8> {
 
 #[test]
 fn an_error_is_only_written_into_a_frame_of_its_length() {
-    let frame = build::Udp {
-        source: (CLIENT[0], 5000),
-        destination: (VIP[0], 53),
-        ..build::Udp::default()
-    }
-    .frame();
+    let frame = datagram(0);
     let packet = ip(&frame);
     let error = IcmpError::port_unreachable(Family::V4);
     let right = IcmpError::headers_len(Family::V4) + IcmpError::quote_end(&packet);

@@ -21,23 +21,8 @@ const TTL: usize = 14 + 8;
 const SEGMENT: usize = 14 + 20;
 const UDP_CHECKSUM: usize = SEGMENT + 6;
 
-fn ports(packet: &IpPacket) -> (u16, u16) {
-    match packet.transport {
-        Transport::Tcp {
-            source,
-            destination,
-            ..
-        }
-        | Transport::Udp {
-            source,
-            destination,
-        } => (source, destination),
-        Transport::Icmp { .. } | Transport::Other(_) => (0, 0),
-    }
-}
-
 fn endpoints(packet: &IpPacket) -> [(Address, u16); 2] {
-    let (source, destination) = ports(packet);
+    let (source, destination) = build::ports(packet).unwrap_or_default();
     [(packet.source, source), (packet.destination, destination)]
 }
 

@@ -7,7 +7,45 @@ use etherparse::{
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
-use waxwing_packet::{Family, Fragment, IpPacket, Packet, parse};
+use waxwing_packet::{
+    Address, Family, Fragment, IpPacket, Link, Mac, Packet, VlanTag, VlanTags, parse,
+};
+
+/// A client's address by family: IPv4, IPv6.
+pub(crate) const CLIENT: [Address; 2] = [
+    Address::v4([192, 0, 2, 1]),
+    Address::from_bits(0x2001_0db8 << 96 | 1),
+];
+/// A service's address by family.
+pub(crate) const VIP: [Address; 2] = [
+    Address::v4([203, 0, 113, 10]),
+    Address::from_bits(0x2001_0db8 << 96 | 2),
+];
+/// From the client to the balancer.
+pub(crate) const LINK: Link = Link {
+    source: Mac([2, 0, 0, 0, 0, 1]),
+    destination: Mac([2, 0, 0, 0, 0, 9]),
+};
+pub(crate) const LINK_BACK: Link = Link {
+    source: LINK.destination,
+    destination: LINK.source,
+};
+/// No tags, a VLAN's, and a VLAN's inside a provider's.
+pub(crate) const TAGS: [VlanTags; 3] = {
+    let inner = VlanTag {
+        tpid: 0x8100,
+        tci: 0x6007,
+    };
+    let outer = VlanTag {
+        tpid: 0x88a8,
+        tci: 0xe00a,
+    };
+    [
+        VlanTags::NONE,
+        VlanTags::one(inner),
+        VlanTags::two(outer, inner),
+    ]
+};
 
 /// The values that a frame's transport header was built from.
 #[derive(Clone, Debug)]
