@@ -4,64 +4,22 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use crate::loader::{Loader, Progress};
+use waxwing_testkit::random::{Random, SEED, seeds};
 use waxwing_tests::wat::Wat;
 
 const TIME: Duration = Duration::from_secs(4);
 
-/// An environment variable: a printed seed, from which the tests start.
-const SEED: &str = "WAXWING_SEED";
-
-/// SplitMix64.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end as u64).expect("it is below an index")
-    }
-
-    pub(crate) fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
-    }
-}
-
-/// Returns the first seed, and prints it.
-pub(crate) fn first_seed() -> u64 {
-    let given = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
-    let first = given.unwrap_or_else(|| {
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        now.as_secs() << 20
-    });
-    println!("{SEED}={first} and on");
-    first
-}
-
 /// Loads what `make` returns for one seed after the other. Counts how far each got.
 fn fuzz(make: impl Fn(&mut Random) -> Vec<u8>) -> BTreeMap<String, u32> {
-    let first = first_seed();
     let loader = Loader::new();
     let mut progress = BTreeMap::new();
-    let end = Instant::now() + TIME;
-    for seed in first.. {
-        let take = AssertUnwindSafe(|| loader.take(&make(&mut Random(seed))));
+    for seed in seeds(TIME) {
+        let take = AssertUnwindSafe(|| loader.take(&make(&mut Random::new(seed))));
         let how = catch_unwind(take).unwrap_or_else(|_| panic!("again with {SEED}={seed}"));
         *progress.entry(format!("{how:?}")).or_default() += 1;
-        if Instant::now() >= end {
-            break;
-        }
     }
     progress
 }
@@ -73,12 +31,12 @@ fn has(progress: &BTreeMap<String, u32>, how: Progress) -> bool {
 /// Replaces, inserts, removes and duplicates bytes.
 fn mutated(mut bytes: Vec<u8>, random: &mut Random) -> Vec<u8> {
     for _ in 0..=random.below(4) {
-        let at = random.below(bytes.len());
+        let at = random.index(bytes.len());
         match random.below(8) {
             0 => bytes.insert(at, random.byte()),
             1 => drop(bytes.remove(at)),
             2 => {
-                let end = (at + random.below(32)).min(bytes.len());
+                let end = (at + random.index(32)).min(bytes.len());
                 bytes.extend_from_within(at..end);
             }
             3 => bytes[at] = random.one(&[0, 1, 0x7f, 0x80, 0xff]),
@@ -90,7 +48,7 @@ fn mutated(mut bytes: Vec<u8>, random: &mut Random) -> Vec<u8> {
 
 #[test]
 fn mutated_bytes_are_refused_or_serve() {
-    let seeds: Vec<Vec<u8>> = [
+    let valid: Vec<Vec<u8>> = [
         Wat::GOOD,
         Wat::field(52, 65),
         Wat {
@@ -105,11 +63,11 @@ fn mutated_bytes_are_refused_or_serve() {
     .collect();
     let progress = fuzz(|random| {
         if random.below(8) > 0 {
-            let seed = random.below(seeds.len());
-            return mutated(seeds[seed].clone(), random);
+            let module = random.index(valid.len());
+            return mutated(valid[module].clone(), random);
         }
-        let noise = (0..random.below(200)).map(|_| random.byte());
-        b"\0asm\x01\0\0\0".iter().copied().chain(noise).collect()
+        let len = random.index(200);
+        [&b"\0asm\x01\0\0\0"[..], &random.bytes(len)].concat()
     });
     println!("{progress:?}");
     assert!(
@@ -147,7 +105,7 @@ fn program(random: &mut Random) -> Wat {
     };
     wat.set(72, 64);
     if random.below(16) == 0 {
-        let (offset, _) = wat.header[random.below(wat.header.len())];
+        let (offset, _) = wat.header[random.index(wat.header.len())];
         wat.set(offset, interesting(random));
     }
     // Half of them behave during vetting, and act only while serving.

@@ -23,10 +23,20 @@ struct Folder {
 }
 
 impl Folder {
+    /// A folder with a file of the first build.
     fn new() -> Self {
-        Self {
-            root: tempfile::tempdir().expect("a folder"),
-        }
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = Self { root };
+        folder.put(FIRST);
+        folder
+    }
+
+    /// A folder whose first build serves, and its host.
+    fn serving(canary: Duration) -> (Self, Host) {
+        let folder = Self::new();
+        let host = folder.host(&[], canary);
+        work(&host);
+        (folder, host)
     }
 
     fn path(&self) -> PathBuf {
@@ -70,6 +80,10 @@ fn chosen(bound: &mut BoundModule) -> Vec<Pick> {
         .collect()
 }
 
+fn source(bound: &BoundModule) -> ModuleSource {
+    bound.in_use.module.source.clone()
+}
+
 fn status(host: &Host) -> ModuleStatus {
     host.status().into_iter().next().expect("it was requested")
 }
@@ -87,7 +101,6 @@ fn fault(bound: &BoundModule) -> FaultReport {
 #[test]
 fn a_new_build_serves_on_one_worker_first() {
     let folder = Folder::new();
-    folder.put(FIRST);
     let host = folder.host(&[], Duration::from_millis(150));
     let both_first = [Pick::Backend(0); 2];
     assert_eq!(
@@ -126,10 +139,7 @@ fn a_new_build_serves_on_one_worker_first() {
 
 #[test]
 fn the_first_fault_of_a_canary_quarantines_it() {
-    let folder = Folder::new();
-    folder.put(FIRST);
-    let host = folder.host(&[], LONG);
-    work(&host);
+    let (folder, host) = Folder::serving(LONG);
     folder.put(SECOND);
     let bound = work(&host);
     assert_eq!(host.recover(&fault(&bound)), Recovery::RolledBack);
@@ -148,10 +158,7 @@ fn the_first_fault_of_a_canary_quarantines_it() {
 
 #[test]
 fn restoring_the_file_ends_the_canary() {
-    let folder = Folder::new();
-    folder.put(FIRST);
-    let host = folder.host(&[], LONG);
-    work(&host);
+    let (folder, host) = Folder::serving(LONG);
     folder.put(SECOND);
     assert!(work(&host).in_use.others.is_some());
     folder.put(FIRST);
@@ -169,10 +176,7 @@ fn after_a_restart_the_last_good_build_replaces_a_bad_file() {
 
     let host = folder.host(&[("test", shipped)], Duration::ZERO);
     let mut bound = work(&host);
-    assert_eq!(
-        bound.in_use.module.source,
-        ModuleSource::LastGood(folder.last_good())
-    );
+    assert_eq!(source(&bound), ModuleSource::LastGood(folder.last_good()));
     assert_eq!(chosen(&mut bound), [Pick::Backend(1); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(refused.reason.contains("not a WebAssembly"), "{refused:?}");
@@ -180,22 +184,16 @@ fn after_a_restart_the_last_good_build_replaces_a_bad_file() {
     // A corrected file serves. After its removal the shipped module serves, and the last good build
     // is forgotten.
     folder.put(SECOND);
-    assert_eq!(
-        work(&host).in_use.module.source,
-        ModuleSource::File(folder.file())
-    );
+    assert_eq!(source(&work(&host)), ModuleSource::File(folder.file()));
     assert_eq!(status(&host).refused, None);
     fs::remove_file(folder.file()).expect("removed");
-    assert_eq!(work(&host).in_use.module.source, ModuleSource::Shipped);
+    assert_eq!(source(&work(&host)), ModuleSource::Shipped);
     assert!(!folder.last_good().exists());
 }
 
 #[test]
 fn quarantine_survives_a_restart() {
-    let folder = Folder::new();
-    folder.put(FIRST);
-    let host = folder.host(&[], Duration::ZERO);
-    work(&host);
+    let (folder, host) = Folder::serving(Duration::ZERO);
     folder.put(SECOND);
     let bound = work(&host);
     for expected in [Recovery::Rebuild, Recovery::Rebuild, Recovery::RolledBack] {
@@ -205,10 +203,7 @@ fn quarantine_survives_a_restart() {
 
     let host = folder.host(&[], Duration::ZERO);
     let mut bound = work(&host);
-    assert_eq!(
-        bound.in_use.module.source,
-        ModuleSource::LastGood(folder.last_good())
-    );
+    assert_eq!(source(&bound), ModuleSource::LastGood(folder.last_good()));
     assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(
@@ -219,10 +214,7 @@ fn quarantine_survives_a_restart() {
     // If no other build can serve, the quarantined one is tried again.
     fs::remove_file(folder.last_good()).expect("removed");
     let host = folder.host(&[], Duration::ZERO);
-    assert_eq!(
-        work(&host).in_use.module.source,
-        ModuleSource::File(folder.file())
-    );
+    assert_eq!(source(&work(&host)), ModuleSource::File(folder.file()));
 }
 
 #[test]
@@ -245,7 +237,7 @@ fn at_start_the_shipped_build_replaces_one_whose_set_up_fails() {
     let shipped = Wat::picking(FIRST).shipped();
     let host = folder.host(&[("test", shipped)], Duration::ZERO);
     let mut bound = work(&host);
-    assert_eq!(bound.in_use.module.source, ModuleSource::Shipped);
+    assert_eq!(source(&bound), ModuleSource::Shipped);
     assert_eq!(chosen(&mut bound), [Pick::Backend(0); 2]);
     let refused = status(&host).refused.expect("the file");
     assert!(refused.reason.contains("waxwing_init"), "{refused:?}");
@@ -254,7 +246,6 @@ fn at_start_the_shipped_build_replaces_one_whose_set_up_fails() {
 #[test]
 fn a_quarantined_build_without_a_replacement_is_left_disabled() {
     let folder = Folder::new();
-    folder.put(FIRST);
     let host = folder.host(&[], Duration::ZERO);
     let bound = work(&host);
     let recoveries: Vec<_> = (0..5).map(|_| host.recover(&fault(&bound))).collect();
@@ -273,10 +264,7 @@ fn a_quarantined_build_without_a_replacement_is_left_disabled() {
 
 #[test]
 fn an_unused_module_is_forgotten_with_its_canary() {
-    let folder = Folder::new();
-    folder.put(FIRST);
-    let host = folder.host(&[], LONG);
-    work(&host);
+    let (folder, host) = Folder::serving(LONG);
     folder.put(SECOND);
     work(&host);
     assert!(host.canary_ends().is_some());
@@ -286,10 +274,7 @@ fn an_unused_module_is_forgotten_with_its_canary() {
 
 #[test]
 fn services_that_no_build_can_serve_get_the_native_fallback() {
-    let folder = Folder::new();
-    folder.put(FIRST);
-    let host = folder.host(&[], Duration::ZERO);
-    work(&host);
+    let (_folder, host) = Folder::serving(Duration::ZERO);
     // More backends than the ABI allows, so no build can be set up.
     let weights = vec![1; 5000];
     assert!(host.bind("test", 1, 1, &[service(&weights)]).is_err());
@@ -357,7 +342,6 @@ fn module_state_survives_a_change_of_backends() {
 #[test]
 fn an_instance_is_kept_while_build_and_services_are_the_same() {
     let folder = Folder::new();
-    folder.put(FIRST);
     let (host, _events) = host_with(HostOptions::default(), &[], Some(folder.path()));
     let one = service(&[1, 1]);
     let first = host
@@ -383,7 +367,6 @@ fn an_instance_is_kept_while_build_and_services_are_the_same() {
 
 fn compiled_by(program: &Path, arguments: &[&str], limits: CompileLimits) -> Result<(), String> {
     let folder = Folder::new();
-    folder.put(FIRST);
     let compiler = Compiler::Child {
         program: program.to_owned(),
         arguments: arguments.iter().map(ToString::to_string).collect(),
@@ -442,7 +425,6 @@ fn a_child_compiles_within_its_limits() {
 #[test]
 fn a_failed_compile_is_not_retried_at_once() {
     let folder = Folder::new();
-    folder.put(FIRST);
     let runs = folder.path().join("runs");
     let script = format!("echo >> {}; exit 1", runs.display());
     let compiler = Compiler::Child {

@@ -58,6 +58,22 @@ pub(crate) fn with(more: &str) -> CheckWat {
     }
 }
 
+/// Returns the valid check whose `waxwing_reserve` is this code.
+pub(crate) fn reserving(reserve: &'static str) -> CheckWat {
+    CheckWat {
+        reserve,
+        ..CheckWat::GOOD
+    }
+}
+
+/// Returns a check with this body and this code added.
+pub(crate) fn checking_with(check: &'static str, more: &str) -> CheckWat {
+    CheckWat {
+        check,
+        ..with(more)
+    }
+}
+
 /// Returns an address at which no server listens.
 pub(crate) fn nowhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 1).into()

@@ -15,7 +15,7 @@ use waxwing_plugin::checks::{CheckOutcome, CheckTarget, CheckVerdict};
 use waxwing_sdk::abi::health::errors;
 use waxwing_tests::check_wat::CheckWat;
 
-use super::common::{LOOP, bind, host, nowhere, run, server, target, with};
+use super::common::{LOOP, bind, checking_with, host, nowhere, run, server, target};
 
 /// Starts a server that counts connections and keeps them open.
 async fn counting() -> (SocketAddr, Arc<AtomicUsize>) {
@@ -125,10 +125,7 @@ async fn a_flood_of_log_lines_ends_at_the_limit() {
           (local.set $n (i32.add (local.get $n) (i32.const 1)))
           (br_if $more (i32.lt_u (local.get $n) (i32.const 1000))))
         (call $say (local.get $n))";
-    let wat = CheckWat {
-        check,
-        ..with("(data (i32.const 0x3000) \"one\\1b[2Jtwo\")")
-    };
+    let wat = checking_with(check, "(data (i32.const 0x3000) \"one\\1b[2Jtwo\")");
     let logged = Logged::default();
     let _here = tracing::subscriber::set_default(logged.clone());
     let outcome = run(&wat, &target(nowhere())).await;

@@ -1,14 +1,14 @@
 //! Random, well-typed checks against a server that answers: every run has an outcome in time.
 
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use waxwing_plugin::checks::CheckTarget;
+use waxwing_testkit::random::{Random, seeds};
 use waxwing_tests::check_wat::CheckWat;
 
 use super::common::{anyone, bind, host, server, target};
-use crate::fuzz::{Random, first_seed};
 
 const TIME: Duration = Duration::from_secs(4);
 
@@ -102,10 +102,9 @@ async fn a_random_check_has_an_outcome_in_time() {
         timeout: Duration::from_millis(50),
         ..target(address)
     };
-    let (first, end) = (first_seed(), Instant::now() + TIME);
     let (mut ended, mut faults) = (0, 0);
-    for seed in first.. {
-        let check = program(&mut Random(seed));
+    for seed in seeds(TIME) {
+        let check = program(&mut Random::new(seed));
         let wat = CheckWat {
             memory: "(memory (export \"memory\") 1)",
             ..CheckWat::checking(check.leak())
@@ -119,9 +118,6 @@ async fn a_random_check_has_an_outcome_in_time() {
         assert!(!control, "{seed}: {outcome:?}");
         ended += 1;
         faults += u32::from(outcome.fault);
-        if Instant::now() >= end {
-            break;
-        }
     }
     println!("{ended} checks, of which {faults} failed");
     assert!(faults > 0 && faults < ended, "{faults} of {ended} failed");

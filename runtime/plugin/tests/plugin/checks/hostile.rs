@@ -7,7 +7,9 @@ use waxwing_plugin::checks::{CheckHost, CheckTarget, CheckVerdict};
 use waxwing_sdk::abi::health::errors;
 use waxwing_tests::check_wat::CheckWat;
 
-use super::common::{LOOP, anyone, bind, host, nowhere, run, silent, target, with};
+use super::common::{
+    LOOP, anyone, bind, checking_with, host, nowhere, reserving, run, silent, target, with,
+};
 
 /// A `waxwing_error` that returns a text.
 const ERROR_TEXT: &str = "(func (export \"waxwing_error\") (result i64) (i64.const 0x200000000f))
@@ -24,6 +26,7 @@ fn with_error_text(check: &'static str) -> CheckWat {
 #[test]
 fn a_module_that_fails_with_its_config_is_refused() {
     let used_up = "used up the 50 ms of processor time that a check has";
+    let configuring = CheckWat::configuring;
     let cases = [
         (
             with("(func $start (loop $l (br $l))) (start $start)"),
@@ -37,38 +40,26 @@ fn a_module_that_fails_with_its_config_is_refused() {
             with("(func $start (drop (call $connect (i32.const 6)))) (start $start)"),
             "called `connect` outside waxwing_check",
         ),
-        (CheckWat::configuring(LOOP), used_up),
+        (configuring(LOOP), used_up),
         (
-            CheckWat::configuring("(call $sleep_ms (i32.const -1)) (i32.const 1)"),
+            configuring("(call $sleep_ms (i32.const -1)) (i32.const 1)"),
             "`sleep_ms`",
         ),
         (
-            CheckWat::configuring("(call $close (i32.const 0)) (i32.const 1)"),
+            configuring("(call $close (i32.const 0)) (i32.const 1)"),
             "`close`",
         ),
+        (configuring("(i32.wrap_i64 (call $now_ms))"), "`now_ms`"),
         (
-            CheckWat::configuring("(i32.wrap_i64 (call $now_ms))"),
-            "`now_ms`",
-        ),
-        (
-            CheckWat {
-                reserve: "(i32.const 0)",
-                ..CheckWat::GOOD
-            },
+            reserving("(i32.const 0)"),
             "refuses service web: it gives no reason",
         ),
         (
-            CheckWat {
-                reserve: "(i32.const 0xffff)",
-                ..CheckWat::GOOD
-            },
+            reserving("(i32.const 0xffff)"),
             "waxwing_reserve returned 0xffff",
         ),
         (
-            CheckWat {
-                reserve: "(i32.const -1)",
-                ..CheckWat::GOOD
-            },
+            reserving("(i32.const -1)"),
             "waxwing_reserve returned 0xffffffff",
         ),
         (
@@ -96,13 +87,14 @@ fn a_module_that_fails_with_its_config_is_refused() {
 fn failing_calls() -> Vec<(CheckWat, &'static str)> {
     let recursion = "(func $deep (param i32) (result i32)
         (i32.add (i32.const 1) (call $deep (i32.add (local.get 0) (i32.const 1)))))";
+    let checking = CheckWat::checking;
     vec![
         (
-            CheckWat::checking(LOOP),
+            checking(LOOP),
             "waxwing_check used up the 50 ms of processor time",
         ),
         (
-            CheckWat::checking("unreachable"),
+            checking("unreachable"),
             "the check failed: waxwing_check trapped: ",
         ),
         (with_error_text("unreachable"), "executed: [2Jindex is 9"),
@@ -110,46 +102,36 @@ fn failing_calls() -> Vec<(CheckWat, &'static str)> {
             with_error_text("(i32.const 0)"),
             "the check failed: [2Jindex is 9",
         ),
+        (checking("(i32.const 0)"), "it returned no verdict"),
         (
-            CheckWat::checking("(i32.const 0)"),
-            "it returned no verdict",
-        ),
-        (
-            CheckWat {
-                check: "(call $deep (i32.const 0))",
-                ..with(recursion)
-            },
+            checking_with("(call $deep (i32.const 0))", recursion),
             "call stack exhausted",
         ),
         (
-            CheckWat::checking("(i32.load (i32.const -4))"),
+            checking("(i32.load (i32.const -4))"),
             "out of bounds memory access",
         ),
         (
             // Its `waxwing_error` returns an invalid place, or never returns.
-            CheckWat {
-                check: "unreachable",
-                ..with("(func (export \"waxwing_error\") (result i64) (i64.const -1))")
-            },
+            checking_with(
+                "unreachable",
+                "(func (export \"waxwing_error\") (result i64) (i64.const -1))",
+            ),
             "trapped: ",
         ),
         (
-            CheckWat {
-                check: "unreachable",
-                ..with(
-                    "(func (export \"waxwing_error\") (result i64) (loop $l (br $l)) (i64.const 0))",
-                )
-            },
+            checking_with(
+                "unreachable",
+                "(func (export \"waxwing_error\") (result i64) (loop $l (br $l)) (i64.const 0))",
+            ),
             "trapped: ",
         ),
         (
-            CheckWat {
-                check: "unreachable",
-                ..with(
-                    "(func (export \"waxwing_error\") (result i64)
+            checking_with(
+                "unreachable",
+                "(func (export \"waxwing_error\") (result i64)
                           (call $sleep_ms (i32.const -1)) (i64.const 0))",
-                )
-            },
+            ),
             "trapped: ",
         ),
     ]
@@ -164,17 +146,18 @@ fn invalid_verdicts() -> Vec<(CheckWat, &'static str)> {
         });
         CheckWat::checking(format!("{stores} (i32.const 0x1000)").leak())
     };
+    let checking = CheckWat::checking;
     vec![
         (
-            CheckWat::checking("(i32.const 0x1004)"),
+            checking("(i32.const 0x1004)"),
             "0x1004 is not a multiple of 8",
         ),
         (
-            CheckWat::checking("(i32.const 0xffe0)"),
+            checking("(i32.const 0xffe0)"),
             "the verdict at 0xffe0 is outside of memory",
         ),
         (
-            CheckWat::checking("(i32.const -8)"),
+            checking("(i32.const -8)"),
             "the verdict at 0xfffffff8 is outside of memory",
         ),
         (
@@ -285,10 +268,10 @@ async fn memory_and_tables_do_not_grow_past_their_limits() {
     let outcome = run(&wat, &target(nowhere())).await;
     assert_eq!(outcome.signals[0], Some(256), "16 MiB: {outcome:?}");
 
-    let wat = CheckWat {
-        check: "(call $say (table.grow (ref.null func) (i32.const 20000)))",
-        ..with("(table 1 funcref)")
-    };
+    let wat = checking_with(
+        "(call $say (table.grow (ref.null func) (i32.const 20000)))",
+        "(table 1 funcref)",
+    );
     let outcome = run(&wat, &target(nowhere())).await;
     assert_eq!(outcome.signals[0], Some(u32::MAX), "{outcome:?}");
 }

@@ -9,7 +9,7 @@ use waxwing_plugin::checks::{CheckOutcome, CheckVerdict};
 use waxwing_sdk::abi::health::errors;
 use waxwing_tests::check_wat::CheckWat;
 
-use super::common::{nowhere, run, server, silent, target, with};
+use super::common::{checking_with, nowhere, run, server, silent, target};
 
 /// Returns the number that the check returned as its first signal.
 fn number(outcome: &CheckOutcome) -> i32 {
@@ -65,9 +65,9 @@ async fn a_check_receives_its_target_as_json() {
 #[tokio::test]
 async fn a_check_sends_and_receives_over_tcp() {
     let address = server(async |mut stream| {
-        let mut asked = [0; 4];
-        stream.read_exact(&mut asked).await.expect("read");
-        assert_eq!(&asked, b"ping");
+        let mut received = [0; 4];
+        stream.read_exact(&mut received).await.expect("read");
+        assert_eq!(&received, b"ping");
         stream.write_all(b"pong!").await.expect("written");
     })
     .await;
@@ -82,10 +82,7 @@ async fn a_check_sends_and_receives_over_tcp() {
           (call $recv (local.get $c) (i32.const 0x2100) (i32.const 100)))))
         (i32.store (i32.const 0x1024) (local.get $n))
         (i32.const 0x1000)";
-    let wat = CheckWat {
-        check,
-        ..with("(data (i32.const 0x3000) \"ping\")")
-    };
+    let wat = checking_with(check, "(data (i32.const 0x3000) \"ping\")");
     let outcome = run(&wat, &target(address)).await;
     assert_eq!((number(&outcome), outcome.reason.as_str()), (50, "pong!"));
 }
@@ -97,9 +94,9 @@ async fn a_check_sends_and_receives_datagrams() {
         .expect("a port");
     let address = socket.local_addr().expect("an address");
     tokio::spawn(async move {
-        let mut asked = [0; 100];
-        let (len, from) = socket.recv_from(&mut asked).await.expect("received");
-        let answer = [&asked[..len], b"-and-more"].concat();
+        let mut received = [0; 100];
+        let (len, from) = socket.recv_from(&mut received).await.expect("received");
+        let answer = [&received[..len], b"-and-more"].concat();
         socket.send_to(&answer, from).await.expect("sent");
     });
     let check = "(local $c i32)
@@ -108,10 +105,10 @@ async fn a_check_sends_and_receives_datagrams() {
         (drop (call $say (call $recv (local.get $c) (i32.const 0x2000) (i32.const 8))))
         (i32.store (i32.const 0x1024) (i32.const 10))
         (i32.const 0x1000)";
-    let wat = CheckWat {
+    let wat = checking_with(
         check,
-        ..with("(data (i32.const 0x3000) \"ping\") (data (i32.const 0x2000) \"..........\")")
-    };
+        "(data (i32.const 0x3000) \"ping\") (data (i32.const 0x2000) \"..........\")",
+    );
     let outcome = run(&wat, &target(address)).await;
     assert_eq!(
         (number(&outcome), outcome.reason.as_str()),
