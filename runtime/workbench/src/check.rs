@@ -10,8 +10,8 @@ use waxwing_sdk::abi::BACKENDS_MAX;
 
 use crate::cost::{PickCost, measure};
 use crate::error::WorkbenchError;
-use crate::facts::ModuleFacts;
 use crate::service::{BackendSpec, backends, service};
+use crate::summary::ModuleSummary;
 use crate::workbench::Workbench;
 
 /// The numbers of backends tried: the fewest, a few, the usual maximum, and the ABI's limit.
@@ -24,7 +24,7 @@ const USUAL_MAX: usize = 64;
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct CheckReport {
     #[serde(flatten)]
-    pub facts: ModuleFacts,
+    pub summary: ModuleSummary,
     /// Bytes of payload that it wants from each flow.
     pub payload: usize,
     /// Milliseconds between two ticks; 0 for none.
@@ -119,7 +119,7 @@ impl Workbench {
         let module = self.policy.module();
         let info = &module.info;
         CheckReport {
-            facts: ModuleFacts::new(module, self.policy.compile_time()),
+            summary: ModuleSummary::new(module, self.policy.compile_time()),
             payload: info.payload,
             tick_ms: info.tick_ms,
             counters: info.counters.clone(),

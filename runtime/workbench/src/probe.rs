@@ -6,7 +6,7 @@ use waxwing_plugin::checks::{CheckOutcome, CheckTarget};
 use waxwing_plugin::trial::LoadedCheck;
 
 use crate::error::WorkbenchError;
-use crate::facts::ModuleFacts;
+use crate::summary::ModuleSummary;
 
 /// A health check that was read, validated and compiled, and that accepted a config.
 pub struct HealthWorkbench {
@@ -24,10 +24,10 @@ impl HealthWorkbench {
         Ok(Self { check })
     }
 
-    /// Returns the facts about the module.
+    /// Returns the summary of the module.
     #[must_use]
-    pub fn facts(&self) -> ModuleFacts {
-        ModuleFacts::new(self.check.module(), self.check.compile_time())
+    pub fn summary(&self) -> ModuleSummary {
+        ModuleSummary::new(self.check.module(), self.check.compile_time())
     }
 
     /// Checks a server once. Requires a tokio runtime with I/O and time.

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use waxwing_workbench::{
-    CheckReport, CheckSize, HealthWorkbench, ModuleFacts, SizeVerdict, Workbench, WorkbenchError,
+    CheckReport, CheckSize, HealthWorkbench, ModuleSummary, SizeVerdict, Workbench, WorkbenchError,
 };
 
 use super::backends::{Specs, specs};
@@ -43,7 +43,7 @@ pub(super) struct Services {
 #[serde(untagged)]
 pub(super) enum Report {
     Policy(Box<CheckReport>),
-    Health(ModuleFacts),
+    Health(ModuleSummary),
 }
 
 impl Services {
@@ -55,8 +55,8 @@ impl Services {
                 Ok(Report::Policy(report.into()))
             }
             Err(error) if error.is_health_check() => {
-                let facts = HealthWorkbench::open(module, config)?.facts();
-                Ok(Report::Health(facts))
+                let summary = HealthWorkbench::open(module, config)?.summary();
+                Ok(Report::Health(summary))
             }
             Err(error) => Err(error),
         }
@@ -91,7 +91,7 @@ pub(super) fn text(report: &Report) -> String {
     // Writing to a string cannot fail.
     let _ = match report {
         Report::Policy(report) => write_report(&mut text, report),
-        Report::Health(facts) => write_facts(&mut text, facts).and_then(|()| {
+        Report::Health(summary) => write_summary(&mut text, summary).and_then(|()| {
             let hint = "\nTry it with a server: waxwing module probe FILE ADDRESS:PORT";
             writeln!(text, "{hint}")
         }),
@@ -99,8 +99,8 @@ pub(super) fn text(report: &Report) -> String {
     text
 }
 
-fn write_facts(out: &mut String, facts: &ModuleFacts) -> fmt::Result {
-    let ModuleFacts {
+fn write_summary(out: &mut String, summary: &ModuleSummary) -> fmt::Result {
+    let ModuleSummary {
         name,
         title,
         version,
@@ -111,7 +111,7 @@ fn write_facts(out: &mut String, facts: &ModuleFacts) -> fmt::Result {
         imports,
         exports,
         compile_ms,
-    } = facts;
+    } = summary;
     let made_with = if sdk.is_empty() { "no SDK" } else { sdk };
     writeln!(out, "{name} passes\n")?;
     writeln!(out, "module    {title} {version}, {made_with}, ABI {abi}")?;
@@ -122,7 +122,7 @@ fn write_facts(out: &mut String, facts: &ModuleFacts) -> fmt::Result {
 }
 
 fn write_report(out: &mut String, report: &CheckReport) -> fmt::Result {
-    write_facts(out, &report.facts)?;
+    write_summary(out, &report.summary)?;
     writeln!(out, "requests  {}", Requests(report))?;
     writeln!(out, "memory    {}", Memory(report))?;
     writeln!(

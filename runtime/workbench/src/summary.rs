@@ -1,4 +1,4 @@
-//! The facts about a module of either kind.
+//! The summary of a module of either kind.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use waxwing_plugin::CompiledModule;
 
 /// What a module's file and its section say.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct ModuleFacts {
+pub struct ModuleSummary {
     /// The name that services use: the file's, without `.wasm`.
     pub name: String,
     /// The author's name for it.
@@ -29,7 +29,7 @@ pub struct ModuleFacts {
     pub compile_ms: f64,
 }
 
-impl ModuleFacts {
+impl ModuleSummary {
     pub(crate) fn new(module: &CompiledModule, compile_time: Duration) -> Self {
         let info = &module.info;
         Self {
