@@ -59,11 +59,7 @@ fn a_connection_to_a_down_backend_is_reset_at_the_clients_next_packet() {
         assert_eq!(world.script().closed[0].end, End::Reset);
         assert_eq!(world.counters[0].reset.get(), 1);
         assert_eq!(world.drops(), []);
-        assert_eq!(
-            world.destination_of(&request(plan, 4000, SYN)),
-            plan.backend(1),
-            "the client's next try"
-        );
+        world.assert_reaches(1, &request(plan, 4000, SYN), "the client's next try");
     }
 }
 
@@ -118,11 +114,7 @@ fn a_flow_of_a_down_backend_continues_at_another_if_configured() {
         one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
         first_backend_is(&mut world, DOWN, SessionAction::Repick);
         one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
-        assert_eq!(
-            world.destination_of(&datagram(plan, 5000, b"two")),
-            plan.backend(1),
-            "no datagram is lost"
-        );
+        world.assert_reaches(1, &datagram(plan, 5000, b"two"), "no datagram is lost");
         assert_eq!((world.active(), world.drops()), (vec![0, 1, 0], vec![]));
         assert_eq!(world.counters[0].repicked.get(), 1);
         assert_eq!(world.script().closed[0].end, End::Reset);
@@ -175,11 +167,7 @@ fn a_syn_never_goes_to_a_down_backend() {
         let mut world = World::new(Settings::default());
         one(&world.frame(FRONT, &request(V4, 4000, SYN)));
         first_backend_is(&mut world, DOWN, action);
-        assert_eq!(
-            world.destination_of(&request(V4, 4000, SYN)),
-            V4.backend(1),
-            "{action:?}"
-        );
+        world.assert_reaches(1, &request(V4, 4000, SYN), format_args!("{action:?}"));
         assert_eq!(world.counters[0].repicked.get(), 1);
         assert_eq!(world.script().closed[0].end, End::Unanswered);
         assert_eq!(world.active(), [0, 1, 0]);
@@ -189,11 +177,7 @@ fn a_syn_never_goes_to_a_down_backend() {
         let mut world = World::new(Settings::default());
         establish(&mut world, 4000, 0);
         first_backend_is(&mut world, DOWN, action);
-        assert_eq!(
-            world.destination_of(&request(V4, 4000, SYN)),
-            V4.backend(1),
-            "{action:?}"
-        );
+        world.assert_reaches(1, &request(V4, 4000, SYN), format_args!("{action:?}"));
         assert_eq!(world.counters[0].repicked.get(), 1);
     }
 }
@@ -220,17 +204,9 @@ fn a_closed_connection_is_not_reset() {
         establish(&mut world, 4000, 0);
         play(&mut world, 4000, "<FA >FA");
         first_backend_is(&mut world, DOWN, action);
-        assert_eq!(
-            world.destination_of(&request(V4, 4000, ACK)),
-            V4.backend(0),
-            "{action:?}"
-        );
+        world.assert_reaches(0, &request(V4, 4000, ACK), format_args!("{action:?}"));
         assert_eq!(world.session().tcp.phase(), Phase::Closing);
-        assert_eq!(
-            world.destination_of(&request(V4, 4000, SYN)),
-            V4.backend(1),
-            "and makes way"
-        );
+        world.assert_reaches(1, &request(V4, 4000, SYN), "and makes way");
         assert_eq!(world.counters[0].expired.get(), 1);
         assert_eq!(world.counters[0].repicked.get(), 0);
     }

@@ -7,8 +7,7 @@ use crate::frames::{
 };
 use crate::hosts::packet_of;
 use crate::world::{
-    BACK, CLIENT_MAC, EACH, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, V4, V6, World,
-    backend_mac,
+    BACK, CLIENT_MAC, EACH, FRONT, PORT_MACS, Plan, SERVICE_PORT, Settings, World, backend_mac,
 };
 use waxwing_dataplane::session::Session;
 use waxwing_packet::reject::IcmpError;

@@ -143,10 +143,10 @@ fn a_new_epoch_moves_no_session_and_waits_for_its_release() {
     let release = Release::held();
     let epoch = world.epoch(drained.snapshot(2), release.clone());
     world.send(0, epoch);
-    assert_eq!(
-        world.destination_of(&request(V4, 4001, SYN)),
-        V4.backend(0),
-        "held back: the old epoch serves"
+    world.assert_reaches(
+        0,
+        &request(V4, 4001, SYN),
+        "held back: the old epoch serves",
     );
 
     release.give();
@@ -155,11 +155,7 @@ fn a_new_epoch_moves_no_session_and_waits_for_its_release() {
         V4.backend(0),
         "the drained backend takes no new session"
     );
-    assert_eq!(
-        world.destination_of(&request(V4, 4000, ACK)),
-        V4.backend(0),
-        "its old session stays"
-    );
+    world.assert_reaches(0, &request(V4, 4000, ACK), "its old session stays");
     assert_eq!(
         world.returned.try_iter().count(),
         1,

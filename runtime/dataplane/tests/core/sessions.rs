@@ -55,10 +55,10 @@ fn a_connection_is_translated_both_ways_from_handshake_to_reuse() {
         one(&world.frame(FRONT, &request(plan, 4000, ACK)));
         assert_eq!(world.session().tcp.phase(), Phase::Closing);
 
-        assert_eq!(
-            world.destination_of(&request(plan, 4000, SYN)),
-            plan.backend(2),
-            "a new connection is picked anew"
+        world.assert_reaches(
+            2,
+            &request(plan, 4000, SYN),
+            "a new connection is picked anew",
         );
         assert_eq!(world.active(), [0, 0, 1]);
         assert_eq!(world.script().calls, 2, "hits ask no policy");

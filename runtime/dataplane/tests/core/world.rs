@@ -1,5 +1,6 @@
 //! A balancer in memory: one client side, one server side, and a clock that the test advances.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -463,6 +464,13 @@ impl World {
     /// Gives worker 0 a client's frame that must be forwarded; returns its new destination.
     pub(crate) fn destination_of(&mut self, frame: &[u8]) -> Address {
         one(&self.frame(FRONT, frame)).1.destination
+    }
+
+    /// Gives worker 0 a client's frame, which must be forwarded to this backend.
+    #[track_caller]
+    pub(crate) fn assert_reaches(&mut self, backend: u32, frame: &[u8], why: impl fmt::Display) {
+        let expected = self.settings.plan.backend(backend);
+        assert_eq!(self.destination_of(frame), expected, "{why}");
     }
 
     pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
