@@ -15,10 +15,6 @@ pub const SEED: u64 = 42;
 pub const EMPTY: &str = include_str!("../../runtime/workbench/src/empty.wat");
 
 /// Makes a host that ships the modules of `packages`, which are compiled first, and `others`, given as text.
-///
-/// # Panics
-/// The Wasm target is not installed, or a module is invalid.
-#[must_use]
 pub fn host(packages: &[&str], others: &[(&'static str, &str)]) -> Host {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let target = Scratch::new().expect("a scratch directory can be created");
@@ -41,7 +37,6 @@ pub fn host(packages: &[&str], others: &[(&'static str, &str)]) -> Host {
 
 /// Makes a worker's instance of a module for [`SERVICE`]; `None` if the policy does not accept so many
 /// backends.
-#[must_use]
 pub fn instance(
     host: &Host,
     name: &str,
@@ -55,7 +50,6 @@ pub fn instance(
 }
 
 /// Binds [`SERVICE`] to a config and backends.
-#[must_use]
 pub fn binding(config: &str, records: &[BackendRecord]) -> ServiceBinding {
     let backend = |record: &BackendRecord| BackendInfo {
         id: BackendId(record.id),

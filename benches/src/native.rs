@@ -18,9 +18,6 @@ pub struct Native<P: waxwing_sdk::Policy> {
 
 impl<P: waxwing_sdk::Policy> Native<P> {
     /// Starts the policy for a service with these backends.
-    ///
-    /// # Errors
-    /// The policy rejects the backends or the config.
     pub fn new(config: &str, records: &[BackendRecord]) -> Result<Self, ConfigError> {
         Ok(Self {
             driver: Driver::start(config, records, SEED)?,

@@ -116,9 +116,6 @@ impl<'a> Churn<'a> {
     }
 
     /// Checks that the traffic was as described.
-    ///
-    /// # Panics
-    /// A packet was not forwarded, a packet of an active session opened another, or a session was evicted.
     fn check(&self) {
         assert_eq!(
             self.driver.sent(),

@@ -69,19 +69,16 @@ impl AddressPlan {
     };
 
     /// The address and port of a service.
-    #[must_use]
     pub fn vip(&self, service: u32) -> (Address, u16) {
         (offset(self.vips, service), VIP_PORT)
     }
 
     /// The address and port of a client.
-    #[must_use]
     pub fn client(&self, number: u32) -> (Address, u16) {
         (offset(self.clients, number), CLIENT_PORT)
     }
 
     /// The address and port of a backend.
-    #[must_use]
     pub fn backend(&self, number: u32) -> (Address, u16) {
         (offset(self.backends, number), BACKEND_PORT)
     }

@@ -33,7 +33,6 @@ pub struct WorkerDriver<'a> {
 impl<'a> WorkerDriver<'a> {
     /// Drives worker `number`. New flows are picked by `policies` (indexed by
     /// [`waxwing_dataplane::Service::policy`], which is 0), or by the native fallback if there is none.
-    #[must_use]
     pub fn new(testbed: &'a Testbed, number: usize, policies: Vec<Box<dyn Policy>>) -> Self {
         let mut driver = Self::with(testbed, number, policies);
         driver.worker.io().recycle_sent();
@@ -80,17 +79,11 @@ impl<'a> WorkerDriver<'a> {
     }
 
     /// Lets a client's frame arrive.
-    ///
-    /// # Panics
-    /// The receive queue is full: a bug of the bench.
     pub fn inject_request(&mut self, frame: &[u8]) {
         self.inject(FRONT, frame);
     }
 
     /// Lets a backend's frame arrive.
-    ///
-    /// # Panics
-    /// As [`WorkerDriver::inject_request`].
     pub fn inject_reply(&mut self, frame: &[u8]) {
         self.inject(BACK, frame);
     }
@@ -122,7 +115,6 @@ impl<'a> WorkerDriver<'a> {
     }
 
     /// Frames sent by this driver's worker.
-    #[must_use]
     pub fn sent(&self) -> u64 {
         self.counters.transmitted.packets.get()
     }
@@ -141,13 +133,11 @@ impl<'a> WorkerDriver<'a> {
     }
 
     /// Sessions that expired.
-    #[must_use]
     pub fn expired(&self) -> u64 {
         self.counters.expired.get()
     }
 
     /// Sessions that were evicted to make room for others.
-    #[must_use]
     pub fn evicted(&self) -> u64 {
         self.counters.evicted.get()
     }

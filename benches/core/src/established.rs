@@ -29,9 +29,6 @@ pub struct EstablishedTestbed {
 
 impl EstablishedTestbed {
     /// Fills a new testbed's table.
-    ///
-    /// # Errors
-    /// As [`Testbed::new`].
     pub fn new(plan: AddressPlan, size: Size) -> Result<Self, TableError> {
         let testbed = Testbed::new(plan, size)?;
         let draws = (0..size.workers).map(|worker| Mutex::new(Random::new(7 + worker as u64)));
@@ -65,10 +62,6 @@ pub struct EstablishedTraffic<'a> {
 impl<'a> EstablishedTraffic<'a> {
     /// Traffic at worker `worker`, from clients in this order. Continues where the worker's last traffic
     /// ended.
-    ///
-    /// # Panics
-    /// There is no such worker.
-    #[must_use]
     pub fn new(established: &'a EstablishedTestbed, worker: usize, order: Order) -> Self {
         Self {
             established,
@@ -111,9 +104,6 @@ impl<'a> EstablishedTraffic<'a> {
     }
 
     /// Ends the traffic, and keeps the random state for the worker's next traffic.
-    ///
-    /// # Panics
-    /// A packet was not forwarded or opened a session: the measurement is void.
     pub fn end(self) {
         let sessions = self.established.sessions as usize;
         assert_eq!(

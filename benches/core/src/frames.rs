@@ -36,7 +36,6 @@ pub(crate) enum Stage {
 
 impl Frames {
     /// Frames of this plan; client `n` uses service `n` modulo `services`.
-    #[must_use]
     pub fn new(plan: AddressPlan, services: u32) -> Self {
         let request =
             |flags| Template::new(plan, plan.client(0), plan.vip(0), ROUTER, MACS[0], flags);

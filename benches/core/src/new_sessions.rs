@@ -20,7 +20,6 @@ pub struct NewSessions<'a> {
 
 impl<'a> NewSessions<'a> {
     /// Clients from 0 on, at worker 0; these policies pick, or the native fallback if there is none.
-    #[must_use]
     pub fn new(testbed: &'a Testbed, policies: Vec<Box<dyn Policy>>) -> Self {
         Self::at(testbed, 0, policies, 0)
     }
@@ -51,9 +50,6 @@ impl<'a> NewSessions<'a> {
     }
 
     /// Ends the traffic.
-    ///
-    /// # Panics
-    /// A client got no session or lost it: the measurement is void.
     pub fn end(self) {
         let clients = u64::from(self.clients);
         assert_eq!(self.driver.opened(), clients, "each client has a session");

@@ -6,10 +6,6 @@ use crate::testbed::Testbed;
 
 /// Opens the sessions of clients 0 to `clients` - 1: by a TCP handshake, or by a UDP datagram and its answer.
 /// Returns each client's backend.
-///
-/// # Panics
-/// A packet was not forwarded: the table has no room for so many sessions.
-#[must_use]
 pub fn open_sessions(testbed: &Testbed, clients: u32) -> Vec<u16> {
     let mut driver = WorkerDriver::keeping_sent(testbed, 0);
     let mut frames = testbed.frames();

@@ -15,7 +15,6 @@ impl Order {
     pub const ALL: [Self; 2] = [Self::Uniform, Self::Zipf];
 
     /// The name in benchmarks.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Uniform => "uniform",
@@ -24,7 +23,6 @@ impl Order {
     }
 
     /// Draws a number below `bound`, which must not be 0.
-    #[must_use]
     pub fn draw(self, random: &mut Random, bound: u32) -> u32 {
         match self {
             Self::Uniform => random.below(bound),
@@ -61,7 +59,6 @@ pub struct Random(u64);
 
 impl Random {
     /// Seeds the generator; the seed must not be 0.
-    #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }

@@ -69,10 +69,6 @@ impl EstablishedScenario {
     ];
 
     /// Forwards `packets` packets at each worker, all workers at once. Returns the workers' mean time.
-    ///
-    /// # Panics
-    /// A packet was not forwarded.
-    #[must_use]
     pub fn run(&self, established: &EstablishedTestbed, packets: u64) -> Duration {
         mean_time(self.turns.len(), |number, start| {
             let turn = self.turns[number];
@@ -116,10 +112,6 @@ impl OpenScenario {
 
     /// Opens `sessions` sessions at each worker, all workers at once. Returns the workers' mean time. The
     /// testbed must have no session and room for all of them (each worker's, rounded up to full batches).
-    ///
-    /// # Panics
-    /// A client got no session.
-    #[must_use]
     pub fn run(&self, testbed: &Testbed, sessions: u32) -> Duration {
         let clients = sessions.next_multiple_of(FULL);
         mean_time(self.workers, |number, start| {

@@ -54,9 +54,6 @@ pub struct Testbed {
 
 impl Testbed {
     /// Makes a testbed of this size without sessions.
-    ///
-    /// # Errors
-    /// The table's memory cannot be allocated, or no table can be so large.
     pub fn new(plan: AddressPlan, size: Size) -> Result<Self, TableError> {
         let backends_max = (size.services * size.backends) as usize;
         let shared = SharedState {
@@ -94,13 +91,11 @@ impl Testbed {
     }
 
     /// The memory of the session table, in bytes.
-    #[must_use]
     pub fn table_bytes(&self) -> usize {
         self.shared.sessions.memory_bytes()
     }
 
     /// The number of sessions.
-    #[must_use]
     pub fn sessions(&self) -> usize {
         self.shared.sessions.len()
     }
@@ -111,7 +106,6 @@ impl Testbed {
     }
 
     /// The maker of its clients' and backends' frames.
-    #[must_use]
     pub fn frames(&self) -> Frames {
         Frames::new(self.plan, self.size.services)
     }

@@ -22,9 +22,6 @@ pub(crate) struct Wrk {
 
 impl Wrk {
     /// Runs the load. Returns requests a second.
-    ///
-    /// # Errors
-    /// wrk did not run, or a request failed.
     pub(crate) fn run(&self, client: &Namespace) -> Result<f64> {
         let (connections, duration) = (
             format!("-c{}", self.connections),

@@ -22,7 +22,6 @@ pub struct About {
 
 impl About {
     /// Describes this process, which runs the bench `name`.
-    #[must_use]
     pub fn this(name: &str) -> Self {
         Self {
             date: date(),

@@ -3,7 +3,6 @@
 //! Invariant: the text keeps at least three significant digits; further ones are noise.
 
 /// Formats a measured value: `0.93`, `41.2`, `1,450`.
-#[must_use]
 pub fn figure(value: f64) -> String {
     let decimals = match value.abs() {
         size if size >= 99.95 => 0,
@@ -20,7 +19,6 @@ pub fn figure(value: f64) -> String {
 }
 
 /// Formats a count: `8`, `100 k`, `1.5 M`; in full if the short form would be inexact: `4,096`.
-#[must_use]
 pub fn count(value: f64) -> String {
     if (1e3..1e5).contains(&value) && value % 100.0 != 0.0 {
         return figure(value);

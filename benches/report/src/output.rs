@@ -13,9 +13,6 @@ use crate::about::About;
 use crate::table::Table;
 
 /// Returns Cargo's target directory: this program is in `target/PROFILE`.
-///
-/// # Errors
-/// The program's path is unknown or too short.
 pub fn target() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().nth(2).map(Path::to_owned);
@@ -45,9 +42,6 @@ struct Figures<'a, T> {
 impl Output {
     /// Creates or empties the directory `bench/NAME` in `target`. The page starts with `title` and the run's
     /// origin.
-    ///
-    /// # Errors
-    /// The directory cannot be created.
     pub fn begin(target: &Path, name: &str, title: &str) -> Result<Self> {
         let directory = target.join("bench").join(name);
         if directory.exists() {
@@ -77,9 +71,6 @@ impl Output {
     }
 
     /// Writes a chart to `CHART.svg`, and adds it to the page.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn chart(&mut self, chart: &str, title: &str, svg: &str) -> Result<()> {
         let file = format!("{chart}.svg");
         self.write(&file, svg)?;
@@ -89,9 +80,6 @@ impl Output {
 
     /// Writes the page to `NAME.md`, the run's origin and all figures to `NAME.json`, and prints their
     /// directory.
-    ///
-    /// # Errors
-    /// A file cannot be written, or JSON cannot represent a figure.
     pub fn end(self, figures: &impl Serialize) -> Result<PathBuf> {
         let about = &self.about;
         let json =

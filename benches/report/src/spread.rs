@@ -23,10 +23,6 @@ pub struct Spread {
 
 impl Spread {
     /// The spread of these runs.
-    ///
-    /// # Panics
-    /// There are no runs, or one is not a finite number: a bug of the bench.
-    #[must_use]
     pub fn of(runs: &[f64]) -> Self {
         assert!(!runs.is_empty(), "there are no runs");
         assert!(
@@ -45,17 +41,12 @@ impl Spread {
     }
 
     /// The spread of a value that does not vary, such as a size or an instruction count.
-    #[must_use]
     pub fn exact(value: f64) -> Self {
         Self::of(&[value])
     }
 
     /// The spread of the ratio of two interleaved measurements. Ratios are taken run by run, so that a
     /// disturbance of both cancels out.
-    ///
-    /// # Panics
-    /// The numbers of runs differ or are 0: a bug of the bench.
-    #[must_use]
     pub fn of_ratio(runs: &[f64], to: &[f64]) -> Self {
         assert_eq!(runs.len(), to.len(), "interleaved runs come in pairs");
         let ratios: Vec<f64> = runs.iter().zip(to).map(|(run, to)| run / to).collect();
@@ -63,7 +54,6 @@ impl Spread {
     }
 
     /// Converts to a unit that is `factor` times smaller.
-    #[must_use]
     pub fn times(self, factor: f64) -> Self {
         Self {
             median: self.median * factor,

@@ -79,9 +79,6 @@ impl<'a> Harness<'a> {
     }
 
     /// Keeps the view up to date for some time.
-    ///
-    /// # Errors
-    /// The load or the balancer exited.
     pub(crate) fn wait(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         while Instant::now() < end {
@@ -114,9 +111,6 @@ impl<'a> Harness<'a> {
     }
 
     /// Measures a phase and checks its shares.
-    ///
-    /// # Errors
-    /// As [`Harness::wait`].
     pub(crate) fn measure(
         &mut self,
         name: &'static str,

@@ -51,9 +51,6 @@ pub(crate) struct Recording {
 
 impl Recording {
     /// Starts a recording, to be written to `path`.
-    ///
-    /// # Errors
-    /// The terminal in memory cannot be made.
     pub(crate) fn new(path: PathBuf) -> Result<Self> {
         Ok(Self {
             path,
@@ -64,9 +61,6 @@ impl Recording {
     }
 
     /// Records a frame if one is due.
-    ///
-    /// # Errors
-    /// The terminal in memory cannot be drawn on.
     pub(crate) fn take(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> Result<()> {
         let at = self.started.get_or_insert_with(Instant::now).elapsed();
         if self
@@ -82,9 +76,6 @@ impl Recording {
     }
 
     /// Writes the file.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub(crate) fn write(self) -> Result<()> {
         fs::write(&self.path, svg(&self.frames))
             .with_context(|| format!("cannot write the recording to {}", self.path.display()))

@@ -91,7 +91,6 @@ pub(crate) struct Server {
 
 impl Phase {
     /// Evaluates a phase.
-    #[must_use]
     pub(crate) fn new(
         name: &'static str,
         policy: &'static str,
@@ -175,7 +174,6 @@ fn problems(
 }
 
 impl Report {
-    #[must_use]
     pub(crate) fn new(
         phases: Vec<Phase>,
         phases_planned: usize,
@@ -195,7 +193,6 @@ impl Report {
     }
 
     /// The summary as text.
-    #[must_use]
     pub(crate) fn summary(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.

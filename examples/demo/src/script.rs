@@ -24,17 +24,11 @@ const SERVER_1_OF_TWO: Shares = &[("1", 0.6), ("2", 0.4), ("3", 0.0)];
 
 /// Builds the network, runs the phases within about `seconds`, and reports. Errors during the phases are part
 /// of the report.
-///
-/// # Errors
-/// The network cannot be built, or a program does not start.
 pub(crate) fn run(seconds: u32, mut view: View) -> Result<Report> {
     view.announce("Compiling the policy examples/favourite to Wasm");
     let favourite = modules::compile("favourite")?;
     view.announce("Building the network: a client, the balancer, three servers");
-    let topology = Topology::new(Layout {
-        queues: QUEUES,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_queues(QUEUES))?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let mut config = Config::new(&topology).with(Service::v4("web", "tcp", (80, 8080), 3));
     view.announce("Starting Waxwing");

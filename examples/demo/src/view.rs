@@ -59,7 +59,6 @@ pub(crate) struct Numbers<'a> {
 
 impl View {
     /// Uses the terminal if standard output is one, unless `plain`.
-    #[must_use]
     pub(crate) fn new(plain: bool, recording: Option<Recording>) -> Self {
         let screen = (!plain && io::stdout().is_terminal())
             .then(screen)
@@ -94,9 +93,6 @@ impl View {
     }
 
     /// Shows the numbers.
-    ///
-    /// # Errors
-    /// The output was closed.
     pub(crate) fn show(&mut self, numbers: &Numbers<'_>) -> Result<()> {
         if let Some(recording) = &mut self.recording {
             recording.take(|frame| draw(frame, &self.lines, numbers))?;
@@ -119,9 +115,6 @@ impl View {
 
 impl View {
     /// Ends the view and writes the recording, if there is one.
-    ///
-    /// # Errors
-    /// The recording cannot be written.
     pub(crate) fn close(mut self) -> Result<()> {
         self.recording.take().map_or(Ok(()), Recording::write)
     }

@@ -56,9 +56,6 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// Runs a world until its workers received `packets` packets, and then until it settled.
-///
-/// # Errors
-/// The first [`Failure`], with its trace.
 pub fn simulate(seed: u64, packets: u64) -> Result<Tally, Box<Failure>> {
     attempt(
         seed,

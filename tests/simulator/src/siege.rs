@@ -49,9 +49,6 @@ impl fmt::Display for Siege {
 }
 
 /// Reads the fuzzer's corpus, in the order of the file names.
-///
-/// # Errors
-/// The directory or a file cannot be read.
 pub fn corpus() -> io::Result<Vec<Vec<u8>>> {
     let directory = concat!(
         env!("CARGO_MANIFEST_DIR"),

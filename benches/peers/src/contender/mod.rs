@@ -201,9 +201,6 @@ pub(crate) struct Running<'a> {
 
 impl Running<'_> {
     /// Stops it.
-    ///
-    /// # Errors
-    /// It had already exited: the measurement is void.
     pub(crate) fn stop(self) -> Result<()> {
         if let Some((contender, mut process)) = self.process {
             ensure!(

@@ -16,9 +16,6 @@ const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 static PREVIOUS: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
 
 /// Makes room for as many connections as Waxwing has sessions.
-///
-/// # Errors
-/// A setting cannot be written: nftables would run with a full table.
 pub(super) fn make_room() -> Result<RestoreOnDrop> {
     let guard = RestoreOnDrop;
     for (path, value) in [(BUCKETS, SESSIONS_MAX / 4), (MAX, SESSIONS_MAX)] {

@@ -96,7 +96,6 @@ pub struct Bar {
 
 impl Bar {
     /// Makes a bar.
-    #[must_use]
     pub fn new(name: impl Into<String>, value: Spread) -> Self {
         Self {
             name: name.into(),
@@ -107,9 +106,6 @@ impl Bar {
 
 impl Lines {
     /// Draws the chart as SVG.
-    ///
-    /// # Errors
-    /// The drawing library fails; finite numbers give it no reason to.
     pub fn svg(&self) -> Result<String, DrawError> {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let names: Vec<&str> = self.series.iter().map(|series| &*series.name).collect();
@@ -166,9 +162,6 @@ impl Lines {
 
 impl Bars {
     /// Draws the chart as SVG.
-    ///
-    /// # Errors
-    /// The drawing library fails; finite numbers give it no reason to.
     pub fn svg(&self) -> Result<String, DrawError> {
         let names = self.names();
         let bars = || self.groups.iter().flat_map(|group| &group.bars);
