@@ -22,9 +22,6 @@ const LOAD_GRACE: Duration = Duration::from_secs(10);
 
 /// Returns the path of a program of this workspace: that in `<NAME>_BIN` (`WAXWING_BIN`), otherwise the one
 /// beside the running program.
-///
-/// # Errors
-/// The program has not been built.
 pub fn built_program(name: &str) -> Result<PathBuf> {
     let variable = format!("{}_BIN", name.replace('-', "_").to_uppercase());
     if let Some(path) = std::env::var_os(&variable) {
@@ -47,9 +44,6 @@ pub fn built_program(name: &str) -> Result<PathBuf> {
 }
 
 /// Starts our HTTP server on every server of a topology, named `1`, `2`, .., on both families.
-///
-/// # Errors
-/// One cannot be started.
 pub fn http_servers(topology: &Topology, port: u16) -> Result<Vec<Process>> {
     (1..)
         .zip(&topology.servers)
@@ -58,9 +52,6 @@ pub fn http_servers(topology: &Topology, port: u16) -> Result<Vec<Process>> {
 }
 
 /// Starts our HTTP server in a namespace, on both families.
-///
-/// # Errors
-/// It cannot be started.
 pub fn http_server(namespace: &Namespace, port: u16, name: &str) -> Result<Process> {
     let listen = format!("[::]:{port}");
     let program = built_program("waxwing-testbed")?;
@@ -76,9 +67,6 @@ pub fn http_server(namespace: &Namespace, port: u16, name: &str) -> Result<Proce
 
 /// Starts nginx on server `number` (from 1) of a topology. `/` returns the server's name, like our own
 /// servers; `/data` is `data_bytes` bytes, `/slow/data` the same bytes at 500 kB/s.
-///
-/// # Errors
-/// It is not installed or does not start.
 pub fn nginx(topology: &Topology, number: u8, port: u16, data_bytes: usize) -> Result<Process> {
     let directory = topology.scratch.path().join(format!("nginx{number}"));
     std::fs::create_dir_all(directory.join("www"))?;
@@ -115,10 +103,14 @@ pub fn nginx(topology: &Topology, number: u8, port: u16, data_bytes: usize) -> R
     Ok(server)
 }
 
+/// Starts nginx on every server of a topology, each with the same data: see [`nginx`].
+pub fn nginx_servers(topology: &Topology, port: u16, data_bytes: usize) -> Result<Vec<Process>> {
+    (1..=topology.layout().servers)
+        .map(|number| nginx(topology, number, port, data_bytes))
+        .collect()
+}
+
 /// Starts iperf3's server in a namespace.
-///
-/// # Errors
-/// It is not installed or does not start.
 pub fn iperf3_server(namespace: &Namespace, port: u16) -> Result<Process> {
     let mut server = namespace.spawn("iperf3", &["-s", "-p", &port.to_string()])?;
     wait_listening(namespace, &mut server, port)?;
@@ -171,9 +163,6 @@ pub struct RunningLoad {
 
 impl RunningLoad {
     /// Starts a load generator.
-    ///
-    /// # Errors
-    /// The load generator has not been built.
     pub fn start(client: &Namespace, load: Load) -> Result<Self> {
         let ms = |duration: Duration| duration.as_millis().to_string();
         let mut command = client.command(built_program("waxwing-testbed")?);
@@ -194,9 +183,6 @@ impl RunningLoad {
     }
 
     /// Returns the samples since the last call.
-    ///
-    /// # Errors
-    /// A line is not a sample.
     pub fn take_samples(&mut self) -> Result<Vec<Sample>> {
         self.process
             .take_lines()
@@ -214,9 +200,6 @@ impl RunningLoad {
     }
 
     /// Whether the generator has ended.
-    ///
-    /// # Errors
-    /// `waitpid` fails.
     pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.process.try_wait()?.is_some())
     }
@@ -242,9 +225,6 @@ impl RunningLoad {
 }
 
 /// Runs a load generator in a namespace and returns the sum of its samples.
-///
-/// # Errors
-/// As [`RunningLoad::finish`].
 pub fn load(client: &Namespace, load: Load) -> Result<Tally> {
     RunningLoad::start(client, load)?.finish()
 }
@@ -274,7 +254,6 @@ pub fn wrk_requests(wrk: &Finished) -> Result<u64> {
 }
 
 /// Returns a moderate load of new connections.
-#[must_use]
 pub fn connections(address: IpAddr, port: u16, duration: Duration) -> Load {
     Load {
         target: SocketAddr::new(address, port),

@@ -42,9 +42,6 @@ pub struct Captured {
 
 impl Capture {
     /// Captures received packets of a protocol on an interface in this thread's namespace.
-    ///
-    /// # Errors
-    /// There is no such interface, or no privilege for packet sockets.
     pub fn open(interface: &str, protocol: SockProtocol) -> Result<Self> {
         let packets = socket(
             AddressFamily::Packet,
@@ -62,9 +59,6 @@ impl Capture {
     }
 
     /// Captures all frames on an interface of a namespace, sent and received.
-    ///
-    /// # Errors
-    /// There is no such interface, or no privilege for packet sockets.
     pub fn of_wire(namespace: &Namespace, interface: &str) -> Result<Self> {
         let open = || Self::open(interface, SockProtocol::EthAll);
         let capture = namespace.enter(open)??;
@@ -76,9 +70,6 @@ impl Capture {
     }
 
     /// Returns all captured frames, after a `pause` without a frame.
-    ///
-    /// # Errors
-    /// The interface is gone.
     pub fn take(&self, pause: Duration) -> Result<Vec<Vec<u8>>> {
         let mut frames = Vec::new();
         while let Some(captured) = self.next(pause)? {
@@ -88,9 +79,6 @@ impl Capture {
     }
 
     /// Returns the next frame, or `None` after the time `within`.
-    ///
-    /// # Errors
-    /// The interface is gone.
     pub fn next(&self, within: Duration) -> Result<Option<Captured>> {
         let end = Instant::now() + within;
         let mut buffer = vec![0; FRAME_MAX];

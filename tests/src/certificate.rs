@@ -12,9 +12,6 @@ use anyhow::Result;
 use crate::process;
 
 /// Writes `NAME.pem` and `NAME.key` to a directory, valid for two days, and returns the certificate's path.
-///
-/// # Errors
-/// `openssl` is not installed.
 pub fn make(directory: &Path, name: &str) -> Result<PathBuf> {
     let config = directory.join(format!("{name}.conf"));
     let text = format!(

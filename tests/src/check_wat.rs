@@ -67,7 +67,6 @@ impl CheckWat {
     };
 
     /// Returns a valid check with this body of `waxwing_check`.
-    #[must_use]
     pub fn checking(check: &'static str) -> Self {
         Self {
             check,
@@ -76,7 +75,6 @@ impl CheckWat {
     }
 
     /// Returns a valid check with this body of `waxwing_configure`.
-    #[must_use]
     pub fn configuring(configure: &'static str) -> Self {
         Self {
             configure,
@@ -85,10 +83,6 @@ impl CheckWat {
     }
 
     /// Returns the module in binary form.
-    ///
-    /// # Panics
-    /// One of the parts is not WebAssembly text.
-    #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let Self {
             section,
@@ -113,7 +107,6 @@ impl CheckWat {
     }
 
     /// Returns the module with a static lifetime, like a shipped one.
-    #[must_use]
     pub fn shipped(&self) -> &'static [u8] {
         self.bytes().leak()
     }

@@ -29,9 +29,6 @@ pub struct Detour {
 impl Detour {
     /// Inserts them behind the port `front` or `back` of a two-armed balancer that is not running. `mtu`
     /// is that of the link between them, in bytes.
-    ///
-    /// # Errors
-    /// The balancer has no such port, or a tool is missing.
     pub fn new(topology: &Topology, port: &str, mtu: u32) -> Result<Self> {
         let hosts = match port {
             "front" => 1,

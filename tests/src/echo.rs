@@ -25,9 +25,6 @@ pub struct Echo {
 
 impl Echo {
     /// Starts a server on all IPv4 addresses of a namespace.
-    ///
-    /// # Errors
-    /// The port is taken.
     pub fn start(server: &Namespace, port: u16) -> Result<Self> {
         let socket = server.enter(|| UdpSocket::bind(("0.0.0.0", port)))??;
         socket.set_read_timeout(Some(LOOK))?;
@@ -64,9 +61,6 @@ pub struct Pinger(UdpSocket);
 
 impl Pinger {
     /// Opens a flow from this thread's namespace to a server. Each answer may take `patience`.
-    ///
-    /// # Errors
-    /// The server has no route.
     pub fn new(server: SocketAddr, patience: Duration) -> io::Result<Self> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.set_read_timeout(Some(patience))?;
@@ -75,9 +69,6 @@ impl Pinger {
     }
 
     /// Sends a number.
-    ///
-    /// # Errors
-    /// A socket error.
     pub fn send(&self, number: u64) -> io::Result<()> {
         self.0.send(&number.to_le_bytes()).map(drop)
     }

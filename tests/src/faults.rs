@@ -54,8 +54,7 @@ impl Fault {
     ];
 
     /// Whether a kind of server can have this fault.
-    #[must_use]
-    pub fn befalls(self, kind: Kind) -> bool {
+    pub fn applies_to(self, kind: Kind) -> bool {
         match self {
             Self::Failing | Self::Late => matches!(kind, Kind::Nginx | Kind::Moody),
             Self::Hanging => kind == Kind::Moody,
@@ -66,9 +65,6 @@ impl Fault {
 
 impl Server<'_> {
     /// Injects a fault.
-    ///
-    /// # Errors
-    /// This kind of server cannot have it, or it is not running.
     pub fn suffer(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Stopped => self.stop(),
@@ -91,9 +87,6 @@ impl Server<'_> {
     }
 
     /// Undoes a fault.
-    ///
-    /// # Errors
-    /// It was not in force, or the server does not start.
     pub fn recover(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Stopped | Fault::Killed => self.run(),

@@ -29,9 +29,6 @@ struct Live {
 }
 
 /// Serves concurrent keep-alive connections until the process ends.
-///
-/// # Errors
-/// An address cannot be listened on.
 pub async fn serve(addresses: &[SocketAddr], name: &str) -> Result<()> {
     let live = Arc::new(Live::default());
     let mut servers = tokio::task::JoinSet::new();

@@ -11,9 +11,6 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 
 /// Sends `count` frames of [`Garbage`] on an interface.
-///
-/// # Errors
-/// As [`Wire::open`] and [`Wire::send`].
 pub fn send(interface: &str, count: u32, garbage: Garbage) -> Result<()> {
     let wire = Wire::open(interface)?;
     garbage
@@ -30,9 +27,6 @@ pub struct Wire {
 
 impl Wire {
     /// Opens an interface in this thread's namespace.
-    ///
-    /// # Errors
-    /// There is no such interface, or no privilege for packet sockets.
     pub fn open(interface: &str) -> Result<Self> {
         let link = link(interface)?;
         let packets = socket(
@@ -123,7 +117,6 @@ const BREAKERS: &[Breaker] = &[
 impl Garbage {
     /// Returns frames to the MAC address `destination`, from `sources` to `vips` (IPv4 and IPv6 in that
     /// order) and `port`. Addresses of the wrong family become unspecified.
-    #[must_use]
     pub fn new(
         destination: [u8; 6],
         sources: [IpAddr; 2],

@@ -37,9 +37,6 @@ pub struct Inline {
 
 impl Inline {
     /// Inserts it in front of a two-armed balancer that is not running, and makes the arms ports of a bridge.
-    ///
-    /// # Errors
-    /// A tool is missing.
     pub fn new(topology: &Topology) -> Result<Self> {
         let balancer = &topology.balancer;
         let router = Namespace::new("router")?;

@@ -125,26 +125,22 @@ impl Tally {
     }
 
     /// Returns the number of answers.
-    #[must_use]
     pub fn answers(&self) -> u64 {
         self.servers.values().sum()
     }
 
     /// Returns the number of failures.
-    #[must_use]
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
     /// Returns a server's share of the answers, 0 to 1.
-    #[must_use]
     pub fn share(&self, server: &str) -> f64 {
         let count = self.servers.get(server).copied().unwrap_or(0);
         count as f64 / self.answers().max(1) as f64
     }
 
     /// Returns the latency that `quantile` (0 to 1) of the answers did not exceed.
-    #[must_use]
     pub fn latency(&self, quantile: f64) -> Duration {
         Duration::from_micros(self.latency_us.value_at_quantile(quantile))
     }
@@ -174,9 +170,6 @@ impl Tally {
 
 /// Runs a load and passes each sample to `report`. After its duration, or when `stop` completes, clients
 /// finish their current request; the last sample follows.
-///
-/// # Errors
-/// `report` fails.
 pub async fn generate(
     load: Load,
     stop: impl Future<Output = ()>,

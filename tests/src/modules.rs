@@ -8,9 +8,6 @@ use anyhow::{Context as _, Result};
 use waxwing_module_build::Module;
 
 /// Compiles a policy crate and returns its module. Fast if nothing changed.
-///
-/// # Errors
-/// There is no compiler for Wasm, or the crate does not compile.
 pub fn compile(package: &str) -> Result<Vec<u8>> {
     let modules = compile_all(&[package])?;
     let module = modules
@@ -20,9 +17,6 @@ pub fn compile(package: &str) -> Result<Vec<u8>> {
 }
 
 /// Compiles several crates at once, so that later calls of [`compile`] are fast.
-///
-/// # Errors
-/// As [`compile`].
 pub fn compile_all(packages: &[&str]) -> Result<Vec<Module>> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     // With its own directory the inner cargo does not wait for the outer cargo's lock.
@@ -32,9 +26,6 @@ pub fn compile_all(packages: &[&str]) -> Result<Vec<Module>> {
 }
 
 /// Returns cargo's target directory, in which the running program is.
-///
-/// # Errors
-/// The program is in no target directory.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let current = std::env::current_exe().context("the running program has no path")?;
     let target = current
@@ -59,7 +50,6 @@ pub struct Broken {
 }
 
 /// Returns modules with one defect each, made from a good one. Each must be refused.
-#[must_use]
 pub fn broken(good: &[u8]) -> Vec<Broken> {
     let mut flipped = good.to_vec();
     // An unknown version of the binary format.

@@ -43,9 +43,6 @@ pub enum Mood {
 
 impl Mood {
     /// Writes a server's mood file, atomically.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn put(&self, file: &Path) -> Result<()> {
         let beside = file.with_extension("next");
         fs::write(&beside, serde_json::to_vec(self)?)?;
@@ -67,9 +64,6 @@ struct Server {
 }
 
 /// Serves TCP and UDP on consecutive ports, beginning with the address's, until the process ends.
-///
-/// # Errors
-/// A port cannot be listened on.
 pub async fn serve(listen: SocketAddr, ports: u16, name: &str, mood: &Path) -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)

@@ -51,9 +51,6 @@ impl Default for VethOptions {
 
 impl Namespace {
     /// Creates a namespace whose loopback interface is up.
-    ///
-    /// # Errors
-    /// `ip` is missing, or this process lacks the privilege.
     pub fn new(role: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -67,13 +64,11 @@ impl Namespace {
     }
 
     /// Returns the namespace's name in `ip netns`.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Returns a command that runs in the namespace.
-    #[must_use]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("ip");
         command
@@ -83,17 +78,11 @@ impl Namespace {
     }
 
     /// Runs a program in the namespace to its end and returns its standard output.
-    ///
-    /// # Errors
-    /// As [`process::run`].
     pub fn run(&self, program: impl AsRef<Path>, args: &[&str]) -> Result<String> {
         process::run(self.command(program).args(args))
     }
 
     /// Starts a program in the namespace.
-    ///
-    /// # Errors
-    /// As [`Process::spawn`].
     pub fn spawn(&self, program: impl AsRef<Path>, args: &[&str]) -> Result<Process> {
         let name = program
             .as_ref()
@@ -106,9 +95,6 @@ impl Namespace {
 
     /// Runs a function in the namespace, on a new thread. Sockets that the function opens belong to the
     /// namespace, even when another thread uses them.
-    ///
-    /// # Errors
-    /// This process lacks the privilege, or the function panicked.
     pub fn enter<T: Send>(&self, run: impl FnOnce() -> T + Send) -> Result<T> {
         let path = Path::new("/run/netns").join(&self.name);
         let file = fs::File::open(&path).with_context(|| format!("no {}", path.display()))?;
@@ -134,18 +120,12 @@ impl Namespace {
     }
 
     /// Sets kernel parameters (`net.ipv4.ip_forward=1`). Names of interfaces in them must have no dot.
-    ///
-    /// # Errors
-    /// A parameter does not exist.
     pub fn sysctl(&self, settings: &[&str]) -> Result<()> {
         // `/proc/sys/net` belongs to the namespace of the thread that opens a file in it.
         self.enter(|| settings.iter().try_for_each(|setting| set(setting)))?
     }
 
     /// Returns the MAC address of an interface.
-    ///
-    /// # Errors
-    /// There is no such interface.
     pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
         let json = self.run("ip", &["-json", "link", "show", interface])?;
         let links: serde_json::Value = serde_json::from_str(&json)?;
@@ -165,9 +145,6 @@ impl Namespace {
 
     /// Moves a network card of this virtual machine into the namespace, by the card's number, renames it and
     /// brings it up; see [`Namespace::return_card`].
-    ///
-    /// # Errors
-    /// There is no such card, or another namespace has it.
     pub fn adopt_card(&self, number: u8, name: &str) -> Result<()> {
         let card = interface_with(&card_mac(number))?;
         let card = card.with_context(|| format!("this namespace has no card {number}"))?;
@@ -178,9 +155,6 @@ impl Namespace {
 
     /// Moves a card back. Otherwise the kernel returns it only when it frees the namespace, which an
     /// unanswered connection delays for minutes.
-    ///
-    /// # Errors
-    /// There is no such interface.
     pub fn return_card(&self, number: u8, name: &str) -> Result<()> {
         self.ip(&format!(
             "link set {name} down\nlink set {name} netns 1 name card{number}\n"
@@ -188,9 +162,6 @@ impl Namespace {
     }
 
     /// Whether an interface carries an XDP program, native or generic.
-    ///
-    /// # Errors
-    /// There is no such interface.
     pub fn has_xdp(&self, interface: &str) -> Result<bool> {
         let json = self.run("ip", &["-json", "-details", "link", "show", interface])?;
         let links: serde_json::Value = serde_json::from_str(&json)?;
@@ -227,9 +198,6 @@ fn interface_with(mac: &str) -> Result<Option<String>> {
 /// Joins two namespaces by a veth pair with ends `a` and `b`, and brings both up. Offloads are off, so that
 /// frames have complete checksums and fit the MTU, as from a NIC: AF_XDP reads frames before the kernel
 /// would complete them.
-///
-/// # Errors
-/// A name is taken, or `ip` or `ethtool` is missing.
 pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str), options: VethOptions) -> Result<()> {
     let VethOptions { queues, mtu } = options;
     let shape = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
@@ -255,9 +223,6 @@ pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str), options: VethOptions) 
 }
 
 /// Removes namespaces, the processes in them, and directories of runs that have ended.
-///
-/// # Errors
-/// The namespaces cannot be listed.
 pub fn remove_leftovers() -> Result<()> {
     let gone = |name: &str| {
         owner(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
@@ -273,9 +238,6 @@ pub fn remove_own() {
 
 /// On `SIGINT`, `SIGTERM` or `SIGHUP`, runs `before_exit`, removes everything of this run, and exits with
 /// code 130.
-///
-/// # Errors
-/// The handlers cannot be installed.
 pub fn remove_own_on_signal(before_exit: impl FnOnce() + Send + 'static) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -302,7 +264,6 @@ pub fn remove_own_on_signal(before_exit: impl FnOnce() + Send + 'static) -> Resu
 }
 
 /// Whether a signal is ending this run; failures from then on need no message.
-#[must_use]
 pub fn is_ending() -> bool {
     IS_ENDING.load(Ordering::SeqCst)
 }
@@ -364,7 +325,6 @@ fn ip(args: &[&str]) -> Result<String> {
 }
 
 /// The MAC address of a card.
-#[must_use]
 pub fn card_mac(number: u8) -> String {
     format!("02:77:78:00:00:{number:02x}")
 }

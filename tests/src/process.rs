@@ -65,9 +65,6 @@ pub fn run(command: &Command) -> Result<String> {
 }
 
 /// Runs a command to its end with `input` on its standard input.
-///
-/// # Errors
-/// As [`run`].
 pub fn run_with_input(command: &Command, input: &str) -> Result<String> {
     let line = command_line(command);
     let mut process = Process::spawn_with_stdin(&line, command, Stdio::piped())?;
@@ -94,17 +91,11 @@ pub fn run_with_input(command: &Command, input: &str) -> Result<String> {
 impl Process {
     /// Starts a command in a new process group, so that Ctrl-C reaches only this process. The child dies with
     /// this thread. `name` is for errors.
-    ///
-    /// # Errors
-    /// The program is missing or could not be started.
     pub fn spawn(name: &str, command: &Command) -> Result<Self> {
         Self::spawn_with_stdin(name, command, Stdio::null())
     }
 
     /// Like [`Process::spawn`], but leaves standard input open for [`Process::ask`].
-    ///
-    /// # Errors
-    /// As [`Process::spawn`].
     pub fn spawn_asked(name: &str, command: &Command) -> Result<Self> {
         Self::spawn_with_stdin(name, command, Stdio::piped())
     }
@@ -141,9 +132,6 @@ impl Process {
     }
 
     /// Writes a line to its standard input, which [`Process::spawn_asked`] leaves open.
-    ///
-    /// # Errors
-    /// The process has closed its standard input.
     pub fn ask(&mut self, line: &str) -> Result<()> {
         let stdin = self.child.stdin.as_mut();
         let stdin =
@@ -154,7 +142,6 @@ impl Process {
     }
 
     /// Returns the process id.
-    #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -175,9 +162,6 @@ impl Process {
     }
 
     /// Returns the exit status if the process has ended.
-    ///
-    /// # Errors
-    /// `waitpid` fails.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         self.child
             .try_wait()
@@ -229,13 +213,11 @@ impl Process {
     }
 
     /// Returns the standard output so far.
-    #[must_use]
     pub fn stdout(&self) -> String {
         text(&self.stdout)
     }
 
     /// Returns the standard error so far.
-    #[must_use]
     pub fn stderr(&self) -> String {
         text(&self.stderr)
     }
@@ -313,4 +295,18 @@ fn command_line(command: &Command) -> String {
         line.push_str(&argument.to_string_lossy());
     }
     line
+}
+
+/// Time between two attempts of [`retry`].
+const RETRY_EVERY: Duration = Duration::from_millis(20);
+
+/// Repeats an attempt until it succeeds, and returns its result. It is made at least once.
+pub fn retry<T>(time: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + time;
+    loop {
+        match attempt() {
+            Err(_) if Instant::now() < deadline => thread::sleep(RETRY_EVERY),
+            result => return result,
+        }
+    }
 }

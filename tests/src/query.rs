@@ -22,9 +22,6 @@ pub const PATIENCE: Duration = Duration::from_millis(500);
 pub const DNS_NAME: &str = "up.test";
 
 /// Queries a server and returns its answer as text.
-///
-/// # Errors
-/// It does not answer, or not as a healthy server.
 pub fn ask(kind: Kind, server: SocketAddr) -> io::Result<String> {
     match kind {
         Kind::Nginx | Kind::Moody => http(server, "/healthz"),
@@ -36,9 +33,6 @@ pub fn ask(kind: Kind, server: SocketAddr) -> io::Result<String> {
 }
 
 /// Connects with [`PATIENCE`].
-///
-/// # Errors
-/// A socket error.
 pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {
     let connection = TcpStream::connect_timeout(&server, PATIENCE)?;
     connection.set_read_timeout(Some(PATIENCE))?;
@@ -47,9 +41,6 @@ pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {
 
 /// Connects from a local port, with ten times [`PATIENCE`]. An earlier connection may have left the port in
 /// TIME-WAIT.
-///
-/// # Errors
-/// A socket error.
 pub fn connect_from(port: u16, server: SocketAddr) -> io::Result<TcpStream> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -70,9 +61,6 @@ pub fn connect_from(port: u16, server: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Closes a connection and waits until the server has closed it.
-///
-/// # Errors
-/// A socket error.
 pub fn close(mut connection: TcpStream) -> io::Result<()> {
     connection.shutdown(Shutdown::Write)?;
     let rest = connection.read(&mut [0])?;
@@ -80,9 +68,6 @@ pub fn close(mut connection: TcpStream) -> io::Result<()> {
 }
 
 /// Returns a UDP socket connected to a server, with [`PATIENCE`].
-///
-/// # Errors
-/// A socket error.
 pub fn connect_udp(server: SocketAddr) -> io::Result<UdpSocket> {
     let any = match server {
         SocketAddr::V4(_) => "0.0.0.0:0",
@@ -95,9 +80,6 @@ pub fn connect_udp(server: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Fetches a page over a keep-alive connection and returns the body.
-///
-/// # Errors
-/// A socket error, or a status other than 200.
 pub fn get(connection: &mut TcpStream, path: &str) -> io::Result<String> {
     write!(connection, "GET {path} HTTP/1.1\r\nHost: waxwing\r\n\r\n")?;
     let mut head = String::new();

@@ -17,9 +17,6 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     /// Creates a directory in the system's directory for temporary files.
-    ///
-    /// # Errors
-    /// The directory cannot be created.
     pub fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -29,15 +26,11 @@ impl Scratch {
     }
 
     /// Returns the directory's path.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
     /// Writes a file in the directory and returns its path.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<PathBuf> {
         let path = self.0.join(name);
         fs::write(&path, contents).with_context(|| format!("cannot write {}", path.display()))?;

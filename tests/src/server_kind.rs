@@ -30,7 +30,6 @@ impl Kind {
     ];
 
     /// Returns its name, for services and files.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
@@ -43,7 +42,6 @@ impl Kind {
     }
 
     /// Returns its port.
-    #[must_use]
     pub fn port(self) -> u16 {
         match self {
             Self::Nginx => 8080,
@@ -56,7 +54,6 @@ impl Kind {
     }
 
     /// Returns its transport protocol, `tcp` or `udp`.
-    #[must_use]
     pub fn protocol(self) -> &'static str {
         match self {
             Self::Dnsmasq => "udp",

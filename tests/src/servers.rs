@@ -57,9 +57,6 @@ impl<'a> Server<'a> {
     }
 
     /// Starts our own server on these ports.
-    ///
-    /// # Errors
-    /// As [`Server::start`].
     pub fn moody(topology: &'a Topology, number: u8, ports: RangeInclusive<u16>) -> Result<Self> {
         Self::on_ports(topology, number, Kind::Moody, ports)
     }
@@ -89,19 +86,16 @@ impl<'a> Server<'a> {
     }
 
     /// Returns the server's kind.
-    #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
     /// Returns the address on which it listens.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Returns the path of nginx's certificate.
-    #[must_use]
     pub fn certificate(&self) -> PathBuf {
         self.directory.join(format!("{TLS_NAME}.pem"))
     }
@@ -132,9 +126,6 @@ impl<'a> Server<'a> {
     }
 
     /// Stops the server cleanly, and waits for its end.
-    ///
-    /// # Errors
-    /// The server is not running, or does not end.
     pub fn stop(&mut self) -> Result<()> {
         let mut process = self.process.take().context("the server is not running")?;
         process.signal(self.kind.end())?;
@@ -142,9 +133,6 @@ impl<'a> Server<'a> {
     }
 
     /// Sets the server's mood.
-    ///
-    /// # Errors
-    /// This kind of server does not have the mood.
     pub fn set_mood(&self, mood: &Mood) -> Result<()> {
         match (self.kind, mood) {
             (Kind::Moody, mood) => mood.put(&self.directory.join("mood")),

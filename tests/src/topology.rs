@@ -89,6 +89,24 @@ impl Default for Layout {
     }
 }
 
+impl Layout {
+    /// The default layout with this many servers.
+    pub fn with_servers(servers: u8) -> Self {
+        Self {
+            servers,
+            ..Self::default()
+        }
+    }
+
+    /// The default layout with this many queues of each of the balancer's ports.
+    pub fn with_queues(queues: u32) -> Self {
+        Self {
+            queues,
+            ..Self::default()
+        }
+    }
+}
+
 /// A running network. Dropping it removes the network and its processes.
 #[derive(Debug)]
 pub struct Topology {
@@ -106,13 +124,11 @@ pub struct Topology {
 }
 
 /// Returns the IPv4 address of server `number` (from 1).
-#[must_use]
 pub fn server4(number: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 2, 0, 10 + number))
 }
 
 /// Returns the IPv6 address of server `number` (from 1, at most 9).
-#[must_use]
 pub fn server6(number: u8) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(
         0xfd00,
@@ -128,9 +144,6 @@ pub fn server6(number: u8) -> IpAddr {
 
 impl Topology {
     /// Builds a topology.
-    ///
-    /// # Errors
-    /// A tool is missing, or this process lacks the privilege.
     pub fn new(layout: Layout) -> Result<Self> {
         let topology = Self {
             client: Namespace::new("client")?,
@@ -151,7 +164,6 @@ impl Topology {
     }
 
     /// Returns the names of the balancer's interfaces.
-    #[must_use]
     pub fn ports(&self) -> &'static [&'static str] {
         match self.layout.arms {
             Arms::Two => &["front", "back"],
@@ -160,7 +172,6 @@ impl Topology {
     }
 
     /// Returns the layout from which the topology was built.
-    #[must_use]
     pub fn layout(&self) -> Layout {
         self.layout
     }

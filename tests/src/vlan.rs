@@ -8,9 +8,6 @@ use crate::topology::{Topology, server4, server6};
 pub const ID: u16 = 100;
 
 /// Moves the balancer's and the servers' addresses from their interfaces to VLAN devices on them.
-///
-/// # Errors
-/// The kernel has no VLAN devices, or refuses a command.
 pub fn move_servers(topology: &Topology) -> Result<()> {
     let add = |dev: &str| format!("link add link {dev} name vlan{ID} type vlan id {ID}\n");
     // If the card strips the tag, AF_XDP does not see it.

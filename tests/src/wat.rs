@@ -73,7 +73,6 @@ impl Wat {
     };
 
     /// Returns a valid policy with this body of `waxwing_pick`.
-    #[must_use]
     pub fn picking(pick: &'static str) -> Self {
         Self {
             pick,
@@ -82,7 +81,6 @@ impl Wat {
     }
 
     /// Returns a valid policy with another value in the header field at this offset.
-    #[must_use]
     pub fn field(offset: u32, value: u32) -> Self {
         let mut wat = Self::GOOD;
         wat.set(offset, value);
@@ -97,10 +95,6 @@ impl Wat {
     }
 
     /// Returns the module in binary form.
-    ///
-    /// # Panics
-    /// One of the parts is not WebAssembly text.
-    #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let Self {
             section,
@@ -130,7 +124,6 @@ impl Wat {
     }
 
     /// Returns the module with a static lifetime, like a shipped one.
-    #[must_use]
     pub fn shipped(&self) -> &'static [u8] {
         self.bytes().leak()
     }

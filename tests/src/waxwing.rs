@@ -69,9 +69,6 @@ impl<'a> Waxwing<'a> {
     }
 
     /// Restarts the balancer after [`Waxwing::kill`], and returns the time until it serves.
-    ///
-    /// # Errors
-    /// As [`Waxwing::start`].
     pub fn restart(&mut self) -> Result<Duration> {
         let begun = Instant::now();
         self.run()?;
@@ -101,9 +98,6 @@ impl<'a> Waxwing<'a> {
     }
 
     /// Runs a command against the running balancer (`status`, `reload`, …).
-    ///
-    /// # Errors
-    /// The program has not been built or does not end.
     pub fn ask(&self, args: &[&str]) -> Result<Finished> {
         let mut command = self.topology.balancer.command(built_program("waxwing")?);
         command.args(args).arg("--socket").arg(&self.socket);
@@ -111,9 +105,6 @@ impl<'a> Waxwing<'a> {
     }
 
     /// Returns the output of `waxwing status --json`.
-    ///
-    /// # Errors
-    /// The balancer does not answer.
     pub fn status(&self) -> Result<Status> {
         let finished = self.ask(&["status", "--json"])?;
         ensure!(
@@ -146,18 +137,12 @@ impl<'a> Waxwing<'a> {
     }
 
     /// Replaces the config file, by renaming, without a reload.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn write_config(&self, text: &str) -> Result<()> {
         let next = self.topology.scratch.write("waxwing.toml.next", text)?;
         fs::rename(next, &self.config).context("cannot replace the config")
     }
 
     /// Replaces the config file and runs `waxwing reload`.
-    ///
-    /// # Errors
-    /// The config was refused.
     pub fn reload(&self, config: &Config) -> Result<()> {
         self.write_config(&config.to_toml()?)?;
         let finished = self.ask(&["reload"])?;
@@ -181,9 +166,6 @@ impl<'a> Waxwing<'a> {
     }
 
     /// Copies a file to the watched folder.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn drop_in(&self, file: &str, bytes: &[u8], copy: Copy) -> Result<()> {
         let target = self.modules.join(file);
         match copy {
@@ -204,7 +186,6 @@ impl<'a> Waxwing<'a> {
     }
 
     /// Returns the balancer's output so far.
-    #[must_use]
     pub fn log(&self) -> String {
         self.process
             .as_ref()

@@ -13,28 +13,20 @@ pub struct HealthCheck {
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub config: toml::Table,
     /// Time between two checks of a backend.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<&'static str>,
     /// Time between two checks while the result is undecided.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub fast_interval: Option<&'static str>,
     /// Longest duration of a check.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<&'static str>,
     /// Consecutive successes after which the check is passing.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rise: Option<u32>,
     /// Consecutive failures after which the check is failing.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub fall: Option<u32>,
     /// Random variation of the intervals, in percent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<u32>,
     /// The port to check instead of the backend's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// TLS settings for modules that start TLS.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
 
@@ -42,13 +34,10 @@ pub struct HealthCheck {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Tls {
     /// File of the trusted certificates, in PEM.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub roots: Option<PathBuf>,
     /// Name that the server's certificate must have.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_name: Option<&'static str>,
     /// Whether to verify the server's certificate.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<bool>,
 }
 
@@ -69,7 +58,6 @@ pub struct Ejection {
 
 impl HealthCheck {
     /// Returns a check by a module, with the balancer's default options.
-    #[must_use]
     pub fn new(check: &str) -> Self {
         Self {
             check: check.to_owned(),
@@ -78,10 +66,6 @@ impl HealthCheck {
     }
 
     /// Sets the module's own config, from the text of a TOML document.
-    ///
-    /// # Panics
-    /// The text is not TOML.
-    #[must_use]
     pub fn with(mut self, config: &str) -> Self {
         let parsed = config.parse();
         self.config = parsed.unwrap_or_else(|error| panic!("{error}\n{config}"));

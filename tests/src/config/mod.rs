@@ -1,5 +1,5 @@
-//! The balancer's config, as a value that tests change and write to a file. An unset option takes the
-//! balancer's default.
+//! The balancer's config, as a value that tests change and write to a file. An unset option is not written,
+//! so that it takes the balancer's default.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,31 +13,25 @@ use crate::topology::{self, Topology, VIP4, VIP6};
 
 mod health;
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Config {
     /// The modules' watched folder.
     pub modules: PathBuf,
     /// How long a new build serves as a canary on one worker.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<&'static str>,
     /// Capacity of the session table.
     pub sessions_max: u64,
     /// Maximum number of services.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub services_max: Option<u32>,
     /// Maximum number of backends.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub backends_max: Option<u32>,
     /// How a worker waits for packets: `adaptive` or `busy`.
     pub poll: &'static str,
     /// `auto`, `require` or `off`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub zero_copy: Option<&'static str>,
     /// `routed` (the default) or `transparent`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<&'static str>,
     /// How replies find their next hop: `last-hop` or `route`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub return_path: Option<&'static str>,
     admin: Admin,
     /// Interfaces to attach to.
@@ -49,7 +43,7 @@ pub struct Config {
     pub services: Vec<Service>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 struct Admin {
     socket: PathBuf,
 }
@@ -87,34 +81,25 @@ pub struct Service {
     pub protocol: &'static str,
     pub policy: String,
     /// Source NAT: `auto` or `always`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub source_nat: Option<&'static str>,
     /// Names of the signals that the backends' health checks yield.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub signals: Vec<&'static str>,
     /// What to do with sessions of a backend that went down: `keep`, `reset` or `repick`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_down: Option<&'static str>,
     /// What to do when a backend refuses a connection: `pass` or `retry`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_refused: Option<&'static str>,
     /// Time in which a recovered backend's weight rises to its full value.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<&'static str>,
     /// How long a draining backend keeps its sessions.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout: Option<&'static str>,
     /// What to do with new sessions while no backend is up: `drop` or `reject`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub all_down: Option<&'static str>,
     /// What to do with a TCP packet that has neither a session nor a SYN.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mid_stream: Option<&'static str>,
     /// Panic mode: below this percentage of healthy backends, all backends are used.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub panic_threshold: Option<u8>,
     /// When failed sessions eject a backend.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ejection: Option<Ejection>,
     /// The policy's own config.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -133,12 +118,10 @@ pub struct Service {
 pub struct Backend {
     pub address: IpAddr,
     /// `None` if the service has several ports.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// 0 drains the backend.
     pub weight: u32,
     /// Without a name, address and port name the backend.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Whether the backend serves only while no main backend is healthy.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -150,7 +133,6 @@ pub struct Backend {
 
 impl Backend {
     /// Returns a backend of weight 1.
-    #[must_use]
     pub fn new(address: IpAddr, port: u16) -> Self {
         Self {
             address,
@@ -165,7 +147,6 @@ impl Backend {
 
 impl Config {
     /// Returns a config with a topology's ports and no service.
-    #[must_use]
     pub fn new(topology: &Topology) -> Self {
         let directory = topology.scratch.path();
         let ports = topology.ports().iter().map(|name| Port {
@@ -173,47 +154,34 @@ impl Config {
         });
         Self {
             modules: directory.join("modules"),
-            canary: None,
             sessions_max: 100_000,
-            services_max: None,
-            backends_max: None,
             poll: "adaptive",
-            zero_copy: None,
-            mode: None,
-            return_path: None,
             admin: Admin {
                 socket: directory.join("waxwing.sock"),
             },
             ports: ports.collect(),
-            source_nat: Vec::new(),
-            services: Vec::new(),
+            ..Self::default()
         }
     }
 
     /// Adds a service.
-    #[must_use]
     pub fn with(mut self, service: Service) -> Self {
         self.services.push(service);
         self
     }
 
     /// Sets the source addresses.
-    #[must_use]
     pub fn with_sources(mut self, source_nat: Vec<SourceNat>) -> Self {
         self.source_nat = source_nat;
         self
     }
 
     /// Returns the admin socket's path.
-    #[must_use]
     pub fn socket(&self) -> &Path {
         &self.admin.socket
     }
 
     /// Returns a service by name.
-    ///
-    /// # Errors
-    /// There is no such service.
     pub fn service_mut(&mut self, name: &str) -> Result<&mut Service> {
         self.services
             .iter_mut()
@@ -222,9 +190,6 @@ impl Config {
     }
 
     /// Returns the text of the config file.
-    ///
-    /// # Errors
-    /// A value has no form in TOML.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
     }
@@ -232,31 +197,18 @@ impl Config {
 
 impl Service {
     /// Returns a service on [`VIP4`] over servers 1 to `servers`, round robin.
-    #[must_use]
     pub fn v4(name: &str, protocol: &'static str, ports: (u16, u16), servers: u8) -> Self {
-        Self::new(
-            name,
-            VIP4,
-            protocol,
-            ports,
-            (1..=servers).map(topology::server4),
-        )
+        let servers = (1..=servers).map(topology::server4);
+        Self::new(name, VIP4, protocol, ports, servers)
     }
 
     /// Returns a service on [`VIP6`] over servers 1 to `servers`, round robin.
-    #[must_use]
     pub fn v6(name: &str, protocol: &'static str, ports: (u16, u16), servers: u8) -> Self {
-        Self::new(
-            name,
-            VIP6,
-            protocol,
-            ports,
-            (1..=servers).map(topology::server6),
-        )
+        let servers = (1..=servers).map(topology::server6);
+        Self::new(name, VIP6, protocol, ports, servers)
     }
 
     /// Sets a range of ports, or all; backends get the client's destination port.
-    #[must_use]
     pub fn on_ports(mut self, ports: &'static str) -> Self {
         self.port = Ports::Many(ports);
         for backend in &mut self.backends {
@@ -266,7 +218,6 @@ impl Service {
     }
 
     /// Adds a health check.
-    #[must_use]
     pub fn checked(mut self, check: HealthCheck) -> Self {
         self.health.push(check);
         self

@@ -50,10 +50,6 @@ const BODIES: &[(&str, &str)] = &[
 ];
 
 /// Returns all checks that are accepted and fail when they run.
-///
-/// # Panics
-/// One is not WebAssembly text.
-#[must_use]
 pub fn at_work() -> Vec<HostileCheck> {
     let module = |(name, check): &(&'static str, &'static str)| HostileCheck {
         name,
@@ -63,10 +59,6 @@ pub fn at_work() -> Vec<HostileCheck> {
 }
 
 /// Returns a check that imports a function to connect to any address. It is refused for the import.
-///
-/// # Panics
-/// It is not WebAssembly text.
-#[must_use]
 pub fn connecting_elsewhere() -> Vec<u8> {
     CheckWat {
         imports: ELSEWHERE,

@@ -6,10 +6,10 @@
 //! Invariant: no two files are equal, so that a verdict always concerns the latest file.
 
 pub mod checks;
-mod crimes;
 mod file;
 mod set_up;
 mod size;
+mod violations;
 mod work;
 
 use crate::wat::Wat;
@@ -54,34 +54,26 @@ pub enum Fault {
 }
 
 /// Returns all hostile modules.
-///
-/// # Panics
-/// One is not WebAssembly text.
-#[must_use]
 pub fn all() -> Vec<Hostile> {
     [at_the_file(), at_set_up(), on_test_flows(), at_work()].concat()
 }
 
 /// Returns modules that are refused for the file's contents.
-#[must_use]
 pub fn at_the_file() -> Vec<Hostile> {
     [file::all(), size::all()].concat()
 }
 
 /// Returns modules that are refused while they are set up for a service.
-#[must_use]
 pub fn at_set_up() -> Vec<Hostile> {
     set_up::all()
 }
 
 /// Returns modules that fail in the first call, on the test flows.
-#[must_use]
 pub fn on_test_flows() -> Vec<Hostile> {
     work::on_test_flows()
 }
 
 /// Returns modules that pass the trial and fail at work, and modules that only look dangerous.
-#[must_use]
 pub fn at_work() -> Vec<Hostile> {
     work::at_work()
 }

@@ -22,7 +22,7 @@ const CALLS: &str = "(type $void (func))
 
 /// A violation.
 #[derive(Clone, Copy)]
-pub(super) struct Crime {
+pub(super) struct Violation {
     pub(super) what: &'static str,
     pub(super) body: &'static str,
     pub(super) memory: &'static str,
@@ -40,9 +40,9 @@ type Row = (
     &'static str,
 );
 
-pub(super) fn crimes() -> Vec<Crime> {
-    let crime = |memory| {
-        move |(what, body, more, fault, why): Row| Crime {
+pub(super) fn violations() -> Vec<Violation> {
+    let violation = |memory| {
+        move |(what, body, more, fault, why): Row| Violation {
             what,
             body,
             memory,
@@ -52,9 +52,9 @@ pub(super) fn crimes() -> Vec<Crime> {
         }
     };
     let small = endless().into_iter().chain(traps()).chain(answers());
-    let small = small.map(crime(Wat::GOOD.memory));
-    let growing = growing().into_iter().map(crime(GROWING));
-    let large = large().into_iter().map(crime(LARGE));
+    let small = small.map(violation(Wat::GOOD.memory));
+    let growing = growing().into_iter().map(violation(GROWING));
+    let large = large().into_iter().map(violation(LARGE));
     small.chain(growing).chain(large).collect()
 }
 

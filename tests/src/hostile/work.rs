@@ -3,7 +3,7 @@
 
 use super::Fault::{Overrun, Trap};
 use super::Verdict::{Cut, Refused, Serves};
-use super::crimes::{Crime, crimes};
+use super::violations::{Violation, violations};
 use super::{GROWING, Hostile, TIME, call_bomb, made, rows};
 use crate::wat::Wat;
 
@@ -11,7 +11,7 @@ use crate::wat::Wat;
 /// trial from service.
 const AT_WORK: &str = "(i64.ne (i64.load (i32.const 0x1008)) (i64.const 0))";
 
-impl Crime {
+impl Violation {
     /// Returns a policy that commits the violation in `waxwing_pick` if `when` holds, and otherwise picks the
     /// first backend.
     fn picking(self, when: &str) -> Wat {
@@ -26,22 +26,22 @@ impl Crime {
 }
 
 pub(super) fn on_test_flows() -> Vec<Hostile> {
-    let at_once = |crime: Crime| {
-        let what = format!("{} in its first call", crime.what);
-        let verdict = Refused("fails on test flows", crime.why);
-        Hostile::of(&what, &crime.picking("(i32.const 1)"), verdict)
+    let at_once = |violation: Violation| {
+        let what = format!("{} in its first call", violation.what);
+        let verdict = Refused("fails on test flows", violation.why);
+        Hostile::of(&what, &violation.picking("(i32.const 1)"), verdict)
     };
-    crimes().into_iter().map(at_once).collect()
+    violations().into_iter().map(at_once).collect()
 }
 
 pub(super) fn at_work() -> Vec<Hostile> {
-    let later = |crime: Crime| {
-        let what = format!("{} at work", crime.what);
-        let verdict = Cut(crime.fault, crime.why);
-        Hostile::of(&what, &crime.picking(AT_WORK), verdict)
+    let later = |violation: Violation| {
+        let what = format!("{} at work", violation.what);
+        let verdict = Cut(violation.fault, violation.why);
+        Hostile::of(&what, &violation.picking(AT_WORK), verdict)
     };
-    let crimes = crimes().into_iter().map(later);
-    crimes
+    let violations = violations().into_iter().map(later);
+    violations
         .chain(triggered())
         .chain(in_other_calls())
         .chain(in_words())

@@ -97,7 +97,6 @@ impl Which<'_> {
 
 impl Status {
     /// Returns a backend's health; the default if there is no such backend.
-    #[must_use]
     pub fn health<'a>(&self, service: &str, backend: impl Into<Which<'a>>) -> Health {
         let which = backend.into();
         let backends = self.service(service).map(|found| &found["backends"]);
@@ -112,7 +111,6 @@ impl Status {
     }
 
     /// Returns the states of all backends of a service, in the config's order.
-    #[must_use]
     pub fn states(&self, service: &str) -> Vec<&str> {
         let backends = self.service(service).map(|found| &found["backends"]);
         let backends = backends.map_or(&[][..], list).iter();
@@ -122,7 +120,6 @@ impl Status {
     }
 
     /// Returns for each backend of a service whether the workers send it new sessions, in the config's order.
-    #[must_use]
     pub fn takes_new(&self, service: &str) -> Vec<bool> {
         let backends = self.service(service).map(|found| &found["backends"]);
         let takes = |backend: &Value| {
@@ -133,7 +130,6 @@ impl Status {
     }
 
     /// Returns for each backend of a service whether the workers treat it as healthy, in the config's order.
-    #[must_use]
     pub fn healthy(&self, service: &str) -> Vec<bool> {
         let backends = self.service(service).map(|found| &found["backends"]);
         let backends = backends.map_or(&[][..], list).iter();
@@ -143,7 +139,6 @@ impl Status {
     }
 
     /// Returns the punctuality of checks.
-    #[must_use]
     pub fn punctuality(&self) -> Punctuality {
         Punctuality::deserialize(&self.0["health_checks"]).unwrap_or_default()
     }

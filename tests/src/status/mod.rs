@@ -19,13 +19,11 @@ pub struct Status(pub Value);
 
 impl Status {
     /// Returns the number of sessions in the table.
-    #[must_use]
     pub fn sessions(&self) -> u64 {
         self.0["sessions"]["active"].as_u64().unwrap_or(0)
     }
 
     /// Returns the table's memory per slot, in bytes.
-    #[must_use]
     pub fn bytes_per_session(&self) -> f64 {
         self.0["sessions"]["bytes_per_session"]
             .as_f64()
@@ -33,14 +31,12 @@ impl Status {
     }
 
     /// Returns the frames received by each worker.
-    #[must_use]
     pub fn received_by_worker(&self) -> Vec<u64> {
         let received = |worker: &Value| worker["received"]["packets"].as_u64().unwrap_or(0);
         list(&self.0["workers"]).iter().map(received).collect()
     }
 
     /// Returns the sockets of all queues of all ports.
-    #[must_use]
     pub fn sockets(&self) -> Vec<Socket> {
         let mut sockets = Vec::new();
         for port in list(&self.0["ports"]) {
@@ -59,20 +55,17 @@ impl Status {
     }
 
     /// Returns the sum of a counter over all workers (`too_big_sent`).
-    #[must_use]
     pub fn counted(&self, name: &str) -> u64 {
         let count = |worker: &Value| worker[name].as_u64().unwrap_or(0);
         list(&self.0["workers"]).iter().map(count).sum()
     }
 
     /// Returns the frames dropped for a reason.
-    #[must_use]
     pub fn dropped(&self, reason: &str) -> u64 {
         self.drops().get(reason).copied().unwrap_or(0)
     }
 
     /// Returns the frames dropped by all workers, by reason.
-    #[must_use]
     pub fn drops(&self) -> BTreeMap<String, u64> {
         let mut drops = BTreeMap::new();
         for worker in list(&self.0["workers"]) {
@@ -84,7 +77,6 @@ impl Status {
     }
 
     /// Returns the hash of the module that serves a policy.
-    #[must_use]
     pub fn module_hash(&self, policy: &str) -> Option<&str> {
         let services = list(&self.0["services"]);
         services
@@ -94,7 +86,6 @@ impl Status {
     }
 
     /// Returns hash and reason if the latest file of a module was refused.
-    #[must_use]
     pub fn module_refused(&self, policy: &str) -> Option<String> {
         let refused = &self.module(policy)?["refused"];
         let hash = refused["hash"].as_str().unwrap_or("unreadable");
@@ -104,13 +95,11 @@ impl Status {
     }
 
     /// Returns the batch times of all workers.
-    #[must_use]
     pub fn batch_times(&self) -> BatchTimes {
         self.batch_times_since(&Self(Value::Null))
     }
 
     /// Returns the batch times since an earlier status.
-    #[must_use]
     pub fn batch_times_since(&self, earlier: &Self) -> BatchTimes {
         let buckets = self.buckets();
         let before = earlier.buckets();
@@ -135,20 +124,17 @@ impl Status {
     }
 
     /// Returns the file from which the serving module comes.
-    #[must_use]
     pub fn module_source(&self, policy: &str) -> Option<&str> {
         self.module(policy)?["serving"]["source"].as_str()
     }
 
     /// Whether a module has a canary.
-    #[must_use]
     pub fn has_canary(&self, policy: &str) -> bool {
         self.module(policy)
             .is_some_and(|module| !module["canary"].is_null())
     }
 
     /// Returns the reasons of a module's quarantined builds.
-    #[must_use]
     pub fn module_quarantined(&self, policy: &str) -> Vec<&str> {
         let builds = self.module(policy).map(|module| &module["quarantined"]);
         let builds = builds.map_or(&[][..], list).iter();
@@ -158,7 +144,6 @@ impl Status {
     }
 
     /// Returns the failures of a module's serving build.
-    #[must_use]
     pub fn module_faults(&self, policy: &str) -> u64 {
         let faults = self
             .module(policy)
@@ -167,7 +152,6 @@ impl Status {
     }
 
     /// Returns the recent steps of a module's builds, oldest first.
-    #[must_use]
     pub fn module_steps(&self, policy: &str) -> Vec<&str> {
         let steps = self.module(policy).map(|module| &module["steps"]);
         let steps = steps.map_or(&[][..], list).iter();
@@ -187,9 +171,6 @@ impl Status {
     }
 
     /// Returns the sessions of a service's backend.
-    ///
-    /// # Errors
-    /// The status has no such backend.
     pub fn backend_sessions(&self, service: &str, address: IpAddr) -> Result<u64> {
         self.backend(service, address)
             .and_then(|backend| backend["active"].as_u64())
@@ -197,13 +178,11 @@ impl Status {
     }
 
     /// Whether a service has a backend of this address.
-    #[must_use]
     pub fn has_backend(&self, service: &str, address: IpAddr) -> bool {
         self.backend(service, address).is_some()
     }
 
     /// Returns the entry of a port; null if there is none.
-    #[must_use]
     pub fn port(&self, interface: &str) -> &Value {
         let mut ports = list(&self.0["ports"]).iter();
         ports
@@ -212,7 +191,6 @@ impl Status {
     }
 
     /// Returns the gateways of return paths, with their MAC addresses if known.
-    #[must_use]
     pub fn gateways(&self) -> BTreeMap<&str, Option<&str>> {
         let gateways = list(&self.0["return_path"]["gateways"]).iter();
         gateways
@@ -221,7 +199,6 @@ impl Status {
     }
 
     /// Returns the next hop of a service's backend; null if there is none.
-    #[must_use]
     pub fn next_hop(&self, service: &str, address: IpAddr) -> &Value {
         self.backend(service, address)
             .map_or(&Value::Null, |backend| &backend["next_hop"])
@@ -252,7 +229,6 @@ pub struct BatchTimes(BTreeMap<u64, u64>);
 
 impl BatchTimes {
     /// Returns the time that `per_mille` of the batches did not exceed, in microseconds; 0 without batches.
-    #[must_use]
     pub fn per_mille(&self, rank: u64) -> u64 {
         let wanted = self.0.values().sum::<u64>() * rank / 1000;
         let mut below = 0;

@@ -58,7 +58,6 @@ impl Report {
 }
 
 /// Whether this process is the kernel's first process (process id 1).
-#[must_use]
 pub fn is_guest() -> bool {
     std::process::id() == 1
 }
@@ -77,13 +76,13 @@ pub fn serve(scenarios: &[Scenario]) -> ! {
 
 fn try_serve(scenarios: &[Scenario]) -> Result<()> {
     mount_all()?;
-    let (asked, report) = open_host().context("cannot open the serial port to the host")?;
+    let (names, report) = open_host().context("cannot open the serial port to the host")?;
     report.say("the kernel has booted");
     for module in MODULES {
         process::run(Command::new("modprobe").arg(module))?;
     }
     report.send(&Word::Ready);
-    for name in asked.lines() {
+    for name in names.lines() {
         let name = name?;
         eprintln!("--- {name}");
         let scenario = scenarios.iter().find(|scenario| scenario.name == name);

@@ -50,16 +50,12 @@ pub struct Image {
 
 impl Image {
     /// Adds another installed program.
-    #[must_use]
     pub fn with(mut self, program: &'static str) -> Self {
         self.more_programs.push(program);
         self
     }
 
     /// Writes the archive that the guest's kernel unpacks.
-    ///
-    /// # Errors
-    /// A program is missing, or the archive cannot be written.
     pub fn write(&self, kernel: &Kernel, to: &Path) -> Result<()> {
         let file = File::create(to).with_context(|| format!("cannot write {}", to.display()))?;
         let mut archive = Archive::new(BufWriter::new(file));

@@ -20,9 +20,6 @@ pub struct Kernel {
 
 impl Kernel {
     /// Returns the fetched kernel.
-    ///
-    /// # Errors
-    /// No kernel was fetched.
     pub fn find() -> Result<Self> {
         let directory = crate::modules::target_dir()?.join("vm/kernel");
         let releases = fs::read_dir(directory.join("lib/modules"));
@@ -40,22 +37,17 @@ impl Kernel {
     }
 
     /// Returns the release, as `uname -r` prints it.
-    #[must_use]
     pub fn release(&self) -> &str {
         &self.release
     }
 
     /// Returns the path of the bootable image.
-    #[must_use]
     pub fn image(&self) -> PathBuf {
         self.directory.join("vmlinuz")
     }
 
     /// Returns the files of the guest's modules and of their index (`modules.*`): for each, the path on the
     /// host and the path in the guest.
-    ///
-    /// # Errors
-    /// A directory cannot be listed.
     pub(super) fn modules(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
         let root = Path::new("/lib/modules").join(&self.release);
         let here = self.directory.join("lib/modules").join(&self.release);

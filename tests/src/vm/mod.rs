@@ -48,7 +48,6 @@ enum Word {
 }
 
 /// Returns the reason why the machine cannot run on this host, or `None` if it can.
-#[must_use]
 pub fn missing() -> Option<String> {
     if cfg!(not(target_arch = "x86_64")) {
         return Some("the virtual machine needs an x86-64 host".to_owned());

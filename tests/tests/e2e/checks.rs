@@ -14,7 +14,7 @@ use waxwing_tests::{
     Config, HealthCheck, Kind, Layout, Server, Service, Topology, Waxwing, certificate, modules,
 };
 
-use crate::health::{quick, three, wait_web};
+use crate::health::{quick, start_all_up, three, wait_web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -77,8 +77,7 @@ fn an_agent_check_sets_the_weight() -> Result<()> {
     for server in &servers {
         server.set_mood(&Mood::Saying("up\n".to_owned()))?;
     }
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     say("up 25%")?;
     waxwing.wait_status("a quarter of its weight", |status| {
         status.health("web", "server-1").weight_percent == 25
@@ -105,8 +104,7 @@ fn a_metric_of_a_page_becomes_a_signal() -> Result<()> {
         server.set_mood(&Mood::Saying(format!("{head} {bytes}\r\n\r\n{page}")))
     };
     servers.iter().try_for_each(|server| show(server, 3))?;
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     let wait_queues = |queues: [u32; 3]| {
         let what = format!("the queues to be {queues:?}");
         waxwing.wait_status(&what, |status| {
@@ -136,8 +134,7 @@ fn a_custom_check_detects_a_long_queue() -> Result<()> {
         .try_for_each(|server| say(server, 3, "ready"))?;
     fs::create_dir_all(&config.modules)?;
     fs::write(config.modules.join("queue_check.wasm"), &module)?;
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     say(&servers[0], 5, "leaving")?;
     wait_web(&waxwing, ["draining", "up", "up"])?;
     say(&servers[0], 5, "ready")?;

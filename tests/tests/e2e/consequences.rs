@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{self, connections};
+use waxwing_tests::process::retry;
 use waxwing_tests::query::{self, PATIENCE};
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::{Fault, Kind, Layout, Load, Server, Service, Tally, Topology, Waxwing};
 
-use crate::health::{check_of, eject_only, quick, three, wait_judged, wait_web};
+use crate::health::{check_of, eject_only, quick, start_all_up, three, wait_judged, wait_web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -91,8 +92,7 @@ pub(crate) fn but(place: usize, state: &str) -> [&str; 3] {
 fn a_drained_backend_keeps_sessions_and_a_disabled_one_stays_disabled() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (_servers, config) = three(&topology)?;
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     assert_served_by(&topology, &["1", "2", "3"])?;
     let mut stays = [stay(&topology)?, stay(&topology)?, stay(&topology)?];
 
@@ -130,8 +130,7 @@ fn a_drained_backends_sessions_end_at_the_deadline() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (_servers, mut config) = three(&topology)?;
     config.service_mut("web")?.drain_timeout = Some("1s");
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     let (mut connection, place) = stay(&topology)?;
     let name = format!("server-{}", place + 1);
     ask(&waxwing, &["backend", "drain", "web", &name])?;
@@ -164,21 +163,21 @@ pub(crate) fn assert_reset(connection: &mut TcpStream) -> Result<()> {
 fn the_health_command_reports_by_exit_code() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, config) = three(&topology)?;
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     let code = |service| -> Result<Option<i32>> {
         let finished = waxwing.ask(&["health", "--service", service])?;
         Ok(finished.status.code())
     };
     // The command reports the states that the workers use. They follow the health states within a second.
-    let becomes = |wanted| -> Result<bool> {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        while code("web")? != Some(wanted) {
-            if Instant::now() > deadline {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    let becomes = |wanted, when| {
+        retry(Duration::from_secs(1), || {
+            let found = code("web")?;
+            ensure!(
+                found == Some(wanted),
+                "the exit code is {found:?} with {when}"
+            );
+            Ok(())
+        })
     };
     ensure!(
         code("web")? == Some(0),
@@ -193,14 +192,14 @@ fn the_health_command_reports_by_exit_code() -> Result<()> {
     servers[1].suffer(Fault::Paused)?;
     servers[2].suffer(Fault::Paused)?;
     wait_web(&waxwing, ["down"; 3])?;
-    ensure!(becomes(1)?, "the exit code is not 1 with all down");
+    becomes(1, "all down")?;
     ensure!(
         code("nonesuch")? != Some(0),
         "the exit code is 0 for an unknown service"
     );
     servers[2].recover(Fault::Paused)?;
     wait_web(&waxwing, ["down", "down", "up"])?;
-    ensure!(becomes(0)?, "the exit code is not 0 with one up");
+    becomes(0, "one up")?;
     waxwing.stop().map(drop)
 }
 
@@ -210,8 +209,7 @@ fn sessions_of_a_backend_that_went_down_are_kept_or_reset() -> Result<()> {
         let topology = Topology::new(Layout::default())?;
         let (mut servers, mut config) = three(&topology)?;
         config.service_mut("web")?.on_down = Some(on_down);
-        let waxwing = Waxwing::start(&topology, &config)?;
-        wait_web(&waxwing, ["up"; 3])?;
+        let waxwing = start_all_up(&topology, &config)?;
         let (mut connection, place) = stay(&topology)?;
         servers[place].suffer(Fault::Paused)?;
         wait_web(&waxwing, but(place, "down"))?;
@@ -235,8 +233,7 @@ fn datagrams_to_a_down_backend_move_to_another() -> Result<()> {
     web.protocol = "udp";
     web.on_down = Some("repick");
     web.health = vec![quick("udp").with("send = '?'\nexpect = 'server='")];
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     let socket = topology.client.enter(|| query::connect_udp(WEB))??;
     let exchange = || -> Result<usize> {
         socket.send(b"?")?;
@@ -311,8 +308,7 @@ fn a_backup_serves_while_all_main_backends_are_down() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
     config.service_mut("web")?.backends[2].backup = true;
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     assert_served_by(&topology, &["1", "2"])?;
     servers[0].suffer(Fault::Stopped)?;
     wait_web(&waxwing, but(0, "down"))?;
@@ -330,8 +326,7 @@ fn a_recovered_backend_starts_slowly() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
     config.service_mut("web")?.slow_start = Some("6s");
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     servers[0].suffer(Fault::Stopped)?;
     wait_web(&waxwing, but(0, "down"))?;
     servers[0].recover(Fault::Stopped)?;
@@ -407,8 +402,7 @@ fn panic_mode_keeps_a_pool_with_a_broken_check() -> Result<()> {
     service.panic_threshold = Some(50);
     let config = waxwing_tests::Config::new(&topology);
     let config = config.with(service.checked(check_of(Kind::Nginx)));
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     servers[0].suffer(Fault::Failing)?;
     wait_web(&waxwing, but(0, "down"))?;
     assert_served_by(&topology, &["2", "3"])?;

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{RunningLoad, built_program, connections};
-use waxwing_tests::topology::{FRONT4, VIP4, VIP6, server4, server6};
+use waxwing_tests::topology::{FRONT4, VIP4, server4, server6};
 use waxwing_tests::{Layout, Load, Topology, Waxwing, actors};
 
-use crate::traffic::{assert_served, curl, host, web};
+use crate::traffic::{assert_both_served, assert_served, curl, host, web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -17,10 +17,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 fn after_a_kill_the_kernel_serves_its_traffic() -> Result<()> {
-    let topology = Topology::new(Layout {
-        queues: 2,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_queues(2))?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let _own = actors::http_server(&topology.balancer, 22, "balancer")?;
     let mut waxwing = Waxwing::start(&topology, &web(&topology))?;
@@ -51,18 +48,13 @@ fn after_a_kill_the_kernel_serves_its_traffic() -> Result<()> {
         }
         let took = waxwing.restart()?;
         ensure!(took < Duration::from_secs(2), "the restart took {took:?}");
-        for vip in [VIP4, VIP6] {
-            assert_served(&topology, vip)?;
-        }
+        assert_both_served(&topology)?;
     }
     waxwing.stop().map(drop)
 }
 
 fn a_stop_restores_the_interfaces() -> Result<()> {
-    let topology = Topology::new(Layout {
-        queues: 2,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_queues(2))?;
     let _servers = actors::http_servers(&topology, 8080)?;
     // Interfaces, their flags and addresses, without counters and lifetimes.
     let state = || topology.balancer.run("ip", &["-brief", "address"]);
@@ -84,10 +76,7 @@ fn a_stop_restores_the_interfaces() -> Result<()> {
 
 fn broken_frames_are_counted_and_fail_no_request() -> Result<()> {
     const FRAMES: u32 = 20_000;
-    let topology = Topology::new(Layout {
-        queues: 2,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_queues(2))?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
     let load = Load {
@@ -108,9 +97,7 @@ fn broken_frames_are_counted_and_fail_no_request() -> Result<()> {
             status.drops()
         );
     }
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
+    assert_both_served(&topology)?;
     waxwing.stop().map(drop)
 }
 

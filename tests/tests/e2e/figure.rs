@@ -12,7 +12,7 @@ use waxwing_tests::{
     Capture, Config, Detour, Inline, Layout, Namespace, Topology, Waxwing, actors,
 };
 
-use crate::traffic::{curl, host, web};
+use crate::traffic::{web, who_answers};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -149,10 +149,7 @@ fn each_hop_is_as_documented_in_transparent_mode() -> Result<()> {
 fn assert_figure(topology: &Topology, config: &Config, router: (&Namespace, &str)) -> Result<()> {
     let is_transparent = config.mode.is_some();
     let names = Names::new(topology, router)?;
-    let _servers = [1, 2]
-        .map(|number| actors::nginx(topology, number, 8080, 1 << 20))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
+    let _servers = actors::nginx_servers(topology, 8080, 1 << 20)?;
     let waxwing = Waxwing::start(topology, config)?;
     let at_router = Capture::of_wire(router.0, router.1)?;
     let at_servers = topology
@@ -161,10 +158,7 @@ fn assert_figure(topology: &Topology, config: &Config, router: (&Namespace, &str
         .map(|server| Capture::of_wire(server, "eth0"))
         .collect::<Result<Vec<_>>>()?;
     for vip in [VIP4, VIP6] {
-        let mut answers: Vec<String> = (0..2)
-            .map(|_| curl(&topology.client, &format!("http://{}/", host(vip))))
-            .collect::<Result<_>>()?;
-        answers.sort();
+        let answers = who_answers(&topology.client, vip, 2)?;
         ensure!(answers == ["server=1\n", "server=2\n"], "{answers:?}");
     }
     let at_router = at_router.take(QUIET)?;

@@ -7,18 +7,20 @@
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use waxwing_packet::{Link, Mac, TcpFlags, VlanTag, VlanTags, ethernet};
+use waxwing_packet::{Link, Mac, Packet, TcpFlags, VlanTag, VlanTags, ethernet, parse};
 use waxwing_testkit::build::{ArpRequest, Tcp};
 use waxwing_tests::inject::Wire;
 use waxwing_tests::netns::{VethOptions, veth};
+use waxwing_tests::process::retry;
 use waxwing_tests::topology::{VIP4, VIP6, server4, server6};
-use waxwing_tests::{Config, Layout, Service, Topology, Waxwing};
+use waxwing_tests::{Capture, Config, Layout, Service, Topology, Waxwing};
 
+use crate::figure::QUIET;
 use crate::recovery::{Downloads, start_nginx};
-use crate::traffic::{assert_served, curl, host, web};
+use crate::traffic::{assert_both_served, curl, host, web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -72,8 +74,8 @@ impl Pair {
             stream.set_read_timeout(Some(Duration::from_secs(4)))?;
         }
         (&pair.client).write_all(b"ask")?;
-        let mut asked = [0; 3];
-        (&pair.server).read_exact(&mut asked)?;
+        let mut question = [0; 3];
+        (&pair.server).read_exact(&mut question)?;
         Ok(pair)
     }
 
@@ -194,9 +196,9 @@ fn received(topology: &Topology, interface: &str) -> Result<u64> {
     text.trim().parse().context("not a number")
 }
 
-/// Fewest frames that the client receives during a fetch: SYN-ACK, the answer, and an ACK. A slow server may
+/// Fewest replies that the client receives during a fetch: SYN-ACK, the answer, and an ACK. A slow server may
 /// merge its other frames with these.
-const FETCH_FRAMES_MIN: u64 = 3;
+const FETCH_FRAMES_MIN: usize = 3;
 
 fn fetch(topology: &Topology, from: IpAddr, vip: IpAddr) -> Result<()> {
     let url = format!("http://{}/", host(vip));
@@ -214,28 +216,45 @@ fn fetch(topology: &Topology, from: IpAddr, vip: IpAddr) -> Result<()> {
     topology.client.run("curl", &arguments).map(drop)
 }
 
+/// Fetches a page, and asserts that its replies arrive on the interface `by` of the client's host, none on
+/// the other.
+fn assert_fetched(topology: &Topology, from: IpAddr, vip: IpAddr, by: &str) -> Result<()> {
+    let other = if by == "eth0" { "eth1" } else { "eth0" };
+    let captures = [by, other].map(|interface| Capture::of_wire(&topology.client, interface));
+    fetch(topology, from, vip)?;
+    let ends = (vip.into(), from.into());
+    let mut replies = Vec::new();
+    for capture in captures {
+        let frames = capture?.take(QUIET)?;
+        let packets = frames.iter().filter_map(|frame| match parse(frame) {
+            Ok(Packet::Ip(packet)) => Some((packet.source, packet.destination)),
+            _ => None,
+        });
+        replies.push(packets.filter(|packet| *packet == ends).count());
+    }
+    ensure!(
+        replies[0] >= FETCH_FRAMES_MIN && replies[1] == 0,
+        "{vip}: {} replies arrived on {by}, {} on {other}",
+        replies[0],
+        replies[1]
+    );
+    Ok(())
+}
+
 fn replies_follow_the_kernels_routes() -> Result<()> {
     let topology = topology()?;
     second_link(&topology)?;
     let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;
     let waxwing = Waxwing::start(&topology, &by_route(&topology))?;
     // The client's own address is on the link: replies to it need no gateway.
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
+    assert_both_served(&topology)?;
     for (from, vip) in [(BEHIND4, VIP4), (BEHIND6, VIP6)] {
         topology.balancer.ip(BY_SECOND)?;
         waxwing.wait_status("the second gateways", |status| {
             let gateways = status.gateways();
             gateways.contains_key("10.3.0.2") && gateways.values().all(Option::is_some)
         })?;
-        let before = received(&topology, "eth1")?;
-        fetch(&topology, from, vip)?;
-        let by_second = received(&topology, "eth1")? - before;
-        ensure!(
-            by_second >= FETCH_FRAMES_MIN,
-            "{vip}: only {by_second} frames followed the route"
-        );
+        assert_fetched(&topology, from, vip, "eth1")?;
 
         // An `unreachable` route is the operator's decision: replies are dropped.
         let refused = "route replace unreachable 198.51.100.0/24\n\
@@ -273,12 +292,7 @@ fn replies_follow_the_kernels_routes() -> Result<()> {
     waxwing.wait_status("the last hop", |status| {
         status.0["return_path"]["mode"] == "last-hop"
     })?;
-    let before = received(&topology, "eth0")?;
-    fetch(&topology, BEHIND4, VIP4)?;
-    ensure!(
-        received(&topology, "eth0")? - before >= FETCH_FRAMES_MIN,
-        "replies did not go to the last hop"
-    );
+    assert_fetched(&topology, BEHIND4, VIP4, "eth0")?;
     waxwing.stop().map(drop)
 }
 
@@ -307,9 +321,7 @@ fn backends_behind_a_vlan_device_are_reached() -> Result<()> {
     waxwing_tests::vlan::move_servers(&topology)?;
     let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
+    assert_both_served(&topology)?;
     let hop = waxwing.status()?.next_hop("web", server4(1)).clone();
     ensure!(hop["vlans"] == serde_json::json!([100]), "next hop: {hop}");
     let url = format!("http://{}:8080/", host(server4(1)));
@@ -384,10 +396,8 @@ fn a_client_in_a_vlan_is_answered_in_it() -> Result<()> {
 
 /// Waits at most five seconds until a condition about tcpdump's output holds.
 fn heard(is_so: impl Fn() -> bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !is_so() {
-        ensure!(Instant::now() < deadline, "tcpdump did not print it");
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    retry(Duration::from_secs(5), || {
+        ensure!(is_so(), "tcpdump did not print it");
+        Ok(())
+    })
 }

@@ -2,18 +2,18 @@
 //! another gateway; and services on several ports.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::config::SourceNat;
+use waxwing_tests::process::retry;
 use waxwing_tests::query::{self, connect, get};
 use waxwing_tests::topology::{CLIENT4, VIP4, VIP6};
 use waxwing_tests::{
-    Backend, Config, Kind, Layout, Load, Namespace, Process, Server, Service, Topology, Waxwing,
-    actors,
+    Backend, Config, Kind, Layout, Load, Namespace, Server, Service, Topology, Waxwing, actors,
 };
 
-use crate::traffic::{curl, host, web};
+use crate::traffic::{assert_download, curl, host, web, who_answers};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -45,32 +45,12 @@ fn sources(clients: &[&'static str], ports: &'static str) -> Vec<SourceNat> {
 }
 
 fn network(servers: u8) -> Result<Topology> {
-    Topology::new(Layout {
-        servers,
-        ..Layout::default()
-    })
-}
-
-fn nginx(topology: &Topology) -> Result<Vec<Process>> {
-    (1..=topology.layout().servers)
-        .map(|number| actors::nginx(topology, number, 8080, 8 << 20))
-        .collect()
-}
-
-/// Sends some requests to a VIP, and returns the answering servers, sorted and without duplicates.
-fn who_answers(from: &Namespace, vip: IpAddr, requests: u32) -> Result<Vec<String>> {
-    let url = format!("http://{}/", host(vip));
-    let mut answers = (0..requests)
-        .map(|_| curl(from, &url))
-        .collect::<Result<Vec<_>>>()?;
-    answers.sort();
-    answers.dedup();
-    Ok(answers)
+    Topology::new(Layout::with_servers(servers))
 }
 
 fn a_server_meets_itself_at_its_own_vip() -> Result<()> {
     let topology = network(1)?;
-    let _servers = nginx(&topology)?;
+    let _servers = actors::nginx_servers(&topology, 8080, 8 << 20)?;
     let server = &topology.servers[0];
     let without = web(&topology);
     let config = without.clone().with_sources(sources(&[], "1024-65535"));
@@ -78,25 +58,7 @@ fn a_server_meets_itself_at_its_own_vip() -> Result<()> {
     for vip in [VIP4, VIP6] {
         ensure!(who_answers(server, vip, 5)? == ["server=1\n"], "{vip}");
         // Eight megabytes, from the server to itself.
-        let url = format!("http://{}/data", host(vip));
-        let copy = topology.scratch.path().join("copy");
-        let copy = copy.to_str().context("the path is not UTF-8")?;
-        let args = [
-            "-sS",
-            "--fail",
-            "--globoff",
-            "--max-time",
-            "20",
-            "-o",
-            copy,
-            &url,
-        ];
-        server.run("curl", &args)?;
-        let data = topology.scratch.path().join("nginx1/www/data");
-        ensure!(
-            std::fs::read(copy)? == std::fs::read(data)?,
-            "{vip}: the data was altered"
-        );
+        assert_download(&topology, server, (vip, 80))?;
     }
     // Without a source NAT address the server cannot reach itself; the drop is counted with that reason.
     waxwing.reload(&without)?;
@@ -118,7 +80,7 @@ fn curl_briefly(from: &Namespace, vip: IpAddr) -> Result<String> {
 
 fn a_client_in_the_servers_network_is_served() -> Result<()> {
     let topology = network(3)?;
-    let _servers = nginx(&topology)?;
+    let _servers = actors::nginx_servers(&topology, 8080, 8 << 20)?;
     let without = web(&topology);
     let config = without
         .clone()
@@ -159,7 +121,7 @@ fn a_client_in_the_servers_network_is_served() -> Result<()> {
 /// The servers' default gateway is not the balancer: without source NAT their replies do not reach it.
 fn servers_with_another_gateway_are_served() -> Result<()> {
     let topology = network(2)?;
-    let _servers = nginx(&topology)?;
+    let _servers = actors::nginx_servers(&topology, 8080, 8 << 20)?;
     for server in &topology.servers {
         server.ip("route replace default via 10.2.0.99\nroute replace ::/0 via fd00:2::99\n")?;
     }
@@ -191,30 +153,20 @@ fn a_small_pool_holds_as_many_connections_as_ports() -> Result<()> {
     let waxwing = Waxwing::start(&topology, &config)?;
     let vip = SocketAddr::new(VIP4, 80);
     let ask = |connection: &mut TcpStream| get(connection, "/healthz");
+    let ask_all = |all: &mut [TcpStream]| all.iter_mut().try_for_each(|it| ask(it).map(drop));
     topology.servers[1].enter(|| -> Result<()> {
         let mut connections = (0..8)
             .map(|_| connect(vip))
             .collect::<std::io::Result<Vec<_>>>()?;
-        connections
-            .iter_mut()
-            .try_for_each(|it| ask(it).map(drop))?;
+        ask_all(&mut connections)?;
         ensure!(connect(vip).is_err(), "the ninth connection was served");
-        connections
-            .iter_mut()
-            .try_for_each(|it| ask(it).map(drop))?;
+        ask_all(&mut connections)?;
         drop(connections.pop());
         // A port is free as soon as both ends have closed.
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let mut ninth = loop {
-            match connect(vip) {
-                Ok(ninth) => break ninth,
-                Err(error) => ensure!(Instant::now() < deadline, "no port came free: {error}"),
-            }
-        };
+        let again = || connect(vip).context("no port came free");
+        let mut ninth = retry(Duration::from_secs(20), again)?;
         ask(&mut ninth)?;
-        connections
-            .iter_mut()
-            .try_for_each(|it| ask(it).map(drop))?;
+        ask_all(&mut connections)?;
         Ok(())
     })??;
     let status = waxwing.status()?;
@@ -267,8 +219,8 @@ fn all_ports_lead_to_the_servers_own() -> Result<()> {
     for from in [&topology.client, &topology.servers[0], &topology.servers[1]] {
         for server in &first {
             let (kind, port) = (server.kind(), server.address().port());
-            let asked = from.enter(|| query::ask(kind, SocketAddr::new(VIP4, port)))?;
-            asked.with_context(|| format!("{kind:?} on port {port}, from {}", from.name()))?;
+            let answer = from.enter(|| query::ask(kind, SocketAddr::new(VIP4, port)))?;
+            answer.with_context(|| format!("{kind:?} on port {port}, from {}", from.name()))?;
         }
         ensure!(who_answers(from, VIP4, 3)? == ["server=2\n"], "port 80");
     }

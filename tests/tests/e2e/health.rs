@@ -143,8 +143,8 @@ fn to_each(
     fault: Fault,
     act: impl Fn(&mut Server<'_>) -> Result<()>,
 ) -> Result<Vec<Moment>> {
-    let befallen = servers.iter_mut().filter(|s| fault.befalls(s.kind()));
-    befallen
+    let affected = servers.iter_mut().filter(|s| fault.applies_to(s.kind()));
+    affected
         .map(|server| {
             act(server)?;
             Ok((server.kind(), Instant::now()))
@@ -168,7 +168,7 @@ fn every_fault_is_detected_in_time_with_its_reason() -> Result<()> {
             for service in services_of(kind) {
                 let health = status.health(&service, 0);
                 // Servers that cannot have the fault stay up.
-                let (state, word) = match fault.befalls(kind) {
+                let (state, word) = match fault.applies_to(kind) {
                     true => ("down", word(fault)),
                     false => ("up", ""),
                 };
@@ -238,14 +238,26 @@ pub(crate) fn wait_web(waxwing: &Waxwing<'_>, states: [&str; 3]) -> Result<Statu
     })
 }
 
+/// Starts the balancer, and waits until all three backends of `web` are up.
+pub(crate) fn start_all_up<'a>(topology: &'a Topology, config: &Config) -> Result<Waxwing<'a>> {
+    let waxwing = Waxwing::start(topology, config)?;
+    wait_web(&waxwing, ["up"; 3])?;
+    Ok(waxwing)
+}
+
+/// Waits until the workers give new sessions of `web` to these backends only.
+pub(crate) fn wait_takes_new(waxwing: &Waxwing<'_>, backends: [bool; 3]) -> Result<Status> {
+    let what = format!("`web` to take new sessions on {backends:?}");
+    waxwing.wait_status(&what, |status| status.takes_new("web") == backends)
+}
+
 fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
     const RATE: u32 = 200;
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
     // Until detection, the killed server refuses new connections, which are retried on another backend.
     config.service_mut("web")?.on_refused = Some("retry");
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     let load = Load {
         rate: RATE,
         // A repeated SYN takes one second, the next three.
@@ -307,10 +319,7 @@ fn cpu_time(pid: u64) -> Result<Duration> {
 fn two_thousand_backends_are_checked_on_time() -> Result<()> {
     const PORTS: RangeInclusive<u16> = 10_000..=10_499;
     const SECONDS: u64 = 10;
-    let topology = Topology::new(Layout {
-        servers: 4,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_servers(4))?;
     let mut servers = Vec::new();
     let mut service = Service::v4("web", "tcp", (80, 0), 0);
     for number in 1..=4 {

@@ -121,9 +121,9 @@ fn judge(waxwing: &Waxwing<'_>, modules: &[Hostile]) -> Result<()> {
 }
 
 /// Writes unrelated files, and entries that are not regular files.
-fn litter(config: &Config) -> Result<()> {
+fn write_invalid_files(config: &Config) -> Result<()> {
     for number in 0..1000 {
-        fs::write(config.modules.join(format!("litter-{number}.wasm")), b"x")?;
+        fs::write(config.modules.join(format!("invalid-{number}.wasm")), b"x")?;
     }
     let place = |name: &str| config.modules.join(name);
     fs::create_dir(place("folder.wasm"))?;
@@ -139,10 +139,7 @@ fn litter(config: &Config) -> Result<()> {
 }
 
 fn no_file_in_the_module_folder_fails_a_request() -> Result<()> {
-    let topology = Topology::new(Layout {
-        queues: 2,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_queues(2))?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let config = services(&topology, SERVICES)?;
     let waxwing = Waxwing::start(&topology, &config)?;
@@ -172,7 +169,7 @@ fn no_file_in_the_module_folder_fails_a_request() -> Result<()> {
         "{quarantined} builds are quarantined, {cut} violate a rule while serving: {status}"
     );
 
-    litter(&config)?;
+    write_invalid_files(&config)?;
     waxwing.wait_status(
         "the folder with a policy's file name to be refused",
         |status| {

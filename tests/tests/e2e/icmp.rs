@@ -89,10 +89,10 @@ fn a_narrow_port_is_found() -> Result<()> {
         for vip in [VIP4, VIP6] {
             assert_streams(&topology, vip, direction)?;
         }
-        let told = waxwing.status()?.counted("too_big_sent");
+        let sent = waxwing.status()?.counted("too_big_sent");
         ensure!(
-            told >= 2,
-            "{port}: the balancer sent only {told} ICMP errors"
+            sent >= 2,
+            "{port}: the balancer sent only {sent} ICMP errors"
         );
         waxwing.stop()?;
     }
@@ -146,10 +146,10 @@ fn a_trace_sees_the_vip_at_every_hop() -> Result<()> {
                 error == Errno::EHOSTUNREACH,
                 "{vip} at hop {hops}: {error}, not time exceeded"
             );
-            let told = told(&client)?;
+            let error = received_error(&client)?;
             ensure!(
-                told == (time_exceeded, vip),
-                "{vip} at hop {hops}: the ICMP error was {told:?}"
+                error == (time_exceeded, vip),
+                "{vip} at hop {hops}: the ICMP error was {error:?}"
             );
         }
         set_hop_limit(&client, vip, 4)?;
@@ -157,10 +157,10 @@ fn a_trace_sees_the_vip_at_every_hop() -> Result<()> {
         let datagram = receive(&server)?.0;
         ensure!(datagram == b"arrives", "{vip}: {datagram:?} arrived");
     }
-    let told = waxwing.status()?.counted("time_exceeded_sent");
+    let sent = waxwing.status()?.counted("time_exceeded_sent");
     ensure!(
-        told == 2,
-        "the balancer itself sent {told} ICMP errors, not 2"
+        sent == 2,
+        "the balancer itself sent {sent} ICMP errors, not 2"
     );
     waxwing.stop().map(drop)
 }
@@ -174,7 +174,7 @@ fn set_hop_limit(socket: &UdpSocket, vip: IpAddr, hops: u8) -> Result<()> {
 }
 
 /// Returns the last ICMP error that a socket received: its type and code, and its sender.
-fn told(socket: &UdpSocket) -> Result<((u8, u8), IpAddr)> {
+fn received_error(socket: &UdpSocket) -> Result<((u8, u8), IpAddr)> {
     let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let message = recvmsg::<()>(
         socket.as_raw_fd(),
@@ -223,16 +223,10 @@ fn a_datagram_that_may_be_fragmented_arrives_whole() -> Result<()> {
         }
         let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
         let (server, client) = (server(&topology, VIP4)?, client(&topology, VIP4)?);
-        let question = if port == "back" {
-            large()
-        } else {
-            b"small".to_vec()
-        };
-        let answer = if port == "front" {
-            large()
-        } else {
-            b"small".to_vec()
-        };
+        let (mut question, mut answer) = (large(LARGE), b"small".to_vec());
+        if port == "front" {
+            std::mem::swap(&mut question, &mut answer);
+        }
         for _ in 0..3 {
             client.send(&question)?;
             let (datagram, from) = receive(&server).context("at the server")?;
@@ -257,7 +251,7 @@ fn a_datagram_that_may_not_be_fragmented_is_refused() -> Result<()> {
         .ip(&format!("link set back mtu {NARROW}\n"))?;
     let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
     let (server, client) = (server(&topology, VIP6)?, client(&topology, VIP6)?);
-    client.send(&large())?;
+    client.send(&large(LARGE))?;
     let error = failure(&client, VIP6)?;
     ensure!(error == Errno::EMSGSIZE, "{error}, not EMSGSIZE");
     client.send(b"small")?;
@@ -266,9 +260,9 @@ fn a_datagram_that_may_not_be_fragmented_is_refused() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Returns a payload in which no two fragments are equal.
-fn large() -> Vec<u8> {
-    (0_u8..251).cycle().take(LARGE).collect()
+/// Returns a payload of this length in which no two fragments are equal.
+pub(crate) fn large(len: usize) -> Vec<u8> {
+    (0_u8..251).cycle().take(len).collect()
 }
 
 /// Returns the client's address and the server's address of a VIP's family.
@@ -297,8 +291,8 @@ pub(crate) fn socket(at: &Namespace, address: SocketAddr) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-fn receive(socket: &UdpSocket) -> Result<(Vec<u8>, SocketAddr)> {
-    let mut buffer = vec![0; 2 * LARGE];
+pub(crate) fn receive(socket: &UdpSocket) -> Result<(Vec<u8>, SocketAddr)> {
+    let mut buffer = vec![0; 10_000];
     let (len, from) = socket.recv_from(&mut buffer).context("nothing arrived")?;
     buffer.truncate(len);
     Ok((buffer, from))

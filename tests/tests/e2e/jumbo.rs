@@ -1,16 +1,13 @@
 //! Jumbo frames: on both ports, on one port only, and after a port's MTU was raised.
 
-use std::fs;
-use std::net::{IpAddr, UdpSocket};
-
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use waxwing_tests::status::Status;
 use waxwing_tests::topology::{VIP4, VIP6, VipRoute};
-use waxwing_tests::{Config, Layout, Service, Topology, Waxwing, actors};
+use waxwing_tests::{Layout, Topology, Waxwing, actors};
 
-use crate::icmp::{client, failure, server, services};
-use crate::traffic::{host, iperf3, web};
+use crate::icmp::{client, failure, large, receive, server, services};
+use crate::traffic::{assert_download, iperf3, iperf3_services, web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -64,37 +61,18 @@ fn jumbo_frames_carry_a_download_unchanged() -> Result<()> {
     let topology = network(1)?;
     let _server = actors::nginx(&topology, 1, 8080, 50_000_000)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
-    let data = fs::read(topology.scratch.path().join("nginx1/www/data"))?;
     for vip in [VIP4, VIP6] {
         let before = waxwing.status()?;
-        ensure!(
-            download(&topology, vip)? == data,
-            "{vip}: the data was altered"
-        );
+        assert_download(&topology, &topology.client, (vip, 80))?;
         assert_jumbo(&waxwing, &before, &vip.to_string())?;
     }
     waxwing.stop().map(drop)
 }
 
-/// Fetches nginx's data through a VIP with curl.
-fn download(topology: &Topology, vip: IpAddr) -> Result<Vec<u8>> {
-    let copy = topology.scratch.path().join("copy");
-    let to = copy.to_str().context("the path is not UTF-8")?;
-    let url = format!("http://{}/data", host(vip));
-    let args = ["-sS", "--globoff", "--max-time", "60", "-o", to, &url];
-    topology.client.run("curl", &args)?;
-    Ok(fs::read(copy)?)
-}
-
 fn jumbo_frames_carry_streams_and_datagrams() -> Result<()> {
     let topology = network(1)?;
     let _server = actors::iperf3_server(&topology.servers[0], 5201)?;
-    let config = Config::new(&topology)
-        .with(Service::v4("tcp4", "tcp", (5201, 5201), 1))
-        .with(Service::v6("tcp6", "tcp", (5201, 5201), 1))
-        .with(Service::v4("udp4", "udp", (5201, 5201), 1))
-        .with(Service::v6("udp6", "udp", (5201, 5201), 1));
-    let waxwing = Waxwing::start(&topology, &config)?;
+    let waxwing = Waxwing::start(&topology, &iperf3_services(&topology))?;
     for vip in [VIP4, VIP6] {
         for direction in [&[][..], &["--reverse"]] {
             let before = waxwing.status()?;
@@ -163,27 +141,18 @@ fn a_standard_port_beside_a_jumbo_one_is_found() -> Result<()> {
                 "{port}, {vip}: only {received:?} bytes arrived"
             );
         }
-        let told = waxwing.status()?.counted("too_big_sent");
+        let sent = waxwing.status()?.counted("too_big_sent");
         ensure!(
-            told >= 2,
-            "{port}: the balancer sent only {told} ICMP errors"
+            sent >= 2,
+            "{port}: the balancer sent only {sent} ICMP errors"
         );
         waxwing.stop()?;
     }
     Ok(())
 }
 
-/// Returns a payload that fills a jumbo frame and in which no two fragments are equal.
-fn large() -> Vec<u8> {
-    (0_u8..251).cycle().take(8900).collect()
-}
-
-fn receive(socket: &UdpSocket) -> Result<Vec<u8>> {
-    let mut buffer = vec![0; 10_000];
-    let len = socket.recv(&mut buffer).context("nothing arrived")?;
-    buffer.truncate(len);
-    Ok(buffer)
-}
+/// The payload of a datagram that fills a jumbo frame.
+const LARGE: usize = 8900;
 
 fn a_jumbo_datagram_that_may_be_fragmented_arrives_whole() -> Result<()> {
     let topology = network(1)?;
@@ -193,8 +162,11 @@ fn a_jumbo_datagram_that_may_be_fragmented_arrives_whole() -> Result<()> {
     let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
     let (server, client) = (server(&topology, VIP4)?, client(&topology, VIP4)?);
     for _ in 0..3 {
-        client.send(&large())?;
-        ensure!(receive(&server)? == large(), "the datagram was altered");
+        client.send(&large(LARGE))?;
+        ensure!(
+            receive(&server)?.0 == large(LARGE),
+            "the datagram was altered"
+        );
     }
     let cut = waxwing.status()?.counted("packets_fragmented");
     ensure!(cut == 3, "{cut} datagrams were fragmented, not 3");
@@ -206,34 +178,31 @@ fn a_jumbo_datagram_that_may_not_be_fragmented_is_refused() -> Result<()> {
     topology.balancer.ip("link set back mtu 1500\n")?;
     let waxwing = Waxwing::start(&topology, &services(&topology, "udp"))?;
     let (server, client) = (server(&topology, VIP6)?, client(&topology, VIP6)?);
-    client.send(&large())?;
+    client.send(&large(LARGE))?;
     let error = failure(&client, VIP6)?;
     ensure!(error == Errno::EMSGSIZE, "{error}, not EMSGSIZE");
     // The sender has learned the path MTU, and fragments the datagram itself.
-    client.send(&large())?;
-    ensure!(receive(&server)? == large(), "the datagram was altered");
+    client.send(&large(LARGE))?;
+    ensure!(
+        receive(&server)?.0 == large(LARGE),
+        "the datagram was altered"
+    );
     waxwing.stop().map(drop)
 }
 
 /// Frame buffers are sized at the start. A larger MTU is reported as a problem; frames that fit are still
 /// forwarded.
 fn a_raised_mtu_is_reported() -> Result<()> {
-    let topology = Topology::new(Layout {
-        servers: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_servers(1))?;
     let _server = actors::nginx(&topology, 1, 8080, 1 << 20)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
     topology.balancer.ip("link set front mtu 9000\n")?;
     let words = "front: MTU 9000 is more than the 3818";
     waxwing.wait_log(words)?;
-    let told = |status: &Status| status.0["problems"].to_string().contains(words);
-    waxwing.wait_status("the MTU to be reported as a problem", told)?;
-    ensure!(
-        download(&topology, VIP4)?.len() == 1 << 20,
-        "the download is incomplete"
-    );
+    let is_reported = |status: &Status| status.0["problems"].to_string().contains(words);
+    waxwing.wait_status("the MTU to be reported as a problem", is_reported)?;
+    assert_download(&topology, &topology.client, (VIP4, 80))?;
     topology.balancer.ip("link set front mtu 1500\n")?;
-    waxwing.wait_status("the problem to disappear", |status| !told(status))?;
+    waxwing.wait_status("the problem to disappear", |status| !is_reported(status))?;
     waxwing.stop().map(drop)
 }

@@ -43,13 +43,8 @@ fn a_module_swap_loses_no_request() -> Result<()> {
         modules::compile("favourite")?,
         modules::compile("waxwing-policy-maglev")?,
     ];
-    let topology = Topology::new(Layout {
-        queues: 2,
-        ..Layout::default()
-    })?;
-    let _servers = (1..=3)
-        .map(|number| actors::nginx(&topology, number, 8080, 0))
-        .collect::<Result<Vec<_>>>()?;
+    let topology = Topology::new(Layout::with_queues(2))?;
+    let _servers = actors::nginx_servers(&topology, 8080, 0)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
     let mut wrks = [
         start_wrk(&topology.client, VIP4, SECONDS, &[])?,

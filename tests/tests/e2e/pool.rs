@@ -13,7 +13,7 @@ use waxwing_tests::{
 };
 
 use crate::consequences::{PROBE, WEB, ask, assert_reset, assert_served_by, but, served, stay};
-use crate::health::{eject_only, quick, three, wait_web};
+use crate::health::{eject_only, quick, start_all_up, three, wait_takes_new, wait_web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -87,9 +87,7 @@ fn a_server_that_is_dead_at_the_start_is_out_and_stays_out() -> Result<()> {
         wait_web(&waxwing, but(dead, "down"))?;
         let found = Instant::now();
         let others = [0, 1, 2].map(|place| place != dead);
-        waxwing.wait_status("the workers to apply it", |status| {
-            status.takes_new("web") == others
-        })?;
+        wait_takes_new(&waxwing, others)?;
         let took = found.elapsed();
         ensure!(took < FOLLOWS, "the workers applied it only after {took:?}");
         let tally = served(&topology, PROBE)?;
@@ -114,9 +112,7 @@ fn without_its_broken_check_a_pool_serves_at_once() -> Result<()> {
     let status = wait_web(&waxwing, ["down"; 3])?;
     let reason = status.health("web", 0).reason;
     ensure!(reason.contains("404"), "down for another reason: {reason}");
-    waxwing.wait_status("the workers to apply it", |status| {
-        status.takes_new("web") == [false; 3]
-    })?;
+    wait_takes_new(&waxwing, [false; 3])?;
     let connected = topology.client.enter(|| query::connect(WEB))?;
     ensure!(connected.is_err(), "connected with all backends down");
 
@@ -130,8 +126,7 @@ fn without_its_broken_check_a_pool_serves_at_once() -> Result<()> {
 fn a_new_check_removes_no_backend_before_its_first_results() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (servers, config) = three_of_nginx(&topology)?;
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
 
     // The first backend answers a second before the others, and must not serve alone.
     servers[1].set_mood(&Mood::Late)?;
@@ -170,22 +165,17 @@ fn a_backup_that_is_well_serves_before_mains_that_are_down() -> Result<()> {
     let web = config.service_mut("web")?;
     web.panic_threshold = Some(50);
     web.backends[2].backup = true;
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     assert_served_by(&topology, &["1", "2"])?;
     for server in &mut servers[..2] {
         server.suffer(Fault::Stopped)?;
     }
     wait_web(&waxwing, ["down", "down", "up"])?;
-    waxwing.wait_status("the backup to serve alone", |status| {
-        status.takes_new("web") == [false, false, true]
-    })?;
+    wait_takes_new(&waxwing, [false, false, true])?;
     assert_served_by(&topology, &["3"])?;
     servers[0].recover(Fault::Stopped)?;
     wait_web(&waxwing, but(1, "down"))?;
-    waxwing.wait_status("a main backend to serve again", |status| {
-        status.takes_new("web") == [true, false, false]
-    })?;
+    wait_takes_new(&waxwing, [true, false, false])?;
     assert_served_by(&topology, &["1"])?;
     waxwing.stop().map(drop)
 }
@@ -194,8 +184,7 @@ fn weight_zero_drains_until_the_deadline() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (_servers, mut config) = three(&topology)?;
     config.service_mut("web")?.drain_timeout = Some("2s");
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     let (mut connection, place) = stay(&topology)?;
 
     config.service_mut("web")?.backends[place].weight = 0;
@@ -209,9 +198,7 @@ fn weight_zero_drains_until_the_deadline() -> Result<()> {
     config.service_mut("web")?.backends[place].weight = 1;
     waxwing.reload(&config)?;
     wait_web(&waxwing, ["up"; 3])?;
-    waxwing.wait_status("all to take new sessions", |status| {
-        status.takes_new("web") == [true; 3]
-    })?;
+    wait_takes_new(&waxwing, [true; 3])?;
     assert_shared(&topology)?;
     waxwing.stop().map(drop)
 }
@@ -221,8 +208,7 @@ fn a_server_that_was_restarted_while_it_drained_starts_slowly() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (mut servers, mut config) = three(&topology)?;
     config.service_mut("web")?.slow_start = Some("4s");
-    let waxwing = Waxwing::start(&topology, &config)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    let waxwing = start_all_up(&topology, &config)?;
     ask(&waxwing, &["backend", "drain", "web", "server-1"])?;
     wait_web(&waxwing, but(0, "draining"))?;
     servers[0].suffer(Fault::Stopped)?;

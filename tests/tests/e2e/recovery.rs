@@ -7,13 +7,13 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::topology::{CLIENT4, CLIENT6, VIP4, VIP6};
 use waxwing_tests::{Layout, Process, Topology, Waxwing, actors};
 
-use crate::traffic::{assert_served, host, web};
+use crate::traffic::{await_both_served, host, web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -45,9 +45,7 @@ pub(crate) struct Downloads<'a> {
 
 /// Starts nginx on every server, each with the same data.
 pub(crate) fn start_nginx(topology: &Topology) -> Result<Vec<Process>> {
-    (1..=topology.layout().servers)
-        .map(|number| actors::nginx(topology, number, 8080, DATA_LEN))
-        .collect()
+    actors::nginx_servers(topology, 8080, DATA_LEN)
 }
 
 impl<'a> Downloads<'a> {
@@ -134,9 +132,7 @@ fn through(
     })?;
     happens(topology, &waxwing)?;
     downloads.are_under_way()?;
-    for vip in [VIP4, VIP6] {
-        served_again(topology, vip)?;
-    }
+    await_both_served(topology)?;
     downloads.finish()?;
     let status = waxwing.status()?;
     let others: Vec<_> = status
@@ -146,18 +142,6 @@ fn through(
         .collect();
     ensure!(others.is_empty(), "dropped for other reasons: {others:?}");
     waxwing.stop().map(drop)
-}
-
-/// Waits until a VIP is served by all servers without a failure.
-pub(crate) fn served_again(topology: &Topology, vip: IpAddr) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        match assert_served(topology, vip) {
-            Err(error) if Instant::now() >= deadline => return Err(error),
-            Err(_) => thread::sleep(Duration::from_millis(100)),
-            Ok(()) => return Ok(()),
-        }
-    }
 }
 
 /// Waits long enough for packets to be lost.

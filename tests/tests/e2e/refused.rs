@@ -61,10 +61,7 @@ fn assert_says(finished: &Finished, words: &[&str]) -> Result<()> {
 }
 
 fn bad_configs_are_refused_with_their_place() -> Result<()> {
-    let topology = Topology::new(Layout {
-        servers: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_servers(1))?;
     let good = web(&topology);
     let with = |change: fn(&mut Config)| {
         let mut config = good.clone();
@@ -104,10 +101,7 @@ fn bad_configs_are_refused_with_their_place() -> Result<()> {
 }
 
 fn ports_with_different_numbers_of_queues_are_refused() -> Result<()> {
-    let topology = Topology::new(Layout {
-        servers: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_servers(1))?;
     topology.balancer.ip(
         "link add wide numrxqueues 2 numtxqueues 2 type veth peer name peer\n\
          link set wide up\nlink set peer up\n",
@@ -123,10 +117,7 @@ fn ports_with_different_numbers_of_queues_are_refused() -> Result<()> {
 }
 
 fn zero_copy_is_refused_where_the_driver_has_none() -> Result<()> {
-    let topology = Topology::new(Layout {
-        servers: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_servers(1))?;
     let config = format!("zero_copy = \"require\"\n{}", web(&topology).to_toml()?);
     assert_says(
         &run_in_vain(&topology, &config, &[])?,
@@ -135,10 +126,7 @@ fn zero_copy_is_refused_where_the_driver_has_none() -> Result<()> {
 }
 
 fn a_missing_interface_is_named() -> Result<()> {
-    let topology = Topology::new(Layout {
-        servers: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_servers(1))?;
     let mut config = web(&topology);
     config.ports[1].interface = "nonesuch0".into();
     assert_says(
@@ -148,10 +136,7 @@ fn a_missing_interface_is_named() -> Result<()> {
 }
 
 fn without_privilege_the_error_names_the_capability() -> Result<()> {
-    let topology = Topology::new(Layout {
-        servers: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_servers(1))?;
     // User `nobody` can read the files, so that only the capabilities are missing.
     let nobody = [
         "setpriv",

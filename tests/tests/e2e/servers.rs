@@ -4,14 +4,14 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use waxwing_tests::process::{self, retry};
 use waxwing_tests::query::{self, ask};
 use waxwing_tests::servers::{TLS_NAME, TLS_PORT};
 use waxwing_tests::topology::server6;
-use waxwing_tests::{Fault, Kind, Layout, Server, Topology, certificate, process};
+use waxwing_tests::{Fault, Kind, Layout, Server, Topology, certificate};
 
 use crate::{Scenario, scenario};
 
@@ -53,7 +53,10 @@ fn every_fault_takes_effect_and_is_undone() -> Result<()> {
         let address6 = SocketAddr::new(server6(number), kind.port());
         topology.balancer.enter(|| ask(kind, address6))??;
         eprintln!("{server:?} answers after {took:?}: {:?}", query()??.trim());
-        for fault in Fault::ALL.into_iter().filter(|fault| fault.befalls(kind)) {
+        for fault in Fault::ALL
+            .into_iter()
+            .filter(|fault| fault.applies_to(kind))
+        {
             let begun = Instant::now();
             server.suffer(fault)?;
             let suffered = begun.elapsed();
@@ -72,42 +75,29 @@ fn every_fault_takes_effect_and_is_undone() -> Result<()> {
             eprintln!("  {fault:?} after {suffered:?}, undone after {recovered:?}");
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(1);
-    for server in &topology.servers {
+    topology.servers.iter().try_for_each(|server| {
         let mut command = Command::new("ip");
         let list = command.args(["netns", "pids", server.name()]);
         // Killed processes need some time to disappear.
-        while !process::run(list)?.is_empty() {
-            ensure!(
-                Instant::now() < deadline,
-                "{} still has processes",
-                server.name()
-            );
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-    Ok(())
+        retry(Duration::from_secs(1), || {
+            let left = process::run(list)?;
+            ensure!(left.is_empty(), "{} still has processes", server.name());
+            Ok(())
+        })
+    })
 }
 
 /// Repeats a query until the server answers. Packets that were in flight during the fault may fail the first
 /// try.
 fn answers_again(fault: Fault, query: impl Fn() -> Result<io::Result<String>>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while let Err(error) = query()? {
-        ensure!(
-            Instant::now() < deadline,
-            "{fault:?} is undone, but the query fails: {error}"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    retry(Duration::from_secs(2), || {
+        let answer = query()?.map(drop);
+        answer.with_context(|| format!("{fault:?} is undone, but the query fails"))
+    })
 }
 
 fn nginx_presents_its_certificate() -> Result<()> {
-    let topology = Topology::new(Layout {
-        servers: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_servers(1))?;
     let server = Server::start(&topology, 1, Kind::Nginx)?;
     let strange = certificate::make(topology.scratch.path(), TLS_NAME)?;
     let url = format!("https://{TLS_NAME}:{TLS_PORT}/healthz");
@@ -123,10 +113,7 @@ fn nginx_presents_its_certificate() -> Result<()> {
 
 fn one_server_has_many_ports() -> Result<()> {
     const PORTS: RangeInclusive<u16> = 10_000..=10_999;
-    let topology = Topology::new(Layout {
-        servers: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_servers(1))?;
     let begun = Instant::now();
     let server = Server::moody(&topology, 1, PORTS)?;
     eprintln!("{} ports after {:?}", PORTS.len(), begun.elapsed());

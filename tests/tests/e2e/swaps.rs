@@ -91,10 +91,7 @@ fn a_thousand_swaps_fail_no_request_and_leak_no_memory() -> Result<()> {
         modules::compile("waxwing-policy-round-robin")?,
         modules::compile("favourite")?,
     ];
-    let topology = Topology::new(Layout {
-        queues: 2,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_queues(2))?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let config = config(&topology);
     fs::create_dir_all(&config.modules)?;

@@ -1,10 +1,12 @@
 //! Real clients and servers through a VIP.
 
+use std::fs;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use waxwing_tests::process::retry;
 use waxwing_tests::topology::{Arms, VIP4, VIP6, VipRoute};
 use waxwing_tests::{Config, Layout, Load, Namespace, Process, Service, Topology, Waxwing, actors};
 
@@ -95,46 +97,85 @@ pub(crate) fn assert_served(topology: &Topology, address: IpAddr) -> Result<()> 
     Ok(())
 }
 
+/// As [`assert_served`], through both VIPs.
+pub(crate) fn assert_both_served(topology: &Topology) -> Result<()> {
+    [VIP4, VIP6]
+        .into_iter()
+        .try_for_each(|vip| assert_served(topology, vip))
+}
+
+/// Waits until both VIPs are served by all servers without a failure.
+pub(crate) fn await_both_served(topology: &Topology) -> Result<()> {
+    retry(Duration::from_secs(20), || assert_both_served(topology))
+}
+
+/// Sends some requests to a VIP, and returns the answering servers, sorted and without duplicates.
+pub(crate) fn who_answers(from: &Namespace, vip: IpAddr, requests: u32) -> Result<Vec<String>> {
+    let url = format!("http://{}/", host(vip));
+    let mut answers = (0..requests)
+        .map(|_| curl(from, &url))
+        .collect::<Result<Vec<_>>>()?;
+    answers.sort();
+    answers.dedup();
+    Ok(answers)
+}
+
+/// Downloads nginx's data from an address and port, and asserts that it arrives unchanged.
+pub(crate) fn assert_download(
+    topology: &Topology,
+    from: &Namespace,
+    (address, port): (IpAddr, u16),
+) -> Result<()> {
+    let copy = topology.scratch.path().join("copy");
+    let to = copy.to_str().context("the path is not UTF-8")?;
+    let url = format!("http://{}:{port}/data", host(address));
+    let args = [
+        "-sS",
+        "--fail",
+        "--globoff",
+        "--max-time",
+        "60",
+        "-o",
+        to,
+        &url,
+    ];
+    from.run("curl", &args)?;
+    let data = topology.scratch.path().join("nginx1/www/data");
+    ensure!(
+        fs::read(data)? == fs::read(&copy)?,
+        "{address}: the data was altered"
+    );
+    Ok(())
+}
+
+/// Services through which iperf3 reaches its server, by TCP and UDP on both families.
+pub(crate) fn iperf3_services(topology: &Topology) -> Config {
+    Config::new(topology)
+        .with(Service::v4("tcp4", "tcp", (5201, 5201), 1))
+        .with(Service::v6("tcp6", "tcp", (5201, 5201), 1))
+        .with(Service::v4("udp4", "udp", (5201, 5201), 1))
+        .with(Service::v6("udp6", "udp", (5201, 5201), 1))
+}
+
 fn curl_reaches_nginx_on_both_families() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
-    let _servers = (1..=3)
-        .map(|number| actors::nginx(&topology, number, 8080, 8 << 20))
-        .collect::<Result<Vec<_>>>()?;
+    let _servers = actors::nginx_servers(&topology, 8080, 8 << 20)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
-    let data = topology.scratch.path().join("nginx1/www/data");
     for vip in [VIP4, VIP6] {
-        let root = format!("http://{}", host(vip));
-        let mut answers = (0..9)
-            .map(|_| curl(&topology.client, &format!("{root}/")))
-            .collect::<Result<Vec<_>>>()?;
-        answers.sort();
-        answers.dedup();
+        let answers = who_answers(&topology.client, vip, 9)?;
         ensure!(
             answers == ["server=1\n", "server=2\n", "server=3\n"],
             "{vip}: {answers:?}"
         );
-
-        // Eight megabytes in segments of full size arrive unchanged.
-        let copy = topology.scratch.path().join("copy");
-        let copy = copy.to_str().context("the path is not UTF-8")?;
-        let url = format!("{root}/data");
-        topology.client.run(
-            "curl",
-            &["-sS", "--globoff", "--max-time", "30", "-o", copy, &url],
-        )?;
-        ensure!(
-            std::fs::read(&data)? == std::fs::read(copy)?,
-            "{vip}: the data was altered"
-        );
+        // Eight megabytes in segments of full size.
+        assert_download(&topology, &topology.client, (vip, 80))?;
     }
     waxwing.stop().map(drop)
 }
 
 fn wrk_loses_no_request() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
-    let _servers = (1..=3)
-        .map(|number| actors::nginx(&topology, number, 8080, 0))
-        .collect::<Result<Vec<_>>>()?;
+    let _servers = actors::nginx_servers(&topology, 8080, 0)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
     for vip in [VIP4, VIP6] {
         wrk(&topology.client, vip, 2, &[])?;
@@ -144,17 +185,9 @@ fn wrk_loses_no_request() -> Result<()> {
 }
 
 fn iperf3_streams_tcp_and_udp() -> Result<()> {
-    let topology = Topology::new(Layout {
-        servers: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_servers(1))?;
     let _server = actors::iperf3_server(&topology.servers[0], 5201)?;
-    let config = Config::new(&topology)
-        .with(Service::v4("tcp4", "tcp", (5201, 5201), 1))
-        .with(Service::v6("tcp6", "tcp", (5201, 5201), 1))
-        .with(Service::v4("udp4", "udp", (5201, 5201), 1))
-        .with(Service::v6("udp6", "udp", (5201, 5201), 1));
-    let waxwing = Waxwing::start(&topology, &config)?;
+    let waxwing = Waxwing::start(&topology, &iperf3_services(&topology))?;
     for vip in [VIP4, VIP6] {
         // Upload, then download.
         for direction in [&[][..], &["--reverse"]] {
@@ -187,17 +220,8 @@ fn iperf3_streams_tcp_and_udp() -> Result<()> {
 /// report.
 pub(crate) fn iperf3(topology: &Topology, address: IpAddr, more: &[&str]) -> Result<Value> {
     let address = address.to_string();
-    let mut args = vec![
-        "-c",
-        &address,
-        "-p",
-        "5201",
-        "-t",
-        "2",
-        "-J",
-        "--connect-timeout",
-        "5000",
-    ];
+    let mut args = vec!["-c", &address, "-p", "5201", "-t", "2", "-J"];
+    args.extend(["--connect-timeout", "5000"]);
     args.extend(more);
     let finished = topology
         .client
@@ -213,16 +237,22 @@ pub(crate) fn iperf3(topology: &Topology, address: IpAddr, more: &[&str]) -> Res
     Ok(report)
 }
 
+/// Asserts that the web service is served on both families, with this layout and change of the config.
+fn assert_serves(layout: Layout, change: impl FnOnce(&mut Config)) -> Result<()> {
+    let topology = Topology::new(layout)?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let mut config = web(&topology);
+    change(&mut config);
+    let waxwing = Waxwing::start(&topology, &config)?;
+    assert_both_served(&topology)?;
+    waxwing.stop().map(drop)
+}
+
 fn two_queues_have_two_workers() -> Result<()> {
-    let topology = Topology::new(Layout {
-        queues: 2,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_queues(2))?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
+    assert_both_served(&topology)?;
     let received = waxwing.status()?.received_by_worker();
     ensure!(
         received.len() == 2 && received.iter().all(|packets| *packets > 0),
@@ -232,29 +262,19 @@ fn two_queues_have_two_workers() -> Result<()> {
 }
 
 fn one_arm_serves_both_sides() -> Result<()> {
-    let topology = Topology::new(Layout {
+    let layout = Layout {
         arms: Arms::One,
         ..Layout::default()
-    })?;
-    let _servers = actors::http_servers(&topology, 8080)?;
-    let waxwing = Waxwing::start(&topology, &web(&topology))?;
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
-    waxwing.stop().map(drop)
+    };
+    assert_serves(layout, |_| ())
 }
 
 fn a_gateway_route_leads_to_the_vip() -> Result<()> {
-    let topology = Topology::new(Layout {
+    let layout = Layout {
         vips: VipRoute::Gateway,
         ..Layout::default()
-    })?;
-    let _servers = actors::http_servers(&topology, 8080)?;
-    let waxwing = Waxwing::start(&topology, &web(&topology))?;
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
-    waxwing.stop().map(drop)
+    };
+    assert_serves(layout, |_| ())
 }
 
 fn status_and_sessions_commands_report_traffic() -> Result<()> {
@@ -319,10 +339,7 @@ fn status_and_sessions_commands_report_traffic() -> Result<()> {
 }
 
 fn a_million_sessions_start_at_once() -> Result<()> {
-    let topology = Topology::new(Layout {
-        queues: 2,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout::with_queues(2))?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let mut config = web(&topology);
     config.sessions_max = 1_000_000;
@@ -337,13 +354,5 @@ fn a_million_sessions_start_at_once() -> Result<()> {
 }
 
 fn busy_polling_serves() -> Result<()> {
-    let topology = Topology::new(Layout::default())?;
-    let _servers = actors::http_servers(&topology, 8080)?;
-    let mut config = web(&topology);
-    config.poll = "busy";
-    let waxwing = Waxwing::start(&topology, &config)?;
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
-    waxwing.stop().map(drop)
+    assert_serves(Layout::default(), |config| config.poll = "busy")
 }

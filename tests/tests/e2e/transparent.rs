@@ -1,7 +1,6 @@
 //! Transparent mode, between the servers and their router: packets of services are balanced, all others pass
 //! the bridge unchanged.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,9 @@ use waxwing_tests::{Capture, Inline, Load, Namespace, Status, Topology, Waxwing,
 
 use crate::figure::{QUIET, network, transparent};
 use crate::health::quick;
-use crate::traffic::{assert_served, curl, host};
+use crate::traffic::{
+    assert_both_served, assert_download, assert_served, await_both_served, curl, host, who_answers,
+};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -37,17 +38,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 fn traffic_of_no_service_passes_the_bridge() -> Result<()> {
     let topology = network(2, 2)?;
     let inline = Inline::new(&topology)?;
-    let _servers = [1, 2]
-        .map(|number| actors::nginx(&topology, number, 8080, 1 << 20))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
+    let _servers = actors::nginx_servers(&topology, 8080, 1 << 20)?;
     let _other = actors::http_server(&topology.servers[0], 2222, "other")?;
     let _own = actors::http_server(&topology.balancer, 22, "balancer")?;
     let _world = actors::http_server(&topology.client, 9000, "world")?;
     let waxwing = Waxwing::start(&topology, &transparent(&topology))?;
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
+    assert_both_served(&topology)?;
     let before = waxwing.status()?;
     for from in [&topology.client, &inline.router, &topology.balancer] {
         for (number, address) in [(1, server4(1)), (2, server6(2))] {
@@ -58,7 +54,10 @@ fn traffic_of_no_service_passes_the_bridge() -> Result<()> {
             );
         }
     }
-    fetch_directly(&topology)?;
+    // A megabyte from a server's own address.
+    for address in [server6(1), server4(2)] {
+        assert_download(&topology, &topology.client, (address, 8080))?;
+    }
     everything_else(&topology, &inline)?;
     let after = waxwing.status()?;
     let counted = |name| after.counted(name) - before.counted(name);
@@ -76,28 +75,8 @@ fn traffic_of_no_service_passes_the_bridge() -> Result<()> {
         after.drops()
     );
     ensure!(after.0["mode"] == "transparent", "the mode: {after}");
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
+    assert_both_served(&topology)?;
     waxwing.stop().map(drop)
-}
-
-/// Fetches a megabyte from each server's own address, and asserts that it arrives unchanged.
-fn fetch_directly(topology: &Topology) -> Result<()> {
-    let copy = topology.scratch.path().join("copy");
-    let to = copy.to_str().context("the path is not UTF-8")?;
-    for (number, address) in [(1, server6(1)), (2, server4(2))] {
-        let url = format!("http://{}:8080/data", host(address));
-        let args = ["-sS", "--globoff", "--max-time", "20", "-o", to, &url];
-        topology.client.run("curl", &args)?;
-        let sent = format!("nginx{number}/www/data");
-        let sent = std::fs::read(topology.scratch.path().join(sent))?;
-        ensure!(
-            sent == std::fs::read(&copy)?,
-            "{address}: the data was altered"
-        );
-    }
-    Ok(())
 }
 
 /// Asserts that other traffic passes: ping through the bridge in both directions, and to and from its own
@@ -142,10 +121,7 @@ fn everything_else(topology: &Topology, inline: &Inline) -> Result<()> {
 fn a_port_that_served_a_session_connects_directly() -> Result<()> {
     let topology = network(2, 2)?;
     let _inline = Inline::new(&topology)?;
-    let _servers = [1, 2]
-        .map(|number| actors::nginx(&topology, number, 8080, 1 << 10))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
+    let _servers = actors::nginx_servers(&topology, 8080, 1 << 10)?;
     let waxwing = Waxwing::start(&topology, &transparent(&topology))?;
     let server: [fn(u8) -> IpAddr; 2] = [server4, server6];
     for ((vip, server), port) in [VIP4, VIP6].into_iter().zip(server).zip([41000, 42000]) {
@@ -199,9 +175,7 @@ fn a_killed_balancer_stays_a_bridge() -> Result<()> {
         tally.failures
     );
     waxwing.restart()?;
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
+    assert_both_served(&topology)?;
     waxwing.stop().map(drop)
 }
 
@@ -221,10 +195,8 @@ fn health_checks_pass_the_bridge() -> Result<()> {
     for service in ["web", "web6"] {
         waxwing.wait_status("one server to be down", |status| up(status, service) == 1)?;
     }
-    let answer = (0..4)
-        .map(|_| curl(&topology.client, &format!("http://{}/", host(VIP6))))
-        .collect::<Result<BTreeSet<_>>>()?;
-    ensure!(answer == ["server=2\n".to_owned()].into(), "{answer:?}");
+    let answers = who_answers(&topology.client, VIP6, 4)?;
+    ensure!(answers == ["server=2\n"], "{answers:?}");
     waxwing.stop().map(drop)
 }
 
@@ -285,22 +257,9 @@ fn a_bridge_that_flaps_or_forgets_serves_on() -> Result<()> {
             _ => String::new(),
         };
         namespace.ip(&format!("link set {interface} up\n{six}{after}"))?;
-        serves_again(&topology)?;
+        await_both_served(&topology)?;
     }
     waxwing.stop().map(drop)
-}
-
-/// Waits until the VIPs are served without a failure.
-fn serves_again(topology: &Topology) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let served = [VIP4, VIP6].map(|vip| assert_served(topology, vip));
-        match served.into_iter().collect::<Result<Vec<_>>>() {
-            Err(error) if Instant::now() >= deadline => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
-            Ok(_) => return Ok(()),
-        }
-    }
 }
 
 /// The frame's destination MAC address is another host's, as with two balancers in a row when the other one

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::process::retry;
 use waxwing_tests::topology::{self, CLIENT4, CLIENT6, FRONT4, FRONT6, VIP4, VIP6};
 use waxwing_tests::{Layout, Topology, Waxwing, actors};
 
-use crate::traffic::{assert_served, curl, host, web};
+use crate::traffic::{
+    assert_both_served, assert_download, assert_served, await_both_served, curl, host, web,
+};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -65,14 +68,11 @@ fn vips_are_announced() -> Result<()> {
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
     let mac = topology.balancer.mac("front")?;
     for vip in [VIP4, VIP6] {
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while neighbour(&topology, &vip.to_string())? != Some(mac) {
-            ensure!(
-                std::time::Instant::now() < deadline,
-                "{vip} was not announced"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        retry(Duration::from_secs(10), || {
+            let known = neighbour(&topology, &vip.to_string())?;
+            ensure!(known == Some(mac), "{vip} was not announced: {known:?}");
+            Ok(())
+        })?;
     }
     waxwing.stop().map(drop)
 }
@@ -132,38 +132,19 @@ fn servers_reach_the_world_by_the_kernel() -> Result<()> {
 /// no session for them and pass them to the kernel, which routes them.
 fn a_direct_connection_to_a_backend_works() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
-    let _servers = (1..=3)
-        .map(|number| actors::nginx(&topology, number, 8080, 1 << 20))
-        .collect::<Result<Vec<_>>>()?;
+    let _servers = actors::nginx_servers(&topology, 8080, 1 << 20)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
     for (number, address) in
         (1..=3).flat_map(|n| [(n, topology::server4(n)), (n, topology::server6(n))])
     {
-        let root = format!("http://{}:8080", host(address));
-        let answer = curl(&topology.client, &format!("{root}/"))?;
+        let answer = curl(&topology.client, &format!("http://{}:8080/", host(address)))?;
         ensure!(
             answer == format!("server={number}\n"),
             "{address} answered: {answer}"
         );
-        let copy = topology.scratch.path().join("copy");
-        let to = copy.to_str().context("the path is not UTF-8")?;
-        let url = format!("{root}/data");
-        topology.client.run(
-            "curl",
-            &["-sS", "--globoff", "--max-time", "20", "-o", to, &url],
-        )?;
-        let data = topology
-            .scratch
-            .path()
-            .join(format!("nginx{number}/www/data"));
-        ensure!(
-            std::fs::read(data)? == std::fs::read(copy)?,
-            "{address}: the data was altered"
-        );
+        assert_download(&topology, &topology.client, (address, 8080))?;
     }
-    for vip in [VIP4, VIP6] {
-        assert_served(&topology, vip)?;
-    }
+    assert_both_served(&topology)?;
     waxwing.stop().map(drop)
 }
 
@@ -193,7 +174,7 @@ fn a_port_with_a_new_mac_serves_on() -> Result<()> {
             port.len()
         ))?;
     }
-    serves_again(&topology)?;
+    await_both_served(&topology)?;
     waxwing.stop().map(drop)
 }
 
@@ -201,21 +182,11 @@ fn a_link_that_flaps_serves_on() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    // The kernel removes an interface's IPv6 address and its routes when the link goes down.
     topology.client.ip(&format!(
-        "link set eth0 down\nlink set eth0 up\nroute replace {VIP4} dev eth0\n"
+        "link set eth0 down\nlink set eth0 up\naddr replace {CLIENT6}/64 dev eth0 nodad\n\
+         route replace {VIP4} dev eth0\nroute replace {VIP6} dev eth0\n"
     ))?;
-    serves_again(&topology)?;
+    await_both_served(&topology)?;
     waxwing.stop().map(drop)
-}
-
-/// Waits until the VIP is served without a failure.
-fn serves_again(topology: &Topology) -> Result<()> {
-    let deadline = std::time::Instant::now() + Duration::from_secs(15);
-    loop {
-        match assert_served(topology, VIP4) {
-            Err(error) if std::time::Instant::now() >= deadline => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
-            Ok(()) => return Ok(()),
-        }
-    }
 }

@@ -205,13 +205,13 @@ pub(crate) fn assert_zero_copy(
         }
         report.say(format!("{}: {:?}", socket.interface, socket.statistics));
     }
-    let told = topology
+    let sockets = topology
         .balancer
         .run("ss", &["--xdp", "--all", "--extended", "--no-header"])?;
-    let zero_copy = told.matches("zc:1").count();
+    let zero_copy = sockets.matches("zc:1").count();
     ensure!(
-        zero_copy > 0 && !told.contains("zc:0"),
-        "ss reports copy mode:\n{told}"
+        zero_copy > 0 && !sockets.contains("zc:0"),
+        "ss reports copy mode:\n{sockets}"
     );
     Ok(())
 }

@@ -128,16 +128,23 @@ impl Talk<'_> {
             .map(drop)
     }
 
+    /// Returns a segment of the client to a port of the VIP, for scenarios to change.
+    pub(super) fn segment(&self, port: u16, flags: u8) -> Tcp<'static> {
+        Tcp {
+            link: self.side(Client).link,
+            source: self.client,
+            destination: (self.vip, port),
+            flags: TcpFlags(flags),
+            sequence: 1000,
+            ..Tcp::default()
+        }
+    }
+
     /// Returns a segment of the client, as sent and as the server receives it.
     pub(super) fn request(&self, flags: u8) -> (Vec<u8>, Vec<u8>) {
         let sent = Tcp {
-            link: self.side(Client).link,
-            source: self.client,
-            destination: (self.vip, 80),
-            flags: TcpFlags(flags),
-            sequence: 1000,
             payload: b"request",
-            ..Tcp::default()
+            ..self.segment(80, flags)
         };
         let received = Tcp {
             link: back(self.side(Server).link),

@@ -175,11 +175,11 @@ fn reuse(talk: &Talk<'_>) -> Result<()> {
 }
 
 fn error_back(talk: &Talk<'_>) -> Result<()> {
-    let (asked, forwarded) = talk.question(b"question");
-    talk.passes(Client, (asked.clone(), forwarded.clone()))?;
+    let (sent, forwarded) = talk.question(b"question");
+    talk.passes(Client, (sent.clone(), forwarded.clone()))?;
     let (client, server) = (talk.client.0, talk.server);
-    let sent = talk.unreachable(talk.side(Server).link, (server, client), &forwarded);
-    talk.send(Server, &sent)?;
+    let error = talk.unreachable(talk.side(Server).link, (server, client), &forwarded);
+    talk.send(Server, &error)?;
     let (frame, packet, _) = talk.next(Client)?;
     ensure!(
         packet.source == talk.vip,
@@ -188,11 +188,11 @@ fn error_back(talk: &Talk<'_>) -> Result<()> {
     );
     let quoted = &frame[usize::from(packet.transport_start) + 8..];
     // The quoted packet is the client's, except for the hop limit, which is one less.
-    let mut expected = asked[ethernet::HEADER_LEN..].to_vec();
+    let mut expected = sent[ethernet::HEADER_LEN..].to_vec();
     hop(&mut expected);
     ensure!(quoted == expected, "{quoted:02x?} is not {expected:02x?}");
     // The session survives the error.
-    talk.passes(Client, (asked, forwarded))
+    talk.passes(Client, (sent, forwarded))
 }
 
 fn error_to(talk: &Talk<'_>) -> Result<()> {
@@ -273,12 +273,8 @@ fn no_checksum(talk: &Talk<'_>) -> Result<()> {
 fn last_hop(talk: &Talk<'_>) -> Result<()> {
     talk.open()?;
     let expired = Tcp {
-        link: talk.side(Client).link,
-        source: talk.client,
-        destination: (talk.vip, 80),
         hop_limit: 1,
-        flags: TcpFlags(ACK),
-        ..Tcp::default()
+        ..talk.segment(80, ACK)
     }
     .frame();
     talk.send(Client, &expired)?;
@@ -286,13 +282,13 @@ fn last_hop(talk: &Talk<'_>) -> Result<()> {
     let Transport::Icmp { kind, code } = packet.transport else {
         bail!("not an ICMP error: {packet:?}");
     };
-    let told = (packet.source, packet.destination, kind, code);
+    let error = (packet.source, packet.destination, kind, code);
     let kind = if talk.vip.family() == Family::V4 {
         11
     } else {
         3
     };
-    ensure!(told == (talk.vip, talk.client.0, kind, 0), "{packet:?}");
+    ensure!(error == (talk.vip, talk.client.0, kind, 0), "{packet:?}");
     ensure!(
         frame.ends_with(&expired[ethernet::HEADER_LEN..]),
         "the error quotes another packet: {frame:02x?}"
@@ -301,7 +297,7 @@ fn last_hop(talk: &Talk<'_>) -> Result<()> {
 }
 
 fn ping(talk: &Talk<'_>) -> Result<()> {
-    let asked = Echo {
+    let request = Echo {
         link: talk.side(Client).link,
         source: talk.client.0,
         destination: talk.vip,
@@ -310,40 +306,25 @@ fn ping(talk: &Talk<'_>) -> Result<()> {
         payload: b"are you there?",
         ..Echo::default()
     };
-    let told = Echo {
-        link: back(asked.link),
+    let reply = Echo {
+        link: back(request.link),
         source: talk.vip,
         destination: talk.client.0,
         reply: true,
-        ..asked
+        ..request
     };
-    talk.send(Client, &asked.frame())?;
-    talk.expect(Client, &told.frame())
+    talk.send(Client, &request.frame())?;
+    talk.expect(Client, &reply.frame())
 }
 
 fn mid_stream(talk: &Talk<'_>) -> Result<()> {
     // By default a backend is picked as for a new session.
     talk.passes(Client, talk.request(ACK))?;
-    let strict = Tcp {
-        link: talk.side(Client).link,
-        source: talk.client,
-        destination: (talk.vip, 81),
-        flags: TcpFlags(ACK),
-        ..Tcp::default()
-    };
-    talk.ends(Client, &strict.frame(), "mid_stream")
+    talk.ends(Client, &talk.segment(81, ACK).frame(), "mid_stream")
 }
 
 fn refused(talk: &Talk<'_>) -> Result<()> {
-    let sent = Tcp {
-        link: talk.side(Client).link,
-        source: talk.client,
-        destination: (talk.vip, 82),
-        flags: TcpFlags(SYN),
-        sequence: 1000,
-        ..Tcp::default()
-    };
-    talk.send(Client, &sent.frame())?;
+    talk.send(Client, &talk.segment(82, SYN).frame())?;
     let (frame, packet, _) = talk.next(Client)?;
     let Transport::Tcp { flags, source, .. } = packet.transport else {
         bail!("not an RST: {packet:?}");
@@ -358,28 +339,20 @@ fn refused(talk: &Talk<'_>) -> Result<()> {
 
 fn land(talk: &Talk<'_>) -> Result<()> {
     let sent = Tcp {
-        link: talk.side(Client).link,
         source: (talk.vip, 80),
-        destination: (talk.vip, 80),
-        flags: TcpFlags(SYN),
-        ..Tcp::default()
+        ..talk.segment(80, SYN)
     };
     talk.ends(Client, &sent.frame(), "martian")
 }
 
 fn tagged(talk: &Talk<'_>) -> Result<()> {
     let sent = Tcp {
-        link: talk.side(Client).link,
         tags: VlanTags::one(VlanTag {
             tpid: 0x8100,
             tci: 100,
         }),
-        source: talk.client,
-        destination: (talk.vip, 80),
-        flags: TcpFlags(SYN),
-        sequence: 1000,
         payload: b"request",
-        ..Tcp::default()
+        ..talk.segment(80, SYN)
     };
     let (_, received) = talk.request(SYN);
     talk.passes(Client, (sent.frame(), received))?;
