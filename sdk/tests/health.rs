@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde::Deserialize;
-use waxwing_sdk::testing::{TestTarget, check};
+use waxwing_sdk::testing::{self, TestTarget, check};
 use waxwing_sdk::{
     ConfigError, HealthCheck, NoConfig, Target, Unhealthy, Verdict, export_health_check,
 };
@@ -99,21 +99,15 @@ fn connection_errors_have_plain_messages() {
 #[test]
 fn config_errors_name_the_place_and_what_is_expected() {
     let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    for (config, expected) in [
-        ("", "config: missing field `greeting`"),
-        (
-            r#"{"greeting": 1}"#,
-            "config.greeting: invalid type: integer `1`, expected a string",
-        ),
-        (
-            r#"{"greeting": "", "x": 1}"#,
-            "config.x: unknown field `x`, expected `greeting`",
-        ),
-        (r#"{"greeting": ""}"#, "write what the server expects"),
-    ] {
-        let error = check::<Five>(config, nobody).unwrap_err();
-        assert!(error.reason().contains(expected), "{config}: {error}");
-    }
+    let missing = check::<Five>("", nobody).unwrap_err();
+    let expected = "config: missing field `greeting`";
+    assert!(missing.reason().contains(expected), "{missing}");
+    let cases = r#"
+        {"greeting": 1} => config.greeting: invalid type: integer `1`, expected a string
+        {"greeting": "", "x": 1} => config.x: unknown field `x`, expected `greeting`
+        {"greeting": ""} => write what the server expects
+    "#;
+    testing::assert_config_errors(cases, |config| check::<Five>(config, nobody).unwrap_err());
 }
 
 /// Sends a datagram, reads the answer, and uses all parts of its target.

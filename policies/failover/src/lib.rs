@@ -231,21 +231,18 @@ mod tests {
 
     #[test]
     fn config_errors_say_what_to_write() {
-        for (config, expected) in [
-            (r#"{"order": [1, 2, 1]}"#, "lists tag 1 twice"),
-            (r#"{"order": [1]}"#, "Add 2 to the order"),
-            (r#"{"min_available": 0}"#, "expected 1 or more"),
-            (r#"{"min_available_percent": 101}"#, "expected 0 to 100"),
-            (
-                r#"{"by": "sauce"}"#,
-                "expected one of `flow`, `source`, `turns`",
-            ),
-            (r#"{"ordr": [1]}"#, "unknown field `ordr`"),
-        ] {
-            let error = Driver::<Failover>::start(config, &backends(&[1, 2], &[]), 1)
+        let cases = r#"
+            {"order": [1, 2, 1]} => lists tag 1 twice
+            {"order": [1]} => Add 2 to the order
+            {"min_available": 0} => expected 1 or more
+            {"min_available_percent": 101} => expected 0 to 100
+            {"by": "sauce"} => expected one of `flow`, `source`, `turns`
+            {"ordr": [1]} => unknown field `ordr`
+        "#;
+        testing::assert_config_errors(cases, |config| {
+            Driver::<Failover>::start(config, &backends(&[1, 2], &[]), 1)
                 .err()
-                .unwrap();
-            assert!(error.reason().contains(expected), "{config}: {error}");
-        }
+                .unwrap()
+        });
     }
 }

@@ -250,16 +250,13 @@ mod tests {
 
     #[test]
     fn config_errors_say_what_to_write() {
-        for (config, expected) in [
-            (r#"{"decay_ms": 0}"#, "like 10000"),
-            (
-                r#"{"failure_penalty": -1}"#,
-                "policy_config.failure_penalty",
-            ),
-            (r#"{"decay": 5}"#, "unknown field `decay`"),
-        ] {
-            let error = Driver::<LeastLatency>::start(config, &[], 1).err().unwrap();
-            assert!(error.reason().contains(expected), "{config}: {error}");
-        }
+        let cases = r#"
+            {"decay_ms": 0} => like 10000
+            {"failure_penalty": -1} => policy_config.failure_penalty
+            {"decay": 5} => unknown field `decay`
+        "#;
+        testing::assert_config_errors(cases, |config| {
+            Driver::<LeastLatency>::start(config, &[], 1).err().unwrap()
+        });
     }
 }

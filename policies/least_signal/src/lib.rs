@@ -267,14 +267,14 @@ mod tests {
 
     #[test]
     fn config_errors_say_what_to_write() {
-        for (config, expected) in [
-            (r#"{"signal": 4}"#, "expected 0 to 3"),
-            (r#"{"max": 0}"#, "leave it out"),
-            (r#"{"per_weight": 1}"#, "policy_config.per_weight"),
-            (r#"{"signals": 0}"#, "unknown field `signals`"),
-        ] {
-            let error = Driver::<LeastSignal>::start(config, &[], 1).err().unwrap();
-            assert!(error.reason().contains(expected), "{config}: {error}");
-        }
+        let cases = r#"
+            {"signal": 4} => expected 0 to 3
+            {"max": 0} => leave it out
+            {"per_weight": 1} => policy_config.per_weight
+            {"signals": 0} => unknown field `signals`
+        "#;
+        testing::assert_config_errors(cases, |config| {
+            Driver::<LeastSignal>::start(config, &[], 1).err().unwrap()
+        });
     }
 }

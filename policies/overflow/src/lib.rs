@@ -245,28 +245,17 @@ mod tests {
 
     #[test]
     fn config_errors_say_what_to_write() {
-        for (config, expected) in [
-            ("{}", "missing field `sessions_per_weight`"),
-            (r#"{"sessions_per_weight": 0}"#, "like 100"),
-            (
-                r#"{"sessions_per_weight": 1, "order": [1, 1]}"#,
-                "lists tag 1 twice",
-            ),
-            (
-                r#"{"sessions_per_weight": 1, "order": [1]}"#,
-                "Add 2 to the order",
-            ),
-            (
-                r#"{"sessions_per_weight": 1, "tags": []}"#,
-                "unknown field `tags`",
-            ),
-        ] {
-            let backends = backends(&[(1, 1), (2, 1)]);
-            let error = Driver::<Overflow>::start(config, &backends, 1)
-                .err()
-                .unwrap();
-            assert!(error.reason().contains(expected), "{config}: {error}");
-        }
+        let cases = r#"
+            {} => missing field `sessions_per_weight`
+            {"sessions_per_weight": 0} => like 100
+            {"sessions_per_weight": 1, "order": [1, 1]} => lists tag 1 twice
+            {"sessions_per_weight": 1, "order": [1]} => Add 2 to the order
+            {"sessions_per_weight": 1, "tags": []} => unknown field `tags`
+        "#;
+        let two = backends(&[(1, 1), (2, 1)]);
+        testing::assert_config_errors(cases, |config| {
+            Driver::<Overflow>::start(config, &two, 1).err().unwrap()
+        });
         let each_its_own: Vec<_> = (0..65).map(|tag| (tag, 1)).collect();
         let error = Driver::<Overflow>::start(TEN, &backends(&each_its_own), 1).err();
         assert!(error.unwrap().reason().contains("65 different tags"));

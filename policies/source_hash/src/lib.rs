@@ -147,27 +147,14 @@ mod tests {
 
     #[test]
     fn config_errors_say_what_to_write() {
-        let cases = [
-            (
-                r#"{"prefix_v4": 33}"#,
-                "policy_config.prefix_v4 = 33: expected 1 to 32",
-            ),
-            (
-                r#"{"prefix_v6": 0}"#,
-                "policy_config.prefix_v6 = 0: expected 1 to 128",
-            ),
-            (
-                r#"{"table": 65536}"#,
-                "policy_config.table: 65536 entries; expected a prime",
-            ),
-            (
-                r#"{"prefix": 24}"#,
-                "unknown field `prefix`, expected one of `prefix_v4`",
-            ),
-        ];
-        for (config, expected) in cases {
-            let error = Driver::<SourceHash>::start(config, &[], 1).err().unwrap();
-            assert!(error.reason().contains(expected), "{config}: {error:?}");
-        }
+        let cases = r#"
+            {"prefix_v4": 33} => policy_config.prefix_v4 = 33: expected 1 to 32
+            {"prefix_v6": 0} => policy_config.prefix_v6 = 0: expected 1 to 128
+            {"table": 65536} => policy_config.table: 65536 entries; expected a prime
+            {"prefix": 24} => unknown field `prefix`, expected one of `prefix_v4`
+        "#;
+        testing::assert_config_errors(cases, |config| {
+            Driver::<SourceHash>::start(config, &[], 1).err().unwrap()
+        });
     }
 }

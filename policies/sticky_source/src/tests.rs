@@ -128,18 +128,18 @@ fn without_backends_no_client_is_stored() {
 
 #[test]
 fn config_errors_say_what_to_write() {
-    for (config, expected) in [
-        (r#"{"timeout_s": 0}"#, "expected 1 or more"),
-        (r#"{"clients_max": 0}"#, "expected 1 to 65536"),
-        (r#"{"clients_max": 65537}"#, "expected 1 to 65536"),
-        (r#"{"prefix_v4": 33}"#, "expected 1 to 32"),
-        (r#"{"prefix_v6": 0}"#, "expected 1 to 128"),
-        (r#"{"timeout": 5}"#, "unknown field `timeout`"),
-    ] {
-        let backends = testing::backends(&[1]);
-        let error = Driver::<StickySource>::start(config, &backends, 1)
+    let cases = r#"
+        {"timeout_s": 0} => expected 1 or more
+        {"clients_max": 0} => expected 1 to 65536
+        {"clients_max": 65537} => expected 1 to 65536
+        {"prefix_v4": 33} => expected 1 to 32
+        {"prefix_v6": 0} => expected 1 to 128
+        {"timeout": 5} => unknown field `timeout`
+    "#;
+    let backends = testing::backends(&[1]);
+    testing::assert_config_errors(cases, |config| {
+        Driver::<StickySource>::start(config, &backends, 1)
             .err()
-            .unwrap();
-        assert!(error.reason().contains(expected), "{config}: {error}");
-    }
+            .unwrap()
+    });
 }

@@ -9,6 +9,7 @@
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
 mod check;
 mod driver;
+mod errors;
 mod flows;
 mod measure;
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
@@ -18,6 +19,7 @@ mod simulator;
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
 pub use check::{TestTarget, check};
 pub use driver::Driver;
+pub use errors::assert_config_errors;
 pub use flows::{TestFlow, backend, backends, flows};
 pub use measure::{counts, disruption, fairness, overload};
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]

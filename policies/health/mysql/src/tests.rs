@@ -209,13 +209,13 @@ fn corrupted_answers_do_not_panic() {
 
 #[test]
 fn config_errors_say_what_to_write() {
-    for (config, expected) in [
-        (r#"{"user": ""}"#, "config.user: expected 1 to 255 bytes"),
-        (r#"{"user": "a\u0000"}"#, "without a zero byte"),
-        (r#"{"password": "x"}"#, "unknown field `password`"),
-    ] {
-        let target = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let error = testing::check::<Mysql>(config, target).unwrap_err();
-        assert!(error.reason().contains(expected), "{error}");
-    }
+    let cases = r#"
+        {"user": ""} => config.user: expected 1 to 255 bytes
+        {"user": "a\u0000"} => without a zero byte
+        {"password": "x"} => unknown field `password`
+    "#;
+    let target = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    testing::assert_config_errors(cases, |config| {
+        testing::check::<Mysql>(config, target).unwrap_err()
+    });
 }

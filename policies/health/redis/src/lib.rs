@@ -292,17 +292,14 @@ mod tests {
 
     #[test]
     fn config_errors_say_what_to_write() {
-        for (config, expected) in [
-            (
-                r#"{"username": "u"}"#,
-                "config.username needs config.password",
-            ),
-            (r#"{"role": "slave"}"#, "expected `master` or `replica`"),
-            (r#"{"pass": "x"}"#, "unknown field `pass`"),
-        ] {
-            let target = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-            let error = testing::check::<Redis>(config, target).unwrap_err();
-            assert!(error.reason().contains(expected), "{error}");
-        }
+        let cases = r#"
+            {"username": "u"} => config.username needs config.password
+            {"role": "slave"} => expected `master` or `replica`
+            {"pass": "x"} => unknown field `pass`
+        "#;
+        let target = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        testing::assert_config_errors(cases, |config| {
+            testing::check::<Redis>(config, target).unwrap_err()
+        });
     }
 }

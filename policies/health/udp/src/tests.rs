@@ -40,31 +40,14 @@ fn an_answer_with_the_expected_bytes_is_healthy() {
 
 #[test]
 fn an_answer_without_the_expected_bytes_is_unhealthy() {
-    for (config, expected) in [
-        (
-            r#"{"send": "no", "expect": "ok"}"#,
-            r#"answered "<no>", expected "ok""#,
-        ),
-        (
-            r#"{"send": "ok", "expect": "ok", "at": "start"}"#,
-            "expected \"ok\"",
-        ),
-        (
-            r#"{"send": "ok", "expect": "<ok", "at": "whole"}"#,
-            "expected \"<ok\"",
-        ),
-        (
-            r#"{"send": "ok", "expect": "<ok> and much more"}"#,
-            "expected",
-        ),
-        (
-            r#"{"send": "ok", "expect_hex": "ff"}"#,
-            r#"expected "\xff""#,
-        ),
-    ] {
-        let unhealthy = check(config, echo()).unwrap_err();
-        assert!(unhealthy.reason().contains(expected), "{unhealthy}");
-    }
+    let cases = r#"
+        {"send": "no", "expect": "ok"} => answered "<no>", expected "ok"
+        {"send": "ok", "expect": "ok", "at": "start"} => expected "ok"
+        {"send": "ok", "expect": "<ok", "at": "whole"} => expected "<ok"
+        {"send": "ok", "expect": "<ok> and much more"} => expected
+        {"send": "ok", "expect_hex": "ff"} => expected "\xff"
+    "#;
+    testing::assert_config_errors(cases, |config| check(config, echo()).unwrap_err());
 }
 
 #[test]
@@ -95,31 +78,17 @@ fn the_largest_datagram_fits() {
 #[test]
 fn config_errors_say_what_to_write() {
     let long = format!(r#"{{"send": "{}"}}"#, "x".repeat(65_508));
-    for (config, expected) in [
-        ("{}", "config.send = \"status\""),
-        (r#"{"send": "a", "send_hex": "00"}"#, "not both"),
-        (r#"{"send_hex": "0"}"#, "config.send_hex: expected pairs"),
-        (r#"{"send_hex": "0x00"}"#, "expected pairs"),
-        (
-            r#"{"send": "a", "expect_hex": "zz"}"#,
-            "config.expect_hex: expected pairs",
-        ),
-        (
-            r#"{"send": "a", "expect": "b", "silence": "healthy"}"#,
-            "leave out one",
-        ),
-        (
-            r#"{"send": "a", "at": "end"}"#,
-            "expected one of `anywhere`, `start`, `whole`",
-        ),
-        (
-            r#"{"send": "a", "silence": "ok"}"#,
-            "expected `unhealthy` or `healthy`",
-        ),
-        (r#"{"sent": "a"}"#, "unknown field `sent`"),
-        (&long, "65508 bytes; a datagram has at most 65507"),
-    ] {
-        let error = check(config, closed_port()).unwrap_err();
-        assert!(error.reason().contains(expected), "{error}");
-    }
+    let cases = r#"
+        {} => config.send = "status"
+        {"send": "a", "send_hex": "00"} => not both
+        {"send_hex": "0"} => config.send_hex: expected pairs
+        {"send_hex": "0x00"} => expected pairs
+        {"send": "a", "expect_hex": "zz"} => config.expect_hex: expected pairs
+        {"send": "a", "expect": "b", "silence": "healthy"} => leave out one
+        {"send": "a", "at": "end"} => expected one of `anywhere`, `start`, `whole`
+        {"send": "a", "silence": "ok"} => expected `unhealthy` or `healthy`
+        {"sent": "a"} => unknown field `sent`
+    "#;
+    let cases = format!("{cases}{long} => 65508 bytes; a datagram has at most 65507");
+    testing::assert_config_errors(&cases, |config| check(config, closed_port()).unwrap_err());
 }
