@@ -1,10 +1,13 @@
-//! The workspace's test programs: built by one cargo command, then run one after another.
+//! The workspace's test programs: built by one cargo command, then run one after another, or two at a
+//! time.
 //!
 //! Invariant: a program runs as `cargo test` would run it: in its package's folder, as root where sudo
 //! gives that without asking.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use crate::run;
 
@@ -48,12 +51,42 @@ pub(crate) fn run<'a>(
     programs: impl IntoIterator<Item = &'a Program>,
     arguments: &[&str],
 ) -> Result<(), String> {
-    let with_sudo = !run::is_root() && run::sudo_works();
+    let with_sudo = needs_sudo();
     let failed: Vec<&str> = programs
         .into_iter()
         .filter(|program| run::command(&mut program.command(with_sudo, arguments)).is_err())
         .map(|program| program.target.as_str())
         .collect();
+    outcome(&failed)
+}
+
+/// As [`run`], two programs at a time: most of their time is waiting. A program's output is printed when
+/// it ends.
+pub(crate) fn run_in_pairs(programs: &[&Program], arguments: &[&str]) -> Result<(), String> {
+    let with_sudo = needs_sudo();
+    let queue = Mutex::new(programs.iter());
+    let failed = Mutex::new(Vec::new());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(program) = next() {
+            if run::captured(&mut program.command(with_sudo, arguments)).is_err() {
+                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.push(program.target.as_str());
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(work);
+        work();
+    });
+    outcome(&failed.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn needs_sudo() -> bool {
+    !run::is_root() && run::sudo_works()
+}
+
+fn outcome(failed: &[&str]) -> Result<(), String> {
     if failed.is_empty() {
         Ok(())
     } else {

@@ -1,6 +1,7 @@
 //! Runs other programs. Each is printed before it runs, and named in the error if it fails.
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,6 +18,24 @@ pub(crate) fn command(command: &mut Command) -> Result<(), String> {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("`{shown}` ended with {status}")),
         Err(error) => Err(format!("`{shown}` did not start: {error}")),
+    }
+}
+
+/// Runs a command to its end, and prints its output then. So lines of several commands do not mix.
+pub(crate) fn captured(command: &mut Command) -> Result<(), String> {
+    let shown = show(command);
+    let output = command
+        .output()
+        .map_err(|error| format!("`{shown}` did not start: {error}"))?;
+    let mut text = format!("   {shown}\n").into_bytes();
+    text.extend(&output.stdout);
+    text.extend(&output.stderr);
+    // What a closed standard output loses, nobody reads.
+    let _ = std::io::stdout().lock().write_all(&text);
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("`{shown}` ended with {}", output.status))
     }
 }
 

@@ -16,6 +16,11 @@ const END_TO_END: &str = "e2e";
 /// The suite in the virtual machine.
 const ZERO_COPY: &str = "zerocopy";
 
+/// The programs that run for more than ten seconds.
+const LONG: &[&str] = &[
+    "module", "plugin", "control", "resolver", "wire", "siege", "worlds",
+];
+
 /// The end-to-end scenarios that `test quick` runs: one of each kind of traffic, a reload, a module
 /// swap, a health check, a crash.
 const QUICK: &[&str] = &[
@@ -53,9 +58,11 @@ pub(crate) fn timed(stopwatch: &mut Stopwatch, arguments: &[String]) -> Result<(
         Some("quick") => {
             fast(stopwatch, &programs, filter)?;
             // The suite takes one filter at a time.
-            QUICK
-                .iter()
-                .try_for_each(|name| end_to_end(stopwatch, &programs, &["--exact", name]))
+            stopwatch.time("end to end, seven scenarios", || {
+                QUICK
+                    .iter()
+                    .try_for_each(|name| run_suite(&programs, END_TO_END, &["--exact", name]))
+            })
         }
         Some(END_TO_END) => end_to_end(stopwatch, &programs, filter),
         Some(_) => zero_copy(stopwatch, &programs, filter),
@@ -75,8 +82,11 @@ pub(crate) fn timed(stopwatch: &mut Stopwatch, arguments: &[String]) -> Result<(
 /// All programs but the two suites that need networks of their own, or a machine.
 fn fast(stopwatch: &mut Stopwatch, programs: &[Program], filter: &[&str]) -> Result<(), String> {
     let is_fast = |program: &&Program| ![END_TO_END, ZERO_COPY].contains(&&*program.target);
+    // The long ones first, so that none of them is left to run by itself at the end.
+    let mut programs: Vec<&Program> = programs.iter().filter(is_fast).collect();
+    programs.sort_by_key(|program| !LONG.contains(&&*program.target));
     stopwatch.time("unit, property, model and scenario tests", || {
-        programs::run(programs.iter().filter(is_fast), filter)
+        programs::run_in_pairs(&programs, filter)
     })
 }
 
@@ -86,7 +96,7 @@ fn end_to_end(
     filter: &[&str],
 ) -> Result<(), String> {
     stopwatch.time("end to end, in network namespaces", || {
-        suite(programs, END_TO_END, filter)
+        run_suite(programs, END_TO_END, filter)
     })
 }
 
@@ -96,11 +106,11 @@ fn zero_copy(
     filter: &[&str],
 ) -> Result<(), String> {
     stopwatch.time("zero-copy, in a virtual machine", || {
-        suite(programs, ZERO_COPY, filter)
+        run_suite(programs, ZERO_COPY, filter)
     })
 }
 
-fn suite(programs: &[Program], target: &str, filter: &[&str]) -> Result<(), String> {
+fn run_suite(programs: &[Program], target: &str, filter: &[&str]) -> Result<(), String> {
     programs::run(programs.iter().filter(|it| it.target == target), filter)
 }
 

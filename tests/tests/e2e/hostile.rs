@@ -20,7 +20,7 @@ use crate::traffic::assert_served;
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(no_file_in_the_module_folder_fails_a_request).alone(),
+    scenario!(no_file_in_the_module_folder_fails_a_request).heavy(),
     scenario!(
         after_a_kill_the_last_good_build_serves_for_a_bad_file,
         "curl"

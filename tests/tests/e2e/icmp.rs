@@ -18,9 +18,9 @@ use crate::traffic::iperf3;
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(a_narrow_link_on_the_servers_side_is_found, "iperf3").alone(),
-    scenario!(a_narrow_link_on_the_clients_side_is_found, "iperf3").alone(),
-    scenario!(a_narrow_port_is_found, "iperf3").alone(),
+    scenario!(a_narrow_link_on_the_servers_side_is_found, "iperf3").heavy(),
+    scenario!(a_narrow_link_on_the_clients_side_is_found, "iperf3").heavy(),
+    scenario!(a_narrow_port_is_found, "iperf3").heavy(),
     scenario!(a_trace_sees_the_vip_at_every_hop),
     scenario!(a_closed_port_of_a_server_is_refused_to_the_client),
     scenario!(a_datagram_that_may_be_fragmented_arrives_whole),

@@ -13,7 +13,7 @@ use crate::{Scenario, scenario};
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(jumbo_frames_carry_a_download_unchanged, "nginx", "curl"),
     scenario!(jumbo_frames_carry_streams_and_datagrams, "iperf3").alone(),
-    scenario!(a_standard_port_beside_a_jumbo_one_is_found, "iperf3").alone(),
+    scenario!(a_standard_port_beside_a_jumbo_one_is_found, "iperf3").heavy(),
     scenario!(a_jumbo_datagram_that_may_be_fragmented_arrives_whole),
     scenario!(a_jumbo_datagram_that_may_not_be_fragmented_is_refused),
     scenario!(a_raised_mtu_is_reported, "nginx", "curl"),

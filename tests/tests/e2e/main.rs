@@ -1,7 +1,8 @@
 //! The balancer end to end: real clients and servers in network namespaces.
 //!
 //! Invariant: each scenario builds its own network and removes it, within [`SCENARIO_TIMEOUT`]. Scenarios
-//! that mostly wait run in parallel; a scenario that measures time or load ([`Scenario::alone`]) runs alone.
+//! that mostly wait run in parallel, those under load two at a time ([`Scenario::heavy`]); a scenario that
+//! measures time runs alone ([`Scenario::alone`]).
 //! A scenario that cannot run on this machine is reported as ignored, with the reason.
 
 mod attack;
@@ -31,7 +32,7 @@ mod vip_responder;
 
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,9 +51,9 @@ const MODULES: &[&str] = &[
     "waxwing-policy-round-robin",
 ];
 
-/// Number of scenarios that run in parallel. Each mostly waits, and uses less than half a processor on
+/// Places for scenarios that run in parallel. Each mostly waits, and uses less than half a processor on
 /// average.
-const SIDE_BY_SIDE: usize = 4;
+const PLACES: usize = 4;
 
 /// Number of slow scenarios listed at the end.
 const SLOWEST: usize = 15;
@@ -68,14 +69,23 @@ pub(crate) struct Scenario {
     name: &'static str,
     tools: &'static [&'static str],
     run: fn() -> Result<()>,
-    is_alone: bool,
+    /// Of [`PLACES`], those that it takes.
+    places: usize,
 }
 
 impl Scenario {
-    /// Marks a scenario that measures time or load: no other scenario runs at the same time.
+    /// Marks a scenario under load: only one other such scenario runs at the same time.
+    pub(crate) const fn heavy(self) -> Self {
+        Self {
+            places: PLACES / 2,
+            ..self
+        }
+    }
+
+    /// Marks a scenario that measures time: no other scenario runs at the same time.
     pub(crate) const fn alone(self) -> Self {
         Self {
-            is_alone: true,
+            places: PLACES,
             ..self
         }
     }
@@ -88,7 +98,7 @@ macro_rules! scenario {
             name: concat!(module_path!(), "::", stringify!($run)),
             tools: &[$($tool),*],
             run: $run,
-            is_alone: false,
+            places: 1,
         }
     };
 }
@@ -96,7 +106,7 @@ pub(crate) use scenario;
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(SIDE_BY_SIDE);
+    arguments.test_threads.get_or_insert(PLACES);
     if !arguments.list
         && let Err(error) = prepare()
     {
@@ -129,7 +139,7 @@ fn main() {
     ];
     let mut scenarios: Vec<&Scenario> = trials.into_iter().flatten().collect();
     // Scenarios that run alone come last, because each waits until all others have ended.
-    scenarios.sort_by_key(|scenario| scenario.is_alone);
+    scenarios.sort_by_key(|scenario| scenario.places);
     let trials = scenarios.into_iter().map(trial).collect();
     let begun = Instant::now();
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -172,11 +182,8 @@ fn trial(scenario: &'static Scenario) -> Trial {
             eprintln!("ignored: {name}: {reason}");
             return Ok(Completion::ignored_with(reason));
         }
-        let outcome = if scenario.is_alone {
-            let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-            run(scenario, name)
-        } else {
-            let _beside_others = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+        let outcome = {
+            let _places = Places::take(scenario.places);
             run(scenario, name)
         };
         outcome.map_err(|error| Failed::from(format!("{error:#}")))?;
@@ -184,8 +191,28 @@ fn trial(scenario: &'static Scenario) -> Trial {
     })
 }
 
-/// Scenarios that run in parallel hold it for reading; a scenario that runs alone holds it for writing.
-static MACHINE: RwLock<()> = RwLock::new(());
+/// The machine's places that a scenario occupies, until it is dropped.
+struct Places(usize);
+
+static FREE_PLACES: Mutex<usize> = Mutex::new(PLACES);
+static PLACES_FREED: Condvar = Condvar::new();
+
+impl Places {
+    /// Waits until so many places are free.
+    fn take(places: usize) -> Self {
+        let free = FREE_PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = PLACES_FREED.wait_while(free, |free| *free < places);
+        *free.unwrap_or_else(PoisonError::into_inner) -= places;
+        Self(places)
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        *FREE_PLACES.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        PLACES_FREED.notify_all();
+    }
+}
 
 fn run(scenario: &Scenario, name: &'static str) -> Result<()> {
     let begun = Instant::now();

@@ -13,7 +13,7 @@ use crate::traffic::{start_wrk, web, wrk_result};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(a_module_swap_loses_no_request, "nginx", "wrk").alone(),
+    scenario!(a_module_swap_loses_no_request, "nginx", "wrk").heavy(),
     scenario!(a_module_swap_changes_the_distribution),
     scenario!(a_broken_module_is_refused_and_the_last_good_one_serves),
     scenario!(a_signal_steers_without_a_reload),

@@ -13,7 +13,7 @@ use crate::traffic::{assert_served, web};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(backends_come_and_go_under_load).alone(),
+    scenario!(backends_come_and_go_under_load).heavy(),
     scenario!(a_drained_backend_keeps_its_sessions),
     scenario!(sighup_reloads),
     scenario!(a_bad_config_leaves_the_running_one),

@@ -14,10 +14,10 @@ use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(curl_reaches_nginx_on_both_families, "nginx", "curl"),
-    scenario!(wrk_loses_no_request, "nginx", "wrk").alone(),
+    scenario!(wrk_loses_no_request, "nginx", "wrk").heavy(),
     scenario!(iperf3_streams_tcp_and_udp, "iperf3").alone(),
     scenario!(two_queues_have_two_workers),
-    scenario!(busy_polling_serves).alone(),
+    scenario!(busy_polling_serves).heavy(),
     scenario!(one_arm_serves_both_sides),
     scenario!(a_gateway_route_leads_to_the_vip),
     scenario!(status_and_sessions_commands_report_traffic),
