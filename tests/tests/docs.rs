@@ -19,6 +19,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/authoring.md",
     "docs/decisions.md",
     "docs/operating.md",
+    "docs/protocols.md",
 ];
 
 /// Documents whose links are checked, and nothing else: their blocks have tests of their own.

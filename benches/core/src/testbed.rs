@@ -9,7 +9,8 @@ use waxwing_dataplane::model::{Backend, MidStream, NoBackend, Port, Service, Sou
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::{SessionTable, TableError};
 use waxwing_dataplane::{
-    BackendId, FragmentLimits, FragmentTable, Gauges, NextHop, Ports, ServiceId, Snapshot,
+    BackendId, DirectFlows, FragmentLimits, FragmentTable, Gauges, NextHop, Ports, ServiceId,
+    Snapshot,
 };
 
 use crate::addresses::{AddressPlan, BACK, FRONT, MACS, SERVERS, VIP_PORT};
@@ -61,6 +62,7 @@ impl Testbed {
             next_hops: Arc::new(HopTable::new(backends_max)),
             gauges: Arc::new(Gauges::new(backends_max, size.workers + 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [5, 6, 7, 8])),
+            direct: Arc::new(DirectFlows::new(1024)),
         };
         let services: Vec<Service> = (0..size.services)
             .map(|number| service(plan, size, number))

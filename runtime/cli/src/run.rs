@@ -19,7 +19,7 @@ use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges};
+use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges};
 use waxwing_plugin::{CompileLimits, Compiler};
 use waxwing_xdp::{Options, PollMode, PortOptions, PortReport};
 
@@ -186,6 +186,9 @@ fn options(config: &Config) -> Options {
     }
 }
 
+/// Direct connections are few beside those of the services.
+const SESSIONS_PER_DIRECT_FLOW: usize = 16;
+
 /// Creates the state that all workers share, for frames of up to `frame_len_max` bytes.
 fn shared(config: &Config, workers: usize, frame_len_max: u32) -> Result<SharedState> {
     let sessions_max = u32::try_from(config.sessions_max).unwrap_or(u32::MAX);
@@ -198,6 +201,9 @@ fn shared(config: &Config, workers: usize, frame_len_max: u32) -> Result<SharedS
         next_hops: Arc::new(HopTable::new(config.backends_max)),
         gauges: Arc::new(Gauges::new(config.backends_max, workers)),
         fragments: Arc::new(FragmentTable::new(fragment_limits(frame_len_max), seed())),
+        direct: Arc::new(DirectFlows::new(
+            config.sessions_max / SESSIONS_PER_DIRECT_FLOW,
+        )),
     })
 }
 

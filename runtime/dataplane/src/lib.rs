@@ -8,10 +8,12 @@
 //!
 //! - [`model`]: what the control plane publishes: services, backends, ports;
 //! - [`session`]: the session table; `fragments`: the table of fragmented datagrams;
+//!   `direct`: the connections that bypass the services;
 //! - [`path`]: a packet's path; [`egress`]: where a packet leaves;
 //! - [`counters`]: what happened.
 
 pub mod counters;
+mod direct;
 pub mod egress;
 mod fallback;
 mod fragments;
@@ -27,6 +29,7 @@ pub mod time;
 pub mod worker;
 
 pub use counters::{DropReason, Gauges};
+pub use direct::DirectFlows;
 pub use egress::{HopTable, NextHop};
 pub use fragments::{FragmentLimits, FragmentTable};
 pub use io::{FrameBuf, FrameIo};

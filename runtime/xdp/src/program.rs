@@ -54,7 +54,7 @@ pub enum Class {
     Reply,
     /// ICMP or ICMPv6 to a VIP.
     Icmp,
-    /// A fragment to a VIP, or from a backend's address.
+    /// A fragment to a VIP, or from or to a backend's address.
     Fragment,
     /// An ARP request for a VIP.
     Arp,
@@ -62,13 +62,15 @@ pub enum Class {
     Ndp,
     /// Any other packet to a VIP.
     Other,
-    /// An ICMP or ICMPv6 error about a packet to a backend.
+    /// An ICMP or ICMPv6 error about a packet to or from a backend's endpoint.
     Error,
+    /// TCP or UDP to a backend's endpoint, past every VIP.
+    Direct,
 }
 
 impl Class {
     /// All classes, in the order of the program's counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pass,
         Self::Service,
         Self::Reply,
@@ -78,6 +80,7 @@ impl Class {
         Self::Ndp,
         Self::Other,
         Self::Error,
+        Self::Direct,
     ];
 
     /// Returns the name in `status` and metrics.
@@ -93,6 +96,7 @@ impl Class {
             Self::Ndp => "ndp",
             Self::Other => "other",
             Self::Error => "error",
+            Self::Direct => "direct",
         }
     }
 }

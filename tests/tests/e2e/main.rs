@@ -10,6 +10,7 @@ mod checks;
 mod consequences;
 mod crafted;
 mod crowd;
+mod direct;
 mod failure;
 mod figure;
 mod forged;
@@ -122,6 +123,7 @@ fn main() {
         crafted::SCENARIOS,
         forged::SCENARIOS,
         hairpin::SCENARIOS,
+        direct::SCENARIOS,
         modules::SCENARIOS,
         hostile::SCENARIOS,
         reload::SCENARIOS,

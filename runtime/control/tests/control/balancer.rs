@@ -18,7 +18,7 @@ use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
-use waxwing_dataplane::{FragmentLimits, FragmentTable, Gauges};
+use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges};
 use waxwing_plugin::Compiler;
 
 use crate::bed::Namespaces;
@@ -192,6 +192,7 @@ impl Bed {
             next_hops: Arc::new(HopTable::new(64)),
             gauges: Arc::new(Gauges::new(64, 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [2; 4])),
+            direct: Arc::new(DirectFlows::new(1024)),
         };
         let client = Client::new(&folder.path().join("admin.sock"));
         let (control, ends) = runtime

@@ -21,6 +21,8 @@ pub struct Snapshot {
     backends: Box<[Option<Backend>]>,
     ports: Box<[Port]>,
     by_endpoint: HashMap<(Address, Ports, Protocol), ServiceId>,
+    /// A backend by the endpoint it serves at; its port may be [`Backend::PORT_KEPT`].
+    servers: HashMap<(Address, u16, Protocol), BackendId>,
     ranges: HashMap<(Address, Protocol), Narrowest<ServiceId>>,
     sources: Sources,
     vips: Box<[Address]>,
@@ -48,6 +50,10 @@ impl Snapshot {
             .iter()
             .map(|s| ((s.vip, s.ports, s.protocol), s.id))
             .collect();
+        let servers = backends
+            .iter()
+            .map(|b| ((b.address, b.port, b.protocol), b.id))
+            .collect();
         let mut ranges: HashMap<_, Vec<_>> = HashMap::new();
         for service in services.iter().filter(|s| s.ports.single().is_none()) {
             let of_vip = ranges.entry((service.vip, service.protocol)).or_default();
@@ -65,6 +71,7 @@ impl Snapshot {
             backends: by_index(backends, |b| b.id.index()),
             ports: ports.into(),
             by_endpoint,
+            servers,
             ranges: ranges.into_iter().map(narrowest).collect(),
             sources: Sources::default(),
             vips: vips.into(),
@@ -107,6 +114,14 @@ impl Snapshot {
                 let ranges = self.ranges.get(&(vip, protocol))?;
                 self.service(ranges.at(port)?)
             })
+    }
+
+    /// A backend that serves at this endpoint.
+    #[must_use]
+    pub fn endpoint(&self, address: Address, port: u16, protocol: Protocol) -> Option<&Backend> {
+        let of = |port| self.servers.get(&(address, port, protocol));
+        let id = of(port).or_else(|| of(Backend::PORT_KEPT))?;
+        self.backend(*id)
     }
 
     /// The service with exactly these ports.

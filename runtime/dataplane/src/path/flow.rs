@@ -7,11 +7,9 @@ use std::cell::Cell;
 
 use waxwing_packet::{Address, Family, IpPacket, Protocol, TcpFlags, Transport};
 
+use crate::Snapshot;
 use crate::model::Backend;
 use crate::session::{Direction, FlowHash, SessionRef, SessionTable, Stored, TcpState, Tuple};
-use crate::{DropReason, Snapshot};
-
-use super::Verdict;
 
 /// A packet's session, and the session's backend in the snapshot of the lookup.
 #[derive(Clone, Copy)]
@@ -80,27 +78,6 @@ pub(crate) fn is_reply(
         && backend.address == tuple.source
         && backend.port_for(stored.service_port()) == tuple.source_port
         && stored.protocol() == tuple.protocol
-}
-
-/// The verdict on a packet of no session: a new flow if it is sent to a service.
-pub(crate) fn verdict_without_session(
-    snapshot: &Snapshot,
-    packet: &IpPacket,
-    hash: FlowHash,
-) -> Verdict {
-    let Some(tuple) = tuple_of(packet) else {
-        return Verdict::PassToKernel;
-    };
-    match snapshot.service_at(tuple.destination, tuple.destination_port, tuple.protocol) {
-        // A reply to a VIP would come back here.
-        Some(_) if is_martian(packet.source) || snapshot.is_vip(packet.source) => {
-            Verdict::Drop(DropReason::Martian)
-        }
-        Some(service) => Verdict::NewFlow(hash, service.id),
-        None if snapshot.is_vip(packet.destination) => Verdict::Drop(DropReason::NoService),
-        // A backend's reply on a connection that did not come through the VIP.
-        None => Verdict::PassToKernel,
-    }
 }
 
 /// A TCP or UDP packet's 5-tuple.

@@ -20,10 +20,11 @@ use std::sync::Arc;
 use waxwing_packet::IpPacket;
 
 use super::classify::classify;
-use super::flow::{FoundSession, find, match_with, tuple_of, verdict_without_session};
+use super::flow::{FoundSession, find, match_with, tuple_of};
 use super::new_flows::NewFlows;
 use super::{
-    Arrived, Batch, SharedState, Verdict, WorkerContext, fast_path, fragment_out, reject, slow_path,
+    Arrived, Batch, SharedState, Verdict, WorkerContext, fast_path, fragment_out, no_session,
+    reject, slow_path,
 };
 use crate::counters::WorkerCounters;
 use crate::egress::bridge_exit;
@@ -152,11 +153,11 @@ fn look_up<F: FrameBuf>(
             continue;
         };
         let (hash, candidate) = (*hash, *candidate);
+        let mut arrived = Arrived { frame, packet };
         let Some(candidate) = candidate else {
-            *verdict = verdict_without_session(snapshot, packet, hash);
+            *verdict = no_session::verdict(context, snapshot, arrived, hash, now);
             continue;
         };
-        let mut arrived = Arrived { frame, packet };
         // Each arm assigns: a verdict is large, and most are small variants that need not be built apart.
         if let Some(tuple) = tuple_of(packet)
             && let Some((at, stored)) = context.shared.sessions.read(candidate)
@@ -209,7 +210,7 @@ fn look_up_again<F: FrameBuf>(
         tuple_of(packet).and_then(|tuple| find(&context.shared.sessions, snapshot, &tuple, hash));
     match found {
         Some(found) => slow_path::forward(context, snapshot, arrived, &found, now),
-        None => verdict_without_session(snapshot, packet, hash),
+        None => no_session::verdict(context, snapshot, arrived, hash, now),
     }
 }
 

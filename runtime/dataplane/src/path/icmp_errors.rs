@@ -15,7 +15,7 @@ use waxwing_packet::{IpPacket, Quote, Rewrite, Translation, checksum};
 use super::flow::{find, is_martian};
 use super::nat::full_nat;
 use super::shared::SharedState;
-use super::{Arrived, Verdict, WorkerContext};
+use super::{Arrived, Verdict, WorkerContext, direct};
 use crate::egress::Exit;
 use crate::model::Backend;
 use crate::session::{Direction, Session, Stored, Tuple};
@@ -40,7 +40,10 @@ pub(crate) fn classify<F: FrameBuf>(
         Ok(Some(error)) => error
             .forward(context, snapshot, arrived)
             .map_or_else(Verdict::Drop, Verdict::ForwardIcmpError),
-        _ if !snapshot.is_vip(packet.destination) => Verdict::PassToKernel,
+        _ if !snapshot.is_vip(packet.destination) => {
+            direct::translate_error(&context.shared, snapshot, arrived, now);
+            Verdict::PassToKernel
+        }
         Ok(None) => Verdict::Drop(DropReason::IcmpNoSession),
         Err(reason) => Verdict::Drop(reason),
     }

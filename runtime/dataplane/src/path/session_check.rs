@@ -4,12 +4,12 @@
 //! Invariant: a session that does not stand ends before its packet is handled. The packet is then one of a
 //! new flow, or is rejected.
 
-use waxwing_packet::{IpPacket, Protocol, TcpFlags};
+use waxwing_packet::{Protocol, TcpFlags};
 
-use super::flow::{FoundSession, tcp_flags, tuple_of, verdict_without_session};
+use super::flow::{FoundSession, tcp_flags, tuple_of};
 use super::session_close::RemovalCause;
 use super::verdict::Ending;
-use super::{Arrived, Verdict, WorkerContext};
+use super::{Arrived, Verdict, WorkerContext, no_session};
 use crate::model::{Backend, SessionAction};
 use crate::session::{Direction, Session, SessionRef, Stored, is_opening};
 use crate::{DropReason, FrameBuf, Now, Snapshot};
@@ -80,7 +80,7 @@ pub(crate) fn end<F: FrameBuf>(
     context: &mut WorkerContext,
     ending: Ending,
     snapshot: &Snapshot,
-    arrived: &Arrived<'_, F>,
+    arrived: Arrived<'_, F>,
     (at, session): (SessionRef, Session),
     now: Now,
 ) -> Verdict {
@@ -89,16 +89,16 @@ pub(crate) fn end<F: FrameBuf>(
             if context.close_session(snapshot, at, RemovalCause::Over, now) {
                 context.counters.expired.add(1);
             }
-            as_new_flow(context, snapshot, arrived.packet)
+            as_new_flow(context, snapshot, arrived, now)
         }
         Ending::Repick => {
             if context.close_session(snapshot, at, RemovalCause::BackendDown, now) {
                 context.counters.repicked.add(1);
             }
-            as_new_flow(context, snapshot, arrived.packet)
+            as_new_flow(context, snapshot, arrived, now)
         }
         Ending::Reset => {
-            let verdict = verdict_at_reset(context, arrived, (at, session), now);
+            let verdict = verdict_at_reset(context, &arrived, (at, session), now);
             // If the RST cannot be sent now (rate limit), a TCP session stays for the client's next packet,
             // which would otherwise belong to an unknown connection. A datagram simply finds another backend.
             let stays = matches!(verdict, Verdict::Drop(_)) && session.protocol == Protocol::Tcp;
@@ -110,11 +110,16 @@ pub(crate) fn end<F: FrameBuf>(
     }
 }
 
-fn as_new_flow(context: &WorkerContext, snapshot: &Snapshot, packet: &IpPacket) -> Verdict {
-    match tuple_of(packet) {
+fn as_new_flow<F: FrameBuf>(
+    context: &mut WorkerContext,
+    snapshot: &Snapshot,
+    arrived: Arrived<'_, F>,
+    now: Now,
+) -> Verdict {
+    match tuple_of(arrived.packet) {
         Some(tuple) => {
             let hash = context.shared.sessions.hash(&tuple);
-            verdict_without_session(snapshot, packet, hash)
+            no_session::verdict(context, snapshot, arrived, hash, now)
         }
         None => Verdict::PassToKernel,
     }

@@ -24,7 +24,7 @@ const RESET_TICKS: u32 = 100;
 /// How long a reply to a datagram may be under way, before another client may get its source port.
 const REPLY_TICKS: u32 = 100;
 /// How many translated source ports are tried when a tuple clashes.
-const CLASH_TRIES: u16 = 16;
+pub(super) const CLASH_TRIES: u16 = 16;
 /// The lowest source port a clash is translated to (RFC 6056 section 3.2).
 const TRANSLATED_PORT_MIN: u16 = 1024;
 
@@ -100,16 +100,41 @@ enum Attempt {
 }
 
 impl Opening<'_> {
-    /// Keeps the client's address; its port too, unless another service's session has it.
+    /// Keeps the client's address; its port too, unless another service's session or a direct flow has it. If
+    /// direct flows have all candidates, one of theirs is taken: forged ones must not keep clients out.
     fn with_client_address(&mut self) -> Result<Verdict, DropReason> {
-        let hash = self.hash;
-        let others = (1..=CLASH_TRIES).map(|n| other_port(hash, n));
-        for port in std::iter::once(self.tuple.source_port).chain(others) {
-            if let Attempt::Opened(verdict) = self.attempt(SourceId::CLIENT, port)? {
-                return Ok(verdict);
+        let (hash, own) = (self.hash, self.tuple.source_port);
+        let candidates =
+            || std::iter::once(own).chain((1..=CLASH_TRIES).map(move |n| other_port(hash, n)));
+        for spares_direct in [true, false] {
+            for port in candidates() {
+                if spares_direct && self.is_direct(port) {
+                    continue;
+                }
+                if let Attempt::Opened(verdict) = self.attempt(SourceId::CLIENT, port)? {
+                    return Ok(verdict);
+                }
             }
         }
         Err(DropReason::TupleClash)
+    }
+
+    /// Whether the client uses this port towards the backend's own address.
+    fn is_direct(&self, port: u16) -> bool {
+        let SharedState {
+            sessions, direct, ..
+        } = &self.context.shared;
+        if !direct.is_used() {
+            return false;
+        }
+        let reply = Tuple {
+            source: self.backend.address,
+            source_port: self.backend.port_for(self.session.service_port),
+            destination: self.tuple.source,
+            destination_port: port,
+            protocol: self.session.protocol,
+        };
+        direct.has(&reply, sessions.hash(&reply), self.now.tick())
     }
 
     /// Takes a source endpoint from the pool, evicting a session for it if all candidates are taken.
@@ -231,7 +256,7 @@ impl Opening<'_> {
 }
 
 /// The `n`-th source port to try, spread by the flow's hash.
-fn other_port(hash: FlowHash, n: u16) -> u16 {
+pub(super) fn other_port(hash: FlowHash, n: u16) -> u16 {
     let range = u64::from(u16::MAX - TRANSLATED_PORT_MIN) + 1;
     let offset = (hash.bits() >> 16).wrapping_add(u64::from(n) * 7919) % range;
     u16::try_from(offset).map_or(TRANSLATED_PORT_MIN, |offset| TRANSLATED_PORT_MIN + offset)

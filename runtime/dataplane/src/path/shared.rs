@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::DirectFlows;
 use crate::counters::Gauges;
 use crate::egress::HopTable;
 use crate::fragments::FragmentTable;
@@ -17,4 +18,6 @@ pub struct SharedState {
     pub gauges: Arc<Gauges>,
     /// Fragmented datagrams.
     pub fragments: Arc<FragmentTable>,
+    /// Connections to the backends' own addresses.
+    pub direct: Arc<DirectFlows>,
 }

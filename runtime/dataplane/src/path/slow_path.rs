@@ -65,7 +65,7 @@ pub(crate) fn resolve<F: FrameBuf>(
     match stop {
         Stop::Ending(ending) => {
             let session = (found.at, found.stored.session());
-            session_check::end(context, ending, snapshot, &arrived, session, now)
+            session_check::end(context, ending, snapshot, arrived, session, now)
         }
         Stop::FirstFragment => Verdict::Session(found.at, found.stored.session(), found.direction),
         Stop::Fragment(port, mtu) => Verdict::ForwardFragmented(port, mtu),

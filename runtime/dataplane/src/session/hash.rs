@@ -16,6 +16,29 @@ pub struct Tuple {
     pub protocol: Protocol,
 }
 
+impl Tuple {
+    /// The tuple of the opposite direction.
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+        }
+    }
+
+    /// The same tuple to another port.
+    #[must_use]
+    pub const fn to_port(self, destination_port: u16) -> Self {
+        Self {
+            destination_port,
+            ..self
+        }
+    }
+}
+
 /// A tuple's hash in one table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct FlowHash(pub(super) u64);

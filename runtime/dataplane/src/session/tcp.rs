@@ -166,7 +166,7 @@ impl TcpState {
 
     /// Whether a server's packet with these flags belongs to a new connection that bypasses the service: both
     /// ends have closed this one, and the client has since connected to the server's own address from the
-    /// same port.
+    /// same port, by a router that is not this one. (Here that connection would have got another port.)
     #[inline]
     #[must_use]
     pub const fn is_reused_by_server(self, flags: TcpFlags) -> bool {

@@ -11,6 +11,7 @@
     reason = "the tests' own locks are not on the packet's way"
 )]
 
+mod direct;
 mod fragment_bounds;
 mod fragment_ends;
 mod fragments;

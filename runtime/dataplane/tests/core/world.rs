@@ -18,8 +18,8 @@ use waxwing_dataplane::policy::{Closed, PickContext, TickContext};
 use waxwing_dataplane::session::{Session, SessionTable};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
-    BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, NewFlow, NextHop, Now,
-    Pick, Policy, PolicyFault, PortId, Ports, ServiceId, Snapshot,
+    BackendId, DirectFlows, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, NewFlow,
+    NextHop, Now, Pick, Policy, PolicyFault, PortId, Ports, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Mac, Protocol};
 use waxwing_testkit::memory::MemoryIo;
@@ -307,6 +307,7 @@ impl World {
             next_hops: Arc::new(HopTable::new(backends_max)),
             gauges: Arc::new(Gauges::new(backends_max, settings.workers)),
             fragments: Arc::new(FragmentTable::new(settings.fragments, [9, 10, 11, 12])),
+            direct: Arc::new(DirectFlows::new(1024)),
         };
         let count = settings.weights.len() as u32;
         for id in 0..count * settings.ports().len() as u32 {

@@ -18,8 +18,8 @@ use waxwing_dataplane::policy::Vacant;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
-    BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, Now, PortId, Ports,
-    ServiceId, Snapshot,
+    BackendId, DirectFlows, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, Now, PortId,
+    Ports, ServiceId, Snapshot,
 };
 use waxwing_dataplane::{HopTable, NextHop};
 use waxwing_packet::{Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, checksum, parse};
@@ -113,6 +113,7 @@ impl Balancer {
             next_hops: Arc::new(HopTable::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [9; 4])),
+            direct: Arc::new(DirectFlows::new(64)),
         };
         let hop = NextHop {
             port: PortId(1),

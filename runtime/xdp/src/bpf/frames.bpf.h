@@ -41,6 +41,7 @@ enum class {
 	CLASS_NDP,
 	CLASS_OTHER,
 	CLASS_ERROR,
+	CLASS_DIRECT,
 	CLASS_COUNT,
 };
 

@@ -12,9 +12,11 @@
  *     address, and would send the packet back to the router;
  *   - TCP or UDP from a backend's endpoint (possibly with any port) to an address that is not the
  *     host's own;
- *   - a fragment of TCP or UDP from a backend's address to such an address: only the first fragment has
- *     ports, by which the worker decides whether all fragments are a reply;
- *   - an ICMP or ICMPv6 error to such an address, about a packet to a backend's endpoint;
+ *   - TCP or UDP to a backend's endpoint: a client that bypasses the VIP from a port that it also uses
+ *     towards the VIP. The worker gives it back to the kernel, if need be with another port;
+ *   - a fragment of TCP or UDP from a backend's address to such an address, or to a backend's address: only
+ *     the first fragment has ports, by which the worker decides for all of them;
+ *   - an ICMP or ICMPv6 error to such an address, about a packet to or from a backend's endpoint;
  * and, also when sent by broadcast or multicast, when it is
  *   - an ARP request or a neighbour solicitation for a VIP.
  *
@@ -163,8 +165,19 @@ static __always_inline bool is_local(const struct address *address)
 	return bpf_map_lookup_elem(&locals, address) != NULL;
 }
 
-/* Services with a port range, after all others. */
-static __always_inline enum class classify_ranges(const struct packet *packet)
+/* Whether a backend has this endpoint, or all ports of its address. */
+static __always_inline bool is_backend(const struct address *address, __be16 port, __u8 protocol)
+{
+	struct endpoint endpoint = { .address = *address, .port = port, .protocol = protocol };
+
+	if (bpf_map_lookup_elem(&backends, &endpoint))
+		return true;
+	endpoint.port = ANY_PORT;
+	return bpf_map_lookup_elem(&backends, &endpoint) != NULL;
+}
+
+/* Services with a port range, after all others; and packets that bypass the services. */
+static __always_inline enum class classify_ranges(const struct packet *packet, __be16 port)
 {
 	struct endpoint endpoint = { .port = ANY_PORT, .protocol = packet->protocol };
 	bool vip = is_vip(&packet->destination);
@@ -175,7 +188,9 @@ static __always_inline enum class classify_ranges(const struct packet *packet)
 	endpoint.address = packet->source;
 	if (bpf_map_lookup_elem(&backends, &endpoint) && !is_local(&packet->destination))
 		return CLASS_REPLY;
-	return vip ? CLASS_OTHER : CLASS_PASS;
+	if (vip)
+		return CLASS_OTHER;
+	return is_backend(&packet->destination, port, packet->protocol) ? CLASS_DIRECT : CLASS_PASS;
 }
 
 static __always_inline enum class classify_transport(const struct packet *packet)
@@ -194,7 +209,7 @@ static __always_inline enum class classify_transport(const struct packet *packet
 	endpoint.port = transport->source;
 	if (bpf_map_lookup_elem(&backends, &endpoint) && !is_local(&packet->destination))
 		return CLASS_REPLY;
-	return classify_ranges(packet);
+	return classify_ranges(packet, transport->destination);
 }
 
 /*
@@ -210,7 +225,7 @@ static __always_inline enum class classify_fragment(const struct packet *packet)
 		return CLASS_PASS;
 	if (bpf_map_lookup_elem(&servers, &packet->source) && !is_local(&packet->destination))
 		return CLASS_FRAGMENT;
-	return CLASS_PASS;
+	return bpf_map_lookup_elem(&servers, &packet->destination) ? CLASS_FRAGMENT : CLASS_PASS;
 }
 
 static __always_inline bool is_error(const struct packet *packet)
@@ -247,13 +262,12 @@ static __always_inline bool parse_quoted(struct packet *quoted, const struct pac
 	return (fragment->offset_more & bpf_htons(IPV6_FRAGMENT_OFFSET)) == 0;
 }
 
-/* An error from the servers' side about a packet forwarded to a backend is addressed to the packet's
- * source, the client. */
+/* An error from the servers' side about a packet to a backend is addressed to the packet's source, the
+ * client; one from the clients' side about a packet of a client that bypasses the VIP, to the backend. */
 static __always_inline enum class classify_error(const struct packet *packet)
 {
 	struct packet quoted = { .end = packet->end };
 	struct transport_ports *transport;
-	struct endpoint endpoint = {};
 	bool about_backend;
 
 	if (!is_error(packet) || !parse_quoted(&quoted, packet))
@@ -261,14 +275,9 @@ static __always_inline enum class classify_error(const struct packet *packet)
 	transport = quoted.transport;
 	if ((void *)(transport + 1) > packet->end)
 		return CLASS_PASS;
-	endpoint.address = quoted.destination;
-	endpoint.port = transport->destination;
-	endpoint.protocol = quoted.protocol;
-	about_backend = bpf_map_lookup_elem(&backends, &endpoint) != NULL;
-	if (!about_backend) {
-		endpoint.port = ANY_PORT;
-		about_backend = bpf_map_lookup_elem(&backends, &endpoint) != NULL;
-	}
+	about_backend =
+		is_backend(&quoted.destination, transport->destination, quoted.protocol) ||
+		is_backend(&quoted.source, transport->source, quoted.protocol);
 	return about_backend && !is_local(&packet->destination) ? CLASS_ERROR : CLASS_PASS;
 }
 

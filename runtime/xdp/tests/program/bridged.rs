@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 use waxwing_packet::Mac;
-use waxwing_xdp::Class::{self, Arp, Error, Fragment, Icmp, Ndp, Pass, Reply, Service};
+use waxwing_xdp::Class::{self, Arp, Direct, Error, Fragment, Icmp, Ndp, Pass, Reply, Service};
 use waxwing_xdp::{MacFilter, Program};
 
 use crate::frames::{
@@ -54,7 +54,7 @@ pub(crate) fn bridged_frames() -> Vec<Row> {
         "a reply to a health check": v4(BRIDGE, &check_reply) => Pass, Pass;
         "a reply to a health check over IPv6": v6(BRIDGE, &check_reply6) => Pass, Pass;
         "a server's ssh": v4(OTHER, &ssh) => Pass, Pass;
-        "a client to a backend directly": v4(OTHER, &direct) => Pass, Pass;
+        "a client to a backend directly": v4(OTHER, &direct) => Pass, Direct;
         "a request to the other port": v4(PEER, &request) => Pass, Service;
         "a request to the bridge": v6(BRIDGE, &request6) => Pass, Service;
         "a request to another owner of the VIP": v4(OTHER, &request) => Pass, Pass;

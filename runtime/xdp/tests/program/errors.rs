@@ -55,7 +55,7 @@ pub(crate) fn errors_v4() -> Vec<Row> {
         "an IPv6 packet quoted": about(&forwarded_v6()) => Pass;
         "about another port": about_packet(TCP, 0, 81) => Pass;
         "about another protocol": about_packet(UDP, 0, 8080) => Pass;
-        "about a backend's own packet": about(&from_backend) => Pass;
+        "about a packet from a backend": about(&from_backend) => Error;
         "about a first fragment": about_packet(TCP, 0x2000, 8080) => Error;
         "about a later fragment": about_packet(TCP, 0x2001, 8080) => Pass;
         "a fragmented error": v4(&fragment) => Pass;

@@ -26,7 +26,8 @@ pub(crate) fn fragments_of_servers() -> Vec<Row> {
         "later fragment of another protocol": fragment(BACKEND, CLIENT, UDP, 0x0010, rest) => Fragment;
         "a fragment of a server's ping": fragment(BACKEND, CLIENT, ICMP, 0x2000, &[8; 16]) => Pass;
         "a server's fragment to the host": fragment(BACKEND, LOCAL, UDP, 0x0010, rest) => Pass;
-        "a fragment from another host": fragment(CLIENT, BACKEND, UDP, 0x0010, rest) => Pass;
+        "a fragment to a server": fragment(CLIENT, BACKEND, UDP, 0x0010, rest) => Fragment;
+        "a fragment between other hosts": fragment(CLIENT, LOCAL, UDP, 0x0010, rest) => Pass;
         "first fragment over IPv6": fragment6(BACKEND6, CLIENT6, FIRST, TCP, &ports(8080, 9)) => Fragment;
         "later fragment over IPv6": fragment6(BACKEND6, CLIENT6, LATER, TCP, rest) => Fragment;
         "a fragment that starts with options": fragment6(BACKEND6, CLIENT6, LATER, 60, rest) => Fragment;

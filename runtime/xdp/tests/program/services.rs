@@ -1,6 +1,6 @@
 //! Services, replies, ICMP, fragments to a VIP, and neighbours.
 
-use waxwing_xdp::Class::{Arp, Fragment, Icmp, Ndp, Other, Pass, Reply, Service};
+use waxwing_xdp::Class::{Arp, Direct, Fragment, Icmp, Ndp, Other, Pass, Reply, Service};
 
 use crate::frames::{
     ALL, BACKEND, BACKEND6, CLIENT, CLIENT6, FIRST, ICMP, ICMPV6, LOCAL, LOCAL6, OTHER, PORT,
@@ -35,7 +35,9 @@ pub(crate) fn services_and_replies() -> Vec<Row> {
         "a backend's other port": v4(&tcp(BACKEND, CLIENT, [9, 9])) => Pass;
         "a backend's other protocol": udp(BACKEND, CLIENT, 8080, 9) => Pass;
         "a reply to the host's health check": v4(&tcp(BACKEND, LOCAL, [8080, 9])) => Pass;
-        "a client to a backend directly": v4(&tcp(CLIENT, BACKEND, [9, 8080])) => Pass;
+        "a client to a backend directly": v4(&tcp(CLIENT, BACKEND, [9, 8080])) => Direct;
+        "a client to a backend's other port": v4(&tcp(CLIENT, BACKEND, [9, 22])) => Pass;
+        "a client to a backend directly over IPv6": tcp6(CLIENT6, BACKEND6, 9, 8080) => Direct;
         "a backend to a service": v4(&tcp(BACKEND, VIP, [8080, 80])) => Service;
         "to another host's MAC": ethernet(OTHER, &[], 0x0800, &request) => Pass;
         "a unicast packet in a broadcast frame": ethernet(ALL, &[], 0x0800, &request) => Pass;

@@ -18,7 +18,7 @@ use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
-    BackendId, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, Snapshot,
+    BackendId, DirectFlows, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, Snapshot,
 };
 
 pub(crate) use self::config::BACKENDS_MAX;
@@ -62,6 +62,7 @@ impl Balancer {
             next_hops: Arc::new(HopTable::new(BACKENDS_MAX)),
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, plan.workers)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), key)),
+            direct: Arc::new(DirectFlows::new(1024)),
         };
         let mut config = Config::new(plan, random);
         let (snapshot, new) = config.snapshot(&shared.gauges);
