@@ -17,6 +17,8 @@ pub(crate) const PEERS: &[&str] = &[
     "iproute2", // network namespaces
     "ethtool",  // their interfaces' offloads
     "iputils-ping",
+    "iputils-tracepath",
+    "traceroute",
     "nginx-light",
     "openssl", // nginx's certificate
     "curl",

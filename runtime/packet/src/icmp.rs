@@ -66,19 +66,18 @@ header_view! {
     sequence: u16 = field::SEQUENCE;
 }
 
-/// Returns whether a packet is an unfragmented echo request.
+/// Returns whether a packet is an echo request, or the first fragment of one.
 #[must_use]
 pub fn is_echo_request(packet: &IpPacket) -> bool {
     let request = match packet.family {
         Family::V4 => ECHO_REQUEST_V4,
         Family::V6 => ECHO_REQUEST_V6,
     };
-    packet.fragment.is_none()
-        && packet.transport
-            == (Transport::Icmp {
-                kind: request,
-                code: 0,
-            })
+    packet.transport
+        == (Transport::Icmp {
+            kind: request,
+            code: 0,
+        })
 }
 
 /// Returns whether a packet is an unfragmented error about another packet. Source quench is
@@ -125,52 +124,141 @@ pub(crate) const fn is_information_v6(kind: u8) -> bool {
 }
 
 /// Turns an echo request into its reply in place, addressed to the request's sender. Needs only the
-/// frame's first buffer: the payload does not change.
+/// frame's first buffer: the payload does not change. Of a fragmented request, each fragment becomes a
+/// fragment of the reply; for all but the first, the caller must know that the first is a request.
 ///
-/// Returns `false` and changes nothing when the packet is not an echo request, is a fragment, has IP
-/// options or extension headers, or has a source or destination that is not unicast.
+/// IP options, hop-by-hop and destination options are blanked: their room stays.
+///
+/// Returns `false` and changes nothing when the packet is neither, has a source route (RFC 6274
+/// section 3.13.2.3), a routing header or malformed options, or a source or destination that is not
+/// unicast.
 #[must_use]
 pub fn answer_echo(frame: &mut [u8], packet: &IpPacket) -> bool {
-    is_echo_request(packet) && packet.is_unicast() && turn_around(frame, packet).is_some()
+    let is_later = packet.fragment.is_some_and(|fragment| fragment.offset > 0);
+    (is_later || is_echo_request(packet))
+        && packet.is_unicast()
+        && turn_around(frame, packet, is_later).is_some()
 }
 
 /// Swaps the addresses and changes the type, after checking that all headers lie in the frame.
-fn turn_around(frame: &mut [u8], packet: &IpPacket) -> Option<()> {
+fn turn_around(frame: &mut [u8], packet: &IpPacket, is_later: bool) -> Option<()> {
     let (head, message) = frame.split_at_mut_checked(packet.transport_start.into())?;
     let (link, network) = head.split_at_mut_checked(packet.network.into())?;
     let link = link.first_chunk_mut::<{ ethernet::HEADER_LEN }>()?;
     let len = usize::from(packet.end.checked_sub(packet.transport_start)?).min(message.len());
-    let (message, payload) = message[..len].split_first_chunk_mut()?;
+    let message = &mut message[..len];
+    if !is_later && message.len() < HEADER_LEN {
+        return None;
+    }
+    match packet.family {
+        Family::V4 => turn_v4(network)?,
+        Family::V6 => turn_v6(network)?,
+    }
+    wire::swap::<6>(link, ethernet::field::SOURCE, ethernet::field::DESTINATION);
+    if is_later {
+        return Some(());
+    }
+    let (message, payload) = message.split_first_chunk_mut()?;
     match packet.family {
         Family::V4 => {
-            turn_v4(network.try_into().ok()?);
             set_kind(message, ECHO_REPLY_V4);
             if *message == [0; HEADER_LEN] && payload.iter().all(|byte| *byte == 0) {
                 // The checksum of a message of zeros is 0xffff; the update gives 0. They differ in
                 // this case only (RFC 1624 section 3). Receivers accept 0xffff too when further
-                // buffers hold a payload that is not zero.
+                // buffers or fragments hold a payload that is not zero.
                 wire::set_word(message, field::CHECKSUM, 0xffff);
             }
         }
-        Family::V6 => {
-            let header: &mut [u8; ipv6::HEADER_LEN] = network.try_into().ok()?;
-            wire::swap::<16>(header, ipv6::field::SOURCE, ipv6::field::DESTINATION);
-            header[ipv6::field::HOP_LIMIT] = HOP_LIMIT;
-            set_kind(message, ECHO_REPLY_V6);
-        }
+        Family::V6 => set_kind(message, ECHO_REPLY_V6),
     }
-    wire::swap::<6>(link, ethernet::field::SOURCE, ethernet::field::DESTINATION);
     Some(())
 }
 
-fn turn_v4(header: &mut [u8; ipv4::HEADER_LEN]) {
+fn turn_v4(header: &mut [u8]) -> Option<()> {
     use ipv4::field::{CHECKSUM, DESTINATION, SOURCE, TTL};
 
+    let (header, options) = header.split_first_chunk_mut::<{ ipv4::HEADER_LEN }>()?;
+    if !may_blank(options) {
+        return None;
+    }
     let (old, new) = (u16::from(header[TTL]) << 8, u16::from(HOP_LIMIT) << 8);
-    let checksum = Delta::between(&[old], &[new]).apply(wire::word(header, CHECKSUM));
+    let mut delta = Delta::between(&[old], &[new]);
+    for word in options.chunks_exact_mut(2) {
+        delta += Delta::between(&[u16::from_be_bytes([word[0], word[1]])], &[0]);
+        // The end of the options (RFC 791 section 3.1).
+        word.fill(0);
+    }
     header[TTL] = HOP_LIMIT;
-    wire::set_word(header, CHECKSUM, checksum);
+    wire::update(header, CHECKSUM, |checksum| delta.apply(checksum));
     wire::swap::<4>(header, SOURCE, DESTINATION);
+    Some(())
+}
+
+/// Returns whether `IPv4` options are well-formed and contain no source route (RFC 791 section 3.1).
+fn may_blank(mut options: &[u8]) -> bool {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const SOURCE_ROUTES: [u8; 2] = [131, 137];
+    loop {
+        let len = match *options {
+            [] | [END, ..] => return true,
+            [NO_OPERATION, ..] => 1,
+            [kind, len, ..] if len >= 2 && !SOURCE_ROUTES.contains(&kind) => usize::from(len),
+            _ => return false,
+        };
+        let Some(rest) = options.get(len..) else {
+            return false;
+        };
+        options = rest;
+    }
+}
+
+fn turn_v6(header: &mut [u8]) -> Option<()> {
+    let (header, extensions) = header.split_first_chunk_mut::<{ ipv6::HEADER_LEN }>()?;
+    let first = header[ipv6::field::NEXT_HEADER];
+    each_extension(first, extensions, |_| {})?;
+    each_extension(first, extensions, |options| {
+        if let [_, _, kind, len, padding @ ..] = options {
+            // PadN (RFC 8200 section 4.2).
+            *kind = 1;
+            *len = u8::try_from(padding.len()).unwrap_or(0);
+            padding.fill(0);
+        }
+    })?;
+    wire::swap::<16>(header, ipv6::field::SOURCE, ipv6::field::DESTINATION);
+    header[ipv6::field::HOP_LIMIT] = HOP_LIMIT;
+    Some(())
+}
+
+/// Calls `on_options` with each header of options. Returns `None` at one that one padding option cannot
+/// fill, and at a header that is neither options nor a fragment header.
+fn each_extension(
+    mut next_header: u8,
+    mut headers: &mut [u8],
+    mut on_options: impl FnMut(&mut [u8]),
+) -> Option<()> {
+    const PADDED_LEN_MAX: usize = 4 + 0xff;
+    while let [next, len, ..] = *headers {
+        let is_options = match next_header {
+            ipv6::HOP_BY_HOP | ipv6::DESTINATION_OPTIONS => true,
+            ipv6::FRAGMENT => false,
+            _ => return None,
+        };
+        let len = if is_options {
+            (usize::from(len) + 1) * ipv6::EXTENSION_LEN_MIN
+        } else {
+            ipv6::EXTENSION_LEN_MIN
+        };
+        let (header, rest) = headers.split_at_mut_checked(len)?;
+        if is_options {
+            if len > PADDED_LEN_MAX {
+                return None;
+            }
+            on_options(header);
+        }
+        (next_header, headers) = (next, rest);
+    }
+    Some(())
 }
 
 /// Changes the type of a message with code 0.

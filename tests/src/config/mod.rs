@@ -33,6 +33,8 @@ pub struct Config {
     pub mode: Option<&'static str>,
     /// How replies find their next hop: `last-hop` or `route`.
     pub return_path: Option<&'static str>,
+    /// What senders to unserved ports of VIPs get: `reject` or `drop`.
+    pub unserved: Option<&'static str>,
     admin: Admin,
     /// Interfaces to attach to.
     #[serde(rename = "port")]

@@ -78,7 +78,9 @@ fn broken_frames_are_counted_and_fail_no_request() -> Result<()> {
     const FRAMES: u32 = 20_000;
     let topology = Topology::new(Layout::with_queues(2))?;
     let _servers = actors::http_servers(&topology, 8080)?;
-    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let mut config = web(&topology);
+    config.unserved = Some("drop");
+    let waxwing = Waxwing::start(&topology, &config)?;
     let load = Load {
         rate: 500,
         ..connections(VIP4, 80, Duration::from_secs(6))

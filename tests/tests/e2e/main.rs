@@ -29,6 +29,7 @@ mod servers;
 mod swaps;
 mod traffic;
 mod transparent;
+mod unserved;
 mod vip_responder;
 
 use std::path::Path;
@@ -119,6 +120,7 @@ fn main() {
         recovery::SCENARIOS,
         gateways::SCENARIOS,
         icmp::SCENARIOS,
+        unserved::SCENARIOS,
         jumbo::SCENARIOS,
         crafted::SCENARIOS,
         forged::SCENARIOS,

@@ -229,7 +229,7 @@ fn write_workers(out: &mut String, workers: &[WorkerStatus]) -> fmt::Result {
 }
 
 /// Returns the counters that are shown only if they are not 0.
-fn events(worker: &WorkerStatus) -> [(u64, &'static str); 11] {
+fn events(worker: &WorkerStatus) -> [(u64, &'static str); 12] {
     [
         (
             worker.fallback_choices,
@@ -251,6 +251,10 @@ fn events(worker: &WorkerStatus) -> [(u64, &'static str); 11] {
         (
             worker.sessions_rejected,
             "new sessions rejected, because no backend takes them",
+        ),
+        (
+            worker.unserved_rejected,
+            "packets to unserved ports of VIPs rejected",
         ),
         (
             worker.sessions_reset,

@@ -354,6 +354,7 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         sessions_expired: counters.expired.get(),
         sessions_evicted: counters.evicted.get(),
         sessions_rejected: counters.rejected.get(),
+        unserved_rejected: counters.unserved_rejected.get(),
         sessions_reset: counters.reset.get(),
         sessions_moved: counters.repicked.get(),
         icmp_errors_forwarded: counters.icmp_errors_forwarded.get(),

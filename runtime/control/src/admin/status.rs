@@ -136,6 +136,8 @@ pub struct WorkerStatus {
     pub sessions_evicted: u64,
     /// New sessions rejected for lack of a backend, by RST or ICMP.
     pub sessions_rejected: u64,
+    /// Packets to unserved ports of VIPs, answered by RST or ICMP.
+    pub unserved_rejected: u64,
     /// Sessions of backends that went down, ended by RST or ICMP to the client.
     pub sessions_reset: u64,
     /// Sessions of backends that went down, moved to another backend.

@@ -77,6 +77,7 @@ pub(super) static MODE: Key = optional("mode", r#""transparent""#);
 pub(super) static RETURN_PATH: Key = optional("return_path", r#""last-hop""#);
 pub(super) static ROUTES_MAX: Key = optional("routes_max", "100_000");
 pub(super) static PING: Key = optional("ping", "true");
+pub(super) static UNSERVED: Key = optional("unserved", r#""reject""#);
 
 pub(super) static SOCKET: Key = optional("socket", r#""/run/waxwing.sock""#);
 
@@ -218,6 +219,7 @@ pub(super) static ROOT: Section = Section {
         &RETURN_PATH,
         &ROUTES_MAX,
         &PING,
+        &UNSERVED,
         &ADMIN,
         &WORKERS,
         &RINGS,

@@ -28,8 +28,8 @@ drop_reasons! {
     Unsupported = "unsupported",
     /// An invalid source address (RFC 1812 section 5.3.7).
     Martian = "martian",
-    /// A fragment to a VIP that is neither TCP nor UDP, or whose session has ended since its datagram's first
-    /// fragment.
+    /// A fragment to a VIP that is neither TCP, UDP nor of a ping, or whose session has ended since its
+    /// datagram's first fragment.
     Fragment = "fragment",
     /// A first fragment without complete headers, or a later one that overlaps them (RFC 1858, RFC 3128, RFC
     /// 7112).
@@ -44,7 +44,7 @@ drop_reasons! {
     FragmentLimit = "fragment_limit",
     /// An ICMP error to a VIP about no session.
     IcmpNoSession = "icmp_no_session",
-    /// To a VIP, but to no service of it.
+    /// To a VIP, but to no service of it, and not to be answered (or `unserved = "drop"`).
     NoService = "no_service",
     /// A TCP packet without SYN and without a session, of a service with `mid_stream = "drop"`.
     MidStream = "mid_stream",

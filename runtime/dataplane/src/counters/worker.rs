@@ -67,6 +67,8 @@ pub struct WorkerCounters {
     pub repicked: Counter,
     /// Packets of new flows answered with an RST or port unreachable ([`NoBackend::Reject`]).
     pub rejected: Counter,
+    /// Packets to unserved ports of VIPs, answered with an RST or port unreachable.
+    pub unserved_rejected: Counter,
     /// New flows for which the native fallback chose.
     pub fallback: Counter,
     pub epochs: Counter,
@@ -100,6 +102,7 @@ impl WorkerCounters {
             reset: Counter::default(),
             repicked: Counter::default(),
             rejected: Counter::default(),
+            unserved_rejected: Counter::default(),
             fallback: Counter::default(),
             epochs: Counter::default(),
             batch_times: Histogram::default(),

@@ -3,7 +3,7 @@
 //! Invariant: the ranges of a datagram do not overlap and lie before its end, if that is known. So the
 //! datagram is complete when their lengths add up to its own.
 
-use waxwing_packet::{Address, Family, Fragment, IpPacket, Protocol, Transport, tcp, udp};
+use waxwing_packet::{Address, Family, Fragment, IpPacket, Protocol, Transport, icmp, tcp, udp};
 
 use super::FRAGMENTS_MAX;
 use crate::DropReason;
@@ -15,20 +15,19 @@ pub(crate) struct DatagramKey {
     source: Address,
     destination: Address,
     identification: u32,
-    /// `None` for IPv6: only the first fragment states it reliably.
-    protocol: Option<Protocol>,
+    /// 0 for IPv6: only the first fragment states it reliably.
+    protocol: u8,
 }
 
 impl DatagramKey {
-    /// The key of a fragment's datagram; `None` unless it is TCP or UDP.
+    /// The key of a fragment's datagram; `None` unless it is TCP, UDP or ICMP.
     pub(crate) fn of(packet: &IpPacket, fragment: &Fragment) -> Option<Self> {
         let protocol = match (packet.family, packet.transport) {
-            (Family::V6, _) => None,
-            (Family::V4, Transport::Tcp { .. } | Transport::Other(tcp::PROTOCOL)) => {
-                Some(Protocol::Tcp)
-            }
-            (Family::V4, Transport::Udp { .. } | Transport::Other(udp::PROTOCOL)) => {
-                Some(Protocol::Udp)
+            (Family::V6, _) => 0,
+            (Family::V4, Transport::Tcp { .. } | Transport::Other(tcp::PROTOCOL)) => tcp::PROTOCOL,
+            (Family::V4, Transport::Udp { .. } | Transport::Other(udp::PROTOCOL)) => udp::PROTOCOL,
+            (Family::V4, Transport::Icmp { .. } | Transport::Other(icmp::PROTOCOL_V4)) => {
+                icmp::PROTOCOL_V4
             }
             (Family::V4, _) => return None,
         };
@@ -48,7 +47,8 @@ impl DatagramKey {
             destination: self.destination,
             source_port: (self.identification >> 16) as u16,
             destination_port: self.identification as u16,
-            protocol: self.protocol.unwrap_or(Protocol::Udp),
+            // The protocol tells apart datagrams that share a bucket.
+            protocol: Protocol::Udp,
         };
         key.hash(&as_flow).bits()
     }

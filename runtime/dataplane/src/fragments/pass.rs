@@ -9,7 +9,7 @@ use super::FRAGMENTS_MAX;
 use super::datagram::{ByteRange, DatagramKey};
 use super::held::Ticket;
 use super::table::{self, FragmentVerdict, LaterOutcome, ReleasedGroup};
-use crate::path::{Batch, Verdict, WorkerContext, tuple_of};
+use crate::path::{Batch, Verdict, WorkerContext, is_ping, tuple_of};
 use crate::{BATCH, DropReason, FrameBuf, FrameIo, Now, Snapshot};
 
 /// How long one sweep over the table takes, in milliseconds. A fragment whose first one never comes waits for
@@ -57,7 +57,7 @@ impl FragmentPass {
     #[cold]
     pub(crate) fn classify(
         &mut self,
-        context: &WorkerContext,
+        context: &mut WorkerContext,
         at: usize,
         snapshot: &Snapshot,
         (packet, fragment): (&IpPacket, Fragment),
@@ -79,6 +79,9 @@ impl FragmentPass {
             return Verdict::Drop(reason);
         }
         self.firsts.push((at, key));
+        if is_ping(snapshot, packet) {
+            return context.reject.echo(now);
+        }
         tuple_of(packet).map_or_else(
             || verdict_without_service(snapshot, packet),
             |tuple| Verdict::Lookup(context.shared.sessions.hash(&tuple), None),
@@ -246,6 +249,7 @@ fn verdict_of(context: &WorkerContext, decided: FragmentVerdict) -> Verdict {
             None => Verdict::Drop(DropReason::Fragment),
         },
         FragmentVerdict::PassToKernel => Verdict::PassToKernel,
+        FragmentVerdict::Echo => Verdict::Echo,
         FragmentVerdict::Drop(reason) => Verdict::Drop(reason),
     }
 }
@@ -255,9 +259,10 @@ fn decided_by(verdict: &Verdict) -> FragmentVerdict {
     match *verdict {
         Verdict::Session(at, _, direction) => FragmentVerdict::Session(at, direction),
         Verdict::PassToKernel => FragmentVerdict::PassToKernel,
+        Verdict::Echo => FragmentVerdict::Echo,
         Verdict::Drop(reason) => FragmentVerdict::Drop(reason),
         // Only the first fragment is answered.
-        Verdict::Reject => FragmentVerdict::Drop(DropReason::NoBackend),
+        Verdict::Reject(reason) => FragmentVerdict::Drop(reason),
         _ => FragmentVerdict::Drop(DropReason::Fragment),
     }
 }

@@ -27,6 +27,8 @@ const STRONG_MAX: usize = WAYS * 3 / 4;
 pub(crate) enum FragmentVerdict {
     Session(SessionRef, Direction),
     PassToKernel,
+    /// It is an echo request to a VIP.
+    Echo,
     Drop(DropReason),
 }
 

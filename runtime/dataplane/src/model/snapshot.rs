@@ -27,6 +27,7 @@ pub struct Snapshot {
     sources: Sources,
     vips: Box<[Address]>,
     ping: bool,
+    rejects_unserved: bool,
 }
 
 impl Snapshot {
@@ -76,6 +77,7 @@ impl Snapshot {
             sources: Sources::default(),
             vips: vips.into(),
             ping: true,
+            rejects_unserved: false,
         }
     }
 
@@ -83,6 +85,13 @@ impl Snapshot {
     #[must_use]
     pub fn answering_ping(mut self, ping: bool) -> Self {
         self.ping = ping;
+        self
+    }
+
+    /// Sets whether packets to unserved ports of VIPs are answered with an RST or port unreachable.
+    #[must_use]
+    pub fn rejecting_unserved(mut self, rejects: bool) -> Self {
+        self.rejects_unserved = rejects;
         self
     }
 
@@ -102,6 +111,12 @@ impl Snapshot {
     #[must_use]
     pub fn answers_ping(&self) -> bool {
         self.ping
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn rejects_unserved(&self) -> bool {
+        self.rejects_unserved
     }
 
     /// The service for a packet to this VIP, port and protocol: the one with exactly that port, else the

@@ -88,8 +88,10 @@ fn classify_other_protocol<F: FrameBuf>(
         return icmp_errors::classify(context, snapshot, arrived, now);
     }
     if let Transport::Icmp { .. } = packet.transport {
-        let may_echo = || context.reject.may_echo(now);
-        match vip_responder::respond_to_icmp(snapshot, arrived.reborrow(), may_echo) {
+        if vip_responder::is_ping(snapshot, packet) {
+            return context.reject.echo(now);
+        }
+        match vip_responder::respond_to_solicitation(snapshot, arrived.reborrow()) {
             vip_responder::Response::NotForUs => {}
             response => return response.into(),
         }

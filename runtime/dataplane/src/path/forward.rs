@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use waxwing_packet::IpPacket;
+use waxwing_packet::{IpPacket, icmp};
 
 use super::classify::classify;
 use super::flow::{FoundSession, find, match_with, tuple_of};
@@ -294,7 +294,17 @@ fn finish<I: FrameIo>(
             context.counters.icmp_errors_forwarded.add(1);
             Ok(port)
         }
-        (Verdict::Reject, Some(packet)) => reject::write(&mut frame, packet).map(|()| frame.port()),
+        (Verdict::Echo, Some(packet)) => {
+            if icmp::answer_echo(frame.bytes_mut(), packet) {
+                context.counters.responded.add(1);
+                Ok(frame.port())
+            } else {
+                Err(DropReason::Unsupported)
+            }
+        }
+        (Verdict::Reject(_), Some(packet)) => {
+            reject::write(&mut frame, packet).map(|()| frame.port())
+        }
         (Verdict::PassToKernel, _) => match bridge_exit(snapshot, &frame) {
             Some(port) => {
                 context.counters.bridged.add(1);

@@ -35,3 +35,4 @@ pub use forward::Forwarder;
 pub(crate) use session_close::RemovalCause;
 pub use shared::SharedState;
 pub(crate) use verdict::Verdict;
+pub(crate) use vip_responder::is_ping;

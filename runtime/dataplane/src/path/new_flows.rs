@@ -247,7 +247,7 @@ fn reject<F: FrameBuf>(context: &mut WorkerContext, arrived: &Arrived<'_, F>, no
         ..
     } = context;
     let verdict = reject.check(linearizer, arrived, DropReason::NoBackend, now);
-    if let Verdict::Reject = verdict {
+    if let Verdict::Reject(_) = verdict {
         counters.rejected.add(1);
     }
     verdict
@@ -277,7 +277,7 @@ fn decide_further_packets<F: FrameBuf>(
             .and_then(|tuple| find(&context.shared.sessions, snapshot, &tuple, hash));
         batch.verdicts[at] = match (first, found) {
             // A damaged first packet says nothing about this one.
-            (Verdict::Reject | Verdict::Drop(DropReason::Malformed), _) => {
+            (Verdict::Reject(_) | Verdict::Drop(DropReason::Malformed), _) => {
                 reject(context, &Arrived { frame, packet }, now)
             }
             (Verdict::Drop(reason), _) => Verdict::Drop(reason),

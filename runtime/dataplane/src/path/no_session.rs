@@ -18,13 +18,37 @@ pub(crate) fn verdict<F: FrameBuf>(
         return Verdict::PassToKernel;
     };
     match snapshot.service_at(tuple.destination, tuple.destination_port, tuple.protocol) {
+        None if !snapshot.is_vip(packet.destination) => {
+            // It bypasses the services.
+            direct::pass(context, snapshot, arrived, now)
+        }
         // A reply to a VIP would come back here.
-        Some(_) if is_martian(packet.source) || snapshot.is_vip(packet.source) => {
+        _ if is_martian(packet.source) || snapshot.is_vip(packet.source) => {
             Verdict::Drop(DropReason::Martian)
         }
         Some(service) => Verdict::NewFlow(hash, service.id),
-        None if snapshot.is_vip(packet.destination) => Verdict::Drop(DropReason::NoService),
-        // It bypasses the services.
-        None => direct::pass(context, snapshot, arrived, now),
+        None if snapshot.rejects_unserved() => reject_unserved(context, &arrived, now),
+        None => Verdict::Drop(DropReason::NoService),
     }
+}
+
+/// Answers a packet to a VIP's unserved port as a host does (RFC 9293 section 3.10.7.1, RFC 1122 section
+/// 4.1.3.1, RFC 4443 section 3.1): with an RST or port unreachable.
+#[cold]
+fn reject_unserved<F: FrameBuf>(
+    context: &mut WorkerContext,
+    arrived: &Arrived<'_, F>,
+    now: Now,
+) -> Verdict {
+    let WorkerContext {
+        reject,
+        linearizer,
+        counters,
+        ..
+    } = context;
+    let verdict = reject.check(linearizer, arrived, DropReason::NoService, now);
+    if let Verdict::Reject(_) = verdict {
+        counters.unserved_rejected.add(1);
+    }
+    verdict
 }

@@ -29,12 +29,17 @@ const ERRORS_BURST: u64 = 100;
 /// Echo replies per second and worker: enough for many monitors, no more for a flood.
 const ECHOES_PER_S: u64 = 10_000;
 const ECHOES_BURST: u64 = 1000;
+/// Answers per second and worker to packets to unserved ports of VIPs, which anybody may send. Apart from the
+/// others, so that a port scan takes none of theirs.
+const UNSERVED_PER_S: u64 = 1000;
+const UNSERVED_BURST: u64 = 100;
 
 /// One worker's rate limits.
 pub(crate) struct RejectLimits {
     resets: RateLimiter,
     errors: RateLimiter,
     echoes: RateLimiter,
+    unserved: RateLimiter,
 }
 
 impl RejectLimits {
@@ -43,12 +48,17 @@ impl RejectLimits {
             resets: RateLimiter::new(RESETS_PER_S, RESETS_BURST),
             errors: RateLimiter::new(ERRORS_PER_S, ERRORS_BURST),
             echoes: RateLimiter::new(ECHOES_PER_S, ECHOES_BURST),
+            unserved: RateLimiter::new(UNSERVED_PER_S, UNSERVED_BURST),
         }
     }
 
-    /// Whether one more echo request may be answered now.
-    pub(crate) const fn may_echo(&mut self, now: Now) -> bool {
-        self.echoes.take(now)
+    /// The verdict on an echo request to a VIP.
+    pub(crate) const fn echo(&mut self, now: Now) -> Verdict {
+        if self.echoes.take(now) {
+            Verdict::Echo
+        } else {
+            Verdict::Drop(DropReason::AnswerLimit)
+        }
     }
 
     /// The verdict on a packet to be rejected: [`Verdict::Reject`], or a drop (`silent` if its sender must
@@ -66,12 +76,17 @@ impl RejectLimits {
             Transport::Tcp { .. } => (packet_reject::may_reset(packet), &mut self.resets),
             _ => (IcmpError::may_be_about(packet), &mut self.errors),
         };
+        let limit = if silent == DropReason::NoService {
+            &mut self.unserved
+        } else {
+            limit
+        };
         if !may_answer {
             Verdict::Drop(silent)
         } else if !limit.take(now) {
             Verdict::Drop(DropReason::AnswerLimit)
         } else if checksum::are_correct(linearizer.whole(arrived.frame), packet) {
-            Verdict::Reject
+            Verdict::Reject(silent)
         } else {
             Verdict::Drop(DropReason::Malformed)
         }

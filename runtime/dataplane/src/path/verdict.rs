@@ -28,8 +28,12 @@ pub(crate) enum Verdict {
     Held,
     /// The frame now holds its own response and leaves by its ingress port.
     Respond,
-    /// To be turned into an RST or port unreachable, which leaves by the ingress port.
-    Reject,
+    /// An echo request to a VIP, or a fragment of one: to be turned into its reply, which leaves by the
+    /// ingress port.
+    Echo,
+    /// To be turned into an RST or port unreachable, which leaves by the ingress port. The reason is that of
+    /// its datagram's later fragments.
+    Reject(DropReason),
     /// Not ours: bridged in transparent mode, otherwise passed to the kernel.
     PassToKernel,
     Drop(DropReason),

@@ -1,11 +1,11 @@
-//! Responses for VIPs: ARP, neighbour solicitations and ping.
+//! Responses for VIPs: ARP, neighbour solicitations; and which packets are pings.
 //!
 //! Invariant: a response leaves by the port its request came from, to the address it came from, and only for
 //! a VIP of the snapshot.
 
 use waxwing_packet::arp::{Arp, Operation};
 use waxwing_packet::ndp::Solicitation;
-use waxwing_packet::{Ethernet, icmp};
+use waxwing_packet::{Ethernet, IpPacket, icmp};
 
 use super::{Arrived, Verdict};
 use crate::{DropReason, FrameBuf, Snapshot};
@@ -17,7 +17,6 @@ pub(crate) enum Response {
     /// Not a request to us.
     NotForUs,
     Malformed,
-    RateLimited,
 }
 
 impl From<Response> for Verdict {
@@ -25,7 +24,6 @@ impl From<Response> for Verdict {
         match response {
             Response::Written => Self::Respond,
             Response::NotForUs => Self::PassToKernel,
-            Response::RateLimited => Self::Drop(DropReason::AnswerLimit),
             Response::Malformed => Self::Drop(DropReason::Malformed),
         }
     }
@@ -51,22 +49,17 @@ pub(crate) fn respond_to_arp<F: FrameBuf>(
     written(frame.set_len(reply.frame_len()) && reply.write(frame.bytes_mut()))
 }
 
-/// Answers a neighbour solicitation (RFC 4861 section 7.2.4) or an echo request (RFC 1122 section 3.2.2.6,
-/// RFC 4443 section 4.2) for a VIP. `may_echo` limits the latter.
-pub(crate) fn respond_to_icmp<F: FrameBuf>(
+/// Whether a packet is an echo request to a VIP, or its first fragment, and is to be answered (RFC 1122
+/// section 3.2.2.6, RFC 4443 section 4.2).
+pub(crate) fn is_ping(snapshot: &Snapshot, packet: &IpPacket) -> bool {
+    icmp::is_echo_request(packet) && snapshot.answers_ping() && snapshot.is_vip(packet.destination)
+}
+
+/// Answers a neighbour solicitation for a VIP (RFC 4861 section 7.2.4).
+pub(crate) fn respond_to_solicitation<F: FrameBuf>(
     snapshot: &Snapshot,
     Arrived { frame, packet }: Arrived<'_, F>,
-    may_echo: impl FnOnce() -> bool,
 ) -> Response {
-    let is_ping = icmp::is_echo_request(packet) && snapshot.is_vip(packet.destination);
-    if is_ping && snapshot.answers_ping() {
-        if !may_echo() {
-            return Response::RateLimited;
-        }
-        if icmp::answer_echo(frame.bytes_mut(), packet) {
-            return Response::Written;
-        }
-    }
     if !Solicitation::is_in(packet) {
         return Response::NotForUs;
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::fragments::{Endpoints, ID, assert_forgotten, bytes, opened, to_backend, to_client};
-use crate::frames::{ping, request};
+use crate::frames::request;
 use crate::world::{BACK, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::NoBackend;
 use waxwing_dataplane::{BackendId, DropReason, FragmentLimits};
@@ -142,22 +142,6 @@ fn impossible_fragments_are_dropped_alone() {
         assert!(world.frame(FRONT, &frame).is_empty(), "{what}");
         assert_eq!(world.drops(), [(reason, 1)], "{what}");
         assert_forgotten(&world);
-    }
-}
-
-#[test]
-fn a_fragmented_ping_is_neither_answered_nor_held() {
-    for plan in [V4, V6] {
-        let ping = ping(plan, &bytes(88)).frame();
-        for order in permutations(3) {
-            let mut world = World::new(Settings::udp(plan));
-            let pieces = fragment(&ping, &[32, 32], ID);
-            for n in order {
-                assert!(world.frame(FRONT, &pieces[n]).is_empty());
-            }
-            assert_eq!(world.drops(), [(Fragment, 3)]);
-            assert_forgotten(&world);
-        }
     }
 }
 

@@ -330,3 +330,90 @@ fn a_refused_connection_tries_another_backend() {
         }
     }
 }
+
+#[test]
+fn packets_to_unserved_ports_of_a_vip_are_rejected() {
+    for plan in [V4, V6] {
+        let mut world = World::new(Settings {
+            rejects_unserved: true,
+            ..Settings::tcp(plan)
+        });
+        // TTL 1, as a trace's first packet has.
+        for hop_limit in [1, 64] {
+            let syn = build::Tcp {
+                destination: (plan.vip, SERVICE_PORT + 9),
+                hop_limit,
+                ..segment(plan, 4000, SYN)
+            };
+            let (port, packet) = one(&world.frame(FRONT, &syn.frame()));
+            assert_eq!((port, packet.source), (FRONT, plan.vip));
+            assert_eq!(ports(&packet), (SERVICE_PORT + 9, 4000));
+            let is_reset =
+                matches!(packet.transport, Transport::Tcp { flags, .. } if flags.0 == RST | ACK);
+            assert!(is_reset, "{:?}", packet.transport);
+
+            let probe = build::Udp {
+                link: syn.link,
+                source: (plan.client, 5000),
+                destination: (plan.vip, 33434),
+                hop_limit,
+                payload: &[7; 32],
+                ..build::Udp::default()
+            };
+            let (port, packet) = one(&world.frame(FRONT, &probe.frame()));
+            assert_eq!((port, packet.source), (FRONT, plan.vip));
+            let (kind, code) = match plan.vip.family() {
+                waxwing_packet::Family::V4 => (3, 3),
+                waxwing_packet::Family::V6 => (1, 4),
+            };
+            assert_eq!(packet.transport, Transport::Icmp { kind, code });
+        }
+        assert_eq!(world.counters[0].unserved_rejected.get(), 4);
+        assert_eq!(world.counters[0].rejected.get(), 0);
+        // No RST about an RST; none to a martian; none to a VIP.
+        let to = (plan.vip, SERVICE_PORT + 9);
+        let rst = build::Tcp {
+            destination: to,
+            ..segment(plan, 4000, RST)
+        };
+        assert_eq!(world.frame(FRONT, &rst.frame()), []);
+        let from_vip = build::Tcp {
+            source: (plan.vip, 4000),
+            ..build::Tcp {
+                destination: to,
+                ..segment(plan, 4000, SYN)
+            }
+        };
+        assert_eq!(world.frame(FRONT, &from_vip.frame()), []);
+        assert_eq!(
+            world.drops(),
+            [(DropReason::Martian, 1), (DropReason::NoService, 1)]
+        );
+    }
+}
+
+/// A port scan takes no RSTs from the clients of a service whose servers are down.
+#[test]
+fn answers_at_unserved_ports_have_a_limit_of_their_own() {
+    let mut world = World::new(Settings {
+        rejects_unserved: true,
+        ..rejecting(Protocol::Tcp)
+    });
+    let mut answered = 0;
+    for port in 10_000..12_000 {
+        let syn = build::Tcp {
+            destination: (V4.vip, port),
+            ..segment(V4, 4000, SYN)
+        };
+        answered += world.frame(FRONT, &syn.frame()).len();
+    }
+    assert_eq!(answered, 100);
+    assert_eq!(world.drops(), [(DropReason::AnswerLimit, 1900)]);
+    one(&world.frame(FRONT, &request(V4, 4000, SYN)));
+    world.advance(Duration::from_millis(100));
+    let syn = build::Tcp {
+        destination: (V4.vip, 10_000),
+        ..segment(V4, 4000, SYN)
+    };
+    one(&world.frame(FRONT, &syn.frame()));
+}

@@ -8,11 +8,12 @@ use crate::frames::{
 use crate::world::{
     BACK, CLIENT_MAC, FRONT, PORT_MACS, SERVICE_PORT, Settings, V4, V6, World, backend_mac,
 };
-use waxwing_dataplane::Pick;
 use waxwing_dataplane::model::Release;
 use waxwing_dataplane::session::Session;
-use waxwing_packet::{Mac, Packet, VlanTags, parse};
+use waxwing_dataplane::{DropReason, Pick};
+use waxwing_packet::{Link, Mac, Packet, VlanTags, parse};
 use waxwing_testkit::build;
+use waxwing_testkit::fragmenter::{fragment, permutations, reassemble};
 
 #[test]
 fn replies_follow_the_client_to_another_gateway() {
@@ -142,4 +143,64 @@ fn replies_follow_a_gateway_that_announced_a_new_mac() {
     one(&world.frame(FRONT, &request(V4, 4000, ACK)));
     let (_, packet) = one(&world.frame(BACK, &reply(V4, 4000 % 3, 4000, ACK)));
     assert_eq!(packet.ethernet.destination, CLIENT_MAC);
+}
+
+/// Larger than the MTU, in any order of arrival; and only while the VIP answers ping.
+#[test]
+fn a_ping_in_fragments_is_answered_in_fragments() {
+    for plan in [V4, V6] {
+        let ping = ping(plan, &[7; 4000]);
+        let reply = build::Echo {
+            link: Link {
+                source: PORT_MACS[0],
+                destination: CLIENT_MAC,
+            },
+            source: plan.vip,
+            destination: plan.client,
+            reply: true,
+            ..ping
+        };
+        let parts = fragment(&ping.frame(), &[1480, 1480], 5);
+        for order in permutations(3) {
+            let mut world = World::new(Settings::tcp(plan));
+            let sent: Vec<_> = (order.iter())
+                .flat_map(|n| world.frame(FRONT, &parts[*n]))
+                .collect();
+            assert!(sent.iter().all(|(port, _)| *port == FRONT));
+            let frames: Vec<_> = sent.into_iter().map(|(_, frame)| frame).collect();
+            assert_eq!(reassemble(&frames), reply.frame(), "{order:?}");
+            assert_eq!(world.counters[0].responded.get(), 3);
+            assert_eq!(world.drops(), []);
+        }
+        let mut world = World::new(Settings {
+            ping: false,
+            ..Settings::tcp(plan)
+        });
+        for part in &parts {
+            assert_eq!(world.frame(FRONT, part), []);
+        }
+        assert_eq!(world.drops(), [(DropReason::Fragment, 3)]);
+    }
+}
+
+/// Later fragments alone are never answered: two VIPs would send one to each other for ever.
+#[test]
+fn fragments_of_what_is_no_ping_are_not_answered() {
+    for plan in [V4, V6] {
+        let reply = build::Echo {
+            reply: true,
+            ..ping(plan, &[7; 4000])
+        };
+        let parts = fragment(&reply.frame(), &[1480, 1480], 5);
+        // With its first fragment, and without.
+        for skipped in [0, 1] {
+            let mut world = World::new(Settings::tcp(plan));
+            for part in &parts[skipped..] {
+                assert_eq!(world.frame(FRONT, part), []);
+            }
+            world.sweep_round(0, Duration::from_secs(10));
+            assert_eq!(world.io(0).sent(), []);
+            assert_eq!(world.counters[0].responded.get(), 0);
+        }
+    }
 }

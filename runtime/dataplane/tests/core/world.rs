@@ -168,6 +168,8 @@ pub(crate) struct Settings {
     pub(crate) retries_refused: bool,
     /// Whether VIPs answer ping.
     pub(crate) ping: bool,
+    /// Whether packets to unserved ports of VIPs are answered.
+    pub(crate) rejects_unserved: bool,
     /// Transparent mode: whether the two ports belong to a bridge.
     pub(crate) transparent: bool,
     pub(crate) fragments: FragmentLimits,
@@ -196,6 +198,7 @@ impl Default for Settings {
             mtu: 1500,
             retries_refused: false,
             ping: true,
+            rejects_unserved: false,
             transparent: false,
             fragments: FragmentLimits::default(),
             vlans: Vec::new(),
@@ -281,6 +284,7 @@ impl Settings {
         let sources: Vec<_> = (1..).map(SourceId).zip(self.sources.clone()).collect();
         Snapshot::new(generation, services, backends, ports)
             .answering_ping(self.ping)
+            .rejecting_unserved(self.rejects_unserved)
             .with_sources(Sources::new(&sources, &self.pools))
     }
 }

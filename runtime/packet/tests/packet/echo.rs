@@ -1,15 +1,14 @@
 //! Echo requests answered in place (RFC 792, RFC 4443).
 
 use waxwing_packet::icmp::answer_echo;
-use waxwing_packet::{Address, Link, Mac, ethernet, ndp};
+use waxwing_packet::{Address, Link, Mac, VlanTags, checksum, ndp};
 use waxwing_testkit::build;
+use waxwing_testkit::fragmenter::{IP, V4_LEN, fragment, reassemble};
 
 use crate::samples::{CLIENT, LINK, LINK_BACK, TAGS, VIP, ip};
 
 /// The hop limit of a reply.
 const HOP_LIMIT: u8 = 64;
-/// Where an IPv4 header holds its flags and fragment offset.
-const FLAGS_OFFSET: usize = 6;
 
 fn request(source: Address, destination: Address) -> build::Echo<'static> {
     build::Echo {
@@ -22,6 +21,26 @@ fn request(source: Address, destination: Address) -> build::Echo<'static> {
         sequence: 5,
         payload: b"how are you?!",
         ..Default::default()
+    }
+}
+
+/// An untagged request, by family.
+fn untagged(family: usize) -> build::Echo<'static> {
+    build::Echo {
+        tags: VlanTags::NONE,
+        ..request(CLIENT[family], VIP[family])
+    }
+}
+
+/// The reply to [`untagged`].
+fn untagged_reply(family: usize) -> build::Echo<'static> {
+    build::Echo {
+        link: LINK_BACK,
+        source: VIP[family],
+        destination: CLIENT[family],
+        hop_limit: HOP_LIMIT,
+        reply: true,
+        ..untagged(family)
     }
 }
 
@@ -52,10 +71,11 @@ fn a_request_becomes_its_reply() {
 fn other_packets_are_not_answered_and_do_not_change() {
     let v4 = || request(CLIENT[0], VIP[0]);
     let group = Mac([1, 0, 0, 0, 0, 1]);
-    let fragment = |mut frame: Vec<u8>| {
-        frame[ethernet::HEADER_LEN + ethernet::TAG_LEN + FLAGS_OFFSET] = 0x20;
-        frame
-    };
+    let with_options = |options| insert_v4(untagged(0).frame(), options);
+    let with_headers = |first, headers: &[u8]| insert_v6(untagged(1).frame(), first, headers);
+    // One padding option cannot fill it.
+    let mut long = vec![0; 264];
+    (long[0], long[1]) = (58, 32);
     let from = |source| request(source, VIP[0]).frame();
     let linked = |link| build::Echo { link, ..v4() }.frame();
     let reply = build::Echo {
@@ -72,7 +92,24 @@ fn other_packets_are_not_answered_and_do_not_change() {
     };
     let rows = [
         ("a reply", reply.frame()),
-        ("a fragment", fragment(v4().frame())),
+        (
+            "with a loose source route",
+            with_options(&[131, 7, 4, 10, 0, 0, 1, 0]),
+        ),
+        (
+            "with a strict source route",
+            with_options(&[1, 137, 7, 8, 10, 0, 0, 1]),
+        ),
+        ("with an option of length 0", with_options(&[7, 0, 0, 0])),
+        (
+            "with an option beyond the header",
+            with_options(&[7, 5, 4, 0]),
+        ),
+        (
+            "with a routing header",
+            with_headers(43, &[58, 0, 0, 0, 0, 0, 0, 0]),
+        ),
+        ("with very long options", with_headers(60, &long)),
         ("from 0.0.0.0", from(Address::v4([0; 4]))),
         ("from broadcast", from(Address::v4([255; 4]))),
         ("from a multicast group", from(Address::v4([224, 0, 0, 1]))),
@@ -113,4 +150,80 @@ fn a_damaged_request_gets_a_damaged_reply() {
     *frame.last_mut().expect("a payload") ^= 1;
     assert!(answer(&mut frame));
     assert!(build::verify_checksums(&frame).is_err());
+}
+
+/// Inserts options into an untagged IPv4 frame.
+fn insert_v4(mut frame: Vec<u8>, options: &[u8]) -> Vec<u8> {
+    let header_len = V4_LEN + options.len();
+    frame.splice(IP + V4_LEN..IP + V4_LEN, options.iter().copied());
+    frame[IP] = 0x40 | u8::try_from(header_len / 4).expect("at most 15");
+    let total_len = u16::try_from(frame.len() - IP).expect("it is short");
+    frame[IP + 2..IP + 4].copy_from_slice(&total_len.to_be_bytes());
+    frame[IP + 10..IP + 12].fill(0);
+    let sum = checksum::of(&frame[IP..IP + header_len]);
+    frame[IP + 10..IP + 12].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// Inserts extension headers, of which the first is of this type, into an untagged IPv6 frame.
+fn insert_v6(mut frame: Vec<u8>, first: u8, headers: &[u8]) -> Vec<u8> {
+    const V6_LEN: usize = 40;
+    frame.splice(IP + V6_LEN..IP + V6_LEN, headers.iter().copied());
+    frame[IP + 6] = first;
+    let payload_len = u16::try_from(frame.len() - IP - V6_LEN).expect("it is short");
+    frame[IP + 4..IP + 6].copy_from_slice(&payload_len.to_be_bytes());
+    frame
+}
+
+#[test]
+fn options_are_blanked() {
+    // Record route, timestamp, router alert; with padding in front and behind.
+    for options in [
+        &[7, 7, 4, 0, 0, 0, 0, 0][..],
+        &[1, 1, 68, 12, 13, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0],
+        &[148, 4, 0, 0],
+        &[0, 7, 0, 9],
+        &[1; 40],
+    ] {
+        let mut frame = insert_v4(untagged(0).frame(), options);
+        assert!(answer(&mut frame), "{options:?}");
+        let blank = vec![0; options.len()];
+        assert_eq!(frame, insert_v4(untagged_reply(0).frame(), &blank));
+    }
+    // Hop-by-hop options with a router alert, destination options of 16 bytes.
+    let sent = [
+        &[60, 0, 5, 2, 0, 0, 1, 0][..],
+        &[58, 1, 0x1e, 12, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+    ];
+    let blank = [
+        &[60, 0, 1, 4, 0, 0, 0, 0][..],
+        &[58, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    let mut frame = insert_v6(untagged(1).frame(), 0, &sent.concat());
+    assert!(answer(&mut frame));
+    assert_eq!(
+        frame,
+        insert_v6(untagged_reply(1).frame(), 0, &blank.concat())
+    );
+}
+
+/// Each fragment becomes one of the reply: nothing is reassembled.
+#[test]
+fn a_request_in_fragments_becomes_a_reply_in_fragments() {
+    let payload: Vec<u8> = (0..4000_u16).map(|n| n.to_le_bytes()[0]).collect();
+    for family in [0, 1] {
+        let request = build::Echo {
+            payload: &payload,
+            ..untagged(family)
+        };
+        let mut parts = fragment(&request.frame(), &[1480, 1480], 77);
+        for part in &mut parts {
+            assert!(answer(part));
+        }
+        let reply = build::Echo {
+            payload: &payload,
+            ..untagged_reply(family)
+        };
+        assert_eq!(reassemble(&parts), reply.frame());
+    }
 }

@@ -41,6 +41,8 @@ pub struct Config {
     pub routes_max: usize,
     /// Whether VIPs answer ping.
     pub ping: bool,
+    /// What happens to packets to unserved ports of VIPs.
+    pub unserved: Unserved,
     pub admin: AdminConfig,
     pub workers: Workers,
     pub rings: Rings,
@@ -147,6 +149,16 @@ pub enum ReturnPath {
     LastHop,
     /// The kernel's main routing table.
     Route,
+}
+
+/// What happens to a TCP or UDP packet to a VIP's port that no service has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Unserved {
+    /// Its sender gets an RST or port unreachable, within a rate limit.
+    #[default]
+    Reject,
+    /// It is dropped silently.
+    Drop,
 }
 
 /// The key of the hash that policies balance by. Balancers of one cluster share it, so that

@@ -14,7 +14,8 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::model::{
-    AdminConfig, ClusterKey, Config, Mode, Poll, Port, ReturnPath, Rings, Workers, ZeroCopy,
+    AdminConfig, ClusterKey, Config, Mode, Poll, Port, ReturnPath, Rings, Unserved, Workers,
+    ZeroCopy,
 };
 use super::problem::{Located, Problems, SourceText, Span};
 use super::reader::{Table, or, or_default};
@@ -38,6 +39,7 @@ const MODE: [(&str, Mode); 2] = [
     (Mode::Routed.label(), Mode::Routed),
     (Mode::Transparent.label(), Mode::Transparent),
 ];
+const UNSERVED: [(&str, Unserved); 2] = [("reject", Unserved::Reject), ("drop", Unserved::Drop)];
 const RETURN_PATH: [(&str, ReturnPath); 2] = [
     ("last-hop", ReturnPath::LastHop),
     ("route", ReturnPath::Route),
@@ -100,6 +102,7 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
         return_path: or_default(root.choice(&schema::RETURN_PATH, &RETURN_PATH, problems)),
         routes_max: or(routes_max, 100_000),
         ping: or(root.boolean(&schema::PING, problems), true),
+        unserved: or_default(root.choice(&schema::UNSERVED, &UNSERVED, problems)),
         admin: admin(root, problems),
         workers: workers(root, problems),
         rings: rings(root, problems),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::schema::{ROOT, Shape};
-use super::{Config, Poll, Position, Problem, Severity, ZeroCopy, values};
+use super::{Config, Poll, Position, Problem, Severity, Unserved, ZeroCopy, values};
 
 const MINIMAL: &str = include_str!("../../../../../examples/minimal.toml");
 const TRANSPARENT: &str = include_str!("../../../../../examples/transparent.toml");
@@ -75,6 +75,7 @@ fn the_minimal_config_gets_the_defaults() {
     );
     assert_eq!(config.zero_copy, ZeroCopy::Auto);
     assert_eq!(config.poll, Poll::Adaptive);
+    assert_eq!(config.unserved, Unserved::Reject);
     assert!(config.ping && config.workers.pin && config.workers.cpus.is_empty());
     let service = &config.services[0];
     assert_eq!(&*service.policy_config.value, "{}");

@@ -20,7 +20,7 @@ use waxwing_dataplane::model::{NoBackend, Port, SourceUse};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Service, ServiceId, Snapshot};
 use waxwing_packet::Address;
 
-use crate::config::{self, AllDown, Config, OnRefused};
+use crate::config::{self, AllDown, Config, OnRefused, Unserved};
 use crate::health::Effects;
 use crate::publish::keys::{BackendKey, ServiceKey, backend_key, service_key};
 use sources::SourceIds;
@@ -157,7 +157,10 @@ impl Catalog {
             .collect();
         let snapshot = Snapshot::new(self.generation, services, backends, ports.to_vec());
         let sources = self.sources.advance(config, gauges)?;
-        Ok(snapshot.answering_ping(config.ping).with_sources(sources))
+        Ok(snapshot
+            .answering_ping(config.ping)
+            .rejecting_unserved(config.unserved == Unserved::Reject)
+            .with_sources(sources))
     }
 
     /// Returns a service with its ids, and adds its backends to `live`.
