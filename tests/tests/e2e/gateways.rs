@@ -26,6 +26,7 @@ use crate::{Scenario, scenario};
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(connections_follow_a_gateway_to_its_new_mac, "nginx", "curl"),
     scenario!(replies_follow_the_kernels_routes, "curl"),
+    scenario!(nexthop_objects_are_followed, "curl"),
     scenario!(a_change_of_routes_moves_live_downloads, "nginx", "curl"),
     scenario!(a_client_in_a_vlan_is_answered_in_it, "tcpdump"),
     scenario!(
@@ -239,6 +240,44 @@ fn assert_fetched(topology: &Topology, from: IpAddr, vip: IpAddr, by: &str) -> R
         replies[1]
     );
     Ok(())
+}
+
+/// The kernel reports the objects' ids only, and changes of an object not as changes of its routes.
+fn nexthop_objects_are_followed() -> Result<()> {
+    let topology = topology()?;
+    second_link(&topology)?;
+    topology
+        .balancer
+        .sysctl(&["net.ipv4.nexthop_compat_mode=0"])?;
+    topology
+        .balancer
+        .ip("nexthop add id 7 via 10.1.0.2 dev front\n\
+         nexthop add id 8 via fd00:1::2 dev front\n\
+         nexthop add id 17 group 7\n\
+         route replace 198.51.100.0/24 nhid 17\n\
+         route replace 2001:db8:51::/48 nhid 8\n")?;
+    let _servers = waxwing_tests::actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &by_route(&topology))?;
+    let resolved = |gateways: [&str; 2]| {
+        waxwing.wait_status("the objects' gateways", |status| {
+            let found = status.gateways();
+            let is_resolved = |name: &str| found.get(name).is_some_and(Option::is_some);
+            found.len() == 2 && gateways.iter().all(|name| is_resolved(name))
+        })
+    };
+    resolved(["10.1.0.2", "fd00:1::2"])?;
+    for (from, vip) in [(BEHIND4, VIP4), (BEHIND6, VIP6)] {
+        assert_fetched(&topology, from, vip, "eth0")?;
+    }
+    topology
+        .balancer
+        .ip("nexthop replace id 7 via 10.3.0.2 dev aside\n\
+             nexthop replace id 8 via fd00:3::2 dev aside\n")?;
+    resolved(["10.3.0.2", "fd00:3::2"])?;
+    for (from, vip) in [(BEHIND4, VIP4), (BEHIND6, VIP6)] {
+        assert_fetched(&topology, from, vip, "eth1")?;
+    }
+    waxwing.stop().map(drop)
 }
 
 fn replies_follow_the_kernels_routes() -> Result<()> {

@@ -4,6 +4,7 @@
 //! request to resolve a neighbour, which the kernel does with its own ARP or NDP.
 
 mod bridge;
+mod nexthops;
 pub(crate) mod routes;
 #[cfg(test)]
 mod test_message;
@@ -12,7 +13,7 @@ mod vlan;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::{Stream, StreamExt, TryStream, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStream, TryStreamExt, stream};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -139,8 +140,9 @@ pub struct Kernel {
 
 /// The kernel's notifications, in order.
 pub struct NetworkChanges {
-    messages: Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send + Unpin>,
-    connection: AbortHandle,
+    /// Messages that change nothing are `Some(None)`; `None` when a socket failed.
+    changes: Box<dyn Stream<Item = Option<Option<NetworkChange>>> + Send + Unpin>,
+    connections: [AbortHandle; 2],
 }
 
 impl Kernel {
@@ -230,6 +232,13 @@ impl Kernel {
                 }
             }
         }
+        if entries.iter().any(|entry| entry.nexthop.is_some()) {
+            let objects = nexthops::read().await?;
+            for entry in &mut entries {
+                let hops = entry.nexthop.and_then(|id| objects.get(&id));
+                entry.hops.extend(hops.into_iter().flatten());
+            }
+        }
         Ok(Some(entries))
     }
 
@@ -287,17 +296,21 @@ impl NetworkChanges {
         // A separate socket, so that an overrun cannot lose the answer to a request.
         let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
         let connection = tokio::spawn(connection).abort_handle();
+        let changes = messages.map(|(message, _)| Some(change(&message)));
+        let (objects, other) = nexthops::subscribe()?;
+        let objects = objects.map(|_| Some(Some(NetworkChange::Routes)));
+        let failed = || stream::iter([None]);
+        let changes = stream::select(changes.chain(failed()), objects.chain(failed()));
         Ok(Self {
-            messages: Box::new(messages.map(|(message, _)| message)),
-            connection,
+            changes: Box::new(changes),
+            connections: [connection, other],
         })
     }
 
     /// Returns the next change; `None` if the socket failed, then subscribe again. Cancel safe.
     pub async fn next(&mut self) -> Option<NetworkChange> {
         loop {
-            let message = self.messages.next().await?;
-            if let Some(change) = change(&message) {
+            if let Some(change) = self.changes.next().await?? {
                 return Some(change);
             }
         }
@@ -306,7 +319,7 @@ impl NetworkChanges {
 
 impl Drop for NetworkChanges {
     fn drop(&mut self) {
-        self.connection.abort();
+        self.connections.iter().for_each(AbortHandle::abort);
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use rtnetlink::packet_core::Nla as _;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags,
@@ -14,6 +15,9 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use waxwing_packet::{Address, Prefix};
+
+/// `<linux/rtnetlink.h>`.
+const RTA_NH_ID: u16 = 30;
 
 /// A route of the main table.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,6 +28,8 @@ pub struct RouteEntry {
     pub metric: u32,
     /// The next hops that are alive; empty if the route rejects packets.
     pub hops: Vec<RouteHop>,
+    /// The nexthop object that the kernel names instead (`nexthop_compat_mode = 0`).
+    pub(super) nexthop: Option<u32>,
 }
 
 /// One next hop of a route.
@@ -77,20 +83,27 @@ pub(super) fn entry(message: &RouteMessage) -> Option<RouteEntry> {
             .intersects(RouteFlags::Cloned | RouteFlags::Dead);
     let mut single = HopAttributes::default();
     let (mut base, mut metric, mut table) = (bits, 0, u32::from(header.table));
-    let mut multipath = None;
+    let (mut multipath, mut nexthop) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => base = address_of(address)?,
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Table(id) => table = *id,
             RouteAttribute::MultiPath(hops) => multipath = Some(hops),
+            RouteAttribute::Other(other) if other.kind() == RTA_NH_ID => {
+                let mut id = [0; 4];
+                if other.value_len() == id.len() {
+                    other.emit_value(&mut id);
+                    nexthop = Some(u32::from_ne_bytes(id));
+                }
+            }
             other => single.add(other),
         }
     }
     if table != u32::from(RouteHeader::RT_TABLE_MAIN) || !by_destination_only {
         return None;
     }
-    let hops = match multipath {
+    let hops: Vec<RouteHop> = match multipath {
         _ if rejects => Vec::new(),
         None => single.hop(1).into_iter().collect(),
         Some(members) => members
@@ -110,6 +123,7 @@ pub(super) fn entry(message: &RouteMessage) -> Option<RouteEntry> {
     Some(RouteEntry {
         prefix: Prefix::new(base, header.destination_prefix_length),
         metric,
+        nexthop: nexthop.filter(|_| hops.is_empty() && !rejects),
         hops,
     })
 }

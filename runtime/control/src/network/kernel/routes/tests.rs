@@ -106,6 +106,16 @@ fn dead_next_hops_of_a_multipath_route_are_left_out() {
 }
 
 #[test]
+fn a_route_names_a_nexthop_object_if_the_kernel_does_not_expand_it() {
+    let id = attribute(RTA_NH_ID, &7_u32.to_ne_bytes());
+    let entry = |attributes: &[Vec<u8>]| v4(0, MAIN, UNICAST, attributes).unwrap();
+    assert_eq!(entry(std::slice::from_ref(&id)).nexthop, Some(7));
+    let expanded = entry(&[id.clone(), gateway(&[10, 1, 0, 2]), link(3)]);
+    assert_eq!((expanded.nexthop, expanded.hops.len()), (None, 1));
+    assert_eq!(v4(24, MAIN, BLACKHOLE, &[id]).unwrap().nexthop, None);
+}
+
+#[test]
 fn a_blackhole_route_has_no_next_hop() {
     let entry = v4(24, MAIN, BLACKHOLE, &[destination(&[10, 9, 9, 0])]).unwrap();
     assert_eq!(entry.hops, []);
