@@ -66,6 +66,8 @@ pub struct Layout {
     pub servers: u8,
     /// Number of queues of each of the balancer's ports.
     pub queues: u32,
+    /// The number to which [`Topology::set_queues`] can raise it; 0 for [`Layout::queues`].
+    pub queues_max: u32,
     /// The balancer's ports.
     pub arms: Arms,
     /// How the client reaches the VIPs.
@@ -81,6 +83,7 @@ impl Default for Layout {
         Self {
             servers: 3,
             queues: 1,
+            queues_max: 0,
             arms: Arms::Two,
             vips: VipRoute::OnLink,
             wires: Wires::Veth,
@@ -177,9 +180,8 @@ impl Topology {
     }
 
     fn wire(&self) -> Result<()> {
-        let Layout { queues, mtu, .. } = self.layout;
-        let wide = VethOptions { queues, mtu };
-        let narrow = VethOptions { queues: 1, mtu };
+        let mtu = self.layout.mtu;
+        let (wide, narrow) = (self.wide(), VethOptions { queues: 1, mtu });
         match self.layout.arms {
             Arms::Two if self.layout.wires == Wires::Cards => self.wire_cards()?,
             Arms::Two => {
@@ -193,7 +195,65 @@ impl Topology {
         }
         self.servers
             .iter()
-            .try_for_each(|server| self.plug((server, "eth0"), narrow))
+            .try_for_each(|server| self.plug((server, "eth0"), narrow))?;
+        if self.layout.queues_max > 0 {
+            self.set_far_queues(self.layout.queues)?;
+            self.set_queues(self.layout.queues)?;
+        }
+        Ok(())
+    }
+
+    fn wide(&self) -> VethOptions {
+        let Layout {
+            queues,
+            queues_max,
+            mtu,
+            ..
+        } = self.layout;
+        VethOptions {
+            queues: queues.max(queues_max),
+            mtu,
+        }
+    }
+
+    /// Sets the number of queues of the balancer's two ports.
+    ///
+    /// # Errors
+    /// More than [`Layout::queues_max`], fewer than the other ends have, or `ethtool` is missing.
+    pub fn set_queues(&self, queues: u32) -> Result<()> {
+        set_queues(&self.balancer, "front", queues)?;
+        set_queues(&self.balancer, "back", queues)
+    }
+
+    /// Sets the number of queues at the other ends of the balancer's ports, which use as many of its queues.
+    ///
+    /// # Errors
+    /// More than the balancer's ports have, or `ethtool` is missing.
+    pub fn set_far_queues(&self, queues: u32) -> Result<()> {
+        set_queues(&self.client, "eth0", queues)?;
+        set_queues(&self.switch, "balancer", queues)
+    }
+
+    /// Deletes the balancer's port `back` and creates it again, with another MAC address and index and the
+    /// addresses that it had. The servers look for the new MAC address at once.
+    ///
+    /// # Errors
+    /// `ip` failed.
+    pub fn replug_back(&self) -> Result<()> {
+        self.balancer.ip("link del back\n")?;
+        self.plug_back()
+    }
+
+    /// Creates the balancer's port `back` after it was deleted; see [`Topology::replug_back`].
+    ///
+    /// # Errors
+    /// `ip` failed.
+    pub fn plug_back(&self) -> Result<()> {
+        self.plug((&self.balancer, "back"), self.wide())?;
+        self.balancer.ip("addr add 10.2.0.1/24 dev back\n\
+             addr add fd00:2::1/64 dev back nodad\n")?;
+        let flush = |server: &Namespace| server.ip("neigh flush dev eth0\n");
+        self.servers.iter().try_for_each(flush)
     }
 
     /// Returns namespace and interface of each card, by number. The machine's hubs join cards 0 and 2, and
@@ -275,6 +335,12 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+fn set_queues(namespace: &Namespace, interface: &str, queues: u32) -> Result<()> {
+    let count = queues.to_string();
+    let arguments = ["-L", interface, "rx", &count, "tx", &count];
+    namespace.run("ethtool", &arguments).map(drop)
 }
 
 impl Drop for Topology {

@@ -1,24 +1,39 @@
 //! The attached ports, shared between steering and status.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use waxwing_control::admin::report::AttachedPorts;
+use waxwing_control::admin::report::{AttachedPorts, Followed};
 use waxwing_control::admin::status::{PortStatus, QueueStatus};
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
-use waxwing_xdp::{Attached, PortReport, Statistics};
+use waxwing_xdp::{Attached, Changes, PortReport, Statistics};
+
+use crate::run::log_port;
+use crate::workers::Gate;
 
 /// The attached ports, shared between the control plane's steering and its status.
 #[derive(Clone)]
-pub(crate) struct SharedAttached(Arc<Mutex<Attached>>);
+pub(crate) struct SharedAttached {
+    attached: Arc<Mutex<Attached>>,
+    /// Set once the workers run.
+    workers: Arc<OnceLock<Arc<Gate>>>,
+}
 
 impl SharedAttached {
     pub(crate) fn new(attached: Attached) -> Self {
-        Self(Arc::new(Mutex::new(attached)))
+        Self {
+            attached: Arc::new(Mutex::new(attached)),
+            workers: Arc::default(),
+        }
+    }
+
+    /// Names the workers whose sockets are replaced when ports are attached again.
+    pub(crate) fn set_workers(&self, workers: Arc<Gate>) {
+        let _ = self.workers.set(workers);
     }
 
     fn lock(&self) -> MutexGuard<'_, Attached> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -56,6 +71,35 @@ impl AttachedPorts for SharedAttached {
 
     fn mtu_max(&self) -> u32 {
         self.lock().mtu_max()
+    }
+
+    fn follow(&self) -> Followed {
+        let mut attached = self.lock();
+        let Changes {
+            must_bind,
+            problems,
+        } = attached.follow();
+        let mut followed = Followed {
+            attached_again: false,
+            problems,
+        };
+        let Some(workers) = self.workers.get().filter(|_| must_bind) else {
+            return followed;
+        };
+        workers.close();
+        match attached.bind_again() {
+            Ok(sockets) => {
+                attached.reports().iter().for_each(log_port);
+                workers.open(Some(sockets));
+                followed.attached_again = true;
+            }
+            Err(error) => {
+                workers.open(None);
+                let text = format!("no port is served: {error}; tried again every second");
+                followed.problems.push(text);
+            }
+        }
+        followed
     }
 }
 

@@ -95,11 +95,12 @@ pub(crate) fn run(path: &Path) -> Result<()> {
         shared,
         counters,
         steering: Box::new(attached.clone()),
-        ports: Box::new(attached),
+        ports: Box::new(attached.clone()),
         started,
     };
     let (control, channels) = runtime.block_on(Control::prepare(setup))?;
     let workers = launch.start(worker_parts, channels)?;
+    attached.set_workers(workers.gate());
     lower_priority();
     let outcome = runtime.block_on(async {
         let ready = || tracing::info!("serving after {} ms", started.elapsed().as_millis());
@@ -216,7 +217,7 @@ fn fragment_limits(frame_len_max: u32) -> FragmentLimits {
     }
 }
 
-fn log_port(report: &PortReport) {
+pub(crate) fn log_port(report: &PortReport) {
     let mode = report.attach_mode.label();
     let why = report
         .attach_why

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use waxwing_control::config::Config;
 use waxwing_control::publish::modules;
 use waxwing_control::run::WorkerChannels;
@@ -13,7 +14,7 @@ use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{Epoch, Now};
-use waxwing_xdp::WorkerSockets;
+use waxwing_xdp::{WorkerSockets, XdpIo};
 
 /// The scheduling priority of a worker, which leaves other threads on its CPU about a tenth of it. (Over a
 /// thousand module swaps on two busy CPUs, the 99.9th percentile of batch times was 4 times that of a
@@ -57,10 +58,8 @@ impl Launch {
         parts: Vec<WorkerSockets>,
         channels: Vec<WorkerChannels>,
     ) -> Result<WorkerThreads> {
-        let mut workers = WorkerThreads {
-            stop: Arc::default(),
-            threads: Vec::new(),
-        };
+        let mut threads = Vec::new();
+        let mut gate = Gate::default();
         let count = parts.len();
         for ((number, parts), channels) in parts.into_iter().enumerate().zip(channels) {
             let WorkerChannels {
@@ -78,17 +77,18 @@ impl Launch {
                 returned,
             };
             let cpu = self.cpus.get(number % self.cpus.len().max(1)).copied();
-            let (started, stop) = (self.started, Arc::clone(&workers.stop));
+            let (started, gated) = (self.started, gate.add());
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || {
                     prepare_thread(number, cpu);
-                    work(parts, setup, epoch, started, &stop)
+                    work(parts, setup, epoch, started, &gated)
                 })
                 .context("cannot start a worker's thread")?;
-            workers.threads.push(thread);
+            threads.push(thread);
         }
-        Ok(workers)
+        let gate = Arc::new(gate);
+        Ok(WorkerThreads { gate, threads })
     }
 }
 
@@ -104,34 +104,124 @@ fn prepare_thread(number: usize, cpu: Option<usize>) {
     waxwing_plugin::prepare_thread();
 }
 
-/// Runs a worker until `stop` is set. Returns whether it gave all its frames back.
+/// Runs a worker until it is told to stop. Returns whether it gave all its frames back.
 fn work(
     parts: WorkerSockets,
     setup: WorkerSetup,
     epoch: Epoch,
     started: Instant,
-    stop: &AtomicBool,
+    gated: &Gated,
 ) -> bool {
     let number = setup.number;
     let mut worker = Worker::new(parts.into_io(), setup, epoch);
-    worker.run(|| Now::from_start(started.elapsed()), stop);
+    let mut all_back = true;
+    loop {
+        worker.run(|| Now::from_start(started.elapsed()), &gated.interrupt);
+        match gated.commands.recv() {
+            Ok(Command::Close) => {
+                let account = worker.io().account();
+                all_back &= account.is_balanced();
+                tracing::debug!(?account, "worker {number} closes its sockets");
+                worker.replace_io(XdpIo::closed());
+            }
+            Ok(Command::Open(sockets)) => worker.replace_io(sockets.into_io()),
+            Ok(Command::Continue) => {}
+            Ok(Command::Stop) | Err(_) => break,
+        }
+        // Nobody waits for it at the end.
+        let _ = gated.done.send(());
+    }
     let account = worker.into_io().account();
-    let outcome = if account.is_balanced() {
+    all_back &= account.is_balanced();
+    let outcome = if all_back {
         "all accounted for"
     } else {
         "SOME LOST"
     };
     tracing::info!(?account, "worker {number} ended, frames: {outcome}");
-    account.is_balanced()
+    all_back
+}
+
+/// What the control thread tells an interrupted worker.
+enum Command {
+    /// Drop the sockets.
+    Close,
+    /// Serve these sockets.
+    Open(WorkerSockets),
+    /// Go on without sockets.
+    Continue,
+    Stop,
+}
+
+/// Interrupts the workers, and replaces their sockets.
+#[derive(Default)]
+pub(crate) struct Gate {
+    interrupt: Arc<AtomicBool>,
+    workers: Vec<(Sender<Command>, Receiver<()>)>,
+}
+
+/// A worker's end of the gate.
+struct Gated {
+    interrupt: Arc<AtomicBool>,
+    commands: Receiver<Command>,
+    done: Sender<()>,
+}
+
+impl Gate {
+    fn add(&mut self) -> Gated {
+        let (tell, commands) = unbounded();
+        let (done, wait) = unbounded();
+        self.workers.push((tell, wait));
+        Gated {
+            interrupt: Arc::clone(&self.interrupt),
+            commands,
+            done,
+        }
+    }
+
+    /// Has every worker close its sockets, and returns when all have. The workers stay interrupted.
+    pub(crate) fn close(&self) {
+        self.interrupt.store(true, Ordering::Relaxed);
+        self.tell(|| Command::Close);
+    }
+
+    /// Has the workers go on with new sockets, or without any.
+    pub(crate) fn open(&self, sockets: Option<Vec<WorkerSockets>>) {
+        self.interrupt.store(false, Ordering::Relaxed);
+        let mut sockets = sockets.into_iter().flatten();
+        self.tell(|| sockets.next().map_or(Command::Continue, Command::Open));
+    }
+
+    fn stop(&self) {
+        self.interrupt.store(true, Ordering::Relaxed);
+        for (tell, _) in &self.workers {
+            let _ = tell.send(Command::Stop);
+        }
+    }
+
+    /// Sends each worker a command and waits until all have done it. A worker whose thread has ended, which
+    /// ends the process, is left out.
+    fn tell(&self, mut command: impl FnMut() -> Command) {
+        let workers = self.workers.iter();
+        let told = workers.filter_map(|(tell, done)| tell.send(command()).is_ok().then_some(done));
+        for done in told.collect::<Vec<_>>() {
+            let _ = done.recv();
+        }
+    }
 }
 
 /// The running workers. Dropping them stops them and waits for their end.
 pub(crate) struct WorkerThreads {
-    stop: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     threads: Vec<JoinHandle<bool>>,
 }
 
 impl WorkerThreads {
+    /// Returns what replaces the workers' sockets.
+    pub(crate) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
+    }
+
     /// Waits until a worker has ended by itself, which only a panic causes.
     pub(crate) async fn any_ended(&self) {
         while !self.threads.iter().any(JoinHandle::is_finished) {
@@ -148,7 +238,7 @@ impl WorkerThreads {
     }
 
     fn end(&mut self) -> bool {
-        self.stop.store(true, Ordering::Relaxed);
+        self.gate.stop();
         // Join all of them, even if the first one failed.
         let ends: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
         ends.into_iter().all(|end| matches!(end, Ok(true)))

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use waxwing_packet::{Address, Mac, Protocol};
 
-use crate::{Backend, Snapshot};
+use crate::{Backend, PortId, Snapshot};
 
 /// The frames that go to the workers. All others stay with the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -20,6 +20,9 @@ pub struct Rules {
     pub locals: BTreeSet<Address>,
     /// Each attached port's MAC, by port id: a frame to another MAC is for another host.
     pub macs: Vec<Mac>,
+    /// Further MACs of the host on attached ports, of macvlan devices (VRRP): a frame to one is for this host
+    /// too.
+    pub further_macs: BTreeSet<(PortId, Mac)>,
     /// In transparent mode, the balancer's own MACs. Frames that backends send to other hosts pass through it
     /// and go to the workers too; frames to a VIP at another host do not.
     pub bridge: Option<[Mac; 3]>,
@@ -52,6 +55,7 @@ impl Rules {
                 .collect(),
             locals: locals.into_iter().collect(),
             macs: attached.map(|port| port.mac).collect(),
+            further_macs: BTreeSet::new(),
             bridge: snapshot
                 .ports()
                 .iter()

@@ -31,7 +31,7 @@ const SWEEP_MAX: u64 = 4096;
 
 /// What a worker is built from.
 pub struct WorkerSetup {
-    /// Its number: the queue that it serves on each port.
+    /// Its number: the first queue that it serves on each port.
     pub number: usize,
     /// The number of workers, which share the sweep of the session table.
     pub workers: usize,
@@ -133,9 +133,18 @@ impl<I: FrameIo> Worker<I> {
         busy
     }
 
-    /// The I/O, for tests that run the worker in memory.
+    /// The I/O, to account for its frames between two turns.
     pub fn io(&mut self) -> &mut I {
         &mut self.io
+    }
+
+    /// Replaces the I/O between two turns, when its ports were attached again. Sessions stay. Worker 0
+    /// announces the VIPs, because a port may have another MAC address now.
+    pub fn replace_io(&mut self, io: I) {
+        self.io = io;
+        if self.setup.number == 0 {
+            self.announcements.schedule();
+        }
     }
 
     /// Ends the worker and returns its I/O, to account for its frames.

@@ -170,18 +170,28 @@ pub fn of(bytes: &[u8]) -> u16 {
     reason = "an IP packet is shorter than 64 KiB"
 )]
 pub fn transport(source: Address, destination: Address, protocol: u8, segment: &[u8]) -> u16 {
-    let sum = Sum::default()
-        .bytes(&source.octets())
-        .bytes(&destination.octets())
-        .number(segment.len() as u32)
-        .number(u32::from(protocol))
-        .bytes(segment)
-        .checksum();
+    let pseudo = pseudo_header(source, destination, protocol, segment.len() as u32);
+    let sum = pseudo.bytes(segment).checksum();
     if protocol == udp::PROTOCOL {
         udp::on_wire(sum)
     } else {
         sum
     }
+}
+
+fn pseudo_header(source: Address, destination: Address, protocol: u8, len: u32) -> Sum {
+    Sum::default()
+        .bytes(&source.octets())
+        .bytes(&destination.octets())
+        .number(len)
+        .number(u32::from(protocol))
+}
+
+/// Returns the unfinished checksum of a segment of `len` bytes: the pseudo-header's sum, as a sender stores
+/// it that leaves the rest to its network card.
+#[must_use]
+pub fn unfinished(source: Address, destination: Address, protocol: u8, len: u32) -> u16 {
+    !pseudo_header(source, destination, protocol, len).checksum()
 }
 
 /// Returns whether a packet's IPv4 header checksum and transport checksum are correct; a packet must

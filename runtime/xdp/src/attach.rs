@@ -2,21 +2,24 @@
 //!
 //! Invariant: everything is undone when the values created here are dropped, workers first, or when the
 //! process ends in any way. Exception: only an orderly exit restores the device settings for busy polling.
+//! The program and its rules stay while sockets are bound again, so the kernel never gets a frame that is
+//! for the workers.
 
-use std::mem;
+use std::time::Instant;
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
-use xsk_rs::umem::Umem;
 
 use crate::device::{self, DeviceSetting};
 use crate::io::WorkerSockets;
 use crate::multicast::Memberships;
+use crate::offloads::OffloadWatch;
 use crate::options::LINK_LEN_MAX;
 use crate::program::{AttachMode, Class, MacFilter, Program};
-use crate::socket::{self, Counts, QueueSocket};
+use crate::queues;
+use crate::socket::{self, Counts, QueueSocket, Sockets};
 use crate::sys::Statistics;
-use crate::tap::{self, TapQueue};
+use crate::tap::Tap;
 use crate::{Buffers, Interface, Options, PortOptions, XdpError};
 
 /// The attached ports, owned by the control thread while the workers run.
@@ -25,20 +28,28 @@ use crate::{Buffers, Interface, Options, PortOptions, XdpError};
 /// [`crate::XdpIo`]s.
 pub struct Attached {
     program: Program,
-    mtu_max: u32,
+    options: Options,
+    buffers: Buffers,
+    /// The number of workers, fixed at start.
+    workers: usize,
     reports: Vec<PortReport>,
     counts: Vec<(PortId, u32, Counts)>,
     /// The filters in effect, by port id.
     filters: Vec<MacFilter>,
     memberships: Memberships,
+    tap: Option<Tap>,
+    /// By port id.
+    offloads: Vec<OffloadWatch>,
+    /// Whether the queues have sockets; not after a failed [`Attached::bind_again`].
+    is_bound: bool,
     /// Restored on drop.
-    _device_settings: Vec<DeviceSetting>,
+    device_settings: Vec<DeviceSetting>,
 }
 
 /// How a port was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortReport {
-    /// The interface at start.
+    /// The interface when it was attached.
     pub interface: Interface,
     pub attach_mode: AttachMode,
     /// Why not in native mode.
@@ -52,7 +63,7 @@ pub struct PortReport {
 /// How a queue was bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueReport {
-    /// Index of the queue, and of its worker.
+    /// Index of the queue.
     pub queue: u32,
     /// Whether the kernel reports zero-copy mode.
     pub zero_copy: bool,
@@ -69,10 +80,21 @@ pub struct QueueStatistics {
     pub counts: Option<Statistics>,
 }
 
+/// What [`Attached::follow`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// Whether to call [`Attached::bind_again`]: an interface was made again, or has another number of
+    /// queues. `false` while an interface is missing.
+    pub must_bind: bool,
+    /// What needs the operator.
+    pub problems: Vec<String>,
+}
+
 /// Attaches the ports.
 ///
-/// Returns one [`WorkerSockets`] per queue index, in order; worker `q` serves queue `q` of every port that
-/// has one. The kernel gets every frame until [`Steering::apply`].
+/// Returns one [`WorkerSockets`] per worker, in order. There are as many workers as the port with the fewest
+/// queues has; worker `w` serves queue `w` of every port, and further queues are shared out. The kernel gets
+/// every frame until [`Steering::apply`].
 ///
 /// # Errors
 /// An [`XdpError`] with interface, queue and remedy. Nothing stays attached.
@@ -81,56 +103,60 @@ pub fn attach(
     options: &Options,
 ) -> Result<(Attached, Vec<WorkerSockets>), XdpError> {
     options.check()?;
-    let interfaces = find_interfaces(ports, options)?;
+    let names = ports.iter().map(|port| &*port.interface);
+    let interfaces = find_interfaces(names, options)?;
     let buffers = buffers_for(&interfaces, options);
-    let sockets_count = interfaces.iter().map(|interface| interface.queues).sum();
     let ports_count = u32::try_from(interfaces.len()).unwrap_or(u32::MAX);
-    let mut program = Program::load(options, buffers, ports_count, sockets_count)?;
-
-    // The program first: it detects an interface in use before anything there changes.
-    let mut modes = Vec::with_capacity(interfaces.len());
-    for interface in &interfaces {
-        modes.push(program.attach(interface)?);
-    }
-    let sockets = socket::bind_all(&interfaces, options, buffers)?;
-    let mut reports = report(&interfaces, modes, &sockets.bound, sockets.why.as_deref());
-    let counts = register_sockets(&mut program, &interfaces, &sockets.bound)?;
-    let workers = interfaces
-        .iter()
-        .map(|interface| interface.queues)
-        .max()
-        .unwrap_or(0);
-    let taps = match &options.kernel_path {
-        Some(name) => tap::create(name, workers as usize, &interfaces[0].name)?,
-        None => Vec::new(),
-    };
-    let settings = device::defer_interrupts_of(&mut reports, &sockets.bound, options);
-    let workers = split_by_worker(&sockets.umem, sockets.bound, taps, options, buffers);
-    let own = |interface: &Interface| MacFilter::Own(interface.mac);
-    Ok((
-        Attached {
-            mtu_max: options.mtu_max(buffers),
-            program,
-            reports,
-            counts,
-            filters: interfaces.iter().map(own).collect(),
-            memberships: Memberships::default(),
-            _device_settings: settings,
-        },
+    let workers = queues::workers(&interfaces);
+    let mut attached = Attached {
+        program: Program::load(options, buffers, ports_count)?,
+        options: options.clone(),
+        buffers,
         workers,
-    ))
+        reports: interfaces.iter().map(unattached).collect(),
+        counts: Vec::new(),
+        filters: interfaces.iter().map(|it| MacFilter::Own(it.mac)).collect(),
+        memberships: Memberships::default(),
+        tap: None,
+        offloads: interfaces.iter().map(|_| OffloadWatch::default()).collect(),
+        is_bound: false,
+        device_settings: Vec::new(),
+    };
+    // The program first: it detects an interface in use before anything there changes.
+    for (port, interface) in (0..).map(PortId).zip(&interfaces) {
+        attached.attach_program(port, interface)?;
+    }
+    if let Some(name) = &options.kernel_path {
+        attached.tap = Some(Tap::create(name, workers, &interfaces[0].name)?);
+    }
+    let sockets = attached.bind(&interfaces)?;
+    Ok((attached, sockets))
 }
 
-fn find_interfaces(ports: &[PortOptions], options: &Options) -> Result<Vec<Interface>, XdpError> {
-    if ports.is_empty() || ports.len() > usize::from(u8::MAX) {
-        let count = ports.len();
+/// Returns the report of an interface before it is attached.
+fn unattached(interface: &Interface) -> PortReport {
+    PortReport {
+        interface: interface.clone(),
+        attach_mode: AttachMode::Generic,
+        attach_why: None,
+        interrupts_deferred: false,
+        queues: Vec::new(),
+    }
+}
+
+fn find_interfaces<'a>(
+    names: impl ExactSizeIterator<Item = &'a str>,
+    options: &Options,
+) -> Result<Vec<Interface>, XdpError> {
+    let count = names.len();
+    if count == 0 || count > usize::from(u8::MAX) {
         return Err(XdpError::Options(format!(
             "{count} ports: must be from 1 to 255"
         )));
     }
-    let mut found: Vec<Interface> = Vec::with_capacity(ports.len());
-    for port in ports {
-        let interface = Interface::find(&port.interface)?;
+    let mut found: Vec<Interface> = Vec::with_capacity(count);
+    for name in names {
+        let interface = Interface::find(name)?;
         if found.iter().any(|other| other.index == interface.index) {
             return Err(XdpError::InterfaceTwice(interface.name));
         }
@@ -140,16 +166,6 @@ fn find_interfaces(ports: &[PortOptions], options: &Options) -> Result<Vec<Inter
                 interface: interface.name,
                 mtu: interface.mtu,
                 mtu_max,
-            });
-        }
-        if let Some(first) = found.first()
-            && first.queues != interface.queues
-        {
-            return Err(XdpError::QueuesDiffer {
-                first: first.name.clone(),
-                first_queues: first.queues,
-                other: interface.name,
-                other_queues: interface.queues,
             });
         }
         found.push(interface);
@@ -168,83 +184,182 @@ fn buffers_for(interfaces: &[Interface], options: &Options) -> Buffers {
     }
 }
 
-fn report(
-    interfaces: &[Interface],
-    modes: Vec<(AttachMode, Option<String>)>,
-    bound: &[Vec<QueueSocket>],
-    why: Option<&str>,
-) -> Vec<PortReport> {
-    let of_queue = |(queue, socket): (u32, &QueueSocket)| QueueReport {
+/// Returns whether an interface must be attached again: it was made again, or its queues changed.
+fn has_changed(then: &Interface, now: &Interface) -> bool {
+    let queues = |it: &Interface| (it.index, it.queues, it.transmit_queues);
+    queues(then) != queues(now)
+}
+
+/// Returns how each queue of a port was bound.
+fn queue_reports(sockets: &[QueueSocket], why: Option<&str>) -> Vec<QueueReport> {
+    let report = |(queue, socket): (u32, &QueueSocket)| QueueReport {
         queue,
         zero_copy: socket.zero_copy,
         why: why.map(str::to_owned),
     };
-    let ports = interfaces.iter().zip(modes).zip(bound);
-    ports
-        .map(
-            |((interface, (attach_mode, attach_why)), sockets)| PortReport {
-                interface: interface.clone(),
-                attach_mode,
-                attach_why,
-                interrupts_deferred: false,
-                queues: (0..).zip(sockets).map(of_queue).collect(),
-            },
-        )
-        .collect()
-}
-
-/// Stores every queue's socket in the program's map.
-fn register_sockets(
-    program: &mut Program,
-    interfaces: &[Interface],
-    bound: &[Vec<QueueSocket>],
-) -> Result<Vec<(PortId, u32, Counts)>, XdpError> {
-    let mut counts = Vec::new();
-    let mut first = 0;
-    for (port, (interface, sockets)) in (0..).map(PortId).zip(interfaces.iter().zip(bound)) {
-        for (queue, socket) in (0..).zip(sockets) {
-            program.set_socket(first + queue, socket.rings.socket())?;
-            counts.push((port, queue, socket.counts.0.clone()));
-        }
-        let own = MacFilter::Own(interface.mac);
-        program.set_port(interface.index, own, first, interface.queues)?;
-        first += interface.queues;
-    }
-    Ok(counts)
-}
-
-/// Gives each worker its queue of every port, its chunks and its queue of the TAP device.
-fn split_by_worker(
-    umem: &Umem,
-    bound: Vec<Vec<QueueSocket>>,
-    taps: Vec<TapQueue>,
-    options: &Options,
-    buffers: Buffers,
-) -> Vec<WorkerSockets> {
-    let workers = bound.iter().map(Vec::len).max().unwrap_or(0);
-    let mut by_port: Vec<_> = bound.into_iter().map(Vec::into_iter).collect();
-    let mut taps = taps.into_iter();
-    let mut of_worker = |queue| {
-        let mut sockets: Vec<_> = by_port.iter_mut().map(Iterator::next).collect();
-        let total = sockets.iter().flatten().count() * options.frames_per_queue as usize;
-        let of_socket = |socket: &mut QueueSocket| mem::take(&mut socket.free);
-        let free = sockets.iter_mut().flatten().flat_map(of_socket).collect();
-        let (umem, tap, poll) = (umem.clone(), taps.next(), options.poll);
-        WorkerSockets {
-            queue,
-            umem,
-            free,
-            total,
-            sockets,
-            tap,
-            poll,
-            buffers,
-        }
-    };
-    (0..).take(workers).map(&mut of_worker).collect()
+    (0..).zip(sockets).map(report).collect()
 }
 
 impl Attached {
+    /// Follows the ports' interfaces and the TAP device, except for sockets: attaches the program to an
+    /// interface that was made again, takes over MTUs, makes the TAP device again.
+    pub fn follow(&mut self) -> Changes {
+        let mut problems: Vec<String> = self.tap.iter().filter_map(Tap::follow).collect();
+        let find = |report: &PortReport| Interface::find(&report.interface.name).ok();
+        let now: Vec<Option<Interface>> = self.reports.iter().map(find).collect();
+        let mut all_attached = true;
+        for (port, now) in (0..).map(PortId).zip(&now) {
+            let then = &self.reports[port.index()].interface;
+            let is_new = now.as_ref().filter(|now| now.index != then.index);
+            if let Some(Err(error)) = is_new.map(|now| self.attach_new(port, now)) {
+                problems.push(format!("{error}; tried again every second"));
+                all_attached = false;
+            }
+        }
+        self.follow_mtu(&now);
+        for (port, watch) in (0..).map(PortId).zip(&mut self.offloads) {
+            let Interface { name, mtu, .. } = &self.reports[port.index()].interface;
+            let counts = self.program.offloads(port);
+            problems.extend(watch.problems((name, *mtu), counts, Instant::now()));
+        }
+        let mut ports = self.reports.iter().zip(&now);
+        let is_there = now.iter().all(Option::is_some);
+        let has_changed = ports.any(|(report, now)| {
+            now.as_ref()
+                .is_some_and(|now| has_changed(&report.interface, now))
+        });
+        Changes {
+            must_bind: all_attached && is_there && (has_changed || !self.is_bound),
+            problems,
+        }
+    }
+
+    /// Attaches the program to an interface that was made again under a port's name: at once, before it is
+    /// up, so that the kernel never routes a server's reply past NAT.
+    fn attach_new(&mut self, port: PortId, now: &Interface) -> Result<(), XdpError> {
+        self.is_bound = false;
+        let then = self.reports[port.index()].interface.index;
+        self.program.remove_port(port, then)?;
+        let filter = &mut self.filters[port.index()];
+        if let MacFilter::Own(mac) = filter {
+            *mac = now.mac;
+        }
+        // Before it is attached, so that no frame misses its rules.
+        let at = (now.index, now.mtu);
+        self.program.set_port(port, at, *filter, 0)?;
+        self.attach_program(port, now)
+    }
+
+    /// Binds every queue of the ports again, as they are now. The workers must have dropped their
+    /// [`crate::XdpIo`]s. Returns the same number of [`WorkerSockets`] as [`attach`]: without sockets for
+    /// workers that a port has too few queues for.
+    ///
+    /// # Errors
+    /// As [`attach`]. The workers then have no sockets; call it again.
+    pub fn bind_again(&mut self) -> Result<Vec<WorkerSockets>, XdpError> {
+        self.is_bound = false;
+        let unserved = self.unserved();
+        let names: Vec<String> = self
+            .reports
+            .iter()
+            .map(|r| r.interface.name.clone())
+            .collect();
+        let interfaces = find_interfaces(names.iter().map(String::as_str), &self.options)?;
+        for (port, now) in (0..).map(PortId).zip(&interfaces) {
+            if self.reports[port.index()].interface.index != now.index {
+                self.attach_new(port, now)?;
+            }
+        }
+        self.program.renew()?;
+        let sockets = self.bind(&interfaces)?;
+        if let Err(error) = self.memberships.move_to(&self.indices()) {
+            warn_of_memberships(&error);
+        }
+        let missed = self.unserved() - unserved;
+        tracing::info!("ports attached again; {missed} frames were dropped meanwhile");
+        Ok(sockets)
+    }
+
+    fn attach_program(&mut self, port: PortId, interface: &Interface) -> Result<(), XdpError> {
+        let (mode, why) = self.program.attach(port, interface)?;
+        let report = &mut self.reports[port.index()];
+        (report.attach_mode, report.attach_why) = (mode, why);
+        report.interface = interface.clone();
+        Ok(())
+    }
+
+    /// Binds a socket to every queue, and steers to it.
+    fn bind(&mut self, interfaces: &[Interface]) -> Result<Vec<WorkerSockets>, XdpError> {
+        // Restored before they are changed again.
+        self.device_settings.clear();
+        let Sockets { umem, bound, why } =
+            socket::bind_all(interfaces, &self.options, self.buffers)?;
+        self.counts.clear();
+        let ports = (0..).map(PortId).zip(interfaces.iter().zip(&bound));
+        for (port, (interface, sockets)) in ports {
+            for (queue, socket) in (0..).zip(sockets) {
+                self.program
+                    .set_socket(port, queue, socket.rings.socket())?;
+                self.counts.push((port, queue, socket.counts.0.clone()));
+            }
+            let report = &mut self.reports[port.index()];
+            report.queues = queue_reports(sockets, why.as_deref());
+            report.interface = interface.clone();
+            let filter = self.filters[port.index()];
+            self.program.set_port(
+                port,
+                (interface.index, interface.mtu),
+                filter,
+                interface.queues,
+            )?;
+        }
+        self.device_settings =
+            device::defer_interrupts_of(&mut self.reports, &bound, &self.options);
+        let shares = queues::share_out(bound, queues::workers(interfaces), self.workers);
+        let taps = self.tap.as_ref().map_or_else(Vec::new, Tap::queues);
+        self.is_bound = true;
+        Ok(queues::by_worker(
+            &umem,
+            shares,
+            taps,
+            &self.options,
+            self.buffers,
+        ))
+    }
+
+    /// Takes over the ports' MTUs: longer frames show a sender's offloads.
+    fn follow_mtu(&mut self, interfaces: &[Option<Interface>]) {
+        for (port, now) in (0..).map(PortId).zip(interfaces) {
+            let then = &mut self.reports[port.index()].interface;
+            if let Some(now) = now
+                && !has_changed(then, now)
+                && then.mtu != now.mtu
+            {
+                let filter = self.filters[port.index()];
+                let set = self
+                    .program
+                    .set_port(port, (now.index, now.mtu), filter, now.queues);
+                match set {
+                    Ok(()) => then.mtu = now.mtu,
+                    Err(error) => tracing::error!("{error}"),
+                }
+            }
+        }
+    }
+
+    fn indices(&self) -> Vec<u32> {
+        self.reports.iter().map(|r| r.interface.index).collect()
+    }
+
+    /// Returns the number of frames for workers that were dropped because their queue had no socket.
+    fn unserved(&self) -> u64 {
+        let classes = self.program.classes();
+        classes
+            .into_iter()
+            .find(|(class, _)| *class == Class::Unserved)
+            .map_or(0, |(_, n)| n)
+    }
+
     /// Returns how every port was attached, by port id.
     #[must_use]
     pub fn reports(&self) -> &[PortReport] {
@@ -254,10 +369,10 @@ impl Attached {
     /// Returns the maximum MTU, in bytes: a port's MTU may grow up to it later.
     #[must_use]
     pub fn mtu_max(&self) -> u32 {
-        self.mtu_max
+        self.options.mtu_max(self.buffers)
     }
 
-    /// Returns the maximum frame length for the ports' MTU at start, link header and tags included, in
+    /// Returns the maximum frame length for the ports' MTU now, link header and tags included, in
     /// bytes.
     #[must_use]
     pub fn frame_len_max(&self) -> u32 {
@@ -286,29 +401,32 @@ impl Attached {
 impl Steering for Attached {
     fn apply(&mut self, rules: &Rules) -> Result<(), SteeringError> {
         let failed = |error: &dyn std::fmt::Display| SteeringError(error.to_string());
-        let mut first = 0;
         let ports = self.reports.iter_mut().zip(&mut self.filters);
-        for ((report, in_effect), mac) in ports.zip(&rules.macs) {
-            let Interface { index, queues, .. } = report.interface;
+        for (port, ((report, in_effect), mac)) in (0..).map(PortId).zip(ports.zip(&rules.macs)) {
+            let Interface {
+                index, queues, mtu, ..
+            } = report.interface;
             let wanted = rules
                 .bridge
                 .map_or(MacFilter::Own(*mac), MacFilter::Bridged);
             if *in_effect != wanted {
                 self.program
-                    .set_port(index, wanted, first, queues)
+                    .set_port(port, (index, mtu), wanted, queues)
                     .map_err(|error| failed(&error))?;
                 *in_effect = wanted;
             }
             report.interface.mac = *mac;
-            first += queues;
         }
-        let ports: Vec<u32> = self.reports.iter().map(|r| r.interface.index).collect();
-        if let Err(error) = self.memberships.update(rules, &ports) {
-            tracing::warn!(
-                "joining the solicited-node multicast groups of the VIPs: {error}; neighbours may not \
-                 resolve IPv6 VIPs; enable IPv6 on every port (net.ipv6.conf.*.disable_ipv6 = 0)"
-            );
+        if let Err(error) = self.memberships.update(rules, &self.indices()) {
+            warn_of_memberships(&error);
         }
         self.program.apply(rules).map_err(|error| failed(&error))
     }
+}
+
+fn warn_of_memberships(error: &std::io::Error) {
+    tracing::warn!(
+        "joining the solicited-node multicast groups of the VIPs: {error}; neighbours may not resolve IPv6 \
+         VIPs; enable IPv6 on every port (net.ipv6.conf.*.disable_ipv6 = 0)"
+    );
 }

@@ -49,27 +49,6 @@ pub enum XdpError {
     },
 
     #[error(
-        "interface {interface}: {receive} receive queues but {transmit} transmit queues; give it \
-         as many transmit queues (`ethtool -L {interface} tx {receive}`)"
-    )]
-    QueuesUneven {
-        interface: String,
-        receive: u32,
-        transmit: u32,
-    },
-
-    #[error(
-        "{first} has {first_queues} queues and {other} has {other_queues}; a worker serves one queue \
-         of every port, so give all ports the same number (`ethtool -L {other} combined {first_queues}`)"
-    )]
-    QueuesDiffer {
-        first: String,
-        first_queues: u32,
-        other: String,
-        other_queues: u32,
-    },
-
-    #[error(
         "interface {0}: another XDP program is attached and was not replaced; if it is not needed, \
          detach it with `ip link set dev {0} xdp off`"
     )]
@@ -122,12 +101,14 @@ pub enum XdpError {
     },
 
     /// More rules than the program's map has room for.
-    #[error("{count} {what}: this process has room for {max}; start it with a higher limit")]
+    #[error("{count} {what}: there is room for {max}; {remedy}")]
     TooManyRules {
         /// The kind of rules.
         what: &'static str,
         count: usize,
         max: u32,
+        /// What the operator can do.
+        remedy: &'static str,
     },
 
     /// A map of the program refused a rule.

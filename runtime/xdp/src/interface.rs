@@ -22,13 +22,15 @@ pub struct Interface {
     pub mtu: u32,
     /// Number of receive queues.
     pub queues: u32,
+    /// Number of transmit queues.
+    pub transmit_queues: u32,
 }
 
 impl Interface {
     /// Finds an interface that can be a port.
     ///
     /// # Errors
-    /// The interface does not exist, is loopback, or has fewer transmit than receive queues.
+    /// The interface does not exist or is loopback.
     pub fn find(name: &str) -> Result<Self, XdpError> {
         let mut request =
             InterfaceRequest::new(name).map_err(|error| about(name, "name", error))?;
@@ -46,19 +48,13 @@ impl Interface {
             .map_err(|error| about(name, "MAC address", error))?;
         let mtu = request.mtu().map_err(|error| about(name, "MTU", error))?;
         let (receive, transmit) = request.queues().unwrap_or_else(|_| queues_in_sys(name));
-        if transmit < receive {
-            return Err(XdpError::QueuesUneven {
-                interface: name.into(),
-                receive,
-                transmit,
-            });
-        }
         Ok(Self {
             name: name.into(),
             index,
             mac: Mac(mac),
             mtu,
             queues: receive.max(1),
+            transmit_queues: transmit.max(1),
         })
     }
 }

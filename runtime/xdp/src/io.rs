@@ -1,4 +1,4 @@
-//! A worker's frame I/O: its queue of every port, its chunks, and its queue of the TAP device.
+//! A worker's frame I/O: its queues of every port, its chunks, and its queue of the TAP device.
 //!
 //! Invariant: each of the worker's chunks is in exactly one place: free in the pool, in a frame of the
 //! worker, or in the rings of one socket. [`XdpIo::account`] counts them in each place.
@@ -27,41 +27,46 @@ const REAP_PAUSE: Duration = Duration::from_millis(1);
 /// One worker's sockets and chunks, created on the control thread. The worker's thread turns them into an
 /// [`XdpIo`].
 pub struct WorkerSockets {
-    pub(crate) queue: u32,
+    pub(crate) worker: u32,
     pub(crate) umem: Umem,
     /// Chunks that are not in a ring.
     pub(crate) free: Vec<Chunk>,
     /// The worker's number of chunks.
     pub(crate) total: usize,
-    /// By port; `None` for a port without this queue.
-    pub(crate) sockets: Vec<Option<QueueSocket>>,
+    /// First one of each port, by port id, to send and receive; then further ones, to receive. Empty if a
+    /// port has too few queues for this worker.
+    pub(crate) sockets: Vec<(PortId, QueueSocket)>,
     pub(crate) tap: Option<TapQueue>,
     pub(crate) poll: PollMode,
     pub(crate) buffers: Buffers,
 }
 
 impl WorkerSockets {
-    /// Returns the queue index that this worker serves on every port.
+    /// Returns the worker's number, which is also its queue on every port.
     #[must_use]
-    pub fn queue(&self) -> u32 {
-        self.queue
+    pub fn worker(&self) -> u32 {
+        self.worker
     }
 
     /// Creates the worker's I/O. Call it on the worker's thread.
     #[must_use]
     pub fn into_io(self) -> XdpIo {
-        let sockets = self.sockets.iter().flatten();
-        let poll_set = PollSet::new(sockets.map(|socket| socket.rings.socket().as_raw_fd()));
-        let jumbo_ports = match self.buffers {
+        let sockets = self.sockets.iter().map(|(_, socket)| &socket.rings);
+        let poll_set = PollSet::new(sockets.map(|rings| rings.socket().as_raw_fd()));
+        let jumbo_sockets = match self.buffers {
             Buffers::One => None,
             Buffers::Several => Some(self.sockets.len()),
         };
         XdpIo {
             partials: self.sockets.iter().map(|_| PartialFrame::new()).collect(),
-            pool: Pool::new(self.umem, self.free, self.total, jumbo_ports),
-            ports: self.sockets,
+            pool: Some(Pool::new(self.umem, self.free, self.total, jumbo_sockets)),
+            poll: if self.sockets.is_empty() {
+                PollMode::Adaptive
+            } else {
+                self.poll
+            },
+            sockets: self.sockets,
             tap: self.tap,
-            poll: self.poll,
             poll_set,
             next: 0,
             idle_since: None,
@@ -69,16 +74,19 @@ impl WorkerSockets {
     }
 }
 
-/// One worker's frame I/O. Dropping it closes the sockets; the kernel then gets their traffic.
+/// One worker's frame I/O. Dropping it closes the sockets; their traffic is lost until the program is
+/// detached or the ports have sockets again.
 pub struct XdpIo {
-    ports: Vec<Option<QueueSocket>>,
-    /// By port.
+    /// As [`WorkerSockets::sockets`].
+    sockets: Vec<(PortId, QueueSocket)>,
+    /// By socket.
     partials: Vec<PartialFrame<XdpFrame>>,
-    pool: Rc<Pool>,
+    /// `None` without sockets.
+    pool: Option<Rc<Pool>>,
     tap: Option<TapQueue>,
     poll: PollMode,
     poll_set: PollSet,
-    /// The port to receive from first in the next round.
+    /// The socket to receive from first in the next round.
     next: usize,
     /// The first wait since the last received frame.
     idle_since: Option<Instant>,
@@ -112,15 +120,33 @@ impl FrameAccount {
 }
 
 impl XdpIo {
+    /// Returns an I/O without ports: for a worker whose ports are being attached again.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self {
+            sockets: Vec::new(),
+            partials: Vec::new(),
+            pool: None,
+            tap: None,
+            poll: PollMode::Adaptive,
+            poll_set: PollSet::new([].into_iter()),
+            next: 0,
+            idle_since: None,
+        }
+    }
+
     /// Counts the worker's chunks. Call it between batches.
     pub fn account(&mut self) -> FrameAccount {
-        let mut account = FrameAccount {
-            free: self.pool.free(),
-            held: self.pool.held(),
-            total: self.pool.total(),
-            ..FrameAccount::default()
-        };
-        for socket in self.ports.iter_mut().flatten() {
+        let mut account = self
+            .pool
+            .as_ref()
+            .map_or_else(FrameAccount::default, |pool| FrameAccount {
+                free: pool.free(),
+                held: pool.held(),
+                total: pool.total(),
+                ..FrameAccount::default()
+            });
+        for (_, socket) in &mut self.sockets {
             let rings = socket.rings.account();
             account.fill += rings.fill;
             account.rx += rings.rx;
@@ -135,20 +161,18 @@ impl FrameIo for XdpIo {
     type Frame = XdpFrame;
 
     fn receive(&mut self, into: &mut Vec<XdpFrame>) {
+        let Some(pool) = &self.pool else { return };
         let mut received = 0;
-        let count = self.ports.len();
+        let count = self.sockets.len();
         for turn in 0..count {
             let at = (self.next + turn) % count;
-            let Some(socket) = &mut self.ports[at] else {
-                continue;
-            };
+            let (port, socket) = &mut self.sockets[at];
             let rings = &mut socket.rings;
-            rings.reap(&self.pool);
-            rings.refill(&self.pool);
+            rings.reap(pool);
+            rings.refill(pool);
             let room = BATCH.saturating_sub(into.len());
-            let port = PortId(u8::try_from(at).unwrap_or(u8::MAX));
             let partial = &mut self.partials[at];
-            let chunks = rings.receive(&self.pool, port, room, partial, into);
+            let chunks = rings.receive(pool, *port, room, partial, into);
             received += chunks;
             if chunks == 0 {
                 match self.poll {
@@ -164,16 +188,20 @@ impl FrameIo for XdpIo {
     }
 
     fn allocate(&mut self, port: PortId) -> Option<XdpFrame> {
-        self.ports.get(port.index())?.as_ref()?;
-        let fresh = self.pool.take(1, |mut frames| frames.next())?;
-        let mut frame = self.pool.hold(fresh, port);
+        self.sockets
+            .get(port.index())
+            .filter(|(at, _)| *at == port)?;
+        let pool = self.pool.as_ref()?;
+        let fresh = pool.take(1, |mut frames| frames.next())?;
+        let mut frame = pool.hold(fresh, port);
         frame.set_len(0);
         Some(frame)
     }
 
     fn send(&mut self, port: PortId, frame: XdpFrame) -> Result<(), DropReason> {
-        let socket = self.ports.get_mut(port.index()).and_then(Option::as_mut);
-        let rings = &mut socket.ok_or(DropReason::PortMissing)?.rings;
+        let socket = self.sockets.get_mut(port.index());
+        let socket = socket.filter(|(at, _)| *at == port);
+        let rings = &mut socket.ok_or(DropReason::PortMissing)?.1.rings;
         if !rings.has_room(frame.chunks()) {
             return Err(DropReason::TransmitRingFull);
         }
@@ -188,7 +216,7 @@ impl FrameIo for XdpIo {
     }
 
     fn flush(&mut self) {
-        for socket in self.ports.iter_mut().flatten() {
+        for (_, socket) in &mut self.sockets {
             socket.rings.flush();
         }
     }
@@ -200,7 +228,7 @@ impl FrameIo for XdpIo {
             return;
         }
         let mut outstanding = false;
-        for socket in self.ports.iter_mut().flatten() {
+        for (_, socket) in &mut self.sockets {
             outstanding |= socket.rings.kick_outstanding();
         }
         if self.poll == PollMode::Busy {

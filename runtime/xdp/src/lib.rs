@@ -3,8 +3,11 @@
 //! Start at [`attach()`]: it attaches the XDP program to every port, binds a socket to every queue over one
 //! UMEM, and returns
 //! - [`Attached`], for the control thread: the program's links, [`Steering`], reports and counters;
-//! - one [`WorkerSockets`] per queue index, to move to that worker's thread, where
+//! - one [`WorkerSockets`] per worker, to move to that worker's thread, where
 //!   [`WorkerSockets::into_io`] creates the [`XdpIo`] that implements [`FrameIo`].
+//!
+//! When an interface was made again or has another number of queues ([`Attached::follow`]), the workers
+//! close their sockets and [`Attached::bind_again`] returns new ones.
 //!
 //! ```no_run
 //! use waxwing_dataplane::steering::{Rules, Steering};
@@ -17,7 +20,7 @@
 //!     .into_iter()
 //!     .map(|sockets| {
 //!         std::thread::spawn(move || {
-//!             let cpu = sockets.queue() as usize;
+//!             let cpu = sockets.worker() as usize;
 //!             waxwing_xdp::pin_current_thread(cpu).ok();
 //!             let io = sockets.into_io();
 //!             // The worker loop over `io`; at its end `io` is dropped.
@@ -56,8 +59,10 @@ mod interface;
 mod io;
 mod multi_buffer;
 mod multicast;
+mod offloads;
 mod options;
 mod program;
+mod queues;
 mod ring_credit;
 mod rings;
 mod rule_maps;
@@ -66,11 +71,11 @@ mod sys;
 mod tap;
 mod window;
 
-pub use attach::{Attached, PortReport, QueueReport, QueueStatistics, attach};
+pub use attach::{Attached, Changes, PortReport, QueueReport, QueueStatistics, attach};
 pub use error::XdpError;
 pub use frame::XdpFrame;
 pub use interface::Interface;
 pub use io::{FrameAccount, WorkerSockets, XdpIo};
 pub use options::{Buffers, Options, PollMode, PortOptions, ZeroCopy};
-pub use program::{AttachMode, Class, MacFilter, Program};
+pub use program::{AttachMode, Class, MacFilter, Offloads, Program};
 pub use sys::{Statistics, allowed_cpus, pin_current_thread};

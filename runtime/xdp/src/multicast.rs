@@ -22,6 +22,8 @@ const JOINS_PER_SOCKET: usize = 64;
 #[derive(Default)]
 pub(crate) struct Memberships {
     groups: BTreeSet<Address>,
+    /// By index.
+    interfaces: Vec<u32>,
     sockets: Vec<UdpSocket>,
 }
 
@@ -33,20 +35,33 @@ impl Memberships {
     /// The kernel's error, for example on an interface without IPv6. The memberships do not change.
     pub(crate) fn update(&mut self, rules: &Rules, interfaces: &[u32]) -> io::Result<()> {
         let vips = rules.vips.iter().filter(|_| rules.bridge.is_none());
-        let wanted: BTreeSet<Address> = vips
+        let groups = vips
             .filter(|vip| vip.family() == Family::V6)
             .map(|vip| ndp::solicited_node(*vip))
             .collect();
-        if wanted == self.groups {
+        self.set(groups, interfaces)
+    }
+
+    /// Joins the same groups on other interfaces.
+    ///
+    /// # Errors
+    /// As [`Memberships::update`].
+    pub(crate) fn move_to(&mut self, interfaces: &[u32]) -> io::Result<()> {
+        self.set(self.groups.clone(), interfaces)
+    }
+
+    fn set(&mut self, groups: BTreeSet<Address>, interfaces: &[u32]) -> io::Result<()> {
+        if groups == self.groups && interfaces == self.interfaces {
             return Ok(());
         }
         let on_all = |group| interfaces.iter().map(move |index| (group, *index));
-        let joins: Vec<(Address, u32)> = wanted.iter().copied().flat_map(on_all).collect();
+        let joins: Vec<(Address, u32)> = groups.iter().copied().flat_map(on_all).collect();
         self.sockets = joins
             .chunks(JOINS_PER_SOCKET)
             .map(join)
             .collect::<io::Result<_>>()?;
-        self.groups = wanted;
+        self.groups = groups;
+        self.interfaces = interfaces.to_vec();
         Ok(())
     }
 }

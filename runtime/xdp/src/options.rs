@@ -82,8 +82,6 @@ pub struct Options {
     pub services_max: u32,
     /// Maximum number of backend endpoints in effect.
     pub backends_max: u32,
-    /// Maximum number of the host's own addresses in effect.
-    pub locals_max: u32,
 }
 
 impl Default for Options {
@@ -99,7 +97,6 @@ impl Default for Options {
             kernel_path: Some("waxwing0".into()),
             services_max: 16_384,
             backends_max: 65_536,
-            locals_max: 4_096,
         }
     }
 }
@@ -149,10 +146,10 @@ impl Options {
             ));
         }
         // Twice the limit is allocated, because a reload adds new rules before it removes old ones.
-        let endpoints = [self.services_max, self.backends_max, self.locals_max];
+        let endpoints = [self.services_max, self.backends_max];
         if endpoints.iter().any(|&max| max == 0 || max > 1 << 22) {
             return refuse(format!(
-                "services_max, backends_max, locals_max = {endpoints:?}: must be from 1 to {}",
+                "services_max, backends_max = {endpoints:?}: must be from 1 to {}",
                 1 << 22
             ));
         }

@@ -7,13 +7,16 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::xdp::XdpLinkId;
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::Rules;
 use waxwing_packet::Mac;
 
 use crate::error::system_cause;
+use crate::options::LINK_LEN_MAX;
 use crate::rule_maps::{self, RuleMaps};
 use crate::{Buffers, Interface, Options, XdpError};
 
@@ -27,11 +30,17 @@ const fn name(buffers: Buffers) -> &'static str {
     }
 }
 
+/// The most receive queues of an interface (`rtnl_create_link`, net/core/rtnetlink.c). The socket map has
+/// room for as many of each port, because an interface may get more queues later.
+pub(crate) const QUEUES_MAX: u32 = 4096;
+
 /// The oldest supported kernel.
 const LINUX_MIN: (u8, u8) = (5, 10);
 
-/// `struct port` of the program: first socket, queues, three MACs, bridged flag, zero.
-type PortValue = [u8; 28];
+/// `struct port` of the program: id, queues, longest frame, three MACs, bridged flag, zero.
+type PortValue = [u8; 32];
+/// `struct offloads` of the program.
+type OffloadsValue = [u64; 3];
 
 /// The destination MACs whose frames the program classifies on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +75,13 @@ pub enum Class {
     Error,
     /// TCP or UDP to a backend's endpoint, past every VIP.
     Direct,
+    /// Besides its class: dropped, because its queue has no socket.
+    Unserved,
 }
 
 impl Class {
     /// All classes, in the order of the program's counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Pass,
         Self::Service,
         Self::Reply,
@@ -81,6 +92,7 @@ impl Class {
         Self::Other,
         Self::Error,
         Self::Direct,
+        Self::Unserved,
     ];
 
     /// Returns the name in `status` and metrics.
@@ -97,6 +109,7 @@ impl Class {
             Self::Other => "other",
             Self::Error => "error",
             Self::Direct => "direct",
+            Self::Unserved => "unserved",
         }
     }
 }
@@ -125,23 +138,32 @@ impl AttachMode {
 pub struct Program {
     ebpf: Ebpf,
     buffers: Buffers,
+    /// By port.
+    links: Vec<Option<XdpLinkId>>,
     rules: RuleMaps,
     ports: HashMap<MapData, u32, PortValue>,
     sockets: XskMap<MapData>,
     classes: PerCpuArray<MapData, u64>,
+    offloads: PerCpuArray<MapData, OffloadsValue>,
+}
+
+/// Signs in a port's frames that their senders leave work to a network card that does not exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// SYNs, and a sample of UDP, whose checksums were looked at.
+    pub checked: u64,
+    /// Of these, checksums of the pseudo-header alone (or, once in 65,536, complete ones that equal it).
+    pub partial: u64,
+    /// Frames longer than the MTU.
+    pub oversized: u64,
 }
 
 impl Program {
-    /// Loads the program, with room for `ports_max` ports and `sockets_max` sockets.
+    /// Loads the program, with room for `ports_max` ports.
     ///
     /// # Errors
     /// [`XdpError::Privilege`], or [`XdpError::Program`] when the kernel is too old or rejects the program.
-    pub fn load(
-        options: &Options,
-        buffers: Buffers,
-        ports_max: u32,
-        sockets_max: u32,
-    ) -> Result<Self, XdpError> {
+    pub fn load(options: &Options, buffers: Buffers, ports_max: u32) -> Result<Self, XdpError> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             XdpError::program("loading the XDP program", error)
         };
@@ -152,7 +174,8 @@ impl Program {
         }
         let mut ebpf = loader
             .map_max_entries("ports", ports_max.max(1))
-            .map_max_entries("sockets", sockets_max.max(1))
+            .map_max_entries("offloads", ports_max.max(1))
+            .map_max_entries("sockets", ports_max.max(1) * QUEUES_MAX)
             .load(OBJECT)
             .map_err(|error| failed(&error))?;
         xdp(&mut ebpf, buffers)?
@@ -163,20 +186,23 @@ impl Program {
             ports: map(&mut ebpf, "ports")?,
             sockets: map(&mut ebpf, "sockets")?,
             classes: map(&mut ebpf, "classes")?,
+            offloads: map(&mut ebpf, "offloads")?,
+            links: (0..ports_max).map(|_| None).collect(),
             ebpf,
             buffers,
         })
     }
 
-    /// Configures a port by its interface index: frames of queue `q` go to socket `first_socket + q`.
+    /// Configures a port by its interface index and MTU: frames of its first `queues` queues go to their
+    /// sockets.
     ///
     /// # Errors
     /// [`XdpError::Program`], for more than `ports_max` ports.
     pub fn set_port(
         &mut self,
-        index: u32,
+        port: PortId,
+        (index, mtu): (u32, u32),
         filter: MacFilter,
-        first_socket: u32,
         queues: u32,
     ) -> Result<(), XdpError> {
         let (macs, bridged) = match filter {
@@ -184,21 +210,41 @@ impl Program {
             MacFilter::Bridged(macs) => (macs, true),
         };
         let mut value = PortValue::default();
-        value[0..4].copy_from_slice(&first_socket.to_ne_bytes());
+        value[0..4].copy_from_slice(&u32::from(port.0).to_ne_bytes());
         value[4..8].copy_from_slice(&queues.to_ne_bytes());
-        value[8..26].copy_from_slice(macs.map(|mac| mac.0).as_flattened());
-        value[26] = bridged.into();
+        value[8..12].copy_from_slice(&(mtu + LINK_LEN_MAX).to_ne_bytes());
+        value[12..30].copy_from_slice(macs.map(|mac| mac.0).as_flattened());
+        value[30] = bridged.into();
         let what = || format!("steering of interface index {index}");
         self.ports
             .insert(index, value, 0)
             .map_err(|error| XdpError::program(what(), &error))
     }
 
-    /// Stores a bound socket at an index of the socket map.
-    pub(crate) fn set_socket(&mut self, at: u32, socket: &impl AsRawFd) -> Result<(), XdpError> {
-        let what = || format!("steering to socket {at}");
+    /// Forgets an interface that is gone, and detaches from it.
+    pub(crate) fn remove_port(&mut self, port: PortId, index: u32) -> Result<(), XdpError> {
+        // Both fail if the interface has taken them along.
+        let _ = self.ports.remove(&index);
+        if let Some(link) = self.links.get_mut(port.index()).and_then(Option::take) {
+            let _ = xdp(&mut self.ebpf, self.buffers)?.detach(link);
+        }
+        Ok(())
+    }
+
+    /// Stores the socket of a port's queue.
+    pub(crate) fn set_socket(
+        &mut self,
+        port: PortId,
+        queue: u32,
+        socket: &impl AsRawFd,
+    ) -> Result<(), XdpError> {
+        let what = || format!("steering to the socket of queue {queue}");
         self.sockets
-            .set(at, socket.as_raw_fd(), 0)
+            .set(
+                u32::from(port.0) * QUEUES_MAX + queue,
+                socket.as_raw_fd(),
+                0,
+            )
             .map_err(|error| XdpError::program(what(), &error))
     }
 
@@ -210,9 +256,10 @@ impl Program {
     /// [`XdpError::Program`].
     pub(crate) fn attach(
         &mut self,
+        port: PortId,
         interface: &Interface,
     ) -> Result<(AttachMode, Option<String>), XdpError> {
-        let native = self.attach_as(interface, XdpMode::Driver);
+        let native = self.attach_as(port, interface, XdpMode::Driver);
         let refused = match native {
             Ok(()) => return Ok((AttachMode::Native, None)),
             Err(error) => error,
@@ -231,7 +278,7 @@ impl Program {
             }
             _ => {}
         }
-        match self.attach_as(interface, XdpMode::Skb) {
+        match self.attach_as(port, interface, XdpMode::Skb) {
             Ok(()) => Ok((AttachMode::Generic, Some(cause.to_string()))),
             Err(error) => match system_cause(&error).and_then(|e| e.raw_os_error()) {
                 Some(libc::EBUSY | libc::EEXIST) => Err(XdpError::Occupied(interface.name.clone())),
@@ -243,12 +290,41 @@ impl Program {
         }
     }
 
-    fn attach_as(&mut self, interface: &Interface, mode: XdpMode) -> Result<(), ProgramError> {
+    /// Replaces the attached program by a new copy, on every port without a gap. A veth runs a program only
+    /// on the queues that it had when the program was set (`veth_enable_xdp`, drivers/net/veth.c).
+    pub(crate) fn renew(&mut self) -> Result<(), XdpError> {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            XdpError::program("replacing the XDP program", error)
+        };
+        let program = xdp(&mut self.ebpf, self.buffers)?;
+        let ids = self.links.iter_mut().map(Option::take);
+        let links: Vec<_> = ids
+            .map(|id| id.map(|id| program.take_link(id)).transpose())
+            .collect::<Result<_, _>>()
+            .map_err(|error| failed(&error))?;
+        program.unload().map_err(|error| failed(&error))?;
+        program.load().map_err(|error| failed(&error))?;
+        for (place, link) in self.links.iter_mut().zip(links) {
+            let id = link.map(|link| program.attach_to_link(link)).transpose();
+            *place = id.map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+
+    fn attach_as(
+        &mut self,
+        port: PortId,
+        interface: &Interface,
+        mode: XdpMode,
+    ) -> Result<(), ProgramError> {
         let Some(program) = self.ebpf.program_mut(name(self.buffers)) else {
             return Err(ProgramError::NotLoaded);
         };
         let program: &mut Xdp = program.try_into()?;
-        program.attach_to_if_index(interface.index, mode)?;
+        let link = program.attach_to_if_index(interface.index, mode)?;
+        if let Some(place) = self.links.get_mut(port.index()) {
+            *place = Some(link);
+        }
         Ok(())
     }
 
@@ -267,6 +343,21 @@ impl Program {
             let counts = self.classes.get(&(class as u32), 0);
             (class, counts.map_or(0, |counts| counts.iter().sum()))
         })
+    }
+
+    /// Returns what a port's frames have shown of their senders' offloads so far.
+    #[must_use]
+    pub fn offloads(&self, port: PortId) -> Offloads {
+        let counts = self.offloads.get(&port.0.into(), 0);
+        let sum = |at: usize| -> u64 {
+            let counts = counts.iter().flat_map(|counts| counts.iter());
+            counts.map(|count| count[at]).sum()
+        };
+        Offloads {
+            checked: sum(0),
+            partial: sum(1),
+            oversized: sum(2),
+        }
     }
 
     /// Returns the class of a frame received on queue 0 of the loopback device (`BPF_PROG_TEST_RUN`).

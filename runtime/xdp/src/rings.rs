@@ -308,6 +308,7 @@ mod tests {
             mac: Mac::default(),
             mtu: 1500,
             queues: 1,
+            transmit_queues: 1,
         };
         let sockets = match bind_all(&[loopback], &options, Buffers::One) {
             Ok(sockets) => sockets,

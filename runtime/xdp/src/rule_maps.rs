@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 
 use aya::maps::{HashMap, MapData};
 use aya::{Ebpf, Pod};
+use waxwing_dataplane::PortId;
 use waxwing_dataplane::model::SOURCES_MAX;
 use waxwing_dataplane::steering::Rules;
-use waxwing_packet::Address;
+use waxwing_packet::{Address, Mac};
 
 use crate::program::map;
 use crate::{Options, XdpError};
@@ -18,6 +19,12 @@ use crate::{Options, XdpError};
 type EndpointKey = [u8; 20];
 /// `struct address` of the program.
 type AddressKey = [u8; 16];
+/// `struct port_mac` of the program: port, MAC, zero.
+type PortMacKey = [u8; 12];
+
+/// The most addresses of the host, and the most further MACs of its ports.
+const LOCALS_MAX: u32 = 65_536;
+const FURTHER_MACS_MAX: u32 = 4096;
 
 pub(crate) struct RuleMaps {
     services: HashMap<MapData, EndpointKey, u8>,
@@ -25,24 +32,25 @@ pub(crate) struct RuleMaps {
     servers: HashMap<MapData, AddressKey, u8>,
     vips: HashMap<MapData, AddressKey, u8>,
     locals: HashMap<MapData, AddressKey, u8>,
+    macs: HashMap<MapData, PortMacKey, u8>,
     in_effect: Rules,
     /// The content of `servers`: [`Rules::servers`] of the rules in effect.
     servers_in_effect: BTreeSet<Address>,
     services_max: u32,
     vips_max: u32,
     backends_max: u32,
-    locals_max: u32,
 }
 
 /// Returns the size of each rule map, by name: twice the limit, because new rules are added before old
 /// ones are removed.
-pub(crate) fn sizes(options: &Options) -> [(&'static str, u32); 5] {
+pub(crate) fn sizes(options: &Options) -> [(&'static str, u32); 6] {
     [
         ("services", 2 * options.services_max),
         ("vips", 2 * vips_max(options)),
         ("backends", 2 * options.backends_max),
         ("servers", 2 * options.backends_max),
-        ("locals", 2 * options.locals_max),
+        ("locals", 2 * LOCALS_MAX),
+        ("macs", 2 * FURTHER_MACS_MAX),
     ]
 }
 
@@ -60,12 +68,12 @@ impl RuleMaps {
             servers: map(ebpf, "servers")?,
             vips: map(ebpf, "vips")?,
             locals: map(ebpf, "locals")?,
+            macs: map(ebpf, "macs")?,
             in_effect: Rules::default(),
             servers_in_effect: BTreeSet::new(),
             services_max: options.services_max,
             vips_max: vips_max(options),
             backends_max: options.backends_max,
-            locals_max: options.locals_max,
         })
     }
 
@@ -74,10 +82,32 @@ impl RuleMaps {
     /// # Errors
     /// [`XdpError::TooManyRules`], or [`XdpError::Rule`]. Rules in effect that are in `rules` too stay.
     pub(crate) fn apply(&mut self, rules: &Rules) -> Result<(), XdpError> {
-        check_count("services", rules.services.len(), self.services_max)?;
-        check_count("VIPs and source addresses", rules.vips.len(), self.vips_max)?;
-        check_count("backend endpoints", rules.backends.len(), self.backends_max)?;
-        check_count("local addresses", rules.locals.len(), self.locals_max)?;
+        let Rules {
+            services,
+            vips,
+            backends,
+            locals,
+            further_macs,
+            ..
+        } = rules;
+        let (services_max, backends_max) = (self.services_max, self.backends_max);
+        let (raise_services, raise_backends) = (
+            "raise services_max and restart waxwing",
+            "raise backends_max and restart waxwing",
+        );
+        check_count("services", services.len(), services_max, raise_services)?;
+        let what = "VIPs and source addresses";
+        check_count(what, vips.len(), self.vips_max, raise_services)?;
+        check_count(
+            "backend endpoints",
+            backends.len(),
+            backends_max,
+            raise_backends,
+        )?;
+        let (what, remove) = ("addresses of this host", "remove some (`ip addr`)");
+        check_count(what, locals.len(), LOCALS_MAX, remove)?;
+        let (what, remove) = ("macvlan devices on ports", "remove some (`ip link`)");
+        check_count(what, further_macs.len(), FURTHER_MACS_MAX, remove)?;
 
         let servers = rules.servers();
         let now = &mut self.in_effect;
@@ -86,6 +116,7 @@ impl RuleMaps {
         let mut servers = Change::new(&mut self.servers, &mut self.servers_in_effect, &servers);
         let mut vips = Change::new(&mut self.vips, &mut now.vips, &rules.vips);
         let mut locals = Change::new(&mut self.locals, &mut now.locals, &rules.locals);
+        let mut macs = Change::new(&mut self.macs, &mut now.further_macs, &rules.further_macs);
 
         // Additions first, so that no rule that stays is ever missing. Local addresses are added first and
         // removed last, so that the kernel never misses a reply to the host.
@@ -94,7 +125,9 @@ impl RuleMaps {
         services.add(endpoint_key)?;
         backends.add(endpoint_key)?;
         servers.add(address_key)?;
+        macs.add(port_mac_key)?;
 
+        macs.remove(port_mac_key)?;
         servers.remove(address_key)?;
         backends.remove(endpoint_key)?;
         services.remove(endpoint_key)?;
@@ -103,9 +136,19 @@ impl RuleMaps {
     }
 }
 
-fn check_count(what: &'static str, count: usize, max: u32) -> Result<(), XdpError> {
+fn check_count(
+    what: &'static str,
+    count: usize,
+    max: u32,
+    remedy: &'static str,
+) -> Result<(), XdpError> {
     if count > max as usize {
-        return Err(XdpError::TooManyRules { what, count, max });
+        return Err(XdpError::TooManyRules {
+            what,
+            count,
+            max,
+            remedy,
+        });
     }
     Ok(())
 }
@@ -161,6 +204,13 @@ impl<'a, T: Ord + Copy, K: Pod> Change<'a, T, K> {
 
 fn address_key(address: &Address) -> AddressKey {
     address.octets()
+}
+
+fn port_mac_key(&(port, mac): &(PortId, Mac)) -> PortMacKey {
+    let mut key = PortMacKey::default();
+    key[0..4].copy_from_slice(&u32::from(port.0).to_ne_bytes());
+    key[4..10].copy_from_slice(&mac.0);
+    key
 }
 
 fn endpoint_key(&(address, port, protocol): &(Address, u16, u8)) -> EndpointKey {

@@ -264,6 +264,15 @@ impl InterfaceRequest {
         Ok(std::array::from_fn(|i| data[i].to_ne_bytes()[0]))
     }
 
+    pub(crate) fn set_mac(&mut self, mac: [u8; 6]) -> io::Result<()> {
+        let sa_data = std::array::from_fn(|i| mac.get(i).copied().unwrap_or(0).cast_signed() as _);
+        self.request.ifr_ifru.ifru_hwaddr = libc::sockaddr {
+            sa_family: libc::ARPHRD_ETHER,
+            sa_data,
+        };
+        self.call(libc::SIOCSIFHWADDR)
+    }
+
     /// In bytes.
     pub(crate) fn mtu(&mut self) -> io::Result<u32> {
         self.call(libc::SIOCGIFMTU)?;
@@ -321,13 +330,14 @@ struct Channels {
     combined: u32,
 }
 
-/// Turns a descriptor of `/dev/net/tun` into a TAP device, or into another queue of it.
+/// Turns a descriptor of `/dev/net/tun` into a TAP device, or into another queue of it. Each frame written
+/// to it starts with a `struct virtio_net_hdr`.
 ///
 /// # Errors
 /// `EPERM`; `EBUSY` or `EINVAL` when another process owns a device of this name.
 pub(crate) fn make_tap(tun: &impl AsRawFd, name: &str) -> io::Result<()> {
     let mut request = named(name)?;
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE | libc::IFF_VNET_HDR;
     let [low, high, ..] = flags.to_ne_bytes();
     request.ifr_ifru.ifru_flags = libc::c_short::from_ne_bytes([low, high]);
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which is live.

@@ -17,6 +17,7 @@ mod forged;
 mod gateways;
 mod hairpin;
 mod health;
+mod host;
 mod hostile;
 mod icmp;
 mod jumbo;
@@ -118,6 +119,7 @@ fn main() {
         traffic::SCENARIOS,
         vip_responder::SCENARIOS,
         recovery::SCENARIOS,
+        host::SCENARIOS,
         gateways::SCENARIOS,
         icmp::SCENARIOS,
         unserved::SCENARIOS,

@@ -16,7 +16,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(bad_configs_are_refused_with_their_place),
     scenario!(a_missing_interface_is_named),
     scenario!(zero_copy_is_refused_where_the_driver_has_none),
-    scenario!(ports_with_different_numbers_of_queues_are_refused),
     scenario!(without_privilege_the_error_names_the_capability),
     scenario!(a_port_with_another_program_is_left_alone),
     scenario!(transparent_mode_names_the_commands_for_its_bridge),
@@ -98,22 +97,6 @@ fn bad_configs_are_refused_with_their_place() -> Result<()> {
     let finished = Process::spawn("waxwing", &check)?.finish(Duration::from_secs(10))?;
     ensure!(!finished.status.success(), "`waxwing check` accepted it");
     assert_says(&finished, &["refused.toml:", "sctp", "port"])
-}
-
-fn ports_with_different_numbers_of_queues_are_refused() -> Result<()> {
-    let topology = Topology::new(Layout::with_servers(1))?;
-    topology.balancer.ip(
-        "link add wide numrxqueues 2 numtxqueues 2 type veth peer name peer\n\
-         link set wide up\nlink set peer up\n",
-    )?;
-    let mut config = web(&topology);
-    config.ports[1].interface = "wide".into();
-    config.ports.push(config.ports[0].clone());
-    config.ports[2].interface = topology.ports()[1].into();
-    assert_says(
-        &run_in_vain(&topology, &config.to_toml()?, &[])?,
-        &["wide has 2", "ethtool -L"],
-    )
 }
 
 fn zero_copy_is_refused_where_the_driver_has_none() -> Result<()> {

@@ -37,6 +37,21 @@ pub trait AttachedPorts: Send + Sync {
 
     /// Returns the largest MTU that fits the frame memory, which is sized at start, in bytes.
     fn mtu_max(&self) -> u32;
+
+    /// Follows what happened to the ports' interfaces and to the TAP device: attaches again to an interface
+    /// that was made again under its name, or has another number of queues. May take a second.
+    fn follow(&self) -> Followed {
+        Followed::default()
+    }
+}
+
+/// What [`AttachedPorts::follow`] has done.
+#[derive(Default)]
+pub struct Followed {
+    /// Whether the ports were attached again; their interfaces may have other indices.
+    pub attached_again: bool,
+    /// What needs the operator.
+    pub problems: Vec<String>,
 }
 
 /// Everything that the status is built from.

@@ -215,6 +215,7 @@ mod tests {
             master,
             bridge: name.starts_with("br"),
             spanning_tree: false,
+            macvlan: None,
             vlan: None,
         }
     }

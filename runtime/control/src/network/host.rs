@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
-use waxwing_packet::{Address, Family, VlanTags};
+use waxwing_dataplane::PortId;
+use waxwing_packet::{Address, Family, Mac, VlanTags};
 
 use crate::network::kernel::{Kernel, Link, LocalAddress};
-use crate::network::port::VlanPort;
+use crate::network::port::{PortLink, VlanPort};
 
 /// The host's links and addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -72,6 +73,19 @@ impl HostNetwork {
         }
         let outer = self.links.get(&inner.parent)?.vlan?;
         is_ours(outer.parent).then(|| (outer.parent, VlanTags::two(outer.tag, inner.tag)))
+    }
+
+    /// Returns the MAC addresses, besides their own, that these ports receive for the host: those of macvlan
+    /// devices on them or on their VLAN devices, as VRRP uses.
+    pub(crate) fn further_macs(&self, ports: &[PortLink]) -> BTreeSet<(PortId, Mac)> {
+        let wire = |link: u32| ports.iter().find(|port| port.link == link);
+        let found = self.links.values().filter_map(|link| {
+            let parent = link.macvlan.filter(|_| link.up)?;
+            let tagged = || self.vlan_on(parent, |link| wire(link).is_some());
+            let wire = wire(parent).or_else(|| wire(tagged()?.0))?;
+            Some((wire.id, link.mac?))
+        });
+        found.collect()
     }
 
     /// Returns the addresses of a link.

@@ -35,6 +35,7 @@ const RECONNECT: Duration = Duration::from_secs(1);
 enum ResolverRequest {
     Track(Vec<(BackendId, Address)>),
     SetReturnPlan(ReturnPlan),
+    SetPorts(Vec<PortLink>),
 }
 
 /// The state of each backend address's next hop.
@@ -102,6 +103,11 @@ impl Resolver {
         let _ = self.requests.send(ResolverRequest::SetReturnPlan(plan));
     }
 
+    /// Replaces the ports' links, after interfaces were made again, and reads the kernel's tables again.
+    pub fn set_ports(&self, ports: Vec<PortLink>) {
+        let _ = self.requests.send(ResolverRequest::SetPorts(ports));
+    }
+
     /// Returns the state of the return path to clients.
     #[must_use]
     pub fn return_state(&self) -> Arc<ReturnState> {
@@ -160,6 +166,10 @@ impl Task {
                 request = self.requests.recv() => match request {
                     Some(ResolverRequest::Track(backends)) => self.table.track(backends),
                     Some(ResolverRequest::SetReturnPlan(plan)) => self.table.set_return_plan(plan),
+                    Some(ResolverRequest::SetPorts(ports)) => {
+                        self.table.set_ports(ports);
+                        self.read_tables().await;
+                    }
                     None => return,
                 },
                 change = self.changes.next() => self.note_all(change).await,

@@ -176,6 +176,7 @@ impl Control {
             steering_rules: Rules::default(),
             steering_problem: None,
             worker_problem: None,
+            port_problems: Vec::new(),
             republish_due: false,
             last_reload: None,
             counters: Arc::new(CounterTotals::new(setup.counters)),

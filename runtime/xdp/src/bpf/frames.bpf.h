@@ -24,11 +24,14 @@
 #define ICMP_HEADER_LEN 8
 #define NEIGHBOR_SOLICITATION 135
 #define ARP_REQUEST 1
+#define TCP_SYN 0x02
 /* Instead of a port: all ports. */
 #define ANY_PORT 0
 #define HARDWARE_ETHERNET 1
 /* The port's own MAC, and, if it is bridged, those of the other port and of the bridge. */
 #define MACS_MAX 3
+/* Sockets per port in the map; `QUEUES_MAX` in program.rs. */
+#define QUEUES_MAX 4096
 
 /* A frame's class: the index of its counter. `Class` in program.rs mirrors this enum. */
 enum class {
@@ -42,6 +45,8 @@ enum class {
 	CLASS_OTHER,
 	CLASS_ERROR,
 	CLASS_DIRECT,
+	/* Besides its class: dropped, because its queue has no socket. */
+	CLASS_UNSERVED,
 	CLASS_COUNT,
 };
 
@@ -58,11 +63,30 @@ struct endpoint {
 };
 
 struct port {
-	__u32 first_socket;
+	__u32 id;
 	__u32 queues;
+	/* The longest frame that fits its MTU. */
+	__u32 frame_max;
 	__u8 mac[MACS_MAX][ETH_ALEN];
 	__u8 bridged;
 	__u8 zero;
+};
+
+/* A further MAC of a port, of a macvlan device on it. */
+struct port_mac {
+	__u32 port;
+	__u8 mac[ETH_ALEN];
+	__u16 zero;
+};
+
+/* Signs that the sender leaves work to a network card that does not exist, by port. */
+struct offloads {
+	/* SYNs, and a sample of UDP. */
+	__u64 checked;
+	/* Of these, whose checksum covers only the pseudo-header. */
+	__u64 partial;
+	/* Frames longer than the MTU. */
+	__u64 oversized;
 };
 
 /* A frame's destination MAC: the balancer, a multicast or broadcast group, another host. */
@@ -112,6 +136,24 @@ struct transport_ports {
 	__be16 destination;
 };
 
+/* RFC 9293 section 3.1, up to the checksum. */
+struct tcp_start {
+	struct transport_ports ports;
+	__be32 sequence;
+	__be32 acknowledgement;
+	__u8 offset;
+	__u8 flags;
+	__be16 window;
+	__be16 checksum;
+};
+
+/* RFC 768. */
+struct udp_start {
+	struct transport_ports ports;
+	__be16 len;
+	__be16 checksum;
+};
+
 /* The map sizes are placeholders; the loader sets them from its options. */
 #define ENDPOINTS(name)                                                                            \
 	struct {                                                                                   \
@@ -133,7 +175,29 @@ ENDPOINTS(services);
 ENDPOINTS(backends);
 ADDRESSES(servers);
 ADDRESSES(vips);
-ADDRESSES(locals);
+
+/* Not preallocated: few hosts have many addresses, and it has room for all of them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct address);
+	__type(value, __u8);
+} locals SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct port_mac);
+	__type(value, __u8);
+} macs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct offloads);
+} offloads SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -156,12 +220,14 @@ struct {
 	__type(value, __u64);
 } classes SEC(".maps");
 
-/* A packet's addresses, and the start of its transport header. */
+/* A packet's addresses and length, and the start of its transport header. */
 struct packet {
 	struct address source;
 	struct address destination;
 	void *transport;
 	void *end;
+	/* Of transport header and payload; in IPv6 with extension headers. */
+	__u16 len;
 	__u8 protocol;
 	bool fragment;
 };

@@ -2,8 +2,10 @@
 /*
  * Steers frames to the workers' sockets; all other frames stay with the kernel.
  *
- * Invariant: a frame without a matching rule, or from a queue without a socket, passes to the kernel
- * unchanged. The program never writes to a frame.
+ * Invariant: a frame without a matching rule passes to the kernel unchanged; a frame with one never does.
+ * From a queue without a socket, as while ports are attached again, it is dropped and counted: the kernel
+ * would route it past NAT, and the receiver would reset the connection. The program never writes to a
+ * frame.
  *
  * A frame to the balancer's own MAC is redirected to its queue's socket when it is
  *   - TCP or UDP to a service;
@@ -63,6 +65,14 @@ static __always_inline bool is_same_mac(const void *a, const void *b)
 	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
 }
 
+static __always_inline bool is_further_mac(const void *mac, const struct port *port)
+{
+	struct port_mac key = { .port = port->id };
+
+	__builtin_memcpy(key.mac, mac, ETH_ALEN);
+	return bpf_map_lookup_elem(&macs, &key) != NULL;
+}
+
 static __always_inline enum recipient recipient_of(const struct ethhdr *ethernet,
 						   const struct port *port)
 {
@@ -72,7 +82,7 @@ static __always_inline enum recipient recipient_of(const struct ethhdr *ethernet
 		if (is_same_mac(ethernet->h_dest, port->mac[i]))
 			return TO_US;
 	}
-	return TO_OTHER;
+	return is_further_mac(ethernet->h_dest, port) ? TO_US : TO_OTHER;
 }
 
 static __always_inline enum class classify_arp(void *at, void *end)
@@ -105,6 +115,7 @@ static __always_inline bool parse_ipv4(struct packet *packet, void *at)
 	packet->fragment =
 		(ip->frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)) != 0;
 	packet->transport = at + ip->ihl * 4;
+	packet->len = bpf_ntohs(ip->tot_len) - ip->ihl * 4;
 	return true;
 }
 
@@ -119,6 +130,7 @@ static __always_inline bool parse_ipv6(struct packet *packet, void *at)
 	__builtin_memcpy(&packet->source, &ip->saddr, sizeof(packet->source));
 	__builtin_memcpy(&packet->destination, &ip->daddr, sizeof(packet->destination));
 	packet->fragment = false;
+	packet->len = bpf_ntohs(ip->payload_len);
 	next = ip->nexthdr;
 	at = ip + 1;
 	for (int i = 0; i < EXTENSIONS_MAX; i++) {
@@ -305,10 +317,11 @@ static __always_inline enum class classify_ip(const struct packet *packet, enum 
 	return is_vip(&packet->destination) ? CLASS_OTHER : CLASS_PASS;
 }
 
-static __always_inline enum class classify(void *data, void *end, const struct port *port)
+static __always_inline enum class classify(struct packet *packet, void *data,
+					   const struct port *port)
 {
 	struct ethhdr *ethernet = data;
-	struct packet packet = { .end = end };
+	void *end = packet->end;
 	void *at = ethernet + 1;
 	__be16 protocol;
 	enum recipient to;
@@ -332,34 +345,105 @@ static __always_inline enum class classify(void *data, void *end, const struct p
 	if (protocol == bpf_htons(ETH_P_ARP))
 		return to == TO_OTHER ? CLASS_PASS : classify_arp(at, end);
 	if (protocol == bpf_htons(ETH_P_IP))
-		return parse_ipv4(&packet, at) ? classify_ip(&packet, to) : CLASS_PASS;
+		return parse_ipv4(packet, at) ? classify_ip(packet, to) : CLASS_PASS;
 	if (protocol == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(&packet, at) ? classify_ip(&packet, to) : CLASS_PASS;
+		return parse_ipv6(packet, at) ? classify_ip(packet, to) : CLASS_PASS;
 	return CLASS_PASS;
 }
 
-static __always_inline int steer(struct xdp_md *context)
+/* The pseudo-header's sum (RFC 9293 section 3.1, RFC 8200 section 8.1), as a sender stores it that leaves the
+ * rest to its card. Not for packets with IPv6 extension headers, whose length differs. */
+static __always_inline __u16 pseudo_sum(const struct packet *packet)
 {
+	__u64 sum = bpf_htons(packet->len) + bpf_htons((__u16)packet->protocol);
+
+	/* The 0xffff of mapped addresses is a zero of ones' complement. */
+	for (int i = 0; i < 4; i++)
+		sum += (__u64)packet->source.word[i] + packet->destination.word[i];
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+/* Looks at the checksums of SYNs, and of one in sixteen of UDP's. */
+static __always_inline void check_checksum(const struct packet *packet, struct offloads *seen)
+{
+	__be16 checksum;
+
+	if (packet->fragment)
+		return;
+	if (packet->protocol == IPPROTO_TCP) {
+		struct tcp_start *tcp = packet->transport;
+
+		if ((void *)(tcp + 1) > packet->end || !(tcp->flags & TCP_SYN))
+			return;
+		checksum = tcp->checksum;
+	} else if (packet->protocol == IPPROTO_UDP) {
+		struct udp_start *udp = packet->transport;
+
+		if ((void *)(udp + 1) > packet->end || udp->checksum == 0 ||
+		    (udp->checksum & bpf_htons(0xf)) != 0)
+			return;
+		checksum = udp->checksum;
+	} else {
+		return;
+	}
+	seen->checked += 1;
+	if (checksum == pseudo_sum(packet))
+		seen->partial += 1;
+}
+
+static __always_inline void watch_offloads(const struct packet *packet, __u32 len,
+					   const struct port *port)
+{
+	struct offloads *seen = bpf_map_lookup_elem(&offloads, &port->id);
+
+	if (!seen)
+		return;
+	check_checksum(packet, seen);
+	if (len > port->frame_max)
+		seen->oversized += 1;
+}
+
+static __always_inline void count(__u32 class)
+{
+	__u64 *counter = bpf_map_lookup_elem(&classes, &class);
+
+	if (counter)
+		*counter += 1;
+}
+
+static __always_inline int steer(struct xdp_md *context, __u32 len)
+{
+	void *data = (void *)(long)context->data;
+	struct packet packet = { .end = (void *)(long)context->data_end };
 	__u32 interface = context->ingress_ifindex;
 	struct port *port = bpf_map_lookup_elem(&ports, &interface);
 	__u32 class;
-	__u64 *count;
+	int action = XDP_DROP;
 
-	if (!port || context->rx_queue_index >= port->queues)
+	if (!port)
 		return XDP_PASS;
-	class = classify((void *)(long)context->data, (void *)(long)context->data_end, port);
-	count = bpf_map_lookup_elem(&classes, &class);
-	if (count)
-		*count += 1;
+	class = classify(&packet, data, port);
+	count(class);
 	if (class == CLASS_PASS)
 		return XDP_PASS;
-	return bpf_redirect_map(&sockets, port->first_socket + context->rx_queue_index, XDP_PASS);
+	if (class == CLASS_SERVICE || class == CLASS_REPLY)
+		watch_offloads(&packet, len, port);
+	if (context->rx_queue_index < port->queues)
+		action = bpf_redirect_map(&sockets, port->id * QUEUES_MAX + context->rx_queue_index,
+					  XDP_DROP);
+	if (action == XDP_DROP)
+		count(CLASS_UNSERVED);
+	return action;
 }
 
 SEC("xdp")
 int waxwing(struct xdp_md *context)
 {
-	return steer(context);
+	return steer(context, context->data_end - context->data);
 }
 
 /* For ports with multi-buffer frames: sees the first buffer only, which has all headers. The program above
@@ -367,7 +451,7 @@ int waxwing(struct xdp_md *context)
 SEC("xdp.frags")
 int waxwing_jumbo(struct xdp_md *context)
 {
-	return steer(context);
+	return steer(context, bpf_xdp_get_buff_len(context));
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,6 +1,7 @@
 //! Frames between other hosts: their class on a bridged port and on any other port.
 
 use libtest_mimic::Failed;
+use waxwing_dataplane::PortId;
 use waxwing_packet::Mac;
 use waxwing_xdp::Class::{self, Arp, Direct, Error, Fragment, Icmp, Ndp, Pass, Reply, Service};
 use waxwing_xdp::{MacFilter, Program};
@@ -10,7 +11,7 @@ use crate::frames::{
     ROUTER, TCP, UDP, VIP, VIP6, arp, error, ethernet, ipv4, ipv6, ipv6_fragment, ports,
     solicitation,
 };
-use crate::{LOOPBACK, rows};
+use crate::{LOOPBACK, MTU, rows};
 
 /// MAC of the bridge's other port.
 const PEER: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -76,7 +77,7 @@ pub(crate) fn on_each_port(
 ) -> Result<(), Failed> {
     let macs = [PORT, PEER, BRIDGE].map(Mac);
     let mut classify = |filter| {
-        program.set_port(LOOPBACK, filter, 0, 1)?;
+        program.set_port(PortId(0), (LOOPBACK, MTU), filter, 1)?;
         program.classify(frame)
     };
     let bridged = classify(MacFilter::Bridged(macs))?;

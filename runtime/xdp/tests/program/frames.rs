@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
+use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::Rules;
-use waxwing_packet::Address;
+use waxwing_packet::{Address, Mac};
 
 pub(crate) const PORT: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// A further MAC of the port, as VRRP uses.
+pub(crate) const FURTHER: [u8; 6] = [0, 0, 0x5e, 0, 1, 7];
 pub(crate) const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 9];
 pub(crate) const ALL: [u8; 6] = [0xff; 6];
 
@@ -55,6 +58,7 @@ pub(crate) fn rules() -> Rules {
         .into(),
         locals: [ip(LOCAL).into(), ip(LOCAL6).into()].into(),
         macs: Vec::new(),
+        further_macs: [(PortId(0), Mac(FURTHER))].into(),
         bridge: None,
     }
 }

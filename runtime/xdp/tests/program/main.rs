@@ -5,6 +5,7 @@ mod bridged;
 mod errors;
 mod fragments;
 mod frames;
+mod offloads;
 mod ranges;
 mod services;
 mod whole;
@@ -12,6 +13,7 @@ mod whole;
 use std::sync::{Arc, Mutex};
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use waxwing_dataplane::PortId;
 use waxwing_packet::Mac;
 use waxwing_xdp::{Buffers, Class, MacFilter, Options, Program};
 
@@ -19,12 +21,15 @@ use crate::bridged::{bridged_frames, on_each_port};
 use crate::errors::{errors_v4, errors_v6};
 use crate::fragments::fragments_of_servers;
 use crate::frames::{PORT, rules};
+use crate::offloads::unfinished_frames_are_counted;
 use crate::ranges::ranges_and_source_addresses;
 use crate::services::{fragments, icmp, neighbours, services_and_replies};
 use crate::whole::{every_length, multi_buffer_frames, rules_change, too_many_rules};
 
 /// Index of the loopback device, on which a test run receives.
 const LOOPBACK: u32 = 1;
+/// The MTU of the port.
+const MTU: u32 = 1500;
 
 type Test = Box<dyn FnOnce(&mut Program) -> Result<(), Failed> + Send>;
 /// Name, frame, expected class.
@@ -43,7 +48,6 @@ fn main() {
     let options = Options {
         services_max: 64,
         backends_max: 64,
-        locals_max: 64,
         ..Options::default()
     };
     let loaded = [Buffers::One, Buffers::Several].map(|buffers| load(&options, buffers));
@@ -57,8 +61,8 @@ fn main() {
 
 /// Loads the program; returns `None` without the privilege.
 fn load(options: &Options, buffers: Buffers) -> Option<Program> {
-    let loaded = Program::load(options, buffers, 1, 1).and_then(|mut program| {
-        program.set_port(LOOPBACK, MacFilter::Own(Mac(PORT)), 0, 1)?;
+    let loaded = Program::load(options, buffers, 1).and_then(|mut program| {
+        program.set_port(PortId(0), (LOOPBACK, MTU), MacFilter::Own(Mac(PORT)), 1)?;
         Ok(program)
     });
     match loaded {
@@ -102,6 +106,10 @@ fn trials(program: Option<Program>, suffix: &str) -> Vec<Trial> {
         trial(&name, Box::new(move |program| on_each_port(program, &row)))
     }));
     trials.push(trial("frames of every length", Box::new(every_length)));
+    trials.push(trial(
+        "unfinished frames are counted",
+        Box::new(unfinished_frames_are_counted),
+    ));
     trials.push(trial("rules are added and removed", Box::new(rules_change)));
     trials.push(trial(
         "too many rules are rejected",

@@ -3,9 +3,9 @@
 use waxwing_xdp::Class::{Arp, Direct, Fragment, Icmp, Ndp, Other, Pass, Reply, Service};
 
 use crate::frames::{
-    ALL, BACKEND, BACKEND6, CLIENT, CLIENT6, FIRST, ICMP, ICMPV6, LOCAL, LOCAL6, OTHER, PORT,
-    SOLICITED, TCP, UDP, VIP, VIP6, arp, ethernet, ipv4, ipv6, ipv6_fragment, ports, solicitation,
-    v4, v6,
+    ALL, BACKEND, BACKEND6, CLIENT, CLIENT6, FIRST, FURTHER, ICMP, ICMPV6, LOCAL, LOCAL6, OTHER,
+    PORT, SOLICITED, TCP, UDP, VIP, VIP6, arp, ethernet, ipv4, ipv6, ipv6_fragment, ports,
+    solicitation, v4, v6,
 };
 use crate::{Row, rows};
 
@@ -39,6 +39,7 @@ pub(crate) fn services_and_replies() -> Vec<Row> {
         "a client to a backend's other port": v4(&tcp(CLIENT, BACKEND, [9, 22])) => Pass;
         "a client to a backend directly over IPv6": tcp6(CLIENT6, BACKEND6, 9, 8080) => Direct;
         "a backend to a service": v4(&tcp(BACKEND, VIP, [8080, 80])) => Service;
+        "to a further MAC of the port": ethernet(FURTHER, &[], 0x0800, &request) => Service;
         "to another host's MAC": ethernet(OTHER, &[], 0x0800, &request) => Pass;
         "a unicast packet in a broadcast frame": ethernet(ALL, &[], 0x0800, &request) => Pass;
         "one tag": ethernet(PORT, &[TAG], 0x0800, &request) => Service;

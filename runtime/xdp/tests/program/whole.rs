@@ -77,9 +77,12 @@ pub(crate) fn rules_change(program: &mut Program) -> Result<(), Failed> {
 /// Rules above a limit are rejected, and the previous rules stay.
 pub(crate) fn too_many_rules(program: &mut Program) -> Result<(), Failed> {
     let mut many = rules();
-    many.locals = (0..65).map(Address::from_bits).collect();
+    let numbers = 0..65;
+    many.backends = numbers
+        .map(|port| (Address::from_bits(1), port, TCP))
+        .collect();
     match program.apply(&many) {
-        Err(error) if error.to_string().contains("65 local addresses") => {}
+        Err(error) if error.to_string().contains("65 backend endpoints") => {}
         other => return Err(format!("{other:?}").into()),
     }
     let reply = v4(&ipv4(BACKEND, LOCAL, TCP, 0, 0, &ports(8080, 9)));

@@ -82,7 +82,6 @@ pub(crate) fn small() -> Options {
         kernel_path: None,
         services_max: 16,
         backends_max: 16,
-        locals_max: 16,
         ..Options::default()
     }
 }

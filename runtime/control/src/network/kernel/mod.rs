@@ -56,6 +56,8 @@ pub struct Link {
     pub spanning_tree: bool,
     /// Its parent and tag, if it is a VLAN device.
     pub vlan: Option<VlanLink>,
+    /// The index of its parent, if it is a macvlan or macvtap device in this network namespace.
+    pub macvlan: Option<u32>,
 }
 
 /// An address of this host.
@@ -379,6 +381,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         bridge: false,
         spanning_tree: false,
         vlan: vlan::vlan(message),
+        macvlan: vlan::macvlan(message),
     };
     for attribute in &message.attributes {
         match attribute {

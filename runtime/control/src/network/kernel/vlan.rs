@@ -1,4 +1,4 @@
-//! VLAN devices in the kernel's link messages.
+//! VLAN and macvlan devices in the kernel's link messages.
 //!
 //! Invariant: a link counts as a VLAN device only if its message has all of: the kind, the id, the
 //! protocol, and a parent in this network namespace.
@@ -18,7 +18,8 @@ pub struct VlanLink {
     pub tag: VlanTag,
 }
 
-pub(super) fn vlan(message: &LinkMessage) -> Option<VlanLink> {
+/// Returns a link's parent, if it is in this network namespace, and what is known of its kind.
+fn parent(message: &LinkMessage) -> Option<(u32, &[LinkInfo])> {
     let mut parent = None;
     let mut infos: &[LinkInfo] = &[];
     for attribute in &message.attributes {
@@ -30,6 +31,19 @@ pub(super) fn vlan(message: &LinkMessage) -> Option<VlanLink> {
             _ => {}
         }
     }
+    Some((parent?, infos))
+}
+
+/// Returns the parent of a device that has MAC addresses of its own on it.
+pub(super) fn macvlan(message: &LinkMessage) -> Option<u32> {
+    let (parent, infos) = parent(message)?;
+    let kinds = [InfoKind::MacVlan, InfoKind::MacVtap];
+    let is_one = |info: &LinkInfo| matches!(info, LinkInfo::Kind(kind) if kinds.contains(kind));
+    infos.iter().any(is_one).then_some(parent)
+}
+
+pub(super) fn vlan(message: &LinkMessage) -> Option<VlanLink> {
+    let (parent, infos) = parent(message)?;
     if !infos.contains(&LinkInfo::Kind(InfoKind::Vlan)) {
         return None;
     }
@@ -47,7 +61,7 @@ pub(super) fn vlan(message: &LinkMessage) -> Option<VlanLink> {
         _ => None,
     })?;
     Some(VlanLink {
-        parent: parent?,
+        parent,
         tag: VlanTag { tpid, tci: id },
     })
 }

@@ -88,6 +88,12 @@ impl NextHopTable {
         }
     }
 
+    /// Replaces the ports' links; then [`NextHopTable::read`] everything behind them.
+    pub(crate) fn set_ports(&mut self, ports: Vec<PortLink>) {
+        self.vlans.set_ports(ports.clone());
+        self.ports = ports;
+    }
+
     /// Reads all of the kernel's tables.
     pub(crate) async fn read(&mut self, kernel: &Kernel) -> io::Result<()> {
         self.host = HostNetwork::read(kernel).await?;

@@ -33,6 +33,11 @@ impl VlanPorts {
         }
     }
 
+    /// Replaces the ports' links.
+    pub(crate) fn set_ports(&mut self, ports: Vec<PortLink>) {
+        self.ports = ports;
+    }
+
     /// Updates the devices to the kernel's links.
     pub(crate) fn update(&mut self, host: &HostNetwork) -> &BTreeMap<u32, VlanPort> {
         let mut before = std::mem::take(&mut self.known);

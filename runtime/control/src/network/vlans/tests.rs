@@ -21,6 +21,7 @@ fn link(index: u32, name: &str, vlan: Option<(u32, u16, u16)>) -> Link {
         master: None,
         bridge: false,
         spanning_tree: false,
+        macvlan: None,
         vlan: vlan.map(|(parent, tpid, tci)| VlanLink {
             parent,
             tag: VlanTag { tpid, tci },

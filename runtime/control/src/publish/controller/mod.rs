@@ -138,6 +138,8 @@ pub(crate) struct Controller {
     pub(crate) steering_rules: Rules,
     pub(crate) steering_problem: Option<String>,
     pub(crate) worker_problem: Option<String>,
+    /// What keeps the ports from being followed.
+    pub(crate) port_problems: Vec<String>,
     /// Whether the next tick repeats a change that failed.
     pub(crate) republish_due: bool,
     pub(crate) last_reload: Option<ReloadStatus>,
@@ -325,6 +327,7 @@ impl Controller {
             tracing::error!("{problem}");
         }
         self.worker_problem = problem;
+        self.follow_ports().await;
         if std::mem::take(&mut self.republish_due) {
             self.republish().await;
         }

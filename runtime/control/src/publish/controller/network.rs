@@ -2,11 +2,13 @@
 
 use super::Controller;
 use crate::network::bridge;
+use crate::network::host::HostNetwork;
 use crate::network::vlans::with_vlans;
 
 impl Controller {
     /// Applies a change of the host's links or addresses.
     pub(crate) async fn network_changed(&mut self) {
+        self.follow_ports().await;
         let host = self.resolver.host().borrow().clone();
         let mut grown = Vec::new();
         for (port, link) in self.attached.iter_mut().zip(&self.links) {
@@ -33,5 +35,29 @@ impl Controller {
         }
         self.update_steering();
         self.update_view();
+    }
+
+    /// Has the adapter follow the ports' interfaces. If it attached to them again, next hops are looked up
+    /// on their new indices; the resolver's answer is the next network change.
+    pub(crate) async fn follow_ports(&mut self) {
+        let followed = self.port_report.follow();
+        for problem in &followed.problems {
+            if !self.port_problems.contains(problem) {
+                tracing::error!("{problem}");
+            }
+        }
+        self.port_problems = followed.problems;
+        if !followed.attached_again {
+            return;
+        }
+        match HostNetwork::read(&self.kernel).await {
+            Ok(host) => {
+                for port in &mut self.links {
+                    port.link = host.link(&port.name).map_or(port.link, |link| link.index);
+                }
+                self.resolver.set_ports(self.links.clone());
+            }
+            Err(error) => tracing::error!("cannot read the kernel's links (rtnetlink): {error}"),
+        }
     }
 }

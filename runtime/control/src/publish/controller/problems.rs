@@ -25,6 +25,7 @@ impl Controller {
     /// Returns the current problems, for the operator.
     fn problems(&self) -> Vec<String> {
         let recorded = self.steering_problem.iter().chain(&self.worker_problem);
+        let recorded = recorded.chain(&self.port_problems);
         let mut problems: Vec<String> = recorded.cloned().collect();
         let host = self.resolver.host().borrow().clone();
         problems.extend(self.link_problems(&host));
@@ -48,12 +49,18 @@ impl Controller {
         let problem = |port: &PortLink| {
             let name = &port.name;
             match host.links.get(&port.link) {
-                Some(link) if link.up && link.carrier => self.mtu_problem(name, link.mtu),
-                Some(_) => Some(format!("{name} is down")),
-                None if host.link(name).is_some() => Some(format!(
-                    "{name} was deleted and created again; restart waxwing to attach to it"
+                Some(link) if *link.name != **name => Some(format!(
+                    "{name} was renamed to {0}; it is still served, but not after a restart: `ip link set \
+                     {0} name {name}`, or name {0} in its [[port]]",
+                    link.name
                 )),
-                None => Some(format!("{name} is gone; restart waxwing once it is back")),
+                Some(link) if link.up && link.carrier => self.mtu_problem(name, link.mtu),
+                Some(_) => Some(format!("{name} is down; `ip link set {name} up`")),
+                // Until it is attached again, a moment later.
+                None if host.link(name).is_some() => None,
+                None => Some(format!(
+                    "{name} is gone; it is attached again as soon as there is an interface of this name"
+                )),
             }
         };
         self.links.iter().filter_map(problem).collect()

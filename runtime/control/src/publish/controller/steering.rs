@@ -1,10 +1,7 @@
 //! Steering rules: which frames the XDP program gives to the workers.
 
-use std::collections::BTreeSet;
-
 use waxwing_dataplane::Snapshot;
 use waxwing_dataplane::steering::{Rules, SteeringError};
-use waxwing_packet::Address;
 
 use super::Controller;
 
@@ -15,8 +12,7 @@ impl Controller {
         if self.workers.iter().any(|worker| worker.unacknowledged > 0) {
             return;
         }
-        let locals = self.resolver.host().borrow().locals();
-        let rules = rules(&self.snapshot, locals);
+        let rules = self.rules(&self.snapshot);
         if rules == self.steering_rules {
             return;
         }
@@ -31,11 +27,11 @@ impl Controller {
 
     /// Adds the rules of a snapshot's backends to those in effect.
     pub(crate) fn add_reply_rules(&mut self, snapshot: &Snapshot) -> Result<(), SteeringError> {
-        let locals = self.resolver.host().borrow().locals();
-        let next = rules(snapshot, locals);
+        let next = self.rules(snapshot);
         let added = Rules {
             backends: &self.steering_rules.backends | &next.backends,
             locals: next.locals,
+            further_macs: next.further_macs,
             ..self.steering_rules.clone()
         };
         if added != self.steering_rules {
@@ -44,17 +40,19 @@ impl Controller {
         }
         Ok(())
     }
-}
 
-/// Returns the rules of a snapshot. A removed service's endpoint stays while its backends do, because
-/// the packets of their sessions must still reach the workers.
-fn rules(snapshot: &Snapshot, locals: BTreeSet<Address>) -> Rules {
-    let mut rules = Rules::new(snapshot, locals);
-    for backend in snapshot.backends() {
-        let port = backend.vip_ports.single().unwrap_or(Rules::ANY_PORT);
+    /// Returns the rules of a snapshot. A removed service's endpoint stays while its backends do, because
+    /// the packets of their sessions must still reach the workers.
+    fn rules(&self, snapshot: &Snapshot) -> Rules {
+        let host = self.resolver.host().borrow().clone();
+        let mut rules = Rules::new(snapshot, host.locals());
+        rules.further_macs = host.further_macs(&self.links);
+        for backend in snapshot.backends() {
+            let port = backend.vip_ports.single().unwrap_or(Rules::ANY_PORT);
+            rules
+                .services
+                .insert((backend.vip, port, backend.protocol as u8));
+        }
         rules
-            .services
-            .insert((backend.vip, port, backend.protocol as u8));
     }
-    rules
 }
