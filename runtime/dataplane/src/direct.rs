@@ -95,7 +95,7 @@ impl Entry {
     }
 
     fn is_found_by(&self, reply: &Tuple, role: Role, now: Tick) -> bool {
-        (self.role == role || self.role == Role::Kept) && self.reply == *reply && self.is_live(now)
+        self.role == role && self.reply == *reply && self.is_live(now)
     }
 
     fn see(&mut self, sighting: &Sighting) {
@@ -118,7 +118,7 @@ impl Entry {
 }
 
 impl DirectFlows {
-    /// Room for about this many flows, of 64 bytes each.
+    /// Room for at least this many flows, of 64 bytes each.
     #[must_use]
     pub fn new(flows: usize) -> Self {
         let buckets = flows.div_ceil(WAYS).next_power_of_two();
@@ -149,13 +149,17 @@ impl DirectFlows {
     /// Like [`Self::port`], for a packet that does not keep the flow alive.
     pub(crate) fn peek(&self, reply: &Tuple, hash: FlowHash, role: Role, now: Tick) -> Option<u16> {
         let bucket = lock(self.bucket(hash));
-        let mut entries = bucket.iter().flatten();
-        let entry = entries.find(|entry| entry.is_found_by(reply, role, now))?;
+        let with = |role| {
+            let mut entries = bucket.iter().flatten();
+            entries.find(|entry| entry.is_found_by(reply, role, now))
+        };
+        let entry = with(role).or_else(|| with(Role::Kept))?;
         Some(entry.port)
     }
 
     /// The port after translation of a packet with this role, which is not [`Role::Kept`]; `None` if its flow
-    /// is not noted.
+    /// is not noted. A translation counts before a kept port: while it lives, the server's late packets on a
+    /// session that is gone may be noted under the client's own port too.
     pub(crate) fn port(
         &self,
         reply: &Tuple,
@@ -164,10 +168,15 @@ impl DirectFlows {
         sighting: &Sighting,
     ) -> Option<u16> {
         let mut bucket = lock(self.bucket(hash));
-        let mut entries = bucket.iter_mut().flatten();
-        let entry = entries.find(|entry| entry.is_found_by(reply, role, sighting.now))?;
-        entry.see(sighting);
-        Some(entry.port)
+        for role in [role, Role::Kept] {
+            let mut entries = bucket.iter_mut().flatten();
+            if let Some(entry) = entries.find(|entry| entry.is_found_by(reply, role, sighting.now))
+            {
+                entry.see(sighting);
+                return Some(entry.port);
+            }
+        }
+        None
     }
 
     /// Notes a flow, or one direction of a translated one. `false` if there is no room.

@@ -225,6 +225,21 @@ fn a_stream_in_one_direction_keeps_both_alive() {
     }
 }
 
+/// The session is gone, and its server sends to the client's port once more.
+#[test]
+fn a_late_packet_of_a_gone_session_ends_no_translation() {
+    let mut world = World::new(Settings::udp(V4));
+    through_vip(&mut world, PORT, 0);
+    let seen = direct(&mut world, PORT, 0);
+    for _ in 0..3 {
+        world.advance(world.settings.timeouts.udp / 2);
+        assert_eq!(direct(&mut world, PORT, 0), seen);
+    }
+    assert_eq!(answer(&mut world, PORT, 0), PORT);
+    assert_eq!(direct(&mut world, PORT, 0), seen);
+    assert_eq!(answer(&mut world, seen, 0), PORT);
+}
+
 /// Somebody forges direct packets of a client from all its ports.
 #[test]
 fn forged_direct_packets_keep_no_client_out() {
