@@ -147,8 +147,8 @@ fn native<P: waxwing_sdk::Policy>(
         group.bench_function(BenchmarkId::new("native", batch), |bench| {
             bench.iter(|| {
                 // The host resets this before each call; otherwise sessions would accumulate.
-                for record in driver.backends_mut() {
-                    record.active = 10;
+                for record in driver.live_mut() {
+                    record.half_open = 10;
                 }
                 nanos += 20_000;
                 driver.host_mut().now_ms = nanos / 1_000_000;

@@ -307,7 +307,7 @@ mod tests {
     fn a_lookup_scores_few_of_many() {
         let records = testing::backends(&vec![1; 4096]);
         let host = HostFields::default();
-        let group = Group::new(Backends::new(&records, &host).iter());
+        let group = Group::new(Backends::without_live(&records, &host).iter());
         let widest = |level: &[Node]| level.iter().map(|node| node.count).max();
         let [top, middle, backends] = &group.levels;
         assert!(top.len() <= 16 && widest(top) <= Some(16) && widest(middle) <= Some(40));

@@ -19,7 +19,7 @@
 //!     }
 //!
 //!     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-//!         backends.available().min_by_key(|backend| backend.active()).into()
+//!         backends.available().min_by_key(|backend| backend.load()).into()
 //!     }
 //! }
 //!

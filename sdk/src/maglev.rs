@@ -173,7 +173,7 @@ mod tests {
 
     fn table(records: &[BackendRecord], size: u32) -> Result<Table, ConfigError> {
         let host = HostFields::default();
-        Table::new(Backends::new(records, &host).iter(), size)
+        Table::new(Backends::without_live(records, &host).iter(), size)
     }
 
     fn shares(table: &Table, n: usize) -> Vec<usize> {
@@ -202,7 +202,7 @@ mod tests {
     fn a_table_may_have_some_of_the_backends() {
         let records = testing::backends(&[1; 6]);
         let host = HostFields::default();
-        let backends = Backends::new(&records, &host);
+        let backends = Backends::without_live(&records, &host);
         let even = Table::new(backends.iter().filter(|b| b.index() % 2 == 0), 251).unwrap();
         assert!((0..1000).all(|n| even.get(hash::mix(n)).unwrap() % 2 == 0));
     }

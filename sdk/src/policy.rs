@@ -46,7 +46,7 @@ use crate::{Backend, Backends, ClosedSession, ConfigError, Flow};
 ///
 ///     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick {
 ///         let own = backends.by_hash(hash::bytes(flow.source_octets()));
-///         if own.is_some_and(|backend| backend.active() >= self.sessions_max) {
+///         if own.is_some_and(|backend| backend.load() >= self.sessions_max) {
 ///             self.spilled += 1;
 ///             return backends.by_hash(flow.hash()).into();
 ///         }

@@ -187,7 +187,7 @@ mod tests {
 
     fn order(weights: &[u32], seed: u64, n: usize) -> Vec<usize> {
         let (records, host) = (testing::backends(weights), HostFields::default());
-        let backends = Backends::new(&records, &host);
+        let backends = Backends::without_live(&records, &host);
         WeightedRoundRobin::new(backends.iter(), seed)
             .take(n)
             .collect()
@@ -230,7 +230,7 @@ mod tests {
     fn the_order_computed_in_advance_is_the_heaps_order() {
         let weights = [3, 6, 12, 3, 0, 27];
         let (records, host) = (testing::backends(&weights), HostFields::default());
-        let backends = Backends::new(&records, &host);
+        let backends = Backends::without_live(&records, &host);
         let turns = WeightedRoundRobin::new(backends.iter(), 7);
         assert_eq!(turns.order.len(), 17);
         let first = |b: Backend<'_>| Entry::new(b.index(), b.weight(), hash::mix(7 ^ b.key()));
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_long_order_is_not_computed_in_advance() {
         let (records, host) = (testing::backends(&[65_535, 1]), HostFields::default());
-        let backends = Backends::new(&records, &host);
+        let backends = Backends::without_live(&records, &host);
         let turns = WeightedRoundRobin::new(backends.iter(), 7);
         assert!(turns.order.is_empty());
         assert_eq!(turns.take(65_536).filter(|index| *index == 1).count(), 1);

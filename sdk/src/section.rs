@@ -215,7 +215,7 @@ mod tests {
         let text = core::str::from_utf8(&TEXT).unwrap_or_default();
         let sdk = env!("CARGO_PKG_VERSION");
         let expected = alloc::format!(
-            "kind=health\nabi=1.0\nname=ping\nversion=1.2.3\nsdk=waxwing-sdk {sdk}\n"
+            "kind=health\nabi=1.1\nname=ping\nversion=1.2.3\nsdk=waxwing-sdk {sdk}\n"
         );
         assert_eq!(text, expected);
         let info = ModuleInfo::parse(&TEXT).map_err(|error| error.to_string());

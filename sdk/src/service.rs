@@ -10,7 +10,7 @@ use alloc::vec;
 
 use crate::abi::{
     ABI_MAJOR, ABI_MINOR, BACKENDS_MAX, BATCH_MAX, BackendRecord, ClosedRecord, FlowRecord, Header,
-    PICK_DROP, PICK_FALLBACK, PICK_KEEP,
+    LiveRecord, PICK_DROP, PICK_FALLBACK, PICK_KEEP,
 };
 use crate::aligned::Aligned;
 use crate::config;
@@ -42,6 +42,8 @@ impl Batch {
 pub(crate) struct Service<P: Policy> {
     pub(crate) header: Header,
     pub(crate) backends: Box<[BackendRecord]>,
+    /// As many as `backends`.
+    pub(crate) live: Box<[LiveRecord]>,
     /// The policy's counters, which the host reads.
     pub(crate) counters: Box<[u64]>,
     state: State<P>,
@@ -69,6 +71,7 @@ impl<P: Policy> Service<P> {
         }
         let config = config::read("policy_config", config)?;
         let backends: Box<[_]> = vec![BackendRecord::default(); backends_max].into();
+        let live: Box<[_]> = vec![LiveRecord::default(); backends_max].into();
         let counters: Box<[_]> = vec![0; P::COUNTERS.len()].into();
         let header = Header {
             abi_major: ABI_MAJOR,
@@ -85,11 +88,13 @@ impl<P: Policy> Service<P> {
             closed_capacity: as_u32(batch.closed.len()),
             counters_address: address(&counters),
             counters_count: as_u32(counters.len()),
+            live_address: address(&live),
             ..Header::default()
         };
         Ok(Self {
             header,
             backends,
+            live,
             counters,
             state: State::Configured(config),
         })
@@ -97,7 +102,7 @@ impl<P: Policy> Service<P> {
 
     /// Handles new backend records: creates the policy the first time, and notifies it afterwards.
     pub(crate) fn backends_changed(&mut self) -> Result<(), ConfigError> {
-        let backends = view(&self.header, &self.backends);
+        let backends = view(&self.header, &self.backends, &self.live);
         self.state = match core::mem::replace(&mut self.state, State::Refused) {
             State::Configured(config) => State::Running(P::new(config, &backends)?),
             State::Running(mut policy) => {
@@ -123,13 +128,13 @@ impl<P: Policy> Service<P> {
             let start = at * P::PAYLOAD_BYTES;
             let len = P::PAYLOAD_BYTES.min(record.payload_len as usize);
             let flow = Flow::new(record, &payload[start..start + len]);
-            let backends = view(&self.header, &self.backends);
+            let backends = view(&self.header, &self.backends, &self.live);
             *pick = match policy.pick(&flow, &backends) {
                 Pick::Backend(index) => {
-                    count_pick(&mut self.backends, backends_count(&self.header), index)
+                    count_pick(&mut self.live, backends_count(&self.header), index)
                 }
                 Pick::Keep(index) => {
-                    count_pick(&mut self.backends, backends_count(&self.header), index) | PICK_KEEP
+                    count_pick(&mut self.live, backends_count(&self.header), index) | PICK_KEEP
                 }
                 Pick::Drop => PICK_DROP,
                 Pick::Fallback => PICK_FALLBACK,
@@ -142,7 +147,7 @@ impl<P: Policy> Service<P> {
     /// Passes the first `n` closed sessions to the policy.
     pub(crate) fn closed(&mut self, batch: &Batch, n: usize) {
         if let State::Running(policy) = &mut self.state {
-            let backends = view(&self.header, &self.backends);
+            let backends = view(&self.header, &self.backends, &self.live);
             for record in batch.closed.iter().take(n) {
                 policy.closed(&ClosedSession::new(record), &backends);
             }
@@ -153,7 +158,7 @@ impl<P: Policy> Service<P> {
     /// Passes a tick to the policy.
     pub(crate) fn tick(&mut self) {
         if let State::Running(policy) = &mut self.state {
-            policy.tick(&view(&self.header, &self.backends));
+            policy.tick(&view(&self.header, &self.backends, &self.live));
             policy.counters(&mut self.counters);
         }
     }
@@ -162,19 +167,23 @@ impl<P: Policy> Service<P> {
 /// Counts the new session on its backend, so that later picks of the batch see it. Returns the
 /// index.
 #[inline]
-fn count_pick(records: &mut [BackendRecord], count: usize, index: usize) -> u32 {
-    let Some(record) = records.get_mut(index).filter(|_| index < count) else {
+fn count_pick(live: &mut [LiveRecord], count: usize, index: usize) -> u32 {
+    let Some(record) = live.get_mut(index).filter(|_| index < count) else {
         panic!("the policy picked backend {index} of {count}");
     };
     // Cannot overflow: sessions take memory. Wrapping saves the check.
-    record.active = record.active.wrapping_add(1);
-    record.active_here = record.active_here.wrapping_add(1);
+    record.half_open = record.half_open.wrapping_add(1);
+    record.half_open_here = record.half_open_here.wrapping_add(1);
     as_u32(index)
 }
 
-fn view<'a>(header: &'a Header, records: &'a [BackendRecord]) -> Backends<'a> {
+fn view<'a>(
+    header: &'a Header,
+    records: &'a [BackendRecord],
+    live: &'a [LiveRecord],
+) -> Backends<'a> {
     let count = backends_count(header).min(records.len());
-    Backends::new(&records[..count], &header.host)
+    Backends::new(&records[..count], &live[..count], &header.host)
 }
 
 const fn backends_count(header: &Header) -> usize {

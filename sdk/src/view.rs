@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::abi::{
     BACKEND_DRAINING, BACKEND_HEALTHY, BackendRecord, ClosedRecord, END_CLOSED, END_EVICTED,
     END_IDLE, END_REFUSED, END_RESET, END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields,
-    PROTOCOL_TCP,
+    LiveRecord, PROTOCOL_TCP,
 };
 use crate::hash;
 
@@ -103,12 +103,29 @@ fn address(octets: [u8; 16]) -> IpAddr {
 #[derive(Clone, Copy, Debug)]
 pub struct Backends<'a> {
     records: &'a [BackendRecord],
+    /// As many as `records`.
+    live: &'a [LiveRecord],
     host: &'a HostFields,
 }
 
 impl<'a> Backends<'a> {
-    pub(crate) const fn new(records: &'a [BackendRecord], host: &'a HostFields) -> Self {
-        Self { records, host }
+    pub(crate) const fn new(
+        records: &'a [BackendRecord],
+        live: &'a [LiveRecord],
+        host: &'a HostFields,
+    ) -> Self {
+        Self {
+            records,
+            live,
+            host,
+        }
+    }
+
+    /// A view of backends whose sessions are all active ones.
+    #[cfg(test)]
+    pub(crate) fn without_live(records: &'a [BackendRecord], host: &'a HostFields) -> Self {
+        let live = alloc::vec![LiveRecord::default(); records.len()].leak();
+        Self::new(records, live, host)
     }
 
     /// Returns the number of backends, available or not.
@@ -126,17 +143,22 @@ impl<'a> Backends<'a> {
     /// Returns the backend at an index; `None` if there is none.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<Backend<'a>> {
-        self.records
-            .get(index)
-            .map(|record| Backend { record, index })
+        let (record, live) = (self.records.get(index)?, self.live.get(index)?);
+        Some(Backend {
+            record,
+            live,
+            index,
+        })
     }
 
     /// Returns all backends, by index.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Backend<'a>> + use<'a> {
-        self.records
-            .iter()
-            .enumerate()
-            .map(|(index, record)| Backend { record, index })
+        let records = self.records.iter().zip(self.live);
+        records.enumerate().map(|(index, (record, live))| Backend {
+            record,
+            live,
+            index,
+        })
     }
 
     /// Returns the backends whose health checks pass, or that have none, by index. Draining ones
@@ -205,6 +227,7 @@ impl<'a> Backends<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Backend<'a> {
     record: &'a BackendRecord,
+    live: &'a LiveRecord,
     index: usize,
 }
 
@@ -249,17 +272,77 @@ impl Backend<'_> {
         self.is_healthy() && self.record.flags & BACKEND_DRAINING == 0 && self.weight() > 0
     }
 
-    /// Returns the backend's current sessions: those of all workers of this balancer at the start
-    /// of the batch, and this policy's picks since then.
+    /// Returns the sessions that the backend has to serve, [`Backend::active`] and
+    /// [`Backend::half_open`] ones: balance by this. A backend that does not answer has half-open
+    /// sessions only.
+    #[must_use]
+    pub const fn load(&self) -> u32 {
+        self.record.active.saturating_add(self.live.half_open)
+    }
+
+    /// Returns those sessions of [`Backend::load`] that this worker created.
+    #[must_use]
+    pub const fn load_here(&self) -> u32 {
+        let half_open = self.live.half_open_here;
+        self.record.active_here.saturating_add(half_open)
+    }
+
+    /// Returns the backend's open sessions: those of all workers of this balancer at the start of the
+    /// batch.
     #[must_use]
     pub const fn active(&self) -> u32 {
         self.record.active
     }
 
-    /// Returns the backend's current sessions that this worker created.
+    /// Returns the backend's open sessions that this worker created.
     #[must_use]
     pub const fn active_here(&self) -> u32 {
         self.record.active_here
+    }
+
+    /// Returns the sessions whose handshake is not complete (UDP: that the backend has not answered):
+    /// those of all workers of this balancer at the start of the batch, and this policy's picks since
+    /// then.
+    #[must_use]
+    pub const fn half_open(&self) -> u32 {
+        self.live.half_open
+    }
+
+    /// Returns the half-open sessions that this worker created.
+    #[must_use]
+    pub const fn half_open_here(&self) -> u32 {
+        self.live.half_open_here
+    }
+
+    /// Returns the sessions of all workers that have ended and still hold their ports. They cost the
+    /// backend nothing.
+    #[must_use]
+    pub const fn closing(&self) -> u32 {
+        self.live.closing
+    }
+
+    /// Returns the closing sessions that this worker created.
+    #[must_use]
+    pub const fn closing_here(&self) -> u32 {
+        self.live.closing_here
+    }
+
+    /// Returns the number of sessions since the backend was added, over all workers.
+    #[must_use]
+    pub const fn sessions_total(&self) -> u64 {
+        self.live.sessions
+    }
+
+    /// Returns how many of [`Backend::sessions_total`] the backend refused or did not answer.
+    #[must_use]
+    pub const fn failures_total(&self) -> u64 {
+        self.live.failures
+    }
+
+    /// Returns how many of [`Backend::sessions_total`] the backend refused (RST to the SYN).
+    #[must_use]
+    pub const fn refusals_total(&self) -> u64 {
+        self.live.refusals
     }
 
     /// Returns new sessions per second over all workers, a moving average over some seconds.
@@ -279,10 +362,17 @@ impl Backend<'_> {
     }
 
     /// Returns how many of a million new sessions the backend refused or did not answer, a moving
-    /// average over some seconds.
+    /// average over some seconds that falls while no session comes.
     #[must_use]
     pub const fn failures_ppm(&self) -> u32 {
         self.record.failures_ppm
+    }
+
+    /// Returns the number of sessions that [`Backend::failures_ppm`] rests on, older ones weighted
+    /// less. A rate of few sessions says little.
+    #[must_use]
+    pub const fn failure_samples(&self) -> u32 {
+        self.live.failure_samples
     }
 
     /// Returns the health check's factor on the weight, in percent. [`Backend::weight`] already
@@ -305,7 +395,7 @@ impl Backend<'_> {
     }
 }
 
-/// A session that ended.
+/// A session that ended: by both FINs, an RST, its timeout or its eviction.
 #[derive(Clone, Copy, Debug)]
 pub struct ClosedSession<'a> {
     record: &'a ClosedRecord,
@@ -322,13 +412,14 @@ impl<'a> ClosedSession<'a> {
         self.record.backend as usize
     }
 
-    /// Returns its lifetime in milliseconds.
+    /// Returns its lifetime in milliseconds, in steps of 100: until its end, which for an idle session is
+    /// its timeout.
     #[must_use]
     pub const fn duration_ms(&self) -> u64 {
         self.record.duration_ms
     }
 
-    /// Returns the bytes of all its frames, in both directions.
+    /// Returns the bytes of its frames until its end, in both directions.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.record.bytes

@@ -53,7 +53,7 @@ impl Policy for ByFirstByte {
             [b'c', ..] => Pick::Backend(usize::try_from(self.closed_ms).unwrap()),
             [b't', ..] => Pick::Backend(self.ticks),
             [b'a', rest @ ..] if rest.len() == 3 => {
-                backends.available().min_by_key(Backend::active).into()
+                backends.available().min_by_key(Backend::load).into()
             }
             _ => Pick::Fallback,
         }
@@ -101,7 +101,7 @@ fn picks_count_earlier_picks_of_the_batch() {
     let mut driver = driver("{}");
     let picks = driver.pick(&[flow("aaaaaa"), flow("aaaa"), flow("aaaa"), flow("aaaa")]);
     assert_eq!(picks, [0, 1, 2, 0].map(Pick::Backend));
-    assert_eq!(driver.backends_mut()[0].active, 2);
+    assert_eq!(driver.loads(), [2, 1, 1]);
 }
 
 #[test]

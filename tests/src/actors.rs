@@ -53,11 +53,30 @@ pub fn http_servers(topology: &Topology, port: u16) -> Result<Vec<Process>> {
 
 /// Starts our HTTP server in a namespace, on both families.
 pub fn http_server(namespace: &Namespace, port: u16, name: &str) -> Result<Process> {
+    slow_http_server(namespace, port, name, Duration::ZERO)
+}
+
+/// [`http_server`], with answers that take `delay`.
+pub fn slow_http_server(
+    namespace: &Namespace,
+    port: u16,
+    name: &str,
+    delay: Duration,
+) -> Result<Process> {
     let listen = format!("[::]:{port}");
+    let delay = delay.as_millis().to_string();
     let program = built_program("waxwing-testbed")?;
     let mut server = namespace.spawn(
         program,
-        &["http-server", "--listen", &listen, "--name", name],
+        &[
+            "http-server",
+            "--listen",
+            &listen,
+            "--name",
+            name,
+            "--delay-ms",
+            &delay,
+        ],
     )?;
     wait_for("the HTTP server to listen", &mut server, |server| {
         Ok(server.stdout().contains("ready"))

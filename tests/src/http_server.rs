@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::serve::ListenerExt as _;
@@ -28,15 +29,16 @@ struct Live {
     requests: AtomicU64,
 }
 
-/// Serves concurrent keep-alive connections until the process ends.
-pub async fn serve(addresses: &[SocketAddr], name: &str) -> Result<()> {
+/// Serves concurrent keep-alive connections until the process ends. Each answer, except that of `/counters`,
+/// takes `delay`.
+pub async fn serve(addresses: &[SocketAddr], name: &str, delay: Duration) -> Result<()> {
     let live = Arc::new(Live::default());
     let mut servers = tokio::task::JoinSet::new();
     for address in addresses {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address}"))?;
-        let (counted, router) = (Arc::clone(&live), router(Arc::clone(&live), name));
+        let (counted, router) = (Arc::clone(&live), router(Arc::clone(&live), name, delay));
         let listener = listener.tap_io(move |connection| {
             counted.connections.fetch_add(1, Ordering::Relaxed);
             // Without TCP_NODELAY answers are only slightly later.
@@ -54,7 +56,7 @@ pub async fn serve(addresses: &[SocketAddr], name: &str) -> Result<()> {
     Ok(())
 }
 
-fn router(live: Arc<Live>, name: &str) -> Router {
+fn router(live: Arc<Live>, name: &str, delay: Duration) -> Router {
     let answer = format!("server={name}\n");
     let counters = Arc::clone(&live);
     Router::new()
@@ -68,6 +70,9 @@ fn router(live: Arc<Live>, name: &str) -> Router {
             }),
         )
         .fallback(async move || {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             live.requests.fetch_add(1, Ordering::Relaxed);
             answer
         })

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::model::Release;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
-use waxwing_dataplane::{BATCH, BackendId, Epoch, Now, Policy, PortId};
+use waxwing_dataplane::{BATCH, Epoch, Now, Policy, PortId};
 use waxwing_packet::{Packet, parse};
 use waxwing_testkit::memory::MemoryIo;
 
@@ -121,10 +121,7 @@ impl<'a> WorkerDriver<'a> {
 
     /// Sessions opened by this driver's worker.
     pub(crate) fn opened(&self) -> u64 {
-        let backends = (0..self.testbed.backends()).map(BackendId);
-        backends
-            .map(|id| self.counters.backend(id).sessions.get())
-            .sum()
+        self.counters.opened.get()
     }
 
     /// Sessions that the worker ended: expired or evicted.

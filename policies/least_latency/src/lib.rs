@@ -97,7 +97,7 @@ impl LeastLatency {
     /// Returns the cost of a session per unit of latency: the sessions that share the backend, and
     /// its failures.
     fn burden(&self, backend: &Backend<'_>) -> f64 {
-        let sessions = f64::from(backend.active()) + 1.0;
+        let sessions = f64::from(backend.load()) + 1.0;
         let failures = f64::from(backend.failures_ppm()) * self.penalty_per_ppm;
         sessions * (1.0 + failures) / f64::from(backend.weight())
     }
@@ -172,9 +172,8 @@ mod tests {
         }
         let mut driver = Driver::<LeastLatency>::start("{}", &backends, 1).unwrap();
         driver.pick_all(testing::flows(1).take(8_000));
-        let active: Vec<_> = driver.backends_mut().iter().map(|b| b.active).collect();
-        for (active, expected) in active.iter().zip([1_000, 2_000, 5_000]) {
-            assert!(active.abs_diff(expected) < expected / 50, "{active}");
+        for (load, expected) in driver.loads().iter().zip([1_000, 2_000, 5_000]) {
+            assert!(load.abs_diff(expected) < expected / 50, "{load}");
         }
     }
 

@@ -104,7 +104,7 @@ impl Key for BusyThenExpectedDelay {
     type Value = (bool, Load);
 
     fn of(backend: &Backend<'_>) -> (bool, Load) {
-        (backend.active() > 0, Load::with_one_more(backend))
+        (backend.load() > 0, Load::with_one_more(backend))
     }
 }
 

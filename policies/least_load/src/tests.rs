@@ -23,8 +23,7 @@ mod every_key {
         let mut driver = driver::<K>(&[1, 2, 5], 1);
         let picks = driver.pick_all(testing::flows(1).take(8000));
         assert_eq!(testing::counts(&picks, 3), [1000, 2000, 5000]);
-        let active: Vec<_> = driver.backends_mut().iter().map(|b| b.active).collect();
-        assert_eq!(active, [1000, 2000, 5000]);
+        assert_eq!(driver.loads(), [1000, 2000, 5000]);
     }
 
     fn backends_without_weight_or_health_take_no_sessions<K: Key>() {
@@ -102,8 +101,8 @@ mod least_connections {
     fn a_moving_window_evens_out_thousands_of_backends() {
         let mut driver = driver::<Connections>(&[1; 4096], 1);
         driver.pick_all(testing::flows(1).take(4096 * 20));
-        let active: Vec<_> = driver.backends_mut().iter().map(|b| b.active).collect();
-        let (min, max) = (active.iter().min().unwrap(), active.iter().max().unwrap());
+        let loads = driver.loads();
+        let (min, max) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
         assert!(max - min <= 4, "{min} to {max} sessions");
     }
 }
@@ -153,7 +152,7 @@ mod never_queue {
         simulator.sessions_per_s = 80;
         simulator.durations = Durations::Fixed(100);
         simulator.run(10_000);
-        let most = (0..8).map(|id| simulator.stats(id).active_max).max();
+        let most = (0..8).map(|id| simulator.stats(id).load_max).max();
         assert_eq!(most, Some(1));
     }
 }

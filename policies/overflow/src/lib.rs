@@ -49,7 +49,7 @@ struct Tier {
     indices: Vec<usize>,
     weight: u64,
     /// Its current sessions, as far as this worker knows.
-    active: u64,
+    sessions: u64,
     is_first: bool,
 }
 
@@ -80,7 +80,7 @@ impl Policy for Overflow {
 
     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
         let per_weight = u64::from(self.config.sessions_per_weight);
-        let has_room = |tier: &&mut Tier| tier.active < tier.weight.saturating_mul(per_weight);
+        let has_room = |tier: &&mut Tier| tier.sessions < tier.weight.saturating_mul(per_weight);
         let (tier, counter) = if let Some(tier) = self.groups.iter_mut().find(has_room) {
             let counter = if tier.is_first {
                 &mut self.first
@@ -94,7 +94,7 @@ impl Policy for Overflow {
             return Pick::Fallback;
         };
         *counter += 1;
-        tier.active += 1;
+        tier.sessions += 1;
         let backend = tier.backends.less_loaded(&mut self.random, backends);
         backend.into()
     }
@@ -118,7 +118,7 @@ impl Policy for Overflow {
     fn tick(&mut self, backends: &Backends<'_>) {
         for tier in &mut self.groups {
             let of_group = tier.indices.iter().filter_map(|index| backends.get(*index));
-            tier.active = of_group.map(|backend| u64::from(backend.active())).sum();
+            tier.sessions = of_group.map(|backend| u64::from(backend.load())).sum();
         }
     }
 
@@ -135,15 +135,15 @@ impl Tier {
             backends: WeightedRandom::new(of_group()),
             indices: of_group().map(|backend| backend.index()).collect(),
             weight,
-            active: 0,
+            sessions: 0,
             is_first,
         })
     }
 }
 
-/// Compares `active / weight` without division.
+/// Compares `sessions / weight` without division.
 fn by_load(a: &Tier, b: &Tier) -> Ordering {
-    let load = |of: &Tier, other: &Tier| u128::from(of.active) * u128::from(other.weight);
+    let load = |of: &Tier, other: &Tier| u128::from(of.sessions) * u128::from(other.weight);
     load(a, b).cmp(&load(b, a))
 }
 
@@ -168,10 +168,6 @@ mod tests {
         backends
     }
 
-    fn active(driver: &mut Driver<Overflow>) -> Vec<u32> {
-        driver.backends_mut().iter().map(|b| b.active).collect()
-    }
-
     const TEN: &str = r#"{"sessions_per_weight": 10}"#;
 
     #[test]
@@ -187,7 +183,7 @@ mod tests {
             (80, [20, 60, 80]),
         ] {
             driver.pick_all(testing::flows(1).take(more));
-            assert_eq!(active(&mut driver), expected);
+            assert_eq!(driver.loads(), expected);
             driver.tick(10);
         }
         assert_eq!(driver.counters(), [30, 50, 80]);
@@ -199,11 +195,11 @@ mod tests {
         let mut backends = backends(&[(1, 1), (4, 1), (7, 1)]);
         let mut driver = Driver::<Overflow>::start(config, &backends, 1).unwrap();
         driver.pick_all(testing::flows(1).take(15));
-        assert_eq!(active(&mut driver), [5, 0, 10]);
+        assert_eq!(driver.loads(), [5, 0, 10]);
         backends[2].flags = 0;
         let mut driver = Driver::<Overflow>::start(config, &backends, 1).unwrap();
         driver.pick_all(testing::flows(1).take(15));
-        assert_eq!(active(&mut driver), [10, 5, 0]);
+        assert_eq!(driver.loads(), [10, 5, 0]);
         // The first group is down, so all sessions have overflowed.
         assert_eq!(driver.counters(), [0, 15, 0]);
         backends.truncate(0);
@@ -237,9 +233,9 @@ mod tests {
         backends[7].weight = 5;
         let mut driver = Driver::<Overflow>::start(TEN, &backends, 3).unwrap();
         driver.pick_all(testing::flows(1).take(540));
-        for (backend, active) in backends.iter().zip(active(&mut driver)) {
+        for (backend, load) in backends.iter().zip(driver.loads()) {
             let expected = backend.weight * 10;
-            assert!(active.abs_diff(expected) <= 4, "{active} of {expected}");
+            assert!(load.abs_diff(expected) <= 4, "{load} of {expected}");
         }
     }
 

@@ -51,8 +51,9 @@ pub struct RingHash {
     ring: Vec<u64>,
     /// Sum over all available backends.
     weight: u64,
-    /// Sessions of all available backends at the start of the batch, and the picks since then.
-    active: u64,
+    /// Active and half-open sessions of all available backends at the start of the batch, and the picks
+    /// since then.
+    sessions: u64,
     counted_ms: u64,
 }
 
@@ -75,7 +76,7 @@ impl Policy for RingHash {
             config,
             ring: Vec::new(),
             weight: 0,
-            active: 0,
+            sessions: 0,
             counted_ms: 0,
         };
         ring_hash.backends_changed(backends)?;
@@ -87,7 +88,7 @@ impl Policy for RingHash {
         if self.counted_ms != backends.now_ms() {
             self.count(backends);
         }
-        self.active += 1;
+        self.sessions += 1;
         let backend = self.first_with_room(flow.hash(), backends);
         backend.into()
     }
@@ -103,7 +104,7 @@ impl Policy for RingHash {
 
 impl RingHash {
     fn count(&mut self, backends: &Backends<'_>) {
-        self.active = backends.available().map(|b| u64::from(b.active())).sum();
+        self.sessions = backends.available().map(|b| u64::from(b.load())).sum();
         self.counted_ms = backends.now_ms();
     }
 
@@ -113,11 +114,10 @@ impl RingHash {
         let walk = behind.iter().chain(before).take(WALK_MAX);
         let walk = walk.filter_map(|point| backends.get((point & 0xffff) as usize));
         // Sessions per unit of weight, including the new one.
-        let share = self.active as f64 / self.weight as f64;
+        let share = self.sessions as f64 / self.weight as f64;
         let bound = self.config.bound * share;
-        let has_room = |backend: &Backend<'_>| {
-            f64::from(backend.active()) < bound * f64::from(backend.weight())
-        };
+        let has_room =
+            |backend: &Backend<'_>| f64::from(backend.load()) < bound * f64::from(backend.weight());
         walk.clone()
             .find(has_room)
             .or_else(|| walk.min_by_key(Load::of))

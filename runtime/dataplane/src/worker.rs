@@ -202,7 +202,7 @@ impl<I: FrameIo> Worker<I> {
             |removed| {
                 context
                     .closed
-                    .record(snapshot, &removed, RemovalCause::Over, tick);
+                    .record_removal(snapshot, &removed, RemovalCause::Over, tick);
                 counters.expired.add(1);
             },
         );

@@ -160,7 +160,15 @@ fn no_sequence_of_flags_breaks_the_invariants() {
             assert_ne!(client_only.phase(), Established, "{first:?} {second:?}");
             assert!(client_only.is_unanswered() && !client_only.is_refused());
             let answered = client_only.on_packet(Direction::Reply, second);
-            assert!(!answered.is_unanswered(), "{first:?} {second:?}");
+            let is_answer = second.has_any(TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST);
+            let is_silent = client_only.is_opening() && !is_answer;
+            assert_eq!(answered.is_unanswered(), is_silent, "{first:?} {second:?}");
+            for state in [client_only, answered] {
+                let has_ended = state.has_ended();
+                assert!(has_ended || state.phase() != Closing, "{state:?}");
+                let later = state.on_packet(Direction::Forward, second);
+                assert!(later.has_ended() || !has_ended, "an end stays: {state:?}");
+            }
         }
     }
     for direction in [Direction::Forward, Direction::Reply] {

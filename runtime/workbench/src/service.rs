@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use waxwing_dataplane::model::{Backend, MidStream, NoBackend, Service, SourceUse, Timeouts};
 use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
+use waxwing_dataplane::session::Phase;
 use waxwing_dataplane::{
     BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Ports, ServiceId, Snapshot,
 };
@@ -125,7 +126,7 @@ impl TrialService {
     /// Begins a session for each picked backend.
     pub(crate) fn begin(&self, picks: &[Pick]) {
         for id in self.backends_of(picks) {
-            self.gauges.begin(0, id);
+            self.gauges.begin(0, id, Phase::Established);
         }
     }
 
@@ -133,7 +134,7 @@ impl TrialService {
     /// wants reports.
     pub(crate) fn end(&mut self, picks: &[Pick]) -> Result<(), TrialFault> {
         for id in self.backends_of(picks) {
-            self.gauges.end(0, id);
+            self.gauges.end(0, id, Phase::Established);
         }
         if !self.instance.policy().wants_closed() {
             return Ok(());

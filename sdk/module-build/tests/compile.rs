@@ -35,7 +35,7 @@ fn a_compiled_module_contains_no_path_of_this_machine() {
         wasm.windows(text.len())
             .any(|window| window == text.as_bytes())
     };
-    assert!(contains("kind=policy\nabi=1.0\nname=first-policy\n"));
+    assert!(contains("kind=policy\nabi=1.1\nname=first-policy\n"));
     for export in [
         "memory",
         "waxwing_reserve",

@@ -14,14 +14,14 @@ mod record;
 mod tests;
 
 pub use module_info::{Kind, ModuleInfo, SectionError, is_counter_name};
-pub use policy::{BackendRecord, ClosedRecord, FlowRecord, Header, HostFields};
+pub use policy::{BackendRecord, ClosedRecord, FlowRecord, Header, HostFields, LiveRecord};
 
 /// The ABI's major version. The host refuses modules of another one.
 pub const ABI_MAJOR: u16 = 1;
 /// The ABI's minor version. The host serves modules of this minor version and of lower ones.
-pub const ABI_MINOR: u16 = 0;
+pub const ABI_MINOR: u16 = 1;
 /// Major and minor version, as the section's key `abi` has them.
-pub const ABI_VERSION: &str = "1.0";
+pub const ABI_VERSION: &str = "1.1";
 
 /// Most flows in one call of `waxwing_pick`. Every module has room for this many.
 pub const BATCH_MAX: usize = 64;

@@ -118,7 +118,7 @@ impl ModuleInfo {
                 )));
             }
         };
-        let (abi_major, abi_minor) = parse_abi(required("abi", "`abi=1.0`")?)?;
+        let (abi_major, abi_minor) = parse_abi(required("abi", "`abi=1.1`")?)?;
         let of_policy = |key: &str| value(key).filter(|_| kind == Kind::Policy);
         Ok(Self {
             kind,
@@ -167,7 +167,7 @@ fn parse_abi(value: &str) -> Result<(u16, u16), SectionError> {
     let (major, minor) = value
         .split_once('.')
         .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
-        .ok_or_else(|| SectionError(format!("abi={value} is not a version; expected `abi=1.0`")))?;
+        .ok_or_else(|| SectionError(format!("abi={value} is not a version; expected `abi=1.1`")))?;
     if major != ABI_MAJOR || minor > ABI_MINOR {
         return Err(SectionError(format!(
             "made for ABI {major}.{minor}; this host serves {ABI_MAJOR}.0 to \

@@ -57,8 +57,10 @@ record! {
         76 => counters_address: u32,
         /// Number of counters: as many as the section's `counters` names.
         80 => counters_count: u32,
+        /// Since 1.1: address of the [`LiveRecord`]s, as many as backend records; 0 for none.
+        84 => live_address: u32,
         /// 0.
-        84 => reserved: [u32; 3],
+        88 => reserved: [u32; 2],
     }
 }
 
@@ -76,9 +78,10 @@ record! {
         /// Share of new sessions, relative to the other backends, from the config and the health checks;
         /// 0 takes none.
         16 => weight: u32,
-        /// Current sessions of the backend, over all workers of this balancer.
+        /// Open sessions of the backend, over all workers of this balancer. Half-open ones count here too if
+        /// the module has no [`LiveRecord`]s.
         20 => active: u32,
-        /// Current sessions of the backend that this worker created.
+        /// Those of them that this worker created.
         24 => active_here: u32,
         /// New sessions per second over all workers, a moving average over some seconds.
         28 => sessions_per_s: u32,
@@ -86,7 +89,7 @@ record! {
         /// average; 0 if not measured.
         32 => latency_us: u32,
         /// New sessions that the backend refused or did not answer, per million, a moving average over
-        /// some seconds.
+        /// some seconds that falls while no session comes.
         36 => failures_ppm: u32,
         /// The operator's tag, such as a zone, a version or a machine class; 0 if none.
         40 => tag: u32,
@@ -96,6 +99,30 @@ record! {
         60 => health_weight: u16,
         /// 0.
         62 => reserved: u16,
+    }
+}
+
+record! {
+    /// More live numbers of a backend, at the index of its [`BackendRecord`]. Since 1.1.
+    LiveRecord, 64 bytes {
+        /// Sessions whose handshake is not complete (UDP: not answered), over all workers of this balancer.
+        0 => half_open: u32,
+        /// Those of them that this worker created.
+        4 => half_open_here: u32,
+        /// Sessions that have ended and still hold their ports, over all workers of this balancer.
+        8 => closing: u32,
+        /// Those of them that this worker created.
+        12 => closing_here: u32,
+        /// Sessions since the backend was added, over all workers.
+        16 => sessions: u64,
+        /// Those of them that the backend refused or did not answer.
+        24 => failures: u64,
+        /// Those of them that the backend refused (RST to the SYN).
+        32 => refusals: u64,
+        /// Number of sessions that [`BackendRecord::failures_ppm`] rests on, older ones weighted less.
+        40 => failure_samples: u32,
+        /// 0.
+        44 => reserved: [u32; 5],
     }
 }
 

@@ -66,13 +66,17 @@ fn a_section_round_trips_through_text() {
 
 #[test]
 fn parse_errors_say_what_is_expected() {
-    let cases: [(&[u8], &str); 12] = [
+    let cases: [(&[u8], &str); 13] = [
         (b"", "no line `kind="),
         (b"kind=\x1b[2J\n", "control character '\\u{1b}'"),
         (b"kind=policy\r\n", "control character '\\r'"),
         (b"kind=cheese\n", "expected `policy`"),
         (b"kind=policy\nabi=one\n", "not a version"),
         (b"kind=policy\nabi=2.0\n", "made for ABI 2.0"),
+        (
+            b"kind=policy\nabi=1.2\n",
+            "made for ABI 1.2; this host serves 1.0 to 1.1",
+        ),
         (
             b"kind=policy\nabi=1.0\nname=x\npayload=129\n",
             "from 0 to 128",

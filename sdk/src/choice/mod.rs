@@ -141,16 +141,16 @@ impl Load {
         Self { sessions, weight }
     }
 
-    /// Returns the load of the backend's current sessions.
+    /// Returns the load of [`Backend::load`].
     #[must_use]
     pub fn of(backend: &Backend<'_>) -> Self {
-        Self::new(u64::from(backend.active()), backend.weight())
+        Self::new(u64::from(backend.load()), backend.weight())
     }
 
     /// Returns the load that the backend would have with one session more.
     #[must_use]
     pub fn with_one_more(backend: &Backend<'_>) -> Self {
-        Self::new(u64::from(backend.active()) + 1, backend.weight())
+        Self::new(u64::from(backend.load()) + 1, backend.weight())
     }
 }
 
@@ -195,7 +195,7 @@ impl Eq for Load {}
 ///     }
 ///
 ///     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-///         self.0.least(backends, Backend::active).into()
+///         self.0.least(backends, Backend::load).into()
 ///     }
 ///
 ///     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {

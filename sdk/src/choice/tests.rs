@@ -16,7 +16,7 @@ const HOST: HostFields = HostFields {
 };
 
 fn view(records: &[BackendRecord]) -> Backends<'_> {
-    Backends::new(records, &HOST)
+    Backends::without_live(records, &HOST)
 }
 
 #[test]

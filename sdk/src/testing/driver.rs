@@ -6,13 +6,16 @@ use alloc::vec::Vec;
 
 use super::TestFlow;
 use crate::abi::{
-    BATCH_MAX, BackendRecord, ClosedRecord, END_CLOSED, FlowRecord, HostFields, PICK_DROP,
-    PICK_FALLBACK, PICK_KEEP,
+    BATCH_MAX, BackendRecord, ClosedRecord, END_CLOSED, END_REFUSED, END_RESET, END_UNANSWERED,
+    FlowRecord, HostFields, LiveRecord, PICK_DROP, PICK_FALLBACK, PICK_KEEP,
 };
 use crate::service::{Batch, Service};
 use crate::{ConfigError, Pick, Policy};
 
 /// A policy that serves one service, as on one worker.
+///
+/// It counts sessions as the host does: a picked one is half-open, until [`Driver::open`]; an ended one
+/// is closing, until [`Driver::forget`].
 pub struct Driver<P: Policy> {
     service: Service<P>,
     batch: Batch,
@@ -33,7 +36,8 @@ impl<P: Policy> Driver<P> {
     }
 
     /// Writes new backend records and calls [`Policy::backends_changed`]. (The host does so with
-    /// [`Policy::KEEP_STATE`]; otherwise it makes a new policy.)
+    /// [`Policy::KEEP_STATE`]; otherwise it makes a new policy.) A backend that stays, by its id, keeps
+    /// its sessions.
     ///
     /// # Errors
     /// Returns the policy's error.
@@ -41,7 +45,22 @@ impl<P: Policy> Driver<P> {
     /// # Panics
     /// Panics if there are more than [`crate::abi::BACKENDS_MAX`].
     pub fn set_backends(&mut self, backends: &[BackendRecord]) -> Result<(), ConfigError> {
+        let live = self.live_mut().to_vec();
+        let before: Vec<_> = self.backends_mut().iter().copied().zip(live).collect();
         self.service.backends[..backends.len()].copy_from_slice(backends);
+        let Service {
+            backends: records,
+            live,
+            ..
+        } = &mut self.service;
+        for (record, live) in records.iter_mut().zip(live).take(backends.len()) {
+            let same = before.iter().find(|(before, _)| before.id == record.id);
+            *live = same.map_or_else(LiveRecord::default, |(_, live)| *live);
+            if let Some((before, _)) = same {
+                record.active = before.active;
+                record.active_here = before.active_here;
+            }
+        }
         let host = &mut self.service.header.host;
         host.generation += 1;
         host.backends_count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
@@ -52,6 +71,23 @@ impl<P: Policy> Driver<P> {
     pub fn backends_mut(&mut self) -> &mut [BackendRecord] {
         let count = self.host_mut().backends_count as usize;
         &mut self.service.backends[..count]
+    }
+
+    /// Returns the live records, at the indices of the backend records.
+    pub fn live_mut(&mut self) -> &mut [LiveRecord] {
+        let count = self.host_mut().backends_count as usize;
+        &mut self.service.live[..count]
+    }
+
+    /// Returns each backend's active and half-open sessions.
+    #[must_use]
+    pub fn loads(&self) -> Vec<u32> {
+        let count = self.service.header.host.backends_count as usize;
+        let Service { backends, live, .. } = &self.service;
+        let records = backends.iter().zip(live).take(count);
+        records
+            .map(|(backend, live)| backend.active + live.half_open)
+            .collect()
     }
 
     /// Returns the header's host fields: the time and the seed.
@@ -86,6 +122,11 @@ impl<P: Policy> Driver<P> {
         let n = self.service.pick(&mut self.batch, flows.len());
         picks.clear();
         picks.extend(self.batch.picks[..n].iter().map(|pick| read_pick(*pick)));
+        for pick in picks {
+            if let Pick::Backend(at) | Pick::Keep(at) = pick {
+                self.service.live[*at].sessions += 1;
+            }
+        }
     }
 
     /// Picks for any number of flows, in full batches.
@@ -100,8 +141,23 @@ impl<P: Policy> Driver<P> {
             .collect()
     }
 
-    /// Ends a session that lived this long and that both ends closed: lowers the backend's session
-    /// count, and notifies a policy with [`Policy::WANTS_CLOSED`].
+    /// Completes the handshake of a half-open session.
+    ///
+    /// # Panics
+    /// Panics if the backend has none.
+    pub fn open(&mut self, backend: usize) {
+        let live = &mut self.service.live[backend];
+        take(&mut live.half_open, &mut live.half_open_here);
+        let record = &mut self.service.backends[backend];
+        record.active += 1;
+        record.active_here += 1;
+    }
+
+    /// Ends a session that lived this long and that both ends closed, and notifies a policy with
+    /// [`Policy::WANTS_CLOSED`].
+    ///
+    /// # Panics
+    /// As [`Driver::end`].
     pub fn close(&mut self, backend: usize, duration_ms: u64) {
         self.end(ClosedRecord {
             duration_ms,
@@ -111,18 +167,39 @@ impl<P: Policy> Driver<P> {
         });
     }
 
-    /// Ends a session in the way that the record states; otherwise like [`Driver::close`].
+    /// Ends a session in the way that the record states, an open one if there is one and its end is
+    /// none of a half-open one. Notifies a policy with [`Policy::WANTS_CLOSED`].
     ///
     /// # Panics
-    /// Panics if there is no such backend, or the policy panics.
+    /// Panics if the backend has no session, or the policy panics.
     pub fn end(&mut self, closed: ClosedRecord) {
         let record = &mut self.service.backends[closed.backend as usize];
-        record.active = record.active.saturating_sub(1);
-        record.active_here = record.active_here.saturating_sub(1);
+        let live = &mut self.service.live[closed.backend as usize];
+        let has_failed = matches!(closed.end, END_REFUSED | END_UNANSWERED);
+        if record.active > 0 && !has_failed {
+            take(&mut record.active, &mut record.active_here);
+        } else {
+            take(&mut live.half_open, &mut live.half_open_here);
+        }
+        if matches!(closed.end, END_CLOSED | END_RESET | END_REFUSED) {
+            live.closing += 1;
+            live.closing_here += 1;
+        }
+        live.failures += u64::from(has_failed);
+        live.refusals += u64::from(closed.end == END_REFUSED);
         if let Some(first) = self.batch.closed.first_mut() {
             *first = closed;
             self.service.closed(&self.batch, 1);
         }
+    }
+
+    /// Removes a closing session.
+    ///
+    /// # Panics
+    /// Panics if the backend has none.
+    pub fn forget(&mut self, backend: usize) {
+        let live = &mut self.service.live[backend];
+        take(&mut live.closing, &mut live.closing_here);
     }
 
     /// Returns the policy's counters, in the order of [`Policy::COUNTERS`].
@@ -136,6 +213,12 @@ impl<P: Policy> Driver<P> {
         self.host_mut().now_ms += elapsed_ms;
         self.service.tick();
     }
+}
+
+fn take(all: &mut u32, here: &mut u32) {
+    assert!(*all > 0, "the backend has no such session");
+    *all -= 1;
+    *here = here.saturating_sub(1);
 }
 
 fn read_pick(pick: u32) -> Pick {

@@ -23,6 +23,9 @@ enum Command {
         /// The name in the answers.
         #[arg(long)]
         name: String,
+        /// How long an answer takes.
+        #[arg(long, default_value_t = 0)]
+        delay_ms: u64,
     },
     /// Serves TCP and UDP; a file sets the behaviour (the mood).
     MoodyServer {
@@ -88,7 +91,11 @@ enum Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     match Command::parse() {
-        Command::HttpServer { listen, name } => http_server::serve(&listen, &name).await,
+        Command::HttpServer {
+            listen,
+            name,
+            delay_ms,
+        } => http_server::serve(&listen, &name, Duration::from_millis(delay_ms)).await,
         Command::MoodyServer {
             listen,
             ports,

@@ -91,6 +91,10 @@ fn headers() -> Vec<Hostile> {
         wat.set(72, u32::MAX);
         wat
     };
+    let live = |address| Wat {
+        section: "kind=policy\\0aabi=1.1\\0aname=test\\0a",
+        ..Wat::field(84, address)
+    };
     let counters = Wat {
         section: "kind=policy\\0aabi=1.0\\0aname=test\\0acounters=a\\0a",
         ..Wat::GOOD
@@ -117,6 +121,12 @@ fn headers() -> Vec<Hostile> {
         "room for 63 ends": Wat::field(72, 63) => "closed_capacity is 63";
         "room for 2^32 - 1 ends": closed(0x4800) => "closed at 0x4800";
         "ends that wrap around": closed(0xffff_fff8) => "closed at 0xfffffff8";
+        "live records that are not aligned": live(0x6004) => "live records at 0x6004 is not a multiple";
+        "live records over the end": live(0xf008) => "live records at 0xf008 to 0x10008 lies outside";
+        "live records that wrap around": live(0xffff_fff8) => "live records at 0xfffffff8";
+        "live records in the header": live(0x1008) => "the header and live records overlap";
+        "live records over the backends": live(0x2040) => "backends and live records overlap";
+        "live records over the flows": live(0x3008) => "live records and flows overlap";
         "counters in its section only": counters => "counters_count is 0";
     }
     .map(|(what, wat, why)| Hostile::of(what, &wat, Refused(BREAKS, why)))

@@ -20,7 +20,7 @@ pub struct Status(pub Value);
 impl Status {
     /// Returns the number of sessions in the table.
     pub fn sessions(&self) -> u64 {
-        self.0["sessions"]["active"].as_u64().unwrap_or(0)
+        self.0["sessions"]["used"].as_u64().unwrap_or(0)
     }
 
     /// Returns the table's memory per slot, in bytes.
@@ -170,10 +170,13 @@ impl Status {
         modules.find(|module| module["name"] == name)
     }
 
-    /// Returns the sessions of a service's backend.
+    /// Returns the sessions of a service's backend, in any phase.
     pub fn backend_sessions(&self, service: &str, address: IpAddr) -> Result<u64> {
-        self.backend(service, address)
-            .and_then(|backend| backend["active"].as_u64())
+        let backend = self.backend(service, address);
+        let phases = ["active", "half_open", "closing"].iter();
+        phases
+            .map(|phase| backend?[*phase].as_u64())
+            .sum::<Option<u64>>()
             .with_context(|| format!("no backend {address} of {service} in {self}"))
     }
 

@@ -6,6 +6,7 @@
 //! A scenario that cannot run on this machine is reported as ignored, with the reason.
 
 mod attack;
+mod balance;
 mod checks;
 mod consequences;
 mod crafted;
@@ -117,6 +118,7 @@ fn main() {
     }
     let trials = [
         traffic::SCENARIOS,
+        balance::SCENARIOS,
         vip_responder::SCENARIOS,
         recovery::SCENARIOS,
         host::SCENARIOS,

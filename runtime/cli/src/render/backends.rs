@@ -13,7 +13,7 @@ use super::units;
 pub(super) fn write_service(out: &mut String, service: &ServiceStatus) -> fmt::Result {
     writeln!(
         out,
-        "\nservice   {}  {} {} port {}, policy {}, {} sessions",
+        "\nservice   {}  {} {} port {}, policy {}, {} active sessions",
         service.name, service.protocol, service.vip, service.port, service.policy, service.active,
     )?;
     for (name, count) in &service.counters {
@@ -30,6 +30,8 @@ pub(super) fn table(backends: &[BackendStatus]) -> Table {
         ">PORT",
         ">WEIGHT",
         ">ACTIVE",
+        ">HALF-OPEN",
+        ">CLOSING",
         ">TOTAL",
         ">CONNECT (us)",
         "STATE",
@@ -47,6 +49,8 @@ pub(super) fn table(backends: &[BackendStatus]) -> Table {
             port.unwrap_or_default(),
             backend.weight.to_string(),
             backend.active.to_string(),
+            backend.half_open.to_string(),
+            backend.closing.to_string(),
             backend.sessions.to_string(),
             latency,
             state(backend),

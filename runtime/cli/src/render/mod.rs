@@ -49,7 +49,7 @@ pub(crate) fn sessions(sessions: &[SessionStatus]) -> String {
             session.protocol.clone(),
             client,
             session.backend.clone(),
-            session.phase.clone().unwrap_or_default(),
+            session.phase.clone(),
             seconds(session.age_ms),
             seconds(session.idle_ms),
         ]);
@@ -104,7 +104,7 @@ fn write_head(out: &mut String, status: &Status) -> fmt::Result {
     writeln!(
         out,
         "sessions  {} of {}, {} ({:.0} bytes each)",
-        sessions.active,
+        sessions.used,
         sessions.max,
         units::bytes(sessions.memory_bytes),
         sessions.bytes_per_session,
@@ -189,6 +189,9 @@ fn write_workers(out: &mut String, workers: &[WorkerStatus]) -> fmt::Result {
         ">OUT",
         ">TO KERNEL",
         ">ANSWERED",
+        ">ACTIVE",
+        ">HALF-OPEN",
+        ">CLOSING",
         ">EXPIRED",
         ">EVICTED",
         ">BATCH P50 (us)",
@@ -203,6 +206,9 @@ fn write_workers(out: &mut String, workers: &[WorkerStatus]) -> fmt::Result {
             worker.transmitted.packets,
             worker.to_kernel,
             worker.requests_answered,
+            worker.sessions_active,
+            worker.sessions_half_open,
+            worker.sessions_closing,
             worker.sessions_expired,
             worker.sessions_evicted,
             times.p50_us,
@@ -271,7 +277,7 @@ fn write_source_nat(out: &mut String, sources: &[SourceStatus]) -> fmt::Result {
     let mut table = Table::new(["SOURCE ADDRESS", "PORTS", ">SESSIONS"]);
     for source in sources {
         let ports = source.ports.clone().unwrap_or_else(|| "removed".to_owned());
-        table.add([source.address.clone(), ports, source.active.to_string()]);
+        table.add([source.address.clone(), ports, source.sessions.to_string()]);
     }
     let table = table.to_string();
     let gap = if table.is_empty() { "" } else { "\n" };

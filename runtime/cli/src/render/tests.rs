@@ -70,14 +70,14 @@ fn sessions_and_health_are_tables() {
         client: "10.1.0.2:40000".into(),
         source: Some("10.2.0.9:1024".into()),
         backend: "10.2.0.11:8080".into(),
-        phase: Some("established".into()),
+        phase: "half-open".into(),
         age_ms: 61_250,
         idle_ms: 40,
         ..Default::default()
     };
     let table = "\
-SERVICE  PROTO  CLIENT                           BACKEND         PHASE        AGE (s)  IDLE (s)
-web      tcp    10.1.0.2:40000 as 10.2.0.9:1024  10.2.0.11:8080  established     61.2       0.0
+SERVICE  PROTO  CLIENT                           BACKEND         PHASE      AGE (s)  IDLE (s)
+web      tcp    10.1.0.2:40000 as 10.2.0.9:1024  10.2.0.11:8080  half-open     61.2       0.0
 ";
     assert_eq!(sessions(&[session]), table);
     assert_eq!(sessions(&[]), "");
@@ -95,4 +95,31 @@ web                2   3
 dns                0  12
 ";
     assert_eq!(health(&services), table);
+}
+
+#[test]
+fn a_backends_sessions_are_shown_by_phase() {
+    let mut shown = Status::default();
+    shown.services.push(ServiceStatus {
+        backends: vec![BackendStatus {
+            name: Some("s1".into()),
+            active: 24,
+            half_open: 1,
+            closing: 300,
+            sessions: 600,
+            ..Default::default()
+        }],
+        ..Default::default()
+    });
+    let text = status(&shown);
+    for cells in [
+        &["ACTIVE", "HALF-OPEN", "CLOSING", "TOTAL"],
+        &["24", "1", "300", "600"],
+    ] {
+        let is_row = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.windows(4).any(|window| window == cells)
+        };
+        assert!(text.lines().any(is_row), "{cells:?} in {text}");
+    }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 use waxwing_dataplane::BackendId;
+use waxwing_dataplane::counters::FailureRate;
 
 use crate::admin::report::Reporter;
 
@@ -23,30 +24,41 @@ struct Rate {
     sessions: u64,
     failures: u64,
     sessions_per_s: f64,
-    failures_per_s: f64,
+    /// The latest sessions and failures; older ones weigh less.
+    samples: f64,
+    failed: f64,
+    /// Falls from 1 while there is neither a session nor a failure: an old failure says little about now.
+    freshness: f64,
 }
 
 impl Rate {
     /// Updates the averages with the counts after another `seconds`.
+    #[expect(clippy::cast_precision_loss, reason = "counts of a second are small")]
     fn update(&mut self, sessions: u64, failures: u64, seconds: f64) {
-        let gain = seconds / (TIME_CONSTANT_S + seconds);
-        let blend = |average: &mut f64, count: u64, before: u64| {
-            #[expect(clippy::cast_precision_loss, reason = "counts of a second are small")]
-            let rate = count.saturating_sub(before) as f64 / seconds;
-            *average += gain * (rate - *average);
+        let keep = TIME_CONSTANT_S / (TIME_CONSTANT_S + seconds);
+        let new_sessions = sessions.saturating_sub(self.sessions) as f64;
+        let new_failures = failures.saturating_sub(self.failures) as f64;
+        let per_s = new_sessions / seconds;
+        self.sessions_per_s = per_s + keep * (self.sessions_per_s - per_s);
+        self.samples = keep * self.samples + new_sessions;
+        self.failed = keep * self.failed + new_failures;
+        self.freshness = if new_sessions + new_failures > 0.0 {
+            1.0
+        } else {
+            keep * self.freshness
         };
-        blend(&mut self.sessions_per_s, sessions, self.sessions);
-        blend(&mut self.failures_per_s, failures, self.failures);
         self.sessions = sessions;
         self.failures = failures;
     }
 
-    fn failures_ppm(&self) -> u32 {
-        // Far below one session a minute the ratio has no meaning.
-        if self.sessions_per_s < 0.001 {
-            return 0;
+    fn failures(&self) -> FailureRate {
+        // A session that is not answered fails seconds after it began: its failure may be counted where no
+        // session is any more.
+        let ratio = (self.failed / self.samples.max(self.failed).max(1e-9)).min(1.0);
+        FailureRate {
+            ppm: whole(ratio * self.freshness * 1e6),
+            samples: whole(self.samples),
         }
-        whole((self.failures_per_s / self.sessions_per_s * 1e6).min(1e6))
     }
 }
 
@@ -62,19 +74,17 @@ pub(crate) async fn keep(reporter: Arc<Reporter>) -> Infallible {
         last = now;
         let view = reporter.view.get();
         rates.retain(|id, _| view.snapshot.backend(*id).is_some());
-        for backend in view.snapshot.backends() {
-            let totals = reporter.counters.since_start(backend.id);
-            let (sessions, failures) = (totals.sessions, totals.refused + totals.unanswered);
-            let rate = rates.entry(backend.id).or_insert(Rate {
+        let gauges = &reporter.gauges;
+        for id in view.snapshot.backends().map(|backend| backend.id) {
+            let sessions = gauges.opened(id);
+            let failures = gauges.refused(id) + gauges.unanswered(id);
+            let rate = rates.entry(id).or_insert(Rate {
                 sessions,
                 failures,
                 ..Rate::default()
             });
             rate.update(sessions, failures, seconds);
-            let sessions_per_s = whole(rate.sessions_per_s);
-            reporter
-                .gauges
-                .set_rates(backend.id, sessions_per_s, rate.failures_ppm());
+            gauges.set_rates(id, whole(rate.sessions_per_s), rate.failures());
         }
     }
 }
@@ -99,7 +109,8 @@ mod tests {
             rate.update(second * 200, second * 20, 1.0);
         }
         assert_eq!(whole(rate.sessions_per_s), 200);
-        assert_eq!(rate.failures_ppm(), 100_000);
+        let failures = rate.failures();
+        assert_eq!((failures.ppm, failures.samples), (100_000, 1200));
         for _ in 0..10 {
             rate.update(12_000, 1_200, 1.0);
         }
@@ -107,7 +118,43 @@ mod tests {
         for _ in 0..120 {
             rate.update(12_000, 1_200, 1.0);
         }
-        assert_eq!((whole(rate.sessions_per_s), rate.failures_ppm()), (0, 0));
+        assert_eq!(whole(rate.sessions_per_s), 0);
+        assert_eq!(rate.failures(), FailureRate::default());
+    }
+
+    /// Whether it was one session or a thousand a second.
+    #[test]
+    fn failures_are_forgotten_where_no_session_comes() {
+        for count in [1, 1000] {
+            let mut rate = Rate::default();
+            for second in 1..=20 {
+                rate.update(second * count, second * count, 1.0);
+            }
+            assert_eq!(rate.failures().ppm, 1_000_000);
+            let mut before = 1_000_000;
+            for second in 1..=30 {
+                rate.update(20 * count, 20 * count, 1.0);
+                let ppm = rate.failures().ppm;
+                assert!(ppm < before, "{ppm} after {second} s");
+                before = ppm;
+            }
+            assert!(before < 5_000, "{before}");
+            // The next one counts in full.
+            rate.update(21 * count, 21 * count, 1.0);
+            assert_eq!(rate.failures().ppm, 1_000_000);
+        }
+    }
+
+    #[test]
+    fn a_failure_that_comes_late_is_one_of_its_session() {
+        let mut rate = Rate::default();
+        rate.update(1, 0, 1.0);
+        for _ in 0..9 {
+            rate.update(1, 0, 1.0);
+        }
+        rate.update(1, 1, 1.0);
+        let failures = rate.failures();
+        assert_eq!((failures.ppm, failures.samples), (1_000_000, 0));
     }
 
     #[test]

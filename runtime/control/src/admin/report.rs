@@ -10,7 +10,7 @@ use std::time::Instant;
 use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot, SourceId};
-use waxwing_packet::{Address, Family, Protocol};
+use waxwing_packet::{Address, Family};
 use waxwing_plugin::Host;
 use waxwing_plugin::checks::CheckHost;
 
@@ -125,7 +125,7 @@ impl Reporter {
                 .workers()
                 .iter()
                 .enumerate()
-                .map(|(n, c)| worker(n, c))
+                .map(|(n, c)| self.worker(&view.snapshot, n, c))
                 .collect(),
             sessions: self.table(),
             source_nat: self.sources(&view),
@@ -135,6 +135,22 @@ impl Reporter {
             checks: self.check_host.status(),
             health_checks: self.health.checks_status(),
         }
+    }
+
+    fn worker(
+        &self,
+        snapshot: &Snapshot,
+        number: usize,
+        counters: &WorkerCounters,
+    ) -> WorkerStatus {
+        let mut status = worker(number, counters);
+        for backend in snapshot.backends() {
+            let sessions = self.gauges.sessions_here(number, backend.id);
+            status.sessions_active += u64::from(sessions.active);
+            status.sessions_half_open += u64::from(sessions.half_open);
+            status.sessions_closing += u64::from(sessions.closing);
+        }
+        status
     }
 
     fn ports(&self) -> Vec<PortStatus> {
@@ -170,7 +186,7 @@ impl Reporter {
         #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
         let bytes_per_session = memory_bytes as f64 / max.max(1) as f64;
         SessionsStatus {
-            active: self.sessions.len(),
+            used: self.sessions.len(),
             max,
             memory_bytes,
             bytes_per_session,
@@ -212,10 +228,9 @@ impl Reporter {
                     .modules
                     .get(service.policy)
                     .map(|module| BuildStatus::from(&**module.majority())),
-                active: backends
-                    .iter()
-                    .map(|backend| u64::from(backend.active))
-                    .sum(),
+                active: sum(&backends, |backend| backend.active),
+                half_open: sum(&backends, |backend| backend.half_open),
+                closing: sum(&backends, |backend| backend.closing),
                 counters: counters
                     .get(&*entry.policy.value)
                     .and_then(|of_module| of_module.get(&service.name))
@@ -240,7 +255,7 @@ impl Reporter {
             SourceStatus {
                 address: address.to_string(),
                 ports: table.map(|table| table.ports.to_string()),
-                active: self.gauges.active_from(id),
+                sessions: self.gauges.sessions_from(id),
             }
         };
         view.snapshot.sources().iter().map(status).collect()
@@ -269,7 +284,9 @@ impl Reporter {
         signal_names: &[Arc<str>],
         hops: &HopStates,
     ) -> BackendStatus {
-        let totals = self.counters.of(backend.id);
+        let (totals, gauges) = (self.counters.of(backend.id), &self.gauges);
+        let sessions = gauges.sessions(backend.id);
+        let failures = gauges.failure_rate(backend.id);
         BackendStatus {
             name: names.get(&snapshot_key(backend)).cloned(),
             address: backend.address.to_string(),
@@ -277,15 +294,18 @@ impl Reporter {
             weight: backend.weight,
             healthy: backend.healthy,
             health: None,
-            active: self.gauges.active(backend.id),
-            sessions: totals.sessions,
-            refused: totals.refused,
-            unanswered: totals.unanswered,
+            active: sessions.active,
+            half_open: sessions.half_open,
+            closing: sessions.closing,
+            sessions: gauges.opened(backend.id),
+            refused: gauges.refused(backend.id),
+            unanswered: gauges.unanswered(backend.id),
             syn_retransmitted: totals.syn_retransmitted,
-            sessions_per_s: self.gauges.sessions_per_s(backend.id),
-            failures_ppm: self.gauges.failures_ppm(backend.id),
-            latency_us: self.gauges.latency_us(backend.id),
-            signals: signals::named(signal_names, self.gauges.signals(backend.id)),
+            sessions_per_s: gauges.sessions_per_s(backend.id),
+            failures_ppm: failures.ppm,
+            failure_samples: failures.samples,
+            latency_us: gauges.latency_us(backend.id),
+            signals: signals::named(signal_names, gauges.signals(backend.id)),
             forward: totals.forward,
             reply: totals.reply,
             next_hop: next_hop(backend.address, snapshot, hops),
@@ -348,6 +368,10 @@ fn hop_status(hop: &HopState, snapshot: &Snapshot) -> NextHopStatus {
     }
 }
 
+fn sum(backends: &[BackendStatus], of: fn(&BackendStatus) -> u32) -> u64 {
+    backends.iter().map(|backend| u64::from(of(backend))).sum()
+}
+
 fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
     let drops = DropReason::ALL
         .iter()
@@ -366,6 +390,7 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         announcements_sent: counters.announced.get(),
         batches: counters.batches.get(),
         batch_times: batch_times(&counters.batch_times()),
+        sessions_opened: counters.opened.get(),
         sessions_expired: counters.expired.get(),
         sessions_evicted: counters.evicted.get(),
         sessions_rejected: counters.rejected.get(),
@@ -380,6 +405,7 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         fallback_choices: counters.fallback.get(),
         epochs: counters.epochs.get(),
         drops,
+        ..WorkerStatus::default()
     }
 }
 
@@ -419,7 +445,7 @@ fn session_status(
         vip,
         source: source.map(|source| endpoint(source, session.source_port)),
         backend: endpoint(backend.address, backend.port_for(session.service_port)),
-        phase: (session.protocol == Protocol::Tcp).then(|| phase(session.tcp.phase()).to_owned()),
+        phase: phase(session.tcp.phase()).to_owned(),
         age_ms: tick_ms(now.tick().since(session.created)),
         idle_ms: tick_ms(now.tick().since(session.seen)),
     }
@@ -428,7 +454,7 @@ fn session_status(
 const fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::HalfOpen => "half-open",
-        Phase::Established => "established",
+        Phase::Established => "active",
         Phase::Closing => "closing",
     }
 }

@@ -130,6 +130,14 @@ pub struct WorkerStatus {
     /// Non-empty batches.
     pub batches: u64,
     pub batch_times: BatchTimes,
+    /// Open sessions that it opened. Each such session is in one of these three numbers.
+    pub sessions_active: u64,
+    /// Half-open sessions that it opened.
+    pub sessions_half_open: u64,
+    /// Closing sessions that it opened.
+    pub sessions_closing: u64,
+    /// Sessions that it opened so far.
+    pub sessions_opened: u64,
     /// Sessions ended by a timeout.
     pub sessions_expired: u64,
     /// Sessions ended to make room for new ones.
@@ -175,7 +183,8 @@ pub struct BatchTimes {
 /// The session table.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct SessionsStatus {
-    pub active: usize,
+    /// Sessions in it, in any phase.
+    pub used: usize,
     /// The table's capacity.
     pub max: usize,
     pub memory_bytes: usize,
@@ -221,7 +230,8 @@ pub struct SourceStatus {
     pub address: String,
     /// Its ports; `None` once it is removed from the config.
     pub ports: Option<String>,
-    pub active: u32,
+    /// Sessions that use it, in any phase.
+    pub sessions: u32,
 }
 
 /// A service.
@@ -236,8 +246,10 @@ pub struct ServiceStatus {
     pub policy: String,
     /// The module build in use.
     pub module: Option<BuildStatus>,
-    /// Current sessions of its configured backends.
+    /// The sums over its configured backends.
     pub active: u64,
+    pub half_open: u64,
+    pub closing: u64,
     /// The module's own counters, over all workers and builds.
     pub counters: BTreeMap<String, u64>,
     /// In the config's order.
@@ -268,7 +280,12 @@ pub struct BackendStatus {
     pub healthy: bool,
     /// `None` once it is removed from the config.
     pub health: Option<BackendHealthStatus>,
+    /// Open sessions. Each session is in one of these three numbers.
     pub active: u32,
+    /// Sessions whose handshake is not complete; over UDP, those that it has not answered.
+    pub half_open: u32,
+    /// Closed or reset sessions, which keep their ports for `timeouts.tcp_closing`. None over UDP.
+    pub closing: u32,
     /// Sessions since the start.
     pub sessions: u64,
     /// Connections refused by it.
@@ -279,8 +296,11 @@ pub struct BackendStatus {
     pub syn_retransmitted: u64,
     /// New sessions per second, as a moving average over some seconds.
     pub sessions_per_s: u32,
-    /// Refused or unanswered sessions per million new ones, as a moving average.
+    /// Refused or unanswered sessions per million new ones, as a moving average that falls while no session
+    /// comes.
     pub failures_ppm: u32,
+    /// The number of sessions that `failures_ppm` rests on, older ones weighted less.
+    pub failure_samples: u32,
     /// Time from SYN to SYN-ACK in microseconds, as a moving average; 0 if not measured.
     pub latency_us: u32,
     /// Its signals by name; unnamed ones by number.
@@ -324,8 +344,8 @@ pub struct SessionStatus {
     pub source: Option<String>,
     /// The backend's address and port.
     pub backend: String,
-    /// `half-open`, `established` or `closing`; `None` for UDP.
-    pub phase: Option<String>,
+    /// `half-open`, `active` or `closing`. UDP: `half-open` until the backend answers, then `active`.
+    pub phase: String,
     /// Milliseconds since it was created.
     pub age_ms: u64,
     /// Milliseconds since its last packet.

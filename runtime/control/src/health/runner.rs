@@ -226,10 +226,7 @@ impl Runner {
         // Built only if a service has ejection.
         let ids = LazyCell::new(by_key);
         // Connections that the backend refused, or whose first SYN it did not answer.
-        let failed = |id| {
-            let totals = self.counters.since_start(id);
-            totals.refused + totals.syn_retransmitted
-        };
+        let failed = |id| self.gauges.refused(id) + self.counters.since_start(id).syn_retransmitted;
         self.health
             .record_failures(|key| ids.get(&key).copied().map(failed));
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

@@ -21,9 +21,6 @@ pub(crate) struct CounterTotals {
 /// One backend's counts over all workers.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct BackendTotals {
-    pub(crate) sessions: u64,
-    pub(crate) refused: u64,
-    pub(crate) unanswered: u64,
     pub(crate) syn_retransmitted: u64,
     pub(crate) forward: TrafficStatus,
     pub(crate) reply: TrafficStatus,
@@ -57,9 +54,6 @@ impl CounterTotals {
     pub(crate) fn since_start(&self, id: BackendId) -> BackendTotals {
         let mut totals = BackendTotals::default();
         for counters in self.workers.iter().map(|worker| worker.backend(id)) {
-            totals.sessions += counters.sessions.get();
-            totals.refused += counters.refused.get();
-            totals.unanswered += counters.unanswered.get();
             totals.syn_retransmitted += counters.syn_repeated.get();
             add(&mut totals.forward, &counters.forward);
             add(&mut totals.reply, &counters.reply);
@@ -73,9 +67,6 @@ impl CounterTotals {
         let bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         let base = bases.get(&id).copied().unwrap_or_default();
         BackendTotals {
-            sessions: now.sessions - base.sessions,
-            refused: now.refused - base.refused,
-            unanswered: now.unanswered - base.unanswered,
             syn_retransmitted: now.syn_retransmitted - base.syn_retransmitted,
             forward: difference(now.forward, base.forward),
             reply: difference(now.reply, base.reply),

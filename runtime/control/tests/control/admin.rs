@@ -63,13 +63,13 @@ pub(crate) fn sessions() {
         (&*dns[0].vip, &*dns[0].backend),
         ("[2001:db8::53]:53", "[fd77::2]:53")
     );
-    assert_eq!(dns[0].phase, None);
+    assert_eq!(dns[0].phase, "half-open");
     let error = count(Some("wbe"), None).unwrap_err().to_string();
     assert_eq!(
         error,
         "there is no service \"wbe\"; the services are: web, dns"
     );
-    assert_eq!(bed.status().sessions.active, 900);
+    assert_eq!(bed.status().sessions.used, 900);
 }
 
 pub(crate) fn socket() {

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use waxwing_dataplane::BackendId;
+use waxwing_dataplane::session::Phase;
 
 use crate::balancer::{Bed, DNS, PATIENCE, WEB, load, write_config};
 use crate::bed::{Namespaces, ip, parse};
@@ -157,13 +158,13 @@ pub(crate) fn larger_mtu() {
 pub(crate) fn retired() {
     let bed = Bed::new(&format!("{WEB}{DNS}"));
     // One session of the removed service. Ids follow the order of the file.
-    bed.shared.gauges.begin(0, BackendId(1));
+    bed.shared.gauges.begin(0, BackendId(1), Phase::Established);
     bed.write(WEB);
     bed.reload().unwrap();
     let status = bed.status();
     assert_eq!((status.services.len(), status.retired.len()), (1, 1));
     assert_eq!(bed.rules().last().unwrap().0.services.len(), 2);
-    bed.shared.gauges.end(0, BackendId(1));
+    bed.shared.gauges.end(0, BackendId(1), Phase::Established);
     bed.until("the backend to be dropped", |status| {
         status.retired.is_empty()
     });

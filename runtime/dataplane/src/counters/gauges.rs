@@ -1,8 +1,8 @@
 //! Live numbers by backend, shared by all workers.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::session::WORKER_UNCOUNTED;
+use crate::session::{Phase, WORKER_UNCOUNTED};
 use crate::{BackendId, SOURCES_MAX, SourceId};
 
 /// Signals per backend: numbers for its policy, set from outside or by health checks.
@@ -14,21 +14,104 @@ pub const SIGNALS: usize = 4;
 /// are read without a lock, each by itself.
 #[derive(Debug)]
 pub struct Gauges {
-    backends: Box<[BackendGauges]>,
+    measured: Box<[Measured]>,
+    assigned: Box<[Assigned]>,
     /// Sessions by the worker that opened them: a row of all backends per worker below [`WORKER_UNCOUNTED`].
-    here: Box<[AtomicU32]>,
+    here: Box<[Phases]>,
     /// Sessions by source address.
     sources: Box<[AtomicU32]>,
 }
 
+/// What workers write.
 #[derive(Default, Debug)]
-#[repr(align(32))]
-struct BackendGauges {
-    active: AtomicU32,
-    sessions_per_s: AtomicU32,
+#[repr(align(64))]
+struct Measured {
+    phases: Phases,
     latency_us: AtomicU32,
+    opened: AtomicU64,
+    refused: AtomicU64,
+    unanswered: AtomicU64,
+}
+
+/// What the control plane writes.
+#[derive(Default, Debug)]
+#[repr(align(64))]
+struct Assigned {
+    sessions_per_s: AtomicU32,
     failures_ppm: AtomicU32,
+    failure_samples: AtomicU32,
     signals: [AtomicU32; SIGNALS],
+}
+
+/// Sessions by phase. A worker that ends a session may count that before another has counted the session's
+/// last change, so a number can be below zero for a moment.
+#[derive(Default, Debug)]
+struct Phases([AtomicU32; 3]);
+
+impl Phases {
+    #[inline]
+    fn of(&self, phase: Phase) -> &AtomicU32 {
+        &self.0[match phase {
+            Phase::HalfOpen => 0,
+            Phase::Established => 1,
+            Phase::Closing => 2,
+        }]
+    }
+
+    #[inline]
+    fn add(&self, phase: Phase) {
+        self.of(phase).fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn remove(&self, phase: Phase) {
+        self.of(phase).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn read(&self) -> SessionCounts {
+        let read = |phase| {
+            let count = self.of(phase).load(Ordering::Relaxed).cast_signed();
+            count.max(0).cast_unsigned()
+        };
+        SessionCounts {
+            half_open: read(Phase::HalfOpen),
+            active: read(Phase::Established),
+            closing: read(Phase::Closing),
+        }
+    }
+}
+
+/// The sessions in the table, each in one of these numbers (see [`Phase`]). UDP has no closing ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SessionCounts {
+    pub half_open: u32,
+    pub active: u32,
+    pub closing: u32,
+}
+
+impl SessionCounts {
+    /// The sessions that the backend has to serve: half-open and active ones.
+    #[inline]
+    #[must_use]
+    pub const fn load(self) -> u32 {
+        self.half_open.saturating_add(self.active)
+    }
+
+    #[inline]
+    #[must_use]
+    pub const fn total(self) -> u32 {
+        self.load().saturating_add(self.closing)
+    }
+}
+
+/// The failures among a backend's latest sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FailureRate {
+    /// Failures per million sessions.
+    pub ppm: u32,
+    /// The number of sessions that it rests on, older ones weighted less.
+    pub samples: u32,
 }
 
 /// The inverse weight of a new measurement in the moving average, as in RFC 6298's smoothed round-trip time.
@@ -40,19 +123,18 @@ impl Gauges {
     pub fn new(backends_max: usize, workers: usize) -> Self {
         let rows = workers.min(WORKER_UNCOUNTED.into());
         Self {
-            backends: (0..backends_max)
-                .map(|_| BackendGauges::default())
-                .collect(),
+            measured: (0..backends_max).map(|_| Measured::default()).collect(),
+            assigned: (0..backends_max).map(|_| Assigned::default()).collect(),
             here: (0..backends_max * rows)
-                .map(|_| AtomicU32::new(0))
+                .map(|_| Phases::default())
                 .collect(),
             sources: (0..=SOURCES_MAX).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
-    /// Current sessions with this source address.
+    /// The sessions with this source address.
     #[must_use]
-    pub fn active_from(&self, source: SourceId) -> u32 {
+    pub fn sessions_from(&self, source: SourceId) -> u32 {
         self.sources[source.index()].load(Ordering::Relaxed)
     }
 
@@ -72,50 +154,93 @@ impl Gauges {
         }
     }
 
-    /// The backend's current sessions.
+    /// The backend's sessions.
     #[inline]
     #[must_use]
-    pub fn active(&self, backend: BackendId) -> u32 {
-        self.of(backend).active.load(Ordering::Relaxed)
+    pub fn sessions(&self, backend: BackendId) -> SessionCounts {
+        self.measured(backend).phases.read()
     }
 
-    /// The backend's current sessions that this worker opened; 0 from [`WORKER_UNCOUNTED`] on.
+    /// The backend's sessions that this worker opened; 0 from [`WORKER_UNCOUNTED`] on.
     #[inline]
     #[must_use]
-    pub fn active_here(&self, worker: usize, backend: BackendId) -> u32 {
+    pub fn sessions_here(&self, worker: usize, backend: BackendId) -> SessionCounts {
         self.here(worker, backend)
-            .map_or(0, |here| here.load(Ordering::Relaxed))
+            .map_or_else(SessionCounts::default, Phases::read)
     }
 
     /// Counts a session that this worker opened.
     #[inline]
-    pub fn begin(&self, worker: usize, backend: BackendId) {
-        self.of(backend).active.fetch_add(1, Ordering::Relaxed);
+    pub fn begin(&self, worker: usize, backend: BackendId, phase: Phase) {
+        let measured = self.measured(backend);
+        measured.opened.fetch_add(1, Ordering::Relaxed);
+        measured.phases.add(phase);
         if let Some(here) = self.here(worker, backend) {
-            here.fetch_add(1, Ordering::Relaxed);
+            here.add(phase);
+        }
+    }
+
+    /// Moves a session that this worker opened to another phase. Any worker may call it.
+    #[inline]
+    pub fn change(&self, worker: usize, backend: BackendId, [from, to]: [Phase; 2]) {
+        let here = self.here(worker, backend);
+        for phases in std::iter::once(&self.measured(backend).phases).chain(here) {
+            phases.remove(from);
+            phases.add(to);
         }
     }
 
     /// Uncounts a session that this worker opened. Any worker may call it.
     #[inline]
-    pub fn end(&self, worker: usize, backend: BackendId) {
-        self.of(backend).active.fetch_sub(1, Ordering::Relaxed);
+    pub fn end(&self, worker: usize, backend: BackendId, phase: Phase) {
+        self.measured(backend).phases.remove(phase);
         if let Some(here) = self.here(worker, backend) {
-            here.fetch_sub(1, Ordering::Relaxed);
+            here.remove(phase);
         }
+    }
+
+    /// Sessions opened so far.
+    #[inline]
+    #[must_use]
+    pub fn opened(&self, backend: BackendId) -> u64 {
+        self.measured(backend).opened.load(Ordering::Relaxed)
+    }
+
+    /// Sessions whose SYN the backend answered with an RST before any SYN-ACK, so far.
+    #[inline]
+    #[must_use]
+    pub fn refused(&self, backend: BackendId) -> u64 {
+        self.measured(backend).refused.load(Ordering::Relaxed)
+    }
+
+    /// Sessions that timed out, or whose backend went down, before the backend answered, so far.
+    #[inline]
+    #[must_use]
+    pub fn unanswered(&self, backend: BackendId) -> u64 {
+        self.measured(backend).unanswered.load(Ordering::Relaxed)
+    }
+
+    pub fn count_refused(&self, backend: BackendId) {
+        let refused = &self.measured(backend).refused;
+        refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_unanswered(&self, backend: BackendId) {
+        let unanswered = &self.measured(backend).unanswered;
+        unanswered.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Moving average of the time from SYN to SYN-ACK, in microseconds; 0 if not measured.
     #[inline]
     #[must_use]
     pub fn latency_us(&self, backend: BackendId) -> u32 {
-        self.of(backend).latency_us.load(Ordering::Relaxed)
+        self.measured(backend).latency_us.load(Ordering::Relaxed)
     }
 
     /// Adds a latency measurement to the average. If two workers do so at once, one may be lost.
     #[inline]
     pub fn measure_latency(&self, backend: BackendId, sample_us: u32) {
-        let average = &self.of(backend).latency_us;
+        let average = &self.measured(backend).latency_us;
         let sample = sample_us.max(1);
         let next = match average.load(Ordering::Relaxed) {
             0 => sample,
@@ -128,30 +253,38 @@ impl Gauges {
     #[inline]
     #[must_use]
     pub fn sessions_per_s(&self, backend: BackendId) -> u32 {
-        self.of(backend).sessions_per_s.load(Ordering::Relaxed)
+        self.assigned(backend)
+            .sessions_per_s
+            .load(Ordering::Relaxed)
     }
 
-    /// Failed sessions per million new ones; see [`Gauges::set_rates`].
+    /// The refused and unanswered sessions among new ones; see [`Gauges::set_rates`].
     #[inline]
     #[must_use]
-    pub fn failures_ppm(&self, backend: BackendId) -> u32 {
-        self.of(backend).failures_ppm.load(Ordering::Relaxed)
+    pub fn failure_rate(&self, backend: BackendId) -> FailureRate {
+        let assigned = self.assigned(backend);
+        FailureRate {
+            ppm: assigned.failures_ppm.load(Ordering::Relaxed),
+            samples: assigned.failure_samples.load(Ordering::Relaxed),
+        }
     }
 
-    /// Sets what the control plane computes from the counters: new sessions per second, and how many per
-    /// million of them were refused or unanswered.
-    pub fn set_rates(&self, backend: BackendId, sessions_per_s: u32, failures_ppm: u32) {
-        let gauges = self.of(backend);
-        gauges
-            .sessions_per_s
-            .store(sessions_per_s, Ordering::Relaxed);
-        gauges.failures_ppm.store(failures_ppm, Ordering::Relaxed);
+    /// Sets what the control plane computes from the counts.
+    pub fn set_rates(&self, backend: BackendId, sessions_per_s: u32, failures: FailureRate) {
+        let assigned = self.assigned(backend);
+        for (gauge, value) in [
+            (&assigned.sessions_per_s, sessions_per_s),
+            (&assigned.failures_ppm, failures.ppm),
+            (&assigned.failure_samples, failures.samples),
+        ] {
+            gauge.store(value, Ordering::Relaxed);
+        }
     }
 
     #[inline]
     #[must_use]
     pub fn signals(&self, backend: BackendId) -> [u32; SIGNALS] {
-        let signals = &self.of(backend).signals;
+        let signals = &self.assigned(backend).signals;
         std::array::from_fn(|at| signals[at].load(Ordering::Relaxed))
     }
 
@@ -160,31 +293,36 @@ impl Gauges {
     /// # Panics
     /// If `at` is not below [`SIGNALS`].
     pub fn set_signal(&self, backend: BackendId, at: usize, value: u32) {
-        self.of(backend).signals[at].store(value, Ordering::Relaxed);
+        self.assigned(backend).signals[at].store(value, Ordering::Relaxed);
     }
 
-    /// Clears measurements and signals when the id is reused. All sessions of the old backend have ended by
-    /// then.
+    /// Clears counts, measurements and signals when the id is reused. All sessions of the old backend have
+    /// ended by then.
     pub fn forget(&self, backend: BackendId) {
-        let gauges = self.of(backend);
-        let others = [
-            &gauges.sessions_per_s,
-            &gauges.latency_us,
-            &gauges.failures_ppm,
-        ];
-        for gauge in others.into_iter().chain(&gauges.signals) {
-            gauge.store(0, Ordering::Relaxed);
+        let measured = self.measured(backend);
+        measured.latency_us.store(0, Ordering::Relaxed);
+        for count in [&measured.opened, &measured.refused, &measured.unanswered] {
+            count.store(0, Ordering::Relaxed);
+        }
+        self.set_rates(backend, 0, FailureRate::default());
+        for signal in &self.assigned(backend).signals {
+            signal.store(0, Ordering::Relaxed);
         }
     }
 
     #[inline]
-    fn of(&self, backend: BackendId) -> &BackendGauges {
-        &self.backends[backend.index()]
+    fn measured(&self, backend: BackendId) -> &Measured {
+        &self.measured[backend.index()]
     }
 
     #[inline]
-    fn here(&self, worker: usize, backend: BackendId) -> Option<&AtomicU32> {
+    fn assigned(&self, backend: BackendId) -> &Assigned {
+        &self.assigned[backend.index()]
+    }
+
+    #[inline]
+    fn here(&self, worker: usize, backend: BackendId) -> Option<&Phases> {
         self.here
-            .get(worker * self.backends.len() + backend.index())
+            .get(worker * self.measured.len() + backend.index())
     }
 }

@@ -15,14 +15,8 @@ pub struct BackendCounters {
     pub forward: Traffic,
     /// Backend to client.
     pub reply: Traffic,
-    /// Sessions opened.
-    pub sessions: Counter,
-    /// Sessions whose SYN the backend answered with an RST before any SYN-ACK.
-    pub refused: Counter,
     /// Sessions whose client retransmitted its SYN before the backend sent anything; each counts once.
     pub syn_repeated: Counter,
-    /// Sessions that timed out, or whose backend went down, before the backend sent anything.
-    pub unanswered: Counter,
 }
 
 /// One worker's counters.
@@ -57,6 +51,8 @@ pub struct WorkerCounters {
     pub announced: Counter,
     /// Non-empty batches.
     pub batches: Counter,
+    /// Sessions opened.
+    pub opened: Counter,
     /// Sessions that timed out, or were over when their tuple was reused.
     pub expired: Counter,
     /// Sessions evicted.
@@ -97,6 +93,7 @@ impl WorkerCounters {
             last_hop_fallbacks: Counter::default(),
             announced: Counter::default(),
             batches: Counter::default(),
+            opened: Counter::default(),
             expired: Counter::default(),
             evicted: Counter::default(),
             reset: Counter::default(),

@@ -37,7 +37,7 @@ impl WorkerContext {
     ) -> Self {
         Self {
             slots: shared.sessions.slot_cache(),
-            closed: ClosedSessions::new(shared.clone(), Arc::clone(&counters), epoch),
+            closed: ClosedSessions::new(shared.clone(), epoch),
             worker: u8::try_from(number).map_or(WORKER_UNCOUNTED, |n| n.min(WORKER_UNCOUNTED)),
             shared,
             counters,
@@ -66,7 +66,8 @@ impl WorkerContext {
     ) -> bool {
         let removed = self.shared.sessions.remove(&mut self.slots, at);
         if let Some(removed) = &removed {
-            self.closed.record(snapshot, removed, cause, now.tick());
+            self.closed
+                .record_removal(snapshot, removed, cause, now.tick());
         }
         removed.is_some()
     }

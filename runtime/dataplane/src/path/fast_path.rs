@@ -51,7 +51,7 @@ pub(crate) fn forward_checked<F: FrameBuf>(
     } = *found;
     let packet = arrived.packet;
     if !is_unchanged_by(stored, direction, tcp_flags(packet), now) {
-        let refused = update_session(context, packet, (at, *stored, direction), now);
+        let refused = update_session(context, packet, *found, now);
         if refused && handshake::is_retried(snapshot, backend) {
             return Err(DropReason::RefusedRetried.into());
         }
@@ -87,21 +87,29 @@ fn is_unchanged_by(stored: &Stored, direction: Direction, flags: TcpFlags, now: 
 fn update_session(
     context: &WorkerContext,
     packet: &IpPacket,
-    (at, stored, direction): (SessionRef, Stored, Direction),
+    found: FoundSession<'_>,
     now: Now,
 ) -> bool {
+    let FoundSession { at, direction, .. } = found;
     let sessions = &context.shared.sessions;
-    let session = stored.session();
+    let session = found.stored.session();
     let seen_before = if session.seen == now.tick() {
         Some(session.seen)
     } else {
         sessions.touch(at, now.tick())
     };
     let flags = tcp_flags(packet);
-    let changed = sessions.update_tcp(at, |state| state.on_packet(direction, flags));
-    if (flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST))
-        && let Some((before, after)) = changed
-    {
+    let Some((before, after)) = sessions.update_tcp(at, |state| state.on_packet(direction, flags))
+    else {
+        return false;
+    };
+    if before != after {
+        let states = [before, after];
+        context
+            .closed
+            .record_change(found.backend, (at, &session), states, now.tick());
+    }
+    if flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST) {
         return handshake::watch(
             &context.shared,
             &context.counters,

@@ -36,7 +36,7 @@ pub(crate) fn watch(
     }
     let refused = after.is_refused() && !before.is_refused();
     if refused {
-        counters.backend(session.backend).refused.add(1);
+        shared.gauges.count_refused(session.backend);
     }
     // A SYN without ACK (simultaneous open) answers nothing.
     if after.is_answered()

@@ -1,17 +1,17 @@
-//! The end of sessions: by timeout, by eviction, because a new connection reuses the tuple, or because their
-//! backend is down.
+//! The end of sessions: by both FINs or an RST; or by their removal from the table, which follows a timeout,
+//! an eviction, the loss of their backend, or, if they have ended, a new connection that reuses the tuple.
 //!
-//! Invariant: each session is counted in [`crate::Gauges`] once when it begins, and uncounted once, here.
-//! Policies that want to know of closed sessions learn of them in batches, between two batches of frames, in
-//! the epoch in which the sessions closed.
+//! Invariant: in [`crate::Gauges`] each session is counted once when it begins, moved at each change of its
+//! phase, and uncounted once, here. Each end is reported once, when it comes: a session's removal reports
+//! nothing if its FINs or RST did. Policies that want to know of closed sessions learn of them in batches,
+//! between two batches of frames, in the epoch in which the sessions closed.
 
-use std::sync::Arc;
+use std::cell::RefCell;
 
 use super::shared::SharedState;
-use crate::counters::WorkerCounters;
 use crate::model::Backend;
 use crate::policy::{Closed, End};
-use crate::session::{Removed, Session};
+use crate::session::{Removed, Session, SessionRef, TcpState};
 use crate::time::TICK_MS;
 use crate::{BATCH, Epoch, ServiceId, Snapshot, Tick};
 
@@ -34,20 +34,27 @@ pub(crate) enum RemovalCause {
 /// Closed sessions that are not yet reported to their policies.
 pub(crate) struct ClosedSessions {
     shared: SharedState,
-    counters: Arc<WorkerCounters>,
     /// Which policies want closed sessions, by [`crate::Service::policy`]; empty if none does.
     wanted_by: Vec<bool>,
-    pending: Vec<(ServiceId, Closed)>,
+    /// The fast path, which changes nothing else of the worker, adds to it.
+    pending: RefCell<Vec<Pending>>,
     events: Vec<Closed>,
 }
 
+/// A closed session that is not yet reported.
+struct Pending {
+    service: ServiceId,
+    /// The session, if it was in the table: the bytes of its last packet are not counted yet.
+    at: Option<SessionRef>,
+    closed: Closed,
+}
+
 impl ClosedSessions {
-    pub(crate) fn new(shared: SharedState, counters: Arc<WorkerCounters>, epoch: &Epoch) -> Self {
+    pub(crate) fn new(shared: SharedState, epoch: &Epoch) -> Self {
         let mut closed = Self {
             shared,
-            counters,
             wanted_by: Vec::new(),
-            pending: Vec::with_capacity(PENDING_MAX),
+            pending: RefCell::new(Vec::with_capacity(PENDING_MAX)),
             events: Vec::with_capacity(BATCH),
         };
         closed.take_epoch(epoch);
@@ -74,56 +81,122 @@ impl ClosedSessions {
                 .is_some_and(|policy| self.wanted_by.get(policy) == Some(&true))
     }
 
+    /// Records a change of a session's TCP state.
+    pub(crate) fn record_change(
+        &self,
+        backend: &Backend,
+        (at, session): (SessionRef, &Session),
+        [before, after]: [TcpState; 2],
+        now: Tick,
+    ) {
+        let phases = [before.phase(), after.phase()];
+        if phases[0] != phases[1] {
+            let worker = session.worker.into();
+            self.shared.gauges.change(worker, session.backend, phases);
+        }
+        if after.has_ended() && !before.has_ended() {
+            self.record_end(backend, at, session, after, now);
+        }
+    }
+
+    /// Records that a session has ended by what its two ends sent.
+    pub(crate) fn record_end(
+        &self,
+        backend: &Backend,
+        at: SessionRef,
+        session: &Session,
+        tcp: TcpState,
+        now: Tick,
+    ) {
+        let closed = Closed {
+            backend: 0,
+            duration_ms: u64::from(now.since(session.created)) * TICK_MS,
+            bytes: 0,
+            end: end_by_packets(tcp).unwrap_or(End::Reset),
+        };
+        self.add(backend, Some(at), closed);
+    }
+
     /// Records a session that was just removed from the table.
-    pub(crate) fn record(
-        &mut self,
+    pub(crate) fn record_removal(
+        &self,
         snapshot: &Snapshot,
         removed: &Removed,
         cause: RemovalCause,
         now: Tick,
     ) {
         let session = &removed.session;
-        self.shared
-            .gauges
-            .end(session.worker.into(), session.backend);
-        self.shared.gauges.end_source(session.source);
+        let gauges = &self.shared.gauges;
+        gauges.end(session.worker.into(), session.backend, session.tcp.phase());
+        gauges.end_source(session.source);
         // The session was removed by a rule of this snapshot, so the snapshot has its backend.
         let Some(backend) = snapshot.backend(session.backend) else {
             return;
         };
-        let end = end_of(session, backend, cause, now);
-        if end == End::Unanswered {
-            self.counters.backend(backend.id).unanswered.add(1);
+        if session.tcp.has_ended() {
+            return;
         }
+        let is_expired = session.is_expired(&backend.timeouts, now);
+        let end = end_by_removal(session.tcp, cause, is_expired);
+        if end == End::Unanswered {
+            gauges.count_unanswered(backend.id);
+        }
+        let lived = if is_expired {
+            // It ended when its time was up. Its slot is freed later.
+            let idle = session.timeout_ticks(&backend.timeouts);
+            session.seen.since(session.created).saturating_add(idle)
+        } else {
+            now.since(session.created)
+        };
+        let closed = Closed {
+            backend: 0,
+            duration_ms: u64::from(lived) * TICK_MS,
+            bytes: removed.bytes,
+            end,
+        };
+        self.add(backend, None, closed);
+    }
+
+    /// Adds a closed session of this backend, if its policy wants it.
+    fn add(&self, backend: &Backend, at: Option<SessionRef>, closed: Closed) {
+        let mut pending = self.pending.borrow_mut();
         if self.is_wanted_by(backend)
-            && self.pending.len() < PENDING_MAX
+            && pending.len() < PENDING_MAX
             && let Some(place) = backend.place
         {
-            let closed = Closed {
-                backend: place,
-                duration_ms: u64::from(now.since(session.created)) * TICK_MS,
-                bytes: removed.bytes,
-                end,
-            };
-            self.pending.push((backend.service, closed));
+            let bytes = at.and_then(|at| self.shared.sessions.bytes(at));
+            pending.push(Pending {
+                service: backend.service,
+                at,
+                closed: Closed {
+                    backend: place,
+                    bytes: bytes.unwrap_or(closed.bytes),
+                    ..closed
+                },
+            });
         }
     }
 
     /// Reports closed sessions to their policies, in at most [`CALLS_MAX`] calls. The rest waits for the next
     /// turn.
     pub(crate) fn deliver(&mut self, epoch: &mut Epoch) {
-        self.pending.sort_unstable_by_key(|(service, _)| *service);
+        let sessions = &self.shared.sessions;
+        let pending = self.pending.get_mut();
+        pending.sort_unstable_by_key(|pending| pending.service);
         let mut reported = 0;
         for _ in 0..CALLS_MAX {
-            let Some(&(service, _)) = self.pending.get(reported) else {
+            let Some(&Pending { service, .. }) = pending.get(reported) else {
                 break;
             };
-            let next = self.pending[reported..].iter().take(BATCH);
+            let next = pending[reported..].iter().take(BATCH);
             self.events.clear();
-            self.events.extend(
-                next.take_while(|(of, _)| *of == service)
-                    .map(|(_, closed)| *closed),
-            );
+            self.events
+                .extend(next.take_while(|pending| pending.service == service).map(
+                    |Pending { at, closed, .. }| Closed {
+                        bytes: at.and_then(|at| sessions.bytes(at)).unwrap_or(closed.bytes),
+                        ..*closed
+                    },
+                ));
             reported += self.events.len();
             let policy = epoch
                 .snapshot
@@ -133,27 +206,30 @@ impl ClosedSessions {
                 policy.closed(service, &self.events);
             }
         }
-        self.pending.drain(..reported);
+        pending.drain(..reported);
     }
 }
 
-/// How a session ended. What its two ends sent decides first. A session that was evicted after it had timed
-/// out counts as idle.
-fn end_of(session: &Session, backend: &Backend, cause: RemovalCause, now: Tick) -> End {
-    let tcp = session.tcp;
+/// How a connection ended by what its two ends sent; `None` if it did not.
+const fn end_by_packets(tcp: TcpState) -> Option<End> {
     if tcp.is_closed() {
-        End::Closed
+        Some(End::Closed)
     } else if tcp.is_refused() {
-        End::Refused
+        Some(End::Refused)
     } else if tcp.is_reset() {
-        End::Reset
-    } else if cause == RemovalCause::Evicted && !session.is_expired(&backend.timeouts, now) {
-        End::Evicted
-    } else if tcp.is_unanswered() {
-        End::Unanswered
-    } else if cause == RemovalCause::BackendDown {
-        End::Reset
+        Some(End::Reset)
     } else {
-        End::Idle
+        None
+    }
+}
+
+/// How a session ended that its two ends did not end. One that was evicted after it had timed out counts as
+/// idle.
+const fn end_by_removal(tcp: TcpState, cause: RemovalCause, is_expired: bool) -> End {
+    match cause {
+        RemovalCause::Evicted if !is_expired => End::Evicted,
+        _ if tcp.is_unanswered() => End::Unanswered,
+        RemovalCause::BackendDown => End::Reset,
+        RemovalCause::Over | RemovalCause::Evicted => End::Idle,
     }
 }

@@ -172,7 +172,7 @@ impl Opening<'_> {
         } = &mut *self.context;
         let removed = shared.sessions.remove_if(slots, at, Some(other.tcp));
         let removed = removed.ok_or(DropReason::SourcePorts)?;
-        closed.record(
+        closed.record_removal(
             self.snapshot,
             &removed,
             RemovalCause::Evicted,
@@ -240,16 +240,24 @@ impl Opening<'_> {
 
     /// Counts the new session.
     fn begin(&self, at: SessionRef) -> Verdict {
-        let SharedState {
-            sessions, gauges, ..
-        } = &self.context.shared;
+        let WorkerContext {
+            shared,
+            closed,
+            counters,
+            ..
+        } = &*self.context;
         let session = self.session;
-        gauges.begin(session.worker.into(), session.backend);
-        gauges.begin_source(session.source);
-        let counters = self.context.counters.backend(session.backend);
-        counters.sessions.add(1);
+        let phase = session.tcp.phase();
+        shared
+            .gauges
+            .begin(session.worker.into(), session.backend, phase);
+        shared.gauges.begin_source(session.source);
+        counters.opened.add(1);
         if session.tcp.is_opening() {
-            sessions.begin_connect(at, self.now);
+            shared.sessions.begin_connect(at, self.now);
+        } else if session.tcp.has_ended() {
+            // A SYN with RST.
+            closed.record_end(self.backend, at, &session, session.tcp, self.now.tick());
         }
         Verdict::Session(at, session, Direction::Forward)
     }
@@ -322,7 +330,7 @@ fn evict_one(
         .ok_or(DropReason::SessionTableFull)?;
     context
         .closed
-        .record(snapshot, &evicted, RemovalCause::Evicted, now);
+        .record_removal(snapshot, &evicted, RemovalCause::Evicted, now);
     context.counters.evicted.add(1);
     Ok(())
 }

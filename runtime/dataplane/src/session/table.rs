@@ -239,6 +239,12 @@ impl SessionTable {
         }
     }
 
+    /// The bytes counted so far; `None` if the session has ended.
+    pub(crate) fn bytes(&self, at: SessionRef) -> Option<u64> {
+        self.line(at)?;
+        Some(self.bytes[at.slot as usize].load(Ordering::Relaxed))
+    }
+
     /// Starts to measure the connect time: the client's first SYN was seen.
     pub fn begin_connect(&self, at: SessionRef, now: Now) {
         self.connects.begin(at, now);

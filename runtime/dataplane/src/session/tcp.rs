@@ -17,12 +17,13 @@ pub enum Direction {
     Reply,
 }
 
-/// A connection's phase. It decides the timeout, and whether the session may be evicted.
+/// A connection's phase. It decides the timeout, whether the session may be evicted, and how
+/// [`crate::Gauges`] counts it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Phase {
-    /// Before the client's ACK of the server's SYN.
+    /// Before the client's ACK of the server's SYN. UDP: before the backend's first datagram.
     HalfOpen,
-    /// Open, or closed by one side only.
+    /// Open, or closed by one side only. UDP: answered.
     Established,
     /// Closed by both sides, or reset.
     Closing,
@@ -44,8 +45,9 @@ const CLIENT_FIN: u8 = 1 << 3;
 const SERVER_FIN: u8 = 1 << 4;
 /// The last packet of either end was an RST.
 const RESET: u8 = 1 << 5;
-/// The server has sent anything, even an RST.
-const SERVER_SPOKE: u8 = 1 << 6;
+/// Both ends have sent their FIN, or either an RST. Unlike [`Phase::Closing`] it stays when a packet after an
+/// RST revives the connection: a session's end is reported once.
+const ENDED: u8 = 1 << 6;
 /// The server has sent an RST.
 const SERVER_RST: u8 = 1 << 7;
 
@@ -67,8 +69,8 @@ impl TcpState {
     pub const fn on_packet(self, direction: Direction, flags: TcpFlags) -> Self {
         if flags.has(TcpFlags::RST) {
             return match direction {
-                Direction::Forward => Self(self.0 | RESET),
-                Direction::Reply => Self(self.0 | RESET | SERVER_RST | SERVER_SPOKE),
+                Direction::Forward => Self(self.0 | RESET | ENDED),
+                Direction::Reply => Self(self.0 | RESET | SERVER_RST | ENDED),
             };
         }
         // Any other packet revives a connection that a forged or stale RST seemed to end.
@@ -80,10 +82,12 @@ impl TcpState {
                 }
                 if flags.has(TcpFlags::FIN) {
                     seen |= CLIENT_FIN;
+                    if seen & SERVER_FIN != 0 {
+                        seen |= ENDED;
+                    }
                 }
             }
             Direction::Reply => {
-                seen |= SERVER_SPOKE;
                 if flags.has(TcpFlags::SYN) {
                     seen |= SERVER_SYN;
                 }
@@ -92,6 +96,9 @@ impl TcpState {
                 }
                 if flags.has(TcpFlags::FIN) {
                     seen |= SERVER_FIN;
+                    if seen & CLIENT_FIN != 0 {
+                        seen |= ENDED;
+                    }
                 }
             }
         }
@@ -131,11 +138,19 @@ impl TcpState {
         self.0 & SERVER_RST != 0 && self.is_opening() && !self.is_answered()
     }
 
-    /// Whether the server has sent nothing.
+    /// Whether the server has sent no SYN, FIN or RST, and on a connection picked up mid-stream nothing at
+    /// all. A challenge ACK (RFC 5961 section 4) answers another connection.
     #[inline]
     #[must_use]
     pub const fn is_unanswered(self) -> bool {
-        self.0 & SERVER_SPOKE == 0
+        self.0 & (SERVER_SYN | ESTABLISHED | SERVER_FIN | SERVER_RST) == 0
+    }
+
+    /// Whether the connection has ended, by both FINs or an RST, even if a packet has revived it since.
+    #[inline]
+    #[must_use]
+    pub const fn has_ended(self) -> bool {
+        self.0 & ENDED != 0
     }
 
     /// Whether both ends have sent their FIN.

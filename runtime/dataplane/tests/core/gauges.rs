@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::frames::{ACK, RST, SYN, SYN_ACK, one, packet, play, reply, request};
+use crate::frames::{
+    ACK, RST, SYN, SYN_ACK, datagram, datagram_back, one, packet, play, reply, request,
+};
 use crate::world::{BACK, FRONT, Settings, V4, World};
+use waxwing_dataplane::counters::SessionCounts;
 use waxwing_dataplane::model::Timeouts;
-use waxwing_dataplane::session::WORKER_UNCOUNTED;
+use waxwing_dataplane::session::{Phase, WORKER_UNCOUNTED};
 use waxwing_dataplane::{BackendId, Gauges};
 use waxwing_testkit::conversation;
 
@@ -18,20 +21,74 @@ const fn micros(us: u64) -> Duration {
 #[test]
 fn a_session_counts_at_the_worker_that_opened_it() {
     let mut world = World::with_workers(2);
-    let here = |world: &World| [0, 1].map(|n| world.shared.gauges.active_here(n, BACKEND));
+    let here =
+        |world: &World| [0, 1].map(|n| world.shared.gauges.sessions_here(n, BACKEND).total());
     for (worker, client_port) in [(0, 4000), (1, 4001), (0, 4002)] {
         one(&world.frame_at(worker, FRONT, &request(V4, client_port, SYN)));
     }
-    assert_eq!((here(&world), world.active()[0]), ([2, 1], 3));
+    assert_eq!((here(&world), world.held()[0]), ([2, 1], 3));
 
     // Refused, and opened again at the other worker.
     one(&world.frame_at(0, BACK, &reply(V4, 0, 4000, RST | ACK)));
     one(&world.frame_at(1, FRONT, &request(V4, 4000, SYN)));
-    assert_eq!((here(&world), world.active()[0]), ([1, 2], 3));
+    assert_eq!((here(&world), world.held()[0]), ([1, 2], 3));
 
     let wait = Timeouts::default().tcp_half_open + Duration::from_secs(1);
     world.sweep_round(1, wait);
-    assert_eq!((here(&world), world.active()[0]), ([0, 0], 0));
+    assert_eq!((here(&world), world.held()[0]), ([0, 0], 0));
+}
+
+/// Each session is in one number: of its backend, and of the worker that opened it.
+#[test]
+fn sessions_are_counted_by_phase() {
+    // The packet; half-open, active, closing.
+    let rows = [
+        ("a SYN", ">S", [1, 0, 0]),
+        ("its answer", "<SA", [1, 0, 0]),
+        ("opened", ">A", [0, 1, 0]),
+        ("closed by the client", ">FA", [0, 1, 0]),
+        ("closed by both", "<FA", [0, 0, 1]),
+        ("the last ACK", ">A", [0, 0, 1]),
+        ("an RST on top", ">R", [0, 0, 1]),
+        ("its ports are used again", ">S", [1, 0, 0]),
+        ("refused", "<RA", [0, 0, 1]),
+        ("refused twice", "<RA", [0, 0, 1]),
+        ("not refused at all", "<SA", [1, 0, 0]),
+        ("opened again", ">A", [0, 1, 0]),
+        ("reset", ">R", [0, 0, 1]),
+        ("revived", "<A", [0, 1, 0]),
+    ];
+    let mut world = World::with_workers(2);
+    for (what, word, expected) in rows {
+        let (port, frame) = packet(V4, 4000, conversation::packet(word));
+        // Replies arrive at the other worker.
+        one(&world.frame_at(usize::from(port == BACK), port, &frame));
+        let gauges = &world.shared.gauges;
+        let all = gauges.sessions(BACKEND);
+        let found = [all.half_open, all.active, all.closing];
+        assert_eq!((found, all.total()), (expected, 1), "{what}");
+        assert_eq!(gauges.sessions_here(0, BACKEND), all, "{what}");
+    }
+    let opened = world.shared.gauges.opened(BACKEND);
+    assert_eq!((opened, world.shared.gauges.refused(BACKEND)), (2, 1));
+    world.sweep_round(1, Duration::from_secs(86_400));
+    let left = world.shared.gauges.sessions(BACKEND);
+    assert_eq!(left, SessionCounts::default());
+}
+
+#[test]
+fn a_datagram_session_is_half_open_until_its_backend_answers() {
+    let mut world = World::new(Settings::udp(V4));
+    let counts = |world: &World| {
+        let counts = world.shared.gauges.sessions(BACKEND);
+        [counts.half_open, counts.active, counts.closing]
+    };
+    one(&world.frame(FRONT, &datagram(V4, 4000, b"?")));
+    assert_eq!(counts(&world), [1, 0, 0]);
+    one(&world.frame(BACK, &datagram_back(V4, 0, 4000)));
+    assert_eq!(counts(&world), [0, 1, 0]);
+    world.sweep_round(0, Timeouts::default().udp + Duration::from_secs(1));
+    assert_eq!(counts(&world), [0; 3]);
 }
 
 #[test]
@@ -40,13 +97,25 @@ fn sessions_of_workers_beyond_the_limit_count_in_total_only() {
     for worker in [0, 126, 127, 199] {
         // As a session stores it.
         let worker = worker.min(usize::from(WORKER_UNCOUNTED));
-        gauges.begin(worker, BACKEND);
-        let here = gauges.active_here(worker, BACKEND);
-        assert_eq!(here, u32::from(worker < 127), "{worker}");
+        gauges.begin(worker, BACKEND, Phase::HalfOpen);
+        gauges.change(worker, BACKEND, [Phase::HalfOpen, Phase::Established]);
+        let here = gauges.sessions_here(worker, BACKEND);
+        assert_eq!(here.active, u32::from(worker < 127), "{worker}");
     }
-    assert_eq!(gauges.active(BACKEND), 4);
-    gauges.end(usize::from(WORKER_UNCOUNTED), BACKEND);
-    assert_eq!(gauges.active(BACKEND), 3);
+    assert_eq!(gauges.sessions(BACKEND).active, 4);
+    gauges.end(usize::from(WORKER_UNCOUNTED), BACKEND, Phase::Established);
+    assert_eq!(gauges.sessions(BACKEND).load(), 3);
+}
+
+/// Workers count each by itself: an end may be counted before the beginning.
+#[test]
+fn a_session_that_ends_before_it_is_counted_leaves_nothing() {
+    let gauges = Gauges::new(1, 1);
+    gauges.end(0, BACKEND, Phase::Established);
+    assert_eq!(gauges.sessions(BACKEND), SessionCounts::default());
+    gauges.begin(0, BACKEND, Phase::HalfOpen);
+    gauges.change(0, BACKEND, [Phase::HalfOpen, Phase::Established]);
+    assert_eq!(gauges.sessions(BACKEND), SessionCounts::default());
 }
 
 /// Opens a connection whose backend answers after this delay.

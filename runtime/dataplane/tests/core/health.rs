@@ -55,7 +55,7 @@ fn a_connection_to_a_down_backend_is_reset_at_the_clients_next_packet() {
         assert!(matches!(packet.transport, Transport::Tcp { flags, .. } if flags.0 == RST));
 
         assert_eq!(world.sessions(), []);
-        assert_eq!(world.active(), [0, 0, 0]);
+        assert_eq!(world.held(), [0, 0, 0]);
         assert_eq!(world.script().closed[0].end, End::Reset);
         assert_eq!(world.counters[0].reset.get(), 1);
         assert_eq!(world.drops(), []);
@@ -115,7 +115,7 @@ fn a_flow_of_a_down_backend_continues_at_another_if_configured() {
         first_backend_is(&mut world, DOWN, SessionAction::Repick);
         one(&world.frame(BACK, &datagram_back(plan, 0, 5000)));
         world.assert_reaches(1, &datagram(plan, 5000, b"two"), "no datagram is lost");
-        assert_eq!((world.active(), world.drops()), (vec![0, 1, 0], vec![]));
+        assert_eq!((world.held(), world.drops()), (vec![0, 1, 0], vec![]));
         assert_eq!(world.counters[0].repicked.get(), 1);
         assert_eq!(world.script().closed[0].end, End::Reset);
     }
@@ -130,7 +130,7 @@ fn a_connection_picked_anew_counts_as_mid_stream() {
         let sent = world.frame(FRONT, &request(V4, 4000, ACK));
         assert_eq!(sent.len(), usize::from(goes_on));
         assert_eq!(world.dropped(DropReason::MidStream), u64::from(!goes_on));
-        assert_eq!(world.active(), [0, u32::from(goes_on), 0]);
+        assert_eq!(world.held(), [0, u32::from(goes_on), 0]);
         let flows = world.script().asked.clone();
         assert!(flows[1..].iter().all(|flow| flow.mid_stream));
     }
@@ -156,7 +156,7 @@ fn a_kept_session_outlives_its_backends_outage() {
         assert_eq!(to(&mut world, 4000, ACK), plan.backend(0));
         assert_eq!(to(&mut world, 4001, ACK), plan.backend(1));
         assert_eq!(to(&mut world, 4002, SYN), plan.backend(0));
-        assert_eq!((world.active(), world.drops()), (vec![2, 1, 0], vec![]));
+        assert_eq!((world.held(), world.drops()), (vec![2, 1, 0], vec![]));
     }
 }
 
@@ -170,7 +170,7 @@ fn a_syn_never_goes_to_a_down_backend() {
         world.assert_reaches(1, &request(V4, 4000, SYN), format_args!("{action:?}"));
         assert_eq!(world.counters[0].repicked.get(), 1);
         assert_eq!(world.script().closed[0].end, End::Unanswered);
-        assert_eq!(world.active(), [0, 1, 0]);
+        assert_eq!(world.held(), [0, 1, 0]);
     }
     // A SYN within a connection that would be reset or picked anew is not rejected either.
     for action in [Reset, Repick] {
@@ -250,7 +250,7 @@ fn a_session_is_reset_once_at_any_worker() {
     one(&world.frame_at(1, FRONT, &request(V4, 4000, ACK)));
     assert!(world.frame_at(0, FRONT, &request(V4, 4000, ACK)).is_empty());
     let reset = [0, 1].map(|worker| world.counters[worker].reset.get());
-    assert_eq!((reset, world.active()[0]), ([0, 1], 0));
+    assert_eq!((reset, world.held()[0]), ([0, 1], 0));
     assert_eq!(world.drops(), [(DropReason::MidStream, 1)]);
 }
 
@@ -272,5 +272,5 @@ fn a_worker_with_the_old_epoch_keeps_forwarding() {
         V4.backend(1),
         "there is one session of a flow"
     );
-    assert_eq!(world.active(), [0, 1, 0]);
+    assert_eq!(world.held(), [0, 1, 0]);
 }

@@ -158,7 +158,7 @@ fn a_flood_of_forged_errors_changes_no_session() {
         establish(&mut world, port, 0);
     }
     let before = world.sessions();
-    let active = world.active();
+    let held = world.held();
     let mut passed = 0;
     for round in 0..20 {
         world.advance(Duration::from_secs(60));
@@ -192,7 +192,7 @@ fn a_flood_of_forged_errors_changes_no_session() {
     }
     assert_eq!(passed, 20 * 50 * 2);
     assert_eq!(world.sessions(), before);
-    assert_eq!(world.active(), active);
+    assert_eq!(world.held(), held);
     for port in 4000..4050 {
         one(&world.frame(FRONT, &request(V4, port, ACK)));
         one(&world.frame(BACK, &reply(V4, 0, port, ACK)));

@@ -60,9 +60,9 @@ fn an_invalid_pick_goes_to_the_fallback() {
     }
     assert_eq!(world.counters[0].fallback.get(), 40);
     assert!(
-        world.active()[0] > 0 && world.active()[2] > 0,
+        world.held()[0] > 0 && world.held()[2] > 0,
         "{:?}",
-        world.active()
+        world.held()
     );
 
     world.script().picks = vec![Pick::Drop];
@@ -78,11 +78,7 @@ fn a_policy_that_fails_costs_no_packet() {
         one(&world.frame(FRONT, &request(V4, 4000 + client_port, SYN)));
     }
     assert_eq!(world.counters[0].fallback.get(), 30);
-    assert!(
-        world.active().iter().all(|n| *n > 0),
-        "{:?}",
-        world.active()
-    );
+    assert!(world.held().iter().all(|n| *n > 0), "{:?}", world.held());
 }
 
 #[test]

@@ -294,14 +294,15 @@ proptest! {
         let to_kernel: u64 = world.counters.iter().map(|c| c.to_kernel.get()).sum();
         let dropped: u64 = world.drops().iter().map(|(_, n)| n).sum();
         prop_assert_eq!(sent + to_kernel + dropped, received);
-        let active: u32 = world.active().iter().sum();
-        prop_assert_eq!(active as usize, world.sessions().len());
+        let held: u32 = world.held().iter().sum();
+        prop_assert_eq!(held as usize, world.sessions().len());
         let count = |counter: fn(&waxwing_dataplane::counters::WorkerCounters) -> u64| {
             world.counters.iter().map(|c| counter(c)).sum::<u64>()
         };
-        let begun: u64 = (0..3).map(|id| world.counted(id, |b| &b.sessions)).sum();
+        let opened = |id| world.shared.gauges.opened(BackendId(id));
+        let begun: u64 = (0..3).map(opened).sum();
         let ended = count(|c| c.reset.get()) + count(|c| c.repicked.get()) + count(|c| c.expired.get());
-        prop_assert_eq!(begun - ended, active.into(), "every end has its counter");
+        prop_assert_eq!(begun - ended, held.into(), "every end has its counter");
     }
 }
 
@@ -323,7 +324,7 @@ fn a_refused_connection_tries_another_backend() {
         );
         let kept = world.counters[0].dropped(DropReason::RefusedRetried).get();
         assert_eq!(kept, u64::from(expected));
-        assert_eq!(world.counters[0].backend(BackendId(0)).refused.get(), 1);
+        assert_eq!(world.shared.gauges.refused(BackendId(0)), 1);
         if expected {
             let again = one(&world.frame(FRONT, &request(V4, 4000, SYN)));
             assert_eq!(again.1.destination, V4.backend(1), "the SYN comes again");

@@ -43,7 +43,7 @@ fn a_connection_is_translated_both_ways_from_handshake_to_reuse() {
 
         one(&world.frame(FRONT, &request(plan, 4000, ACK)));
         assert_eq!(world.session().tcp.phase(), Phase::Established);
-        assert_eq!(world.active(), [0, 1, 0]);
+        assert_eq!(world.held(), [0, 1, 0]);
 
         one(&world.frame(FRONT, &request(plan, 4000, FIN_ACK)));
         assert_eq!(
@@ -60,7 +60,7 @@ fn a_connection_is_translated_both_ways_from_handshake_to_reuse() {
             &request(plan, 4000, SYN),
             "a new connection is picked anew",
         );
-        assert_eq!(world.active(), [0, 0, 1]);
+        assert_eq!(world.held(), [0, 0, 1]);
         assert_eq!(world.script().calls, 2, "hits ask no policy");
         assert_eq!(world.drops(), []);
     }
@@ -150,7 +150,7 @@ fn each_phase_has_its_timeout_and_a_sweep_frees_the_slot() {
         );
         world.sweep_round(0, Duration::from_secs(2));
         assert_eq!(world.sessions().len(), 0, "{phase:?} ends after it");
-        assert_eq!(world.active(), [0, 0, 0]);
+        assert_eq!(world.held(), [0, 0, 0]);
         assert_eq!(world.script().closed.len(), 1, "the policy hears of it");
         assert_eq!(world.script().closed[0].backend, 0);
     }
@@ -192,7 +192,7 @@ fn a_full_table_evicts_half_open_sessions_and_never_established_ones() {
     assert_eq!(world.drops(), [], "every SYN found room");
     let evicted = world.counters[0].evicted.get();
     assert!(evicted >= 500 - 32, "{evicted}");
-    assert_eq!(world.active()[0] as usize, world.sessions().len());
+    assert_eq!(world.held()[0] as usize, world.sessions().len());
     for client_port in 0..32 {
         one(&world.frame(BACK, &reply(V4, 0, 4000 + client_port, ACK)));
     }

@@ -90,7 +90,7 @@ fn a_client_in_the_servers_network_is_seen_as_a_source_address() {
             let ack = client.sends(&mut world, own, vip(plan), Kind::of(protocol, ACK));
             assert_eq!(ack, syn);
         }
-        assert_eq!(world.shared.gauges.active_from(SourceId(1)), 2);
+        assert_eq!(world.shared.gauges.sessions_from(SourceId(1)), 2);
         assert_eq!(world.drops(), []);
     }
 }
@@ -101,7 +101,7 @@ fn other_clients_keep_their_own_address() {
     let syn = Host::far(V4).sends(&mut world, 4000, vip(V4), Kind::tcp(SYN));
     assert_eq!(syn.source, (V4.client, 4000));
     assert!(world.session().source.is_client());
-    assert_eq!(world.shared.gauges.active_from(SourceId(1)), 0);
+    assert_eq!(world.shared.gauges.sessions_from(SourceId(1)), 0);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_retried_connection_keeps_its_source_address() {
     let server = Host::server(V4, 1);
     let answer = server.sends(&mut world, BACKEND_PORT, second.source, Kind::tcp(SYN_ACK));
     assert_eq!(answer, Arrival::at(client, vip(V4), 4000));
-    assert_eq!(world.shared.gauges.active_from(SourceId(1)), 1);
+    assert_eq!(world.shared.gauges.sessions_from(SourceId(1)), 1);
 }
 
 #[test]

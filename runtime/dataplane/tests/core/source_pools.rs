@@ -75,7 +75,7 @@ fn an_expired_session_frees_its_port() {
     let answer = server.sends(&mut world, BACKEND_PORT, again.source, udp);
     assert_eq!(answer, Arrival::at(client, vip(V4), 4001));
     assert_eq!(world.sessions().len(), 1);
-    assert_eq!(world.shared.gauges.active_from(SourceId(1)), 1);
+    assert_eq!(world.shared.gauges.sessions_from(SourceId(1)), 1);
 }
 
 /// Otherwise a SYN flood would occupy a pool for the whole half-open timeout.
@@ -147,7 +147,7 @@ fn further_addresses_are_used_once_the_first_has_no_port_left() {
     }
     assert_eq!(seen.iter().collect::<HashSet<_>>().len(), 15);
     for id in 1..=3 {
-        assert_eq!(world.shared.gauges.active_from(SourceId(id)), 5);
+        assert_eq!(world.shared.gauges.sessions_from(SourceId(id)), 5);
     }
 }
 
@@ -196,7 +196,7 @@ fn a_client_may_reuse_its_own_port() {
         world.advance(Duration::from_secs(1));
     }
     assert_eq!(world.drops(), []);
-    assert_eq!(world.shared.gauges.active_from(SourceId(1)), 1);
+    assert_eq!(world.shared.gauges.sessions_from(SourceId(1)), 1);
 }
 
 /// A reply to one client must not reach another: datagrams carry nothing to tell them apart.

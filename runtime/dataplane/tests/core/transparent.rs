@@ -228,7 +228,7 @@ fn a_direct_connection_from_a_closed_sessions_port_bypasses_it() {
             }
         }
         assert_eq!(world.shared.sessions.len(), 0);
-        assert_eq!(world.active(), [0, 0, 0]);
+        assert_eq!(world.held(), [0, 0, 0]);
         assert_eq!(world.drops(), []);
     }
 }

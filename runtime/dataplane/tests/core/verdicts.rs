@@ -121,7 +121,8 @@ fn counters_count_exactly_what_happened() {
     assert_eq!(counters.received.packets.get(), 5);
     assert_eq!(backend.forward.packets.get(), 3);
     assert_eq!(backend.reply.packets.get(), 2);
-    assert_eq!(backend.sessions.get(), 2);
-    assert_eq!(backend.refused.get(), 1);
+    let gauges = &world.shared.gauges;
+    assert_eq!(gauges.opened(BackendId(0)), 2);
+    assert_eq!(gauges.refused(BackendId(0)), 1);
     assert_eq!(world.drops(), []);
 }

@@ -512,9 +512,10 @@ impl World {
         self.counters.iter().map(of_backend).sum()
     }
 
-    pub(crate) fn active(&self) -> Vec<u32> {
+    /// The sessions of each backend, in any phase.
+    pub(crate) fn held(&self) -> Vec<u32> {
         (0..self.settings.weights.len() as u32)
-            .map(|id| self.shared.gauges.active(BackendId(id)))
+            .map(|id| self.shared.gauges.sessions(BackendId(id)).total())
             .collect()
     }
 }

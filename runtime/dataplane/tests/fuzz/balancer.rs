@@ -200,7 +200,9 @@ impl Balancer {
             self.held.clear();
         }
         let gauges = (0..).map(BackendId).take(BACKENDS_MAX);
-        let counted: u32 = gauges.map(|id| self.shared.gauges.active(id)).sum();
+        let counted: u32 = gauges
+            .map(|id| self.shared.gauges.sessions(id).total())
+            .sum();
         assert_eq!(counted as usize, self.shared.sessions.len());
         assert!(self.shared.sessions.len() <= self.shared.sessions.capacity());
         sent.into_iter().map(|(_, bytes)| bytes).collect()

@@ -14,9 +14,10 @@ use crate::build::engine::{CallBudget, Engine};
 use crate::build::module::CompiledModule;
 use crate::error::{ModuleError, Refusal};
 use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
-use crate::policy::instance::{FaultSink, HostedService, WasmPolicy, write_host};
+use crate::policy::instance::{FaultSink, HostedService, WasmPolicy};
 use crate::policy::module_counters::{CounterPublisher, ModuleCounters};
 use crate::policy::recent_flows::RecentFlows;
+use crate::policy::records::write_host;
 use crate::policy::regions::{Regions, RequiredSizes};
 
 /// A backend, as a policy sees it.
@@ -121,6 +122,7 @@ impl ServiceSetup<'_> {
             backends: self.service.backends.len(),
             payload: self.module.payload_len(),
             counters: info.counters.len(),
+            has_live: info.abi_minor >= 1,
         };
         let regions = Regions::read(self.guest.memory(), header.cast_unsigned(), required)
             .map_err(|why| self.breaks_abi(why))?;

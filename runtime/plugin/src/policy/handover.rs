@@ -7,10 +7,11 @@
 use std::mem;
 use std::sync::atomic::Ordering;
 
-use waxwing_sdk::abi::BackendRecord;
+use waxwing_sdk::abi::{BackendRecord, LiveRecord};
 
 use crate::build::engine::CallBudget;
-use crate::policy::instance::{HostedService, WasmPolicy, write_host};
+use crate::policy::instance::{HostedService, WasmPolicy};
+use crate::policy::records::write_host;
 
 /// The most services of an instance whose state is handed over: the module is called once for each,
 /// between the same two batches.
@@ -69,6 +70,11 @@ impl WasmPolicy {
         memory
             .get_mut(regions.backends..regions.backends + bytes)?
             .copy_from_slice(records);
+        // These were other backends' numbers, perhaps. They are written before the next pick or tick.
+        let live = regions.live.and_then(|live| memory.get_mut(live..));
+        let live = live.unwrap_or_default().iter_mut();
+        live.take(new.available.len() * LiveRecord::SIZE)
+            .for_each(|byte| *byte = 0);
         write_host(memory, &regions, new, self.upkeep_ms);
         let changed = self.functions.backends_changed.as_ref()?;
         let accepted = self

@@ -9,23 +9,19 @@
 //! weights: only that flow goes to the fallback, and is counted.
 
 use std::any::Any;
-use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
+use waxwing_dataplane::policy::{Closed, PickContext, TickContext};
 use waxwing_dataplane::{NewFlow, Pick, Policy, PolicyFault, ServiceId};
-use waxwing_packet::{Address, Family};
-use waxwing_sdk::abi::{
-    BackendRecord, ClosedRecord, END_CLOSED, END_EVICTED, END_IDLE, END_REFUSED, END_RESET,
-    END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields, PICK_DROP, PICK_FALLBACK, PICK_KEEP,
-};
+use waxwing_sdk::abi::{ClosedRecord, PICK_DROP, PICK_FALLBACK, PICK_KEEP};
 
 use crate::build::engine::CallBudget;
 use crate::build::module::CompiledModule;
 use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
 use crate::policy::module_counters::CounterPublisher;
 use crate::policy::recent_flows::RecentFlows;
+use crate::policy::records::{closed_record, write_flows, write_host, write_live};
 use crate::policy::regions::Regions;
 
 /// Up to this many backends, the live numbers are written before every call; above it, once a
@@ -350,127 +346,4 @@ fn bad(text: &str) -> CallFailure {
 #[cold]
 fn out_of_range(index: u32, count: usize) -> CallFailure {
     bad(&format!("waxwing_pick chose backend {index} of {count}"))
-}
-
-/// Writes the host's fields of the header. Regions lie within memory and memory never shrinks; if
-/// that were violated, nothing is written.
-#[inline]
-pub(crate) fn write_host(
-    memory: &mut [u8],
-    regions: &Regions,
-    hosted: &HostedService,
-    now_ms: u64,
-) {
-    let fields = HostFields {
-        generation: hosted.generation,
-        now_ms,
-        seed: hosted.seed,
-        backends_count: u32::try_from(hosted.available.len()).unwrap_or(u32::MAX),
-        reserved: 0,
-    };
-    let host = memory
-        .get_mut(regions.host..)
-        .and_then(<[u8]>::first_chunk_mut);
-    if let Some(host) = host {
-        *host = fields.to_le_bytes();
-    }
-}
-
-/// Writes the live numbers into the backend records: the fields between weight and tag, and the
-/// signals.
-fn write_live(memory: &mut [u8], hosted: &HostedService, worker: usize, context: PickContext<'_>) {
-    const START: usize = offset_of!(BackendRecord, active);
-    const SIGNALS: usize = offset_of!(BackendRecord, signals);
-    let Some(records) = memory.get_mut(hosted.regions.backends..) else {
-        return;
-    };
-    let records = records.as_chunks_mut::<{ BackendRecord::SIZE }>().0;
-    let gauges = context.gauges;
-    for ((record, backend), _) in records
-        .iter_mut()
-        .zip(context.backends)
-        .zip(&hosted.available)
-    {
-        let numbers = [
-            gauges.active(*backend),
-            gauges.active_here(worker, *backend),
-            gauges.sessions_per_s(*backend),
-            gauges.latency_us(*backend),
-            gauges.failures_ppm(*backend),
-        ];
-        write_words(&mut record[START..], numbers);
-        write_words(&mut record[SIGNALS..], gauges.signals(*backend));
-    }
-}
-
-#[inline]
-fn write_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
-    for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
-        *bytes = word.to_le_bytes();
-    }
-}
-
-/// Writes the flows and their payload prefixes. Returns `None` if they do not fit.
-#[inline]
-fn write_flows(memory: &mut [u8], regions: &Regions, flows: &[NewFlow]) -> Option<()> {
-    let end = regions.flows + flows.len() * FlowRecord::SIZE;
-    let records = memory
-        .get_mut(regions.flows..end)?
-        .as_chunks_mut::<{ FlowRecord::SIZE }>()
-        .0;
-    for (record, flow) in records.iter_mut().zip(flows) {
-        *record = flow_record(flow, regions.payload_stride).to_le_bytes();
-    }
-    let stride = regions.payload_stride;
-    if stride > 0 {
-        let end = regions.payload + flows.len() * stride;
-        let prefixes = memory
-            .get_mut(regions.payload..end)?
-            .chunks_exact_mut(stride);
-        for (prefix, flow) in prefixes.zip(flows) {
-            prefix.copy_from_slice(&flow.payload[..stride]);
-        }
-    }
-    Some(())
-}
-
-#[inline]
-fn flow_record(flow: &NewFlow, stride: usize) -> FlowRecord {
-    FlowRecord {
-        source: flow.source.octets(),
-        destination: flow.destination.octets(),
-        hash: flow.hash,
-        source_port: flow.source_port,
-        destination_port: flow.destination_port,
-        protocol: flow.protocol as u8,
-        family: family(flow.destination),
-        flags: if flow.mid_stream { FLOW_MID_STREAM } else { 0 },
-        payload_len: u32::from(flow.payload_len).min(u32::try_from(stride).unwrap_or(0)),
-        reserved: [0; 3],
-    }
-}
-
-fn closed_record(closed: &Closed) -> ClosedRecord {
-    ClosedRecord {
-        duration_ms: closed.duration_ms,
-        bytes: closed.bytes,
-        backend: closed.backend,
-        end: match closed.end {
-            End::Closed => END_CLOSED,
-            End::Reset => END_RESET,
-            End::Idle => END_IDLE,
-            End::Unanswered => END_UNANSWERED,
-            End::Refused => END_REFUSED,
-            End::Evicted => END_EVICTED,
-        },
-        reserved: 0,
-    }
-}
-
-#[inline]
-fn family(address: Address) -> u8 {
-    match address.family() {
-        Family::V4 => 4,
-        Family::V6 => 6,
-    }
 }

@@ -1,6 +1,6 @@
 //! Policies: from a [`CompiledModule`](crate::CompiledModule) to an instance on each worker.
 //!
-//! Invariant: everything except [`instance`] and [`handover`] runs on the control thread.
+//! Invariant: everything except [`instance`], [`records`] and [`handover`] runs on the control thread.
 
 pub(crate) mod bind;
 pub(crate) mod guest;
@@ -9,5 +9,6 @@ pub(crate) mod host;
 pub(crate) mod instance;
 pub(crate) mod module_counters;
 pub(crate) mod recent_flows;
+pub(crate) mod records;
 pub(crate) mod regions;
 pub(crate) mod vetting;

@@ -6,7 +6,7 @@
 
 use waxwing_sdk::abi::{
     ABI_MAJOR, ALIGNMENT, BATCH_MAX, BackendRecord, ClosedRecord, FlowRecord, HOST_FIELDS_OFFSET,
-    Header, PAYLOAD_MAX,
+    Header, LiveRecord, PAYLOAD_MAX,
 };
 
 /// The size of a module's counter, a `u64`.
@@ -21,6 +21,8 @@ pub(crate) struct Regions {
     /// The backend records, and room for how many.
     pub(crate) backends: usize,
     pub(crate) backends_capacity: usize,
+    /// The live records, as many as backend records; `None` if the module has none.
+    pub(crate) live: Option<usize>,
     pub(crate) flows: usize,
     pub(crate) picks: usize,
     pub(crate) payload: usize,
@@ -40,6 +42,8 @@ pub(crate) struct RequiredSizes {
     pub(crate) payload: usize,
     /// The number of counters in the module's section.
     pub(crate) counters: usize,
+    /// Whether the module's ABI has live records (1.1). In a header of 1.0 that field is reserved.
+    pub(crate) has_live: bool,
 }
 
 impl Regions {
@@ -51,6 +55,7 @@ impl Regions {
     ) -> Result<Self, String> {
         let header = read_header(memory, address)?;
         check_counts(&header, required)?;
+        let live = Some(header.live_address).filter(|address| required.has_live && *address != 0);
         let regions = [
             Region::new("the header", address, Header::SIZE, 1),
             Region::new(
@@ -58,6 +63,12 @@ impl Regions {
                 header.backends_address,
                 BackendRecord::SIZE,
                 header.backends_capacity,
+            ),
+            Region::new(
+                "live records",
+                live.unwrap_or(0),
+                LiveRecord::SIZE,
+                live.map_or(0, |_| header.backends_capacity),
             ),
             Region::new(
                 "flows",
@@ -96,6 +107,7 @@ impl Regions {
             host: place(address) + HOST_FIELDS_OFFSET,
             backends: place(header.backends_address),
             backends_capacity: place(header.backends_capacity),
+            live: live.map(place),
             flows: place(header.flows_address),
             picks: place(header.picks_address),
             payload: place(header.payload_address),
@@ -220,6 +232,7 @@ mod tests {
         backends: 2,
         payload: 16,
         counters: 2,
+        has_live: true,
     };
 
     fn valid_header() -> Header {
@@ -237,14 +250,19 @@ mod tests {
             closed_capacity: 64,
             counters_address: 0x6000,
             counters_count: 2,
+            live_address: 0x7000,
             ..Header::default()
         }
     }
 
     fn read(header: &Header) -> Result<Regions, String> {
+        read_as(header, REQUIRED)
+    }
+
+    fn read_as(header: &Header, required: RequiredSizes) -> Result<Regions, String> {
         let mut memory = vec![0; 1 << 16];
         memory[64..64 + Header::SIZE].copy_from_slice(&header.to_le_bytes());
-        Regions::read(&memory, 64, REQUIRED)
+        Regions::read(&memory, 64, required)
     }
 
     #[test]
@@ -254,6 +272,30 @@ mod tests {
             (regions.host, regions.flows, regions.closed),
             (72, 0x2000, 0x5000)
         );
+        assert_eq!(regions.live, Some(0x7000));
+    }
+
+    #[test]
+    fn a_header_may_have_no_live_records() {
+        let mut header = valid_header();
+        header.live_address = 0;
+        let regions = read(&header).expect("they are optional");
+        assert_eq!(regions.live, None);
+    }
+
+    /// The field was reserved: whatever a module wrote there says nothing.
+    #[test]
+    fn a_header_of_abi_1_0_has_no_live_records() {
+        let required = RequiredSizes {
+            has_live: false,
+            ..REQUIRED
+        };
+        for address in [0x7000, 0x7001, u32::MAX] {
+            let mut header = valid_header();
+            header.live_address = address;
+            let regions = read_as(&header, required).expect("it is not looked at");
+            assert_eq!(regions.live, None);
+        }
     }
 
     #[test]
@@ -268,6 +310,18 @@ mod tests {
             (|h| h.closed_capacity = 63, "closed_capacity"),
             (|h| h.counters_count = 3, "counters_count"),
             (|h| h.counters_address = 0xfff8, "counters at 0xfff8"),
+            (
+                |h| h.live_address = 0x7004,
+                "live records at 0x7004 is not a multiple",
+            ),
+            (
+                |h| h.live_address = 0xffc0,
+                "live records at 0xffc0 to 0x10040 lies outside",
+            ),
+            (
+                |h| h.live_address = 0x1040,
+                "backends and live records overlap",
+            ),
             (
                 |h| h.flows_address = 0x2004,
                 "flows at 0x2004 is not a multiple",
@@ -311,6 +365,8 @@ mod tests {
                 prop_assert!(regions.flows + BATCH_MAX * FlowRecord::SIZE <= memory.len());
                 prop_assert!(regions.picks + BATCH_MAX * 4 <= memory.len());
                 prop_assert!(regions.payload + BATCH_MAX * regions.payload_stride <= memory.len());
+                let live = regions.live.unwrap_or(0);
+                prop_assert!(live + REQUIRED.backends * LiveRecord::SIZE <= memory.len());
             }
         }
     }

@@ -8,6 +8,7 @@ mod fuzz;
 mod hostile;
 mod loader;
 mod native_parity;
+mod one_story;
 mod pipeline;
 mod swap;
 mod validation;

@@ -6,8 +6,10 @@
 
 use std::path::Path;
 
+use waxwing_dataplane::counters::FailureRate;
 use waxwing_dataplane::model::{MidStream, NoBackend, SourceUse, Timeouts};
 use waxwing_dataplane::policy::{Closed, End, PickContext, TickContext};
+use waxwing_dataplane::session::Phase;
 use waxwing_dataplane::{
     BATCH, Backend, BackendId, Gauges, NewFlow, Now, Pick, Policy, Ports, Service, ServiceId,
     Snapshot,
@@ -15,7 +17,9 @@ use waxwing_dataplane::{
 use waxwing_packet::{Address, Protocol};
 use waxwing_plugin::sample_payloads::{dns_query, payload_prefix, quic_packet};
 use waxwing_plugin::{BackendInfo, Host, HostOptions, ServiceBinding, service_seed};
-use waxwing_sdk::abi::{BackendRecord, ClosedRecord, END_CLOSED, FlowRecord, PROTOCOL_UDP};
+use waxwing_sdk::abi::{
+    BackendRecord, ClosedRecord, END_CLOSED, FlowRecord, LiveRecord, PROTOCOL_UDP,
+};
 use waxwing_sdk::random::Random;
 use waxwing_sdk::testing::{self, Driver, TestFlow};
 
@@ -68,8 +72,8 @@ struct Trace<'a> {
     records: Vec<BackendRecord>,
     now_ms: u64,
     ticked_ms: u64,
-    /// Open sessions, by the backend's index.
-    sessions: Vec<u32>,
+    /// Sessions that have not ended, by the backend's index.
+    sessions: Vec<(u32, Phase)>,
 }
 
 impl<'a> Trace<'a> {
@@ -122,8 +126,8 @@ impl<'a> Trace<'a> {
 
     /// Makes another list of backends: other weights, other tags, some drained, sometimes one removed.
     fn change_backends(&mut self) {
-        for place in std::mem::take(&mut self.sessions) {
-            self.gauges.end(WORKER as usize, self.id(place));
+        for (place, phase) in std::mem::take(&mut self.sessions) {
+            self.gauges.end(WORKER as usize, self.id(place), phase);
         }
         // A QUIC server id belongs to one backend; the other policies get three groups.
         let tags = if self.name == "quic_connection_id" {
@@ -203,6 +207,10 @@ impl<'a> Trace<'a> {
         let [latency, rate, failures, signal] =
             [5000, 1000, 100_000, 300].map(|limit| self.number(limit));
         self.gauges.measure_latency(id, latency);
+        let failures = FailureRate {
+            ppm: failures,
+            samples: rate,
+        };
         self.gauges.set_rates(id, rate, failures);
         let which = self.below(4);
         self.gauges.set_signal(id, which, signal);
@@ -211,14 +219,27 @@ impl<'a> Trace<'a> {
     /// Writes the live numbers for the native side, as the host does for the module.
     fn write_live<P: waxwing_sdk::Policy>(&self, native: &mut Driver<P>) {
         native.host_mut().now_ms = self.now_ms;
-        for record in native.backends_mut() {
-            let id = BackendId(record.id);
-            record.active = self.gauges.active(id);
-            record.active_here = self.gauges.active_here(WORKER as usize, id);
+        for at in 0..self.records.len() {
+            let id = BackendId(self.records[at].id);
+            let all = self.gauges.sessions(id);
+            let here = self.gauges.sessions_here(WORKER as usize, id);
+            let failures = self.gauges.failure_rate(id);
+            let record = &mut native.backends_mut()[at];
+            record.active = all.active;
+            record.active_here = here.active;
             record.sessions_per_s = self.gauges.sessions_per_s(id);
             record.latency_us = self.gauges.latency_us(id);
-            record.failures_ppm = self.gauges.failures_ppm(id);
+            record.failures_ppm = failures.ppm;
             record.signals = self.gauges.signals(id);
+            native.live_mut()[at] = LiveRecord {
+                half_open: all.half_open,
+                half_open_here: here.half_open,
+                closing: all.closing,
+                closing_here: here.closing,
+                sessions: self.gauges.opened(id),
+                failure_samples: failures.samples,
+                ..LiveRecord::default()
+            };
         }
     }
 
@@ -239,8 +260,10 @@ impl<'a> Trace<'a> {
     fn begin_sessions(&mut self, picks: &[Pick]) {
         for pick in picks {
             if let Pick::Backend(place) | Pick::Keep(place) = pick {
-                self.gauges.begin(WORKER as usize, self.id(*place));
-                self.sessions.push(*place);
+                let phases = [Phase::HalfOpen, Phase::Established];
+                let phase = phases[self.below(2)];
+                self.gauges.begin(WORKER as usize, self.id(*place), phase);
+                self.sessions.push((*place, phase));
             }
         }
     }
@@ -253,9 +276,9 @@ impl<'a> Trace<'a> {
     ) {
         while self.sessions.len() > 2000 {
             let at = self.below(self.sessions.len() as u64);
-            let place = self.sessions.swap_remove(at);
+            let (place, phase) = self.sessions.swap_remove(at);
             let (duration_ms, bytes) = (self.random.next(), self.random.next());
-            self.gauges.end(WORKER as usize, self.id(place));
+            self.gauges.end(WORKER as usize, self.id(place), phase);
             let end = End::Closed;
             wasm.closed(
                 SERVICE,

@@ -1,8 +1,8 @@
 //! Runs a policy under traffic, in virtual time: sessions arrive at a rate, live and end; backends
 //! are slow, fail, come and go.
 //!
-//! Invariant: every session is alive, or ended and reported to the policy, or its backend was
-//! removed. Equal inputs give equal results.
+//! Invariant: every session is half-open, then open, then closing and reported to the policy, as the host
+//! counts it; or its backend was removed. Equal inputs give equal results.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use super::flows::flow;
 use super::{Driver, disruption, fairness, overload};
-use crate::abi::{BATCH_MAX, BackendRecord, ClosedRecord, END_CLOSED, END_REFUSED};
+use crate::abi::{BATCH_MAX, BackendRecord, ClosedRecord, END_CLOSED, END_REFUSED, LiveRecord};
 use crate::random::Random;
 use crate::{ConfigError, Pick, Policy, hash};
 
@@ -62,8 +62,8 @@ pub struct BackendStats {
     pub sessions: usize,
     /// Sessions that it refused.
     pub refused: usize,
-    /// Most sessions that it had at once.
-    pub active_max: u32,
+    /// Most active and half-open sessions that it had at once.
+    pub load_max: u32,
     /// Total lifetime of its ended sessions, in milliseconds: its load over time.
     pub session_ms: usize,
 }
@@ -73,6 +73,15 @@ struct Session {
     backend: u32,
     began_ms: u64,
     end: u32,
+}
+
+/// A backend's moving averages.
+#[derive(Default)]
+struct Rate {
+    /// Sessions at the last update.
+    sessions: u64,
+    /// The latest ones, older ones weighted less.
+    samples: f64,
 }
 
 /// A policy with traffic for it and servers behind it.
@@ -85,7 +94,7 @@ struct Session {
 /// #     type Config = NoConfig;
 /// #     fn new(_: NoConfig, _: &Backends<'_>) -> Result<Self, ConfigError> { Ok(Self) }
 /// #     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-/// #         backends.available().min_by_key(Backend::active).into()
+/// #         backends.available().min_by_key(Backend::load).into()
 /// #     }
 /// # }
 ///
@@ -111,6 +120,8 @@ pub struct Simulator<P: Policy> {
     pub sessions_per_s: u64,
     /// Lifetime of new sessions; one second at the start.
     pub durations: Durations,
+    /// How long ended sessions are closing, in milliseconds (`timeouts.tcp_closing`); 240 s at the start.
+    pub closing_ms: u64,
     driver: Driver<P>,
     config: String,
     seed: u64,
@@ -122,6 +133,12 @@ pub struct Simulator<P: Policy> {
     flows: u64,
     /// By end time in milliseconds, then by flow number.
     live: BTreeMap<(u64, u64), Session>,
+    /// Backends of half-open sessions, by the time at which these open.
+    opening: BTreeMap<(u64, u64), u32>,
+    /// Backends of closing sessions, by the time at which these are removed.
+    closing: BTreeMap<(u64, u64), u32>,
+    /// By backend.
+    rates: BTreeMap<u32, Rate>,
     stats: BTreeMap<u32, BackendStats>,
     unserved: usize,
 }
@@ -138,6 +155,7 @@ impl<P: Policy> Simulator<P> {
         Ok(Self {
             sessions_per_s: 100,
             durations: Durations::Fixed(1000),
+            closing_ms: 240_000,
             driver: Driver::start(config, backends, seed)?,
             config: config.into(),
             seed,
@@ -147,6 +165,9 @@ impl<P: Policy> Simulator<P> {
             due: 0,
             flows: 0,
             live: BTreeMap::new(),
+            opening: BTreeMap::new(),
+            closing: BTreeMap::new(),
+            rates: BTreeMap::new(),
             stats: BTreeMap::new(),
             unserved: 0,
         })
@@ -161,7 +182,12 @@ impl<P: Policy> Simulator<P> {
         for _ in 0..milliseconds {
             self.now_ms += 1;
             self.driver.host_mut().now_ms = self.now_ms;
+            self.open_sessions();
             self.end_sessions();
+            self.forget_sessions();
+            if self.now_ms % 1000 == 0 {
+                self.update_rates();
+            }
             if P::TICK_MS > 0 && self.now_ms % u64::from(P::TICK_MS) == 0 {
                 self.driver.tick(0);
             }
@@ -169,13 +195,40 @@ impl<P: Policy> Simulator<P> {
         }
     }
 
-    fn end_sessions(&mut self) {
-        while let Some(entry) = self.live.first_entry() {
-            let (ends_ms, _) = *entry.key();
-            if ends_ms > self.now_ms {
-                return;
+    fn open_sessions(&mut self) {
+        while let Some((_, backend)) = pop_due(&mut self.opening, self.now_ms) {
+            if let Some(at) = self.index(backend) {
+                self.driver.open(at);
             }
-            let session = entry.remove();
+        }
+    }
+
+    fn forget_sessions(&mut self) {
+        while let Some((_, backend)) = pop_due(&mut self.closing, self.now_ms) {
+            if let Some(at) = self.index(backend) {
+                self.driver.forget(at);
+            }
+        }
+    }
+
+    /// Updates the moving averages, once a second, as the host does.
+    fn update_rates(&mut self) {
+        const KEEP: f64 = 5.0 / 6.0;
+        for at in 0..self.driver.live_mut().len() {
+            let sessions = self.driver.live_mut()[at].sessions;
+            let id = self.driver.backends_mut()[at].id;
+            let rate = self.rates.entry(id).or_default();
+            let new = u32::try_from(sessions - rate.sessions).unwrap_or(u32::MAX);
+            rate.sessions = sessions;
+            rate.samples = KEEP * rate.samples + f64::from(new);
+            self.driver.live_mut()[at].failure_samples = whole(rate.samples);
+            // The weights of all seconds, as samples have them, add up to 1 / (1 - KEEP).
+            self.driver.backends_mut()[at].sessions_per_s = whole((1.0 - KEEP) * rate.samples);
+        }
+    }
+
+    fn end_sessions(&mut self) {
+        while let Some(((ends_ms, number), session)) = pop_due(&mut self.live, self.now_ms) {
             let duration_ms = ends_ms - session.began_ms;
             let Some(at) = self.index(session.backend) else {
                 continue;
@@ -188,6 +241,8 @@ impl<P: Policy> Simulator<P> {
                 end: session.end,
                 ..ClosedRecord::default()
             });
+            let forget_ms = self.now_ms + self.closing_ms;
+            self.closing.insert((forget_ms, number), session.backend);
         }
     }
 
@@ -206,10 +261,11 @@ impl<P: Policy> Simulator<P> {
                 }
             }
         }
+        self.open_sessions();
     }
 
-    /// Starts a session. It lives as long as connecting takes and then its own lifetime; a refused
-    /// one ends after connecting.
+    /// Starts a session. It is half-open as long as connecting takes, and then lives; a refused one ends
+    /// after connecting.
     fn begin(&mut self, number: u64, at: usize) {
         let backend = self.driver.backends_mut()[at];
         let refused = self.random.below(1_000_000) < u64::from(backend.failures_ppm);
@@ -218,17 +274,22 @@ impl<P: Policy> Simulator<P> {
         } else {
             self.durations.draw(&mut self.random)
         };
-        let ends_ms = self.now_ms + (u64::from(backend.latency_us) / 1000 + served_ms).max(1);
+        let opens_ms = self.now_ms + u64::from(backend.latency_us) / 1000;
+        let ends_ms = (opens_ms + served_ms).max(self.now_ms + 1);
+        let load = self.driver.loads()[at];
         let stats = self.stats_mut(backend.id);
         stats.sessions += 1;
         stats.refused += usize::from(refused);
-        stats.active_max = stats.active_max.max(backend.active);
+        stats.load_max = stats.load_max.max(load);
         let session = Session {
             backend: backend.id,
             began_ms: self.now_ms,
             end: if refused { END_REFUSED } else { END_CLOSED },
         };
         self.live.insert((ends_ms, number), session);
+        if !refused {
+            self.opening.insert((opens_ms, number), backend.id);
+        }
     }
 
     /// Returns the backend records. Set `latency_us`, `failures_ppm` and `signals` here: sessions
@@ -244,18 +305,12 @@ impl<P: Policy> Simulator<P> {
     /// # Errors
     /// As [`Driver::set_backends`].
     pub fn set_backends(&mut self, backends: &[BackendRecord]) -> Result<(), ConfigError> {
-        let stays = |id| backends.iter().any(|backend| backend.id == id);
+        let stays = |id: u32| backends.iter().any(|backend| backend.id == id);
         self.live.retain(|_, session| stays(session.backend));
-        let mut backends = backends.to_vec();
-        for backend in &mut backends {
-            let sessions = self
-                .live
-                .values()
-                .filter(|session| session.backend == backend.id);
-            backend.active = u32::try_from(sessions.count()).unwrap_or(u32::MAX);
-            backend.active_here = backend.active;
-        }
-        self.driver.set_backends(&backends)
+        self.opening.retain(|_, backend| stays(*backend));
+        self.closing.retain(|_, backend| stays(*backend));
+        self.rates.retain(|id, _| stays(*id));
+        self.driver.set_backends(backends)
     }
 
     /// Resets the statistics; live sessions stay.
@@ -268,6 +323,17 @@ impl<P: Policy> Simulator<P> {
     #[must_use]
     pub fn stats(&self, id: u32) -> BackendStats {
         self.stats.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Returns each backend's active and half-open sessions.
+    #[must_use]
+    pub fn loads(&self) -> Vec<u32> {
+        self.driver.loads()
+    }
+
+    /// Returns the live records, at the indices of the backend records.
+    pub fn live_mut(&mut self) -> &mut [LiveRecord] {
+        self.driver.live_mut()
     }
 
     /// Returns the number of flows that the policy dropped or left to the host.
@@ -334,6 +400,23 @@ impl<P: Policy> Simulator<P> {
     fn stats_mut(&mut self, id: u32) -> &mut BackendStats {
         self.stats.entry(id).or_default()
     }
+}
+
+/// Removes and returns the first entry whose time has come.
+fn pop_due<V>(queue: &mut BTreeMap<(u64, u64), V>, now_ms: u64) -> Option<((u64, u64), V)> {
+    let entry = queue
+        .first_entry()
+        .filter(|entry| entry.key().0 <= now_ms)?;
+    Some(entry.remove_entry())
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the value is not negative, and the cast saturates"
+)]
+fn whole(value: f64) -> u32 {
+    (value + 0.5) as u32
 }
 
 fn index(backends: &[BackendRecord], id: u32) -> Option<usize> {

@@ -56,10 +56,39 @@ fn sessions_arrive_at_the_rate_and_end_after_their_lifetime() {
     simulator.run(1000);
     // Sessions of the last 100 ms are alive.
     assert_eq!(simulator.stats(0).sessions, 300);
-    assert_eq!(simulator.stats(0).active_max, 30);
+    assert_eq!(simulator.stats(0).load_max, 30);
     assert_eq!(simulator.counters(), [270, 0, 20, 1000]);
     assert_eq!(simulator.stats(0).session_ms, 270 * 100);
     assert_eq!(simulator.backends_mut()[0].active, 30);
+    let live = simulator.live_mut()[0];
+    assert_eq!((live.half_open, live.closing, live.sessions), (0, 270, 300));
+}
+
+#[test]
+fn sessions_are_counted_by_phase() {
+    let mut simulator = simulator(&[1]);
+    simulator.sessions_per_s = 100;
+    simulator.durations = Durations::Fixed(300);
+    simulator.closing_ms = 500;
+    simulator.backends_mut()[0].latency_us = 200_000;
+    simulator.run(5000);
+    let (active, live) = (simulator.backends_mut()[0].active, simulator.live_mut()[0]);
+    assert_eq!((active, live.half_open, live.closing), (30, 20, 50));
+    assert_eq!((&simulator.loads()[..], live.sessions), (&[50][..], 500));
+    let rates = (
+        simulator.backends_mut()[0].sessions_per_s,
+        live.failure_samples,
+    );
+    assert_eq!(rates, (60, 358), "five seconds count");
+    simulator.backends_mut()[0].failures_ppm = 1_000_000;
+    simulator.run(1000);
+    let (active, live) = (simulator.backends_mut()[0].active, simulator.live_mut()[0]);
+    assert_eq!((active, live.half_open, live.closing), (0, 20, 50));
+    assert_eq!((live.failures, live.refusals), (80, 80));
+    simulator.sessions_per_s = 0;
+    simulator.run(1000);
+    let (active, live) = (simulator.backends_mut()[0].active, simulator.live_mut()[0]);
+    assert_eq!((active, live.half_open, live.closing), (0, 0, 0));
 }
 
 #[test]

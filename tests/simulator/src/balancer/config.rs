@@ -271,7 +271,7 @@ impl Config {
         } = self;
         retired.retain(|key, backend| {
             let is_back = live.contains_key(key);
-            let is_free = !is_back && gauges.active(backend.id) == 0;
+            let is_free = !is_back && gauges.sessions(backend.id).total() == 0;
             if is_free {
                 free.extend(ids.remove(key));
             }

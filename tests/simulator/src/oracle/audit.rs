@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 
 use waxwing_dataplane::BackendId;
+use waxwing_dataplane::counters::SessionCounts;
+use waxwing_dataplane::session::Phase;
 
 use super::Oracle;
 use super::turn::{Turn, evictions, source_of, tuple_of_session};
@@ -87,13 +89,18 @@ impl Oracle {
         let balancer = turn.balancer;
         let shared = &balancer.shared;
         let workers = balancer.current.len();
-        let mut active = vec![vec![0_u32; workers]; BACKENDS_MAX];
+        let mut counts = vec![vec![SessionCounts::default(); workers]; BACKENDS_MAX];
         let mut from = BTreeMap::new();
         let mut known = 0;
         let mut count = 0;
         for (at, session) in shared.sessions.iter() {
             count += 1;
-            active[session.backend.index()][usize::from(session.worker)] += 1;
+            let counts = &mut counts[session.backend.index()][usize::from(session.worker)];
+            *match session.tcp.phase() {
+                Phase::HalfOpen => &mut counts.half_open,
+                Phase::Established => &mut counts.active,
+                Phase::Closing => &mut counts.closing,
+            } += 1;
             *from.entry(session.source).or_insert(0) += 1;
             let mut vips = balancer.current.iter();
             let vip = vips.find_map(|snapshot| Some(snapshot.backend(session.backend)?.vip));
@@ -111,20 +118,26 @@ impl Oracle {
         }
         for (id, _) in turn.snapshot().sources().iter() {
             let here = from.get(&id).copied().unwrap_or(0);
-            if shared.gauges.active_from(id) != here {
+            if shared.gauges.sessions_from(id) != here {
                 return Err(format!(
                     "{here} sessions use source {id:?}, but its gauge differs"
                 ));
             }
         }
-        for (id, here) in (0..).map(BackendId).zip(&active) {
-            let counted: Vec<u32> = (0..workers)
-                .map(|worker| shared.gauges.active_here(worker, id))
+        for (id, here) in (0..).map(BackendId).zip(&counts) {
+            let counted: Vec<_> = (0..workers)
+                .map(|worker| shared.gauges.sessions_here(worker, id))
                 .collect();
-            let sum: u32 = here.iter().sum();
-            if counted != *here || shared.gauges.active(id) != sum {
+            let all = shared.gauges.sessions(id);
+            let sum = |of: fn(&SessionCounts) -> u32| here.iter().map(of).sum::<u32>();
+            let sums = SessionCounts {
+                half_open: sum(|counts| counts.half_open),
+                active: sum(|counts| counts.active),
+                closing: sum(|counts| counts.closing),
+            };
+            if counted != *here || all != sums {
                 return Err(format!(
-                    "{id:?} has {here:?} sessions by worker, but its gauges are {counted:?}"
+                    "{id:?} has {here:?} by worker, but its gauges are {counted:?}, in all {all:?}"
                 ));
             }
         }

@@ -14,7 +14,7 @@ use waxwing_dataplane::DropReason;
 
 use self::schedule::{Event, Schedule};
 use crate::attack::{self, SiegeAttackers};
-use crate::balancer::{BACKENDS_MAX, Balancer};
+use crate::balancer::Balancer;
 use crate::hosts::{Departure, Hosts, Side};
 use crate::oracle::Oracle;
 use crate::oracle::ledger::Ledger;
@@ -318,10 +318,9 @@ impl World {
         let counters = &self.balancer.counters;
         let sum = |of: &dyn Fn(usize) -> u64| (0..counters.len()).map(of).sum();
         let dropped = |reason: &DropReason| sum(&|n| counters[n].dropped(*reason).get());
-        let ids = || (0..BACKENDS_MAX as u32).map(waxwing_dataplane::BackendId);
         Tally {
             packets: self.packets(),
-            sessions: sum(&|n| ids().map(|id| counters[n].backend(id).sessions.get()).sum()),
+            sessions: sum(&|n| counters[n].opened.get()),
             evicted: sum(&|n| counters[n].evicted.get()),
             expired: sum(&|n| counters[n].expired.get()),
             completed: self.hosts.completed,

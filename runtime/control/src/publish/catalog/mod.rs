@@ -123,7 +123,8 @@ impl Catalog {
     #[must_use]
     pub fn has_freeable(&self, gauges: &Gauges) -> bool {
         let mut retired = self.retired.values();
-        retired.any(|backend| gauges.active(backend.id) == 0) || self.sources.has_freeable(gauges)
+        retired.any(|backend| gauges.sessions(backend.id).total() == 0)
+            || self.sources.has_freeable(gauges)
     }
 
     /// Returns the removed backends that are kept for their sessions.
@@ -246,7 +247,7 @@ impl Catalog {
         } = self;
         retired.retain(|key, backend| {
             let is_back = live.contains_key(key);
-            let is_over = !is_back && gauges.active(backend.id) == 0;
+            let is_over = !is_back && gauges.sessions(backend.id).total() == 0;
             if is_over {
                 backends.free(key);
             }

@@ -57,7 +57,7 @@ impl SourceIds {
         self.ids.retain(|address, id| {
             self.live.contains(address)
                 || left.contains(address)
-                || gauges.active_from(source_id(id)) > 0
+                || gauges.sessions_from(source_id(id)) > 0
         });
         let taken: Vec<_> = self
             .ids
@@ -70,7 +70,7 @@ impl SourceIds {
     /// Returns whether a removed address has no sessions left.
     pub(super) fn has_freeable(&self, gauges: &Gauges) -> bool {
         self.ids.iter().any(|(address, id)| {
-            !self.live.contains(&address) && gauges.active_from(source_id(id)) == 0
+            !self.live.contains(&address) && gauges.sessions_from(source_id(id)) == 0
         })
     }
 }

@@ -52,11 +52,11 @@ impl Policy for ClientHash {
     /// the host chooses.
     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick {
         let own = backends.by_hash(hash::bytes(flow.source_octets()));
-        if own.is_none_or(|backend| !self.is_full(backend.active())) {
+        if own.is_none_or(|backend| !self.is_full(backend.load())) {
             return own.into();
         }
         let other = backends.by_hash(flow.hash());
-        if other.is_some_and(|backend| !self.is_full(backend.active())) {
+        if other.is_some_and(|backend| !self.is_full(backend.load())) {
             self.spilled += 1;
             return other.into();
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use waxwing_dataplane::Ports;
 use waxwing_dataplane::model::MidStream;
+use waxwing_dataplane::session::Phase;
 use waxwing_packet::Protocol;
 
 use super::*;
@@ -138,7 +139,7 @@ fn a_removed_backend_is_kept_until_its_last_session_ends() {
     let mut world = World::new(1, 3);
     let first = world.apply(&[("a", 1, "p", &[1, 2])]).unwrap();
     let id = backend(&first, 2).unwrap();
-    world.gauges.begin(0, id);
+    world.gauges.begin(0, id, Phase::Established);
     for _ in 0..3 {
         let next = world.apply(&[("a", 1, "p", &[1])]).unwrap();
         assert_eq!(backend(&next, 2), Some(id));
@@ -147,7 +148,7 @@ fn a_removed_backend_is_kept_until_its_last_session_ends() {
         assert!(!next.services().next().unwrap().backends.contains(&id));
         assert!(!world.catalog.has_freeable(&world.gauges));
     }
-    world.gauges.end(0, id);
+    world.gauges.end(0, id, Phase::Established);
     assert!(world.catalog.has_freeable(&world.gauges));
     assert_eq!(
         backend(&world.apply(&[("a", 1, "p", &[1])]).unwrap(), 2),
@@ -161,7 +162,7 @@ fn a_backend_that_returns_gets_its_old_id() {
     let mut world = World::new(1, 3);
     let first = world.apply(&[("a", 1, "p", &[1, 2])]).unwrap();
     let id = backend(&first, 2).unwrap();
-    world.gauges.begin(0, id);
+    world.gauges.begin(0, id, Phase::Established);
     world.apply(&[("a", 1, "p", &[1])]).unwrap();
     let back = world.apply(&[("a", 1, "p", &[2, 1])]).unwrap();
     assert_eq!(backend(&back, 2), Some(id));
@@ -177,7 +178,7 @@ fn a_removed_service_takes_no_connections_but_keeps_its_sessions() {
         .unwrap();
     let id = backend(&first, 2).unwrap();
     let service = first.backend(id).unwrap().service;
-    world.gauges.begin(0, id);
+    world.gauges.begin(0, id, Phase::Established);
     let vip = Address::v4([203, 0, 113, 2]);
     let next = world.apply(&[("a", 1, "p", &[1])]).unwrap();
     assert!(next.service_at(vip, 80, Protocol::Tcp).is_none());
@@ -307,13 +308,13 @@ proptest! {
             let live: Vec<_> = snapshot.backends().filter(|b| b.weight > 0).collect();
             for index in begin.iter().filter(|_| !live.is_empty()) {
                 let b = index.get(&live);
-                world.gauges.begin(0, b.id);
+                world.gauges.begin(0, b.id, Phase::Established);
                 sessions.push((b.id, b.service, b.vip, b.address));
             }
             for index in end.iter() {
                 if !sessions.is_empty() {
                     let (id, ..) = sessions.swap_remove(index.index(sessions.len()));
-                    world.gauges.end(0, id);
+                    world.gauges.end(0, id, Phase::Established);
                 }
             }
             last = snapshot;
