@@ -13,10 +13,12 @@
 //! and the VIPs are unreachable.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
 
 use anyhow::Result;
 
 use crate::Scratch;
+use crate::actors::built_program;
 use crate::netns::{Namespace, VethOptions, veth};
 
 /// The service address, IPv4 (RFC 5737's documentation range).
@@ -177,6 +179,21 @@ impl Topology {
     /// Returns the layout from which the topology was built.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// Returns a command that runs the balancer's program in its namespace; `wrapper` is a command line that
+    /// runs before it.
+    ///
+    /// # Errors
+    /// The program has not been built.
+    pub fn balancer_command(&self, wrapper: &[&str]) -> Result<Command> {
+        let program = built_program("waxwing")?;
+        let [first, args @ ..] = wrapper else {
+            return Ok(self.balancer.command(program));
+        };
+        let mut command = self.balancer.command(first);
+        command.args(args).arg(program);
+        Ok(command)
     }
 
     fn wire(&self) -> Result<()> {

@@ -36,6 +36,8 @@ pub enum Copy {
 pub struct Waxwing<'a> {
     topology: &'a Topology,
     process: Option<Process>,
+    /// A command line that runs before the program.
+    wrapper: Vec<String>,
     config: PathBuf,
     socket: PathBuf,
     modules: PathBuf,
@@ -47,11 +49,20 @@ impl<'a> Waxwing<'a> {
     /// # Errors
     /// The balancer ended, or did not answer in time; the text has its log.
     pub fn start(topology: &'a Topology, config: &Config) -> Result<Self> {
+        Self::start_under(topology, config, &[])
+    }
+
+    /// Like [`Waxwing::start`], by a command line (`sh -c …`) to which the program's is appended.
+    ///
+    /// # Errors
+    /// As [`Waxwing::start`].
+    pub fn start_under(topology: &'a Topology, config: &Config, wrapper: &[&str]) -> Result<Self> {
         fs::create_dir_all(&config.modules)?;
         let path = topology.scratch.write("waxwing.toml", config.to_toml()?)?;
         let mut waxwing = Self {
             topology,
             process: None,
+            wrapper: wrapper.iter().map(ToString::to_string).collect(),
             config: path,
             socket: config.socket().to_owned(),
             modules: config.modules.clone(),
@@ -62,7 +73,8 @@ impl<'a> Waxwing<'a> {
     }
 
     fn run(&mut self) -> Result<()> {
-        let mut command = self.topology.balancer.command(built_program("waxwing")?);
+        let wrapper: Vec<&str> = self.wrapper.iter().map(String::as_str).collect();
+        let mut command = self.topology.balancer_command(&wrapper)?;
         command.args(["run", "--config"]).arg(&self.config);
         self.process = Some(Process::spawn("waxwing", &command)?);
         Ok(())
@@ -154,6 +166,15 @@ impl<'a> Waxwing<'a> {
         Ok(())
     }
 
+    /// Returns whether the balancer has ended.
+    ///
+    /// # Errors
+    /// `waitpid` fails.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let ended = self.process.as_mut().map(Process::try_wait).transpose()?;
+        Ok(ended.flatten().is_some())
+    }
+
     /// Sends the balancer a signal.
     ///
     /// # Errors
@@ -221,20 +242,34 @@ impl<'a> Waxwing<'a> {
     /// # Errors
     /// One of these assertions fails.
     pub fn stop(mut self) -> Result<String> {
-        self.signal(Signal::SIGTERM)?;
-        let process = self.process.take().context("the balancer is not running")?;
-        let finished = process.finish(TIMEOUT)?;
+        let finished = self.end()?;
         let log = finished.stdout + &finished.stderr;
-        let verdict = self.assert_clean_end(finished.status.success(), &log);
+        let verdict = self
+            .assert_clean_end(finished.status.success())
+            .and_then(|()| assert_frames_accounted(&log, self.topology.layout().queues));
         if verdict.is_err() {
             eprintln!("--- log of the balancer:\n{log}---");
         }
         verdict.map(|()| log)
     }
 
-    fn assert_clean_end(&self, success: bool, log: &str) -> Result<()> {
+    /// Like [`Waxwing::stop`], for a balancer whose log goes elsewhere: without its account of frames.
+    ///
+    /// # Errors
+    /// As [`Waxwing::stop`].
+    pub fn stop_without_log(mut self) -> Result<()> {
+        let finished = self.end()?;
+        self.assert_clean_end(finished.status.success())
+    }
+
+    fn end(&mut self) -> Result<Finished> {
+        self.signal(Signal::SIGTERM)?;
+        let process = self.process.take().context("the balancer is not running")?;
+        process.finish(TIMEOUT)
+    }
+
+    fn assert_clean_end(&self, success: bool) -> Result<()> {
         ensure!(success, "the balancer failed at its end");
-        assert_frames_accounted(log, self.topology.layout().queues)?;
         for port in self.topology.ports() {
             ensure!(
                 !self.topology.balancer.has_xdp(port)?,

@@ -4,6 +4,7 @@
 //! prints results.
 
 mod attached;
+mod log;
 mod module;
 mod query;
 mod render;
@@ -11,6 +12,7 @@ mod run;
 mod shipped;
 mod workers;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -133,7 +135,7 @@ struct AdminAddress {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run { config } => run::run(&config),
+        Command::Run { config } => return run::run(&config),
         Command::Check { config } => run::check(&config),
         Command::Status { admin, json } => query::status(&admin.socket, json),
         Command::Sessions {
@@ -160,7 +162,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            // Nothing is left to do if standard error cannot be written.
+            let _ = writeln!(std::io::stderr(), "{error:#}");
             ExitCode::FAILURE
         }
     }

@@ -5,13 +5,16 @@
 //! interfaces back.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::IsTerminal as _;
+use std::io::{self, Write as _};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, Rlimit};
+use tokio::runtime::Runtime;
 use waxwing_control::config::{Config, Poll, ZeroCopy};
 use waxwing_control::publish::{modules, preflight};
 use waxwing_control::run::{Control, ControlSetup};
@@ -24,15 +27,17 @@ use waxwing_plugin::{CompileLimits, Compiler};
 use waxwing_xdp::{Options, PollMode, PortOptions, PortReport};
 
 use crate::attached::SharedAttached;
+use crate::log::Log;
+use crate::query::print;
 use crate::shipped;
 use crate::workers::Launch;
 
-/// The log filter unless `RUST_LOG` is set. The netlink library warns of each record of a newer kernel that
-/// is longer than it knows, so only its errors are logged.
-const LOG_FILTER: &str = "info,netlink_packet_route=error";
-
 /// The scheduling priority of control threads, below the workers'.
 const CONTROL_NICE: i32 = 5;
+
+/// The threads for work that blocks: a change of the control loop, a compilation, the sessions of a gateway
+/// that moved, and one to spare.
+const BLOCKING_THREADS: usize = 4;
 
 /// The hidden command with which the program runs itself to compile a module.
 pub(crate) const COMPILE: &str = "compile-module";
@@ -57,19 +62,37 @@ fn compiler() -> Compiler {
 pub(crate) fn check(path: &Path) -> Result<()> {
     let checked = runtime()?.block_on(preflight::load(path, SHIPPED, compiler()))?;
     for warning in &checked.warnings {
-        println!("{warning}");
+        print(&format!("{warning}\n"))?;
     }
     let (services, ports) = (checked.config.services.len(), checked.config.ports.len());
-    println!(
-        "{}: OK ({services} services, {ports} ports)",
+    print(&format!(
+        "{}: OK ({services} services, {ports} ports)\n",
         path.display()
-    );
-    Ok(())
+    ))
 }
 
 /// `waxwing run`.
-pub(crate) fn run(path: &Path) -> Result<()> {
-    start_log();
+pub(crate) fn run(path: &Path) -> ExitCode {
+    let log = match Log::init() {
+        Ok(log) => log,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "cannot start the thread of the log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = serve(path, &log);
+    if let Err(error) = &outcome {
+        log.put(&format!("{error:#}\n"));
+    }
+    log.finish();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Balances until a signal, or until something that the program needs has failed.
+fn serve(path: &Path, log: &Log) -> Result<()> {
     raise_open_files();
     let started = Instant::now();
     let runtime = runtime()?;
@@ -96,6 +119,7 @@ pub(crate) fn run(path: &Path) -> Result<()> {
         counters,
         steering: Box::new(attached.clone()),
         ports: Box::new(attached.clone()),
+        log: log.state(),
         started,
     };
     let (control, channels) = runtime.block_on(Control::prepare(setup))?;
@@ -114,16 +138,6 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     workers.join().and(outcome)
 }
 
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG_FILTER));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-}
-
 /// Raises the limit of open files to its maximum: each running health check has a connection.
 fn raise_open_files() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
@@ -139,14 +153,55 @@ fn raise_open_files() {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("control")
-        .on_thread_start(lower_priority)
-        .enable_all()
-        .build()
-        .context("cannot start the control thread")
+/// Starts the control threads. None is started later, when the kernel may have no thread left to give.
+fn runtime() -> Result<Runtime> {
+    let started = without_panic(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_keep_alive(Duration::MAX)
+            .thread_name("control")
+            .on_thread_start(lower_priority)
+            .enable_all()
+            .build()?;
+        start_blocking_threads(&runtime)?;
+        Ok(runtime)
+    });
+    started.context(
+        "cannot start the control threads; check the limit of processes (`ulimit -u`, systemd: TasksMax=)",
+    )
+}
+
+/// Has the runtime start all threads for blocking work: a task gets a new thread while all are occupied.
+fn start_blocking_threads(runtime: &Runtime) -> io::Result<()> {
+    let threads = || Ok::<_, io::Error>(std::fs::read_dir("/proc/self/task")?.count());
+    let occupied = Arc::new(Mutex::new(()));
+    let hold = occupied.lock();
+    let expected = threads()? + BLOCKING_THREADS;
+    for _ in 0..BLOCKING_THREADS {
+        let occupied = Arc::clone(&occupied);
+        runtime.spawn_blocking(move || drop(occupied.lock()));
+    }
+    let found = threads()?;
+    drop(hold);
+    match found < expected {
+        true => Err(io::Error::other(format!(
+            "the kernel gave {found} of {expected} threads"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Turns a panic into an error: tokio panics if the kernel refuses it a thread.
+fn without_panic<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let started = panic::catch_unwind(AssertUnwindSafe(start));
+    panic::set_hook(hook);
+    started.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>();
+        Err(io::Error::other(text.cloned().unwrap_or_default()))
+    })
 }
 
 /// Lowers the current thread's priority below the workers': compiling and answering requests can wait for

@@ -162,7 +162,8 @@ pub enum Refusal {
     Compile(String),
     /// The compiler's process could not be run.
     #[error(
-        "the compiler's process failed: {0}; check the limits of processes, memory and open files"
+        "the compiler's process failed: {0}; check the limits of processes, memory and open files, then \
+         `waxwing reload`"
     )]
     Compiler(String),
     /// It is quarantined: it faulted too often while serving.

@@ -55,6 +55,8 @@ pub struct Punctuality {
     pub runs: u64,
     /// Checks running.
     pub running: u64,
+    /// The most that run at once.
+    pub running_max: u64,
     /// The 99th percentile of lateness, in milliseconds.
     pub late_p99_ms: u64,
     /// The largest lateness, in milliseconds.

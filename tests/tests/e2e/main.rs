@@ -24,6 +24,7 @@ mod icmp;
 mod jumbo;
 mod modules;
 mod pool;
+mod process;
 mod recovery;
 mod refused;
 mod reload;
@@ -43,6 +44,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use waxwing_tests::netns;
+use waxwing_tests::pids_limit::PidsLimit;
 
 /// Longest run time of a scenario.
 const SCENARIO_TIMEOUT: Duration = Duration::from_secs(180);
@@ -64,6 +66,9 @@ const SLOWEST: usize = 15;
 
 /// Programs that every scenario needs.
 const TOOLS: &[&str] = &["ip", "ethtool", "setpriv", "ss"];
+
+/// A pseudo-program in a scenario's tools: the scenario needs a control group that limits processes.
+pub(crate) const PIDS_CONTROLLER: &str = "pids controller";
 
 /// A pseudo-program in a scenario's tools: the scenario needs VLAN devices, which some kernels lack.
 pub(crate) const VLAN_DEVICES: &str = "VLAN devices";
@@ -143,6 +148,7 @@ fn main() {
         checks::SCENARIOS,
         consequences::SCENARIOS,
         pool::SCENARIOS,
+        process::SCENARIOS,
         crowd::SCENARIOS,
     ];
     let mut scenarios: Vec<&Scenario> = trials.into_iter().flatten().collect();
@@ -239,8 +245,11 @@ fn missing(scenario: &Scenario) -> Option<String> {
     if scenario.tools.contains(&VLAN_DEVICES) && !can_make_vlan() {
         return Some("this kernel has no VLAN devices (CONFIG_VLAN_8021Q)".to_owned());
     }
+    if scenario.tools.contains(&PIDS_CONTROLLER) && PidsLimit::new("probe").is_err() {
+        return Some("no control group for a limit of processes can be made here".to_owned());
+    }
     let tools = TOOLS.iter().chain(scenario.tools);
-    let tools = tools.filter(|tool| **tool != VLAN_DEVICES);
+    let tools = tools.filter(|tool| ![VLAN_DEVICES, PIDS_CONTROLLER].contains(*tool));
     let missing: Vec<&str> = tools.copied().filter(|tool| !is_installed(tool)).collect();
     (!missing.is_empty()).then(|| {
         format!(

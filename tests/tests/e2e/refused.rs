@@ -23,17 +23,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// Runs the balancer, and asserts that it exits with an error and leaves no XDP program attached. `wrapper`
 /// is a command line that runs before it.
-fn run_in_vain(topology: &Topology, config: &str, wrapper: &[&str]) -> Result<Finished> {
+pub(crate) fn run_in_vain(topology: &Topology, config: &str, wrapper: &[&str]) -> Result<Finished> {
     let path = topology.scratch.write("refused.toml", config)?;
-    let waxwing = built_program("waxwing")?;
-    let mut command = match wrapper {
-        [] => topology.balancer.command(&waxwing),
-        [program, args @ ..] => {
-            let mut command = topology.balancer.command(program);
-            command.args(args).arg(&waxwing);
-            command
-        }
-    };
+    let mut command = topology.balancer_command(wrapper)?;
     command.args(["run", "--config"]).arg(path);
     let finished = Process::spawn("waxwing", &command)?.finish(Duration::from_secs(10))?;
     ensure!(
@@ -50,7 +42,7 @@ fn run_in_vain(topology: &Topology, config: &str, wrapper: &[&str]) -> Result<Fi
     Ok(finished)
 }
 
-fn assert_says(finished: &Finished, words: &[&str]) -> Result<()> {
+pub(crate) fn assert_says(finished: &Finished, words: &[&str]) -> Result<()> {
     let said = format!("{}{}", finished.stdout, finished.stderr);
     for word in words {
         ensure!(said.contains(word), "the output lacks `{word}`:\n{said}");

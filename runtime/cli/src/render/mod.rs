@@ -109,6 +109,9 @@ fn write_head(out: &mut String, status: &Status) -> fmt::Result {
         units::bytes(sessions.memory_bytes),
         sessions.bytes_per_session,
     )?;
+    if status.log.lines_dropped > 0 {
+        writeln!(out, "log       {} lines dropped", status.log.lines_dropped)?;
+    }
     for problem in &status.problems {
         writeln!(out, "PROBLEM   {problem}")?;
     }

@@ -42,8 +42,8 @@ pub(super) fn write(out: &mut String, status: &Status) -> fmt::Result {
     if checks.runs > 0 {
         writeln!(
             out,
-            "\nchecks    {} done, {} running, started {} ms late (p99), {} ms (max)",
-            checks.runs, checks.running, checks.late_p99_ms, checks.late_max_ms
+            "\nchecks    {} done, {} of {} running, started {} ms late (p99), {} ms (max)",
+            checks.runs, checks.running, checks.running_max, checks.late_p99_ms, checks.late_max_ms
         )?;
     }
     Ok(())

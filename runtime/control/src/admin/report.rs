@@ -14,6 +14,7 @@ use waxwing_packet::{Address, Family};
 use waxwing_plugin::Host;
 use waxwing_plugin::checks::CheckHost;
 
+use crate::admin::log::LogState;
 use crate::admin::signals;
 use crate::admin::status::{
     BackendStatus, BatchTimes, BuildStatus, ConfigStatus, NextHopStatus, PortStatus,
@@ -66,6 +67,7 @@ pub(crate) struct Reporter {
     pub(crate) policy_host: Arc<Host>,
     pub(crate) check_host: Arc<CheckHost>,
     pub(crate) health: Arc<HealthMonitor>,
+    pub(crate) log: Arc<LogState>,
 }
 
 impl Reporter {
@@ -117,7 +119,8 @@ impl Reporter {
                 last_reload: view.last_reload.clone(),
             },
             mode: view.config.mode.value.label().to_owned(),
-            problems: view.problems.clone(),
+            problems: self.problems(&view),
+            log: self.log.status(),
             ports: self.ports(),
             return_path: self.return_path(&view),
             workers: self
@@ -133,7 +136,7 @@ impl Reporter {
             retired: self.retired(&view),
             modules: self.policy_host.status(),
             checks: self.check_host.status(),
-            health_checks: self.health.checks_status(),
+            health_checks: self.health.checks_status(self.check_host.at_once()),
         }
     }
 
@@ -151,6 +154,12 @@ impl Reporter {
             status.sessions_closing += u64::from(sessions.closing);
         }
         status
+    }
+
+    fn problems(&self, view: &View) -> Vec<String> {
+        let log = self.log.status().problem;
+        let log = log.map(|why| format!("lines of the log are dropped: {why}"));
+        view.problems.iter().cloned().chain(log).collect()
     }
 
     fn ports(&self) -> Vec<PortStatus> {

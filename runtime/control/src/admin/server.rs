@@ -229,7 +229,14 @@ async fn sessions(State(app): State<App>, Query(query): Query<SessionsQuery>) ->
         return (StatusCode::NOT_FOUND, text).into_response();
     }
     let (chunks, queued) = mpsc::channel(CHUNKS_QUEUED);
-    tokio::task::spawn_blocking(move || write_sessions(&app.reporter, &query, &chunks));
+    // It waits for a slow reader, so it takes none of the threads that the control loop needs.
+    let thread = std::thread::Builder::new()
+        .name("sessions".into())
+        .spawn(move || write_sessions(&app.reporter, &query, &chunks));
+    if let Err(error) = thread {
+        let text = format!("cannot start a thread to list the sessions: {error}");
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
     let body = futures_util::stream::unfold(queued, async |mut queued| {
         let chunk: Vec<u8> = queued.recv().await?;
         Some((Ok::<_, io::Error>(chunk), queued))

@@ -26,6 +26,8 @@ pub struct Status {
     pub mode: String,
     /// Current problems, for the operator.
     pub problems: Vec<String>,
+    #[serde(default)]
+    pub log: LogStatus,
     pub ports: Vec<PortStatus>,
     #[serde(default)]
     pub return_path: ReturnPathStatus,
@@ -41,6 +43,15 @@ pub struct Status {
     /// Health check modules.
     pub checks: Vec<ModuleStatus>,
     pub health_checks: ChecksStatus,
+}
+
+/// The log.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Lines that standard error did not take.
+    pub lines_dropped: u64,
+    /// Why lines are dropped now; `None` if the last one was written.
+    pub problem: Option<String>,
 }
 
 /// The config in effect.

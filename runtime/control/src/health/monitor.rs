@@ -139,7 +139,7 @@ impl HealthMonitor {
         delays.push_back(delay);
     }
 
-    pub(crate) fn checks_status(&self) -> ChecksStatus {
+    pub(crate) fn checks_status(&self, running_max: usize) -> ChecksStatus {
         let delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
         let mut delays: Vec<Duration> = delays.iter().copied().collect();
         delays.sort_unstable();
@@ -151,6 +151,7 @@ impl HealthMonitor {
         ChecksStatus {
             runs: self.runs.load(Ordering::Relaxed),
             running: self.running.load(Ordering::Relaxed),
+            running_max: u64::try_from(running_max).unwrap_or(u64::MAX),
             late_p99_ms: ms(p99),
             late_max_ms: ms(delays.last()),
             cpu_ms: self.cpu_ms.load(Ordering::Relaxed),

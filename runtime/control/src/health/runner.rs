@@ -25,9 +25,6 @@ use crate::publish::counter_totals::CounterTotals;
 use crate::publish::keys::{BackendKey, ServiceKey, snapshot_key};
 use crate::publish::view::CurrentView;
 
-/// Maximum concurrent checks; further ones wait.
-const RUNNING_MAX: usize = 1024;
-
 /// Delay of a check whose service has no slot left.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
@@ -55,22 +52,32 @@ pub(crate) struct Runner {
     pub(crate) warned_at: Option<Duration>,
 }
 
-#[derive(Default)]
 struct RunningChecks {
+    /// Maximum concurrent checks; further ones wait.
+    max: usize,
     tasks: JoinSet<CheckOutcome>,
     by_task: HashMap<Id, (u64, Arc<CheckJob>)>,
     by_service: HashMap<ServiceKey, usize>,
 }
 
 impl RunningChecks {
+    fn new(max: usize) -> Self {
+        Self {
+            max,
+            tasks: JoinSet::new(),
+            by_task: HashMap::new(),
+            by_service: HashMap::new(),
+        }
+    }
+
     fn is_full(&self) -> bool {
-        self.tasks.len() >= RUNNING_MAX
+        self.tasks.len() >= self.max
     }
 
     fn has_slot_for(&self, job: &CheckJob) -> bool {
         let (service, ..) = job.key.0;
         let own = self.by_service.get(&service).copied().unwrap_or(0);
-        own < RUNNING_MAX - self.tasks.len()
+        own < self.max - self.tasks.len()
     }
 
     fn start(
@@ -111,19 +118,31 @@ impl Runner {
     /// # Errors
     /// The thread or its event loop cannot be created.
     pub(crate) fn start(self) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let (ready, started) = std::sync::mpsc::channel();
+        // The runtime is made on its thread: if that does not start, it may not be dropped on this one.
+        let thread = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            // The receiver waits for it.
+            match runtime {
+                Ok(runtime) => {
+                    let _ = ready.send(Ok(()));
+                    runtime.block_on(self.run());
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        };
         std::thread::Builder::new()
             .name("health".into())
-            .spawn(move || runtime.block_on(self.run()))?;
-        Ok(())
+            .spawn(thread)?;
+        started.recv().map_err(io::Error::other)?
     }
 
     async fn run(mut self) {
         let health = Arc::clone(&self.health);
         let mut schedule = Schedule::new(RandomState::new().build_hasher().finish());
-        let mut running = RunningChecks::default();
+        let mut running = RunningChecks::new(self.host.at_once());
         let mut failures = tokio::time::interval(FAILURE_COUNT_INTERVAL);
         failures.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         schedule.adopt(&self.jobs.borrow_and_update(), health.now());

@@ -11,6 +11,9 @@ pub struct ChecksStatus {
     pub runs: u64,
     /// Checks running now.
     pub running: u64,
+    /// The most checks that run at once, by the limit of open files.
+    #[serde(default)]
+    pub running_max: u64,
     /// How late checks started, in milliseconds: the 99th percentile of the last few thousand.
     pub late_p99_ms: u64,
     /// The maximum of the same.

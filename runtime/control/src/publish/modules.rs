@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use rustix::process::Resource;
 use tokio::sync::mpsc;
 use waxwing_dataplane::session::{Key, Tuple};
 use waxwing_dataplane::{Backend, BackendId, Gauges, Snapshot};
@@ -48,6 +49,8 @@ impl Modules {
             compiler: compiler.clone(),
             ..CheckOptions::default()
         };
+        let files = rustix::process::getrlimit(Resource::Nofile).current;
+        let options = options.within_open_files(files.unwrap_or(u64::MAX));
         let check_host = CheckHost::new(options, shipped.checks, folder.clone())?;
         let options = HostOptions {
             compiler,

@@ -29,6 +29,7 @@ use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{Epoch, Snapshot};
 use waxwing_plugin::{BuildsInUse, HostEvent, ModuleError};
 
+use crate::admin::log::LogState;
 use crate::admin::rates;
 use crate::admin::report::{AttachedPorts, Reporter};
 use crate::admin::server::{AdminError, AdminSocket, Request};
@@ -62,6 +63,8 @@ pub struct ControlSetup {
     pub steering: Box<dyn Steering>,
     /// Reports the attached ports for the status.
     pub ports: Box<dyn AttachedPorts>,
+    /// The state of the log for the status.
+    pub log: Arc<LogState>,
     /// The zero of the workers' clock.
     pub started: Instant,
 }
@@ -183,7 +186,7 @@ impl Control {
             port_report: setup.ports.into(),
         };
         let control = Self {
-            reporter: Arc::new(reporter(&controller, setup.started)),
+            reporter: Arc::new(reporter(&controller, setup.log, setup.started)),
             controller,
             events: setup.checked.modules.events,
             socket,
@@ -259,9 +262,10 @@ fn first_view(config: &Arc<Config>, snapshot: &Arc<Snapshot>, modules: &[BuildsI
     }
 }
 
-fn reporter(controller: &Controller, started: Instant) -> Reporter {
+fn reporter(controller: &Controller, log: Arc<LogState>, started: Instant) -> Reporter {
     Reporter {
         started,
+        log,
         view: Arc::clone(&controller.view),
         sessions: Arc::clone(&controller.shared.sessions),
         gauges: Arc::clone(&controller.shared.gauges),

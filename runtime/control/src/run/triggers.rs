@@ -54,20 +54,23 @@ impl Triggers {
         } = self;
         let mut tick = interval(TICK);
         let mut retired = interval(RETIRED_EVERY);
+        // One task at a time: the hosts compile one module after the other, so a second task would only
+        // occupy a thread.
+        let mut to_compile = BTreeSet::new();
         let mut compiling: JoinSet<BTreeSet<String>> = JoinSet::new();
         let mut health_due = None;
         let mut not_before = Instant::now();
         let mut checks_run = true;
         loop {
+            if compiling.is_empty() && !to_compile.is_empty() {
+                compiling.spawn_blocking(controller.compile(std::mem::take(&mut to_compile)));
+            }
             tokio::select! {
                 // In this order: a canary that has failed must not be promoted because its time is up
                 // as well. What can trigger continuously comes last.
                 biased;
                 Some(event) = events.recv() => {
-                    let names = take_events(controller, event, &mut events).await;
-                    if !names.is_empty() {
-                        compiling.spawn_blocking(controller.compile(names));
-                    }
+                    to_compile.append(&mut take_events(controller, event, &mut events).await);
                 }
                 // The result is in the log and in the status.
                 _ = hangup.recv() => drop(controller.reload().await),

@@ -302,6 +302,7 @@ pub(crate) fn setup(checked: Checked, shared: &SharedState, book: &Book) -> Cont
             .collect(),
         steering: Box::new(book.clone()),
         ports: Box::new(OnePort),
+        log: Arc::default(),
         started: Instant::now(),
     }
 }

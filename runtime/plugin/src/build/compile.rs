@@ -5,17 +5,19 @@
 //! its limits.
 //!
 //! Invariant: whatever the bytes are, this process uses no more memory for them than the sizes of
-//! the file and of the machine code, and waits no longer than [`CompileLimits::wall`].
+//! the file and of the machine code, waits no longer than [`CompileLimits::wall`], and needs no thread
+//! of its own: the child's standard streams are files in memory.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::channel;
+use std::process::{Child, Command, ExitStatus};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::fs::MemfdFlags;
 use rustix::process::{Resource, Rlimit, Signal};
 use waxwing_sdk::abi::Kind;
 
@@ -24,6 +26,9 @@ use crate::error::Refusal;
 
 /// The largest machine code accepted from the child, in bytes.
 const CODE_MAX: u64 = 256 << 20;
+
+/// How often a running child is looked at.
+const POLL: Duration = Duration::from_millis(1);
 
 /// The child's nice value, so that compiling takes only idle processor time.
 const NICE: i32 = 5;
@@ -100,10 +105,7 @@ impl Compiler {
             .args(arguments)
             .args([limits.cpu_s.to_string(), limits.memory_bytes.to_string()])
             .arg(engine.kind().as_str())
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .env_clear();
         let code = run(command, bytes, *limits)?;
         load(engine, &code)
     }
@@ -118,59 +120,76 @@ pub(crate) fn here(engine: &Engine, bytes: &[u8]) -> Result<wasmtime::Module, Re
 #[expect(unsafe_code, reason = "wasmtime trusts machine code that it is given")]
 fn load(engine: &Engine, code: &[u8]) -> Result<wasmtime::Module, Refusal> {
     // SAFETY: the bytes are the output of `Engine::precompile_module` in `compile_child`: the child
-    // is this program, exited with success, and wrote them to a pipe that no other process holds.
+    // is this program, exited with success, and wrote them to a file in memory that no other process
+    // holds.
     // wasmtime refuses code from another version or with other engine settings.
     let module = unsafe { wasmtime::Module::deserialize(engine.wasmtime(), code) };
     module.map_err(|error| Refusal::Compile(format!("{error:#}")))
 }
 
-/// Runs the child: writes the module to it and reads the machine code.
-fn run(mut command: Command, bytes: &[u8], limits: CompileLimits) -> Result<Vec<u8>, Refusal> {
+/// Runs the child on the module and returns the machine code.
+fn run(command: Command, bytes: &[u8], limits: CompileLimits) -> Result<Vec<u8>, Refusal> {
     let failed = |error: io::Error| Refusal::Compiler(error.to_string());
-    let mut child = command.spawn().map_err(failed)?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (finished, wait) = channel();
-    let outcome = thread::scope(|scope| {
-        scope.spawn(move || {
-            // Fails if the child exited early; its exit status tells why.
-            let _ = stdin.map(|mut stdin| stdin.write_all(bytes));
-        });
-        let text = scope.spawn(move || read_capped(stderr, TEXT_MAX));
-        let code = scope.spawn(move || {
-            let code = read_capped(stdout, CODE_MAX);
-            let _ = finished.send(());
-            code
-        });
-        let in_time = wait.recv_timeout(limits.wall).is_ok();
-        let status = reap(&mut child, in_time);
-        (in_time, status, code.join(), text.join())
-    });
-    match outcome {
-        (true, Ok(status), Ok(code), Ok(text)) => check_exit(status, code, &text, limits),
-        (false, ..) => Err(Refusal::Compile(format!(
+    let (status, code, text) = run_child(command, bytes, limits.wall).map_err(failed)?;
+    match status {
+        Some(status) => check_exit(status, code, &text, limits),
+        None => Err(Refusal::Compile(format!(
             "compiling took longer than {} s; make the module's functions smaller",
             limits.wall.as_secs_f32()
         ))),
-        (_, Err(error), ..) => Err(failed(error)),
-        (.., Err(_), _) | (.., Err(_)) => {
-            Err(Refusal::Compiler("its output cannot be read".into()))
-        }
     }
 }
 
-/// Reaps a child that has closed its output; kills it first if it is late.
-fn reap(child: &mut Child, in_time: bool) -> io::Result<ExitStatus> {
-    if !in_time {
+/// Runs the child. Returns its exit status, its output and its error text; no status if it was killed
+/// because it was late.
+fn run_child(
+    mut command: Command,
+    bytes: &[u8],
+    wall: Duration,
+) -> io::Result<(Option<ExitStatus>, Vec<u8>, Vec<u8>)> {
+    let (mut module, code, text) = (memory_file()?, memory_file()?, memory_file()?);
+    module.write_all(bytes)?;
+    module.rewind()?;
+    let mut child = command
+        .stdin(module)
+        .stdout(code.try_clone()?)
+        .stderr(text.try_clone()?)
+        .spawn()?;
+    let status = wait(&mut child, wall);
+    if !matches!(status, Ok(Some(_))) {
         child.kill()?;
+        child.wait()?;
     }
-    child.wait()
+    Ok((
+        status?,
+        read_capped(code, CODE_MAX)?,
+        read_capped(text, TEXT_MAX)?,
+    ))
 }
 
-fn read_capped(source: Option<impl Read>, max: u64) -> Vec<u8> {
+/// Returns an empty file that only its holders can open.
+fn memory_file() -> io::Result<File> {
+    let file = rustix::fs::memfd_create("waxwing-compile", MemfdFlags::CLOEXEC)?;
+    Ok(File::from(file))
+}
+
+/// Waits for the child's end; `None` if it is late.
+fn wait(child: &mut Child, wall: Duration) -> io::Result<Option<ExitStatus>> {
+    let started = Instant::now();
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || started.elapsed() >= wall {
+            return Ok(status);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn read_capped(mut file: File, max: u64) -> io::Result<Vec<u8>> {
+    file.rewind()?;
     let mut bytes = Vec::new();
-    // After a read error, the exit status decides about the bytes read so far.
-    let _ = source.map(|source| source.take(max).read_to_end(&mut bytes));
-    bytes
+    file.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn check_exit(
@@ -254,7 +273,8 @@ fn confine(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
     limit(Resource::Cpu, cpu_s)?;
     limit(Resource::As, memory_bytes)?;
     limit(Resource::Core, 0)?;
-    limit(Resource::Fsize, 0)?;
+    // Its standard output is a file in memory.
+    limit(Resource::Fsize, CODE_MAX)?;
     limit(Resource::Nofile, 16)?;
     // The child ends with its parent and uses only idle processor time.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;

@@ -1,6 +1,7 @@
 //! A connection of a check: TCP, TLS over TCP, or UDP.
 //!
-//! Invariant: it leads only to the target, and is closed when it is dropped.
+//! Invariant: it leads only to the target, and is closed when it is dropped. TCP closes by a reset: after
+//! the verdict nothing is to be delivered, and TIME-WAIT would use up the ports to connect from.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,6 +16,9 @@ use super::tls::{self, CheckTls};
 
 /// The IPv4 and UDP headers of a datagram, in bytes; counted so that an empty datagram is not free.
 const DATAGRAM_HEADERS: usize = 28;
+
+const NO_FILE: &str = "no open file left for the check; raise the balancer's limit (`ulimit -n`, \
+                       systemd: LimitNOFILE=)";
 
 /// Why an import failed: an error code for the module, and a text.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,10 +37,7 @@ impl From<io::Error> for ImportError {
             return Self::new(errors::TLS, tls::describe(error));
         }
         match error.raw_os_error().and_then(shortage) {
-            Some(text) => Self {
-                is_local: true,
-                ..Self::new(errors::OTHER, text)
-            },
+            Some(text) => Self::local(text),
             None => Self::of_kind(&error),
         }
     }
@@ -49,6 +50,18 @@ impl ImportError {
             code,
             text,
             is_local: false,
+        }
+    }
+
+    /// Checks have used up the open files that they may use.
+    pub(super) fn out_of_files() -> Self {
+        Self::local(NO_FILE)
+    }
+
+    fn local(text: &str) -> Self {
+        Self {
+            is_local: true,
+            ..Self::new(errors::OTHER, text)
         }
     }
 
@@ -71,7 +84,7 @@ impl ImportError {
 /// Returns the resource that the balancer ran out of. No behaviour of a server causes these errors.
 fn shortage(errno: i32) -> Option<&'static str> {
     Some(match errno {
-        libc::EMFILE => "no open file left for the check; raise the balancer's limit (ulimit -n)",
+        libc::EMFILE => NO_FILE,
         libc::ENFILE => "no open file left on this machine for the check (sysctl fs.file-max)",
         // `bind` and `connect` return the last two if all ports are in use.
         libc::EADDRNOTAVAIL | libc::EADDRINUSE | libc::EAGAIN => {
@@ -95,6 +108,7 @@ impl Connection {
             Protocol::Tcp => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
+                stream.set_zero_linger()?;
                 Ok(Self::Tcp(stream))
             }
             Protocol::Udp => {

@@ -60,6 +60,9 @@ pub struct CheckHost {
     trial_every: Duration,
     /// The engine's instances for runs.
     slots: Semaphore,
+    at_once: usize,
+    /// The open files left for connections.
+    files: Arc<Semaphore>,
     /// Guards the engine's one instance for trying configs.
     config_slot: Mutex<()>,
     /// The origin of the modules' clock.
@@ -82,6 +85,7 @@ impl CheckHost {
             fault_limit,
             compiler,
             at_once,
+            connections_max,
             run,
             trial_every,
         } = options;
@@ -102,6 +106,8 @@ impl CheckHost {
             limits: run,
             trial_every,
             slots: Semaphore::new(at_once as usize),
+            at_once: at_once as usize,
+            files: Arc::new(Semaphore::new(connections_max as usize)),
             config_slot: Mutex::default(),
             start: Instant::now(),
         })
@@ -166,8 +172,15 @@ impl CheckHost {
         context: RunContext,
         budget: &Arc<CpuBudget>,
     ) -> Result<CheckGuest, RunFailure> {
-        let state = RunState::new(context, self.limits, self.start, Arc::clone(budget));
+        let (budget, files) = (Arc::clone(budget), Arc::clone(&self.files));
+        let state = RunState::new(context, self.limits, self.start, budget, files);
         CheckGuest::new(self.engine.wasmtime(), &check.code, state).await
+    }
+
+    /// Returns the most checks that run at once.
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// Records that a build now serves. The build before becomes the target of a roll-back.

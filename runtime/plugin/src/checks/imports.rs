@@ -17,7 +17,7 @@ use waxwing_sdk::abi::{PROTOCOL_TCP, PROTOCOL_UDP, exports};
 
 use super::connection::{Connection, ImportError};
 use super::cpu_budget::Activity;
-use super::run_state::RunState;
+use super::run_state::{OpenConnection, RunState};
 use crate::text::sanitize;
 
 /// The most bytes that one call receives from a stream.
@@ -192,9 +192,9 @@ async fn connect(caller: &mut ImportCaller<'_>, protocol: i32) -> Result<i32, Im
         }
     };
     let state = caller.data_mut();
-    state.check_room()?;
+    let file = state.take_file()?;
     let connection = Connection::open(state.context.target.address, protocol).await?;
-    state.keep(connection)
+    state.keep(OpenConnection { connection, file })
 }
 
 async fn secure(
@@ -212,14 +212,15 @@ async fn secure(
     let (address, tls) = (target.address, target.tls.clone());
     let slot = state.slot(number)?;
     // After a failed handshake the connection is unusable, so it is not put back.
-    let Some(connection) = slot.take() else {
+    let Some(OpenConnection { connection, file }) = slot.take() else {
         return Err(ImportError::new(INVALID, "the connection is closed"));
     };
     let tls = tls.ok_or_else(|| {
         let text = "TLS is not set up; write `tls = {}` for this check";
         ImportError::new(TLS_FAILED, text)
     })?;
-    *slot = Some(connection.secure(&tls, address, &alpn).await?);
+    let connection = connection.secure(&tls, address, &alpn).await?;
+    *slot = Some(OpenConnection { connection, file });
     Ok(0)
 }
 

@@ -20,12 +20,36 @@ pub struct CheckOptions {
     /// What compiles the modules of the folder.
     pub compiler: Compiler,
     /// The most checks that run at once, at least 1; others wait for a slot. Address space for this many
-    /// instances is reserved, some 16 MiB each, and each run takes at least one open file.
+    /// instances is reserved, some 16 MiB each.
     pub at_once: u32,
+    /// The most connections of all runs together. One more fails as a shortage of the balancer, which
+    /// says nothing about the backend.
+    pub connections_max: u32,
     /// Limits of one run.
     pub run: RunLimits,
     /// How often a quarantined build without a replacement is tried.
     pub trial_every: Duration,
+}
+
+/// The most checks at once, however many files may be open.
+const AT_ONCE_MAX: u32 = 1024;
+
+/// Open files for everything but checks: sockets, maps, admin clients, module files, compilers.
+const OTHER_FILES: u64 = 256;
+
+impl CheckOptions {
+    /// Limits the runs at once and their connections for a process that may open this many files: all but
+    /// 256, but at least half.
+    #[must_use]
+    pub fn within_open_files(self, files: u64) -> Self {
+        let share = files.saturating_sub(OTHER_FILES).max(files / 2).max(1);
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        Self {
+            at_once: self.at_once.min(share),
+            connections_max: self.connections_max.min(share),
+            ..self
+        }
+    }
 }
 
 impl Default for CheckOptions {
@@ -37,7 +61,8 @@ impl Default for CheckOptions {
             },
             fault_limit: FaultLimit::default(),
             compiler: Compiler::default(),
-            at_once: 1024,
+            at_once: AT_ONCE_MAX,
+            connections_max: u32::MAX,
             run: RunLimits::default(),
             trial_every: Duration::from_secs(30),
         }

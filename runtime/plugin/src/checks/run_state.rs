@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use waxwing_sdk::abi::health::errors;
 
@@ -21,6 +22,12 @@ pub(super) struct RunContext {
     pub(super) target: CheckTarget,
 }
 
+/// An open connection, and its share of the open files that checks may use.
+pub(super) struct OpenConnection {
+    pub(super) connection: Connection,
+    pub(super) file: OwnedSemaphorePermit,
+}
+
 /// The state of a run.
 pub(crate) struct RunState {
     pub(super) context: RunContext,
@@ -32,7 +39,9 @@ pub(crate) struct RunState {
     /// Whether `waxwing_check` runs: a module may use its target only then.
     pub(super) may_connect: bool,
     /// By number; `None` once closed.
-    connections: Vec<Option<Connection>>,
+    connections: Vec<Option<OpenConnection>>,
+    /// The open files left for connections of all runs.
+    files: Arc<Semaphore>,
     /// The text of the last error.
     pub(super) error_text: String,
     pub(super) memory: StoreLimits,
@@ -44,10 +53,12 @@ impl RunState {
         limits: RunLimits,
         start: Instant,
         budget: Arc<CpuBudget>,
+        files: Arc<Semaphore>,
     ) -> Self {
         Self {
             context,
             budget,
+            files,
             limits,
             left: limits,
             start,
@@ -64,8 +75,8 @@ impl RunState {
         }
     }
 
-    /// Checks that the limits allow another connection.
-    pub(super) fn check_room(&self) -> Result<(), ImportError> {
+    /// Checks that the limits allow another connection, and takes an open file for it.
+    pub(super) fn take_file(&self) -> Result<OwnedSemaphorePermit, ImportError> {
         let open = self.connections.iter().flatten().count();
         let RunLimits {
             open: open_max,
@@ -80,11 +91,12 @@ impl RunState {
             let text = format!("a check may have at most {open_max} connections open");
             return Err(ImportError::new(errors::LIMIT, text));
         }
-        Ok(())
+        let file = Arc::clone(&self.files).try_acquire_owned();
+        file.map_err(|_| ImportError::out_of_files())
     }
 
     /// Stores a connection. Returns its number.
-    pub(super) fn keep(&mut self, connection: Connection) -> Result<i32, ImportError> {
+    pub(super) fn keep(&mut self, connection: OpenConnection) -> Result<i32, ImportError> {
         let number = i32::try_from(self.connections.len());
         self.connections.push(Some(connection));
         number.map_err(|_| ImportError::new(errors::LIMIT, "too many connections"))
@@ -98,7 +110,7 @@ impl RunState {
     }
 
     /// Returns the slot of an open connection.
-    pub(super) fn slot(&mut self, number: i32) -> Result<&mut Option<Connection>, ImportError> {
+    pub(super) fn slot(&mut self, number: i32) -> Result<&mut Option<OpenConnection>, ImportError> {
         usize::try_from(number)
             .ok()
             .and_then(|number| self.connections.get_mut(number))
@@ -113,6 +125,7 @@ impl RunState {
     pub(super) fn connection(&mut self, number: i32) -> Result<&mut Connection, ImportError> {
         let slot = self.slot(number)?;
         slot.as_mut()
+            .map(|open| &mut open.connection)
             .ok_or_else(|| ImportError::new(errors::INVALID, "the connection is closed"))
     }
 }

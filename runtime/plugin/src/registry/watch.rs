@@ -1,9 +1,8 @@
 //! Watches the folder of modules and reports the names whose files changed.
 //!
-//! Invariant: the folder's listing is the truth; the kernel's events only make the next scan come
-//! sooner. The folder is scanned every second in any case, so a lost event, a folder that is deleted
-//! and made again, or a file system without events costs at most a second. A file is reported once it
-//! has not changed for a while and no process holds an exclusive lock on it.
+//! Invariant: the folder's listing is the truth. The folder may be deleted and made again, and may be on
+//! any file system. A file is reported once it has not changed for a while and no process holds an
+//! exclusive lock on it.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
@@ -13,19 +12,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tracing::{debug, warn};
 
 use crate::build::read::{EXTENSION, file_name, is_module_name};
 use crate::error::HostError;
 
-/// The pause between two scans without an event.
-const RESCAN: Duration = Duration::from_secs(1);
+/// The shortest pause between two scans while no file is changing.
+const RESCAN: Duration = Duration::from_millis(250);
+/// That pause in scans: at most a hundredth of the time is spent on scanning.
+const RESCAN_SCANS: u32 = 99;
 /// The pause between two scans while a file is changing.
 const RESCAN_PENDING: Duration = Duration::from_millis(50);
 /// How long a file must not change before it is reported: a copy in progress changes it all the time.
 const SETTLE: Duration = Duration::from_millis(200);
-/// The most module files that are watched: listing them takes some 10 ms of each second.
+/// The most module files that are watched: listing them takes some 10 ms.
 const FILES_MAX: usize = 10_000;
 
 /// Tells two states of a file apart without reading it.
@@ -171,16 +171,10 @@ fn locked(path: &Path) -> bool {
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// Wakes the watcher's thread.
-enum WatchSignal {
-    /// The kernel reported a change.
-    Changed,
-    Stop,
-}
-
 /// Owns the watcher's thread, which ends when this is dropped.
 pub(crate) struct Watcher {
-    signal: Sender<WatchSignal>,
+    /// Dropping it stops the thread.
+    stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -191,15 +185,14 @@ impl Watcher {
         folder: PathBuf,
         changed: impl Fn(String) + Send + 'static,
     ) -> Result<Self, HostError> {
-        let (signal, signals) = channel();
+        let (stop, stopped) = channel();
         let scanner = FolderScanner::new(folder, Instant::now());
-        let events = FolderEvents::new(signal.clone());
         let thread = std::thread::Builder::new()
             .name("waxwing-watch".into())
-            .spawn(move || watch(scanner, events, &signals, changed))
+            .spawn(move || watch(scanner, &stopped, changed))
             .map_err(HostError::Thread)?;
         Ok(Self {
-            signal,
+            stop: Some(stop),
             thread: Some(thread),
         })
     }
@@ -207,96 +200,29 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // Both fail only if the thread has ended already.
-        let _ = self.signal.send(WatchSignal::Stop);
+        drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
+            // Fails only if the thread panicked.
             let _ = thread.join();
         }
     }
 }
 
-fn watch(
-    mut scanner: FolderScanner,
-    mut events: FolderEvents,
-    signals: &Receiver<WatchSignal>,
-    changed: impl Fn(String),
-) {
-    let mut wait = Duration::ZERO;
-    loop {
-        match signals.recv_timeout(wait) {
-            Ok(WatchSignal::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Ok(WatchSignal::Changed) | Err(RecvTimeoutError::Timeout) => {}
-        }
-        // One scan covers all events so far.
-        if signals
-            .try_iter()
-            .any(|signal| matches!(signal, WatchSignal::Stop))
-        {
-            return;
-        }
-        events.follow(&scanner.folder);
-        let (settled, pending) = scanner.scan(Instant::now());
+fn watch(mut scanner: FolderScanner, stopped: &Receiver<()>, changed: impl Fn(String)) {
+    let mut pause = Duration::ZERO;
+    while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        let begun = Instant::now();
+        let (settled, pending) = scanner.scan(begun);
+        pause = match pending {
+            true => RESCAN_PENDING,
+            false => RESCAN.max(begun.elapsed() * RESCAN_SCANS),
+        };
         for name in settled {
             debug!(
                 "module file {} changed",
                 path(&scanner.folder, &name).display()
             );
             changed(name);
-        }
-        wait = if pending {
-            // A file that is written without pause causes events without pause: limit the rate.
-            std::thread::sleep(RESCAN_PENDING);
-            Duration::ZERO
-        } else {
-            RESCAN
-        };
-    }
-}
-
-/// The kernel's change events for the folder, if the file system has any.
-struct FolderEvents {
-    watcher: Option<RecommendedWatcher>,
-    /// Device and inode of the watched folder.
-    watched: Option<(u64, u64)>,
-}
-
-impl FolderEvents {
-    fn new(signal: Sender<WatchSignal>) -> Self {
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Scanning the folder causes access events, which would cause the next scan.
-            if event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_))) {
-                let _ = signal.send(WatchSignal::Changed);
-            }
-        });
-        let watcher = watcher
-            .inspect_err(|error| {
-                warn!("no change events for the modules folder ({error}); scanning it each second");
-            })
-            .ok();
-        Self {
-            watcher,
-            watched: None,
-        }
-    }
-
-    /// Watches the folder that is at this path now.
-    fn follow(&mut self, folder: &Path) {
-        let Some(watcher) = &mut self.watcher else {
-            return;
-        };
-        let identity = fs::metadata(folder).ok().map(|m| (m.dev(), m.ino()));
-        if identity == self.watched {
-            return;
-        }
-        if self.watched.take().is_some() {
-            // Fails if the folder was deleted: the kernel has dropped the watch then.
-            let _ = watcher.unwatch(folder);
-        }
-        if identity.is_some() {
-            match watcher.watch(folder, RecursiveMode::NonRecursive) {
-                Ok(()) => self.watched = identity,
-                Err(error) => debug!("{}: no change events: {error}", folder.display()),
-            }
         }
     }
 }

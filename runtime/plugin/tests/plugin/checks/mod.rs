@@ -9,6 +9,7 @@ mod floods;
 mod fuzz;
 mod hostile;
 mod imports;
+mod ports;
 mod shortage;
 mod tls;
 mod validation;
