@@ -41,6 +41,12 @@ cargo xtask COMMAND
       --packets N         stop after this many packets in all
       --world N           packets per network (100000)
       --siege             a thousand transfers under attack for ten minutes, in each network
+  soak [OPTIONS]        a real balancer under steady traffic while its config, modules, network and process
+                        limits change at random; fails if it ends, loses a session or reports what is untrue
+      --minutes N         how long (30)
+      --seed N            replays the events of an earlier run
+      --only WORD         only events whose names contain it; can be repeated
+      --without WORD      no such events; can be repeated
   fuzz [--seconds N]    coverage-guided fuzzing of the hot path, N seconds per target (600); installs
                         cargo-fuzz if missing
   bench [FILTER]        the criterion benches, and a table of what each policy's pick costs
@@ -80,6 +86,7 @@ fn main() -> ExitCode {
         "ci" => setup::everything().and_then(|()| ci::all()),
         "fuzz" => fuzz::all(rest),
         "simulate" => simulate::forever(rest),
+        "soak" => setup::everything().and_then(|()| soak(rest)),
         "bench" => bench::any(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
@@ -100,4 +107,10 @@ fn demo(arguments: &[String]) -> Result<(), String> {
     run::step("building the balancer and the demo");
     run::build()?;
     run::as_root(&run::built("waxwing-demo")?, arguments)
+}
+
+fn soak(arguments: &[String]) -> Result<(), String> {
+    run::step("building the balancer and the soak");
+    run::build()?;
+    run::as_root(&run::built("waxwing-soak")?, arguments)
 }
