@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
+use crate::http_server::Capacity;
 use crate::load::{Load, Sample, Tally};
 use crate::netns::Namespace;
 use crate::process::{Finished, Process};
@@ -53,31 +54,22 @@ pub fn http_servers(topology: &Topology, port: u16) -> Result<Vec<Process>> {
 
 /// Starts our HTTP server in a namespace, on both families.
 pub fn http_server(namespace: &Namespace, port: u16, name: &str) -> Result<Process> {
-    slow_http_server(namespace, port, name, Duration::ZERO)
+    slow_http_server(namespace, port, name, Capacity::default())
 }
 
-/// [`http_server`], with answers that take `delay`.
+/// As [`http_server`], with a bounded capacity.
 pub fn slow_http_server(
     namespace: &Namespace,
     port: u16,
     name: &str,
-    delay: Duration,
+    capacity: Capacity,
 ) -> Result<Process> {
     let listen = format!("[::]:{port}");
-    let delay = delay.as_millis().to_string();
+    let [service_ms, places] = [capacity.service_ms, capacity.places].map(|it| it.to_string());
     let program = built_program("waxwing-testbed")?;
-    let mut server = namespace.spawn(
-        program,
-        &[
-            "http-server",
-            "--listen",
-            &listen,
-            "--name",
-            name,
-            "--delay-ms",
-            &delay,
-        ],
-    )?;
+    let arguments = ["http-server", "--listen", &listen, "--name", name];
+    let capacity = ["--service-ms", &service_ms, "--places", &places];
+    let mut server = namespace.spawn(program, &[&arguments[..], &capacity].concat())?;
     wait_for("the HTTP server to listen", &mut server, |server| {
         Ok(server.stdout().contains("ready"))
     })?;

@@ -13,6 +13,8 @@ use axum::serve::ListenerExt as _;
 use axum::{Json, Router, routing};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 /// Counters of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -23,22 +25,42 @@ pub struct Counters {
     pub requests: u64,
 }
 
+/// How much work a server can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capacity {
+    /// Milliseconds of work on a request.
+    pub service_ms: u32,
+    /// Requests that are worked on at a time; others wait.
+    pub places: u32,
+}
+
+impl Default for Capacity {
+    /// Answers at once.
+    fn default() -> Self {
+        Self {
+            service_ms: 0,
+            places: 1024,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Live {
     connections: AtomicU64,
     requests: AtomicU64,
 }
 
-/// Serves concurrent keep-alive connections until the process ends. Each answer, except that of `/counters`,
-/// takes `delay`.
-pub async fn serve(addresses: &[SocketAddr], name: &str, delay: Duration) -> Result<()> {
+/// Serves concurrent keep-alive connections until the process ends.
+pub async fn serve(addresses: &[SocketAddr], name: &str, capacity: Capacity) -> Result<()> {
+    let places = Arc::new(Semaphore::new(usize::try_from(capacity.places)?));
     let live = Arc::new(Live::default());
     let mut servers = tokio::task::JoinSet::new();
     for address in addresses {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address}"))?;
-        let (counted, router) = (Arc::clone(&live), router(Arc::clone(&live), name, delay));
+        let counted = Arc::clone(&live);
+        let router = router(Arc::clone(&live), name, capacity, Arc::clone(&places));
         let listener = listener.tap_io(move |connection| {
             counted.connections.fetch_add(1, Ordering::Relaxed);
             // Without TCP_NODELAY answers are only slightly later.
@@ -56,7 +78,7 @@ pub async fn serve(addresses: &[SocketAddr], name: &str, delay: Duration) -> Res
     Ok(())
 }
 
-fn router(live: Arc<Live>, name: &str, delay: Duration) -> Router {
+fn router(live: Arc<Live>, name: &str, capacity: Capacity, places: Arc<Semaphore>) -> Router {
     let answer = format!("server={name}\n");
     let counters = Arc::clone(&live);
     Router::new()
@@ -70,10 +92,12 @@ fn router(live: Arc<Live>, name: &str, delay: Duration) -> Router {
             }),
         )
         .fallback(async move || {
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
             live.requests.fetch_add(1, Ordering::Relaxed);
+            if capacity.service_ms > 0 {
+                // It is never closed; without a place the server would only be faster.
+                let _place = places.acquire().await;
+                sleep(Duration::from_millis(capacity.service_ms.into())).await;
+            }
             answer
         })
 }

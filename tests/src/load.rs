@@ -404,9 +404,11 @@ mod tests {
         let address = std::net::TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
             .expect("loopback has a free port");
-        let server = tokio::spawn(async move {
-            crate::http_server::serve(&[address], "me", Duration::ZERO).await
-        });
+        let serve = async move {
+            let capacity = crate::http_server::Capacity::default();
+            crate::http_server::serve(&[address], "me", capacity).await
+        };
+        let server = tokio::spawn(serve);
         while TcpStream::connect(address).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -10,10 +10,11 @@ use crate::{figures, machine, packages, run, setup};
 /// Runs `bench NAME`; any other word filters the criterion benches.
 pub(crate) fn any(arguments: &[String]) -> Result<(), String> {
     match arguments.split_first() {
-        Some((what, rest)) if what == "wire" => wire(rest),
+        Some((what, rest)) if what == "wire" => peers("wire", rest),
         Some((what, rest)) if what == "instructions" => instructions(rest),
         Some((what, rest)) if what == "cost" => cost(rest),
         Some((what, rest)) if what == "vm" => vm(rest),
+        Some((what, rest)) if what == "balance" => peers("balance", rest),
         _ => criterion(arguments),
     }
 }
@@ -64,8 +65,8 @@ fn cost(arguments: &[String]) -> Result<(), String> {
     if keep { kept("cost") } else { Ok(()) }
 }
 
-/// Measures Waxwing beside its peers.
-fn wire(arguments: &[String]) -> Result<(), String> {
+/// Measures Waxwing beside its peers in network namespaces: `wire` or `balance`.
+fn peers(bench: &str, arguments: &[String]) -> Result<(), String> {
     let narrows = |argument: &str| {
         let option = argument.split('=').next().unwrap_or(argument);
         ["--quick", "--only"].contains(&option)
@@ -81,9 +82,9 @@ fn wire(arguments: &[String]) -> Result<(), String> {
         "waxwing-peers-bench",
     ])?;
     let target = run::target().display().to_string();
-    let arguments = [&["wire", "--target", &target], arguments.as_slice()].concat();
+    let arguments = [&[bench, "--target", &target], arguments.as_slice()].concat();
     run::as_root(&released("waxwing-peers-bench"), &arguments)?;
-    if keep { kept("wire") } else { Ok(()) }
+    if keep { kept(bench) } else { Ok(()) }
 }
 
 /// Measures Waxwing in zero-copy mode, in a virtual machine.

@@ -58,6 +58,13 @@ cargo xtask COMMAND
                         JSON in target/bench/cost
       --quick             fewer and shorter runs, to see that it works
       --keep              also replace benches/results/cost
+  bench balance [OPTIONS]
+                        load policies beside HAProxy's leastconn, on servers of unequal speed: shares and
+                        latency; a table, a chart and JSON in target/bench/balance
+      --quick             one round of four seconds, to see that it works
+      --rounds N          measurements of each contender (3)
+      --seconds N         length of each measurement (15)
+      --keep              also replace benches/results/balance; not with --quick
   bench vm [OPTIONS]    Waxwing in zero-copy mode beside IPVS and nftables, in a virtual machine; a table,
                         charts and JSON in target/bench/vm
       --rounds N          measurements of each contender (5)

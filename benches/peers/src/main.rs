@@ -1,12 +1,13 @@
 //! Measures Waxwing and its peers under the same load.
 //!
 //! `cargo xtask bench wire` runs the contenders in network namespaces of this host ([`wire`]);
-//! `cargo xtask bench vm` runs them in a virtual machine whose network cards support zero-copy ([`vm`]).
-//! Both use the same [`contender`]s, [`network`] and [`wrk`], and report [`outcome`]s by [`page`].
+//! `cargo xtask bench vm` runs them in a virtual machine whose network cards support zero-copy ([`vm`]);
+//! `cargo xtask bench balance` compares how policies share a load ([`balance`]). All use the same [`contender`]s, [`network`] and [`wrk`], and report [`outcome`]s by [`page`].
 //!
 //! Invariant: however it ends, it leaves no namespace, process or setting behind, and it touches only
 //! interfaces that it created.
 
+mod balance;
 mod contender;
 mod cpu;
 mod network;
@@ -35,6 +36,8 @@ struct Arguments {
 enum Bench {
     /// Waxwing, a bare AF_XDP forwarder, nftables, HAProxy and nginx in network namespaces
     Wire(wire::Arguments),
+    /// Load policies beside HAProxy's `leastconn`, on servers of unequal speed
+    Balance(balance::Arguments),
     /// Waxwing with zero-copy, IPVS and nftables in a virtual machine
     Vm(vm::Arguments),
 }
@@ -43,6 +46,7 @@ fn main() -> Result<()> {
     vm::serve_if_guest();
     let outcome = match Arguments::parse().bench {
         Bench::Wire(arguments) => wire::run(&arguments),
+        Bench::Balance(arguments) => balance::run(&arguments),
         Bench::Vm(arguments) => vm::run(&arguments),
     };
     while netns::is_ending() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use waxwing_tests::http_server::Capacity;
 use waxwing_tests::inject::{self, Garbage};
 use waxwing_tests::load::{self, Load};
 use waxwing_tests::{http_server, moody_server, topology};
@@ -23,9 +24,12 @@ enum Command {
         /// The name in the answers.
         #[arg(long)]
         name: String,
-        /// How long an answer takes.
+        /// Milliseconds of work on a request.
         #[arg(long, default_value_t = 0)]
-        delay_ms: u64,
+        service_ms: u32,
+        /// Requests that are worked on at a time; others wait.
+        #[arg(long, default_value_t = 1024)]
+        places: u32,
     },
     /// Serves TCP and UDP; a file sets the behaviour (the mood).
     MoodyServer {
@@ -94,8 +98,9 @@ async fn main() -> Result<()> {
         Command::HttpServer {
             listen,
             name,
-            delay_ms,
-        } => http_server::serve(&listen, &name, Duration::from_millis(delay_ms)).await,
+            service_ms,
+            places,
+        } => http_server::serve(&listen, &name, Capacity { service_ms, places }).await,
         Command::MoodyServer {
             listen,
             ports,

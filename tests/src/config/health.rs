@@ -125,11 +125,13 @@ mod tests {
             address = '10.2.0.11'
             port = 8080
             weight = 1
+            tag = 0
             health = { port = 9100 }
             [[backend]]
             address = '10.2.0.12'
             port = 8080
             weight = 1
+            tag = 0
             backup = true
             "
         .parse()

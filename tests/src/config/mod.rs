@@ -128,6 +128,8 @@ pub struct Backend {
     /// Whether the backend serves only while no main backend is healthy.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub backup: bool,
+    /// The number that policies group backends by.
+    pub tag: u32,
     /// Overrides of the service's health checks, by config key.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub health: toml::Table,
@@ -142,6 +144,7 @@ impl Backend {
             weight: 1,
             name: None,
             backup: false,
+            tag: 0,
             health: toml::Table::new(),
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use waxwing_tests::actors::{self, connections};
+use waxwing_tests::http_server::Capacity;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::{Layout, Load, Status, Topology, Waxwing};
 
@@ -29,9 +30,12 @@ fn the_fast_server_gets_what_it_can_serve() -> Result<()> {
         servers: 2,
         ..Layout::default()
     })?;
-    let server = |(name, delay_ms, number): (&str, u64, usize)| {
-        let delay = Duration::from_millis(delay_ms);
-        actors::slow_http_server(&topology.servers[number], 8080, name, delay)
+    let server = |(name, service_ms, number): (&str, u32, usize)| {
+        let capacity = Capacity {
+            service_ms,
+            ..Capacity::default()
+        };
+        actors::slow_http_server(&topology.servers[number], 8080, name, capacity)
     };
     let _servers = [("slow", 2000, 0), ("fast", 10, 1)]
         .into_iter()

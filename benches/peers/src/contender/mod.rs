@@ -6,7 +6,7 @@
 
 mod bare;
 mod kernel;
-mod proxy;
+pub(crate) mod proxy;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -124,7 +124,10 @@ impl Contender {
             Self::Routing => {}
             Self::Bare => running.process = Some((self, bare::start(network, settings)?)),
             Self::Haproxy => {
-                running.process = Some((self, proxy::haproxy(network, settings.services)?));
+                running.process = Some((
+                    self,
+                    proxy::haproxy(network, settings.services, "roundrobin")?,
+                ));
             }
             Self::NginxStream => {
                 running.process = Some((self, proxy::nginx(network, settings.services)?));

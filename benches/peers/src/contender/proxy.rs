@@ -6,8 +6,8 @@ use waxwing_tests::actors::wait_listening;
 
 use crate::network::{Network, Service, VIP};
 
-/// HAProxy in TCP mode, with one thread.
-pub(super) fn haproxy(network: &Network, services: &[Service]) -> Result<Process> {
+/// HAProxy in TCP mode, with one thread and a balancing algorithm by its name.
+pub(crate) fn haproxy(network: &Network, services: &[Service], algorithm: &str) -> Result<Process> {
     let service = services.first().context("no service")?;
     let servers: String = network
         .server_addresses()
@@ -16,7 +16,7 @@ pub(super) fn haproxy(network: &Network, services: &[Service]) -> Result<Process
     let config = format!(
         "global\n  nbthread 1\n  maxconn 4096\n\
          defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
-         listen bench\n  bind {VIP}:{}\n  balance roundrobin\n{servers}",
+         listen bench\n  bind {VIP}:{}\n  balance {algorithm}\n{servers}",
         service.port
     );
     let file = network.topology.scratch.write("haproxy.cfg", config)?;
