@@ -57,6 +57,20 @@ impl<'a> Waxwing<'a> {
     /// # Errors
     /// As [`Waxwing::start`].
     pub fn start_under(topology: &'a Topology, config: &Config, wrapper: &[&str]) -> Result<Self> {
+        let mut waxwing = Self::spawn_under(topology, config, wrapper)?;
+        waxwing.wait_ready()?;
+        Ok(waxwing)
+    }
+
+    /// Starts the balancer, and does not wait until it serves.
+    ///
+    /// # Errors
+    /// The program has not been built.
+    pub fn spawn(topology: &'a Topology, config: &Config) -> Result<Self> {
+        Self::spawn_under(topology, config, &[])
+    }
+
+    fn spawn_under(topology: &'a Topology, config: &Config, wrapper: &[&str]) -> Result<Self> {
         fs::create_dir_all(&config.modules)?;
         let path = topology.scratch.write("waxwing.toml", config.to_toml()?)?;
         let mut waxwing = Self {
@@ -68,14 +82,17 @@ impl<'a> Waxwing<'a> {
             modules: config.modules.clone(),
         };
         waxwing.run()?;
-        waxwing.wait_ready()?;
         Ok(waxwing)
     }
 
     fn run(&mut self) -> Result<()> {
         let wrapper: Vec<&str> = self.wrapper.iter().map(String::as_str).collect();
         let mut command = self.topology.balancer_command(&wrapper)?;
-        command.args(["run", "--config"]).arg(&self.config);
+        let cache = self.topology.scratch.path().join("cache");
+        command
+            .args(["run", "--config"])
+            .arg(&self.config)
+            .env("CACHE_DIRECTORY", cache);
         self.process = Some(Process::spawn("waxwing", &command)?);
         Ok(())
     }
@@ -88,7 +105,11 @@ impl<'a> Waxwing<'a> {
         Ok(begun.elapsed())
     }
 
-    fn wait_ready(&mut self) -> Result<()> {
+    /// Waits until the balancer serves.
+    ///
+    /// # Errors
+    /// The balancer ended, or did not answer in time.
+    pub fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let error = match self.status() {
@@ -236,6 +257,20 @@ impl<'a> Waxwing<'a> {
         }
     }
 
+    /// Waits for the end of a balancer that was told to end before it served, and asserts that it succeeded
+    /// and left no XDP program. Returns the log.
+    ///
+    /// # Errors
+    /// One of these assertions fails.
+    pub fn finish_start(mut self) -> Result<String> {
+        let process = self.process.take().context("the balancer is not running")?;
+        let finished = process.finish(TIMEOUT)?;
+        let log = finished.stdout + &finished.stderr;
+        ensure!(finished.status.success(), "it failed at its end: {log}");
+        self.assert_no_xdp()?;
+        Ok(log)
+    }
+
     /// Stops the balancer (`SIGTERM`) and asserts a clean end: exit code 0, every frame accounted for, and no
     /// XDP program left on any port. Returns the log.
     ///
@@ -270,6 +305,10 @@ impl<'a> Waxwing<'a> {
 
     fn assert_clean_end(&self, success: bool) -> Result<()> {
         ensure!(success, "the balancer failed at its end");
+        self.assert_no_xdp()
+    }
+
+    fn assert_no_xdp(&self) -> Result<()> {
         for port in self.topology.ports() {
             ensure!(
                 !self.topology.balancer.has_xdp(port)?,

@@ -16,21 +16,22 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, Rlimit};
 use tokio::runtime::Runtime;
 use waxwing_control::config::{Config, Poll, ZeroCopy};
-use waxwing_control::publish::{modules, preflight};
-use waxwing_control::run::{Control, ControlSetup};
+use waxwing_control::publish::modules::{ModuleOptions, Shipped};
+use waxwing_control::publish::preflight;
+use waxwing_control::run::{Control, ControlSetup, Signals};
 use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges};
-use waxwing_plugin::{CompileLimits, Compiler};
+use waxwing_plugin::{CodeCache, CompileLimits, Compiler};
 use waxwing_xdp::{Options, PollMode, PortOptions, PortReport};
 
 use crate::attached::SharedAttached;
 use crate::log::Log;
 use crate::query::print;
 use crate::shipped;
-use crate::workers::Launch;
+use crate::workers::{Launch, WorkerThreads};
 
 /// The scheduling priority of control threads, below the workers'.
 const CONTROL_NICE: i32 = 5;
@@ -43,24 +44,34 @@ const BLOCKING_THREADS: usize = 4;
 pub(crate) const COMPILE: &str = "compile-module";
 
 /// The modules built into the program.
-const SHIPPED: modules::Shipped = modules::Shipped {
+const SHIPPED: Shipped = Shipped {
     policies: shipped::MODULES,
     checks: shipped::HEALTH_CHECKS,
 };
 
-/// Returns a compiler that runs this program as a child process. `/proc/self/exe` still works after the
-/// program's file was replaced.
-fn compiler() -> Compiler {
-    Compiler::Child {
-        program: "/proc/self/exe".into(),
-        arguments: vec![COMPILE.to_owned()],
-        limits: CompileLimits::default(),
+/// The folder of machine code, unless systemd names one (`CacheDirectory=`).
+const CACHE: &str = "/var/cache/waxwing";
+
+/// Returns what makes machine code of modules: this program as a child process. `/proc/self/exe` still works
+/// after the program's file was replaced.
+fn modules() -> ModuleOptions {
+    let folders = std::env::var("CACHE_DIRECTORY").unwrap_or_else(|_| CACHE.to_owned());
+    // systemd separates several folders by colons.
+    let folder = folders.split(':').next().unwrap_or(CACHE);
+    ModuleOptions {
+        shipped: SHIPPED,
+        compiler: Compiler::Child {
+            program: "/proc/self/exe".into(),
+            arguments: vec![COMPILE.to_owned()],
+            limits: CompileLimits::default(),
+        },
+        cache: CodeCache::open(folder.as_ref()).map(Arc::new),
     }
 }
 
 /// `waxwing check`.
 pub(crate) fn check(path: &Path) -> Result<()> {
-    let checked = runtime()?.block_on(preflight::load(path, SHIPPED, compiler()))?;
+    let checked = runtime()?.block_on(preflight::load(path, modules()))?;
     for warning in &checked.warnings {
         print(&format!("{warning}\n"))?;
     }
@@ -96,7 +107,38 @@ fn serve(path: &Path, log: &Log) -> Result<()> {
     raise_open_files();
     let started = Instant::now();
     let runtime = runtime()?;
-    let checked = runtime.block_on(preflight::load(path, SHIPPED, compiler()))?;
+    // First of all: a signal that arrives now must not end the process without a trace.
+    let mut signals = runtime
+        .block_on(async { Signals::install() })
+        .context("cannot handle signals")?;
+    tracing::info!("waxwing {} starts", env!("CARGO_PKG_VERSION"));
+    let begun = runtime.block_on(async {
+        tokio::select! {
+            begun = begin(path, log, started) => begun.map(Some),
+            () = signals.end() => Ok(None),
+        }
+    });
+    let Some((control, workers)) = begun? else {
+        tracing::info!("ended by a signal before it served");
+        // Does not wait for a compilation in progress.
+        runtime.shutdown_background();
+        return Ok(());
+    };
+    let outcome = runtime.block_on(async {
+        let ready = || tracing::info!("serving after {} ms", started.elapsed().as_millis());
+        tokio::select! {
+            outcome = control.run(signals, ready) => outcome.map_err(Into::into),
+            () = workers.any_ended() => bail!("a worker has panicked; see its message above"),
+        }
+    });
+    runtime.shutdown_background();
+    workers.join().and(outcome)
+}
+
+/// Checks the config, attaches to its ports and starts the workers. They forward nothing before
+/// [`Control::run`].
+async fn begin(path: &Path, log: &Log, started: Instant) -> Result<(Control, WorkerThreads)> {
+    let checked = preflight::load(path, modules()).await?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }
@@ -122,20 +164,11 @@ fn serve(path: &Path, log: &Log) -> Result<()> {
         log: log.state(),
         started,
     };
-    let (control, channels) = runtime.block_on(Control::prepare(setup))?;
+    let (control, channels) = Control::prepare(setup).await?;
     let workers = launch.start(worker_parts, channels)?;
     attached.set_workers(workers.gate());
     lower_priority();
-    let outcome = runtime.block_on(async {
-        let ready = || tracing::info!("serving after {} ms", started.elapsed().as_millis());
-        tokio::select! {
-            outcome = control.run(ready) => outcome.map_err(Into::into),
-            () = workers.any_ended() => bail!("a worker has panicked; see its message above"),
-        }
-    });
-    // Does not wait for a compilation in progress.
-    runtime.shutdown_background();
-    workers.join().and(outcome)
+    Ok((control, workers))
 }
 
 /// Raises the limit of open files to its maximum: each running health check has a connection.

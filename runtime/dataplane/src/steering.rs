@@ -12,8 +12,11 @@ pub struct Rules {
     /// Destination endpoints of services. [`Rules::ANY_PORT`] stands for a range of ports: all of a VIP goes
     /// to the workers anyway.
     pub services: BTreeSet<(Address, u16, u8)>,
-    /// VIPs and source addresses: all that is sent to them, including ICMP, fragments, ARP and NDP.
+    /// VIPs and source addresses: all that is sent to them, including ICMP and fragments. A removed VIP stays
+    /// while its sessions do.
     pub vips: BTreeSet<Address>,
+    /// Those for which ARP requests and neighbour solicitations are answered.
+    pub answered: BTreeSet<Address>,
     /// Source endpoints of replies; the port may be [`Rules::ANY_PORT`].
     pub backends: BTreeSet<(Address, u16, u8)>,
     /// The host's own addresses: a reply to one of them stays with the kernel.
@@ -49,6 +52,7 @@ impl Rules {
                 })
                 .collect(),
             vips: snapshot.vips().iter().copied().collect(),
+            answered: snapshot.vips().iter().copied().collect(),
             backends: snapshot
                 .backends()
                 .map(|b| key(b.address, b.port, b.protocol))

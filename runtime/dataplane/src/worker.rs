@@ -11,8 +11,8 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::counters::WorkerCounters;
 use crate::path::Announcements;
-use crate::path::RemovalCause;
 use crate::path::{Forwarder, SharedState};
+use crate::path::{RemovalCause, is_over};
 use crate::policy::TickContext;
 use crate::{BATCH, Epoch, FrameIo, Now};
 
@@ -197,7 +197,7 @@ impl<I: FrameIo> Worker<I> {
                 // A backend that this epoch does not know belongs to the next one.
                 snapshot
                     .backend(session.backend)
-                    .is_some_and(|backend| session.is_expired(&backend.timeouts, tick))
+                    .is_some_and(|backend| is_over(session, backend, tick))
             },
             |removed| {
                 context

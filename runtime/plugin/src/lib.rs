@@ -20,7 +20,7 @@
 //! [`trial`] runs one module without a balancer, for the authors' tools.
 //!
 //! Deliberately absent: imports for policies, of any kind; unsafe code, except the one call in
-//! `build::compile` that loads the child's machine code.
+//! `build::compile` that loads machine code.
 
 #![warn(missing_docs)]
 
@@ -34,6 +34,7 @@ pub mod sample_payloads;
 mod text;
 pub mod trial;
 
+pub use build::cache::CodeCache;
 pub use build::compile::{CompileError, CompileLimits, Compiler, compile_child};
 pub use build::engine::prepare_thread;
 pub use build::module::{BuildCounters, CompiledModule, ModuleHash, ModuleSource};

@@ -10,6 +10,8 @@ use std::io;
 
 use aya::maps::MapError;
 
+use crate::Holder;
+
 /// Why ports could not be attached or steered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -48,11 +50,12 @@ pub enum XdpError {
         mtu_lower: u32,
     },
 
-    #[error(
-        "interface {0}: another XDP program is attached and was not replaced; if it is not needed, \
-         detach it with `ip link set dev {0} xdp off`"
-    )]
-    Occupied(String),
+    #[error("interface {interface}: {}", occupied_by(interface, holder.as_ref()))]
+    Occupied {
+        interface: String,
+        /// The process that attached the program, if it can be found.
+        holder: Option<Holder>,
+    },
 
     #[error(
         "{what}: not permitted; run as root, or grant CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and \
@@ -117,6 +120,27 @@ pub enum XdpError {
         doing: &'static str,
         source: MapError,
     },
+}
+
+/// Returns who has the interface, and the remedy.
+fn occupied_by(interface: &str, holder: Option<&Holder>) -> String {
+    match holder {
+        Some(holder) if holder.is_of_our_kind() => {
+            let (program, pid) = (&holder.program, holder.pid);
+            format!(
+                "{program} is running on it already (pid {pid}); stop that process first, or name another \
+                 interface"
+            )
+        }
+        Some(Holder { pid, program }) => format!(
+            "the process {program} (pid {pid}) has attached an XDP program to it; stop that process first, \
+             or name another interface"
+        ),
+        None => format!(
+            "another XDP program is attached and was not replaced; if it is not needed, detach it with \
+             `ip link set dev {interface} xdp off`"
+        ),
+    }
 }
 
 /// Returns the remedy when zero-copy may be missing for multi-buffer frames only.

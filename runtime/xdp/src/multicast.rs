@@ -28,13 +28,13 @@ pub(crate) struct Memberships {
 }
 
 impl Memberships {
-    /// Joins the VIPs' groups on these interfaces (by index) and leaves all others. Joins none in
-    /// transparent mode, where other hosts answer for the VIPs.
+    /// Joins the groups of [`Rules::answered`] on these interfaces (by index) and leaves all others. Joins
+    /// none in transparent mode, where other hosts answer for the VIPs.
     ///
     /// # Errors
     /// The kernel's error, for example on an interface without IPv6. The memberships do not change.
     pub(crate) fn update(&mut self, rules: &Rules, interfaces: &[u32]) -> io::Result<()> {
-        let vips = rules.vips.iter().filter(|_| rules.bridge.is_none());
+        let vips = rules.answered.iter().filter(|_| rules.bridge.is_none());
         let groups = vips
             .filter(|vip| vip.family() == Family::V6)
             .map(|vip| ndp::solicited_node(*vip))
@@ -98,7 +98,7 @@ mod tests {
             Address::from(IpAddr::V6(vip))
         };
         let rules = |vips: &[Address]| Rules {
-            vips: vips.iter().copied().collect(),
+            answered: vips.iter().copied().collect(),
             ..Rules::default()
         };
         let (a, b) = (

@@ -18,7 +18,7 @@ use waxwing_packet::Mac;
 use crate::error::system_cause;
 use crate::options::LINK_LEN_MAX;
 use crate::rule_maps::{self, RuleMaps};
-use crate::{Buffers, Interface, Options, XdpError};
+use crate::{Buffers, Holder, Interface, Options, XdpError};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waxwing.bpf.o"));
 
@@ -267,7 +267,7 @@ impl Program {
         let cause = system_cause(&refused).unwrap_or_else(|| io::Error::other(refused));
         match cause.raw_os_error() {
             Some(libc::EBUSY | libc::EEXIST) => {
-                return Err(XdpError::Occupied(interface.name.clone()));
+                return Err(occupied(interface));
             }
             Some(libc::EPERM) => {
                 let what = format!("interface {}: attaching the XDP program", interface.name);
@@ -281,7 +281,7 @@ impl Program {
         match self.attach_as(port, interface, XdpMode::Skb) {
             Ok(()) => Ok((AttachMode::Generic, Some(cause.to_string()))),
             Err(error) => match system_cause(&error).and_then(|e| e.raw_os_error()) {
-                Some(libc::EBUSY | libc::EEXIST) => Err(XdpError::Occupied(interface.name.clone())),
+                Some(libc::EBUSY | libc::EEXIST) => Err(occupied(interface)),
                 _ => {
                     let what = format!("attaching to interface {}", interface.name);
                     Err(XdpError::program(what, &error))
@@ -381,6 +381,13 @@ impl Program {
             .zip(&after)
             .find(|(before, after)| before.1 != after.1);
         Ok(counted.map_or(Class::Pass, |(_, after)| after.0))
+    }
+}
+
+fn occupied(interface: &Interface) -> XdpError {
+    XdpError::Occupied {
+        interface: interface.name.clone(),
+        holder: Holder::of(interface.index),
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) struct RuleMaps {
     backends: HashMap<MapData, EndpointKey, u8>,
     servers: HashMap<MapData, AddressKey, u8>,
     vips: HashMap<MapData, AddressKey, u8>,
+    answered: HashMap<MapData, AddressKey, u8>,
     locals: HashMap<MapData, AddressKey, u8>,
     macs: HashMap<MapData, PortMacKey, u8>,
     in_effect: Rules,
@@ -43,10 +44,11 @@ pub(crate) struct RuleMaps {
 
 /// Returns the size of each rule map, by name: twice the limit, because new rules are added before old
 /// ones are removed.
-pub(crate) fn sizes(options: &Options) -> [(&'static str, u32); 6] {
+pub(crate) fn sizes(options: &Options) -> [(&'static str, u32); 7] {
     [
         ("services", 2 * options.services_max),
         ("vips", 2 * vips_max(options)),
+        ("answered", 2 * vips_max(options)),
         ("backends", 2 * options.backends_max),
         ("servers", 2 * options.backends_max),
         ("locals", 2 * LOCALS_MAX),
@@ -67,6 +69,7 @@ impl RuleMaps {
             backends: map(ebpf, "backends")?,
             servers: map(ebpf, "servers")?,
             vips: map(ebpf, "vips")?,
+            answered: map(ebpf, "answered")?,
             locals: map(ebpf, "locals")?,
             macs: map(ebpf, "macs")?,
             in_effect: Rules::default(),
@@ -115,6 +118,7 @@ impl RuleMaps {
         let mut backends = Change::new(&mut self.backends, &mut now.backends, &rules.backends);
         let mut servers = Change::new(&mut self.servers, &mut self.servers_in_effect, &servers);
         let mut vips = Change::new(&mut self.vips, &mut now.vips, &rules.vips);
+        let mut answered = Change::new(&mut self.answered, &mut now.answered, &rules.answered);
         let mut locals = Change::new(&mut self.locals, &mut now.locals, &rules.locals);
         let mut macs = Change::new(&mut self.macs, &mut now.further_macs, &rules.further_macs);
 
@@ -122,6 +126,7 @@ impl RuleMaps {
         // removed last, so that the kernel never misses a reply to the host.
         locals.add(address_key)?;
         vips.add(address_key)?;
+        answered.add(address_key)?;
         services.add(endpoint_key)?;
         backends.add(endpoint_key)?;
         servers.add(address_key)?;
@@ -131,6 +136,7 @@ impl RuleMaps {
         servers.remove(address_key)?;
         backends.remove(endpoint_key)?;
         services.remove(endpoint_key)?;
+        answered.remove(address_key)?;
         vips.remove(address_key)?;
         locals.remove(address_key)
     }

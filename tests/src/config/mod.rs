@@ -181,6 +181,13 @@ impl Config {
         self
     }
 
+    /// Sets the admin socket's path.
+    #[must_use]
+    pub fn with_socket(mut self, path: PathBuf) -> Self {
+        self.admin.socket = path;
+        self
+    }
+
     /// Returns the admin socket's path.
     pub fn socket(&self) -> &Path {
         &self.admin.socket

@@ -76,7 +76,7 @@ pub(crate) fn stay(topology: &Topology) -> Result<(TcpStream, usize)> {
 }
 
 /// Returns the number in `server=1`.
-fn server_of(answer: &str) -> Result<usize> {
+pub(crate) fn server_of(answer: &str) -> Result<usize> {
     let number = answer.trim().strip_prefix("server=");
     let number = number.and_then(|number| number.parse().ok());
     number.with_context(|| format!("not a server's name: {answer}"))

@@ -28,7 +28,9 @@ mod process;
 mod recovery;
 mod refused;
 mod reload;
+mod removal;
 mod servers;
+mod start;
 mod swaps;
 mod traffic;
 mod transparent;
@@ -138,6 +140,8 @@ fn main() {
         modules::SCENARIOS,
         hostile::SCENARIOS,
         reload::SCENARIOS,
+        removal::SCENARIOS,
+        start::SCENARIOS,
         swaps::SCENARIOS,
         figure::SCENARIOS,
         transparent::SCENARIOS,

@@ -124,7 +124,7 @@ fn without_privilege_the_error_names_the_capability() -> Result<()> {
     assert_says(&finished, &["CAP_"])
 }
 
-/// The port's XDP program belongs to another balancer, which has its own admin socket.
+/// The port's XDP program belongs to another balancer, which has its own admin socket and is named.
 fn a_port_with_another_program_is_left_alone() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
@@ -140,7 +140,14 @@ fn a_port_with_another_program_is_left_alone() -> Result<()> {
         !finished.status.success(),
         "a second balancer ran on the same ports"
     );
-    assert_says(&finished, &["front", "XDP program"])?;
+    let pid = waxwing.status()?.0["pid"].to_string();
+    let names = format!("waxwing is running on it already (pid {pid})");
+    assert_says(&finished, &["interface front", &names])?;
+    ensure!(
+        !finished.stderr.contains("xdp off"),
+        "it recommends to stop the first one's traffic: {}",
+        finished.stderr
+    );
     assert_served(&topology, VIP4)?;
     waxwing.stop().map(drop)
 }

@@ -62,10 +62,13 @@ pub(super) fn table(backends: &[BackendStatus]) -> Table {
 
 /// Returns the state, in capitals if the backend is out by itself.
 fn state(backend: &BackendStatus) -> String {
+    if let Some(service) = &backend.removed_from {
+        return format!("removed from {service}");
+    }
     match backend.health.as_ref().map(|health| health.state) {
         Some(state @ (HealthState::Down | HealthState::Ejected)) => state.label().to_uppercase(),
         Some(state) => state.label().to_owned(),
-        None => "removed".to_owned(),
+        None => "unknown".to_owned(),
     }
 }
 

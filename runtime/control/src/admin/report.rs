@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
-use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Now, Service, Snapshot, SourceId};
+use waxwing_dataplane::{
+    Backend, BackendId, DropReason, Gauges, Now, Service, ServiceId, Snapshot, SourceId,
+};
 use waxwing_packet::{Address, Family};
 use waxwing_plugin::Host;
 use waxwing_plugin::checks::CheckHost;
@@ -22,7 +24,7 @@ use crate::admin::status::{
     SourceStatus, Status, TrafficStatus, WorkerStatus,
 };
 use crate::config::{self, Config};
-use crate::health::{HealthMonitor, HealthState};
+use crate::health::{HealthMonitor, HealthState, RemovedBackend};
 use crate::network::hop_state::HopState;
 use crate::network::resolver::{HopStates, Resolver};
 use crate::publish::counter_totals::CounterTotals;
@@ -71,21 +73,22 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
+    /// Returns whether a service of this name has or may have sessions; a removed one too.
     pub(crate) fn has_service(&self, name: &str) -> bool {
-        self.view
-            .get()
-            .snapshot
-            .services()
-            .any(|service| &*service.name == name)
+        self.service_names().iter().any(|service| service == name)
     }
 
+    /// Returns the services' names: those of the config, then removed ones that may still have sessions.
     pub(crate) fn service_names(&self) -> Vec<String> {
-        self.view
-            .get()
-            .snapshot
-            .services()
-            .map(|service| service.name.to_string())
-            .collect()
+        let view = self.view.get();
+        let services = view.snapshot.services();
+        let mut names: Vec<String> = services.map(|it| it.name.to_string()).collect();
+        for removed in self.health.removed().into_values() {
+            if !names.iter().any(|name| *name == *removed.service) {
+                names.push(removed.service.to_string());
+            }
+        }
+        names
     }
 
     /// Returns how many backends of each service are up.
@@ -278,10 +281,21 @@ impl Reporter {
             .services()
             .flat_map(|s| s.backends.iter().copied())
             .collect();
+        let removed = self.health.removed();
+        let status = |backend: &Backend| {
+            let known = removed.get(&snapshot_key(backend));
+            let name = known.and_then(|known| known.entry.name.as_ref());
+            BackendStatus {
+                name: name.map(|name| name.value.to_string()),
+                removed_from: known.map(|known| known.service.to_string()),
+                health: known.map(|known| self.health.status_of_removed(known)),
+                ..self.backend(backend, &view.snapshot, &HashMap::new(), &[], &hops)
+            }
+        };
         view.snapshot
             .backends()
             .filter(|backend| !listed.contains(&backend.id))
-            .map(|backend| self.backend(backend, &view.snapshot, &HashMap::new(), &[], &hops))
+            .map(status)
             .collect()
     }
 
@@ -298,6 +312,7 @@ impl Reporter {
         let failures = gauges.failure_rate(backend.id);
         BackendStatus {
             name: names.get(&snapshot_key(backend)).cloned(),
+            removed_from: None,
             address: backend.address.to_string(),
             port: (backend.port != Backend::PORT_KEPT).then_some(backend.port),
             weight: backend.weight,
@@ -325,21 +340,34 @@ impl Reporter {
     pub(crate) fn sessions(&self, service: Option<&str>) -> impl Iterator<Item = SessionStatus> {
         let view = self.view.get();
         let now = Now::from_start(self.started.elapsed());
-        let wanted = service.and_then(|name| {
-            view.snapshot
-                .services()
-                .find(|service| &*service.name == name)
-                .map(|s| s.id)
-        });
+        let names = session_services(&view.snapshot, &self.health.removed());
+        let wanted = service.map(str::to_owned);
         self.sessions.iter().filter_map(move |(_, session)| {
             // A session of a backend newer than this view is left out.
             let backend = view.snapshot.backend(session.backend)?;
-            if wanted.is_some_and(|wanted| wanted != backend.service) {
+            let name = names.get(&backend.service).map(|name| &**name);
+            if wanted.is_some() && wanted.as_deref() != name {
                 return None;
             }
-            Some(session_status(&session, backend, &view.snapshot, now))
+            let of = (name, backend);
+            Some(session_status(&session, of, &view.snapshot, now))
         })
     }
+}
+
+/// Returns the names of the services that sessions belong to; a removed one too.
+fn session_services(
+    snapshot: &Snapshot,
+    removed: &HashMap<BackendKey, RemovedBackend>,
+) -> HashMap<ServiceId, Arc<str>> {
+    let backends = snapshot.backends();
+    let left = backends.filter_map(|backend| {
+        let removed = removed.get(&snapshot_key(backend))?;
+        Some((backend.service, Arc::clone(&removed.service)))
+    });
+    let services = snapshot.services();
+    left.chain(services.map(|service| (service.id, Arc::clone(&service.name))))
+        .collect()
 }
 
 /// Returns the backends' names in the config.
@@ -437,7 +465,7 @@ fn traffic(traffic: &Traffic) -> TrafficStatus {
 
 fn session_status(
     session: &Session,
-    backend: &Backend,
+    (service, backend): (Option<&str>, &Backend),
     snapshot: &Snapshot,
     now: Now,
 ) -> SessionStatus {
@@ -446,9 +474,7 @@ fn session_status(
     let source = snapshot.seen_by_backend(session).filter(|_| translated);
     let tick_ms = |since: u32| u64::from(since) * 100;
     SessionStatus {
-        service: snapshot
-            .service(backend.service)
-            .map_or_else(|| vip.clone(), |service| service.name.to_string()),
+        service: service.map_or_else(|| vip.clone(), str::to_owned),
         protocol: session.protocol.to_string(),
         client: endpoint(session.client, session.client_port),
         vip,

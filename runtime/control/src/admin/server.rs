@@ -17,7 +17,8 @@
 //! [`SessionStatus`]: crate::admin::status::SessionStatus
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -118,10 +119,11 @@ impl AdminSocket {
         // Created in a private folder and then moved: bound in place, it would be open to other users
         // until its mode is set.
         let private = folder.join(format!(".waxwing-{}", std::process::id()));
-        std::fs::create_dir(&private).map_err(failed)?;
+        // A process with this id that was killed here may have left one.
+        let _ = std::fs::remove_dir_all(&private);
         let bound = bind_and_move(&private, path);
-        // Best effort: an empty folder left behind is harmless.
-        let _ = std::fs::remove_dir(&private);
+        // Best effort: a folder left behind is harmless.
+        let _ = std::fs::remove_dir_all(&private);
         let (listener, inode) = bound.map_err(failed)?;
         Ok(Self {
             listener: Some(listener),
@@ -184,19 +186,15 @@ async fn check_path(path: &Path) -> Result<(), AdminError> {
 }
 
 fn bind_and_move(private: &Path, path: &Path) -> io::Result<(UnixListener, u64)> {
-    let new = private.join("s");
-    let bound = (|| {
-        std::fs::set_permissions(private, std::fs::Permissions::from_mode(0o700))?;
-        let listener = UnixListener::bind(&new)?;
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
-        let inode = std::fs::metadata(&new)?.ino();
-        std::fs::rename(&new, path)?;
-        Ok((listener, inode))
-    })();
-    if bound.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    bound
+    std::fs::DirBuilder::new().mode(0o700).create(private)?;
+    let opened = std::fs::File::open(private)?;
+    // By this short name, because the private folder's may be longer than the name of a socket can be.
+    let new = format!("/proc/self/fd/{}/s", opened.as_raw_fd());
+    let listener = UnixListener::bind(&new)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+    let inode = std::fs::metadata(&new)?.ino();
+    std::fs::rename(&new, path)?;
+    Ok((listener, inode))
 }
 
 #[derive(Clone)]

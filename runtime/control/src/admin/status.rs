@@ -36,7 +36,8 @@ pub struct Status {
     pub source_nat: Vec<SourceStatus>,
     /// In the config's order.
     pub services: Vec<ServiceStatus>,
-    /// Removed backends that still have sessions.
+    /// Removed backends that still have sessions. `waxwing backend drain` and `disable` find them by their
+    /// service and name.
     pub retired: Vec<BackendStatus>,
     /// Policy modules.
     pub modules: Vec<ModuleStatus>,
@@ -282,6 +283,9 @@ pub struct ServiceHealthStatus {
 pub struct BackendStatus {
     /// Its name in the config.
     pub name: Option<String>,
+    /// The service that a removed backend belonged to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_from: Option<String>,
     pub address: String,
     /// Its port; `None` if sessions keep the port that their client used.
     pub port: Option<u16>,
@@ -289,7 +293,7 @@ pub struct BackendStatus {
     pub weight: u32,
     /// Whether it may take new sessions: it is up, or no better backend is.
     pub healthy: bool,
-    /// `None` once it is removed from the config.
+    /// `None` if it is not known yet.
     pub health: Option<BackendHealthStatus>,
     /// Open sessions. Each session is in one of these three numbers.
     pub active: u32,

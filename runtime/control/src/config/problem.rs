@@ -172,6 +172,14 @@ impl Problem {
             excerpt: None,
         }
     }
+
+    /// Returns the same problem as one that the config can run with.
+    pub(crate) fn into_warning(self) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..self
+        }
+    }
 }
 
 impl fmt::Display for Problem {

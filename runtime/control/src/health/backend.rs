@@ -26,8 +26,8 @@ pub enum HealthState {
     /// It takes new sessions.
     #[default]
     Up,
-    /// No check has a result yet. It takes new sessions while most backends are in this state, or
-    /// none is up.
+    /// No check has a result yet. A backend of a service that has just started counts as up. One that joined
+    /// a running service takes new sessions while most backends are in this state, or none is up.
     Checking,
     /// A check fails.
     Down,
@@ -85,6 +85,10 @@ pub(crate) struct BackendHealth {
     pub(crate) reason: String,
     /// Whether its weight in the config is above 0.
     has_weight: bool,
+    /// Whether it counts as up until its first result.
+    presumed_up: bool,
+    /// Whether it left the config.
+    removed: bool,
     /// Since when the operator, the config or a check asks it to drain.
     drains_since: Option<Duration>,
     /// Whether it was down, ejected or disabled since it was last up.
@@ -106,6 +110,8 @@ impl BackendHealth {
             since: now,
             reason: String::new(),
             has_weight,
+            presumed_up: false,
+            removed: false,
             drains_since: None,
             was_out: false,
             recovered_at: None,
@@ -114,6 +120,26 @@ impl BackendHealth {
         (health.state, health.reason) = health.evaluate(now);
         health.drains_since = (health.state == HealthState::Draining).then_some(now);
         health
+    }
+
+    /// Makes it count as up until its first result. Its service has just started, so to leave it out would
+    /// move the flows that a consistent policy keeps over a restart.
+    pub(crate) fn presume_up(self) -> Self {
+        Self {
+            presumed_up: true,
+            ..self
+        }
+    }
+
+    /// Returns whether it counts as up although no check has a result.
+    pub(crate) fn is_presumed_up(&self) -> bool {
+        self.presumed_up && self.state == HealthState::Checking
+    }
+
+    /// Records that it left the config.
+    pub(crate) fn remove(&mut self, now: Duration) {
+        self.removed = true;
+        self.update(now);
     }
 
     /// Replaces the checks and the weight by those of a new config.
@@ -225,6 +251,8 @@ impl BackendHealth {
         let asks = |check: &&CheckState| check.draining || check.weight == Some(0);
         if self.admin == AdminState::Draining {
             Some("set by the operator")
+        } else if self.removed {
+            Some("removed from the config")
         } else if !self.has_weight {
             Some("weight 0 in the config")
         } else {
@@ -280,12 +308,13 @@ impl BackendHealth {
             .min()
     }
 
+    /// Returns when `drain_timeout` is over. A removed backend drains in every state.
     fn drained_at(&self, drain_timeout: Option<Duration>) -> Option<Duration> {
-        let is_draining = self.state == HealthState::Draining;
+        let is_draining = self.removed || self.state == HealthState::Draining;
         Some(self.drains_since.filter(|_| is_draining)? + drain_timeout?)
     }
 
-    /// Returns whether `drain_timeout` is over, so that its sessions are reset.
+    /// Returns whether `drain_timeout` is over, so that its sessions end.
     pub(crate) fn is_drained(&self, drain_timeout: Option<Duration>, now: Duration) -> bool {
         self.drained_at(drain_timeout).is_some_and(|at| at <= now)
     }

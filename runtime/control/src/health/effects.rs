@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use waxwing_dataplane::model::SessionAction;
+use waxwing_packet::Protocol;
 
 use super::backend::{BackendHealth, HealthState};
 use super::rules::{BackendRules, ServiceRules};
@@ -34,22 +35,24 @@ impl Default for Effect {
 
 pub type Effects = HashMap<BackendKey, Effect>;
 
-/// Adds the effects for a service's backends. `known` holds no backend that is new to this config.
+/// Adds the effects for a service's backends. `known` holds no backend that is new to this config;
+/// `is_new`: the service is new too.
 pub(super) fn add_effects(
     rules: &ServiceRules,
     known: &HashMap<BackendKey, BackendHealth>,
+    is_new: bool,
     now: Duration,
     effects: &mut Effects,
 ) {
     let backends = rules.backends.iter().map(|(key, backend)| {
-        let new = || BackendHealth::new(backend.checks.len(), backend.has_weight, now);
+        let new = || backend.new_health(is_new, now);
         let known = known.get(key).map(Cow::Borrowed);
         (*key, backend, known.unwrap_or_else(|| Cow::Owned(new())))
     });
     let backends: Vec<(BackendKey, &BackendRules, Cow<'_, BackendHealth>)> = backends.collect();
     let tier = |backup: bool| {
         let members = backends.iter().filter(|(_, it, _)| it.backup == backup);
-        Tier::of(&rules.health, members.map(|(.., health)| health.state))
+        Tier::of(&rules.health, members.map(|(.., health)| &**health))
     };
     let (mut mains, mut backups) = (tier(false), tier(true));
     // Backups that may be healthy are preferred to main backends that are known not to be.
@@ -57,16 +60,17 @@ pub(super) fn add_effects(
     backups.idle = mains.takes_new();
     for (key, backend, health) in &backends {
         let tier = if backend.backup { &backups } else { &mains };
-        effects.insert(*key, effect(&rules.health, health, tier, now));
+        let ((.., protocol), ..) = *key;
+        effects.insert(*key, effect(&rules.health, health, (tier, protocol), now));
     }
 }
 
 /// The main backends of a service, or its backups.
 #[derive(Clone, Copy)]
 struct Tier {
-    /// Backends that are up.
+    /// Backends that are up, or count as up until their first result.
     up: usize,
-    /// Backends whose checks have no result yet.
+    /// Other backends whose checks have no result yet.
     undecided: usize,
     /// Backends that are neither draining nor disabled.
     eligible: usize,
@@ -77,9 +81,22 @@ struct Tier {
 }
 
 impl Tier {
-    fn of(rules: &HealthConfig, states: impl Iterator<Item = HealthState>) -> Self {
+    /// Nothing takes the place of a removed backend.
+    const REMOVED: Self = Self {
+        up: 0,
+        undecided: 0,
+        eligible: 0,
+        panic: false,
+        idle: true,
+    };
+
+    fn of<'a>(rules: &HealthConfig, backends: impl Iterator<Item = &'a BackendHealth>) -> Self {
         let is_out = |state: &_| matches!(state, HealthState::Draining | HealthState::Disabled);
-        let states: Vec<HealthState> = states.filter(|state| !is_out(state)).collect();
+        let state = |health: &BackendHealth| match health.is_presumed_up() {
+            true => HealthState::Up,
+            false => health.state,
+        };
+        let states: Vec<HealthState> = backends.map(state).filter(|it| !is_out(it)).collect();
         let count = |of| states.iter().filter(|state| **state == of).count();
         let (up, eligible) = (count(HealthState::Up), states.len());
         Self {
@@ -106,7 +123,48 @@ impl Tier {
     }
 }
 
-fn effect(rules: &HealthConfig, health: &BackendHealth, tier: &Tier, now: Duration) -> Effect {
+/// Returns the effect for a backend that left the config: no new sessions, and at the end of
+/// `drain_timeout` none at all, whatever its state.
+pub(super) fn removed_effect(
+    rules: &HealthConfig,
+    health: &BackendHealth,
+    protocol: Protocol,
+    now: Duration,
+) -> Effect {
+    let effect = effect(rules, health, (&Tier::REMOVED, protocol), now);
+    if health.is_drained(drain_timeout(rules, protocol), now) {
+        return Effect {
+            sessions: drained_sessions(protocol),
+            ..effect
+        };
+    }
+    effect
+}
+
+/// Returns how long a removed backend keeps its sessions; `None`: until they end. A UDP flow has no end, so
+/// without a `drain_timeout` it moves at once.
+pub(super) fn drain_timeout(rules: &HealthConfig, protocol: Protocol) -> Option<Duration> {
+    match protocol {
+        Protocol::Tcp => rules.drain_timeout,
+        Protocol::Udp => Some(rules.drain_timeout.unwrap_or_default()),
+    }
+}
+
+/// What happens to the sessions of a backend that has drained for long enough. A connection is reset; a flow
+/// of datagrams goes on at another backend.
+const fn drained_sessions(protocol: Protocol) -> SessionAction {
+    match protocol {
+        Protocol::Tcp => SessionAction::Reset,
+        Protocol::Udp => SessionAction::Repick,
+    }
+}
+
+fn effect(
+    rules: &HealthConfig,
+    health: &BackendHealth,
+    (tier, protocol): (&Tier, Protocol),
+    now: Duration,
+) -> Effect {
     let down = Effect {
         healthy: false,
         percent: 100,
@@ -128,12 +186,16 @@ fn effect(rules: &HealthConfig, health: &BackendHealth, tier: &Tier, now: Durati
         HealthState::Disabled => down,
         HealthState::Down if !tier.panic => down,
         HealthState::Ejected if !tier.panic => out,
-        HealthState::Checking if !(tier.uses_undecided() || tier.panic) => out,
+        HealthState::Checking
+            if !(health.is_presumed_up() || tier.uses_undecided() || tier.panic) =>
+        {
+            out
+        }
         HealthState::Down | HealthState::Ejected | HealthState::Checking => Effect::default(),
         HealthState::Draining => Effect {
             percent: 0,
             sessions: if health.is_drained(rules.drain_timeout, now) {
-                SessionAction::Reset
+                drained_sessions(protocol)
             } else {
                 SessionAction::Keep
             },

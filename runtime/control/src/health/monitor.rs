@@ -1,15 +1,16 @@
 //! The health of all backends, shared by the controller, the check runner and the admin socket.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::backend::{AdminState, HealthState};
+use super::backend::{AdminState, BackendHealth, HealthState};
 use super::check_state::{CheckResult, CheckState, Debounced};
 use super::effects::Effects;
+use super::removed::RemovedBackend;
 use super::rules::{CheckIdentity, CheckKey};
 use super::service_health::{ServiceHealth, Transition, Update};
 use super::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
@@ -158,6 +159,18 @@ impl HealthMonitor {
         }
     }
 
+    /// Forgets the removed backends for which `is_kept` is false.
+    pub(crate) fn keep_removed(&self, is_kept: impl Fn(&BackendKey) -> bool) {
+        self.service_health().keep_removed(is_kept);
+    }
+
+    /// Returns the backends of earlier configs that may still have sessions.
+    pub(crate) fn removed(&self) -> HashMap<BackendKey, RemovedBackend> {
+        let service_health = self.service_health();
+        let removed = service_health.removed();
+        removed.map(|(key, it)| (*key, it.clone())).collect()
+    }
+
     /// Returns whether a backend takes new sessions, and why.
     pub(crate) fn state(&self, key: BackendKey) -> HealthState {
         self.service_health()
@@ -166,13 +179,22 @@ impl HealthMonitor {
     }
 
     pub(crate) fn status(&self, key: BackendKey, rules: &HealthConfig) -> BackendHealthStatus {
+        let service_health = self.service_health();
+        let health = service_health.get(key);
+        health.map_or_else(BackendHealthStatus::default, |health| {
+            self.status_by(health, rules)
+        })
+    }
+
+    /// Returns the status of a backend that left the config.
+    pub(crate) fn status_of_removed(&self, removed: &RemovedBackend) -> BackendHealthStatus {
+        self.status_by(&removed.health, &removed.rules)
+    }
+
+    fn status_by(&self, health: &BackendHealth, rules: &HealthConfig) -> BackendHealthStatus {
         let now = self.now();
         let today = SystemTime::now();
         let clock = |at: Duration| unix_seconds(today - now.saturating_sub(at));
-        let service_health = self.service_health();
-        let Some(health) = service_health.get(key) else {
-            return BackendHealthStatus::default();
-        };
         BackendHealthStatus {
             state: health.state,
             admin: health.admin,

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::backend::BackendHealth;
 use crate::config::{Backend, CheckTiming, HealthCheck, HealthConfig, Service};
 use crate::publish::keys::{BackendKey, ServiceKey, backend_key};
 
@@ -85,6 +87,15 @@ impl BackendRules {
             has_weight: backend.weight > 0,
             backup: backend.backup,
             checks: checks.filter(enabled).map(check).collect(),
+        }
+    }
+
+    /// Returns the health of a backend that has just joined a service.
+    pub(super) fn new_health(&self, service_is_new: bool, now: Duration) -> BackendHealth {
+        let health = BackendHealth::new(self.checks.len(), self.has_weight, now);
+        match service_is_new {
+            true => health.presume_up(),
+            false => health,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::backend::{AdminState, BackendHealth, HealthState, StateChange};
 use super::check_state::{CheckResult, CheckState};
 use super::effects::{Effects, add_effects};
+use super::removed::{RemovedBackend, removed_from};
 use super::rules::{BackendRules, CheckIdentity, CheckKey, ServiceRules, rules_of};
 use crate::config::{CheckTiming, Config};
 use crate::publish::keys::{BackendKey, ServiceKey, service_key};
@@ -17,6 +18,8 @@ use crate::publish::keys::{BackendKey, ServiceKey, service_key};
 #[derive(Debug, Default)]
 pub(crate) struct ServiceHealth {
     backends: HashMap<BackendKey, BackendHealth>,
+    /// Backends of earlier configs.
+    removed: HashMap<BackendKey, RemovedBackend>,
     /// The adopted config, and the rules made from it.
     config: Option<Arc<Config>>,
     services: HashMap<ServiceKey, ServiceRules>,
@@ -50,7 +53,7 @@ pub(crate) struct Update {
 }
 
 impl ServiceHealth {
-    /// Adopts a config: new backends are undecided, removed ones are forgotten.
+    /// Adopts a config: new backends are undecided, removed ones drain.
     pub(crate) fn adopt(&mut self, config: &Arc<Config>, now: Duration) -> Update {
         let services: HashMap<ServiceKey, ServiceRules> = config
             .services
@@ -72,13 +75,23 @@ impl ServiceHealth {
                         );
                         health
                     }
-                    None => BackendHealth::new(backend.checks.len(), backend.has_weight, now),
+                    None => {
+                        let service_is_new = !self.services.contains_key(&key.0);
+                        backend.new_health(service_is_new, now)
+                    }
                 };
                 self.backends.insert(*key, health);
             }
         }
         self.services = services;
-        self.config = Some(Arc::clone(config));
+        let left = self.config.replace(Arc::clone(config));
+        let left = left.map(|config| removed_from(&config, |key| before.remove(key), now));
+        self.removed.extend(left.into_iter().flatten());
+        self.removed
+            .retain(|key, _| !self.backends.contains_key(key));
+        for (key, removed) in &mut self.removed {
+            removed.follow(&self.services, key.0);
+        }
         self.find_next_change(now);
         Update {
             transitions,
@@ -92,19 +105,33 @@ impl ServiceHealth {
         let adopted = self.config.as_ref();
         if adopted.is_some_and(|adopted| Arc::ptr_eq(adopted, config)) {
             for rules in self.services.values() {
-                add_effects(rules, &self.backends, now, &mut effects);
+                add_effects(rules, &self.backends, false, now, &mut effects);
             }
         } else {
             for service in &config.services {
-                add_effects(
-                    &ServiceRules::of(service),
-                    &self.backends,
-                    now,
-                    &mut effects,
-                );
+                let is_new = !self.services.contains_key(&service_key(service));
+                let rules = ServiceRules::of(service);
+                add_effects(&rules, &self.backends, is_new, now, &mut effects);
             }
+            self.add_left(&mut effects, now);
+        }
+        for (key, removed) in &self.removed {
+            effects.entry(*key).or_insert_with(|| removed.effect(now));
         }
         effects
+    }
+
+    /// Adds the effects for the backends of the adopted config that are not in `effects`: another config is
+    /// about to remove them.
+    fn add_left(&self, effects: &mut Effects, now: Duration) {
+        let Some(adopted) = &self.config else { return };
+        let left = |key: &BackendKey| {
+            let health = self.backends.get(key)?;
+            (!effects.contains_key(key)).then(|| health.clone())
+        };
+        for (key, removed) in removed_from(adopted, left, now) {
+            effects.insert(key, removed.effect(now));
+        }
     }
 
     /// Records a check's result. Returns `None` if that check is no longer in the config.
@@ -174,10 +201,20 @@ impl ServiceHealth {
         admin: AdminState,
         now: Duration,
     ) -> Option<Update> {
-        let change = self.backends.get_mut(&key)?.set_admin(admin, now);
+        let transition = if let Some(health) = self.backends.get_mut(&key) {
+            let rules = rules_of(&self.services, key)?;
+            let change = health.set_admin(admin, now);
+            change.map(|change| Transition::new(rules, change))
+        } else {
+            let removed = self.removed.get_mut(&key)?;
+            let change = removed.health.set_admin(admin, now);
+            change.map(|change| Transition {
+                service: Arc::clone(&removed.service),
+                backend: removed.entry.title(),
+                change,
+            })
+        };
         self.look_at(key, now);
-        let rules = rules_of(&self.services, key)?;
-        let transition = change.map(|change| Transition::new(rules, change));
         Some(Update {
             transitions: transition.into_iter().collect(),
             effects_changed: true,
@@ -194,6 +231,10 @@ impl ServiceHealth {
                 transitions
                     .extend(change.map(|change| Transition::new((service, backend), change)));
             }
+        }
+        for removed in self.removed.values_mut() {
+            // Its state is in the status; the log had its removal.
+            removed.health.update(now);
         }
         self.find_next_change(now);
         Update {
@@ -212,13 +253,18 @@ impl ServiceHealth {
             let keys = service.backends.keys();
             keys.filter_map(|key| self.next_change_of(service, *key, now))
         });
-        self.next_change = all.min();
+        let removed = self.removed.values();
+        let removed = removed.filter_map(|removed| removed.next_change(now));
+        self.next_change = all.chain(removed).min();
     }
 
     /// Updates `next_change` after a change of one backend.
     fn look_at(&mut self, key: BackendKey, now: Duration) {
         let service = self.services.get(&key.0);
-        let change = service.and_then(|service| self.next_change_of(service, key, now));
+        let change = match self.removed.get(&key) {
+            Some(removed) => removed.next_change(now),
+            None => service.and_then(|service| self.next_change_of(service, key, now)),
+        };
         self.next_change = self.next_change.into_iter().chain(change).min();
     }
 
@@ -243,6 +289,16 @@ impl ServiceHealth {
 
     pub(crate) fn get(&self, key: BackendKey) -> Option<&BackendHealth> {
         self.backends.get(&key)
+    }
+
+    /// Forgets the removed backends for which `is_kept` is false: their last session has ended.
+    pub(crate) fn keep_removed(&mut self, is_kept: impl Fn(&BackendKey) -> bool) {
+        self.removed.retain(|key, _| is_kept(key));
+    }
+
+    /// Returns the backends of earlier configs that may still have sessions.
+    pub(crate) fn removed(&self) -> impl Iterator<Item = (&BackendKey, &RemovedBackend)> {
+        self.removed.iter()
     }
 }
 

@@ -3,7 +3,9 @@
 //! Invariant: a module sees a service's backends in the order of [`Service::backends`]. A backend's key
 //! is the same on every worker and balancer, and after a restart.
 
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::Resource;
 use tokio::sync::mpsc;
@@ -12,8 +14,8 @@ use waxwing_dataplane::{Backend, BackendId, Gauges, Snapshot};
 use waxwing_packet::Address;
 use waxwing_plugin::checks::{CheckHost, CheckOptions};
 use waxwing_plugin::{
-    BackendInfo, BoundModule, BuildsInUse, Compiler, Host, HostError, HostEvent, HostOptions,
-    ModuleError, Refusal, ServiceBinding,
+    BackendInfo, BoundModule, BuildsInUse, CodeCache, Compiler, Host, HostError, HostEvent,
+    HostOptions, ModuleError, Refusal, ServiceBinding,
 };
 
 use crate::config::{self, ClusterKey, Config, Problem, Service};
@@ -30,6 +32,17 @@ pub struct Shipped {
     pub checks: &'static [(&'static str, &'static [u8])],
 }
 
+/// Which modules there are, and what makes machine code of them.
+#[derive(Clone, Debug, Default)]
+pub struct ModuleOptions {
+    /// The modules built into the program.
+    pub shipped: Shipped,
+    /// Compiles the modules of the config's folder, now and later.
+    pub compiler: Compiler,
+    /// Keeps machine code for the next start.
+    pub cache: Option<Arc<CodeCache>>,
+}
+
 /// The plugin hosts and their events.
 pub struct Modules {
     pub(crate) policy_host: Arc<Host>,
@@ -42,11 +55,17 @@ impl Modules {
     ///
     /// # Errors
     /// The Wasm engine does not work on this machine.
-    pub fn start(config: &Config, shipped: Shipped, compiler: Compiler) -> Result<Self, HostError> {
+    pub fn start(config: &Config, options: ModuleOptions) -> Result<Self, HostError> {
+        let ModuleOptions {
+            shipped,
+            compiler,
+            cache,
+        } = options;
         let (sender, events) = mpsc::unbounded_channel();
         let folder = config.modules.as_ref().map(|folder| folder.value.clone());
         let options = CheckOptions {
             compiler: compiler.clone(),
+            cache: cache.clone(),
             ..CheckOptions::default()
         };
         let files = rustix::process::getrlimit(Resource::Nofile).current;
@@ -54,6 +73,7 @@ impl Modules {
         let check_host = CheckHost::new(options, shipped.checks, folder.clone())?;
         let options = HostOptions {
             compiler,
+            cache,
             canary: config.canary,
             ..HostOptions::default()
         };
@@ -139,9 +159,38 @@ pub(crate) async fn bind(
                 _ => host.bind_or_fall_back(name, workers, options.seed, &services, before),
             }
         };
-        config.policies().iter().map(bind).collect()
+        side_by_side(&config.policies(), bind).into_iter().collect()
     })
     .await
+}
+
+/// Calls `work` for each item, on as many threads as there are processors. Returns the results in the items'
+/// order.
+fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, R)>> = Mutex::default();
+    let take = || {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        Some((at, items.get(at)?))
+    };
+    let run = || {
+        while let Some((at, item)) = take() {
+            let result = work(item);
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.push((at, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(items.len()) {
+            // Without a further thread, this one does all.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, run);
+        }
+        run();
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Returns a problem for each module that is missing or refuses its services, at a service that names
@@ -188,7 +237,8 @@ fn problems(host: &Host, config: Config) -> Vec<Problem> {
         let bound = host.bind(name, 1, 0, &bindings(&target, &keys, name));
         bound.err().and_then(|error| problem(config, name, &error))
     };
-    config.policies().iter().filter_map(check).collect()
+    let problems = side_by_side(&config.policies(), check);
+    problems.into_iter().flatten().collect()
 }
 
 /// Returns the error at its place in the config: the `policy_config` that the module refused, or the

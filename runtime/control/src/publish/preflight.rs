@@ -1,20 +1,20 @@
 //! Checks a config against this machine: its network, its modules.
 //!
-//! Invariant: it changes nothing on the system and reports all problems at once, each at its line of the
-//! config.
+//! Invariant: it changes nothing on the system, except that machine code is kept, and reports all
+//! problems at once, each at its line of the config. What the network is like at the moment (a route, a
+//! neighbour, a link) is a warning: it may change at any time, and the resolver follows it.
 
 use std::io;
 use std::path::Path;
 
 use futures_util::StreamExt;
 use waxwing_packet::{Address, Family};
-use waxwing_plugin::Compiler;
 
 use crate::config::{Config, ConfigErrors, Located, Mode, Problem};
 use crate::network::bridge;
 use crate::network::host::{HostNetwork, forwarding_setting, forwards};
 use crate::network::kernel::{Kernel, NoRoute, Route};
-use crate::publish::modules::{self, Modules, Shipped};
+use crate::publish::modules::{self, ModuleOptions, Modules};
 
 /// Concurrent route requests to the kernel.
 const AT_ONCE: usize = 64;
@@ -40,21 +40,16 @@ pub enum PreflightError {
     Netlink(#[from] io::Error),
 }
 
-/// Reads a config and checks its text, the network and the modules. `compiler` compiles the modules of
-/// the config's folder, now and later.
+/// Reads a config and checks its text, the network and the modules.
 ///
 /// # Errors
 /// [`PreflightError`].
-pub async fn load(
-    path: &Path,
-    shipped: Shipped,
-    compiler: Compiler,
-) -> Result<Checked, PreflightError> {
+pub async fn load(path: &Path, options: ModuleOptions) -> Result<Checked, PreflightError> {
     let mut reading = Config::read_file(path)?;
     let kernel = Kernel::connect()?;
     let found = network(reading.config(), &kernel).await?;
     reading.add(found);
-    let modules = Modules::start(reading.config(), shipped, compiler)?;
+    let modules = Modules::start(reading.config(), options)?;
     let config = reading.config().clone();
     reading.add(modules::check(&modules.policy_host, &modules.check_host, config).await);
     let (config, warnings) = reading.finish()?;
@@ -227,6 +222,9 @@ fn backend(
             host.link_name(link)
         ),
     };
-    let text = format!("backend {} cannot be reached: {why}", address.value);
-    Some(config.error_at(address.span, text))
+    let text = format!(
+        "backend {} cannot be reached: {why}. Packets to it are dropped until then",
+        address.value
+    );
+    Some(config.warning_at(address.span, text))
 }

@@ -11,7 +11,10 @@
 //! 5. [`Control::run`] until a signal ends it; then stop the workers and detach.
 
 mod ports;
+mod signals;
 mod triggers;
+
+pub use signals::Signals;
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -20,7 +23,6 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::model::Release;
@@ -41,7 +43,9 @@ use crate::network::kernel::Kernel;
 use crate::network::resolver::Resolver;
 use crate::network::vlans::with_vlans;
 use crate::publish::catalog::{Catalog, CatalogError};
-use crate::publish::controller::{Controller, Draft, PublishError, WorkerLink};
+use crate::publish::controller::{
+    Controller, Draft, PublishError, RESOLVE_AT_START_MAX, WorkerLink,
+};
 use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::preflight::Checked;
@@ -199,20 +203,20 @@ impl Control {
     ///
     /// # Errors
     /// The steering rules or the health checks could not be started. Later errors do not end the loop.
-    pub async fn run(self, ready: impl FnOnce()) -> Result<(), StartError> {
+    pub async fn run(self, signals: Signals, ready: impl FnOnce()) -> Result<(), StartError> {
         let Self {
             mut controller,
             reporter,
             events,
             socket,
         } = self;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let hangup = signal(SignalKind::hangup())?;
+        let (hangup, end) = signals.split();
         let (request, requests) = mpsc::channel::<Request>(REQUESTS_QUEUED);
 
         let snapshot = Arc::clone(&controller.snapshot);
-        controller.resolve_next_hops(&snapshot).await;
+        controller
+            .resolve_next_hops(&snapshot, RESOLVE_AT_START_MAX)
+            .await;
         controller
             .add_reply_rules(&snapshot)
             .map_err(PublishError::Steering)?;
@@ -238,8 +242,7 @@ impl Control {
         let rates = rates::keep(reporter);
         // A signal abandons a change in progress between two of its steps.
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = end => {}
             _ = triggers.drive(&mut controller) => {}
             _ = rates => {}
         }

@@ -10,16 +10,15 @@ use std::time::{Duration, Instant};
 use waxwing_control::admin::client::Client;
 use waxwing_control::admin::report::AttachedPorts;
 use waxwing_control::admin::status::{PortStatus, Status};
-use waxwing_control::publish::modules::Shipped;
+use waxwing_control::publish::modules::{ModuleOptions, Shipped};
 use waxwing_control::publish::preflight::{self, Checked};
-use waxwing_control::run::{Control, ControlSetup, StartError, WorkerChannels};
+use waxwing_control::run::{Control, ControlSetup, Signals, StartError, WorkerChannels};
 use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges};
-use waxwing_plugin::Compiler;
 
 use crate::bed::Namespaces;
 
@@ -207,7 +206,8 @@ impl Bed {
         };
         let threads = seen.iter().zip(ends).map(spawn).collect();
         let (sender, ready) = tokio::sync::oneshot::channel();
-        let control = runtime.spawn(control.run(move || {
+        let signals = runtime.block_on(async { Signals::install() }).unwrap();
+        let control = runtime.spawn(control.run(signals, move || {
             // Waited for below.
             let _ = sender.send(());
         }));
@@ -288,7 +288,11 @@ pub(crate) fn write_config(folder: &Path, services: &str) {
 }
 
 pub(crate) async fn load(folder: &Path) -> Result<Checked, String> {
-    preflight::load(&folder.join("lb.toml"), shipped(), Compiler::Here)
+    let options = ModuleOptions {
+        shipped: shipped(),
+        ..ModuleOptions::default()
+    };
+    preflight::load(&folder.join("lb.toml"), options)
         .await
         .map_err(|e| e.to_string())
 }

@@ -13,7 +13,7 @@ mod policies;
 use std::process::ExitCode;
 
 use crate::admin::{sessions, signals, socket};
-use crate::changes::{checks, larger_mtu, order, reload, retired, stuck};
+use crate::changes::{checks, larger_mtu, order, port_down, reload, retired, stuck};
 use crate::policies::{backend_signals, canary, modules};
 
 fn main() -> ExitCode {
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             "a reload adds and removes; a bad config changes nothing",
             reload,
         ),
+        ("a port that is down stops no reload", port_down),
         (
             "a removed service keeps its rules until its sessions end",
             retired,

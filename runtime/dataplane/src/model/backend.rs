@@ -88,6 +88,13 @@ impl Backend {
         }
     }
 
+    /// Whether the config no longer has it. It stays in snapshots until its last session has ended.
+    #[inline]
+    #[must_use]
+    pub const fn is_removed(&self) -> bool {
+        self.place.is_none()
+    }
+
     /// Whether it takes new sessions.
     #[inline]
     #[must_use]

@@ -61,9 +61,8 @@ impl Snapshot {
             of_vip.push((service.ports, service.id));
         }
         let narrowest = |(of, ranges)| (of, Narrowest::new(ranges));
-        // A removed service's VIP stays ours while its sessions live.
-        let of_backends = backends.iter().map(|b| b.vip);
-        let mut vips: Vec<Address> = services.iter().map(|s| s.vip).chain(of_backends).collect();
+        // Not a removed service's: another host may own it now. Its sessions go on, but nothing is answered.
+        let mut vips: Vec<Address> = services.iter().map(|s| s.vip).collect();
         vips.sort_unstable();
         vips.dedup();
         Self {
@@ -218,13 +217,14 @@ impl Snapshot {
         self.backends.iter().flatten()
     }
 
-    /// All VIPs and source addresses, each once, sorted.
+    /// The VIPs of all services and the source addresses, each once, sorted: those that answer ARP, NDP and
+    /// ping, and are announced.
     #[must_use]
     pub fn vips(&self) -> &[Address] {
         &self.vips
     }
 
-    /// Whether the address is a VIP or a source address.
+    /// Whether the address is in [`Self::vips`].
     #[inline]
     #[must_use]
     pub fn is_vip(&self, address: Address) -> bool {

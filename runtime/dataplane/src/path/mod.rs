@@ -32,6 +32,7 @@ pub(crate) use batch::{Arrived, Batch};
 pub(crate) use context::WorkerContext;
 pub(crate) use flow::tuple_of;
 pub use forward::Forwarder;
+pub(crate) use session_check::is_over;
 pub(crate) use session_close::RemovalCause;
 pub use shared::SharedState;
 pub(crate) use verdict::Verdict;

@@ -12,7 +12,7 @@ use super::verdict::Ending;
 use super::{Arrived, Verdict, WorkerContext, no_session};
 use crate::model::{Backend, SessionAction};
 use crate::session::{Direction, Session, SessionRef, Stored, is_opening};
-use crate::{DropReason, FrameBuf, Now, Snapshot};
+use crate::{DropReason, FrameBuf, Now, Snapshot, Tick};
 
 /// Why the session ends before this packet; `None` if it stands.
 #[inline(always)]
@@ -32,7 +32,7 @@ pub(crate) fn ending(found: &FoundSession<'_>, flags: TcpFlags, now: Now) -> Opt
             .is_reused_by_server(flags)
             .then_some(Ending::Over)
     } else if is_opening(flags) {
-        ending_at_syn(backend, *stored, flags)
+        ending_at_syn(backend, *stored, flags, now)
     } else if backend.sessions == SessionAction::Keep {
         None
     } else {
@@ -45,21 +45,41 @@ fn is_expired(stored: Stored, backend: &Backend, now: Now) -> bool {
     stored.session().is_expired(&backend.timeouts, now.tick())
 }
 
+/// How long a connection is silent before a SYN counts as a new one, in ticks: less than the second after
+/// which a client repeats its SYN.
+const SILENT_TICKS: u32 = 5;
+
 /// At the client's SYN. It may reuse the tuple of a connection that is over (RFC 9293 section 3.6.1). If the
 /// backend's sessions do not stay (it is down, or drained for too long), the flow moves to another backend.
 /// If they stay although the backend is down, only a connection that was never answered, or was reset, moves.
+/// If they stay although it was removed, a silent one moves too: a removed server is mostly gone, and would
+/// never tell the client that it has no such connection (RFC 5961 section 4).
 #[inline(never)]
-fn ending_at_syn(backend: &Backend, stored: Stored, flags: TcpFlags) -> Option<Ending> {
+fn ending_at_syn(backend: &Backend, stored: Stored, flags: TcpFlags, now: Now) -> Option<Ending> {
     let tcp = stored.tcp();
     let unanswered = tcp.is_opening() && tcp.is_unanswered();
     let has_nothing_to_lose = unanswered || tcp.is_reset();
+    let is_silent = now.tick().since(stored.seen()) >= SILENT_TICKS;
     if tcp.may_reuse(flags) {
         Some(Ending::Over)
-    } else if backend.sessions != SessionAction::Keep || (!backend.healthy && has_nothing_to_lose) {
+    } else if backend.sessions != SessionAction::Keep
+        || (!backend.healthy && has_nothing_to_lose)
+        || (backend.is_removed() && (has_nothing_to_lose || is_silent))
+    {
         Some(Ending::Repick)
     } else {
         None
     }
+}
+
+/// How long a session of a removed backend waits for its client's packet once it has to end, in ticks. The
+/// packet is answered by an RST; without one, the session ends silently and frees the backend's id.
+const LEFT_TICKS: u32 = 100;
+
+/// Whether the sweep removes a session that no packet ends.
+pub(crate) fn is_over(session: &Session, backend: &Backend, tick: Tick) -> bool {
+    let ends = backend.is_removed() && backend.sessions != SessionAction::Keep;
+    session.is_expired(&backend.timeouts, tick) || (ends && tick.since(session.seen) > LEFT_TICKS)
 }
 
 /// At a client's packet that is not a SYN, when the backend's sessions do not stay. A connection that both

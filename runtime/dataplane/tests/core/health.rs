@@ -1,5 +1,7 @@
 //! A backend's health and its sessions: kept, reset, or picked anew.
 
+use std::time::Duration;
+
 use crate::frames::{
     ACK, RST, SYN, TAGS, datagram, datagram_back, establish, ip, one, play, ports, reply, request,
     segment,
@@ -179,6 +181,58 @@ fn a_syn_never_goes_to_a_down_backend() {
         first_backend_is(&mut world, DOWN, action);
         world.assert_reaches(1, &request(V4, 4000, SYN), format_args!("{action:?}"));
         assert_eq!(world.counters[0].repicked.get(), 1);
+    }
+}
+
+/// A server that is gone does not answer the client's SYN, so the client's reused port must find another.
+#[test]
+fn a_syn_moves_a_silent_connection_of_a_removed_backend() {
+    for plan in [V4, V6] {
+        let mut world = World::new(Settings {
+            plan,
+            ..Settings::default()
+        });
+        establish(&mut world, 4000, 0);
+        world.change(|settings| settings.removed = 1);
+        world.script().picks = vec![Pick::Backend(0)];
+        let (_, packet) = one(&world.frame(FRONT, &request(plan, 4000, ACK)));
+        assert_eq!(packet.destination, plan.backend(0), "its sessions stay");
+        let (_, packet) = one(&world.frame(FRONT, &request(plan, 4000, SYN)));
+        assert_eq!(
+            packet.destination,
+            plan.backend(0),
+            "a forged one moves nothing"
+        );
+        // The client repeats its SYN after a second.
+        world.advance(Duration::from_secs(1));
+        let (_, packet) = one(&world.frame(FRONT, &request(plan, 4000, SYN)));
+        assert_eq!(packet.destination, plan.backend(1));
+        assert_eq!(world.held(), [0, 1, 0]);
+        assert_eq!(world.counters[0].repicked.get(), 1);
+    }
+}
+
+/// Idle sessions of a removed backend must not hold its id for hours.
+#[test]
+fn sessions_that_have_to_leave_a_removed_backend_end_without_a_packet() {
+    for action in [
+        SessionAction::Keep,
+        SessionAction::Reset,
+        SessionAction::Repick,
+    ] {
+        for removed in [0, 1] {
+            let mut world = World::new(Settings::default());
+            establish(&mut world, 4000, 0);
+            world.change(|settings| {
+                settings.removed = removed;
+                settings.health = vec![(DOWN, action)];
+            });
+            world.sweep_round(0, Duration::from_secs(5));
+            assert_eq!(world.held()[0], 1, "its client may still send");
+            world.sweep_round(0, Duration::from_secs(10));
+            let ends = removed == 1 && action != SessionAction::Keep;
+            assert_eq!(world.held()[0], u32::from(!ends), "{action:?} {removed}");
+        }
     }
 }
 

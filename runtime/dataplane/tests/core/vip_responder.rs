@@ -96,6 +96,52 @@ fn a_vip_answers_ping_arp_and_neighbour_solicitations() {
     assert_eq!(world.counters[0].responded.get(), 1);
 }
 
+/// Another host may own it now. Its sessions go on.
+#[test]
+fn a_removed_vip_is_not_answered() {
+    for plan in [V4, V6] {
+        let mut world = World::new(Settings {
+            plan,
+            ..Settings::default()
+        });
+        establish(&mut world, 4000, 0);
+        let announced = world.counters[0].announced.get();
+        world.change(|settings| settings.is_unserved = true);
+        let asked = ping(plan, b"are you there?").frame();
+        assert!(world.frame(FRONT, &asked).is_empty(), "ping");
+        let asked = if plan.vip == V4.vip {
+            build::ArpRequest {
+                mac: CLIENT_MAC,
+                sender: plan.client,
+                target: plan.vip,
+                ..build::ArpRequest::default()
+            }
+            .frame()
+        } else {
+            build::NeighborSolicitation {
+                mac: CLIENT_MAC,
+                source: plan.client,
+                target: plan.vip,
+                ..build::NeighborSolicitation::default()
+            }
+            .frame()
+        };
+        assert!(world.frame(FRONT, &asked).is_empty(), "ARP or NDP");
+        // A new flow is for its new owner, to whom the kernel routes it.
+        assert!(world.frame(FRONT, &request(plan, 4001, SYN)).is_empty());
+        assert_eq!(world.io(0).passed_to_kernel().len(), 3);
+        assert_eq!(world.drops(), []);
+        world.advance(Duration::from_secs(3));
+        world.run(0);
+        assert_eq!(world.counters[0].announced.get(), announced);
+
+        let (_, packet) = one(&world.frame(FRONT, &request(plan, 4000, ACK)));
+        assert_eq!(packet.destination, plan.backend(0), "its session goes on");
+        let (_, packet) = one(&world.frame(BACK, &reply(plan, 0, 4000, ACK)));
+        assert_eq!(packet.source, plan.vip);
+    }
+}
+
 #[test]
 fn vips_are_announced_on_every_port_twice_and_again_when_they_change() {
     let mut world = World::new(Settings::default());

@@ -148,6 +148,10 @@ pub(crate) struct Settings {
     pub(crate) weights: Vec<u32>,
     /// The health of the first backends; the others are up.
     pub(crate) health: Vec<(bool, SessionAction)>,
+    /// How many of the first backends the config no longer has.
+    pub(crate) removed: u32,
+    /// Whether the config no longer has any service.
+    pub(crate) is_unserved: bool,
     pub(crate) sessions_max: u32,
     pub(crate) workers: usize,
     pub(crate) mid_stream: MidStream,
@@ -184,6 +188,8 @@ impl Default for Settings {
             protocol: Protocol::Tcp,
             weights: vec![1, 1, 1],
             health: Vec::new(),
+            removed: 0,
+            is_unserved: false,
             sessions_max: 1024,
             workers: 1,
             mid_stream: MidStream::Pick,
@@ -248,7 +254,9 @@ impl Settings {
                 protocol: self.protocol,
                 source_nat: self.source_nat,
                 policy: 0,
-                backends: (n * count..(n + 1) * count).map(BackendId).collect(),
+                backends: (n * count + self.removed..(n + 1) * count)
+                    .map(BackendId)
+                    .collect(),
                 mid_stream: self.mid_stream,
                 no_backend: self.no_backend,
                 timeouts: self.timeouts,
@@ -261,9 +269,14 @@ impl Settings {
                 if let Some(health) = self.health.get(b as usize) {
                     (backend.healthy, backend.sessions) = *health;
                 }
+                if b < self.removed || self.is_unserved {
+                    backend.weight = 0;
+                }
                 backend
             }));
-            services.push(service);
+            if !self.is_unserved {
+                services.push(service);
+            }
         }
         let bridge = |peer| Bridge {
             peer,

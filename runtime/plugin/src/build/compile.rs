@@ -25,7 +25,7 @@ use crate::build::engine::Engine;
 use crate::error::Refusal;
 
 /// The largest machine code accepted from the child, in bytes.
-const CODE_MAX: u64 = 256 << 20;
+pub(super) const CODE_MAX: u64 = 256 << 20;
 
 /// How often a running child is looked at.
 const POLL: Duration = Duration::from_millis(1);
@@ -117,11 +117,13 @@ pub(crate) fn here(engine: &Engine, bytes: &[u8]) -> Result<wasmtime::Module, Re
         .map_err(|error| Refusal::Compile(format!("{error:#}")))
 }
 
+/// Loads machine code that this program has compiled.
 #[expect(unsafe_code, reason = "wasmtime trusts machine code that it is given")]
-fn load(engine: &Engine, code: &[u8]) -> Result<wasmtime::Module, Refusal> {
+pub(super) fn load(engine: &Engine, code: &[u8]) -> Result<wasmtime::Module, Refusal> {
     // SAFETY: the bytes are the output of `Engine::precompile_module` in `compile_child`: the child
     // is this program, exited with success, and wrote them to a file in memory that no other process
-    // holds.
+    // holds. Or they are of `CodeCache::read`: this program wrote them, to a file that only its user can
+    // write to.
     // wasmtime refuses code from another version or with other engine settings.
     let module = unsafe { wasmtime::Module::deserialize(engine.wasmtime(), code) };
     module.map_err(|error| Refusal::Compile(format!("{error:#}")))

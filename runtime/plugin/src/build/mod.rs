@@ -3,6 +3,7 @@
 //! Invariant: no code of a module runs here.
 
 pub(crate) mod abi;
+pub(crate) mod cache;
 pub(crate) mod compile;
 pub(crate) mod engine;
 pub(crate) mod module;

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 use waxwing_sdk::abi::ModuleInfo;
 
+use crate::build::cache::CodeCache;
 use crate::build::compile::Compiler;
 use crate::build::engine::Engine;
 use crate::build::validate::{ModuleLimits, validate};
@@ -116,12 +117,14 @@ pub struct CompiledModule {
     /// Holds back a health check that is quarantined without a replacement.
     pub(crate) backoff: Backoff,
     pub(crate) code: wasmtime::Module,
+    /// Whether an earlier start compiled it.
+    pub(crate) was_kept: bool,
 }
 
 impl CompiledModule {
     pub(crate) fn new(
         engine: &Engine,
-        compiler: &Compiler,
+        (compiler, cache): (&Compiler, Option<&CodeCache>),
         limits: &ModuleLimits,
         name: &str,
         source: ModuleSource,
@@ -129,13 +132,19 @@ impl CompiledModule {
     ) -> Result<Self, ModuleError> {
         let label = label(name, &source);
         let info = validate(bytes, engine.kind(), limits).map_err(|refusal| refusal.of(&label))?;
-        let code = compiler
-            .compile(engine, bytes)
+        let hash = ModuleHash::of(bytes);
+        let kept = cache.and_then(|cache| cache.get(engine, hash));
+        let was_kept = kept.is_some();
+        let code = kept
+            .map_or_else(|| compiler.compile(engine, bytes), Ok)
             .map_err(|refusal| refusal.of(&label))?;
+        if let Some(cache) = cache.filter(|_| !was_kept) {
+            cache.keep(engine, hash, &code);
+        }
         Ok(Self {
             name: name.into(),
             info,
-            hash: ModuleHash::of(bytes),
+            hash,
             source,
             image: bytes.into(),
             since: SystemTime::now(),
@@ -144,6 +153,7 @@ impl CompiledModule {
             cpu_quota: Arc::default(),
             backoff: Backoff::default(),
             code,
+            was_kept,
         })
     }
 
@@ -161,6 +171,7 @@ impl CompiledModule {
             cpu_quota: Arc::default(),
             backoff: Backoff::default(),
             code: self.code.clone(),
+            was_kept: self.was_kept,
         }
     }
 

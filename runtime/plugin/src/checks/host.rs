@@ -84,6 +84,7 @@ impl CheckHost {
             limits,
             fault_limit,
             compiler,
+            cache,
             at_once,
             connections_max,
             run,
@@ -97,6 +98,7 @@ impl CheckHost {
             limits,
             fault_limit,
             compiler,
+            cache,
             canary: Duration::ZERO,
         };
         Ok(Self {

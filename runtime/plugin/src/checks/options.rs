@@ -2,16 +2,18 @@
 //!
 //! Invariant: the defaults are ample for an honest check and bound every other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::limits::RunLimits;
+use crate::build::cache::CodeCache;
 use crate::build::compile::Compiler;
 use crate::build::engine::CHECK_MEMORY_BYTES;
 use crate::build::validate::ModuleLimits;
 use crate::registry::options::FaultLimit;
 
 /// Settings of a [`CheckHost`](super::CheckHost).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct CheckOptions {
     /// Size limits of modules.
     pub limits: ModuleLimits,
@@ -19,6 +21,8 @@ pub struct CheckOptions {
     pub fault_limit: FaultLimit,
     /// What compiles the modules of the folder.
     pub compiler: Compiler,
+    /// Keeps machine code for the next start.
+    pub cache: Option<Arc<CodeCache>>,
     /// The most checks that run at once, at least 1; others wait for a slot. Address space for this many
     /// instances is reserved, some 16 MiB each.
     pub at_once: u32,
@@ -61,6 +65,7 @@ impl Default for CheckOptions {
             },
             fault_limit: FaultLimit::default(),
             compiler: Compiler::default(),
+            cache: None,
             at_once: AT_ONCE_MAX,
             connections_max: u32::MAX,
             run: RunLimits::default(),

@@ -5,6 +5,7 @@
 //! good build stays. A quarantined build returns only if nothing else can serve the name, at a start
 //! or a change; its faults are counted as before.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -37,8 +38,9 @@ pub(crate) struct Library {
     pub(super) options: HostOptions,
     pub(super) store: Store,
     pub(super) lifecycles: Mutex<Lifecycles>,
-    /// Serializes loading, so that `lifecycles` stays free for `status` meanwhile.
-    loading: Mutex<()>,
+    /// Serializes loading by name, so that `lifecycles` stays free for `status` meanwhile, and modules are
+    /// compiled side by side.
+    loading: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
 
 impl Library {
@@ -91,8 +93,9 @@ impl Library {
         engine: &Engine,
         name: &str,
     ) -> Result<Arc<CompiledModule>, ModuleError> {
-        let _one_at_a_time = lock(&self.loading);
         check_name(name)?;
+        let of_name = Arc::clone(lock(&self.loading).entry(name.to_owned()).or_default());
+        let _one_at_a_time = lock(&of_name);
         let error = match self.load_newest(engine, name) {
             Ok(module) => return Ok(module),
             Err(error) => error,
@@ -232,9 +235,14 @@ impl Library {
             None => {
                 let start = Instant::now();
                 let limits = &self.options.limits;
+                let compiler = (compiler, self.options.cache.as_deref());
                 let module = CompiledModule::new(engine, compiler, limits, name, source, bytes)?;
                 let took = start.elapsed().as_millis();
-                (module, format!("validated and compiled in {took} ms"))
+                let text = match module.was_kept {
+                    true => format!("validated in {took} ms; its machine code was kept"),
+                    false => format!("validated and compiled in {took} ms"),
+                };
+                (module, text)
             }
         };
         let module = Arc::new(module);
@@ -373,7 +381,9 @@ impl Library {
 
     /// Forgets all modules except these.
     pub(crate) fn retain(&self, names: &[Arc<str>]) {
-        lock(&self.lifecycles).retain(|name| names.iter().any(|used| **used == *name));
+        let is_used = |name: &str| names.iter().any(|used| **used == *name);
+        lock(&self.lifecycles).retain(is_used);
+        lock(&self.loading).retain(|name, _| is_used(name));
     }
 
     /// Logs a step of a build's life and keeps it for `status`.

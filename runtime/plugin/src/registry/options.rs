@@ -1,12 +1,14 @@
 //! Settings of a host.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::build::cache::CodeCache;
 use crate::build::compile::Compiler;
 use crate::build::validate::ModuleLimits;
 
 /// Settings of a [`Host`](crate::Host).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct HostOptions {
     /// Size limits of modules.
     pub limits: ModuleLimits,
@@ -14,6 +16,8 @@ pub struct HostOptions {
     pub fault_limit: FaultLimit,
     /// What compiles the modules of the folder.
     pub compiler: Compiler,
+    /// Keeps machine code for the next start.
+    pub cache: Option<Arc<CodeCache>>,
     /// How long a replacement build serves on the first worker only; 0 gives it to all workers at
     /// once.
     pub canary: Duration,

@@ -51,6 +51,13 @@ pub(super) fn load(
     let bytes = read_capped(path, limits.file_bytes_max)
         .map_err(|refusal| refusal.of(label(&name, &source)))?;
     let start = Instant::now();
-    let module = CompiledModule::new(engine, &Compiler::Here, limits, &name, source, &bytes)?;
+    let module = CompiledModule::new(
+        engine,
+        (&Compiler::Here, None),
+        limits,
+        &name,
+        source,
+        &bytes,
+    )?;
     Ok((module, start.elapsed()))
 }

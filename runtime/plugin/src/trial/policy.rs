@@ -64,7 +64,14 @@ impl LoadedPolicy {
     fn compile(&self, engine: Arc<Engine>, bytes: &[u8]) -> Result<Self, ModuleError> {
         let limits = &ModuleLimits::default();
         let (name, source) = (&self.module.name, self.module.source.clone());
-        let module = CompiledModule::new(&engine, &Compiler::Here, limits, name, source, bytes)?;
+        let module = CompiledModule::new(
+            &engine,
+            (&Compiler::Here, None),
+            limits,
+            name,
+            source,
+            bytes,
+        )?;
         Ok(Self {
             engine,
             module: Arc::new(module),

@@ -175,6 +175,7 @@ ENDPOINTS(services);
 ENDPOINTS(backends);
 ADDRESSES(servers);
 ADDRESSES(vips);
+ADDRESSES(answered);
 
 /* Not preallocated: few hosts have many addresses, and it has room for all of them. */
 struct {

@@ -20,7 +20,8 @@
  *     the first fragment has ports, by which the worker decides for all of them;
  *   - an ICMP or ICMPv6 error to such an address, about a packet to or from a backend's endpoint;
  * and, also when sent by broadcast or multicast, when it is
- *   - an ARP request or a neighbour solicitation for a VIP.
+ *   - an ARP request or a neighbour solicitation for a VIP that is answered for: a removed VIP, which has
+ *     only the packets of its last sessions, may have a new owner.
  *
  * A bridged port (transparent mode) also forwards frames between other hosts. The program takes the
  * servers' frames by the same rules, to any destination MAC. It does not take frames to a VIP with another
@@ -55,6 +56,11 @@ static __always_inline bool is_extension(__u8 protocol)
 static __always_inline bool is_vip(const struct address *address)
 {
 	return bpf_map_lookup_elem(&vips, address) != NULL;
+}
+
+static __always_inline bool is_answered(const struct address *address)
+{
+	return bpf_map_lookup_elem(&answered, address) != NULL;
 }
 
 /* Both are aligned to two bytes. BPF has no memcmp. */
@@ -99,7 +105,7 @@ static __always_inline enum class classify_arp(void *at, void *end)
 		return CLASS_PASS;
 	__builtin_memcpy(&address, arp->target_address, sizeof(address));
 	map_ipv4(&target, address);
-	return is_vip(&target) ? CLASS_ARP : CLASS_PASS;
+	return is_answered(&target) ? CLASS_ARP : CLASS_PASS;
 }
 
 /* Fills `packet` from an IPv4 header; returns false when the header is truncated. */
@@ -169,7 +175,7 @@ static __always_inline enum class classify_solicitation(const struct packet *pac
 	    solicitation->type != NEIGHBOR_SOLICITATION)
 		return CLASS_PASS;
 	__builtin_memcpy(&target, &solicitation->target, sizeof(target));
-	return is_vip(&target) ? CLASS_NDP : CLASS_PASS;
+	return is_answered(&target) ? CLASS_NDP : CLASS_PASS;
 }
 
 static __always_inline bool is_local(const struct address *address)

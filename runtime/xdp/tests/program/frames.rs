@@ -28,6 +28,9 @@ pub(crate) const BACKEND6: &str = "2001:db8:2::11";
 /// VIP of a UDP service with a port range.
 pub(crate) const RANGE_VIP: &str = "203.0.113.20";
 pub(crate) const RANGE_BACKEND: &str = "10.2.0.20";
+/// VIP of a removed service that still has sessions.
+pub(crate) const REMOVED_VIP: &str = "203.0.113.30";
+pub(crate) const REMOVED_VIP6: &str = "2001:db8::30";
 /// A source NAT address.
 pub(crate) const SOURCE: &str = "10.2.0.9";
 pub(crate) const LOCAL: &str = "10.2.0.1";
@@ -47,7 +50,10 @@ pub(crate) fn rules() -> Rules {
             at(RANGE_VIP, Rules::ANY_PORT, UDP),
         ]
         .into(),
-        vips: [VIP, VIP6, RANGE_VIP, SOURCE]
+        vips: [VIP, VIP6, RANGE_VIP, REMOVED_VIP, REMOVED_VIP6, SOURCE]
+            .map(|text| ip(text).into())
+            .into(),
+        answered: [VIP, VIP6, RANGE_VIP, SOURCE]
             .map(|text| ip(text).into())
             .into(),
         backends: [

@@ -4,8 +4,8 @@ use waxwing_xdp::Class::{Arp, Direct, Fragment, Icmp, Ndp, Other, Pass, Reply, S
 
 use crate::frames::{
     ALL, BACKEND, BACKEND6, CLIENT, CLIENT6, FIRST, FURTHER, ICMP, ICMPV6, LOCAL, LOCAL6, OTHER,
-    PORT, SOLICITED, TCP, UDP, VIP, VIP6, arp, ethernet, ipv4, ipv6, ipv6_fragment, ports,
-    solicitation, v4, v6,
+    PORT, REMOVED_VIP, REMOVED_VIP6, SOLICITED, TCP, UDP, VIP, VIP6, arp, ethernet, ipv4, ipv6,
+    ipv6_fragment, ports, solicitation, v4, v6,
 };
 use crate::{Row, rows};
 
@@ -60,6 +60,7 @@ pub(crate) fn icmp() -> Vec<Row> {
     let ping = |to| v4(&ipv4(CLIENT, to, ICMP, 0, 0, &[8; 16]));
     rows! {
         "ping to a VIP": ping(VIP) => Icmp;
+        "ping to a removed VIP": ping(REMOVED_VIP) => Icmp;
         "ping to the host": ping(LOCAL) => Pass;
         "ping to a VIP over IPv6": v6(&ipv6(CLIENT6, VIP6, &[], ICMPV6, &[128; 16])) => Icmp;
         "another EtherType": ethernet(PORT, &[], 0x88cc, &[0; 64]) => Pass;
@@ -94,9 +95,11 @@ pub(crate) fn neighbours() -> Vec<Row> {
         "unicast ARP request for a VIP": request(PORT, &[], VIP) => Arp;
         "tagged ARP request for a VIP": request(ALL, &[TAG], VIP) => Arp;
         "ARP request for another address": request(ALL, &[], LOCAL) => Pass;
+        "ARP request for a removed VIP": request(ALL, &[], REMOVED_VIP) => Pass;
         "an ARP reply": ethernet(PORT, &[], 0x0806, &arp(2, VIP)) => Pass;
         "solicitation of a VIP": to_group(135, VIP6) => Ndp;
         "solicitation of another address": to_group(135, CLIENT6) => Pass;
+        "solicitation of a removed VIP": to_group(135, REMOVED_VIP6) => Pass;
         "unicast solicitation of a VIP": unicast => Ndp;
         "other ICMPv6 to the group": to_group(136, VIP6) => Pass;
     }

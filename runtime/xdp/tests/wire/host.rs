@@ -94,7 +94,10 @@ pub(crate) fn one_owner() -> Outcome {
         return Err(format!("{report:?}").into());
     }
     match attach(&port, &small()).err() {
-        Some(XdpError::Occupied(name)) if name == "server" => {}
+        Some(XdpError::Occupied {
+            interface,
+            holder: Some(holder),
+        }) if interface == "server" && holder.pid == std::process::id() => {}
         other => return Err(format!("{other:?}").into()),
     }
     if !is_attached("server")? {

@@ -11,6 +11,7 @@ use waxwing_dataplane::counters::SessionCounts;
 use waxwing_dataplane::session::Phase;
 
 use super::Oracle;
+use super::session_model::is_left;
 use super::turn::{Turn, evictions, source_of, tuple_of_session};
 use crate::balancer::BACKENDS_MAX;
 
@@ -157,7 +158,8 @@ impl Oracle {
             }
             let expired = model.is_expired(&self.timeouts, tuple.protocol, now);
             let is_evicted = evicted > model.evictions && !model.is_established();
-            if !(expired || is_evicted || model.uncertain) {
+            let is_left = is_left(turn, model, now);
+            if !(expired || is_left || is_evicted || model.uncertain) {
                 return Err(format!(
                     "the session of {tuple:?} ended without a reason: {model:?} at {now:?}"
                 ));

@@ -6,7 +6,7 @@ use waxwing_packet::Protocol;
 
 use super::drops::{is_excused, is_time_exceeded};
 use super::routes::route_of;
-use super::session_model::{SessionModel, is_client_syn, touch};
+use super::session_model::{SessionModel, is_client_syn, is_left, touch};
 use super::turn::{Turn, backend_of, evictions, source_of};
 use super::{Oracle, translation};
 use crate::balancer::{Handled, Outcome};
@@ -24,10 +24,15 @@ impl Oracle {
         if let Some(model) = self.models.get_mut(&tuple) {
             touch(model, self.turn, tuple, &mut self.touched);
             model.may_end |= model.is_expired(&self.timeouts, tuple.protocol, self.latest)
+                || is_left(turn, model, self.latest)
                 || may_end(turn, model, received, tuple.protocol);
         }
         let model = self.models.get(&tuple);
         match frame.outcomes.first() {
+            // Another host may own a removed VIP.
+            Some(Outcome::ToKernel(_)) if !turn.snapshot().is_vip(tuple.destination) => {
+                self.request_dropped(turn, frame, received, tuple)
+            }
             Some(Outcome::ToKernel(_)) => Err("a client's frame went to the kernel".into()),
             Some(Outcome::Sent(port, out)) => {
                 let sent = view(out).ok_or("an incomplete packet was sent")?;
@@ -150,6 +155,9 @@ impl Oracle {
     }
 }
 
+/// After so many ticks of silence, a SYN moves the session of a removed backend.
+const SILENT_TICKS: u32 = 5;
+
 /// Whether the session may end at a client's frame.
 fn may_end(turn: &Turn<'_>, model: &SessionModel, received: &View, protocol: Protocol) -> bool {
     let Some(backend) = turn.snapshot().backend(model.backend) else {
@@ -157,9 +165,12 @@ fn may_end(turn: &Turn<'_>, model: &SessionModel, received: &View, protocol: Pro
     };
     let opening = protocol == Protocol::Tcp && is_client_syn(received.flags);
     let is_evictable = !model.stayed_established();
+    let is_silent = turn.now.tick().0.saturating_sub(model.seen.0) >= SILENT_TICKS;
+    let takes_none = !backend.healthy || backend.is_removed();
     model.uncertain
         || backend.sessions != SessionAction::Keep
         || (opening && !model.stayed_open())
-        || (opening && !backend.healthy && (is_evictable || model.tcp.has_only_syn()))
+        || (opening && takes_none && (is_evictable || model.tcp.has_only_syn()))
+        || (opening && backend.is_removed() && is_silent)
         || (is_evictable && evictions(turn.balancer) > model.evictions)
 }

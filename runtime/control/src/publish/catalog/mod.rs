@@ -5,10 +5,11 @@
 //! change.
 //!
 //! A backend that left the config is *retired*: it stays in the snapshot with weight 0, outside its
-//! service's list, and its sessions live on. A later [`Catalog::apply`] removes it once it has no
-//! sessions, but never the one that retires it: until the workers take that snapshot, they may still
-//! give it sessions. Its id then goes to the end of the free queue, so the id is unused for at least one
-//! snapshot and never means two backends to two workers. A service's id lives as long as its backends.
+//! service's list, and its sessions live on as its health says. A later [`Catalog::apply`] removes it
+//! once it has no sessions, but never the one that retires it: until the workers take that snapshot,
+//! they may still give it sessions. Its id then goes to the end of the free queue, so the id is unused
+//! for at least one snapshot and never means two backends to two workers. A service's id lives as long
+//! as its backends.
 
 mod sources;
 
@@ -127,9 +128,14 @@ impl Catalog {
             || self.sources.has_freeable(gauges)
     }
 
-    /// Returns the removed backends that are kept for their sessions.
-    pub fn retired(&self) -> impl Iterator<Item = &Backend> {
-        self.retired.values()
+    /// Returns whether a backend has an id.
+    pub(crate) fn contains(&self, key: &BackendKey) -> bool {
+        self.live.contains_key(key) || self.retired.contains_key(key)
+    }
+
+    /// Returns whether a removed backend is kept for its sessions.
+    pub(crate) fn is_retired(&self, key: &BackendKey) -> bool {
+        self.retired.contains_key(key)
     }
 
     /// [`Catalog::apply`] on a copy, which is discarded on failure.
@@ -149,7 +155,7 @@ impl Catalog {
             services.push(service);
         }
         let left = std::mem::replace(&mut self.live, live);
-        self.retire(left, &services, gauges);
+        self.retire(left, &services, gauges, effects);
         let backends = self
             .live
             .values()
@@ -238,6 +244,7 @@ impl Catalog {
         left: HashMap<BackendKey, Backend>,
         services: &[Service],
         gauges: &Gauges,
+        effects: &Effects,
     ) {
         let Self {
             retired,
@@ -264,7 +271,9 @@ impl Catalog {
             )
         }));
         let timeouts: HashMap<_, _> = services.iter().map(|s| (s.id, s.timeouts)).collect();
-        for backend in retired.values_mut() {
+        for (key, backend) in retired.iter_mut() {
+            let effect = effects.get(key).copied().unwrap_or_default();
+            (backend.healthy, backend.sessions) = (effect.healthy, effect.sessions);
             if let Some(timeouts) = timeouts.get(&backend.service) {
                 backend.timeouts = (*timeouts).into();
             }

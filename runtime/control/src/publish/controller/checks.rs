@@ -9,7 +9,7 @@ use super::{Controller, PublishError};
 use crate::admin::signals::SetBackend;
 use crate::config::{Config, UnknownBackend};
 use crate::health::{self, BoundChecks, CheckFault, Runner};
-use crate::publish::keys::backend_key;
+use crate::publish::keys::{BackendKey, backend_key};
 use crate::publish::modules::{self, Builds};
 
 /// The capacity of the queue of failed check modules.
@@ -122,11 +122,21 @@ impl Controller {
         &mut self,
         request: &SetBackend,
     ) -> Result<(), SetBackendError> {
-        let (service, at) = self
-            .config
-            .find_backend(&request.service, &request.backend)?;
-        let key = backend_key(service, &service.backends[at]);
+        let found = self.config.find_backend(&request.service, &request.backend);
+        let key = match found {
+            Ok((service, at)) => backend_key(service, &service.backends[at]),
+            Err(unknown) => self.find_removed(request).ok_or(unknown)?,
+        };
         self.health.set_admin(key, request.state);
         Ok(self.publish_health().await?)
+    }
+
+    /// Returns a removed backend that still has sessions.
+    fn find_removed(&self, request: &SetBackend) -> Option<BackendKey> {
+        let removed = self.health.removed();
+        let mut removed = removed.iter().filter(|(_, it)| {
+            *it.service == *request.service && it.entry.is_called(&request.backend)
+        });
+        removed.next().map(|(key, _)| *key)
     }
 }

@@ -66,6 +66,10 @@ const ACKNOWLEDGE_POLL: Duration = Duration::from_millis(2);
 /// packets are dropped and counted until it answers.
 const RESOLVE_MAX: Duration = Duration::from_millis(1500);
 
+/// The same at the start: long enough for a neighbour's answer. Until then nobody is served, so all backends
+/// would wait for one that does not answer.
+pub(crate) const RESOLVE_AT_START_MAX: Duration = Duration::from_millis(100);
+
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -211,7 +215,7 @@ impl Controller {
         catalog: Catalog,
         draft: Draft,
     ) -> Result<(), PublishError> {
-        self.resolve_next_hops(&draft.snapshot).await;
+        self.resolve_next_hops(&draft.snapshot, RESOLVE_MAX).await;
         self.add_reply_rules(&draft.snapshot)
             .map_err(PublishError::Steering)?;
         self.counters
@@ -221,6 +225,8 @@ impl Controller {
         self.catalog = catalog;
         self.snapshot = Arc::clone(&draft.snapshot);
         self.effects.clone_from(&draft.effects);
+        self.effects.retain(|key, _| self.catalog.contains(key));
+        self.health.keep_removed(|key| self.catalog.is_retired(key));
         let before = std::mem::replace(&mut self.modules, draft.in_use());
         let sent = self.send(draft, &before);
         self.faulted.clear();
@@ -241,8 +247,9 @@ impl Controller {
         Ok(())
     }
 
-    /// Starts resolving the backends' next hops, and waits a moment for those of new backends.
-    pub(crate) async fn resolve_next_hops(&mut self, snapshot: &Snapshot) {
+    /// Starts resolving the backends' next hops, and waits at most `patience` for those of new
+    /// backends.
+    pub(crate) async fn resolve_next_hops(&mut self, snapshot: &Snapshot, patience: Duration) {
         let backends: Vec<(BackendId, Address)> = snapshot
             .backends()
             .map(|backend| (backend.id, backend.address))
@@ -251,7 +258,7 @@ impl Controller {
         let mut new: Vec<Address> = backends.iter().map(|(_, address)| *address).collect();
         new.retain(|address| !known.contains_key(address));
         self.resolver.track(backends);
-        self.resolver.wait_settled(&new, RESOLVE_MAX).await;
+        self.resolver.wait_settled(&new, patience).await;
     }
 
     /// Sends each worker its epoch, then releases all of them together.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::{Controller, PublishError};
 use crate::admin::status::ReloadStatus;
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, Problem};
 use crate::publish::{modules, preflight};
 use crate::time::unix_seconds;
 
@@ -58,8 +58,9 @@ impl Controller {
 
     async fn try_reload(&mut self) -> Result<Vec<String>, ReloadError> {
         let mut reading = Config::read_file(self.config.source().path())?;
+        // The ports are attached and stay so; nothing that the network is like stops a reload.
         let found = preflight::network(reading.config(), &self.kernel).await?;
-        reading.add(found);
+        reading.add(found.into_iter().map(Problem::into_warning));
         let config = reading.config().clone();
         reading.add(modules::check(&self.policy_host, &self.check_host, config).await);
         let (config, warnings) = reading.finish()?;
@@ -70,6 +71,8 @@ impl Controller {
                 keys: fixed.join(", "),
             });
         }
+        // So that the ids of removed backends without sessions are free for this config.
+        self.drop_retired().await;
         self.publish(Arc::new(config)).await?;
         self.loaded_at = SystemTime::now();
         Ok(warnings.iter().map(ToString::to_string).collect())

@@ -41,8 +41,8 @@ impl Controller {
         Ok(())
     }
 
-    /// Returns the rules of a snapshot. A removed service's endpoint stays while its backends do, because
-    /// the packets of their sessions must still reach the workers.
+    /// Returns the rules of a snapshot. A removed service's endpoint and VIP stay while its backends do,
+    /// because the packets of their sessions must still reach the workers. Nobody resolves the VIP any more.
     fn rules(&self, snapshot: &Snapshot) -> Rules {
         let host = self.resolver.host().borrow().clone();
         let mut rules = Rules::new(snapshot, host.locals());
@@ -52,6 +52,7 @@ impl Controller {
             rules
                 .services
                 .insert((backend.vip, port, backend.protocol as u8));
+            rules.vips.insert(backend.vip);
         }
         rules
     }

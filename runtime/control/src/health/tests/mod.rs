@@ -1,5 +1,9 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod ejection;
+mod removed;
+mod undecided;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,30 +49,11 @@ struct World {
 impl World {
     /// `service`: more keys of the service; `last`: of its last backend.
     fn new(service: &str, last: &str) -> Self {
-        let text = format!(
-            r#"
-            [[port]]
-            interface = "eth0"
-            [[service]]
-            name = "web"
-            vip = "203.0.113.10"
-            port = 80
-            protocol = "tcp"
-            policy = "round_robin"
-            {service}
-            [[service.backend]]
-            address = "10.2.0.1"
-            port = 80
-            [[service.backend]]
-            address = "10.2.0.2"
-            port = 80
-            [[service.backend]]
-            address = "10.2.0.3"
-            port = 80
-            {last}
-            "#
-        );
-        let config = Arc::new(Config::parse(&text, "lb.toml".as_ref()).unwrap().0);
+        Self::of(&config_of("tcp", service, &[1, 2, 3], last))
+    }
+
+    fn of(config: &Arc<Config>) -> Self {
+        let config = Arc::clone(config);
         let mut health = ServiceHealth::default();
         health.adopt(&config, START);
         Self { config, health }
@@ -124,6 +109,21 @@ impl World {
     }
 }
 
+/// Returns a config of a service with backends of these last octets. `service`: more keys of the service;
+/// `last`: of its last backend.
+fn config_of(protocol: &str, service: &str, backends: &[u8], last: &str) -> Arc<Config> {
+    let mut text = format!(
+        "[[port]]\ninterface = \"eth0\"\n[[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 80\n\
+         protocol = \"{protocol}\"\npolicy = \"round_robin\"\n{service}\n"
+    );
+    for backend in backends {
+        let address = format!("10.2.0.{backend}");
+        text += &format!("[[service.backend]]\naddress = \"{address}\"\nport = 80\n");
+    }
+    text += last;
+    Arc::new(Config::parse(&text, "lb.toml".as_ref()).unwrap().0)
+}
+
 const CHECKED: &str = "[[service.health]]\ncheck = \"tcp\"\nrise = 2\nfall = 3";
 
 #[test]
@@ -162,25 +162,6 @@ fn the_first_result_decides_later_ones_need_rise_or_fall() {
 
     world.result(1, &failed("refused"), at(1));
     assert_eq!(world.state(1), HealthState::Down, "it was undecided before");
-}
-
-#[test]
-fn undecided_backends_serve_while_they_are_the_majority_or_none_is_up() {
-    let mut world = World::new(CHECKED, "");
-    assert_eq!(world.takes_new(at(0)), [true; 3]);
-    world.result(0, &failed("refused"), at(1));
-    assert_eq!(world.takes_new(at(1)), [false, true, true]);
-    world.result(1, &passed("open"), at(1));
-    assert_eq!(world.takes_new(at(1)), [false, true, false]);
-    world.result(2, &passed("open"), at(1));
-    assert_eq!(world.takes_new(at(1)), [false, true, true]);
-
-    // The first backend with a result does not get the share of all others.
-    let mut world = World::new(CHECKED, "");
-    world.result(0, &passed("open"), at(1));
-    assert_eq!(world.takes_new(at(1)), [true; 3], "most are undecided");
-    world.result(1, &passed("open"), at(1));
-    assert_eq!(world.takes_new(at(1)), [true, true, false]);
 }
 
 #[test]
@@ -377,74 +358,6 @@ fn a_draining_backend_keeps_its_sessions_for_drain_timeout() {
     assert_eq!(world.state(1), HealthState::Draining);
     world.result(1, &passed("up"), at(81));
     assert_eq!(world.state(1), HealthState::Up);
-}
-
-const EJECTS: &str = "[service.ejection]\nfailures = 5\nwindow = \"10s\"\ntime = \"10s\"\n\
-                      time_max = \"30s\"\nmin_healthy = 50";
-
-/// Sets the failure counters of the three backends.
-fn count(world: &mut World, counts: [u64; 3], now: Duration) {
-    let keys = [0, 1, 2].map(|backend| world.key(backend));
-    world.health.record_failures(now, |key| {
-        let at = keys.iter().position(|it| *it == key)?;
-        Some(counts[at])
-    });
-}
-
-#[test]
-fn connection_failures_eject_and_the_ejection_time_doubles() {
-    let mut world = World::new(EJECTS, "");
-    count(&mut world, [100, 0, 0], at(0));
-    assert_eq!(
-        world.state(0),
-        HealthState::Up,
-        "failures before the first count are ignored"
-    );
-    count(&mut world, [104, 0, 0], at(1));
-    count(&mut world, [104, 0, 0], at(12));
-    count(&mut world, [105, 0, 0], at(13));
-    assert_eq!(
-        world.state(0),
-        HealthState::Up,
-        "never five failures within ten seconds"
-    );
-    count(&mut world, [109, 0, 0], at(14));
-    assert_eq!(world.state(0), HealthState::Ejected);
-    assert_eq!(world.takes_new(at(14)), [false, true, true]);
-    assert_eq!(world.effects(at(14))[0].sessions, SessionAction::Keep);
-    assert_eq!(world.next_change(at(14)), Some(at(24)));
-    count(&mut world, [109, 0, 0], at(24));
-    assert_eq!(world.state(0), HealthState::Up);
-    // The next ejections last 20 seconds, then 30, the maximum.
-    for (ejected, back) in [(25, 45), (46, 76), (77, 107)] {
-        let so_far = 109 + ejected * 10;
-        count(&mut world, [so_far, 0, 0], at(ejected));
-        assert_eq!(world.state(0), HealthState::Ejected);
-        count(&mut world, [so_far, 0, 0], at(back - 1));
-        assert_eq!(world.state(0), HealthState::Ejected);
-        count(&mut world, [so_far, 0, 0], at(back));
-        assert_eq!(world.state(0), HealthState::Up);
-    }
-    // Failures during an ejection belong to sessions from before it.
-    count(&mut world, [1300, 0, 0], at(120));
-    assert_eq!(world.state(0), HealthState::Ejected);
-    count(&mut world, [1400, 0, 0], at(125));
-    count(&mut world, [1400, 0, 0], at(150));
-    count(&mut world, [1400, 0, 0], at(151));
-    assert_eq!(world.state(0), HealthState::Up);
-    // It stayed in for longer than the last ejection, so the count starts anew.
-    count(&mut world, [2000, 0, 0], at(200));
-    count(&mut world, [2000, 0, 0], at(210));
-    assert_eq!(world.state(0), HealthState::Up);
-}
-
-#[test]
-fn min_healthy_limits_ejections() {
-    let mut world = World::new(EJECTS, "");
-    count(&mut world, [0; 3], at(0));
-    count(&mut world, [50; 3], at(1));
-    let out = (0..3).filter(|backend| world.state(*backend) == HealthState::Ejected);
-    assert_eq!(out.count(), 1, "two of three are at least half, one is not");
 }
 
 #[test]
