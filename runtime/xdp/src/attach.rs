@@ -258,7 +258,7 @@ impl Attached {
     /// As [`attach`]. The workers then have no sockets; call it again.
     pub fn bind_again(&mut self) -> Result<Vec<WorkerSockets>, XdpError> {
         self.is_bound = false;
-        let unserved = self.unserved();
+        let before = self.without_socket();
         let names: Vec<String> = self
             .reports
             .iter()
@@ -275,7 +275,7 @@ impl Attached {
         if let Err(error) = self.memberships.move_to(&self.indices()) {
             warn_of_memberships(&error);
         }
-        let missed = self.unserved() - unserved;
+        let missed = self.without_socket() - before;
         tracing::info!("ports attached again; {missed} frames were dropped meanwhile");
         Ok(sockets)
     }
@@ -352,11 +352,11 @@ impl Attached {
     }
 
     /// Returns the number of frames for workers that were dropped because their queue had no socket.
-    fn unserved(&self) -> u64 {
+    fn without_socket(&self) -> u64 {
         let classes = self.program.classes();
         classes
             .into_iter()
-            .find(|(class, _)| *class == Class::Unserved)
+            .find(|(class, _)| *class == Class::NoSocket)
             .map_or(0, |(_, n)| n)
     }
 

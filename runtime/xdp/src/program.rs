@@ -76,7 +76,7 @@ pub enum Class {
     /// TCP or UDP to a backend's endpoint, past every VIP.
     Direct,
     /// Besides its class: dropped, because its queue has no socket.
-    Unserved,
+    NoSocket,
 }
 
 impl Class {
@@ -92,7 +92,7 @@ impl Class {
         Self::Other,
         Self::Error,
         Self::Direct,
-        Self::Unserved,
+        Self::NoSocket,
     ];
 
     /// Returns the name in `status` and metrics.
@@ -109,7 +109,7 @@ impl Class {
             Self::Other => "other",
             Self::Error => "error",
             Self::Direct => "direct",
-            Self::Unserved => "unserved",
+            Self::NoSocket => "no_socket",
         }
     }
 }

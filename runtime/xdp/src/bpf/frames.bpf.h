@@ -46,7 +46,7 @@ enum class {
 	CLASS_ERROR,
 	CLASS_DIRECT,
 	/* Besides its class: dropped, because its queue has no socket. */
-	CLASS_UNSERVED,
+	CLASS_NO_SOCKET,
 	CLASS_COUNT,
 };
 

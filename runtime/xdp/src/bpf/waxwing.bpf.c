@@ -442,7 +442,7 @@ static __always_inline int steer(struct xdp_md *context, __u32 len)
 		action = bpf_redirect_map(&sockets, port->id * QUEUES_MAX + context->rx_queue_index,
 					  XDP_DROP);
 	if (action == XDP_DROP)
-		count(CLASS_UNSERVED);
+		count(CLASS_NO_SOCKET);
 	return action;
 }
 
