@@ -120,6 +120,7 @@ fn draining_unhealthy_and_zero_weight_backends_are_unavailable() {
 #[test]
 fn a_policy_gets_closed_sessions_and_ticks() {
     let mut driver = driver(r#"{"start": {"ticks": 1}}"#);
+    driver.backends_mut()[0].active = 1;
     driver.close(0, 2);
     assert_eq!(driver.pick(&[flow("c")]), [Pick::Backend(2)]);
     driver.tick(100);
@@ -131,6 +132,7 @@ fn a_policy_gets_closed_sessions_and_ticks() {
 #[should_panic(expected = "the policy picked backend 7 of 3")]
 fn an_index_out_of_range_panics() {
     let mut driver = driver("{}");
+    driver.backends_mut()[0].active = 1;
     driver.close(0, 7);
     driver.pick(&[flow("c")]);
 }

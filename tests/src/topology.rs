@@ -188,11 +188,16 @@ impl Topology {
     /// The program has not been built.
     pub fn balancer_command(&self, wrapper: &[&str]) -> Result<Command> {
         let program = built_program("waxwing")?;
-        let [first, args @ ..] = wrapper else {
-            return Ok(self.balancer.command(program));
+        let mut command = match wrapper {
+            [] => self.balancer.command(program),
+            [first, args @ ..] => {
+                let mut command = self.balancer.command(first);
+                command.args(args).arg(program);
+                command
+            }
         };
-        let mut command = self.balancer.command(first);
-        command.args(args).arg(program);
+        // Not the host's: a kept module would be compiled by no other scenario.
+        command.env("CACHE_DIRECTORY", self.scratch.path().join("cache"));
         Ok(command)
     }
 

@@ -88,11 +88,7 @@ impl<'a> Waxwing<'a> {
     fn run(&mut self) -> Result<()> {
         let wrapper: Vec<&str> = self.wrapper.iter().map(String::as_str).collect();
         let mut command = self.topology.balancer_command(&wrapper)?;
-        let cache = self.topology.scratch.path().join("cache");
-        command
-            .args(["run", "--config"])
-            .arg(&self.config)
-            .env("CACHE_DIRECTORY", cache);
+        command.args(["run", "--config"]).arg(&self.config);
         self.process = Some(Process::spawn("waxwing", &command)?);
         Ok(())
     }

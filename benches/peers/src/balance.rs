@@ -60,11 +60,12 @@ const POLICIES: &[(&str, &str)] = &[
 ];
 
 const NOTES: &str = "\
-Four servers answer an HTTP request after 5, 10, 20 and 80 ms and work on two at a time; others wait. Clients send \
-400 requests a second, evenly spaced, each on a connection of its own. All weights are 1, so a contender learns the \
-speeds from the load alone. `overflow` has the two fast servers as its first group. `round_robin` ignores the load, \
-for comparison. Latency is the client's: connecting, the request and its answer. Every round runs each contender \
-once, with new servers in a new network; load and contender have a CPU each.";
+Four servers answer an HTTP request after 5, 10, 20 and 80 ms and work on two at a time; others wait. \
+Clients send 400 requests a second, evenly spaced, each on a connection of its own. All weights are 1, \
+so a contender learns the speeds from the load alone. `overflow` has the two fast servers as its first \
+group. `round_robin` ignores the load, for comparison. Latency is the client's: connecting, the request \
+and its answer. Every round runs each contender once, with new servers in a new network; load and \
+contender have a CPU each.";
 
 #[derive(Args)]
 pub(crate) struct Arguments {

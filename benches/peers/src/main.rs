@@ -1,8 +1,9 @@
 //! Measures Waxwing and its peers under the same load.
 //!
-//! `cargo xtask bench wire` runs the contenders in network namespaces of this host ([`wire`]);
-//! `cargo xtask bench vm` runs them in a virtual machine whose network cards support zero-copy ([`vm`]);
-//! `cargo xtask bench balance` compares how policies share a load ([`balance`]). All use the same [`contender`]s, [`network`] and [`wrk`], and report [`outcome`]s by [`page`].
+//! `cargo xtask bench wire` runs the contenders in network namespaces of this host ([`wire`]); `cargo xtask
+//! bench vm` runs them in a virtual machine whose network cards support zero-copy ([`vm`]); `cargo xtask
+//! bench balance` compares how policies share a load ([`balance`]). All use the same [`contender`]s,
+//! [`network`] and [`wrk`], and report [`outcome`]s by [`page`].
 //!
 //! Invariant: however it ends, it leaves no namespace, process or setting behind, and it touches only
 //! interfaces that it created.

@@ -40,10 +40,8 @@ fn a_port_that_is_down_and_a_server_without_a_route_stop_nothing() -> Result<()>
         waxwing.wait_log(text)?;
     }
     let path = topology.scratch.path().join("waxwing.toml");
-    let check = topology.balancer.run(
-        actors::built_program("waxwing")?,
-        &["check", "--config", &path.to_string_lossy()],
-    )?;
+    let mut check = topology.balancer_command(&[])?;
+    let check = waxwing_tests::process::run(check.args(["check", "--config"]).arg(path))?;
     let reload = waxwing.ask(&["reload"])?;
     ensure!(reload.status.success(), "{}", reload.stderr);
     for said in [check, reload.stdout + &reload.stderr] {
@@ -160,11 +158,8 @@ fn kept_machine_code_serves_the_next_start() -> Result<()> {
     let text = config.to_toml()?;
     let path = topology.scratch.write("cached.toml", text)?;
     let check = || -> Result<(String, Duration)> {
-        let mut command = topology.balancer.command(actors::built_program("waxwing")?);
-        command
-            .args(["check", "--config"])
-            .arg(&path)
-            .env("CACHE_DIRECTORY", &cache);
+        let mut command = topology.balancer_command(&[])?;
+        command.args(["check", "--config"]).arg(&path);
         let begun = Instant::now();
         let finished =
             waxwing_tests::Process::spawn("waxwing", &command)?.finish(Duration::from_secs(60))?;

@@ -9,7 +9,7 @@ use crate::common::{file, module, shipped, wat};
 fn a_valid_module_passes_and_its_costs_are_shown() {
     let folder = TempDir::new().unwrap();
     let maglev = shipped(&folder, "maglev");
-    let expected = ["maglev passes", "ABI 1.0", "imports   none", "waxwing_pick"];
+    let expected = ["maglev passes", "ABI 1.1", "imports   none", "waxwing_pick"];
     module(&["check", &maglev]).succeeds_with(&expected);
 
     let report = module(&["check", &maglev, "--json"]).json();

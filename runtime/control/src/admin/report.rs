@@ -12,7 +12,7 @@ use waxwing_dataplane::session::{Phase, Session, SessionTable};
 use waxwing_dataplane::{
     Backend, BackendId, DropReason, Gauges, Now, Service, ServiceId, Snapshot, SourceId,
 };
-use waxwing_packet::{Address, Family};
+use waxwing_packet::Address;
 use waxwing_plugin::Host;
 use waxwing_plugin::checks::CheckHost;
 
@@ -21,7 +21,7 @@ use crate::admin::signals;
 use crate::admin::status::{
     BackendStatus, BatchTimes, BuildStatus, ConfigStatus, NextHopStatus, PortStatus,
     ReturnPathStatus, ServiceHealthStatus, ServiceStatus, SessionStatus, SessionsStatus,
-    SourceStatus, Status, TrafficStatus, WorkerStatus,
+    SourceStatus, Status, TrafficStatus, WorkerStatus, endpoint,
 };
 use crate::config::{self, Config};
 use crate::health::{HealthMonitor, HealthState, RemovedBackend};
@@ -491,13 +491,5 @@ const fn phase(phase: Phase) -> &'static str {
         Phase::HalfOpen => "half-open",
         Phase::Established => "active",
         Phase::Closing => "closing",
-    }
-}
-
-/// Formats an address and port as in a URL: an IPv6 address in brackets.
-fn endpoint(address: Address, port: u16) -> String {
-    match address.family() {
-        Family::V4 => format!("{address}:{port}"),
-        Family::V6 => format!("[{address}]:{port}"),
     }
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use waxwing_dataplane::Ports;
+use waxwing_packet::{Address, Family};
 pub use waxwing_plugin::{
     BuildStatus, CanaryStatus, ModuleStatus, QuarantinedBuild, RefusedStatus, StepStatus,
 };
@@ -365,4 +366,12 @@ pub struct SessionStatus {
     pub age_ms: u64,
     /// Milliseconds since its last packet.
     pub idle_ms: u64,
+}
+
+/// Formats an address and port as in a URL: an IPv6 address in brackets.
+pub(super) fn endpoint(address: Address, port: u16) -> String {
+    match address.family() {
+        Family::V4 => format!("{address}:{port}"),
+        Family::V6 => format!("[{address}]:{port}"),
+    }
 }
