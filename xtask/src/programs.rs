@@ -60,7 +60,7 @@ pub(crate) fn run<'a>(
     outcome(&failed)
 }
 
-/// As [`run`], two programs at a time: most of their time is waiting. A program's output is printed when
+/// As [`run()`], two programs at a time: most of their time is waiting. A program's output is printed when
 /// it ends.
 pub(crate) fn run_in_pairs(programs: &[&Program], arguments: &[&str]) -> Result<(), String> {
     let with_sudo = needs_sudo();
