@@ -17,11 +17,9 @@ fn every_batch_size_takes_longer_than_the_empty_module() {
     let batches = rows.iter().map(|row| row["batch"].as_u64().unwrap());
     assert_eq!(batches.collect::<Vec<_>>(), [1, 8, 32, 64]);
     for row in rows {
-        let median = |side: &str| row[side]["median_ns"].as_f64().unwrap();
-        assert!(
-            median("empty") > 0.0 && median("module") > median("empty"),
-            "{row}"
-        );
+        // The fastest runs: whatever else the machine does can only make a run slower.
+        let low = |side: &str| row[side]["low_ns"].as_f64().unwrap();
+        assert!(low("empty") > 0.0 && low("module") > low("empty"), "{row}");
     }
 }
 
