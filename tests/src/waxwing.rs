@@ -136,8 +136,9 @@ impl<'a> Waxwing<'a> {
     /// Returns the output of `waxwing status --json`.
     pub fn status(&self) -> Result<Status> {
         let finished = self.ask(&["status", "--json"])?;
+        // 3: there is a problem.
         ensure!(
-            finished.status.success(),
+            matches!(finished.status.code(), Some(0 | 3)),
             "`waxwing status` failed: {}",
             finished.stderr.trim()
         );
@@ -171,8 +172,8 @@ impl<'a> Waxwing<'a> {
         fs::rename(next, &self.config).context("cannot replace the config")
     }
 
-    /// Replaces the config file and runs `waxwing reload`.
-    pub fn reload(&self, config: &Config) -> Result<()> {
+    /// Replaces the config file and runs `waxwing reload`. Returns what it says.
+    pub fn reload(&self, config: &Config) -> Result<String> {
         self.write_config(&config.to_toml()?)?;
         let finished = self.ask(&["reload"])?;
         ensure!(
@@ -180,7 +181,7 @@ impl<'a> Waxwing<'a> {
             "`waxwing reload` failed: {}",
             finished.stderr.trim()
         );
-        Ok(())
+        Ok(finished.stdout)
     }
 
     /// Returns whether the balancer has ended.

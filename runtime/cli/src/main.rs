@@ -41,13 +41,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Shows the state of the running balancer.
+    /// Shows the state of the running balancer; exits with 3 if it has a problem.
     Status {
         #[command(flatten)]
         admin: AdminAddress,
         /// Prints JSON.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        only: OnlyServices,
     },
     /// Lists the sessions of the running balancer.
     Sessions {
@@ -56,22 +58,23 @@ enum Command {
         /// Prints JSON, one session per line.
         #[arg(long)]
         json: bool,
-        /// Only sessions of this service.
-        #[arg(long, value_name = "NAME")]
-        service: Option<String>,
+        #[command(flatten)]
+        only: OnlyServices,
         /// The most sessions to list.
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
     },
-    /// Shows whether services are available: exits with 0 if each has a backend that takes new sessions and
-    /// is not waiting for its first check result, otherwise with 1. For routing daemons that announce a VIP
-    /// only while it is served.
+    /// Shows whether the balancer and its services can serve, and why not: `ok` (exits with 0), `degraded`
+    /// (3: they serve, but something is wrong) or `down` (1: a service takes no new sessions, or the balancer
+    /// does not answer). For routing daemons that announce a VIP only while it is served.
     Health {
         #[command(flatten)]
         admin: AdminAddress,
-        /// Only this service.
-        #[arg(long, value_name = "NAME")]
-        service: Option<String>,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        only: OnlyServices,
     },
     /// Changes a backend of the running balancer.
     Backend {
@@ -127,6 +130,13 @@ enum BackendCommand {
 }
 
 #[derive(Args)]
+struct OnlyServices {
+    /// Only services of this name; `*` stands for any text, `?` for one character.
+    #[arg(long = "service", value_name = "NAME")]
+    services: Option<String>,
+}
+
+#[derive(Args)]
 struct AdminAddress {
     /// The balancer's admin socket.
     #[arg(long, value_name = "PATH", default_value = "/run/waxwing.sock")]
@@ -137,14 +147,18 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config } => return run::run(&config),
         Command::Check { config } => run::check(&config),
-        Command::Status { admin, json } => query::status(&admin.socket, json),
+        Command::Status { admin, json, only } => {
+            return exit(query::status(&admin.socket, json, only.services.as_deref()));
+        }
         Command::Sessions {
             admin,
             json,
-            service,
+            only,
             limit,
-        } => query::sessions(&admin.socket, json, service.as_deref(), limit),
-        Command::Health { admin, service } => query::health(&admin.socket, service.as_deref()),
+        } => query::sessions(&admin.socket, json, only.services.as_deref(), limit),
+        Command::Health { admin, json, only } => {
+            return exit(query::health(&admin.socket, json, only.services.as_deref()));
+        }
         Command::Backend { command } => match command {
             BackendCommand::Signal { which, values } => query::signal(which, &values),
             BackendCommand::Drain(which) => query::set_backend(which, AdminState::Draining),
@@ -159,12 +173,14 @@ fn main() -> ExitCode {
         Command::Reload { admin } => query::reload(&admin.socket),
         Command::Module { command } => module::run(&command),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nothing is left to do if standard error cannot be written.
-            let _ = writeln!(std::io::stderr(), "{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(outcome.map(|()| ExitCode::SUCCESS))
+}
+
+/// Returns the exit code of a command, after printing its error.
+fn exit(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        // Nothing is left to do if standard error cannot be written.
+        let _ = writeln!(std::io::stderr(), "{error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -3,25 +3,34 @@
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use waxwing_control::admin::client::Client;
 use waxwing_control::admin::signals::{SetBackend, SetSignals};
-use waxwing_control::admin::status::ServiceHealthStatus;
+use waxwing_control::admin::status::Availability;
 use waxwing_control::health::AdminState;
 
 use crate::{OneBackend, render};
 
-/// `waxwing status`.
-pub(crate) fn status(socket: &Path, json: bool) -> Result<()> {
-    let status = wait(async { Ok(Client::new(socket).status().await?) })?;
+/// The exit code of a balancer that serves although something is wrong. An error's is 1, a wrong command
+/// line's 2.
+const DEGRADED: u8 = 3;
+
+/// `waxwing status`. The exit code says whether there is a problem.
+pub(crate) fn status(socket: &Path, json: bool, services: Option<&str>) -> Result<ExitCode> {
+    let status = wait(async { Ok(Client::new(socket).status(services).await?) })?;
     let text = if json {
         serde_json::to_string_pretty(&status)? + "\n"
     } else {
         render::status(&status)
     };
-    print(&text)
+    print(&text)?;
+    Ok(match status.problems.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => DEGRADED.into(),
+    })
 }
 
 /// Sessions in one table of `waxwing sessions`. A table is held in memory until it is printed.
@@ -31,11 +40,11 @@ const SESSIONS_PER_TABLE: usize = 1000;
 pub(crate) fn sessions(
     socket: &Path,
     json: bool,
-    service: Option<&str>,
+    services: Option<&str>,
     limit: Option<u64>,
 ) -> Result<()> {
     wait(async {
-        let mut sessions = Client::new(socket).sessions(service, limit).await?;
+        let mut sessions = Client::new(socket).sessions(services, limit).await?;
         let mut page = Vec::new();
         while let Some((line, session)) = sessions.next().await? {
             if json {
@@ -54,8 +63,8 @@ pub(crate) fn sessions(
 
 /// `waxwing reload`.
 pub(crate) fn reload(socket: &Path) -> Result<()> {
-    let warnings = wait(async { Ok(Client::new(socket).reload().await?) })?;
-    print(&warnings)
+    let text = wait(async { Ok(Client::new(socket).reload().await?) })?;
+    print(&text)
 }
 
 /// `waxwing backend signal`.
@@ -97,24 +106,24 @@ pub(crate) fn set_backend(which: OneBackend, state: AdminState) -> Result<()> {
 /// How long `waxwing health` waits for the balancer.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// `waxwing health`.
-pub(crate) fn health(socket: &Path, service: Option<&str>) -> Result<()> {
-    let services = wait(async {
-        let answer = tokio::time::timeout(HEALTH_TIMEOUT, Client::new(socket).health()).await;
+/// `waxwing health`. The exit code is the answer.
+pub(crate) fn health(socket: &Path, json: bool, services: Option<&str>) -> Result<ExitCode> {
+    let health = wait(async {
+        let client = Client::new(socket);
+        let answer = tokio::time::timeout(HEALTH_TIMEOUT, client.health(services)).await;
         let late = format!("no answer within {} s", HEALTH_TIMEOUT.as_secs());
         Ok(answer.context(late)??)
     })?;
-    let wanted = |it: &&ServiceHealthStatus| service.is_none_or(|name| it.service == name);
-    let chosen: Vec<&ServiceHealthStatus> = services.iter().filter(wanted).collect();
-    if let (Some(name), true) = (service, chosen.is_empty()) {
-        let names: Vec<&str> = services.iter().map(|it| it.service.as_str()).collect();
-        let names = names.join(", ");
-        bail!("there is no service \"{name}\"; the services are: {names}");
-    }
-    print(&render::health(chosen.iter().copied()))?;
-    let dead = chosen.iter().find(|it| it.up == 0);
-    dead.map_or(Ok(()), |it| {
-        bail!("service {} has no backend that is up", it.service)
+    let text = if json {
+        serde_json::to_string_pretty(&health)? + "\n"
+    } else {
+        render::health(&health)
+    };
+    print(&text)?;
+    Ok(match health.state {
+        Availability::Ok => ExitCode::SUCCESS,
+        Availability::Degraded => DEGRADED.into(),
+        Availability::Down => ExitCode::FAILURE,
     })
 }
 

@@ -75,6 +75,10 @@ pub(crate) fn check(path: &Path) -> Result<()> {
     for warning in &checked.warnings {
         print(&format!("{warning}\n"))?;
     }
+    if !checked.refused.is_empty() {
+        let texts: Vec<String> = checked.refused.iter().map(ToString::to_string).collect();
+        bail!("{}", texts.join("\n\n"));
+    }
     let (services, ports) = (checked.config.services.len(), checked.config.ports.len());
     print(&format!(
         "{}: OK ({services} services, {ports} ports)\n",

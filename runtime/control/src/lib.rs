@@ -15,6 +15,7 @@
 pub mod admin;
 pub mod config;
 pub mod health;
+mod log_limit;
 pub mod network;
 pub mod publish;
 pub mod run;

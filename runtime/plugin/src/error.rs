@@ -37,12 +37,14 @@ pub enum Refusal {
     #[error("not a module name; use 1 to 64 of a-z, A-Z, 0-9, `_` and `-`")]
     Name,
     /// No shipped module and no file of the folder has this name.
-    #[error("there is no such module; write one of {shipped}{}", in_folder(folder.as_ref()))]
+    #[error(
+        "there is no such module; write one of {}{}", known.join(", "), in_folder(folder.as_ref())
+    )]
     Unknown {
         /// The watched folder, if there is one.
         folder: Option<PathBuf>,
-        /// The names of the shipped modules.
-        shipped: String,
+        /// The names of the shipped modules and of those in the folder.
+        known: Vec<String>,
     },
     /// The file could not be read.
     #[error("cannot be read: {0}")]

@@ -6,6 +6,7 @@
 //! A scenario that cannot run on this machine is reported as ignored, with the reason.
 
 mod attack;
+mod availability;
 mod balance;
 mod checks;
 mod consequences;
@@ -151,6 +152,7 @@ fn main() {
         health::SCENARIOS,
         checks::SCENARIOS,
         consequences::SCENARIOS,
+        availability::SCENARIOS,
         pool::SCENARIOS,
         process::SCENARIOS,
         crowd::SCENARIOS,

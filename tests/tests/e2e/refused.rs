@@ -7,7 +7,7 @@ use waxwing_tests::actors;
 use waxwing_tests::config::Ports;
 use waxwing_tests::process::Finished;
 use waxwing_tests::topology::VIP4;
-use waxwing_tests::{Config, Layout, Process, Topology, Waxwing};
+use waxwing_tests::{Config, HealthCheck, Layout, Process, Topology, Waxwing};
 
 use crate::traffic::{assert_served, web};
 use crate::{Scenario, scenario};
@@ -15,6 +15,7 @@ use crate::{Scenario, scenario};
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(bad_configs_are_refused_with_their_place),
     scenario!(a_missing_interface_is_named),
+    scenario!(check_tries_the_modules_and_their_configs),
     scenario!(zero_copy_is_refused_where_the_driver_has_none),
     scenario!(without_privilege_the_error_names_the_capability),
     scenario!(a_port_with_another_program_is_left_alone),
@@ -85,6 +86,38 @@ fn bad_configs_are_refused_with_their_place() -> Result<()> {
     let finished = Process::spawn("waxwing", &check)?.finish(Duration::from_secs(10))?;
     ensure!(!finished.status.success(), "`waxwing check` accepted it");
     assert_says(&finished, &["refused.toml:", "sctp", "port"])
+}
+
+/// The shipped `round_robin` would serve in place of a bad file, but `check` is asked about the file.
+fn check_tries_the_modules_and_their_configs() -> Result<()> {
+    let topology = Topology::new(Layout::with_servers(1))?;
+    let config = web(&topology);
+    std::fs::create_dir_all(&config.modules)?;
+    let check = |text: String| -> Result<Finished> {
+        let path = topology.scratch.write("checked.toml", text)?;
+        let mut check = topology.balancer.command(built_program("waxwing")?);
+        check.args(["check", "--config"]).arg(path);
+        Process::spawn("waxwing", &check)?.finish(Duration::from_secs(60))
+    };
+    let good = check(config.to_toml()?)?;
+    ensure!(good.status.success(), "{}{}", good.stdout, good.stderr);
+
+    std::fs::write(config.modules.join("round_robin.wasm"), "no module")?;
+    let bad = check(config.to_toml()?)?;
+    ensure!(!bad.status.success(), "a bad module passed: {}", bad.stdout);
+    assert_says(
+        &bad,
+        &["not a WebAssembly module", "round_robin", "checked.toml:"],
+    )?;
+    std::fs::remove_file(config.modules.join("round_robin.wasm"))?;
+
+    let mut config = config;
+    config.services[0]
+        .health
+        .push(HealthCheck::new("http").with("status = 'ok'"));
+    let bad = check(config.to_toml()?)?;
+    ensure!(!bad.status.success(), "a bad config passed: {}", bad.stdout);
+    assert_says(&bad, &["config.status", "checked.toml:"])
 }
 
 fn zero_copy_is_refused_where_the_driver_has_none() -> Result<()> {

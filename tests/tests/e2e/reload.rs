@@ -16,6 +16,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(backends_come_and_go_under_load).heavy(),
     scenario!(a_drained_backend_keeps_its_sessions),
     scenario!(sighup_reloads),
+    scenario!(a_reload_says_what_it_changed),
     scenario!(a_bad_config_leaves_the_running_one),
 ];
 
@@ -92,6 +93,32 @@ fn await_answers_from(running: &mut RunningLoad, servers: usize) -> Result<()> {
             "{servers} servers in the config, answers from {from:?}"
         );
     }
+}
+
+fn a_reload_says_what_it_changed() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &over(&topology, 1)?)?;
+    let asserts = |servers, change: &str| -> Result<()> {
+        let said = waxwing.reload(&over(&topology, servers)?)?;
+        let status = waxwing.status()?;
+        let generation = &status.0["config"]["generation"];
+        let expected = format!("generation {generation}: {change} touched\n");
+        ensure!(said == expected, "it said {said}, not {expected}");
+        Ok(())
+    };
+    asserts(1, "nothing changed, 0 sessions")?;
+    asserts(3, "+2 backends, 0 sessions")?;
+    assert_served(&topology, VIP4)?;
+    asserts(3, "nothing changed, 0 sessions")?;
+    let mut drained = over(&topology, 3)?;
+    drained.service_mut("web")?.backends[0].weight = 0;
+    let said = waxwing.reload(&drained)?;
+    ensure!(
+        said.contains(": 1 backend changed, 0 sessions touched"),
+        "{said}"
+    );
+    waxwing.stop().map(drop)
 }
 
 fn a_drained_backend_keeps_its_sessions() -> Result<()> {

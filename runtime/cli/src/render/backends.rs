@@ -47,7 +47,9 @@ pub(super) fn table(backends: &[BackendStatus]) -> Table {
             backend.name.clone().unwrap_or_default(),
             backend.address.clone(),
             port.unwrap_or_default(),
-            backend.weight.to_string(),
+            backend
+                .configured_weight
+                .map_or_else(String::new, |it| it.to_string()),
             backend.active.to_string(),
             backend.half_open.to_string(),
             backend.closing.to_string(),
@@ -60,25 +62,36 @@ pub(super) fn table(backends: &[BackendStatus]) -> Table {
     table
 }
 
-/// Returns the state, in capitals if the backend is out by itself.
+/// Returns the state, in capitals if nobody asked for it.
 fn state(backend: &BackendStatus) -> String {
     if let Some(service) = &backend.removed_from {
         return format!("removed from {service}");
     }
-    match backend.health.as_ref().map(|health| health.state) {
-        Some(state @ (HealthState::Down | HealthState::Ejected)) => state.label().to_uppercase(),
-        Some(state) => state.label().to_owned(),
-        None => "unknown".to_owned(),
+    let Some(state) = backend.health.as_ref().map(|health| health.state) else {
+        return "unknown".to_owned();
+    };
+    match state {
+        HealthState::Down
+        | HealthState::Unreachable
+        | HealthState::Ejected
+        | HealthState::Unchecked => state.label().to_uppercase(),
+        _ => state.label().to_owned(),
     }
 }
 
 fn details(backend: &BackendStatus) -> Vec<String> {
     let mut lines = Vec::new();
     let hop = &backend.next_hop;
+    let state = backend.health.as_ref().map(|health| health.state);
     if !hop.resolved {
-        lines.push(next_hop(hop));
+        // The state of an unreachable backend has the reason.
+        lines.extend((state != Some(HealthState::Unreachable)).then(|| next_hop(hop)));
     } else if !hop.vlans.is_empty() {
         lines.push(vlans(&hop.vlans).trim_start().to_owned());
+    }
+    let is_idle = backend.weight == 0 && backend.configured_weight.is_some_and(|it| it > 0);
+    if is_idle && state.is_some_and(HealthState::is_up) {
+        lines.push("idle: a backup takes new sessions while no main backend does".to_owned());
     }
     let failures = [
         (backend.refused, "refused"),
@@ -99,15 +112,15 @@ fn details(backend: &BackendStatus) -> Vec<String> {
     lines
 }
 
-/// Returns nothing for a backend that is up and not checked.
+/// Returns nothing for a backend that is up or unchecked, and has no check.
 fn health(health: &BackendHealthStatus) -> Vec<String> {
-    if health.checks.is_empty() && health.state == HealthState::Up {
+    if health.checks.is_empty() && health.state.is_up() {
         return Vec::new();
     }
     let admin = match health.admin {
         AdminState::Enabled => "",
-        AdminState::Draining => ", drained by the operator",
-        AdminState::Disabled => ", disabled by the operator",
+        AdminState::Draining => ", set to drain",
+        AdminState::Disabled => ", set to disable",
     };
     let weight = match health.weight_percent {
         100 => String::new(),

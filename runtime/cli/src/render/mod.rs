@@ -13,8 +13,8 @@ mod tests;
 use std::fmt::{self, Write};
 
 use waxwing_control::admin::status::{
-    PortStatus, QueueStatus, ReturnPathStatus, ServiceHealthStatus, SessionStatus, SourceStatus,
-    Status, WorkerStatus,
+    HealthReport, PortStatus, QueueStatus, ReturnPathStatus, SessionStatus, SourceStatus, Status,
+    WorkerStatus,
 };
 
 use table::Table;
@@ -57,14 +57,21 @@ pub(crate) fn sessions(sessions: &[SessionStatus]) -> String {
     table.to_string()
 }
 
-/// Returns a table of services with their backends that are up.
-pub(crate) fn health<'a>(services: impl IntoIterator<Item = &'a ServiceHealthStatus>) -> String {
-    let mut table = Table::new(["SERVICE", ">BACKENDS UP", ">OF"]);
-    for service in services {
-        let (up, of) = (service.up.to_string(), service.backends.to_string());
-        table.add([service.service.clone(), up, of]);
+/// Returns the balancer's health, and a table of its services.
+pub(crate) fn health(health: &HealthReport) -> String {
+    let mut out = format!("{}\n", health.state.label());
+    for reason in &health.reasons {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "  {reason}");
     }
-    table.to_string()
+    let mut table = Table::new(["SERVICE", "STATE", ">UP", ">OF", ">UNCHECKED", "REASON"]);
+    for service in &health.services {
+        let counts = [service.up, service.backends, service.unchecked];
+        let [up, of, unchecked] = counts.map(|count| count.to_string());
+        let (name, state) = (service.service.clone(), service.state.label().to_owned());
+        table.add([name, state, up, of, unchecked, service.reasons.join("\n")]);
+    }
+    out + &table.to_string()
 }
 
 fn write_status(out: &mut String, status: &Status) -> fmt::Result {
@@ -93,13 +100,18 @@ fn write_head(out: &mut String, status: &Status) -> fmt::Result {
     )?;
     writeln!(
         out,
-        "config    {}, change {}, {} mode",
+        "config    {}, generation {}, {} mode",
         config.path, config.generation, status.mode
     )?;
-    let reload = config.last_reload.as_ref();
-    if let Some(error) = reload.and_then(|reload| reload.error.as_ref()) {
-        writeln!(out, "          the last reload was refused:")?;
-        write!(out, "{}", units::indented(error))?;
+    if let Some(reload) = &config.last_reload {
+        let since = units::since(reload.at);
+        match &reload.error {
+            Some(error) => {
+                writeln!(out, "          the last reload, {since} ago, was refused:")?;
+                write!(out, "{}", units::indented(error))?;
+            }
+            None => writeln!(out, "          reloaded {since} ago: {}", reload.changes)?,
+        }
     }
     writeln!(
         out,

@@ -1,6 +1,6 @@
 use waxwing_control::admin::status::{
-    BackendStatus, ModuleStatus, NextHopStatus, RefusedStatus, ServiceHealthStatus, ServiceStatus,
-    SessionStatus, Status,
+    Availability, BackendStatus, HealthReport, ModuleStatus, NextHopStatus, RefusedStatus,
+    ServiceHealthStatus, ServiceStatus, SessionStatus, Status,
 };
 
 use super::{health, sessions, status};
@@ -63,7 +63,7 @@ fn an_unresolved_backend_and_a_refused_module_stand_out() {
 }
 
 #[test]
-fn sessions_and_health_are_tables() {
+fn sessions_are_a_table() {
     let session = SessionStatus {
         service: "web".into(),
         protocol: "tcp".into(),
@@ -81,20 +81,42 @@ web      tcp    10.1.0.2:40000 as 10.2.0.9:1024  10.2.0.11:8080  half-open     6
 ";
     assert_eq!(sessions(&[session]), table);
     assert_eq!(sessions(&[]), "");
-    let services = [("web", 3, 2), ("dns", 12, 0)].map(|(name, backends, up)| {
-        let service = name.to_owned();
-        ServiceHealthStatus {
-            service,
+}
+
+#[test]
+fn health_is_a_word_with_its_reasons_and_a_table() {
+    let rows = [
+        ("web", Availability::Ok, (3, 3), &[][..]),
+        (
+            "dns",
+            Availability::Down,
+            (0, 12),
+            &["no backend takes new sessions", "12 of 12 down"],
+        ),
+    ];
+    let service =
+        |(service, state, (up, backends), reasons): (&str, _, _, &[&str])| ServiceHealthStatus {
+            service: service.to_owned(),
+            state,
             backends,
             up,
-        }
-    });
-    let table = "\
-SERVICE  BACKENDS UP  OF
-web                2   3
-dns                0  12
+            unchecked: 0,
+            reasons: reasons.iter().map(ToString::to_string).collect(),
+        };
+    let report = HealthReport {
+        state: Availability::Down,
+        reasons: vec!["front is down".into()],
+        services: rows.map(service).into(),
+    };
+    let text = "\
+down
+  front is down
+SERVICE  STATE  UP  OF  UNCHECKED  REASON
+web      ok      3   3          0
+dns      down    0  12          0  no backend takes new sessions
+                                   12 of 12 down
 ";
-    assert_eq!(health(&services), table);
+    assert_eq!(health(&report), text);
 }
 
 #[test]

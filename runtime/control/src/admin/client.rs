@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
 use crate::admin::signals::{SetBackend, SetSignals};
-use crate::admin::status::{ServiceHealthStatus, SessionStatus, Status};
+use crate::admin::status::{HealthReport, SessionStatus, Status};
 
 /// The longest accepted line of a session list, in bytes.
 const LINE_MAX: usize = 64 << 10;
@@ -74,20 +74,20 @@ impl Client {
         }
     }
 
-    /// Returns the status.
+    /// Returns the status, with all services or those that match a pattern.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn status(&self) -> Result<Status, ClientError> {
-        self.read("/v1/status").await
+    pub async fn status(&self, services: Option<&str>) -> Result<Status, ClientError> {
+        self.read(&target("/v1/status", services, None)).await
     }
 
-    /// Returns how many backends of each service are up.
+    /// Returns the health of the balancer, and of all services or those that match a pattern.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn health(&self) -> Result<Vec<ServiceHealthStatus>, ClientError> {
-        self.read("/v1/health").await
+    pub async fn health(&self, services: Option<&str>) -> Result<HealthReport, ClientError> {
+        self.read(&target("/v1/health", services, None)).await
     }
 
     async fn read<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
@@ -99,7 +99,7 @@ impl Client {
         })
     }
 
-    /// Reloads the config. Returns its warnings.
+    /// Reloads the config. Returns its warnings and what changed.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with all errors of the config; any other [`ClientError`].
@@ -130,20 +130,16 @@ impl Client {
         Ok(())
     }
 
-    /// Lists all sessions or one service's, at most `limit`.
+    /// Lists the sessions of all services or of those that match a pattern, at most `limit`.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn sessions(
         &self,
-        service: Option<&str>,
+        services: Option<&str>,
         limit: Option<u64>,
     ) -> Result<Sessions, ClientError> {
-        let mut query = Vec::new();
-        // A service's name has no character that needs escaping.
-        query.extend(service.map(|name| format!("service={name}")));
-        query.extend(limit.map(|limit| format!("limit={limit}")));
-        let target = format!("/v1/sessions?{}", query.join("&"));
+        let target = target("/v1/sessions", services, limit);
         let (response, connection) = self.send(Method::GET, &target, None).await?;
         Ok(Sessions {
             path: self.path.clone(),
@@ -228,6 +224,24 @@ impl Client {
             why,
         }
     }
+}
+
+/// Returns a request's path and query.
+fn target(path: &str, services: Option<&str>, limit: Option<u64>) -> String {
+    let services = services.map(|pattern| format!("service={}", escaped(pattern)));
+    let limit = limit.map(|limit| format!("limit={limit}"));
+    let query: Vec<String> = services.into_iter().chain(limit).collect();
+    format!("{path}?{}", query.join("&"))
+}
+
+/// Escapes all but the unreserved characters of a URL (RFC 3986 section 2.3).
+fn escaped(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let escape = |byte: u8| match is_plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
 }
 
 impl Sessions {

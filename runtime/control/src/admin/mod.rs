@@ -1,6 +1,9 @@
 //! The admin socket: [`server`], [`client`], and the [`status`] that travels between them.
 
+pub(crate) mod availability;
 pub mod client;
+pub(crate) mod filter;
+mod health_facts;
 pub mod log;
 pub(crate) mod rates;
 pub mod report;

@@ -3,7 +3,7 @@
 //! Invariant: it only reads and never waits. A status is available while a module compiles, a reload is
 //! checked or a worker is stuck.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,19 +16,20 @@ use waxwing_packet::Address;
 use waxwing_plugin::Host;
 use waxwing_plugin::checks::CheckHost;
 
+use crate::admin::filter::{NoSuchService, ServiceFilter};
 use crate::admin::log::LogState;
 use crate::admin::signals;
 use crate::admin::status::{
     BackendStatus, BatchTimes, BuildStatus, ConfigStatus, NextHopStatus, PortStatus,
-    ReturnPathStatus, ServiceHealthStatus, ServiceStatus, SessionStatus, SessionsStatus,
-    SourceStatus, Status, TrafficStatus, WorkerStatus, endpoint,
+    ReturnPathStatus, ServiceStatus, SessionStatus, SessionsStatus, SourceStatus, Status,
+    TrafficStatus, WorkerStatus, endpoint,
 };
-use crate::config::{self, Config};
-use crate::health::{HealthMonitor, HealthState, RemovedBackend};
+use crate::config;
+use crate::health::{HealthMonitor, RemovedBackend};
 use crate::network::hop_state::HopState;
 use crate::network::resolver::{HopStates, Resolver};
 use crate::publish::counter_totals::CounterTotals;
-use crate::publish::keys::{BackendKey, backend_key, service_in, snapshot_key};
+use crate::publish::keys::{BackendKey, service_in, snapshot_key};
 use crate::publish::view::{CurrentView, View};
 use crate::time::unix_seconds;
 
@@ -73,43 +74,25 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// Returns whether a service of this name has or may have sessions; a removed one too.
-    pub(crate) fn has_service(&self, name: &str) -> bool {
-        self.service_names().iter().any(|service| service == name)
-    }
-
-    /// Returns the services' names: those of the config, then removed ones that may still have sessions.
-    pub(crate) fn service_names(&self) -> Vec<String> {
+    /// Returns the filter for a pattern of service names.
+    pub(crate) fn filter(&self, pattern: Option<String>) -> Result<ServiceFilter, NoSuchService> {
         let view = self.view.get();
-        let services = view.snapshot.services();
-        let mut names: Vec<String> = services.map(|it| it.name.to_string()).collect();
-        for removed in self.health.removed().into_values() {
-            if !names.iter().any(|name| *name == *removed.service) {
-                names.push(removed.service.to_string());
-            }
-        }
-        names
+        let names = view.snapshot.services().map(|service| &*service.name);
+        ServiceFilter::new(pattern, names.collect())
     }
 
-    /// Returns how many backends of each service are up.
-    pub(crate) fn health(&self) -> Vec<ServiceHealthStatus> {
-        let view = self.view.get();
-        let is_up = |id: &&BackendId| {
-            let backend = view.snapshot.backend(**id);
-            backend.is_some_and(|backend| {
-                backend.takes_new()
-                    && self.health.state(snapshot_key(backend)) != HealthState::Checking
-            })
-        };
-        let status = |service: &Service| ServiceHealthStatus {
-            service: service.name.to_string(),
-            backends: service.backends.len(),
-            up: service.backends.iter().filter(is_up).count(),
-        };
-        view.snapshot.services().map(status).collect()
+    /// Returns the filter for a pattern of names of services that may have sessions: removed ones too.
+    pub(crate) fn session_filter(
+        &self,
+        pattern: Option<String>,
+    ) -> Result<ServiceFilter, NoSuchService> {
+        let (view, removed) = (self.view.get(), self.health.removed());
+        let names = view.snapshot.services().map(|service| &*service.name);
+        let removed = removed.values().map(|removed| &*removed.service);
+        ServiceFilter::new(pattern, names.chain(removed).collect())
     }
 
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&self, filter: &ServiceFilter) -> Status {
         let view = self.view.get();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -135,7 +118,7 @@ impl Reporter {
                 .collect(),
             sessions: self.table(),
             source_nat: self.sources(&view),
-            services: self.services(&view),
+            services: self.services(&view, filter),
             retired: self.retired(&view),
             modules: self.policy_host.status(),
             checks: self.check_host.status(),
@@ -159,13 +142,13 @@ impl Reporter {
         status
     }
 
-    fn problems(&self, view: &View) -> Vec<String> {
+    pub(super) fn problems(&self, view: &View) -> Vec<String> {
         let log = self.log.status().problem;
         let log = log.map(|why| format!("lines of the log are dropped: {why}"));
         view.problems.iter().cloned().chain(log).collect()
     }
 
-    fn ports(&self) -> Vec<PortStatus> {
+    pub(super) fn ports(&self) -> Vec<PortStatus> {
         let host = self.resolver.host().borrow().clone();
         let mut ports = self.ports.ports();
         for port in &mut ports {
@@ -205,9 +188,8 @@ impl Reporter {
         }
     }
 
-    fn services(&self, view: &View) -> Vec<ServiceStatus> {
+    fn services(&self, view: &View, filter: &ServiceFilter) -> Vec<ServiceStatus> {
         let hops = self.resolver.states();
-        let names = backend_names(&view.config);
         let by_endpoint = |entry| Some((entry, service_in(&view.snapshot, entry)?));
         let policies = view.config.policies();
         let mut counters: HashMap<&str, _> = HashMap::new();
@@ -215,16 +197,17 @@ impl Reporter {
             counters.insert(policy, self.policy_host.counters(policy));
         }
         let status = |(entry, service): (&config::Service, &Service)| {
-            let backends: Vec<BackendStatus> = service
-                .backends
-                .iter()
-                .filter_map(|id| view.snapshot.backend(*id))
-                .map(|backend| {
-                    let known = self.health.status(snapshot_key(backend), &entry.health);
-                    BackendStatus {
-                        health: Some(known),
-                        ..self.backend(backend, &view.snapshot, &names, &entry.signals, &hops)
-                    }
+            // The snapshot was made from this config, and has its backends in the same order.
+            let backends = entry.backends.iter().zip(&service.backends);
+            let backends: Vec<BackendStatus> = backends
+                .filter_map(|(configured, id)| {
+                    let backend = view.snapshot.backend(*id)?;
+                    Some(BackendStatus {
+                        name: configured.name.as_ref().map(|name| name.value.to_string()),
+                        configured_weight: Some(configured.weight),
+                        health: Some(self.health.status(snapshot_key(backend), &entry.health)),
+                        ..self.backend(backend, &view.snapshot, &entry.signals, &hops)
+                    })
                 })
                 .collect();
             ServiceStatus {
@@ -254,6 +237,7 @@ impl Reporter {
         view.config
             .services
             .iter()
+            .filter(|entry| filter.passes(&entry.name.value))
             .filter_map(by_endpoint)
             .map(status)
             .collect()
@@ -276,7 +260,7 @@ impl Reporter {
     /// Returns the backends in the snapshot that no service lists.
     fn retired(&self, view: &View) -> Vec<BackendStatus> {
         let hops = self.resolver.states();
-        let listed: std::collections::HashSet<BackendId> = view
+        let listed: HashSet<BackendId> = view
             .snapshot
             .services()
             .flat_map(|s| s.backends.iter().copied())
@@ -289,7 +273,7 @@ impl Reporter {
                 name: name.map(|name| name.value.to_string()),
                 removed_from: known.map(|known| known.service.to_string()),
                 health: known.map(|known| self.health.status_of_removed(known)),
-                ..self.backend(backend, &view.snapshot, &HashMap::new(), &[], &hops)
+                ..self.backend(backend, &view.snapshot, &[], &hops)
             }
         };
         view.snapshot
@@ -303,7 +287,6 @@ impl Reporter {
         &self,
         backend: &Backend,
         snapshot: &Snapshot,
-        names: &HashMap<BackendKey, String>,
         signal_names: &[Arc<str>],
         hops: &HopStates,
     ) -> BackendStatus {
@@ -311,10 +294,11 @@ impl Reporter {
         let sessions = gauges.sessions(backend.id);
         let failures = gauges.failure_rate(backend.id);
         BackendStatus {
-            name: names.get(&snapshot_key(backend)).cloned(),
+            name: None,
             removed_from: None,
             address: backend.address.to_string(),
             port: (backend.port != Backend::PORT_KEPT).then_some(backend.port),
+            configured_weight: None,
             weight: backend.weight,
             healthy: backend.healthy,
             health: None,
@@ -336,17 +320,17 @@ impl Reporter {
         }
     }
 
-    /// Returns every session, or one service's, in the order of the table.
-    pub(crate) fn sessions(&self, service: Option<&str>) -> impl Iterator<Item = SessionStatus> {
+    /// Returns the sessions of the filter's services, in the order of the table.
+    pub(crate) fn sessions(&self, filter: &ServiceFilter) -> impl Iterator<Item = SessionStatus> {
         let view = self.view.get();
         let now = Now::from_start(self.started.elapsed());
         let names = session_services(&view.snapshot, &self.health.removed());
-        let wanted = service.map(str::to_owned);
+        let filter = filter.clone();
         self.sessions.iter().filter_map(move |(_, session)| {
             // A session of a backend newer than this view is left out.
             let backend = view.snapshot.backend(session.backend)?;
             let name = names.get(&backend.service).map(|name| &**name);
-            if wanted.is_some() && wanted.as_deref() != name {
+            if !name.map_or(filter.passes_all(), |name| filter.passes(name)) {
                 return None;
             }
             let of = (name, backend);
@@ -368,18 +352,6 @@ fn session_services(
     let services = snapshot.services();
     left.chain(services.map(|service| (service.id, Arc::clone(&service.name))))
         .collect()
-}
-
-/// Returns the backends' names in the config.
-fn backend_names(config: &Config) -> HashMap<BackendKey, String> {
-    let named = |service: &config::Service| -> Vec<(BackendKey, String)> {
-        let names = service.backends.iter().filter_map(|backend| {
-            let name = backend.name.as_ref()?.value.to_string();
-            Some((backend_key(service, backend), name))
-        });
-        names.collect()
-    };
-    config.services.iter().flat_map(named).collect()
 }
 
 fn next_hop(address: Address, snapshot: &Snapshot, hops: &HopStates) -> NextHopStatus {

@@ -2,18 +2,20 @@
 //!
 //! | request | response |
 //! |---|---|
-//! | `GET /v1/status` | a [`Status`] |
-//! | `GET /v1/health` | a list of [`ServiceHealthStatus`] |
-//! | `GET /v1/sessions?service=NAME&limit=N` | a [`SessionStatus`] per line |
+//! | `GET /v1/status?service=PATTERN` | a [`Status`] |
+//! | `GET /v1/health?service=PATTERN` | a [`HealthReport`] |
+//! | `GET /v1/sessions?service=PATTERN&limit=N` | a [`SessionStatus`] per line |
 //! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with the error |
 //! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with the error |
-//! | `POST /v1/reload` | 200 with the warnings, or 409 with all errors of the config |
+//! | `POST /v1/reload` | 200 with what changed and the warnings, or 409 with all errors of the config |
+//!
+//! Without a pattern the answer is about all services; one that no service matches is answered with 404.
 //!
 //! Invariant: answers come from the controller's published view and from counters. No request makes a
 //! worker wait, and only a `POST` changes anything.
 //!
 //! [`Status`]: crate::admin::status::Status
-//! [`ServiceHealthStatus`]: crate::admin::status::ServiceHealthStatus
+//! [`HealthReport`]: crate::admin::status::HealthReport
 //! [`SessionStatus`]: crate::admin::status::SessionStatus
 
 use std::io;
@@ -32,8 +34,10 @@ use serde::Deserialize;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::admin::filter::{NoSuchService, ServiceFilter};
 use crate::admin::report::Reporter;
 use crate::admin::signals::{self, SetBackend, SetSignals};
+use crate::admin::status::ReloadStatus;
 use crate::publish::controller::checks::SetBackendError;
 use crate::publish::controller::reload::ReloadError;
 
@@ -82,8 +86,8 @@ pub enum AdminError {
 
 /// A request to the controller, with the sender for the result.
 pub(crate) enum Request {
-    /// Reloads the config; returns its warnings.
-    Reload(oneshot::Sender<Result<Vec<String>, ReloadError>>),
+    /// Reloads the config; returns what changed.
+    Reload(oneshot::Sender<Result<ReloadStatus, ReloadError>>),
     /// Sets a backend's admin state.
     SetBackend(SetBackend, oneshot::Sender<Result<(), SetBackendError>>),
 }
@@ -210,50 +214,69 @@ struct SessionsQuery {
     limit: Option<u64>,
 }
 
-async fn status(State(app): State<App>) -> Response {
-    Json(app.reporter.status()).into_response()
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServicesQuery {
+    service: Option<String>,
 }
 
-async fn health(State(app): State<App>) -> Response {
-    Json(app.reporter.health()).into_response()
-}
-
-async fn sessions(State(app): State<App>, Query(query): Query<SessionsQuery>) -> Response {
-    if let Some(name) = &query.service
-        && !app.reporter.has_service(name)
-    {
-        let names = app.reporter.service_names().join(", ");
-        let text = format!("there is no service \"{name}\"; the services are: {names}");
-        return (StatusCode::NOT_FOUND, text).into_response();
+impl IntoResponse for NoSuchService {
+    fn into_response(self) -> Response {
+        (StatusCode::NOT_FOUND, self.to_string()).into_response()
     }
+}
+
+async fn status(
+    State(app): State<App>,
+    Query(query): Query<ServicesQuery>,
+) -> Result<Response, NoSuchService> {
+    let filter = app.reporter.filter(query.service)?;
+    Ok(Json(app.reporter.status(&filter)).into_response())
+}
+
+async fn health(
+    State(app): State<App>,
+    Query(query): Query<ServicesQuery>,
+) -> Result<Response, NoSuchService> {
+    let filter = app.reporter.filter(query.service)?;
+    Ok(Json(app.reporter.health(&filter)).into_response())
+}
+
+async fn sessions(
+    State(app): State<App>,
+    Query(query): Query<SessionsQuery>,
+) -> Result<Response, NoSuchService> {
+    let SessionsQuery { service, limit } = query;
+    let filter = app.reporter.session_filter(service)?;
     let (chunks, queued) = mpsc::channel(CHUNKS_QUEUED);
     // It waits for a slow reader, so it takes none of the threads that the control loop needs.
     let thread = std::thread::Builder::new()
         .name("sessions".into())
-        .spawn(move || write_sessions(&app.reporter, &query, &chunks));
+        .spawn(move || write_sessions(&app.reporter, &filter, limit, &chunks));
     if let Err(error) = thread {
         let text = format!("cannot start a thread to list the sessions: {error}");
-        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response());
     }
     let body = futures_util::stream::unfold(queued, async |mut queued| {
         let chunk: Vec<u8> = queued.recv().await?;
         Some((Ok::<_, io::Error>(chunk), queued))
     });
-    (
-        [(header::CONTENT_TYPE, "application/x-ndjson")],
-        Body::from_stream(body),
-    )
-        .into_response()
+    let content_type = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((content_type, Body::from_stream(body)).into_response())
 }
 
 /// Writes the session list in one pass over the table; stops if the reader is gone.
-fn write_sessions(reporter: &Reporter, query: &SessionsQuery, chunks: &mpsc::Sender<Vec<u8>>) {
-    let limit = query
-        .limit
+fn write_sessions(
+    reporter: &Reporter,
+    filter: &ServiceFilter,
+    limit: Option<u64>,
+    chunks: &mpsc::Sender<Vec<u8>>,
+) {
+    let limit = limit
         .and_then(|limit| limit.try_into().ok())
         .unwrap_or(usize::MAX);
     let mut chunk = Vec::with_capacity(CHUNK + 512);
-    for session in reporter.sessions(query.service.as_deref()).take(limit) {
+    for session in reporter.sessions(filter).take(limit) {
         // Strings and numbers, written to memory: this cannot fail.
         if serde_json::to_writer(&mut chunk, &session).is_err() {
             return;
@@ -290,7 +313,13 @@ async fn set_backend(State(app): State<App>, Json(request): Json<SetBackend>) ->
 
 async fn reload(State(app): State<App>) -> Response {
     match app.request(Request::Reload).await {
-        Some(Ok(warnings)) => warnings.join("\n\n").into_response(),
+        Some(Ok(done)) => {
+            let texts = done.warnings.iter().chain([&done.changes]);
+            texts
+                .map(|text| format!("{text}\n"))
+                .collect::<String>()
+                .into_response()
+        }
         Some(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
         None => shutting_down(),
     }

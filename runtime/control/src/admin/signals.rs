@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use waxwing_dataplane::Gauges;
 use waxwing_dataplane::counters::SIGNALS;
 
+use crate::config::names::remedy;
 use crate::config::{Service, UnknownBackend};
 use crate::health::AdminState;
 use crate::publish::keys::service_in;
@@ -48,8 +49,8 @@ pub(crate) enum SignalError {
     #[error("service \"{0}\" is not served yet; try again")]
     NotServed(Arc<str>),
     #[error(
-        "service \"{service}\" has no signal \"{name}\"; write a number from 0 to {}{}",
-        SIGNALS - 1, names(known)
+        "service \"{service}\" has no signal \"{name}\"; {}",
+        signal_remedy(name, known)
     )]
     Unknown {
         service: Arc<str>,
@@ -58,11 +59,12 @@ pub(crate) enum SignalError {
     },
 }
 
-fn names(known: &[Arc<str>]) -> String {
+fn signal_remedy(name: &str, known: &[Arc<str>]) -> String {
+    let numbers = format!("write a number from 0 to {}", SIGNALS - 1);
     if known.is_empty() {
-        ", or name signals with `signals = [\"queue\"]` in the [[service]]".to_owned()
+        format!("{numbers}, or name signals with `signals = [\"queue\"]` in the [[service]]")
     } else {
-        format!(", or one of: {}", known.join(", "))
+        remedy(name, known, &format!("{numbers}, or one of"))
     }
 }
 

@@ -71,6 +71,10 @@ pub struct ConfigStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ReloadStatus {
     pub at: u64,
+    /// What it changed, such as `generation 9: +1 backend, 0 sessions touched`; empty if it was refused.
+    /// The sessions touched are the half-open and active ones of the backends that it removed.
+    #[serde(default)]
+    pub changes: String,
     /// Why it was refused; `None` on success.
     pub error: Option<String>,
     pub warnings: Vec<String>,
@@ -269,14 +273,54 @@ pub struct ServiceStatus {
     pub backends: Vec<BackendStatus>,
 }
 
+/// Whether something can serve.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Availability {
+    /// It serves, and nothing is known to be wrong.
+    #[default]
+    Ok,
+    /// It serves, but something is wrong.
+    Degraded,
+    /// It does not serve.
+    Down,
+}
+
+impl Availability {
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// `GET /v1/health`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HealthReport {
+    /// The worst of the balancer's own and its services'.
+    pub state: Availability,
+    /// What is wrong with the balancer itself.
+    pub reasons: Vec<String>,
+    /// In the config's order.
+    pub services: Vec<ServiceHealthStatus>,
+}
+
 /// One service of `GET /v1/health`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ServiceHealthStatus {
     pub service: String,
+    pub state: Availability,
     pub backends: usize,
     /// Backends that take new sessions and are not waiting for their first check result. In panic mode this
     /// includes backends that fail their checks.
     pub up: usize,
+    /// Backends that nothing checks.
+    pub unchecked: usize,
+    /// What is wrong; empty exactly if it is `ok`.
+    pub reasons: Vec<String>,
 }
 
 /// A backend.
@@ -290,7 +334,11 @@ pub struct BackendStatus {
     pub address: String,
     /// Its port; `None` if sessions keep the port that their client used.
     pub port: Option<u16>,
-    /// Its weight after health adjustments; 0 takes no new sessions.
+    /// Its weight in the config; `None` once it is removed from there.
+    #[serde(default)]
+    pub configured_weight: Option<u32>,
+    /// Its share of new sessions among its service's backends, after adjustments by health, which also scale
+    /// the weights of the other backends; 0 takes no new sessions.
     pub weight: u32,
     /// Whether it may take new sessions: it is up, or no better backend is.
     pub healthy: bool,

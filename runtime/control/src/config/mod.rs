@@ -22,6 +22,7 @@
 mod check;
 mod load;
 mod model;
+pub(crate) mod names;
 mod problem;
 mod reader;
 mod schema;

@@ -27,11 +27,18 @@ impl From<Range<usize>> for Span {
     }
 }
 
-/// A value and its place in the config. A default has the place of the table that lacks it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A value and its place in the config. A default has the place of the table that lacks it. Equal values are
+/// equal wherever they are written.
+#[derive(Clone, Copy, Eq, Debug)]
 pub struct Located<T> {
     pub value: T,
     pub span: Span,
+}
+
+impl<T: PartialEq> PartialEq for Located<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
 }
 
 impl<T> Located<T> {

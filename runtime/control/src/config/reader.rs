@@ -13,7 +13,7 @@ use waxwing_dataplane::Ports;
 
 use super::problem::{Located, Problems, Span};
 use super::schema::{Key, ROOT, Section, Shape};
-use super::values;
+use super::{names, values};
 
 /// Returns the value, or `default` if the key is absent or wrong.
 pub(super) fn or<T>(read: Option<Located<T>>, default: T) -> T {
@@ -113,11 +113,14 @@ impl<'a, 'i> Table<'a, 'i> {
                     .iter()
                     .map(|(word, _)| format!("\"{word}\""))
                     .collect();
+                let near = names::nearest(text, choices.iter().map(|(word, _)| *word));
+                let near = near.map(|near| format!(" (did you mean \"{near}\"?)"));
                 let text = text.escape_debug();
                 format!(
-                    "`{}` cannot be \"{text}\"; write {}",
+                    "`{}` cannot be \"{text}\"; write {}{}",
                     key.name,
-                    words.join(" or ")
+                    words.join(" or "),
+                    near.unwrap_or_default()
                 )
             })
         })
@@ -452,7 +455,7 @@ fn nearest_key(name: &str, section: &Section) -> Option<&'static str> {
     if is_known {
         None
     } else {
-        values::nearest(name, section.keys.iter().map(|key| key.name))
+        names::nearest(name, section.keys.iter().map(|key| key.name))
     }
 }
 

@@ -1,5 +1,4 @@
-//! Parsers of single values: durations, addresses, names, keys; and the suggestion for a mistyped
-//! key. Each error says what to write.
+//! Parsers of single values: durations, addresses, names, keys. Each error says what to write.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -7,9 +6,6 @@ use std::time::Duration;
 
 use waxwing_dataplane::Ports;
 use waxwing_packet::{Address, Family, Prefix};
-
-/// Maximum length of a mistyped key that gets a suggestion; bounds the work for hostile input.
-const SUGGESTION_LEN_MAX: usize = 64;
 
 /// Parses a duration such as `240s`, `2h4m` or `500ms`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -192,17 +188,4 @@ pub(super) fn key_128(text: &str) -> Result<u128, String> {
          same on every balancer"
             .to_owned()
     })
-}
-
-/// Returns the candidate that a mistyped name most likely means.
-pub(super) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    if name.len() > SUGGESTION_LEN_MAX {
-        return None;
-    }
-    let distance = |candidate: &&str| strsim::osa_distance(name, candidate);
-    let best = candidates.into_iter().min_by_key(distance)?;
-    (distance(&best) <= best.len().max(3) / 3).then_some(best)
 }

@@ -1,4 +1,4 @@
-//! The health of one backend: its checks, its ejection, and the operator's setting.
+//! The health of one backend: its checks, its ejection, its next hop, and the operator's setting.
 //!
 //! Invariant: no clock and no I/O; the same events at the same times give the same states. Times
 //! are since the balancer's start.
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check_state::{CheckResult, CheckState, Debounced};
 use super::ejection::EjectionState;
+use super::rules::BackendRules;
 use crate::config::{CheckTiming, Ejection};
 
 /// State changes kept for `status`.
@@ -26,11 +27,16 @@ pub enum HealthState {
     /// It takes new sessions.
     #[default]
     Up,
+    /// It takes new sessions, but nothing tells whether it answers: it has no check, and its service no
+    /// ejection.
+    Unchecked,
     /// No check has a result yet. A backend of a service that has just started counts as up. One that joined
     /// a running service takes new sessions while most backends are in this state, or none is up.
     Checking,
     /// A check fails.
     Down,
+    /// No packet can be sent to it: its next hop is not resolved.
+    Unreachable,
     /// Too many client connections failed.
     Ejected,
     /// It keeps its sessions and takes no new ones, as the operator, the config or a check asks.
@@ -45,25 +51,45 @@ impl HealthState {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Unchecked => "unchecked",
             Self::Checking => "checking",
             Self::Down => "down",
+            Self::Unreachable => "unreachable",
             Self::Ejected => "ejected",
             Self::Draining => "draining",
             Self::Disabled => "disabled",
         }
     }
+
+    /// Returns whether it is known to answer, or is trusted to without a check.
+    #[must_use]
+    pub const fn is_up(self) -> bool {
+        matches!(self, Self::Up | Self::Unchecked)
+    }
 }
 
-/// The operator's setting for a backend.
+/// Whether packets can be sent to a backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    Reachable,
+    /// The neighbour has not answered yet; the text says which.
+    Resolving(String),
+    /// With the reason.
+    Unreachable(String),
+}
+
+/// The operator's setting for a backend, named as the commands that set it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
 pub enum AdminState {
     /// Its health decides whether it takes new sessions.
     #[default]
+    #[serde(rename = "enable")]
     Enabled,
     /// It takes no new sessions.
+    #[serde(rename = "drain")]
     Draining,
     /// It counts as down.
+    #[serde(rename = "disable")]
     Disabled,
 }
 
@@ -80,6 +106,8 @@ pub(crate) struct BackendHealth {
     pub(crate) admin: AdminState,
     pub(crate) checks: Vec<CheckState>,
     ejection: EjectionState,
+    /// Never [`Reach::Resolving`]; `None` until it is known.
+    reach: Option<Reach>,
     pub(crate) state: HealthState,
     pub(crate) since: Duration,
     pub(crate) reason: String,
@@ -89,9 +117,11 @@ pub(crate) struct BackendHealth {
     presumed_up: bool,
     /// Whether it left the config.
     removed: bool,
+    /// Whether its service ejects backends for failures of client connections.
+    may_be_ejected: bool,
     /// Since when the operator, the config or a check asks it to drain.
     drains_since: Option<Duration>,
-    /// Whether it was down, ejected or disabled since it was last up.
+    /// Whether it was down, unreachable, ejected or disabled since it was last up.
     was_out: bool,
     /// When it last recovered: the start of its slow start.
     recovered_at: Option<Duration>,
@@ -100,16 +130,18 @@ pub(crate) struct BackendHealth {
 }
 
 impl BackendHealth {
-    /// Creates a backend with so many checks, none of which has a result.
-    pub(crate) fn new(checks: usize, has_weight: bool, now: Duration) -> Self {
+    /// Creates a backend whose checks have no result yet.
+    pub(crate) fn new(rules: &BackendRules, now: Duration) -> Self {
         let mut health = Self {
             admin: AdminState::Enabled,
-            checks: vec![CheckState::default(); checks],
+            checks: vec![CheckState::default(); rules.checks.len()],
             ejection: EjectionState::default(),
+            reach: None,
             state: HealthState::Up,
             since: now,
             reason: String::new(),
-            has_weight,
+            has_weight: rules.has_weight,
+            may_be_ejected: rules.may_be_ejected,
             presumed_up: false,
             removed: false,
             drains_since: None,
@@ -142,15 +174,16 @@ impl BackendHealth {
         self.update(now);
     }
 
-    /// Replaces the checks and the weight by those of a new config.
+    /// Replaces the checks and the rules by those of a new config.
     pub(crate) fn adopt(
         &mut self,
         checks: Vec<CheckState>,
-        has_weight: bool,
+        rules: &BackendRules,
         now: Duration,
     ) -> Option<StateChange> {
         self.checks = checks;
-        self.has_weight = has_weight;
+        self.has_weight = rules.has_weight;
+        self.may_be_ejected = rules.may_be_ejected;
         self.update(now)
     }
 
@@ -179,6 +212,22 @@ impl BackendHealth {
         self.update(now)
     }
 
+    /// Records whether packets can be sent to it. A next hop that is being resolved again, as a kernel
+    /// does that gets no answer, keeps what was known.
+    pub(crate) fn record_reach(&mut self, reach: Reach, now: Duration) -> Option<StateChange> {
+        self.reach = match (reach, self.reach.take()) {
+            (Reach::Resolving(_), Some(known)) => Some(known),
+            (Reach::Resolving(why), None) => Some(Reach::Unreachable(why)),
+            (known, _) => Some(known),
+        };
+        self.update(now)
+    }
+
+    /// Returns whether packets can be sent to it; true until it is known.
+    pub(crate) fn is_reachable(&self) -> bool {
+        !matches!(self.reach, Some(Reach::Unreachable(_)))
+    }
+
     pub(crate) fn set_admin(&mut self, admin: AdminState, now: Duration) -> Option<StateChange> {
         self.admin = admin;
         self.update(now)
@@ -199,9 +248,12 @@ impl BackendHealth {
         }
         self.was_out |= matches!(
             before,
-            HealthState::Down | HealthState::Ejected | HealthState::Disabled
+            HealthState::Down
+                | HealthState::Unreachable
+                | HealthState::Ejected
+                | HealthState::Disabled
         );
-        if state == HealthState::Up && std::mem::take(&mut self.was_out) {
+        if state.is_up() && std::mem::take(&mut self.was_out) {
             self.recovered_at = Some(now);
         }
         self.since = now;
@@ -232,18 +284,18 @@ impl BackendHealth {
         if let Some(reason) = self.drain_reason() {
             return (HealthState::Draining, reason.into());
         }
-        if self
-            .checks
-            .iter()
-            .any(|check| check.debounced == Debounced::Undecided)
-        {
-            return (HealthState::Checking, "no result yet".into());
+        if let Some(Reach::Unreachable(why)) = &self.reach {
+            return (HealthState::Unreachable, why.clone());
         }
-        let reason = self
-            .checks
-            .first()
-            .map_or("not checked", CheckState::reason);
-        (HealthState::Up, reason.into())
+        let undecided = |check: &CheckState| check.debounced == Debounced::Undecided;
+        match self.checks.first() {
+            Some(_) if self.checks.iter().any(undecided) => {
+                (HealthState::Checking, "no result yet".into())
+            }
+            Some(check) => (HealthState::Up, check.reason().into()),
+            None if self.may_be_ejected => (HealthState::Up, "no check; may be ejected".into()),
+            None => (HealthState::Unchecked, "no health check".into()),
+        }
     }
 
     /// Returns why it should drain, if it should.

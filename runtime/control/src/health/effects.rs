@@ -72,7 +72,7 @@ struct Tier {
     up: usize,
     /// Other backends whose checks have no result yet.
     undecided: usize,
-    /// Backends that are neither draining nor disabled.
+    /// Backends that are reachable and neither draining nor disabled.
     eligible: usize,
     /// Too few are up, so health is ignored.
     panic: bool,
@@ -90,18 +90,19 @@ impl Tier {
         idle: true,
     };
 
-    fn of<'a>(rules: &HealthConfig, backends: impl Iterator<Item = &'a BackendHealth>) -> Self {
-        let is_out = |state: &_| matches!(state, HealthState::Draining | HealthState::Disabled);
+    fn of<'a>(rules: &HealthConfig, members: impl Iterator<Item = &'a BackendHealth>) -> Self {
+        let is_out = |state| matches!(state, HealthState::Draining | HealthState::Disabled);
+        let members = members.filter(|it| it.is_reachable() && !is_out(it.state));
         let state = |health: &BackendHealth| match health.is_presumed_up() {
             true => HealthState::Up,
             false => health.state,
         };
-        let states: Vec<HealthState> = backends.map(state).filter(|it| !is_out(it)).collect();
-        let count = |of| states.iter().filter(|state| **state == of).count();
-        let (up, eligible) = (count(HealthState::Up), states.len());
+        let states: Vec<HealthState> = members.map(state).collect();
+        let count = |of: fn(&HealthState) -> bool| states.iter().filter(|it| of(it)).count();
+        let (up, eligible) = (count(|state| state.is_up()), states.len());
         Self {
             up,
-            undecided: count(HealthState::Checking),
+            undecided: count(|state| *state == HealthState::Checking),
             eligible,
             panic: up * 100 < rules.panic_threshold as usize * eligible,
             idle: false,
@@ -178,19 +179,20 @@ fn effect(
         sessions: SessionAction::Keep,
         ..down
     };
+    // Panic distrusts checks and ejections, but no packet can be sent to an unreachable backend.
+    let panic = tier.panic && health.is_reachable();
     let mut effect = match health.state {
-        HealthState::Up => Effect {
+        HealthState::Up | HealthState::Unchecked => Effect {
             percent: health.weight_percent(rules.slow_start, now),
             ..Effect::default()
         },
         HealthState::Disabled => down,
-        HealthState::Down if !tier.panic => down,
-        HealthState::Ejected if !tier.panic => out,
-        HealthState::Checking
-            if !(health.is_presumed_up() || tier.uses_undecided() || tier.panic) =>
-        {
+        HealthState::Down if !panic => down,
+        HealthState::Ejected if !panic => out,
+        HealthState::Checking if !(health.is_presumed_up() || tier.uses_undecided() || panic) => {
             out
         }
+        HealthState::Unreachable => out,
         HealthState::Down | HealthState::Ejected | HealthState::Checking => Effect::default(),
         HealthState::Draining => Effect {
             percent: 0,

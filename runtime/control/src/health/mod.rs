@@ -1,12 +1,12 @@
 //! Health: whether a backend may take new sessions, and what happens to its existing ones.
 //!
-//! Three sources decide: the health checks, which are modules
-//! ([`waxwing_plugin::checks::CheckHost`]); failures of client connections (ejection); and the
-//! operator. From the bottom up: `check_state` is one check of a backend, `backend` one backend,
-//! `service_health` all backends, `effects` the result for the snapshot, and `schedule` when each
-//! check is due. None of these has a clock or does I/O. `plan` turns a config into checks to run,
-//! `runner` is the thread that runs them, and `monitor` is shared with the controller and the admin
-//! socket.
+//! Four sources decide: the health checks, which are modules
+//! ([`waxwing_plugin::checks::CheckHost`]); failures of client connections (ejection); the
+//! backend's next hop; and the operator. From the bottom up: `check_state` is one check of a
+//! backend, `backend` one backend, `service_health` all backends, `effects` the result for the
+//! snapshot, and `schedule` when each check is due. None of these has a clock or does I/O. `plan`
+//! turns a config into checks to run, `runner` is the thread that runs them, and `monitor` is
+//! shared with the controller and the admin socket.
 //!
 //! Invariant: health changes only in `service_health`, and reaches the workers as any other change
 //! does, in an epoch that the controller publishes.
@@ -27,9 +27,10 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backend::Reach;
 pub use backend::{AdminState, HealthState};
 pub use effects::{Effect, Effects};
 pub(crate) use monitor::HealthMonitor;
-pub(crate) use plan::{BoundChecks, CheckJob, bind, jobs, problems};
+pub(crate) use plan::{BoundChecks, CheckJob, bind, check_span, jobs, problems};
 pub(crate) use removed::RemovedBackend;
 pub(crate) use runner::{CheckFault, Runner};

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
+use waxwing_packet::Address;
 
-use super::backend::{AdminState, BackendHealth, HealthState};
+use super::backend::{AdminState, BackendHealth, HealthState, Reach};
 use super::check_state::{CheckResult, CheckState, Debounced};
 use super::effects::Effects;
 use super::removed::RemovedBackend;
@@ -15,6 +16,7 @@ use super::rules::{CheckIdentity, CheckKey};
 use super::service_health::{ServiceHealth, Transition, Update};
 use super::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
 use crate::config::{Config, HealthConfig};
+use crate::log_limit::LogLimit;
 use crate::publish::keys::BackendKey;
 use crate::time::unix_seconds;
 
@@ -26,6 +28,8 @@ pub(crate) struct HealthMonitor {
     started: Instant,
     /// Notified when the effects may have changed.
     changed: watch::Sender<()>,
+    /// Of the lines about transitions.
+    log_limit: Mutex<LogLimit>,
     /// How late the last checks started.
     delays: Mutex<VecDeque<Duration>>,
     pub(crate) runs: AtomicU64,
@@ -40,6 +44,7 @@ impl HealthMonitor {
             service_health: Mutex::default(),
             started: Instant::now(),
             changed: watch::Sender::default(),
+            log_limit: Mutex::default(),
             delays: Mutex::default(),
             runs: AtomicU64::new(0),
             running: AtomicU64::new(0),
@@ -90,6 +95,12 @@ impl HealthMonitor {
         self.publish(update);
     }
 
+    /// Records whether packets can be sent to the backends, by address.
+    pub(crate) fn record_reach(&self, reach: impl Fn(Address) -> Option<Reach>) {
+        let update = self.service_health().record_reach(self.now(), reach);
+        self.publish(update);
+    }
+
     pub(crate) fn set_admin(&self, backend: BackendKey, admin: AdminState) {
         let update = self.service_health().set_admin(backend, admin, self.now());
         self.publish(update.unwrap_or_default());
@@ -112,6 +123,7 @@ impl HealthMonitor {
 
     /// Logs the transitions and notifies the watchers.
     fn publish(&self, update: Update) {
+        let now = Instant::now();
         for Transition {
             service,
             backend,
@@ -120,7 +132,10 @@ impl HealthMonitor {
         {
             let (state, reason) = (change.state.label(), change.reason);
             match change.state {
-                HealthState::Down | HealthState::Ejected => {
+                _ if !self.log_limit().allows(state, now) => {
+                    tracing::debug!("{service}: backend {backend} is {state}: {reason}");
+                }
+                HealthState::Down | HealthState::Ejected | HealthState::Unreachable => {
                     tracing::warn!("{service}: backend {backend} is {state}: {reason}");
                 }
                 _ => tracing::info!("{service}: backend {backend} is {state}: {reason}"),
@@ -129,6 +144,19 @@ impl HealthMonitor {
         if update.effects_changed {
             self.changed.send_replace(());
         }
+    }
+
+    /// Logs how many transitions got no line of their own. Call it every second or so.
+    pub(crate) fn log_summary(&self) {
+        if let Some(counts) = self.log_limit().summary(Instant::now()) {
+            tracing::info!("backends that changed too, each logged at level debug: {counts}");
+        }
+    }
+
+    fn log_limit(&self) -> MutexGuard<'_, LogLimit> {
+        self.log_limit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records how late a check started.
@@ -171,11 +199,11 @@ impl HealthMonitor {
         removed.map(|(key, it)| (*key, it.clone())).collect()
     }
 
-    /// Returns whether a backend takes new sessions, and why.
-    pub(crate) fn state(&self, key: BackendKey) -> HealthState {
-        self.service_health()
-            .get(key)
-            .map_or(HealthState::Up, |health| health.state)
+    /// Returns a backend's state and the reason.
+    pub(crate) fn state(&self, key: BackendKey) -> Option<(HealthState, String)> {
+        let service_health = self.service_health();
+        let health = service_health.get(key)?;
+        Some((health.state, health.reason.clone()))
     }
 
     pub(crate) fn status(&self, key: BackendKey, rules: &HealthConfig) -> BackendHealthStatus {

@@ -13,8 +13,9 @@ use waxwing_plugin::{ModuleError, Refusal};
 
 use super::rules::{CheckIdentity, CheckKey, check_port};
 use super::schedule::ScheduledJob;
-use crate::config::{CheckTiming, Config, HealthCheck, Problem, Service, TlsConfig};
+use crate::config::{CheckTiming, Config, HealthCheck, Problem, Service, Span, TlsConfig};
 use crate::publish::keys::{backend_key, service_in};
+use crate::publish::module_error::module_error;
 
 /// One check of one backend.
 pub(crate) struct CheckJob {
@@ -64,7 +65,7 @@ impl BoundChecks {
     }
 
     fn tls(&self, config: &TlsConfig) -> Option<Arc<CheckTls>> {
-        let found = self.tls.iter().find(|(other, _)| is_same(other, config));
+        let found = self.tls.iter().find(|(other, _)| other == config);
         found.map(|(_, tls)| Arc::clone(tls))
     }
 }
@@ -166,13 +167,6 @@ impl RootsCache {
     }
 }
 
-/// Returns whether two settings are equal, wherever they are written.
-fn is_same(a: &TlsConfig, b: &TlsConfig) -> bool {
-    let roots = |tls: &TlsConfig| tls.roots.as_ref().map(|roots| roots.value.clone());
-    let name = |tls: &TlsConfig| tls.server_name.as_ref().map(|name| Arc::clone(&name.value));
-    a.verify == b.verify && roots(a) == roots(b) && name(a) == name(b)
-}
-
 /// Returns a problem for each check whose module is missing, whose module refuses its config, or
 /// whose TLS settings are invalid.
 pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
@@ -208,13 +202,15 @@ fn problem(config: &Config, name: &str, error: &ModuleError) -> Option<Problem> 
             .map(|(_, check)| check.config.span),
         _ => None,
     };
-    let first = || {
-        checks(config)
-            .find(of_module)
-            .map(|(_, check)| check.module.span)
-    };
-    let span = refused.or_else(first)?;
-    Some(config.error_at(span, error.to_string()))
+    let span = refused.or_else(|| check_span(config, name))?;
+    Some(config.error_at(span, module_error(name, error)))
+}
+
+/// Returns where a config names the module of a check first.
+pub(crate) fn check_span(config: &Config, name: &str) -> Option<Span> {
+    let mut all = checks(config);
+    let first = all.find(|(_, check)| &*check.module.value == name);
+    first.map(|(_, check)| check.module.span)
 }
 
 /// Returns every check to run.

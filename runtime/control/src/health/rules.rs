@@ -56,6 +56,8 @@ pub(super) struct BackendRules {
     /// Whether its weight is above 0.
     pub(super) has_weight: bool,
     pub(super) backup: bool,
+    /// Whether its service has ejection.
+    pub(super) may_be_ejected: bool,
     pub(super) checks: Vec<(CheckIdentity, CheckTiming)>,
 }
 
@@ -86,13 +88,14 @@ impl BackendRules {
             title: backend.title(),
             has_weight: backend.weight > 0,
             backup: backend.backup,
+            may_be_ejected: service.health.ejection.is_some(),
             checks: checks.filter(enabled).map(check).collect(),
         }
     }
 
     /// Returns the health of a backend that has just joined a service.
     pub(super) fn new_health(&self, service_is_new: bool, now: Duration) -> BackendHealth {
-        let health = BackendHealth::new(self.checks.len(), self.has_weight, now);
+        let health = BackendHealth::new(self, now);
         match service_is_new {
             true => health.presume_up(),
             false => health,

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backend::{AdminState, BackendHealth, HealthState, StateChange};
+use waxwing_packet::Address;
+
+use super::backend::{AdminState, BackendHealth, HealthState, Reach, StateChange};
 use super::check_state::{CheckResult, CheckState};
 use super::effects::{Effects, add_effects};
 use super::removed::{RemovedBackend, removed_from};
@@ -69,7 +71,7 @@ impl ServiceHealth {
                         let old = rules_of(&self.services, *key).map(|(_, it)| &it.checks[..]);
                         let checks =
                             carry_over(&health.checks, old.unwrap_or(&[]), &backend.checks);
-                        let change = health.adopt(checks, backend.has_weight, now);
+                        let change = health.adopt(checks, backend, now);
                         transitions.extend(
                             change.map(|change| Transition::new((service, backend), change)),
                         );
@@ -191,6 +193,32 @@ impl ServiceHealth {
         }
         update.effects_changed = !changed.is_empty();
         changed.into_iter().for_each(|key| self.look_at(key, now));
+        update
+    }
+
+    /// Records whether packets can be sent to the backends. `reach` returns `None` for an address that has
+    /// not been looked up.
+    pub(crate) fn record_reach(
+        &mut self,
+        now: Duration,
+        reach: impl Fn(Address) -> Option<Reach>,
+    ) -> Update {
+        let mut update = Update::default();
+        for service in self.services.values() {
+            for (key, backend) in &service.backends {
+                let (Some(health), Some(reach)) = (self.backends.get_mut(key), reach(key.1)) else {
+                    continue;
+                };
+                let was_reachable = health.is_reachable();
+                let change = health.record_reach(reach, now);
+                let change = change.map(|change| Transition::new((service, backend), change));
+                update.transitions.extend(change);
+                update.effects_changed |= health.is_reachable() != was_reachable;
+            }
+        }
+        if update.effects_changed {
+            self.find_next_change(now);
+        }
         update
     }
 
@@ -339,5 +367,6 @@ fn is_in_service(
     backend: &BackendRules,
 ) -> bool {
     let state = backends.get(&key).map(|health| health.state);
-    backend.has_weight && matches!(state, Some(HealthState::Up | HealthState::Checking))
+    let may_serve = |state: HealthState| state.is_up() || state == HealthState::Checking;
+    backend.has_weight && state.is_some_and(may_serve)
 }

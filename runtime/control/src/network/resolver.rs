@@ -120,6 +120,12 @@ impl Resolver {
         Arc::clone(&self.states.borrow())
     }
 
+    /// Returns a receiver of the same, updated on each change.
+    #[must_use]
+    pub fn watch_states(&self) -> watch::Receiver<HopStates> {
+        self.states.clone()
+    }
+
     /// Waits until the next hop of each address is found or failed, at most `patience`. A next hop
     /// still unknown then is resolved later.
     pub async fn wait_settled(&self, addresses: &[Address], patience: Duration) {
@@ -230,7 +236,7 @@ impl Task {
         if let Some(host) = self.table.take_host() {
             self.host.send_replace(host);
         }
-        if let Some((states, return_state)) = self.table.publish() {
+        if let Some((states, return_state)) = self.table.publish(Instant::now()) {
             self.states.send_replace(Arc::new(states));
             self.return_state.send_replace(Arc::new(return_state));
         }

@@ -4,9 +4,11 @@
 //! [`modules`] binds policies; [`controller`] sends the result to the workers.
 
 pub mod catalog;
+pub(crate) mod changes;
 pub mod controller;
 pub(crate) mod counter_totals;
 pub(crate) mod keys;
+pub(crate) mod module_error;
 pub mod modules;
 pub mod preflight;
 pub(crate) mod view;

@@ -15,13 +15,14 @@ use waxwing_packet::Address;
 use waxwing_plugin::checks::{CheckHost, CheckOptions};
 use waxwing_plugin::{
     BackendInfo, BoundModule, BuildsInUse, CodeCache, Compiler, Host, HostError, HostEvent,
-    HostOptions, ModuleError, Refusal, ServiceBinding,
+    HostOptions, ModuleError, ModuleStatus, Refusal, ServiceBinding,
 };
 
-use crate::config::{self, ClusterKey, Config, Problem, Service};
+use crate::config::{self, ClusterKey, Config, Problem, Service, Span};
 use crate::health::{self, Effects};
 use crate::publish::catalog::Catalog;
 use crate::publish::keys::{service_in, snapshot_key};
+use crate::publish::module_error::module_error;
 
 /// The modules built into the program: name and bytes of each.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,6 +87,25 @@ impl Modules {
             check_host: Arc::new(check_host),
             events,
         })
+    }
+}
+
+impl Modules {
+    /// Returns an error for each module in use whose newest build is refused although another one can serve.
+    pub(crate) fn refused(&self, config: &Config) -> Vec<Problem> {
+        let refused = |modules: Vec<ModuleStatus>, place: &dyn Fn(&str) -> Option<Span>| {
+            let error = |module: ModuleStatus| {
+                let why = module.refused?.reason;
+                let text = format!("{why}; at start another build of that name serves instead");
+                Some(config.error_at(place(&module.name)?, text))
+            };
+            modules.into_iter().filter_map(error).collect::<Vec<_>>()
+        };
+        let policies = refused(self.policy_host.status(), &|name| policy_span(config, name));
+        let checks = refused(self.check_host.status(), &|name| {
+            health::check_span(config, name)
+        });
+        policies.into_iter().chain(checks).collect()
     }
 }
 
@@ -257,14 +277,15 @@ fn problem(config: &Config, policy: &str, error: &ModuleError) -> Option<Problem
         | Refusal::Vetting { service, .. } => named(service).map(|s| s.policy.span),
         _ => None,
     };
-    let first = || {
-        let mut policies = config.services.iter().map(|service| &service.policy);
-        policies
-            .find(|named| &*named.value == policy)
-            .map(|named| named.span)
-    };
-    span.or_else(first)
-        .map(|span| config.error_at(span, error.to_string()))
+    span.or_else(|| policy_span(config, policy))
+        .map(|span| config.error_at(span, module_error(policy, error)))
+}
+
+/// Returns where a config names a policy first.
+fn policy_span(config: &Config, policy: &str) -> Option<Span> {
+    let mut policies = config.services.iter().map(|service| &service.policy);
+    let first = policies.find(|named| &*named.value == policy);
+    first.map(|named| named.span)
 }
 
 fn bindings(target: &BindTarget, keys: &Key, policy: &str) -> Vec<ServiceBinding> {

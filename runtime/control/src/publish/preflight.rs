@@ -10,6 +10,7 @@ use std::path::Path;
 use futures_util::StreamExt;
 use waxwing_packet::{Address, Family};
 
+use crate::config::names::remedy;
 use crate::config::{Config, ConfigErrors, Located, Mode, Problem};
 use crate::network::bridge;
 use crate::network::host::{HostNetwork, forwarding_setting, forwards};
@@ -23,6 +24,9 @@ const AT_ONCE: usize = 64;
 pub struct Checked {
     pub config: Config,
     pub warnings: Vec<Problem>,
+    /// Files of the module folder that are refused, although another build of that name can serve. The
+    /// modules' hosts log them too.
+    pub refused: Vec<Problem>,
     pub modules: Modules,
 }
 
@@ -54,8 +58,9 @@ pub async fn load(path: &Path, options: ModuleOptions) -> Result<Checked, Prefli
     reading.add(modules::check(&modules.policy_host, &modules.check_host, config).await);
     let (config, warnings) = reading.finish()?;
     Ok(Checked {
-        config,
         warnings,
+        refused: modules.refused(&config),
+        config,
         modules,
     })
 }
@@ -87,10 +92,8 @@ fn ports(config: &Config, host: &HostNetwork) -> Vec<Problem> {
     for Located { value: name, span } in config.ports.iter().map(|port| &port.interface) {
         let Some(link) = host.link(name) else {
             let names: Vec<&str> = host.links.values().map(|link| link.name.as_str()).collect();
-            let text = format!(
-                "there is no interface {name}; this host has {}",
-                names.join(", ")
-            );
+            let remedy = remedy(name, &names, "this host has");
+            let text = format!("there is no interface {name}; {remedy}");
             problems.push(config.error_at(*span, text));
             continue;
         };

@@ -224,7 +224,8 @@ impl Control {
         if let Some(why) = controller.steering_problem.take() {
             return Err(PublishError::Steering(SteeringError(why)).into());
         }
-        controller.update_view();
+        controller.record_reach();
+        controller.health_changed().await;
         let admin = tokio::spawn(socket.serve(Arc::clone(&reporter), request));
         // Watched before the checks start, so that no result is missed.
         let health = controller.health.watch();
@@ -234,6 +235,7 @@ impl Control {
         let triggers = Triggers {
             events,
             host: controller.resolver.host(),
+            next_hops: controller.resolver.watch_states(),
             requests,
             hangup,
             faults,

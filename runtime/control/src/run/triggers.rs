@@ -14,6 +14,7 @@ use waxwing_plugin::{FaultReport, HostEvent};
 use crate::admin::server::Request;
 use crate::health::CheckFault;
 use crate::network::host::HostNetwork;
+use crate::network::resolver::HopStates;
 use crate::publish::controller::Controller;
 
 /// The period of late acknowledgements, steering rules and retries.
@@ -33,6 +34,7 @@ pub(super) struct Triggers {
     /// From the policy host.
     pub(super) events: mpsc::UnboundedReceiver<HostEvent>,
     pub(super) host: watch::Receiver<Arc<HostNetwork>>,
+    pub(super) next_hops: watch::Receiver<HopStates>,
     /// From the admin socket.
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) hangup: Signal,
@@ -47,6 +49,7 @@ impl Triggers {
         let Self {
             mut events,
             mut host,
+            mut next_hops,
             mut requests,
             mut hangup,
             mut faults,
@@ -77,6 +80,7 @@ impl Triggers {
                 Some(request) = requests.recv() => serve(controller, request).await,
                 () = sleep_until(controller.canary_ends()) => controller.canary_ended().await,
                 Ok(()) = host.changed() => controller.network_changed().await,
+                Ok(()) = next_hops.changed() => controller.record_reach(),
                 _ = tick.tick() => controller.tick().await,
                 _ = retired.tick() => controller.drop_retired().await,
                 Some(Ok(names)) = compiling.join_next() => {

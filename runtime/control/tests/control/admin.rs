@@ -1,16 +1,19 @@
 //! The admin socket and signals.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, raise};
 use waxwing_control::admin::client::ClientError;
+use waxwing_control::admin::status::Availability;
+use waxwing_control::health::HealthState;
 use waxwing_control::run::Control;
 use waxwing_dataplane::session::{FlowHash, Insert, Session, TcpState};
 use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
 use waxwing_packet::{Mac, Protocol, VlanTags};
 
-use crate::balancer::{Bed, DNS, WEB, load, setup};
-use crate::bed::parse;
+use crate::balancer::{Bed, DNS, PATIENCE, WEB, load, setup};
+use crate::bed::{ip, parse};
 
 pub(crate) fn sessions() {
     let bed = Bed::new(&format!("{WEB}{DNS}"));
@@ -65,10 +68,7 @@ pub(crate) fn sessions() {
     );
     assert_eq!(dns[0].phase, "half-open");
     let error = count(Some("wbe"), None).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "there is no service \"wbe\"; the services are: web, dns"
-    );
+    assert_eq!(error, "there is no service \"wbe\"; did you mean \"web\"?");
     assert_eq!(bed.status().sessions.used, 900);
 }
 
@@ -104,12 +104,12 @@ pub(crate) fn socket() {
     drop(std::os::unix::net::UnixListener::bind(path.with_extension("old")).unwrap());
     let _ = std::fs::rename(path.with_extension("old"), &path);
     assert!(matches!(
-        bed.wait(bed.client.status()),
+        bed.wait(bed.client.status(None)),
         Err(ClientError::NotRunning(_))
     ));
     prepare(&bed).unwrap();
     assert!(matches!(
-        bed.wait(bed.client.status()),
+        bed.wait(bed.client.status(None)),
         Err(ClientError::Missing(_))
     ));
     std::fs::write(&path, "a file").unwrap();
@@ -132,4 +132,69 @@ pub(crate) fn signals() {
         !bed.folder.path().join("admin.sock").exists(),
         "the socket is removed"
     );
+}
+
+pub(crate) fn health() {
+    let bed = Bed::new(&format!("{WEB}{DNS}"));
+    let namespaces = &bed._namespaces;
+    let ask = |services| bed.wait(bed.client.health(services));
+    let becomes = |state, words: &[&str]| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let report = ask(None).unwrap();
+            let of_web = &report.services[0].reasons;
+            let text = [&report.reasons[..], of_web].concat().join("; ");
+            if report.state == state && words.iter().all(|word| text.contains(word)) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "waited for {words:?}: {report:#?}"
+            );
+            bed.pause(20);
+        }
+    };
+    let state = || {
+        let health = bed.status().services[0].backends[0].health.clone();
+        health.unwrap().state
+    };
+    becomes(Availability::Degraded, &["UNCHECKED"]);
+    assert_eq!(state(), HealthState::Unchecked);
+    let only = ask(Some("d*")).unwrap();
+    let names: Vec<&str> = only.services.iter().map(|it| &*it.service).collect();
+    assert_eq!((names, only.services[0].unchecked), (vec!["dns"], 1));
+    assert_eq!(
+        bed.wait(bed.client.status(Some("dns")))
+            .unwrap()
+            .services
+            .len(),
+        1
+    );
+    let error = ask(Some("a b&c=%")).unwrap_err().to_string();
+    assert!(
+        error.starts_with("there is no service \"a b&c=%\""),
+        "{error}"
+    );
+
+    // The server no longer answers ARP for its address.
+    let (balancer, server) = (&namespaces.balancer, &namespaces.server);
+    ip(&format!("-n {server} addr del 10.77.0.2/24 dev s1"));
+    ip(&format!("-n {balancer} neigh flush dev p1"));
+    let why = "1 of 1 backends unreachable (10.77.0.2:8080: 10.77.0.2 does not answer on p1";
+    becomes(Availability::Down, &["no backend takes new sessions", why]);
+    assert_eq!(state(), HealthState::Unreachable);
+    assert!(
+        !bed.status().services[0].backends[0].healthy,
+        "it gets no new sessions"
+    );
+    ip(&format!("-n {server} addr add 10.77.0.2/24 dev s1"));
+    becomes(Availability::Degraded, &["UNCHECKED"]);
+    assert!(bed.status().services[0].backends[0].healthy);
+
+    ip(&format!("-n {balancer} link set p1 down"));
+    becomes(Availability::Down, &["no port is up", "p1 is down"]);
+    ip(&format!("-n {balancer} link set p1 up"));
+    // The kernel removed it when the link went down.
+    ip(&format!("-n {balancer} addr add fd77::1/64 dev p1"));
+    becomes(Availability::Degraded, &["UNCHECKED"]);
 }

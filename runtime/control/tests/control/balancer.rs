@@ -235,7 +235,7 @@ impl Bed {
     }
 
     pub(crate) fn status(&self) -> Status {
-        self.wait(self.client.status()).unwrap()
+        self.wait(self.client.status(None)).unwrap()
     }
 
     pub(crate) fn write(&self, services: &str) {

@@ -3,12 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use waxwing_control::admin::signals::SetBackend;
 use waxwing_control::admin::status::Status;
+use waxwing_control::health::{AdminState, HealthState};
 use waxwing_dataplane::BackendId;
 use waxwing_dataplane::session::Phase;
 
-use crate::balancer::{Bed, DNS, PATIENCE, WEB, load, write_config};
+use crate::balancer::{Bed, DNS, PATIENCE, WEB, load, module, write_config};
 use crate::bed::{Namespaces, ip, parse};
+use crate::policies::put;
 
 pub(crate) fn checks() {
     let _namespaces = Namespaces::enter();
@@ -26,9 +29,9 @@ pub(crate) fn checks() {
         .unwrap();
     let error = runtime.block_on(load(folder.path())).err().unwrap();
     for (text, place) in [
-        ("there is no interface eth77; this host has lo, p1", ""),
+        ("there is no interface eth77; this host has: lo, p1", ""),
         (
-            "module \"frist\": there is no such module; write one of first",
+            "module \"frist\": there is no such module; did you mean \"first\"?",
             "lb.toml:13:10",
         ),
         (
@@ -125,11 +128,88 @@ pub(crate) fn reload() {
     assert_eq!(after.config.last_reload.unwrap().error, Some(error));
 
     bed.write(&WEB.replace("port = 8080", "port = 8080\nweight = 0"));
-    bed.reload().unwrap();
+    let said = bed.reload().unwrap();
     let after = bed.status();
-    assert!(after.config.generation > before.config.generation);
+    let generation = after.config.generation;
+    assert!(generation > before.config.generation);
     assert_eq!(after.services[0].backends[0].weight, 0);
-    assert_eq!(after.config.last_reload.unwrap().error, None);
+    let reload = after.config.last_reload.unwrap();
+    assert_eq!(reload.error, None);
+    let changes = format!("generation {generation}: 1 backend changed, 0 sessions touched");
+    assert_eq!(reload.changes, changes);
+    let warning = "every backend of \"web\" has weight 0";
+    assert!(
+        said.contains(warning) && said.ends_with(&format!("\n{changes}\n")),
+        "{said}"
+    );
+    let said = bed.reload().unwrap();
+    assert!(
+        said.ends_with(": nothing changed, 0 sessions touched\n"),
+        "{said}"
+    );
+}
+
+/// A drained backend shows the weight that it has in the config; commands and API have one word for it.
+pub(crate) fn drained() {
+    let bed = Bed::new(&format!("{WEB}weight = 7\n"));
+    let set = |backend: &str, state| {
+        let (service, backend) = ("web".into(), backend.into());
+        let request = SetBackend {
+            service,
+            backend,
+            state,
+        };
+        bed.wait(bed.client.set_backend(&request))
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(
+        serde_json::to_string(&AdminState::Draining).unwrap(),
+        "\"drain\""
+    );
+    set("10.77.0.2:8080", AdminState::Draining).unwrap();
+    let status = bed.status();
+    let backend = &status.services[0].backends[0];
+    assert_eq!((backend.configured_weight, backend.weight), (Some(7), 0));
+    let health = backend.health.as_ref().unwrap();
+    assert_eq!(
+        (health.state, health.admin),
+        (HealthState::Draining, AdminState::Draining)
+    );
+    let error = set("10.77.0.2:808", AdminState::Enabled).unwrap_err();
+    let text = "service \"web\" has no backend \"10.77.0.2:808\"; did you mean \"10.77.0.2:8080\"?";
+    assert_eq!(error, text);
+}
+
+/// A bad file is refused by `check` although the built-in module of its name can serve.
+pub(crate) fn refused_modules() {
+    let _namespaces = Namespaces::enter();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("modules")).unwrap();
+    write_config(folder.path(), WEB);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let refused = || {
+        let checked = runtime.block_on(load(folder.path())).unwrap();
+        let texts = checked.refused.iter().map(ToString::to_string);
+        texts.collect::<Vec<String>>().join("\n")
+    };
+    assert_eq!(refused(), "");
+    // One is no module; the other answers test flows with a backend that does not exist.
+    let cases: [(&[u8], &str); 2] = [
+        (b"no module", "not a WebAssembly module"),
+        (&module(0x7fff_0000), "test flows"),
+    ];
+    for (bytes, why) in cases {
+        put(&folder.path().join("modules"), "first.wasm", bytes);
+        let text = refused();
+        let is_told = text.contains(why) && text.contains("lb.toml:13:10");
+        assert!(
+            is_told && text.contains("another build of that name serves"),
+            "{text}"
+        );
+    }
 }
 
 /// A port that is down takes the routes through it away. That stops no reload, and the next hops are resolved
@@ -194,7 +274,11 @@ pub(crate) fn retired() {
     // One session of the removed service. Ids follow the order of the file.
     bed.shared.gauges.begin(0, BackendId(1), Phase::Established);
     bed.write(WEB);
-    bed.reload().unwrap();
+    let said = bed.reload().unwrap();
+    assert!(
+        said.ends_with(": -1 service, -1 backend, 1 session touched\n"),
+        "{said}"
+    );
     let status = bed.status();
     assert_eq!((status.services.len(), status.retired.len()), (1, 1));
     assert_eq!(bed.rules().last().unwrap().0.services.len(), 2);

@@ -12,8 +12,10 @@ mod policies;
 
 use std::process::ExitCode;
 
-use crate::admin::{sessions, signals, socket};
-use crate::changes::{checks, larger_mtu, order, port_down, reload, retired, stuck};
+use crate::admin::{health, sessions, signals, socket};
+use crate::changes::{
+    checks, drained, larger_mtu, order, port_down, refused_modules, reload, retired, stuck,
+};
 use crate::policies::{backend_signals, canary, modules};
 
 fn main() -> ExitCode {
@@ -49,6 +51,18 @@ fn main() -> ExitCode {
         (
             "the admin socket is private, unique and replaces a stale one",
             socket,
+        ),
+        (
+            "a drained backend shows its weight, and is named alike in commands and API",
+            drained,
+        ),
+        (
+            "a bad module is refused by the check although another build can serve",
+            refused_modules,
+        ),
+        (
+            "health follows ports, next hops and checks, by service",
+            health,
         ),
         ("an MTU above the allocated memory is a problem", larger_mtu),
         ("SIGHUP reloads and SIGTERM ends", signals),

@@ -91,14 +91,18 @@ pub(crate) fn backend_signals() {
         (
             "web-2",
             &[],
-            "has no backend \"web-2\"; its backends are: web-1 (10.77.0.2:8080)",
+            "has no backend \"web-2\"; did you mean \"web-1\"?",
         ),
         (
             "web-1",
             &[("queue", 1), ("lod", 1)],
-            "no signal \"lod\"; write a number from 0 to 3, or one of: queue, load",
+            "no signal \"lod\"; did you mean \"load\"?",
         ),
-        ("web-1", &[("4", 1)], "no signal \"4\""),
+        (
+            "web-1",
+            &[("4", 1)],
+            "no signal \"4\"; write a number from 0 to 3, or one of: queue, load",
+        ),
     ];
     for (backend, values, expected) in cases {
         let error = set(backend, values).unwrap_err();

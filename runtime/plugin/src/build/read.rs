@@ -3,6 +3,7 @@
 //! Invariant: a name is a file's stem and never leads out of the folder; reading stops at the limit
 //! and never blocks, whatever the file is.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -11,7 +12,7 @@ use std::path::Path;
 use crate::error::{ModuleError, Refusal};
 
 /// The extension of module files.
-pub(crate) const EXTENSION: &str = "wasm";
+const EXTENSION: &str = "wasm";
 
 /// The longest module name.
 const NAME_MAX: usize = 64;
@@ -39,6 +40,12 @@ pub(crate) fn check_name(name: &str) -> Result<(), ModuleError> {
 /// Returns `NAME.wasm`.
 pub(crate) fn file_name(name: &str) -> String {
     format!("{name}.{EXTENSION}")
+}
+
+/// Returns the name of the module that a file holds, by the file's name.
+pub(crate) fn module_name(file: &OsStr) -> Option<&str> {
+    let name = file.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.')?;
+    is_module_name(name).then_some(name)
 }
 
 /// Reads a regular file of at most `max` bytes. Fails if the file changed while it was read.

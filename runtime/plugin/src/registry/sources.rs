@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::build::module::{ModuleSource, label};
-use crate::build::read::{file_name, read_capped};
+use crate::build::read::{file_name, module_name, read_capped};
 use crate::error::{ModuleError, Refusal};
 
 /// The shipped modules and the watched folder.
@@ -69,12 +69,24 @@ impl Sources {
 
     /// The error for a name that no source knows.
     pub(super) fn unknown(&self, name: &str) -> ModuleError {
-        let mut shipped: Vec<&str> = self.shipped.iter().map(|(name, _)| *name).collect();
-        shipped.sort_unstable();
+        let shipped = self.shipped.iter().map(|(name, _)| (*name).to_owned());
+        let mut known: Vec<String> = shipped.chain(self.files()).collect();
+        known.sort_unstable();
+        known.dedup();
         Refusal::Unknown {
             folder: self.folder.clone(),
-            shipped: shipped.join(", "),
+            known,
         }
         .of(format!("\"{name}\""))
+    }
+
+    /// The names of the modules in the folder.
+    fn files(&self) -> impl Iterator<Item = String> {
+        let folder = self
+            .folder
+            .as_ref()
+            .and_then(|folder| folder.read_dir().ok());
+        let files = folder.into_iter().flatten().flatten();
+        files.filter_map(|file| module_name(&file.file_name()).map(str::to_owned))
     }
 }

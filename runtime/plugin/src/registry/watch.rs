@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, warn};
 
-use crate::build::read::{EXTENSION, file_name, is_module_name};
+use crate::build::read::{file_name, module_name};
 use crate::error::HostError;
 
 /// The shortest pause between two scans while no file is changing.
@@ -154,9 +154,11 @@ fn list(folder: &Path) -> HashMap<String, FileStamp> {
         .flatten()
         .filter_map(|entry| {
             let file = entry.file_name();
-            let name = file.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.')?;
+            let name = module_name(&file)?;
             let metadata = fs::metadata(entry.path()).ok()?;
-            (is_module_name(name) && metadata.is_file()).then(|| (name.to_owned(), metadata.into()))
+            metadata
+                .is_file()
+                .then(|| (name.to_owned(), metadata.into()))
         })
         .take(FILES_MAX)
         .collect()

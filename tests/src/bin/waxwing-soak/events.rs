@@ -35,7 +35,7 @@ pub(super) const ALL: &[Event] = &[
 
 impl Soak<'_> {
     fn reload(&mut self) -> Result<()> {
-        self.waxwing.reload(&self.config()?)
+        self.waxwing.reload(&self.config()?).map(drop)
     }
 
     fn reload_a_bad_config(&mut self) -> Result<()> {

@@ -96,7 +96,18 @@ fn tcp_only(service: &Service, problems: &mut Problems) {
 
 fn endpoints(service: &Service, vips: &HashMap<Address, Span>, problems: &mut Problems) {
     let mut endpoints = First::new();
+    let mut names = First::new();
     for backend in &service.backends {
+        if let Some(name) = &backend.name
+            && let Some(first) = names.seen(&name.value, name.span)
+        {
+            let (service, line) = (&service.name.value, problems.line(first));
+            let text = format!(
+                "a backend of \"{service}\" in line {line} is already named \"{}\"; rename one of them",
+                name.value
+            );
+            problems.error(name.span, text);
+        }
         let (address, span) = (backend.address.value, backend.address.span);
         let vip = service.vip.value;
         if address.family() != vip.family() {

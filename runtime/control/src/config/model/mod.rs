@@ -14,6 +14,7 @@ use waxwing_packet::{Address, Protocol};
 
 use crate::network::return_routes::ReturnPlan;
 
+use super::names::remedy;
 use super::problem::{Located, Problem, Severity, SourceText, Span};
 use service::{Backend, Service, SourceNat};
 
@@ -180,13 +181,17 @@ impl fmt::Debug for ClusterKey {
     }
 }
 
-/// Why [`Config::find_backend`] found no backend. The message lists the names that exist.
+/// Why [`Config::find_backend`] found no backend. The message says which names exist.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UnknownBackend {
-    #[error("there is no service \"{name}\"; the services are: {}", known.join(", "))]
-    Service { name: String, known: Vec<String> },
     #[error(
-        "service \"{service}\" has no backend \"{name}\"; its backends are: {}", known.join(", ")
+        "there is no service \"{name}\"; {}",
+        remedy(name, known, "the services are")
+    )]
+    Service { name: String, known: Vec<Arc<str>> },
+    #[error(
+        "service \"{service}\" has no backend \"{name}\"; {}",
+        remedy(name, known, "its backends are")
     )]
     Backend {
         service: String,
@@ -248,13 +253,17 @@ impl Config {
         let entry = services.find(|it| &*it.name.value == service);
         let entry = entry.ok_or_else(|| UnknownBackend::Service {
             name: service.to_owned(),
-            known: (self.services.iter().map(|it| it.name.value.to_string())).collect(),
+            known: self
+                .services
+                .iter()
+                .map(|it| Arc::clone(&it.name.value))
+                .collect(),
         })?;
         let index = entry.backends.iter().position(|it| it.is_called(backend));
         let index = index.ok_or_else(|| UnknownBackend::Backend {
             service: service.to_owned(),
             name: backend.to_owned(),
-            known: entry.backends.iter().map(Backend::title).collect(),
+            known: entry.backends.iter().map(Backend::handle).collect(),
         })?;
         Ok((entry, index))
     }
@@ -280,16 +289,8 @@ impl Config {
     /// allocations or decide what is attached at start.
     #[must_use]
     pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
-        let ports = |config: &Self| -> Vec<_> {
-            let ports = config.ports.iter();
-            ports.map(|port| port.interface.value.clone()).collect()
-        };
-        let cpus =
-            |config: &Self| -> Vec<_> { config.workers.cpus.iter().map(|cpu| cpu.value).collect() };
-        let modules = |config: &Self| config.modules.as_ref().map(|m| m.value.clone());
-        let socket = |config: &Self| config.admin.socket.value.clone();
         let changed = [
-            ("modules", modules(self) != modules(running)),
+            ("modules", self.modules != running.modules),
             ("canary", self.canary != running.canary),
             ("sessions_max", self.sessions_max != running.sessions_max),
             ("services_max", self.services_max != running.services_max),
@@ -297,12 +298,12 @@ impl Config {
             ("cluster_key", self.cluster_key != running.cluster_key),
             ("zero_copy", self.zero_copy != running.zero_copy),
             ("poll", self.poll != running.poll),
-            ("mode", self.mode.value != running.mode.value),
-            ("[admin] socket", socket(self) != socket(running)),
+            ("mode", self.mode != running.mode),
+            ("[admin] socket", self.admin != running.admin),
             ("[workers] pin", self.workers.pin != running.workers.pin),
-            ("[workers] cpus", cpus(self) != cpus(running)),
+            ("[workers] cpus", self.workers.cpus != running.workers.cpus),
             ("[rings]", self.rings != running.rings),
-            ("[[port]]", ports(self) != ports(running)),
+            ("[[port]]", self.ports != running.ports),
         ];
         changed
             .into_iter()

@@ -83,6 +83,15 @@ impl Backend {
         }
     }
 
+    /// Returns what a command calls it: its name, or its endpoint if it has none.
+    #[must_use]
+    pub fn handle(&self) -> String {
+        match &self.name {
+            Some(name) => name.value.to_string(),
+            None => self.endpoint(),
+        }
+    }
+
     /// Returns whether `text` is its name or its endpoint.
     #[must_use]
     pub fn is_called(&self, text: &str) -> bool {

@@ -169,16 +169,6 @@ fn each_mistake_is_reported_with_place_and_remedy() {
 }
 
 #[test]
-fn a_mistyped_key_gets_a_suggestion_if_one_is_close() {
-    assert_eq!(
-        values::nearest("wieght", ["weight", "port"]),
-        Some("weight")
-    );
-    assert_eq!(values::nearest("vpi", ["vip", "port"]), Some("vip"));
-    assert_eq!(values::nearest("x", ["vip", "port"]), None);
-}
-
-#[test]
 fn a_duplicate_names_the_line_of_the_first() {
     let service = BASE.split_once("[[service]]").unwrap().1;
     let twice = format!("{BASE}[[service]]{service}");

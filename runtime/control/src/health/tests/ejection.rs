@@ -2,7 +2,7 @@
 
 use super::*;
 
-const EJECTS: &str = "[service.ejection]\nfailures = 5\nwindow = \"10s\"\ntime = \"10s\"\n\
+pub(super) const EJECTS: &str = "[service.ejection]\nfailures = 5\nwindow = \"10s\"\ntime = \"10s\"\n\
                       time_max = \"30s\"\nmin_healthy = 50";
 
 /// Sets the failure counters of the three backends.

@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod ejection;
+mod reach;
 mod removed;
 mod undecided;
 
@@ -379,7 +380,11 @@ fn health_survives_a_reload() {
     );
     let without = World::new("", "").config;
     world.reload(&without, at(3));
-    assert_eq!(world.state(0), HealthState::Up, "it has no check any more");
+    assert_eq!(
+        world.state(0),
+        HealthState::Unchecked,
+        "it has no check any more"
+    );
 }
 
 #[test]

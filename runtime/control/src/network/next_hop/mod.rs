@@ -16,6 +16,7 @@ use waxwing_dataplane::HopTable;
 use waxwing_dataplane::{BackendId, NextHop, PortId};
 use waxwing_packet::{Address, VlanTags};
 
+use crate::log_limit::LogLimit;
 use crate::network::bridge::Stations;
 use crate::network::hop_state::{Condition, HopState};
 use crate::network::host::HostNetwork;
@@ -65,6 +66,8 @@ pub(crate) struct NextHopTable {
     routes_changed: bool,
     look_up_not_before: Option<Instant>,
     changed: bool,
+    /// Of the lines about next hops.
+    log_limit: LogLimit,
 }
 
 impl NextHopTable {
@@ -85,6 +88,7 @@ impl NextHopTable {
             routes_changed: false,
             look_up_not_before: None,
             changed: false,
+            log_limit: LogLimit::default(),
         }
     }
 
@@ -343,8 +347,15 @@ impl NextHopTable {
 
     /// Writes every next hop. Returns the state of each backend's next hop and of the return path, if
     /// something changed.
-    pub(crate) fn publish(&mut self) -> Option<(BTreeMap<Address, HopState>, ReturnState)> {
+    pub(crate) fn publish(
+        &mut self,
+        now: Instant,
+    ) -> Option<(BTreeMap<Address, HopState>, ReturnState)> {
         self.forget_stations();
+        let now = now.into_std();
+        if let Some(counts) = self.log_limit.summary(now) {
+            tracing::info!("next hops that changed too, each logged at level debug: {counts}");
+        }
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -359,7 +370,15 @@ impl NextHopTable {
             for id in &known.backends {
                 if self.hops.get(*id) != hop {
                     self.hops.set(*id, hop);
-                    tracing::info!(backend = %address, "next hop {}", state);
+                    let kind = if hop.is_some() {
+                        "resolved"
+                    } else {
+                        "not resolved"
+                    };
+                    match self.log_limit.allows(kind, now) {
+                        true => tracing::info!(backend = %address, "next hop {state}"),
+                        false => tracing::debug!(backend = %address, "next hop {state}"),
+                    }
                 }
             }
             states.insert(*address, state);

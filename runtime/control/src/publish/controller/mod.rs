@@ -165,6 +165,7 @@ impl Controller {
             .await;
         if Arc::ptr_eq(&self.config, &config) {
             self.health.adopt(&config);
+            self.record_reach();
             self.run_checks(checks).await;
         }
         outcome?;
@@ -335,6 +336,7 @@ impl Controller {
         }
         self.worker_problem = problem;
         self.follow_ports().await;
+        self.health.log_summary();
         if std::mem::take(&mut self.republish_due) {
             self.republish().await;
         }

@@ -1,11 +1,21 @@
 //! Changes of the host's links and addresses.
 
 use super::Controller;
+use crate::health::Reach;
 use crate::network::bridge;
+use crate::network::hop_state::{Condition, HopState};
 use crate::network::host::HostNetwork;
 use crate::network::vlans::with_vlans;
 
 impl Controller {
+    /// Tells the backends' health whether packets can be sent to them. Call it when the resolver has had its
+    /// time for new backends ([`Controller::resolve_next_hops`]).
+    pub(crate) fn record_reach(&self) {
+        let states = self.resolver.states();
+        self.health
+            .record_reach(|address| states.get(&address).map(reach));
+    }
+
     /// Applies a change of the host's links or addresses.
     pub(crate) async fn network_changed(&mut self) {
         self.follow_ports().await;
@@ -59,5 +69,15 @@ impl Controller {
             }
             Err(error) => tracing::error!("cannot read the kernel's links (rtnetlink): {error}"),
         }
+    }
+}
+
+fn reach(hop: &HopState) -> Reach {
+    match (&hop.condition, hop.via) {
+        _ if hop.is_resolved() => Reach::Reachable,
+        (Condition::Resolving, Some(via)) => {
+            Reach::Resolving(format!("{via} has not answered yet"))
+        }
+        (why, _) => Reach::Unreachable(why.to_string()),
     }
 }

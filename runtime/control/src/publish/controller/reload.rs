@@ -1,5 +1,6 @@
 //! Reloading the config file.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use std::time::SystemTime;
 use super::{Controller, PublishError};
 use crate::admin::status::ReloadStatus;
 use crate::config::{Config, ConfigErrors, Problem};
+use crate::publish::changes::Changes;
+use crate::publish::keys::{BackendKey, snapshot_key};
 use crate::publish::{modules, preflight};
 use crate::time::unix_seconds;
 
@@ -28,35 +31,39 @@ pub(crate) enum ReloadError {
 }
 
 impl Controller {
-    /// Reads the config file again and puts it into effect. Returns its warnings.
+    /// Reads the config file again and puts it into effect. Returns what changed, and the warnings.
     ///
     /// # Errors
     /// Everything that is wrong with the config; the running one stays.
-    pub(crate) async fn reload(&mut self) -> Result<Vec<String>, ReloadError> {
-        let outcome = self.try_reload().await;
-        let mut status = ReloadStatus {
-            at: unix_seconds(SystemTime::now()),
-            ..ReloadStatus::default()
-        };
-        match &outcome {
-            Ok(warnings) => {
-                for warning in warnings {
+    pub(crate) async fn reload(&mut self) -> Result<ReloadStatus, ReloadError> {
+        let at = unix_seconds(SystemTime::now());
+        let outcome = self
+            .try_reload()
+            .await
+            .map(|done| ReloadStatus { at, ..done });
+        let status = match &outcome {
+            Ok(done) => {
+                for warning in &done.warnings {
                     tracing::warn!("{warning}");
                 }
-                tracing::info!("config reloaded, generation {}", self.snapshot.generation);
-                status.warnings.clone_from(warnings);
+                tracing::info!("config reloaded, {}", done.changes);
+                done.clone()
             }
             Err(why) => {
                 tracing::error!("config not reloaded, the running config stays:\n{why}");
-                status.error = Some(why.to_string());
+                ReloadStatus {
+                    at,
+                    error: Some(why.to_string()),
+                    ..ReloadStatus::default()
+                }
             }
-        }
+        };
         self.last_reload = Some(status);
         self.update_view();
         outcome
     }
 
-    async fn try_reload(&mut self) -> Result<Vec<String>, ReloadError> {
+    async fn try_reload(&mut self) -> Result<ReloadStatus, ReloadError> {
         let mut reading = Config::read_file(self.config.source().path())?;
         // The ports are attached and stay so; nothing that the network is like stops a reload.
         let found = preflight::network(reading.config(), &self.kernel).await?;
@@ -73,8 +80,26 @@ impl Controller {
         }
         // So that the ids of removed backends without sessions are free for this config.
         self.drop_retired().await;
+        let changes = Changes::between(&self.config, &config);
+        let touched = self.sessions_of(&changes.removed);
         self.publish(Arc::new(config)).await?;
         self.loaded_at = SystemTime::now();
-        Ok(warnings.iter().map(ToString::to_string).collect())
+        let generation = self.snapshot.generation;
+        let sessions = if touched == 1 { "session" } else { "sessions" };
+        Ok(ReloadStatus {
+            changes: format!("generation {generation}: {changes}, {touched} {sessions} touched"),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+            ..ReloadStatus::default()
+        })
+    }
+
+    /// Counts the half-open and active sessions of backends.
+    fn sessions_of(&self, keys: &HashSet<BackendKey>) -> u64 {
+        let backends = self.snapshot.backends();
+        let members = backends.filter(|backend| keys.contains(&snapshot_key(backend)));
+        let gauges = &self.shared.gauges;
+        members
+            .map(|backend| u64::from(gauges.sessions(backend.id).load()))
+            .sum()
     }
 }
