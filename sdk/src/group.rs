@@ -42,8 +42,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Groups the backends as they are now. Build new groups in
-    /// [`crate::Policy::backends_changed`].
+    /// Groups the backends as they are now.
     #[must_use]
     pub fn new(backends: &Backends<'_>) -> Self {
         let mut tagged = BTreeMap::<_, Vec<_>>::new();

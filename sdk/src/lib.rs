@@ -34,7 +34,8 @@
 //! ```
 //!
 //! Ready-made parts of policies: random numbers ([`random`]), choices by weight and by load
-//! ([`choice`]), weighted round robin ([`round_robin`]), clients by network ([`client`]),
+//! ([`choice`]), weighted round robin ([`round_robin`]), clients by network ([`client`]), state by backend
+//! ([`PerBackend`]),
 //! consistent hashing ([`maglev`], [`Backends::by_hash`]), and all of these among the backends of a
 //! tag ([`group`]). The shipped policies are little more than these parts.
 //!
@@ -68,6 +69,7 @@ pub mod health;
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
 mod host_bench;
 pub mod maglev;
+mod per_backend;
 mod policy;
 pub mod random;
 pub mod round_robin;
@@ -81,5 +83,6 @@ pub use config::ConfigError;
 pub use health::{Conn, Datagrams, HealthCheck, Target, Unhealthy, Verdict};
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
 pub use host_bench::{HostBench, HostBenchError};
+pub use per_backend::PerBackend;
 pub use policy::{NoConfig, Pick, Policy};
 pub use view::{Backend, Backends, ClosedSession, Flow, Protocol, SessionEnd};

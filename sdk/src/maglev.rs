@@ -34,11 +34,6 @@ use crate::{Backend, ConfigError, hash};
 ///         let table = &self.0[usize::from(client[15] % 2)];
 ///         table.get(hash::bytes(client)).map_or(Pick::Fallback, Pick::Backend)
 ///     }
-///
-///     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-///         *self = Self::new(NoConfig {}, backends)?;
-///         Ok(())
-///     }
 /// }
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -81,13 +81,6 @@ pub trait Policy: Sized + 'static {
     /// `a-z`, `0-9` and `_`. [`Policy::counters`] returns their values.
     const COUNTERS: &'static [&'static str] = &[];
 
-    /// Whether this value continues to serve when backends change, so that its state survives.
-    ///
-    /// If `true`, the host calls [`Policy::backends_changed`] on it between two batches, with the time
-    /// limit of a batch (aim for 100 microseconds); if that fails, a new value replaces it. If `false`,
-    /// the host makes a new value for each change, off the hot path, with time to build tables.
-    const KEEP_STATE: bool = false;
-
     /// Makes the policy for a service. Runs off the hot path and may take up to a second, for example to
     /// build tables.
     ///
@@ -103,16 +96,23 @@ pub trait Policy: Sized + 'static {
     /// [`Backend::active`] already counts the earlier picks of the batch.
     fn pick(&mut self, flow: &Flow<'_>, backends: &Backends<'_>) -> Pick;
 
-    /// Handles changed backends: some came, went, or changed in weight, health or tag. Rebuild tables
-    /// here. Between two calls only the live numbers change (sessions, latency, failures, signals).
+    /// Takes over changed backends: some came, went, or changed in weight, health or tag, and an index
+    /// may stand for another backend than before. Between two calls only the live numbers change
+    /// (sessions, latency, failures, signals).
     ///
-    /// The host calls it only with [`Policy::KEEP_STATE`].
+    /// Write it if the policy has state that must go on, such as whose turn it is, an average or a rate
+    /// limit; `Ok(())` is enough if none of it depends on the backends. State of a backend belongs to
+    /// its [`Backend::id`]: [`crate::PerBackend`] moves it along. Called between two batches, with the
+    /// time limit of a batch: aim for 100 microseconds.
+    ///
+    /// The default lets a new value replace this one. That is right for a policy of which nothing but
+    /// tables would be kept: the host has made the new value off the hot path, with time to build them.
     ///
     /// # Errors
-    /// As [`Policy::new`].
+    /// After any error a new value replaces this one.
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         let _ = backends;
-        Ok(())
+        Err("a new policy serves changed backends".into())
     }
 
     /// Handles the end of a session. Called only with [`Policy::WANTS_CLOSED`].

@@ -4,11 +4,12 @@
 //!
 //! A backend of weight `w` is due every `STRIDE / w` of virtual time, and the backend due first
 //! takes the turn. The order repeats after the sum of the weights over their greatest common
-//! divisor. A short order is computed in advance, and a turn is then one lookup.
+//! divisor. A short order is recorded in its first round, and a turn is then one lookup.
 //!
 //! Invariant: between two turns of a backend, every other backend takes as many turns as the ratio
 //! of their weights, within one.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::{Backend, hash};
@@ -20,12 +21,12 @@ use crate::{Backend, hash};
 /// further apart than one stride.
 const STRIDE: u64 = 1 << 60;
 
-/// Longest order that is computed in advance.
-const ORDER_MAX: u64 = 4096;
+/// Longest order that is recorded.
+const ORDER_MAX: usize = 4096;
 
-/// An endless order of turns. Build a new one when the backends change.
+/// An endless order of turns, which goes on when the backends change.
 ///
-/// Takes 24 bytes per backend, and up to 8 kB for an order computed in advance.
+/// Takes 24 bytes per backend, and up to 8 kB for the recorded order.
 ///
 /// ```
 /// use waxwing_sdk::round_robin::WeightedRoundRobin;
@@ -45,15 +46,17 @@ const ORDER_MAX: u64 = 4096;
 ///     }
 ///
 ///     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-///         self.0 = WeightedRoundRobin::new(backends.available(), backends.seed());
+///         self.0.update(backends.available(), backends.seed());
 ///         Ok(())
 ///     }
 /// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct WeightedRoundRobin {
-    /// The turns of one round, which repeat; empty if a round is too long.
+    /// The turns of one round, which repeat once all are recorded.
     order: Vec<u16>,
+    /// The length of a round; 0 if it is too long to record.
+    round: usize,
     at: usize,
     /// A binary heap: entry `n` is due no later than entries `2n + 1` and `2n + 2`.
     heap: Vec<Entry>,
@@ -66,18 +69,62 @@ impl WeightedRoundRobin {
     /// with the same backend would send it their first sessions in one burst.
     #[must_use]
     pub fn new<'a>(backends: impl IntoIterator<Item = Backend<'a>>, seed: u64) -> Self {
+        Self::with_phases(backends, seed, &[])
+    }
+
+    /// Goes on with changed backends. One that stays, by id, has waited for its turn as long as before,
+    /// in proportion to its weight; one that is new starts as in [`WeightedRoundRobin::new`].
+    pub fn update<'a>(&mut self, backends: impl IntoIterator<Item = Backend<'a>>, seed: u64) {
+        *self = Self::with_phases(backends, seed, &self.phases());
+    }
+
+    /// Returns what is left of each backend's stride until its turn, in units of 2^-64, sorted by id.
+    fn phases(&self) -> Vec<(u32, u64)> {
+        let mut entries = self.heap.clone();
+        // While the recorded order repeats, the heap stands still at the start of a round.
+        let repeats = self.order.len() == self.round;
+        let mut turns: BTreeMap<u32, u64> = BTreeMap::new();
+        for index in self.order.iter().take(if repeats { self.at } else { 0 }) {
+            *turns.entry(u32::from(*index)).or_default() += 1;
+        }
+        for entry in &mut entries {
+            let turns = turns.get(&entry.index).copied().unwrap_or_default();
+            entry.due = entry.due.wrapping_add(entry.stride.wrapping_mul(turns));
+        }
+        let first = entries
+            .iter()
+            .copied()
+            .reduce(|a, b| if b.is_before(&a) { b } else { a });
+        let now = first.map_or(0, |first| first.due);
+        let phase = |entry: &Entry| {
+            let left = u128::from(entry.due.wrapping_sub(now)) << 64;
+            let left = left / u128::from(entry.stride.max(1));
+            (entry.id, u64::try_from(left).unwrap_or(u64::MAX))
+        };
+        let mut phases: Vec<_> = entries.iter().map(phase).collect();
+        phases.sort_unstable();
+        phases
+    }
+
+    fn with_phases<'a>(
+        backends: impl IntoIterator<Item = Backend<'a>>,
+        seed: u64,
+        phases: &[(u32, u64)],
+    ) -> Self {
         let first_entry = |backend: Backend<'_>| {
-            let phase = hash::mix(seed ^ backend.key());
-            Entry::new(backend.index(), backend.weight(), phase)
+            let known = phases.binary_search_by_key(&backend.id(), |(id, _)| *id);
+            let phase = known.map_or_else(|_| hash::mix(seed ^ backend.key()), |at| phases[at].1);
+            let entry = Entry::new(backend.index(), backend.weight(), phase)?;
+            let id = backend.id();
+            Some(Entry { id, ..entry })
         };
         let mut weights = Vec::new();
         let backends = backends.into_iter().inspect(|b| weights.push(b.weight()));
         let mut turns = Self::from_entries(backends.filter_map(first_entry));
-        let round = round_of(&weights);
-        if (1..=ORDER_MAX).contains(&round) {
-            let order: Option<Vec<u16>> =
-                (0..round).map(|_| turns.next()?.try_into().ok()).collect();
-            turns.order = order.unwrap_or_default();
+        let round = usize::try_from(round_of(&weights)).unwrap_or(usize::MAX);
+        if round <= ORDER_MAX {
+            turns.round = round;
+            turns.order.reserve_exact(round);
         }
         turns
     }
@@ -86,8 +133,12 @@ impl WeightedRoundRobin {
         let mut heap: Vec<Entry> = turns.collect();
         // A sorted list is a heap. No entry has wrapped around yet.
         heap.sort_unstable_by_key(|turn| (turn.due, turn.index));
-        let (order, at) = (Vec::new(), 0);
-        Self { order, at, heap }
+        Self {
+            order: Vec::new(),
+            round: 0,
+            at: 0,
+            heap,
+        }
     }
 
     /// Moves the first entry down to its place in the heap.
@@ -131,6 +182,12 @@ impl Iterator for WeightedRoundRobin {
         let index = first.index;
         first.due = first.due.wrapping_add(first.stride);
         self.sift_down();
+        if self.order.len() < self.round
+            && let Ok(index) = u16::try_from(index)
+        {
+            self.order.push(index);
+            self.at = self.order.len() % self.round;
+        }
         Some(index as usize)
     }
 }
@@ -157,6 +214,8 @@ pub(crate) struct Entry {
     due: u64,
     stride: u64,
     index: u32,
+    /// The backend's id; 0 where the order is not updated.
+    id: u32,
 }
 
 impl Entry {
@@ -165,7 +224,12 @@ impl Entry {
     pub(crate) fn new(index: usize, weight: u32, phase: u64) -> Option<Self> {
         let stride = STRIDE.checked_div(weight.into())?;
         let (due, index) = (hash::below(stride, phase), u32::try_from(index).ok()?);
-        Some(Self { due, stride, index })
+        Some(Self {
+            due,
+            stride,
+            index,
+            id: 0,
+        })
     }
 
     /// Compares due times, which wrap around.
@@ -227,26 +291,85 @@ mod tests {
     }
 
     #[test]
-    fn the_order_computed_in_advance_is_the_heaps_order() {
+    fn the_recorded_order_is_the_heaps_order() {
         let weights = [3, 6, 12, 3, 0, 27];
         let (records, host) = (testing::backends(&weights), HostFields::default());
         let backends = Backends::without_live(&records, &host);
         let turns = WeightedRoundRobin::new(backends.iter(), 7);
-        assert_eq!(turns.order.len(), 17);
         let first = |b: Backend<'_>| Entry::new(b.index(), b.weight(), hash::mix(7 ^ b.key()));
         let heap = WeightedRoundRobin::from_entries(backends.iter().filter_map(first));
         assert!(heap.order.is_empty());
         let round: Vec<usize> = heap.take(17).collect();
-        assert!(turns.take(170).eq(round.into_iter().cycle().take(170)));
+        let mut turns = turns;
+        assert!(
+            turns
+                .by_ref()
+                .take(170)
+                .eq(round.into_iter().cycle().take(170))
+        );
+        assert_eq!(turns.order.len(), 17);
     }
 
     #[test]
-    fn a_long_order_is_not_computed_in_advance() {
+    fn an_update_goes_on_where_the_order_was() {
+        // A short round, which is recorded, and one that is too long.
+        for weights in [[3, 1, 2], [65_535, 40_001, 30_011]] {
+            let (records, host) = (testing::backends(&weights), HostFields::default());
+            let backends = Backends::without_live(&records, &host);
+            let expected: Vec<usize> = WeightedRoundRobin::new(backends.iter(), 3)
+                .take(60)
+                .collect();
+            let mut turns = WeightedRoundRobin::new(backends.iter(), 3);
+            let mut order = Vec::new();
+            for taken in 0..60 {
+                if taken % 7 == 4 {
+                    turns.update(backends.iter(), 3);
+                }
+                order.extend(turns.next());
+            }
+            assert_eq!(order, expected, "{weights:?}");
+        }
+    }
+
+    #[test]
+    fn an_update_at_each_turn_keeps_the_shares() {
+        // Weights as of a health check that reports all the time; indices move, ids stay.
+        let mut counts = [0; 3];
+        let host = HostFields::default();
+        let mut records = testing::backends(&[4, 4, 8]);
+        let mut turns = WeightedRoundRobin::new(Backends::without_live(&records, &host).iter(), 3);
+        for turn in 0..1600 {
+            records.rotate_left(1);
+            for record in &mut records {
+                record.weight = [4, 4, 8][record.id as usize] + turn % 2;
+            }
+            turns.update(Backends::without_live(&records, &host).iter(), 3);
+            let index = turns.next().expect("a backend");
+            counts[records[index].id as usize] += 1;
+        }
+        assert!(
+            counts
+                .iter()
+                .zip([413, 413, 774])
+                .all(|(n, of)| i32::abs(n - of) <= 10),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn a_long_order_is_not_recorded() {
         let (records, host) = (testing::backends(&[65_535, 1]), HostFields::default());
         let backends = Backends::without_live(&records, &host);
-        let turns = WeightedRoundRobin::new(backends.iter(), 7);
+        let mut turns = WeightedRoundRobin::new(backends.iter(), 7);
+        assert_eq!(
+            turns
+                .by_ref()
+                .take(65_536)
+                .filter(|index| *index == 1)
+                .count(),
+            1
+        );
         assert!(turns.order.is_empty());
-        assert_eq!(turns.take(65_536).filter(|index| *index == 1).count(), 1);
     }
 
     #[test]

@@ -24,8 +24,6 @@ pub struct Section {
     pub tick_ms: u32,
     /// [`Policy::COUNTERS`](crate::Policy::COUNTERS).
     pub counters: &'static [&'static str],
-    /// [`Policy::KEEP_STATE`](crate::Policy::KEEP_STATE).
-    pub keep: bool,
 }
 
 impl Section {
@@ -39,7 +37,6 @@ impl Section {
             payload: 0,
             tick_ms: 0,
             counters: &[],
-            keep: false,
         }
     }
 
@@ -126,7 +123,8 @@ impl Section {
             text = text.put(self.counters[at]);
             at += 1;
         }
-        text.put("\nkeep=").number(self.keep as u64).put("\n")
+        // Each policy says itself, at each change, whether it goes on.
+        text.put("\nkeep=1\n")
     }
 }
 
@@ -187,7 +185,6 @@ mod tests {
         payload: 128,
         tick_ms: 60_000,
         counters: &["spilled", "kept_2"],
-        keep: true,
     };
 
     #[test]

@@ -100,7 +100,8 @@ impl<P: Policy> Service<P> {
         })
     }
 
-    /// Handles new backend records: creates the policy the first time, and notifies it afterwards.
+    /// Handles new backend records: creates the policy the first time, and notifies it afterwards. After
+    /// an error the service has no policy; a new service replaces it.
     pub(crate) fn backends_changed(&mut self) -> Result<(), ConfigError> {
         let backends = view(&self.header, &self.backends, &self.live);
         self.state = match core::mem::replace(&mut self.state, State::Refused) {

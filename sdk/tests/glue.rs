@@ -152,15 +152,50 @@ fn config_errors_name_the_field_and_what_is_expected() {
 }
 
 #[test]
-fn a_policy_that_refused_its_backends_leaves_picks_to_the_fallback() {
+fn a_policy_keeps_its_state_unless_it_refuses_changed_backends() {
     let mut driver = driver(r#"{"refuse_three": true}"#);
+    driver.tick(100);
     driver.set_backends(&testing::backends(&[1, 1])).unwrap();
+    assert_eq!(driver.pick(&[flow("t")]), [Pick::Backend(1)], "kept");
+    driver.set_backends(&testing::backends(&[1, 1, 1])).unwrap();
+    assert_eq!(
+        driver.pick(&[flow("t")]),
+        [Pick::Backend(0)],
+        "a new policy"
+    );
+    assert_eq!(driver.host_mut().now_ms, 100);
+}
+
+#[test]
+fn a_policy_that_does_not_take_over_changed_backends_is_made_anew() {
+    /// Picks the first available backend of when it was made.
+    struct First(Option<usize>);
+
+    impl Policy for First {
+        type Config = NoConfig;
+
+        fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
+            if backends.len() > 3 {
+                return Err("four is too many".into());
+            }
+            let first = backends.available().next();
+            Ok(Self(first.map(|backend| backend.index())))
+        }
+
+        fn pick(&mut self, _: &Flow<'_>, _: &Backends<'_>) -> Pick {
+            self.0.map_or(Pick::Fallback, Pick::Backend)
+        }
+    }
+
+    let mut driver = Driver::<First>::start("{}", &testing::backends(&[1, 1]), 1).unwrap();
+    assert_eq!(driver.pick(&[flow("")]), [Pick::Backend(0)]);
+    driver.set_backends(&testing::backends(&[0, 1])).unwrap();
+    assert_eq!(driver.pick(&[flow("")]), [Pick::Backend(1)]);
     let error = driver
-        .set_backends(&testing::backends(&[1, 1, 1]))
+        .set_backends(&testing::backends(&[1; 4]))
         .unwrap_err();
-    assert_eq!(error.reason(), "three is too many");
-    assert_eq!(driver.pick(&[flow("aaaa")]), [Pick::Fallback]);
-    assert!(driver.set_backends(&testing::backends(&[1])).is_err());
+    assert_eq!(error.reason(), "four is too many");
+    assert_eq!(driver.pick(&[flow("")]), [Pick::Backend(1)], "it serves on");
 }
 
 /// Checks the flow's fields.

@@ -33,7 +33,6 @@ impl Default for Config {
 
 /// Maps the hash of a destination to a backend.
 pub struct DestinationHash {
-    config: Config,
     table: Table,
 }
 
@@ -41,8 +40,9 @@ impl Policy for DestinationHash {
     type Config = Config;
 
     fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
-        let table = table(&config, backends)?;
-        Ok(Self { config, table })
+        let table = Table::new(backends.available(), config.table);
+        let table = table.map_err(|error| error.at("policy_config.table"))?;
+        Ok(Self { table })
     }
 
     fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
@@ -51,15 +51,6 @@ impl Policy for DestinationHash {
         let index = self.table.get(hash::mix(address ^ port));
         index.map_or(Pick::Fallback, Pick::Backend)
     }
-
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-        self.table = table(&self.config, backends)?;
-        Ok(())
-    }
-}
-
-fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, ConfigError> {
-    Table::new(backends.available(), config.table).map_err(|error| error.at("policy_config.table"))
 }
 
 export_policy!(DestinationHash);

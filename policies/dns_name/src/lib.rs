@@ -115,11 +115,6 @@ impl Policy for DnsName {
         group.pick(hash::bytes(name.wire()))
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-        self.groups = Groups::new(backends);
-        Ok(())
-    }
-
     fn counters(&self, values: &mut [u64]) {
         let Counts {
             matched,

@@ -110,13 +110,33 @@ impl Policy for Failover {
         self.serving = match self.config.by {
             ChooseBy::Flow => Serving::Hash(Group::new(group()), HashBy::Flow),
             ChooseBy::Source => Serving::Hash(Group::new(group()), HashBy::Source),
-            ChooseBy::Turns => Serving::Turns(WeightedRoundRobin::new(group(), backends.seed())),
+            ChooseBy::Turns => Serving::Turns(self.turns(group(), backends.seed())),
         };
         Ok(())
     }
 
     fn counters(&self, values: &mut [u64]) {
         values.copy_from_slice(&[self.first, self.failed_over]);
+    }
+}
+
+impl Failover {
+    /// Returns the turns among these backends, which go on for those that had turns before.
+    fn turns<'a>(
+        &mut self,
+        group: impl Iterator<Item = Backend<'a>>,
+        seed: u64,
+    ) -> WeightedRoundRobin {
+        match std::mem::replace(
+            &mut self.serving,
+            Serving::Hash(Group::default(), HashBy::Flow),
+        ) {
+            Serving::Turns(mut turns) => {
+                turns.update(group, seed);
+                turns
+            }
+            Serving::Hash(..) => WeightedRoundRobin::new(group, seed),
+        }
     }
 }
 

@@ -13,7 +13,7 @@
 use serde::Deserialize;
 use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, PerBackend, Pick, Policy, export_policy};
 
 /// `policy_config = { decay_ms = 10000, failure_penalty = 100 }`.
 #[derive(Deserialize)]
@@ -40,7 +40,7 @@ pub struct LeastLatency {
     decay_ms: f64,
     penalty_per_ppm: f64,
     backends: WeightedRandom,
-    peaks: Vec<Peak>,
+    peaks: PerBackend<Peak>,
     random: Random,
 }
 
@@ -57,7 +57,7 @@ impl Policy for LeastLatency {
             decay_ms: f64::from(config.decay_ms),
             penalty_per_ppm: f64::from(config.failure_penalty) / 1e6,
             backends: WeightedRandom::default(),
-            peaks: Vec::new(),
+            peaks: PerBackend::default(),
             random: Random::new(backends.seed()),
         };
         least.backends_changed(backends)?;
@@ -81,7 +81,7 @@ impl Policy for LeastLatency {
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.backends = WeightedRandom::new(backends.available());
-        self.peaks = vec![Peak::default(); backends.len()];
+        self.peaks.update(backends);
         Ok(())
     }
 }

@@ -47,7 +47,7 @@ impl<K: Key> Policy for LeastLoad<K> {
     }
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-        self.scan = Scan::new(backends);
+        self.scan.update(backends);
         Ok(())
     }
 }

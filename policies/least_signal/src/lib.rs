@@ -17,7 +17,7 @@ use serde::Deserialize;
 use waxwing_sdk::abi::SIGNALS;
 use waxwing_sdk::choice::{Load, WeightedRandom};
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, ConfigError, Flow, Pick, Policy, export_policy};
+use waxwing_sdk::{Backend, Backends, ConfigError, Flow, PerBackend, Pick, Policy, export_policy};
 
 /// Most pairs that a pick draws while all examined backends are full.
 pub const PAIRS: usize = 4;
@@ -52,7 +52,7 @@ impl Default for Config {
 pub struct LeastSignal {
     config: Config,
     backends: WeightedRandom,
-    since: Vec<SinceReport>,
+    since: PerBackend<SinceReport>,
     random: Random,
     full: u64,
 }
@@ -88,7 +88,7 @@ impl Policy for LeastSignal {
         let mut least = Self {
             config,
             backends: WeightedRandom::default(),
-            since: Vec::new(),
+            since: PerBackend::default(),
             random: Random::new(backends.seed()),
             full: 0,
         };
@@ -117,20 +117,21 @@ impl Policy for LeastSignal {
             return Pick::Fallback;
         };
         self.full += u64::from(is_full);
-        let since = &mut self.since[backend.index()];
-        since.picks = since.picks.saturating_add(1);
+        if let Some(since) = self.since.get_mut(backend.index()) {
+            since.picks = since.picks.saturating_add(1);
+        }
         backend.into()
     }
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.backends = WeightedRandom::new(backends.available());
-        self.since = vec![SinceReport::default(); backends.len()];
+        self.since.update(backends);
         Ok(())
     }
 
     fn tick(&mut self, _: &Backends<'_>) {
         // A report of the same value is invisible, so old picks must not count for ever.
-        for since in &mut self.since {
+        for since in self.since.iter_mut() {
             since.picks /= 2;
         }
     }
@@ -143,11 +144,14 @@ impl Policy for LeastSignal {
 impl LeastSignal {
     fn rank(&mut self, backend: &Backend<'_>) -> Rank {
         let signal = backend.signals()[self.config.signal];
-        let since = &mut self.since[backend.index()];
-        if since.signal != signal {
-            *since = SinceReport { signal, picks: 0 };
-        }
-        let picked = u64::from(since.picks) * u64::from(self.config.per_session);
+        let since = self.since.get_mut(backend.index());
+        let picks = since.map_or(0, |since| {
+            if since.signal != signal {
+                *since = SinceReport { signal, picks: 0 };
+            }
+            since.picks
+        });
+        let picked = u64::from(picks) * u64::from(self.config.per_session);
         let now = u64::from(signal).saturating_add(picked);
         let is_full = self.config.max.is_some_and(|max| now >= u64::from(max));
         let weight = if self.config.per_weight {

@@ -29,7 +29,6 @@ impl Default for Config {
 
 /// Maps the flow's hash to a backend.
 pub struct Maglev {
-    config: Config,
     table: Table,
 }
 
@@ -37,23 +36,15 @@ impl Policy for Maglev {
     type Config = Config;
 
     fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
-        let table = table(&config, backends)?;
-        Ok(Self { config, table })
+        let table = Table::new(backends.available(), config.table);
+        let table = table.map_err(|error| error.at("policy_config.table"))?;
+        Ok(Self { table })
     }
 
     fn pick(&mut self, flow: &Flow<'_>, _: &Backends<'_>) -> Pick {
         let index = self.table.get(flow.hash());
         index.map_or(Pick::Fallback, Pick::Backend)
     }
-
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-        self.table = table(&self.config, backends)?;
-        Ok(())
-    }
-}
-
-fn table(config: &Config, backends: &Backends<'_>) -> Result<Table, ConfigError> {
-    Table::new(backends.available(), config.table).map_err(|error| error.at("policy_config.table"))
 }
 
 export_policy!(Maglev);

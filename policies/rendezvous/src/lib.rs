@@ -66,11 +66,6 @@ impl Policy for Rendezvous {
         let index = self.buckets.get(bucket);
         index.map_or(Pick::Fallback, |index| Pick::Backend(usize::from(*index)))
     }
-
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-        self.buckets = fill(backends, self.size);
-        Ok(())
-    }
 }
 
 /// The arrivals of one backend.

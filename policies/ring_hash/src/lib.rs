@@ -75,11 +75,12 @@ impl Policy for RingHash {
         let mut ring_hash = Self {
             config,
             ring: Vec::new(),
-            weight: 0,
+            weight: backends.available().map(|b| u64::from(b.weight())).sum(),
             sessions: 0,
             counted_ms: 0,
         };
-        ring_hash.backends_changed(backends)?;
+        ring_hash.count(backends);
+        place(&mut ring_hash.ring, ring_hash.config.points, backends);
         Ok(ring_hash)
     }
 
@@ -91,14 +92,6 @@ impl Policy for RingHash {
         self.sessions += 1;
         let backend = self.first_with_room(flow.hash(), backends);
         backend.into()
-    }
-
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-        self.weight = backends.available().map(|b| u64::from(b.weight())).sum();
-        self.count(backends);
-        self.ring.clear();
-        place(&mut self.ring, self.config.points, backends);
-        Ok(())
     }
 }
 

@@ -27,7 +27,7 @@ impl Policy for RoundRobin {
     }
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-        self.turns = WeightedRoundRobin::new(backends.available(), backends.seed());
+        self.turns.update(backends.available(), backends.seed());
         Ok(())
     }
 }
@@ -60,6 +60,21 @@ mod tests {
             testing::counts(&first, 4).iter().all(|n| *n > 0),
             "{first:?}"
         );
+    }
+
+    #[test]
+    fn turns_go_on_over_reports_of_weights() {
+        let mut driver = driver(&[100; 4], 1);
+        let mut picks = Vec::new();
+        for report in 0..400 {
+            // Between two sessions a health check reports another weight of one backend.
+            let mut backends = testing::backends(&[100; 4]);
+            backends[report % 4].weight = 99;
+            driver.set_backends(&backends).unwrap();
+            picks.extend(driver.pick_all(testing::flows(1).take(1)));
+        }
+        let counts = testing::counts(&picks, 4);
+        assert!(counts.iter().all(|n| n.abs_diff(100) <= 1), "{counts:?}");
     }
 
     #[test]

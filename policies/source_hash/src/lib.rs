@@ -43,7 +43,6 @@ impl Default for Config {
 
 /// Maps the hash of a client's prefix to a backend.
 pub struct SourceHash {
-    size: u32,
     table: Table,
     prefix: ClientPrefix,
 }
@@ -52,9 +51,9 @@ impl Policy for SourceHash {
     type Config = Config;
 
     fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
+        let table = Table::new(backends.available(), config.table);
         Ok(Self {
-            size: config.table,
-            table: table(config.table, backends)?,
+            table: table.map_err(|error| error.at("policy_config.table"))?,
             prefix: ClientPrefix::new(config.prefix_v4, config.prefix_v6)?,
         })
     }
@@ -64,15 +63,6 @@ impl Policy for SourceHash {
         let index = self.table.get(hash::bytes(&client.to_be_bytes()));
         index.map_or(Pick::Fallback, Pick::Backend)
     }
-
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-        self.table = table(self.size, backends)?;
-        Ok(())
-    }
-}
-
-fn table(size: u32, backends: &Backends<'_>) -> Result<Table, ConfigError> {
-    Table::new(backends.available(), size).map_err(|error| error.at("policy_config.table"))
 }
 
 export_policy!(SourceHash);

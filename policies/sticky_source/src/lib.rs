@@ -74,7 +74,6 @@ struct Counts {
 impl Policy for StickySource {
     type Config = Config;
     const TICK_MS: u32 = 1_000;
-    const KEEP_STATE: bool = true;
     const COUNTERS: &'static [&'static str] = &["hits", "new", "expired", "released", "evicted"];
 
     fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {

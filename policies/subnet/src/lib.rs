@@ -92,11 +92,6 @@ impl Policy for Subnet {
         }
     }
 
-    fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-        self.groups = Groups::new(backends);
-        Ok(())
-    }
-
     fn counters(&self, values: &mut [u64]) {
         values.copy_from_slice(&[self.spilled, self.dropped]);
     }

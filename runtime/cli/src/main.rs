@@ -86,7 +86,7 @@ enum Command {
         #[command(flatten)]
         admin: AdminAddress,
     },
-    /// For module authors: creates, builds, checks, simulates and times a module.
+    /// For module authors: creates, builds, checks, simulates and times a module; lifts a quarantine.
     Module {
         #[command(subcommand)]
         command: module::Command,

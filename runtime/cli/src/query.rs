@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use waxwing_control::admin::client::Client;
-use waxwing_control::admin::signals::{SetBackend, SetSignals};
+use waxwing_control::admin::signals::{LiftQuarantine, SetBackend, SetSignals};
 use waxwing_control::admin::status::Availability;
 use waxwing_control::health::AdminState;
 
@@ -101,6 +101,16 @@ pub(crate) fn set_backend(which: OneBackend, state: AdminState) -> Result<()> {
     };
     let client = Client::new(&admin.socket);
     wait(async { Ok(client.set_backend(&request).await?) })
+}
+
+/// `waxwing module lift`.
+pub(crate) fn lift(socket: &Path, module: &str, hash: &str) -> Result<()> {
+    let request = LiftQuarantine {
+        module: module.to_owned(),
+        hash: hash.to_owned(),
+    };
+    let lifted = wait(async { Ok(Client::new(socket).lift(&request).await?) })?;
+    print(&lifted)
 }
 
 /// How long `waxwing health` waits for the balancer.

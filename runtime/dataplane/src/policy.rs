@@ -152,10 +152,10 @@ pub trait Policy: Send {
         let _ = (service, events);
     }
 
-    /// Takes over the state of a policy of the previous epoch that this one replaces. Called between two
-    /// batches; must take bounded time.
-    fn inherit(&mut self, old: &mut dyn Policy) {
-        let _ = old;
+    /// Takes over the state of a policy of the previous epoch that this one replaces. `context` is that of
+    /// the new epoch. Called between two batches; must take bounded time.
+    fn inherit(&mut self, old: &mut dyn Policy, context: TickContext<'_>) {
+        let _ = (old, context);
     }
 
     /// For a policy of the same type to [`Policy::inherit`] from.

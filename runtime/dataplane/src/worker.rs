@@ -109,7 +109,7 @@ impl<I: FrameIo> Worker<I> {
         // In this order, so that no frame meets a snapshot older than the one that caused it: an epoch that
         // another worker already acted on was in the mailbox before the frame arrived.
         self.io.receive(&mut self.frames);
-        self.take_epoch();
+        self.take_epoch(now);
         self.forwarder.refresh_routes();
         let busy = !self.frames.is_empty();
         if busy {
@@ -152,7 +152,7 @@ impl<I: FrameIo> Worker<I> {
         self.io
     }
 
-    fn take_epoch(&mut self) {
+    fn take_epoch(&mut self, now: Now) {
         if self.next_epoch.is_none() {
             self.next_epoch = self.setup.mailbox.try_recv().ok();
         }
@@ -164,9 +164,14 @@ impl<I: FrameIo> Worker<I> {
             }
             let mut old = std::mem::replace(&mut self.epoch, next);
             self.epoch.take_kept(&mut old);
+            let context = TickContext {
+                now,
+                snapshot: &self.epoch.snapshot,
+                gauges: &self.setup.shared.gauges,
+            };
             for policy in &mut self.epoch.policies {
                 for before in &mut old.policies {
-                    policy.inherit(&mut **before);
+                    policy.inherit(&mut **before, context);
                 }
             }
             self.forwarder.context.closed.take_epoch(&self.epoch);

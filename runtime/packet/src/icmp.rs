@@ -100,6 +100,18 @@ pub const fn is_error(packet: &IpPacket) -> bool {
     known && packet.fragment.is_none()
 }
 
+/// Whether an ICMP error says that the quoted packet's destination host or port is unreachable (RFC 792, RFC
+/// 4443 section 3.1): nobody is there to answer.
+#[must_use]
+pub fn is_unreachable(frame: &[u8], packet: &IpPacket) -> bool {
+    let start = usize::from(packet.transport_start);
+    match (packet.family, frame.get(start..start + 2)) {
+        (Family::V4, Some([UNREACHABLE_V4, code])) => matches!(code, 1 | 3),
+        (Family::V6, Some([UNREACHABLE_V6, code])) => matches!(code, 3 | 4),
+        _ => false,
+    }
+}
+
 /// Writes a message's checksum. Only `ICMPv6` covers the addresses.
 pub(crate) fn write_checksum(message: &mut [u8], source: Address, destination: Address) {
     wire::set_word(message, field::CHECKSUM, 0);

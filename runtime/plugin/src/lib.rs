@@ -44,6 +44,7 @@ pub use error::{HostError, ModuleError, Refusal};
 pub use policy::bind::{BackendInfo, ServiceBinding, service_seed};
 pub use policy::host::{BoundModule, BuildsInUse, Host, HostEvent};
 pub use policy::instance::FaultReport;
+pub use registry::canary::CanaryRules;
 pub use registry::options::{FaultLimit, HostOptions};
 pub use registry::recovery::Recovery;
 pub use registry::status::{BuildStatus, CanaryStatus, ModuleStatus, RefusedStatus, StepStatus};

@@ -4,8 +4,8 @@
 //! its real services.
 
 use serde::Serialize;
-use waxwing_plugin::trial::LoadedPolicy;
-use waxwing_plugin::{ModuleError, Refusal, ServiceBinding};
+use waxwing_plugin::trial::{LoadedPolicy, TestedFlows};
+use waxwing_plugin::{BackendInfo, ModuleError, Refusal, ServiceBinding};
 use waxwing_sdk::abi::BACKENDS_MAX;
 
 use crate::cost::{PickCost, measure};
@@ -35,6 +35,8 @@ pub struct CheckReport {
     pub memory_start_bytes: usize,
     /// The results by number of backends.
     pub sizes: Vec<CheckSize>,
+    /// What it did with test flows that an author may not have meant.
+    pub warnings: Vec<String>,
 }
 
 /// The result for a service with this many backends.
@@ -72,11 +74,11 @@ impl Workbench {
         let counting = self.policy.counting_fuel()?;
         let memory_start_bytes = self.policy.initial_memory_bytes()?;
         let mut sizes = Vec::with_capacity(SIZES.len());
-        let mut refusal = None;
+        let (mut refusal, mut warnings) = (None, Vec::new());
         for count in SIZES {
             let backends = backends(specs.iter().copied().cycle().take(count));
             let service = service(0, config, backends);
-            let verdict = match self.try_service(&counting, &service) {
+            let verdict = match self.try_service(&counting, &service, &mut warnings) {
                 Ok(verdict) => verdict,
                 Err(error) if matches!(error.refusal, Refusal::Refused { .. }) => {
                     let why = error.refusal.to_string();
@@ -93,7 +95,7 @@ impl Workbench {
         let is_refused = |size: &CheckSize| matches!(size.verdict, SizeVerdict::Refused { .. });
         match refusal {
             Some(refusal) if sizes.iter().all(is_refused) => Err(refusal.into()),
-            _ => Ok(self.report(memory_start_bytes, sizes)),
+            _ => Ok(self.report(memory_start_bytes, sizes, warnings)),
         }
     }
 
@@ -101,10 +103,12 @@ impl Workbench {
         &self,
         counting: &LoadedPolicy,
         service: &ServiceBinding,
+        warnings: &mut Vec<String>,
     ) -> Result<SizeVerdict, ModuleError> {
         let usual = service.backends.len() <= USUAL_MAX;
         if usual {
-            self.policy.vet(std::slice::from_ref(service))?;
+            let tested = self.policy.vet(std::slice::from_ref(service))?;
+            warnings.extend(doubts(tested, service));
         }
         match measure(&self.policy, counting, service) {
             Ok(cost) => Ok(SizeVerdict::Good(cost)),
@@ -115,7 +119,12 @@ impl Workbench {
         }
     }
 
-    fn report(&self, memory_start_bytes: usize, sizes: Vec<CheckSize>) -> CheckReport {
+    fn report(
+        &self,
+        memory_start_bytes: usize,
+        sizes: Vec<CheckSize>,
+        warnings: Vec<String>,
+    ) -> CheckReport {
         let module = self.policy.module();
         let info = &module.info;
         CheckReport {
@@ -125,6 +134,36 @@ impl Workbench {
             counters: info.counters.clone(),
             memory_start_bytes,
             sizes,
+            warnings,
         }
     }
+}
+
+/// Returns what a policy did with its test flows that its author may not have meant.
+fn doubts(tested: TestedFlows, service: &ServiceBinding) -> impl Iterator<Item = String> {
+    let TestedFlows {
+        flows,
+        drops,
+        fallbacks,
+        busiest,
+    } = tested;
+    let backends = service.backends.len();
+    let picks = flows - drops - fallbacks;
+    let one = |of: &&BackendInfo| of.weight > 0;
+    let several = service.backends.iter().filter(one).count() > 1;
+    let warn =
+        move |holds: bool, what: &str| holds.then(|| format!("with {backends} backends it {what}"));
+    [
+        warn(drops > 0, &format!("drops {drops} of {flows} test flows")),
+        warn(
+            fallbacks > 0,
+            &format!("leaves {fallbacks} of {flows} test flows to the native fallback"),
+        ),
+        warn(
+            several && picks > 0 && busiest == picks,
+            &format!("gives all {picks} test flows that it picks for to one backend"),
+        ),
+    ]
+    .into_iter()
+    .flatten()
 }

@@ -178,8 +178,7 @@ impl Eq for Load {}
 /// Finds the available backend with the lowest key, examining at most [`Scan::MAX`] of them.
 ///
 /// Of more backends it examines a window that moves on with every choice: the best of a few, chosen
-/// evenly, is nearly as good as the best of all (Mitzenmacher 2001). Build a new one when the
-/// backends change. Takes 2 bytes per backend.
+/// evenly, is nearly as good as the best of all (Mitzenmacher 2001). Takes 2 bytes per backend.
 ///
 /// ```
 /// use waxwing_sdk::choice::Scan;
@@ -199,7 +198,7 @@ impl Eq for Load {}
 ///     }
 ///
 ///     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
-///         self.0 = Scan::new(backends);
+///         self.0.update(backends);
 ///         Ok(())
 ///     }
 /// }
@@ -219,12 +218,19 @@ impl Scan {
     /// Makes a scan of the backends that are available now.
     #[must_use]
     pub fn new(backends: &Backends<'_>) -> Self {
-        let index = |backend: Backend<'_>| u16::try_from(backend.index()).ok();
-        let candidates: Vec<_> = backends.available().filter_map(index).collect();
+        let candidates = candidates(backends);
         // Workers that all started with the same backend would send it their first sessions.
         let random = usize::try_from(backends.seed() >> 40).unwrap_or(0);
         let next = random % candidates.len().max(1);
         Self { candidates, next }
+    }
+
+    /// Goes on with changed backends from where it was.
+    pub fn update(&mut self, backends: &Backends<'_>) {
+        let next = self.candidates.get(self.next).copied().unwrap_or_default();
+        self.candidates = candidates(backends);
+        let at = self.candidates.partition_point(|index| *index < next);
+        self.next = at % self.candidates.len().max(1);
     }
 
     /// Returns the backend with the lowest key; `None` if none is available. Of equal ones the
@@ -243,6 +249,11 @@ impl Scan {
         self.next = (self.next + offset + 1) % self.candidates.len();
         Some(least)
     }
+}
+
+fn candidates(backends: &Backends<'_>) -> Vec<u16> {
+    let index = |backend: Backend<'_>| u16::try_from(backend.index()).ok();
+    backends.available().filter_map(index).collect()
 }
 
 #[cfg(test)]

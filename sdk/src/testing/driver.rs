@@ -2,6 +2,7 @@
 //!
 //! Invariant: records and picks pass through the code that they pass through in a module.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::TestFlow;
@@ -17,6 +18,7 @@ use crate::{ConfigError, Pick, Policy};
 /// It counts sessions as the host does: a picked one is half-open, until [`Driver::open`]; an ended one
 /// is closing, until [`Driver::forget`].
 pub struct Driver<P: Policy> {
+    config: String,
     service: Service<P>,
     batch: Batch,
 }
@@ -30,21 +32,40 @@ impl<P: Policy> Driver<P> {
         let batch = Batch::new::<P>();
         let mut service = Service::new(config.as_bytes(), crate::abi::BACKENDS_MAX, &batch)?;
         service.header.host.seed = seed;
-        let mut driver = Self { service, batch };
-        driver.set_backends(backends)?;
+        let config = config.into();
+        let mut driver = Self {
+            config,
+            service,
+            batch,
+        };
+        driver.write_backends(backends);
+        driver.service.backends_changed()?;
         Ok(driver)
     }
 
-    /// Writes new backend records and calls [`Policy::backends_changed`]. (The host does so with
-    /// [`Policy::KEEP_STATE`]; otherwise it makes a new policy.) A backend that stays, by its id, keeps
-    /// its sessions.
+    /// Changes the backends, as the host does: writes the records and calls
+    /// [`Policy::backends_changed`]. If that fails, a new policy replaces this one; its counters start
+    /// at 0. A backend that stays, by its id, keeps its sessions.
     ///
     /// # Errors
-    /// Returns the policy's error.
+    /// Returns the error of [`Policy::new`]. This policy serves on, with the backends of before.
     ///
     /// # Panics
     /// Panics if there are more than [`crate::abi::BACKENDS_MAX`].
     pub fn set_backends(&mut self, backends: &[BackendRecord]) -> Result<(), ConfigError> {
+        // As the host does, before it asks the serving policy.
+        let mut new = Self::start(&self.config, backends, self.service.header.host.seed)?;
+        self.write_backends(backends);
+        if self.service.backends_changed().is_err() {
+            new.service.header.host = self.service.header.host;
+            new.service.backends.clone_from(&self.service.backends);
+            new.service.live.clone_from(&self.service.live);
+            *self = new;
+        }
+        Ok(())
+    }
+
+    fn write_backends(&mut self, backends: &[BackendRecord]) {
         let live = self.live_mut().to_vec();
         let before: Vec<_> = self.backends_mut().iter().copied().zip(live).collect();
         self.service.backends[..backends.len()].copy_from_slice(backends);
@@ -64,7 +85,6 @@ impl<P: Policy> Driver<P> {
         let host = &mut self.service.header.host;
         host.generation += 1;
         host.backends_count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        self.service.backends_changed()
     }
 
     /// Returns the backend records, to read them or to set what the host measures.

@@ -17,8 +17,6 @@ mod health;
 pub struct Config {
     /// The modules' watched folder.
     pub modules: PathBuf,
-    /// How long a new build serves as a canary on one worker.
-    pub canary: Option<&'static str>,
     /// Capacity of the session table.
     pub sessions_max: u64,
     /// Maximum number of services.
@@ -35,6 +33,7 @@ pub struct Config {
     pub return_path: Option<&'static str>,
     /// What senders to unserved ports of VIPs get: `reject` or `drop`.
     pub unserved: Option<&'static str>,
+    pub canary: Canary,
     admin: Admin,
     /// Interfaces to attach to.
     #[serde(rename = "port")]
@@ -48,6 +47,12 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Serialize)]
 struct Admin {
     socket: PathBuf,
+}
+
+#[derive(Clone, Default, Debug, Serialize)]
+pub struct Canary {
+    /// How long a new build serves as a canary on one worker.
+    pub time: &'static str,
 }
 
 /// An interface to attach to.
@@ -159,6 +164,7 @@ impl Config {
         });
         Self {
             modules: directory.join("modules"),
+            canary: Canary { time: "1s" },
             sessions_max: 100_000,
             poll: "adaptive",
             admin: Admin {

@@ -25,6 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_backup_serves_while_all_main_backends_are_down),
     scenario!(a_recovered_backend_starts_slowly),
     scenario!(failures_of_sessions_eject_a_backend_for_a_time, "nft"),
+    scenario!(an_unreachable_and_a_silent_udp_backend_are_ejected, "nft"),
     scenario!(
         panic_mode_keeps_a_pool_with_a_broken_check,
         "nginx",
@@ -386,6 +387,51 @@ fn failures_of_sessions_eject_a_backend_for_a_time() -> Result<()> {
     let states = status.states("web");
     let ejected = states.iter().filter(|state| **state == "ejected").count();
     ensure!(ejected == 1, "not exactly one is ejected: {states:?}");
+    waxwing.stop().map(drop)
+}
+
+/// A firewall in front of the server answers datagrams by port unreachable, or drops them.
+fn an_unreachable_and_a_silent_udp_backend_are_ejected() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (mut servers, mut config) = three(&topology)?;
+    let web = config.service_mut("web")?;
+    web.protocol = "udp";
+    eject_only(web);
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let ask_once = || -> Result<Option<usize>> {
+        let socket = topology.client.enter(|| query::connect_udp(WEB))??;
+        let mut answer = [0; 64];
+        let answered = socket.send(b"?").and_then(|_| socket.recv(&mut answer));
+        let server = |len| server_of(&String::from_utf8_lossy(&answer[..len]));
+        answered.ok().map(server).transpose()
+    };
+    for (fault, reason) in [
+        (
+            Fault::Rejected,
+            "connections refused, unreachable or not answered",
+        ),
+        (Fault::Paused, "no reply to"),
+    ] {
+        for _ in 0..6 {
+            ensure!(ask_once()?.is_some(), "a healthy server did not answer");
+        }
+        servers[0].suffer(fault)?;
+        // Each lost question takes the client's patience, half a second.
+        let status = waxwing.wait_status("the ejection", |status| {
+            let asked = ask_once();
+            asked.is_err() || status.states("web")[0] == "ejected"
+        })?;
+        let shown = status.health("web", "server-1").reason;
+        ensure!(shown.contains(reason), "{fault:?}: {shown}");
+        for _ in 0..6 {
+            ensure!(
+                ask_once()?.is_some_and(|server| server != 1),
+                "{fault:?}: not to the others"
+            );
+        }
+        servers[0].recover(fault)?;
+        waxwing.wait_status("its return", |status| status.states("web") == ["up"; 3])?;
+    }
     waxwing.stop().map(drop)
 }
 

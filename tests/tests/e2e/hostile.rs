@@ -45,7 +45,7 @@ fn file(policy: &str) -> String {
 /// Returns services on ports 80 and up, each with its own policy, and writes the policies to the folder.
 fn services(topology: &Topology, count: u16) -> Result<Config> {
     let mut config = Config::new(topology);
-    config.canary = Some("300ms");
+    config.canary.time = "300ms";
     fs::create_dir_all(&config.modules)?;
     for number in 0..count {
         let policy = policy(number);

@@ -6,9 +6,11 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use waxwing_tests::actors::{self, RunningLoad, connections};
 use waxwing_tests::topology::{VIP4, server4};
+use waxwing_tests::wat::Wat;
 use waxwing_tests::waxwing::Copy;
-use waxwing_tests::{Layout, Load, Status, Topology, Waxwing, modules};
+use waxwing_tests::{Layout, Load, Status, Topology, Waxwing, modules, query};
 
+use crate::consequences::{WEB, ask};
 use crate::traffic::{start_wrk, web, wrk_result};
 use crate::{Scenario, scenario};
 
@@ -16,6 +18,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_module_swap_loses_no_request, "nginx", "wrk").heavy(),
     scenario!(a_module_swap_changes_the_distribution),
     scenario!(a_broken_module_is_refused_and_the_last_good_one_serves),
+    scenario!(a_canary_that_drops_every_flow_is_taken_back),
+    scenario!(a_quarantine_is_lifted_and_odd_files_are_named),
+    scenario!(a_rate_limit_goes_on_over_changes_of_weights),
     scenario!(a_signal_steers_without_a_reload),
     scenario!(a_policy_sees_latency_rates_and_failures),
 ];
@@ -140,6 +145,151 @@ fn a_broken_module_is_refused_and_the_last_good_one_serves() -> Result<()> {
         (share - 0.6).abs() < 0.02,
         "the favourite has {share} of the sessions, not 0.6"
     );
+    waxwing.stop().map(drop)
+}
+
+fn a_canary_that_drops_every_flow_is_taken_back() -> Result<()> {
+    const DROP: &str = "(local $i i32)
+      (loop $next
+        (i32.store (i32.add (i32.const 0x4000) (i32.shl (local.get $i) (i32.const 2))) (i32.const -1))
+        (local.set $i (i32.add (local.get $i) (i32.const 1)))
+        (br_if $next (i32.lt_u (local.get $i) (local.get 1))))
+      (local.get 1)";
+    let topology = Topology::new(Layout {
+        queues: 2,
+        ..Layout::default()
+    })?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let mut config = web(&topology);
+    config.canary.time = "2s";
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let shipped = hash(&waxwing)?;
+    let load = Load {
+        rate: 200,
+        ..connections(VIP4, 80, Duration::from_secs(6))
+    };
+    let running = RunningLoad::start(&topology.client, load)?;
+    waxwing.drop_in(
+        "round_robin.wasm",
+        &Wat::picking(DROP).bytes(),
+        Copy::Atomic,
+    )?;
+    let status = waxwing.wait_status("the quarantine", |status| {
+        let reason = &status.0["modules"][0]["quarantined"][0]["reason"];
+        let reason = reason.as_str().unwrap_or_default();
+        reason.starts_with("failed on its first worker: web: drops 100 % of")
+    })?;
+    running.finish()?;
+    ensure!(
+        status.module_hash("round_robin") == Some(&shipped),
+        "{status}"
+    );
+    let shares = shares(&topology)?;
+    ensure!(shares.iter().all(|share| *share > 0.3), "{shares:?}");
+    ensure!(
+        waxwing.log().contains("drops 100 % of"),
+        "{}",
+        waxwing.log()
+    );
+    waxwing.stop().map(drop)
+}
+
+fn a_quarantine_is_lifted_and_odd_files_are_named() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let shipped = hash(&waxwing)?;
+    // Answers the test flows, and traps when it ticks.
+    let ticks = Wat {
+        section: "kind=policy\\0aabi=1.0\\0aname=test\\0atick=10\\0a",
+        more: "(func (export \"waxwing_tick\") (param i32) unreachable)",
+        ..Wat::GOOD
+    };
+    waxwing.drop_in("round_robin.wasm", &ticks.bytes(), Copy::Atomic)?;
+    let module = |status: &Status| status.0["modules"][0].clone();
+    let status = waxwing.wait_status("the quarantine", |status| {
+        module(status)["quarantined"][0]["reason"].is_string()
+    })?;
+    let fault = module(&status)["last_fault"]["text"].clone();
+    let fault = fault.as_str().unwrap_or_default();
+    ensure!(
+        fault.starts_with("service web, worker 0: trapped"),
+        "{fault}"
+    );
+    let text = waxwing.ask(&["status"])?.stdout;
+    let instead = format!("{shipped} (shipped) serves instead");
+    ensure!(
+        text.contains(&instead) && text.contains("last fault"),
+        "{text}"
+    );
+
+    let lift = || waxwing.ask(&["module", "lift", "round_robin"]);
+    let refused = waxwing.ask(&["module", "lift", "round_robin", "0000"])?;
+    ensure!(
+        refused.stderr.contains("its quarantined builds: "),
+        "{}",
+        refused.stderr
+    );
+    let first = module(&status)["steps"].clone();
+    let lifted = lift()?;
+    ensure!(
+        lifted.status.success() && lifted.stdout.len() > 64,
+        "{}",
+        lifted.stderr
+    );
+    // It is tried again, and fails again.
+    waxwing.wait_status("the second quarantine", |status| {
+        let now = module(status);
+        now["steps"] != first && now["quarantined"][0]["reason"].is_string()
+    })?;
+    ensure!(lift()?.status.success());
+
+    waxwing.drop_in("my policy.wasm", b"anything", Copy::Atomic)?;
+    waxwing.drop_in("nothing.wasm", b"", Copy::Atomic)?;
+    for text in [
+        "my policy.wasm: no service can name this file",
+        "nothing.wasm is empty",
+    ] {
+        waxwing.wait_status(text, |status| {
+            status.0["module_files"].to_string().contains(text)
+        })?;
+        waxwing.wait_log(text)?;
+    }
+    waxwing.stop().map(drop)
+}
+
+fn a_rate_limit_goes_on_over_changes_of_weights() -> Result<()> {
+    // Gives the first ten flows to server 1, and drops all others. It needs no call when backends change.
+    let limit = Wat {
+        section: "kind=policy\\0aabi=1.0\\0aname=limit\\0akeep=1\\0a",
+        ..Wat::picking(
+            "(i32.store (i32.const 0x4000) (select (i32.const 0) (i32.const -1)
+               (i32.lt_u (i32.load (i32.const 32)) (i32.const 10))))
+             (i32.store (i32.const 32) (i32.add (i32.load (i32.const 32)) (i32.const 1)))
+             (local.get 1)",
+        )
+    };
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let mut config = web(&topology);
+    config.service_mut("web")?.policy = "limit".to_owned();
+    std::fs::create_dir_all(&config.modules)?;
+    std::fs::write(config.modules.join("limit.wasm"), limit.bytes())?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let connect = || topology.client.enter(|| query::connect(WEB));
+    let third = format!("{}:8080", server4(3));
+    for turn in 0..10 {
+        connect()?.with_context(|| format!("connection {turn}"))?;
+        let (state, takes_new) = match turn % 2 {
+            0 => ("drain", false),
+            _ => ("enable", true),
+        };
+        ask(&waxwing, &["backend", state, "web", &third])?;
+        waxwing.wait_status("the new weight", |status| {
+            status.takes_new("web")[2] == takes_new
+        })?;
+    }
+    ensure!(connect()?.is_err(), "an eleventh connection was let in");
     waxwing.stop().map(drop)
 }
 

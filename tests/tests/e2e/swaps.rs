@@ -23,7 +23,7 @@ const WARM_UP: usize = 10;
 
 fn config(topology: &Topology) -> Config {
     let mut config = Config::new(topology);
-    config.canary = Some("0s");
+    config.canary.time = "0s";
     for n in 0..SERVICES {
         let mut service = Service::v4(&format!("web{n}"), "tcp", (80 + n, 8080), 3);
         service.policy = module(n);

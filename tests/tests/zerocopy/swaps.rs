@@ -34,7 +34,7 @@ fn a_module_swap_loses_no_request_and_moves_no_session(report: &Report) -> Resul
     let topology = topology()?;
     let _servers = nginx(&topology)?;
     let mut config = config_of_turns(&topology)?;
-    config.canary = Some("0s");
+    config.canary.time = "0s";
     let waxwing = Waxwing::start(&topology, &config)?;
     let (mut staying, served_by) = connect(&topology)?;
     // Long enough for the slowest machine; the load is stopped after the last swap.

@@ -134,6 +134,8 @@ fn write_report(out: &mut String, report: &CheckReport) -> fmt::Result {
         .sizes
         .iter()
         .try_for_each(|size| write_size(out, size))?;
+    let mut warnings = report.warnings.iter();
+    warnings.try_for_each(|warning| writeln!(out, "\nwarning: {warning}"))?;
     writeln!(
         out,
         "\nA unit of fuel is about one Wasm instruction: the average per pick in full batches, and the \

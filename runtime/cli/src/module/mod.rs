@@ -1,4 +1,4 @@
-//! `waxwing module`: commands for authors of modules. None needs a running balancer or privileges.
+//! `waxwing module`: commands for authors of modules. Only `lift` needs a running balancer.
 //!
 //! Invariant: [`waxwing_workbench`] runs the modules; these files hold only arguments and texts.
 
@@ -14,6 +14,8 @@ use std::fmt::{self, Display};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
+
+use crate::{AdminAddress, query};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -31,6 +33,17 @@ pub(crate) enum Command {
     /// Runs flows through a policy; shows how they spread, and how many move when a backend is
     /// removed.
     Simulate(simulate::Arguments),
+    /// Ends the quarantine of a module's builds on the running balancer, which tries the newest build again
+    /// and prints the hashes.
+    Lift {
+        #[command(flatten)]
+        admin: AdminAddress,
+        /// The module's name.
+        name: String,
+        /// The start of a build's hash. Without it, all quarantined builds of the module.
+        #[arg(default_value = "")]
+        hash: String,
+    },
     /// Times a policy, in nanoseconds per pick, and a module that does nothing.
     ///
     /// The two are timed in turns, in short rounds; the output shows the median and the 10th and
@@ -64,6 +77,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Check(arguments) => check::run(arguments),
         Command::Probe(arguments) => probe::run(arguments),
         Command::Simulate(arguments) => simulate::run(arguments),
+        Command::Lift { admin, name, hash } => query::lift(&admin.socket, name, hash),
         Command::Bench(arguments) => bench::run(arguments),
     }
 }

@@ -109,6 +109,7 @@ impl Arguments {
             took,
             fault,
             inconclusive,
+            log,
         } = outcome;
         let verdict = match verdict {
             CheckVerdict::Healthy => "healthy",
@@ -120,6 +121,7 @@ impl Arguments {
             let json = json!({
                 "verdict": verdict, "reason": reason, "weight": weight, "signals": signals,
                 "took_ms": took_ms, "fault": fault, "inconclusive": inconclusive,
+                "log": log,
             });
             return format!("{json:#}\n");
         }
@@ -130,6 +132,9 @@ impl Arguments {
         if *inconclusive {
             text +=
                 "The result says nothing about the server: this machine ran out of a resource.\n";
+        }
+        for line in log {
+            text += &format!("log       {line}\n");
         }
         if let Some(weight) = weight {
             text += &format!("weight    {weight} %\n");

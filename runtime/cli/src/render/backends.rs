@@ -135,6 +135,12 @@ fn health(health: &BackendHealthStatus) -> Vec<String> {
         let ms = check.latency_us as f64 / 1000.0;
         let (name, state, reason) = (&check.check, &check.state, &check.reason);
         lines.push(format!("check {name} {state}: {reason} ({ms:.1} ms)"));
+        lines.extend(
+            check
+                .log
+                .iter()
+                .map(|line| format!("log of {name}: {line}")),
+        );
     }
     lines
 }

@@ -35,6 +35,9 @@ pub(super) fn write(out: &mut String, status: &Status) -> fmt::Result {
         table.add([module.name.clone(), build, version, source, since, faults]);
     }
     write!(out, "\n{table}")?;
+    for problem in &status.module_files {
+        writeln!(out, "\nfile      {problem}")?;
+    }
     for module in modules() {
         write_events(out, module)?;
     }
@@ -61,7 +64,19 @@ fn write_events(out: &mut String, module: &ModuleStatus) -> fmt::Result {
     }
     for build in &module.quarantined {
         let digits = build.hash.get(..12).unwrap_or(&build.hash);
-        lines.push(format!("quarantined {digits}: {}", build.reason));
+        let serving = module.serving.iter().find(|serving| serving.hash != digits);
+        let instead = serving.map_or_else(
+            || "no other build can serve".to_owned(),
+            |serving| format!("{} ({}) serves instead", serving.hash, serving.source),
+        );
+        lines.push(format!("quarantined {digits}: {}; {instead}", build.reason));
+    }
+    if let Some(fault) = &module.last_fault {
+        let since = units::since(fault.at);
+        lines.push(format!(
+            "last fault {since} ago: {} {}",
+            fault.hash, fault.text
+        ));
     }
     let first = module.steps.len().saturating_sub(STEPS_SHOWN);
     for step in &module.steps[first..] {

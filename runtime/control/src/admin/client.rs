@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
-use crate::admin::signals::{SetBackend, SetSignals};
+use crate::admin::signals::{LiftQuarantine, SetBackend, SetSignals};
 use crate::admin::status::{HealthReport, SessionStatus, Status};
 
 /// The longest accepted line of a session list, in bytes.
@@ -128,6 +128,18 @@ impl Client {
         self.read_all(Method::POST, "/v1/backends", Some(text))
             .await?;
         Ok(())
+    }
+
+    /// Lifts a quarantine. Returns the hashes, a line each.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] if there is no such build; any other [`ClientError`].
+    pub async fn lift(&self, request: &LiftQuarantine) -> Result<String, ClientError> {
+        let text = serde_json::to_vec(request).map_err(|e| self.failed(e.to_string()))?;
+        let body = self
+            .read_all(Method::POST, "/v1/modules/lift", Some(text))
+            .await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// Lists the sessions of all services or of those that match a pattern, at most `limit`.

@@ -120,6 +120,7 @@ impl Reporter {
             source_nat: self.sources(&view),
             services: self.services(&view, filter),
             retired: self.retired(&view),
+            module_files: self.policy_host.folder_problems(),
             modules: self.policy_host.status(),
             checks: self.check_host.status(),
             health_checks: self.health.checks_status(self.check_host.at_once()),

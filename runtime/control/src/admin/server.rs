@@ -7,6 +7,7 @@
 //! | `GET /v1/sessions?service=PATTERN&limit=N` | a [`SessionStatus`] per line |
 //! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with the error |
 //! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with the error |
+//! | `POST /v1/modules/lift` with a [`LiftQuarantine`] | 200 with the hashes, or 409 with the error |
 //! | `POST /v1/reload` | 200 with what changed and the warnings, or 409 with all errors of the config |
 //!
 //! Without a pattern the answer is about all services; one that no service matches is answered with 404.
@@ -36,9 +37,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::filter::{NoSuchService, ServiceFilter};
 use crate::admin::report::Reporter;
-use crate::admin::signals::{self, SetBackend, SetSignals};
+use crate::admin::signals::{self, LiftQuarantine, SetBackend, SetSignals};
 use crate::admin::status::ReloadStatus;
 use crate::publish::controller::checks::SetBackendError;
+use crate::publish::controller::policies::LiftError;
 use crate::publish::controller::reload::ReloadError;
 
 /// The size at which a chunk of a session list is sent, in bytes.
@@ -90,6 +92,11 @@ pub(crate) enum Request {
     Reload(oneshot::Sender<Result<ReloadStatus, ReloadError>>),
     /// Sets a backend's admin state.
     SetBackend(SetBackend, oneshot::Sender<Result<(), SetBackendError>>),
+    /// Lifts a quarantine; returns the hashes.
+    Lift(
+        LiftQuarantine,
+        oneshot::Sender<Result<Vec<String>, LiftError>>,
+    ),
 }
 
 /// The listening socket; dropping it removes the socket's file.
@@ -144,6 +151,7 @@ impl AdminSocket {
             .route("/v1/sessions", get(sessions))
             .route("/v1/signals", post(set_signals))
             .route("/v1/backends", post(set_backend))
+            .route("/v1/modules/lift", post(lift))
             .route("/v1/reload", post(reload))
             .with_state(App { reporter, requests });
         if let Some(listener) = self.listener.take()
@@ -306,6 +314,14 @@ async fn set_backend(State(app): State<App>, Json(request): Json<SetBackend>) ->
         .await
     {
         Some(Ok(())) => StatusCode::OK.into_response(),
+        Some(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
+        None => shutting_down(),
+    }
+}
+
+async fn lift(State(app): State<App>, Json(request): Json<LiftQuarantine>) -> Response {
+    match app.request(|answer| Request::Lift(request, answer)).await {
+        Some(Ok(hashes)) => (hashes.join("\n") + "\n").into_response(),
         Some(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
         None => shutting_down(),
     }

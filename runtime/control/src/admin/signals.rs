@@ -1,4 +1,4 @@
-//! Requests that set a backend's signals or admin state at run time.
+//! Requests that set a backend's signals or admin state, or lift a quarantine, at run time.
 //!
 //! Signals are free numbers per backend that policies read. Setting one changes that number and nothing
 //! else; no worker is notified, none waits. A signal stays until it is set again or its backend leaves
@@ -39,6 +39,17 @@ pub struct SetBackend {
     pub backend: String,
     /// The admin state. It stays until it is set again or the backend leaves the config.
     pub state: AdminState,
+}
+
+/// `POST /v1/modules/lift`: ends the quarantine of builds, and tries the module's newest build again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiftQuarantine {
+    /// The module's name.
+    pub module: String,
+    /// The start of a build's hash; empty for all quarantined builds of the module.
+    #[serde(default)]
+    pub hash: String,
 }
 
 /// Why signals were not set.

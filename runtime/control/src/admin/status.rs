@@ -29,6 +29,9 @@ pub struct Status {
     pub problems: Vec<String>,
     #[serde(default)]
     pub log: LogStatus,
+    /// What is wrong with the modules' folder and its files.
+    #[serde(default)]
+    pub module_files: Vec<String>,
     pub ports: Vec<PortStatus>,
     #[serde(default)]
     pub return_path: ReturnPathStatus,

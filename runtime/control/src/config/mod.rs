@@ -22,6 +22,7 @@
 mod check;
 mod load;
 mod model;
+mod named_key;
 pub(crate) mod names;
 mod problem;
 mod reader;

@@ -65,7 +65,7 @@ const fn optional(name: &'static str, example: &'static str) -> Key {
 }
 
 pub(super) static MODULES: Key = optional("modules", r#""modules""#);
-pub(super) static CANARY: Key = optional("canary", r#""1s""#);
+pub(super) static CANARY: Key = key("canary", "[canary]", Shape::Table(&CANARY_SECTION), false);
 pub(super) static SESSIONS_MAX: Key = optional("sessions_max", "1_000_000");
 pub(super) static SERVICES_MAX: Key = optional("services_max", "1_024");
 pub(super) static BACKENDS_MAX: Key = optional("backends_max", "16_384");
@@ -78,6 +78,13 @@ pub(super) static RETURN_PATH: Key = optional("return_path", r#""last-hop""#);
 pub(super) static ROUTES_MAX: Key = optional("routes_max", "100_000");
 pub(super) static PING: Key = optional("ping", "true");
 pub(super) static UNSERVED: Key = optional("unserved", r#""reject""#);
+
+pub(super) static CANARY_TIME: Key = optional("time", r#""10s""#);
+pub(super) static FLOWS_MIN: Key = optional("flows_min", "20");
+pub(super) static MORE_DROPS: Key = optional("more_drops", "50");
+pub(super) static MORE_FALLBACKS: Key = optional("more_fallbacks", "50");
+pub(super) static MORE_FAILURES: Key = optional("more_failures", "50");
+pub(super) static ONE_BACKEND: Key = optional("one_backend", "95");
 
 pub(super) static SOCKET: Key = optional("socket", r#""/run/waxwing.sock""#);
 
@@ -294,6 +301,17 @@ static TLS_SECTION: Section = Section {
 static EJECTION_SECTION: Section = Section {
     header: Some("[service.ejection]"),
     keys: &[&FAILURES, &WINDOW, &TIME, &TIME_MAX, &MIN_HEALTHY],
+};
+static CANARY_SECTION: Section = Section {
+    header: Some("[canary]"),
+    keys: &[
+        &CANARY_TIME,
+        &FLOWS_MIN,
+        &MORE_DROPS,
+        &MORE_FALLBACKS,
+        &MORE_FAILURES,
+        &ONE_BACKEND,
+    ],
 };
 static TIMEOUTS_SECTION: Section = Section {
     header: Some("[service.timeouts]"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::check_state::{CheckResult, CheckState, Debounced};
-use super::ejection::EjectionState;
+use super::ejection::{EjectionState, Encounters};
 use super::rules::BackendRules;
 use crate::config::{CheckTiming, Ejection};
 
@@ -199,16 +199,27 @@ impl BackendHealth {
         self.update(now)
     }
 
-    /// Records how many client connections have failed so far. `may_eject`: enough other backends
-    /// are in service.
-    pub(crate) fn record_failures(
+    /// Counts what client connections have met so far. Returns the replies of the rule's window.
+    pub(crate) fn count_encounters(
         &mut self,
-        counted: u64,
+        counted: Encounters,
         rule: &Ejection,
-        may_eject: bool,
+        now: Duration,
+    ) -> u64 {
+        self.ejection.count(counted, rule, now)
+    }
+
+    /// Starts an ejection if `rule` says so; `None` if too few other backends are in service.
+    /// `expects_replies`: silence is a failure.
+    pub(crate) fn eject_if_failing(
+        &mut self,
+        rule: Option<&Ejection>,
+        expects_replies: bool,
         now: Duration,
     ) -> Option<StateChange> {
-        self.ejection.record(counted, rule, may_eject, now);
+        if let Some(rule) = rule {
+            self.ejection.eject_if_failing(rule, expects_replies, now);
+        }
         self.update(now)
     }
 

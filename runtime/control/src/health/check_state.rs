@@ -14,6 +14,8 @@ pub(crate) struct CheckResult {
     pub(crate) weight: Option<u32>,
     pub(crate) reason: String,
     pub(crate) took: Duration,
+    /// The lines that the module logged.
+    pub(crate) log: Vec<String>,
 }
 
 /// What the results say after `rise` and `fall`.

@@ -5,12 +5,27 @@ use std::time::Duration;
 
 use crate::config::Ejection;
 
+/// How long a datagram may wait for a reply before it counts as unanswered.
+const REPLY_TIME: Duration = Duration::from_secs(2);
+
+/// Into how many parts the window of a rule is divided, at most.
+const WINDOW_PARTS: u32 = 64;
+
+/// What client connections to a backend have met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Encounters {
+    pub(crate) failures: u64,
+    /// Packets sent to it, and from it.
+    pub(crate) sent: u64,
+    pub(crate) replies: u64,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct EjectionState {
-    /// The failure counter when it was last read; `None` before.
-    counted: Option<u64>,
-    /// New failures, and when they were counted.
-    recent: VecDeque<(Duration, u64)>,
+    /// What was last counted; `None` before.
+    counted: Option<Encounters>,
+    /// What came since, and when.
+    recent: VecDeque<(Duration, Encounters)>,
     /// Ejections in a row.
     ejections: u32,
     /// When the current ejection ends.
@@ -21,19 +36,47 @@ pub(super) struct EjectionState {
 }
 
 impl EjectionState {
-    /// Reads the failure counter, and starts an ejection if `rule` says so. `may_eject`: enough
-    /// other backends are in service.
-    pub(super) fn record(&mut self, counted: u64, rule: &Ejection, may_eject: bool, now: Duration) {
-        let new = counted.saturating_sub(self.counted.unwrap_or(counted));
-        self.counted = Some(counted);
-        // Failures during an ejection belong to sessions from before it.
-        if new > 0 && self.until.is_none() {
-            self.recent.push_back((now, new));
+    /// Reads the counters. Returns the replies of the rule's window.
+    pub(super) fn count(&mut self, counted: Encounters, rule: &Ejection, now: Duration) -> u64 {
+        let before = self.counted.replace(counted).unwrap_or(counted);
+        let new = Encounters {
+            failures: counted.failures.saturating_sub(before.failures),
+            sent: counted.sent.saturating_sub(before.sent),
+            replies: counted.replies.saturating_sub(before.replies),
+        };
+        // What comes during an ejection belongs to sessions from before it.
+        if new != Encounters::default() && self.until.is_none() {
+            match self.recent.back_mut() {
+                Some((at, last)) if now.saturating_sub(*at) < rule.window / WINDOW_PARTS => {
+                    last.failures += new.failures;
+                    last.sent += new.sent;
+                    last.replies += new.replies;
+                }
+                _ => self.recent.push_back((now, new)),
+            }
         }
         self.recent
             .retain(|(at, _)| now.saturating_sub(*at) < rule.window);
-        let sum: u64 = self.recent.iter().map(|(_, count)| count).sum();
-        if self.until.is_some() || sum < u64::from(rule.failures) || !may_eject {
+        self.recent.iter().map(|(_, it)| it.replies).sum()
+    }
+
+    /// Starts an ejection if `rule` says so.
+    pub(super) fn eject_if_failing(
+        &mut self,
+        rule: &Ejection,
+        expects_replies: bool,
+        now: Duration,
+    ) {
+        let failures: u64 = self.recent.iter().map(|(_, it)| it.failures).sum();
+        let replied = self.recent.iter().any(|(_, it)| it.replies > 0);
+        let due = self.recent.iter();
+        let due = due.filter(|(at, _)| now.saturating_sub(*at) >= REPLY_TIME);
+        let unanswered: u64 = match expects_replies && !replied {
+            true => due.map(|(_, it)| it.sent).sum(),
+            false => 0,
+        };
+        let limit = u64::from(rule.failures);
+        if self.until.is_some() || failures.max(unanswered) < limit {
             return;
         }
         // A backend that stayed in for longer than its last ejection starts anew.
@@ -44,8 +87,12 @@ impl EjectionState {
         let time = ejection_time(rule, self.ejections);
         self.until = Some(now + time);
         self.recent.clear();
+        let what = match failures >= limit {
+            true => format!("{failures} connections refused, unreachable or not answered"),
+            false => format!("no reply to {unanswered} datagrams"),
+        };
         self.reason = format!(
-            "{sum} connections refused or not answered within {} s; ejected for {} s",
+            "{what} within {} s; ejected for {} s",
             rule.window.as_secs_f64(),
             time.as_secs_f64()
         );

@@ -11,6 +11,7 @@ use waxwing_packet::Address;
 use super::backend::{AdminState, BackendHealth, HealthState, Reach};
 use super::check_state::{CheckResult, CheckState, Debounced};
 use super::effects::Effects;
+use super::ejection::Encounters;
 use super::removed::RemovedBackend;
 use super::rules::{CheckIdentity, CheckKey};
 use super::service_health::{ServiceHealth, Transition, Update};
@@ -90,7 +91,7 @@ impl HealthMonitor {
     }
 
     /// Records how many client connections have failed, by backend.
-    pub(crate) fn record_failures(&self, counted: impl FnMut(BackendKey) -> Option<u64>) {
+    pub(crate) fn record_failures(&self, counted: impl FnMut(BackendKey) -> Option<Encounters>) {
         let update = self.service_health().record_failures(self.now(), counted);
         self.publish(update);
     }
@@ -268,5 +269,6 @@ fn check_status(check: &CheckState, name: &str, clock: impl Fn(Duration) -> u64)
         reason: last.map_or_else(String::new, |(_, result)| result.reason.clone()),
         latency_us: u64::try_from(us).unwrap_or(u64::MAX),
         last_at: last.map(|(at, _)| clock(*at)),
+        log: last.map_or_else(Vec::new, |(_, result)| result.log.clone()),
     }
 }

@@ -203,7 +203,7 @@ fn problem(config: &Config, name: &str, error: &ModuleError) -> Option<Problem> 
         _ => None,
     };
     let span = refused.or_else(|| check_span(config, name))?;
-    Some(config.error_at(span, module_error(name, error)))
+    Some(config.error_in(span, module_error(name, error)))
 }
 
 /// Returns where a config names the module of a check first.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use waxwing_packet::Protocol;
+
 use super::backend::BackendHealth;
 use crate::config::{Backend, CheckTiming, HealthCheck, HealthConfig, Service};
 use crate::publish::keys::{BackendKey, ServiceKey, backend_key};
@@ -46,6 +48,7 @@ pub(super) fn check_port(check: &HealthCheck, backend: &Backend) -> u16 {
 #[derive(Clone, Debug)]
 pub(super) struct ServiceRules {
     pub(super) name: Arc<str>,
+    pub(super) is_udp: bool,
     pub(super) health: HealthConfig,
     pub(super) backends: HashMap<BackendKey, BackendRules>,
 }
@@ -70,6 +73,7 @@ impl ServiceRules {
         };
         Self {
             name: Arc::clone(&service.name.value),
+            is_udp: service.protocol.value == Protocol::Udp,
             health: service.health.clone(),
             backends: backends.map(rules).collect(),
         }

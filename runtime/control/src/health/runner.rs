@@ -18,6 +18,7 @@ use waxwing_dataplane::{BackendId, Gauges};
 use waxwing_plugin::checks::{Check, CheckHost, CheckOutcome, CheckVerdict};
 
 use super::check_state::CheckResult;
+use super::ejection::Encounters;
 use super::monitor::HealthMonitor;
 use super::plan::CheckJob;
 use super::schedule::{Due, Schedule};
@@ -244,10 +245,18 @@ impl Runner {
         };
         // Built only if a service has ejection.
         let ids = LazyCell::new(by_key);
-        // Connections that the backend refused, or whose first SYN it did not answer.
-        let failed = |id| self.gauges.refused(id) + self.counters.since_start(id).syn_retransmitted;
+        let counted = |id| {
+            let totals = self.counters.since_start(id);
+            let refused = self.gauges.refused(id);
+            Encounters {
+                // Refused, or the first SYN was not answered, or nobody is there.
+                failures: refused + totals.syn_retransmitted + totals.unreachable,
+                sent: totals.forward.packets,
+                replies: totals.reply.packets,
+            }
+        };
         self.health
-            .record_failures(|key| ids.get(&key).copied().map(failed));
+            .record_failures(|key| ids.get(&key).copied().map(counted));
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let cpu = Duration::try_from(cpu).unwrap_or_default().as_millis();
         let cpu = u64::try_from(cpu).unwrap_or(u64::MAX);
@@ -269,5 +278,6 @@ fn result(outcome: CheckOutcome) -> CheckResult {
         weight: outcome.weight.map(u32::from),
         reason: outcome.reason,
         took: outcome.took,
+        log: outcome.log,
     }
 }

@@ -12,6 +12,7 @@ use waxwing_packet::Address;
 use super::backend::{AdminState, BackendHealth, HealthState, Reach, StateChange};
 use super::check_state::{CheckResult, CheckState};
 use super::effects::{Effects, add_effects};
+use super::ejection::Encounters;
 use super::removed::{RemovedBackend, removed_from};
 use super::rules::{BackendRules, CheckIdentity, CheckKey, ServiceRules, rules_of};
 use crate::config::{CheckTiming, Config};
@@ -161,12 +162,12 @@ impl ServiceHealth {
         Some(update)
     }
 
-    /// Records failures of client connections. `counted` returns a backend's failures so far; it is
-    /// called only for services with ejection.
+    /// Records what client connections have met. `counted` returns that of a backend so far; it is called
+    /// only for services with ejection.
     pub(crate) fn record_failures(
         &mut self,
         now: Duration,
-        mut counted: impl FnMut(BackendKey) -> Option<u64>,
+        mut counted: impl FnMut(BackendKey) -> Option<Encounters>,
     ) -> Update {
         let mut update = Update::default();
         let mut changed = Vec::new();
@@ -174,16 +175,24 @@ impl ServiceHealth {
             let Some(rule) = &service.health.ejection else {
                 continue;
             };
+            // Where no backend replies, the protocol may have no replies.
+            let mut replies = 0;
+            for key in service.backends.keys() {
+                if let (Some(health), Some(count)) = (self.backends.get_mut(key), counted(*key)) {
+                    replies += health.count_encounters(count, rule, now);
+                }
+            }
+            let expects_replies = service.is_udp && replies > 0;
             let mut in_service = count_in_service(&self.backends, service);
             for (key, backend) in &service.backends {
                 let itself = usize::from(is_in_service(&self.backends, *key, backend));
                 let minimum = rule.min_healthy as usize * service.backends.len();
                 let may_eject = (in_service - itself) * 100 >= minimum;
-                let (Some(health), Some(count)) = (self.backends.get_mut(key), counted(*key))
-                else {
+                let Some(health) = self.backends.get_mut(key) else {
                     continue;
                 };
-                if let Some(change) = health.record_failures(count, rule, may_eject, now) {
+                let rule = Some(rule).filter(|_| may_eject);
+                if let Some(change) = health.eject_if_failing(rule, expects_replies, now) {
                     let transition = Transition::new((service, backend), change);
                     update.transitions.push(transition);
                     in_service = count_in_service(&self.backends, service);

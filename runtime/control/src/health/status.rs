@@ -53,6 +53,9 @@ pub struct CheckStatus {
     pub latency_us: u64,
     /// When the last run ended.
     pub last_at: Option<u64>,
+    /// The lines that its module logged in the last run.
+    #[serde(default)]
+    pub log: Vec<String>,
 }
 
 /// A change of a backend's state.

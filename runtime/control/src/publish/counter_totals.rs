@@ -22,6 +22,7 @@ pub(crate) struct CounterTotals {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct BackendTotals {
     pub(crate) syn_retransmitted: u64,
+    pub(crate) unreachable: u64,
     pub(crate) forward: TrafficStatus,
     pub(crate) reply: TrafficStatus,
 }
@@ -55,6 +56,7 @@ impl CounterTotals {
         let mut totals = BackendTotals::default();
         for counters in self.workers.iter().map(|worker| worker.backend(id)) {
             totals.syn_retransmitted += counters.syn_repeated.get();
+            totals.unreachable += counters.unreachable.get();
             add(&mut totals.forward, &counters.forward);
             add(&mut totals.reply, &counters.reply);
         }
@@ -68,6 +70,7 @@ impl CounterTotals {
         let base = bases.get(&id).copied().unwrap_or_default();
         BackendTotals {
             syn_retransmitted: now.syn_retransmitted - base.syn_retransmitted,
+            unreachable: now.unreachable - base.unreachable,
             forward: difference(now.forward, base.forward),
             reply: difference(now.reply, base.reply),
         }

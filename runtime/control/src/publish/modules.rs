@@ -278,7 +278,7 @@ fn problem(config: &Config, policy: &str, error: &ModuleError) -> Option<Problem
         _ => None,
     };
     span.or_else(|| policy_span(config, policy))
-        .map(|span| config.error_at(span, module_error(policy, error)))
+        .map(|span| config.error_in(span, module_error(policy, error)))
 }
 
 /// Returns where a config names a policy first.

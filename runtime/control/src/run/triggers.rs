@@ -123,6 +123,9 @@ async fn serve(controller: &mut Controller, request: Request) {
         Request::SetBackend(request, answer) => {
             let _ = answer.send(controller.set_backend(&request).await);
         }
+        Request::Lift(request, answer) => {
+            let _ = answer.send(controller.lift_quarantine(&request).await);
+        }
     }
 }
 

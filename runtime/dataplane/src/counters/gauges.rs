@@ -18,6 +18,8 @@ pub struct Gauges {
     assigned: Box<[Assigned]>,
     /// Sessions by the worker that opened them: a row of all backends per worker below [`WORKER_UNCOUNTED`].
     here: Box<[Phases]>,
+    /// Sessions that failed, in the same rows.
+    failed: Box<[AtomicU32]>,
     /// Sessions by source address.
     sources: Box<[AtomicU32]>,
 }
@@ -128,6 +130,9 @@ impl Gauges {
             here: (0..backends_max * rows)
                 .map(|_| Phases::default())
                 .collect(),
+            failed: (0..backends_max * rows)
+                .map(|_| AtomicU32::new(0))
+                .collect(),
             sources: (0..=SOURCES_MAX).map(|_| AtomicU32::new(0)).collect(),
         }
     }
@@ -230,6 +235,21 @@ impl Gauges {
         unanswered.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts that a session that this worker opened was refused, or its SYN not answered. Any worker may
+    /// call it.
+    pub fn fail(&self, worker: usize, backend: BackendId) {
+        if let Some(failed) = self.failed.get(self.row(worker, backend)) {
+            failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The backend's sessions so far that this worker opened and that failed; wraps around.
+    #[must_use]
+    pub fn failed_here(&self, worker: usize, backend: BackendId) -> u32 {
+        let failed = self.failed.get(self.row(worker, backend));
+        failed.map_or(0, |failed| failed.load(Ordering::Relaxed))
+    }
+
     /// Moving average of the time from SYN to SYN-ACK, in microseconds; 0 if not measured.
     #[inline]
     #[must_use]
@@ -322,7 +342,11 @@ impl Gauges {
 
     #[inline]
     fn here(&self, worker: usize, backend: BackendId) -> Option<&Phases> {
-        self.here
-            .get(worker * self.measured.len() + backend.index())
+        self.here.get(self.row(worker, backend))
+    }
+
+    #[inline]
+    fn row(&self, worker: usize, backend: BackendId) -> usize {
+        worker * self.measured.len() + backend.index()
     }
 }

@@ -17,6 +17,9 @@ pub struct BackendCounters {
     pub reply: Traffic,
     /// Sessions whose client retransmitted its SYN before the backend sent anything; each counts once.
     pub syn_repeated: Counter,
+    /// ICMP errors from the backends' side that this backend's host or port is unreachable, about packets of
+    /// its UDP sessions and of TCP connections that it has not answered.
+    pub unreachable: Counter,
 }
 
 /// One worker's counters.

@@ -32,11 +32,13 @@ pub(crate) fn watch(
             && now.tick().since(session.created) >= RETRANSMIT_TICKS;
         if is_first_retransmission && before.is_opening() && before.is_unanswered() {
             counters.backend(session.backend).syn_repeated.add(1);
+            shared.gauges.fail(session.worker.into(), session.backend);
         }
     }
     let refused = after.is_refused() && !before.is_refused();
     if refused {
         shared.gauges.count_refused(session.backend);
+        shared.gauges.fail(session.worker.into(), session.backend);
     }
     // A SYN without ACK (simultaneous open) answers nothing.
     if after.is_answered()

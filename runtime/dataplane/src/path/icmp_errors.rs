@@ -2,15 +2,16 @@
 //! and its receiver (RFC 5508 sections 4 and 5).
 //!
 //! Invariant: an error changes no session. It neither ends one nor keeps it alive, and does not move the
-//! return path: anybody can send one. It is forwarded only if it quotes a packet that the balancer sent (by
-//! the whole 5-tuple of a session that stands) and is addressed to that packet's source.
+//! return path: anybody can send one. It is forwarded, and counted as a failure of the backend, only if it
+//! quotes a packet that the balancer sent (by the whole 5-tuple of a session that stands) and is addressed to
+//! that packet's source.
 //!
 //! An error from the clients' side keeps its source, a router or the client. An error from the servers' side
 //! gets the VIP as its source, whoever sent it (RFC 5508 REQ-5 c): the client knows no other address here,
 //! and a private one would be dropped on the way. For the same reason an error to a server that knows its
 //! client by a source NAT address comes from that address.
 
-use waxwing_packet::{IpPacket, Quote, Rewrite, Translation, checksum};
+use waxwing_packet::{IpPacket, Protocol, Quote, Rewrite, Translation, checksum, icmp};
 
 use super::flow::{find, is_martian};
 use super::nat::full_nat;
@@ -37,9 +38,19 @@ pub(crate) fn classify<F: FrameBuf>(
         now,
     );
     match about {
-        Ok(Some(error)) => error
-            .forward(context, snapshot, arrived)
-            .map_or_else(Verdict::Drop, Verdict::ForwardIcmpError),
+        Ok(Some(error)) => {
+            let unreachable = error.is_of_backend(context, snapshot, &arrived);
+            match error.forward(context, snapshot, arrived) {
+                Ok(port) => {
+                    if unreachable {
+                        let backend = context.counters.backend(error.session.backend);
+                        backend.unreachable.add(1);
+                    }
+                    Verdict::ForwardIcmpError(port)
+                }
+                Err(reason) => Verdict::Drop(reason),
+            }
+        }
         _ if !snapshot.is_vip(packet.destination) => {
             direct::translate_error(&context.shared, snapshot, arrived, now);
             Verdict::PassToKernel
@@ -92,6 +103,28 @@ impl SessionError {
             session,
             direction: found.direction,
         }))
+    }
+
+    /// Whether the error says that the backend is unreachable, and comes from where its packets go: a client
+    /// that is elsewhere cannot make it up. A TCP connection that the backend has answered outlives such an
+    /// error (RFC 1122 section 4.2.3.9).
+    fn is_of_backend<F: FrameBuf>(
+        &self,
+        context: &WorkerContext,
+        snapshot: &Snapshot,
+        Arrived { frame, packet }: &Arrived<'_, F>,
+    ) -> bool {
+        let session = &self.session;
+        let waits = session.protocol == Protocol::Udp || session.tcp.is_unanswered();
+        if self.direction != Direction::Reply
+            || !waits
+            || !icmp::is_unreachable(frame.bytes(), packet)
+        {
+            return false;
+        }
+        let to = context.hops().to_backend(session.backend);
+        let egress = to.ok().and_then(|to| snapshot.port(to.hop.port));
+        egress.is_some_and(|egress| egress.wire == frame.port())
     }
 
     /// Rewrites the error; returns its egress port. If it cannot be forwarded it is dropped silently: no

@@ -215,3 +215,64 @@ fn an_error_from_the_clients_side_keeps_its_source() {
         );
     });
 }
+
+/// Of all errors only those that say that nobody is there, from the servers' side and about a session, count
+/// against the backend; of TCP only before it has answered.
+#[test]
+fn an_unreachable_backend_is_counted_and_a_forged_error_is_not() {
+    Opened::each(|mut opened| {
+        let (plan, protocol) = (opened.plan, opened.protocol);
+        let unreachable = |opened: &Opened| -> u64 {
+            let of = |id| opened.world.counted(id, |counters| &counters.unreachable);
+            (0..8).map(of).sum()
+        };
+        let error_about = |quoted: &[u8], error, link| {
+            let error = build::Error {
+                link,
+                source: plan.backend(0),
+                destination: plan.client,
+                error,
+                ..port_unreachable(plan, quoted)
+            };
+            error.frame()
+        };
+        let question = opened.asks(64);
+        let quoted = packet_of(&opened.world.frame(FRONT, &question));
+        let before = unreachable(&opened);
+        // The kinds that count: host and port unreachable.
+        let counting = |IcmpError { kind, code, .. }| match plan.vip.family() {
+            Family::V4 => kind == 3 && matches!(code, 1 | 3),
+            Family::V6 => kind == 1 && matches!(code, 3 | 4),
+        };
+        let mut expected = before;
+        for kind in kinds(plan) {
+            let error = error_about(&quoted, kind, FROM_SERVERS);
+            opened.world.advance(Duration::from_secs(1));
+            opened.world.frame(BACK, &error);
+            expected += u64::from(counting(kind));
+        }
+        assert!(expected > before);
+        assert_eq!(unreachable(&opened), expected, "{protocol:?}");
+        // From the clients' side, and about another client's packet.
+        let unreachable_port = IcmpError::port_unreachable(plan.vip.family());
+        let forged = error_about(&quoted, unreachable_port, FROM_CLIENT);
+        opened.world.frame(FRONT, &forged);
+        assert_eq!(unreachable(&opened), expected, "from the clients' side");
+        let mut other = quoted.clone();
+        let ports = if plan.vip.family() == Family::V4 {
+            20
+        } else {
+            40
+        };
+        other[ports] ^= 1;
+        let error = error_about(&other, unreachable_port, FROM_SERVERS);
+        opened.world.frame(BACK, &error);
+        assert_eq!(unreachable(&opened), expected, "about no session");
+        let answer = opened.answers(64);
+        opened.world.frame(BACK, &answer);
+        let error = error_about(&quoted, unreachable_port, FROM_SERVERS);
+        opened.world.frame(BACK, &error);
+        let counts = u64::from(protocol == Protocol::Udp);
+        assert_eq!(unreachable(&opened), expected + counts, "after an answer");
+    });
+}

@@ -12,10 +12,10 @@ use std::path::Path;
 use crate::error::{ModuleError, Refusal};
 
 /// The extension of module files.
-const EXTENSION: &str = "wasm";
+pub(crate) const EXTENSION: &str = "wasm";
 
 /// The longest module name.
-const NAME_MAX: usize = 64;
+pub(crate) const NAME_MAX: usize = 64;
 
 /// Returns whether `name` is a valid module name: 1 to 64 of a-z, A-Z, 0-9, `_` and `-`.
 #[must_use]

@@ -19,13 +19,14 @@ use super::guest::{CheckGuest, RunFailure, poll_to_end};
 use super::imports;
 use super::limits::RunLimits;
 use super::options::CheckOptions;
-use super::run_state::{RunContext, RunState};
+use super::run_state::{RunContext, RunLog, RunState};
 use super::target::{CheckConfig, CheckOutcome, CheckTarget};
 use super::verdict::RunVerdict;
 use crate::build::engine::Engine;
 use crate::build::module::CompiledModule;
 use crate::error::{HostError, ModuleError, Refusal};
 use crate::lock::lock;
+use crate::registry::canary::CanaryRules;
 use crate::registry::library::Library;
 use crate::registry::options::HostOptions;
 use crate::registry::recovery::Recovery;
@@ -99,7 +100,7 @@ impl CheckHost {
             fault_limit,
             compiler,
             cache,
-            canary: Duration::ZERO,
+            canary: CanaryRules::default(),
         };
         Ok(Self {
             library: Library::new(shipped, folder, options, Kind::Health),
@@ -159,6 +160,7 @@ impl CheckHost {
         let context = RunContext {
             module: Arc::clone(&check.module),
             target: CheckTarget::of_config(config),
+            log: RunLog::default(),
         };
         let _one_at_a_time = lock(&self.config_slot);
         let configured = poll_to_end(budget.measure(self.engine.waker(), async {
@@ -216,7 +218,13 @@ impl CheckHost {
         let start = Instant::now();
         let quota = Arc::clone(&check.module.cpu_quota);
         let budget = Arc::new(CpuBudget::new(self.limits, Some(quota)));
-        let run = budget.measure(self.engine.waker(), self.run_once(check, target, &budget));
+        let log = RunLog::default();
+        let context = RunContext {
+            module: Arc::clone(&check.module),
+            target: target.clone(),
+            log: Arc::clone(&log),
+        };
+        let run = budget.measure(self.engine.waker(), self.run_once(check, context, &budget));
         let (verdict, fault) = match budget.with_timeout(target.timeout, run).await {
             Some(Ok(verdict)) => (verdict, false),
             Some(Err(failure)) => (RunVerdict::unhealthy(failure.to_string()), true),
@@ -227,22 +235,25 @@ impl CheckHost {
             None => verdict,
         };
         let took = start.elapsed().saturating_sub(budget.quota_wait());
-        verdict.outcome(took, fault)
+        CheckOutcome {
+            log: std::mem::take(&mut lock(&log)),
+            ..verdict.outcome(took, fault)
+        }
     }
 
     async fn run_once(
         &self,
         check: &Check,
-        target: &CheckTarget,
+        context: RunContext,
         budget: &Arc<CpuBudget>,
     ) -> Result<RunVerdict, RunFailure> {
-        let context = RunContext {
-            module: Arc::clone(&check.module),
-            target: target.clone(),
-        };
+        let (config, target) = (
+            Arc::clone(&context.target.config_json),
+            context.target.json(),
+        );
         let mut guest = self.guest(check, context, budget).await?;
-        guest.configure(&target.config_json).await?;
-        guest.check(&target.json()).await
+        guest.configure(&config).await?;
+        guest.check(&target).await
     }
 
     /// Counts a fault and returns what to do. When the fault limit is reached, the build is
@@ -251,6 +262,7 @@ impl CheckHost {
     pub fn recover(&self, check: &Check, why: &str) -> Recovery {
         let (build, now) = (&check.module, Instant::now());
         build.counters.faults.fetch_add(1, Ordering::Relaxed);
+        self.library.note_fault(build, why.to_owned());
         let recovery = self.library.faulted(&self.engine, build, why, now);
         if recovery == Recovery::Exhausted {
             let why = self.library.quarantined(build);
@@ -265,6 +277,15 @@ impl CheckHost {
             }
         }
         recovery
+    }
+
+    /// Ends the quarantine of a check's builds whose hashes start with `hash`. Returns those hashes.
+    pub fn lift(&self, name: &str, hash: &str) -> Vec<String> {
+        let lifted = self.library.lift(name, hash);
+        if let Some(build) = self.library.current(name).filter(|_| !lifted.is_empty()) {
+            build.backoff.end();
+        }
+        lifted
     }
 
     /// Forgets all modules except these.

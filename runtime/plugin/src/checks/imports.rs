@@ -18,6 +18,7 @@ use waxwing_sdk::abi::{PROTOCOL_TCP, PROTOCOL_UDP, exports};
 use super::connection::{Connection, ImportError};
 use super::cpu_budget::Activity;
 use super::run_state::{OpenConnection, RunState};
+use crate::lock::lock;
 use crate::text::sanitize;
 
 /// The most bytes that one call receives from a stream.
@@ -290,6 +291,7 @@ fn log(caller: &mut ImportCaller<'_>, line: Range<usize>) {
     let (module, target) = (&state.context.module.name, &state.context.target);
     let (service, backend) = (&target.service, &target.backend);
     debug!(%module, %service, %backend, "{line}");
+    lock(&state.context.log).push(line);
 }
 
 /// Converts a byte count for the module. It is below 2^31, because the bytes are in the module's

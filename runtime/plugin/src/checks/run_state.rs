@@ -2,7 +2,7 @@
 //!
 //! Invariant: no limit is exceeded; a connection is reachable by its number only while it is open.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,6 +20,7 @@ use crate::build::module::CompiledModule;
 pub(super) struct RunContext {
     pub(super) module: Arc<CompiledModule>,
     pub(super) target: CheckTarget,
+    pub(super) log: RunLog,
 }
 
 /// An open connection, and its share of the open files that checks may use.
@@ -27,6 +28,9 @@ pub(super) struct OpenConnection {
     pub(super) connection: Connection,
     pub(super) file: OwnedSemaphorePermit,
 }
+
+/// The lines that a run logs. They outlive its guest, which ends at a timeout.
+pub(super) type RunLog = Arc<Mutex<Vec<String>>>;
 
 /// The state of a run.
 pub(crate) struct RunState {

@@ -121,4 +121,6 @@ pub struct CheckOutcome {
     /// files, ports or memory. The verdict is [`CheckVerdict::Unhealthy`] then and should not
     /// count; the reason names the missing resource.
     pub inconclusive: bool,
+    /// The lines that the module logged.
+    pub log: Vec<String>,
 }

@@ -102,6 +102,7 @@ impl RunVerdict {
             took,
             fault,
             inconclusive,
+            log: Vec::new(),
         }
     }
 }

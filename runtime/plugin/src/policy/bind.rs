@@ -16,6 +16,7 @@ use crate::error::{ModuleError, Refusal};
 use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
 use crate::policy::instance::{FaultSink, HostedService, WasmPolicy};
 use crate::policy::module_counters::{CounterPublisher, ModuleCounters};
+use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::write_host;
 use crate::policy::regions::{Regions, RequiredSizes};
@@ -58,6 +59,7 @@ pub(crate) struct InstanceOwner {
     pub(crate) generation: u64,
     pub(crate) faults: FaultSink,
     pub(crate) counters: Arc<ModuleCounters>,
+    pub(crate) outcomes: Arc<ModuleOutcomes>,
     pub(crate) recent_flows: Arc<RecentFlows>,
 }
 
@@ -176,6 +178,7 @@ impl ServiceSetup<'_> {
             name: Arc::clone(&service.name),
             config_json: service.config_json.as_str().into(),
             regions,
+            backends: backends.as_slice().into(),
             available: backends.iter().map(|b| b.weight > 0 && b.healthy).collect(),
             healthy: backends.iter().map(|b| b.healthy).collect(),
             generation: owner.generation,
@@ -183,6 +186,7 @@ impl ServiceSetup<'_> {
             refreshed_ms: u64::MAX,
             ticked_ms: 0,
             counters: CounterPublisher::new(&owner.counters, &service.name, names),
+            outcomes: owner.outcomes.counter(&service.name, owner.worker),
         }
     }
 

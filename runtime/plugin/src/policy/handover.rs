@@ -1,38 +1,53 @@
-//! Hands the state of a serving instance over to its replacement, for modules that ask for it (`keep`).
+//! Tells a serving instance of changed backends, so that its state goes on, for modules that ask for it
+//! (`keep`). The new instance, which was made beforehand, serves if that is not possible.
 //!
-//! Invariant: state is handed over only if the old instance serves all services of the new one, with the
-//! same build and configs. Otherwise, or if the handover fails, the new instance serves with fresh
-//! state. A guest and the regions in it always change owners together.
+//! Invariant: an instance goes on only if it serves all services of the new one, with the same build and
+//! configs. A guest and the regions in it always change owners together.
 
 use std::mem;
-use std::sync::atomic::Ordering;
 
-use waxwing_sdk::abi::{BackendRecord, LiveRecord};
+use waxwing_dataplane::policy::{PickContext, TickContext};
+use waxwing_sdk::abi::BackendRecord;
 
 use crate::build::engine::CallBudget;
+use crate::policy::guest::CallFailure;
 use crate::policy::instance::{HostedService, WasmPolicy};
-use crate::policy::records::write_host;
+use crate::policy::records::{write_host, write_live};
 
-/// The most services of an instance whose state is handed over: the module is called once for each,
-/// between the same two batches.
-const SERVICES_MAX: usize = 32;
+/// The most services whose backends change at once in an instance that goes on: the module is called once
+/// for each, between the same two batches.
+const CHANGED_MAX: usize = 32;
+
+/// Why an instance does not go on.
+enum Ended {
+    /// The module asks for the new instance.
+    Refused,
+    Failed(CallFailure),
+}
 
 impl WasmPolicy {
     /// Takes the guest of an old instance, if that can serve all services of this one.
-    pub(crate) fn take_over(&mut self, old: &mut Self) {
+    pub(crate) fn take_over(&mut self, old: &mut Self, context: TickContext<'_>) {
         let same = self.module.hash == old.module.hash && self.module.name == old.module.name;
-        if !same || old.disabled || self.disabled || self.hosted.len() > SERVICES_MAX {
+        if !same || old.disabled || self.disabled {
             return;
         }
         let places: Option<Vec<usize>> = self.hosted.iter().map(|new| old.place_for(new)).collect();
         let Some(places) = places else {
             return;
         };
-        for (new, at) in self.hosted.iter().zip(&places) {
-            if old.update_backends(*at, new, self.guest.memory()).is_none() {
+        let both = || self.hosted.iter().zip(&places);
+        let changed = both().filter(|(new, at)| new.backends != old.hosted[**at].backends);
+        let changed: Vec<(&HostedService, usize)> = changed.map(|(new, at)| (new, *at)).collect();
+        if changed.len() > CHANGED_MAX {
+            return;
+        }
+        for (new, at) in changed {
+            match old.tell(at, new, self.guest.memory(), context) {
+                Ok(()) => {}
                 // The old instance is left partly updated; its owner drops it.
-                self.module.counters.faults.fetch_add(1, Ordering::Relaxed);
-                return;
+                Err(Ended::Refused) => return,
+                Err(Ended::Failed(failure)) => return old.report(at, failure, true),
             }
         }
         // Publish the old instance's counts here: from now on this instance publishes them.
@@ -56,31 +71,45 @@ impl WasmPolicy {
     fn place_for(&self, new: &HostedService) -> Option<usize> {
         let at = self.place(new.service)?;
         let old = &self.hosted[at];
-        let fits = new.available.len() <= old.regions.backends_capacity;
+        let fits = new.backends.len() <= old.regions.backends_capacity;
         (fits && old.config_json == new.config_json).then_some(at)
     }
 
-    /// Copies a service's backend records from the new instance's memory and calls the module's
-    /// `backends_changed`. Returns `None` if that fails.
-    fn update_backends(&mut self, at: usize, new: &HostedService, memory: &[u8]) -> Option<()> {
-        let bytes = new.available.len() * BackendRecord::SIZE;
-        let records = memory.get(new.regions.backends..new.regions.backends + bytes)?;
+    /// Writes a service's backend records, which the new instance's memory has, and calls the module's
+    /// `backends_changed` if it has one.
+    fn tell(
+        &mut self,
+        at: usize,
+        new: &HostedService,
+        memory: &[u8],
+        context: TickContext<'_>,
+    ) -> Result<(), Ended> {
         let regions = self.hosted[at].regions;
+        let bytes = new.backends.len() * BackendRecord::SIZE;
+        let records = memory.get(new.regions.backends..new.regions.backends + bytes);
         let memory = self.guest.memory();
-        memory
-            .get_mut(regions.backends..regions.backends + bytes)?
-            .copy_from_slice(records);
-        // These were other backends' numbers, perhaps. They are written before the next pick or tick.
-        let live = regions.live.and_then(|live| memory.get_mut(live..));
-        let live = live.unwrap_or_default().iter_mut();
-        live.take(new.available.len() * LiveRecord::SIZE)
-            .for_each(|byte| *byte = 0);
-        write_host(memory, &regions, new, self.upkeep_ms);
-        let changed = self.functions.backends_changed.as_ref()?;
-        let accepted = self
-            .guest
-            .call(changed, regions.header, CallBudget::BATCH)
-            .ok()?;
-        (accepted != 0).then_some(())
+        let place = memory.get_mut(regions.backends..regions.backends + bytes);
+        // Both lie within memory, which never shrinks.
+        let (Some(records), Some(place)) = (records, place) else {
+            return Err(Ended::Refused);
+        };
+        place.copy_from_slice(records);
+        write_host(memory, &regions, new, context.now.millis());
+        if let Some(service) = context.snapshot.service(new.service) {
+            let context = PickContext {
+                now: context.now,
+                backends: &service.backends,
+                gauges: context.gauges,
+            };
+            write_live(memory, &regions, new, self.worker as usize, context);
+        }
+        let Some(changed) = self.functions.backends_changed.as_ref() else {
+            return Ok(());
+        };
+        let goes_on = self.guest.call(changed, regions.header, CallBudget::BATCH);
+        match goes_on.map_err(Ended::Failed)? {
+            0 => Err(Ended::Refused),
+            _ => Ok(()),
+        }
     }
 }

@@ -21,6 +21,7 @@ use crate::lock::lock;
 use crate::policy::bind::{InstanceOwner, ServiceBinding, bind};
 use crate::policy::instance::{FaultReport, FaultSink};
 use crate::policy::module_counters::ModuleCounters;
+use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::vetting::vet;
 use crate::registry::library::{Library, Placement};
@@ -117,6 +118,7 @@ impl<'a> BindRequest<'a> {
 #[derive(Clone, Default)]
 struct ModuleHistory {
     counters: Arc<ModuleCounters>,
+    outcomes: Arc<ModuleOutcomes>,
     recent_flows: Arc<RecentFlows>,
 }
 
@@ -129,7 +131,7 @@ pub struct Host {
     /// By module name.
     histories: Mutex<HashMap<String, ModuleHistory>>,
     /// Dropping it ends the watcher's thread.
-    _watcher: Option<Watcher>,
+    watcher: Option<Watcher>,
 }
 
 impl Host {
@@ -158,7 +160,7 @@ impl Host {
             faults: Arc::new(move |report| events(HostEvent::Fault(report))),
             generation: AtomicU64::new(0),
             histories: Mutex::default(),
-            _watcher: watcher,
+            watcher,
         })
     }
 
@@ -186,9 +188,9 @@ impl Host {
     ) -> Result<Box<dyn Policy>, ModuleError> {
         let history = self.history(&module.name);
         if !module.vetted.load(Ordering::Acquire) {
-            let flows = vet(&self.engine, module, services, &history.recent_flows)?;
+            let vetted = vet(&self.engine, module, services, &history.recent_flows)?;
             module.vetted.store(true, Ordering::Release);
-            let services = services.len();
+            let (flows, services) = (vetted.flows, services.len());
             let text = format!("answered {flows} test flows for {services} services");
             self.library.log_step(module, text);
         }
@@ -199,6 +201,7 @@ impl Host {
             generation,
             faults: Arc::clone(&self.faults),
             counters: history.counters,
+            outcomes: history.outcomes,
             recent_flows: history.recent_flows,
         };
         let policy = bind(&self.engine, module, owner, services)?;
@@ -209,13 +212,23 @@ impl Host {
     /// becomes the target of a roll-back. Do not call this for instances that only checked a config.
     pub fn activate(&self, module: &Arc<CompiledModule>, is_canary: bool) {
         if is_canary {
-            self.library.start_canary(module);
+            let outcomes = self.history(&module.name).outcomes.sides();
+            self.library.start_canary(module, outcomes);
         } else {
             self.library.promote(module);
         }
     }
 
-    /// Returns when the first canary period ends; [`Host::bind`] then gives the build to all workers.
+    /// Judges the canaries whose time is over. [`Host::bind`] then gives a build that passed to all workers,
+    /// and replaces one that failed, which is quarantined, by the serving build.
+    pub fn judge_canaries(&self) {
+        for module in self.library.canaries_to_judge(Instant::now()) {
+            let outcomes = self.history(&module.name).outcomes.sides();
+            self.library.judge_canary(&module, &outcomes);
+        }
+    }
+
+    /// Returns when the first canary period ends: call [`Host::judge_canaries`] and [`Host::bind`] then.
     #[must_use]
     pub fn canary_ends(&self) -> Option<Instant> {
         self.library.canary_ends()
@@ -243,7 +256,7 @@ impl Host {
         request: &BindRequest<'_>,
     ) -> Result<BoundModule, ModuleError> {
         self.library.try_builds(&self.engine, name, |build| {
-            let others = match self.library.placement(build, Instant::now()) {
+            let others = match self.library.placement(build) {
                 Placement::Canary(current) if request.workers > 1 => Some(current),
                 Placement::Canary(_) | Placement::AllWorkers => None,
             };
@@ -373,8 +386,27 @@ impl Host {
     /// Counts a fault and returns what to do. When the fault limit is reached, the build is
     /// quarantined and the one before it is brought back.
     pub fn recover(&self, report: &FaultReport) -> Recovery {
+        let (service, worker) = (&report.service, report.worker);
+        let what = format!("service {service}, worker {worker}: {}", report.text);
+        self.library.note_fault(&report.module, what);
+        if report.replaced {
+            return Recovery::Nothing;
+        }
         self.library
             .faulted(&self.engine, &report.module, &report.text, Instant::now())
+    }
+
+    /// Ends the quarantine of a module's builds whose hashes start with `hash`. Returns those hashes. Call
+    /// [`Host::bind`] then, which tries the newest build.
+    pub fn lift(&self, name: &str, hash: &str) -> Vec<String> {
+        self.library.lift(name, hash)
+    }
+
+    /// Returns what is wrong with the watched folder and the names of its files.
+    #[must_use]
+    pub fn folder_problems(&self) -> Vec<String> {
+        let watcher = self.watcher.as_ref();
+        watcher.map_or_else(Vec::new, Watcher::problems)
     }
 
     /// Returns the values of a module's own counters by service, summed over all workers and builds

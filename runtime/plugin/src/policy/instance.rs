@@ -18,8 +18,10 @@ use waxwing_sdk::abi::{ClosedRecord, PICK_DROP, PICK_FALLBACK, PICK_KEEP};
 
 use crate::build::engine::CallBudget;
 use crate::build::module::CompiledModule;
+use crate::policy::bind::BackendInfo;
 use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
 use crate::policy::module_counters::CounterPublisher;
+use crate::policy::outcomes::OutcomeCounter;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::{closed_record, write_flows, write_host, write_live};
 use crate::policy::regions::Regions;
@@ -46,6 +48,8 @@ pub struct FaultReport {
     pub fault: PolicyFault,
     /// What happened, with the module's error text.
     pub text: String,
+    /// Whether a new instance serves already, because the failed call told this one of changed backends.
+    pub replaced: bool,
 }
 
 /// Receives failed calls, on the worker's thread: it must not block.
@@ -57,6 +61,7 @@ pub(crate) struct HostedService {
     pub(crate) name: Arc<str>,
     pub(crate) config_json: Arc<str>,
     pub(crate) regions: Regions,
+    pub(crate) backends: Box<[BackendInfo]>,
     /// Which backends take new sessions, and which are healthy: a healthy one may keep its clients.
     pub(crate) available: Box<[bool]>,
     pub(crate) healthy: Box<[bool]>,
@@ -65,6 +70,7 @@ pub(crate) struct HostedService {
     pub(crate) refreshed_ms: u64,
     pub(crate) ticked_ms: u64,
     pub(crate) counters: CounterPublisher,
+    pub(crate) outcomes: Arc<OutcomeCounter>,
 }
 
 pub(crate) struct WasmPolicy {
@@ -120,11 +126,11 @@ impl Policy for WasmPolicy {
         }
     }
 
-    fn inherit(&mut self, old: &mut dyn Policy) {
+    fn inherit(&mut self, old: &mut dyn Policy, context: TickContext<'_>) {
         if self.module.info.keep
             && let Some(old) = old.as_any().and_then(|old| old.downcast_mut())
         {
-            self.take_over(old);
+            self.take_over(old, context);
         }
     }
 
@@ -154,9 +160,12 @@ impl Policy for WasmPolicy {
                 }
             }
             let hosted = &mut self.hosted[at];
-            hosted
-                .counters
-                .publish_if_due(self.guest.memory(), &hosted.regions, now_ms);
+            let (counters, regions) = (&mut hosted.counters, &hosted.regions);
+            if counters.publish_if_due(self.guest.memory(), regions, now_ms) {
+                let (outcomes, worker) = (&hosted.outcomes, self.worker as usize);
+                let backends = hosted.backends.iter().map(|backend| backend.id);
+                outcomes.copy_failures(context.gauges, worker, backends);
+            }
         }
     }
 }
@@ -199,7 +208,7 @@ impl WasmPolicy {
         write_host(memory, &hosted.regions, hosted, now_ms);
         if hosted.available.len() <= REFRESH_ALWAYS_MAX || hosted.refreshed_ms != now_ms {
             hosted.refreshed_ms = now_ms;
-            write_live(memory, hosted, self.worker as usize, context);
+            write_live(memory, &regions, hosted, self.worker as usize, context);
         }
         write_flows(memory, &regions, flows).ok_or_else(|| bad("the batch is too large"))?;
         hosted.counters.dirty = true;
@@ -214,8 +223,9 @@ impl WasmPolicy {
             )));
         }
         self.read_picks(at, picks)?;
-        self.recent_flows
-            .sample(self.hosted[at].service, flows, now_ms);
+        let hosted = &self.hosted[at];
+        hosted.outcomes.count(flows, picks, context.backends);
+        self.recent_flows.sample(hosted.service, flows, now_ms);
         Ok(())
     }
 
@@ -285,9 +295,9 @@ impl WasmPolicy {
             backends: &service.backends,
             gauges,
         };
-        let memory = self.guest.memory();
-        write_host(memory, &hosted.regions, hosted, now.millis());
-        write_live(memory, hosted, self.worker as usize, context);
+        let (memory, regions) = (self.guest.memory(), hosted.regions);
+        write_host(memory, &regions, hosted, now.millis());
+        write_live(memory, &regions, hosted, self.worker as usize, context);
         hosted.counters.dirty = true;
         self.guest
             .call(tick, hosted.regions.header, CallBudget::BATCH)
@@ -323,6 +333,14 @@ impl WasmPolicy {
     #[cold]
     fn fail(&mut self, at: usize, failure: CallFailure) -> PolicyFault {
         self.disabled = true;
+        let fault = failure.fault;
+        self.report(at, failure, false);
+        fault
+    }
+
+    /// Counts and reports a failure.
+    #[cold]
+    pub(crate) fn report(&self, at: usize, failure: CallFailure, replaced: bool) {
         self.module.counters.faults.fetch_add(1, Ordering::Relaxed);
         (self.faults)(FaultReport {
             module: Arc::clone(&self.module),
@@ -330,8 +348,8 @@ impl WasmPolicy {
             service: Arc::clone(&self.hosted[at].name),
             fault: failure.fault,
             text: failure.text,
+            replaced,
         });
-        failure.fault
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod handover;
 pub(crate) mod host;
 pub(crate) mod instance;
 pub(crate) mod module_counters;
+pub(crate) mod outcomes;
 pub(crate) mod recent_flows;
 pub(crate) mod records;
 pub(crate) mod regions;

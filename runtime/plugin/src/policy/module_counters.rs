@@ -75,13 +75,15 @@ impl CounterPublisher {
         }
     }
 
-    /// Publishes, at most every [`PUBLISH_MS`].
+    /// Publishes, at most every [`PUBLISH_MS`]. Returns whether it did.
     #[inline]
-    pub(crate) fn publish_if_due(&mut self, memory: &[u8], regions: &Regions, now_ms: u64) {
-        if self.dirty && now_ms >= self.published_ms.saturating_add(PUBLISH_MS) {
+    pub(crate) fn publish_if_due(&mut self, memory: &[u8], regions: &Regions, now_ms: u64) -> bool {
+        let due = self.dirty && now_ms >= self.published_ms.saturating_add(PUBLISH_MS);
+        if due {
             self.published_ms = now_ms;
             self.publish(memory, regions);
         }
+        due
     }
 
     /// Adds what the guest counted since the last time.

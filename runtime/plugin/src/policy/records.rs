@@ -44,6 +44,7 @@ pub(crate) fn write_host(
 /// and into the live records.
 pub(crate) fn write_live(
     memory: &mut [u8],
+    regions: &Regions,
     hosted: &HostedService,
     worker: usize,
     context: PickContext<'_>,
@@ -52,12 +53,12 @@ pub(crate) fn write_live(
     const SIGNALS: usize = offset_of!(BackendRecord, signals);
     let gauges = context.gauges;
     let backends = context.backends.iter().zip(&hosted.available);
-    if let Some(records) = memory.get_mut(hosted.regions.backends..) {
+    if let Some(records) = memory.get_mut(regions.backends..) {
         let records = records.as_chunks_mut::<{ BackendRecord::SIZE }>().0;
         for (record, (backend, _)) in records.iter_mut().zip(backends.clone()) {
             let (all, here) = counts(gauges, worker, *backend);
             // Without live records a module cannot see half-open sessions, which are load too.
-            let active = |counts: SessionCounts| match hosted.regions.live {
+            let active = |counts: SessionCounts| match regions.live {
                 Some(_) => counts.active,
                 None => counts.load(),
             };
@@ -72,7 +73,7 @@ pub(crate) fn write_live(
             write_words(&mut record[SIGNALS..], gauges.signals(*backend));
         }
     }
-    let live = hosted.regions.live.and_then(|live| memory.get_mut(live..));
+    let live = regions.live.and_then(|live| memory.get_mut(live..));
     let records = live.unwrap_or_default();
     let records = records.as_chunks_mut::<{ LiveRecord::SIZE }>().0;
     for (record, (backend, _)) in records.iter_mut().zip(backends) {

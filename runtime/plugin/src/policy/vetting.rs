@@ -16,6 +16,7 @@ use crate::error::{ModuleError, Refusal};
 use crate::lock::lock;
 use crate::policy::bind::{InstanceOwner, ServiceBinding, bind};
 use crate::policy::instance::FaultReport;
+use crate::policy::outcomes::{ModuleOutcomes, Outcomes};
 use crate::policy::recent_flows::RecentFlows;
 use crate::sample_payloads::{dns_query, payload_prefix, quic_packet};
 
@@ -25,22 +26,30 @@ const BATCHES: [usize; 6] = [1, 2, 3, 31, 32, BATCH];
 /// The most services that are tried; the code is the same for all.
 const SERVICES_MAX: usize = 64;
 
-/// Vets a build on its services. Returns how many flows it answered.
+/// What a build made of its test flows.
+pub(crate) struct Vetted {
+    pub(crate) flows: usize,
+    pub(crate) outcomes: Outcomes,
+}
+
+/// Vets a build on its services.
 pub(crate) fn vet(
     engine: &Engine,
     module: &Arc<CompiledModule>,
     services: &[ServiceBinding],
     recent_flows: &RecentFlows,
-) -> Result<usize, ModuleError> {
+) -> Result<Vetted, ModuleError> {
     let services = &services[..services.len().min(SERVICES_MAX)];
     let reports = Arc::new(Mutex::new(Vec::<FaultReport>::new()));
     let sink = Arc::clone(&reports);
+    let outcomes = Arc::new(ModuleOutcomes::default());
     let owner = InstanceOwner {
         worker: 0,
         seed: 0,
         generation: 0,
         faults: Arc::new(move |report| lock(&sink).push(report)),
         counters: Arc::default(),
+        outcomes: Arc::clone(&outcomes),
         recent_flows: Arc::default(),
     };
     let mut policy = bind(engine, module, owner, services)?;
@@ -55,7 +64,14 @@ pub(crate) fn vet(
             return Err(Refusal::Vetting { service, why }.of(module.label()));
         }
     }
-    Ok(flows)
+    let mut all = Outcomes::default();
+    for sides in outcomes.sides().into_values() {
+        all += sides.canary;
+    }
+    Ok(Vetted {
+        flows,
+        outcomes: all,
+    })
 }
 
 fn try_service(

@@ -5,10 +5,10 @@
 //! good build stays. A quarantined build returns only if nothing else can serve the name, at a start
 //! or a change; its faults are counted as before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use tracing::{info, warn};
 use waxwing_sdk::abi::Kind;
@@ -19,7 +19,9 @@ use crate::build::module::{CompiledModule, ModuleHash, ModuleSource, label};
 use crate::build::read::{check_name, read_capped};
 use crate::error::{ModuleError, Refusal};
 use crate::lock::lock;
-use crate::registry::lifecycle::{CompiledBuild, Lifecycles, RefusedBuild};
+use crate::policy::outcomes::Sides;
+use crate::registry::canary::judge;
+use crate::registry::lifecycle::{CanaryBuild, CompiledBuild, Lifecycles, RefusedBuild};
 use crate::registry::options::HostOptions;
 use crate::registry::sources::{ModuleBytes, Sources};
 use crate::registry::status::ModuleStatus;
@@ -252,15 +254,14 @@ impl Library {
     }
 
     /// Returns the workers on which a build that passed on its services is to serve.
-    pub(crate) fn placement(&self, module: &Arc<CompiledModule>, now: Instant) -> Placement {
+    pub(crate) fn placement(&self, module: &Arc<CompiledModule>) -> Placement {
         let lifecycles = lock(&self.lifecycles);
         let Some(lifecycle) = lifecycles.get(&module.name) else {
             return Placement::AllWorkers;
         };
-        let served = lifecycle.canary.as_ref().and_then(|canary| {
-            Arc::ptr_eq(&canary.module, module).then(|| now.duration_since(canary.since))
-        });
-        let done = served.unwrap_or(Duration::ZERO) >= self.options.canary;
+        let mut canary = lifecycle.canary.iter();
+        let passed = canary.any(|canary| canary.passed && Arc::ptr_eq(&canary.module, module));
+        let done = passed || self.options.canary.time.is_zero();
         match &lifecycle.current {
             Some(current) if !done && !Arc::ptr_eq(current, module) => {
                 Placement::Canary(Arc::clone(current))
@@ -269,13 +270,17 @@ impl Library {
         }
     }
 
-    /// Records that a build now serves on the first worker.
-    pub(crate) fn start_canary(&self, module: &Arc<CompiledModule>) {
+    /// Records that a build now serves on the first worker, and each service's counts.
+    pub(crate) fn start_canary(
+        &self,
+        module: &Arc<CompiledModule>,
+        before: BTreeMap<Arc<str>, Sides>,
+    ) {
         let started = lock(&self.lifecycles)
             .module(&module.name)
-            .start_canary(module);
+            .start_canary(module, before);
         if started {
-            let seconds = self.options.canary.as_secs_f32();
+            let seconds = self.options.canary.time.as_secs_f32();
             self.log_step(module, format!("serves on worker 0, for {seconds} s"));
         }
     }
@@ -285,9 +290,53 @@ impl Library {
         let lifecycles = lock(&self.lifecycles);
         let ends = lifecycles.modules().filter_map(|(_, lifecycle)| {
             let canary = lifecycle.canary.as_ref()?;
-            Some(canary.since + self.options.canary)
+            Some(canary.since + self.options.canary.time)
         });
         ends.min()
+    }
+
+    /// Returns the canaries whose time is over.
+    pub(crate) fn canaries_to_judge(&self, now: Instant) -> Vec<Arc<CompiledModule>> {
+        let lifecycles = lock(&self.lifecycles);
+        let canaries = lifecycles
+            .modules()
+            .filter_map(|(_, it)| it.canary.as_ref());
+        let over = |canary: &&CanaryBuild| {
+            !canary.passed && now >= canary.since + self.options.canary.time
+        };
+        let modules = canaries
+            .filter(over)
+            .map(|canary| Arc::clone(&canary.module));
+        modules.collect()
+    }
+
+    /// Lets a canary pass, or quarantines its build.
+    pub(crate) fn judge_canary(
+        &self,
+        module: &Arc<CompiledModule>,
+        now: &BTreeMap<Arc<str>, Sides>,
+    ) {
+        let before = {
+            let mut lifecycles = lock(&self.lifecycles);
+            let Some(canary) = &mut lifecycles.module(&module.name).canary else {
+                return;
+            };
+            canary.passed = true;
+            canary.before.clone()
+        };
+        // A service that came meanwhile has no counts of before.
+        let services = before
+            .iter()
+            .filter_map(|(name, before)| Some((Arc::clone(name), *now.get(name)? - *before)));
+        match judge(&services.collect(), &self.options.canary) {
+            Ok(figures) => self.log_step(module, format!("passed as a canary: {figures}")),
+            Err(why) => {
+                lock(&self.lifecycles)
+                    .module(&module.name)
+                    .end_canary(module);
+                self.quarantine(module, &format!("failed on its first worker: {why}"));
+            }
+        }
     }
 
     /// Records that a build now serves on all workers.
@@ -336,6 +385,9 @@ impl Library {
             return;
         }
         match &lifecycle.current {
+            Some(current) if Some(current.hash) == hash => {
+                warn!("{reason}; no other build can serve");
+            }
             Some(current) => warn!(
                 "{reason}; {} {} continues to serve",
                 current.label(),
@@ -405,7 +457,7 @@ impl Library {
                     name.clone(),
                     lifecycle.clone(),
                     quarantined,
-                    self.options.canary,
+                    self.options.canary.time,
                 )
             })
             .collect();

@@ -3,11 +3,12 @@
 //! Invariant: `current` is replaced only by a build that started to serve, or by the one before it; a
 //! quarantined build neither becomes `current` nor is rolled back to.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::build::module::{CompiledModule, ModuleHash};
+use crate::policy::outcomes::Sides;
 use crate::registry::options::FaultLimit;
 use crate::registry::store::{QUARANTINED_MAX, QuarantinedBuild, unix_seconds};
 
@@ -40,6 +41,10 @@ pub(crate) struct LifecycleStep {
 pub(crate) struct CanaryBuild {
     pub(crate) module: Arc<CompiledModule>,
     pub(crate) since: Instant,
+    /// The counts of each service when it began.
+    pub(crate) before: BTreeMap<Arc<str>, Sides>,
+    /// Whether it may serve on all workers.
+    pub(crate) passed: bool,
 }
 
 /// A build that did not compile.
@@ -62,6 +67,8 @@ pub(crate) struct ModuleLifecycle {
     /// Served before `current`; the target of a roll-back.
     pub(crate) previous: Option<Arc<CompiledModule>>,
     pub(crate) refused: Option<RefusedBuild>,
+    /// The last fault of any of its builds.
+    pub(crate) last_fault: Option<LifecycleStep>,
     failed_compile: Option<FailedCompile>,
     /// When instances of `current` faulted, within the fault limit's window.
     faults: Vec<Instant>,
@@ -116,7 +123,11 @@ impl ModuleLifecycle {
     }
 
     /// Starts a build's canary period. Returns whether it had not started before.
-    pub(crate) fn start_canary(&mut self, module: &Arc<CompiledModule>) -> bool {
+    pub(crate) fn start_canary(
+        &mut self,
+        module: &Arc<CompiledModule>,
+        before: BTreeMap<Arc<str>, Sides>,
+    ) -> bool {
         let same = self
             .canary
             .as_ref()
@@ -126,6 +137,8 @@ impl ModuleLifecycle {
             self.canary = Some(CanaryBuild {
                 module: Arc::clone(module),
                 since: Instant::now(),
+                before,
+                passed: false,
             });
         }
         !same
@@ -153,8 +166,7 @@ impl ModuleLifecycle {
         limit: FaultLimit,
     ) -> FaultOutcome {
         let is = |other: &Arc<CompiledModule>| other.hash == module.hash;
-        if self.canary.take_if(|canary| is(&canary.module)).is_some() {
-            self.candidate.take_if(|candidate| is(candidate));
+        if self.end_canary(module) {
             let reason = format!("failed on its first worker: {why}");
             return FaultOutcome::Quarantined {
                 reason,
@@ -177,6 +189,16 @@ impl ModuleLifecycle {
             reason: format!("{count} faults in {seconds} s, the last: {why}"),
             is_canary: false,
         }
+    }
+
+    /// Ends the canary period of a build that failed. Returns whether it was a canary.
+    pub(crate) fn end_canary(&mut self, module: &CompiledModule) -> bool {
+        let is = |other: &Arc<CompiledModule>| other.hash == module.hash;
+        let ended = self.canary.take_if(|canary| is(&canary.module)).is_some();
+        if ended {
+            self.candidate.take_if(|candidate| is(candidate));
+        }
+        ended
     }
 
     /// Makes an earlier build serve again.
@@ -271,6 +293,23 @@ impl Lifecycles {
             let is_refused = |refused: &mut RefusedBuild| refused.hash == Some(module.hash);
             lifecycle.refused.take_if(is_refused);
         }
+    }
+
+    /// Ends the quarantine of a module's builds whose hashes start with `hash`. Returns those hashes, and all
+    /// builds that are still quarantined.
+    pub(crate) fn lift(&mut self, name: &str, hash: &str) -> (Vec<String>, Vec<QuarantinedBuild>) {
+        let is =
+            |build: &mut QuarantinedBuild| build.module == name && build.hash.starts_with(hash);
+        let lifted: Vec<String> = self
+            .quarantined
+            .extract_if(.., is)
+            .map(|it| it.hash)
+            .collect();
+        if let Some(lifecycle) = self.modules.get_mut(name).filter(|_| !lifted.is_empty()) {
+            lifecycle.refused = None;
+            lifecycle.faults.clear();
+        }
+        (lifted, self.quarantined.clone())
     }
 
     /// Returns the quarantined builds of a module.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a build that serves is replaced only by one that passed its checks.
 
+pub(crate) mod canary;
 pub(crate) mod library;
 pub(crate) mod lifecycle;
 pub(crate) mod options;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::build::cache::CodeCache;
 use crate::build::compile::Compiler;
 use crate::build::validate::ModuleLimits;
+use crate::registry::canary::CanaryRules;
 
 /// Settings of a [`Host`](crate::Host).
 #[derive(Clone, Debug, Default)]
@@ -18,9 +19,8 @@ pub struct HostOptions {
     pub compiler: Compiler,
     /// Keeps machine code for the next start.
     pub cache: Option<Arc<CodeCache>>,
-    /// How long a replacement build serves on the first worker only; 0 gives it to all workers at
-    /// once.
-    pub canary: Duration,
+    /// How a replacement build is tried on the first worker.
+    pub canary: CanaryRules,
 }
 
 /// How many faults, within how long, quarantine a build.

@@ -1,16 +1,16 @@
 //! What happens to a build after a fault: tolerated, quarantined, rolled back.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use tracing::error;
+use tracing::{error, info};
 
 use crate::build::engine::Engine;
 use crate::build::module::{CompiledModule, ModuleHash, ModuleSource};
 use crate::error::Refusal;
 use crate::lock::lock;
 use crate::registry::library::Library;
-use crate::registry::lifecycle::FaultOutcome;
+use crate::registry::lifecycle::{FaultOutcome, LifecycleStep};
 
 /// What the caller has to do after a fault.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +27,15 @@ pub enum Recovery {
 }
 
 impl Library {
+    /// Keeps what a fault was, for `status`.
+    pub(crate) fn note_fault(&self, module: &CompiledModule, what: String) {
+        lock(&self.lifecycles).module(&module.name).last_fault = Some(LifecycleStep {
+            at: SystemTime::now(),
+            hash: module.hash,
+            text: what,
+        });
+    }
+
     /// Counts a fault of a build and returns what to do.
     pub(crate) fn faulted(
         &self,
@@ -46,17 +55,20 @@ impl Library {
             FaultOutcome::Stale => Recovery::Nothing,
             FaultOutcome::Tolerated => Recovery::Rebuild,
             FaultOutcome::Quarantined { reason, is_canary } => {
+                // Before the roll-back, which must not choose this build, and after it, to name the one
+                // that serves instead.
+                lock(&self.lifecycles).quarantine(module, &reason);
+                let instead = is_canary || self.roll_back(engine, module);
                 self.quarantine(module, &reason);
-                if is_canary || self.roll_back(engine, module) {
-                    Recovery::RolledBack
-                } else {
-                    Recovery::Exhausted
+                match instead {
+                    true => Recovery::RolledBack,
+                    false => Recovery::Exhausted,
                 }
             }
         }
     }
 
-    fn quarantine(&self, module: &Arc<CompiledModule>, reason: &str) {
+    pub(super) fn quarantine(&self, module: &Arc<CompiledModule>, reason: &str) {
         let all = lock(&self.lifecycles).quarantine(module, reason);
         self.store.set_quarantined(&all);
         let error = Refusal::Quarantined(reason.into()).of(module.label());
@@ -66,6 +78,17 @@ impl Library {
     /// Returns why a build is quarantined; `None` if it is not.
     pub(crate) fn quarantined(&self, module: &CompiledModule) -> Option<String> {
         lock(&self.lifecycles).quarantined(module.hash)
+    }
+
+    /// Ends the quarantine of a module's builds whose hashes start with `hash`. Returns those hashes. The
+    /// newest build is then tried as a new one is.
+    pub(crate) fn lift(&self, name: &str, hash: &str) -> Vec<String> {
+        let (lifted, left) = lock(&self.lifecycles).lift(name, hash);
+        if !lifted.is_empty() {
+            self.store.set_quarantined(&left);
+            info!("module {name}: quarantine of {} lifted", lifted.join(", "));
+        }
+        lifted
     }
 
     /// Ends the quarantine of a build without a replacement that works again. The store is not

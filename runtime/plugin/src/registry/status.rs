@@ -24,6 +24,8 @@ pub struct ModuleStatus {
     pub refused: Option<RefusedStatus>,
     /// Builds that are not tried again.
     pub quarantined: Vec<QuarantinedBuild>,
+    /// The last fault: its build, service, worker and reason.
+    pub last_fault: Option<StepStatus>,
     /// The latest steps of its builds, the oldest first.
     pub steps: Vec<StepStatus>,
 }
@@ -37,7 +39,7 @@ pub struct CanaryStatus {
     pub left_ms: u64,
 }
 
-/// A step in a build's life: compiled, vetted, serving, refused, rolled back.
+/// A step in a build's life (compiled, vetted, serving, refused, rolled back), or a fault.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StepStatus {
     /// Seconds since 1970.
@@ -97,6 +99,7 @@ impl ModuleStatus {
             canary: canary.map(|canary| CanaryStatus::new(&canary, canary_period)),
             refused: lifecycle.refused.map(RefusedStatus::from),
             quarantined,
+            last_fault: lifecycle.last_fault.map(StepStatus::from),
             steps: lifecycle.steps.into_iter().map(StepStatus::from).collect(),
         }
     }

@@ -4,18 +4,20 @@
 //! any file system. A file is reported once it has not changed for a while and no process holds an
 //! exclusive lock on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, warn};
 
-use crate::build::read::{file_name, module_name};
+use crate::build::read::{EXTENSION, NAME_MAX, file_name, module_name};
 use crate::error::HostError;
+use crate::lock::lock;
 
 /// The shortest pause between two scans while no file is changing.
 const RESCAN: Duration = Duration::from_millis(250);
@@ -70,8 +72,8 @@ impl WatchedFile {
 struct FolderScanner {
     folder: PathBuf,
     files: HashMap<String, WatchedFile>,
-    /// Whether the folder holds more files than are watched.
-    full: bool,
+    /// What is wrong with the folder and its files.
+    problems: BTreeSet<String>,
 }
 
 impl FolderScanner {
@@ -86,9 +88,12 @@ impl FolderScanner {
             (name, file)
         };
         Self {
-            files: list(&folder).into_iter().map(file).collect(),
+            files: list(&folder, &mut BTreeSet::new())
+                .into_iter()
+                .map(file)
+                .collect(),
             folder,
-            full: false,
+            problems: BTreeSet::new(),
         }
     }
 
@@ -117,15 +122,14 @@ impl FolderScanner {
     }
 
     fn update(&mut self, now: Instant) {
-        let mut listed = list(&self.folder);
-        let full = listed.len() == FILES_MAX;
-        if full && !self.full {
-            warn!(
+        let mut problems = BTreeSet::new();
+        let mut listed = list(&self.folder, &mut problems);
+        if listed.len() == FILES_MAX {
+            problems.insert(format!(
                 "{}: only {FILES_MAX} modules are watched, others are not; remove some",
                 self.folder.display()
-            );
+            ));
         }
-        self.full = full;
         for (name, file) in &mut self.files {
             file.update(listed.remove(name), now);
         }
@@ -137,6 +141,20 @@ impl FolderScanner {
             };
             self.files.insert(name, file);
         }
+        for (name, file) in &self.files {
+            let is_empty = file.now.is_some_and(|stamp| stamp.bytes == 0);
+            if is_empty && now.duration_since(file.since) >= SETTLE {
+                let path = path(&self.folder, name);
+                problems.insert(format!(
+                    "{} is empty; copy the module again",
+                    path.display()
+                ));
+            }
+        }
+        for problem in problems.difference(&self.problems) {
+            warn!("{problem}");
+        }
+        self.problems = problems;
     }
 }
 
@@ -145,23 +163,47 @@ fn path(folder: &Path, name: &str) -> PathBuf {
 }
 
 /// Lists the module files of a folder; a missing folder has none. Skips directories, broken links and
-/// names that no module can have.
-fn list(folder: &Path) -> HashMap<String, FileStamp> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return HashMap::new();
+/// names that no module can have, and says so of files that look like modules.
+fn list(folder: &Path, problems: &mut BTreeSet<String>) -> HashMap<String, FileStamp> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let folder = folder.display();
+            problems.insert(format!(
+                "modules = \"{folder}\": cannot read the folder: {error}; until it is there only the shipped \
+                 modules are used"
+            ));
+            return HashMap::new();
+        }
     };
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let file = entry.file_name();
-            let name = module_name(&file)?;
-            let metadata = fs::metadata(entry.path()).ok()?;
-            metadata
-                .is_file()
-                .then(|| (name.to_owned(), metadata.into()))
-        })
-        .take(FILES_MAX)
-        .collect()
+    let mut files = HashMap::new();
+    for entry in entries.flatten() {
+        let file = entry.file_name();
+        let name = Path::new(&file);
+        let is_module = name
+            .extension()
+            .is_some_and(|it| it.eq_ignore_ascii_case(EXTENSION));
+        let metadata = || fs::metadata(entry.path()).ok().filter(Metadata::is_file);
+        let Some(metadata) = Some(()).filter(|()| is_module).and_then(|()| metadata()) else {
+            continue;
+        };
+        match module_name(&file) {
+            Some(name) if files.len() < FILES_MAX => {
+                files.insert(name.to_owned(), metadata.into());
+            }
+            Some(_) => break,
+            // A copy in progress, such as rsync's.
+            None if file.as_encoded_bytes().starts_with(b".") => {}
+            None => {
+                problems.insert(format!(
+                    "{}: no service can name this file; rename it to letters, digits, `_` and `-` \
+                     (at most {NAME_MAX}) and `.{EXTENSION}`",
+                    entry.path().display()
+                ));
+            }
+        }
+    }
+    files
 }
 
 /// Returns whether another process holds an exclusive lock (flock) on a file.
@@ -178,7 +220,11 @@ pub(crate) struct Watcher {
     /// Dropping it stops the thread.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    problems: SharedProblems,
 }
+
+/// What is wrong with the folder, for the status.
+type SharedProblems = Arc<Mutex<BTreeSet<String>>>;
 
 impl Watcher {
     /// Starts to watch a folder, which may not exist yet. `changed` is called with each name whose
@@ -189,14 +235,22 @@ impl Watcher {
     ) -> Result<Self, HostError> {
         let (stop, stopped) = channel();
         let scanner = FolderScanner::new(folder, Instant::now());
+        let problems = SharedProblems::default();
+        let shared = Arc::clone(&problems);
         let thread = std::thread::Builder::new()
             .name("waxwing-watch".into())
-            .spawn(move || watch(scanner, &stopped, changed))
+            .spawn(move || watch(scanner, &stopped, &shared, changed))
             .map_err(HostError::Thread)?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
+            problems,
         })
+    }
+
+    /// Returns what is wrong with the folder and the names of its files.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        lock(&self.problems).iter().cloned().collect()
     }
 }
 
@@ -210,11 +264,17 @@ impl Drop for Watcher {
     }
 }
 
-fn watch(mut scanner: FolderScanner, stopped: &Receiver<()>, changed: impl Fn(String)) {
+fn watch(
+    mut scanner: FolderScanner,
+    stopped: &Receiver<()>,
+    problems: &SharedProblems,
+    changed: impl Fn(String),
+) {
     let mut pause = Duration::ZERO;
     while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let begun = Instant::now();
         let (settled, pending) = scanner.scan(begun);
+        lock(problems).clone_from(&scanner.problems);
         pause = match pending {
             true => RESCAN_PENDING,
             false => RESCAN.max(begun.elapsed() * RESCAN_SCANS),

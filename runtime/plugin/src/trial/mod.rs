@@ -9,4 +9,4 @@ mod policy;
 
 pub use check::LoadedCheck;
 pub use file::LoadError;
-pub use policy::{LoadedPolicy, PolicyInstance};
+pub use policy::{LoadedPolicy, PolicyInstance, TestedFlows};

@@ -28,6 +28,19 @@ pub struct LoadedPolicy {
     compile_time: Duration,
 }
 
+/// What a policy made of its test flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TestedFlows {
+    /// All of them.
+    pub flows: u64,
+    /// Those that it dropped.
+    pub drops: u64,
+    /// Those that it left to the native fallback.
+    pub fallbacks: u64,
+    /// Those that it gave to the backend that got most.
+    pub busiest: u64,
+}
+
 impl LoadedPolicy {
     /// Reads a file, validates and compiles it, within the balancer's limits.
     ///
@@ -92,17 +105,19 @@ impl LoadedPolicy {
     }
 
     /// Lets the policy answer test flows for these services, as the balancer does before a new build
-    /// serves. Returns how many flows it answered.
+    /// serves.
     ///
     /// # Errors
     /// If it refuses a service, breaks the ABI or fails.
-    pub fn vet(&self, services: &[ServiceBinding]) -> Result<usize, ModuleError> {
-        vet(
-            &self.engine,
-            &self.module,
-            services,
-            &RecentFlows::default(),
-        )
+    pub fn vet(&self, services: &[ServiceBinding]) -> Result<TestedFlows, ModuleError> {
+        let recent = RecentFlows::default();
+        let vetted = vet(&self.engine, &self.module, services, &recent)?;
+        Ok(TestedFlows {
+            flows: vetted.outcomes.flows(),
+            drops: vetted.outcomes.drops,
+            fallbacks: vetted.outcomes.fallbacks,
+            busiest: vetted.outcomes.busiest().0,
+        })
     }
 
     /// Returns the size of an instance's memory before any service is set up, in bytes.
@@ -133,6 +148,7 @@ impl LoadedPolicy {
             generation: 1,
             faults: Arc::new(move |report| lock(&sink).push(report)),
             counters: Arc::clone(&counters),
+            outcomes: Arc::default(),
             recent_flows: Arc::default(),
         };
         Ok(PolicyInstance {

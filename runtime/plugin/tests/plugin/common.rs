@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use waxwing_dataplane::model::{MidStream, NoBackend, SourceUse, Timeouts};
 use waxwing_dataplane::policy::{Closed, End, PAYLOAD_MAX, PickContext, TickContext};
+use waxwing_dataplane::session::Phase;
 use waxwing_dataplane::{
     BackendId, Gauges, NewFlow, Now, Pick, Policy, PolicyFault, Ports, Service, ServiceId, Snapshot,
 };
@@ -106,6 +107,29 @@ pub(crate) fn all_calls(policy: &mut dyn Policy, round: u64) {
         end: End::Reset,
     });
     policy.closed(SERVICE, &ended);
+    policy.tick(TickContext {
+        now: Now::from_start(Duration::from_millis(10 * (round + 1))),
+        snapshot: &snapshot(2),
+        gauges: &Gauges::new(2, 1),
+    });
+}
+
+/// Hands an instance's state over to its replacement, for so many backends. Each has as many sessions as its
+/// index says.
+pub(crate) fn inherit(new: &mut dyn Policy, old: &mut dyn Policy, backends: u32) {
+    let gauges = Gauges::new(backends as usize, 1);
+    for id in 0..backends {
+        (0..id).for_each(|_| gauges.begin(0, BackendId(id), Phase::Established));
+    }
+    let context = TickContext {
+        now: Now::from_start(Duration::from_secs(1)),
+        snapshot: &snapshot(backends),
+        gauges: &gauges,
+    };
+    new.inherit(old, context);
+}
+
+fn snapshot(backends: u32) -> Snapshot {
     let service = Service {
         id: SERVICE,
         name: "web".into(),
@@ -114,14 +138,10 @@ pub(crate) fn all_calls(policy: &mut dyn Policy, round: u64) {
         protocol: Protocol::Tcp,
         source_nat: SourceUse::Auto,
         policy: 0,
-        backends: [0, 1].map(BackendId).into(),
+        backends: (0..backends).map(BackendId).collect(),
         mid_stream: MidStream::Pick,
         no_backend: NoBackend::Drop,
         timeouts: Timeouts::default(),
     };
-    policy.tick(TickContext {
-        now: Now::from_start(Duration::from_millis(10 * (round + 1))),
-        snapshot: &Snapshot::new(1, vec![service], Vec::new(), Vec::new()),
-        gauges: &Gauges::new(2, 1),
-    });
+    Snapshot::new(1, vec![service], Vec::new(), Vec::new())
 }

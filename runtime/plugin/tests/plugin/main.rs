@@ -5,6 +5,7 @@ mod common;
 mod containment;
 mod files;
 mod fuzz;
+mod handover;
 mod hostile;
 mod loader;
 mod native_parity;

@@ -93,11 +93,16 @@ impl<'a> Trace<'a> {
 
     fn run<P: waxwing_sdk::Policy>(mut self) {
         let mut flows = testing::flows(SEED);
+        self.change_backends();
+        let (mut wasm, mut native) = (self.wasm(), self.native::<P>());
         for change in 0..FLOWS / FLOWS_PER_CHANGE {
+            self.end_all_sessions();
+            self.write_live(&mut native);
             self.change_backends();
-            let mut wasm = self.wasm();
-            let mut native = self.native::<P>();
-            self.ticked_ms = 0;
+            wasm = self.follow(wasm);
+            native
+                .set_backends(&self.records)
+                .expect("the config is accepted");
             let mut left = FLOWS_PER_CHANGE;
             while left > 0 {
                 let size = self.below(BATCH as u64 + 1).clamp(1, left);
@@ -124,11 +129,14 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// Makes another list of backends: other weights, other tags, some drained, sometimes one removed.
-    fn change_backends(&mut self) {
+    fn end_all_sessions(&mut self) {
         for (place, phase) in std::mem::take(&mut self.sessions) {
             self.gauges.end(WORKER as usize, self.id(place), phase);
         }
+    }
+
+    /// Makes another list of backends: other weights, other tags, some drained, sometimes one removed.
+    fn change_backends(&mut self) {
         // A QUIC server id belongs to one backend; the other policies get three groups.
         let tags = if self.name == "quic_connection_id" {
             BACKENDS
@@ -157,6 +165,19 @@ impl<'a> Trace<'a> {
             .activate(&bound.in_use.module, bound.in_use.others.is_some());
         let mut policies = bound.policies.into_iter();
         policies.nth(WORKER as usize).expect("the worker's")
+    }
+
+    /// Returns the instance that serves the changed backends.
+    fn follow(&self, mut before: Box<dyn Policy>) -> Box<dyn Policy> {
+        let mut after = self.wasm();
+        let snapshot = self.snapshot();
+        let context = TickContext {
+            now: self.now(),
+            snapshot: &snapshot,
+            gauges: &self.gauges,
+        };
+        after.inherit(&mut *before, context);
+        after
     }
 
     fn native<P: waxwing_sdk::Policy>(&self) -> Driver<P> {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::common::{host_with, pick, service};
-use waxwing_dataplane::{Pick, Policy, PolicyFault};
+use waxwing_dataplane::{Pick, PolicyFault};
 use waxwing_plugin::{
-    BoundModule, CompileLimits, Compiler, FaultReport, Host, HostOptions, ModuleSource,
-    ModuleStatus, Recovery, ServiceBinding,
+    BoundModule, CanaryRules, CompileLimits, Compiler, FaultReport, Host, HostOptions,
+    ModuleSource, ModuleStatus, Recovery, ServiceBinding,
 };
 use waxwing_tests::wat::Wat;
 
@@ -57,7 +57,10 @@ impl Folder {
 
     fn host(&self, shipped: &[(&'static str, &'static [u8])], canary: Duration) -> Host {
         let options = HostOptions {
-            canary,
+            canary: CanaryRules {
+                time: canary,
+                ..CanaryRules::default()
+            },
             ..HostOptions::default()
         };
         host_with(options, shipped, Some(self.path())).0
@@ -95,6 +98,7 @@ fn fault(bound: &BoundModule) -> FaultReport {
         service: "web".into(),
         fault: PolicyFault::Trap,
         text: "trapped".into(),
+        replaced: false,
     }
 }
 
@@ -121,11 +125,13 @@ fn a_new_build_serves_on_one_worker_first() {
     assert!(work(&host).in_use.others.is_some());
     let ends = host.canary_ends().expect("a canary");
     std::thread::sleep(ends.saturating_duration_since(std::time::Instant::now()));
+    assert!(work(&host).in_use.others.is_some(), "it is not judged yet");
+    host.judge_canaries();
     assert_eq!(chosen(&mut work(&host)), [Pick::Backend(1); 2]);
     let shown = status(&host);
     assert_eq!((shown.canary, host.canary_ends()), (None, None));
     let steps: Vec<&str> = shown.steps.iter().map(|step| &*step.text).collect();
-    let last = &steps[steps.len() - 4..];
+    let last = &steps[steps.len() - 5..];
     assert!(
         last[0].starts_with("validated and compiled in "),
         "{last:?}"
@@ -133,8 +139,37 @@ fn a_new_build_serves_on_one_worker_first() {
     assert!(last[1].starts_with("answered "), "{last:?}");
     assert_eq!(
         last[2..],
-        ["serves on worker 0, for 0.15 s", "serves on all workers"]
+        [
+            "serves on worker 0, for 0.15 s",
+            "passed as a canary: web: not judged, 1 flows and 1 on the other workers are too few",
+            "serves on all workers"
+        ]
     );
+}
+
+#[test]
+fn a_canary_that_drops_every_flow_is_quarantined_and_the_build_before_serves() {
+    const DROPS: &str = "(i32.store (i32.const 0x4000) (i32.const -1)) (local.get 1)";
+    let folder = Folder::new();
+    folder.put(FIRST);
+    let host = folder.host(&[], Duration::from_millis(1));
+    work(&host);
+    folder.put(DROPS);
+    let mut bound = work(&host);
+    for _ in 0..30 {
+        assert_eq!(chosen(&mut bound), [Pick::Drop, Pick::Backend(0)]);
+    }
+    let ends = host.canary_ends().expect("a canary");
+    std::thread::sleep(ends.saturating_duration_since(std::time::Instant::now()));
+    host.judge_canaries();
+    assert_eq!(chosen(&mut work(&host)), [Pick::Backend(0); 2]);
+    let shown = status(&host);
+    let reason = &shown.quarantined[0].reason;
+    assert_eq!(
+        reason,
+        "failed on its first worker: web: drops 100 % of 30 (the serving build 0 % of 30)"
+    );
+    assert_eq!(shown.canary, None);
 }
 
 #[test]
@@ -289,54 +324,6 @@ fn services_that_no_build_can_serve_get_the_native_fallback() {
         host.bind_or_fall_back("never", 1, 1, &[service(&[1])], None)
             .is_err()
     );
-}
-
-/// Picks the backend whose index is the number of picks so far. `keep=1` asks for a handover.
-const REMEMBERS: Wat = Wat {
-    section: "kind=policy\\0aabi=1.0\\0aname=test\\0akeep=1\\0a",
-    pick: "(i32.store (i32.const 0x4000) (i32.load (i32.const 32)))
-           (i32.store (i32.const 32) (i32.add (i32.load (i32.const 32)) (i32.const 1)))
-           (local.get 1)",
-    more: "(func (export \"waxwing_backends_changed\") (param i32) (result i32) (i32.const 1))",
-    ..Wat::GOOD
-};
-
-#[test]
-fn module_state_survives_a_change_of_backends() {
-    let (host, _events) = host_with(
-        HostOptions::default(),
-        &[("test", REMEMBERS.shipped())],
-        None,
-    );
-    let bind = |weights: &[u32], config: &str| {
-        let mut service = service(weights);
-        service.config_json = config.into();
-        let bound = host.bind("test", 1, 1, &[service]).expect("it is valid");
-        bound.policies.into_iter().next().expect("one")
-    };
-    let next = |policy: &mut Box<dyn Policy>, backends| {
-        pick(&mut **policy, backends, &[0]).expect("a pick")[0]
-    };
-    let mut first = bind(&[1; 9], "{}");
-    assert_eq!(next(&mut first, 9), Pick::Backend(0));
-    assert_eq!(next(&mut first, 9), Pick::Backend(1));
-
-    // Two more backends, and a new instance in place of the first.
-    let mut second = bind(&[1; 11], "{}");
-    second.inherit(&mut *first);
-    assert_eq!(next(&mut second, 11), Pick::Backend(2), "its state is kept");
-    assert_eq!(
-        pick(&mut *first, 9, &[0]),
-        Err(PolicyFault::Disabled),
-        "the old instance is disabled"
-    );
-    drop(first);
-
-    // A changed config prevents the handover.
-    let mut third = bind(&[1; 11], r#"{"a":1}"#);
-    third.inherit(&mut *second);
-    assert_eq!(next(&mut third, 11), Pick::Backend(0));
-    assert_eq!(next(&mut second, 11), Pick::Backend(3));
 }
 
 #[test]

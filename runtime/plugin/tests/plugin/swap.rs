@@ -161,6 +161,7 @@ fn a_faulty_build_is_rolled_back_and_not_loaded_again() {
         service: "web".into(),
         fault: waxwing_dataplane::PolicyFault::Trap,
         text: "trapped".into(),
+        replaced: false,
     };
     let recoveries: Vec<_> = (0..3).map(|_| host.recover(&report)).collect();
     use waxwing_plugin::Recovery::{Rebuild, RolledBack};

@@ -7,13 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use waxwing_dataplane::Ports;
 use waxwing_packet::{Address, Protocol};
+use waxwing_plugin::CanaryRules;
 
 use crate::network::return_routes::ReturnPlan;
 
+use super::named_key;
 use super::names::remedy;
 use super::problem::{Located, Problem, Severity, SourceText, Span};
 use service::{Backend, Service, SourceNat};
@@ -23,8 +24,8 @@ use service::{Backend, Service, SourceNat};
 pub struct Config {
     /// The watched folder of modules; `None`: only built-in policies.
     pub modules: Option<Located<PathBuf>>,
-    /// How long a new module build runs as a canary on one worker; 0: all workers at once.
-    pub canary: Duration,
+    /// How a new module build is tried on the first worker.
+    pub canary: CanaryRules,
     /// Maximum concurrent sessions.
     pub sessions_max: usize,
     /// Maximum services, including removed ones that still have sessions.
@@ -207,6 +208,13 @@ impl Config {
         Problem::at(&self.source, Severity::Error, span, text)
     }
 
+    /// Returns an error about a table that a module refused: at the key that its text names, if it names one.
+    #[must_use]
+    pub(crate) fn error_in(&self, table: Span, text: String) -> Problem {
+        let span = named_key::find(self.source.text(), table, &text);
+        self.error_at(span.unwrap_or(table), text)
+    }
+
     /// Returns a warning at a place in the config, for a check that looks at the system.
     #[must_use]
     pub fn warning_at(&self, span: Span, text: impl Into<String>) -> Problem {
@@ -291,7 +299,7 @@ impl Config {
     pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
         let changed = [
             ("modules", self.modules != running.modules),
-            ("canary", self.canary != running.canary),
+            ("[canary]", self.canary != running.canary),
             ("sessions_max", self.sessions_max != running.sessions_max),
             ("services_max", self.services_max != running.services_max),
             ("backends_max", self.backends_max != running.backends_max),

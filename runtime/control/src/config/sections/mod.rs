@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
+use waxwing_plugin::CanaryRules;
 
 use super::model::{
     AdminConfig, ClusterKey, Config, Mode, Poll, Port, ReturnPath, Rings, Unserved, Workers,
@@ -82,7 +83,6 @@ fn syntax_error(message: &str) -> String {
 
 fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
     let root = &Table::new(&schema::ROOT, entries, Span::default(), problems);
-    let canary = root.duration(&schema::CANARY, Duration::ZERO..=CANARY_MAX, problems);
     let sessions_max = root.integer(&schema::SESSIONS_MAX, 1..=1 << 27, problems);
     let services_max = root.integer(&schema::SERVICES_MAX, 1..=1 << 16, problems);
     let backends_max = root.integer(&schema::BACKENDS_MAX, 1..=1 << 20, problems);
@@ -91,7 +91,7 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
     let default_mode = Located::new(Mode::default(), Span::default());
     Config {
         modules: modules(root, problems),
-        canary: or(canary, Duration::from_secs(1)),
+        canary: canary(root, problems),
         sessions_max: or(sessions_max, 1_000_000),
         services_max: or(services_max, 1 << 10),
         backends_max: or(backends_max, 1 << 14),
@@ -118,6 +118,27 @@ fn modules(root: &Table<'_, '_>, problems: &mut Problems) -> Option<Located<Path
     root.parsed(&schema::MODULES, problems, |text| {
         Ok(folder.join(values::path(text, "the folder's path")?))
     })
+}
+
+fn canary(root: &Table<'_, '_>, problems: &mut Problems) -> CanaryRules {
+    let defaults = CanaryRules {
+        time: Duration::from_secs(10),
+        ..CanaryRules::default()
+    };
+    let Some(table) = root.table(&schema::CANARY, problems) else {
+        return defaults;
+    };
+    let time = table.duration(&schema::CANARY_TIME, Duration::ZERO..=CANARY_MAX, problems);
+    let flows_min = table.integer(&schema::FLOWS_MIN, 1..=1_000_000, problems);
+    let mut percent = |key, default| or(table.integer(key, 0..=100, problems), default);
+    CanaryRules {
+        time: or(time, defaults.time),
+        flows_min: or(flows_min, defaults.flows_min),
+        more_drops: percent(&schema::MORE_DROPS, defaults.more_drops),
+        more_fallbacks: percent(&schema::MORE_FALLBACKS, defaults.more_fallbacks),
+        more_failures: percent(&schema::MORE_FAILURES, defaults.more_failures),
+        one_backend: percent(&schema::ONE_BACKEND, defaults.one_backend),
+    }
 }
 
 fn admin(root: &Table<'_, '_>, problems: &mut Problems) -> AdminConfig {

@@ -1,6 +1,7 @@
 //! Failures of clients' connections.
 
 use super::*;
+use crate::health::ejection::Encounters;
 
 pub(super) const EJECTS: &str = "[service.ejection]\nfailures = 5\nwindow = \"10s\"\ntime = \"10s\"\n\
                       time_max = \"30s\"\nmin_healthy = 50";
@@ -9,9 +10,92 @@ pub(super) const EJECTS: &str = "[service.ejection]\nfailures = 5\nwindow = \"10
 fn count(world: &mut World, counts: [u64; 3], now: Duration) {
     let keys = [0, 1, 2].map(|backend| world.key(backend));
     world.health.record_failures(now, |key| {
-        let at = keys.iter().position(|it| *it == key)?;
-        Some(counts[at])
+        let failures = counts[keys.iter().position(|it| *it == key)?];
+        Some(Encounters {
+            failures,
+            ..Encounters::default()
+        })
     });
+}
+
+/// Sets the packets sent to each of the three backends, and their replies.
+fn exchange(world: &mut World, packets: [(u64, u64); 3], now: Duration) {
+    let keys = [0, 1, 2].map(|backend| world.key(backend));
+    world.health.record_failures(now, |key| {
+        let (sent, replies) = packets[keys.iter().position(|it| *it == key)?];
+        Some(Encounters {
+            failures: 0,
+            sent,
+            replies,
+        })
+    });
+}
+
+#[test]
+fn a_silent_backend_of_a_udp_service_is_ejected() {
+    // Packets and replies at times in seconds; whether the first backend is ejected at the end.
+    type Step = (u64, [(u64, u64); 3]);
+    const RESTS: [(u64, u64); 2] = [(50, 50), (50, 50)];
+    let rests = |first| [first, RESTS[0], RESTS[1]];
+    let rows: [(&str, &str, &[Step], bool); 6] = [
+        (
+            "no reply",
+            "udp",
+            &[(1, rests((5, 0))), (3, rests((5, 0)))],
+            true,
+        ),
+        (
+            "its replies may come yet",
+            "udp",
+            &[(1, rests((5, 0))), (2, rests((5, 0)))],
+            false,
+        ),
+        (
+            "too few datagrams",
+            "udp",
+            &[(1, rests((4, 0))), (3, rests((4, 0)))],
+            false,
+        ),
+        (
+            "one reply",
+            "udp",
+            &[
+                (1, rests((50, 0))),
+                (2, rests((50, 1))),
+                (3, rests((50, 1))),
+            ],
+            false,
+        ),
+        (
+            "a protocol without replies",
+            "udp",
+            &[(1, [(50, 0); 3]), (3, [(50, 0); 3])],
+            false,
+        ),
+        (
+            "TCP",
+            "tcp",
+            &[(1, rests((5, 0))), (3, rests((5, 0)))],
+            false,
+        ),
+    ];
+    for (what, protocol, steps, ejected) in rows {
+        let mut world = World::of(&config_of(protocol, EJECTS, &[1, 2, 3], ""));
+        exchange(&mut world, [(0, 0); 3], at(0));
+        for (time, packets) in steps {
+            exchange(&mut world, *packets, at(*time));
+        }
+        let is = world.state(0) == HealthState::Ejected;
+        assert_eq!(is, ejected, "{what}");
+        assert_eq!(world.state(1), HealthState::Up, "{what}");
+        if ejected {
+            let reason = &world.health.get(world.key(0)).unwrap().reason;
+            assert_eq!(
+                reason,
+                "no reply to 5 datagrams within 10 s; ejected for 10 s"
+            );
+        }
+    }
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn passed(reason: &str) -> CheckResult {
         weight: None,
         reason: reason.into(),
         took: Duration::from_millis(1),
+        log: Vec::new(),
     }
 }
 

@@ -20,7 +20,7 @@
 pub(crate) mod checks;
 mod draft;
 mod network;
-mod policies;
+pub(crate) mod policies;
 mod problems;
 pub(crate) mod reload;
 mod steering;

@@ -7,10 +7,72 @@ use std::time::Instant;
 use waxwing_plugin::{FaultReport, Recovery};
 
 use super::{Controller, PublishError};
+use crate::admin::signals::LiftQuarantine;
 use crate::health;
 use crate::publish::modules;
 
+/// Why no quarantine was lifted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LiftError {
+    #[error("module {module} has no quarantined build {hash}*; its quarantined builds: {builds}")]
+    NoSuchBuild {
+        module: String,
+        hash: String,
+        builds: String,
+    },
+    #[error("module {0} has no quarantined build")]
+    NotQuarantined(String),
+}
+
 impl Controller {
+    /// Ends the quarantine of a module's builds, and tries its newest build as a new one is. Returns their
+    /// hashes.
+    ///
+    /// # Errors
+    /// There is no such build.
+    pub(crate) async fn lift_quarantine(
+        &mut self,
+        request: &LiftQuarantine,
+    ) -> Result<Vec<String>, LiftError> {
+        let LiftQuarantine { module, hash } = request.clone();
+        let (policies, checks) = (Arc::clone(&self.policy_host), Arc::clone(&self.check_host));
+        // On a blocking thread: the hosts write files.
+        let lifted = modules::blocking(move || {
+            let mut lifted = policies.lift(&module, &hash);
+            lifted.extend(checks.lift(&module, &hash));
+            lifted
+        })
+        .await;
+        if lifted.is_empty() {
+            return Err(self.not_lifted(request));
+        }
+        // If the build serves, because there is no other, its instances are disabled.
+        self.faulted.insert(request.module.clone());
+        self.modules_changed(&BTreeSet::from([request.module.clone()]))
+            .await;
+        self.update_view();
+        Ok(lifted)
+    }
+
+    fn not_lifted(&self, LiftQuarantine { module, hash }: &LiftQuarantine) -> LiftError {
+        let mut states = self.policy_host.status();
+        states.extend(self.check_host.status());
+        let of_module = states.into_iter().filter(|state| state.name == *module);
+        let builds: Vec<String> = of_module
+            .flat_map(|state| state.quarantined)
+            .map(|build| build.hash.chars().take(12).collect())
+            .collect();
+        let module = module.clone();
+        match builds.is_empty() {
+            true => LiftError::NotQuarantined(module),
+            false => LiftError::NoSuchBuild {
+                module,
+                hash: hash.clone(),
+                builds: builds.join(", "),
+            },
+        }
+    }
+
     /// Publishes the current config again, with new instances of what changed or failed.
     pub(super) async fn republish(&mut self) {
         match self.publish(Arc::clone(&self.config)).await {
@@ -64,8 +126,11 @@ impl Controller {
         }
     }
 
-    /// Ends the canary of a new build.
+    /// Ends the canary of a new build: all workers get it, or the first one gets the serving build back.
     pub(crate) async fn canary_ended(&mut self) {
+        let host = Arc::clone(&self.policy_host);
+        // On a blocking thread: the host writes files.
+        modules::blocking(move || host.judge_canaries()).await;
         if self.publish_modules_or_retry().await {
             self.update_view();
         }
@@ -102,7 +167,9 @@ impl Controller {
                 ..
             } = &report;
             tracing::error!(%service, worker, "policy {module:?} failed: {text}");
-            self.faulted.insert(module.name.clone());
+            if !report.replaced {
+                self.faulted.insert(module.name.clone());
+            }
             let host = Arc::clone(&self.policy_host);
             match modules::blocking(move || host.recover(&report)).await {
                 Recovery::Nothing => {}

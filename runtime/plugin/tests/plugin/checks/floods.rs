@@ -132,6 +132,12 @@ async fn a_flood_of_log_lines_ends_at_the_limit() {
     assert_eq!(outcome.signals[0], Some(1000));
     let lines = logged.0.lock().expect("no test panics while holding it");
     assert_eq!(lines.len(), 16, "{lines:?}");
+    assert_eq!(outcome.log.len(), 16, "{:?}", outcome.log);
+    assert!(
+        outcome.log[0].starts_with("one [2Jtwo"),
+        "{:?}",
+        outcome.log
+    );
     for line in &*lines {
         assert!(line.contains("message=one [2Jtwo "), "{line:?}");
         assert!(
