@@ -126,6 +126,32 @@ impl<'a> Waxwing<'a> {
         }
     }
 
+    /// Starts another balancer on the same ports, with an admin socket of its own.
+    ///
+    /// # Errors
+    /// It ran, or did not name this one, or told to take this one's program off.
+    pub fn start_second(&self, config: &Config) -> Result<()> {
+        let text = config.to_toml()?.replace("waxwing.sock", "second.sock");
+        let path = self.topology.scratch.write("second.toml", text)?;
+        let mut command = self.topology.balancer_command(&[])?;
+        command.args(["run", "--config"]).arg(path);
+        let finished = Process::spawn("waxwing", &command)?.finish(TIMEOUT)?;
+        let (status, said) = (finished.status, finished.stderr);
+        ensure!(!status.success(), "a second balancer ran on the same ports");
+        let pid = &self.status()?.0["pid"];
+        for part in [
+            "interface front",
+            &format!("waxwing is running on it already (pid {pid})"),
+        ] {
+            ensure!(said.contains(part), "it does not say {part:?}: {said}");
+        }
+        ensure!(
+            !said.contains("xdp off"),
+            "it recommends to stop the first one's traffic: {said}"
+        );
+        Ok(())
+    }
+
     /// Runs a command against the running balancer (`status`, `reload`, …).
     pub fn ask(&self, args: &[&str]) -> Result<Finished> {
         let mut command = self.topology.balancer.command(built_program("waxwing")?);

@@ -25,6 +25,25 @@ fn crowd(name: &str, backends: u16, check: HealthCheck) -> Service {
     service.checked(check)
 }
 
+/// Returns a service of many backends in a rack without power, which refuses no connection: each check waits
+/// for its whole timeout of ten seconds.
+pub(crate) fn silent_rack(topology: &Topology, name: &str, backends: u16) -> Result<Service> {
+    let last = 10_000 + backends - 1;
+    let rules = format!(
+        "add table inet rack; \
+         add chain inet rack input {{ type filter hook input priority filter; }}; \
+         add rule inet rack input tcp dport 10000-{last} drop"
+    );
+    topology.servers[1].run("nft", &[&rules])?;
+    let check = HealthCheck {
+        interval: Some("1s"),
+        fast_interval: Some("1s"),
+        timeout: Some("10s"),
+        ..quick("tcp")
+    };
+    Ok(crowd(name, backends, check))
+}
+
 /// Observes for five seconds that the backends of `web`, which are checked every 300 ms, stay up and that the
 /// last check of each is recent. The status has times in seconds, rounded down.
 fn assert_on_time(waxwing: &Waxwing<'_>) -> Result<()> {
@@ -97,24 +116,13 @@ fn a_hundred_checks_that_loop_make_no_other_late() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// A rack without power refuses no connection: each check waits for its whole timeout of ten seconds.
 fn six_hundred_silent_backends_make_no_other_check_late() -> Result<()> {
     const NAME: &str = "rack";
     let topology = Topology::new(Layout::default())?;
     let (_servers, mut config) = three(&topology)?;
-    topology.servers[1].run(
-        "nft",
-        &["add table inet rack; \
-           add chain inet rack input { type filter hook input priority filter; }; \
-           add rule inet rack input tcp dport 10000-10599 drop"],
-    )?;
-    let check = HealthCheck {
-        interval: Some("1s"),
-        fast_interval: Some("1s"),
-        timeout: Some("10s"),
-        ..quick("tcp")
-    };
-    config.services.insert(0, crowd(NAME, 600, check));
+    config
+        .services
+        .insert(0, silent_rack(&topology, NAME, 600)?);
     let waxwing = Waxwing::start(&topology, &config)?;
     assert_on_time(&waxwing)?;
     let reason = waxwing.status()?.health(NAME, 0).reason;

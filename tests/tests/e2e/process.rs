@@ -8,12 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::log_pipe::{LogPipe, Reader};
 use waxwing_tests::pids_limit::PidsLimit;
 use waxwing_tests::process::retry;
-use waxwing_tests::topology::{VIP4, server4};
+use waxwing_tests::topology::VIP4;
 use waxwing_tests::waxwing::Copy;
-use waxwing_tests::{Backend, Config, HealthCheck, Layout, Service, Topology, Waxwing};
+use waxwing_tests::{Config, Layout, Topology, Waxwing};
 use waxwing_tests::{actors, modules};
 
-use crate::health::{quick, three, wait_web};
+use crate::crowd::silent_rack;
+use crate::health::{three, wait_web};
 use crate::refused::{assert_says, run_in_vain};
 use crate::traffic::{assert_served, web};
 use crate::{PIDS_CONTROLLER, Scenario, scenario};
@@ -201,22 +202,9 @@ fn checks_leave_open_files_to_the_rest() -> Result<()> {
     const FILES: u64 = 160;
     let topology = Topology::new(Layout::default())?;
     let (_servers, mut config) = three(&topology)?;
-    topology.servers[1].run(
-        "nft",
-        &["add table inet rack; \
-           add chain inet rack input { type filter hook input priority filter; }; \
-           add rule inet rack input tcp dport 10000-10299 drop"],
-    )?;
-    let check = HealthCheck {
-        interval: Some("1s"),
-        fast_interval: Some("1s"),
-        timeout: Some("10s"),
-        ..quick("tcp")
-    };
-    let mut rack = Service::v4("rack", "tcp", (1000, 0), 0);
-    let ports = 10_000..10_300;
-    rack.backends = ports.map(|port| Backend::new(server4(2), port)).collect();
-    config.services.insert(0, rack.checked(check));
+    config
+        .services
+        .insert(0, silent_rack(&topology, "rack", 300)?);
     let script = format!("ulimit -n {FILES}; exec \"$0\" \"$@\"");
     let waxwing = Waxwing::start_under(&topology, &config, &["sh", "-c", &script])?;
     // The rack takes half of the places, and leaves the others free for other services.

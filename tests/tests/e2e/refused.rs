@@ -95,7 +95,7 @@ fn check_tries_the_modules_and_their_configs() -> Result<()> {
     std::fs::create_dir_all(&config.modules)?;
     let check = |text: String| -> Result<Finished> {
         let path = topology.scratch.write("checked.toml", text)?;
-        let mut check = topology.balancer.command(built_program("waxwing")?);
+        let mut check = topology.balancer_command(&[])?;
         check.args(["check", "--config"]).arg(path);
         Process::spawn("waxwing", &check)?.finish(Duration::from_secs(60))
     };
@@ -158,25 +158,7 @@ fn a_port_with_another_program_is_left_alone() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let waxwing = Waxwing::start(&topology, &web(&topology))?;
-    let text = web(&topology)
-        .to_toml()?
-        .replace("waxwing.sock", "second.sock");
-    let path = topology.scratch.write("second.toml", text)?;
-    let mut second = topology.balancer_command(&[])?;
-    second.args(["run", "--config"]).arg(path);
-    let finished = Process::spawn("waxwing", &second)?.finish(Duration::from_secs(10))?;
-    ensure!(
-        !finished.status.success(),
-        "a second balancer ran on the same ports"
-    );
-    let pid = waxwing.status()?.0["pid"].to_string();
-    let names = format!("waxwing is running on it already (pid {pid})");
-    assert_says(&finished, &["interface front", &names])?;
-    ensure!(
-        !finished.stderr.contains("xdp off"),
-        "it recommends to stop the first one's traffic: {}",
-        finished.stderr
-    );
+    waxwing.start_second(&web(&topology))?;
     assert_served(&topology, VIP4)?;
     waxwing.stop().map(drop)
 }

@@ -131,7 +131,7 @@ pub(crate) struct BackendHealth {
 
 impl BackendHealth {
     /// Creates a backend whose checks have no result yet.
-    pub(crate) fn new(rules: &BackendRules, now: Duration) -> Self {
+    pub(super) fn new(rules: &BackendRules, now: Duration) -> Self {
         let mut health = Self {
             admin: AdminState::Enabled,
             checks: vec![CheckState::default(); rules.checks.len()],
@@ -175,7 +175,7 @@ impl BackendHealth {
     }
 
     /// Replaces the checks and the rules by those of a new config.
-    pub(crate) fn adopt(
+    pub(super) fn adopt(
         &mut self,
         checks: Vec<CheckState>,
         rules: &BackendRules,

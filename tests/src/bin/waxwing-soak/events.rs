@@ -2,6 +2,8 @@
 //!
 //! Invariant: after an event the balancer has to be right again, with the sessions that it had.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use waxwing_tests::log_pipe::Reader;
@@ -9,6 +11,9 @@ use waxwing_tests::waxwing::Copy;
 use waxwing_tests::{Status, modules};
 
 use crate::Soak;
+
+/// An address that no route leads to.
+const LOST_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
 
 /// An event's name, and what it does: it happens, and ends or undoes itself.
 pub(super) type Event = (&'static str, fn(&mut Soak<'_>) -> Result<()>);
@@ -24,7 +29,17 @@ pub(super) const ALL: &[Event] = &[
     ("port down (back)", |soak| soak.port_down("back")),
     ("carrier lost", |soak| soak.lose_carrier()),
     ("route gone", |soak| soak.lose_route()),
-    ("TAP deleted", |soak| soak.delete_tap()),
+    ("port made again", |soak| soak.topology.replug_back()),
+    ("port renamed", |soak| soak.rename_port()),
+    ("queues added or removed", |soak| soak.change_queues()),
+    ("virtual MAC address", |soak| soak.add_virtual_mac()),
+    ("strict reverse path check", |soak| {
+        soak.check_reverse_paths()
+    }),
+    ("TAP deleted", |soak| soak.change_tap("del")),
+    ("TAP down", |soak| soak.change_tap("set down")),
+    ("server without a route", |soak| soak.add_lost_server()),
+    ("second balancer", |soak| soak.start_second()),
     ("log not read", |soak| soak.trouble_log(Reader::Sleeps)),
     ("log reader gone", |soak| soak.trouble_log(Reader::Gone)),
     ("no threads", |soak| soak.refuse_threads()),
@@ -119,17 +134,74 @@ impl Soak<'_> {
         self.topology.balancer.ip(&format!("route add {route}\n"))
     }
 
-    fn delete_tap(&mut self) -> Result<()> {
-        let links = self
-            .topology
-            .balancer
-            .run("ip", &["-brief", "link", "show", "type", "tun"])?;
-        let tap = links
-            .split_whitespace()
-            .next()
-            .context("there is no TAP device")?;
-        let tap = tap.to_owned();
-        self.topology.balancer.ip(&format!("link del {tap}\n"))
+    /// Interfaces are renamed while they are down.
+    fn rename_port(&mut self) -> Result<()> {
+        let rename = |from: &str, to: &str| {
+            self.topology.balancer.ip(&format!(
+                "link set {from} down\nlink set {from} name {to}\nlink set {to} up\n"
+            ))
+        };
+        rename("back", "wan0")?;
+        let reported = self.wait_problem("`ip link set wan0 name back`");
+        self.pause(500);
+        rename("wan0", "back")?;
+        reported
+    }
+
+    /// The other ends use as many queues as the ports have.
+    fn change_queues(&mut self) -> Result<()> {
+        let queues = 2 + u32::try_from(self.random(3))?;
+        self.topology.set_far_queues(2)?;
+        self.topology.set_queues(queues)?;
+        self.topology.set_far_queues(queues)
+    }
+
+    fn add_virtual_mac(&mut self) -> Result<()> {
+        self.topology.balancer.ip(
+            "link add vrrp7 link front address 00:00:5e:00:01:07 type macvlan mode private\n\
+             link set vrrp7 up\n",
+        )?;
+        self.pause(1000);
+        self.topology.balancer.ip("link del vrrp7\n")
+    }
+
+    fn check_reverse_paths(&mut self) -> Result<()> {
+        let set = |value: u8| {
+            let setting = format!("net.ipv4.conf.all.rp_filter={value}");
+            self.topology.balancer.sysctl(&[&setting])
+        };
+        set(1)?;
+        let reported = self.wait_problem("rp_filter=2");
+        set(0)?;
+        reported
+    }
+
+    fn change_tap(&mut self, change: &str) -> Result<()> {
+        let balancer = &self.topology.balancer;
+        let links = balancer.run("ip", &["-brief", "link", "show", "type", "tun"])?;
+        let tap = links.split_whitespace().next();
+        let tap = tap.context("there is no TAP device")?;
+        let (verb, state) = change.split_once(' ').unwrap_or((change, ""));
+        balancer.ip(&format!("link {verb} {tap} {state}\n"))
+    }
+
+    /// No route leads to the server, so it is a problem and gets no connections.
+    fn add_lost_server(&mut self) -> Result<()> {
+        let mut config = self.config()?;
+        let echo = config.service_mut("echo")?;
+        let mut lost = echo.backends[0].clone();
+        lost.address = LOST_SERVER;
+        echo.backends.push(lost);
+        self.waxwing.reload(&config)?;
+        let reported = self.wait_problem(&LOST_SERVER.to_string());
+        self.pause(500);
+        self.reload()?;
+        reported
+    }
+
+    /// It is refused, and leaves the first one's program, socket and files alone.
+    fn start_second(&mut self) -> Result<()> {
+        self.waxwing.start_second(&self.config()?)
     }
 
     fn trouble_log(&mut self, trouble: Reader) -> Result<()> {

@@ -81,7 +81,10 @@ fn soak(arguments: &Arguments) -> Result<usize> {
         events.len()
     );
 
-    let topology = Topology::new(Layout::with_queues(2))?;
+    let topology = Topology::new(Layout {
+        queues_max: 4,
+        ..Layout::with_queues(2)
+    })?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let echoes = topology.servers.iter().map(|server| Echo::start(server, 7));
     let _echoes: Vec<Echo> = echoes.collect::<Result<_>>()?;
