@@ -41,8 +41,9 @@ pub use build::module::{BuildCounters, CompiledModule, ModuleHash, ModuleSource}
 pub use build::read::is_module_name;
 pub use build::validate::{ModuleLimits, validate};
 pub use error::{HostError, ModuleError, Refusal};
-pub use policy::bind::{BackendInfo, ServiceBinding, service_seed};
+pub use policy::bind::service_seed;
 pub use policy::host::{BoundModule, BuildsInUse, Host, HostEvent};
+pub use policy::hosted::{BackendInfo, ServiceBinding};
 pub use policy::instance::FaultReport;
 pub use registry::canary::CanaryRules;
 pub use registry::options::{FaultLimit, HostOptions};

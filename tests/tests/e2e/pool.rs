@@ -118,7 +118,7 @@ fn without_its_broken_check_a_pool_serves_at_once() -> Result<()> {
 
     waxwing.reload(&config)?;
     assert_shared(&topology)?;
-    wait_web(&waxwing, ["up"; 3])?;
+    wait_web(&waxwing, ["unchecked"; 3])?;
     waxwing.stop().map(drop)
 }
 
@@ -126,7 +126,8 @@ fn without_its_broken_check_a_pool_serves_at_once() -> Result<()> {
 fn a_new_check_removes_no_backend_before_its_first_results() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (servers, config) = three_of_nginx(&topology)?;
-    let waxwing = start_all_up(&topology, &config)?;
+    let waxwing = Waxwing::start(&topology, &config)?;
+    wait_web(&waxwing, ["unchecked"; 3])?;
 
     // The first backend answers a second before the others, and must not serve alone.
     servers[1].set_mood(&Mood::Late)?;

@@ -38,10 +38,10 @@ fn assert_works(topology: &Topology, waxwing: &Waxwing<'_>, config: &Config) -> 
     waxwing.reload(config)?;
     let backend = &config.services[0].backends[0];
     let backend = format!("{}:{}", backend.address, backend.port.unwrap_or_default());
-    for (command, weight) in [("drain", "draining"), ("enable", "up")] {
+    for (command, state) in [("drain", "draining"), ("enable", "unchecked")] {
         let asked = waxwing.ask(&["backend", command, "web", &backend])?;
         ensure!(asked.status.success(), "{command}: {}", asked.stderr);
-        waxwing.wait_status(command, |status| status.health("web", 0).state == weight)?;
+        waxwing.wait_status(command, |status| status.health("web", 0).state == state)?;
     }
     assert_served(topology, VIP4)
 }

@@ -17,10 +17,10 @@ pub(crate) struct NoSuchService {
 
 impl ServiceFilter {
     /// Creates a filter that at least one of the services in `known` passes; without a pattern all pass.
-    pub(crate) fn new(pattern: Option<String>, known: Vec<&str>) -> Result<Self, NoSuchService> {
+    pub(crate) fn new(pattern: Option<String>, known: &[&str]) -> Result<Self, NoSuchService> {
         match pattern {
             Some(pattern) if !known.iter().any(|name| matches(&pattern, name)) => {
-                let remedy = remedy(&pattern, &known, "the services are");
+                let remedy = remedy(&pattern, known, "the services are");
                 Err(NoSuchService { pattern, remedy })
             }
             pattern => Ok(Self(pattern)),
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_pattern_without_a_service_says_what_to_write() {
-        let new = |pattern: &str| ServiceFilter::new(Some(pattern.into()), vec!["web", "dns"]);
+        let new = |pattern: &str| ServiceFilter::new(Some(pattern.into()), &["web", "dns"]);
         assert!(new("d*").is_ok_and(|filter| filter.passes("dns") && !filter.passes("web")));
         let error = |pattern| new(pattern).err().map(|error| error.to_string());
         let text = "there is no service \"wbe\"; did you mean \"web\"?";

@@ -78,7 +78,7 @@ impl Reporter {
     pub(crate) fn filter(&self, pattern: Option<String>) -> Result<ServiceFilter, NoSuchService> {
         let view = self.view.get();
         let names = view.snapshot.services().map(|service| &*service.name);
-        ServiceFilter::new(pattern, names.collect())
+        ServiceFilter::new(pattern, &names.collect::<Vec<_>>())
     }
 
     /// Returns the filter for a pattern of names of services that may have sessions: removed ones too.
@@ -89,7 +89,7 @@ impl Reporter {
         let (view, removed) = (self.view.get(), self.health.removed());
         let names = view.snapshot.services().map(|service| &*service.name);
         let removed = removed.values().map(|removed| &*removed.service);
-        ServiceFilter::new(pattern, names.chain(removed).collect())
+        ServiceFilter::new(pattern, &names.chain(removed).collect::<Vec<_>>())
     }
 
     pub(crate) fn status(&self, filter: &ServiceFilter) -> Status {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use waxwing_dataplane::{BackendId, PolicyFault, ServiceId};
+use waxwing_dataplane::{PolicyFault, ServiceId};
 use waxwing_sdk::abi::{
     BACKEND_DRAINING, BACKEND_HEALTHY, BACKENDS_MAX, BackendRecord, CONFIG_MAX,
 };
@@ -14,43 +14,13 @@ use crate::build::engine::{CallBudget, Engine};
 use crate::build::module::CompiledModule;
 use crate::error::{ModuleError, Refusal};
 use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
-use crate::policy::instance::{FaultSink, HostedService, WasmPolicy};
+use crate::policy::hosted::{BackendInfo, HostedService, ServiceBinding};
+use crate::policy::instance::{FaultSink, WasmPolicy};
 use crate::policy::module_counters::{CounterPublisher, ModuleCounters};
 use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::write_host;
 use crate::policy::regions::{Regions, RequiredSizes};
-
-/// A backend, as a policy sees it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct BackendInfo {
-    /// Its stable id.
-    pub id: BackendId,
-    /// A hash of its address and port under the cluster's key: the same on every worker and
-    /// balancer, and after a restart.
-    pub key: u64,
-    /// Its share of new sessions; 0 takes none.
-    pub weight: u32,
-    /// Whether its health lets it take new sessions.
-    pub healthy: bool,
-    /// The factor that its health checks apply to its weight, in percent.
-    pub health_weight: u16,
-    /// The operator's tag; 0 if none.
-    pub tag: u32,
-}
-
-/// A service that a module is to serve.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ServiceBinding {
-    /// Its stable id.
-    pub service: ServiceId,
-    /// Its name, for messages.
-    pub name: Arc<str>,
-    /// The policy's config, JSON text.
-    pub config_json: String,
-    /// Its backends, in the order of [`waxwing_dataplane::Service::backends`].
-    pub backends: Vec<BackendInfo>,
-}
 
 /// The worker that an instance is for, and where the instance reports to.
 pub(crate) struct InstanceOwner {

@@ -11,7 +11,8 @@ use waxwing_sdk::abi::BackendRecord;
 
 use crate::build::engine::CallBudget;
 use crate::policy::guest::CallFailure;
-use crate::policy::instance::{HostedService, WasmPolicy};
+use crate::policy::hosted::HostedService;
+use crate::policy::instance::WasmPolicy;
 use crate::policy::records::{write_host, write_live};
 
 /// The most services whose backends change at once in an instance that goes on: the module is called once

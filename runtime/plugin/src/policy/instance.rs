@@ -18,13 +18,10 @@ use waxwing_sdk::abi::{ClosedRecord, PICK_DROP, PICK_FALLBACK, PICK_KEEP};
 
 use crate::build::engine::CallBudget;
 use crate::build::module::CompiledModule;
-use crate::policy::bind::BackendInfo;
 use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
-use crate::policy::module_counters::CounterPublisher;
-use crate::policy::outcomes::OutcomeCounter;
+use crate::policy::hosted::HostedService;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::{closed_record, write_flows, write_host, write_live};
-use crate::policy::regions::Regions;
 
 /// Up to this many backends, the live numbers are written before every call; above it, once a
 /// millisecond.
@@ -54,24 +51,6 @@ pub struct FaultReport {
 
 /// Receives failed calls, on the worker's thread: it must not block.
 pub(crate) type FaultSink = Arc<dyn Fn(FaultReport) + Send + Sync>;
-
-/// A service that an instance serves.
-pub(crate) struct HostedService {
-    pub(crate) service: ServiceId,
-    pub(crate) name: Arc<str>,
-    pub(crate) config_json: Arc<str>,
-    pub(crate) regions: Regions,
-    pub(crate) backends: Box<[BackendInfo]>,
-    /// Which backends take new sessions, and which are healthy: a healthy one may keep its clients.
-    pub(crate) available: Box<[bool]>,
-    pub(crate) healthy: Box<[bool]>,
-    pub(crate) generation: u64,
-    pub(crate) seed: u64,
-    pub(crate) refreshed_ms: u64,
-    pub(crate) ticked_ms: u64,
-    pub(crate) counters: CounterPublisher,
-    pub(crate) outcomes: Arc<OutcomeCounter>,
-}
 
 pub(crate) struct WasmPolicy {
     pub(crate) module: Arc<CompiledModule>,

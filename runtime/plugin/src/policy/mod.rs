@@ -6,6 +6,7 @@ pub(crate) mod bind;
 pub(crate) mod guest;
 pub(crate) mod handover;
 pub(crate) mod host;
+pub(crate) mod hosted;
 pub(crate) mod instance;
 pub(crate) mod module_counters;
 pub(crate) mod outcomes;

@@ -14,7 +14,7 @@ use waxwing_sdk::abi::{
     END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields, LiveRecord,
 };
 
-use crate::policy::instance::HostedService;
+use crate::policy::hosted::HostedService;
 use crate::policy::regions::Regions;
 
 /// Writes the host's fields of the header.
