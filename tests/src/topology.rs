@@ -14,17 +14,22 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::Scratch;
 use crate::actors::built_program;
 use crate::netns::{Namespace, VethOptions, veth};
+use crate::process::retry;
 
 /// The service address, IPv4 (RFC 5737's documentation range).
 pub const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 /// The service address, IPv6 (RFC 3849's documentation range).
 pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10));
+/// The longest time until a balancer attaches to a port that was made again, on a busy machine.
+const ATTACH_MAX: Duration = Duration::from_secs(20);
+
 /// The balancer's own address on the client's network.
 pub const FRONT4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
 /// The balancer's own address on the client's network, IPv6.
@@ -266,12 +271,21 @@ impl Topology {
         self.plug_back()
     }
 
-    /// Creates the balancer's port `back` after it was deleted; see [`Topology::replug_back`].
+    /// Creates the balancer's port `back` after it was deleted; see [`Topology::replug_back`]. It gets its
+    /// addresses when the balancer has attached to it: a reply that the kernel routes before that reaches the
+    /// client with the server's address, and the client resets the connection.
     ///
     /// # Errors
-    /// `ip` failed.
+    /// `ip` failed, or the balancer does not attach.
     pub fn plug_back(&self) -> Result<()> {
         self.plug((&self.balancer, "back"), self.wide())?;
+        retry(ATTACH_MAX, || {
+            ensure!(
+                self.balancer.has_xdp("back")?,
+                "no program is attached to back"
+            );
+            Ok(())
+        })?;
         self.balancer.ip("addr add 10.2.0.1/24 dev back\n\
              addr add fd00:2::1/64 dev back nodad\n")?;
         let flush = |server: &Namespace| server.ip("neigh flush dev eth0\n");

@@ -39,9 +39,10 @@ pub(crate) struct BackendFacts {
 }
 
 impl BackendFacts {
-    /// Returns whether it takes new sessions and is not waiting for its first check result.
+    /// Returns whether it takes new sessions, can be reached, and is not waiting for its first check result.
     fn serves(&self) -> bool {
-        self.takes_new && self.state != HealthState::Checking
+        let waits = matches!(self.state, HealthState::Checking | HealthState::Unreachable);
+        self.takes_new && !waits
     }
 }
 
@@ -188,7 +189,7 @@ mod tests {
         "UNCHECKED: nothing tells whether its backends answer; write a [[service.health]]";
 
     /// Backends, and how their service is judged.
-    const JUDGED: [(&[Row], Availability, &[&str]); 15] = [
+    const JUDGED: [(&[Row], Availability, &[&str]); 16] = [
         (&[(Up, true), (Up, true)], Availability::Ok, &[]),
         (&[(Up, true), (Draining, false)], Availability::Ok, &[]),
         (&[(Up, true), (Disabled, false)], Availability::Ok, &[]),
@@ -229,6 +230,11 @@ mod tests {
             &[(Checking, true)],
             Availability::Down,
             &[NO_BACKEND, "1 of 1 backends not checked yet (b0: why)"],
+        ),
+        (
+            &[(Unreachable, true)],
+            Availability::Down,
+            &[NO_BACKEND, "1 of 1 backends unreachable (b0: why)"],
         ),
         (
             &[(Down, false); 5],

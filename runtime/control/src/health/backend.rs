@@ -74,8 +74,10 @@ pub(crate) enum Reach {
     Reachable,
     /// The neighbour has not answered yet; the text says which.
     Resolving(String),
-    /// With the reason.
+    /// The neighbour does not answer; the text says why not.
     Unreachable(String),
+    /// A port or a route of this host is missing; the text says which.
+    CutOff(String),
 }
 
 /// The operator's setting for a backend, named as the commands that set it.
@@ -236,7 +238,12 @@ impl BackendHealth {
 
     /// Returns whether packets can be sent to it; true until it is known.
     pub(crate) fn is_reachable(&self) -> bool {
-        !matches!(self.reach, Some(Reach::Unreachable(_)))
+        !matches!(self.reach, Some(Reach::Unreachable(_) | Reach::CutOff(_)))
+    }
+
+    /// Returns whether it is this host that cannot send to it.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        matches!(self.reach, Some(Reach::CutOff(_)))
     }
 
     pub(crate) fn set_admin(&mut self, admin: AdminState, now: Duration) -> Option<StateChange> {
@@ -295,7 +302,7 @@ impl BackendHealth {
         if let Some(reason) = self.drain_reason() {
             return (HealthState::Draining, reason.into());
         }
-        if let Some(Reach::Unreachable(why)) = &self.reach {
+        if let Some(Reach::Unreachable(why) | Reach::CutOff(why)) = &self.reach {
             return (HealthState::Unreachable, why.clone());
         }
         let undecided = |check: &CheckState| check.debounced == Debounced::Undecided;

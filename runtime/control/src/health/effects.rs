@@ -58,6 +58,7 @@ pub(super) fn add_effects(
     // Backups that may be healthy are preferred to main backends that are known not to be.
     mains.panic &= mains.takes_new_without_panic() || !backups.takes_new_without_panic();
     backups.idle = mains.takes_new();
+    mains.waits = backends.iter().all(|(.., health)| !health.is_reachable());
     for (key, backend, health) in &backends {
         let tier = if backend.backup { &backups } else { &mains };
         let ((.., protocol), ..) = *key;
@@ -78,6 +79,10 @@ struct Tier {
     panic: bool,
     /// They take no new sessions, because the main backends do.
     idle: bool,
+    /// No backend of the service is reachable, so one that only this host cannot send to takes new sessions:
+    /// their first packets are dropped, and clients that try again get through once the port or the route is
+    /// back. A refusal would be final.
+    waits: bool,
 }
 
 impl Tier {
@@ -88,6 +93,7 @@ impl Tier {
         eligible: 0,
         panic: false,
         idle: true,
+        waits: false,
     };
 
     fn of<'a>(rules: &HealthConfig, members: impl Iterator<Item = &'a BackendHealth>) -> Self {
@@ -106,6 +112,7 @@ impl Tier {
             eligible,
             panic: up * 100 < rules.panic_threshold as usize * eligible,
             idle: false,
+            waits: false,
         }
     }
 
@@ -192,6 +199,7 @@ fn effect(
         HealthState::Checking if !(health.is_presumed_up() || tier.uses_undecided() || panic) => {
             out
         }
+        HealthState::Unreachable if tier.waits && health.is_cut_off() => Effect::default(),
         HealthState::Unreachable => out,
         HealthState::Down | HealthState::Ejected | HealthState::Checking => Effect::default(),
         HealthState::Draining => Effect {

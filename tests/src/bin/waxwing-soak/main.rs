@@ -30,6 +30,9 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// The VIP that comes and goes.
 const SPARE_VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11));
 
+/// The queues of `front`, after more were added.
+const QUEUES_MAX: u32 = 4;
+
 /// The UDP flows.
 const FLOWS: u64 = 4;
 
@@ -82,7 +85,7 @@ fn soak(arguments: &Arguments) -> Result<usize> {
     );
 
     let topology = Topology::new(Layout {
-        queues_max: 4,
+        queues_max: QUEUES_MAX,
         ..Layout::with_queues(2)
     })?;
     let _servers = actors::http_servers(&topology, 8080)?;
@@ -119,6 +122,7 @@ struct Soak<'a> {
     flows: Vec<Pinger>,
     has_server: bool,
     has_vip: bool,
+    queues: u32,
     pings: u64,
     answers: u64,
     events: u64,
@@ -175,6 +179,7 @@ impl<'a> Soak<'a> {
             flows: flows.map(|flow| Ok(flow??)).collect::<Result<_>>()?,
             has_server: true,
             has_vip: true,
+            queues: 2,
             pings: 0,
             answers: 0,
             events: 0,

@@ -8,7 +8,7 @@ use super::ejection::EJECTS;
 use super::{CHECKED, World, at, failed};
 use crate::health::backend::{HealthState, Reach};
 
-/// Tells the reach of the backends: `y` reachable, `n` unreachable, `r` being resolved, `-` unknown.
+/// Tells the reach of the backends: `y` reachable, `n` unreachable, `c` cut off, `r` being resolved, `-` unknown.
 fn reach(world: &mut World, known: &str, now: Duration) {
     let keys = [0, 1, 2].map(|backend| world.key(backend));
     world.health.record_reach(now, |address| {
@@ -16,6 +16,7 @@ fn reach(world: &mut World, known: &str, now: Duration) {
         match known.as_bytes()[at] {
             b'y' => Some(Reach::Reachable),
             b'n' => Some(Reach::Unreachable("no answer".into())),
+            b'c' => Some(Reach::CutOff("the port is down".into())),
             b'r' => Some(Reach::Resolving("no answer yet".into())),
             _ => None,
         }
@@ -38,6 +39,23 @@ fn an_unreachable_backend_takes_no_new_sessions_and_keeps_its_own() {
     assert_eq!(world.takes_new(at(2)), [false; 3], "as with all down");
     reach(&mut world, "yyy", at(3));
     assert_eq!(world.takes_new(at(3)), [true; 3]);
+}
+
+#[test]
+fn backends_that_this_host_cannot_send_to_take_new_sessions_when_no_other_can() {
+    let mut world = World::new("", "backup = true");
+    reach(&mut world, "ccy", at(0));
+    assert_eq!(world.takes_new(at(0)), [false, false, true]);
+    reach(&mut world, "ccc", at(1));
+    assert_eq!(world.takes_new(at(1)), [true, true, false]);
+    assert_eq!(world.state(0), HealthState::Unreachable);
+    // The port is back, and its neighbours are asked for.
+    reach(&mut world, "rrr", at(2));
+    assert_eq!(world.takes_new(at(2)), [true, true, false]);
+    reach(&mut world, "ncc", at(3));
+    assert_eq!(world.takes_new(at(3)), [false, true, false]);
+    reach(&mut world, "yrr", at(4));
+    assert_eq!(world.takes_new(at(4)), [true, false, false]);
 }
 
 #[test]
