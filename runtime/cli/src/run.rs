@@ -7,7 +7,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -52,12 +52,12 @@ const SHIPPED: Shipped = Shipped {
 /// The folder of machine code, unless systemd names one (`CacheDirectory=`).
 const CACHE: &str = "/var/cache/waxwing";
 
+/// The folder of what survives a restart, unless systemd (`StateDirectory=`) or the config names one.
+const STATE: &str = "/var/lib/waxwing";
+
 /// Returns what makes machine code of modules: this program as a child process. `/proc/self/exe` still works
 /// after the program's file was replaced.
 fn modules() -> ModuleOptions {
-    let folders = std::env::var("CACHE_DIRECTORY").unwrap_or_else(|_| CACHE.to_owned());
-    // systemd separates several folders by colons.
-    let folder = folders.split(':').next().unwrap_or(CACHE);
     ModuleOptions {
         shipped: SHIPPED,
         compiler: Compiler::Child {
@@ -65,8 +65,16 @@ fn modules() -> ModuleOptions {
             arguments: vec![COMPILE.to_owned()],
             limits: CompileLimits::default(),
         },
-        cache: CodeCache::open(folder.as_ref()).map(Arc::new),
+        cache: CodeCache::open(&folder("CACHE_DIRECTORY", CACHE)).map(Arc::new),
+        state: None,
     }
+}
+
+/// Returns the folder that systemd names in a variable, otherwise the default.
+fn folder(variable: &str, default: &str) -> PathBuf {
+    let folders = std::env::var(variable).unwrap_or_else(|_| default.to_owned());
+    // systemd separates several folders by colons.
+    folders.split(':').next().unwrap_or(default).into()
 }
 
 /// `waxwing check`.
@@ -142,7 +150,11 @@ fn serve(path: &Path, log: &Log) -> Result<()> {
 /// Checks the config, attaches to its ports and starts the workers. They forward nothing before
 /// [`Control::run`].
 async fn begin(path: &Path, log: &Log, started: Instant) -> Result<(Control, WorkerThreads)> {
-    let checked = preflight::load(path, modules()).await?;
+    let options = ModuleOptions {
+        state: Some(folder("STATE_DIRECTORY", STATE)),
+        ..modules()
+    };
+    let checked = preflight::load(path, options).await?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }

@@ -17,6 +17,8 @@ mod health;
 pub struct Config {
     /// The modules' watched folder.
     pub modules: PathBuf,
+    /// The folder of what survives a restart.
+    pub state: PathBuf,
     /// Capacity of the session table.
     pub sessions_max: u64,
     /// Maximum number of services.
@@ -164,6 +166,7 @@ impl Config {
         });
         Self {
             modules: directory.join("modules"),
+            state: directory.join("state"),
             canary: Canary { time: "1s" },
             sessions_max: 100_000,
             poll: "adaptive",

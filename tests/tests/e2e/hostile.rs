@@ -219,7 +219,7 @@ fn after_a_kill_the_last_good_build_serves_for_a_bad_file() -> Result<()> {
     let status = waxwing.status()?;
     ensure!(status.module_hash(&policy) == good.as_deref(), "{status}");
     let source = status.module_source(&policy).unwrap_or_default();
-    ensure!(source.contains("/.waxwing/last-good/"), "{status}");
+    ensure!(source.contains("/state/policies/last-good/"), "{status}");
     ensure!(status.module_refused(&policy).is_some(), "{status}");
     assert_served(&topology, VIP4)?;
     waxwing.stop().map(drop)

@@ -65,6 +65,7 @@ const fn optional(name: &'static str, example: &'static str) -> Key {
 }
 
 pub(super) static MODULES: Key = optional("modules", r#""modules""#);
+pub(super) static STATE: Key = optional("state", r#""/var/lib/waxwing""#);
 pub(super) static CANARY: Key = key("canary", "[canary]", Shape::Table(&CANARY_SECTION), false);
 pub(super) static SESSIONS_MAX: Key = optional("sessions_max", "1_000_000");
 pub(super) static SERVICES_MAX: Key = optional("services_max", "1_024");
@@ -215,6 +216,7 @@ pub(super) static ROOT: Section = Section {
     header: None,
     keys: &[
         &MODULES,
+        &STATE,
         &CANARY,
         &SESSIONS_MAX,
         &SERVICES_MAX,

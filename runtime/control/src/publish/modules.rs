@@ -4,6 +4,7 @@
 //! is the same on every worker and balancer, and after a restart.
 
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -42,6 +43,8 @@ pub struct ModuleOptions {
     pub compiler: Compiler,
     /// Keeps machine code for the next start.
     pub cache: Option<Arc<CodeCache>>,
+    /// The folder of what survives a restart, unless the config names one; `None`: nothing does.
+    pub state: Option<PathBuf>,
 }
 
 /// The plugin hosts and their events.
@@ -61,12 +64,17 @@ impl Modules {
             shipped,
             compiler,
             cache,
+            state,
         } = options;
         let (sender, events) = mpsc::unbounded_channel();
         let folder = config.modules.as_ref().map(|folder| folder.value.clone());
+        let state = state.filter(|_| folder.is_some());
+        let state =
+            state.map(|default| config.state.as_ref().map_or(default, |it| it.value.clone()));
         let options = CheckOptions {
             compiler: compiler.clone(),
             cache: cache.clone(),
+            state: state.clone(),
             ..CheckOptions::default()
         };
         let files = rustix::process::getrlimit(Resource::Nofile).current;
@@ -75,6 +83,7 @@ impl Modules {
         let options = HostOptions {
             compiler,
             cache,
+            state,
             canary: config.canary,
             ..HostOptions::default()
         };

@@ -7,5 +7,6 @@ pub(crate) mod cache;
 pub(crate) mod compile;
 pub(crate) mod engine;
 pub(crate) mod module;
+pub(crate) mod private_folder;
 pub(crate) mod read;
 pub(crate) mod validate;

@@ -86,6 +86,7 @@ impl CheckHost {
             fault_limit,
             compiler,
             cache,
+            state,
             at_once,
             connections_max,
             run,
@@ -100,6 +101,7 @@ impl CheckHost {
             fault_limit,
             compiler,
             cache,
+            state,
             canary: CanaryRules::default(),
         };
         Ok(Self {

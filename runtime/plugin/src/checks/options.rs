@@ -2,6 +2,7 @@
 //!
 //! Invariant: the defaults are ample for an honest check and bound every other.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct CheckOptions {
     pub compiler: Compiler,
     /// Keeps machine code for the next start.
     pub cache: Option<Arc<CodeCache>>,
+    /// The folder of what survives a restart; `None`: nothing does.
+    pub state: Option<PathBuf>,
     /// The most checks that run at once, at least 1; others wait for a slot. Address space for this many
     /// instances is reserved, some 16 MiB each.
     pub at_once: u32,
@@ -66,6 +69,7 @@ impl Default for CheckOptions {
             fault_limit: FaultLimit::default(),
             compiler: Compiler::default(),
             cache: None,
+            state: None,
             at_once: AT_ONCE_MAX,
             connections_max: u32::MAX,
             run: RunLimits::default(),

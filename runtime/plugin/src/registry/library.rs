@@ -16,7 +16,7 @@ use waxwing_sdk::abi::Kind;
 use crate::build::compile::Compiler;
 use crate::build::engine::Engine;
 use crate::build::module::{CompiledModule, ModuleHash, ModuleSource, label};
-use crate::build::read::{check_name, read_capped};
+use crate::build::read::check_name;
 use crate::error::{ModuleError, Refusal};
 use crate::lock::lock;
 use crate::policy::outcomes::Sides;
@@ -52,7 +52,7 @@ impl Library {
         options: HostOptions,
         kind: Kind,
     ) -> Self {
-        let store = Store::new(folder.as_deref(), kind);
+        let store = Store::new(options.state.as_deref(), kind);
         Self {
             sources: Sources::new(shipped, folder, options.limits.file_bytes_max),
             options,
@@ -173,8 +173,8 @@ impl Library {
 
     /// Loads the build that the store kept before this process started.
     fn load_last_good(&self, engine: &Engine, name: &str) -> Option<Arc<CompiledModule>> {
-        let path = self.store.last_good(name)?;
-        let bytes = read_capped(&path, self.options.limits.file_bytes_max).ok()?;
+        let max = self.options.limits.file_bytes_max as u64;
+        let (path, bytes) = self.store.last_good(name, max)?;
         let hash = ModuleHash::of(&bytes);
         if lock(&self.lifecycles).quarantined(hash).is_some() {
             return None;

@@ -1,5 +1,6 @@
 //! Settings of a host.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub struct HostOptions {
     pub compiler: Compiler,
     /// Keeps machine code for the next start.
     pub cache: Option<Arc<CodeCache>>,
+    /// The folder of what survives a restart; `None`: nothing does.
+    pub state: Option<PathBuf>,
     /// How a replacement build is tried on the first worker.
     pub canary: CanaryRules,
 }

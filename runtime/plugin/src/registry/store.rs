@@ -1,15 +1,13 @@
 //! State that survives a restart: the last good build of each module, and the quarantined builds.
 //!
-//! It lies in the folder `.waxwing` within the watched one: `last-good/NAME.wasm`, and
-//! `quarantine.json`, which an operator may read, edit or delete while the balancer is stopped. The
-//! state of health checks lies in the folder `health` within `.waxwing`, so that no file has two
-//! writers.
+//! It lies in the state folder, apart from the watched one, where others may write: `policies/` and `checks/`,
+//! each with `last-good/NAME.wasm` and `quarantine.json`, which an operator may read, edit or delete while the
+//! balancer is stopped.
 //!
-//! Invariant: a file here is complete or absent (written beside and renamed). A file that cannot be
-//! read or written causes a warning; its state is then lost at the next restart, nothing else.
+//! Invariant: what is read was written by this process's user ([`PrivateFolder`]). A file that cannot be read
+//! or written causes a warning; its state is then lost at the next restart, nothing else.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,13 +15,16 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use waxwing_sdk::abi::Kind;
 
+use crate::build::private_folder::PrivateFolder;
 use crate::build::read::file_name;
 
-/// The state folder. The dot keeps it from being a module's name.
-const FOLDER: &str = ".waxwing";
-const HEALTH: &str = "health";
+const POLICIES: &str = "policies";
+const CHECKS: &str = "checks";
 const LAST_GOOD: &str = "last-good";
 const QUARANTINE: &str = "quarantine.json";
+
+/// The longest quarantine file that is read, in bytes.
+const QUARANTINE_FILE_MAX: u64 = 4 << 20;
 
 /// The most quarantined builds that are kept; the oldest are forgotten.
 pub(crate) const QUARANTINED_MAX: usize = 1000;
@@ -41,113 +42,134 @@ pub struct QuarantinedBuild {
     pub at: u64,
 }
 
-/// The state folder; `None` if there is no watched folder.
+/// The state folder of one kind of modules; without one nothing is kept.
 #[derive(Debug)]
 pub(crate) struct Store {
-    folder: Option<PathBuf>,
+    folders: Option<Folders>,
+}
+
+#[derive(Debug)]
+struct Folders {
+    state: PrivateFolder,
+    last_good: PrivateFolder,
 }
 
 impl Store {
-    pub(crate) fn new(modules: Option<&Path>, kind: Kind) -> Self {
-        let folder = |modules: &Path| match kind {
-            Kind::Policy => modules.join(FOLDER),
-            Kind::Health => modules.join(FOLDER).join(HEALTH),
+    /// Opens the folder of a kind of modules in the state folder. Warns if it cannot be used or trusted.
+    pub(crate) fn new(state: Option<&Path>, kind: Kind) -> Self {
+        let open = |state: &Path| {
+            let folder = state.join(match kind {
+                Kind::Policy => POLICIES,
+                Kind::Health => CHECKS,
+            });
+            let opened = Folders::open(&folder);
+            let why = opened.as_ref().err();
+            why.inspect(|why| {
+                warn!(
+                    "state folder {}: {why}; after a restart no last good build and no quarantine is known; \
+                     make it a folder of this process's user, to which nobody else may write",
+                    folder.display()
+                );
+            });
+            opened.ok()
         };
         Self {
-            folder: modules.map(folder),
+            folders: state.and_then(open),
         }
     }
 
-    /// Returns the path of a module's last good build, which may not exist.
-    pub(crate) fn last_good(&self, name: &str) -> Option<PathBuf> {
-        let folder = self.folder.as_ref()?.join(LAST_GOOD);
-        Some(folder.join(file_name(name)))
+    /// Reads a module's last good build of at most `max` bytes. Returns its path too.
+    pub(crate) fn last_good(&self, name: &str, max: u64) -> Option<(PathBuf, Vec<u8>)> {
+        let folder = &self.folders.as_ref()?.last_good;
+        let file = file_name(name);
+        match folder.read(&file, max) {
+            Ok(bytes) => Some((folder.path(&file), bytes)),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    warn!("{}: not used: {error}", folder.path(&file).display());
+                }
+                None
+            }
+        }
     }
 
     /// Writes a module's last good build.
     pub(crate) fn keep(&self, name: &str, bytes: &[u8]) {
-        let Some(path) = self.last_good(name) else {
+        let Some(Folders { last_good, .. }) = &self.folders else {
             return;
         };
-        let same = fs::read(&path).is_ok_and(|kept| kept == bytes);
-        if !same && let Err(error) = write(&path, bytes) {
+        let file = file_name(name);
+        let kept = last_good.read(&file, bytes.len() as u64);
+        if kept.is_ok_and(|kept| kept == bytes) {
+            return;
+        }
+        if let Err(error) = last_good.write(&file, &[bytes], true) {
             warn!(
                 "{}: cannot write: {error}; after a restart {name} has no last good build to go back \
                  to; make the folder writable",
-                path.display()
+                last_good.path(&file).display()
             );
         }
     }
 
     /// Removes a module's last good build.
     pub(crate) fn forget(&self, name: &str) {
-        let Some(path) = self.last_good(name) else {
+        let Some(Folders { last_good, .. }) = &self.folders else {
             return;
         };
-        match fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => warn!("{}: cannot remove: {error}", path.display()),
+        let file = file_name(name);
+        if let Err(error) = last_good.remove(&file) {
+            let path = last_good.path(&file);
+            warn!("{}: cannot remove: {error}", path.display());
         }
     }
 
     /// Reads the quarantined builds.
     pub(crate) fn quarantined(&self) -> Vec<QuarantinedBuild> {
-        let Some(path) = self.file(QUARANTINE) else {
+        let Some(Folders { state, .. }) = &self.folders else {
             return Vec::new();
         };
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-            Err(error) => {
+        let read = state.read(QUARANTINE, QUARANTINE_FILE_MAX);
+        let read = read.and_then(|text| Ok(serde_json::from_slice(&text)?));
+        let mut builds: Vec<QuarantinedBuild> = read.unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                let path = state.path(QUARANTINE);
                 warn!(
-                    "{}: cannot read: {error}; no build is quarantined",
+                    "{}: not used: {error}; no build is quarantined",
                     path.display()
                 );
-                return Vec::new();
             }
-        };
-        let mut builds: Vec<QuarantinedBuild> =
-            serde_json::from_slice(&text).unwrap_or_else(|error| {
-                warn!("{}: {error}; no build is quarantined", path.display());
-                Vec::new()
-            });
+            Vec::new()
+        });
         builds.drain(..builds.len().saturating_sub(QUARANTINED_MAX));
         builds
     }
 
     /// Writes the quarantined builds.
     pub(crate) fn set_quarantined(&self, builds: &[QuarantinedBuild]) {
-        let Some(path) = self.file(QUARANTINE) else {
+        let Some(Folders { state, .. }) = &self.folders else {
             return;
         };
         let written = serde_json::to_vec_pretty(builds)
             .map_err(io::Error::from)
-            .and_then(|text| write(&path, &text));
+            .and_then(|text| state.write(QUARANTINE, &[&text], true));
         if let Err(error) = written {
             warn!(
                 "{}: cannot write: {error}; a restart will try quarantined builds again; make the \
                  folder writable",
-                path.display()
+                state.path(QUARANTINE).display()
             );
         }
     }
-
-    fn file(&self, name: &str) -> Option<PathBuf> {
-        Some(self.folder.as_ref()?.join(name))
-    }
 }
 
-/// Replaces a file in one step: writes and syncs a new file, then renames it.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+impl Folders {
+    fn open(folder: &Path) -> io::Result<Self> {
+        Ok(Self {
+            state: PrivateFolder::open(folder)?,
+            last_good: PrivateFolder::open(&folder.join(LAST_GOOD))?,
+        })
     }
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
 }
 
 /// Returns the seconds since 1970.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::common::{host_with, pick, service};
@@ -51,8 +52,12 @@ impl Folder {
         fs::write(self.file(), Wat::picking(pick).bytes()).expect("written");
     }
 
+    fn state(&self) -> PathBuf {
+        self.root.path().join("state")
+    }
+
     fn last_good(&self) -> PathBuf {
-        self.root.path().join(".waxwing/last-good/test.wasm")
+        self.state().join("policies/last-good/test.wasm")
     }
 
     fn host(&self, shipped: &[(&'static str, &'static [u8])], canary: Duration) -> Host {
@@ -61,6 +66,7 @@ impl Folder {
                 time: canary,
                 ..CanaryRules::default()
             },
+            state: Some(self.state()),
             ..HostOptions::default()
         };
         host_with(options, shipped, Some(self.path())).0
@@ -255,10 +261,48 @@ fn quarantine_survives_a_restart() {
 #[test]
 fn an_unwritable_folder_costs_only_the_state_across_a_restart() {
     let folder = Folder::new();
-    fs::write(folder.path().join(".waxwing"), "in the way").expect("written");
+    fs::write(folder.state(), "in the way").expect("written");
     folder.put(FIRST);
     let host = folder.host(&[], Duration::ZERO);
     assert_eq!(chosen(&mut work(&host)), [Pick::Backend(0); 2]);
+}
+
+/// What may stand in the way in the state folder; each is made by a shell in it.
+const IN_THE_WAY: [&str; 6] = [
+    "mkfifo policies/quarantine.json",
+    "truncate -s 1G policies/quarantine.json",
+    "rm policies/last-good/test.wasm; mkfifo policies/last-good/test.wasm",
+    "ln -sf ../../../victim policies/last-good/test.wasm",
+    "rm -r policies/last-good; ln -s ../../victims policies/last-good",
+    "chmod 777 policies policies/last-good",
+];
+
+/// Neither a start nor a change of builds reads what another user could have written, writes through a link,
+/// or waits.
+#[test]
+fn what_is_in_the_way_in_the_state_folder_is_neither_read_nor_followed() {
+    for script in IN_THE_WAY {
+        let (folder, host) = Folder::serving(Duration::ZERO);
+        drop(host);
+        fs::write(folder.path().join("victim"), "safe").expect("written");
+        fs::create_dir(folder.path().join("victims")).expect("made");
+        let mut shell = Command::new("sh");
+        let done = shell
+            .args(["-ec", script])
+            .current_dir(folder.state())
+            .status();
+        assert!(done.expect("a shell").success(), "{script}");
+
+        fs::write(folder.file(), b"half a fi").expect("written");
+        let host = folder.host(&[("test", Wat::picking(SECOND).shipped())], Duration::ZERO);
+        work(&host);
+        folder.put(FIRST);
+        work(&host);
+        let victim = fs::read_to_string(folder.path().join("victim"));
+        assert_eq!(victim.expect("read"), "safe", "{script}");
+        let mut victims = fs::read_dir(folder.path().join("victims")).expect("read");
+        assert!(victims.next().is_none(), "{script}");
+    }
 }
 
 #[test]

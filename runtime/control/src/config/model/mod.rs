@@ -24,6 +24,8 @@ use service::{Backend, Service, SourceNat};
 pub struct Config {
     /// The watched folder of modules; `None`: only built-in policies.
     pub modules: Option<Located<PathBuf>>,
+    /// The folder of what survives a restart; `None`: the program's.
+    pub state: Option<Located<PathBuf>>,
     /// How a new module build is tried on the first worker.
     pub canary: CanaryRules,
     /// Maximum concurrent sessions.
@@ -299,6 +301,7 @@ impl Config {
     pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
         let changed = [
             ("modules", self.modules != running.modules),
+            ("state", self.state != running.state),
             ("[canary]", self.canary != running.canary),
             ("sessions_max", self.sessions_max != running.sessions_max),
             ("services_max", self.services_max != running.services_max),

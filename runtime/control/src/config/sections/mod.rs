@@ -20,7 +20,7 @@ use super::model::{
 };
 use super::problem::{Located, Problems, SourceText, Span};
 use super::reader::{Table, or, or_default};
-use super::schema;
+use super::schema::{self, Key};
 use super::values;
 
 /// Maximum length of a Unix socket path, without the terminating zero byte of `sockaddr_un`.
@@ -90,7 +90,8 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
     let cluster_key = root.parsed(&schema::CLUSTER_KEY, problems, values::key_128);
     let default_mode = Located::new(Mode::default(), Span::default());
     Config {
-        modules: modules(root, problems),
+        modules: folder(root, &schema::MODULES, problems),
+        state: folder(root, &schema::STATE, problems),
         canary: canary(root, problems),
         sessions_max: or(sessions_max, 1_000_000),
         services_max: or(services_max, 1 << 10),
@@ -113,10 +114,14 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
     }
 }
 
-fn modules(root: &Table<'_, '_>, problems: &mut Problems) -> Option<Located<PathBuf>> {
-    let folder = problems.folder();
-    root.parsed(&schema::MODULES, problems, |text| {
-        Ok(folder.join(values::path(text, "the folder's path")?))
+fn folder(
+    root: &Table<'_, '_>,
+    key: &'static Key,
+    problems: &mut Problems,
+) -> Option<Located<PathBuf>> {
+    let base = problems.folder();
+    root.parsed(key, problems, |text| {
+        Ok(base.join(values::path(text, "the folder's path")?))
     })
 }
 

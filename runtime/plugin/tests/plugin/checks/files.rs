@@ -35,7 +35,11 @@ impl Folder {
     }
 
     fn host(&self) -> CheckHost {
-        CheckHost::new(Default::default(), &[], Some(self.0.path().into())).expect("a host")
+        let options = CheckOptions {
+            state: Some(self.0.path().join("state")),
+            ..CheckOptions::default()
+        };
+        CheckHost::new(options, &[], Some(self.0.path().into())).expect("a host")
     }
 }
 
@@ -177,7 +181,7 @@ async fn after_a_restart_the_last_good_build_replaces_a_bad_file() {
     let host = folder.host();
     assert_eq!(number(&host, &serve(&host)).await, Some(1));
     assert!(refused(&host).contains("not a WebAssembly module"));
-    let kept = folder.0.path().join(".waxwing/health/last-good/test.wasm");
+    let kept = folder.0.path().join("state/checks/last-good/test.wasm");
     assert!(kept.exists(), "apart from the policies'");
 }
 
