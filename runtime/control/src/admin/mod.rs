@@ -2,6 +2,7 @@
 
 pub(crate) mod availability;
 pub mod client;
+mod connections;
 pub(crate) mod filter;
 mod health_facts;
 pub mod log;

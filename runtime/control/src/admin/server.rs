@@ -33,8 +33,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::admin::connections;
 use crate::admin::filter::{NoSuchService, ServiceFilter};
 use crate::admin::report::Reporter;
 use crate::admin::signals::{self, LiftQuarantine, SetBackend, SetSignals};
@@ -48,6 +49,9 @@ const CHUNK: usize = 32 << 10;
 
 /// The most chunks of a session list queued for a slow reader.
 const CHUNKS_QUEUED: usize = 4;
+
+/// The most session lists that are read at the same time; each has a thread.
+const LISTS_MAX: usize = 8;
 
 /// Why there is no admin socket.
 #[derive(Debug, thiserror::Error)]
@@ -153,11 +157,13 @@ impl AdminSocket {
             .route("/v1/backends", post(set_backend))
             .route("/v1/modules/lift", post(lift))
             .route("/v1/reload", post(reload))
-            .with_state(App { reporter, requests });
-        if let Some(listener) = self.listener.take()
-            && let Err(e) = axum::serve(listener, router).await
-        {
-            tracing::error!("admin socket {}: {e}", self.path.display());
+            .with_state(App {
+                reporter,
+                requests,
+                lists: Arc::new(Semaphore::new(LISTS_MAX)),
+            });
+        if let Some(listener) = self.listener.take() {
+            connections::serve(listener, router).await;
         }
     }
 }
@@ -213,6 +219,8 @@ fn bind_and_move(private: &Path, path: &Path) -> io::Result<(UnixListener, u64)>
 struct App {
     reporter: Arc<Reporter>,
     requests: mpsc::Sender<Request>,
+    /// The places of session lists.
+    lists: Arc<Semaphore>,
 }
 
 #[derive(Deserialize)]
@@ -256,11 +264,19 @@ async fn sessions(
 ) -> Result<Response, NoSuchService> {
     let SessionsQuery { service, limit } = query;
     let filter = app.reporter.session_filter(service)?;
+    let Ok(place) = Arc::clone(&app.lists).try_acquire_owned() else {
+        let text =
+            format!("{LISTS_MAX} lists of sessions are being read; ask again when one has ended");
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response());
+    };
     let (chunks, queued) = mpsc::channel(CHUNKS_QUEUED);
     // It waits for a slow reader, so it takes none of the threads that the control loop needs.
     let thread = std::thread::Builder::new()
         .name("sessions".into())
-        .spawn(move || write_sessions(&app.reporter, &filter, limit, &chunks));
+        .spawn(move || {
+            let _place = place;
+            write_sessions(&app.reporter, &filter, limit, &chunks);
+        });
     if let Err(error) = thread {
         let text = format!("cannot start a thread to list the sessions: {error}");
         return Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response());

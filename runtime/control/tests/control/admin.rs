@@ -1,6 +1,8 @@
 //! The admin socket and signals.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, raise};
@@ -116,6 +118,35 @@ pub(crate) fn socket() {
     let error = prepare(&bed).unwrap_err();
     assert!(error.contains("exists and is not a socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
+}
+
+/// Six hundred connections that send nothing, half a head, half a body, or take no answer.
+pub(crate) fn stalled_peers_delay_nobody() {
+    const PEERS: usize = 600;
+    const SENT: [&str; 4] = [
+        "",
+        "GET /v1/status HT",
+        "POST /v1/signals HTTP/1.1\r\nhost: w\r\ncontent-length: 9\r\n\r\n{",
+        "GET /v1/status HTTP/1.1\r\nhost: w\r\n\r\n",
+    ];
+    let bed = Bed::new(WEB);
+    let path = bed.folder.path().join("admin.sock");
+    let peer = |at: usize| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        // Of the last kind, many answers, so that they fill the socket.
+        for _ in 0..if at % 4 == 3 { 100 } else { 1 } {
+            // A connection that gave way to another one may be closed by now.
+            let _ = stream.write_all(SENT[at % 4].as_bytes());
+        }
+        stream
+    };
+    let _peers: Vec<UnixStream> = (0..PEERS).map(peer).collect();
+    let begun = Instant::now();
+    assert_eq!(bed.status().pid, std::process::id());
+    bed.wait(bed.client.health(None)).unwrap();
+    bed.wait(bed.client.reload()).unwrap();
+    // Far less than the time after which a stalled connection is closed.
+    assert!(begun.elapsed() < PATIENCE / 4, "{:?}", begun.elapsed());
 }
 
 pub(crate) fn signals() {

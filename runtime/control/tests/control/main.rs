@@ -12,7 +12,7 @@ mod policies;
 
 use std::process::ExitCode;
 
-use crate::admin::{health, sessions, signals, socket};
+use crate::admin::{health, sessions, signals, socket, stalled_peers_delay_nobody};
 use crate::changes::{
     checks, drained, larger_mtu, order, port_down, refused_modules, reload, retired, stuck,
 };
@@ -51,6 +51,10 @@ fn main() -> ExitCode {
         (
             "the admin socket is private, unique and replaces a stale one",
             socket,
+        ),
+        (
+            "peers of the admin socket that stall delay nobody",
+            stalled_peers_delay_nobody,
         ),
         (
             "a drained backend shows its weight, and is named alike in commands and API",

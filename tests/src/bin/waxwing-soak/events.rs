@@ -161,7 +161,12 @@ impl Soak<'_> {
         ] {
             namespace.run("ethtool", &["-L", interface, "rx", &queues, "tx", &queues])?;
         }
-        Ok(())
+        let queues = usize::try_from(self.queues)?;
+        let attached = |status: &Status| status.0["ports"][0]["queues"].as_array().map(Vec::len);
+        let is_attached = |status: &Status| attached(status) == Some(queues);
+        self.waxwing
+            .wait_status("the new queue's socket", is_attached)
+            .map(drop)
     }
 
     fn add_virtual_mac(&mut self) -> Result<()> {
@@ -193,7 +198,7 @@ impl Soak<'_> {
         balancer.ip(&format!("link {verb} {tap} {state}\n"))
     }
 
-    /// No route leads to the server, so it is a problem and gets no connections.
+    /// No route leads to the server, so it gets no flows.
     fn add_lost_server(&mut self) -> Result<()> {
         let mut config = self.config()?;
         let echo = config.service_mut("echo")?;
@@ -201,10 +206,11 @@ impl Soak<'_> {
         lost.address = LOST_SERVER;
         echo.backends.push(lost);
         self.waxwing.reload(&config)?;
-        let reported = self.wait_problem(&LOST_SERVER.to_string());
+        let is_told = |status: &Status| status.states("echo").contains(&"unreachable");
+        let told = self.waxwing.wait_status("a lost server", is_told);
         self.pause(500);
         self.reload()?;
-        reported
+        told.map(drop)
     }
 
     /// It is refused, and leaves the first one's program, socket and files alone.

@@ -30,6 +30,9 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// The VIP that comes and goes.
 const SPARE_VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11));
 
+/// The most characters that say what broke.
+const WHAT_MAX: usize = 400;
+
 /// The queues of `front`, after more were added.
 const QUEUES_MAX: u32 = 4;
 
@@ -226,6 +229,7 @@ impl<'a> Soak<'a> {
     }
 
     fn find(&mut self, event: &str, what: &str) {
+        let what: String = what.chars().take(WHAT_MAX).collect();
         println!("    after `{event}`: {what}");
         self.found.push(format!("{event}: {what}"));
     }

@@ -1,0 +1,214 @@
+//! Serves the connections of the admin socket.
+//!
+//! Invariant: no peer keeps another one waiting. A connection whose peer sends no request or takes no answer is
+//! closed after [`STALLED_MAX`], or at once when its place is needed for a new one.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, Limited};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, interval, sleep, timeout};
+
+/// The most open connections.
+pub(crate) const CONNECTIONS_MAX: usize = 256;
+
+/// How long a peer may take to send a request's head, its body, or the next part of an answer.
+const STALLED_MAX: Duration = Duration::from_secs(10);
+
+/// The longest body of a request, in bytes.
+const BODY_MAX: usize = 64 << 10;
+
+/// The pause after a connection could not be accepted, for example because no file is free.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Serves until the future is dropped; the connections end with it.
+pub(crate) async fn serve(listener: UnixListener, router: Router) {
+    let begun = Instant::now();
+    let mut open: Vec<Connection> = Vec::new();
+    let mut tick = interval(Duration::from_secs(1));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => Some(accepted),
+            _ = tick.tick() => None,
+        };
+        open.retain(|it| !it.task.is_finished() && it.stalled() < Some(STALLED_MAX));
+        match accepted {
+            Some(Ok((stream, _))) => {
+                if make_room(&mut open) {
+                    open.push(Connection::start(stream, router.clone(), begun));
+                }
+            }
+            Some(Err(error)) => {
+                tracing::warn!("the admin socket cannot accept a connection: {error}");
+                sleep(ACCEPT_AGAIN).await;
+            }
+            None => {}
+        }
+    }
+}
+
+/// Closes the connection that has waited longest for its peer if all places are taken. Returns whether there
+/// is a place.
+fn make_room(open: &mut Vec<Connection>) -> bool {
+    if open.len() < CONNECTIONS_MAX {
+        return true;
+    }
+    let places = open.iter().enumerate();
+    let stalled = places.filter_map(|(at, it)| Some((it.stalled()?, at)));
+    let longest = stalled.max().map(|(_, at)| open.swap_remove(at));
+    longest.is_some()
+}
+
+/// An open connection; dropping it closes it.
+struct Connection {
+    task: AbortHandle,
+    progress: Arc<Progress>,
+}
+
+impl Connection {
+    fn start(stream: UnixStream, router: Router, begun: Instant) -> Self {
+        let progress = Arc::new(Progress {
+            begun,
+            last_ms: AtomicU64::default(),
+            is_handling: AtomicBool::default(),
+        });
+        progress.note();
+        let stream = TokioIo::new(Watched {
+            stream,
+            progress: Arc::clone(&progress),
+        });
+        let handled = Arc::clone(&progress);
+        let service = service_fn(move |request| {
+            let (router, progress) = (router.clone(), Arc::clone(&handled));
+            async move { handle(request, router, &progress).await }
+        });
+        let task = tokio::spawn(async move {
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new())
+                .header_read_timeout(STALLED_MAX);
+            // The peer's faults are the peer's to see.
+            let _ = http.serve_connection(stream, service).await;
+        });
+        Self {
+            task: task.abort_handle(),
+            progress,
+        }
+    }
+
+    /// Returns how long it has waited for its peer; `None` while a request is handled.
+    fn stalled(&self) -> Option<Duration> {
+        let progress = &self.progress;
+        let last = Duration::from_millis(progress.last_ms.load(Ordering::Relaxed));
+        let stalled = progress.begun.elapsed().saturating_sub(last);
+        (!progress.is_handling.load(Ordering::Relaxed)).then_some(stalled)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn handle(
+    request: Request<Incoming>,
+    router: Router,
+    progress: &Progress,
+) -> Result<Response, std::convert::Infallible> {
+    let (head, body) = request.into_parts();
+    let body = match timeout(STALLED_MAX, Limited::new(body, BODY_MAX).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) => {
+            let text = format!("{error}; a request may have {BODY_MAX} bytes");
+            return Ok((StatusCode::PAYLOAD_TOO_LARGE, text).into_response());
+        }
+        Err(_) => {
+            let text = format!("the request was not complete within {STALLED_MAX:?}");
+            return Ok((StatusCode::REQUEST_TIMEOUT, text).into_response());
+        }
+    };
+    progress.is_handling.store(true, Ordering::Relaxed);
+    let request = Request::from_parts(head, Body::from(body));
+    let response = TowerToHyperService::new(router).call(request).await;
+    progress.note();
+    progress.is_handling.store(false, Ordering::Relaxed);
+    response
+}
+
+/// When a connection's peer last did something.
+struct Progress {
+    begun: Instant,
+    /// Milliseconds since `begun`.
+    last_ms: AtomicU64,
+    /// Whether a request is being handled, which waits for no peer.
+    is_handling: AtomicBool,
+}
+
+impl Progress {
+    fn note(&self) {
+        let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(ms, Ordering::Relaxed);
+    }
+}
+
+/// A stream that notes each read and write that its peer let through.
+struct Watched {
+    stream: UnixStream,
+    progress: Arc<Progress>,
+}
+
+impl Watched {
+    fn noted<T>(&self, done: Poll<T>) -> Poll<T> {
+        if done.is_ready() {
+            self.progress.note();
+        }
+        done
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.stream).poll_read(context, into);
+        self.noted(done)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.noted(done)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
