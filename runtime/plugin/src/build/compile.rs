@@ -1,4 +1,4 @@
-//! Compiles a module's bytes to machine code, in a child process with resource limits.
+//! Compiles a module's bytes to machine code, in a confined child process with resource limits.
 //!
 //! A small valid file can make the compiler use much time and memory; its authors do not treat that
 //! as a bug. So a file from the folder is compiled in another process, which the kernel stops at
@@ -18,9 +18,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
-use rustix::process::{Resource, Rlimit, Signal};
 use waxwing_sdk::abi::Kind;
 
+use crate::build::confine::confine;
 use crate::build::engine::Engine;
 use crate::error::Refusal;
 
@@ -29,9 +29,6 @@ pub(super) const CODE_MAX: u64 = 256 << 20;
 
 /// How often a running child is looked at.
 const POLL: Duration = Duration::from_millis(1);
-
-/// The child's nice value, so that compiling takes only idle processor time.
-const NICE: i32 = 5;
 
 /// The longest error text read from the child, in bytes.
 const TEXT_MAX: u64 = 4096;
@@ -226,8 +223,8 @@ pub enum CompileError {
     /// The kind is neither `policy` nor `health`.
     #[error("{0}: no such kind of module; expected `policy` or `health`")]
     Kind(String),
-    /// The kernel refused the resource limits.
-    #[error("cannot set resource limits: {0}")]
+    /// The kernel refused to confine the process.
+    #[error("cannot give up what compiling does not need: {0}")]
     Limits(io::Error),
     /// Standard input or output failed.
     #[error("cannot transfer the module: {0}")]
@@ -239,7 +236,7 @@ pub enum CompileError {
 
 /// The child's side of [`Compiler::Child`]: compiles the module on standard input, of the given kind
 /// (`policy` or `health`), and writes the machine code to standard output. Call this first in a process
-/// that does nothing else: it limits the process's resources.
+/// that does nothing else: it gives up the process's rights.
 ///
 /// # Errors
 /// The caller writes the error to standard error and exits without success.
@@ -261,25 +258,4 @@ pub fn compile_child(cpu_s: u64, memory_bytes: u64, kind: &str) -> Result<(), Co
         .write_all(&code)
         .and_then(|()| output.flush())
         .map_err(CompileError::Transfer)
-}
-
-/// Gives up what compiling does not need: processor time, memory, files, priority.
-fn confine(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
-    let limit = |resource, value| {
-        let limit = Rlimit {
-            current: Some(value),
-            maximum: Some(value),
-        };
-        rustix::process::setrlimit(resource, limit)
-    };
-    limit(Resource::Cpu, cpu_s)?;
-    limit(Resource::As, memory_bytes)?;
-    limit(Resource::Core, 0)?;
-    // Its standard output is a file in memory.
-    limit(Resource::Fsize, CODE_MAX)?;
-    limit(Resource::Nofile, 16)?;
-    // The child ends with its parent and uses only idle processor time.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::process::setpriority_process(None, NICE)?;
-    Ok(())
 }

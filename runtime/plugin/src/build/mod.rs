@@ -5,6 +5,7 @@
 pub(crate) mod abi;
 pub(crate) mod cache;
 pub(crate) mod compile;
+mod confine;
 pub(crate) mod engine;
 pub(crate) mod module;
 pub(crate) mod private_folder;

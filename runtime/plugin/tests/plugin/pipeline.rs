@@ -1,9 +1,10 @@
 //! The life of a new build: compiled by a child process, tried as a canary, kept for a restart.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::common::{host_with, pick, service};
 use waxwing_dataplane::{Pick, PolicyFault};
@@ -450,6 +451,59 @@ fn a_child_compiles_within_its_limits() {
     for (program, arguments, limits, expected) in cases {
         let error = compiled_by(program, arguments, limits).expect_err(expected);
         assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+    }
+}
+
+/// The child waits for its module when it has given up everything else.
+#[test]
+fn the_compiling_child_has_no_rights() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waxwing-compile"));
+    command.args(["10", "1073741824", "policy"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn().expect("it starts");
+    let status = format!("/proc/{}/status", child.id());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let found = loop {
+        let text = fs::read_to_string(&status).expect("it runs");
+        let values = |key: &str| {
+            let line = text.lines().find(|line| line.starts_with(key));
+            let values = line.and_then(|line| line.split_once(':')).expect(key).1;
+            values
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        if values("Seccomp") == ["2"] || Instant::now() > deadline {
+            break [
+                "Seccomp",
+                "NoNewPrivs",
+                "CapPrm",
+                "CapEff",
+                "Uid",
+                "Gid",
+                "Groups",
+            ]
+            .map(values);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    drop(child.stdin.take());
+    let ended = child.wait().expect("it ends");
+    assert!(!ended.success(), "an empty module");
+    let [
+        seccomp,
+        no_new_privs,
+        permitted,
+        effective,
+        users,
+        groups,
+        further,
+    ] = found;
+    assert_eq!([seccomp, no_new_privs], [["2"], ["1"]]);
+    assert_eq!([permitted, effective], [["0000000000000000"]; 2]);
+    if fs::metadata("/proc/self").expect("this process").uid() == 0 {
+        assert_eq!([users, groups], [["65534"; 4]; 2]);
+        assert!(further.is_empty(), "{further:?}");
     }
 }
 
