@@ -150,11 +150,11 @@ fn serve(path: &Path, log: &Log) -> Result<()> {
 /// Checks the config, attaches to its ports and starts the workers. They forward nothing before
 /// [`Control::run`].
 async fn begin(path: &Path, log: &Log, started: Instant) -> Result<(Control, WorkerThreads)> {
-    let options = ModuleOptions {
+    let modules = ModuleOptions {
         state: Some(folder("STATE_DIRECTORY", STATE)),
         ..modules()
     };
-    let checked = preflight::load(path, options).await?;
+    let checked = preflight::load(path, modules).await?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }

@@ -35,7 +35,7 @@ const fn name(buffers: Buffers) -> &'static str {
 pub(crate) const QUEUES_MAX: u32 = 4096;
 
 /// The oldest supported kernel.
-const LINUX_MIN: (u8, u8) = (5, 10);
+const LINUX_MIN: (u8, u8) = (5, 15);
 
 /// `struct port` of the program: id, queues, longest frame, three MACs, bridged flag, zero.
 type PortValue = [u8; 32];
@@ -382,6 +382,16 @@ impl Program {
             .find(|(before, after)| before.1 != after.1);
         Ok(counted.map_or(Class::Pass, |(_, after)| after.0))
     }
+
+    /// Returns how many instructions the kernel's verifier looked at; `None` before Linux 5.16. For tests.
+    ///
+    /// # Errors
+    /// [`XdpError::Program`].
+    pub fn verified_instructions(&mut self) -> Result<Option<u32>, XdpError> {
+        let info = xdp(&mut self.ebpf, self.buffers)?.info();
+        let info = info.map_err(|error| XdpError::program("its description", &error))?;
+        Ok(info.verified_instruction_count())
+    }
 }
 
 fn occupied(interface: &Interface) -> XdpError {
@@ -392,7 +402,8 @@ fn occupied(interface: &Interface) -> XdpError {
 }
 
 /// Rejects a kernel without XDP links (Linux 5.9), without which the program would outlive a killed process,
-/// or without a UMEM shared between devices (5.10).
+/// without a UMEM shared between devices (5.10), or whose verifier knows no global functions that take memory
+/// (5.12).
 fn require_links() -> Result<(), XdpError> {
     let (major, minor) = LINUX_MIN;
     match KernelVersion::current() {

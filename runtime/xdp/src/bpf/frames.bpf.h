@@ -16,6 +16,9 @@
 /* Maximum number of IPv6 extension headers; RFC 8200 lists six kinds. */
 #define EXTENSIONS_MAX 6
 
+/* No header that is read starts behind this. */
+#define HEADERS_MAX 0x3fff
+
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 /* Offset and "more fragments"; both are zero in an atomic fragment, a whole packet (RFC 6946). */
@@ -89,11 +92,13 @@ struct offloads {
 	__u64 oversized;
 };
 
-/* A frame's destination MAC: the balancer, a multicast or broadcast group, another host. */
+/* A frame's destination MAC: the balancer, a multicast or broadcast group, another host behind a bridge, or
+ * nobody here. */
 enum recipient {
 	TO_US,
 	TO_GROUP,
 	TO_OTHER,
+	TO_NOBODY,
 };
 
 struct vlan_tag {
@@ -221,14 +226,18 @@ struct {
 	__type(value, __u64);
 } classes SEC(".maps");
 
-/* A packet's addresses and length, and the start of its transport header. */
+/* What rules look at of a packet. It has no pointers, so that functions of their own can take it: the verifier
+ * looks at each of them once, and not once for each way that leads to it. */
 struct packet {
 	struct address source;
 	struct address destination;
-	void *transport;
-	void *end;
+	/* Where its transport header is, in bytes from the frame's start. */
+	__u32 transport;
 	/* Of transport header and payload; in IPv6 with extension headers. */
 	__u16 len;
 	__u8 protocol;
 	bool fragment;
+	/* Whether its transport header is in this frame: it is no later fragment. */
+	bool has_transport;
+	__u8 zero[3];
 };

@@ -39,6 +39,18 @@
 
 #include "frames.bpf.h"
 
+/* Returns `len` bytes of the frame from an offset, or NULL if it does not have them. */
+static __always_inline void *bytes_at(struct xdp_md *context, __u32 at, __u32 len)
+{
+	void *end = (void *)(long)context->data_end;
+	void *bytes = (void *)(long)context->data;
+
+	if (at > HEADERS_MAX)
+		return NULL;
+	bytes += at;
+	return bytes + len > end ? NULL : bytes;
+}
+
 static __always_inline void map_ipv4(struct address *to, __be32 from)
 {
 	to->word[0] = 0;
@@ -79,25 +91,30 @@ static __always_inline bool is_further_mac(const void *mac, const struct port *p
 	return bpf_map_lookup_elem(&macs, &key) != NULL;
 }
 
-static __always_inline enum recipient recipient_of(const struct ethhdr *ethernet,
-						   const struct port *port)
+__noinline int recipient_of(struct xdp_md *context, const struct port *port)
 {
+	struct ethhdr *ethernet = bytes_at(context, 0, sizeof(*ethernet));
+
+	if (!ethernet || !port)
+		return TO_NOBODY;
 	if (ethernet->h_dest[0] & 1)
 		return TO_GROUP;
 	for (int i = 0; i < MACS_MAX; i++) {
 		if (is_same_mac(ethernet->h_dest, port->mac[i]))
 			return TO_US;
 	}
-	return is_further_mac(ethernet->h_dest, port) ? TO_US : TO_OTHER;
+	if (is_further_mac(ethernet->h_dest, port))
+		return TO_US;
+	return port->bridged ? TO_OTHER : TO_NOBODY;
 }
 
-static __always_inline enum class classify_arp(void *at, void *end)
+__noinline int classify_arp(struct xdp_md *context, __u32 at)
 {
-	struct arp_packet *arp = at;
+	struct arp_packet *arp = bytes_at(context, at, sizeof(*arp));
 	struct address target;
 	__be32 address;
 
-	if ((void *)(arp + 1) > end)
+	if (!arp)
 		return CLASS_PASS;
 	if (arp->hardware != bpf_htons(HARDWARE_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
 	    arp->hardware_len != ETH_ALEN || arp->protocol_len != 4 ||
@@ -109,70 +126,80 @@ static __always_inline enum class classify_arp(void *at, void *end)
 }
 
 /* Fills `packet` from an IPv4 header; returns false when the header is truncated. */
-static __always_inline bool parse_ipv4(struct packet *packet, void *at)
+__noinline int parse_ipv4(struct xdp_md *context, __u32 at, struct packet *packet)
 {
-	struct iphdr *ip = at;
+	struct iphdr *ip = bytes_at(context, at, sizeof(*ip));
 
-	if ((void *)(ip + 1) > packet->end || ip->version != 4 || ip->ihl < 5)
+	if (!packet || !ip || ip->version != 4 || ip->ihl < 5)
 		return false;
 	map_ipv4(&packet->source, ip->saddr);
 	map_ipv4(&packet->destination, ip->daddr);
 	packet->protocol = ip->protocol;
 	packet->fragment =
 		(ip->frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)) != 0;
+	packet->has_transport = (ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET)) == 0;
 	packet->transport = at + ip->ihl * 4;
 	packet->len = bpf_ntohs(ip->tot_len) - ip->ihl * 4;
 	return true;
 }
 
-/* Fills `packet` from an IPv6 header and its extension headers; returns false when one is truncated. */
-static __always_inline bool parse_ipv6(struct packet *packet, void *at)
+/* Follows IPv6 extension headers from `packet->transport` on; returns false when one is truncated. */
+static __always_inline bool skip_extensions(struct xdp_md *context, struct packet *packet)
 {
-	struct ipv6hdr *ip = at;
-	__u8 next;
+	for (int i = 0; i < EXTENSIONS_MAX; i++) {
+		if (packet->protocol == IPPROTO_FRAGMENT) {
+			struct fragment_header *fragment;
 
-	if ((void *)(ip + 1) > packet->end || ip->version != 6)
+			fragment = bytes_at(context, packet->transport, sizeof(*fragment));
+			if (!fragment)
+				return false;
+			packet->protocol = fragment->next;
+			packet->transport += sizeof(*fragment);
+			packet->fragment = (fragment->offset_more & bpf_htons(IPV6_FRAGMENT)) != 0;
+			packet->has_transport =
+				(fragment->offset_more & bpf_htons(IPV6_FRAGMENT_OFFSET)) == 0;
+			/* What follows belongs to the whole packet. */
+			if (packet->fragment)
+				return true;
+		} else if (is_extension(packet->protocol)) {
+			__u8 *extension = bytes_at(context, packet->transport, 2);
+
+			if (!extension)
+				return false;
+			packet->protocol = extension[0];
+			packet->transport += (extension[1] + 1) * 8;
+		} else {
+			return true;
+		}
+	}
+	return true;
+}
+
+/* Fills `packet` from an IPv6 header and its extension headers; returns false when one is truncated. */
+__noinline int parse_ipv6(struct xdp_md *context, __u32 at, struct packet *packet)
+{
+	struct ipv6hdr *ip = bytes_at(context, at, sizeof(*ip));
+
+	if (!packet || !ip || ip->version != 6)
 		return false;
 	__builtin_memcpy(&packet->source, &ip->saddr, sizeof(packet->source));
 	__builtin_memcpy(&packet->destination, &ip->daddr, sizeof(packet->destination));
 	packet->fragment = false;
+	packet->has_transport = true;
 	packet->len = bpf_ntohs(ip->payload_len);
-	next = ip->nexthdr;
-	at = ip + 1;
-	for (int i = 0; i < EXTENSIONS_MAX; i++) {
-		__u8 *extension = at;
-
-		if (next == IPPROTO_FRAGMENT) {
-			struct fragment_header *fragment = at;
-
-			if ((void *)(fragment + 1) > packet->end)
-				return false;
-			next = fragment->next;
-			at = fragment + 1;
-			packet->fragment = (fragment->offset_more & bpf_htons(IPV6_FRAGMENT)) != 0;
-			if (packet->fragment)
-				break;
-			continue;
-		}
-		if (!is_extension(next))
-			break;
-		if ((void *)(extension + 2) > packet->end)
-			return false;
-		next = extension[0];
-		at += (extension[1] + 1) * 8;
-	}
-	packet->protocol = next;
-	packet->transport = at;
-	return true;
+	packet->protocol = ip->nexthdr;
+	packet->transport = at + sizeof(*ip);
+	return skip_extensions(context, packet);
 }
 
-static __always_inline enum class classify_solicitation(const struct packet *packet)
+static __always_inline enum class classify_solicitation(struct xdp_md *context,
+							const struct packet *packet)
 {
-	struct solicitation *solicitation = packet->transport;
+	struct solicitation *solicitation;
 	struct address target;
 
-	if ((void *)(solicitation + 1) > packet->end ||
-	    solicitation->type != NEIGHBOR_SOLICITATION)
+	solicitation = bytes_at(context, packet->transport, sizeof(*solicitation));
+	if (!solicitation || solicitation->type != NEIGHBOR_SOLICITATION)
 		return CLASS_PASS;
 	__builtin_memcpy(&target, &solicitation->target, sizeof(target));
 	return is_answered(&target) ? CLASS_NDP : CLASS_PASS;
@@ -211,12 +238,15 @@ static __always_inline enum class classify_ranges(const struct packet *packet, _
 	return is_backend(&packet->destination, port, packet->protocol) ? CLASS_DIRECT : CLASS_PASS;
 }
 
-static __always_inline enum class classify_transport(const struct packet *packet)
+__noinline int classify_transport(struct xdp_md *context, const struct packet *packet)
 {
-	struct transport_ports *transport = packet->transport;
+	struct transport_ports *transport;
 	struct endpoint endpoint = {};
 
-	if ((void *)(transport + 1) > packet->end)
+	if (!packet)
+		return CLASS_PASS;
+	transport = bytes_at(context, packet->transport, sizeof(*transport));
+	if (!transport)
 		return CLASS_PASS;
 	endpoint.address = packet->destination;
 	endpoint.port = transport->destination;
@@ -234,8 +264,10 @@ static __always_inline enum class classify_transport(const struct packet *packet
  * A fragment's protocol field holds for its whole packet: always in IPv4; in IPv6 for senders that follow
  * RFC 8200, except when the first fragment starts with extension headers.
  */
-static __always_inline enum class classify_fragment(const struct packet *packet)
+__noinline int classify_fragment(const struct packet *packet)
 {
+	if (!packet)
+		return CLASS_PASS;
 	if (is_vip(&packet->destination))
 		return CLASS_FRAGMENT;
 	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP &&
@@ -246,11 +278,11 @@ static __always_inline enum class classify_fragment(const struct packet *packet)
 	return bpf_map_lookup_elem(&servers, &packet->destination) ? CLASS_FRAGMENT : CLASS_PASS;
 }
 
-static __always_inline bool is_error(const struct packet *packet)
+static __always_inline bool is_error(struct xdp_md *context, const struct packet *packet)
 {
-	__u8 *type = packet->transport;
+	__u8 *type = bytes_at(context, packet->transport, ICMP_HEADER_LEN);
 
-	if ((void *)(type + ICMP_HEADER_LEN) > packet->end)
+	if (!type)
 		return false;
 	/* Destination unreachable, time exceeded, parameter problem. */
 	if (packet->protocol == IPPROTO_ICMP)
@@ -259,39 +291,26 @@ static __always_inline bool is_error(const struct packet *packet)
 	return *type >= 1 && *type <= 4;
 }
 
-/* Fills `quoted` from an error's quote; returns false unless the quote is the start of a packet. */
-static __always_inline bool parse_quoted(struct packet *quoted, const struct packet *error)
-{
-	void *at = error->transport + ICMP_HEADER_LEN;
-	struct fragment_header *fragment;
-
-	if (error->protocol == IPPROTO_ICMP) {
-		struct iphdr *ip = at;
-
-		return parse_ipv4(quoted, at) &&
-		       (ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET)) == 0;
-	}
-	if (!parse_ipv6(quoted, at))
-		return false;
-	if (!quoted->fragment)
-		return true;
-	/* A fragment's data follows its fragment header directly. */
-	fragment = quoted->transport - sizeof(*fragment);
-	return (fragment->offset_more & bpf_htons(IPV6_FRAGMENT_OFFSET)) == 0;
-}
-
 /* An error from the servers' side about a packet to a backend is addressed to the packet's source, the
  * client; one from the clients' side about a packet of a client that bypasses the VIP, to the backend. */
-static __always_inline enum class classify_error(const struct packet *packet)
+__noinline int classify_error(struct xdp_md *context, const struct packet *packet)
 {
-	struct packet quoted = { .end = packet->end };
+	struct packet quoted = {};
 	struct transport_ports *transport;
 	bool about_backend;
+	int parsed;
+	__u32 at;
 
-	if (!is_error(packet) || !parse_quoted(&quoted, packet))
+	if (!packet || !is_error(context, packet))
 		return CLASS_PASS;
-	transport = quoted.transport;
-	if ((void *)(transport + 1) > packet->end)
+	at = packet->transport + ICMP_HEADER_LEN;
+	parsed = packet->protocol == IPPROTO_ICMP ? parse_ipv4(context, at, &quoted) :
+						    parse_ipv6(context, at, &quoted);
+	/* The quote of a later fragment has no ports. */
+	if (!parsed || !quoted.has_transport)
+		return CLASS_PASS;
+	transport = bytes_at(context, quoted.transport, sizeof(*transport));
+	if (!transport)
 		return CLASS_PASS;
 	about_backend =
 		is_backend(&quoted.destination, transport->destination, quoted.protocol) ||
@@ -299,14 +318,12 @@ static __always_inline enum class classify_error(const struct packet *packet)
 	return about_backend && !is_local(&packet->destination) ? CLASS_ERROR : CLASS_PASS;
 }
 
-static __always_inline enum class classify_ip(const struct packet *packet, enum recipient to)
+__noinline int classify_ip(struct xdp_md *context, const struct packet *packet, int to)
 {
-	bool icmp = packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6;
-
-	if (to == TO_OTHER && is_vip(&packet->destination))
+	if (!packet || (to == TO_OTHER && is_vip(&packet->destination)))
 		return CLASS_PASS;
 	if (packet->protocol == IPPROTO_ICMPV6 && !packet->fragment && to != TO_OTHER) {
-		enum class class = classify_solicitation(packet);
+		enum class class = classify_solicitation(context, packet);
 
 		if (class != CLASS_PASS)
 			return class;
@@ -316,44 +333,45 @@ static __always_inline enum class classify_ip(const struct packet *packet, enum 
 		return CLASS_PASS;
 	if (packet->fragment)
 		return classify_fragment(packet);
-	if (icmp)
-		return is_vip(&packet->destination) ? CLASS_ICMP : classify_error(packet);
 	if (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP)
-		return classify_transport(packet);
-	return is_vip(&packet->destination) ? CLASS_OTHER : CLASS_PASS;
+		return classify_transport(context, packet);
+	if (is_vip(&packet->destination))
+		return packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6 ?
+			       CLASS_ICMP :
+			       CLASS_OTHER;
+	if (packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6)
+		return classify_error(context, packet);
+	return CLASS_PASS;
 }
 
-static __always_inline enum class classify(struct packet *packet, void *data,
+static __always_inline enum class classify(struct xdp_md *context, struct packet *packet,
 					   const struct port *port)
 {
-	struct ethhdr *ethernet = data;
-	void *end = packet->end;
-	void *at = ethernet + 1;
+	int to = recipient_of(context, port);
+	struct ethhdr *ethernet = bytes_at(context, 0, sizeof(*ethernet));
+	__u32 at = sizeof(*ethernet);
 	__be16 protocol;
-	enum recipient to;
 
-	if (at > end)
-		return CLASS_PASS;
-	to = recipient_of(ethernet, port);
-	if (to == TO_OTHER && !port->bridged)
+	if (to == TO_NOBODY || !ethernet)
 		return CLASS_PASS;
 	protocol = ethernet->h_proto;
 	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
-		struct vlan_tag *tag = at;
+		struct vlan_tag *tag;
 
 		if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD))
 			break;
-		if ((void *)(tag + 1) > end)
+		tag = bytes_at(context, at, sizeof(*tag));
+		if (!tag)
 			return CLASS_PASS;
 		protocol = tag->protocol;
-		at = tag + 1;
+		at += sizeof(*tag);
 	}
 	if (protocol == bpf_htons(ETH_P_ARP))
-		return to == TO_OTHER ? CLASS_PASS : classify_arp(at, end);
-	if (protocol == bpf_htons(ETH_P_IP))
-		return parse_ipv4(packet, at) ? classify_ip(packet, to) : CLASS_PASS;
-	if (protocol == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(packet, at) ? classify_ip(packet, to) : CLASS_PASS;
+		return to == TO_OTHER ? CLASS_PASS : classify_arp(context, at);
+	if (protocol == bpf_htons(ETH_P_IP) && parse_ipv4(context, at, packet))
+		return classify_ip(context, packet, to);
+	if (protocol == bpf_htons(ETH_P_IPV6) && parse_ipv6(context, at, packet))
+		return classify_ip(context, packet, to);
 	return CLASS_PASS;
 }
 
@@ -374,23 +392,23 @@ static __always_inline __u16 pseudo_sum(const struct packet *packet)
 }
 
 /* Looks at the checksums of SYNs, and of one in sixteen of UDP's. */
-static __always_inline void check_checksum(const struct packet *packet, struct offloads *seen)
+static __always_inline void check_checksum(struct xdp_md *context, const struct packet *packet,
+					   struct offloads *seen)
 {
 	__be16 checksum;
 
 	if (packet->fragment)
 		return;
 	if (packet->protocol == IPPROTO_TCP) {
-		struct tcp_start *tcp = packet->transport;
+		struct tcp_start *tcp = bytes_at(context, packet->transport, sizeof(*tcp));
 
-		if ((void *)(tcp + 1) > packet->end || !(tcp->flags & TCP_SYN))
+		if (!tcp || !(tcp->flags & TCP_SYN))
 			return;
 		checksum = tcp->checksum;
 	} else if (packet->protocol == IPPROTO_UDP) {
-		struct udp_start *udp = packet->transport;
+		struct udp_start *udp = bytes_at(context, packet->transport, sizeof(*udp));
 
-		if ((void *)(udp + 1) > packet->end || udp->checksum == 0 ||
-		    (udp->checksum & bpf_htons(0xf)) != 0)
+		if (!udp || udp->checksum == 0 || (udp->checksum & bpf_htons(0xf)) != 0)
 			return;
 		checksum = udp->checksum;
 	} else {
@@ -401,16 +419,20 @@ static __always_inline void check_checksum(const struct packet *packet, struct o
 		seen->partial += 1;
 }
 
-static __always_inline void watch_offloads(const struct packet *packet, __u32 len,
-					   const struct port *port)
+__noinline int watch_offloads(struct xdp_md *context, const struct packet *packet, __u32 len,
+			      const struct port *port)
 {
-	struct offloads *seen = bpf_map_lookup_elem(&offloads, &port->id);
+	struct offloads *seen;
 
+	if (!packet || !port)
+		return 0;
+	seen = bpf_map_lookup_elem(&offloads, &port->id);
 	if (!seen)
-		return;
-	check_checksum(packet, seen);
+		return 0;
+	check_checksum(context, packet, seen);
 	if (len > port->frame_max)
 		seen->oversized += 1;
+	return 0;
 }
 
 static __always_inline void count(__u32 class)
@@ -423,8 +445,7 @@ static __always_inline void count(__u32 class)
 
 static __always_inline int steer(struct xdp_md *context, __u32 len)
 {
-	void *data = (void *)(long)context->data;
-	struct packet packet = { .end = (void *)(long)context->data_end };
+	struct packet packet = {};
 	__u32 interface = context->ingress_ifindex;
 	struct port *port = bpf_map_lookup_elem(&ports, &interface);
 	__u32 class;
@@ -432,12 +453,12 @@ static __always_inline int steer(struct xdp_md *context, __u32 len)
 
 	if (!port)
 		return XDP_PASS;
-	class = classify(&packet, data, port);
+	class = classify(context, &packet, port);
 	count(class);
 	if (class == CLASS_PASS)
 		return XDP_PASS;
 	if (class == CLASS_SERVICE || class == CLASS_REPLY)
-		watch_offloads(&packet, len, port);
+		watch_offloads(context, &packet, len, port);
 	if (context->rx_queue_index < port->queues)
 		action = bpf_redirect_map(&sockets, port->id * QUEUES_MAX + context->rx_queue_index,
 					  XDP_DROP);
