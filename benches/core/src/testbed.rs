@@ -128,6 +128,7 @@ fn service(plan: AddressPlan, size: Size, number: u32) -> Service {
         no_backend: NoBackend::Drop,
         timeouts: Timeouts {
             udp: size.udp_timeout,
+            udp_unassured: size.udp_timeout,
             ..Timeouts::default()
         },
     }

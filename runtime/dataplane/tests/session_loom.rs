@@ -322,7 +322,7 @@ fn eviction_spares_a_session_that_became_established() {
         table.update_tcp(at, |s| s.on_packet(Direction::Reply, syn_ack));
         let evictor = beside(&table, move |table| {
             let classify = |s: &Session| match s.tcp.phase() {
-                Phase::HalfOpen => Evictable::HalfOpen,
+                Phase::HalfOpen => Evictable::Unassured,
                 Phase::Closing => Evictable::Closing,
                 Phase::Established => Evictable::Never,
             };

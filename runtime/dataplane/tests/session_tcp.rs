@@ -10,7 +10,8 @@ use waxwing_testkit::conversation::packet;
 
 use Phase::{Closing, Established, HalfOpen};
 
-/// Applies packets to a new session and compares the phase after each; returns the last state.
+/// Applies packets to a new session and compares the phase after each; returns the last state. The client
+/// acknowledges what the server sent; the server's packets with PSH carry data.
 ///
 /// `half: >S <SA open: >A` is a handshake: half-open until the last packet, established after it.
 fn play(text: &str) -> TcpState {
@@ -28,7 +29,10 @@ fn play(text: &str) -> TcpState {
         let (direction, flags) = packet(word);
         let next = match state {
             None => TcpState::first(flags),
-            Some(state) => TcpState::on_packet(state, direction, flags),
+            Some(state) => {
+                let proven = direction == Direction::Forward || flags.has(TcpFlags::PSH);
+                TcpState::after(state, direction, flags, proven)
+            }
         };
         assert_eq!(Some(next.phase()), expected, "{text}: {word}: {next:?}");
         state = Some(next);
@@ -52,6 +56,7 @@ const CONVERSATIONS: &str = "
     every packet of it twice | half: >S >S <SA <SA open: >A >A
     the client's ACK carries data | half: >S <SA open: >PA
     the client's ACK is lost and its FIN comes first | half: >S <SA open: >FA closing: <FA
+    the client's ACK is lost, but not on its way to the server | half: >S <SA open: <PA
     simultaneous open (RFC 9293 figure 7, RFC 5382 REQ-2) | half: >S <S open: >SA <SA >PA <PA
     an ACK alone proves nothing before the server has spoken | half: >S >A >PA <SA open: >A
     the server's ACK without SYN (challenge) opens nothing | half: >S <A >A
@@ -75,6 +80,9 @@ const CONVERSATIONS: &str = "
     picked up at its RST | closing: >R
     picked up at its FIN | half: >FA open: <A closing: <FA
     picked up at the client's SYN-ACK | half: >SA open: <A
+    a forged ACK before a forged SYN proves nothing (RFC 9293 section 3.10.7.4) | half: >A closing: <R half: >S <SA <A
+    and the other way around | half: >S >A <SA <A
+    a new connection on the tuple of one that its server forgot | half: >A closing: <R half: >S <SA open: >A
 ";
 
 #[test]
@@ -147,6 +155,21 @@ fn a_refusal_is_distinguished_from_an_abort() {
     assert!(!unknown.is_refused() && !unknown.is_unanswered());
 }
 
+/// The client's ACK must acknowledge what the server sent; its FIN and a challenge of the server do not help.
+#[test]
+fn an_ack_without_proof_assures_nothing() {
+    let mut state = play("half: >S <SA");
+    for word in [">A", "<A", ">PA", "<A", ">FA", "<A", ">SA", "<SA", ">A"] {
+        let (direction, flags) = packet(word);
+        state = state.after(direction, flags, false);
+        assert_eq!(state.phase(), HalfOpen, "{word}");
+        assert!(!state.is_assured(Protocol::Tcp), "{word}");
+        assert!(after(state, ">A").is_assured(Protocol::Tcp), "{word}");
+    }
+    let reset = after(open(), "<R");
+    assert!(reset.is_assured(Protocol::Tcp), "an RST takes nothing away");
+}
+
 /// For any packets: without a packet from the server no connection is established, and any packet
 /// except RST revives a reset one.
 #[test]
@@ -212,11 +235,16 @@ fn timeouts_by_protocol_and_phase() {
     };
     let half_open = play("half: >S");
     let reset = after(open(), "<R");
+    let answered = TcpState::first(TcpFlags(0)).on_packet(Direction::Reply, TcpFlags(0));
     for (session, seconds) in [
         (session(Protocol::Tcp, half_open), 240),
         (session(Protocol::Tcp, open()), 7440),
         (session(Protocol::Tcp, reset), 240),
-        (session(Protocol::Udp, TcpState::default()), 120),
+        (session(Protocol::Tcp, after(half_open, "<RA")), 10),
+        (session(Protocol::Udp, TcpState::default()), 30),
+        (session(Protocol::Udp, answered), 30),
+        (session(Protocol::Udp, answered.streaming()), 120),
+        (session(Protocol::Udp, TcpState::default().streaming()), 30),
     ] {
         let ticks = seconds * 10;
         assert_eq!(session.timeout_ticks(&timeouts), ticks);

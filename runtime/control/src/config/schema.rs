@@ -111,6 +111,7 @@ pub(super) static TCP_HALF_OPEN: Key = optional("tcp_half_open", r#""240s""#);
 pub(super) static TCP_ESTABLISHED: Key = optional("tcp_established", r#""2h4m""#);
 pub(super) static TCP_CLOSING: Key = optional("tcp_closing", r#""240s""#);
 pub(super) static UDP: Key = optional("udp", r#""120s""#);
+pub(super) static UDP_UNASSURED: Key = optional("udp_unassured", r#""30s""#);
 
 pub(super) static ADDRESS: Key = required("address", r#""10.2.0.11""#);
 pub(super) static BACKEND_PORT: Key = optional("port", "8080");
@@ -317,7 +318,13 @@ static CANARY_SECTION: Section = Section {
 };
 static TIMEOUTS_SECTION: Section = Section {
     header: Some("[service.timeouts]"),
-    keys: &[&TCP_HALF_OPEN, &TCP_ESTABLISHED, &TCP_CLOSING, &UDP],
+    keys: &[
+        &TCP_HALF_OPEN,
+        &TCP_ESTABLISHED,
+        &TCP_CLOSING,
+        &UDP,
+        &UDP_UNASSURED,
+    ],
 };
 static BACKEND_SECTION: Section = Section {
     header: Some("[[service.backend]]"),

@@ -56,6 +56,8 @@ pub struct WorkerCounters {
     pub batches: Counter,
     /// Sessions opened.
     pub opened: Counter,
+    /// Sessions that became assured: their client sees what the server sends.
+    pub assured: Counter,
     /// Sessions that timed out, or were over when their tuple was reused.
     pub expired: Counter,
     /// Sessions evicted.
@@ -97,6 +99,7 @@ impl WorkerCounters {
             announced: Counter::default(),
             batches: Counter::default(),
             opened: Counter::default(),
+            assured: Counter::default(),
             expired: Counter::default(),
             evicted: Counter::default(),
             reset: Counter::default(),

@@ -13,7 +13,10 @@ pub struct Timeouts {
     pub tcp_established: Duration,
     /// TCP, closed by both sides or reset.
     pub tcp_closing: Duration,
+    /// UDP, with traffic both ways for two seconds.
     pub udp: Duration,
+    /// UDP, before that.
+    pub udp_unassured: Duration,
 }
 
 impl Default for Timeouts {
@@ -23,6 +26,7 @@ impl Default for Timeouts {
             tcp_established: Duration::from_secs(7440),
             tcp_closing: Duration::from_secs(240),
             udp: Duration::from_secs(120),
+            udp_unassured: Duration::from_secs(30),
         }
     }
 }
@@ -34,6 +38,7 @@ pub struct TimeoutTicks {
     pub tcp_established: u32,
     pub tcp_closing: u32,
     pub udp: u32,
+    pub udp_unassured: u32,
 }
 
 impl From<Timeouts> for TimeoutTicks {
@@ -43,6 +48,7 @@ impl From<Timeouts> for TimeoutTicks {
             tcp_established: ticks_of(timeouts.tcp_established),
             tcp_closing: ticks_of(timeouts.tcp_closing),
             udp: ticks_of(timeouts.udp),
+            udp_unassured: ticks_of(timeouts.udp_unassured),
         }
     }
 }

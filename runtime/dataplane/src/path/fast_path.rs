@@ -6,12 +6,12 @@
 //! What few packets need is in functions that are not inlined and get copies. So the compiler never has to
 //! put the whole session together in memory.
 
-use waxwing_packet::{Fragmentation, IpPacket, TcpFlags};
+use waxwing_packet::{Fragmentation, TcpFlags};
 
 use super::flow::{FoundSession, tcp_flags};
 use super::nat::{destination_nat, full_nat};
 use super::verdict::{Stop, Undeliverable};
-use super::{Arrived, WorkerContext, handshake, session_check};
+use super::{Arrived, WorkerContext, handshake, session_check, session_update};
 use crate::egress::{EgressHop, Exit, NextHop, untagged_exit};
 use crate::session::{Direction, SessionRef, Stored};
 use crate::{BackendId, DropReason, FrameBuf, Now, PortId, Snapshot};
@@ -51,7 +51,8 @@ pub(crate) fn forward_checked<F: FrameBuf>(
     } = *found;
     let packet = arrived.packet;
     if !is_unchanged_by(stored, direction, tcp_flags(packet), now) {
-        let refused = update_session(context, packet, *found, now);
+        let bytes = arrived.frame.bytes();
+        let refused = session_update::update(context, (packet, bytes), *found, now);
         if refused && handshake::is_retried(snapshot, backend) {
             return Err(DropReason::RefusedRetried.into());
         }
@@ -78,48 +79,6 @@ fn is_unchanged_by(stored: &Stored, direction: Direction, flags: TcpFlags, now: 
     stored.seen() == now.tick()
         && !flags.has_any(TcpFlags::SYN | TcpFlags::RST)
         && stored.tcp().on_packet(direction, flags) == stored.tcp()
-}
-
-/// Updates the session's last-seen time and TCP state. Reads the state anew: an earlier packet of the batch
-/// or another worker may have changed it since the lookup. Returns whether the backend has just refused the
-/// connection.
-#[inline(never)]
-fn update_session(
-    context: &WorkerContext,
-    packet: &IpPacket,
-    found: FoundSession<'_>,
-    now: Now,
-) -> bool {
-    let FoundSession { at, direction, .. } = found;
-    let sessions = &context.shared.sessions;
-    let session = found.stored.session();
-    let seen_before = if session.seen == now.tick() {
-        Some(session.seen)
-    } else {
-        sessions.touch(at, now.tick())
-    };
-    let flags = tcp_flags(packet);
-    let Some((before, after)) = sessions.update_tcp(at, |state| state.on_packet(direction, flags))
-    else {
-        return false;
-    };
-    if before != after {
-        let states = [before, after];
-        context
-            .closed
-            .record_change(found.backend, (at, &session), states, now.tick());
-    }
-    if flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST) {
-        return handshake::watch(
-            &context.shared,
-            &context.counters,
-            (at, &session, seen_before),
-            (direction, flags),
-            (before, after),
-            now,
-        );
-    }
-    false
 }
 
 /// Replies return to the hop that the client's packets come from: when its gateway fails over to another MAC

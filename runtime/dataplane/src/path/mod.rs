@@ -22,6 +22,7 @@ mod reject;
 mod session_check;
 mod session_close;
 mod session_open;
+mod session_update;
 mod shared;
 mod slow_path;
 mod verdict;

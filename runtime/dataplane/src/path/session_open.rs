@@ -1,8 +1,8 @@
 //! A new flow's session: its source endpoint towards the backend, and its entry in the table.
 //!
 //! Invariant: no session is overwritten. If another session has a source endpoint towards the same backend
-//! endpoint, the next candidate is tried. When all candidates of a pool are taken, closed and then half-open
-//! sessions are evicted; otherwise the new flow is dropped.
+//! endpoint, the next candidate is tried. When all candidates of a pool are taken, sessions that are not
+//! assured and then closed ones are evicted; otherwise the new flow is dropped.
 
 use waxwing_packet::{Address, IpPacket, Protocol};
 
@@ -23,6 +23,9 @@ const EVICTION_WINDOW: usize = 128;
 const RESET_TICKS: u32 = 100;
 /// How long a reply to a datagram may be under way, before another client may get its source port.
 const REPLY_TICKS: u32 = 100;
+/// How long a handshake may take before its source port counts as a flood's: its client has repeated its SYN
+/// once by then (RFC 6298 section 2.1).
+const HANDSHAKE_TICKS: u32 = 20;
 /// How many translated source ports are tried when a tuple clashes.
 pub(super) const CLASH_TRIES: u16 = 16;
 /// The lowest source port a clash is translated to (RFC 6056 section 3.2).
@@ -289,30 +292,33 @@ fn evictable(snapshot: &Snapshot, session: &Session, now: Tick) -> Evictable {
         return Evictable::Never;
     };
     if session.is_expired(&backend.timeouts, now) {
-        return Evictable::HalfOpen;
+        return Evictable::Unassured;
     }
     match session.tcp.phase() {
-        Phase::HalfOpen => Evictable::HalfOpen,
+        _ if !session.is_assured() => Evictable::Unassured,
         Phase::Closing if session.tcp.is_closed() => Evictable::Closing,
         Phase::Closing if now.since(session.seen) >= RESET_TICKS => Evictable::Closing,
-        Phase::Closing | Phase::Established => Evictable::Never,
+        Phase::Closing | Phase::HalfOpen | Phase::Established => Evictable::Never,
     }
 }
 
-/// The order in which the sessions that hold a pool's ports are evicted, highest first; `None` for never. The
-/// longest closed one goes first, then the oldest half-open one. (A full table evicts half-open sessions
-/// first: there they are most likely a flood's. Here they are as likely this client's neighbours, while the
-/// ports of closed sessions are held out of caution only.)
+/// The order in which the sessions that hold a pool's ports are evicted, highest first; `None` for never. As
+/// in a full table, sessions that are not assured go first, the oldest of them; then the longest closed one.
+/// (All candidates are compared here, so a handshake that may still be under way can be spared to the last.
+/// The ports of closed sessions are held out of caution only.)
 ///
 /// A late segment meets other sequence numbers at the next client. A late datagram does not, and would show
 /// it another client's reply.
 fn eviction_rank(snapshot: &Snapshot, session: &Session, now: Tick) -> Option<(u8, u32)> {
-    if session.protocol == Protocol::Udp && now.since(session.seen) < REPLY_TICKS {
+    let idle = now.since(session.seen);
+    if session.protocol == Protocol::Udp && idle < REPLY_TICKS {
         return None;
     }
+    let age = now.since(session.created);
     match evictable(snapshot, session, now) {
-        Evictable::Closing => Some((1, now.since(session.seen))),
-        Evictable::HalfOpen => Some((0, now.since(session.created))),
+        Evictable::Unassured if age < HANDSHAKE_TICKS && !session.tcp.is_reset() => Some((0, age)),
+        Evictable::Unassured => Some((2, age)),
+        Evictable::Closing => Some((1, idle)),
         Evictable::Never => None,
     }
 }

@@ -11,6 +11,10 @@ use crate::{BackendId, SourceId, Tick};
 /// sessions are counted in total, but not by worker.
 pub const WORKER_UNCOUNTED: u8 = 127;
 
+/// How long a connection may be idle that was reset or closed before it was assured: ten seconds, as in
+/// Linux's connection tracking. It has no late segments to wait for.
+const UNASSURED_CLOSING_TICKS: u32 = 100;
+
 /// One session, as plain values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Session {
@@ -45,11 +49,23 @@ impl Session {
     #[must_use]
     pub const fn timeout_ticks(&self, timeouts: &TimeoutTicks) -> u32 {
         match (self.protocol, self.tcp.phase()) {
-            (Protocol::Udp, _) => timeouts.udp,
+            (Protocol::Udp, _) if self.is_assured() => timeouts.udp,
+            (Protocol::Udp, _) => timeouts.udp_unassured,
             (Protocol::Tcp, Phase::HalfOpen) => timeouts.tcp_half_open,
             (Protocol::Tcp, Phase::Established) => timeouts.tcp_established,
+            (Protocol::Tcp, Phase::Closing) if self.is_assured() => timeouts.tcp_closing,
+            (Protocol::Tcp, Phase::Closing) if timeouts.tcp_closing > UNASSURED_CLOSING_TICKS => {
+                UNASSURED_CLOSING_TICKS
+            }
             (Protocol::Tcp, Phase::Closing) => timeouts.tcp_closing,
         }
+    }
+
+    /// See [`TcpState::is_assured`].
+    #[inline]
+    #[must_use]
+    pub const fn is_assured(&self) -> bool {
+        self.tcp.is_assured(self.protocol)
     }
 
     /// Whether it was idle for longer than its timeout. Ticks are truncated, so only a difference of one tick

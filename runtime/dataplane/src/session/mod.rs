@@ -31,14 +31,15 @@
 //!    compare-and-swaps on the word that holds the version. The return hop is written under the slot's lock,
 //!    which a remove takes too. A stale [`SessionTable::touch`] can only move a newer session's last-seen
 //!    forward, to a time that has passed.
-//! 7. **Measurements order nothing.** A session's bytes and the time of its SYN are stored beside the lines,
-//!    by slot, and written without a lock. At a session's end, or when two sessions share an entry, a
-//!    measurement may be lost; a session never is.
+//! 7. **Measurements order nothing.** A session's bytes, the time of its SYN and its server's sequence number
+//!    are stored beside the lines, by slot, and written without a lock. At a session's end, or when two
+//!    sessions share an entry, a measurement may be lost; a session never is.
 //! 8. **Bounds.** A lookup reads at most 16 words, whatever keys an attacker chooses. If both buckets of a
 //!    hash are full, an insert returns [`Insert::Full`].
 
 mod connects;
 mod entry;
+mod handshakes;
 mod hash;
 mod index;
 mod line;

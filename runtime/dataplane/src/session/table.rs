@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use waxwing_packet::VlanTags;
 
 use super::connects::Connects;
+use super::handshakes::ServerSequences;
 use super::hash::Key;
 use super::index::Index;
 use super::line::Line;
@@ -27,7 +28,7 @@ pub enum TableError {
     #[error("sessions_max = {0} is out of range: write a number from 1 to {SESSIONS_MAX}")]
     OutOfRange(u32),
     #[error(
-        "no memory for a table of {0} sessions (108 bytes each): lower sessions_max, \
+        "no memory for a table of {0} sessions (112 bytes each): lower sessions_max, \
          or give the process more memory"
     )]
     OutOfMemory(u32),
@@ -54,6 +55,7 @@ pub struct SessionTable {
     /// Plain atomics in the loom model too, since they order nothing.
     bytes: Box<[AtomicU64]>,
     connects: Connects,
+    server_sequences: ServerSequences,
     /// An insert holds those of its two tuples' hashes.
     tuple_locks: Stripes,
     /// By slot: held while a return hop is written and while a session is removed.
@@ -95,6 +97,7 @@ impl SessionTable {
             lines: allocate(sessions_max as usize).map_err(no_memory)?,
             bytes: allocate(sessions_max as usize).map_err(no_memory)?,
             connects: Connects::new(sessions_max).map_err(no_memory)?,
+            server_sequences: ServerSequences::new(sessions_max).map_err(no_memory)?,
             tuple_locks: Stripes::new(),
             slot_locks: Stripes::new(),
             pool: Arc::new(Pool::new(slots)),
@@ -264,6 +267,20 @@ impl SessionTable {
         self.connects.elapsed_us(at, now)
     }
 
+    /// Records the sequence number of the server's SYN, for [`SessionTable::is_acknowledged`].
+    pub fn expect_acknowledgment(&self, at: SessionRef, sequence: u32) {
+        if self.line(at).is_some() {
+            self.server_sequences.set(at.slot, sequence);
+        }
+    }
+
+    /// Whether a client that acknowledges this number has seen the server's SYN.
+    #[must_use]
+    pub fn is_acknowledged(&self, at: SessionRef, acknowledgment: u32) -> bool {
+        self.server_sequences
+            .are_acknowledged(at.slot, acknowledgment)
+    }
+
     /// Replaces the return hop. Takes a lock: call it only if the hop changed.
     pub fn set_hop(&self, at: SessionRef, hop: NextHop, tags: VlanTags) {
         let _lock = self.slot_locks.lock(at.slot as usize);
@@ -322,6 +339,7 @@ impl SessionTable {
             + size_of_val(&*self.lines)
             + size_of_val(&*self.bytes)
             + self.connects.memory_bytes()
+            + self.server_sequences.memory_bytes()
             + self.index.memory_bytes()
             + self.capacity() * size_of::<u32>()
             + 2 * Stripes::memory_bytes()

@@ -1,12 +1,14 @@
 //! A connection's TCP state, as a middlebox sees it from the flags.
 //!
 //! Invariant: no single packet ends a session, and none makes it established: that takes packets of both
-//! ends. A forged RST only shortens the timeout until either end sends again.
+//! ends, and a client who sees the server's. A forged RST only shortens the timeout until either end sends
+//! again.
 //!
-//! Sequence numbers are not tracked. Flags are trusted as far as RFC 6146 section 3.5.2 does, with the timers
-//! of RFC 5382 REQ-5 and the handling of RST of RFC 7857 section 2.
+//! Sequence numbers are not tracked beyond the handshake (see [`super::handshakes`]). Flags are trusted as
+//! far as RFC 6146 section 3.5.2 does, with the timers of RFC 5382 REQ-5 and the handling of RST of RFC 7857
+//! section 2.
 
-use waxwing_packet::TcpFlags;
+use waxwing_packet::{Protocol, TcpFlags};
 
 /// A packet's direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -21,7 +23,7 @@ pub enum Direction {
 /// [`crate::Gauges`] counts it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Phase {
-    /// Before the client's ACK of the server's SYN. UDP: before the backend's first datagram.
+    /// Before the client's ACK of the server's sequence number. UDP: before the backend's first datagram.
     HalfOpen,
     /// Open, or closed by one side only. UDP: answered.
     Established,
@@ -35,9 +37,11 @@ pub struct TcpState(u8);
 
 /// The server has sent its SYN, with or without ACK.
 const SERVER_SYN: u8 = 1;
+/// UDP, which has no SYN: traffic passed both ways for a while.
+const STREAM: u8 = SERVER_SYN;
 /// The first packet seen was not a SYN: the connection is older than the session.
 const MID_STREAM: u8 = 1 << 1;
-/// Both ends have acknowledged the connection.
+/// Both ends have acknowledged the connection, with proof (see [`TcpState::after`]).
 const ESTABLISHED: u8 = 1 << 2;
 /// The client has sent its FIN.
 const CLIENT_FIN: u8 = 1 << 3;
@@ -54,19 +58,30 @@ const SERVER_RST: u8 = 1 << 7;
 impl TcpState {
     /// The state after the client's packet that opens the session.
     ///
-    /// A connection picked up mid-stream counts as half-open until the server sends anything but RST. So a
-    /// flood of bare ACKs gains no more than a flood of SYNs.
+    /// A connection picked up mid-stream counts as half-open until the server sends anything but RST or SYN.
+    /// So a flood of bare ACKs gains no more than a flood of SYNs.
     #[inline]
     #[must_use]
     pub const fn first(flags: TcpFlags) -> Self {
         let start = if is_opening(flags) { 0 } else { MID_STREAM };
-        Self(start).on_packet(Direction::Forward, flags)
+        Self(start).after(Direction::Forward, flags, false)
     }
 
-    /// The state after a further packet.
+    /// The state after a further packet that proves all it can. If this changes nothing, the packet does
+    /// not.
     #[inline]
     #[must_use]
     pub const fn on_packet(self, direction: Direction, flags: TcpFlags) -> Self {
+        self.after(direction, flags, true)
+    }
+
+    /// The state after a further packet. `proven` is whether it proves that the client sees what the server
+    /// sends: the client's packet by acknowledging the server's sequence number, the server's by carrying
+    /// data, which a server sends only to a client that did. Without that, a forged SYN and a forged ACK
+    /// would open a connection that no flood's end ends.
+    #[inline]
+    #[must_use]
+    pub const fn after(self, direction: Direction, flags: TcpFlags, proven: bool) -> Self {
         if flags.has(TcpFlags::RST) {
             return match direction {
                 Direction::Forward => Self(self.0 | RESET | ENDED),
@@ -77,7 +92,7 @@ impl TcpState {
         let mut seen = self.0 & !RESET;
         match direction {
             Direction::Forward => {
-                if seen & SERVER_SYN != 0 && flags.has(TcpFlags::ACK) {
+                if proven && seen & SERVER_SYN != 0 && flags.has(TcpFlags::ACK) {
                     seen |= ESTABLISHED;
                 }
                 if flags.has(TcpFlags::FIN) {
@@ -90,8 +105,11 @@ impl TcpState {
             Direction::Reply => {
                 if flags.has(TcpFlags::SYN) {
                     seen |= SERVER_SYN;
-                }
-                if seen & MID_STREAM != 0 {
+                    if seen & ESTABLISHED == 0 {
+                        // It answers a SYN, so this is a new connection, with all that it has to prove.
+                        seen &= !MID_STREAM;
+                    }
+                } else if seen & MID_STREAM != 0 || (proven && seen & SERVER_SYN != 0) {
                     seen |= ESTABLISHED;
                 }
                 if flags.has(TcpFlags::FIN) {
@@ -115,6 +133,28 @@ impl TcpState {
         } else {
             Phase::HalfOpen
         }
+    }
+
+    /// Whether the client has shown that it sees what the server sends: no flood of forged sources can. UDP,
+    /// which proves nothing, counts once traffic passed both ways for a while, as in Linux's connection
+    /// tracking. Sessions that are not assured give way to new ones.
+    #[inline]
+    #[must_use]
+    pub const fn is_assured(self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Tcp => self.0 & ESTABLISHED != 0,
+            Protocol::Udp => self.0 & STREAM != 0,
+        }
+    }
+
+    /// A UDP session's state once traffic has passed both ways for a while.
+    #[inline]
+    #[must_use]
+    pub const fn streaming(self) -> Self {
+        if self.0 & ESTABLISHED == 0 {
+            return self;
+        }
+        Self(self.0 | STREAM)
     }
 
     /// Whether the session began with the client's SYN rather than mid-stream.

@@ -12,11 +12,11 @@ use crate::{NextHop, Tick};
 /// Whether, and in which order, a session may be evicted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Evictable {
-    /// First: its handshake is not complete, or it has timed out.
-    HalfOpen,
-    /// If none is half-open: it was closed or reset.
+    /// First: it is not assured, or it has timed out.
+    Unassured,
+    /// If all are assured: it was closed or reset.
     Closing,
-    /// It is established.
+    /// It is assured and open.
     Never,
 }
 
@@ -62,7 +62,7 @@ impl SessionTable {
         }
     }
 
-    /// Evicts a session: the first half-open one among the next `window` slots behind a cursor or, if there
+    /// Evicts a session: the first unassured one among the next `window` slots behind a cursor or, if there
     /// is none, the longest idle closing one. `None` if all must stay.
     ///
     /// So a flood evicts itself, slot after slot, and a legitimate handshake has the time of a whole round to
@@ -86,7 +86,7 @@ impl SessionTable {
                         closing = Some((at, session));
                     }
                 }
-                Evictable::HalfOpen => {
+                Evictable::Unassured => {
                     let removed = self.remove_if(pool, at, Some(session.tcp));
                     if removed.is_some() {
                         cursor.store(slot + 1, Ordering::Relaxed);

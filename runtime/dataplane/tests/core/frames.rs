@@ -17,6 +17,9 @@ pub(crate) const SYN_ACK: u8 = SYN | ACK;
 pub(crate) const FIN_ACK: u8 = TcpFlags::FIN | ACK;
 pub(crate) const RST: u8 = TcpFlags::RST;
 
+/// The initial sequence number of every server here, which clients acknowledge.
+pub(crate) const SERVER_ISN: u32 = 0x7fff_0000;
+
 /// The link header of the client's frames.
 pub(crate) const FROM_CLIENT: Link = Link {
     source: CLIENT_MAC,
@@ -60,6 +63,7 @@ pub(crate) fn segment(plan: Plan, client_port: u16, flags: u8) -> build::Tcp<'st
         source: (plan.client, client_port),
         destination: (plan.vip, SERVICE_PORT),
         flags: TcpFlags(flags),
+        acknowledgment: SERVER_ISN + 1,
         payload: b"GET",
         ..build::Tcp::default()
     }
@@ -107,6 +111,7 @@ pub(crate) fn reply_segment(
         source: (plan.backend(backend), BACKEND_PORT),
         destination: (plan.client, client_port),
         flags: TcpFlags(flags),
+        sequence: SERVER_ISN,
         payload: b"200",
         ..build::Tcp::default()
     }

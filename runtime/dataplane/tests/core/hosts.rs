@@ -1,6 +1,6 @@
 //! Hosts on any side, and their packets through the balancer.
 
-use crate::frames::{ip, one, ports};
+use crate::frames::{SERVER_ISN, ip, one, ports};
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Plan, World, backend_mac};
 use waxwing_dataplane::PortId;
 use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags, VlanTags};
@@ -111,6 +111,8 @@ impl Kind<'_> {
             destination,
             hop_limit,
             flags: TcpFlags(self.flags),
+            sequence: SERVER_ISN,
+            acknowledgment: SERVER_ISN + 1,
             payload,
             ..build::Tcp::default()
         }

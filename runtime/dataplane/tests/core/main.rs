@@ -12,6 +12,7 @@
 )]
 
 mod direct;
+mod floods;
 mod fragment_bounds;
 mod fragment_ends;
 mod fragments;

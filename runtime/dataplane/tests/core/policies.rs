@@ -22,6 +22,7 @@ fn settings() -> Settings {
             tcp_established: TIMEOUT,
             tcp_closing: TIMEOUT,
             udp: TIMEOUT,
+            udp_unassured: TIMEOUT,
         },
         ..Settings::default()
     }

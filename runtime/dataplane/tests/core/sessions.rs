@@ -11,7 +11,7 @@ use crate::world::{
     backend_mac,
 };
 use waxwing_dataplane::model::{MidStream, SessionAction, Timeouts};
-use waxwing_dataplane::session::Phase;
+use waxwing_dataplane::session::{Phase, Session};
 use waxwing_dataplane::{DropReason, Pick};
 
 #[test]
@@ -235,7 +235,7 @@ fn a_reset_connection_is_evicted_only_if_it_stays_silent() {
 }
 
 #[test]
-fn a_udp_flood_does_not_evict_answered_flows() {
+fn a_udp_flood_does_not_evict_assured_flows() {
     let settings = Settings {
         sessions_max: 64,
         ..Settings::udp(V4)
@@ -245,6 +245,16 @@ fn a_udp_flood_does_not_evict_answered_flows() {
         one(&world.frame(FRONT, &datagram(V4, port, b"?")));
         one(&world.frame(BACK, &datagram_back(V4, 0, port)));
     }
+    assert!(
+        !world.sessions().iter().any(Session::is_assured),
+        "too soon"
+    );
+    world.advance(Duration::from_secs(2));
+    for port in 4000..4032 {
+        one(&world.frame(FRONT, &datagram(V4, port, b"more")));
+    }
+    assert!(world.sessions().iter().all(Session::is_assured));
+    assert_eq!(world.counters[0].assured.get(), 32);
     for port in 10_000..10_500 {
         world.frame(FRONT, &datagram(V4, port, b"?"));
     }

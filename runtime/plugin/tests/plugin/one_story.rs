@@ -40,6 +40,7 @@ const TIMEOUTS: Timeouts = Timeouts {
     tcp_established: Duration::from_secs(200),
     tcp_closing: Duration::from_secs(60),
     udp: Duration::from_secs(20),
+    udp_unassured: Duration::from_secs(20),
 };
 
 /// From one step to the next, in milliseconds: long enough for the host to publish the module's counters.

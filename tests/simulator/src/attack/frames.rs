@@ -45,6 +45,52 @@ pub(super) fn unknown_source(hosts: &Hosts, flags: u8, random: &mut Random) -> D
     (FRONT, segment.frame())
 }
 
+/// A segment from one of a few unknown sources, which a server may have answered before.
+pub(super) fn blind_handshake(hosts: &Hosts, random: &mut Random) -> Departure {
+    let mut services = service_addresses().into_iter();
+    let tcp = services.find(|(_, ports, protocol, _)| {
+        *protocol == Protocol::Tcp && ports.single().is_some() && random.chance(500)
+    });
+    let (vip, port) = tcp.map_or_else(
+        || any_service(random, Protocol::Tcp),
+        |(vip, ports, ..)| (vip, ports.first()),
+    );
+    let source = match vip.family() {
+        Family::V4 => Address::v4([172, 17, 0, random.below(8) as u8]),
+        Family::V6 => Address::from_bits(BLIND_V6 | u128::from(random.below(8))),
+    };
+    let (link, tags) = hosts.link_from(source);
+    let segment = build::Tcp {
+        link,
+        tags,
+        source: (source, 5000),
+        destination: (vip, port),
+        flags: TcpFlags(random.one(&[
+            TcpFlags::SYN,
+            TcpFlags::SYN,
+            ACK,
+            ACK,
+            ACK,
+            TcpFlags::FIN | ACK,
+        ])),
+        sequence: 1000,
+        acknowledgment: random.next() as u32,
+        ..Default::default()
+    };
+    (FRONT, segment.frame())
+}
+
+/// Whether an address is a source of [`blind_handshake`].
+pub(crate) fn is_blind(address: Address) -> bool {
+    match address.family() {
+        Family::V4 => address.v4_octets()[..2] == [172, 17],
+        Family::V6 => address.bits() >> 64 == BLIND_V6 >> 64,
+    }
+}
+
+/// The network of blind handshakes.
+const BLIND_V6: u128 = 0x2001_0db8_0667 << 80;
+
 /// A datagram from an unknown source.
 pub(super) fn unknown_datagram(hosts: &Hosts, random: &mut Random) -> Departure {
     let destination = any_service(random, Protocol::Udp);

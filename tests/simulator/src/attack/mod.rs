@@ -5,8 +5,10 @@ mod siege;
 
 use waxwing_packet::TcpFlags;
 
+pub(crate) use self::frames::is_blind;
 use self::frames::{
-    forged_segments, mutated, query, spoofed_reply, unknown_datagram, unknown_source,
+    blind_handshake, forged_segments, mutated, query, spoofed_reply, unknown_datagram,
+    unknown_source,
 };
 pub(crate) use self::siege::SiegeAttackers;
 use crate::addresses::{BACK, FRONT};
@@ -25,7 +27,7 @@ pub(crate) fn attack(
     out: &mut Vec<Departure>,
 ) -> &'static str {
     let count = random.between(1, plan.flood);
-    match random.below(11) {
+    match random.below(13) {
         0 | 1 => {
             (0..count).for_each(|_| out.push(unknown_source(hosts, TcpFlags::SYN, random)));
             "a flood of SYNs"
@@ -45,6 +47,10 @@ pub(crate) fn attack(
         6 => {
             out.push(spoofed_reply(plan, random));
             "a spoofed reply"
+        }
+        11 | 12 => {
+            (0..count).for_each(|_| out.push(blind_handshake(hosts, random)));
+            "a flood of handshakes that see no answer"
         }
         7 => {
             let len = random.index(120);

@@ -95,6 +95,7 @@ impl Config {
                 tcp_established: established,
                 tcp_closing: closing,
                 udp,
+                udp_unassured: udp / 2,
             },
             ids: BTreeMap::new(),
             free: (0..BACKENDS_MAX as u32).map(BackendId).collect(),

@@ -13,7 +13,12 @@ use waxwing_dataplane::session::Phase;
 use super::Oracle;
 use super::session_model::is_left;
 use super::turn::{Turn, evictions, source_of, tuple_of_session};
+use crate::attack::is_blind;
 use crate::balancer::BACKENDS_MAX;
+
+/// Of the clients that see no answer, this many may guess a server's sequence number: each packet has a chance
+/// of one in 65,536.
+const GUESSED_MAX: u32 = 1;
 
 impl Oracle {
     /// Checks that the core's sessions of this turn's frames match their models.
@@ -92,8 +97,7 @@ impl Oracle {
         let workers = balancer.current.len();
         let mut counts = vec![vec![SessionCounts::default(); workers]; BACKENDS_MAX];
         let mut from = BTreeMap::new();
-        let mut known = 0;
-        let mut count = 0;
+        let (mut known, mut count, mut guessed) = (0, 0, 0);
         for (at, session) in shared.sessions.iter() {
             count += 1;
             let counts = &mut counts[session.backend.index()][usize::from(session.worker)];
@@ -103,6 +107,7 @@ impl Oracle {
                 Phase::Closing => &mut counts.closing,
             } += 1;
             *from.entry(session.source).or_insert(0) += 1;
+            guessed += u32::from(session.is_assured() && is_blind(session.client));
             let mut vips = balancer.current.iter();
             let vip = vips.find_map(|snapshot| Some(snapshot.backend(session.backend)?.vip));
             let tuple = tuple_of_session(&session, vip);
@@ -110,6 +115,11 @@ impl Oracle {
             let model = self.models.get(&tuple).filter(|model| model.at == Some(at));
             let model = model.ok_or_else(|| format!("the start of {session:?} was not seen"))?;
             known += usize::from(model.backend == session.backend || model.uncertain);
+        }
+        if guessed > GUESSED_MAX {
+            return Err(format!(
+                "{guessed} sessions are assured whose client saw no answer"
+            ));
         }
         let (len, capacity) = (shared.sessions.len(), shared.sessions.capacity());
         if count != len || len > capacity || known != count {
@@ -156,7 +166,7 @@ impl Oracle {
                 model.evictions = evicted;
                 continue;
             }
-            let expired = model.is_expired(&self.timeouts, tuple.protocol, now);
+            let expired = model.is_expired(&self.timeouts, now);
             let is_evicted = evicted > model.evictions && !model.is_established();
             let is_left = is_left(turn, model, now);
             if !(expired || is_left || is_evicted || model.uncertain) {

@@ -243,6 +243,8 @@ impl Oracle {
             backend: backend.id,
             source,
             tcp: TcpModel::first(flags),
+            protocol: backend.protocol,
+            created: turn.now.tick(),
             seen: turn.now.tick(),
             at: None,
             route,

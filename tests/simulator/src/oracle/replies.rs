@@ -26,9 +26,9 @@ impl Oracle {
         };
         touch(model, self.turn, tuple, &mut self.touched);
         let now = turn.now.tick();
-        let expired = model.is_expired(&self.timeouts, tuple.protocol, now);
+        let expired = model.is_expired(&self.timeouts, now);
         let opens_another = tuple.protocol == Protocol::Tcp && is_server_syn(received.flags);
-        model.may_end |= model.is_expired(&self.timeouts, tuple.protocol, self.latest)
+        model.may_end |= model.is_expired(&self.timeouts, self.latest)
             || is_left(turn, model, self.latest)
             || (opens_another && !model.stayed_open());
         match frame.outcomes.first() {
@@ -77,8 +77,8 @@ impl Oracle {
             None if expired || model.at.is_none() => return Ok(()),
             None => {}
         }
-        model.tcp.server_sent(received.flags);
-        model.seen = model.seen.max(now);
+        model.tcp.server_sent(received);
+        model.is_seen(now);
         Ok(())
     }
 }

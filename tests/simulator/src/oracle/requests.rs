@@ -23,7 +23,7 @@ impl Oracle {
     ) -> Result<(), String> {
         if let Some(model) = self.models.get_mut(&tuple) {
             touch(model, self.turn, tuple, &mut self.touched);
-            model.may_end |= model.is_expired(&self.timeouts, tuple.protocol, self.latest)
+            model.may_end |= model.is_expired(&self.timeouts, self.latest)
                 || is_left(turn, model, self.latest)
                 || may_end(turn, model, received, tuple.protocol);
         }
@@ -70,7 +70,7 @@ impl Oracle {
         let source = (sent.source, sent.source_port);
         let before = self.models.get(&tuple);
         let newer = before.is_some_and(|model| {
-            let expired = model.is_expired(&self.timeouts, tuple.protocol, turn.now.tick());
+            let expired = model.is_expired(&self.timeouts, turn.now.tick());
             // A session that opened and ended in the same batch is known by its frame alone.
             let found = found.map_or(expired && !model.uncertain, |(at, session)| {
                 let here = (session.backend, source_of(snapshot, &session));
@@ -113,12 +113,12 @@ impl Oracle {
         let Some(model) = self.models.get_mut(&tuple) else {
             return Ok(());
         };
-        if model.is_expired(timeouts, tuple.protocol, now) && !model.uncertain {
+        if model.is_expired(timeouts, now) && !model.uncertain {
             return Err(format!("an expired session was used: {model:?} at {now:?}"));
         }
         model.uncertain |= model.replaced_this_turn && is_client_syn(received.flags);
-        model.tcp.client_sent(received.flags);
-        model.seen = model.seen.max(now);
+        model.tcp.client_sent(received);
+        model.is_seen(now);
         model.routes.push(route_of(frame));
         Ok(())
     }
@@ -142,8 +142,8 @@ impl Oracle {
             if model.may_end {
                 model.uncertain = true;
             } else {
-                model.tcp.client_sent(received.flags);
-                model.seen = model.seen.max(turn.now.tick());
+                model.tcp.client_sent(received);
+                model.is_seen(turn.now.tick());
             }
             return Ok(());
         }

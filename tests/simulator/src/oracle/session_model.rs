@@ -10,6 +10,7 @@ use waxwing_packet::{Address, Protocol, TcpFlags};
 
 use super::routes::Route;
 use super::turn::Turn;
+use crate::view::View;
 
 const FIN: u8 = TcpFlags::FIN;
 const SYN: u8 = TcpFlags::SYN;
@@ -27,6 +28,13 @@ pub(super) const fn is_server_syn(flags: u8) -> bool {
     flags & (SYN | RST) == SYN
 }
 
+/// How much of what a server sent a client may acknowledge at first, with the SYN.
+const ACKNOWLEDGED_MAX: u32 = 1 << 16;
+/// How many ticks traffic passes both ways until a UDP session is assured.
+const STREAM_TICKS: u32 = 20;
+/// How many ticks a TCP session lasts that was reset or closed before it was assured.
+const UNASSURED_CLOSING_TICKS: u32 = 100;
+
 /// A second implementation of what a middlebox may conclude about a TCP connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TcpModel {
@@ -34,9 +42,13 @@ pub(super) struct TcpModel {
     started_with_syn: bool,
     server_syn: bool,
     server_answered: bool,
-    /// Whether both ends agreed on the connection: the client acknowledged the server's SYN, or the server
-    /// answered a connection that was picked up mid-stream.
+    /// The server's initial sequence number.
+    server_initial: u32,
+    /// Whether both ends agreed on the connection: the client acknowledged the server's sequence number, the
+    /// server sent data, or it answered a connection that was picked up mid-stream.
     is_agreed: bool,
+    /// UDP: whether traffic passed both ways for two seconds.
+    is_stream: bool,
     /// FINs of client and server.
     fins: [bool; 2],
     reset: bool,
@@ -44,33 +56,53 @@ pub(super) struct TcpModel {
 
 impl TcpModel {
     pub(super) fn first(flags: u8) -> Self {
-        let mut tcp = Self {
+        Self {
             started_with_syn: is_client_syn(flags),
             server_syn: false,
             server_answered: false,
+            server_initial: 0,
             is_agreed: false,
-            fins: [false; 2],
-            reset: false,
-        };
-        tcp.client_sent(flags);
-        tcp
+            is_stream: false,
+            fins: [flags & (FIN | RST) == FIN, false],
+            reset: flags & RST != 0,
+        }
     }
 
-    pub(super) fn client_sent(&mut self, flags: u8) {
+    pub(super) fn client_sent(&mut self, packet: &View) {
+        let flags = packet.flags;
         self.reset = flags & RST != 0;
         if !self.reset {
-            self.is_agreed |= self.server_syn && flags & ACK != 0;
+            let ahead = packet.acknowledgment.wrapping_sub(self.server_initial);
+            self.is_agreed |=
+                self.server_syn && flags & ACK != 0 && (1..=ACKNOWLEDGED_MAX).contains(&ahead);
             self.fins[0] |= flags & FIN != 0;
         }
     }
 
-    pub(super) fn server_sent(&mut self, flags: u8) {
+    pub(super) fn server_sent(&mut self, packet: &View) {
+        let flags = packet.flags;
         self.server_answered = true;
         self.reset = flags & RST != 0;
         if !self.reset {
-            self.server_syn |= flags & SYN != 0;
-            self.is_agreed |= !self.started_with_syn;
+            let has_data = packet.end > packet.payload;
+            if is_server_syn(flags) {
+                self.server_syn = true;
+                if !self.is_agreed {
+                    self.started_with_syn = true;
+                    self.server_initial = packet.sequence;
+                }
+            } else {
+                self.is_agreed |= !self.started_with_syn || (self.server_syn && has_data);
+            }
             self.fins[1] |= flags & FIN != 0;
+        }
+    }
+
+    /// Whether the client is known to see what the server sends.
+    pub(super) fn is_assured(&self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Tcp => self.is_agreed,
+            Protocol::Udp => self.is_stream,
         }
     }
 
@@ -102,6 +134,9 @@ pub(super) struct SessionModel {
     /// The client's address and port as seen by the backend.
     pub(super) source: (Address, u16),
     pub(super) tcp: TcpModel,
+    pub(super) protocol: Protocol,
+    /// The tick of the first packet.
+    pub(super) created: Tick,
     /// The tick of the last packet.
     pub(super) seen: Tick,
     /// Its place in the core's table; unknown until the end of its first turn.
@@ -112,7 +147,7 @@ pub(super) struct SessionModel {
     pub(super) routes: Vec<Route>,
     /// The last turn with a packet of it.
     pub(super) turn: u64,
-    /// Whether it was established before that turn.
+    /// Whether it was established and assured before that turn.
     pub(super) was_established: bool,
     /// Whether it was open before that turn, RSTs ignored.
     pub(super) was_open: bool,
@@ -127,8 +162,17 @@ pub(super) struct SessionModel {
 }
 
 impl SessionModel {
+    /// Whether it is established and assured.
     pub(super) fn is_established(&self) -> bool {
-        self.tcp.phase() == Phase::Established
+        self.tcp.phase() == Phase::Established && self.tcp.is_assured(self.protocol)
+    }
+
+    /// Notes that a packet passed.
+    pub(super) fn is_seen(&mut self, now: Tick) {
+        self.seen = self.seen.max(now);
+        let age = now.0.saturating_sub(self.created.0);
+        self.tcp.is_stream |=
+            self.protocol == Protocol::Udp && self.tcp.is_agreed && age >= STREAM_TICKS;
     }
 
     /// Whether it was established before this turn and still is.
@@ -146,17 +190,15 @@ impl SessionModel {
         self.stayed_established() && !self.may_end && !self.uncertain
     }
 
-    pub(super) fn is_expired(
-        &self,
-        timeouts: &TimeoutTicks,
-        protocol: Protocol,
-        now: Tick,
-    ) -> bool {
-        let timeout = match (protocol, self.tcp.phase()) {
-            (Protocol::Udp, _) => timeouts.udp,
+    pub(super) fn is_expired(&self, timeouts: &TimeoutTicks, now: Tick) -> bool {
+        let is_assured = self.tcp.is_assured(self.protocol);
+        let timeout = match (self.protocol, self.tcp.phase()) {
+            (Protocol::Udp, _) if is_assured => timeouts.udp,
+            (Protocol::Udp, _) => timeouts.udp_unassured,
             (Protocol::Tcp, Phase::HalfOpen) => timeouts.tcp_half_open,
             (Protocol::Tcp, Phase::Established) => timeouts.tcp_established,
-            (Protocol::Tcp, Phase::Closing) => timeouts.tcp_closing,
+            (Protocol::Tcp, Phase::Closing) if is_assured => timeouts.tcp_closing,
+            (Protocol::Tcp, Phase::Closing) => timeouts.tcp_closing.min(UNASSURED_CLOSING_TICKS),
         };
         now.0.saturating_sub(self.seen.0) > timeout
     }

@@ -159,7 +159,7 @@ fn timeouts(
         if let Some(protocol) = protocol.filter(|protocol| *protocol != of) {
             let text = format!("`{name}` has no effect on a {protocol} service; remove it");
             problems.warn(span, text);
-        } else if value < minimum {
+        } else if value < minimum && !std::ptr::eq(key, &schema::UDP_UNASSURED) {
             let rfc = match of {
                 Protocol::Tcp => "RFC 5382 REQ-5",
                 Protocol::Udp => "RFC 4787 REQ-5",
@@ -173,6 +173,9 @@ fn timeouts(
         }
         value
     };
+    let udp = timeout(&schema::UDP, minimum.udp, Protocol::Udp);
+    // It is not above `udp` unless that is asked for.
+    let unassured = minimum.udp_unassured.min(udp);
     Timeouts {
         tcp_half_open: timeout(&schema::TCP_HALF_OPEN, minimum.tcp_half_open, Protocol::Tcp),
         tcp_established: timeout(
@@ -181,6 +184,7 @@ fn timeouts(
             Protocol::Tcp,
         ),
         tcp_closing: timeout(&schema::TCP_CLOSING, minimum.tcp_closing, Protocol::Tcp),
-        udp: timeout(&schema::UDP, minimum.udp, Protocol::Udp),
+        udp,
+        udp_unassured: timeout(&schema::UDP_UNASSURED, unassured, Protocol::Udp),
     }
 }
