@@ -9,7 +9,7 @@ use waxwing_dataplane::model::{Backend, MidStream, NoBackend, Port, Service, Sou
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::{SessionTable, TableError};
 use waxwing_dataplane::{
-    BackendId, DirectFlows, FragmentLimits, FragmentTable, Gauges, NextHop, Ports, ServiceId,
+    BackendId, DirectFlows, SourceRates, FragmentLimits, FragmentTable, Gauges, NextHop, Ports, ServiceId,
     Snapshot,
 };
 
@@ -63,6 +63,7 @@ impl Testbed {
             gauges: Arc::new(Gauges::new(backends_max, size.workers + 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [5, 6, 7, 8])),
             direct: Arc::new(DirectFlows::new(1024)),
+            source_rates: Arc::new(SourceRates::new([13, 14, 15, 16])),
         };
         let services: Vec<Service> = (0..size.services)
             .map(|number| service(plan, size, number))
@@ -126,6 +127,7 @@ fn service(plan: AddressPlan, size: Size, number: u32) -> Service {
         backends: (first..first + size.backends).map(BackendId).collect(),
         mid_stream: MidStream::Pick,
         no_backend: NoBackend::Drop,
+        sessions_max: None,
         timeouts: Timeouts {
             udp: size.udp_timeout,
             udp_unassured: size.udp_timeout,

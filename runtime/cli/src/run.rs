@@ -23,7 +23,7 @@ use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges};
+use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges, SourceRates};
 use waxwing_plugin::{CodeCache, CompileLimits, Compiler};
 use waxwing_xdp::{Options, PollMode, PortOptions, PortReport};
 
@@ -309,6 +309,7 @@ fn shared(config: &Config, workers: usize, frame_len_max: u32) -> Result<SharedS
         direct: Arc::new(DirectFlows::new(
             config.sessions_max / SESSIONS_PER_DIRECT_FLOW,
         )),
+        source_rates: Arc::new(SourceRates::new(seed())),
     })
 }
 

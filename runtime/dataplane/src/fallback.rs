@@ -97,6 +97,7 @@ mod tests {
             backends: ids.clone().into(),
             mid_stream: crate::model::MidStream::Pick,
             no_backend: crate::model::NoBackend::Drop,
+            sessions_max: None,
             timeouts: crate::model::Timeouts::default(),
         };
         let backends = (0_u32..)

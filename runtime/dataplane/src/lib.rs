@@ -8,7 +8,7 @@
 //!
 //! - [`model`]: what the control plane publishes: services, backends, ports;
 //! - [`session`]: the session table; `fragments`: the table of fragmented datagrams;
-//!   `direct`: the connections that bypass the services;
+//!   `direct`: the connections that bypass the services; `source_rates`: new sessions by network;
 //! - [`path`]: a packet's path; [`egress`]: where a packet leaves;
 //! - [`counters`]: what happened.
 
@@ -24,6 +24,7 @@ pub mod path;
 pub mod policy;
 mod prefetch;
 pub mod session;
+mod source_rates;
 pub mod steering;
 pub mod time;
 pub mod worker;
@@ -38,6 +39,7 @@ pub use model::{
     Sources,
 };
 pub use policy::{NewFlow, Pick, Policy, PolicyFault};
+pub use source_rates::{SourceLimit, SourceRates};
 pub use time::{Now, Tick};
 
 /// The most frames that one turn of the worker loop processes.

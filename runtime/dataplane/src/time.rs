@@ -53,6 +53,13 @@ impl Now {
         self.nanos / 1_000_000
     }
 
+    /// Nanoseconds since the balancer started.
+    #[inline]
+    #[must_use]
+    pub const fn nanos(self) -> u64 {
+        self.nanos
+    }
+
     /// Microseconds since the balancer started.
     #[inline]
     #[must_use]

@@ -240,6 +240,7 @@ fn snapshot(binding: &ServiceBinding) -> Snapshot {
         backends: binding.backends.iter().map(|b| b.id).collect(),
         mid_stream: MidStream::Pick,
         no_backend: NoBackend::Drop,
+        sessions_max: None,
         timeouts: Timeouts::default(),
     };
     let first = Ipv4Addr::new(10, 64, 0, 0).to_bits();

@@ -18,7 +18,7 @@ use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
-use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges};
+use waxwing_dataplane::{DirectFlows, SourceRates, FragmentLimits, FragmentTable, Gauges};
 
 use crate::bed::Namespaces;
 
@@ -192,6 +192,7 @@ impl Bed {
             gauges: Arc::new(Gauges::new(64, 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [2; 4])),
             direct: Arc::new(DirectFlows::new(1024)),
+            source_rates: Arc::new(SourceRates::new([13, 14, 15, 16])),
         };
         let client = Client::new(&folder.path().join("admin.sock"));
         let (control, ends) = runtime

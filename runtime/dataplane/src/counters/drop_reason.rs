@@ -60,6 +60,10 @@ drop_reasons! {
     Policy = "policy",
     /// The session table is full and no session may be evicted.
     SessionTableFull = "session_table_full",
+    /// The service has its `sessions_max`, and none of its sessions found may be evicted.
+    ServiceFull = "service_full",
+    /// The client's network opened more new sessions than `source_limit` allows.
+    SourceLimit = "source_limit",
     /// Other sessions towards the backend have the client's address, its port and all tried alternatives.
     TupleClash = "tuple_clash",
     /// The session needs source NAT, and no pool has an address of its family.

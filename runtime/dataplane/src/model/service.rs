@@ -57,4 +57,6 @@ pub struct Service {
     pub mid_stream: MidStream,
     pub no_backend: NoBackend,
     pub timeouts: Timeouts,
+    /// The most sessions of its backends, if it has a limit: its share of the table.
+    pub sessions_max: Option<u32>,
 }

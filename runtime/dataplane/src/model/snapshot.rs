@@ -9,6 +9,7 @@ use waxwing_packet::{Address, Protocol};
 
 use super::ports::Narrowest;
 use super::{Backend, BackendId, Port, PortId, Ports, Service, ServiceId, SourceId, Sources};
+use crate::SourceLimit;
 use crate::prefetch::prefetch;
 use crate::session::Session;
 
@@ -28,6 +29,7 @@ pub struct Snapshot {
     vips: Box<[Address]>,
     ping: bool,
     rejects_unserved: bool,
+    source_limit: Option<SourceLimit>,
 }
 
 impl Snapshot {
@@ -77,6 +79,7 @@ impl Snapshot {
             vips: vips.into(),
             ping: true,
             rejects_unserved: false,
+            source_limit: None,
         }
     }
 
@@ -91,6 +94,13 @@ impl Snapshot {
     #[must_use]
     pub fn rejecting_unserved(mut self, rejects: bool) -> Self {
         self.rejects_unserved = rejects;
+        self
+    }
+
+    /// Sets how many new sessions one network of clients may open.
+    #[must_use]
+    pub fn limiting_sources(mut self, limit: Option<SourceLimit>) -> Self {
+        self.source_limit = limit;
         self
     }
 
@@ -116,6 +126,13 @@ impl Snapshot {
     #[must_use]
     pub fn rejects_unserved(&self) -> bool {
         self.rejects_unserved
+    }
+
+    /// How many new sessions one network of clients may open; `None` for any number.
+    #[inline]
+    #[must_use]
+    pub fn source_limit(&self) -> Option<&SourceLimit> {
+        self.source_limit.as_ref()
     }
 
     /// The service for a packet to this VIP, port and protocol: the one with exactly that port, else the

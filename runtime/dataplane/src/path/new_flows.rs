@@ -6,6 +6,7 @@
 use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
 
 use super::flow::{find, tcp_flags, tuple_of};
+use super::service_share::ServiceShare;
 use super::session_open::{FirstPacket, open_session};
 use super::{Arrived, Batch, Verdict, WorkerContext};
 use crate::counters::WorkerCounters;
@@ -13,7 +14,10 @@ use crate::fallback::rendezvous;
 use crate::model::{Backend, MidStream, NoBackend, Service};
 use crate::policy::{PAYLOAD_MAX, PickContext};
 use crate::session::{FlowHash, Key, Tuple};
-use crate::{BATCH, DropReason, Epoch, FrameBuf, NewFlow, NextHop, Now, Pick, ServiceId, Snapshot};
+use crate::{
+    BATCH, DropReason, Epoch, FrameBuf, NewFlow, NextHop, Now, Pick, ServiceId, Snapshot,
+    SourceLimit, SourceRates,
+};
 
 /// The first packet of a new flow of the batch; its [`NewFlow`] is at the same index.
 #[derive(Clone, Copy)]
@@ -85,7 +89,9 @@ impl NewFlows {
             .get_mut(service.policy)
             .filter(|_| !service.backends.is_empty());
         let payload_len = policy.as_ref().map_or(0, |policy| policy.payload_len());
-        self.collect(service, payload_len, frames, batch);
+        let limit = snapshot.source_limit();
+        let rates = limit.map(|limit| (limit, &*context.shared.source_rates, now));
+        self.collect((service, payload_len), rates, frames, batch);
 
         self.picks.clear();
         self.picks.resize(self.flows.len(), Pick::Fallback);
@@ -103,6 +109,7 @@ impl NewFlows {
             self.picks.fill(Pick::Fallback);
         }
 
+        let mut share = ServiceShare::new(service, &context.shared.gauges);
         for ((opener, flow), pick) in self.openers.iter().zip(&self.flows).zip(&self.picks) {
             let frame = &mut frames[opener.frame];
             let first = FirstPacket {
@@ -115,6 +122,7 @@ impl NewFlows {
             };
             let opened =
                 choose(snapshot, service, *pick, flow, &context.counters).and_then(|backend| {
+                    share.take(snapshot, service, context, now.tick())?;
                     open_session(snapshot, (service, backend), &first, context, now)
                 });
             batch.verdicts[opener.frame] = match opened {
@@ -132,8 +140,8 @@ impl NewFlows {
     /// Collects the service's new flows. A second packet of a flow waits for the verdict on the first.
     fn collect<F: FrameBuf>(
         &mut self,
-        service: &Service,
-        payload_len: usize,
+        (service, payload_len): (&Service, usize),
+        rates: Option<(&SourceLimit, &SourceRates, Now)>,
         frames: &[F],
         batch: &mut Batch,
     ) {
@@ -156,6 +164,10 @@ impl NewFlows {
                 && (!flags.has(TcpFlags::SYN) || flags.has(TcpFlags::ACK));
             if mid_stream && (flags.has(TcpFlags::RST) || service.mid_stream == MidStream::Drop) {
                 *verdict = Verdict::Drop(DropReason::MidStream);
+                continue;
+            }
+            if rates.is_some_and(|(limit, rates, now)| !rates.admit(limit, tuple.source, now)) {
+                *verdict = Verdict::Drop(DropReason::SourceLimit);
                 continue;
             }
             let bytes = frames[at].bytes();

@@ -6,26 +6,15 @@
 
 use waxwing_packet::{Address, IpPacket, Protocol};
 
+use super::eviction::{evict_any, eviction_rank};
 use super::flow::{first_state, is_forward, is_reply, tuple_of};
 use super::session_close::RemovalCause;
 use super::shared::SharedState;
 use super::{Verdict, WorkerContext};
 use crate::model::{Backend, Pool, Service};
-use crate::session::{
-    Direction, Evictable, FlowHash, Insert, Phase, Session, SessionRef, SessionTable, Tuple,
-};
-use crate::{DropReason, NextHop, Now, Snapshot, SourceId, Tick};
+use crate::session::{Direction, FlowHash, Insert, Session, SessionRef, SessionTable, Tuple};
+use crate::{DropReason, NextHop, Now, Snapshot, SourceId};
 
-/// How many slots of a full table are searched for a session to evict.
-const EVICTION_WINDOW: usize = 128;
-/// How long a connection that an RST seems to have ended may show that it lives, before it can be evicted:
-/// ten seconds, as in Linux's connection tracking.
-const RESET_TICKS: u32 = 100;
-/// How long a reply to a datagram may be under way, before another client may get its source port.
-const REPLY_TICKS: u32 = 100;
-/// How long a handshake may take before its source port counts as a flood's: its client has repeated its SYN
-/// once by then (RFC 6298 section 2.1).
-const HANDSHAKE_TICKS: u32 = 20;
 /// How many translated source ports are tried when a tuple clashes.
 pub(super) const CLASH_TRIES: u16 = 16;
 /// The lowest source port a clash is translated to (RFC 6056 section 3.2).
@@ -203,7 +192,7 @@ impl Opening<'_> {
                 }
                 Insert::Clash(at, other) => return Ok(Attempt::Taken(at, other)),
                 Insert::Full if !self.has_evicted => {
-                    evict_one(self.snapshot, self.context, self.now.tick())?;
+                    evict_any(self.snapshot, self.context, self.now.tick())?;
                     self.has_evicted = true;
                 }
                 Insert::Full => return Err(DropReason::SessionTableFull),
@@ -283,60 +272,4 @@ fn hash_of_client(sessions: &SessionTable, client: Address) -> u64 {
         protocol: Protocol::Tcp,
     };
     sessions.hash(&alone).bits()
-}
-
-/// Whether a session may be evicted, and in which order.
-fn evictable(snapshot: &Snapshot, session: &Session, now: Tick) -> Evictable {
-    // A backend that this epoch does not know belongs to the next one.
-    let Some(backend) = snapshot.backend(session.backend) else {
-        return Evictable::Never;
-    };
-    if session.is_expired(&backend.timeouts, now) {
-        return Evictable::Unassured;
-    }
-    match session.tcp.phase() {
-        _ if !session.is_assured() => Evictable::Unassured,
-        Phase::Closing if session.tcp.is_closed() => Evictable::Closing,
-        Phase::Closing if now.since(session.seen) >= RESET_TICKS => Evictable::Closing,
-        Phase::Closing | Phase::HalfOpen | Phase::Established => Evictable::Never,
-    }
-}
-
-/// The order in which the sessions that hold a pool's ports are evicted, highest first; `None` for never. As
-/// in a full table, sessions that are not assured go first, the oldest of them; then the longest closed one.
-/// (All candidates are compared here, so a handshake that may still be under way can be spared to the last.
-/// The ports of closed sessions are held out of caution only.)
-///
-/// A late segment meets other sequence numbers at the next client. A late datagram does not, and would show
-/// it another client's reply.
-fn eviction_rank(snapshot: &Snapshot, session: &Session, now: Tick) -> Option<(u8, u32)> {
-    let idle = now.since(session.seen);
-    if session.protocol == Protocol::Udp && idle < REPLY_TICKS {
-        return None;
-    }
-    let age = now.since(session.created);
-    match evictable(snapshot, session, now) {
-        Evictable::Unassured if age < HANDSHAKE_TICKS && !session.tcp.is_reset() => Some((0, age)),
-        Evictable::Unassured => Some((2, age)),
-        Evictable::Closing => Some((1, idle)),
-        Evictable::Never => None,
-    }
-}
-
-fn evict_one(
-    snapshot: &Snapshot,
-    context: &mut WorkerContext,
-    now: Tick,
-) -> Result<(), DropReason> {
-    let classify = |session: &Session| evictable(snapshot, session, now);
-    let evicted = context
-        .shared
-        .sessions
-        .evict(&mut context.slots, EVICTION_WINDOW, classify, now)
-        .ok_or(DropReason::SessionTableFull)?;
-    context
-        .closed
-        .record_removal(snapshot, &evicted, RemovalCause::Evicted, now);
-    context.counters.evicted.add(1);
-    Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::DirectFlows;
 use crate::counters::Gauges;
 use crate::egress::HopTable;
 use crate::fragments::FragmentTable;
 use crate::session::SessionTable;
+use crate::{DirectFlows, SourceRates};
 
 /// The tables that all workers read and write.
 #[derive(Clone)]
@@ -20,4 +20,6 @@ pub struct SharedState {
     pub fragments: Arc<FragmentTable>,
     /// Connections to the backends' own addresses.
     pub direct: Arc<DirectFlows>,
+    /// New sessions by the clients' networks.
+    pub source_rates: Arc<SourceRates>,
 }

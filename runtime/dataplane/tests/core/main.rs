@@ -31,6 +31,7 @@ mod ranges;
 mod reject;
 mod return_path;
 mod sessions;
+mod shares;
 mod source_nat;
 mod source_pools;
 mod transparent;

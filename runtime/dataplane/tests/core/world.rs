@@ -19,7 +19,8 @@ use waxwing_dataplane::session::{Session, SessionTable};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BackendId, DirectFlows, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, NewFlow,
-    NextHop, Now, Pick, Policy, PolicyFault, PortId, Ports, ServiceId, Snapshot,
+    NextHop, Now, Pick, Policy, PolicyFault, PortId, Ports, ServiceId, Snapshot, SourceLimit,
+    SourceRates,
 };
 use waxwing_packet::{Address, Mac, Protocol};
 use waxwing_testkit::memory::MemoryIo;
@@ -156,6 +157,9 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     pub(crate) mid_stream: MidStream,
     pub(crate) no_backend: NoBackend,
+    /// The most sessions of each service.
+    pub(crate) service_sessions_max: Option<u32>,
+    pub(crate) source_limit: Option<SourceLimit>,
     pub(crate) timeouts: Timeouts,
     /// A second service on port 81 in front of the same servers.
     pub(crate) second_service: bool,
@@ -194,6 +198,8 @@ impl Default for Settings {
             workers: 1,
             mid_stream: MidStream::Pick,
             no_backend: NoBackend::Drop,
+            service_sessions_max: None,
+            source_limit: None,
             timeouts: Timeouts::default(),
             second_service: false,
             ranges: Vec::new(),
@@ -259,6 +265,7 @@ impl Settings {
                     .collect(),
                 mid_stream: self.mid_stream,
                 no_backend: self.no_backend,
+                sessions_max: self.service_sessions_max,
                 timeouts: self.timeouts,
             };
             backends.extend((0..count).zip(&self.weights).map(|(b, weight)| {
@@ -298,6 +305,7 @@ impl Settings {
         Snapshot::new(generation, services, backends, ports)
             .answering_ping(self.ping)
             .rejecting_unserved(self.rejects_unserved)
+            .limiting_sources(self.source_limit)
             .with_sources(Sources::new(&sources, &self.pools))
     }
 }
@@ -325,6 +333,7 @@ impl World {
             gauges: Arc::new(Gauges::new(backends_max, settings.workers)),
             fragments: Arc::new(FragmentTable::new(settings.fragments, [9, 10, 11, 12])),
             direct: Arc::new(DirectFlows::new(1024)),
+            source_rates: Arc::new(SourceRates::new([13, 14, 15, 16])),
         };
         let count = settings.weights.len() as u32;
         for id in 0..count * settings.ports().len() as u32 {

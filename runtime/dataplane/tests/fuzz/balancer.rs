@@ -19,7 +19,7 @@ use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BackendId, DirectFlows, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, Now, PortId,
-    Ports, ServiceId, Snapshot,
+    Ports, ServiceId, Snapshot, SourceRates,
 };
 use waxwing_dataplane::{HopTable, NextHop};
 use waxwing_packet::{Address, Link, Mac, Packet, Protocol, TcpFlags, VlanTags, checksum, parse};
@@ -78,6 +78,7 @@ fn snapshot() -> Snapshot {
                 backends: [BackendId(2 * id), BackendId(2 * id + 1)].into(),
                 mid_stream: [MidStream::Pick, MidStream::Drop][n % 2],
                 no_backend: NoBackend::Reject,
+                sessions_max: None,
                 timeouts: Timeouts::default(),
             };
             let backend =
@@ -114,6 +115,7 @@ impl Balancer {
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, 1)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [9; 4])),
             direct: Arc::new(DirectFlows::new(64)),
+            source_rates: Arc::new(SourceRates::new([13, 14, 15, 16])),
         };
         let hop = NextHop {
             port: PortId(1),

@@ -141,6 +141,7 @@ fn snapshot(backends: u32) -> Snapshot {
         backends: (0..backends).map(BackendId).collect(),
         mid_stream: MidStream::Pick,
         no_backend: NoBackend::Drop,
+        sessions_max: None,
         timeouts: Timeouts::default(),
     };
     Snapshot::new(1, vec![service], Vec::new(), Vec::new())

@@ -348,6 +348,7 @@ impl<'a> Trace<'a> {
             backends: self.records.iter().map(|r| BackendId(r.id)).collect(),
             mid_stream: MidStream::Pick,
             no_backend: NoBackend::Drop,
+            sessions_max: None,
             timeouts: Timeouts::default(),
         };
         let backend = |r: &BackendRecord| {

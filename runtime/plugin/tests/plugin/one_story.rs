@@ -14,7 +14,7 @@ use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
-    BackendId, DirectFlows, Epoch, FragmentLimits, FragmentTable, Gauges, HopTable, NextHop, Now,
+    BackendId, DirectFlows, SourceRates, Epoch, FragmentLimits, FragmentTable, Gauges, HopTable, NextHop, Now,
     Policy, PortId, Ports, Service, ServiceId, Snapshot,
 };
 use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags};
@@ -215,6 +215,7 @@ fn service() -> Service {
         backends: [0, 1].map(BackendId).into(),
         mid_stream: MidStream::Pick,
         no_backend: NoBackend::Drop,
+        sessions_max: None,
         timeouts: TIMEOUTS,
     }
 }
@@ -307,6 +308,7 @@ fn worker(policies: Vec<Box<dyn Policy>>) -> Worker<MemoryIo> {
         gauges: Arc::new(Gauges::new(2, 1)),
         fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), [5, 6, 7, 8])),
         direct: Arc::new(DirectFlows::new(64)),
+        source_rates: Arc::new(SourceRates::new([13, 14, 15, 16])),
     };
     for id in [0, 1] {
         let mac = Mac([2, 0, 0, 0, 2, 0]);

@@ -217,6 +217,7 @@ impl Config {
                 backends: Box::default(),
                 mid_stream: config.mid_stream,
                 no_backend: config.no_backend,
+                sessions_max: None,
                 timeouts: self.timeouts,
             };
             let mut ids = Vec::new();

@@ -19,6 +19,7 @@ use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BackendId, DirectFlows, Epoch, FragmentLimits, FragmentTable, Gauges, NextHop, Now, Snapshot,
+    SourceRates,
 };
 
 pub(crate) use self::config::BACKENDS_MAX;
@@ -63,6 +64,7 @@ impl Balancer {
             gauges: Arc::new(Gauges::new(BACKENDS_MAX, plan.workers)),
             fragments: Arc::new(FragmentTable::new(FragmentLimits::default(), key)),
             direct: Arc::new(DirectFlows::new(1024)),
+            source_rates: Arc::new(SourceRates::new([13, 14, 15, 16])),
         };
         let mut config = Config::new(plan, random);
         let (snapshot, new) = config.snapshot(&shared.gauges);
