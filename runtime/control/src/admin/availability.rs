@@ -72,7 +72,7 @@ fn full_table((active, max): (usize, usize)) -> Option<String> {
     (percent >= TABLE_FULL_PERCENT).then(|| {
         format!(
             "the session table is {percent} % full ({active} of {max} sessions): a full one evicts \
-             closed and half-open sessions, and then drops new ones; raise `sessions_max` and restart"
+             unassured and closed sessions, and then drops new ones; raise `sessions_max` and restart"
         )
     })
 }

@@ -4,6 +4,7 @@ pub(crate) mod availability;
 pub mod client;
 mod connections;
 pub(crate) mod filter;
+pub(crate) mod flood;
 mod health_facts;
 pub mod log;
 pub(crate) mod rates;

@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 use waxwing_dataplane::BackendId;
 use waxwing_dataplane::counters::FailureRate;
 
+use crate::admin::flood::OpenedSessions;
 use crate::admin::report::Reporter;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -68,10 +69,15 @@ pub(crate) async fn keep(reporter: Arc<Reporter>) -> Infallible {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = every.tick().await.into_std();
+    let opened = || OpenedSessions::of(reporter.counters.workers().iter().map(|it| &**it));
+    let mut before = opened();
     loop {
         let now: Instant = every.tick().await.into_std();
         let seconds = now.duration_since(last).as_secs_f64();
         last = now;
+        let after = opened();
+        reporter.flood.update([before, after], seconds);
+        before = after;
         let view = reporter.view.get();
         rates.retain(|id, _| view.snapshot.backend(*id).is_some());
         let gauges = &reporter.gauges;

@@ -17,6 +17,7 @@ use waxwing_plugin::Host;
 use waxwing_plugin::checks::CheckHost;
 
 use crate::admin::filter::{NoSuchService, ServiceFilter};
+use crate::admin::flood::FloodWatch;
 use crate::admin::log::LogState;
 use crate::admin::signals;
 use crate::admin::status::{
@@ -71,6 +72,7 @@ pub(crate) struct Reporter {
     pub(crate) check_host: Arc<CheckHost>,
     pub(crate) health: Arc<HealthMonitor>,
     pub(crate) log: Arc<LogState>,
+    pub(crate) flood: FloodWatch,
 }
 
 impl Reporter {
@@ -146,7 +148,9 @@ impl Reporter {
     pub(super) fn problems(&self, view: &View) -> Vec<String> {
         let log = self.log.status().problem;
         let log = log.map(|why| format!("lines of the log are dropped: {why}"));
-        view.problems.iter().cloned().chain(log).collect()
+        let flood = self.flood.problem(&self.sessions);
+        let problems = view.problems.iter().cloned();
+        problems.chain(log).chain(flood).collect()
     }
 
     pub(super) fn ports(&self) -> Vec<PortStatus> {
@@ -401,6 +405,7 @@ fn worker(number: usize, counters: &WorkerCounters) -> WorkerStatus {
         batches: counters.batches.get(),
         batch_times: batch_times(&counters.batch_times()),
         sessions_opened: counters.opened.get(),
+        sessions_assured: counters.assured.get(),
         sessions_expired: counters.expired.get(),
         sessions_evicted: counters.evicted.get(),
         sessions_rejected: counters.rejected.get(),

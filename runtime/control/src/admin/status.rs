@@ -158,6 +158,10 @@ pub struct WorkerStatus {
     pub sessions_closing: u64,
     /// Sessions that it opened so far.
     pub sessions_opened: u64,
+    /// Sessions whose client has shown that it sees what the server sends. UDP: with traffic both ways for
+    /// two seconds.
+    #[serde(default)]
+    pub sessions_assured: u64,
     /// Sessions ended by a timeout.
     pub sessions_expired: u64,
     /// Sessions ended to make room for new ones.

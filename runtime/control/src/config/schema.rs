@@ -80,6 +80,10 @@ pub(super) static ROUTES_MAX: Key = optional("routes_max", "100_000");
 pub(super) static PING: Key = optional("ping", "true");
 pub(super) static UNSERVED: Key = optional("unserved", r#""reject""#);
 
+pub(super) static SESSIONS_PER_S: Key = optional("sessions_per_s", "20_000");
+pub(super) static PREFIX_V4: Key = optional("prefix_v4", "32");
+pub(super) static PREFIX_V6: Key = optional("prefix_v6", "64");
+
 pub(super) static CANARY_TIME: Key = optional("time", r#""10s""#);
 pub(super) static FLOWS_MIN: Key = optional("flows_min", "20");
 pub(super) static MORE_DROPS: Key = optional("more_drops", "50");
@@ -104,6 +108,8 @@ pub(super) static PROTOCOL: Key = required("protocol", r#""tcp""#);
 pub(super) static POLICY: Key = required("policy", r#""round_robin""#);
 pub(super) static POLICY_CONFIG: Key = key("policy_config", "{ }", Shape::Free, false);
 pub(super) static MID_STREAM: Key = optional("mid_stream", r#""pick""#);
+
+pub(super) static SERVICE_SESSIONS_MAX: Key = optional("sessions_max", "500_000");
 
 pub(super) static SIGNALS: Key = optional("signals", r#"["queue"]"#);
 
@@ -175,6 +181,12 @@ pub(super) static BACKEND_HEALTH: Key = key(
 );
 
 pub(super) static ADMIN: Key = key("admin", "[admin]", Shape::Table(&ADMIN_SECTION), false);
+pub(super) static SOURCE_LIMIT: Key = key(
+    "source_limit",
+    "[source_limit]",
+    Shape::Table(&SOURCE_LIMIT_SECTION),
+    false,
+);
 pub(super) static WORKERS: Key = key(
     "workers",
     "[workers]",
@@ -230,6 +242,7 @@ pub(super) static ROOT: Section = Section {
         &ROUTES_MAX,
         &PING,
         &UNSERVED,
+        &SOURCE_LIMIT,
         &ADMIN,
         &WORKERS,
         &RINGS,
@@ -237,6 +250,10 @@ pub(super) static ROOT: Section = Section {
         &SOURCE_NAT,
         &SERVICE,
     ],
+};
+static SOURCE_LIMIT_SECTION: Section = Section {
+    header: Some("[source_limit]"),
+    keys: &[&SESSIONS_PER_S, &PREFIX_V4, &PREFIX_V6],
 };
 static ADMIN_SECTION: Section = Section {
     header: Some("[admin]"),
@@ -269,6 +286,7 @@ static SERVICE_SECTION: Section = Section {
         &POLICY_CONFIG,
         &MID_STREAM,
         &SERVICE_SOURCE_NAT,
+        &SERVICE_SESSIONS_MAX,
         &SIGNALS,
         &ON_DOWN,
         &ON_REFUSED,

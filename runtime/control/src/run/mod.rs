@@ -31,6 +31,7 @@ use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{Epoch, Snapshot};
 use waxwing_plugin::{BuildsInUse, HostEvent, ModuleError};
 
+use crate::admin::flood::FloodWatch;
 use crate::admin::log::LogState;
 use crate::admin::rates;
 use crate::admin::report::{AttachedPorts, Reporter};
@@ -280,6 +281,7 @@ fn reporter(controller: &Controller, log: Arc<LogState>, started: Instant) -> Re
         policy_host: Arc::clone(&controller.policy_host),
         check_host: Arc::clone(&controller.check_host),
         health: Arc::clone(&controller.health),
+        flood: FloodWatch::default(),
     }
 }
 

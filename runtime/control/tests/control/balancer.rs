@@ -18,7 +18,7 @@ use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
-use waxwing_dataplane::{DirectFlows, SourceRates, FragmentLimits, FragmentTable, Gauges};
+use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges, SourceRates};
 
 use crate::bed::Namespaces;
 

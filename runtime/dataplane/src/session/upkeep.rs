@@ -27,6 +27,12 @@ impl SessionTable {
         (0..self.lines.len()).filter_map(|at| self.at(at))
     }
 
+    /// Every `step`-th slot's session.
+    pub fn sample(&self, step: usize) -> impl Iterator<Item = Session> + '_ {
+        let slots = (0..self.lines.len()).step_by(step.max(1));
+        slots.filter_map(|at| Some(self.at(at)?.1))
+    }
+
     /// Moves the return hops for which `moved` returns another MAC address; returns how many. Visits every
     /// session.
     pub fn move_hops(&self, moved: impl Fn(&Session) -> Option<Mac>) -> usize {

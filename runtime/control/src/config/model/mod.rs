@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use waxwing_dataplane::Ports;
+use waxwing_dataplane::{Ports, SourceLimit};
 use waxwing_packet::{Address, Protocol};
 use waxwing_plugin::CanaryRules;
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub ping: bool,
     /// What happens to packets to unserved ports of VIPs.
     pub unserved: Unserved,
+    /// How many new sessions one network of clients may open; `None`: any number.
+    pub source_limit: Option<SourceLimit>,
     pub admin: AdminConfig,
     pub workers: Workers,
     pub rings: Rings,

@@ -28,6 +28,8 @@ pub struct Service {
     pub mid_stream: MidStream,
     /// Which sessions get a source address; `None`: the key is absent.
     pub source_nat: Option<Located<SourceUse>>,
+    /// Its share of the session table; `None`: all of it.
+    pub sessions_max: Option<u32>,
     /// Names of the backends' signals, by index.
     pub signals: Vec<Arc<str>>,
     /// How long an idle session lives.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
+use waxwing_dataplane::SourceLimit;
 use waxwing_plugin::CanaryRules;
 
 use super::model::{
@@ -104,6 +105,7 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
         routes_max: or(routes_max, 100_000),
         ping: or(root.boolean(&schema::PING, problems), true),
         unserved: or_default(root.choice(&schema::UNSERVED, &UNSERVED, problems)),
+        source_limit: source_limit(root, problems),
         admin: admin(root, problems),
         workers: workers(root, problems),
         rings: rings(root, problems),
@@ -144,6 +146,29 @@ fn canary(root: &Table<'_, '_>, problems: &mut Problems) -> CanaryRules {
         more_failures: percent(&schema::MORE_FAILURES, defaults.more_failures),
         one_backend: percent(&schema::ONE_BACKEND, defaults.one_backend),
     }
+}
+
+/// An office behind one address opens some hundred sessions a second, a proxy or a carrier's NAT some
+/// thousand.
+const SOURCE_LIMIT: SourceLimit = SourceLimit {
+    sessions_per_s: 20_000,
+    prefix_v4: 32,
+    prefix_v6: 64,
+};
+
+fn source_limit(root: &Table<'_, '_>, problems: &mut Problems) -> Option<SourceLimit> {
+    let Some(table) = root.table(&schema::SOURCE_LIMIT, problems) else {
+        return Some(SOURCE_LIMIT);
+    };
+    let per_s = table.integer(&schema::SESSIONS_PER_S, 0..=10_000_000_u32, problems);
+    let prefix_v4 = table.integer(&schema::PREFIX_V4, 8..=32_u8, problems);
+    let prefix_v6 = table.integer(&schema::PREFIX_V6, 16..=128_u8, problems);
+    let limit = SourceLimit {
+        sessions_per_s: or(per_s, SOURCE_LIMIT.sessions_per_s),
+        prefix_v4: or(prefix_v4, SOURCE_LIMIT.prefix_v4),
+        prefix_v6: or(prefix_v6, SOURCE_LIMIT.prefix_v6),
+    };
+    (limit.sessions_per_s > 0).then_some(limit)
 }
 
 fn admin(root: &Table<'_, '_>, problems: &mut Problems) -> AdminConfig {

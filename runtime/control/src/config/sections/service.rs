@@ -50,6 +50,7 @@ fn service(table: &Table<'_, '_>, problems: &mut Problems) -> Option<Service> {
         problems.warn(mid_stream.span, text);
     }
     let source_nat = table.choice(&schema::SERVICE_SOURCE_NAT, &SOURCE_USE, problems);
+    let sessions_max = table.integer(&schema::SERVICE_SESSIONS_MAX, 1..=1 << 27, problems);
     let timeouts = timeouts(table, protocol.map(|p| p.value), problems);
     let signals = signals(table, problems);
     let health = health::read(table, problems);
@@ -67,6 +68,7 @@ fn service(table: &Table<'_, '_>, problems: &mut Problems) -> Option<Service> {
         policy_config,
         mid_stream: or_default(mid_stream),
         source_nat,
+        sessions_max: sessions_max.map(|max| max.value),
         signals,
         timeouts,
         health,

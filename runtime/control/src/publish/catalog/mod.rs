@@ -167,6 +167,7 @@ impl Catalog {
         Ok(snapshot
             .answering_ping(config.ping)
             .rejecting_unserved(config.unserved == Unserved::Reject)
+            .limiting_sources(config.source_limit)
             .with_sources(sources))
     }
 
@@ -207,6 +208,7 @@ impl Catalog {
                 AllDown::Drop => NoBackend::Drop,
             },
             timeouts: entry.timeouts,
+            sessions_max: entry.sessions_max,
         };
         let mut ids = Vec::with_capacity(entry.backends.len());
         let weights = weights(entry, effects);
