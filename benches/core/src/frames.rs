@@ -115,6 +115,8 @@ impl Template {
                 source,
                 destination,
                 flags: TcpFlags(flags),
+                // The server's sequence number is 0.
+                acknowledgment: 1,
                 payload,
                 ..build::Tcp::default()
             }
