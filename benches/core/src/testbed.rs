@@ -9,8 +9,8 @@ use waxwing_dataplane::model::{Backend, MidStream, NoBackend, Port, Service, Sou
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::{SessionTable, TableError};
 use waxwing_dataplane::{
-    BackendId, DirectFlows, SourceRates, FragmentLimits, FragmentTable, Gauges, NextHop, Ports, ServiceId,
-    Snapshot,
+    BackendId, DirectFlows, FragmentLimits, FragmentTable, Gauges, NextHop, Ports, ServiceId,
+    Snapshot, SourceRates,
 };
 
 use crate::addresses::{AddressPlan, BACK, FRONT, MACS, SERVERS, VIP_PORT};

@@ -10,7 +10,7 @@ use waxwing_tests::pids_limit::PidsLimit;
 use waxwing_tests::process::retry;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::waxwing::Copy;
-use waxwing_tests::{Config, Layout, Topology, Waxwing};
+use waxwing_tests::{Config, Layout, Status, Topology, Waxwing};
 use waxwing_tests::{actors, modules};
 
 use crate::crowd::silent_rack;
@@ -38,10 +38,11 @@ fn assert_works(topology: &Topology, waxwing: &Waxwing<'_>, config: &Config) -> 
     waxwing.reload(config)?;
     let backend = &config.services[0].backends[0];
     let backend = format!("{}:{}", backend.address, backend.port.unwrap_or_default());
-    for (command, state) in [("drain", "draining"), ("enable", "unchecked")] {
+    for (command, drains) in [("drain", true), ("enable", false)] {
         let asked = waxwing.ask(&["backend", command, "web", &backend])?;
         ensure!(asked.status.success(), "{command}: {}", asked.stderr);
-        waxwing.wait_status(command, |status| status.health("web", 0).state == state)?;
+        let drains_now = |status: &Status| status.health("web", 0).state == "draining";
+        waxwing.wait_status(command, |status| drains_now(status) == drains)?;
     }
     assert_served(topology, VIP4)
 }

@@ -154,7 +154,8 @@ mod tests {
                 seen: Tick(0),
                 tcp: TcpState::default(),
             };
-            let hash = |side: u64| FlowHash::from_bits((2 * n + side).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let hash =
+                |side: u64| FlowHash::from_bits((2 * n + side).wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let new = table.insert(&mut slots, hash(0), hash(1), &session, |_| false, |_| false);
             assert!(matches!(new, Insert::Created(_)));
         }

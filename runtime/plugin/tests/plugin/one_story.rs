@@ -14,8 +14,8 @@ use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
-    BackendId, DirectFlows, SourceRates, Epoch, FragmentLimits, FragmentTable, Gauges, HopTable, NextHop, Now,
-    Policy, PortId, Ports, Service, ServiceId, Snapshot,
+    BackendId, DirectFlows, Epoch, FragmentLimits, FragmentTable, Gauges, HopTable, NextHop, Now,
+    Policy, PortId, Ports, Service, ServiceId, Snapshot, SourceRates,
 };
 use waxwing_packet::{Address, Link, Mac, Protocol, TcpFlags};
 use waxwing_plugin::{BackendInfo, Host, HostOptions, ServiceBinding};
@@ -438,6 +438,8 @@ fn frame(port: u16, packet: Packet) -> (PortId, Vec<u8>) {
         source,
         destination,
         flags: TcpFlags(flags),
+        // Of the server's sequence number, 0.
+        acknowledgment: 1,
         payload: b"a story",
         ..build::Tcp::default()
     };
