@@ -393,6 +393,8 @@ const TRACE: &[Step] = &[
     (4000, Ok(Client(SYN)), BeginsAgain),
     (4000, Ok(Server(SYN | ACK)), Nothing),
     (4000, Ok(Client(ACK)), Opens),
+    // A refused one, which was never assured, soon goes.
+    (4002, Err(9), Goes),
     // Reset twice.
     (4001, Ok(Client(RST)), Ends(END_RESET, 0)),
     (4001, Ok(Server(RST)), Nothing),
@@ -400,9 +402,8 @@ const TRACE: &[Step] = &[
     (4003, Ok(Client(SYN)), Begins),
     (4003, Ok(Client(SYN)), Nothing),
     (4003, Err(21), Ends(END_UNANSWERED, 20_000)),
-    // The closing ones go; the open one stays.
-    (4002, Err(26), Goes),
-    (4001, Err(9), Goes),
+    // The closing one goes; the open one stays.
+    (4001, Err(35), Goes),
     (4000, Ok(Client(ACK)), Nothing),
     (4000, Err(201), Ends(END_IDLE, 200_000)),
 ];
